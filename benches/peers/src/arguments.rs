@@ -1,0 +1,187 @@
+//! What the command line may say.
+
+use std::str::FromStr;
+
+use lexopt::ValueExt as _;
+use lexopt::prelude::{Long, Short, Value};
+
+use crate::cell::{Cell, FIRST, FURTHER, QUICK};
+use crate::servers::{self, Server};
+
+pub(crate) const HELP: &str = "\
+Server CPU per echoed frame of several echo servers, as ratios to the plainest epoll loop.
+
+Usage: peers [MODE] [OPTIONS]
+
+Modes:
+  measure        CPU time, in one interleaved run (the default)
+  syscalls       system calls per frame by name, under strace
+  instructions   user-space instructions per frame, under valgrind's callgrind
+  serve NAME     run one server: print `port N` and echo until killed
+
+Options:
+  --servers A,B,C      only these; the first is what the others are compared with
+  --cells first|all    a set of cells: small frames (the default of measure), or further ones too
+  --cell CxDxS         one cell, instead of or beside a set: C connections, each keeping D frames
+                       of S bytes outstanding; may be repeated
+  --rounds N           turns per cell; in each turn every server is loaded twice (default 30)
+  --slice-ms N         length of a slice (default 20 to 60, by cell)
+  --check              compare every echoed byte, not just lengths
+  --quick              a smoke run of a few seconds: small cells, 2 turns, every byte compared
+  --frames N           frames to count over (default 100000 for syscalls, 50000 for instructions)
+  --markdown           print Markdown tables
+  --core N             (serve) stay on this core
+  -h, --help           print this
+
+Servers:";
+
+/// What to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Help,
+    Measure,
+    Syscalls,
+    Instructions,
+    Serve(&'static str),
+}
+
+pub(crate) struct Arguments {
+    pub(crate) mode: Mode,
+    pub(crate) servers: Vec<&'static Server>,
+    /// Empty where none was named, which leaves them to the mode.
+    pub(crate) cells: Vec<Cell>,
+    pub(crate) turns: usize,
+    pub(crate) slice_ms: Option<u64>,
+    pub(crate) check: bool,
+    pub(crate) frames: Option<u64>,
+    pub(crate) markdown: bool,
+    pub(crate) core: Option<usize>,
+}
+
+impl Arguments {
+    /// Reads the command line of this process.
+    pub(crate) fn parse() -> Result<Self, lexopt::Error> {
+        Self::parse_from(lexopt::Parser::from_env())
+    }
+
+    fn parse_from(mut parser: lexopt::Parser) -> Result<Self, lexopt::Error> {
+        let mut arguments = Self {
+            mode: Mode::Measure,
+            servers: servers::ALL.iter().collect(),
+            cells: Vec::new(),
+            turns: 30,
+            slice_ms: None,
+            check: false,
+            frames: None,
+            markdown: false,
+            core: None,
+        };
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Value(mode) => arguments.mode = parse_mode(&mode.string()?, &mut parser)?,
+                Long("servers") => arguments.servers = parse_servers(&parser.value()?.string()?)?,
+                Long("cells") => arguments
+                    .cells
+                    .extend(parse_cells(&parser.value()?.string()?)?),
+                Long("cell") => {
+                    let cell = Cell::from_str(&parser.value()?.string()?)?;
+                    arguments.cells.push(cell);
+                }
+                Long("rounds") => arguments.turns = parse_positive(&mut parser)?,
+                Long("slice-ms") => arguments.slice_ms = Some(parse_positive(&mut parser)?),
+                Long("check") => arguments.check = true,
+                Long("quick") => {
+                    arguments.cells.extend(QUICK);
+                    (arguments.turns, arguments.slice_ms) = (2, Some(5));
+                    (arguments.check, arguments.frames) = (true, Some(5_000));
+                }
+                Long("frames") => arguments.frames = Some(parse_positive(&mut parser)?),
+                Long("markdown") => arguments.markdown = true,
+                Long("core") => arguments.core = Some(parser.value()?.parse()?),
+                Short('h') | Long("help") => arguments.mode = Mode::Help,
+                other => return Err(other.unexpected()),
+            }
+        }
+        Ok(arguments)
+    }
+}
+
+fn parse_mode(name: &str, parser: &mut lexopt::Parser) -> Result<Mode, lexopt::Error> {
+    match name {
+        "measure" => Ok(Mode::Measure),
+        "syscalls" => Ok(Mode::Syscalls),
+        "instructions" => Ok(Mode::Instructions),
+        "serve" => Ok(Mode::Serve(find_server(&parser.value()?.string()?)?.name)),
+        other => Err(format!("there is no mode {other:?}").into()),
+    }
+}
+
+fn parse_servers(names: &str) -> Result<Vec<&'static Server>, lexopt::Error> {
+    names.split(',').map(find_server).collect()
+}
+
+fn find_server(name: &str) -> Result<&'static Server, lexopt::Error> {
+    servers::find(name).ok_or_else(|| format!("there is no server {name:?}").into())
+}
+
+fn parse_cells(set: &str) -> Result<Vec<Cell>, lexopt::Error> {
+    match set {
+        "first" => Ok(FIRST.to_vec()),
+        "all" => Ok([FIRST, FURTHER].concat()),
+        other => Err(format!("there is no set of cells {other:?}").into()),
+    }
+}
+
+fn parse_positive<T: FromStr<Err = std::num::ParseIntError> + Default + PartialEq>(
+    parser: &mut lexopt::Parser,
+) -> Result<T, lexopt::Error> {
+    let number = parser.value()?.parse()?;
+    if number == T::default() {
+        Err("this number may not be 0".into())
+    } else {
+        Ok(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Arguments, lexopt::Error> {
+        Arguments::parse_from(lexopt::Parser::from_args(words))
+    }
+
+    #[test]
+    fn words_mean_what_the_help_says() -> Result<(), lexopt::Error> {
+        let arguments = parse(&["--servers", "tokio,epoll", "--cell", "2x3x64", "--rounds=7"])?;
+        assert!(arguments.mode == Mode::Measure);
+        let names: Vec<_> = arguments.servers.iter().map(|server| server.name).collect();
+        assert_eq!(names, ["tokio", "epoll"]);
+        assert_eq!(
+            arguments.cells,
+            [Cell {
+                connections: 2,
+                depth: 3,
+                size: 64
+            }]
+        );
+        assert_eq!(arguments.turns, 7);
+        assert!(parse(&["serve", "epoll", "--core", "1"])?.mode == Mode::Serve("epoll"));
+        Ok(())
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        let mistakes: [&[&str]; 6] = [
+            &["walk"],
+            &["serve"],
+            &["serve", "none"],
+            &["--servers", "epoll,"],
+            &["--rounds", "0"],
+            &["--cell", "1x1"],
+        ];
+        for words in mistakes {
+            assert!(parse(words).is_err(), "{words:?} was accepted");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The load: a hand-written epoll client that keeps every connection's batch outstanding.
+//!
+//! ```text
+//! batch: [frame][frame]..[frame] -> one write -> server -> reads until all bytes are back -> again
+//! ```
+//!
+//! A batch is `depth` frames. What comes back is checked: the bytes' number, each frame's prefix,
+//! and in check mode every byte. It knows nothing of what the server is.
+//!
+//! Where the load has a core of its own it never sleeps. The kernel charges whoever sends with
+//! waking the receiver, and to wake a halted core costs more than an echo, most of all in a
+//! virtual machine: a sleeping load would add that to each server, and hide their differences.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::cell::Cell;
+use crate::framing::Framing;
+use crate::system::{Epoll, Event, NO_EVENT, READABLE, WRITABLE};
+
+const INPUT_LEN: usize = 256 * 1024;
+const EVENTS_LEN: usize = 1024;
+/// A server that answers nothing for so long has lost a frame or its way.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// The connections to one server, and the batch that they send.
+pub(crate) struct Load {
+    epoll: Epoll,
+    connections: Vec<Connection>,
+    batch: Batch,
+    depth: usize,
+    input: Vec<u8>,
+    events: Vec<Event>,
+    waiting: Waiting,
+    /// Connections whose batch is not back: `outstanding <= connections.len()`.
+    outstanding: usize,
+}
+
+/// How the load waits for the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// It asks again and again, which needs a core of its own.
+    Spin,
+    /// It leaves the core to others.
+    Sleep,
+}
+
+/// When to start no more batches; what is outstanding is awaited all the same.
+#[derive(Clone, Copy)]
+pub(crate) enum Until {
+    Deadline(Instant),
+    /// So many batches of all connections together.
+    Batches(u64),
+}
+
+/// What one run of the load amounted to.
+#[derive(Clone, Copy)]
+pub(crate) struct Done {
+    pub(crate) frames: u64,
+    pub(crate) elapsed: Duration,
+}
+
+impl Load {
+    /// Opens all connections, and has one frame echoed on each before the next is opened.
+    ///
+    /// So the server has accepted every connection when this returns, and its queue of pending
+    /// ones never overflows.
+    pub(crate) fn open(
+        port: u16,
+        framing: Framing,
+        cell: Cell,
+        waiting: Waiting,
+    ) -> io::Result<Self> {
+        let batch = Batch::new(framing, cell);
+        let epoll = Epoll::new()?;
+        let mut input = vec![0; INPUT_LEN.max(batch.frame_len)];
+        let mut connections = Vec::with_capacity(cell.connections);
+        for key in 0..cell.connections {
+            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(STALL_LIMIT))?;
+            stream.write_all(&batch.bytes[..batch.frame_len])?;
+            stream.read_exact(&mut input[..batch.frame_len])?;
+            batch.verify(0, &input[..batch.frame_len], true)?;
+            stream.set_nonblocking(true)?;
+            epoll.add(&stream, key, READABLE)?;
+            connections.push(Connection::new(stream));
+        }
+        Ok(Self {
+            epoll,
+            connections,
+            batch,
+            depth: cell.depth,
+            input,
+            events: vec![NO_EVENT; EVENTS_LEN],
+            waiting,
+            outstanding: 0,
+        })
+    }
+
+    /// Keeps every connection's batch outstanding, then waits until all are back.
+    ///
+    /// Each batch's round-trip time is added to `round_trips`, in nanoseconds. With `check`, every
+    /// byte is compared with what was sent.
+    ///
+    /// # Errors
+    /// * `InvalidData`: the server answered something else than an echo.
+    /// * `UnexpectedEof`: it ended a connection.
+    /// * `TimedOut`: it answered nothing for half a minute.
+    /// * What the system said to a read or a write.
+    pub(crate) fn run(
+        &mut self,
+        mut until: Until,
+        check: bool,
+        round_trips: &mut Vec<u32>,
+    ) -> io::Result<Done> {
+        let before = round_trips.len();
+        let start = Instant::now();
+        let mut now = start;
+        for key in 0..self.connections.len() {
+            // The first batch goes out in any case, so that no run is empty.
+            if until.allows(now) || key == 0 {
+                self.begin(key, now)?;
+                now = Instant::now();
+            }
+        }
+        while self.outstanding > 0 {
+            for index in 0..self.wait()? {
+                let (key, readiness) = (self.events[index].u64 as usize, self.events[index].events);
+                if self.progress(key, readiness, check)? {
+                    now = Instant::now();
+                    round_trips.push(self.complete(key, now));
+                    if until.allows(now) {
+                        self.begin(key, now)?;
+                    }
+                }
+            }
+        }
+        let batches = (round_trips.len() - before) as u64;
+        Ok(Done {
+            frames: batches * self.depth as u64,
+            elapsed: now - start,
+        })
+    }
+
+    /// Waits for the server, and answers how many events there are: one at least.
+    fn wait(&mut self) -> io::Result<usize> {
+        let begun = Instant::now();
+        let limit_ms = match self.waiting {
+            Waiting::Spin => 0,
+            Waiting::Sleep => STALL_LIMIT.as_millis() as i32,
+        };
+        loop {
+            let count = self.epoll.wait(&mut self.events, limit_ms)?;
+            if count > 0 {
+                return Ok(count);
+            }
+            if begun.elapsed() >= STALL_LIMIT {
+                return Err(io::Error::new(ErrorKind::TimedOut, "a server stalled"));
+            }
+        }
+    }
+
+    fn begin(&mut self, key: usize, now: Instant) -> io::Result<()> {
+        let connection = &mut self.connections[key];
+        connection.sent = 0;
+        connection.received = 0;
+        connection.begun = now;
+        self.outstanding += 1;
+        self.send(key)
+    }
+
+    /// Ends a batch, and answers its round-trip time in nanoseconds.
+    fn complete(&mut self, key: usize, now: Instant) -> u32 {
+        self.outstanding -= 1;
+        let round_trip = now - self.connections[key].begun;
+        u32::try_from(round_trip.as_nanos()).unwrap_or(u32::MAX)
+    }
+
+    /// Writes and reads once each, as the event allows; true when the whole batch is back.
+    fn progress(&mut self, key: usize, readiness: u32, check: bool) -> io::Result<bool> {
+        if readiness & WRITABLE != 0 {
+            self.send(key)?;
+        }
+        if readiness & !WRITABLE == 0 {
+            return Ok(false);
+        }
+        let connection = &mut self.connections[key];
+        let len = match connection.stream.read(&mut self.input) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(len) => len,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        self.batch
+            .verify(connection.received, &self.input[..len], check)?;
+        connection.received += len;
+        if connection.received > connection.sent {
+            return Err(invalid("more came back than was sent"));
+        }
+        Ok(connection.received == self.batch.bytes.len())
+    }
+
+    /// Sends what is left of the batch; only a full socket buffer takes more than one write.
+    fn send(&mut self, key: usize) -> io::Result<()> {
+        let connection = &mut self.connections[key];
+        match connection
+            .stream
+            .write(&self.batch.bytes[connection.sent..])
+        {
+            Ok(len) => connection.sent += len,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let unsent = connection.sent < self.batch.bytes.len();
+        if unsent != connection.awaits_writable {
+            connection.awaits_writable = unsent;
+            let interest = if unsent {
+                READABLE | WRITABLE
+            } else {
+                READABLE
+            };
+            self.epoll.modify(&connection.stream, key, interest)?;
+        }
+        Ok(())
+    }
+}
+
+impl Until {
+    /// Whether one more batch may start now; the answer yes counts it.
+    fn allows(&mut self, now: Instant) -> bool {
+        match self {
+            Self::Deadline(deadline) => now < *deadline,
+            Self::Batches(0) => false,
+            Self::Batches(left) => {
+                *left -= 1;
+                true
+            }
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// Bytes of the batch that the kernel took: `sent <= batch.len()`.
+    sent: usize,
+    /// Bytes of the batch that came back: `received <= sent`.
+    received: usize,
+    begun: Instant,
+    awaits_writable: bool,
+}
+
+impl Connection {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            sent: 0,
+            received: 0,
+            begun: Instant::now(),
+            awaits_writable: false,
+        }
+    }
+}
+
+struct Batch {
+    bytes: Vec<u8>,
+    prefix: Vec<u8>,
+    /// Bytes of one frame with its prefix.
+    frame_len: usize,
+}
+
+impl Batch {
+    fn new(framing: Framing, cell: Cell) -> Self {
+        let prefix = framing.prefix(cell.size);
+        let frame_len = prefix.len() + cell.size;
+        Self {
+            bytes: cell.batch(framing),
+            prefix,
+            frame_len,
+        }
+    }
+
+    /// Compares what came back, from that offset of the batch on, with what was sent.
+    ///
+    /// Without `check` only the prefixes that lie whole within `echoed` are compared, which costs
+    /// next to nothing: the load must not be what limits the server.
+    fn verify(&self, offset: usize, echoed: &[u8], check: bool) -> io::Result<()> {
+        let end = offset + echoed.len();
+        if end > self.bytes.len() {
+            return Err(invalid("more came back than was sent"));
+        }
+        if check {
+            let same = self.bytes[offset..end] == *echoed;
+            return if same {
+                Ok(())
+            } else {
+                Err(invalid("other bytes came back than were sent"))
+            };
+        }
+        let mut at = offset.next_multiple_of(self.frame_len);
+        while at + self.prefix.len() <= end {
+            if !echoed[at - offset..].starts_with(&self.prefix) {
+                return Err(invalid("a frame of another length came back than was sent"));
+            }
+            at += self.frame_len;
+        }
+        Ok(())
+    }
+}
+
+fn invalid(reason: &'static str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Batch {
+        Batch::new(Framing::U32, "1x3x16".parse().expect("this is a cell"))
+    }
+
+    #[test]
+    fn every_cut_of_an_echo_is_accepted() {
+        let batch = batch();
+        for start in 0..batch.bytes.len() {
+            for end in start..=batch.bytes.len() {
+                for check in [false, true] {
+                    let outcome = batch.verify(start, &batch.bytes[start..end], check);
+                    assert!(outcome.is_ok(), "{start}..{end} was refused");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_bytes_are_refused() {
+        let batch = batch();
+        let mut echoed = batch.bytes.clone();
+        echoed[30] ^= 1;
+        assert!(batch.verify(0, &echoed, true).is_err());
+        assert!(batch.verify(0, &echoed, false).is_ok());
+        echoed[23] ^= 1;
+        assert!(batch.verify(0, &echoed, false).is_err());
+        assert!(batch.verify(21, &batch.bytes[20..], false).is_err());
+    }
+}

@@ -1,0 +1,210 @@
+//! The plainest hand-written epoll loop: what a careful engineer writes for this one protocol.
+//!
+//! ```text
+//! socket -> input (one for all) -> frames in place -> output (one for all) -> socket
+//!                               \-> tail: an unfinished frame      \-> queue: what did not fit
+//! ```
+//!
+//! It is level-triggered, stops at a short read, and writes once per readiness. It has no limits,
+//! no timers and no way to send from elsewhere: it is the floor, not a library.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use super::{announce, on_frame};
+use crate::framing::{first_frame_u32, prefix_u32};
+use crate::system::{Epoll, NO_EVENT, READABLE, WRITABLE};
+
+const INPUT_LEN: usize = 256 * 1024;
+const EVENTS_LEN: usize = 1024;
+const LISTENER: usize = usize::MAX;
+
+pub(super) fn serve() -> io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    announce(listener.local_addr()?.port())?;
+    let epoll = Epoll::new()?;
+    epoll.add(&listener, LISTENER, READABLE)?;
+
+    let mut server = Server {
+        epoll,
+        listener,
+        connections: Vec::new(),
+        vacant: Vec::new(),
+        input: vec![0; INPUT_LEN],
+        output: Vec::new(),
+    };
+    let mut events = vec![NO_EVENT; EVENTS_LEN];
+    loop {
+        let count = server.epoll.wait(&mut events, -1)?;
+        for event in &events[..count] {
+            match event.u64 as usize {
+                LISTENER => server.accept()?,
+                key => server.serve(key, event.events),
+            }
+        }
+    }
+}
+
+struct Server {
+    epoll: Epoll,
+    listener: TcpListener,
+    /// A connection's index here is its key in epoll.
+    connections: Vec<Option<Connection>>,
+    /// The indices of `connections` that hold none.
+    vacant: Vec<usize>,
+    input: Vec<u8>,
+    /// The echoes of one readiness; empty between two of them.
+    output: Vec<u8>,
+}
+
+impl Server {
+    fn accept(&mut self) -> io::Result<()> {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            stream.set_nonblocking(true)?;
+            stream.set_nodelay(true)?;
+            let key = self.vacant.pop().unwrap_or(self.connections.len());
+            self.epoll.add(&stream, key, READABLE)?;
+            if key == self.connections.len() {
+                self.connections.push(None);
+            }
+            self.connections[key] = Some(Connection::new(stream));
+        }
+    }
+
+    fn serve(&mut self, key: usize, readiness: u32) {
+        // An event may be left over from a connection that was closed earlier in this batch.
+        let Some(connection) = &mut self.connections[key] else {
+            return;
+        };
+        let was_queued = connection.has_queue();
+        let outcome = connection.serve(readiness, &mut self.input, &mut self.output);
+        let outcome = outcome.and_then(|open| {
+            if connection.has_queue() != was_queued {
+                let interest = if was_queued {
+                    READABLE
+                } else {
+                    READABLE | WRITABLE
+                };
+                self.epoll.modify(&connection.stream, key, interest)?;
+            }
+            Ok(open)
+        });
+        self.output.clear();
+        if !matches!(outcome, Ok(true)) {
+            self.connections[key] = None;
+            self.vacant.push(key);
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// The bytes of an unfinished frame; empty while there is none.
+    tail: Vec<u8>,
+    /// What the kernel did not take. Its length is bounded by what the peer leaves unread.
+    queue: Vec<u8>,
+    /// How much of `queue` was written since: `written <= queue.len()`.
+    written: usize,
+}
+
+impl Connection {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            tail: Vec::new(),
+            queue: Vec::new(),
+            written: 0,
+        }
+    }
+
+    fn has_queue(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Reads, echoes and writes; false when the peer has ended the stream.
+    fn serve(
+        &mut self,
+        readiness: u32,
+        input: &mut [u8],
+        output: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        if readiness & WRITABLE != 0 {
+            self.write_queue()?;
+        }
+        // An error or an end is told by reading, too.
+        let open = readiness & !WRITABLE == 0 || self.read(input, output)?;
+        self.write(output)?;
+        Ok(open)
+    }
+
+    fn read(&mut self, input: &mut [u8], output: &mut Vec<u8>) -> io::Result<bool> {
+        loop {
+            let len = match self.stream.read(input) {
+                Ok(0) => return Ok(false),
+                Ok(len) => len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) => return Err(error),
+            };
+            if self.tail.is_empty() {
+                let consumed = echo(&input[..len], output);
+                self.tail.extend_from_slice(&input[consumed..len]);
+            } else {
+                self.tail.extend_from_slice(&input[..len]);
+                let consumed = echo(&self.tail, output);
+                self.tail.drain(..consumed);
+            }
+            if len < input.len() {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn write(&mut self, output: &[u8]) -> io::Result<()> {
+        if output.is_empty() {
+            return Ok(());
+        }
+        // What was queued earlier must go first.
+        let written = if self.has_queue() {
+            0
+        } else {
+            write_some(&mut self.stream, output)?
+        };
+        self.queue.extend_from_slice(&output[written..]);
+        Ok(())
+    }
+
+    fn write_queue(&mut self) -> io::Result<()> {
+        self.written += write_some(&mut self.stream, &self.queue[self.written..])?;
+        if self.written == self.queue.len() {
+            self.queue.clear();
+            self.written = 0;
+        }
+        Ok(())
+    }
+}
+
+/// Echoes all whole frames of `bytes` to `output`, and answers how many bytes they took.
+fn echo(bytes: &[u8], output: &mut Vec<u8>) -> usize {
+    let mut consumed = 0;
+    while let Some(frame) = first_frame_u32(&bytes[consumed..]) {
+        let answer = on_frame(frame);
+        output.extend_from_slice(&prefix_u32(answer.len()));
+        output.extend_from_slice(answer);
+        consumed += 4 + frame.len();
+    }
+    consumed
+}
+
+/// One write; zero when the socket's buffer is full.
+fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match stream.write(bytes) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+        other => other,
+    }
+}

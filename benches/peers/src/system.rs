@@ -1,0 +1,162 @@
+//! The system calls that std lacks: epoll, processor affinity, limits and signals.
+//!
+//! All the unsafe code of this package stands here, each call behind a function of its own that
+//! is safe to use. Nothing here knows of frames, servers or measurements.
+#![expect(
+    unsafe_code,
+    reason = "the plainest loop is written against the system itself"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+pub(crate) use libc::epoll_event as Event;
+
+pub(crate) const READABLE: u32 = libc::EPOLLIN as u32;
+pub(crate) const WRITABLE: u32 = libc::EPOLLOUT as u32;
+
+/// An epoll instance, level-triggered.
+pub(crate) struct Epoll(OwnedFd);
+
+impl Epoll {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: the call takes no pointer.
+        let descriptor = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the kernel has just given this descriptor, and nobody else owns it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    }
+
+    /// Watches a socket; closing the socket is what ends the watch.
+    pub(crate) fn add(&self, socket: &impl AsRawFd, key: usize, interest: u32) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, socket.as_raw_fd(), key, interest)
+    }
+
+    /// Changes what a watched socket is watched for.
+    pub(crate) fn modify(
+        &self,
+        socket: &impl AsRawFd,
+        key: usize,
+        interest: u32,
+    ) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, socket.as_raw_fd(), key, interest)
+    }
+
+    /// Waits for events and says how many of `events` were filled in; a signal does not end it.
+    ///
+    /// The time limit is in milliseconds, and -1 is none. Zero events means that it passed.
+    pub(crate) fn wait(&self, events: &mut [Event], timeout_ms: i32) -> io::Result<usize> {
+        let capacity = i32::try_from(events.len()).unwrap_or(i32::MAX);
+        loop {
+            // SAFETY: the pointer and the capacity describe the slice that is borrowed here.
+            let count = check(unsafe {
+                libc::epoll_wait(
+                    self.0.as_raw_fd(),
+                    events.as_mut_ptr(),
+                    capacity,
+                    timeout_ms,
+                )
+            });
+            match count {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other.map(|count| count.cast_unsigned() as usize),
+            }
+        }
+    }
+
+    fn control(&self, operation: i32, socket: RawFd, key: usize, interest: u32) -> io::Result<()> {
+        let mut event = Event {
+            events: interest,
+            u64: key as u64,
+        };
+        // SAFETY: the event lives until the call returns, and the kernel only reads it.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, socket, &raw mut event) })?;
+        Ok(())
+    }
+}
+
+/// An empty event, to fill the array that `Epoll::wait` writes to.
+pub(crate) const NO_EVENT: Event = Event { events: 0, u64: 0 };
+
+/// The processor cores that this process may run on, lowest first.
+pub(crate) fn cores() -> Vec<usize> {
+    // SAFETY: a set of all zero bits is a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer and the size describe the same local variable.
+    let read = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) };
+    if read != 0 {
+        return Vec::new();
+    }
+    // SAFETY: every index is below the size of the set.
+    (0..libc::CPU_SETSIZE as usize)
+        .filter(|&core| unsafe { libc::CPU_ISSET(core, &set) })
+        .collect()
+}
+
+/// Keeps the calling thread, and all threads and processes that it starts later, on one core.
+pub(crate) fn pin(core: usize) -> io::Result<()> {
+    if core >= libc::CPU_SETSIZE as usize {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: a set of all zero bits is a valid, empty set, and the index was checked above.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        set
+    };
+    // SAFETY: the pointer and the size describe the same local variable.
+    check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) })?;
+    Ok(())
+}
+
+/// Raises the limit of open descriptors to the most that an ordinary user may have, and answers it.
+pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes one `rlimit` to a local variable.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel reads one `rlimit` from a local variable.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(limit.rlim_cur)
+}
+
+/// Sets `TCP_NODELAY` on a socket; what is accepted from a listener begins with the listener's.
+pub(crate) fn set_nodelay(descriptor: RawFd) -> io::Result<()> {
+    let on: i32 = 1;
+    // SAFETY: the pointer and the size describe the same local variable.
+    check(unsafe {
+        libc::setsockopt(
+            descriptor,
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
+/// Has this process told to end when its parent does, so that no server outlives a broken run.
+pub(crate) fn end_with_parent() -> io::Result<()> {
+    // SAFETY: the call takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) })?;
+    Ok(())
+}
+
+/// Asks a process to end.
+pub(crate) fn terminate(process: u32) -> io::Result<()> {
+    let process = i32::try_from(process).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the call takes integers only.
+    check(unsafe { libc::kill(process, libc::SIGTERM) })?;
+    Ok(())
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}

@@ -1,0 +1,159 @@
+//! An echo server for framed TCP and for UDP.
+//!
+//! ```text
+//! cargo run --release --example echo
+//! cargo run --release --example echo -- --help
+//! ```
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use unstick::{
+    Closed, ConnId, Context, Datagram, Framing, Handler, Reactor, SendError, Stats, UdpId,
+};
+
+const HELP: &str = "\
+Echoes framed TCP and UDP.
+
+Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
+
+  --tcp ADDR             listen for TCP here   } default: both on 127.0.0.1:7000;
+  --udp ADDR             receive UDP here      } given either, only those named
+  --framing NAME         raw, line, u8, u16, u24, u32, u64, u16-le, u24-le, u32-le
+                         or u64-le (default u32: a length of four bytes, the
+                         highest first, stands before each frame)
+  --frame-len-max BYTES  the longest frame (default 1048576)
+  --help                 this text
+
+RUST_LOG=debug tells of every connection. Ctrl-C or SIGTERM ends it: what is
+queued is sent first, and a line of totals is printed.";
+
+/// How long clients may take to read what is queued for them when the server ends.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Below this, ports belong to services, and some of them answer whatever comes.
+const USER_PORT_MIN: u16 = 1024;
+
+struct Echo {
+    /// Where this server itself receives datagrams.
+    udp_addr: Option<SocketAddr>,
+}
+
+impl Handler for Echo {
+    type Session = ();
+
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
+        match cx.send(conn, frame) {
+            // A client that sends and does not read is read no more until it does.
+            Ok(_) | Err(SendError::Closing | SendError::Gone) => {}
+            Err(error) => {
+                log::warn!("{conn}: cannot echo a frame of {} bytes: {error}", frame.len());
+                cx.close(conn);
+            }
+        }
+    }
+
+    fn on_close(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
+        log::info!("{conn} ended: {}", closed.reason);
+    }
+
+    fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
+        if self.might_be_a_loop(datagram.from) {
+            log::debug!("not answering {}: it might answer in turn", datagram.from);
+        } else if let Err(error) = cx.send_to(socket, datagram.from, datagram.data) {
+            log::debug!("cannot echo a datagram of {}: {error}", datagram.from);
+        }
+    }
+}
+
+impl Echo {
+    /// A datagram "from" another echo service would be answered for ever, and anybody can write
+    /// any sender's address on it. No client sends from a service's port, or from the port that
+    /// this service has.
+    fn might_be_a_loop(&self, from: SocketAddr) -> bool {
+        from.port() < USER_PORT_MIN || self.udp_addr.is_some_and(|own| own.port() == from.port())
+    }
+}
+
+struct Options {
+    tcp: Option<String>,
+    udp: Option<String>,
+    framing: Framing,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let Some(options) = parse_options()? else {
+        println!("{HELP}");
+        return Ok(());
+    };
+
+    let mut reactor = Reactor::new(Echo { udp_addr: None })?;
+    if let Some(addr) = options.tcp {
+        let framing = options.framing;
+        let listener = reactor
+            .listen(&addr, framing.clone())
+            .map_err(|error| format!("cannot listen on tcp {addr}: {error}"))?;
+        println!("listening tcp {} framing={framing}", reactor.local_addr(listener)?);
+    }
+    if let Some(addr) = options.udp {
+        let socket = reactor
+            .bind_udp(&addr)
+            .map_err(|error| format!("cannot listen on udp {addr}: {error}"))?;
+        let addr = reactor.local_addr(socket)?;
+        reactor.handler_mut().udp_addr = Some(addr);
+        println!("listening udp {addr}");
+    }
+
+    let remote = reactor.remote();
+    ctrlc::set_handler(move || {
+        if let Err(error) = remote.shutdown(SHUTDOWN_DEADLINE) {
+            log::error!("cannot wake the loop to end it: {error}");
+        }
+    })?;
+    reactor.run()?;
+    print_totals(&reactor.stats());
+    Ok(())
+}
+
+fn print_totals(stats: &Stats) {
+    println!(
+        "served {} connections, {} frames ({} bytes in, {} out), {} datagrams ({} bytes); \
+         lost {} bytes unsent, {} undecoded, {} datagrams",
+        stats.accepted,
+        stats.frames_in,
+        stats.read_bytes,
+        stats.written_bytes,
+        stats.datagrams_in,
+        stats.datagram_bytes_in,
+        stats.unsent_bytes,
+        stats.undecoded_bytes,
+        stats.datagrams_dropped,
+    );
+}
+
+/// `None` asks for the help text.
+fn parse_options() -> Result<Option<Options>, Box<dyn Error>> {
+    use lexopt::prelude::*;
+
+    let (mut tcp, mut udp) = (None, None);
+    let mut framing = Framing::length_u32();
+    let mut frame_len_max = Framing::FRAME_LEN_MAX;
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("tcp") => tcp = Some(parser.value()?.string()?),
+            Long("udp") => udp = Some(parser.value()?.string()?),
+            Long("framing") => framing = parser.value()?.parse()?,
+            Long("frame-len-max") => frame_len_max = parser.value()?.parse()?,
+            Long("help") | Short('h') => return Ok(None),
+            _ => return Err(arg.unexpected().into()),
+        }
+    }
+    if tcp.is_none() && udp.is_none() {
+        let both = "127.0.0.1:7000".to_owned();
+        (tcp, udp) = (Some(both.clone()), Some(both));
+    }
+    Ok(Some(Options { tcp, udp, framing: framing.frame_len_max(frame_len_max) }))
+}

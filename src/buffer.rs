@@ -1,0 +1,304 @@
+//! Byte buffers and the pool that they come from.
+//!
+//! One buffer type serves both directions. Its memory is initialised once, when it is made, so that
+//! a socket may be read straight into it; its cursors only say which part is in use:
+//!
+//! ```text
+//!   0          start            end          capacity
+//!   | consumed  | bytes in use   | room to write |
+//! ```
+//!
+//! This module does no I/O and knows nothing of frames.
+
+/// A contiguous buffer. Invariant: `start <= end <= data.len()`.
+#[derive(Debug, Default)]
+pub(crate) struct Buf {
+    data: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// A note of the reading side: how many bytes the unfinished frame at `start` needs at least.
+    /// At most `len()` where the bytes have not been looked at yet.
+    pub(crate) need: usize,
+    /// A note of the reading side: how far a built-in codec has scanned the bytes from `start`.
+    pub(crate) scanned: usize,
+}
+
+impl Buf {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
+        Self {
+            data: vec![0; capacity].into_boxed_slice(),
+            ..Self::default()
+        }
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.end == self.start
+    }
+
+    #[inline]
+    pub(crate) fn capacity(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Bytes that can be written at the end without moving anything.
+    #[inline]
+    pub(crate) fn room(&self) -> usize {
+        self.data.len() - self.end
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.data[self.start..self.end]
+    }
+
+    /// The room at the end, to be filled and then told of by [`Buf::filled`].
+    #[inline]
+    pub(crate) fn room_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.end..]
+    }
+
+    #[inline]
+    pub(crate) fn filled(&mut self, len: usize) {
+        debug_assert!(
+            len <= self.room(),
+            "no more can be filled than there was room for"
+        );
+        self.end += len;
+    }
+
+    /// Drops `len` bytes from the front.
+    #[inline]
+    pub(crate) fn consume(&mut self, len: usize) {
+        debug_assert!(len <= self.len(), "no more can be consumed than is in use");
+        self.start += len;
+        if self.start == self.end {
+            self.clear();
+        }
+    }
+
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
+    }
+
+    /// Appends, growing on the heap where there is no room.
+    #[inline]
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
+        if bytes.len() > self.room() {
+            self.grow(bytes.len());
+        }
+        let end = self.end + bytes.len();
+        self.data[self.end..end].copy_from_slice(bytes);
+        self.end = end;
+    }
+
+    /// Takes back what was appended since the length was `len`.
+    #[inline]
+    pub(crate) fn truncate(&mut self, len: usize) {
+        debug_assert!(len <= self.len(), "a buffer is not grown by truncating it");
+        self.end = self.start + len;
+    }
+
+    /// Makes room at the end: by moving to the front where at least half is free, else on the heap.
+    #[cold]
+    fn grow(&mut self, additional: usize) {
+        let wanted = self.len() + additional;
+        if wanted <= self.capacity() / 2 {
+            self.data.copy_within(self.start..self.end, 0);
+        } else {
+            let capacity = wanted.max(2 * self.capacity()).next_power_of_two();
+            let mut grown = vec![0; capacity].into_boxed_slice();
+            grown[..self.len()].copy_from_slice(self.bytes());
+            self.data = grown;
+        }
+        self.end = self.len();
+        self.start = 0;
+    }
+}
+
+/// The smallest buffer of the pool: a cut header and a short frame fit, and a thousand connections
+/// that each hold half a header cost next to nothing.
+const CAPACITY_MIN: usize = 64;
+
+/// Free lists of buffers, one per power of two.
+///
+/// The pool grows to what was in use at once. [`Pool::trim`], called once in a while as long as
+/// [`Pool::is_over_base`], gives back what the time since the last call did not need.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    /// `classes[i]` holds buffers with a capacity of `CAPACITY_MIN << i`, and no others.
+    #[expect(
+        clippy::vec_box,
+        reason = "a connection holds the box: eight bytes while it idles"
+    )]
+    classes: Vec<Vec<Box<Buf>>>,
+    /// Bytes of all free buffers.
+    free_bytes: usize,
+    /// The least `free_bytes` was since the last trim: what nobody needed in that time.
+    spare_bytes: usize,
+    base_bytes: usize,
+    /// Bytes copied between buffers so far; tests hold this against the bytes received.
+    pub(crate) moved_bytes: u64,
+}
+
+impl Pool {
+    pub(crate) fn new(base_bytes: usize) -> Self {
+        Self {
+            classes: Vec::new(),
+            free_bytes: 0,
+            spare_bytes: 0,
+            base_bytes,
+            moved_bytes: 0,
+        }
+    }
+
+    /// An empty buffer with a capacity of `capacity` bytes or more, less than twice as much.
+    pub(crate) fn take(&mut self, capacity: usize) -> Box<Buf> {
+        let class = class_of(capacity);
+        if let Some(buf) = self.classes.get_mut(class).and_then(Vec::pop) {
+            self.free_bytes -= buf.capacity();
+            self.spare_bytes = self.spare_bytes.min(self.free_bytes);
+            return buf;
+        }
+        Box::new(Buf::with_capacity(CAPACITY_MIN << class))
+    }
+
+    pub(crate) fn put(&mut self, mut buf: Box<Buf>) {
+        let class = class_of(buf.capacity());
+        if buf.capacity() != CAPACITY_MIN << class {
+            return;
+        }
+        buf.clear();
+        buf.need = 0;
+        buf.scanned = 0;
+        if class >= self.classes.len() {
+            self.classes.resize_with(class + 1, Vec::new);
+        }
+        self.free_bytes += buf.capacity();
+        self.classes[class].push(buf);
+    }
+
+    /// Makes room for `additional` bytes at the end of `buf`: by moving its bytes to the front
+    /// where that is enough, else by exchanging it for a buffer of `capacity` bytes, or as many as
+    /// it takes.
+    pub(crate) fn reserve(&mut self, buf: &mut Box<Buf>, additional: usize, capacity: usize) {
+        if additional <= buf.room() {
+            return;
+        }
+        self.moved_bytes += buf.len() as u64;
+        if buf.len() + additional <= buf.capacity() {
+            buf.data.copy_within(buf.start..buf.end, 0);
+            buf.end = buf.len();
+            buf.start = 0;
+            return;
+        }
+        let mut larger = self.take(capacity.max(buf.len() + additional));
+        larger.put(buf.bytes());
+        larger.need = buf.need;
+        larger.scanned = buf.scanned;
+        self.put(std::mem::replace(buf, larger));
+    }
+
+    pub(crate) fn is_over_base(&self) -> bool {
+        self.free_bytes > self.base_bytes
+    }
+
+    /// Frees buffers that lay idle since the last call, the largest first, down to the base.
+    pub(crate) fn trim(&mut self) {
+        let over = self.free_bytes.saturating_sub(self.base_bytes);
+        let mut excess = over.min(self.spare_bytes);
+        for class in self.classes.iter_mut().rev() {
+            while let Some(buf) = class.pop_if(|buf| buf.capacity() <= excess) {
+                excess -= buf.capacity();
+                self.free_bytes -= buf.capacity();
+            }
+            if class.is_empty() {
+                class.shrink_to_fit();
+            }
+        }
+        self.spare_bytes = self.free_bytes;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn free_bytes(&self) -> usize {
+        self.free_bytes
+    }
+}
+
+fn class_of(capacity: usize) -> usize {
+    let rounded = capacity.max(CAPACITY_MIN).next_power_of_two();
+    (rounded.ilog2() - CAPACITY_MIN.ilog2()) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn put_and_consume_keep_order_across_growth() {
+        let mut buf = Buf::with_capacity(4);
+        buf.put(b"abc");
+        buf.consume(2);
+        buf.put(b"defghijkl");
+        assert_eq!(buf.bytes(), b"cdefghijkl");
+        buf.truncate(3);
+        assert_eq!(buf.bytes(), b"cde");
+        buf.consume(3);
+        assert!(buf.is_empty());
+        assert_eq!(buf.room(), buf.capacity());
+    }
+
+    #[test]
+    fn reserve_moves_to_the_front_before_it_grows() {
+        let mut pool = Pool::new(0);
+        let mut buf = pool.take(64);
+        buf.put(&[7; 60]);
+        buf.consume(50);
+        pool.reserve(&mut buf, 54, 0);
+        assert_eq!((buf.capacity(), buf.len(), pool.moved_bytes), (64, 10, 10));
+        pool.reserve(&mut buf, 55, 100);
+        assert_eq!((buf.capacity(), buf.len(), pool.moved_bytes), (128, 10, 20));
+        assert_eq!(buf.bytes(), [7; 10]);
+        assert_eq!(pool.free_bytes(), 64);
+    }
+
+    #[test]
+    fn a_buffer_comes_back_from_the_pool_empty() {
+        let mut pool = Pool::new(0);
+        let mut buf = pool.take(100);
+        assert_eq!(buf.capacity(), 128);
+        buf.put(b"left over");
+        buf.need = 9;
+        buf.scanned = 9;
+        pool.put(buf);
+        let buf = pool.take(65);
+        assert!(buf.is_empty());
+        assert_eq!((buf.need, buf.scanned, pool.free_bytes()), (0, 0, 0));
+    }
+
+    #[test]
+    fn trim_frees_only_what_lay_idle_and_stops_at_the_base() {
+        let mut pool = Pool::new(1024);
+        let held: Vec<_> = (0..8).map(|_| pool.take(1024)).collect();
+        held.into_iter().for_each(|buf| pool.put(buf));
+        assert!(pool.is_over_base());
+        pool.trim();
+        assert_eq!(
+            pool.free_bytes(),
+            8192,
+            "all of it was in use since the last call"
+        );
+        let in_use = pool.take(1024);
+        pool.put(in_use);
+        pool.trim();
+        assert_eq!(pool.free_bytes(), 1024);
+        assert!(!pool.is_over_base());
+    }
+}

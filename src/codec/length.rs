@@ -1,0 +1,202 @@
+//! Length prefix: a fixed number of bytes tells how many follow.
+
+use super::{Codec, Out, Scanned, Step};
+use crate::error::FrameError;
+
+/// The order of a length field's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endian {
+    Big,
+    Little,
+}
+
+/// See [`Framing::length_u32`](super::Framing::length_u32).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Length {
+    /// Bytes of the length field: 1, 2, 3, 4 or 8.
+    pub(crate) width: u8,
+    pub(crate) endian: Endian,
+    pub(crate) frame_len_max: usize,
+}
+
+impl Length {
+    /// The length in the field at the front, or `None` while the field is cut.
+    #[inline]
+    fn read_field(self, bytes: &[u8]) -> Option<u64> {
+        if self.width == 4 {
+            let field = *bytes.first_chunk::<4>()?;
+            return Some(u64::from(match self.endian {
+                Endian::Big => u32::from_be_bytes(field),
+                Endian::Little => u32::from_le_bytes(field),
+            }));
+        }
+        let field = bytes.get(..usize::from(self.width))?;
+        let push = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
+        Some(match self.endian {
+            Endian::Big => field.iter().fold(0, push),
+            Endian::Little => field.iter().rev().fold(0, push),
+        })
+    }
+
+    /// The largest value that the field can hold.
+    #[inline]
+    fn field_max(self) -> u64 {
+        u64::MAX
+            .checked_shr(64 - 8 * u32::from(self.width))
+            .unwrap_or(u64::MAX)
+    }
+}
+
+impl Codec for Length {
+    type State = Scanned;
+
+    #[inline]
+    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        let header = usize::from(self.width);
+        let Some(len) = self.read_field(bytes) else {
+            return Ok(Step::Need(header));
+        };
+        // Checked as u64, before the length is trusted with anything.
+        let limit = self.frame_len_max;
+        let end = match usize::try_from(len) {
+            Ok(len) if len <= limit => len.checked_add(header),
+            _ => None,
+        };
+        let Some(end) = end else {
+            return Err(FrameError::TooLong {
+                len,
+                limit: limit as u64,
+            });
+        };
+        if bytes.len() < end {
+            return Ok(Step::Need(end));
+        }
+        Ok(Step::Frame {
+            frame: header..end,
+            consumed: end,
+        })
+    }
+
+    #[inline]
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        let len = payload.len() as u64;
+        let limit = (self.frame_len_max as u64).min(self.field_max());
+        if len > limit {
+            return Err(FrameError::TooLong { len, limit });
+        }
+        let width = usize::from(self.width);
+        match self.endian {
+            Endian::Big => out.put(len.to_be_bytes().split_at(8 - width).1),
+            Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
+        }
+        out.put(payload);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Buf;
+
+    fn all() -> Vec<Length> {
+        let endians = [Endian::Big, Endian::Little];
+        let of = |width| {
+            endians.map(|endian| Length {
+                width,
+                endian,
+                frame_len_max: 1 << 20,
+            })
+        };
+        [1, 2, 3, 4, 8].into_iter().flat_map(of).collect()
+    }
+
+    fn header(codec: Length, len: u64) -> Vec<u8> {
+        let width = usize::from(codec.width);
+        match codec.endian {
+            Endian::Big => len.to_be_bytes()[8 - width..].to_vec(),
+            Endian::Little => len.to_le_bytes()[..width].to_vec(),
+        }
+    }
+
+    #[test]
+    fn length_arithmetic_holds_at_every_edge() {
+        let edges = [
+            0,
+            1,
+            2,
+            254,
+            255,
+            256,
+            65_535,
+            65_536,
+            (1 << 24) - 1,
+            1 << 31,
+        ]
+        .into_iter()
+        .chain([u64::from(u32::MAX), 1 << 63, u64::MAX]);
+        for len in edges {
+            for codec in all().into_iter().filter(|codec| len <= codec.field_max()) {
+                for limit in [0, 1, 255, 65_535, 1 << 20, usize::MAX] {
+                    let codec = Length {
+                        frame_len_max: limit,
+                        ..codec
+                    };
+                    let step = codec.decode(&mut Scanned(0), &header(codec, len));
+                    let total = len.checked_add(u64::from(codec.width));
+                    match total.filter(|_| len <= limit as u64) {
+                        None => assert!(
+                            matches!(step, Err(FrameError::TooLong { len: told, .. }) if told == len)
+                        ),
+                        Some(total) if len > 0 => {
+                            assert_eq!(step.ok(), Some(Step::Need(usize::try_from(total).unwrap())))
+                        }
+                        Some(_) => assert!(matches!(step, Ok(Step::Frame { .. }))),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_header_asks_for_the_whole_header() {
+        for codec in all() {
+            let header = header(codec, 200);
+            for cut in 0..header.len() {
+                let step = codec
+                    .decode(&mut Scanned(0), &header[..cut])
+                    .expect("no error yet");
+                assert_eq!(step, Step::Need(header.len()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_that_does_not_fit_the_field_or_the_limit_is_refused() {
+        for codec in all() {
+            let limit = codec.field_max().min(1 << 20);
+            let payload = vec![0; usize::try_from(limit + 1).unwrap()];
+            let mut buf = Buf::default();
+            let error = codec
+                .encode(&payload, &mut Out::new(&mut buf))
+                .expect_err("too long");
+            assert!(matches!(error, FrameError::TooLong { limit: told, .. } if told == limit));
+            assert!(buf.is_empty());
+            codec
+                .encode(&payload[1..], &mut Out::new(&mut buf))
+                .expect("the largest fits");
+            let step = codec
+                .decode(&mut Scanned(0), buf.bytes())
+                .expect("and comes back");
+            let width = usize::from(codec.width);
+            let end = buf.len();
+            assert_eq!(
+                step,
+                Step::Frame {
+                    frame: width..end,
+                    consumed: end
+                }
+            );
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame.
+
+use super::{Codec, Out, Scanned, Step};
+use crate::error::FrameError;
+
+/// See [`Framing::line`](super::Framing::line).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Line {
+    pub(crate) frame_len_max: usize,
+}
+
+impl Codec for Line {
+    type State = Scanned;
+
+    fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        let limit = self.frame_len_max;
+        let unseen = bytes.get(scanned.0..).unwrap_or_default();
+        count_scanned(unseen);
+        if let Some(at) = memchr::memchr(b'\n', unseen) {
+            let end = scanned.0.saturating_add(at);
+            *scanned = Scanned(0);
+            let line = bytes.get(..end).unwrap_or_default();
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.len() > limit {
+                return Err(FrameError::TooLong {
+                    len: line.len() as u64,
+                    limit: limit as u64,
+                });
+            }
+            return Ok(Step::Frame {
+                frame: 0..line.len(),
+                consumed: end.saturating_add(1),
+            });
+        }
+        // A `\r` at the end may yet turn out to be half of the line's end.
+        let line = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        if line.len() > limit {
+            return Err(FrameError::TooLong {
+                len: line.len() as u64,
+                limit: limit as u64,
+            });
+        }
+        *scanned = Scanned(bytes.len());
+        Ok(Step::Need(bytes.len().saturating_add(1)))
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        let (len, limit) = (payload.len() as u64, self.frame_len_max as u64);
+        if len > limit {
+            return Err(FrameError::TooLong { len, limit });
+        }
+        if memchr::memchr(b'\n', payload).is_some() {
+            return Err(FrameError::Unencodable("a line end inside"));
+        }
+        if payload.ends_with(b"\r") {
+            return Err(FrameError::Unencodable("a carriage return at the end"));
+        }
+        out.put(payload);
+        out.put(b"\n");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Bytes searched on this thread; tests hold it against the bytes received.
+    pub(crate) static SCANNED_BYTES: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+#[cfg(test)]
+fn count_scanned(bytes: &[u8]) {
+    SCANNED_BYTES.with(|count| count.set(count.get() + bytes.len() as u64));
+}
+
+#[cfg(not(test))]
+#[inline]
+fn count_scanned(_: &[u8]) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Buf;
+
+    const LINE: Line = Line { frame_len_max: 4 };
+
+    fn decode(bytes: &[u8]) -> Result<Step, FrameError> {
+        LINE.decode(&mut Scanned(0), bytes)
+    }
+
+    #[test]
+    fn one_carriage_return_is_stripped_and_no_more() {
+        assert_eq!(
+            decode(b"ab\r\ncd").ok(),
+            Some(Step::Frame {
+                frame: 0..2,
+                consumed: 4
+            })
+        );
+        assert_eq!(
+            decode(b"ab\r\r\n").ok(),
+            Some(Step::Frame {
+                frame: 0..3,
+                consumed: 5
+            })
+        );
+        assert_eq!(
+            decode(b"a\rb\n").ok(),
+            Some(Step::Frame {
+                frame: 0..3,
+                consumed: 4
+            })
+        );
+        assert_eq!(
+            decode(b"\n").ok(),
+            Some(Step::Frame {
+                frame: 0..0,
+                consumed: 1
+            })
+        );
+        assert_eq!(
+            decode(b"\r\n").ok(),
+            Some(Step::Frame {
+                frame: 0..0,
+                consumed: 2
+            })
+        );
+    }
+
+    #[test]
+    fn the_limit_counts_the_line_without_its_end() {
+        assert_eq!(
+            decode(b"abcd\n").ok(),
+            Some(Step::Frame {
+                frame: 0..4,
+                consumed: 5
+            })
+        );
+        assert_eq!(
+            decode(b"abcd\r\n").ok(),
+            Some(Step::Frame {
+                frame: 0..4,
+                consumed: 6
+            })
+        );
+        assert_eq!(decode(b"abcd\r").ok(), Some(Step::Need(6)));
+        for long in [&b"abcde\n"[..], b"abcde", b"abcde\r\n", b"abcd\r\r"] {
+            assert!(matches!(
+                decode(long),
+                Err(FrameError::TooLong { limit: 4, .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn a_payload_that_would_come_back_changed_is_refused() {
+        for payload in [&b"a\nb"[..], b"ab\n", b"ab\r", b"abcde"] {
+            let mut buf = Buf::default();
+            LINE.encode(payload, &mut Out::new(&mut buf))
+                .expect_err("refused");
+            assert!(buf.is_empty());
+        }
+        let mut buf = Buf::default();
+        LINE.encode(b"a\rb", &mut Out::new(&mut buf))
+            .expect("a lone \\r inside is content");
+        assert_eq!(buf.bytes(), b"a\rb\n");
+    }
+}

@@ -1,0 +1,160 @@
+//! Framing: where one message ends and the next begins.
+//!
+//! A codec looks at bytes and answers with ranges of them; it keeps none, copies none and allocates
+//! nothing. It knows nothing of sockets or connections. One file per framing.
+
+#![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::buffer::Buf;
+use crate::error::FrameError;
+
+mod erased;
+mod framing;
+mod length;
+mod line;
+mod raw;
+
+pub use framing::{Framing, ParseFramingError};
+
+pub(crate) use erased::{ErasedCodec, ErasedState};
+pub(crate) use framing::Kind;
+
+/// What a codec saw in the bytes it was shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// A whole frame.
+    Frame {
+        /// Where its payload lies; within `0..consumed`.
+        frame: Range<usize>,
+        /// How many bytes the frame took with its header and its delimiter; at least 1.
+        consumed: usize,
+    },
+    /// Bytes that are no frame and are dropped; at least 1, and it may be more than are there yet.
+    Skip {
+        /// How many.
+        bytes: u64,
+    },
+    /// No frame yet: show it again when there are this many bytes or more. More than were shown.
+    ///
+    /// Where the codec knows how long the frame will be, that length is the best answer: a long
+    /// frame is then read straight into a buffer of its own.
+    Need(usize),
+}
+
+/// A framing of one's own: a resumable scanner over a connection's bytes, and its reverse.
+///
+/// A codec is configuration, shared by all connections that use it. What it must remember of one
+/// connection between two looks, such as how far it searched for a delimiter, is its
+/// [`State`](Codec::State).
+///
+/// The contract of [`decode`](Codec::decode), which ends a connection with
+/// [`FrameError::Contract`] where it is broken:
+///
+/// 1. `bytes` begins at the first byte of a frame and is never empty. It only grows from one call
+///    to the next, until `Frame` or `Skip` took bytes off its front.
+/// 2. `Frame` has `1 <= consumed <= bytes.len()`, and its range lies within `0..consumed`.
+/// 3. `Skip` has `bytes >= 1`.
+/// 4. `Need(n)` has `n > bytes.len()`.
+/// 5. An error is final: the connection delivers nothing after it.
+///
+/// # Examples
+///
+/// Frames that end with a NUL byte, searched without looking at a byte twice:
+///
+/// ```
+/// use unstick::{Codec, FrameError, Framing, Out, Step};
+///
+/// struct NulEnded;
+///
+/// impl Codec for NulEnded {
+///     type State = usize; // how far this frame was searched
+///
+///     fn decode(&self, searched: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
+///         if let Some(more) = bytes[*searched..].iter().position(|&byte| byte == 0) {
+///             let end = *searched + more;
+///             *searched = 0;
+///             return Ok(Step::Frame { frame: 0..end, consumed: end + 1 });
+///         }
+///         if bytes.len() > 4096 {
+///             return Err(FrameError::TooLong { len: bytes.len() as u64, limit: 4096 });
+///         }
+///         *searched = bytes.len();
+///         Ok(Step::Need(bytes.len() + 1))
+///     }
+///
+///     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+///         if payload.contains(&0) {
+///             return Err(FrameError::Unencodable("a NUL byte inside"));
+///         }
+///         out.put(payload);
+///         out.put(&[0]);
+///         Ok(())
+///     }
+/// }
+///
+/// let framing = Framing::custom(NulEnded);
+/// # assert_eq!(framing.to_string(), "custom");
+/// ```
+pub trait Codec {
+    /// What is remembered of one connection. It is reset by nobody but the codec.
+    type State: Default;
+
+    /// Looks for the next frame in `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes the rest of the stream meaningless. The connection is closed with it.
+    fn decode(&self, state: &mut Self::State, bytes: &[u8]) -> Result<Step, FrameError>;
+
+    /// Looks at what is left when the stream has ended; `rest` is never empty.
+    ///
+    /// `Need` means that the rest is a frame cut short: it is dropped and counted in
+    /// [`Closed::undecoded_bytes`](crate::Closed). That is what the default answers.
+    ///
+    /// # Errors
+    ///
+    /// As for [`decode`](Codec::decode).
+    fn finish(&self, state: &mut Self::State, rest: &[u8]) -> Result<Step, FrameError> {
+        let _ = state;
+        Ok(Step::Need(rest.len().saturating_add(1)))
+    }
+
+    /// Writes `payload` as one frame. After an error nothing that was put is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::TooLong`] or [`FrameError::Unencodable`] for a payload that would not come out
+    /// of [`decode`](Codec::decode) as it went in.
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError>;
+}
+
+/// Where an encoder writes its bytes.
+pub struct Out<'a> {
+    buf: &'a mut Buf,
+}
+
+impl<'a> Out<'a> {
+    pub(crate) fn new(buf: &'a mut Buf) -> Self {
+        Self { buf }
+    }
+
+    /// Appends bytes.
+    #[inline]
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.buf.put(bytes);
+    }
+}
+
+impl fmt::Debug for Out<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Out").finish_non_exhaustive()
+    }
+}
+
+/// What the built-in codecs remember of a connection: how far the frame at the front was scanned.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scanned(pub(crate) usize);

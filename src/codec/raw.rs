@@ -1,0 +1,29 @@
+//! No framing: what one read gave is handed on as it is.
+
+use super::{Codec, Out, Scanned, Step};
+use crate::error::FrameError;
+
+/// See [`Framing::raw`](super::Framing::raw).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Raw {
+    pub(crate) frame_len_max: usize,
+}
+
+impl Codec for Raw {
+    type State = Scanned;
+
+    #[inline]
+    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        let len = bytes.len().min(self.frame_len_max);
+        Ok(Step::Frame {
+            frame: 0..len,
+            consumed: len,
+        })
+    }
+
+    #[inline]
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        out.put(payload);
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! Limits and budgets, each with its default and the reason for it.
+
+use std::io;
+use std::time::Duration;
+
+/// Limits and budgets of a reactor.
+///
+/// Everything that a peer or a busy program could make grow is bounded by one of these.
+///
+/// ```
+/// let mut config = unstick::Config::default();
+/// config.connections_max = 10_000;
+/// config.write_high = 1 << 20;
+/// ```
+///
+/// What one connection may hold is at most `read_len_max`, plus one frame, plus
+/// `write_queue_len_max`, and one that idles holds nothing.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// The most bytes that one read asks for, and the size of the one buffer that all reads share.
+    ///
+    /// 256 KiB: a whole batch of 16 KiB frames fits. With 64 KiB such frames cost a fifth more,
+    /// with more than 256 KiB nothing is gained.
+    pub read_len_max: usize,
+    /// The most bytes that one connection reads before the others have their turn. 256 KiB.
+    pub read_budget: usize,
+    /// The most frames that one connection is delivered before the others have their turn.
+    ///
+    /// 1,024: a flood of empty frames costs a byte and a callback each, so bytes alone do not bound
+    /// the work.
+    pub frame_budget: usize,
+    /// The most connections that one listener accepts in a turn. 64.
+    pub accept_budget: usize,
+    /// The most datagrams that one socket receives in a turn. 64.
+    pub datagram_budget: usize,
+    /// Above this many queued bytes `send` answers [`Sent::AboveHigh`](crate::Sent), and the
+    /// connection is read no more until it drained.
+    ///
+    /// 256 KiB: as much as one read can bring in, so that an echo of it does not stop the reading.
+    pub write_high: usize,
+    /// At or below this many queued bytes a connection that was above its high mark has drained.
+    /// 64 KiB.
+    pub write_low: usize,
+    /// More queued bytes than this are refused with [`SendError::Full`](crate::SendError).
+    /// 16 MiB: sixteen of the largest frames.
+    pub write_queue_len_max: usize,
+    /// The most connections at a time, accepted and connected. More are accepted and closed at
+    /// once, and counted as refused. A million, where descriptors end first.
+    pub connections_max: usize,
+    /// The longest datagram that is received whole; a longer one is cut and told of as truncated.
+    /// 65,535, the most that UDP can carry.
+    pub datagram_len_max: usize,
+    /// More queued bytes of datagrams than this, each counted with 64 bytes for itself, are
+    /// refused with [`SendError::Full`](crate::SendError). 1 MiB.
+    pub datagram_queue_len_max: usize,
+    /// The most timers that fire in a turn; the rest is due in the next. 1,024.
+    pub timer_budget: usize,
+    /// The most closures that wait to be run for other threads. 65,536.
+    pub posts_max: usize,
+    /// How long a connect may take. 30 s.
+    pub connect_deadline: Duration,
+    /// How long a closed connection may take to flush its output and see the peer's end. 10 s.
+    pub close_deadline: Duration,
+    /// Sends small writes at once (`TCP_NODELAY`). On, as the reactor gathers a turn's output
+    /// itself, and Nagle's algorithm against delayed acknowledgements costs 40 ms (RFC 896).
+    pub nodelay: bool,
+    /// The listen backlog asked of the kernel, which caps it by its own limit. 4,096.
+    pub backlog: i32,
+    /// Bytes of free buffers that are kept for good. Beyond them, what was not used for a second is
+    /// given back. 1 MiB.
+    pub pool_len: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            read_len_max: 256 * 1024,
+            read_budget: 256 * 1024,
+            frame_budget: 1024,
+            accept_budget: 64,
+            datagram_budget: 64,
+            write_high: 256 * 1024,
+            write_low: 64 * 1024,
+            write_queue_len_max: 16 << 20,
+            connections_max: 1_000_000,
+            datagram_len_max: 65_535,
+            datagram_queue_len_max: 1 << 20,
+            timer_budget: 1024,
+            posts_max: 65_536,
+            connect_deadline: Duration::from_secs(30),
+            close_deadline: Duration::from_secs(10),
+            nodelay: true,
+            backlog: 4096,
+            pool_len: 1 << 20,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn check(&self) -> io::Result<()> {
+        let positive = [
+            ("read_len_max", self.read_len_max),
+            ("read_budget", self.read_budget),
+            ("frame_budget", self.frame_budget),
+            ("accept_budget", self.accept_budget),
+            ("datagram_budget", self.datagram_budget),
+            ("timer_budget", self.timer_budget),
+            ("posts_max", self.posts_max),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(invalid(format!("{name} must be at least 1")));
+        }
+        if self.write_low > self.write_high || self.write_high > self.write_queue_len_max {
+            return Err(invalid(
+                "write_low <= write_high <= write_queue_len_max must hold".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Bytes of the scratch buffer: one read, or one datagram and a byte that tells truncation.
+    pub(crate) fn scratch_len(&self) -> usize {
+        self.read_len_max
+            .max(self.datagram_len_max.saturating_add(1))
+    }
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_passes_its_own_check_and_nonsense_does_not() {
+        Config::default().check().expect("the default is sound");
+        let nonsense: [fn(&mut Config); 4] = [
+            |config| config.read_len_max = 0,
+            |config| config.frame_budget = 0,
+            |config| config.write_low = config.write_high + 1,
+            |config| config.write_high = config.write_queue_len_max + 1,
+        ];
+        for spoil in nonsense {
+            let mut config = Config::default();
+            spoil(&mut config);
+            let error = config.check().expect_err("nonsense");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! The read side: bytes in, whole frames out.
+//!
+//! ```text
+//!   what a read gave (the reactor's scratch buffer)
+//!   | rest of a frame | frame | frame | frame | head of a frame |
+//!         |               `-------+-------'            |
+//!         v                       v                    v
+//!     to the tail,        delivered in place       kept as the tail
+//!     delivered there
+//! ```
+//!
+//! A connection owns a buffer, its tail, only while a frame is unfinished or its delivery was
+//! stopped. Each byte is copied into the tail at most once. The tail grows with the bytes that
+//! came, to at most four times their number, whatever length a header claims.
+
+use crate::buffer::{Buf, Pool};
+use crate::codec::{Codec, ErasedState, Kind, Scanned, Step};
+use crate::error::FrameError;
+
+/// Where an unfinished frame says no more than "one byte more", this many are tried at a time.
+const APPEND_LEN: usize = 1024;
+/// From this many bytes present and missing on, a frame is read straight into its tail: below it,
+/// one read that also brings the frames behind it is cheaper than one copy less.
+const DIRECT_LEN_MIN: usize = 16 * 1024;
+/// How much larger than the bytes that came a tail may be made.
+const GROWTH: usize = 4;
+
+/// Takes the frames, and lends the pool.
+pub(crate) trait Sink {
+    fn frame(&mut self, frame: &[u8]) -> Flow;
+    fn pool(&mut self) -> &mut Pool;
+}
+
+/// Whether decoding goes on after a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Continue,
+    Stop,
+}
+
+/// How a round of decoding ended.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// All bytes were looked at; what is left is the head of a frame.
+    Drained,
+    /// The sink stopped it; undelivered bytes may be left.
+    Stopped,
+    /// The bytes are no frame. `undecoded` bytes, from the offending frame on, were not delivered.
+    Failed { error: FrameError, undecoded: usize },
+}
+
+/// The read side of one connection. Idle, it owns nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Inbound {
+    /// Undecoded bytes, never empty. `need > len()`: the head of an unfinished frame. Otherwise
+    /// bytes that nobody has looked at yet, as the delivery was stopped before them.
+    tail: Option<Box<Buf>>,
+    /// The state of a user's codec, once it has looked at a byte. Two boxes, as one pointer is
+    /// what every connection pays for it.
+    custom: Option<Box<ErasedState>>,
+    /// Bytes still to come that belong to a skipped frame. While there are any, there is no tail.
+    skip: u64,
+}
+
+impl Inbound {
+    /// Decodes `bytes`, which follow what was given before. To be called only while
+    /// [`has_undelivered`](Inbound::has_undelivered) is false.
+    pub(crate) fn ingest<S: Sink>(&mut self, kind: &Kind, bytes: &[u8], sink: &mut S) -> Halt {
+        debug_assert!(
+            !self.has_undelivered(),
+            "bytes are delivered in their order"
+        );
+        match kind {
+            Kind::Raw(codec) => self.feed_builtin(*codec, bytes, sink),
+            Kind::Length(codec) => self.feed_builtin(*codec, bytes, sink),
+            Kind::Line(codec) => self.feed_builtin(*codec, bytes, sink),
+            Kind::Custom(codec) => {
+                let mut state = self.take_custom(|| codec.new_state());
+                let halt = self.feed(bytes, sink, |bytes| codec.decode_erased(&mut state, bytes));
+                self.custom = Some(state);
+                halt
+            }
+        }
+    }
+
+    /// Decodes what an earlier round left undelivered.
+    pub(crate) fn resume<S: Sink>(&mut self, kind: &Kind, sink: &mut S) -> Halt {
+        match kind {
+            Kind::Raw(codec) => self.resume_builtin(*codec, sink),
+            Kind::Length(codec) => self.resume_builtin(*codec, sink),
+            Kind::Line(codec) => self.resume_builtin(*codec, sink),
+            Kind::Custom(codec) => {
+                let mut state = self.take_custom(|| codec.new_state());
+                let halt = self.decode_tail(sink, |bytes| codec.decode_erased(&mut state, bytes));
+                self.custom = Some(state);
+                halt
+            }
+        }
+    }
+
+    /// Shows the codec what is left now that the stream has ended.
+    pub(crate) fn finish<S: Sink>(&mut self, kind: &Kind, sink: &mut S) -> Halt {
+        let mut state = Scanned(self.scanned());
+        match kind {
+            Kind::Raw(codec) => self.decode_tail(sink, |rest| codec.finish(&mut state, rest)),
+            Kind::Length(codec) => self.decode_tail(sink, |rest| codec.finish(&mut state, rest)),
+            Kind::Line(codec) => self.decode_tail(sink, |rest| codec.finish(&mut state, rest)),
+            Kind::Custom(codec) => {
+                let mut state = self.take_custom(|| codec.new_state());
+                let halt = self.decode_tail(sink, |rest| codec.finish_erased(&mut state, rest));
+                self.custom = Some(state);
+                halt
+            }
+        }
+    }
+
+    /// Forgets what the former framing remembered; the bytes stay.
+    pub(crate) fn reframe(&mut self) {
+        self.custom = None;
+        if let Some(tail) = &mut self.tail {
+            tail.need = 0;
+            tail.scanned = 0;
+        }
+    }
+
+    /// Whether bytes are held that nobody has looked at yet.
+    #[inline]
+    pub(crate) fn has_undelivered(&self) -> bool {
+        self.tail
+            .as_ref()
+            .is_some_and(|tail| tail.need <= tail.len())
+    }
+
+    /// Bytes held: read from the socket, and not delivered.
+    pub(crate) fn len(&self) -> usize {
+        self.tail.as_ref().map_or(0, |tail| tail.len())
+    }
+
+    /// Where a long unfinished frame is to be read on, if there is one: at most the bytes that it
+    /// lacks, at most `len_max`, never empty.
+    #[inline]
+    pub(crate) fn direct(&mut self, len_max: usize, pool: &mut Pool) -> Option<&mut [u8]> {
+        let tail = self.tail.as_mut()?;
+        let missing = tail.need.saturating_sub(tail.len());
+        if missing < DIRECT_LEN_MIN || tail.len() < DIRECT_LEN_MIN {
+            return None;
+        }
+        let wanted = missing.min(len_max).min((GROWTH - 1) * tail.len());
+        let capacity = capacity_for(tail.need, tail.len());
+        pool.reserve(tail, wanted, capacity);
+        Some(&mut tail.room_mut()[..wanted])
+    }
+
+    /// Tells that [`direct`](Inbound::direct) was filled with `len` bytes.
+    pub(crate) fn direct_filled(&mut self, len: usize) {
+        self.tail
+            .as_mut()
+            .expect("a tail was read into")
+            .filled(len);
+    }
+
+    /// Gives the buffer back and tells how many bytes were in it.
+    pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
+        self.custom = None;
+        self.tail.take().map_or(0, |tail| {
+            let len = tail.len();
+            pool.put(tail);
+            len
+        })
+    }
+
+    #[inline]
+    fn feed_builtin<C, S>(&mut self, codec: C, bytes: &[u8], sink: &mut S) -> Halt
+    where
+        C: Codec<State = Scanned>,
+        S: Sink,
+    {
+        let mut state = Scanned(self.scanned());
+        let halt = self.feed(bytes, sink, |bytes| codec.decode(&mut state, bytes));
+        self.keep_scanned(state);
+        halt
+    }
+
+    fn resume_builtin<C, S>(&mut self, codec: C, sink: &mut S) -> Halt
+    where
+        C: Codec<State = Scanned>,
+        S: Sink,
+    {
+        let mut state = Scanned(self.scanned());
+        let halt = self.decode_tail(sink, |bytes| codec.decode(&mut state, bytes));
+        self.keep_scanned(state);
+        halt
+    }
+
+    #[inline]
+    fn feed<S, D>(&mut self, bytes: &[u8], sink: &mut S, mut decode: D) -> Halt
+    where
+        S: Sink,
+        D: FnMut(&[u8]) -> Result<Step, FrameError>,
+    {
+        let mut at = 0;
+        if (self.skip > 0 || self.tail.is_some())
+            && let Some(halt) = self.finish_front(bytes, &mut at, sink, &mut decode)
+        {
+            return halt;
+        }
+        let run = run(&bytes[at..], sink, &mut decode);
+        let rest = &bytes[at + run.consumed..];
+        match run.end {
+            End::Need(need) => self.keep(rest, need, sink.pool()),
+            End::Skip(bytes) => self.skip = bytes,
+            End::Stopped => {
+                self.keep(rest, 0, sink.pool());
+                return Halt::Stopped;
+            }
+            End::Failed(error) => {
+                return Halt::Failed {
+                    error,
+                    undecoded: rest.len(),
+                };
+            }
+        }
+        Halt::Drained
+    }
+
+    /// Deals with what an earlier read left unfinished: bytes to skip, then the frame in the tail.
+    /// `None` where the bytes from `at` on are to be decoded in place.
+    fn finish_front<S, D>(
+        &mut self,
+        bytes: &[u8],
+        at: &mut usize,
+        sink: &mut S,
+        decode: &mut D,
+    ) -> Option<Halt>
+    where
+        S: Sink,
+        D: FnMut(&[u8]) -> Result<Step, FrameError>,
+    {
+        self.skip_front(bytes, at);
+        while let Some(mut tail) = self.tail.take() {
+            let left = &bytes[*at..];
+            if left.is_empty() {
+                self.tail = Some(tail);
+                return Some(Halt::Drained);
+            }
+            let len = left
+                .len()
+                .min(tail.need.saturating_sub(tail.len()).max(APPEND_LEN));
+            append(&mut tail, &left[..len], sink.pool());
+            *at += len;
+
+            let run = run_once(tail.bytes(), sink, decode);
+            let rest = tail.len() - run.consumed;
+            let stopped = match run.end {
+                End::Need(0) => false,
+                End::Need(need) => {
+                    tail.need = need;
+                    self.tail = Some(tail);
+                    continue;
+                }
+                End::Skip(beyond) => {
+                    self.skip = beyond;
+                    self.skip_front(bytes, at);
+                    false
+                }
+                End::Stopped => true,
+                End::Failed(error) => {
+                    let undecoded = tail.len() + bytes.len() - *at;
+                    self.tail = Some(tail);
+                    return Some(Halt::Failed { error, undecoded });
+                }
+            };
+            if rest > *at {
+                // The frame ended before the bytes that just came.
+                tail.consume(run.consumed);
+                tail.need = 0;
+                append(&mut tail, &bytes[*at..], sink.pool());
+                self.tail = Some(tail);
+                return Some(if stopped {
+                    Halt::Stopped
+                } else {
+                    self.decode_tail(sink, decode)
+                });
+            }
+            // What is left in the tail is what just came: go on with it in place.
+            *at -= rest;
+            sink.pool().put(tail);
+            if stopped {
+                self.keep(&bytes[*at..], 0, sink.pool());
+                return Some(Halt::Stopped);
+            }
+        }
+        None
+    }
+
+    /// Moves `at` over bytes that belong to a skipped frame.
+    fn skip_front(&mut self, bytes: &[u8], at: &mut usize) {
+        let left = bytes.len() - *at;
+        let skipped = usize::try_from(self.skip).map_or(left, |skip| skip.min(left));
+        self.skip -= skipped as u64;
+        *at += skipped;
+    }
+
+    /// Decodes the tail in place, as far as it goes.
+    fn decode_tail<S, D>(&mut self, sink: &mut S, mut decode: D) -> Halt
+    where
+        S: Sink,
+        D: FnMut(&[u8]) -> Result<Step, FrameError>,
+    {
+        let Some(mut tail) = self.tail.take() else {
+            return Halt::Drained;
+        };
+        let run = run(tail.bytes(), sink, &mut decode);
+        tail.consume(run.consumed);
+        tail.need = 0;
+        let halt = match run.end {
+            End::Need(need) => {
+                tail.need = need;
+                Halt::Drained
+            }
+            End::Skip(bytes) => {
+                self.skip = bytes;
+                Halt::Drained
+            }
+            End::Stopped => Halt::Stopped,
+            End::Failed(error) => Halt::Failed {
+                error,
+                undecoded: tail.len(),
+            },
+        };
+        if tail.is_empty() {
+            sink.pool().put(tail);
+        } else {
+            self.tail = Some(tail);
+        }
+        halt
+    }
+
+    /// Keeps bytes for later; `need` as in [`Inbound::tail`].
+    #[inline]
+    fn keep(&mut self, bytes: &[u8], need: usize, pool: &mut Pool) {
+        if !bytes.is_empty() {
+            self.keep_some(bytes, need, pool);
+        }
+    }
+
+    fn keep_some(&mut self, bytes: &[u8], need: usize, pool: &mut Pool) {
+        let mut tail = pool.take(capacity_for(need, bytes.len()));
+        tail.put(bytes);
+        tail.need = need;
+        pool.moved_bytes += bytes.len() as u64;
+        self.tail = Some(tail);
+    }
+
+    fn take_custom(&mut self, new: impl FnOnce() -> ErasedState) -> Box<ErasedState> {
+        self.custom.take().unwrap_or_else(|| Box::new(new()))
+    }
+
+    #[inline]
+    fn scanned(&self) -> usize {
+        self.tail.as_ref().map_or(0, |tail| tail.scanned)
+    }
+
+    #[inline]
+    fn keep_scanned(&mut self, state: Scanned) {
+        if let Some(tail) = &mut self.tail {
+            tail.scanned = state.0;
+        }
+    }
+}
+
+/// The capacity of a tail that holds `len` bytes of a frame of `need`.
+fn capacity_for(need: usize, len: usize) -> usize {
+    need.min(len.saturating_mul(GROWTH)).max(len)
+}
+
+fn append(tail: &mut Box<Buf>, bytes: &[u8], pool: &mut Pool) {
+    let len = tail.len() + bytes.len();
+    let need_is_known = tail.need > tail.len() + 1;
+    let capacity = if need_is_known {
+        capacity_for(tail.need, len)
+    } else {
+        len * GROWTH
+    };
+    pool.reserve(tail, bytes.len(), capacity);
+    tail.put(bytes);
+    pool.moved_bytes += bytes.len() as u64;
+}
+
+/// What a run over contiguous bytes came to.
+struct Run {
+    consumed: usize,
+    end: End,
+}
+
+enum End {
+    /// The rest is the head of a frame that needs that many bytes; zero where there is no rest.
+    Need(usize),
+    /// Everything is consumed, and this many bytes yet to come are to be skipped.
+    Skip(u64),
+    Stopped,
+    Failed(FrameError),
+}
+
+/// Delivers the frames of `bytes`, one after the other.
+#[inline]
+fn run<S, D>(bytes: &[u8], sink: &mut S, decode: &mut D) -> Run
+where
+    S: Sink,
+    D: FnMut(&[u8]) -> Result<Step, FrameError>,
+{
+    let mut consumed = 0;
+    loop {
+        let rest = &bytes[consumed..];
+        if rest.is_empty() {
+            return Run {
+                consumed,
+                end: End::Need(0),
+            };
+        }
+        let step = run_once(rest, sink, decode);
+        consumed += step.consumed;
+        match step.end {
+            End::Need(0) => {}
+            end => return Run { consumed, end },
+        }
+    }
+}
+
+/// Delivers the first frame of `bytes`, or skips one, and holds the codec to its contract.
+/// `End::Need(0)` says that decoding may go on behind it.
+#[inline]
+fn run_once<S, D>(bytes: &[u8], sink: &mut S, decode: &mut D) -> Run
+where
+    S: Sink,
+    D: FnMut(&[u8]) -> Result<Step, FrameError>,
+{
+    let fail = |error| Run {
+        consumed: 0,
+        end: End::Failed(error),
+    };
+    match decode(bytes) {
+        Ok(Step::Frame { frame, consumed }) => {
+            if consumed == 0 || consumed > bytes.len() || frame.end > consumed {
+                return fail(FrameError::Contract(
+                    "a frame outside of the bytes it was shown",
+                ));
+            }
+            let Some(payload) = bytes.get(frame) else {
+                return fail(FrameError::Contract("a range that ends before it begins"));
+            };
+            let end = match sink.frame(payload) {
+                Flow::Continue => End::Need(0),
+                Flow::Stop => End::Stopped,
+            };
+            Run { consumed, end }
+        }
+        Ok(Step::Need(need)) if need > bytes.len() => Run {
+            consumed: 0,
+            end: End::Need(need),
+        },
+        Ok(Step::Need(_)) => fail(FrameError::Contract("a need of no more than it was shown")),
+        Ok(Step::Skip { bytes: 0 }) => fail(FrameError::Contract("a skip of nothing")),
+        Ok(Step::Skip { bytes: skip }) => match usize::try_from(skip) {
+            Ok(skip) if skip <= bytes.len() => Run {
+                consumed: skip,
+                end: End::Need(0),
+            },
+            _ => {
+                let beyond = skip - bytes.len() as u64;
+                Run {
+                    consumed: bytes.len(),
+                    end: End::Skip(beyond),
+                }
+            }
+        },
+        Err(error) => fail(error),
+    }
+}

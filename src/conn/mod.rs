@@ -1,0 +1,163 @@
+//! The state machine of one connection, as bytes and flags: no sockets, no clock, no callbacks.
+//!
+//! [`Inbound`] turns bytes into frames, [`Outbound`] holds what the kernel refused, and [`Flags`]
+//! says where in its life the connection stands:
+//!
+//! ```text
+//!   connecting --> open --> closing --> lingering --> dead --> reaped
+//!                    |      (flush)     (FIN sent,     ^
+//!                    |                   input is      |
+//!                    |                   discarded)    |
+//!                    +---- abort, reset, deadline -----+
+//! ```
+//!
+//! UDP has none of this: see [`datagram`](crate::datagram).
+
+mod inbound;
+mod outbound;
+
+pub(crate) use inbound::{Flow, Halt, Inbound, Sink};
+pub(crate) use outbound::Outbound;
+
+/// What is known of a connection, a bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Flags(u16);
+
+impl Flags {
+    /// A read may give something. Set by events; cleared by `WouldBlock` or a short read.
+    pub(crate) const READABLE: Self = Self(1);
+    /// A write may be taken. Set by events, and at first; cleared by `WouldBlock`.
+    pub(crate) const WRITABLE: Self = Self(1 << 1);
+    /// An event told of an end or an error, which gives no further edge: a short read no longer
+    /// means that the socket is drained.
+    pub(crate) const END_HINT: Self = Self(1 << 2);
+    /// It stands in the ready queue.
+    pub(crate) const QUEUED: Self = Self(1 << 3);
+    /// It stands in the list of connections to flush at the end of the turn.
+    pub(crate) const TO_FLUSH: Self = Self(1 << 4);
+    /// The connect is under way; nothing else has happened yet.
+    pub(crate) const CONNECTING: Self = Self(1 << 5);
+    /// The peer ended its side: a read gave zero.
+    pub(crate) const PEER_ENDED: Self = Self(1 << 6);
+    /// The handler paused reading.
+    pub(crate) const PAUSED: Self = Self(1 << 7);
+    /// The write queue went above its high mark and has not come down to the low one since.
+    pub(crate) const ABOVE_HIGH: Self = Self(1 << 8);
+    /// It was closed; queued output is flushed, input is discarded.
+    pub(crate) const CLOSING: Self = Self(1 << 9);
+    /// The FIN is sent.
+    pub(crate) const FIN_SENT: Self = Self(1 << 10);
+    /// A write failed: no output any more, but input is delivered up to its end.
+    pub(crate) const WRITE_FAILED: Self = Self(1 << 11);
+    /// The framing was exchanged: the decoding under way must start anew with it.
+    pub(crate) const REFRAMED: Self = Self(1 << 12);
+    /// It waits to be reaped.
+    pub(crate) const DEAD: Self = Self(1 << 13);
+    /// The handler was told that the peer ended its side.
+    pub(crate) const END_TOLD: Self = Self(1 << 14);
+
+    /// No further frame is delivered while one of these is set. The two pauses are bits of their
+    /// own, so that neither undoes the other.
+    pub(crate) const STOPS_DECODING: Self = Self(
+        Self::PAUSED.0 | Self::ABOVE_HIGH.0 | Self::CLOSING.0 | Self::DEAD.0 | Self::REFRAMED.0,
+    );
+    /// `send` is refused while one of these is set.
+    pub(crate) const STOPS_SENDING: Self =
+        Self(Self::CLOSING.0 | Self::DEAD.0 | Self::WRITE_FAILED.0);
+
+    #[inline]
+    pub(crate) fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    #[inline]
+    pub(crate) fn insert(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    #[inline]
+    pub(crate) fn remove(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
+
+    /// Sets or clears, and tells whether that changed anything.
+    pub(crate) fn set(&mut self, other: Self, on: bool) -> bool {
+        let before = *self;
+        if on {
+            self.insert(other)
+        } else {
+            self.remove(other)
+        }
+        *self != before
+    }
+
+    /// Whether frames may be delivered, and so whether there is a reason to read.
+    #[inline]
+    pub(crate) fn wants_frames(self) -> bool {
+        !self.intersects(Self::STOPS_DECODING)
+    }
+
+    /// What a closing connection does next, given whether all its output was taken.
+    pub(crate) fn next_closing_step(self, output_is_empty: bool) -> ClosingStep {
+        if !self.intersects(Self::CLOSING) || self.intersects(Self::DEAD) || !output_is_empty {
+            ClosingStep::Wait
+        } else if !self.intersects(Self::FIN_SENT) {
+            ClosingStep::SendFin
+        } else if self.intersects(Self::PEER_ENDED) {
+            ClosingStep::Finish
+        } else {
+            ClosingStep::Wait
+        }
+    }
+}
+
+impl std::ops::BitOr for Flags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// See [`Flags::next_closing_step`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClosingStep {
+    /// Output is left to flush, or the peer has not ended yet; or nobody closed it.
+    Wait,
+    /// All output is taken: end this side.
+    SendFin,
+    /// Both sides have ended.
+    Finish,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_flushes_then_sends_its_end_then_waits_for_the_peer() {
+        let mut flags = Flags::default();
+        assert_eq!(flags.next_closing_step(true), ClosingStep::Wait);
+        flags.insert(Flags::CLOSING);
+        assert_eq!(flags.next_closing_step(false), ClosingStep::Wait);
+        assert_eq!(flags.next_closing_step(true), ClosingStep::SendFin);
+        flags.insert(Flags::FIN_SENT);
+        assert_eq!(flags.next_closing_step(true), ClosingStep::Wait);
+        flags.insert(Flags::PEER_ENDED);
+        assert_eq!(flags.next_closing_step(true), ClosingStep::Finish);
+        flags.insert(Flags::DEAD);
+        assert_eq!(flags.next_closing_step(true), ClosingStep::Wait);
+    }
+
+    #[test]
+    fn neither_pause_undoes_the_other() {
+        let mut flags = Flags::PAUSED | Flags::ABOVE_HIGH;
+        flags.remove(Flags::ABOVE_HIGH);
+        assert!(!flags.wants_frames());
+        flags.insert(Flags::ABOVE_HIGH);
+        flags.remove(Flags::PAUSED);
+        assert!(!flags.wants_frames());
+        flags.remove(Flags::ABOVE_HIGH);
+        assert!(flags.wants_frames());
+    }
+}

@@ -1,0 +1,323 @@
+//! [`Context`]: what a callback may do.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use crate::codec::Framing;
+use crate::conn::Flags;
+use crate::engine::Engine;
+use crate::error::{Gone, SendError, Sent};
+use crate::handler::Handler;
+use crate::session::Sessions;
+use crate::stats::{ConnStats, Stats};
+use crate::timer::TimerId;
+use crate::token::{ConnId, ListenerId, SocketId, UdpId};
+
+/// What a callback may do: everything, to every connection, and nothing of it calls back before
+/// the callback has returned.
+pub struct Context<'a, H: Handler> {
+    pub(crate) engine: &'a mut Engine,
+    pub(crate) sessions: &'a mut Sessions<H::Session>,
+}
+
+impl<H: Handler> Context<'_, H> {
+    /// Sends `payload` as one frame. It never blocks: the frame is queued, and written when this
+    /// turn has gathered what goes the same way.
+    ///
+    /// All of it is accepted, or nothing. What is accepted is taken by the kernel, or counted in
+    /// [`Closed::unsent_bytes`](crate::Closed); that the peer gets it is not claimed. A connection
+    /// that is still connecting takes frames too, and sends them once it is open.
+    ///
+    /// # Errors
+    ///
+    /// * [`SendError::Gone`]: the id names nothing any more.
+    /// * [`SendError::Closing`]: it was closed, or writing to it failed.
+    /// * [`SendError::Full`]: the queue would be longer than
+    ///   [`Config::write_queue_len_max`](crate::Config::write_queue_len_max). Wait for
+    ///   [`on_drained`](Handler::on_drained).
+    /// * [`SendError::Frame`]: the payload is too long for the framing, or cannot be framed.
+    #[inline]
+    pub fn send(&mut self, conn: ConnId, payload: &[u8]) -> Result<Sent, SendError> {
+        self.engine.send(conn.0, payload)
+    }
+
+    /// Sends `payload` to each of `conns`, as [`send`](Context::send) does, and says how many
+    /// accepted it.
+    pub fn broadcast(&mut self, conns: impl IntoIterator<Item = ConnId>, payload: &[u8]) -> usize {
+        conns
+            .into_iter()
+            .filter(|conn| self.send(*conn, payload).is_ok())
+            .count()
+    }
+
+    /// Sends one datagram to `to`. It is queued, and sent when the callback has returned, at the
+    /// latest at the end of the turn. A datagram that the kernel refuses is dropped, counted and
+    /// told to [`on_datagram_error`](Handler::on_datagram_error).
+    ///
+    /// # Errors
+    ///
+    /// * [`SendError::Gone`]: the id names nothing any more.
+    /// * [`SendError::Closing`]: the socket was closed.
+    /// * [`SendError::Full`]: the queue would be longer than
+    ///   [`Config::datagram_queue_len_max`](crate::Config::datagram_queue_len_max).
+    pub fn send_to(&mut self, socket: UdpId, to: SocketAddr, data: &[u8]) -> Result<(), SendError> {
+        self.engine.send_datagram(socket, Some(to), data)
+    }
+
+    /// Sends one datagram to the peer that the socket was connected to by
+    /// [`connect_udp`](Context::connect_udp).
+    ///
+    /// # Errors
+    ///
+    /// As for [`send_to`](Context::send_to). An unconnected socket is told of as `NotConnected`,
+    /// by [`on_datagram_error`](Handler::on_datagram_error).
+    pub fn send_datagram(&mut self, socket: UdpId, data: &[u8]) -> Result<(), SendError> {
+        self.engine.send_datagram(socket, None, data)
+    }
+
+    /// Listens for TCP connections, each of which begins with `framing`. Port 0 takes a free one:
+    /// [`local_addr`](Context::local_addr) tells which.
+    ///
+    /// # Errors
+    ///
+    /// What resolving, binding or listening answered, for the last of the addresses.
+    pub fn listen(&mut self, addr: impl ToSocketAddrs, framing: Framing) -> io::Result<ListenerId> {
+        self.engine.listen(addr, framing)
+    }
+
+    /// Opens a UDP socket.
+    ///
+    /// # Errors
+    ///
+    /// What resolving or binding answered, for the last of the addresses.
+    pub fn bind_udp(&mut self, addr: impl ToSocketAddrs) -> io::Result<UdpId> {
+        self.engine.bind_udp(addr)
+    }
+
+    /// Connects a UDP socket: from then on it receives from `peer` only, and
+    /// [`send_datagram`](Context::send_datagram) sends to it.
+    ///
+    /// # Errors
+    ///
+    /// What resolving or connecting answered; [`Gone`] for a stale id.
+    pub fn connect_udp(&mut self, socket: UdpId, peer: impl ToSocketAddrs) -> io::Result<()> {
+        self.engine.connect_udp(socket, peer)
+    }
+
+    /// Connects to the first of the addresses that accepts. A name is looked up before this
+    /// returns, which may block; an address is not.
+    ///
+    /// Success is told by [`on_open`](Handler::on_open), every failure by
+    /// [`on_close`](Handler::on_close), which gives the session back: a name that is not known, no
+    /// descriptor left, and a refusal by the peer alike.
+    pub fn connect(
+        &mut self,
+        addr: impl ToSocketAddrs,
+        framing: Framing,
+        session: H::Session,
+    ) -> ConnId {
+        let conn = self.engine.connect(addr, framing);
+        self.sessions.put(conn.0.key, session);
+        conn
+    }
+
+    /// Closes a connection gently. No further frame of it is delivered and nothing more is
+    /// accepted for it; what is queued is flushed, then the peer is told of the end and given
+    /// [`Config::close_deadline`](crate::Config::close_deadline) to end too. A connection that is
+    /// still connecting ends at once.
+    ///
+    /// Closing what is closing or gone does nothing.
+    pub fn close(&mut self, conn: ConnId) {
+        let reason = self.engine.local_reason(conn.0);
+        self.engine.close(conn.0, reason);
+    }
+
+    /// Ends a connection at once and tells the peer by a reset. What is queued is lost, and counted.
+    ///
+    /// Aborting what is gone does nothing.
+    pub fn abort(&mut self, conn: ConnId) {
+        self.engine.abort(conn.0, crate::CloseReason::Aborted);
+    }
+
+    /// Stops listening. Connections that it accepted live on; those in its backlog are reset by
+    /// the kernel.
+    pub fn close_listener(&mut self, listener: ListenerId) {
+        if self.engine.listener_mut(listener).is_ok() {
+            self.engine.kill_socket(listener.0);
+        }
+    }
+
+    /// Closes a UDP socket once its queue is sent.
+    pub fn close_udp(&mut self, socket: UdpId) {
+        self.engine.close_udp(socket);
+    }
+
+    /// Stops delivering a connection's frames, and reading it, until [`resume`](Context::resume).
+    /// No system call. It is apart from the pause that a queue above its high mark makes.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] for a stale id.
+    pub fn pause(&mut self, conn: ConnId) -> Result<(), Gone> {
+        self.engine.conn_mut(conn.0)?.flags.insert(Flags::PAUSED);
+        Ok(())
+    }
+
+    /// Ends a [`pause`](Context::pause). Frames that were read before it come next.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] for a stale id.
+    pub fn resume(&mut self, conn: ConnId) -> Result<(), Gone> {
+        if self
+            .engine
+            .conn_mut(conn.0)?
+            .flags
+            .set(Flags::PAUSED, false)
+        {
+            self.engine.queue(conn.0);
+        }
+        Ok(())
+    }
+
+    /// Exchanges a connection's framing. The next frame, in either direction, is the first of the
+    /// new one; bytes that are read already are kept and decoded by it.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] for a stale id.
+    pub fn reframe(&mut self, conn: ConnId, framing: Framing) -> Result<(), Gone> {
+        let is_current = self.engine.current == Some(conn.0);
+        let entry = self.engine.conn_mut(conn.0)?;
+        entry.framing = framing;
+        if is_current {
+            entry.flags.insert(Flags::REFRAMED);
+        } else {
+            entry.inbound.reframe();
+            self.engine.queue(conn.0);
+        }
+        Ok(())
+    }
+
+    /// Another connection's session; `None` for a stale id, and for the connection whose callback
+    /// this is: that has its session as an argument.
+    pub fn session(&mut self, conn: ConnId) -> Option<&mut H::Session> {
+        self.engine.conn(conn.0).ok()?;
+        self.sessions.at(conn.0.key)
+    }
+
+    /// The address of a connection's peer, until `on_close` has returned. While connecting: the
+    /// address being tried. No system call.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] for a stale id.
+    pub fn peer_addr(&self, conn: ConnId) -> Result<SocketAddr, Gone> {
+        self.engine.conn(conn.0).map(|conn| conn.peer)
+    }
+
+    /// The local address of a connection, a listener or a UDP socket, asked of the kernel.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answered, or `NotConnected` for a stale id or a closed socket.
+    pub fn local_addr(&self, socket: impl Into<SocketId>) -> io::Result<SocketAddr> {
+        self.engine.local_addr(socket.into())
+    }
+
+    /// Bytes that are accepted for a connection and not yet taken by the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] for a stale id.
+    pub fn queued_bytes(&self, conn: ConnId) -> Result<usize, Gone> {
+        let gathered = if self.engine.current == Some(conn.0) {
+            self.engine.out.len()
+        } else {
+            0
+        };
+        Ok(self.engine.conn(conn.0)?.queued_bytes() + gathered)
+    }
+
+    /// What a connection has carried so far.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] for a stale id.
+    pub fn conn_stats(&self, conn: ConnId) -> Result<ConnStats, Gone> {
+        self.engine.conn(conn.0).map(|conn| conn.stats)
+    }
+
+    /// What the reactor has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.engine.stats
+    }
+
+    /// The options of a socket, to read and to set: the one place where another crate's type,
+    /// [`socket2::SockRef`], stands in this one's interface.
+    ///
+    /// Leave alone what the reactor relies on: that the socket does not block.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale id or a closed socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use unstick::{ConnId, Context, Handler};
+    /// # fn f<H: Handler>(cx: &mut Context<'_, H>, conn: ConnId) -> std::io::Result<()> {
+    /// cx.socket_options(conn)?.set_keepalive(true)
+    /// # }
+    /// ```
+    pub fn socket_options(&self, socket: impl Into<SocketId>) -> io::Result<socket2::SockRef<'_>> {
+        self.engine.options(socket.into())
+    }
+
+    /// Sets a timer: `on_timer` is called with `key` once `after` has passed since
+    /// [`now`](Context::now), never earlier; a millisecond and a turn later at most.
+    pub fn set_timer(&mut self, after: Duration, key: u64) -> TimerId {
+        self.engine.set_timer(after, key, None)
+    }
+
+    /// Sets a timer that fires again and again, each time a period after its own last deadline,
+    /// so that it does not drift. Periods that pass while a turn lasts longer are left out.
+    pub fn set_interval(&mut self, period: Duration, key: u64) -> TimerId {
+        self.engine.set_timer(period, key, Some(period))
+    }
+
+    /// Ends a timer. Answers whether it was still to fire.
+    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
+        self.engine.wheel.cancel(timer).is_some()
+    }
+
+    /// The turn's one reading of the clock. Timers count from it.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.engine.now
+    }
+
+    /// Lets [`Reactor::run`](crate::Reactor::run) return when this turn is done. Nothing is closed:
+    /// the reactor can be run again.
+    pub fn stop(&mut self) {
+        self.engine.stopped = true;
+    }
+
+    /// Ends gently: stops listening, closes every connection and socket, and lets
+    /// [`Reactor::run`](crate::Reactor::run) return when all of them are gone. What is left at the
+    /// deadline is aborted, and what it lost is counted. Nothing new is opened from now on.
+    pub fn shutdown(&mut self, deadline: Duration) {
+        self.engine.shutdown(deadline);
+    }
+}
+
+impl<H: Handler> fmt::Debug for Context<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}

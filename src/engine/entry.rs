@@ -1,0 +1,137 @@
+//! The entries of the slab.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+
+use crate::codec::Framing;
+use crate::conn::{Flags, Inbound, Outbound};
+use crate::datagram::DatagramQueue;
+use crate::error::CloseReason;
+use crate::socket::{Listener, Stream, Udp};
+use crate::stats::ConnStats;
+use crate::timer::TimerId;
+
+/// What a token names. Connections stand in the slab itself; the few others are boxed, so that
+/// they do not make every entry larger.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    Conn(Connection),
+    Listener(Box<ListenerEntry>),
+    Udp(Box<UdpEntry>),
+}
+
+/// One TCP connection. Idle, this is all it costs.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) framing: Framing,
+    pub(crate) inbound: Inbound,
+    /// What the kernel refused, while there is any.
+    pub(crate) outbound: Option<Box<Outbound>>,
+    /// What most connections do not have for most of their life.
+    pub(crate) rare: Option<Box<Rare>>,
+    pub(crate) stats: ConnStats,
+    pub(crate) peer: SocketAddr,
+    pub(crate) stream: Stream,
+    pub(crate) generation: NonZeroU32,
+    pub(crate) flags: Flags,
+}
+
+/// The parts of a connection that belong to its beginning and its end.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    /// Why it is ending.
+    pub(crate) reason: Option<CloseReason>,
+    /// Output that was given up, in bytes.
+    pub(crate) unsent_bytes: u64,
+    /// Input that was given up, in bytes.
+    pub(crate) undecoded_bytes: u64,
+    /// The deadline for connecting or closing.
+    pub(crate) deadline: Option<TimerId>,
+    /// It ends with a reset.
+    pub(crate) reset: bool,
+    /// Addresses to try if the one being connected to fails.
+    pub(crate) addrs: VecDeque<SocketAddr>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ListenerEntry {
+    pub(crate) listener: Listener,
+    pub(crate) framing: Framing,
+    pub(crate) generation: NonZeroU32,
+    pub(crate) flags: Flags,
+    /// The last accept found no descriptor or no memory.
+    pub(crate) exhausted: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct UdpEntry {
+    pub(crate) udp: Udp,
+    pub(crate) queue: DatagramQueue,
+    pub(crate) generation: NonZeroU32,
+    pub(crate) flags: Flags,
+}
+
+impl Entry {
+    #[inline]
+    pub(crate) fn generation(&self) -> NonZeroU32 {
+        match self {
+            Self::Conn(conn) => conn.generation,
+            Self::Listener(listener) => listener.generation,
+            Self::Udp(udp) => udp.generation,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn flags_mut(&mut self) -> &mut Flags {
+        match self {
+            Self::Conn(conn) => &mut conn.flags,
+            Self::Listener(listener) => &mut listener.flags,
+            Self::Udp(udp) => &mut udp.flags,
+        }
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(
+        stream: Stream,
+        peer: SocketAddr,
+        framing: Framing,
+        generation: NonZeroU32,
+        flags: Flags,
+    ) -> Self {
+        Self {
+            framing,
+            inbound: Inbound::default(),
+            outbound: None,
+            rare: None,
+            stats: ConnStats::default(),
+            peer,
+            stream,
+            generation,
+            flags,
+        }
+    }
+
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.outbound.as_ref().map_or(0, |outbound| outbound.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_costs_no_more_than_136_bytes() {
+        assert!(
+            size_of::<Entry>() <= 136,
+            "an entry has {} bytes",
+            size_of::<Entry>()
+        );
+    }
+}

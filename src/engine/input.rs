@@ -1,0 +1,61 @@
+//! Reading a connection's socket.
+
+use std::io;
+
+use super::{Connection, Engine};
+use crate::conn::Flags;
+use crate::socket::SHORT_READ_DRAINS;
+use crate::stats::Stats;
+use crate::token::Token;
+
+/// What one read came to.
+#[derive(Debug)]
+pub(crate) enum Fill {
+    /// That many bytes, at least one.
+    Bytes(usize),
+    /// The peer has ended its side.
+    Ended,
+    /// Nothing is there; an event tells when there is.
+    Drained,
+    Failed(io::Error),
+}
+
+impl Engine {
+    /// One read into `buf`.
+    #[inline]
+    pub(crate) fn fill(&mut self, token: Token, buf: &mut [u8]) -> Fill {
+        let Self { entries, stats, .. } = self;
+        match super::conn_mut(entries, token) {
+            Ok(conn) => fill(conn, stats, buf),
+            Err(gone) => Fill::Failed(gone.into()),
+        }
+    }
+}
+
+/// Readiness is cleared by `WouldBlock`; and by a short read, unless an event told of an end, which
+/// makes no edge of its own when it arrived together with the data.
+#[inline]
+fn fill(conn: &mut Connection, stats: &mut Stats, buf: &mut [u8]) -> Fill {
+    stats.reads += 1;
+    match conn.stream.read(buf) {
+        Ok(0) => {
+            conn.flags.insert(Flags::PEER_ENDED);
+            conn.flags.remove(Flags::READABLE | Flags::END_HINT);
+            Fill::Ended
+        }
+        Ok(len) => {
+            conn.stats.read_bytes += len as u64;
+            stats.read_bytes += len as u64;
+            if SHORT_READ_DRAINS && len < buf.len() && !conn.flags.intersects(Flags::END_HINT) {
+                conn.flags.remove(Flags::READABLE);
+            }
+            log::trace!("read {len} bytes from {}", conn.peer);
+            Fill::Bytes(len)
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            conn.flags.remove(Flags::READABLE | Flags::END_HINT);
+            Fill::Drained
+        }
+        Err(error) => Fill::Failed(error),
+    }
+}

@@ -1,0 +1,554 @@
+//! Beginnings and ends: listen, accept, connect, close, abort, reap.
+//!
+//! An entry that ends is marked, and its key is freed only when it is reaped at the end of the
+//! turn: no event, queue or id of this turn can reach somebody else by it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use super::output::give_up_output;
+use super::throttle::Trouble;
+use super::{ACCEPT_RETRY, Connection, Engine, Entry, ListenerEntry, Task, UdpEntry, conn_mut};
+use crate::codec::Framing;
+use crate::conn::Flags;
+use crate::datagram::DatagramQueue;
+use crate::error::{CloseReason, Closed, FrameError};
+use crate::socket::{AcceptFailure, Listener, Stream, Udp};
+use crate::token::{ConnId, ListenerId, PollToken, Token, UdpId};
+
+/// What one try to accept came to.
+#[derive(Debug)]
+pub(crate) enum Accepted {
+    Conn(ConnId),
+    /// One was lost or refused; there may be more.
+    Again,
+    /// None is left, or none can be accepted now.
+    Nothing,
+}
+
+/// How a connect stands after an event.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Connected {
+    Done,
+    NotYet,
+    Failed,
+}
+
+impl Engine {
+    pub(crate) fn listen(
+        &mut self,
+        addrs: impl ToSocketAddrs,
+        framing: Framing,
+    ) -> io::Result<ListenerId> {
+        self.refuse_when_shutting_down()?;
+        let backlog = self.config.backlog;
+        let listener = first_ok(addrs, |addr| Listener::bind(addr, backlog))?;
+        let token = self.insert(|generation| {
+            Entry::Listener(Box::new(ListenerEntry {
+                listener,
+                framing,
+                generation,
+                flags: Flags::default(),
+                exhausted: false,
+            }))
+        });
+        self.register(token)?;
+        Ok(ListenerId(token))
+    }
+
+    pub(crate) fn bind_udp(&mut self, addrs: impl ToSocketAddrs) -> io::Result<UdpId> {
+        self.refuse_when_shutting_down()?;
+        let udp = first_ok(addrs, Udp::bind)?;
+        let token = self.insert(|generation| {
+            Entry::Udp(Box::new(UdpEntry {
+                udp,
+                queue: DatagramQueue::default(),
+                generation,
+                flags: Flags::WRITABLE,
+            }))
+        });
+        self.register(token)?;
+        Ok(UdpId(token))
+    }
+
+    pub(crate) fn connect_udp(&mut self, id: UdpId, peer: impl ToSocketAddrs) -> io::Result<()> {
+        let entry = self.udp_mut(id)?;
+        first_ok(peer, |peer| entry.udp.connect(peer))
+    }
+
+    /// Begins to connect. Whatever goes wrong is told when the entry is reaped.
+    pub(crate) fn connect(&mut self, addrs: impl ToSocketAddrs, framing: Framing) -> ConnId {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let flags = Flags::CONNECTING | Flags::WRITABLE;
+        let token = self.insert(|generation| {
+            Entry::Conn(Connection::new(
+                Stream::None,
+                unknown,
+                framing,
+                generation,
+                flags,
+            ))
+        });
+        self.connections += 1;
+        if let Err(error) = self.begin_connect(token, addrs) {
+            self.kill(token, CloseReason::ConnectFailed(error));
+        }
+        ConnId(token)
+    }
+
+    fn begin_connect(&mut self, token: Token, addrs: impl ToSocketAddrs) -> io::Result<()> {
+        self.refuse_when_shutting_down()?;
+        if self.connections > self.config.connections_max {
+            return Err(io::Error::other("connections_max is reached"));
+        }
+        let addrs: VecDeque<_> = addrs.to_socket_addrs()?.collect();
+        let deadline = self.set_task(self.config.connect_deadline, Task::Deadline(token));
+        let rare = self.conn_mut(token)?.rare();
+        rare.addrs = addrs;
+        rare.deadline = Some(deadline);
+        self.connect_next(token, no_address())
+    }
+
+    /// Tries the next address; `last` is why the one before failed.
+    fn connect_next(&mut self, token: Token, mut last: io::Error) -> io::Result<()> {
+        let Self {
+            entries, driver, ..
+        } = self;
+        let conn = conn_mut(entries, token)?;
+        conn.stream.close(driver);
+        while let Some(addr) = conn.rare().addrs.pop_front() {
+            conn.peer = addr;
+            let registered = Stream::connect(addr).and_then(|mut stream| {
+                stream.register(driver, PollToken(token.to_poll()))?;
+                Ok(stream)
+            });
+            match registered {
+                Ok(stream) => {
+                    conn.stream = stream;
+                    return Ok(());
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Looks how a connect stands, after an event.
+    pub(crate) fn finish_connect(&mut self, token: Token) -> Connected {
+        let Ok(conn) = conn_mut(&mut self.entries, token) else {
+            return Connected::NotYet;
+        };
+        match conn.stream.connected() {
+            Ok(Some(peer)) => {
+                conn.peer = peer;
+                conn.flags.remove(Flags::CONNECTING);
+                let rare = conn.rare.take();
+                self.cancel(rare.and_then(|rare| rare.deadline));
+                self.set_nodelay(token);
+                self.stats.connected += 1;
+                log::debug!("{} connected", ConnId(token));
+                Connected::Done
+            }
+            Ok(None) => Connected::NotYet,
+            Err(error) => {
+                log::debug!("{} to {} failed: {error}", ConnId(token), conn.peer);
+                // The events so far were the failed socket's.
+                conn.flags.remove(Flags::READABLE | Flags::END_HINT);
+                match self.connect_next(token, error) {
+                    Ok(()) => Connected::NotYet,
+                    Err(error) => {
+                        self.kill(token, CloseReason::ConnectFailed(error));
+                        Connected::Failed
+                    }
+                }
+            }
+        }
+    }
+
+    /// Accepts one connection.
+    pub(crate) fn accept(&mut self, id: ListenerId) -> Accepted {
+        let Ok(entry) = self.listener_mut(id) else {
+            return Accepted::Nothing;
+        };
+        if entry.flags.intersects(Flags::DEAD) {
+            return Accepted::Nothing;
+        }
+        let framing = entry.framing.clone();
+        match entry.listener.accept() {
+            Ok((stream, peer)) => self.admit(stream, peer, framing),
+            Err(error) => self.accept_failed(id, &error),
+        }
+    }
+
+    fn admit(&mut self, stream: Stream, peer: SocketAddr, framing: Framing) -> Accepted {
+        if self.connections >= self.config.connections_max {
+            self.stats.refused += 1;
+            if let Some(left_out) = self.throttle.pass(Trouble::Refused, self.now) {
+                log::warn!("refused {peer}: connections_max is reached ({left_out} before it)");
+            }
+            return Accepted::Again;
+        }
+        let flags = Flags::WRITABLE;
+        let token = self.insert(|generation| {
+            Entry::Conn(Connection::new(stream, peer, framing, generation, flags))
+        });
+        if let Err(error) = self.register(token) {
+            log::warn!("{peer} was accepted but cannot be watched: {error}");
+            self.stats.accept_errors += 1;
+            return Accepted::Again;
+        }
+        self.connections += 1;
+        self.stats.accepted += 1;
+        self.set_nodelay(token);
+        log::debug!("{} accepted from {peer}", ConnId(token));
+        Accepted::Conn(ConnId(token))
+    }
+
+    #[cold]
+    fn accept_failed(&mut self, id: ListenerId, error: &io::Error) -> Accepted {
+        let failure = AcceptFailure::of(error);
+        if failure != AcceptFailure::Drained {
+            self.stats.accept_errors += 1;
+            if let Some(left_out) = self.throttle.pass(Trouble::Accept, self.now) {
+                log::warn!("{id} cannot accept: {error} ({left_out} before it)");
+            }
+        }
+        if failure == AcceptFailure::ThisOne {
+            return Accepted::Again;
+        }
+        if let Ok(entry) = self.listener_mut(id) {
+            entry.flags.remove(Flags::READABLE);
+            entry.exhausted = failure == AcceptFailure::Exhausted;
+        }
+        if failure == AcceptFailure::Exhausted && !self.accept_retry {
+            self.accept_retry = true;
+            self.set_task(ACCEPT_RETRY, Task::AcceptRetry);
+        }
+        Accepted::Nothing
+    }
+
+    /// Tries listeners again that had found no descriptor, on the timer or after a close.
+    pub(crate) fn retry_accepts(&mut self, by_timer: bool) {
+        if by_timer {
+            self.accept_retry = false;
+        }
+        let exhausted: Vec<Token> = self.tokens(|entry| match entry {
+            Entry::Listener(listener) => std::mem::take(&mut listener.exhausted),
+            _ => false,
+        });
+        for token in exhausted {
+            if let Ok(entry) = self.listener_mut(ListenerId(token)) {
+                entry.flags.insert(Flags::READABLE);
+            }
+            self.queue(token);
+        }
+    }
+
+    /// Closes gently: what is queued is flushed, then the FIN is sent, and input is discarded until
+    /// the peer ends too or the deadline passes. Closing a socket with unread input would make the
+    /// kernel send a reset, which destroys what the peer has not read yet (RFC 1122, 4.2.2.13).
+    pub(crate) fn close(&mut self, token: Token, reason: CloseReason) {
+        let Ok(conn) = self.conn_mut(token) else {
+            return;
+        };
+        if conn.flags.intersects(Flags::CLOSING | Flags::DEAD) {
+            return;
+        }
+        if conn
+            .flags
+            .intersects(Flags::CONNECTING | Flags::WRITE_FAILED)
+        {
+            self.kill(token, reason);
+            return;
+        }
+        conn.flags.insert(Flags::CLOSING);
+        conn.rare().reason.get_or_insert(reason);
+        let deadline = self.set_task(self.config.close_deadline, Task::Deadline(token));
+        if let Ok(conn) = self.conn_mut(token) {
+            conn.rare().deadline = Some(deadline);
+        }
+        // The dispatch under way does both at its end; nobody else would.
+        if self.current != Some(token) {
+            self.flush_later(token);
+            self.queue(token);
+        }
+    }
+
+    /// The reason for a close that the handler asked for.
+    pub(crate) fn local_reason(&self, token: Token) -> CloseReason {
+        match self.conn(token) {
+            Ok(conn) if conn.flags.intersects(Flags::PEER_ENDED) => CloseReason::Peer,
+            _ => CloseReason::Local,
+        }
+    }
+
+    /// Closes with the reason that the bytes from the peer were no frame.
+    #[cold]
+    pub(crate) fn close_for_frame(&mut self, token: Token, error: FrameError, undecoded: usize) {
+        let Ok(conn) = self.conn_mut(token) else {
+            return;
+        };
+        let offset = conn.stats.read_bytes.saturating_sub(undecoded as u64);
+        let peer = conn.peer;
+        if let Some(left_out) = self.throttle.pass(Trouble::Frame, self.now) {
+            log::warn!(
+                "closing {} from {peer}: {error}, at byte {offset} of the stream \
+                 ({left_out} such lines left out before it)",
+                ConnId(token)
+            );
+        }
+        self.close(token, CloseReason::Frame { error, offset });
+    }
+
+    /// Ends a connection with a reset; nothing more is sent or delivered.
+    pub(crate) fn abort(&mut self, token: Token, reason: CloseReason) {
+        if let Ok(conn) = self.conn_mut(token)
+            && !conn.flags.intersects(Flags::DEAD)
+        {
+            conn.rare().reset = true;
+            // A deadline or an abort says more than the close that came before it; what was
+            // wrong with the stream or the socket says more than either.
+            let told = &mut conn.rare().reason;
+            if matches!(told, Some(CloseReason::Local | CloseReason::Peer)) {
+                *told = None;
+            }
+            self.kill(token, reason);
+        }
+    }
+
+    /// Marks a connection as ended, for `reason` unless there is one already.
+    pub(crate) fn kill(&mut self, token: Token, reason: CloseReason) {
+        let Ok(conn) = conn_mut(&mut self.entries, token) else {
+            return;
+        };
+        if !conn.flags.intersects(Flags::DEAD) {
+            conn.flags.insert(Flags::DEAD);
+            conn.rare().reason.get_or_insert(reason);
+            self.dead.push_back(token);
+        }
+    }
+
+    /// Marks a listener or a UDP socket as ended.
+    pub(crate) fn kill_socket(&mut self, token: Token) {
+        if let Some(entry) = self.entries.get_mut(token.key as usize)
+            && entry.generation() == token.generation
+            && entry.flags_mut().set(Flags::DEAD, true)
+        {
+            self.dead.push_back(token);
+        }
+    }
+
+    /// Closes a UDP socket when its queue is sent.
+    pub(crate) fn close_udp(&mut self, id: UdpId) {
+        if let Ok(entry) = self.udp_mut(id)
+            && !entry.flags.intersects(Flags::DEAD)
+        {
+            entry.flags.insert(Flags::CLOSING);
+            self.flush_later(id.0);
+        }
+    }
+
+    /// A connection's deadline has passed.
+    pub(crate) fn deadline_passed(&mut self, token: Token) {
+        let Ok(conn) = self.conn_mut(token) else {
+            return;
+        };
+        conn.rare().deadline = None;
+        if conn.flags.intersects(Flags::CONNECTING) {
+            self.kill(
+                token,
+                CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into()),
+            );
+        } else {
+            self.abort(token, CloseReason::CloseTimeout);
+        }
+    }
+
+    /// Stops listening, and closes every connection and socket gently; at the deadline, hard.
+    pub(crate) fn shutdown(&mut self, deadline: Duration) {
+        self.set_task(deadline, Task::Shutdown);
+        if std::mem::replace(&mut self.shutting_down, true) {
+            return;
+        }
+        self.for_all(|engine, token, kind| match kind {
+            Kind::Conn => {
+                let reason = engine.local_reason(token);
+                engine.close(token, reason);
+            }
+            Kind::Listener => engine.kill_socket(token),
+            Kind::Udp => engine.close_udp(UdpId(token)),
+        });
+    }
+
+    pub(crate) fn shutdown_deadline_passed(&mut self) {
+        self.for_all(|engine, token, kind| match kind {
+            Kind::Conn => engine.abort(token, CloseReason::Shutdown),
+            Kind::Listener | Kind::Udp => engine.kill_socket(token),
+        });
+    }
+
+    /// Whether a shutdown has come to its end.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.shutting_down && self.entries.is_empty()
+    }
+
+    /// How many entries wait to be reaped now.
+    pub(crate) fn dead_count(&self) -> usize {
+        self.dead.len()
+    }
+
+    /// Takes the next ended entry: closes its socket, and for a connection says what is to be
+    /// told. Its key lives on until [`free`](Engine::free).
+    pub(crate) fn next_dead(&mut self) -> Option<(Token, Option<Closed>)> {
+        let token = self.dead.pop_front()?;
+        let Self {
+            entries,
+            driver,
+            pool,
+            spare_outbounds,
+            stats,
+            ..
+        } = self;
+        match entries.get_mut(token.key as usize)? {
+            Entry::Listener(entry) => entry.listener.deregister(driver),
+            Entry::Udp(entry) => {
+                entry.udp.deregister(driver);
+                stats.datagrams_dropped += entry.queue.count() as u64;
+            }
+            Entry::Conn(conn) => {
+                let lost = give_up_output(conn, pool, spare_outbounds);
+                let undelivered = conn.inbound.clear(pool) as u64;
+                let rare = conn.rare.take().unwrap_or_default();
+                if rare.reset {
+                    conn.stream.reset(driver)
+                } else {
+                    conn.stream.close(driver)
+                }
+                let closed = Closed {
+                    reason: rare.reason.unwrap_or(CloseReason::Local),
+                    unsent_bytes: rare.unsent_bytes + lost,
+                    undecoded_bytes: rare.undecoded_bytes + undelivered,
+                    stats: conn.stats,
+                };
+                log::debug!(
+                    "{} from {} ended: {}",
+                    ConnId(token),
+                    conn.peer,
+                    closed.reason
+                );
+                stats.closed += 1;
+                stats.unsent_bytes += closed.unsent_bytes;
+                stats.undecoded_bytes += closed.undecoded_bytes;
+                self.connections -= 1;
+                self.cancel(rare.deadline);
+                return Some((token, Some(closed)));
+            }
+        }
+        Some((token, None))
+    }
+
+    /// Frees the key of a reaped entry. A descriptor is free with it, so accepting may go on.
+    pub(crate) fn free(&mut self, token: Token) {
+        self.entries.remove(token.key as usize);
+        if self.accept_retry {
+            self.retry_accepts(false);
+        }
+    }
+
+    fn insert(&mut self, entry: impl FnOnce(std::num::NonZeroU32) -> Entry) -> Token {
+        let generation = self.generations.take();
+        let vacant = self.entries.vacant_entry();
+        let key = u32::try_from(vacant.key()).expect("descriptors end before 2^32 entries do");
+        vacant.insert(entry(generation));
+        Token { key, generation }
+    }
+
+    /// Registers a new entry's socket; where that fails the entry is removed, as nobody knows it.
+    fn register(&mut self, token: Token) -> io::Result<()> {
+        let Self {
+            entries, driver, ..
+        } = self;
+        let poll_token = PollToken(token.to_poll());
+        let registered = match &mut entries[token.key as usize] {
+            Entry::Conn(conn) => conn.stream.register(driver, poll_token),
+            Entry::Listener(entry) => entry.listener.register(driver, poll_token),
+            Entry::Udp(entry) => entry.udp.register(driver, poll_token),
+        };
+        if registered.is_err() {
+            entries.remove(token.key as usize);
+        }
+        registered
+    }
+
+    fn set_nodelay(&self, token: Token) {
+        if self.config.nodelay
+            && let Ok(conn) = self.conn(token)
+            && let Err(error) = conn.stream.set_nodelay(true)
+        {
+            // It fails only where the peer has gone already; reading tells of that.
+            log::debug!("TCP_NODELAY on {}: {error}", ConnId(token));
+        }
+    }
+
+    fn cancel(&mut self, deadline: Option<crate::timer::TimerId>) {
+        if let Some(deadline) = deadline {
+            self.wheel.cancel(deadline);
+        }
+    }
+
+    fn refuse_when_shutting_down(&self) -> io::Result<()> {
+        if self.shutting_down {
+            return Err(io::Error::other("the reactor is shutting down"));
+        }
+        Ok(())
+    }
+
+    fn tokens(&mut self, mut wanted: impl FnMut(&mut Entry) -> bool) -> Vec<Token> {
+        let wanted = self.entries.iter_mut().filter_map(|(key, entry)| {
+            let key = u32::try_from(key).expect("keys are handed out as 32 bits");
+            wanted(entry).then(|| Token {
+                key,
+                generation: entry.generation(),
+            })
+        });
+        wanted.collect()
+    }
+
+    fn for_all(&mut self, mut each: impl FnMut(&mut Self, Token, Kind)) {
+        for token in self.tokens(|_| true) {
+            let kind = match &self.entries[token.key as usize] {
+                Entry::Conn(_) => Kind::Conn,
+                Entry::Listener(_) => Kind::Listener,
+                Entry::Udp(_) => Kind::Udp,
+            };
+            each(self, token, kind);
+        }
+    }
+}
+
+enum Kind {
+    Conn,
+    Listener,
+    Udp,
+}
+
+/// The first success over all addresses, or the last error.
+fn first_ok<T>(
+    addrs: impl ToSocketAddrs,
+    mut open: impl FnMut(SocketAddr) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut last = no_address();
+    for addr in addrs.to_socket_addrs()? {
+        match open(addr) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")
+}

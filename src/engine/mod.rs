@@ -1,0 +1,337 @@
+//! The engine: all of a reactor that is not generic over its handler.
+//!
+//! It owns the entries, the queues that say which of them have work, the pool and the poll. It
+//! never calls the user: what has to be told is answered to the reactor, which tells it. The
+//! [`Context`](crate::Context) of a callback is a view of it.
+
+mod entry;
+mod input;
+mod lifecycle;
+mod output;
+mod throttle;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
+pub(crate) use input::Fill;
+pub(crate) use lifecycle::{Accepted, Connected};
+pub(crate) use output::Drained;
+
+use crate::buffer::{Buf, Pool};
+use crate::config::Config;
+use crate::conn::{Flags, Outbound};
+use crate::error::Gone;
+use crate::socket::{Driver, Readiness};
+use crate::stats::Stats;
+use crate::timer::{TimerId, Wheel, tick_at_or_after};
+use crate::token::{ConnId, Generations, ListenerId, PollToken, SocketId, Token, UdpId};
+use throttle::Throttle;
+
+/// How often an accept that found no descriptor is tried again; a close tries it at once.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How long a free buffer beyond the pool's base is kept unused.
+const TRIM_AFTER: Duration = Duration::from_secs(1);
+
+pub(crate) struct Engine {
+    pub(crate) config: Config,
+    pub(crate) driver: Driver,
+    pub(crate) entries: Slab<Entry>,
+    generations: Generations,
+    /// Entries with work, each once (`Flags::QUEUED`).
+    ready: VecDeque<Token>,
+    /// Entries with output that no dispatch of their own flushes, each once (`Flags::TO_FLUSH`).
+    to_flush: VecDeque<Token>,
+    /// Entries that have ended and are reaped at the end of the turn, each once (`Flags::DEAD`).
+    dead: VecDeque<Token>,
+    pub(crate) pool: Pool,
+    spare_outbounds: Vec<Box<Outbound>>,
+    /// Output of the connection whose frames are being delivered, until the end of its dispatch.
+    pub(crate) out: Buf,
+    /// The connection whose frames are being delivered.
+    pub(crate) current: Option<Token>,
+    pub(crate) wheel: Wheel<Task>,
+    /// When the wheel's ticks began.
+    epoch: Instant,
+    /// The turn's one reading of the clock.
+    pub(crate) now: Instant,
+    pub(crate) stats: Stats,
+    connections: usize,
+    accept_retry: bool,
+    trim_armed: bool,
+    throttle: Throttle,
+    pub(crate) shutting_down: bool,
+    pub(crate) stopped: bool,
+}
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Task {
+    /// The handler's, told to `on_timer`. `at` is its exact deadline, from the epoch on.
+    User {
+        key: u64,
+        at: Duration,
+        period: Option<Duration>,
+    },
+    /// A connection has taken too long to connect or to close.
+    Deadline(Token),
+    /// Accepting is tried again.
+    AcceptRetry,
+    /// The pool gives back what it did not need.
+    Trim,
+    /// The shutdown has taken too long.
+    Shutdown,
+}
+
+impl Engine {
+    pub(crate) fn new(config: Config, now: Instant) -> io::Result<Self> {
+        config.check()?;
+        Ok(Self {
+            driver: Driver::new()?,
+            entries: Slab::new(),
+            generations: Generations::new(),
+            ready: VecDeque::new(),
+            to_flush: VecDeque::new(),
+            dead: VecDeque::new(),
+            pool: Pool::new(config.pool_len),
+            spare_outbounds: Vec::new(),
+            out: Buf::default(),
+            current: None,
+            wheel: Wheel::new(),
+            epoch: now,
+            now,
+            stats: Stats::default(),
+            connections: 0,
+            accept_retry: false,
+            trim_armed: false,
+            throttle: Throttle::default(),
+            shutting_down: false,
+            stopped: false,
+            config,
+        })
+    }
+
+    /// Takes note of an event. No I/O, no callback: the entry is served with the ready queue.
+    #[inline]
+    pub(crate) fn note_events(&mut self) {
+        let Self {
+            driver,
+            entries,
+            ready,
+            stats,
+            ..
+        } = self;
+        let count =
+            driver.for_each_event(|token, readiness| note(entries, ready, token, readiness));
+        stats.events += count as u64;
+    }
+
+    /// How many entries wait to be served now.
+    pub(crate) fn ready_count(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// The entry that has waited longest, if it is still the one that was queued.
+    #[inline]
+    pub(crate) fn next_ready(&mut self) -> Option<(Token, &mut Entry)> {
+        let token = self.ready.pop_front()?;
+        let entry = self.entries.get_mut(token.key as usize)?;
+        if entry.generation() != token.generation {
+            return None;
+        }
+        entry.flags_mut().remove(Flags::QUEUED);
+        Some((token, entry))
+    }
+
+    /// Puts an entry at the back of the ready queue, unless it stands there.
+    #[inline]
+    pub(crate) fn queue(&mut self, token: Token) {
+        if let Some(entry) = self.entries.get_mut(token.key as usize) {
+            let flags = entry.flags_mut();
+            if !flags.intersects(Flags::QUEUED) {
+                flags.insert(Flags::QUEUED);
+                self.ready.push_back(token);
+            }
+        }
+    }
+
+    /// Whether the next turn has work without any event.
+    pub(crate) fn has_work(&self) -> bool {
+        !(self.ready.is_empty() && self.to_flush.is_empty() && self.dead.is_empty())
+    }
+
+    /// How long from `now` on the poll may wait for the next timer.
+    pub(crate) fn time_to_next_timer(&self, now: Instant) -> Option<Duration> {
+        let tick = self.wheel.next_tick()?;
+        let at = Duration::from_millis(tick);
+        Some(at.saturating_sub(now.saturating_duration_since(self.epoch)))
+    }
+
+    pub(crate) fn since_epoch(&self) -> Duration {
+        self.now.saturating_duration_since(self.epoch)
+    }
+
+    pub(crate) fn set_timer(
+        &mut self,
+        after: Duration,
+        key: u64,
+        period: Option<Duration>,
+    ) -> TimerId {
+        let at = self.since_epoch().saturating_add(after);
+        self.wheel
+            .insert(tick_at_or_after(at), Task::User { key, at, period })
+    }
+
+    pub(crate) fn set_task(&mut self, after: Duration, task: Task) -> TimerId {
+        let at = self.since_epoch().saturating_add(after);
+        self.wheel.insert(tick_at_or_after(at), task)
+    }
+
+    /// Takes the next due timer. A periodic one is set again, a whole number of periods after its
+    /// own last deadline: it does not drift, and periods that were missed are left out.
+    pub(crate) fn pop_due(&mut self) -> Option<(TimerId, Task)> {
+        let now = self.since_epoch();
+        self.wheel.pop_due(|task| match task {
+            Task::User {
+                at,
+                period: Some(period),
+                ..
+            } => {
+                let missed = now.saturating_sub(*at).as_nanos() / period.as_nanos().max(1);
+                let periods = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
+                *at = at.saturating_add(period.saturating_mul(periods));
+                Some(tick_at_or_after(*at))
+            }
+            _ => None,
+        })
+    }
+
+    /// Arms the one timer that shrinks the pool, while there is something to shrink.
+    pub(crate) fn arm_trim(&mut self) {
+        if !self.trim_armed && self.pool.is_over_base() {
+            self.trim_armed = true;
+            self.set_task(TRIM_AFTER, Task::Trim);
+        }
+    }
+
+    /// Gives back memory that was not used since the last time.
+    pub(crate) fn trim(&mut self) {
+        self.trim_armed = false;
+        self.pool.trim();
+        self.spare_outbounds
+            .truncate(self.spare_outbounds.len() / 2);
+        if self.out.is_empty() && self.out.capacity() > self.config.write_high {
+            self.out = Buf::default();
+        }
+        self.arm_trim();
+    }
+
+    #[inline]
+    pub(crate) fn conn(&self, token: Token) -> Result<&Connection, Gone> {
+        match self.entries.get(token.key as usize) {
+            Some(Entry::Conn(conn)) if conn.generation == token.generation => Ok(conn),
+            _ => Err(Gone),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn conn_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
+        conn_mut(&mut self.entries, token)
+    }
+
+    pub(crate) fn listener_mut(&mut self, id: ListenerId) -> Result<&mut ListenerEntry, Gone> {
+        match self.entries.get_mut(id.0.key as usize) {
+            Some(Entry::Listener(entry)) if entry.generation == id.0.generation => Ok(entry),
+            _ => Err(Gone),
+        }
+    }
+
+    pub(crate) fn udp_mut(&mut self, id: UdpId) -> Result<&mut UdpEntry, Gone> {
+        match self.entries.get_mut(id.0.key as usize) {
+            Some(Entry::Udp(entry)) if entry.generation == id.0.generation => Ok(entry),
+            _ => Err(Gone),
+        }
+    }
+
+    pub(crate) fn local_addr(&self, id: SocketId) -> io::Result<SocketAddr> {
+        match self.entry(id)? {
+            Entry::Conn(conn) => conn.stream.local_addr(),
+            Entry::Listener(entry) => entry.listener.local_addr(),
+            Entry::Udp(entry) => entry.udp.local_addr(),
+        }
+    }
+
+    pub(crate) fn options(&self, id: SocketId) -> io::Result<socket2::SockRef<'_>> {
+        match self.entry(id)? {
+            Entry::Conn(conn) => conn.stream.options(),
+            Entry::Listener(entry) => Ok(entry.listener.options()),
+            Entry::Udp(entry) => Ok(entry.udp.options()),
+        }
+    }
+
+    fn entry(&self, id: SocketId) -> Result<&Entry, Gone> {
+        let (SocketId::Conn(ConnId(token))
+        | SocketId::Listener(ListenerId(token))
+        | SocketId::Udp(UdpId(token))) = id;
+        let entry = self.entries.get(token.key as usize).ok_or(Gone)?;
+        if entry.generation() == token.generation {
+            Ok(entry)
+        } else {
+            Err(Gone)
+        }
+    }
+}
+
+/// [`Engine::conn_mut`], for where other parts of the engine are borrowed too.
+#[inline]
+fn conn_mut(entries: &mut Slab<Entry>, token: Token) -> Result<&mut Connection, Gone> {
+    match entries.get_mut(token.key as usize) {
+        Some(Entry::Conn(conn)) if conn.generation == token.generation => Ok(conn),
+        _ => Err(Gone),
+    }
+}
+
+#[inline]
+fn note(
+    entries: &mut Slab<Entry>,
+    ready: &mut VecDeque<Token>,
+    token: PollToken,
+    readiness: Readiness,
+) {
+    let Some(entry) = entries.get_mut(token.key()) else {
+        return;
+    };
+    let generation = entry.generation();
+    if !token.is_of(generation) {
+        return;
+    }
+    let flags = entry.flags_mut();
+    if readiness.readable || readiness.ended {
+        flags.insert(Flags::READABLE);
+    }
+    if readiness.writable || readiness.ended {
+        flags.insert(Flags::WRITABLE);
+    }
+    if readiness.ended {
+        flags.insert(Flags::END_HINT);
+    }
+    if !flags.intersects(Flags::QUEUED) {
+        flags.insert(Flags::QUEUED);
+        let key = u32::try_from(token.key()).expect("keys are handed out as 32 bits");
+        ready.push_back(Token { key, generation });
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("entries", &self.entries.len())
+            .field("ready", &self.ready.len())
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,385 @@
+//! Output: accepted by `send`, written once per dispatch, queued only where the kernel refused it.
+//!
+//! The connection whose frames are being delivered collects its output in the engine's `out`
+//! buffer, which is written at the end of its dispatch. Every other connection has its output in a
+//! queue of its own, which is flushed at the end of the turn.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::throttle::Trouble;
+use super::{Connection, Engine, Entry, conn_mut};
+use crate::buffer::Pool;
+use crate::codec::Out;
+use crate::config::Config;
+use crate::conn::{ClosingStep, Flags, Outbound};
+use crate::error::{CloseReason, Gone, SendError, Sent};
+use crate::stats::Stats;
+use crate::token::{Token, UdpId};
+
+/// Whether a flush took a queue that was above its high mark down to its low one. To be told to
+/// the handler, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Drained(pub(crate) bool);
+
+impl Engine {
+    /// Encodes `payload` as a frame and queues it.
+    #[inline]
+    pub(crate) fn send(&mut self, token: Token, payload: &[u8]) -> Result<Sent, SendError> {
+        let Self {
+            entries,
+            out,
+            current,
+            config,
+            stats,
+            ..
+        } = self;
+        let conn = conn_mut(entries, token)?;
+        if *current != Some(token) || conn.outbound.is_some() {
+            return self.send_queued(token, payload);
+        }
+        if conn.flags.intersects(Flags::STOPS_SENDING) {
+            return Err(SendError::Closing);
+        }
+        let before = out.len();
+        if let Err(error) = conn.framing.encode(payload, &mut Out::new(out)) {
+            out.truncate(before);
+            return Err(error.into());
+        }
+        if out.len() > config.write_queue_len_max {
+            out.truncate(before);
+            return Err(SendError::Full);
+        }
+        stats.frames_out += 1;
+        Ok(accepted(conn, out.len(), config))
+    }
+
+    /// [`send`](Engine::send) for a connection that is not being served, or has a queue.
+    fn send_queued(&mut self, token: Token, payload: &[u8]) -> Result<Sent, SendError> {
+        let Self {
+            entries,
+            pool,
+            spare_outbounds,
+            to_flush,
+            config,
+            stats,
+            ..
+        } = self;
+        let conn = conn_mut(entries, token)?;
+        if conn.flags.intersects(Flags::STOPS_SENDING) {
+            return Err(SendError::Closing);
+        }
+        let framing = conn.framing.clone();
+        let outbound = conn
+            .outbound
+            .get_or_insert_with(|| spare_outbounds.pop().unwrap_or_default());
+        let limit = config.write_queue_len_max;
+        let encoded = outbound.encode(payload.len(), limit, pool, |buf| {
+            framing.encode(payload, &mut Out::new(buf))
+        });
+        let queued = outbound.len();
+        if queued == 0 {
+            spare_outbounds.extend(conn.outbound.take());
+        } else if !conn.flags.intersects(Flags::TO_FLUSH) {
+            conn.flags.insert(Flags::TO_FLUSH);
+            to_flush.push_back(token);
+        }
+        if !encoded? {
+            return Err(SendError::Full);
+        }
+        stats.frames_out += 1;
+        Ok(accepted(conn, queued, config))
+    }
+
+    /// Puts a connection into the list that is flushed at the end of the turn.
+    pub(crate) fn flush_later(&mut self, token: Token) {
+        if let Some(entry) = self.entries.get_mut(token.key as usize) {
+            let flags = entry.flags_mut();
+            if !flags.intersects(Flags::TO_FLUSH) {
+                flags.insert(Flags::TO_FLUSH);
+                self.to_flush.push_back(token);
+            }
+        }
+    }
+
+    /// How many entries wait to be flushed now.
+    pub(crate) fn to_flush_count(&self) -> usize {
+        self.to_flush.len()
+    }
+
+    /// The entry that waits longest to be flushed, if it is still there.
+    pub(crate) fn next_to_flush(&mut self) -> Option<(Token, &mut Entry)> {
+        let token = self.to_flush.pop_front()?;
+        let entry = self.entries.get_mut(token.key as usize)?;
+        if entry.generation() != token.generation {
+            return None;
+        }
+        entry.flags_mut().remove(Flags::TO_FLUSH);
+        Some((token, entry))
+    }
+
+    /// Writes the output of the current dispatch; what the kernel refuses is queued.
+    #[inline]
+    pub(crate) fn write_out(&mut self) -> Drained {
+        let Some(token) = self.current.filter(|_| !self.out.is_empty()) else {
+            return Drained(false);
+        };
+        let Self {
+            entries,
+            out,
+            stats,
+            ..
+        } = self;
+        let Ok(conn) = conn_mut(entries, token) else {
+            out.clear();
+            return Drained(false);
+        };
+        if conn.flags.intersects(Flags::DEAD | Flags::WRITE_FAILED) {
+            conn.rare().unsent_bytes += out.len() as u64;
+            out.clear();
+            return Drained(false);
+        }
+        match write(conn, stats, out.bytes()) {
+            Ok(len) => out.consume(len),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                conn.flags.remove(Flags::WRITABLE);
+            }
+            Err(error) => {
+                conn.rare().unsent_bytes += out.len() as u64;
+                out.clear();
+                return self.fail_write(token, error);
+            }
+        }
+        if self.out.is_empty() {
+            return self.emptied(token);
+        }
+        self.queue_out(token)
+    }
+
+    /// Queues what a write of the current dispatch's output left, and writes on to `WouldBlock`.
+    #[cold]
+    fn queue_out(&mut self, token: Token) -> Drained {
+        let Self {
+            entries,
+            out,
+            pool,
+            spare_outbounds,
+            ..
+        } = self;
+        if let Ok(conn) = conn_mut(entries, token) {
+            let outbound = conn
+                .outbound
+                .get_or_insert_with(|| spare_outbounds.pop().unwrap_or_default());
+            outbound.push(out.bytes(), pool);
+        }
+        out.clear();
+        self.flush(token)
+    }
+
+    /// Writes a connection's queue, until it is empty or the kernel refuses more.
+    pub(crate) fn flush(&mut self, token: Token) -> Drained {
+        let Self {
+            entries,
+            pool,
+            stats,
+            ..
+        } = self;
+        let Ok(conn) = conn_mut(entries, token) else {
+            return Drained(false);
+        };
+        if conn.flags.intersects(Flags::CONNECTING | Flags::DEAD) {
+            return Drained(false);
+        }
+        while conn.flags.intersects(Flags::WRITABLE)
+            && let Some(mut outbound) = conn.outbound.take()
+        {
+            let result = write(conn, stats, outbound.front());
+            if let Ok(len) = result {
+                outbound.consume(len, pool);
+            }
+            if outbound.is_empty() {
+                self.spare_outbounds.push(outbound);
+                return self.emptied(token);
+            }
+            conn.outbound = Some(outbound);
+            match result {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    conn.flags.remove(Flags::WRITABLE);
+                }
+                Err(error) => return self.fail_write(token, error),
+            }
+        }
+        let queued = conn.queued_bytes();
+        if queued == 0 {
+            return self.emptied(token);
+        }
+        drained(conn, queued, &self.config)
+    }
+
+    /// All output was taken: a closing connection goes on to its end.
+    #[inline]
+    fn emptied(&mut self, token: Token) -> Drained {
+        let Self {
+            entries, config, ..
+        } = self;
+        let Ok(conn) = conn_mut(entries, token) else {
+            return Drained(false);
+        };
+        let drained = drained(conn, 0, config);
+        if conn.flags.intersects(Flags::CLOSING) {
+            self.step_closing(token);
+        }
+        drained
+    }
+
+    /// Takes a closing connection as far as it goes: to its FIN, or to its end.
+    pub(crate) fn step_closing(&mut self, token: Token) {
+        let Ok(conn) = self.conn_mut(token) else {
+            return;
+        };
+        if conn.flags.next_closing_step(conn.outbound.is_none()) == ClosingStep::SendFin {
+            conn.flags.insert(Flags::FIN_SENT);
+            // It fails only where the peer has gone already; reading tells of that.
+            let _ = conn.stream.shutdown_write();
+        }
+        if conn.flags.next_closing_step(conn.outbound.is_none()) == ClosingStep::Finish {
+            self.kill(token, CloseReason::Local);
+        }
+    }
+
+    /// A write failed: the output is lost, and counted. The input that the kernel still holds is
+    /// delivered up to its end before the connection is closed.
+    #[cold]
+    fn fail_write(&mut self, token: Token, error: io::Error) -> Drained {
+        let Self {
+            entries,
+            pool,
+            spare_outbounds,
+            ..
+        } = self;
+        let Ok(conn) = conn_mut(entries, token) else {
+            return Drained(false);
+        };
+        log::debug!("writing to {} failed: {error}", conn.peer);
+        conn.flags
+            .insert(Flags::WRITE_FAILED | Flags::READABLE | Flags::END_HINT);
+        let lost = give_up_output(conn, pool, spare_outbounds);
+        conn.rare().unsent_bytes += lost;
+        let closing = conn.flags.intersects(Flags::CLOSING | Flags::PEER_ENDED);
+        let drained = Drained(conn.flags.set(Flags::ABOVE_HIGH, false));
+        conn.rare().reason.get_or_insert(CloseReason::Io(error));
+        if closing {
+            self.kill(token, CloseReason::Local);
+        } else {
+            self.queue(token);
+        }
+        drained
+    }
+
+    /// Queues a datagram; it is sent at the end of the turn at the latest.
+    pub(crate) fn send_datagram(
+        &mut self,
+        id: UdpId,
+        to: Option<SocketAddr>,
+        data: &[u8],
+    ) -> Result<(), SendError> {
+        let limit = self.config.datagram_queue_len_max;
+        let entry = self.udp_mut(id)?;
+        if entry.flags.intersects(Flags::CLOSING | Flags::DEAD) {
+            return Err(SendError::Closing);
+        }
+        if !entry.queue.push(to, data, limit) {
+            self.stats.datagrams_dropped += 1;
+            return Err(SendError::Full);
+        }
+        self.flush_later(id.0);
+        Ok(())
+    }
+
+    /// Sends queued datagrams until the kernel takes no more; answers the first error, which has
+    /// cost one datagram and ended nothing.
+    pub(crate) fn flush_datagrams(&mut self, id: UdpId) -> Result<Option<io::Error>, Gone> {
+        let Self { entries, stats, .. } = self;
+        let Some(Entry::Udp(entry)) = entries.get_mut(id.0.key as usize) else {
+            return Err(Gone);
+        };
+        while entry.flags.intersects(Flags::WRITABLE)
+            && let Some((to, data)) = entry.queue.front()
+        {
+            match entry.udp.send(to, data) {
+                Ok(len) => {
+                    stats.datagrams_out += 1;
+                    stats.datagram_bytes_out += len as u64;
+                    entry.queue.pop();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    entry.flags.remove(Flags::WRITABLE);
+                }
+                Err(error) => {
+                    stats.datagrams_dropped += 1;
+                    entry.queue.pop();
+                    return Ok(Some(error));
+                }
+            }
+        }
+        if entry.flags.intersects(Flags::CLOSING) && entry.queue.is_empty() {
+            self.kill_socket(id.0);
+        }
+        Ok(None)
+    }
+
+    /// Counts an error of a UDP socket and logs it, but not every time.
+    pub(crate) fn note_datagram_error(&mut self, id: UdpId, error: &io::Error) {
+        self.stats.datagram_errors += 1;
+        if let Some(left_out) = self.throttle.pass(Trouble::Datagram, self.now) {
+            log::warn!("{id}: {error}, and {left_out} errors before it");
+        }
+    }
+}
+
+/// Gives a connection's queue back and tells how many bytes were in it.
+pub(super) fn give_up_output(
+    conn: &mut Connection,
+    pool: &mut Pool,
+    spare_outbounds: &mut Vec<Box<Outbound>>,
+) -> u64 {
+    conn.outbound.take().map_or(0, |mut outbound| {
+        let lost = outbound.clear(pool) as u64;
+        spare_outbounds.push(outbound);
+        lost
+    })
+}
+
+/// Counts an accepted payload and tells where the queue stands with it.
+#[inline]
+fn accepted(conn: &mut Connection, queued: usize, config: &Config) -> Sent {
+    conn.stats.frames_out += 1;
+    if queued > config.write_high {
+        conn.flags.insert(Flags::ABOVE_HIGH);
+        Sent::AboveHigh
+    } else {
+        Sent::Queued
+    }
+}
+
+/// Whether the queue has come down to its low mark.
+#[inline]
+fn drained(conn: &mut Connection, queued: usize, config: &Config) -> Drained {
+    Drained(queued <= config.write_low && conn.flags.set(Flags::ABOVE_HIGH, false))
+}
+
+/// One write. That the kernel takes nothing of something is an error, not a reason to try again.
+#[inline]
+fn write(conn: &mut Connection, stats: &mut Stats, bytes: &[u8]) -> io::Result<usize> {
+    stats.writes += 1;
+    let len = conn.stream.write(bytes)?;
+    if len == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    conn.stats.written_bytes += len as u64;
+    stats.written_bytes += len as u64;
+    log::trace!("wrote {len} of {} bytes to {}", bytes.len(), conn.peer);
+    Ok(len)
+}

@@ -1,0 +1,218 @@
+//! Errors and reasons, all of them typed.
+
+use std::error::Error;
+use std::{fmt, io};
+
+/// Why bytes are no frame, or a payload cannot become one.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The frame is longer than the framing allows.
+    ///
+    /// On decoding it is told from the header alone, before a byte of the frame is kept.
+    TooLong {
+        /// Bytes of payload that the header claims or that were given; for a framing that ends its
+        /// frames with a delimiter, those seen so far.
+        len: u64,
+        /// The largest payload allowed, in bytes.
+        limit: u64,
+    },
+    /// The bytes break the rules of the framing.
+    Malformed(&'static str),
+    /// The payload has no form under this framing: its delimiter is inside, for example.
+    Unencodable(&'static str),
+    /// The codec broke the contract of [`Codec`](crate::Codec): no progress, or a range outside of
+    /// the bytes it was given.
+    Contract(&'static str),
+    /// An error of a codec that is not built in.
+    Other(Box<dyn Error + Send + Sync>),
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { len, limit } => {
+                write!(f, "a frame of {len} bytes is over the limit of {limit}")
+            }
+            Self::Malformed(what) => write!(f, "malformed frame: {what}"),
+            Self::Unencodable(what) => write!(f, "the payload cannot be framed: {what}"),
+            Self::Contract(what) => write!(f, "the codec broke its contract: {what}"),
+            Self::Other(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for FrameError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Other(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+/// The id names nothing any more: what it named is closed, whoever has its slot now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the id names nothing any more")
+    }
+}
+
+impl Error for Gone {}
+
+impl From<Gone> for io::Error {
+    fn from(gone: Gone) -> Self {
+        Self::new(io::ErrorKind::NotConnected, gone)
+    }
+}
+
+/// What became of a payload that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a sender that ignores the high mark grows its queue up to the hard limit"]
+#[non_exhaustive]
+pub enum Sent {
+    /// Queued, and the queue is at or below its high mark.
+    Queued,
+    /// Queued, and the queue is above its high mark: send no more until `on_drained`.
+    AboveHigh,
+}
+
+/// Why a payload was not accepted; nothing of it was queued.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The id names nothing any more. Stop sending to it.
+    Gone,
+    /// The connection takes no more output: it is closing, or its write side failed. Its
+    /// `on_close` follows.
+    Closing,
+    /// The payload would take the queue over its hard limit. Try again after `on_drained`.
+    Full,
+    /// The payload cannot be framed. Sending it again will not help.
+    Frame(FrameError),
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => Gone.fmt(f),
+            Self::Closing => f.write_str("the connection is closing"),
+            Self::Full => f.write_str("the queue is at its hard limit"),
+            Self::Frame(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for SendError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Frame(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<Gone> for SendError {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<FrameError> for SendError {
+    fn from(error: FrameError) -> Self {
+        Self::Frame(error)
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The handler closed it, all output was taken by the kernel, and the peer ended too.
+    Local,
+    /// The peer ended its side first; then this side was closed.
+    Peer,
+    /// The handler aborted it.
+    Aborted,
+    /// It never opened.
+    ConnectFailed(io::Error),
+    /// Reading from or writing to the socket failed: `ConnectionReset`, for example.
+    Io(io::Error),
+    /// The bytes from the peer were no frame.
+    Frame {
+        /// What was wrong with them.
+        error: FrameError,
+        /// Where in the stream the offending frame begins, in bytes from its start.
+        offset: u64,
+    },
+    /// It was closed, and the deadline passed before the output was flushed and the peer ended.
+    CloseTimeout,
+    /// The reactor shut down and the deadline for that passed.
+    Shutdown,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("closed by this side"),
+            Self::Peer => f.write_str("closed by the peer"),
+            Self::Aborted => f.write_str("aborted"),
+            Self::ConnectFailed(error) => write!(f, "connect failed: {error}"),
+            Self::Io(error) => error.fmt(f),
+            Self::Frame { error, offset } => write!(f, "{error}, at byte {offset} of the stream"),
+            Self::CloseTimeout => f.write_str("the close deadline passed"),
+            Self::Shutdown => f.write_str("the shutdown deadline passed"),
+        }
+    }
+}
+
+/// What is told of a connection when it has ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Closed {
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// Bytes that `send` accepted (with their framing) and the kernel did not take.
+    pub unsent_bytes: u64,
+    /// Bytes that were read and were not delivered in a frame. What the kernel held unread, and
+    /// what came after [`close`](crate::Context::close), is not in it.
+    pub undecoded_bytes: u64,
+    /// What the connection carried in its life.
+    pub stats: crate::ConnStats,
+}
+
+/// Why a closure was not posted; it is given back.
+#[non_exhaustive]
+pub enum PostError<F> {
+    /// The queue is full. Try again later, or do without.
+    Full(F),
+    /// The reactor is gone.
+    Closed(F),
+    /// The closure is queued, but the loop could not be woken: it runs with the next event.
+    Wake(io::Error),
+}
+
+impl<F> fmt::Debug for PostError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(_) => f.write_str("Full(..)"),
+            Self::Closed(_) => f.write_str("Closed(..)"),
+            Self::Wake(error) => f.debug_tuple("Wake").field(error).finish(),
+        }
+    }
+}
+
+impl<F> fmt::Display for PostError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(_) => f.write_str("the queue of posted closures is full"),
+            Self::Closed(_) => f.write_str("the reactor is gone"),
+            Self::Wake(error) => write!(f, "the loop could not be woken: {error}"),
+        }
+    }
+}
+
+impl<F> Error for PostError<F> {}

@@ -1,0 +1,139 @@
+//! [`Handler`]: what a program does with its frames.
+
+use std::io;
+
+use crate::context::Context;
+use crate::datagram::Datagram;
+use crate::error::Closed;
+use crate::timer::TimerId;
+use crate::token::{ConnId, ListenerId, UdpId};
+
+/// A program on a reactor: its state, and what it does when something happens.
+///
+/// The reactor owns the one handler and calls it, one callback at a time; nothing is shared, so
+/// nothing needs `Rc`, `Arc`, `RefCell`, `Send` or `'static`. What a callback asks for by its
+/// [`Context`] never calls another callback before it has returned.
+///
+/// What each connection has of its own is its [`Session`](Handler::Session). The callbacks about a
+/// connection are given its session beside its id; `cx.session(other)` reaches the others.
+///
+/// The life of every connection, accepted or connected, is
+/// `on_open (on_frame | on_drained)* on_half_close? on_drained* on_close`, or `on_close` alone for
+/// one that never opened. `on_close` comes exactly once, and last.
+///
+/// # Panics
+///
+/// A panic in a callback unwinds out of the turn that called it.
+///
+/// # Examples
+///
+/// A server that counts each connection's lines:
+///
+/// ```
+/// use unstick::{ConnId, Context, Handler};
+///
+/// struct Counter;
+///
+/// impl Handler for Counter {
+///     type Session = u64;
+///
+///     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, lines: &mut u64, _: &[u8]) {
+///         *lines += 1;
+///         let _ = cx.send(conn, format!("{lines} so far").as_bytes());
+///     }
+/// }
+/// ```
+pub trait Handler: Sized {
+    /// What each connection has of its own. An accepted connection begins with the default;
+    /// [`Context::connect`] is given one; [`on_close`](Handler::on_close) gets it back.
+    type Session: Default;
+
+    /// A whole frame came. `frame` is its payload, without header or delimiter, and is borrowed
+    /// from the reactor's buffer: copy what is to be kept.
+    fn on_frame(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        session: &mut Self::Session,
+        frame: &[u8],
+    );
+
+    /// A connection is open: it was accepted, or a connect succeeded. Does nothing by default.
+    fn on_open(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        session: &mut Self::Session,
+        origin: Origin,
+    ) {
+        let _ = (cx, conn, session, origin);
+    }
+
+    /// A queue that was above its high mark ([`Sent::AboveHigh`](crate::Sent)) has come down to its
+    /// low one: send on. Exactly once per crossing. Does nothing by default.
+    fn on_drained(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        session: &mut Self::Session,
+    ) {
+        let _ = (cx, conn, session);
+    }
+
+    /// The peer has ended its side and all its frames are delivered. What is sent still reaches
+    /// it. Closes by default: output is flushed first.
+    fn on_half_close(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        session: &mut Self::Session,
+    ) {
+        let _ = session;
+        cx.close(conn);
+    }
+
+    /// A connection has ended, or could not be opened ([`CloseReason::ConnectFailed`]). Its
+    /// addresses can be asked for until this returns. Does nothing by default.
+    ///
+    /// [`CloseReason::ConnectFailed`]: crate::CloseReason::ConnectFailed
+    fn on_close(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        session: Self::Session,
+        closed: Closed,
+    ) {
+        let _ = (cx, conn, session, closed);
+    }
+
+    /// A datagram came. Does nothing by default.
+    ///
+    /// Anybody can write any sender's address on a datagram. Two programs that answer whatever
+    /// comes can so be made to answer each other for ever (CVE-2024-2169): answer nothing that
+    /// comes from an address or a port that itself answers, let a reply be no request, and let it
+    /// be no longer than the request.
+    fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
+        let _ = (cx, socket, datagram);
+    }
+
+    /// A UDP socket told of an error: a datagram could not be sent, or the host of the connected
+    /// peer refused an earlier one. The socket goes on. Does nothing by default.
+    fn on_datagram_error(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, error: io::Error) {
+        let _ = (cx, socket, error);
+    }
+
+    /// A timer fired. `key` is what it was set with. Does nothing by default.
+    fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
+        let _ = (cx, timer, key);
+    }
+}
+
+/// Where an open connection came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// This listener accepted it.
+    Accepted(ListenerId),
+    /// [`Context::connect`] made it.
+    Connected,
+}

@@ -1,0 +1,383 @@
+//! Serving one ready entry: the part of the loop that is generic over the handler.
+
+use std::io;
+
+use super::Reactor;
+use crate::buffer::Pool;
+use crate::codec::Kind;
+use crate::conn::{Flags, Flow, Halt, Inbound, Sink};
+use crate::context::Context;
+use crate::datagram::Datagram;
+use crate::engine::{Accepted, Connected, Drained, Fill};
+use crate::error::CloseReason;
+use crate::handler::{Handler, Origin};
+use crate::token::{ConnId, ListenerId, Token, UdpId};
+
+impl<H: Handler> Reactor<H> {
+    pub(super) fn serve_conn(&mut self, token: Token) {
+        let Ok(conn) = self.engine.conn(token) else {
+            return;
+        };
+        if conn.flags.intersects(Flags::CONNECTING) {
+            if self.engine.finish_connect(token) != Connected::Done {
+                return;
+            }
+            self.call(token, |handler, cx, conn, session| {
+                handler.on_open(cx, conn, session, Origin::Connected);
+            });
+        }
+        if self
+            .engine
+            .conn(token)
+            .is_ok_and(|conn| conn.outbound.is_some())
+        {
+            let drained = self.engine.flush(token);
+            self.tell_drained(token, drained);
+        }
+        self.serve_input(token);
+    }
+
+    /// Reads, decodes and delivers within the budgets, then writes what was sent meanwhile.
+    fn serve_input(&mut self, token: Token) {
+        let Self {
+            engine,
+            handler,
+            sessions,
+            scratch,
+            ..
+        } = self;
+        let Ok(conn) = engine.conn_mut(token) else {
+            return;
+        };
+        let kind = conn.framing.kind().clone();
+        let inbound = std::mem::take(&mut conn.inbound);
+        let session = sessions.take(token.key);
+        let frames_left = engine.config.frame_budget;
+        let bytes_left = engine.config.read_budget;
+        engine.current = Some(token);
+        let mut dispatch = Dispatch {
+            handler,
+            cx: Context { engine, sessions },
+            token,
+            session,
+            frames_left,
+            bytes_left,
+        };
+        let mut input = Input {
+            inbound,
+            kind,
+            scratch,
+        };
+        let cut_short = input.serve(&mut dispatch);
+
+        let Dispatch { session, .. } = dispatch;
+        let Self {
+            engine, sessions, ..
+        } = self;
+        sessions.put(token.key, session);
+        if let Ok(conn) = engine.conn_mut(token) {
+            conn.inbound = input.inbound;
+        }
+        if cut_short {
+            engine.queue(token);
+        }
+        let drained = engine.write_out();
+        engine.current = None;
+        engine.step_closing(token);
+        self.tell_drained(token, drained);
+    }
+
+    pub(super) fn serve_listener(&mut self, id: ListenerId) {
+        for _ in 0..self.engine.config.accept_budget {
+            match self.engine.accept(id) {
+                Accepted::Conn(conn) => {
+                    self.sessions.put(conn.0.key, H::Session::default());
+                    self.call(conn.0, |handler, cx, conn, session| {
+                        handler.on_open(cx, conn, session, Origin::Accepted(id));
+                    });
+                }
+                Accepted::Again => {}
+                Accepted::Nothing => return,
+            }
+        }
+        self.engine.queue(id.0);
+    }
+
+    pub(super) fn serve_udp(&mut self, id: UdpId) {
+        self.flush_udp(id);
+        let slot_len = self.engine.config.datagram_len_max.saturating_add(1);
+        for _ in 0..self.engine.config.datagram_budget {
+            let Self {
+                engine,
+                handler,
+                sessions,
+                scratch,
+                ..
+            } = self;
+            let Ok(entry) = engine.udp_mut(id) else {
+                return;
+            };
+            if !entry.flags.intersects(Flags::READABLE)
+                || entry.flags.intersects(Flags::CLOSING | Flags::DEAD)
+            {
+                return self.flush_udp(id);
+            }
+            match entry.udp.recv_from(&mut scratch[..slot_len]) {
+                Ok((len, from)) => {
+                    // The slot has room for a byte more than is allowed: it tells truncation.
+                    let truncated = len >= slot_len;
+                    let data = &scratch[..len.min(slot_len - 1)];
+                    engine.stats.datagrams_in += 1;
+                    engine.stats.datagram_bytes_in += data.len() as u64;
+                    engine.stats.datagrams_truncated += u64::from(truncated);
+                    let datagram = Datagram {
+                        from,
+                        data,
+                        truncated,
+                    };
+                    handler.on_datagram(&mut Context { engine, sessions }, id, datagram);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    entry.flags.remove(Flags::READABLE);
+                }
+                Err(error) => self.tell_datagram_error(id, error),
+            }
+        }
+        self.flush_udp(id);
+        self.engine.queue(id.0);
+    }
+
+    /// Sends a socket's queued datagrams. An error costs the datagram that it was about.
+    pub(super) fn flush_udp(&mut self, id: UdpId) {
+        while let Ok(Some(error)) = self.engine.flush_datagrams(id) {
+            self.tell_datagram_error(id, error);
+        }
+    }
+
+    fn tell_datagram_error(&mut self, id: UdpId, error: io::Error) {
+        let Self {
+            engine,
+            handler,
+            sessions,
+            ..
+        } = self;
+        engine.note_datagram_error(id, &error);
+        handler.on_datagram_error(&mut Context { engine, sessions }, id, error);
+    }
+}
+
+/// What a dispatch of one connection works with.
+struct Dispatch<'a, H: Handler> {
+    handler: &'a mut H,
+    cx: Context<'a, H>,
+    token: Token,
+    session: H::Session,
+    frames_left: usize,
+    bytes_left: usize,
+}
+
+impl<H: Handler> Dispatch<'_, H> {
+    #[inline]
+    fn flags(&self) -> Flags {
+        self.cx
+            .engine
+            .conn(self.token)
+            .map_or(Flags::DEAD, |conn| conn.flags)
+    }
+
+    /// Whether the budget of this turn is spent.
+    #[inline]
+    fn is_spent(&self) -> bool {
+        self.frames_left == 0 || self.bytes_left == 0
+    }
+
+    /// A long output is written before the dispatch ends, so that it does not pile up.
+    #[cold]
+    fn write_early(&mut self) {
+        if self.cx.engine.write_out() == Drained(true) {
+            let conn = ConnId(self.token);
+            self.handler
+                .on_drained(&mut self.cx, conn, &mut self.session);
+        }
+    }
+}
+
+impl<H: Handler> Sink for Dispatch<'_, H> {
+    #[inline]
+    fn frame(&mut self, frame: &[u8]) -> Flow {
+        self.handler
+            .on_frame(&mut self.cx, ConnId(self.token), &mut self.session, frame);
+        self.frames_left -= 1;
+        if self.cx.engine.out.len() >= self.cx.engine.config.write_high {
+            self.write_early();
+        }
+        let engine = &mut *self.cx.engine;
+        engine.stats.frames_in += 1;
+        let Ok(conn) = engine.conn_mut(self.token) else {
+            return Flow::Stop;
+        };
+        conn.stats.frames_in += 1;
+        if self.frames_left == 0 || conn.flags.intersects(Flags::STOPS_DECODING) {
+            return Flow::Stop;
+        }
+        Flow::Continue
+    }
+
+    fn pool(&mut self) -> &mut Pool {
+        &mut self.cx.engine.pool
+    }
+}
+
+/// The read side of the connection that is served: out of its entry, so that callbacks may reach
+/// the entry while its bytes are borrowed.
+struct Input<'a> {
+    inbound: Inbound,
+    kind: Kind,
+    scratch: &'a mut [u8],
+}
+
+impl Input<'_> {
+    /// Delivers what is there, as long as the connection wants input and the budget lasts. Answers
+    /// whether the budget cut it short.
+    #[inline]
+    fn serve<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> bool {
+        loop {
+            let flags = dispatch.flags();
+            if flags.intersects(Flags::REFRAMED) {
+                self.reframe(dispatch);
+                continue;
+            }
+            if flags.intersects(Flags::CLOSING) {
+                return self.discard(dispatch);
+            }
+            let has_undelivered = self.inbound.has_undelivered();
+            if !(has_undelivered || flags.intersects(Flags::READABLE | Flags::PEER_ENDED))
+                || !flags.wants_frames()
+            {
+                return false;
+            }
+            if dispatch.is_spent() {
+                return true;
+            }
+            let halt = if has_undelivered {
+                self.inbound.resume(&self.kind, dispatch)
+            } else if flags.intersects(Flags::READABLE) {
+                match self.read(dispatch) {
+                    Some(halt) => halt,
+                    None => continue,
+                }
+            } else if flags.intersects(Flags::END_TOLD) {
+                return false;
+            } else {
+                self.end(dispatch)
+            };
+            if let Halt::Failed { error, undecoded } = halt {
+                dispatch
+                    .cx
+                    .engine
+                    .close_for_frame(dispatch.token, error, undecoded);
+                self.give_up(dispatch, undecoded.saturating_sub(self.inbound.len()));
+            }
+        }
+    }
+
+    /// One read, and what its bytes decode to.
+    #[inline]
+    fn read<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> Option<Halt> {
+        let engine = &mut *dispatch.cx.engine;
+        let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
+        let direct = self.inbound.direct(len_max, &mut engine.pool);
+        let is_direct = direct.is_some();
+        let buf = match direct {
+            Some(buf) => buf,
+            None => &mut self.scratch[..len_max],
+        };
+        match engine.fill(dispatch.token, buf) {
+            Fill::Bytes(len) => {
+                dispatch.bytes_left -= len;
+                if !is_direct {
+                    return Some(
+                        self.inbound
+                            .ingest(&self.kind, &self.scratch[..len], dispatch),
+                    );
+                }
+                self.inbound.direct_filled(len);
+                None
+            }
+            Fill::Ended | Fill::Drained => None,
+            Fill::Failed(error) => {
+                engine.kill(dispatch.token, CloseReason::Io(error));
+                None
+            }
+        }
+    }
+
+    /// The stream has ended: the codec sees what is left, then the handler is told.
+    #[cold]
+    fn end<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> Halt {
+        if self.inbound.len() > 0 {
+            match self.inbound.finish(&self.kind, dispatch) {
+                Halt::Drained => self.give_up(dispatch, 0),
+                halt => return halt,
+            }
+        }
+        let engine = &mut *dispatch.cx.engine;
+        let Ok(conn) = engine.conn_mut(dispatch.token) else {
+            return Halt::Stopped;
+        };
+        conn.flags.insert(Flags::END_TOLD);
+        if conn.flags.intersects(Flags::WRITE_FAILED) {
+            engine.kill(dispatch.token, CloseReason::Peer);
+        } else if conn.flags.wants_frames() {
+            let conn = ConnId(dispatch.token);
+            dispatch
+                .handler
+                .on_half_close(&mut dispatch.cx, conn, &mut dispatch.session);
+        }
+        Halt::Drained
+    }
+
+    /// The connection was closed: what is read and what is still to be read is dropped, so that
+    /// nothing unread makes the kernel send a reset.
+    #[cold]
+    fn discard<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> bool {
+        self.give_up(dispatch, 0);
+        loop {
+            let flags = dispatch.flags();
+            if !flags.intersects(Flags::READABLE) || flags.intersects(Flags::DEAD) {
+                return false;
+            }
+            if dispatch.bytes_left == 0 {
+                return true;
+            }
+            let engine = &mut *dispatch.cx.engine;
+            let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
+            match engine.fill(dispatch.token, &mut self.scratch[..len_max]) {
+                Fill::Bytes(len) => dispatch.bytes_left -= len,
+                Fill::Ended | Fill::Drained => {}
+                Fill::Failed(error) => engine.kill(dispatch.token, CloseReason::Io(error)),
+            }
+        }
+    }
+
+    /// Drops undelivered bytes and counts them, with `more` that are held no longer.
+    fn give_up<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>, more: usize) {
+        let engine = &mut *dispatch.cx.engine;
+        let undecoded = self.inbound.clear(&mut engine.pool) + more;
+        if undecoded > 0
+            && let Ok(conn) = engine.conn_mut(dispatch.token)
+        {
+            conn.rare().undecoded_bytes += undecoded as u64;
+        }
+    }
+
+    /// The handler exchanged the framing: the bytes that are left belong to the new one.
+    #[cold]
+    fn reframe<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) {
+        if let Ok(conn) = dispatch.cx.engine.conn_mut(dispatch.token) {
+            conn.flags.remove(Flags::REFRAMED);
+            self.kind = conn.framing.kind().clone();
+        }
+        self.inbound.reframe();
+    }
+}

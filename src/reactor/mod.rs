@@ -1,0 +1,400 @@
+//! [`Reactor`]: the loop.
+
+mod dispatch;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::codec::Framing;
+use crate::config::Config;
+use crate::context::Context;
+use crate::engine::{Drained, Engine, Entry, Task};
+use crate::handler::Handler;
+use crate::remote::{Posted, Remote, Shared};
+use crate::session::Sessions;
+use crate::stats::Stats;
+use crate::token::{ConnId, ListenerId, SocketId, Token, UdpId};
+
+/// A single-threaded event loop that holds TCP listeners, connections and UDP sockets, and a
+/// [`Handler`] that it calls.
+///
+/// Run it with [`run`](Reactor::run), or take single turns of it from a loop of your own with
+/// [`turn`](Reactor::turn).
+///
+/// # Examples
+///
+/// ```
+/// use unstick::{ConnId, Context, Framing, Handler, Reactor};
+///
+/// struct Echo;
+///
+/// impl Handler for Echo {
+///     type Session = ();
+///
+///     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
+///         let _ = cx.send(conn, frame);
+///     }
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut reactor = Reactor::new(Echo)?;
+/// let listener = reactor.listen("127.0.0.1:0", Framing::length_u32())?;
+/// println!("listening on {}", reactor.local_addr(listener)?);
+/// # reactor.remote().shutdown(std::time::Duration::ZERO)?;
+/// reactor.run()
+/// # }
+/// ```
+pub struct Reactor<H: Handler> {
+    engine: Engine,
+    handler: H,
+    sessions: Sessions<H::Session>,
+    /// What one read or one datagram is put into; frames are slices of it.
+    scratch: Box<[u8]>,
+    remote: Arc<Shared<H>>,
+    /// Posted closures that were taken and have not run yet.
+    posted: VecDeque<Posted<H>>,
+}
+
+impl<H: Handler> Reactor<H> {
+    /// A reactor with the default limits and budgets.
+    ///
+    /// # Errors
+    ///
+    /// What the system answered to the request for a poll: it needs two descriptors.
+    pub fn new(handler: H) -> io::Result<Self> {
+        Self::with_config(handler, Config::default())
+    }
+
+    /// A reactor with limits and budgets of your own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Reactor::new), and `InvalidInput` where the limits contradict each other.
+    pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
+        let scratch = vec![0; config.scratch_len()].into_boxed_slice();
+        let posts_max = config.posts_max;
+        let engine = Engine::new(config, Instant::now())?;
+        let remote = Arc::new(Shared::new(engine.driver.waker(), posts_max));
+        let posted = VecDeque::new();
+        Ok(Self {
+            engine,
+            handler,
+            sessions: Sessions::new(),
+            scratch,
+            remote,
+            posted,
+        })
+    }
+
+    /// Takes turns until [`Context::stop`], or until a [`Context::shutdown`] is done.
+    ///
+    /// # Errors
+    ///
+    /// What the poll answered, if the system refuses it. Nothing that a peer does ends it.
+    pub fn run(&mut self) -> io::Result<()> {
+        self.engine.stopped = false;
+        while !self.engine.stopped && !self.engine.is_shut_down() {
+            self.turn(None)?;
+        }
+        Ok(())
+    }
+
+    /// Takes one turn: waits for events, at most for `timeout` (`None`: until there is one), and
+    /// serves what is there. In this order:
+    ///
+    /// 1. The time to wait: none while an entry is ready, else up to the next timer or `timeout`.
+    /// 2. The poll. A signal does not end it early.
+    /// 3. Events are noted: each marks its entry and queues it. No I/O, no callback.
+    /// 4. The entries that are queued are served once around: accepted, read, decoded, written,
+    ///    each within its budget. Whoever is cut short by it goes to the back of the queue.
+    /// 5. Timers that are due fire, and closures run that other threads posted.
+    /// 6. Output that was queued for other connections is flushed, once for all of it: behind the
+    ///    timers and closures, so that theirs goes out in the same turn.
+    /// 7. Entries that have ended are reaped: `on_close` is called, and their keys are free.
+    ///
+    /// # Errors
+    ///
+    /// What the poll answered, if the system refuses it.
+    pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.wait(timeout)?; // 1 and 2
+        self.engine.note_events(); // 3
+        for _ in 0..self.engine.ready_count() {
+            self.serve_next(); // 4
+        }
+        self.fire_timers(); // 5
+        self.run_posted();
+        for _ in 0..self.engine.to_flush_count() {
+            self.flush_next(); // 6
+        }
+        for _ in 0..self.engine.dead_count() {
+            self.reap_next(); // 7
+        }
+        self.engine.arm_trim();
+        self.engine.stats.turns += 1;
+        Ok(())
+    }
+
+    /// Enters from outside of a callback: for a first `connect`, or to look at something between
+    /// two turns.
+    pub fn with<R>(&mut self, enter: impl FnOnce(&mut H, &mut Context<'_, H>) -> R) -> R {
+        self.engine.now = Instant::now();
+        let Self {
+            engine,
+            handler,
+            sessions,
+            ..
+        } = self;
+        enter(handler, &mut Context { engine, sessions })
+    }
+
+    /// [`Context::listen`], from outside of a callback.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn listen(&mut self, addr: impl ToSocketAddrs, framing: Framing) -> io::Result<ListenerId> {
+        self.with(|_, cx| cx.listen(addr, framing))
+    }
+
+    /// [`Context::bind_udp`], from outside of a callback.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn bind_udp(&mut self, addr: impl ToSocketAddrs) -> io::Result<UdpId> {
+        self.with(|_, cx| cx.bind_udp(addr))
+    }
+
+    /// [`Context::connect`], from outside of a callback.
+    pub fn connect(
+        &mut self,
+        addr: impl ToSocketAddrs,
+        framing: Framing,
+        session: H::Session,
+    ) -> ConnId {
+        self.with(|_, cx| cx.connect(addr, framing, session))
+    }
+
+    /// [`Context::local_addr`], from outside of a callback.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn local_addr(&self, socket: impl Into<SocketId>) -> io::Result<SocketAddr> {
+        self.engine.local_addr(socket.into())
+    }
+
+    /// The way in for other threads.
+    #[must_use]
+    pub fn remote(&self) -> Remote<H> {
+        Remote::new(Arc::clone(&self.remote))
+    }
+
+    /// The handler.
+    #[must_use]
+    pub fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// The handler, to change.
+    pub fn handler_mut(&mut self) -> &mut H {
+        &mut self.handler
+    }
+
+    /// What the reactor has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.engine.stats
+    }
+
+    /// Whether a shutdown is done: everything is closed and told of.
+    #[must_use]
+    pub fn is_shut_down(&self) -> bool {
+        self.engine.is_shut_down()
+    }
+
+    /// Phases 1 and 2: how long to wait, and the wait. Reads the turn's clock at its end.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let engine = &mut self.engine;
+        let mut left = if engine.has_work() || !self.posted.is_empty() {
+            Some(Duration::ZERO)
+        } else {
+            timeout
+        };
+        loop {
+            // The last turn's clock: a timer is late by that turn at most, and never early.
+            let timer = engine.time_to_next_timer(engine.now);
+            let wait = match (left, timer) {
+                (Some(left), Some(timer)) => Some(left.min(timer)),
+                (left, timer) => left.or(timer),
+            };
+            let result = engine.driver.wait(wait);
+            let now = Instant::now();
+            let waited = now.saturating_duration_since(engine.now);
+            engine.now = now;
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    left = left.map(|left| left.saturating_sub(waited));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Phase 4, for one entry.
+    #[inline]
+    fn serve_next(&mut self) {
+        match self.engine.next_ready() {
+            Some((token, Entry::Conn(_))) => self.serve_conn(token),
+            Some((token, Entry::Listener(_))) => self.serve_listener(ListenerId(token)),
+            Some((token, Entry::Udp(_))) => self.serve_udp(UdpId(token)),
+            None => {}
+        }
+    }
+
+    /// Phase 5, for the timers that are due now. One that is set by a callback waits for a later
+    /// turn, also with a delay of zero.
+    fn fire_timers(&mut self) {
+        if self.engine.wheel.is_empty() {
+            return;
+        }
+        let now = crate::timer::tick_passed(self.engine.since_epoch());
+        self.engine.wheel.advance(now);
+        for _ in 0..self.engine.config.timer_budget {
+            let Some((id, task)) = self.engine.pop_due() else {
+                return;
+            };
+            match task {
+                Task::User { key, .. } => {
+                    let Self {
+                        engine,
+                        handler,
+                        sessions,
+                        ..
+                    } = self;
+                    handler.on_timer(&mut Context { engine, sessions }, id, key);
+                }
+                Task::Deadline(token) => self.engine.deadline_passed(token),
+                Task::AcceptRetry => self.engine.retry_accepts(true),
+                Task::Trim => self.engine.trim(),
+                Task::Shutdown => self.engine.shutdown_deadline_passed(),
+            }
+        }
+    }
+
+    /// Phase 5, for what other threads posted up to now.
+    fn run_posted(&mut self) {
+        if self.posted.is_empty() {
+            if !self.remote.is_pending() {
+                return;
+            }
+            if let Some(deadline) = self.remote.take(&mut self.posted) {
+                self.engine.shutdown(deadline);
+            }
+        }
+        while let Some(task) = self.posted.pop_front() {
+            let Self {
+                engine,
+                handler,
+                sessions,
+                ..
+            } = self;
+            task(handler, &mut Context { engine, sessions });
+        }
+    }
+
+    /// Phase 6, for one entry.
+    fn flush_next(&mut self) {
+        match self.engine.next_to_flush() {
+            Some((token, Entry::Conn(_))) => {
+                let drained = self.engine.flush(token);
+                self.tell_drained(token, drained);
+            }
+            Some((token, Entry::Udp(_))) => self.flush_udp(UdpId(token)),
+            Some((_, Entry::Listener(_))) | None => {}
+        }
+    }
+
+    /// Phase 7, for one entry.
+    fn reap_next(&mut self) {
+        let Some((token, closed)) = self.engine.next_dead() else {
+            return;
+        };
+        if let Some(closed) = closed {
+            let Self {
+                engine,
+                handler,
+                sessions,
+                ..
+            } = self;
+            let session = sessions.take(token.key);
+            handler.on_close(
+                &mut Context { engine, sessions },
+                ConnId(token),
+                session,
+                closed,
+            );
+        }
+        self.engine.free(token);
+    }
+
+    /// Calls `on_drained`, and lets a connection be read again that was above its high mark.
+    fn tell_drained(&mut self, token: Token, drained: Drained) {
+        if drained == Drained(true) {
+            self.call(token, |handler, cx, conn, session| {
+                handler.on_drained(cx, conn, session)
+            });
+            self.engine.queue(token);
+        }
+    }
+
+    /// Calls a callback about one connection, with its session.
+    fn call(
+        &mut self,
+        token: Token,
+        callback: impl FnOnce(&mut H, &mut Context<'_, H>, ConnId, &mut H::Session),
+    ) {
+        let Self {
+            engine,
+            handler,
+            sessions,
+            ..
+        } = self;
+        let mut session = sessions.take(token.key);
+        callback(
+            handler,
+            &mut Context { engine, sessions },
+            ConnId(token),
+            &mut session,
+        );
+        sessions.put(token.key, session);
+    }
+}
+
+impl<H: Handler> Drop for Reactor<H> {
+    fn drop(&mut self) {
+        self.remote.close();
+    }
+}
+
+/// The poll's descriptor: readable when a turn has events, so that another loop can watch it. A
+/// turn may also have work by a timer, or be [cut short](Reactor::turn) by a budget: the outer
+/// loop calls `turn` with a timeout of zero on readiness, and at least as often as timers matter.
+#[cfg(unix)]
+impl<H: Handler> std::os::fd::AsRawFd for Reactor<H> {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.engine.driver.as_raw_fd()
+    }
+}
+
+impl<H: Handler> fmt::Debug for Reactor<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,107 @@
+//! The poll: what is registered, what happened, and the waker.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::event::Source;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::token::PollToken;
+
+/// Stands for the waker; no slab key is as large.
+const WAKER_TOKEN: Token = Token(usize::MAX);
+/// The event list starts this long; a kilobyte or so.
+const EVENTS_MIN: usize = 128;
+/// And grows no longer than this: the rest of a larger ready set comes with the next poll.
+const EVENTS_MAX: usize = 16 * 1024;
+
+/// What an event says. Each is a hint: reading and writing tell the truth.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer ended, the connection was reset, or there is an error to fetch.
+    pub(crate) ended: bool,
+}
+
+/// Ends a wait from any thread, also one that begins later.
+#[derive(Debug, Clone)]
+pub(crate) struct Waker(Arc<mio::Waker>);
+
+impl Waker {
+    pub(crate) fn wake(&self) -> io::Result<()> {
+        self.0.wake()
+    }
+}
+
+/// The operating system's poll.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    poll: Poll,
+    events: Events,
+    waker: Waker,
+}
+
+impl Driver {
+    pub(crate) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Waker(Arc::new(mio::Waker::new(poll.registry(), WAKER_TOKEN)?));
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS_MIN),
+            waker,
+        })
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Waits for events; `Interrupted` is handed on, as time has passed.
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.poll.poll(&mut self.events, timeout)
+    }
+
+    /// Hands on what the last wait brought, each socket's event once, and says how many there were.
+    /// A list that was full is made larger, so that a large ready set is seen at once.
+    #[inline]
+    pub(crate) fn for_each_event(&mut self, mut each: impl FnMut(PollToken, Readiness)) -> usize {
+        let mut count = 0;
+        for event in &self.events {
+            count += 1;
+            if event.token() != WAKER_TOKEN {
+                let readiness = Readiness {
+                    readable: event.is_readable(),
+                    writable: event.is_writable(),
+                    ended: event.is_read_closed() || event.is_write_closed() || event.is_error(),
+                };
+                each(PollToken(event.token().0), readiness);
+            }
+        }
+        if count == self.events.capacity() && count < EVENTS_MAX {
+            self.events = Events::with_capacity(2 * count);
+        }
+        count
+    }
+
+    /// Registers once, for both directions, edge-triggered.
+    pub(super) fn register(&self, source: &mut impl Source, token: PollToken) -> io::Result<()> {
+        self.poll.registry().register(
+            source,
+            Token(token.0),
+            Interest::READABLE | Interest::WRITABLE,
+        )
+    }
+
+    /// Ends what [`register`](Driver::register) began. A descriptor may live on in a duplicate,
+    /// so dropping it is not enough. A failure means that it was registered no more.
+    pub(super) fn deregister(&self, source: &mut impl Source) {
+        let _ = self.poll.registry().deregister(source);
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.poll)
+    }
+}

@@ -1,0 +1,125 @@
+//! A connection's socket.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use socket2::SockRef;
+
+use super::{Driver, retry};
+use crate::token::PollToken;
+
+/// The closed set of sockets that a connection may have.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    /// Not there: a connect that failed at once, or a connection that is closed already.
+    None,
+}
+
+impl Stream {
+    /// Begins to connect; the end of it is told by an event.
+    pub(crate) fn connect(addr: SocketAddr) -> io::Result<Self> {
+        TcpStream::connect(addr).map(Self::Tcp)
+    }
+
+    pub(crate) fn register(&mut self, driver: &Driver, token: PollToken) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => driver.register(tcp, token),
+            Self::None => Ok(()),
+        }
+    }
+
+    /// Deregisters and closes.
+    pub(crate) fn close(&mut self, driver: &Driver) {
+        if let Self::Tcp(tcp) = self {
+            driver.deregister(tcp);
+        }
+        *self = Self::None;
+    }
+
+    /// Closes so that the peer is told by a reset and the kernel keeps nothing for it.
+    pub(crate) fn reset(&mut self, driver: &Driver) {
+        if let Self::Tcp(tcp) = self {
+            // Where the option is refused the connection is gone already, and so is its queue.
+            let _ = SockRef::from(&*tcp).set_linger(Some(Duration::ZERO));
+        }
+        self.close(driver);
+    }
+
+    /// One read. Never with an empty `buf`: the answer would look like the end.
+    #[inline]
+    pub(crate) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        debug_assert!(
+            !buf.is_empty(),
+            "an empty read looks like the end of the stream"
+        );
+        match self {
+            Self::Tcp(tcp) => retry(|| tcp.read(buf)),
+            Self::None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// One write. std sends it with `MSG_NOSIGNAL`, or what the system has for it.
+    #[inline]
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => retry(|| tcp.write(bytes)),
+            Self::None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Sends the FIN.
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.shutdown(Shutdown::Write),
+            Self::None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Asks how a connect stands: `Ok(None)` while it is under way, the peer's address when it is
+    /// done, the error when it failed. A connection to itself, which the kernel may make when a
+    /// free ephemeral port is connected to, counts as refused: nobody listens there.
+    pub(crate) fn connected(&self) -> io::Result<Option<SocketAddr>> {
+        let Self::Tcp(tcp) = self else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        if let Some(error) = tcp.take_error()? {
+            return Err(error);
+        }
+        match tcp.peer_addr() {
+            Ok(peer) if tcp.local_addr()? == peer => Err(io::ErrorKind::ConnectionRefused.into()),
+            Ok(peer) => Ok(Some(peer)),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr(),
+            Self::None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.set_nodelay(on),
+            Self::None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    pub(crate) fn options(&self) -> io::Result<SockRef<'_>> {
+        match self {
+            Self::Tcp(tcp) => Ok(SockRef::from(tcp)),
+            Self::None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Self {
+        Self::Tcp(tcp)
+    }
+}

@@ -1,0 +1,66 @@
+//! What was counted.
+
+/// What one connection has carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ConnStats {
+    /// Bytes that reads gave, headers included.
+    pub read_bytes: u64,
+    /// Bytes that the kernel took, headers included.
+    pub written_bytes: u64,
+    /// Frames delivered to `on_frame`.
+    pub frames_in: u64,
+    /// Payloads that `send` accepted.
+    pub frames_out: u64,
+}
+
+/// What a reactor has done since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Events that the poll brought.
+    pub events: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections that `connect` opened.
+    pub connected: u64,
+    /// Connections that were accepted and closed at once, as there were too many.
+    pub refused: u64,
+    /// Failed calls of accept, `WouldBlock` not counted.
+    pub accept_errors: u64,
+    /// Connections that have ended, failed connects included.
+    pub closed: u64,
+    /// Frames delivered to `on_frame`.
+    pub frames_in: u64,
+    /// Payloads that `send` accepted.
+    pub frames_out: u64,
+    /// Calls of read on connections, those that would have blocked included.
+    pub reads: u64,
+    /// Calls of write on connections, those that would have blocked included.
+    pub writes: u64,
+    /// Bytes that reads gave.
+    pub read_bytes: u64,
+    /// Bytes that writes took.
+    pub written_bytes: u64,
+    /// Bytes accepted by `send` that the kernel never took, of the connections that have ended.
+    pub unsent_bytes: u64,
+    /// Bytes read that were never delivered, of the connections that have ended.
+    pub undecoded_bytes: u64,
+    /// Datagrams delivered to `on_datagram`.
+    pub datagrams_in: u64,
+    /// Datagrams that the kernel took.
+    pub datagrams_out: u64,
+    /// Bytes of the datagrams delivered.
+    pub datagram_bytes_in: u64,
+    /// Bytes of the datagrams that the kernel took.
+    pub datagram_bytes_out: u64,
+    /// Datagrams delivered that were truncated.
+    pub datagrams_truncated: u64,
+    /// Datagrams that were refused by a full queue, failed to be sent, or were queued when their
+    /// socket was closed.
+    pub datagrams_dropped: u64,
+    /// Errors of UDP sockets, each told to `on_datagram_error`.
+    pub datagram_errors: u64,
+}
