@@ -48,7 +48,10 @@ impl Handler for Echo {
             // A client that sends and does not read is read no more until it does.
             Ok(_) | Err(SendError::Closing | SendError::Gone) => {}
             Err(error) => {
-                log::warn!("{conn}: cannot echo a frame of {} bytes: {error}", frame.len());
+                log::warn!(
+                    "{conn}: cannot echo a frame of {} bytes: {error}",
+                    frame.len()
+                );
                 cx.close(conn);
             }
         }
@@ -95,7 +98,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let listener = reactor
             .listen(&addr, framing.clone())
             .map_err(|error| format!("cannot listen on tcp {addr}: {error}"))?;
-        println!("listening tcp {} framing={framing}", reactor.local_addr(listener)?);
+        println!(
+            "listening tcp {} framing={framing}",
+            reactor.local_addr(listener)?
+        );
     }
     if let Some(addr) = options.udp {
         let socket = reactor
@@ -155,5 +161,9 @@ fn parse_options() -> Result<Option<Options>, Box<dyn Error>> {
         let both = "127.0.0.1:7000".to_owned();
         (tcp, udp) = (Some(both.clone()), Some(both));
     }
-    Ok(Some(Options { tcp, udp, framing: framing.frame_len_max(frame_len_max) }))
+    Ok(Some(Options {
+        tcp,
+        udp,
+        framing: framing.frame_len_max(frame_len_max),
+    }))
 }

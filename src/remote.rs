@@ -25,7 +25,7 @@ pub struct Remote<H: Handler> {
 /// A wake-up cannot be lost: the loop takes the whole queue and clears `woken` under the lock, and
 /// whoever puts something in while `woken` is false wakes it. Any number of posts in between costs
 /// one wake-up, and one that the system refused is tried again by the next post.
-pub(crate) struct Shared<H: Handler> {
+struct Shared<H: Handler> {
     inbox: Mutex<Inbox<H>>,
     /// Something was put in since the loop last looked; so that it need not lock to see nothing.
     pending: AtomicBool,
@@ -41,10 +41,6 @@ struct Inbox<H: Handler> {
 }
 
 impl<H: Handler> Remote<H> {
-    pub(crate) fn new(shared: Arc<Shared<H>>) -> Self {
-        Self { shared }
-    }
-
     /// Runs `task` on the loop's thread, within its next turn.
     ///
     /// # Errors
@@ -84,7 +80,12 @@ impl<H: Handler> Remote<H> {
     }
 }
 
-impl<H: Handler> Shared<H> {
+/// The loop's end of the queue. When it is dropped, posts are refused.
+pub(crate) struct Inlet<H: Handler> {
+    shared: Arc<Shared<H>>,
+}
+
+impl<H: Handler> Inlet<H> {
     pub(crate) fn new(waker: Waker, posts_max: usize) -> Self {
         let inbox = Inbox {
             posted: VecDeque::new(),
@@ -93,38 +94,48 @@ impl<H: Handler> Shared<H> {
             closed: false,
         };
         let pending = AtomicBool::new(false);
-        Self {
+        let shared = Arc::new(Shared {
             inbox: Mutex::new(inbox),
             pending,
             waker,
             posts_max,
+        });
+        Self { shared }
+    }
+
+    pub(crate) fn remote(&self) -> Remote<H> {
+        Remote {
+            shared: Arc::clone(&self.shared),
         }
     }
 
     #[inline]
     pub(crate) fn is_pending(&self) -> bool {
-        self.pending.load(Ordering::Acquire)
+        self.shared.pending.load(Ordering::Acquire)
     }
 
     /// Takes all that was posted, in exchange for an empty queue, and a shutdown that was asked for.
     pub(crate) fn take(&self, posted: &mut VecDeque<Posted<H>>) -> Option<Duration> {
-        let mut inbox = self.lock();
-        self.pending.store(false, Ordering::Release);
+        let mut inbox = self.shared.lock();
+        self.shared.pending.store(false, Ordering::Release);
         inbox.woken = false;
         std::mem::swap(&mut inbox.posted, posted);
         inbox.shutdown.take()
     }
+}
 
-    /// Refuses posts from now on, and drops those that wait.
-    pub(crate) fn close(&self) {
-        let mut inbox = self.lock();
+impl<H: Handler> Drop for Inlet<H> {
+    fn drop(&mut self) {
+        let mut inbox = self.shared.lock();
         inbox.closed = true;
         let posted = std::mem::take(&mut inbox.posted);
         drop(inbox);
         // Dropped outside of the lock: a closure may hold a `Remote` of its own.
         drop(posted);
     }
+}
 
+impl<H: Handler> Shared<H> {
     fn wake(&self, inbox: &mut Inbox<H>) -> io::Result<()> {
         self.pending.store(true, Ordering::Release);
         if !inbox.woken {

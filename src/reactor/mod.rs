@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::codec::Framing;
@@ -14,7 +13,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::engine::{Drained, Engine, Entry, Task};
 use crate::handler::Handler;
-use crate::remote::{Posted, Remote, Shared};
+use crate::remote::{Inlet, Posted, Remote};
 use crate::session::Sessions;
 use crate::stats::Stats;
 use crate::token::{ConnId, ListenerId, SocketId, Token, UdpId};
@@ -54,7 +53,7 @@ pub struct Reactor<H: Handler> {
     sessions: Sessions<H::Session>,
     /// What one read or one datagram is put into; frames are slices of it.
     scratch: Box<[u8]>,
-    remote: Arc<Shared<H>>,
+    inlet: Inlet<H>,
     /// Posted closures that were taken and have not run yet.
     posted: VecDeque<Posted<H>>,
 }
@@ -78,14 +77,14 @@ impl<H: Handler> Reactor<H> {
         let scratch = vec![0; config.scratch_len()].into_boxed_slice();
         let posts_max = config.posts_max;
         let engine = Engine::new(config, Instant::now())?;
-        let remote = Arc::new(Shared::new(engine.driver.waker(), posts_max));
+        let inlet = Inlet::new(engine.driver.waker(), posts_max);
         let posted = VecDeque::new();
         Ok(Self {
             engine,
             handler,
             sessions: Sessions::new(),
             scratch,
-            remote,
+            inlet,
             posted,
         })
     }
@@ -191,7 +190,7 @@ impl<H: Handler> Reactor<H> {
     /// The way in for other threads.
     #[must_use]
     pub fn remote(&self) -> Remote<H> {
-        Remote::new(Arc::clone(&self.remote))
+        self.inlet.remote()
     }
 
     /// The handler.
@@ -203,6 +202,13 @@ impl<H: Handler> Reactor<H> {
     /// The handler, to change.
     pub fn handler_mut(&mut self) -> &mut H {
         &mut self.handler
+    }
+
+    /// Ends the reactor and gives the handler back. Sockets that are open are closed as they are:
+    /// to end gently, [`Context::shutdown`] first.
+    #[must_use]
+    pub fn into_handler(self) -> H {
+        self.handler
     }
 
     /// What the reactor has done so far.
@@ -289,10 +295,10 @@ impl<H: Handler> Reactor<H> {
     /// Phase 5, for what other threads posted up to now.
     fn run_posted(&mut self) {
         if self.posted.is_empty() {
-            if !self.remote.is_pending() {
+            if !self.inlet.is_pending() {
                 return;
             }
-            if let Some(deadline) = self.remote.take(&mut self.posted) {
+            if let Some(deadline) = self.inlet.take(&mut self.posted) {
                 self.engine.shutdown(deadline);
             }
         }
@@ -372,12 +378,6 @@ impl<H: Handler> Reactor<H> {
             &mut session,
         );
         sessions.put(token.key, session);
-    }
-}
-
-impl<H: Handler> Drop for Reactor<H> {
-    fn drop(&mut self) {
-        self.remote.close();
     }
 }
 

@@ -9,6 +9,7 @@ mod message_io;
 mod mio_plain;
 mod tokio;
 mod tokio_tuned;
+mod unstick;
 
 use std::hint::black_box;
 use std::io::{self, Write};
@@ -32,6 +33,12 @@ pub(crate) const ALL: &[Server] = &[
         framing: Framing::U32,
         summary: "the plainest hand-written level-triggered epoll loop",
         serve: epoll::serve,
+    },
+    Server {
+        name: "unstick",
+        framing: Framing::U32,
+        summary: "this library, with its defaults",
+        serve: unstick::serve,
     },
     Server {
         name: "mio-plain",

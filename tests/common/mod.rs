@@ -1,0 +1,304 @@
+//! What the tests share: a reactor in a thread or driven by hand, and plain blocking clients.
+//!
+//! Nothing here waits by sleeping: a wait is for a condition, and fails at a deadline that only a
+//! broken program reaches.
+
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use unstick::{
+    CloseReason, Closed, Config, ConnId, Context, Datagram, Framing, Handler, Origin, Reactor,
+    Remote, Stats, TimerId, UdpId,
+};
+
+/// Far more than any wait takes, so that only a lost wake-up or a lost byte reaches it.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// All framings that are built in, by their short names.
+pub const FRAMINGS: [&str; 11] = [
+    "raw", "line", "u8", "u16", "u24", "u32", "u64", "u16-le", "u24-le", "u32-le", "u64-le",
+];
+
+/// A callback as it was seen.
+#[derive(Debug)]
+pub enum Event {
+    Open(ConnId, Origin),
+    Frame(ConnId, Vec<u8>),
+    Drained(ConnId),
+    HalfClose(ConnId),
+    Close(ConnId, Closed),
+    Datagram(UdpId, SocketAddr, Vec<u8>, bool),
+    DatagramError(UdpId, std::io::Error),
+    Timer(TimerId, u64),
+}
+
+/// What a [`Probe`] does beside recording, told the event before it is recorded.
+pub type React = Box<dyn FnMut(&mut Context<'_, Probe>, &Event) + Send>;
+
+/// A handler that records every callback and does what a closure says.
+pub struct Probe {
+    pub events: Vec<Event>,
+    /// Left to the closure where set: whether `on_half_close` closes, as it does by default.
+    pub keep_half_closed: bool,
+    react: React,
+}
+
+impl Probe {
+    pub fn new(react: impl FnMut(&mut Context<'_, Self>, &Event) + Send + 'static) -> Self {
+        Self {
+            events: Vec::new(),
+            keep_half_closed: false,
+            react: Box::new(react),
+        }
+    }
+
+    /// Records, and does nothing else.
+    pub fn silent() -> Self {
+        Self::new(|_, _| {})
+    }
+
+    /// Sends every frame and every datagram back.
+    pub fn echo() -> Self {
+        Self::new(|cx, event| match event {
+            Event::Frame(conn, frame) => {
+                let _ = cx.send(*conn, frame);
+            }
+            Event::Datagram(socket, from, data, _) => {
+                let _ = cx.send_to(*socket, *from, data);
+            }
+            _ => {}
+        })
+    }
+
+    pub fn frames(&self) -> Vec<&[u8]> {
+        self.events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Frame(_, frame) => Some(&frame[..]),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub fn closes(&self) -> Vec<(ConnId, &Closed)> {
+        self.events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Close(conn, closed) => Some((*conn, closed)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub fn count(&self, wanted: impl Fn(&Event) -> bool) -> usize {
+        self.events.iter().filter(|event| wanted(event)).count()
+    }
+
+    fn see(&mut self, cx: &mut Context<'_, Self>, event: Event) {
+        (self.react)(cx, &event);
+        self.events.push(event);
+    }
+}
+
+impl Handler for Probe {
+    type Session = ();
+
+    fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), origin: Origin) {
+        self.see(cx, Event::Open(conn, origin));
+    }
+
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
+        self.see(cx, Event::Frame(conn, frame.to_vec()));
+    }
+
+    fn on_drained(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut ()) {
+        self.see(cx, Event::Drained(conn));
+    }
+
+    fn on_half_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut ()) {
+        self.see(cx, Event::HalfClose(conn));
+        if !self.keep_half_closed {
+            cx.close(conn);
+        }
+    }
+
+    fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
+        self.see(cx, Event::Close(conn, closed));
+    }
+
+    fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
+        let Datagram {
+            from,
+            data,
+            truncated,
+            ..
+        } = datagram;
+        self.see(cx, Event::Datagram(socket, from, data.to_vec(), truncated));
+    }
+
+    fn on_datagram_error(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        socket: UdpId,
+        error: std::io::Error,
+    ) {
+        self.see(cx, Event::DatagramError(socket, error));
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
+        self.see(cx, Event::Timer(timer, key));
+    }
+}
+
+/// Takes turns until `done`, and fails if that does not come.
+pub fn drive<H: Handler>(reactor: &mut Reactor<H>, mut done: impl FnMut(&Reactor<H>) -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !done(reactor) {
+        assert!(
+            Instant::now() < deadline,
+            "the reactor stalled: {:?}",
+            reactor.stats()
+        );
+        // Short, so that a condition outside of the reactor is seen too.
+        reactor
+            .turn(Some(Duration::from_millis(20)))
+            .expect("the poll works");
+    }
+}
+
+/// A reactor that listens on a free port of the loopback address.
+pub fn listening<H: Handler>(
+    handler: H,
+    config: Config,
+    framing: Framing,
+) -> (Reactor<H>, SocketAddr) {
+    let mut reactor = Reactor::with_config(handler, config).expect("a reactor");
+    let listener = reactor.listen("127.0.0.1:0", framing).expect("a free port");
+    let addr = reactor
+        .local_addr(listener)
+        .expect("a bound listener has an address");
+    (reactor, addr)
+}
+
+/// A reactor that runs in a thread of its own.
+pub struct Server<H: Handler + Send + 'static> {
+    pub addr: SocketAddr,
+    pub remote: Remote<H>,
+    thread: JoinHandle<(H, Stats)>,
+}
+
+impl<H: Handler + Send + 'static> Server<H>
+where
+    H::Session: Send,
+{
+    pub fn start(handler: H, config: Config, framing: Framing) -> Self {
+        let (mut reactor, addr) = listening(handler, config, framing);
+        let remote = reactor.remote();
+        let thread = thread::spawn(move || {
+            reactor.run().expect("the poll works");
+            let stats = reactor.stats();
+            (reactor.into_handler(), stats)
+        });
+        Self {
+            addr,
+            remote,
+            thread,
+        }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        client(self.addr)
+    }
+
+    /// Shuts the reactor down and gives its handler back.
+    pub fn stop(self) -> (H, Stats) {
+        self.remote
+            .shutdown(Duration::from_secs(5))
+            .expect("the loop can be woken");
+        self.thread.join().expect("the loop does not panic")
+    }
+}
+
+/// A blocking client whose reads fail rather than hang.
+pub fn client(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).expect("the server accepts");
+    stream
+        .set_read_timeout(Some(DEADLINE))
+        .expect("a timeout can be set");
+    stream
+        .set_write_timeout(Some(DEADLINE))
+        .expect("a timeout can be set");
+    stream.set_nodelay(true).expect("the option can be set");
+    stream
+}
+
+/// Frames a payload by hand, as a peer that knows nothing of this crate would.
+pub fn frame(framing: &str, payload: &[u8]) -> Vec<u8> {
+    let len = payload.len() as u64;
+    let mut bytes = match framing {
+        "raw" | "line" => Vec::new(),
+        "u8" => vec![u8::try_from(len).expect("a short payload")],
+        "u16" => len.to_be_bytes()[6..].to_vec(),
+        "u24" => len.to_be_bytes()[5..].to_vec(),
+        "u32" => len.to_be_bytes()[4..].to_vec(),
+        "u64" => len.to_be_bytes().to_vec(),
+        "u16-le" => len.to_le_bytes()[..2].to_vec(),
+        "u24-le" => len.to_le_bytes()[..3].to_vec(),
+        "u32-le" => len.to_le_bytes()[..4].to_vec(),
+        "u64-le" => len.to_le_bytes().to_vec(),
+        _ => panic!("no framing {framing}"),
+    };
+    bytes.extend_from_slice(payload);
+    if framing == "line" {
+        bytes.push(b'\n');
+    }
+    bytes
+}
+
+/// Reads one frame with a length of four bytes in front.
+pub fn read_u32_frame(stream: &mut TcpStream) -> Vec<u8> {
+    let mut header = [0; 4];
+    stream.read_exact(&mut header).expect("a header");
+    let mut payload = vec![0; u32::from_be_bytes(header) as usize];
+    stream.read_exact(&mut payload).expect("a payload");
+    payload
+}
+
+/// Sends a frame with a length of four bytes in front, and reads one back.
+pub fn round_trip(stream: &mut TcpStream, payload: &[u8]) -> Vec<u8> {
+    stream
+        .write_all(&frame("u32", payload))
+        .expect("the server reads");
+    read_u32_frame(stream)
+}
+
+/// Whether a reason is an error of that kind from the socket.
+pub fn is_io(reason: &CloseReason, kind: std::io::ErrorKind) -> bool {
+    matches!(reason, CloseReason::Io(error) if error.kind() == kind)
+}
+
+/// A small generator of numbers, seeded, so that a failure repeats.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963);
+        self.0 >> 16
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next()).expect("48 bits fit") % bound
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next().to_le_bytes()[0]).collect()
+    }
+}
