@@ -99,6 +99,18 @@ impl Buf {
         self.end = end;
     }
 
+    /// Appends a header and a payload, looking for room once.
+    #[inline(always)]
+    pub(crate) fn put_with_header<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) {
+        if N + payload.len() > self.room() {
+            self.grow(N + payload.len());
+        }
+        let (head, rest) = self.data[self.end..].split_at_mut(N);
+        head.copy_from_slice(&header);
+        rest[..payload.len()].copy_from_slice(payload);
+        self.end += N + payload.len();
+    }
+
     /// Takes back what was appended since the length was `len`.
     #[inline]
     pub(crate) fn truncate(&mut self, len: usize) {
@@ -108,6 +120,7 @@ impl Buf {
 
     /// Makes room at the end: by moving to the front where at least half is free, else on the heap.
     #[cold]
+    #[inline(never)]
     fn grow(&mut self, additional: usize) {
         let wanted = self.len() + additional;
         if wanted <= self.capacity() / 2 {

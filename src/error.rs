@@ -28,6 +28,18 @@ pub enum FrameError {
     Other(Box<dyn Error + Send + Sync>),
 }
 
+impl FrameError {
+    /// Out of line, so that the paths of the frames that are short enough stay short too.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn too_long(len: u64, limit: usize) -> Self {
+        Self::TooLong {
+            len,
+            limit: limit as u64,
+        }
+    }
+}
+
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -53,6 +65,7 @@ impl Error for FrameError {
 
 /// The id names nothing any more: what it named is closed, whoever has its slot now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "there is nothing more to say")]
 pub struct Gone;
 
 impl fmt::Display for Gone {

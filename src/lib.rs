@@ -1,5 +1,13 @@
 //! A single-threaded reactor for framed TCP and for UDP.
 
+#![warn(
+    clippy::exhaustive_enums,
+    clippy::exhaustive_structs,
+    clippy::print_stderr,
+    clippy::print_stdout
+)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 mod buffer;
 mod codec;
 mod config;

@@ -10,6 +10,11 @@
 //!   ...
 //! ```
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "levels, slots and lists are small numbers by their construction"
+)]
+
 use std::fmt;
 use std::time::Duration;
 

@@ -65,7 +65,7 @@ fn framing_recovers_the_messages_from_glued_and_cut_reads() {
         let mut client = common::client(addr);
         for index in 0..10 {
             client
-                .write_all(&frame("u16", &vec![index; 11]))
+                .write_all(&frame("u16", &[index; 11]))
                 .expect("the kernel takes it");
         }
         drive(&mut reactor, |reactor| reactor.stats().frames_in == 10);

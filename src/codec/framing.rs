@@ -144,7 +144,7 @@ impl Framing {
         let mut kind = Arc::unwrap_or_clone(self.0);
         match &mut kind {
             Kind::Raw(raw) => raw.frame_len_max = bytes.max(1),
-            Kind::Length(length) => length.frame_len_max = bytes,
+            Kind::Length(length) => *length = length.with_frame_len_max(bytes),
             Kind::Line(line) => line.frame_len_max = bytes,
             Kind::Custom(_) => {}
         }
@@ -152,12 +152,11 @@ impl Framing {
     }
 
     fn length(width: u8, endian: Endian) -> Self {
-        let frame_len_max = Self::FRAME_LEN_MAX;
-        Self::of(Kind::Length(Length {
+        Self::of(Kind::Length(Length::new(
             width,
             endian,
-            frame_len_max,
-        }))
+            Self::FRAME_LEN_MAX,
+        )))
     }
 
     fn of(kind: Kind) -> Self {
@@ -172,10 +171,20 @@ impl Framing {
     #[inline]
     pub(crate) fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         match self.kind() {
-            Kind::Raw(raw) => raw.encode(payload, out),
             Kind::Length(length) => length.encode(payload, out),
-            Kind::Line(line) => line.encode(payload, out),
-            Kind::Custom(custom) => custom.encode_erased(payload, out),
+            other => other.encode(payload, out),
+        }
+    }
+}
+
+impl Kind {
+    #[inline(never)]
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        match self {
+            Self::Raw(raw) => raw.encode(payload, out),
+            Self::Length(length) => length.encode(payload, out),
+            Self::Line(line) => line.encode(payload, out),
+            Self::Custom(custom) => custom.encode_erased(payload, out),
         }
     }
 }
@@ -186,14 +195,11 @@ impl fmt::Display for Framing {
         match self.kind() {
             Kind::Raw(_) => f.write_str("raw"),
             Kind::Line(_) => f.write_str("line"),
-            Kind::Length(Length {
-                width,
-                endian: Endian::Little,
-                ..
-            }) => {
-                write!(f, "u{}-le", 8 * u32::from(*width))
+            Kind::Length(length) => {
+                let is_little = length.endian() == Endian::Little && length.width() > 1;
+                let order = if is_little { "-le" } else { "" };
+                write!(f, "u{}{order}", 8 * u32::from(length.width()))
             }
-            Kind::Length(Length { width, .. }) => write!(f, "u{}", 8 * u32::from(*width)),
             Kind::Custom(_) => f.write_str("custom"),
         }
     }

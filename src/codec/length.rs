@@ -14,22 +14,52 @@ pub(crate) enum Endian {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Length {
     /// Bytes of the length field: 1, 2, 3, 4 or 8.
-    pub(crate) width: u8,
-    pub(crate) endian: Endian,
-    pub(crate) frame_len_max: usize,
+    width: u8,
+    endian: Endian,
+    frame_len_max: usize,
+    /// The longest payload to encode: `frame_len_max`, or less where the field holds less.
+    payload_len_max: usize,
 }
 
 impl Length {
-    /// The length in the field at the front, or `None` while the field is cut.
-    #[inline]
-    fn read_field(self, bytes: &[u8]) -> Option<u64> {
-        if self.width == 4 {
-            let field = *bytes.first_chunk::<4>()?;
-            return Some(u64::from(match self.endian {
-                Endian::Big => u32::from_be_bytes(field),
-                Endian::Little => u32::from_le_bytes(field),
-            }));
+    pub(crate) fn new(width: u8, endian: Endian, frame_len_max: usize) -> Self {
+        let unused_bits = 64_u32.saturating_sub(u32::from(width).saturating_mul(8));
+        let field_max = u64::MAX.checked_shr(unused_bits).unwrap_or_default();
+        let field_max = usize::try_from(field_max).unwrap_or(usize::MAX);
+        Self {
+            width,
+            endian,
+            frame_len_max,
+            payload_len_max: frame_len_max.min(field_max),
         }
+    }
+
+    pub(crate) fn with_frame_len_max(self, frame_len_max: usize) -> Self {
+        Self::new(self.width, self.endian, frame_len_max)
+    }
+
+    pub(crate) fn width(self) -> u8 {
+        self.width
+    }
+
+    pub(crate) fn endian(self) -> Endian {
+        self.endian
+    }
+
+    /// The length in the field at the front, or `None` while the field is cut.
+    #[inline(always)]
+    fn read_field(&self, bytes: &[u8]) -> Option<u64> {
+        // The usual width is read at once.
+        if self.width == 4 {
+            let field = u32::from_be_bytes(*bytes.first_chunk::<4>()?);
+            let is_big = self.endian == Endian::Big;
+            return Some(u64::from(if is_big { field } else { field.swap_bytes() }));
+        }
+        self.read_any_field(bytes)
+    }
+
+    #[inline(never)]
+    fn read_any_field(&self, bytes: &[u8]) -> Option<u64> {
         let field = bytes.get(..usize::from(self.width))?;
         let push = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
         Some(match self.endian {
@@ -38,19 +68,21 @@ impl Length {
         })
     }
 
-    /// The largest value that the field can hold.
-    #[inline]
-    fn field_max(self) -> u64 {
-        u64::MAX
-            .checked_shr(64 - 8 * u32::from(self.width))
-            .unwrap_or(u64::MAX)
+    #[inline(never)]
+    fn encode_any(&self, payload: &[u8], out: &mut Out<'_>) {
+        let (len, width) = (payload.len() as u64, usize::from(self.width));
+        match self.endian {
+            Endian::Big => out.put(len.to_be_bytes().split_at(8_usize.saturating_sub(width)).1),
+            Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
+        }
+        out.put(payload);
     }
 }
 
 impl Codec for Length {
     type State = Scanned;
 
-    #[inline]
+    #[inline(always)]
     fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
         let header = usize::from(self.width);
         let Some(len) = self.read_field(bytes) else {
@@ -63,10 +95,7 @@ impl Codec for Length {
             _ => None,
         };
         let Some(end) = end else {
-            return Err(FrameError::TooLong {
-                len,
-                limit: limit as u64,
-            });
+            return Err(FrameError::too_long(len, limit));
         };
         if bytes.len() < end {
             return Ok(Step::Need(end));
@@ -77,19 +106,20 @@ impl Codec for Length {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        let len = payload.len() as u64;
-        let limit = (self.frame_len_max as u64).min(self.field_max());
-        if len > limit {
-            return Err(FrameError::TooLong { len, limit });
+        let len = payload.len();
+        if len > self.payload_len_max {
+            return Err(FrameError::too_long(len as u64, self.payload_len_max));
         }
-        let width = usize::from(self.width);
-        match self.endian {
-            Endian::Big => out.put(len.to_be_bytes().split_at(8 - width).1),
-            Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
+        // The usual width is written with the payload at once; it fits, as the limit says.
+        if let (4, Ok(field)) = (self.width, u32::try_from(len)) {
+            let is_big = self.endian == Endian::Big;
+            let field = if is_big { field } else { field.swap_bytes() };
+            out.put_with_header(field.to_be_bytes(), payload);
+        } else {
+            self.encode_any(payload, out);
         }
-        out.put(payload);
         Ok(())
     }
 }
@@ -101,14 +131,12 @@ mod tests {
 
     fn all() -> Vec<Length> {
         let endians = [Endian::Big, Endian::Little];
-        let of = |width| {
-            endians.map(|endian| Length {
-                width,
-                endian,
-                frame_len_max: 1 << 20,
-            })
-        };
+        let of = |width| endians.map(|endian| Length::new(width, endian, 1 << 20));
         [1, 2, 3, 4, 8].into_iter().flat_map(of).collect()
+    }
+
+    fn field_max(codec: Length) -> u64 {
+        u64::MAX >> (64 - 8 * codec.width)
     }
 
     fn header(codec: Length, len: u64) -> Vec<u8> {
@@ -136,7 +164,7 @@ mod tests {
         .into_iter()
         .chain([u64::from(u32::MAX), 1 << 63, u64::MAX]);
         for len in edges {
-            for codec in all().into_iter().filter(|codec| len <= codec.field_max()) {
+            for codec in all().into_iter().filter(|codec| len <= field_max(*codec)) {
                 for limit in [0, 1, 255, 65_535, 1 << 20, usize::MAX] {
                     let codec = Length {
                         frame_len_max: limit,
@@ -174,7 +202,7 @@ mod tests {
     #[test]
     fn a_payload_that_does_not_fit_the_field_or_the_limit_is_refused() {
         for codec in all() {
-            let limit = codec.field_max().min(1 << 20);
+            let limit = field_max(codec).min(1 << 20);
             let payload = vec![0; usize::try_from(limit + 1).unwrap()];
             let mut buf = Buf::default();
             let error = codec

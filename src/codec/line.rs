@@ -45,9 +45,11 @@ impl Codec for Line {
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        let (len, limit) = (payload.len() as u64, self.frame_len_max as u64);
-        if len > limit {
-            return Err(FrameError::TooLong { len, limit });
+        if payload.len() > self.frame_len_max {
+            return Err(FrameError::too_long(
+                payload.len() as u64,
+                self.frame_len_max,
+            ));
         }
         if memchr::memchr(b'\n', payload).is_some() {
             return Err(FrameError::Unencodable("a line end inside"));

@@ -3,7 +3,10 @@
 //! A codec looks at bytes and answers with ranges of them; it keeps none, copies none and allocates
 //! nothing. It knows nothing of sockets or connections. One file per framing.
 
-#![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)
+)]
 
 use std::fmt;
 use std::ops::Range;
@@ -146,6 +149,12 @@ impl<'a> Out<'a> {
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
         self.buf.put(bytes);
+    }
+
+    /// Appends a header and a payload, looking for room once.
+    #[inline(always)]
+    pub(crate) fn put_with_header<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) {
+        self.buf.put_with_header(header, payload);
     }
 }
 

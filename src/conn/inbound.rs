@@ -402,6 +402,14 @@ enum End {
     Failed(FrameError),
 }
 
+/// What a codec answered, held to its contract.
+enum Look<'a> {
+    Frame { payload: &'a [u8], consumed: usize },
+    Skip { here: usize, beyond: u64 },
+    Need(usize),
+    Failed(FrameError),
+}
+
 /// Delivers the frames of `bytes`, one after the other.
 #[inline]
 fn run<S, D>(bytes: &[u8], sink: &mut S, decode: &mut D) -> Run
@@ -409,71 +417,92 @@ where
     S: Sink,
     D: FnMut(&[u8]) -> Result<Step, FrameError>,
 {
-    let mut consumed = 0;
-    loop {
-        let rest = &bytes[consumed..];
+    let mut rest = bytes;
+    let end = loop {
         if rest.is_empty() {
-            return Run {
-                consumed,
-                end: End::Need(0),
-            };
+            break End::Need(0);
         }
-        let step = run_once(rest, sink, decode);
-        consumed += step.consumed;
-        match step.end {
-            End::Need(0) => {}
-            end => return Run { consumed, end },
+        match look(rest, decode) {
+            Look::Frame { payload, consumed } => {
+                rest = &rest[consumed..];
+                if sink.frame(payload) == Flow::Stop {
+                    break End::Stopped;
+                }
+            }
+            Look::Skip { here, beyond: 0 } => rest = &rest[here..],
+            Look::Skip { beyond, .. } => {
+                rest = &[];
+                break End::Skip(beyond);
+            }
+            Look::Need(need) => break End::Need(need),
+            Look::Failed(error) => break End::Failed(error),
         }
+    };
+    Run {
+        consumed: bytes.len() - rest.len(),
+        end,
     }
 }
 
-/// Delivers the first frame of `bytes`, or skips one, and holds the codec to its contract.
-/// `End::Need(0)` says that decoding may go on behind it.
-#[inline]
+/// Delivers or skips the first frame of `bytes`, and no more.
 fn run_once<S, D>(bytes: &[u8], sink: &mut S, decode: &mut D) -> Run
 where
     S: Sink,
     D: FnMut(&[u8]) -> Result<Step, FrameError>,
 {
-    let fail = |error| Run {
-        consumed: 0,
-        end: End::Failed(error),
-    };
-    match decode(bytes) {
-        Ok(Step::Frame { frame, consumed }) => {
-            if consumed == 0 || consumed > bytes.len() || frame.end > consumed {
-                return fail(FrameError::Contract(
-                    "a frame outside of the bytes it was shown",
-                ));
-            }
-            let Some(payload) = bytes.get(frame) else {
-                return fail(FrameError::Contract("a range that ends before it begins"));
-            };
-            let end = match sink.frame(payload) {
-                Flow::Continue => End::Need(0),
-                Flow::Stop => End::Stopped,
-            };
-            Run { consumed, end }
-        }
-        Ok(Step::Need(need)) if need > bytes.len() => Run {
+    match look(bytes, decode) {
+        Look::Frame { payload, consumed } => match sink.frame(payload) {
+            Flow::Continue => Run {
+                consumed,
+                end: End::Need(0),
+            },
+            Flow::Stop => Run {
+                consumed,
+                end: End::Stopped,
+            },
+        },
+        Look::Skip { here, beyond } => Run {
+            consumed: here,
+            end: End::Skip(beyond),
+        },
+        Look::Need(need) => Run {
             consumed: 0,
             end: End::Need(need),
         },
-        Ok(Step::Need(_)) => fail(FrameError::Contract("a need of no more than it was shown")),
-        Ok(Step::Skip { bytes: 0 }) => fail(FrameError::Contract("a skip of nothing")),
-        Ok(Step::Skip { bytes: skip }) => match usize::try_from(skip) {
-            Ok(skip) if skip <= bytes.len() => Run {
-                consumed: skip,
-                end: End::Need(0),
-            },
-            _ => {
-                let beyond = skip - bytes.len() as u64;
-                Run {
-                    consumed: bytes.len(),
-                    end: End::Skip(beyond),
-                }
-            }
+        Look::Failed(error) => Run {
+            consumed: 0,
+            end: End::Failed(error),
         },
-        Err(error) => fail(error),
+    }
+}
+
+/// Asks the codec, once.
+#[inline(always)]
+fn look<'a, D>(bytes: &'a [u8], decode: &mut D) -> Look<'a>
+where
+    D: FnMut(&[u8]) -> Result<Step, FrameError>,
+{
+    let broken = |what| Look::Failed(FrameError::Contract(what));
+    match decode(bytes) {
+        Ok(Step::Frame { frame, consumed }) => {
+            if consumed == 0 || consumed > bytes.len() || frame.end > consumed {
+                return broken("a frame outside of the bytes it was shown");
+            }
+            match bytes.get(frame) {
+                Some(payload) => Look::Frame { payload, consumed },
+                None => broken("a range that ends before it begins"),
+            }
+        }
+        Ok(Step::Need(need)) if need > bytes.len() => Look::Need(need),
+        Ok(Step::Need(_)) => broken("a need of no more than it was shown"),
+        Ok(Step::Skip { bytes: 0 }) => broken("a skip of nothing"),
+        Ok(Step::Skip { bytes: skip }) => {
+            let here = usize::try_from(skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));
+            Look::Skip {
+                here,
+                beyond: skip - here as u64,
+            }
+        }
+        Err(error) => Look::Failed(error),
     }
 }

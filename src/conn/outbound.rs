@@ -13,7 +13,6 @@ const HEADER_ROOM: usize = 32;
 /// A queue of pooled segments. Invariant: `len` is the sum of their lengths, none is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
-    #[expect(clippy::vec_box, reason = "the pool hands boxes out")]
     segments: VecDeque<Box<Buf>>,
     len: usize,
 }

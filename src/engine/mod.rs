@@ -49,6 +49,10 @@ pub(crate) struct Engine {
     /// Entries that have ended and are reaped at the end of the turn, each once (`Flags::DEAD`).
     dead: VecDeque<Token>,
     pub(crate) pool: Pool,
+    #[expect(
+        clippy::vec_box,
+        reason = "a connection holds the box: eight bytes while it idles"
+    )]
     spare_outbounds: Vec<Box<Outbound>>,
     /// Output of the connection whose frames are being delivered, until the end of its dispatch.
     pub(crate) out: Buf,
@@ -164,11 +168,14 @@ impl Engine {
         !(self.ready.is_empty() && self.to_flush.is_empty() && self.dead.is_empty())
     }
 
-    /// How long from `now` on the poll may wait for the next timer.
-    pub(crate) fn time_to_next_timer(&self, now: Instant) -> Option<Duration> {
+    /// How long from the turn's time on the poll may wait for the next timer.
+    #[inline]
+    pub(crate) fn time_to_next_timer(&self) -> Option<Duration> {
+        if self.wheel.is_empty() {
+            return None;
+        }
         let tick = self.wheel.next_tick()?;
-        let at = Duration::from_millis(tick);
-        Some(at.saturating_sub(now.saturating_duration_since(self.epoch)))
+        Some(Duration::from_millis(tick).saturating_sub(self.since_epoch()))
     }
 
     pub(crate) fn since_epoch(&self) -> Duration {

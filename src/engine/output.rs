@@ -340,6 +340,7 @@ impl Engine {
 }
 
 /// Gives a connection's queue back and tells how many bytes were in it.
+#[expect(clippy::vec_box, reason = "a connection holds the box")]
 pub(super) fn give_up_output(
     conn: &mut Connection,
     pool: &mut Pool,

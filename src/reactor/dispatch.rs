@@ -18,7 +18,20 @@ impl<H: Handler> Reactor<H> {
         let Ok(conn) = self.engine.conn(token) else {
             return;
         };
-        if conn.flags.intersects(Flags::CONNECTING) {
+        if conn.flags.intersects(Flags::CONNECTING) || conn.outbound.is_some() {
+            self.serve_output(token);
+        }
+        self.serve_input(token);
+    }
+
+    /// The rarer half of an event: a connect came to its end, or a queue can be flushed on.
+    #[cold]
+    fn serve_output(&mut self, token: Token) {
+        if self
+            .engine
+            .conn(token)
+            .is_ok_and(|conn| conn.flags.intersects(Flags::CONNECTING))
+        {
             if self.engine.finish_connect(token) != Connected::Done {
                 return;
             }
@@ -26,15 +39,8 @@ impl<H: Handler> Reactor<H> {
                 handler.on_open(cx, conn, session, Origin::Connected);
             });
         }
-        if self
-            .engine
-            .conn(token)
-            .is_ok_and(|conn| conn.outbound.is_some())
-        {
-            let drained = self.engine.flush(token);
-            self.tell_drained(token, drained);
-        }
-        self.serve_input(token);
+        let drained = self.engine.flush(token);
+        self.tell_drained(token, drained);
     }
 
     /// Reads, decodes and delivers within the budgets, then writes what was sent meanwhile.
@@ -75,15 +81,19 @@ impl<H: Handler> Reactor<H> {
             engine, sessions, ..
         } = self;
         sessions.put(token.key, session);
-        if let Ok(conn) = engine.conn_mut(token) {
-            conn.inbound = input.inbound;
-        }
+        let Ok(conn) = engine.conn_mut(token) else {
+            return;
+        };
+        conn.inbound = input.inbound;
+        let is_closing = conn.flags.intersects(Flags::CLOSING);
         if cut_short {
             engine.queue(token);
         }
         let drained = engine.write_out();
         engine.current = None;
-        engine.step_closing(token);
+        if is_closing {
+            engine.step_closing(token);
+        }
         self.tell_drained(token, drained);
     }
 

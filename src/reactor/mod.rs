@@ -233,17 +233,16 @@ impl<H: Handler> Reactor<H> {
         };
         loop {
             // The last turn's clock: a timer is late by that turn at most, and never early.
-            let timer = engine.time_to_next_timer(engine.now);
+            let timer = engine.time_to_next_timer();
             let wait = match (left, timer) {
                 (Some(left), Some(timer)) => Some(left.min(timer)),
                 (left, timer) => left.or(timer),
             };
             let result = engine.driver.wait(wait);
-            let now = Instant::now();
-            let waited = now.saturating_duration_since(engine.now);
-            engine.now = now;
+            let before = std::mem::replace(&mut engine.now, Instant::now());
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    let waited = engine.now.saturating_duration_since(before);
                     left = left.map(|left| left.saturating_sub(waited));
                 }
                 result => return result,
