@@ -165,6 +165,8 @@ pub enum CloseReason {
     CloseTimeout,
     /// The reactor shut down and the deadline for that passed.
     Shutdown,
+    /// A callback about it panicked.
+    HandlerPanicked,
 }
 
 impl fmt::Display for CloseReason {
@@ -178,6 +180,7 @@ impl fmt::Display for CloseReason {
             Self::Frame { error, offset } => write!(f, "{error}, at byte {offset} of the stream"),
             Self::CloseTimeout => f.write_str("the close deadline passed"),
             Self::Shutdown => f.write_str("the shutdown deadline passed"),
+            Self::HandlerPanicked => f.write_str("a callback panicked"),
         }
     }
 }

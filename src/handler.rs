@@ -23,7 +23,11 @@ use crate::token::{ConnId, ListenerId, UdpId};
 ///
 /// # Panics
 ///
-/// A panic in a callback unwinds out of the turn that called it.
+/// A panic in a callback unwinds out of the turn that called it, and the reactor can be run again.
+/// A connection whose callback panicked has lost its session: it is closed with
+/// [`CloseReason::HandlerPanicked`], and its `on_close` is given a default one.
+///
+/// [`CloseReason::HandlerPanicked`]: crate::CloseReason::HandlerPanicked
 ///
 /// # Examples
 ///

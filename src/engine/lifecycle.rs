@@ -318,6 +318,18 @@ impl Engine {
         }
     }
 
+    /// A callback about this connection panicked: its session is gone and its input is in pieces.
+    #[cold]
+    pub(crate) fn handler_panicked(&mut self, token: Token) {
+        if self.current.take() == Some(token) {
+            if let Ok(conn) = conn_mut(&mut self.entries, token) {
+                conn.rare().unsent_bytes += self.out.len() as u64;
+            }
+            self.out.clear();
+        }
+        self.abort(token, CloseReason::HandlerPanicked);
+    }
+
     /// Marks a connection as ended, for `reason` unless there is one already.
     pub(crate) fn kill(&mut self, token: Token, reason: CloseReason) {
         let Ok(conn) = conn_mut(&mut self.entries, token) else {

@@ -2,13 +2,13 @@
 
 use std::io;
 
-use super::Reactor;
+use super::{OnUnwind, Reactor};
 use crate::buffer::Pool;
 use crate::codec::Kind;
 use crate::conn::{Flags, Flow, Halt, Inbound, Sink};
 use crate::context::Context;
 use crate::datagram::Datagram;
-use crate::engine::{Accepted, Connected, Drained, Fill};
+use crate::engine::{Accepted, Connected, Drained, Engine, Fill};
 use crate::error::CloseReason;
 use crate::handler::{Handler, Origin};
 use crate::token::{ConnId, ListenerId, Token, UdpId};
@@ -61,9 +61,13 @@ impl<H: Handler> Reactor<H> {
         let frames_left = engine.config.frame_budget;
         let bytes_left = engine.config.read_budget;
         engine.current = Some(token);
+        let served = OnUnwind::new(engine, token, Engine::handler_panicked);
         let mut dispatch = Dispatch {
             handler,
-            cx: Context { engine, sessions },
+            cx: Context {
+                engine: &mut *served.engine,
+                sessions,
+            },
             token,
             session,
             frames_left,
@@ -76,11 +80,10 @@ impl<H: Handler> Reactor<H> {
         };
         let cut_short = input.serve(&mut dispatch);
 
-        let Dispatch { session, .. } = dispatch;
-        let Self {
-            engine, sessions, ..
-        } = self;
-        sessions.put(token.key, session);
+        let Dispatch { cx, session, .. } = dispatch;
+        cx.sessions.put(token.key, session);
+        served.disarm();
+        let engine = &mut self.engine;
         let Ok(conn) = engine.conn_mut(token) else {
             return;
         };

@@ -329,14 +329,16 @@ impl<H: Handler> Reactor<H> {
         let Some((token, closed)) = self.engine.next_dead() else {
             return;
         };
+        let Self {
+            engine,
+            handler,
+            sessions,
+            ..
+        } = self;
+        let ended = OnUnwind::new(engine, token, Engine::free);
         if let Some(closed) = closed {
-            let Self {
-                engine,
-                handler,
-                sessions,
-                ..
-            } = self;
             let session = sessions.take(token.key);
+            let engine = &mut *ended.engine;
             handler.on_close(
                 &mut Context { engine, sessions },
                 ConnId(token),
@@ -344,6 +346,7 @@ impl<H: Handler> Reactor<H> {
                 closed,
             );
         }
+        ended.disarm();
         self.engine.free(token);
     }
 
@@ -369,14 +372,47 @@ impl<H: Handler> Reactor<H> {
             sessions,
             ..
         } = self;
+        let called = OnUnwind::new(engine, token, Engine::handler_panicked);
         let mut session = sessions.take(token.key);
+        let engine = &mut *called.engine;
         callback(
             handler,
             &mut Context { engine, sessions },
             ConnId(token),
             &mut session,
         );
+        called.disarm();
         sessions.put(token.key, session);
+    }
+}
+
+/// Leaves the engine as it should be where a callback panics: dropped by unwinding, it does what
+/// the code behind the callback would have done.
+struct OnUnwind<'a> {
+    engine: &'a mut Engine,
+    token: Token,
+    recover: Option<fn(&mut Engine, Token)>,
+}
+
+impl<'a> OnUnwind<'a> {
+    fn new(engine: &'a mut Engine, token: Token, recover: fn(&mut Engine, Token)) -> Self {
+        Self {
+            engine,
+            token,
+            recover: Some(recover),
+        }
+    }
+
+    fn disarm(mut self) {
+        self.recover = None;
+    }
+}
+
+impl Drop for OnUnwind<'_> {
+    fn drop(&mut self) {
+        if let Some(recover) = self.recover {
+            recover(self.engine, self.token);
+        }
     }
 }
 
