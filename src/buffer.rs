@@ -223,13 +223,15 @@ impl Pool {
         self.free_bytes > self.base_bytes
     }
 
-    /// Frees buffers that lay idle since the last call, the largest first, down to the base.
+    /// Frees buffers that lay idle since the last call, the largest first, until no more than the
+    /// base is left.
     pub(crate) fn trim(&mut self) {
-        let over = self.free_bytes.saturating_sub(self.base_bytes);
-        let mut excess = over.min(self.spare_bytes);
+        let mut idle_bytes = self.spare_bytes;
         for class in self.classes.iter_mut().rev() {
-            while let Some(buf) = class.pop_if(|buf| buf.capacity() <= excess) {
-                excess -= buf.capacity();
+            while self.free_bytes > self.base_bytes
+                && let Some(buf) = class.pop_if(|buf| buf.capacity() <= idle_bytes)
+            {
+                idle_bytes -= buf.capacity();
                 self.free_bytes -= buf.capacity();
             }
             if class.is_empty() {
@@ -313,5 +315,16 @@ mod tests {
         pool.trim();
         assert_eq!(pool.free_bytes(), 1024);
         assert!(!pool.is_over_base());
+    }
+
+    #[test]
+    fn one_buffer_larger_than_the_base_is_freed_too() {
+        let mut pool = Pool::new(1024);
+        let large = pool.take(4096);
+        pool.put(large);
+        pool.trim();
+        assert!(pool.is_over_base(), "it was in use since the last call");
+        pool.trim();
+        assert_eq!(pool.free_bytes(), 0);
     }
 }

@@ -60,8 +60,6 @@ pub(crate) struct ListenerEntry {
     pub(crate) framing: Framing,
     pub(crate) generation: NonZeroU32,
     pub(crate) flags: Flags,
-    /// The last accept found no descriptor or no memory.
-    pub(crate) exhausted: bool,
 }
 
 #[derive(Debug)]

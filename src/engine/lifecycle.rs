@@ -51,7 +51,6 @@ impl Engine {
                 framing,
                 generation,
                 flags: Flags::default(),
-                exhausted: false,
             }))
         });
         self.register(token)?;
@@ -186,7 +185,7 @@ impl Engine {
         if self.connections >= self.config.connections_max {
             self.stats.refused += 1;
             if let Some(left_out) = self.throttle.pass(Trouble::Refused, self.now) {
-                log::warn!("refused {peer}: connections_max is reached ({left_out} before it)");
+                log::warn!("refused {peer}: connections_max is reached{left_out}");
             }
             return Accepted::Again;
         }
@@ -212,7 +211,7 @@ impl Engine {
         if failure != AcceptFailure::Drained {
             self.stats.accept_errors += 1;
             if let Some(left_out) = self.throttle.pass(Trouble::Accept, self.now) {
-                log::warn!("{id} cannot accept: {error} ({left_out} before it)");
+                log::warn!("{id} cannot accept: {error}{left_out}");
             }
         }
         if failure == AcceptFailure::ThisOne {
@@ -220,29 +219,29 @@ impl Engine {
         }
         if let Ok(entry) = self.listener_mut(id) {
             entry.flags.remove(Flags::READABLE);
-            entry.exhausted = failure == AcceptFailure::Exhausted;
         }
-        if failure == AcceptFailure::Exhausted && !self.accept_retry {
-            self.accept_retry = true;
-            self.set_task(ACCEPT_RETRY, Task::AcceptRetry);
+        if failure == AcceptFailure::Exhausted {
+            self.exhausted.push(id);
+            if !std::mem::replace(&mut self.accept_retry, true) {
+                self.set_task(ACCEPT_RETRY, Task::AcceptRetry);
+            }
         }
         Accepted::Nothing
     }
 
-    /// Tries listeners again that had found no descriptor, on the timer or after a close.
-    pub(crate) fn retry_accepts(&mut self, by_timer: bool) {
-        if by_timer {
-            self.accept_retry = false;
-        }
-        let exhausted: Vec<Token> = self.tokens(|entry| match entry {
-            Entry::Listener(listener) => std::mem::take(&mut listener.exhausted),
-            _ => false,
-        });
-        for token in exhausted {
-            if let Ok(entry) = self.listener_mut(ListenerId(token)) {
+    /// The timer that listeners are tried again by has fired.
+    pub(crate) fn accept_retry_due(&mut self) {
+        self.accept_retry = false;
+        self.retry_accepts();
+    }
+
+    /// Tries listeners again that had found no descriptor: on the timer, and after every close.
+    fn retry_accepts(&mut self) {
+        while let Some(id) = self.exhausted.pop() {
+            if let Ok(entry) = self.listener_mut(id) {
                 entry.flags.insert(Flags::READABLE);
+                self.queue(id.0);
             }
-            self.queue(token);
         }
     }
 
@@ -294,8 +293,8 @@ impl Engine {
         let peer = conn.peer;
         if let Some(left_out) = self.throttle.pass(Trouble::Frame, self.now) {
             log::warn!(
-                "closing {} from {peer}: {error}, at byte {offset} of the stream \
-                 ({left_out} such lines left out before it)",
+                "closing {} from {peer}: {error}, at byte {offset} of the stream\
+                 {left_out}",
                 ConnId(token)
             );
         }
@@ -464,9 +463,7 @@ impl Engine {
     /// Frees the key of a reaped entry. A descriptor is free with it, so accepting may go on.
     pub(crate) fn free(&mut self, token: Token) {
         self.entries.remove(token.key as usize);
-        if self.accept_retry {
-            self.retry_accepts(false);
-        }
+        self.retry_accepts();
     }
 
     fn insert(&mut self, entry: impl FnOnce(std::num::NonZeroU32) -> Entry) -> Token {

@@ -36,6 +36,8 @@ use throttle::Throttle;
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long a free buffer beyond the pool's base is kept unused.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
+/// An output buffer of this many bytes is kept for good.
+const OUT_LEN_BASE: usize = 64 * 1024;
 
 pub(crate) struct Engine {
     pub(crate) config: Config,
@@ -56,6 +58,8 @@ pub(crate) struct Engine {
     spare_outbounds: Vec<Box<Outbound>>,
     /// Output of the connection whose frames are being delivered, until the end of its dispatch.
     pub(crate) out: Buf,
+    /// The longest that `out` was since the last trim.
+    out_peak: usize,
     /// The connection whose frames are being delivered.
     pub(crate) current: Option<Token>,
     pub(crate) wheel: Wheel<Task>,
@@ -65,6 +69,8 @@ pub(crate) struct Engine {
     pub(crate) now: Instant,
     pub(crate) stats: Stats,
     connections: usize,
+    /// Listeners that found no descriptor or no memory at their last accept.
+    exhausted: Vec<ListenerId>,
     accept_retry: bool,
     trim_armed: bool,
     throttle: Throttle,
@@ -104,12 +110,14 @@ impl Engine {
             pool: Pool::new(config.pool_len),
             spare_outbounds: Vec::new(),
             out: Buf::default(),
+            out_peak: 0,
             current: None,
             wheel: Wheel::new(),
             epoch: now,
             now,
             stats: Stats::default(),
             connections: 0,
+            exhausted: Vec::new(),
             accept_retry: false,
             trim_armed: false,
             throttle: Throttle::default(),
@@ -218,8 +226,10 @@ impl Engine {
     }
 
     /// Arms the one timer that shrinks the pool, while there is something to shrink.
+    #[inline]
     pub(crate) fn arm_trim(&mut self) {
-        if !self.trim_armed && self.pool.is_over_base() {
+        let is_over_base = self.pool.is_over_base() || self.out.capacity() > OUT_LEN_BASE;
+        if is_over_base && !self.trim_armed {
             self.trim_armed = true;
             self.set_task(TRIM_AFTER, Task::Trim);
         }
@@ -231,10 +241,10 @@ impl Engine {
         self.pool.trim();
         self.spare_outbounds
             .truncate(self.spare_outbounds.len() / 2);
-        if self.out.is_empty() && self.out.capacity() > self.config.write_high {
-            self.out = Buf::default();
+        let out_peak = std::mem::take(&mut self.out_peak);
+        if self.out.is_empty() && self.out.capacity() > OUT_LEN_BASE.max(2 * out_peak) {
+            self.out = Buf::with_capacity(out_peak);
         }
-        self.arm_trim();
     }
 
     #[inline]

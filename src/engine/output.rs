@@ -125,6 +125,7 @@ impl Engine {
         let Some(token) = self.current.filter(|_| !self.out.is_empty()) else {
             return Drained(false);
         };
+        self.out_peak = self.out_peak.max(self.out.len());
         let Self {
             entries,
             out,
@@ -334,7 +335,7 @@ impl Engine {
     pub(crate) fn note_datagram_error(&mut self, id: UdpId, error: &io::Error) {
         self.stats.datagram_errors += 1;
         if let Some(left_out) = self.throttle.pass(Trouble::Datagram, self.now) {
-            log::warn!("{id}: {error}, and {left_out} errors before it");
+            log::warn!("{id}: {error}{left_out}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! At most one log line a second for each kind of trouble, whatever a peer does.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 const PERIOD: Duration = Duration::from_secs(1);
@@ -20,15 +21,28 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// Whether a line may be written now; if so, how many were left out before it.
-    pub(crate) fn pass(&mut self, trouble: Trouble, now: Instant) -> Option<u64> {
+    /// Whether a line may be written now; if so, what it says of those that were left out.
+    pub(crate) fn pass(&mut self, trouble: Trouble, now: Instant) -> Option<LeftOut> {
         let (last, left_out) = &mut self.kinds[trouble as usize];
         if last.is_some_and(|last| now.saturating_duration_since(last) < PERIOD) {
             *left_out += 1;
             return None;
         }
         *last = Some(now);
-        Some(std::mem::take(left_out))
+        Some(LeftOut(std::mem::take(left_out)))
+    }
+}
+
+/// How many lines of a kind were left out before this one; the end of the line that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LeftOut(u64);
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            count => write!(f, " ({count} more like it before)"),
+        }
     }
 }
 
@@ -46,11 +60,11 @@ mod tests {
             lines.extend(throttle.pass(Trouble::Frame, now));
         }
         assert_eq!(lines.len(), 3);
-        assert_eq!(lines[0], 0);
-        assert!(lines[1] > 333_000);
+        assert_eq!(lines[0].to_string(), "");
+        assert!(lines[1].0 > 333_000);
         assert_eq!(
             throttle.pass(Trouble::Accept, start),
-            Some(0),
+            Some(LeftOut(0)),
             "kinds are apart"
         );
     }

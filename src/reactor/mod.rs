@@ -284,7 +284,7 @@ impl<H: Handler> Reactor<H> {
                     handler.on_timer(&mut Context { engine, sessions }, id, key);
                 }
                 Task::Deadline(token) => self.engine.deadline_passed(token),
-                Task::AcceptRetry => self.engine.retry_accepts(true),
+                Task::AcceptRetry => self.engine.accept_retry_due(),
                 Task::Trim => self.engine.trim(),
                 Task::Shutdown => self.engine.shutdown_deadline_passed(),
             }

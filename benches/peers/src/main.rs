@@ -123,16 +123,7 @@ fn cores() -> io::Result<Option<Cores>> {
 }
 
 fn describe(plan: &Plan, output: &mut impl Write) -> io::Result<()> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = processors
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("model name")
-                .and_then(|rest| rest.split_once(':'))
-        })
-        .map_or("unknown", |(_, model)| model.trim());
-    writeln!(output, "Linux {}, processor: {model}", release.trim())?;
+    writeln!(output, "{}", machine())?;
     match plan.cores {
         Some(Cores { servers, load }) => {
             writeln!(
@@ -155,6 +146,24 @@ fn describe(plan: &Plan, output: &mut impl Write) -> io::Result<()> {
     writeln!(output)
 }
 
+/// One line about where it runs.
+fn machine() -> String {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let release = read("/proc/sys/kernel/osrelease");
+    let processors = read("/proc/cpuinfo");
+    let model = processors
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or("unknown", |(_, model)| model.trim());
+    // Whoever else uses the cores makes every figure worse; the ratios suffer least.
+    let load = read("/proc/loadavg");
+    let load = load.split_whitespace().next().unwrap_or("unknown");
+    format!(
+        "Linux {}, processor {model}, load average {load} before",
+        release.trim()
+    )
+}
+
 fn heading(output: &mut impl Write, cell: Cell, markdown: bool) -> io::Result<()> {
     let Cell {
         connections,
@@ -162,9 +171,10 @@ fn heading(output: &mut impl Write, cell: Cell, markdown: bool) -> io::Result<()
         size,
     } = cell;
     let prefix = if markdown { "### " } else { "" };
+    let plural = if connections == 1 { "" } else { "s" };
     writeln!(
         output,
-        "{prefix}{cell}: {connections} connections, {depth} deep, {size} B"
+        "{prefix}{cell}: {connections} connection{plural}, {depth} deep, {size} B"
     )?;
     if markdown { writeln!(output) } else { Ok(()) }
 }
