@@ -1,4 +1,177 @@
-//! A single-threaded reactor for framed TCP and for UDP.
+//! A single-threaded event loop (a *reactor*) for framed TCP and for UDP, on [mio].
+//!
+//! # Why
+//!
+//! TCP is a stream of bytes. Ten calls of `send` may arrive as one `recv`, because the sender's
+//! kernel gathered them or the receiver came late; one `send` may arrive as ten, because it did not
+//! fit. Nothing in the stream says where a message ended: messages *stick together*, and are *cut*.
+//!
+//! ```text
+//!         sent   | hello | world | how are you |
+//!    TCP:
+//!     received   | hellowor | ldhow are yo | u |      bytes, boundaries gone
+//!
+//!         sent   | hello | world | how are you |
+//!    UDP:
+//!     received   | hello | world | how are you |      whole, or not at all
+//! ```
+//!
+//! The cure is *framing*: a length in front, or a delimiter behind, and a program that puts the
+//! pieces together again. Around that cure are the hard parts of every event loop: edge triggers,
+//! partial writes, back-pressure, stale tokens, accept storms, closing without losing data. This
+//! crate is those parts, done once.
+//!
+//! # A server
+//!
+//! A program is a [`Handler`]: its state, and what it does when something happens. The reactor
+//! owns it and calls it with whole frames.
+//!
+//! ```
+//! use unstick::{ConnId, Context, Datagram, Framing, Handler, Reactor, UdpId};
+//!
+//! struct Echo;
+//!
+//! impl Handler for Echo {
+//!     type Session = (); // what each connection has of its own
+//!
+//!     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
+//!         let _ = cx.send(conn, frame); // queued and flushed; never blocks
+//!     }
+//!
+//!     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
+//!         let _ = cx.send_to(socket, datagram.from, datagram.data);
+//!     }
+//! }
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let mut reactor = Reactor::new(Echo)?;
+//! reactor.listen("127.0.0.1:0", Framing::length_u32())?; // port 0: a free one
+//! reactor.bind_udp("127.0.0.1:0")?;
+//! # reactor.remote().shutdown(std::time::Duration::ZERO)?;
+//! reactor.run()?; // or turn(timeout), from a loop of your own
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A client
+//!
+//! The same handler and the same ids. What is sent before the connection is open waits for it; a
+//! connect that fails is told by `on_close`, with the error of the system.
+//!
+//! ```
+//! use unstick::{CloseReason, Closed, ConnId, Context, Framing, Handler, Reactor};
+//!
+//! struct Client;
+//!
+//! impl Handler for Client {
+//!     type Session = &'static str; // given to connect, and given back by on_close
+//!
+//!     fn on_frame(
+//!         &mut self,
+//!         cx: &mut Context<'_, Self>,
+//!         conn: ConnId,
+//!         _: &mut &'static str,
+//!         frame: &[u8],
+//!     ) {
+//!         println!("answered: {}", frame.escape_ascii());
+//!         cx.close(conn);
+//!     }
+//!
+//!     fn on_close(
+//!         &mut self,
+//!         cx: &mut Context<'_, Self>,
+//!         _: ConnId,
+//!         name: &'static str,
+//!         closed: Closed,
+//!     ) {
+//!         if let CloseReason::ConnectFailed(error) = &closed.reason {
+//!             println!("{name} cannot be reached: {error}");
+//!         }
+//!         cx.stop();
+//!     }
+//! }
+//!
+//! # fn main() -> std::io::Result<()> {
+//! # let free = std::net::TcpListener::bind("127.0.0.1:0")?;
+//! # let addr = free.local_addr()?;
+//! # drop(free);
+//! let mut reactor = Reactor::new(Client)?;
+//! let conn = reactor.connect(addr, Framing::line(), "the greeter");
+//! reactor.with(|_, cx| {
+//!     let _ = cx.send(conn, b"hello");
+//! });
+//! reactor.run()
+//! # }
+//! ```
+//!
+//! # Framing
+//!
+//! | [`Framing`] | a frame is | refused at `send` |
+//! |---|---|---|
+//! | [`raw`](Framing::raw) | what one read gave: no framing | |
+//! | [`line`](Framing::line) | what stands before `\n`, or `\r\n` | a `\n` inside, a `\r` at the end |
+//! | [`length_u8`](Framing::length_u8), [`u16`](Framing::length_u16), [`u24`](Framing::length_u24), [`u32`](Framing::length_u32), [`u64`](Framing::length_u64), each but the first also `_le` | as long as the number in front says | more than the number can say |
+//! | [`custom`](Framing::custom) | what your [`Codec`] says | what your [`Codec`] says |
+//!
+//! All of them refuse, in both directions, more than [`frame_len_max`](Framing::frame_len_max). A
+//! length that a peer claims is checked by its header alone, and no memory is reserved for it: a
+//! connection's buffer grows with the bytes that came.
+//!
+//! # Sending, and a peer that does not read
+//!
+//! [`Context::send`] accepts a frame whole or not at all, and says what to do next: go on
+//! ([`Sent::Queued`]), stop until `on_drained` ([`Sent::AboveHigh`]), or why it was refused
+//! ([`SendError`]). A connection above its high mark is read no more until it has drained, so an
+//! echo to a peer that does not read is bounded without a line of code. What is accepted is taken
+//! by the kernel, or counted in [`Closed::unsent_bytes`].
+//!
+//! All that one connection is sent while its own frames are delivered is written by one call when
+//! they are done; what other connections are sent is written once at the end of the turn.
+//!
+//! # Closing
+//!
+//! [`Context::close`] flushes, sends the FIN, and then discards input until the peer ends too, or
+//! until a deadline: closing a socket that has unread input would make the kernel send a reset, and
+//! a reset destroys what the peer has not read yet. [`Context::abort`] is the reset. A peer that
+//! ends its side is told of by `on_half_close` and still gets what is sent to it.
+//!
+//! `on_close` comes exactly once for every connection, also for one that never opened, with the
+//! reason and with the bytes that were lost.
+//!
+//! # Limits
+//!
+//! Everything is bounded, by [`Config`]: frames, queues, connections, timers and closures, and the
+//! work that one connection may cause before the others have their turn. A connection that idles
+//! owns no buffer at all; one that does not holds at most one read, one frame and its write queue.
+//!
+//! # Other threads, other loops
+//!
+//! [`Reactor::remote`] gives a [`Remote`] that posts closures to the loop's thread. A program with a
+//! loop of its own calls [`Reactor::turn`] from it, and may watch the poll's descriptor.
+//!
+//! # What it costs
+//!
+//! Sockets are registered once, for both directions and edge-triggered. In the steady state that
+//! leaves, as `strace -c` counts it:
+//!
+//! | 64 connections, frames of 64 bytes | reads | writes | polls | `epoll_ctl` |
+//! |---|---|---|---|---|
+//! | one frame at a time, per frame | 1 | 1 | 0.02 | 0 |
+//! | 32 frames at a time, per 32 frames | 1 | 1 | 0.02 | 0 |
+//!
+//! and no allocation. The README has the figures beside other libraries, and how to measure them.
+//!
+//! # Panics
+//!
+//! The crate panics on a bug of its own, never on what a peer or the system does. A panic in a
+//! [`Handler`] is the program's, and leaves the reactor [whole](Handler#panics).
+//!
+//! # Platforms
+//!
+//! Linux first: it is where everything was measured. Nothing else that mio serves is shut out; where
+//! a short read does not say that a socket is drained, it is read until it would block.
+//!
+//! [mio]: https://docs.rs/mio
 
 #![warn(
     clippy::exhaustive_enums,
