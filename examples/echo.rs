@@ -21,9 +21,9 @@ Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
 
   --tcp ADDR             listen for TCP here   } default: both on 127.0.0.1:7000;
   --udp ADDR             receive UDP here      } given either, only those named
-  --framing NAME         raw, line, u8, u16, u24, u32, u64, u16-le, u24-le, u32-le
-                         or u64-le (default u32: a length of four bytes, the
-                         highest first, stands before each frame)
+  --framing NAME         raw, line, u8, u16, u24, u32, u64, u16-le, u24-le, u32-le,
+                         u64-le, varint or netstring (default u32: a length of
+                         four bytes, the highest first, stands before each frame)
   --frame-len-max BYTES  the longest frame (default 1048576)
   --help                 this text
 

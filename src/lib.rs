@@ -108,12 +108,18 @@
 //!
 //! | [`Framing`] | a frame is | refused at `send` |
 //! |---|---|---|
-//! | [`raw`](Framing::raw) | what one read gave: no framing | |
+//! | [`raw`](Framing::raw) | what one read gave: no framing | nothing |
 //! | [`line`](Framing::line) | what stands before `\n`, or `\r\n` | a `\n` inside, a `\r` at the end |
 //! | [`length_u8`](Framing::length_u8), [`u16`](Framing::length_u16), [`u24`](Framing::length_u24), [`u32`](Framing::length_u32), [`u64`](Framing::length_u64), each but the first also `_le` | as long as the number in front says | more than the number can say |
+//! | [`varint`](Framing::varint) | as long as the LEB128 number in front says | nothing |
+//! | [`length_field`](Framing::length_field) | as long as a [`LengthField`] in its header says | more than the field can say |
+//! | [`header_body`](Framing::header_body) | a header, and as much as your function computes from it | what its header does not tell |
+//! | [`fixed`](Framing::fixed) | always the same number of bytes | any other number |
+//! | [`delimiter`](Framing::delimiter), [`delimiters`](Framing::delimiters) | what stands before a delimiter | a delimiter inside |
+//! | [`netstring`](Framing::netstring) | `5:hello,` | nothing |
 //! | [`custom`](Framing::custom) | what your [`Codec`] says | what your [`Codec`] says |
 //!
-//! All of them refuse, in both directions, more than [`frame_len_max`](Framing::frame_len_max). A
+//! All but `raw` refuse, in both directions, more than [`frame_len_max`](Framing::frame_len_max). A
 //! length that a peer claims is checked by its header alone, and no memory is reserved for it: a
 //! connection's buffer grows with the bytes that came.
 //!
@@ -198,7 +204,7 @@ mod stats;
 mod timer;
 mod token;
 
-pub use codec::{Codec, Framing, Out, ParseFramingError, Step};
+pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Step};
 pub use config::Config;
 pub use context::Context;
 pub use datagram::Datagram;

@@ -5,9 +5,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::delimited::Delimited;
+use super::fixed::Fixed;
+use super::header_body::HeaderBody;
 use super::length::{Endian, Length};
+use super::length_field::{Headed, LengthField};
 use super::line::Line;
+use super::netstring::Netstring;
 use super::raw::Raw;
+use super::varint::Varint;
 use super::{Codec, ErasedCodec, Out};
 use crate::error::FrameError;
 
@@ -26,8 +32,34 @@ pub(crate) enum Kind {
     Raw(Raw),
     Length(Length),
     Line(Line),
+    Fixed(Fixed),
+    Varint(Varint),
+    Netstring(Netstring),
+    // Behind a pointer of their own, as a dispatch takes a copy of the kind with it.
+    Delimited(Arc<Delimited>),
+    LengthField(Arc<Headed>),
+    HeaderBody(Arc<HeaderBody>),
     Custom(Arc<dyn ErasedCodec>),
 }
+
+/// Evaluates an expression with the codec of a built-in kind, or another for a user's own.
+macro_rules! with_builtin {
+    ($kind:expr, $codec:ident => $builtin:expr, $custom:ident => $own:expr) => {
+        match $kind {
+            Kind::Raw($codec) => $builtin,
+            Kind::Length($codec) => $builtin,
+            Kind::Line($codec) => $builtin,
+            Kind::Fixed($codec) => $builtin,
+            Kind::Varint($codec) => $builtin,
+            Kind::Netstring($codec) => $builtin,
+            Kind::Delimited($codec) => $builtin,
+            Kind::LengthField($codec) => $builtin,
+            Kind::HeaderBody($codec) => $builtin,
+            Kind::Custom($custom) => $own,
+        }
+    };
+}
+pub(crate) use with_builtin;
 
 impl Framing {
     /// The largest payload of a frame unless [`frame_len_max`](Framing::frame_len_max) says
@@ -121,6 +153,132 @@ impl Framing {
         Self::length(8, Endian::Little)
     }
 
+    /// Frames that are all `len` bytes long; `send` refuses any other length.
+    ///
+    /// The size is the limit: [`frame_len_max`](Framing::frame_len_max) changes nothing.
+    ///
+    /// # Panics
+    ///
+    /// If `len` is zero.
+    #[must_use]
+    pub fn fixed(len: usize) -> Self {
+        assert!(len > 0, "a frame of no bytes would never end");
+        Self::of(Kind::Fixed(Fixed { frame_len: len }))
+    }
+
+    /// Frames that end with `delimiter`, which is not part of them.
+    ///
+    /// ```text
+    ///   k e y = v a l u e ; ; k e y ...
+    ///   |---------------|       with the delimiter ";;"
+    ///         frame
+    /// ```
+    ///
+    /// `send` refuses a payload that has the delimiter inside, or would have it together with the
+    /// delimiter behind it.
+    ///
+    /// # Panics
+    ///
+    /// If the delimiter is empty.
+    #[must_use]
+    pub fn delimiter(delimiter: &[u8]) -> Self {
+        Self::delimiters(&[delimiter])
+    }
+
+    /// Frames that end with any of `delimiters`: with the one that begins first, and of those that
+    /// begin together with the longest. So while a longer one may still come, a shorter one that
+    /// begins it is waited with; at the end of the stream it counts.
+    ///
+    /// `send` ends frames with the first of them that begins no longer one.
+    ///
+    /// # Panics
+    ///
+    /// If there is none, or one is empty.
+    #[must_use]
+    pub fn delimiters(delimiters: &[&[u8]]) -> Self {
+        let delimited = Delimited::new(delimiters, Self::FRAME_LEN_MAX);
+        Self::of(Kind::Delimited(Arc::new(delimited)))
+    }
+
+    /// A length of variable width in front: seven bits to a byte, the lowest first, each byte but
+    /// the last with its highest bit set (LEB128; protobuf's delimited streams).
+    ///
+    /// ```text
+    ///   05 h e l l o AC 02 ... 300 bytes ...
+    ///   || |-------| |---| |-----------------|
+    ///   5    frame    300         frame
+    /// ```
+    ///
+    /// A length that is not written in its shortest form is malformed.
+    #[must_use]
+    pub fn varint() -> Self {
+        Self::of(Kind::Varint(Varint {
+            frame_len_max: Self::FRAME_LEN_MAX,
+        }))
+    }
+
+    /// Netstrings: `5:hello,`. Leading zeros are malformed.
+    #[must_use]
+    pub fn netstring() -> Self {
+        Self::of(Kind::Netstring(Netstring {
+            frame_len_max: Self::FRAME_LEN_MAX,
+        }))
+    }
+
+    /// A header with a length in it: at an offset, counting more or less than what follows, of any
+    /// width from 1 to 8 bytes. See [`LengthField`].
+    #[must_use]
+    pub fn length_field(header: LengthField) -> Self {
+        Self::of(Kind::LengthField(Arc::new(Headed(header))))
+    }
+
+    /// A header of `header_len` bytes, from which `body_len` computes how many bytes follow it: the
+    /// classic cure with a fixed-size struct in front of the payload that it describes.
+    ///
+    /// ```text
+    ///   | type | count |  record  |  record  | type | count | ...
+    ///   |---------------------------------------|
+    ///                  frame
+    /// ```
+    ///
+    /// The frame is header and body; the largest frame counts both. `send` refuses a payload whose
+    /// header tells another length than it has.
+    ///
+    /// # Panics
+    ///
+    /// If `header_len` is zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use unstick::{FrameError, Framing};
+    ///
+    /// // A type, and a count of records whose size depends on it.
+    /// let framing = Framing::header_body(3, |header| {
+    ///     let count = u64::from(u16::from_be_bytes([header[1], header[2]]));
+    ///     match header[0] {
+    ///         b'p' => Ok(8 * count),
+    ///         b'q' => Ok(24 * count),
+    ///         _ => Err(FrameError::Malformed("no such type of record")),
+    ///     }
+    /// });
+    /// # assert_eq!(framing.to_string(), "header-body");
+    /// ```
+    #[must_use]
+    pub fn header_body<F>(header_len: usize, body_len: F) -> Self
+    where
+        F: Fn(&[u8]) -> Result<u64, FrameError> + Send + Sync + 'static,
+    {
+        assert!(header_len > 0, "a header of no bytes tells nothing");
+        let (body_len, frame_len_max) = (Arc::new(body_len), Self::FRAME_LEN_MAX);
+        let header_body = HeaderBody {
+            header_len,
+            body_len,
+            frame_len_max,
+        };
+        Self::of(Kind::HeaderBody(Arc::new(header_body)))
+    }
+
     /// A codec of your own. Its limits are its own too.
     ///
     /// Each connection pays for its state with one allocation, which the built-in framings do not.
@@ -146,7 +304,14 @@ impl Framing {
             Kind::Raw(raw) => raw.frame_len_max = bytes.max(1),
             Kind::Length(length) => *length = length.with_frame_len_max(bytes),
             Kind::Line(line) => line.frame_len_max = bytes,
-            Kind::Custom(_) => {}
+            Kind::Varint(varint) => varint.frame_len_max = bytes,
+            Kind::Netstring(netstring) => netstring.frame_len_max = bytes,
+            Kind::Delimited(delimited) => {
+                *delimited = Arc::new(delimited.with_frame_len_max(bytes));
+            }
+            Kind::LengthField(header) => Arc::make_mut(header).0.frame_len_max = bytes,
+            Kind::HeaderBody(codec) => Arc::make_mut(codec).frame_len_max = bytes,
+            Kind::Fixed(_) | Kind::Custom(_) => {}
         }
         Self::of(kind)
     }
@@ -180,12 +345,11 @@ impl Framing {
 impl Kind {
     #[inline(never)]
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        match self {
-            Self::Raw(raw) => raw.encode(payload, out),
-            Self::Length(length) => length.encode(payload, out),
-            Self::Line(line) => line.encode(payload, out),
-            Self::Custom(custom) => custom.encode_erased(payload, out),
-        }
+        with_builtin!(
+            self,
+            codec => codec.encode(payload, out),
+            custom => custom.encode_erased(payload, out)
+        )
     }
 }
 
@@ -200,6 +364,12 @@ impl fmt::Display for Framing {
                 let order = if is_little { "-le" } else { "" };
                 write!(f, "u{}{order}", 8 * u32::from(length.width()))
             }
+            Kind::Fixed(fixed) => write!(f, "fixed-{}", fixed.frame_len),
+            Kind::Varint(_) => f.write_str("varint"),
+            Kind::Netstring(_) => f.write_str("netstring"),
+            Kind::Delimited(_) => f.write_str("delimited"),
+            Kind::LengthField(_) => f.write_str("length-field"),
+            Kind::HeaderBody(_) => f.write_str("header-body"),
             Kind::Custom(_) => f.write_str("custom"),
         }
     }
@@ -222,6 +392,8 @@ impl FromStr for Framing {
             "u24-le" => Self::length_u24_le(),
             "u32-le" => Self::length_u32_le(),
             "u64-le" => Self::length_u64_le(),
+            "varint" => Self::varint(),
+            "netstring" => Self::netstring(),
             _ => return Err(ParseFramingError(())),
         })
     }
@@ -233,7 +405,10 @@ pub struct ParseFramingError(());
 
 impl fmt::Display for ParseFramingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected raw, line, u8, u16, u24, u32, u64, u16-le, u24-le, u32-le or u64-le")
+        f.write_str(
+            "expected raw, line, varint, netstring, u8, u16, u24, u32, u64, \
+             u16-le, u24-le, u32-le or u64-le",
+        )
     }
 }
 
@@ -241,12 +416,7 @@ impl Error for ParseFramingError {}
 
 impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Raw(raw) => raw.fmt(f),
-            Self::Length(length) => length.fmt(f),
-            Self::Line(line) => line.fmt(f),
-            Self::Custom(_) => f.write_str("Custom(..)"),
-        }
+        with_builtin!(self, codec => codec.fmt(f), _custom => f.write_str("Custom(..)"))
     }
 }
 
@@ -256,7 +426,9 @@ mod tests {
 
     #[test]
     fn every_short_name_reads_back_as_it_was_written() {
-        for name in "raw line u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le".split(' ') {
+        for name in
+            "raw line u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le varint netstring".split(' ')
+        {
             assert_eq!(name.parse::<Framing>().expect(name).to_string(), name);
         }
         "u7".parse::<Framing>().expect_err("no such framing");

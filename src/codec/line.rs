@@ -1,6 +1,6 @@
 //! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame.
 
-use super::{Codec, Out, Scanned, Step};
+use super::{Codec, Out, Scanned, Step, count_scanned};
 use crate::error::FrameError;
 
 /// See [`Framing::line`](super::Framing::line).
@@ -62,21 +62,6 @@ impl Codec for Line {
         Ok(())
     }
 }
-
-#[cfg(test)]
-thread_local! {
-    /// Bytes searched on this thread; tests hold it against the bytes received.
-    pub(crate) static SCANNED_BYTES: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
-}
-
-#[cfg(test)]
-fn count_scanned(bytes: &[u8]) {
-    SCANNED_BYTES.with(|count| count.set(count.get() + bytes.len() as u64));
-}
-
-#[cfg(not(test))]
-#[inline]
-fn count_scanned(_: &[u8]) {}
 
 #[cfg(test)]
 mod tests {

@@ -14,16 +14,23 @@ use std::ops::Range;
 use crate::buffer::Buf;
 use crate::error::FrameError;
 
+mod delimited;
 mod erased;
+mod fixed;
 mod framing;
+mod header_body;
 mod length;
+mod length_field;
 mod line;
+mod netstring;
 mod raw;
+mod varint;
 
 pub use framing::{Framing, ParseFramingError};
+pub use length_field::LengthField;
 
 pub(crate) use erased::{ErasedCodec, ErasedState};
-pub(crate) use framing::Kind;
+pub(crate) use framing::{Kind, with_builtin};
 
 /// What a codec saw in the bytes it was shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,11 +145,21 @@ pub trait Codec {
 /// Where an encoder writes its bytes.
 pub struct Out<'a> {
     buf: &'a mut Buf,
+    /// Where this frame begins in the buffer.
+    start: usize,
 }
 
 impl<'a> Out<'a> {
+    #[inline]
     pub(crate) fn new(buf: &'a mut Buf) -> Self {
-        Self { buf }
+        let start = buf.len();
+        Self { buf, start }
+    }
+
+    /// What was put so far for this frame.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.buf.bytes().get(self.start..).unwrap_or_default()
     }
 
     /// Appends bytes.
@@ -167,3 +184,19 @@ impl fmt::Debug for Out<'_> {
 /// What the built-in codecs remember of a connection: how far the frame at the front was scanned.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Scanned(pub(crate) usize);
+
+#[cfg(test)]
+thread_local! {
+    /// Bytes searched on this thread; tests hold it against the bytes received.
+    pub(crate) static SCANNED_BYTES: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts bytes that a delimiter is looked for in.
+#[cfg(test)]
+fn count_scanned(bytes: &[u8]) {
+    SCANNED_BYTES.with(|count| count.set(count.get() + bytes.len() as u64));
+}
+
+#[cfg(not(test))]
+#[inline]
+fn count_scanned(_: &[u8]) {}

@@ -14,7 +14,7 @@
 //! came, to at most four times their number, whatever length a header claims.
 
 use crate::buffer::{Buf, Pool};
-use crate::codec::{Codec, ErasedState, Kind, Scanned, Step};
+use crate::codec::{Codec, ErasedState, Kind, Scanned, Step, with_builtin};
 use crate::error::FrameError;
 
 /// Where an unfinished frame says no more than "one byte more", this many are tried at a time.
@@ -70,48 +70,45 @@ impl Inbound {
             !self.has_undelivered(),
             "bytes are delivered in their order"
         );
-        match kind {
-            Kind::Raw(codec) => self.feed_builtin(*codec, bytes, sink),
-            Kind::Length(codec) => self.feed_builtin(*codec, bytes, sink),
-            Kind::Line(codec) => self.feed_builtin(*codec, bytes, sink),
-            Kind::Custom(codec) => {
-                let mut state = self.take_custom(|| codec.new_state());
-                let halt = self.feed(bytes, sink, |bytes| codec.decode_erased(&mut state, bytes));
-                self.custom = Some(state);
-                halt
-            }
-        }
+        let mut scanned = Scanned(self.scanned());
+        with_builtin!(kind, codec => {
+            let halt = self.feed(bytes, sink, |bytes| codec.decode(&mut scanned, bytes));
+            self.keep_scanned(scanned);
+            halt
+        }, custom => {
+            let mut state = self.take_custom(|| custom.new_state());
+            let halt = self.feed(bytes, sink, |bytes| custom.decode_erased(&mut state, bytes));
+            self.custom = Some(state);
+            halt
+        })
     }
 
     /// Decodes what an earlier round left undelivered.
     pub(crate) fn resume<S: Sink>(&mut self, kind: &Kind, sink: &mut S) -> Halt {
-        match kind {
-            Kind::Raw(codec) => self.resume_builtin(*codec, sink),
-            Kind::Length(codec) => self.resume_builtin(*codec, sink),
-            Kind::Line(codec) => self.resume_builtin(*codec, sink),
-            Kind::Custom(codec) => {
-                let mut state = self.take_custom(|| codec.new_state());
-                let halt = self.decode_tail(sink, |bytes| codec.decode_erased(&mut state, bytes));
-                self.custom = Some(state);
-                halt
-            }
-        }
+        let mut scanned = Scanned(self.scanned());
+        with_builtin!(kind, codec => {
+            let halt = self.decode_tail(sink, |bytes| codec.decode(&mut scanned, bytes));
+            self.keep_scanned(scanned);
+            halt
+        }, custom => {
+            let mut state = self.take_custom(|| custom.new_state());
+            let halt = self.decode_tail(sink, |bytes| custom.decode_erased(&mut state, bytes));
+            self.custom = Some(state);
+            halt
+        })
     }
 
     /// Shows the codec what is left now that the stream has ended.
     pub(crate) fn finish<S: Sink>(&mut self, kind: &Kind, sink: &mut S) -> Halt {
-        let mut state = Scanned(self.scanned());
-        match kind {
-            Kind::Raw(codec) => self.decode_tail(sink, |rest| codec.finish(&mut state, rest)),
-            Kind::Length(codec) => self.decode_tail(sink, |rest| codec.finish(&mut state, rest)),
-            Kind::Line(codec) => self.decode_tail(sink, |rest| codec.finish(&mut state, rest)),
-            Kind::Custom(codec) => {
-                let mut state = self.take_custom(|| codec.new_state());
-                let halt = self.decode_tail(sink, |rest| codec.finish_erased(&mut state, rest));
-                self.custom = Some(state);
-                halt
-            }
-        }
+        let mut scanned = Scanned(self.scanned());
+        with_builtin!(kind, codec => {
+            self.decode_tail(sink, |rest| codec.finish(&mut scanned, rest))
+        }, custom => {
+            let mut state = self.take_custom(|| custom.new_state());
+            let halt = self.decode_tail(sink, |rest| custom.finish_erased(&mut state, rest));
+            self.custom = Some(state);
+            halt
+        })
     }
 
     /// Forgets what the former framing remembered; the bytes stay.
@@ -167,29 +164,6 @@ impl Inbound {
             pool.put(tail);
             len
         })
-    }
-
-    #[inline]
-    fn feed_builtin<C, S>(&mut self, codec: C, bytes: &[u8], sink: &mut S) -> Halt
-    where
-        C: Codec<State = Scanned>,
-        S: Sink,
-    {
-        let mut state = Scanned(self.scanned());
-        let halt = self.feed(bytes, sink, |bytes| codec.decode(&mut state, bytes));
-        self.keep_scanned(state);
-        halt
-    }
-
-    fn resume_builtin<C, S>(&mut self, codec: C, sink: &mut S) -> Halt
-    where
-        C: Codec<State = Scanned>,
-        S: Sink,
-    {
-        let mut state = Scanned(self.scanned());
-        let halt = self.decode_tail(sink, |bytes| codec.decode(&mut state, bytes));
-        self.keep_scanned(state);
-        halt
     }
 
     #[inline]

@@ -1,0 +1,280 @@
+//! Delimiters: a frame ends where one of a set of byte strings stands.
+
+use memchr::memmem::Finder;
+
+use super::{Codec, Out, Scanned, Step, count_scanned};
+use crate::error::FrameError;
+
+/// See [`Framing::delimiters`](super::Framing::delimiters).
+#[derive(Debug, Clone)]
+pub(crate) struct Delimited {
+    search: Search,
+    /// What `encode` puts behind a payload.
+    ending: Box<[u8]>,
+    pub(crate) frame_len_max: usize,
+}
+
+/// How the delimiters are looked for, the fastest way that serves their set.
+#[derive(Debug, Clone)]
+enum Search {
+    One(Box<Finder<'static>>),
+    Any(Box<[Box<[u8]>]>),
+}
+
+/// What a search came to. Positions count from the frame's first byte.
+enum Found {
+    /// The delimiter at `start` ends at `end`.
+    At { start: usize, end: usize },
+    /// None is there; one may begin at or behind this position.
+    NotBefore(usize),
+}
+
+impl Delimited {
+    /// # Panics
+    ///
+    /// Without a delimiter, or with an empty one.
+    pub(crate) fn new(delimiters: &[&[u8]], frame_len_max: usize) -> Self {
+        assert!(
+            !delimiters.is_empty(),
+            "a frame must have a delimiter to end with"
+        );
+        assert!(
+            delimiters.iter().all(|one| !one.is_empty()),
+            "a delimiter must not be empty"
+        );
+        let is_begun_by = |one: &&[u8]| {
+            delimiters
+                .iter()
+                .any(|other| other.len() > one.len() && other.starts_with(one))
+        };
+        // One that begins another would leave the decoder waiting for the longer one.
+        let ending = delimiters.iter().copied().find(|one| !is_begun_by(one));
+        let search = match delimiters {
+            [one] => Search::One(Box::new(Finder::new(one).into_owned())),
+            _ => Search::Any(delimiters.iter().map(|one| Box::from(*one)).collect()),
+        };
+        let ending = Box::from(ending.expect("the longest one begins no other"));
+        Self {
+            search,
+            ending,
+            frame_len_max,
+        }
+    }
+
+    pub(crate) fn with_frame_len_max(&self, frame_len_max: usize) -> Self {
+        Self {
+            frame_len_max,
+            ..self.clone()
+        }
+    }
+
+    /// Looks for the first delimiter that begins at `from` or behind it. While more bytes may come,
+    /// a longer delimiter that has begun is waited for.
+    fn find(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
+        match &self.search {
+            Search::One(finder) => find_one(finder, bytes, from),
+            Search::Any(delimiters) => find_any(delimiters, bytes, from, more_may_come),
+        }
+    }
+
+    fn frame(&self, len: usize, consumed: usize) -> Result<Step, FrameError> {
+        if len > self.frame_len_max {
+            return Err(FrameError::too_long(len as u64, self.frame_len_max));
+        }
+        Ok(Step::Frame {
+            frame: 0..len,
+            consumed,
+        })
+    }
+}
+
+impl Codec for Delimited {
+    type State = Scanned;
+
+    fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        let from = std::mem::take(&mut scanned.0);
+        count_scanned(bytes.get(from..).unwrap_or_default());
+        match self.find(bytes, from, true) {
+            Found::At { start, end } => self.frame(start, end),
+            // All before the position is content of the frame, however it goes on.
+            Found::NotBefore(at) if at > self.frame_len_max => {
+                Err(FrameError::too_long(at as u64, self.frame_len_max))
+            }
+            Found::NotBefore(at) => {
+                *scanned = Scanned(at);
+                Ok(Step::Need(bytes.len().saturating_add(1)))
+            }
+        }
+    }
+
+    fn finish(&self, scanned: &mut Scanned, rest: &[u8]) -> Result<Step, FrameError> {
+        let from = std::mem::take(&mut scanned.0);
+        match self.find(rest, from, false) {
+            Found::At { start, end } => self.frame(start, end),
+            Found::NotBefore(_) => Ok(Step::Need(rest.len().saturating_add(1))),
+        }
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        if payload.len() > self.frame_len_max {
+            return Err(FrameError::too_long(
+                payload.len() as u64,
+                self.frame_len_max,
+            ));
+        }
+        out.put(payload);
+        out.put(&self.ending);
+        // A delimiter may also begin in the payload and end in the ending.
+        match self.find(out.bytes(), 0, false) {
+            Found::At { start, .. } if start == payload.len() => Ok(()),
+            _ => Err(FrameError::Unencodable("a delimiter inside")),
+        }
+    }
+}
+
+fn find_one(finder: &Finder<'_>, bytes: &[u8], from: usize) -> Found {
+    let delimiter = finder.needle();
+    let unseen = bytes.get(from..).unwrap_or_default();
+    if let Some(at) = finder.find(unseen) {
+        let start = from.saturating_add(at);
+        return Found::At {
+            start,
+            end: start.saturating_add(delimiter.len()),
+        };
+    }
+    let longest = delimiter.len().saturating_sub(1).min(unseen.len());
+    let begun = (1..=longest).rev().find(|&len| {
+        delimiter
+            .get(..len)
+            .is_some_and(|beginning| unseen.ends_with(beginning))
+    });
+    Found::NotBefore(bytes.len().saturating_sub(begun.unwrap_or_default()))
+}
+
+/// The earliest delimiter wins, and of those that begin together the longest.
+fn find_any(delimiters: &[Box<[u8]>], bytes: &[u8], from: usize, more_may_come: bool) -> Found {
+    for start in from..bytes.len() {
+        let here = bytes.get(start..).unwrap_or_default();
+        let whole = delimiters
+            .iter()
+            .filter(|one| here.starts_with(one))
+            .map(|one| one.len());
+        let whole = whole.max();
+        let longer_has_begun = more_may_come
+            && delimiters.iter().any(|one| {
+                one.len() > here.len() && whole < Some(one.len()) && one.starts_with(here)
+            });
+        match whole {
+            _ if longer_has_begun => return Found::NotBefore(start),
+            Some(len) => {
+                return Found::At {
+                    start,
+                    end: start.saturating_add(len),
+                };
+            }
+            None => {}
+        }
+    }
+    Found::NotBefore(bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Buf;
+
+    /// Decodes `bytes` given in two pieces, and at the end of the stream.
+    fn frames(codec: &Delimited, bytes: &[u8], cut: usize) -> Vec<Vec<u8>> {
+        let (mut frames, mut start, mut scanned) = (Vec::new(), 0, Scanned(0));
+        for (end, is_last) in [(cut, false), (bytes.len(), false), (bytes.len(), true)] {
+            while start < end {
+                let rest = &bytes[start..end];
+                let step = match is_last {
+                    true => codec.finish(&mut scanned, rest),
+                    false => codec.decode(&mut scanned, rest),
+                };
+                let Step::Frame { frame, consumed } = step.expect("within the limit") else {
+                    break;
+                };
+                frames.push(rest[frame].to_vec());
+                start += consumed;
+            }
+        }
+        frames
+    }
+
+    fn check(delimiters: &[&[u8]], bytes: &[u8], expected: &[&str]) {
+        let codec = Delimited::new(delimiters, 100);
+        for cut in 0..=bytes.len() {
+            let frames = frames(&codec, bytes, cut);
+            let frames: Vec<_> = frames
+                .iter()
+                .map(|one| one.escape_ascii().to_string())
+                .collect();
+            assert_eq!(frames, expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn the_earliest_delimiter_wins_and_then_the_longest() {
+        check(&[b"\n", b"\r\n"], b"a\r\nb\n\n", &["a", "b", ""]);
+        check(&[b"ab", b"abc"], b"xabcyabz", &["x", "y"]);
+        check(&[b"abcd", b"c"], b"xabcdyabce", &["x", "yab"]);
+        check(&[b"abc", b"ab"], b"1ab", &["1"]);
+        check(&[b";", b"|"], b"a;b|c;", &["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_delimiter_of_several_bytes_may_overlap_itself() {
+        check(&[b"aab"], b"aaab1aab", &["a", "1"]);
+        check(&[b"abab"], b"xababab-abab", &["x", "ab-"]);
+        check(&[b"\0\0\0"], b"a\0\0b\0\0\0\0\0\0\0", &["a\\x00\\x00b", ""]);
+    }
+
+    #[test]
+    fn a_payload_that_would_end_early_is_refused() {
+        let refused = |delimiters: &[&[u8]], payload: &[u8]| {
+            let codec = Delimited::new(delimiters, 100);
+            let mut buf = Buf::default();
+            codec.encode(payload, &mut Out::new(&mut buf)).is_err()
+        };
+        assert!(refused(&[b"\n"], b"a\nb"));
+        assert!(refused(&[b"abab"], b"1ab"), "1ababab ends after the 1");
+        assert!(
+            refused(&[b"\n", b"\r\n"], b"a\r"),
+            "its \\r would be taken for half an ending"
+        );
+        assert!(refused(&[b";", b"|"], b"a|b"));
+        assert!(!refused(&[b"abab"], b"1aba-"));
+        assert!(!refused(&[b"\r\n"], b"a\rb\n"));
+    }
+
+    #[test]
+    fn what_is_sent_ends_with_a_delimiter_that_begins_no_other() {
+        let codec = Delimited::new(&[b"ab", b"abc"], 100);
+        let mut buf = Buf::default();
+        codec
+            .encode(b"x", &mut Out::new(&mut buf))
+            .expect("a payload");
+        assert_eq!(buf.bytes(), b"xabc");
+    }
+
+    #[test]
+    fn the_limit_counts_what_must_be_content() {
+        let codec = Delimited::new(&[b"\r\n\r\n"], 4);
+        let decode = |bytes: &[u8]| codec.decode(&mut Scanned(0), bytes);
+        assert!(matches!(decode(b"abcd\r\n\r"), Ok(Step::Need(8))));
+        assert!(matches!(decode(b"abcd\r\n\r\n"), Ok(Step::Frame { .. })));
+        for long in [
+            &b"abcde"[..],
+            b"abcde\r\n\r",
+            b"abcde\r\n\r\n",
+            b"abcd\r\n\rx",
+        ] {
+            assert!(matches!(
+                decode(long),
+                Err(FrameError::TooLong { limit: 4, .. })
+            ));
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Fixed size: every frame is as long as every other.
+
+use super::{Codec, Out, Scanned, Step};
+use crate::error::FrameError;
+
+/// See [`Framing::fixed`](super::Framing::fixed).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fixed {
+    /// At least 1.
+    pub(crate) frame_len: usize,
+}
+
+impl Codec for Fixed {
+    type State = Scanned;
+
+    #[inline]
+    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        if bytes.len() < self.frame_len {
+            return Ok(Step::Need(self.frame_len));
+        }
+        Ok(Step::Frame {
+            frame: 0..self.frame_len,
+            consumed: self.frame_len,
+        })
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        if payload.len() != self.frame_len {
+            return Err(FrameError::Unencodable("its length is not the fixed one"));
+        }
+        out.put(payload);
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! Netstrings: the length in decimal digits, a colon, the payload, a comma.
+//!
+//! <https://cr.yp.to/proto/netstrings.txt>
+
+use super::{Codec, Out, Scanned, Step};
+use crate::error::FrameError;
+
+/// Digits of the largest length of 64 bits.
+const DIGITS_MAX: usize = 20;
+
+/// See [`Framing::netstring`](super::Framing::netstring).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Netstring {
+    pub(crate) frame_len_max: usize,
+}
+
+impl Codec for Netstring {
+    type State = Scanned;
+
+    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        let Some((value, colon)) = self.read_header(bytes)? else {
+            return Ok(Step::Need(bytes.len().saturating_add(1)));
+        };
+        let start = colon.saturating_add(1);
+        let end = start.saturating_add(value);
+        match bytes.get(end) {
+            None => Ok(Step::Need(end.saturating_add(1))),
+            Some(b',') => Ok(Step::Frame {
+                frame: start..end,
+                consumed: end.saturating_add(1),
+            }),
+            Some(_) => Err(FrameError::Malformed("a netstring without its comma")),
+        }
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        if payload.len() > self.frame_len_max {
+            return Err(FrameError::too_long(
+                payload.len() as u64,
+                self.frame_len_max,
+            ));
+        }
+        let mut digits = [0; DIGITS_MAX];
+        let mut left = payload.len();
+        let mut first = DIGITS_MAX;
+        for (index, digit) in digits.iter_mut().enumerate().rev() {
+            let value = u8::try_from(left.checked_rem(10).unwrap_or_default()).unwrap_or_default();
+            *digit = b'0'.saturating_add(value);
+            first = index;
+            left /= 10;
+            if left == 0 {
+                break;
+            }
+        }
+        out.put(digits.split_at(first).1);
+        out.put(b":");
+        out.put(payload);
+        out.put(b",");
+        Ok(())
+    }
+}
+
+impl Netstring {
+    /// The length at the front and where its colon stands, or `None` while it is cut. A length over
+    /// the limit is told by its digits so far: they only make it larger.
+    fn read_header(&self, bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
+        let limit = self.frame_len_max;
+        let mut value: u64 = 0;
+        for (index, &byte) in bytes.iter().enumerate() {
+            match byte {
+                b'0'..=b'9' if index == 1 && value == 0 => {
+                    return Err(FrameError::Malformed(
+                        "a netstring's length with a leading zero",
+                    ));
+                }
+                b'0'..=b'9' => {
+                    let digit = u64::from(byte.saturating_sub(b'0'));
+                    value = value.saturating_mul(10).saturating_add(digit);
+                    if value > limit as u64 {
+                        return Err(FrameError::too_long(value, limit));
+                    }
+                }
+                b':' if index > 0 => {
+                    return Ok(usize::try_from(value).ok().map(|value| (value, index)));
+                }
+                _ => return Err(FrameError::Malformed("a netstring's length without digits")),
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Buf;
+
+    const CODEC: Netstring = Netstring { frame_len_max: 100 };
+
+    fn decode(bytes: &[u8]) -> Result<Step, FrameError> {
+        CODEC.decode(&mut Scanned(0), bytes)
+    }
+
+    #[test]
+    fn the_example_of_its_specification_is_read() {
+        let step = decode(b"12:hello world!,").expect("a netstring");
+        assert_eq!(
+            step,
+            Step::Frame {
+                frame: 3..15,
+                consumed: 16
+            }
+        );
+        assert_eq!(
+            decode(b"0:,").ok(),
+            Some(Step::Frame {
+                frame: 2..2,
+                consumed: 3
+            })
+        );
+        assert_eq!(decode(b"12:hello").ok(), Some(Step::Need(16)));
+        assert_eq!(decode(b"1").ok(), Some(Step::Need(2)));
+    }
+
+    #[test]
+    fn what_is_no_netstring_is_an_error() {
+        for bytes in [
+            &b":"[..],
+            b"a",
+            b"-1:",
+            b"01:a,",
+            b"00:,",
+            b"1:ab",
+            b" 1:a,",
+            b"1 :a,",
+        ] {
+            assert!(
+                matches!(decode(bytes), Err(FrameError::Malformed(_))),
+                "{bytes:?}"
+            );
+        }
+        for bytes in [&b"101"[..], b"99999999999999999999999999999999", b"101:"] {
+            assert!(
+                matches!(decode(bytes), Err(FrameError::TooLong { .. })),
+                "{bytes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn payloads_of_every_number_of_digits_come_back() {
+        for len in [0, 1, 9, 10, 99, 100] {
+            let mut buf = Buf::default();
+            CODEC
+                .encode(&vec![b','; len], &mut Out::new(&mut buf))
+                .expect("within the limit");
+            let end = buf.len();
+            let step = decode(buf.bytes()).expect("a frame");
+            assert_eq!(
+                step,
+                Step::Frame {
+                    frame: end - 1 - len..end - 1,
+                    consumed: end
+                }
+            );
+        }
+        let mut buf = Buf::default();
+        CODEC
+            .encode(&[0; 101], &mut Out::new(&mut buf))
+            .expect_err("too long");
+        assert!(buf.is_empty());
+    }
+}
