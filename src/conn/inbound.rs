@@ -166,7 +166,8 @@ impl Inbound {
         })
     }
 
-    #[inline]
+    /// Not inlined: each framing has a loop of its own, and none pays for the others' registers.
+    #[inline(never)]
     fn feed<S, D>(&mut self, bytes: &[u8], sink: &mut S, mut decode: D) -> Halt
     where
         S: Sink,

@@ -114,6 +114,7 @@ impl Flags {
 impl std::ops::BitOr for Flags {
     type Output = Self;
 
+    #[inline]
     fn bitor(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }

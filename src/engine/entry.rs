@@ -82,10 +82,16 @@ impl Entry {
 
     #[inline]
     pub(crate) fn flags_mut(&mut self) -> &mut Flags {
+        self.head_mut().1
+    }
+
+    /// What all kinds have: the generation and the flags.
+    #[inline]
+    pub(crate) fn head_mut(&mut self) -> (NonZeroU32, &mut Flags) {
         match self {
-            Self::Conn(conn) => &mut conn.flags,
-            Self::Listener(listener) => &mut listener.flags,
-            Self::Udp(udp) => &mut udp.flags,
+            Self::Conn(conn) => (conn.generation, &mut conn.flags),
+            Self::Listener(listener) => (listener.generation, &mut listener.flags),
+            Self::Udp(udp) => (udp.generation, &mut udp.flags),
         }
     }
 }

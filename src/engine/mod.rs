@@ -152,10 +152,11 @@ impl Engine {
     pub(crate) fn next_ready(&mut self) -> Option<(Token, &mut Entry)> {
         let token = self.ready.pop_front()?;
         let entry = self.entries.get_mut(token.key as usize)?;
-        if entry.generation() != token.generation {
+        let (generation, flags) = entry.head_mut();
+        if generation != token.generation {
             return None;
         }
-        entry.flags_mut().remove(Flags::QUEUED);
+        flags.remove(Flags::QUEUED);
         Some((token, entry))
     }
 
@@ -322,20 +323,21 @@ fn note(
     let Some(entry) = entries.get_mut(token.key()) else {
         return;
     };
-    let generation = entry.generation();
+    let (generation, flags) = entry.head_mut();
     if !token.is_of(generation) {
         return;
     }
-    let flags = entry.flags_mut();
-    if readiness.readable || readiness.ended {
-        flags.insert(Flags::READABLE);
-    }
-    if readiness.writable || readiness.ended {
-        flags.insert(Flags::WRITABLE);
-    }
-    if readiness.ended {
-        flags.insert(Flags::END_HINT);
-    }
+    flags.insert(match readiness {
+        Readiness { ended: true, .. } => Flags::READABLE | Flags::WRITABLE | Flags::END_HINT,
+        Readiness {
+            readable: true,
+            writable: true,
+            ..
+        } => Flags::READABLE | Flags::WRITABLE,
+        Readiness { readable: true, .. } => Flags::READABLE,
+        Readiness { writable: true, .. } => Flags::WRITABLE,
+        _ => Flags::default(),
+    });
     if !flags.intersects(Flags::QUEUED) {
         flags.insert(Flags::QUEUED);
         let key = u32::try_from(token.key()).expect("keys are handed out as 32 bits");

@@ -14,19 +14,9 @@ use crate::handler::{Handler, Origin};
 use crate::token::{ConnId, ListenerId, Token, UdpId};
 
 impl<H: Handler> Reactor<H> {
-    pub(super) fn serve_conn(&mut self, token: Token) {
-        let Ok(conn) = self.engine.conn(token) else {
-            return;
-        };
-        if conn.flags.intersects(Flags::CONNECTING) || conn.outbound.is_some() {
-            self.serve_output(token);
-        }
-        self.serve_input(token);
-    }
-
     /// The rarer half of an event: a connect came to its end, or a queue can be flushed on.
     #[cold]
-    fn serve_output(&mut self, token: Token) {
+    pub(super) fn serve_output(&mut self, token: Token) {
         if self
             .engine
             .conn(token)
@@ -44,7 +34,7 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// Reads, decodes and delivers within the budgets, then writes what was sent meanwhile.
-    fn serve_input(&mut self, token: Token) {
+    pub(super) fn serve_input(&mut self, token: Token) {
         let Self {
             engine,
             handler,
@@ -87,7 +77,8 @@ impl<H: Handler> Reactor<H> {
         let Ok(conn) = engine.conn_mut(token) else {
             return;
         };
-        conn.inbound = input.inbound;
+        // What stood in its place owns nothing, and is not worth a look at its drop.
+        std::mem::forget(std::mem::replace(&mut conn.inbound, input.inbound));
         let is_closing = conn.flags.intersects(Flags::CLOSING);
         if cut_short {
             engine.queue(token);

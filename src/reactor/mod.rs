@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::codec::Framing;
 use crate::config::Config;
+use crate::conn::Flags;
 use crate::context::Context;
 use crate::engine::{Drained, Engine, Entry, Task};
 use crate::handler::Handler;
@@ -254,7 +255,12 @@ impl<H: Handler> Reactor<H> {
     #[inline]
     fn serve_next(&mut self) {
         match self.engine.next_ready() {
-            Some((token, Entry::Conn(_))) => self.serve_conn(token),
+            Some((token, Entry::Conn(conn))) => {
+                if conn.flags.intersects(Flags::CONNECTING) || conn.outbound.is_some() {
+                    self.serve_output(token);
+                }
+                self.serve_input(token);
+            }
             Some((token, Entry::Listener(_))) => self.serve_listener(ListenerId(token)),
             Some((token, Entry::Udp(_))) => self.serve_udp(UdpId(token)),
             None => {}
