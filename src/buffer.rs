@@ -118,6 +118,13 @@ impl Buf {
         self.end = self.start + len;
     }
 
+    /// Makes room for `additional` bytes at the end.
+    pub(crate) fn reserve(&mut self, additional: usize) {
+        if additional > self.room() {
+            self.grow(additional);
+        }
+    }
+
     /// Makes room at the end: by moving to the front where at least half is free, else on the heap.
     #[cold]
     #[inline(never)]

@@ -63,6 +63,13 @@ impl Error for FrameError {
     }
 }
 
+/// As `InvalidData`.
+impl From<FrameError> for io::Error {
+    fn from(error: FrameError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
 /// The id names nothing any more: what it named is closed, whoever has its slot now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "there is nothing more to say")]

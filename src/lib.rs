@@ -123,6 +123,9 @@
 //! length that a peer claims is checked by its header alone, and no memory is reserved for it: a
 //! connection's buffer grows with the bytes that came.
 //!
+//! The framings serve without a reactor too: [`Deframer`] and [`Framer`] for bytes from anywhere,
+//! [`FramedStream`] for a blocking stream.
+//!
 //! # Sending, and a peer that does not read
 //!
 //! [`Context::send`] accepts a frame whole or not at all, and says what to do next: go on
@@ -193,6 +196,7 @@ mod config;
 mod conn;
 mod context;
 mod datagram;
+mod deframe;
 mod engine;
 mod error;
 mod handler;
@@ -208,6 +212,7 @@ pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Step};
 pub use config::Config;
 pub use context::Context;
 pub use datagram::Datagram;
+pub use deframe::{Deframer, FramedStream, Framer};
 pub use error::{CloseReason, Closed, FrameError, Gone, PostError, SendError, Sent};
 pub use handler::{Handler, Origin};
 pub use reactor::Reactor;

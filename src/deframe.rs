@@ -1,0 +1,485 @@
+//! The same framings without a socket of this crate's: for files, pipes, serial lines, blocking
+//! sockets and other runtimes.
+//!
+//! [`Deframer`] turns bytes into frames and [`Framer`] frames into bytes, both without I/O;
+//! [`FramedStream`] puts them on anything that reads and writes.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::ops::Range;
+
+use crate::buffer::Buf;
+use crate::codec::{Codec, ErasedState, Framing, Kind, Out, Scanned, Step, with_builtin};
+use crate::error::FrameError;
+
+/// Room for a read where nothing is known about the frame to come.
+const READ_LEN: usize = 8 * 1024;
+/// How much larger than the bytes that came the buffer may be made for one frame.
+const GROWTH: usize = 4;
+
+/// Finds the frames in bytes that come in pieces.
+///
+/// The bytes are put into [`space`](Deframer::space), or [`extend`](Deframer::extend) copies them
+/// there; [`next_frame`](Deframer::next_frame) hands the frames out as slices of them. The buffer
+/// grows with the bytes that came, never with the length that a header claims.
+///
+/// # Examples
+///
+/// ```
+/// use unstick::{Deframer, Framing};
+///
+/// let mut deframer = Deframer::new(Framing::line());
+/// let mut lines = Vec::new();
+/// for piece in ["hel", "lo\nwo", "rld\nagain"] {
+///     deframer.extend(piece.as_bytes());
+///     while let Some(line) = deframer.next_frame()? {
+///         lines.push(String::from_utf8_lossy(line).into_owned());
+///     }
+/// }
+/// assert_eq!(lines, ["hello", "world"]);
+/// assert_eq!(deframer.rest(), b"again");
+/// # Ok::<(), unstick::FrameError>(())
+/// ```
+pub struct Deframer {
+    framing: Framing,
+    state: State,
+    buf: Buf,
+    /// Bytes at the front that belong to the frame handed out last.
+    delivered: usize,
+    /// Bytes still to come that belong to a skipped frame. While there are any, `buf` is empty.
+    skip: u64,
+    /// Bytes consumed so far: where in the stream the buffer begins.
+    offset: u64,
+}
+
+/// What the codec remembers.
+#[derive(Default)]
+struct State {
+    scanned: Scanned,
+    own: Option<ErasedState>,
+}
+
+impl Deframer {
+    /// A deframer at the beginning of a stream.
+    #[must_use]
+    pub fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            state: State::default(),
+            buf: Buf::default(),
+            delivered: 0,
+            skip: 0,
+            offset: 0,
+        }
+    }
+
+    /// The next whole frame of the bytes given so far; `None` where more are needed.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the bytes at [`offset`](Deframer::offset). It is final: no frame comes
+    /// after it.
+    pub fn next_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
+        let frame = self.look(false)?;
+        Ok(frame.map(|frame| &self.buf.bytes()[frame]))
+    }
+
+    /// As [`next_frame`](Deframer::next_frame), for a stream that has ended: some framings have a
+    /// last frame without an end. What is no frame is left in [`rest`](Deframer::rest).
+    ///
+    /// # Errors
+    ///
+    /// As for [`next_frame`](Deframer::next_frame).
+    pub fn last_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
+        let frame = self.look(true)?;
+        Ok(frame.map(|frame| &self.buf.bytes()[frame]))
+    }
+
+    /// Appends bytes of the stream.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.consume_delivered();
+        self.buf.put(bytes);
+        self.skip_front();
+    }
+
+    /// Room to read into, never empty; [`filled`](Deframer::filled) tells how much of it was used.
+    pub fn space(&mut self) -> &mut [u8] {
+        self.consume_delivered();
+        let missing = self.buf.need.saturating_sub(self.buf.len());
+        let wanted = missing.min(GROWTH * self.buf.len()).max(READ_LEN);
+        self.buf.reserve(wanted);
+        &mut self.buf.room_mut()[..wanted]
+    }
+
+    /// Tells that the first `len` bytes of [`space`](Deframer::space) were filled.
+    ///
+    /// # Panics
+    ///
+    /// If that is more than there was.
+    pub fn filled(&mut self, len: usize) {
+        assert!(
+            len <= self.buf.room(),
+            "no more can be filled than there was room for"
+        );
+        self.buf.filled(len);
+        self.skip_front();
+    }
+
+    /// Exchanges the framing: the bytes not handed out yet belong to the new one.
+    pub fn reframe(&mut self, framing: Framing) {
+        self.consume_delivered();
+        self.framing = framing;
+        self.state = State::default();
+        self.buf.need = 0;
+    }
+
+    /// The bytes that are not handed out yet.
+    #[must_use]
+    pub fn rest(&self) -> &[u8] {
+        self.buf.bytes().get(self.delivered..).unwrap_or_default()
+    }
+
+    /// How many bytes of the stream lie before [`rest`](Deframer::rest).
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset + self.delivered as u64
+    }
+
+    /// Reads until a frame is there; `None` at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// * What `reader` answered; `Interrupted` is retried.
+    /// * `UnexpectedEof` where the stream ends within a frame.
+    /// * `InvalidData` with a [`FrameError`] where the bytes are no frame.
+    pub fn read_frame(&mut self, reader: &mut impl Read) -> io::Result<Option<&[u8]>> {
+        let frame = loop {
+            if let Some(frame) = self.look(false)? {
+                break Some(frame);
+            }
+            let len = match reader.read(self.space()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            };
+            if len == 0 {
+                break self.look(true)?;
+            }
+            self.filled(len);
+        };
+        if frame.is_none() && (!self.buf.is_empty() || self.skip > 0) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(frame.map(|frame| &self.buf.bytes()[frame]))
+    }
+
+    /// Where the next frame lies in the buffer.
+    fn look(&mut self, has_ended: bool) -> Result<Option<Range<usize>>, FrameError> {
+        loop {
+            self.consume_delivered();
+            if self.buf.is_empty() {
+                return Ok(None);
+            }
+            let bytes = self.buf.bytes();
+            let broken = |what| Err(FrameError::Contract(what));
+            match self.state.step(self.framing.kind(), bytes, has_ended)? {
+                Step::Frame { frame, consumed } => {
+                    if consumed == 0 || consumed > bytes.len() || frame.end > consumed {
+                        return broken("a frame outside of the bytes it was shown");
+                    }
+                    if frame.start > frame.end {
+                        return broken("a range that ends before it begins");
+                    }
+                    self.delivered = consumed;
+                    return Ok(Some(frame));
+                }
+                Step::Skip { bytes: 0 } => return broken("a skip of nothing"),
+                Step::Skip { bytes: skip } => {
+                    self.skip = skip;
+                    self.skip_front();
+                }
+                Step::Need(need) if need > bytes.len() => {
+                    self.buf.need = need;
+                    return Ok(None);
+                }
+                Step::Need(_) => return broken("a need of no more than it was shown"),
+            }
+        }
+    }
+
+    fn consume_delivered(&mut self) {
+        let delivered = std::mem::take(&mut self.delivered);
+        if delivered > 0 {
+            self.buf.consume(delivered);
+            self.offset += delivered as u64;
+        }
+    }
+
+    fn skip_front(&mut self) {
+        let len = self.buf.len();
+        let skipped = usize::try_from(self.skip).map_or(len, |skip| skip.min(len));
+        self.buf.consume(skipped);
+        self.skip -= skipped as u64;
+        self.offset += skipped as u64;
+    }
+}
+
+impl State {
+    fn step(&mut self, kind: &Kind, bytes: &[u8], has_ended: bool) -> Result<Step, FrameError> {
+        let Self { scanned, own } = self;
+        with_builtin!(kind, codec => match has_ended {
+            false => codec.decode(scanned, bytes),
+            true => codec.finish(scanned, bytes),
+        }, custom => {
+            let own = own.get_or_insert_with(|| custom.new_state());
+            match has_ended {
+                false => custom.decode_erased(own, bytes),
+                true => custom.finish_erased(own, bytes),
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Deframer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deframer")
+            .field("framing", &self.framing)
+            .field("rest_len", &self.rest().len())
+            .field("offset", &self.offset())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Turns payloads into frames.
+///
+/// # Examples
+///
+/// ```
+/// use unstick::{Framer, Framing};
+///
+/// let mut framer = Framer::new(Framing::length_u16());
+/// assert_eq!(framer.frame(b"hello")?, b"\x00\x05hello");
+/// # Ok::<(), unstick::FrameError>(())
+/// ```
+pub struct Framer {
+    framing: Framing,
+    buf: Buf,
+}
+
+impl Framer {
+    /// A framer for one direction of a stream.
+    #[must_use]
+    pub fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            buf: Buf::default(),
+        }
+    }
+
+    /// The bytes of one frame; they stand until the next call.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::TooLong`] or [`FrameError::Unencodable`], where the framing cannot carry the
+    /// payload.
+    pub fn frame(&mut self, payload: &[u8]) -> Result<&[u8], FrameError> {
+        self.buf.clear();
+        self.framing.encode(payload, &mut Out::new(&mut self.buf))?;
+        Ok(self.buf.bytes())
+    }
+
+    /// Writes one frame, with one call of `write` where the writer takes it whole.
+    ///
+    /// # Errors
+    ///
+    /// What `writer` answered, or `InvalidInput` with a [`FrameError`] and nothing written.
+    pub fn write_frame(&mut self, writer: &mut impl Write, payload: &[u8]) -> io::Result<()> {
+        let frame = self.frame(payload);
+        let frame = frame.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        writer.write_all(frame)
+    }
+
+    /// Exchanges the framing, from the next frame on.
+    pub fn reframe(&mut self, framing: Framing) {
+        self.framing = framing;
+    }
+}
+
+impl fmt::Debug for Framer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Framer")
+            .field("framing", &self.framing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Frames over anything that reads and writes and blocks: a std socket, a serial line, a pair of
+/// pipes. For tools and tests; many connections at once are what a [`Reactor`](crate::Reactor) is
+/// for.
+///
+/// # Examples
+///
+/// ```
+/// use std::net::{TcpListener, TcpStream};
+/// use unstick::{FramedStream, Framing};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let mut client = FramedStream::new(TcpStream::connect(listener.local_addr()?)?, Framing::line());
+/// let mut server = FramedStream::new(listener.accept()?.0, Framing::line());
+///
+/// client.send(b"hello")?;
+/// assert_eq!(server.receive()?, Some(&b"hello"[..]));
+/// drop(client);
+/// assert_eq!(server.receive()?, None);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct FramedStream<S> {
+    stream: S,
+    deframer: Deframer,
+    framer: Framer,
+}
+
+impl<S: Read + Write> FramedStream<S> {
+    /// Frames over `stream`, the same in both directions.
+    #[must_use]
+    pub fn new(stream: S, framing: Framing) -> Self {
+        Self {
+            stream,
+            deframer: Deframer::new(framing.clone()),
+            framer: Framer::new(framing),
+        }
+    }
+
+    /// Sends one frame, and returns when the stream has taken all of it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Framer::write_frame`].
+    pub fn send(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.framer.write_frame(&mut self.stream, payload)
+    }
+
+    /// Waits for one frame; `None` when the peer has ended its side.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Deframer::read_frame`].
+    pub fn receive(&mut self) -> io::Result<Option<&[u8]>> {
+        self.deframer.read_frame(&mut self.stream)
+    }
+
+    /// Exchanges the framing of both directions. Bytes that are read already are kept.
+    pub fn reframe(&mut self, framing: Framing) {
+        self.deframer.reframe(framing.clone());
+        self.framer.reframe(framing);
+    }
+
+    /// The stream, for its options and its end. Bytes that are read from it are missed by
+    /// [`receive`](FramedStream::receive).
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// Gives the stream back, and the bytes that were read and not handed out.
+    #[must_use]
+    pub fn into_inner(self) -> (S, Vec<u8>) {
+        let rest = self.deframer.rest().to_vec();
+        (self.stream, rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives its bytes in pieces of one length.
+    struct Pieces<'a>(&'a [u8], usize);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let len = self.1.min(buf.len()).min(self.0.len());
+            let (piece, rest) = self.0.split_at(len);
+            buf[..len].copy_from_slice(piece);
+            self.0 = rest;
+            Ok(len)
+        }
+    }
+
+    #[test]
+    fn frames_of_every_framing_come_back_whatever_the_pieces_are() {
+        let framings = [
+            Framing::line(),
+            Framing::length_u8(),
+            Framing::length_u24_le(),
+            Framing::varint(),
+            Framing::netstring(),
+            Framing::fixed(40),
+            Framing::delimiter(b"--"),
+        ];
+        for framing in framings {
+            let mut framer = Framer::new(framing.clone());
+            let mut stream = Vec::new();
+            for index in 0..50_u8 {
+                framer
+                    .write_frame(&mut stream, &[index | 0x40; 40])
+                    .expect("it fits");
+            }
+            for piece in [1, 2, 3, 39, 41, 1000, usize::MAX] {
+                let mut reader = Pieces(&stream, piece);
+                let mut deframer = Deframer::new(framing.clone());
+                for index in 0..50_u8 {
+                    let frame = deframer.read_frame(&mut reader).expect("a frame");
+                    assert_eq!(frame, Some(&[index | 0x40; 40][..]), "{framing}, {piece}");
+                }
+                assert_eq!(deframer.read_frame(&mut reader).expect("the end"), None);
+                assert_eq!(deframer.offset(), stream.len() as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_ends_within_a_frame_is_an_unexpected_end() {
+        let mut deframer = Deframer::new(Framing::length_u16());
+        let error = deframer
+            .read_frame(&mut &b"\x00\x05hell"[..])
+            .expect_err("cut short");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(deframer.rest(), b"\x00\x05hell");
+    }
+
+    #[test]
+    fn an_error_is_final_and_tells_where_it_is() {
+        let mut deframer = Deframer::new(Framing::length_u8().frame_len_max(3));
+        deframer.extend(b"\x01a\x04bcde\x01f");
+        assert_eq!(deframer.next_frame().expect("a frame"), Some(&b"a"[..]));
+        for _ in 0..3 {
+            let error = deframer.next_frame().expect_err("over the limit");
+            assert!(matches!(error, FrameError::TooLong { len: 4, limit: 3 }));
+            assert_eq!(deframer.offset(), 2);
+            deframer.extend(b"\x01g");
+        }
+    }
+
+    #[test]
+    fn a_header_reserves_nothing() {
+        let mut deframer = Deframer::new(Framing::length_u32().frame_len_max(1 << 30));
+        deframer.extend(&(1_u32 << 30).to_be_bytes());
+        assert_eq!(deframer.next_frame().expect("not yet"), None);
+        assert!(deframer.space().len() <= READ_LEN);
+        assert!(deframer.buf.capacity() <= 2 * READ_LEN);
+    }
+
+    #[test]
+    fn the_framing_can_change_between_two_frames_of_one_read() {
+        let mut deframer = Deframer::new(Framing::line());
+        deframer.extend(b"binary please\n\x00\x02ok");
+        assert_eq!(
+            deframer.next_frame().expect("a line"),
+            Some(&b"binary please"[..])
+        );
+        deframer.reframe(Framing::length_u16());
+        assert_eq!(deframer.next_frame().expect("a frame"), Some(&b"ok"[..]));
+    }
+}
