@@ -185,6 +185,54 @@ fn a_datagram_to_nobody_is_dropped_and_told_of() {
     assert_eq!(reactor.stats().datagrams_dropped, 1);
 }
 
+/// A handler that sends again what failed does not hold the turn: others are still served.
+#[test]
+fn answering_every_send_error_with_a_send_does_not_hold_the_loop() {
+    const FAR_TOO_MANY: usize = 100_000;
+    let errors = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&errors);
+    let nowhere = "127.0.0.1:0".parse().expect("an address");
+    let probe = Probe::new(move |cx, event| {
+        if let Event::DatagramError(socket, _) = event
+            && seen.fetch_add(1, Ordering::Relaxed) < FAR_TOO_MANY
+        {
+            let _ = cx.send_to(*socket, nowhere, b"again");
+        }
+    });
+    let (mut reactor, socket, _) = bound(probe, Config::default());
+    reactor
+        .with(|_, cx| cx.send_to(socket, nowhere, b"once"))
+        .expect("there is room");
+    for _ in 0..10 {
+        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    }
+    let errors = errors.load(Ordering::Relaxed);
+    assert!(errors >= 10, "the socket goes on: {errors}");
+    assert!(errors < FAR_TOO_MANY, "ten turns saw {errors} errors");
+}
+
+/// Also where they are more than one turn tells of.
+#[test]
+fn a_run_of_failing_datagrams_does_not_hold_back_the_good_one_behind_it() {
+    const RUN: usize = 200;
+    let mut config = Config::default();
+    config.datagram_budget = 8;
+    let (mut reactor, socket, _) = bound(Probe::silent(), config);
+    let peer = peer();
+    let nowhere = "127.0.0.1:0".parse().expect("an address");
+    reactor.with(|_, cx| {
+        for _ in 0..RUN {
+            cx.send_to(socket, nowhere, b"lost").expect("there is room");
+        }
+        cx.send_to(socket, addr_of(&peer), b"found")
+            .expect("there is room");
+    });
+    drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
+    assert_eq!(receive(&peer), b"found");
+    assert_eq!(errors(reactor.handler()).len(), RUN);
+    assert_eq!(reactor.stats().datagrams_dropped, RUN as u64);
+}
+
 #[test]
 fn a_full_queue_refuses_a_datagram_and_sends_the_others() {
     let mut config = Config::default();
