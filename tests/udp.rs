@@ -126,6 +126,26 @@ fn a_peer_that_dies_is_told_of_and_the_burst_to_its_successor_arrives() {
     assert_eq!(datagrams(reactor.handler()), [(&b"back"[..], false)]);
 }
 
+/// The kernel reports a refusal by failing the next call on the socket, whatever that is about
+/// (udp(7): "an error for an earlier packet"). When that call sends, its datagram has not gone.
+#[test]
+fn the_send_that_learns_of_an_earlier_refusal_loses_nothing() {
+    let (mut reactor, socket, _) = bound(Probe::silent(), Config::default());
+    let peer_addr = addr_of(&peer());
+    reactor
+        .with(|_, cx| cx.connect_udp(socket, peer_addr))
+        .expect("connecting UDP is local");
+    send_all(&mut reactor, socket, &[b"into the void"]);
+    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+
+    let revived = peer_at(peer_addr);
+    send_all(&mut reactor, socket, &[b"to the living"]);
+    drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 2);
+    assert_eq!(receive(&revived), b"to the living");
+    drive(&mut reactor, |reactor| !reactor.handler().events.is_empty());
+    assert_eq!(reactor.stats().datagrams_dropped, 0);
+}
+
 /// One datagram that the kernel refuses, between two that it takes.
 fn assert_only_it_is_dropped(to: Option<SocketAddr>, len: usize, errno: i32) {
     let (mut reactor, socket, _) = bound(Probe::silent(), Config::default());

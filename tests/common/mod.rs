@@ -3,7 +3,11 @@
 //! Nothing here waits by sleeping: a wait is for a condition, and fails at a deadline that only a
 //! broken program reaches.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its own part of this"
+)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
