@@ -135,7 +135,7 @@ impl<H: Handler> Context<'_, H> {
         self.engine.close(conn.0, reason);
     }
 
-    /// Ends a connection at once and tells the peer by a reset. What is queued is lost, and counted.
+    /// Ends a connection at once and tells the peer by a reset. What is queued is lost and counted.
     ///
     /// Aborting what is gone does nothing.
     pub fn abort(&mut self, conn: ConnId) {
