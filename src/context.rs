@@ -71,8 +71,9 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// # Errors
     ///
-    /// As for [`send_to`](Context::send_to). An unconnected socket is told of as `NotConnected`,
-    /// by [`on_datagram_error`](Handler::on_datagram_error).
+    /// As for [`send_to`](Context::send_to). That the socket has no peer is told by
+    /// [`on_datagram_error`](Handler::on_datagram_error), as what the system says to it:
+    /// `EDESTADDRREQ`, which has no [`io::ErrorKind`], or `NotConnected`.
     pub fn send_datagram(&mut self, socket: UdpId, data: &[u8]) -> Result<(), SendError> {
         self.engine.send_datagram(socket, None, data)
     }
@@ -134,7 +135,7 @@ impl<H: Handler> Context<'_, H> {
         self.engine.close(conn.0, reason);
     }
 
-    /// Ends a connection at once and tells the peer by a reset. What is queued is lost, and counted.
+    /// Ends a connection at once and tells the peer by a reset. What is queued is lost and counted.
     ///
     /// Aborting what is gone does nothing.
     pub fn abort(&mut self, conn: ConnId) {

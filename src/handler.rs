@@ -41,9 +41,9 @@ use crate::token::{ConnId, ListenerId, UdpId};
 /// impl Handler for Counter {
 ///     type Session = u64;
 ///
-///     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, lines: &mut u64, _: &[u8]) {
-///         *lines += 1;
-///         let _ = cx.send(conn, format!("{lines} so far").as_bytes());
+///     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, seen: &mut u64, _: &[u8]) {
+///         *seen += 1;
+///         let _ = cx.send(conn, format!("{seen} so far").as_bytes());
 ///     }
 /// }
 /// ```

@@ -38,8 +38,8 @@
 //!         let _ = cx.send(conn, frame); // queued and flushed; never blocks
 //!     }
 //!
-//!     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
-//!         let _ = cx.send_to(socket, datagram.from, datagram.data);
+//!     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, udp: UdpId, datagram: Datagram<'_>) {
+//!         let _ = cx.send_to(udp, datagram.from, datagram.data);
 //!     }
 //! }
 //!

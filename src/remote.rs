@@ -114,7 +114,7 @@ impl<H: Handler> Inlet<H> {
         self.shared.pending.load(Ordering::Acquire)
     }
 
-    /// Takes all that was posted, in exchange for an empty queue, and a shutdown that was asked for.
+    /// Takes all that was posted, in exchange for an empty queue, and a shutdown asked for.
     pub(crate) fn take(&self, posted: &mut VecDeque<Posted<H>>) -> Option<Duration> {
         let mut inbox = self.shared.lock();
         self.shared.pending.store(false, Ordering::Release);

@@ -174,7 +174,7 @@ mod tests {
                     let total = len.checked_add(u64::from(codec.width));
                     match total.filter(|_| len <= limit as u64) {
                         None => assert!(
-                            matches!(step, Err(FrameError::TooLong { len: told, .. }) if told == len)
+                            matches!(step, Err(FrameError::TooLong { len: it, .. }) if it == len)
                         ),
                         Some(total) if len > 0 => {
                             assert_eq!(step.ok(), Some(Step::Need(usize::try_from(total).unwrap())))

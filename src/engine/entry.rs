@@ -66,6 +66,8 @@ pub(crate) struct ListenerEntry {
 pub(crate) struct UdpEntry {
     pub(crate) udp: Udp,
     pub(crate) queue: DatagramQueue,
+    /// Sending the front of the queue told of an earlier datagram's refusal.
+    pub(crate) refused: bool,
     pub(crate) generation: NonZeroU32,
     pub(crate) flags: Flags,
 }

@@ -64,6 +64,7 @@ impl Engine {
             Entry::Udp(Box::new(UdpEntry {
                 udp,
                 queue: DatagramQueue::default(),
+                refused: false,
                 generation,
                 flags: Flags::WRITABLE,
             }))

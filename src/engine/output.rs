@@ -300,7 +300,7 @@ impl Engine {
     }
 
     /// Sends queued datagrams until the kernel takes no more; answers the first error, which has
-    /// cost one datagram and ended nothing.
+    /// cost one datagram at most and ended nothing.
     pub(crate) fn flush_datagrams(&mut self, id: UdpId) -> Result<Option<io::Error>, Gone> {
         let Self { entries, stats, .. } = self;
         let Some(Entry::Udp(entry)) = entries.get_mut(id.0.key as usize) else {
@@ -314,13 +314,21 @@ impl Engine {
                     stats.datagrams_out += 1;
                     stats.datagram_bytes_out += len as u64;
                     entry.queue.pop();
+                    entry.refused = false;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     entry.flags.remove(Flags::WRITABLE);
                 }
                 Err(error) => {
-                    stats.datagrams_dropped += 1;
-                    entry.queue.pop();
+                    // A refusal is about an earlier datagram, sent to a port that nobody has
+                    // (udp(7)). This one has not gone yet, and is tried once more.
+                    let is_earlier =
+                        error.kind() == io::ErrorKind::ConnectionRefused && !entry.refused;
+                    entry.refused = is_earlier;
+                    if !is_earlier {
+                        stats.datagrams_dropped += 1;
+                        entry.queue.pop();
+                    }
                     return Ok(Some(error));
                 }
             }

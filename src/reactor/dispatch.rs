@@ -9,7 +9,7 @@ use crate::conn::{Flags, Flow, Halt, Inbound, Sink};
 use crate::context::Context;
 use crate::datagram::Datagram;
 use crate::engine::{Accepted, Connected, Drained, Engine, Fill};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, Gone};
 use crate::handler::{Handler, Origin};
 use crate::token::{ConnId, ListenerId, Token, UdpId};
 
@@ -151,11 +151,16 @@ impl<H: Handler> Reactor<H> {
         self.engine.queue(id.0);
     }
 
-    /// Sends a socket's queued datagrams. An error costs the datagram that it was about.
+    /// Sends a socket's queued datagrams. An error costs the datagram that it was about. A handler
+    /// may answer an error with a datagram that fails too, so errors have a budget.
     pub(super) fn flush_udp(&mut self, id: UdpId) {
-        while let Ok(Some(error)) = self.engine.flush_datagrams(id) {
-            self.tell_datagram_error(id, error);
+        for _ in 0..self.engine.config.datagram_budget {
+            match self.engine.flush_datagrams(id) {
+                Ok(Some(error)) => self.tell_datagram_error(id, error),
+                Ok(None) | Err(Gone) => return,
+            }
         }
+        self.engine.flush_later(id.0);
     }
 
     fn tell_datagram_error(&mut self, id: UdpId, error: io::Error) {
