@@ -324,7 +324,8 @@ impl fmt::Debug for Framer {
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let listener = TcpListener::bind("127.0.0.1:0")?;
-/// let mut client = FramedStream::new(TcpStream::connect(listener.local_addr()?)?, Framing::line());
+/// let stream = TcpStream::connect(listener.local_addr()?)?;
+/// let mut client = FramedStream::new(stream, Framing::line());
 /// let mut server = FramedStream::new(listener.accept()?.0, Framing::line());
 ///
 /// client.send(b"hello")?;

@@ -155,8 +155,8 @@
 //!
 //! # Other threads, other loops
 //!
-//! [`Reactor::remote`] gives a [`Remote`] that posts closures to the loop's thread. A program with a
-//! loop of its own calls [`Reactor::turn`] from it, and may watch the poll's descriptor.
+//! [`Reactor::remote`] gives a [`Remote`] that posts closures to the loop's thread. A program with
+//! a loop of its own calls [`Reactor::turn`] from it, and may watch the poll's descriptor.
 //!
 //! # What it costs
 //!
@@ -177,8 +177,8 @@
 //!
 //! # Platforms
 //!
-//! Linux first: it is where everything was measured. Nothing else that mio serves is shut out; where
-//! a short read does not say that a socket is drained, it is read until it would block.
+//! Linux first: it is where everything was measured. Nothing else that mio serves is shut out;
+//! where a short read does not say that a socket is drained, it is read until it would block.
 //!
 //! [mio]: https://docs.rs/mio
 
