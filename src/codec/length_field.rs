@@ -3,7 +3,8 @@
 use super::{Codec, Out, Scanned, Step};
 use crate::error::FrameError;
 
-/// Describes a header with a length in it, for [`Framing::length_field`](super::Framing::length_field).
+/// Describes a header with a length in it, for
+/// [`Framing::length_field`](super::Framing::length_field).
 ///
 /// ```text
 ///    offset        width
@@ -14,7 +15,8 @@ use crate::error::FrameError;
 /// ```
 ///
 /// What follows the field is as long as the field says, plus the adjustment. The frame that is
-/// delivered is what follows the field, or with [`keep_header`](LengthField::keep_header) all of it.
+/// delivered is what follows the field, or all of it with
+/// [`keep_header`](LengthField::keep_header).
 ///
 /// # Examples
 ///
