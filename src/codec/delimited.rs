@@ -18,7 +18,14 @@ pub(crate) struct Delimited {
 #[derive(Debug, Clone)]
 enum Search {
     One(Box<Finder<'static>>),
-    Any(Box<[Box<[u8]>]>),
+    Any(Any),
+}
+
+/// Several delimiters, and the bytes that they begin with.
+#[derive(Debug, Clone)]
+struct Any {
+    delimiters: Box<[Box<[u8]>]>,
+    firsts: Box<[u8]>,
 }
 
 /// What a search came to. Positions count from the frame's first byte.
@@ -51,7 +58,7 @@ impl Delimited {
         let ending = delimiters.iter().copied().find(|one| !is_begun_by(one));
         let search = match delimiters {
             [one] => Search::One(Box::new(Finder::new(one).into_owned())),
-            _ => Search::Any(delimiters.iter().map(|one| Box::from(*one)).collect()),
+            _ => Search::Any(Any::new(delimiters)),
         };
         let ending = Box::from(ending.expect("the longest one begins no other"));
         Self {
@@ -73,7 +80,7 @@ impl Delimited {
     fn find(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
         match &self.search {
             Search::One(finder) => find_one(finder, bytes, from),
-            Search::Any(delimiters) => find_any(delimiters, bytes, from, more_may_come),
+            Search::Any(any) => any.find(bytes, from, more_may_come),
         }
     }
 
@@ -151,31 +158,56 @@ fn find_one(finder: &Finder<'_>, bytes: &[u8], from: usize) -> Found {
     Found::NotBefore(bytes.len().saturating_sub(begun.unwrap_or_default()))
 }
 
-/// The earliest delimiter wins, and of those that begin together the longest.
-fn find_any(delimiters: &[Box<[u8]>], bytes: &[u8], from: usize, more_may_come: bool) -> Found {
-    for start in from..bytes.len() {
-        let here = bytes.get(start..).unwrap_or_default();
-        let whole = delimiters
+impl Any {
+    fn new(delimiters: &[&[u8]]) -> Self {
+        let mut firsts: Vec<u8> = delimiters
             .iter()
-            .filter(|one| here.starts_with(one))
-            .map(|one| one.len());
-        let whole = whole.max();
-        let longer_has_begun = more_may_come
-            && delimiters.iter().any(|one| {
-                one.len() > here.len() && whole < Some(one.len()) && one.starts_with(here)
-            });
-        match whole {
-            _ if longer_has_begun => return Found::NotBefore(start),
-            Some(len) => {
-                return Found::At {
-                    start,
-                    end: start.saturating_add(len),
-                };
-            }
-            None => {}
+            .filter_map(|one| one.first().copied())
+            .collect();
+        firsts.sort_unstable();
+        firsts.dedup();
+        Self {
+            delimiters: delimiters.iter().map(|one| Box::from(*one)).collect(),
+            firsts: firsts.into_boxed_slice(),
         }
     }
-    Found::NotBefore(bytes.len())
+
+    /// The earliest delimiter wins, and of those that begin together the longest.
+    fn find(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
+        let mut at = from;
+        while let Some(start) = self.next_first(bytes, at) {
+            let here = bytes.get(start..).unwrap_or_default();
+            let whole = self.delimiters.iter().filter(|one| here.starts_with(one));
+            let whole = whole.map(|one| one.len()).max();
+            let longer_has_begun = more_may_come
+                && self.delimiters.iter().any(|one| {
+                    one.len() > here.len() && whole < Some(one.len()) && one.starts_with(here)
+                });
+            match whole {
+                _ if longer_has_begun => return Found::NotBefore(start),
+                Some(len) => {
+                    return Found::At {
+                        start,
+                        end: start.saturating_add(len),
+                    };
+                }
+                None => at = start.saturating_add(1),
+            }
+        }
+        Found::NotBefore(bytes.len())
+    }
+
+    /// Where the next byte stands that a delimiter may begin with.
+    fn next_first(&self, bytes: &[u8], from: usize) -> Option<usize> {
+        let unseen = bytes.get(from..)?;
+        let at = match *self.firsts {
+            [a] => memchr::memchr(a, unseen),
+            [a, b] => memchr::memchr2(a, b, unseen),
+            [a, b, c] => memchr::memchr3(a, b, c, unseen),
+            _ => unseen.iter().position(|byte| self.firsts.contains(byte)),
+        };
+        at.map(|at| from.saturating_add(at))
+    }
 }
 
 #[cfg(test)]
@@ -222,6 +254,11 @@ mod tests {
         check(&[b"abcd", b"c"], b"xabcdyabce", &["x", "yab"]);
         check(&[b"abc", b"ab"], b"1ab", &["1"]);
         check(&[b";", b"|"], b"a;b|c;", &["a", "b", "c"]);
+        check(
+            &[b"1", b"2", b"3", b"4.", b"4"],
+            b"a1b4.c42d3",
+            &["a", "b", "c", "", "d"],
+        );
     }
 
     #[test]
