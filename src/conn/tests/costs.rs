@@ -1,0 +1,170 @@
+//! What the read side costs: bytes scanned, bytes moved, bytes held.
+
+use super::naive::{encode, header, is_length, payload, payload_len_max};
+use super::*;
+
+/// Delivers a stream in reads of `read_len`; answers how many bytes were moved and how many frames
+/// came.
+fn moved_and_count(plan: &[Stage], stream: &[u8], budget: usize, read_len: usize) -> (u64, usize) {
+    let mut sink = Collect::counting();
+    let how = How { budget, ..AT_ONCE };
+    let outcome = deliver(plan, stream, how, &mut sink, |_| read_len);
+    assert_eq!((outcome.left, outcome.bad_at), (0, None));
+    (sink.pool.moved_bytes, sink.count)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+fn ratio(part: u64, whole: usize) -> f64 {
+    part as f64 / whole as f64
+}
+
+#[test]
+fn glued_frames_are_not_moved_and_stopping_after_each_moves_the_rest_once() {
+    for (name, count) in [
+        ("u8", 1_000_000),
+        ("line", 100_000),
+        ("u64", 100_000),
+        ("nul", 100_000),
+    ] {
+        let plan = Stage::all(name, 1 << 20);
+        let stream = encode(name, b"x").repeat(count);
+        let at_once = moved_and_count(&plan, &stream, usize::MAX, usize::MAX);
+        assert_eq!(at_once, (0, count), "{name}");
+        let (moved, delivered) = moved_and_count(&plan, &stream, 1, usize::MAX);
+        assert_eq!(delivered, count);
+        assert!(moved <= stream.len() as u64, "{name}: {moved}");
+        for budget in [usize::MAX, 1024, 1] {
+            // And the frame that each read cuts.
+            let (moved, delivered) = moved_and_count(&plan, &stream, budget, 256 * 1024);
+            assert_eq!(delivered, count);
+            let ratio = ratio(moved, stream.len());
+            assert!(ratio <= 1.01, "{name}: {ratio}");
+        }
+    }
+}
+
+#[test]
+fn a_long_frame_in_small_reads_is_moved_less_than_twice() {
+    let names = FRAMINGS
+        .into_iter()
+        .filter(|name| payload_len_max(name) > 10_000);
+    for name in names.filter(|name| *name != "raw") {
+        let plan = Stage::all(name, 1 << 20);
+        let mut cases = vec![(10_000, 1, 3)];
+        if payload_len_max(name) >= 1 << 20 && name != "marked" {
+            cases.extend([(1 << 20, 1460, 3), (1 << 20, 65_536, 3)]);
+        }
+        for (len, read_len, count) in cases {
+            let stream = encode(name, &payload(len)).repeat(count);
+            let (moved, delivered) = moved_and_count(&plan, &stream, usize::MAX, read_len);
+            assert_eq!(delivered, count);
+            assert!(
+                moved <= 2 * stream.len() as u64,
+                "{name}, {len} bytes in reads of {read_len}: {}",
+                ratio(moved, stream.len())
+            );
+        }
+    }
+}
+
+/// Reads `bytes` into each of `count` connections; answers how many bytes their buffers have.
+fn held_by(count: usize, framing: &Framing, budget: usize, bytes: &[u8]) -> usize {
+    let mut sink = Collect::counting();
+    let mut inbounds: Vec<Inbound> = (0..count).map(|_| Inbound::default()).collect();
+    for inbound in &mut inbounds {
+        sink.budget_left = budget;
+        let mut halt = inbound.ingest(framing.kind(), bytes, &mut sink);
+        while inbound.has_undelivered() {
+            sink.budget_left = budget;
+            halt = inbound.resume(framing.kind(), &mut sink);
+        }
+        assert!(!matches!(halt, Halt::Failed { .. }));
+    }
+    let free = sink.pool.free_bytes();
+    for inbound in &mut inbounds {
+        inbound.clear(&mut sink.pool);
+    }
+    sink.pool.free_bytes() - free
+}
+
+#[test]
+fn a_thousand_headers_of_the_largest_frame_hold_64_bytes_each() {
+    for name in FRAMINGS.into_iter().filter(|name| is_length(name)) {
+        for limit in [1 << 20, usize::MAX] {
+            let largest = match header(name, 0).len() {
+                8 => (limit as u64).min(u64::MAX - 8),
+                width => (limit as u64).min((1 << (8 * width)) - 1),
+            };
+            let framing = codecs::framing(name).frame_len_max(limit);
+            let held = held_by(1000, &framing, usize::MAX, &header(name, largest));
+            assert!(
+                held <= 64_000,
+                "{name} with a limit of {limit}: {held} bytes"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_unfinished_frame_holds_less_than_eight_times_the_bytes_that_came() {
+    for (name, start) in [
+        ("u32", header("u32", 1 << 30)),
+        ("u64", header("u64", 1 << 60)),
+        ("u16", header("u16", 65_535)),
+        ("line", vec![]),
+        ("nul", vec![]),
+        ("marked", b"<>".to_vec()),
+    ] {
+        let framing = codecs::framing(name).frame_len_max(usize::MAX);
+        for len in [1, 9, 63, 64, 65, 129, 1025, 20_000, 65_000] {
+            let stream = [&start[..], &payload(len)].concat();
+            for read_len in [1, 7, 1000, usize::MAX] {
+                let mut sink = Collect::counting();
+                let mut inbound = Inbound::default();
+                for piece in stream.chunks(read_len) {
+                    let halt = inbound.ingest(framing.kind(), piece, &mut sink);
+                    assert!(matches!(halt, Halt::Drained));
+                }
+                let free = sink.pool.free_bytes();
+                inbound.clear(&mut sink.pool);
+                let held = sink.pool.free_bytes() - free;
+                assert!(
+                    held < 8 * stream.len().max(9),
+                    "{name}: {held} for {}",
+                    stream.len()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_connection_without_an_unfinished_frame_holds_no_buffer() {
+    for name in FRAMINGS.into_iter().filter(|name| *name != "marked") {
+        let stream = encode(name, b"abc").repeat(1000);
+        for budget in [usize::MAX, 7, 1] {
+            assert_eq!(
+                held_by(3, &codecs::framing(name), budget, &stream),
+                0,
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_buffer_is_of_use_again_when_its_frame_is_done() {
+    let framing = codecs::framing("u32");
+    let mut sink = Collect::counting();
+    let mut inbound = Inbound::default();
+    let stream = encode("u32", &payload(100));
+    let mut free = None;
+    for _ in 0..100 {
+        for piece in stream.chunks(60) {
+            inbound.ingest(framing.kind(), piece, &mut sink);
+        }
+        let after = sink.pool.free_bytes();
+        assert_eq!(after, *free.get_or_insert(after));
+    }
+    assert_eq!(sink.count, 100);
+}
