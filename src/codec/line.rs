@@ -15,8 +15,9 @@ impl Codec for Line {
     fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
         let limit = self.frame_len_max;
         let unseen = bytes.get(scanned.0..).unwrap_or_default();
-        count_scanned(unseen);
-        if let Some(at) = memchr::memchr(b'\n', unseen) {
+        let found = memchr::memchr(b'\n', unseen);
+        count_scanned(found.map_or(unseen.len(), |at| at.saturating_add(1)));
+        if let Some(at) = found {
             let end = scanned.0.saturating_add(at);
             *scanned = Scanned(0);
             let line = bytes.get(..end).unwrap_or_default();
@@ -68,13 +69,13 @@ thread_local! {
 }
 
 #[cfg(test)]
-fn count_scanned(bytes: &[u8]) {
-    SCANNED_BYTES.with(|count| count.set(count.get() + bytes.len() as u64));
+fn count_scanned(bytes: usize) {
+    SCANNED_BYTES.with(|count| count.set(count.get().saturating_add(bytes as u64)));
 }
 
 #[cfg(not(test))]
 #[inline]
-fn count_scanned(_: &[u8]) {}
+fn count_scanned(_: usize) {}
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,8 @@ pub use framing::{Framing, ParseFramingError};
 
 pub(crate) use erased::{ErasedCodec, ErasedState};
 pub(crate) use framing::Kind;
+#[cfg(test)]
+pub(crate) use line::SCANNED_BYTES;
 
 /// What a codec saw in the bytes it was shown.
 #[derive(Debug, Clone, PartialEq, Eq)]

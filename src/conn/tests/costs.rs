@@ -1,7 +1,12 @@
 //! What the read side costs: bytes scanned, bytes moved, bytes held.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::codecs::NulEnded;
 use super::naive::{encode, header, is_length, payload, payload_len_max};
 use super::*;
+use crate::codec::SCANNED_BYTES;
 
 /// Delivers a stream in reads of `read_len`; answers how many bytes were moved and how many frames
 /// came.
@@ -63,6 +68,50 @@ fn a_long_frame_in_small_reads_is_moved_less_than_twice() {
                 "{name}, {len} bytes in reads of {read_len}: {}",
                 ratio(moved, stream.len())
             );
+        }
+    }
+}
+
+#[test]
+fn no_byte_of_a_line_is_scanned_twice() {
+    let plan = Stage::all("line", 16 << 20);
+    for (len, payload_max, read_len) in [
+        (1 << 20, 1 << 20, 64),
+        (16 << 20, 16 << 20, 64),
+        (10_000, 10_000, 1),
+        (1 << 20, 3000, 64),
+        (1 << 20, 3000, 1460),
+        (1 << 20, 3000, 262_144),
+        (1 << 20, 10, 262_144),
+    ] {
+        for budget in [usize::MAX, 1] {
+            let stream = encode("line", &payload(payload_max)).repeat(len / payload_max);
+            SCANNED_BYTES.set(0);
+            moved_and_count(&plan, &stream, budget, read_len);
+            let scanned = SCANNED_BYTES.get();
+            assert!(scanned >= stream.len() as u64, "the counter counts");
+            let ratio = ratio(scanned, stream.len());
+            assert!(ratio <= 1.1, "{len} bytes, lines of {payload_max}: {ratio}");
+        }
+    }
+}
+
+#[test]
+fn the_state_of_a_custom_codec_survives_between_reads() {
+    let scanned_bytes = Arc::new(AtomicUsize::new(0));
+    let codec = NulEnded {
+        scanned_bytes: Arc::clone(&scanned_bytes),
+    };
+    let plan = [Stage {
+        framing: Framing::custom(codec),
+        ..Stage::new("nul", 0, usize::MAX)
+    }];
+    for (payload_max, read_len) in [(1 << 20, 64), (3000, 64), (3000, 1460), (10, 65_536)] {
+        for budget in [usize::MAX, 1] {
+            let stream = encode("nul", &payload(payload_max)).repeat((1 << 20) / payload_max);
+            moved_and_count(&plan, &stream, budget, read_len);
+            let scanned = scanned_bytes.swap(0, Ordering::Relaxed);
+            assert_eq!(scanned, stream.len(), "no byte is scanned twice");
         }
     }
 }
