@@ -72,6 +72,45 @@ fn a_long_frame_in_small_reads_is_moved_less_than_twice() {
     }
 }
 
+/// Whatever the lengths of frames and reads are. With a length in front, each byte is copied once,
+/// and moved when its buffer grows, eightfold at a time: 1 + 1 + 1/8 + 1/64 .. at the most. Where a
+/// delimiter stands is not known before it is copied, so that up to 1 KiB behind it comes with it
+/// and is kept a second time: up to three times, if reads and frames are little longer than that.
+#[test]
+fn bytes_are_moved_a_fixed_number_of_times_for_any_length_of_frames_and_reads() {
+    let lens = [
+        1, 40, 60, 63, 64, 65, 123, 204, 252, 509, 513, 1020, 1024, 1500, 2047, 4097, 10_000,
+    ];
+    let read_lens = [
+        1, 2, 22, 64, 65, 127, 256, 513, 1024, 1025, 1028, 1460, 2049, 4096, 65_536,
+    ];
+    for (name, most) in [
+        ("u8", 2.15),
+        ("u16", 2.15),
+        ("u32", 2.15),
+        ("line", 3.0),
+        ("nul", 3.0),
+    ] {
+        let plan = Stage::all(name, 1 << 20);
+        for len in lens.into_iter().filter(|len| *len <= payload_len_max(name)) {
+            for read_len in read_lens {
+                let count = (8 * read_len.max(len) / len).clamp(4, 200);
+                // Something in front, so that frames and reads do not begin together.
+                let first = encode(name, b"abc");
+                let stream = [first, encode(name, &payload(len)).repeat(count)].concat();
+                for budget in [usize::MAX, 1] {
+                    let (moved, _) = moved_and_count(&plan, &stream, budget, read_len);
+                    let ratio = ratio(moved, stream.len());
+                    assert!(
+                        ratio <= most,
+                        "{name}, {len} in reads of {read_len}: {ratio}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn no_byte_of_a_line_is_scanned_twice() {
     let plan = Stage::all("line", 16 << 20);
