@@ -253,6 +253,10 @@ impl Inbound {
             let len = left.len().min(wanted);
             append(&mut tail, &left[..len], sink.pool());
             *at += len;
+            if len < missing {
+                self.tail = Some(tail);
+                return Some(Halt::Drained);
+            }
 
             let run = run_once(tail.bytes(), sink, decode);
             let rest = tail.len() - run.consumed;

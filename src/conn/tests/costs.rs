@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::codecs::NulEnded;
 use super::naive::{encode, header, is_length, payload, payload_len_max};
 use super::*;
-use crate::codec::SCANNED_BYTES;
+use crate::codec::{Codec, Out, SCANNED_BYTES, Step};
 
 /// Delivers a stream in reads of `read_len`; answers how many bytes were moved and how many frames
 /// came.
@@ -237,6 +237,58 @@ fn a_connection_without_an_unfinished_frame_holds_no_buffer() {
                 "{name}"
             );
         }
+    }
+}
+
+/// Needs ten bytes, then a hundred, and fails where it is shown fewer.
+struct Patient {
+    looks: Arc<AtomicUsize>,
+}
+
+impl Codec for Patient {
+    type State = usize;
+
+    fn decode(&self, needed: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        assert!(bytes.len() >= *needed, "{} of {needed}", bytes.len());
+        *needed = match bytes.len() {
+            ..10 => 10,
+            10..100 => 100,
+            _ => {
+                *needed = 0;
+                return Ok(Step::Frame {
+                    frame: 0..100,
+                    consumed: 100,
+                });
+            }
+        };
+        Ok(Step::Need(*needed))
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        out.put(payload);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_codec_is_not_asked_before_the_bytes_it_needs_are_there() {
+    let looks = Arc::new(AtomicUsize::new(0));
+    let plan = [Stage {
+        framing: Framing::custom(Patient {
+            looks: Arc::clone(&looks),
+        }),
+        ..Stage::new("raw", 0, usize::MAX)
+    }];
+    let stream = payload(10_000);
+    for read_len in [1, 3, 9, 10, 11, 64, 99, 100, 101, 1000] {
+        let (_, count) = moved_and_count(&plan, &stream, usize::MAX, read_len);
+        assert_eq!(count, 100);
+        let looks = looks.swap(0, Ordering::Relaxed);
+        assert!(
+            looks <= 300,
+            "reads of {read_len}: asked {looks} times for 100 frames"
+        );
     }
 }
 
