@@ -26,6 +26,10 @@ const DIRECT_LEN_MIN: usize = 16 * 1024;
 /// How much larger than the bytes that came a tail is made, before its capacity is rounded up to a
 /// power of two.
 const GROWTH: usize = 4;
+/// How many times larger than its bytes a tail may stay when a round of decoding leaves the head of
+/// a frame in it. Twice what growing makes of it, so that no tail grows and shrinks in turns.
+const SHRINK: usize = 4 * GROWTH;
+
 /// Takes the frames, and lends the pool.
 pub(crate) trait Sink {
     fn frame(&mut self, frame: &[u8]) -> Flow;
@@ -343,6 +347,11 @@ impl Inbound {
             },
         };
         if tail.is_empty() {
+            sink.pool().put(tail);
+        } else if tail.need > tail.len() && tail.capacity() > SHRINK * tail.len().max(APPEND_LEN) {
+            // The head of a frame, in a buffer that held a whole burst: what may wait for long
+            // waits in a buffer of its size.
+            self.keep(tail.bytes(), tail.need, sink.pool());
             sink.pool().put(tail);
         } else {
             self.tail = Some(tail);

@@ -240,6 +240,18 @@ fn a_connection_without_an_unfinished_frame_holds_no_buffer() {
     }
 }
 
+/// A long rest was kept as the delivery was stopped; what is left of it in the end is short, and
+/// may wait for long.
+#[test]
+fn a_burst_that_ends_in_the_middle_of_a_frame_leaves_a_small_buffer() {
+    for name in ["line", "u32", "nul", "tagged"] {
+        let mut stream = encode(name, b"abcdefgh").repeat(20_000);
+        stream.truncate(stream.len() - 5);
+        let held = held_by(10, &codecs::framing(name), 1024, &stream);
+        assert!(held <= 10 * 64, "{name}: {} each", held / 10);
+    }
+}
+
 /// Needs ten bytes, then a hundred, and fails where it is shown fewer.
 struct Patient {
     looks: Arc<AtomicUsize>,
