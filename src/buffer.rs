@@ -19,6 +19,9 @@ pub(crate) struct Buf {
     /// A note of the reading side: how many bytes the unfinished frame at `start` needs at least.
     /// At most `len()` where the bytes have not been looked at yet.
     pub(crate) need: usize,
+    /// A note of the reading side: `need` is one byte more than there were, as nobody knows yet how
+    /// long the frame will be.
+    pub(crate) is_open_ended: bool,
     /// A note of the reading side: how far a built-in codec has scanned the bytes from `start`.
     pub(crate) scanned: usize,
 }
@@ -197,6 +200,7 @@ impl Pool {
         }
         buf.clear();
         buf.need = 0;
+        buf.is_open_ended = false;
         buf.scanned = 0;
         if class >= self.classes.len() {
             self.classes.resize_with(class + 1, Vec::new);
@@ -222,6 +226,7 @@ impl Pool {
         let mut larger = self.take(capacity.max(buf.len() + additional));
         larger.put(buf.bytes());
         larger.need = buf.need;
+        larger.is_open_ended = buf.is_open_ended;
         larger.scanned = buf.scanned;
         self.put(std::mem::replace(buf, larger));
     }

@@ -100,8 +100,13 @@ impl Codec for Delimited {
 
     fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
         let from = std::mem::take(&mut scanned.0);
-        count_scanned(bytes.get(from..).unwrap_or_default());
-        match self.find(bytes, from, true) {
+        let found = self.find(bytes, from, true);
+        let looked_at = match found {
+            Found::At { end, .. } => end,
+            Found::NotBefore(_) => bytes.len(),
+        };
+        count_scanned(looked_at.saturating_sub(from));
+        match found {
             Found::At { start, end } => self.frame(start, end),
             // All before the position is content of the frame, however it goes on.
             Found::NotBefore(at) if at > self.frame_len_max => {

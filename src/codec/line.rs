@@ -15,17 +15,15 @@ impl Codec for Line {
     fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
         let limit = self.frame_len_max;
         let unseen = bytes.get(scanned.0..).unwrap_or_default();
-        count_scanned(unseen);
-        if let Some(at) = memchr::memchr(b'\n', unseen) {
+        let found = memchr::memchr(b'\n', unseen);
+        count_scanned(found.map_or(unseen.len(), |at| at.saturating_add(1)));
+        if let Some(at) = found {
             let end = scanned.0.saturating_add(at);
             *scanned = Scanned(0);
             let line = bytes.get(..end).unwrap_or_default();
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.len() > limit {
-                return Err(FrameError::TooLong {
-                    len: line.len() as u64,
-                    limit: limit as u64,
-                });
+                return Err(FrameError::too_long(line.len() as u64, limit));
             }
             return Ok(Step::Frame {
                 frame: 0..line.len(),
@@ -35,10 +33,7 @@ impl Codec for Line {
         // A `\r` at the end may yet turn out to be half of the line's end.
         let line = bytes.strip_suffix(b"\r").unwrap_or(bytes);
         if line.len() > limit {
-            return Err(FrameError::TooLong {
-                len: line.len() as u64,
-                limit: limit as u64,
-            });
+            return Err(FrameError::too_long(line.len() as u64, limit));
         }
         *scanned = Scanned(bytes.len());
         Ok(Step::Need(bytes.len().saturating_add(1)))

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! A connection owns a buffer, its tail, only while a frame is unfinished or its delivery was
-//! stopped. Each byte is copied into the tail at most once. The tail grows with the bytes that
-//! came, to at most four times their number, whatever length a header claims.
+//! stopped. A byte is copied into the tail once; where only a delimiter tells where a frame ends, up
+//! to a kilobyte behind it is copied along. The tail grows with the bytes that came, to less than
+//! eight times their number, whatever length a header claims.
 
 use crate::buffer::{Buf, Pool};
 use crate::codec::{Codec, ErasedState, Kind, Scanned, Step, with_builtin};
@@ -22,8 +23,12 @@ const APPEND_LEN: usize = 1024;
 /// From this many bytes present and missing on, a frame is read straight into its tail: below it,
 /// one read that also brings the frames behind it is cheaper than one copy less.
 const DIRECT_LEN_MIN: usize = 16 * 1024;
-/// How much larger than the bytes that came a tail may be made.
+/// How much larger than the bytes that came a tail is made, before its capacity is rounded up to a
+/// power of two.
 const GROWTH: usize = 4;
+/// How many times larger than its bytes a tail may stay when a round of decoding leaves the head of
+/// a frame in it. Twice what growing makes of it, so that no tail grows and shrinks in turns.
+const SHRINK: usize = 4 * GROWTH;
 
 /// Takes the frames, and lends the pool.
 pub(crate) trait Sink {
@@ -115,7 +120,7 @@ impl Inbound {
     pub(crate) fn reframe(&mut self) {
         self.custom = None;
         if let Some(tail) = &mut self.tail {
-            tail.need = 0;
+            note_need(tail, 0);
             tail.scanned = 0;
         }
     }
@@ -218,18 +223,26 @@ impl Inbound {
                 self.tail = Some(tail);
                 return Some(Halt::Drained);
             }
-            let len = left
-                .len()
-                .min(tail.need.saturating_sub(tail.len()).max(APPEND_LEN));
+            let missing = tail.need - tail.len();
+            let wanted = if tail.is_open_ended {
+                APPEND_LEN
+            } else {
+                missing
+            };
+            let len = left.len().min(wanted);
             append(&mut tail, &left[..len], sink.pool());
             *at += len;
+            if len < missing {
+                self.tail = Some(tail);
+                return Some(Halt::Drained);
+            }
 
             let run = run_once(tail.bytes(), sink, decode);
             let rest = tail.len() - run.consumed;
             let stopped = match run.end {
                 End::Need(0) => false,
                 End::Need(need) => {
-                    tail.need = need;
+                    note_need(&mut tail, need);
                     self.tail = Some(tail);
                     continue;
                 }
@@ -245,12 +258,17 @@ impl Inbound {
                     return Some(Halt::Failed { error, undecoded });
                 }
             };
-            if rest > *at {
-                // The frame ended before the bytes that just came.
+            if rest > *at || *at == bytes.len() {
+                // The frame ended before the bytes that just came, or all of them are in the tail
+                // already: go on there.
                 tail.consume(run.consumed);
-                tail.need = 0;
+                note_need(&mut tail, 0);
                 append(&mut tail, &bytes[*at..], sink.pool());
-                self.tail = Some(tail);
+                if tail.is_empty() {
+                    sink.pool().put(tail);
+                } else {
+                    self.tail = Some(tail);
+                }
                 return Some(if stopped {
                     Halt::Stopped
                 } else {
@@ -287,10 +305,10 @@ impl Inbound {
         };
         let run = run(tail.bytes(), sink, &mut decode);
         tail.consume(run.consumed);
-        tail.need = 0;
+        note_need(&mut tail, 0);
         let halt = match run.end {
             End::Need(need) => {
-                tail.need = need;
+                note_need(&mut tail, need);
                 Halt::Drained
             }
             End::Skip(bytes) => {
@@ -304,6 +322,11 @@ impl Inbound {
             },
         };
         if tail.is_empty() {
+            sink.pool().put(tail);
+        } else if tail.need > tail.len() && tail.capacity() > SHRINK * tail.len().max(APPEND_LEN) {
+            // The head of a frame, in a buffer that held a whole burst: what may wait for long
+            // waits in a buffer of its size.
+            self.keep(tail.bytes(), tail.need, sink.pool());
             sink.pool().put(tail);
         } else {
             self.tail = Some(tail);
@@ -322,7 +345,7 @@ impl Inbound {
     fn keep_some(&mut self, bytes: &[u8], need: usize, pool: &mut Pool) {
         let mut tail = pool.take(capacity_for(need, bytes.len()));
         tail.put(bytes);
-        tail.need = need;
+        note_need(&mut tail, need);
         pool.moved_bytes += bytes.len() as u64;
         self.tail = Some(tail);
     }
@@ -344,6 +367,12 @@ impl Inbound {
     }
 }
 
+/// Keeps in mind what the codec needs, as it was told of the bytes in `tail`.
+fn note_need(tail: &mut Buf, need: usize) {
+    tail.need = need;
+    tail.is_open_ended = need == tail.len() + 1;
+}
+
 /// The capacity of a tail that holds `len` bytes of a frame of `need`.
 fn capacity_for(need: usize, len: usize) -> usize {
     need.min(len.saturating_mul(GROWTH)).max(len)
@@ -351,11 +380,10 @@ fn capacity_for(need: usize, len: usize) -> usize {
 
 fn append(tail: &mut Box<Buf>, bytes: &[u8], pool: &mut Pool) {
     let len = tail.len() + bytes.len();
-    let need_is_known = tail.need > tail.len() + 1;
-    let capacity = if need_is_known {
-        capacity_for(tail.need, len)
-    } else {
+    let capacity = if tail.is_open_ended {
         len * GROWTH
+    } else {
+        capacity_for(tail.need, len)
     };
     pool.reserve(tail, bytes.len(), capacity);
     tail.put(bytes);

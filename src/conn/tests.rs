@@ -1,0 +1,254 @@
+//! The state machine without sockets: every framing, every cut, and what it may cost.
+//!
+//! [`deliver`] does to an [`Inbound`] what the reactor does, with a stream that is cut as a test
+//! wants it; [`naive`] says what must come out of it.
+
+mod codecs;
+mod contract;
+mod costs;
+mod flags;
+mod naive;
+mod splits;
+
+use super::{Flow, Halt, Inbound, Sink};
+use crate::buffer::Pool;
+use crate::codec::Framing;
+use crate::error::FrameError;
+
+/// All framings: those that are built in by their short names, and those of [`codecs`].
+const FRAMINGS: [&str; 15] = [
+    "raw", "line", "u8", "u16", "u24", "u32", "u64", "u16-le", "u24-le", "u32-le", "u64-le", "nul",
+    "marked", "tagged", "blocks",
+];
+
+/// Stamps a test on every framing.
+macro_rules! for_every_framing {
+    ($test:ident) => {
+        for_every_framing! {
+            $test: raw "raw", line "line", u8 "u8", u16 "u16", u24 "u24", u32 "u32", u64 "u64",
+            u16_le "u16-le", u24_le "u24-le", u32_le "u32-le", u64_le "u64-le",
+            nul "nul", marked "marked", tagged "tagged", blocks "blocks"
+        }
+    };
+    ($test:ident: $($name:ident $framing:literal),*) => {
+        mod $test {
+            $(#[test]
+            fn $name() {
+                super::$test($framing);
+            })*
+        }
+    };
+}
+use for_every_framing;
+
+/// A part of a stream: that many frames are of this framing, then comes the next part.
+#[derive(Debug, Clone)]
+struct Stage {
+    name: &'static str,
+    /// The largest frame, where the framing has one.
+    limit: usize,
+    framing: Framing,
+    frames: usize,
+}
+
+impl Stage {
+    fn new(name: &'static str, limit: usize, frames: usize) -> Self {
+        let framing = codecs::framing(name).frame_len_max(limit);
+        Self {
+            name,
+            limit,
+            framing,
+            frames,
+        }
+    }
+
+    /// A whole stream of one framing.
+    fn all(name: &'static str, limit: usize) -> [Self; 1] {
+        [Self::new(name, limit, usize::MAX)]
+    }
+}
+
+/// What became of a stream.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    frames: Vec<Vec<u8>>,
+    /// Bytes that were left undelivered when the stream had ended.
+    left: usize,
+    /// Where in the stream the bytes begin that are no frame.
+    bad_at: Option<usize>,
+}
+
+/// How a stream is delivered.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    /// The frames that are taken before the delivery is stopped and resumed.
+    budget: usize,
+    /// Long frames are read straight into their buffer.
+    direct: bool,
+}
+
+const AT_ONCE: How = How {
+    budget: usize::MAX,
+    direct: false,
+};
+const ONE_BY_ONE: How = How {
+    budget: 1,
+    direct: false,
+};
+
+/// Collects frames, and stops where a budget or a stage ends.
+struct Collect {
+    frames: Vec<Vec<u8>>,
+    count: usize,
+    /// Frames are counted, and not kept.
+    only_counts: bool,
+    stage_left: usize,
+    budget_left: usize,
+    pool: Pool,
+    /// What ended the last stream, if it was an error.
+    error: Option<FrameError>,
+}
+
+impl Collect {
+    fn new() -> Self {
+        Self {
+            frames: Vec::new(),
+            count: 0,
+            only_counts: false,
+            stage_left: usize::MAX,
+            budget_left: usize::MAX,
+            pool: Pool::new(0),
+            error: None,
+        }
+    }
+
+    fn counting() -> Self {
+        Self {
+            only_counts: true,
+            ..Self::new()
+        }
+    }
+}
+
+impl Sink for Collect {
+    fn frame(&mut self, frame: &[u8]) -> Flow {
+        self.count += 1;
+        if !self.only_counts {
+            self.frames.push(frame.to_vec());
+        }
+        self.stage_left -= 1;
+        self.budget_left -= 1;
+        if self.stage_left == 0 || self.budget_left == 0 {
+            Flow::Stop
+        } else {
+            Flow::Continue
+        }
+    }
+
+    fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+}
+
+/// Reads `stream` as the reactor does, at most `read_len(at)` bytes at a time, and delivers it.
+fn deliver(
+    plan: &[Stage],
+    stream: &[u8],
+    how: How,
+    sink: &mut Collect,
+    mut read_len: impl FnMut(usize) -> usize,
+) -> Outcome {
+    let mut stages = plan.iter();
+    let mut stage = stages.next().expect("a plan has a stage");
+    sink.stage_left = stage.frames;
+    sink.error = None;
+    let mut inbound = Inbound::default();
+    let mut at = 0;
+    let bad_at = loop {
+        if sink.stage_left == 0 {
+            stage = stages.next().expect("the last stage is endless");
+            sink.stage_left = stage.frames;
+            inbound.reframe();
+        }
+        sink.budget_left = how.budget;
+        let kind = stage.framing.kind();
+        let halt = if inbound.has_undelivered() {
+            inbound.resume(kind, sink)
+        } else if at < stream.len() {
+            let len = read_len(at).min(stream.len() - at);
+            if how.direct
+                && let Some(room) = inbound.direct(len, &mut sink.pool)
+            {
+                let len = room.len();
+                room.copy_from_slice(&stream[at..at + len]);
+                inbound.direct_filled(len);
+                at += len;
+                continue;
+            }
+            at += len;
+            inbound.ingest(kind, &stream[at - len..at], sink)
+        } else if inbound.len() > 0 {
+            match inbound.finish(kind, sink) {
+                Halt::Drained => break None,
+                halt => halt,
+            }
+        } else {
+            break None;
+        };
+        if let Halt::Failed { error, undecoded } = halt {
+            sink.error = Some(error);
+            break Some(at - undecoded);
+        }
+    };
+    let left = inbound.clear(&mut sink.pool);
+    Outcome {
+        frames: std::mem::take(&mut sink.frames),
+        left: if bad_at.is_none() { left } else { 0 },
+        bad_at,
+    }
+}
+
+/// Delivers `stream` and holds what came against `expected`. Of raw frames only the bytes count.
+fn check(
+    plan: &[Stage],
+    stream: &[u8],
+    expected: &Outcome,
+    how: How,
+    sink: &mut Collect,
+    (what, read_len): (impl Fn() -> String, impl FnMut(usize) -> usize),
+) {
+    let mut outcome = deliver(plan, stream, how, sink, read_len);
+    if plan.last().is_some_and(|stage| stage.name == "raw") {
+        let framed: usize = plan[..plan.len() - 1]
+            .iter()
+            .map(|stage| stage.frames)
+            .sum();
+        let raw = outcome.frames.split_off(framed.min(outcome.frames.len()));
+        outcome
+            .frames
+            .extend((!raw.is_empty()).then(|| raw.concat()));
+    }
+    assert!(
+        outcome == *expected,
+        "{}, {how:?}, {}: {outcome:?} instead of {expected:?}",
+        plan.iter()
+            .map(|stage| stage.name)
+            .collect::<Vec<_>>()
+            .join(" then "),
+        what(),
+    );
+}
+
+/// A small generator of numbers, seeded, so that a failure repeats.
+struct Random(u64);
+
+impl Random {
+    /// A number below `bound`.
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963);
+        usize::try_from(self.0 >> 33).expect("31 bits fit") % bound
+    }
+}

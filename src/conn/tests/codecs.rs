@@ -1,0 +1,165 @@
+//! Codecs as a user might write them, each with a trait that the built-in ones do not have.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::codec::{Codec, Framing, Out, Step};
+use crate::error::FrameError;
+
+/// The framing of that name, built in or of this file.
+pub(super) fn framing(name: &str) -> Framing {
+    match name {
+        "nul" => Framing::custom(NulEnded::default()),
+        "marked" => Framing::custom(Marked),
+        "tagged" => Framing::custom(Tagged),
+        "blocks" => Framing::custom(Blocks),
+        name => name.parse().expect("the name of a framing"),
+    }
+}
+
+/// Frames that end with a NUL byte. The state is how far the frame was searched.
+#[derive(Debug, Default)]
+pub(super) struct NulEnded {
+    pub(super) scanned_bytes: Arc<AtomicUsize>,
+}
+
+impl Codec for NulEnded {
+    type State = usize;
+
+    fn decode(&self, searched: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
+        let found = bytes[*searched..].iter().position(|&byte| byte == 0);
+        let scanned = found.map_or(bytes.len() - *searched, |at| at + 1);
+        self.scanned_bytes.fetch_add(scanned, Ordering::Relaxed);
+        if let Some(more) = found {
+            let end = *searched + more;
+            *searched = 0;
+            return Ok(Step::Frame {
+                frame: 0..end,
+                consumed: end + 1,
+            });
+        }
+        *searched = bytes.len();
+        Ok(Step::Need(bytes.len() + 1))
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        out.put(payload);
+        out.put(b"\0");
+        Ok(())
+    }
+}
+
+/// Frames that begin with `<>`, each of which ends where the next begins: before the bytes that
+/// tell it. The last one ends with the stream.
+struct Marked;
+
+impl Codec for Marked {
+    type State = usize;
+
+    fn decode(&self, searched: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
+        if !b"<>".starts_with(&bytes[..bytes.len().min(2)]) {
+            return Err(FrameError::Malformed("no mark in front"));
+        }
+        let from = (*searched).max(2);
+        let found = bytes.windows(2).skip(from).position(|pair| pair == b"<>");
+        if let Some(more) = found {
+            *searched = 0;
+            return Ok(Step::Frame {
+                frame: 2..from + more,
+                consumed: from + more,
+            });
+        }
+        // The last byte may be the first half of a mark.
+        *searched = bytes.len() - 1;
+        Ok(Step::Need(bytes.len() + 1))
+    }
+
+    fn finish(&self, searched: &mut usize, rest: &[u8]) -> Result<Step, FrameError> {
+        *searched = 0;
+        if rest.len() < 2 {
+            return Ok(Step::Need(2));
+        }
+        Ok(Step::Frame {
+            frame: 2..rest.len(),
+            consumed: rest.len(),
+        })
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        out.put(b"<>");
+        out.put(payload);
+        Ok(())
+    }
+}
+
+/// `f`, a length and a payload is a frame; `.` is skipped, `s` and a length with that many bytes
+/// behind it too, and `S` with a length of two bytes: far beyond what is there.
+struct Tagged;
+
+impl Codec for Tagged {
+    type State = ();
+
+    fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
+        Ok(match *bytes {
+            [b'.', ..] => Step::Skip { bytes: 1 },
+            [b's', len, ..] => Step::Skip {
+                bytes: 2 + u64::from(len),
+            },
+            [b'S', high, low, ..] => Step::Skip {
+                bytes: 3 + u64::from(u16::from_be_bytes([high, low])),
+            },
+            [b'f', len, ..] => {
+                let end = 2 + usize::from(len);
+                if bytes.len() < end {
+                    return Ok(Step::Need(end));
+                }
+                Step::Frame {
+                    frame: 2..end,
+                    consumed: end,
+                }
+            }
+            [b's' | b'S' | b'f', ..] => Step::Need(bytes.len() + 1),
+            _ => return Err(FrameError::Malformed("an unknown tag")),
+        })
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        let Ok(len) = u8::try_from(payload.len()) else {
+            return Err(FrameError::Unencodable(
+                "longer than its length field tells",
+            ));
+        };
+        out.put(&[b'f', len]);
+        out.put(payload);
+        Ok(())
+    }
+}
+
+/// Frames of three bytes. What is left at the end is delivered byte by byte.
+struct Blocks;
+
+impl Codec for Blocks {
+    type State = ();
+
+    fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
+        if bytes.len() < 3 {
+            return Ok(Step::Need(3));
+        }
+        Ok(Step::Frame {
+            frame: 0..3,
+            consumed: 3,
+        })
+    }
+
+    fn finish(&self, (): &mut (), _: &[u8]) -> Result<Step, FrameError> {
+        Ok(Step::Frame {
+            frame: 0..1,
+            consumed: 1,
+        })
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        out.put(payload);
+        Ok(())
+    }
+}

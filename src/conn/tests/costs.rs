@@ -1,0 +1,322 @@
+//! What the read side costs: bytes scanned, bytes moved, bytes held.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::codecs::NulEnded;
+use super::naive::{encode, header, is_length, payload, payload_len_max};
+use super::*;
+use crate::codec::{Codec, Out, SCANNED_BYTES, Step};
+
+/// Delivers a stream in reads of `read_len`; answers how many bytes were moved and how many frames
+/// came.
+fn moved_and_count(plan: &[Stage], stream: &[u8], budget: usize, read_len: usize) -> (u64, usize) {
+    let mut sink = Collect::counting();
+    let how = How { budget, ..AT_ONCE };
+    let outcome = deliver(plan, stream, how, &mut sink, |_| read_len);
+    assert_eq!((outcome.left, outcome.bad_at), (0, None));
+    (sink.pool.moved_bytes, sink.count)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+fn ratio(part: u64, whole: usize) -> f64 {
+    part as f64 / whole as f64
+}
+
+#[test]
+fn glued_frames_are_not_moved_and_stopping_after_each_moves_the_rest_once() {
+    for (name, count) in [
+        ("u8", 1_000_000),
+        ("line", 100_000),
+        ("u64", 100_000),
+        ("nul", 100_000),
+    ] {
+        let plan = Stage::all(name, 1 << 20);
+        let stream = encode(name, b"x").repeat(count);
+        let at_once = moved_and_count(&plan, &stream, usize::MAX, usize::MAX);
+        assert_eq!(at_once, (0, count), "{name}");
+        let (moved, delivered) = moved_and_count(&plan, &stream, 1, usize::MAX);
+        assert_eq!(delivered, count);
+        assert!(moved <= stream.len() as u64, "{name}: {moved}");
+        for budget in [usize::MAX, 1024, 1] {
+            // And the frame that each read cuts.
+            let (moved, delivered) = moved_and_count(&plan, &stream, budget, 256 * 1024);
+            assert_eq!(delivered, count);
+            let ratio = ratio(moved, stream.len());
+            assert!(ratio <= 1.01, "{name}: {ratio}");
+        }
+    }
+}
+
+#[test]
+fn a_long_frame_in_small_reads_is_moved_less_than_twice() {
+    let names = FRAMINGS
+        .into_iter()
+        .filter(|name| payload_len_max(name) > 10_000);
+    for name in names.filter(|name| *name != "raw") {
+        let plan = Stage::all(name, 1 << 20);
+        let mut cases = vec![(10_000, 1, 3)];
+        if payload_len_max(name) >= 1 << 20 && name != "marked" {
+            cases.extend([(1 << 20, 1460, 3), (1 << 20, 65_536, 3)]);
+        }
+        for (len, read_len, count) in cases {
+            let stream = encode(name, &payload(len)).repeat(count);
+            let (moved, delivered) = moved_and_count(&plan, &stream, usize::MAX, read_len);
+            assert_eq!(delivered, count);
+            assert!(
+                moved <= 2 * stream.len() as u64,
+                "{name}, {len} bytes in reads of {read_len}: {}",
+                ratio(moved, stream.len())
+            );
+        }
+    }
+}
+
+/// Whatever the lengths of frames and reads are. With a length in front, each byte is copied once,
+/// and moved when its buffer grows, eightfold at a time: 1 + 1 + 1/8 + 1/64 .. at the most. Where a
+/// delimiter stands is not known before it is copied, so that up to 1 KiB behind it comes with it
+/// and is kept a second time: up to three times, if reads and frames are little longer than that.
+#[test]
+fn bytes_are_moved_a_fixed_number_of_times_for_any_length_of_frames_and_reads() {
+    let lens = [
+        1, 40, 60, 63, 64, 65, 123, 204, 252, 509, 513, 1020, 1024, 1500, 2047, 4097, 10_000,
+    ];
+    let read_lens = [
+        1, 2, 22, 64, 65, 127, 256, 513, 1024, 1025, 1028, 1460, 2049, 4096, 65_536,
+    ];
+    for (name, most) in [
+        ("u8", 2.15),
+        ("u16", 2.15),
+        ("u32", 2.15),
+        ("line", 3.0),
+        ("nul", 3.0),
+    ] {
+        let plan = Stage::all(name, 1 << 20);
+        for len in lens.into_iter().filter(|len| *len <= payload_len_max(name)) {
+            for read_len in read_lens {
+                let count = (8 * read_len.max(len) / len).clamp(4, 200);
+                // Something in front, so that frames and reads do not begin together.
+                let first = encode(name, b"abc");
+                let stream = [first, encode(name, &payload(len)).repeat(count)].concat();
+                for budget in [usize::MAX, 1] {
+                    let (moved, _) = moved_and_count(&plan, &stream, budget, read_len);
+                    let ratio = ratio(moved, stream.len());
+                    assert!(
+                        ratio <= most,
+                        "{name}, {len} in reads of {read_len}: {ratio}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_byte_of_a_line_is_scanned_twice() {
+    let plan = Stage::all("line", 16 << 20);
+    for (len, payload_max, read_len) in [
+        (1 << 20, 1 << 20, 64),
+        (16 << 20, 16 << 20, 64),
+        (10_000, 10_000, 1),
+        (1 << 20, 3000, 64),
+        (1 << 20, 3000, 1460),
+        (1 << 20, 3000, 262_144),
+        (1 << 20, 10, 262_144),
+    ] {
+        for budget in [usize::MAX, 1] {
+            let stream = encode("line", &payload(payload_max)).repeat(len / payload_max);
+            SCANNED_BYTES.set(0);
+            moved_and_count(&plan, &stream, budget, read_len);
+            let scanned = SCANNED_BYTES.get();
+            assert!(scanned >= stream.len() as u64, "the counter counts");
+            let ratio = ratio(scanned, stream.len());
+            assert!(ratio <= 1.1, "{len} bytes, lines of {payload_max}: {ratio}");
+        }
+    }
+}
+
+#[test]
+fn the_state_of_a_custom_codec_survives_between_reads() {
+    let scanned_bytes = Arc::new(AtomicUsize::new(0));
+    let codec = NulEnded {
+        scanned_bytes: Arc::clone(&scanned_bytes),
+    };
+    let plan = [Stage {
+        framing: Framing::custom(codec),
+        ..Stage::new("nul", 0, usize::MAX)
+    }];
+    for (payload_max, read_len) in [(1 << 20, 64), (3000, 64), (3000, 1460), (10, 65_536)] {
+        for budget in [usize::MAX, 1] {
+            let stream = encode("nul", &payload(payload_max)).repeat((1 << 20) / payload_max);
+            moved_and_count(&plan, &stream, budget, read_len);
+            let scanned = scanned_bytes.swap(0, Ordering::Relaxed);
+            assert_eq!(scanned, stream.len(), "no byte is scanned twice");
+        }
+    }
+}
+
+/// Reads `bytes` into each of `count` connections; answers how many bytes their buffers have.
+fn held_by(count: usize, framing: &Framing, budget: usize, bytes: &[u8]) -> usize {
+    let mut sink = Collect::counting();
+    let mut inbounds: Vec<Inbound> = (0..count).map(|_| Inbound::default()).collect();
+    for inbound in &mut inbounds {
+        sink.budget_left = budget;
+        let mut halt = inbound.ingest(framing.kind(), bytes, &mut sink);
+        while inbound.has_undelivered() {
+            sink.budget_left = budget;
+            halt = inbound.resume(framing.kind(), &mut sink);
+        }
+        assert!(!matches!(halt, Halt::Failed { .. }));
+    }
+    let free = sink.pool.free_bytes();
+    for inbound in &mut inbounds {
+        inbound.clear(&mut sink.pool);
+    }
+    sink.pool.free_bytes() - free
+}
+
+#[test]
+fn a_thousand_headers_of_the_largest_frame_hold_64_bytes_each() {
+    for name in FRAMINGS.into_iter().filter(|name| is_length(name)) {
+        for limit in [1 << 20, usize::MAX] {
+            let largest = match header(name, 0).len() {
+                8 => (limit as u64).min(u64::MAX - 8),
+                width => (limit as u64).min((1 << (8 * width)) - 1),
+            };
+            let framing = codecs::framing(name).frame_len_max(limit);
+            let held = held_by(1000, &framing, usize::MAX, &header(name, largest));
+            assert!(
+                held <= 64_000,
+                "{name} with a limit of {limit}: {held} bytes"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_unfinished_frame_holds_less_than_eight_times_the_bytes_that_came() {
+    for (name, start) in [
+        ("u32", header("u32", 1 << 30)),
+        ("u64", header("u64", 1 << 60)),
+        ("u16", header("u16", 65_535)),
+        ("line", vec![]),
+        ("nul", vec![]),
+        ("marked", b"<>".to_vec()),
+    ] {
+        let framing = codecs::framing(name).frame_len_max(usize::MAX);
+        for len in [1, 9, 63, 64, 65, 129, 1025, 20_000, 65_000] {
+            let stream = [&start[..], &payload(len)].concat();
+            for read_len in [1, 7, 1000, usize::MAX] {
+                let mut sink = Collect::counting();
+                let mut inbound = Inbound::default();
+                for piece in stream.chunks(read_len) {
+                    let halt = inbound.ingest(framing.kind(), piece, &mut sink);
+                    assert!(matches!(halt, Halt::Drained));
+                }
+                let free = sink.pool.free_bytes();
+                inbound.clear(&mut sink.pool);
+                let held = sink.pool.free_bytes() - free;
+                assert!(
+                    held < 8 * stream.len().max(9),
+                    "{name}: {held} for {}",
+                    stream.len()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_connection_without_an_unfinished_frame_holds_no_buffer() {
+    for name in FRAMINGS.into_iter().filter(|name| *name != "marked") {
+        let stream = encode(name, b"abc").repeat(1000);
+        for budget in [usize::MAX, 7, 1] {
+            assert_eq!(
+                held_by(3, &codecs::framing(name), budget, &stream),
+                0,
+                "{name}"
+            );
+        }
+    }
+}
+
+/// A long rest was kept as the delivery was stopped; what is left of it in the end is short, and
+/// may wait for long.
+#[test]
+fn a_burst_that_ends_in_the_middle_of_a_frame_leaves_a_small_buffer() {
+    for name in ["line", "u32", "nul", "tagged"] {
+        let mut stream = encode(name, b"abcdefgh").repeat(20_000);
+        stream.truncate(stream.len() - 5);
+        let held = held_by(10, &codecs::framing(name), 1024, &stream);
+        assert!(held <= 10 * 64, "{name}: {} each", held / 10);
+    }
+}
+
+/// Needs ten bytes, then a hundred, and fails where it is shown fewer.
+struct Patient {
+    looks: Arc<AtomicUsize>,
+}
+
+impl Codec for Patient {
+    type State = usize;
+
+    fn decode(&self, needed: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        assert!(bytes.len() >= *needed, "{} of {needed}", bytes.len());
+        *needed = match bytes.len() {
+            ..10 => 10,
+            10..100 => 100,
+            _ => {
+                *needed = 0;
+                return Ok(Step::Frame {
+                    frame: 0..100,
+                    consumed: 100,
+                });
+            }
+        };
+        Ok(Step::Need(*needed))
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        out.put(payload);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_codec_is_not_asked_before_the_bytes_it_needs_are_there() {
+    let looks = Arc::new(AtomicUsize::new(0));
+    let plan = [Stage {
+        framing: Framing::custom(Patient {
+            looks: Arc::clone(&looks),
+        }),
+        ..Stage::new("raw", 0, usize::MAX)
+    }];
+    let stream = payload(10_000);
+    for read_len in [1, 3, 9, 10, 11, 64, 99, 100, 101, 1000] {
+        let (_, count) = moved_and_count(&plan, &stream, usize::MAX, read_len);
+        assert_eq!(count, 100);
+        let looks = looks.swap(0, Ordering::Relaxed);
+        assert!(
+            looks <= 300,
+            "reads of {read_len}: asked {looks} times for 100 frames"
+        );
+    }
+}
+
+#[test]
+fn a_buffer_is_of_use_again_when_its_frame_is_done() {
+    let framing = codecs::framing("u32");
+    let mut sink = Collect::counting();
+    let mut inbound = Inbound::default();
+    let stream = encode("u32", &payload(100));
+    let mut free = None;
+    for _ in 0..100 {
+        for piece in stream.chunks(60) {
+            inbound.ingest(framing.kind(), piece, &mut sink);
+        }
+        let after = sink.pool.free_bytes();
+        assert_eq!(after, *free.get_or_insert(after));
+    }
+    assert_eq!(sink.count, 100);
+}

@@ -1,0 +1,288 @@
+//! However a stream is cut into reads, it gives the same frames.
+
+use super::naive::{encode, header, is_length, payload, random_stream};
+use super::*;
+
+/// The largest frame in the short streams of this file.
+const LIMIT: usize = 200;
+
+const HOW: [How; 2] = [AT_ONCE, ONE_BY_ONE];
+
+for_every_framing!(every_split_of_a_short_stream_gives_the_same_frames);
+for_every_framing!(every_one_and_two_cuts_of_a_long_stream_give_the_same_frames);
+for_every_framing!(random_cuts_give_the_same_frames);
+for_every_framing!(a_reframe_between_two_frames_keeps_the_bytes_behind_it);
+for_every_framing!(ten_thousand_glued_frames_are_ten_thousand);
+for_every_framing!(a_frame_that_comes_byte_by_byte_is_one);
+
+fn every_split_of_a_short_stream_gives_the_same_frames(name: &'static str) {
+    let mut sink = Collect::new();
+    for (limit, stream) in short_streams(name) {
+        assert!(stream.len() <= 16);
+        let plan = Stage::all(name, limit);
+        let expected = naive::decode(&plan, &stream);
+        for split in 0..1_u32 << (stream.len() - 1) {
+            // Bit `i` cuts behind byte `i`.
+            let read_len = |at: usize| 1 + (split >> at).trailing_zeros() as usize;
+            let what = || format!("{stream:?} split by {split:#b}");
+            for how in HOW {
+                check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+            }
+        }
+    }
+}
+
+/// Streams of up to 16 bytes, each with the largest frame allowed: whole frames, a cut one at the
+/// end, a bad one between good ones.
+fn short_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
+    let streams: &[(usize, &[u8])] = match name {
+        "raw" => &[(LIMIT, b"0123456789abcdef"), (3, b"0123456789")],
+        "line" => &[
+            (LIMIT, b"a\r\n\n\r\n\r\r\nc\rd\n\r"),
+            (LIMIT, b"a\nbcdefghijk\nlm"),
+            (4, b"abcd\r\nabcde\na\n"),
+            (4, b"abcd\n\nabcd\r\ra\n"),
+        ],
+        "nul" => &[(LIMIT, b"\0a\0\0bcd\0efghij\0"), (LIMIT, b"abc\0de")],
+        "marked" => &[
+            (LIMIT, b"<><>a<<>>bc<>d<"),
+            (LIMIT, b"<>abcd<><>e<><"),
+            (LIMIT, b"<>a<>b<c>d<>"),
+        ],
+        "tagged" => &[
+            (LIMIT, b"f\0..f\x01as\0f\x02bcf\x01"),
+            (LIMIT, b"s\x03f\x01.f\x02ab.S\0\x02f."),
+            (LIMIT, b"f\x01aS\xff\xfff\x01b"),
+            (LIMIT, b"S\0\x05f\x01af\0f\x01bs"),
+            (LIMIT, b"f\0x?f\0f\0"),
+        ],
+        "blocks" => &[(LIMIT, b"abcdefghijklmnop"), (LIMIT, b"abcdef")],
+        name => return short_length_streams(name),
+    };
+    streams
+        .iter()
+        .map(|(limit, stream)| (*limit, stream.to_vec()))
+        .collect()
+}
+
+fn short_length_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
+    let good = |lens: &[usize]| {
+        let frames = lens.iter().map(|len| encode(name, &payload(*len)));
+        frames.collect::<Vec<_>>().concat()
+    };
+    // A whole frame in front where there is room, and what would be frames behind.
+    let bad = |len: u64| {
+        let first = if name.starts_with("u64") {
+            Vec::new()
+        } else {
+            good(&[1])
+        };
+        [first, header(name, len), good(&[0, 1, 2])].concat()
+    };
+    let largest = u64::MAX >> (64 - 8 * header(name, 0).len());
+    let streams = [
+        (16, good(&[0, 1, 2, 3, 4, 5, 6])),
+        (14, good(&[6, 6, 6])),
+        (12, good(&[0, 0, 0, 0, 0, 0, 0])),
+        (12, bad(LIMIT as u64 + 1)),
+        (12, bad(largest)),
+    ];
+    let cut_short = |(len, mut stream): (usize, Vec<u8>)| {
+        stream.truncate(len);
+        (LIMIT, stream)
+    };
+    streams.map(cut_short).to_vec()
+}
+
+fn every_one_and_two_cuts_of_a_long_stream_give_the_same_frames(name: &'static str) {
+    let mut sink = Collect::new();
+    let mut random = Random(7);
+    let plan = Stage::all(name, 1 << 20);
+    let mut stream = random_stream(name, 80, 30, &mut random);
+    stream.extend(&encode(name, &payload(3))[..2]);
+    let expected = naive::decode(&plan, &stream);
+    let budgets = [usize::MAX, 1, 3];
+    let hows = budgets.map(|budget| How { budget, ..AT_ONCE });
+    for how in hows {
+        let bytewise = |_| 1;
+        let what = || "byte by byte".to_owned();
+        check(&plan, &stream, &expected, how, &mut sink, (what, bytewise));
+        for_every_two_cuts(stream.len().min(140), |first, second| {
+            let what = || format!("{stream:?} cut at {first} and {second}");
+            let read_len = two_cuts(first, second);
+            check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+        });
+    }
+}
+
+fn random_cuts_give_the_same_frames(name: &'static str) {
+    let mut sink = Collect::new();
+    for seed in 0..16 {
+        let mut random = Random(seed);
+        let plan = Stage::all(name, 1 << 20);
+        let payload_max = [40, 3000, 100_000][random.below(3)];
+        let stream_len = if name == "blocks" {
+            5000
+        } else {
+            2 * payload_max
+        };
+        let mut stream = random_stream(name, stream_len, payload_max, &mut random);
+        stream.truncate(stream.len() - random.below(4));
+        let expected = naive::decode(&plan, &stream);
+        for read_len_max in [2, 64, 1460, 65_536] {
+            if payload_max >= 1000 * read_len_max {
+                continue;
+            }
+            let how = How {
+                budget: if random.below(2) == 0 {
+                    usize::MAX
+                } else {
+                    1 + random.below(20)
+                },
+                direct: random.below(2) == 0,
+            };
+            let read_len = |_| 1 + random.below(read_len_max);
+            let what = || format!("seed {seed}, reads of up to {read_len_max}");
+            check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+        }
+    }
+}
+
+/// Two frames of this framing, one of each other, and this again, all glued; raw comes last, as it
+/// takes whatever there is.
+fn a_reframe_between_two_frames_keeps_the_bytes_behind_it(name: &'static str) {
+    let mut sink = Collect::new();
+    for other in FRAMINGS.into_iter().filter(|other| *other != "raw") {
+        let stage = |name, frames| Stage::new(name, 1 << 20, frames);
+        let plan = if name == "raw" {
+            vec![stage(other, 2), stage(name, usize::MAX)]
+        } else {
+            vec![stage(name, 2), stage(other, 1), stage(name, usize::MAX)]
+        };
+        // One more mark: it ends a `marked` frame in front of it.
+        let first = if name == "raw" { other } else { name };
+        let stream = [
+            encode(first, b"abc"),
+            encode(first, b"<>"),
+            encode(other, b"<>a"),
+            encode(name, b"abc"),
+            encode(name, b"<>d"),
+        ]
+        .concat();
+        let expected = naive::decode(&plan, &stream);
+        for_every_two_cuts(stream.len(), |first, second| {
+            for how in HOW {
+                let what = || format!("{stream:?} cut at {first} and {second}");
+                let read_len = two_cuts(first, second);
+                check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+            }
+        });
+    }
+}
+
+/// Calls `test` with every pair of places to cut `len` bytes at; the last place is their end.
+fn for_every_two_cuts(len: usize, mut test: impl FnMut(usize, usize)) {
+    for first in 1..=len {
+        for second in first..=len {
+            test(first, second);
+        }
+    }
+}
+
+/// How much to read where, if a stream is cut at two places.
+fn two_cuts(first: usize, second: usize) -> impl Fn(usize) -> usize {
+    move |at| match at {
+        0 => first,
+        at if at < second => second - at,
+        _ => usize::MAX,
+    }
+}
+
+fn ten_thousand_glued_frames_are_ten_thousand(name: &'static str) {
+    let mut sink = Collect::new();
+    let plan = Stage::all(name, 1 << 20);
+    let frames: Vec<Vec<u8>> = (0..10_000_u32)
+        .map(|index| {
+            let payload = format!("{:03}", index % 1000).into_bytes();
+            encode(name, &payload)
+        })
+        .collect();
+    let stream = frames.concat();
+    for how in HOW {
+        let Outcome {
+            frames,
+            left,
+            bad_at,
+        } = deliver(&plan, &stream, how, &mut sink, |_| usize::MAX);
+        assert_eq!((left, bad_at), (0, None));
+        if name == "raw" {
+            assert!(frames.concat() == stream);
+            continue;
+        }
+        assert_eq!(frames.len(), 10_000);
+        for (index, frame) in frames.iter().enumerate() {
+            assert_eq!(*frame, format!("{:03}", index % 1000).into_bytes());
+        }
+    }
+}
+
+fn a_frame_that_comes_byte_by_byte_is_one(name: &'static str) {
+    let mut sink = Collect::new();
+    let plan = Stage::all(name, 1 << 20);
+    let len = if name == "blocks" { 3 } else { 255 };
+    let payload = payload(len);
+    let stream = encode(name, &payload);
+    let Outcome {
+        frames,
+        left,
+        bad_at,
+    } = deliver(&plan, &stream, AT_ONCE, &mut sink, |_| 1);
+    assert_eq!((left, bad_at), (0, None));
+    let frames = if name == "raw" {
+        vec![frames.concat()]
+    } else {
+        frames
+    };
+    assert_eq!(frames, [payload]);
+}
+
+#[test]
+fn what_is_encoded_is_what_a_peer_expects() {
+    for name in FRAMINGS {
+        let payload = payload(if name == "blocks" { 3 } else { 200 });
+        let mut buf = crate::buffer::Buf::default();
+        codecs::framing(name)
+            .encode(&payload, &mut crate::codec::Out::new(&mut buf))
+            .expect("a payload that every framing takes");
+        assert_eq!(buf.bytes(), encode(name, &payload), "{name}");
+    }
+}
+
+/// A long frame is read straight into its buffer once enough of it is there; what is read and how
+/// makes no difference to what comes out, nor does a short one in front or behind.
+#[test]
+fn reading_a_long_frame_into_its_own_buffer_gives_the_same_frames() {
+    let mut sink = Collect::new();
+    let names = FRAMINGS.into_iter().filter(|name| is_length(name));
+    for name in names.filter(|name| !matches!(*name, "u8" | "u16" | "u16-le")) {
+        let plan = Stage::all(name, 1 << 20);
+        let lens = [3, 100_000, 0, 1 << 20, 40_000, 7, 65_536, 300_000, 2];
+        let stream = lens.map(|len| encode(name, &payload(len))).concat();
+        let expected = naive::decode(&plan, &stream);
+        assert_eq!(expected.frames.len(), lens.len());
+        for read_len_max in [16_385, 20_000, 65_536, 262_144] {
+            let moved = [false, true].map(|direct| {
+                sink.pool.moved_bytes = 0;
+                let how = How { direct, ..AT_ONCE };
+                let what = || format!("reads of {read_len_max}");
+                let read_len = |_| read_len_max;
+                check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+                sink.pool.moved_bytes
+            });
+            assert!(
+                moved[1] < moved[0] * 3 / 4,
+                "{moved:?}: fewer bytes are copied"
+            );
+        }
+    }
+}
