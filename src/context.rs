@@ -135,6 +135,18 @@ impl<H: Handler> Context<'_, H> {
         self.engine.close(conn.0, reason);
     }
 
+    /// Ends this side of a connection, as `shutdown(SHUT_WR)` does: nothing more is accepted for it;
+    /// what is queued is flushed, then the peer is told of the end. Its frames are delivered as
+    /// before, and when it ends too the connection is closed. There is no deadline: it is the
+    /// handler that waits for an answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] for a stale id.
+    pub fn half_close(&mut self, conn: ConnId) -> Result<(), Gone> {
+        self.engine.half_close(conn.0)
+    }
+
     /// Ends a connection at once and tells the peer by a reset. What is queued is lost and counted.
     ///
     /// Aborting what is gone does nothing.

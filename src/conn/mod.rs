@@ -56,6 +56,10 @@ impl Flags {
     /// The handler was told that the peer ended its side.
     pub(crate) const END_TOLD: Self = Self(1 << 14);
 
+    /// This side was ended by the handler: queued output is flushed, then the FIN is sent; input is
+    /// delivered as before.
+    pub(crate) const ENDING: Self = Self(1 << 15);
+
     /// No further frame is delivered while one of these is set. The two pauses are bits of their
     /// own, so that neither undoes the other.
     pub(crate) const STOPS_DECODING: Self = Self(
@@ -63,7 +67,7 @@ impl Flags {
     );
     /// `send` is refused while one of these is set.
     pub(crate) const STOPS_SENDING: Self =
-        Self(Self::CLOSING.0 | Self::DEAD.0 | Self::WRITE_FAILED.0);
+        Self(Self::CLOSING.0 | Self::ENDING.0 | Self::DEAD.0 | Self::WRITE_FAILED.0);
 
     #[inline]
     pub(crate) fn intersects(self, other: Self) -> bool {
@@ -91,19 +95,26 @@ impl Flags {
         *self != before
     }
 
+    /// This side ends, or has ended, by the handler's wish.
+    pub(crate) const ENDS_OUTPUT: Self = Self(Self::CLOSING.0 | Self::ENDING.0);
+
     /// Whether frames may be delivered, and so whether there is a reason to read.
     #[inline]
     pub(crate) fn wants_frames(self) -> bool {
         !self.intersects(Self::STOPS_DECODING)
     }
 
-    /// What a closing connection does next, given whether all its output was taken.
+    /// What a connection whose output was ended does next, given whether all of it was taken.
     pub(crate) fn next_closing_step(self, output_is_empty: bool) -> ClosingStep {
-        if !self.intersects(Self::CLOSING) || self.intersects(Self::DEAD) || !output_is_empty {
-            ClosingStep::Wait
-        } else if !self.intersects(Self::FIN_SENT) {
-            ClosingStep::SendFin
-        } else if self.intersects(Self::PEER_ENDED) {
+        if !self.intersects(Self::ENDS_OUTPUT) || self.intersects(Self::DEAD) || !output_is_empty {
+            return ClosingStep::Wait;
+        }
+        if !self.intersects(Self::FIN_SENT) {
+            return ClosingStep::SendFin;
+        }
+        // The peer's end counts when its frames are delivered, or nobody wants them.
+        let is_heard = self.intersects(Self::CLOSING) && self.intersects(Self::PEER_ENDED);
+        if is_heard || self.intersects(Self::END_TOLD) {
             ClosingStep::Finish
         } else {
             ClosingStep::Wait

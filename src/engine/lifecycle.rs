@@ -14,7 +14,7 @@ use super::{ACCEPT_RETRY, Connection, Engine, Entry, ListenerEntry, Task, UdpEnt
 use crate::codec::Framing;
 use crate::conn::Flags;
 use crate::datagram::DatagramQueue;
-use crate::error::{CloseReason, Closed, FrameError};
+use crate::error::{CloseReason, Closed, FrameError, Gone};
 use crate::socket::{AcceptFailure, Listener, Stream, Udp};
 use crate::token::{ConnId, ListenerId, PollToken, Token, UdpId};
 
@@ -144,8 +144,10 @@ impl Engine {
             Ok(Some(peer)) => {
                 conn.peer = peer;
                 conn.flags.remove(Flags::CONNECTING);
-                let rare = conn.rare.take();
-                self.cancel(rare.and_then(|rare| rare.deadline));
+                let deadline = conn.rare().deadline.take();
+                // It stays only where the connection is ending already.
+                conn.rare.take_if(|rare| rare.reason.is_none());
+                self.cancel(deadline);
                 self.set_nodelay(token);
                 self.stats.connected += 1;
                 log::debug!("{} connected", ConnId(token));
@@ -274,6 +276,20 @@ impl Engine {
             self.flush_later(token);
             self.queue(token);
         }
+    }
+
+    /// Ends this side: what is queued is flushed, then the FIN is sent. Input goes on.
+    pub(crate) fn half_close(&mut self, token: Token) -> Result<(), Gone> {
+        let reason = self.local_reason(token);
+        let conn = self.conn_mut(token)?;
+        if !conn.flags.intersects(Flags::STOPS_SENDING) {
+            conn.flags.insert(Flags::ENDING);
+            conn.rare().reason.get_or_insert(reason);
+            if self.current != Some(token) {
+                self.flush_later(token);
+            }
+        }
+        Ok(())
     }
 
     /// The reason for a close that the handler asked for.

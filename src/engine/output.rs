@@ -229,13 +229,13 @@ impl Engine {
             return Drained(false);
         };
         let drained = drained(conn, 0, config);
-        if conn.flags.intersects(Flags::CLOSING) {
+        if conn.flags.intersects(Flags::ENDS_OUTPUT) {
             self.step_closing(token);
         }
         drained
     }
 
-    /// Takes a closing connection as far as it goes: to its FIN, or to its end.
+    /// Takes a connection whose output was ended as far as it goes: to its FIN, or to its end.
     pub(crate) fn step_closing(&mut self, token: Token) {
         let Ok(conn) = self.conn_mut(token) else {
             return;

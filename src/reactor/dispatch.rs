@@ -79,13 +79,13 @@ impl<H: Handler> Reactor<H> {
         };
         // What stood in its place owns nothing, and is not worth a look at its drop.
         std::mem::forget(std::mem::replace(&mut conn.inbound, input.inbound));
-        let is_closing = conn.flags.intersects(Flags::CLOSING);
+        let ends_output = conn.flags.intersects(Flags::ENDS_OUTPUT);
         if cut_short {
             engine.queue(token);
         }
         let drained = engine.write_out();
         engine.current = None;
-        if is_closing {
+        if ends_output {
             engine.step_closing(token);
         }
         self.tell_drained(token, drained);

@@ -1,0 +1,96 @@
+//! A TCP proxy: what one side sends goes to the other, at the pace of the slower one.
+//!
+//! ```text
+//! cargo run --release --example echo
+//! cargo run --release --example proxy -- 127.0.0.1:7003 127.0.0.1:7000
+//! ```
+//!
+//! Memory stays bounded whatever is sent: while one side's queue is above its high mark, the other
+//! side is not read.
+
+use std::io;
+use std::time::Duration;
+
+use unstick::{Closed, ConnId, Context, Framing, Handler, Origin, Reactor, Sent};
+
+struct Proxy {
+    upstream: String,
+}
+
+/// One side of a pair.
+#[derive(Default)]
+struct Side {
+    other: Option<ConnId>,
+}
+
+impl Handler for Proxy {
+    type Session = Side;
+
+    fn on_open(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        side: &mut Side,
+        origin: Origin,
+    ) {
+        if let Origin::Accepted(_) = origin {
+            // What the client sends meanwhile is sent on when the connection is open.
+            let other = Side { other: Some(conn) };
+            side.other = Some(cx.connect(self.upstream.as_str(), Framing::raw(), other));
+        }
+    }
+
+    fn on_frame(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        side: &mut Side,
+        frame: &[u8],
+    ) {
+        match side.other.map(|other| cx.send(other, frame)) {
+            Some(Ok(Sent::Queued)) => {}
+            Some(Ok(_)) => drop(cx.pause(conn)),
+            // It is closing, and its `on_close` closes this side too.
+            Some(Err(_)) | None => cx.close(conn),
+        }
+    }
+
+    fn on_drained(&mut self, cx: &mut Context<'_, Self>, _: ConnId, side: &mut Side) {
+        if let Some(other) = side.other {
+            let _ = cx.resume(other);
+        }
+    }
+
+    fn on_half_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, side: &mut Side) {
+        // One side has ended; what the other still answers goes through.
+        match side.other.map(|other| cx.half_close(other)) {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => cx.close(conn),
+        }
+    }
+
+    fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, side: Side, closed: Closed) {
+        log::info!("{conn} ended: {}", closed.reason);
+        if let Some(other) = side.other {
+            // The other side first gets what is queued for it.
+            let _ = cx.resume(other);
+            cx.close(other);
+        }
+    }
+}
+
+fn main() -> io::Result<()> {
+    env_logger::init();
+    let mut args = std::env::args().skip(1);
+    let (Some(listen), Some(upstream)) = (args.next(), args.next()) else {
+        return Err(io::Error::other("usage: proxy LISTEN-ADDR UPSTREAM-ADDR"));
+    };
+    let mut reactor = Reactor::new(Proxy { upstream })?;
+    let listener = reactor.listen(listen, Framing::raw())?;
+    println!("listening tcp {}", reactor.local_addr(listener)?);
+
+    let remote = reactor.remote();
+    let on_signal = move || drop(remote.shutdown(Duration::from_secs(1)));
+    ctrlc::set_handler(on_signal).map_err(io::Error::other)?;
+    reactor.run()
+}
