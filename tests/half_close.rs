@@ -1,0 +1,133 @@
+//! A side that is ended by its own handler: the FIN goes out behind the output, the input goes on.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
+
+use common::{Event, Probe, drive, frame, listening};
+use unstick::{CloseReason, Config, ConnId, Framing, Reactor, SendError};
+
+/// A peer that answers only when the request has ended, with 3 MB.
+fn answer_after_the_end(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client connects");
+        stream
+            .set_read_timeout(Some(common::DEADLINE))
+            .expect("a timeout can be set");
+        let mut request = Vec::new();
+        stream
+            .read_to_end(&mut request)
+            .expect("the client ends its side");
+        for index in 0..3 {
+            stream
+                .write_all(&frame("u32", &vec![index; 1 << 20]))
+                .expect("the client reads");
+        }
+        request
+    })
+}
+
+fn request_and_end(reactor: &mut Reactor<Probe>, conn: ConnId) {
+    reactor.with(|_, cx| {
+        assert!(cx.send(conn, &[7; 100_000]).is_ok());
+        cx.half_close(conn).expect("the id is fresh");
+        assert!(matches!(cx.send(conn, b"more"), Err(SendError::Closing)));
+    });
+}
+
+fn assert_answered(reactor: &Reactor<Probe>, request: &[u8]) {
+    let probe = reactor.handler();
+    assert!(request == frame("u32", &[7; 100_000]));
+    let frames = probe.frames();
+    assert_eq!(frames.len(), 3);
+    assert!(
+        frames
+            .iter()
+            .zip(0..)
+            .all(|(frame, index)| *frame == vec![index; 1 << 20])
+    );
+    assert_eq!(probe.count(|event| matches!(event, Event::HalfClose(_))), 1);
+    let closes = probe.closes();
+    assert_eq!(closes.len(), 1);
+    assert!(
+        matches!(closes[0].1.reason, CloseReason::Local),
+        "{:?}",
+        closes[0].1
+    );
+    assert_eq!(
+        (closes[0].1.unsent_bytes, closes[0].1.undecoded_bytes),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_request_that_ends_with_a_fin_gets_its_whole_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let peer = answer_after_the_end(listener);
+    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let conn = reactor.connect(addr, Framing::length_u32(), ());
+    drive(&mut reactor, |reactor| reactor.stats().connected == 1);
+    request_and_end(&mut reactor, conn);
+    drive(&mut reactor, |reactor| {
+        !reactor.handler().closes().is_empty()
+    });
+    assert_answered(&reactor, &peer.join().expect("the peer is served"));
+}
+
+#[test]
+fn a_side_can_be_ended_while_it_is_connecting() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let peer = answer_after_the_end(listener);
+    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let conn = reactor.connect(addr, Framing::length_u32(), ());
+    request_and_end(&mut reactor, conn);
+    drive(&mut reactor, |reactor| {
+        !reactor.handler().closes().is_empty()
+    });
+    assert_answered(&reactor, &peer.join().expect("the peer is served"));
+}
+
+/// The other way round: a peer that has ended is answered as long as the handler likes.
+#[test]
+fn a_handler_that_keeps_a_half_closed_peer_can_answer_it_later() {
+    let mut probe = Probe::silent();
+    probe.keep_half_closed = true;
+    let (mut reactor, addr) = listening(probe, Config::default(), Framing::length_u32());
+    let mut client = common::client(addr);
+    client
+        .shutdown(std::net::Shutdown::Write)
+        .expect("the client ends");
+    let ended = |event: &Event| matches!(event, Event::HalfClose(_));
+    drive(&mut reactor, |reactor| reactor.handler().count(ended) == 1);
+    let opened = reactor
+        .handler()
+        .events
+        .iter()
+        .find_map(|event| match event {
+            Event::Open(conn, _) => Some(*conn),
+            _ => None,
+        });
+    let conn = opened.expect("it was opened before it ended");
+    for _ in 0..3 {
+        reactor
+            .turn(Some(std::time::Duration::ZERO))
+            .expect("the poll works");
+    }
+    reactor.with(|_, cx| {
+        assert!(cx.send(conn, b"a late answer").is_ok());
+        cx.half_close(conn).expect("it is open still");
+    });
+    drive(&mut reactor, |reactor| {
+        !reactor.handler().closes().is_empty()
+    });
+    assert_eq!(common::read_u32_frame(&mut client), b"a late answer");
+    assert_eq!(client.read(&mut [0]).expect("an end"), 0);
+    assert!(matches!(
+        reactor.handler().closes()[0].1.reason,
+        CloseReason::Peer
+    ));
+}
