@@ -47,12 +47,17 @@ impl Engine {
             out.truncate(before);
             return Err(error.into());
         }
-        if out.len() > config.write_queue_len_max {
+        let queued = out.len();
+        if queued <= config.write_high {
+            stats.frames_out += 1;
+            conn.stats.frames_out += 1;
+            return Ok(Sent::Queued);
+        }
+        if queued > config.write_queue_len_max {
             out.truncate(before);
             return Err(SendError::Full);
         }
-        stats.frames_out += 1;
-        Ok(accepted(conn, out.len(), config))
+        Ok(accepted(conn, queued, config, stats))
     }
 
     /// [`send`](Engine::send) for a connection that is not being served, or has a queue.
@@ -88,8 +93,7 @@ impl Engine {
         if !encoded? {
             return Err(SendError::Full);
         }
-        stats.frames_out += 1;
-        Ok(accepted(conn, queued, config))
+        Ok(accepted(conn, queued, config, stats))
     }
 
     /// Puts a connection into the list that is flushed at the end of the turn.
@@ -363,8 +367,8 @@ pub(super) fn give_up_output(
 }
 
 /// Counts an accepted payload and tells where the queue stands with it.
-#[inline]
-fn accepted(conn: &mut Connection, queued: usize, config: &Config) -> Sent {
+fn accepted(conn: &mut Connection, queued: usize, config: &Config, stats: &mut Stats) -> Sent {
+    stats.frames_out += 1;
     conn.stats.frames_out += 1;
     if queued > config.write_high {
         conn.flags.insert(Flags::ABOVE_HIGH);

@@ -200,14 +200,17 @@ impl<H: Handler> Dispatch<'_, H> {
         self.frames_left == 0 || self.bytes_left == 0
     }
 
-    /// A long output is written before the dispatch ends, so that it does not pile up.
+    /// Decoding is stopped. Where that is for a long output, which is not written yet, it is
+    /// written now, and decoding may go on.
     #[cold]
-    fn write_early(&mut self) {
-        if self.cx.engine.write_out() == Drained(true) {
+    fn makes_way(&mut self) -> bool {
+        if self.flags().intersects(Flags::ABOVE_HIGH) && self.cx.engine.write_out() == Drained(true)
+        {
             let conn = ConnId(self.token);
             self.handler
                 .on_drained(&mut self.cx, conn, &mut self.session);
         }
+        self.flags().wants_frames()
     }
 }
 
@@ -217,19 +220,18 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
         self.handler
             .on_frame(&mut self.cx, ConnId(self.token), &mut self.session, frame);
         self.frames_left -= 1;
-        if self.cx.engine.out.len() >= self.cx.engine.config.write_high {
-            self.write_early();
-        }
         let engine = &mut *self.cx.engine;
         engine.stats.frames_in += 1;
         let Ok(conn) = engine.conn_mut(self.token) else {
             return Flow::Stop;
         };
         conn.stats.frames_in += 1;
-        if self.frames_left == 0 || conn.flags.intersects(Flags::STOPS_DECODING) {
-            return Flow::Stop;
+        let goes_on = conn.flags.wants_frames() || self.makes_way();
+        if goes_on && self.frames_left > 0 {
+            Flow::Continue
+        } else {
+            Flow::Stop
         }
-        Flow::Continue
     }
 
     fn pool(&mut self) -> &mut Pool {
