@@ -56,6 +56,7 @@ fn shim() -> Option<&'static Path> {
 struct Shimmed {
     echo: Echo,
     report: PathBuf,
+    log: PathBuf,
 }
 
 impl Shimmed {
@@ -63,7 +64,7 @@ impl Shimmed {
     fn start(name: &str, args: &[&str], env: &[(&str, &str)]) -> Option<Self> {
         let shim = shim()?.to_str().expect("a path in UTF-8");
         let file = |suffix| Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{suffix}"));
-        let report = file("report");
+        let (report, log) = (file("report"), file("log"));
         let seed = SEED.to_string();
         println!("seed {SEED}, {args:?} {env:?}");
         let mut all = vec![
@@ -72,8 +73,8 @@ impl Shimmed {
             ("SHIM_REPORT", report.to_str().expect("a path in UTF-8")),
         ];
         all.extend(env);
-        let echo = Echo::start(args, &all, Some(&file("log"))).expect("it starts");
-        Some(Self { echo, report })
+        let echo = Echo::start(args, &all, Some(&log)).expect("it starts");
+        Some(Self { echo, report, log })
     }
 
     /// What it says of itself, and how often the shim did what.
@@ -89,6 +90,13 @@ impl Shimmed {
 
     fn addr(&self) -> SocketAddr {
         self.echo.addrs[0]
+    }
+
+    fn log_lines(&self) -> usize {
+        fs::read_to_string(&self.log)
+            .expect("it is there")
+            .lines()
+            .count()
     }
 }
 
@@ -293,6 +301,7 @@ fn a_connection_that_cannot_be_watched_leaves_no_descriptor_behind() {
         return;
     };
     let base = server.echo.descriptors();
+    let begun = Instant::now();
     let mut served = Vec::new();
     for index in 0..CLIENTS {
         let mut client = common::client(server.addr());
@@ -320,6 +329,12 @@ fn a_connection_that_cannot_be_watched_leaves_no_descriptor_behind() {
     }
     assert_eq!(served.len(), CLIENTS / 2);
     wait_for_descriptors(&server, base + CLIENTS / 2);
+    let seconds = usize::try_from(begun.elapsed().as_secs()).expect("not long");
+    let lines = server.log_lines();
+    assert!(
+        (1..=1 + seconds).contains(&lines),
+        "{lines} lines of log in {seconds} seconds"
+    );
     drop(served);
     wait_for_descriptors(&server, base);
     let (totals, did) = server.end();
