@@ -18,10 +18,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use child::Echo;
-use common::{DEADLINE, Random, frame, round_trip};
+use common::{DEADLINE, Event, Probe, Random, drive, frame, listening, round_trip};
+use unstick::{Config, Framing};
 
 const SEED: u64 = 20_260_101;
 
@@ -378,4 +379,28 @@ fn wait_for_descriptors(server: &Shimmed, wanted: usize) {
         );
         thread::yield_now();
     }
+}
+
+/// The one short read that every kernel makes though more bytes are there: it stops at a byte of
+/// urgent data (tcp(7)). What lies behind it makes no edge of its own.
+#[test]
+fn frames_behind_urgent_data_need_no_further_traffic() {
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
+    let mut client = common::client(addr);
+    drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
+    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+
+    client
+        .write_all(&frame("u32", b"before"))
+        .expect("it is local");
+    socket2::SockRef::from(&client)
+        .send_out_of_band(b"!")
+        .expect("it is local");
+    client
+        .write_all(&frame("u32", b"behind"))
+        .expect("it is local");
+    drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
+    let frames = |event: &Event| matches!(event, Event::Frame(..));
+    assert_eq!(reactor.handler().count(frames), 2);
+    assert_eq!(reactor.handler().frames(), [b"before", b"behind"]);
 }
