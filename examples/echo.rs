@@ -104,6 +104,14 @@ fn serve() -> Result<(), Box<dyn Error>> {
     };
 
     let mut reactor = Reactor::new(Echo { udp_addr: None })?;
+    // Before it says that it listens: whoever waits for that may end it at once.
+    let remote = reactor.remote();
+    ctrlc::set_handler(move || {
+        if let Err(error) = remote.shutdown(SHUTDOWN_DEADLINE) {
+            log::error!("cannot wake the loop to end it: {error}");
+        }
+    })?;
+
     if let Some(addr) = options.tcp {
         let framing = options.framing;
         let listener = reactor
@@ -123,12 +131,6 @@ fn serve() -> Result<(), Box<dyn Error>> {
         println!("listening udp {addr}");
     }
 
-    let remote = reactor.remote();
-    ctrlc::set_handler(move || {
-        if let Err(error) = remote.shutdown(SHUTDOWN_DEADLINE) {
-            log::error!("cannot wake the loop to end it: {error}");
-        }
-    })?;
     reactor.run()?;
     print_totals(&reactor.stats());
     Ok(())

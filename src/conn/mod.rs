@@ -28,8 +28,8 @@ impl Flags {
     pub(crate) const READABLE: Self = Self(1);
     /// A write may be taken. Set by events, and at first; cleared by `WouldBlock`.
     pub(crate) const WRITABLE: Self = Self(1 << 1);
-    /// An event told of an end or an error, which gives no further edge: a short read no longer
-    /// means that the socket is drained.
+    /// An event told of an end or an error, which gives no further edge, or of urgent data, at
+    /// which a read stops short: a short read no longer means that the socket is drained.
     pub(crate) const END_HINT: Self = Self(1 << 2);
     /// It stands in the ready queue.
     pub(crate) const QUEUED: Self = Self(1 << 3);

@@ -33,7 +33,8 @@ impl Engine {
 }
 
 /// Readiness is cleared by `WouldBlock`; and by a short read, unless an event told of an end, which
-/// makes no edge of its own when it arrived together with the data.
+/// makes no edge of its own when it arrived together with the data, or of urgent data, which cuts a
+/// read short of what lies behind it (tcp(7)).
 #[inline]
 fn fill(conn: &mut Connection, stats: &mut Stats, buf: &mut [u8]) -> Fill {
     stats.reads += 1;

@@ -197,8 +197,10 @@ impl Engine {
             Entry::Conn(Connection::new(stream, peer, framing, generation, flags))
         });
         if let Err(error) = self.register(token) {
-            log::warn!("{peer} was accepted but cannot be watched: {error}");
             self.stats.accept_errors += 1;
+            if let Some(left_out) = self.throttle.pass(Trouble::Accept, self.now) {
+                log::warn!("{peer} cannot be watched: {error} ({left_out} before it)");
+            }
             return Accepted::Again;
         }
         self.connections += 1;

@@ -16,12 +16,21 @@ const EVENTS_MIN: usize = 128;
 /// And grows no longer than this: the rest of a larger ready set comes with the next poll.
 const EVENTS_MAX: usize = 16 * 1024;
 
+/// Both directions; and urgent data, where the poll can tell of it.
+const INTEREST: Interest = {
+    let both = Interest::READABLE.add(Interest::WRITABLE);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let both = both.add(Interest::PRIORITY);
+    both
+};
+
 /// What an event says. Each is a hint: reading and writing tell the truth.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// The peer ended, the connection was reset, or there is an error to fetch.
+    /// The peer ended, the connection was reset, there is an error to fetch, or a byte of urgent
+    /// data, at which reads stop short.
     pub(crate) ended: bool,
 }
 
@@ -74,7 +83,10 @@ impl Driver {
                 let readiness = Readiness {
                     readable: event.is_readable(),
                     writable: event.is_writable(),
-                    ended: event.is_read_closed() || event.is_write_closed() || event.is_error(),
+                    ended: event.is_read_closed()
+                        || event.is_write_closed()
+                        || event.is_error()
+                        || event.is_priority(),
                 };
                 each(PollToken(event.token().0), readiness);
             }
@@ -87,11 +99,9 @@ impl Driver {
 
     /// Registers once, for both directions, edge-triggered.
     pub(super) fn register(&self, source: &mut impl Source, token: PollToken) -> io::Result<()> {
-        self.poll.registry().register(
-            source,
-            Token(token.0),
-            Interest::READABLE | Interest::WRITABLE,
-        )
+        self.poll
+            .registry()
+            .register(source, Token(token.0), INTEREST)
     }
 
     /// Ends what [`register`](Driver::register) began. A descriptor may live on in a duplicate,

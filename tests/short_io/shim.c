@@ -1,0 +1,313 @@
+/*
+ * A kernel that is allowed all that the manual pages allow: preloaded into a program, it shortens
+ * reads and writes, lets signals cut calls short, says that a socket would block, and fails what a
+ * new connection needs. What it does is drawn from a seed.
+ *
+ *   SHIM_SEED             the seed
+ *   SHIM_SHORT_PERCENT    stream reads and writes that get less than they could
+ *   SHIM_EINTR_PERCENT    calls that fail with EINTR
+ *   SHIM_BLOCK_PERCENT    reads and writes that fail with EAGAIN
+ *   SHIM_ACCEPT           errnos, 0 for none: what accept answers, over and over, "103,0"
+ *   SHIM_SETSOCKOPT_EVERY each n-th setsockopt on an accepted socket fails with ENOBUFS
+ *   SHIM_EPOLL_EVERY      each n-th accepted socket cannot be watched: ENOSPC
+ *   SHIM_REPORT           a file that says at the end how often each was done
+ *
+ * A real kernel that gave less than was asked for, or that said EAGAIN, makes a new edge when there
+ * is more. So does this one: it registers the descriptor again as it was, which makes epoll tell
+ * what is true of it now.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define FDS 65536
+#define ACCEPTS 16
+
+static struct {
+    int watched;
+    int accepted;
+    int epoll;
+    struct epoll_event event;
+} fds[FDS];
+
+static unsigned short_percent, eintr_percent, block_percent;
+static unsigned setsockopt_every, epoll_every;
+static int accepts[ACCEPTS];
+static unsigned accepts_len;
+static uint64_t state;
+static struct {
+    unsigned long shortened, interrupted, blocked, accept, setsockopt, epoll;
+} done;
+
+static unsigned number(const char *name)
+{
+    const char *value = getenv(name);
+    return value ? (unsigned)strtoul(value, NULL, 10) : 0;
+}
+
+__attribute__((constructor)) static void begin(void)
+{
+    state = number("SHIM_SEED") * 2654435761u + 1;
+    short_percent = number("SHIM_SHORT_PERCENT");
+    eintr_percent = number("SHIM_EINTR_PERCENT");
+    block_percent = number("SHIM_BLOCK_PERCENT");
+    setsockopt_every = number("SHIM_SETSOCKOPT_EVERY");
+    epoll_every = number("SHIM_EPOLL_EVERY");
+    const char *list = getenv("SHIM_ACCEPT");
+    while (list && *list && accepts_len < ACCEPTS) {
+        char *end;
+        accepts[accepts_len++] = (int)strtol(list, &end, 10);
+        list = *end ? end + 1 : end;
+    }
+}
+
+__attribute__((destructor)) static void end(void)
+{
+    const char *path = getenv("SHIM_REPORT");
+    FILE *file = path ? fopen(path, "w") : NULL;
+    if (!file)
+        return;
+    fprintf(file,
+            "shortened %lu\ninterrupted %lu\nblocked %lu\naccept %lu\nsetsockopt %lu\nepoll %lu\n",
+            done.shortened, done.interrupted, done.blocked, done.accept, done.setsockopt,
+            done.epoll);
+    fclose(file);
+}
+
+#define REAL(name) \
+    static __typeof__(name) *real; \
+    if (!real) \
+        real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
+
+/* Of the program's threads only the loop's makes calls that matter here. */
+static unsigned below(unsigned bound)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (unsigned)(state >> 16) % bound;
+}
+
+static int hits(unsigned percent)
+{
+    return percent && below(100) < percent;
+}
+
+static int type_of(int fd)
+{
+    int type = 0, kept = errno;
+    socklen_t len = sizeof(type);
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len))
+        type = 0;
+    errno = kept;
+    return type;
+}
+
+static void rearm(int fd)
+{
+    int epoll_ctl_real(int, int, int, struct epoll_event *);
+    if (fd >= 0 && fd < FDS && fds[fd].watched) {
+        int kept = errno;
+        epoll_ctl_real(fds[fd].epoll, EPOLL_CTL_MOD, fd, &fds[fd].event);
+        errno = kept;
+    }
+}
+
+/* Whether the call on a socket fails, before anything was done. */
+static int fails(int fd, int type)
+{
+    if (!type)
+        return 0;
+    if (hits(eintr_percent)) {
+        done.interrupted++;
+        errno = EINTR;
+        return 1;
+    }
+    if (hits(block_percent)) {
+        done.blocked++;
+        rearm(fd);
+        errno = EAGAIN;
+        return 1;
+    }
+    return 0;
+}
+
+/* How much of `len` bytes the call gets: a part, and sometimes very little. */
+static size_t part(int type, size_t len)
+{
+    if (type != SOCK_STREAM || len < 2 || !hits(short_percent))
+        return len;
+    done.shortened++;
+    size_t most = below(4) ? 8192 : 16;
+    return 1 + below((unsigned)(len - 1 < most ? len - 1 : most));
+}
+
+/* After a read of `got` bytes that could have been of `len`: is there more? */
+static ssize_t read_done(int fd, size_t asked, size_t len, ssize_t got)
+{
+    int left = 0, kept = errno;
+    if (asked < len && got > 0 && ioctl(fd, FIONREAD, &left) == 0 && left > 0)
+        rearm(fd);
+    errno = kept;
+    return got;
+}
+
+ssize_t read(int fd, void *buf, size_t len)
+{
+    REAL(read);
+    int type = type_of(fd);
+    if (fails(fd, type))
+        return -1;
+    size_t asked = part(type, len);
+    return read_done(fd, asked, len, real(fd, buf, asked));
+}
+
+ssize_t recv(int fd, void *buf, size_t len, int flags)
+{
+    REAL(recv);
+    int type = type_of(fd);
+    if (fails(fd, type))
+        return -1;
+    size_t asked = part(type, len);
+    return read_done(fd, asked, len, real(fd, buf, asked, flags));
+}
+
+ssize_t recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *addr,
+                 socklen_t *addr_len)
+{
+    REAL(recvfrom);
+    int type = type_of(fd);
+    if (fails(fd, type))
+        return -1;
+    size_t asked = part(type, len);
+    return read_done(fd, asked, len, real(fd, buf, asked, flags, addr, addr_len));
+}
+
+ssize_t write(int fd, const void *buf, size_t len)
+{
+    REAL(write);
+    int type = type_of(fd);
+    return fails(fd, type) ? -1 : real(fd, buf, part(type, len));
+}
+
+ssize_t send(int fd, const void *buf, size_t len, int flags)
+{
+    REAL(send);
+    int type = type_of(fd);
+    return fails(fd, type) ? -1 : real(fd, buf, part(type, len), flags);
+}
+
+ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *addr,
+               socklen_t addr_len)
+{
+    REAL(sendto);
+    int type = type_of(fd);
+    return fails(fd, type) ? -1 : real(fd, buf, part(type, len), flags, addr, addr_len);
+}
+
+/* The gathered calls get their first part only: an entry, cut as any other. */
+ssize_t readv(int fd, const struct iovec *iov, int count)
+{
+    REAL(readv);
+    return type_of(fd) && count > 0 ? read(fd, iov->iov_base, iov->iov_len) : real(fd, iov, count);
+}
+
+ssize_t writev(int fd, const struct iovec *iov, int count)
+{
+    REAL(writev);
+    return type_of(fd) && count > 0 ? write(fd, iov->iov_base, iov->iov_len) : real(fd, iov, count);
+}
+
+int epoll_wait(int epoll, struct epoll_event *events, int count, int timeout)
+{
+    REAL(epoll_wait);
+    if (hits(eintr_percent)) {
+        done.interrupted++;
+        errno = EINTR;
+        return -1;
+    }
+    return real(epoll, events, count, timeout);
+}
+
+int epoll_ctl_real(int epoll, int op, int fd, struct epoll_event *event)
+{
+    static __typeof__(epoll_ctl) *real;
+    if (!real)
+        real = (__typeof__(epoll_ctl) *)dlsym(RTLD_NEXT, "epoll_ctl");
+    return real(epoll, op, fd, event);
+}
+
+int epoll_ctl(int epoll, int op, int fd, struct epoll_event *event)
+{
+    static unsigned calls;
+    int known = fd >= 0 && fd < FDS;
+    if (known && fds[fd].accepted && op == EPOLL_CTL_ADD && epoll_every &&
+        ++calls % epoll_every == 0) {
+        done.epoll++;
+        errno = ENOSPC;
+        return -1;
+    }
+    int result = epoll_ctl_real(epoll, op, fd, event);
+    if (known && result == 0) {
+        fds[fd].watched = op != EPOLL_CTL_DEL;
+        fds[fd].epoll = epoll;
+        if (event)
+            fds[fd].event = *event;
+    }
+    return result;
+}
+
+int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+    REAL(setsockopt);
+    static unsigned calls;
+    if (fd >= 0 && fd < FDS && fds[fd].accepted && setsockopt_every &&
+        ++calls % setsockopt_every == 0) {
+        done.setsockopt++;
+        errno = ENOBUFS;
+        return -1;
+    }
+    return real(fd, level, name, value, len);
+}
+
+int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
+{
+    REAL(accept4);
+    static unsigned calls;
+    if (hits(eintr_percent)) {
+        done.interrupted++;
+        errno = EINTR;
+        return -1;
+    }
+    int failure = accepts_len ? accepts[calls++ % accepts_len] : 0;
+    if (failure) {
+        done.accept++;
+        errno = failure;
+        return -1;
+    }
+    int accepted = real(fd, addr, len, flags);
+    if (accepted >= 0 && accepted < FDS) {
+        fds[accepted].watched = 0;
+        fds[accepted].accepted = 1;
+    }
+    return accepted;
+}
+
+int close(int fd)
+{
+    REAL(close);
+    if (fd >= 0 && fd < FDS)
+        fds[fd].watched = fds[fd].accepted = 0;
+    return real(fd);
+}
