@@ -10,6 +10,8 @@
 //!
 //! This module does no I/O and knows nothing of frames.
 
+use crate::timer::Stamp;
+
 /// A contiguous buffer. Invariant: `start <= end <= data.len()`.
 #[derive(Debug, Default)]
 pub(crate) struct Buf {
@@ -22,6 +24,8 @@ pub(crate) struct Buf {
     /// A note of the reading side: `need` is one byte more than there were, as nobody knows yet how
     /// long the frame will be.
     pub(crate) is_open_ended: bool,
+    /// A note of the reading side: when the unfinished frame at `start` began to come.
+    pub(crate) since: Stamp,
     /// A note of the reading side: how far a built-in codec has scanned the bytes from `start`.
     pub(crate) scanned: usize,
 }
@@ -228,6 +232,7 @@ impl Pool {
         larger.need = buf.need;
         larger.is_open_ended = buf.is_open_ended;
         larger.scanned = buf.scanned;
+        larger.since = buf.since;
         self.put(std::mem::replace(buf, larger));
     }
 

@@ -62,6 +62,17 @@ pub struct Config {
     pub connect_deadline: Duration,
     /// How long a closed connection may take to flush its output and see the peer's end. 10 s.
     pub close_deadline: Duration,
+    /// Closes a connection over which nothing came or went for this long. None by default: some
+    /// protocols are silent for hours. At most 48 days; longer counts as none, as for the two below.
+    pub idle_timeout: Option<Duration>,
+    /// Closes a connection whose peer takes longer than this from a frame's first byte to its last,
+    /// whatever it trickles in between. The time in which the connection is paused does not count.
+    /// None by default, as it depends on the largest frame and the slowest honest peer; a server
+    /// that strangers reach should set it.
+    pub frame_deadline: Option<Duration>,
+    /// Aborts a connection that has output queued of which the peer took nothing for this long.
+    /// None by default; a server that strangers reach should set it.
+    pub write_stall_timeout: Option<Duration>,
     /// Sends small writes at once (`TCP_NODELAY`). On, as the reactor gathers a turn's output
     /// itself, and Nagle's algorithm against delayed acknowledgements costs 40 ms (RFC 896).
     pub nodelay: bool,
@@ -90,6 +101,9 @@ impl Default for Config {
             posts_max: 65_536,
             connect_deadline: Duration::from_secs(30),
             close_deadline: Duration::from_secs(10),
+            idle_timeout: None,
+            frame_deadline: None,
+            write_stall_timeout: None,
             nodelay: true,
             backlog: 4096,
             pool_len: 1 << 20,

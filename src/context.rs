@@ -190,6 +190,7 @@ impl<H: Handler> Context<'_, H> {
             .flags
             .set(Flags::PAUSED, false)
         {
+            self.engine.restart_frame_deadline(conn.0);
             self.engine.queue(conn.0);
         }
         Ok(())

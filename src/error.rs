@@ -170,6 +170,13 @@ pub enum CloseReason {
     },
     /// It was closed, and the deadline passed before the output was flushed and the peer ended.
     CloseTimeout,
+    /// Nothing came or went for [`Config::idle_timeout`](crate::Config::idle_timeout).
+    IdleTimeout,
+    /// A frame was not whole by [`Config::frame_deadline`](crate::Config::frame_deadline).
+    FrameDeadline,
+    /// The peer took no output for
+    /// [`Config::write_stall_timeout`](crate::Config::write_stall_timeout).
+    WriteStalled,
     /// The reactor shut down and the deadline for that passed.
     Shutdown,
     /// A callback about it panicked.
@@ -186,6 +193,9 @@ impl fmt::Display for CloseReason {
             Self::Io(error) => error.fmt(f),
             Self::Frame { error, offset } => write!(f, "{error}, at byte {offset} of the stream"),
             Self::CloseTimeout => f.write_str("the close deadline passed"),
+            Self::IdleTimeout => f.write_str("nothing came or went for too long"),
+            Self::FrameDeadline => f.write_str("a frame took too long to come"),
+            Self::WriteStalled => f.write_str("the peer took no output for too long"),
             Self::Shutdown => f.write_str("the shutdown deadline passed"),
             Self::HandlerPanicked => f.write_str("a callback panicked"),
         }

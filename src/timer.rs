@@ -16,6 +16,7 @@
 )]
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 const LEVELS: usize = 6;
@@ -33,7 +34,7 @@ const DUE: usize = LEVELS * SLOTS;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TimerId {
     index: u32,
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 impl fmt::Debug for TimerId {
@@ -53,12 +54,40 @@ pub(crate) fn tick_passed(elapsed: Duration) -> u64 {
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A moment in four bytes: milliseconds, counted over and over. Two moments can be compared that
+/// are less than [`Stamp::SPAN_MAX`] apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Stamp(u32);
+
+impl Stamp {
+    /// The longest span that stamps can tell, with room for a late look: 48 days.
+    const SPAN_MAX: u32 = u32::MAX - 100_000_000;
+
+    pub(crate) fn at(elapsed: Duration) -> Self {
+        Self(elapsed.as_millis() as u32)
+    }
+
+    /// Milliseconds from `earlier` to this.
+    pub(crate) fn since(self, earlier: Self) -> u32 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
+    /// How far two stamps have to be apart for that much time to have passed for certain. A span
+    /// longer than stamps can tell never passes.
+    pub(crate) fn span(duration: Duration) -> Option<u32> {
+        let millis = tick_at_or_after(duration).saturating_add(1);
+        u32::try_from(millis)
+            .ok()
+            .filter(|millis| *millis <= Self::SPAN_MAX)
+    }
+}
+
 #[derive(Debug)]
 struct Node<T> {
     /// `None` while the node is free.
     task: Option<T>,
     deadline: u64,
-    generation: u32,
+    generation: NonZeroU32,
     list: u16,
     prev: u32,
     next: u32,
@@ -103,7 +132,7 @@ impl<T> Wheel<T> {
                 self.nodes.push(Node {
                     task: None,
                     deadline: 0,
-                    generation: 0,
+                    generation: NonZeroU32::MIN,
                     list: 0,
                     prev: NIL,
                     next: NIL,
@@ -265,7 +294,7 @@ impl<T> Wheel<T> {
     fn release(&mut self, index: u32) -> Option<T> {
         let free = std::mem::replace(&mut self.free, index);
         let node = &mut self.nodes[index as usize];
-        node.generation = node.generation.wrapping_add(1);
+        node.generation = node.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         node.next = free;
         self.len -= 1;
         node.task.take()
@@ -390,6 +419,29 @@ mod tests {
         assert_eq!(due(&mut wheel, HORIZON * 3), [1]);
         assert_eq!(due(&mut wheel, HORIZON * 4), []);
         assert!(!wheel.is_empty(), "the one at the end of time still stands");
+    }
+
+    #[test]
+    fn stamps_compare_across_their_wrap_and_never_tell_too_much() {
+        let at = |millis| Stamp::at(Duration::from_millis(millis));
+        let wrap = u64::from(u32::MAX);
+        assert_eq!(at(wrap + 5).since(at(wrap - 5)), 10);
+        let span = Stamp::span(Duration::from_micros(1500)).expect("a short span");
+        let (begin, end) = (Duration::from_micros(1999), Duration::from_micros(4000));
+        assert!(
+            Stamp::at(end).since(Stamp::at(begin)) >= span,
+            "2 ms have passed"
+        );
+        let (begin, end) = (Duration::from_micros(1999), Duration::from_micros(3498));
+        assert!(
+            Stamp::at(end).since(Stamp::at(begin)) < span,
+            "1.499 ms have passed"
+        );
+        for days in [49, 50, 1000] {
+            assert_eq!(Stamp::span(Duration::from_secs(86_400 * days)), None);
+        }
+        assert_eq!(Stamp::span(Duration::MAX), None);
+        assert!(Stamp::span(Duration::from_secs(86_400 * 25)).is_some());
     }
 
     #[test]

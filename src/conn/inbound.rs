@@ -17,6 +17,7 @@
 use crate::buffer::{Buf, Pool};
 use crate::codec::{Codec, ErasedState, Kind, Scanned, Step, with_builtin};
 use crate::error::FrameError;
+use crate::timer::Stamp;
 
 /// Where an unfinished frame says no more than "one byte more", this many are tried at a time.
 const APPEND_LEN: usize = 1024;
@@ -34,9 +35,10 @@ const GROWTH_OF_LONG: usize = 2;
 /// a frame in it. Twice what growing makes of it, so that no tail grows and shrinks in turns.
 const SHRINK: usize = 4 * GROWTH;
 
-/// Takes the frames, and lends the pool.
+/// Takes the frames, tells the time and lends the pool.
 pub(crate) trait Sink {
     fn frame(&mut self, frame: &[u8]) -> Flow;
+    fn now(&self) -> Stamp;
     fn pool(&mut self) -> &mut Pool;
 }
 
@@ -142,6 +144,19 @@ impl Inbound {
         self.tail.as_ref().map_or(0, |tail| tail.len())
     }
 
+    /// When the unfinished frame began to come, if there is one.
+    pub(crate) fn unfinished_since(&self) -> Option<Stamp> {
+        let tail = self.tail.as_ref()?;
+        (tail.need > tail.len()).then_some(tail.since)
+    }
+
+    /// Counts an unfinished frame as begun now.
+    pub(crate) fn restart_frame(&mut self, now: Stamp) {
+        if let Some(tail) = &mut self.tail {
+            tail.since = now;
+        }
+    }
+
     /// Where a long unfinished frame is to be read on, if there is one: at most the bytes that it
     /// lacks, at most `len_max`, never empty.
     #[inline]
@@ -191,10 +206,10 @@ impl Inbound {
         let run = run(&bytes[at..], sink, &mut decode);
         let rest = &bytes[at + run.consumed..];
         match run.end {
-            End::Need(need) => self.keep(rest, need, sink.pool()),
+            End::Need(need) => self.keep(rest, need, sink),
             End::Skip(bytes) => self.skip = bytes,
             End::Stopped => {
-                self.keep(rest, 0, sink.pool());
+                self.keep(rest, 0, sink);
                 return Halt::Stopped;
             }
             End::Failed(error) => {
@@ -283,7 +298,7 @@ impl Inbound {
             *at -= rest;
             sink.pool().put(tail);
             if stopped {
-                self.keep(&bytes[*at..], 0, sink.pool());
+                self.keep(&bytes[*at..], 0, sink);
                 return Some(Halt::Stopped);
             }
         }
@@ -309,6 +324,9 @@ impl Inbound {
         };
         let run = run(tail.bytes(), sink, &mut decode);
         tail.consume(run.consumed);
+        if run.consumed > 0 {
+            tail.since = sink.now();
+        }
         note_need(&mut tail, 0);
         let halt = match run.end {
             End::Need(need) => {
@@ -330,7 +348,7 @@ impl Inbound {
         } else if tail.need > tail.len() && tail.capacity() > SHRINK * tail.len().max(APPEND_LEN) {
             // The head of a frame, in a buffer that held a whole burst: what may wait for long
             // waits in a buffer of its size.
-            self.keep(tail.bytes(), tail.need, sink.pool());
+            self.keep_some(tail.bytes(), tail.need, tail.since, sink.pool());
             sink.pool().put(tail);
         } else {
             self.tail = Some(tail);
@@ -340,15 +358,17 @@ impl Inbound {
 
     /// Keeps bytes for later; `need` as in [`Inbound::tail`].
     #[inline]
-    fn keep(&mut self, bytes: &[u8], need: usize, pool: &mut Pool) {
+    fn keep<S: Sink>(&mut self, bytes: &[u8], need: usize, sink: &mut S) {
         if !bytes.is_empty() {
-            self.keep_some(bytes, need, pool);
+            let now = sink.now();
+            self.keep_some(bytes, need, now, sink.pool());
         }
     }
 
-    fn keep_some(&mut self, bytes: &[u8], need: usize, pool: &mut Pool) {
+    fn keep_some(&mut self, bytes: &[u8], need: usize, since: Stamp, pool: &mut Pool) {
         let mut tail = pool.take(capacity_for(need, bytes.len()));
         tail.put(bytes);
+        tail.since = since;
         note_need(&mut tail, need);
         pool.moved_bytes += bytes.len() as u64;
         self.tail = Some(tail);

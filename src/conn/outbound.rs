@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::buffer::{Buf, Pool};
+use crate::timer::Stamp;
 
 /// The largest segment that is made for more than one payload. Segments are freed one by one as
 /// they drain, so a long queue gives its memory back while it shrinks.
@@ -15,6 +16,8 @@ const HEADER_ROOM: usize = 32;
 pub(crate) struct Outbound {
     segments: VecDeque<Box<Buf>>,
     len: usize,
+    /// When the kernel last took something, or the queue began.
+    pub(crate) progress: Stamp,
 }
 
 impl Outbound {

@@ -14,6 +14,7 @@ use super::{Flow, Halt, Inbound, Sink};
 use crate::buffer::Pool;
 use crate::codec::Framing;
 use crate::error::FrameError;
+use crate::timer::Stamp;
 
 /// All framings: those that are built in by their short names, and those of [`codecs`].
 const FRAMINGS: [&str; 15] = [
@@ -131,6 +132,10 @@ impl Collect {
 }
 
 impl Sink for Collect {
+    fn now(&self) -> Stamp {
+        Stamp::default()
+    }
+
     fn frame(&mut self, frame: &[u8]) -> Flow {
         self.count += 1;
         if !self.only_counts {

@@ -10,7 +10,7 @@ use crate::datagram::DatagramQueue;
 use crate::error::CloseReason;
 use crate::socket::{Listener, Stream, Udp};
 use crate::stats::ConnStats;
-use crate::timer::TimerId;
+use crate::timer::{Stamp, TimerId};
 
 /// What a token names. Connections stand in the slab itself; the few others are boxed, so that
 /// they do not make every entry larger.
@@ -33,6 +33,10 @@ pub(crate) struct Connection {
     pub(crate) stats: ConnStats,
     pub(crate) peer: SocketAddr,
     pub(crate) stream: Stream,
+    /// The timer that looks at its timeouts, where any are set.
+    pub(crate) check: Option<TimerId>,
+    /// When bytes last went in or out, as far as anybody wants to know.
+    pub(crate) active: Stamp,
     pub(crate) generation: NonZeroU32,
     pub(crate) flags: Flags,
 }
@@ -114,6 +118,8 @@ impl Connection {
             stats: ConnStats::default(),
             peer,
             stream,
+            check: None,
+            active: Stamp::default(),
             generation,
             flags,
         }

@@ -6,6 +6,7 @@ use super::{Connection, Engine};
 use crate::conn::Flags;
 use crate::socket::SHORT_READ_DRAINS;
 use crate::stats::Stats;
+use crate::timer::Stamp;
 use crate::token::Token;
 
 /// What one read came to.
@@ -24,9 +25,14 @@ impl Engine {
     /// One read into `buf`.
     #[inline]
     pub(crate) fn fill(&mut self, token: Token, buf: &mut [u8]) -> Fill {
-        let Self { entries, stats, .. } = self;
+        let Self {
+            entries,
+            stats,
+            stamp,
+            ..
+        } = self;
         match super::conn_mut(entries, token) {
-            Ok(conn) => fill(conn, stats, buf),
+            Ok(conn) => fill(conn, stats, *stamp, buf),
             Err(gone) => Fill::Failed(gone.into()),
         }
     }
@@ -36,7 +42,7 @@ impl Engine {
 /// makes no edge of its own when it arrived together with the data, or of urgent data, which cuts a
 /// read short of what lies behind it (tcp(7)).
 #[inline]
-fn fill(conn: &mut Connection, stats: &mut Stats, buf: &mut [u8]) -> Fill {
+fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &mut [u8]) -> Fill {
     stats.reads += 1;
     match conn.stream.read(buf) {
         Ok(0) => {
@@ -45,6 +51,7 @@ fn fill(conn: &mut Connection, stats: &mut Stats, buf: &mut [u8]) -> Fill {
             Fill::Ended
         }
         Ok(len) => {
+            conn.active = now;
             conn.stats.read_bytes += len as u64;
             stats.read_bytes += len as u64;
             if SHORT_READ_DRAINS && len < buf.len() && !conn.flags.intersects(Flags::END_HINT) {

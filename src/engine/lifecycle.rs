@@ -148,6 +148,7 @@ impl Engine {
                 // It stays only where the connection is ending already.
                 conn.rare.take_if(|rare| rare.reason.is_none());
                 self.cancel(deadline);
+                self.watch(token);
                 self.set_nodelay(token);
                 self.stats.connected += 1;
                 log::debug!("{} connected", ConnId(token));
@@ -205,6 +206,7 @@ impl Engine {
         }
         self.connections += 1;
         self.stats.accepted += 1;
+        self.watch(token);
         self.set_nodelay(token);
         log::debug!("{} accepted from {peer}", ConnId(token));
         Accepted::Conn(ConnId(token))
@@ -450,6 +452,7 @@ impl Engine {
             Entry::Conn(conn) => {
                 let lost = give_up_output(conn, pool, spare_outbounds);
                 let undelivered = conn.inbound.clear(pool) as u64;
+                let check = conn.check.take();
                 let rare = conn.rare.take().unwrap_or_default();
                 if rare.reset {
                     conn.stream.reset(driver)
@@ -473,6 +476,7 @@ impl Engine {
                 stats.undecoded_bytes += closed.undecoded_bytes;
                 self.connections -= 1;
                 self.cancel(rare.deadline);
+                self.cancel(check);
                 return Some((token, Some(closed)));
             }
         }

@@ -9,6 +9,7 @@ mod input;
 mod lifecycle;
 mod output;
 mod throttle;
+mod timeouts;
 
 use std::collections::VecDeque;
 use std::io;
@@ -28,9 +29,10 @@ use crate::conn::{Flags, Outbound};
 use crate::error::Gone;
 use crate::socket::{Driver, Readiness};
 use crate::stats::Stats;
-use crate::timer::{TimerId, Wheel, tick_at_or_after};
+use crate::timer::{Stamp, TimerId, Wheel, tick_at_or_after};
 use crate::token::{ConnId, Generations, ListenerId, PollToken, SocketId, Token, UdpId};
 use throttle::Throttle;
+use timeouts::Timeouts;
 
 /// How often an accept that found no descriptor is tried again; a close tries it at once.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -67,6 +69,9 @@ pub(crate) struct Engine {
     epoch: Instant,
     /// The turn's one reading of the clock.
     pub(crate) now: Instant,
+    /// The same in four bytes, kept up to date where timeouts are set.
+    pub(crate) stamp: Stamp,
+    timeouts: Timeouts,
     pub(crate) stats: Stats,
     connections: usize,
     /// Listeners that found no descriptor or no memory at their last accept.
@@ -89,6 +94,8 @@ pub(crate) enum Task {
     },
     /// A connection has taken too long to connect or to close.
     Deadline(Token),
+    /// A connection's stamps are looked at, for its timeouts.
+    Check(Token),
     /// Accepting is tried again.
     AcceptRetry,
     /// The pool gives back what it did not need.
@@ -115,6 +122,8 @@ impl Engine {
             wheel: Wheel::new(),
             epoch: now,
             now,
+            stamp: Stamp::default(),
+            timeouts: Timeouts::new(&config),
             stats: Stats::default(),
             connections: 0,
             exhausted: Vec::new(),
@@ -185,6 +194,15 @@ impl Engine {
         }
         let tick = self.wheel.next_tick()?;
         Some(Duration::from_millis(tick).saturating_sub(self.since_epoch()))
+    }
+
+    /// The clock was read, as once in every turn.
+    #[inline]
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = now;
+        if self.timeouts.are_set() {
+            self.stamp = Stamp::at(self.since_epoch());
+        }
     }
 
     pub(crate) fn since_epoch(&self) -> Duration {

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::conn::{ClosingStep, Flags, Outbound};
 use crate::error::{CloseReason, Gone, SendError, Sent};
 use crate::stats::Stats;
+use crate::timer::Stamp;
 use crate::token::{Token, UdpId};
 
 /// Whether a flush took a queue that was above its high mark down to its low one. To be told to
@@ -69,6 +70,7 @@ impl Engine {
             to_flush,
             config,
             stats,
+            stamp,
             ..
         } = self;
         let conn = conn_mut(entries, token)?;
@@ -78,7 +80,7 @@ impl Engine {
         let framing = conn.framing.clone();
         let outbound = conn
             .outbound
-            .get_or_insert_with(|| spare_outbounds.pop().unwrap_or_default());
+            .get_or_insert_with(|| begin_queue(spare_outbounds, *stamp));
         let limit = config.write_queue_len_max;
         let encoded = outbound.encode(payload.len(), limit, pool, |buf| {
             framing.encode(payload, &mut Out::new(buf))
@@ -134,6 +136,7 @@ impl Engine {
             entries,
             out,
             stats,
+            stamp,
             ..
         } = self;
         let Ok(conn) = conn_mut(entries, token) else {
@@ -145,7 +148,7 @@ impl Engine {
             out.clear();
             return Drained(false);
         }
-        match write(conn, stats, out.bytes()) {
+        match write(conn, stats, *stamp, out.bytes()) {
             Ok(len) => out.consume(len),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 conn.flags.remove(Flags::WRITABLE);
@@ -170,12 +173,13 @@ impl Engine {
             out,
             pool,
             spare_outbounds,
+            stamp,
             ..
         } = self;
         if let Ok(conn) = conn_mut(entries, token) {
             let outbound = conn
                 .outbound
-                .get_or_insert_with(|| spare_outbounds.pop().unwrap_or_default());
+                .get_or_insert_with(|| begin_queue(spare_outbounds, *stamp));
             outbound.push(out.bytes(), pool);
         }
         out.clear();
@@ -188,6 +192,7 @@ impl Engine {
             entries,
             pool,
             stats,
+            stamp,
             ..
         } = self;
         let Ok(conn) = conn_mut(entries, token) else {
@@ -199,8 +204,9 @@ impl Engine {
         while conn.flags.intersects(Flags::WRITABLE)
             && let Some(mut outbound) = conn.outbound.take()
         {
-            let result = write(conn, stats, outbound.front());
+            let result = write(conn, stats, *stamp, outbound.front());
             if let Ok(len) = result {
+                outbound.progress = *stamp;
                 outbound.consume(len, pool);
             }
             if outbound.is_empty() {
@@ -366,6 +372,13 @@ pub(super) fn give_up_output(
     })
 }
 
+#[expect(clippy::vec_box, reason = "a connection holds the box")]
+fn begin_queue(spare_outbounds: &mut Vec<Box<Outbound>>, now: Stamp) -> Box<Outbound> {
+    let mut outbound = spare_outbounds.pop().unwrap_or_default();
+    outbound.progress = now;
+    outbound
+}
+
 /// Counts an accepted payload and tells where the queue stands with it.
 fn accepted(conn: &mut Connection, queued: usize, config: &Config, stats: &mut Stats) -> Sent {
     stats.frames_out += 1;
@@ -386,12 +399,13 @@ fn drained(conn: &mut Connection, queued: usize, config: &Config) -> Drained {
 
 /// One write. That the kernel takes nothing of something is an error, not a reason to try again.
 #[inline]
-fn write(conn: &mut Connection, stats: &mut Stats, bytes: &[u8]) -> io::Result<usize> {
+fn write(conn: &mut Connection, stats: &mut Stats, now: Stamp, bytes: &[u8]) -> io::Result<usize> {
     stats.writes += 1;
     let len = conn.stream.write(bytes)?;
     if len == 0 {
         return Err(io::ErrorKind::WriteZero.into());
     }
+    conn.active = now;
     conn.stats.written_bytes += len as u64;
     stats.written_bytes += len as u64;
     log::trace!("wrote {len} of {} bytes to {}", bytes.len(), conn.peer);

@@ -11,6 +11,7 @@ use crate::datagram::Datagram;
 use crate::engine::{Accepted, Connected, Drained, Engine, Fill};
 use crate::error::{CloseReason, Gone};
 use crate::handler::{Handler, Origin};
+use crate::timer::Stamp;
 use crate::token::{ConnId, ListenerId, Token, UdpId};
 
 impl<H: Handler> Reactor<H> {
@@ -232,6 +233,10 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
         } else {
             Flow::Stop
         }
+    }
+
+    fn now(&self) -> Stamp {
+        self.cx.engine.stamp
     }
 
     fn pool(&mut self) -> &mut Pool {

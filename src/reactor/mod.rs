@@ -141,7 +141,7 @@ impl<H: Handler> Reactor<H> {
     /// Enters from outside of a callback: for a first `connect`, or to look at something between
     /// two turns.
     pub fn with<R>(&mut self, enter: impl FnOnce(&mut H, &mut Context<'_, H>) -> R) -> R {
-        self.engine.now = Instant::now();
+        self.engine.set_now(Instant::now());
         let Self {
             engine,
             handler,
@@ -240,7 +240,8 @@ impl<H: Handler> Reactor<H> {
                 (left, timer) => left.or(timer),
             };
             let result = engine.driver.wait(wait);
-            let before = std::mem::replace(&mut engine.now, Instant::now());
+            let before = engine.now;
+            engine.set_now(Instant::now());
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     let waited = engine.now.saturating_duration_since(before);
@@ -290,6 +291,7 @@ impl<H: Handler> Reactor<H> {
                     handler.on_timer(&mut Context { engine, sessions }, id, key);
                 }
                 Task::Deadline(token) => self.engine.deadline_passed(token),
+                Task::Check(token) => self.engine.check_timeouts(token),
                 Task::AcceptRetry => self.engine.accept_retry_due(),
                 Task::Trim => self.engine.trim(),
                 Task::Shutdown => self.engine.shutdown_deadline_passed(),
@@ -362,6 +364,7 @@ impl<H: Handler> Reactor<H> {
             self.call(token, |handler, cx, conn, session| {
                 handler.on_drained(cx, conn, session)
             });
+            self.engine.restart_frame_deadline(token);
             self.engine.queue(token);
         }
     }
