@@ -63,7 +63,8 @@ pub struct Config {
     /// How long a closed connection may take to flush its output and see the peer's end. 10 s.
     pub close_deadline: Duration,
     /// Closes a connection over which nothing came or went for this long. None by default: some
-    /// protocols are silent for hours. At most 48 days; longer counts as none, as for the two below.
+    /// protocols are silent for hours. At most 48 days; longer counts as none, as for the two
+    /// below.
     pub idle_timeout: Option<Duration>,
     /// Closes a connection whose peer takes longer than this from a frame's first byte to its last,
     /// whatever it trickles in between. The time in which the connection is paused does not count.

@@ -135,8 +135,8 @@ impl<H: Handler> Context<'_, H> {
         self.engine.close(conn.0, reason);
     }
 
-    /// Ends this side of a connection, as `shutdown(SHUT_WR)` does: nothing more is accepted for it;
-    /// what is queued is flushed, then the peer is told of the end. Its frames are delivered as
+    /// Ends this side of a connection, as `shutdown(SHUT_WR)` does: nothing more is accepted for
+    /// it; what is queued is flushed, then the peer is told of the end. Its frames are delivered as
     /// before, and when it ends too the connection is closed. There is no deadline: it is the
     /// handler that waits for an answer.
     ///

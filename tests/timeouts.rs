@@ -54,6 +54,7 @@ fn a_connection_over_which_something_goes_is_not_idle() {
         );
         rounds += 1;
     }
+    drop(client);
     let (probe, _) = server.stop();
     assert_eq!(probe.frames().len(), rounds);
     let is_idle = |event: &Event| matches!(event, Event::Close(_, closed) if matches!(closed.reason, CloseReason::IdleTimeout));

@@ -140,10 +140,9 @@ mod tests {
 
     #[test]
     fn an_idle_connection_costs_no_more_than_136_bytes() {
-        assert!(
-            size_of::<Entry>() <= 136,
-            "an entry has {} bytes",
-            size_of::<Entry>()
-        );
+        // Where debug assertions are on, mio's sockets are larger: they know their poll.
+        let of_mio = if cfg!(debug_assertions) { 16 } else { 0 };
+        let len = size_of::<Entry>();
+        assert!(len <= 136 + of_mio, "an entry has {len} bytes");
     }
 }
