@@ -142,7 +142,8 @@
 //! [`Context::close`] flushes, sends the FIN, and then discards input until the peer ends too, or
 //! until a deadline: closing a socket that has unread input would make the kernel send a reset, and
 //! a reset destroys what the peer has not read yet. [`Context::abort`] is the reset. A peer that
-//! ends its side is told of by `on_half_close` and still gets what is sent to it.
+//! ends its side is told of by `on_half_close` and still gets what is sent to it;
+//! [`Context::half_close`] ends this side the same way.
 //!
 //! `on_close` comes exactly once for every connection, also for one that never opened, with the
 //! reason and with the bytes that were lost.
@@ -152,6 +153,11 @@
 //! Everything is bounded, by [`Config`]: frames, queues, connections, timers and closures, and the
 //! work that one connection may cause before the others have their turn. A connection that idles
 //! owns no buffer at all; one that does not holds at most one read, one frame and its write queue.
+//!
+//! A server that strangers reach should also set the three timeouts, which are off by default:
+//! [`idle_timeout`](Config::idle_timeout), [`frame_deadline`](Config::frame_deadline) against peers
+//! that trickle, and [`write_stall_timeout`](Config::write_stall_timeout) against those that do not
+//! read.
 //!
 //! # Other threads, other loops
 //!
