@@ -322,7 +322,8 @@ impl<H: Handler> Context<'_, H> {
 
     /// Ends gently: stops listening, closes every connection and socket, and lets
     /// [`Reactor::run`](crate::Reactor::run) return when all of them are gone. What is left at the
-    /// deadline is aborted, and what it lost is counted. Nothing new is opened from now on.
+    /// deadline is aborted, and what it lost is counted. Nothing new is opened from now on: a
+    /// connect fails, and is told of like any other.
     pub fn shutdown(&mut self, deadline: Duration) {
         self.engine.shutdown(deadline);
     }

@@ -96,8 +96,8 @@ pub trait Handler: Sized {
         cx.close(conn);
     }
 
-    /// A connection has ended, or could not be opened ([`CloseReason::ConnectFailed`]). Its
-    /// addresses can be asked for until this returns. Does nothing by default.
+    /// A connection has ended, or could not be opened ([`CloseReason::ConnectFailed`]). Its peer's
+    /// address can be asked for until this returns; its socket is closed. Does nothing by default.
     ///
     /// [`CloseReason::ConnectFailed`]: crate::CloseReason::ConnectFailed
     fn on_close(

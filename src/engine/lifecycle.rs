@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use super::output::give_up_output;
 use super::throttle::Trouble;
-use super::{ACCEPT_RETRY, Connection, Engine, Entry, ListenerEntry, Task, UdpEntry, conn_mut};
+use super::{
+    ACCEPT_RETRY, Connection, Engine, Entry, ListenerEntry, SHUTDOWN_TURNS_MAX, Task, UdpEntry,
+    conn_mut,
+};
 use crate::codec::Framing;
 use crate::conn::Flags;
 use crate::datagram::DatagramQueue;
@@ -140,6 +143,10 @@ impl Engine {
         let Ok(conn) = conn_mut(&mut self.entries, token) else {
             return Connected::NotYet;
         };
+        if conn.flags.intersects(Flags::DEAD) {
+            // It was closed after its event had been noted.
+            return Connected::Failed;
+        }
         match conn.stream.connected() {
             Ok(Some(peer)) => {
                 conn.peer = peer;
@@ -185,7 +192,8 @@ impl Engine {
         }
     }
 
-    fn admit(&mut self, stream: Stream, peer: SocketAddr, framing: Framing) -> Accepted {
+    /// Makes a connection of a stream that was accepted.
+    pub(crate) fn admit(&mut self, stream: Stream, peer: SocketAddr, framing: Framing) -> Accepted {
         if self.connections >= self.config.connections_max {
             self.stats.refused += 1;
             if let Some(left_out) = self.throttle.pass(Trouble::Refused, self.now) {
@@ -270,7 +278,7 @@ impl Engine {
             return;
         }
         conn.flags.insert(Flags::CLOSING);
-        conn.rare().reason.get_or_insert(reason);
+        conn.rare().give_reason(reason);
         let deadline = self.set_task(self.config.close_deadline, Task::Deadline(token));
         if let Ok(conn) = self.conn_mut(token) {
             conn.rare().deadline = Some(deadline);
@@ -328,12 +336,6 @@ impl Engine {
             && !conn.flags.intersects(Flags::DEAD)
         {
             conn.rare().reset = true;
-            // A deadline or an abort says more than the close that came before it; what was
-            // wrong with the stream or the socket says more than either.
-            let told = &mut conn.rare().reason;
-            if matches!(told, Some(CloseReason::Local | CloseReason::Peer)) {
-                *told = None;
-            }
             self.kill(token, reason);
         }
     }
@@ -350,14 +352,14 @@ impl Engine {
         self.abort(token, CloseReason::HandlerPanicked);
     }
 
-    /// Marks a connection as ended, for `reason` unless there is one already.
+    /// Marks a connection as ended, for `reason` unless there is a better one already.
     pub(crate) fn kill(&mut self, token: Token, reason: CloseReason) {
         let Ok(conn) = conn_mut(&mut self.entries, token) else {
             return;
         };
         if !conn.flags.intersects(Flags::DEAD) {
             conn.flags.insert(Flags::DEAD);
-            conn.rare().reason.get_or_insert(reason);
+            conn.rare().give_reason(reason);
             self.dead.push_back(token);
         }
     }
@@ -415,6 +417,8 @@ impl Engine {
     }
 
     pub(crate) fn shutdown_deadline_passed(&mut self) {
+        self.shutdown_turn_max
+            .get_or_insert(self.stats.turns + SHUTDOWN_TURNS_MAX);
         self.for_all(|engine, token, kind| match kind {
             Kind::Conn => engine.abort(token, CloseReason::Shutdown),
             Kind::Listener | Kind::Udp => engine.kill_socket(token),
@@ -423,7 +427,9 @@ impl Engine {
 
     /// Whether a shutdown has come to its end.
     pub(crate) fn is_shut_down(&self) -> bool {
-        self.shutting_down && self.entries.is_empty()
+        let is_over = |max: u64| self.stats.turns >= max;
+        self.shutting_down
+            && (self.entries.is_empty() || self.shutdown_turn_max.is_some_and(is_over))
     }
 
     /// How many entries wait to be reaped now.

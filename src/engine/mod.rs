@@ -40,6 +40,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// An output buffer of this many bytes is kept for good.
 const OUT_LEN_BASE: usize = 64 * 1024;
+/// How many turns a shutdown may take beyond its deadline, so that what is opened and refused in
+/// `on_close` is told of too. A handler that always connects anew from there would go on for ever.
+const SHUTDOWN_TURNS_MAX: u64 = 100;
 
 pub(crate) struct Engine {
     pub(crate) config: Config,
@@ -80,6 +83,8 @@ pub(crate) struct Engine {
     trim_armed: bool,
     throttle: Throttle,
     pub(crate) shutting_down: bool,
+    /// The turn that ends a shutdown whose deadline has passed, whatever is left.
+    shutdown_turn_max: Option<u64>,
     pub(crate) stopped: bool,
 }
 
@@ -131,6 +136,7 @@ impl Engine {
             trim_armed: false,
             throttle: Throttle::default(),
             shutting_down: false,
+            shutdown_turn_max: None,
             stopped: false,
             config,
         })

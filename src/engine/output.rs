@@ -261,7 +261,7 @@ impl Engine {
     }
 
     /// A write failed: the output is lost, and counted. The input that the kernel still holds is
-    /// delivered up to its end before the connection is closed.
+    /// delivered before the connection is closed.
     #[cold]
     fn fail_write(&mut self, token: Token, error: io::Error) -> Drained {
         let Self {
@@ -280,7 +280,7 @@ impl Engine {
         conn.rare().unsent_bytes += lost;
         let closing = conn.flags.intersects(Flags::CLOSING | Flags::PEER_ENDED);
         let drained = Drained(conn.flags.set(Flags::ABOVE_HIGH, false));
-        conn.rare().reason.get_or_insert(CloseReason::Io(error));
+        conn.rare().give_reason(CloseReason::Io(error));
         if closing {
             self.kill(token, CloseReason::Local);
         } else {

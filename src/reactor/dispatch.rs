@@ -320,7 +320,15 @@ impl Input<'_> {
                 self.inbound.direct_filled(len);
                 None
             }
-            Fill::Ended | Fill::Drained => None,
+            Fill::Ended => None,
+            Fill::Drained => {
+                // What the kernel held is delivered. A peer that is silent might never end.
+                let conn = engine.conn(dispatch.token);
+                if conn.is_ok_and(|conn| conn.flags.intersects(Flags::WRITE_FAILED)) {
+                    engine.kill(dispatch.token, CloseReason::Local);
+                }
+                None
+            }
             Fill::Failed(error) => {
                 engine.kill(dispatch.token, CloseReason::Io(error));
                 None

@@ -1,6 +1,8 @@
 //! [`Reactor`]: the loop.
 
 mod dispatch;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -232,8 +234,11 @@ impl<H: Handler> Reactor<H> {
         } else {
             timeout
         };
+        if left != Some(Duration::ZERO) && (left.is_some() || !engine.wheel.is_empty()) {
+            // A wait with an end begins now: the last turn may be long ago.
+            engine.set_now(Instant::now());
+        }
         loop {
-            // The last turn's clock: a timer is late by that turn at most, and never early.
             let timer = engine.time_to_next_timer();
             let wait = match (left, timer) {
                 (Some(left), Some(timer)) => Some(left.min(timer)),

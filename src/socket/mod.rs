@@ -5,11 +5,15 @@
 
 mod driver;
 mod listener;
+#[cfg(test)]
+mod script;
 mod stream;
 mod udp;
 
 pub(crate) use driver::{Driver, Readiness, Waker};
 pub(crate) use listener::{AcceptFailure, Listener};
+#[cfg(test)]
+pub(crate) use script::{Reading, Script, Writing};
 pub(crate) use stream::Stream;
 pub(crate) use udp::Udp;
 

@@ -16,6 +16,8 @@ pub(crate) enum Stream {
     Tcp(TcpStream),
     /// Not there: a connect that failed at once, or a connection that is closed already.
     None,
+    #[cfg(test)]
+    Scripted(super::Script),
 }
 
 impl Stream {
@@ -28,6 +30,8 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => driver.register(tcp, token),
             Self::None => Ok(()),
+            #[cfg(test)]
+            Self::Scripted(_) => Ok(()),
         }
     }
 
@@ -58,6 +62,8 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => retry(|| tcp.read(buf)),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
+            #[cfg(test)]
+            Self::Scripted(script) => retry(|| script.read(buf)),
         }
     }
 
@@ -67,6 +73,8 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => retry(|| tcp.write(bytes)),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
+            #[cfg(test)]
+            Self::Scripted(script) => retry(|| script.write(bytes)),
         }
     }
 
@@ -75,6 +83,11 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => tcp.shutdown(Shutdown::Write),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
+            #[cfg(test)]
+            Self::Scripted(script) => {
+                script.shutdown_write();
+                Ok(())
+            }
         }
     }
 
@@ -100,6 +113,8 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => tcp.local_addr(),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
+            #[cfg(test)]
+            Self::Scripted(_) => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -107,6 +122,8 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => tcp.set_nodelay(on),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
+            #[cfg(test)]
+            Self::Scripted(_) => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -114,6 +131,8 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => Ok(SockRef::from(tcp)),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
+            #[cfg(test)]
+            Self::Scripted(_) => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 }
@@ -121,5 +140,27 @@ impl Stream {
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
         Self::Tcp(tcp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::{Domain, Socket, Type};
+
+    /// The kernel lets a socket connect to its own port, as two that open at the same time
+    /// (RFC 9293, 3.5): a client of a free ephemeral port may so be given itself as the server.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_connection_to_itself_counts_as_refused() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).expect("a free port");
+        let own = socket.local_addr().expect("it is bound");
+        socket.connect(&own).expect("the kernel allows it");
+        socket.set_nonblocking(true).expect("the option can be set");
+        let stream = Stream::from(TcpStream::from_std(socket.into()));
+        let error = stream.connected().expect_err("nobody listens there");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

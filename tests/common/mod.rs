@@ -11,9 +11,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use unstick::{
     CloseReason, Closed, Config, ConnId, Context, Datagram, Framing, Handler, Origin, Reactor,
     Remote, Stats, TimerId, UdpId,
@@ -174,6 +176,20 @@ pub fn drive<H: Handler>(reactor: &mut Reactor<H>, mut done: impl FnMut(&Reactor
     }
 }
 
+/// Takes turns until one brings no event and leaves no work: what comes now comes from outside.
+pub fn settle<H: Handler>(reactor: &mut Reactor<H>) {
+    loop {
+        let before = reactor.stats();
+        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        let after = reactor.stats();
+        let is_quiet = (before.events, before.accepted, before.reads, before.writes)
+            == (after.events, after.accepted, after.reads, after.writes);
+        if is_quiet {
+            return;
+        }
+    }
+}
+
 /// A reactor that listens on a free port of the loopback address.
 pub fn listening<H: Handler>(
     handler: H,
@@ -238,6 +254,56 @@ pub fn client(addr: SocketAddr) -> TcpStream {
         .expect("a timeout can be set");
     stream.set_nodelay(true).expect("the option can be set");
     stream
+}
+
+/// Closes a client by a reset.
+pub fn reset(stream: TcpStream) {
+    let options = socket2::SockRef::from(&stream);
+    options
+        .set_linger(Some(Duration::ZERO))
+        .expect("the option can be set");
+}
+
+/// An address that refuses: bound, so that nobody else gets the port, and not listening.
+pub fn refusing() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).expect("a free port");
+    let addr = socket.local_addr().expect("it is bound");
+    (socket, addr.as_socket().expect("an IP address"))
+}
+
+/// An address that answers nothing: its listener accepts nobody and its backlog is full, so that
+/// the kernel drops what comes.
+pub fn silent() -> (Vec<Socket>, SocketAddr) {
+    let (listener, addr) = refusing();
+    listener.listen(0).expect("it is bound");
+    let mut held = vec![listener];
+    for _ in 0..4 {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_nonblocking(true).expect("the option can be set");
+        let _ = socket.connect(&addr.into());
+        held.push(socket);
+    }
+    (held, addr)
+}
+
+/// Tells a process that was started by [`rerun`].
+const CHILD: &str = "UNSTICK_TEST_CHILD";
+
+/// Whether this process was started by [`rerun`].
+pub fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// A command that runs one test of this binary in a process of its own.
+pub fn rerun(test: &str) -> Command {
+    let binary = std::env::current_exe().expect("a test is a program");
+    let mut command = Command::new(binary);
+    command
+        .args(["--exact", test, "--nocapture"])
+        .env(CHILD, "1");
+    command
 }
 
 /// Frames a payload by hand, as a peer that knows nothing of this crate would.

@@ -1,0 +1,399 @@
+//! What the loop makes of each answer that a socket may give, and of events that come too late.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use super::*;
+use crate::conn::Flags;
+use crate::engine::Accepted;
+use crate::error::{CloseReason, Closed};
+use crate::socket::{Reading, Script, Stream, Writing};
+
+type Act = Box<dyn FnOnce(&mut Context<'_, Recorder>)>;
+
+/// Echoes, and records what it is told.
+#[derive(Default)]
+struct Recorder {
+    frames: Vec<Vec<u8>>,
+    half_closes: usize,
+    closes: Vec<(ConnId, Closed)>,
+    /// Done at the next frame, in place of the echo.
+    at_frame: Option<Act>,
+}
+
+impl Handler for Recorder {
+    type Session = ();
+
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
+        self.frames.push(frame.to_vec());
+        match self.at_frame.take() {
+            Some(act) => act(cx),
+            None => {
+                let _ = cx.send(conn, frame);
+            }
+        }
+    }
+
+    fn on_half_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut ()) {
+        self.half_closes += 1;
+        cx.close(conn);
+    }
+
+    fn on_close(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
+        self.closes.push((conn, closed));
+    }
+}
+
+fn reactor() -> Reactor<Recorder> {
+    Reactor::new(Recorder::default()).expect("a reactor")
+}
+
+/// Opens a connection whose stream plays `script`.
+fn open(reactor: &mut Reactor<Recorder>, script: Script, framing: Framing) -> ConnId {
+    let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+    let stream = Stream::Scripted(script);
+    match reactor.engine.admit(stream, peer, framing) {
+        Accepted::Conn(conn) => {
+            reactor.sessions.put(conn.0.key, ());
+            conn
+        }
+        refused => panic!("{refused:?}"),
+    }
+}
+
+fn flags(reactor: &Reactor<Recorder>, conn: ConnId) -> Flags {
+    reactor.engine.conn(conn.0).expect("it is open").flags
+}
+
+/// What an event does: a mark and a place in the ready queue. Then the turn that serves it.
+fn event(reactor: &mut Reactor<Recorder>, conn: ConnId, mark: Flags) {
+    note(reactor, conn, mark);
+    turn(reactor);
+}
+
+fn note(reactor: &mut Reactor<Recorder>, conn: ConnId, mark: Flags) {
+    let entry = reactor.engine.conn_mut(conn.0).expect("it is open");
+    entry.flags.insert(mark);
+    reactor.engine.queue(conn.0);
+}
+
+fn turn(reactor: &mut Reactor<Recorder>) {
+    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+}
+
+fn only_close(reactor: &Reactor<Recorder>) -> &Closed {
+    let closes = &reactor.handler.closes;
+    assert_eq!(closes.len(), 1, "{closes:?}");
+    &closes[0].1
+}
+
+fn assert_io(closed: &Closed, kind: ErrorKind) {
+    assert!(
+        matches!(&closed.reason, CloseReason::Io(error) if error.kind() == kind),
+        "not {kind}: {closed:?}"
+    );
+}
+
+fn bytes(bytes: &[u8]) -> Reading {
+    Reading::Bytes(bytes.to_vec())
+}
+
+// Writing.
+
+#[test]
+fn a_write_that_takes_nothing_is_an_error_and_closes_once() {
+    // At the first write, and after a part was taken.
+    for (writings, sent) in [(vec![0], 0), (vec![3, 0], 3)] {
+        let mut reactor = reactor();
+        let script = Script::new();
+        script.then_read([bytes(b"question")]);
+        script.then_write(writings.iter().map(|len| Writing::Takes(*len)));
+        let conn = open(&mut reactor, script, Framing::raw());
+        event(&mut reactor, conn, Flags::READABLE);
+        for _ in 0..3 {
+            turn(&mut reactor);
+        }
+        let closed = only_close(&reactor);
+        assert_io(closed, ErrorKind::WriteZero);
+        assert_eq!(
+            (closed.stats.written_bytes, closed.unsent_bytes),
+            (sent, 8 - sent)
+        );
+        assert_eq!(
+            script.seen().writes,
+            writings.len(),
+            "it is not tried again"
+        );
+        assert!(reactor.engine.entries.is_empty());
+    }
+}
+
+#[test]
+fn short_writes_lose_no_byte_and_double_none() {
+    let expected: Vec<u8> = (0..100_u8).collect();
+    for taken in [1, 2, 3, 7, 64, 99, 100] {
+        let mut reactor = reactor();
+        let script = Script::new();
+        script.then_read([bytes(&expected)]);
+        let conn = open(&mut reactor, script, Framing::raw());
+        for _ in 0..100_usize.div_ceil(taken) {
+            script.then_write([
+                Writing::Fails(ErrorKind::Interrupted),
+                Writing::Takes(taken),
+                Writing::Fails(ErrorKind::Interrupted),
+                Writing::Fails(ErrorKind::Interrupted),
+                Writing::Fails(ErrorKind::WouldBlock),
+            ]);
+        }
+        event(&mut reactor, conn, Flags::READABLE);
+        let mut events = 1;
+        while script.seen().written.len() < 100 {
+            let written = script.seen().written.len();
+            assert!(!flags(&reactor, conn).intersects(Flags::WRITABLE));
+            turn(&mut reactor);
+            let seen = script.seen();
+            assert_eq!(
+                seen.written.len(),
+                written,
+                "nothing is tried without an event"
+            );
+            event(&mut reactor, conn, Flags::WRITABLE);
+            events += 1;
+            assert!(
+                script.seen().written.len() > written,
+                "each event moves it on"
+            );
+        }
+        assert_eq!(script.seen().written, expected);
+        assert_eq!(events, 100_usize.div_ceil(taken));
+        assert_eq!(reactor.stats().written_bytes, 100);
+    }
+}
+
+/// A short count alone is no reason to wait: no edge would come. It writes on to `WouldBlock`.
+#[test]
+fn a_short_write_is_followed_by_the_next_at_once() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(&[7; 100])]);
+    script.then_write([10, 20, 30].map(Writing::Takes));
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, Flags::READABLE);
+    assert_eq!(
+        (script.seen().writes, script.seen().written.len()),
+        (4, 100)
+    );
+    assert!(flags(&reactor, conn).intersects(Flags::WRITABLE));
+}
+
+#[test]
+fn a_failed_write_still_delivers_the_input_up_to_its_end() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    let input = [&b"\x01a"[..], b"\x01b\x01", b"c"].map(bytes);
+    script.then_read(input.into_iter().chain([Reading::End]));
+    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    // The first read is short and empties the socket, as far as one can know: the frame is
+    // answered, and that fails.
+    event(&mut reactor, conn, Flags::READABLE);
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
+    assert_eq!(reactor.handler.half_closes, 0, "nobody can be answered");
+    let closed = only_close(&reactor);
+    assert_io(closed, ErrorKind::BrokenPipe);
+    assert_eq!(
+        (closed.unsent_bytes, script.seen().writes),
+        (2, 1),
+        "the later answers are refused"
+    );
+}
+
+#[test]
+fn a_failed_write_to_a_silent_peer_closes_when_its_input_is_read() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"\x01a"), bytes(b"\x01b\x01")]);
+    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    event(&mut reactor, conn, Flags::READABLE);
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert_eq!(reactor.handler.frames, [b"a", b"b"]);
+    let closed = only_close(&reactor);
+    assert_io(closed, ErrorKind::BrokenPipe);
+    assert_eq!((closed.unsent_bytes, closed.undecoded_bytes), (2, 1));
+}
+
+// Reading.
+
+#[test]
+fn every_answer_of_a_read_gives_the_same_frames() {
+    let stream = b"\x00\x01a\x02bc\x05defgh";
+    for piece in 1..=stream.len() {
+        let mut reactor = reactor();
+        let script = Script::new();
+        let conn = open(&mut reactor, script, Framing::length_u8());
+        for piece in stream.chunks(piece) {
+            script.then_read([
+                Reading::Fails(ErrorKind::Interrupted),
+                bytes(piece),
+                Reading::Fails(ErrorKind::Interrupted),
+                Reading::Fails(ErrorKind::WouldBlock),
+            ]);
+            // The second one finds nothing, as spurious ones do.
+            event(&mut reactor, conn, Flags::READABLE);
+            event(&mut reactor, conn, Flags::READABLE);
+        }
+        let frames = &reactor.handler.frames;
+        assert_eq!(frames, &[&b""[..], b"a", b"bc", b"defgh"]);
+        assert_eq!(script.seen().written, stream, "each is echoed");
+    }
+}
+
+#[test]
+fn a_read_that_would_block_clears_the_readiness() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, Flags::READABLE | Flags::END_HINT);
+    assert!(!flags(&reactor, conn).intersects(Flags::READABLE | Flags::END_HINT));
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert_eq!(script.seen().reads, 1, "nothing is tried without an event");
+}
+
+#[test]
+fn a_short_read_clears_the_readiness_only_if_the_event_told_of_no_end() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    let conn = open(&mut reactor, script, Framing::raw());
+    script.then_read([bytes(b"data")]);
+    event(&mut reactor, conn, Flags::READABLE);
+    assert_eq!(
+        script.seen().reads,
+        if crate::socket::SHORT_READ_DRAINS {
+            1
+        } else {
+            2
+        }
+    );
+    assert!(!flags(&reactor, conn).intersects(Flags::READABLE));
+
+    let reads = script.seen().reads;
+    script.then_read([bytes(b"last"), Reading::End]);
+    event(&mut reactor, conn, Flags::READABLE | Flags::END_HINT);
+    assert_eq!(
+        script.seen().reads,
+        reads + 2,
+        "the end had no event of its own"
+    );
+    assert_eq!(reactor.handler.frames, [b"data", b"last"]);
+    assert_eq!(reactor.handler.half_closes, 1);
+    assert!(matches!(only_close(&reactor).reason, CloseReason::Peer));
+    assert!(script.seen().is_shut_down, "the peer was told of the end");
+}
+
+/// A read that fills its buffer says nothing about what is left.
+#[test]
+fn a_full_read_is_followed_by_another() {
+    let config = Config {
+        read_len_max: 4,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    let conn = open(&mut reactor, script, Framing::raw());
+    script.then_read([bytes(b"data")]);
+    event(&mut reactor, conn, Flags::READABLE);
+    assert_eq!(script.seen().reads, 2);
+}
+
+#[test]
+fn a_failed_read_delivers_what_came_before_it_and_closes_once() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([
+        bytes(b"\x01a\x02b"),
+        Reading::Fails(ErrorKind::ConnectionReset),
+    ]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    event(&mut reactor, conn, Flags::READABLE | Flags::END_HINT);
+    turn(&mut reactor);
+    assert_eq!(reactor.handler.frames, [b"a"]);
+    let closed = only_close(&reactor);
+    assert_io(closed, ErrorKind::ConnectionReset);
+    assert_eq!((closed.undecoded_bytes, closed.unsent_bytes), (2, 2));
+}
+
+// Events that come too late.
+
+/// A stray socket is registered with the token that a connection had whose key another one has by
+/// now: its event is one for a life that is over.
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
+    use crate::token::PollToken;
+
+    let mut reactor = reactor();
+    let first = open(&mut reactor, Script::new(), Framing::raw());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let mut stray = Stream::connect(listener.local_addr().expect("it is bound")).expect("begun");
+    stray
+        .register(&reactor.engine.driver, PollToken(first.0.to_poll()))
+        .expect("it can be watched");
+    reactor.with(|_, cx| cx.abort(first));
+    turn(&mut reactor);
+    only_close(&reactor);
+
+    let script = Script::new();
+    let second = open(&mut reactor, script, Framing::raw());
+    assert_eq!(
+        first.0.key, second.0.key,
+        "a slab uses the last freed key first"
+    );
+    let before = reactor.stats().events;
+    drop(listener);
+    reactor
+        .turn(Some(Duration::from_secs(60)))
+        .expect("the poll works");
+    assert!(reactor.stats().events > before, "the stray is reset");
+    assert_eq!(script.seen().reads, 0);
+    assert!(!flags(&reactor, second).intersects(Flags::READABLE));
+    stray.close(&reactor.engine.driver);
+}
+
+/// Two are ready in one batch, and the first ends the second and opens a third.
+#[test]
+fn a_key_is_not_used_again_before_the_batch_is_over() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"first")]);
+    let first = open(&mut reactor, script, Framing::raw());
+    let second_script = Script::new();
+    second_script.then_read([bytes(b"second")]);
+    let second = open(&mut reactor, second_script, Framing::raw());
+    assert_eq!((first.0.key, second.0.key), (0, 1));
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        cx.abort(second);
+        let nowhere: &[SocketAddr] = &[];
+        let third = cx.connect(nowhere, Framing::raw(), ());
+        assert_eq!(third.0.key, 2, "the key of the second is not free yet");
+    }));
+    note(&mut reactor, first, Flags::READABLE);
+    note(&mut reactor, second, Flags::READABLE);
+    turn(&mut reactor);
+    assert_eq!(second_script.seen().reads, 0);
+    assert_eq!(reactor.handler.frames, [b"first"]);
+    let closed: Vec<_> = reactor
+        .handler
+        .closes
+        .iter()
+        .map(|(conn, _)| conn.0.key)
+        .collect();
+    assert_eq!(closed, [1, 2]);
+}

@@ -1,0 +1,678 @@
+//! TCP as it is: ends, resets, refusals and small buffers, and what the handler is told of each.
+
+mod common;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{
+    DEADLINE, Event, Probe, Random, Server, client, drive, frame, is_io, listening, refusing,
+    reset, round_trip, settle, silent,
+};
+use unstick::{
+    CloseReason, Closed, Config, ConnId, Context, Framing, Handler, Origin, Reactor, SendError,
+    Sent,
+};
+
+const MIB: usize = 1 << 20;
+
+fn u32_listening(probe: Probe) -> (Reactor<Probe>, SocketAddr) {
+    listening(probe, Config::default(), Framing::length_u32())
+}
+
+/// Takes turns until that many connections have ended.
+fn drive_to_closed(reactor: &mut Reactor<Probe>, count: u64) {
+    drive(reactor, |reactor| reactor.stats().closed == count);
+}
+
+fn is_open(event: &Event) -> bool {
+    matches!(event, Event::Open(..))
+}
+
+fn is_half_close(event: &Event) -> bool {
+    matches!(event, Event::HalfClose(_))
+}
+
+/// The one close that a probe has seen; it was the last event.
+fn only_close(probe: &Probe) -> &Closed {
+    let closes = probe.closes();
+    assert_eq!(closes.len(), 1, "one connection, one close: {closes:?}");
+    assert!(matches!(probe.events.last(), Some(Event::Close(..))));
+    closes[0].1
+}
+
+// Ends and resets.
+
+/// Data and the end together make one edge, and the read of the data is a short one. In every
+/// other round the connection is registered and quiet before they come.
+#[test]
+fn an_end_that_comes_with_data_is_told_without_further_traffic() {
+    const ROUNDS: u64 = 100;
+    const CLIENTS: u64 = 100;
+    let (mut reactor, addr) = u32_listening(Probe::silent());
+    for round in 0..ROUNDS {
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| client(addr)).collect();
+        if round % 2 == 0 {
+            let accepted = (round + 1) * CLIENTS;
+            drive(&mut reactor, |reactor| reactor.stats().accepted == accepted);
+            settle(&mut reactor);
+        }
+        for client in &mut clients {
+            client
+                .write_all(&frame("u32", b"last words"))
+                .expect("the kernel takes it");
+            client.shutdown(Shutdown::Write).expect("it is connected");
+        }
+        drive_to_closed(&mut reactor, (round + 1) * CLIENTS);
+    }
+    assert_eq!(reactor.stats().frames_in, ROUNDS * CLIENTS);
+    for (conn, closed) in reactor.handler().closes() {
+        assert!(
+            matches!(closed.reason, CloseReason::Peer),
+            "{conn}: {closed:?}"
+        );
+    }
+}
+
+#[test]
+fn frames_before_a_fin_are_delivered_then_its_end_then_one_close() {
+    let (mut reactor, addr) = u32_listening(Probe::silent());
+    let mut client = client(addr);
+    let mut bytes: Vec<u8> = (0..5).flat_map(|n| frame("u32", &[n; 100])).collect();
+    bytes.extend_from_slice(&frame("u32", &[9; 100])[..50]);
+    client.write_all(&bytes).expect("the kernel takes it");
+    client.shutdown(Shutdown::Write).expect("it is connected");
+    drive_to_closed(&mut reactor, 1);
+
+    let probe = reactor.handler();
+    let names: String = probe.events.iter().map(initial).collect();
+    assert_eq!(names, "OFFFFFHC");
+    let closed = only_close(probe);
+    assert!(matches!(closed.reason, CloseReason::Peer), "{closed:?}");
+    assert_eq!((closed.undecoded_bytes, closed.unsent_bytes), (50, 0));
+}
+
+fn initial(event: &Event) -> char {
+    match event {
+        Event::Open(..) => 'O',
+        Event::Frame(..) => 'F',
+        Event::Drained(_) => 'D',
+        Event::HalfClose(_) => 'H',
+        Event::Close(..) => 'C',
+        _ => '?',
+    }
+}
+
+/// Three frames, `cut` bytes of a fourth and a reset. Whether the reset is there before the first
+/// read or the connection is quiet when it comes: whole frames first, then one close.
+#[test]
+fn frames_before_a_reset_are_delivered_and_the_cut_one_is_counted() {
+    let whole: Vec<u8> = (0..3).flat_map(|n| frame("u32", &[n; 64])).collect();
+    let fourth = frame("u32", &[3; 64]);
+    for cut in 0..=64 {
+        for is_accepted in [true, false] {
+            let (mut reactor, addr) = u32_listening(Probe::silent());
+            let mut client = client(addr);
+            if is_accepted {
+                drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
+                settle(&mut reactor);
+            }
+            client.write_all(&whole).expect("the kernel takes it");
+            client
+                .write_all(&fourth[..cut])
+                .expect("the kernel takes it");
+            reset(client);
+            drive_to_closed(&mut reactor, 1);
+
+            let probe = reactor.handler();
+            assert_eq!(
+                probe.frames(),
+                [[0; 64], [1; 64], [2; 64]],
+                "after {cut} bytes"
+            );
+            assert_eq!(probe.count(is_half_close), 0, "a reset is not an end");
+            let closed = only_close(probe);
+            assert!(
+                is_io(&closed.reason, ErrorKind::ConnectionReset),
+                "{closed:?}"
+            );
+            assert_eq!(closed.undecoded_bytes, cut as u64);
+        }
+    }
+}
+
+/// Writing to a peer that has reset fails before its last frames are read: they come all the same.
+#[test]
+fn frames_before_a_reset_are_delivered_also_while_output_is_queued() {
+    let mut config = Config::default();
+    config.write_high = 16 * MIB;
+    let (mut reactor, addr) = listening(Probe::echo(), config, Framing::length_u32());
+    let mut client = client(addr);
+    let large = frame("u32", &vec![1; MIB]);
+    client.set_nonblocking(true).expect("the option can be set");
+    let mut rest = large.repeat(10);
+    drive(&mut reactor, |reactor| {
+        write_some(&mut client, &mut rest);
+        rest.is_empty() && reactor.stats().frames_in == 10
+    });
+    settle(&mut reactor);
+    assert!(
+        reactor.stats().written_bytes < 10 * MIB as u64,
+        "output is queued"
+    );
+    client
+        .write_all(&frame("u32", b"last words"))
+        .expect("the kernel takes it");
+    reset(client);
+    drive_to_closed(&mut reactor, 1);
+
+    let probe = reactor.handler();
+    assert_eq!(probe.frames().last(), Some(&&b"last words"[..]));
+    let closed = only_close(probe);
+    assert!(
+        matches!(&closed.reason, CloseReason::Io(_)),
+        "the reset is told: {closed:?}"
+    );
+    assert_eq!(
+        closed.unsent_bytes + closed.stats.written_bytes,
+        10 * (MIB as u64 + 4),
+        "each accepted byte is counted once; the last frame's answer was not accepted"
+    );
+}
+
+/// Writes as much as the kernel takes now.
+fn write_some(client: &mut TcpStream, rest: &mut Vec<u8>) {
+    match client.write(rest) {
+        Ok(len) => {
+            rest.drain(..len);
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_peer_that_has_ended_its_side_still_gets_ten_megabytes() {
+    const ROUNDS: usize = 10;
+    let answer = Random(4).bytes(MIB);
+    let expected = frame("u32", &answer).repeat(10);
+    let probe = Probe::new(move |cx, event| {
+        if let Event::Frame(conn, _) = event {
+            for _ in 0..10 {
+                let _ = cx.send(*conn, &answer).expect("16 MiB may be queued");
+            }
+        }
+    });
+    let server = Server::start(probe, Config::default(), Framing::length_u32());
+    for _ in 0..ROUNDS {
+        let mut client = server.connect();
+        client
+            .write_all(&frame("u32", b"go"))
+            .expect("the kernel takes it");
+        client.shutdown(Shutdown::Write).expect("it is connected");
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).expect("no reset");
+        assert!(got == expected, "{} of {} bytes", got.len(), expected.len());
+    }
+    let (probe, stats) = server.stop();
+    assert_eq!((stats.closed, stats.unsent_bytes), (ROUNDS as u64, 0));
+    for (_, closed) in probe.closes() {
+        assert!(matches!(closed.reason, CloseReason::Peer), "{closed:?}");
+    }
+}
+
+/// Closing a socket that has unread input makes the kernel send a reset, which destroys the answer
+/// on its way. So a close reads on, and throws away what it reads.
+#[test]
+fn an_answer_followed_by_a_close_arrives_whole_although_the_peer_keeps_sending() {
+    let answer = Random(5).bytes(MIB);
+    let expected = frame("u32", &answer).repeat(4);
+    let probe = Probe::new(move |cx, event| {
+        if let Event::Frame(conn, _) = event {
+            for _ in 0..4 {
+                let _ = cx.send(*conn, &answer).expect("16 MiB may be queued");
+            }
+            cx.close(*conn);
+        }
+    });
+    let server = Server::start(probe, Config::default(), Framing::length_u32());
+    let mut client = server.connect();
+    let mut sending = client.try_clone().expect("descriptors are left");
+    sending
+        .write_all(&frame("u32", &[7; 1000]).repeat(100))
+        .expect("the kernel takes it");
+    let is_done = Arc::new(AtomicBool::new(false));
+    let sender = {
+        let is_done = Arc::clone(&is_done);
+        thread::spawn(move || {
+            while !is_done.load(Ordering::Relaxed) {
+                sending
+                    .write_all(&frame("u32", &[7; 1000]).repeat(100))
+                    .expect("no reset");
+            }
+            sending.shutdown(Shutdown::Write).expect("no reset");
+        })
+    };
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).expect("no reset");
+    assert!(got == expected, "{} of {} bytes", got.len(), expected.len());
+    is_done.store(true, Ordering::Relaxed);
+    sender.join().expect("all of it could be sent");
+
+    let (probe, _) = server.stop();
+    assert_eq!(probe.frames().len(), 1, "no frame is delivered after close");
+    let closed = only_close(&probe);
+    assert!(matches!(closed.reason, CloseReason::Local), "{closed:?}");
+    assert_eq!(closed.unsent_bytes, 0);
+}
+
+#[test]
+fn an_abort_resets_and_counts_what_is_lost() {
+    let probe = Probe::new(|cx, event| {
+        if let Event::Frame(conn, frame) = event {
+            let _ = cx.send(*conn, frame).expect("16 MiB may be queued");
+            cx.abort(*conn);
+            assert!(matches!(cx.send(*conn, frame), Err(SendError::Closing)));
+        }
+    });
+    let (mut reactor, addr) = u32_listening(probe);
+    let mut client = client(addr);
+    client
+        .write_all(&frame("u32", b"question").repeat(2))
+        .expect("the kernel takes it");
+    drive_to_closed(&mut reactor, 1);
+
+    let error = client.read(&mut [0; 100]).expect_err("a reset, not an end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let probe = reactor.handler();
+    assert_eq!(probe.frames().len(), 1, "no frame is delivered after abort");
+    let closed = only_close(probe);
+    assert!(matches!(closed.reason, CloseReason::Aborted), "{closed:?}");
+    assert_eq!((closed.unsent_bytes, closed.undecoded_bytes), (12, 12));
+}
+
+/// A close that the peer cuts off is no close in good order: the reason says so.
+#[test]
+fn a_reset_during_a_close_is_told_with_what_was_lost() {
+    let probe = Probe::new(|cx, event| {
+        if let Event::Frame(conn, _) = event {
+            for _ in 0..10 {
+                let _ = cx.send(*conn, &[0; MIB]).expect("16 MiB may be queued");
+            }
+            cx.close(*conn);
+        }
+    });
+    let (mut reactor, addr) = u32_listening(probe);
+    let mut client = client(addr);
+    client
+        .write_all(&frame("u32", b"go"))
+        .expect("the kernel takes it");
+    drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
+    settle(&mut reactor);
+    reset(client);
+    drive_to_closed(&mut reactor, 1);
+    let closed = only_close(reactor.handler());
+    assert!(matches!(&closed.reason, CloseReason::Io(_)), "{closed:?}");
+    assert!(closed.unsent_bytes > 0);
+    assert_eq!(
+        closed.unsent_bytes + closed.stats.written_bytes,
+        10 * (MIB as u64 + 4)
+    );
+}
+
+/// A peer that does not end has as long as the close deadline.
+#[test]
+fn a_close_that_the_peer_does_not_join_ends_at_its_deadline() {
+    let probe = Probe::new(|cx, event| {
+        if let Event::Frame(conn, frame) = event {
+            let _ = cx.send(*conn, frame).expect("16 MiB may be queued");
+            cx.close(*conn);
+        }
+    });
+    let mut config = Config::default();
+    config.close_deadline = Duration::from_millis(50);
+    let (mut reactor, addr) = listening(probe, config, Framing::length_u32());
+    let mut client = client(addr);
+    client
+        .write_all(&frame("u32", b"ping"))
+        .expect("the kernel takes it");
+    let started = Instant::now();
+    drive_to_closed(&mut reactor, 1);
+    assert!(started.elapsed() >= Duration::from_millis(50));
+    let closed = only_close(reactor.handler());
+    assert!(
+        matches!(closed.reason, CloseReason::CloseTimeout),
+        "{closed:?}"
+    );
+    assert_eq!((closed.unsent_bytes, closed.stats.written_bytes), (0, 8));
+}
+
+/// The write side is gone and the peer is silent: nothing more can come of this connection, so it
+/// must not stay for ever.
+#[test]
+fn a_failed_write_to_a_silent_peer_closes_the_connection() {
+    let (mut reactor, addr) = u32_listening(Probe::silent());
+    let _silent = client(addr);
+    drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
+    let Some(&Event::Open(conn, _)) = reactor.handler().events.first() else {
+        panic!("it was accepted");
+    };
+    settle(&mut reactor);
+    reactor.with(|_, cx| {
+        let options = cx.socket_options(conn).expect("it is open");
+        options.shutdown(Shutdown::Write).expect("it is connected");
+        let _ = cx.send(conn, b"in vain").expect("nobody knows yet");
+    });
+    drive_to_closed(&mut reactor, 1);
+    let closed = only_close(reactor.handler());
+    assert!(is_io(&closed.reason, ErrorKind::BrokenPipe), "{closed:?}");
+    assert_eq!(closed.unsent_bytes, 11);
+}
+
+// Writing.
+
+/// The write comes first and waiting only after it: no turn passes in between.
+#[test]
+fn an_answer_is_written_in_the_turn_of_its_request() {
+    let (mut reactor, addr) = u32_listening(Probe::echo());
+    let mut client = client(addr);
+    for round in 1..=3 {
+        client
+            .write_all(&frame("u32", b"ping"))
+            .expect("the kernel takes it");
+        while reactor.stats().frames_in < round {
+            reactor.turn(Some(DEADLINE)).expect("the poll works");
+        }
+        assert_eq!(reactor.stats().written_bytes, 8 * round);
+    }
+}
+
+#[test]
+fn a_slow_reader_behind_a_small_buffer_gets_a_megabyte_byte_for_byte() {
+    let answer = Random(6).bytes(MIB);
+    let expected = answer.clone();
+    let probe = Probe::new(move |cx, event| match event {
+        Event::Open(conn, _) => {
+            let options = cx.socket_options(*conn).expect("it is open");
+            options
+                .set_send_buffer_size(4096)
+                .expect("the option can be set");
+        }
+        Event::Frame(conn, _) => {
+            for piece in answer.chunks(10_000) {
+                let _ = cx.send(*conn, piece).expect("16 MiB may be queued");
+            }
+        }
+        _ => {}
+    });
+    let server = Server::start(probe, Config::default(), Framing::raw());
+    let mut client = server.connect();
+    client.write_all(b"go").expect("the kernel takes it");
+    let mut got = Vec::new();
+    let mut random = Random(7);
+    while got.len() < expected.len() {
+        let mut buf = [0; 1500];
+        let wanted = 1 + random.below(buf.len());
+        let len = client.read(&mut buf[..wanted]).expect("more comes");
+        assert!(len > 0, "the end came after {} bytes", got.len());
+        got.extend_from_slice(&buf[..len]);
+    }
+    assert!(got == expected);
+    drop(client);
+    let (_, stats) = server.stop();
+    assert!(stats.writes > 10, "the buffer was small: {stats:?}");
+    assert_eq!(stats.unsent_bytes, 0);
+}
+
+/// Somebody who asks and does not read fills its queue up to the high mark and is read no more.
+/// Nobody else notices.
+#[test]
+fn one_that_does_not_read_stops_nobody_and_its_queue_is_bounded() {
+    const FRAME_LEN: usize = 1000;
+    let config = Config::default();
+    let bound = config.write_high + FRAME_LEN + 4;
+    let server = Server::start(Probe::echo(), config, Framing::length_u32());
+    let deaf = server.connect();
+    let writer = {
+        let mut deaf = deaf.try_clone().expect("descriptors are left");
+        // Until the main thread cuts it off.
+        thread::spawn(move || while deaf.write_all(&frame("u32", &[1; FRAME_LEN])).is_ok() {})
+    };
+    let deaf_addr = deaf.local_addr().expect("it is connected");
+    let queued = {
+        let remote = server.remote.clone();
+        move || {
+            let (tell, told) = std::sync::mpsc::channel();
+            let post = remote.post(move |probe: &mut Probe, cx: &mut Context<'_, Probe>| {
+                let conn = probe.events.iter().find_map(|event| match event {
+                    Event::Open(conn, _) if cx.peer_addr(*conn) == Ok(deaf_addr) => Some(*conn),
+                    _ => None,
+                });
+                let queued = conn.map_or(0, |conn| cx.queued_bytes(conn).expect("it is open"));
+                tell.send(queued).expect("the test waits for it");
+            });
+            post.expect("the loop runs");
+            told.recv_timeout(DEADLINE).expect("the loop goes on")
+        }
+    };
+    let started = Instant::now();
+    while queued() <= Config::default().write_high {
+        assert!(started.elapsed() < DEADLINE, "the queue does not fill");
+    }
+
+    let mut pingers: Vec<_> = (0..100).map(|_| server.connect()).collect();
+    for round in 0..20_u8 {
+        for pinger in &mut pingers {
+            assert_eq!(round_trip(pinger, &[round; 10]), [round; 10]);
+        }
+        let queued = queued();
+        assert!(queued <= bound, "{queued} bytes are queued");
+    }
+    deaf.shutdown(Shutdown::Both).expect("it is connected");
+    writer.join().expect("it ends with its socket");
+    drop((deaf, pingers));
+    server.stop();
+}
+
+/// Run in a process of its own, where a SIGPIPE kills as it does in a host written in C: Rust's
+/// own runtime would hide it.
+#[test]
+#[cfg(unix)]
+fn writing_to_a_reset_peer_raises_no_sigpipe() {
+    if !common::is_child() {
+        let output = common::rerun("writing_to_a_reset_peer_raises_no_sigpipe")
+            .output()
+            .expect("the test binary runs again");
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    sigpipe::reset();
+    let mut probe = Probe::silent();
+    probe.keep_half_closed = true;
+    let (mut reactor, addr) = u32_listening(probe);
+    for round in 1..=10 {
+        let client = client(addr);
+        client.shutdown(Shutdown::Write).expect("it is connected");
+        drive(&mut reactor, |reactor| {
+            reactor.handler().count(is_half_close) == round
+        });
+        let conn = match reactor.handler().events.last() {
+            Some(Event::HalfClose(conn)) => *conn,
+            event => panic!("not {event:?}"),
+        };
+        // A reset of a connection that has seen the FIN makes the next write a broken pipe.
+        reset(client);
+        reactor.with(|_, cx| {
+            for _ in 0..3 {
+                let _ = cx.send(conn, b"in vain").expect("nobody knows yet");
+            }
+        });
+        drive_to_closed(&mut reactor, round as u64);
+        let closes = reactor.handler().closes();
+        let (_, closed) = closes.last().expect("it was closed");
+        assert!(is_io(&closed.reason, ErrorKind::BrokenPipe), "{closed:?}");
+    }
+}
+
+#[test]
+fn small_writes_are_sent_at_once_unless_configured_otherwise() {
+    for nodelay in [true, false] {
+        let mut config = Config::default();
+        assert!(config.nodelay, "it is the default");
+        config.nodelay = nodelay;
+        let probe = Probe::new(move |cx, event| {
+            if let Event::Open(conn, _) = event {
+                let options = cx.socket_options(*conn).expect("it is open");
+                assert_eq!(options.tcp_nodelay().expect("it is told"), nodelay);
+            }
+        });
+        let (mut reactor, addr) = listening(probe, config, Framing::length_u32());
+        reactor.connect(addr, Framing::length_u32(), ());
+        drive(&mut reactor, |reactor| {
+            reactor.handler().count(is_open) == 2
+        });
+    }
+}
+
+// Connecting.
+
+/// A client with a session, and all that it was told.
+#[derive(Default)]
+struct Dialer {
+    opened: Vec<(ConnId, SocketAddr)>,
+    closed: Vec<(ConnId, String, Closed)>,
+}
+
+impl Handler for Dialer {
+    type Session = String;
+
+    fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut String, _: &[u8]) {
+        panic!("nobody sends");
+    }
+
+    fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut String, _: Origin) {
+        let peer = cx.peer_addr(conn).expect("it is open");
+        self.opened.push((conn, peer));
+    }
+
+    fn on_close(&mut self, _: &mut Context<'_, Self>, conn: ConnId, session: String, why: Closed) {
+        self.closed.push((conn, session, why));
+    }
+}
+
+fn dialer() -> Reactor<Dialer> {
+    let mut config = Config::default();
+    config.connect_deadline = Duration::from_millis(50);
+    Reactor::with_config(Dialer::default(), config).expect("a reactor")
+}
+
+/// Takes turns until the one connect has failed, and tells why. Nothing else was told.
+fn failure(mut reactor: Reactor<Dialer>, conn: ConnId) -> Closed {
+    drive(&mut reactor, |reactor| !reactor.handler().closed.is_empty());
+    settle(&mut reactor);
+    let mut dialer = reactor.into_handler();
+    assert_eq!(dialer.opened, [], "it never opened");
+    assert_eq!(dialer.closed.len(), 1, "one close: {:?}", dialer.closed);
+    let (closed_conn, session, closed) = dialer.closed.remove(0);
+    assert_eq!(closed_conn, conn);
+    assert_eq!(session, "mine", "the session is given back");
+    closed
+}
+
+fn connect_error(closed: &Closed) -> &io::Error {
+    match &closed.reason {
+        CloseReason::ConnectFailed(error) => error,
+        reason => panic!("not a failed connect: {reason:?}"),
+    }
+}
+
+#[test]
+fn a_refused_connect_is_one_close_with_the_systems_error() {
+    let (_held, addr) = refusing();
+    let mut reactor = dialer();
+    let conn = reactor.connect(addr, Framing::raw(), "mine".to_owned());
+    let closed = failure(reactor, conn);
+    assert_eq!(connect_error(&closed).kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_connect_that_nobody_answers_times_out() {
+    let (_held, addr) = silent();
+    let mut reactor = dialer();
+    let conn = reactor.connect(addr, Framing::raw(), "mine".to_owned());
+    let sent = reactor.with(|_, cx| cx.send(conn, b"early"));
+    assert!(
+        matches!(sent, Ok(Sent::Queued)),
+        "it is kept until it opens"
+    );
+    let closed = failure(reactor, conn);
+    assert_eq!(connect_error(&closed).kind(), ErrorKind::TimedOut);
+    assert_eq!(closed.unsent_bytes, 5);
+}
+
+#[test]
+fn a_connect_to_no_address_fails() {
+    let mut reactor = dialer();
+    let nowhere: &[SocketAddr] = &[];
+    let conn = reactor.connect(nowhere, Framing::raw(), "mine".to_owned());
+    let closed = failure(reactor, conn);
+    assert_eq!(connect_error(&closed).kind(), ErrorKind::InvalidInput);
+}
+
+/// No resolver asks the network about a label of more than 63 letters (RFC 1035, 2.3.4).
+#[test]
+fn a_connect_to_an_unknown_name_fails() {
+    let mut reactor = dialer();
+    let name = format!("{}.invalid:1", "x".repeat(64));
+    let conn = reactor.connect(name, Framing::raw(), "mine".to_owned());
+    let closed = failure(reactor, conn);
+    connect_error(&closed);
+}
+
+#[test]
+fn a_connection_closed_or_aborted_while_connecting_never_opens() {
+    let (_held, silent) = silent();
+    // One that answers: it may be connected by the time it is closed, and nobody was told yet.
+    let (_listening, answering) = u32_listening(Probe::silent());
+    for addr in [silent, answering] {
+        let mut reactor = dialer();
+        let conn = reactor.connect(addr, Framing::raw(), "mine".to_owned());
+        reactor.with(|_, cx| cx.close(conn));
+        let closed = failure(reactor, conn);
+        assert!(matches!(closed.reason, CloseReason::Local), "{closed:?}");
+
+        let mut reactor = dialer();
+        let conn = reactor.connect(addr, Framing::raw(), "mine".to_owned());
+        reactor.with(|_, cx| cx.abort(conn));
+        let closed = failure(reactor, conn);
+        assert!(matches!(closed.reason, CloseReason::Aborted), "{closed:?}");
+    }
+}
+
+#[test]
+fn a_connect_goes_on_to_the_next_address() {
+    let (_held, refusing) = refusing();
+    let (mut listening, answering) = u32_listening(Probe::silent());
+    let mut reactor = dialer();
+    let addrs = [refusing, refusing, answering];
+    let conn = reactor.connect(&addrs[..], Framing::length_u32(), "mine".to_owned());
+    let sent = reactor.with(|_, cx| cx.send(conn, b"early"));
+    assert!(
+        matches!(sent, Ok(Sent::Queued)),
+        "it is kept until it opens"
+    );
+    drive(&mut reactor, |reactor| !reactor.handler().opened.is_empty());
+    assert_eq!(reactor.handler().opened, [(conn, answering)]);
+    drive(&mut listening, |reactor| reactor.stats().frames_in == 1);
+    assert_eq!(listening.handler().frames(), [b"early"]);
+
+    let mut reactor = dialer();
+    let addrs = [refusing, refusing];
+    let conn = reactor.connect(&addrs[..], Framing::raw(), "mine".to_owned());
+    let closed = failure(reactor, conn);
+    assert_eq!(connect_error(&closed).kind(), ErrorKind::ConnectionRefused);
+}
