@@ -10,9 +10,9 @@
 //! ```
 //!
 //! A connection owns a buffer, its tail, only while a frame is unfinished or its delivery was
-//! stopped. A byte is copied into the tail once; where only a delimiter tells where a frame ends, up
-//! to a kilobyte behind it is copied along. The tail grows with the bytes that came, to less than
-//! eight times their number, whatever length a header claims.
+//! stopped. A byte is copied into the tail once; where only a delimiter tells where a frame ends,
+//! up to a kilobyte behind it is copied along. The tail grows with the bytes that came, to less
+//! than eight times their number, whatever length a header claims.
 
 use crate::buffer::{Buf, Pool};
 use crate::codec::{Codec, ErasedState, Kind, Scanned, Step};
