@@ -229,6 +229,21 @@ fn an_unfinished_frame_holds_a_few_times_the_bytes_that_came() {
 }
 
 #[test]
+fn a_long_frame_is_read_into_no_more_room_than_three_times_what_came() {
+    let framing = codecs::framing("u32").frame_len_max(usize::MAX);
+    let mut sink = Collect::counting();
+    let mut inbound = Inbound::default();
+    let start = [header("u32", 1 << 30), payload(20_000)].concat();
+    let halt = inbound.ingest(framing.kind(), &start, &mut sink);
+    assert!(matches!(halt, Halt::Drained));
+    let room = inbound.direct(1 << 20, &mut sink.pool);
+    assert!(room.is_some_and(|room| room.len() <= 3 * start.len()));
+    let free = sink.pool.free_bytes();
+    inbound.clear(&mut sink.pool);
+    assert!(sink.pool.free_bytes() - free < 8 * start.len());
+}
+
+#[test]
 fn a_connection_without_an_unfinished_frame_holds_no_buffer() {
     for name in FRAMINGS.into_iter().filter(|name| *name != "marked") {
         let stream = encode(name, b"abc").repeat(1000);
