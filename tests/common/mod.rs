@@ -190,6 +190,11 @@ pub fn settle<H: Handler>(reactor: &mut Reactor<H>) {
     }
 }
 
+/// Lets time pass, where time itself is what a test is about; never to wait for something.
+pub fn let_pass(time: Duration) {
+    thread::sleep(time);
+}
+
 /// A reactor that listens on a free port of the loopback address.
 pub fn listening<H: Handler>(
     handler: H,
