@@ -121,7 +121,7 @@ impl Deframer {
     ///
     /// # Panics
     ///
-    /// If that is more than there was.
+    /// If that is more than there is room for.
     pub fn filled(&mut self, len: usize) {
         assert!(
             len <= self.buf.room(),
