@@ -556,4 +556,58 @@ mod tests {
         assert_eq!(deframer.last_frame().expect("no error"), None);
         assert_eq!(deframer.rest(), b"\x05cut");
     }
+    /// `.` and a length is skipped, with so many bytes behind it; any other byte is a frame.
+    struct Gaps;
+
+    impl Codec for Gaps {
+        type State = ();
+
+        fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
+            Ok(match *bytes {
+                [b'.'] => Step::Need(2),
+                [b'.', len, ..] => Step::Skip {
+                    bytes: 2 + u64::from(len),
+                },
+                _ => Step::Frame {
+                    frame: 0..1,
+                    consumed: 1,
+                },
+            })
+        }
+
+        fn encode(&self, _: &[u8], _: &mut Out<'_>) -> Result<(), FrameError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn skipped_bytes_are_dropped_however_they_come() {
+        let stream = b"a.\x05xxxxxb.\0.\x03xxxc.\x09xxx";
+        for piece_len in 1..=stream.len() {
+            let mut deframer = Deframer::new(Framing::custom(Gaps));
+            let mut frames = Vec::new();
+            for (index, piece) in stream.chunks(piece_len).enumerate() {
+                if index % 3 == 0 {
+                    deframer.space()[..piece.len()].copy_from_slice(piece);
+                    deframer.filled(piece.len());
+                } else {
+                    deframer.extend(piece);
+                }
+                while let Some(frame) = deframer.next_frame().expect("no error") {
+                    frames.extend_from_slice(frame);
+                }
+            }
+            assert_eq!(frames, b"abc", "in pieces of {piece_len}");
+            assert_eq!(deframer.rest(), b"");
+            assert_eq!(deframer.offset(), stream.len() as u64);
+            let mut reader = Pieces(stream, piece_len);
+            let mut deframer = Deframer::new(Framing::custom(Gaps));
+            for frame in [b"a", b"b", b"c"] {
+                let read = deframer.read_frame(&mut reader).expect("a frame");
+                assert_eq!(read, Some(&frame[..]));
+            }
+            let error = deframer.read_frame(&mut reader).expect_err("cut short");
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
 }
