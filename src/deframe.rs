@@ -78,20 +78,26 @@ impl Deframer {
     /// # Errors
     ///
     /// What is wrong with the bytes at [`offset`](Deframer::offset). It is final: no frame comes
-    /// after it.
+    /// after it. Asked again, a built-in framing answers the same; a codec of one's own is shown
+    /// the same bytes again, and answers for itself.
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
         let frame = self.look(false)?;
         Ok(frame.map(|frame| &self.buf.bytes()[frame]))
     }
 
-    /// As [`next_frame`](Deframer::next_frame), for a stream that has ended: some framings have a
-    /// last frame without an end. What is no frame is left in [`rest`](Deframer::rest).
+    /// As [`next_frame`](Deframer::next_frame), for a stream that has ended: where no whole frame
+    /// is left, some framings have a last one without an end. Called until it answers `None`, it
+    /// leaves what is no frame in [`rest`](Deframer::rest).
     ///
     /// # Errors
     ///
     /// As for [`next_frame`](Deframer::next_frame).
     pub fn last_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
-        let frame = self.look(true)?;
+        // A codec is told of the end only when it has taken all whole frames.
+        let frame = match self.look(false)? {
+            None => self.look(true)?,
+            frame => frame,
+        };
         Ok(frame.map(|frame| &self.buf.bytes()[frame]))
     }
 
@@ -115,7 +121,7 @@ impl Deframer {
     ///
     /// # Panics
     ///
-    /// If that is more than there was.
+    /// If that is more than there is room for.
     pub fn filled(&mut self, len: usize) {
         assert!(
             len <= self.buf.room(),
@@ -176,9 +182,11 @@ impl Deframer {
     fn look(&mut self, has_ended: bool) -> Result<Option<Range<usize>>, FrameError> {
         loop {
             self.consume_delivered();
-            if self.buf.is_empty() {
+            let need = if has_ended { 1 } else { self.buf.need.max(1) };
+            if self.buf.len() < need {
                 return Ok(None);
             }
+            self.buf.need = 0;
             let bytes = self.buf.bytes();
             let broken = |what| Err(FrameError::Contract(what));
             match self.state.step(self.framing.kind(), bytes, has_ended)? {
@@ -482,5 +490,124 @@ mod tests {
         );
         deframer.reframe(Framing::length_u16());
         assert_eq!(deframer.next_frame().expect("a frame"), Some(&b"ok"[..]));
+    }
+
+    /// Asks for ten bytes, and takes it amiss to be shown less or to be told of the end too early.
+    struct Ten;
+
+    impl Codec for Ten {
+        type State = bool;
+
+        fn decode(&self, has_asked: &mut bool, bytes: &[u8]) -> Result<Step, FrameError> {
+            assert!(
+                !*has_asked || bytes.len() >= 10,
+                "it is asked when they are there"
+            );
+            *has_asked = bytes.len() < 10;
+            if *has_asked {
+                return Ok(Step::Need(10));
+            }
+            Ok(Step::Frame {
+                frame: 0..10,
+                consumed: 10,
+            })
+        }
+
+        fn finish(&self, _: &mut bool, rest: &[u8]) -> Result<Step, FrameError> {
+            assert!(rest.len() < 10, "whole frames are taken before the end");
+            Ok(Step::Frame {
+                frame: 0..rest.len(),
+                consumed: rest.len(),
+            })
+        }
+
+        fn encode(&self, _: &[u8], _: &mut Out<'_>) -> Result<(), FrameError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_codec_is_asked_again_when_what_it_needs_is_there() {
+        let mut deframer = Deframer::new(Framing::custom(Ten));
+        for byte in b"abcdefghi" {
+            deframer.extend(&[*byte]);
+            assert_eq!(deframer.next_frame().expect("no error"), None);
+        }
+        deframer.extend(b"j0");
+        let frame = deframer.next_frame().expect("no error");
+        assert_eq!(frame, Some(&b"abcdefghij"[..]));
+        assert_eq!(deframer.next_frame().expect("no error"), None);
+    }
+
+    #[test]
+    fn last_frame_gives_all_whole_frames_first() {
+        let mut deframer = Deframer::new(Framing::custom(Ten));
+        deframer.extend(b"0123456789abcdefghijklm");
+        let mut lens = Vec::new();
+        while let Some(frame) = deframer.last_frame().expect("no error") {
+            lens.push(frame.len());
+        }
+        assert_eq!(lens, [10, 10, 3]);
+
+        let mut deframer = Deframer::new(Framing::length_u8());
+        deframer.extend(b"\x01a\x01b\x05cut");
+        assert_eq!(deframer.last_frame().expect("no error"), Some(&b"a"[..]));
+        assert_eq!(deframer.last_frame().expect("no error"), Some(&b"b"[..]));
+        assert_eq!(deframer.last_frame().expect("no error"), None);
+        assert_eq!(deframer.rest(), b"\x05cut");
+    }
+    /// `.` and a length is skipped, with so many bytes behind it; any other byte is a frame.
+    struct Gaps;
+
+    impl Codec for Gaps {
+        type State = ();
+
+        fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
+            Ok(match *bytes {
+                [b'.'] => Step::Need(2),
+                [b'.', len, ..] => Step::Skip {
+                    bytes: 2 + u64::from(len),
+                },
+                _ => Step::Frame {
+                    frame: 0..1,
+                    consumed: 1,
+                },
+            })
+        }
+
+        fn encode(&self, _: &[u8], _: &mut Out<'_>) -> Result<(), FrameError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn skipped_bytes_are_dropped_however_they_come() {
+        let stream = b"a.\x05xxxxxb.\0.\x03xxxc.\x09xxx";
+        for piece_len in 1..=stream.len() {
+            let mut deframer = Deframer::new(Framing::custom(Gaps));
+            let mut frames = Vec::new();
+            for (index, piece) in stream.chunks(piece_len).enumerate() {
+                if index % 3 == 0 {
+                    deframer.space()[..piece.len()].copy_from_slice(piece);
+                    deframer.filled(piece.len());
+                } else {
+                    deframer.extend(piece);
+                }
+                while let Some(frame) = deframer.next_frame().expect("no error") {
+                    frames.extend_from_slice(frame);
+                }
+            }
+            assert_eq!(frames, b"abc", "in pieces of {piece_len}");
+            assert_eq!(deframer.rest(), b"");
+            assert_eq!(deframer.offset(), stream.len() as u64);
+            let mut reader = Pieces(stream, piece_len);
+            let mut deframer = Deframer::new(Framing::custom(Gaps));
+            for frame in [b"a", b"b", b"c"] {
+                let read = deframer.read_frame(&mut reader).expect("a frame");
+                assert_eq!(read, Some(&frame[..]));
+            }
+            let error = deframer.read_frame(&mut reader).expect_err("cut short");
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
     }
 }

@@ -136,8 +136,8 @@ impl Codec for Delimited {
         }
         out.put(payload);
         out.put(&self.ending);
-        // A delimiter may also begin in the payload and end in the ending.
-        match self.find(out.bytes(), 0, false) {
+        // A delimiter may also begin in the payload and end in the ending, or in the next frame.
+        match self.find(out.bytes(), 0, true) {
             Found::At { start, .. } if start == payload.len() => Ok(()),
             _ => Err(FrameError::Unencodable("a delimiter inside")),
         }
@@ -287,6 +287,11 @@ mod tests {
             "its \\r would be taken for half an ending"
         );
         assert!(refused(&[b";", b"|"], b"a|b"));
+        assert!(
+            refused(&[b";", b"x;y"], b"ax"),
+            "ax; and a y in front of the next payload end after the a"
+        );
+        assert!(!refused(&[b";", b"x;y"], b"ay"));
         assert!(!refused(&[b"abab"], b"1aba-"));
         assert!(!refused(&[b"\r\n"], b"a\rb\n"));
     }

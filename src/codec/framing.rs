@@ -86,6 +86,9 @@ impl Framing {
     /// `send` ends the line with `\n`, and refuses a payload with a `\n` inside or a `\r` at its
     /// end, as it would come out of the peer's decoder as something else. What stands after the
     /// last `\n` when the peer ends is a line cut short: it is not delivered, but counted.
+    ///
+    /// A line is bytes, whether they are UTF-8 or not. The largest frame counts it without its end:
+    /// without the `\r` too.
     #[must_use]
     pub fn line() -> Self {
         Self::of(Kind::Line(Line {
@@ -175,7 +178,8 @@ impl Framing {
     /// ```
     ///
     /// `send` refuses a payload that has the delimiter inside, or would have it together with the
-    /// delimiter behind it.
+    /// delimiter behind it. What stands after the last delimiter when the peer ends is a frame cut
+    /// short: it is not delivered, but counted.
     ///
     /// # Panics
     ///
@@ -189,7 +193,10 @@ impl Framing {
     /// begin together with the longest. So while a longer one may still come, a shorter one that
     /// begins it is waited with; at the end of the stream it counts.
     ///
-    /// `send` ends frames with the first of them that begins no longer one.
+    /// `send` ends frames with the first of them that begins no longer one, and refuses a payload
+    /// that might end earlier: with a delimiter inside, or with the beginning of one that goes on
+    /// in the ending, or through the ending in the next frame. The rest is as for
+    /// [`delimiter`](Framing::delimiter).
     ///
     /// # Panics
     ///
@@ -209,7 +216,8 @@ impl Framing {
     ///   5    frame    300         frame
     /// ```
     ///
-    /// A length that is not written in its shortest form is malformed.
+    /// A length that is not written in its shortest form is malformed, which other decoders let
+    /// through; so is one of more than 64 bits.
     #[must_use]
     pub fn varint() -> Self {
         Self::of(Kind::Varint(Varint {
@@ -217,7 +225,8 @@ impl Framing {
         }))
     }
 
-    /// Netstrings: `5:hello,`. Leading zeros are malformed.
+    /// Netstrings: `5:hello,`. Leading zeros are malformed. A length is too long as soon as its
+    /// digits so far are over the largest frame.
     #[must_use]
     pub fn netstring() -> Self {
         Self::of(Kind::Netstring(Netstring {
@@ -227,6 +236,10 @@ impl Framing {
 
     /// A header with a length in it: at an offset, counting more or less than what follows, of any
     /// width from 1 to 8 bytes. See [`LengthField`].
+    ///
+    /// The largest frame counts what is delivered, whatever the field counts. A length of less than
+    /// the adjustment takes off is malformed, also where the header is kept: no frame ends within
+    /// its header.
     #[must_use]
     pub fn length_field(header: LengthField) -> Self {
         Self::of(Kind::LengthField(Arc::new(Headed(header))))
@@ -294,9 +307,10 @@ impl Framing {
     /// Sets the largest payload of a frame, in bytes, for decoding and for encoding.
     ///
     /// A longer frame from the peer closes the connection with [`FrameError::TooLong`] as soon as
-    /// its header is there; a longer payload is refused by `send`. Zero allows empty frames only
-    /// (for [`raw`](Framing::raw) it counts as one). A [`custom`](Framing::custom) codec is left
-    /// as it is.
+    /// its header is there, or that many bytes without a delimiter; a longer payload is refused by
+    /// `send`. Zero allows empty frames only. For [`raw`](Framing::raw) it bounds what is delivered
+    /// at once, zero counts as one, and `send` takes any payload. [`fixed`](Framing::fixed) frames
+    /// and a [`custom`](Framing::custom) codec are left as they are.
     #[must_use]
     pub fn frame_len_max(self, bytes: usize) -> Self {
         let mut kind = Arc::unwrap_or_clone(self.0);

@@ -102,35 +102,43 @@ impl LengthField {
             } else {
                 FrameError::too_long(u64::MAX, self.frame_len_max)
             })?;
-        let limit = self.body_len_max();
-        match usize::try_from(len) {
-            Ok(len) if len <= limit => Ok(len),
-            _ => Err(FrameError::too_long(len, self.frame_len_max)),
-        }
+        self.check_limit(len)?;
+        usize::try_from(len).map_err(|_| FrameError::too_long(len, self.frame_len_max))
     }
 
     /// The limit counts what is delivered: the header too, where it is kept.
-    fn body_len_max(&self) -> usize {
+    fn check_limit(&self, body_len: u64) -> Result<(), FrameError> {
         let kept = if self.keeps_header {
-            self.header_len()
+            self.header_len() as u64
         } else {
             0
         };
-        self.frame_len_max.saturating_sub(kept)
+        let len = body_len.saturating_add(kept);
+        if len > self.frame_len_max as u64 {
+            return Err(FrameError::too_long(len, self.frame_len_max));
+        }
+        Ok(())
     }
 
     fn field_of(&self, body_len: usize) -> Result<[u8; 8], FrameError> {
-        let too_long = || FrameError::too_long(body_len as u64, self.frame_len_max);
-        if body_len > self.body_len_max() {
-            return Err(too_long());
-        }
-        let value = (body_len as u64).checked_add_signed(self.adjustment.saturating_neg());
-        let value = value.ok_or(FrameError::Unencodable("it is shorter than the adjustment"))?;
+        let len = body_len as u64;
+        self.check_limit(len)?;
+        let adjustment = self.adjustment.unsigned_abs();
+        let value = if self.adjustment < 0 {
+            len.checked_add(adjustment)
+        } else {
+            let value = len.checked_sub(adjustment);
+            Some(value.ok_or(FrameError::Unencodable("it is shorter than the adjustment"))?)
+        };
         let unused_bits = 64_u32.saturating_sub(u32::from(self.width).saturating_mul(8));
-        if value > u64::MAX.checked_shr(unused_bits).unwrap_or_default() {
-            return Err(too_long());
+        let field_max = u64::MAX.checked_shr(unused_bits).unwrap_or_default();
+        match value {
+            Some(value) if value <= field_max => Ok(value.to_be_bytes()),
+            _ => Err(FrameError::TooLong {
+                len,
+                limit: field_max.saturating_add_signed(self.adjustment),
+            }),
         }
-        Ok(value.to_be_bytes())
     }
 }
 
@@ -286,7 +294,10 @@ mod tests {
         assert_eq!(encode(&codec, &[7; 255]).expect("it fits").len(), 256);
         assert!(matches!(
             encode(&codec, &[7; 256]),
-            Err(FrameError::TooLong { .. })
+            Err(FrameError::TooLong {
+                len: 256,
+                limit: 255
+            })
         ));
         let short = LengthField::new(1).adjustment(4);
         assert!(matches!(
@@ -294,5 +305,39 @@ mod tests {
             Err(FrameError::Unencodable(_))
         ));
         assert_eq!(encode(&short, b"abcd").expect("it fits"), b"\x00abcd");
+    }
+    #[test]
+    fn the_limit_counts_a_kept_header_and_tells_it() {
+        let mut codec = LengthField::new(2).leading(b"??").keep_header();
+        codec.frame_len_max = 6;
+        assert_eq!(
+            decode(&codec, b"??\0\x02ab").expect("at the limit").len(),
+            6
+        );
+        assert_eq!(encode(&codec, b"??\0\0ab").expect("at the limit").len(), 6);
+        for result in [decode(&codec, b"??\0\x03abc"), encode(&codec, b"??\0\0abc")] {
+            assert!(matches!(
+                result,
+                Err(FrameError::TooLong { len: 7, limit: 6 })
+            ));
+        }
+        codec.frame_len_max = 3;
+        for result in [decode(&codec, b"??\0\0"), encode(&codec, b"??\0\0")] {
+            assert!(
+                matches!(result, Err(FrameError::TooLong { len: 4, limit: 3 })),
+                "the header alone is over the limit"
+            );
+        }
+    }
+
+    #[test]
+    fn a_body_comes_back_with_the_largest_adjustment_of_either_sign() {
+        for adjustment in [i64::MIN, i64::MIN + 1, -1, 0, 3] {
+            let codec = LengthField::new(8).adjustment(adjustment);
+            let sent = encode(&codec, b"abc").expect("it fits");
+            assert_eq!(decode(&codec, &sent).expect("a frame"), b"abc");
+        }
+        let codec = LengthField::new(8).adjustment(i64::MAX);
+        encode(&codec, b"abc").expect_err("shorter than the adjustment");
     }
 }

@@ -1,0 +1,754 @@
+//! The framings against implementations that others keep, or against decoders as plain as can be:
+//! the same bytes for the same payloads, the same frames from the same bytes, whatever the cuts
+//! are. Where two of them differ on purpose, the difference is computed and must be that one.
+
+mod common;
+#[path = "common/streams.rs"]
+mod streams;
+
+use bytes::BytesMut;
+use integer_encoding::VarInt;
+use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, Encoder};
+use tokio_util::codec::{LengthDelimitedCodec, LinesCodec, LinesCodecError};
+use unstick::{Framing, LengthField};
+
+use common::Random;
+use streams::{Seen, deframe, frame, garbage, mutate, payload, pieces};
+
+/// Bytes that are decoded for each framing.
+const STREAM_BYTES: usize = if cfg!(debug_assertions) {
+    1_000_000
+} else {
+    10_000_000
+};
+/// The largest frame of both sides. Some payloads are longer; many are about a power of two.
+const LIMIT: usize = 4096;
+
+/// Which of two decoders told an error where the other went on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    Ours,
+    Theirs,
+}
+
+/// Another implementation of one framing.
+trait Reference {
+    fn framing(&self) -> Framing;
+    /// Bytes that mean something to the framing.
+    fn alphabet(&self) -> Vec<u8>;
+    /// One frame; `None` for a payload that has to be refused.
+    fn encode(&self, payload: &[u8]) -> Option<Vec<u8>>;
+    fn decode(&self, stream: &[u8], pieces: &[&[u8]]) -> Seen;
+
+    fn payload(&self, random: &mut Random) -> Vec<u8> {
+        payload(&self.alphabet(), random)
+    }
+
+    /// What a frame is to the reference.
+    fn view(&self, frame: Vec<u8>) -> Vec<u8> {
+        frame
+    }
+
+    /// Whether only one of the two is to stop at what `rest` begins with.
+    fn explains(&self, _rest: &[u8], _stopped: Stopped) -> bool {
+        false
+    }
+}
+
+/// Compares on random streams, for each of which the reference is made anew.
+fn compare<R: Reference>(first_seed: u64, make: impl Fn(&mut Random) -> R) {
+    let (mut decoded, mut frames, mut errors, mut explained) = (0, 0, 0, 0);
+    for seed in first_seed.. {
+        let mut random = Random(seed);
+        let reference = make(&mut random);
+        let stream = stream(&reference, seed, &mut random);
+        let pieces = pieces(&stream, &mut random);
+        let mut ours = deframe(&reference.framing(), &pieces);
+        for frame in &mut ours.frames {
+            *frame = reference.view(std::mem::take(frame));
+        }
+        let theirs = reference.decode(&stream, &pieces);
+        let stopped = hold_against(&reference, seed, &stream, &ours, &theirs);
+        explained += usize::from(stopped.is_some());
+        decoded += ours.starts.last().copied().unwrap_or_default();
+        frames += ours.frames.len();
+        errors += usize::from(ours.rest.is_none());
+        if decoded >= STREAM_BYTES {
+            break;
+        }
+    }
+    assert!(frames > 200, "only {frames} frames were compared");
+    println!("{decoded} bytes, {frames} frames, {errors} errors, {explained} explained");
+}
+
+/// Whole frames, whole frames with a few bytes changed, or garbage.
+fn stream(reference: &impl Reference, seed: u64, random: &mut Random) -> Vec<u8> {
+    let (len, is_mutated) = match random.below(8) {
+        0..3 => return garbage(&reference.alphabet(), random),
+        3..6 => (random.below(6000), true),
+        _ => (random.below(40_000), false),
+    };
+    let mut stream = Vec::new();
+    for _ in 0..1000 {
+        let payload = reference.payload(random);
+        let theirs = reference.encode(&payload);
+        let ours = frame(&reference.framing(), &payload);
+        assert!(
+            ours == theirs,
+            "seed {seed}: {} is framed as {}, by the reference as {}",
+            show(&payload),
+            show(ours.as_deref().unwrap_or(b"(refused)")),
+            show(theirs.as_deref().unwrap_or(b"(refused)")),
+        );
+        stream.extend(theirs.unwrap_or_default());
+        if stream.len() > len {
+            break;
+        }
+    }
+    if is_mutated {
+        mutate(&mut stream, &reference.alphabet(), random);
+    }
+    stream
+}
+
+/// Fails unless the two are the same or are explained: then it answers which of them stopped.
+fn hold_against(
+    reference: &impl Reference,
+    seed: u64,
+    stream: &[u8],
+    ours: &Seen,
+    theirs: &Seen,
+) -> Option<Stopped> {
+    let both = ours.frames.iter().zip(&theirs.frames);
+    let same = both.take_while(|(ours, theirs)| ours == theirs).count();
+    let has_stopped = |seen: &Seen| seen.rest.is_none() && seen.frames.len() == same;
+    let stopped = match (has_stopped(ours), has_stopped(theirs)) {
+        (true, true) => return None,
+        (true, false) => Stopped::Ours,
+        (false, true) => Stopped::Theirs,
+        (false, false) => {
+            let lens = (ours.frames.len(), theirs.frames.len());
+            assert!(lens == (same, same), "seed {seed}: frame {same} differs");
+            assert!(ours.rest == theirs.rest, "seed {seed}: the rest differs");
+            return None;
+        }
+    };
+    let rest = &stream[ours.starts[same]..];
+    assert!(
+        reference.explains(rest, stopped),
+        "seed {seed}: {:?} with frame {same} stopped: {stopped:?}, at {}",
+        reference.framing(),
+        show(rest),
+    );
+    Some(stopped)
+}
+
+fn show(bytes: &[u8]) -> String {
+    bytes[..bytes.len().min(60)].escape_ascii().to_string()
+}
+
+/// What a decoder of tokio-util made of its bytes.
+enum Answer {
+    /// A frame, and how many bytes it took with all that belongs to it.
+    Frame(Vec<u8>, usize),
+    More,
+    Error,
+}
+
+/// Gives the pieces to a decoder of tokio-util.
+fn drive(stream: &[u8], pieces: &[&[u8]], mut decode: impl FnMut(&mut BytesMut) -> Answer) -> Seen {
+    let mut seen = Seen::default();
+    let mut buf = BytesMut::new();
+    let mut consumed = 0;
+    for piece in pieces {
+        buf.extend_from_slice(piece);
+        loop {
+            match decode(&mut buf) {
+                // A frame of a header that is kept, and of a length that takes it all off again:
+                // it would come for ever.
+                Answer::Frame(_, 0) => return seen,
+                Answer::Frame(frame, len) => {
+                    seen.frames.push(frame);
+                    consumed += len;
+                }
+                Answer::More => break,
+                Answer::Error => return seen,
+            }
+        }
+    }
+    seen.rest = Some(stream[consumed..].to_vec());
+    seen
+}
+
+/// A length in front, as `LengthDelimitedCodec` of tokio-util has it.
+struct Lengths {
+    /// Of the built-in framing; else it is a [`LengthField`].
+    name: Option<&'static str>,
+    width: usize,
+    is_little: bool,
+    leading: Vec<u8>,
+    adjustment: isize,
+    keeps_header: bool,
+}
+
+impl Lengths {
+    fn named(name: &'static str) -> Self {
+        let bits = name.trim_start_matches('u').trim_end_matches("-le");
+        let bits: usize = bits.parse().expect("the name has the bits in it");
+        Self {
+            name: Some(name),
+            width: bits / 8,
+            is_little: name.ends_with("-le"),
+            leading: Vec::new(),
+            adjustment: 0,
+            keeps_header: false,
+        }
+    }
+
+    fn random(random: &mut Random) -> Self {
+        let width = 1 + random.below(8);
+        let leading = random.below(4);
+        let header_len = isize::try_from(leading + width).expect("a short header");
+        Self {
+            name: None,
+            width,
+            is_little: random.below(2) == 0,
+            leading: random.bytes(leading),
+            adjustment: [0, -header_len, -1, 1, 4, -20][random.below(6)],
+            keeps_header: random.below(2) == 0,
+        }
+    }
+
+    fn header_len(&self) -> usize {
+        self.leading.len() + self.width
+    }
+
+    fn kept_len(&self) -> usize {
+        if self.keeps_header {
+            self.header_len()
+        } else {
+            0
+        }
+    }
+
+    fn field_max(&self) -> u64 {
+        u64::MAX >> (64 - 8 * self.width)
+    }
+
+    /// How many bytes more than the field says are taken off behind what is skipped.
+    fn total_adjustment(&self) -> isize {
+        self.adjustment + isize::try_from(self.kept_len()).expect("a short header")
+    }
+
+    fn codec(&self, adjustment: isize, limit: usize) -> LengthDelimitedCodec {
+        let mut builder = LengthDelimitedCodec::builder();
+        builder
+            .length_field_offset(self.leading.len())
+            .length_field_length(self.width)
+            .length_adjustment(adjustment)
+            .max_frame_length(limit);
+        if self.is_little {
+            builder.little_endian();
+        }
+        if self.keeps_header {
+            builder.num_skip(0);
+        }
+        builder.new_codec()
+    }
+}
+
+impl Reference for Lengths {
+    fn framing(&self) -> Framing {
+        let framing = if let Some(name) = self.name {
+            name.parse().expect("the name of a framing")
+        } else {
+            let width = u8::try_from(self.width).expect("at most 8");
+            let mut field = LengthField::new(width)
+                .leading(&self.leading)
+                .adjustment(i64::try_from(self.adjustment).expect("a small one"));
+            if self.is_little {
+                field = field.little_endian();
+            }
+            if self.keeps_header {
+                field = field.keep_header();
+            }
+            Framing::length_field(field)
+        };
+        framing.frame_len_max(LIMIT)
+    }
+
+    fn alphabet(&self) -> Vec<u8> {
+        b"\0\0\0\0\0\0\0\0\x01\x02\x09\x11\x13\xFF".to_vec()
+    }
+
+    fn payload(&self, random: &mut Random) -> Vec<u8> {
+        let len = self.kept_len() + streams::payload_len(random);
+        let len = len.saturating_sub(random.below(2));
+        // A kept field is filled in, whatever it was.
+        streams::counting(len, random)
+    }
+
+    fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        let (leading, body) = if self.keeps_header {
+            let (header, body) = payload.split_at_checked(self.header_len())?;
+            (&header[..self.leading.len()], body)
+        } else {
+            (&self.leading[..], payload)
+        };
+        // It writes no bytes before the field, and knows of no header in the payload.
+        let mut buf = BytesMut::from(leading);
+        let mut codec = self.codec(self.adjustment, LIMIT - self.kept_len());
+        codec
+            .encode(bytes::Bytes::copy_from_slice(body), &mut buf)
+            .ok()?;
+        Some(buf.to_vec())
+    }
+
+    fn decode(&self, stream: &[u8], pieces: &[&[u8]]) -> Seen {
+        let mut codec = self.codec(self.total_adjustment(), LIMIT);
+        let beside = self.header_len() - self.kept_len();
+        drive(stream, pieces, |buf| match codec.decode(buf) {
+            Ok(Some(frame)) => Answer::Frame(frame.to_vec(), beside + frame.len()),
+            Ok(None) => Answer::More,
+            Err(_) => Answer::Error,
+        })
+    }
+
+    /// The reference holds what the field says against the limit, and against the largest value of
+    /// the field, adjusted; here it is what is delivered. The reference lets a frame that keeps its
+    /// header end within it.
+    fn explains(&self, rest: &[u8], stopped: Stopped) -> bool {
+        let Some(field) = rest.get(self.leading.len()..self.header_len()) else {
+            return false;
+        };
+        let mut field = field.to_vec();
+        if self.is_little {
+            field.reverse();
+        }
+        let push = |value: i128, byte: &u8| 256 * value + i128::from(*byte);
+        let value = field.iter().fold(0, push);
+        let limit = i128::try_from(LIMIT).expect("it is small");
+        let adjustment = i128::try_from(self.total_adjustment()).expect("it is small");
+        match stopped {
+            Stopped::Theirs => value > limit.min(i128::from(self.field_max()) + adjustment),
+            Stopped::Ours => {
+                let kept = i128::try_from(self.kept_len()).expect("it is small");
+                value + adjustment > limit || value + adjustment < kept
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths_are_those_of_tokio_util() {
+    for (index, name) in (0..).zip(["u8", "u16", "u24", "u32", "u64"]) {
+        compare(1_000_000 * (index + 1), |_| Lengths::named(name));
+    }
+}
+
+#[test]
+fn lengths_with_the_lowest_byte_first_are_those_of_tokio_util() {
+    for (index, name) in (0..).zip(["u16-le", "u24-le", "u32-le", "u64-le"]) {
+        compare(10_000_000 + 1_000_000 * index, |_| Lengths::named(name));
+    }
+}
+
+#[test]
+fn length_fields_are_those_of_tokio_util() {
+    compare(20_000_000, Lengths::random);
+}
+
+/// `LinesCodec` of tokio-util.
+struct Lines;
+
+/// Stands for a line that the reference refuses as it is no UTF-8, and goes on behind.
+const NOT_UTF_8: &[u8] = b"\xFF";
+
+impl Reference for Lines {
+    fn framing(&self) -> Framing {
+        Framing::line().frame_len_max(LIMIT)
+    }
+
+    fn alphabet(&self) -> Vec<u8> {
+        b"\n\r\n\r\t \0a".to_vec()
+    }
+
+    /// The reference checks nothing: what it writes must come back.
+    fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        let mut buf = BytesMut::new();
+        let line = str::from_utf8(payload).expect("the alphabet is ASCII");
+        LinesCodec::new()
+            .encode(line, &mut buf)
+            .expect("it takes all");
+        let back = self.decode(&buf, &[&buf]);
+        (back.frames == [payload] && back.rest?.is_empty()).then(|| buf.to_vec())
+    }
+
+    fn decode(&self, stream: &[u8], pieces: &[&[u8]]) -> Seen {
+        let mut codec = LinesCodec::new_with_max_length(LIMIT);
+        drive(stream, pieces, |buf| {
+            let before = buf.len();
+            let line = codec.decode(buf);
+            let len = before - buf.len();
+            match line {
+                Ok(Some(line)) => Answer::Frame(line.into_bytes(), len),
+                Ok(None) => Answer::More,
+                Err(LinesCodecError::Io(_)) => Answer::Frame(NOT_UTF_8.to_vec(), len),
+                Err(LinesCodecError::MaxLineLengthExceeded) => Answer::Error,
+            }
+        })
+    }
+
+    fn view(&self, frame: Vec<u8>) -> Vec<u8> {
+        match str::from_utf8(&frame) {
+            Ok(_) => frame,
+            Err(_) => NOT_UTF_8.to_vec(),
+        }
+    }
+
+    /// The reference holds the line with its `\r` against the limit.
+    fn explains(&self, rest: &[u8], stopped: Stopped) -> bool {
+        let len = rest.iter().position(|&byte| byte == b'\n');
+        let line = &rest[..len.unwrap_or(rest.len())];
+        stopped == Stopped::Theirs && line.len() == LIMIT + 1 && line.ends_with(b"\r")
+    }
+}
+
+#[test]
+fn lines_are_those_of_tokio_util() {
+    compare(30_000_000, |_| Lines);
+    let long = |len| [&vec![b'a'; len][..], b"\r\n"].concat();
+    for (len, is_line) in [(LIMIT - 1, true), (LIMIT, true), (LIMIT + 1, false)] {
+        let (stream, reference) = (long(len), Lines);
+        for piece_len in [1, stream.len()] {
+            let pieces: Vec<_> = stream.chunks(piece_len).collect();
+            let ours = deframe(&reference.framing(), &pieces);
+            let theirs = reference.decode(&stream, &pieces);
+            assert_eq!(ours.rest.is_some(), is_line, "{len} bytes and their end");
+            let stopped = hold_against(&reference, 0, &stream, &ours, &theirs);
+            let expected = (len == LIMIT).then_some(Stopped::Theirs);
+            assert_eq!(stopped, expected, "{len} bytes and their end");
+        }
+    }
+}
+
+/// `AnyDelimiterCodec` of tokio-util: delimiters of one byte.
+struct Delimiters(Vec<u8>);
+
+impl Reference for Delimiters {
+    fn framing(&self) -> Framing {
+        let delimiters: Vec<&[u8]> = self.0.chunks(1).collect();
+        Framing::delimiters(&delimiters).frame_len_max(LIMIT)
+    }
+
+    fn alphabet(&self) -> Vec<u8> {
+        [&self.0[..], b"-"].concat()
+    }
+
+    /// The reference checks nothing: what it writes must come back.
+    fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        let mut buf = BytesMut::new();
+        let text = str::from_utf8(payload).expect("the alphabet is ASCII");
+        let mut codec = AnyDelimiterCodec::new(self.0.clone(), self.0[..1].to_vec());
+        codec.encode(text, &mut buf).expect("it takes all");
+        let back = self.decode(&buf, &[&buf]);
+        (back.frames == [payload] && back.rest?.is_empty()).then(|| buf.to_vec())
+    }
+
+    fn decode(&self, stream: &[u8], pieces: &[&[u8]]) -> Seen {
+        let delimiters = self.0.clone();
+        let mut codec = AnyDelimiterCodec::new_with_max_length(delimiters, Vec::new(), LIMIT);
+        drive(stream, pieces, |buf| match codec.decode(buf) {
+            Ok(Some(frame)) => Answer::Frame(frame.to_vec(), frame.len() + 1),
+            Ok(None) => Answer::More,
+            Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => Answer::Error,
+            Err(AnyDelimiterCodecError::Io(error)) => panic!("{error}"),
+        })
+    }
+}
+
+#[test]
+fn delimiters_of_one_byte_are_those_of_tokio_util() {
+    compare(40_000_000, |_| Delimiters(b"\0".to_vec()));
+    compare(41_000_000, |random| {
+        let mut delimiters = b";|,\t\n\x03".to_vec();
+        delimiters.truncate(1 + random.below(6));
+        Delimiters(delimiters)
+    });
+}
+
+/// Lengths as the crate integer-encoding reads and writes them.
+struct Varints;
+
+impl Reference for Varints {
+    fn framing(&self) -> Framing {
+        Framing::varint().frame_len_max(LIMIT)
+    }
+
+    fn alphabet(&self) -> Vec<u8> {
+        b"\0\x01\x02\x7F\x80\x81\xFF".to_vec()
+    }
+
+    fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        let header = payload.len().encode_var_vec();
+        (payload.len() <= LIMIT).then(|| [&header, payload].concat())
+    }
+
+    fn decode(&self, stream: &[u8], _: &[&[u8]]) -> Seen {
+        let mut seen = Seen::default();
+        let mut rest = stream;
+        loop {
+            let is_cut = rest.len() < 10 && rest.iter().all(|byte| byte & 0x80 > 0);
+            let field = u64::decode_var(rest);
+            match field {
+                None if is_cut => break,
+                Some((len, header_len)) if len <= LIMIT as u64 => {
+                    let len = usize::try_from(len).expect("within the limit");
+                    let Some(frame) = rest.get(header_len..header_len + len) else {
+                        break;
+                    };
+                    seen.frames.push(frame.to_vec());
+                    rest = &rest[header_len + len..];
+                }
+                _ => return seen,
+            }
+        }
+        seen.rest = Some(rest.to_vec());
+        seen
+    }
+
+    /// The reference takes a length in any form, here it must be the shortest.
+    fn explains(&self, rest: &[u8], stopped: Stopped) -> bool {
+        let field = u64::decode_var(rest);
+        stopped == Stopped::Ours && field.is_some_and(|(len, bytes)| bytes > len.required_space())
+    }
+}
+
+#[test]
+fn varints_are_those_of_integer_encoding() {
+    compare(50_000_000, |_| Varints);
+}
+
+/// What stands at the front of a stream that is there as a whole.
+enum First {
+    Frame {
+        start: usize,
+        end: usize,
+        consumed: usize,
+    },
+    Cut,
+    Bad,
+}
+
+fn decode_plainly(stream: &[u8], first: impl Fn(&[u8]) -> First) -> Seen {
+    let mut seen = Seen::default();
+    let mut rest = stream;
+    loop {
+        match first(rest) {
+            First::Frame {
+                start,
+                end,
+                consumed,
+            } => {
+                seen.frames.push(rest[start..end].to_vec());
+                rest = &rest[consumed..];
+            }
+            First::Cut => break,
+            First::Bad => return seen,
+        }
+    }
+    seen.rest = Some(rest.to_vec());
+    seen
+}
+
+/// Netstrings, read as their specification tells them.
+struct Netstrings;
+
+impl Reference for Netstrings {
+    fn framing(&self) -> Framing {
+        Framing::netstring().frame_len_max(LIMIT)
+    }
+
+    fn alphabet(&self) -> Vec<u8> {
+        b"0123:,:,".to_vec()
+    }
+
+    fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        let header = format!("{}:", payload.len());
+        (payload.len() <= LIMIT).then(|| [header.as_bytes(), payload, b","].concat())
+    }
+
+    fn decode(&self, stream: &[u8], _: &[&[u8]]) -> Seen {
+        decode_plainly(stream, |rest| {
+            let is_digit = |byte: &&u8| byte.is_ascii_digit();
+            let digits = rest.iter().take_while(is_digit).count();
+            let number = str::from_utf8(&rest[..digits]).expect("digits are ASCII");
+            let len = match number {
+                "" if rest.is_empty() => return First::Cut,
+                "" => return First::Bad,
+                _ if digits > 1 && number.starts_with('0') => return First::Bad,
+                _ => number.parse().unwrap_or(usize::MAX),
+            };
+            let (start, colon) = (digits + 1, rest.get(digits));
+            match colon {
+                _ if len > LIMIT => First::Bad,
+                None => First::Cut,
+                Some(b':') => match rest.get(start + len) {
+                    None => First::Cut,
+                    Some(b',') => First::Frame {
+                        start,
+                        end: start + len,
+                        consumed: start + len + 1,
+                    },
+                    Some(_) => First::Bad,
+                },
+                Some(_) => First::Bad,
+            }
+        })
+    }
+}
+
+#[test]
+fn netstrings_are_those_of_their_specification() {
+    compare(60_000_000, |_| Netstrings);
+}
+
+struct Fixed(usize);
+
+impl Reference for Fixed {
+    fn framing(&self) -> Framing {
+        Framing::fixed(self.0)
+    }
+
+    fn alphabet(&self) -> Vec<u8> {
+        b"ab".to_vec()
+    }
+
+    fn payload(&self, random: &mut Random) -> Vec<u8> {
+        streams::counting(self.0 + [0, 0, 1][random.below(3)], random)
+    }
+
+    fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        (payload.len() == self.0).then(|| payload.to_vec())
+    }
+
+    fn decode(&self, stream: &[u8], _: &[&[u8]]) -> Seen {
+        let chunks = stream.chunks_exact(self.0);
+        Seen {
+            rest: Some(chunks.remainder().to_vec()),
+            frames: chunks.map(<[u8]>::to_vec).collect(),
+            ..Seen::default()
+        }
+    }
+}
+
+#[test]
+fn frames_of_one_size_are_chunks() {
+    compare(70_000_000, |random| {
+        Fixed([1, 2, 3, 7, 64, 4096][random.below(6)])
+    });
+}
+
+/// Sets of delimiters that share beginnings and ends with each other and with themselves.
+struct Strings(Vec<Vec<u8>>);
+
+impl Strings {
+    const SETS: [&[&str]; 11] = [
+        &[";;"],
+        &["abab"],
+        &["aab"],
+        &["\r\n\r\n"],
+        &["\n", "\r\n"],
+        &["ab", "abc"],
+        &["abcd", "c"],
+        &[";", "a;b"],
+        &["a", "aab"],
+        &["abc", "bc", "c"],
+        &["--=--", "--", "=", "-="],
+    ];
+
+    fn random(random: &mut Random) -> Self {
+        let set = random.below(2 * Self::SETS.len());
+        if let Some(set) = Self::SETS.get(set) {
+            return Self(set.iter().map(|one| one.as_bytes().to_vec()).collect());
+        }
+        let count = 1 + random.below(4);
+        let one = |random: &mut Random| {
+            let len = 1 + random.below(4);
+            streams::text(b"ab", 1, len, random)
+        };
+        Self((0..count).map(|_| one(random)).collect())
+    }
+
+    /// The first of them that begins no longer one.
+    fn ending(&self) -> &[u8] {
+        let begins_none = |one: &&Vec<u8>| {
+            let mut all = self.0.iter();
+            all.all(|other| other == *one || !other.starts_with(one))
+        };
+        self.0.iter().find(begins_none).expect("the longest one")
+    }
+
+    fn first(&self, rest: &[u8]) -> First {
+        // What stands before it is content, however the stream goes on.
+        let mut sure = rest.len();
+        for at in 0..rest.len() {
+            let here = |one: &&Vec<u8>| rest[at..].starts_with(one);
+            let longest = self.0.iter().filter(here).map(Vec::len).max();
+            match longest {
+                Some(_) if at > LIMIT => return First::Bad,
+                Some(len) => {
+                    return First::Frame {
+                        start: 0,
+                        end: at,
+                        consumed: at + len,
+                    };
+                }
+                None if self.0.iter().any(|one| one.starts_with(&rest[at..])) => {
+                    sure = sure.min(at);
+                }
+                None => {}
+            }
+        }
+        if sure > LIMIT { First::Bad } else { First::Cut }
+    }
+}
+
+impl Reference for Strings {
+    fn framing(&self) -> Framing {
+        let delimiters: Vec<&[u8]> = self.0.iter().map(Vec::as_slice).collect();
+        Framing::delimiters(&delimiters).frame_len_max(LIMIT)
+    }
+
+    fn alphabet(&self) -> Vec<u8> {
+        self.0.concat()
+    }
+
+    /// A payload has a form where it comes back, whatever comes behind it: the end of a delimiter
+    /// too.
+    fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        let ending = self.ending();
+        let ends = |one: &Vec<u8>| (0..=one.len()).map(|at| one[at..].to_vec()).collect();
+        let behind: Vec<Vec<u8>> = self
+            .0
+            .iter()
+            .flat_map(|one| -> Vec<_> { ends(one) })
+            .collect();
+        let comes_back = behind.iter().all(|next| {
+            let first = self.first(&[payload, ending, next].concat());
+            let len = payload.len() + ending.len();
+            matches!(first, First::Frame { end, consumed, .. }
+                if end == payload.len() && consumed == len)
+        });
+        comes_back.then(|| [payload, ending].concat())
+    }
+
+    fn decode(&self, stream: &[u8], _: &[&[u8]]) -> Seen {
+        decode_plainly(stream, |rest| self.first(rest))
+    }
+}
+
+#[test]
+fn delimiters_of_several_bytes_are_the_earliest_and_then_the_longest() {
+    compare(80_000_000, Strings::random);
+}

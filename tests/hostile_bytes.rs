@@ -1,0 +1,207 @@
+//! Bytes of somebody who means no good, for every framing: no panic, no loop without progress, and
+//! memory by the bytes that came, whatever they claim.
+
+mod common;
+#[path = "common/streams.rs"]
+mod streams;
+
+use allocation_counter::measure;
+use unstick::{Codec, Deframer, FrameError, Framing, LengthField, Out, Step};
+
+use common::Random;
+use streams::{deframe, frame, garbage, mutate, payload, pieces};
+
+/// What a deframer holds beyond the bytes that came: the room for one read behind some bytes of a
+/// frame, rounded up, and the former buffer while it grows.
+const ROOM: u64 = 3 * 8 * 1024;
+/// How many times the bytes that came it holds at most: they and room for four times as many,
+/// rounded up to a power of two, and the former buffer while it grows.
+const GROWTH_MAX: u64 = 15;
+
+/// Framings without a limit to speak of, with bytes that mean something to each.
+fn framings() -> Vec<(Framing, &'static [u8])> {
+    let lengths = "u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le";
+    let mut framings: Vec<(Framing, &[u8])> = lengths
+        .split(' ')
+        .map(|name| {
+            (
+                name.parse().expect("a name"),
+                &b"\0\0\0\0\x01\x02\x7F\xFF"[..],
+            )
+        })
+        .collect();
+    let field = LengthField::new(4).leading(b"??");
+    let body_len = |header: &[u8]| match header[0] {
+        0xFF => Ok(u64::MAX),
+        0xFE => Err(FrameError::Malformed("no such type")),
+        _ => Ok(u64::from(header[1]) << (header[0] % 64)),
+    };
+    framings.extend([
+        (Framing::raw(), &b"\0"[..]),
+        (Framing::line(), b"\r\n\r\n\0"),
+        (Framing::varint(), b"\0\x01\x7F\x80\xFF\xFF"),
+        (Framing::netstring(), b"0123456789::::,,,,-+ "),
+        (Framing::fixed(13), b"\0"),
+        (Framing::fixed(usize::MAX), b"\0"),
+        (Framing::delimiter(b"abab"), b"ab"),
+        (Framing::delimiters(&[b"\n", b"\r\n", b"\r\n\r\n"]), b"\r\n"),
+        (Framing::delimiters(&[b"a", b"aaaaaaab"]), b"ab"),
+        (
+            Framing::length_field(field.clone().adjustment(-6)),
+            b"\0\0\0\x05\x06\xFF",
+        ),
+        (
+            Framing::length_field(field.clone().adjustment(i64::MAX)),
+            b"\0\x01\xFF",
+        ),
+        (
+            Framing::length_field(field.adjustment(i64::MIN).keep_header()),
+            b"\0\x80\xFF",
+        ),
+        (Framing::header_body(2, body_len), b"\0\x01\x05\x3F\xFE\xFF"),
+        (Framing::custom(Erratic), b"\0\x01\x02\x03\x04\x05\x06\x07"),
+    ]);
+    let limits = [0, 1, 100, 1 << 20, usize::MAX];
+    let with_limits = |(framing, alphabet): (Framing, _)| {
+        limits.map(|limit| (framing.clone().frame_len_max(limit), alphabet))
+    };
+    framings.into_iter().flat_map(with_limits).collect()
+}
+
+/// A codec that answers what the bytes say, most of it against its contract.
+struct Erratic;
+
+impl Codec for Erratic {
+    type State = ();
+
+    fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
+        let at = usize::from(*bytes.get(1).unwrap_or(&1));
+        Ok(match bytes[0] {
+            0 => Step::Need(at),
+            1 => Step::Need(usize::MAX),
+            2 => Step::Skip { bytes: at as u64 },
+            3 => Step::Skip { bytes: u64::MAX },
+            4 => Step::Frame {
+                frame: at..1,
+                consumed: 1,
+            },
+            5 => Step::Frame {
+                frame: 0..at,
+                consumed: usize::MAX,
+            },
+            6 => Step::Frame {
+                frame: 0..usize::MAX,
+                consumed: at,
+            },
+            7 => return Err(FrameError::Other("an error of its own".into())),
+            _ => Step::Frame {
+                frame: 1..1,
+                consumed: 1,
+            },
+        })
+    }
+
+    fn finish(&self, (): &mut (), rest: &[u8]) -> Result<Step, FrameError> {
+        self.decode(&mut (), rest)
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        out.put(&[8]);
+        out.put(payload);
+        Ok(())
+    }
+}
+
+fn stream(framing: &Framing, alphabet: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut stream = match random.below(3) {
+        0 => {
+            let len = random.below(2000);
+            random.bytes(len)
+        }
+        1 => garbage(alphabet, random),
+        _ => {
+            let mut stream = Vec::new();
+            for _ in 0..random.below(8) {
+                let payload = payload(alphabet, random);
+                stream.extend(frame(framing, &payload).unwrap_or(payload));
+            }
+            stream
+        }
+    };
+    mutate(&mut stream, alphabet, random);
+    stream
+}
+
+/// [`deframe`] counts the calls.
+#[test]
+fn no_bytes_make_a_deframer_panic_or_turn_in_place() {
+    for (framing, alphabet) in framings() {
+        for seed in 0..60 {
+            let mut random = Random(seed);
+            let stream = stream(&framing, alphabet, &mut random);
+            let seen = deframe(&framing, &pieces(&stream, &mut random));
+            let delivered: usize = seen.frames.iter().map(Vec::len).sum();
+            let rest = seen.rest.map_or(0, |rest| rest.len());
+            assert!(
+                delivered + rest <= stream.len(),
+                "{framing:?}, seed {seed}: no byte comes twice"
+            );
+        }
+    }
+}
+
+#[test]
+fn memory_is_by_the_bytes_that_came() {
+    for (framing, alphabet) in framings() {
+        for seed in 0..20 {
+            let mut random = Random(seed);
+            let stream = stream(&framing, alphabet, &mut random);
+            let pieces = pieces(&stream, &mut random);
+            let used = measure(|| {
+                let mut deframer = Deframer::new(framing.clone());
+                for (index, piece) in pieces.iter().enumerate() {
+                    if index % 2 == 0 {
+                        deframer.extend(piece);
+                    } else {
+                        let space = deframer.space();
+                        let len = piece.len().min(space.len());
+                        space[..len].copy_from_slice(&piece[..len]);
+                        deframer.filled(len);
+                        deframer.extend(&piece[len..]);
+                    }
+                    while let Ok(Some(_)) = deframer.next_frame() {}
+                }
+                while let Ok(Some(_)) = deframer.last_frame() {}
+            });
+            assert!(
+                used.bytes_max <= ROOM + GROWTH_MAX * stream.len() as u64,
+                "{framing:?}, seed {seed}: {} bytes for {}",
+                used.bytes_max,
+                stream.len(),
+            );
+        }
+    }
+}
+
+/// A header of the largest length, and then nothing but room asked for.
+#[test]
+fn a_header_is_not_trusted_with_memory() {
+    let headers: [(Framing, &[u8]); 5] = [
+        (Framing::length_u32(), b"\x7F\xFF\xFF\xFF"),
+        (Framing::length_u64(), b"\x7F\xFF\xFF\xFF\xFF\xFF\xFF\xF0"),
+        (Framing::varint(), b"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F"),
+        (Framing::netstring(), b"9000000000000000000:"),
+        (Framing::header_body(1, |_| Ok(1 << 62)), b"x"),
+    ];
+    for (framing, header) in headers {
+        let framing = framing.frame_len_max(usize::MAX);
+        let used = measure(|| {
+            let mut deframer = Deframer::new(framing.clone());
+            deframer.extend(header);
+            assert_eq!(deframer.next_frame().expect("within the limit"), None);
+            assert!(!deframer.space().is_empty());
+            assert_eq!(deframer.last_frame().expect("cut short"), None);
+        });
+        assert!(used.bytes_max <= ROOM, "{framing}: {used:?}");
+    }
+}

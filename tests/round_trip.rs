@@ -1,0 +1,213 @@
+//! What [`Framer`](unstick::Framer) accepts comes back from [`Deframer`](unstick::Deframer)
+//! unchanged and alone, whatever is sent behind it; what would not is refused.
+
+mod common;
+#[path = "common/streams.rs"]
+mod streams;
+
+use unstick::{FrameError, Framing, LengthField};
+
+use common::Random;
+use streams::{counting, deframe, frame, payload, pieces, text};
+
+const LIMIT: usize = 1000;
+
+/// All built-in framings but `raw`, with the bytes that mean something to each.
+fn framings() -> Vec<(Framing, &'static [u8])> {
+    let names = "u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le line varint netstring";
+    let mut framings: Vec<(Framing, &[u8])> = names
+        .split(' ')
+        .map(|name| (name.parse().expect("a name"), &b"\0\x01\x80\r\n0:,"[..]))
+        .collect();
+    let fields = [
+        LengthField::new(1).adjustment(-1),
+        LengthField::new(2).leading(b"\xCA\xFE").adjustment(3),
+        LengthField::new(3).little_endian().leading(b"?"),
+        LengthField::new(8).adjustment(i64::MIN),
+    ];
+    framings.extend(fields.map(|field| (Framing::length_field(field), &b"\0\x01\xFF"[..])));
+    let sets: [&[&[u8]]; 12] = [
+        &[b"\0"],
+        &[b";;"],
+        &[b"abab"],
+        &[b"aab"],
+        &[b"\r\n\r\n"],
+        &[b"\n", b"\r\n"],
+        &[b"ab", b"abc"],
+        &[b"abcd", b"c"],
+        &[b";", b"a;b"],
+        &[b"a", b"aab"],
+        &[b"b", b"aba", b"abaab"],
+        &[b"1", b"2", b"3", b"4"],
+    ];
+    framings.extend(sets.map(|set| (Framing::delimiters(set), &b"abc;\r\n\0d"[..])));
+    framings.push((Framing::fixed(7), b"a\n"));
+    let body_len = |header: &[u8]| Ok(u64::from(header[1]));
+    framings.push((Framing::header_body(2, body_len), b"\0\x01\x02\x03"));
+    framings
+        .into_iter()
+        .map(|(framing, alphabet)| (framing.frame_len_max(LIMIT), alphabet))
+        .collect()
+}
+
+/// Checks that the payloads come back as they are, and nothing else, or that they are refused.
+/// Answers how many were accepted.
+fn check(framing: &Framing, payloads: &[Vec<u8>], random: &mut Random, what: &str) -> usize {
+    let mut stream = Vec::new();
+    let mut accepted = Vec::new();
+    for payload in payloads {
+        if let Some(bytes) = frame(framing, payload) {
+            stream.extend(bytes);
+            accepted.push(payload.clone());
+        }
+    }
+    // One frame that is there as a whole is delivered, with nothing behind it to wait for.
+    let mut deframer = unstick::Deframer::new(framing.clone());
+    for payload in &accepted {
+        deframer.extend(&frame(framing, payload).expect("it was accepted"));
+        let back = deframer.next_frame().expect("no error");
+        assert_eq!(back, Some(&payload[..]), "{framing:?}, {what}");
+    }
+    let seen = deframe(framing, &pieces(&stream, random));
+    assert_eq!(seen.frames, accepted, "{framing:?}, {what}");
+    assert_eq!(seen.rest.as_deref(), Some(&[][..]), "{framing:?}, {what}");
+    accepted.len()
+}
+
+#[test]
+fn what_is_accepted_comes_back_unchanged_and_alone() {
+    for (framing, alphabet) in framings() {
+        let mut accepted = 0;
+        for seed in 0..300 {
+            let mut random = Random(seed);
+            let payloads: Vec<_> = (0..1 + random.below(6))
+                .map(|_| match random.below(4) {
+                    0 => text(alphabet, 1, 7, &mut random),
+                    1 => counting(random.below(10), &mut random),
+                    _ => payload(alphabet, &mut random),
+                })
+                .collect();
+            let what = format!("seed {seed}");
+            accepted += check(&framing, &payloads, &mut random, &what);
+        }
+        assert!(accepted > 30, "{framing:?} took {accepted} payloads");
+    }
+}
+
+/// Nothing but the field is changed, and where it says the length already, nothing is.
+#[test]
+fn a_kept_header_comes_back_with_its_length() {
+    let field = LengthField::new(3).little_endian().leading(b"??");
+    let framing = Framing::length_field(field.keep_header()).frame_len_max(LIMIT);
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let payload = payload(b"\0\x01\x02\xFF", &mut random);
+        let Some(sent) = frame(&framing, &payload) else {
+            assert!(!(5..=LIMIT).contains(&payload.len()), "seed {seed}");
+            continue;
+        };
+        assert_eq!(sent[..2], payload[..2], "seed {seed}");
+        assert_eq!(sent[5..], payload[5..], "seed {seed}");
+        let what = format!("seed {seed}");
+        assert_eq!(
+            check(&framing, &[sent.clone(), sent], &mut random, &what),
+            2
+        );
+    }
+}
+
+/// Every pair of payloads of up to four bytes, of an alphabet of two: the end of the first and the
+/// beginning of the second are all that there are.
+#[test]
+fn no_two_payloads_in_a_row_make_a_delimiter_together() {
+    let alphabets: [(&[&[u8]], &[u8; 2]); 9] = [
+        (&[b"abab"], b"ab"),
+        (&[b"aab"], b"ab"),
+        (&[b"aa"], b"ab"),
+        (&[b"ab", b"abb"], b"ab"),
+        (&[b"b", b"aba"], b"ab"),
+        (&[b"a", b"aab"], b"ab"),
+        (&[b"b", b"aba", b"abaab"], b"ab"),
+        (&[b"ba", b"ab", b"bb"], b"ab"),
+        (&[b"\n", b"\r\n"], b"\r\n"),
+    ];
+    for (set, alphabet) in alphabets {
+        let framing = Framing::delimiters(set);
+        let payloads: Vec<Vec<u8>> = (0..=4_u32)
+            .flat_map(|len| (0..1_usize << len).map(move |bits| (len, bits)))
+            .map(|(len, bits)| (0..len).map(|at| alphabet[bits >> at & 1]).collect())
+            .collect();
+        let accepted: Vec<_> = payloads
+            .iter()
+            .filter(|payload| frame(&framing, payload).is_some())
+            .collect();
+        assert!(accepted.contains(&&Vec::new()), "an empty one always is");
+        for first in &accepted {
+            for second in &accepted {
+                let pair = [(*first).clone(), (*second).clone()];
+                let what = format!("{first:?} and {second:?}");
+                check(&framing, &pair, &mut Random(0), &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_would_come_back_otherwise_is_refused() {
+    let is_refused = |framing: &Framing, payload: &[u8]| frame(framing, payload).is_none();
+    for (framing, _) in framings() {
+        assert!(is_refused(&framing, &vec![b'z'; LIMIT + 1]), "{framing:?}");
+    }
+    for payload in [&b"\n"[..], b"a\nb", b"\r", b"a\r"] {
+        assert!(is_refused(&Framing::line(), payload));
+    }
+    assert!(is_refused(&Framing::length_u8(), &[0; 256]));
+    assert!(is_refused(&Framing::length_u16(), &[0; 65_536]));
+    assert!(is_refused(&Framing::fixed(3), b"ab"));
+    assert!(is_refused(&Framing::fixed(3), b""));
+}
+
+#[test]
+fn a_limit_of_zero_lets_empty_frames_through_and_no_other() {
+    let names = "u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le line varint netstring";
+    let named = names.split(' ').map(|name| name.parse().expect("a name"));
+    let delimited = [
+        Framing::delimiter(b"--"),
+        Framing::delimiters(&[b"\n", b"\r\n"]),
+        Framing::length_field(LengthField::new(2)),
+    ];
+    for unlimited in named.chain(delimited) {
+        let framing: Framing = Framing::frame_len_max(unlimited.clone(), 0);
+        let what = framing.to_string();
+        let taken = check(
+            &framing,
+            &[vec![], b"a".to_vec(), vec![]],
+            &mut Random(1),
+            &what,
+        );
+        assert_eq!(taken, 2, "{what}");
+        let mut deframer = unstick::Deframer::new(framing);
+        deframer.extend(&frame(&unlimited, b"a").expect("without a limit it is taken"));
+        assert!(
+            matches!(
+                deframer.next_frame(),
+                Err(FrameError::TooLong { limit: 0, .. })
+            ),
+            "{what}"
+        );
+    }
+}
+
+/// Nothing is told by `raw`: the bytes come, in whatever pieces.
+#[test]
+fn raw_bytes_come_back_as_bytes() {
+    for seed in 0..100 {
+        let mut random = Random(seed);
+        let framing = Framing::raw().frame_len_max(random.below(20));
+        let sent = counting(random.below(3000), &mut random);
+        let stream = frame(&framing, &sent).expect("raw takes all");
+        assert_eq!(stream, sent);
+        let seen = deframe(&framing, &pieces(&stream, &mut random));
+        assert_eq!(seen.frames.concat(), sent, "seed {seed}");
+    }
+}
