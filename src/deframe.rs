@@ -112,7 +112,7 @@ impl Deframer {
     pub fn space(&mut self) -> &mut [u8] {
         self.consume_delivered();
         let missing = self.buf.need.saturating_sub(self.buf.len());
-        let wanted = missing.min(GROWTH * self.buf.len()).max(READ_LEN);
+        let wanted = missing.min((GROWTH - 1) * self.buf.len()).max(READ_LEN);
         self.buf.reserve(wanted);
         &mut self.buf.room_mut()[..wanted]
     }

@@ -9,7 +9,8 @@ use std::{fmt, io};
 pub enum FrameError {
     /// The frame is longer than the framing allows.
     ///
-    /// On decoding it is told from the header alone, before a byte of the frame is kept.
+    /// On decoding it is told from the header alone, before a byte of the frame is kept; where only
+    /// a delimiter tells the length, as soon as the limit is passed.
     TooLong {
         /// Bytes of payload that the header claims or that were given; for a framing that ends its
         /// frames with a delimiter, those seen so far.

@@ -24,9 +24,21 @@ use unstick::{
 /// Far more than any wait takes, so that only a lost wake-up or a lost byte reaches it.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// All framings that are built in, by their short names.
-pub const FRAMINGS: [&str; 11] = [
-    "raw", "line", "u8", "u16", "u24", "u32", "u64", "u16-le", "u24-le", "u32-le", "u64-le",
+/// All framings that have a short name.
+pub const FRAMINGS: [&str; 13] = [
+    "raw",
+    "line",
+    "u8",
+    "u16",
+    "u24",
+    "u32",
+    "u64",
+    "u16-le",
+    "u24-le",
+    "u32-le",
+    "u64-le",
+    "varint",
+    "netstring",
 ];
 
 /// A callback as it was seen.
@@ -325,13 +337,30 @@ pub fn frame(framing: &str, payload: &[u8]) -> Vec<u8> {
         "u24-le" => len.to_le_bytes()[..3].to_vec(),
         "u32-le" => len.to_le_bytes()[..4].to_vec(),
         "u64-le" => len.to_le_bytes().to_vec(),
+        "varint" => varint(len),
+        "netstring" => format!("{len}:").into_bytes(),
         _ => panic!("no framing {framing}"),
     };
     bytes.extend_from_slice(payload);
-    if framing == "line" {
-        bytes.push(b'\n');
+    match framing {
+        "line" => bytes.push(b'\n'),
+        "netstring" => bytes.push(b','),
+        _ => {}
     }
     bytes
+}
+
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = value.to_le_bytes()[0] & 0x7F;
+        value >>= 7;
+        if value == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
 }
 
 /// Reads one frame with a length of four bytes in front.
