@@ -25,12 +25,13 @@ pub(crate) use output::Drained;
 
 use crate::buffer::{Buf, Pool};
 use crate::config::Config;
-use crate::conn::{Flags, Outbound};
+use crate::conn::Flags;
 use crate::error::Gone;
 use crate::socket::{Driver, Readiness};
 use crate::stats::Stats;
 use crate::timer::{Stamp, TimerId, Wheel, tick_at_or_after};
 use crate::token::{ConnId, Generations, ListenerId, PollToken, SocketId, Token, UdpId};
+use output::SpareOutbounds;
 use throttle::Throttle;
 use timeouts::Timeouts;
 
@@ -56,11 +57,7 @@ pub(crate) struct Engine {
     /// Entries that have ended and are reaped at the end of the turn, each once (`Flags::DEAD`).
     dead: VecDeque<Token>,
     pub(crate) pool: Pool,
-    #[expect(
-        clippy::vec_box,
-        reason = "a connection holds the box: eight bytes while it idles"
-    )]
-    spare_outbounds: Vec<Box<Outbound>>,
+    spare_outbounds: SpareOutbounds,
     /// Output of the connection whose frames are being delivered, until the end of its dispatch.
     pub(crate) out: Buf,
     /// The longest that `out` was since the last trim.
@@ -120,7 +117,7 @@ impl Engine {
             to_flush: VecDeque::new(),
             dead: VecDeque::new(),
             pool: Pool::new(config.pool_len),
-            spare_outbounds: Vec::new(),
+            spare_outbounds: SpareOutbounds::default(),
             out: Buf::default(),
             out_peak: 0,
             current: None,
@@ -264,8 +261,7 @@ impl Engine {
     pub(crate) fn trim(&mut self) {
         self.trim_armed = false;
         self.pool.trim();
-        self.spare_outbounds
-            .truncate(self.spare_outbounds.len() / 2);
+        self.spare_outbounds.trim();
         let out_peak = std::mem::take(&mut self.out_peak);
         if self.out.is_empty() && self.out.capacity() > OUT_LEN_BASE.max(2 * out_peak) {
             self.out = Buf::with_capacity(out_peak);

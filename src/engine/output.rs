@@ -80,14 +80,14 @@ impl Engine {
         let framing = conn.framing.clone();
         let outbound = conn
             .outbound
-            .get_or_insert_with(|| begin_queue(spare_outbounds, *stamp));
+            .get_or_insert_with(|| spare_outbounds.take(*stamp));
         let limit = config.write_queue_len_max;
         let encoded = outbound.encode(payload.len(), limit, pool, |buf| {
             framing.encode(payload, &mut Out::new(buf))
         });
         let queued = outbound.len();
         if queued == 0 {
-            spare_outbounds.extend(conn.outbound.take());
+            spare_outbounds.put(conn.outbound.take());
         } else if !conn.flags.intersects(Flags::TO_FLUSH) {
             conn.flags.insert(Flags::TO_FLUSH);
             to_flush.push_back(token);
@@ -179,7 +179,7 @@ impl Engine {
         if let Ok(conn) = conn_mut(entries, token) {
             let outbound = conn
                 .outbound
-                .get_or_insert_with(|| begin_queue(spare_outbounds, *stamp));
+                .get_or_insert_with(|| spare_outbounds.take(*stamp));
             outbound.push(out.bytes(), pool);
         }
         out.clear();
@@ -210,7 +210,7 @@ impl Engine {
                 outbound.consume(len, pool);
             }
             if outbound.is_empty() {
-                self.spare_outbounds.push(outbound);
+                self.spare_outbounds.put(Some(outbound));
                 return self.emptied(token);
             }
             conn.outbound = Some(outbound);
@@ -359,24 +359,48 @@ impl Engine {
 }
 
 /// Gives a connection's queue back and tells how many bytes were in it.
-#[expect(clippy::vec_box, reason = "a connection holds the box")]
 pub(super) fn give_up_output(
     conn: &mut Connection,
     pool: &mut Pool,
-    spare_outbounds: &mut Vec<Box<Outbound>>,
+    spare_outbounds: &mut SpareOutbounds,
 ) -> u64 {
-    conn.outbound.take().map_or(0, |mut outbound| {
-        let lost = outbound.clear(pool) as u64;
-        spare_outbounds.push(outbound);
-        lost
-    })
+    let mut outbound = conn.outbound.take();
+    let lost = outbound
+        .as_mut()
+        .map_or(0, |outbound| outbound.clear(pool) as u64);
+    spare_outbounds.put(outbound);
+    lost
 }
 
-#[expect(clippy::vec_box, reason = "a connection holds the box")]
-fn begin_queue(spare_outbounds: &mut Vec<Box<Outbound>>, now: Stamp) -> Box<Outbound> {
-    let mut outbound = spare_outbounds.pop().unwrap_or_default();
-    outbound.progress = now;
-    outbound
+/// Empty queues that no connection has at present, for the next one that needs one.
+#[derive(Default)]
+pub(super) struct SpareOutbounds {
+    #[expect(
+        clippy::vec_box,
+        reason = "a connection holds the box: eight bytes while it idles"
+    )]
+    boxes: Vec<Box<Outbound>>,
+    /// The fewest there were since the last trim: what nobody needed in that time.
+    unused: usize,
+}
+
+impl SpareOutbounds {
+    fn take(&mut self, now: Stamp) -> Box<Outbound> {
+        let mut outbound = self.boxes.pop().unwrap_or_default();
+        self.unused = self.unused.min(self.boxes.len());
+        outbound.progress = now;
+        outbound
+    }
+
+    fn put(&mut self, outbound: Option<Box<Outbound>>) {
+        self.boxes.extend(outbound);
+    }
+
+    /// Frees what lay idle since the last call. The first ones did: the last is taken first.
+    pub(super) fn trim(&mut self) {
+        self.boxes.drain(..self.unused);
+        self.unused = self.boxes.len();
+    }
 }
 
 /// Counts an accepted payload and tells where the queue stands with it.
@@ -410,4 +434,27 @@ fn write(conn: &mut Connection, stats: &mut Stats, now: Stamp, bytes: &[u8]) -> 
     stats.written_bytes += len as u64;
     log::trace!("wrote {len} of {} bytes to {}", bytes.len(), conn.peer);
     Ok(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trimming_frees_what_lay_idle_and_nothing_that_is_used_over_and_over() {
+        let mut spares = SpareOutbounds::default();
+        let held: Vec<_> = (0..8).map(|_| spares.take(Stamp::default())).collect();
+        held.into_iter().for_each(|one| spares.put(Some(one)));
+        for _ in 0..3 {
+            spares.trim();
+            let one = spares.take(Stamp::default());
+            let other = spares.take(Stamp::default());
+            spares.put(Some(one));
+            spares.put(Some(other));
+        }
+        assert_eq!(spares.boxes.len(), 2);
+        spares.trim();
+        spares.trim();
+        assert!(spares.boxes.is_empty());
+    }
 }

@@ -11,6 +11,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
 
 /// A running echo server. It is killed when it is dropped.
 pub struct Echo {
@@ -92,19 +93,36 @@ impl Drop for Echo {
     }
 }
 
-/// Cargo builds the examples beside the tests.
-fn example() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let profile = test
-        .ancestors()
-        .nth(2)
-        .expect("a test stands in its profile's deps");
-    let example = profile.join("examples").join("echo");
-    assert!(
-        example.exists(),
-        "{} is missing: `cargo test` builds it, `cargo test --test NAME` needs \
-         `cargo build --example echo` first",
-        example.display()
-    );
-    example
+/// The example, built by the profile of this test. `cargo test` builds it too, but neither
+/// `cargo test --test NAME` nor `cargo test --all-targets` does.
+fn example() -> &'static Path {
+    static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
+    EXAMPLE.get_or_init(|| {
+        let test = std::env::current_exe().expect("a test has a path");
+        let in_target = |nth| test.ancestors().nth(nth).expect("target/PROFILE/deps/NAME");
+        let profile = match in_target(2).file_name().and_then(|name| name.to_str()) {
+            Some("debug") | None => "dev",
+            Some(profile) => profile,
+        };
+        if let Some(cargo) = std::env::var_os("CARGO") {
+            let built = Command::new(cargo)
+                .args([
+                    "build",
+                    "--quiet",
+                    "--example",
+                    "echo",
+                    "--profile",
+                    profile,
+                ])
+                .args([
+                    "--manifest-path",
+                    concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+                ])
+                .arg("--target-dir")
+                .arg(in_target(3))
+                .status();
+            assert!(built.is_ok_and(|status| status.success()), "it compiles");
+        }
+        in_target(2).join("examples").join("echo")
+    })
 }

@@ -1,0 +1,368 @@
+//! Once a reactor has been through its peak, serving allocates nothing: counted, over a million
+//! frames, by an allocator that counts those of the reactor's thread.
+//!
+//! The clients are threads of their own, which the count leaves out. Before it begins, the pool has
+//! lent every size of buffer to as many connections at once as the test has: how many of them the
+//! kernel makes read half a frame at a time is nothing that a test could decide.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use common::{DEADLINE, drive, frame, listening};
+use unstick::{
+    Config, ConnId, Context, Datagram, Framing, Handler, Origin, Reactor, SendError, Sent, Stats,
+    TimerId, UdpId,
+};
+
+/// A test without optimisation proves the same with a tenth of it.
+const FRAMES: u64 = if cfg!(debug_assertions) {
+    100_000
+} else {
+    1_000_000
+};
+/// Frames before the count begins.
+const WARM_UP: u64 = FRAMES / 100;
+/// Where each frame or two costs a switch between threads: the same turns, but few of them.
+const SINGLES: u64 = FRAMES / 10;
+const PAYLOAD_LEN: usize = 64;
+const PIPELINED: usize = 32;
+
+#[derive(Default)]
+struct Echo {
+    /// The connection that was accepted last.
+    conn: Option<ConnId>,
+    /// Whether the last queue that went above its high mark is not drained yet.
+    is_above: Arc<AtomicBool>,
+    /// Whether each frame sets a timer, and cancels the one of the frame before.
+    with_timers: bool,
+    timer: Option<TimerId>,
+    fired: u64,
+}
+
+impl Handler for Echo {
+    type Session = ();
+
+    fn on_open(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: &mut (), origin: Origin) {
+        if matches!(origin, Origin::Accepted(_)) {
+            self.conn = Some(conn);
+        }
+    }
+
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
+        match cx.send(conn, frame) {
+            Ok(Sent::AboveHigh) => self.is_above.store(true, Ordering::Release),
+            // The client has all that it wanted, and is gone.
+            Ok(_) | Err(SendError::Closing) => {}
+            Err(error) => panic!("{error}"),
+        }
+        if self.with_timers {
+            let timer = cx.set_timer(Duration::from_secs(3600), 1);
+            if let Some(last) = self.timer.replace(timer) {
+                assert!(cx.cancel_timer(last), "it is an hour early");
+            }
+        }
+    }
+
+    fn on_drained(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut ()) {
+        self.is_above.store(false, Ordering::Release);
+    }
+
+    fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
+        cx.send_to(socket, datagram.from, datagram.data)
+            .expect("the queue has room");
+    }
+
+    fn on_timer(&mut self, _: &mut Context<'_, Self>, _: TimerId, _: u64) {
+        self.fired += 1;
+    }
+}
+
+/// A reactor that has `conns` connections, and their other ends.
+fn connected(handler: Echo, config: Config, conns: usize) -> (Reactor<Echo>, Vec<TcpStream>) {
+    let (mut reactor, addr) = listening(handler, config, Framing::length_u32());
+    let clients: Vec<_> = (0..conns).map(|_| common::client(addr)).collect();
+    drive(&mut reactor, |reactor| {
+        reactor.stats().accepted == conns as u64
+    });
+    (reactor, clients)
+}
+
+/// Makes the pool lend `count` buffers of each size up to `len_max` at once, and take them back.
+fn fill_pool(reactor: &mut Reactor<Echo>, count: usize, len_max: usize) {
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = nobody.local_addr().expect("it is bound");
+    let closed = reactor.stats().closed;
+    let mut opened = 0;
+    for len in (6..).map(|exponent| 1 << exponent) {
+        if len > len_max {
+            break;
+        }
+        reactor.with(|_, cx| {
+            for _ in 0..count {
+                let conn = cx.connect(addr, Framing::length_u32(), ());
+                // With the room that is left for a header it takes the whole of a buffer.
+                let _ = cx.send(conn, &vec![0; len - 32]).expect("there is room");
+                cx.abort(conn);
+                opened += 1;
+            }
+        });
+        drive(reactor, |reactor| reactor.stats().closed == closed + opened);
+    }
+}
+
+/// Sends `message` to each of the streams, cut at `cuts`, and reads it back, for so many rounds.
+fn client(
+    mut streams: Vec<TcpStream>,
+    message: Vec<u8>,
+    cuts: Vec<usize>,
+    rounds: u64,
+) -> JoinHandle<()> {
+    let ends = cuts.iter().copied().chain([message.len()]);
+    let starts = [0].into_iter().chain(cuts.iter().copied());
+    let pieces: Vec<Range<usize>> = starts.zip(ends).map(|(start, end)| start..end).collect();
+    thread::spawn(move || {
+        let mut echoed = vec![0; message.len()];
+        for _ in 0..rounds {
+            for piece in &pieces {
+                for stream in &mut streams {
+                    stream
+                        .write_all(&message[piece.clone()])
+                        .expect("the server reads");
+                }
+            }
+            for stream in &mut streams {
+                stream.read_exact(&mut echoed).expect("the server echoes");
+                assert!(echoed == message);
+            }
+        }
+    })
+}
+
+/// Counts the allocations of turns from when `progress` has come to `from` until it is at `to`.
+fn allocations(
+    reactor: &mut Reactor<Echo>,
+    progress: impl Fn(&Stats) -> u64,
+    from: u64,
+    to: u64,
+) -> u64 {
+    drive(reactor, |reactor| progress(&reactor.stats()) >= from);
+    assert!(
+        progress(&reactor.stats()) < to,
+        "the count begins before the end"
+    );
+    let counted = allocation_counter::measure(|| {
+        let mut last = (Instant::now(), progress(&reactor.stats()));
+        while progress(&reactor.stats()) < to {
+            reactor
+                .turn(Some(Duration::from_secs(1)))
+                .expect("the poll works");
+            let now = (Instant::now(), progress(&reactor.stats()));
+            if now.1 > last.1 {
+                last = now;
+            }
+            assert!(now.0 - last.0 < DEADLINE, "it stalled at {}", now.1);
+        }
+    });
+    counted.count_total
+}
+
+/// A test in one line: `frames` in all, `depth` at a time on each of `conns` connections.
+fn assert_no_allocation(config: Config, conns: usize, depth: usize, frames: u64) {
+    let (mut reactor, streams) = connected(Echo::default(), config, conns);
+    fill_pool(&mut reactor, conns, 4096);
+    let message = frame("u32", &[7; PAYLOAD_LEN]).repeat(depth);
+    let to = WARM_UP + frames;
+    let rounds = to / (conns * depth) as u64 + 1;
+    let client = client(streams, message, vec![], rounds);
+    let count = allocations(&mut reactor, |stats| stats.frames_in, WARM_UP, to);
+    assert_eq!(count, 0, "{conns} connections, {depth} frames deep");
+    finish(reactor, client);
+}
+
+fn finish(mut reactor: Reactor<Echo>, client: JoinHandle<()>) -> Echo {
+    while !client.is_finished() {
+        reactor
+            .turn(Some(Duration::from_millis(1)))
+            .expect("the poll works");
+    }
+    client.join().expect("all comes back");
+    reactor.into_handler()
+}
+
+#[test]
+fn a_million_frames_on_one_connection_allocate_nothing() {
+    assert_no_allocation(Config::default(), 1, PIPELINED, FRAMES);
+}
+
+#[test]
+fn a_million_frames_over_64_connections_allocate_nothing() {
+    assert_no_allocation(Config::default(), 64, PIPELINED, FRAMES);
+}
+
+#[test]
+fn frames_one_at_a_time_on_one_connection_allocate_nothing() {
+    assert_no_allocation(Config::default(), 1, 1, SINGLES);
+}
+
+#[test]
+fn frames_one_at_a_time_on_each_of_64_connections_allocate_nothing() {
+    assert_no_allocation(Config::default(), 64, 1, SINGLES);
+}
+
+/// All of them: each read, frame and write leaves its stamp.
+#[test]
+fn timeouts_that_watch_a_million_frames_allocate_nothing() {
+    let mut config = Config::default();
+    config.idle_timeout = Some(Duration::from_secs(60));
+    config.frame_deadline = Some(Duration::from_secs(60));
+    config.write_stall_timeout = Some(Duration::from_secs(60));
+    assert_no_allocation(config, 64, PIPELINED, FRAMES);
+}
+
+/// And a timer that fires every millisecond beside them.
+#[test]
+fn a_timer_set_and_one_cancelled_for_each_of_a_million_frames_allocate_nothing() {
+    let echo = Echo {
+        with_timers: true,
+        ..Echo::default()
+    };
+    let (mut reactor, streams) = connected(echo, Config::default(), 1);
+    reactor.with(|_, cx| cx.set_interval(Duration::from_millis(1), 0));
+    let message = frame("u32", &[7; PAYLOAD_LEN]).repeat(PIPELINED);
+    let to = WARM_UP + FRAMES;
+    let client = client(streams, message, vec![], to / PIPELINED as u64 + 1);
+    let count = allocations(&mut reactor, |stats| stats.frames_in, WARM_UP, to);
+    assert_eq!(count, 0);
+    assert!(finish(reactor, client).fired > 0, "the interval fires");
+}
+
+/// Every frame comes in four pieces, cut in the header and after it.
+#[test]
+fn frames_that_come_in_odd_pieces_allocate_nothing() {
+    const CONNS: usize = 64;
+    let (mut reactor, streams) = connected(Echo::default(), Config::default(), CONNS);
+    fill_pool(&mut reactor, CONNS, 4096);
+    let message = frame("u32", &[7; 301]);
+    let to = WARM_UP + SINGLES / 2;
+    let rounds = to / CONNS as u64 + 2;
+    let client = client(streams, message, vec![1, 7, 150], rounds);
+    let count = allocations(&mut reactor, |stats| stats.frames_in, WARM_UP, to);
+    assert_eq!(count, 0);
+    let stats = reactor.stats();
+    assert!(
+        stats.reads > stats.frames_in,
+        "frames came in pieces: {stats:?}"
+    );
+    finish(reactor, client);
+}
+
+/// A client that stops reading until the server's queue is above its high mark, then reads on.
+#[test]
+fn a_reader_that_stalls_and_drains_over_and_over_makes_no_allocation() {
+    const FRAME_LEN: usize = 16 * 1024;
+    const STALLS: u64 = FRAMES / 1000;
+    let echo = Echo::default();
+    let is_above = Arc::clone(&echo.is_above);
+    let mut config = Config::default();
+    // The pool keeps what the warm-up filled it with: to give memory back is another promise.
+    config.pool_len = 64 << 20;
+    let (mut reactor, mut streams) = connected(echo, config, 1);
+    fill_pool(&mut reactor, 16, 512 * 1024);
+
+    // Small, so that it is the reactor that queues.
+    const KERNEL_LEN: usize = 64 * 1024;
+    let conn = reactor.handler().conn.expect("it is open");
+    reactor
+        .with(|_, cx| cx.socket_options(conn)?.set_send_buffer_size(KERNEL_LEN))
+        .expect("the option can be set");
+    let mut reader = streams.pop().expect("there is one");
+    socket2::SockRef::from(&reader)
+        .set_recv_buffer_size(KERNEL_LEN)
+        .expect("the option can be set");
+    let mut writer = reader.try_clone().expect("a descriptor is free");
+    let message = frame("u32", &[7; FRAME_LEN]);
+    let sender = thread::spawn({
+        let message = message.clone();
+        // It ends with the reader's connection.
+        move || while writer.write_all(&message).is_ok() {}
+    });
+    let stalls = Arc::new(AtomicU64::new(0));
+    let receiver = thread::spawn({
+        let stalls = Arc::clone(&stalls);
+        let rounds = STALLS + STALLS / 10 + 1;
+        move || {
+            let mut echoed = vec![0; message.len()];
+            for _ in 0..rounds {
+                let deadline = Instant::now() + DEADLINE;
+                while !is_above.load(Ordering::Acquire) {
+                    assert!(Instant::now() < deadline, "nobody reads, and yet it drains");
+                    thread::yield_now();
+                }
+                while is_above.load(Ordering::Acquire) {
+                    reader.read_exact(&mut echoed).expect("the server echoes");
+                    assert!(echoed == message);
+                }
+                stalls.fetch_add(1, Ordering::Release);
+            }
+            reader
+                .shutdown(std::net::Shutdown::Both)
+                .expect("it is open");
+        }
+    });
+    let progress = |_: &Stats| stalls.load(Ordering::Acquire);
+    let count = allocations(&mut reactor, progress, STALLS / 10, STALLS / 10 + STALLS);
+    assert_eq!(count, 0);
+    finish(reactor, receiver);
+    sender.join().expect("it ends with its connection");
+}
+
+#[test]
+fn echoed_datagrams_allocate_nothing() {
+    const WINDOW: usize = 32;
+    let mut reactor = Reactor::new(Echo::default()).expect("a reactor");
+    let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let addr = reactor.local_addr(socket).expect("it is bound");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    // The queue has held as many answers as one turn can make.
+    let window = |socket: &UdpSocket, addr: SocketAddr| {
+        for _ in 0..WINDOW {
+            socket
+                .send_to(&[7; PAYLOAD_LEN], addr)
+                .expect("it is local");
+        }
+    };
+    window(&socket, addr);
+    window(&socket, addr);
+    let windows = SINGLES / WINDOW as u64 + 4;
+    let client = thread::spawn(move || {
+        socket
+            .set_read_timeout(Some(DEADLINE))
+            .expect("a timeout can be set");
+        let mut echoed = [0; 2 * PAYLOAD_LEN];
+        for index in 0..windows {
+            if index >= 2 {
+                window(&socket, addr);
+            }
+            for _ in 0..WINDOW {
+                let len = socket.recv(&mut echoed).expect("each is echoed");
+                assert!(echoed[..len] == [7; PAYLOAD_LEN]);
+            }
+        }
+    });
+    let from = 3 * WINDOW as u64;
+    let count = allocations(
+        &mut reactor,
+        |stats| stats.datagrams_out,
+        from,
+        from + SINGLES,
+    );
+    assert_eq!(count, 0);
+    finish(reactor, client);
+}
