@@ -10,9 +10,9 @@
 //! ```
 //!
 //! A connection owns a buffer, its tail, only while a frame is unfinished or its delivery was
-//! stopped. A byte is copied into the tail once; where only a delimiter tells where a frame ends, up
-//! to a kilobyte behind it is copied along. The tail grows with the bytes that came, to less than
-//! eight times their number, whatever length a header claims.
+//! stopped. A byte is copied into the tail once; where only a delimiter tells where a frame ends,
+//! up to a kilobyte behind it is copied along. The tail grows with the bytes that came, to less
+//! than eight times their number, whatever length a header claims.
 
 use crate::buffer::{Buf, Pool};
 use crate::codec::{Codec, ErasedState, Kind, Scanned, Step};
@@ -26,6 +26,10 @@ const DIRECT_LEN_MIN: usize = 16 * 1024;
 /// How much larger than the bytes that came a tail is made, before its capacity is rounded up to a
 /// power of two.
 const GROWTH: usize = 4;
+/// From this many bytes on a tail grows by less where nobody knows how long the frame will be: it
+/// will end soon, or is meant to hold memory.
+const LONG_LEN: usize = 256 * 1024;
+const GROWTH_OF_LONG: usize = 2;
 /// How many times larger than its bytes a tail may stay when a round of decoding leaves the head of
 /// a frame in it. Twice what growing makes of it, so that no tail grows and shrinks in turns.
 const SHRINK: usize = 4 * GROWTH;
@@ -405,10 +409,10 @@ fn capacity_for(need: usize, len: usize) -> usize {
 
 fn append(tail: &mut Box<Buf>, bytes: &[u8], pool: &mut Pool) {
     let len = tail.len() + bytes.len();
-    let capacity = if tail.is_open_ended {
-        len * GROWTH
-    } else {
-        capacity_for(tail.need, len)
+    let capacity = match tail.is_open_ended {
+        true if len < LONG_LEN => len * GROWTH,
+        true => len * GROWTH_OF_LONG,
+        false => capacity_for(tail.need, len),
     };
     pool.reserve(tail, bytes.len(), capacity);
     tail.put(bytes);
