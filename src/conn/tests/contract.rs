@@ -12,9 +12,11 @@ struct Hostile {
 }
 
 impl Codec for Hostile {
-    type State = ();
+    type State = u32;
 
-    fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode(&self, looks: &mut u32, bytes: &[u8]) -> Result<Step, FrameError> {
+        *looks += 1;
+        assert!(*looks < 100, "it is asked for ever");
         Ok(match bytes[0] {
             b'h' if bytes.len() >= 3 => (self.answer)(bytes),
             b'h' | b'e' => Step::Need(bytes.len().max(2) + 1),
@@ -25,7 +27,9 @@ impl Codec for Hostile {
         })
     }
 
-    fn finish(&self, (): &mut (), rest: &[u8]) -> Result<Step, FrameError> {
+    fn finish(&self, looks: &mut u32, rest: &[u8]) -> Result<Step, FrameError> {
+        *looks += 1;
+        assert!(*looks < 100, "it is asked for ever");
         Ok((self.answer)(rest))
     }
 
