@@ -1,0 +1,205 @@
+//! However TCP glues and cuts, and however little is done of it in one turn: every frame comes, and
+//! no other traffic is needed for it.
+
+mod common;
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use common::{DEADLINE, Event, FRAMINGS, Probe, drive, frame, listening};
+use unstick::{Codec, Config, FrameError, Framing, Handler, Out, Reactor, Step};
+
+fn framing(name: &str) -> Framing {
+    name.parse().expect("the name of a framing")
+}
+
+/// Writes in a thread, as the kernel may not take all of it before the reactor reads.
+fn write_in_background(mut client: TcpStream, bytes: Vec<u8>) -> JoinHandle<TcpStream> {
+    thread::spawn(move || {
+        client.write_all(&bytes).expect("the reactor reads");
+        client
+    })
+}
+
+/// Takes turns that nothing ends but an event, or work that is left over from the turn before: what
+/// is forgotten is never made up for by a timeout.
+fn drive_without_timeout<H: Handler>(
+    reactor: &mut Reactor<H>,
+    mut done: impl FnMut(&Reactor<H>) -> bool,
+) {
+    let deadline = Instant::now() + DEADLINE;
+    while !done(reactor) {
+        reactor.turn(Some(DEADLINE)).expect("the poll works");
+        assert!(Instant::now() < deadline, "stalled: {:?}", reactor.stats());
+    }
+}
+
+#[test]
+fn ten_thousand_frames_in_one_write_are_ten_thousand() {
+    for name in FRAMINGS {
+        let config = Config::default();
+        let (mut reactor, addr) = listening(Probe::silent(), config, framing(name));
+        let payloads: Vec<Vec<u8>> = (0..10_000).map(|i| format!("{i}").into_bytes()).collect();
+        let frames = payloads.iter().map(|payload| frame(name, payload));
+        let bytes = frames.collect::<Vec<_>>().concat();
+        let len = bytes.len() as u64;
+        let writer = write_in_background(common::client(addr), bytes);
+        drive_without_timeout(&mut reactor, |reactor| {
+            reactor.stats().read_bytes == len
+                && (name == "raw" || reactor.stats().frames_in >= 10_000)
+        });
+        writer.join().expect("it was all written");
+        let frames = reactor.handler().frames();
+        if name == "raw" {
+            assert!(frames.concat() == payloads.concat());
+        } else {
+            assert!(frames == payloads, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_comes_byte_by_byte_is_one() {
+    for name in FRAMINGS {
+        let config = Config::default();
+        let (mut reactor, addr) = listening(Probe::silent(), config, framing(name));
+        let mut client = common::client(addr);
+        let payload = [b'x'; 100];
+        let bytes = frame(name, &payload);
+        for (index, byte) in (1..).zip(&bytes) {
+            assert!(name == "raw" || reactor.stats().frames_in == 0, "{name}");
+            client.write_all(&[*byte]).expect("the kernel takes it");
+            drive(&mut reactor, |reactor| reactor.stats().read_bytes == index);
+        }
+        let frames = reactor.handler().frames();
+        assert_eq!(frames.concat(), payload, "{name}");
+        assert_eq!(frames.len(), if name == "raw" { 100 } else { 1 }, "{name}");
+    }
+}
+
+/// 100 KB in frames of 100 bytes, and then silence.
+fn deliver_a_burst(name: &str, config: Config) -> Reactor<Probe> {
+    let (mut reactor, addr) = listening(Probe::silent(), config, framing(name));
+    let payload = [b'x'; 96];
+    let burst = frame(name, &payload).repeat(1000);
+    let len = burst.len() as u64;
+    let writer = write_in_background(common::client(addr), burst);
+    drive_without_timeout(&mut reactor, |reactor| {
+        reactor.stats().read_bytes == len && (name == "raw" || reactor.stats().frames_in == 1000)
+    });
+    let frames = reactor.handler().frames();
+    if name == "raw" {
+        assert!(frames.concat() == payload.repeat(1000));
+    } else {
+        assert!(frames.iter().all(|frame| *frame == payload));
+    }
+    drop(writer.join().expect("it was all written"));
+    reactor
+}
+
+#[test]
+fn a_burst_is_delivered_with_no_further_traffic_for_every_read_size_and_budget() {
+    for read_len_max in [1, 7, 4096, 65_536] {
+        for frame_budget in [1, 2, 3, 1024] {
+            for read_budget in [1000, 65_536] {
+                let mut config = Config::default();
+                config.read_len_max = read_len_max;
+                config.frame_budget = frame_budget;
+                config.read_budget = read_budget;
+                let stats = deliver_a_burst("u32", config).stats();
+                let turns_min = (1000 / frame_budget as u64).max(100_000 / read_budget as u64);
+                assert!(
+                    stats.turns >= turns_min,
+                    "the budgets were in force: {stats:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_budget_of_one_read_a_turn_forgets_nothing() {
+    for name in ["u32", "line", "raw"] {
+        for read_len_max in [7, 4096, 65_536] {
+            let mut config = Config::default();
+            config.read_len_max = read_len_max;
+            config.read_budget = read_len_max;
+            let stats = deliver_a_burst(name, config).stats();
+            assert!(stats.turns >= stats.read_bytes / read_len_max as u64);
+        }
+    }
+}
+
+#[test]
+fn a_budget_of_one_frame_a_turn_forgets_nothing() {
+    for name in ["u32", "line"] {
+        for read_len_max in [7, 4096, 65_536] {
+            let mut config = Config::default();
+            config.read_len_max = read_len_max;
+            config.frame_budget = 1;
+            assert!(deliver_a_burst(name, config).stats().turns >= 1000);
+        }
+    }
+}
+
+/// Frames that begin with `<`, each of which ends where the next begins, the last with the stream.
+struct Marked;
+
+impl Codec for Marked {
+    type State = ();
+
+    fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
+        let next = bytes.iter().skip(1).position(|byte| *byte == b'<');
+        Ok(next.map_or(Step::Need(bytes.len() + 1), |len| Step::Frame {
+            frame: 1..len + 1,
+            consumed: len + 1,
+        }))
+    }
+
+    fn finish(&self, (): &mut (), rest: &[u8]) -> Result<Step, FrameError> {
+        Ok(Step::Frame {
+            frame: 1..rest.len(),
+            consumed: rest.len(),
+        })
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        out.put(b"<");
+        out.put(payload);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_frame_that_ends_with_the_stream_is_delivered_before_its_end_is_told() {
+    for read_len_max in [1, 2, 5, 4096] {
+        let mut config = Config::default();
+        config.read_len_max = read_len_max;
+        config.frame_budget = 1;
+        let (mut reactor, addr) = listening(Probe::silent(), config, Framing::custom(Marked));
+        let mut client = common::client(addr);
+        client
+            .write_all(b"<one<<three")
+            .expect("the kernel takes it");
+        client.shutdown(Shutdown::Write).expect("it is connected");
+        drive_without_timeout(&mut reactor, |reactor| reactor.stats().closed == 1);
+        assert_eq!(reactor.handler().frames(), [&b"one"[..], b"", b"three"]);
+        let events = &reactor.handler().events;
+        assert!(
+            matches!(
+                events[..],
+                [
+                    Event::Open(..),
+                    ..,
+                    Event::Frame(..),
+                    Event::HalfClose(_),
+                    Event::Close(..)
+                ]
+            ),
+            "{events:?}"
+        );
+        assert_eq!(reactor.stats().undecoded_bytes, 0);
+    }
+}
