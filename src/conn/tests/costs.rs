@@ -27,9 +27,9 @@ fn ratio(part: u64, whole: usize) -> f64 {
 fn glued_frames_are_not_moved_and_stopping_after_each_moves_the_rest_once() {
     for (name, count) in [
         ("u8", 1_000_000),
-        ("line", 100_000),
-        ("u64", 100_000),
-        ("nul", 100_000),
+        ("line", 50_000),
+        ("u64", 50_000),
+        ("nul", 50_000),
     ] {
         let plan = Stage::all(name, 1 << 20);
         let stream = encode(name, b"x").repeat(count);
@@ -38,7 +38,7 @@ fn glued_frames_are_not_moved_and_stopping_after_each_moves_the_rest_once() {
         let (moved, delivered) = moved_and_count(&plan, &stream, 1, usize::MAX);
         assert_eq!(delivered, count);
         assert!(moved <= stream.len() as u64, "{name}: {moved}");
-        for budget in [usize::MAX, 1024, 1] {
+        for budget in [1024, 1] {
             // And the frame that each read cuts.
             let (moved, delivered) = moved_and_count(&plan, &stream, budget, 256 * 1024);
             assert_eq!(delivered, count);
@@ -94,7 +94,7 @@ fn bytes_are_moved_a_fixed_number_of_times_for_any_length_of_frames_and_reads() 
         let plan = Stage::all(name, 1 << 20);
         for len in lens.into_iter().filter(|len| *len <= payload_len_max(name)) {
             for read_len in read_lens {
-                let count = (8 * read_len.max(len) / len).clamp(4, 200);
+                let count = (8 * read_len.max(len) / len).clamp(4, 60);
                 // Something in front, so that frames and reads do not begin together.
                 let first = encode(name, b"abc");
                 let stream = [first, encode(name, &payload(len)).repeat(count)].concat();
@@ -205,10 +205,11 @@ fn an_unfinished_frame_holds_a_few_times_the_bytes_that_came() {
     ] {
         let framing = codecs::framing(name).frame_len_max(usize::MAX);
         let long = if is_length(name) { 65_000 } else { 600_000 };
-        for len in [1, 9, 63, 64, 65, 129, 1025, 20_000, 65_000, long] {
+        for len in [1, 9, 63, 64, 65, 129, 1025, 20_000, long] {
             let most = if len == 600_000 { 4 } else { 8 };
             let stream = [&start[..], &payload(len)].concat();
-            for read_len in [1, 7, 1000, usize::MAX] {
+            let read_lens = [1, 7, 1000, usize::MAX].into_iter();
+            for read_len in read_lens.filter(|read_len| len <= 20_000 || *read_len >= 1000) {
                 let mut sink = Collect::counting();
                 let mut inbound = Inbound::default();
                 for piece in stream.chunks(read_len) {
