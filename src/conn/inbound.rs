@@ -113,7 +113,9 @@ impl Inbound {
     pub(crate) fn finish<S: Sink>(&mut self, kind: &Kind, sink: &mut S) -> Halt {
         let mut scanned = Scanned(self.scanned());
         with_builtin!(kind, codec => {
-            self.decode_tail(sink, |rest| codec.finish(&mut scanned, rest))
+            let halt = self.decode_tail(sink, |rest| codec.finish(&mut scanned, rest));
+            self.keep_scanned(scanned);
+            halt
         }, custom => {
             let mut state = self.take_custom(|| custom.new_state());
             let halt = self.decode_tail(sink, |rest| custom.finish_erased(&mut state, rest));

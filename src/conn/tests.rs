@@ -16,10 +16,31 @@ use crate::codec::Framing;
 use crate::error::FrameError;
 use crate::timer::Stamp;
 
-/// All framings: those that are built in by their short names, and those of [`codecs`].
-const FRAMINGS: [&str; 15] = [
-    "raw", "line", "u8", "u16", "u24", "u32", "u64", "u16-le", "u24-le", "u32-le", "u64-le", "nul",
-    "marked", "tagged", "blocks",
+/// All framings: those that are built in, some of them set up by [`codecs`], and those of there.
+const FRAMINGS: [&str; 23] = [
+    "raw",
+    "line",
+    "u8",
+    "u16",
+    "u24",
+    "u32",
+    "u64",
+    "u16-le",
+    "u24-le",
+    "u32-le",
+    "u64-le",
+    "fixed",
+    "delimiter",
+    "delimiters",
+    "varint",
+    "netstring",
+    "field",
+    "kept",
+    "records",
+    "nul",
+    "marked",
+    "tagged",
+    "blocks",
 ];
 
 /// Stamps a test on every framing.
@@ -28,6 +49,8 @@ macro_rules! for_every_framing {
         for_every_framing! {
             $test: raw "raw", line "line", u8 "u8", u16 "u16", u24 "u24", u32 "u32", u64 "u64",
             u16_le "u16-le", u24_le "u24-le", u32_le "u32-le", u64_le "u64-le",
+            fixed "fixed", delimiter "delimiter", delimiters "delimiters", varint "varint",
+            netstring "netstring", field "field", kept "kept", records "records",
             nul "nul", marked "marked", tagged "tagged", blocks "blocks"
         }
     };

@@ -3,12 +3,29 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::codec::{Codec, Framing, Out, Step};
+use crate::codec::{Codec, Framing, LengthField, Out, Step};
 use crate::error::FrameError;
+
+/// Of these, `;` is waited with while `;;;` may still come.
+pub(super) const DELIMITERS: [&[u8]; 3] = [b";", b";;;", b"\r\n"];
 
 /// The framing of that name, built in or of this file.
 pub(super) fn framing(name: &str) -> Framing {
     match name {
+        "fixed" => Framing::fixed(3),
+        "delimiter" => Framing::delimiter(b"--"),
+        "delimiters" => Framing::delimiters(&DELIMITERS),
+        // The field counts the whole frame.
+        "field" => {
+            let header = LengthField::new(2).little_endian().leading(b"M");
+            Framing::length_field(header.adjustment(-3))
+        }
+        "kept" => Framing::length_field(LengthField::new(1).leading(b"t").keep_header()),
+        // An `r`, and a count of records of three bytes each.
+        "records" => Framing::header_body(2, |header| match header {
+            [b'r', count] => Ok(3 * u64::from(*count)),
+            _ => Err(FrameError::Malformed("no such type")),
+        }),
         "nul" => Framing::custom(NulEnded::default()),
         "marked" => Framing::custom(Marked),
         "tagged" => Framing::custom(Tagged),

@@ -1,6 +1,7 @@
 //! What must come out of a stream, by decoders that are as plain as can be: each looks at the whole
 //! rest of the stream, and remembers nothing. And streams to decode.
 
+use super::codecs::DELIMITERS;
 use super::{Outcome, Random, Stage};
 
 enum Found {
@@ -56,6 +57,33 @@ fn first(stage: &Stage, rest: &[u8]) -> Found {
     match (stage.name, tag) {
         ("raw", _) => frame(rest, 0, rest.len(), 0),
         ("line", _) => line(rest, stage.limit),
+        ("fixed", _) => frame(rest, 0, 3, 0),
+        ("delimiter", _) => delimited(rest, &[b"--"], stage.limit),
+        ("delimiters", _) => delimited(rest, &DELIMITERS, stage.limit),
+        ("varint", _) => varint(rest, stage.limit),
+        ("netstring", _) => netstring(rest, stage.limit),
+        ("field", _) => match (field(1), field(2)) {
+            (Some(low), Some(high)) => match (low + 256 * high).checked_sub(3) {
+                Some(len) if len <= stage.limit => frame(rest, 3, len, 0),
+                _ => Found::Bad,
+            },
+            _ => Found::More,
+        },
+        ("kept" | "records", _) => match field(1) {
+            Some(_) if stage.name == "records" && tag != b'r' => Found::Bad,
+            Some(count) => {
+                let len = if stage.name == "kept" {
+                    count
+                } else {
+                    3 * count
+                };
+                match 2 + len <= stage.limit {
+                    true => frame(rest, 0, 2 + len, 0),
+                    false => Found::Bad,
+                }
+            }
+            None => Found::More,
+        },
         ("nul", _) => match position(rest, b"\0") {
             Some(end) => frame(rest, 0, end, 1),
             None => Found::More,
@@ -130,6 +158,67 @@ fn line(rest: &[u8], limit: usize) -> Found {
     }
 }
 
+/// The first delimiter ends it, and of those that begin there the longest.
+fn delimited(rest: &[u8], delimiters: &[&[u8]], limit: usize) -> Found {
+    for start in 0..rest.len() {
+        let here = delimiters
+            .iter()
+            .filter(|one| rest[start..].starts_with(one));
+        if let Some(len) = here.map(|one| one.len()).max() {
+            return match start <= limit {
+                true => frame(rest, 0, start, len),
+                false => Found::Bad,
+            };
+        }
+        if delimiters.iter().any(|one| one.starts_with(&rest[start..])) {
+            return if start <= limit {
+                Found::More
+            } else {
+                Found::Bad
+            };
+        }
+    }
+    if rest.len() <= limit {
+        Found::More
+    } else {
+        Found::Bad
+    }
+}
+
+fn varint(rest: &[u8], limit: usize) -> Found {
+    let Some(last) = rest.iter().take(10).position(|byte| *byte < 128) else {
+        return if rest.len() < 10 {
+            Found::More
+        } else {
+            Found::Bad
+        };
+    };
+    let digits = rest[..=last]
+        .iter()
+        .rev()
+        .map(|byte| u128::from(byte % 128));
+    let len = digits.fold(0, |len, digit| 128 * len + digit);
+    match usize::try_from(len) {
+        Ok(len) if len <= limit && (last == 0 || rest[last] > 0) => frame(rest, last + 1, len, 0),
+        _ => Found::Bad,
+    }
+}
+
+fn netstring(rest: &[u8], limit: usize) -> Found {
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let text = std::str::from_utf8(&rest[..digits]).expect("digits are ASCII");
+    let has_leading_zero = digits > 1 && text.starts_with('0');
+    let len: usize = match text.parse() {
+        Ok(len) if len <= limit && !has_leading_zero => len,
+        _ => return Found::Bad,
+    };
+    match (rest.get(digits), rest.get(digits + 1 + len)) {
+        (Some(b':'), Some(b',')) => frame(rest, digits + 1, len, 1),
+        (None | Some(b':'), None) => Found::More,
+        _ => Found::Bad,
+    }
+}
+
 fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes
         .windows(wanted.len())
@@ -146,7 +235,11 @@ fn length_field(name: &str) -> (usize, bool) {
 /// One frame, as a peer that knows nothing of this crate would send it.
 pub(super) fn encode(name: &str, payload: &[u8]) -> Vec<u8> {
     match name {
-        "raw" | "blocks" => payload.to_vec(),
+        "raw" | "blocks" | "fixed" => payload.to_vec(),
+        "kept" | "records" => delivered(name, payload),
+        "delimiter" => [payload, b"--"].concat(),
+        "delimiters" => [payload, b";;;"].concat(),
+        "netstring" => [&header(name, payload.len() as u64), payload, b","].concat(),
         "line" => [payload, b"\n"].concat(),
         "nul" => [payload, b"\0"].concat(),
         "marked" => [b"<>", payload].concat(),
@@ -158,8 +251,33 @@ pub(super) fn encode(name: &str, payload: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The length field alone.
+/// What comes out of the frame of a payload: where the header is kept, header and payload.
+pub(super) fn delivered(name: &str, payload: &[u8]) -> Vec<u8> {
+    let count = |len: usize| u8::try_from(len).expect("a short payload");
+    match name {
+        "kept" => [&[b't', count(payload.len())], payload].concat(),
+        "records" => {
+            let records = payload.len() / 3;
+            [&[b'r', count(records)], &payload[..3 * records]].concat()
+        }
+        _ => payload.to_vec(),
+    }
+}
+
+/// What stands in front of a payload of that length.
 pub(super) fn header(name: &str, len: u64) -> Vec<u8> {
+    match name {
+        "varint" => {
+            let width = (64 - len.leading_zeros()).div_ceil(7).max(1);
+            let digits = (0..width).map(|digit| (len >> (7 * digit)).to_le_bytes()[0] | 128);
+            let mut field: Vec<u8> = digits.collect();
+            *field.last_mut().expect("one digit at least") &= 127;
+            return field;
+        }
+        "netstring" => return format!("{len}:").into_bytes(),
+        "field" => return [b"M", &(len + 3).to_le_bytes()[..2]].concat(),
+        _ => {}
+    }
     let (width, is_little) = length_field(name);
     if is_little {
         len.to_le_bytes()[..width].to_vec()
@@ -175,8 +293,10 @@ pub(super) fn is_length(name: &str) -> bool {
 /// The longest payload that a frame of this framing can have here.
 pub(super) fn payload_len_max(name: &str) -> usize {
     match name {
-        "u8" | "tagged" => 255,
-        "blocks" => 3,
+        "u8" | "tagged" | "kept" => 255,
+        "blocks" | "fixed" => 3,
+        "records" => 765,
+        "field" => 65_532,
         "u16" | "u16-le" => 65_535,
         _ => usize::MAX,
     }
