@@ -292,7 +292,8 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Sets a timer: `on_timer` is called with `key` once `after` has passed since
-    /// [`now`](Context::now), never earlier; a millisecond and a turn later at most.
+    /// [`now`](Context::now), never earlier; a millisecond and a turn later at most. Of those that
+    /// are due in the same millisecond, the one that was set first fires first.
     pub fn set_timer(&mut self, after: Duration, key: u64) -> TimerId {
         self.engine.set_timer(after, key, None)
     }

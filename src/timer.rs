@@ -172,10 +172,14 @@ impl<T> Wheel<T> {
             let slot = self.slot_of(level, at);
             self.occupied[level] &= !(1 << slot);
             let mut index = std::mem::replace(&mut self.heads[level * SLOTS + slot], NIL);
+            while self.node(index).next != NIL {
+                index = self.node(index).next;
+            }
+            // The list begins with its newest. The oldest goes first, here and at every level.
             while index != NIL {
-                let next = self.node(index).next;
+                let newer = self.node(index).prev;
                 self.link(index);
-                index = next;
+                index = newer;
             }
         }
         self.now = self.now.max(now);
@@ -362,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn random_timers_fire_like_those_of_a_sorted_list() {
+    fn random_timers_fire_like_those_of_a_list_sorted_by_deadline_and_age() {
         let mut state = 42;
         let mut wheel = Wheel::new();
         let mut list: Vec<(u64, u64, TimerId)> = Vec::new();
@@ -383,14 +387,13 @@ mod tests {
                 }
                 _ => {
                     now += random(&mut state) % (1 << (random(&mut state) % 16));
-                    let mut fired = due(&mut wheel, now);
-                    fired.sort_unstable();
-                    let mut expected: Vec<u64> = list
+                    let mut expected: Vec<_> = list
                         .extract_if(.., |(deadline, ..)| *deadline <= now)
-                        .map(|(_, task, _)| task)
+                        .map(|(deadline, serial, _)| (deadline, serial))
                         .collect();
                     expected.sort_unstable();
-                    assert_eq!(fired, expected);
+                    let expected: Vec<_> = expected.iter().map(|(_, serial)| *serial).collect();
+                    assert_eq!(due(&mut wheel, now), expected);
                 }
             }
         }

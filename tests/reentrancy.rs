@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use common::{client, drive, frame, listening, settle};
 use unstick::{
-    Closed, Config, ConnId, Context, Framing, Handler, ListenerId, Origin, Reactor, TimerId,
+    Closed, Config, ConnId, Context, Framing, Handler, ListenerId, Origin, Reactor, SendError,
+    TimerId,
 };
 
 fn short(framed: &str) -> Vec<u8> {
@@ -22,6 +23,8 @@ enum Op {
     AbortSelf,
     CloseOther,
     AbortOther,
+    HalfCloseSelf,
+    HalfCloseOther,
     SendSelf,
     SendOther,
     Broadcast,
@@ -42,11 +45,13 @@ enum Op {
     Shutdown,
 }
 
-const OPS: [Op; 22] = [
+const OPS: [Op; 24] = [
     Op::CloseSelf,
     Op::AbortSelf,
     Op::CloseOther,
     Op::AbortOther,
+    Op::HalfCloseSelf,
+    Op::HalfCloseOther,
     Op::SendSelf,
     Op::SendOther,
     Op::Broadcast,
@@ -163,6 +168,8 @@ impl Matrix {
             Op::AbortSelf => self.end(conn, |conn| cx.abort(conn)),
             Op::CloseOther => self.end(other, |conn| cx.close(conn)),
             Op::AbortOther => self.end(other, |conn| cx.abort(conn)),
+            Op::HalfCloseSelf => half_close(cx, conn),
+            Op::HalfCloseOther => half_close(cx, other),
             Op::SendSelf => send_all(cx, conn),
             Op::SendOther => send_all(cx, other),
             Op::Broadcast => {
@@ -242,6 +249,14 @@ fn send_all(cx: &mut Context<'_, Matrix>, conn: Option<ConnId>) {
     if let Some(conn) = conn {
         let _ = cx.send(conn, &[1; 300]);
         let _ = cx.send(conn, b"");
+    }
+}
+
+fn half_close(cx: &mut Context<'_, Matrix>, conn: Option<ConnId>) {
+    if let Some(conn) = conn
+        && cx.half_close(conn).is_ok()
+    {
+        assert!(matches!(cx.send(conn, b""), Err(SendError::Closing)));
     }
 }
 

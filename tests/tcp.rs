@@ -324,6 +324,40 @@ fn a_reset_during_a_close_is_told_with_what_was_lost() {
     );
 }
 
+/// Nothing that the peer does moves it on: it is silent until it is told of the end.
+#[test]
+fn a_close_from_outside_of_its_callbacks_is_flushed_and_told_at_once() {
+    let mut config = Config::default();
+    config.close_deadline = DEADLINE;
+    let (mut reactor, addr) = listening(Probe::silent(), config, Framing::length_u32());
+    for is_half in [false, true] {
+        let mut client = client(addr);
+        let accepted = reactor.stats().accepted + 1;
+        drive(&mut reactor, |reactor| reactor.stats().accepted == accepted);
+        settle(&mut reactor);
+        let Some(&Event::Open(conn, _)) = reactor.handler().events.last() else {
+            panic!("it was accepted");
+        };
+        reactor.with(|_, cx| {
+            let _ = cx.send(conn, b"bye").expect("it is open");
+            if is_half {
+                cx.half_close(conn).expect("it is open");
+            } else {
+                cx.close(conn);
+            }
+        });
+        settle(&mut reactor);
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).expect("an end, not a reset");
+        assert_eq!(got, frame("u32", b"bye"));
+        drop(client);
+        drive_to_closed(&mut reactor, accepted);
+    }
+    for (_, closed) in reactor.handler().closes() {
+        assert!(matches!(closed.reason, CloseReason::Local), "{closed:?}");
+    }
+}
+
 /// A peer that does not end has as long as the close deadline.
 #[test]
 fn a_close_that_the_peer_does_not_join_ends_at_its_deadline() {
