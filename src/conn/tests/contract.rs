@@ -120,7 +120,9 @@ fn a_skip_of_all_that_could_ever_come_delivers_nothing_and_holds_nothing() {
 
 #[test]
 fn a_length_over_the_limit_is_refused_by_the_header_alone() {
-    for name in FRAMINGS.into_iter().filter(|name| is_length(name)) {
+    let others = ["varint", "netstring", "field"];
+    let names = FRAMINGS.into_iter().filter(|name| is_length(name));
+    for name in names.chain(others) {
         let plan = Stage::all(name, 200);
         let first = encode(name, &payload(3));
         let stream = [&first[..], &header(name, 201)].concat();
@@ -151,6 +153,11 @@ fn nothing_behind_an_error_is_delivered() {
         ("u8", b"\xff"),
         ("u32", b"\xff\xff\xff\xff"),
         ("u64-le", b"\0\0\0\0\0\0\0\x80"),
+        ("delimiter", b"a frame too long--"),
+        ("delimiters", b"a frame too long;"),
+        ("varint", b"\x80\x00"),
+        ("netstring", b"04:"),
+        ("field", b"M\x02\x00"),
         ("tagged", b"?"),
         ("marked", b"?"),
     ] {

@@ -88,7 +88,11 @@ fn bytes_are_moved_a_fixed_number_of_times_for_any_length_of_frames_and_reads() 
         ("u8", 2.15),
         ("u16", 2.15),
         ("u32", 2.15),
+        ("varint", 2.15),
+        ("netstring", 2.15),
+        ("field", 2.15),
         ("line", 3.0),
+        ("delimiters", 3.0),
         ("nul", 3.0),
     ] {
         let plan = Stage::all(name, 1 << 20);
@@ -112,8 +116,14 @@ fn bytes_are_moved_a_fixed_number_of_times_for_any_length_of_frames_and_reads() 
 }
 
 #[test]
-fn no_byte_of_a_line_is_scanned_twice() {
-    let plan = Stage::all("line", 16 << 20);
+fn no_byte_is_scanned_twice_for_a_delimiter() {
+    for name in ["line", "delimiter", "delimiters"] {
+        no_byte_is_scanned_twice(name);
+    }
+}
+
+fn no_byte_is_scanned_twice(name: &'static str) {
+    let plan = Stage::all(name, 16 << 20);
     for (len, payload_max, read_len) in [
         (1 << 20, 1 << 20, 64),
         (16 << 20, 16 << 20, 64),
@@ -124,13 +134,16 @@ fn no_byte_of_a_line_is_scanned_twice() {
         (1 << 20, 10, 262_144),
     ] {
         for budget in [usize::MAX, 1] {
-            let stream = encode("line", &payload(payload_max)).repeat(len / payload_max);
+            let stream = encode(name, &payload(payload_max)).repeat(len / payload_max);
             SCANNED_BYTES.set(0);
             moved_and_count(&plan, &stream, budget, read_len);
             let scanned = SCANNED_BYTES.get();
             assert!(scanned >= stream.len() as u64, "the counter counts");
             let ratio = ratio(scanned, stream.len());
-            assert!(ratio <= 1.1, "{len} bytes, lines of {payload_max}: {ratio}");
+            assert!(
+                ratio <= 1.1,
+                "{name}, {payload_max} of {len} bytes: {ratio}"
+            );
         }
     }
 }
@@ -183,14 +196,21 @@ fn a_thousand_headers_of_the_largest_frame_hold_64_bytes_each() {
                 8 => (limit as u64).min(u64::MAX - 8),
                 width => (limit as u64).min((1 << (8 * width)) - 1),
             };
-            let framing = codecs::framing(name).frame_len_max(limit);
-            let held = held_by(1000, &framing, usize::MAX, &header(name, largest));
-            assert!(
-                held <= 64_000,
-                "{name} with a limit of {limit}: {held} bytes"
-            );
+            holds_no_more_than_64_bytes_each(name, limit, largest);
         }
     }
+    for name in ["varint", "netstring"] {
+        holds_no_more_than_64_bytes_each(name, 1 << 20, 1 << 20);
+        holds_no_more_than_64_bytes_each(name, usize::MAX, 1 << 40);
+    }
+    holds_no_more_than_64_bytes_each("field", 1 << 20, 65_532);
+    holds_no_more_than_64_bytes_each("kept", 1 << 20, 255);
+}
+
+fn holds_no_more_than_64_bytes_each(name: &str, limit: usize, largest: u64) {
+    let framing = codecs::framing(name).frame_len_max(limit);
+    let held = held_by(1000, &framing, usize::MAX, &header(name, largest));
+    assert!(held <= 64_000, "{name}, {limit}: {held} bytes");
 }
 
 #[test]

@@ -275,6 +275,7 @@ pub(super) fn header(name: &str, len: u64) -> Vec<u8> {
             return field;
         }
         "netstring" => return format!("{len}:").into_bytes(),
+        "kept" => return vec![b't', len.to_le_bytes()[0]],
         "field" => return [b"M", &(len + 3).to_le_bytes()[..2]].concat(),
         _ => {}
     }
