@@ -13,7 +13,7 @@ use common::{
     DEADLINE, Event, Probe, Server, client, drive, frame, listening, read_u32_frame, round_trip,
     settle,
 };
-use unstick::{Config, Framing, Reactor};
+use unstick::{Config, Context, Framing, Reactor, Stats};
 
 fn short(framed: &str) -> Vec<u8> {
     frame("u32", framed.as_bytes())
@@ -106,9 +106,17 @@ impl ChildServer {
     }
 
     fn turns(&mut self) -> u64 {
-        self.say("turns");
-        let turns = read_word_after(&mut self.stdout, "turns ");
-        turns.parse().expect("a number")
+        self.ask("turns")
+    }
+
+    fn accepted(&mut self) -> u64 {
+        self.ask("accepted")
+    }
+
+    fn ask(&mut self, count: &str) -> u64 {
+        self.say(count);
+        let answer = read_word_after(&mut self.stdout, &format!("{count}: "));
+        answer.parse().expect("a number")
     }
 
     /// Ends it, and gives what it wrote to its standard error.
@@ -155,11 +163,16 @@ fn serve_as_child() {
     let remote = reactor.remote();
     let listener = std::thread::spawn(move || {
         let mut spare = Some(spare);
+        let tell = |name: &'static str, count: fn(Stats) -> u64| {
+            let task = move |_: &mut Probe, cx: &mut Context<'_, Probe>| {
+                println!("{name}: {}", count(cx.stats()));
+            };
+            remote.post(task).expect("the loop runs");
+        };
         for line in std::io::stdin().lines() {
             match line.expect("it is text").as_str() {
-                "turns" => remote
-                    .post(|_, cx| println!("turns {}", cx.stats().turns))
-                    .expect("the loop runs"),
+                "turns" => tell("turns", |stats| stats.turns),
+                "accepted" => tell("accepted", |stats| stats.accepted),
                 _ => drop(spare.take()),
             }
         }
@@ -286,9 +299,24 @@ fn clients_beyond_the_descriptors_are_served_when_some_are_free_again() {
         .set_read_timeout(Some(DEADLINE))
         .expect("the option can be set");
     assert_eq!(read_u32_frame(&mut middle), b"40");
+    let served = usize::try_from(server.accepted()).expect("at most 200");
+    // From now on one leaves and one is served at a time. Each would wait for the timer if a close
+    // did not help.
+    let waiting = clients.split_off(served - 1);
     drop(clients.remove(0));
+    let started = Instant::now();
+    let count = u32::try_from(waiting.len()).expect("fewer than 200");
+    for (index, mut client) in (served..).zip(waiting) {
+        assert_eq!(read_u32_frame(&mut client), index.to_string().as_bytes());
+    }
+    let each = started.elapsed() / count;
+    assert!(each < Duration::from_millis(30), "{each:?} for each");
     for (index, mut client) in (1..).zip(clients) {
-        let index = if index < 40 { index } else { index + 1 };
+        let index = if index < SPARE_DESCRIPTORS + 10 {
+            index
+        } else {
+            index + 1
+        };
         assert_eq!(read_u32_frame(&mut client), index.to_string().as_bytes());
     }
     drop(middle);

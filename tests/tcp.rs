@@ -330,7 +330,12 @@ fn a_close_from_outside_of_its_callbacks_is_flushed_and_told_at_once() {
     let mut config = Config::default();
     config.close_deadline = DEADLINE;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::length_u32());
-    for is_half in [false, true] {
+    for (is_half, last_word) in [
+        (false, Some(b"bye")),
+        (false, None),
+        (true, Some(b"bye")),
+        (true, None),
+    ] {
         let mut client = client(addr);
         let accepted = reactor.stats().accepted + 1;
         drive(&mut reactor, |reactor| reactor.stats().accepted == accepted);
@@ -339,7 +344,9 @@ fn a_close_from_outside_of_its_callbacks_is_flushed_and_told_at_once() {
             panic!("it was accepted");
         };
         reactor.with(|_, cx| {
-            let _ = cx.send(conn, b"bye").expect("it is open");
+            if let Some(word) = last_word {
+                let _ = cx.send(conn, word).expect("it is open");
+            }
             if is_half {
                 cx.half_close(conn).expect("it is open");
             } else {
@@ -347,9 +354,12 @@ fn a_close_from_outside_of_its_callbacks_is_flushed_and_told_at_once() {
             }
         });
         settle(&mut reactor);
+        client
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .expect("the option can be set");
         let mut got = Vec::new();
         client.read_to_end(&mut got).expect("an end, not a reset");
-        assert_eq!(got, frame("u32", b"bye"));
+        assert_eq!(got, last_word.map_or(Vec::new(), |word| frame("u32", word)));
         drop(client);
         drive_to_closed(&mut reactor, accepted);
     }
