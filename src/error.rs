@@ -108,7 +108,8 @@ pub enum SendError {
     /// The id names nothing any more. Stop sending to it.
     Gone,
     /// The connection takes no more output: it is closing, or its write side failed. Its
-    /// `on_close` follows.
+    /// `on_close` follows, after the frames that came before; where it is paused, once it is
+    /// resumed.
     Closing,
     /// The payload would take the queue over its hard limit. Try again after `on_drained`.
     Full,
@@ -152,7 +153,8 @@ impl From<FrameError> for SendError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The handler closed it, all output was taken by the kernel, and the peer ended too.
+    /// The handler closed it: all output was taken by the kernel, and the peer ended too. Or it was
+    /// closed before it had opened, and what was queued is counted as unsent.
     Local,
     /// The peer ended its side first; then this side was closed.
     Peer,

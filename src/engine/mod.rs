@@ -176,8 +176,8 @@ impl Engine {
     #[inline]
     pub(crate) fn queue(&mut self, token: Token) {
         if let Some(entry) = self.entries.get_mut(token.key as usize) {
-            let flags = entry.flags_mut();
-            if !flags.intersects(Flags::QUEUED) {
+            let (generation, flags) = entry.head_mut();
+            if generation == token.generation && !flags.intersects(Flags::QUEUED) {
                 flags.insert(Flags::QUEUED);
                 self.ready.push_back(token);
             }

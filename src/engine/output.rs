@@ -101,8 +101,8 @@ impl Engine {
     /// Puts a connection into the list that is flushed at the end of the turn.
     pub(crate) fn flush_later(&mut self, token: Token) {
         if let Some(entry) = self.entries.get_mut(token.key as usize) {
-            let flags = entry.flags_mut();
-            if !flags.intersects(Flags::TO_FLUSH) {
+            let (generation, flags) = entry.head_mut();
+            if generation == token.generation && !flags.intersects(Flags::TO_FLUSH) {
                 flags.insert(Flags::TO_FLUSH);
                 self.to_flush.push_back(token);
             }
