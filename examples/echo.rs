@@ -74,7 +74,8 @@ impl Handler for Echo {
 impl Echo {
     /// A datagram "from" another echo service would be answered for ever, and anybody can write
     /// any sender's address on it. No client sends from a service's port, or from the port that
-    /// this service has.
+    /// this service has. An echo on some other user's port looks like any client: a protocol that
+    /// must be safe from that too marks its replies, and answers no reply.
     fn might_be_a_loop(&self, from: SocketAddr) -> bool {
         from.port() < USER_PORT_MIN || self.udp_addr.is_some_and(|own| own.port() == from.port())
     }

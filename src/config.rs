@@ -84,6 +84,9 @@ pub struct Config {
     pub pool_len: usize,
 }
 
+/// The largest `read_len_max`: the buffer of that size is made at once.
+const READ_LEN_MAX: usize = 1 << 30;
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -126,6 +129,11 @@ impl Config {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(invalid(format!("{name} must be at least 1")));
         }
+        if self.datagram_len_max > 65_535 || self.read_len_max > READ_LEN_MAX {
+            return Err(invalid(
+                "datagram_len_max is at most 65,535, and read_len_max at most 1 GiB".to_owned(),
+            ));
+        }
         if self.write_low > self.write_high || self.write_high > self.write_queue_len_max {
             return Err(invalid(
                 "write_low <= write_high <= write_queue_len_max must hold".to_owned(),
@@ -152,7 +160,9 @@ mod tests {
     #[test]
     fn the_default_passes_its_own_check_and_nonsense_does_not() {
         Config::default().check().expect("the default is sound");
-        let nonsense: [fn(&mut Config); 4] = [
+        let nonsense: [fn(&mut Config); 6] = [
+            |config| config.read_len_max = usize::MAX,
+            |config| config.datagram_len_max = 65_536,
             |config| config.read_len_max = 0,
             |config| config.frame_budget = 0,
             |config| config.write_low = config.write_high + 1,
