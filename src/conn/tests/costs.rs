@@ -27,9 +27,9 @@ fn ratio(part: u64, whole: usize) -> f64 {
 fn glued_frames_are_not_moved_and_stopping_after_each_moves_the_rest_once() {
     for (name, count) in [
         ("u8", 1_000_000),
-        ("line", 50_000),
-        ("u64", 50_000),
-        ("nul", 50_000),
+        ("line", 20_000),
+        ("u64", 20_000),
+        ("nul", 20_000),
     ] {
         let plan = Stage::all(name, 1 << 20);
         let stream = encode(name, b"x").repeat(count);
@@ -123,10 +123,11 @@ fn no_byte_is_scanned_twice_for_a_delimiter() {
 }
 
 fn no_byte_is_scanned_twice(name: &'static str) {
-    let plan = Stage::all(name, 16 << 20);
+    let longest = if name == "line" { 16 << 20 } else { 2 << 20 };
+    let plan = Stage::all(name, longest);
     for (len, payload_max, read_len) in [
         (1 << 20, 1 << 20, 64),
-        (16 << 20, 16 << 20, 64),
+        (longest, longest, 64),
         (10_000, 10_000, 1),
         (1 << 20, 3000, 64),
         (1 << 20, 3000, 1460),
