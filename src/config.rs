@@ -14,7 +14,9 @@ use std::time::Duration;
 /// ```
 ///
 /// What one connection may hold is at most `read_len_max`, plus one frame, plus
-/// `write_queue_len_max`, and one that idles holds nothing.
+/// `write_queue_len_max`, in bytes that have come or were sent; the buffers that they lie in are
+/// powers of two, and may be up to eight times as large as a frame's first bytes. A connection that
+/// idles holds nothing.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {

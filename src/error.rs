@@ -111,7 +111,8 @@ pub enum SendError {
     /// `on_close` follows, after the frames that came before; where it is paused, once it is
     /// resumed.
     Closing,
-    /// The payload would take the queue over its hard limit. Try again after `on_drained`.
+    /// The payload would take the queue over its hard limit. Try again after `on_drained`, which
+    /// follows; but what does not fit into an empty queue never will.
     Full,
     /// The payload cannot be framed. Sending it again will not help.
     Frame(FrameError),

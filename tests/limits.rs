@@ -558,6 +558,39 @@ fn a_payload_refused_as_the_queue_is_full_leaves_nothing_in_it() {
     }
 }
 
+/// The high mark is the hard limit here, so that nothing is ever above it: still the one who was
+/// told to wait is told when there is room.
+#[test]
+fn a_refusal_below_the_high_mark_is_followed_by_on_drained_too() {
+    for from_a_callback in [true, false] {
+        let mut config = Config::default();
+        config.write_queue_len_max = 1000;
+        config.write_high = 1000;
+        config.write_low = 100;
+        let probe = Probe::new(|cx, event| {
+            if let Event::Frame(conn, _) = event {
+                send_twice(cx, *conn);
+            }
+        });
+        let (mut reactor, addr) = listening(probe, config, Framing::length_u32());
+        let (mut client, conn) = open(&mut reactor, addr);
+        if from_a_callback {
+            deposit(&mut reactor, &mut client, conn, &frame("u32", b"go"));
+        } else {
+            reactor.with(|_, cx| send_twice(cx, conn));
+        }
+        let expected = frame("u32", &[7; 600]);
+        assert!(read_slowly(&mut reactor, &mut client, expected.len()) == expected);
+        idle(&mut reactor);
+        assert_eq!(drained_count(&reactor), 1);
+    }
+}
+
+fn send_twice(cx: &mut Context<'_, Probe>, conn: ConnId) {
+    assert!(matches!(cx.send(conn, &[7; 600]), Ok(Sent::Queued)));
+    assert!(matches!(cx.send(conn, &[7; 600]), Err(SendError::Full)));
+}
+
 /// Lines, which are put before they are looked at.
 struct Hasty;
 

@@ -56,7 +56,7 @@ impl Engine {
         }
         if queued > config.write_queue_len_max {
             out.truncate(before);
-            return Err(SendError::Full);
+            return Err(full(conn, before));
         }
         Ok(accepted(conn, queued, config, stats))
     }
@@ -93,7 +93,7 @@ impl Engine {
             to_flush.push_back(token);
         }
         if !encoded? {
-            return Err(SendError::Full);
+            return Err(full(conn, queued));
         }
         Ok(accepted(conn, queued, config, stats))
     }
@@ -401,6 +401,16 @@ impl SpareOutbounds {
         self.boxes.drain(..self.unused);
         self.unused = self.boxes.len();
     }
+}
+
+/// A payload was refused as it does not fit behind the `queued` bytes. That counts as above the high
+/// mark, so that `on_drained` tells when there is room.
+#[cold]
+fn full(conn: &mut Connection, queued: usize) -> SendError {
+    if queued > 0 {
+        conn.flags.insert(Flags::ABOVE_HIGH);
+    }
+    SendError::Full
 }
 
 /// Counts an accepted payload and tells where the queue stands with it.
