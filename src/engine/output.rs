@@ -403,8 +403,8 @@ impl SpareOutbounds {
     }
 }
 
-/// A payload was refused as it does not fit behind the `queued` bytes. That counts as above the high
-/// mark, so that `on_drained` tells when there is room.
+/// A payload was refused as it does not fit behind the `queued` bytes. That counts as above the
+/// high mark, so that `on_drained` tells when there is room.
 #[cold]
 fn full(conn: &mut Connection, queued: usize) -> SendError {
     if queued > 0 {
