@@ -283,6 +283,7 @@ impl Inbound {
                 // The frame ended before the bytes that just came, or all of them are in the tail
                 // already: go on there.
                 tail.consume(run.consumed);
+                tail.since = sink.now();
                 note_need(&mut tail, 0);
                 append(&mut tail, &bytes[*at..], sink.pool());
                 if tail.is_empty() {

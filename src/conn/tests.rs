@@ -129,6 +129,7 @@ struct Collect {
     stage_left: usize,
     budget_left: usize,
     pool: Pool,
+    now: Stamp,
     /// What ended the last stream, if it was an error.
     error: Option<FrameError>,
 }
@@ -142,6 +143,7 @@ impl Collect {
             stage_left: usize::MAX,
             budget_left: usize::MAX,
             pool: Pool::new(0),
+            now: Stamp::default(),
             error: None,
         }
     }
@@ -156,7 +158,7 @@ impl Collect {
 
 impl Sink for Collect {
     fn now(&self) -> Stamp {
-        Stamp::default()
+        self.now
     }
 
     fn frame(&mut self, frame: &[u8]) -> Flow {
@@ -279,4 +281,40 @@ impl Random {
             .wrapping_add(1_442_695_040_888_963);
         usize::try_from(self.0 >> 33).expect("31 bits fit") % bound
     }
+}
+
+/// The head of a frame that came behind the end of another is as old as that end, also where the
+/// delivery was stopped between them.
+#[test]
+fn a_frame_is_as_old_as_the_read_that_brought_its_first_byte() {
+    let at = |millis| Stamp::at(std::time::Duration::from_millis(millis));
+    let line = Framing::line();
+    let (mut inbound, mut sink) = (Inbound::default(), Collect::new());
+    sink.now = at(5);
+    assert!(matches!(
+        inbound.ingest(line.kind(), b"ab", &mut sink),
+        Halt::Drained
+    ));
+    assert_eq!(inbound.unfinished_since(), Some(at(5)));
+    (sink.now, sink.budget_left) = (at(10), 1);
+    assert!(matches!(
+        inbound.ingest(line.kind(), b"c\nde", &mut sink),
+        Halt::Stopped
+    ));
+    (sink.now, sink.budget_left) = (at(20), usize::MAX);
+    assert!(matches!(
+        inbound.resume(line.kind(), &mut sink),
+        Halt::Drained
+    ));
+    assert_eq!(inbound.unfinished_since(), Some(at(10)));
+    sink.now = at(30);
+    assert!(matches!(
+        inbound.ingest(line.kind(), b"f", &mut sink),
+        Halt::Drained
+    ));
+    assert_eq!(
+        inbound.unfinished_since(),
+        Some(at(10)),
+        "more of it makes it no younger"
+    );
 }
