@@ -15,16 +15,17 @@ use crate::timer::Stamp;
 use crate::token::{ConnId, ListenerId, Token, UdpId};
 
 impl<H: Handler> Reactor<H> {
-    /// The rarer half of an event: a connect came to its end, or a queue can be flushed on.
+    /// The rarer half of an event: a connect came to its end, or a queue can be flushed on. Answers
+    /// whether the connection is open: while it is not, there is nothing to read.
     #[cold]
-    pub(super) fn serve_output(&mut self, token: Token) {
+    pub(super) fn serve_output(&mut self, token: Token) -> bool {
         if self
             .engine
             .conn(token)
             .is_ok_and(|conn| conn.flags.intersects(Flags::CONNECTING))
         {
             if self.engine.finish_connect(token) != Connected::Done {
-                return;
+                return false;
             }
             self.call(token, |handler, cx, conn, session| {
                 handler.on_open(cx, conn, session, Origin::Connected);
@@ -32,6 +33,7 @@ impl<H: Handler> Reactor<H> {
         }
         let drained = self.engine.flush(token);
         self.tell_drained(token, drained);
+        true
     }
 
     /// Reads, decodes and delivers within the budgets, then writes what was sent meanwhile.

@@ -262,8 +262,11 @@ impl<H: Handler> Reactor<H> {
     fn serve_next(&mut self) {
         match self.engine.next_ready() {
             Some((token, Entry::Conn(conn))) => {
-                if conn.flags.intersects(Flags::CONNECTING) || conn.outbound.is_some() {
-                    self.serve_output(token);
+                let has_output = conn.outbound.is_some();
+                if (has_output || conn.flags.intersects(Flags::CONNECTING))
+                    && !self.serve_output(token)
+                {
+                    return;
                 }
                 self.serve_input(token);
             }

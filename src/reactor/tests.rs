@@ -397,3 +397,45 @@ fn a_key_is_not_used_again_before_the_batch_is_over() {
         .collect();
     assert_eq!(closed, [1, 2]);
 }
+
+#[test]
+fn a_token_of_an_earlier_life_takes_no_place_in_a_queue() {
+    let mut reactor = reactor();
+    let earlier = open(&mut reactor, Script::new(), Framing::raw());
+    reactor.with(|_, cx| cx.abort(earlier));
+    turn(&mut reactor);
+    let later = open(&mut reactor, Script::new(), Framing::raw());
+    assert_eq!(earlier.0.key, later.0.key);
+    reactor.engine.queue(earlier.0);
+    reactor.engine.flush_later(earlier.0);
+    assert!(!reactor.engine.has_work());
+    assert!(!flags(&reactor, later).intersects(Flags::QUEUED | Flags::TO_FLUSH));
+}
+
+/// The listener accepts nobody and its backlog is full, so that the connect stays under way.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_connection_is_not_read_before_it_is_open() {
+    use socket2::{Domain, Socket, Type};
+
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&any.into()).expect("a free port");
+    listener.listen(0).expect("it is bound");
+    let addr = listener.local_addr().expect("it is bound");
+    let _held: Vec<_> = (0..4)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.set_nonblocking(true).expect("the option can be set");
+            let _ = socket.connect(&addr);
+            socket
+        })
+        .collect();
+    let mut reactor = reactor();
+    let addr = addr.as_socket().expect("an IP address");
+    let conn = reactor.connect(addr, Framing::raw(), ());
+    note(&mut reactor, conn, Flags::READABLE);
+    turn(&mut reactor);
+    assert!(flags(&reactor, conn).intersects(Flags::CONNECTING));
+    assert_eq!(reactor.stats().reads, 0);
+}
