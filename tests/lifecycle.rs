@@ -131,8 +131,8 @@ impl Handler for Keyed {
 
 /// Keys are used again and again; ids are not.
 #[test]
-fn twenty_thousand_lives_never_meet() {
-    const LIVES: usize = 20_000;
+fn a_hundred_thousand_lives_never_meet() {
+    const LIVES: usize = 100_000;
     let seed = 8;
     println!("seed {seed}");
     let mut random = Random(seed);
