@@ -21,7 +21,7 @@ pub(crate) use outbound::Outbound;
 
 /// What is known of a connection, a bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Flags(u16);
+pub(crate) struct Flags(u32);
 
 impl Flags {
     /// A read may give something. Set by events; cleared by `WouldBlock` or a short read.
