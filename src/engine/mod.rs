@@ -4,6 +4,7 @@
 //! never calls the user: what has to be told is answered to the reactor, which tells it. The
 //! [`Context`](crate::Context) of a callback is a view of it.
 
+mod datagrams;
 mod entry;
 mod input;
 mod lifecycle;

@@ -3,6 +3,7 @@
 mod dispatch;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::collections::VecDeque;
 use std::fmt;

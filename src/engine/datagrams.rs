@@ -1,0 +1,80 @@
+//! Datagrams on their way out: queued by `send_to`, sent at the end of the turn at the latest.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::throttle::Trouble;
+use super::{Engine, Entry};
+use crate::conn::Flags;
+use crate::error::{Gone, SendError};
+use crate::token::UdpId;
+
+impl Engine {
+    /// Queues a datagram; it is sent at the end of the turn at the latest.
+    pub(crate) fn send_datagram(
+        &mut self,
+        id: UdpId,
+        to: Option<SocketAddr>,
+        data: &[u8],
+    ) -> Result<(), SendError> {
+        let limit = self.config.datagram_queue_len_max;
+        let entry = self.udp_mut(id)?;
+        if entry.flags.intersects(Flags::CLOSING | Flags::DEAD) {
+            return Err(SendError::Closing);
+        }
+        if !entry.queue.push(to, data, limit) {
+            self.stats.datagrams_dropped += 1;
+            return Err(SendError::Full);
+        }
+        self.flush_later(id.0);
+        Ok(())
+    }
+
+    /// Sends queued datagrams until the kernel takes no more; answers the first error, which has
+    /// cost one datagram at most and ended nothing.
+    pub(crate) fn flush_datagrams(&mut self, id: UdpId) -> Result<Option<io::Error>, Gone> {
+        let Self { entries, stats, .. } = self;
+        let Some(Entry::Udp(entry)) = entries.get_mut(id.0.key as usize) else {
+            return Err(Gone);
+        };
+        while entry.flags.intersects(Flags::WRITABLE)
+            && let Some((to, data)) = entry.queue.front()
+        {
+            match entry.udp.send(to, data) {
+                Ok(len) => {
+                    stats.datagrams_out += 1;
+                    stats.datagram_bytes_out += len as u64;
+                    entry.queue.pop();
+                    entry.refused = false;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    entry.flags.remove(Flags::WRITABLE);
+                }
+                Err(error) => {
+                    // A refusal is about an earlier datagram, sent to a port that nobody has
+                    // (udp(7)). This one has not gone yet, and is tried once more.
+                    let is_earlier =
+                        error.kind() == io::ErrorKind::ConnectionRefused && !entry.refused;
+                    entry.refused = is_earlier;
+                    if !is_earlier {
+                        stats.datagrams_dropped += 1;
+                        entry.queue.pop();
+                    }
+                    return Ok(Some(error));
+                }
+            }
+        }
+        if entry.flags.intersects(Flags::CLOSING) && entry.queue.is_empty() {
+            self.kill_socket(id.0);
+        }
+        Ok(None)
+    }
+
+    /// Counts an error of a UDP socket and logs it, but not every time.
+    pub(crate) fn note_datagram_error(&mut self, id: UdpId, error: &io::Error) {
+        self.stats.datagram_errors += 1;
+        if let Some(left_out) = self.throttle.pass(Trouble::Datagram, self.now) {
+            log::warn!("{id}: {error}{left_out}");
+        }
+    }
+}
