@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
+use super::Engine;
 use super::throttle::Trouble;
-use super::{Engine, Entry};
 use crate::conn::Flags;
 use crate::error::{Gone, SendError};
 use crate::token::UdpId;
@@ -34,9 +34,7 @@ impl Engine {
     /// cost one datagram at most and ended nothing.
     pub(crate) fn flush_datagrams(&mut self, id: UdpId) -> Result<Option<io::Error>, Gone> {
         let Self { entries, stats, .. } = self;
-        let Some(Entry::Udp(entry)) = entries.get_mut(id.0.key as usize) else {
-            return Err(Gone);
-        };
+        let entry = entries.udp_mut(id)?;
         while entry.flags.intersects(Flags::WRITABLE)
             && let Some((to, data)) = entry.queue.front()
         {

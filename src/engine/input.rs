@@ -31,7 +31,7 @@ impl Engine {
             stamp,
             ..
         } = self;
-        match super::conn_mut(entries, token) {
+        match entries.conn_mut(token) {
             Ok(conn) => fill(conn, stats, *stamp, buf),
             Err(gone) => Fill::Failed(gone.into()),
         }

@@ -12,7 +12,6 @@ use super::output::give_up_output;
 use super::throttle::Trouble;
 use super::{
     ACCEPT_RETRY, Connection, Engine, Entry, ListenerEntry, SHUTDOWN_TURNS_MAX, Task, UdpEntry,
-    conn_mut,
 };
 use crate::codec::Framing;
 use crate::conn::Flags;
@@ -48,7 +47,7 @@ impl Engine {
         self.refuse_when_shutting_down()?;
         let backlog = self.config.backlog;
         let listener = first_ok(addrs, |addr| Listener::bind(addr, backlog))?;
-        let token = self.insert(|generation| {
+        let token = self.entries.insert(|generation| {
             Entry::Listener(Box::new(ListenerEntry {
                 listener,
                 framing,
@@ -63,7 +62,7 @@ impl Engine {
     pub(crate) fn bind_udp(&mut self, addrs: impl ToSocketAddrs) -> io::Result<UdpId> {
         self.refuse_when_shutting_down()?;
         let udp = first_ok(addrs, Udp::bind)?;
-        let token = self.insert(|generation| {
+        let token = self.entries.insert(|generation| {
             Entry::Udp(Box::new(UdpEntry {
                 udp,
                 queue: DatagramQueue::default(),
@@ -85,7 +84,7 @@ impl Engine {
     pub(crate) fn connect(&mut self, addrs: impl ToSocketAddrs, framing: Framing) -> ConnId {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let flags = Flags::CONNECTING | Flags::WRITABLE;
-        let token = self.insert(|generation| {
+        let token = self.entries.insert(|generation| {
             Entry::Conn(Connection::new(
                 Stream::None,
                 unknown,
@@ -119,7 +118,7 @@ impl Engine {
         let Self {
             entries, driver, ..
         } = self;
-        let conn = conn_mut(entries, token)?;
+        let conn = entries.conn_mut(token)?;
         conn.stream.close(driver);
         while let Some(addr) = conn.rare().addrs.pop_front() {
             conn.peer = addr;
@@ -140,7 +139,7 @@ impl Engine {
 
     /// Looks how a connect stands, after an event.
     pub(crate) fn finish_connect(&mut self, token: Token) -> Connected {
-        let Ok(conn) = conn_mut(&mut self.entries, token) else {
+        let Ok(conn) = self.entries.conn_mut(token) else {
             return Connected::NotYet;
         };
         if conn.flags.intersects(Flags::DEAD) {
@@ -202,7 +201,7 @@ impl Engine {
             return Accepted::Again;
         }
         let flags = Flags::WRITABLE;
-        let token = self.insert(|generation| {
+        let token = self.entries.insert(|generation| {
             Entry::Conn(Connection::new(stream, peer, framing, generation, flags))
         });
         if let Err(error) = self.register(token) {
@@ -344,7 +343,7 @@ impl Engine {
     #[cold]
     pub(crate) fn handler_panicked(&mut self, token: Token) {
         if self.current.take() == Some(token) {
-            if let Ok(conn) = conn_mut(&mut self.entries, token) {
+            if let Ok(conn) = self.entries.conn_mut(token) {
                 conn.rare().unsent_bytes += self.out.len() as u64;
             }
             self.out.clear();
@@ -354,7 +353,7 @@ impl Engine {
 
     /// Marks a connection as ended, for `reason` unless there is a better one already.
     pub(crate) fn kill(&mut self, token: Token, reason: CloseReason) {
-        let Ok(conn) = conn_mut(&mut self.entries, token) else {
+        let Ok(conn) = self.entries.conn_mut(token) else {
             return;
         };
         if !conn.flags.intersects(Flags::DEAD) {
@@ -366,9 +365,8 @@ impl Engine {
 
     /// Marks a listener or a UDP socket as ended.
     pub(crate) fn kill_socket(&mut self, token: Token) {
-        if let Some(entry) = self.entries.get_mut(token.key as usize)
-            && entry.generation() == token.generation
-            && entry.flags_mut().set(Flags::DEAD, true)
+        if let Some(flags) = self.entries.flags_mut(token)
+            && flags.set(Flags::DEAD, true)
         {
             self.dead.push_back(token);
         }
@@ -449,7 +447,7 @@ impl Engine {
             stats,
             ..
         } = self;
-        match entries.get_mut(token.key as usize)? {
+        match entries.get_mut(token).ok()? {
             Entry::Listener(entry) => entry.listener.deregister(driver),
             Entry::Udp(entry) => {
                 entry.udp.deregister(driver);
@@ -491,16 +489,8 @@ impl Engine {
 
     /// Frees the key of a reaped entry. A descriptor is free with it, so accepting may go on.
     pub(crate) fn free(&mut self, token: Token) {
-        self.entries.remove(token.key as usize);
+        self.entries.remove(token);
         self.retry_accepts();
-    }
-
-    fn insert(&mut self, entry: impl FnOnce(std::num::NonZeroU32) -> Entry) -> Token {
-        let generation = self.generations.take();
-        let vacant = self.entries.vacant_entry();
-        let key = u32::try_from(vacant.key()).expect("descriptors end before 2^32 entries do");
-        vacant.insert(entry(generation));
-        Token { key, generation }
     }
 
     /// Registers a new entry's socket; where that fails the entry is removed, as nobody knows it.
@@ -509,13 +499,13 @@ impl Engine {
             entries, driver, ..
         } = self;
         let poll_token = PollToken(token.to_poll());
-        let registered = match &mut entries[token.key as usize] {
+        let registered = match entries.get_mut(token)? {
             Entry::Conn(conn) => conn.stream.register(driver, poll_token),
             Entry::Listener(entry) => entry.listener.register(driver, poll_token),
             Entry::Udp(entry) => entry.udp.register(driver, poll_token),
         };
         if registered.is_err() {
-            entries.remove(token.key as usize);
+            entries.remove(token);
         }
         registered
     }
@@ -543,23 +533,13 @@ impl Engine {
         Ok(())
     }
 
-    fn tokens(&mut self, mut wanted: impl FnMut(&mut Entry) -> bool) -> Vec<Token> {
-        let wanted = self.entries.iter_mut().filter_map(|(key, entry)| {
-            let key = u32::try_from(key).expect("keys are handed out as 32 bits");
-            wanted(entry).then(|| Token {
-                key,
-                generation: entry.generation(),
-            })
-        });
-        wanted.collect()
-    }
-
     fn for_all(&mut self, mut each: impl FnMut(&mut Self, Token, Kind)) {
-        for token in self.tokens(|_| true) {
-            let kind = match &self.entries[token.key as usize] {
-                Entry::Conn(_) => Kind::Conn,
-                Entry::Listener(_) => Kind::Listener,
-                Entry::Udp(_) => Kind::Udp,
+        for token in self.entries.tokens() {
+            let kind = match self.entries.get(token) {
+                Ok(Entry::Conn(_)) => Kind::Conn,
+                Ok(Entry::Listener(_)) => Kind::Listener,
+                Ok(Entry::Udp(_)) => Kind::Udp,
+                Err(Gone) => continue,
             };
             each(self, token, kind);
         }

@@ -5,6 +5,7 @@
 //! [`Context`](crate::Context) of a callback is a view of it.
 
 mod datagrams;
+mod entries;
 mod entry;
 mod input;
 mod lifecycle;
@@ -16,8 +17,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-
-use slab::Slab;
 
 pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
 pub(crate) use input::Fill;
@@ -31,7 +30,8 @@ use crate::error::Gone;
 use crate::socket::{Driver, Readiness};
 use crate::stats::Stats;
 use crate::timer::{Stamp, TimerId, Wheel, tick_at_or_after};
-use crate::token::{ConnId, Generations, ListenerId, PollToken, SocketId, Token, UdpId};
+use crate::token::{ConnId, ListenerId, PollToken, SocketId, Token, UdpId};
+use entries::Entries;
 use output::SpareOutbounds;
 use throttle::Throttle;
 use timeouts::Timeouts;
@@ -49,8 +49,7 @@ const SHUTDOWN_TURNS_MAX: u64 = 100;
 pub(crate) struct Engine {
     pub(crate) config: Config,
     pub(crate) driver: Driver,
-    pub(crate) entries: Slab<Entry>,
-    generations: Generations,
+    pub(crate) entries: Entries,
     /// Entries with work, each once (`Flags::QUEUED`).
     ready: VecDeque<Token>,
     /// Entries with output that no dispatch of their own flushes, each once (`Flags::TO_FLUSH`).
@@ -112,8 +111,7 @@ impl Engine {
         config.check()?;
         Ok(Self {
             driver: Driver::new()?,
-            entries: Slab::new(),
-            generations: Generations::new(),
+            entries: Entries::new(),
             ready: VecDeque::new(),
             to_flush: VecDeque::new(),
             dead: VecDeque::new(),
@@ -164,24 +162,19 @@ impl Engine {
     #[inline]
     pub(crate) fn next_ready(&mut self) -> Option<(Token, &mut Entry)> {
         let token = self.ready.pop_front()?;
-        let entry = self.entries.get_mut(token.key as usize)?;
-        let (generation, flags) = entry.head_mut();
-        if generation != token.generation {
-            return None;
-        }
-        flags.remove(Flags::QUEUED);
+        let entry = self.entries.get_mut(token).ok()?;
+        entry.flags_mut().remove(Flags::QUEUED);
         Some((token, entry))
     }
 
     /// Puts an entry at the back of the ready queue, unless it stands there.
     #[inline]
     pub(crate) fn queue(&mut self, token: Token) {
-        if let Some(entry) = self.entries.get_mut(token.key as usize) {
-            let (generation, flags) = entry.head_mut();
-            if generation == token.generation && !flags.intersects(Flags::QUEUED) {
-                flags.insert(Flags::QUEUED);
-                self.ready.push_back(token);
-            }
+        if let Some(flags) = self.entries.flags_mut(token)
+            && !flags.intersects(Flags::QUEUED)
+        {
+            flags.insert(Flags::QUEUED);
+            self.ready.push_back(token);
         }
     }
 
@@ -271,29 +264,20 @@ impl Engine {
 
     #[inline]
     pub(crate) fn conn(&self, token: Token) -> Result<&Connection, Gone> {
-        match self.entries.get(token.key as usize) {
-            Some(Entry::Conn(conn)) if conn.generation == token.generation => Ok(conn),
-            _ => Err(Gone),
-        }
+        self.entries.conn(token)
     }
 
     #[inline]
     pub(crate) fn conn_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
-        conn_mut(&mut self.entries, token)
+        self.entries.conn_mut(token)
     }
 
     pub(crate) fn listener_mut(&mut self, id: ListenerId) -> Result<&mut ListenerEntry, Gone> {
-        match self.entries.get_mut(id.0.key as usize) {
-            Some(Entry::Listener(entry)) if entry.generation == id.0.generation => Ok(entry),
-            _ => Err(Gone),
-        }
+        self.entries.listener_mut(id)
     }
 
     pub(crate) fn udp_mut(&mut self, id: UdpId) -> Result<&mut UdpEntry, Gone> {
-        match self.entries.get_mut(id.0.key as usize) {
-            Some(Entry::Udp(entry)) if entry.generation == id.0.generation => Ok(entry),
-            _ => Err(Gone),
-        }
+        self.entries.udp_mut(id)
     }
 
     pub(crate) fn local_addr(&self, id: SocketId) -> io::Result<SocketAddr> {
@@ -316,38 +300,20 @@ impl Engine {
         let (SocketId::Conn(ConnId(token))
         | SocketId::Listener(ListenerId(token))
         | SocketId::Udp(UdpId(token))) = id;
-        let entry = self.entries.get(token.key as usize).ok_or(Gone)?;
-        if entry.generation() == token.generation {
-            Ok(entry)
-        } else {
-            Err(Gone)
-        }
-    }
-}
-
-/// [`Engine::conn_mut`], for where other parts of the engine are borrowed too.
-#[inline]
-fn conn_mut(entries: &mut Slab<Entry>, token: Token) -> Result<&mut Connection, Gone> {
-    match entries.get_mut(token.key as usize) {
-        Some(Entry::Conn(conn)) if conn.generation == token.generation => Ok(conn),
-        _ => Err(Gone),
+        self.entries.get(token)
     }
 }
 
 #[inline]
 fn note(
-    entries: &mut Slab<Entry>,
+    entries: &mut Entries,
     ready: &mut VecDeque<Token>,
     token: PollToken,
     readiness: Readiness,
 ) {
-    let Some(entry) = entries.get_mut(token.key()) else {
+    let Some((token, flags)) = entries.of_poll(token) else {
         return;
     };
-    let (generation, flags) = entry.head_mut();
-    if !token.is_of(generation) {
-        return;
-    }
     flags.insert(match readiness {
         Readiness { ended: true, .. } => Flags::READABLE | Flags::WRITABLE | Flags::END_HINT,
         Readiness {
@@ -361,8 +327,7 @@ fn note(
     });
     if !flags.intersects(Flags::QUEUED) {
         flags.insert(Flags::QUEUED);
-        let key = u32::try_from(token.key()).expect("keys are handed out as 32 bits");
-        ready.push_back(Token { key, generation });
+        ready.push_back(token);
     }
 }
 

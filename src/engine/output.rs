@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::{Connection, Engine, Entry, conn_mut};
+use super::{Connection, Engine, Entry};
 use crate::buffer::Pool;
 use crate::codec::Out;
 use crate::config::Config;
@@ -34,7 +34,7 @@ impl Engine {
             stats,
             ..
         } = self;
-        let conn = conn_mut(entries, token)?;
+        let conn = entries.conn_mut(token)?;
         if *current != Some(token) || conn.outbound.is_some() {
             return self.send_queued(token, payload);
         }
@@ -71,7 +71,7 @@ impl Engine {
             stamp,
             ..
         } = self;
-        let conn = conn_mut(entries, token)?;
+        let conn = entries.conn_mut(token)?;
         if conn.flags.intersects(Flags::STOPS_SENDING) {
             return Err(SendError::Closing);
         }
@@ -98,12 +98,11 @@ impl Engine {
 
     /// Puts a connection into the list that is flushed at the end of the turn.
     pub(crate) fn flush_later(&mut self, token: Token) {
-        if let Some(entry) = self.entries.get_mut(token.key as usize) {
-            let (generation, flags) = entry.head_mut();
-            if generation == token.generation && !flags.intersects(Flags::TO_FLUSH) {
-                flags.insert(Flags::TO_FLUSH);
-                self.to_flush.push_back(token);
-            }
+        if let Some(flags) = self.entries.flags_mut(token)
+            && !flags.intersects(Flags::TO_FLUSH)
+        {
+            flags.insert(Flags::TO_FLUSH);
+            self.to_flush.push_back(token);
         }
     }
 
@@ -115,10 +114,7 @@ impl Engine {
     /// The entry that waits longest to be flushed, if it is still there.
     pub(crate) fn next_to_flush(&mut self) -> Option<(Token, &mut Entry)> {
         let token = self.to_flush.pop_front()?;
-        let entry = self.entries.get_mut(token.key as usize)?;
-        if entry.generation() != token.generation {
-            return None;
-        }
+        let entry = self.entries.get_mut(token).ok()?;
         entry.flags_mut().remove(Flags::TO_FLUSH);
         Some((token, entry))
     }
@@ -137,7 +133,7 @@ impl Engine {
             stamp,
             ..
         } = self;
-        let Ok(conn) = conn_mut(entries, token) else {
+        let Ok(conn) = entries.conn_mut(token) else {
             out.clear();
             return Drained(false);
         };
@@ -174,7 +170,7 @@ impl Engine {
             stamp,
             ..
         } = self;
-        if let Ok(conn) = conn_mut(entries, token) {
+        if let Ok(conn) = entries.conn_mut(token) {
             let outbound = conn
                 .outbound
                 .get_or_insert_with(|| spare_outbounds.take(*stamp));
@@ -193,7 +189,7 @@ impl Engine {
             stamp,
             ..
         } = self;
-        let Ok(conn) = conn_mut(entries, token) else {
+        let Ok(conn) = entries.conn_mut(token) else {
             return Drained(false);
         };
         if conn.flags.intersects(Flags::CONNECTING | Flags::DEAD) {
@@ -233,7 +229,7 @@ impl Engine {
         let Self {
             entries, config, ..
         } = self;
-        let Ok(conn) = conn_mut(entries, token) else {
+        let Ok(conn) = entries.conn_mut(token) else {
             return Drained(false);
         };
         let drained = drained(conn, 0, config);
@@ -268,7 +264,7 @@ impl Engine {
             spare_outbounds,
             ..
         } = self;
-        let Ok(conn) = conn_mut(entries, token) else {
+        let Ok(conn) = entries.conn_mut(token) else {
             return Drained(false);
         };
         log::debug!("writing to {} failed: {error}", conn.peer);

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Connection, Engine, Task, conn_mut};
+use super::{Connection, Engine, Task};
 use crate::config::Config;
 use crate::conn::Flags;
 use crate::error::CloseReason;
@@ -104,7 +104,7 @@ impl Engine {
     /// read it is not counted against its frame.
     pub(crate) fn restart_frame_deadline(&mut self, token: Token) {
         let now = self.stamp;
-        if let Ok(conn) = conn_mut(&mut self.entries, token) {
+        if let Ok(conn) = self.entries.conn_mut(token) {
             conn.inbound.restart_frame(now);
         }
     }
