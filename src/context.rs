@@ -174,8 +174,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// [`Gone`] for a stale id.
     pub fn pause(&mut self, conn: ConnId) -> Result<(), Gone> {
-        self.engine.conn_mut(conn.0)?.flags.insert(Flags::PAUSED);
-        Ok(())
+        self.engine.pause(conn.0)
     }
 
     /// Ends a [`pause`](Context::pause). Frames that were read before it come next.
@@ -184,16 +183,56 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// [`Gone`] for a stale id.
     pub fn resume(&mut self, conn: ConnId) -> Result<(), Gone> {
-        if self
-            .engine
-            .conn_mut(conn.0)?
-            .flags
-            .set(Flags::PAUSED, false)
-        {
-            self.engine.restart_frame_deadline(conn.0);
-            self.engine.queue(conn.0);
-        }
-        Ok(())
+        self.engine.resume(conn.0)
+    }
+
+    /// Lets a connection be delivered `frames` more frames, by number. The first grant puts it
+    /// under this rule: from then on each frame costs one, and with none left nothing is delivered
+    /// and nothing read until the next grant. No system call.
+    ///
+    /// Grants add up. One of zero frames, on a connection that had none before, stops it before its
+    /// first; `u64::MAX`, or what comes to that together, ends the rule. The frame whose
+    /// [`on_frame`](Handler::on_frame) makes the first grant is not counted; to have every frame
+    /// counted, make it in [`on_open`](Handler::on_open).
+    ///
+    /// It is apart from [`pause`](Context::pause), and from the pause that a queue above its high
+    /// mark makes: frames come while none of the three stands in the way. The end of the peer's
+    /// side is no frame and costs nothing, but it too waits while there is no credit.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] for a stale id.
+    ///
+    /// # Examples
+    ///
+    /// A worker that takes four jobs at a time from each peer:
+    ///
+    /// ```
+    /// use unstick::{ConnId, Context, Handler, Origin};
+    ///
+    /// struct Broker {
+    ///     jobs: Vec<(ConnId, Vec<u8>)>,
+    /// }
+    ///
+    /// impl Handler for Broker {
+    ///     type Session = ();
+    ///
+    ///     fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: Origin) {
+    ///         let _ = cx.grant(conn, 4);
+    ///     }
+    ///
+    ///     fn on_frame(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: &mut (), f: &[u8]) {
+    ///         self.jobs.push((conn, f.to_vec()));
+    ///     }
+    /// }
+    ///
+    /// fn done(cx: &mut Context<'_, Broker>, conn: ConnId, answer: &[u8]) {
+    ///     let _ = cx.send(conn, answer);
+    ///     let _ = cx.grant(conn, 1); // it may send one more
+    /// }
+    /// ```
+    pub fn grant(&mut self, conn: ConnId, frames: u64) -> Result<(), Gone> {
+        self.engine.grant(conn.0, frames)
     }
 
     /// Exchanges a connection's framing. The next frame, in either direction, is the first of the

@@ -134,6 +134,9 @@
 //! echo to a peer that does not read is bounded without a line of code. What is accepted is taken
 //! by the kernel, or counted in [`Closed::unsent_bytes`].
 //!
+//! What a handler cannot work off it need not let in: [`Context::pause`] and
+//! [`resume`](Context::resume) stop and go on, [`Context::grant`] lets frames in by number.
+//!
 //! All that one connection is sent while its own frames are delivered is written by one call when
 //! they are done; what other connections are sent is written once at the end of the turn.
 //!

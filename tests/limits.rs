@@ -2,90 +2,20 @@
 
 mod common;
 
-use std::io::{ErrorKind, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{DEADLINE, Event, Probe, client, drive, frame, listening};
+use common::{
+    DEADLINE, Event, Probe, client, deposit, drive, frame, idle, listening, open, open_narrow,
+    read_slowly,
+};
 use socket2::SockRef;
 use unstick::{
     CloseReason, Closed, Codec, Config, ConnId, Context, FrameError, Framing, Out, Reactor,
     SendError, Sent, Step,
 };
-
-/// A client, and its connection in the reactor.
-fn open(reactor: &mut Reactor<Probe>, addr: SocketAddr) -> (TcpStream, ConnId) {
-    let count = reactor.stats().accepted + 1;
-    let client = client(addr);
-    drive(reactor, |reactor| reactor.stats().accepted == count);
-    let newest = reactor
-        .handler()
-        .events
-        .iter()
-        .rev()
-        .find_map(|event| match event {
-            Event::Open(conn, _) => Some(*conn),
-            _ => None,
-        });
-    (client, newest.expect("it was told of"))
-}
-
-/// Like [`open`], with little room in the kernel, so that most of a megabyte stays queued.
-fn open_narrow(reactor: &mut Reactor<Probe>, addr: SocketAddr) -> (TcpStream, ConnId) {
-    let (client, conn) = open(reactor, addr);
-    reactor
-        .with(|_, cx| cx.socket_options(conn)?.set_send_buffer_size(65_536))
-        .expect("the option can be set");
-    (client, conn)
-}
-
-/// Sends to a connection that has nothing unread, and waits until the kernel has all of it there.
-/// The reactor takes no turn meanwhile: what its next turn finds is no matter of chance.
-fn deposit(reactor: &mut Reactor<Probe>, client: &mut TcpStream, conn: ConnId, bytes: &[u8]) {
-    client.write_all(bytes).expect("the kernel takes it");
-    let deadline = Instant::now() + DEADLINE;
-    let mut buf = vec![MaybeUninit::uninit(); bytes.len()];
-    let mut arrived = 0;
-    while arrived < bytes.len() {
-        assert!(Instant::now() < deadline, "{arrived} bytes arrived");
-        let peeked = reactor.with(|_, cx| cx.socket_options(conn)?.peek(&mut buf));
-        arrived = match peeked {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            peeked => peeked.expect("it is open"),
-        };
-    }
-}
-
-/// Some turns that wait for nothing.
-fn idle(reactor: &mut Reactor<Probe>) {
-    for _ in 0..20 {
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
-    }
-}
-
-/// Reads `len` bytes, piece by piece, with a turn of the reactor after each.
-fn read_slowly(reactor: &mut Reactor<Probe>, client: &mut TcpStream, len: usize) -> Vec<u8> {
-    let deadline = Instant::now() + DEADLINE;
-    let mut bytes = vec![0; len];
-    let mut at = 0;
-    client.set_nonblocking(true).expect("it can be set");
-    while at < len {
-        assert!(Instant::now() < deadline, "{at} of {len} bytes came");
-        let end = len.min(at + 10_000);
-        let timeout = match client.read(&mut bytes[at..end]) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Duration::from_millis(1),
-            read => {
-                at += read.expect("it is open");
-                Duration::ZERO
-            }
-        };
-        reactor.turn(Some(timeout)).expect("the poll works");
-    }
-    client.set_nonblocking(false).expect("it can be set");
-    bytes
-}
 
 fn frame_count(reactor: &Reactor<Probe>) -> usize {
     reactor.handler().frames().len()

@@ -59,12 +59,23 @@ impl Flags {
     /// This side was ended by the handler: queued output is flushed, then the FIN is sent; input is
     /// delivered as before.
     pub(crate) const ENDING: Self = Self(1 << 15);
+    /// The handler grants its frames by number.
+    pub(crate) const BY_CREDIT: Self = Self(1 << 16);
+    /// All frames that the handler granted were delivered.
+    pub(crate) const NO_CREDIT: Self = Self(1 << 17);
 
-    /// No further frame is delivered while one of these is set. The two pauses are bits of their
-    /// own, so that neither undoes the other.
+    /// No further frame is delivered while one of these is set. The pauses are bits of their own,
+    /// so that none undoes another.
     pub(crate) const STOPS_DECODING: Self = Self(
-        Self::PAUSED.0 | Self::ABOVE_HIGH.0 | Self::CLOSING.0 | Self::DEAD.0 | Self::REFRAMED.0,
+        Self::PAUSED.0
+            | Self::ABOVE_HIGH.0
+            | Self::CLOSING.0
+            | Self::DEAD.0
+            | Self::REFRAMED.0
+            | Self::NO_CREDIT.0,
     );
+    /// After a frame, one look at these tells whether the next may follow at once.
+    pub(crate) const BREAKS_RUN: Self = Self(Self::STOPS_DECODING.0 | Self::BY_CREDIT.0);
     /// `send` is refused while one of these is set.
     pub(crate) const STOPS_SENDING: Self =
         Self(Self::CLOSING.0 | Self::ENDING.0 | Self::DEAD.0 | Self::WRITE_FAILED.0);

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
+use super::flow::Credit;
 use crate::codec::Framing;
 use crate::conn::{Flags, Inbound, Outbound};
 use crate::datagram::DatagramQueue;
@@ -56,6 +57,8 @@ pub(crate) struct Rare {
     pub(crate) reset: bool,
     /// Addresses to try if the one being connected to fails.
     pub(crate) addrs: VecDeque<SocketAddr>,
+    /// The frames that it may still be delivered, where the handler grants them by number.
+    pub(crate) credit: Option<Credit>,
 }
 
 #[derive(Debug)]
@@ -77,6 +80,11 @@ pub(crate) struct UdpEntry {
 }
 
 impl Rare {
+    /// Whether nothing is in it that the connection still needs once it is open.
+    pub(crate) fn is_spare(&self) -> bool {
+        self.reason.is_none() && self.credit.is_none()
+    }
+
     /// Notes why the connection ends. The first reason stands; but what was wrong with the stream
     /// or the socket, an abort and a deadline say more than the close that came before them.
     pub(crate) fn give_reason(&mut self, reason: CloseReason) {

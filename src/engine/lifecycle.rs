@@ -151,8 +151,7 @@ impl Engine {
                 conn.peer = peer;
                 conn.flags.remove(Flags::CONNECTING);
                 let deadline = conn.rare().deadline.take();
-                // It stays only where the connection is ending already.
-                conn.rare.take_if(|rare| rare.reason.is_none());
+                conn.rare.take_if(|rare| rare.is_spare());
                 self.cancel(deadline);
                 self.watch(token);
                 self.set_nodelay(token);

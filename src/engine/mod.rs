@@ -7,6 +7,7 @@
 mod datagrams;
 mod entries;
 mod entry;
+mod flow;
 mod input;
 mod lifecycle;
 mod output;

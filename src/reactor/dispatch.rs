@@ -133,8 +133,8 @@ impl<H: Handler> Dispatch<'_, H> {
         self.frames_left == 0 || self.bytes_left == 0
     }
 
-    /// Decoding is stopped. Where that is for a long output, which is not written yet, it is
-    /// written now, and decoding may go on.
+    /// Decoding is stopped, or frames are counted. Where it is stopped for a long output, which is
+    /// not written yet, that is written now, and decoding may go on.
     #[cold]
     fn makes_way(&mut self) -> bool {
         if self.flags().intersects(Flags::ABOVE_HIGH) && self.cx.engine.write_out() == Drained(true)
@@ -143,6 +143,7 @@ impl<H: Handler> Dispatch<'_, H> {
             self.handler
                 .on_drained(&mut self.cx, conn, &mut self.session);
         }
+        self.cx.engine.spend_credit(self.token);
         self.flags().wants_frames()
     }
 }
@@ -159,7 +160,7 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
             return Flow::Stop;
         };
         conn.stats.frames_in += 1;
-        let goes_on = conn.flags.wants_frames() || self.makes_way();
+        let goes_on = !conn.flags.intersects(Flags::BREAKS_RUN) || self.makes_way();
         if goes_on && self.frames_left > 0 {
             Flow::Continue
         } else {

@@ -1,0 +1,194 @@
+//! What the handler lets in, and when: credit by the frame.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{DEADLINE, Event, Probe, deposit, drive, frame, idle, listening, open};
+use unstick::{Config, ConnId, Framing, Reactor};
+
+const TEN_LINES: &[u8] = b"0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n";
+
+/// A handler that grants each connection `frames` before its first.
+fn granting(frames: u64) -> Probe {
+    Probe::new(move |cx, event| {
+        if let Event::Open(conn, _) = event {
+            cx.grant(*conn, frames).expect("it is open");
+        }
+    })
+}
+
+fn grant(reactor: &mut Reactor<Probe>, conn: ConnId, frames: u64) {
+    let granted = reactor.with(|_, cx| cx.grant(conn, frames));
+    granted.expect("it is open");
+    idle(reactor);
+}
+
+fn frame_count(reactor: &Reactor<Probe>) -> usize {
+    reactor.handler().frames().len()
+}
+
+fn half_close_count(reactor: &Reactor<Probe>) -> usize {
+    let is_half_close = |event: &Event| matches!(event, Event::HalfClose(_));
+    reactor.handler().count(is_half_close)
+}
+
+#[test]
+fn as_many_frames_are_delivered_as_were_granted_and_no_more() {
+    for read_len_max in [1, 3, 4096] {
+        for frame_budget in [1, 2, 1000] {
+            let mut config = Config::default();
+            config.read_len_max = read_len_max;
+            config.frame_budget = frame_budget;
+            let (mut reactor, addr) = listening(granting(3), config, Framing::line());
+            let (mut client, conn) = open(&mut reactor, addr);
+            deposit(&mut reactor, &mut client, conn, TEN_LINES);
+            idle(&mut reactor);
+            assert_eq!(frame_count(&reactor), 3);
+            grant(&mut reactor, conn, 0);
+            assert_eq!(frame_count(&reactor), 3);
+            grant(&mut reactor, conn, 1);
+            grant(&mut reactor, conn, 4);
+            assert_eq!(frame_count(&reactor), 8);
+            grant(&mut reactor, conn, 100);
+            assert_eq!(frame_count(&reactor), 10);
+            let lines = TEN_LINES.split(|byte| *byte == b'\n');
+            assert!(lines.take(10).eq(reactor.handler().frames()));
+        }
+    }
+}
+
+#[test]
+fn a_connection_without_credit_is_not_read() {
+    let (mut reactor, addr) = listening(granting(0), Config::default(), Framing::line());
+    let (mut client, conn) = open(&mut reactor, addr);
+    deposit(&mut reactor, &mut client, conn, TEN_LINES);
+    idle(&mut reactor);
+    assert_eq!((frame_count(&reactor), reactor.stats().reads), (0, 0));
+    grant(&mut reactor, conn, 1);
+    assert_eq!(reactor.stats().reads, 1);
+    deposit(&mut reactor, &mut client, conn, TEN_LINES);
+    idle(&mut reactor);
+    assert_eq!((frame_count(&reactor), reactor.stats().reads), (1, 1));
+}
+
+/// The handler grants one more in each frame: a client that is always one ahead is never stopped.
+#[test]
+fn credit_that_is_granted_in_on_frame_lets_the_next_frame_come_at_once() {
+    let probe = Probe::new(|cx, event| {
+        if let Event::Open(conn, _) | Event::Frame(conn, _) = event {
+            cx.grant(*conn, 1).expect("it is open");
+        }
+    });
+    let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
+    let (mut client, conn) = open(&mut reactor, addr);
+    deposit(&mut reactor, &mut client, conn, TEN_LINES);
+    reactor.turn(Some(DEADLINE)).expect("the poll works");
+    assert_eq!(frame_count(&reactor), 10);
+}
+
+#[test]
+fn the_frame_that_brings_a_connection_under_credit_is_not_counted() {
+    for granted in [0, 2] {
+        let probe = Probe::new(move |cx, event| match event {
+            Event::Frame(conn, frame) if frame == b"1" => {
+                cx.grant(*conn, granted).expect("it is open");
+            }
+            _ => {}
+        });
+        let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
+        let (mut client, conn) = open(&mut reactor, addr);
+        deposit(&mut reactor, &mut client, conn, TEN_LINES);
+        idle(&mut reactor);
+        let expected = 2 + usize::try_from(granted).expect("a small number");
+        assert_eq!(frame_count(&reactor), expected);
+    }
+}
+
+#[test]
+fn credit_without_end_takes_a_connection_out_of_the_rule() {
+    // At once, and in a sum.
+    for grants in [&[u64::MAX][..], &[u64::MAX - 1, 2]] {
+        let (mut reactor, addr) = listening(granting(0), Config::default(), Framing::line());
+        let (mut client, conn) = open(&mut reactor, addr);
+        for frames in grants {
+            grant(&mut reactor, conn, *frames);
+        }
+        deposit(&mut reactor, &mut client, conn, TEN_LINES);
+        idle(&mut reactor);
+        assert_eq!(frame_count(&reactor), 10);
+        // And the first grant after it counts anew.
+        grant(&mut reactor, conn, 1);
+        deposit(&mut reactor, &mut client, conn, TEN_LINES);
+        idle(&mut reactor);
+        assert_eq!(frame_count(&reactor), 11);
+    }
+}
+
+#[test]
+fn credit_does_not_undo_a_pause_nor_a_resume_the_lack_of_credit() {
+    let (mut reactor, addr) = listening(granting(0), Config::default(), Framing::line());
+    let (mut client, conn) = open(&mut reactor, addr);
+    deposit(&mut reactor, &mut client, conn, TEN_LINES);
+    reactor.with(|_, cx| cx.pause(conn)).expect("it is open");
+    grant(&mut reactor, conn, 2);
+    assert_eq!(frame_count(&reactor), 0);
+    reactor.with(|_, cx| cx.resume(conn)).expect("it is open");
+    idle(&mut reactor);
+    assert_eq!(frame_count(&reactor), 2);
+    reactor.with(|_, cx| cx.pause(conn)).expect("it is open");
+    reactor.with(|_, cx| cx.resume(conn)).expect("it is open");
+    idle(&mut reactor);
+    assert_eq!(frame_count(&reactor), 2);
+}
+
+#[test]
+fn the_end_costs_no_credit_but_waits_for_it() {
+    let (mut reactor, addr) = listening(granting(1), Config::default(), Framing::line());
+    let (mut client, conn) = open(&mut reactor, addr);
+    deposit(&mut reactor, &mut client, conn, b"1\n2\n");
+    client
+        .shutdown(std::net::Shutdown::Write)
+        .expect("it is open");
+    idle(&mut reactor);
+    assert_eq!((frame_count(&reactor), half_close_count(&reactor)), (1, 0));
+    grant(&mut reactor, conn, 2);
+    drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    assert_eq!((frame_count(&reactor), half_close_count(&reactor)), (2, 1));
+}
+
+#[test]
+fn a_client_can_be_granted_frames_while_it_is_connecting() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let conn = reactor.connect(addr, Framing::line(), ());
+    reactor
+        .with(|_, cx| cx.grant(conn, 2))
+        .expect("it is known");
+    let (mut server, _) = listener.accept().expect("it connects");
+    drive(&mut reactor, |reactor| reactor.stats().connected == 1);
+    deposit(&mut reactor, &mut server, conn, TEN_LINES);
+    idle(&mut reactor);
+    assert_eq!(frame_count(&reactor), 2);
+}
+
+/// While a connection has no credit nobody reads it: its frame cannot come on.
+#[test]
+fn a_lack_of_credit_does_not_count_against_a_frame() {
+    let timeout = Duration::from_millis(200);
+    let mut config = Config::default();
+    config.frame_deadline = Some(timeout);
+    let (mut reactor, addr) = listening(granting(1), config, Framing::length_u32());
+    let (mut client, conn) = open(&mut reactor, addr);
+    let mut bytes = frame("u32", b"one");
+    bytes.extend(&frame("u32", b"two")[..5]);
+    deposit(&mut reactor, &mut client, conn, &bytes);
+    let end = std::time::Instant::now() + 3 * timeout;
+    drive(&mut reactor, |_| std::time::Instant::now() > end);
+    grant(&mut reactor, conn, 1);
+    deposit(&mut reactor, &mut client, conn, b"wo");
+    drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
+    assert_eq!(reactor.handler().frames(), [b"one", b"two"]);
+    assert_eq!(reactor.stats().closed, 0);
+}
