@@ -169,6 +169,7 @@ impl<H: Handler> Context<'_, H> {
 
     /// Stops delivering a connection's frames, and reading it, until [`resume`](Context::resume).
     /// No system call. It is apart from the pause that a queue above its high mark makes.
+    /// [`on_hangup`](Handler::on_hangup) tells of a peer that goes meanwhile.
     ///
     /// # Errors
     ///

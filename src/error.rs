@@ -108,8 +108,8 @@ pub enum SendError {
     /// The id names nothing any more. Stop sending to it.
     Gone,
     /// The connection takes no more output: it is closing, or its write side failed. Its
-    /// `on_close` follows, after the frames that came before; where it is paused, once it is
-    /// resumed.
+    /// `on_close` follows, after the frames that came before; where it is paused and has any, once
+    /// it is resumed.
     Closing,
     /// The payload would take the queue over its hard limit. Try again after `on_drained`, which
     /// follows; but what does not fit into an empty queue never will.

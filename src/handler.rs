@@ -19,7 +19,8 @@ use crate::token::{ConnId, ListenerId, UdpId};
 ///
 /// The life of every connection, accepted or connected, is
 /// `on_open (on_frame | on_drained)* on_half_close? on_drained* on_close`, or `on_close` alone for
-/// one that never opened. `on_close` comes exactly once, and last.
+/// one that never opened. `on_close` comes exactly once, and last. An `on_hangup` may stand before
+/// what is left of it, while the connection is not read.
 ///
 /// # Panics
 ///
@@ -96,6 +97,28 @@ pub trait Handler: Sized {
         cx.close(conn);
     }
 
+    /// The peer has ended or reset a connection that is not read at present: it is paused, has no
+    /// credit or is above its high mark. What the peer sent before may still wait to be delivered;
+    /// it comes when the connection is read again, and then the end. A handler that has no use for
+    /// it closes or aborts the connection. Does nothing by default.
+    ///
+    /// A connection that is read is never told of here: its frames come at once, and then
+    /// [`on_half_close`](Handler::on_half_close) or [`on_close`](Handler::on_close). One that was
+    /// reset, or that both sides have ended, and that has nothing left to deliver, is closed at
+    /// once, paused or not.
+    ///
+    /// This relies on what the poll says of a socket that nobody reads: on Linux and the BSDs,
+    /// macOS among them, it comes at once; elsewhere the connection has to be read again first.
+    fn on_hangup(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        session: &mut Self::Session,
+        hangup: Hangup,
+    ) {
+        let _ = (cx, conn, session, hangup);
+    }
+
     /// A connection has ended, or could not be opened ([`CloseReason::ConnectFailed`]). Its peer's
     /// address can be asked for until this returns; its socket is closed. Does nothing by default.
     ///
@@ -130,6 +153,18 @@ pub trait Handler: Sized {
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
         let _ = (cx, timer, key);
     }
+}
+
+/// How a peer went, of whom [`Handler::on_hangup`] tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hangup {
+    /// It has ended its side. It may still read: a request that ends with it may wait for its
+    /// answer. Told once.
+    Ended,
+    /// It has reset the connection, or is unreachable: nobody reads any more. What was queued is
+    /// lost, and `send` is refused.
+    Reset,
 }
 
 /// Where an open connection came from.

@@ -135,7 +135,8 @@
 //! by the kernel, or counted in [`Closed::unsent_bytes`].
 //!
 //! What a handler cannot work off it need not let in: [`Context::pause`] and
-//! [`resume`](Context::resume) stop and go on, [`Context::grant`] lets frames in by number.
+//! [`resume`](Context::resume) stop and go on, [`Context::grant`] lets frames in by number. A peer
+//! that goes meanwhile is told of by [`on_hangup`](Handler::on_hangup).
 //!
 //! All that one connection is sent while its own frames are delivered is written by one call when
 //! they are done; what other connections are sent is written once at the end of the turn.
@@ -223,7 +224,7 @@ pub use context::Context;
 pub use datagram::Datagram;
 pub use deframe::{Deframer, FramedStream, Framer};
 pub use error::{CloseReason, Closed, FrameError, Gone, PostError, SendError, Sent};
-pub use handler::{Handler, Origin};
+pub use handler::{Handler, Hangup, Origin};
 pub use reactor::Reactor;
 pub use remote::Remote;
 pub use stats::{ConnStats, Stats};

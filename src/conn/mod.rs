@@ -63,6 +63,11 @@ impl Flags {
     pub(crate) const BY_CREDIT: Self = Self(1 << 16);
     /// All frames that the handler granted were delivered.
     pub(crate) const NO_CREDIT: Self = Self(1 << 17);
+    /// An event told that the peer has ended or reset the connection, or a write failed. Reading
+    /// finds that out for itself; this is for the time when nobody reads.
+    pub(crate) const HUNG_UP: Self = Self(1 << 18);
+    /// The handler was told that the peer ended its side while nobody read it.
+    pub(crate) const HANGUP_TOLD: Self = Self(1 << 19);
 
     /// No further frame is delivered while one of these is set. The pauses are bits of their own,
     /// so that none undoes another.
@@ -106,6 +111,9 @@ impl Flags {
         *self != before
     }
 
+    /// There is more to do when a dispatch is over.
+    pub(crate) const HAS_EPILOGUE: Self = Self(Self::ENDS_OUTPUT.0 | Self::HUNG_UP.0);
+
     /// This side ends, or has ended, by the handler's wish.
     pub(crate) const ENDS_OUTPUT: Self = Self(Self::CLOSING.0 | Self::ENDING.0);
 
@@ -113,6 +121,12 @@ impl Flags {
     #[inline]
     pub(crate) fn wants_frames(self) -> bool {
         !self.intersects(Self::STOPS_DECODING)
+    }
+
+    /// Whether events have told that the peer is gone, and no reading will find out how.
+    pub(crate) fn is_hung_up_unread(self) -> bool {
+        const OTHERWISE: Flags = Flags(Flags::CONNECTING.0 | Flags::CLOSING.0 | Flags::DEAD.0);
+        self.intersects(Self::HUNG_UP) && !self.wants_frames() && !self.intersects(OTHERWISE)
     }
 
     /// What a connection whose output was ended does next, given whether all of it was taken.

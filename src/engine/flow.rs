@@ -1,11 +1,13 @@
-//! Whether a connection is read: the handler's pause, and its credit.
+//! Whether a connection is read: the handler's pause, and its credit; and what becomes of a peer
+//! that goes while it is not.
 //!
 //! None of it makes a system call. A socket that is not read stays registered; what its events tell
 //! is kept as readiness, for the time when it is read again.
 
-use super::Engine;
+use super::{Drained, Engine};
 use crate::conn::Flags;
-use crate::error::Gone;
+use crate::error::{CloseReason, Gone};
+use crate::handler::Hangup;
 use crate::token::Token;
 
 /// How many frames a connection may still be delivered.
@@ -63,6 +65,48 @@ impl Engine {
         if credit.frames == 0 {
             conn.flags.insert(Flags::NO_CREDIT);
         }
+    }
+
+    /// Where nobody reads a connection that has hung up: finds out whether it was reset. Then no
+    /// output can go any more, as where a write failed.
+    pub(crate) fn note_reset(&mut self, token: Token) -> Drained {
+        let Ok(conn) = self.conn_mut(token) else {
+            return Drained(false);
+        };
+        if !conn.flags.is_hung_up_unread() || conn.flags.intersects(Flags::WRITE_FAILED) {
+            return Drained(false);
+        }
+        match conn.stream.take_error() {
+            Ok(None) => Drained(false),
+            Ok(Some(error)) | Err(error) => self.fail_write(token, error),
+        }
+    }
+
+    /// What is to be told of a connection that has hung up while nobody reads it. One that has
+    /// nothing left to deliver, and can be sent nothing more, ends here.
+    pub(crate) fn hangup(&mut self, token: Token) -> Option<Hangup> {
+        let conn = self.conn_mut(token).ok()?;
+        if !conn.flags.is_hung_up_unread() {
+            return None;
+        }
+        conn.flags.remove(Flags::HUNG_UP);
+        let is_reset = conn.flags.intersects(Flags::WRITE_FAILED);
+        let has_ended = conn.flags.intersects(Flags::FIN_SENT);
+        if is_reset || has_ended {
+            let has_frames = conn.inbound.has_undelivered() || conn.stream.has_unread();
+            if !has_frames {
+                self.kill(token, CloseReason::Peer);
+                return None;
+            }
+        }
+        if is_reset {
+            return Some(Hangup::Reset);
+        }
+        let is_news = !conn
+            .flags
+            .intersects(Flags::PEER_ENDED | Flags::HANGUP_TOLD);
+        conn.flags.insert(Flags::HANGUP_TOLD);
+        is_news.then_some(Hangup::Ended)
     }
 
     /// Serves a connection again that something had stopped.

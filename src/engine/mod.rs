@@ -316,6 +316,9 @@ fn note(
         return;
     };
     flags.insert(match readiness {
+        Readiness { hung_up: true, .. } => {
+            Flags::READABLE | Flags::WRITABLE | Flags::END_HINT | Flags::HUNG_UP
+        }
         Readiness { ended: true, .. } => Flags::READABLE | Flags::WRITABLE | Flags::END_HINT,
         Readiness {
             readable: true,

@@ -257,7 +257,7 @@ impl Engine {
     /// A write failed: the output is lost, and counted. The input that the kernel still holds is
     /// delivered before the connection is closed.
     #[cold]
-    fn fail_write(&mut self, token: Token, error: io::Error) -> Drained {
+    pub(super) fn fail_write(&mut self, token: Token, error: io::Error) -> Drained {
         let Self {
             entries,
             pool,
@@ -269,7 +269,7 @@ impl Engine {
         };
         log::debug!("writing to {} failed: {error}", conn.peer);
         conn.flags
-            .insert(Flags::WRITE_FAILED | Flags::READABLE | Flags::END_HINT);
+            .insert(Flags::WRITE_FAILED | Flags::READABLE | Flags::END_HINT | Flags::HUNG_UP);
         let lost = give_up_output(conn, pool, spare_outbounds);
         conn.rare().unsent_bytes += lost;
         let closing = conn.flags.intersects(Flags::CLOSING | Flags::PEER_ENDED);

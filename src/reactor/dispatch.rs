@@ -79,16 +79,31 @@ impl<H: Handler> Reactor<H> {
         };
         // What stood in its place owns nothing, and is not worth a look at its drop.
         std::mem::forget(std::mem::replace(&mut conn.inbound, input.inbound));
-        let ends_output = conn.flags.intersects(Flags::ENDS_OUTPUT);
+        let has_epilogue = conn.flags.intersects(Flags::HAS_EPILOGUE);
         if cut_short {
             engine.queue(token);
         }
         let drained = engine.write_out();
         engine.current = None;
-        if ends_output {
+        if has_epilogue {
             engine.step_closing(token);
         }
         self.tell_drained(token, drained);
+        if has_epilogue {
+            self.serve_hangup(token);
+        }
+    }
+
+    /// Where nobody reads a connection, only its events tell that the peer is gone.
+    #[cold]
+    fn serve_hangup(&mut self, token: Token) {
+        let drained = self.engine.note_reset(token);
+        self.tell_drained(token, drained);
+        if let Some(hangup) = self.engine.hangup(token) {
+            self.call(token, |handler, cx, conn, session| {
+                handler.on_hangup(cx, conn, session, hangup);
+            });
+        }
     }
 
     pub(super) fn serve_listener(&mut self, id: ListenerId) {

@@ -32,6 +32,8 @@ pub(crate) struct Readiness {
     /// The peer ended, the connection was reset, there is an error to fetch, or a byte of urgent
     /// data, at which reads stop short.
     pub(crate) ended: bool,
+    /// The peer ended or reset the connection.
+    pub(crate) hung_up: bool,
 }
 
 /// Ends a wait from any thread, also one that begins later.
@@ -80,13 +82,15 @@ impl Driver {
         for event in &self.events {
             count += 1;
             if event.token() != WAKER_TOKEN {
+                let hung_up = event.is_read_closed();
                 let readiness = Readiness {
                     readable: event.is_readable(),
                     writable: event.is_writable(),
-                    ended: event.is_read_closed()
+                    ended: hung_up
                         || event.is_write_closed()
                         || event.is_error()
                         || event.is_priority(),
+                    hung_up,
                 };
                 each(PollToken(event.token().0), readiness);
             }

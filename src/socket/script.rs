@@ -104,6 +104,10 @@ impl Script {
         })
     }
 
+    pub(super) fn has_unread(self) -> bool {
+        self.with(|state| matches!(state.readings.front(), Some(Reading::Bytes(_))))
+    }
+
     pub(super) fn shutdown_write(self) {
         self.with(|state| state.seen.is_shut_down = true);
     }

@@ -78,6 +78,26 @@ impl Stream {
         }
     }
 
+    /// The error that the socket has met, and nobody has been told of.
+    pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Self::Tcp(tcp) => tcp.take_error(),
+            Self::None => Err(io::ErrorKind::NotConnected.into()),
+            #[cfg(test)]
+            Self::Scripted(_) => Ok(None),
+        }
+    }
+
+    /// Whether a read would give bytes. Nothing is taken.
+    pub(crate) fn has_unread(&self) -> bool {
+        match self {
+            Self::Tcp(tcp) => retry(|| tcp.peek(&mut [0])).is_ok_and(|len| len > 0),
+            Self::None => false,
+            #[cfg(test)]
+            Self::Scripted(script) => script.has_unread(),
+        }
+    }
+
     /// Sends the FIN.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match self {

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 use unstick::{
-    CloseReason, Closed, Config, ConnId, Context, Datagram, Framing, Handler, Origin, Reactor,
-    Remote, Stats, TimerId, UdpId,
+    CloseReason, Closed, Config, ConnId, Context, Datagram, Framing, Handler, Hangup, Origin,
+    Reactor, Remote, Stats, TimerId, UdpId,
 };
 
 /// Far more than any wait takes, so that only a lost wake-up or a lost byte reaches it.
@@ -49,6 +49,7 @@ pub enum Event {
     Frame(ConnId, Vec<u8>),
     Drained(ConnId),
     HalfClose(ConnId),
+    Hangup(ConnId, Hangup),
     Close(ConnId, Closed),
     Datagram(UdpId, SocketAddr, Vec<u8>, bool),
     DatagramError(UdpId, std::io::Error),
@@ -143,6 +144,10 @@ impl Handler for Probe {
         if !self.keep_half_closed {
             cx.close(conn);
         }
+    }
+
+    fn on_hangup(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), hangup: Hangup) {
+        self.see(cx, Event::Hangup(conn, hangup));
     }
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {

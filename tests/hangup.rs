@@ -1,0 +1,263 @@
+//! A peer that goes while nobody reads its connection: it is noticed at once, and what it sent
+//! before is not lost.
+
+#![cfg(any(target_os = "linux", target_os = "android"))]
+
+mod common;
+
+use std::io::{ErrorKind, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use common::{Event, Probe, deposit, drive, idle, is_io, listening, open, reset};
+use unstick::{CloseReason, Closed, Config, ConnId, Framing, Hangup, Reactor, SendError};
+
+/// What keeps a connection from being read.
+#[derive(Clone, Copy)]
+enum Stop {
+    Pause,
+    Credit,
+}
+
+const STOPS: [Stop; 2] = [Stop::Pause, Stop::Credit];
+
+impl Stop {
+    fn listening(self) -> (Reactor<Probe>, SocketAddr) {
+        let probe = Probe::new(move |cx, event| {
+            if let Event::Open(conn, _) = event {
+                match self {
+                    Self::Pause => cx.pause(*conn).expect("it is open"),
+                    Self::Credit => cx.grant(*conn, 0).expect("it is open"),
+                }
+            }
+        });
+        listening(probe, Config::default(), Framing::line())
+    }
+
+    fn end(self, reactor: &mut Reactor<Probe>, conn: ConnId) {
+        let ended = reactor.with(|_, cx| match self {
+            Self::Pause => cx.resume(conn),
+            Self::Credit => cx.grant(conn, 100),
+        });
+        ended.expect("it is there");
+    }
+}
+
+fn hangups(reactor: &Reactor<Probe>) -> Vec<Hangup> {
+    let events = reactor.handler().events.iter();
+    events
+        .filter_map(|event| match event {
+            Event::Hangup(_, hangup) => Some(*hangup),
+            _ => None,
+        })
+        .collect()
+}
+
+fn drive_to_hangups(reactor: &mut Reactor<Probe>, count: usize) {
+    drive(reactor, |reactor| hangups(reactor).len() == count);
+}
+
+fn drive_to_close(reactor: &mut Reactor<Probe>) {
+    drive(reactor, |reactor| reactor.stats().closed == 1);
+}
+
+fn only_close(reactor: &Reactor<Probe>) -> &Closed {
+    let closes = reactor.handler().closes();
+    assert_eq!(closes.len(), 1);
+    closes[0].1
+}
+
+fn end_side(client: &TcpStream) {
+    client.shutdown(Shutdown::Write).expect("it is open");
+}
+
+#[test]
+fn a_reset_closes_a_connection_at_once_that_is_not_read_and_has_nothing_left() {
+    for stop in STOPS {
+        let (mut reactor, addr) = stop.listening();
+        let (client, _) = open(&mut reactor, addr);
+        reset(client);
+        drive_to_close(&mut reactor);
+        let closed = only_close(&reactor);
+        assert!(
+            is_io(&closed.reason, ErrorKind::ConnectionReset),
+            "{closed:?}"
+        );
+        assert_eq!(hangups(&reactor), [], "the close says it");
+    }
+}
+
+#[test]
+fn frames_before_a_reset_wait_for_the_resume_and_the_reset_is_told_at_once() {
+    for stop in STOPS {
+        let (mut reactor, addr) = stop.listening();
+        let (mut client, conn) = open(&mut reactor, addr);
+        deposit(&mut reactor, &mut client, conn, b"1\n2\n");
+        reset(client);
+        drive_to_hangups(&mut reactor, 1);
+        assert_eq!(hangups(&reactor), [Hangup::Reset]);
+        let refused = reactor.with(|_, cx| cx.send(conn, b"answer"));
+        assert!(matches!(refused, Err(SendError::Closing)), "{refused:?}");
+        idle(&mut reactor);
+        assert_eq!(reactor.stats().closed, 0, "two frames wait");
+        assert_eq!(reactor.stats().reads, 0);
+
+        stop.end(&mut reactor, conn);
+        drive_to_close(&mut reactor);
+        assert_eq!(reactor.handler().frames(), [b"1", b"2"]);
+        let closed = only_close(&reactor);
+        assert!(
+            is_io(&closed.reason, ErrorKind::ConnectionReset),
+            "{closed:?}"
+        );
+        assert_eq!(hangups(&reactor).len(), 1, "it is told once");
+    }
+}
+
+#[test]
+fn a_handler_that_has_no_use_for_the_frames_of_a_reset_peer_aborts_in_on_hangup() {
+    let probe = Probe::new(|cx, event| match event {
+        Event::Open(conn, _) => cx.pause(*conn).expect("it is open"),
+        Event::Hangup(conn, _) => cx.abort(*conn),
+        _ => {}
+    });
+    let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
+    let (mut client, conn) = open(&mut reactor, addr);
+    deposit(&mut reactor, &mut client, conn, b"1\n2\n");
+    reset(client);
+    drive_to_close(&mut reactor);
+    assert!(reactor.handler().frames().is_empty());
+}
+
+/// A peer that has ended its side may still wait for an answer: nothing is closed for it.
+#[test]
+fn a_fin_is_told_at_once_and_without_a_read_and_the_answer_still_goes() {
+    for stop in STOPS {
+        for sent in [&b""[..], b"1\n2\n"] {
+            let (mut reactor, addr) = stop.listening();
+            let (mut client, conn) = open(&mut reactor, addr);
+            deposit(&mut reactor, &mut client, conn, sent);
+            end_side(&client);
+            drive_to_hangups(&mut reactor, 1);
+            assert_eq!(hangups(&reactor), [Hangup::Ended]);
+            assert_eq!(reactor.stats().reads, 0);
+            let _ = reactor
+                .with(|_, cx| cx.send(conn, b"answer"))
+                .expect("it is open");
+            idle(&mut reactor);
+            assert_eq!(hangups(&reactor).len(), 1, "it is told once");
+            assert_eq!(reactor.stats().closed, 0);
+
+            stop.end(&mut reactor, conn);
+            drive_to_close(&mut reactor);
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).expect("it is ended well");
+            assert_eq!(answer, b"answer\n");
+            let frames = sent.split_inclusive(|byte| *byte == b'\n').count();
+            assert_eq!(reactor.handler().frames().len(), frames);
+            let closed = only_close(&reactor);
+            assert!(matches!(closed.reason, CloseReason::Peer), "{closed:?}");
+        }
+    }
+}
+
+/// The FIN is there before the handler pauses: no event comes after it.
+#[test]
+fn a_fin_that_came_before_the_pause_is_told_at_once_too() {
+    let probe = Probe::new(|cx, event| match event {
+        Event::Frame(conn, frame) if frame == b"1" => cx.pause(*conn).expect("it is open"),
+        _ => {}
+    });
+    let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
+    let (mut client, conn) = open(&mut reactor, addr);
+    deposit(&mut reactor, &mut client, conn, b"1\n2\n");
+    end_side(&client);
+    drop(client);
+    drive_to_hangups(&mut reactor, 1);
+    assert_eq!(reactor.handler().frames(), [b"1"]);
+    reactor.with(|_, cx| cx.resume(conn)).expect("it is open");
+    drive_to_close(&mut reactor);
+    assert_eq!(reactor.handler().frames(), [b"1", b"2"]);
+}
+
+#[test]
+fn a_connection_that_both_sides_have_ended_is_closed_without_a_resume() {
+    for stop in STOPS {
+        let (mut reactor, addr) = stop.listening();
+        let (client, conn) = open(&mut reactor, addr);
+        reactor
+            .with(|_, cx| cx.half_close(conn))
+            .expect("it is open");
+        idle(&mut reactor);
+        assert_eq!(reactor.stats().closed, 0);
+        end_side(&client);
+        drive_to_close(&mut reactor);
+        let closed = only_close(&reactor);
+        assert!(matches!(closed.reason, CloseReason::Local), "{closed:?}");
+    }
+}
+
+#[test]
+fn frames_of_a_connection_that_both_sides_have_ended_wait_for_the_resume() {
+    for stop in STOPS {
+        let (mut reactor, addr) = stop.listening();
+        let (mut client, conn) = open(&mut reactor, addr);
+        reactor
+            .with(|_, cx| cx.half_close(conn))
+            .expect("it is open");
+        deposit(&mut reactor, &mut client, conn, b"1\n2\n");
+        end_side(&client);
+        drive_to_hangups(&mut reactor, 1);
+        idle(&mut reactor);
+        assert_eq!(reactor.stats().closed, 0);
+        stop.end(&mut reactor, conn);
+        drive_to_close(&mut reactor);
+        assert_eq!(reactor.handler().frames(), [b"1", b"2"]);
+    }
+}
+
+#[test]
+fn a_peer_that_ends_and_then_resets_is_told_of_for_both() {
+    let (mut reactor, addr) = Stop::Pause.listening();
+    let (mut client, conn) = open(&mut reactor, addr);
+    deposit(&mut reactor, &mut client, conn, b"1\n");
+    end_side(&client);
+    drive_to_hangups(&mut reactor, 1);
+    reset(client);
+    drive_to_hangups(&mut reactor, 2);
+    assert_eq!(hangups(&reactor), [Hangup::Ended, Hangup::Reset]);
+    reactor.with(|_, cx| cx.resume(conn)).expect("it is there");
+    drive_to_close(&mut reactor);
+    assert_eq!(reactor.handler().frames(), [b"1"]);
+}
+
+#[test]
+fn urgent_data_is_no_hangup() {
+    let (mut reactor, addr) = Stop::Pause.listening();
+    let (client, _) = open(&mut reactor, addr);
+    let events = reactor.stats().events;
+    let options = socket2::SockRef::from(&client);
+    options.send_out_of_band(b"!").expect("it is open");
+    drive(&mut reactor, |reactor| reactor.stats().events > events);
+    idle(&mut reactor);
+    assert_eq!(hangups(&reactor), []);
+    assert_eq!(reactor.stats().closed, 0);
+}
+
+/// As long as a connection is read, its end has a callback of its own.
+#[test]
+fn a_connection_that_is_read_is_told_of_no_hangup() {
+    for is_reset in [true, false] {
+        let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
+        let (mut client, conn) = open(&mut reactor, addr);
+        deposit(&mut reactor, &mut client, conn, b"1\n");
+        if is_reset {
+            reset(client);
+        } else {
+            end_side(&client);
+            drop(client);
+        }
+        drive_to_close(&mut reactor);
+        assert_eq!(hangups(&reactor), []);
+        assert_eq!(reactor.handler().frames(), [b"1"]);
+    }
+}
