@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::error::{Gone, SendError, Sent};
 use crate::handler::Handler;
 use crate::session::Sessions;
+use crate::socket::{ConnectOptions, ListenOptions, SocketRef, UdpOptions};
 use crate::stats::{ConnStats, Stats};
 use crate::timer::TimerId;
 use crate::token::{ConnId, ListenerId, SocketId, UdpId};
@@ -85,7 +86,22 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// What resolving, binding or listening answered, for the last of the addresses.
     pub fn listen(&mut self, addr: impl ToSocketAddrs, framing: Framing) -> io::Result<ListenerId> {
-        self.engine.listen(addr, framing)
+        self.listen_with(addr, framing, &ListenOptions::new())
+    }
+
+    /// [`listen`](Context::listen) with options of the socket: a port that several reactors share,
+    /// for example.
+    ///
+    /// # Errors
+    ///
+    /// As there, and what setting an option answered.
+    pub fn listen_with(
+        &mut self,
+        addr: impl ToSocketAddrs,
+        framing: Framing,
+        options: &ListenOptions,
+    ) -> io::Result<ListenerId> {
+        self.engine.listen(addr, framing, options)
     }
 
     /// Opens a UDP socket.
@@ -94,7 +110,21 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// What resolving or binding answered, for the last of the addresses.
     pub fn bind_udp(&mut self, addr: impl ToSocketAddrs) -> io::Result<UdpId> {
-        self.engine.bind_udp(addr)
+        self.bind_udp_with(addr, &UdpOptions::new())
+    }
+
+    /// [`bind_udp`](Context::bind_udp) with options of the socket: broadcast and multicast groups,
+    /// for example.
+    ///
+    /// # Errors
+    ///
+    /// As there, and what setting an option or joining a group answered.
+    pub fn bind_udp_with(
+        &mut self,
+        addr: impl ToSocketAddrs,
+        options: &UdpOptions,
+    ) -> io::Result<UdpId> {
+        self.engine.bind_udp(addr, options)
     }
 
     /// Connects a UDP socket: from then on it receives from `peer` only, and
@@ -119,7 +149,20 @@ impl<H: Handler> Context<'_, H> {
         framing: Framing,
         session: H::Session,
     ) -> ConnId {
-        let conn = self.engine.connect(addr, framing);
+        self.connect_with(addr, framing, session, &ConnectOptions::new())
+    }
+
+    /// [`connect`](Context::connect) with a timeout of its own and options of the socket: the
+    /// address to connect from, for example. What setting an option answered is told by
+    /// [`on_close`](Handler::on_close) too.
+    pub fn connect_with(
+        &mut self,
+        addr: impl ToSocketAddrs,
+        framing: Framing,
+        session: H::Session,
+        options: &ConnectOptions,
+    ) -> ConnId {
+        let conn = self.engine.connect(addr, framing, options);
         self.sessions.put(conn.0.key, session);
         conn
     }
@@ -310,8 +353,27 @@ impl<H: Handler> Context<'_, H> {
         self.engine.stats
     }
 
-    /// The options of a socket, to read and to set: the one place where another crate's type,
-    /// [`socket2::SockRef`], stands in this one's interface.
+    /// The options of a live socket, to read and to set.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale id or a closed socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use unstick::{ConnId, Context, Handler, Keepalive};
+    /// # fn f<H: Handler>(cx: &mut Context<'_, H>, conn: ConnId) -> std::io::Result<()> {
+    /// cx.socket(conn)?.set_keepalive(Some(Keepalive::new().idle(Duration::from_secs(60))))
+    /// # }
+    /// ```
+    pub fn socket(&self, socket: impl Into<SocketId>) -> io::Result<SocketRef<'_>> {
+        SocketRef::new(self.engine.options(socket.into())?)
+    }
+
+    /// The options that [`socket`](Context::socket) has no call for: the one place where another
+    /// crate's type, [`socket2::SockRef`], stands in this one's interface.
     ///
     /// Leave alone what the reactor relies on: that the socket does not block.
     ///
@@ -324,7 +386,7 @@ impl<H: Handler> Context<'_, H> {
     /// ```
     /// # use unstick::{ConnId, Context, Handler};
     /// # fn f<H: Handler>(cx: &mut Context<'_, H>, conn: ConnId) -> std::io::Result<()> {
-    /// cx.socket_options(conn)?.set_keepalive(true)
+    /// cx.socket_options(conn)?.set_out_of_band_inline(true)
     /// # }
     /// ```
     pub fn socket_options(&self, socket: impl Into<SocketId>) -> io::Result<socket2::SockRef<'_>> {

@@ -163,6 +163,15 @@
 //! that trickle, and [`write_stall_timeout`](Config::write_stall_timeout) against those that do not
 //! read.
 //!
+//! # Options of sockets
+//!
+//! [`listen`](Reactor::listen), [`connect`](Reactor::connect) and [`bind_udp`](Reactor::bind_udp)
+//! are the easy forms; [`listen_with`](Reactor::listen_with),
+//! [`connect_with`](Reactor::connect_with) and [`bind_udp_with`](Reactor::bind_udp_with) take what
+//! must stand before: a shared port ([`ListenOptions::reuse_port`]), a timeout or a local address
+//! ([`ConnectOptions`]), multicast groups ([`UdpOptions`]). [`Context::socket`] reads and sets the
+//! options of a live one.
+//!
 //! # Other threads, other loops
 //!
 //! [`Reactor::remote`] gives a [`Remote`] that posts closures to the loop's thread. A program with
@@ -227,6 +236,7 @@ pub use error::{CloseReason, Closed, FrameError, Gone, PostError, SendError, Sen
 pub use handler::{Handler, Hangup, Origin};
 pub use reactor::Reactor;
 pub use remote::Remote;
+pub use socket::{ConnectOptions, Keepalive, ListenOptions, SocketRef, UdpOptions};
 pub use stats::{ConnStats, Stats};
 pub use timer::TimerId;
 pub use token::{ConnId, ListenerId, SocketId, UdpId};

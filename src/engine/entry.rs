@@ -9,7 +9,7 @@ use crate::codec::Framing;
 use crate::conn::{Flags, Inbound, Outbound};
 use crate::datagram::DatagramQueue;
 use crate::error::CloseReason;
-use crate::socket::{Listener, Stream, Udp};
+use crate::socket::{ConnectOptions, Listener, Stream, Udp};
 use crate::stats::ConnStats;
 use crate::timer::{Stamp, TimerId};
 
@@ -55,10 +55,18 @@ pub(crate) struct Rare {
     pub(crate) deadline: Option<TimerId>,
     /// It ends with a reset.
     pub(crate) reset: bool,
-    /// Addresses to try if the one being connected to fails.
-    pub(crate) addrs: VecDeque<SocketAddr>,
+    /// How to go on if the connect under way fails.
+    pub(crate) dial: Option<Box<Dial>>,
     /// The frames that it may still be delivered, where the handler grants them by number.
     pub(crate) credit: Option<Credit>,
+}
+
+/// A connect to a list of addresses.
+#[derive(Debug)]
+pub(crate) struct Dial {
+    /// Those that were not tried yet.
+    pub(crate) addrs: VecDeque<SocketAddr>,
+    pub(crate) options: ConnectOptions,
 }
 
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use super::entry::Dial;
 use super::output::give_up_output;
 use super::throttle::Trouble;
 use super::{
@@ -17,7 +18,9 @@ use crate::codec::Framing;
 use crate::conn::Flags;
 use crate::datagram::DatagramQueue;
 use crate::error::{CloseReason, Closed, FrameError, Gone};
-use crate::socket::{AcceptFailure, Listener, Stream, Udp};
+use crate::socket::{
+    AcceptFailure, ConnectOptions, ListenOptions, Listener, Stream, Udp, UdpOptions,
+};
 use crate::token::{ConnId, ListenerId, PollToken, Token, UdpId};
 
 /// What one try to accept came to.
@@ -43,10 +46,11 @@ impl Engine {
         &mut self,
         addrs: impl ToSocketAddrs,
         framing: Framing,
+        options: &ListenOptions,
     ) -> io::Result<ListenerId> {
         self.refuse_when_shutting_down()?;
         let backlog = self.config.backlog;
-        let listener = first_ok(addrs, |addr| Listener::bind(addr, backlog))?;
+        let listener = first_ok(addrs, |addr| Listener::bind(addr, options, backlog))?;
         let token = self.entries.insert(|generation| {
             Entry::Listener(Box::new(ListenerEntry {
                 listener,
@@ -59,9 +63,13 @@ impl Engine {
         Ok(ListenerId(token))
     }
 
-    pub(crate) fn bind_udp(&mut self, addrs: impl ToSocketAddrs) -> io::Result<UdpId> {
+    pub(crate) fn bind_udp(
+        &mut self,
+        addrs: impl ToSocketAddrs,
+        options: &UdpOptions,
+    ) -> io::Result<UdpId> {
         self.refuse_when_shutting_down()?;
-        let udp = first_ok(addrs, Udp::bind)?;
+        let udp = first_ok(addrs, |addr| Udp::bind(addr, options))?;
         let token = self.entries.insert(|generation| {
             Entry::Udp(Box::new(UdpEntry {
                 udp,
@@ -81,7 +89,12 @@ impl Engine {
     }
 
     /// Begins to connect. Whatever goes wrong is told when the entry is reaped.
-    pub(crate) fn connect(&mut self, addrs: impl ToSocketAddrs, framing: Framing) -> ConnId {
+    pub(crate) fn connect(
+        &mut self,
+        addrs: impl ToSocketAddrs,
+        framing: Framing,
+        options: &ConnectOptions,
+    ) -> ConnId {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let flags = Flags::CONNECTING | Flags::WRITABLE;
         let token = self.entries.insert(|generation| {
@@ -94,21 +107,30 @@ impl Engine {
             ))
         });
         self.connections += 1;
-        if let Err(error) = self.begin_connect(token, addrs) {
+        if let Err(error) = self.begin_connect(token, addrs, options) {
             self.kill(token, CloseReason::ConnectFailed(error));
         }
         ConnId(token)
     }
 
-    fn begin_connect(&mut self, token: Token, addrs: impl ToSocketAddrs) -> io::Result<()> {
+    fn begin_connect(
+        &mut self,
+        token: Token,
+        addrs: impl ToSocketAddrs,
+        options: &ConnectOptions,
+    ) -> io::Result<()> {
         self.refuse_when_shutting_down()?;
         if self.connections > self.config.connections_max {
             return Err(io::Error::other("connections_max is reached"));
         }
         let addrs: VecDeque<_> = addrs.to_socket_addrs()?.collect();
-        let deadline = self.set_task(self.config.connect_deadline, Task::Deadline(token));
+        let timeout = options.timeout_or(self.config.connect_deadline);
+        let deadline = self.set_task(timeout, Task::Deadline(token));
         let rare = self.conn_mut(token)?.rare();
-        rare.addrs = addrs;
+        rare.dial = Some(Box::new(Dial {
+            addrs,
+            options: options.clone(),
+        }));
         rare.deadline = Some(deadline);
         self.connect_next(token, no_address())
     }
@@ -120,15 +142,19 @@ impl Engine {
         } = self;
         let conn = entries.conn_mut(token)?;
         conn.stream.close(driver);
-        while let Some(addr) = conn.rare().addrs.pop_front() {
+        let mut dial = conn.rare().dial.take();
+        while let Some(Dial { addrs, options }) = dial.as_deref_mut()
+            && let Some(addr) = addrs.pop_front()
+        {
             conn.peer = addr;
-            let registered = Stream::connect(addr).and_then(|mut stream| {
+            let registered = Stream::connect(addr, options).and_then(|mut stream| {
                 stream.register(driver, PollToken(token.to_poll()))?;
                 Ok(stream)
             });
             match registered {
                 Ok(stream) => {
                     conn.stream = stream;
+                    conn.rare().dial = dial;
                     return Ok(());
                 }
                 Err(error) => last = error,
@@ -150,7 +176,9 @@ impl Engine {
             Ok(Some(peer)) => {
                 conn.peer = peer;
                 conn.flags.remove(Flags::CONNECTING);
-                let deadline = conn.rare().deadline.take();
+                let rare = conn.rare();
+                let deadline = rare.deadline.take();
+                rare.dial = None;
                 conn.rare.take_if(|rare| rare.is_spare());
                 self.cancel(deadline);
                 self.watch(token);

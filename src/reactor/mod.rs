@@ -19,6 +19,7 @@ use crate::engine::{Drained, Engine, Entry, Task};
 use crate::handler::Handler;
 use crate::remote::{Inlet, Posted, Remote};
 use crate::session::Sessions;
+use crate::socket::{ConnectOptions, ListenOptions, UdpOptions};
 use crate::stats::Stats;
 use crate::token::{ConnId, ListenerId, SocketId, Token, UdpId};
 
@@ -163,6 +164,20 @@ impl<H: Handler> Reactor<H> {
         self.with(|_, cx| cx.listen(addr, framing))
     }
 
+    /// [`Context::listen_with`], from outside of a callback.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn listen_with(
+        &mut self,
+        addr: impl ToSocketAddrs,
+        framing: Framing,
+        options: &ListenOptions,
+    ) -> io::Result<ListenerId> {
+        self.with(|_, cx| cx.listen_with(addr, framing, options))
+    }
+
     /// [`Context::bind_udp`], from outside of a callback.
     ///
     /// # Errors
@@ -170,6 +185,19 @@ impl<H: Handler> Reactor<H> {
     /// As there.
     pub fn bind_udp(&mut self, addr: impl ToSocketAddrs) -> io::Result<UdpId> {
         self.with(|_, cx| cx.bind_udp(addr))
+    }
+
+    /// [`Context::bind_udp_with`], from outside of a callback.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn bind_udp_with(
+        &mut self,
+        addr: impl ToSocketAddrs,
+        options: &UdpOptions,
+    ) -> io::Result<UdpId> {
+        self.with(|_, cx| cx.bind_udp_with(addr, options))
     }
 
     /// [`Context::connect`], from outside of a callback.
@@ -180,6 +208,17 @@ impl<H: Handler> Reactor<H> {
         session: H::Session,
     ) -> ConnId {
         self.with(|_, cx| cx.connect(addr, framing, session))
+    }
+
+    /// [`Context::connect_with`], from outside of a callback.
+    pub fn connect_with(
+        &mut self,
+        addr: impl ToSocketAddrs,
+        framing: Framing,
+        session: H::Session,
+        options: &ConnectOptions,
+    ) -> ConnId {
+        self.with(|_, cx| cx.connect_with(addr, framing, session, options))
     }
 
     /// [`Context::local_addr`], from outside of a callback.

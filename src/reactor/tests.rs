@@ -7,7 +7,7 @@ use super::*;
 use crate::conn::Flags;
 use crate::engine::Accepted;
 use crate::error::{CloseReason, Closed};
-use crate::socket::{Reading, Script, Stream, Writing};
+use crate::socket::{ConnectOptions, Reading, Script, Stream, Writing};
 
 type Act = Box<dyn FnOnce(&mut Context<'_, Recorder>)>;
 
@@ -342,7 +342,11 @@ fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
     let mut reactor = reactor();
     let first = open(&mut reactor, Script::new(), Framing::raw());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let mut stray = Stream::connect(listener.local_addr().expect("it is bound")).expect("begun");
+    let mut stray = Stream::connect(
+        listener.local_addr().expect("it is bound"),
+        &ConnectOptions::new(),
+    )
+    .expect("begun");
     stray
         .register(&reactor.engine.driver, PollToken(first.0.to_poll()))
         .expect("it can be watched");

@@ -4,9 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 
 use mio::net::TcpListener;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 
-use super::{Driver, Stream, retry};
+use super::{Driver, ListenOptions, Stream, retry};
 use crate::token::PollToken;
 
 /// A listening TCP socket.
@@ -28,15 +28,12 @@ pub(crate) enum AcceptFailure {
 }
 
 impl Listener {
-    pub(crate) fn bind(addr: SocketAddr, backlog: i32) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        // On Unix it lets a server restart while old connections are in TIME-WAIT; on Windows it
-        // would let two servers share a port.
-        #[cfg(unix)]
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(backlog)?;
+    pub(crate) fn bind(
+        addr: SocketAddr,
+        options: &ListenOptions,
+        backlog: i32,
+    ) -> io::Result<Self> {
+        let socket = options.listen(addr, backlog)?;
         Ok(Self {
             tcp: TcpListener::from_std(socket.into()),
         })

@@ -5,6 +5,8 @@
 
 mod driver;
 mod listener;
+mod live;
+mod options;
 #[cfg(test)]
 mod script;
 mod stream;
@@ -12,6 +14,8 @@ mod udp;
 
 pub(crate) use driver::{Driver, Readiness, Waker};
 pub(crate) use listener::{AcceptFailure, Listener};
+pub use live::{Keepalive, SocketRef};
+pub use options::{ConnectOptions, ListenOptions, UdpOptions};
 #[cfg(test)]
 pub(crate) use script::{Reading, Script, Writing};
 pub(crate) use stream::Stream;

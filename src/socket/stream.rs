@@ -7,7 +7,7 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use socket2::SockRef;
 
-use super::{Driver, retry};
+use super::{ConnectOptions, Driver, retry};
 use crate::token::PollToken;
 
 /// The closed set of sockets that a connection may have.
@@ -22,8 +22,9 @@ pub(crate) enum Stream {
 
 impl Stream {
     /// Begins to connect; the end of it is told by an event.
-    pub(crate) fn connect(addr: SocketAddr) -> io::Result<Self> {
-        TcpStream::connect(addr).map(Self::Tcp)
+    pub(crate) fn connect(addr: SocketAddr, options: &ConnectOptions) -> io::Result<Self> {
+        let socket = options.connect(addr)?;
+        Ok(Self::Tcp(TcpStream::from_std(socket.into())))
     }
 
     pub(crate) fn register(&mut self, driver: &Driver, token: PollToken) -> io::Result<()> {
@@ -122,7 +123,11 @@ impl Stream {
             return Err(error);
         }
         match tcp.peer_addr() {
-            Ok(peer) if tcp.local_addr()? == peer => Err(io::ErrorKind::ConnectionRefused.into()),
+            Ok(peer) if tcp.local_addr()? == peer => {
+                // By a reset, which leaves the port free for the server that is to have it.
+                let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+                Err(io::ErrorKind::ConnectionRefused.into())
+            }
             Ok(peer) => Ok(Some(peer)),
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(None),
             Err(error) => Err(error),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use mio::net::UdpSocket;
 use socket2::SockRef;
 
-use super::{Driver, retry};
+use super::{Driver, UdpOptions, retry};
 use crate::token::PollToken;
 
 /// A bound UDP socket, perhaps connected to one peer.
@@ -16,8 +16,11 @@ pub(crate) struct Udp {
 }
 
 impl Udp {
-    pub(crate) fn bind(addr: SocketAddr) -> io::Result<Self> {
-        UdpSocket::bind(addr).map(|udp| Self { udp })
+    pub(crate) fn bind(addr: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
+        let socket = options.bind(addr)?;
+        Ok(Self {
+            udp: UdpSocket::from_std(socket.into()),
+        })
     }
 
     pub(crate) fn register(&mut self, driver: &Driver, token: PollToken) -> io::Result<()> {
