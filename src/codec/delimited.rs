@@ -123,7 +123,11 @@ impl Codec for Delimited {
         let from = std::mem::take(&mut scanned.0);
         match self.find(rest, from, false) {
             Found::At { start, end } => self.frame(start, end),
-            Found::NotBefore(_) => Ok(Step::Need(rest.len().saturating_add(1))),
+            Found::NotBefore(_) => {
+                // No frame; but it may be too long for one by now.
+                *scanned = Scanned(from);
+                self.decode(scanned, rest)
+            }
         }
     }
 
@@ -323,5 +327,22 @@ mod tests {
                 Err(FrameError::TooLong { limit: 4, .. })
             ));
         }
+    }
+
+    #[test]
+    fn what_is_left_behind_the_last_frame_is_held_to_the_limit_too() {
+        let codec = Delimited::new(&[b";", b";abcdefgh"], 3);
+        let (mut scanned, bytes) = (Scanned(0), b";abcde");
+        assert!(matches!(
+            codec.decode(&mut scanned, bytes),
+            Ok(Step::Need(_))
+        ));
+        let step = codec
+            .finish(&mut scanned, bytes)
+            .expect("; counts at the end");
+        assert!(matches!(step, Step::Frame { consumed: 1, .. }));
+        let finish = |rest: &[u8]| codec.finish(&mut Scanned(0), rest);
+        assert!(matches!(finish(b"abc"), Ok(Step::Need(_))));
+        assert!(matches!(finish(b"abcd"), Err(FrameError::TooLong { .. })));
     }
 }

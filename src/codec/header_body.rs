@@ -21,10 +21,13 @@ pub(crate) struct HeaderBody {
 impl HeaderBody {
     /// The length of the whole frame.
     fn frame_len(&self, header: &[u8]) -> Result<usize, FrameError> {
-        let len = (self.body_len)(header)?.saturating_add(self.header_len as u64);
-        match usize::try_from(len) {
-            Ok(len) if len <= self.frame_len_max => Ok(len),
-            _ => Err(FrameError::too_long(len, self.frame_len_max)),
+        let len = (self.body_len)(header)?.checked_add(self.header_len as u64);
+        match len.map(usize::try_from) {
+            Some(Ok(len)) if len <= self.frame_len_max => Ok(len),
+            _ => Err(FrameError::too_long(
+                len.unwrap_or(u64::MAX),
+                self.frame_len_max,
+            )),
         }
     }
 }
@@ -134,5 +137,16 @@ mod tests {
             step,
             Ok(Step::Need(_)) | Err(FrameError::TooLong { .. })
         ));
+    }
+
+    #[test]
+    fn a_frame_that_ends_beyond_what_can_be_counted_is_too_long_for_any_limit() {
+        let codec = HeaderBody {
+            header_len: 1,
+            body_len: Arc::new(|_| Ok(u64::MAX)),
+            frame_len_max: usize::MAX,
+        };
+        let error = codec.decode(&mut Scanned(0), b"h").expect_err("too long");
+        assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
     }
 }

@@ -103,7 +103,11 @@ impl LengthField {
                 FrameError::too_long(u64::MAX, self.frame_len_max)
             })?;
         self.check_limit(len)?;
-        usize::try_from(len).map_err(|_| FrameError::too_long(len, self.frame_len_max))
+        // A frame that ends beyond what can be counted is too long for any limit.
+        let body_len = usize::try_from(len).ok();
+        body_len
+            .filter(|len| len.checked_add(self.header_len()).is_some())
+            .ok_or_else(|| FrameError::too_long(len, self.frame_len_max))
     }
 
     /// The limit counts what is delivered: the header too, where it is kept.
@@ -339,5 +343,16 @@ mod tests {
         }
         let codec = LengthField::new(8).adjustment(i64::MAX);
         encode(&codec, b"abc").expect_err("shorter than the adjustment");
+    }
+
+    #[test]
+    fn a_frame_that_ends_beyond_what_can_be_counted_is_too_long_for_any_limit() {
+        let mut codec = LengthField::new(8).leading(b"?");
+        codec.frame_len_max = usize::MAX;
+        for keeps_header in [false, true] {
+            codec.keeps_header = keeps_header;
+            let error = decode(&codec, b"?\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF").expect_err("too long");
+            assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
+        }
     }
 }

@@ -23,11 +23,14 @@ impl Codec for Netstring {
         };
         let start = colon.saturating_add(1);
         let end = start.saturating_add(value);
+        let Some(consumed) = end.checked_add(1) else {
+            return Err(FrameError::too_long(value as u64, self.frame_len_max));
+        };
         match bytes.get(end) {
-            None => Ok(Step::Need(end.saturating_add(1))),
+            None => Ok(Step::Need(consumed)),
             Some(b',') => Ok(Step::Frame {
                 frame: start..end,
-                consumed: end.saturating_add(1),
+                consumed,
             }),
             Some(_) => Err(FrameError::Malformed("a netstring without its comma")),
         }
@@ -75,9 +78,10 @@ impl Netstring {
                 }
                 b'0'..=b'9' => {
                     let digit = u64::from(byte.saturating_sub(b'0'));
-                    value = value.saturating_mul(10).saturating_add(digit);
-                    if value > limit as u64 {
-                        return Err(FrameError::too_long(value, limit));
+                    let longer = value.checked_mul(10).and_then(|ten| ten.checked_add(digit));
+                    match longer {
+                        Some(longer) if longer <= limit as u64 => value = longer,
+                        _ => return Err(FrameError::too_long(longer.unwrap_or(u64::MAX), limit)),
                     }
                 }
                 b':' if index > 0 => {
@@ -169,5 +173,19 @@ mod tests {
             .encode(&[0; 101], &mut Out::new(&mut buf))
             .expect_err("too long");
         assert!(buf.is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_ends_beyond_what_can_be_counted_is_too_long_for_any_limit() {
+        let codec = Netstring {
+            frame_len_max: usize::MAX,
+        };
+        // The second goes on for ever, if nobody counts its digits.
+        for header in [format!("{}:", usize::MAX), "9".repeat(21)] {
+            let error = codec
+                .decode(&mut Scanned(0), header.as_bytes())
+                .expect_err("too long");
+            assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
+        }
     }
 }
