@@ -224,6 +224,7 @@ mod remote;
 mod session;
 mod socket;
 mod stats;
+pub mod testkit;
 mod timer;
 mod token;
 

@@ -146,6 +146,11 @@ impl Inbound {
         self.tail.as_ref().map_or(0, |tail| tail.len())
     }
 
+    /// The capacity of the buffer that holds them.
+    pub(crate) fn capacity(&self) -> usize {
+        self.tail.as_ref().map_or(0, |tail| tail.capacity())
+    }
+
     /// When the unfinished frame began to come, if there is one.
     pub(crate) fn unfinished_since(&self) -> Option<Stamp> {
         let tail = self.tail.as_ref()?;

@@ -1,0 +1,236 @@
+//! The read side of a connection, without the socket.
+
+use std::fmt;
+use std::ops::ControlFlow;
+
+use crate::buffer::Pool;
+use crate::codec::Framing;
+use crate::conn::{Flow, Halt, Inbound, Sink};
+use crate::error::FrameError;
+use crate::timer::Stamp;
+
+/// The read side of a connection as the [`Reactor`](crate::Reactor) runs it, without the socket:
+/// what a test feeds bytes to, and pauses or reframes between any two frames.
+///
+/// A callback that answers [`ControlFlow::Break`] stops the delivery behind its frame, as a handler
+/// does that pauses its connection or exchanges its framing. While bytes are left undelivered
+/// nothing is read: [`resume`](ReadSide::resume) goes on with them.
+///
+/// # Examples
+///
+/// A handshake by line, then frames with a length in front, all in one read:
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use unstick::Framing;
+/// use unstick::testkit::ReadSide;
+///
+/// let mut side = ReadSide::new(Framing::line());
+/// let mut frames = Vec::new();
+/// side.read(b"HELLO\n\0\x03abc", |frame| {
+///     frames.push(frame.to_vec());
+///     ControlFlow::Break(())
+/// })?;
+/// side.reframe(Framing::length_u16());
+/// side.resume(|frame| {
+///     frames.push(frame.to_vec());
+///     ControlFlow::Continue(())
+/// })?;
+/// assert_eq!(frames, [&b"HELLO"[..], b"abc"]);
+/// # Ok::<(), unstick::FrameError>(())
+/// ```
+pub struct ReadSide {
+    framing: Framing,
+    inbound: Inbound,
+    pool: Pool,
+    read_bytes: u64,
+    /// Bytes of an erroneous stream, from the offending frame on.
+    undecoded: Option<usize>,
+}
+
+impl ReadSide {
+    /// A connection that nothing was read from yet.
+    #[must_use]
+    pub fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            inbound: Inbound::default(),
+            pool: Pool::new(0),
+            read_bytes: 0,
+            undecoded: None,
+        }
+    }
+
+    /// One read, which finds `bytes`, and the frames that they complete. Answers how many of them
+    /// it took: fewer where the rest of a long frame is read straight into its buffer, as far as
+    /// there is room; none while bytes are [undelivered](ReadSide::has_undelivered), or after an
+    /// error.
+    ///
+    /// # Errors
+    ///
+    /// What the codec says of the bytes at [`offset`](ReadSide::offset). It is final.
+    pub fn read<F>(&mut self, bytes: &[u8], on_frame: F) -> Result<usize, FrameError>
+    where
+        F: FnMut(&[u8]) -> ControlFlow<()>,
+    {
+        if self.has_undelivered() || self.undecoded.is_some() || bytes.is_empty() {
+            return Ok(0);
+        }
+        if let Some(room) = self.inbound.direct(bytes.len(), &mut self.pool) {
+            let len = room.len();
+            room.copy_from_slice(&bytes[..len]);
+            self.inbound.direct_filled(len);
+            self.read_bytes += len as u64;
+            if self.has_undelivered() {
+                self.resume(on_frame)?;
+            }
+            return Ok(len);
+        }
+        self.read_bytes += bytes.len() as u64;
+        let mut sink = Calls {
+            on_frame,
+            pool: &mut self.pool,
+        };
+        let halt = self.inbound.ingest(self.framing.kind(), bytes, &mut sink);
+        self.heed(halt).map(|_| bytes.len())
+    }
+
+    /// Delivers what was left undelivered; nothing where nothing was.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](ReadSide::read).
+    pub fn resume<F>(&mut self, on_frame: F) -> Result<(), FrameError>
+    where
+        F: FnMut(&[u8]) -> ControlFlow<()>,
+    {
+        if !self.has_undelivered() || self.undecoded.is_some() {
+            return Ok(());
+        }
+        let mut sink = Calls {
+            on_frame,
+            pool: &mut self.pool,
+        };
+        let halt = self.inbound.resume(self.framing.kind(), &mut sink);
+        self.heed(halt).map(drop)
+    }
+
+    /// The peer has ended its side: delivers what is left undelivered, and then what the codec
+    /// makes of the rest. Answers `false` where the callback stopped it, and it is to be called
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](ReadSide::read).
+    pub fn end<F>(&mut self, mut on_frame: F) -> Result<bool, FrameError>
+    where
+        F: FnMut(&[u8]) -> ControlFlow<()>,
+    {
+        while self.held_bytes() > 0 && self.undecoded.is_none() {
+            let was_undelivered = self.has_undelivered();
+            let (kind, inbound) = (self.framing.kind(), &mut self.inbound);
+            let mut sink = Calls {
+                on_frame: &mut on_frame,
+                pool: &mut self.pool,
+            };
+            let halt = if was_undelivered {
+                inbound.resume(kind, &mut sink)
+            } else {
+                inbound.finish(kind, &mut sink)
+            };
+            if self.heed(halt)? == Flow::Stop {
+                return Ok(false);
+            }
+            if !was_undelivered {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Exchanges the framing: the bytes not delivered yet belong to the new one.
+    pub fn reframe(&mut self, framing: Framing) {
+        self.framing = framing;
+        self.inbound.reframe();
+    }
+
+    /// Whether bytes are held that the codec has not looked at, as the delivery was stopped before
+    /// them or the framing was exchanged.
+    #[must_use]
+    pub fn has_undelivered(&self) -> bool {
+        self.inbound.has_undelivered()
+    }
+
+    /// How many bytes were read and not delivered.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.inbound.len()
+    }
+
+    /// How large the buffer is that holds them; zero where none are held.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.inbound.capacity()
+    }
+
+    /// How many bytes were copied so far, into a buffer or from a smaller one to a larger one.
+    #[must_use]
+    pub fn moved_bytes(&self) -> u64 {
+        self.pool.moved_bytes
+    }
+
+    /// How many bytes of the stream lie before those that are held, or before the offending frame.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        let held = self.undecoded.unwrap_or(self.inbound.len());
+        self.read_bytes - held as u64
+    }
+
+    fn heed(&mut self, halt: Halt) -> Result<Flow, FrameError> {
+        match halt {
+            Halt::Drained => Ok(Flow::Continue),
+            Halt::Stopped => Ok(Flow::Stop),
+            Halt::Failed { error, undecoded } => {
+                self.inbound.clear(&mut self.pool);
+                self.undecoded = Some(undecoded);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ReadSide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadSide")
+            .field("framing", &self.framing)
+            .field("offset", &self.offset())
+            .field("held_bytes", &self.held_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Hands the frames to a closure.
+struct Calls<'a, F> {
+    on_frame: F,
+    pool: &'a mut Pool,
+}
+
+impl<F> Sink for Calls<'_, F>
+where
+    F: FnMut(&[u8]) -> ControlFlow<()>,
+{
+    fn frame(&mut self, frame: &[u8]) -> Flow {
+        match (self.on_frame)(frame) {
+            ControlFlow::Continue(()) => Flow::Continue,
+            ControlFlow::Break(()) => Flow::Stop,
+        }
+    }
+
+    fn now(&self) -> Stamp {
+        Stamp::default()
+    }
+
+    fn pool(&mut self) -> &mut Pool {
+        self.pool
+    }
+}

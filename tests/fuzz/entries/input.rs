@@ -1,0 +1,116 @@
+//! What a fuzzer's bytes mean: settings first, then a stream.
+
+use super::naive::{Field, Format};
+
+/// Bytes that choices are taken from; when they are used up, all choices are the first.
+pub struct Input<'a>(pub &'a [u8]);
+
+impl<'a> Input<'a> {
+    pub fn byte(&mut self) -> u8 {
+        match self.0.split_first() {
+            Some((byte, rest)) => {
+                self.0 = rest;
+                *byte
+            }
+            None => 0,
+        }
+    }
+
+    pub fn below(&mut self, bound: u8) -> u8 {
+        self.byte() % bound
+    }
+
+    pub fn bytes(&mut self, len: usize) -> &'a [u8] {
+        let (bytes, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        bytes
+    }
+
+    pub fn flag(&mut self) -> bool {
+        self.byte() & 1 == 1
+    }
+
+    /// The largest frame: small ones, where limits lie among what a short stream may hold.
+    pub fn limit(&mut self) -> usize {
+        match self.byte() {
+            small @ 0..200 => usize::from(small),
+            200..220 => 1000,
+            220..250 => 1 << 20,
+            _ => usize::MAX,
+        }
+    }
+
+    /// The length of a piece, at least 1: mostly short.
+    pub fn piece_len(&mut self) -> usize {
+        match self.byte() {
+            short @ 0..192 => 1 + usize::from(short),
+            long => usize::from(long - 191) * 300,
+        }
+    }
+
+    /// Up to 8 lengths of pieces, to be taken in turn.
+    pub fn piece_lens(&mut self) -> Vec<usize> {
+        (0..=self.below(8)).map(|_| self.piece_len()).collect()
+    }
+
+    pub fn length(&mut self) -> Format {
+        match self.below(4) {
+            0 => Format::Field(Field {
+                leading: usize::from(self.below(5)),
+                width: 1 + self.below(8),
+                is_little: self.flag(),
+                adjustment: self.adjustment(),
+                keeps_header: self.flag(),
+            }),
+            1 => Format::HeaderBody(1 + usize::from(self.below(5))),
+            _ => Format::Length {
+                width: [1, 2, 3, 4, 8][usize::from(self.below(5))],
+                is_little: self.flag(),
+            },
+        }
+    }
+
+    fn adjustment(&mut self) -> i64 {
+        match self.byte() {
+            255 => i64::MAX,
+            254 => i64::MIN,
+            253 => -256,
+            small => i64::from(small) - 126,
+        }
+    }
+
+    pub fn delimiters(&mut self) -> Format {
+        if self.below(4) == 0 {
+            return Format::Line;
+        }
+        let one = |input: &mut Self| {
+            let len = 1 + usize::from(input.below(5));
+            let mut one = input.bytes(len).to_vec();
+            // Of few different bytes, so that they overlap themselves and each other.
+            one.iter_mut()
+                .for_each(|byte| *byte = b"ab;\n"[usize::from(*byte % 4)]);
+            one.resize(one.len().max(1), b'a');
+            one
+        };
+        Format::Delimiters((0..=self.below(4)).map(|_| one(self)).collect())
+    }
+
+    pub fn number(&mut self) -> Format {
+        if self.flag() {
+            Format::Varint
+        } else {
+            Format::Netstring
+        }
+    }
+
+    /// Any framing whose frames do not depend on the cuts: all but raw.
+    pub fn format(&mut self) -> Format {
+        match self.below(8) {
+            0..3 => self.length(),
+            3 | 4 => self.delimiters(),
+            5 => self.number(),
+            6 => Format::Fixed(1 + usize::from(self.byte())),
+            _ => Format::Tagged,
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What the fuzzer calls, an entry for each target. `tests/fuzz.rs` calls them with the committed
+//! corpus, so that they stay true without a fuzzer.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "half of the users of this file use half of it"
+)]
+
+mod input;
+#[path = "../../common/naive.rs"]
+pub mod naive;
+
+use std::ops::ControlFlow;
+
+use unstick::testkit::ReadSide;
+use unstick::{Deframer, Framer};
+
+use input::Input;
+use naive::{Decoded, Fault, Format, Found};
+
+/// How many times the bytes it holds a buffer may have room for, of which it may hold few after it
+/// held many.
+const HELD_FACTOR: usize = 16;
+
+/// A name and what the fuzzer calls by it.
+pub type Entry = (&'static str, fn(&[u8]));
+
+pub const ENTRIES: [Entry; 6] = [
+    ("lengths", lengths),
+    ("delimiters", delimiters),
+    ("numbers", numbers),
+    ("cuts", cuts),
+    ("connection", connection),
+    ("round_trip", round_trip),
+];
+
+/// Length prefixes, length fields in a header, header and body.
+pub fn lengths(data: &[u8]) {
+    let mut input = Input(data);
+    let format = input.length();
+    family(&format, &mut input);
+}
+
+/// Lines, one delimiter and sets of them.
+pub fn delimiters(data: &[u8]) {
+    let mut input = Input(data);
+    let format = input.delimiters();
+    family(&format, &mut input);
+}
+
+/// Varints and netstrings.
+pub fn numbers(data: &[u8]) {
+    let mut input = Input(data);
+    let format = input.number();
+    family(&format, &mut input);
+}
+
+/// A stream as a whole, in two pieces and byte by byte, against the naive decoder.
+fn family(format: &Format, input: &mut Input<'_>) {
+    let limit = input.limit();
+    let cut = input.piece_len();
+    let stream = input.0;
+    let expected = format.decode(limit, stream);
+    for lens in [&[usize::MAX][..], &[cut, usize::MAX], &[1]] {
+        assert_eq!(deframe(format, limit, stream, lens), expected, "{format:?}");
+    }
+}
+
+/// Any framing and any stream, cut anywhere, through a deframer and through the read side of a
+/// connection. Frames are the same, copies few, and memory is by the bytes that came.
+pub fn cuts(data: &[u8]) {
+    let mut input = Input(data);
+    let format = input.format();
+    let limit = input.limit();
+    let lens = input.piece_lens();
+    let stream = input.0;
+    let expected = format.decode(limit, stream);
+    assert_eq!(
+        deframe(&format, limit, stream, &lens),
+        expected,
+        "{format:?}"
+    );
+
+    let mut side = ReadSide::new(format.framing(limit));
+    let mut decoded = Decoded::default();
+    let mut take = |frame: &[u8]| {
+        decoded.frames.push(frame.to_vec());
+        ControlFlow::Continue(())
+    };
+    let mut at = 0;
+    let mut lens = lens.iter().cycle();
+    let result = loop {
+        if at == stream.len() {
+            break side
+                .end(&mut take)
+                .map(|ended| assert!(ended, "it is not stopped"));
+        }
+        let len = lens.next().map_or(1, |len| (*len).min(stream.len() - at));
+        match side.read(&stream[at..at + len], &mut take) {
+            Ok(taken) => {
+                assert!(taken > 0, "what came is read");
+                at += taken;
+            }
+            Err(error) => break Err(error),
+        }
+        assert!(
+            side.capacity() <= HELD_FACTOR * side.held_bytes().max(1024),
+            "{format:?} holds {side:?} in {}",
+            side.capacity()
+        );
+    };
+    decoded.fault = result.err().as_ref().map(Fault::of);
+    decoded.taken = usize::try_from(side.offset()).expect("a short stream");
+    assert_eq!(decoded, expected, "{format:?}");
+    let moved = side.moved_bytes();
+    assert!(
+        moved <= 3 * stream.len() as u64,
+        "{format:?}: moved {moved}"
+    );
+}
+
+/// The read side of a connection whose handler pauses, reframes and closes between its frames, one
+/// as the other decides for each of them.
+pub fn connection(data: &[u8]) {
+    let mut input = Input(data);
+    let limit = input.limit();
+    let formats: Vec<Format> = (0..=input.below(3)).map(|_| input.format()).collect();
+    let lens = input.piece_lens();
+    let actions: Vec<Action> = (0..=input.below(12))
+        .map(|_| Action::of(&mut input))
+        .collect();
+    let stream = input.0;
+
+    let expected = play(&formats, limit, &actions, stream);
+    let mut handler = Script {
+        formats: &formats,
+        actions: &actions,
+        current: 0,
+        is_closed: false,
+        frames: Vec::new(),
+    };
+    let mut side = ReadSide::new(formats[0].framing(limit));
+    let mut at = 0;
+    let mut lens = lens.iter().cycle();
+    let mut current = 0;
+    let result = loop {
+        if handler.is_closed {
+            break Ok(());
+        }
+        if current != handler.current {
+            current = handler.current;
+            side.reframe(formats[current % formats.len()].framing(limit));
+        }
+        let result = if side.has_undelivered() {
+            side.resume(|frame| handler.on_frame(frame))
+        } else if at < stream.len() {
+            let len = lens.next().map_or(1, |len| (*len).min(stream.len() - at));
+            let read = side.read(&stream[at..at + len], |frame| handler.on_frame(frame));
+            read.map(|taken| at += taken)
+        } else {
+            match side.end(|frame| handler.on_frame(frame)) {
+                Ok(true) if current == handler.current => break Ok(()),
+                result => result.map(drop),
+            }
+        };
+        if let Err(error) = result {
+            break Err(error);
+        }
+    };
+    // An error takes its bytes from the stream as far as they were read, whatever came behind.
+    let decoded = Decoded {
+        frames: handler.frames,
+        taken: usize::try_from(side.offset()).expect("a short stream"),
+        fault: result.err().as_ref().map(Fault::of),
+    };
+    assert_eq!(decoded, expected, "{formats:?} {actions:?}");
+}
+
+/// What a handler does with a frame.
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    GoOn,
+    Pause,
+    Reframe,
+    Close,
+}
+
+impl Action {
+    fn of(input: &mut Input<'_>) -> Self {
+        match input.byte() {
+            0..100 => Self::GoOn,
+            100..180 => Self::Pause,
+            180..250 => Self::Reframe,
+            _ => Self::Close,
+        }
+    }
+}
+
+struct Script<'a> {
+    formats: &'a [Format],
+    actions: &'a [Action],
+    /// Counts the reframes.
+    current: usize,
+    is_closed: bool,
+    frames: Vec<Vec<u8>>,
+}
+
+impl Script<'_> {
+    fn on_frame(&mut self, frame: &[u8]) -> ControlFlow<()> {
+        assert!(!self.is_closed, "a frame for a connection that was closed");
+        let action = self.actions[self.frames.len() % self.actions.len()];
+        self.frames.push(frame.to_vec());
+        match action {
+            Action::GoOn => return ControlFlow::Continue(()),
+            Action::Pause => {}
+            Action::Reframe => self.current += 1,
+            Action::Close => self.is_closed = true,
+        }
+        ControlFlow::Break(())
+    }
+}
+
+/// What must come of a stream whose frames are each followed by the action in turn.
+fn play(formats: &[Format], limit: usize, actions: &[Action], stream: &[u8]) -> Decoded {
+    let mut decoded = Decoded::default();
+    let mut current = 0;
+    loop {
+        let rest = &stream[decoded.taken..];
+        match formats[current % formats.len()].first(limit, rest) {
+            Found::Frame { payload, len } => {
+                let action = actions[decoded.frames.len() % actions.len()];
+                decoded.frames.push(payload);
+                decoded.taken += len;
+                match action {
+                    Action::GoOn | Action::Pause => {}
+                    Action::Reframe => current += 1,
+                    Action::Close => return decoded,
+                }
+            }
+            Found::Skip(len) => decoded.taken += len.min(rest.len()),
+            Found::Cut => return decoded,
+            Found::Bad(fault) => {
+                decoded.fault = Some(fault);
+                return decoded;
+            }
+        }
+    }
+}
+
+/// What is encoded is decoded as it was, whatever follows; and what is refused could not have been.
+pub fn round_trip(data: &[u8]) {
+    let mut input = Input(data);
+    let format = input.format();
+    let limit = input.limit();
+    let lens = input.piece_lens();
+    let mut framer = Framer::new(format.framing(limit));
+    let mut stream = Vec::new();
+    let mut expected = Vec::new();
+    while !input.0.is_empty() {
+        let len = input.piece_len() - 1;
+        let payload = input.bytes(len);
+        let framed = framer.frame(payload);
+        assert_eq!(
+            framed.is_ok(),
+            format.can_carry(limit, payload),
+            "{format:?} of {payload:?}: {framed:?}"
+        );
+        if let Ok(bytes) = framed {
+            stream.extend_from_slice(bytes);
+            expected.push(match &format {
+                Format::Field(field) => field.delivered(payload),
+                _ => payload.to_vec(),
+            });
+        }
+    }
+    let decoded = deframe(&format, limit, &stream, &lens);
+    assert!(decoded.fault.is_none(), "{format:?}: {decoded:?}");
+    assert_eq!(decoded.taken, stream.len(), "{format:?}");
+    assert_eq!(decoded.frames, expected, "{format:?}");
+}
+
+/// What a deframer makes of a stream in pieces of these lengths, in turn.
+fn deframe(format: &Format, limit: usize, stream: &[u8], lens: &[usize]) -> Decoded {
+    let mut deframer = Deframer::new(format.framing(limit));
+    let mut decoded = Decoded::default();
+    let mut rest = stream;
+    let mut lens = lens.iter().cycle();
+    let error = 'stream: loop {
+        let has_ended = rest.is_empty();
+        let len = lens.next().map_or(1, |len| (*len).min(rest.len()));
+        let (piece, others) = rest.split_at(len);
+        rest = others;
+        deframer.extend(piece);
+        loop {
+            let frame = match has_ended {
+                false => deframer.next_frame(),
+                true => deframer.last_frame(),
+            };
+            match frame {
+                Ok(Some(frame)) => decoded.frames.push(frame.to_vec()),
+                Ok(None) if has_ended => break 'stream None,
+                Ok(None) => break,
+                Err(error) => break 'stream Some(error),
+            }
+        }
+    };
+    decoded.taken = usize::try_from(deframer.offset()).expect("a short stream");
+    decoded.fault = error.as_ref().map(Fault::of);
+    decoded
+}
