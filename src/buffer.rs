@@ -28,6 +28,8 @@ pub(crate) struct Buf {
     pub(crate) since: Stamp,
     /// A note of the reading side: how far a built-in codec has scanned the bytes from `start`.
     pub(crate) scanned: usize,
+    /// As how many bytes the pool counts it while it is lent.
+    lent: usize,
 }
 
 impl Buf {
@@ -171,6 +173,8 @@ pub(crate) struct Pool {
     /// The least `free_bytes` was since the last trim: what nobody needed in that time.
     spare_bytes: usize,
     base_bytes: usize,
+    /// Bytes of all buffers that are taken and not put back, and of what else was counted.
+    lent_bytes: usize,
     /// Bytes copied between buffers so far; tests hold this against the bytes received.
     pub(crate) moved_bytes: u64,
 }
@@ -182,6 +186,7 @@ impl Pool {
             free_bytes: 0,
             spare_bytes: 0,
             base_bytes,
+            lent_bytes: 0,
             moved_bytes: 0,
         }
     }
@@ -189,15 +194,20 @@ impl Pool {
     /// An empty buffer with a capacity of `capacity` bytes or more, less than twice as much.
     pub(crate) fn take(&mut self, capacity: usize) -> Box<Buf> {
         let class = class_of(capacity);
-        if let Some(buf) = self.classes.get_mut(class).and_then(Vec::pop) {
-            self.free_bytes -= buf.capacity();
-            self.spare_bytes = self.spare_bytes.min(self.free_bytes);
-            return buf;
-        }
-        Box::new(Buf::with_capacity(CAPACITY_MIN << class))
+        let mut buf = match self.classes.get_mut(class).and_then(Vec::pop) {
+            Some(buf) => {
+                self.free_bytes -= buf.capacity();
+                self.spare_bytes = self.spare_bytes.min(self.free_bytes);
+                buf
+            }
+            None => Box::new(Buf::with_capacity(CAPACITY_MIN << class)),
+        };
+        self.recount(&mut buf);
+        buf
     }
 
     pub(crate) fn put(&mut self, mut buf: Box<Buf>) {
+        self.lent_bytes -= std::mem::take(&mut buf.lent);
         let class = class_of(buf.capacity());
         if buf.capacity() != CAPACITY_MIN << class {
             return;
@@ -234,6 +244,25 @@ impl Pool {
         larger.scanned = buf.scanned;
         larger.since = buf.since;
         self.put(std::mem::replace(buf, larger));
+    }
+
+    /// Counts a lent buffer as it is now: it may have grown by itself.
+    #[inline]
+    pub(crate) fn recount(&mut self, buf: &mut Buf) {
+        let now = buf.capacity();
+        let before = std::mem::replace(&mut buf.lent, now);
+        self.count(before, now);
+    }
+
+    /// Counts memory that is lent by others: it was `before` bytes and is `after`.
+    #[inline]
+    pub(crate) fn count(&mut self, before: usize, after: usize) {
+        self.lent_bytes = self.lent_bytes - before + after;
+    }
+
+    #[inline]
+    pub(crate) fn lent_bytes(&self) -> usize {
+        self.lent_bytes
     }
 
     pub(crate) fn is_over_base(&self) -> bool {
@@ -313,6 +342,28 @@ mod tests {
         let buf = pool.take(65);
         assert!(buf.is_empty());
         assert_eq!((buf.need, buf.scanned, pool.free_bytes()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_lent_is_counted_also_where_it_grew_meanwhile() {
+        let mut pool = Pool::new(0);
+        let mut buf = pool.take(100);
+        let other = pool.take(64);
+        assert_eq!(pool.lent_bytes(), 192);
+        pool.reserve(&mut buf, 200, 0);
+        assert_eq!(pool.lent_bytes(), 256 + 64);
+        buf.put(&[0; 1000]);
+        pool.recount(&mut buf);
+        assert_eq!(pool.lent_bytes(), 1024 + 64);
+        buf.put(&[0; 1000]);
+        pool.put(buf);
+        assert_eq!(
+            pool.lent_bytes(),
+            64,
+            "what was not recounted counts for nothing"
+        );
+        pool.put(other);
+        assert_eq!(pool.lent_bytes(), 0);
     }
 
     #[test]

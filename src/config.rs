@@ -47,6 +47,22 @@ pub struct Config {
     /// More queued bytes than this are refused with [`SendError::Full`](crate::SendError).
     /// 16 MiB: sixteen of the largest frames.
     pub write_queue_len_max: usize,
+    /// The most bytes that all connections and sockets may hold together: input that is unfinished
+    /// or was not delivered, by the buffers that it lies in, queued output and queued datagrams.
+    ///
+    /// At the limit, connections are read no more, and what is sent is refused with
+    /// [`SendError::Full`](crate::SendError); below seven eighths of it they are read again, in the
+    /// order in which they were stopped, and `on_drained` comes for those that were refused. The
+    /// last that is read or accepted before may take it above the limit, by no more than what
+    /// [one connection may hold](Config). Connections that are closing are flushed as ever.
+    ///
+    /// No limit by default, as only the program knows how much its machine can spare; a server that
+    /// strangers reach should set it, to many times the longest frame.
+    pub memory_max: usize,
+    /// How long all connections together may be at `memory_max`. Then those that hold the most are
+    /// aborted, with [`CloseReason::MemoryFull`](crate::CloseReason), until there is room: peers
+    /// that send halves of frames or read nothing could else stop everybody for good. 10 s.
+    pub memory_deadline: Duration,
     /// The most connections at a time, accepted and connected. More are accepted and closed at
     /// once, and counted as refused. A million, where descriptors end first.
     pub connections_max: usize,
@@ -100,6 +116,8 @@ impl Default for Config {
             write_high: 256 * 1024,
             write_low: 64 * 1024,
             write_queue_len_max: 16 << 20,
+            memory_max: usize::MAX,
+            memory_deadline: Duration::from_secs(10),
             connections_max: 1_000_000,
             datagram_len_max: 65_535,
             datagram_queue_len_max: 1 << 20,
@@ -127,6 +145,7 @@ impl Config {
             ("datagram_budget", self.datagram_budget),
             ("timer_budget", self.timer_budget),
             ("posts_max", self.posts_max),
+            ("memory_max", self.memory_max),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(invalid(format!("{name} must be at least 1")));

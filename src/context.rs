@@ -36,7 +36,8 @@ impl<H: Handler> Context<'_, H> {
     /// * [`SendError::Gone`]: the id names nothing any more.
     /// * [`SendError::Closing`]: it was closed, or writing to it failed.
     /// * [`SendError::Full`]: the queue would be longer than
-    ///   [`Config::write_queue_len_max`](crate::Config::write_queue_len_max). Wait for
+    ///   [`Config::write_queue_len_max`](crate::Config::write_queue_len_max), or all queues
+    ///   together are at [`Config::memory_max`](crate::Config::memory_max). Wait for
     ///   [`on_drained`](Handler::on_drained).
     /// * [`SendError::Frame`]: the payload is too long for the framing, or cannot be framed.
     #[inline]
@@ -62,7 +63,8 @@ impl<H: Handler> Context<'_, H> {
     /// * [`SendError::Gone`]: the id names nothing any more.
     /// * [`SendError::Closing`]: the socket was closed.
     /// * [`SendError::Full`]: the queue would be longer than
-    ///   [`Config::datagram_queue_len_max`](crate::Config::datagram_queue_len_max).
+    ///   [`Config::datagram_queue_len_max`](crate::Config::datagram_queue_len_max), or all queues
+    ///   together are at [`Config::memory_max`](crate::Config::memory_max).
     pub fn send_to(&mut self, socket: UdpId, to: SocketAddr, data: &[u8]) -> Result<(), SendError> {
         self.engine.send_datagram(socket, Some(to), data)
     }
@@ -350,7 +352,7 @@ impl<H: Handler> Context<'_, H> {
     /// What the reactor has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.engine.stats
+        self.engine.stats()
     }
 
     /// The options of a live socket, to read and to set.

@@ -49,9 +49,14 @@ impl DatagramQueue {
         self.heads.len()
     }
 
+    /// Bytes queued, each datagram with what it is counted as beside its payload.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.payload.len() + OVERHEAD * self.heads.len()
+    }
+
     /// Queues one, unless the queue would be longer than `limit` bytes with it.
     pub(crate) fn push(&mut self, to: Option<SocketAddr>, data: &[u8], limit: usize) -> bool {
-        let queued = self.payload.len() + OVERHEAD * self.heads.len();
+        let queued = self.queued_bytes();
         if queued.saturating_add(data.len()).saturating_add(OVERHEAD) > limit {
             return false;
         }

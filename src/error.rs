@@ -111,8 +111,10 @@ pub enum SendError {
     /// `on_close` follows, after the frames that came before; where it is paused and has any, once
     /// it is resumed.
     Closing,
-    /// The payload would take the queue over its hard limit. Try again after `on_drained`, which
-    /// follows; but what does not fit into an empty queue never will.
+    /// The payload would take the queue over its hard limit, or the reactor's
+    /// [`Config::memory_max`](crate::Config::memory_max) is used up. Try again after `on_drained`,
+    /// which follows; but what does not fit into an empty queue never will. For a datagram nothing
+    /// follows: it is dropped, as the network may drop it too.
     Full,
     /// The payload cannot be framed. Sending it again will not help.
     Frame(FrameError),
@@ -181,6 +183,9 @@ pub enum CloseReason {
     /// The peer took no output for
     /// [`Config::write_stall_timeout`](crate::Config::write_stall_timeout).
     WriteStalled,
+    /// [`Config::memory_max`](crate::Config::memory_max) was used up for too long, and this was one
+    /// of those that held the most of it.
+    MemoryFull,
     /// The reactor shut down and the deadline for that passed.
     Shutdown,
     /// A callback about it panicked.
@@ -200,6 +205,7 @@ impl fmt::Display for CloseReason {
             Self::IdleTimeout => f.write_str("nothing came or went for too long"),
             Self::FrameDeadline => f.write_str("a frame took too long to come"),
             Self::WriteStalled => f.write_str("the peer took no output for too long"),
+            Self::MemoryFull => f.write_str("it held the most memory as that was used up"),
             Self::Shutdown => f.write_str("the shutdown deadline passed"),
             Self::HandlerPanicked => f.write_str("a callback panicked"),
         }

@@ -158,6 +158,9 @@
 //! work that one connection may cause before the others have their turn. A connection that idles
 //! owns no buffer at all; one that does not holds at most one read, one frame and its write queue.
 //!
+//! All connections together are held to [`memory_max`](Config::memory_max), where one is set: at
+//! that limit nothing more is read and nothing accepted to be sent, until there is room again.
+//!
 //! A server that strangers reach should also set the three timeouts, which are off by default:
 //! [`idle_timeout`](Config::idle_timeout), [`frame_deadline`](Config::frame_deadline) against peers
 //! that trickle, and [`write_stall_timeout`](Config::write_stall_timeout) against those that do not

@@ -61,6 +61,9 @@ pub struct Stats {
     /// Datagrams that were refused by a full queue, failed to be sent, or were queued when their
     /// socket was closed.
     pub datagrams_dropped: u64,
+    /// Bytes that all connections and sockets hold at present, as
+    /// [`Config::memory_max`](crate::Config::memory_max) counts them.
+    pub held_bytes: usize,
     /// Errors of UDP sockets, each told to `on_datagram_error`.
     pub datagram_errors: u64,
 }

@@ -68,6 +68,11 @@ impl Flags {
     pub(crate) const HUNG_UP: Self = Self(1 << 18);
     /// The handler was told that the peer ended its side while nobody read it.
     pub(crate) const HANGUP_TOLD: Self = Self(1 << 19);
+    /// It is not read, as memory is short; it stands in the list of those that wait for some.
+    pub(crate) const STARVED: Self = Self(1 << 20);
+    /// Output was refused as memory is short; it stands in the same list.
+    pub(crate) const AWAITS_ROOM: Self = Self(1 << 21);
+    pub(crate) const STOPPED_FOR_MEMORY: Self = Self(Self::STARVED.0 | Self::AWAITS_ROOM.0);
 
     /// No further frame is delivered while one of these is set. The pauses are bits of their own,
     /// so that none undoes another.
@@ -126,7 +131,12 @@ impl Flags {
     /// Whether events have told that the peer is gone, and no reading will find out how.
     pub(crate) fn is_hung_up_unread(self) -> bool {
         const OTHERWISE: Flags = Flags(Flags::CONNECTING.0 | Flags::CLOSING.0 | Flags::DEAD.0);
-        self.intersects(Self::HUNG_UP) && !self.wants_frames() && !self.intersects(OTHERWISE)
+        self.intersects(Self::HUNG_UP) && !self.is_read() && !self.intersects(OTHERWISE)
+    }
+
+    /// Whether the socket is read when it is readable.
+    pub(crate) fn is_read(self) -> bool {
+        self.wants_frames() && !self.intersects(Self::STARVED)
     }
 
     /// What a connection whose output was ended does next, given whether all of it was taken.

@@ -57,6 +57,7 @@ impl Outbound {
             back.truncate(before);
             added = 0;
         }
+        pool.recount(back);
         if back.is_empty() {
             self.segments
                 .pop_back()
@@ -88,6 +89,11 @@ impl Outbound {
         }
     }
 
+    /// Bytes of the buffers that it holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.segments.iter().map(|segment| segment.capacity()).sum()
+    }
+
     /// Gives all segments back and tells how many bytes were in them.
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
         self.segments
@@ -96,7 +102,7 @@ impl Outbound {
         std::mem::take(&mut self.len)
     }
 
-    fn back_with_room(&mut self, len: usize, pool: &mut Pool) -> &mut Buf {
+    fn back_with_room(&mut self, len: usize, pool: &mut Pool) -> &mut Box<Buf> {
         if self.segments.back().is_none_or(|back| back.room() < len) {
             let capacity = (2 * self.len).min(SEGMENT_LEN).max(len);
             self.segments.push_back(pool.take(capacity));

@@ -3,8 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::Engine;
 use super::throttle::Trouble;
+use super::{Engine, UdpEntry};
+use crate::buffer::Pool;
 use crate::conn::Flags;
 use crate::error::{Gone, SendError};
 use crate::token::UdpId;
@@ -18,16 +19,31 @@ impl Engine {
         data: &[u8],
     ) -> Result<(), SendError> {
         let limit = self.config.datagram_queue_len_max;
-        let entry = self.udp_mut(id)?;
+        let is_memory_full = self.is_memory_full();
+        let Self {
+            entries,
+            pool,
+            stats,
+            ..
+        } = self;
+        let entry = entries.udp_mut(id)?;
         if entry.flags.intersects(Flags::CLOSING | Flags::DEAD) {
             return Err(SendError::Closing);
         }
-        if !entry.queue.push(to, data, limit) {
-            self.stats.datagrams_dropped += 1;
+        if is_memory_full || !entry.queue.push(to, data, limit) {
+            stats.datagrams_dropped += 1;
             return Err(SendError::Full);
         }
+        recount(entry, pool);
         self.flush_later(id.0);
         Ok(())
+    }
+
+    /// Counts a socket's queue as it is now.
+    pub(crate) fn recount_datagrams(&mut self, id: UdpId) {
+        if let Ok(entry) = self.entries.udp_mut(id) {
+            recount(entry, &mut self.pool);
+        }
     }
 
     /// Sends queued datagrams until the kernel takes no more; answers the first error, which has
@@ -75,4 +91,10 @@ impl Engine {
             log::warn!("{id}: {error}{left_out}");
         }
     }
+}
+
+fn recount(entry: &mut UdpEntry, pool: &mut Pool) {
+    let now = entry.queue.queued_bytes();
+    let before = std::mem::replace(&mut entry.counted_bytes, now);
+    pool.count(before, now);
 }

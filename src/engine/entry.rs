@@ -81,6 +81,8 @@ pub(crate) struct ListenerEntry {
 pub(crate) struct UdpEntry {
     pub(crate) udp: Udp,
     pub(crate) queue: DatagramQueue,
+    /// As how many bytes the queue was last counted.
+    pub(crate) counted_bytes: usize,
     /// Sending the front of the queue told of an earlier datagram's refusal.
     pub(crate) refused: bool,
     pub(crate) generation: NonZeroU32,
@@ -156,6 +158,12 @@ impl Connection {
 
     pub(crate) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    /// Bytes of the buffers that it holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let outbound = self.outbound.as_ref();
+        self.inbound.capacity() + outbound.map_or(0, |outbound| outbound.held_bytes())
     }
 
     pub(crate) fn queued_bytes(&self) -> usize {

@@ -110,7 +110,7 @@ impl Engine {
     }
 
     /// Serves a connection again that something had stopped.
-    fn read_on(&mut self, token: Token) {
+    pub(super) fn read_on(&mut self, token: Token) {
         self.restart_frame_deadline(token);
         self.queue(token);
     }

@@ -74,6 +74,7 @@ impl Engine {
             Entry::Udp(Box::new(UdpEntry {
                 udp,
                 queue: DatagramQueue::default(),
+                counted_bytes: 0,
                 refused: false,
                 generation,
                 flags: Flags::WRITABLE,
@@ -375,6 +376,7 @@ impl Engine {
             }
             self.out.clear();
         }
+        self.recount_memory();
         self.abort(token, CloseReason::HandlerPanicked);
     }
 
@@ -479,6 +481,7 @@ impl Engine {
             Entry::Udp(entry) => {
                 entry.udp.deregister(driver);
                 stats.datagrams_dropped += entry.queue.count() as u64;
+                pool.count(entry.counted_bytes, 0);
             }
             Entry::Conn(conn) => {
                 let lost = give_up_output(conn, pool, spare_outbounds);

@@ -10,6 +10,7 @@ mod entry;
 mod flow;
 mod input;
 mod lifecycle;
+mod memory;
 mod output;
 mod throttle;
 mod timeouts;
@@ -79,6 +80,10 @@ pub(crate) struct Engine {
     exhausted: Vec<ListenerId>,
     accept_retry: bool,
     trim_armed: bool,
+    /// Connections that wait for memory, each once (`Flags::STOPPED_FOR_MEMORY`).
+    starved: VecDeque<Token>,
+    /// Armed while they wait.
+    memory_deadline: Option<TimerId>,
     throttle: Throttle,
     pub(crate) shutting_down: bool,
     /// The turn that ends a shutdown whose deadline has passed, whatever is left.
@@ -103,6 +108,8 @@ pub(crate) enum Task {
     AcceptRetry,
     /// The pool gives back what it did not need.
     Trim,
+    /// Memory was short for too long.
+    Memory,
     /// The shutdown has taken too long.
     Shutdown,
 }
@@ -131,6 +138,8 @@ impl Engine {
             exhausted: Vec::new(),
             accept_retry: false,
             trim_armed: false,
+            starved: VecDeque::new(),
+            memory_deadline: None,
             throttle: Throttle::default(),
             shutting_down: false,
             shutdown_turn_max: None,
@@ -279,6 +288,14 @@ impl Engine {
 
     pub(crate) fn udp_mut(&mut self, id: UdpId) -> Result<&mut UdpEntry, Gone> {
         self.entries.udp_mut(id)
+    }
+
+    /// What was counted, and how things stand at present.
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            held_bytes: self.pool.lent_bytes(),
+            ..self.stats
+        }
     }
 
     pub(crate) fn local_addr(&self, id: SocketId) -> io::Result<SocketAddr> {

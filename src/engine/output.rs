@@ -31,6 +31,7 @@ impl Engine {
             out,
             current,
             config,
+            pool,
             stats,
             ..
         } = self;
@@ -56,11 +57,17 @@ impl Engine {
             out.truncate(before);
             return Err(full(conn, before));
         }
+        if pool.lent_bytes() >= config.memory_max {
+            out.truncate(before);
+            self.refuse_for_memory(token);
+            return Err(SendError::Full);
+        }
         Ok(accepted(conn, queued, config, stats))
     }
 
     /// [`send`](Engine::send) for a connection that is not being served, or has a queue.
     fn send_queued(&mut self, token: Token, payload: &[u8]) -> Result<Sent, SendError> {
+        let is_memory_full = self.is_memory_full();
         let Self {
             entries,
             pool,
@@ -74,6 +81,10 @@ impl Engine {
         let conn = entries.conn_mut(token)?;
         if conn.flags.intersects(Flags::STOPS_SENDING) {
             return Err(SendError::Closing);
+        }
+        if is_memory_full {
+            self.refuse_for_memory(token);
+            return Err(SendError::Full);
         }
         let framing = conn.framing.clone();
         let outbound = conn

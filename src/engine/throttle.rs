@@ -12,12 +12,14 @@ pub(crate) enum Trouble {
     Refused,
     Frame,
     Datagram,
+    Memory,
+    Shed,
 }
 
 /// When each kind was last told of, and how often it was kept quiet since.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    kinds: [(Option<Instant>, u64); 4],
+    kinds: [(Option<Instant>, u64); 6],
 }
 
 impl Throttle {

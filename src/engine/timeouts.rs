@@ -54,7 +54,7 @@ impl Timeouts {
             left == 0
         };
         // A frame that is not read on is not the peer's fault.
-        let is_read = conn.flags.wants_frames();
+        let is_read = conn.flags.is_read();
         let unfinished = conn.inbound.unfinished_since().filter(|_| is_read);
         if is_over(self.frame, unfinished) {
             return Err(CloseReason::FrameDeadline);

@@ -249,6 +249,10 @@ impl Input<'_> {
     #[inline]
     fn read<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> Option<Halt> {
         let engine = &mut *dispatch.cx.engine;
+        if engine.is_memory_full() {
+            engine.starve(dispatch.token);
+            return None;
+        }
         let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
         let direct = self.inbound.direct(len_max, &mut engine.pool);
         let is_direct = direct.is_some();

@@ -119,6 +119,8 @@ impl<H: Handler> Reactor<H> {
     /// 6. Output that was queued for other connections is flushed, once for all of it: behind the
     ///    timers and closures, so that theirs goes out in the same turn.
     /// 7. Entries that have ended are reaped: `on_close` is called, and their keys are free.
+    /// 8. Where memory was short and is no more, those that waited for it are let on: in the next
+    ///    turn they are read.
     ///
     /// # Errors
     ///
@@ -136,6 +138,9 @@ impl<H: Handler> Reactor<H> {
         }
         for _ in 0..self.engine.dead_count() {
             self.reap_next(); // 7
+        }
+        if self.engine.starved_count() > 0 {
+            self.feed_starved(); // 8
         }
         self.engine.arm_trim();
         self.engine.stats.turns += 1;
@@ -257,7 +262,7 @@ impl<H: Handler> Reactor<H> {
     /// What the reactor has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.engine.stats
+        self.engine.stats()
     }
 
     /// Whether a shutdown is done: everything is closed and told of.
@@ -342,6 +347,7 @@ impl<H: Handler> Reactor<H> {
                 Task::Check(token) => self.engine.check_timeouts(token),
                 Task::AcceptRetry => self.engine.accept_retry_due(),
                 Task::Trim => self.engine.trim(),
+                Task::Memory => self.engine.memory_deadline_passed(),
                 Task::Shutdown => self.engine.shutdown_deadline_passed(),
             }
         }
@@ -404,6 +410,17 @@ impl<H: Handler> Reactor<H> {
         }
         ended.disarm();
         self.engine.free(token);
+    }
+
+    /// Phase 8. One that is told of room may use it up for those behind it: they wait on.
+    #[cold]
+    fn feed_starved(&mut self) {
+        for _ in 0..self.engine.starved_count() {
+            if let Some((token, is_told)) = self.engine.next_starved() {
+                self.tell_drained(token, Drained(is_told));
+            }
+        }
+        self.engine.arm_memory_deadline();
     }
 
     /// Calls `on_drained`, and lets a connection be read again that was above its high mark.

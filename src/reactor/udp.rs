@@ -59,7 +59,9 @@ impl<H: Handler> Reactor<H> {
     /// may answer an error with a datagram that fails too, so errors have a budget.
     pub(super) fn flush_udp(&mut self, id: UdpId) {
         for _ in 0..self.engine.config.datagram_budget {
-            match self.engine.flush_datagrams(id) {
+            let flushed = self.engine.flush_datagrams(id);
+            self.engine.recount_datagrams(id);
+            match flushed {
                 Ok(Some(error)) => self.tell_datagram_error(id, error),
                 Ok(None) | Err(Gone) => return,
             }

@@ -1,0 +1,157 @@
+//! The memory of all connections and sockets together, held to a budget.
+//!
+//! What is counted is what the pool lends and what the queues of datagrams hold: unfinished and
+//! undelivered input, and queued output. At the budget nothing more is read, and what is sent is
+//! refused; below seven eighths of it whoever was stopped goes on, in the order in which they were.
+//!
+//! Where nobody can go on, as all of it is held by frames whose rest is not read and by peers that
+//! do not read, a deadline ends that: the connections that hold the most are aborted until there
+//! is room.
+
+use super::throttle::Trouble;
+use super::{Engine, Entry, Task};
+use crate::conn::Flags;
+use crate::error::CloseReason;
+use crate::token::{ConnId, Token};
+
+impl Engine {
+    /// Whether nothing is read at present, and nothing accepted to be sent. What is accepted last
+    /// may go beyond the budget: were it refused for its length, nobody could tell its sender when
+    /// to try again.
+    #[inline]
+    pub(crate) fn is_memory_full(&self) -> bool {
+        self.pool.lent_bytes() >= self.config.memory_max
+    }
+
+    /// A connection is not read as long as memory is short: its readiness waits, and so does it.
+    #[cold]
+    pub(crate) fn starve(&mut self, token: Token) {
+        if let Ok(conn) = self.conn_mut(token) {
+            conn.flags.remove(Flags::READABLE);
+            self.stop_for_memory(token, Flags::STARVED);
+        }
+    }
+
+    /// A connection was refused output as memory is short, and is told when there is room.
+    #[cold]
+    pub(super) fn refuse_for_memory(&mut self, token: Token) {
+        self.stop_for_memory(token, Flags::AWAITS_ROOM);
+    }
+
+    fn stop_for_memory(&mut self, token: Token, how: Flags) {
+        let Ok(conn) = self.conn_mut(token) else {
+            return;
+        };
+        if !conn.flags.intersects(Flags::STOPPED_FOR_MEMORY) {
+            self.starved.push_back(token);
+        }
+        if let Ok(conn) = self.conn_mut(token) {
+            conn.flags.insert(how);
+        }
+        if self.memory_deadline.is_none() {
+            self.arm_memory_deadline();
+            if let Some(left_out) = self.throttle.pass(Trouble::Memory, self.now) {
+                let max = self.config.memory_max;
+                log::warn!("memory_max, {max} bytes, is used up: nothing is read{left_out}");
+            }
+        }
+    }
+
+    /// How many connections wait for memory, where there is some again.
+    #[inline]
+    pub(crate) fn starved_count(&self) -> usize {
+        if self.starved.is_empty() || !self.has_room() {
+            return 0;
+        }
+        self.starved.len()
+    }
+
+    fn has_room(&self) -> bool {
+        self.pool.lent_bytes() < self.room_mark()
+    }
+
+    /// Sets the deadline while somebody waits, for the whole time from now on.
+    pub(crate) fn arm_memory_deadline(&mut self) {
+        if let Some(deadline) = self.memory_deadline.take() {
+            self.wheel.cancel(deadline);
+        }
+        if !self.starved.is_empty() {
+            let deadline = self.set_task(self.config.memory_deadline, Task::Memory);
+            self.memory_deadline = Some(deadline);
+        }
+    }
+
+    /// Seven eighths of the budget.
+    fn room_mark(&self) -> usize {
+        let max = self.config.memory_max;
+        max - max / 8
+    }
+
+    /// Lets the one go on that has waited for memory longest, if there still is some; answers
+    /// whether it is to be told that there is room for output.
+    pub(crate) fn next_starved(&mut self) -> Option<(Token, bool)> {
+        if !self.has_room() {
+            return None;
+        }
+        let token = self.starved.pop_front()?;
+        let Ok(conn) = self.conn_mut(token) else {
+            return Some((token, false));
+        };
+        let waited = conn.flags;
+        conn.flags.remove(Flags::STOPPED_FOR_MEMORY);
+        if waited.intersects(Flags::STARVED) {
+            conn.flags.insert(Flags::READABLE);
+            self.read_on(token);
+        }
+        // One that is above its high mark is told when it has drained.
+        let is_told = waited.intersects(Flags::AWAITS_ROOM)
+            && !waited.intersects(Flags::ABOVE_HIGH | Flags::STOPS_SENDING);
+        Some((token, is_told))
+    }
+
+    /// Memory was short for too long: those that hold the most are aborted until there is room.
+    #[cold]
+    pub(crate) fn memory_deadline_passed(&mut self) {
+        self.memory_deadline = None;
+        self.arm_memory_deadline();
+        let mut holders = self.holders();
+        holders.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
+        let mut left = self.pool.lent_bytes();
+        for (held, token) in holders {
+            if left < self.room_mark() {
+                return;
+            }
+            left = left.saturating_sub(held);
+            if let Some(left_out) = self.throttle.pass(Trouble::Shed, self.now) {
+                let conn = ConnId(token);
+                log::warn!("{conn} is aborted to free the {held} bytes it holds{left_out}");
+            }
+            self.abort(token, CloseReason::MemoryFull);
+        }
+    }
+
+    /// The connections that hold memory, and how much.
+    fn holders(&self) -> Vec<(usize, Token)> {
+        let tokens = self.entries.tokens().into_iter();
+        tokens
+            .filter_map(|token| {
+                let conn = self.conn(token).ok()?;
+                let held = conn.held_bytes();
+                (held > 0 && !conn.flags.intersects(Flags::DEAD)).then_some((held, token))
+            })
+            .collect()
+    }
+
+    /// Counts anew: a panic has dropped buffers that were lent.
+    #[cold]
+    pub(super) fn recount_memory(&mut self) {
+        let tokens = self.entries.tokens().into_iter();
+        let held = tokens.map(|token| match self.entries.get(token) {
+            Ok(Entry::Conn(conn)) => conn.held_bytes(),
+            Ok(Entry::Udp(entry)) => entry.counted_bytes,
+            _ => 0,
+        });
+        let held = held.sum();
+        self.pool.count(self.pool.lent_bytes(), held);
+    }
+}
