@@ -28,6 +28,12 @@ pub(crate) struct Buf {
     pub(crate) since: Stamp,
     /// A note of the reading side: how far a built-in codec has scanned the bytes from `start`.
     pub(crate) scanned: usize,
+    /// A note of the reading side: bytes of the frame at `start` that a built-in codec has dropped
+    /// already.
+    pub(crate) dropped: u64,
+    /// A note of the reading side: bytes still to come that are skipped. While there are any, the
+    /// buffer is empty.
+    pub(crate) skip: u64,
     /// As how many bytes the pool counts it while it is lent.
     lent: usize,
 }
@@ -64,6 +70,11 @@ impl Buf {
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.data[self.start..self.end]
+    }
+
+    #[inline]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.start..self.end]
     }
 
     /// The room at the end, to be filled and then told of by [`Buf::filled`].
@@ -106,6 +117,15 @@ impl Buf {
         let end = self.end + bytes.len();
         self.data[self.end..end].copy_from_slice(bytes);
         self.end = end;
+    }
+
+    /// Appends zeros, and answers them.
+    pub(crate) fn put_zeros(&mut self, len: usize) -> &mut [u8] {
+        self.reserve(len);
+        let zeros = &mut self.data[self.end..self.end + len];
+        zeros.fill(0);
+        self.end += len;
+        zeros
     }
 
     /// Appends a header and a payload, looking for room once.
@@ -216,6 +236,8 @@ impl Pool {
         buf.need = 0;
         buf.is_open_ended = false;
         buf.scanned = 0;
+        buf.dropped = 0;
+        buf.skip = 0;
         if class >= self.classes.len() {
             self.classes.resize_with(class + 1, Vec::new);
         }
@@ -242,6 +264,7 @@ impl Pool {
         larger.need = buf.need;
         larger.is_open_ended = buf.is_open_ended;
         larger.scanned = buf.scanned;
+        larger.dropped = buf.dropped;
         larger.since = buf.since;
         self.put(std::mem::replace(buf, larger));
     }

@@ -9,13 +9,24 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 
 use crate::buffer::Buf;
-use crate::codec::{Codec, ErasedState, Framing, Kind, Out, Scanned, Step, with_builtin};
-use crate::error::FrameError;
+use crate::codec::{Codec, ErasedState, Framing, Kind, Out, Scanned, Skipped, Step, with_builtin};
+use crate::error::{DecodeError, FrameError};
 
 /// Room for a read where nothing is known about the frame to come.
 const READ_LEN: usize = 8 * 1024;
 /// How much larger than the bytes that came the buffer may be made for one frame.
 const GROWTH: usize = 4;
+
+/// What a [`Deframer`] found in its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decoded<'a> {
+    /// A frame, without header or delimiter.
+    Frame(&'a [u8]),
+    /// A frame was too long, and was skipped: see [`Framing::skip_too_long`]. What of it is still
+    /// to come will be dropped.
+    Skipped(Skipped),
+}
 
 /// Finds the frames in bytes that come in pieces.
 ///
@@ -38,7 +49,7 @@ const GROWTH: usize = 4;
 /// }
 /// assert_eq!(lines, ["hello", "world"]);
 /// assert_eq!(deframer.rest(), b"again");
-/// # Ok::<(), unstick::FrameError>(())
+/// # Ok::<(), unstick::DecodeError>(())
 /// ```
 pub struct Deframer {
     framing: Framing,
@@ -50,6 +61,16 @@ pub struct Deframer {
     skip: u64,
     /// Bytes consumed so far: where in the stream the buffer begins.
     offset: u64,
+    frames_skipped: u64,
+    /// What ended the stream.
+    error: Option<FrameError>,
+}
+
+/// What a look at the buffer came to.
+enum Found {
+    /// Where in the buffer a frame lies.
+    Frame(Range<usize>),
+    Skipped(Skipped),
 }
 
 /// What the codec remembers.
@@ -70,18 +91,22 @@ impl Deframer {
             delivered: 0,
             skip: 0,
             offset: 0,
+            frames_skipped: 0,
+            error: None,
         }
     }
 
-    /// The next whole frame of the bytes given so far; `None` where more are needed.
+    /// The next whole frame of the bytes given so far; `None` where more are needed. Frames that
+    /// are [skipped](Framing::skip_too_long) are passed over, and
+    /// [counted](Deframer::frames_skipped).
     ///
     /// # Errors
     ///
-    /// What is wrong with the bytes at [`offset`](Deframer::offset). It is final: no frame comes
-    /// after it. Asked again, a built-in framing answers the same; a codec of one's own is shown
-    /// the same bytes again, and answers for itself.
-    pub fn next_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
-        let frame = self.look(false)?;
+    /// What is wrong with the bytes, and where. It is final: whatever is asked afterwards, the same
+    /// error is answered, and bytes that are given are dropped. [`rest`](Deframer::rest) begins
+    /// with the offending frame.
+    pub fn next_frame(&mut self) -> Result<Option<&[u8]>, DecodeError> {
+        let frame = self.next_range(false)?;
         Ok(frame.map(|frame| &self.buf.bytes()[frame]))
     }
 
@@ -92,20 +117,35 @@ impl Deframer {
     /// # Errors
     ///
     /// As for [`next_frame`](Deframer::next_frame).
-    pub fn last_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
+    pub fn last_frame(&mut self) -> Result<Option<&[u8]>, DecodeError> {
         // A codec is told of the end only when it has taken all whole frames.
-        let frame = match self.look(false)? {
-            None => self.look(true)?,
+        let frame = match self.next_range(false)? {
+            None => self.next_range(true)?,
             frame => frame,
         };
         Ok(frame.map(|frame| &self.buf.bytes()[frame]))
     }
 
-    /// Appends bytes of the stream.
+    /// As [`next_frame`](Deframer::next_frame), but skipped frames are told of one by one, in their
+    /// order among the others.
+    ///
+    /// # Errors
+    ///
+    /// As for [`next_frame`](Deframer::next_frame).
+    pub fn decode(&mut self) -> Result<Option<Decoded<'_>>, DecodeError> {
+        Ok(self.look(false)?.map(|found| match found {
+            Found::Frame(frame) => Decoded::Frame(&self.buf.bytes()[frame]),
+            Found::Skipped(skipped) => Decoded::Skipped(skipped),
+        }))
+    }
+
+    /// Appends bytes of the stream; after an error they are dropped.
     pub fn extend(&mut self, bytes: &[u8]) {
-        self.consume_delivered();
-        self.buf.put(bytes);
-        self.skip_front();
+        if self.error.is_none() {
+            self.consume_delivered();
+            self.buf.put(bytes);
+            self.skip_front();
+        }
     }
 
     /// Room to read into, never empty; [`filled`](Deframer::filled) tells how much of it was used.
@@ -127,11 +167,14 @@ impl Deframer {
             len <= self.buf.room(),
             "no more can be filled than there was room for"
         );
-        self.buf.filled(len);
-        self.skip_front();
+        if self.error.is_none() {
+            self.buf.filled(len);
+            self.skip_front();
+        }
     }
 
-    /// Exchanges the framing: the bytes not handed out yet belong to the new one.
+    /// Exchanges the framing: the bytes not handed out yet belong to the new one, but for those of
+    /// a frame that is being skipped by its length. An error stays.
     pub fn reframe(&mut self, framing: Framing) {
         self.consume_delivered();
         self.framing = framing;
@@ -151,16 +194,24 @@ impl Deframer {
         self.offset + self.delivered as u64
     }
 
-    /// Reads until a frame is there; `None` at the end of the stream.
+    /// How many frames were skipped, as they were too long.
+    #[must_use]
+    pub fn frames_skipped(&self) -> u64 {
+        self.frames_skipped
+    }
+
+    /// Reads until a frame is there; `None` at the end of the stream. Skipped frames are passed
+    /// over.
     ///
     /// # Errors
     ///
-    /// * What `reader` answered; `Interrupted` is retried.
+    /// * What `reader` answered; `Interrupted` is retried. Nothing is lost by it: after a
+    ///   `WouldBlock` or a `TimedOut` in the middle of a frame, the next call reads on.
     /// * `UnexpectedEof` where the stream ends within a frame.
-    /// * `InvalidData` with a [`FrameError`] where the bytes are no frame.
+    /// * `InvalidData` with a [`DecodeError`] where the bytes are no frame.
     pub fn read_frame(&mut self, reader: &mut impl Read) -> io::Result<Option<&[u8]>> {
         let frame = loop {
-            if let Some(frame) = self.look(false)? {
+            if let Some(frame) = self.next_range(false)? {
                 break Some(frame);
             }
             let len = match reader.read(self.space()) {
@@ -168,7 +219,7 @@ impl Deframer {
                 result => result?,
             };
             if len == 0 {
-                break self.look(true)?;
+                break self.next_range(true)?;
             }
             self.filled(len);
         };
@@ -179,39 +230,58 @@ impl Deframer {
     }
 
     /// Where the next frame lies in the buffer.
-    fn look(&mut self, has_ended: bool) -> Result<Option<Range<usize>>, FrameError> {
+    fn next_range(&mut self, has_ended: bool) -> Result<Option<Range<usize>>, DecodeError> {
+        loop {
+            match self.look(has_ended)? {
+                Some(Found::Frame(frame)) => return Ok(Some(frame)),
+                Some(Found::Skipped(_)) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn look(&mut self, has_ended: bool) -> Result<Option<Found>, DecodeError> {
         loop {
             self.consume_delivered();
+            if self.error.is_some() {
+                break;
+            }
             let need = if has_ended { 1 } else { self.buf.need.max(1) };
             if self.buf.len() < need {
                 return Ok(None);
             }
             self.buf.need = 0;
-            let bytes = self.buf.bytes();
-            let broken = |what| Err(FrameError::Contract(what));
-            match self.state.step(self.framing.kind(), bytes, has_ended)? {
-                Step::Frame { frame, consumed } => {
-                    if consumed == 0 || consumed > bytes.len() || frame.end > consumed {
-                        return broken("a frame outside of the bytes it was shown");
-                    }
-                    if frame.start > frame.end {
-                        return broken("a range that ends before it begins");
-                    }
+            match self.step(has_ended) {
+                Ok(Step::Frame { frame, consumed }) => {
                     self.delivered = consumed;
-                    return Ok(Some(frame));
+                    return Ok(Some(Found::Frame(frame)));
                 }
-                Step::Skip { bytes: 0 } => return broken("a skip of nothing"),
-                Step::Skip { bytes: skip } => {
-                    self.skip = skip;
-                    self.skip_front();
-                }
-                Step::Need(need) if need > bytes.len() => {
+                Ok(Step::Need(need)) => {
                     self.buf.need = need;
                     return Ok(None);
                 }
-                Step::Need(_) => return broken("a need of no more than it was shown"),
+                Ok(Step::Skip { bytes }) => self.skip(bytes),
+                Ok(Step::SkipPart { bytes }) => self.skip(bytes as u64),
+                Ok(Step::SkipFrame { bytes, len, limit }) => {
+                    self.skip(bytes);
+                    self.frames_skipped += 1;
+                    return Ok(Some(Found::Skipped(Skipped { len, limit })));
+                }
+                Err(error) => self.error = Some(error),
             }
         }
+        let error = self.error.clone();
+        Err(DecodeError {
+            error: error.expect("the loop is left with an error only"),
+            offset: self.offset,
+        })
+    }
+
+    /// Asks the codec, once, and holds it to its contract.
+    fn step(&mut self, has_ended: bool) -> Result<Step, FrameError> {
+        let bytes = self.buf.bytes();
+        let step = self.state.step(self.framing.kind(), bytes, has_ended)?;
+        step.check(bytes.len())
     }
 
     fn consume_delivered(&mut self) {
@@ -220,6 +290,11 @@ impl Deframer {
             self.buf.consume(delivered);
             self.offset += delivered as u64;
         }
+    }
+
+    fn skip(&mut self, bytes: u64) {
+        self.skip = bytes;
+        self.skip_front();
     }
 
     fn skip_front(&mut self) {
@@ -464,9 +539,9 @@ mod tests {
         deframer.extend(b"\x01a\x04bcde\x01f");
         assert_eq!(deframer.next_frame().expect("a frame"), Some(&b"a"[..]));
         for _ in 0..3 {
-            let error = deframer.next_frame().expect_err("over the limit");
+            let DecodeError { error, offset } = deframer.next_frame().expect_err("over the limit");
             assert!(matches!(error, FrameError::TooLong { len: 4, limit: 3 }));
-            assert_eq!(deframer.offset(), 2);
+            assert_eq!((offset, deframer.offset()), (2, 2));
             deframer.extend(b"\x01g");
         }
     }

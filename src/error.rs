@@ -1,10 +1,11 @@
 //! Errors and reasons, all of them typed.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::{fmt, io};
 
 /// Why bytes are no frame, or a payload cannot become one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum FrameError {
     /// The frame is longer than the framing allows.
@@ -25,11 +26,24 @@ pub enum FrameError {
     /// The codec broke the contract of [`Codec`](crate::Codec): no progress, or a range outside of
     /// the bytes it was given.
     Contract(&'static str),
-    /// An error of a codec that is not built in.
-    Other(Box<dyn Error + Send + Sync>),
+    /// An error of a codec that is not built in: see [`other`](FrameError::other).
+    Other(Arc<dyn Error + Send + Sync>),
 }
 
 impl FrameError {
+    /// An error of one's own, for codecs that are not built in.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use unstick::FrameError;
+    /// let error = FrameError::other("the checksum does not match");
+    /// assert_eq!(error.to_string(), "the checksum does not match");
+    /// ```
+    pub fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Other(Arc::from(error.into()))
+    }
+
     /// Out of line, so that the paths of the frames that are short enough stay short too.
     #[cold]
     #[inline(never)]
@@ -67,6 +81,35 @@ impl Error for FrameError {
 /// As `InvalidData`.
 impl From<FrameError> for io::Error {
     fn from(error: FrameError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+/// What is wrong with a stream of frames, and where.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DecodeError {
+    /// What is wrong.
+    pub error: FrameError,
+    /// Where in the stream the offending frame begins, in bytes from its start.
+    pub offset: u64,
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, at byte {} of the stream", self.error, self.offset)
+    }
+}
+
+impl Error for DecodeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// As `InvalidData`.
+impl From<DecodeError> for io::Error {
+    fn from(error: DecodeError) -> Self {
         Self::new(io::ErrorKind::InvalidData, error)
     }
 }

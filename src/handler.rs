@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::codec::Skipped;
 use crate::context::Context;
 use crate::datagram::Datagram;
 use crate::error::Closed;
@@ -18,9 +19,9 @@ use crate::token::{ConnId, ListenerId, UdpId};
 /// connection are given its session beside its id; `cx.session(other)` reaches the others.
 ///
 /// The life of every connection, accepted or connected, is
-/// `on_open (on_frame | on_drained)* on_half_close? on_drained* on_close`, or `on_close` alone for
-/// one that never opened. `on_close` comes exactly once, and last. An `on_hangup` may stand before
-/// what is left of it, while the connection is not read.
+/// `on_open (on_frame | on_skipped | on_drained)* on_half_close? on_drained* on_close`, or
+/// `on_close` alone for one that never opened. `on_close` comes exactly once, and last. An
+/// `on_hangup` may stand before what is left of it, while the connection is not read.
 ///
 /// # Panics
 ///
@@ -62,6 +63,18 @@ pub trait Handler: Sized {
         session: &mut Self::Session,
         frame: &[u8],
     );
+
+    /// A frame of a connection was too long, and is skipped, as its framing was
+    /// [told to](crate::Framing::skip_too_long); the next one follows. Does nothing by default.
+    fn on_skipped(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        session: &mut Self::Session,
+        skipped: Skipped,
+    ) {
+        let _ = (cx, conn, session, skipped);
+    }
 
     /// A connection is open: it was accepted, or a connect succeeded. Does nothing by default.
     fn on_open(

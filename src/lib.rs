@@ -121,7 +121,9 @@
 //!
 //! All but `raw` refuse, in both directions, more than [`frame_len_max`](Framing::frame_len_max). A
 //! length that a peer claims is checked by its header alone, and no memory is reserved for it: a
-//! connection's buffer grows with the bytes that came.
+//! connection's buffer grows with the bytes that came. A frame that is too long ends its stream
+//! with [`CloseReason::Frame`], which tells where it began; or it is
+//! [skipped](Framing::skip_too_long), exactly, and [`on_skipped`](Handler::on_skipped) tells of it.
 //!
 //! The framings serve without a reactor too: [`Deframer`] and [`Framer`] for bytes from anywhere,
 //! [`FramedStream`] for a blocking stream.
@@ -231,12 +233,12 @@ pub mod testkit;
 mod timer;
 mod token;
 
-pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Step};
+pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Skipped, Step};
 pub use config::Config;
 pub use context::Context;
 pub use datagram::Datagram;
-pub use deframe::{Deframer, FramedStream, Framer};
-pub use error::{CloseReason, Closed, FrameError, Gone, PostError, SendError, Sent};
+pub use deframe::{Decoded, Deframer, FramedStream, Framer};
+pub use error::{CloseReason, Closed, DecodeError, FrameError, Gone, PostError, SendError, Sent};
 pub use handler::{Handler, Hangup, Origin};
 pub use reactor::Reactor;
 pub use remote::Remote;

@@ -34,6 +34,8 @@ pub struct Stats {
     pub closed: u64,
     /// Frames delivered to `on_frame`.
     pub frames_in: u64,
+    /// Frames that were too long and were skipped, each told to `on_skipped`.
+    pub frames_skipped: u64,
     /// Payloads that `send` accepted.
     pub frames_out: u64,
     /// Calls of read on connections, those that would have blocked included.

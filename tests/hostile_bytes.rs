@@ -58,7 +58,10 @@ fn framings() -> Vec<(Framing, &'static [u8])> {
             Framing::length_field(field.adjustment(i64::MIN).keep_header()),
             b"\0\x80\xFF",
         ),
-        (Framing::header_body(2, body_len), b"\0\x01\x05\x3F\xFE\xFF"),
+        (
+            Framing::header_body(Framing::fixed(2), body_len),
+            b"\0\x01\x05\x3F\xFE\xFF",
+        ),
         (Framing::custom(Erratic), b"\0\x01\x02\x03\x04\x05\x06\x07"),
     ]);
     let limits = [0, 1, 100, 1 << 20, usize::MAX];
@@ -93,7 +96,7 @@ impl Codec for Erratic {
                 frame: 0..usize::MAX,
                 consumed: at,
             },
-            7 => return Err(FrameError::Other("an error of its own".into())),
+            7 => return Err(FrameError::other("an error of its own")),
             _ => Step::Frame {
                 frame: 1..1,
                 consumed: 1,
@@ -191,7 +194,10 @@ fn a_header_is_not_trusted_with_memory() {
         (Framing::length_u64(), b"\x7F\xFF\xFF\xFF\xFF\xFF\xFF\xF0"),
         (Framing::varint(), b"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F"),
         (Framing::netstring(), b"9000000000000000000:"),
-        (Framing::header_body(1, |_| Ok(1 << 62)), b"x"),
+        (
+            Framing::header_body(Framing::fixed(1), |_| Ok(1 << 62)),
+            b"x",
+        ),
     ];
     for (framing, header) in headers {
         let framing = framing.frame_len_max(usize::MAX);

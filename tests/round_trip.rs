@@ -5,7 +5,7 @@ mod common;
 #[path = "common/streams.rs"]
 mod streams;
 
-use unstick::{FrameError, Framing, LengthField};
+use unstick::{DecodeError, FrameError, Framing, LengthField};
 
 use common::Random;
 use streams::{counting, deframe, frame, payload, pieces, text};
@@ -43,7 +43,10 @@ fn framings() -> Vec<(Framing, &'static [u8])> {
     framings.extend(sets.map(|set| (Framing::delimiters(set), &b"abc;\r\n\0d"[..])));
     framings.push((Framing::fixed(7), b"a\n"));
     let body_len = |header: &[u8]| Ok(u64::from(header[1]));
-    framings.push((Framing::header_body(2, body_len), b"\0\x01\x02\x03"));
+    framings.push((
+        Framing::header_body(Framing::fixed(2), body_len),
+        b"\0\x01\x02\x03",
+    ));
     framings
         .into_iter()
         .map(|(framing, alphabet)| (framing.frame_len_max(LIMIT), alphabet))
@@ -191,7 +194,10 @@ fn a_limit_of_zero_lets_empty_frames_through_and_no_other() {
         assert!(
             matches!(
                 deframer.next_frame(),
-                Err(FrameError::TooLong { limit: 0, .. })
+                Err(DecodeError {
+                    error: FrameError::TooLong { limit: 0, .. },
+                    ..
+                })
             ),
             "{what}"
         );

@@ -2,7 +2,7 @@
 
 use memchr::memmem::Finder;
 
-use super::{Codec, Out, Scanned, Step, count_scanned};
+use super::{Codec, Limit, Out, Scanned, Step, count_scanned};
 use crate::error::FrameError;
 
 /// See [`Framing::delimiters`](super::Framing::delimiters).
@@ -11,7 +11,7 @@ pub(crate) struct Delimited {
     search: Search,
     /// What `encode` puts behind a payload.
     ending: Box<[u8]>,
-    pub(crate) frame_len_max: usize,
+    pub(crate) limit: Limit,
 }
 
 /// How the delimiters are looked for, the fastest way that serves their set.
@@ -40,7 +40,7 @@ impl Delimited {
     /// # Panics
     ///
     /// Without a delimiter, or with an empty one.
-    pub(crate) fn new(delimiters: &[&[u8]], frame_len_max: usize) -> Self {
+    pub(crate) fn new(delimiters: &[&[u8]], limit: Limit) -> Self {
         assert!(
             !delimiters.is_empty(),
             "a frame must have a delimiter to end with"
@@ -64,15 +64,16 @@ impl Delimited {
         Self {
             search,
             ending,
-            frame_len_max,
+            limit,
         }
     }
 
-    pub(crate) fn with_frame_len_max(&self, frame_len_max: usize) -> Self {
-        Self {
-            frame_len_max,
-            ..self.clone()
-        }
+    pub(crate) fn delimiters(&self) -> impl Iterator<Item = &[u8]> {
+        let (one, any) = match &self.search {
+            Search::One(finder) => (Some(finder.needle()), &[][..]),
+            Search::Any(any) => (None, &*any.delimiters),
+        };
+        one.into_iter().chain(any.iter().map(|one| &**one))
     }
 
     /// Looks for the first delimiter that begins at `from` or behind it. While more bytes may come,
@@ -84,9 +85,11 @@ impl Delimited {
         }
     }
 
-    fn frame(&self, len: usize, consumed: usize) -> Result<Step, FrameError> {
-        if len > self.frame_len_max {
-            return Err(FrameError::too_long(len as u64, self.frame_len_max));
+    /// The end was found: `len` bytes of those shown are payload, and `dropped` before them.
+    fn frame(&self, dropped: u64, len: usize, consumed: usize) -> Result<Step, FrameError> {
+        let whole = dropped.saturating_add(len as u64);
+        if whole > self.limit.len as u64 {
+            return self.limit.exceeded(whole, consumed as u64);
         }
         Ok(Step::Frame {
             frame: 0..len,
@@ -99,7 +102,7 @@ impl Codec for Delimited {
     type State = Scanned;
 
     fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
-        let from = std::mem::take(&mut scanned.0);
+        let from = scanned.to;
         let found = self.find(bytes, from, true);
         let looked_at = match found {
             Found::At { end, .. } => end,
@@ -107,42 +110,45 @@ impl Codec for Delimited {
         };
         count_scanned(looked_at.saturating_sub(from));
         match found {
-            Found::At { start, end } => self.frame(start, end),
+            Found::At { start, end } => self.frame(std::mem::take(scanned).dropped, start, end),
             // All before the position is content of the frame, however it goes on.
-            Found::NotBefore(at) if at > self.frame_len_max => {
-                Err(FrameError::too_long(at as u64, self.frame_len_max))
-            }
             Found::NotBefore(at) => {
-                *scanned = Scanned(at);
+                let len = scanned.dropped.saturating_add(at as u64);
+                if len > self.limit.len as u64 {
+                    let shown = bytes.len();
+                    return self.limit.exceeded_without_end(scanned, at, at, shown);
+                }
+                scanned.to = at;
                 Ok(Step::Need(bytes.len().saturating_add(1)))
             }
         }
     }
 
     fn finish(&self, scanned: &mut Scanned, rest: &[u8]) -> Result<Step, FrameError> {
-        let from = std::mem::take(&mut scanned.0);
-        match self.find(rest, from, false) {
-            Found::At { start, end } => self.frame(start, end),
+        let Scanned { to, dropped } = std::mem::take(scanned);
+        match self.find(rest, to, false) {
+            Found::At { start, end } => self.frame(dropped, start, end),
             Found::NotBefore(_) => {
                 // No frame; but it may be too long for one by now.
-                *scanned = Scanned(from);
+                *scanned = Scanned { to, dropped };
                 self.decode(scanned, rest)
             }
         }
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        if payload.len() > self.frame_len_max {
-            return Err(FrameError::too_long(
-                payload.len() as u64,
-                self.frame_len_max,
-            ));
-        }
+        self.limit.check_payload(payload.len())?;
         out.put(payload);
+        self.encode_in_place(out)
+    }
+
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        let len = out.bytes().len();
+        self.limit.check_payload(len)?;
         out.put(&self.ending);
         // A delimiter may also begin in the payload and end in the ending, or in the next frame.
         match self.find(out.bytes(), 0, true) {
-            Found::At { start, .. } if start == payload.len() => Ok(()),
+            Found::At { start, .. } if start == len => Ok(()),
             _ => Err(FrameError::Unencodable("a delimiter inside")),
         }
     }
@@ -226,7 +232,7 @@ mod tests {
 
     /// Decodes `bytes` given in two pieces, and at the end of the stream.
     fn frames(codec: &Delimited, bytes: &[u8], cut: usize) -> Vec<Vec<u8>> {
-        let (mut frames, mut start, mut scanned) = (Vec::new(), 0, Scanned(0));
+        let (mut frames, mut start, mut scanned) = (Vec::new(), 0, Scanned::default());
         for (end, is_last) in [(cut, false), (bytes.len(), false), (bytes.len(), true)] {
             while start < end {
                 let rest = &bytes[start..end];
@@ -245,7 +251,7 @@ mod tests {
     }
 
     fn check(delimiters: &[&[u8]], bytes: &[u8], expected: &[&str]) {
-        let codec = Delimited::new(delimiters, 100);
+        let codec = Delimited::new(delimiters, Limit::of(100));
         for cut in 0..=bytes.len() {
             let frames = frames(&codec, bytes, cut);
             let frames: Vec<_> = frames
@@ -280,7 +286,7 @@ mod tests {
     #[test]
     fn a_payload_that_would_end_early_is_refused() {
         let refused = |delimiters: &[&[u8]], payload: &[u8]| {
-            let codec = Delimited::new(delimiters, 100);
+            let codec = Delimited::new(delimiters, Limit::of(100));
             let mut buf = Buf::default();
             codec.encode(payload, &mut Out::new(&mut buf)).is_err()
         };
@@ -302,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_ends_with_a_delimiter_that_begins_no_other() {
-        let codec = Delimited::new(&[b"ab", b"abc"], 100);
+        let codec = Delimited::new(&[b"ab", b"abc"], Limit::of(100));
         let mut buf = Buf::default();
         codec
             .encode(b"x", &mut Out::new(&mut buf))
@@ -312,8 +318,8 @@ mod tests {
 
     #[test]
     fn the_limit_counts_what_must_be_content() {
-        let codec = Delimited::new(&[b"\r\n\r\n"], 4);
-        let decode = |bytes: &[u8]| codec.decode(&mut Scanned(0), bytes);
+        let codec = Delimited::new(&[b"\r\n\r\n"], Limit::of(4));
+        let decode = |bytes: &[u8]| codec.decode(&mut Scanned::default(), bytes);
         assert!(matches!(decode(b"abcd\r\n\r"), Ok(Step::Need(8))));
         assert!(matches!(decode(b"abcd\r\n\r\n"), Ok(Step::Frame { .. })));
         for long in [
@@ -331,8 +337,8 @@ mod tests {
 
     #[test]
     fn what_is_left_behind_the_last_frame_is_held_to_the_limit_too() {
-        let codec = Delimited::new(&[b";", b";abcdefgh"], 3);
-        let (mut scanned, bytes) = (Scanned(0), b";abcde");
+        let codec = Delimited::new(&[b";", b";abcdefgh"], Limit::of(3));
+        let (mut scanned, bytes) = (Scanned::default(), b";abcde");
         assert!(matches!(
             codec.decode(&mut scanned, bytes),
             Ok(Step::Need(_))
@@ -341,7 +347,7 @@ mod tests {
             .finish(&mut scanned, bytes)
             .expect("; counts at the end");
         assert!(matches!(step, Step::Frame { consumed: 1, .. }));
-        let finish = |rest: &[u8]| codec.finish(&mut Scanned(0), rest);
+        let finish = |rest: &[u8]| codec.finish(&mut Scanned::default(), rest);
         assert!(matches!(finish(b"abc"), Ok(Step::Need(_))));
         assert!(matches!(finish(b"abcd"), Err(FrameError::TooLong { .. })));
     }

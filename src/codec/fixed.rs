@@ -25,10 +25,21 @@ impl Codec for Fixed {
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        if payload.len() != self.frame_len {
-            return Err(FrameError::Unencodable("its length is not the fixed one"));
-        }
+        self.check(payload)?;
         out.put(payload);
         Ok(())
+    }
+
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        self.check(out.bytes())
+    }
+}
+
+impl Fixed {
+    fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
+        match payload.len() == self.frame_len {
+            true => Ok(()),
+            false => Err(FrameError::Unencodable("its length is not the fixed one")),
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::line::Line;
 use super::netstring::Netstring;
 use super::raw::Raw;
 use super::varint::Varint;
-use super::{Codec, ErasedCodec, Out};
+use super::{Codec, ErasedCodec, Limit, Out};
 use crate::error::FrameError;
 
 /// How a stream of bytes is cut into frames: one of the built-in framings, or a codec of your own.
@@ -66,6 +66,8 @@ impl Framing {
     /// otherwise: 1 MiB.
     pub const FRAME_LEN_MAX: usize = 1 << 20;
 
+    const LIMIT: Limit = Limit::of(Self::FRAME_LEN_MAX);
+
     /// No framing: every read is handed on as it is, and says nothing about what the peer sent as
     /// one message. The largest frame only bounds how much one call of `on_frame` is given.
     #[must_use]
@@ -91,9 +93,7 @@ impl Framing {
     /// without the `\r` too.
     #[must_use]
     pub fn line() -> Self {
-        Self::of(Kind::Line(Line {
-            frame_len_max: Self::FRAME_LEN_MAX,
-        }))
+        Self::of(Kind::Line(Line { limit: Self::LIMIT }))
     }
 
     /// A length of one byte in front: frames of up to 255 bytes.
@@ -203,7 +203,7 @@ impl Framing {
     /// If there is none, or one is empty.
     #[must_use]
     pub fn delimiters(delimiters: &[&[u8]]) -> Self {
-        let delimited = Delimited::new(delimiters, Self::FRAME_LEN_MAX);
+        let delimited = Delimited::new(delimiters, Self::LIMIT);
         Self::of(Kind::Delimited(Arc::new(delimited)))
     }
 
@@ -221,7 +221,18 @@ impl Framing {
     #[must_use]
     pub fn varint() -> Self {
         Self::of(Kind::Varint(Varint {
-            frame_len_max: Self::FRAME_LEN_MAX,
+            limit: Self::LIMIT,
+            is_lax: false,
+        }))
+    }
+
+    /// As [`varint`](Framing::varint), but a length may be written in any form of up to ten bytes,
+    /// as other decoders take it. What is sent is in the shortest form.
+    #[must_use]
+    pub fn varint_lax() -> Self {
+        Self::of(Kind::Varint(Varint {
+            limit: Self::LIMIT,
+            is_lax: true,
         }))
     }
 
@@ -229,9 +240,7 @@ impl Framing {
     /// digits so far are over the largest frame.
     #[must_use]
     pub fn netstring() -> Self {
-        Self::of(Kind::Netstring(Netstring {
-            frame_len_max: Self::FRAME_LEN_MAX,
-        }))
+        Self::of(Kind::Netstring(Netstring { limit: Self::LIMIT }))
     }
 
     /// A header with a length in it: at an offset, counting more or less than what follows, of any
@@ -242,24 +251,38 @@ impl Framing {
     /// its header.
     #[must_use]
     pub fn length_field(header: LengthField) -> Self {
-        Self::of(Kind::LengthField(Arc::new(Headed(header))))
+        let (field, limit) = (header, Self::LIMIT);
+        Self::of(Kind::LengthField(Arc::new(Headed { field, limit })))
     }
 
-    /// A header of `header_len` bytes, from which `body_len` computes how many bytes follow it: the
-    /// classic cure with a fixed-size struct in front of the payload that it describes.
+    /// A header, framed by `header`, from which `body_len` computes how many bytes follow it.
+    ///
+    /// With a header of a [fixed](Framing::fixed) size it is the classic cure: a struct in front of
+    /// the payload that it describes. With a [line](Framing::line) or a
+    /// [delimiter](Framing::delimiter) it is what protocols in text do.
     ///
     /// ```text
     ///   | type | count |  record  |  record  | type | count | ...
     ///   |---------------------------------------|
-    ///                  frame
+    ///                  frame                           Framing::fixed(3)
+    ///
+    ///   p u t   k e y   5 \r \n h e l l o g e t ...
+    ///   |-------------| |---| |-------|
+    ///   |    header             body  |
+    ///   |-----------------------------|
+    ///                frame                             Framing::line()
     /// ```
     ///
-    /// The frame is header and body; the largest frame counts both. `send` refuses a payload whose
-    /// header tells another length than it has.
+    /// `body_len` is shown the payload of the header. The frame is header and body, with all that
+    /// frames the header; the largest frame counts all of it. `send` refuses a payload whose header
+    /// tells another length than it has. A header that is itself over its largest frame, or that
+    /// of the whole, closes the connection also where frames are skipped, as it cannot be known how
+    /// long its frame is.
     ///
     /// # Panics
     ///
-    /// If `header_len` is zero.
+    /// If the header's framing is [`raw`](Framing::raw), which has no end, a
+    /// [`custom`](Framing::custom) one, or has a header and a body itself.
     ///
     /// # Examples
     ///
@@ -267,7 +290,7 @@ impl Framing {
     /// use unstick::{FrameError, Framing};
     ///
     /// // A type, and a count of records whose size depends on it.
-    /// let framing = Framing::header_body(3, |header| {
+    /// let framing = Framing::header_body(Framing::fixed(3), |header| {
     ///     let count = u64::from(u16::from_be_bytes([header[1], header[2]]));
     ///     match header[0] {
     ///         b'p' => Ok(8 * count),
@@ -276,20 +299,26 @@ impl Framing {
     ///     }
     /// });
     /// # assert_eq!(framing.to_string(), "header-body");
+    ///
+    /// // A line that ends with the number of bytes behind it.
+    /// let framing = Framing::header_body(Framing::line().frame_len_max(200), |line| {
+    ///     let number = line.rsplit(|&byte| byte == b' ').next();
+    ///     let number = number.and_then(|digits| str::from_utf8(digits).ok()?.parse().ok());
+    ///     number.ok_or(FrameError::Malformed("no length at the end of the line"))
+    /// });
+    /// # let mut deframer = unstick::Deframer::new(framing);
+    /// # deframer.extend(b"put key 5\r\nhelloget");
+    /// # let frame = deframer.next_frame().expect("well-formed");
+    /// # assert_eq!(frame, Some(&b"put key 5\r\nhello"[..]));
     /// ```
     #[must_use]
-    pub fn header_body<F>(header_len: usize, body_len: F) -> Self
+    pub fn header_body<F>(header: Self, body_len: F) -> Self
     where
         F: Fn(&[u8]) -> Result<u64, FrameError> + Send + Sync + 'static,
     {
-        assert!(header_len > 0, "a header of no bytes tells nothing");
-        let (body_len, frame_len_max) = (Arc::new(body_len), Self::FRAME_LEN_MAX);
-        let header_body = HeaderBody {
-            header_len,
-            body_len,
-            frame_len_max,
-        };
-        Self::of(Kind::HeaderBody(Arc::new(header_body)))
+        let header = Arc::unwrap_or_clone(header.0);
+        let codec = HeaderBody::new(header, Arc::new(body_len), Self::LIMIT);
+        Self::of(Kind::HeaderBody(Arc::new(codec)))
     }
 
     /// A codec of your own. Its limits are its own too.
@@ -307,35 +336,71 @@ impl Framing {
     /// Sets the largest payload of a frame, in bytes, for decoding and for encoding.
     ///
     /// A longer frame from the peer closes the connection with [`FrameError::TooLong`] as soon as
-    /// its header is there, or that many bytes without a delimiter; a longer payload is refused by
-    /// `send`. Zero allows empty frames only. For [`raw`](Framing::raw) it bounds what is delivered
-    /// at once, zero counts as one, and `send` takes any payload. [`fixed`](Framing::fixed) frames
-    /// and a [`custom`](Framing::custom) codec are left as they are.
+    /// its header is there, or that many bytes without a delimiter, unless such frames are
+    /// [skipped](Framing::skip_too_long); a longer payload is refused by `send`. Zero allows empty
+    /// frames only. For [`raw`](Framing::raw) it bounds what is delivered at once, zero counts as
+    /// one, and `send` takes any payload. [`fixed`](Framing::fixed) frames and a
+    /// [`custom`](Framing::custom) codec are left as they are.
     #[must_use]
     pub fn frame_len_max(self, bytes: usize) -> Self {
         let mut kind = Arc::unwrap_or_clone(self.0);
         match &mut kind {
             Kind::Raw(raw) => raw.frame_len_max = bytes.max(1),
-            Kind::Length(length) => *length = length.with_frame_len_max(bytes),
-            Kind::Line(line) => line.frame_len_max = bytes,
-            Kind::Varint(varint) => varint.frame_len_max = bytes,
-            Kind::Netstring(netstring) => netstring.frame_len_max = bytes,
-            Kind::Delimited(delimited) => {
-                *delimited = Arc::new(delimited.with_frame_len_max(bytes));
-            }
-            Kind::LengthField(header) => Arc::make_mut(header).0.frame_len_max = bytes,
-            Kind::HeaderBody(codec) => Arc::make_mut(codec).frame_len_max = bytes,
-            Kind::Fixed(_) | Kind::Custom(_) => {}
+            other => other.change_limit(&mut |limit| limit.len = bytes),
         }
         Self::of(kind)
     }
 
+    /// Skips frames that are too long, and goes on in step with the next; by default they end the
+    /// stream.
+    ///
+    /// ```text
+    ///   00 02 o k FF FF . . . . 65,535 bytes . . . . 00 03 y e s
+    ///         |-|                                          |---|
+    ///         frame       skipped, and told               frame
+    /// ```
+    ///
+    /// Exactly that frame is skipped, whatever its length, and none of it is kept: by its count,
+    /// or up to its delimiter. [`on_skipped`](crate::Handler::on_skipped) tells of it, in its order
+    /// among the frames, as soon as its length is known: where a header tells it, before its bytes
+    /// have come. It counts as a frame for the budget and for
+    /// [`Config::frame_deadline`](crate::Config::frame_deadline).
+    ///
+    /// What is malformed ends the stream still, as nobody knows where the next frame begins: a
+    /// length of more than 64 bits, for example, or a header that is itself too long. The comma
+    /// behind a [`netstring`](Framing::netstring) that is skipped is not compared.
+    ///
+    /// [`raw`](Framing::raw) and [`fixed`](Framing::fixed) have no frames that are too long, and a
+    /// [`custom`](Framing::custom) codec has a rule of its own: all three are left as they are.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use unstick::{Decoded, Deframer, Framing};
+    ///
+    /// let framing = Framing::line().frame_len_max(5).skip_too_long();
+    /// let mut deframer = Deframer::new(framing);
+    /// deframer.extend(b"hello\nfar too long\nworld\n");
+    /// let mut seen = Vec::new();
+    /// while let Some(decoded) = deframer.decode()? {
+    ///     seen.push(match decoded {
+    ///         Decoded::Frame(line) => String::from_utf8_lossy(line).into_owned(),
+    ///         Decoded::Skipped(skipped) => format!("({} bytes)", skipped.len),
+    ///         _ => continue,
+    ///     });
+    /// }
+    /// assert_eq!(seen, ["hello", "(12 bytes)", "world"]);
+    /// # Ok::<(), unstick::DecodeError>(())
+    /// ```
+    #[must_use]
+    pub fn skip_too_long(self) -> Self {
+        let mut kind = Arc::unwrap_or_clone(self.0);
+        kind.change_limit(&mut |limit| limit.skips = true);
+        Self::of(kind)
+    }
+
     fn length(width: u8, endian: Endian) -> Self {
-        Self::of(Kind::Length(Length::new(
-            width,
-            endian,
-            Self::FRAME_LEN_MAX,
-        )))
+        Self::of(Kind::Length(Length::new(width, endian, Self::LIMIT)))
     }
 
     fn of(kind: Kind) -> Self {
@@ -357,6 +422,24 @@ impl Framing {
 }
 
 impl Kind {
+    /// Changes the limit, where there is one that is changed like others.
+    pub(super) fn change_limit(&mut self, change: &mut dyn FnMut(&mut Limit)) {
+        match self {
+            Self::Length(length) => {
+                let mut limit = length.limit;
+                change(&mut limit);
+                *length = length.with_limit(limit);
+            }
+            Self::Line(line) => change(&mut line.limit),
+            Self::Varint(varint) => change(&mut varint.limit),
+            Self::Netstring(netstring) => change(&mut netstring.limit),
+            Self::Delimited(codec) => change(&mut Arc::make_mut(codec).limit),
+            Self::LengthField(codec) => change(&mut Arc::make_mut(codec).limit),
+            Self::HeaderBody(codec) => Arc::make_mut(codec).change_limit(change),
+            Self::Raw(_) | Self::Fixed(_) | Self::Custom(_) => {}
+        }
+    }
+
     #[inline(never)]
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         with_builtin!(
@@ -367,7 +450,10 @@ impl Kind {
     }
 }
 
-/// The short name of the framing: `raw`, `line`, `u8`, `u16`, `u16-le` and so on, or `custom`.
+/// The short name of the framing: `raw`, `line`, `u8`, `u16`, `u16-le` and so on, `varint`,
+/// `varint-lax`, `netstring`, `fixed-64`, `delimiter-` and the delimiters, escaped and with a `|`
+/// between them, such as `delimiter-\r\n\r\n`; `length-field`, `header-body` or `custom`. Limits
+/// are not in it.
 impl fmt::Display for Framing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind() {
@@ -379,9 +465,17 @@ impl fmt::Display for Framing {
                 write!(f, "u{}{order}", 8 * u32::from(length.width()))
             }
             Kind::Fixed(fixed) => write!(f, "fixed-{}", fixed.frame_len),
+            Kind::Varint(varint) if varint.is_lax => f.write_str("varint-lax"),
             Kind::Varint(_) => f.write_str("varint"),
             Kind::Netstring(_) => f.write_str("netstring"),
-            Kind::Delimited(_) => f.write_str("delimited"),
+            Kind::Delimited(codec) => {
+                for (index, delimiter) in codec.delimiters().enumerate() {
+                    f.write_str(if index == 0 { "delimiter-" } else { "|" })?;
+                    let escaped = delimiter.escape_ascii().to_string();
+                    f.write_str(&escaped.replace('|', "\\x7c"))?;
+                }
+                Ok(())
+            }
             Kind::LengthField(_) => f.write_str("length-field"),
             Kind::HeaderBody(_) => f.write_str("header-body"),
             Kind::Custom(_) => f.write_str("custom"),
@@ -390,6 +484,8 @@ impl fmt::Display for Framing {
 }
 
 /// Reads the short name that [`Display`](fmt::Display) writes, for options and configuration files.
+/// A `length-field`, a `header-body` and a `custom` framing cannot be named in full, and are not
+/// read.
 impl FromStr for Framing {
     type Err = ParseFramingError;
 
@@ -407,10 +503,56 @@ impl FromStr for Framing {
             "u32-le" => Self::length_u32_le(),
             "u64-le" => Self::length_u64_le(),
             "varint" => Self::varint(),
+            "varint-lax" => Self::varint_lax(),
             "netstring" => Self::netstring(),
-            _ => return Err(ParseFramingError(())),
+            _ => return parse_parameter(name).ok_or(ParseFramingError(())),
         })
     }
+}
+
+/// Reads a name with something behind it.
+fn parse_parameter(name: &str) -> Option<Framing> {
+    if let Some(len) = name.strip_prefix("fixed-") {
+        let len = len.parse().ok().filter(|len| *len > 0)?;
+        return Some(Framing::fixed(len));
+    }
+    let delimiters = name.strip_prefix("delimiter-")?.split('|');
+    let delimiters: Vec<Vec<u8>> = delimiters.map(unescape).collect::<Option<_>>()?;
+    let delimiters: Vec<&[u8]> = delimiters.iter().map(Vec::as_slice).collect();
+    Some(Framing::delimiters(&delimiters))
+}
+
+/// The bytes that [`slice::escape_ascii`] writes so; at least one.
+fn unescape(text: &str) -> Option<Vec<u8>> {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((&first, behind)) = rest.split_first() {
+        let (byte, behind) = match (first, behind) {
+            (b'\\', [b'x', high, low, behind @ ..]) => {
+                let digits = [*high, *low];
+                let digits = str::from_utf8(&digits).ok()?;
+                let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+                (
+                    u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?,
+                    behind,
+                )
+            }
+            (b'\\', [escaped, behind @ ..]) => {
+                let byte = match escaped {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'\\' | b'\'' | b'"' => *escaped,
+                    _ => return None,
+                };
+                (byte, behind)
+            }
+            (b'\\', []) => return None,
+            (byte, behind) => (byte, behind),
+        };
+        bytes.push(byte);
+        rest = behind;
+    }
+    (!bytes.is_empty()).then_some(bytes)
 }
 
 /// The text is not the short name of a framing.
@@ -420,8 +562,8 @@ pub struct ParseFramingError(());
 impl fmt::Display for ParseFramingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "expected raw, line, varint, netstring, u8, u16, u24, u32, u64, \
-             u16-le, u24-le, u32-le or u64-le",
+            "expected raw, line, varint, varint-lax, netstring, u8, u16, u24, u32, u64, \
+             u16-le, u24-le, u32-le, u64-le, fixed-LENGTH or delimiter-BYTES",
         )
     }
 }
@@ -440,12 +582,26 @@ mod tests {
 
     #[test]
     fn every_short_name_reads_back_as_it_was_written() {
-        for name in
-            "raw line u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le varint netstring".split(' ')
-        {
+        let names = "raw line u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le varint varint-lax \
+                     netstring fixed-1 fixed-4096 delimiter-; delimiter-\\r\\n\\r\\n \
+                     delimiter-;|,,|\\x00\\xff|\\x7c delimiter-\\\\n\\'\\\"-";
+        for name in names.split_ascii_whitespace() {
             assert_eq!(name.parse::<Framing>().expect(name).to_string(), name);
         }
-        "u7".parse::<Framing>().expect_err("no such framing");
+        let framing = Framing::delimiters(&[b"\r\n", b"\0|\\"]);
+        assert_eq!(framing.to_string(), r"delimiter-\r\n|\x00\x7c\\");
+        let all: Vec<u8> = (0..=255).collect();
+        let name = Framing::delimiter(&all).to_string();
+        assert_eq!(name.parse::<Framing>().expect("a name").to_string(), name);
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        let names = r"u7 U8 fixed fixed-0 fixed--1 fixed-x delimiter delimiter- delimiter-a| \
+                      delimiter-\ delimiter-\x delimiter-\x+1 delimiter-\q custom length-field";
+        for name in names.split(' ').chain(["", "line "]) {
+            assert!(name.parse::<Framing>().is_err(), "{name}");
+        }
     }
 
     #[test]

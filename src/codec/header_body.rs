@@ -1,9 +1,10 @@
-//! Header and body: a header of a fixed size, from which the program computes how long the body is.
+//! Header and body: a header that is framed itself, from which the program computes how long the
+//! body is.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Codec, Out, Scanned, Step};
+use super::{Codec, Kind, Limit, Out, Scanned, Step, with_builtin};
 use crate::error::FrameError;
 
 /// Computes the length of the body from the header.
@@ -12,22 +13,65 @@ pub(crate) type BodyLen = dyn Fn(&[u8]) -> Result<u64, FrameError> + Send + Sync
 /// See [`Framing::header_body`](super::Framing::header_body).
 #[derive(Clone)]
 pub(crate) struct HeaderBody {
-    /// At least 1.
-    pub(crate) header_len: usize,
-    pub(crate) body_len: Arc<BodyLen>,
-    pub(crate) frame_len_max: usize,
+    /// One that does not skip, and is not raw, custom or of this kind. Its limit is its own or that
+    /// of the whole frame, the smaller one.
+    header: Kind,
+    /// The largest payload of a header that was asked for.
+    header_len_max: usize,
+    body_len: Arc<BodyLen>,
+    limit: Limit,
+}
+
+/// What the front of a frame says of it.
+enum Front {
+    /// The header's payload ends at `header_end`; header and body have `len` bytes together, or
+    /// more than can be counted.
+    Header { header_end: usize, len: Option<u64> },
+    /// The header needs that many bytes.
+    Cut(usize),
 }
 
 impl HeaderBody {
-    /// The length of the whole frame.
-    fn frame_len(&self, header: &[u8]) -> Result<usize, FrameError> {
-        let len = (self.body_len)(header)?.checked_add(self.header_len as u64);
-        match len.map(usize::try_from) {
-            Some(Ok(len)) if len <= self.frame_len_max => Ok(len),
-            _ => Err(FrameError::too_long(
-                len.unwrap_or(u64::MAX),
-                self.frame_len_max,
-            )),
+    /// # Panics
+    ///
+    /// If nothing ends the header, or that needs a state of its own.
+    pub(crate) fn new(mut header: Kind, body_len: Arc<BodyLen>, limit: Limit) -> Self {
+        assert!(
+            !matches!(header, Kind::Raw(_) | Kind::Custom(_) | Kind::HeaderBody(_)),
+            "a header must have a framing that ends it"
+        );
+        let mut header_len_max = usize::MAX;
+        header.change_limit(&mut |limit| header_len_max = limit.len);
+        let mut codec = Self {
+            header,
+            header_len_max,
+            body_len,
+            limit,
+        };
+        codec.change_limit(&mut |_| {});
+        codec
+    }
+
+    pub(crate) fn change_limit(&mut self, change: &mut dyn FnMut(&mut Limit)) {
+        change(&mut self.limit);
+        let header_len_max = self.header_len_max.min(self.limit.len);
+        self.header
+            .change_limit(&mut |limit| *limit = Limit::of(header_len_max));
+    }
+
+    fn front(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Front, FrameError> {
+        let step = with_builtin!(&self.header, codec => codec.decode(scanned, bytes), _custom => {
+            Err(FrameError::Contract("a header with a codec of its own"))
+        })?;
+        match step {
+            Step::Frame { frame, consumed } => {
+                let header_end = frame.end;
+                let header = bytes.get(frame).unwrap_or_default();
+                let len = (self.body_len)(header)?.checked_add(consumed as u64);
+                Ok(Front::Header { header_end, len })
+            }
+            Step::Need(need) => Ok(Front::Cut(need)),
+            _ => Err(FrameError::Contract("a header that is skipped")),
         }
     }
 }
@@ -35,37 +79,64 @@ impl HeaderBody {
 impl Codec for HeaderBody {
     type State = Scanned;
 
-    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
-        let Some(header) = bytes.get(..self.header_len) else {
-            return Ok(Step::Need(self.header_len));
+    fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        let (header_end, len) = match self.front(scanned, bytes)? {
+            Front::Header { header_end, len } => (header_end, len),
+            Front::Cut(need) => return Ok(Step::Need(need)),
         };
-        let len = self.frame_len(header)?;
-        if bytes.len() < len {
-            return Ok(Step::Need(len));
+        let end = match len.map(usize::try_from) {
+            Some(Ok(end)) if end <= self.limit.len => end,
+            _ => {
+                let len = len.unwrap_or(u64::MAX);
+                return self.limit.exceeded(len, len);
+            }
+        };
+        if bytes.len() < end {
+            // Asked again, the header's end is found at once.
+            scanned.to = header_end;
+            return Ok(Step::Need(end));
         }
         Ok(Step::Frame {
-            frame: 0..len,
-            consumed: len,
+            frame: 0..end,
+            consumed: end,
         })
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        let Some(header) = payload.get(..self.header_len) else {
-            return Err(FrameError::Unencodable("it is shorter than its header"));
-        };
-        if self.frame_len(header)? != payload.len() {
-            return Err(FrameError::Unencodable("its header tells another length"));
-        }
+        self.check(payload)?;
         out.put(payload);
         Ok(())
+    }
+
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        self.check(out.bytes())
+    }
+}
+
+impl HeaderBody {
+    fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
+        self.limit.check_payload(payload.len())?;
+        let front = match payload {
+            [] => Front::Cut(1),
+            _ => self.front(&mut Scanned::default(), payload)?,
+        };
+        match front {
+            Front::Header { len, .. } if len == Some(payload.len() as u64) => Ok(()),
+            Front::Header { len, .. } if len.is_none_or(|len| len > self.limit.len as u64) => {
+                let len = len.unwrap_or(u64::MAX);
+                Err(FrameError::too_long(len, self.limit.len))
+            }
+            Front::Header { .. } => Err(FrameError::Unencodable("its header tells another length")),
+            Front::Cut(_) => Err(FrameError::Unencodable("it is shorter than its header")),
+        }
     }
 }
 
 impl fmt::Debug for HeaderBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HeaderBody")
-            .field("header_len", &self.header_len)
-            .field("frame_len_max", &self.frame_len_max)
+            .field("header", &self.header)
+            .field("limit", &self.limit)
             .finish_non_exhaustive()
     }
 }
@@ -74,6 +145,7 @@ impl fmt::Debug for HeaderBody {
 mod tests {
     use super::*;
     use crate::buffer::Buf;
+    use crate::codec::fixed::Fixed;
 
     /// A struct of a type and a count of records of six bytes each.
     fn records() -> HeaderBody {
@@ -81,16 +153,13 @@ mod tests {
             1 => Ok(6 * u64::from(header[1])),
             _ => Err(FrameError::Malformed("no such type")),
         };
-        HeaderBody {
-            header_len: 2,
-            body_len: Arc::new(body_len),
-            frame_len_max: 600,
-        }
+        let header = Kind::Fixed(Fixed { frame_len: 2 });
+        HeaderBody::new(header, Arc::new(body_len), Limit::of(600))
     }
 
     #[test]
     fn the_header_tells_the_body_and_both_are_delivered() {
-        let decode = |bytes: &[u8]| records().decode(&mut Scanned(0), bytes);
+        let decode = |bytes: &[u8]| records().decode(&mut Scanned::default(), bytes);
         assert_eq!(decode(b"\x01").ok(), Some(Step::Need(2)));
         assert_eq!(decode(b"\x01\x02").ok(), Some(Step::Need(14)));
         assert_eq!(
@@ -127,12 +196,9 @@ mod tests {
     #[test]
     fn a_body_length_at_the_end_of_its_range_does_not_overflow() {
         let body_len = |_: &[u8]| Ok(u64::MAX);
-        let codec = HeaderBody {
-            header_len: 1,
-            body_len: Arc::new(body_len),
-            frame_len_max: usize::MAX,
-        };
-        let step = codec.decode(&mut Scanned(0), b"x");
+        let header = Kind::Fixed(Fixed { frame_len: 1 });
+        let codec = HeaderBody::new(header, Arc::new(body_len), Limit::of(usize::MAX));
+        let step = codec.decode(&mut Scanned::default(), b"x");
         assert!(matches!(
             step,
             Ok(Step::Need(_)) | Err(FrameError::TooLong { .. })
@@ -141,12 +207,12 @@ mod tests {
 
     #[test]
     fn a_frame_that_ends_beyond_what_can_be_counted_is_too_long_for_any_limit() {
-        let codec = HeaderBody {
-            header_len: 1,
-            body_len: Arc::new(|_| Ok(u64::MAX)),
-            frame_len_max: usize::MAX,
-        };
-        let error = codec.decode(&mut Scanned(0), b"h").expect_err("too long");
+        let header = Kind::Fixed(Fixed { frame_len: 1 });
+        let body_len = Arc::new(|_: &[u8]| Ok(u64::MAX));
+        let codec = HeaderBody::new(header, body_len, Limit::of(usize::MAX));
+        let error = codec
+            .decode(&mut Scanned::default(), b"h")
+            .expect_err("too long");
         assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! Length prefix: a fixed number of bytes tells how many follow.
 
-use super::{Codec, Out, Scanned, Step};
+use super::{Codec, Limit, Out, Scanned, Step};
 use crate::error::FrameError;
 
 /// The order of a length field's bytes.
@@ -16,26 +16,26 @@ pub(crate) struct Length {
     /// Bytes of the length field: 1, 2, 3, 4 or 8.
     width: u8,
     endian: Endian,
-    frame_len_max: usize,
-    /// The longest payload to encode: `frame_len_max`, or less where the field holds less.
+    pub(super) limit: Limit,
+    /// The longest payload to encode: the limit, or less where the field holds less.
     payload_len_max: usize,
 }
 
 impl Length {
-    pub(crate) fn new(width: u8, endian: Endian, frame_len_max: usize) -> Self {
+    pub(crate) fn new(width: u8, endian: Endian, limit: Limit) -> Self {
         let unused_bits = 64_u32.saturating_sub(u32::from(width).saturating_mul(8));
         let field_max = u64::MAX.checked_shr(unused_bits).unwrap_or_default();
         let field_max = usize::try_from(field_max).unwrap_or(usize::MAX);
         Self {
             width,
             endian,
-            frame_len_max,
-            payload_len_max: frame_len_max.min(field_max),
+            limit,
+            payload_len_max: limit.len.min(field_max),
         }
     }
 
-    pub(crate) fn with_frame_len_max(self, frame_len_max: usize) -> Self {
-        Self::new(self.width, self.endian, frame_len_max)
+    pub(crate) fn with_limit(self, limit: Limit) -> Self {
+        Self::new(self.width, self.endian, limit)
     }
 
     pub(crate) fn width(self) -> u8 {
@@ -89,13 +89,13 @@ impl Codec for Length {
             return Ok(Step::Need(header));
         };
         // Checked as u64, before the length is trusted with anything.
-        let limit = self.frame_len_max;
         let end = match usize::try_from(len) {
-            Ok(len) if len <= limit => len.checked_add(header),
+            Ok(len) if len <= self.limit.len => len.checked_add(header),
             _ => None,
         };
         let Some(end) = end else {
-            return Err(FrameError::too_long(len, limit));
+            let bytes = len.saturating_add(header as u64);
+            return self.limit.exceeded(len, bytes);
         };
         if bytes.len() < end {
             return Ok(Step::Need(end));
@@ -122,6 +122,25 @@ impl Codec for Length {
         }
         Ok(())
     }
+
+    fn room(&self) -> usize {
+        usize::from(self.width)
+    }
+
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        let frame = out.bytes_mut();
+        let (field, payload) = frame.split_at_mut(usize::from(self.width));
+        let len = payload.len();
+        if len > self.payload_len_max {
+            return Err(FrameError::too_long(len as u64, self.payload_len_max));
+        }
+        let low_first = (len as u64).to_le_bytes();
+        field.copy_from_slice(low_first.split_at(field.len()).0);
+        if self.endian == Endian::Big {
+            field.reverse();
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -131,7 +150,7 @@ mod tests {
 
     fn all() -> Vec<Length> {
         let endians = [Endian::Big, Endian::Little];
-        let of = |width| endians.map(|endian| Length::new(width, endian, 1 << 20));
+        let of = |width| endians.map(|endian| Length::new(width, endian, Limit::of(1 << 20)));
         [1, 2, 3, 4, 8].into_iter().flat_map(of).collect()
     }
 
@@ -167,10 +186,10 @@ mod tests {
             for codec in all().into_iter().filter(|codec| len <= field_max(*codec)) {
                 for limit in [0, 1, 255, 65_535, 1 << 20, usize::MAX] {
                     let codec = Length {
-                        frame_len_max: limit,
+                        limit: Limit::of(limit),
                         ..codec
                     };
-                    let step = codec.decode(&mut Scanned(0), &header(codec, len));
+                    let step = codec.decode(&mut Scanned::default(), &header(codec, len));
                     let total = len.checked_add(u64::from(codec.width));
                     match total.filter(|_| len <= limit as u64) {
                         None => assert!(
@@ -192,7 +211,7 @@ mod tests {
             let header = header(codec, 200);
             for cut in 0..header.len() {
                 let step = codec
-                    .decode(&mut Scanned(0), &header[..cut])
+                    .decode(&mut Scanned::default(), &header[..cut])
                     .expect("no error yet");
                 assert_eq!(step, Step::Need(header.len()));
             }
@@ -214,7 +233,7 @@ mod tests {
                 .encode(&payload[1..], &mut Out::new(&mut buf))
                 .expect("the largest fits");
             let step = codec
-                .decode(&mut Scanned(0), buf.bytes())
+                .decode(&mut Scanned::default(), buf.bytes())
                 .expect("and comes back");
             let width = usize::from(codec.width);
             let end = buf.len();

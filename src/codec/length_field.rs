@@ -1,22 +1,32 @@
 //! A length field anywhere in a header, counting what the protocol says it counts.
 
-use super::{Codec, Out, Scanned, Step};
+use super::{Codec, Limit, Out, Scanned, Step};
 use crate::error::FrameError;
 
 /// Describes a header with a length in it, for
 /// [`Framing::length_field`](super::Framing::length_field).
 ///
 /// ```text
-///    offset        width
-///   |------|----------------------|----------------------------|
-///   | ...  | length               | ...                        |
-///   |------|----------------------|----------------------------|
-///                                  `-- length + adjustment ----'
+///   | leading | field | following |           body            | next frame ..
+///                     `---------- length + adjustment --------'
+///   `-------- stripped -----------'---- delivered as frame ---'
 /// ```
 ///
-/// What follows the field is as long as the field says, plus the adjustment. The frame that is
-/// delivered is what follows the field, or all of it with
-/// [`keep_header`](LengthField::keep_header).
+/// What comes behind the field is as long as the field says, plus the adjustment. The frame that is
+/// delivered is all of it without its header, or without as many bytes as
+/// [`strip`](LengthField::strip) says.
+///
+/// # The same in other libraries
+///
+/// | there | here |
+/// |---|---|
+/// | Netty `LengthFieldBasedFrameDecoder(max, lengthFieldOffset, lengthFieldLength, lengthAdjustment, initialBytesToStrip)` | `LengthField::new(lengthFieldLength).leading(&[0; lengthFieldOffset]).adjustment(lengthAdjustment).strip(initialBytesToStrip)`; `max` counts the stripped bytes too |
+/// | Netty `failFast = false` | [`skip_too_long`](super::Framing::skip_too_long) |
+/// | tokio-util `LengthDelimitedCodec::builder()` with `length_field_offset(o)`, `length_field_length(w)`, `length_adjustment(a)` | `LengthField::new(w).leading(&[0; o]).adjustment(a)` |
+/// | the same with `num_skip(s)` | with `.strip(s)`, and an adjustment of `a + s - (o + w)`: there the length counts from behind the skipped bytes |
+/// | Erlang `{packet, 1}`, `{packet, 2}`, `{packet, 4}` | [`length_u8`](super::Framing::length_u8), [`length_u16`](super::Framing::length_u16), [`length_u32`](super::Framing::length_u32) |
+/// | Twisted `Int8StringReceiver`, `Int16StringReceiver`, `Int32StringReceiver` | the same three |
+/// | protobuf `writeDelimitedTo`, Netty `ProtobufVarint32FrameDecoder` | [`varint`](super::Framing::varint) |
 ///
 /// # Examples
 ///
@@ -34,9 +44,10 @@ pub struct LengthField {
     width: u8,
     is_little: bool,
     leading: Box<[u8]>,
+    following: Box<[u8]>,
     adjustment: i64,
-    keeps_header: bool,
-    pub(crate) frame_len_max: usize,
+    /// Bytes taken off the front; the header where it is none.
+    strip: Option<usize>,
 }
 
 impl LengthField {
@@ -52,9 +63,9 @@ impl LengthField {
             width,
             is_little: false,
             leading: Box::default(),
+            following: Box::default(),
             adjustment: 0,
-            keeps_header: false,
-            frame_len_max: super::Framing::FRAME_LEN_MAX,
+            strip: None,
         }
     }
 
@@ -65,68 +76,83 @@ impl LengthField {
         self
     }
 
-    /// Bytes that stand before the field. They are written as given; what a peer writes there is
-    /// not compared: with [`keep_header`](LengthField::keep_header) it can be looked at.
+    /// Bytes of the header that stand before the field: as many as its offset. They are written as
+    /// given; what a peer writes there is not compared: with
+    /// [`keep_header`](LengthField::keep_header) it can be looked at.
     #[must_use]
     pub fn leading(mut self, bytes: &[u8]) -> Self {
         self.leading = Box::from(bytes);
         self
     }
 
-    /// Added to the length to get the number of bytes that follow the field: minus the header's
-    /// length where the field counts the header too, the length of a trailer that it leaves out.
+    /// Bytes of the header that stand behind the field, as [`leading`](LengthField::leading) before
+    /// it. They belong to what the length counts.
+    #[must_use]
+    pub fn following(mut self, bytes: &[u8]) -> Self {
+        self.following = Box::from(bytes);
+        self
+    }
+
+    /// Added to the length to get the number of bytes that come behind the field: minus the
+    /// header's length where the field counts the header too, the length of a trailer that it
+    /// leaves out.
     #[must_use]
     pub fn adjustment(mut self, bytes: i64) -> Self {
         self.adjustment = bytes;
         self
     }
 
-    /// Delivers frames with their header, and expects payloads with one at `send`, whose length
-    /// field is filled in.
+    /// Takes this many bytes off the front of each frame, in place of its header.
+    ///
+    /// What is not stripped of the header is delivered, and expected at the front of the payloads
+    /// at `send`, where the length is filled in. What is stripped of the body is sent as zeros. A
+    /// frame that is shorter than this is malformed.
     #[must_use]
-    pub fn keep_header(mut self) -> Self {
-        self.keeps_header = true;
+    pub fn strip(mut self, bytes: usize) -> Self {
+        self.strip = Some(bytes);
         self
     }
 
-    fn header_len(&self) -> usize {
+    /// Delivers frames with their header, and expects payloads with one at `send`, whose length
+    /// field is filled in: `strip(0)`.
+    #[must_use]
+    pub fn keep_header(self) -> Self {
+        self.strip(0)
+    }
+
+    /// Where the field ends.
+    fn field_end(&self) -> usize {
         self.leading.len().saturating_add(usize::from(self.width))
     }
 
-    /// How many bytes follow the field, where it holds `value`.
-    fn body_len(&self, value: u64) -> Result<usize, FrameError> {
-        let len = value
-            .checked_add_signed(self.adjustment)
-            .ok_or(if self.adjustment < 0 {
-                FrameError::Malformed("a length that is less than what it counts")
-            } else {
-                FrameError::too_long(u64::MAX, self.frame_len_max)
-            })?;
-        self.check_limit(len)?;
-        // A frame that ends beyond what can be counted is too long for any limit.
-        let body_len = usize::try_from(len).ok();
-        body_len
-            .filter(|len| len.checked_add(self.header_len()).is_some())
-            .ok_or_else(|| FrameError::too_long(len, self.frame_len_max))
+    fn header_len(&self) -> usize {
+        self.field_end().saturating_add(self.following.len())
     }
 
-    /// The limit counts what is delivered: the header too, where it is kept.
-    fn check_limit(&self, body_len: u64) -> Result<(), FrameError> {
-        let kept = if self.keeps_header {
-            self.header_len() as u64
-        } else {
-            0
+    fn stripped(&self) -> usize {
+        self.strip.unwrap_or_else(|| self.header_len())
+    }
+
+    /// The length of a whole frame whose field holds `value`, at least what is stripped of it;
+    /// `None` where it is more than can be counted.
+    fn frame_len(&self, value: u64) -> Result<Option<u64>, FrameError> {
+        let behind = value.checked_add_signed(self.adjustment);
+        let len = behind.and_then(|len| len.checked_add(self.field_end() as u64));
+        let is_too_short = match len {
+            Some(len) => len < self.stripped().max(self.header_len()) as u64,
+            None => behind.is_none() && self.adjustment < 0,
         };
-        let len = body_len.saturating_add(kept);
-        if len > self.frame_len_max as u64 {
-            return Err(FrameError::too_long(len, self.frame_len_max));
+        match is_too_short {
+            true => Err(FrameError::Malformed(
+                "a length that is less than what it counts",
+            )),
+            false => Ok(len),
         }
-        Ok(())
     }
 
-    fn field_of(&self, body_len: usize) -> Result<[u8; 8], FrameError> {
-        let len = body_len as u64;
-        self.check_limit(len)?;
+    /// The field of a frame with `behind` bytes behind it.
+    fn field_of(&self, behind: usize) -> Result<[u8; 8], FrameError> {
+        let len = behind as u64;
         let adjustment = self.adjustment.unsigned_abs();
         let value = if self.adjustment < 0 {
             len.checked_add(adjustment)
@@ -148,27 +174,35 @@ impl LengthField {
 
 /// The codec that a [`LengthField`] describes.
 #[derive(Debug, Clone)]
-pub(crate) struct Headed(pub(crate) LengthField);
+pub(crate) struct Headed {
+    pub(crate) field: LengthField,
+    pub(crate) limit: Limit,
+}
 
 impl Codec for Headed {
     type State = Scanned;
 
     fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
-        let Self(header) = self;
-        let header_len = header.header_len();
-        let Some(field) = bytes.get(header.leading.len()..header_len) else {
-            return Ok(Step::Need(header_len));
+        let Self { field, limit } = self;
+        let field_end = field.field_end();
+        let Some(value) = bytes.get(field.leading.len()..field_end) else {
+            return Ok(Step::Need(field_end));
         };
         let push = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
-        let value = match header.is_little {
-            true => field.iter().rev().fold(0, push),
-            false => field.iter().fold(0, push),
+        let value = match field.is_little {
+            true => value.iter().rev().fold(0, push),
+            false => value.iter().fold(0, push),
         };
-        let end = header_len.saturating_add(header.body_len(value)?);
+        // Checked as u64, before the length is trusted with anything.
+        let (whole, start) = (field.frame_len(value)?, field.stripped());
+        let len = whole.map(|whole| whole.saturating_sub(start as u64));
+        let end = match (len, whole.map(usize::try_from)) {
+            (Some(len), Some(Ok(end))) if len <= limit.len as u64 => end,
+            _ => return limit.exceeded(len.unwrap_or(u64::MAX), whole.unwrap_or(u64::MAX)),
+        };
         if bytes.len() < end {
             return Ok(Step::Need(end));
         }
-        let start = if header.keeps_header { 0 } else { header_len };
         Ok(Step::Frame {
             frame: start..end,
             consumed: end,
@@ -176,25 +210,49 @@ impl Codec for Headed {
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        let Self(header) = self;
-        let header_len = header.header_len();
-        let (leading, body) = match header.keeps_header {
-            false => (&*header.leading, payload),
-            true => match payload.split_at_checked(header_len) {
-                Some((front, body)) => (front.split_at(header.leading.len()).0, body),
-                None => return Err(FrameError::Unencodable("it is shorter than its header")),
-            },
-        };
-        let mut field = header.field_of(body.len())?;
-        let unused = 8_usize.saturating_sub(usize::from(header.width));
-        out.put(leading);
-        if header.is_little {
-            field.reverse();
-            out.put(field.split_at(usize::from(header.width)).0);
-        } else {
-            out.put(field.split_at(unused).1);
+        self.limit.check_payload(payload.len())?;
+        out.put_zeros(self.room());
+        out.put(payload);
+        self.encode_in_place(out)
+    }
+
+    fn room(&self) -> usize {
+        self.field.stripped()
+    }
+
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        let Self { field, limit } = self;
+        let (stripped, field_end) = (field.stripped(), field.field_end());
+        let frame = out.bytes_mut();
+        limit.check_payload(frame.len().saturating_sub(stripped))?;
+        if frame.len() < field.header_len() {
+            return Err(FrameError::Unencodable("it is shorter than its header"));
         }
-        out.put(body);
+        let mut value = field.field_of(frame.len().saturating_sub(field_end))?;
+        let width = usize::from(field.width);
+        let value = if field.is_little {
+            value.reverse();
+            value.split_at(width).0
+        } else {
+            value.split_at(8_usize.saturating_sub(width)).1
+        };
+        // Of the header, what is stripped is as configured, and the rest is the payload's.
+        let (leading, rest) = frame.split_at_mut(field.leading.len());
+        let (place, following) = rest.split_at_mut(width);
+        place.copy_from_slice(value);
+        let parts = [
+            (leading, &field.leading, stripped),
+            (
+                following,
+                &field.following,
+                stripped.saturating_sub(field_end),
+            ),
+        ];
+        for (place, bytes, stripped) in parts {
+            for (place, byte) in place.iter_mut().zip(bytes).take(stripped) {
+                *place = *byte;
+            }
+        }
         Ok(())
     }
 }
@@ -204,14 +262,25 @@ mod tests {
     use super::*;
     use crate::buffer::Buf;
 
+    fn headed(field: &LengthField) -> Headed {
+        with_limit(field, 1 << 20)
+    }
+
+    fn with_limit(field: &LengthField, limit: usize) -> Headed {
+        Headed {
+            field: field.clone(),
+            limit: Limit::of(limit),
+        }
+    }
+
     fn encode(codec: &LengthField, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
         let mut buf = Buf::default();
-        Headed(codec.clone()).encode(payload, &mut Out::new(&mut buf))?;
+        headed(codec).encode(payload, &mut Out::new(&mut buf))?;
         Ok(buf.bytes().to_vec())
     }
 
     fn decode(codec: &LengthField, bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
-        match Headed(codec.clone()).decode(&mut Scanned(0), bytes)? {
+        match headed(codec).decode(&mut Scanned::default(), bytes)? {
             Step::Frame { frame, consumed } => {
                 assert_eq!(consumed, bytes.len());
                 Ok(bytes[frame].to_vec())
@@ -277,10 +346,10 @@ mod tests {
         for width in 1..=8_u8 {
             for value in values.map(|value| value & (u64::MAX >> (64 - 8 * u32::from(width)))) {
                 for adjustment in adjustments {
-                    let codec = Headed(LengthField::new(width).adjustment(adjustment));
+                    let codec = headed(&LengthField::new(width).adjustment(adjustment));
                     let bytes = &value.to_be_bytes()[8 - usize::from(width)..];
                     let body = i128::from(value) + i128::from(adjustment);
-                    let step = codec.decode(&mut Scanned(0), bytes);
+                    let step = codec.decode(&mut Scanned::default(), bytes);
                     match body {
                         ..0 => assert!(matches!(step, Err(FrameError::Malformed(_)))),
                         0 => assert!(matches!(step, Ok(Step::Frame { .. }))),
@@ -310,27 +379,88 @@ mod tests {
         ));
         assert_eq!(encode(&short, b"abcd").expect("it fits"), b"\x00abcd");
     }
+
     #[test]
     fn the_limit_counts_a_kept_header_and_tells_it() {
-        let mut codec = LengthField::new(2).leading(b"??").keep_header();
-        codec.frame_len_max = 6;
-        assert_eq!(
-            decode(&codec, b"??\0\x02ab").expect("at the limit").len(),
-            6
-        );
-        assert_eq!(encode(&codec, b"??\0\0ab").expect("at the limit").len(), 6);
-        for result in [decode(&codec, b"??\0\x03abc"), encode(&codec, b"??\0\0abc")] {
+        let field = LengthField::new(2).leading(b"??").keep_header();
+        let encode = |limit, payload: &[u8]| {
+            let mut buf = Buf::default();
+            with_limit(&field, limit).encode(payload, &mut Out::new(&mut buf))
+        };
+        let decode = |limit, bytes: &[u8]| {
+            let step = with_limit(&field, limit).decode(&mut Scanned::default(), bytes);
+            step.map(drop)
+        };
+        decode(6, b"??\0\x02ab").expect("at the limit");
+        encode(6, b"??\0\0ab").expect("at the limit");
+        for result in [decode(6, b"??\0\x03abc"), encode(6, b"??\0\0abc")] {
             assert!(matches!(
                 result,
                 Err(FrameError::TooLong { len: 7, limit: 6 })
             ));
         }
-        codec.frame_len_max = 3;
-        for result in [decode(&codec, b"??\0\0"), encode(&codec, b"??\0\0")] {
+        for result in [decode(3, b"??\0\0"), encode(3, b"??\0\0")] {
             assert!(
                 matches!(result, Err(FrameError::TooLong { len: 4, limit: 3 })),
                 "the header alone is over the limit"
             );
+        }
+    }
+
+    /// The examples in the documentation of Netty's `LengthFieldBasedFrameDecoder`: offset, width,
+    /// adjustment and bytes to strip, and what becomes of the bytes.
+    #[test]
+    fn whatever_netty_strips_is_stripped() {
+        let hello = |front: &[u8]| [front, b"HELLO, WORLD"].concat();
+        let of = |offset: usize, width, adjustment, strip| {
+            LengthField::new(width)
+                .leading(&[0xCA, 0xFE][..offset])
+                .adjustment(adjustment)
+                .strip(strip)
+        };
+        let shapes: [(LengthField, &[u8], &[u8]); 9] = [
+            (of(0, 2, 0, 0), b"\x00\x0C", b"\x00\x0C"),
+            (of(0, 2, 0, 2), b"\x00\x0C", b""),
+            (of(0, 2, -2, 0), b"\x00\x0E", b"\x00\x0E"),
+            (
+                of(2, 3, 0, 0),
+                b"\xCA\xFE\x00\x00\x0C",
+                b"\xCA\xFE\x00\x00\x0C",
+            ),
+            (
+                of(0, 3, 2, 0),
+                b"\x00\x00\x0C\xCA\xFE",
+                b"\x00\x00\x0C\xCA\xFE",
+            ),
+            (of(1, 2, 1, 3), b"\xCA\x00\x0C\xFE", b"\xFE"),
+            (of(1, 2, -3, 3), b"\xCA\x00\x10\xFE", b"\xFE"),
+            (of(1, 2, 1, 1), b"\xCA\x00\x0C\xFE", b"\x00\x0C\xFE"),
+            (of(0, 3, 2, 5), b"\x00\x00\x0C\x00\x00", b""),
+        ];
+        for (field, front, delivered) in shapes {
+            let (stream, frame) = (hello(front), hello(delivered));
+            assert_eq!(
+                decode(&field, &stream).expect("a frame"),
+                frame,
+                "{field:?}"
+            );
+            assert_eq!(
+                encode(&field, &frame).expect("it fits"),
+                stream,
+                "{field:?}"
+            );
+        }
+        let of_its_header = of(1, 1, 2, 4).following(b"??");
+        let sent = encode(&of_its_header, b"abc").expect("it fits");
+        assert_eq!(sent, b"\xCA\x03??abc");
+        let part = of(1, 1, 2, 3).following(b"?!");
+        let sent = encode(&part, b"+abc").expect("it fits");
+        assert_eq!(sent, b"\xCA\x03?+abc");
+        for short in [of(0, 1, 0, 4), of(0, 1, 0, 0).following(b"abc")] {
+            assert!(matches!(
+                decode(&short, b"\x02ab"),
+                Err(FrameError::Malformed(_))
+            ));
         }
     }
 
@@ -347,11 +477,12 @@ mod tests {
 
     #[test]
     fn a_frame_that_ends_beyond_what_can_be_counted_is_too_long_for_any_limit() {
-        let mut codec = LengthField::new(8).leading(b"?");
-        codec.frame_len_max = usize::MAX;
-        for keeps_header in [false, true] {
-            codec.keeps_header = keeps_header;
-            let error = decode(&codec, b"?\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF").expect_err("too long");
+        let field = LengthField::new(8).leading(b"?");
+        let bytes = b"?\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF";
+        for field in [field.clone(), field.keep_header()] {
+            let codec = with_limit(&field, usize::MAX);
+            let step = codec.decode(&mut Scanned::default(), bytes);
+            let error = step.expect_err("too long");
             assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
         }
     }

@@ -1,59 +1,72 @@
 //! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame.
 
-use super::{Codec, Out, Scanned, Step, count_scanned};
+use super::{Codec, Limit, Out, Scanned, Step, count_scanned};
 use crate::error::FrameError;
 
 /// See [`Framing::line`](super::Framing::line).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line {
-    pub(crate) frame_len_max: usize,
+    pub(crate) limit: Limit,
 }
 
 impl Codec for Line {
     type State = Scanned;
 
     fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
-        let limit = self.frame_len_max;
-        let unseen = bytes.get(scanned.0..).unwrap_or_default();
+        let limit = self.limit.len as u64;
+        let unseen = bytes.get(scanned.to..).unwrap_or_default();
         let found = memchr::memchr(b'\n', unseen);
         count_scanned(found.map_or(unseen.len(), |at| at.saturating_add(1)));
         if let Some(at) = found {
-            let end = scanned.0.saturating_add(at);
-            *scanned = Scanned(0);
+            let end = scanned.to.saturating_add(at);
+            let dropped = std::mem::take(scanned).dropped;
             let line = bytes.get(..end).unwrap_or_default();
             let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if line.len() > limit {
-                return Err(FrameError::too_long(line.len() as u64, limit));
+            let consumed = end.saturating_add(1);
+            let len = dropped.saturating_add(line.len() as u64);
+            if len > limit {
+                return self.limit.exceeded(len, consumed as u64);
             }
             return Ok(Step::Frame {
                 frame: 0..line.len(),
-                consumed: end.saturating_add(1),
+                consumed,
             });
         }
         // A `\r` at the end may yet turn out to be half of the line's end.
         let line = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        if line.len() > limit {
-            return Err(FrameError::too_long(line.len() as u64, limit));
+        if scanned.dropped.saturating_add(line.len() as u64) > limit {
+            let shown = bytes.len();
+            return self
+                .limit
+                .exceeded_without_end(scanned, line.len(), shown, shown);
         }
-        *scanned = Scanned(bytes.len());
+        scanned.to = bytes.len();
         Ok(Step::Need(bytes.len().saturating_add(1)))
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        if payload.len() > self.frame_len_max {
-            return Err(FrameError::too_long(
-                payload.len() as u64,
-                self.frame_len_max,
-            ));
-        }
+        self.check(payload)?;
+        out.put(payload);
+        out.put(b"\n");
+        Ok(())
+    }
+
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        self.check(out.bytes())?;
+        out.put(b"\n");
+        Ok(())
+    }
+}
+
+impl Line {
+    fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
+        self.limit.check_payload(payload.len())?;
         if memchr::memchr(b'\n', payload).is_some() {
             return Err(FrameError::Unencodable("a line end inside"));
         }
         if payload.ends_with(b"\r") {
             return Err(FrameError::Unencodable("a carriage return at the end"));
         }
-        out.put(payload);
-        out.put(b"\n");
         Ok(())
     }
 }
@@ -63,10 +76,12 @@ mod tests {
     use super::*;
     use crate::buffer::Buf;
 
-    const LINE: Line = Line { frame_len_max: 4 };
+    const LINE: Line = Line {
+        limit: Limit::of(4),
+    };
 
     fn decode(bytes: &[u8]) -> Result<Step, FrameError> {
-        LINE.decode(&mut Scanned(0), bytes)
+        LINE.decode(&mut Scanned::default(), bytes)
     }
 
     #[test]

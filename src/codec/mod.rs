@@ -48,6 +48,24 @@ pub enum Step {
         /// How many.
         bytes: u64,
     },
+    /// A frame that is too long is dropped, and the handler is told of it. Where its end was looked
+    /// for, its beginning may have gone before by `SkipPart`.
+    SkipFrame {
+        /// How many bytes, with header and delimiter; at least 1, and it may be more than are there
+        /// yet.
+        bytes: u64,
+        /// The length of its payload, in bytes.
+        len: u64,
+        /// The largest payload allowed.
+        limit: u64,
+    },
+    /// The beginning of a frame that is too long already, and whose end is not here yet, is
+    /// dropped.
+    SkipPart {
+        /// How many bytes; at least 1, and fewer than were shown: what is left says that a frame is
+        /// unfinished.
+        bytes: usize,
+    },
     /// No frame yet: show it again when there are this many bytes or more. More than were shown.
     ///
     /// Where the codec knows how long the frame will be, that length is the best answer: a long
@@ -65,9 +83,9 @@ pub enum Step {
 /// [`FrameError::Contract`] where it is broken:
 ///
 /// 1. `bytes` begins at the first byte of a frame and is never empty. It only grows from one call
-///    to the next, until `Frame` or `Skip` took bytes off its front.
+///    to the next, until a `Frame` or one of the skips took bytes off its front.
 /// 2. `Frame` has `1 <= consumed <= bytes.len()`, and its range lies within `0..consumed`.
-/// 3. `Skip` has `bytes >= 1`.
+/// 3. `Skip` and `SkipFrame` have `bytes >= 1`; `SkipPart` has `1 <= bytes < bytes.len()`.
 /// 4. `Need(n)` has `n > bytes.len()`.
 /// 5. An error is final: the connection delivers nothing after it.
 ///
@@ -140,6 +158,26 @@ pub trait Codec {
     /// [`FrameError::TooLong`] or [`FrameError::Unencodable`] for a payload that would not come out
     /// of [`decode`](Codec::decode) as it went in.
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError>;
+
+    /// How many bytes to leave free in front of a payload that is written in place, for
+    /// [`encode_in_place`](Codec::encode_in_place) to put its header there. None by default.
+    fn room(&self) -> usize {
+        0
+    }
+
+    /// Makes a frame of what was put so far: [`room`](Codec::room) zeros and a payload behind them.
+    /// It may change those bytes and put more; after an error nothing of it is sent.
+    ///
+    /// The default copies the payload out and [encodes](Codec::encode) it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`encode`](Codec::encode).
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        let payload = out.bytes().get(self.room()..).unwrap_or_default().to_vec();
+        out.clear();
+        self.encode(&payload, out)
+    }
 }
 
 /// Where an encoder writes its bytes.
@@ -162,10 +200,33 @@ impl<'a> Out<'a> {
         self.buf.bytes().get(self.start..).unwrap_or_default()
     }
 
+    /// What was put so far for this frame, to be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.buf
+            .bytes_mut()
+            .get_mut(self.start..)
+            .unwrap_or_default()
+    }
+
     /// Appends bytes.
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
         self.buf.put(bytes);
+    }
+
+    /// Appends `len` zeros, and gives them to be filled.
+    pub fn put_zeros(&mut self, len: usize) -> &mut [u8] {
+        self.buf.put_zeros(len)
+    }
+
+    /// Puts bytes in front of what was put so far.
+    fn put_before(&mut self, bytes: &[u8]) {
+        self.put(bytes);
+        self.bytes_mut().rotate_right(bytes.len());
+    }
+
+    fn clear(&mut self) {
+        self.buf.truncate(self.start);
     }
 
     /// Appends a header and a payload, looking for room once.
@@ -181,9 +242,116 @@ impl fmt::Debug for Out<'_> {
     }
 }
 
-/// What the built-in codecs remember of a connection: how far the frame at the front was scanned.
+impl Step {
+    /// Holds an answer for `shown` bytes to the contract of [`Codec`].
+    #[inline(always)]
+    pub(crate) fn check(self, shown: usize) -> Result<Self, FrameError> {
+        let broken = match &self {
+            Self::Frame { frame, consumed } => {
+                if *consumed == 0 || *consumed > shown || frame.end > *consumed {
+                    "a frame outside of the bytes it was shown"
+                } else if frame.start > frame.end {
+                    "a range that ends before it begins"
+                } else {
+                    return Ok(self);
+                }
+            }
+            Self::Need(need) if *need > shown => return Ok(self),
+            Self::Need(_) => "a need of no more than it was shown",
+            Self::Skip { bytes: 0 } | Self::SkipFrame { bytes: 0, .. } => "a skip of nothing",
+            Self::SkipPart { bytes } if *bytes == 0 || *bytes >= shown => {
+                "a part that is nothing, or all that it was shown"
+            }
+            Self::Skip { .. } | Self::SkipFrame { .. } | Self::SkipPart { .. } => return Ok(self),
+        };
+        Err(FrameError::Contract(broken))
+    }
+}
+
+/// A frame that was too long, and was skipped: see
+/// [`Framing::skip_too_long`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// The length of its payload, in bytes.
+    pub len: u64,
+    /// The largest payload allowed, in bytes.
+    pub limit: u64,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { len, limit } = self;
+        write!(
+            f,
+            "a frame of {len} bytes, over the limit of {limit}, was skipped"
+        )
+    }
+}
+
+/// The longest payload of a built-in framing, and what becomes of a longer one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) len: usize,
+    pub(crate) skips: bool,
+}
+
+impl Limit {
+    pub(crate) const fn of(len: usize) -> Self {
+        Self { len, skips: false }
+    }
+
+    /// The answer to a frame with a payload of `len` bytes, `bytes` with all that belongs to it.
+    #[cold]
+    #[inline(never)]
+    fn exceeded(self, len: u64, bytes: u64) -> Result<Step, FrameError> {
+        let limit = self.len as u64;
+        match self.skips {
+            true => Ok(Step::SkipFrame { bytes, len, limit }),
+            false => Err(FrameError::TooLong { len, limit }),
+        }
+    }
+
+    /// The answer to `shown` bytes of a frame whose end was looked for up to `to`, and which the
+    /// first `content` of them, payload for sure, take over the limit.
+    #[cold]
+    #[inline(never)]
+    fn exceeded_without_end(
+        self,
+        scanned: &mut Scanned,
+        content: usize,
+        to: usize,
+        shown: usize,
+    ) -> Result<Step, FrameError> {
+        if !self.skips {
+            let len = scanned.dropped.saturating_add(content as u64);
+            return Err(FrameError::too_long(len, self.len));
+        }
+        let bytes = content.min(shown.saturating_sub(1));
+        scanned.to = to.saturating_sub(bytes);
+        if bytes == 0 {
+            return Ok(Step::Need(shown.saturating_add(1)));
+        }
+        scanned.dropped = scanned.dropped.saturating_add(bytes as u64);
+        Ok(Step::SkipPart { bytes })
+    }
+
+    fn check_payload(self, len: usize) -> Result<(), FrameError> {
+        if len > self.len {
+            return Err(FrameError::too_long(len as u64, self.len));
+        }
+        Ok(())
+    }
+}
+
+/// What the built-in codecs remember of the frame at the front of a connection's bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Scanned(pub(crate) usize);
+pub(crate) struct Scanned {
+    /// How far its bytes were searched for its end.
+    pub(crate) to: usize,
+    /// Payload that was dropped from its front, as it is too long and is skipped.
+    pub(crate) dropped: u64,
+}
 
 #[cfg(test)]
 thread_local! {

@@ -2,16 +2,16 @@
 //!
 //! <https://cr.yp.to/proto/netstrings.txt>
 
-use super::{Codec, Out, Scanned, Step};
+use super::{Codec, Limit, Out, Scanned, Step};
 use crate::error::FrameError;
 
-/// Digits of the largest length of 64 bits.
-const DIGITS_MAX: usize = 20;
+/// The digits of the largest length of 64 bits, and a colon.
+const HEADER_LEN_MAX: usize = 21;
 
 /// See [`Framing::netstring`](super::Framing::netstring).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Netstring {
-    pub(crate) frame_len_max: usize,
+    pub(crate) limit: Limit,
 }
 
 impl Codec for Netstring {
@@ -22,9 +22,16 @@ impl Codec for Netstring {
             return Ok(Step::Need(bytes.len().saturating_add(1)));
         };
         let start = colon.saturating_add(1);
+        let value = match usize::try_from(value) {
+            Ok(value) if value <= self.limit.len => value,
+            _ => {
+                let bytes = (start as u64).saturating_add(value).saturating_add(1);
+                return self.limit.exceeded(value, bytes);
+            }
+        };
         let end = start.saturating_add(value);
         let Some(consumed) = end.checked_add(1) else {
-            return Err(FrameError::too_long(value as u64, self.frame_len_max));
+            return self.limit.exceeded(value as u64, u64::MAX);
         };
         match bytes.get(end) {
             None => Ok(Step::Need(consumed)),
@@ -37,37 +44,49 @@ impl Codec for Netstring {
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        if payload.len() > self.frame_len_max {
-            return Err(FrameError::too_long(
-                payload.len() as u64,
-                self.frame_len_max,
-            ));
-        }
-        let mut digits = [0; DIGITS_MAX];
-        let mut left = payload.len();
-        let mut first = DIGITS_MAX;
-        for (index, digit) in digits.iter_mut().enumerate().rev() {
-            let value = u8::try_from(left.checked_rem(10).unwrap_or_default()).unwrap_or_default();
-            *digit = b'0'.saturating_add(value);
-            first = index;
-            left /= 10;
-            if left == 0 {
-                break;
-            }
-        }
-        out.put(digits.split_at(first).1);
-        out.put(b":");
+        self.limit.check_payload(payload.len())?;
+        let (header, first) = header_of(payload.len());
+        out.put(header.split_at(first).1);
         out.put(payload);
+        out.put(b",");
+        Ok(())
+    }
+
+    /// How long the header is depends on the payload: only then it is known by how much the payload
+    /// has to make way.
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        let payload_len = out.bytes().len();
+        self.limit.check_payload(payload_len)?;
+        let (header, first) = header_of(payload_len);
+        out.put_before(header.split_at(first).1);
         out.put(b",");
         Ok(())
     }
 }
 
+/// The digits of a length and the colon, and where in it they begin.
+fn header_of(payload_len: usize) -> ([u8; HEADER_LEN_MAX], usize) {
+    let mut header = [b':'; HEADER_LEN_MAX];
+    let (mut left, mut first) = (payload_len as u64, HEADER_LEN_MAX);
+    let (digits, _) = header.split_at_mut(HEADER_LEN_MAX.saturating_sub(1));
+    for (index, digit) in digits.iter_mut().enumerate().rev() {
+        let [value, ..] = left.checked_rem(10).unwrap_or_default().to_le_bytes();
+        *digit = b'0'.saturating_add(value);
+        first = index;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    (header, first)
+}
+
 impl Netstring {
     /// The length at the front and where its colon stands, or `None` while it is cut. A length over
-    /// the limit is told by its digits so far: they only make it larger.
-    fn read_header(&self, bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
-        let limit = self.frame_len_max;
+    /// the limit is told by its digits so far, which only make it larger; to skip such a frame all
+    /// of them are needed.
+    fn read_header(&self, bytes: &[u8]) -> Result<Option<(u64, usize)>, FrameError> {
+        let limit = self.limit.len;
         let mut value: u64 = 0;
         for (index, &byte) in bytes.iter().enumerate() {
             match byte {
@@ -80,12 +99,14 @@ impl Netstring {
                     let digit = u64::from(byte.saturating_sub(b'0'));
                     let longer = value.checked_mul(10).and_then(|ten| ten.checked_add(digit));
                     match longer {
-                        Some(longer) if longer <= limit as u64 => value = longer,
+                        Some(longer) if longer <= limit as u64 || self.limit.skips => {
+                            value = longer;
+                        }
                         _ => return Err(FrameError::too_long(longer.unwrap_or(u64::MAX), limit)),
                     }
                 }
                 b':' if index > 0 => {
-                    return Ok(usize::try_from(value).ok().map(|value| (value, index)));
+                    return Ok(Some((value, index)));
                 }
                 _ => return Err(FrameError::Malformed("a netstring's length without digits")),
             }
@@ -99,10 +120,12 @@ mod tests {
     use super::*;
     use crate::buffer::Buf;
 
-    const CODEC: Netstring = Netstring { frame_len_max: 100 };
+    const CODEC: Netstring = Netstring {
+        limit: Limit::of(100),
+    };
 
     fn decode(bytes: &[u8]) -> Result<Step, FrameError> {
-        CODEC.decode(&mut Scanned(0), bytes)
+        CODEC.decode(&mut Scanned::default(), bytes)
     }
 
     #[test]
@@ -178,12 +201,12 @@ mod tests {
     #[test]
     fn a_frame_that_ends_beyond_what_can_be_counted_is_too_long_for_any_limit() {
         let codec = Netstring {
-            frame_len_max: usize::MAX,
+            limit: Limit::of(usize::MAX),
         };
         // The second goes on for ever, if nobody counts its digits.
         for header in [format!("{}:", usize::MAX), "9".repeat(21)] {
             let error = codec
-                .decode(&mut Scanned(0), header.as_bytes())
+                .decode(&mut Scanned::default(), header.as_bytes())
                 .expect_err("too long");
             assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
         }

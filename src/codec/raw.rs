@@ -26,4 +26,8 @@ impl Codec for Raw {
         out.put(payload);
         Ok(())
     }
+
+    fn encode_in_place(&self, _: &mut Out<'_>) -> Result<(), FrameError> {
+        Ok(())
+    }
 }

@@ -1,7 +1,7 @@
 //! Varint length prefix: seven bits of the length to a byte, the lowest first (LEB128), as in
 //! protobuf's delimited streams.
 
-use super::{Codec, Out, Scanned, Step};
+use super::{Codec, Limit, Out, Scanned, Step};
 use crate::error::FrameError;
 
 /// The most bytes that a length of 64 bits takes.
@@ -10,7 +10,9 @@ const FIELD_LEN_MAX: usize = 10;
 /// See [`Framing::varint`](super::Framing::varint).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Varint {
-    pub(crate) frame_len_max: usize,
+    pub(crate) limit: Limit,
+    /// Lengths are taken in any form, not only the shortest.
+    pub(crate) is_lax: bool,
 }
 
 /// What stands at the front of some bytes.
@@ -23,15 +25,16 @@ impl Codec for Varint {
     type State = Scanned;
 
     fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
-        let Field::Whole { value, len } = read_field(bytes)? else {
+        let Field::Whole { value, len } = read_field(bytes, self.is_lax)? else {
             return Ok(Step::Need(bytes.len().saturating_add(1)));
         };
         let end = match usize::try_from(value) {
-            Ok(value) if value <= self.frame_len_max => value.checked_add(len),
+            Ok(value) if value <= self.limit.len => value.checked_add(len),
             _ => None,
         };
         let Some(end) = end else {
-            return Err(FrameError::too_long(value, self.frame_len_max));
+            let bytes = value.saturating_add(len as u64);
+            return self.limit.exceeded(value, bytes);
         };
         if bytes.len() < end {
             return Ok(Step::Need(end));
@@ -43,30 +46,44 @@ impl Codec for Varint {
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        if payload.len() > self.frame_len_max {
-            return Err(FrameError::too_long(
-                payload.len() as u64,
-                self.frame_len_max,
-            ));
-        }
-        let mut left = payload.len() as u64;
-        loop {
-            let [low, ..] = left.to_le_bytes();
-            left >>= 7;
-            if left == 0 {
-                out.put(&[low & 0x7F]);
-                break;
-            }
-            out.put(&[low | 0x80]);
-        }
+        self.limit.check_payload(payload.len())?;
+        let (field, len) = field_of(payload.len());
+        out.put(field.split_at(len).0);
         out.put(payload);
+        Ok(())
+    }
+
+    /// How long the length is depends on the payload: only then it is known by how much the payload
+    /// has to make way.
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        let payload_len = out.bytes().len();
+        self.limit.check_payload(payload_len)?;
+        let (field, len) = field_of(payload_len);
+        out.put_before(field.split_at(len).0);
         Ok(())
     }
 }
 
-/// Reads a length. It has one form only: the shortest. A longer one would let two peers disagree
-/// on what they saw, and an endless one would never end.
-fn read_field(bytes: &[u8]) -> Result<Field, FrameError> {
+/// A length, and how many of the bytes it takes.
+fn field_of(payload_len: usize) -> ([u8; FIELD_LEN_MAX], usize) {
+    let (mut field, mut len) = ([0; FIELD_LEN_MAX], 0_usize);
+    let mut left = payload_len as u64;
+    for place in &mut field {
+        let [low, ..] = left.to_le_bytes();
+        left >>= 7;
+        len = len.saturating_add(1);
+        if left == 0 {
+            *place = low & 0x7F;
+            break;
+        }
+        *place = low | 0x80;
+    }
+    (field, len)
+}
+
+/// Reads a length. It has one form only, the shortest: a longer one would let two peers disagree on
+/// what they saw. The lax take longer ones too; none is longer than 64 bits need.
+fn read_field(bytes: &[u8], is_lax: bool) -> Result<Field, FrameError> {
     let mut value: u64 = 0;
     for (index, &byte) in bytes.iter().take(FIELD_LEN_MAX).enumerate() {
         let len = index.saturating_add(1);
@@ -74,7 +91,7 @@ fn read_field(bytes: &[u8]) -> Result<Field, FrameError> {
         if len == FIELD_LEN_MAX && byte > 1 {
             return Err(FrameError::Malformed("a varint of more than 64 bits"));
         }
-        if is_last && byte == 0 && index > 0 {
+        if is_last && byte == 0 && index > 0 && !is_lax {
             return Err(FrameError::Malformed("a varint that is not the shortest"));
         }
         let shift = u32::try_from(index).unwrap_or_default().saturating_mul(7);
@@ -95,16 +112,17 @@ mod tests {
 
     fn decode(bytes: &[u8]) -> Result<Step, FrameError> {
         Varint {
-            frame_len_max: usize::MAX,
+            limit: Limit::of(usize::MAX),
+            is_lax: false,
         }
-        .decode(&mut Scanned(0), bytes)
+        .decode(&mut Scanned::default(), bytes)
     }
 
     #[test]
     fn every_input_of_up_to_three_bytes_is_a_length_or_an_error_or_cut() {
         for input in 0..1_u32 << 24 {
             let bytes = input.to_be_bytes();
-            let field = read_field(&bytes[1..]);
+            let field = read_field(&bytes[1..], false);
             let last = bytes[1..].iter().position(|byte| byte & 0x80 == 0);
             match (field, last) {
                 (Ok(Field::Cut), None) => {}
@@ -143,9 +161,25 @@ mod tests {
     }
 
     #[test]
+    fn the_lax_take_longer_forms_but_no_endless_ones() {
+        let whole = |bytes: &[u8]| match read_field(bytes, true) {
+            Ok(Field::Whole { value, len }) => Some((value, len)),
+            _ => None,
+        };
+        assert_eq!(whole(b"\x85\x00"), Some((5, 2)));
+        assert_eq!(whole(b"\x85\x80\x80\x00"), Some((5, 4)));
+        let longest = [&[0x80; 9][..], b"\0"].concat();
+        assert_eq!(whole(&longest), Some((0, 10)));
+        for bytes in [[0x80; 10], [0xFF; 10]] {
+            read_field(&bytes, true).err().expect("more than 64 bits");
+        }
+    }
+
+    #[test]
     fn lengths_at_the_edges_of_each_width_come_back() {
         let codec = Varint {
-            frame_len_max: 1 << 20,
+            limit: Limit::of(1 << 20),
+            is_lax: false,
         };
         for len in [0, 1, 127, 128, 16_383, 16_384, 1 << 20] {
             let payload = vec![7; len];
@@ -154,7 +188,9 @@ mod tests {
                 .encode(&payload, &mut Out::new(&mut buf))
                 .expect("within the limit");
             let end = buf.len();
-            let step = codec.decode(&mut Scanned(0), buf.bytes()).expect("a frame");
+            let step = codec
+                .decode(&mut Scanned::default(), buf.bytes())
+                .expect("a frame");
             assert_eq!(
                 step,
                 Step::Frame {

@@ -15,7 +15,7 @@
 //! than eight times their number, whatever length a header claims.
 
 use crate::buffer::{Buf, Pool};
-use crate::codec::{Codec, ErasedState, Kind, Scanned, Step, with_builtin};
+use crate::codec::{Codec, ErasedState, Kind, Scanned, Skipped, Step, with_builtin};
 use crate::error::FrameError;
 use crate::timer::Stamp;
 
@@ -38,6 +38,8 @@ const SHRINK: usize = 4 * GROWTH;
 /// Takes the frames, tells the time and lends the pool.
 pub(crate) trait Sink {
     fn frame(&mut self, frame: &[u8]) -> Flow;
+    /// A frame was too long. What of it is not here yet will be dropped.
+    fn skipped(&mut self, skipped: Skipped) -> Flow;
     fn now(&self) -> Stamp;
     fn pool(&mut self) -> &mut Pool;
 }
@@ -63,14 +65,13 @@ pub(crate) enum Halt {
 /// The read side of one connection. Idle, it owns nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Inbound {
-    /// Undecoded bytes, never empty. `need > len()`: the head of an unfinished frame. Otherwise
-    /// bytes that nobody has looked at yet, as the delivery was stopped before them.
+    /// Undecoded bytes. `need > len()`: the head of an unfinished frame. Otherwise bytes that
+    /// nobody has looked at yet, as the delivery was stopped before them. Empty only while bytes to
+    /// come are skipped.
     tail: Option<Box<Buf>>,
     /// The state of a user's codec, once it has looked at a byte. Two boxes, as one pointer is
     /// what every connection pays for it.
     custom: Option<Box<ErasedState>>,
-    /// Bytes still to come that belong to a skipped frame. While there are any, there is no tail.
-    skip: u64,
 }
 
 impl Inbound {
@@ -81,7 +82,7 @@ impl Inbound {
             !self.has_undelivered(),
             "bytes are delivered in their order"
         );
-        let mut scanned = Scanned(self.scanned());
+        let mut scanned = self.scanned();
         with_builtin!(kind, codec => {
             let halt = self.feed(bytes, sink, |bytes| codec.decode(&mut scanned, bytes));
             self.keep_scanned(scanned);
@@ -96,7 +97,7 @@ impl Inbound {
 
     /// Decodes what an earlier round left undelivered.
     pub(crate) fn resume<S: Sink>(&mut self, kind: &Kind, sink: &mut S) -> Halt {
-        let mut scanned = Scanned(self.scanned());
+        let mut scanned = self.scanned();
         with_builtin!(kind, codec => {
             let halt = self.decode_tail(sink, |bytes| codec.decode(&mut scanned, bytes));
             self.keep_scanned(scanned);
@@ -111,7 +112,7 @@ impl Inbound {
 
     /// Shows the codec what is left now that the stream has ended.
     pub(crate) fn finish<S: Sink>(&mut self, kind: &Kind, sink: &mut S) -> Halt {
-        let mut scanned = Scanned(self.scanned());
+        let mut scanned = self.scanned();
         with_builtin!(kind, codec => {
             let halt = self.decode_tail(sink, |rest| codec.finish(&mut scanned, rest));
             self.keep_scanned(scanned);
@@ -124,12 +125,15 @@ impl Inbound {
         })
     }
 
-    /// Forgets what the former framing remembered; the bytes stay.
+    /// Forgets what the former framing remembered; the bytes stay. A frame that it skips by count
+    /// is skipped to its end.
     pub(crate) fn reframe(&mut self) {
         self.custom = None;
-        if let Some(tail) = &mut self.tail {
+        self.keep_scanned(Scanned::default());
+        if let Some(tail) = &mut self.tail
+            && tail.skip == 0
+        {
             note_need(tail, 0);
-            tail.scanned = 0;
         }
     }
 
@@ -205,7 +209,7 @@ impl Inbound {
         D: FnMut(&[u8]) -> Result<Step, FrameError>,
     {
         let mut at = 0;
-        if (self.skip > 0 || self.tail.is_some())
+        if self.tail.is_some()
             && let Some(halt) = self.finish_front(bytes, &mut at, sink, &mut decode)
         {
             return halt;
@@ -214,7 +218,7 @@ impl Inbound {
         let rest = &bytes[at + run.consumed..];
         match run.end {
             End::Need(need) => self.keep(rest, need, sink),
-            End::Skip(bytes) => self.skip = bytes,
+            End::Skip { beyond, .. } => self.keep_skip(beyond, sink),
             End::Stopped => {
                 self.keep(rest, 0, sink);
                 return Halt::Stopped;
@@ -242,12 +246,22 @@ impl Inbound {
         S: Sink,
         D: FnMut(&[u8]) -> Result<Step, FrameError>,
     {
-        self.skip_front(bytes, at);
         while let Some(mut tail) = self.tail.take() {
             let left = &bytes[*at..];
             if left.is_empty() {
                 self.tail = Some(tail);
                 return Some(Halt::Drained);
+            }
+            if tail.skip > 0 {
+                let (here, beyond) = split_skip(tail.skip, left.len());
+                *at += here;
+                tail.skip = beyond;
+                if beyond > 0 {
+                    self.tail = Some(tail);
+                    return Some(Halt::Drained);
+                }
+                sink.pool().put(tail);
+                return None;
             }
             let missing = tail.need - tail.len();
             let wanted = if tail.is_open_ended {
@@ -268,18 +282,29 @@ impl Inbound {
             let stopped = match run.end {
                 End::Need(0) => false,
                 End::Need(need) => {
+                    tail.consume(run.consumed);
                     note_need(&mut tail, need);
                     self.tail = Some(tail);
                     continue;
                 }
-                End::Skip(beyond) => {
-                    self.skip = beyond;
-                    self.skip_front(bytes, at);
-                    false
+                End::Skip { beyond, flow } => {
+                    let (here, beyond) = split_skip(beyond, bytes.len() - *at);
+                    *at += here;
+                    if beyond > 0 {
+                        let since = tail.since;
+                        sink.pool().put(tail);
+                        self.keep_skip_since(beyond, since, sink.pool());
+                        return Some(match flow {
+                            Flow::Continue => Halt::Drained,
+                            Flow::Stop => Halt::Stopped,
+                        });
+                    }
+                    flow == Flow::Stop
                 }
                 End::Stopped => true,
                 End::Failed(error) => {
-                    let undecoded = tail.len() + bytes.len() - *at;
+                    let undecoded = rest + bytes.len() - *at;
+                    tail.consume(run.consumed);
                     self.tail = Some(tail);
                     return Some(Halt::Failed { error, undecoded });
                 }
@@ -313,14 +338,6 @@ impl Inbound {
         None
     }
 
-    /// Moves `at` over bytes that belong to a skipped frame.
-    fn skip_front(&mut self, bytes: &[u8], at: &mut usize) {
-        let left = bytes.len() - *at;
-        let skipped = usize::try_from(self.skip).map_or(left, |skip| skip.min(left));
-        self.skip -= skipped as u64;
-        *at += skipped;
-    }
-
     /// Decodes the tail in place, as far as it goes.
     fn decode_tail<S, D>(&mut self, sink: &mut S, mut decode: D) -> Halt
     where
@@ -341,9 +358,10 @@ impl Inbound {
                 note_need(&mut tail, need);
                 Halt::Drained
             }
-            End::Skip(bytes) => {
-                self.skip = bytes;
-                Halt::Drained
+            End::Skip { beyond, .. } => {
+                sink.pool().put(tail);
+                self.keep_skip(beyond, sink);
+                return Halt::Drained;
             }
             End::Stopped => Halt::Stopped,
             End::Failed(error) => Halt::Failed {
@@ -382,21 +400,48 @@ impl Inbound {
         self.tail = Some(tail);
     }
 
+    /// Remembers that bytes to come are skipped.
+    #[cold]
+    fn keep_skip<S: Sink>(&mut self, bytes: u64, sink: &mut S) {
+        let now = sink.now();
+        self.keep_skip_since(bytes, now, sink.pool());
+    }
+
+    fn keep_skip_since(&mut self, bytes: u64, since: Stamp, pool: &mut Pool) {
+        let mut tail = pool.take(0);
+        tail.skip = bytes;
+        tail.since = since;
+        note_need(&mut tail, 1);
+        self.tail = Some(tail);
+    }
+
     fn take_custom(&mut self, new: impl FnOnce() -> ErasedState) -> Box<ErasedState> {
         self.custom.take().unwrap_or_else(|| Box::new(new()))
     }
 
     #[inline]
-    fn scanned(&self) -> usize {
-        self.tail.as_ref().map_or(0, |tail| tail.scanned)
+    fn scanned(&self) -> Scanned {
+        self.tail
+            .as_ref()
+            .map_or_else(Scanned::default, |tail| Scanned {
+                to: tail.scanned,
+                dropped: tail.dropped,
+            })
     }
 
     #[inline]
     fn keep_scanned(&mut self, state: Scanned) {
         if let Some(tail) = &mut self.tail {
-            tail.scanned = state.0;
+            tail.scanned = state.to;
+            tail.dropped = state.dropped;
         }
     }
+}
+
+/// Of `skip` bytes, how many are among the `len` that are here, and how many come behind them.
+fn split_skip(skip: u64, len: usize) -> (usize, u64) {
+    let here = usize::try_from(skip).map_or(len, |skip| skip.min(len));
+    (here, skip - here as u64)
 }
 
 /// Keeps in mind what the codec needs, as it was told of the bytes in `tail`.
@@ -429,19 +474,16 @@ struct Run {
 }
 
 enum End {
-    /// The rest is the head of a frame that needs that many bytes; zero where there is no rest.
+    /// The rest is the head of a frame that needs that many bytes; zero where there is no rest, or
+    /// one frame was delivered.
     Need(usize),
-    /// Everything is consumed, and this many bytes yet to come are to be skipped.
-    Skip(u64),
+    /// Everything is consumed, and `beyond` bytes yet to come are to be skipped. Of one frame
+    /// alone: there may be none.
+    Skip {
+        beyond: u64,
+        flow: Flow,
+    },
     Stopped,
-    Failed(FrameError),
-}
-
-/// What a codec answered, held to its contract.
-enum Look<'a> {
-    Frame { payload: &'a [u8], consumed: usize },
-    Skip { here: usize, beyond: u64 },
-    Need(usize),
     Failed(FrameError),
 }
 
@@ -458,19 +500,23 @@ where
             break End::Need(0);
         }
         match look(rest, decode) {
-            Look::Frame { payload, consumed } => {
+            Ok(Step::Frame { frame, consumed }) => {
+                let payload = &rest[frame];
                 rest = &rest[consumed..];
                 if sink.frame(payload) == Flow::Stop {
                     break End::Stopped;
                 }
             }
-            Look::Skip { here, beyond: 0 } => rest = &rest[here..],
-            Look::Skip { beyond, .. } => {
-                rest = &[];
-                break End::Skip(beyond);
-            }
-            Look::Need(need) => break End::Need(need),
-            Look::Failed(error) => break End::Failed(error),
+            Ok(Step::Need(need)) => break End::Need(need),
+            Ok(step) => match skip(step, &mut rest, sink) {
+                End::Skip {
+                    beyond: 0,
+                    flow: Flow::Stop,
+                } => break End::Stopped,
+                End::Skip { beyond: 0, .. } => {}
+                end => break end,
+            },
+            Err(error) => break End::Failed(error),
         }
     };
     Run {
@@ -479,65 +525,54 @@ where
     }
 }
 
-/// Delivers or skips the first frame of `bytes`, and no more.
+/// Delivers or skips the first frame of `bytes`, and no more; or drops the beginning of it.
 fn run_once<S, D>(bytes: &[u8], sink: &mut S, decode: &mut D) -> Run
 where
     S: Sink,
     D: FnMut(&[u8]) -> Result<Step, FrameError>,
 {
-    match look(bytes, decode) {
-        Look::Frame { payload, consumed } => match sink.frame(payload) {
-            Flow::Continue => Run {
-                consumed,
-                end: End::Need(0),
-            },
-            Flow::Stop => Run {
-                consumed,
-                end: End::Stopped,
-            },
-        },
-        Look::Skip { here, beyond } => Run {
-            consumed: here,
-            end: End::Skip(beyond),
-        },
-        Look::Need(need) => Run {
-            consumed: 0,
-            end: End::Need(need),
-        },
-        Look::Failed(error) => Run {
-            consumed: 0,
-            end: End::Failed(error),
-        },
+    let mut rest = bytes;
+    let end = loop {
+        match look(rest, decode) {
+            Ok(Step::Frame { frame, consumed }) => {
+                let payload = &rest[frame];
+                rest = &rest[consumed..];
+                break match sink.frame(payload) {
+                    Flow::Continue => End::Need(0),
+                    Flow::Stop => End::Stopped,
+                };
+            }
+            Ok(Step::Need(need)) => break End::Need(need),
+            Ok(Step::SkipPart { bytes }) => rest = &rest[bytes..],
+            Ok(step) => break skip(step, &mut rest, sink),
+            Err(error) => break End::Failed(error),
+        }
+    };
+    Run {
+        consumed: bytes.len() - rest.len(),
+        end,
     }
 }
 
-/// Asks the codec, once.
+/// Drops what is to be skipped from the front of `rest`.
+#[cold]
+fn skip<S: Sink>(step: Step, rest: &mut &[u8], sink: &mut S) -> End {
+    let (bytes, flow) = match step {
+        Step::SkipFrame { bytes, len, limit } => (bytes, sink.skipped(Skipped { len, limit })),
+        Step::Skip { bytes } => (bytes, Flow::Continue),
+        Step::SkipPart { bytes } => (bytes as u64, Flow::Continue),
+        Step::Frame { .. } | Step::Need(_) => unreachable!("these two skip nothing"),
+    };
+    let (here, beyond) = split_skip(bytes, rest.len());
+    *rest = &rest[here..];
+    End::Skip { beyond, flow }
+}
+
+/// Asks the codec, once, and holds it to its contract.
 #[inline(always)]
-fn look<'a, D>(bytes: &'a [u8], decode: &mut D) -> Look<'a>
+fn look<D>(bytes: &[u8], decode: &mut D) -> Result<Step, FrameError>
 where
     D: FnMut(&[u8]) -> Result<Step, FrameError>,
 {
-    let broken = |what| Look::Failed(FrameError::Contract(what));
-    match decode(bytes) {
-        Ok(Step::Frame { frame, consumed }) => {
-            if consumed == 0 || consumed > bytes.len() || frame.end > consumed {
-                return broken("a frame outside of the bytes it was shown");
-            }
-            match bytes.get(frame) {
-                Some(payload) => Look::Frame { payload, consumed },
-                None => broken("a range that ends before it begins"),
-            }
-        }
-        Ok(Step::Need(need)) if need > bytes.len() => Look::Need(need),
-        Ok(Step::Need(_)) => broken("a need of no more than it was shown"),
-        Ok(Step::Skip { bytes: 0 }) => broken("a skip of nothing"),
-        Ok(Step::Skip { bytes: skip }) => {
-            let here = usize::try_from(skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));
-            Look::Skip {
-                here,
-                beyond: skip - here as u64,
-            }
-        }
-        Err(error) => Look::Failed(error),
-    }
+    decode(bytes)?.check(bytes.len())
 }

@@ -8,11 +8,12 @@ mod contract;
 mod costs;
 mod flags;
 mod naive;
+mod skips;
 mod splits;
 
 use super::{Flow, Halt, Inbound, Sink};
 use crate::buffer::Pool;
-use crate::codec::Framing;
+use crate::codec::{Framing, Skipped};
 use crate::error::FrameError;
 use crate::timer::Stamp;
 
@@ -173,6 +174,10 @@ impl Sink for Collect {
         } else {
             Flow::Continue
         }
+    }
+
+    fn skipped(&mut self, skipped: Skipped) -> Flow {
+        self.frame(skipped.to_string().as_bytes())
     }
 
     fn pool(&mut self) -> &mut Pool {

@@ -14,7 +14,7 @@ use super::throttle::Trouble;
 use super::{
     ACCEPT_RETRY, Connection, Engine, Entry, ListenerEntry, SHUTDOWN_TURNS_MAX, Task, UdpEntry,
 };
-use crate::codec::Framing;
+use crate::codec::{Framing, Skipped};
 use crate::conn::Flags;
 use crate::datagram::DatagramQueue;
 use crate::error::{CloseReason, Closed, FrameError, Gone};
@@ -355,6 +355,15 @@ impl Engine {
             );
         }
         self.close(token, CloseReason::Frame { error, offset });
+    }
+
+    /// Counts a frame that was too long, and logs it, but not every time.
+    #[cold]
+    pub(crate) fn note_skipped(&mut self, token: Token, skipped: Skipped) {
+        self.stats.frames_skipped += 1;
+        if let Some(left_out) = self.throttle.pass(Trouble::Skipped, self.now) {
+            log::warn!("{}: {skipped}{left_out}", ConnId(token));
+        }
     }
 
     /// Ends a connection with a reset; nothing more is sent or delivered.

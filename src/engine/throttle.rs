@@ -11,6 +11,7 @@ pub(crate) enum Trouble {
     Accept,
     Refused,
     Frame,
+    Skipped,
     Datagram,
     Memory,
     Shed,
@@ -19,7 +20,7 @@ pub(crate) enum Trouble {
 /// When each kind was last told of, and how often it was kept quiet since.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    kinds: [(Option<Instant>, u64); 6],
+    kinds: [(Option<Instant>, u64); 7],
 }
 
 impl Throttle {

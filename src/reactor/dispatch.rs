@@ -2,7 +2,7 @@
 
 use super::{OnUnwind, Reactor};
 use crate::buffer::Pool;
-use crate::codec::Kind;
+use crate::codec::{Kind, Skipped};
 use crate::conn::{Flags, Flow, Halt, Inbound, Sink};
 use crate::context::Context;
 use crate::engine::{Accepted, Connected, Drained, Engine, Fill};
@@ -176,6 +176,20 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
         };
         conn.stats.frames_in += 1;
         let goes_on = !conn.flags.intersects(Flags::BREAKS_RUN) || self.makes_way();
+        if goes_on && self.frames_left > 0 {
+            Flow::Continue
+        } else {
+            Flow::Stop
+        }
+    }
+
+    #[cold]
+    fn skipped(&mut self, skipped: Skipped) -> Flow {
+        self.frames_left -= 1;
+        self.cx.engine.note_skipped(self.token, skipped);
+        self.handler
+            .on_skipped(&mut self.cx, ConnId(self.token), &mut self.session, skipped);
+        let goes_on = self.flags().wants_frames() || self.makes_way();
         if goes_on && self.frames_left > 0 {
             Flow::Continue
         } else {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use crate::buffer::Pool;
-use crate::codec::Framing;
+use crate::codec::{Framing, Skipped};
 use crate::conn::{Flow, Halt, Inbound, Sink};
 use crate::error::FrameError;
 use crate::timer::Stamp;
@@ -14,7 +14,8 @@ use crate::timer::Stamp;
 ///
 /// A callback that answers [`ControlFlow::Break`] stops the delivery behind its frame, as a handler
 /// does that pauses its connection or exchanges its framing. While bytes are left undelivered
-/// nothing is read: [`resume`](ReadSide::resume) goes on with them.
+/// nothing is read: [`resume`](ReadSide::resume) goes on with them. Frames that are
+/// [skipped](Framing::skip_too_long) are passed over.
 ///
 /// # Examples
 ///
@@ -224,6 +225,10 @@ where
             ControlFlow::Continue(()) => Flow::Continue,
             ControlFlow::Break(()) => Flow::Stop,
         }
+    }
+
+    fn skipped(&mut self, _: Skipped) -> Flow {
+        Flow::Continue
     }
 
     fn now(&self) -> Stamp {

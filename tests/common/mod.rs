@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 use unstick::{
     CloseReason, Closed, Config, ConnId, Context, Datagram, Framing, Handler, Hangup, Origin,
-    Reactor, Remote, Stats, TimerId, UdpId,
+    Reactor, Remote, Skipped, Stats, TimerId, UdpId,
 };
 
 /// Far more than any wait takes, so that only a lost wake-up or a lost byte reaches it.
@@ -47,6 +47,7 @@ pub const FRAMINGS: [&str; 13] = [
 pub enum Event {
     Open(ConnId, Origin),
     Frame(ConnId, Vec<u8>),
+    Skipped(ConnId, Skipped),
     Drained(ConnId),
     HalfClose(ConnId),
     Hangup(ConnId, Hangup),
@@ -133,6 +134,10 @@ impl Handler for Probe {
 
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
         self.see(cx, Event::Frame(conn, frame.to_vec()));
+    }
+
+    fn on_skipped(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), told: Skipped) {
+        self.see(cx, Event::Skipped(conn, told));
     }
 
     fn on_drained(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut ()) {

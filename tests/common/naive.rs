@@ -97,7 +97,7 @@ impl Format {
             Self::Field(field) => Framing::length_field(field.length_field()),
             Self::Varint => Framing::varint(),
             Self::Netstring => Framing::netstring(),
-            Self::HeaderBody(len) => Framing::header_body(*len, body_len),
+            Self::HeaderBody(len) => Framing::header_body(Framing::fixed(*len), body_len),
             Self::Tagged => Framing::custom(Tagged),
         };
         framing.frame_len_max(limit)

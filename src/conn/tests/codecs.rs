@@ -22,7 +22,7 @@ pub(super) fn framing(name: &str) -> Framing {
         }
         "kept" => Framing::length_field(LengthField::new(1).leading(b"t").keep_header()),
         // An `r`, and a count of records of three bytes each.
-        "records" => Framing::header_body(2, |header| match header {
+        "records" => Framing::header_body(Framing::fixed(2), |header| match header {
             [b'r', count] => Ok(3 * u64::from(*count)),
             _ => Err(FrameError::Malformed("no such type")),
         }),

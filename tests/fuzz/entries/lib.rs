@@ -307,6 +307,6 @@ fn deframe(format: &Format, limit: usize, stream: &[u8], lens: &[usize]) -> Deco
         }
     };
     decoded.taken = usize::try_from(deframer.offset()).expect("a short stream");
-    decoded.fault = error.as_ref().map(Fault::of);
+    decoded.fault = error.map(|error| Fault::of(&error.error));
     decoded
 }

@@ -1,0 +1,216 @@
+//! A framing that skips gives the frames of one without a limit, and in the place of each that is
+//! too long the word that it was.
+
+use super::naive::{encode, payload, payload_len_max};
+use super::*;
+use crate::codec::SCANNED_BYTES;
+
+/// The framings that skip what is too long.
+const SKIPPING: [&str; 16] = [
+    "line",
+    "u8",
+    "u16",
+    "u24",
+    "u32",
+    "u64",
+    "u16-le",
+    "u24-le",
+    "u32-le",
+    "u64-le",
+    "delimiter",
+    "delimiters",
+    "varint",
+    "netstring",
+    "field",
+    "records",
+];
+
+fn skipping(name: &'static str, limit: usize) -> [Stage; 1] {
+    let mut plan = Stage::all(name, limit);
+    plan[0].framing = plan[0].framing.clone().skip_too_long();
+    plan
+}
+
+/// What is to come of a stream.
+fn expected(name: &'static str, limit: usize, stream: &[u8]) -> Outcome {
+    let mut outcome = naive::decode(&Stage::all(name, usize::MAX), stream);
+    assert_eq!((outcome.left, outcome.bad_at), (0, None), "whole frames");
+    for frame in &mut outcome.frames {
+        if frame.len() > limit {
+            let (len, limit) = (frame.len() as u64, limit as u64);
+            *frame = Skipped { len, limit }.to_string().into_bytes();
+        }
+    }
+    outcome
+}
+
+#[test]
+fn every_split_of_a_short_stream_skips_exactly_the_frames_that_are_too_long() {
+    let mut sink = Collect::new();
+    for name in SKIPPING {
+        let lens: &[&[usize]] = match encode(name, b"").len() {
+            0..3 => &[&[1, 4, 2], &[5, 0, 1], &[3, 3]],
+            3..5 => &[&[4, 1], &[0, 3], &[8]],
+            _ => &[&[3], &[4]],
+        };
+        for (lens, limit) in lens.iter().flat_map(|lens| [(lens, 0), (lens, 2)]) {
+            let frames = lens
+                .iter()
+                .map(|len| encode(name, &payload(3 * len)[..*len]));
+            let mut stream = frames.collect::<Vec<_>>().concat();
+            if name == "records" {
+                let frames = lens.iter().map(|len| encode(name, &payload(3 * (len / 3))));
+                stream = frames.collect::<Vec<_>>().concat();
+            }
+            if name == "line" && stream.len() < 16 {
+                stream.insert(stream.len() - 1, b'\r');
+            }
+            if stream.len() > 16 {
+                continue;
+            }
+            let plan = skipping(name, limit);
+            let expected = expected(name, limit, &stream);
+            for split in 0..1_u32 << (stream.len() - 1) {
+                // Bit `i` cuts behind byte `i`.
+                let read_len = |at: usize| 1 + (split >> at).trailing_zeros() as usize;
+                let what = || format!("{stream:?} split by {split:#b}");
+                for how in [AT_ONCE, ONE_BY_ONE] {
+                    check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn random_cuts_skip_exactly_the_frames_that_are_too_long() {
+    let mut sink = Collect::new();
+    for name in SKIPPING {
+        for seed in 0..12 {
+            let mut random = Random(seed);
+            let (len_max, limit) = [(40, 10), (5000, 1000), (200_000, 70_000)][random.below(3)];
+            let len_max = len_max.min(payload_len_max(name));
+            let mut stream = Vec::new();
+            for _ in 0..20 {
+                let bound = 1 + (len_max >> random.below(4));
+                let mut payload = payload(random.below(bound));
+                if name == "line" && random.below(2) == 0 {
+                    payload.push(b'\r');
+                }
+                stream.extend(encode(name, &payload));
+            }
+            let (plan, expected) = (skipping(name, limit), expected(name, limit, &stream));
+            for read_len_max in [3, 1460, 65_536, 1 << 20] {
+                if len_max > 10_000 * read_len_max {
+                    continue;
+                }
+                let how = How {
+                    budget: [usize::MAX, 1, 3][random.below(3)],
+                    direct: random.below(2) == 0,
+                };
+                let read_len = |_| 1 + random.below(read_len_max);
+                let what = || format!("seed {seed}, reads of up to {read_len_max}");
+                check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+            }
+        }
+    }
+}
+
+/// Of a frame that is skipped nothing is held, and no byte of it is looked at twice: 1 GB without
+/// a delimiter, or behind a length, in a few kilobytes. Where it ends the stream, none is read on.
+#[test]
+fn a_delimiter_that_never_comes_holds_next_to_nothing() {
+    let reads = vec![b'z'; 1 << 16];
+    for (name, first, count) in [
+        ("line", &b"z"[..], 1 << 14),
+        ("delimiter", b"z", 1 << 14),
+        ("delimiters", b"z", 1 << 10),
+        ("u64", &(1_u64 << 40).to_be_bytes(), 1 << 14),
+        ("netstring", b"1099511627776:", 1 << 10),
+    ] {
+        let [stage] = skipping(name, 1 << 20);
+        let (mut sink, mut inbound) = (Collect::counting(), Inbound::default());
+        SCANNED_BYTES.set(0);
+        let mut held = 0;
+        for bytes in std::iter::once(first).chain((0..count).map(|_| &reads[..])) {
+            let halt = inbound.ingest(stage.framing.kind(), bytes, &mut sink);
+            assert!(matches!(halt, Halt::Drained), "{name}: {halt:?}");
+            held = held.max(inbound.capacity() + sink.pool.free_bytes());
+            assert!(inbound.unfinished_since().is_some(), "its deadline counts");
+        }
+        // While it may still fit it is held, and as much while its buffer grows.
+        assert!(held <= 8 << 20, "{name}: {held} bytes");
+        let received: u64 = count << 16;
+        assert!(SCANNED_BYTES.get() <= received + received / 10, "{name}");
+        let is_told = sink.count == 1;
+        assert_eq!(is_told, matches!(name, "u64" | "netstring"), "{name}");
+
+        let [ends] = Stage::all(name, 1 << 20);
+        let (mut sink, mut inbound) = (Collect::counting(), Inbound::default());
+        let mut pieces = std::iter::once(first).chain(std::iter::repeat(&reads[..]));
+        let (mut read, mut failed) = (0, false);
+        while !failed {
+            let bytes = pieces.next().expect("they never end");
+            read += bytes.len();
+            let halt = inbound.ingest(ends.framing.kind(), bytes, &mut sink);
+            failed = matches!(halt, Halt::Failed { .. });
+        }
+        assert!(read <= (1 << 20) + (2 << 16), "{name}: {read} bytes");
+    }
+}
+
+#[test]
+fn what_is_skipped_in_parts_is_as_old_as_its_first_byte() {
+    let at = |millis| Stamp::at(std::time::Duration::from_millis(millis));
+    for (name, bytes) in [
+        ("line", [&b"long"[..], b"er", b"and"]),
+        ("u8", [b"\xFF", b"a", b"b"]),
+    ] {
+        let [stage] = skipping(name, 1);
+        let (mut inbound, mut sink) = (Inbound::default(), Collect::new());
+        for (index, bytes) in (1..).zip(bytes) {
+            sink.now = at(10 * index);
+            inbound.ingest(stage.framing.kind(), bytes, &mut sink);
+            assert_eq!(inbound.unfinished_since(), Some(at(10)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_length_that_no_stream_reaches_is_skipped_without_end() {
+    for (name, header) in [
+        ("u64", &[0xFF; 8][..]),
+        ("u64-le", &[0xFF; 8]),
+        ("varint", b"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01"),
+        ("netstring", b"18446744073709551615:"),
+    ] {
+        let [stage] = skipping(name, 100);
+        let (mut inbound, mut sink) = (Inbound::default(), Collect::new());
+        for bytes in [header, &[0; 1000], b"\x01a", &[0; 1000]] {
+            let halt = inbound.ingest(stage.framing.kind(), bytes, &mut sink);
+            assert!(matches!(halt, Halt::Drained));
+        }
+        let (len, limit) = (u64::MAX, 100);
+        let told = Skipped { len, limit }.to_string().into_bytes();
+        assert_eq!(sink.frames, [told], "{name}");
+    }
+}
+
+#[test]
+fn what_is_malformed_is_final_also_where_frames_are_skipped() {
+    for (name, bytes) in [
+        ("varint", &[0xFF; 10][..]),
+        ("varint", b"\x85\x00"),
+        ("netstring", b"007:"),
+        ("field", b"M\x02\x00"),
+        ("records", b"x\x00"),
+    ] {
+        let [stage] = skipping(name, 1);
+        let (mut inbound, mut sink) = (Inbound::default(), Collect::new());
+        let halt = inbound.ingest(stage.framing.kind(), bytes, &mut sink);
+        let Halt::Failed { error, .. } = halt else {
+            panic!("{name}: {halt:?}");
+        };
+        assert!(matches!(error, FrameError::Malformed(_)), "{name}: {error}");
+    }
+}
