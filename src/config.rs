@@ -69,6 +69,14 @@ pub struct Config {
     /// The longest datagram that is received whole; a longer one is cut and told of as truncated.
     /// 65,535, the most that UDP can carry.
     pub datagram_len_max: usize,
+    /// Receives and sends many datagrams with one system call where the system can: on Linux, with
+    /// the crate's feature `udp-batch`, which is on by default. True.
+    ///
+    /// No boundary, order or error is changed by it. But the sockets have `UDP_GRO` set: whoever
+    /// reads from one past the reactor may be given several datagrams as one. And a turn may
+    /// receive more than `datagram_budget`: what a sender handed to its kernel as one, up to 64
+    /// datagrams, is not cut. Where that goes on the budget holds.
+    pub datagram_batches: bool,
     /// More queued bytes of datagrams than this, each counted with 64 bytes for itself, are
     /// refused with [`SendError::Full`](crate::SendError). 1 MiB.
     pub datagram_queue_len_max: usize,
@@ -120,6 +128,7 @@ impl Default for Config {
             memory_deadline: Duration::from_secs(10),
             connections_max: 1_000_000,
             datagram_len_max: 65_535,
+            datagram_batches: true,
             datagram_queue_len_max: 1 << 20,
             timer_budget: 1024,
             posts_max: 65_536,
@@ -161,12 +170,6 @@ impl Config {
             ));
         }
         Ok(())
-    }
-
-    /// Bytes of the scratch buffer: one read, or one datagram and a byte that tells truncation.
-    pub(crate) fn scratch_len(&self) -> usize {
-        self.read_len_max
-            .max(self.datagram_len_max.saturating_add(1))
     }
 }
 

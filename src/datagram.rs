@@ -2,7 +2,15 @@
 //!
 //! Beside a connection, which has bytes and needs a state machine to find frames in them, a
 //! datagram is whole when it comes and whole when it goes. So its send queue is two rings, one of
-//! payload bytes and one of their lengths and addresses, and nothing is ever cut or glued.
+//! payload bytes and one of their lengths and addresses, and nothing is ever cut or glued. Where
+//! the system carries several datagrams as one, that is seen here, as a [`Message`] or as a
+//! [`run`] that tells where they begin and end, and by nobody else.
+
+#[cfg_attr(
+    not(all(feature = "udp-batch", any(target_os = "linux", target_os = "android"))),
+    allow(dead_code, reason = "only batches are made of runs")
+)]
+pub(crate) mod run;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -20,6 +28,91 @@ pub struct Datagram<'a> {
     /// It was longer than [`Config::datagram_len_max`](crate::Config::datagram_len_max); `data` is
     /// its beginning and the rest is gone.
     pub truncated: bool,
+}
+
+/// Bytes for one message: the longest datagram, or as many as the kernel makes one of.
+const SLOT_LEN: usize = 65_536;
+/// From slot to slot. With a power of two the first bytes of all would fall into one set of a
+/// cache.
+const SLOT_STRIDE: usize = SLOT_LEN + 192;
+
+/// What datagrams are received into, one for all sockets of a reactor. Empty until the first one
+/// receives; and as large as the most slots that were asked for, of which a datagram touches the
+/// pages that it needs.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    buf: Box<[u8]>,
+    messages: Vec<Message>,
+}
+
+/// What one slot was filled with: a datagram, or several of one sender. All of those are
+/// `segment_len` long but the last, which may be shorter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Message {
+    pub(crate) from: SocketAddr,
+    pub(crate) len: usize,
+    pub(crate) segment_len: usize,
+}
+
+impl Message {
+    /// One datagram.
+    pub(crate) fn one(from: SocketAddr, len: usize) -> Self {
+        Self {
+            from,
+            len,
+            segment_len: len,
+        }
+    }
+
+    /// How many datagrams it is.
+    pub(crate) fn count(&self) -> usize {
+        self.len.div_ceil(self.segment_len.max(1)).max(1)
+    }
+}
+
+impl Inbox {
+    /// `N` slots to receive into; what was received before is gone.
+    pub(crate) fn slots<const N: usize>(&mut self) -> [&mut [u8]; N] {
+        if self.buf.len() < N * SLOT_STRIDE {
+            self.buf = vec![0; N * SLOT_STRIDE].into_boxed_slice();
+            self.messages.reserve(N);
+        }
+        self.messages.clear();
+        let mut slots = self.buf.chunks_exact_mut(SLOT_STRIDE);
+        std::array::from_fn(|_| {
+            let slot = slots.next().expect("the buffer was made for so many");
+            &mut slot[..SLOT_LEN]
+        })
+    }
+
+    /// The next slot was filled.
+    pub(crate) fn push(&mut self, message: Message) {
+        debug_assert!(message.len <= SLOT_LEN, "a message fits into its slot");
+        self.messages.push(message);
+    }
+
+    /// How many messages were received.
+    pub(crate) fn count(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub(crate) fn message(&self, index: usize) -> Message {
+        self.messages[index]
+    }
+
+    /// The datagrams that the message at `index` is, at least one.
+    pub(crate) fn datagrams(&self, index: usize) -> impl Iterator<Item = &[u8]> {
+        let Message {
+            len, segment_len, ..
+        } = self.messages[index];
+        let at = index * SLOT_STRIDE;
+        let mut left = Some(&self.buf[at..at + len]);
+        std::iter::from_fn(move || {
+            let (data, rest) = left?.split_at(left?.len().min(segment_len.max(1)));
+            left = Some(rest).filter(|rest| !rest.is_empty());
+            Some(data)
+        })
+    }
 }
 
 /// What a queued datagram is counted as beside its payload, in bytes: without it, empty ones would
@@ -74,11 +167,11 @@ impl DatagramQueue {
         Some((head.to, &self.payload.bytes()[..head.len]))
     }
 
-    /// Drops the oldest one.
-    pub(crate) fn pop(&mut self) {
-        if let Some(head) = self.heads.pop_front() {
-            self.payload.consume(head.len);
-        }
+    /// Drops the `count` oldest and answers how many bytes of payload they had.
+    pub(crate) fn pop(&mut self, count: usize) -> usize {
+        let len = self.heads.drain(..count).map(|head| head.len).sum();
+        self.payload.consume(len);
+        len
     }
 }
 
@@ -95,7 +188,7 @@ mod tests {
             assert!(queue.push(to.filter(|_| index % 2 == 0), data, usize::MAX));
             if index % 3 == 0 {
                 assert_eq!(queue.front().expect("not empty").1, sent[index / 3]);
-                queue.pop();
+                queue.pop(1);
             }
         }
         for (index, data) in sent.iter().enumerate().skip(17) {
@@ -103,7 +196,7 @@ mod tests {
                 queue.front(),
                 Some((to.filter(|_| index % 2 == 0), &data[..]))
             );
-            queue.pop();
+            queue.pop(1);
         }
         assert!(queue.is_empty());
     }
@@ -113,8 +206,41 @@ mod tests {
         let mut queue = DatagramQueue::default();
         let accepted = (0..1000).filter(|_| queue.push(None, b"", 6400)).count();
         assert_eq!(accepted, 100);
-        queue.pop();
+        queue.pop(1);
         assert!(queue.push(None, b"", 6400));
         assert!(!queue.push(None, b"", 6400));
+    }
+
+    #[test]
+    fn a_message_is_taken_apart_where_its_sender_cut() {
+        let mut inbox = Inbox::default();
+        let from = SocketAddr::from(([127, 0, 0, 1], 9));
+        for (len, segment_len, parts) in [
+            (0, 0, &[0][..]),
+            (1, 1, &[1]),
+            (10, 10, &[10]),
+            (10, 4, &[4, 4, 2]),
+            (8, 4, &[4, 4]),
+            (SLOT_LEN, 65_000, &[65_000, 536]),
+        ] {
+            let [first, second] = inbox.slots();
+            first[..len].fill(1);
+            second[..len].fill(2);
+            for _ in 0..2 {
+                inbox.push(Message {
+                    from,
+                    len,
+                    segment_len,
+                });
+            }
+            assert_eq!(inbox.count(), 2);
+            for (index, byte) in [(0, 1), (1, 2)] {
+                assert_eq!(inbox.message(index).count(), parts.len());
+                let datagrams: Vec<_> = inbox.datagrams(index).collect();
+                assert!(datagrams.concat().iter().all(|seen| *seen == byte));
+                let lens: Vec<_> = datagrams.iter().map(|data| data.len()).collect();
+                assert_eq!(lens, parts);
+            }
+        }
     }
 }

@@ -143,6 +143,19 @@
 //! All that one connection is sent while its own frames are delivered is written by one call when
 //! they are done; what other connections are sent is written once at the end of the turn.
 //!
+//! # Datagrams
+//!
+//! UDP keeps its boundaries, so there is nothing to decode: what one peer sent with one call is one
+//! [`Datagram`], or is lost. It may be empty, and says whether it was longer than was allowed for.
+//! [`Context::send_to`] queues; the queue goes out at the end of the turn, and what the kernel then
+//! says of a datagram is told by [`Handler::on_datagram_error`] and ends nothing.
+//!
+//! On Linux many datagrams are received and sent with one system call, and those of one length that
+//! go to one peer at once pass through the kernel as one (`recvmmsg`, `sendmmsg`, GRO, GSO): so
+//! answer in the callback, and the answers to a batch are a batch. No boundary, order or error is
+//! changed by it; [`Config::datagram_batches`] turns it off, and without the crate's feature
+//! `udp-batch` it is not there.
+//!
 //! # Closing
 //!
 //! [`Context::close`] flushes, sends the FIN, and then discards input until the peer ends too, or
@@ -202,7 +215,8 @@
 //! # Platforms
 //!
 //! Linux first: it is where everything was measured. Nothing else that mio serves is shut out;
-//! where a short read does not say that a socket is drained, it is read until it would block.
+//! where a short read does not say that a socket is drained, it is read until it would block, and
+//! where there are no batches each datagram has a system call of its own.
 //!
 //! [mio]: https://docs.rs/mio
 

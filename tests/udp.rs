@@ -1,4 +1,6 @@
 //! Datagrams: what is sent, what is refused, what comes, and that none of it ends a socket.
+//!
+//! `tests/udp_one_by_one.rs` runs all of it again without batches.
 
 #[cfg(unix)]
 #[path = "common/child.rs"]
@@ -15,6 +17,13 @@ use std::time::{Duration, Instant};
 
 use common::{DEADLINE, Event, Probe, Random, drive, frame};
 use unstick::{Config, Framing, Reactor, SendError, UdpId};
+
+/// Batches are for this crate; `udp_one_by_one` includes it as a module.
+fn config() -> Config {
+    let mut config = Config::default();
+    config.datagram_batches = env!("CARGO_CRATE_NAME") == "udp";
+    config
+}
 
 /// The most that one datagram carries over IPv4: 65,535 less the headers of IP and UDP.
 const PAYLOAD_LEN_MAX: usize = 65_507;
@@ -89,7 +98,7 @@ fn send_all(reactor: &mut Reactor<Probe>, socket: UdpId, payloads: &[&[u8]]) {
 
 #[test]
 fn a_peer_that_dies_is_told_of_and_the_burst_to_its_successor_arrives() {
-    let (mut reactor, socket, addr) = bound(Probe::silent(), Config::default());
+    let (mut reactor, socket, addr) = bound(Probe::silent(), config());
     let first = peer();
     let peer_addr = addr_of(&first);
     reactor
@@ -130,7 +139,7 @@ fn a_peer_that_dies_is_told_of_and_the_burst_to_its_successor_arrives() {
 /// (udp(7): "an error for an earlier packet"). When that call sends, its datagram has not gone.
 #[test]
 fn the_send_that_learns_of_an_earlier_refusal_loses_nothing() {
-    let (mut reactor, socket, _) = bound(Probe::silent(), Config::default());
+    let (mut reactor, socket, _) = bound(Probe::silent(), config());
     let peer_addr = addr_of(&peer());
     reactor
         .with(|_, cx| cx.connect_udp(socket, peer_addr))
@@ -148,7 +157,7 @@ fn the_send_that_learns_of_an_earlier_refusal_loses_nothing() {
 
 /// One datagram that the kernel refuses, between two that it takes.
 fn assert_only_it_is_dropped(to: Option<SocketAddr>, len: usize, errno: i32) {
-    let (mut reactor, socket, _) = bound(Probe::silent(), Config::default());
+    let (mut reactor, socket, _) = bound(Probe::silent(), config());
     let peer = peer();
     let peer_addr = addr_of(&peer);
     reactor.with(|_, cx| {
@@ -193,7 +202,7 @@ fn a_datagram_to_port_zero_is_dropped_and_told_of_and_the_next_one_goes() {
 
 #[test]
 fn a_datagram_to_nobody_is_dropped_and_told_of() {
-    let (mut reactor, socket, _) = bound(Probe::silent(), Config::default());
+    let (mut reactor, socket, _) = bound(Probe::silent(), config());
     send_all(&mut reactor, socket, &[b"to whom?"]);
     drive(&mut reactor, |reactor| reactor.stats().datagram_errors == 1);
     let told = errors(reactor.handler());
@@ -219,7 +228,7 @@ fn answering_every_send_error_with_a_send_does_not_hold_the_loop() {
             let _ = cx.send_to(*socket, nowhere, b"again");
         }
     });
-    let (mut reactor, socket, _) = bound(probe, Config::default());
+    let (mut reactor, socket, _) = bound(probe, config());
     reactor
         .with(|_, cx| cx.send_to(socket, nowhere, b"once"))
         .expect("there is room");
@@ -235,7 +244,7 @@ fn answering_every_send_error_with_a_send_does_not_hold_the_loop() {
 #[test]
 fn a_run_of_failing_datagrams_does_not_hold_back_the_good_one_behind_it() {
     const RUN: usize = 200;
-    let mut config = Config::default();
+    let mut config = config();
     config.datagram_budget = 8;
     let (mut reactor, socket, _) = bound(Probe::silent(), config);
     let peer = peer();
@@ -255,7 +264,7 @@ fn a_run_of_failing_datagrams_does_not_hold_back_the_good_one_behind_it() {
 
 #[test]
 fn a_full_queue_refuses_a_datagram_and_sends_the_others() {
-    let mut config = Config::default();
+    let mut config = config();
     config.datagram_queue_len_max = 10 * (100 + 64);
     let (mut reactor, socket, _) = bound(Probe::silent(), config);
     let peer = peer();
@@ -288,8 +297,8 @@ fn the_longest_datagram_comes_whole_and_goes_whole() {
     let seed = 3;
     println!("seed {seed}");
     let payload = Random(seed).bytes(PAYLOAD_LEN_MAX);
-    for read_len_max in [1, Config::default().read_len_max] {
-        let mut config = Config::default();
+    for read_len_max in [1, config().read_len_max] {
+        let mut config = config();
         config.read_len_max = read_len_max;
         let (mut reactor, _, addr) = bound(Probe::echo(), config);
         let client = peer();
@@ -304,7 +313,7 @@ fn the_longest_datagram_comes_whole_and_goes_whole() {
 #[test]
 fn a_datagram_longer_than_the_limit_is_flagged_and_one_of_exactly_the_limit_is_not() {
     for limit in [0, 1, 2, 100, 9000] {
-        let mut config = Config::default();
+        let mut config = config();
         config.datagram_len_max = limit;
         let (mut reactor, _, addr) = bound(Probe::silent(), config);
         let client = peer();
@@ -327,7 +336,7 @@ fn a_datagram_longer_than_the_limit_is_flagged_and_one_of_exactly_the_limit_is_n
 #[test]
 fn a_run_of_empty_datagrams_is_delivered_and_echoed_one_by_one() {
     const COUNT: usize = 100;
-    let (mut reactor, _, addr) = bound(Probe::echo(), Config::default());
+    let (mut reactor, _, addr) = bound(Probe::echo(), config());
     let client = peer();
     for _ in 0..COUNT {
         client.send_to(b"", addr).expect("the kernel takes it");
@@ -349,7 +358,7 @@ fn a_run_of_empty_datagrams_is_delivered_and_echoed_one_by_one() {
 fn a_pending_flood_of_datagrams_does_not_keep_a_frame_waiting() {
     const FLOOD: usize = 150;
     const BUDGET: usize = 8;
-    let mut config = Config::default();
+    let mut config = config();
     config.datagram_budget = BUDGET;
     let (mut reactor, _, udp_addr) = bound(Probe::silent(), config);
     let listener = reactor
@@ -402,7 +411,7 @@ fn wait_for(mut condition: impl FnMut() -> bool) {
 
 #[test]
 fn a_connected_socket_hears_its_peer_only() {
-    let (mut reactor, socket, addr) = bound(Probe::silent(), Config::default());
+    let (mut reactor, socket, addr) = bound(Probe::silent(), config());
     let (friend, stranger) = (peer(), peer());
     let friend_addr = addr_of(&friend);
     reactor
@@ -416,7 +425,7 @@ fn a_connected_socket_hears_its_peer_only() {
 
 #[test]
 fn datagrams_go_over_ipv6_too() {
-    let mut reactor = Reactor::new(Probe::echo()).expect("a reactor");
+    let mut reactor = Reactor::with_config(Probe::echo(), config()).expect("a reactor");
     let socket = match reactor.bind_udp("[::1]:0") {
         Ok(socket) => socket,
         Err(error) => return println!("skipped: no IPv6 loopback here ({error})"),
@@ -433,7 +442,7 @@ fn datagrams_go_over_ipv6_too() {
 
 #[test]
 fn the_local_address_is_the_bound_one_and_that_of_a_closed_socket_is_an_error() {
-    let (mut reactor, socket, addr) = bound(Probe::silent(), Config::default());
+    let (mut reactor, socket, addr) = bound(Probe::silent(), config());
     assert_eq!(addr.ip().to_string(), "127.0.0.1");
     assert_ne!(addr.port(), 0);
     assert_eq!(
@@ -450,7 +459,7 @@ fn the_local_address_is_the_bound_one_and_that_of_a_closed_socket_is_an_error() 
 
 #[test]
 fn closing_sends_what_is_queued_and_then_the_socket_is_gone() {
-    let (mut reactor, socket, addr) = bound(Probe::silent(), Config::default());
+    let (mut reactor, socket, addr) = bound(Probe::silent(), config());
     let peer = peer();
     let to = addr_of(&peer);
     peer.send_to(b"too late", addr)
@@ -490,7 +499,7 @@ fn nothing_is_delivered_after_a_close_in_a_callback() {
             cx.close_udp(*socket);
         }
     });
-    let (mut reactor, socket, addr) = bound(probe, Config::default());
+    let (mut reactor, socket, addr) = bound(probe, config());
     let client = peer();
     for _ in 0..10 {
         client.send_to(b"hello", addr).expect("the kernel takes it");

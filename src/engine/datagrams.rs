@@ -10,6 +10,10 @@ use crate::conn::Flags;
 use crate::error::{Gone, SendError};
 use crate::token::UdpId;
 
+/// So many queued bytes are sent before more is received: the answers to a batch of long datagrams
+/// would be more than a queue may hold.
+const FLUSH_LEN: usize = 128 * 1024;
+
 impl Engine {
     /// Queues a datagram; it is sent at the end of the turn at the latest.
     pub(crate) fn send_datagram(
@@ -51,14 +55,11 @@ impl Engine {
     pub(crate) fn flush_datagrams(&mut self, id: UdpId) -> Result<Option<io::Error>, Gone> {
         let Self { entries, stats, .. } = self;
         let entry = entries.udp_mut(id)?;
-        while entry.flags.intersects(Flags::WRITABLE)
-            && let Some((to, data)) = entry.queue.front()
-        {
-            match entry.udp.send(to, data) {
-                Ok(len) => {
-                    stats.datagrams_out += 1;
-                    stats.datagram_bytes_out += len as u64;
-                    entry.queue.pop();
+        while entry.flags.intersects(Flags::WRITABLE) && !entry.queue.is_empty() {
+            match entry.udp.send(&entry.queue) {
+                Ok(count) => {
+                    stats.datagrams_out += count as u64;
+                    stats.datagram_bytes_out += entry.queue.pop(count) as u64;
                     entry.refused = false;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -72,7 +73,7 @@ impl Engine {
                     entry.refused = is_earlier;
                     if !is_earlier {
                         stats.datagrams_dropped += 1;
-                        entry.queue.pop();
+                        entry.queue.pop(1);
                     }
                     return Ok(Some(error));
                 }
@@ -82,6 +83,22 @@ impl Engine {
             self.kill_socket(id.0);
         }
         Ok(None)
+    }
+
+    /// Whether a socket may be given its next datagram: it is there and was not closed.
+    pub(crate) fn wants_datagrams(&mut self, id: UdpId) -> bool {
+        let stops = Flags::CLOSING | Flags::DEAD;
+        self.entries
+            .udp_mut(id)
+            .is_ok_and(|entry| !entry.flags.intersects(stops))
+    }
+
+    /// Whether so much is queued that it is time to send it, and to receive no more before.
+    pub(crate) fn has_many_datagrams(&mut self, id: UdpId) -> bool {
+        let many = FLUSH_LEN.min(self.config.datagram_queue_len_max / 2);
+        self.entries
+            .udp_mut(id)
+            .is_ok_and(|entry| entry.queue.queued_bytes() > many)
     }
 
     /// Counts an error of a UDP socket and logs it, but not every time.

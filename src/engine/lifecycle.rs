@@ -69,7 +69,8 @@ impl Engine {
         options: &UdpOptions,
     ) -> io::Result<UdpId> {
         self.refuse_when_shutting_down()?;
-        let udp = first_ok(addrs, |addr| Udp::bind(addr, options))?;
+        let in_batches = self.config.datagram_batches;
+        let udp = first_ok(addrs, |addr| Udp::bind(addr, options, in_batches))?;
         let token = self.entries.insert(|generation| {
             Entry::Udp(Box::new(UdpEntry {
                 udp,

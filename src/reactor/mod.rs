@@ -15,6 +15,7 @@ use crate::codec::Framing;
 use crate::config::Config;
 use crate::conn::Flags;
 use crate::context::Context;
+use crate::datagram::Inbox;
 use crate::engine::{Drained, Engine, Entry, Task};
 use crate::handler::Handler;
 use crate::remote::{Inlet, Posted, Remote};
@@ -56,8 +57,9 @@ pub struct Reactor<H: Handler> {
     engine: Engine,
     handler: H,
     sessions: Sessions<H::Session>,
-    /// What one read or one datagram is put into; frames are slices of it.
+    /// What one read is put into; frames are slices of it.
     scratch: Box<[u8]>,
+    inbox: Inbox,
     inlet: Inlet<H>,
     /// Posted closures that were taken and have not run yet.
     posted: VecDeque<Posted<H>>,
@@ -79,7 +81,7 @@ impl<H: Handler> Reactor<H> {
     ///
     /// As for [`new`](Reactor::new), and `InvalidInput` where the limits contradict each other.
     pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
-        let scratch = vec![0; config.scratch_len()].into_boxed_slice();
+        let scratch = vec![0; config.read_len_max].into_boxed_slice();
         let posts_max = config.posts_max;
         let engine = Engine::new(config, Instant::now())?;
         let inlet = Inlet::new(engine.driver.waker(), posts_max);
@@ -89,6 +91,7 @@ impl<H: Handler> Reactor<H> {
             handler,
             sessions: Sessions::new(),
             scratch,
+            inbox: Inbox::default(),
             inlet,
             posted,
         })

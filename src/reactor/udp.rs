@@ -1,11 +1,16 @@
 //! Serving a UDP socket: its datagrams in and out, and its errors.
+//!
+//! Datagrams are received into the reactor's one inbox, many at a time where the system can, and
+//! handed out one by one. What a handler answers is queued, and goes out when a good deal has come
+//! together, at the latest at the end.
 
 use std::io;
 
-use super::Reactor;
+use super::{OnUnwind, Reactor};
 use crate::conn::Flags;
 use crate::context::Context;
 use crate::datagram::Datagram;
+use crate::engine::Engine;
 use crate::error::Gone;
 use crate::handler::Handler;
 use crate::token::UdpId;
@@ -13,16 +18,9 @@ use crate::token::UdpId;
 impl<H: Handler> Reactor<H> {
     pub(super) fn serve_udp(&mut self, id: UdpId) {
         self.flush_udp(id);
-        let slot_len = self.engine.config.datagram_len_max.saturating_add(1);
-        for _ in 0..self.engine.config.datagram_budget {
-            let Self {
-                engine,
-                handler,
-                sessions,
-                scratch,
-                ..
-            } = self;
-            let Ok(entry) = engine.udp_mut(id) else {
+        let mut left = self.engine.config.datagram_budget;
+        while left > 0 {
+            let Ok(entry) = self.engine.udp_mut(id) else {
                 return;
             };
             if !entry.flags.intersects(Flags::READABLE)
@@ -30,29 +28,71 @@ impl<H: Handler> Reactor<H> {
             {
                 return self.flush_udp(id);
             }
-            match entry.udp.recv_from(&mut scratch[..slot_len]) {
-                Ok((len, from)) => {
-                    // The slot has room for a byte more than is allowed: it tells truncation.
-                    let truncated = len >= slot_len;
-                    let data = &scratch[..len.min(slot_len - 1)];
-                    engine.stats.datagrams_in += 1;
-                    engine.stats.datagram_bytes_in += data.len() as u64;
-                    engine.stats.datagrams_truncated += u64::from(truncated);
-                    let datagram = Datagram {
-                        from,
-                        data,
-                        truncated,
-                    };
-                    handler.on_datagram(&mut Context { engine, sessions }, id, datagram);
+            match entry.udp.receive(&mut self.inbox, left) {
+                Ok(received) => {
+                    if received.is_drained && !entry.flags.intersects(Flags::END_HINT) {
+                        entry.flags.remove(Flags::READABLE);
+                    }
+                    left = left.saturating_sub(self.deliver(id));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    entry.flags.remove(Flags::READABLE);
+                    entry.flags.remove(Flags::READABLE | Flags::END_HINT);
                 }
-                Err(error) => self.tell_datagram_error(id, error),
+                Err(error) => {
+                    left -= 1;
+                    self.tell_datagram_error(id, error);
+                }
             }
         }
         self.flush_udp(id);
         self.engine.queue(id.0);
+    }
+
+    /// Hands out what is in the inbox, and answers how many datagrams it was. Where the handler
+    /// closes the socket, the rest is gone.
+    fn deliver(&mut self, id: UdpId) -> usize {
+        let mut count = 0;
+        for index in 0..self.inbox.count() {
+            count += self.deliver_message(id, index);
+            if self.engine.has_many_datagrams(id) {
+                self.flush_udp(id);
+            }
+            if !self.engine.wants_datagrams(id) {
+                break;
+            }
+        }
+        count
+    }
+
+    /// Hands out the datagrams of one message.
+    fn deliver_message(&mut self, id: UdpId, index: usize) -> usize {
+        let Self {
+            engine,
+            handler,
+            sessions,
+            inbox,
+            ..
+        } = self;
+        let message = inbox.message(index);
+        let len_max = engine.config.datagram_len_max;
+        let served = OnUnwind::new(engine, id.0, Engine::queue);
+        for whole in inbox.datagrams(index) {
+            let engine = &mut *served.engine;
+            let datagram = Datagram {
+                from: message.from,
+                data: &whole[..whole.len().min(len_max)],
+                truncated: whole.len() > len_max,
+            };
+            engine.stats.datagrams_in += 1;
+            engine.stats.datagram_bytes_in += datagram.data.len() as u64;
+            engine.stats.datagrams_truncated += u64::from(datagram.truncated);
+            handler.on_datagram(&mut Context { engine, sessions }, id, datagram);
+            if !served.engine.wants_datagrams(id) {
+                break;
+            }
+        }
+        served.disarm();
+        message.count()
     }
 
     /// Sends a socket's queued datagrams. An error costs the datagram that it was about. A handler

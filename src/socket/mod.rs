@@ -3,6 +3,11 @@
 //! Nothing here knows of frames or handlers. `Interrupted` is retried here and seen by nobody
 //! else; `WouldBlock` is handed on, as flow control.
 
+#[cfg_attr(
+    not(all(feature = "udp-batch", any(target_os = "linux", target_os = "android"))),
+    path = "no_batch.rs"
+)]
+mod batch;
 mod driver;
 mod listener;
 mod live;

@@ -6,20 +6,44 @@ use std::net::SocketAddr;
 use mio::net::UdpSocket;
 use socket2::SockRef;
 
+use super::batch::Batcher;
 use super::{Driver, UdpOptions, retry};
+use crate::datagram::{DatagramQueue, Inbox, Message};
 use crate::token::PollToken;
 
 /// A bound UDP socket, perhaps connected to one peer.
 #[derive(Debug)]
 pub(crate) struct Udp {
     udp: UdpSocket,
+    is_connected: bool,
+    /// None where the system cannot, or the program does not want it.
+    batcher: Option<Batcher>,
+}
+
+/// What a receive brought.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// There was no more: the next one makes an edge, as after `WouldBlock`.
+    pub(crate) is_drained: bool,
 }
 
 impl Udp {
-    pub(crate) fn bind(addr: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
-        let socket = options.bind(addr)?;
+    /// `in_batches` asks for many datagrams a system call, where the system can.
+    pub(crate) fn bind(
+        addr: SocketAddr,
+        options: &UdpOptions,
+        in_batches: bool,
+    ) -> io::Result<Self> {
+        let udp = UdpSocket::from_std(options.bind(addr)?.into());
+        let batcher = if in_batches {
+            Batcher::new(&udp)?
+        } else {
+            None
+        };
         Ok(Self {
-            udp: UdpSocket::from_std(socket.into()),
+            udp,
+            is_connected: false,
+            batcher,
         })
     }
 
@@ -31,21 +55,49 @@ impl Udp {
         driver.deregister(&mut self.udp);
     }
 
-    pub(crate) fn connect(&self, peer: SocketAddr) -> io::Result<()> {
-        self.udp.connect(peer)
+    pub(crate) fn connect(&mut self, peer: SocketAddr) -> io::Result<()> {
+        self.udp.connect(peer)?;
+        self.is_connected = true;
+        Ok(())
     }
 
-    /// Receives one datagram, as much of it as `buf` holds.
-    pub(crate) fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        retry(|| self.udp.recv_from(buf))
+    /// One receive into `inbox`, of about `datagrams_max`: a system call counts messages, and may
+    /// bring up to 64 datagrams of one sender as one. How many it did lately is reckoned with.
+    pub(crate) fn receive(
+        &mut self,
+        inbox: &mut Inbox,
+        datagrams_max: usize,
+    ) -> io::Result<Received> {
+        let Self { udp, batcher, .. } = self;
+        if let Some(batcher) = batcher {
+            return batcher.receive(udp, inbox, datagrams_max);
+        }
+        let [slot] = inbox.slots();
+        let (len, from) = retry(|| udp.recv_from(slot))?;
+        inbox.push(Message::one(from, len));
+        Ok(Received { is_drained: false })
     }
 
-    /// Sends one datagram, to the connected peer if `to` is `None`.
-    pub(crate) fn send(&self, to: Option<SocketAddr>, data: &[u8]) -> io::Result<usize> {
-        retry(|| match to {
+    /// Sends the oldest datagrams of `queue`, as many as one call takes, and answers how many. An
+    /// error is about the oldest one, or about one that was sent earlier.
+    pub(crate) fn send(&mut self, queue: &DatagramQueue) -> io::Result<usize> {
+        if queue.count() > 1
+            && let Some(batcher) = &mut self.batcher
+            && let Some(result) = batcher.send(&self.udp, self.is_connected, queue)
+        {
+            return result;
+        }
+        let Some((to, data)) = queue.front() else {
+            return Ok(0);
+        };
+        let result = retry(|| match to {
             Some(to) => self.udp.send_to(data, to),
             None => self.udp.send(data),
-        })
+        });
+        if let Some(batcher) = &mut self.batcher {
+            batcher.sent_one(&result);
+        }
+        result.map(|_| 1)
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
