@@ -82,8 +82,12 @@ pub struct Config {
     pub datagram_queue_len_max: usize,
     /// The most timers that fire in a turn; the rest is due in the next. 1,024.
     pub timer_budget: usize,
-    /// The most closures that wait to be run for other threads. 65,536.
+    /// The most closures and payloads that wait for the loop to take them from other threads; as
+    /// many again may be taken and not have run yet. 65,536.
     pub posts_max: usize,
+    /// The most of them that run in a turn; the rest is run in the next. 1,024: threads that post
+    /// as fast as they can do not keep sockets and timers waiting.
+    pub post_budget: usize,
     /// How long a connect may take. 30 s.
     pub connect_deadline: Duration,
     /// How long a closed connection may take to flush its output and see the peer's end. 10 s.
@@ -132,6 +136,7 @@ impl Default for Config {
             datagram_queue_len_max: 1 << 20,
             timer_budget: 1024,
             posts_max: 65_536,
+            post_budget: 1024,
             connect_deadline: Duration::from_secs(30),
             close_deadline: Duration::from_secs(10),
             idle_timeout: None,
@@ -155,6 +160,7 @@ impl Config {
             ("timer_budget", self.timer_budget),
             ("posts_max", self.posts_max),
             ("memory_max", self.memory_max),
+            ("post_budget", self.post_budget),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(invalid(format!("{name} must be at least 1")));

@@ -270,14 +270,14 @@ pub struct Closed {
     pub stats: crate::ConnStats,
 }
 
-/// Why a closure was not posted; it is given back.
+/// Why a closure or a payload was not posted; it is given back.
 #[non_exhaustive]
 pub enum PostError<F> {
     /// The queue is full. Try again later, or do without.
     Full(F),
     /// The reactor is gone.
     Closed(F),
-    /// The closure is queued, but the loop could not be woken: it runs with the next event.
+    /// It is queued, but the loop could not be woken: it runs with the next event.
     Wake(io::Error),
 }
 
@@ -294,7 +294,7 @@ impl<F> fmt::Debug for PostError<F> {
 impl<F> fmt::Display for PostError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full(_) => f.write_str("the queue of posted closures is full"),
+            Self::Full(_) => f.write_str("the queue of posts is full"),
             Self::Closed(_) => f.write_str("the reactor is gone"),
             Self::Wake(error) => write!(f, "the loop could not be woken: {error}"),
         }

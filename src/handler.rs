@@ -5,7 +5,7 @@ use std::io;
 use crate::codec::Skipped;
 use crate::context::Context;
 use crate::datagram::Datagram;
-use crate::error::Closed;
+use crate::error::{Closed, SendError};
 use crate::timer::TimerId;
 use crate::token::{ConnId, ListenerId, UdpId};
 
@@ -165,6 +165,19 @@ pub trait Handler: Sized {
     /// A timer fired. `key` is what it was set with. Does nothing by default.
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
         let _ = (cx, timer, key);
+    }
+
+    /// A payload of another thread's [`Remote::send`](crate::Remote::send) was refused by its
+    /// connection, and is given back: `error` says why, and `conn` may name nothing any more. Drops
+    /// the payload by default.
+    fn on_send_refused(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        payload: Vec<u8>,
+        error: SendError,
+    ) {
+        let _ = (cx, conn, payload, error);
     }
 }
 

@@ -192,8 +192,9 @@
 //!
 //! # Other threads, other loops
 //!
-//! [`Reactor::remote`] gives a [`Remote`] that posts closures to the loop's thread. A program with
-//! a loop of its own calls [`Reactor::turn`] from it, and may watch the poll's descriptor.
+//! [`Reactor::remote`] gives a [`Remote`] that posts closures to the loop's thread, and sends to
+//! its connections, from any other. Both are bounded, and give back what they refuse. A program
+//! with a loop of its own calls [`Reactor::turn`] from it, and may watch the poll's descriptor.
 //!
 //! # What it costs
 //!

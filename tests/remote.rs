@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{DEADLINE, Probe, Server, listening, round_trip};
-use unstick::{Config, ConnId, Context, Framing, Handler, PostError, Reactor, Remote};
+use unstick::{Config, ConnId, Context, Framing, Handler, PostError, Reactor, Remote, SendError};
 
 /// Where a closure that posts itself stops, so that a loop that never leaves it fails.
 const FAR_TOO_MANY: u64 = 10_000_000;
@@ -311,4 +311,196 @@ fn a_posted_closure_sends_to_a_connection() {
     assert_eq!(common::read_u32_frame(&mut client), b"from afar");
     drop(client);
     server.stop();
+}
+
+/// The connection of the last client that a silent probe was told of.
+fn last_conn(reactor: &Reactor<Probe>) -> Option<ConnId> {
+    reactor
+        .handler()
+        .events
+        .iter()
+        .rev()
+        .find_map(|event| match event {
+            common::Event::Open(conn, _) => Some(*conn),
+            _ => None,
+        })
+}
+
+#[test]
+fn another_thread_sends_to_a_connection_in_the_order_of_its_posts() {
+    const SENDERS: u32 = 3;
+    const PAYLOADS: u32 = 2000;
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
+    let mut client = common::client(addr);
+    common::drive(&mut reactor, |reactor| last_conn(reactor).is_some());
+    let conn = last_conn(&reactor).expect("it is open");
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let remote = reactor.remote();
+            thread::spawn(move || {
+                for index in 0..PAYLOADS {
+                    let payload = [sender, index].map(u32::to_be_bytes).concat();
+                    // Closures and payloads of one thread keep their order between them too.
+                    if index % 2 == 0 {
+                        remote.send(conn, payload).expect("there is room");
+                    } else {
+                        let send = move |_: &mut Probe, cx: &mut Context<'_, Probe>| {
+                            assert!(cx.send(conn, &payload).is_ok());
+                        };
+                        remote.post(send).expect("there is room");
+                    }
+                }
+            })
+        })
+        .collect();
+    let reader = thread::spawn(move || {
+        let mut next = [0_u32; SENDERS as usize];
+        for _ in 0..SENDERS * PAYLOADS {
+            let payload = common::read_u32_frame(&mut client);
+            let [sender, index] = [&payload[..4], &payload[4..]]
+                .map(|bytes| u32::from_be_bytes(bytes.try_into().expect("four bytes")));
+            assert_eq!(next[sender as usize], index);
+            next[sender as usize] += 1;
+        }
+    });
+    common::drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    reader.join().expect("every payload comes, in order");
+    senders
+        .into_iter()
+        .for_each(|sender| sender.join().expect("it does not panic"));
+}
+
+#[test]
+fn a_payload_that_cannot_be_queued_or_sent_is_given_back() {
+    /// Keeps what was refused.
+    #[derive(Default)]
+    struct Refusals(Vec<(ConnId, Vec<u8>, SendError)>);
+    impl Handler for Refusals {
+        type Session = ();
+
+        fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
+
+        fn on_send_refused(
+            &mut self,
+            _: &mut Context<'_, Self>,
+            conn: ConnId,
+            payload: Vec<u8>,
+            error: SendError,
+        ) {
+            self.0.push((conn, payload, error));
+        }
+    }
+    let mut config = Config::default();
+    config.posts_max = 2;
+    let mut reactor = Reactor::with_config(Refusals::default(), config).expect("a reactor");
+    let remote = reactor.remote();
+    let (_sockets, addr) = common::silent();
+    let conn = reactor.connect(addr, Framing::length_u8(), ());
+    remote.send(conn, vec![7; 300]).expect("there is room");
+    remote.send(conn, *b"fits").expect("there is room");
+    match remote.send(conn, "third") {
+        Err(PostError::Full(payload)) => assert_eq!(payload, b"third"),
+        other => panic!("{other:?}"),
+    }
+    reactor.turn(None).expect("the poll works");
+    reactor.with(|_, cx| cx.abort(conn));
+    common::drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    remote.send(conn, "too late").expect("there is room");
+    common::drive(&mut reactor, |reactor| reactor.handler().0.len() >= 2);
+    let refusals = &reactor.handler().0;
+    assert_eq!(refusals.len(), 2, "the one that fits was accepted");
+    assert_eq!((refusals[0].0, &refusals[0].1[..]), (conn, &[7; 300][..]));
+    assert!(matches!(refusals[0].2, SendError::Frame(_)));
+    assert_eq!(
+        (refusals[1].0, &refusals[1].1[..]),
+        (conn, &b"too late"[..])
+    );
+    assert!(matches!(refusals[1].2, SendError::Gone));
+    drop(reactor);
+    match remote.send(conn, "nobody") {
+        Err(PostError::Closed(payload)) => assert_eq!(payload, b"nobody"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What was posted before a turn is run in turns of so many; what comes meanwhile waits behind it.
+#[test]
+fn a_turn_runs_no_more_posts_than_its_budget_and_goes_on_in_the_next() {
+    let mut config = Config::default();
+    config.post_budget = 10;
+    let (mut reactor, remote) = tally(1, config);
+    for index in 0..35 {
+        // Of two types, so that several boxes and runs are cut.
+        let posted = if index % 7 == 0 {
+            let one = index.max(1) / index.max(1);
+            remote.post(move |tally, _| tally.total += one).is_ok()
+        } else {
+            remote.post(|tally, _| tally.total += 1).is_ok()
+        };
+        assert!(posted, "there is room");
+    }
+    for expected in [10, 20, 30, 35] {
+        reactor.turn(None).expect("the poll works");
+        assert_eq!(reactor.handler().total, expected);
+    }
+}
+
+/// The posts that are left after a panic run in the next turns, and none of them twice.
+#[test]
+fn a_posted_closure_that_panics_takes_no_other_with_it() {
+    let (mut reactor, remote) = tally(1, Config::default());
+    for index in 0..5 {
+        let task = move |tally: &mut Tally, _: &mut Context<'_, Tally>| {
+            assert_ne!(index, 2, "the closure's own fault");
+            tally.total += 1;
+        };
+        remote.post(task).expect("there is room");
+    }
+    let turn = std::panic::AssertUnwindSafe(|| reactor.turn(None));
+    assert!(std::panic::catch_unwind(turn).is_err());
+    assert_eq!(reactor.handler().total, 2);
+    reactor.turn(None).expect("the poll works");
+    assert_eq!(reactor.handler().total, 4);
+}
+
+/// A program that waits for the poll's descriptor in a loop of its own sees it readable after a
+/// post: one that came between two turns, and one that came while a turn was under way.
+#[test]
+#[cfg(unix)]
+fn a_post_makes_the_polls_descriptor_readable() {
+    let (mut reactor, remote) = tally(1, Config::default());
+    for _ in 0..3 {
+        let from_within = remote.clone();
+        remote
+            .post(move |tally, _| {
+                tally.total += 1;
+                let again = |tally: &mut Tally, _: &mut Context<'_, Tally>| tally.total += 10;
+                from_within.post(again).expect("there is room");
+            })
+            .expect("there is room");
+        for more in [1, 10] {
+            assert!(is_readable(&reactor), "there is a post to run");
+            let before = reactor.handler().total;
+            reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+            assert_eq!(reactor.handler().total, before + more);
+        }
+        assert!(!is_readable(&reactor), "there is nothing more");
+    }
+}
+
+/// Whether another poll finds the reactor's own one readable.
+#[cfg(unix)]
+fn is_readable<H: Handler>(reactor: &Reactor<H>) -> bool {
+    use mio::{Events, Interest, Poll, Token, unix::SourceFd};
+    use std::os::fd::AsRawFd;
+
+    let mut poll = Poll::new().expect("a poll");
+    let mut events = Events::with_capacity(1);
+    let fd = reactor.as_raw_fd();
+    poll.registry()
+        .register(&mut SourceFd(&fd), Token(0), Interest::READABLE)
+        .expect("it can be watched");
+    poll.poll(&mut events, Some(Duration::ZERO))
+        .expect("the poll works");
+    !events.is_empty()
 }

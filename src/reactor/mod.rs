@@ -61,7 +61,7 @@ pub struct Reactor<H: Handler> {
     scratch: Box<[u8]>,
     inbox: Inbox,
     inlet: Inlet<H>,
-    /// Posted closures that were taken and have not run yet.
+    /// What other threads posted that was taken and has not run yet.
     posted: VecDeque<Posted<H>>,
 }
 
@@ -103,9 +103,10 @@ impl<H: Handler> Reactor<H> {
     ///
     /// What the poll answered, if the system refuses it. Nothing that a peer does ends it.
     pub fn run(&mut self) -> io::Result<()> {
+        let _parks = self.inlet.parks();
         self.engine.stopped = false;
         while !self.engine.stopped && !self.engine.is_shut_down() {
-            self.turn(None)?;
+            self.take_turn(None)?;
         }
         Ok(())
     }
@@ -118,7 +119,7 @@ impl<H: Handler> Reactor<H> {
     /// 3. Events are noted: each marks its entry and queues it. No I/O, no callback.
     /// 4. The entries that are queued are served once around: accepted, read, decoded, written,
     ///    each within its budget. Whoever is cut short by it goes to the back of the queue.
-    /// 5. Timers that are due fire, and closures run that other threads posted.
+    /// 5. Timers that are due fire, and what other threads posted is run, each within its budget.
     /// 6. Output that was queued for other connections is flushed, once for all of it: behind the
     ///    timers and closures, so that theirs goes out in the same turn.
     /// 7. Entries that have ended are reaped: `on_close` is called, and their keys are free.
@@ -129,6 +130,11 @@ impl<H: Handler> Reactor<H> {
     ///
     /// What the poll answered, if the system refuses it.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let _parks = self.inlet.parks();
+        self.take_turn(timeout)
+    }
+
+    fn take_turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.wait(timeout)?; // 1 and 2
         self.engine.note_events(); // 3
         for _ in 0..self.engine.ready_count() {
@@ -292,7 +298,16 @@ impl<H: Handler> Reactor<H> {
                 (Some(left), Some(timer)) => Some(left.min(timer)),
                 (left, timer) => left.or(timer),
             };
+            let may_block = wait != Some(Duration::ZERO) && self.inlet.fall_asleep();
+            let wait = if may_block {
+                wait
+            } else {
+                Some(Duration::ZERO)
+            };
             let result = engine.driver.wait(wait);
+            if may_block {
+                self.inlet.awake();
+            }
             let before = engine.now;
             engine.set_now(Instant::now());
             match result {
@@ -366,14 +381,35 @@ impl<H: Handler> Reactor<H> {
                 self.engine.shutdown(deadline);
             }
         }
-        while let Some(task) = self.posted.pop_front() {
-            let Self {
-                engine,
-                handler,
-                sessions,
-                ..
-            } = self;
-            task(handler, &mut Context { engine, sessions });
+        let Self {
+            engine,
+            handler,
+            sessions,
+            posted,
+            ..
+        } = self;
+        let mut budget = engine.config.post_budget;
+        while budget > 0 {
+            match posted.front_mut() {
+                Some(Posted::Run(closures)) => {
+                    if closures.run_next(handler, &mut Context { engine, sessions }) {
+                        budget -= 1;
+                        continue;
+                    }
+                }
+                Some(Posted::Send { conn, payload }) => {
+                    budget -= 1;
+                    if let Err(error) = engine.send(conn.0, payload) {
+                        let (conn, payload) = (*conn, std::mem::take(payload));
+                        posted.pop_front();
+                        let cx = &mut Context { engine, sessions };
+                        handler.on_send_refused(cx, conn, payload, error);
+                        continue;
+                    }
+                }
+                None => return,
+            }
+            posted.pop_front();
         }
     }
 
