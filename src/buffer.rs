@@ -131,13 +131,18 @@ impl Buf {
     /// Appends a header and a payload, looking for room once.
     #[inline(always)]
     pub(crate) fn put_with_header<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) {
-        if N + payload.len() > self.room() {
-            self.grow(N + payload.len());
+        let len = N + payload.len();
+        loop {
+            if let Some(room) = self.data.get_mut(self.end..self.end.wrapping_add(len))
+                && let Some((head, rest)) = room.split_first_chunk_mut::<N>()
+            {
+                *head = header;
+                rest.copy_from_slice(payload);
+                self.end += len;
+                return;
+            }
+            self.grow(len);
         }
-        let (head, rest) = self.data[self.end..].split_at_mut(N);
-        head.copy_from_slice(&header);
-        rest[..payload.len()].copy_from_slice(payload);
-        self.end += N + payload.len();
     }
 
     /// Takes back what was appended since the length was `len`.

@@ -6,7 +6,6 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use crate::codec::Framing;
-use crate::conn::Flags;
 use crate::engine::Engine;
 use crate::error::{Gone, SendError, Sent};
 use crate::handler::Handler;
@@ -165,7 +164,7 @@ impl<H: Handler> Context<'_, H> {
         options: &ConnectOptions,
     ) -> ConnId {
         let conn = self.engine.connect(addr, framing, options);
-        self.sessions.put(conn.0.key, session);
+        self.sessions.put(conn.0.key(), session);
         conn
     }
 
@@ -288,23 +287,14 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// [`Gone`] for a stale id.
     pub fn reframe(&mut self, conn: ConnId, framing: Framing) -> Result<(), Gone> {
-        let is_current = self.engine.current == Some(conn.0);
-        let entry = self.engine.conn_mut(conn.0)?;
-        entry.framing = framing;
-        if is_current {
-            entry.flags.insert(Flags::REFRAMED);
-        } else {
-            entry.inbound.reframe();
-            self.engine.queue(conn.0);
-        }
-        Ok(())
+        self.engine.reframe(conn.0, framing)
     }
 
     /// Another connection's session; `None` for a stale id, and for the connection whose callback
     /// this is: that has its session as an argument.
     pub fn session(&mut self, conn: ConnId) -> Option<&mut H::Session> {
         self.engine.conn(conn.0).ok()?;
-        self.sessions.at(conn.0.key)
+        self.sessions.at(conn.0.key())
     }
 
     /// The address of a connection's peer, until `on_close` has returned. While connecting: the
@@ -332,12 +322,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// [`Gone`] for a stale id.
     pub fn queued_bytes(&self, conn: ConnId) -> Result<usize, Gone> {
-        let gathered = if self.engine.current == Some(conn.0) {
-            self.engine.out.len()
-        } else {
-            0
-        };
-        Ok(self.engine.conn(conn.0)?.queued_bytes() + gathered)
+        self.engine.queued_bytes(conn.0)
     }
 
     /// What a connection has carried so far.
@@ -346,7 +331,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// [`Gone`] for a stale id.
     pub fn conn_stats(&self, conn: ConnId) -> Result<ConnStats, Gone> {
-        self.engine.conn(conn.0).map(|conn| conn.stats)
+        self.engine.conn_stats(conn.0)
     }
 
     /// What the reactor has done so far.

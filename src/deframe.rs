@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 
 use crate::buffer::Buf;
-use crate::codec::{Codec, ErasedState, Framing, Kind, Out, Scanned, Skipped, Step, with_builtin};
+use crate::codec::{Codec, ErasedState, Framing, Kind, Scanned, Skipped, Step, with_builtin};
 use crate::error::{DecodeError, FrameError};
 
 /// Room for a read where nothing is known about the frame to come.
@@ -366,7 +366,7 @@ impl Framer {
     /// payload.
     pub fn frame(&mut self, payload: &[u8]) -> Result<&[u8], FrameError> {
         self.buf.clear();
-        self.framing.encode(payload, &mut Out::new(&mut self.buf))?;
+        self.framing.encode(payload, &mut self.buf)?;
         Ok(self.buf.bytes())
     }
 
@@ -477,6 +477,7 @@ impl<S: Read + Write> FramedStream<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::Out;
 
     /// Gives its bytes in pieces of one length.
     struct Pieces<'a>(&'a [u8], usize);

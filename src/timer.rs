@@ -356,7 +356,7 @@ mod tests {
                 wheel.advance(start);
                 wheel.insert(start + deadline, 7);
                 while let Some(tick) = wheel.next_tick().filter(|&tick| tick < start + deadline) {
-                    assert_eq!(due(&mut wheel, tick), [], "nothing is due at {tick}");
+                    assert!(due(&mut wheel, tick).is_empty(), "nothing is due at {tick}");
                 }
                 assert_eq!(wheel.next_tick(), Some(start + deadline));
                 assert_eq!(due(&mut wheel, start + deadline), [7]);
@@ -405,7 +405,7 @@ mod tests {
         let mut wheel = Wheel::new();
         wheel.advance(100);
         wheel.insert(3, 7);
-        assert_eq!(due(&mut wheel, 100), []);
+        assert!(due(&mut wheel, 100).is_empty());
         assert_eq!(due(&mut wheel, 101), [7]);
     }
 
@@ -420,7 +420,7 @@ mod tests {
         }
         assert_eq!(due(&mut wheel, HORIZON), [3]);
         assert_eq!(due(&mut wheel, HORIZON * 3), [1]);
-        assert_eq!(due(&mut wheel, HORIZON * 4), []);
+        assert!(due(&mut wheel, HORIZON * 4).is_empty());
         assert!(!wheel.is_empty(), "the one at the end of time still stands");
     }
 

@@ -5,31 +5,46 @@
 //! generation, and every look-up compares it.
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
-/// A slab key with the generation of the entry it was handed out for.
+/// A slab key, in the lower half, with the generation of the entry it was handed out for: one
+/// number, so that it is passed and compared as one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Token {
-    pub(crate) key: u32,
-    pub(crate) generation: NonZeroU32,
-}
+pub(crate) struct Token(NonZeroU64);
 
 impl Token {
+    pub(crate) fn new(key: u32, generation: NonZeroU32) -> Self {
+        let bits = u64::from(generation.get()) << 32 | u64::from(key);
+        Self(NonZeroU64::new(bits).expect("a generation is not zero"))
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is the key")]
+    pub(crate) fn key(self) -> u32 {
+        self.0.get() as u32
+    }
+
+    #[inline]
+    pub(crate) fn is_of(self, generation: NonZeroU32) -> bool {
+        self.0.get() >> 32 == u64::from(generation.get())
+    }
+
     /// The number given to the poll: generation and key where they fit, else the key alone.
     ///
     /// Where only the key fits, stale events of one batch are kept apart by the late reaping: a key
     /// is freed after the batch that could name it has been read.
-    pub(crate) fn to_poll(self) -> usize {
+    pub(crate) fn to_poll(self) -> PollToken {
         #[cfg(target_pointer_width = "64")]
-        return (self.generation.get() as usize) << 32 | self.key as usize;
+        let bits = self.0.get();
         #[cfg(not(target_pointer_width = "64"))]
-        return self.key as usize;
+        let bits = self.key();
+        PollToken(usize::try_from(bits).expect("as wide as the number"))
     }
 }
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}v{}", self.key, self.generation)
+        write!(f, "{}v{}", self.key(), self.0.get() >> 32)
     }
 }
 
@@ -47,16 +62,17 @@ impl PollToken {
         return self.0;
     }
 
-    /// Whether this number was given out for an entry of that generation.
+    /// The token that this number was given out for, if its entry had that generation.
     #[inline]
-    pub(crate) fn is_of(self, generation: NonZeroU32) -> bool {
+    pub(crate) fn of(self, generation: NonZeroU32) -> Option<Token> {
         #[cfg(target_pointer_width = "64")]
-        return self.0 >> 32 == generation.get() as usize;
+        return NonZeroU64::new(self.0 as u64)
+            .map(Token)
+            .filter(|token| token.is_of(generation));
         #[cfg(not(target_pointer_width = "64"))]
-        return {
-            let _ = generation;
-            true
-        };
+        return u32::try_from(self.0)
+            .ok()
+            .map(|key| Token::new(key, generation));
     }
 }
 
@@ -168,14 +184,13 @@ mod tests {
     #[cfg(target_pointer_width = "64")]
     fn a_poll_token_tells_the_generation_also_at_the_largest() {
         for generation in [NonZeroU32::MIN, NonZeroU32::MAX] {
-            let token = Token {
-                key: u32::MAX - 1,
-                generation,
-            };
-            let back = PollToken(token.to_poll());
+            let token = Token::new(u32::MAX - 1, generation);
+            assert_eq!(token.key(), u32::MAX - 1);
+            let back = token.to_poll();
             assert_eq!(back.key(), (u32::MAX - 1) as usize);
-            assert!(back.is_of(generation));
-            assert!(!back.is_of(NonZeroU32::new(7).expect("seven is not zero")));
+            assert_eq!(back.of(generation), Some(token));
+            let other = NonZeroU32::new(7).expect("seven is not zero");
+            assert_eq!(back.of(other), None);
         }
     }
 

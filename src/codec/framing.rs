@@ -15,6 +15,7 @@ use super::netstring::Netstring;
 use super::raw::Raw;
 use super::varint::Varint;
 use super::{Codec, ErasedCodec, Limit, Out};
+use crate::buffer::Buf;
 use crate::error::FrameError;
 
 /// How a stream of bytes is cut into frames: one of the built-in framings, or a codec of your own.
@@ -412,11 +413,12 @@ impl Framing {
         &self.0
     }
 
+    /// Appends `payload` as one frame, or nothing.
     #[inline]
-    pub(crate) fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+    pub(crate) fn encode(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
         match self.kind() {
-            Kind::Length(length) => length.encode(payload, out),
-            other => other.encode(payload, out),
+            Kind::Length(length) => length.encode_to(payload, buf),
+            other => other.encode(payload, buf),
         }
     }
 }
@@ -441,12 +443,18 @@ impl Kind {
     }
 
     #[inline(never)]
-    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        with_builtin!(
+    fn encode(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
+        let before = buf.len();
+        let out = &mut Out::new(buf);
+        let encoded = with_builtin!(
             self,
             codec => codec.encode(payload, out),
             custom => custom.encode_erased(payload, out)
-        )
+        );
+        if encoded.is_err() {
+            buf.truncate(before);
+        }
+        encoded
     }
 }
 

@@ -1,6 +1,7 @@
 //! Length prefix: a fixed number of bytes tells how many follow.
 
 use super::{Codec, Limit, Out, Scanned, Step};
+use crate::buffer::Buf;
 use crate::error::FrameError;
 
 /// The order of a length field's bytes.
@@ -68,14 +69,34 @@ impl Length {
         })
     }
 
+    /// Appends `payload` as one frame, or nothing.
+    #[inline(always)]
+    pub(crate) fn encode_to(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
+        let len = payload.len() as u64;
+        if payload.len() > self.payload_len_max {
+            return Err(FrameError::too_long(len, self.payload_len_max));
+        }
+        // The usual width is written with the payload at once; it fits, as the limit says.
+        if self.width == 4 {
+            let [.., a, b, c, d] = len.to_be_bytes();
+            let is_big = self.endian == Endian::Big;
+            let field = u32::from_be_bytes([a, b, c, d]);
+            let field = if is_big { field } else { field.swap_bytes() };
+            buf.put_with_header(field.to_be_bytes(), payload);
+        } else {
+            self.encode_any(payload, buf);
+        }
+        Ok(())
+    }
+
     #[inline(never)]
-    fn encode_any(&self, payload: &[u8], out: &mut Out<'_>) {
+    fn encode_any(&self, payload: &[u8], buf: &mut Buf) {
         let (len, width) = (payload.len() as u64, usize::from(self.width));
         match self.endian {
-            Endian::Big => out.put(len.to_be_bytes().split_at(8_usize.saturating_sub(width)).1),
-            Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
+            Endian::Big => buf.put(len.to_be_bytes().split_at(8_usize.saturating_sub(width)).1),
+            Endian::Little => buf.put(len.to_le_bytes().split_at(width).0),
         }
-        out.put(payload);
+        buf.put(payload);
     }
 }
 
@@ -106,21 +127,8 @@ impl Codec for Length {
         })
     }
 
-    #[inline(always)]
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        let len = payload.len();
-        if len > self.payload_len_max {
-            return Err(FrameError::too_long(len as u64, self.payload_len_max));
-        }
-        // The usual width is written with the payload at once; it fits, as the limit says.
-        if let (4, Ok(field)) = (self.width, u32::try_from(len)) {
-            let is_big = self.endian == Endian::Big;
-            let field = if is_big { field } else { field.swap_bytes() };
-            out.put_with_header(field.to_be_bytes(), payload);
-        } else {
-            self.encode_any(payload, out);
-        }
-        Ok(())
+        self.encode_to(payload, out.buf)
     }
 
     fn room(&self) -> usize {

@@ -228,12 +228,6 @@ impl<'a> Out<'a> {
     fn clear(&mut self) {
         self.buf.truncate(self.start);
     }
-
-    /// Appends a header and a payload, looking for room once.
-    #[inline(always)]
-    pub(crate) fn put_with_header<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) {
-        self.buf.put_with_header(header, payload);
-    }
 }
 
 impl fmt::Debug for Out<'_> {

@@ -37,6 +37,8 @@ const SHRINK: usize = 4 * GROWTH;
 
 /// Takes the frames, tells the time and lends the pool.
 pub(crate) trait Sink {
+    /// The framing that the bytes are decoded by.
+    fn kind(&self) -> &Kind;
     fn frame(&mut self, frame: &[u8]) -> Flow;
     /// A frame was too long. What of it is not here yet will be dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;
@@ -77,17 +79,20 @@ pub(crate) struct Inbound {
 impl Inbound {
     /// Decodes `bytes`, which follow what was given before. To be called only while
     /// [`has_undelivered`](Inbound::has_undelivered) is false.
-    pub(crate) fn ingest<S: Sink>(&mut self, kind: &Kind, bytes: &[u8], sink: &mut S) -> Halt {
+    #[inline]
+    pub(crate) fn ingest<S: Sink>(&mut self, bytes: &[u8], sink: &mut S) -> Halt {
         debug_assert!(
             !self.has_undelivered(),
             "bytes are delivered in their order"
         );
         let mut scanned = self.scanned();
-        with_builtin!(kind, codec => {
+        with_builtin!(sink.kind(), codec => {
+            let codec = codec.to_owned();
             let halt = self.feed(bytes, sink, |bytes| codec.decode(&mut scanned, bytes));
             self.keep_scanned(scanned);
             halt
         }, custom => {
+            let custom = custom.clone();
             let mut state = self.take_custom(|| custom.new_state());
             let halt = self.feed(bytes, sink, |bytes| custom.decode_erased(&mut state, bytes));
             self.custom = Some(state);
@@ -96,13 +101,15 @@ impl Inbound {
     }
 
     /// Decodes what an earlier round left undelivered.
-    pub(crate) fn resume<S: Sink>(&mut self, kind: &Kind, sink: &mut S) -> Halt {
+    pub(crate) fn resume<S: Sink>(&mut self, sink: &mut S) -> Halt {
         let mut scanned = self.scanned();
-        with_builtin!(kind, codec => {
+        with_builtin!(sink.kind(), codec => {
+            let codec = codec.to_owned();
             let halt = self.decode_tail(sink, |bytes| codec.decode(&mut scanned, bytes));
             self.keep_scanned(scanned);
             halt
         }, custom => {
+            let custom = custom.clone();
             let mut state = self.take_custom(|| custom.new_state());
             let halt = self.decode_tail(sink, |bytes| custom.decode_erased(&mut state, bytes));
             self.custom = Some(state);
@@ -111,13 +118,15 @@ impl Inbound {
     }
 
     /// Shows the codec what is left now that the stream has ended.
-    pub(crate) fn finish<S: Sink>(&mut self, kind: &Kind, sink: &mut S) -> Halt {
+    pub(crate) fn finish<S: Sink>(&mut self, sink: &mut S) -> Halt {
         let mut scanned = self.scanned();
-        with_builtin!(kind, codec => {
+        with_builtin!(sink.kind(), codec => {
+            let codec = codec.to_owned();
             let halt = self.decode_tail(sink, |rest| codec.finish(&mut scanned, rest));
             self.keep_scanned(scanned);
             halt
         }, custom => {
+            let custom = custom.clone();
             let mut state = self.take_custom(|| custom.new_state());
             let halt = self.decode_tail(sink, |rest| custom.finish_erased(&mut state, rest));
             self.custom = Some(state);

@@ -84,11 +84,18 @@ impl Flags {
             | Self::REFRAMED.0
             | Self::NO_CREDIT.0,
     );
-    /// After a frame, one look at these tells whether the next may follow at once.
-    pub(crate) const BREAKS_RUN: Self = Self(Self::STOPS_DECODING.0 | Self::BY_CREDIT.0);
     /// `send` is refused while one of these is set.
     pub(crate) const STOPS_SENDING: Self =
         Self(Self::CLOSING.0 | Self::ENDING.0 | Self::DEAD.0 | Self::WRITE_FAILED.0);
+    /// Each frame is followed, and each `send` begun, by a look at the entry.
+    pub(crate) const NOT_PLAIN: Self =
+        Self(Self::STOPS_SENDING.0 | Self::STOPS_DECODING.0 | Self::BY_CREDIT.0);
+
+    /// These flags, or none.
+    #[inline]
+    pub(crate) fn given(self, is_so: bool) -> Self {
+        Self(self.0 * u32::from(is_so))
+    }
 
     #[inline]
     pub(crate) fn intersects(self, other: Self) -> bool {

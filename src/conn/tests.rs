@@ -13,7 +13,7 @@ mod splits;
 
 use super::{Flow, Halt, Inbound, Sink};
 use crate::buffer::Pool;
-use crate::codec::{Framing, Skipped};
+use crate::codec::{Framing, Kind, Skipped};
 use crate::error::FrameError;
 use crate::timer::Stamp;
 
@@ -123,6 +123,7 @@ const ONE_BY_ONE: How = How {
 
 /// Collects frames, and stops where a budget or a stage ends.
 struct Collect {
+    framing: Framing,
     frames: Vec<Vec<u8>>,
     count: usize,
     /// Frames are counted, and not kept.
@@ -138,6 +139,7 @@ struct Collect {
 impl Collect {
     fn new() -> Self {
         Self {
+            framing: Framing::raw(),
             frames: Vec::new(),
             count: 0,
             only_counts: false,
@@ -149,15 +151,30 @@ impl Collect {
         }
     }
 
+    fn of(framing: &Framing) -> Self {
+        Self {
+            framing: framing.clone(),
+            ..Self::new()
+        }
+    }
+
     fn counting() -> Self {
+        Self::counting_of(&Framing::raw())
+    }
+
+    fn counting_of(framing: &Framing) -> Self {
         Self {
             only_counts: true,
-            ..Self::new()
+            ..Self::of(framing)
         }
     }
 }
 
 impl Sink for Collect {
+    fn kind(&self) -> &Kind {
+        self.framing.kind()
+    }
+
     fn now(&self) -> Stamp {
         self.now
     }
@@ -206,9 +223,9 @@ fn deliver(
             inbound.reframe();
         }
         sink.budget_left = how.budget;
-        let kind = stage.framing.kind();
+        sink.framing = stage.framing.clone();
         let halt = if inbound.has_undelivered() {
-            inbound.resume(kind, sink)
+            inbound.resume(sink)
         } else if at < stream.len() {
             let len = read_len(at).min(stream.len() - at);
             if how.direct
@@ -221,9 +238,9 @@ fn deliver(
                 continue;
             }
             at += len;
-            inbound.ingest(kind, &stream[at - len..at], sink)
+            inbound.ingest(&stream[at - len..at], sink)
         } else if inbound.len() > 0 {
-            match inbound.finish(kind, sink) {
+            match inbound.finish(sink) {
                 Halt::Drained => break None,
                 halt => halt,
             }
@@ -294,29 +311,17 @@ impl Random {
 fn a_frame_is_as_old_as_the_read_that_brought_its_first_byte() {
     let at = |millis| Stamp::at(std::time::Duration::from_millis(millis));
     let line = Framing::line();
-    let (mut inbound, mut sink) = (Inbound::default(), Collect::new());
+    let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&line));
     sink.now = at(5);
-    assert!(matches!(
-        inbound.ingest(line.kind(), b"ab", &mut sink),
-        Halt::Drained
-    ));
+    assert!(matches!(inbound.ingest(b"ab", &mut sink), Halt::Drained));
     assert_eq!(inbound.unfinished_since(), Some(at(5)));
     (sink.now, sink.budget_left) = (at(10), 1);
-    assert!(matches!(
-        inbound.ingest(line.kind(), b"c\nde", &mut sink),
-        Halt::Stopped
-    ));
+    assert!(matches!(inbound.ingest(b"c\nde", &mut sink), Halt::Stopped));
     (sink.now, sink.budget_left) = (at(20), usize::MAX);
-    assert!(matches!(
-        inbound.resume(line.kind(), &mut sink),
-        Halt::Drained
-    ));
+    assert!(matches!(inbound.resume(&mut sink), Halt::Drained));
     assert_eq!(inbound.unfinished_since(), Some(at(10)));
     sink.now = at(30);
-    assert!(matches!(
-        inbound.ingest(line.kind(), b"f", &mut sink),
-        Halt::Drained
-    ));
+    assert!(matches!(inbound.ingest(b"f", &mut sink), Halt::Drained));
     assert_eq!(
         inbound.unfinished_since(),
         Some(at(10)),

@@ -10,10 +10,16 @@ use crate::error::Gone;
 use crate::token::{Generations, ListenerId, PollToken, Token, UdpId};
 
 /// All entries of a reactor.
+///
+/// Every way in which a callback can change an entry leads through here. So one connection can be
+/// [watched](Entries::watch): as long as nobody looked anything up to change it, that connection is
+/// as it was, and need not be looked at.
 #[derive(Debug)]
 pub(crate) struct Entries {
     slab: Slab<Entry>,
     generations: Generations,
+    /// The connection that is watched, until any entry is looked up to be changed.
+    watched: Option<Token>,
 }
 
 impl Entries {
@@ -21,6 +27,7 @@ impl Entries {
         Self {
             slab: Slab::new(),
             generations: Generations::new(),
+            watched: None,
         }
     }
 
@@ -29,12 +36,12 @@ impl Entries {
         let vacant = self.slab.vacant_entry();
         let key = u32::try_from(vacant.key()).expect("descriptors end before 2^32 entries do");
         vacant.insert(entry(generation));
-        Token { key, generation }
+        Token::new(key, generation)
     }
 
     /// Frees the key of an entry that is there.
     pub(super) fn remove(&mut self, token: Token) {
-        self.slab.remove(token.key as usize);
+        self.slab.remove(token.key() as usize);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -47,25 +54,26 @@ impl Entries {
 
     /// The tokens of all entries that are there now.
     pub(super) fn tokens(&self) -> Vec<Token> {
-        let token = |(key, entry): (usize, &Entry)| Token {
-            key: u32::try_from(key).expect("keys are handed out as 32 bits"),
-            generation: entry.generation(),
+        let token = |(key, entry): (usize, &Entry)| {
+            let key = u32::try_from(key).expect("keys are handed out as 32 bits");
+            Token::new(key, entry.generation())
         };
         self.slab.iter().map(token).collect()
     }
 
     #[inline]
     pub(crate) fn get(&self, token: Token) -> Result<&Entry, Gone> {
-        match self.slab.get(token.key as usize) {
-            Some(entry) if entry.generation() == token.generation => Ok(entry),
+        match self.slab.get(token.key() as usize) {
+            Some(entry) if token.is_of(entry.generation()) => Ok(entry),
             _ => Err(Gone),
         }
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, token: Token) -> Result<&mut Entry, Gone> {
-        match self.slab.get_mut(token.key as usize) {
-            Some(entry) if entry.generation() == token.generation => Ok(entry),
+        self.watched = None;
+        match self.slab.get_mut(token.key() as usize) {
+            Some(entry) if token.is_of(entry.generation()) => Ok(entry),
             _ => Err(Gone),
         }
     }
@@ -73,32 +81,37 @@ impl Entries {
     /// The flags, which all kinds have.
     #[inline]
     pub(super) fn flags_mut(&mut self, token: Token) -> Option<&mut Flags> {
-        let (generation, flags) = self.slab.get_mut(token.key as usize)?.head_mut();
-        (generation == token.generation).then_some(flags)
+        self.watched = None;
+        let (generation, flags) = self.slab.get_mut(token.key() as usize)?.head_mut();
+        token.is_of(generation).then_some(flags)
     }
 
     /// The entry that the poll has named, and its flags.
     #[inline]
     pub(super) fn of_poll(&mut self, token: PollToken) -> Option<(Token, &mut Flags)> {
         let (generation, flags) = self.slab.get_mut(token.key())?.head_mut();
-        let key = u32::try_from(token.key()).expect("keys are handed out as 32 bits");
-        token
-            .is_of(generation)
-            .then_some((Token { key, generation }, flags))
+        Some((token.of(generation)?, flags))
     }
 
     #[inline]
     pub(crate) fn conn(&self, token: Token) -> Result<&Connection, Gone> {
-        match self.slab.get(token.key as usize) {
-            Some(Entry::Conn(conn)) if conn.generation == token.generation => Ok(conn),
+        match self.slab.get(token.key() as usize) {
+            Some(Entry::Conn(conn)) if token.is_of(conn.generation) => Ok(conn),
             _ => Err(Gone),
         }
     }
 
     #[inline]
     pub(crate) fn conn_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
-        match self.slab.get_mut(token.key as usize) {
-            Some(Entry::Conn(conn)) if conn.generation == token.generation => Ok(conn),
+        self.watched = None;
+        self.unwatched_mut(token)
+    }
+
+    /// [`conn_mut`](Entries::conn_mut) for the dispatch itself: it knows what it changes.
+    #[inline]
+    pub(super) fn unwatched_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
+        match self.slab.get_mut(token.key() as usize) {
+            Some(Entry::Conn(conn)) if token.is_of(conn.generation) => Ok(conn),
             _ => Err(Gone),
         }
     }
@@ -115,5 +128,22 @@ impl Entries {
             Entry::Udp(entry) => Ok(entry),
             _ => Err(Gone),
         }
+    }
+
+    #[inline]
+    pub(super) fn watch(&mut self, token: Option<Token>) {
+        self.watched = token;
+    }
+
+    /// Whether this connection is watched, and nothing was changed since.
+    #[inline]
+    pub(super) fn is_unchanged(&self, token: Token) -> bool {
+        self.watched == Some(token)
+    }
+
+    /// Whether the connection that was watched last is unchanged.
+    #[inline]
+    pub(super) fn is_watching(&self) -> bool {
+        self.watched.is_some()
     }
 }

@@ -25,7 +25,9 @@ pub(crate) enum Entry {
 /// One TCP connection. Idle, this is all it costs.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    /// Not here while it is served: see [`Served`](super::Served).
     pub(crate) framing: Framing,
+    /// Not here while it is served either.
     pub(crate) inbound: Inbound,
     /// What the kernel refused, while there is any.
     pub(crate) outbound: Option<Box<Outbound>>,
@@ -122,9 +124,17 @@ impl Entry {
         self.head_mut().1
     }
 
-    /// What all kinds have: the generation and the flags.
+    /// What all kinds have: the generation and the flags. Most entries are connections.
     #[inline]
     pub(crate) fn head_mut(&mut self) -> (NonZeroU32, &mut Flags) {
+        match self {
+            Self::Conn(conn) => (conn.generation, &mut conn.flags),
+            other => other.rare_head_mut(),
+        }
+    }
+
+    #[cold]
+    fn rare_head_mut(&mut self) -> (NonZeroU32, &mut Flags) {
         match self {
             Self::Conn(conn) => (conn.generation, &mut conn.flags),
             Self::Listener(listener) => (listener.generation, &mut listener.flags),
@@ -164,6 +174,20 @@ impl Connection {
     pub(crate) fn held_bytes(&self) -> usize {
         let outbound = self.outbound.as_ref();
         self.inbound.capacity() + outbound.map_or(0, |outbound| outbound.held_bytes())
+    }
+
+    /// Whether what it is sent while it is served may be gathered: nothing stops it, and nothing is
+    /// queued before it.
+    #[inline]
+    pub(crate) fn gathers(&self) -> bool {
+        self.outbound.is_none() && !self.flags.intersects(Flags::STOPS_SENDING)
+    }
+
+    /// Whether it needs no look at it, neither to be sent something while it is served nor after a
+    /// frame: what it is sent is gathered, and its frames are not counted.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.outbound.is_none() && !self.flags.intersects(Flags::NOT_PLAIN)
     }
 
     pub(crate) fn queued_bytes(&self) -> usize {

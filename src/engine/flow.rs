@@ -32,7 +32,7 @@ impl Engine {
     }
 
     pub(crate) fn grant(&mut self, token: Token, frames: u64) -> Result<(), Gone> {
-        let is_fresh = self.current == Some(token);
+        let is_fresh = self.served.is(token);
         let conn = self.conn_mut(token)?;
         let none = Credit {
             frames: 0,
@@ -64,6 +64,15 @@ impl Engine {
         }
         if credit.frames == 0 {
             conn.flags.insert(Flags::NO_CREDIT);
+        }
+    }
+
+    /// A frame was skipped, which costs nothing. What was granted meanwhile counts from the next.
+    pub(crate) fn spend_nothing(&mut self, token: Token) {
+        if let Ok(conn) = self.conn_mut(token)
+            && let Some(credit) = conn.rare.as_mut().and_then(|rare| rare.credit.as_mut())
+        {
+            credit.is_fresh = false;
         }
     }
 

@@ -14,6 +14,8 @@ use crate::token::Token;
 pub(crate) enum Fill {
     /// That many bytes, at least one.
     Bytes(usize),
+    /// That many bytes, and no more are there.
+    Last(usize),
     /// The peer has ended its side.
     Ended,
     /// Nothing is there; an event tells when there is.
@@ -31,7 +33,7 @@ impl Engine {
             stamp,
             ..
         } = self;
-        match entries.conn_mut(token) {
+        match entries.unwatched_mut(token) {
             Ok(conn) => fill(conn, stats, *stamp, buf),
             Err(gone) => Fill::Failed(gone.into()),
         }
@@ -54,10 +56,11 @@ fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &mut [u8]) ->
             conn.active = now;
             conn.stats.read_bytes += len as u64;
             stats.read_bytes += len as u64;
+            log::trace!("read {len} bytes from {}", conn.peer);
             if SHORT_READ_DRAINS && len < buf.len() && !conn.flags.intersects(Flags::END_HINT) {
                 conn.flags.remove(Flags::READABLE);
+                return Fill::Last(len);
             }
-            log::trace!("read {len} bytes from {}", conn.peer);
             Fill::Bytes(len)
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

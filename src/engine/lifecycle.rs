@@ -15,13 +15,13 @@ use super::{
     ACCEPT_RETRY, Connection, Engine, Entry, ListenerEntry, SHUTDOWN_TURNS_MAX, Task, UdpEntry,
 };
 use crate::codec::{Framing, Skipped};
-use crate::conn::Flags;
+use crate::conn::{Flags, Inbound};
 use crate::datagram::DatagramQueue;
 use crate::error::{CloseReason, Closed, FrameError, Gone};
 use crate::socket::{
     AcceptFailure, ConnectOptions, ListenOptions, Listener, Stream, Udp, UdpOptions,
 };
-use crate::token::{ConnId, ListenerId, PollToken, Token, UdpId};
+use crate::token::{ConnId, ListenerId, Token, UdpId};
 
 /// What one try to accept came to.
 #[derive(Debug)]
@@ -150,7 +150,7 @@ impl Engine {
         {
             conn.peer = addr;
             let registered = Stream::connect(addr, options).and_then(|mut stream| {
-                stream.register(driver, PollToken(token.to_poll()))?;
+                stream.register(driver, token.to_poll())?;
                 Ok(stream)
             });
             match registered {
@@ -312,7 +312,7 @@ impl Engine {
             conn.rare().deadline = Some(deadline);
         }
         // The dispatch under way does both at its end; nobody else would.
-        if self.current != Some(token) {
+        if !self.served.is(token) {
             self.flush_later(token);
             self.queue(token);
         }
@@ -325,7 +325,7 @@ impl Engine {
         if !conn.flags.intersects(Flags::STOPS_SENDING) {
             conn.flags.insert(Flags::ENDING);
             conn.rare().reason.get_or_insert(reason);
-            if self.current != Some(token) {
+            if !self.served.is(token) {
                 self.flush_later(token);
             }
         }
@@ -380,14 +380,18 @@ impl Engine {
     /// A callback about this connection panicked: its session is gone and its input is in pieces.
     #[cold]
     pub(crate) fn handler_panicked(&mut self, token: Token) {
-        if self.current.take() == Some(token) {
+        let is_served = self.served.is(token);
+        if is_served {
             if let Ok(conn) = self.entries.conn_mut(token) {
                 conn.rare().unsent_bytes += self.out.len() as u64;
             }
             self.out.clear();
         }
-        self.recount_memory();
         self.abort(token, CloseReason::HandlerPanicked);
+        if is_served {
+            let _ = self.end_serving(token, Inbound::default());
+        }
+        self.recount_memory();
     }
 
     /// Marks a connection as ended, for `reason` unless there is a better one already.
@@ -538,7 +542,7 @@ impl Engine {
         let Self {
             entries, driver, ..
         } = self;
-        let poll_token = PollToken(token.to_poll());
+        let poll_token = token.to_poll();
         let registered = match entries.get_mut(token)? {
             Entry::Conn(conn) => conn.stream.register(driver, poll_token),
             Entry::Listener(entry) => entry.listener.register(driver, poll_token),

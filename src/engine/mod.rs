@@ -12,6 +12,8 @@ mod input;
 mod lifecycle;
 mod memory;
 mod output;
+mod ready;
+mod serving;
 mod throttle;
 mod timeouts;
 
@@ -35,6 +37,8 @@ use crate::timer::{Stamp, TimerId, Wheel, tick_at_or_after};
 use crate::token::{ConnId, ListenerId, PollToken, SocketId, Token, UdpId};
 use entries::Entries;
 use output::SpareOutbounds;
+use ready::ReadyQueue;
+use serving::Served;
 use throttle::Throttle;
 use timeouts::Timeouts;
 
@@ -53,7 +57,7 @@ pub(crate) struct Engine {
     pub(crate) driver: Driver,
     pub(crate) entries: Entries,
     /// Entries with work, each once (`Flags::QUEUED`).
-    ready: VecDeque<Token>,
+    ready: ReadyQueue,
     /// Entries with output that no dispatch of their own flushes, each once (`Flags::TO_FLUSH`).
     to_flush: VecDeque<Token>,
     /// Entries that have ended and are reaped at the end of the turn, each once (`Flags::DEAD`).
@@ -64,8 +68,7 @@ pub(crate) struct Engine {
     pub(crate) out: Buf,
     /// The longest that `out` was since the last trim.
     out_peak: usize,
-    /// The connection whose frames are being delivered.
-    pub(crate) current: Option<Token>,
+    pub(crate) served: Served,
     pub(crate) wheel: Wheel<Task>,
     /// When the wheel's ticks began.
     epoch: Instant,
@@ -120,14 +123,14 @@ impl Engine {
         Ok(Self {
             driver: Driver::new()?,
             entries: Entries::new(),
-            ready: VecDeque::new(),
+            ready: ReadyQueue::default(),
             to_flush: VecDeque::new(),
             dead: VecDeque::new(),
             pool: Pool::new(config.pool_len),
             spare_outbounds: SpareOutbounds::default(),
             out: Buf::default(),
             out_peak: 0,
-            current: None,
+            served: Served::nobody(),
             wheel: Wheel::new(),
             epoch: now,
             now,
@@ -163,18 +166,17 @@ impl Engine {
         stats.events += count as u64;
     }
 
-    /// How many entries wait to be served now.
-    pub(crate) fn ready_count(&self) -> usize {
-        self.ready.len()
+    /// Begins to serve the entries that wait.
+    #[inline]
+    pub(crate) fn begin_round(&mut self) {
+        self.ready.begin_round();
     }
 
-    /// The entry that has waited longest, if it is still the one that was queued.
-    #[inline]
-    pub(crate) fn next_ready(&mut self) -> Option<(Token, &mut Entry)> {
-        let token = self.ready.pop_front()?;
+    /// Looks at an entry of the round that is no plain connection, and takes it out of the queue.
+    pub(crate) fn look_at_ready(&mut self, token: Token) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(token).ok()?;
         entry.flags_mut().remove(Flags::QUEUED);
-        Some((token, entry))
+        Some(entry)
     }
 
     /// Puts an entry at the back of the ready queue, unless it stands there.
@@ -184,7 +186,7 @@ impl Engine {
             && !flags.intersects(Flags::QUEUED)
         {
             flags.insert(Flags::QUEUED);
-            self.ready.push_back(token);
+            self.ready.push(token);
         }
     }
 
@@ -290,14 +292,6 @@ impl Engine {
         self.entries.udp_mut(id)
     }
 
-    /// What was counted, and how things stand at present.
-    pub(crate) fn stats(&self) -> Stats {
-        Stats {
-            held_bytes: self.pool.lent_bytes(),
-            ..self.stats
-        }
-    }
-
     pub(crate) fn local_addr(&self, id: SocketId) -> io::Result<SocketAddr> {
         match self.entry(id)? {
             Entry::Conn(conn) => conn.stream.local_addr(),
@@ -323,40 +317,32 @@ impl Engine {
 }
 
 #[inline]
-fn note(
-    entries: &mut Entries,
-    ready: &mut VecDeque<Token>,
-    token: PollToken,
-    readiness: Readiness,
-) {
+fn note(entries: &mut Entries, ready: &mut ReadyQueue, token: PollToken, readiness: Readiness) {
     let Some((token, flags)) = entries.of_poll(token) else {
         return;
     };
-    flags.insert(match readiness {
-        Readiness { hung_up: true, .. } => {
-            Flags::READABLE | Flags::WRITABLE | Flags::END_HINT | Flags::HUNG_UP
-        }
-        Readiness { ended: true, .. } => Flags::READABLE | Flags::WRITABLE | Flags::END_HINT,
-        Readiness {
-            readable: true,
-            writable: true,
-            ..
-        } => Flags::READABLE | Flags::WRITABLE,
-        Readiness { readable: true, .. } => Flags::READABLE,
-        Readiness { writable: true, .. } => Flags::WRITABLE,
-        _ => Flags::default(),
-    });
-    if !flags.intersects(Flags::QUEUED) {
-        flags.insert(Flags::QUEUED);
-        ready.push_back(token);
+    let is_queued = flags.intersects(Flags::QUEUED);
+    flags.insert(flags_of(readiness) | Flags::QUEUED);
+    if !is_queued {
+        ready.push(token);
     }
+}
+
+/// What an event makes known. After an end, both directions have something to tell.
+#[inline]
+fn flags_of(event: Readiness) -> Flags {
+    if event.ended {
+        let both = Flags::READABLE | Flags::WRITABLE | Flags::END_HINT;
+        return both | Flags::HUNG_UP.given(event.hung_up);
+    }
+    Flags::READABLE.given(event.readable) | Flags::WRITABLE.given(event.writable)
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
             .field("entries", &self.entries.len())
-            .field("ready", &self.ready.len())
+            .field("ready", &self.ready)
             .field("stats", &self.stats)
             .finish_non_exhaustive()
     }

@@ -8,7 +8,6 @@ use std::io;
 
 use super::{Connection, Engine, Entry};
 use crate::buffer::Pool;
-use crate::codec::Out;
 use crate::config::Config;
 use crate::conn::{ClosingStep, Flags, Outbound};
 use crate::error::{CloseReason, SendError, Sent};
@@ -26,33 +25,59 @@ impl Engine {
     /// Encodes `payload` as a frame and queues it.
     #[inline]
     pub(crate) fn send(&mut self, token: Token, payload: &[u8]) -> Result<Sent, SendError> {
+        if self.entries.is_unchanged(token) {
+            return self.gather(payload);
+        }
+        self.look_and_send(token, payload)
+    }
+
+    /// [`send`](Engine::send) for a connection that has to be looked at.
+    #[inline(never)]
+    fn look_and_send(&mut self, token: Token, payload: &[u8]) -> Result<Sent, SendError> {
+        let is_served = self.served.is(token);
+        let conn = self.entries.conn_mut(token)?;
+        if conn.flags.intersects(Flags::STOPS_SENDING) {
+            Err(SendError::Closing)
+        } else if is_served && conn.gathers() {
+            self.gather(payload)
+        } else {
+            self.send_queued(token, payload)
+        }
+    }
+
+    /// Gathers a frame for the connection that is served.
+    #[inline]
+    fn gather(&mut self, payload: &[u8]) -> Result<Sent, SendError> {
+        let Self {
+            served,
+            out,
+            config,
+            ..
+        } = self;
+        let before = out.len();
+        served.framing.encode(payload, out)?;
+        if out.len() > config.write_high {
+            return self.gathered_much(before);
+        }
+        served.frames_out += 1;
+        Ok(Sent::Queued)
+    }
+
+    /// The output from `before` on took it above its high mark; or it is too much.
+    #[cold]
+    fn gathered_much(&mut self, before: usize) -> Result<Sent, SendError> {
         let Self {
             entries,
+            served,
             out,
-            current,
             config,
             pool,
             stats,
             ..
         } = self;
+        let token = served.token.ok_or(SendError::Gone)?;
         let conn = entries.conn_mut(token)?;
-        if *current != Some(token) || conn.outbound.is_some() {
-            return self.send_queued(token, payload);
-        }
-        if conn.flags.intersects(Flags::STOPS_SENDING) {
-            return Err(SendError::Closing);
-        }
-        let before = out.len();
-        if let Err(error) = conn.framing.encode(payload, &mut Out::new(out)) {
-            out.truncate(before);
-            return Err(error.into());
-        }
         let queued = out.len();
-        if queued <= config.write_high {
-            stats.frames_out += 1;
-            conn.stats.frames_out += 1;
-            return Ok(Sent::Queued);
-        }
         if queued > config.write_queue_len_max {
             out.truncate(before);
             return Err(full(conn, before));
@@ -65,11 +90,12 @@ impl Engine {
         Ok(accepted(conn, queued, config, stats))
     }
 
-    /// [`send`](Engine::send) for a connection that is not being served, or has a queue.
+    /// [`send`](Engine::send) for a connection that is not served, or has a queue.
     fn send_queued(&mut self, token: Token, payload: &[u8]) -> Result<Sent, SendError> {
         let is_memory_full = self.is_memory_full();
         let Self {
             entries,
+            served,
             pool,
             spare_outbounds,
             to_flush,
@@ -79,20 +105,20 @@ impl Engine {
             ..
         } = self;
         let conn = entries.conn_mut(token)?;
-        if conn.flags.intersects(Flags::STOPS_SENDING) {
-            return Err(SendError::Closing);
-        }
         if is_memory_full {
             self.refuse_for_memory(token);
             return Err(SendError::Full);
         }
-        let framing = conn.framing.clone();
+        let framing = match served.is(token) {
+            true => &served.framing,
+            false => &conn.framing,
+        };
         let outbound = conn
             .outbound
             .get_or_insert_with(|| spare_outbounds.take(*stamp));
         let limit = config.write_queue_len_max;
         let encoded = outbound.encode(payload.len(), limit, pool, |buf| {
-            framing.encode(payload, &mut Out::new(buf))
+            framing.encode(payload, buf)
         });
         let queued = outbound.len();
         if queued == 0 {
@@ -130,12 +156,12 @@ impl Engine {
         Some((token, entry))
     }
 
-    /// Writes the output of the current dispatch; what the kernel refuses is queued.
+    /// Writes what was gathered; what the kernel refuses is queued.
     #[inline]
-    pub(crate) fn write_out(&mut self) -> Drained {
-        let Some(token) = self.current.filter(|_| !self.out.is_empty()) else {
+    pub(crate) fn write_out(&mut self, token: Token) -> Drained {
+        if self.out.is_empty() {
             return Drained(false);
-        };
+        }
         self.out_peak = self.out_peak.max(self.out.len());
         let Self {
             entries,
@@ -144,7 +170,7 @@ impl Engine {
             stamp,
             ..
         } = self;
-        let Ok(conn) = entries.conn_mut(token) else {
+        let Ok(conn) = entries.unwatched_mut(token) else {
             out.clear();
             return Drained(false);
         };
@@ -154,6 +180,29 @@ impl Engine {
             return Drained(false);
         }
         match write(conn, stats, *stamp, out.bytes()) {
+            Ok(len) if len == out.len() => {
+                out.clear();
+                Drained(conn.flags.set(Flags::ABOVE_HIGH, false))
+            }
+            result => self.wrote_less(token, result),
+        }
+    }
+
+    /// The kernel did not take all that was gathered.
+    #[cold]
+    fn wrote_less(&mut self, token: Token, result: io::Result<usize>) -> Drained {
+        let Self {
+            entries,
+            out,
+            pool,
+            spare_outbounds,
+            stamp,
+            ..
+        } = self;
+        let Ok(conn) = entries.conn_mut(token) else {
+            return Drained(false);
+        };
+        match result {
             Ok(len) => out.consume(len),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 conn.flags.remove(Flags::WRITABLE);
@@ -164,29 +213,10 @@ impl Engine {
                 return self.fail_write(token, error);
             }
         }
-        if self.out.is_empty() {
-            return self.emptied(token);
-        }
-        self.queue_out(token)
-    }
-
-    /// Queues what a write of the current dispatch's output left, and writes on to `WouldBlock`.
-    #[cold]
-    fn queue_out(&mut self, token: Token) -> Drained {
-        let Self {
-            entries,
-            out,
-            pool,
-            spare_outbounds,
-            stamp,
-            ..
-        } = self;
-        if let Ok(conn) = entries.conn_mut(token) {
-            let outbound = conn
-                .outbound
-                .get_or_insert_with(|| spare_outbounds.take(*stamp));
-            outbound.push(out.bytes(), pool);
-        }
+        let outbound = conn
+            .outbound
+            .get_or_insert_with(|| spare_outbounds.take(*stamp));
+        outbound.push(out.bytes(), pool);
         out.clear();
         self.flush(token)
     }

@@ -5,11 +5,11 @@ use crate::buffer::Pool;
 use crate::codec::{Kind, Skipped};
 use crate::conn::{Flags, Flow, Halt, Inbound, Sink};
 use crate::context::Context;
-use crate::engine::{Accepted, Connected, Drained, Engine, Fill};
+use crate::engine::{Accepted, Connected, Drained, Engine, Entry, Fill};
 use crate::error::CloseReason;
 use crate::handler::{Handler, Origin};
 use crate::timer::Stamp;
-use crate::token::{ConnId, ListenerId, Token};
+use crate::token::{ConnId, ListenerId, Token, UdpId};
 
 impl<H: Handler> Reactor<H> {
     /// The rarer half of an event: a connect came to its end, or a queue can be flushed on. Answers
@@ -33,8 +33,27 @@ impl<H: Handler> Reactor<H> {
         true
     }
 
+    /// Serves what is no plain connection.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn serve_other(&mut self, token: Token) {
+        match self.engine.look_at_ready(token) {
+            Some(Entry::Conn(_)) => {
+                if self.serve_output(token)
+                    && let Some((inbound, flags)) = self.engine.begin_serving(token)
+                {
+                    self.serve_input(token, inbound, flags);
+                }
+            }
+            Some(Entry::Listener(_)) => self.serve_listener(ListenerId(token)),
+            Some(Entry::Udp(_)) => self.serve_udp(UdpId(token)),
+            None => {}
+        }
+    }
+
     /// Reads, decodes and delivers within the budgets, then writes what was sent meanwhile.
-    pub(super) fn serve_input(&mut self, token: Token) {
+    #[inline]
+    pub(super) fn serve_input(&mut self, token: Token, inbound: Inbound, flags: Flags) {
         let Self {
             engine,
             handler,
@@ -42,15 +61,8 @@ impl<H: Handler> Reactor<H> {
             scratch,
             ..
         } = self;
-        let Ok(conn) = engine.conn_mut(token) else {
-            return;
-        };
-        let kind = conn.framing.kind().clone();
-        let inbound = std::mem::take(&mut conn.inbound);
-        let session = sessions.take(token.key);
-        let frames_left = engine.config.frame_budget;
+        let session = sessions.take(token.key());
         let bytes_left = engine.config.read_budget;
-        engine.current = Some(token);
         let served = OnUnwind::new(engine, token, Engine::handler_panicked);
         let mut dispatch = Dispatch {
             handler,
@@ -60,34 +72,18 @@ impl<H: Handler> Reactor<H> {
             },
             token,
             session,
-            frames_left,
             bytes_left,
         };
-        let mut input = Input {
-            inbound,
-            kind,
-            scratch,
-        };
-        let cut_short = input.serve(&mut dispatch);
+        let mut input = Input { inbound, scratch };
+        let cut_short = input.serve(flags, &mut dispatch);
 
         let Dispatch { cx, session, .. } = dispatch;
-        cx.sessions.put(token.key, session);
+        cx.sessions.put(token.key(), session);
         served.disarm();
-        let engine = &mut self.engine;
-        let Ok(conn) = engine.conn_mut(token) else {
-            return;
-        };
-        // What stood in its place owns nothing, and is not worth a look at its drop.
-        std::mem::forget(std::mem::replace(&mut conn.inbound, input.inbound));
-        let has_epilogue = conn.flags.intersects(Flags::HAS_EPILOGUE);
         if cut_short {
-            engine.queue(token);
+            self.engine.queue(token);
         }
-        let drained = engine.write_out();
-        engine.current = None;
-        if has_epilogue {
-            engine.step_closing(token);
-        }
+        let (drained, has_epilogue) = self.engine.end_serving(token, input.inbound);
         self.tell_drained(token, drained);
         if has_epilogue {
             self.serve_hangup(token);
@@ -110,7 +106,7 @@ impl<H: Handler> Reactor<H> {
         for _ in 0..self.engine.config.accept_budget {
             match self.engine.accept(id) {
                 Accepted::Conn(conn) => {
-                    self.sessions.put(conn.0.key, H::Session::default());
+                    self.sessions.put(conn.0.key(), H::Session::default());
                     self.call(conn.0, |handler, cx, conn, session| {
                         handler.on_open(cx, conn, session, Origin::Accepted(id));
                     });
@@ -129,72 +125,66 @@ struct Dispatch<'a, H: Handler> {
     cx: Context<'a, H>,
     token: Token,
     session: H::Session,
-    frames_left: usize,
     bytes_left: usize,
 }
 
 impl<H: Handler> Dispatch<'_, H> {
-    #[inline]
-    fn flags(&self) -> Flags {
-        self.cx
-            .engine
-            .conn(self.token)
-            .map_or(Flags::DEAD, |conn| conn.flags)
-    }
-
     /// Whether the budget of this turn is spent.
     #[inline]
     fn is_spent(&self) -> bool {
-        self.frames_left == 0 || self.bytes_left == 0
+        self.cx.engine.served.frames_left == 0 || self.bytes_left == 0
     }
 
-    /// Decoding is stopped, or frames are counted. Where it is stopped for a long output, which is
-    /// not written yet, that is written now, and decoding may go on.
+    /// How the connection stands after a callback that may have changed it, or behind a frame that
+    /// is counted. Where decoding is stopped for a long output, which is not written yet, that is
+    /// written now, and decoding may go on.
     #[cold]
-    fn makes_way(&mut self) -> bool {
-        if self.flags().intersects(Flags::ABOVE_HIGH) && self.cx.engine.write_out() == Drained(true)
+    #[inline(never)]
+    fn look_again(&mut self, spend: fn(&mut Engine, Token)) -> Flow {
+        let engine = &mut *self.cx.engine;
+        if engine.look_at_served().intersects(Flags::ABOVE_HIGH)
+            && engine.write_out(self.token) == Drained(true)
         {
             let conn = ConnId(self.token);
             self.handler
                 .on_drained(&mut self.cx, conn, &mut self.session);
         }
-        self.cx.engine.spend_credit(self.token);
-        self.flags().wants_frames()
+        spend(self.cx.engine, self.token);
+        let flags = self.cx.engine.look_at_served();
+        if flags.wants_frames() && !self.is_spent() {
+            Flow::Continue
+        } else {
+            Flow::Stop
+        }
     }
 }
 
 impl<H: Handler> Sink for Dispatch<'_, H> {
     #[inline]
+    fn kind(&self) -> &Kind {
+        self.cx.engine.served.kind()
+    }
+
+    #[inline]
     fn frame(&mut self, frame: &[u8]) -> Flow {
         self.handler
             .on_frame(&mut self.cx, ConnId(self.token), &mut self.session, frame);
-        self.frames_left -= 1;
         let engine = &mut *self.cx.engine;
-        engine.stats.frames_in += 1;
-        let Ok(conn) = engine.conn_mut(self.token) else {
-            return Flow::Stop;
-        };
-        conn.stats.frames_in += 1;
-        let goes_on = !conn.flags.intersects(Flags::BREAKS_RUN) || self.makes_way();
-        if goes_on && self.frames_left > 0 {
+        engine.served.frames_left -= 1;
+        if engine.served.frames_left > 0 && engine.is_served_unchanged() {
             Flow::Continue
         } else {
-            Flow::Stop
+            self.look_again(Engine::spend_credit)
         }
     }
 
     #[cold]
     fn skipped(&mut self, skipped: Skipped) -> Flow {
-        self.frames_left -= 1;
+        self.cx.engine.served.skip_one();
         self.cx.engine.note_skipped(self.token, skipped);
         self.handler
             .on_skipped(&mut self.cx, ConnId(self.token), &mut self.session, skipped);
-        let goes_on = self.flags().wants_frames() || self.makes_way();
-        if goes_on && self.frames_left > 0 {
-            Flow::Continue
-        } else {
-            Flow::Stop
-        }
+        self.look_again(Engine::spend_nothing)
     }
 
     fn now(&self) -> Stamp {
@@ -210,7 +200,6 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
 /// the entry while its bytes are borrowed.
 struct Input<'a> {
     inbound: Inbound,
-    kind: Kind,
     scratch: &'a mut [u8],
 }
 
@@ -218,11 +207,11 @@ impl Input<'_> {
     /// Delivers what is there, as long as the connection wants input and the budget lasts. Answers
     /// whether the budget cut it short.
     #[inline]
-    fn serve<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> bool {
+    fn serve<H: Handler>(&mut self, mut flags: Flags, dispatch: &mut Dispatch<'_, H>) -> bool {
         loop {
-            let flags = dispatch.flags();
             if flags.intersects(Flags::REFRAMED) {
                 self.reframe(dispatch);
+                flags = dispatch.cx.engine.look_at_served();
                 continue;
             }
             if flags.intersects(Flags::CLOSING) {
@@ -238,11 +227,12 @@ impl Input<'_> {
                 return true;
             }
             let halt = if has_undelivered {
-                self.inbound.resume(&self.kind, dispatch)
+                self.inbound.resume(dispatch)
             } else if flags.intersects(Flags::READABLE) {
                 match self.read(dispatch) {
-                    Some(halt) => halt,
-                    None => continue,
+                    Read::All if dispatch.cx.engine.is_served_unchanged() => return false,
+                    Read::All | Read::More => Halt::Drained,
+                    Read::Stopped(halt) => halt,
                 }
             } else if flags.intersects(Flags::END_TOLD) {
                 return false;
@@ -256,16 +246,17 @@ impl Input<'_> {
                     .close_for_frame(dispatch.token, error, undecoded);
                 self.give_up(dispatch, undecoded.saturating_sub(self.inbound.len()));
             }
+            flags = dispatch.cx.engine.look_at_served();
         }
     }
 
     /// One read, and what its bytes decode to.
     #[inline]
-    fn read<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> Option<Halt> {
+    fn read<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> Read {
         let engine = &mut *dispatch.cx.engine;
         if engine.is_memory_full() {
             engine.starve(dispatch.token);
-            return None;
+            return Read::More;
         }
         let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
         let direct = self.inbound.direct(len_max, &mut engine.pool);
@@ -274,30 +265,31 @@ impl Input<'_> {
             Some(buf) => buf,
             None => &mut self.scratch[..len_max],
         };
-        match engine.fill(dispatch.token, buf) {
-            Fill::Bytes(len) => {
+        let fill = engine.fill(dispatch.token, buf);
+        match fill {
+            Fill::Bytes(len) | Fill::Last(len) => {
                 dispatch.bytes_left -= len;
-                if !is_direct {
-                    return Some(
-                        self.inbound
-                            .ingest(&self.kind, &self.scratch[..len], dispatch),
-                    );
+                if is_direct {
+                    self.inbound.direct_filled(len);
+                    return Read::More;
                 }
-                self.inbound.direct_filled(len);
-                None
+                match self.inbound.ingest(&self.scratch[..len], dispatch) {
+                    Halt::Drained if matches!(fill, Fill::Last(_)) => Read::All,
+                    halt => Read::Stopped(halt),
+                }
             }
-            Fill::Ended => None,
+            Fill::Ended => Read::More,
             Fill::Drained => {
                 // What the kernel held is delivered. A peer that is silent might never end.
                 let conn = engine.conn(dispatch.token);
                 if conn.is_ok_and(|conn| conn.flags.intersects(Flags::WRITE_FAILED)) {
                     engine.kill(dispatch.token, CloseReason::Local);
                 }
-                None
+                Read::More
             }
             Fill::Failed(error) => {
                 engine.kill(dispatch.token, CloseReason::Io(error));
-                None
+                Read::More
             }
         }
     }
@@ -306,7 +298,7 @@ impl Input<'_> {
     #[cold]
     fn end<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> Halt {
         if self.inbound.len() > 0 {
-            match self.inbound.finish(&self.kind, dispatch) {
+            match self.inbound.finish(dispatch) {
                 Halt::Drained => self.give_up(dispatch, 0),
                 halt => return halt,
             }
@@ -333,7 +325,7 @@ impl Input<'_> {
     fn discard<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> bool {
         self.give_up(dispatch, 0);
         loop {
-            let flags = dispatch.flags();
+            let flags = dispatch.cx.engine.look_at_served();
             if !flags.intersects(Flags::READABLE) || flags.intersects(Flags::DEAD) {
                 return false;
             }
@@ -343,7 +335,7 @@ impl Input<'_> {
             let engine = &mut *dispatch.cx.engine;
             let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
             match engine.fill(dispatch.token, &mut self.scratch[..len_max]) {
-                Fill::Bytes(len) => dispatch.bytes_left -= len,
+                Fill::Bytes(len) | Fill::Last(len) => dispatch.bytes_left -= len,
                 Fill::Ended | Fill::Drained => {}
                 Fill::Failed(error) => engine.kill(dispatch.token, CloseReason::Io(error)),
             }
@@ -366,8 +358,17 @@ impl Input<'_> {
     fn reframe<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) {
         if let Ok(conn) = dispatch.cx.engine.conn_mut(dispatch.token) {
             conn.flags.remove(Flags::REFRAMED);
-            self.kind = conn.framing.kind().clone();
         }
         self.inbound.reframe();
     }
+}
+
+/// What one read came to.
+enum Read {
+    /// The socket has no more, and all of it is delivered or kept.
+    All,
+    /// There may be more to do.
+    More,
+    /// The decoding of what was read ended so.
+    Stopped(Halt),
 }

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use crate::codec::Framing;
 use crate::config::Config;
-use crate::conn::Flags;
 use crate::context::Context;
 use crate::datagram::Inbox;
 use crate::engine::{Drained, Engine, Entry, Task};
@@ -137,8 +136,9 @@ impl<H: Handler> Reactor<H> {
     fn take_turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.wait(timeout)?; // 1 and 2
         self.engine.note_events(); // 3
-        for _ in 0..self.engine.ready_count() {
-            self.serve_next(); // 4
+        self.engine.begin_round();
+        while let Some(token) = self.engine.next_ready() {
+            self.serve(token); // 4
         }
         self.fire_timers(); // 5
         self.run_posted();
@@ -322,20 +322,10 @@ impl<H: Handler> Reactor<H> {
 
     /// Phase 4, for one entry.
     #[inline]
-    fn serve_next(&mut self) {
-        match self.engine.next_ready() {
-            Some((token, Entry::Conn(conn))) => {
-                let has_output = conn.outbound.is_some();
-                if (has_output || conn.flags.intersects(Flags::CONNECTING))
-                    && !self.serve_output(token)
-                {
-                    return;
-                }
-                self.serve_input(token);
-            }
-            Some((token, Entry::Listener(_))) => self.serve_listener(ListenerId(token)),
-            Some((token, Entry::Udp(_))) => self.serve_udp(UdpId(token)),
-            None => {}
+    fn serve(&mut self, token: Token) {
+        match self.engine.begin_plain(token) {
+            Some((inbound, flags)) => self.serve_input(token, inbound, flags),
+            None => self.serve_other(token),
         }
     }
 
@@ -438,7 +428,7 @@ impl<H: Handler> Reactor<H> {
         } = self;
         let ended = OnUnwind::new(engine, token, Engine::free);
         if let Some(closed) = closed {
-            let session = sessions.take(token.key);
+            let session = sessions.take(token.key());
             let engine = &mut *ended.engine;
             handler.on_close(
                 &mut Context { engine, sessions },
@@ -463,14 +453,20 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// Calls `on_drained`, and lets a connection be read again that was above its high mark.
+    #[inline]
     fn tell_drained(&mut self, token: Token, drained: Drained) {
         if drained == Drained(true) {
-            self.call(token, |handler, cx, conn, session| {
-                handler.on_drained(cx, conn, session)
-            });
-            self.engine.restart_frame_deadline(token);
-            self.engine.queue(token);
+            self.call_drained(token);
         }
+    }
+
+    #[cold]
+    fn call_drained(&mut self, token: Token) {
+        self.call(token, |handler, cx, conn, session| {
+            handler.on_drained(cx, conn, session)
+        });
+        self.engine.restart_frame_deadline(token);
+        self.engine.queue(token);
     }
 
     /// Calls a callback about one connection, with its session.
@@ -486,7 +482,7 @@ impl<H: Handler> Reactor<H> {
             ..
         } = self;
         let called = OnUnwind::new(engine, token, Engine::handler_panicked);
-        let mut session = sessions.take(token.key);
+        let mut session = sessions.take(token.key());
         let engine = &mut *called.engine;
         callback(
             handler,
@@ -495,7 +491,7 @@ impl<H: Handler> Reactor<H> {
             &mut session,
         );
         called.disarm();
-        sessions.put(token.key, session);
+        sessions.put(token.key(), session);
     }
 }
 
@@ -508,6 +504,7 @@ struct OnUnwind<'a> {
 }
 
 impl<'a> OnUnwind<'a> {
+    #[inline]
     fn new(engine: &'a mut Engine, token: Token, recover: fn(&mut Engine, Token)) -> Self {
         Self {
             engine,
@@ -516,6 +513,7 @@ impl<'a> OnUnwind<'a> {
         }
     }
 
+    #[inline]
     fn disarm(mut self) {
         self.recover = None;
     }

@@ -54,7 +54,7 @@ fn open(reactor: &mut Reactor<Recorder>, script: Script, framing: Framing) -> Co
     let stream = Stream::Scripted(script);
     match reactor.engine.admit(stream, peer, framing) {
         Accepted::Conn(conn) => {
-            reactor.sessions.put(conn.0.key, ());
+            reactor.sessions.put(conn.0.key(), ());
             conn
         }
         refused => panic!("{refused:?}"),
@@ -337,8 +337,6 @@ fn a_failed_read_delivers_what_came_before_it_and_closes_once() {
 #[test]
 #[cfg(target_pointer_width = "64")]
 fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
-    use crate::token::PollToken;
-
     let mut reactor = reactor();
     let first = open(&mut reactor, Script::new(), Framing::raw());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -348,7 +346,7 @@ fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
     )
     .expect("begun");
     stray
-        .register(&reactor.engine.driver, PollToken(first.0.to_poll()))
+        .register(&reactor.engine.driver, first.0.to_poll())
         .expect("it can be watched");
     reactor.with(|_, cx| cx.abort(first));
     turn(&mut reactor);
@@ -357,7 +355,8 @@ fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
     let script = Script::new();
     let second = open(&mut reactor, script, Framing::raw());
     assert_eq!(
-        first.0.key, second.0.key,
+        first.0.key(),
+        second.0.key(),
         "a slab uses the last freed key first"
     );
     let before = reactor.stats().events;
@@ -381,12 +380,12 @@ fn a_key_is_not_used_again_before_the_batch_is_over() {
     let second_script = Script::new();
     second_script.then_read([bytes(b"second")]);
     let second = open(&mut reactor, second_script, Framing::raw());
-    assert_eq!((first.0.key, second.0.key), (0, 1));
+    assert_eq!((first.0.key(), second.0.key()), (0, 1));
     reactor.handler.at_frame = Some(Box::new(move |cx| {
         cx.abort(second);
         let nowhere: &[SocketAddr] = &[];
         let third = cx.connect(nowhere, Framing::raw(), ());
-        assert_eq!(third.0.key, 2, "the key of the second is not free yet");
+        assert_eq!(third.0.key(), 2, "the key of the second is not free yet");
     }));
     note(&mut reactor, first, Flags::READABLE);
     note(&mut reactor, second, Flags::READABLE);
@@ -397,7 +396,7 @@ fn a_key_is_not_used_again_before_the_batch_is_over() {
         .handler
         .closes
         .iter()
-        .map(|(conn, _)| conn.0.key)
+        .map(|(conn, _)| conn.0.key())
         .collect();
     assert_eq!(closed, [1, 2]);
 }
@@ -409,7 +408,7 @@ fn a_token_of_an_earlier_life_takes_no_place_in_a_queue() {
     reactor.with(|_, cx| cx.abort(earlier));
     turn(&mut reactor);
     let later = open(&mut reactor, Script::new(), Framing::raw());
-    assert_eq!(earlier.0.key, later.0.key);
+    assert_eq!(earlier.0.key(), later.0.key());
     reactor.engine.queue(earlier.0);
     reactor.engine.flush_later(earlier.0);
     assert!(!reactor.engine.has_work());

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use crate::buffer::Pool;
-use crate::codec::{Framing, Skipped};
+use crate::codec::{Framing, Kind, Skipped};
 use crate::conn::{Flow, Halt, Inbound, Sink};
 use crate::error::FrameError;
 use crate::timer::Stamp;
@@ -89,10 +89,11 @@ impl ReadSide {
         }
         self.read_bytes += bytes.len() as u64;
         let mut sink = Calls {
+            framing: &self.framing,
             on_frame,
             pool: &mut self.pool,
         };
-        let halt = self.inbound.ingest(self.framing.kind(), bytes, &mut sink);
+        let halt = self.inbound.ingest(bytes, &mut sink);
         self.heed(halt).map(|_| bytes.len())
     }
 
@@ -109,10 +110,11 @@ impl ReadSide {
             return Ok(());
         }
         let mut sink = Calls {
+            framing: &self.framing,
             on_frame,
             pool: &mut self.pool,
         };
-        let halt = self.inbound.resume(self.framing.kind(), &mut sink);
+        let halt = self.inbound.resume(&mut sink);
         self.heed(halt).map(drop)
     }
 
@@ -129,15 +131,16 @@ impl ReadSide {
     {
         while self.held_bytes() > 0 && self.undecoded.is_none() {
             let was_undelivered = self.has_undelivered();
-            let (kind, inbound) = (self.framing.kind(), &mut self.inbound);
+            let inbound = &mut self.inbound;
             let mut sink = Calls {
+                framing: &self.framing,
                 on_frame: &mut on_frame,
                 pool: &mut self.pool,
             };
             let halt = if was_undelivered {
-                inbound.resume(kind, &mut sink)
+                inbound.resume(&mut sink)
             } else {
-                inbound.finish(kind, &mut sink)
+                inbound.finish(&mut sink)
             };
             if self.heed(halt)? == Flow::Stop {
                 return Ok(false);
@@ -212,6 +215,7 @@ impl fmt::Debug for ReadSide {
 
 /// Hands the frames to a closure.
 struct Calls<'a, F> {
+    framing: &'a Framing,
     on_frame: F,
     pool: &'a mut Pool,
 }
@@ -220,6 +224,10 @@ impl<F> Sink for Calls<'_, F>
 where
     F: FnMut(&[u8]) -> ControlFlow<()>,
 {
+    fn kind(&self) -> &Kind {
+        self.framing.kind()
+    }
+
     fn frame(&mut self, frame: &[u8]) -> Flow {
         match (self.on_frame)(frame) {
             ControlFlow::Continue(()) => Flow::Continue,

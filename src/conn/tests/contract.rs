@@ -109,10 +109,10 @@ fn a_codec_that_breaks_its_contract_ends_the_stream_there() {
 fn a_skip_of_all_that_could_ever_come_delivers_nothing_and_holds_nothing() {
     let answer = |_: &[u8]| Step::Skip { bytes: u64::MAX };
     let framing = Framing::custom(Hostile { answer });
-    let mut sink = Collect::new();
+    let mut sink = Collect::of(&framing);
     let mut inbound = Inbound::default();
     for piece in [b"gh", b"xx", b"gg", b"gg"] {
-        let halt = inbound.ingest(framing.kind(), piece, &mut sink);
+        let halt = inbound.ingest(piece, &mut sink);
         assert!(matches!(halt, Halt::Drained));
     }
     assert_eq!((sink.count, inbound.len()), (1, 0));
@@ -192,7 +192,7 @@ fn a_payload_longer_than_its_length_field_can_tell_is_refused_whatever_the_limit
         let mut buf = Buf::default();
         let payload = vec![0; field_max + 1];
         let error = framing
-            .encode(&payload, &mut Out::new(&mut buf))
+            .encode(&payload, &mut buf)
             .expect_err("one more than fits");
         assert!(
             matches!(error, FrameError::TooLong { .. }),
@@ -200,7 +200,7 @@ fn a_payload_longer_than_its_length_field_can_tell_is_refused_whatever_the_limit
         );
         assert!(buf.is_empty());
         framing
-            .encode(&payload[1..], &mut Out::new(&mut buf))
+            .encode(&payload[1..], &mut buf)
             .expect("the largest fits");
     }
 }

@@ -171,14 +171,14 @@ fn the_state_of_a_custom_codec_survives_between_reads() {
 
 /// Reads `bytes` into each of `count` connections; answers how many bytes their buffers have.
 fn held_by(count: usize, framing: &Framing, budget: usize, bytes: &[u8]) -> usize {
-    let mut sink = Collect::counting();
+    let mut sink = Collect::counting_of(framing);
     let mut inbounds: Vec<Inbound> = (0..count).map(|_| Inbound::default()).collect();
     for inbound in &mut inbounds {
         sink.budget_left = budget;
-        let mut halt = inbound.ingest(framing.kind(), bytes, &mut sink);
+        let mut halt = inbound.ingest(bytes, &mut sink);
         while inbound.has_undelivered() {
             sink.budget_left = budget;
-            halt = inbound.resume(framing.kind(), &mut sink);
+            halt = inbound.resume(&mut sink);
         }
         assert!(!matches!(halt, Halt::Failed { .. }));
     }
@@ -231,10 +231,10 @@ fn an_unfinished_frame_holds_a_few_times_the_bytes_that_came() {
             let stream = [&start[..], &payload(len)].concat();
             let read_lens = [1, 7, 1000, usize::MAX].into_iter();
             for read_len in read_lens.filter(|read_len| len <= 20_000 || *read_len >= 1000) {
-                let mut sink = Collect::counting();
+                let mut sink = Collect::counting_of(&framing);
                 let mut inbound = Inbound::default();
                 for piece in stream.chunks(read_len) {
-                    let halt = inbound.ingest(framing.kind(), piece, &mut sink);
+                    let halt = inbound.ingest(piece, &mut sink);
                     assert!(matches!(halt, Halt::Drained));
                 }
                 let free = sink.pool.free_bytes();
@@ -253,10 +253,10 @@ fn an_unfinished_frame_holds_a_few_times_the_bytes_that_came() {
 #[test]
 fn a_long_frame_is_read_into_no_more_room_than_three_times_what_came() {
     let framing = codecs::framing("u32").frame_len_max(usize::MAX);
-    let mut sink = Collect::counting();
+    let mut sink = Collect::counting_of(&framing);
     let mut inbound = Inbound::default();
     let start = [header("u32", 1 << 30), payload(20_000)].concat();
-    let halt = inbound.ingest(framing.kind(), &start, &mut sink);
+    let halt = inbound.ingest(&start, &mut sink);
     assert!(matches!(halt, Halt::Drained));
     let room = inbound.direct(1 << 20, &mut sink.pool);
     assert!(room.is_some_and(|room| room.len() <= 3 * start.len()));
@@ -346,13 +346,13 @@ fn a_codec_is_not_asked_before_the_bytes_it_needs_are_there() {
 #[test]
 fn a_buffer_is_of_use_again_when_its_frame_is_done() {
     let framing = codecs::framing("u32");
-    let mut sink = Collect::counting();
+    let mut sink = Collect::counting_of(&framing);
     let mut inbound = Inbound::default();
     let stream = encode("u32", &payload(100));
     let mut free = None;
     for _ in 0..100 {
         for piece in stream.chunks(60) {
-            inbound.ingest(framing.kind(), piece, &mut sink);
+            inbound.ingest(piece, &mut sink);
         }
         let after = sink.pool.free_bytes();
         assert_eq!(after, *free.get_or_insert(after));

@@ -129,11 +129,11 @@ fn a_delimiter_that_never_comes_holds_next_to_nothing() {
         ("netstring", b"1099511627776:", 1 << 10),
     ] {
         let [stage] = skipping(name, 1 << 20);
-        let (mut sink, mut inbound) = (Collect::counting(), Inbound::default());
+        let (mut sink, mut inbound) = (Collect::counting_of(&stage.framing), Inbound::default());
         SCANNED_BYTES.set(0);
         let mut held = 0;
         for bytes in std::iter::once(first).chain((0..count).map(|_| &reads[..])) {
-            let halt = inbound.ingest(stage.framing.kind(), bytes, &mut sink);
+            let halt = inbound.ingest(bytes, &mut sink);
             assert!(matches!(halt, Halt::Drained), "{name}: {halt:?}");
             held = held.max(inbound.capacity() + sink.pool.free_bytes());
             assert!(inbound.unfinished_since().is_some(), "its deadline counts");
@@ -146,13 +146,13 @@ fn a_delimiter_that_never_comes_holds_next_to_nothing() {
         assert_eq!(is_told, matches!(name, "u64" | "netstring"), "{name}");
 
         let [ends] = Stage::all(name, 1 << 20);
-        let (mut sink, mut inbound) = (Collect::counting(), Inbound::default());
+        let (mut sink, mut inbound) = (Collect::counting_of(&ends.framing), Inbound::default());
         let mut pieces = std::iter::once(first).chain(std::iter::repeat(&reads[..]));
         let (mut read, mut failed) = (0, false);
         while !failed {
             let bytes = pieces.next().expect("they never end");
             read += bytes.len();
-            let halt = inbound.ingest(ends.framing.kind(), bytes, &mut sink);
+            let halt = inbound.ingest(bytes, &mut sink);
             failed = matches!(halt, Halt::Failed { .. });
         }
         assert!(read <= (1 << 20) + (2 << 16), "{name}: {read} bytes");
@@ -167,10 +167,10 @@ fn what_is_skipped_in_parts_is_as_old_as_its_first_byte() {
         ("u8", [b"\xFF", b"a", b"b"]),
     ] {
         let [stage] = skipping(name, 1);
-        let (mut inbound, mut sink) = (Inbound::default(), Collect::new());
+        let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&stage.framing));
         for (index, bytes) in (1..).zip(bytes) {
             sink.now = at(10 * index);
-            inbound.ingest(stage.framing.kind(), bytes, &mut sink);
+            inbound.ingest(bytes, &mut sink);
             assert_eq!(inbound.unfinished_since(), Some(at(10)), "{name}");
         }
     }
@@ -185,9 +185,9 @@ fn a_length_that_no_stream_reaches_is_skipped_without_end() {
         ("netstring", b"18446744073709551615:"),
     ] {
         let [stage] = skipping(name, 100);
-        let (mut inbound, mut sink) = (Inbound::default(), Collect::new());
+        let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&stage.framing));
         for bytes in [header, &[0; 1000], b"\x01a", &[0; 1000]] {
-            let halt = inbound.ingest(stage.framing.kind(), bytes, &mut sink);
+            let halt = inbound.ingest(bytes, &mut sink);
             assert!(matches!(halt, Halt::Drained));
         }
         let (len, limit) = (u64::MAX, 100);
@@ -206,8 +206,8 @@ fn what_is_malformed_is_final_also_where_frames_are_skipped() {
         ("records", b"x\x00"),
     ] {
         let [stage] = skipping(name, 1);
-        let (mut inbound, mut sink) = (Inbound::default(), Collect::new());
-        let halt = inbound.ingest(stage.framing.kind(), bytes, &mut sink);
+        let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&stage.framing));
+        let halt = inbound.ingest(bytes, &mut sink);
         let Halt::Failed { error, .. } = halt else {
             panic!("{name}: {halt:?}");
         };

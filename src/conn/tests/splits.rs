@@ -327,10 +327,7 @@ fn what_is_encoded_is_what_a_peer_expects() {
         });
         let mut buf = crate::buffer::Buf::default();
         codecs::framing(name)
-            .encode(
-                &delivered(name, &payload),
-                &mut crate::codec::Out::new(&mut buf),
-            )
+            .encode(&delivered(name, &payload), &mut buf)
             .expect("a payload that every framing takes");
         assert_eq!(buf.bytes(), encode(name, &payload), "{name}");
     }
