@@ -1,7 +1,8 @@
 //! Timers: a hierarchical timing wheel.
 //!
 //! Time is an argument, counted in ticks of a millisecond since the wheel was made. Setting and
-//! cancelling a timer takes constant time and, once the wheel has held as many, no allocation.
+//! cancelling a timer takes constant time and, once the wheel has held as many, no allocation. To
+//! put one off is a store: it moves when its slot comes up.
 //!
 //! ```text
 //!   level 0:  64 slots of 1 tick         a timer stands at the level where its deadline and
@@ -45,13 +46,15 @@ impl fmt::Debug for TimerId {
 
 /// The first tick at which that much time has passed: a timer is never early.
 pub(crate) fn tick_at_or_after(elapsed: Duration) -> u64 {
-    let ticks = elapsed.as_nanos().div_ceil(1_000_000);
-    u64::try_from(ticks).unwrap_or(u64::MAX)
+    let millis = u64::from(elapsed.subsec_nanos().div_ceil(1_000_000));
+    let seconds = elapsed.as_secs().saturating_mul(1000);
+    seconds.saturating_add(millis)
 }
 
 /// The last tick that has passed by then.
 pub(crate) fn tick_passed(elapsed: Duration) -> u64 {
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    let seconds = elapsed.as_secs().saturating_mul(1000);
+    seconds.saturating_add(u64::from(elapsed.subsec_millis()))
 }
 
 /// A moment in four bytes: milliseconds, counted over and over. Two moments can be compared that
@@ -93,7 +96,8 @@ struct Node<T> {
     next: u32,
 }
 
-/// The wheel. Invariant: every timer that is not due has `deadline > now`.
+/// The wheel. Invariants: every timer that is not due has `deadline > now`, and the slot that it
+/// stands in comes up at its deadline or before.
 pub(crate) struct Wheel<T> {
     now: u64,
     /// The first node of each slot's list, and of the list of due ones.
@@ -162,6 +166,29 @@ impl<T> Wheel<T> {
         }
         self.unlink(id.index);
         self.release(id.index)
+    }
+
+    /// Gives a timer another deadline and answers with its task, unless it has ended before. One
+    /// that is put off stays in its slot, and moves when that comes up.
+    #[inline]
+    pub(crate) fn reset(&mut self, id: TimerId, deadline: u64) -> Option<T>
+    where
+        T: Copy,
+    {
+        let now = self.now;
+        let node = self.nodes.get_mut(id.index as usize)?;
+        if node.generation != id.generation {
+            return None;
+        }
+        let task = node.task?;
+        let deadline = deadline.max(now.saturating_add(1));
+        let is_put_off = deadline >= node.deadline && usize::from(node.list) != DUE;
+        node.deadline = deadline;
+        if !is_put_off {
+            self.unlink(id.index);
+            self.link(id.index);
+        }
+        Some(task)
     }
 
     /// Moves the present to `now` and makes everything that is due by then ready for
@@ -371,8 +398,17 @@ mod tests {
         let mut wheel = Wheel::new();
         let mut list: Vec<(u64, u64, TimerId)> = Vec::new();
         let (mut now, mut serial) = (0, 0);
+        let mut was_reset = Vec::new();
         for _ in 0..20_000 {
-            match random(&mut state) % 4 {
+            match random(&mut state) % 5 {
+                4 if !list.is_empty() => {
+                    let at = random(&mut state) as usize % list.len();
+                    let spread = 1 << (random(&mut state) % 24);
+                    let deadline = now + 1 + random(&mut state) % spread;
+                    assert_eq!(wheel.reset(list[at].2, deadline), Some(list[at].1));
+                    list[at].0 = deadline;
+                    was_reset.push(list[at].1);
+                }
                 0 | 1 => {
                     let spread = 1 << (random(&mut state) % 24);
                     let deadline = now + 1 + random(&mut state) % spread;
@@ -392,8 +428,24 @@ mod tests {
                         .map(|(deadline, serial, _)| (deadline, serial))
                         .collect();
                     expected.sort_unstable();
-                    let expected: Vec<_> = expected.iter().map(|(_, serial)| *serial).collect();
-                    assert_eq!(due(&mut wheel, now), expected);
+                    // A timer that was reset has no fixed place among those of its tick.
+                    let place = |&(deadline, serial): &(u64, u64)| {
+                        (deadline, was_reset.contains(&serial), serial)
+                    };
+                    let mut fired: Vec<_> = due(&mut wheel, now)
+                        .into_iter()
+                        .map(|task| {
+                            let found = expected.iter().find(|(_, serial)| *serial == task);
+                            *found.expect("it was set, and is due")
+                        })
+                        .collect();
+                    assert!(fired.is_sorted_by_key(|(deadline, _)| *deadline));
+                    fired.sort_by_key(|(deadline, serial)| {
+                        let reset = was_reset.contains(serial);
+                        (*deadline, reset, if reset { *serial } else { 0 })
+                    });
+                    expected.sort_unstable_by_key(place);
+                    assert_eq!(fired, expected);
                 }
             }
         }

@@ -16,16 +16,20 @@ mod ready;
 mod serving;
 mod throttle;
 mod timeouts;
+mod timers;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use slab::Slab;
+
 pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
 pub(crate) use input::Fill;
 pub(crate) use lifecycle::{Accepted, Connected};
 pub(crate) use output::Drained;
+pub(crate) use timers::Task;
 
 use crate::buffer::{Buf, Pool};
 use crate::config::Config;
@@ -33,7 +37,7 @@ use crate::conn::Flags;
 use crate::error::Gone;
 use crate::socket::{Driver, Readiness};
 use crate::stats::Stats;
-use crate::timer::{Stamp, TimerId, Wheel, tick_at_or_after};
+use crate::timer::{Stamp, TimerId, Wheel};
 use crate::token::{ConnId, ListenerId, PollToken, SocketId, Token, UdpId};
 use entries::Entries;
 use output::SpareOutbounds;
@@ -41,6 +45,7 @@ use ready::ReadyQueue;
 use serving::Served;
 use throttle::Throttle;
 use timeouts::Timeouts;
+use timers::Interval;
 
 /// How often an accept that found no descriptor is tried again; a close tries it at once.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -70,6 +75,8 @@ pub(crate) struct Engine {
     out_peak: usize,
     pub(crate) served: Served,
     pub(crate) wheel: Wheel<Task>,
+    /// What timers that fire again and again are besides their nodes in the wheel.
+    intervals: Slab<Interval>,
     /// When the wheel's ticks began.
     epoch: Instant,
     /// The turn's one reading of the clock.
@@ -94,29 +101,6 @@ pub(crate) struct Engine {
     pub(crate) stopped: bool,
 }
 
-/// What a timer is for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Task {
-    /// The handler's, told to `on_timer`. `at` is its exact deadline, from the epoch on.
-    User {
-        key: u64,
-        at: Duration,
-        period: Option<Duration>,
-    },
-    /// A connection has taken too long to connect or to close.
-    Deadline(Token),
-    /// A connection's stamps are looked at, for its timeouts.
-    Check(Token),
-    /// Accepting is tried again.
-    AcceptRetry,
-    /// The pool gives back what it did not need.
-    Trim,
-    /// Memory was short for too long.
-    Memory,
-    /// The shutdown has taken too long.
-    Shutdown,
-}
-
 impl Engine {
     pub(crate) fn new(config: Config, now: Instant) -> io::Result<Self> {
         config.check()?;
@@ -132,6 +116,7 @@ impl Engine {
             out_peak: 0,
             served: Served::nobody(),
             wheel: Wheel::new(),
+            intervals: Slab::new(),
             epoch: now,
             now,
             stamp: Stamp::default(),
@@ -195,16 +180,6 @@ impl Engine {
         !(self.ready.is_empty() && self.to_flush.is_empty() && self.dead.is_empty())
     }
 
-    /// How long from the turn's time on the poll may wait for the next timer.
-    #[inline]
-    pub(crate) fn time_to_next_timer(&self) -> Option<Duration> {
-        if self.wheel.is_empty() {
-            return None;
-        }
-        let tick = self.wheel.next_tick()?;
-        Some(Duration::from_millis(tick).saturating_sub(self.since_epoch()))
-    }
-
     /// The clock was read, as once in every turn.
     #[inline]
     pub(crate) fn set_now(&mut self, now: Instant) {
@@ -216,41 +191,6 @@ impl Engine {
 
     pub(crate) fn since_epoch(&self) -> Duration {
         self.now.saturating_duration_since(self.epoch)
-    }
-
-    pub(crate) fn set_timer(
-        &mut self,
-        after: Duration,
-        key: u64,
-        period: Option<Duration>,
-    ) -> TimerId {
-        let at = self.since_epoch().saturating_add(after);
-        self.wheel
-            .insert(tick_at_or_after(at), Task::User { key, at, period })
-    }
-
-    pub(crate) fn set_task(&mut self, after: Duration, task: Task) -> TimerId {
-        let at = self.since_epoch().saturating_add(after);
-        self.wheel.insert(tick_at_or_after(at), task)
-    }
-
-    /// Takes the next due timer. A periodic one is set again, a whole number of periods after its
-    /// own last deadline: it does not drift, and periods that were missed are left out.
-    pub(crate) fn pop_due(&mut self) -> Option<(TimerId, Task)> {
-        let now = self.since_epoch();
-        self.wheel.pop_due(|task| match task {
-            Task::User {
-                at,
-                period: Some(period),
-                ..
-            } => {
-                let missed = now.saturating_sub(*at).as_nanos() / period.as_nanos().max(1);
-                let periods = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
-                *at = at.saturating_add(period.saturating_mul(periods));
-                Some(tick_at_or_after(*at))
-            }
-            _ => None,
-        })
     }
 
     /// Arms the one timer that shrinks the pool, while there is something to shrink.

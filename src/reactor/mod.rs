@@ -335,14 +335,13 @@ impl<H: Handler> Reactor<H> {
         if self.engine.wheel.is_empty() {
             return;
         }
-        let now = crate::timer::tick_passed(self.engine.since_epoch());
-        self.engine.wheel.advance(now);
+        self.engine.note_due_timers();
         for _ in 0..self.engine.config.timer_budget {
-            let Some((id, task)) = self.engine.pop_due() else {
+            let Some((id, task)) = self.engine.next_due() else {
                 return;
             };
             match task {
-                Task::User { key, .. } => {
+                Task::User { key } => {
                     let Self {
                         engine,
                         handler,
@@ -351,6 +350,7 @@ impl<H: Handler> Reactor<H> {
                     } = self;
                     handler.on_timer(&mut Context { engine, sessions }, id, key);
                 }
+                Task::Interval(_) => unreachable!("it is told of as the handler's"),
                 Task::Deadline(token) => self.engine.deadline_passed(token),
                 Task::Check(token) => self.engine.check_timeouts(token),
                 Task::AcceptRetry => self.engine.accept_retry_due(),

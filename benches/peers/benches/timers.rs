@@ -1,0 +1,390 @@
+//! A million timers: what it costs to set, put off, cancel and fire one of them.
+//!
+//! ```text
+//! cargo bench --manifest-path benches/peers/Cargo.toml --bench timers
+//! ```
+//!
+//! Beside the reactor's wheel stand a `BinaryHeap` that leaves dead entries where they are, the
+//! wheel of tokio-util (`DelayQueue`), and that of the crate `hierarchical_hash_wheel_timer`. Each
+//! holds a key of 64 bits. The time is the CPU time of the thread, for one timer.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::future::poll_fn;
+use std::hint::black_box;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use hierarchical_hash_wheel_timer::IdOnlyTimerEntry;
+use hierarchical_hash_wheel_timer::wheels::cancellable::QuadWheelWithOverflow;
+use tokio::runtime::Runtime;
+use tokio_util::time::{DelayQueue, delay_queue};
+use unstick::{Config, ConnId, Context, Handler, Reactor, TimerId};
+
+const TIMERS: usize = 1_000_000;
+/// Idle timeouts: a minute, give or take half of one.
+const FIRST_MS: std::ops::Range<u64> = 30_000..90_000;
+/// And what they are put off to.
+const LATER_MS: std::ops::Range<u64> = 90_000..150_000;
+/// For those that are to fire: short, as the reactor's clock is the real one.
+const SHORT_MS: std::ops::Range<u64> = 1..200;
+
+/// What is compared. A timer is named by its index.
+trait Timers {
+    fn set(&mut self, delays_ms: &[u64]);
+    fn put_off(&mut self, order: &[usize], delays_ms: &[u64]);
+    fn cancel(&mut self, order: &[usize]);
+    /// Waits until all are due, outside of what is measured.
+    fn let_pass(&mut self, time: Duration);
+    /// How many fired.
+    fn fire(&mut self) -> usize;
+    /// Frees what cancelled timers leave behind.
+    fn clear(&mut self);
+}
+
+#[derive(Default)]
+struct Count(usize);
+
+impl Handler for Count {
+    type Session = ();
+
+    fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
+
+    fn on_timer(&mut self, _: &mut Context<'_, Self>, _: TimerId, key: u64) {
+        black_box(key);
+        self.0 += 1;
+    }
+}
+
+struct Unstick {
+    reactor: Reactor<Count>,
+    ids: Vec<TimerId>,
+}
+
+impl Unstick {
+    fn new() -> Self {
+        let mut config = Config::default();
+        config.timer_budget = TIMERS;
+        Self {
+            reactor: Reactor::with_config(Count(0), config).expect("a reactor"),
+            ids: Vec::with_capacity(TIMERS),
+        }
+    }
+}
+
+impl Timers for Unstick {
+    fn set(&mut self, delays_ms: &[u64]) {
+        self.ids.clear();
+        self.reactor.with(|_, cx| {
+            for (key, ms) in (0..).zip(delays_ms) {
+                self.ids.push(cx.set_timer(Duration::from_millis(*ms), key));
+            }
+        });
+    }
+
+    fn put_off(&mut self, order: &[usize], delays_ms: &[u64]) {
+        self.reactor.with(|_, cx| {
+            for (index, ms) in order.iter().zip(delays_ms) {
+                assert!(cx.reset_timer(self.ids[*index], Duration::from_millis(*ms)));
+            }
+        });
+    }
+
+    fn cancel(&mut self, order: &[usize]) {
+        self.reactor.with(|_, cx| {
+            for index in order {
+                assert!(cx.cancel_timer(self.ids[*index]));
+            }
+        });
+    }
+
+    fn let_pass(&mut self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    fn fire(&mut self) -> usize {
+        self.reactor
+            .turn(Some(Duration::ZERO))
+            .expect("the poll works");
+        std::mem::take(&mut self.reactor.handler_mut().0)
+    }
+
+    fn clear(&mut self) {}
+}
+
+/// What one writes by hand: an entry that was cancelled or put off is left, and skipped when it
+/// comes out.
+#[derive(Default)]
+struct Heap {
+    now: u64,
+    entries: BinaryHeap<Reverse<(u64, u32, u32)>>,
+    generations: Vec<u32>,
+}
+
+impl Timers for Heap {
+    fn set(&mut self, delays_ms: &[u64]) {
+        self.generations.resize(delays_ms.len(), 0);
+        for (key, ms) in (0_u32..).zip(delays_ms) {
+            let generation = self.generations[key as usize];
+            self.entries.push(Reverse((self.now + ms, key, generation)));
+        }
+    }
+
+    fn put_off(&mut self, order: &[usize], delays_ms: &[u64]) {
+        for (index, ms) in order.iter().zip(delays_ms) {
+            self.generations[*index] += 1;
+            let generation = self.generations[*index];
+            self.entries
+                .push(Reverse((self.now + ms, *index as u32, generation)));
+        }
+    }
+
+    fn cancel(&mut self, order: &[usize]) {
+        for index in order {
+            self.generations[*index] += 1;
+        }
+    }
+
+    fn let_pass(&mut self, time: Duration) {
+        self.now += time.as_millis() as u64;
+    }
+
+    fn fire(&mut self) -> usize {
+        let mut fired = 0;
+        while let Some(Reverse((at, key, generation))) = self.entries.peek().copied() {
+            if at > self.now {
+                break;
+            }
+            self.entries.pop();
+            if self.generations[key as usize] == generation {
+                black_box(key);
+                fired += 1;
+            }
+        }
+        fired
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+    }
+}
+
+struct Tokio {
+    runtime: Runtime,
+    queue: DelayQueue<u64>,
+    keys: Vec<delay_queue::Key>,
+}
+
+impl Tokio {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        let queue = DelayQueue::with_capacity(TIMERS);
+        Self {
+            runtime,
+            queue,
+            keys: Vec::with_capacity(TIMERS),
+        }
+    }
+}
+
+impl Timers for Tokio {
+    fn set(&mut self, delays_ms: &[u64]) {
+        let _entered = self.runtime.enter();
+        self.keys.clear();
+        for (key, ms) in (0..).zip(delays_ms) {
+            self.keys
+                .push(self.queue.insert(key, Duration::from_millis(*ms)));
+        }
+    }
+
+    fn put_off(&mut self, order: &[usize], delays_ms: &[u64]) {
+        let _entered = self.runtime.enter();
+        for (index, ms) in order.iter().zip(delays_ms) {
+            self.queue
+                .reset(&self.keys[*index], Duration::from_millis(*ms));
+        }
+    }
+
+    fn cancel(&mut self, order: &[usize]) {
+        let _entered = self.runtime.enter();
+        for index in order {
+            self.queue.remove(&self.keys[*index]);
+        }
+    }
+
+    fn let_pass(&mut self, time: Duration) {
+        self.runtime.block_on(tokio::time::advance(time));
+    }
+
+    fn fire(&mut self) -> usize {
+        let queue = &mut self.queue;
+        let mut fired = 0;
+        let all = poll_fn(|cx| {
+            while let Poll::Ready(Some(expired)) = queue.poll_expired(cx) {
+                black_box(expired.into_inner());
+                fired += 1;
+            }
+            Poll::Ready(())
+        });
+        self.runtime.block_on(tokio::task::unconstrained(all));
+        fired
+    }
+
+    fn clear(&mut self) {}
+}
+
+#[derive(Default)]
+struct HashWheel {
+    wheel: QuadWheelWithOverflow<IdOnlyTimerEntry<u64>>,
+    ticks: u64,
+}
+
+impl HashWheel {
+    fn insert(&mut self, id: u64, ms: u64) {
+        let delay = Duration::from_millis(ms);
+        let inserted = self.wheel.insert(IdOnlyTimerEntry { id, delay });
+        inserted.expect("it lies ahead");
+    }
+}
+
+impl Timers for HashWheel {
+    fn set(&mut self, delays_ms: &[u64]) {
+        for (id, ms) in (0..).zip(delays_ms) {
+            self.insert(id, *ms);
+        }
+    }
+
+    fn put_off(&mut self, order: &[usize], delays_ms: &[u64]) {
+        for (index, ms) in order.iter().zip(delays_ms) {
+            let id = *index as u64;
+            self.wheel.cancel(&id).expect("it is set");
+            self.insert(id, *ms);
+        }
+    }
+
+    fn cancel(&mut self, order: &[usize]) {
+        for index in order {
+            self.wheel.cancel(&(*index as u64)).expect("it is set");
+        }
+    }
+
+    fn let_pass(&mut self, time: Duration) {
+        self.ticks = time.as_millis() as u64;
+    }
+
+    fn fire(&mut self) -> usize {
+        let ticks = std::mem::take(&mut self.ticks);
+        let fired = (0..ticks).flat_map(|_| self.wheel.tick());
+        fired.map(|entry| black_box(entry.id)).count()
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// The CPU time of this thread, where the kernel tells it.
+fn cpu() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
+}
+
+fn measured(work: impl FnOnce()) -> Duration {
+    let (started, before) = (Instant::now(), cpu());
+    work();
+    match (before, cpu()) {
+        (Some(before), Some(after)) => after - before,
+        _ => started.elapsed(),
+    }
+}
+
+/// Numbers that are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963);
+        (self.0 >> 20) % bound
+    }
+
+    fn delays(&mut self, ms: std::ops::Range<u64>) -> Vec<u64> {
+        let span = ms.end - ms.start;
+        (0..TIMERS).map(|_| ms.start + self.below(span)).collect()
+    }
+
+    fn order(&mut self) -> Vec<usize> {
+        let mut order: Vec<_> = (0..TIMERS).collect();
+        for last in (1..TIMERS).rev() {
+            order.swap(last, self.below(last as u64 + 1) as usize);
+        }
+        order
+    }
+}
+
+fn timers(criterion: &mut Criterion) {
+    let mut random = Random(7);
+    let [first, later, short] = [FIRST_MS, LATER_MS, SHORT_MS].map(|ms| random.delays(ms));
+    let (order, order_of_end) = (random.order(), random.order());
+
+    // Sets, puts off and cancels a million, and tells how long one of the three took.
+    let cycle = |timers: &mut dyn Timers, wanted: &str| {
+        let set = measured(|| timers.set(&first));
+        let put_off = measured(|| timers.put_off(&order, &later));
+        let cancel = measured(|| timers.cancel(&order_of_end));
+        timers.clear();
+        match wanted {
+            "set" => set,
+            "put off" => put_off,
+            _ => cancel,
+        }
+    };
+    let fire = |timers: &mut dyn Timers| {
+        timers.set(&short);
+        timers.let_pass(Duration::from_millis(SHORT_MS.end + 1));
+        let mut fired = 0;
+        let time = measured(|| fired = timers.fire());
+        assert_eq!(fired, TIMERS);
+        timers.clear();
+        time
+    };
+    type Make = fn() -> Box<dyn Timers>;
+    let contenders: [(&str, Make); 4] = [
+        ("unstick", || Box::new(Unstick::new())),
+        ("BinaryHeap", || Box::new(Heap::default())),
+        ("tokio-util", || Box::new(Tokio::new())),
+        ("hash-wheel", || Box::new(HashWheel::default())),
+    ];
+    for operation in ["set", "put off", "cancel", "fire"] {
+        let mut group = criterion.benchmark_group(operation);
+        group.throughput(Throughput::Elements(TIMERS as u64));
+        group.sample_size(10);
+        group.warm_up_time(Duration::from_millis(1));
+        for (name, make) in contenders {
+            group.bench_function(name, |bencher| {
+                let mut timers = make();
+                cycle(&mut *timers, "set");
+                bencher.iter_custom(|rounds| {
+                    (0..rounds)
+                        .map(|_| match operation {
+                            "fire" => fire(&mut *timers),
+                            operation => cycle(&mut *timers, operation),
+                        })
+                        .sum()
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, timers);
+criterion_main!(benches);
