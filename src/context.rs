@@ -422,6 +422,12 @@ impl<H: Handler> Context<'_, H> {
         self.engine.stopped = true;
     }
 
+    /// Whether a [`shutdown`](Context::shutdown) is under way or done: nothing new can be opened.
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        self.engine.shutting_down
+    }
+
     /// Ends gently: stops listening, closes every connection and socket, and lets
     /// [`Reactor::run`](crate::Reactor::run) return when all of them are gone. What is left at the
     /// deadline is aborted, and what it lost is counted. Nothing new is opened from now on: a

@@ -104,6 +104,9 @@
 //! # }
 //! ```
 //!
+//! A connection that is to be made again whenever it ends is a [`Reconnect`], with a [`Backoff`]
+//! between its tries.
+//!
 //! # Framing
 //!
 //! | [`Framing`] | a frame is | refused at `send` |
@@ -196,6 +199,9 @@
 //! its connections, from any other. Both are bounded, and give back what they refuse. A program
 //! with a loop of its own calls [`Reactor::turn`] from it, and may watch the poll's descriptor.
 //!
+//! With the feature `signals`, `Reactor::shutdown_on_signals` ends a program gently when it is asked
+//! to end. Whoever pays a processor for latency sets [`Config::busy_poll`].
+//!
 //! # What it costs
 //!
 //! Sockets are registered once, for both directions and edge-triggered. In the steady state that
@@ -240,6 +246,7 @@ mod engine;
 mod error;
 mod handler;
 mod reactor;
+mod reconnect;
 mod remote;
 mod session;
 mod socket;
@@ -256,6 +263,7 @@ pub use deframe::{Decoded, Deframer, FramedStream, Framer};
 pub use error::{CloseReason, Closed, DecodeError, FrameError, Gone, PostError, SendError, Sent};
 pub use handler::{Handler, Hangup, Origin};
 pub use reactor::Reactor;
+pub use reconnect::{Backoff, Reconnect};
 pub use remote::Remote;
 pub use socket::{ConnectOptions, Keepalive, ListenOptions, SocketRef, UdpOptions};
 pub use stats::{ConnStats, Stats};

@@ -1,0 +1,329 @@
+//! [`Reconnect`] and [`Backoff`]: a client's connection that is made again when it ends.
+//!
+//! Both stand on the public interface alone: nothing in the reactor knows of them, and a handler
+//! that wants it otherwise can write its own in a page.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::ToSocketAddrs;
+use std::time::Duration;
+
+use crate::codec::Framing;
+use crate::context::Context;
+use crate::handler::Handler;
+use crate::timer::TimerId;
+use crate::token::ConnId;
+
+/// How long to wait before the next try: longer after every failure, and never the same for all
+/// clients of a server that has come back.
+///
+/// Without its jitter a delay is `base`, and each next one `factor` times the last, up to `max`.
+/// It keeps no time and sets no timer.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use unstick::Backoff;
+///
+/// let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1)).jitter(0.0);
+/// let delays: Vec<_> = (0..6).map(|_| backoff.next_delay().as_millis()).collect();
+/// assert_eq!(delays, [100, 200, 400, 800, 1000, 1000]);
+/// backoff.reset();
+/// assert_eq!(backoff.next_delay().as_millis(), 100);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    base: Duration,
+    max: Duration,
+    factor: f64,
+    jitter: f64,
+    /// Without jitter, and at most `max`.
+    next: Duration,
+    random: u64,
+}
+
+impl Backoff {
+    /// Delays from `base` to `max`, each twice the last, with a jitter of a half. A `max` below
+    /// `base` counts as `base`; a `base` of zero gives delays of zero.
+    #[must_use]
+    pub fn new(base: Duration, max: Duration) -> Self {
+        Self {
+            base,
+            max: max.max(base),
+            factor: 2.0,
+            jitter: 0.5,
+            next: base,
+            random: RandomState::new().hash_one(0),
+        }
+    }
+
+    /// By how much each delay is longer than the last. Less than 1, or no number, counts as 1: all
+    /// delays are `base`.
+    #[must_use]
+    pub fn factor(mut self, factor: f64) -> Self {
+        self.factor = factor.max(1.0);
+        self
+    }
+
+    /// Which share of a delay is left to chance, from 0 (none) to 1 (all of it): with 0.5 a delay
+    /// of a second is anything from half a second to one. What is beyond counts as 0 or 1.
+    #[must_use]
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.jitter = if share.is_nan() {
+            0.0
+        } else {
+            share.clamp(0.0, 1.0)
+        };
+        self
+    }
+
+    /// Makes the delays the same in every run, for tests. By default each is seeded by chance.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.random = seed;
+        self
+    }
+
+    /// The next delay: what to wait after a failure.
+    pub fn next_delay(&mut self) -> Duration {
+        let delay = self.next;
+        let longer = delay.as_secs_f64() * self.factor;
+        self.next = Duration::try_from_secs_f64(longer).map_or(self.max, |next| next.min(self.max));
+        let kept = delay.as_secs_f64() * (1.0 - self.jitter * self.chance());
+        // The longest durations round up to what is none.
+        Duration::try_from_secs_f64(kept).map_or(delay, |kept| kept.min(delay))
+    }
+
+    /// Begins with `base` again: after a success.
+    pub fn reset(&mut self) {
+        self.next = self.base;
+    }
+
+    /// A number from 0 to below 1, by splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom
+    /// number generators", 2014).
+    fn chance(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.random;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        bits ^= bits >> 31;
+        let high = u32::try_from(bits >> 32).unwrap_or(u32::MAX);
+        f64::from(high) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+/// One connection to a server that is made again when it ends, or when it could not be made.
+///
+/// A handler keeps one for each server, and hands it its own callbacks: [`open`](Reconnect::open)
+/// to begin with, then [`on_open`](Reconnect::on_open), [`on_close`](Reconnect::on_close) and
+/// [`on_timer`](Reconnect::on_timer). Each of these does nothing for a connection or a timer that
+/// is not its own, so several stand side by side.
+///
+/// It ends with the reactor: while that shuts down, nothing is tried again.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use unstick::{Backoff, Closed, ConnId, Context, Framing, Handler, Origin, Reactor};
+/// use unstick::{Reconnect, TimerId};
+///
+/// struct Client {
+///     server: Reconnect<String>,
+/// }
+///
+/// impl Handler for Client {
+///     type Session = ();
+///
+///     fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: Origin) {
+///         self.server.on_open(conn);
+///         let _ = cx.send(conn, b"hello");
+///     }
+///
+///     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), frame: &[u8]) {
+///         println!("{}", frame.escape_ascii());
+///     }
+///
+///     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
+///         if let Some(delay) = self.server.on_close(cx, conn) {
+///             println!("{}; again in {delay:?}", closed.reason);
+/// #           cx.stop();
+///         }
+///     }
+///
+///     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, _: u64) {
+///         self.server.on_timer(cx, timer, ());
+///     }
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// # let free = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// # let addr = free.local_addr()?.to_string();
+/// # drop(free);
+/// let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+/// let server = Reconnect::new(addr, Framing::line(), backoff);
+/// let mut reactor = Reactor::new(Client { server })?;
+/// reactor.with(|client, cx| client.server.open(cx, ()));
+/// reactor.run()
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Reconnect<A> {
+    addr: A,
+    framing: Framing,
+    backoff: Backoff,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ended,
+    /// Connecting, or connected.
+    Up(ConnId),
+    /// The next try comes with this timer.
+    Waiting(TimerId),
+}
+
+impl<A: ToSocketAddrs> Reconnect<A> {
+    /// The key of the timers that are set, which come to the handler's `on_timer` like its own.
+    pub const TIMER_KEY: u64 = u64::MAX;
+
+    /// For connections to `addr`, which is looked up for each try anew: a name may lead elsewhere
+    /// by then. Looking up a name blocks; an address does not.
+    #[must_use]
+    pub fn new(addr: A, framing: Framing, backoff: Backoff) -> Self {
+        Self {
+            addr,
+            framing,
+            backoff,
+            state: State::Ended,
+        }
+    }
+
+    /// Connects at once, with `session`, unless it is connected or connecting: then the connection
+    /// that it has is answered.
+    pub fn open<H: Handler>(&mut self, cx: &mut Context<'_, H>, session: H::Session) -> ConnId {
+        match self.state {
+            State::Up(conn) => return conn,
+            State::Waiting(timer) => {
+                cx.cancel_timer(timer);
+            }
+            State::Ended => {}
+        }
+        let conn = cx.connect(&self.addr, self.framing.clone(), session);
+        self.state = State::Up(conn);
+        conn
+    }
+
+    /// Notes a success: the next delay is the shortest one again. To be called from
+    /// [`Handler::on_open`]; or later, where a server that accepts and closes at once is not to
+    /// count as one: with its first frame, for example.
+    pub fn on_open(&mut self, conn: ConnId) {
+        if self.state == State::Up(conn) {
+            self.backoff.reset();
+        }
+    }
+
+    /// Sets a timer for the next try, and answers with the delay; `None` where nothing will be
+    /// tried: the connection is another one, or the reactor shuts down. To be called from
+    /// [`Handler::on_close`].
+    pub fn on_close<H: Handler>(
+        &mut self,
+        cx: &mut Context<'_, H>,
+        conn: ConnId,
+    ) -> Option<Duration> {
+        if self.state != State::Up(conn) {
+            return None;
+        }
+        self.state = State::Ended;
+        if cx.is_shutting_down() {
+            return None;
+        }
+        let delay = self.backoff.next_delay();
+        self.state = State::Waiting(cx.set_timer(delay, Self::TIMER_KEY));
+        Some(delay)
+    }
+
+    /// Connects, if the timer is the one that was set for it. To be called from
+    /// [`Handler::on_timer`].
+    pub fn on_timer<H: Handler>(
+        &mut self,
+        cx: &mut Context<'_, H>,
+        timer: TimerId,
+        session: H::Session,
+    ) -> Option<ConnId> {
+        if self.state != State::Waiting(timer) {
+            return None;
+        }
+        self.state = State::Ended;
+        if cx.is_shutting_down() {
+            return None;
+        }
+        Some(self.open(cx, session))
+    }
+
+    /// Closes the connection gently, or gives up the next try. Nothing is tried again until
+    /// [`open`](Reconnect::open).
+    pub fn close<H: Handler>(&mut self, cx: &mut Context<'_, H>) {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Up(conn) => cx.close(conn),
+            State::Waiting(timer) => {
+                cx.cancel_timer(timer);
+            }
+            State::Ended => {}
+        }
+    }
+
+    /// The connection, while it is open or being opened.
+    #[must_use]
+    pub fn conn(&self) -> Option<ConnId> {
+        match self.state {
+            State::Up(conn) => Some(conn),
+            State::Waiting(_) | State::Ended => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn delays_with_jitter_stay_in_their_share_and_differ_by_seed() {
+        let delays = |seed| {
+            let mut backoff = Backoff::new(SECOND, 60 * SECOND).jitter(0.25).seed(seed);
+            let delays: Vec<_> = (0..200).map(|_| backoff.next_delay()).collect();
+            delays
+        };
+        let full = |index: u32| (SECOND * 2_u32.pow(index.min(6))).min(60 * SECOND);
+        for (index, delay) in (0..).zip(delays(7)) {
+            let full = full(index);
+            assert!(delay <= full && delay > full.mul_f64(0.7499), "{delay:?}");
+        }
+        let rest = delays(7).split_off(6);
+        let (least, most) = (rest.iter().min(), rest.iter().max());
+        assert!(least < Some(&(46 * SECOND)) && most > Some(&(59 * SECOND)));
+        assert_eq!(delays(7), delays(7));
+        assert_ne!(delays(7), delays(8));
+    }
+
+    #[test]
+    fn the_oddest_settings_give_delays_too() {
+        let all = |mut backoff: Backoff| (0..2000).all(|_| backoff.next_delay() <= backoff.max);
+        for odd in [0.0, -1.0, 1e300, f64::INFINITY, f64::NAN] {
+            for (base, max) in [
+                (Duration::ZERO, Duration::MAX),
+                (SECOND, Duration::MAX),
+                (Duration::MAX, Duration::MAX),
+                (SECOND, Duration::ZERO),
+            ] {
+                assert!(all(Backoff::new(base, max).factor(odd).jitter(0.0)));
+                assert!(all(Backoff::new(base, max).jitter(odd)));
+            }
+        }
+        let mut backoff = Backoff::new(SECOND, Duration::ZERO).jitter(0.0);
+        assert_eq!([backoff.next_delay(), backoff.next_delay()], [SECOND; 2]);
+    }
+}

@@ -1,0 +1,110 @@
+//! A client whose server goes away and comes back.
+
+mod common;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use common::drive;
+use unstick::{
+    Backoff, CloseReason, Closed, ConnId, Context, Framing, Handler, Origin, Reactor, Reconnect,
+    TimerId,
+};
+
+const BASE: Duration = Duration::from_millis(2);
+const MAX: Duration = Duration::from_millis(16);
+
+struct Client {
+    server: Reconnect<SocketAddr>,
+    opened: u32,
+    frames: u32,
+    /// The delays since it was open last.
+    delays: Vec<Duration>,
+    refusals: u32,
+}
+
+impl Handler for Client {
+    type Session = ();
+
+    fn on_open(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: Origin) {
+        self.server.on_open(conn);
+        self.opened += 1;
+        self.delays.clear();
+    }
+
+    fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {
+        self.frames += 1;
+    }
+
+    fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
+        self.refusals += u32::from(matches!(closed.reason, CloseReason::ConnectFailed(_)));
+        self.delays.extend(self.server.on_close(cx, conn));
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, _: u64) {
+        self.server.on_timer(cx, timer, ());
+    }
+}
+
+fn client(addr: SocketAddr) -> Reactor<Client> {
+    let backoff = Backoff::new(BASE, MAX).jitter(0.0);
+    let client = Client {
+        server: Reconnect::new(addr, Framing::line(), backoff),
+        opened: 0,
+        frames: 0,
+        delays: Vec::new(),
+        refusals: 0,
+    };
+    let mut reactor = Reactor::new(client).expect("a reactor");
+    reactor.with(|client, cx| client.server.open(cx, ()));
+    reactor
+}
+
+#[test]
+fn a_server_that_goes_away_and_returns_is_found_again_and_again() {
+    let mut listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let mut reactor = client(addr);
+    for round in 1..=3 {
+        drive(&mut reactor, |reactor| reactor.handler().opened == round);
+        let (mut stream, _) = listener.accept().expect("it has connected");
+        stream.write_all(b"hello\n").expect("it is taken");
+        drive(&mut reactor, |reactor| reactor.handler().frames == round);
+
+        // Nobody listens while it is away: every try fails, after a longer and longer time.
+        drop(listener);
+        drop(stream);
+        let refusals = reactor.handler().refusals;
+        drive(&mut reactor, |reactor| {
+            reactor.handler().refusals >= refusals + 5
+        });
+        let delays = reactor.handler().delays.clone();
+        let expected = [2, 4, 8, 16, 16].map(Duration::from_millis);
+        assert_eq!(delays[..5], expected, "from the shortest on in each round");
+        listener = TcpListener::bind(addr).expect("the port is free again");
+    }
+}
+
+#[test]
+fn nothing_is_tried_again_while_the_reactor_shuts_down_or_after_a_close() {
+    let (_socket, addr) = common::refusing();
+    let mut reactor = client(addr);
+    drive(&mut reactor, |reactor| reactor.handler().refusals == 2);
+    reactor.with(|client, cx| client.server.close(cx));
+    let turns = reactor.stats().turns;
+    reactor.turn(Some(4 * MAX)).expect("the poll works");
+    assert_eq!(reactor.stats().turns, turns + 1);
+    assert_eq!(reactor.handler().refusals, 2);
+
+    reactor.with(|client, cx| {
+        assert!(!cx.is_shutting_down());
+        let conn = client.server.open(cx, ());
+        assert_eq!(client.server.open(cx, ()), conn, "it has one already");
+        cx.shutdown(Duration::from_secs(60));
+        assert!(cx.is_shutting_down());
+    });
+    drive(&mut reactor, Reactor::is_shut_down);
+    assert_eq!(reactor.stats().closed, 3, "each is told of once");
+    assert_eq!(reactor.handler().server.conn(), None);
+}
