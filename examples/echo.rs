@@ -106,12 +106,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
 
     let mut reactor = Reactor::new(Echo { udp_addr: None })?;
     // Before it says that it listens: whoever waits for that may end it at once.
-    let remote = reactor.remote();
-    ctrlc::set_handler(move || {
-        if let Err(error) = remote.shutdown(SHUTDOWN_DEADLINE) {
-            log::error!("cannot wake the loop to end it: {error}");
-        }
-    })?;
+    reactor.shutdown_on_signals(SHUTDOWN_DEADLINE)?;
 
     if let Some(addr) = options.tcp {
         let framing = options.framing;

@@ -249,6 +249,8 @@ mod reactor;
 mod reconnect;
 mod remote;
 mod session;
+#[cfg(feature = "signals")]
+mod signals;
 mod socket;
 mod stats;
 pub mod testkit;

@@ -1,0 +1,98 @@
+//! A client that does not give up: it sends what is typed, line by line, and prints what comes;
+//! when the server goes away it connects again, with growing pauses.
+//!
+//! ```text
+//! cargo run --release --example chat
+//! cargo run --release --example client -- 127.0.0.1:7002
+//! ```
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead};
+use std::thread;
+use std::time::Duration;
+
+use unstick::{
+    Backoff, Closed, ConnId, Context, Framing, Handler, Origin, PostError, Reactor, Reconnect,
+    Remote, TimerId,
+};
+
+/// Lines that are kept while there is no connection; beyond them the oldest are dropped.
+const UNSENT_MAX: usize = 100;
+
+struct Client {
+    server: Reconnect<String>,
+    is_open: bool,
+    unsent: VecDeque<String>,
+}
+
+impl Client {
+    fn send(&mut self, cx: &mut Context<'_, Self>, line: String) {
+        match self.server.conn().filter(|_| self.is_open) {
+            Some(conn) if cx.send(conn, line.as_bytes()).is_ok() => {}
+            _ => {
+                self.unsent.push_back(line);
+                if self.unsent.len() > UNSENT_MAX {
+                    self.unsent.pop_front();
+                }
+            }
+        }
+    }
+}
+
+impl Handler for Client {
+    type Session = ();
+
+    fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: Origin) {
+        eprintln!("connected");
+        self.server.on_open(conn);
+        self.is_open = true;
+        for line in std::mem::take(&mut self.unsent) {
+            self.send(cx, line);
+        }
+    }
+
+    fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), frame: &[u8]) {
+        println!("{}", String::from_utf8_lossy(frame));
+    }
+
+    fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
+        self.is_open = false;
+        if let Some(delay) = self.server.on_close(cx, conn) {
+            eprintln!("{}; again in {} ms", closed.reason, delay.as_millis());
+        }
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, _: u64) {
+        self.server.on_timer(cx, timer, ());
+    }
+}
+
+/// Standard input blocks, so a thread of its own reads it.
+fn read_lines(remote: &Remote<Client>) -> io::Result<()> {
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let send = move |client: &mut Client, cx: &mut Context<'_, Client>| client.send(cx, line);
+        if let Err(PostError::Closed(_)) = remote.post(send) {
+            break;
+        }
+    }
+    remote.shutdown(Duration::from_secs(1))
+}
+
+fn main() -> io::Result<()> {
+    env_logger::init();
+    let addr = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:7002".to_owned());
+    let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut reactor = Reactor::new(Client {
+        server: Reconnect::new(addr, Framing::line(), backoff),
+        is_open: false,
+        unsent: VecDeque::new(),
+    })?;
+    reactor.shutdown_on_signals(Duration::from_secs(1))?;
+    reactor.with(|client, cx| client.server.open(cx, ()));
+    let remote = reactor.remote();
+    thread::spawn(move || read_lines(&remote));
+    reactor.run()
+}
