@@ -199,8 +199,8 @@
 //! its connections, from any other. Both are bounded, and give back what they refuse. A program
 //! with a loop of its own calls [`Reactor::turn`] from it, and may watch the poll's descriptor.
 //!
-//! With the feature `signals`, `Reactor::shutdown_on_signals` ends a program gently when it is asked
-//! to end. Whoever pays a processor for latency sets [`Config::busy_poll`].
+//! With the feature `signals`, `Reactor::shutdown_on_signals` ends a program gently when it is
+//! asked to end. Whoever pays a processor for latency sets [`Config::busy_poll`].
 //!
 //! # What it costs
 //!

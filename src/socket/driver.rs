@@ -74,6 +74,11 @@ impl Driver {
         self.poll.poll(&mut self.events, timeout)
     }
 
+    /// Whether the last wait brought anything.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Hands on what the last wait brought, each socket's event once, and says how many there were.
     /// A list that was full is made larger, so that a large ready set is seen at once.
     #[inline]

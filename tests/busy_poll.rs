@@ -1,0 +1,93 @@
+//! A loop that asks the poll again and again serves all that one that sleeps does.
+
+mod common;
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{DEADLINE, Event, Probe, Server, drive, listening, round_trip};
+use unstick::{Config, Framing};
+
+fn busy(time: Duration) -> Config {
+    let mut config = Config::default();
+    config.busy_poll = Some(time);
+    config
+}
+
+/// For none of these does a poll that waits come to an end.
+#[test]
+fn a_loop_that_never_sleeps_serves_frames_posts_and_timers() {
+    let server = Server::start(Probe::echo(), busy(Duration::MAX), Framing::length_u32());
+    let mut client = server.connect();
+    for index in 0..1000_u32 {
+        let payload = index.to_be_bytes();
+        assert_eq!(round_trip(&mut client, &payload), payload);
+    }
+    let (ran, has_run) = mpsc::channel();
+    for index in 0..1000 {
+        let ran = ran.clone();
+        let post = move |_: &mut Probe, _: &mut unstick::Context<'_, Probe>| {
+            let _ = ran.send(index);
+        };
+        server.remote.post(post).expect("there is room");
+        assert_eq!(has_run.recv_timeout(DEADLINE), Ok(index));
+    }
+    drop(client);
+    server.stop();
+
+    let (mut reactor, _) = listening(Probe::silent(), busy(Duration::MAX), Framing::line());
+    for after in [0, 1, 20].map(Duration::from_millis) {
+        let due = reactor.with(|_, cx| {
+            cx.set_timer(after, 7);
+            cx.now() + after
+        });
+        let fired = reactor
+            .handler()
+            .count(|event| matches!(event, Event::Timer(..)));
+        while reactor
+            .handler()
+            .count(|event| matches!(event, Event::Timer(..)))
+            == fired
+        {
+            reactor.turn(None).expect("the poll works");
+        }
+        assert!(Instant::now() >= due);
+    }
+}
+
+#[test]
+fn a_turn_lasts_as_long_as_it_was_given_whether_it_is_busy_longer_or_shorter() {
+    let timeout = Duration::from_millis(30);
+    for time in [Duration::ZERO, timeout / 3, timeout, Duration::MAX] {
+        let (mut reactor, _) = listening(Probe::silent(), busy(time), Framing::line());
+        let started = Instant::now();
+        reactor.turn(Some(timeout)).expect("the poll works");
+        assert!(started.elapsed() >= timeout, "busy for {time:?}");
+    }
+}
+
+/// The pauses are longer than it is busy, so it falls asleep, and is woken.
+#[test]
+fn a_loop_that_is_busy_for_a_while_is_woken_from_the_sleep_that_follows() {
+    let config = busy(Duration::from_millis(1));
+    let (mut reactor, addr) = listening(Probe::echo(), config, Framing::length_u32());
+    let remote = reactor.remote();
+    let client = thread::spawn(move || {
+        let mut client = common::client(addr);
+        let (ran, has_run) = mpsc::channel();
+        for pause in [0, 3, 5, 0, 2].map(Duration::from_millis) {
+            common::let_pass(pause);
+            assert_eq!(round_trip(&mut client, b"awake?"), b"awake?");
+            common::let_pass(pause);
+            let ran = ran.clone();
+            let post = move |_: &mut Probe, _: &mut unstick::Context<'_, Probe>| {
+                let _ = ran.send(());
+            };
+            remote.post(post).expect("there is room");
+            assert_eq!(has_run.recv_timeout(DEADLINE), Ok(()));
+        }
+    });
+    drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    client.join().expect("everything was answered");
+}
