@@ -5,7 +5,7 @@ use std::str::FromStr;
 use lexopt::ValueExt as _;
 use lexopt::prelude::{Long, Short, Value};
 
-use crate::cell::{Cell, FIRST, FURTHER, QUICK};
+use crate::cell::{Cell, FIRST, FURTHER, QUICK, UDP};
 use crate::servers::{self, Server};
 
 pub(crate) const HELP: &str = "\
@@ -21,9 +21,12 @@ Modes:
 
 Options:
   --servers A,B,C      only these; the first is what the others are compared with
-  --cells first|all    a set of cells: small frames (the default of measure), or further ones too
+  --cells first|all|udp
+                       a set of cells: small frames (the default of measure), further ones too, or
+                       datagrams
   --cell CxDxS         one cell, instead of or beside a set: C connections, each keeping D frames
-                       of S bytes outstanding; may be repeated
+                       of S bytes outstanding; udp-CxDxS for datagrams of C sockets, and
+                       udp-gso-CxDxS where each gives its kernel all D at once; may be repeated
   --rounds N           turns per cell; in each turn every server is loaded twice (default 30)
   --slice-ms N         length of a slice (default 20 to 60, by cell)
   --check              compare every echoed byte, not just lengths
@@ -128,6 +131,7 @@ fn parse_cells(set: &str) -> Result<Vec<Cell>, lexopt::Error> {
     match set {
         "first" => Ok(FIRST.to_vec()),
         "all" => Ok([FIRST, FURTHER].concat()),
+        "udp" => Ok(UDP.to_vec()),
         other => Err(format!("there is no set of cells {other:?}").into()),
     }
 }
@@ -157,14 +161,7 @@ mod tests {
         assert!(arguments.mode == Mode::Measure);
         let names: Vec<_> = arguments.servers.iter().map(|server| server.name).collect();
         assert_eq!(names, ["tokio", "epoll"]);
-        assert_eq!(
-            arguments.cells,
-            [Cell {
-                connections: 2,
-                depth: 3,
-                size: 64
-            }]
-        );
+        assert_eq!(arguments.cells, ["2x3x64".parse()?]);
         assert_eq!(arguments.turns, 7);
         assert!(parse(&["serve", "epoll", "--core", "1"])?.mode == Mode::Serve("epoll"));
         Ok(())

@@ -6,9 +6,21 @@ use std::time::Duration;
 
 use crate::framing::Framing;
 
-/// The shape of a load, written `CONNECTIONSxDEPTHxSIZE`.
+/// What carries the messages of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// Frames.
+    Tcp,
+    /// Datagrams, each with a send of its own.
+    Udp,
+    /// Datagrams, of which the load sends a batch at once.
+    UdpSegmented,
+}
+
+/// The shape of a load, written `CONNECTIONSxDEPTHxSIZE`, with `udp-` or `udp-gso-` before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
+    pub(crate) transport: Transport,
     pub(crate) connections: usize,
     /// Frames that each connection sends with one write, then waits for.
     pub(crate) depth: usize,
@@ -36,26 +48,68 @@ pub(crate) const FURTHER: &[Cell] = &[
     Cell::new(4, 1, 262_144),
 ];
 
+/// Datagrams: alone, many of one socket, one of many, many of many; and what came as one.
+pub(crate) const UDP: &[Cell] = &[
+    Cell::new(1, 1, 64).over(Transport::Udp),
+    Cell::new(1, 32, 64).over(Transport::Udp),
+    Cell::new(64, 1, 64).over(Transport::Udp),
+    Cell::new(16, 32, 64).over(Transport::Udp),
+    Cell::new(4, 32, 1200).over(Transport::Udp),
+    Cell::new(16, 32, 64).over(Transport::UdpSegmented),
+    Cell::new(4, 32, 1200).over(Transport::UdpSegmented),
+];
+
 /// A smoke run: one frame, glued frames, and frames that are cut.
 pub(crate) const QUICK: &[Cell] = &[
     Cell::new(1, 1, 64),
     Cell::new(64, 32, 64),
     Cell::new(2, 1, 262_144),
+    Cell::new(4, 8, 64).over(Transport::Udp),
+    Cell::new(4, 8, 64).over(Transport::UdpSegmented),
 ];
 
 /// Below this a length prefix of another framing could be longer than the frame.
 const SIZE_MIN: usize = 16;
 const SIZE_MAX: usize = 1 << 20;
+/// The most that one send takes over IPv4.
+const DATAGRAM_LEN_MAX: usize = 65_507;
 /// A batch is kept in memory twice per connection in flight; this bounds a typing error.
 const BATCH_BYTES_MAX: usize = 1 << 24;
 
 impl Cell {
     const fn new(connections: usize, depth: usize, size: usize) -> Self {
         Self {
+            transport: Transport::Tcp,
             connections,
             depth,
             size,
         }
+    }
+
+    const fn over(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    pub(crate) fn is_udp(self) -> bool {
+        self.transport != Transport::Tcp
+    }
+
+    /// Whether the load leaves the cutting to its kernel.
+    pub(crate) fn is_segmented(self) -> bool {
+        self.transport == Transport::UdpSegmented
+    }
+
+    /// What each socket keeps sending: `depth` datagrams, one behind the other.
+    pub(crate) fn datagrams(self) -> Vec<u8> {
+        (0..self.depth)
+            .flat_map(|datagram| self.content(datagram))
+            .collect()
+    }
+
+    fn content(self, message: usize) -> impl Iterator<Item = u8> {
+        // 251 is prime, so the pattern never falls in step with a power of two.
+        (0..self.size).map(move |at| ((at * 7 + message * 31) % 251) as u8)
     }
 
     /// The bytes that each connection keeps sending: `depth` frames of distinguishable content.
@@ -64,8 +118,7 @@ impl Cell {
         let mut batch = Vec::with_capacity(self.depth * (prefix.len() + self.size));
         for frame in 0..self.depth {
             batch.extend_from_slice(&prefix);
-            // 251 is prime, so the pattern never falls in step with a power of two.
-            batch.extend((0..self.size).map(|at| ((at * 7 + frame * 31) % 251) as u8));
+            batch.extend(self.content(frame));
         }
         batch
     }
@@ -86,11 +139,19 @@ impl Cell {
     }
 }
 
+const UDP_PREFIX: &str = "udp-";
+const UDP_SEGMENTED_PREFIX: &str = "udp-gso-";
+
 impl fmt::Display for Cell {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transport = match self.transport {
+            Transport::Tcp => "",
+            Transport::Udp => UDP_PREFIX,
+            Transport::UdpSegmented => UDP_SEGMENTED_PREFIX,
+        };
         write!(
             formatter,
-            "{}x{}x{}",
+            "{transport}{}x{}x{}",
             self.connections, self.depth, self.size
         )
     }
@@ -100,7 +161,14 @@ impl FromStr for Cell {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let numbers: Vec<usize> = text
+        let (transport, shape) = if let Some(shape) = text.strip_prefix(UDP_SEGMENTED_PREFIX) {
+            (Transport::UdpSegmented, shape)
+        } else if let Some(shape) = text.strip_prefix(UDP_PREFIX) {
+            (Transport::Udp, shape)
+        } else {
+            (Transport::Tcp, text)
+        };
+        let numbers: Vec<usize> = shape
             .split('x')
             .map(|number| number.parse().map_err(|error| format!("{text:?}: {error}")))
             .collect::<Result<_, _>>()?;
@@ -117,7 +185,16 @@ impl FromStr for Cell {
                 "{text:?}: a payload has {SIZE_MIN} to {SIZE_MAX} bytes, a batch {BATCH_BYTES_MAX}"
             ));
         }
+        let at_once = match transport {
+            Transport::Tcp => 0,
+            Transport::Udp => size,
+            Transport::UdpSegmented => depth * size,
+        };
+        if at_once > DATAGRAM_LEN_MAX {
+            return Err(format!("{text:?}: UDP carries {DATAGRAM_LEN_MAX} bytes"));
+        }
         Ok(Self {
+            transport,
             connections,
             depth,
             size,
@@ -131,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_can_be_read() {
-        for &cell in FIRST.iter().chain(FURTHER).chain(QUICK) {
+        for &cell in [FIRST, FURTHER, UDP, QUICK].concat().iter() {
             assert_eq!(cell.to_string().parse(), Ok(cell));
         }
     }
@@ -147,6 +224,9 @@ mod tests {
             "1x1x15",
             "1x1x64x1",
             "1x999999x1024",
+            "udp-1x1",
+            "udp-1x1x65508",
+            "udp-gso-1x64x1200",
         ] {
             assert!(text.parse::<Cell>().is_err(), "{text:?} was accepted");
         }

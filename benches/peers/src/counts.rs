@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::cell::Cell;
-use crate::load::{Load, Until, Waiting};
+use crate::load::{AnyLoad, Until, Waiting};
 use crate::process::Process;
 use crate::servers::Server;
 
@@ -96,7 +96,7 @@ fn run(tool: Tool, server: &Server, cell: Cell, batches: u64) -> io::Result<Coun
     let command = tool.command(&path);
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let process = Process::start_under(&words, server)?;
-    let mut load = Load::open(process.port(), server.framing, cell, Waiting::Sleep)?;
+    let mut load = AnyLoad::open(process.port(), server, cell, Waiting::Sleep)?;
     load.run(Until::Batches(batches), true, &mut Vec::new())?;
     process.terminate()?;
     let text = fs::read_to_string(&report.0)?;

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use crate::cell::Cell;
 use crate::framing::Framing;
+use crate::servers::Server;
 use crate::system::{Epoll, Event, NO_EVENT, READABLE, WRITABLE};
+use crate::udp_load::UdpLoad;
 
 const INPUT_LEN: usize = 256 * 1024;
 const EVENTS_LEN: usize = 1024;
@@ -59,6 +61,40 @@ pub(crate) enum Until {
 pub(crate) struct Done {
     pub(crate) frames: u64,
     pub(crate) elapsed: Duration,
+}
+
+/// The load of frames or of datagrams.
+pub(crate) enum AnyLoad {
+    Tcp(Load),
+    Udp(UdpLoad),
+}
+
+impl AnyLoad {
+    /// See [`Load::open`] and [`UdpLoad::open`].
+    pub(crate) fn open(
+        port: u16,
+        server: &Server,
+        cell: Cell,
+        waiting: Waiting,
+    ) -> io::Result<Self> {
+        match server.framing {
+            Some(framing) => Load::open(port, framing, cell, waiting).map(Self::Tcp),
+            None => UdpLoad::open(port, cell, waiting).map(Self::Udp),
+        }
+    }
+
+    /// See [`Load::run`] and [`UdpLoad::run`].
+    pub(crate) fn run(
+        &mut self,
+        until: Until,
+        check: bool,
+        round_trips: &mut Vec<u32>,
+    ) -> io::Result<Done> {
+        match self {
+            Self::Tcp(load) => load.run(until, check, round_trips),
+            Self::Udp(load) => load.run(until, check, round_trips),
+        }
+    }
 }
 
 impl Load {
@@ -229,7 +265,7 @@ impl Load {
 
 impl Until {
     /// Whether one more batch may start now; the answer yes counts it.
-    fn allows(&mut self, now: Instant) -> bool {
+    pub(crate) fn allows(&mut self, now: Instant) -> bool {
         match self {
             Self::Deadline(deadline) => now < *deadline,
             Self::Batches(0) => false,

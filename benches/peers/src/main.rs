@@ -19,6 +19,7 @@ mod servers;
 mod statistics;
 mod system;
 mod table;
+mod udp_load;
 
 use std::error::Error;
 use std::fs;
@@ -26,7 +27,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use arguments::{Arguments, HELP, Mode};
-use cell::{Cell, FIRST};
+use cell::{Cell, FIRST, Transport};
 use counts::Tool;
 use measure::{Cores, Plan, Row};
 use table::Table;
@@ -136,10 +137,9 @@ fn describe(plan: &Plan, output: &mut impl Write) -> io::Result<()> {
             "One core only: nothing is pinned, servers and load share it."
         )?,
     }
-    let reference = plan.servers.first().map_or("none", |server| server.name);
     writeln!(
         output,
-        "ns/frame: server CPU, 20th percentile of slices. ratio: to {reference} within a turn,\n\
+        "ns/frame: server CPU, 20th percentile of slices. ratio: to the first within a turn,\n\
          median and quartiles of {} turns. Round trips are of whole batches, in microseconds.",
         plan.turns
     )?;
@@ -166,15 +166,25 @@ fn machine() -> String {
 
 fn heading(output: &mut impl Write, cell: Cell, markdown: bool) -> io::Result<()> {
     let Cell {
+        transport,
         connections,
         depth,
         size,
     } = cell;
     let prefix = if markdown { "### " } else { "" };
     let plural = if connections == 1 { "" } else { "s" };
+    let kind = if cell.is_udp() {
+        "socket"
+    } else {
+        "connection"
+    };
+    let how = match transport {
+        Transport::UdpSegmented => ", of clients that use GSO",
+        Transport::Tcp | Transport::Udp => "",
+    };
     writeln!(
         output,
-        "{prefix}{cell}: {connections} connection{plural}, {depth} deep, {size} B"
+        "{prefix}{cell}: {connections} {kind}{plural}, {depth} deep, {size} B{how}"
     )?;
     if markdown { writeln!(output) } else { Ok(()) }
 }
@@ -237,7 +247,7 @@ fn count_all(
             Tool::Strace => Table::new(["server", "calls/frame", "by name"]),
             Tool::Callgrind => Table::new(["server", "instructions/frame"]),
         };
-        for server in &arguments.servers {
+        for server in arguments.servers.iter().filter(|one| one.serves(cell)) {
             let counts = counts::per_frame(tool, server, cell, frames)?;
             table.push(row_of_counts(tool, server.name, &counts));
         }

@@ -10,7 +10,7 @@ use std::io;
 use std::time::Instant;
 
 use crate::cell::Cell;
-use crate::load::{Load, Until, Waiting};
+use crate::load::{AnyLoad, Until, Waiting};
 use crate::process::{CpuClock, Process};
 use crate::servers::Server;
 use crate::statistics::{Quartiles, percentile, quartiles};
@@ -52,7 +52,7 @@ pub(crate) fn measure(cell: Cell, plan: &Plan) -> io::Result<Vec<Row>> {
         .slice_ms
         .map_or_else(|| cell.slice(), std::time::Duration::from_millis);
     let mut subjects = Vec::new();
-    for server in &plan.servers {
+    for server in plan.servers.iter().filter(|server| server.serves(cell)) {
         subjects.push(Subject::start(server, cell, plan).map_err(|error| named(server, &error))?);
     }
     // What a server sets up at first use is not what a frame costs; every byte is checked here.
@@ -85,7 +85,7 @@ fn named(server: &Server, error: &io::Error) -> io::Error {
 struct Subject {
     server: &'static Server,
     clock: CpuClock,
-    load: Load,
+    load: AnyLoad,
     slices: Vec<Slice>,
     round_trips: Vec<u32>,
     /// Named last, so that the connections are closed before the server is killed.
@@ -106,7 +106,7 @@ impl Subject {
         } else {
             Waiting::Sleep
         };
-        let load = Load::open(process.port(), server.framing, cell, waiting)?;
+        let load = AnyLoad::open(process.port(), server, cell, waiting)?;
         // All of a server's threads are there once it has accepted and echoed.
         let clock = process.clock()?;
         Ok(Self {

@@ -124,15 +124,31 @@ pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
 
 /// Sets `TCP_NODELAY` on a socket; what is accepted from a listener begins with the listener's.
 pub(crate) fn set_nodelay(descriptor: RawFd) -> io::Result<()> {
-    let on: i32 = 1;
+    set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+}
+
+/// Asks for a receive buffer that holds every datagram in flight; the kernel gives what it may.
+pub(crate) fn set_receive_buffer(socket: &impl AsRawFd) -> io::Result<()> {
+    let level = libc::SOL_SOCKET;
+    set_option(socket.as_raw_fd(), level, libc::SO_RCVBUF, 1 << 22)
+}
+
+/// Has what is sent cut into datagrams of `len` bytes by the kernel, and what comes so not cut.
+pub(crate) fn set_segments(socket: &impl AsRawFd, len: usize) -> io::Result<()> {
+    let len = i32::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    set_option(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, len)?;
+    set_option(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+fn set_option(descriptor: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the pointer and the size describe the same local variable.
     check(unsafe {
         libc::setsockopt(
             descriptor,
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     })?;
     Ok(())

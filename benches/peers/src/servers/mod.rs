@@ -9,62 +9,99 @@ mod message_io;
 mod mio_plain;
 mod tokio;
 mod tokio_tuned;
+mod udp_epoll;
+mod udp_message_io;
+mod udp_tokio;
 mod unstick;
 
 use std::hint::black_box;
 use std::io::{self, Write};
 
+use crate::cell::Cell;
 use crate::framing::Framing;
 
 /// One of the servers that are compared.
 pub(crate) struct Server {
     pub(crate) name: &'static str,
-    pub(crate) framing: Framing,
+    /// None where it echoes datagrams, which need none.
+    pub(crate) framing: Option<Framing>,
     /// One line that says what is special about it.
     pub(crate) summary: &'static str,
     /// Serves until the process is killed; it returns only with an error.
     pub(crate) serve: fn() -> io::Result<()>,
 }
 
-/// All servers; the first is the one that the others are compared with.
+/// All servers; the first for frames and the first for datagrams are those that the others are
+/// compared with.
 pub(crate) const ALL: &[Server] = &[
     Server {
         name: "epoll",
-        framing: Framing::U32,
+        framing: Some(Framing::U32),
         summary: "the plainest hand-written level-triggered epoll loop",
         serve: epoll::serve,
     },
     Server {
         name: "unstick",
-        framing: Framing::U32,
+        framing: Some(Framing::U32),
         summary: "this library, with its defaults",
         serve: unstick::serve,
     },
     Server {
         name: "mio-plain",
-        framing: Framing::U32,
+        framing: Some(Framing::U32),
         summary: "a loop as mio's own tcp_server example teaches it",
         serve: mio_plain::serve,
     },
     Server {
         name: "tokio",
-        framing: Framing::U32,
+        framing: Some(Framing::U32),
         summary: "current-thread tokio, Framed, one awaited send per frame",
         serve: tokio::serve,
     },
     Server {
         name: "tokio-tuned",
-        framing: Framing::U32,
+        framing: Some(Framing::U32),
         summary: "the same, but it feeds all frames that are ready and flushes once",
         serve: tokio_tuned::serve,
     },
     Server {
         name: "message-io",
-        framing: Framing::Varint,
+        framing: Some(Framing::Varint),
         summary: "message-io's FramedTcp, which brings its own framing",
         serve: message_io::serve,
     },
+    Server {
+        name: "udp-epoll",
+        framing: None,
+        summary: "the plainest hand-written epoll loop over a socket of datagrams, one by one",
+        serve: udp_epoll::serve,
+    },
+    Server {
+        name: "udp-unstick",
+        framing: None,
+        summary: "this library, with its defaults",
+        serve: unstick::serve_udp,
+    },
+    Server {
+        name: "udp-tokio",
+        framing: None,
+        summary: "current-thread tokio, recv_from and send_to in a loop",
+        serve: udp_tokio::serve,
+    },
+    Server {
+        name: "udp-message-io",
+        framing: None,
+        summary: "message-io's Udp transport",
+        serve: udp_message_io::serve,
+    },
 ];
+
+impl Server {
+    /// Whether it speaks what a cell is of.
+    pub(crate) fn serves(&self, cell: Cell) -> bool {
+        cell.is_udp() == self.framing.is_none()
+    }
+}
 
 /// The server of that name.
 pub(crate) fn find(name: &str) -> Option<&'static Server> {

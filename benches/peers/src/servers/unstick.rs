@@ -2,7 +2,7 @@
 
 use std::io;
 
-use unstick::{ConnId, Context, Framing, Handler, Reactor};
+use unstick::{ConnId, Context, Datagram, Framing, Handler, Reactor, UdpId};
 
 use super::{announce, on_frame};
 
@@ -10,6 +10,14 @@ pub(super) fn serve() -> io::Result<()> {
     let mut reactor = Reactor::new(Echo)?;
     let listener = reactor.listen("127.0.0.1:0", Framing::length_u32())?;
     announce(reactor.local_addr(listener)?.port())?;
+    reactor.run()
+}
+
+pub(super) fn serve_udp() -> io::Result<()> {
+    let mut reactor = Reactor::new(Echo)?;
+    let socket = reactor.bind_udp("127.0.0.1:0")?;
+    reactor.with(|_, cx| cx.socket_options(socket)?.set_recv_buffer_size(1 << 22))?;
+    announce(reactor.local_addr(socket)?.port())?;
     reactor.run()
 }
 
@@ -21,5 +29,9 @@ impl Handler for Echo {
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
         // An echo that is refused is missed by the load, which ends with an error.
         let _ = cx.send(conn, on_frame(frame));
+    }
+
+    fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
+        let _ = cx.send_to(socket, datagram.from, on_frame(datagram.data));
     }
 }

@@ -1,0 +1,201 @@
+//! The load of datagrams: sockets that keep a batch each outstanding, as the frames' load does.
+//!
+//! ```text
+//! batch: [datagram][datagram].. -> a send each, or one for all -> server -> all are back -> again
+//! ```
+//!
+//! A socket is connected, so that it hears the server only. Where it segments, it gives its kernel
+//! a batch as one (`UDP_SEGMENT`), and is given what came as one (`UDP_GRO`): as a client does that
+//! has much to say. What comes back is checked as frames are, each datagram by its length.
+//!
+//! A datagram may be lost where a receive buffer is full. What is not back after a while is given
+//! up, and the batch begins anew; a server that loses again and again is an error.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use crate::cell::Cell;
+use crate::load::{Done, Until, Waiting};
+use crate::system::{self, Epoll, Event, NO_EVENT, READABLE};
+
+const INPUT_LEN: usize = 65_536;
+const EVENTS_LEN: usize = 1024;
+/// Nothing on the way takes so long on one machine.
+const LOSS_LIMIT: Duration = Duration::from_millis(200);
+/// So many losses in a row, with no datagram between, and the server is not there.
+const LOSSES_MAX: u32 = 50;
+
+/// The sockets that load one server.
+pub(crate) struct UdpLoad {
+    epoll: Epoll,
+    sockets: Vec<Socket>,
+    /// `depth` datagrams of `size` bytes.
+    batch: Vec<u8>,
+    cell: Cell,
+    input: Vec<u8>,
+    events: Vec<Event>,
+    waiting: Waiting,
+    outstanding: usize,
+}
+
+struct Socket {
+    udp: UdpSocket,
+    /// Bytes of the batch that came back.
+    received: usize,
+    /// Where in the batch the next datagram stands, unless one is lost.
+    next: usize,
+    begun: Instant,
+    is_outstanding: bool,
+}
+
+impl UdpLoad {
+    /// Opens all sockets, and has one datagram echoed on each.
+    pub(crate) fn open(port: u16, cell: Cell, waiting: Waiting) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let mut sockets = Vec::with_capacity(cell.connections);
+        for key in 0..cell.connections {
+            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            udp.connect((Ipv4Addr::LOCALHOST, port))?;
+            udp.set_nonblocking(true)?;
+            system::set_receive_buffer(&udp)?;
+            if cell.is_segmented() {
+                system::set_segments(&udp, cell.size)?;
+            }
+            epoll.add(&udp, key, READABLE)?;
+            sockets.push(Socket {
+                udp,
+                received: 0,
+                next: 0,
+                begun: Instant::now(),
+                is_outstanding: false,
+            });
+        }
+        let mut load = Self {
+            epoll,
+            sockets,
+            batch: cell.datagrams(),
+            cell,
+            input: vec![0; INPUT_LEN],
+            events: vec![NO_EVENT; EVENTS_LEN],
+            waiting,
+            outstanding: 0,
+        };
+        let batches = Until::Batches(cell.connections as u64);
+        load.run(batches, true, &mut Vec::new())?;
+        Ok(load)
+    }
+
+    /// As [`Load::run`](crate::load::Load::run): keeps every socket's batch outstanding, then waits
+    /// until all are back.
+    pub(crate) fn run(
+        &mut self,
+        mut until: Until,
+        check: bool,
+        round_trips: &mut Vec<u32>,
+    ) -> io::Result<Done> {
+        let before = round_trips.len();
+        let start = Instant::now();
+        let mut now = start;
+        for key in 0..self.sockets.len() {
+            if until.allows(now) || key == 0 {
+                self.begin(key, now)?;
+                now = Instant::now();
+            }
+        }
+        while self.outstanding > 0 {
+            for index in 0..self.wait()? {
+                let key = self.events[index].u64 as usize;
+                if self.progress(key, check)? {
+                    now = Instant::now();
+                    round_trips.push(self.complete(key, now));
+                    if until.allows(now) {
+                        self.begin(key, now)?;
+                    }
+                }
+            }
+        }
+        let batches = (round_trips.len() - before) as u64;
+        Ok(Done {
+            frames: batches * self.cell.depth as u64,
+            elapsed: now - start,
+        })
+    }
+
+    fn wait(&mut self) -> io::Result<usize> {
+        let limit_ms = match self.waiting {
+            Waiting::Spin => 0,
+            Waiting::Sleep => LOSS_LIMIT.as_millis() as i32,
+        };
+        for _ in 0..LOSSES_MAX {
+            let begun = Instant::now();
+            while begun.elapsed() < LOSS_LIMIT {
+                let count = self.epoll.wait(&mut self.events, limit_ms)?;
+                if count > 0 {
+                    return Ok(count);
+                }
+            }
+            for key in 0..self.sockets.len() {
+                if self.sockets[key].is_outstanding {
+                    self.outstanding -= 1;
+                    self.begin(key, Instant::now())?;
+                }
+            }
+        }
+        Err(io::Error::new(ErrorKind::TimedOut, "a server stalled"))
+    }
+
+    fn begin(&mut self, key: usize, now: Instant) -> io::Result<()> {
+        let socket = &mut self.sockets[key];
+        socket.received = 0;
+        socket.next = 0;
+        socket.begun = now;
+        socket.is_outstanding = true;
+        self.outstanding += 1;
+        let at_once = if self.cell.is_segmented() {
+            self.batch.len()
+        } else {
+            self.cell.size
+        };
+        for datagrams in self.batch.chunks(at_once) {
+            socket.udp.send(datagrams)?;
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, key: usize, now: Instant) -> u32 {
+        self.outstanding -= 1;
+        self.sockets[key].is_outstanding = false;
+        let round_trip = now - self.sockets[key].begun;
+        u32::try_from(round_trip.as_nanos()).unwrap_or(u32::MAX)
+    }
+
+    /// Receives what is there; true when the whole batch is back.
+    fn progress(&mut self, key: usize, check: bool) -> io::Result<bool> {
+        let socket = &mut self.sockets[key];
+        while socket.is_outstanding && socket.received < self.batch.len() {
+            let len = match socket.udp.recv(&mut self.input) {
+                Ok(len) => len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            let size = self.cell.size;
+            let whole = len > 0 && len.is_multiple_of(size);
+            let one = len == size || self.cell.is_segmented();
+            // One that was lost makes a gap, and the batch is given up in the end.
+            let place = (socket.next..)
+                .step_by(size)
+                .take_while(|at| at + len <= self.batch.len())
+                .find(|&at| !check || self.batch[at..at + len] == self.input[..len]);
+            let Some(place) = place.filter(|_| whole && one) else {
+                return Err(io::Error::new(
+                    ErrorKind::InvalidData,
+                    "other datagrams came back than were sent",
+                ));
+            };
+            socket.next = place + len;
+            socket.received += len;
+        }
+        Ok(socket.is_outstanding)
+    }
+}
