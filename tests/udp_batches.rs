@@ -317,19 +317,28 @@ fn a_run_that_the_kernel_refuses_costs_each_of_its_datagrams_an_error_and_no_oth
     }
 }
 
+/// Gives this thread a network of its own, prepared by these commands; false where that cannot be.
+fn has_network_of_its_own(commands: &[&[&str]]) -> bool {
+    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+        println!("skipped: no network of its own here ({error})");
+        return false;
+    }
+    commands.iter().all(|command| {
+        let status = Command::new(command[0]).args(&command[1..]).status();
+        let is_done = status.is_ok_and(|status| status.success());
+        if !is_done {
+            println!("skipped: {command:?} does not work here");
+        }
+        is_done
+    })
+}
+
 /// A way whose packets are shorter than the datagrams: they go in fragments, which the kernel does
 /// not do to parts of one. In a network of this thread's own, whose loopback is made so.
 #[test]
 fn datagrams_longer_than_a_packet_go_out_whole() {
-    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-        return println!("skipped: no network of its own here ({error})");
-    }
-    let ip = |arguments: &[&str]| {
-        let status = Command::new("ip").args(arguments).status();
-        status.is_ok_and(|status| status.success())
-    };
-    if !ip(&["link", "set", "lo", "mtu", "1500", "up"]) {
-        return println!("skipped: no ip(8) here");
+    if !has_network_of_its_own(&[&["ip", "link", "set", "lo", "mtu", "1500", "up"]]) {
+        return;
     }
     for in_batches in [true, false] {
         let (mut reactor, socket, _) = bound(Probe::silent(), config(in_batches));
@@ -433,5 +442,70 @@ fn a_socket_that_was_drained_by_a_batch_hears_the_next_datagram() {
         drive(&mut reactor, |reactor| {
             reactor.stats().datagrams_in == total
         });
+    }
+}
+
+/// A way that is slower than the sender: what the kernel has no room for waits for word of room.
+#[test]
+fn datagrams_that_find_no_room_go_out_when_there_is_and_in_order() {
+    const COUNT: usize = 600;
+    let slow = "tc qdisc add dev lo root tbf rate 80mbit burst 64kb limit 10mb";
+    let slow: Vec<_> = slow.split(' ').collect();
+    if !has_network_of_its_own(&[&["ip", "link", "set", "lo", "up"], &slow]) {
+        return;
+    }
+    for in_batches in [true, false] {
+        let (mut reactor, socket, _) = bound(Probe::silent(), config(in_batches));
+        let client = peer();
+        client.set_nonblocking(true).expect("the mode can be set");
+        // Whatever else the machine does, nothing is lost for want of room there.
+        setsockopt(&client, sockopt::RcvBufForce, &(8 << 20)).expect("this network is its own");
+        let mut received = Vec::new();
+        for round in 0..2 {
+            let data = |index: usize| vec![index.to_le_bytes()[0]; 1000 - index % 3];
+            reactor.with(|_, cx| {
+                for index in 0..COUNT {
+                    cx.send_to(socket, addr_of(&client), &data(index))
+                        .expect("there is room");
+                }
+            });
+            reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+            let sent = reactor.stats().datagrams_out - (round * COUNT) as u64;
+            assert!(sent < COUNT as u64, "the kernel had room for all");
+            received.clear();
+            drive(&mut reactor, |_| {
+                let mut buf = [0; 2000];
+                while let Ok(len) = client.recv(&mut buf) {
+                    received.push(buf[..len].to_vec());
+                }
+                received.len() == COUNT
+            });
+            for (index, received) in received.iter().enumerate() {
+                assert!(*received == data(index), "datagram {index}");
+            }
+        }
+        assert_eq!(errors(reactor.handler()), 0);
+    }
+}
+
+/// Each datagram that went makes room, of which nobody wants to know as long as there was some.
+#[test]
+fn a_datagram_that_went_makes_no_event() {
+    for in_batches in [true, false] {
+        let (mut reactor, socket, _) = bound(Probe::silent(), config(in_batches));
+        let client = peer();
+        for count in [1, 5] {
+            reactor.with(|_, cx| {
+                for _ in 0..count {
+                    cx.send_to(socket, addr_of(&client), b"gone")
+                        .expect("there is room");
+                }
+            });
+            for _ in 0..3 {
+                reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+            }
+        }
+        assert_eq!(reactor.stats().datagrams_out, 6);
+        assert_eq!(reactor.stats().events, 0);
     }
 }

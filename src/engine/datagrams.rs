@@ -53,7 +53,13 @@ impl Engine {
     /// Sends queued datagrams until the kernel takes no more; answers the first error, which has
     /// cost one datagram at most and ended nothing.
     pub(crate) fn flush_datagrams(&mut self, id: UdpId) -> Result<Option<io::Error>, Gone> {
-        let Self { entries, stats, .. } = self;
+        let Self {
+            entries,
+            stats,
+            driver,
+            ..
+        } = self;
+        let token = id.0.to_poll();
         let entry = entries.udp_mut(id)?;
         while entry.flags.intersects(Flags::WRITABLE) && !entry.queue.is_empty() {
             match entry.udp.send(&entry.queue) {
@@ -63,6 +69,9 @@ impl Engine {
                     entry.refused = false;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Err(error) = entry.udp.await_room(driver, token, true) {
+                        return Ok(Some(error));
+                    }
                     entry.flags.remove(Flags::WRITABLE);
                 }
                 Err(error) => {
@@ -78,6 +87,11 @@ impl Engine {
                     return Ok(Some(error));
                 }
             }
+        }
+        if entry.queue.is_empty()
+            && let Err(error) = entry.udp.await_room(driver, token, false)
+        {
+            return Ok(Some(error));
         }
         if entry.flags.intersects(Flags::CLOSING) && entry.queue.is_empty() {
             self.kill_socket(id.0);

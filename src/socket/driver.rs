@@ -113,6 +113,31 @@ impl Driver {
             .register(source, Token(token.0), INTEREST)
     }
 
+    /// Registers for what comes in only: a socket of datagrams has room to write anew after every
+    /// one that went, and each time would be an event.
+    pub(super) fn register_datagrams(
+        &self,
+        source: &mut impl Source,
+        token: PollToken,
+    ) -> io::Result<()> {
+        self.poll
+            .registry()
+            .register(source, Token(token.0), Interest::READABLE)
+    }
+
+    /// Asks for word of room to write, or no more.
+    pub(super) fn await_writable(
+        &self,
+        source: &mut impl Source,
+        token: PollToken,
+        on: bool,
+    ) -> io::Result<()> {
+        let interest = if on { INTEREST } else { Interest::READABLE };
+        self.poll
+            .registry()
+            .reregister(source, Token(token.0), interest)
+    }
+
     /// Ends what [`register`](Driver::register) began. A descriptor may live on in a duplicate,
     /// so dropping it is not enough. A failure means that it was registered no more.
     pub(super) fn deregister(&self, source: &mut impl Source) {

@@ -16,6 +16,7 @@ use crate::token::PollToken;
 pub(crate) struct Udp {
     udp: UdpSocket,
     is_connected: bool,
+    awaits_room: bool,
     /// None where the system cannot, or the program does not want it.
     batcher: Option<Batcher>,
 }
@@ -43,12 +44,27 @@ impl Udp {
         Ok(Self {
             udp,
             is_connected: false,
+            awaits_room: false,
             batcher,
         })
     }
 
     pub(crate) fn register(&mut self, driver: &Driver, token: PollToken) -> io::Result<()> {
-        driver.register(&mut self.udp, token)
+        driver.register_datagrams(&mut self.udp, token)
+    }
+
+    /// Asks for an event when there is room to send, as there was none; or for none any more.
+    pub(crate) fn await_room(
+        &mut self,
+        driver: &Driver,
+        token: PollToken,
+        on: bool,
+    ) -> io::Result<()> {
+        if self.awaits_room != on {
+            driver.await_writable(&mut self.udp, token, on)?;
+            self.awaits_room = on;
+        }
+        Ok(())
     }
 
     pub(crate) fn deregister(&mut self, driver: &Driver) {
