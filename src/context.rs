@@ -3,17 +3,22 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::codec::Framing;
 use crate::engine::Engine;
-use crate::error::{Gone, SendError, Sent};
+use crate::error::{Gone, Refused, SendError, Sent};
 use crate::handler::Handler;
+use crate::payload::Payload;
 use crate::session::Sessions;
 use crate::socket::{ConnectOptions, ListenOptions, SocketRef, UdpOptions};
 use crate::stats::{ConnStats, Stats};
 use crate::timer::TimerId;
 use crate::token::{ConnId, ListenerId, SocketId, UdpId};
+
+/// A broadcast payload of this many bytes is shared. A shorter one costs less to copy.
+const SHARED_LEN_MIN: usize = 16 * 1024;
 
 /// What a callback may do: everything, to every connection, and nothing of it calls back before
 /// the callback has returned.
@@ -44,12 +49,49 @@ impl<H: Handler> Context<'_, H> {
         self.engine.send(conn.0, payload)
     }
 
+    /// [`send`](Context::send) for a payload that is given by value. One of 16 KiB or more is not
+    /// copied, whatever becomes of it: it is queued as it is, and written together with what stands
+    /// around it in its frame. With [`delimiter`](Framing::delimiter),
+    /// [`length_field`](Framing::length_field) and [`custom`](Framing::custom) it is copied once,
+    /// as with `send`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Context::send), with the payload given back.
+    ///
+    /// # Examples
+    ///
+    /// One answer, shared by all who ask for it:
+    ///
+    /// ```
+    /// # use unstick::{ConnId, Context, Handler};
+    /// # use std::sync::Arc;
+    /// # fn f<H: Handler>(cx: &mut Context<'_, H>, conn: ConnId, image: &Arc<[u8]>) {
+    /// if let Err(refused) = cx.send_owned(conn, Arc::clone(image)) {
+    ///     eprintln!("{} bytes not sent: {refused}", refused.payload.len());
+    /// }
+    /// # }
+    /// ```
+    pub fn send_owned(
+        &mut self,
+        conn: ConnId,
+        payload: impl Into<Payload>,
+    ) -> Result<Sent, Refused> {
+        self.engine.send_owned(conn.0, payload.into())
+    }
+
     /// Sends `payload` to each of `conns`, as [`send`](Context::send) does, and says how many
-    /// accepted it.
+    /// accepted it. A long one is copied once for all of them.
     pub fn broadcast(&mut self, conns: impl IntoIterator<Item = ConnId>, payload: &[u8]) -> usize {
+        let conns = conns.into_iter();
+        if payload.len() < SHARED_LEN_MIN {
+            return conns
+                .filter(|conn| self.send(*conn, payload).is_ok())
+                .count();
+        }
+        let shared = Payload::from(Arc::<[u8]>::from(payload));
         conns
-            .into_iter()
-            .filter(|conn| self.send(*conn, payload).is_ok())
+            .filter(|conn| self.send_owned(*conn, shared.clone()).is_ok())
             .count()
     }
 

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::{fmt, io};
 
+use crate::payload::Payload;
+
 /// Why bytes are no frame, or a payload cannot become one.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -180,6 +182,28 @@ impl Error for SendError {
             Self::Frame(error) => Some(error),
             _ => None,
         }
+    }
+}
+
+/// A payload that was given, and not accepted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Refused {
+    /// Why.
+    pub error: SendError,
+    /// The payload, given back.
+    pub payload: Payload,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for Refused {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
     }
 }
 

@@ -144,7 +144,9 @@
 //! that goes meanwhile is told of by [`on_hangup`](Handler::on_hangup).
 //!
 //! All that one connection is sent while its own frames are delivered is written by one call when
-//! they are done; what other connections are sent is written once at the end of the turn.
+//! they are done; what other connections are sent is written once at the end of the turn. A payload
+//! is copied once on its way; a long one that is given by value, by
+//! [`send_owned`](Context::send_owned), not at all, and a long broadcast once for all.
 //!
 //! # Datagrams
 //!
@@ -245,6 +247,7 @@ mod deframe;
 mod engine;
 mod error;
 mod handler;
+mod payload;
 mod reactor;
 mod reconnect;
 mod remote;
@@ -262,8 +265,11 @@ pub use config::Config;
 pub use context::Context;
 pub use datagram::Datagram;
 pub use deframe::{Decoded, Deframer, FramedStream, Framer};
-pub use error::{CloseReason, Closed, DecodeError, FrameError, Gone, PostError, SendError, Sent};
+pub use error::{
+    CloseReason, Closed, DecodeError, FrameError, Gone, PostError, Refused, SendError, Sent,
+};
 pub use handler::{Handler, Hangup, Origin};
+pub use payload::Payload;
 pub use reactor::Reactor;
 pub use reconnect::{Backoff, Reconnect};
 pub use remote::Remote;

@@ -554,6 +554,10 @@ fn writing_to_a_reset_peer_raises_no_sigpipe() {
             for _ in 0..3 {
                 let _ = cx.send(conn, b"in vain").expect("nobody knows yet");
             }
+            if round % 2 == 0 {
+                let given = cx.send_owned(conn, vec![0; 20_000]);
+                let _ = given.expect("nobody knows yet, and it makes the write a gathered one");
+            }
         });
         drive_to_closed(&mut reactor, round as u64);
         let closes = reactor.handler().closes();

@@ -421,6 +421,33 @@ impl Framing {
             other => other.encode(payload, buf),
         }
     }
+
+    /// Appends what stands around `payload` in its frame, and answers where in `buf` it would stand
+    /// itself; `None` where the framing has to have it in the frame, and nothing is appended.
+    pub(crate) fn encode_around(
+        &self,
+        payload: &[u8],
+        buf: &mut Buf,
+    ) -> Result<Option<usize>, FrameError> {
+        let before = buf.len();
+        let mut out = Out::leaving_out(buf, payload);
+        let encoded = match self.kind() {
+            Kind::Raw(codec) => codec.encode(payload, &mut out),
+            Kind::Length(codec) => codec.encode(payload, &mut out),
+            Kind::Line(codec) => codec.encode(payload, &mut out),
+            Kind::Fixed(codec) => codec.encode(payload, &mut out),
+            Kind::Varint(codec) => codec.encode(payload, &mut out),
+            Kind::Netstring(codec) => codec.encode(payload, &mut out),
+            Kind::HeaderBody(codec) => codec.encode(payload, &mut out),
+            // They look at the frame that they made.
+            Kind::Delimited(_) | Kind::LengthField(_) | Kind::Custom(_) => return Ok(None),
+        };
+        let place = out.left_out.and_then(|(_, place)| place);
+        if encoded.is_err() {
+            buf.truncate(before);
+        }
+        encoded.map(|()| place)
+    }
 }
 
 impl Kind {

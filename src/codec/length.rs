@@ -84,19 +84,19 @@ impl Length {
             let field = if is_big { field } else { field.swap_bytes() };
             buf.put_with_header(field.to_be_bytes(), payload);
         } else {
-            self.encode_any(payload, buf);
+            self.encode_by_parts(payload, &mut Out::new(buf));
         }
         Ok(())
     }
 
     #[inline(never)]
-    fn encode_any(&self, payload: &[u8], buf: &mut Buf) {
+    fn encode_by_parts(&self, payload: &[u8], out: &mut Out<'_>) {
         let (len, width) = (payload.len() as u64, usize::from(self.width));
         match self.endian {
-            Endian::Big => buf.put(len.to_be_bytes().split_at(8_usize.saturating_sub(width)).1),
-            Endian::Little => buf.put(len.to_le_bytes().split_at(width).0),
+            Endian::Big => out.put(len.to_be_bytes().split_at(8_usize.saturating_sub(width)).1),
+            Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
         }
-        buf.put(payload);
+        out.put(payload);
     }
 }
 
@@ -128,7 +128,12 @@ impl Codec for Length {
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        self.encode_to(payload, out.buf)
+        if payload.len() > self.payload_len_max {
+            let len = payload.len() as u64;
+            return Err(FrameError::too_long(len, self.payload_len_max));
+        }
+        self.encode_by_parts(payload, out);
+        Ok(())
     }
 
     fn room(&self) -> usize {

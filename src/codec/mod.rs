@@ -185,13 +185,27 @@ pub struct Out<'a> {
     buf: &'a mut Buf,
     /// Where this frame begins in the buffer.
     start: usize,
+    /// A payload that is left out, and where in the buffer it would stand.
+    left_out: Option<(&'a [u8], Option<usize>)>,
 }
 
 impl<'a> Out<'a> {
     #[inline]
     pub(crate) fn new(buf: &'a mut Buf) -> Self {
         let start = buf.len();
-        Self { buf, start }
+        Self {
+            buf,
+            start,
+            left_out: None,
+        }
+    }
+
+    /// Leaves `payload` out where it is put as it is.
+    fn leaving_out(buf: &'a mut Buf, payload: &'a [u8]) -> Self {
+        Self {
+            left_out: Some((payload, None)),
+            ..Self::new(buf)
+        }
     }
 
     /// What was put so far for this frame.
@@ -211,6 +225,12 @@ impl<'a> Out<'a> {
     /// Appends bytes.
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
+        if let Some((payload, place @ None)) = &mut self.left_out
+            && std::ptr::eq(*payload, bytes)
+        {
+            *place = Some(self.buf.len());
+            return;
+        }
         self.buf.put(bytes);
     }
 

@@ -17,7 +17,7 @@ mod inbound;
 mod outbound;
 
 pub(crate) use inbound::{Flow, Halt, Inbound, Sink};
-pub(crate) use outbound::Outbound;
+pub(crate) use outbound::{Outbound, SLICES_MAX};
 
 /// What is known of a connection, a bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

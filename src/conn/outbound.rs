@@ -1,8 +1,10 @@
 //! The write side: output that the kernel has not taken yet, in order.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 
 use crate::buffer::{Buf, Pool};
+use crate::payload::Payload;
 use crate::timer::Stamp;
 
 /// The largest segment that is made for more than one payload. Segments are freed one by one as
@@ -10,14 +12,30 @@ use crate::timer::Stamp;
 const SEGMENT_LEN: usize = 64 * 1024;
 /// Room beyond the payload that is kept for its header.
 const HEADER_ROOM: usize = 32;
+/// How many segments are written with one call: a header, a payload and an end, a few times over.
+pub(crate) const SLICES_MAX: usize = 16;
 
-/// A queue of pooled segments. Invariant: `len` is the sum of their lengths, none is empty.
+/// A queue of segments. Invariant: `len` is the sum of their lengths, none is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
-    segments: VecDeque<Box<Buf>>,
+    segments: VecDeque<Segment>,
     len: usize,
     /// When the kernel last took something, or the queue began.
     pub(crate) progress: Stamp,
+}
+
+#[derive(Debug)]
+enum Segment {
+    Pooled(Box<Buf>),
+    /// A payload that the user gave. Its memory counts as lent by the pool.
+    Given(Box<Given>),
+}
+
+/// Invariant: `start < payload.len()`.
+#[derive(Debug)]
+struct Given {
+    payload: Payload,
+    start: usize,
 }
 
 impl Outbound {
@@ -36,6 +54,17 @@ impl Outbound {
         }
         self.back_with_room(bytes.len(), pool).put(bytes);
         self.len += bytes.len();
+    }
+
+    /// Appends a payload as it is.
+    pub(crate) fn push_given(&mut self, payload: Payload, pool: &mut Pool) {
+        if payload.is_empty() {
+            return;
+        }
+        pool.count(0, payload.len());
+        self.len += payload.len();
+        let given = Given { payload, start: 0 };
+        self.segments.push_back(Segment::Given(Box::new(given)));
     }
 
     /// Appends what `encode` puts, for a payload of `payload_len` bytes; nothing where it fails, or
@@ -62,7 +91,7 @@ impl Outbound {
             self.segments
                 .pop_back()
                 .into_iter()
-                .for_each(|back| pool.put(back));
+                .for_each(|back| back.give_back(pool));
         }
         self.len += added;
         result.map(|()| accepted)
@@ -73,43 +102,103 @@ impl Outbound {
         self.segments.front().map_or(&[], |front| front.bytes())
     }
 
-    /// Drops `len` bytes of [`front`](Outbound::front), which the kernel has taken.
-    pub(crate) fn consume(&mut self, len: usize, pool: &mut Pool) {
-        let front = self
-            .segments
-            .front_mut()
-            .expect("only bytes that were shown are consumed");
-        front.consume(len);
+    /// Whether all of it lies in one segment.
+    pub(crate) fn is_one_piece(&self) -> bool {
+        self.segments.len() <= 1
+    }
+
+    /// The bytes to write next, of as many segments as there is place for.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+        let segments = self.segments.iter();
+        let places = slices.iter_mut().zip(segments);
+        places
+            .map(|(slice, segment)| *slice = IoSlice::new(segment.bytes()))
+            .count()
+    }
+
+    /// Drops `len` bytes of the front, which the kernel has taken.
+    pub(crate) fn consume(&mut self, mut len: usize, pool: &mut Pool) {
         self.len -= len;
-        if front.is_empty() {
-            self.segments
-                .pop_front()
-                .into_iter()
-                .for_each(|front| pool.put(front));
+        while len > 0 {
+            let front = self
+                .segments
+                .front_mut()
+                .expect("only bytes that were shown are consumed");
+            let here = len.min(front.bytes().len());
+            len -= here;
+            if front.consume(here) {
+                self.segments
+                    .pop_front()
+                    .into_iter()
+                    .for_each(|front| front.give_back(pool));
+            }
         }
     }
 
-    /// Bytes of the buffers that it holds.
+    /// Bytes of the memory that it holds.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.segments.iter().map(|segment| segment.capacity()).sum()
+        self.segments.iter().map(Segment::held_bytes).sum()
     }
 
     /// Gives all segments back and tells how many bytes were in them.
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
         self.segments
             .drain(..)
-            .for_each(|segment| pool.put(segment));
+            .for_each(|segment| segment.give_back(pool));
         std::mem::take(&mut self.len)
     }
 
     fn back_with_room(&mut self, len: usize, pool: &mut Pool) -> &mut Box<Buf> {
-        if self.segments.back().is_none_or(|back| back.room() < len) {
+        let has_room = match self.segments.back() {
+            Some(Segment::Pooled(back)) => back.room() >= len,
+            _ => false,
+        };
+        if !has_room {
             let capacity = (2 * self.len).min(SEGMENT_LEN).max(len);
-            self.segments.push_back(pool.take(capacity));
+            let buf = pool.take(capacity);
+            self.segments.push_back(Segment::Pooled(buf));
         }
-        self.segments
-            .back_mut()
-            .expect("one was pushed if there was none")
+        match self.segments.back_mut() {
+            Some(Segment::Pooled(back)) => back,
+            _ => unreachable!("one was pushed if there was none"),
+        }
+    }
+}
+
+impl Segment {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Pooled(buf) => buf.bytes(),
+            Self::Given(given) => &given.payload[given.start..],
+        }
+    }
+
+    /// Drops bytes of the front, and answers whether none are left.
+    fn consume(&mut self, len: usize) -> bool {
+        match self {
+            Self::Pooled(buf) => {
+                buf.consume(len);
+                buf.is_empty()
+            }
+            Self::Given(given) => {
+                given.start += len;
+                given.start == given.payload.len()
+            }
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Pooled(buf) => buf.capacity(),
+            Self::Given(given) => given.payload.len(),
+        }
+    }
+
+    fn give_back(self, pool: &mut Pool) {
+        match self {
+            Self::Pooled(buf) => pool.put(buf),
+            Self::Given(given) => pool.count(given.payload.len(), 0),
+        }
     }
 }
 
@@ -179,5 +268,37 @@ mod tests {
         queue.consume(100_000, &mut pool);
         assert!(queue.segments.is_empty());
         assert_eq!(pool.free_bytes(), 131_072);
+    }
+
+    #[test]
+    fn given_payloads_keep_their_place_and_are_counted_until_they_are_written() {
+        let mut pool = Pool::new(0);
+        let lent = pool.lent_bytes();
+        for piece in [1, 5, usize::MAX] {
+            let mut queue = Outbound::default();
+            queue.push(b"head ", &mut pool);
+            queue.push_given(vec![b'x'; 1000].into(), &mut pool);
+            queue.push_given(Payload::from(&b""[..]), &mut pool);
+            queue.push(b" tail", &mut pool);
+            assert!(pool.lent_bytes() >= lent + 1000);
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            assert_eq!(queue.slices(&mut slices), 3);
+            let all = [b"head ", &[b'x'; 1000][..], b" tail"].concat();
+            assert!(
+                slices[..3]
+                    .iter()
+                    .flat_map(|slice| slice.to_vec())
+                    .eq(all.clone())
+            );
+            assert!(drain(&mut queue, piece, &mut pool) == all);
+            assert_eq!(pool.lent_bytes(), lent);
+        }
+        let mut queue = Outbound::default();
+        queue.push_given(vec![0; 1000].into(), &mut pool);
+        queue.push(b"tail", &mut pool);
+        queue.consume(1002, &mut pool);
+        assert_eq!(queue.front(), b"il", "a write may end in any segment");
+        assert_eq!(queue.clear(&mut pool), 2);
+        assert_eq!(pool.lent_bytes(), lent);
     }
 }

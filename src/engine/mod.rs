@@ -8,6 +8,7 @@ mod datagrams;
 mod entries;
 mod entry;
 mod flow;
+mod given;
 mod input;
 mod lifecycle;
 mod memory;

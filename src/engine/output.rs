@@ -4,12 +4,12 @@
 //! buffer, which is written at the end of its dispatch. Every other connection has its output in a
 //! queue of its own, which is flushed at the end of the turn.
 
-use std::io;
+use std::io::{self, IoSlice};
 
 use super::{Connection, Engine, Entry};
 use crate::buffer::Pool;
 use crate::config::Config;
-use crate::conn::{ClosingStep, Flags, Outbound};
+use crate::conn::{ClosingStep, Flags, Outbound, SLICES_MAX};
 use crate::error::{CloseReason, SendError, Sent};
 use crate::stats::Stats;
 use crate::timer::Stamp;
@@ -182,7 +182,11 @@ impl Engine {
         match write(conn, stats, *stamp, out.bytes()) {
             Ok(len) if len == out.len() => {
                 out.clear();
-                Drained(conn.flags.set(Flags::ABOVE_HIGH, false))
+                if !conn.flags.intersects(Flags::ABOVE_HIGH) {
+                    return Drained(false);
+                }
+                conn.flags.remove(Flags::ABOVE_HIGH);
+                Drained(true)
             }
             result => self.wrote_less(token, result),
         }
@@ -239,7 +243,10 @@ impl Engine {
         while conn.flags.intersects(Flags::WRITABLE)
             && let Some(mut outbound) = conn.outbound.take()
         {
-            let result = write(conn, stats, *stamp, outbound.front());
+            let result = match outbound.is_one_piece() {
+                true => write(conn, stats, *stamp, outbound.front()),
+                false => write_pieces(conn, stats, *stamp, &outbound),
+            };
             if let Ok(len) = result {
                 outbound.progress = *stamp;
                 outbound.consume(len, pool);
@@ -352,7 +359,7 @@ pub(super) struct SpareOutbounds {
 }
 
 impl SpareOutbounds {
-    fn take(&mut self, now: Stamp) -> Box<Outbound> {
+    pub(super) fn take(&mut self, now: Stamp) -> Box<Outbound> {
         let mut outbound = self.boxes.pop().unwrap_or_default();
         self.unused = self.unused.min(self.boxes.len());
         outbound.progress = now;
@@ -373,7 +380,7 @@ impl SpareOutbounds {
 /// A payload was refused as it does not fit behind the `queued` bytes. That counts as above the
 /// high mark, so that `on_drained` tells when there is room.
 #[cold]
-fn full(conn: &mut Connection, queued: usize) -> SendError {
+pub(super) fn full(conn: &mut Connection, queued: usize) -> SendError {
     if queued > 0 {
         conn.flags.insert(Flags::ABOVE_HIGH);
     }
@@ -381,7 +388,12 @@ fn full(conn: &mut Connection, queued: usize) -> SendError {
 }
 
 /// Counts an accepted payload and tells where the queue stands with it.
-fn accepted(conn: &mut Connection, queued: usize, config: &Config, stats: &mut Stats) -> Sent {
+pub(super) fn accepted(
+    conn: &mut Connection,
+    queued: usize,
+    config: &Config,
+    stats: &mut Stats,
+) -> Sent {
     stats.frames_out += 1;
     conn.stats.frames_out += 1;
     if queued > config.write_high {
@@ -398,18 +410,45 @@ fn drained(conn: &mut Connection, queued: usize, config: &Config) -> Drained {
     Drained(queued <= config.write_low && conn.flags.set(Flags::ABOVE_HIGH, false))
 }
 
-/// One write. That the kernel takes nothing of something is an error, not a reason to try again.
+/// One write of as many segments as it takes.
+fn write_pieces(
+    conn: &mut Connection,
+    stats: &mut Stats,
+    now: Stamp,
+    outbound: &Outbound,
+) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let count = outbound.slices(&mut slices);
+    let written = conn.stream.write_gathered(&slices[..count]);
+    note_write(conn, stats, now, outbound.len(), written)
+}
+
+/// One write.
 #[inline]
 fn write(conn: &mut Connection, stats: &mut Stats, now: Stamp, bytes: &[u8]) -> io::Result<usize> {
+    let written = conn.stream.write(bytes);
+    note_write(conn, stats, now, bytes.len(), written)
+}
+
+/// Counts a write. That the kernel takes nothing of something is an error, not a reason to try
+/// again.
+#[inline]
+fn note_write(
+    conn: &mut Connection,
+    stats: &mut Stats,
+    now: Stamp,
+    wanted: usize,
+    written: io::Result<usize>,
+) -> io::Result<usize> {
     stats.writes += 1;
-    let len = conn.stream.write(bytes)?;
+    let len = written?;
     if len == 0 {
         return Err(io::ErrorKind::WriteZero.into());
     }
     conn.active = now;
     conn.stats.written_bytes += len as u64;
     stats.written_bytes += len as u64;
-    log::trace!("wrote {len} of {} bytes to {}", bytes.len(), conn.peer);
+    log::trace!("wrote {len} of {wanted} bytes to {}", conn.peer);
     Ok(len)
 }
 

@@ -1,0 +1,115 @@
+//! Payloads that are given by value, and queued without a copy.
+
+use super::Engine;
+use super::output::{accepted, full};
+use crate::buffer::Buf;
+use crate::conn::Flags;
+use crate::error::{Refused, SendError, Sent};
+use crate::payload::Payload;
+use crate::token::Token;
+
+/// A shorter payload is copied: that costs less than a segment of its own, and than what it adds to
+/// the gathered write.
+const GIVEN_LEN_MIN: usize = 16 * 1024;
+/// Room for what stands around a payload in its frame.
+const AROUND_LEN: usize = 64;
+
+/// What stands around a payload in its frame.
+struct Around {
+    buf: Box<Buf>,
+    /// Where the payload stands in it.
+    place: usize,
+}
+
+impl Engine {
+    /// Encodes `payload` as a frame and queues it, without a copy where it is long enough and its
+    /// framing allows it.
+    pub(crate) fn send_owned(&mut self, token: Token, payload: Payload) -> Result<Sent, Refused> {
+        let sent = match self.around(token, &payload) {
+            Ok(Some(around)) => return Ok(self.queue_given(token, around, payload)),
+            Ok(None) => self.send(token, &payload),
+            Err(error) => Err(error),
+        };
+        sent.map_err(|error| Refused { error, payload })
+    }
+
+    /// Looks whether a payload is accepted, and what stands around it; `None` for one that is to be
+    /// copied.
+    fn around(&mut self, token: Token, payload: &[u8]) -> Result<Option<Around>, SendError> {
+        if payload.len() < GIVEN_LEN_MIN {
+            return Ok(None);
+        }
+        let queued = self.queued_bytes(token)?;
+        let is_memory_full = self.is_memory_full();
+        let Self {
+            entries,
+            served,
+            pool,
+            config,
+            ..
+        } = self;
+        let conn = entries.conn_mut(token)?;
+        if conn.flags.intersects(Flags::STOPS_SENDING) {
+            return Err(SendError::Closing);
+        }
+        if is_memory_full {
+            self.refuse_for_memory(token);
+            return Err(SendError::Full);
+        }
+        let framing = match served.is(token) {
+            true => &served.framing,
+            false => &conn.framing,
+        };
+        let mut buf = pool.take(AROUND_LEN);
+        let place = framing.encode_around(payload, &mut buf);
+        pool.recount(&mut buf);
+        let is_too_much = queued + buf.len() + payload.len() > config.write_queue_len_max;
+        match place {
+            Ok(Some(place)) if !is_too_much => Ok(Some(Around { buf, place })),
+            place => {
+                pool.put(buf);
+                match place? {
+                    Some(_) => Err(full(conn, queued)),
+                    None => Ok(None),
+                }
+            }
+        }
+    }
+
+    fn queue_given(&mut self, token: Token, around: Around, payload: Payload) -> Sent {
+        let Self {
+            entries,
+            served,
+            out,
+            pool,
+            spare_outbounds,
+            to_flush,
+            config,
+            stats,
+            stamp,
+            ..
+        } = self;
+        let Ok(conn) = entries.conn_mut(token) else {
+            pool.put(around.buf);
+            return Sent::Queued;
+        };
+        let outbound = conn
+            .outbound
+            .get_or_insert_with(|| spare_outbounds.take(*stamp));
+        if served.is(token) {
+            outbound.push(out.bytes(), pool);
+            out.clear();
+        }
+        let (head, end) = around.buf.bytes().split_at(around.place);
+        outbound.push(head, pool);
+        outbound.push_given(payload, pool);
+        outbound.push(end, pool);
+        pool.put(around.buf);
+        let queued = outbound.len();
+        if !conn.flags.intersects(Flags::TO_FLUSH) {
+            conn.flags.insert(Flags::TO_FLUSH);
+            to_flush.push_back(token);
+        }
+        accepted(conn, queued, config, stats)
+    }
+}

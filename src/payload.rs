@@ -1,0 +1,99 @@
+//! [`Payload`]: bytes that are given away, or shared.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// A payload that is given by value, so that it need not be copied to be queued.
+///
+/// It is made from a `Vec<u8>`, a `Box<[u8]>` or a `String`, which are given away, or from an
+/// `Arc<[u8]>` or a `&'static [u8]`, which are shared. A clone of a shared one costs nothing.
+///
+/// # Examples
+///
+/// ```
+/// use unstick::Payload;
+///
+/// let given = Payload::from(vec![0; 1 << 20]);
+/// let shared = given.into_shared(); // one copy, once
+/// let same = shared.clone(); // none
+/// assert_eq!(&shared[..4], &same[..4]);
+/// ```
+#[derive(Clone)]
+pub struct Payload(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Given(Vec<u8>),
+    Shared(Arc<[u8]>),
+    Static(&'static [u8]),
+}
+
+impl Payload {
+    /// The same bytes, so that clones share them. Copies those that were given away.
+    #[must_use]
+    pub fn into_shared(self) -> Self {
+        match self.0 {
+            Kind::Given(bytes) => Self(Kind::Shared(bytes.into())),
+            shared => Self(shared),
+        }
+    }
+}
+
+impl Deref for Payload {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Kind::Given(bytes) => bytes,
+            Kind::Shared(bytes) => bytes,
+            Kind::Static(bytes) => bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Payload {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Kind::Given(bytes))
+    }
+}
+
+impl From<Box<[u8]>> for Payload {
+    fn from(bytes: Box<[u8]>) -> Self {
+        Self(Kind::Given(bytes.into_vec()))
+    }
+}
+
+impl From<String> for Payload {
+    fn from(text: String) -> Self {
+        Self(Kind::Given(text.into_bytes()))
+    }
+}
+
+impl From<Arc<[u8]>> for Payload {
+    fn from(bytes: Arc<[u8]>) -> Self {
+        Self(Kind::Shared(bytes))
+    }
+}
+
+impl From<&'static [u8]> for Payload {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self(Kind::Static(bytes))
+    }
+}
+
+/// Tells the length, not the bytes.
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payload")
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
