@@ -10,30 +10,36 @@
 //! ```
 //!
 //! A connection owns a buffer, its tail, only while a frame is unfinished or its delivery was
-//! stopped. A byte is copied into the tail once; where only a delimiter tells where a frame ends,
-//! up to a kilobyte behind it is copied along. The tail grows with the bytes that came, to less
-//! than eight times their number, whatever length a header claims.
+//! stopped. The tail grows with the bytes that came, to at most eight times their number, whatever
+//! length a header claims. A byte is copied into the tail once, and what is copied to a larger one
+//! is less than that again: twice in all. Where only a delimiter tells the end of a frame, nobody
+//! knows before which byte a tail will be too small, and a few bytes behind the end come with it:
+//! that makes it up to two and a quarter.
 
 use crate::buffer::{Buf, Pool};
 use crate::codec::{Codec, ErasedState, Kind, Scanned, Skipped, Step, with_builtin};
 use crate::error::FrameError;
 use crate::timer::Stamp;
 
-/// Where an unfinished frame says no more than "one byte more", this many are tried at a time.
-const APPEND_LEN: usize = 1024;
+/// Where an unfinished frame says no more than "one byte more", a quarter of what is there is tried
+/// at a time, and no less or more than this.
+const STEP_MIN: usize = 128;
+const STEP_MAX: usize = 1024;
+/// Up to so many bytes, an end that nobody knows yet may be that of a length: in digits, or a
+/// varint.
+const LENGTH_LEN_MAX: usize = 21;
 /// From this many bytes present and missing on, a frame is read straight into its tail: below it,
 /// one read that also brings the frames behind it is cheaper than one copy less.
 const DIRECT_LEN_MIN: usize = 16 * 1024;
-/// How much larger than the bytes that came a tail is made, before its capacity is rounded up to a
-/// power of two.
-const GROWTH: usize = 4;
+/// How many times larger than the bytes that came a tail is made at the most.
+const GROWTH: usize = 8;
 /// From this many bytes on a tail grows by less where nobody knows how long the frame will be: it
 /// will end soon, or is meant to hold memory.
 const LONG_LEN: usize = 256 * 1024;
-const GROWTH_OF_LONG: usize = 2;
+const GROWTH_OF_LONG: usize = 4;
 /// How many times larger than its bytes a tail may stay when a round of decoding leaves the head of
 /// a frame in it. Twice what growing makes of it, so that no tail grows and shrinks in turns.
-const SHRINK: usize = 4 * GROWTH;
+const SHRINK: usize = 2 * GROWTH;
 
 /// Takes the frames, tells the time and lends the pool.
 pub(crate) trait Sink {
@@ -186,7 +192,7 @@ impl Inbound {
         if missing < DIRECT_LEN_MIN || tail.len() < DIRECT_LEN_MIN {
             return None;
         }
-        let wanted = missing.min(len_max).min((GROWTH - 1) * tail.len());
+        let wanted = missing.min(len_max).min((GROWTH / 2 - 1) * tail.len());
         let capacity = capacity_for(tail.need, tail.len());
         pool.reserve(tail, wanted, capacity);
         Some(&mut tail.room_mut()[..wanted])
@@ -274,7 +280,7 @@ impl Inbound {
             }
             let missing = tail.need - tail.len();
             let wanted = if tail.is_open_ended {
-                APPEND_LEN
+                open_ended_step(&tail)
             } else {
                 missing
             };
@@ -380,7 +386,7 @@ impl Inbound {
         };
         if tail.is_empty() {
             sink.pool().put(tail);
-        } else if tail.need > tail.len() && tail.capacity() > SHRINK * tail.len().max(APPEND_LEN) {
+        } else if tail.need > tail.len() && tail.capacity() > SHRINK * tail.len().max(STEP_MAX) {
             // The head of a frame, in a buffer that held a whole burst: what may wait for long
             // waits in a buffer of its size.
             self.keep_some(tail.bytes(), tail.need, tail.since, sink.pool());
@@ -401,7 +407,14 @@ impl Inbound {
     }
 
     fn keep_some(&mut self, bytes: &[u8], need: usize, since: Stamp, pool: &mut Pool) {
-        let mut tail = pool.take(capacity_for(need, bytes.len()));
+        let len = bytes.len();
+        let is_open_ended = need == len + 1 && len > LENGTH_LEN_MAX;
+        let capacity = if is_open_ended {
+            most_for(len, open_ended_growth(len))
+        } else {
+            capacity_for(need, len)
+        };
+        let mut tail = pool.take(capacity);
         tail.put(bytes);
         tail.since = since;
         note_need(&mut tail, need);
@@ -459,17 +472,44 @@ fn note_need(tail: &mut Buf, need: usize) {
     tail.is_open_ended = need == tail.len() + 1;
 }
 
-/// The capacity of a tail that holds `len` bytes of a frame of `need`.
+/// The capacity of a tail that holds `len` bytes of a frame of `need`: at most eight times as much.
+/// A frame of up to that gets all it needs; of a longer one half as much is made ready, so that
+/// what is copied by growing is no more than half the frame, and an eighth, and so on.
 fn capacity_for(need: usize, len: usize) -> usize {
-    need.min(len.saturating_mul(GROWTH)).max(len)
+    let most = most_for(len, GROWTH);
+    if need <= most { need } else { most / 2 }.max(len)
+}
+
+/// The largest buffer, a power of two, of no more than so many times that many bytes.
+fn most_for(len: usize, growth: usize) -> usize {
+    1 << len.saturating_mul(growth).max(1).ilog2()
+}
+
+/// How many times larger than its bytes the tail of a frame may be whose length nobody knows.
+fn open_ended_growth(len: usize) -> usize {
+    if len < LONG_LEN {
+        GROWTH
+    } else {
+        GROWTH_OF_LONG
+    }
+}
+
+/// How many bytes are tried at a time where nobody knows how many the frame lacks: what is copied
+/// in vain is no more than a part of the frame, and nothing is made to grow for it.
+fn open_ended_step(tail: &Buf) -> usize {
+    let step = (tail.len() / 4).clamp(STEP_MIN, STEP_MAX);
+    match tail.room() {
+        0 => step,
+        room => step.min(room),
+    }
 }
 
 fn append(tail: &mut Box<Buf>, bytes: &[u8], pool: &mut Pool) {
     let len = tail.len() + bytes.len();
-    let capacity = match tail.is_open_ended {
-        true if len < LONG_LEN => len * GROWTH,
-        true => len * GROWTH_OF_LONG,
-        false => capacity_for(tail.need, len),
+    let capacity = if tail.is_open_ended {
+        tail.len() * open_ended_growth(len)
+    } else {
+        capacity_for(tail.need, len)
     };
     pool.reserve(tail, bytes.len(), capacity);
     tail.put(bytes);

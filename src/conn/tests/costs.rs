@@ -49,7 +49,7 @@ fn glued_frames_are_not_moved_and_stopping_after_each_moves_the_rest_once() {
 }
 
 #[test]
-fn a_long_frame_in_small_reads_is_moved_less_than_twice() {
+fn a_long_frame_in_small_reads_is_moved_about_twice() {
     let names = FRAMINGS
         .into_iter()
         .filter(|name| payload_len_max(name) > 10_000);
@@ -63,19 +63,20 @@ fn a_long_frame_in_small_reads_is_moved_less_than_twice() {
             let stream = encode(name, &payload(len)).repeat(count);
             let (moved, delivered) = moved_and_count(&plan, &stream, usize::MAX, read_len);
             assert_eq!(delivered, count);
+            let ratio = ratio(moved, stream.len());
+            let is_told = is_length(name) || ["varint", "netstring", "field"].contains(&name);
             assert!(
-                moved <= 2 * stream.len() as u64,
-                "{name}, {len} bytes in reads of {read_len}: {}",
-                ratio(moved, stream.len())
+                ratio <= if is_told { 2.0 } else { 2.25 },
+                "{name}, {len} bytes in reads of {read_len}: {ratio}"
             );
         }
     }
 }
 
 /// Whatever the lengths of frames and reads are. With a length in front, each byte is copied once,
-/// and moved when its buffer grows, eightfold at a time: 1 + 1 + 1/8 + 1/64 .. at the most. Where a
-/// delimiter stands is not known before it is copied, so that up to 1 KiB behind it comes with it
-/// and is kept a second time: up to three times, if reads and frames are little longer than that.
+/// and growing copies half of the frame at the most, and an eighth before, and so on. Where a
+/// delimiter stands is not known: growing may copy all of the frame but its last byte, and what is
+/// tried behind its end comes with it.
 #[test]
 fn bytes_are_moved_a_fixed_number_of_times_for_any_length_of_frames_and_reads() {
     let lens = [
@@ -85,15 +86,15 @@ fn bytes_are_moved_a_fixed_number_of_times_for_any_length_of_frames_and_reads() 
         1, 2, 22, 64, 65, 127, 256, 513, 1024, 1025, 1028, 1460, 2049, 4096, 65_536,
     ];
     for (name, most) in [
-        ("u8", 2.15),
-        ("u16", 2.15),
-        ("u32", 2.15),
-        ("varint", 2.15),
-        ("netstring", 2.15),
-        ("field", 2.15),
-        ("line", 3.0),
-        ("delimiters", 3.0),
-        ("nul", 3.0),
+        ("u8", 2.0),
+        ("u16", 2.0),
+        ("u32", 2.0),
+        ("varint", 2.0),
+        ("netstring", 2.0),
+        ("field", 2.0),
+        ("line", 2.25),
+        ("delimiters", 2.25),
+        ("nul", 2.25),
     ] {
         let plan = Stage::all(name, 1 << 20);
         for len in lens.into_iter().filter(|len| *len <= payload_len_max(name)) {
@@ -241,7 +242,7 @@ fn an_unfinished_frame_holds_a_few_times_the_bytes_that_came() {
                 inbound.clear(&mut sink.pool);
                 let held = sink.pool.free_bytes() - free;
                 assert!(
-                    held < most * stream.len().max(9),
+                    held <= most * stream.len().max(9),
                     "{name}: {held} for {}",
                     stream.len()
                 );
