@@ -75,7 +75,7 @@ enum Found {
 
 /// What the codec remembers.
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     scanned: Scanned,
     own: Option<ErasedState>,
 }
@@ -307,7 +307,12 @@ impl Deframer {
 }
 
 impl State {
-    fn step(&mut self, kind: &Kind, bytes: &[u8], has_ended: bool) -> Result<Step, FrameError> {
+    pub(crate) fn step(
+        &mut self,
+        kind: &Kind,
+        bytes: &[u8],
+        has_ended: bool,
+    ) -> Result<Step, FrameError> {
         let Self { scanned, own } = self;
         with_builtin!(kind, codec => match has_ended {
             false => codec.decode(scanned, bytes),

@@ -131,6 +131,9 @@
 //! The framings serve without a reactor too: [`Deframer`] and [`Framer`] for bytes from anywhere,
 //! [`FramedStream`] for a blocking stream.
 //!
+//! A codec of one's own is best tested by [`testkit`]: it gives it every cut of a stream, and tells
+//! the smallest that it does not survive.
+//!
 //! # Sending, and a peer that does not read
 //!
 //! [`Context::send`] accepts a frame whole or not at all, and says what to do next: go on

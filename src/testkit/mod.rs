@@ -1,7 +1,57 @@
 //! For tests: whatever a stream is cut into, a codec must find the same frames in it.
 //!
-//! Nothing of this is meant for a server, and a program that does not name it carries none of it.
+//! [`Cuts`] gives a codec, a built-in one or one's own, its bytes in every way that a network may,
+//! holds it to its [contract](crate::Codec), and tells the smallest cut that it does not survive.
+//! [`ReadSide`] is the read side of one connection, for tests of one's own.
+//!
+//! No socket, no thread and no clock is involved, so that what fails once fails again. Nothing here
+//! is meant for a server, and a program that does not name it carries none of it.
+//!
+//! # Examples
+//!
+//! A codec that forgets, when its delimiter is cut in two, that it saw the first half:
+//!
+//! ```
+//! use unstick::testkit::Cuts;
+//! use unstick::{Codec, FrameError, Framing, Out, Step};
+//!
+//! struct Crlf;
+//!
+//! impl Codec for Crlf {
+//!     type State = usize; // how far it has searched
+//!
+//!     fn decode(&self, searched: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
+//!         let unseen = &bytes[*searched..];
+//!         if let Some(at) = unseen.windows(2).position(|pair| pair == b"\r\n") {
+//!             let end = std::mem::take(searched) + at;
+//!             return Ok(Step::Frame { frame: 0..end, consumed: end + 2 });
+//!         }
+//!         *searched = bytes.len(); // should be one less
+//!         Ok(Step::Need(bytes.len() + 1))
+//!     }
+//!
+//!     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+//!         out.put(payload);
+//!         out.put(b"\r\n");
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let framing = Framing::custom(Crlf);
+//! let failure = Cuts::of(&framing)
+//!     .stream(b"ab\r\nc\r\n")
+//!     .expect(&[b"ab", b"c"])
+//!     .try_check()
+//!     .expect_err("it loses a frame");
+//! assert_eq!(failure.pieces(), [&b"ab\r"[..], b"\nc\r\n"]);
+//! println!("{failure}"); // with a line of code that repeats it
+//! ```
 
+mod cuts;
+mod failure;
+mod probe;
 mod read_side;
 
+pub use cuts::Cuts;
+pub use failure::Failure;
 pub use read_side::ReadSide;

@@ -44,6 +44,7 @@ pub struct ReadSide {
     framing: Framing,
     inbound: Inbound,
     pool: Pool,
+    frames_skipped: u64,
     read_bytes: u64,
     /// Bytes of an erroneous stream, from the offending frame on.
     undecoded: Option<usize>,
@@ -57,6 +58,7 @@ impl ReadSide {
             framing,
             inbound: Inbound::default(),
             pool: Pool::new(0),
+            frames_skipped: 0,
             read_bytes: 0,
             undecoded: None,
         }
@@ -92,6 +94,7 @@ impl ReadSide {
             framing: &self.framing,
             on_frame,
             pool: &mut self.pool,
+            frames_skipped: &mut self.frames_skipped,
         };
         let halt = self.inbound.ingest(bytes, &mut sink);
         self.heed(halt).map(|_| bytes.len())
@@ -113,6 +116,7 @@ impl ReadSide {
             framing: &self.framing,
             on_frame,
             pool: &mut self.pool,
+            frames_skipped: &mut self.frames_skipped,
         };
         let halt = self.inbound.resume(&mut sink);
         self.heed(halt).map(drop)
@@ -136,6 +140,7 @@ impl ReadSide {
                 framing: &self.framing,
                 on_frame: &mut on_frame,
                 pool: &mut self.pool,
+                frames_skipped: &mut self.frames_skipped,
             };
             let halt = if was_undelivered {
                 inbound.resume(&mut sink)
@@ -183,6 +188,12 @@ impl ReadSide {
         self.pool.moved_bytes
     }
 
+    /// How many frames were skipped, as they were too long.
+    #[must_use]
+    pub fn frames_skipped(&self) -> u64 {
+        self.frames_skipped
+    }
+
     /// How many bytes of the stream lie before those that are held, or before the offending frame.
     #[must_use]
     pub fn offset(&self) -> u64 {
@@ -218,6 +229,7 @@ struct Calls<'a, F> {
     framing: &'a Framing,
     on_frame: F,
     pool: &'a mut Pool,
+    frames_skipped: &'a mut u64,
 }
 
 impl<F> Sink for Calls<'_, F>
@@ -236,6 +248,7 @@ where
     }
 
     fn skipped(&mut self, _: Skipped) -> Flow {
+        *self.frames_skipped += 1;
         Flow::Continue
     }
 

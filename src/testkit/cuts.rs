@@ -1,0 +1,581 @@
+//! Every cut of a stream, and what must hold under each.
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::failure::Failure;
+use super::probe::{self, Outcome, Stride};
+use super::read_side::ReadSide;
+use crate::codec::Framing;
+use crate::deframe::Framer;
+
+/// Streams of up to this many bytes are cut in every way: 32,768 ways.
+const EVERY_SPLIT_LEN_MAX: usize = 16;
+/// Up to here a stream is cut at every two places, and up to the next at every single one.
+const TWO_CUTS_LEN_MAX: usize = 96;
+const ONE_CUT_LEN_MAX: usize = 1024;
+/// Random ways to cut a stream, and streams of garbage.
+const RANDOM_COUNT: usize = 100;
+const GARBAGE_LEN_MAX: usize = 200;
+/// How many times the bytes that came may be copied, in quarters, and how many times the bytes that
+/// are held a buffer may have room for.
+const MOVED_QUARTERS_MAX: u64 = 9;
+const HELD_FACTOR: usize = 16;
+const HELD_MIN: usize = 1024;
+/// What a frame may have beside its payload, where a limit is tried: header and delimiter.
+const OVERHEAD_MAX: usize = 1024 + 256;
+
+/// Gives a framing every cut of a stream, and holds what it answers against what it should.
+///
+/// What is tried:
+///
+/// * every way to cut a stream of up to 16 bytes; of a longer one every two cuts up to 96 bytes and
+///   every single cut up to 1,024; byte by byte; all at once; and a hundred random ways;
+/// * each of them with the codec alone, and as a connection runs it: straight through, with a pause
+///   behind each frame, and with the framing exchanged for itself behind each frame;
+/// * streams of garbage, seeded: random bytes, and the stream with some of it changed.
+///
+/// What must hold:
+///
+/// * the frames are the same, and what is left or in error begins at the same place;
+/// * the [contract](crate::Codec) is kept, and no `Need` asks for more than turns out enough;
+/// * no byte of a long frame is searched twice for its end: give a stream with a frame of 200 bytes
+///   or more, and it is tried;
+/// * hardly more than twice the bytes that came are copied, and buffers are no larger than a few
+///   times the bytes in them;
+/// * a [limit](Cuts::frame_len_max) is kept;
+/// * nothing panics, and nothing is asked for ever.
+///
+/// A framing whose frames depend on the reads, as [`Framing::raw`] does, cannot pass.
+///
+/// # Examples
+///
+/// ```
+/// use unstick::Framing;
+/// use unstick::testkit::Cuts;
+///
+/// Cuts::of(&Framing::line())
+///     .stream(b"a\r\n\nbc\nd")
+///     .expect(&[b"a", b"", b"bc"])
+///     .check();
+/// Cuts::of(&Framing::varint()).payloads(&[b"a", b"", &[7; 300]]).check();
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "nothing is tried before `check`"]
+pub struct Cuts {
+    framing: Framing,
+    stream: Vec<u8>,
+    /// Where the one cut to try has its pieces' ends; none tries all cuts.
+    ends: Option<Vec<usize>>,
+    expected: Option<Vec<Vec<u8>>>,
+    /// A payload that the framing refused.
+    refused: Option<String>,
+    expects_error: bool,
+    is_stateful: bool,
+    frame_len_max: Option<usize>,
+    seed: u64,
+}
+
+/// How a stream is given to a codec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Alone,
+    Through,
+    Paused,
+    Reframed,
+}
+
+impl Way {
+    const ALL: [Self; 4] = [Self::Alone, Self::Through, Self::Paused, Self::Reframed];
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Alone => "the codec alone",
+            Self::Through => "through a connection",
+            Self::Paused => "through a connection that is paused behind each frame",
+            Self::Reframed => "through a connection that is reframed behind each frame",
+        }
+    }
+}
+
+impl Cuts {
+    /// Of no stream yet: that is tried with garbage only.
+    pub fn of(framing: &Framing) -> Self {
+        Self {
+            framing: framing.clone(),
+            stream: Vec::new(),
+            ends: None,
+            expected: None,
+            refused: None,
+            expects_error: false,
+            is_stateful: false,
+            frame_len_max: None,
+            seed: 1,
+        }
+    }
+
+    /// The stream to cut. Short ones find most; one with a long frame finds a search that begins
+    /// anew with every piece.
+    pub fn stream(mut self, bytes: &[u8]) -> Self {
+        self.stream = bytes.to_vec();
+        self.ends = None;
+        self
+    }
+
+    /// The stream of these payloads, each encoded by the framing. They are expected to come out as
+    /// they are, unless [`expect`](Cuts::expect) says otherwise.
+    pub fn payloads(mut self, payloads: &[&[u8]]) -> Self {
+        let mut framer = Framer::new(self.framing.clone());
+        let mut stream = Vec::new();
+        for payload in payloads {
+            match framer.frame(payload) {
+                Ok(bytes) => stream.extend_from_slice(bytes),
+                Err(error) => {
+                    let payload = payload.escape_ascii();
+                    self.refused = Some(format!("the payload b\"{payload}\" is refused: {error}"));
+                }
+            }
+        }
+        self.stream(&stream).expect(payloads)
+    }
+
+    /// The stream in pieces, and no other cut of it: how a failure is repeated.
+    pub fn pieces(mut self, pieces: &[&[u8]]) -> Self {
+        let ends = pieces.iter().scan(0, |end, piece| {
+            *end += piece.len();
+            Some(*end)
+        });
+        self.ends = Some(ends.collect());
+        self.stream = pieces.concat();
+        self
+    }
+
+    /// The frames that must come out. Without it they are those of the stream in one piece.
+    pub fn expect(mut self, frames: &[&[u8]]) -> Self {
+        self.expected = Some(frames.iter().map(|frame| frame.to_vec()).collect());
+        self
+    }
+
+    /// The stream must end in an error, behind the frames that are expected.
+    pub fn expect_error(mut self) -> Self {
+        self.expects_error = true;
+        self
+    }
+
+    /// The largest frame that the framing is meant to allow: no longer one must come out, and no
+    /// more be held of one that does not end.
+    pub fn frame_len_max(mut self, bytes: usize) -> Self {
+        self.frame_len_max = Some(bytes);
+        self
+    }
+
+    /// The codec remembers something from one frame to the next, on purpose: so it is not
+    /// exchanged for itself between them.
+    pub fn stateful(mut self) -> Self {
+        self.is_stateful = true;
+        self
+    }
+
+    /// Other random cuts and other garbage.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Tries all of it.
+    ///
+    /// # Panics
+    ///
+    /// With the [`Failure`], if there is one.
+    #[track_caller]
+    pub fn check(&self) {
+        if let Err(failure) = self.try_check() {
+            panic!("{failure}");
+        }
+    }
+
+    /// Tries all of it, and answers what failed, with the fewest cuts that were found.
+    ///
+    /// # Errors
+    ///
+    /// The failure.
+    pub fn try_check(&self) -> Result<(), Failure> {
+        if let Some(what) = &self.refused {
+            return Err(Failure {
+                what: what.clone(),
+                way: Way::Alone.describe(),
+                pieces: vec![self.stream.clone()],
+                expected: self.expected.clone(),
+            });
+        }
+        let whole = Trial::of(self, &self.stream, self.expected.as_deref())?;
+        if let Some(ends) = &self.ends {
+            return whole.run_all_ways(ends);
+        }
+        whole.run_every_cut()?;
+        self.check_limit()?;
+        let mut random = Random(self.seed);
+        for _ in 0..RANDOM_COUNT {
+            let garbage = random.garbage(&self.stream);
+            let lenient = Self {
+                expected: None,
+                expects_error: false,
+                ..self.clone()
+            };
+            let trial = Trial::of(&lenient, &garbage, None)?;
+            trial.run_shrinking(&random.ends(garbage.len()))?;
+        }
+        Ok(())
+    }
+
+    /// Streams that begin as this one does and never end their frame.
+    fn check_limit(&self) -> Result<(), Failure> {
+        let Some(limit) = self.frame_len_max else {
+            return Ok(());
+        };
+        let held_max = limit.saturating_add(OVERHEAD_MAX);
+        let head_len_max = self.stream.len().min(EVERY_SPLIT_LEN_MAX);
+        for head_len in 0..=head_len_max {
+            for filler in [0, b'0', b'x', 0x7F, 0x80, 0xFF] {
+                let mut side = ReadSide::new(self.framing.clone());
+                let mut longest = 0;
+                let mut take = |frame: &[u8]| {
+                    longest = longest.max(frame.len());
+                    ControlFlow::Continue(())
+                };
+                let (head, piece) = (&self.stream[..head_len], [filler; 64]);
+                let pieces = [head]
+                    .into_iter()
+                    .chain(std::iter::repeat_n(&piece[..], 2 * held_max / piece.len()));
+                let mut most = 0;
+                for piece in pieces {
+                    if read_all(&mut side, piece, &mut take).is_err() {
+                        break;
+                    }
+                    most = most.max(side.held_bytes());
+                }
+                let pieces = [head.to_vec(), piece.to_vec()];
+                let what = if longest > limit {
+                    format!("a frame of {longest} bytes, over the limit of {limit}")
+                } else if most > held_max {
+                    format!("{most} bytes of one frame are held, with a limit of {limit}")
+                } else {
+                    continue;
+                };
+                let what = format!("{what}, where the last of these pieces comes again and again");
+                return Err(Failure {
+                    what,
+                    way: Way::Through.describe(),
+                    pieces: pieces.to_vec(),
+                    expected: None,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A stream, and what must come of it however it is cut.
+struct Trial<'a> {
+    cuts: &'a Cuts,
+    stream: &'a [u8],
+    /// The frames that its user expects.
+    frames: Option<&'a [Vec<u8>]>,
+    expected: Outcome,
+    strides: Vec<Stride>,
+}
+
+impl<'a> Trial<'a> {
+    /// Decodes the stream in one piece.
+    fn of(
+        cuts: &'a Cuts,
+        stream: &'a [u8],
+        frames: Option<&'a [Vec<u8>]>,
+    ) -> Result<Self, Failure> {
+        let mut trial = Self {
+            cuts,
+            stream,
+            frames,
+            expected: Outcome::default(),
+            strides: Vec::new(),
+        };
+        let first = guarded(|| {
+            trial.strides = probe::strides(&cuts.framing, stream)?;
+            if probe::searches_again(&cuts.framing, stream, &trial.strides)? {
+                return Err(
+                    "it searches bytes again that it has searched for a frame's end".into(),
+                );
+            }
+            probe::decode(&cuts.framing, &[stream], &trial.strides)
+        });
+        let outcome = first.map_err(|what| trial.failure(what, Way::Alone, &[]))?;
+        trial.expected = outcome;
+        if let Some(frames) = frames {
+            let found = std::mem::replace(&mut trial.expected.frames, frames.to_vec());
+            if let Some(what) = difference(frames, &found) {
+                return Err(trial.failure(what, Way::Alone, &[]));
+            }
+        }
+        let what = match (cuts.expects_error, trial.expected.is_error) {
+            (true, false) => "no error comes, where one is expected",
+            (false, true) if frames.is_some() => "an error comes behind the frames",
+            _ => return Ok(trial),
+        };
+        Err(trial.failure(what.to_owned(), Way::Alone, &[]))
+    }
+
+    /// Fewer cuts come before more, so that the first that fails is the smallest.
+    fn run_every_cut(&self) -> Result<(), Failure> {
+        let len = self.stream.len();
+        self.run_all_ways(&[])?;
+        if len <= EVERY_SPLIT_LEN_MAX {
+            let mut splits: Vec<u32> = (1..1 << len.saturating_sub(1)).collect();
+            splits.sort_by_key(|split| split.count_ones());
+            for split in splits {
+                // Bit `i` cuts behind byte `i`.
+                let ends: Vec<_> = (1..len).filter(|end| split >> (end - 1) & 1 == 1).collect();
+                self.run_all_ways(&ends)?;
+            }
+            return Ok(());
+        }
+        if len <= ONE_CUT_LEN_MAX {
+            (1..len).try_for_each(|end| self.run_all_ways(&[end]))?;
+        }
+        if len <= TWO_CUTS_LEN_MAX {
+            for first in 1..len {
+                (first + 1..len).try_for_each(|second| self.run_all_ways(&[first, second]))?;
+            }
+        }
+        let bytewise: Vec<usize> = (1..len).collect();
+        self.run_shrinking(&bytewise)?;
+        let mut random = Random(self.cuts.seed);
+        (0..RANDOM_COUNT).try_for_each(|_| self.run_shrinking(&random.ends(len)))
+    }
+
+    /// Where it fails, takes away cuts as long as it still does.
+    fn run_shrinking(&self, ends: &[usize]) -> Result<(), Failure> {
+        let Err(mut failure) = self.run_all_ways(ends) else {
+            return Ok(());
+        };
+        let mut ends = ends.to_vec();
+        // Large groups of cuts first, so that a thousand take some dozens of trials.
+        let mut count = ends.len().next_power_of_two();
+        while count > 0 {
+            let mut at = 0;
+            while at < ends.len() {
+                let mut fewer = ends.clone();
+                fewer.drain(at..ends.len().min(at + count));
+                match self.run_all_ways(&fewer) {
+                    Err(smaller) => (failure, ends) = (smaller, fewer),
+                    Ok(()) => at += count,
+                }
+            }
+            count /= 2;
+        }
+        Err(failure)
+    }
+
+    fn run_all_ways(&self, ends: &[usize]) -> Result<(), Failure> {
+        for way in Way::ALL {
+            if way == Way::Reframed && self.cuts.is_stateful {
+                continue;
+            }
+            let pieces: Vec<&[u8]> = pieces(self.stream, ends).collect();
+            let outcome = guarded(|| match way {
+                Way::Alone => probe::decode(&self.cuts.framing, &pieces, &self.strides),
+                _ => self.connection(way, &pieces),
+            });
+            let what = match outcome {
+                Err(what) => what,
+                Ok(outcome) if outcome == self.expected => continue,
+                Ok(outcome) => self.difference(&outcome),
+            };
+            return Err(self.failure(what, way, ends));
+        }
+        Ok(())
+    }
+
+    fn connection(&self, way: Way, pieces: &[&[u8]]) -> Result<Outcome, String> {
+        let framing = &self.cuts.framing;
+        let mut side = ReadSide::new(framing.clone());
+        let mut outcome = Outcome::default();
+        let is_stopped = Cell::new(false);
+        let mut take = |frame: &[u8]| {
+            outcome.frames.push(frame.to_vec());
+            if way == Way::Through {
+                return ControlFlow::Continue(());
+            }
+            is_stopped.set(true);
+            ControlFlow::Break(())
+        };
+        let mut received = 0;
+        let mut pieces = pieces.iter().filter(|piece| !piece.is_empty());
+        let mut rest: &[u8] = &[];
+        let mut has_ended = false;
+        let result = loop {
+            if is_stopped.take() && way == Way::Reframed {
+                side.reframe(framing.clone());
+            }
+            if rest.is_empty() && !side.has_undelivered() {
+                match pieces.next() {
+                    Some(piece) => {
+                        rest = piece;
+                        received += piece.len();
+                    }
+                    None if has_ended => break Ok(()),
+                    None => {}
+                }
+            }
+            let step = if side.has_undelivered() {
+                side.resume(&mut take)
+            } else if rest.is_empty() {
+                side.end(&mut take).map(|ended| has_ended = ended)
+            } else {
+                side.read(rest, &mut take)
+                    .map(|taken| rest = &rest[taken..])
+            };
+            if step.is_err() {
+                break step;
+            }
+            let (capacity, held) = (side.capacity(), side.held_bytes());
+            if way == Way::Through && capacity > HELD_FACTOR * held.max(HELD_MIN) {
+                return Err(format!("{held} bytes are held in a buffer of {capacity}"));
+            }
+        };
+        outcome.is_error = result.is_err();
+        outcome.taken = side.offset();
+        outcome.frames_skipped = side.frames_skipped();
+        let moved = side.moved_bytes();
+        if 4 * moved > MOVED_QUARTERS_MAX * received as u64 {
+            return Err(format!("{moved} bytes are moved, where {received} came"));
+        }
+        Ok(outcome)
+    }
+
+    fn difference(&self, found: &Outcome) -> String {
+        if let Some(what) = difference(&self.expected.frames, &found.frames) {
+            return what;
+        }
+        let end = |outcome: &Outcome| {
+            let what = if outcome.is_error {
+                "an error at"
+            } else {
+                "a rest from"
+            };
+            let skipped = outcome.frames_skipped;
+            format!(
+                "{what} byte {}, with {skipped} frames skipped",
+                outcome.taken
+            )
+        };
+        let (expected, found) = (end(&self.expected), end(found));
+        format!("behind the frames comes {found}, instead of {expected}")
+    }
+
+    fn failure(&self, what: String, way: Way, ends: &[usize]) -> Failure {
+        Failure {
+            what,
+            way: way.describe(),
+            pieces: pieces(self.stream, ends).map(<[u8]>::to_vec).collect(),
+            expected: self.frames.map(<[_]>::to_vec),
+        }
+    }
+}
+
+/// The pieces of a stream that is cut at these places, from the first to the last.
+fn pieces<'a>(stream: &'a [u8], ends: &[usize]) -> impl Iterator<Item = &'a [u8]> {
+    let ends = ends.iter().copied().chain([stream.len()]);
+    ends.scan(0, |start, end| {
+        let piece = &stream[*start..end];
+        *start = end;
+        Some(piece)
+    })
+}
+
+/// Where the frames begin to differ.
+fn difference(expected: &[Vec<u8>], found: &[Vec<u8>]) -> Option<String> {
+    let index = (0..expected.len().max(found.len())).find(|i| expected.get(*i) != found.get(*i))?;
+    let show = |frame: Option<&Vec<u8>>| {
+        frame.map_or_else(
+            || "none".to_owned(),
+            |frame| format!("b\"{}\"", frame.escape_ascii()),
+        )
+    };
+    Some(format!(
+        "frame {index} is {}, instead of {}",
+        show(found.get(index)),
+        show(expected.get(index)),
+    ))
+}
+
+/// Gives bytes to a connection that is not paused.
+fn read_all(
+    side: &mut ReadSide,
+    mut bytes: &[u8],
+    mut on_frame: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<(), crate::FrameError> {
+    while !bytes.is_empty() {
+        let taken = side.read(bytes, &mut on_frame)?;
+        bytes = &bytes[taken..];
+    }
+    Ok(())
+}
+
+/// A panic of the codec is a failure as others are.
+fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("it panics".to_owned()))
+}
+
+/// A small generator of numbers, seeded, so that a failure repeats.
+struct Random(u64);
+
+impl Random {
+    /// A number below `bound`, which is not 0.
+    fn below(&mut self, bound: usize) -> usize {
+        // Knuth's MMIX; its low bits are poor.
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap_or_default() % bound
+    }
+
+    fn byte(&mut self) -> u8 {
+        u8::try_from(self.below(256)).unwrap_or_default()
+    }
+
+    /// Where to cut that many bytes: often, or seldom.
+    fn ends(&mut self, len: usize) -> Vec<usize> {
+        let piece_len_max = [3, 20, 200, 1460][self.below(4)];
+        let mut ends = Vec::new();
+        let mut end = 0;
+        loop {
+            end += 1 + self.below(piece_len_max);
+            if end >= len {
+                return ends;
+            }
+            ends.push(end);
+        }
+    }
+
+    /// Random bytes, or a part of a stream with some of it changed.
+    fn garbage(&mut self, stream: &[u8]) -> Vec<u8> {
+        let len = self.below(GARBAGE_LEN_MAX);
+        if stream.is_empty() || self.below(3) == 0 {
+            return (0..len).map(|_| self.byte()).collect();
+        }
+        let start = self.below(stream.len());
+        let mut garbage = [&stream[start..], stream].concat();
+        garbage.truncate(len.max(1));
+        for _ in 0..=self.below(4) {
+            let at = self.below(garbage.len());
+            match self.below(3) {
+                0 => garbage[at] = self.byte(),
+                1 => garbage[at] ^= 1 << self.below(8),
+                _ => garbage.insert(at, garbage[at]),
+            }
+        }
+        garbage
+    }
+}

@@ -1,0 +1,59 @@
+//! What a codec did not survive, in a form that can be pasted into a test.
+
+use std::error::Error;
+use std::fmt;
+
+/// A cut under which a codec fails, as small as it was found: with any of its cuts taken away the
+/// codec does not fail in this way.
+///
+/// [`Display`](fmt::Display) tells all of it, with a line of code that repeats it.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub(super) what: String,
+    pub(super) way: &'static str,
+    pub(super) pieces: Vec<Vec<u8>>,
+    pub(super) expected: Option<Vec<Vec<u8>>>,
+}
+
+impl Failure {
+    /// What is wrong, in a few words.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// The stream, cut as it was when the codec failed.
+    #[must_use]
+    pub fn pieces(&self) -> &[Vec<u8>] {
+        &self.pieces
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.what)?;
+        writeln!(f, "  {}; again, in a test:", self.way)?;
+        writeln!(f)?;
+        writeln!(f, "    unstick::testkit::Cuts::of(&framing)")?;
+        writeln!(f, "        .pieces(&[{}])", Literals(&self.pieces))?;
+        if let Some(frames) = &self.expected {
+            writeln!(f, "        .expect(&[{}])", Literals(frames))?;
+        }
+        write!(f, "        .check();")
+    }
+}
+
+impl Error for Failure {}
+
+/// Byte strings, as they stand in a program.
+pub(super) struct Literals<'a>(pub(super) &'a [Vec<u8>]);
+
+impl fmt::Display for Literals<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, bytes) in self.0.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}b\"{}\"", bytes.escape_ascii())?;
+        }
+        Ok(())
+    }
+}
