@@ -6,13 +6,14 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
 use crate::engine::Engine;
 use crate::error::{Gone, Refused, SendError, Sent};
 use crate::handler::Handler;
 use crate::payload::Payload;
 use crate::session::Sessions;
-use crate::socket::{ConnectOptions, ListenOptions, SocketRef, UdpOptions};
+use crate::socket::{ConnectOptions, ListenOptions, OwnedSocket, SocketRef, UdpOptions};
 use crate::stats::{ConnStats, Stats};
 use crate::timer::TimerId;
 use crate::token::{ConnId, ListenerId, SocketId, UdpId};
@@ -122,13 +123,14 @@ impl<H: Handler> Context<'_, H> {
         self.engine.send_datagram(socket, None, data)
     }
 
-    /// Listens for TCP connections, each of which begins with `framing`. Port 0 takes a free one:
-    /// [`local_addr`](Context::local_addr) tells which.
+    /// Listens for connections, each of which begins with `framing`: on an address of TCP, or on a
+    /// [`UnixAddr`](crate::UnixAddr). Port 0 takes a free one: [`local_addr`](Context::local_addr)
+    /// tells which.
     ///
     /// # Errors
     ///
     /// What resolving, binding or listening answered, for the last of the addresses.
-    pub fn listen(&mut self, addr: impl ToSocketAddrs, framing: Framing) -> io::Result<ListenerId> {
+    pub fn listen(&mut self, addr: impl ToAddrs, framing: Framing) -> io::Result<ListenerId> {
         self.listen_with(addr, framing, &ListenOptions::new())
     }
 
@@ -140,7 +142,7 @@ impl<H: Handler> Context<'_, H> {
     /// As there, and what setting an option answered.
     pub fn listen_with(
         &mut self,
-        addr: impl ToSocketAddrs,
+        addr: impl ToAddrs,
         framing: Framing,
         options: &ListenOptions,
     ) -> io::Result<ListenerId> {
@@ -186,12 +188,7 @@ impl<H: Handler> Context<'_, H> {
     /// Success is told by [`on_open`](Handler::on_open), every failure by
     /// [`on_close`](Handler::on_close), which gives the session back: a name that is not known, no
     /// descriptor left, and a refusal by the peer alike.
-    pub fn connect(
-        &mut self,
-        addr: impl ToSocketAddrs,
-        framing: Framing,
-        session: H::Session,
-    ) -> ConnId {
+    pub fn connect(&mut self, addr: impl ToAddrs, framing: Framing, session: H::Session) -> ConnId {
         self.connect_with(addr, framing, session, &ConnectOptions::new())
     }
 
@@ -200,7 +197,7 @@ impl<H: Handler> Context<'_, H> {
     /// [`on_close`](Handler::on_close) too.
     pub fn connect_with(
         &mut self,
-        addr: impl ToSocketAddrs,
+        addr: impl ToAddrs,
         framing: Framing,
         session: H::Session,
         options: &ConnectOptions,
@@ -208,6 +205,67 @@ impl<H: Handler> Context<'_, H> {
         let conn = self.engine.connect(addr, framing, options);
         self.sessions.put(conn.0.key(), session);
         conn
+    }
+
+    /// Takes in a socket that listens already, as [`listen`](Context::listen) makes one: std's
+    /// `TcpListener` or `UnixListener`, or a descriptor that a parent handed down, such as systemd
+    /// by `LISTEN_FDS`. From then on it is the reactor's: it does not block, no child inherits it,
+    /// and it is closed with the listener.
+    ///
+    /// That it does not block is true for all who share the open socket, such as the parent that
+    /// handed it down (fcntl(2), `O_NONBLOCK`).
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` where it is no stream socket or does not listen, and what the system
+    /// answered. The socket is closed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use unstick::{Context, Framing, Handler};
+    /// # fn f<H: Handler>(cx: &mut Context<'_, H>) -> std::io::Result<()> {
+    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// cx.adopt_listener(listener, Framing::line())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn adopt_listener(
+        &mut self,
+        listener: impl Into<OwnedSocket>,
+        framing: Framing,
+    ) -> io::Result<ListenerId> {
+        self.engine.adopt_listener(listener.into(), framing)
+    }
+
+    /// Takes in a stream socket that is connected already: std's `TcpStream` or `UnixStream`, or a
+    /// descriptor; as for [`adopt_listener`](Context::adopt_listener).
+    ///
+    /// It opens like one that [`connect`](Context::connect) made, with [`Origin::Adopted`]. Every
+    /// failure is told by [`on_close`](Handler::on_close), which gives the session back:
+    /// `InvalidInput` where it is no stream socket, `NotConnected` where it has no peer.
+    ///
+    /// [`Origin::Adopted`]: crate::Origin::Adopted
+    pub fn adopt_stream(
+        &mut self,
+        stream: impl Into<OwnedSocket>,
+        framing: Framing,
+        session: H::Session,
+    ) -> ConnId {
+        let conn = self.engine.adopt_stream(stream.into(), framing);
+        self.sessions.put(conn.0.key(), session);
+        conn
+    }
+
+    /// Takes in a UDP socket that is bound already: std's `UdpSocket`, or a descriptor; as for
+    /// [`adopt_listener`](Context::adopt_listener).
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` where it is no UDP socket, and what the system answered. The socket is closed
+    /// then.
+    pub fn adopt_udp(&mut self, socket: impl Into<OwnedSocket>) -> io::Result<UdpId> {
+        self.engine.adopt_udp(socket.into())
     }
 
     /// Closes a connection gently. No further frame of it is delivered and nothing more is
@@ -339,22 +397,42 @@ impl<H: Handler> Context<'_, H> {
         self.sessions.at(conn.0.key())
     }
 
-    /// The address of a connection's peer, until `on_close` has returned. While connecting: the
+    /// The address of a TCP connection's peer, until `on_close` has returned. While connecting: the
     /// address being tried. No system call.
     ///
     /// # Errors
     ///
+    /// `NotConnected` for a stale id; `Unsupported` for a Unix socket, whose address
+    /// [`peer_name`](Context::peer_name) tells.
+    pub fn peer_addr(&self, conn: ConnId) -> io::Result<SocketAddr> {
+        self.engine.conn(conn.0)?.peer.inet().ok_or_else(not_inet)
+    }
+
+    /// The address of any connection's peer, as [`peer_addr`](Context::peer_addr).
+    ///
+    /// # Errors
+    ///
     /// [`Gone`] for a stale id.
-    pub fn peer_addr(&self, conn: ConnId) -> Result<SocketAddr, Gone> {
-        self.engine.conn(conn.0).map(|conn| conn.peer)
+    pub fn peer_name(&self, conn: ConnId) -> Result<Addr, Gone> {
+        self.engine.conn(conn.0).map(|conn| conn.peer.clone())
     }
 
     /// The local address of a connection, a listener or a UDP socket, asked of the kernel.
     ///
     /// # Errors
     ///
-    /// What the kernel answered, or `NotConnected` for a stale id or a closed socket.
+    /// What the kernel answered, or `NotConnected` for a stale id or a closed socket; `Unsupported`
+    /// for a Unix socket, whose address [`local_name`](Context::local_name) tells.
     pub fn local_addr(&self, socket: impl Into<SocketId>) -> io::Result<SocketAddr> {
+        self.local_name(socket)?.inet().ok_or_else(not_inet)
+    }
+
+    /// The local address of any socket, asked of the kernel.
+    ///
+    /// # Errors
+    ///
+    /// As for [`local_addr`](Context::local_addr), for all kinds of sockets.
+    pub fn local_name(&self, socket: impl Into<SocketId>) -> io::Result<Addr> {
         self.engine.local_addr(socket.into())
     }
 
@@ -477,6 +555,13 @@ impl<H: Handler> Context<'_, H> {
     pub fn shutdown(&mut self, deadline: Duration) {
         self.engine.shutdown(deadline);
     }
+}
+
+pub(crate) fn not_inet() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "a Unix socket has no such address",
+    )
 }
 
 impl<H: Handler> fmt::Debug for Context<'_, H> {

@@ -76,7 +76,8 @@ pub trait Handler: Sized {
         let _ = (cx, conn, session, skipped);
     }
 
-    /// A connection is open: it was accepted, or a connect succeeded. Does nothing by default.
+    /// A connection is open: it was accepted or adopted, or a connect succeeded. Does nothing by
+    /// default.
     fn on_open(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -201,4 +202,6 @@ pub enum Origin {
     Accepted(ListenerId),
     /// [`Context::connect`] made it.
     Connected,
+    /// [`Context::adopt_stream`] took it in.
+    Adopted,
 }

@@ -198,6 +198,14 @@
 //! ([`ConnectOptions`]), multicast groups ([`UdpOptions`]). [`Context::socket`] reads and sets the
 //! options of a live one.
 //!
+//! # Unix sockets, and sockets of others
+//!
+//! [`listen`](Reactor::listen) and [`connect`](Reactor::connect) take the address of a Unix socket
+//! as they take one of TCP ([`UnixAddr`], or an [`Addr`] that a configuration names); all else is
+//! the same. [`Context::adopt_listener`], [`adopt_stream`](Context::adopt_stream) and
+//! [`adopt_udp`](Context::adopt_udp) take in what std opened or a parent handed down: the example
+//! `activated` is started by systemd with its sockets.
+//!
 //! # Other threads, other loops
 //!
 //! [`Reactor::remote`] gives a [`Remote`] that posts closures to the loop's thread, and sends to
@@ -240,6 +248,7 @@
 )]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+mod addr;
 mod buffer;
 mod codec;
 mod config;
@@ -263,6 +272,9 @@ pub mod testkit;
 mod timer;
 mod token;
 
+#[cfg(unix)]
+pub use addr::UnixAddr;
+pub use addr::{Addr, ToAddrs};
 pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Skipped, Step};
 pub use config::Config;
 pub use context::Context;

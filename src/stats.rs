@@ -24,7 +24,7 @@ pub struct Stats {
     pub events: u64,
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections that `connect` opened.
+    /// Connections that `connect` opened, and those that were adopted.
     pub connected: u64,
     /// Connections that were accepted and closed at once, as there were too many.
     pub refused: u64,

@@ -126,11 +126,11 @@ macro_rules! id {
 }
 
 id! {
-    /// Names one TCP connection, accepted or connected.
+    /// Names one connection, accepted, connected or adopted, over TCP or a Unix socket.
     ConnId, "connection"
 }
 id! {
-    /// Names one TCP listener.
+    /// Names one listener, of TCP or of a Unix socket.
     ListenerId, "listener"
 }
 id! {
@@ -142,9 +142,9 @@ id! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SocketId {
-    /// A TCP connection.
+    /// A connection.
     Conn(ConnId),
-    /// A TCP listener.
+    /// A listener.
     Listener(ListenerId),
     /// A UDP socket.
     Udp(UdpId),

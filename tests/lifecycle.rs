@@ -110,7 +110,8 @@ impl Handler for Keyed {
             assert_eq!(cx.pause(gone), Err(Gone));
             assert_eq!(cx.resume(gone), Err(Gone));
             assert_eq!(cx.reframe(gone, Framing::raw()), Err(Gone));
-            assert_eq!(cx.peer_addr(gone), Err(Gone));
+            assert_eq!(cx.peer_name(gone), Err(Gone));
+            cx.peer_addr(gone).expect_err("gone");
             assert_eq!(cx.queued_bytes(gone), Err(Gone));
             assert_eq!(cx.conn_stats(gone), Err(Gone));
             assert!(cx.session(gone).is_none());

@@ -363,7 +363,7 @@ fn a_group_is_heard_by_all_who_joined_it_and_by_nobody_who_left() {
 fn a_connection_comes_from_the_address_it_was_told_to_come_from() {
     let from = IpAddr::from([127, 0, 0, 1]);
     let (mut reactor, client, server) =
-        connected(&ConnectOptions::new().local_addr((from, 0).into()));
+        connected(&ConnectOptions::new().local_addr(SocketAddr::from((from, 0))));
     let local = reactor.local_addr(client).expect("it is open");
     assert_eq!(local.ip(), from);
     let peer = reactor.with(|_, cx| cx.peer_addr(server).expect("it is open"));
@@ -375,7 +375,7 @@ fn an_address_of_the_other_family_than_the_local_one_is_passed_over() {
     let (mut server, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
     let other: SocketAddr = ([0, 0, 0, 0, 0, 0, 0, 1], addr.port()).into();
     let mut reactor = reactor();
-    let options = ConnectOptions::new().local_addr(([127, 0, 0, 1], 0).into());
+    let options = ConnectOptions::new().local_addr(SocketAddr::from(([127, 0, 0, 1], 0)));
     reactor.connect_with(&[other, addr][..], Framing::raw(), (), &options);
     drive(&mut reactor, |reactor| reactor.stats().connected == 1);
     drive(&mut server, |reactor| reactor.stats().accepted == 1);

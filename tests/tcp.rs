@@ -493,7 +493,9 @@ fn one_that_does_not_read_stops_nobody_and_its_queue_is_bounded() {
             let (tell, told) = std::sync::mpsc::channel();
             let post = remote.post(move |probe: &mut Probe, cx: &mut Context<'_, Probe>| {
                 let conn = probe.events.iter().find_map(|event| match event {
-                    Event::Open(conn, _) if cx.peer_addr(*conn) == Ok(deaf_addr) => Some(*conn),
+                    Event::Open(conn, _) if cx.peer_addr(*conn).ok() == Some(deaf_addr) => {
+                        Some(*conn)
+                    }
                     _ => None,
                 });
                 let queued = conn.map_or(0, |conn| cx.queued_bytes(conn).expect("it is open"));

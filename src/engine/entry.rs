@@ -1,10 +1,10 @@
 //! The entries of the slab.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use super::flow::Credit;
+use crate::addr::Addr;
 use crate::codec::Framing;
 use crate::conn::{Flags, Inbound, Outbound};
 use crate::datagram::DatagramQueue;
@@ -34,7 +34,7 @@ pub(crate) struct Connection {
     /// What most connections do not have for most of their life.
     pub(crate) rare: Option<Box<Rare>>,
     pub(crate) stats: ConnStats,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Addr,
     pub(crate) stream: Stream,
     /// The timer that looks at its timeouts, where any are set.
     pub(crate) check: Option<TimerId>,
@@ -59,6 +59,8 @@ pub(crate) struct Rare {
     pub(crate) reset: bool,
     /// How to go on if the connect under way fails.
     pub(crate) dial: Option<Box<Dial>>,
+    /// Somebody else had opened it.
+    pub(crate) adopted: bool,
     /// The frames that it may still be delivered, where the handler grants them by number.
     pub(crate) credit: Option<Credit>,
 }
@@ -67,7 +69,7 @@ pub(crate) struct Rare {
 #[derive(Debug)]
 pub(crate) struct Dial {
     /// Those that were not tried yet.
-    pub(crate) addrs: VecDeque<SocketAddr>,
+    pub(crate) addrs: VecDeque<Addr>,
     pub(crate) options: ConnectOptions,
 }
 
@@ -146,7 +148,7 @@ impl Entry {
 impl Connection {
     pub(crate) fn new(
         stream: Stream,
-        peer: SocketAddr,
+        peer: Addr,
         framing: Framing,
         generation: NonZeroU32,
         flags: Flags,

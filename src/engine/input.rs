@@ -4,7 +4,6 @@ use std::io;
 
 use super::{Connection, Engine};
 use crate::conn::Flags;
-use crate::socket::SHORT_READ_DRAINS;
 use crate::stats::Stats;
 use crate::timer::Stamp;
 use crate::token::Token;
@@ -57,7 +56,10 @@ fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &mut [u8]) ->
             conn.stats.read_bytes += len as u64;
             stats.read_bytes += len as u64;
             log::trace!("read {len} bytes from {}", conn.peer);
-            if SHORT_READ_DRAINS && len < buf.len() && !conn.flags.intersects(Flags::END_HINT) {
+            if len < buf.len()
+                && conn.stream.short_read_drains()
+                && !conn.flags.intersects(Flags::END_HINT)
+            {
                 conn.flags.remove(Flags::READABLE);
                 return Fill::Last(len);
             }

@@ -14,10 +14,12 @@ use super::throttle::Trouble;
 use super::{
     ACCEPT_RETRY, Connection, Engine, Entry, ListenerEntry, SHUTDOWN_TURNS_MAX, Task, UdpEntry,
 };
+use crate::addr::{Addr, ToAddrs};
 use crate::codec::{Framing, Skipped};
 use crate::conn::{Flags, Inbound};
 use crate::datagram::DatagramQueue;
 use crate::error::{CloseReason, Closed, FrameError, Gone};
+use crate::handler::Origin;
 use crate::socket::{
     AcceptFailure, ConnectOptions, ListenOptions, Listener, Stream, Udp, UdpOptions,
 };
@@ -33,24 +35,26 @@ pub(crate) enum Accepted {
     Nothing,
 }
 
-/// How a connect stands after an event.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Connected {
-    Done,
-    NotYet,
-    Failed,
-}
-
 impl Engine {
     pub(crate) fn listen(
         &mut self,
-        addrs: impl ToSocketAddrs,
+        addrs: impl ToAddrs,
         framing: Framing,
         options: &ListenOptions,
     ) -> io::Result<ListenerId> {
         self.refuse_when_shutting_down()?;
         let backlog = self.config.backlog;
-        let listener = first_ok(addrs, |addr| Listener::bind(addr, options, backlog))?;
+        let listener = first_ok(addrs.to_addrs()?, |addr| {
+            Listener::bind(&addr, options, backlog)
+        })?;
+        self.add_listener(listener, framing)
+    }
+
+    pub(super) fn add_listener(
+        &mut self,
+        listener: Listener,
+        framing: Framing,
+    ) -> io::Result<ListenerId> {
         let token = self.entries.insert(|generation| {
             Entry::Listener(Box::new(ListenerEntry {
                 listener,
@@ -70,7 +74,13 @@ impl Engine {
     ) -> io::Result<UdpId> {
         self.refuse_when_shutting_down()?;
         let in_batches = self.config.datagram_batches;
-        let udp = first_ok(addrs, |addr| Udp::bind(addr, options, in_batches))?;
+        let udp = first_ok(addrs.to_socket_addrs()?, |addr| {
+            Udp::bind(addr, options, in_batches)
+        })?;
+        self.add_udp(udp)
+    }
+
+    pub(super) fn add_udp(&mut self, udp: Udp) -> io::Result<UdpId> {
         let token = self.entries.insert(|generation| {
             Entry::Udp(Box::new(UdpEntry {
                 udp,
@@ -87,17 +97,17 @@ impl Engine {
 
     pub(crate) fn connect_udp(&mut self, id: UdpId, peer: impl ToSocketAddrs) -> io::Result<()> {
         let entry = self.udp_mut(id)?;
-        first_ok(peer, |peer| entry.udp.connect(peer))
+        first_ok(peer.to_socket_addrs()?, |peer| entry.udp.connect(peer))
     }
 
     /// Begins to connect. Whatever goes wrong is told when the entry is reaped.
     pub(crate) fn connect(
         &mut self,
-        addrs: impl ToSocketAddrs,
+        addrs: impl ToAddrs,
         framing: Framing,
         options: &ConnectOptions,
     ) -> ConnId {
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0)).into();
         let flags = Flags::CONNECTING | Flags::WRITABLE;
         let token = self.entries.insert(|generation| {
             Entry::Conn(Connection::new(
@@ -118,14 +128,11 @@ impl Engine {
     fn begin_connect(
         &mut self,
         token: Token,
-        addrs: impl ToSocketAddrs,
+        addrs: impl ToAddrs,
         options: &ConnectOptions,
     ) -> io::Result<()> {
-        self.refuse_when_shutting_down()?;
-        if self.connections > self.config.connections_max {
-            return Err(io::Error::other("connections_max is reached"));
-        }
-        let addrs: VecDeque<_> = addrs.to_socket_addrs()?.collect();
+        self.may_open()?;
+        let addrs: VecDeque<_> = addrs.to_addrs()?.collect();
         let timeout = options.timeout_or(self.config.connect_deadline);
         let deadline = self.set_task(timeout, Task::Deadline(token));
         let rare = self.conn_mut(token)?.rare();
@@ -149,7 +156,7 @@ impl Engine {
             && let Some(addr) = addrs.pop_front()
         {
             conn.peer = addr;
-            let registered = Stream::connect(addr, options).and_then(|mut stream| {
+            let registered = Stream::connect(&conn.peer, options).and_then(|mut stream| {
                 stream.register(driver, token.to_poll())?;
                 Ok(stream)
             });
@@ -165,14 +172,13 @@ impl Engine {
         Err(last)
     }
 
-    /// Looks how a connect stands, after an event.
-    pub(crate) fn finish_connect(&mut self, token: Token) -> Connected {
-        let Ok(conn) = self.entries.conn_mut(token) else {
-            return Connected::NotYet;
-        };
+    /// Looks how a connect stands, after an event. Answers where the connection came from once it
+    /// is open.
+    pub(crate) fn finish_connect(&mut self, token: Token) -> Option<Origin> {
+        let conn = self.entries.conn_mut(token).ok()?;
         if conn.flags.intersects(Flags::DEAD) {
             // It was closed after its event had been noted.
-            return Connected::Failed;
+            return None;
         }
         match conn.stream.connected() {
             Ok(Some(peer)) => {
@@ -181,26 +187,28 @@ impl Engine {
                 let rare = conn.rare();
                 let deadline = rare.deadline.take();
                 rare.dial = None;
+                let origin = if rare.adopted {
+                    Origin::Adopted
+                } else {
+                    Origin::Connected
+                };
                 conn.rare.take_if(|rare| rare.is_spare());
                 self.cancel(deadline);
                 self.watch(token);
                 self.set_nodelay(token);
                 self.stats.connected += 1;
                 log::debug!("{} connected", ConnId(token));
-                Connected::Done
+                Some(origin)
             }
-            Ok(None) => Connected::NotYet,
+            Ok(None) => None,
             Err(error) => {
                 log::debug!("{} to {} failed: {error}", ConnId(token), conn.peer);
                 // The events so far were the failed socket's.
                 conn.flags.remove(Flags::READABLE | Flags::END_HINT);
-                match self.connect_next(token, error) {
-                    Ok(()) => Connected::NotYet,
-                    Err(error) => {
-                        self.kill(token, CloseReason::ConnectFailed(error));
-                        Connected::Failed
-                    }
+                if let Err(error) = self.connect_next(token, error) {
+                    self.kill(token, CloseReason::ConnectFailed(error));
                 }
+                None
             }
         }
     }
@@ -221,7 +229,7 @@ impl Engine {
     }
 
     /// Makes a connection of a stream that was accepted.
-    pub(crate) fn admit(&mut self, stream: Stream, peer: SocketAddr, framing: Framing) -> Accepted {
+    pub(crate) fn admit(&mut self, stream: Stream, peer: Addr, framing: Framing) -> Accepted {
         if self.connections >= self.config.connections_max {
             self.stats.refused += 1;
             if let Some(left_out) = self.throttle.pass(Trouble::Refused, self.now) {
@@ -230,8 +238,9 @@ impl Engine {
             return Accepted::Again;
         }
         let flags = Flags::WRITABLE;
+        let from = peer.clone();
         let token = self.entries.insert(|generation| {
-            Entry::Conn(Connection::new(stream, peer, framing, generation, flags))
+            Entry::Conn(Connection::new(stream, from, framing, generation, flags))
         });
         if let Err(error) = self.register(token) {
             self.stats.accept_errors += 1;
@@ -347,7 +356,7 @@ impl Engine {
             return;
         };
         let offset = conn.stats.read_bytes.saturating_sub(undecoded as u64);
-        let peer = conn.peer;
+        let peer = conn.peer.clone();
         if let Some(left_out) = self.throttle.pass(Trouble::Frame, self.now) {
             log::warn!(
                 "closing {} from {peer}: {error}, at byte {offset} of the stream\
@@ -570,7 +579,16 @@ impl Engine {
         }
     }
 
-    fn refuse_when_shutting_down(&self) -> io::Result<()> {
+    /// Whether a connection, counted already, may be opened from this side.
+    pub(super) fn may_open(&self) -> io::Result<()> {
+        self.refuse_when_shutting_down()?;
+        if self.connections > self.config.connections_max {
+            return Err(io::Error::other("connections_max is reached"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn refuse_when_shutting_down(&self) -> io::Result<()> {
         if self.shutting_down {
             return Err(io::Error::other("the reactor is shutting down"));
         }
@@ -597,12 +615,12 @@ enum Kind {
 }
 
 /// The first success over all addresses, or the last error.
-fn first_ok<T>(
-    addrs: impl ToSocketAddrs,
-    mut open: impl FnMut(SocketAddr) -> io::Result<T>,
+fn first_ok<A, T>(
+    addrs: impl Iterator<Item = A>,
+    mut open: impl FnMut(A) -> io::Result<T>,
 ) -> io::Result<T> {
     let mut last = no_address();
-    for addr in addrs.to_socket_addrs()? {
+    for addr in addrs {
         match open(addr) {
             Ok(opened) => return Ok(opened),
             Err(error) => last = error,

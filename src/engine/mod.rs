@@ -4,6 +4,7 @@
 //! never calls the user: what has to be told is answered to the reactor, which tells it. The
 //! [`Context`](crate::Context) of a callback is a view of it.
 
+mod adopt;
 mod datagrams;
 mod entries;
 mod entry;
@@ -21,17 +22,17 @@ mod timers;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
 pub(crate) use input::Fill;
-pub(crate) use lifecycle::{Accepted, Connected};
+pub(crate) use lifecycle::Accepted;
 pub(crate) use output::Drained;
 pub(crate) use timers::Task;
 
+use crate::addr::Addr;
 use crate::buffer::{Buf, Pool};
 use crate::config::Config;
 use crate::conn::Flags;
@@ -233,7 +234,7 @@ impl Engine {
         self.entries.udp_mut(id)
     }
 
-    pub(crate) fn local_addr(&self, id: SocketId) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self, id: SocketId) -> io::Result<Addr> {
         match self.entry(id)? {
             Entry::Conn(conn) => conn.stream.local_addr(),
             Entry::Listener(entry) => entry.listener.local_addr(),

@@ -5,7 +5,7 @@ use crate::buffer::Pool;
 use crate::codec::{Kind, Skipped};
 use crate::conn::{Flags, Flow, Halt, Inbound, Sink};
 use crate::context::Context;
-use crate::engine::{Accepted, Connected, Drained, Engine, Entry, Fill};
+use crate::engine::{Accepted, Drained, Engine, Entry, Fill};
 use crate::error::CloseReason;
 use crate::handler::{Handler, Origin};
 use crate::timer::Stamp;
@@ -21,11 +21,11 @@ impl<H: Handler> Reactor<H> {
             .conn(token)
             .is_ok_and(|conn| conn.flags.intersects(Flags::CONNECTING))
         {
-            if self.engine.finish_connect(token) != Connected::Done {
+            let Some(origin) = self.engine.finish_connect(token) else {
                 return false;
-            }
+            };
             self.call(token, |handler, cx, conn, session| {
-                handler.on_open(cx, conn, session, Origin::Connected);
+                handler.on_open(cx, conn, session, origin);
             });
         }
         let drained = self.engine.flush(token);

@@ -11,9 +11,10 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
 use crate::config::Config;
-use crate::context::Context;
+use crate::context::{Context, not_inet};
 use crate::datagram::Inbox;
 use crate::engine::{Drained, Engine, Entry, Task};
 use crate::handler::Handler;
@@ -174,7 +175,7 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     ///
     /// As there.
-    pub fn listen(&mut self, addr: impl ToSocketAddrs, framing: Framing) -> io::Result<ListenerId> {
+    pub fn listen(&mut self, addr: impl ToAddrs, framing: Framing) -> io::Result<ListenerId> {
         self.with(|_, cx| cx.listen(addr, framing))
     }
 
@@ -185,7 +186,7 @@ impl<H: Handler> Reactor<H> {
     /// As there.
     pub fn listen_with(
         &mut self,
-        addr: impl ToSocketAddrs,
+        addr: impl ToAddrs,
         framing: Framing,
         options: &ListenOptions,
     ) -> io::Result<ListenerId> {
@@ -215,19 +216,14 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// [`Context::connect`], from outside of a callback.
-    pub fn connect(
-        &mut self,
-        addr: impl ToSocketAddrs,
-        framing: Framing,
-        session: H::Session,
-    ) -> ConnId {
+    pub fn connect(&mut self, addr: impl ToAddrs, framing: Framing, session: H::Session) -> ConnId {
         self.with(|_, cx| cx.connect(addr, framing, session))
     }
 
     /// [`Context::connect_with`], from outside of a callback.
     pub fn connect_with(
         &mut self,
-        addr: impl ToSocketAddrs,
+        addr: impl ToAddrs,
         framing: Framing,
         session: H::Session,
         options: &ConnectOptions,
@@ -241,6 +237,15 @@ impl<H: Handler> Reactor<H> {
     ///
     /// As there.
     pub fn local_addr(&self, socket: impl Into<SocketId>) -> io::Result<SocketAddr> {
+        self.local_name(socket)?.inet().ok_or_else(not_inet)
+    }
+
+    /// [`Context::local_name`], from outside of a callback.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn local_name(&self, socket: impl Into<SocketId>) -> io::Result<Addr> {
         self.engine.local_addr(socket.into())
     }
 

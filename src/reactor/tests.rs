@@ -50,7 +50,7 @@ fn reactor() -> Reactor<Recorder> {
 
 /// Opens a connection whose stream plays `script`.
 fn open(reactor: &mut Reactor<Recorder>, script: Script, framing: Framing) -> ConnId {
-    let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+    let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
     let stream = Stream::Scripted(script);
     match reactor.engine.admit(stream, peer, framing) {
         Accepted::Conn(conn) => {
@@ -341,7 +341,7 @@ fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
     let first = open(&mut reactor, Script::new(), Framing::raw());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let mut stray = Stream::connect(
-        listener.local_addr().expect("it is bound"),
+        &listener.local_addr().expect("it is bound").into(),
         &ConnectOptions::new(),
     )
     .expect("begun");

@@ -1,18 +1,24 @@
 //! A listening socket.
 
 use std::io;
-use std::net::SocketAddr;
 
 use mio::net::TcpListener;
-use socket2::SockRef;
+#[cfg(unix)]
+use mio::net::UnixListener;
+use socket2::{SockRef, Socket};
 
-use super::{Driver, ListenOptions, Stream, retry};
+use super::{Driver, ListenOptions, Stream, is_unix, local_addr, retry};
+use crate::addr::Addr;
+#[cfg(unix)]
+use crate::addr::UnixAddr;
 use crate::token::PollToken;
 
-/// A listening TCP socket.
+/// A listening socket, of the internet or of this host.
 #[derive(Debug)]
-pub(crate) struct Listener {
-    tcp: TcpListener,
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
 }
 
 /// What a failed accept means for the next one.
@@ -28,35 +34,63 @@ pub(crate) enum AcceptFailure {
 }
 
 impl Listener {
-    pub(crate) fn bind(
-        addr: SocketAddr,
-        options: &ListenOptions,
-        backlog: i32,
-    ) -> io::Result<Self> {
-        let socket = options.listen(addr, backlog)?;
-        Ok(Self {
-            tcp: TcpListener::from_std(socket.into()),
-        })
+    pub(crate) fn bind(addr: &Addr, options: &ListenOptions, backlog: i32) -> io::Result<Self> {
+        options.listen(addr, backlog)?.try_into()
     }
 
     pub(crate) fn register(&mut self, driver: &Driver, token: PollToken) -> io::Result<()> {
-        driver.register(&mut self.tcp, token)
+        match self {
+            Self::Tcp(tcp) => driver.register(tcp, token),
+            #[cfg(unix)]
+            Self::Unix(unix) => driver.register(unix, token),
+        }
     }
 
     pub(crate) fn deregister(&mut self, driver: &Driver) {
-        driver.deregister(&mut self.tcp);
+        match self {
+            Self::Tcp(tcp) => driver.deregister(tcp),
+            #[cfg(unix)]
+            Self::Unix(unix) => driver.deregister(unix),
+        }
     }
 
-    pub(crate) fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
-        retry(|| self.tcp.accept()).map(|(tcp, peer)| (tcp.into(), peer))
+    pub(crate) fn accept(&self) -> io::Result<(Stream, Addr)> {
+        match self {
+            Self::Tcp(tcp) => {
+                let (stream, peer) = retry(|| tcp.accept())?;
+                Ok((Stream::Tcp(stream), Addr::Inet(peer)))
+            }
+            #[cfg(unix)]
+            Self::Unix(unix) => {
+                let (stream, peer) = retry(|| unix.accept())?;
+                Ok((Stream::Unix(stream), UnixAddr::from_std(&peer).into()))
+            }
+        }
     }
 
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
+    pub(crate) fn local_addr(&self) -> io::Result<Addr> {
+        local_addr(&self.options())
     }
 
     pub(crate) fn options(&self) -> SockRef<'_> {
-        SockRef::from(&self.tcp)
+        match self {
+            Self::Tcp(tcp) => SockRef::from(tcp),
+            #[cfg(unix)]
+            Self::Unix(unix) => SockRef::from(unix),
+        }
+    }
+}
+
+/// Of a socket that listens and does not block.
+impl TryFrom<Socket> for Listener {
+    type Error = io::Error;
+
+    fn try_from(socket: Socket) -> io::Result<Self> {
+        #[cfg(unix)]
+        if is_unix(&socket)? {
+            return Ok(Self::Unix(UnixListener::from_std(socket.into())));
+        }
+        Ok(Self::Tcp(TcpListener::from_std(socket.into())))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Nothing here knows of frames or handlers. `Interrupted` is retried here and seen by nobody
 //! else; `WouldBlock` is handed on, as flow control.
 
+mod adopt;
 #[cfg_attr(
     not(all(feature = "udp-batch", any(target_os = "linux", target_os = "android"))),
     path = "no_batch.rs"
@@ -17,6 +18,7 @@ mod script;
 mod stream;
 mod udp;
 
+pub(crate) use adopt::OwnedSocket;
 pub(crate) use driver::{Driver, Readiness, Waker};
 pub(crate) use listener::{AcceptFailure, Listener};
 pub use live::{Keepalive, SocketRef};
@@ -27,6 +29,12 @@ pub(crate) use stream::Stream;
 pub(crate) use udp::Udp;
 
 use std::io;
+
+use socket2::{SockAddr, Socket};
+
+use crate::addr::Addr;
+#[cfg(unix)]
+use crate::addr::UnixAddr;
 
 /// Whether a read that gave fewer bytes than asked for has emptied the socket, so that the next
 /// byte makes a new edge. True for epoll and kqueue (epoll(7), "Questions and answers", 9);
@@ -51,4 +59,47 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             result => return result,
         }
     }
+}
+
+/// The address that a socket is bound to.
+fn local_addr(socket: &Socket) -> io::Result<Addr> {
+    to_addr(&socket.local_addr()?)
+}
+
+fn to_addr(addr: &SockAddr) -> io::Result<Addr> {
+    #[cfg(unix)]
+    if addr.is_unix() {
+        let (path, name) = (addr.as_pathname(), addr.as_abstract_namespace());
+        return Ok(Addr::Unix(UnixAddr::from_parts(path, name)));
+    }
+    match addr.as_socket() {
+        Some(inet) => Ok(Addr::Inet(inet)),
+        None => Err(unsupported("neither of the internet nor a Unix socket")),
+    }
+}
+
+fn to_sock_addr(addr: &Addr) -> io::Result<SockAddr> {
+    match addr {
+        Addr::Inet(addr) => Ok((*addr).into()),
+        #[cfg(unix)]
+        Addr::Unix(addr) => match (addr.as_pathname(), addr.as_abstract_name()) {
+            (Some(path), _) => SockAddr::unix(path),
+            // socket2 takes a path that begins with a zero byte for a name.
+            (_, Some(name)) => {
+                use std::os::unix::ffi::OsStrExt;
+                let name = [b"\0", name].concat();
+                SockAddr::unix(std::ffi::OsStr::from_bytes(&name))
+            }
+            _ => Err(unsupported("an unnamed address names no socket")),
+        },
+    }
+}
+
+#[cfg(unix)]
+fn is_unix(socket: &Socket) -> io::Result<bool> {
+    Ok(socket.local_addr()?.is_unix())
+}
+
+fn unsupported(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, what)
 }

@@ -4,9 +4,10 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
-use super::SocketRef;
+use super::{SocketRef, to_sock_addr};
+use crate::addr::Addr;
 
 /// What all kinds of sockets may be given before they are bound.
 #[derive(Debug, Clone, Default)]
@@ -21,9 +22,9 @@ struct Before {
 
 impl Before {
     /// A socket that does not block and is not inherited, with these options.
-    fn open(&self, domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
-        let socket = new_nonblocking(domain, kind, protocol)?;
-        if self.reuse_addr {
+    fn open(&self, domain: Domain, kind: Type) -> io::Result<Socket> {
+        let socket = new_nonblocking(domain, kind)?;
+        if self.reuse_addr && domain != Domain::UNIX {
             socket.set_reuse_address(true)?;
         }
         if let Some(on) = self.only_v6
@@ -50,12 +51,12 @@ impl Before {
 }
 
 /// With one system call where the system can.
-fn new_nonblocking(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
+fn new_nonblocking(domain: Domain, kind: Type) -> io::Result<Socket> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-    return Socket::new(domain, kind.nonblocking(), protocol);
+    return Socket::new(domain, kind.nonblocking(), None);
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
     {
-        let socket = Socket::new(domain, kind, protocol)?;
+        let socket = Socket::new(domain, kind, None)?;
         socket.set_nonblocking(true)?;
         Ok(socket)
     }
@@ -184,12 +185,10 @@ impl ListenOptions {
     }
 
     /// A socket that listens.
-    pub(super) fn listen(&self, addr: SocketAddr, backlog: i32) -> io::Result<Socket> {
-        let domain = Domain::for_address(addr);
-        let socket = self
-            .before
-            .open(domain, Type::STREAM, Some(Protocol::TCP))?;
-        socket.bind(&addr.into())?;
+    pub(super) fn listen(&self, addr: &Addr, backlog: i32) -> io::Result<Socket> {
+        let addr = to_sock_addr(addr)?;
+        let socket = self.before.open(addr.domain(), Type::STREAM)?;
+        socket.bind(&addr)?;
         let backlog = self.backlog.map_or(backlog, |backlog| {
             i32::try_from(backlog).unwrap_or(i32::MAX)
         });
@@ -203,19 +202,20 @@ impl ListenOptions {
 /// # Examples
 ///
 /// ```
+/// use std::net::SocketAddr;
 /// use std::time::Duration;
 /// use unstick::ConnectOptions;
 ///
 /// let options = ConnectOptions::new()
 ///     .timeout(Duration::from_secs(3))
-///     .local_addr(([127, 0, 0, 1], 0).into());
+///     .local_addr(SocketAddr::from(([127, 0, 0, 1], 0)));
 /// ```
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ConnectOptions {
     before: Before,
     timeout: Option<Duration>,
-    local_addr: Option<SocketAddr>,
+    local_addr: Option<Addr>,
 }
 
 impl ConnectOptions {
@@ -230,11 +230,12 @@ impl ConnectOptions {
         self
     }
 
-    /// The address to connect from; with port 0 any free port of it. An address of the other
-    /// family than the peer's fails, and the next one of the peer's is tried.
+    /// The address to connect from: a [`SocketAddr`], where port 0 takes a free one, or for a Unix
+    /// socket a path or a name. An address of another family than the peer's fails, and the next
+    /// one of the peer's is tried.
     #[must_use]
-    pub fn local_addr(mut self, addr: SocketAddr) -> Self {
-        self.local_addr = Some(addr);
+    pub fn local_addr(mut self, addr: impl Into<Addr>) -> Self {
+        self.local_addr = Some(addr.into());
         self
     }
 
@@ -251,16 +252,16 @@ impl ConnectOptions {
     }
 
     /// A socket that connects; the end of it is told by an event.
-    pub(super) fn connect(&self, addr: SocketAddr) -> io::Result<Socket> {
-        let domain = Domain::for_address(addr);
-        let socket = self
-            .before
-            .open(domain, Type::STREAM, Some(Protocol::TCP))?;
-        if let Some(local) = self.local_addr {
-            socket.bind(&local.into())?;
+    pub(super) fn connect(&self, addr: &Addr) -> io::Result<Socket> {
+        let addr = to_sock_addr(addr)?;
+        let socket = self.before.open(addr.domain(), Type::STREAM)?;
+        if let Some(local) = &self.local_addr {
+            socket.bind(&to_sock_addr(local)?)?;
         }
-        match socket.connect(&addr.into()) {
-            Err(error) if !is_under_way(&error) => Err(error),
+        match socket.connect(&addr) {
+            // A Unix socket's connect is done at once, or fails: `WouldBlock` says that the
+            // listener's backlog is full, and no event would tell when it is not (connect(2)).
+            Err(error) if addr.is_unix() || !is_under_way(&error) => Err(error),
             _ => Ok(socket),
         }
     }
@@ -379,7 +380,7 @@ impl UdpOptions {
     /// A socket that is bound.
     pub(super) fn bind(&self, addr: SocketAddr) -> io::Result<Socket> {
         let domain = Domain::for_address(addr);
-        let socket = self.before.open(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        let socket = self.before.open(domain, Type::DGRAM)?;
         if self.broadcast {
             socket.set_broadcast(true)?;
         }

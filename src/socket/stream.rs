@@ -1,13 +1,20 @@
 //! A connection's socket.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+#[cfg(unix)]
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::time::Duration;
 
 use mio::net::TcpStream;
-use socket2::SockRef;
+#[cfg(unix)]
+use mio::net::UnixStream;
+use socket2::{SockRef, Socket};
 
-use super::{ConnectOptions, Driver, retry};
+#[cfg(unix)]
+use super::is_unix;
+use super::{ConnectOptions, Driver, SHORT_READ_DRAINS, local_addr, retry, to_addr};
+use crate::addr::Addr;
 use crate::token::PollToken;
 
 /// `MSG_NOSIGNAL`, where its value is known; elsewhere segments are written one by one. Windows has
@@ -26,6 +33,8 @@ const NO_SIGNAL: Option<i32> = {
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
     /// Not there: a connect that failed at once, or a connection that is closed already.
     None,
     #[cfg(test)]
@@ -34,14 +43,15 @@ pub(crate) enum Stream {
 
 impl Stream {
     /// Begins to connect; the end of it is told by an event.
-    pub(crate) fn connect(addr: SocketAddr, options: &ConnectOptions) -> io::Result<Self> {
-        let socket = options.connect(addr)?;
-        Ok(Self::Tcp(TcpStream::from_std(socket.into())))
+    pub(crate) fn connect(addr: &Addr, options: &ConnectOptions) -> io::Result<Self> {
+        options.connect(addr)?.try_into()
     }
 
     pub(crate) fn register(&mut self, driver: &Driver, token: PollToken) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => driver.register(tcp, token),
+            #[cfg(unix)]
+            Self::Unix(unix) => driver.register(unix, token),
             Self::None => Ok(()),
             #[cfg(test)]
             Self::Scripted(_) => Ok(()),
@@ -50,13 +60,19 @@ impl Stream {
 
     /// Deregisters and closes.
     pub(crate) fn close(&mut self, driver: &Driver) {
-        if let Self::Tcp(tcp) = self {
-            driver.deregister(tcp);
+        match self {
+            Self::Tcp(tcp) => driver.deregister(tcp),
+            #[cfg(unix)]
+            Self::Unix(unix) => driver.deregister(unix),
+            Self::None => {}
+            #[cfg(test)]
+            Self::Scripted(_) => {}
         }
         *self = Self::None;
     }
 
-    /// Closes so that the peer is told by a reset and the kernel keeps nothing for it.
+    /// Closes so that the peer is told by a reset and the kernel keeps nothing for it. A Unix
+    /// socket has no reset: its peer sees an end.
     pub(crate) fn reset(&mut self, driver: &Driver) {
         if let Self::Tcp(tcp) = self {
             // Where the option is refused the connection is gone already, and so is its queue.
@@ -74,6 +90,8 @@ impl Stream {
         );
         match self {
             Self::Tcp(tcp) => retry(|| tcp.read(buf)),
+            #[cfg(unix)]
+            Self::Unix(unix) => retry(|| unix.read(buf)),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
             Self::Scripted(script) => retry(|| script.read(buf)),
@@ -85,6 +103,8 @@ impl Stream {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => retry(|| tcp.write(bytes)),
+            #[cfg(unix)]
+            Self::Unix(unix) => retry(|| unix.write(bytes)),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
             Self::Scripted(script) => retry(|| script.write(bytes)),
@@ -99,6 +119,11 @@ impl Stream {
                 Some(flags) => SockRef::from(&*tcp).send_vectored_with_flags(slices, flags),
                 None => tcp.write(slices.first().map_or(&[], |slice| slice)),
             }),
+            #[cfg(unix)]
+            Self::Unix(unix) => retry(|| match NO_SIGNAL {
+                Some(flags) => SockRef::from(&*unix).send_vectored_with_flags(slices, flags),
+                None => unix.write(slices.first().map_or(&[], |slice| slice)),
+            }),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
             Self::Scripted(script) => {
@@ -112,6 +137,8 @@ impl Stream {
     pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
             Self::Tcp(tcp) => tcp.take_error(),
+            #[cfg(unix)]
+            Self::Unix(unix) => unix.take_error(),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
             Self::Scripted(_) => Ok(None),
@@ -122,6 +149,11 @@ impl Stream {
     pub(crate) fn has_unread(&self) -> bool {
         match self {
             Self::Tcp(tcp) => retry(|| tcp.peek(&mut [0])).is_ok_and(|len| len > 0),
+            #[cfg(unix)]
+            Self::Unix(unix) => {
+                let socket = SockRef::from(unix);
+                retry(|| socket.peek(&mut [MaybeUninit::uninit()])).is_ok_and(|len| len > 0)
+            }
             Self::None => false,
             #[cfg(test)]
             Self::Scripted(script) => script.has_unread(),
@@ -132,6 +164,8 @@ impl Stream {
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.shutdown(Shutdown::Write),
+            #[cfg(unix)]
+            Self::Unix(unix) => unix.shutdown(Shutdown::Write),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
             Self::Scripted(script) => {
@@ -141,40 +175,52 @@ impl Stream {
         }
     }
 
+    /// Whether a read that gave fewer bytes than asked for has emptied the socket. A Unix socket
+    /// also stops at bytes that came with a descriptor, whoever reads them (unix(7), SCM_RIGHTS).
+    #[inline]
+    pub(crate) fn short_read_drains(&self) -> bool {
+        SHORT_READ_DRAINS && !self.is_unix()
+    }
+
+    #[inline]
+    fn is_unix(&self) -> bool {
+        #[cfg(unix)]
+        return matches!(self, Self::Unix(_));
+        #[cfg(not(unix))]
+        false
+    }
+
     /// Asks how a connect stands: `Ok(None)` while it is under way, the peer's address when it is
     /// done, the error when it failed. A connection to itself, which the kernel may make when a
     /// free ephemeral port is connected to, counts as refused: nobody listens there.
-    pub(crate) fn connected(&self) -> io::Result<Option<SocketAddr>> {
-        let Self::Tcp(tcp) = self else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        if let Some(error) = tcp.take_error()? {
+    pub(crate) fn connected(&self) -> io::Result<Option<Addr>> {
+        let socket = self.options()?;
+        if let Some(error) = socket.take_error()? {
             return Err(error);
         }
-        match tcp.peer_addr() {
-            Ok(peer) if tcp.local_addr()? == peer => {
-                // By a reset, which leaves the port free for the server that is to have it.
-                let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
-                Err(io::ErrorKind::ConnectionRefused.into())
-            }
-            Ok(peer) => Ok(Some(peer)),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(None),
-            Err(error) => Err(error),
+        let peer = match socket.peer_addr() {
+            Ok(peer) => to_addr(&peer)?,
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if matches!(self, Self::Tcp(_)) && local_addr(&socket)? == peer {
+            // By a reset, which leaves the port free for the server that is to have it.
+            let _ = socket.set_linger(Some(Duration::ZERO));
+            return Err(io::ErrorKind::ConnectionRefused.into());
         }
+        Ok(Some(peer))
     }
 
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::Tcp(tcp) => tcp.local_addr(),
-            Self::None => Err(io::ErrorKind::NotConnected.into()),
-            #[cfg(test)]
-            Self::Scripted(_) => Err(io::ErrorKind::NotConnected.into()),
-        }
+    pub(crate) fn local_addr(&self) -> io::Result<Addr> {
+        local_addr(&*self.options()?)
     }
 
+    /// Means nothing to a Unix socket, which delays nothing.
     pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.set_nodelay(on),
+            #[cfg(unix)]
+            Self::Unix(_) => Ok(()),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
             Self::Scripted(_) => Err(io::ErrorKind::NotConnected.into()),
@@ -184,6 +230,8 @@ impl Stream {
     pub(crate) fn options(&self) -> io::Result<SockRef<'_>> {
         match self {
             Self::Tcp(tcp) => Ok(SockRef::from(tcp)),
+            #[cfg(unix)]
+            Self::Unix(unix) => Ok(SockRef::from(unix)),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
             Self::Scripted(_) => Err(io::ErrorKind::NotConnected.into()),
@@ -191,16 +239,24 @@ impl Stream {
     }
 }
 
-impl From<TcpStream> for Stream {
-    fn from(tcp: TcpStream) -> Self {
-        Self::Tcp(tcp)
+/// Of a socket that does not block.
+impl TryFrom<Socket> for Stream {
+    type Error = io::Error;
+
+    fn try_from(socket: Socket) -> io::Result<Self> {
+        #[cfg(unix)]
+        if is_unix(&socket)? {
+            return Ok(Self::Unix(UnixStream::from_std(socket.into())));
+        }
+        Ok(Self::Tcp(TcpStream::from_std(socket.into())))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use socket2::{Domain, Socket, Type};
+    use socket2::{Domain, Type};
+    use std::net::SocketAddr;
 
     /// The kernel lets a socket connect to its own port, as two that open at the same time
     /// (RFC 9293, 3.5): a client of a free ephemeral port may so be given itself as the server.
@@ -213,7 +269,7 @@ mod tests {
         let own = socket.local_addr().expect("it is bound");
         socket.connect(&own).expect("the kernel allows it");
         socket.set_nonblocking(true).expect("the option can be set");
-        let stream = Stream::from(TcpStream::from_std(socket.into()));
+        let stream = Stream::try_from(socket).expect("it is of TCP");
         let error = stream.connected().expect_err("nobody listens there");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }

@@ -4,10 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 
 use mio::net::UdpSocket;
-use socket2::SockRef;
+use socket2::{SockRef, Socket};
 
 use super::batch::Batcher;
 use super::{Driver, UdpOptions, retry};
+use crate::addr::Addr;
 use crate::datagram::{DatagramQueue, Inbox, Message};
 use crate::token::PollToken;
 
@@ -35,7 +36,13 @@ impl Udp {
         options: &UdpOptions,
         in_batches: bool,
     ) -> io::Result<Self> {
-        let udp = UdpSocket::from_std(options.bind(addr)?.into());
+        Self::new(options.bind(addr)?, in_batches)
+    }
+
+    /// Of a socket that does not block.
+    pub(super) fn new(socket: Socket, in_batches: bool) -> io::Result<Self> {
+        let is_connected = socket.peer_addr().is_ok();
+        let udp = UdpSocket::from_std(socket.into());
         let batcher = if in_batches {
             Batcher::new(&udp)?
         } else {
@@ -43,7 +50,7 @@ impl Udp {
         };
         Ok(Self {
             udp,
-            is_connected: false,
+            is_connected,
             awaits_room: false,
             batcher,
         })
@@ -116,8 +123,8 @@ impl Udp {
         result.map(|_| 1)
     }
 
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.udp.local_addr()
+    pub(crate) fn local_addr(&self) -> io::Result<Addr> {
+        self.udp.local_addr().map(Addr::Inet)
     }
 
     pub(crate) fn options(&self) -> SockRef<'_> {

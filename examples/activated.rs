@@ -1,0 +1,51 @@
+//! An echo server, by lines, that is given its sockets by whoever starts it: systemd's socket
+//! activation (`LISTEN_FDS`, sd_listen_fds(3)). Started without any, it listens for itself, on TCP
+//! or on a Unix socket.
+//!
+//! ```text
+//! systemd-socket-activate -l 7003 target/release/examples/activated
+//! cargo run --release --example activated -- 127.0.0.1:7003
+//! cargo run --release --example activated -- unix:/tmp/echo.sock
+//! ```
+
+use std::io;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use unstick::{Addr, ConnId, Context, Framing, Handler, Reactor};
+
+struct Echo;
+
+impl Handler for Echo {
+    type Session = ();
+
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), line: &[u8]) {
+        let _ = cx.send(conn, line);
+    }
+}
+
+fn main() -> io::Result<()> {
+    env_logger::init();
+    let mut reactor = Reactor::new(Echo)?;
+    let mut handed_down = ListenFd::from_env();
+    for index in 0..handed_down.len() {
+        // What is no TCP listener is refused by an error that says so.
+        if let Some(listener) = handed_down.take_tcp_listener(index)? {
+            let listener = reactor.with(|_, cx| cx.adopt_listener(listener, Framing::line()))?;
+            println!("listening {}", reactor.local_name(listener)?);
+        }
+    }
+    if handed_down.len() == 0 {
+        let addr: Addr = match std::env::args().nth(1) {
+            Some(addr) => addr.parse()?,
+            None => std::net::SocketAddr::from(([127, 0, 0, 1], 7003)).into(),
+        };
+        let listener = reactor.listen(addr, Framing::line())?;
+        println!("listening {}", reactor.local_name(listener)?);
+    }
+
+    let remote = reactor.remote();
+    let on_signal = move || drop(remote.shutdown(Duration::from_secs(1)));
+    ctrlc::set_handler(on_signal).map_err(io::Error::other)?;
+    reactor.run()
+}

@@ -1,0 +1,328 @@
+//! Addresses: of the internet, and of Unix sockets on this host.
+//!
+//! What a socket of the internet is asked for and told is a [`SocketAddr`], as everywhere in Rust.
+//! [`Addr`] is for what may be either.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+#[cfg(unix)]
+use std::os::unix::net::SocketAddr as StdUnixAddr;
+#[cfg(unix)]
+use std::path::Path;
+use std::str::FromStr;
+
+/// The address of any socket.
+///
+/// It is written, and [parsed](str::parse), as `127.0.0.1:7000`, `[::1]:7000`, `unix:/run/app.sock`
+/// or, for an abstract name of Linux, `unix:@app`.
+///
+/// # Examples
+///
+/// ```
+/// use unstick::Addr;
+///
+/// let addr: Addr = "127.0.0.1:7000".parse()?;
+/// assert_eq!(addr.inet().map(|addr| addr.port()), Some(7000));
+/// # #[cfg(unix)]
+/// assert_eq!("unix:/run/app.sock".parse::<Addr>()?.to_string(), "unix:/run/app.sock");
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Addr {
+    /// Of a TCP or UDP socket.
+    Inet(SocketAddr),
+    /// Of a Unix socket.
+    #[cfg(unix)]
+    Unix(UnixAddr),
+}
+
+impl Addr {
+    /// The address of a TCP or UDP socket, if it is one.
+    #[must_use]
+    pub fn inet(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Inet(addr) => Some(*addr),
+            #[cfg(unix)]
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The address of a Unix socket, if it is one.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn unix(&self) -> Option<&UnixAddr> {
+        match self {
+            Self::Inet(_) => None,
+            Self::Unix(addr) => Some(addr),
+        }
+    }
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(addr) => addr.fmt(f),
+            #[cfg(unix)]
+            Self::Unix(addr) => addr.fmt(f),
+        }
+    }
+}
+
+/// Fails with `InvalidInput`. Names are not looked up.
+impl FromStr for Addr {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        #[cfg(unix)]
+        if let Some(rest) = text.strip_prefix("unix:") {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            if let Some(name) = rest.strip_prefix('@') {
+                return UnixAddr::from_abstract_name(name).map(Self::Unix);
+            }
+            return UnixAddr::from_pathname(rest).map(Self::Unix);
+        }
+        text.parse()
+            .map(Self::Inet)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    }
+}
+
+impl From<SocketAddr> for Addr {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Inet(addr)
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixAddr> for Addr {
+    fn from(addr: UnixAddr) -> Self {
+        Self::Unix(addr)
+    }
+}
+
+/// The address of a Unix socket: a path, an abstract name, or none.
+///
+/// A path is a file that the bound socket makes, and that stays when it is closed: a server that
+/// starts again finds it, and [`listen`](crate::Context::listen) then fails with `AddrInUse`. To
+/// remove it is the program's to decide, as it alone knows whether another server still uses it:
+///
+/// ```no_run
+/// # fn f(reactor: &mut unstick::Reactor<impl unstick::Handler>) -> std::io::Result<()> {
+/// use std::os::unix::net::UnixStream;
+/// use unstick::{Framing, UnixAddr};
+///
+/// let path = "/run/app.sock";
+/// if UnixStream::connect(path).is_err() {
+///     let _ = std::fs::remove_file(path); // nobody listens there any more
+/// }
+/// reactor.listen(UnixAddr::from_pathname(path)?, Framing::line())?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// An abstract name (Linux, unix(7)) is no file and goes with its socket. Most clients have no
+/// address at all: they are unnamed.
+#[cfg(unix)]
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct UnixAddr(Name);
+
+#[cfg(unix)]
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Name {
+    Unnamed,
+    Path(Box<Path>),
+    /// Only Linux has them.
+    Abstract(Box<[u8]>),
+}
+
+#[cfg(unix)]
+impl UnixAddr {
+    /// The socket with this path.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` where it is longer than the system's 103 to 107 bytes, or has a zero byte.
+    pub fn from_pathname(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref();
+        StdUnixAddr::from_pathname(path)?;
+        Ok(Self(Name::Path(path.into())))
+    }
+
+    /// The socket with this name that is no file. Linux only.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` where it is longer than 107 bytes.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub fn from_abstract_name(name: impl AsRef<[u8]>) -> io::Result<Self> {
+        let name = name.as_ref();
+        std_from_abstract_name(name)?;
+        Ok(Self(Name::Abstract(name.into())))
+    }
+
+    /// Its path, if it has one.
+    #[must_use]
+    pub fn as_pathname(&self) -> Option<&Path> {
+        match &self.0 {
+            Name::Path(path) => Some(path),
+            Name::Unnamed | Name::Abstract(_) => None,
+        }
+    }
+
+    /// Its abstract name, if it has one.
+    #[must_use]
+    pub fn as_abstract_name(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Name::Abstract(name) => Some(name),
+            Name::Unnamed | Name::Path(_) => None,
+        }
+    }
+
+    /// Whether it is that of a socket that was not bound, as most clients' are not.
+    #[must_use]
+    pub fn is_unnamed(&self) -> bool {
+        self.0 == Name::Unnamed
+    }
+
+    pub(crate) fn from_std(addr: &StdUnixAddr) -> Self {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let name = std_abstract_name(addr);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let name = None;
+        Self::from_parts(addr.as_pathname(), name)
+    }
+
+    /// Of what the system tells.
+    pub(crate) fn from_parts(path: Option<&Path>, abstract_name: Option<&[u8]>) -> Self {
+        Self(match (path, abstract_name) {
+            (Some(path), _) => Name::Path(path.into()),
+            (None, Some(name)) => Name::Abstract(name.into()),
+            (None, None) => Name::Unnamed,
+        })
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn std_from_abstract_name(name: &[u8]) -> io::Result<StdUnixAddr> {
+    #[cfg(target_os = "android")]
+    use std::os::android::net::SocketAddrExt;
+    #[cfg(target_os = "linux")]
+    use std::os::linux::net::SocketAddrExt;
+    StdUnixAddr::from_abstract_name(name)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn std_abstract_name(addr: &StdUnixAddr) -> Option<&[u8]> {
+    #[cfg(target_os = "android")]
+    use std::os::android::net::SocketAddrExt;
+    #[cfg(target_os = "linux")]
+    use std::os::linux::net::SocketAddrExt;
+    addr.as_abstract_name()
+}
+
+/// `unix:/run/app.sock`, `unix:@name` or `unix:`.
+#[cfg(unix)]
+impl fmt::Display for UnixAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Name::Unnamed => f.write_str("unix:"),
+            Name::Path(path) => write!(f, "unix:{}", path.display()),
+            Name::Abstract(name) => write!(f, "unix:@{}", name.escape_ascii()),
+        }
+    }
+}
+
+#[cfg(unix)]
+impl fmt::Debug for UnixAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UnixAddr({self})")
+    }
+}
+
+/// What [`listen`](crate::Context::listen) and [`connect`](crate::Context::connect) take: all that
+/// std's [`ToSocketAddrs`] takes, such as `"localhost:7000"` and `(ip, port)`, and the addresses of
+/// Unix sockets.
+pub trait ToAddrs {
+    /// The addresses, to be tried in this order. A name is looked up, which may block.
+    ///
+    /// # Errors
+    ///
+    /// What looking the name up answered.
+    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>>;
+}
+
+impl<T: ToSocketAddrs + ?Sized> ToAddrs for T {
+    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
+        Ok(self.to_socket_addrs()?.map(Addr::Inet))
+    }
+}
+
+impl ToAddrs for Addr {
+    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Self>> {
+        Ok(std::iter::once(self.clone()))
+    }
+}
+
+impl ToAddrs for &Addr {
+    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
+        (**self).to_addrs()
+    }
+}
+
+#[cfg(unix)]
+impl ToAddrs for UnixAddr {
+    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
+        Ok(std::iter::once(Addr::Unix(self.clone())))
+    }
+}
+
+#[cfg(unix)]
+impl ToAddrs for &UnixAddr {
+    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
+        (**self).to_addrs()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_takes_no_more_than_one_of_the_internet() {
+        assert_eq!(size_of::<Addr>(), size_of::<SocketAddr>());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_is_written_is_parsed_back_and_nonsense_is_an_error() {
+        for text in [
+            "127.0.0.1:7000",
+            "[::1]:7000",
+            "unix:/run/app.sock",
+            "unix:@app",
+            "unix:app",
+        ] {
+            let addr: Addr = text.parse().expect("it is well formed");
+            assert_eq!(addr.to_string(), text);
+        }
+        let long = format!("unix:{}", "x".repeat(108));
+        for text in ["", "7000", "localhost:7000", "unix:\0", &long] {
+            let error = text.parse::<Addr>().expect_err("nonsense");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{text}");
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn kinds_of_names_are_told_apart() {
+        let path = UnixAddr::from_pathname("app").expect("short");
+        assert_eq!(path.as_pathname(), Some(Path::new("app")));
+        assert!(path.as_abstract_name().is_none() && !path.is_unnamed());
+        let (unnamed, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let unnamed = UnixAddr::from_std(&unnamed.local_addr().expect("it is open"));
+        assert!(unnamed.is_unnamed() && unnamed.as_pathname().is_none());
+        assert_ne!(path, unnamed);
+    }
+}
