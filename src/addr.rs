@@ -123,14 +123,15 @@ impl From<UnixAddr> for Addr {
 /// ```
 ///
 /// An abstract name (Linux, unix(7)) is no file and goes with its socket. Most clients have no
-/// address at all: they are unnamed.
+/// address at all: they are unnamed, which is the default.
 #[cfg(unix)]
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct UnixAddr(Name);
 
 #[cfg(unix)]
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 enum Name {
+    #[default]
     Unnamed,
     Path(Box<Path>),
     /// Only Linux has them.
@@ -192,6 +193,15 @@ impl UnixAddr {
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let name = None;
         Self::from_parts(addr.as_pathname(), name)
+    }
+
+    /// Whether it is this one.
+    pub(crate) fn is_std(&self, addr: &StdUnixAddr) -> bool {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let name = std_abstract_name(addr);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let name = None;
+        self.as_pathname() == addr.as_pathname() && self.as_abstract_name() == name
     }
 
     /// Of what the system tells.

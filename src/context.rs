@@ -6,6 +6,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
+use crate::addr::UnixAddr;
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
 use crate::engine::Engine;
@@ -16,6 +18,8 @@ use crate::session::Sessions;
 use crate::socket::{ConnectOptions, ListenOptions, OwnedSocket, SocketRef, UdpOptions};
 use crate::stats::{ConnStats, Stats};
 use crate::timer::TimerId;
+#[cfg(unix)]
+use crate::token::UnixDatagramId;
 use crate::token::{ConnId, ListenerId, SocketId, UdpId};
 
 /// A broadcast payload of this many bytes is shared. A shorter one costs less to copy.
@@ -124,7 +128,7 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Listens for connections, each of which begins with `framing`: on an address of TCP, or on a
-    /// [`UnixAddr`](crate::UnixAddr). Port 0 takes a free one: [`local_addr`](Context::local_addr)
+    /// [`UnixAddr`]. Port 0 takes a free one: [`local_addr`](Context::local_addr)
     /// tells which.
     ///
     /// # Errors
@@ -266,6 +270,75 @@ impl<H: Handler> Context<'_, H> {
     /// then.
     pub fn adopt_udp(&mut self, socket: impl Into<OwnedSocket>) -> io::Result<UdpId> {
         self.engine.adopt_udp(socket.into())
+    }
+
+    /// Opens a Unix datagram socket: bound to a path or a name, or, for one that only sends, not at
+    /// all.
+    ///
+    /// # Errors
+    ///
+    /// What the system answered: `AddrInUse` for a path that exists, as [`UnixAddr`] says.
+    #[cfg(unix)]
+    pub fn bind_unix_datagram(&mut self, addr: Option<&UnixAddr>) -> io::Result<UnixDatagramId> {
+        self.engine.bind_unix_datagram(addr)
+    }
+
+    /// Takes in a Unix datagram socket: std's `UnixDatagram`, or a descriptor; as for
+    /// [`adopt_listener`](Context::adopt_listener).
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` where it is none, and what the system answered. The socket is closed then.
+    #[cfg(unix)]
+    pub fn adopt_unix_datagram(
+        &mut self,
+        socket: impl Into<OwnedSocket>,
+    ) -> io::Result<UnixDatagramId> {
+        self.engine.adopt_unix_datagram(socket.into())
+    }
+
+    /// Connects a Unix datagram socket: from then on it receives from `peer` only, and sends to it
+    /// by default.
+    ///
+    /// # Errors
+    ///
+    /// What the system answered; `NotConnected` for a stale id.
+    #[cfg(unix)]
+    pub fn connect_unix_datagram(
+        &mut self,
+        socket: UnixDatagramId,
+        peer: &UnixAddr,
+    ) -> io::Result<()> {
+        self.engine.unix_datagram_mut(socket)?.socket.connect(peer)
+    }
+
+    /// Sends one datagram by a Unix socket, to `to` or to the connected peer. It is sent at once,
+    /// by one system call, as the kernel puts it into the receiver's queue or says why it does not:
+    /// nothing is lost in between, and nothing has to be queued here.
+    ///
+    /// # Errors
+    ///
+    /// What the system answered; nothing was sent then.
+    ///
+    /// * `WouldBlock`: the receiver's queue is full. For a connected peer
+    ///   [`on_unix_writable`](Handler::on_unix_writable) tells when there is room; for another one
+    ///   the system has no such event.
+    /// * `NotFound`, `ConnectionRefused`: nobody has this address, or not any more.
+    /// * `NotConnected`: no `to`, and no peer; or a stale id.
+    #[cfg(unix)]
+    pub fn send_unix_datagram(
+        &mut self,
+        socket: UnixDatagramId,
+        to: Option<&UnixAddr>,
+        data: &[u8],
+    ) -> io::Result<()> {
+        self.engine.send_unix_datagram(socket, to, data)
+    }
+
+    /// Closes a Unix datagram socket. Its file, if it has one, stays.
+    #[cfg(unix)]
+    pub fn close_unix_datagram(&mut self, socket: UnixDatagramId) {
+        self.engine.kill_socket(socket.0);
     }
 
     /// Closes a connection gently. No further frame of it is delivered and nothing more is

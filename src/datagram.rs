@@ -30,6 +30,20 @@ pub struct Datagram<'a> {
     pub truncated: bool,
 }
 
+/// One datagram that a Unix socket received.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct UnixDatagram<'a> {
+    /// The address that its sender is bound to; unnamed where it is not, and cannot be answered.
+    pub from: &'a crate::UnixAddr,
+    /// Its payload. Empty is as good as any other.
+    pub data: &'a [u8],
+    /// It was longer than [`Config::datagram_len_max`](crate::Config::datagram_len_max); `data` is
+    /// its beginning and the rest is gone.
+    pub truncated: bool,
+}
+
 /// Bytes for one message: the longest datagram, or as many as the kernel makes one of.
 const SLOT_LEN: usize = 65_536;
 /// From slot to slot. With a power of two the first bytes of all would fall into one set of a

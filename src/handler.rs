@@ -5,8 +5,12 @@ use std::io;
 use crate::codec::Skipped;
 use crate::context::Context;
 use crate::datagram::Datagram;
+#[cfg(unix)]
+use crate::datagram::UnixDatagram;
 use crate::error::{Closed, SendError};
 use crate::timer::TimerId;
+#[cfg(unix)]
+use crate::token::UnixDatagramId;
 use crate::token::{ConnId, ListenerId, UdpId};
 
 /// A program on a reactor: its state, and what it does when something happens.
@@ -161,6 +165,24 @@ pub trait Handler: Sized {
     /// peer refused an earlier one. The socket goes on. Does nothing by default.
     fn on_datagram_error(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, error: io::Error) {
         let _ = (cx, socket, error);
+    }
+
+    /// A Unix datagram came. Does nothing by default.
+    #[cfg(unix)]
+    fn on_unix_datagram(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        socket: UnixDatagramId,
+        datagram: UnixDatagram<'_>,
+    ) {
+        let _ = (cx, socket, datagram);
+    }
+
+    /// A Unix datagram socket whose connected peer had no room may send again. Does nothing by
+    /// default.
+    #[cfg(unix)]
+    fn on_unix_writable(&mut self, cx: &mut Context<'_, Self>, socket: UnixDatagramId) {
+        let _ = (cx, socket);
     }
 
     /// A timer fired. `key` is what it was set with. Does nothing by default.

@@ -204,13 +204,15 @@
 //! as they take one of TCP ([`UnixAddr`], or an [`Addr`] that a configuration names); all else is
 //! the same. [`Context::adopt_listener`], [`adopt_stream`](Context::adopt_stream) and
 //! [`adopt_udp`](Context::adopt_udp) take in what std opened or a parent handed down: the example
-//! `activated` is started by systemd with its sockets.
+//! `activated` is started by systemd with its sockets. Unix datagram sockets
+//! ([`Context::bind_unix_datagram`]) stand beside those of UDP.
 //!
 //! # Other threads, other loops
 //!
 //! [`Reactor::remote`] gives a [`Remote`] that posts closures to the loop's thread, and sends to
 //! its connections, from any other. Both are bounded, and give back what they refuse. A program
-//! with a loop of its own calls [`Reactor::turn`] from it, and may watch the poll's descriptor.
+//! with a loop of its own calls [`Reactor::turn`] from it, and may watch the poll's
+//! descriptor.
 //!
 //! With the feature `signals`, `Reactor::shutdown_on_signals` ends a program gently when it is
 //! asked to end. Whoever pays a processor for latency sets [`Config::busy_poll`].
@@ -279,6 +281,8 @@ pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Skipped, St
 pub use config::Config;
 pub use context::Context;
 pub use datagram::Datagram;
+#[cfg(unix)]
+pub use datagram::UnixDatagram;
 pub use deframe::{Decoded, Deframer, FramedStream, Framer};
 pub use error::{
     CloseReason, Closed, DecodeError, FrameError, Gone, PostError, Refused, SendError, Sent,
@@ -291,4 +295,6 @@ pub use remote::Remote;
 pub use socket::{ConnectOptions, Keepalive, ListenOptions, SocketRef, UdpOptions};
 pub use stats::{ConnStats, Stats};
 pub use timer::TimerId;
+#[cfg(unix)]
+pub use token::UnixDatagramId;
 pub use token::{ConnId, ListenerId, SocketId, UdpId};

@@ -138,6 +138,12 @@ id! {
     UdpId, "udp"
 }
 
+#[cfg(unix)]
+id! {
+    /// Names one Unix datagram socket.
+    UnixDatagramId, "unix datagram socket"
+}
+
 /// Names any socket of a reactor, where a call serves all kinds alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -148,6 +154,21 @@ pub enum SocketId {
     Listener(ListenerId),
     /// A UDP socket.
     Udp(UdpId),
+    /// A Unix datagram socket.
+    #[cfg(unix)]
+    UnixDatagram(UnixDatagramId),
+}
+
+impl SocketId {
+    pub(crate) fn token(self) -> Token {
+        match self {
+            Self::Conn(id) => id.0,
+            Self::Listener(id) => id.0,
+            Self::Udp(id) => id.0,
+            #[cfg(unix)]
+            Self::UnixDatagram(id) => id.0,
+        }
+    }
 }
 
 impl From<ConnId> for SocketId {
@@ -159,6 +180,13 @@ impl From<ConnId> for SocketId {
 impl From<ListenerId> for SocketId {
     fn from(id: ListenerId) -> Self {
         Self::Listener(id)
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixDatagramId> for SocketId {
+    fn from(id: UnixDatagramId) -> Self {
+        Self::UnixDatagram(id)
     }
 }
 

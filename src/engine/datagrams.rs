@@ -1,7 +1,7 @@
 //! Datagrams on their way out: queued by `send_to`, sent at the end of the turn at the latest.
 
-use std::io;
 use std::net::SocketAddr;
+use std::{fmt, io};
 
 use super::throttle::Trouble;
 use super::{Engine, UdpEntry};
@@ -115,8 +115,8 @@ impl Engine {
             .is_ok_and(|entry| entry.queue.queued_bytes() > many)
     }
 
-    /// Counts an error of a UDP socket and logs it, but not every time.
-    pub(crate) fn note_datagram_error(&mut self, id: UdpId, error: &io::Error) {
+    /// Counts an error of a datagram socket and logs it, but not every time.
+    pub(crate) fn note_datagram_error(&mut self, id: impl fmt::Display, error: &io::Error) {
         self.stats.datagram_errors += 1;
         if let Some(left_out) = self.throttle.pass(Trouble::Datagram, self.now) {
             log::warn!("{id}: {error}{left_out}");

@@ -5,10 +5,14 @@ use std::num::NonZeroU32;
 
 use super::flow::Credit;
 use crate::addr::Addr;
+#[cfg(unix)]
+use crate::addr::UnixAddr;
 use crate::codec::Framing;
 use crate::conn::{Flags, Inbound, Outbound};
 use crate::datagram::DatagramQueue;
 use crate::error::CloseReason;
+#[cfg(unix)]
+use crate::socket::UnixDatagramSocket;
 use crate::socket::{ConnectOptions, Listener, Stream, Udp};
 use crate::stats::ConnStats;
 use crate::timer::{Stamp, TimerId};
@@ -20,6 +24,8 @@ pub(crate) enum Entry {
     Conn(Connection),
     Listener(Box<ListenerEntry>),
     Udp(Box<UdpEntry>),
+    #[cfg(unix)]
+    UnixDatagram(Box<UnixDatagramEntry>),
 }
 
 /// One TCP connection. Idle, this is all it costs.
@@ -93,6 +99,18 @@ pub(crate) struct UdpEntry {
     pub(crate) flags: Flags,
 }
 
+#[cfg(unix)]
+#[derive(Debug)]
+pub(crate) struct UnixDatagramEntry {
+    pub(crate) socket: UnixDatagramSocket,
+    /// Whom the last datagram was from.
+    pub(crate) from: UnixAddr,
+    /// The connected peer had no room for a datagram.
+    pub(crate) was_full: bool,
+    pub(crate) generation: NonZeroU32,
+    pub(crate) flags: Flags,
+}
+
 impl Rare {
     /// Whether nothing is in it that the connection still needs once it is open.
     pub(crate) fn is_spare(&self) -> bool {
@@ -118,6 +136,8 @@ impl Entry {
             Self::Conn(conn) => conn.generation,
             Self::Listener(listener) => listener.generation,
             Self::Udp(udp) => udp.generation,
+            #[cfg(unix)]
+            Self::UnixDatagram(socket) => socket.generation,
         }
     }
 
@@ -141,6 +161,8 @@ impl Entry {
             Self::Conn(conn) => (conn.generation, &mut conn.flags),
             Self::Listener(listener) => (listener.generation, &mut listener.flags),
             Self::Udp(udp) => (udp.generation, &mut udp.flags),
+            #[cfg(unix)]
+            Self::UnixDatagram(socket) => (socket.generation, &mut socket.flags),
         }
     }
 }

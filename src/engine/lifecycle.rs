@@ -461,7 +461,7 @@ impl Engine {
                 let reason = engine.local_reason(token);
                 engine.close(token, reason);
             }
-            Kind::Listener => engine.kill_socket(token),
+            Kind::Queueless => engine.kill_socket(token),
             Kind::Udp => engine.close_udp(UdpId(token)),
         });
     }
@@ -471,7 +471,7 @@ impl Engine {
             .get_or_insert(self.stats.turns + SHUTDOWN_TURNS_MAX);
         self.for_all(|engine, token, kind| match kind {
             Kind::Conn => engine.abort(token, CloseReason::Shutdown),
-            Kind::Listener | Kind::Udp => engine.kill_socket(token),
+            Kind::Queueless | Kind::Udp => engine.kill_socket(token),
         });
     }
 
@@ -501,6 +501,8 @@ impl Engine {
         } = self;
         match entries.get_mut(token).ok()? {
             Entry::Listener(entry) => entry.listener.deregister(driver),
+            #[cfg(unix)]
+            Entry::UnixDatagram(entry) => entry.socket.deregister(driver),
             Entry::Udp(entry) => {
                 entry.udp.deregister(driver);
                 stats.datagrams_dropped += entry.queue.count() as u64;
@@ -547,7 +549,7 @@ impl Engine {
     }
 
     /// Registers a new entry's socket; where that fails the entry is removed, as nobody knows it.
-    fn register(&mut self, token: Token) -> io::Result<()> {
+    pub(super) fn register(&mut self, token: Token) -> io::Result<()> {
         let Self {
             entries, driver, ..
         } = self;
@@ -556,6 +558,8 @@ impl Engine {
             Entry::Conn(conn) => conn.stream.register(driver, poll_token),
             Entry::Listener(entry) => entry.listener.register(driver, poll_token),
             Entry::Udp(entry) => entry.udp.register(driver, poll_token),
+            #[cfg(unix)]
+            Entry::UnixDatagram(entry) => entry.socket.register(driver, poll_token),
         };
         if registered.is_err() {
             entries.remove(token);
@@ -599,7 +603,9 @@ impl Engine {
         for token in self.entries.tokens() {
             let kind = match self.entries.get(token) {
                 Ok(Entry::Conn(_)) => Kind::Conn,
-                Ok(Entry::Listener(_)) => Kind::Listener,
+                Ok(Entry::Listener(_)) => Kind::Queueless,
+                #[cfg(unix)]
+                Ok(Entry::UnixDatagram(_)) => Kind::Queueless,
                 Ok(Entry::Udp(_)) => Kind::Udp,
                 Err(Gone) => continue,
             };
@@ -610,8 +616,9 @@ impl Engine {
 
 enum Kind {
     Conn,
-    Listener,
     Udp,
+    /// A listener or a Unix datagram socket: nothing of it waits to be sent.
+    Queueless,
 }
 
 /// The first success over all addresses, or the last error.

@@ -19,6 +19,8 @@ mod serving;
 mod throttle;
 mod timeouts;
 mod timers;
+#[cfg(unix)]
+mod unix_datagram;
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,6 +28,8 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+#[cfg(unix)]
+pub(crate) use entry::UnixDatagramEntry;
 pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
 pub(crate) use input::Fill;
 pub(crate) use lifecycle::Accepted;
@@ -40,7 +44,7 @@ use crate::error::Gone;
 use crate::socket::{Driver, Readiness};
 use crate::stats::Stats;
 use crate::timer::{Stamp, TimerId, Wheel};
-use crate::token::{ConnId, ListenerId, PollToken, SocketId, Token, UdpId};
+use crate::token::{ListenerId, PollToken, SocketId, Token, UdpId};
 use entries::Entries;
 use output::SpareOutbounds;
 use ready::ReadyQueue;
@@ -239,6 +243,8 @@ impl Engine {
             Entry::Conn(conn) => conn.stream.local_addr(),
             Entry::Listener(entry) => entry.listener.local_addr(),
             Entry::Udp(entry) => entry.udp.local_addr(),
+            #[cfg(unix)]
+            Entry::UnixDatagram(entry) => entry.socket.local_addr(),
         }
     }
 
@@ -247,14 +253,13 @@ impl Engine {
             Entry::Conn(conn) => conn.stream.options(),
             Entry::Listener(entry) => Ok(entry.listener.options()),
             Entry::Udp(entry) => Ok(entry.udp.options()),
+            #[cfg(unix)]
+            Entry::UnixDatagram(entry) => Ok(entry.socket.options()),
         }
     }
 
     fn entry(&self, id: SocketId) -> Result<&Entry, Gone> {
-        let (SocketId::Conn(ConnId(token))
-        | SocketId::Listener(ListenerId(token))
-        | SocketId::Udp(UdpId(token))) = id;
-        self.entries.get(token)
+        self.entries.get(id.token())
     }
 }
 

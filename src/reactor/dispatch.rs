@@ -9,6 +9,8 @@ use crate::engine::{Accepted, Drained, Engine, Entry, Fill};
 use crate::error::CloseReason;
 use crate::handler::{Handler, Origin};
 use crate::timer::Stamp;
+#[cfg(unix)]
+use crate::token::UnixDatagramId;
 use crate::token::{ConnId, ListenerId, Token, UdpId};
 
 impl<H: Handler> Reactor<H> {
@@ -47,6 +49,8 @@ impl<H: Handler> Reactor<H> {
             }
             Some(Entry::Listener(_)) => self.serve_listener(ListenerId(token)),
             Some(Entry::Udp(_)) => self.serve_udp(UdpId(token)),
+            #[cfg(unix)]
+            Some(Entry::UnixDatagram(_)) => self.serve_unix_datagram(UnixDatagramId(token)),
             None => {}
         }
     }

@@ -4,6 +4,8 @@ mod dispatch;
 #[cfg(test)]
 mod tests;
 mod udp;
+#[cfg(unix)]
+mod unix_datagram;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -455,7 +457,8 @@ impl<H: Handler> Reactor<H> {
                 self.tell_drained(token, drained);
             }
             Some((token, Entry::Udp(_))) => self.flush_udp(UdpId(token)),
-            Some((_, Entry::Listener(_))) | None => {}
+            // The others have nothing queued.
+            Some(_) | None => {}
         }
     }
 

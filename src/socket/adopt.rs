@@ -42,7 +42,7 @@ impl Udp {
 }
 
 /// Checks the kind, and makes the socket one that does not block and that no child inherits.
-fn made_ready(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
+pub(super) fn made_ready(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
     let socket = Socket::from(socket);
     let domain = socket.local_addr()?.domain();
     if socket.r#type()? != kind || ![Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&domain) {
@@ -62,6 +62,6 @@ fn is_listening(socket: &Socket) -> io::Result<bool> {
     Ok(socket.peer_addr().is_err())
 }
 
-fn invalid(what: &'static str) -> io::Error {
+pub(super) fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what)
 }

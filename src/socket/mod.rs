@@ -17,6 +17,8 @@ mod options;
 mod script;
 mod stream;
 mod udp;
+#[cfg(unix)]
+mod unix_datagram;
 
 pub(crate) use adopt::OwnedSocket;
 pub(crate) use driver::{Driver, Readiness, Waker};
@@ -27,6 +29,8 @@ pub use options::{ConnectOptions, ListenOptions, UdpOptions};
 pub(crate) use script::{Reading, Script, Writing};
 pub(crate) use stream::Stream;
 pub(crate) use udp::Udp;
+#[cfg(unix)]
+pub(crate) use unix_datagram::UnixDatagramSocket;
 
 use std::io;
 

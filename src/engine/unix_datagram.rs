@@ -1,0 +1,74 @@
+//! Unix datagram sockets: no queue of their own, as the kernel says at once whether the receiver
+//! has taken a datagram.
+
+use std::io;
+
+use super::{Engine, Entry, UnixDatagramEntry};
+use crate::addr::UnixAddr;
+use crate::conn::Flags;
+use crate::error::Gone;
+use crate::socket::{OwnedSocket, UnixDatagramSocket};
+use crate::token::UnixDatagramId;
+
+impl Engine {
+    pub(crate) fn bind_unix_datagram(
+        &mut self,
+        addr: Option<&UnixAddr>,
+    ) -> io::Result<UnixDatagramId> {
+        self.refuse_when_shutting_down()?;
+        self.add_unix_datagram(UnixDatagramSocket::open(addr)?)
+    }
+
+    pub(crate) fn adopt_unix_datagram(
+        &mut self,
+        socket: OwnedSocket,
+    ) -> io::Result<UnixDatagramId> {
+        self.refuse_when_shutting_down()?;
+        self.add_unix_datagram(UnixDatagramSocket::adopt(socket)?)
+    }
+
+    fn add_unix_datagram(&mut self, socket: UnixDatagramSocket) -> io::Result<UnixDatagramId> {
+        let token = self.entries.insert(|generation| {
+            Entry::UnixDatagram(Box::new(UnixDatagramEntry {
+                socket,
+                from: UnixAddr::default(),
+                was_full: false,
+                generation,
+                flags: Flags::default(),
+            }))
+        });
+        self.register(token)?;
+        Ok(UnixDatagramId(token))
+    }
+
+    pub(crate) fn unix_datagram_mut(
+        &mut self,
+        id: UnixDatagramId,
+    ) -> Result<&mut UnixDatagramEntry, Gone> {
+        match self.entries.get_mut(id.0)? {
+            Entry::UnixDatagram(entry) if !entry.flags.intersects(Flags::DEAD) => Ok(entry),
+            _ => Err(Gone),
+        }
+    }
+
+    pub(crate) fn send_unix_datagram(
+        &mut self,
+        id: UnixDatagramId,
+        to: Option<&UnixAddr>,
+        data: &[u8],
+    ) -> io::Result<()> {
+        let entry = self.unix_datagram_mut(id)?;
+        match entry.socket.send(to, data) {
+            Ok(len) => {
+                self.stats.datagrams_out += 1;
+                self.stats.datagram_bytes_out += len as u64;
+                Ok(())
+            }
+            Err(error) => {
+                entry.was_full |= error.kind() == io::ErrorKind::WouldBlock && to.is_none();
+                self.stats.datagrams_dropped += 1;
+                Err(error)
+            }
+        }
+    }
+}
