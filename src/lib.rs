@@ -207,12 +207,15 @@
 //! `activated` is started by systemd with its sockets. Unix datagram sockets
 //! ([`Context::bind_unix_datagram`]) stand beside those of UDP.
 //!
+//! Who comes from Python or C finds [each function of the socket module](guide::sockets) there with
+//! what does the same here.
+//!
 //! # Other threads, other loops
 //!
 //! [`Reactor::remote`] gives a [`Remote`] that posts closures to the loop's thread, and sends to
 //! its connections, from any other. Both are bounded, and give back what they refuse. A program
-//! with a loop of its own calls [`Reactor::turn`] from it, and may watch the poll's
-//! descriptor.
+//! with a loop of its own calls [`Reactor::turn`] from it, and may [watch the poll's
+//! descriptor](guide::embedding).
 //!
 //! With the feature `signals`, `Reactor::shutdown_on_signals` ends a program gently when it is
 //! asked to end. Whoever pays a processor for latency sets [`Config::busy_poll`].
@@ -260,6 +263,7 @@ mod datagram;
 mod deframe;
 mod engine;
 mod error;
+pub mod guide;
 mod handler;
 mod payload;
 mod reactor;

@@ -159,6 +159,28 @@ impl<H: Handler> Reactor<H> {
         Ok(())
     }
 
+    /// How long a loop of your own may wait before it takes the next [`turn`](Reactor::turn), if
+    /// nothing happens: zero where a budget has cut the last one short, up to the next timer where
+    /// one is set, and `None` for as long as it likes. What happens meanwhile makes the poll's
+    /// descriptor readable: events of sockets, and closures from other threads.
+    ///
+    /// It holds until something is asked of the reactor, by a turn or by
+    /// [`with`](Reactor::with). No system call, but for the clock.
+    ///
+    /// # Examples
+    ///
+    /// See [the guide](crate::guide::embedding).
+    #[must_use]
+    pub fn next_turn_in(&self) -> Option<Duration> {
+        let engine = &self.engine;
+        if engine.has_work() || !self.posted.is_empty() || engine.driver.was_full() {
+            return Some(Duration::ZERO);
+        }
+        let since_turn = Instant::now().saturating_duration_since(engine.now);
+        let timer = engine.time_to_next_timer()?;
+        Some(timer.saturating_sub(since_turn))
+    }
+
     /// Enters from outside of a callback: for a first `connect`, or to look at something between
     /// two turns.
     pub fn with<R>(&mut self, enter: impl FnOnce(&mut H, &mut Context<'_, H>) -> R) -> R {
@@ -582,13 +604,20 @@ impl Drop for OnUnwind<'_> {
     }
 }
 
-/// The poll's descriptor: readable when a turn has events, so that another loop can watch it. A
-/// turn may also have work by a timer, or be [cut short](Reactor::turn) by a budget: the outer
-/// loop calls `turn` with a timeout of zero on readiness, and at least as often as timers matter.
+/// The poll's descriptor: readable when a turn has events, so that another loop can watch it, as
+/// [the guide](crate::guide::embedding) shows. Nothing may be done with it but to watch it.
+#[cfg(unix)]
+impl<H: Handler> std::os::fd::AsFd for Reactor<H> {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.engine.driver.as_fd()
+    }
+}
+
+/// As for [`AsFd`](std::os::fd::AsFd).
 #[cfg(unix)]
 impl<H: Handler> std::os::fd::AsRawFd for Reactor<H> {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.engine.driver.as_raw_fd()
+        std::os::fd::AsFd::as_fd(self).as_raw_fd()
     }
 }
 

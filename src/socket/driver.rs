@@ -51,6 +51,7 @@ impl Waker {
 pub(crate) struct Driver {
     poll: Poll,
     events: Events,
+    was_full: bool,
     waker: Waker,
 }
 
@@ -61,6 +62,7 @@ impl Driver {
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_MIN),
+            was_full: false,
             waker,
         })
     }
@@ -100,10 +102,16 @@ impl Driver {
                 each(PollToken(event.token().0), readiness);
             }
         }
-        if count == self.events.capacity() && count < EVENTS_MAX {
+        self.was_full = count == self.events.capacity();
+        if self.was_full && count < EVENTS_MAX {
             self.events = Events::with_capacity(2 * count);
         }
         count
+    }
+
+    /// Whether the last wait may have left events behind.
+    pub(crate) fn was_full(&self) -> bool {
+        self.was_full
     }
 
     /// Registers once, for both directions, edge-triggered.
@@ -145,7 +153,7 @@ impl Driver {
     }
 
     #[cfg(unix)]
-    pub(crate) fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        std::os::fd::AsRawFd::as_raw_fd(&self.poll)
+    pub(crate) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(self.poll.registry())
     }
 }

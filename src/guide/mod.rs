@@ -1,0 +1,7 @@
+//! Chapters of the guide: nothing but documentation.
+
+#[doc = include_str!("sockets.md")]
+pub mod sockets {}
+
+#[doc = include_str!("embedding.md")]
+pub mod embedding {}
