@@ -1,0 +1,204 @@
+//! The framings alone, beside those of tokio-util in the same run: a megabyte of frames as it comes
+//! from a socket, and payloads encoded.
+//!
+//! The receive path is the same on every side. What a read brings is copied once into a buffer, as
+//! the kernel would; each frame is handed over borrowed or shared, not copied; and each byte of its
+//! payload is touched. `memchr` is a bare loop over the same bytes, which finds the ends of lines
+//! where they lie and cannot put a cut line together: nothing that looks for them is faster.
+
+use std::hint::black_box;
+use std::ops::ControlFlow;
+
+use bytes::BytesMut;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tokio_util::codec::{AnyDelimiterCodec, Decoder, Encoder, LengthDelimitedCodec, LinesCodec};
+use unstick::testkit::ReadSide;
+use unstick::{Deframer, Framer, Framing};
+
+/// What is decoded in one iteration, in bytes.
+const STREAM_LEN: usize = 1 << 20;
+/// What a read of a busy socket brings.
+const READ_LEN: usize = 64 * 1024;
+/// What a segment brings over Ethernet.
+const SEGMENT_LEN: usize = 1460;
+const FRAME_LENS: [usize; 3] = [64, 1024, 64 * 1024];
+
+fn touch(payload: &[u8]) -> u8 {
+    payload.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+}
+
+/// As a connection of the reactor does it: in place in the buffer that was read into.
+#[inline(never)]
+fn by_connection(framing: &Framing, pieces: &[&[u8]], scratch: &mut [u8]) -> u8 {
+    let mut side = ReadSide::new(framing.clone());
+    let mut sum = 0_u8;
+    for piece in pieces {
+        let mut at = 0;
+        while at < piece.len() {
+            let read = &mut scratch[..piece.len() - at];
+            read.copy_from_slice(&piece[at..]);
+            let taken = side.read(read, |frame| {
+                sum = sum.wrapping_add(touch(frame));
+                ControlFlow::Continue(())
+            });
+            at += taken.expect("frames");
+        }
+    }
+    sum
+}
+
+#[inline(never)]
+fn by_deframer(framing: &Framing, pieces: &[&[u8]]) -> u8 {
+    let mut deframer = Deframer::new(framing.clone());
+    let mut sum = 0_u8;
+    for piece in pieces {
+        deframer.extend(piece);
+        while let Some(frame) = deframer.next_frame().expect("frames") {
+            sum = sum.wrapping_add(touch(frame));
+        }
+    }
+    sum
+}
+
+#[inline(never)]
+fn by_tokio_util<D>(mut decoder: D, pieces: &[&[u8]]) -> u8
+where
+    D: Decoder<Error: std::fmt::Debug>,
+    D::Item: AsRef<[u8]>,
+{
+    let mut buf = BytesMut::with_capacity(READ_LEN);
+    let mut sum = 0_u8;
+    for piece in pieces {
+        buf.extend_from_slice(piece);
+        while let Some(frame) = decoder.decode(&mut buf).expect("frames") {
+            sum = sum.wrapping_add(touch(frame.as_ref()));
+        }
+    }
+    sum
+}
+
+#[inline(never)]
+fn by_memchr(pieces: &[&[u8]], scratch: &mut [u8]) -> u8 {
+    let mut sum = 0_u8;
+    for piece in pieces {
+        let read = &mut scratch[..piece.len()];
+        read.copy_from_slice(piece);
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', read) {
+            sum = sum.wrapping_add(touch(&read[start..end]));
+            start = end + 1;
+        }
+        sum = sum.wrapping_add(touch(&read[start..]));
+    }
+    sum
+}
+
+fn framings() -> Vec<(&'static str, Framing)> {
+    vec![
+        ("u32", Framing::length_u32()),
+        ("line", Framing::line()),
+        ("delimiter", Framing::delimiter(b"\n")),
+        ("two_delimiters", Framing::delimiters(&[b"\n", b"\0"])),
+        ("long_delimiter", Framing::delimiter(b"\r\n\r\n")),
+        ("varint", Framing::varint()),
+        ("netstring", Framing::netstring()),
+    ]
+}
+
+/// A stream of frames, and the length of each as it is sent.
+fn stream_of(framing: &Framing, frame_len: usize) -> (Vec<u8>, usize) {
+    let mut framer = Framer::new(framing.clone());
+    let frame = framer.frame(&vec![b'x'; frame_len]).expect("letters");
+    (frame.repeat(STREAM_LEN.div_ceil(frame.len())), frame.len())
+}
+
+fn decode(c: &mut Criterion) {
+    let mut scratch = vec![0; 2 * READ_LEN];
+    for is_aligned in [true, false] {
+        let how = if is_aligned { "aligned" } else { "segments" };
+        for (name, framing) in framings() {
+            let mut group = c.benchmark_group(format!("decode/{how}/{name}"));
+            for frame_len in FRAME_LENS {
+                let (stream, sent_len) = stream_of(&framing, frame_len);
+                let piece_len = match is_aligned {
+                    true => (READ_LEN / sent_len).max(1) * sent_len,
+                    false => SEGMENT_LEN,
+                };
+                let pieces: Vec<&[u8]> = stream.chunks(piece_len).collect();
+                group.throughput(Throughput::Bytes(stream.len() as u64));
+                let id = |who| BenchmarkId::new(who, frame_len);
+                group.bench_function(id("connection"), |b| {
+                    b.iter(|| by_connection(black_box(&framing), &pieces, &mut scratch));
+                });
+                group.bench_function(id("deframer"), |b| {
+                    b.iter(|| by_deframer(black_box(&framing), &pieces));
+                });
+                match name {
+                    "u32" => group.bench_function(id("tokio_util"), |b| {
+                        b.iter(|| by_tokio_util(LengthDelimitedCodec::new(), &pieces));
+                    }),
+                    "line" => group.bench_function(id("tokio_util"), |b| {
+                        b.iter(|| by_tokio_util(LinesCodec::new(), &pieces));
+                    }),
+                    "delimiter" | "two_delimiters" => {
+                        let set = [&b"\n"[..], b"\n\0"][usize::from(name != "delimiter")];
+                        group.bench_function(id("tokio_util"), |b| {
+                            let codec = || AnyDelimiterCodec::new(set.into(), b"\n".into());
+                            b.iter(|| by_tokio_util(codec(), &pieces));
+                        })
+                    }
+                    _ => &mut group,
+                };
+                if ["line", "delimiter"].contains(&name) {
+                    group.bench_function(id("memchr"), |b| {
+                        b.iter(|| by_memchr(black_box(&pieces), &mut scratch));
+                    });
+                }
+            }
+            group.finish();
+        }
+    }
+}
+
+fn encode(c: &mut Criterion) {
+    for (name, framing) in framings() {
+        let mut group = c.benchmark_group(format!("encode/{name}"));
+        for frame_len in FRAME_LENS {
+            let payload = vec![b'x'; frame_len];
+            group.throughput(Throughput::Bytes(frame_len as u64));
+            let mut framer = Framer::new(framing.clone());
+            group.bench_function(BenchmarkId::new("framer", frame_len), |b| {
+                b.iter(|| touch(framer.frame(black_box(&payload)).expect("letters")));
+            });
+            let id = BenchmarkId::new("tokio_util", frame_len);
+            let mut buf = BytesMut::new();
+            match name {
+                "u32" => group.bench_function(id, |b| {
+                    let payload = bytes::Bytes::from(payload.clone());
+                    let mut codec = LengthDelimitedCodec::new();
+                    b.iter(|| {
+                        buf.clear();
+                        codec
+                            .encode(black_box(payload.clone()), &mut buf)
+                            .expect("letters");
+                        touch(&buf)
+                    });
+                }),
+                "line" => group.bench_function(id, |b| {
+                    let payload = str::from_utf8(&payload).expect("letters");
+                    let mut codec = LinesCodec::new();
+                    b.iter(|| {
+                        buf.clear();
+                        codec.encode(black_box(payload), &mut buf).expect("letters");
+                        touch(&buf)
+                    });
+                }),
+                _ => &mut group,
+            };
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, decode, encode);
+criterion_main!(benches);
