@@ -33,7 +33,9 @@ impl<H: Handler + 'static> Reactor<H> {
                 log::error!("the loop could not be woken for a signal: {error}");
             }
         };
-        ctrlc::try_set_handler(handler).map_err(|error| match error {
+        // Not `try_set_handler`: a signal that is ignored counts as caught there, and a shell
+        // starts what runs in the background with SIGINT ignored, `nohup` with SIGHUP.
+        ctrlc::set_handler(handler).map_err(|error| match error {
             ctrlc::Error::System(error) => error,
             ctrlc::Error::MultipleHandlers => io::Error::new(io::ErrorKind::AlreadyExists, error),
             ctrlc::Error::NoSuchSignal(_) => io::Error::other(error),
