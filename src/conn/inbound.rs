@@ -16,6 +16,8 @@
 //! knows before which byte a tail will be too small, and a few bytes behind the end come with it:
 //! that makes it up to two and a quarter.
 
+use std::ops::Range;
+
 use crate::buffer::{Buf, Pool};
 use crate::codec::{Codec, ErasedState, Kind, Scanned, Skipped, Step, with_builtin};
 use crate::error::FrameError;
@@ -230,6 +232,9 @@ impl Inbound {
             return halt;
         }
         let run = run(&bytes[at..], sink, &mut decode);
+        if matches!(run.end, End::Need(0)) {
+            return Halt::Drained;
+        }
         let rest = &bytes[at + run.consumed..];
         match run.end {
             End::Need(need) => self.keep(rest, need, sink),
@@ -549,23 +554,26 @@ where
             break End::Need(0);
         }
         match look(rest, decode) {
-            Ok(Step::Frame { frame, consumed }) => {
-                let payload = &rest[frame];
-                rest = &rest[consumed..];
+            Look::Frame { payload, behind } => {
+                rest = behind;
                 if sink.frame(payload) == Flow::Stop {
                     break End::Stopped;
                 }
             }
-            Ok(Step::Need(need)) => break End::Need(need),
-            Ok(step) => match skip(step, &mut rest, sink) {
-                End::Skip {
-                    beyond: 0,
-                    flow: Flow::Stop,
-                } => break End::Stopped,
-                End::Skip { beyond: 0, .. } => {}
-                end => break end,
-            },
-            Err(error) => break End::Failed(error),
+            Look::Need(need) => break End::Need(need),
+            Look::Skip(step) => {
+                let (here, end) = skip(step, rest.len(), sink);
+                rest = &rest[here..];
+                match end {
+                    End::Skip {
+                        beyond: 0,
+                        flow: Flow::Stop,
+                    } => break End::Stopped,
+                    End::Skip { beyond: 0, .. } => {}
+                    end => break end,
+                }
+            }
+            Look::Failed(error) => break End::Failed(error),
         }
     };
     Run {
@@ -583,18 +591,21 @@ where
     let mut rest = bytes;
     let end = loop {
         match look(rest, decode) {
-            Ok(Step::Frame { frame, consumed }) => {
-                let payload = &rest[frame];
-                rest = &rest[consumed..];
+            Look::Frame { payload, behind } => {
+                rest = behind;
                 break match sink.frame(payload) {
                     Flow::Continue => End::Need(0),
                     Flow::Stop => End::Stopped,
                 };
             }
-            Ok(Step::Need(need)) => break End::Need(need),
-            Ok(Step::SkipPart { bytes }) => rest = &rest[bytes..],
-            Ok(step) => break skip(step, &mut rest, sink),
-            Err(error) => break End::Failed(error),
+            Look::Need(need) => break End::Need(need),
+            Look::Skip(Step::SkipPart { bytes }) => rest = &rest[bytes..],
+            Look::Skip(step) => {
+                let (here, end) = skip(step, rest.len(), sink);
+                rest = &rest[here..];
+                break end;
+            }
+            Look::Failed(error) => break End::Failed(error),
         }
     };
     Run {
@@ -603,25 +614,65 @@ where
     }
 }
 
-/// Drops what is to be skipped from the front of `rest`.
+/// How many of the `len` bytes that are here are skipped, and what is to be skipped beyond them.
 #[cold]
-fn skip<S: Sink>(step: Step, rest: &mut &[u8], sink: &mut S) -> End {
+fn skip<S: Sink>(step: Step, len: usize, sink: &mut S) -> (usize, End) {
     let (bytes, flow) = match step {
         Step::SkipFrame { bytes, len, limit } => (bytes, sink.skipped(Skipped { len, limit })),
         Step::Skip { bytes } => (bytes, Flow::Continue),
         Step::SkipPart { bytes } => (bytes as u64, Flow::Continue),
         Step::Frame { .. } | Step::Need(_) => unreachable!("these two skip nothing"),
     };
-    let (here, beyond) = split_skip(bytes, rest.len());
-    *rest = &rest[here..];
-    End::Skip { beyond, flow }
+    let (here, beyond) = split_skip(bytes, len);
+    (here, End::Skip { beyond, flow })
 }
 
-/// Asks the codec, once, and holds it to its contract.
+/// What a codec answered, held to its contract.
+enum Look<'a> {
+    Frame { payload: &'a [u8], behind: &'a [u8] },
+    Skip(Step),
+    Need(usize),
+    Failed(FrameError),
+}
+
+/// Asks the codec, once.
 #[inline(always)]
-fn look<D>(bytes: &[u8], decode: &mut D) -> Result<Step, FrameError>
+fn look<'a, D>(bytes: &'a [u8], decode: &mut D) -> Look<'a>
 where
     D: FnMut(&[u8]) -> Result<Step, FrameError>,
 {
-    decode(bytes)?.check(bytes.len())
+    match decode(bytes) {
+        Ok(Step::Frame { frame, consumed }) => {
+            let Range { start, end } = frame;
+            match split_frame(bytes, start, end, consumed) {
+                Some((payload, behind)) => Look::Frame { payload, behind },
+                None => Look::Failed(broken(start, end, consumed, bytes.len())),
+            }
+        }
+        Ok(Step::Need(need)) if need > bytes.len() => Look::Need(need),
+        Ok(step) => match step.check(bytes.len()) {
+            Ok(step) => Look::Skip(step),
+            Err(error) => Look::Failed(error),
+        },
+        Err(error) => Look::Failed(error),
+    }
+}
+
+/// The payload of the first frame, and what stands behind that frame.
+#[inline(always)]
+fn split_frame(bytes: &[u8], start: usize, end: usize, consumed: usize) -> Option<(&[u8], &[u8])> {
+    if consumed == 0 || end > consumed {
+        return None;
+    }
+    let payload = bytes.get(start..end)?;
+    Some((payload, bytes.get(consumed..)?))
+}
+
+/// What is wrong with a frame that breaks the contract.
+#[cold]
+#[inline(never)]
+fn broken(start: usize, end: usize, consumed: usize, shown: usize) -> FrameError {
+    let frame = start..end;
+    let checked = Step::Frame { frame, consumed }.check(shown);
+    checked.expect_err("a frame that cannot be cut out breaks the contract")
 }

@@ -212,6 +212,7 @@ impl Input<'_> {
     /// whether the budget cut it short.
     #[inline]
     fn serve<H: Handler>(&mut self, mut flags: Flags, dispatch: &mut Dispatch<'_, H>) -> bool {
+        let mut is_spent = false;
         loop {
             if flags.intersects(Flags::REFRAMED) {
                 self.reframe(dispatch);
@@ -227,7 +228,7 @@ impl Input<'_> {
             {
                 return false;
             }
-            if dispatch.is_spent() {
+            if is_spent {
                 return true;
             }
             let halt = if has_undelivered {
@@ -251,6 +252,7 @@ impl Input<'_> {
                 self.give_up(dispatch, undecoded.saturating_sub(self.inbound.len()));
             }
             flags = dispatch.cx.engine.look_at_served();
+            is_spent = dispatch.is_spent();
         }
     }
 

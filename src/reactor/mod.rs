@@ -577,7 +577,7 @@ fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
 struct OnUnwind<'a> {
     engine: &'a mut Engine,
     token: Token,
-    recover: Option<fn(&mut Engine, Token)>,
+    recover: fn(&mut Engine, Token),
 }
 
 impl<'a> OnUnwind<'a> {
@@ -586,21 +586,20 @@ impl<'a> OnUnwind<'a> {
         Self {
             engine,
             token,
-            recover: Some(recover),
+            recover,
         }
     }
 
+    /// It owns nothing: forgotten, it leaves nothing behind.
     #[inline]
-    fn disarm(mut self) {
-        self.recover = None;
+    fn disarm(self) {
+        std::mem::forget(self);
     }
 }
 
 impl Drop for OnUnwind<'_> {
     fn drop(&mut self) {
-        if let Some(recover) = self.recover {
-            recover(self.engine, self.token);
-        }
+        (self.recover)(self.engine, self.token);
     }
 }
 
