@@ -117,6 +117,10 @@ pub struct Config {
     pub nodelay: bool,
     /// The listen backlog asked of the kernel, which caps it by its own limit. 4,096.
     pub backlog: i32,
+    /// The most events that a [recording](crate::cutmap) holds; beyond them the oldest make room.
+    /// Zero records nothing. Each takes 72 bytes, and none is held until something is observed.
+    /// 65,536: a minute of a thousand frames a second.
+    pub recording_len_max: usize,
     /// Bytes of free buffers that are kept for good. Beyond them, what was not used for a second is
     /// given back. 1 MiB.
     pub pool_len: usize,
@@ -153,6 +157,7 @@ impl Default for Config {
             write_stall_timeout: None,
             nodelay: true,
             backlog: 4096,
+            recording_len_max: 65_536,
             pool_len: 1 << 20,
         }
     }

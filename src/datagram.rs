@@ -181,6 +181,11 @@ impl DatagramQueue {
         Some((head.to, &self.payload.bytes()[..head.len]))
     }
 
+    /// Bytes of payload of each, the oldest first.
+    pub(crate) fn lens(&self) -> impl Iterator<Item = usize> {
+        self.heads.iter().map(|head| head.len)
+    }
+
     /// Drops the `count` oldest and answers how many bytes of payload they had.
     pub(crate) fn pop(&mut self, count: usize) -> usize {
         let len = self.heads.drain(..count).map(|head| head.len).sum();

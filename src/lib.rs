@@ -259,6 +259,7 @@ mod codec;
 mod config;
 mod conn;
 mod context;
+pub mod cutmap;
 mod datagram;
 mod deframe;
 mod engine;

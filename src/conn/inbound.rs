@@ -50,6 +50,10 @@ pub(crate) trait Sink {
     fn frame(&mut self, frame: &[u8]) -> Flow;
     /// A frame was too long. What of it is not here yet will be dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;
+    /// A frame was found in `bytes`, at their beginning, and is delivered next. The last `behind`
+    /// of them lie behind it, and `beyond` more that were read.
+    #[inline]
+    fn found(&mut self, _frame: &[u8], _bytes: &[u8], _behind: usize, _beyond: usize) {}
     fn now(&self) -> Stamp;
     fn pool(&mut self) -> &mut Pool;
 }
@@ -297,7 +301,8 @@ impl Inbound {
                 return Some(Halt::Drained);
             }
 
-            let run = run_once(tail.bytes(), sink, decode);
+            let beyond = bytes.len() - *at;
+            let run = run_once(tail.bytes(), beyond, sink, decode);
             let rest = tail.len() - run.consumed;
             let stopped = match run.end {
                 End::Need(0) => false,
@@ -555,6 +560,7 @@ where
         }
         match look(rest, decode) {
             Look::Frame { payload, behind } => {
+                sink.found(payload, rest, behind.len(), 0);
                 rest = behind;
                 if sink.frame(payload) == Flow::Stop {
                     break End::Stopped;
@@ -583,7 +589,8 @@ where
 }
 
 /// Delivers or skips the first frame of `bytes`, and no more; or drops the beginning of it.
-fn run_once<S, D>(bytes: &[u8], sink: &mut S, decode: &mut D) -> Run
+/// `beyond` bytes that were read lie behind them.
+fn run_once<S, D>(bytes: &[u8], beyond: usize, sink: &mut S, decode: &mut D) -> Run
 where
     S: Sink,
     D: FnMut(&[u8]) -> Result<Step, FrameError>,
@@ -592,6 +599,7 @@ where
     let end = loop {
         match look(rest, decode) {
             Look::Frame { payload, behind } => {
+                sink.found(payload, rest, behind.len(), beyond);
                 rest = behind;
                 break match sink.frame(payload) {
                     Flow::Continue => End::Need(0),

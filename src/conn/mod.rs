@@ -72,6 +72,8 @@ impl Flags {
     pub(crate) const STARVED: Self = Self(1 << 20);
     /// Output was refused as memory is short; it stands in the same list.
     pub(crate) const AWAITS_ROOM: Self = Self(1 << 21);
+    /// What happens to it is recorded, for a cut map.
+    pub(crate) const OBSERVED: Self = Self(1 << 31);
     pub(crate) const STOPPED_FOR_MEMORY: Self = Self(Self::STARVED.0 | Self::AWAITS_ROOM.0);
 
     /// No further frame is delivered while one of these is set. The pauses are bits of their own,
@@ -89,7 +91,10 @@ impl Flags {
         Self(Self::CLOSING.0 | Self::ENDING.0 | Self::DEAD.0 | Self::WRITE_FAILED.0);
     /// Each frame is followed, and each `send` begun, by a look at the entry.
     pub(crate) const NOT_PLAIN: Self =
-        Self(Self::STOPS_SENDING.0 | Self::STOPS_DECODING.0 | Self::BY_CREDIT.0);
+        Self(Self::STOPS_SENDING.0 | Self::STOPS_DECODING.0 | Self::BY_CREDIT.0 | Self::OBSERVED.0);
+    /// A dispatch has more to do with its output than to write it while one of these is set.
+    pub(crate) const NO_PLAIN_WRITE: Self =
+        Self(Self::DEAD.0 | Self::WRITE_FAILED.0 | Self::OBSERVED.0);
 
     /// These flags, or none.
     #[inline]

@@ -7,6 +7,8 @@ use super::throttle::Trouble;
 use super::{Engine, UdpEntry};
 use crate::buffer::Pool;
 use crate::conn::Flags;
+use crate::cutmap::EventKind;
+use crate::datagram::DatagramQueue;
 use crate::error::{Gone, SendError};
 use crate::token::UdpId;
 
@@ -28,6 +30,7 @@ impl Engine {
             entries,
             pool,
             stats,
+            recorder,
             ..
         } = self;
         let entry = entries.udp_mut(id)?;
@@ -36,6 +39,9 @@ impl Engine {
         }
         if is_memory_full || !entry.queue.push(to, data, limit) {
             stats.datagrams_dropped += 1;
+            if entry.flags.intersects(Flags::OBSERVED) {
+                recorder.note_datagram(id, EventKind::DatagramDropped, data.len());
+            }
             return Err(SendError::Full);
         }
         recount(entry, pool);
@@ -57,13 +63,24 @@ impl Engine {
             entries,
             stats,
             driver,
+            recorder,
             ..
         } = self;
         let token = id.0.to_poll();
         let entry = entries.udp_mut(id)?;
+        let is_observed = entry.flags.intersects(Flags::OBSERVED);
+        let mut record = |kind, queue: &DatagramQueue, count| {
+            recorder.stamp();
+            for len in queue.lens().take(count) {
+                recorder.note_datagram(id, kind, len);
+            }
+        };
         while entry.flags.intersects(Flags::WRITABLE) && !entry.queue.is_empty() {
             match entry.udp.send(&entry.queue) {
                 Ok(count) => {
+                    if is_observed {
+                        record(EventKind::DatagramSent, &entry.queue, count);
+                    }
                     stats.datagrams_out += count as u64;
                     stats.datagram_bytes_out += entry.queue.pop(count) as u64;
                     entry.refused = false;
@@ -81,6 +98,9 @@ impl Engine {
                         error.kind() == io::ErrorKind::ConnectionRefused && !entry.refused;
                     entry.refused = is_earlier;
                     if !is_earlier {
+                        if is_observed {
+                            record(EventKind::DatagramDropped, &entry.queue, 1);
+                        }
                         stats.datagrams_dropped += 1;
                         entry.queue.pop(1);
                     }

@@ -20,6 +20,8 @@ pub(crate) struct Entries {
     generations: Generations,
     /// The connection that is watched, until any entry is looked up to be changed.
     watched: Option<Token>,
+    /// Whether whoever is opened from now on is observed.
+    observes_new: bool,
 }
 
 impl Entries {
@@ -28,6 +30,7 @@ impl Entries {
             slab: Slab::new(),
             generations: Generations::new(),
             watched: None,
+            observes_new: false,
         }
     }
 
@@ -35,8 +38,18 @@ impl Entries {
         let generation = self.generations.take();
         let vacant = self.slab.vacant_entry();
         let key = u32::try_from(vacant.key()).expect("descriptors end before 2^32 entries do");
-        vacant.insert(entry(generation));
+        let entry = vacant.insert(entry(generation));
+        entry.flags_mut().set(Flags::OBSERVED, self.observes_new);
         Token::new(key, generation)
+    }
+
+    /// Observes all that are there and all that come, or none.
+    pub(super) fn observe_all(&mut self, on: bool) {
+        self.watched = None;
+        self.observes_new = on;
+        for (_, entry) in &mut self.slab {
+            entry.flags_mut().set(Flags::OBSERVED, on);
+        }
     }
 
     /// Frees the key of an entry that is there.

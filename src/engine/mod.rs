@@ -13,6 +13,7 @@ mod given;
 mod input;
 mod lifecycle;
 mod memory;
+mod observe;
 mod output;
 mod ready;
 mod serving;
@@ -40,6 +41,7 @@ use crate::addr::Addr;
 use crate::buffer::{Buf, Pool};
 use crate::config::Config;
 use crate::conn::Flags;
+use crate::cutmap::{Clock, Recorder};
 use crate::error::Gone;
 use crate::socket::{Driver, Readiness};
 use crate::stats::Stats;
@@ -91,6 +93,8 @@ pub(crate) struct Engine {
     pub(crate) stamp: Stamp,
     timeouts: Timeouts,
     pub(crate) stats: Stats,
+    /// What happened to those that are observed.
+    recorder: Recorder,
     connections: usize,
     /// Listeners that found no descriptor or no memory at their last accept.
     exhausted: Vec<ListenerId>,
@@ -108,8 +112,9 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(config: Config, now: Instant) -> io::Result<Self> {
+    pub(crate) fn new(config: Config, clock: Clock) -> io::Result<Self> {
         config.check()?;
+        let now = clock();
         Ok(Self {
             driver: Driver::new()?,
             entries: Entries::new(),
@@ -128,6 +133,7 @@ impl Engine {
             stamp: Stamp::default(),
             timeouts: Timeouts::new(&config),
             stats: Stats::default(),
+            recorder: Recorder::new(clock, config.recording_len_max),
             connections: 0,
             exhausted: Vec::new(),
             accept_retry: false,

@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSlice};
 
+use super::observe::record_write;
 use super::{Connection, Engine, Entry};
 use crate::buffer::Pool;
 use crate::config::Config;
@@ -33,11 +34,17 @@ impl Engine {
 
     /// [`send`](Engine::send) for a connection that has to be looked at.
     #[inline(never)]
-    fn look_and_send(&mut self, token: Token, payload: &[u8]) -> Result<Sent, SendError> {
+    pub(super) fn look_and_send(
+        &mut self,
+        token: Token,
+        payload: &[u8],
+    ) -> Result<Sent, SendError> {
         let is_served = self.served.is(token);
         let conn = self.entries.conn_mut(token)?;
         if conn.flags.intersects(Flags::STOPS_SENDING) {
             Err(SendError::Closing)
+        } else if conn.flags.intersects(Flags::OBSERVED) {
+            self.send_observed(token, payload)
         } else if is_served && conn.gathers() {
             self.gather(payload)
         } else {
@@ -168,18 +175,26 @@ impl Engine {
             out,
             stats,
             stamp,
+            recorder,
             ..
         } = self;
         let Ok(conn) = entries.unwatched_mut(token) else {
             out.clear();
             return Drained(false);
         };
-        if conn.flags.intersects(Flags::DEAD | Flags::WRITE_FAILED) {
-            conn.rare().unsent_bytes += out.len() as u64;
-            out.clear();
-            return Drained(false);
-        }
-        match write(conn, stats, *stamp, out.bytes()) {
+        let result = if conn.flags.intersects(Flags::NO_PLAIN_WRITE) {
+            if conn.flags.intersects(Flags::DEAD | Flags::WRITE_FAILED) {
+                conn.rare().unsent_bytes += out.len() as u64;
+                out.clear();
+                return Drained(false);
+            }
+            let result = write(conn, stats, *stamp, out.bytes());
+            record_write(recorder, token, conn, &result);
+            result
+        } else {
+            write(conn, stats, *stamp, out.bytes())
+        };
+        match result {
             Ok(len) if len == out.len() => {
                 out.clear();
                 if !conn.flags.intersects(Flags::ABOVE_HIGH) {
@@ -232,6 +247,7 @@ impl Engine {
             pool,
             stats,
             stamp,
+            recorder,
             ..
         } = self;
         let Ok(conn) = entries.conn_mut(token) else {
@@ -247,6 +263,7 @@ impl Engine {
                 true => write(conn, stats, *stamp, outbound.front()),
                 false => write_pieces(conn, stats, *stamp, &outbound),
             };
+            record_write(recorder, token, conn, &result);
             if let Ok(len) = result {
                 outbound.progress = *stamp;
                 outbound.consume(len, pool);

@@ -140,8 +140,8 @@ mod tests {
 
     impl Scripted {
         fn new() -> Self {
-            let epoch = Instant::now();
-            let engine = Engine::new(Config::default(), epoch).expect("an engine");
+            let engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+            let epoch = engine.now;
             Self { engine, epoch }
         }
 

@@ -77,6 +77,7 @@ impl<H: Handler> Reactor<H> {
             token,
             session,
             bytes_left,
+            is_observed: flags.intersects(Flags::OBSERVED),
         };
         let mut input = Input { inbound, scratch };
         let cut_short = input.serve(flags, &mut dispatch);
@@ -130,6 +131,8 @@ struct Dispatch<'a, H: Handler> {
     token: Token,
     session: H::Session,
     bytes_left: usize,
+    /// Frames are recorded before they are delivered.
+    is_observed: bool,
 }
 
 impl<H: Handler> Dispatch<'_, H> {
@@ -189,6 +192,14 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
         self.handler
             .on_skipped(&mut self.cx, ConnId(self.token), &mut self.session, skipped);
         self.look_again(Engine::spend_nothing)
+    }
+
+    #[inline]
+    fn found(&mut self, frame: &[u8], bytes: &[u8], behind: usize, beyond: usize) {
+        if self.is_observed {
+            let engine = &mut *self.cx.engine;
+            engine.record_frame(self.token, frame, bytes, behind, beyond);
+        }
     }
 
     fn now(&self) -> Stamp {
@@ -253,6 +264,7 @@ impl Input<'_> {
             }
             flags = dispatch.cx.engine.look_at_served();
             is_spent = dispatch.is_spent();
+            dispatch.is_observed = flags.intersects(Flags::OBSERVED);
         }
     }
 

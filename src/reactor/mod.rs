@@ -85,7 +85,7 @@ impl<H: Handler> Reactor<H> {
     pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
         let scratch = vec![0; config.read_len_max].into_boxed_slice();
         let posts_max = config.posts_max;
-        let engine = Engine::new(config, Instant::now())?;
+        let engine = Engine::new(config, Instant::now)?;
         let inlet = Inlet::new(engine.driver.waker(), posts_max);
         let posted = VecDeque::new();
         Ok(Self {

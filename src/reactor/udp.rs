@@ -74,6 +74,7 @@ impl<H: Handler> Reactor<H> {
             ..
         } = self;
         let message = inbox.message(index);
+        let is_observed = engine.is_observed(id);
         let len_max = engine.config.datagram_len_max;
         let served = OnUnwind::new(engine, id.0, Engine::queue);
         for whole in inbox.datagrams(index) {
@@ -86,6 +87,9 @@ impl<H: Handler> Reactor<H> {
             engine.stats.datagrams_in += 1;
             engine.stats.datagram_bytes_in += datagram.data.len() as u64;
             engine.stats.datagrams_truncated += u64::from(datagram.truncated);
+            if is_observed {
+                engine.record_received(id, datagram.data.len(), datagram.truncated);
+            }
             handler.on_datagram(&mut Context { engine, sessions }, id, datagram);
             if !served.engine.wants_datagrams(id) {
                 break;

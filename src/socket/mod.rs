@@ -15,6 +15,8 @@ mod live;
 mod options;
 #[cfg(test)]
 mod script;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod segments;
 mod stream;
 mod udp;
 #[cfg(unix)]

@@ -1,0 +1,255 @@
+//! Recordings and maps as text: a line for people, a line of JSON for machines.
+
+use std::fmt::{self, Write};
+
+use super::{CutMap, Event, EventKind, FrameSpan, Recording, Span};
+use crate::token::SocketId;
+
+impl EventKind {
+    /// One word for it, as the two forms of text have it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::Write => "write",
+            Self::Read => "read",
+            Self::Frame { .. } => "frame",
+            Self::DatagramSent => "datagram-sent",
+            Self::DatagramReceived => "datagram-received",
+            Self::DatagramTruncated => "datagram-truncated",
+            Self::DatagramDropped => "datagram-dropped",
+        }
+    }
+}
+
+impl Recording {
+    /// One JSON object a line (JSON Lines), an event each; a frame has `header` and `trailer` too:
+    ///
+    /// ```text
+    /// {"socket":"connection 1v3","event":"read","offset":0,"len":9,"t_us":4}
+    /// {"socket":"udp 2v4","event":"datagram-received","offset":0,"len":9,"t_us":4}
+    /// ```
+    #[must_use]
+    pub fn to_json_lines(&self) -> String {
+        let mut out = String::new();
+        for event in &self.events {
+            // A string takes all that is written.
+            let _ = write_json(&mut out, event);
+        }
+        out
+    }
+}
+
+/// One event a line: the time in microseconds, the socket, what it was and which bytes.
+impl fmt::Display for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.overwritten > 0 {
+            writeln!(f, "({} older events were overwritten)", self.overwritten)?;
+        }
+        for event in &self.events {
+            let socket = event.socket;
+            let (at, word) = (event.at.as_micros(), event.kind.word());
+            write!(f, "{at:>10} us  {socket}  {word:<18} ")?;
+            match event.kind {
+                EventKind::Send | EventKind::Write | EventKind::Read | EventKind::Frame { .. } => {
+                    writeln!(f, "{}", Bytes(span_of(event)))?
+                }
+                _ => writeln!(f, "number {}, {} bytes", event.offset, event.len)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What became of the sends, read by read.
+///
+/// ```text
+/// 4 sends, 2 writes, 3 reads, 4 frames
+/// 3 sends were glued, 1 was cut; 1.33 frames a read, 1.25 reads a frame
+/// read 0: bytes 0..10, frame 0
+/// read 1: bytes 10..25, frame 1 and the head of 2
+/// read 2: bytes 25..40, the rest of 2 and frame 3
+/// ```
+impl fmt::Display for CutMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sum = self.summary();
+        writeln!(
+            f,
+            "{}, {}, {}, {}",
+            Count(sum.sends, "send"),
+            Count(sum.writes, "write"),
+            Count(sum.reads, "read"),
+            Count(sum.frames, "frame")
+        )?;
+        writeln!(
+            f,
+            "{} of the sends were glued, {} cut; {:.2} frames a read, {:.2} reads a frame; \
+             {} split in the header",
+            sum.glued_sends,
+            sum.cut_sends,
+            sum.frames_per_read(),
+            sum.reads_per_frame(),
+            sum.split_headers
+        )?;
+        for (index, read) in self.reads().iter().enumerate() {
+            write!(f, "read {index}: {}", Bytes(*read))?;
+            for frame in self.frames_of_read(index) {
+                write!(f, ", {}", Part(frame, &self.frames()[frame], read))?;
+            }
+            writeln!(f)?;
+        }
+        let under_way = [
+            (self.first_unsent(), "unsent"),
+            (self.first_unread(), "unread"),
+            (self.first_undelivered(), "undelivered"),
+        ];
+        for (first, word) in under_way {
+            if let Some(first) = first {
+                writeln!(f, "{word} from byte {first} on")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `conn 3v7`, as the ids of its kinds are displayed.
+impl fmt::Display for SocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Conn(id) => id.fmt(f),
+            Self::Listener(id) => id.fmt(f),
+            Self::Udp(id) => id.fmt(f),
+            #[cfg(unix)]
+            Self::UnixDatagram(id) => id.fmt(f),
+        }
+    }
+}
+
+fn write_json(out: &mut String, event: &Event) -> fmt::Result {
+    let word = event.kind.word();
+    // No id and no word has a character that JSON escapes.
+    write!(
+        out,
+        r#"{{"socket":"{}","event":"{word}","offset":{},"len":{}"#,
+        event.socket, event.offset, event.len
+    )?;
+    if let EventKind::Frame {
+        header_len,
+        trailer_len,
+    } = event.kind
+    {
+        write!(out, r#","header":{header_len},"trailer":{trailer_len}"#)?;
+    }
+    writeln!(out, r#","t_us":{}}}"#, event.at.as_micros())
+}
+
+fn span_of(event: &Event) -> Span {
+    Span {
+        offset: event.offset,
+        len: event.len,
+        at: event.at,
+    }
+}
+
+/// `bytes 10..25`
+struct Bytes(Span);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let range = self.0.range();
+        write!(f, "bytes {}..{}", range.start, range.end)
+    }
+}
+
+/// `1 read`, `2 reads`
+struct Count(usize, &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.0 == 1 { "" } else { "s" };
+        write!(f, "{} {}{plural}", self.0, self.1)
+    }
+}
+
+/// What of a frame lies in a read.
+struct Part<'a>(usize, &'a FrameSpan, &'a Span);
+
+impl fmt::Display for Part<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(index, frame, read) = *self;
+        let (whole, read) = (frame.span.range(), read.range());
+        let word = match (whole.start < read.start, whole.end > read.end) {
+            (false, false) => "frame",
+            (false, true) => "head of frame",
+            (true, true) => "middle of frame",
+            (true, false) => "rest of frame",
+        };
+        write!(f, "{word} {index}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::cutmap::Recorder;
+    use crate::token::{ConnId, Generations, Token};
+
+    /// A clock that stands.
+    fn clock() -> Instant {
+        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        *BEGAN
+    }
+
+    fn recording() -> (Recording, ConnId) {
+        let generation = Generations::new().take();
+        let token = Token::new(4, generation);
+        let mut recorder = Recorder::new(clock, 16);
+        let frame = EventKind::Frame {
+            header_len: 2,
+            trailer_len: 0,
+        };
+        recorder.note(token, EventKind::Send, 0, 10);
+        recorder.note(token, EventKind::Send, 10, 10);
+        recorder.pass(clock() + Duration::from_micros(7));
+        recorder.note(token, EventKind::Write, 0, 20);
+        recorder.note(token, EventKind::Read, 0, 11);
+        recorder.note(token, frame, 0, 10);
+        recorder.note(token, EventKind::Read, 11, 9);
+        recorder.note(token, frame, 10, 10);
+        (recorder.take(), ConnId(token))
+    }
+
+    #[test]
+    fn a_recording_is_a_line_of_json_an_event() {
+        let lines = recording().0.to_json_lines();
+        let lines: Vec<_> = lines.lines().collect();
+        assert_eq!(
+            lines[2],
+            r#"{"socket":"connection 4v1","event":"write","offset":0,"len":20,"t_us":7}"#
+        );
+        assert_eq!(
+            lines[4],
+            concat!(
+                r#"{"socket":"connection 4v1","event":"frame","offset":0,"len":10,"#,
+                r#""header":2,"trailer":0,"t_us":7}"#
+            )
+        );
+        assert_eq!(lines.len(), 7);
+    }
+
+    #[test]
+    fn a_map_says_read_by_read_what_became_of_the_frames() {
+        let (recording, conn) = recording();
+        let map = CutMap::join((&recording, conn), (&recording, conn));
+        let expected = "\
+2 sends, 1 write, 2 reads, 2 frames
+2 of the sends were glued, 1 cut; 1.00 frames a read, 1.50 reads a frame; 1 split in the header
+read 0: bytes 0..11, frame 0, head of frame 1
+read 1: bytes 11..20, rest of frame 1
+";
+        assert_eq!(map.to_string(), expected);
+        assert!(recording.to_string().contains("bytes 11..20"));
+    }
+}

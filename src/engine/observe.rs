@@ -1,0 +1,166 @@
+//! Observing: what a cut map is made of is recorded here, off the path of those that nobody
+//! observes.
+//!
+//! Whoever is observed has `Flags::OBSERVED`. The hot path asks for it together with flags that it
+//! asks for anyway, and comes here where it finds it.
+
+use std::io;
+
+use super::{Connection, Engine};
+use crate::conn::Flags;
+use crate::cutmap::{EventKind, Recorder, Recording, Segments};
+use crate::error::{Gone, SendError, Sent};
+use crate::token::{SocketId, Token, UdpId};
+
+impl Engine {
+    /// Records what happens to a socket from now on, or no more.
+    pub(crate) fn observe(&mut self, id: SocketId, on: bool) -> Result<(), Gone> {
+        let entry = self.entries.get_mut(id.token())?;
+        entry.flags_mut().set(Flags::OBSERVED, on);
+        if on {
+            self.recorder.begin();
+        }
+        Ok(())
+    }
+
+    /// Observes every socket that is open, and every one that is opened from now on; or none.
+    pub(crate) fn observe_all(&mut self, on: bool) {
+        self.entries.observe_all(on);
+        if on {
+            self.recorder.begin();
+        }
+    }
+
+    /// What was recorded so far.
+    pub(crate) fn take_recording(&mut self) -> Recording {
+        self.recorder.take()
+    }
+
+    /// What the kernel counts of a connection's segments.
+    pub(crate) fn segments(&self, token: Token) -> io::Result<Segments> {
+        let conn = self.entries.conn(token)?;
+        let local = conn.stream.local_addr()?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let (Some(local), Some(peer)) = (local.inet(), conn.peer.inet()) {
+            return crate::socket::segments::of_connection(local, peer);
+        }
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("the segments of {local} are not counted"),
+        ))
+    }
+
+    /// Sends on an observed connection: as on any other, and what was accepted is recorded.
+    #[cold]
+    pub(super) fn send_observed(
+        &mut self,
+        token: Token,
+        payload: &[u8],
+    ) -> Result<Sent, SendError> {
+        let before = self.accepted_bytes(token);
+        self.conn_mut(token)?.flags.remove(Flags::OBSERVED);
+        let sent = self.look_and_send(token, payload);
+        self.conn_mut(token)?.flags.insert(Flags::OBSERVED);
+        let len = self.accepted_bytes(token).saturating_sub(before);
+        if sent.is_ok() && len > 0 {
+            self.recorder.pass(self.now);
+            self.recorder.note(token, EventKind::Send, before, len);
+        }
+        sent
+    }
+
+    /// Records a frame that is delivered next. It stands at the beginning of `bytes`, and `frame`
+    /// is its payload; the last `behind` of the bytes lie behind it, and `beyond` more were read.
+    #[cold]
+    pub(crate) fn record_frame(
+        &mut self,
+        token: Token,
+        frame: &[u8],
+        bytes: &[u8],
+        behind: usize,
+        beyond: usize,
+    ) {
+        let Ok(conn) = self.entries.conn(token) else {
+            return;
+        };
+        if !conn.flags.intersects(Flags::OBSERVED) {
+            return;
+        }
+        let len = bytes.len() - behind;
+        let end = conn
+            .stats
+            .read_bytes
+            .saturating_sub((behind + beyond) as u64);
+        // The one is a slice of the other.
+        let header_len = frame.as_ptr().addr() - bytes.as_ptr().addr();
+        let trailer_len = len - header_len - frame.len();
+        let kind = EventKind::Frame {
+            header_len: u32::try_from(header_len).unwrap_or(u32::MAX),
+            trailer_len: u32::try_from(trailer_len).unwrap_or(u32::MAX),
+        };
+        let len = len as u64;
+        self.recorder.pass(self.now);
+        self.recorder
+            .note(token, kind, end.saturating_sub(len), len);
+    }
+
+    /// Whether datagrams are recorded.
+    pub(crate) fn is_observed(&mut self, id: UdpId) -> bool {
+        let entry = self.entries.udp_mut(id);
+        entry.is_ok_and(|entry| entry.flags.intersects(Flags::OBSERVED))
+    }
+
+    /// Records a datagram that came.
+    #[cold]
+    pub(crate) fn record_received(&mut self, id: UdpId, len: usize, truncated: bool) {
+        let kind = if truncated {
+            EventKind::DatagramTruncated
+        } else {
+            EventKind::DatagramReceived
+        };
+        self.recorder.stamp();
+        self.recorder.note_datagram(id, kind, len);
+    }
+
+    /// How many bytes of a connection's stream `send` has accepted so far.
+    fn accepted_bytes(&self, token: Token) -> u64 {
+        let Ok(conn) = self.entries.conn(token) else {
+            return 0;
+        };
+        let queued = self.queued_bytes(token).unwrap_or(0);
+        conn.stats.written_bytes + queued as u64
+    }
+}
+
+/// Records a read of `len` bytes, which are counted already, where the connection is observed.
+#[cold]
+pub(super) fn record_read(recorder: &mut Recorder, token: Token, conn: &Connection, len: usize) {
+    if conn.flags.intersects(Flags::OBSERVED) {
+        let len = len as u64;
+        recorder.stamp();
+        recorder.note(
+            token,
+            EventKind::Read,
+            conn.stats.read_bytes.saturating_sub(len),
+            len,
+        );
+    }
+}
+
+/// Records what a write took, which is counted already, where the connection is observed.
+#[cold]
+pub(super) fn record_write(
+    recorder: &mut Recorder,
+    token: Token,
+    conn: &Connection,
+    result: &io::Result<usize>,
+) {
+    if let Ok(len) = *result
+        && conn.flags.intersects(Flags::OBSERVED)
+    {
+        let len = len as u64;
+        let offset = conn.stats.written_bytes.saturating_sub(len);
+        recorder.stamp();
+        recorder.note(token, EventKind::Write, offset, len);
+    }
+}

@@ -1,0 +1,171 @@
+//! What the kernel counts of a connection's segments, asked of it by a netlink socket.
+//!
+//! `getsockopt(TCP_INFO)` would say the same, and has no call without `unsafe` in std or socket2;
+//! the structure that it fills is also what sock_diag(7) answers with, to plain reads and writes.
+
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::cutmap::Segments;
+
+/// `AF_NETLINK` and `NETLINK_SOCK_DIAG` (linux/netlink.h).
+const NETLINK: i32 = 16;
+const SOCK_DIAG: i32 = 4;
+/// `SOCK_DIAG_BY_FAMILY` and `NLM_F_REQUEST`, the type and flag of the request, and `NLMSG_ERROR`.
+const BY_FAMILY: u16 = 20;
+const REQUEST: u16 = 1;
+const ERROR: u16 = 2;
+/// `INET_DIAG_INFO`: the attribute that holds a `struct tcp_info` (linux/inet_diag.h).
+const INFO: u16 = 2;
+const TCP: u8 = 6;
+/// Lengths of `struct nlmsghdr` and `struct inet_diag_msg`, which stand before the attributes.
+const HEADER_LEN: usize = 16;
+const MESSAGE_LEN: usize = 72;
+/// The kernel answers in the call that asks; this is only so that nothing can hang.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// Asks for the counts of the connection between two addresses.
+pub(crate) fn of_connection(local: SocketAddr, peer: SocketAddr) -> io::Result<Segments> {
+    let mut socket = Socket::new(
+        Domain::from(NETLINK),
+        Type::RAW,
+        Some(Protocol::from(SOCK_DIAG)),
+    )?;
+    socket.set_read_timeout(Some(DEADLINE))?;
+    socket.send(&request(local, peer))?;
+    let mut answer = [0; 4096];
+    let len = socket.read(&mut answer)?;
+    parse(answer.get(..len).unwrap_or_default())
+}
+
+/// A `struct nlmsghdr` and a `struct inet_diag_req_v2` that names one connection.
+fn request(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
+    // AF_INET and AF_INET6.
+    let family = if local.is_ipv4() { 2 } else { 10 };
+    let every_state = u32::MAX;
+    let mut body = vec![family, TCP, 1 << (INFO - 1), 0];
+    body.extend(every_state.to_ne_bytes());
+    body.extend(local.port().to_be_bytes());
+    body.extend(peer.port().to_be_bytes());
+    for addr in [local, peer] {
+        let mut bytes = [0; 16];
+        match addr.ip() {
+            IpAddr::V4(ip) => bytes[..4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => bytes = ip.octets(),
+        }
+        body.extend(bytes);
+    }
+    body.extend(scope(local).to_ne_bytes());
+    // INET_DIAG_NOCOOKIE: any socket that matches.
+    body.extend([0xFF; 8]);
+
+    let len = u32::try_from(HEADER_LEN + body.len()).expect("it is short");
+    let mut request = Vec::from(len.to_ne_bytes());
+    request.extend(BY_FAMILY.to_ne_bytes());
+    request.extend(REQUEST.to_ne_bytes());
+    // The number of the request, and of the port that asks, which the kernel fills in.
+    request.extend([0; 8]);
+    request.extend(body);
+    request
+}
+
+/// The interface that a link-local address belongs to.
+fn scope(addr: SocketAddr) -> u32 {
+    match addr {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(addr) => addr.scope_id(),
+    }
+}
+
+/// Finds the `struct tcp_info` in an answer.
+fn parse(answer: &[u8]) -> io::Result<Segments> {
+    let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    if u16_at(answer, 4).ok_or_else(short)? == ERROR {
+        let errno = u32_at(answer, HEADER_LEN).ok_or_else(short)?;
+        return Err(io::Error::from_raw_os_error(
+            errno.cast_signed().saturating_neg(),
+        ));
+    }
+    let mut attributes = answer.get(HEADER_LEN + MESSAGE_LEN..).ok_or_else(short)?;
+    loop {
+        let len = usize::from(u16_at(attributes, 0).ok_or_else(short)?);
+        let attribute = attributes.get(4..len).ok_or_else(short)?;
+        if u16_at(attributes, 2) == Some(INFO) {
+            return segments(attribute).ok_or_else(short);
+        }
+        let next = len.next_multiple_of(4);
+        attributes = attributes.get(next..).ok_or_else(short)?;
+    }
+}
+
+/// The counts in a `struct tcp_info` (linux/tcp.h): fields are only ever added at its end.
+fn segments(info: &[u8]) -> Option<Segments> {
+    Some(Segments {
+        len_max: u32_at(info, 16)?,
+        retransmitted: u32_at(info, 100)?,
+        received: u32_at(info, 152)?,
+        sent: u32_at(info, 156)?,
+    })
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    let bytes = bytes.get(at..)?.first_chunk()?;
+    Some(u16::from_ne_bytes(*bytes))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..)?.first_chunk()?;
+    Some(u32::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_counts_the_segments_of_a_connection_and_of_no_other() {
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(addr) else {
+                continue; // this machine has no IPv6
+            };
+            let addr = listener.local_addr().expect("it is bound");
+            let mut client = TcpStream::connect(addr).expect("it listens");
+            let (mut server, peer) = listener.accept().expect("it was connected to");
+            client.set_nodelay(true).expect("the option can be set");
+            for _ in 0..3 {
+                client.write_all(b"one").expect("there is room");
+                server.read_exact(&mut [0; 3]).expect("they come");
+            }
+            let local = client.local_addr().expect("it is connected");
+            let counted = of_connection(local, addr).expect("the kernel tells");
+            assert!(counted.sent >= 3, "{counted:?}");
+            assert_eq!(counted.received, 0, "{counted:?}");
+            assert!(counted.len_max > 0, "{counted:?}");
+            let other = of_connection(addr, peer).expect("the kernel tells");
+            assert!(other.received >= 3, "{other:?}");
+            drop((client, server));
+            let nobody = SocketAddr::new(local.ip(), 1);
+            of_connection(nobody, nobody).expect_err("no such connection");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_short_or_senseless_is_an_error() {
+        let mut answer = vec![0; HEADER_LEN + MESSAGE_LEN];
+        for len in 0..answer.len() {
+            parse(&answer[..len]).expect_err("cut short");
+        }
+        answer.extend([0; 64]);
+        parse(&answer).expect_err("an attribute without a length");
+        answer[4..6].copy_from_slice(&ERROR.to_ne_bytes());
+        answer[16..20].copy_from_slice(&(-2_i32).to_ne_bytes());
+        let error = parse(&answer).expect_err("told by the kernel");
+        assert_eq!(error.raw_os_error(), Some(2));
+    }
+}

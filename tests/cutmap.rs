@@ -1,0 +1,401 @@
+//! The cut map of real connections: it conserves bytes whatever the sockets do, and records
+//! nothing that nobody asked for.
+
+mod common;
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use common::{Event, Probe, Random, drive, listening, settle};
+use unstick::cutmap::{CutMap, EventKind, FrameSpan, Recording, Span};
+use unstick::{CloseReason, Config, ConnId, Context, Framing, Origin, Reactor, SocketId};
+
+/// Both ends of a connection in one reactor: the connected one, and the accepted one.
+fn pair(reactor: &Reactor<Probe>) -> Option<(ConnId, ConnId)> {
+    let find = |wanted: fn(&Origin) -> bool| {
+        let mut events = reactor.handler().events.iter();
+        events.find_map(|event| match event {
+            Event::Open(conn, origin) if wanted(origin) => Some(*conn),
+            _ => None,
+        })
+    };
+    let connected = find(|origin| matches!(origin, Origin::Connected))?;
+    let accepted = find(|origin| matches!(origin, Origin::Accepted(_)))?;
+    Some((connected, accepted))
+}
+
+/// A reactor that observes everything, with a connection to itself that is open.
+fn connected(config: Config, framing: &Framing) -> (Reactor<Probe>, ConnId, ConnId) {
+    let (mut reactor, addr) = listening(Probe::silent(), config, framing.clone());
+    reactor.with(|_, cx| cx.observe_all());
+    reactor.connect(addr, framing.clone(), ());
+    drive(&mut reactor, |reactor| pair(reactor).is_some());
+    let (tx, rx) = pair(&reactor).expect("both are open");
+    (reactor, tx, rx)
+}
+
+fn take(reactor: &mut Reactor<Probe>) -> Recording {
+    reactor.with(|_, cx| cx.take_recording())
+}
+
+/// Where spans that follow each other end, having begun at zero.
+fn end_of<'a>(spans: impl IntoIterator<Item = &'a Span>, what: &str) -> u64 {
+    spans.into_iter().fold(0, |end, span| {
+        assert!(span.len > 0, "{what} of no bytes at {end}");
+        assert_eq!(span.offset, end, "{what} leave a hole or overlap: {span:?}");
+        end + span.len
+    })
+}
+
+/// Holds a map to what it promises, and answers where each of its four lists ends.
+fn check(map: &CutMap) -> [u64; 4] {
+    let frames: Vec<Span> = map.frames().iter().map(|frame| frame.span).collect();
+    let sent = end_of(map.sends(), "sends");
+    let written = end_of(map.writes(), "writes");
+    let read = end_of(map.reads(), "reads");
+    let delivered = end_of(&frames, "frames");
+    assert!(sent >= written && written >= read && read >= delivered);
+    assert_eq!(map.first_unsent(), (sent > written).then_some(written));
+    assert_eq!(map.first_unread(), (written > read).then_some(read));
+    assert_eq!(
+        map.first_undelivered(),
+        (read > delivered).then_some(delivered)
+    );
+    for spans in [map.sends(), map.writes(), map.reads(), &frames] {
+        assert!(
+            spans.is_sorted_by_key(|span| span.at),
+            "time runs backwards"
+        );
+    }
+    [sent, written, read, delivered]
+}
+
+fn small_buffers(cx: &Context<'_, Probe>, conns: [ConnId; 2], len: usize) {
+    for conn in conns {
+        let options = cx.socket_options(conn).expect("it is open");
+        options
+            .set_send_buffer_size(len)
+            .expect("the option can be set");
+        options
+            .set_recv_buffer_size(len)
+            .expect("the option can be set");
+    }
+}
+
+/// Random payloads, small socket buffers, small reads and budgets, a reader that is paused now and
+/// then: at each moment the four lists cover the same bytes, up to what is under way.
+#[test]
+fn sends_writes_reads_and_frames_cover_the_same_bytes_at_every_moment() {
+    let framings = [
+        Framing::length_u16(),
+        Framing::line(),
+        Framing::varint(),
+        Framing::netstring(),
+        Framing::delimiter(b"--end--"),
+    ];
+    for seed in 1..=4 {
+        for framing in &framings {
+            let mut random = Random(seed);
+            let mut config = Config::default();
+            config.read_len_max = [1, 3, 100, 4096, 256 * 1024][random.below(5)];
+            config.read_budget = [50, 1000, 256 * 1024][random.below(3)];
+            config.frame_budget = [1, 7, 1024][random.below(3)];
+            let (mut reactor, tx, rx) = connected(config, framing);
+            reactor.with(|_, cx| small_buffers(cx, [tx, rx], 4096));
+            let mut sent = 0;
+            for _ in 0..30 {
+                let len = [0, 1, 10, 300, 3000][random.below(5)];
+                let count = random.below(6);
+                let is_paused = random.below(3) == 0;
+                reactor.with(|_, cx| {
+                    for _ in 0..count {
+                        let _ = cx.send(tx, &vec![b'x'; len]).expect("it is accepted");
+                    }
+                    let _ = if is_paused {
+                        cx.pause(rx)
+                    } else {
+                        cx.resume(rx)
+                    };
+                });
+                sent += count;
+                reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+            }
+            reactor.with(|_, cx| cx.resume(rx)).expect("it is open");
+            drive(&mut reactor, |reactor| {
+                reactor.handler().frames().len() == sent
+            });
+            let recording = take(&mut reactor);
+            let map = CutMap::join((&recording, tx), (&recording, rx));
+            let ends = check(&map);
+            assert_eq!(ends, [ends[0]; 4], "seed {seed}, {framing}");
+            assert_eq!((map.sends().len(), map.frames().len()), (sent, sent));
+        }
+    }
+}
+
+/// The same, looked at after every turn: what is under way is told by its first byte.
+#[test]
+fn what_is_under_way_is_told_at_every_turn() {
+    let mut config = Config::default();
+    config.read_len_max = 1500;
+    config.read_budget = 1500;
+    let (mut reactor, tx, rx) = connected(config, &Framing::length_u32());
+    reactor.with(|_, cx| {
+        small_buffers(cx, [tx, rx], 4096);
+        for _ in 0..20 {
+            let _ = cx.send(tx, &[7; 10_000]).expect("it is accepted");
+        }
+    });
+    let (mut under_way, mut whole) = ([false; 3], Vec::new());
+    while reactor.handler().frames().len() < 20 {
+        reactor
+            .turn(Some(Duration::from_millis(20)))
+            .expect("the poll works");
+        whole.extend(take(&mut reactor).events().iter().copied());
+        let last = |kind: fn(EventKind) -> bool, conn| {
+            let of = |event: &&unstick::cutmap::Event| {
+                kind(event.kind) && event.socket == SocketId::Conn(conn)
+            };
+            let last = whole.iter().rfind(of);
+            last.map_or(0, |event| event.offset + event.len)
+        };
+        let ends = [
+            last(|kind| kind == EventKind::Send, tx),
+            last(|kind| kind == EventKind::Write, tx),
+            last(|kind| kind == EventKind::Read, rx),
+            last(|kind| matches!(kind, EventKind::Frame { .. }), rx),
+        ];
+        for (index, seen) in under_way.iter_mut().enumerate() {
+            assert!(ends[index] >= ends[index + 1], "{ends:?}");
+            *seen |= ends[index] > ends[index + 1];
+        }
+    }
+    assert_eq!(under_way, [true; 3], "each was seen under way once");
+}
+
+/// A connection that ends with bytes unsent: they are named by the map.
+#[test]
+fn the_first_byte_unsent_or_undelivered_is_named() {
+    let (mut reactor, tx, rx) = connected(Config::default(), &Framing::length_u16());
+    reactor.with(|_, cx| {
+        small_buffers(cx, [tx, rx], 4096);
+        cx.pause(rx).expect("it is open");
+        for _ in 0..200 {
+            let _ = cx.send(tx, &[7; 10_000]).expect("it is accepted");
+        }
+    });
+    settle(&mut reactor);
+    let recording = take(&mut reactor);
+    let map = CutMap::join((&recording, tx), (&recording, rx));
+    let [sent, written, read, delivered] = check(&map);
+    assert_eq!(sent, 200 * 10_002);
+    assert!(written < sent, "the buffers are small");
+    assert_eq!((read, delivered), (0, 0), "it is paused");
+    assert_eq!(map.first_unsent(), Some(written));
+
+    reactor.with(|_, cx| cx.abort(tx));
+    let lost = |event: &Event| {
+        matches!(event, Event::Close(conn, closed) if *conn == tx
+            && matches!(closed.reason, CloseReason::Aborted)
+            && closed.unsent_bytes == sent - written)
+    };
+    drive(&mut reactor, |reactor| reactor.handler().count(lost) == 1);
+}
+
+/// The header of a frame is what stands before its payload, its trailer what stands behind.
+#[test]
+fn headers_and_trailers_are_those_of_the_framing() {
+    for (framing, header_len, trailer_len) in [
+        (Framing::raw(), 0, 0),
+        (Framing::length_u16(), 2, 0),
+        (Framing::length_u32(), 4, 0),
+        (Framing::line(), 0, 1),
+        (Framing::netstring(), 2, 1),
+    ] {
+        let (mut reactor, tx, rx) = connected(Config::default(), &framing);
+        let sent = reactor.with(|_, cx| cx.send(tx, b"hello"));
+        assert!(sent.is_ok(), "{sent:?}");
+        drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
+        let recording = take(&mut reactor);
+        let map = CutMap::incoming(&recording, rx);
+        let [FrameSpan { span, .. }] = map.frames() else {
+            panic!("one frame: {map}");
+        };
+        assert_eq!(span.range(), 0..u64::from(5 + header_len + trailer_len));
+        let frame = map.frames()[0];
+        assert_eq!(
+            (frame.header_len, frame.trailer_len),
+            (header_len, trailer_len)
+        );
+    }
+}
+
+/// Only what is observed is recorded, from the moment on, and no longer.
+#[test]
+fn only_what_is_observed_is_recorded() {
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
+    let one = reactor.connect(addr, Framing::line(), ());
+    let other = reactor.connect(addr, Framing::line(), ());
+    drive(&mut reactor, |reactor| reactor.stats().accepted == 2);
+    let say = |reactor: &mut Reactor<Probe>, frames: u64| {
+        reactor.with(|_, cx| {
+            for conn in [one, other] {
+                let _ = cx.send(conn, b"hello").expect("it is accepted");
+            }
+        });
+        drive(reactor, |reactor| reactor.stats().frames_in == frames);
+    };
+    say(&mut reactor, 2);
+    assert!(take(&mut reactor).events().is_empty(), "nobody asked");
+    reactor.with(|_, cx| cx.observe(one)).expect("it is open");
+    say(&mut reactor, 4);
+    let recording = take(&mut reactor);
+    let of_one = |event: &unstick::cutmap::Event| event.socket == SocketId::Conn(one);
+    assert!(recording.events().iter().all(of_one));
+    let map = CutMap::outgoing(&recording, one);
+    assert_eq!(
+        map.sends()[0].offset,
+        6,
+        "offsets count from the connection's beginning"
+    );
+    assert_eq!((map.sends().len(), map.writes().len()), (1, 1));
+    reactor.with(|_, cx| cx.unobserve(one)).expect("it is open");
+    say(&mut reactor, 6);
+    assert!(
+        take(&mut reactor).events().is_empty(),
+        "nobody asks any more"
+    );
+    reactor.with(|_, cx| cx.observe_all());
+    say(&mut reactor, 8);
+    reactor.with(|_, cx| cx.unobserve_all());
+    say(&mut reactor, 10);
+    let sends = take(&mut reactor);
+    let sends = sends.events().iter();
+    assert_eq!(
+        sends.filter(|event| event.kind == EventKind::Send).count(),
+        2
+    );
+}
+
+/// The ring holds what the limit says and counts what it lost; the map of the rest is whole.
+#[test]
+fn a_recording_is_bounded_and_keeps_the_newest() {
+    let mut config = Config::default();
+    config.recording_len_max = 100;
+    let (mut reactor, tx, rx) = connected(config, &Framing::length_u16());
+    for round in 1..=100 {
+        let sent = reactor.with(|_, cx| cx.send(tx, b"hello"));
+        assert!(sent.is_ok(), "{sent:?}");
+        drive(&mut reactor, |reactor| reactor.stats().frames_in == round);
+    }
+    let recording = take(&mut reactor);
+    assert_eq!(recording.events().len(), 100);
+    assert_eq!(
+        recording.overwritten(),
+        300,
+        "a send, a write, a read and a frame each"
+    );
+    let map = CutMap::join((&recording, tx), (&recording, rx));
+    assert_eq!(
+        map.frames().last().map(|last| last.span.range().end),
+        Some(700)
+    );
+    assert_eq!(map.summary().split_frames, 0);
+}
+
+/// Whoever is observed has the frames and the bytes that it would have anyway.
+#[test]
+fn observing_changes_nothing_of_what_is_sent_and_received() {
+    for is_observed in [false, true] {
+        let (mut reactor, addr) = listening(Probe::echo(), Config::default(), Framing::line());
+        if is_observed {
+            reactor.with(|_, cx| cx.observe_all());
+        }
+        let mut client = common::client(addr);
+        std::io::Write::write_all(&mut client, b"one\ntwo\n\nthr").expect("it reads");
+        drive(&mut reactor, |reactor| reactor.stats().frames_in == 3);
+        std::io::Write::write_all(&mut client, b"ee\n").expect("it reads");
+        drive(&mut reactor, |reactor| reactor.stats().written_bytes == 15);
+        assert_eq!(
+            reactor.handler().frames(),
+            [&b"one"[..], b"two", b"", b"three"]
+        );
+        let mut echoed = [0; 15];
+        std::io::Read::read_exact(&mut client, &mut echoed).expect("it is echoed");
+        assert_eq!(&echoed, b"one\ntwo\n\nthree\n");
+    }
+}
+
+/// UDP: each datagram is one event at each end, with its number; a cut one is told.
+#[test]
+fn datagrams_sent_received_and_truncated_are_recorded() {
+    let mut config = Config::default();
+    config.datagram_len_max = 100;
+    config.datagram_queue_len_max = 1000;
+    let mut reactor = Reactor::with_config(Probe::silent(), config).expect("a reactor");
+    let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let addr = reactor.local_addr(socket).expect("it is bound");
+    reactor
+        .with(|_, cx| cx.observe(socket))
+        .expect("it is open");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    for len in [5, 0, 200] {
+        client
+            .send_to(&[7; 200][..len], addr)
+            .expect("the kernel takes it");
+    }
+    drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 3);
+    let back = client.local_addr().expect("it is bound");
+    reactor.with(|_, cx| {
+        cx.send_to(socket, back, b"hello").expect("there is room");
+        cx.send_to(socket, back, &[7; 1000])
+            .expect_err("there is not");
+    });
+    drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
+    let (sent, received) = take(&mut reactor).datagrams(socket);
+    let seen = |events: &[unstick::cutmap::Event]| {
+        let seen = events.iter();
+        seen.map(|event| (event.kind, event.offset, event.len))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        seen(&received),
+        [
+            (EventKind::DatagramReceived, 0, 5),
+            (EventKind::DatagramReceived, 1, 0),
+            (EventKind::DatagramTruncated, 2, 100),
+        ]
+    );
+    assert_eq!(
+        seen(&sent),
+        [
+            (EventKind::DatagramDropped, 0, 1000),
+            (EventKind::DatagramSent, 1, 5),
+        ]
+    );
+}
+
+/// Two reactors, each with a recording of its own: put together, times count from the earlier one.
+#[test]
+fn the_recordings_of_two_reactors_are_put_together() {
+    let (mut far, addr) = listening(Probe::silent(), Config::default(), Framing::line());
+    far.with(|_, cx| cx.observe_all());
+    let mut near = Reactor::new(Probe::silent()).expect("a reactor");
+    near.with(|_, cx| cx.observe_all());
+    let tx = near.connect(addr, Framing::line(), ());
+    let sent = near.with(|_, cx| cx.send(tx, b"hello"));
+    assert!(sent.is_ok(), "{sent:?}");
+    drive(&mut near, |near| near.stats().written_bytes == 6);
+    drive(&mut far, |far| far.stats().frames_in == 1);
+    let Some(Event::Open(rx, _)) = far.handler().events.first() else {
+        panic!("it was opened first");
+    };
+    let rx = *rx;
+    let (sent, received) = (take(&mut near), take(&mut far));
+    let map = CutMap::join((&sent, tx), (&received, rx));
+    assert_eq!(check(&map), [6; 4]);
+    assert!(
+        map.sends()[0].at <= map.reads()[0].at,
+        "sent before it was read"
+    );
+}
