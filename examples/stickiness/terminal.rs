@@ -1,0 +1,235 @@
+//! Outcomes as aligned bars over the byte stream, for people.
+//!
+//! Every row is drawn to the same scale, so that what stands below each other is the same bytes.
+//! The figure in a cell, and its colour, tell the message that the bytes belong to; a bar begins
+//! where a send, a write, a read or a frame does.
+
+use std::fmt::Write;
+
+use crate::experiments::Experiment;
+use crate::outcome::{Block, Outcome, counted};
+
+/// Columns in front of the bars.
+const LABEL_LEN: usize = 12;
+const COLUMNS_MIN: usize = 40;
+const COLUMNS_MAX: usize = 160;
+
+/// How it is drawn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Style {
+    pub(crate) colours: bool,
+    pub(crate) columns: usize,
+}
+
+impl Style {
+    /// Colours where the output is a terminal, unless `NO_COLOR` is set to anything
+    /// (<https://no-color.org>).
+    pub(crate) fn of_environment() -> Self {
+        use std::io::IsTerminal;
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let columns = std::env::var("COLUMNS").ok();
+        let columns = columns
+            .and_then(|columns| columns.parse().ok())
+            .unwrap_or(80);
+        Self {
+            colours: std::io::stdout().is_terminal() && !no_color,
+            columns: columns.clamp(COLUMNS_MIN, COLUMNS_MAX),
+        }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colours {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// An experiment: its title, its bars, what happened and why.
+pub(crate) fn draw(outcome: &Outcome, style: Style) -> String {
+    let mut out = String::new();
+    let experiment = Experiment::find(&outcome.experiment);
+    let title = experiment.map_or("A run of your own", |experiment| experiment.title);
+    let name = &outcome.experiment;
+    let _ = writeln!(out, "{}  ({name})", style.paint("1", title));
+    let segments = match outcome.segments {
+        Some(segments) => format!(
+            ", in {} as the kernel counts",
+            counted(segments as usize, "segment")
+        ),
+        None => String::new(),
+    };
+    let Outcome { knobs, .. } = outcome;
+    let _ = writeln!(
+        out,
+        "{} of {} over {}{segments}",
+        counted(knobs.count, "message"),
+        counted(knobs.size, "byte"),
+        outcome.transport.to_uppercase(),
+    );
+    let rows = [
+        ("sends", &outcome.sends),
+        ("writes", &outcome.writes),
+        ("reads", &outcome.reads),
+        ("frames", &outcome.frames),
+    ];
+    let scale = Scale::new(outcome, style.columns - LABEL_LEN);
+    for (label, blocks) in rows {
+        // On UDP a send is a write, and a read is a frame.
+        if outcome.transport == "udp" && (label == "writes" || label == "frames") {
+            continue;
+        }
+        let row = scale.row(outcome, blocks, style);
+        let _ = writeln!(out, "{label:<7}{:>4} {row}", blocks.len());
+    }
+    let _ = writeln!(out, "{} {}", style.paint("32", "what:"), outcome.happened);
+    let _ = writeln!(out, "{}  {}", style.paint("36", "why:"), outcome.why);
+    out
+}
+
+/// Bytes to columns.
+struct Scale {
+    bytes: u64,
+    columns: u64,
+}
+
+impl Scale {
+    fn new(outcome: &Outcome, columns: usize) -> Self {
+        let ends = outcome.sends.iter().map(|send| place(outcome, send).1);
+        Self {
+            bytes: ends.max().unwrap_or(1).max(1),
+            columns: columns as u64,
+        }
+    }
+
+    fn column(&self, offset: u64) -> u64 {
+        offset * self.columns / self.bytes
+    }
+
+    fn row(&self, outcome: &Outcome, blocks: &[Block], style: Style) -> String {
+        let empty = Cell {
+            message: None,
+            begins: 0,
+        };
+        let mut cells = vec![empty; usize::try_from(self.columns).expect("it was one")];
+        for block in blocks {
+            let (start, end) = place(outcome, block);
+            let first = self.column(start);
+            let last = self.column(end).max(first + 1).min(self.columns);
+            for column in first..last {
+                let Some(cell) = cells.get_mut(usize::try_from(column).unwrap_or(usize::MAX))
+                else {
+                    continue;
+                };
+                let offset = (column * self.bytes / self.columns).max(start);
+                cell.message = message_at(outcome, offset);
+                cell.begins += usize::from(column == first);
+            }
+        }
+        cells.iter().map(|cell| cell.draw(style)).collect()
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Cell {
+    /// To which message its first byte belongs.
+    message: Option<usize>,
+    /// How many blocks begin in it.
+    begins: usize,
+}
+
+impl Cell {
+    fn draw(self, style: Style) -> String {
+        let Some(message) = self.message else {
+            return style.paint("2", ".");
+        };
+        let char = match self.begins {
+            0 if style.colours => ' ',
+            0 => char::from(b'0' + u8::try_from(message % 10).expect("a digit")),
+            1 => '|',
+            _ => '#',
+        };
+        // Twelve hues of the 6 x 6 x 6 cube, light enough for black on them.
+        const HUES: [u8; 12] = [117, 215, 157, 218, 229, 147, 209, 122, 183, 191, 80, 174];
+        let hue = HUES[message % HUES.len()];
+        style.paint(&format!("30;48;5;{hue}"), &char.to_string())
+    }
+}
+
+/// Where a block lies on the common scale. A datagram lies where its bytes would, were they sent
+/// on a stream.
+fn place(outcome: &Outcome, block: &Block) -> (u64, u64) {
+    let size = outcome.knobs.size as u64;
+    match outcome.transport {
+        "udp" => (block.offset * size, block.offset * size + block.len),
+        _ => (block.offset, block.offset + block.len),
+    }
+}
+
+/// Which message a byte belongs to.
+fn message_at(outcome: &Outcome, offset: u64) -> Option<usize> {
+    let sends = &outcome.sends;
+    let next = sends.partition_point(|send| place(outcome, send).0 <= offset);
+    next.checked_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::knobs::Knobs;
+
+    fn outcome() -> Outcome {
+        let block = |offset, len| Block {
+            offset,
+            len,
+            t_us: 0,
+            header: 0,
+        };
+        let sends = vec![block(0, 10), block(10, 10), block(20, 10)];
+        Outcome {
+            experiment: "custom".to_owned(),
+            transport: "tcp",
+            knobs: Knobs::default(),
+            writes: sends.clone(),
+            reads: vec![block(0, 25), block(25, 5)],
+            frames: sends.clone(),
+            sends,
+            segments: None,
+            truncated: 0,
+            lost: 0,
+            glued: 3,
+            cut: 1,
+            split_headers: 0,
+            whole: 3,
+            happened: "It happened.".to_owned(),
+            why: "For a reason.".to_owned(),
+        }
+    }
+
+    #[test]
+    fn bars_are_aligned_over_the_bytes_and_plain_without_colours() {
+        let style = Style {
+            colours: false,
+            columns: LABEL_LEN + 30,
+        };
+        let drawn = draw(&outcome(), style);
+        let expected = "\
+sends     3 |000000000|111111111|222222222
+writes    3 |000000000|111111111|222222222
+reads     2 |000000000111111111122222|2222
+frames    3 |000000000|111111111|222222222
+";
+        assert!(drawn.contains(expected), "{drawn}");
+        assert!(!drawn.contains('\x1b'));
+    }
+
+    #[test]
+    fn colours_are_only_where_they_are_wanted() {
+        let style = Style {
+            colours: true,
+            columns: 80,
+        };
+        assert!(draw(&outcome(), style).contains("\x1b[30;48;5;117m"));
+    }
+}
