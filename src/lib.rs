@@ -175,6 +175,12 @@
 //! `on_close` comes exactly once for every connection, also for one that never opened, with the
 //! reason and with the bytes that were lost.
 //!
+//! # Seeing it
+//!
+//! What became of each `send` on its way can be recorded, and looked at: which were glued, which
+//! were cut, which headers were split. See [`cutmap`], and the chapter [`stickiness`], which shows
+//! it on a real kernel and ends the common cures that are none.
+//!
 //! # Limits
 //!
 //! Everything is bounded, by [`Config`]: frames, queues, connections, timers and closures, and the
@@ -278,6 +284,10 @@ mod stats;
 pub mod testkit;
 mod timer;
 mod token;
+
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("stickiness.md")]
+pub mod stickiness {}
 
 #[cfg(unix)]
 pub use addr::UnixAddr;
