@@ -5,8 +5,8 @@ mod common;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use common::{Random, drive};
-use unstick::{ConnId, Context, Handler, Reactor, TimerId};
+use common::{Event, Probe, Random, drive, listening};
+use unstick::{Config, ConnId, Context, Framing, Handler, Reactor, TimerId};
 
 /// Records when timers fire. Key 0 is an interval that is cancelled after a number of times; Of a
 /// pair with key 1 the one that fires cancels the other.
@@ -130,4 +130,71 @@ fn an_overdue_timer_fires_in_the_next_turn_at_once() {
         "{:?} later",
         started.elapsed()
     );
+}
+
+/// A timer that is set anew without a delay whenever it fires, for ever.
+#[test]
+fn a_timer_that_sets_itself_without_delay_fires_once_a_turn_and_frames_go_on() {
+    let probe = Probe::new(|cx, event| match event {
+        Event::Timer(..) => {
+            cx.set_timer(Duration::ZERO, 7);
+        }
+        Event::Frame(conn, frame) => drop(cx.send(*conn, frame)),
+        _ => {}
+    });
+    frames_go_on_beside(probe, Config::default(), |reactor| {
+        reactor.with(|_, cx| cx.set_timer(Duration::ZERO, 7));
+        1
+    });
+}
+
+/// More timers are due than a turn may fire, all the time.
+#[test]
+fn a_storm_of_timers_is_spread_over_turns_and_frames_go_on() {
+    const STORM: u64 = 5000;
+    let mut config = Config::default();
+    config.timer_budget = 10;
+    let probe = Probe::new(|cx, event| match event {
+        Event::Timer(_, key) => {
+            cx.set_timer(Duration::from_nanos(1), *key);
+        }
+        Event::Frame(conn, frame) => drop(cx.send(*conn, frame)),
+        _ => {}
+    });
+    frames_go_on_beside(probe, config, |reactor| {
+        reactor.with(|_, cx| {
+            for key in 0..STORM {
+                cx.set_timer(Duration::ZERO, key);
+            }
+        });
+        10
+    });
+}
+
+/// A hundred frames are echoed, and no turn fires more timers than `begin` answers.
+fn frames_go_on_beside(
+    probe: Probe,
+    config: Config,
+    begin: impl FnOnce(&mut Reactor<Probe>) -> usize,
+) {
+    let (mut reactor, addr) = listening(probe, config, Framing::length_u32());
+    let fired = |reactor: &Reactor<Probe>| {
+        reactor
+            .handler()
+            .count(|event| matches!(event, Event::Timer(..)))
+    };
+    let fired_max = begin(&mut reactor);
+    let client = std::thread::spawn(move || {
+        let mut client = common::client(addr);
+        for index in 0..100_u32 {
+            let payload = index.to_be_bytes();
+            assert_eq!(common::round_trip(&mut client, &payload), payload);
+        }
+    });
+    while !client.is_finished() {
+        reactor.handler_mut().events.clear();
+        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        assert!(fired(&reactor) <= fired_max, "in one turn");
+    }
+    client.join().expect("every frame is echoed");
 }

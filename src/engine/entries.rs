@@ -34,6 +34,12 @@ impl Entries {
         }
     }
 
+    /// As if so many entries had been there before.
+    #[cfg(test)]
+    pub(crate) fn set_next_generation(&mut self, next: NonZeroU32) {
+        self.generations = Generations::starting_at(next);
+    }
+
     pub(super) fn insert(&mut self, entry: impl FnOnce(NonZeroU32) -> Entry) -> Token {
         let generation = self.generations.take();
         let vacant = self.slab.vacant_entry();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::*;
 use crate::conn::Flags;
 use crate::engine::Accepted;
-use crate::error::{CloseReason, Closed};
+use crate::error::{CloseReason, Closed, SendError};
 use crate::socket::{ConnectOptions, Reading, Script, Stream, Writing};
 
 type Act = Box<dyn FnOnce(&mut Context<'_, Recorder>)>;
@@ -368,6 +368,44 @@ fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
     assert_eq!(script.seen().reads, 0);
     assert!(!flags(&reactor, second).intersects(Flags::READABLE));
     stray.close(&reactor.engine.driver);
+}
+
+/// The counter of lives comes to its end and begins anew while one key is used again and again:
+/// nothing of an earlier life reaches a later one.
+#[test]
+fn ids_stay_apart_where_the_generations_wrap() {
+    use std::num::NonZeroU32;
+
+    let mut reactor = reactor();
+    let nearly_all = NonZeroU32::new(u32::MAX - 1).expect("it is not zero");
+    reactor.engine.entries.set_next_generation(nearly_all);
+    let mut earlier: Vec<ConnId> = Vec::new();
+    for life in 0..6_u8 {
+        let script = Script::new();
+        let conn = open(&mut reactor, script, Framing::raw());
+        assert_eq!(conn.0.key(), 0, "a slab uses the last freed key first");
+        for earlier in &earlier {
+            assert_ne!(conn, *earlier);
+            assert_ne!(conn.0.to_poll(), earlier.0.to_poll());
+            reactor.engine.queue(earlier.0);
+            reactor.with(|_, cx| {
+                assert!(matches!(cx.send(*earlier, b"stale"), Err(SendError::Gone)));
+                cx.abort(*earlier);
+                assert!(cx.pause(*earlier).is_err());
+            });
+        }
+        turn(&mut reactor);
+        assert_eq!(script.seen().reads, 0, "a stale id has no work to do");
+        script.then_read([bytes(&[life])]);
+        event(&mut reactor, conn, Flags::READABLE);
+        assert_eq!(script.seen().written, [life]);
+        reactor.with(|_, cx| cx.abort(conn));
+        turn(&mut reactor);
+        assert_eq!(reactor.handler.closes.len(), usize::from(life) + 1);
+        earlier.push(conn);
+    }
+    let frames = reactor.handler.frames.concat();
+    assert_eq!(frames, [0, 1, 2, 3, 4, 5]);
 }
 
 /// Two are ready in one batch, and the first ends the second and opens a third.

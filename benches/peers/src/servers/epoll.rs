@@ -20,6 +20,15 @@ const EVENTS_LEN: usize = 1024;
 const LISTENER: usize = usize::MAX;
 
 pub(super) fn serve() -> io::Result<()> {
+    serve_waiting(-1)
+}
+
+/// The same, but it asks the poll again and again, and never sleeps.
+pub(super) fn serve_busily() -> io::Result<()> {
+    serve_waiting(0)
+}
+
+fn serve_waiting(timeout_ms: i32) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     announce(listener.local_addr()?.port())?;
@@ -36,7 +45,7 @@ pub(super) fn serve() -> io::Result<()> {
     };
     let mut events = vec![NO_EVENT; EVENTS_LEN];
     loop {
-        let count = server.epoll.wait(&mut events, -1)?;
+        let count = server.epoll.wait(&mut events, timeout_ms)?;
         for event in &events[..count] {
             match event.u64 as usize {
                 LISTENER => server.accept()?,

@@ -1,13 +1,25 @@
 //! Unstick itself, with its defaults: the echo server of its guide.
 
 use std::io;
+use std::time::Duration;
 
-use unstick::{ConnId, Context, Datagram, Framing, Handler, Reactor, UdpId};
+use unstick::{Config, ConnId, Context, Datagram, Framing, Handler, Reactor, UdpId};
 
 use super::{announce, on_frame};
 
 pub(super) fn serve() -> io::Result<()> {
-    let mut reactor = Reactor::new(Echo)?;
+    serve_with(Config::default())
+}
+
+/// The same, but it never sleeps.
+pub(super) fn serve_busily() -> io::Result<()> {
+    let mut config = Config::default();
+    config.busy_poll = Some(Duration::MAX);
+    serve_with(config)
+}
+
+fn serve_with(config: Config) -> io::Result<()> {
+    let mut reactor = Reactor::with_config(Echo, config)?;
     let listener = reactor.listen("127.0.0.1:0", Framing::length_u32())?;
     announce(reactor.local_addr(listener)?.port())?;
     reactor.run()
