@@ -64,8 +64,15 @@ pub struct Config {
     /// that send halves of frames or read nothing could else stop everybody for good. 10 s.
     pub memory_deadline: Duration,
     /// The most connections at a time, accepted and connected. More are accepted and closed at
-    /// once, and counted as refused. A million, where descriptors end first.
+    /// once, counted as refused and told to [`on_refused`](crate::Handler::on_refused). A million,
+    /// where descriptors end first.
     pub connections_max: usize,
+    /// The most connections at a time that are accepted from one IP address; more are refused like
+    /// those beyond `connections_max`. An IPv6 address stands for its /64, within which a single
+    /// host may choose; an IPv4 address is the same whether it comes as IPv6 or not. No limit by
+    /// default, as one address may stand for thousands behind a NAT. With a limit, each address
+    /// that has a connection takes some 40 bytes.
+    pub connections_per_addr_max: usize,
     /// The longest datagram that is received whole; a longer one is cut and told of as truncated.
     /// 65,535, the most that UDP can carry.
     pub datagram_len_max: usize,
@@ -143,6 +150,7 @@ impl Default for Config {
             memory_max: usize::MAX,
             memory_deadline: Duration::from_secs(10),
             connections_max: 1_000_000,
+            connections_per_addr_max: usize::MAX,
             datagram_len_max: 65_535,
             datagram_batches: true,
             datagram_queue_len_max: 1 << 20,

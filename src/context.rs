@@ -385,24 +385,31 @@ impl<H: Handler> Context<'_, H> {
         self.engine.close_udp(socket);
     }
 
-    /// Stops delivering a connection's frames, and reading it, until [`resume`](Context::resume).
-    /// No system call. It is apart from the pause that a queue above its high mark makes.
-    /// [`on_hangup`](Handler::on_hangup) tells of a peer that goes meanwhile.
+    /// Stops a socket until [`resume`](Context::resume). No system call; pausing what is paused
+    /// does nothing.
+    ///
+    /// * A connection is not read, and no further frame of it is delivered. That is apart from the
+    ///   pause that a queue above its high mark makes. [`on_hangup`](Handler::on_hangup) tells of a
+    ///   peer that goes meanwhile.
+    /// * A listener accepts nobody: who comes waits in its backlog, and is refused by the kernel
+    ///   where that is full.
+    /// * A datagram socket receives nothing: what comes waits in the kernel's buffer, and is dropped
+    ///   where that is full. It still sends.
     ///
     /// # Errors
     ///
     /// [`Gone`] for a stale id.
-    pub fn pause(&mut self, conn: ConnId) -> Result<(), Gone> {
-        self.engine.pause(conn.0)
+    pub fn pause(&mut self, socket: impl Into<SocketId>) -> Result<(), Gone> {
+        self.engine.pause(socket.into())
     }
 
-    /// Ends a [`pause`](Context::pause). Frames that were read before it come next.
+    /// Ends a [`pause`](Context::pause). What came before and during it comes next.
     ///
     /// # Errors
     ///
     /// [`Gone`] for a stale id.
-    pub fn resume(&mut self, conn: ConnId) -> Result<(), Gone> {
-        self.engine.resume(conn.0)
+    pub fn resume(&mut self, socket: impl Into<SocketId>) -> Result<(), Gone> {
+        self.engine.resume(socket.into())
     }
 
     /// Lets a connection be delivered `frames` more frames, by number. The first grant puts it

@@ -279,6 +279,26 @@ impl fmt::Display for CloseReason {
     }
 }
 
+/// Why a connection was accepted only to be closed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// There are [`Config::connections_max`](crate::Config::connections_max) already.
+    Connections,
+    /// Its address has
+    /// [`Config::connections_per_addr_max`](crate::Config::connections_per_addr_max) already.
+    ConnectionsPerAddr,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connections => "connections_max is reached",
+            Self::ConnectionsPerAddr => "connections_per_addr_max is reached",
+        })
+    }
+}
+
 /// What is told of a connection when it has ended.
 #[derive(Debug)]
 #[non_exhaustive]

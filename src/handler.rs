@@ -2,12 +2,13 @@
 
 use std::io;
 
+use crate::addr::Addr;
 use crate::codec::Skipped;
 use crate::context::Context;
 use crate::datagram::Datagram;
 #[cfg(unix)]
 use crate::datagram::UnixDatagram;
-use crate::error::{Closed, SendError};
+use crate::error::{Closed, Refusal, SendError};
 use crate::timer::TimerId;
 #[cfg(unix)]
 use crate::token::UnixDatagramId;
@@ -90,6 +91,21 @@ pub trait Handler: Sized {
         origin: Origin,
     ) {
         let _ = (cx, conn, session, origin);
+    }
+
+    /// A connection was accepted from `peer` and closed at once, as there are too many. It has no
+    /// id, and no other callback comes for it. Does nothing by default.
+    ///
+    /// Closing the listener here, or [pausing](Context::pause) it, leaves who comes next in the
+    /// backlog.
+    fn on_refused(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        listener: ListenerId,
+        peer: &Addr,
+        refusal: Refusal,
+    ) {
+        let _ = (cx, listener, peer, refusal);
     }
 
     /// A queue that was above its high mark ([`Sent::AboveHigh`](crate::Sent)) has come down to its

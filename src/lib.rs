@@ -300,7 +300,8 @@ pub use datagram::Datagram;
 pub use datagram::UnixDatagram;
 pub use deframe::{Decoded, Deframer, FramedStream, Framer};
 pub use error::{
-    CloseReason, Closed, DecodeError, FrameError, Gone, PostError, Refused, SendError, Sent,
+    CloseReason, Closed, DecodeError, FrameError, Gone, PostError, Refusal, Refused, SendError,
+    Sent,
 };
 pub use handler::{Handler, Hangup, Origin};
 pub use payload::Payload;

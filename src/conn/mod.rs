@@ -74,6 +74,8 @@ impl Flags {
     pub(crate) const AWAITS_ROOM: Self = Self(1 << 21);
     /// What happens to it is recorded, for a cut map.
     pub(crate) const OBSERVED: Self = Self(1 << 31);
+    /// It counts among the connections of its address.
+    pub(crate) const ADDR_COUNTED: Self = Self(1 << 22);
     pub(crate) const STOPPED_FOR_MEMORY: Self = Self(Self::STARVED.0 | Self::AWAITS_ROOM.0);
 
     /// No further frame is delivered while one of these is set. The pauses are bits of their own,

@@ -8,7 +8,7 @@ use super::{Drained, Engine};
 use crate::conn::Flags;
 use crate::error::{CloseReason, Gone};
 use crate::handler::Hangup;
-use crate::token::Token;
+use crate::token::{SocketId, Token};
 
 /// How many frames a connection may still be delivered.
 #[derive(Debug, Clone, Copy)]
@@ -19,14 +19,16 @@ pub(crate) struct Credit {
 }
 
 impl Engine {
-    pub(crate) fn pause(&mut self, token: Token) -> Result<(), Gone> {
-        self.conn_mut(token)?.flags.insert(Flags::PAUSED);
+    pub(crate) fn pause(&mut self, id: SocketId) -> Result<(), Gone> {
+        let flags = self.entries.flags_mut(id.token()).ok_or(Gone)?;
+        flags.insert(Flags::PAUSED);
         Ok(())
     }
 
-    pub(crate) fn resume(&mut self, token: Token) -> Result<(), Gone> {
-        if self.conn_mut(token)?.flags.set(Flags::PAUSED, false) {
-            self.read_on(token);
+    pub(crate) fn resume(&mut self, id: SocketId) -> Result<(), Gone> {
+        let flags = self.entries.flags_mut(id.token()).ok_or(Gone)?;
+        if flags.set(Flags::PAUSED, false) {
+            self.read_on(id.token());
         }
         Ok(())
     }

@@ -12,13 +12,14 @@ use super::entry::Dial;
 use super::output::give_up_output;
 use super::throttle::Trouble;
 use super::{
-    ACCEPT_RETRY, Connection, Engine, Entry, ListenerEntry, SHUTDOWN_TURNS_MAX, Task, UdpEntry,
+    ACCEPT_RETRY_MAX, ACCEPT_RETRY_MIN, Connection, Engine, Entry, ListenerEntry,
+    SHUTDOWN_TURNS_MAX, Task, UdpEntry,
 };
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::{Framing, Skipped};
 use crate::conn::{Flags, Inbound};
 use crate::datagram::DatagramQueue;
-use crate::error::{CloseReason, Closed, FrameError, Gone};
+use crate::error::{CloseReason, Closed, FrameError, Gone, Refusal};
 use crate::handler::Origin;
 use crate::socket::{
     AcceptFailure, ConnectOptions, ListenOptions, Listener, Stream, Udp, UdpOptions,
@@ -29,7 +30,9 @@ use crate::token::{ConnId, ListenerId, Token, UdpId};
 #[derive(Debug)]
 pub(crate) enum Accepted {
     Conn(ConnId),
-    /// One was lost or refused; there may be more.
+    /// One was refused; there may be more.
+    Refused(Addr, Refusal),
+    /// One was lost; there may be more.
     Again,
     /// None is left, or none can be accepted now.
     Nothing,
@@ -218,7 +221,7 @@ impl Engine {
         let Ok(entry) = self.listener_mut(id) else {
             return Accepted::Nothing;
         };
-        if entry.flags.intersects(Flags::DEAD) {
+        if entry.flags.intersects(Flags::DEAD | Flags::PAUSED) {
             return Accepted::Nothing;
         }
         let framing = entry.framing.clone();
@@ -230,14 +233,17 @@ impl Engine {
 
     /// Makes a connection of a stream that was accepted.
     pub(crate) fn admit(&mut self, stream: Stream, peer: Addr, framing: Framing) -> Accepted {
+        let of_addr_max = self.config.connections_per_addr_max;
+        let addr = peer.inet().map(|peer| peer.ip());
+        let counted = addr.filter(|_| of_addr_max != usize::MAX);
         if self.connections >= self.config.connections_max {
-            self.stats.refused += 1;
-            if let Some(left_out) = self.throttle.pass(Trouble::Refused, self.now) {
-                log::warn!("refused {peer}: connections_max is reached{left_out}");
-            }
-            return Accepted::Again;
+            return self.refuse(peer, Refusal::Connections);
         }
-        let flags = Flags::WRITABLE;
+        if counted.is_some_and(|addr| !self.addrs.enter(addr, of_addr_max)) {
+            return self.refuse(peer, Refusal::ConnectionsPerAddr);
+        }
+        let mut flags = Flags::WRITABLE;
+        flags.set(Flags::ADDR_COUNTED, counted.is_some());
         let from = peer.clone();
         let token = self.entries.insert(|generation| {
             Entry::Conn(Connection::new(stream, from, framing, generation, flags))
@@ -245,16 +251,29 @@ impl Engine {
         if let Err(error) = self.register(token) {
             self.stats.accept_errors += 1;
             if let Some(left_out) = self.throttle.pass(Trouble::Accept, self.now) {
-                log::warn!("{peer} cannot be watched: {error} ({left_out} before it)");
+                log::warn!("{peer} cannot be watched: {error}{left_out}");
+            }
+            if let Some(addr) = counted {
+                self.addrs.leave(addr);
             }
             return Accepted::Again;
         }
+        self.accept_retry_after = ACCEPT_RETRY_MIN;
         self.connections += 1;
         self.stats.accepted += 1;
         self.watch(token);
         self.set_nodelay(token);
         log::debug!("{} accepted from {peer}", ConnId(token));
         Accepted::Conn(ConnId(token))
+    }
+
+    #[cold]
+    fn refuse(&mut self, peer: Addr, refusal: Refusal) -> Accepted {
+        self.stats.refused += 1;
+        if let Some(left_out) = self.throttle.pass(Trouble::Refused, self.now) {
+            log::warn!("refused {peer}: {refusal}{left_out}");
+        }
+        Accepted::Refused(peer, refusal)
     }
 
     #[cold]
@@ -275,7 +294,7 @@ impl Engine {
         if failure == AcceptFailure::Exhausted {
             self.exhausted.push(id);
             if !std::mem::replace(&mut self.accept_retry, true) {
-                self.set_task(ACCEPT_RETRY, Task::AcceptRetry);
+                self.set_task(self.accept_retry_after, Task::AcceptRetry);
             }
         }
         Accepted::Nothing
@@ -284,6 +303,7 @@ impl Engine {
     /// The timer that listeners are tried again by has fired.
     pub(crate) fn accept_retry_due(&mut self) {
         self.accept_retry = false;
+        self.accept_retry_after = (2 * self.accept_retry_after).min(ACCEPT_RETRY_MAX);
         self.retry_accepts();
     }
 
@@ -512,6 +532,11 @@ impl Engine {
                 let lost = give_up_output(conn, pool, spare_outbounds);
                 let undelivered = conn.inbound.clear(pool) as u64;
                 let check = conn.check.take();
+                if conn.flags.intersects(Flags::ADDR_COUNTED)
+                    && let Some(peer) = conn.peer.inet()
+                {
+                    self.addrs.leave(peer.ip());
+                }
                 let rare = conn.rare.take().unwrap_or_default();
                 if rare.reset {
                     conn.stream.reset(driver)

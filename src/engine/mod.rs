@@ -4,6 +4,7 @@
 //! never calls the user: what has to be told is answered to the reactor, which tells it. The
 //! [`Context`](crate::Context) of a callback is a view of it.
 
+mod addrs;
 mod adopt;
 mod datagrams;
 mod entries;
@@ -47,6 +48,7 @@ use crate::socket::{Driver, Readiness};
 use crate::stats::Stats;
 use crate::timer::{Stamp, TimerId, Wheel};
 use crate::token::{ListenerId, PollToken, SocketId, Token, UdpId};
+use addrs::Addrs;
 use entries::Entries;
 use output::SpareOutbounds;
 use ready::ReadyQueue;
@@ -55,8 +57,10 @@ use throttle::Throttle;
 use timeouts::Timeouts;
 use timers::Interval;
 
-/// How often an accept that found no descriptor is tried again; a close tries it at once.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How soon an accept that found no descriptor is tried again at first; a close tries it at once.
+const ACCEPT_RETRY_MIN: Duration = Duration::from_millis(100);
+/// And how seldom at last: whoever waits is served within a second of a descriptor's being free.
+const ACCEPT_RETRY_MAX: Duration = Duration::from_millis(800);
 /// How long a free buffer beyond the pool's base is kept unused.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// An output buffer of this many bytes is kept for good.
@@ -99,6 +103,10 @@ pub(crate) struct Engine {
     /// Listeners that found no descriptor or no memory at their last accept.
     exhausted: Vec<ListenerId>,
     accept_retry: bool,
+    /// How soon they are tried again the next time.
+    accept_retry_after: Duration,
+    /// Connections by address, where these have a limit.
+    addrs: Addrs,
     trim_armed: bool,
     /// Connections that wait for memory, each once (`Flags::STOPPED_FOR_MEMORY`).
     starved: VecDeque<Token>,
@@ -137,6 +145,8 @@ impl Engine {
             connections: 0,
             exhausted: Vec::new(),
             accept_retry: false,
+            accept_retry_after: ACCEPT_RETRY_MIN,
+            addrs: Addrs::default(),
             trim_armed: false,
             starved: VecDeque::new(),
             memory_deadline: None,

@@ -116,6 +116,15 @@ impl<H: Handler> Reactor<H> {
                         handler.on_open(cx, conn, session, Origin::Accepted(id));
                     });
                 }
+                Accepted::Refused(peer, refusal) => {
+                    let Self {
+                        engine,
+                        handler,
+                        sessions,
+                        ..
+                    } = self;
+                    handler.on_refused(&mut Context { engine, sessions }, id, &peer, refusal);
+                }
                 Accepted::Again => {}
                 Accepted::Nothing => return,
             }

@@ -24,7 +24,9 @@ impl<H: Handler> Reactor<H> {
                 return;
             };
             if !entry.flags.intersects(Flags::READABLE)
-                || entry.flags.intersects(Flags::CLOSING | Flags::DEAD)
+                || entry
+                    .flags
+                    .intersects(Flags::CLOSING | Flags::DEAD | Flags::PAUSED)
             {
                 return self.flush_udp(id);
             }

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 use unstick::{
-    CloseReason, Closed, Config, ConnId, Context, Datagram, Framing, Handler, Hangup, Origin,
-    Reactor, Remote, Skipped, Stats, TimerId, UdpId,
+    Addr, CloseReason, Closed, Config, ConnId, Context, Datagram, Framing, Handler, Hangup,
+    ListenerId, Origin, Reactor, Refusal, Remote, Skipped, Stats, TimerId, UdpId,
 };
 
 /// Far more than any wait takes, so that only a lost wake-up or a lost byte reaches it.
@@ -51,6 +51,7 @@ pub enum Event {
     Drained(ConnId),
     HalfClose(ConnId),
     Hangup(ConnId, Hangup),
+    Refused(ListenerId, Addr, Refusal),
     Close(ConnId, Closed),
     Datagram(UdpId, SocketAddr, Vec<u8>, bool),
     DatagramError(UdpId, std::io::Error),
@@ -138,6 +139,16 @@ impl Handler for Probe {
 
     fn on_skipped(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), told: Skipped) {
         self.see(cx, Event::Skipped(conn, told));
+    }
+
+    fn on_refused(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        listener: ListenerId,
+        peer: &Addr,
+        refusal: Refusal,
+    ) {
+        self.see(cx, Event::Refused(listener, peer.clone(), refusal));
     }
 
     fn on_drained(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut ()) {
