@@ -133,6 +133,38 @@ pub struct Config {
     pub pool_len: usize,
 }
 
+/// The limits that a single connection may have of its own, by
+/// [`Context::set_limits`](crate::Context::set_limits).
+///
+/// Each is what the field of the same name is in [`Config`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// [`Config::write_high`].
+    pub write_high: usize,
+    /// [`Config::write_low`].
+    pub write_low: usize,
+    /// [`Config::write_queue_len_max`].
+    pub write_queue_len_max: usize,
+    /// [`Config::idle_timeout`].
+    pub idle_timeout: Option<Duration>,
+    /// [`Config::frame_deadline`].
+    pub frame_deadline: Option<Duration>,
+    /// [`Config::write_stall_timeout`].
+    pub write_stall_timeout: Option<Duration>,
+}
+
+impl Limits {
+    pub(crate) fn check(&self) -> io::Result<()> {
+        if self.write_low > self.write_high || self.write_high > self.write_queue_len_max {
+            return Err(invalid(
+                "write_low <= write_high <= write_queue_len_max must hold".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// The largest `read_len_max`: the buffer of that size is made at once.
 const READ_LEN_MAX: usize = 1 << 30;
 
@@ -192,12 +224,20 @@ impl Config {
                 "datagram_len_max is at most 65,535, and read_len_max at most 1 GiB".to_owned(),
             ));
         }
-        if self.write_low > self.write_high || self.write_high > self.write_queue_len_max {
-            return Err(invalid(
-                "write_low <= write_high <= write_queue_len_max must hold".to_owned(),
-            ));
+        self.limits().check()
+    }
+
+    /// The limits of a connection that has none of its own.
+    #[inline]
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            write_high: self.write_high,
+            write_low: self.write_low,
+            write_queue_len_max: self.write_queue_len_max,
+            idle_timeout: self.idle_timeout,
+            frame_deadline: self.frame_deadline,
+            write_stall_timeout: self.write_stall_timeout,
         }
-        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::addr::UnixAddr;
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
+use crate::config::Limits;
 use crate::cutmap::{Recording, Segments};
 use crate::engine::Engine;
 use crate::error::{Gone, Refused, SendError, Sent};
@@ -459,6 +460,43 @@ impl<H: Handler> Context<'_, H> {
     /// ```
     pub fn grant(&mut self, conn: ConnId, frames: u64) -> Result<(), Gone> {
         self.engine.grant(conn.0, frames)
+    }
+
+    /// The limits that hold for a connection: those of the [`Config`](crate::Config), or its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] for a stale id.
+    pub fn limits(&self, conn: ConnId) -> Result<Limits, Gone> {
+        self.engine.limits(conn.0)
+    }
+
+    /// Gives a connection limits of its own, from now on: its timeouts begin to count now, its
+    /// marks hold for what is sent next. A `None` ends a timeout that the configuration has.
+    ///
+    /// Memory for them is taken for this connection only. What it is sent is queued before it is
+    /// written, which costs a copy for each frame.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` where `write_low <= write_high <= write_queue_len_max` does not hold, and
+    /// `NotConnected` for a stale id; then nothing is changed.
+    ///
+    /// # Examples
+    ///
+    /// A peer that has logged in may be silent for longer:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use unstick::{ConnId, Context, Handler};
+    /// # fn f<H: Handler>(cx: &mut Context<'_, H>, conn: ConnId) -> std::io::Result<()> {
+    /// let mut limits = cx.limits(conn)?;
+    /// limits.idle_timeout = Some(Duration::from_secs(3600));
+    /// cx.set_limits(conn, limits)
+    /// # }
+    /// ```
+    pub fn set_limits(&mut self, conn: ConnId, limits: Limits) -> io::Result<()> {
+        self.engine.set_limits(conn.0, limits)
     }
 
     /// Exchanges a connection's framing. The next frame, in either direction, is the first of the

@@ -187,6 +187,8 @@
 //! work that one connection may cause before the others have their turn. A connection that idles
 //! owns no buffer at all; one that does not holds at most one read, one frame and its write queue.
 //!
+//! A connection may have marks and timeouts of its own: [`Context::set_limits`].
+//!
 //! All connections together are held to [`memory_max`](Config::memory_max), where one is set: at
 //! that limit nothing more is read and nothing accepted to be sent, until there is room again.
 //!
@@ -293,7 +295,7 @@ pub mod stickiness {}
 pub use addr::UnixAddr;
 pub use addr::{Addr, ToAddrs};
 pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Skipped, Step};
-pub use config::Config;
+pub use config::{Config, Limits};
 pub use context::Context;
 pub use datagram::Datagram;
 #[cfg(unix)]

@@ -76,6 +76,8 @@ impl Flags {
     pub(crate) const OBSERVED: Self = Self(1 << 31);
     /// It counts among the connections of its address.
     pub(crate) const ADDR_COUNTED: Self = Self(1 << 22);
+    /// It has limits of its own: what it is sent is queued, and held to them there.
+    pub(crate) const OWN_LIMITS: Self = Self(1 << 23);
     pub(crate) const STOPPED_FOR_MEMORY: Self = Self(Self::STARVED.0 | Self::AWAITS_ROOM.0);
 
     /// No further frame is delivered while one of these is set. The pauses are bits of their own,
@@ -92,11 +94,21 @@ impl Flags {
     pub(crate) const STOPS_SENDING: Self =
         Self(Self::CLOSING.0 | Self::ENDING.0 | Self::DEAD.0 | Self::WRITE_FAILED.0);
     /// Each frame is followed, and each `send` begun, by a look at the entry.
-    pub(crate) const NOT_PLAIN: Self =
-        Self(Self::STOPS_SENDING.0 | Self::STOPS_DECODING.0 | Self::BY_CREDIT.0 | Self::OBSERVED.0);
+    pub(crate) const NOT_PLAIN: Self = Self(
+        Self::STOPS_SENDING.0
+            | Self::STOPS_DECODING.0
+            | Self::BY_CREDIT.0
+            | Self::OWN_LIMITS.0
+            | Self::OBSERVED.0,
+    );
     /// A dispatch has more to do with its output than to write it while one of these is set.
     pub(crate) const NO_PLAIN_WRITE: Self =
         Self(Self::DEAD.0 | Self::WRITE_FAILED.0 | Self::OBSERVED.0);
+
+    /// These flags and others.
+    pub(crate) const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 
     /// These flags, or none.
     #[inline]

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
 use super::flow::Credit;
+use super::timeouts::Timeouts;
 use crate::addr::Addr;
 #[cfg(unix)]
 use crate::addr::UnixAddr;
 use crate::codec::Framing;
+use crate::config::{Config, Limits};
 use crate::conn::{Flags, Inbound, Outbound};
 use crate::datagram::DatagramQueue;
 use crate::error::CloseReason;
@@ -69,6 +71,8 @@ pub(crate) struct Rare {
     pub(crate) adopted: bool,
     /// The frames that it may still be delivered, where the handler grants them by number.
     pub(crate) credit: Option<Credit>,
+    /// Limits of its own.
+    pub(super) limits: Option<(Limits, Timeouts)>,
 }
 
 /// A connect to a list of addresses.
@@ -114,7 +118,7 @@ pub(crate) struct UnixDatagramEntry {
 impl Rare {
     /// Whether nothing is in it that the connection still needs once it is open.
     pub(crate) fn is_spare(&self) -> bool {
-        self.reason.is_none() && self.credit.is_none()
+        self.reason.is_none() && self.credit.is_none() && self.limits.is_none()
     }
 
     /// Notes why the connection ends. The first reason stands; but what was wrong with the stream
@@ -190,6 +194,15 @@ impl Connection {
         }
     }
 
+    /// The limits that hold for it.
+    #[inline]
+    pub(crate) fn limits(&self, config: &Config) -> Limits {
+        match self.rare.as_ref().and_then(|rare| rare.limits.as_ref()) {
+            Some((limits, _)) => *limits,
+            None => config.limits(),
+        }
+    }
+
     pub(crate) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
@@ -204,7 +217,8 @@ impl Connection {
     /// queued before it.
     #[inline]
     pub(crate) fn gathers(&self) -> bool {
-        self.outbound.is_none() && !self.flags.intersects(Flags::STOPS_SENDING)
+        const OTHERWISE: Flags = Flags::STOPS_SENDING.or(Flags::OWN_LIMITS);
+        self.outbound.is_none() && !self.flags.intersects(OTHERWISE)
     }
 
     /// Whether it needs no look at it, neither to be sent something while it is served nor after a

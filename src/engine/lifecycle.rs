@@ -602,7 +602,7 @@ impl Engine {
         }
     }
 
-    fn cancel(&mut self, deadline: Option<crate::timer::TimerId>) {
+    pub(super) fn cancel(&mut self, deadline: Option<crate::timer::TimerId>) {
         if let Some(deadline) = deadline {
             self.wheel.cancel(deadline);
         }

@@ -95,6 +95,8 @@ pub(crate) struct Engine {
     pub(crate) now: Instant,
     /// The same in four bytes, kept up to date where timeouts are set.
     pub(crate) stamp: Stamp,
+    /// Whether they are, or ever were for a connection.
+    stamps_moments: bool,
     timeouts: Timeouts,
     pub(crate) stats: Stats,
     /// What happened to those that are observed.
@@ -123,6 +125,7 @@ impl Engine {
     pub(crate) fn new(config: Config, clock: Clock) -> io::Result<Self> {
         config.check()?;
         let now = clock();
+        let timeouts = Timeouts::new(&config.limits());
         Ok(Self {
             driver: Driver::new()?,
             entries: Entries::new(),
@@ -139,7 +142,8 @@ impl Engine {
             epoch: now,
             now,
             stamp: Stamp::default(),
-            timeouts: Timeouts::new(&config),
+            stamps_moments: timeouts.are_set(),
+            timeouts,
             stats: Stats::default(),
             recorder: Recorder::new(clock, config.recording_len_max),
             connections: 0,
@@ -206,7 +210,7 @@ impl Engine {
     #[inline]
     pub(crate) fn set_now(&mut self, now: Instant) {
         self.now = now;
-        if self.timeouts.are_set() {
+        if self.stamps_moments {
             self.stamp = Stamp::at(self.since_epoch());
         }
     }

@@ -120,10 +120,10 @@ impl Engine {
             true => &served.framing,
             false => &conn.framing,
         };
+        let limit = conn.limits(config).write_queue_len_max;
         let outbound = conn
             .outbound
             .get_or_insert_with(|| spare_outbounds.take(*stamp));
-        let limit = config.write_queue_len_max;
         let encoded = outbound.encode(payload.len(), limit, pool, |buf| {
             framing.encode(payload, buf)
         });
@@ -413,7 +413,7 @@ pub(super) fn accepted(
 ) -> Sent {
     stats.frames_out += 1;
     conn.stats.frames_out += 1;
-    if queued > config.write_high {
+    if queued > conn.limits(config).write_high {
         conn.flags.insert(Flags::ABOVE_HIGH);
         Sent::AboveHigh
     } else {
@@ -424,7 +424,9 @@ pub(super) fn accepted(
 /// Whether the queue has come down to its low mark.
 #[inline]
 fn drained(conn: &mut Connection, queued: usize, config: &Config) -> Drained {
-    Drained(queued <= config.write_low && conn.flags.set(Flags::ABOVE_HIGH, false))
+    let is_above = conn.flags.intersects(Flags::ABOVE_HIGH);
+    let has_drained = is_above && queued <= conn.limits(config).write_low;
+    Drained(has_drained && conn.flags.set(Flags::ABOVE_HIGH, false))
 }
 
 /// One write of as many segments as it takes.

@@ -5,16 +5,17 @@
 //! or cancelled for a read, a frame or a write. When the timer fires it looks at the stamps, and is
 //! set again for the earliest moment at which one of them could be too old.
 
+use std::io;
 use std::time::Duration;
 
 use super::{Connection, Engine, Task};
-use crate::config::Config;
+use crate::config::Limits;
 use crate::conn::Flags;
-use crate::error::CloseReason;
+use crate::error::{CloseReason, Gone};
 use crate::timer::Stamp;
 use crate::token::Token;
 
-/// Configured timeouts, each as long as it was asked for, up to the longest that stamps can tell.
+/// Timeouts, each as long as it was asked for, up to the longest that stamps can tell.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
     idle: Option<u32>,
@@ -25,10 +26,10 @@ pub(super) struct Timeouts {
 }
 
 impl Timeouts {
-    pub(super) fn new(config: &Config) -> Self {
-        let idle = config.idle_timeout.and_then(Stamp::span);
-        let frame = config.frame_deadline.and_then(Stamp::span);
-        let write_stall = config.write_stall_timeout.and_then(Stamp::span);
+    pub(super) fn new(limits: &Limits) -> Self {
+        let idle = limits.idle_timeout.and_then(Stamp::span);
+        let frame = limits.frame_deadline.and_then(Stamp::span);
+        let write_stall = limits.write_stall_timeout.and_then(Stamp::span);
         let shortest = [idle, frame, write_stall].into_iter().flatten().min();
         Self {
             idle,
@@ -70,24 +71,63 @@ impl Timeouts {
     }
 }
 
+impl Connection {
+    /// The timeouts that hold for it, given those of the reactor.
+    fn timeouts<'a>(&'a self, general: &'a Timeouts) -> &'a Timeouts {
+        let own = self.rare.as_ref().and_then(|rare| rare.limits.as_ref());
+        own.map_or(general, |(_, timeouts)| timeouts)
+    }
+}
+
 impl Engine {
     /// Begins to watch a connection that has opened.
     pub(super) fn watch(&mut self, token: Token) {
-        if let Some(shortest) = self.timeouts.shortest {
+        let now = self.stamp;
+        let Ok(conn) = self.entries.conn_mut(token) else {
+            return;
+        };
+        if let Some(shortest) = conn.timeouts(&self.timeouts).shortest {
+            conn.active = now;
             self.look_again(token, shortest);
-            let now = self.stamp;
-            if let Ok(conn) = self.conn_mut(token) {
-                conn.active = now;
-            }
         }
+    }
+
+    /// Gives a connection limits of its own. Its timeouts count from now on.
+    pub(crate) fn set_limits(&mut self, token: Token, limits: Limits) -> io::Result<()> {
+        limits.check()?;
+        let timeouts = Timeouts::new(&limits);
+        if timeouts.are_set() && !self.stamps_moments {
+            self.stamps_moments = true;
+            self.stamp = Stamp::at(self.since_epoch());
+        }
+        let now = self.stamp;
+        let conn = self.conn_mut(token)?;
+        conn.flags.insert(Flags::OWN_LIMITS);
+        conn.rare().limits = Some((limits, timeouts));
+        conn.inbound.restart_frame(now);
+        if let Some(outbound) = &mut conn.outbound {
+            outbound.progress = now;
+        }
+        let check = conn.check.take();
+        let is_connecting = conn.flags.intersects(Flags::CONNECTING);
+        self.cancel(check);
+        if !is_connecting {
+            self.watch(token);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn limits(&self, token: Token) -> Result<Limits, Gone> {
+        Ok(self.conn(token)?.limits(&self.config))
     }
 
     /// Looks at a connection's stamps, and closes it or looks again later.
     pub(crate) fn check_timeouts(&mut self, token: Token) {
-        let (timeouts, now) = (self.timeouts, self.stamp);
-        let Ok(conn) = self.conn_mut(token) else {
+        let now = self.stamp;
+        let Ok(conn) = self.entries.conn_mut(token) else {
             return;
         };
+        let timeouts = *conn.timeouts(&self.timeouts);
         conn.check = None;
         if conn.flags.intersects(Flags::CLOSING | Flags::DEAD) {
             return;
