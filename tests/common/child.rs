@@ -1,4 +1,4 @@
-//! The echo example as a process of its own.
+//! Examples, each as a process of its own.
 
 #![allow(
     dead_code,
@@ -32,7 +32,7 @@ impl Echo {
             Some(log) => File::create(log)?.into(),
             None => Stdio::inherit(),
         };
-        let mut child = Command::new(example())
+        let mut child = Command::new(echo())
             .args(args)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
@@ -93,36 +93,31 @@ impl Drop for Echo {
     }
 }
 
-/// The example, built by the profile of this test. `cargo test` builds it too, but neither
+fn echo() -> &'static Path {
+    static ECHO: OnceLock<PathBuf> = OnceLock::new();
+    ECHO.get_or_init(|| example("echo"))
+}
+
+/// An example, built by the profile of this test. `cargo test` builds it too, but neither
 /// `cargo test --test NAME` nor `cargo test --all-targets` does.
-fn example() -> &'static Path {
-    static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
-    EXAMPLE.get_or_init(|| {
-        let test = std::env::current_exe().expect("a test has a path");
-        let in_target = |nth| test.ancestors().nth(nth).expect("target/PROFILE/deps/NAME");
-        let profile = match in_target(2).file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => "dev",
-            Some(profile) => profile,
-        };
-        if let Some(cargo) = std::env::var_os("CARGO") {
-            let built = Command::new(cargo)
-                .args([
-                    "build",
-                    "--quiet",
-                    "--example",
-                    "echo",
-                    "--profile",
-                    profile,
-                ])
-                .args([
-                    "--manifest-path",
-                    concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
-                ])
-                .arg("--target-dir")
-                .arg(in_target(3))
-                .status();
-            assert!(built.is_ok_and(|status| status.success()), "it compiles");
-        }
-        in_target(2).join("examples").join("echo")
-    })
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let in_target = |nth| test.ancestors().nth(nth).expect("target/PROFILE/deps/NAME");
+    let profile = match in_target(2).file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let built = Command::new(cargo)
+            .args(["build", "--quiet", "--example", name, "--profile", profile])
+            .args([
+                "--manifest-path",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+            ])
+            .arg("--target-dir")
+            .arg(in_target(3))
+            .status();
+        assert!(built.is_ok_and(|status| status.success()), "it compiles");
+    }
+    in_target(2).join("examples").join(name)
 }
