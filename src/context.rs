@@ -394,8 +394,8 @@ impl<H: Handler> Context<'_, H> {
     ///   peer that goes meanwhile.
     /// * A listener accepts nobody: who comes waits in its backlog, and is refused by the kernel
     ///   where that is full.
-    /// * A datagram socket receives nothing: what comes waits in the kernel's buffer, and is dropped
-    ///   where that is full. It still sends.
+    /// * A datagram socket receives nothing, but for what one system call has brought already: what
+    ///   comes waits in the kernel's buffer, and is dropped where that is full. It still sends.
     ///
     /// # Errors
     ///

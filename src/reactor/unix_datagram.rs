@@ -25,7 +25,9 @@ impl<H: Handler> Reactor<H> {
             let Ok(entry) = engine.unix_datagram_mut(id) else {
                 return;
             };
-            if !entry.flags.intersects(Flags::READABLE) {
+            if !entry.flags.intersects(Flags::READABLE)
+                || entry.flags.intersects(Flags::PAUSED)
+            {
                 return;
             }
             let [slot] = inbox.slots();
