@@ -119,6 +119,11 @@ pub struct Config {
     /// Aborts a connection that has output queued of which the peer took nothing for this long.
     /// None by default; a server that strangers reach should set it.
     pub write_stall_timeout: Option<Duration>,
+    /// Measures how long each callback takes, adds it up in
+    /// [`Stats::callback_time`](crate::Stats::callback_time), and warns in the log, at most once a
+    /// second, of one that took as long as this or longer, with its name and its connection: while
+    /// it ran, nobody else was served. None by default: then no clock is read for it.
+    pub slow_callback: Option<Duration>,
     /// Sends small writes at once (`TCP_NODELAY`). On, as the reactor gathers a turn's output
     /// itself, and Nagle's algorithm against delayed acknowledgements costs 40 ms (RFC 896).
     pub nodelay: bool,
@@ -195,6 +200,7 @@ impl Default for Config {
             idle_timeout: None,
             frame_deadline: None,
             write_stall_timeout: None,
+            slow_callback: None,
             nodelay: true,
             backlog: 4096,
             recording_len_max: 65_536,

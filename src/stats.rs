@@ -1,5 +1,7 @@
 //! What was counted.
 
+use std::time::Duration;
+
 /// What one connection has carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -63,6 +65,13 @@ pub struct Stats {
     /// Datagrams that were refused by a full queue, failed to be sent, or were queued when their
     /// socket was closed.
     pub datagrams_dropped: u64,
+    /// Time spent in callbacks, where [`Config::slow_callback`](crate::Config::slow_callback) asks
+    /// for it to be measured. For frames, the time to decode them is in it.
+    pub callback_time: Duration,
+    /// Callbacks that took as long as that or longer.
+    pub slow_callbacks: u64,
+    /// Connections that there are at present, in whatever state.
+    pub connections: usize,
     /// Bytes that all connections and sockets hold at present, as
     /// [`Config::memory_max`](crate::Config::memory_max) counts them.
     pub held_bytes: usize,

@@ -78,6 +78,8 @@ impl Flags {
     pub(crate) const ADDR_COUNTED: Self = Self(1 << 22);
     /// It has limits of its own: what it is sent is queued, and held to them there.
     pub(crate) const OWN_LIMITS: Self = Self(1 << 23);
+    /// The time that its callbacks take is measured.
+    pub(crate) const TIMED: Self = Self(1 << 24);
     pub(crate) const STOPPED_FOR_MEMORY: Self = Self(Self::STARVED.0 | Self::AWAITS_ROOM.0);
 
     /// No further frame is delivered while one of these is set. The pauses are bits of their own,
@@ -99,7 +101,8 @@ impl Flags {
             | Self::STOPS_DECODING.0
             | Self::BY_CREDIT.0
             | Self::OWN_LIMITS.0
-            | Self::OBSERVED.0,
+            | Self::OBSERVED.0
+            | Self::TIMED.0,
     );
     /// A dispatch has more to do with its output than to write it while one of these is set.
     pub(crate) const NO_PLAIN_WRITE: Self =

@@ -29,7 +29,7 @@ impl Engine {
     /// Whatever goes wrong is told when the entry is reaped.
     pub(crate) fn adopt_stream(&mut self, socket: OwnedSocket, framing: Framing) -> ConnId {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0)).into();
-        let flags = Flags::CONNECTING | Flags::WRITABLE;
+        let flags = Flags::CONNECTING | Flags::WRITABLE | self.timed();
         let token = self.entries.insert(|generation| {
             Entry::Conn(Connection::new(
                 Stream::None,

@@ -63,7 +63,8 @@ impl Engine {
         let mut buf = pool.take(AROUND_LEN);
         let place = framing.encode_around(payload, &mut buf);
         pool.recount(&mut buf);
-        let is_too_much = queued + buf.len() + payload.len() > config.write_queue_len_max;
+        let limit = conn.limits(config).write_queue_len_max;
+        let is_too_much = queued + buf.len() + payload.len() > limit;
         match place {
             Ok(Some(place)) if !is_too_much => Ok(Some(Around { buf, place })),
             place => {

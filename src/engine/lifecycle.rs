@@ -111,7 +111,7 @@ impl Engine {
         options: &ConnectOptions,
     ) -> ConnId {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0)).into();
-        let flags = Flags::CONNECTING | Flags::WRITABLE;
+        let flags = Flags::CONNECTING | Flags::WRITABLE | self.timed();
         let token = self.entries.insert(|generation| {
             Entry::Conn(Connection::new(
                 Stream::None,
@@ -244,6 +244,7 @@ impl Engine {
         }
         let mut flags = Flags::WRITABLE;
         flags.set(Flags::ADDR_COUNTED, counted.is_some());
+        flags.insert(self.timed());
         let from = peer.clone();
         let token = self.entries.insert(|generation| {
             Entry::Conn(Connection::new(stream, from, framing, generation, flags))

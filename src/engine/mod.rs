@@ -53,7 +53,7 @@ use entries::Entries;
 use output::SpareOutbounds;
 use ready::ReadyQueue;
 use serving::Served;
-use throttle::Throttle;
+use throttle::{Throttle, Trouble};
 use timeouts::Timeouts;
 use timers::Interval;
 
@@ -256,6 +256,31 @@ impl Engine {
 
     pub(crate) fn udp_mut(&mut self, id: UdpId) -> Result<&mut UdpEntry, Gone> {
         self.entries.udp_mut(id)
+    }
+
+    /// The mark of a connection whose callbacks are measured, where they are.
+    pub(crate) fn timed(&self) -> Flags {
+        Flags::TIMED.given(self.config.slow_callback.is_some())
+    }
+
+    /// A callback took that long, as somebody wants to know.
+    #[cold]
+    pub(crate) fn note_callback(
+        &mut self,
+        name: &'static str,
+        of: Option<SocketId>,
+        took: Duration,
+    ) {
+        self.stats.callback_time += took;
+        if self.config.slow_callback.is_some_and(|slow| took >= slow) {
+            self.stats.slow_callbacks += 1;
+            if let Some(left_out) = self.throttle.pass(Trouble::Slow, self.now) {
+                match of {
+                    Some(of) => log::warn!("{name} of {of} took {took:?}{left_out}"),
+                    None => log::warn!("{name} took {took:?}{left_out}"),
+                }
+            }
+        }
     }
 
     pub(crate) fn local_addr(&self, id: SocketId) -> io::Result<Addr> {

@@ -164,6 +164,7 @@ impl Engine {
         Stats {
             frames_in: self.stats.frames_in + frames_in,
             frames_out: self.stats.frames_out + frames_out,
+            connections: self.connections,
             held_bytes: self.pool.lent_bytes(),
             ..self.stats
         }

@@ -15,12 +15,13 @@ pub(crate) enum Trouble {
     Datagram,
     Memory,
     Shed,
+    Slow,
 }
 
 /// When each kind was last told of, and how often it was kept quiet since.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    kinds: [(Option<Instant>, u64); 7],
+    kinds: [(Option<Instant>, u64); 8],
 }
 
 impl Throttle {

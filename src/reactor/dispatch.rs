@@ -1,5 +1,6 @@
 //! Serving one ready entry: the part of the loop that is generic over the handler.
 
+use super::clock::Since;
 use super::{OnUnwind, Reactor};
 use crate::buffer::Pool;
 use crate::codec::{Kind, Skipped};
@@ -26,7 +27,7 @@ impl<H: Handler> Reactor<H> {
             let Some(origin) = self.engine.finish_connect(token) else {
                 return false;
             };
-            self.call(token, |handler, cx, conn, session| {
+            self.call(token, "on_open", |handler, cx, conn, session| {
                 handler.on_open(cx, conn, session, origin);
             });
         }
@@ -67,6 +68,7 @@ impl<H: Handler> Reactor<H> {
         } = self;
         let session = sessions.take(token.key());
         let bytes_left = engine.config.read_budget;
+        let since = Since::now(engine);
         let served = OnUnwind::new(engine, token, Engine::handler_panicked);
         let mut dispatch = Dispatch {
             handler,
@@ -78,6 +80,7 @@ impl<H: Handler> Reactor<H> {
             session,
             bytes_left,
             is_observed: flags.intersects(Flags::OBSERVED),
+            since,
         };
         let mut input = Input { inbound, scratch };
         let cut_short = input.serve(flags, &mut dispatch);
@@ -101,7 +104,7 @@ impl<H: Handler> Reactor<H> {
         let drained = self.engine.note_reset(token);
         self.tell_drained(token, drained);
         if let Some(hangup) = self.engine.hangup(token) {
-            self.call(token, |handler, cx, conn, session| {
+            self.call(token, "on_hangup", |handler, cx, conn, session| {
                 handler.on_hangup(cx, conn, session, hangup);
             });
         }
@@ -112,7 +115,7 @@ impl<H: Handler> Reactor<H> {
             match self.engine.accept(id) {
                 Accepted::Conn(conn) => {
                     self.sessions.put(conn.0.key(), H::Session::default());
-                    self.call(conn.0, |handler, cx, conn, session| {
+                    self.call(conn.0, "on_open", |handler, cx, conn, session| {
                         handler.on_open(cx, conn, session, Origin::Accepted(id));
                     });
                 }
@@ -123,7 +126,9 @@ impl<H: Handler> Reactor<H> {
                         sessions,
                         ..
                     } = self;
+                    let since = Since::now(engine);
                     handler.on_refused(&mut Context { engine, sessions }, id, &peer, refusal);
+                    since.end(engine, "on_refused", Some(id.into()));
                 }
                 Accepted::Again => {}
                 Accepted::Nothing => return,
@@ -142,6 +147,8 @@ struct Dispatch<'a, H: Handler> {
     bytes_left: usize,
     /// Frames are recorded before they are delivered.
     is_observed: bool,
+    /// Since when frames are decoded, or the last one was delivered.
+    since: Since,
 }
 
 impl<H: Handler> Dispatch<'_, H> {
@@ -156,15 +163,20 @@ impl<H: Handler> Dispatch<'_, H> {
     /// written now, and decoding may go on.
     #[cold]
     #[inline(never)]
-    fn look_again(&mut self, spend: fn(&mut Engine, Token)) -> Flow {
+    fn look_again(&mut self, name: &'static str, spend: fn(&mut Engine, Token)) -> Flow {
+        let of = Some(ConnId(self.token).into());
         let engine = &mut *self.cx.engine;
+        self.since.end(engine, name, of);
         if engine.look_at_served().intersects(Flags::ABOVE_HIGH)
             && engine.write_out(self.token) == Drained(true)
         {
             let conn = ConnId(self.token);
+            let since = Since::now(engine);
             self.handler
                 .on_drained(&mut self.cx, conn, &mut self.session);
+            since.end(self.cx.engine, "on_drained", of);
         }
+        self.since = Since::now(self.cx.engine);
         spend(self.cx.engine, self.token);
         let flags = self.cx.engine.look_at_served();
         if flags.wants_frames() && !self.is_spent() {
@@ -190,7 +202,7 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
         if engine.served.frames_left > 0 && engine.is_served_unchanged() {
             Flow::Continue
         } else {
-            self.look_again(Engine::spend_credit)
+            self.look_again("on_frame", Engine::spend_credit)
         }
     }
 
@@ -200,7 +212,7 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
         self.cx.engine.note_skipped(self.token, skipped);
         self.handler
             .on_skipped(&mut self.cx, ConnId(self.token), &mut self.session, skipped);
-        self.look_again(Engine::spend_nothing)
+        self.look_again("on_skipped", Engine::spend_nothing)
     }
 
     #[inline]
@@ -252,6 +264,7 @@ impl Input<'_> {
                 return true;
             }
             let halt = if has_undelivered {
+                dispatch.since = Since::now(dispatch.cx.engine);
                 self.inbound.resume(dispatch)
             } else if flags.intersects(Flags::READABLE) {
                 match self.read(dispatch) {
@@ -300,6 +313,7 @@ impl Input<'_> {
                     self.inbound.direct_filled(len);
                     return Read::More;
                 }
+                dispatch.since = Since::now(engine);
                 match self.inbound.ingest(&self.scratch[..len], dispatch) {
                     Halt::Drained if matches!(fill, Fill::Last(_)) => Read::All,
                     halt => Read::Stopped(halt),
@@ -339,9 +353,11 @@ impl Input<'_> {
             engine.kill(dispatch.token, CloseReason::Peer);
         } else if conn.flags.wants_frames() {
             let conn = ConnId(dispatch.token);
+            let since = Since::now(engine);
             dispatch
                 .handler
                 .on_half_close(&mut dispatch.cx, conn, &mut dispatch.session);
+            since.end(dispatch.cx.engine, "on_half_close", Some(conn.into()));
         }
         Halt::Drained
     }

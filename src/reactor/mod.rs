@@ -1,5 +1,6 @@
 //! [`Reactor`]: the loop.
 
+mod clock;
 mod dispatch;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use crate::session::Sessions;
 use crate::socket::{ConnectOptions, ListenOptions, UdpOptions};
 use crate::stats::Stats;
 use crate::token::{ConnId, ListenerId, SocketId, Token, UdpId};
+use clock::Since;
 
 /// A single-threaded event loop that holds TCP listeners, connections and UDP sockets, and a
 /// [`Handler`] that it calls.
@@ -416,7 +418,9 @@ impl<H: Handler> Reactor<H> {
                         sessions,
                         ..
                     } = self;
+                    let since = Since::now(engine);
                     handler.on_timer(&mut Context { engine, sessions }, id, key);
+                    since.end(engine, "on_timer", None);
                 }
                 Task::Interval(_) => unreachable!("it is told of as the handler's"),
                 Task::Deadline(token) => self.engine.deadline_passed(token),
@@ -450,7 +454,9 @@ impl<H: Handler> Reactor<H> {
         while budget > 0 {
             match posted.front_mut() {
                 Some(Posted::Run(closures)) => {
+                    let since = Since::now(engine);
                     if closures.run_next(handler, &mut Context { engine, sessions }) {
+                        since.end(engine, "a posted closure", None);
                         budget -= 1;
                         continue;
                     }
@@ -461,7 +467,9 @@ impl<H: Handler> Reactor<H> {
                         let (conn, payload) = (*conn, std::mem::take(payload));
                         posted.pop_front();
                         let cx = &mut Context { engine, sessions };
+                        let since = Since::now(cx.engine);
                         handler.on_send_refused(cx, conn, payload, error);
+                        since.end(cx.engine, "on_send_refused", None);
                         continue;
                     }
                 }
@@ -499,12 +507,9 @@ impl<H: Handler> Reactor<H> {
         if let Some(closed) = closed {
             let session = sessions.take(token.key());
             let engine = &mut *ended.engine;
-            handler.on_close(
-                &mut Context { engine, sessions },
-                ConnId(token),
-                session,
-                closed,
-            );
+            let (conn, since) = (ConnId(token), Since::now(engine));
+            handler.on_close(&mut Context { engine, sessions }, conn, session, closed);
+            since.end(engine, "on_close", Some(conn.into()));
         }
         ended.disarm();
         self.engine.free(token);
@@ -531,7 +536,7 @@ impl<H: Handler> Reactor<H> {
 
     #[cold]
     fn call_drained(&mut self, token: Token) {
-        self.call(token, |handler, cx, conn, session| {
+        self.call(token, "on_drained", |handler, cx, conn, session| {
             handler.on_drained(cx, conn, session)
         });
         self.engine.restart_frame_deadline(token);
@@ -542,6 +547,7 @@ impl<H: Handler> Reactor<H> {
     fn call(
         &mut self,
         token: Token,
+        name: &'static str,
         callback: impl FnOnce(&mut H, &mut Context<'_, H>, ConnId, &mut H::Session),
     ) {
         let Self {
@@ -553,12 +559,14 @@ impl<H: Handler> Reactor<H> {
         let called = OnUnwind::new(engine, token, Engine::handler_panicked);
         let mut session = sessions.take(token.key());
         let engine = &mut *called.engine;
+        let (conn, since) = (ConnId(token), Since::now(engine));
         callback(
             handler,
             &mut Context { engine, sessions },
-            ConnId(token),
+            conn,
             &mut session,
         );
+        since.end(engine, name, Some(conn.into()));
         called.disarm();
         sessions.put(token.key(), session);
     }

@@ -6,6 +6,7 @@
 
 use std::io;
 
+use super::clock::Since;
 use super::{OnUnwind, Reactor};
 use crate::conn::Flags;
 use crate::context::Context;
@@ -92,7 +93,9 @@ impl<H: Handler> Reactor<H> {
             if is_observed {
                 engine.record_received(id, datagram.data.len(), datagram.truncated);
             }
+            let since = Since::now(engine);
             handler.on_datagram(&mut Context { engine, sessions }, id, datagram);
+            since.end(served.engine, "on_datagram", Some(id.into()));
             if !served.engine.wants_datagrams(id) {
                 break;
             }
@@ -123,6 +126,8 @@ impl<H: Handler> Reactor<H> {
             ..
         } = self;
         engine.note_datagram_error(id, &error);
+        let since = Since::now(engine);
         handler.on_datagram_error(&mut Context { engine, sessions }, id, error);
+        since.end(engine, "on_datagram_error", Some(id.into()));
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::Reactor;
+use super::clock::Since;
 use crate::addr::UnixAddr;
 use crate::conn::Flags;
 use crate::context::Context;
@@ -25,9 +26,7 @@ impl<H: Handler> Reactor<H> {
             let Ok(entry) = engine.unix_datagram_mut(id) else {
                 return;
             };
-            if !entry.flags.intersects(Flags::READABLE)
-                || entry.flags.intersects(Flags::PAUSED)
-            {
+            if !entry.flags.intersects(Flags::READABLE) || entry.flags.intersects(Flags::PAUSED) {
                 return;
             }
             let [slot] = inbox.slots();
@@ -56,7 +55,9 @@ impl<H: Handler> Reactor<H> {
                 data,
                 truncated: len >= slot_len,
             };
+            let since = Since::now(engine);
             handler.on_unix_datagram(&mut Context { engine, sessions }, id, datagram);
+            since.end(engine, "on_unix_datagram", Some(id.into()));
             if let Ok(entry) = self.engine.unix_datagram_mut(id) {
                 entry.from = from;
             }
@@ -76,7 +77,9 @@ impl<H: Handler> Reactor<H> {
             && entry.flags.set(Flags::WRITABLE, false)
             && std::mem::take(&mut entry.was_full)
         {
+            let since = Since::now(engine);
             handler.on_unix_writable(&mut Context { engine, sessions }, id);
+            since.end(engine, "on_unix_writable", Some(id.into()));
         }
     }
 }

@@ -1,0 +1,25 @@
+//! How long callbacks take, where that is measured.
+
+use std::time::Instant;
+
+use crate::engine::Engine;
+use crate::token::SocketId;
+
+/// Since when a callback runs; nothing where nobody asked for it, and then no clock is read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Since(Option<Instant>);
+
+impl Since {
+    #[inline]
+    pub(super) fn now(engine: &Engine) -> Self {
+        Self(engine.config.slow_callback.map(|_| Instant::now()))
+    }
+
+    /// The callback has returned.
+    #[inline]
+    pub(super) fn end(self, engine: &mut Engine, name: &'static str, of: Option<SocketId>) {
+        if let Some(since) = self.0 {
+            engine.note_callback(name, of, since.elapsed());
+        }
+    }
+}
