@@ -325,8 +325,19 @@ fn a_reader_that_stalls_and_drains_over_and_over_makes_no_allocation() {
 
 #[test]
 fn echoed_datagrams_allocate_nothing() {
+    assert_datagrams_allocate_nothing(true);
+}
+
+#[test]
+fn datagrams_echoed_one_by_one_allocate_nothing() {
+    assert_datagrams_allocate_nothing(false);
+}
+
+fn assert_datagrams_allocate_nothing(in_batches: bool) {
     const WINDOW: usize = 32;
-    let mut reactor = Reactor::new(Echo::default()).expect("a reactor");
+    let mut config = Config::default();
+    config.datagram_batches = in_batches;
+    let mut reactor = Reactor::with_config(Echo::default(), config).expect("a reactor");
     let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
     let addr = reactor.local_addr(socket).expect("it is bound");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");

@@ -105,3 +105,29 @@ fn output_of_a_dispatch_that_panicked_is_counted_as_unsent() {
     );
     assert_eq!(closes.len(), 1);
 }
+
+/// What was received with it is gone, as datagrams may be; what the kernel still holds is not.
+#[test]
+fn a_panic_about_a_datagram_does_not_leave_the_socket_unread() {
+    const COUNT: u8 = 20;
+    for in_batches in [true, false] {
+        let mut config = Config::default();
+        config.datagram_batches = in_batches;
+        let probe = fragile(|event| matches!(event, Event::Datagram(..)));
+        let mut reactor = Reactor::with_config(probe, config).expect("a reactor");
+        let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+        let addr = reactor.local_addr(socket).expect("it is bound");
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        for index in 0..COUNT {
+            client.send_to(&[index], addr).expect("it is local");
+        }
+        turn_into_panic(&mut reactor);
+        let is_last = |data: &[u8]| *data == [COUNT - 1];
+        drive(&mut reactor, |reactor| {
+            let events = &reactor.handler().events;
+            events
+                .iter()
+                .any(|event| matches!(event, Event::Datagram(_, _, data, _) if is_last(data)))
+        });
+    }
+}
