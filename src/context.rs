@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 #[cfg(unix)]
 use crate::addr::UnixAddr;
 use crate::addr::{Addr, ToAddrs};
-use crate::codec::Framing;
+use crate::codec::{Framing, Out, put_all};
 use crate::config::Limits;
 use crate::cutmap::{Recording, Segments};
-use crate::engine::Engine;
-use crate::error::{Gone, Refused, SendError, Sent};
+use crate::engine::{Engine, Written};
+use crate::error::{FrameError, Gone, Refused, SendError, Sent};
 use crate::handler::Handler;
 use crate::payload::Payload;
 use crate::session::Sessions;
@@ -85,6 +85,55 @@ impl<H: Handler> Context<'_, H> {
         payload: impl Into<Payload>,
     ) -> Result<Sent, Refused> {
         self.engine.send_owned(conn.0, payload.into())
+    }
+
+    /// As [`send`](Context::send), with the payload in several parts: a header and a body from
+    /// different places, for example. They are one frame.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Context::send).
+    pub fn send_parts(&mut self, conn: ConnId, parts: &[&[u8]]) -> Result<Sent, SendError> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let write = |out: &mut Out<'_>| {
+            put_all(parts, out);
+            Ok(())
+        };
+        self.engine.send(conn.0, Written { len, write })
+    }
+
+    /// As [`send`](Context::send), with a payload that `write` puts where it is sent from: what the
+    /// header says of its length is filled in afterwards, and nothing is copied.
+    ///
+    /// Where the length of the header depends on that of the payload
+    /// ([`varint`](crate::Framing::varint), [`netstring`](crate::Framing::netstring)), the payload
+    /// is moved by it; a [`custom`](crate::Framing::custom) codec that does not know of
+    /// [this](crate::Codec::encode_in_place) is given a copy. Limits are looked at when all is
+    /// written: it is `write` that bounds how much that is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Context::send), and [`SendError::Frame`] with what `write` answered; nothing
+    /// of it is sent then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::io::Write;
+    /// # use unstick::{ConnId, Context, FrameError, Handler, SendError};
+    /// # fn f<H: Handler>(cx: &mut Context<'_, H>, conn: ConnId) -> Result<(), SendError> {
+    /// let temperature = 21.5;
+    /// let _ = cx.send_with(conn, |out| {
+    ///     write!(out, "{{\"celsius\":{temperature}}}").map_err(FrameError::other)
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn send_with<F>(&mut self, conn: ConnId, write: F) -> Result<Sent, SendError>
+    where
+        F: FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
+    {
+        self.engine.send(conn.0, Written { len: 0, write })
     }
 
     /// Sends `payload` to each of `conns`, as [`send`](Context::send) does, and says how many

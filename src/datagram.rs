@@ -6,6 +6,7 @@
 //! the system carries several datagrams as one, that is seen here, as a [`Message`] or as a
 //! [`run`] that tells where they begin and end, and by nobody else.
 
+mod framed;
 #[cfg_attr(
     not(all(feature = "udp-batch", any(target_os = "linux", target_os = "android"))),
     allow(dead_code, reason = "only batches are made of runs")
@@ -16,6 +17,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::buffer::Buf;
+
+pub use framed::{DatagramError, DatagramFault};
 
 /// One received datagram.
 #[derive(Debug, Clone, Copy)]

@@ -2,14 +2,14 @@
 //! sockets and other runtimes.
 //!
 //! [`Deframer`] turns bytes into frames and [`Framer`] frames into bytes, both without I/O;
-//! [`FramedStream`] puts them on anything that reads and writes.
+//! [`FramedStream`](crate::FramedStream) puts them on anything that reads and writes.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 
 use crate::buffer::Buf;
-use crate::codec::{Codec, ErasedState, Framing, Kind, Scanned, Skipped, Step, with_builtin};
+use crate::codec::{AnyState, Framing, Out, Skipped, Step, put_all};
 use crate::error::{DecodeError, FrameError};
 
 /// Room for a read where nothing is known about the frame to come.
@@ -53,7 +53,7 @@ pub enum Decoded<'a> {
 /// ```
 pub struct Deframer {
     framing: Framing,
-    state: State,
+    state: AnyState,
     buf: Buf,
     /// Bytes at the front that belong to the frame handed out last.
     delivered: usize,
@@ -73,20 +73,13 @@ enum Found {
     Skipped(Skipped),
 }
 
-/// What the codec remembers.
-#[derive(Default)]
-pub(crate) struct State {
-    scanned: Scanned,
-    own: Option<ErasedState>,
-}
-
 impl Deframer {
     /// A deframer at the beginning of a stream.
     #[must_use]
     pub fn new(framing: Framing) -> Self {
         Self {
             framing,
-            state: State::default(),
+            state: AnyState::default(),
             buf: Buf::default(),
             delivered: 0,
             skip: 0,
@@ -178,7 +171,7 @@ impl Deframer {
     pub fn reframe(&mut self, framing: Framing) {
         self.consume_delivered();
         self.framing = framing;
-        self.state = State::default();
+        self.state = AnyState::default();
         self.buf.need = 0;
     }
 
@@ -251,7 +244,11 @@ impl Deframer {
                 return Ok(None);
             }
             self.buf.need = 0;
-            match self.step(has_ended) {
+            let bytes = self.buf.bytes();
+            match self
+                .state
+                .checked_step(self.framing.kind(), bytes, has_ended)
+            {
                 Ok(Step::Frame { frame, consumed }) => {
                     self.delivered = consumed;
                     return Ok(Some(Found::Frame(frame)));
@@ -277,13 +274,6 @@ impl Deframer {
         })
     }
 
-    /// Asks the codec, once, and holds it to its contract.
-    fn step(&mut self, has_ended: bool) -> Result<Step, FrameError> {
-        let bytes = self.buf.bytes();
-        let step = self.state.step(self.framing.kind(), bytes, has_ended)?;
-        step.check(bytes.len())
-    }
-
     fn consume_delivered(&mut self) {
         let delivered = std::mem::take(&mut self.delivered);
         if delivered > 0 {
@@ -303,27 +293,6 @@ impl Deframer {
         self.buf.consume(skipped);
         self.skip -= skipped as u64;
         self.offset += skipped as u64;
-    }
-}
-
-impl State {
-    pub(crate) fn step(
-        &mut self,
-        kind: &Kind,
-        bytes: &[u8],
-        has_ended: bool,
-    ) -> Result<Step, FrameError> {
-        let Self { scanned, own } = self;
-        with_builtin!(kind, codec => match has_ended {
-            false => codec.decode(scanned, bytes),
-            true => codec.finish(scanned, bytes),
-        }, custom => {
-            let own = own.get_or_insert_with(|| custom.new_state());
-            match has_ended {
-                false => custom.decode_erased(own, bytes),
-                true => custom.finish_erased(own, bytes),
-            }
-        })
     }
 }
 
@@ -375,15 +344,56 @@ impl Framer {
         Ok(self.buf.bytes())
     }
 
+    /// As [`frame`](Framer::frame), with the payload in several parts.
+    ///
+    /// # Errors
+    ///
+    /// As for [`frame`](Framer::frame).
+    pub fn frame_parts(&mut self, parts: &[&[u8]]) -> Result<&[u8], FrameError> {
+        self.frame_with(|out| {
+            put_all(parts, out);
+            Ok(())
+        })
+    }
+
+    /// As [`frame`](Framer::frame), with a payload that `write` puts where it is to stand: what the
+    /// header says of it is filled in afterwards. As
+    /// [`Context::send_with`](crate::Context::send_with).
+    ///
+    /// # Errors
+    ///
+    /// As for [`frame`](Framer::frame), or what `write` answered.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// use unstick::{FrameError, Framer, Framing};
+    ///
+    /// let mut framer = Framer::new(Framing::length_u16());
+    /// let frame = framer.frame_with(|out| {
+    ///     write!(out, "{} + {}", 1, 2).map_err(FrameError::other)
+    /// })?;
+    /// assert_eq!(frame, b"\x00\x051 + 2");
+    /// # Ok::<(), FrameError>(())
+    /// ```
+    pub fn frame_with<F>(&mut self, write: F) -> Result<&[u8], FrameError>
+    where
+        F: FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
+    {
+        self.buf.clear();
+        self.framing.encode_with(&mut self.buf, write)?;
+        Ok(self.buf.bytes())
+    }
+
     /// Writes one frame, with one call of `write` where the writer takes it whole.
     ///
     /// # Errors
     ///
-    /// What `writer` answered, or `InvalidInput` with a [`FrameError`] and nothing written.
+    /// What `writer` answered, after which nobody knows how much of the frame it has taken; or
+    /// `InvalidInput` with a [`FrameError`] and nothing written.
     pub fn write_frame(&mut self, writer: &mut impl Write, payload: &[u8]) -> io::Result<()> {
-        let frame = self.frame(payload);
-        let frame = frame.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        writer.write_all(frame)
+        writer.write_all(self.frame(payload).map_err(invalid_input)?)
     }
 
     /// Exchanges the framing, from the next frame on.
@@ -400,89 +410,14 @@ impl fmt::Debug for Framer {
     }
 }
 
-/// Frames over anything that reads and writes and blocks: a std socket, a serial line, a pair of
-/// pipes. For tools and tests; many connections at once are what a [`Reactor`](crate::Reactor) is
-/// for.
-///
-/// # Examples
-///
-/// ```
-/// use std::net::{TcpListener, TcpStream};
-/// use unstick::{FramedStream, Framing};
-///
-/// # fn main() -> std::io::Result<()> {
-/// let listener = TcpListener::bind("127.0.0.1:0")?;
-/// let stream = TcpStream::connect(listener.local_addr()?)?;
-/// let mut client = FramedStream::new(stream, Framing::line());
-/// let mut server = FramedStream::new(listener.accept()?.0, Framing::line());
-///
-/// client.send(b"hello")?;
-/// assert_eq!(server.receive()?, Some(&b"hello"[..]));
-/// drop(client);
-/// assert_eq!(server.receive()?, None);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct FramedStream<S> {
-    stream: S,
-    deframer: Deframer,
-    framer: Framer,
-}
-
-impl<S: Read + Write> FramedStream<S> {
-    /// Frames over `stream`, the same in both directions.
-    #[must_use]
-    pub fn new(stream: S, framing: Framing) -> Self {
-        Self {
-            stream,
-            deframer: Deframer::new(framing.clone()),
-            framer: Framer::new(framing),
-        }
-    }
-
-    /// Sends one frame, and returns when the stream has taken all of it.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Framer::write_frame`].
-    pub fn send(&mut self, payload: &[u8]) -> io::Result<()> {
-        self.framer.write_frame(&mut self.stream, payload)
-    }
-
-    /// Waits for one frame; `None` when the peer has ended its side.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Deframer::read_frame`].
-    pub fn receive(&mut self) -> io::Result<Option<&[u8]>> {
-        self.deframer.read_frame(&mut self.stream)
-    }
-
-    /// Exchanges the framing of both directions. Bytes that are read already are kept.
-    pub fn reframe(&mut self, framing: Framing) {
-        self.deframer.reframe(framing.clone());
-        self.framer.reframe(framing);
-    }
-
-    /// The stream, for its options and its end. Bytes that are read from it are missed by
-    /// [`receive`](FramedStream::receive).
-    pub fn stream(&self) -> &S {
-        &self.stream
-    }
-
-    /// Gives the stream back, and the bytes that were read and not handed out.
-    #[must_use]
-    pub fn into_inner(self) -> (S, Vec<u8>) {
-        let rest = self.deframer.rest().to_vec();
-        (self.stream, rest)
-    }
+pub(crate) fn invalid_input(error: FrameError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::Out;
+    use crate::codec::{Codec, Out};
 
     /// Gives its bytes in pieces of one length.
     struct Pieces<'a>(&'a [u8], usize);
@@ -690,5 +625,56 @@ mod tests {
             let error = deframer.read_frame(&mut reader).expect_err("cut short");
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }
+    }
+
+    #[test]
+    fn a_stream_that_ends_in_a_frame_that_is_skipped_is_an_unexpected_end() {
+        for (framing, stream) in [
+            (Framing::line(), &b"ok\nfar too lo"[..]),
+            (Framing::length_u8(), b"\x02ok\xFFfar too lo"),
+            (Framing::length_u8(), b"\x02ok\xFF"),
+        ] {
+            for piece in 1..=stream.len() {
+                let framing = framing.clone().frame_len_max(4).skip_too_long();
+                let mut deframer = Deframer::new(framing);
+                let mut reader = Pieces(stream, piece);
+                let frame = deframer.read_frame(&mut reader).expect("a frame");
+                assert_eq!(frame, Some(&b"ok"[..]));
+                let error = deframer.read_frame(&mut reader).expect_err("cut short");
+                assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+            }
+        }
+    }
+
+    #[test]
+    fn skipped_frames_are_told_in_their_order_and_held_by_no_buffer() {
+        let framing = Framing::line().frame_len_max(3).skip_too_long();
+        let mut deframer = Deframer::new(framing);
+        let mut told = Vec::new();
+        for piece in [&b"a\nlon"[..], &[b'g'; 1 << 20], b"\nb\nlong\r\n"] {
+            deframer.extend(piece);
+            while let Some(decoded) = deframer.decode().expect("no error") {
+                told.push(match decoded {
+                    Decoded::Frame(frame) => frame.len() as u64,
+                    Decoded::Skipped(skipped) => skipped.len,
+                });
+            }
+            assert!(deframer.rest().len() <= 3);
+        }
+        assert_eq!(told, [1, (1 << 20) + 3, 1, 4]);
+        assert_eq!(deframer.frames_skipped(), 2);
+        let error = Deframer::new(Framing::varint().skip_too_long());
+        let mut deframer = error;
+        deframer.extend(&[0x80; 20]);
+        deframer.next_frame().expect_err("malformed is final");
+        for _ in 0..1000 {
+            deframer.extend(&[1; 1000]);
+            deframer.space()[0] = 1;
+            deframer.filled(1);
+            deframer.next_frame().expect_err("still");
+            deframer.last_frame().expect_err("still");
+        }
+        assert_eq!(deframer.rest(), [0x80; 20]);
+        assert!(deframer.buf.capacity() <= 2 * READ_LEN);
     }
 }

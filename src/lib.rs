@@ -128,6 +128,9 @@
 //! with [`CloseReason::Frame`], which tells where it began; or it is
 //! [skipped](Framing::skip_too_long), exactly, and [`on_skipped`](Handler::on_skipped) tells of it.
 //!
+//! A datagram is a message already. Where a protocol frames its messages over UDP too,
+//! [`Datagram::frame`] gives the one frame that a datagram must be.
+//!
 //! The framings serve without a reactor too: [`Deframer`] and [`Framer`] for bytes from anywhere,
 //! [`FramedStream`] for a blocking stream.
 //!
@@ -272,6 +275,7 @@ mod datagram;
 mod deframe;
 mod engine;
 mod error;
+mod framed_stream;
 pub mod guide;
 mod handler;
 mod payload;
@@ -297,14 +301,15 @@ pub use addr::{Addr, ToAddrs};
 pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Skipped, Step};
 pub use config::{Config, Limits};
 pub use context::Context;
-pub use datagram::Datagram;
 #[cfg(unix)]
 pub use datagram::UnixDatagram;
-pub use deframe::{Decoded, Deframer, FramedStream, Framer};
+pub use datagram::{Datagram, DatagramError, DatagramFault};
+pub use deframe::{Decoded, Deframer, Framer};
 pub use error::{
     CloseReason, Closed, DecodeError, FrameError, Gone, PostError, Refusal, Refused, SendError,
     Sent,
 };
+pub use framed_stream::FramedStream;
 pub use handler::{Handler, Hangup, Origin};
 pub use payload::Payload;
 pub use reactor::Reactor;

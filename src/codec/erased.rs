@@ -1,8 +1,8 @@
-//! A user's codec behind a trait object, with its state in a box.
+//! A user's codec behind a trait object, with its state in a box; and the state of any codec.
 
 use std::any::Any;
 
-use super::{Codec, Out, Step};
+use super::{Codec, Kind, Out, Scanned, Step, with_builtin};
 use crate::error::FrameError;
 
 pub(crate) type ErasedState = Box<dyn Any + Send>;
@@ -13,6 +13,8 @@ pub(crate) trait ErasedCodec: Send + Sync {
     fn decode_erased(&self, state: &mut ErasedState, bytes: &[u8]) -> Result<Step, FrameError>;
     fn finish_erased(&self, state: &mut ErasedState, rest: &[u8]) -> Result<Step, FrameError>;
     fn encode_erased(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError>;
+    fn room_erased(&self) -> usize;
+    fn encode_in_place_erased(&self, out: &mut Out<'_>) -> Result<(), FrameError>;
 }
 
 impl<C> ErasedCodec for C
@@ -35,6 +37,14 @@ where
     fn encode_erased(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         Codec::encode(self, payload, out)
     }
+
+    fn room_erased(&self) -> usize {
+        Codec::room(self)
+    }
+
+    fn encode_in_place_erased(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        Codec::encode_in_place(self, out)
+    }
 }
 
 fn own_state<C>(state: &mut ErasedState) -> &mut C::State
@@ -45,4 +55,43 @@ where
     (**state)
         .downcast_mut()
         .expect("a state is only shown to the codec that made it")
+}
+
+/// What a codec remembers of a stream, whichever it is.
+#[derive(Default)]
+pub(crate) struct AnyState {
+    scanned: Scanned,
+    own: Option<ErasedState>,
+}
+
+impl AnyState {
+    /// Asks the codec, once, and holds it to its contract.
+    pub(crate) fn checked_step(
+        &mut self,
+        kind: &Kind,
+        bytes: &[u8],
+        has_ended: bool,
+    ) -> Result<Step, FrameError> {
+        self.step(kind, bytes, has_ended)?.check(bytes.len())
+    }
+
+    /// Asks the codec, once.
+    pub(crate) fn step(
+        &mut self,
+        kind: &Kind,
+        bytes: &[u8],
+        has_ended: bool,
+    ) -> Result<Step, FrameError> {
+        let Self { scanned, own } = self;
+        with_builtin!(kind, codec => match has_ended {
+            false => codec.decode(scanned, bytes),
+            true => codec.finish(scanned, bytes),
+        }, custom => {
+            let own = own.get_or_insert_with(|| custom.new_state());
+            match has_ended {
+                false => custom.decode_erased(own, bytes),
+                true => custom.finish_erased(own, bytes),
+            }
+        })
+    }
 }

@@ -14,6 +14,7 @@ use std::ops::Range;
 use crate::buffer::Buf;
 use crate::error::FrameError;
 
+mod compose;
 mod delimited;
 mod erased;
 mod fixed;
@@ -29,7 +30,8 @@ mod varint;
 pub use framing::{Framing, ParseFramingError};
 pub use length_field::LengthField;
 
-pub(crate) use erased::{ErasedCodec, ErasedState};
+pub(crate) use compose::put_all;
+pub(crate) use erased::{AnyState, ErasedCodec, ErasedState};
 pub(crate) use framing::{Kind, with_builtin};
 
 /// What a codec saw in the bytes it was shown.
@@ -193,6 +195,12 @@ impl<'a> Out<'a> {
     #[inline]
     pub(crate) fn new(buf: &'a mut Buf) -> Self {
         let start = buf.len();
+        Self::since(buf, start)
+    }
+
+    /// Goes on with a frame that begins at `start`.
+    #[inline]
+    fn since(buf: &'a mut Buf, start: usize) -> Self {
         Self {
             buf,
             start,
@@ -316,14 +324,15 @@ impl Limit {
     }
 
     /// The answer to a frame with a payload of `len` bytes, `bytes` with all that belongs to it.
-    #[cold]
-    #[inline(never)]
+    ///
+    /// Inlined, so that the answer of a codec stays in registers: only the error is made elsewhere.
+    #[inline(always)]
     fn exceeded(self, len: u64, bytes: u64) -> Result<Step, FrameError> {
-        let limit = self.len as u64;
-        match self.skips {
-            true => Ok(Step::SkipFrame { bytes, len, limit }),
-            false => Err(FrameError::TooLong { len, limit }),
+        if self.skips {
+            let limit = self.len as u64;
+            return Ok(Step::SkipFrame { bytes, len, limit });
         }
+        Err(FrameError::too_long(len, self.len))
     }
 
     /// The answer to `shown` bytes of a frame whose end was looked for up to `to`, and which the

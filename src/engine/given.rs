@@ -26,8 +26,13 @@ impl Engine {
     /// framing allows it.
     pub(crate) fn send_owned(&mut self, token: Token, payload: Payload) -> Result<Sent, Refused> {
         let sent = match self.around(token, &payload) {
-            Ok(Some(around)) => return Ok(self.queue_given(token, around, payload)),
-            Ok(None) => self.send(token, &payload),
+            Ok(Some(around)) => {
+                let before = self.accepted_bytes(token);
+                let sent = self.queue_given(token, around, payload);
+                self.record_send(token, before);
+                return Ok(sent);
+            }
+            Ok(None) => self.send(token, &payload[..]),
             Err(error) => Err(error),
         };
         sent.map_err(|error| Refused { error, payload })

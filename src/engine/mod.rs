@@ -35,7 +35,7 @@ pub(crate) use entry::UnixDatagramEntry;
 pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
 pub(crate) use input::Fill;
 pub(crate) use lifecycle::Accepted;
-pub(crate) use output::Drained;
+pub(crate) use output::{Drained, Written};
 pub(crate) use timers::Task;
 
 use crate::addr::Addr;

@@ -6,6 +6,7 @@
 
 use std::io;
 
+use super::output::Encode;
 use super::{Connection, Engine};
 use crate::conn::Flags;
 use crate::cutmap::{EventKind, Recorder, Recording, Segments};
@@ -52,21 +53,29 @@ impl Engine {
 
     /// Sends on an observed connection: as on any other, and what was accepted is recorded.
     #[cold]
-    pub(super) fn send_observed(
+    pub(super) fn send_observed<P: Encode>(
         &mut self,
         token: Token,
-        payload: &[u8],
+        payload: P,
     ) -> Result<Sent, SendError> {
         let before = self.accepted_bytes(token);
         self.conn_mut(token)?.flags.remove(Flags::OBSERVED);
         let sent = self.look_and_send(token, payload);
         self.conn_mut(token)?.flags.insert(Flags::OBSERVED);
+        if sent.is_ok() {
+            self.record_send(token, before);
+        }
+        sent
+    }
+
+    /// Records what was accepted since `before` bytes were, where the connection is observed.
+    pub(super) fn record_send(&mut self, token: Token, before: u64) {
+        let is_observed = |conn: &Connection| conn.flags.intersects(Flags::OBSERVED);
         let len = self.accepted_bytes(token).saturating_sub(before);
-        if sent.is_ok() && len > 0 {
+        if len > 0 && self.entries.conn(token).is_ok_and(is_observed) {
             self.recorder.pass(self.now);
             self.recorder.note(token, EventKind::Send, before, len);
         }
-        sent
     }
 
     /// Records a frame that is delivered next. It stands at the beginning of `bytes`, and `frame`
@@ -123,7 +132,7 @@ impl Engine {
     }
 
     /// How many bytes of a connection's stream `send` has accepted so far.
-    fn accepted_bytes(&self, token: Token) -> u64 {
+    pub(super) fn accepted_bytes(&self, token: Token) -> u64 {
         let Ok(conn) = self.entries.conn(token) else {
             return 0;
         };

@@ -8,10 +8,11 @@ use std::io::{self, IoSlice};
 
 use super::observe::record_write;
 use super::{Connection, Engine, Entry};
-use crate::buffer::Pool;
+use crate::buffer::{Buf, Pool};
+use crate::codec::{Framing, Out};
 use crate::config::Config;
 use crate::conn::{ClosingStep, Flags, Outbound, SLICES_MAX};
-use crate::error::{CloseReason, SendError, Sent};
+use crate::error::{CloseReason, FrameError, SendError, Sent};
 use crate::stats::Stats;
 use crate::timer::Stamp;
 use crate::token::Token;
@@ -22,10 +23,49 @@ use crate::token::Token;
 #[must_use]
 pub(crate) struct Drained(pub(crate) bool);
 
+/// What becomes a frame.
+pub(crate) trait Encode {
+    /// How much room to make for it, as far as that is known.
+    fn len(&self) -> usize;
+    /// Appends the frame, or nothing.
+    fn encode(self, framing: &Framing, buf: &mut Buf) -> Result<(), FrameError>;
+}
+
+impl Encode for &[u8] {
+    #[inline]
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+
+    #[inline]
+    fn encode(self, framing: &Framing, buf: &mut Buf) -> Result<(), FrameError> {
+        framing.encode(self, buf)
+    }
+}
+
+/// A payload that is written where it is sent from.
+pub(crate) struct Written<F> {
+    pub(crate) len: usize,
+    pub(crate) write: F,
+}
+
+impl<F> Encode for Written<F>
+where
+    F: FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
+{
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn encode(self, framing: &Framing, buf: &mut Buf) -> Result<(), FrameError> {
+        framing.encode_with(buf, self.write)
+    }
+}
+
 impl Engine {
     /// Encodes `payload` as a frame and queues it.
     #[inline]
-    pub(crate) fn send(&mut self, token: Token, payload: &[u8]) -> Result<Sent, SendError> {
+    pub(crate) fn send<P: Encode>(&mut self, token: Token, payload: P) -> Result<Sent, SendError> {
         if self.entries.is_unchanged(token) {
             return self.gather(payload);
         }
@@ -34,10 +74,10 @@ impl Engine {
 
     /// [`send`](Engine::send) for a connection that has to be looked at.
     #[inline(never)]
-    pub(super) fn look_and_send(
+    pub(super) fn look_and_send<P: Encode>(
         &mut self,
         token: Token,
-        payload: &[u8],
+        payload: P,
     ) -> Result<Sent, SendError> {
         let is_served = self.served.is(token);
         let conn = self.entries.conn_mut(token)?;
@@ -54,7 +94,7 @@ impl Engine {
 
     /// Gathers a frame for the connection that is served.
     #[inline]
-    fn gather(&mut self, payload: &[u8]) -> Result<Sent, SendError> {
+    fn gather<P: Encode>(&mut self, payload: P) -> Result<Sent, SendError> {
         let Self {
             served,
             out,
@@ -62,7 +102,7 @@ impl Engine {
             ..
         } = self;
         let before = out.len();
-        served.framing.encode(payload, out)?;
+        payload.encode(&served.framing, out)?;
         if out.len() > config.write_high {
             return self.gathered_much(before);
         }
@@ -98,7 +138,7 @@ impl Engine {
     }
 
     /// [`send`](Engine::send) for a connection that is not served, or has a queue.
-    fn send_queued(&mut self, token: Token, payload: &[u8]) -> Result<Sent, SendError> {
+    fn send_queued<P: Encode>(&mut self, token: Token, payload: P) -> Result<Sent, SendError> {
         let is_memory_full = self.is_memory_full();
         let Self {
             entries,
@@ -125,7 +165,7 @@ impl Engine {
             .outbound
             .get_or_insert_with(|| spare_outbounds.take(*stamp));
         let encoded = outbound.encode(payload.len(), limit, pool, |buf| {
-            framing.encode(payload, buf)
+            payload.encode(framing, buf)
         });
         let queued = outbound.len();
         if queued == 0 {

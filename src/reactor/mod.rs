@@ -463,7 +463,7 @@ impl<H: Handler> Reactor<H> {
                 }
                 Some(Posted::Send { conn, payload }) => {
                     budget -= 1;
-                    if let Err(error) = engine.send(conn.0, payload) {
+                    if let Err(error) = engine.send(conn.0, &payload[..]) {
                         let (conn, payload) = (*conn, std::mem::take(payload));
                         posted.pop_front();
                         let cx = &mut Context { engine, sessions };

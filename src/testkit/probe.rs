@@ -1,7 +1,6 @@
 //! A codec, asked directly and held to its contract.
 
-use crate::codec::{Framing, Step};
-use crate::deframe::State;
+use crate::codec::{AnyState, Framing, Step};
 
 /// What a stream came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,7 +36,7 @@ pub(super) fn decode(
     strides: &[Stride],
 ) -> Result<Outcome, String> {
     let mut outcome = Outcome::default();
-    let (mut state, mut held) = (State::default(), Vec::new());
+    let (mut state, mut held) = (AnyState::default(), Vec::new());
     let (mut need, mut skip) = (1, 0_u64);
     let ends = pieces.iter().map(|_| false).chain([true]);
     let mut strides = strides.iter().peekable();
@@ -98,7 +97,7 @@ pub(super) fn decode(
 /// One look. `None` is an error of the stream, `Err` one of the codec.
 fn step(
     framing: &Framing,
-    state: &mut State,
+    state: &mut AnyState,
     bytes: &[u8],
     has_ended: bool,
 ) -> Result<Option<Step>, String> {
@@ -145,7 +144,7 @@ pub(super) fn strides(framing: &Framing, stream: &[u8]) -> Result<Vec<Stride>, S
 
 /// Looks at the first bytes of a stream.
 fn first_look(framing: &Framing, bytes: &[u8]) -> Result<Option<Step>, String> {
-    step(framing, &mut State::default(), bytes, false)
+    step(framing, &mut AnyState::default(), bytes, false)
 }
 
 fn is_enough(framing: &Framing, bytes: &[u8]) -> Result<bool, String> {
@@ -187,7 +186,7 @@ pub(super) fn searches_again(
             continue;
         }
         for lure_len in 1..=LURE_LEN_MAX {
-            let mut state = State::default();
+            let mut state = AnyState::default();
             let first = step(framing, &mut state, &frame[..seen], false)?;
             if first != Some(Step::Need(seen + 1)) {
                 // It knows where the frame ends, and searches for nothing.

@@ -1,0 +1,175 @@
+//! Frames that are written where they are sent from, and payloads that come in parts.
+
+use std::io;
+
+use super::{Codec, Framing, Kind, Out, with_builtin};
+use crate::buffer::Buf;
+use crate::error::FrameError;
+
+impl Framing {
+    /// Appends one frame, whose payload `write` puts in its place. After an error the buffer is as
+    /// it was.
+    pub(crate) fn encode_with(
+        &self,
+        buf: &mut Buf,
+        write: impl FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
+    ) -> Result<(), FrameError> {
+        let start = buf.len();
+        buf.put_zeros(self.kind().room());
+        let result = write(&mut Out::new(buf))
+            .and_then(|()| self.kind().encode_in_place(&mut Out::since(buf, start)));
+        if result.is_err() {
+            buf.truncate(start);
+        }
+        result
+    }
+}
+
+impl Kind {
+    fn room(&self) -> usize {
+        with_builtin!(self, codec => codec.room(), custom => custom.room_erased())
+    }
+
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        with_builtin!(
+            self,
+            codec => codec.encode_in_place(out),
+            custom => custom.encode_in_place_erased(out)
+        )
+    }
+}
+
+/// Puts several parts of a payload, one behind the other.
+pub(crate) fn put_all(parts: &[&[u8]], out: &mut Out<'_>) {
+    for part in parts {
+        out.put(part);
+    }
+}
+
+/// Bytes are put, all of them; there is nothing to flush, and no error.
+impl io::Write for Out<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::codec::LengthField;
+
+    /// Puts a byte in front that tells whether the payload is long, and counts nothing.
+    struct Flagged;
+
+    impl Codec for Flagged {
+        type State = ();
+
+        fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<super::super::Step, FrameError> {
+            let len = bytes.len();
+            Ok(super::super::Step::Frame {
+                frame: 1..len,
+                consumed: len,
+            })
+        }
+
+        fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+            if payload.is_empty() {
+                return Err(FrameError::Unencodable("nothing"));
+            }
+            out.put(&[u8::from(payload.len() > 3)]);
+            out.put(payload);
+            Ok(())
+        }
+    }
+
+    fn framings() -> Vec<Framing> {
+        let names = "raw line u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le varint varint-lax \
+                     netstring fixed-3 delimiter-; delimiter-ab|abab";
+        let named = names.split_ascii_whitespace();
+        let mut framings: Vec<Framing> = named.map(|name| name.parse().expect("a name")).collect();
+        let field = LengthField::new(3)
+            .leading(b"M")
+            .following(b"!")
+            .adjustment(2);
+        let body_len = |header: &[u8]| Ok(u64::from(header[0] % 8));
+        framings.extend([
+            Framing::length_field(field.clone()),
+            Framing::length_field(field.clone().strip(2)),
+            Framing::length_field(field.clone().strip(7)),
+            Framing::length_field(field.keep_header()),
+            Framing::header_body(Framing::fixed(1), body_len),
+            Framing::custom(Flagged),
+        ]);
+        let limits = [0, 2, 200, 1 << 20];
+        framings
+            .into_iter()
+            .flat_map(|framing| limits.map(|limit| framing.clone().frame_len_max(limit)))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_written_in_place_is_what_is_encoded_or_refused_as_it_is() {
+        let long = [b'z'; 300];
+        let payloads: [&[u8]; 14] = [
+            b"",
+            b"a",
+            b"ab",
+            b"abc",
+            b"zab",
+            b"a;b",
+            b"a\nb",
+            b"ab\r",
+            b"\x03abc",
+            b"\x04abc",
+            &long[..127],
+            &long[..128],
+            &long[..255],
+            &long,
+        ];
+        for framing in framings() {
+            for payload in payloads {
+                let mut expected = Buf::default();
+                expected.put(b"before");
+                let encoded = framing.encode(payload, &mut expected);
+                let mut buf = Buf::default();
+                buf.put(b"before");
+                let (front, back) = payload.split_at(payload.len() / 2);
+                let composed = framing.encode_with(&mut buf, |out| {
+                    out.put(front);
+                    assert_eq!(out.bytes(), front, "the header is not to be seen");
+                    out.put_zeros(back.len()).copy_from_slice(back);
+                    Ok(())
+                });
+                let context = format!("{framing:?}, {}", payload.escape_ascii());
+                match (encoded, composed) {
+                    (Ok(()), Ok(())) => assert_eq!(buf.bytes(), expected.bytes(), "{context}"),
+                    (Err(one), Err(other)) => {
+                        assert_eq!(one.to_string(), other.to_string(), "{context}");
+                        assert_eq!(buf.bytes(), b"before", "{context}");
+                    }
+                    both => panic!("{context}: {both:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_that_is_given_up_leaves_nothing() {
+        for framing in framings() {
+            let mut buf = Buf::default();
+            let given_up = framing.encode_with(&mut buf, |out| {
+                write!(out, "{}", 17).expect("it takes all");
+                Err(FrameError::other("no more"))
+            });
+            assert_eq!(given_up.expect_err("given up").to_string(), "no more");
+            assert!(buf.is_empty());
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! [`FramedStream`]: frames over a stream that blocks.
+
+use std::io::{self, Read, Write};
+
+use crate::buffer::Buf;
+use crate::codec::Framing;
+use crate::deframe::{Deframer, invalid_input};
+
+/// Frames over anything that reads or writes and blocks: a std socket, a file, a serial line. For
+/// tools and tests; many connections at once are what a [`Reactor`](crate::Reactor) is for.
+///
+/// Where the stream has a timeout, nothing is lost by it: a frame that has come in part is read on
+/// by the next [`receive`](FramedStream::receive), and one that has gone in part is kept, and
+/// written on by [`flush`](FramedStream::flush).
+///
+/// A pair of pipes, such as those of a child process, is a [`Deframer`] for the one and a
+/// [`Framer`](crate::Framer) for the other.
+///
+/// # Examples
+///
+/// ```
+/// use std::net::{TcpListener, TcpStream};
+/// use unstick::{FramedStream, Framing};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let stream = TcpStream::connect(listener.local_addr()?)?;
+/// let mut client = FramedStream::new(stream, Framing::line());
+/// let mut server = FramedStream::new(listener.accept()?.0, Framing::line());
+///
+/// client.send(b"hello")?;
+/// assert_eq!(server.receive()?, Some(&b"hello"[..]));
+/// drop(client);
+/// assert_eq!(server.receive()?, None);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct FramedStream<S> {
+    stream: S,
+    deframer: Deframer,
+    framing: Framing,
+    /// Frames that the stream has not taken yet.
+    unsent: Buf,
+}
+
+impl<S> FramedStream<S> {
+    /// Frames over `stream`, the same in both directions.
+    #[must_use]
+    pub fn new(stream: S, framing: Framing) -> Self {
+        Self {
+            stream,
+            deframer: Deframer::new(framing.clone()),
+            framing,
+            unsent: Buf::default(),
+        }
+    }
+
+    /// Exchanges the framing of both directions. Bytes that are read already are kept.
+    pub fn reframe(&mut self, framing: Framing) {
+        self.deframer.reframe(framing.clone());
+        self.framing = framing;
+    }
+
+    /// The stream, for its options and its end. Bytes that are read from it are missed by
+    /// [`receive`](FramedStream::receive).
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// Bytes of frames that the stream has not taken yet: none but after an error of
+    /// [`send`](FramedStream::send) or [`flush`](FramedStream::flush).
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// Gives the stream back, and the bytes that were read and not handed out. What is unsent is
+    /// lost.
+    #[must_use]
+    pub fn into_inner(self) -> (S, Vec<u8>) {
+        let rest = self.deframer.rest().to_vec();
+        (self.stream, rest)
+    }
+}
+
+impl<S: Write> FramedStream<S> {
+    /// Sends one frame, and returns when the stream has taken all of it.
+    ///
+    /// # Errors
+    ///
+    /// * `InvalidInput` with a [`FrameError`](crate::FrameError), where the framing cannot carry
+    ///   the payload, and nothing of it is sent.
+    /// * What the stream answered. The frame is kept: after a `WouldBlock` or a `TimedOut`,
+    ///   [`flush`](FramedStream::flush) writes on, and so does the next `send`. Not to be sent
+    ///   again.
+    pub fn send(&mut self, payload: &[u8]) -> io::Result<()> {
+        let encoded = self.framing.encode(payload, &mut self.unsent);
+        encoded.map_err(invalid_input)?;
+        self.flush()
+    }
+
+    /// Writes what is unsent, and flushes the stream.
+    ///
+    /// # Errors
+    ///
+    /// What the stream answered; `Interrupted` is retried. `WriteZero` where it takes no more.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            match self.stream.write(self.unsent.bytes()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(len) => self.unsent.consume(len),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.stream.flush()
+    }
+}
+
+impl<S: Read> FramedStream<S> {
+    /// Waits for one frame; `None` when the peer has ended its side.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Deframer::read_frame`].
+    pub fn receive(&mut self) -> io::Result<Option<&[u8]>> {
+        self.deframer.read_frame(&mut self.stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes or gives some bytes, and times out every other time.
+    struct Slow {
+        bytes: Vec<u8>,
+        piece: usize,
+        is_late: bool,
+    }
+
+    impl Slow {
+        fn wait(&mut self) -> io::Result<()> {
+            self.is_late = !self.is_late;
+            match self.is_late {
+                true => Err(io::ErrorKind::WouldBlock.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl Read for Slow {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.wait()?;
+            let len = self.piece.min(buf.len()).min(self.bytes.len());
+            let piece: Vec<u8> = self.bytes.drain(..len).collect();
+            buf[..len].copy_from_slice(&piece);
+            Ok(len)
+        }
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.wait()?;
+            let len = self.piece.min(bytes.len());
+            self.bytes.extend_from_slice(&bytes[..len]);
+            Ok(len)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_timeout_in_the_middle_of_a_frame_loses_nothing() {
+        for piece in [1, 3, 1000] {
+            let bytes = Vec::new();
+            let (is_late, framing) = (false, Framing::length_u16());
+            let slow = Slow {
+                bytes,
+                piece,
+                is_late,
+            };
+            let mut stream = FramedStream::new(slow, framing);
+            let is_late = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+            for payload in [&b"one"[..], b"", b"three"] {
+                let mut sent = stream.send(payload);
+                while sent.as_ref().is_err_and(is_late) {
+                    assert!(stream.unsent_bytes() > 0 || payload.is_empty());
+                    sent = stream.flush();
+                }
+                sent.expect("no other error");
+            }
+            let too_long = stream.send(&[0; 65_536]).expect_err("a field of two bytes");
+            assert_eq!(too_long.kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(stream.unsent_bytes(), 0);
+            assert_eq!(stream.stream().bytes, b"\0\x03one\0\0\0\x05three");
+            let mut frames = Vec::new();
+            loop {
+                match stream.receive() {
+                    Ok(Some(frame)) => frames.push(frame.to_vec()),
+                    Ok(None) => break,
+                    Err(error) => assert!(is_late(&error), "{error}"),
+                }
+            }
+            assert_eq!(frames, [&b"one"[..], b"", b"three"]);
+        }
+    }
+}
