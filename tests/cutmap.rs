@@ -109,7 +109,13 @@ fn sends_writes_reads_and_frames_cover_the_same_bytes_at_every_moment() {
                 let is_paused = random.below(3) == 0;
                 reactor.with(|_, cx| {
                     for _ in 0..count {
-                        let _ = cx.send(tx, &vec![b'x'; len]).expect("it is accepted");
+                        let payload = vec![b'x'; len];
+                        let _ = match len % 3 {
+                            0 => cx.send_parts(tx, &[&payload[..len / 2], &payload[len / 2..]]),
+                            1 => cx.send_owned(tx, payload).map_err(|refused| refused.error),
+                            _ => cx.send(tx, &payload),
+                        }
+                        .expect("it is accepted");
                     }
                     let _ = if is_paused {
                         cx.pause(rx)
