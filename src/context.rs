@@ -13,7 +13,7 @@ use crate::codec::{Framing, Out, put_all};
 use crate::config::Limits;
 use crate::cutmap::{Recording, Segments};
 use crate::engine::{Engine, Written};
-use crate::error::{FrameError, Gone, Refused, SendError, Sent};
+use crate::error::{FrameError, Gone, NotSent, SendError, Sent};
 use crate::handler::Handler;
 use crate::payload::Payload;
 use crate::session::Sessions;
@@ -83,7 +83,7 @@ impl<H: Handler> Context<'_, H> {
         &mut self,
         conn: ConnId,
         payload: impl Into<Payload>,
-    ) -> Result<Sent, Refused> {
+    ) -> Result<Sent, NotSent> {
         self.engine.send_owned(conn.0, payload.into())
     }
 

@@ -188,20 +188,20 @@ impl Error for SendError {
 /// A payload that was given, and not accepted.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Refused {
+pub struct NotSent {
     /// Why.
     pub error: SendError,
     /// The payload, given back.
     pub payload: Payload,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for NotSent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
     }
 }
 
-impl Error for Refused {
+impl Error for NotSent {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.error.source()
     }

@@ -306,7 +306,7 @@ pub use datagram::UnixDatagram;
 pub use datagram::{Datagram, DatagramError, DatagramFault};
 pub use deframe::{Decoded, Deframer, Framer};
 pub use error::{
-    CloseReason, Closed, DecodeError, FrameError, Gone, PostError, Refusal, Refused, SendError,
+    CloseReason, Closed, DecodeError, FrameError, Gone, NotSent, PostError, Refusal, SendError,
     Sent,
 };
 pub use framed_stream::FramedStream;

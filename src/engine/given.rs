@@ -4,7 +4,7 @@ use super::Engine;
 use super::output::{accepted, full};
 use crate::buffer::Buf;
 use crate::conn::Flags;
-use crate::error::{Refused, SendError, Sent};
+use crate::error::{NotSent, SendError, Sent};
 use crate::payload::Payload;
 use crate::token::Token;
 
@@ -24,7 +24,7 @@ struct Around {
 impl Engine {
     /// Encodes `payload` as a frame and queues it, without a copy where it is long enough and its
     /// framing allows it.
-    pub(crate) fn send_owned(&mut self, token: Token, payload: Payload) -> Result<Sent, Refused> {
+    pub(crate) fn send_owned(&mut self, token: Token, payload: Payload) -> Result<Sent, NotSent> {
         let sent = match self.around(token, &payload) {
             Ok(Some(around)) => {
                 let before = self.accepted_bytes(token);
@@ -35,7 +35,7 @@ impl Engine {
             Ok(None) => self.send(token, &payload[..]),
             Err(error) => Err(error),
         };
-        sent.map_err(|error| Refused { error, payload })
+        sent.map_err(|error| NotSent { error, payload })
     }
 
     /// Looks whether a payload is accepted, and what stands around it; `None` for one that is to be
