@@ -181,8 +181,9 @@
 //! # Seeing it
 //!
 //! What became of each `send` on its way can be recorded, and looked at: which were glued, which
-//! were cut, which headers were split. See [`cutmap`], and the chapter [`stickiness`], which shows
-//! it on a real kernel and ends the common cures that are none.
+//! were cut, which headers were split. See [`cutmap`], and the chapter [on
+//! stickiness](guide::stickiness), which shows it on a real kernel and ends the common cures that
+//! are none.
 //!
 //! # Limits
 //!
@@ -241,7 +242,8 @@
 //! | one frame at a time, per frame | 1 | 1 | 0.02 | 0 |
 //! | 32 frames at a time, per 32 frames | 1 | 1 | 0.02 | 0 |
 //!
-//! and no allocation. The README has the figures beside other libraries, and how to measure them.
+//! and no allocation. The README has the figures beside other libraries; the chapter [on
+//! tuning](guide::tuning) tells how to measure them, and what moves them.
 //!
 //! # Panics
 //!
@@ -290,10 +292,6 @@ mod stats;
 pub mod testkit;
 mod timer;
 mod token;
-
-#[cfg(any(doc, doctest))]
-#[doc = include_str!("stickiness.md")]
-pub mod stickiness {}
 
 #[cfg(unix)]
 pub use addr::UnixAddr;

@@ -1,7 +1,13 @@
 //! Chapters of the guide: nothing but documentation.
 
+#[doc = include_str!("stickiness.md")]
+pub mod stickiness {}
+
 #[doc = include_str!("sockets.md")]
 pub mod sockets {}
 
 #[doc = include_str!("embedding.md")]
 pub mod embedding {}
+
+#[doc = include_str!("tuning.md")]
+pub mod tuning {}
