@@ -81,7 +81,8 @@ pub(crate) enum Halt {
 pub(crate) struct Inbound {
     /// Undecoded bytes. `need > len()`: the head of an unfinished frame. Otherwise bytes that
     /// nobody has looked at yet, as the delivery was stopped before them. Empty only while bytes to
-    /// come are skipped.
+    /// come are skipped. It stays here while its frames are delivered, so that a sink that panics
+    /// costs no buffer.
     tail: Option<Box<Buf>>,
     /// The state of a user's codec, once it has looked at a byte. Two boxes, as one pointer is
     /// what every connection pays for it.
@@ -270,10 +271,9 @@ impl Inbound {
         S: Sink,
         D: FnMut(&[u8]) -> Result<Step, FrameError>,
     {
-        while let Some(mut tail) = self.tail.take() {
+        while let Some(tail) = &mut self.tail {
             let left = &bytes[*at..];
             if left.is_empty() {
-                self.tail = Some(tail);
                 return Some(Halt::Drained);
             }
             if tail.skip > 0 {
@@ -281,23 +281,21 @@ impl Inbound {
                 *at += here;
                 tail.skip = beyond;
                 if beyond > 0 {
-                    self.tail = Some(tail);
                     return Some(Halt::Drained);
                 }
-                sink.pool().put(tail);
+                self.put_tail(sink.pool());
                 return None;
             }
             let missing = tail.need - tail.len();
             let wanted = if tail.is_open_ended {
-                open_ended_step(&tail)
+                open_ended_step(tail)
             } else {
                 missing
             };
             let len = left.len().min(wanted);
-            append(&mut tail, &left[..len], sink.pool());
+            append(tail, &left[..len], sink.pool());
             *at += len;
             if len < missing {
-                self.tail = Some(tail);
                 return Some(Halt::Drained);
             }
 
@@ -308,8 +306,7 @@ impl Inbound {
                 End::Need(0) => false,
                 End::Need(need) => {
                     tail.consume(run.consumed);
-                    note_need(&mut tail, need);
-                    self.tail = Some(tail);
+                    note_need(tail, need);
                     continue;
                 }
                 End::Skip { beyond, flow } => {
@@ -317,7 +314,7 @@ impl Inbound {
                     *at += here;
                     if beyond > 0 {
                         let since = tail.since;
-                        sink.pool().put(tail);
+                        self.put_tail(sink.pool());
                         self.keep_skip_since(beyond, since, sink.pool());
                         return Some(match flow {
                             Flow::Continue => Halt::Drained,
@@ -330,7 +327,6 @@ impl Inbound {
                 End::Failed(error) => {
                     let undecoded = rest + bytes.len() - *at;
                     tail.consume(run.consumed);
-                    self.tail = Some(tail);
                     return Some(Halt::Failed { error, undecoded });
                 }
             };
@@ -339,12 +335,10 @@ impl Inbound {
                 // already: go on there.
                 tail.consume(run.consumed);
                 tail.since = sink.now();
-                note_need(&mut tail, 0);
-                append(&mut tail, &bytes[*at..], sink.pool());
+                note_need(tail, 0);
+                append(tail, &bytes[*at..], sink.pool());
                 if tail.is_empty() {
-                    sink.pool().put(tail);
-                } else {
-                    self.tail = Some(tail);
+                    self.put_tail(sink.pool());
                 }
                 return Some(if stopped {
                     Halt::Stopped
@@ -354,7 +348,7 @@ impl Inbound {
             }
             // What is left in the tail is what just came: go on with it in place.
             *at -= rest;
-            sink.pool().put(tail);
+            self.put_tail(sink.pool());
             if stopped {
                 self.keep(&bytes[*at..], 0, sink);
                 return Some(Halt::Stopped);
@@ -369,7 +363,7 @@ impl Inbound {
         S: Sink,
         D: FnMut(&[u8]) -> Result<Step, FrameError>,
     {
-        let Some(mut tail) = self.tail.take() else {
+        let Some(tail) = &mut self.tail else {
             return Halt::Drained;
         };
         let run = run(tail.bytes(), sink, &mut decode);
@@ -377,14 +371,14 @@ impl Inbound {
         if run.consumed > 0 {
             tail.since = sink.now();
         }
-        note_need(&mut tail, 0);
+        note_need(tail, 0);
         let halt = match run.end {
             End::Need(need) => {
-                note_need(&mut tail, need);
+                note_need(tail, need);
                 Halt::Drained
             }
             End::Skip { beyond, .. } => {
-                sink.pool().put(tail);
+                self.put_tail(sink.pool());
                 self.keep_skip(beyond, sink);
                 return Halt::Drained;
             }
@@ -395,16 +389,28 @@ impl Inbound {
             },
         };
         if tail.is_empty() {
-            sink.pool().put(tail);
+            self.put_tail(sink.pool());
         } else if tail.need > tail.len() && tail.capacity() > SHRINK * tail.len().max(STEP_MAX) {
-            // The head of a frame, in a buffer that held a whole burst: what may wait for long
-            // waits in a buffer of its size.
-            self.keep_some(tail.bytes(), tail.need, tail.since, sink.pool());
-            sink.pool().put(tail);
-        } else {
-            self.tail = Some(tail);
+            self.shrink(sink.pool());
         }
         halt
+    }
+
+    /// The head of a frame, in a buffer that held a whole burst: what may wait for long waits in a
+    /// buffer of its size.
+    #[cold]
+    fn shrink(&mut self, pool: &mut Pool) {
+        if let Some(tail) = self.tail.take() {
+            self.keep_some(tail.bytes(), tail.need, tail.since, pool);
+            pool.put(tail);
+        }
+    }
+
+    /// Gives the buffer back.
+    fn put_tail(&mut self, pool: &mut Pool) {
+        if let Some(tail) = self.tail.take() {
+            pool.put(tail);
+        }
     }
 
     /// Keeps bytes for later; `need` as in [`Inbound::tail`].

@@ -407,7 +407,8 @@ impl Engine {
         }
     }
 
-    /// A callback about this connection panicked: its session is gone and its input is in pieces.
+    /// A callback about this connection panicked: its session is gone, and what it had sent in that
+    /// dispatch is discarded.
     #[cold]
     pub(crate) fn handler_panicked(&mut self, token: Token) {
         let is_served = self.served.is(token);
@@ -421,7 +422,6 @@ impl Engine {
         if is_served {
             let _ = self.end_serving(token, Inbound::default());
         }
-        self.recount_memory();
     }
 
     /// Marks a connection as ended, for `reason` unless there is a better one already.

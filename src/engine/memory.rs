@@ -9,7 +9,7 @@
 //! is room.
 
 use super::throttle::Trouble;
-use super::{Engine, Entry, Task};
+use super::{Engine, Task};
 use crate::conn::Flags;
 use crate::error::CloseReason;
 use crate::token::{ConnId, Token};
@@ -140,18 +140,5 @@ impl Engine {
                 (held > 0 && !conn.flags.intersects(Flags::DEAD)).then_some((held, token))
             })
             .collect()
-    }
-
-    /// Counts anew: a panic has dropped buffers that were lent.
-    #[cold]
-    pub(super) fn recount_memory(&mut self) {
-        let tokens = self.entries.tokens().into_iter();
-        let held = tokens.map(|token| match self.entries.get(token) {
-            Ok(Entry::Conn(conn)) => conn.held_bytes(),
-            Ok(Entry::Udp(entry)) => entry.counted_bytes,
-            _ => 0,
-        });
-        let held = held.sum();
-        self.pool.count(self.pool.lent_bytes(), held);
     }
 }

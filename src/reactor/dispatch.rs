@@ -1,7 +1,7 @@
 //! Serving one ready entry: the part of the loop that is generic over the handler.
 
+use super::Reactor;
 use super::clock::Since;
-use super::{OnUnwind, Reactor};
 use crate::buffer::Pool;
 use crate::codec::{Kind, Skipped};
 use crate::conn::{Flags, Flow, Halt, Inbound, Sink};
@@ -69,11 +69,15 @@ impl<H: Handler> Reactor<H> {
         let session = sessions.take(token.key());
         let bytes_left = engine.config.read_budget;
         let since = Since::now(engine);
-        let served = OnUnwind::new(engine, token, Engine::handler_panicked);
+        let mut serving = Serving {
+            engine,
+            token,
+            inbound,
+        };
         let mut dispatch = Dispatch {
             handler,
             cx: Context {
-                engine: &mut *served.engine,
+                engine: &mut *serving.engine,
                 sessions,
             },
             token,
@@ -82,16 +86,19 @@ impl<H: Handler> Reactor<H> {
             is_observed: flags.intersects(Flags::OBSERVED),
             since,
         };
-        let mut input = Input { inbound, scratch };
+        let mut input = Input {
+            inbound: &mut serving.inbound,
+            scratch,
+        };
         let cut_short = input.serve(flags, &mut dispatch);
 
         let Dispatch { cx, session, .. } = dispatch;
         cx.sessions.put(token.key(), session);
-        served.disarm();
+        let inbound = serving.end();
         if cut_short {
             self.engine.queue(token);
         }
-        let (drained, has_epilogue) = self.engine.end_serving(token, input.inbound);
+        let (drained, has_epilogue) = self.engine.end_serving(token, inbound);
         self.tell_drained(token, drained);
         if has_epilogue {
             self.serve_hangup(token);
@@ -135,6 +142,31 @@ impl<H: Handler> Reactor<H> {
             }
         }
         self.engine.queue(id.0);
+    }
+}
+
+/// A connection whose read side is out of its entry. Where a callback panics, it is dropped by
+/// unwinding, and leaves the engine as the end of the dispatch would.
+struct Serving<'a> {
+    engine: &'a mut Engine,
+    token: Token,
+    inbound: Inbound,
+}
+
+impl Serving<'_> {
+    /// It owns no more than the read side: forgotten without it, it leaves nothing behind.
+    #[inline]
+    fn end(mut self) -> Inbound {
+        let inbound = std::mem::take(&mut self.inbound);
+        std::mem::forget(self);
+        inbound
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.inbound.clear(&mut self.engine.pool);
+        self.engine.handler_panicked(self.token);
     }
 }
 
@@ -235,7 +267,7 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
 /// The read side of the connection that is served: out of its entry, so that callbacks may reach
 /// the entry while its bytes are borrowed.
 struct Input<'a> {
-    inbound: Inbound,
+    inbound: &'a mut Inbound,
     scratch: &'a mut [u8],
 }
 

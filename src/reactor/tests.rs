@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 use crate::conn::Flags;
@@ -479,4 +480,39 @@ fn a_connection_is_not_read_before_it_is_open() {
     turn(&mut reactor);
     assert!(flags(&reactor, conn).intersects(Flags::CONNECTING));
     assert_eq!(reactor.stats().reads, 0);
+}
+
+// Panics.
+
+/// In the tail as it is finished by a read, and in the tail as it is gone on with in a later turn.
+#[test]
+fn a_panic_in_a_frame_gives_the_buffers_back_to_the_pool() {
+    let cut = vec![bytes(b"\x02o"), bytes(b"n\x02tw\x02th")];
+    let stopped = vec![bytes(b"\x02on\x02tw\x02th")];
+    for (readings, delivered) in [(cut, 0), (stopped, 1)] {
+        let config = Config {
+            frame_budget: 1,
+            ..Config::default()
+        };
+        let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+        let script = Script::new();
+        script.then_read(readings);
+        let conn = open(&mut reactor, script, Framing::length_u8());
+        event(&mut reactor, conn, Flags::READABLE);
+        assert_eq!(reactor.handler.frames.len(), delivered);
+        assert_eq!(reactor.stats().held_bytes, 64, "a tail");
+        note(&mut reactor, conn, Flags::READABLE);
+        assert_eq!(reactor.engine.pool.free_bytes(), 0);
+        reactor.handler.at_frame = Some(Box::new(|_| panic!("the handler's own fault")));
+        let panic = catch_unwind(AssertUnwindSafe(|| turn(&mut reactor)));
+        panic.expect_err("the frame's callback panics");
+
+        assert_eq!(reactor.stats().held_bytes, 0);
+        assert_eq!(reactor.engine.pool.free_bytes(), 64, "the tail's buffer");
+        turn(&mut reactor);
+        let closed = only_close(&reactor);
+        assert!(matches!(closed.reason, CloseReason::HandlerPanicked));
+        assert_eq!(closed.stats.frames_in, delivered as u64);
+        assert_eq!(reactor.stats().connections, 0);
+    }
 }
