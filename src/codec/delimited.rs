@@ -17,6 +17,8 @@ pub(crate) struct Delimited {
 /// How the delimiters are looked for, the fastest way that serves their set.
 #[derive(Debug, Clone)]
 enum Search {
+    /// One delimiter of one byte.
+    Byte([u8; 1]),
     One(Box<Finder<'static>>),
     Any(Any),
 }
@@ -57,6 +59,7 @@ impl Delimited {
         // One that begins another would leave the decoder waiting for the longer one.
         let ending = delimiters.iter().copied().find(|one| !is_begun_by(one));
         let search = match delimiters {
+            [[byte]] => Search::Byte([*byte]),
             [one] => Search::One(Box::new(Finder::new(one).into_owned())),
             _ => Search::Any(Any::new(delimiters)),
         };
@@ -70,6 +73,7 @@ impl Delimited {
 
     pub(crate) fn delimiters(&self) -> impl Iterator<Item = &[u8]> {
         let (one, any) = match &self.search {
+            Search::Byte(byte) => (Some(&byte[..]), &[][..]),
             Search::One(finder) => (Some(finder.needle()), &[][..]),
             Search::Any(any) => (None, &*any.delimiters),
         };
@@ -80,12 +84,48 @@ impl Delimited {
     /// a longer delimiter that has begun is waited for.
     fn find(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
         match &self.search {
+            Search::Byte(byte) => find_byte(*byte, bytes, from),
             Search::One(finder) => find_one(finder, bytes, from),
             Search::Any(any) => any.find(bytes, from, more_may_come),
         }
     }
 
+    /// Decodes a frame whatever its delimiters are, and however much of it was searched before.
+    #[inline(never)]
+    fn decode_on(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        let from = scanned.to;
+        let found = self.find(bytes, from, true);
+        let looked_at = match found {
+            Found::At { end, .. } => end,
+            Found::NotBefore(_) => bytes.len(),
+        };
+        count_scanned(looked_at.saturating_sub(from));
+        match found {
+            Found::At { start, end } => self.frame(std::mem::take(scanned).dropped, start, end),
+            Found::NotBefore(at) => self.unfinished(scanned, bytes, at),
+        }
+    }
+
+    /// None of the bytes shown ends the frame. All before `at` is content of it, however it goes
+    /// on.
+    #[inline(never)]
+    fn unfinished(
+        &self,
+        scanned: &mut Scanned,
+        bytes: &[u8],
+        at: usize,
+    ) -> Result<Step, FrameError> {
+        let len = scanned.dropped.saturating_add(at as u64);
+        if len > self.limit.len as u64 {
+            let shown = bytes.len();
+            return self.limit.exceeded_without_end(scanned, at, at, shown);
+        }
+        scanned.to = at;
+        Ok(Step::Need(bytes.len().saturating_add(1)))
+    }
+
     /// The end was found: `len` bytes of those shown are payload, and `dropped` before them.
+    #[inline(always)]
     fn frame(&self, dropped: u64, len: usize, consumed: usize) -> Result<Step, FrameError> {
         let whole = dropped.saturating_add(len as u64);
         if whole > self.limit.len as u64 {
@@ -101,25 +141,23 @@ impl Delimited {
 impl Codec for Delimited {
     type State = Scanned;
 
+    #[inline(always)]
     fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
-        let from = scanned.to;
-        let found = self.find(bytes, from, true);
-        let looked_at = match found {
-            Found::At { end, .. } => end,
-            Found::NotBefore(_) => bytes.len(),
+        // What is usual is inlined: one byte ends the frame, nothing of which was seen before.
+        let Search::Byte(byte) = &self.search else {
+            return self.decode_on(scanned, bytes);
         };
-        count_scanned(looked_at.saturating_sub(from));
-        match found {
-            Found::At { start, end } => self.frame(std::mem::take(scanned).dropped, start, end),
-            // All before the position is content of the frame, however it goes on.
+        if *scanned != Scanned::default() {
+            return self.decode_on(scanned, bytes);
+        }
+        match find_byte(*byte, bytes, 0) {
+            Found::At { start, end } => {
+                count_scanned(end);
+                self.frame(0, start, end)
+            }
             Found::NotBefore(at) => {
-                let len = scanned.dropped.saturating_add(at as u64);
-                if len > self.limit.len as u64 {
-                    let shown = bytes.len();
-                    return self.limit.exceeded_without_end(scanned, at, at, shown);
-                }
-                scanned.to = at;
-                Ok(Step::Need(bytes.len().saturating_add(1)))
+                count_scanned(at);
+                self.unfinished(scanned, bytes, at)
             }
         }
     }
@@ -151,6 +189,19 @@ impl Codec for Delimited {
             Found::At { start, .. } if start == len => Ok(()),
             _ => Err(FrameError::Unencodable("a delimiter inside")),
         }
+    }
+}
+
+#[inline(always)]
+fn find_byte([delimiter]: [u8; 1], bytes: &[u8], from: usize) -> Found {
+    let unseen = bytes.get(from..).unwrap_or_default();
+    match memchr::memchr(delimiter, unseen) {
+        Some(at) => {
+            let start = from.saturating_add(at);
+            let end = start.saturating_add(1);
+            Found::At { start, end }
+        }
+        None => Found::NotBefore(bytes.len()),
     }
 }
 

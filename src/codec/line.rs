@@ -12,36 +12,16 @@ pub(crate) struct Line {
 impl Codec for Line {
     type State = Scanned;
 
+    #[inline(always)]
     fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
-        let limit = self.limit.len as u64;
-        let unseen = bytes.get(scanned.to..).unwrap_or_default();
-        let found = memchr::memchr(b'\n', unseen);
-        count_scanned(found.map_or(unseen.len(), |at| at.saturating_add(1)));
-        if let Some(at) = found {
-            let end = scanned.to.saturating_add(at);
-            let dropped = std::mem::take(scanned).dropped;
-            let line = bytes.get(..end).unwrap_or_default();
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            let consumed = end.saturating_add(1);
-            let len = dropped.saturating_add(line.len() as u64);
-            if len > limit {
-                return self.limit.exceeded(len, consumed as u64);
-            }
-            return Ok(Step::Frame {
-                frame: 0..line.len(),
-                consumed,
-            });
+        // What is usual is inlined: nothing of the line was seen before, and its end is here.
+        if *scanned != Scanned::default() {
+            return self.decode_on(scanned, bytes);
         }
-        // A `\r` at the end may yet turn out to be half of the line's end.
-        let line = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        if scanned.dropped.saturating_add(line.len() as u64) > limit {
-            let shown = bytes.len();
-            return self
-                .limit
-                .exceeded_without_end(scanned, line.len(), shown, shown);
+        match find_end(bytes) {
+            Some(end) => self.frame(0, bytes, end),
+            None => self.unfinished(scanned, bytes),
         }
-        scanned.to = bytes.len();
-        Ok(Step::Need(bytes.len().saturating_add(1)))
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
@@ -59,6 +39,50 @@ impl Codec for Line {
 }
 
 impl Line {
+    /// Decodes a line whose beginning was searched before, or dropped.
+    #[inline(never)]
+    fn decode_on(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        let unseen = bytes.get(scanned.to..).unwrap_or_default();
+        match find_end(unseen) {
+            Some(at) => {
+                let Scanned { to, dropped } = std::mem::take(scanned);
+                self.frame(dropped, bytes, to.saturating_add(at))
+            }
+            None => self.unfinished(scanned, bytes),
+        }
+    }
+
+    /// The line ends with the `\n` at `end`, and `dropped` bytes of it were before those shown.
+    #[inline(always)]
+    fn frame(&self, dropped: u64, bytes: &[u8], end: usize) -> Result<Step, FrameError> {
+        let line = bytes.get(..end).unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let consumed = end.saturating_add(1);
+        let len = dropped.saturating_add(line.len() as u64);
+        if len > self.limit.len as u64 {
+            return self.limit.exceeded(len, consumed as u64);
+        }
+        Ok(Step::Frame {
+            frame: 0..line.len(),
+            consumed,
+        })
+    }
+
+    /// No end is among the bytes shown.
+    #[inline(never)]
+    fn unfinished(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        // A `\r` at the end may yet turn out to be half of the line's end.
+        let line = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        if scanned.dropped.saturating_add(line.len() as u64) > self.limit.len as u64 {
+            let shown = bytes.len();
+            return self
+                .limit
+                .exceeded_without_end(scanned, line.len(), shown, shown);
+        }
+        scanned.to = bytes.len();
+        Ok(Step::Need(bytes.len().saturating_add(1)))
+    }
+
     fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
         self.limit.check_payload(payload.len())?;
         if memchr::memchr(b'\n', payload).is_some() {
@@ -69,6 +93,13 @@ impl Line {
         }
         Ok(())
     }
+}
+
+#[inline(always)]
+fn find_end(bytes: &[u8]) -> Option<usize> {
+    let found = memchr::memchr(b'\n', bytes);
+    count_scanned(found.map_or(bytes.len(), |at| at.saturating_add(1)));
+    found
 }
 
 #[cfg(test)]
