@@ -13,6 +13,9 @@ use std::num::{NonZeroU32, NonZeroU64};
 pub(crate) struct Token(NonZeroU64);
 
 impl Token {
+    /// Names no entry: none has the generation zero.
+    pub(crate) const NOBODY: Self = Self(NonZeroU64::MIN);
+
     pub(crate) fn new(key: u32, generation: NonZeroU32) -> Self {
         let bits = u64::from(generation.get()) << 32 | u64::from(key);
         Self(NonZeroU64::new(bits).expect("a generation is not zero"))

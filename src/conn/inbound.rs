@@ -50,10 +50,6 @@ pub(crate) trait Sink {
     fn frame(&mut self, frame: &[u8]) -> Flow;
     /// A frame was too long. What of it is not here yet will be dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;
-    /// A frame was found in `bytes`, at their beginning, and is delivered next. The last `behind`
-    /// of them lie behind it, and `beyond` more that were read.
-    #[inline]
-    fn found(&mut self, _frame: &[u8], _bytes: &[u8], _behind: usize, _beyond: usize) {}
     fn now(&self) -> Stamp;
     fn pool(&mut self) -> &mut Pool;
 }
@@ -172,6 +168,15 @@ impl Inbound {
         self.tail.as_ref().map_or(0, |tail| tail.len())
     }
 
+    /// Bytes to come that belong to a frame that is skipped.
+    pub(super) fn left_to_skip(&self) -> u64 {
+        self.tail.as_ref().map_or(0, |tail| tail.skip)
+    }
+
+    pub(super) fn put_custom(&mut self, state: Box<ErasedState>) {
+        self.custom = Some(state);
+    }
+
     /// The capacity of the buffer that holds them.
     pub(crate) fn capacity(&self) -> usize {
         self.tail.as_ref().map_or(0, |tail| tail.capacity())
@@ -225,7 +230,7 @@ impl Inbound {
 
     /// Not inlined: each framing has a loop of its own, and none pays for the others' registers.
     #[inline(never)]
-    fn feed<S, D>(&mut self, bytes: &[u8], sink: &mut S, mut decode: D) -> Halt
+    pub(super) fn feed<S, D>(&mut self, bytes: &[u8], sink: &mut S, mut decode: D) -> Halt
     where
         S: Sink,
         D: FnMut(&[u8]) -> Result<Step, FrameError>,
@@ -299,8 +304,7 @@ impl Inbound {
                 return Some(Halt::Drained);
             }
 
-            let beyond = bytes.len() - *at;
-            let run = run_once(tail.bytes(), beyond, sink, decode);
+            let run = run_once(tail.bytes(), sink, decode);
             let rest = tail.len() - run.consumed;
             let stopped = match run.end {
                 End::Need(0) => false,
@@ -358,7 +362,7 @@ impl Inbound {
     }
 
     /// Decodes the tail in place, as far as it goes.
-    fn decode_tail<S, D>(&mut self, sink: &mut S, mut decode: D) -> Halt
+    pub(super) fn decode_tail<S, D>(&mut self, sink: &mut S, mut decode: D) -> Halt
     where
         S: Sink,
         D: FnMut(&[u8]) -> Result<Step, FrameError>,
@@ -453,12 +457,12 @@ impl Inbound {
         self.tail = Some(tail);
     }
 
-    fn take_custom(&mut self, new: impl FnOnce() -> ErasedState) -> Box<ErasedState> {
+    pub(super) fn take_custom(&mut self, new: impl FnOnce() -> ErasedState) -> Box<ErasedState> {
         self.custom.take().unwrap_or_else(|| Box::new(new()))
     }
 
     #[inline]
-    fn scanned(&self) -> Scanned {
+    pub(super) fn scanned(&self) -> Scanned {
         self.tail
             .as_ref()
             .map_or_else(Scanned::default, |tail| Scanned {
@@ -468,7 +472,7 @@ impl Inbound {
     }
 
     #[inline]
-    fn keep_scanned(&mut self, state: Scanned) {
+    pub(super) fn keep_scanned(&mut self, state: Scanned) {
         if let Some(tail) = &mut self.tail {
             tail.scanned = state.to;
             tail.dropped = state.dropped;
@@ -566,7 +570,6 @@ where
         }
         match look(rest, decode) {
             Look::Frame { payload, behind } => {
-                sink.found(payload, rest, behind.len(), 0);
                 rest = behind;
                 if sink.frame(payload) == Flow::Stop {
                     break End::Stopped;
@@ -595,8 +598,7 @@ where
 }
 
 /// Delivers or skips the first frame of `bytes`, and no more; or drops the beginning of it.
-/// `beyond` bytes that were read lie behind them.
-fn run_once<S, D>(bytes: &[u8], beyond: usize, sink: &mut S, decode: &mut D) -> Run
+fn run_once<S, D>(bytes: &[u8], sink: &mut S, decode: &mut D) -> Run
 where
     S: Sink,
     D: FnMut(&[u8]) -> Result<Step, FrameError>,
@@ -605,7 +607,6 @@ where
     let end = loop {
         match look(rest, decode) {
             Look::Frame { payload, behind } => {
-                sink.found(payload, rest, behind.len(), beyond);
                 rest = behind;
                 break match sink.frame(payload) {
                     Flow::Continue => End::Need(0),

@@ -14,9 +14,11 @@
 //! UDP has none of this: see [`datagram`](crate::datagram).
 
 mod inbound;
+mod observed;
 mod outbound;
 
 pub(crate) use inbound::{Flow, Halt, Inbound, Sink};
+pub(crate) use observed::{Place, Round};
 pub(crate) use outbound::{Outbound, SLICES_MAX};
 
 /// What is known of a connection, a bit each.
@@ -96,17 +98,17 @@ impl Flags {
     pub(crate) const STOPS_SENDING: Self =
         Self(Self::CLOSING.0 | Self::ENDING.0 | Self::DEAD.0 | Self::WRITE_FAILED.0);
     /// Each frame is followed, and each `send` begun, by a look at the entry.
-    pub(crate) const NOT_PLAIN: Self = Self(
+    pub(crate) const NOT_PLAIN: Self = Self(Self::LOOKS_AGAIN.0 | Self::OBSERVED.0);
+    /// Each frame is followed by a look at the entry.
+    pub(crate) const LOOKS_AGAIN: Self = Self(
         Self::STOPS_SENDING.0
             | Self::STOPS_DECODING.0
             | Self::BY_CREDIT.0
             | Self::OWN_LIMITS.0
-            | Self::OBSERVED.0
             | Self::TIMED.0,
     );
-    /// A dispatch has more to do with its output than to write it while one of these is set.
-    pub(crate) const NO_PLAIN_WRITE: Self =
-        Self(Self::DEAD.0 | Self::WRITE_FAILED.0 | Self::OBSERVED.0);
+    /// A dispatch has more to do once its output is written while one of these is set.
+    pub(crate) const AFTER_WRITE: Self = Self(Self::ABOVE_HIGH.0 | Self::OBSERVED.0);
 
     /// These flags and others.
     pub(crate) const fn or(self, other: Self) -> Self {

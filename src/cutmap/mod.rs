@@ -18,7 +18,7 @@
 //! Here read 1 holds send 1 and the beginning of send 2: the two are glued, and send 2 is cut. The
 //! frames are the sends again, whatever the reads were.
 //!
-//! Observing is off until it is asked for, and costs nothing then: two instructions a frame. While
+//! Observing is off until it is asked for, and costs nothing then: two instructions a read. While
 //! it is on, the memory is bounded by
 //! [`Config::recording_len_max`](crate::Config::recording_len_max), and the oldest events make
 //! room for new ones.

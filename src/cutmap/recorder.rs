@@ -1,6 +1,6 @@
 //! Where events are written while a socket is observed: a ring of bounded length.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Event, EventKind, Recording};
 use crate::token::{SocketId, Token, UdpId};
@@ -14,8 +14,9 @@ pub(crate) type Clock = fn() -> Instant;
 pub(crate) struct Recorder {
     clock: Clock,
     began: Instant,
-    /// The latest time that anybody read from the clock.
+    /// The latest time that anybody read from the clock, and how long that is from the beginning.
     latest: Instant,
+    at: Duration,
     len_max: usize,
     events: Vec<Event>,
     /// Where the oldest event stands, and the next one goes.
@@ -33,6 +34,7 @@ impl Recorder {
             clock,
             began: now,
             latest: now,
+            at: Duration::ZERO,
             len_max,
             events: Vec::new(),
             oldest: 0,
@@ -46,13 +48,17 @@ impl Recorder {
         self.stamp();
         if self.events.is_empty() {
             self.began = self.latest;
+            self.at = Duration::ZERO;
         }
     }
 
     /// Takes note that it is at least this late.
     #[inline]
     pub(crate) fn pass(&mut self, now: Instant) {
-        self.latest = self.latest.max(now);
+        if now > self.latest {
+            self.latest = now;
+            self.at = now.saturating_duration_since(self.began);
+        }
     }
 
     /// Reads the clock.
@@ -67,7 +73,7 @@ impl Recorder {
     pub(crate) fn note(&mut self, conn: Token, kind: EventKind, offset: u64, len: u64) {
         self.push(Event {
             socket: SocketId::Conn(crate::ConnId(conn)),
-            at: self.latest.saturating_duration_since(self.began),
+            at: self.at,
             kind,
             offset,
             len,
@@ -90,7 +96,7 @@ impl Recorder {
         *number += 1;
         self.push(Event {
             socket: SocketId::Udp(socket),
-            at: self.latest.saturating_duration_since(self.began),
+            at: self.at,
             kind,
             offset,
             len: len as u64,
@@ -160,7 +166,7 @@ mod tests {
     fn time_never_runs_backwards() {
         let mut recorder = Recorder::new(Instant::now, 9);
         let now = Instant::now();
-        let later = now + std::time::Duration::from_secs(1);
+        let later = now + Duration::from_secs(1);
         for now in [later, now] {
             recorder.pass(now);
             recorder.note(token(), EventKind::Read, 0, 1);

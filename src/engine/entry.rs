@@ -18,6 +18,7 @@ use crate::socket::UnixDatagramSocket;
 use crate::socket::{ConnectOptions, Listener, Stream, Udp};
 use crate::stats::ConnStats;
 use crate::timer::{Stamp, TimerId};
+use crate::token::Token;
 
 /// What a token names. Connections stand in the slab itself; the few others are boxed, so that
 /// they do not make every entry larger.
@@ -226,6 +227,23 @@ impl Connection {
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.outbound.is_none() && !self.flags.intersects(Flags::NOT_PLAIN)
+    }
+
+    /// What is [watched](super::entries::Entries::watch) while it is served: a plain connection by
+    /// its name; one that is plain but for being observed by nobody's, as frames may follow each
+    /// other at once there, and sends may not.
+    #[inline]
+    pub(super) fn watched_as(&self, token: Token) -> Option<Token> {
+        if self.is_plain() {
+            return Some(token);
+        }
+        self.watched_if_observed()
+    }
+
+    #[cold]
+    fn watched_if_observed(&self) -> Option<Token> {
+        let looks_again = self.outbound.is_some() || self.flags.intersects(Flags::LOOKS_AGAIN);
+        (!looks_again).then_some(Token::NOBODY)
     }
 
     pub(crate) fn queued_bytes(&self) -> usize {

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use super::observe::record_read;
 use super::{Connection, Engine};
 use crate::conn::Flags;
 use crate::stats::Stats;
@@ -31,13 +30,10 @@ impl Engine {
             entries,
             stats,
             stamp,
-            recorder,
             ..
         } = self;
         match entries.unwatched_mut(token) {
-            Ok(conn) => fill(conn, stats, *stamp, buf, |conn, len| {
-                record_read(recorder, token, conn, len);
-            }),
+            Ok(conn) => fill(conn, stats, *stamp, buf),
             Err(gone) => Fill::Failed(gone.into()),
         }
     }
@@ -47,13 +43,7 @@ impl Engine {
 /// makes no edge of its own when it arrived together with the data, or of urgent data, which cuts a
 /// read short of what lies behind it (tcp(7)).
 #[inline]
-fn fill(
-    conn: &mut Connection,
-    stats: &mut Stats,
-    now: Stamp,
-    buf: &mut [u8],
-    record: impl FnOnce(&Connection, usize),
-) -> Fill {
+fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &mut [u8]) -> Fill {
     stats.reads += 1;
     match conn.stream.read(buf) {
         Ok(0) => {
@@ -66,12 +56,10 @@ fn fill(
             conn.stats.read_bytes += len as u64;
             stats.read_bytes += len as u64;
             log::trace!("read {len} bytes from {}", conn.peer);
-            let mut is_last = len < buf.len() && conn.stream.short_read_drains();
-            if conn.flags.intersects(Flags::END_HINT | Flags::OBSERVED) {
-                is_last &= !conn.flags.intersects(Flags::END_HINT);
-                record(conn, len);
-            }
-            if is_last {
+            if len < buf.len()
+                && conn.stream.short_read_drains()
+                && !conn.flags.intersects(Flags::END_HINT)
+            {
                 conn.flags.remove(Flags::READABLE);
                 return Fill::Last(len);
             }

@@ -8,7 +8,7 @@ use std::io;
 
 use super::output::Encode;
 use super::{Connection, Engine};
-use crate::conn::Flags;
+use crate::conn::{Flags, Place};
 use crate::cutmap::{EventKind, Recorder, Recording, Segments};
 use crate::error::{Gone, SendError, Sent};
 use crate::token::{SocketId, Token, UdpId};
@@ -52,20 +52,19 @@ impl Engine {
     }
 
     /// Sends on an observed connection: as on any other, and what was accepted is recorded.
-    #[cold]
     pub(super) fn send_observed<P: Encode>(
         &mut self,
         token: Token,
         payload: P,
+        gathers: bool,
     ) -> Result<Sent, SendError> {
         let before = self.accepted_bytes(token);
-        self.conn_mut(token)?.flags.remove(Flags::OBSERVED);
-        let sent = self.look_and_send(token, payload);
-        self.conn_mut(token)?.flags.insert(Flags::OBSERVED);
-        if sent.is_ok() {
-            self.record_send(token, before);
-        }
-        sent
+        let sent = match gathers {
+            true => self.gather(payload)?,
+            false => self.send_queued(token, payload)?,
+        };
+        self.record_send(token, before);
+        Ok(sent)
     }
 
     /// Records what was accepted since `before` bytes were, where the connection is observed.
@@ -78,39 +77,32 @@ impl Engine {
         }
     }
 
-    /// Records a frame that is delivered next. It stands at the beginning of `bytes`, and `frame`
-    /// is its payload; the last `behind` of the bytes lie behind it, and `beyond` more were read.
-    #[cold]
-    pub(crate) fn record_frame(
-        &mut self,
-        token: Token,
-        frame: &[u8],
-        bytes: &[u8],
-        behind: usize,
-        beyond: usize,
-    ) {
+    /// Records a read of `len` bytes, which are counted already.
+    pub(crate) fn record_read(&mut self, token: Token, len: usize) {
         let Ok(conn) = self.entries.conn(token) else {
             return;
         };
-        if !conn.flags.intersects(Flags::OBSERVED) {
+        if conn.flags.intersects(Flags::OBSERVED) {
+            let len = len as u64;
+            let offset = conn.stats.read_bytes.saturating_sub(len);
+            self.recorder.stamp();
+            self.recorder.note(token, EventKind::Read, offset, len);
+        }
+    }
+
+    /// Records a frame that is delivered next.
+    pub(crate) fn record_frame(&mut self, token: Token, place: Place) {
+        let conn = self.entries.conn(token);
+        if !conn.is_ok_and(|conn| conn.flags.intersects(Flags::OBSERVED)) {
             return;
         }
-        let len = bytes.len() - behind;
-        let end = conn
-            .stats
-            .read_bytes
-            .saturating_sub((behind + beyond) as u64);
-        // The one is a slice of the other.
-        let header_len = frame.as_ptr().addr() - bytes.as_ptr().addr();
-        let trailer_len = len - header_len - frame.len();
         let kind = EventKind::Frame {
-            header_len: u32::try_from(header_len).unwrap_or(u32::MAX),
-            trailer_len: u32::try_from(trailer_len).unwrap_or(u32::MAX),
+            header_len: u32::try_from(place.header_len).unwrap_or(u32::MAX),
+            trailer_len: u32::try_from(place.trailer_len).unwrap_or(u32::MAX),
         };
-        let len = len as u64;
         self.recorder.pass(self.now);
         self.recorder
-            .note(token, kind, end.saturating_sub(len), len);
+            .note(token, kind, place.offset, place.len as u64);
     }
 
     /// Whether datagrams are recorded.
@@ -136,23 +128,11 @@ impl Engine {
         let Ok(conn) = self.entries.conn(token) else {
             return 0;
         };
-        let queued = self.queued_bytes(token).unwrap_or(0);
-        conn.stats.written_bytes + queued as u64
-    }
-}
-
-/// Records a read of `len` bytes, which are counted already, where the connection is observed.
-#[cold]
-pub(super) fn record_read(recorder: &mut Recorder, token: Token, conn: &Connection, len: usize) {
-    if conn.flags.intersects(Flags::OBSERVED) {
-        let len = len as u64;
-        recorder.stamp();
-        recorder.note(
-            token,
-            EventKind::Read,
-            conn.stats.read_bytes.saturating_sub(len),
-            len,
-        );
+        let gathered = match self.served.is(token) {
+            true => self.out.len(),
+            false => 0,
+        };
+        conn.stats.written_bytes + (conn.queued_bytes() + gathered) as u64
     }
 }
 

@@ -74,18 +74,15 @@ impl Engine {
 
     /// [`send`](Engine::send) for a connection that has to be looked at.
     #[inline(never)]
-    pub(super) fn look_and_send<P: Encode>(
-        &mut self,
-        token: Token,
-        payload: P,
-    ) -> Result<Sent, SendError> {
+    fn look_and_send<P: Encode>(&mut self, token: Token, payload: P) -> Result<Sent, SendError> {
         let is_served = self.served.is(token);
-        let conn = self.entries.conn_mut(token)?;
+        let conn = self.entries.conn(token)?;
+        let gathers = is_served && conn.gathers();
         if conn.flags.intersects(Flags::STOPS_SENDING) {
             Err(SendError::Closing)
         } else if conn.flags.intersects(Flags::OBSERVED) {
-            self.send_observed(token, payload)
-        } else if is_served && conn.gathers() {
+            self.send_observed(token, payload, gathers)
+        } else if gathers {
             self.gather(payload)
         } else {
             self.send_queued(token, payload)
@@ -94,7 +91,7 @@ impl Engine {
 
     /// Gathers a frame for the connection that is served.
     #[inline]
-    fn gather<P: Encode>(&mut self, payload: P) -> Result<Sent, SendError> {
+    pub(super) fn gather<P: Encode>(&mut self, payload: P) -> Result<Sent, SendError> {
         let Self {
             served,
             out,
@@ -138,7 +135,11 @@ impl Engine {
     }
 
     /// [`send`](Engine::send) for a connection that is not served, or has a queue.
-    fn send_queued<P: Encode>(&mut self, token: Token, payload: P) -> Result<Sent, SendError> {
+    pub(super) fn send_queued<P: Encode>(
+        &mut self,
+        token: Token,
+        payload: P,
+    ) -> Result<Sent, SendError> {
         let is_memory_full = self.is_memory_full();
         let Self {
             entries,
@@ -222,26 +223,19 @@ impl Engine {
             out.clear();
             return Drained(false);
         };
-        let result = if conn.flags.intersects(Flags::NO_PLAIN_WRITE) {
-            if conn.flags.intersects(Flags::DEAD | Flags::WRITE_FAILED) {
-                conn.rare().unsent_bytes += out.len() as u64;
-                out.clear();
-                return Drained(false);
-            }
-            let result = write(conn, stats, *stamp, out.bytes());
-            record_write(recorder, token, conn, &result);
-            result
-        } else {
-            write(conn, stats, *stamp, out.bytes())
-        };
-        match result {
+        if conn.flags.intersects(Flags::DEAD | Flags::WRITE_FAILED) {
+            conn.rare().unsent_bytes += out.len() as u64;
+            out.clear();
+            return Drained(false);
+        }
+        match write(conn, stats, *stamp, out.bytes()) {
             Ok(len) if len == out.len() => {
                 out.clear();
-                if !conn.flags.intersects(Flags::ABOVE_HIGH) {
+                if !conn.flags.intersects(Flags::AFTER_WRITE) {
                     return Drained(false);
                 }
-                conn.flags.remove(Flags::ABOVE_HIGH);
-                Drained(true)
+                record_write(recorder, token, conn, &Ok(len));
+                Drained(conn.flags.set(Flags::ABOVE_HIGH, false))
             }
             result => self.wrote_less(token, result),
         }
@@ -256,11 +250,13 @@ impl Engine {
             pool,
             spare_outbounds,
             stamp,
+            recorder,
             ..
         } = self;
         let Ok(conn) = entries.conn_mut(token) else {
             return Drained(false);
         };
+        record_write(recorder, token, conn, &result);
         match result {
             Ok(len) => out.consume(len),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -45,7 +45,7 @@ impl Served {
         self.frames_max = frames_max;
         self.frames_left = frames_max;
         mem::swap(&mut self.framing, &mut conn.framing);
-        conn.is_plain().then_some(token)
+        conn.watched_as(token)
     }
 
     #[inline]
@@ -121,8 +121,8 @@ impl Engine {
         let Ok(conn) = self.entries.unwatched_mut(token) else {
             return Flags::DEAD;
         };
-        let (flags, is_plain) = (conn.flags, conn.is_plain());
-        self.entries.watch(is_plain.then_some(token));
+        let (flags, watched) = (conn.flags, conn.watched_as(token));
+        self.entries.watch(watched);
         flags
     }
 

@@ -4,7 +4,7 @@ use super::Reactor;
 use super::clock::Since;
 use crate::buffer::Pool;
 use crate::codec::{Kind, Skipped};
-use crate::conn::{Flags, Flow, Halt, Inbound, Sink};
+use crate::conn::{Flags, Flow, Halt, Inbound, Round, Sink};
 use crate::context::Context;
 use crate::engine::{Accepted, Drained, Engine, Entry, Fill};
 use crate::error::CloseReason;
@@ -83,7 +83,6 @@ impl<H: Handler> Reactor<H> {
             token,
             session,
             bytes_left,
-            is_observed: flags.intersects(Flags::OBSERVED),
             since,
         };
         let mut input = Input {
@@ -177,8 +176,6 @@ struct Dispatch<'a, H: Handler> {
     token: Token,
     session: H::Session,
     bytes_left: usize,
-    /// Frames are recorded before they are delivered.
-    is_observed: bool,
     /// Since when frames are decoded, or the last one was delivered.
     since: Since,
 }
@@ -247,14 +244,6 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
         self.look_again("on_skipped", Engine::spend_nothing)
     }
 
-    #[inline]
-    fn found(&mut self, frame: &[u8], bytes: &[u8], behind: usize, beyond: usize) {
-        if self.is_observed {
-            let engine = &mut *self.cx.engine;
-            engine.record_frame(self.token, frame, bytes, behind, beyond);
-        }
-    }
-
     fn now(&self) -> Stamp {
         self.cx.engine.stamp
     }
@@ -297,9 +286,12 @@ impl Input<'_> {
             }
             let halt = if has_undelivered {
                 dispatch.since = Since::now(dispatch.cx.engine);
-                self.inbound.resume(dispatch)
+                match flags.intersects(Flags::OBSERVED) {
+                    true => observe(self.inbound, Round::Rest, dispatch),
+                    false => self.inbound.resume(dispatch),
+                }
             } else if flags.intersects(Flags::READABLE) {
-                match self.read(dispatch) {
+                match self.read(flags, dispatch) {
                     Read::All if dispatch.cx.engine.is_served_unchanged() => return false,
                     Read::All | Read::More => Halt::Drained,
                     Read::Stopped(halt) => halt,
@@ -307,7 +299,7 @@ impl Input<'_> {
             } else if flags.intersects(Flags::END_TOLD) {
                 return false;
             } else {
-                self.end(dispatch)
+                self.end(flags, dispatch)
             };
             if let Halt::Failed { error, undecoded } = halt {
                 dispatch
@@ -318,13 +310,12 @@ impl Input<'_> {
             }
             flags = dispatch.cx.engine.look_at_served();
             is_spent = dispatch.is_spent();
-            dispatch.is_observed = flags.intersects(Flags::OBSERVED);
         }
     }
 
     /// One read, and what its bytes decode to.
     #[inline]
-    fn read<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> Read {
+    fn read<H: Handler>(&mut self, flags: Flags, dispatch: &mut Dispatch<'_, H>) -> Read {
         let engine = &mut *dispatch.cx.engine;
         if engine.is_memory_full() {
             engine.starve(dispatch.token);
@@ -342,11 +333,19 @@ impl Input<'_> {
             Fill::Bytes(len) | Fill::Last(len) => {
                 dispatch.bytes_left -= len;
                 if is_direct {
+                    engine.record_read(dispatch.token, len);
                     self.inbound.direct_filled(len);
                     return Read::More;
                 }
                 dispatch.since = Since::now(engine);
-                match self.inbound.ingest(&self.scratch[..len], dispatch) {
+                let bytes = &self.scratch[..len];
+                let halt = if flags.intersects(Flags::OBSERVED) {
+                    dispatch.cx.engine.record_read(dispatch.token, len);
+                    observe(self.inbound, Round::Bytes(bytes), dispatch)
+                } else {
+                    self.inbound.ingest(bytes, dispatch)
+                };
+                match halt {
                     Halt::Drained if matches!(fill, Fill::Last(_)) => Read::All,
                     halt => Read::Stopped(halt),
                 }
@@ -369,9 +368,13 @@ impl Input<'_> {
 
     /// The stream has ended: the codec sees what is left, then the handler is told.
     #[cold]
-    fn end<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> Halt {
+    fn end<H: Handler>(&mut self, flags: Flags, dispatch: &mut Dispatch<'_, H>) -> Halt {
         if self.inbound.len() > 0 {
-            match self.inbound.finish(dispatch) {
+            let halt = match flags.intersects(Flags::OBSERVED) {
+                true => observe(self.inbound, Round::End, dispatch),
+                false => self.inbound.finish(dispatch),
+            };
+            match halt {
                 Halt::Drained => self.give_up(dispatch, 0),
                 halt => return halt,
             }
@@ -410,7 +413,10 @@ impl Input<'_> {
             let engine = &mut *dispatch.cx.engine;
             let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
             match engine.fill(dispatch.token, &mut self.scratch[..len_max]) {
-                Fill::Bytes(len) | Fill::Last(len) => dispatch.bytes_left -= len,
+                Fill::Bytes(len) | Fill::Last(len) => {
+                    engine.record_read(dispatch.token, len);
+                    dispatch.bytes_left -= len;
+                }
                 Fill::Ended | Fill::Drained => {}
                 Fill::Failed(error) => engine.kill(dispatch.token, CloseReason::Io(error)),
             }
@@ -446,4 +452,19 @@ enum Read {
     More,
     /// The decoding of what was read ended so.
     Stopped(Halt),
+}
+
+/// Decodes for a connection that is observed: each frame is recorded before it is delivered.
+#[cold]
+#[inline(never)]
+fn observe<H: Handler>(
+    inbound: &mut Inbound,
+    round: Round<'_>,
+    dispatch: &mut Dispatch<'_, H>,
+) -> Halt {
+    let conn = dispatch.cx.engine.conn(dispatch.token);
+    let read_bytes = conn.map_or(0, |conn| conn.stats.read_bytes);
+    inbound.observe(round, read_bytes, dispatch, |dispatch, place| {
+        dispatch.cx.engine.record_frame(dispatch.token, place);
+    })
 }

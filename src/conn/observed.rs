@@ -1,0 +1,143 @@
+//! The read side of a connection that is observed: each frame is told with its place in the stream.
+//!
+//! The loops that decode plain connections know nothing of this. An observed one has its codec
+//! wrapped, so that what it answers is seen, and its sink, so that a frame is told before it is
+//! delivered.
+
+use std::cell::Cell;
+
+use super::inbound::{Flow, Halt, Inbound, Sink};
+use crate::buffer::Pool;
+use crate::codec::{Codec, ErasedState, Kind, Scanned, Skipped, Step, with_builtin};
+use crate::error::FrameError;
+use crate::timer::Stamp;
+
+/// Where a frame lies in its stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+    /// Bytes before and behind its payload.
+    pub(crate) header_len: usize,
+    pub(crate) trailer_len: usize,
+}
+
+/// What there is to decode.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Round<'a> {
+    /// What a read gave.
+    Bytes(&'a [u8]),
+    /// What an earlier round left.
+    Rest,
+    /// The same, and the stream has ended.
+    End,
+}
+
+impl Inbound {
+    /// [`ingest`](Inbound::ingest), [`resume`](Inbound::resume) or [`finish`](Inbound::finish), and
+    /// each frame is told to `found` before it is delivered. `read_bytes` of the stream were read,
+    /// those of this round included.
+    #[cold]
+    pub(crate) fn observe<S: Sink>(
+        &mut self,
+        round: Round<'_>,
+        read_bytes: u64,
+        sink: &mut S,
+        found: fn(&mut S, Place),
+    ) -> Halt {
+        let kind = sink.kind().clone();
+        let mut scanned = self.scanned();
+        let mut state = match &kind {
+            Kind::Custom(custom) => Some(self.take_custom(|| custom.new_state())),
+            _ => None,
+        };
+        let new = match round {
+            Round::Bytes(bytes) => bytes.len(),
+            Round::Rest | Round::End => 0,
+        };
+        let mut offset = read_bytes.saturating_sub((self.len() + new) as u64);
+        offset += self.left_to_skip().min(new as u64);
+        let place = Cell::new(Place::default());
+        let decode = |bytes: &[u8]| {
+            let step = decode(&kind, &mut scanned, state.as_deref_mut(), round, bytes);
+            match &step {
+                Ok(Step::Frame { frame, consumed }) => {
+                    place.set(Place {
+                        offset,
+                        len: *consumed,
+                        header_len: frame.start,
+                        trailer_len: consumed.saturating_sub(frame.end),
+                    });
+                    offset += *consumed as u64;
+                }
+                Ok(Step::Skip { bytes } | Step::SkipFrame { bytes, .. }) => {
+                    offset = offset.saturating_add(*bytes);
+                }
+                Ok(Step::SkipPart { bytes }) => offset += *bytes as u64,
+                Ok(Step::Need(_)) | Err(_) => {}
+            }
+            step
+        };
+        let place = &place;
+        let mut sink = Observing { sink, place, found };
+        let halt = match round {
+            Round::Bytes(bytes) => self.feed(bytes, &mut sink, decode),
+            Round::Rest | Round::End => self.decode_tail(&mut sink, decode),
+        };
+        match state {
+            Some(state) => self.put_custom(state),
+            None => self.keep_scanned(scanned),
+        }
+        halt
+    }
+}
+
+/// Asks whatever codec it is, once.
+fn decode(
+    kind: &Kind,
+    scanned: &mut Scanned,
+    state: Option<&mut ErasedState>,
+    round: Round<'_>,
+    bytes: &[u8],
+) -> Result<Step, FrameError> {
+    let is_end = matches!(round, Round::End);
+    with_builtin!(kind, codec => match is_end {
+        false => codec.decode(scanned, bytes),
+        true => codec.finish(scanned, bytes),
+    }, custom => match (state, is_end) {
+        (Some(state), false) => custom.decode_erased(state, bytes),
+        (Some(state), true) => custom.finish_erased(state, bytes),
+        (None, _) => unreachable!("a user's codec was given its state"),
+    })
+}
+
+/// A sink that is told of each frame's place before it is given the frame.
+struct Observing<'a, S> {
+    sink: &'a mut S,
+    /// Where the frame lies that was found last.
+    place: &'a Cell<Place>,
+    found: fn(&mut S, Place),
+}
+
+impl<S: Sink> Sink for Observing<'_, S> {
+    fn kind(&self) -> &Kind {
+        self.sink.kind()
+    }
+
+    fn frame(&mut self, frame: &[u8]) -> Flow {
+        (self.found)(self.sink, self.place.get());
+        self.sink.frame(frame)
+    }
+
+    fn skipped(&mut self, skipped: Skipped) -> Flow {
+        self.sink.skipped(skipped)
+    }
+
+    fn now(&self) -> Stamp {
+        self.sink.now()
+    }
+
+    fn pool(&mut self) -> &mut Pool {
+        self.sink.pool()
+    }
+}
