@@ -108,6 +108,18 @@ pub(crate) fn pin(core: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Has the calling thread run only where no other thread of its core wants to.
+#[allow(
+    dead_code,
+    reason = "a benchmark, which is a program of its own, uses it"
+)]
+pub(crate) fn give_way() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads the parameters, which are a local variable.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) })?;
+    Ok(())
+}
+
 /// Raises the limit of open descriptors to the most that an ordinary user may have, and answers it.
 pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit {

@@ -1,0 +1,413 @@
+//! A thousand connections that ping, and one peer that floods: what the pings make of it.
+//!
+//! ```text
+//! cargo bench --manifest-path benches/peers/Cargo.toml --bench flood
+//! ```
+//!
+//! The server is a reactor with its defaults, and echoes. Each ping is a frame of 64 bytes, and no
+//! connection has more than one under way. They come in bursts, with pauses between them: 16 at a
+//! time, each connection in its turn, where a ping finds little before it but the flood; or all
+//! 1,000 at once, where it waits for the other pings too. That is measured in quiet, and while one
+//! peer does nothing but
+//!
+//! - send frames of 64 bytes on one connection, as many as fit, and read their echoes,
+//! - send datagrams of 64 bytes, and read nothing, or
+//! - connect, and reset what it connected.
+//!
+//! The four take turns; each figure is the median of its rounds. The wanted thing is a 99th
+//! percentile of at most three times the quiet one. Beside it stand the turns of the reactor that
+//! ended between a ping and its echo, which say whether it waited for many turns or for long ones,
+//! and what the flood came to.
+//!
+//! The server has a processor of its own, and so has the load. The flood takes a third one; where
+//! there are only two it runs in what the load leaves, and never keeps the load from running.
+
+#[expect(dead_code, reason = "the servers of this package use the rest")]
+#[path = "../src/system.rs"]
+mod system;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use unstick::{ConnId, Context, Datagram, Framing, Handler, Reactor, UdpId};
+
+use system::Epoll;
+
+const PINGERS: usize = 1_000;
+const ROUNDS: usize = 5;
+/// How many pings a burst has, and how many bursts a round.
+const LOADS: [(usize, usize); 2] = [(16, 100), (PINGERS, 10)];
+const PAUSE: Duration = Duration::from_millis(5);
+const FLOODS: [&str; 4] = ["quiet", "frames", "datagrams", "connects"];
+/// A flood is on when so much of it has come.
+const FLOOD_MIN: u64 = 100;
+
+fn main() -> io::Result<()> {
+    let is_test = std::env::args().any(|arg| arg == "--test");
+    let rounds = if is_test { 1 } else { ROUNDS };
+    system::raise_descriptor_limit()?;
+    let cores = system::cores();
+    let core = |wanted: usize| cores.get(wanted).or_else(|| cores.last()).copied();
+
+    let server = Server::start(core(0))?;
+    if let Some(core) = core(1) {
+        system::pin(core)?;
+    }
+    let mut pingers = Pingers::connect(&server)?;
+    let mut figures = FLOODS.map(|_| LOADS.map(|_| Vec::new()));
+    for _ in 0..rounds {
+        for (name, figures) in FLOODS.iter().zip(&mut figures) {
+            let flood = Flood::start(name, &server, core(2))?;
+            // What the flood before this one left behind is gone when these are answered.
+            pingers.burst(PINGERS)?;
+            for ((burst, bursts), figures) in LOADS.iter().zip(figures) {
+                let bursts = if is_test { 2 } else { *bursts };
+                figures.push(pingers.round(*burst, bursts, name)?);
+            }
+            if let Some(flood) = flood {
+                flood.stop()?;
+            }
+        }
+    }
+    server.stop()?;
+
+    for (load, (burst, _)) in LOADS.iter().enumerate() {
+        println!("{PINGERS} pingers, {burst} pings at a time; microseconds, and ratios to quiet:");
+        let of = |flood: usize| Figures::medians(&figures[flood][load]);
+        let quiet = of(0);
+        for (flood, name) in FLOODS.iter().enumerate() {
+            let it = of(flood);
+            println!(
+                "{name:<10} p50 {:>8.1} ({:5.2})   p99 {:>8.1} ({:5.2})   \
+                 turns p50 {:>3} p99 {:>3}   flood {:>9}/s",
+                it.p50 as f64 / 1e3,
+                it.p50 as f64 / quiet.p50 as f64,
+                it.p99 as f64 / 1e3,
+                it.p99 as f64 / quiet.p99 as f64,
+                it.turns_p50,
+                it.turns_p99,
+                it.flood_per_second
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What a round comes to; times are in nanoseconds.
+#[derive(Clone, Copy)]
+struct Figures {
+    p50: u64,
+    p99: u64,
+    turns_p50: u64,
+    turns_p99: u64,
+    flood_per_second: u64,
+}
+
+impl Figures {
+    fn medians(rounds: &[Self]) -> Self {
+        let median = |which: fn(&Self) -> u64| {
+            let mut all: Vec<_> = rounds.iter().map(which).collect();
+            percentile(&mut all, 50)
+        };
+        Self {
+            p50: median(|round| round.p50),
+            p99: median(|round| round.p99),
+            turns_p50: median(|round| round.turns_p50),
+            turns_p99: median(|round| round.turns_p99),
+            flood_per_second: median(|round| round.flood_per_second),
+        }
+    }
+}
+
+fn percentile(values: &mut [u64], percent: usize) -> u64 {
+    values.sort_unstable();
+    values[(values.len() - 1) * percent / 100]
+}
+
+struct Echo;
+
+impl Handler for Echo {
+    type Session = ();
+
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
+        // An echo that is refused is missed by the pinger, which then waits for ever.
+        let _ = cx.send(conn, frame);
+    }
+
+    fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
+        let _ = cx.send_to(socket, datagram.from, datagram.data);
+    }
+}
+
+/// What the server tells after each turn.
+#[derive(Default)]
+struct Counts {
+    turns: AtomicU64,
+    frames: AtomicU64,
+    datagrams: AtomicU64,
+    connects: AtomicU64,
+}
+
+impl Counts {
+    /// How much came of what a flood consists of.
+    fn of(&self, flood: &str) -> u64 {
+        match flood {
+            "frames" => self.frames.load(Relaxed),
+            "datagrams" => self.datagrams.load(Relaxed),
+            "connects" => self.connects.load(Relaxed),
+            _ => 0,
+        }
+    }
+}
+
+struct Server {
+    tcp: SocketAddr,
+    udp: SocketAddr,
+    counts: Arc<Counts>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Server {
+    fn start(core: Option<usize>) -> io::Result<Self> {
+        let counts = Arc::new(Counts::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (tell, told) = mpsc::channel();
+        let thread = thread::spawn({
+            let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
+            move || {
+                if let Some(core) = core {
+                    system::pin(core)?;
+                }
+                let mut reactor = Reactor::new(Echo)?;
+                let listener = reactor.listen("127.0.0.1:0", Framing::length_u32())?;
+                let socket = reactor.bind_udp("127.0.0.1:0")?;
+                let addrs = (reactor.local_addr(listener)?, reactor.local_addr(socket)?);
+                tell.send(addrs).map_err(io::Error::other)?;
+                while !stop.load(Relaxed) {
+                    reactor.turn(Some(Duration::from_millis(100)))?;
+                    let stats = reactor.stats();
+                    counts.turns.store(stats.turns, Relaxed);
+                    counts.frames.store(stats.frames_in, Relaxed);
+                    counts.datagrams.store(stats.datagrams_in, Relaxed);
+                    counts.connects.store(stats.accepted, Relaxed);
+                }
+                Ok(())
+            }
+        });
+        let Ok((tcp, udp)) = told.recv() else {
+            joined(thread)?;
+            return Err(ErrorKind::BrokenPipe.into());
+        };
+        Ok(Self {
+            tcp,
+            udp,
+            counts,
+            stop,
+            thread,
+        })
+    }
+
+    fn stop(self) -> io::Result<()> {
+        self.stop.store(true, Relaxed);
+        joined(self.thread)
+    }
+}
+
+fn joined(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
+    let ended = thread.join();
+    ended.unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+}
+
+struct Pingers {
+    epoll: Epoll,
+    streams: Vec<TcpStream>,
+    /// When each one's ping was sent: the time, and the turns until then.
+    sent: Vec<(Instant, u64)>,
+    /// Whose turn it is.
+    next: usize,
+    frame: [u8; 68],
+    counts: Arc<Counts>,
+    /// Of all pings since the round began, in nanoseconds and in turns.
+    times: Vec<u64>,
+    turns: Vec<u64>,
+}
+
+impl Pingers {
+    fn connect(server: &Server) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let mut streams = Vec::with_capacity(PINGERS);
+        for key in 0..PINGERS {
+            let stream = TcpStream::connect(server.tcp)?;
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            epoll.add(&stream, key, system::READABLE)?;
+            streams.push(stream);
+        }
+        Ok(Self {
+            epoll,
+            streams,
+            sent: vec![(Instant::now(), 0); PINGERS],
+            next: 0,
+            frame: frame(),
+            counts: Arc::clone(&server.counts),
+            times: Vec::new(),
+            turns: Vec::new(),
+        })
+    }
+
+    fn round(&mut self, burst: usize, bursts: usize, flood: &str) -> io::Result<Figures> {
+        self.times.clear();
+        self.turns.clear();
+        let (started, before) = (Instant::now(), self.counts.of(flood));
+        for _ in 0..bursts {
+            thread::sleep(PAUSE);
+            self.burst(burst)?;
+        }
+        let mut came = self.counts.of(flood) - before;
+        if flood == "frames" {
+            came = came.saturating_sub(self.times.len() as u64);
+        }
+        Ok(Figures {
+            p50: percentile(&mut self.times, 50),
+            p99: percentile(&mut self.times, 99),
+            turns_p50: percentile(&mut self.turns, 50),
+            turns_p99: percentile(&mut self.turns, 99),
+            flood_per_second: (came as f64 / started.elapsed().as_secs_f64()) as u64,
+        })
+    }
+
+    /// So many pings, each on the next connection, and their echoes.
+    fn burst(&mut self, pings: usize) -> io::Result<()> {
+        let mut events = [system::NO_EVENT; 64];
+        let (mut to_send, mut to_come) = (pings, pings);
+        while to_come > 0 {
+            // A few at a time, so that no echo lies here for long.
+            for _ in 0..to_send.min(16) {
+                let turns = self.counts.turns.load(Relaxed);
+                self.sent[self.next] = (Instant::now(), turns);
+                self.streams[self.next].write_all(&self.frame)?;
+                self.next = (self.next + 1) % PINGERS;
+                to_send -= 1;
+            }
+            let timeout_ms = if to_send > 0 { 0 } else { 10_000 };
+            let came = self.epoll.wait(&mut events, timeout_ms)?;
+            if came == 0 && to_send == 0 {
+                return Err(io::Error::other(format!("{to_come} echoes are missing")));
+            }
+            for event in &events[..came] {
+                let key = event.u64 as usize;
+                let mut echo = [0; 68];
+                self.streams[key].read_exact(&mut echo)?;
+                assert_eq!(echo, self.frame);
+                let (sent, turns) = self.sent[key];
+                self.times.push(sent.elapsed().as_nanos() as u64);
+                self.turns.push(self.counts.turns.load(Relaxed) - turns);
+            }
+            to_come -= came;
+        }
+        Ok(())
+    }
+}
+
+fn frame() -> [u8; 68] {
+    let mut frame = [7; 68];
+    frame[..4].copy_from_slice(&64_u32.to_be_bytes());
+    frame
+}
+
+/// Threads that flood until they are stopped.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    stream: Option<TcpStream>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Flood {
+    /// Starts it, and waits until the server gets it.
+    fn start(name: &str, server: &Server, core: Option<usize>) -> io::Result<Option<Self>> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = {
+            let stop = Arc::clone(&stop);
+            move || stop.load(Relaxed)
+        };
+        let (tcp, udp) = (server.tcp, server.udp);
+        let before = server.counts.of(name);
+        let mut stream = None;
+        let threads = match name {
+            "frames" => {
+                let mut writer = TcpStream::connect(tcp)?;
+                let mut reader = writer.try_clone()?;
+                stream = Some(writer.try_clone()?);
+                let frames = frame().repeat(1_000);
+                let write = in_background(core, move || {
+                    while writer.write_all(&frames).is_ok() {}
+                    Ok(())
+                });
+                let mut buffer = vec![0; 1 << 18];
+                let read = in_background(core, move || {
+                    while reader.read(&mut buffer).is_ok_and(|len| len > 0) {}
+                    Ok(())
+                });
+                vec![write, read]
+            }
+            "datagrams" => {
+                let socket = UdpSocket::bind("127.0.0.1:0")?;
+                vec![in_background(core, move || {
+                    while !stopped() {
+                        socket.send_to(&[7; 64], udp)?;
+                    }
+                    Ok(())
+                })]
+            }
+            "connects" => vec![in_background(core, move || {
+                while !stopped() {
+                    let stream = TcpStream::connect(tcp)?;
+                    // With a reset, as ports that are left waiting would soon run out.
+                    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+                }
+                Ok(())
+            })],
+            _ => return Ok(None),
+        };
+        while server.counts.of(name) < before + FLOOD_MIN {
+            if threads.iter().any(JoinHandle::is_finished) {
+                break;
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(Some(Self {
+            stop,
+            stream,
+            threads,
+        }))
+    }
+
+    fn stop(self) -> io::Result<()> {
+        self.stop.store(true, Relaxed);
+        if let Some(stream) = self.stream {
+            stream.shutdown(Shutdown::Both)?;
+        }
+        self.threads.into_iter().try_for_each(joined)
+    }
+}
+
+/// A thread that gives way to all others on its core.
+fn in_background(
+    core: Option<usize>,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> JoinHandle<io::Result<()>> {
+    thread::spawn(move || {
+        if let Some(core) = core {
+            system::pin(core)?;
+        }
+        system::give_way()?;
+        work()
+    })
+}
