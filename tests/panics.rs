@@ -2,12 +2,14 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use common::{Event, Probe, drive, frame, listening};
-use unstick::{CloseReason, Config, Framing, Reactor};
+use common::{Event, Probe, deposit, drive, frame, listening, open};
+use unstick::{CloseReason, Config, Framing, Origin, Reactor};
 
 /// Echoes, and panics in the first callback that `is_chosen`.
 fn fragile(is_chosen: fn(&Event) -> bool) -> Probe {
@@ -41,8 +43,13 @@ fn a_panic_closes_its_connection_and_no_other(is_chosen: fn(&Event) -> bool) {
         .shutdown(std::net::Shutdown::Write)
         .expect("the client ends");
     turn_into_panic(&mut reactor);
+    goes_on(reactor, addr);
+    drop(client);
+}
 
-    // A fresh connection is served, in the same slots and buffers.
+/// A fresh connection is served, in the same slots and buffers, and everything ends as it does
+/// elsewhere: each connection once, and no memory is left.
+fn goes_on(mut reactor: Reactor<Probe>, addr: SocketAddr) {
     let server = std::thread::spawn(move || {
         let mut client = common::client(addr);
         let echoed = common::round_trip(&mut client, b"three");
@@ -58,7 +65,15 @@ fn a_panic_closes_its_connection_and_no_other(is_chosen: fn(&Event) -> bool) {
     server.join().expect("the fresh connection was served");
     reactor.with(|_, cx| cx.shutdown(Duration::from_secs(5)));
     drive(&mut reactor, Reactor::is_shut_down);
-    drop(client);
+    let stats = reactor.stats();
+    assert_eq!((stats.connections, stats.held_bytes), (0, 0));
+    let closed: HashSet<_> = reactor
+        .handler()
+        .closes()
+        .iter()
+        .map(|close| close.0)
+        .collect();
+    assert_eq!(closed.len(), reactor.handler().closes().len());
 }
 
 #[test]
@@ -79,6 +94,190 @@ fn a_panic_in_on_half_close_leaves_the_reactor_whole() {
 #[test]
 fn a_panic_in_on_close_leaves_the_reactor_whole() {
     a_panic_closes_its_connection_and_no_other(|event| matches!(event, Event::Close(..)));
+}
+
+#[test]
+fn a_panic_in_on_drained_leaves_the_reactor_whole() {
+    let mut config = Config::default();
+    (config.write_high, config.write_low) = (4, 2);
+    let chosen = |event: &Event| matches!(event, Event::Drained(_));
+    let (mut reactor, addr) = listening(fragile(chosen), config, Framing::length_u32());
+    let mut client = common::client(addr);
+    client.write_all(&frame("u32", b"one")).expect("it is read");
+    turn_into_panic(&mut reactor);
+    goes_on(reactor, addr);
+}
+
+#[test]
+fn a_panic_in_on_skipped_leaves_the_reactor_whole() {
+    let framing = Framing::length_u32().frame_len_max(10).skip_too_long();
+    let chosen = |event: &Event| matches!(event, Event::Skipped(..));
+    let (mut reactor, addr) = listening(fragile(chosen), Config::default(), framing);
+    let mut client = common::client(addr);
+    client
+        .write_all(&frame("u32", &[7; 11]))
+        .expect("it is read");
+    turn_into_panic(&mut reactor);
+    goes_on(reactor, addr);
+}
+
+#[test]
+fn a_panic_in_on_hangup_leaves_the_reactor_whole() {
+    let chosen = |event: &Event| matches!(event, Event::Hangup(..));
+    let (mut reactor, addr) = listening(fragile(chosen), Config::default(), Framing::length_u32());
+    let (mut client, conn) = open(&mut reactor, addr);
+    reactor.with(|_, cx| cx.pause(conn)).expect("it is open");
+    deposit(&mut reactor, &mut client, conn, b"unread");
+    common::reset(client);
+    turn_into_panic(&mut reactor);
+    goes_on(reactor, addr);
+}
+
+#[test]
+fn a_panic_about_a_connection_that_is_connected_or_adopted_leaves_the_reactor_whole() {
+    for origin in [Origin::Connected, Origin::Adopted] {
+        let chosen: fn(&Event) -> bool = match origin {
+            Origin::Connected => |event| matches!(event, Event::Open(_, Origin::Connected)),
+            _ => |event| matches!(event, Event::Open(_, Origin::Adopted)),
+        };
+        let (mut reactor, addr) =
+            listening(fragile(chosen), Config::default(), Framing::length_u32());
+        let peer = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let peer_addr = peer.local_addr().expect("it is bound");
+        if origin == Origin::Connected {
+            reactor.connect(peer_addr, Framing::length_u32(), ());
+        } else {
+            let stream = TcpStream::connect(peer_addr).expect("it listens");
+            reactor.with(|_, cx| cx.adopt_stream(stream, Framing::length_u32(), ()));
+        }
+        turn_into_panic(&mut reactor);
+        goes_on(reactor, addr);
+    }
+}
+
+/// Who waits in the backlog behind the one whose callback panicked gets no event of its own.
+#[test]
+fn a_panic_in_on_refused_or_on_open_does_not_leave_the_backlog_waiting() {
+    for connections_max in [0, 100] {
+        let mut config = Config::default();
+        config.connections_max = connections_max;
+        let chosen = |event: &Event| matches!(event, Event::Refused(..) | Event::Open(..));
+        let (mut reactor, addr) = listening(fragile(chosen), config, Framing::length_u32());
+        let clients = [0; 5].map(|_| common::client(addr));
+        turn_into_panic(&mut reactor);
+        drive(&mut reactor, |reactor| {
+            let stats = reactor.stats();
+            stats.accepted + stats.refused == clients.len() as u64
+        });
+    }
+}
+
+#[test]
+fn a_panic_in_a_timer_a_closure_or_a_refused_send_costs_no_other_one() {
+    let chosen = |event: &Event| matches!(event, Event::Timer(..));
+    let (mut reactor, addr) = listening(fragile(chosen), Config::default(), Framing::length_u32());
+    reactor.with(|_, cx| [1, 2].map(|key| cx.set_timer(Duration::ZERO, key)));
+    turn_into_panic(&mut reactor);
+    drive(&mut reactor, |reactor| {
+        reactor
+            .handler()
+            .count(|event| matches!(event, Event::Timer(_, 2)))
+            == 1
+    });
+
+    let remote = reactor.remote();
+    let posted = remote.post(|_: &mut Probe, _: &mut _| panic!("the handler's own fault"));
+    posted.expect("there is room");
+    let posted = remote.post(|probe: &mut Probe, _: &mut _| probe.keep_half_closed = true);
+    posted.expect("there is room");
+    turn_into_panic(&mut reactor);
+    drive(&mut reactor, |reactor| reactor.handler().keep_half_closed);
+    reactor.handler_mut().keep_half_closed = false;
+
+    let chosen = |event: &Event| matches!(event, Event::SendRefused(_, data) if data == b"one");
+    *reactor.handler_mut() = fragile(chosen);
+    let (client, conn) = open(&mut reactor, addr);
+    drop(client);
+    drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    remote.send(conn, *b"one").expect("there is room");
+    remote.send(conn, *b"two").expect("there is room");
+    turn_into_panic(&mut reactor);
+    drive(&mut reactor, |reactor| {
+        reactor
+            .handler()
+            .count(|event| matches!(event, Event::SendRefused(..)))
+            == 1
+    });
+    goes_on(reactor, addr);
+}
+
+/// Of a payload that is written in place, nothing is sent where the writing panics.
+#[test]
+fn a_panic_while_a_payload_is_written_leaves_the_output_of_its_connection_whole() {
+    let (mut reactor, addr) = listening(Probe::echo(), Config::default(), Framing::length_u32());
+    let (mut client, conn) = open(&mut reactor, addr);
+    for is_first in [true, false] {
+        if !is_first {
+            let sent = reactor.with(|_, cx| cx.send(conn, b"before"));
+            let _ = sent.expect("there is room");
+        }
+        let panic = catch_unwind(AssertUnwindSafe(|| {
+            reactor.with(|_, cx| {
+                let _ = cx.send_with(conn, |out| {
+                    out.put(b"half a fra");
+                    panic!("the handler's own fault")
+                });
+            });
+        }));
+        panic.expect_err("the writing panics");
+        common::idle(&mut reactor);
+    }
+    assert_eq!(common::read_u32_frame(&mut client), b"before");
+    client
+        .write_all(&frame("u32", b"after"))
+        .expect("it is read");
+    drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
+    assert_eq!(common::read_u32_frame(&mut client), b"after");
+    assert_eq!(reactor.stats().held_bytes, 0);
+    goes_on(reactor, addr);
+}
+
+#[test]
+fn a_panic_in_on_datagram_error_does_not_leave_the_queue_unsent() {
+    let chosen = |event: &Event| matches!(event, Event::DatagramError(..));
+    let (mut reactor, addr) = listening(fragile(chosen), Config::default(), Framing::length_u32());
+    let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    reactor.with(|_, cx| {
+        // To nobody: each is an error of its own.
+        for _ in 0..3 {
+            cx.send_datagram(socket, b"to whom?")
+                .expect("there is room");
+        }
+    });
+    turn_into_panic(&mut reactor);
+    drive(&mut reactor, |reactor| reactor.stats().datagram_errors == 3);
+    goes_on(reactor, addr);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_panic_about_a_unix_datagram_does_not_leave_the_socket_unread() {
+    let chosen = |event: &Event| matches!(event, Event::UnixDatagram(..));
+    let (mut reactor, addr) = listening(fragile(chosen), Config::default(), Framing::length_u32());
+    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
+    let adopted = reactor.with(|_, cx| cx.adopt_unix_datagram(ours));
+    adopted.expect("it is a socket");
+    for data in [b"1", b"2", b"3"] {
+        theirs.send(data).expect("there is room");
+    }
+    turn_into_panic(&mut reactor);
+    drive(&mut reactor, |reactor| {
+        reactor
+            .handler()
+            .count(|event| matches!(event, Event::UnixDatagram(..)))
+            == 2
+    });
+    goes_on(reactor, addr);
 }
 
 /// What was sent before the panic was never written: it is counted, and `on_close` tells why.

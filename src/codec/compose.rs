@@ -14,14 +14,36 @@ impl Framing {
         buf: &mut Buf,
         write: impl FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
     ) -> Result<(), FrameError> {
+        let unfinished = Unfinished::new(buf);
+        unfinished.buf.put_zeros(self.kind().room());
+        write(&mut Out::new(unfinished.buf))?;
+        let frame = &mut Out::since(unfinished.buf, unfinished.start);
+        self.kind().encode_in_place(frame)?;
+        unfinished.finish();
+        Ok(())
+    }
+}
+
+/// A frame that is being appended, and is taken back where that fails or panics.
+pub(super) struct Unfinished<'a> {
+    pub(super) buf: &'a mut Buf,
+    start: usize,
+}
+
+impl<'a> Unfinished<'a> {
+    pub(super) fn new(buf: &'a mut Buf) -> Self {
         let start = buf.len();
-        buf.put_zeros(self.kind().room());
-        let result = write(&mut Out::new(buf))
-            .and_then(|()| self.kind().encode_in_place(&mut Out::since(buf, start)));
-        if result.is_err() {
-            buf.truncate(start);
-        }
-        result
+        Self { buf, start }
+    }
+
+    pub(super) fn finish(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.buf.truncate(self.start);
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::compose::Unfinished;
 use super::delimited::Delimited;
 use super::fixed::Fixed;
 use super::header_body::HeaderBody;
@@ -471,17 +472,15 @@ impl Kind {
 
     #[inline(never)]
     fn encode(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
-        let before = buf.len();
-        let out = &mut Out::new(buf);
-        let encoded = with_builtin!(
+        let unfinished = Unfinished::new(buf);
+        let out = &mut Out::new(unfinished.buf);
+        with_builtin!(
             self,
             codec => codec.encode(payload, out),
             custom => custom.encode_erased(payload, out)
-        );
-        if encoded.is_err() {
-            buf.truncate(before);
-        }
-        encoded
+        )?;
+        unfinished.finish();
+        Ok(())
     }
 }
 

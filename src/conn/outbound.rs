@@ -38,6 +38,35 @@ struct Given {
     start: usize,
 }
 
+/// A queue whose last segment is being appended to: dropped, also by a panic of what encodes, it
+/// counts what was accepted, and takes back what was not.
+struct Encoding<'a> {
+    outbound: &'a mut Outbound,
+    pool: &'a mut Pool,
+    /// The length of the segment.
+    before: usize,
+    is_accepted: bool,
+}
+
+impl Drop for Encoding<'_> {
+    fn drop(&mut self) {
+        let Outbound { segments, len, .. } = &mut *self.outbound;
+        if let Some(Segment::Pooled(back)) = segments.back_mut() {
+            if !self.is_accepted {
+                back.truncate(self.before);
+            }
+            *len += back.len() - self.before;
+            self.pool.recount(back);
+            if back.is_empty() {
+                segments
+                    .pop_back()
+                    .into_iter()
+                    .for_each(|back| back.give_back(self.pool));
+            }
+        }
+    }
+}
+
 impl Outbound {
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -79,22 +108,18 @@ impl Outbound {
         let queued = self.len;
         let back = self.back_with_room(payload_len.saturating_add(HEADER_ROOM), pool);
         let before = back.len();
-        let result = encode(back);
-        let mut added = back.len() - before;
-        let accepted = result.is_ok() && queued + added <= limit;
-        if !accepted {
-            back.truncate(before);
-            added = 0;
-        }
-        pool.recount(back);
-        if back.is_empty() {
-            self.segments
-                .pop_back()
-                .into_iter()
-                .for_each(|back| back.give_back(pool));
-        }
-        self.len += added;
-        result.map(|()| accepted)
+        let mut encoding = Encoding {
+            outbound: self,
+            pool,
+            before,
+            is_accepted: false,
+        };
+        let Some(Segment::Pooled(back)) = encoding.outbound.segments.back_mut() else {
+            return Ok(false);
+        };
+        encode(back)?;
+        encoding.is_accepted = queued + back.len() - before <= limit;
+        Ok(encoding.is_accepted)
     }
 
     /// The bytes to write next; empty where there are none.

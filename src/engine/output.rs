@@ -165,15 +165,17 @@ impl Engine {
         let outbound = conn
             .outbound
             .get_or_insert_with(|| spare_outbounds.take(*stamp));
+        // First, so that the flush clears up where encoding panics.
+        if !conn.flags.intersects(Flags::TO_FLUSH) {
+            conn.flags.insert(Flags::TO_FLUSH);
+            to_flush.push_back(token);
+        }
         let encoded = outbound.encode(payload.len(), limit, pool, |buf| {
             payload.encode(framing, buf)
         });
         let queued = outbound.len();
         if queued == 0 {
             spare_outbounds.put(conn.outbound.take());
-        } else if !conn.flags.intersects(Flags::TO_FLUSH) {
-            conn.flags.insert(Flags::TO_FLUSH);
-            to_flush.push_back(token);
         }
         if !encoded? {
             return Err(full(conn, queued));
@@ -295,6 +297,10 @@ impl Engine {
         while conn.flags.intersects(Flags::WRITABLE)
             && let Some(mut outbound) = conn.outbound.take()
         {
+            if outbound.is_empty() {
+                self.spare_outbounds.put(Some(outbound));
+                return self.emptied(token);
+            }
             let result = match outbound.is_one_piece() {
                 true => write(conn, stats, *stamp, outbound.front()),
                 false => write_pieces(conn, stats, *stamp, &outbound),
@@ -303,10 +309,6 @@ impl Engine {
             if let Ok(len) = result {
                 outbound.progress = *stamp;
                 outbound.consume(len, pool);
-            }
-            if outbound.is_empty() {
-                self.spare_outbounds.put(Some(outbound));
-                return self.emptied(token);
             }
             conn.outbound = Some(outbound);
             match result {

@@ -48,10 +48,18 @@ impl<H: Handler> Reactor<H> {
                     self.serve_input(token, inbound, flags);
                 }
             }
-            Some(Entry::Listener(_)) => self.serve_listener(ListenerId(token)),
-            Some(Entry::Udp(_)) => self.serve_udp(UdpId(token)),
+            Some(Entry::Listener(_)) => {
+                self.or_queue(token, |reactor| {
+                    reactor.serve_listener(ListenerId(token));
+                });
+            }
+            Some(Entry::Udp(_)) => self.or_queue(token, |reactor| reactor.serve_udp(UdpId(token))),
             #[cfg(unix)]
-            Some(Entry::UnixDatagram(_)) => self.serve_unix_datagram(UnixDatagramId(token)),
+            Some(Entry::UnixDatagram(_)) => {
+                self.or_queue(token, |reactor| {
+                    reactor.serve_unix_datagram(UnixDatagramId(token));
+                });
+            }
             None => {}
         }
     }

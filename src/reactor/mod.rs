@@ -486,7 +486,9 @@ impl<H: Handler> Reactor<H> {
                 let drained = self.engine.flush(token);
                 self.tell_drained(token, drained);
             }
-            Some((token, Entry::Udp(_))) => self.flush_udp(UdpId(token)),
+            Some((token, Entry::Udp(_))) => {
+                self.or_queue(token, |reactor| reactor.flush_udp(UdpId(token)));
+            }
             // The others have nothing queued.
             Some(_) | None => {}
         }
@@ -541,6 +543,22 @@ impl<H: Handler> Reactor<H> {
         });
         self.engine.restart_frame_deadline(token);
         self.engine.queue(token);
+    }
+
+    /// Serves a socket that outlives a panic in its callbacks, and that may have more to be served
+    /// than it came to then: it is queued again, as no event would tell of that.
+    fn or_queue(&mut self, token: Token, serve: impl FnOnce(&mut Self)) {
+        struct Unserved<'a, H: Handler>(&'a mut Reactor<H>, Token);
+
+        impl<H: Handler> Drop for Unserved<'_, H> {
+            fn drop(&mut self) {
+                self.0.engine.queue(self.1);
+            }
+        }
+
+        let unserved = Unserved(self, token);
+        serve(&mut *unserved.0);
+        std::mem::forget(unserved);
     }
 
     /// Calls a callback about one connection, with its session.

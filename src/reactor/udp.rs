@@ -6,12 +6,11 @@
 
 use std::io;
 
+use super::Reactor;
 use super::clock::Since;
-use super::{OnUnwind, Reactor};
 use crate::conn::Flags;
 use crate::context::Context;
 use crate::datagram::Datagram;
-use crate::engine::Engine;
 use crate::error::Gone;
 use crate::handler::Handler;
 use crate::token::UdpId;
@@ -79,9 +78,7 @@ impl<H: Handler> Reactor<H> {
         let message = inbox.message(index);
         let is_observed = engine.is_observed(id);
         let len_max = engine.config.datagram_len_max;
-        let served = OnUnwind::new(engine, id.0, Engine::queue);
         for whole in inbox.datagrams(index) {
-            let engine = &mut *served.engine;
             let datagram = Datagram {
                 from: message.from,
                 data: &whole[..whole.len().min(len_max)],
@@ -95,12 +92,11 @@ impl<H: Handler> Reactor<H> {
             }
             let since = Since::now(engine);
             handler.on_datagram(&mut Context { engine, sessions }, id, datagram);
-            since.end(served.engine, "on_datagram", Some(id.into()));
-            if !served.engine.wants_datagrams(id) {
+            since.end(engine, "on_datagram", Some(id.into()));
+            if !engine.wants_datagrams(id) {
                 break;
             }
         }
-        served.disarm();
         message.count()
     }
 

@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 use unstick::{
     Addr, CloseReason, Closed, Config, ConnId, Context, Datagram, Framing, Handler, Hangup,
-    ListenerId, Origin, Reactor, Refusal, Remote, Skipped, Stats, TimerId, UdpId,
+    ListenerId, Origin, Reactor, Refusal, Remote, SendError, Skipped, Stats, TimerId, UdpId,
 };
+#[cfg(unix)]
+use unstick::{UnixDatagram, UnixDatagramId};
 
 /// Far more than any wait takes, so that only a lost wake-up or a lost byte reaches it.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -56,6 +58,9 @@ pub enum Event {
     Datagram(UdpId, SocketAddr, Vec<u8>, bool),
     DatagramError(UdpId, std::io::Error),
     Timer(TimerId, u64),
+    SendRefused(ConnId, Vec<u8>),
+    #[cfg(unix)]
+    UnixDatagram(UnixDatagramId, Vec<u8>),
 }
 
 /// What a [`Probe`] does beside recording, told the event before it is recorded.
@@ -191,6 +196,26 @@ impl Handler for Probe {
 
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
         self.see(cx, Event::Timer(timer, key));
+    }
+
+    fn on_send_refused(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        payload: Vec<u8>,
+        _: SendError,
+    ) {
+        self.see(cx, Event::SendRefused(conn, payload));
+    }
+
+    #[cfg(unix)]
+    fn on_unix_datagram(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        socket: UnixDatagramId,
+        datagram: UnixDatagram<'_>,
+    ) {
+        self.see(cx, Event::UnixDatagram(socket, datagram.data.to_vec()));
     }
 }
 
