@@ -36,6 +36,10 @@ pub struct Stats {
     pub closed: u64,
     /// Frames delivered to `on_frame`.
     pub frames_in: u64,
+    /// Frames that came in more than one read, or were cut by the end of one: TCP cut them.
+    pub frames_split: u64,
+    /// Those of them whose header was cut.
+    pub headers_split: u64,
     /// Frames that were too long and were skipped, each told to `on_skipped`.
     pub frames_skipped: u64,
     /// Payloads that `send` accepted.
@@ -77,4 +81,26 @@ pub struct Stats {
     pub held_bytes: usize,
     /// Errors of UDP sockets, each told to `on_datagram_error`.
     pub datagram_errors: u64,
+}
+
+impl Stats {
+    /// How many frames a read brought, on average: above one, TCP or their sender has glued them.
+    /// Zero where nothing was read.
+    #[must_use]
+    pub fn frames_per_read(&self) -> f64 {
+        ratio(self.frames_in, self.reads)
+    }
+
+    /// How many reads a frame took, on average. Zero where no frame came.
+    #[must_use]
+    pub fn reads_per_frame(&self) -> f64 {
+        ratio(self.reads, self.frames_in)
+    }
+}
+
+fn ratio(one: u64, other: u64) -> f64 {
+    if other == 0 {
+        return 0.0;
+    }
+    one as f64 / other as f64
 }

@@ -288,3 +288,26 @@ fn udp(config: Config) -> (Reactor<Probe>, SocketAddr, UdpSocket) {
     let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     (reactor, addr, client)
 }
+
+/// The ordinary statistics tell how a stream was cut, without any observer.
+#[test]
+fn the_statistics_tell_of_frames_and_headers_that_were_cut() {
+    let mut config = Config::default();
+    config.read_len_max = 6;
+    let (mut reactor, addr) = listening(Probe::silent(), config, Framing::length_u32());
+    let mut client = common::client(addr);
+    // Six bytes a read: the first frame is whole, the second cut in its payload, the third in its
+    // header.
+    let frames = [
+        frame("u32", b"ab"),
+        frame("u32", b"0123456"),
+        frame("u32", b""),
+    ];
+    client
+        .write_all(&frames.concat())
+        .expect("the kernel takes it");
+    drive(&mut reactor, |reactor| reactor.stats().frames_in == 3);
+    let stats = reactor.stats();
+    assert_eq!((stats.frames_split, stats.headers_split), (2, 1));
+    assert!(stats.reads_per_frame() >= 1.0 && stats.frames_per_read() <= 1.0);
+}

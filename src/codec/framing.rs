@@ -452,6 +452,20 @@ impl Framing {
 }
 
 impl Kind {
+    /// Whether the head of a frame ends within its header. Where a frame has no header, and where
+    /// only a user's codec could tell: no.
+    pub(crate) fn is_header_cut(&self, head: &[u8]) -> bool {
+        match self {
+            Self::Length(codec) => head.len() < usize::from(codec.width()),
+            Self::Varint(_) => head.iter().all(|byte| byte & 0x80 != 0),
+            Self::Netstring(_) => !head.contains(&b':'),
+            Self::LengthField(codec) => head.len() < codec.field.header_len(),
+            Self::HeaderBody(codec) => codec.is_header_cut(head),
+            Self::Raw(_) | Self::Line(_) | Self::Fixed(_) => false,
+            Self::Delimited(_) | Self::Custom(_) => false,
+        }
+    }
+
     /// Changes the limit, where there is one that is changed like others.
     pub(super) fn change_limit(&mut self, change: &mut dyn FnMut(&mut Limit)) {
         match self {

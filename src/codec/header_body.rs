@@ -59,6 +59,17 @@ impl HeaderBody {
             .change_limit(&mut |limit| *limit = Limit::of(header_len_max));
     }
 
+    /// Whether the header is not whole yet.
+    pub(super) fn is_header_cut(&self, head: &[u8]) -> bool {
+        let scanned = &mut Scanned::default();
+        let step = with_builtin!(
+            &self.header,
+            codec => codec.decode(scanned, head),
+            _custom => return false
+        );
+        matches!(step, Ok(Step::Need(_)))
+    }
+
     fn front(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Front, FrameError> {
         let step = with_builtin!(&self.header, codec => codec.decode(scanned, bytes), _custom => {
             Err(FrameError::Contract("a header with a codec of its own"))

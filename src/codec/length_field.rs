@@ -125,7 +125,7 @@ impl LengthField {
         self.leading.len().saturating_add(usize::from(self.width))
     }
 
-    fn header_len(&self) -> usize {
+    pub(super) fn header_len(&self) -> usize {
         self.field_end().saturating_add(self.following.len())
     }
 

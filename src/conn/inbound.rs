@@ -50,6 +50,10 @@ pub(crate) trait Sink {
     fn frame(&mut self, frame: &[u8]) -> Flow;
     /// A frame was too long. What of it is not here yet will be dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;
+    /// A frame is cut: only this much of it has come. Told once a frame, for the statistics.
+    fn split(&mut self, head: &[u8]) {
+        let _ = head;
+    }
     fn now(&self) -> Stamp;
     fn pool(&mut self) -> &mut Pool;
 }
@@ -247,7 +251,10 @@ impl Inbound {
         }
         let rest = &bytes[at + run.consumed..];
         match run.end {
-            End::Need(need) => self.keep(rest, need, sink),
+            End::Need(need) => {
+                sink.split(rest);
+                self.keep(rest, need, sink);
+            }
             End::Skip { beyond, .. } => self.keep_skip(beyond, sink),
             End::Stopped => {
                 self.keep(rest, 0, sink);
@@ -370,6 +377,7 @@ impl Inbound {
         let Some(tail) = &mut self.tail else {
             return Halt::Drained;
         };
+        let is_unseen = tail.need <= tail.len();
         let run = run(tail.bytes(), sink, &mut decode);
         tail.consume(run.consumed);
         if run.consumed > 0 {
@@ -379,6 +387,9 @@ impl Inbound {
         let halt = match run.end {
             End::Need(need) => {
                 note_need(tail, need);
+                if (is_unseen || run.consumed > 0) && !tail.is_empty() {
+                    sink.split(tail.bytes());
+                }
                 Halt::Drained
             }
             End::Skip { beyond, .. } => {

@@ -133,6 +133,10 @@ impl<S: Sink> Sink for Observing<'_, S> {
         self.sink.skipped(skipped)
     }
 
+    fn split(&mut self, head: &[u8]) {
+        self.sink.split(head);
+    }
+
     fn now(&self) -> Stamp {
         self.sink.now()
     }

@@ -252,6 +252,13 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
         self.look_again("on_skipped", Engine::spend_nothing)
     }
 
+    #[cold]
+    fn split(&mut self, head: &[u8]) {
+        let Engine { stats, served, .. } = &mut *self.cx.engine;
+        stats.frames_split += 1;
+        stats.headers_split += u64::from(served.kind().is_header_cut(head));
+    }
+
     fn now(&self) -> Stamp {
         self.cx.engine.stamp
     }
