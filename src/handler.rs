@@ -32,8 +32,8 @@ use crate::token::{ConnId, ListenerId, UdpId};
 ///
 /// A panic in a callback unwinds out of the turn that called it, and the reactor can be run again.
 /// A connection whose callback panicked has lost its session: it is closed with
-/// [`CloseReason::HandlerPanicked`], and its `on_close` is given a default one. A UDP socket goes
-/// on; what was received together with the datagram in question is lost.
+/// [`CloseReason::HandlerPanicked`], and its `on_close` is given a default one. Listeners and
+/// datagram sockets go on; what was received together with the datagram in question is lost.
 ///
 /// [`CloseReason::HandlerPanicked`]: crate::CloseReason::HandlerPanicked
 ///
