@@ -184,7 +184,11 @@ fn an_echo_is_exact_under_short_reads_short_writes_signals_and_refusals() {
 #[test]
 fn datagrams_stay_whole_when_calls_are_cut_by_signals_or_refused() {
     const WINDOW: u32 = 20;
-    let env = [("SHIM_EINTR_PERCENT", "30"), ("SHIM_BLOCK_PERCENT", "30")];
+    let env = [
+        ("SHIM_EINTR_PERCENT", "30"),
+        ("SHIM_BLOCK_PERCENT", "30"),
+        ("SHIM_SHORT_PERCENT", "30"),
+    ];
     let args = ["--udp", "127.0.0.1:0"];
     let Some(server) = Shimmed::start("datagrams", &args, &env) else {
         return;

@@ -216,6 +216,46 @@ ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sock
     return fails(fd, type) ? -1 : real(fd, buf, part(type, len), flags, addr, addr_len);
 }
 
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    REAL(sendmsg);
+    int type = type_of(fd);
+    if (fails(fd, type))
+        return -1;
+    if (type != SOCK_STREAM || message->msg_iovlen == 0 || !hits(short_percent))
+        return real(fd, message, flags);
+    done.shortened++;
+    struct iovec first = message->msg_iov[0];
+    struct msghdr cut = *message;
+    if (first.iov_len > 1)
+        first.iov_len = 1 + below((unsigned)first.iov_len - 1);
+    cut.msg_iov = &first;
+    cut.msg_iovlen = 1;
+    return real(fd, &cut, flags);
+}
+
+/* Of several messages a call may get fewer. */
+static unsigned fewer(int fd, unsigned count)
+{
+    if (count < 2 || !hits(short_percent))
+        return count;
+    done.shortened++;
+    rearm(fd);
+    return 1 + below(count - 1);
+}
+
+int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
+{
+    REAL(sendmmsg);
+    return fails(fd, type_of(fd)) ? -1 : real(fd, messages, fewer(fd, count), flags);
+}
+
+int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout)
+{
+    REAL(recvmmsg);
+    return fails(fd, type_of(fd)) ? -1 : real(fd, messages, fewer(fd, count), flags, timeout);
+}
+
 /* The gathered calls get their first part only: an entry, cut as any other. */
 ssize_t readv(int fd, const struct iovec *iov, int count)
 {
