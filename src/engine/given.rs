@@ -83,10 +83,9 @@ impl Engine {
     }
 
     fn queue_given(&mut self, token: Token, around: Around, payload: Payload) -> Sent {
+        self.queue_gathered(token);
         let Self {
             entries,
-            served,
-            out,
             pool,
             spare_outbounds,
             to_flush,
@@ -102,10 +101,6 @@ impl Engine {
         let outbound = conn
             .outbound
             .get_or_insert_with(|| spare_outbounds.take(*stamp));
-        if served.is(token) {
-            outbound.push(out.bytes(), pool);
-            out.clear();
-        }
         let (head, end) = around.buf.bytes().split_at(around.place);
         outbound.push(head, pool);
         outbound.push_given(payload, pool);

@@ -183,6 +183,30 @@ impl Engine {
         Ok(accepted(conn, queued, config, stats))
     }
 
+    /// Moves what was gathered for a connection into its queue, as what comes next is queued too.
+    pub(super) fn queue_gathered(&mut self, token: Token) {
+        let Self {
+            entries,
+            served,
+            out,
+            pool,
+            spare_outbounds,
+            stamp,
+            ..
+        } = self;
+        if out.is_empty() || !served.is(token) {
+            return;
+        }
+        if let Ok(conn) = entries.conn_mut(token) {
+            let outbound = conn
+                .outbound
+                .get_or_insert_with(|| spare_outbounds.take(*stamp));
+            outbound.push(out.bytes(), pool);
+            out.clear();
+            self.flush_later(token);
+        }
+    }
+
     /// Puts a connection into the list that is flushed at the end of the turn.
     pub(crate) fn flush_later(&mut self, token: Token) {
         if let Some(flags) = self.entries.flags_mut(token)

@@ -101,6 +101,7 @@ impl Engine {
             self.stamp = Stamp::at(self.since_epoch());
         }
         let now = self.stamp;
+        self.queue_gathered(token);
         let conn = self.conn_mut(token)?;
         conn.flags.insert(Flags::OWN_LIMITS);
         conn.rare().limits = Some((limits, timeouts));

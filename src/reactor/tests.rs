@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::*;
 use crate::conn::Flags;
 use crate::engine::Accepted;
-use crate::error::{CloseReason, Closed, SendError};
+use crate::error::{CloseReason, Closed, SendError, Sent};
 use crate::socket::{ConnectOptions, Reading, Script, Stream, Writing};
 
 type Act = Box<dyn FnOnce(&mut Context<'_, Recorder>)>;
@@ -185,6 +185,50 @@ fn a_short_write_is_followed_by_the_next_at_once() {
         (4, 100)
     );
     assert!(flags(&reactor, conn).intersects(Flags::WRITABLE));
+}
+
+/// From then on what it is sent is queued: behind what was gathered before.
+#[test]
+fn limits_that_are_set_between_two_sends_keep_their_order() {
+    for taken in [1, 6, 12] {
+        let mut reactor = reactor();
+        let script = Script::new();
+        script.then_read([bytes(b"question")]);
+        script.then_write([Writing::Takes(taken), Writing::Fails(ErrorKind::WouldBlock)]);
+        let conn = open(&mut reactor, script, Framing::raw());
+        reactor.handler.at_frame = Some(Box::new(move |cx| {
+            let _ = cx.send(conn, b"first ").expect("there is room");
+            let limits = cx.limits(conn).expect("it is open");
+            cx.set_limits(conn, limits).expect("they are sound");
+            let _ = cx.send(conn, b"second").expect("there is room");
+            assert_eq!(cx.queued_bytes(conn), Ok(12));
+        }));
+        event(&mut reactor, conn, Flags::READABLE);
+        event(&mut reactor, conn, Flags::WRITABLE);
+        let written = script.seen().written;
+        assert_eq!(written, b"first second", "after {taken} bytes");
+    }
+}
+
+/// What was gathered before counts with what is queued.
+#[test]
+fn a_limit_of_its_own_holds_for_what_was_sent_before_it_in_the_same_frame() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"question")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        let _ = cx.send(conn, &[1; 60]).expect("there is room");
+        let mut limits = cx.limits(conn).expect("it is open");
+        (limits.write_low, limits.write_high) = (10, 50);
+        limits.write_queue_len_max = 100;
+        cx.set_limits(conn, limits).expect("they are sound");
+        assert!(matches!(cx.send(conn, &[2; 50]), Err(SendError::Full)));
+        assert!(matches!(cx.send(conn, &[3; 40]), Ok(Sent::AboveHigh)));
+    }));
+    event(&mut reactor, conn, Flags::READABLE);
+    let expected = [[1; 60].as_slice(), &[3; 40]].concat();
+    assert_eq!(script.seen().written, expected);
 }
 
 #[test]
