@@ -336,6 +336,10 @@ impl Engine {
             return;
         }
         conn.flags.insert(Flags::CLOSING);
+        // To discard takes no memory: what its events have told of is read now.
+        if conn.flags.set(Flags::STARVED, false) {
+            conn.flags.insert(Flags::READABLE);
+        }
         conn.rare().give_reason(reason);
         let deadline = self.set_task(self.config.close_deadline, Task::Deadline(token));
         if let Ok(conn) = self.conn_mut(token) {

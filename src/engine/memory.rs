@@ -113,6 +113,10 @@ impl Engine {
     #[cold]
     pub(crate) fn memory_deadline_passed(&mut self) {
         self.memory_deadline = None;
+        self.forget_gone();
+        if self.starved.is_empty() {
+            return;
+        }
         self.arm_memory_deadline();
         let mut holders = self.holders();
         holders.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
@@ -128,6 +132,17 @@ impl Engine {
             }
             self.abort(token, CloseReason::MemoryFull);
         }
+    }
+
+    /// Takes those out of the list that have ended, or are closing, since they were stopped.
+    fn forget_gone(&mut self) {
+        let Self {
+            entries, starved, ..
+        } = self;
+        starved.retain(|token| {
+            let conn = entries.conn(*token);
+            conn.is_ok_and(|conn| !conn.flags.intersects(Flags::CLOSING | Flags::DEAD))
+        });
     }
 
     /// The connections that hold memory, and how much.

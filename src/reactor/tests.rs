@@ -526,6 +526,60 @@ fn a_connection_is_not_read_before_it_is_open() {
     assert_eq!(reactor.stats().reads, 0);
 }
 
+// Memory.
+
+/// A reactor whose memory is used up by a connection that takes nothing.
+fn with_full_memory() -> (Reactor<Recorder>, ConnId) {
+    let config = Config {
+        memory_max: 4096,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
+    let slow = open(&mut reactor, script, Framing::raw());
+    reactor
+        .with(|_, cx| cx.send(slow, &[0; 4000]).map(drop))
+        .expect("there is room");
+    turn(&mut reactor);
+    assert_eq!(reactor.stats().held_bytes, 4096);
+    (reactor, slow)
+}
+
+/// To discard takes no memory. The event that told of the input has come already.
+#[test]
+fn a_connection_that_waits_for_memory_is_read_to_its_end_once_it_is_closed() {
+    let (mut reactor, _) = with_full_memory();
+    let script = Script::new();
+    script.then_read([bytes(b"unread"), Reading::End]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, Flags::READABLE | Flags::END_HINT);
+    assert_eq!(script.seen().reads, 0);
+    reactor.with(|_, cx| cx.close(conn));
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert!(matches!(only_close(&reactor).reason, CloseReason::Local));
+    assert!(reactor.handler.frames.is_empty());
+}
+
+/// Whoever has to wait after them has the whole time for it.
+#[test]
+fn the_deadline_of_memory_ends_nobody_where_those_that_waited_have_gone() {
+    let (mut reactor, slow) = with_full_memory();
+    let script = Script::new();
+    script.then_read([bytes(b"unread")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, Flags::READABLE);
+    reactor.with(|_, cx| cx.abort(conn));
+    turn(&mut reactor);
+    only_close(&reactor);
+    reactor.engine.memory_deadline_passed();
+    turn(&mut reactor);
+    only_close(&reactor);
+    assert!(!flags(&reactor, slow).intersects(Flags::DEAD));
+}
+
 // Panics.
 
 /// In the tail as it is finished by a read, and in the tail as it is gone on with in a later turn.
