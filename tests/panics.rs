@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use common::{Event, Probe, deposit, drive, frame, listening, open};
-use unstick::{CloseReason, Config, Framing, Origin, Reactor};
+use unstick::{CloseReason, Codec, Config, FrameError, Framing, Origin, Out, Reactor, Step};
 
 /// Echoes, and panics in the first callback that `is_chosen`.
 fn fragile(is_chosen: fn(&Event) -> bool) -> Probe {
@@ -209,6 +209,44 @@ fn a_panic_in_a_timer_a_closure_or_a_refused_send_costs_no_other_one() {
             == 1
     });
     goes_on(reactor, addr);
+}
+
+/// One that is tried again would panic for ever.
+#[test]
+fn a_panic_in_the_codec_of_a_posted_send_costs_no_other_one() {
+    struct Fragile;
+
+    impl Codec for Fragile {
+        type State = ();
+
+        fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
+            Ok(Step::Frame {
+                frame: 0..bytes.len(),
+                consumed: bytes.len(),
+            })
+        }
+
+        fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+            if payload == b"bad" {
+                panic!("the handler's own fault");
+            }
+            out.put(payload);
+            Ok(())
+        }
+    }
+
+    let framing = Framing::custom(Fragile);
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
+    let (mut client, conn) = open(&mut reactor, addr);
+    let remote = reactor.remote();
+    remote.send(conn, *b"bad").expect("there is room");
+    remote.send(conn, *b"good").expect("there is room");
+    turn_into_panic(&mut reactor);
+    drive(&mut reactor, |reactor| reactor.stats().frames_out == 1);
+    common::idle(&mut reactor);
+    let mut bytes = [0; 4];
+    client.read_exact(&mut bytes).expect("it was sent");
+    assert_eq!(&bytes, b"good");
 }
 
 /// Of a payload that is written in place, nothing is sent where the writing panics.

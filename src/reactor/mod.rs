@@ -463,15 +463,16 @@ impl<H: Handler> Reactor<H> {
                 }
                 Some(Posted::Send { conn, payload }) => {
                     budget -= 1;
+                    // First, so that what makes a codec panic is not tried again.
+                    let (conn, payload) = (*conn, std::mem::take(payload));
+                    posted.pop_front();
                     if let Err(error) = engine.send(conn.0, &payload[..]) {
-                        let (conn, payload) = (*conn, std::mem::take(payload));
-                        posted.pop_front();
                         let cx = &mut Context { engine, sessions };
                         let since = Since::now(cx.engine);
                         handler.on_send_refused(cx, conn, payload, error);
                         since.end(cx.engine, "on_send_refused", None);
-                        continue;
                     }
+                    continue;
                 }
                 None => return,
             }
