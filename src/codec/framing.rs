@@ -561,7 +561,8 @@ impl FromStr for Framing {
 /// Reads a name with something behind it.
 fn parse_parameter(name: &str) -> Option<Framing> {
     if let Some(len) = name.strip_prefix("fixed-") {
-        let len = len.parse().ok().filter(|len| *len > 0)?;
+        let is_number = len.bytes().all(|digit| digit.is_ascii_digit());
+        let len = len.parse().ok().filter(|len| is_number && *len > 0)?;
         return Some(Framing::fixed(len));
     }
     let delimiters = name.strip_prefix("delimiter-")?.split('|');
@@ -645,7 +646,7 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        let names = r"u7 U8 fixed fixed-0 fixed--1 fixed-x delimiter delimiter- delimiter-a| \
+        let names = r"u7 U8 fixed fixed-0 fixed--1 fixed-+1 fixed-x delimiter delimiter- delimiter-a| \
                       delimiter-\ delimiter-\x delimiter-\x+1 delimiter-\q custom length-field";
         for name in names.split(' ').chain(["", "line "]) {
             assert!(name.parse::<Framing>().is_err(), "{name}");

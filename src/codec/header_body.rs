@@ -70,8 +70,16 @@ impl HeaderBody {
         matches!(step, Ok(Step::Need(_)))
     }
 
-    fn front(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Front, FrameError> {
-        let step = with_builtin!(&self.header, codec => codec.decode(scanned, bytes), _custom => {
+    fn front(
+        &self,
+        scanned: &mut Scanned,
+        bytes: &[u8],
+        has_ended: bool,
+    ) -> Result<Front, FrameError> {
+        let step = with_builtin!(&self.header, codec => match has_ended {
+            false => codec.decode(scanned, bytes),
+            true => codec.finish(scanned, bytes),
+        }, _custom => {
             Err(FrameError::Contract("a header with a codec of its own"))
         })?;
         match step {
@@ -85,13 +93,14 @@ impl HeaderBody {
             _ => Err(FrameError::Contract("a header that is skipped")),
         }
     }
-}
 
-impl Codec for HeaderBody {
-    type State = Scanned;
-
-    fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
-        let (header_end, len) = match self.front(scanned, bytes)? {
+    fn look(
+        &self,
+        scanned: &mut Scanned,
+        bytes: &[u8],
+        has_ended: bool,
+    ) -> Result<Step, FrameError> {
+        let (header_end, len) = match self.front(scanned, bytes, has_ended)? {
             Front::Header { header_end, len } => (header_end, len),
             Front::Cut(need) => return Ok(Step::Need(need)),
         };
@@ -112,6 +121,19 @@ impl Codec for HeaderBody {
             consumed: end,
         })
     }
+}
+
+impl Codec for HeaderBody {
+    type State = Scanned;
+
+    fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        self.look(scanned, bytes, false)
+    }
+
+    /// A header may end with the stream only, and a body of no bytes with it.
+    fn finish(&self, scanned: &mut Scanned, rest: &[u8]) -> Result<Step, FrameError> {
+        self.look(scanned, rest, true)
+    }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         self.check(payload)?;
@@ -129,7 +151,7 @@ impl HeaderBody {
         self.limit.check_payload(payload.len())?;
         let front = match payload {
             [] => Front::Cut(1),
-            _ => self.front(&mut Scanned::default(), payload)?,
+            _ => self.front(&mut Scanned::default(), payload, false)?,
         };
         match front {
             Front::Header { len, .. } if len == Some(payload.len() as u64) => Ok(()),
@@ -156,6 +178,7 @@ impl fmt::Debug for HeaderBody {
 mod tests {
     use super::*;
     use crate::buffer::Buf;
+    use crate::codec::delimited::Delimited;
     use crate::codec::fixed::Fixed;
 
     /// A struct of a type and a count of records of six bytes each.
@@ -187,6 +210,31 @@ mod tests {
                 len: 602,
                 limit: 600
             })
+        ));
+    }
+
+    /// `;` ends a header at the end of the stream only: before, `;;` may come.
+    #[test]
+    fn a_header_that_only_the_end_of_the_stream_ends_is_whole_there() {
+        let body_len = |header: &[u8]| Ok(header.len() as u64 - 1);
+        let header = Kind::Delimited(Arc::new(Delimited::new(&[b";", b";;"], Limit::of(9))));
+        let codec = HeaderBody::new(header, Arc::new(body_len), Limit::of(5));
+        let (mut scanned, bytes) = (Scanned::default(), b"a;");
+        let step = codec.decode(&mut scanned, bytes);
+        assert_eq!(step.ok(), Some(Step::Need(3)));
+        assert_eq!(
+            codec.finish(&mut scanned, bytes).ok(),
+            Some(Step::Frame {
+                frame: 0..2,
+                consumed: 2
+            })
+        );
+        let finish = |rest: &[u8]| codec.finish(&mut Scanned::default(), rest);
+        assert_eq!(finish(b"ab;").ok(), Some(Step::Need(4)), "no body");
+        assert_eq!(finish(b"ab").ok(), Some(Step::Need(3)), "no header");
+        assert!(matches!(
+            finish(b"abc;"),
+            Err(FrameError::TooLong { len: 6, limit: 5 })
         ));
     }
 

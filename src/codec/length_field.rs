@@ -150,9 +150,9 @@ impl LengthField {
         }
     }
 
-    /// The field of a frame with `behind` bytes behind it.
-    fn field_of(&self, behind: usize) -> Result<[u8; 8], FrameError> {
-        let len = behind as u64;
+    /// The field of a frame of `frame_len` bytes, at least those of its header.
+    fn field_of(&self, frame_len: usize) -> Result<[u8; 8], FrameError> {
+        let len = frame_len.saturating_sub(self.field_end()) as u64;
         let adjustment = self.adjustment.unsigned_abs();
         let value = if self.adjustment < 0 {
             len.checked_add(adjustment)
@@ -164,9 +164,13 @@ impl LengthField {
         let field_max = u64::MAX.checked_shr(unused_bits).unwrap_or_default();
         match value {
             Some(value) if value <= field_max => Ok(value.to_be_bytes()),
+            // Told in bytes of payload, as every limit is.
             _ => Err(FrameError::TooLong {
-                len,
-                limit: field_max.saturating_add_signed(self.adjustment),
+                len: frame_len.saturating_sub(self.stripped()) as u64,
+                limit: field_max
+                    .saturating_add_signed(self.adjustment)
+                    .saturating_add(self.field_end() as u64)
+                    .saturating_sub(self.stripped() as u64),
             }),
         }
     }
@@ -228,7 +232,7 @@ impl Codec for Headed {
         if frame.len() < field.header_len() {
             return Err(FrameError::Unencodable("it is shorter than its header"));
         }
-        let mut value = field.field_of(frame.len().saturating_sub(field_end))?;
+        let mut value = field.field_of(frame.len())?;
         let width = usize::from(field.width);
         let value = if field.is_little {
             value.reverse();
@@ -372,6 +376,24 @@ mod tests {
                 limit: 255
             })
         ));
+        // Of the 255 bytes and the 4 in front of them, which belong to the payload?
+        let field = LengthField::new(1).leading(b"?").following(b"!!");
+        for (field, largest) in [
+            (field.clone(), 253),
+            (field.clone().strip(1), 256),
+            (field.clone().strip(7), 250),
+            (field.clone().adjustment(-7), 246),
+            (field.clone().adjustment(7), 260),
+            (field.keep_header(), 257),
+        ] {
+            encode(&field, &vec![7; largest]).expect("it fits");
+            let error = encode(&field, &vec![7; largest + 1]).expect_err("one byte more");
+            let FrameError::TooLong { len, limit } = error else {
+                panic!("{field:?}: {error}");
+            };
+            let largest = largest as u64;
+            assert_eq!((len, limit), (largest + 1, largest), "{field:?}");
+        }
         let short = LengthField::new(1).adjustment(4);
         assert!(matches!(
             encode(&short, b"abc"),
