@@ -497,6 +497,15 @@ mod tests {
     }
 
     #[test]
+    fn a_new_framing_looks_at_once_at_all_that_is_left() {
+        let mut deframer = Deframer::new(Framing::line());
+        deframer.extend(b"a;b;");
+        assert_eq!(deframer.next_frame().expect("no line"), None);
+        deframer.reframe(Framing::delimiter(b";"));
+        assert_eq!(deframer.next_frame().expect("a frame"), Some(&b"a"[..]));
+    }
+
+    #[test]
     fn the_framing_can_change_between_two_frames_of_one_read() {
         let mut deframer = Deframer::new(Framing::line());
         deframer.extend(b"binary please\n\x00\x02ok");

@@ -172,6 +172,71 @@ mod tests {
         }
     }
 
+    /// Interrupts every other call, and takes so many bytes and no more.
+    struct Interrupting {
+        input: &'static [u8],
+        output: Vec<u8>,
+        room: usize,
+        flushes: usize,
+        is_interrupted: bool,
+    }
+
+    impl Interrupting {
+        fn interrupt(&mut self) -> io::Result<()> {
+            self.is_interrupted = !self.is_interrupted;
+            match self.is_interrupted {
+                true => Err(io::ErrorKind::Interrupted.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl Read for Interrupting {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.interrupt()?;
+            self.input.read(buf)
+        }
+    }
+
+    impl Write for Interrupting {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.interrupt()?;
+            let len = self.room.min(bytes.len());
+            self.room -= len;
+            self.output.extend_from_slice(&bytes[..len]);
+            Ok(len)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.flushes += 1;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn interrupted_calls_are_made_again_and_a_stream_that_takes_no_more_is_an_error() {
+        let interrupting = Interrupting {
+            input: b"hi\n\x03abcrest",
+            output: Vec::new(),
+            room: 9,
+            flushes: 0,
+            is_interrupted: false,
+        };
+        let mut stream = FramedStream::new(interrupting, Framing::line());
+        stream.send(b"one").expect("there is room");
+        assert_eq!(stream.receive().expect("a line"), Some(&b"hi"[..]));
+        stream.reframe(Framing::length_u8());
+        assert_eq!(stream.receive().expect("a frame"), Some(&b"abc"[..]));
+        stream.send(b"two").expect("there is room");
+        assert_eq!(stream.stream().flushes, 2);
+        let error = stream.send(b"three").expect_err("room for its length only");
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+        assert_eq!(stream.unsent_bytes(), 5);
+        let (stream, rest) = stream.into_inner();
+        assert_eq!(stream.output, b"one\n\x03two\x05");
+        assert_eq!(rest, b"rest");
+    }
+
     #[test]
     fn a_timeout_in_the_middle_of_a_frame_loses_nothing() {
         for piece in [1, 3, 1000] {

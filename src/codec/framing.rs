@@ -654,6 +654,31 @@ mod tests {
     }
 
     #[test]
+    fn a_header_is_cut_until_its_last_byte_is_there() {
+        let field = LengthField::new(2).leading(b"?").following(b"!");
+        let body_len = |_: &[u8]| Ok(9);
+        let framings = [
+            (Framing::length_u24(), &b"\0\0\x09"[..]),
+            (Framing::varint(), b"\x80\x80\x01"),
+            (Framing::netstring(), b"10:"),
+            (Framing::length_field(field), b"?\0\x09!"),
+            (Framing::header_body(Framing::line(), body_len), b"head\n"),
+        ];
+        for (framing, header) in framings {
+            for len in 1..header.len() {
+                assert!(framing.kind().is_header_cut(&header[..len]), "{framing}");
+            }
+            for behind in [&b""[..], b"12345"] {
+                let head = [header, behind].concat();
+                assert!(!framing.kind().is_header_cut(&head), "{framing}");
+            }
+        }
+        for framing in [Framing::line(), Framing::fixed(9), Framing::raw()] {
+            assert!(!framing.kind().is_header_cut(b"head"), "{framing}");
+        }
+    }
+
+    #[test]
     fn a_framing_in_an_entry_is_one_pointer() {
         assert_eq!(size_of::<Framing>(), size_of::<usize>());
     }

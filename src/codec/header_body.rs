@@ -178,8 +178,10 @@ impl fmt::Debug for HeaderBody {
 mod tests {
     use super::*;
     use crate::buffer::Buf;
+    use crate::codec::SCANNED_BYTES;
     use crate::codec::delimited::Delimited;
     use crate::codec::fixed::Fixed;
+    use crate::codec::line::Line;
 
     /// A struct of a type and a count of records of six bytes each.
     fn records() -> HeaderBody {
@@ -239,6 +241,39 @@ mod tests {
     }
 
     #[test]
+    fn no_byte_of_a_header_is_searched_again_while_its_body_comes() {
+        let header = Kind::Line(Line {
+            limit: Limit::of(100),
+        });
+        let codec = HeaderBody::new(header, Arc::new(|_: &[u8]| Ok(2)), Limit::of(200));
+        let (mut scanned, bytes) = (Scanned::default(), [&[b'h'; 80][..], b"\n12"].concat());
+        SCANNED_BYTES.set(0);
+        for end in [40, 81, 82] {
+            let step = codec.decode(&mut scanned, &bytes[..end]).expect("no fault");
+            assert!(matches!(step, Step::Need(_)), "{step:?}");
+        }
+        let step = codec.decode(&mut scanned, &bytes).expect("no fault");
+        assert!(matches!(step, Step::Frame { consumed: 83, .. }), "{step:?}");
+        assert_eq!(SCANNED_BYTES.get(), 81 + 2, "its end is looked at anew");
+    }
+
+    #[test]
+    fn a_header_that_is_too_long_is_an_error_also_where_it_was_to_be_skipped() {
+        let (len, skips) = (3, true);
+        let limit = Limit { len, skips };
+        let header = Kind::Line(Line { limit });
+        let limit = Limit { len: 9, skips };
+        let codec = HeaderBody::new(header, Arc::new(|_: &[u8]| Ok(0)), limit);
+        for bytes in [&b"long\n"[..], b"longer"] {
+            let step = codec.decode(&mut Scanned::default(), bytes);
+            assert!(
+                matches!(step, Err(FrameError::TooLong { limit: 3, .. })),
+                "{step:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_payload_whose_header_tells_another_length_is_refused() {
         let encode = |payload: &[u8]| {
             let mut buf = Buf::default();
@@ -250,6 +285,11 @@ mod tests {
         for payload in [&b"\x01"[..], b"\x01\x01abcde", b"\x01\x00a", b"\x07\x00"] {
             encode(payload).expect_err("refused");
         }
+        let error = encode(b"\x01\x64").expect_err("it would be too long");
+        assert!(
+            matches!(error, FrameError::TooLong { len: 602, .. }),
+            "{error}"
+        );
     }
 
     #[test]
