@@ -135,13 +135,20 @@ fn a_given_payload_that_is_refused_is_given_back() {
     assert!(matches!(refused.error, SendError::Gone));
 }
 
+/// Bytes that were asked of the allocator meanwhile.
+fn allocated(run: impl FnOnce()) -> u64 {
+    allocation_counter::measure(run).bytes_total
+}
+
 #[test]
-fn a_long_broadcast_is_held_once_and_reaches_everybody_whole() {
+fn a_long_broadcast_is_copied_once_and_reaches_everybody_whole() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let (clients, conns): (Vec<_>, Vec<_>) = (0..5).map(|_| open(&mut reactor, addr)).unzip();
     let payload = long(b'p');
-    let count = reactor.with(|_, cx| cx.broadcast(conns, &payload));
+    let mut count = 0;
+    let bytes = allocated(|| count = reactor.with(|_, cx| cx.broadcast(conns, &payload)));
     assert_eq!(count, 5);
+    assert!(bytes < 2 * LONG_LEN as u64, "{bytes} bytes for one copy");
     let expected = frame("u32", &payload);
     for mut client in clients {
         let read = std::thread::spawn(move || {
@@ -151,6 +158,18 @@ fn a_long_broadcast_is_held_once_and_reaches_everybody_whole() {
         });
         drive(&mut reactor, |_| read.is_finished());
         assert!(read.join().expect("it was read") == expected);
+    }
+}
+
+#[test]
+fn what_is_given_is_not_copied_where_the_framing_allows_it() {
+    for framing in ["raw", "line", "u32", "varint", "netstring"] {
+        let framing: Framing = framing.parse().expect("a short name");
+        let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing.clone());
+        let (_client, conn) = open_narrow(&mut reactor, addr);
+        let payload = long(b'x');
+        let bytes = allocated(|| send_owned(&mut reactor, conn, payload));
+        assert!(bytes < LONG_LEN as u64 / 10, "{framing}: {bytes} bytes");
     }
 }
 

@@ -15,11 +15,13 @@ const HEADER_ROOM: usize = 32;
 /// How many segments are written with one call: a header, a payload and an end, a few times over.
 pub(crate) const SLICES_MAX: usize = 16;
 
-/// A queue of segments. Invariant: `len` is the sum of their lengths, none is empty.
+/// A queue of segments. Invariant: `len` is the sum of their lengths, `given_len` that of those that
+/// were given; none is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     segments: VecDeque<Segment>,
     len: usize,
+    given_len: usize,
     /// When the kernel last took something, or the queue began.
     pub(crate) progress: Stamp,
 }
@@ -92,6 +94,7 @@ impl Outbound {
         }
         pool.count(0, payload.len());
         self.len += payload.len();
+        self.given_len += payload.len();
         let given = Given { payload, start: 0 };
         self.segments.push_back(Segment::Given(Box::new(given)));
     }
@@ -151,6 +154,9 @@ impl Outbound {
                 .expect("only bytes that were shown are consumed");
             let here = len.min(front.bytes().len());
             len -= here;
+            if let Segment::Given(_) = front {
+                self.given_len -= here;
+            }
             if front.consume(here) {
                 self.segments
                     .pop_front()
@@ -170,6 +176,7 @@ impl Outbound {
         self.segments
             .drain(..)
             .for_each(|segment| segment.give_back(pool));
+        self.given_len = 0;
         std::mem::take(&mut self.len)
     }
 
@@ -179,7 +186,8 @@ impl Outbound {
             _ => false,
         };
         if !has_room {
-            let capacity = (2 * self.len).min(SEGMENT_LEN).max(len);
+            let pooled_len = self.len - self.given_len;
+            let capacity = (2 * pooled_len).min(SEGMENT_LEN).max(len);
             let buf = pool.take(capacity);
             self.segments.push_back(Segment::Pooled(buf));
         }

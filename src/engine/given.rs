@@ -94,10 +94,7 @@ impl Engine {
             stamp,
             ..
         } = self;
-        let Ok(conn) = entries.conn_mut(token) else {
-            pool.put(around.buf);
-            return Sent::Queued;
-        };
+        let conn = entries.conn_mut(token).expect("it was just looked at");
         let outbound = conn
             .outbound
             .get_or_insert_with(|| spare_outbounds.take(*stamp));

@@ -37,15 +37,15 @@ impl Served {
         }
     }
 
-    /// Answers what may be watched: a plain connection.
+    /// Takes the framing and the read side out of the entry.
     #[inline]
-    fn begin(&mut self, token: Token, conn: &mut Connection, frames_max: usize) -> Option<Token> {
+    fn begin(&mut self, token: Token, conn: &mut Connection, frames_max: usize) -> Inbound {
         conn.flags.remove(Flags::QUEUED);
         self.token = Some(token);
         self.frames_max = frames_max;
         self.frames_left = frames_max;
         mem::swap(&mut self.framing, &mut conn.framing);
-        conn.watched_as(token)
+        mem::take(&mut conn.inbound)
     }
 
     #[inline]
@@ -92,19 +92,17 @@ impl Engine {
         if conn.outbound.is_some() || conn.flags.intersects(Flags::CONNECTING) {
             return None;
         }
-        let watched = served.begin(token, conn, config.frame_budget);
-        let begun = (mem::take(&mut conn.inbound), conn.flags);
+        let inbound = served.begin(token, conn, config.frame_budget);
+        let (flags, watched) = (conn.flags, conn.watched_as(token));
         entries.watch(watched);
-        Some(begun)
+        Some((inbound, flags))
     }
 
     /// The same for any connection.
     pub(crate) fn begin_serving(&mut self, token: Token) -> Option<(Inbound, Flags)> {
         let conn = self.entries.unwatched_mut(token).ok()?;
-        let watched = self.served.begin(token, conn, self.config.frame_budget);
-        let begun = (mem::take(&mut conn.inbound), conn.flags);
-        self.entries.watch(watched);
-        Some(begun)
+        let inbound = self.served.begin(token, conn, self.config.frame_budget);
+        Some((inbound, self.look_at_served()))
     }
 
     /// Whether the connection that is served is as it was when it was last looked at.
