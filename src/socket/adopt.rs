@@ -51,6 +51,9 @@ pub(super) fn made_ready(socket: OwnedSocket, kind: Type) -> io::Result<Socket> 
     socket.set_nonblocking(true)?;
     #[cfg(unix)]
     socket.set_cloexec(true)?;
+    // Elsewhere each write asks for it.
+    #[cfg(target_vendor = "apple")]
+    socket.set_nosigpipe(true)?;
     Ok(socket)
 }
 

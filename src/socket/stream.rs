@@ -17,11 +17,19 @@ use super::{ConnectOptions, Driver, SHORT_READ_DRAINS, local_addr, retry, to_add
 use crate::addr::Addr;
 use crate::token::PollToken;
 
-/// `MSG_NOSIGNAL`, where its value is known; elsewhere segments are written one by one. Windows has
-/// no such signal, and Apple's systems have an option for it that the standard library sets.
+/// `MSG_NOSIGNAL` (sys/socket.h), where its value is known; elsewhere segments are written one by
+/// one. Windows has no such signal, and Apple's systems have an option for it that socket2 sets.
 const NO_SIGNAL: Option<i32> = {
     if cfg!(any(target_os = "linux", target_os = "android")) {
         Some(0x4000)
+    } else if cfg!(target_os = "freebsd") {
+        Some(0x2_0000)
+    } else if cfg!(any(
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly"
+    )) {
+        Some(0x400)
     } else if cfg!(any(windows, target_vendor = "apple")) {
         Some(0)
     } else {
@@ -98,13 +106,17 @@ impl Stream {
         }
     }
 
-    /// One write. std sends it with `MSG_NOSIGNAL`, or what the system has for it.
+    /// One write. Of TCP std sends it with `MSG_NOSIGNAL`, or what the system has for it; of a Unix
+    /// socket only since Rust 1.90, and before that by write(2), which raises `SIGPIPE`.
     #[inline]
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => retry(|| tcp.write(bytes)),
             #[cfg(unix)]
-            Self::Unix(unix) => retry(|| unix.write(bytes)),
+            Self::Unix(unix) => retry(|| match NO_SIGNAL {
+                Some(flags) => SockRef::from(&*unix).send_with_flags(bytes, flags),
+                None => unix.write(bytes),
+            }),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
             Self::Scripted(script) => retry(|| script.write(bytes)),
