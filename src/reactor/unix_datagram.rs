@@ -32,12 +32,14 @@ impl<H: Handler> Reactor<H> {
             let [slot] = inbox.slots();
             let (len, from) = match entry.socket.recv_from(&mut slot[..slot_len]) {
                 Ok(received) => received,
-                Err(error) => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     entry.flags.remove(Flags::READABLE);
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        engine.note_datagram_error(id, &error);
-                    }
                     return;
+                }
+                Err(error) => {
+                    // It was told before what is queued, for which there is no other edge.
+                    engine.note_datagram_error(id, &error);
+                    continue;
                 }
             };
             // Most come from the sender of the one before: its name is kept, not made anew.
