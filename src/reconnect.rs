@@ -4,9 +4,9 @@
 //! that wants it otherwise can write its own in a page.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::ToSocketAddrs;
 use std::time::Duration;
 
+use crate::addr::ToAddrs;
 use crate::codec::Framing;
 use crate::context::Context;
 use crate::handler::Handler;
@@ -61,7 +61,12 @@ impl Backoff {
     /// delays are `base`.
     #[must_use]
     pub fn factor(mut self, factor: f64) -> Self {
-        self.factor = factor.max(1.0);
+        // Not infinite: infinitely longer than nothing would be no number.
+        self.factor = if factor.is_nan() {
+            1.0
+        } else {
+            factor.clamp(1.0, f64::MAX)
+        };
         self
     }
 
@@ -184,12 +189,15 @@ enum State {
     Waiting(TimerId),
 }
 
-impl<A: ToSocketAddrs> Reconnect<A> {
+impl<A> Reconnect<A>
+where
+    for<'a> &'a A: ToAddrs,
+{
     /// The key of the timers that are set, which come to the handler's `on_timer` like its own.
     pub const TIMER_KEY: u64 = u64::MAX;
 
-    /// For connections to `addr`, which is looked up for each try anew: a name may lead elsewhere
-    /// by then. Looking up a name blocks; an address does not.
+    /// For connections to `addr`, of TCP or of a Unix socket, which is looked up for each try anew:
+    /// a name may lead elsewhere by then. Looking up a name blocks; an address does not.
     #[must_use]
     pub fn new(addr: A, framing: Framing, backoff: Backoff) -> Self {
         Self {
@@ -322,6 +330,13 @@ mod tests {
                 assert!(all(Backoff::new(base, max).factor(odd).jitter(0.0)));
                 assert!(all(Backoff::new(base, max).jitter(odd)));
             }
+        }
+        for odd in [1e300, f64::INFINITY] {
+            let mut nothing = Backoff::new(Duration::ZERO, SECOND).factor(odd);
+            assert_eq!(
+                [nothing.next_delay(), nothing.next_delay()],
+                [Duration::ZERO; 2]
+            );
         }
         let mut backoff = Backoff::new(SECOND, Duration::ZERO).jitter(0.0);
         assert_eq!([backoff.next_delay(), backoff.next_delay()], [SECOND; 2]);

@@ -3,20 +3,20 @@
 mod common;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use common::drive;
 use unstick::{
-    Backoff, CloseReason, Closed, ConnId, Context, Framing, Handler, Origin, Reactor, Reconnect,
-    TimerId,
+    Addr, Backoff, CloseReason, Closed, ConnId, Context, Framing, Handler, Origin, Reactor,
+    Reconnect, TimerId,
 };
 
 const BASE: Duration = Duration::from_millis(2);
 const MAX: Duration = Duration::from_millis(16);
 
 struct Client {
-    server: Reconnect<SocketAddr>,
+    server: Reconnect<Addr>,
     opened: u32,
     frames: u32,
     /// The delays since it was open last.
@@ -47,10 +47,10 @@ impl Handler for Client {
     }
 }
 
-fn client(addr: SocketAddr) -> Reactor<Client> {
+fn client(addr: impl Into<Addr>) -> Reactor<Client> {
     let backoff = Backoff::new(BASE, MAX).jitter(0.0);
     let client = Client {
-        server: Reconnect::new(addr, Framing::line(), backoff),
+        server: Reconnect::new(addr.into(), Framing::line(), backoff),
         opened: 0,
         frames: 0,
         delays: Vec::new(),
@@ -107,4 +107,17 @@ fn nothing_is_tried_again_while_the_reactor_shuts_down_or_after_a_close() {
     drive(&mut reactor, Reactor::is_shut_down);
     assert_eq!(reactor.stats().closed, 3, "each is told of once");
     assert_eq!(reactor.handler().server.conn(), None);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_server_on_a_unix_socket_is_found_when_it_comes() {
+    let path = std::env::temp_dir().join(format!("unstick-reconnect-{}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let addr = unstick::UnixAddr::from_pathname(&path).expect("a short path");
+    let mut reactor = client(addr);
+    drive(&mut reactor, |reactor| reactor.handler().refusals == 2);
+    let _listener = std::os::unix::net::UnixListener::bind(&path).expect("nobody has the path");
+    drive(&mut reactor, |reactor| reactor.handler().opened == 1);
+    std::fs::remove_file(path).expect("it was made");
 }
