@@ -54,10 +54,12 @@ impl Engine {
         } = self;
         let conn = entries.conn_mut(token)?;
         conn.rare().adopted = true;
-        stream.register(driver, token.to_poll())?;
+        // Asked first: whoever handed the socket down may keep a duplicate, by which a registration
+        // would outlive a socket that is dropped here.
         if let Some(peer) = stream.connected()? {
             conn.peer = peer;
         }
+        stream.register(driver, token.to_poll())?;
         conn.stream = stream;
         Ok(())
     }
