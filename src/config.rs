@@ -22,8 +22,7 @@ use std::time::Duration;
 pub struct Config {
     /// The most bytes that one read asks for, and the size of the one buffer that all reads share.
     ///
-    /// 256 KiB: a whole batch of 16 KiB frames fits. With 64 KiB such frames cost a fifth more,
-    /// with more than 256 KiB nothing is gained.
+    /// 256 KiB: a whole batch of 16 KiB frames fits.
     pub read_len_max: usize,
     /// The most bytes that one connection reads before the others have their turn. 256 KiB.
     pub read_budget: usize,
