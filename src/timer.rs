@@ -510,6 +510,33 @@ mod tests {
         assert_eq!(rest, [0, 2]);
     }
 
+    /// As a callback does to one that is due in the same round, behind its own.
+    #[test]
+    fn a_timer_can_be_put_off_while_it_is_due() {
+        let mut wheel = Wheel::new();
+        let ids = [1, 2, 3].map(|tick| wheel.insert(tick, tick));
+        wheel.advance(5);
+        assert_eq!(wheel.reset(ids[1], 9), Some(2));
+        assert_eq!(due(&mut wheel, 8), [1, 3]);
+        assert_eq!(due(&mut wheel, 9), [2]);
+    }
+
+    #[test]
+    fn the_id_of_a_timer_that_has_ended_means_nothing_to_the_next_one_in_its_place() {
+        let mut wheel = Wheel::new();
+        let cancelled = wheel.insert(10, 1);
+        assert_eq!(wheel.cancel(cancelled), Some(1));
+        let fired = wheel.insert(10, 2);
+        assert_eq!(fired.index, cancelled.index, "the place is used again");
+        assert_eq!(wheel.cancel(cancelled), None);
+        assert_eq!(wheel.reset(cancelled, 20), None);
+        assert_eq!(due(&mut wheel, 10), [2]);
+        let next = wheel.insert(20, 3);
+        assert_eq!(next.index, fired.index, "the place is used again");
+        assert_eq!(wheel.cancel(fired), None);
+        assert_eq!(due(&mut wheel, 20), [3]);
+    }
+
     #[test]
     fn a_periodic_timer_keeps_its_id() {
         let mut wheel = Wheel::new();
