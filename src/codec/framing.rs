@@ -646,9 +646,11 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        let names = r"u7 U8 fixed fixed-0 fixed--1 fixed-+1 fixed-x delimiter delimiter- delimiter-a| \
-                      delimiter-\ delimiter-\x delimiter-\x+1 delimiter-\q custom length-field";
-        for name in names.split(' ').chain(["", "line "]) {
+        let names =
+            r"u7 U8 fixed fixed-0 fixed--1 fixed-+1 fixed-x delimiter delimiter- delimiter-a|";
+        let escapes = r"delimiter-\ delimiter-\x delimiter-\x+1 delimiter-\q custom length-field";
+        let names = names.split(' ').chain(escapes.split(' '));
+        for name in names.chain(["", "line "]) {
             assert!(name.parse::<Framing>().is_err(), "{name}");
         }
     }

@@ -15,8 +15,8 @@ const HEADER_ROOM: usize = 32;
 /// How many segments are written with one call: a header, a payload and an end, a few times over.
 pub(crate) const SLICES_MAX: usize = 16;
 
-/// A queue of segments. Invariant: `len` is the sum of their lengths, `given_len` that of those that
-/// were given; none is empty.
+/// A queue of segments. Invariant: `len` is the sum of their lengths, `given_len` that of those
+/// that were given; none is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     segments: VecDeque<Segment>,
