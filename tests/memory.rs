@@ -211,6 +211,31 @@ fn a_send_is_refused_at_the_budget_and_on_drained_tells_when_there_is_room() {
     assert_eq!(common::read_u32_frame(&mut other), b"taken");
 }
 
+/// What it was refused while it was connecting is no reason to call it before it is open.
+#[test]
+fn a_connection_that_is_not_open_yet_is_told_of_room_when_it_is() {
+    let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
+    let (_slow, slow_conn) = open_narrow(&mut reactor, addr);
+    fill_with_output(&mut reactor, slow_conn);
+    let (_held, nowhere) = common::silent();
+    let conns = [nowhere, addr].map(|to| reactor.connect(to, Framing::length_u32(), ()));
+    reactor.with(|_, cx| {
+        for conn in conns {
+            let refused = cx.send(conn, b"refused");
+            assert!(matches!(refused, Err(SendError::Full)), "{refused:?}");
+        }
+        cx.abort(slow_conn);
+    });
+    idle(&mut reactor);
+    assert_eq!(drained(&reactor), [conns[1]]);
+    let is_its_own = |event: &&Event| match event {
+        Event::Open(conn, _) | Event::Drained(conn) => *conn == conns[1],
+        _ => false,
+    };
+    let first = reactor.handler().events.iter().find(is_its_own);
+    assert!(matches!(first, Some(Event::Open(..))), "{first:?}");
+}
+
 #[test]
 fn queued_datagrams_count_and_are_refused_too() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);

@@ -123,6 +123,24 @@ fn a_write_stall_timeout_of_its_own_aborts_one_that_does_not_read() {
     assert!(matches!(closes(&reactor)[0].1, CloseReason::WriteStalled));
 }
 
+/// Its entry is still there, so that they are accepted; but it is watched no more.
+#[test]
+fn limits_set_in_on_close_leave_no_timer_behind() {
+    let probe = Probe::new(|cx, event| {
+        if let Event::Close(conn, _) = event {
+            let mut limits = cx.limits(*conn).expect("it is there until this returns");
+            limits.idle_timeout = Some(TIMEOUT);
+            cx.set_limits(*conn, limits).expect("they are sound");
+        }
+    });
+    let (mut reactor, addr) = listening(probe, Config::default(), Framing::length_u32());
+    let (_client, conn) = open(&mut reactor, addr);
+    reactor.with(|_, cx| cx.abort(conn));
+    idle(&mut reactor);
+    assert_eq!(closes(&reactor).len(), 1);
+    assert_eq!(reactor.next_turn_in(), None, "nothing is left to be done");
+}
+
 #[test]
 fn limits_set_while_connecting_hold_once_it_is_open() {
     let (held, addr) = common::silent();

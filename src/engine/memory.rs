@@ -99,13 +99,18 @@ impl Engine {
         };
         let waited = conn.flags;
         conn.flags.remove(Flags::STOPPED_FOR_MEMORY);
+        // One that is above its high mark is told when it has drained; one that is not open yet is
+        // taken for such a one, and told when it is.
+        let mut is_told = waited.intersects(Flags::AWAITS_ROOM)
+            && !waited.intersects(Flags::ABOVE_HIGH | Flags::STOPS_SENDING);
+        if is_told && waited.intersects(Flags::CONNECTING) {
+            conn.flags.insert(Flags::ABOVE_HIGH);
+            is_told = false;
+        }
         if waited.intersects(Flags::STARVED) {
             conn.flags.insert(Flags::READABLE);
             self.read_on(token);
         }
-        // One that is above its high mark is told when it has drained.
-        let is_told = waited.intersects(Flags::AWAITS_ROOM)
-            && !waited.intersects(Flags::ABOVE_HIGH | Flags::STOPS_SENDING);
         Some((token, is_told))
     }
 

@@ -110,9 +110,10 @@ impl Engine {
             outbound.progress = now;
         }
         let check = conn.check.take();
-        let is_connecting = conn.flags.intersects(Flags::CONNECTING);
+        // One that is not open yet is watched from then on; one whose `on_close` this is, no more.
+        let is_open = !conn.flags.intersects(Flags::CONNECTING | Flags::DEAD);
         self.cancel(check);
-        if !is_connecting {
+        if is_open {
             self.watch(token);
         }
         Ok(())
