@@ -1,8 +1,6 @@
 //! [`Framing`]: the name of a codec, as it is given to a listener or a connection.
 
-use std::error::Error;
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use super::compose::Unfinished;
@@ -498,127 +496,6 @@ impl Kind {
     }
 }
 
-/// The short name of the framing: `raw`, `line`, `u8`, `u16`, `u16-le` and so on, `varint`,
-/// `varint-lax`, `netstring`, `fixed-64`, `delimiter-` and the delimiters, escaped and with a `|`
-/// between them, such as `delimiter-\r\n\r\n`; `length-field`, `header-body` or `custom`. Limits
-/// are not in it.
-impl fmt::Display for Framing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind() {
-            Kind::Raw(_) => f.write_str("raw"),
-            Kind::Line(_) => f.write_str("line"),
-            Kind::Length(length) => {
-                let is_little = length.endian() == Endian::Little && length.width() > 1;
-                let order = if is_little { "-le" } else { "" };
-                write!(f, "u{}{order}", 8 * u32::from(length.width()))
-            }
-            Kind::Fixed(fixed) => write!(f, "fixed-{}", fixed.frame_len),
-            Kind::Varint(varint) if varint.is_lax => f.write_str("varint-lax"),
-            Kind::Varint(_) => f.write_str("varint"),
-            Kind::Netstring(_) => f.write_str("netstring"),
-            Kind::Delimited(codec) => {
-                for (index, delimiter) in codec.delimiters().enumerate() {
-                    f.write_str(if index == 0 { "delimiter-" } else { "|" })?;
-                    let escaped = delimiter.escape_ascii().to_string();
-                    f.write_str(&escaped.replace('|', "\\x7c"))?;
-                }
-                Ok(())
-            }
-            Kind::LengthField(_) => f.write_str("length-field"),
-            Kind::HeaderBody(_) => f.write_str("header-body"),
-            Kind::Custom(_) => f.write_str("custom"),
-        }
-    }
-}
-
-/// Reads the short name that [`Display`](fmt::Display) writes, for options and configuration files.
-/// A `length-field`, a `header-body` and a `custom` framing cannot be named in full, and are not
-/// read.
-impl FromStr for Framing {
-    type Err = ParseFramingError;
-
-    fn from_str(name: &str) -> Result<Self, ParseFramingError> {
-        Ok(match name {
-            "raw" => Self::raw(),
-            "line" => Self::line(),
-            "u8" => Self::length_u8(),
-            "u16" => Self::length_u16(),
-            "u24" => Self::length_u24(),
-            "u32" => Self::length_u32(),
-            "u64" => Self::length_u64(),
-            "u16-le" => Self::length_u16_le(),
-            "u24-le" => Self::length_u24_le(),
-            "u32-le" => Self::length_u32_le(),
-            "u64-le" => Self::length_u64_le(),
-            "varint" => Self::varint(),
-            "varint-lax" => Self::varint_lax(),
-            "netstring" => Self::netstring(),
-            _ => return parse_parameter(name).ok_or(ParseFramingError(())),
-        })
-    }
-}
-
-/// Reads a name with something behind it.
-fn parse_parameter(name: &str) -> Option<Framing> {
-    if let Some(len) = name.strip_prefix("fixed-") {
-        let is_number = len.bytes().all(|digit| digit.is_ascii_digit());
-        let len = len.parse().ok().filter(|len| is_number && *len > 0)?;
-        return Some(Framing::fixed(len));
-    }
-    let delimiters = name.strip_prefix("delimiter-")?.split('|');
-    let delimiters: Vec<Vec<u8>> = delimiters.map(unescape).collect::<Option<_>>()?;
-    let delimiters: Vec<&[u8]> = delimiters.iter().map(Vec::as_slice).collect();
-    Some(Framing::delimiters(&delimiters))
-}
-
-/// The bytes that [`slice::escape_ascii`] writes so; at least one.
-fn unescape(text: &str) -> Option<Vec<u8>> {
-    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let Some((&first, behind)) = rest.split_first() {
-        let (byte, behind) = match (first, behind) {
-            (b'\\', [b'x', high, low, behind @ ..]) => {
-                let digits = [*high, *low];
-                let digits = str::from_utf8(&digits).ok()?;
-                let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-                (
-                    u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?,
-                    behind,
-                )
-            }
-            (b'\\', [escaped, behind @ ..]) => {
-                let byte = match escaped {
-                    b'n' => b'\n',
-                    b'r' => b'\r',
-                    b't' => b'\t',
-                    b'\\' | b'\'' | b'"' => *escaped,
-                    _ => return None,
-                };
-                (byte, behind)
-            }
-            (b'\\', []) => return None,
-            (byte, behind) => (byte, behind),
-        };
-        bytes.push(byte);
-        rest = behind;
-    }
-    (!bytes.is_empty()).then_some(bytes)
-}
-
-/// The text is not the short name of a framing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParseFramingError(());
-
-impl fmt::Display for ParseFramingError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "expected raw, line, varint, varint-lax, netstring, u8, u16, u24, u32, u64, \
-             u16-le, u24-le, u32-le, u64-le, fixed-LENGTH or delimiter-BYTES",
-        )
-    }
-}
-
-impl Error for ParseFramingError {}
-
 impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         with_builtin!(self, codec => codec.fmt(f), _custom => f.write_str("Custom(..)"))
@@ -628,32 +505,6 @@ impl fmt::Debug for Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_short_name_reads_back_as_it_was_written() {
-        let names = "raw line u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le varint varint-lax \
-                     netstring fixed-1 fixed-4096 delimiter-; delimiter-\\r\\n\\r\\n \
-                     delimiter-;|,,|\\x00\\xff|\\x7c delimiter-\\\\n\\'\\\"-";
-        for name in names.split_ascii_whitespace() {
-            assert_eq!(name.parse::<Framing>().expect(name).to_string(), name);
-        }
-        let framing = Framing::delimiters(&[b"\r\n", b"\0|\\"]);
-        assert_eq!(framing.to_string(), r"delimiter-\r\n|\x00\x7c\\");
-        let all: Vec<u8> = (0..=255).collect();
-        let name = Framing::delimiter(&all).to_string();
-        assert_eq!(name.parse::<Framing>().expect("a name").to_string(), name);
-    }
-
-    #[test]
-    fn what_is_no_name_is_refused() {
-        let names =
-            r"u7 U8 fixed fixed-0 fixed--1 fixed-+1 fixed-x delimiter delimiter- delimiter-a|";
-        let escapes = r"delimiter-\ delimiter-\x delimiter-\x+1 delimiter-\q custom length-field";
-        let names = names.split(' ').chain(escapes.split(' '));
-        for name in names.chain(["", "line "]) {
-            assert!(name.parse::<Framing>().is_err(), "{name}");
-        }
-    }
 
     #[test]
     fn a_header_is_cut_until_its_last_byte_is_there() {

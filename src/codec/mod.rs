@@ -23,12 +23,14 @@ mod header_body;
 mod length;
 mod length_field;
 mod line;
+mod name;
 mod netstring;
 mod raw;
 mod varint;
 
-pub use framing::{Framing, ParseFramingError};
+pub use framing::Framing;
 pub use length_field::LengthField;
+pub use name::ParseFramingError;
 
 pub(crate) use compose::put_all;
 pub(crate) use erased::{AnyState, ErasedCodec, ErasedState};
