@@ -24,6 +24,44 @@ use crate::error::FrameError;
 /// Every framing has a largest frame, by default 1 MiB ([`Framing::FRAME_LEN_MAX`]). It bounds what
 /// one peer can make a connection hold, so it is as large as most protocols need and small enough
 /// that thousands of peers may use it up.
+///
+/// # Examples
+///
+/// The same payload, framed by each:
+///
+/// ```
+/// use unstick::{FrameError, Framer, Framing, LengthField};
+///
+/// fn framed(framing: Framing) -> Result<Vec<u8>, FrameError> {
+///     Ok(Framer::new(framing).frame(b"hello")?.to_vec())
+/// }
+///
+/// assert_eq!(framed(Framing::raw())?, b"hello");
+/// assert_eq!(framed(Framing::fixed(5))?, b"hello");
+/// assert_eq!(framed(Framing::line())?, b"hello\n");
+/// assert_eq!(framed(Framing::delimiter(b";;"))?, b"hello;;");
+/// assert_eq!(framed(Framing::delimiters(&[b"\n", b"\r\n"]))?, b"hello\n");
+/// assert_eq!(framed(Framing::length_u8())?, b"\x05hello");
+/// assert_eq!(framed(Framing::length_u16())?, b"\x00\x05hello");
+/// assert_eq!(framed(Framing::length_u24())?, b"\x00\x00\x05hello");
+/// assert_eq!(framed(Framing::length_u32())?, b"\x00\x00\x00\x05hello");
+/// assert_eq!(framed(Framing::length_u64())?, b"\x00\x00\x00\x00\x00\x00\x00\x05hello");
+/// assert_eq!(framed(Framing::length_u16_le())?, b"\x05\x00hello");
+/// assert_eq!(framed(Framing::length_u24_le())?, b"\x05\x00\x00hello");
+/// assert_eq!(framed(Framing::length_u32_le())?, b"\x05\x00\x00\x00hello");
+/// assert_eq!(framed(Framing::length_u64_le())?, b"\x05\x00\x00\x00\x00\x00\x00\x00hello");
+/// assert_eq!(framed(Framing::varint())?, b"\x05hello");
+/// assert_eq!(framed(Framing::netstring())?, b"5:hello,");
+///
+/// // A header of two bytes and a length of one, which counts the header too.
+/// let field = LengthField::new(1).leading(b"v1").adjustment(-3);
+/// assert_eq!(framed(Framing::length_field(field))?, b"v1\x08hello");
+///
+/// // The payload begins with a header of one byte, from which the rest is computed.
+/// let is_hello = |header: &[u8]| Ok(if header == b"h" { 4 } else { 0 });
+/// assert_eq!(framed(Framing::header_body(Framing::fixed(1), is_hello))?, b"hello");
+/// # Ok::<(), FrameError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Framing(Arc<Kind>);
 
@@ -70,6 +108,14 @@ impl Framing {
 
     /// No framing: every read is handed on as it is, and says nothing about what the peer sent as
     /// one message. The largest frame only bounds how much one call of `on_frame` is given.
+    ///
+    /// ```text
+    ///   h e l l o w o     r l d       sent as two messages, come in two reads
+    ///   |-----------|     |---|
+    ///       frame         frame
+    /// ```
+    ///
+    /// Elsewhere: Erlang's `{packet, raw}`, tokio-util's `BytesCodec`.
     #[must_use]
     pub fn raw() -> Self {
         Self::of(Kind::Raw(Raw {
@@ -80,9 +126,9 @@ impl Framing {
     /// Lines that end with `\n`. A `\r` before it is stripped.
     ///
     /// ```text
-    ///   h e l l o \r \n     w o r l d \n
-    ///   |-------|           |-------|
-    ///     frame               frame
+    ///   h e l l o \r \n w o r l d \n
+    ///   |-------|       |-------|
+    ///     frame           frame
     /// ```
     ///
     /// `send` ends the line with `\n`, and refuses a payload with a `\n` inside or a `\r` at its
@@ -91,24 +137,53 @@ impl Framing {
     ///
     /// A line is bytes, whether they are UTF-8 or not. The largest frame counts it without its end:
     /// without the `\r` too.
+    ///
+    /// Elsewhere: Netty's `LineBasedFrameDecoder`; tokio-util's `LinesCodec`, whose limit counts
+    /// the `\r`, and which delivers a line cut short at the end; Erlang's `{packet, line}` and
+    /// asyncio's `readline`, which leave the end in the frame.
     #[must_use]
     pub fn line() -> Self {
         Self::of(Kind::Line(Line { limit: Self::LIMIT }))
     }
 
     /// A length of one byte in front: frames of up to 255 bytes.
+    ///
+    /// ```text
+    ///   05 h e l l o 00
+    ///   || |-------| ||
+    ///   5    frame   0, and an empty frame
+    /// ```
+    ///
+    /// Elsewhere: Erlang's `{packet, 1}`, Twisted's `Int8StringReceiver`.
     #[must_use]
     pub fn length_u8() -> Self {
         Self::length(1, Endian::Big)
     }
 
     /// A length of two bytes in front, the highest first ("network order").
+    ///
+    /// ```text
+    ///   00 05 h e l l o 00 00
+    ///   |---| |-------| |---|
+    ///     5     frame     0, and an empty frame
+    /// ```
+    ///
+    /// Elsewhere: Erlang's `{packet, 2}`, Twisted's `Int16StringReceiver`, DNS over TCP (RFC 1035,
+    /// section 4.2.2).
     #[must_use]
     pub fn length_u16() -> Self {
         Self::length(2, Endian::Big)
     }
 
     /// A length of three bytes in front, the highest first.
+    ///
+    /// ```text
+    ///   00 00 05 h e l l o 00 00 00
+    ///   |------| |-------| |------|
+    ///      5       frame      0, and an empty frame
+    /// ```
+    ///
+    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(3)`.
     #[must_use]
     pub fn length_u24() -> Self {
         Self::length(3, Endian::Big)
@@ -117,46 +192,101 @@ impl Framing {
     /// A length of four bytes in front, the highest first.
     ///
     /// ```text
-    ///   00 00 00 05 h e l l o 00 00 00 00 ...
+    ///   00 00 00 05 h e l l o 00 00 00 00
     ///   |---------| |-------| |---------|
-    ///     length      frame     length of an empty frame
+    ///        5        frame        0, and an empty frame
     /// ```
+    ///
+    /// Elsewhere: Erlang's `{packet, 4}`, Twisted's `Int32StringReceiver`, tokio-util's
+    /// `LengthDelimitedCodec` as it is made without settings.
     #[must_use]
     pub fn length_u32() -> Self {
         Self::length(4, Endian::Big)
     }
 
     /// A length of eight bytes in front, the highest first.
+    ///
+    /// ```text
+    ///   00 00 00 00 00 00 00 05 h e l l o
+    ///   |---------------------| |-------|
+    ///              5              frame
+    /// ```
+    ///
+    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(8)`.
     #[must_use]
     pub fn length_u64() -> Self {
         Self::length(8, Endian::Big)
     }
 
     /// A length of two bytes in front, the lowest first.
+    ///
+    /// ```text
+    ///   05 00 h e l l o 00 00
+    ///   |---| |-------| |---|
+    ///     5     frame     0, and an empty frame
+    /// ```
+    ///
+    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(2)`
+    /// and `little_endian()`.
     #[must_use]
     pub fn length_u16_le() -> Self {
         Self::length(2, Endian::Little)
     }
 
     /// A length of three bytes in front, the lowest first.
+    ///
+    /// ```text
+    ///   05 00 00 h e l l o 00 00 00
+    ///   |------| |-------| |------|
+    ///      5       frame      0, and an empty frame
+    /// ```
+    ///
+    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(3)`
+    /// and `little_endian()`.
     #[must_use]
     pub fn length_u24_le() -> Self {
         Self::length(3, Endian::Little)
     }
 
     /// A length of four bytes in front, the lowest first.
+    ///
+    /// ```text
+    ///   05 00 00 00 h e l l o 00 00 00 00
+    ///   |---------| |-------| |---------|
+    ///        5        frame        0, and an empty frame
+    /// ```
+    ///
+    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(4)`
+    /// and `little_endian()`.
     #[must_use]
     pub fn length_u32_le() -> Self {
         Self::length(4, Endian::Little)
     }
 
     /// A length of eight bytes in front, the lowest first.
+    ///
+    /// ```text
+    ///   05 00 00 00 00 00 00 00 h e l l o
+    ///   |---------------------| |-------|
+    ///              5              frame
+    /// ```
+    ///
+    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(8)`
+    /// and `little_endian()`.
     #[must_use]
     pub fn length_u64_le() -> Self {
         Self::length(8, Endian::Little)
     }
 
     /// Frames that are all `len` bytes long; `send` refuses any other length.
+    ///
+    /// ```text
+    ///   h e l l o w o r l d       with a length of 5
+    ///   |-------| |-------|
+    ///     frame     frame
+    /// ```
+    ///
+    /// Elsewhere: Netty's `FixedLengthFrameDecoder`, asyncio's `readexactly`.
     ///
     /// The size is the limit: [`frame_len_max`](Framing::frame_len_max) changes nothing.
     ///
@@ -172,14 +302,17 @@ impl Framing {
     /// Frames that end with `delimiter`, which is not part of them.
     ///
     /// ```text
-    ///   k e y = v a l u e ; ; k e y ...
-    ///   |---------------|       with the delimiter ";;"
-    ///         frame
+    ///   h e l l o ; ; w o r l d ; ;       with the delimiter ";;"
+    ///   |-------|     |-------|
+    ///     frame         frame
     /// ```
     ///
     /// `send` refuses a payload that has the delimiter inside, or would have it together with the
     /// delimiter behind it. What stands after the last delimiter when the peer ends is a frame cut
     /// short: it is not delivered, but counted.
+    ///
+    /// Elsewhere: Netty's `DelimiterBasedFrameDecoder`, Twisted's `LineOnlyReceiver` with a
+    /// `delimiter`, asyncio's `readuntil`, which leaves the delimiter in the frame.
     ///
     /// # Panics
     ///
@@ -193,14 +326,37 @@ impl Framing {
     /// begin together with the longest. So while a longer one may still come, a shorter one that
     /// begins it is waited with; at the end of the stream it counts.
     ///
+    /// ```text
+    ///   o n e ; t w o ; ; ; t h r e e |       with the delimiters ";", ";;;" and "|"
+    ///   |---|   |---|       |-------|
+    ///   frame   frame         frame
+    /// ```
+    ///
     /// `send` ends frames with the first of them that begins no longer one, and refuses a payload
     /// that might end earlier: with a delimiter inside, or with the beginning of one that goes on
     /// in the ending, or through the ending in the next frame. The rest is as for
     /// [`delimiter`](Framing::delimiter).
     ///
+    /// Elsewhere: Netty's `DelimiterBasedFrameDecoder` with several, of which the one first in its
+    /// list wins where they begin together; tokio-util's `AnyDelimiterCodec`, for delimiters of one
+    /// byte.
+    ///
     /// # Panics
     ///
     /// If there is none, or one is empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use unstick::{Deframer, Framing};
+    ///
+    /// let mut deframer = Deframer::new(Framing::delimiters(&[b";", b";;;", b"|"]));
+    /// deframer.extend(b"one;two;;;three|");
+    /// for frame in [&b"one"[..], b"two", b"three"] {
+    ///     assert_eq!(deframer.next_frame()?, Some(frame));
+    /// }
+    /// # Ok::<(), unstick::DecodeError>(())
+    /// ```
     #[must_use]
     pub fn delimiters(delimiters: &[&[u8]]) -> Self {
         let delimited = Delimited::new(delimiters, Self::LIMIT);
@@ -211,13 +367,16 @@ impl Framing {
     /// the last with its highest bit set (LEB128; protobuf's delimited streams).
     ///
     /// ```text
-    ///   05 h e l l o AC 02 ... 300 bytes ...
-    ///   || |-------| |---| |-----------------|
-    ///   5    frame    300         frame
+    ///   05 h e l l o AC 02 . . 300 bytes . .
+    ///   || |-------| |---| |---------------|
+    ///   5    frame    300        frame
     /// ```
     ///
     /// A length that is not written in its shortest form is malformed, which other decoders let
     /// through; so is one of more than 64 bits.
+    ///
+    /// Elsewhere: protobuf's `writeDelimitedTo`, prost's `encode_length_delimited`, Netty's
+    /// `ProtobufVarint32FrameDecoder`.
     #[must_use]
     pub fn varint() -> Self {
         Self::of(Kind::Varint(Varint {
@@ -228,6 +387,12 @@ impl Framing {
 
     /// As [`varint`](Framing::varint), but a length may be written in any form of up to ten bytes,
     /// as other decoders take it. What is sent is in the shortest form.
+    ///
+    /// ```text
+    ///   85 80 00 h e l l o
+    ///   |------| |-------|
+    ///      5       frame
+    /// ```
     #[must_use]
     pub fn varint_lax() -> Self {
         Self::of(Kind::Varint(Varint {
@@ -236,15 +401,34 @@ impl Framing {
         }))
     }
 
-    /// Netstrings: `5:hello,`. Leading zeros are malformed. A length is too long as soon as its
-    /// digits so far are over the largest frame.
+    /// Netstrings: a length in decimal digits, `:`, the payload, `,`.
+    ///
+    /// ```text
+    ///   5 : h e l l o , 0 : ,
+    ///   |-| |-------|   |-|
+    ///    5    frame      0, and an empty frame
+    /// ```
+    ///
+    /// Leading zeros are malformed. A length is too long as soon as its digits so far are over the
+    /// largest frame.
+    ///
+    /// Elsewhere: Twisted's `NetstringReceiver`, SCGI; <https://cr.yp.to/proto/netstrings.txt>.
     #[must_use]
     pub fn netstring() -> Self {
         Self::of(Kind::Netstring(Netstring { limit: Self::LIMIT }))
     }
 
     /// A header with a length in it: at an offset, counting more or less than what follows, of any
-    /// width from 1 to 8 bytes. See [`LengthField`].
+    /// width from 1 to 8 bytes.
+    ///
+    /// ```text
+    ///   v 1 08 h e l l o       LengthField::new(1).leading(b"v1").adjustment(-3)
+    ///   |-| || |-------|
+    ///       8    frame
+    /// ```
+    ///
+    /// [`LengthField`] tells the rest, and how the settings of Netty's
+    /// `LengthFieldBasedFrameDecoder` and tokio-util's `LengthDelimitedCodec` are written here.
     ///
     /// The largest frame counts what is delivered, whatever the field counts. A length of less than
     /// the adjustment takes off is malformed, also where the header is kept: no frame ends within
@@ -278,6 +462,8 @@ impl Framing {
     /// tells another length than it has. A header that is itself over its largest frame, or that
     /// of the whole, closes the connection also where frames are skipped, as it cannot be known how
     /// long its frame is.
+    ///
+    /// Elsewhere: Swoole's `package_length_func`.
     ///
     /// # Panics
     ///
@@ -321,7 +507,10 @@ impl Framing {
         Self::of(Kind::HeaderBody(Arc::new(codec)))
     }
 
-    /// A codec of your own. Its limits are its own too.
+    /// A codec of your own: see [`Codec`]. Its limits are its own too.
+    ///
+    /// Elsewhere: tokio-util's `Decoder` and `Encoder`, Netty's `ByteToMessageDecoder`, Go's
+    /// `bufio.SplitFunc`.
     ///
     /// Each connection pays for its state with one allocation, which the built-in framings do not.
     #[must_use]
@@ -355,9 +544,9 @@ impl Framing {
     /// stream.
     ///
     /// ```text
-    ///   00 02 o k FF FF . . . . 65,535 bytes . . . . 00 03 y e s
-    ///         |-|                                          |---|
-    ///         frame       skipped, and told               frame
+    ///   00 02 o k FF FF . . 65,535 bytes . . 00 03 y e s
+    ///         |-| |------------------------|       |---|
+    ///        frame    skipped, and told            frame
     /// ```
     ///
     /// Exactly that frame is skipped, whatever its length, and none of it is kept: by its count,

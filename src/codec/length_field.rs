@@ -32,12 +32,40 @@ use crate::error::FrameError;
 ///
 /// Two bytes of magic, then three bytes of length, lowest first, that count the whole frame:
 ///
+/// ```text
+///   CA FE 0A 00 00 h e l l o
+///   |---| |------| |-------|
+///            10      frame
 /// ```
-/// use unstick::{Framing, LengthField};
+///
+/// ```
+/// use unstick::{Framer, Framing, LengthField};
 ///
 /// let header = LengthField::new(3).little_endian().leading(b"\xCA\xFE").adjustment(-5);
-/// let framing = Framing::length_field(header);
-/// # assert_eq!(framing.to_string(), "length-field");
+/// let mut framer = Framer::new(Framing::length_field(header));
+/// assert_eq!(framer.frame(b"hello")?, b"\xCA\xFE\x0A\x00\x00hello");
+/// # Ok::<(), unstick::FrameError>(())
+/// ```
+///
+/// A length, a type and four bytes of flags behind it, all of it delivered, and the length counting
+/// only what follows the flags:
+///
+/// ```text
+///   00 05 T . . . . h e l l o
+///   |---| |-------| |-------|
+///     5                 5
+///   |-----------------------|
+///             frame
+/// ```
+///
+/// ```
+/// use unstick::{Deframer, Framing, LengthField};
+///
+/// let header = LengthField::new(2).following(&[0; 5]).adjustment(5).keep_header();
+/// let mut deframer = Deframer::new(Framing::length_field(header));
+/// deframer.extend(b"\x00\x05T....hello");
+/// assert_eq!(deframer.next_frame()?, Some(&b"\x00\x05T....hello"[..]));
+/// # Ok::<(), unstick::DecodeError>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct LengthField {
