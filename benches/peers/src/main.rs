@@ -55,7 +55,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Mode::Help => {
             println!("{HELP}");
             for server in servers::ALL {
-                println!("  {:<12} {}", server.name, server.summary);
+                println!("  {:<14} {}", server.name, server.summary);
+            }
+            for peer in servers::LEFT_OUT {
+                println!("  not built: {peer}");
             }
             Ok(())
         }
@@ -125,6 +128,9 @@ fn cores() -> io::Result<Option<Cores>> {
 
 fn describe(plan: &Plan, output: &mut impl Write) -> io::Result<()> {
     writeln!(output, "{}", machine())?;
+    for peer in servers::LEFT_OUT {
+        writeln!(output, "Left out, as it was not built: {peer}.")?;
+    }
     match plan.cores {
         Some(Cores { servers, load }) => {
             writeln!(

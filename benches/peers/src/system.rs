@@ -1,7 +1,7 @@
 //! The system calls that std lacks: epoll, processor affinity, limits and signals.
 //!
-//! All the unsafe code of this package stands here, each call behind a function of its own that
-//! is safe to use. Nothing here knows of frames, servers or measurements.
+//! The unsafe code of this package stands here, each call behind a function of its own that is safe
+//! to use, and in `servers::native`. Nothing here knows of frames, servers or measurements.
 #![expect(
     unsafe_code,
     reason = "the plainest loop is written against the system itself"

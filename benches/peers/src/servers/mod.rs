@@ -7,6 +7,8 @@
 mod epoll;
 mod message_io;
 mod mio_plain;
+#[cfg(any(libuv, asio))]
+mod native;
 mod tokio;
 mod tokio_tuned;
 mod udp_epoll;
@@ -70,6 +72,20 @@ pub(crate) const ALL: &[Server] = &[
         summary: "message-io's FramedTcp, which brings its own framing",
         serve: message_io::serve,
     },
+    #[cfg(libuv)]
+    Server {
+        name: "libuv",
+        framing: Some(Framing::U32),
+        summary: "libuv, tuned: one buffer for all reads, one uv_try_write per read",
+        serve: native::libuv_tcp,
+    },
+    #[cfg(asio)]
+    Server {
+        name: "asio",
+        framing: Some(Framing::U32),
+        summary: "asio (C++), a buffer for each connection, one async_write per read",
+        serve: native::asio_tcp,
+    },
     Server {
         name: "udp-epoll",
         framing: None,
@@ -94,6 +110,28 @@ pub(crate) const ALL: &[Server] = &[
         summary: "message-io's Udp transport",
         serve: udp_message_io::serve,
     },
+    #[cfg(libuv)]
+    Server {
+        name: "udp-libuv",
+        framing: None,
+        summary: "libuv with UV_UDP_RECVMMSG, and uv_udp_try_send",
+        serve: native::libuv_udp,
+    },
+    #[cfg(asio)]
+    Server {
+        name: "udp-asio",
+        framing: None,
+        summary: "asio (C++), async_receive_from and async_send_to in turns",
+        serve: native::asio_udp,
+    },
+];
+
+/// What was left out when this was built, as its library was not there.
+pub(crate) const LEFT_OUT: &[&str] = &[
+    #[cfg(not(libuv))]
+    "libuv (Debian: libuv1-dev)",
+    #[cfg(not(asio))]
+    "asio (Debian: libasio-dev)",
 ];
 
 /// Servers that never sleep. They are measured one at a time, by a benchmark of their own: beside
