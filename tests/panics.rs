@@ -343,6 +343,24 @@ fn output_of_a_dispatch_that_panicked_is_counted_as_unsent() {
     assert_eq!(closes.len(), 1);
 }
 
+/// It tells that the session is lost, whatever else was wrong with the connection by then.
+#[test]
+fn a_panic_is_the_reason_that_is_told_also_of_a_connection_that_was_aborted_before_it() {
+    let probe = Probe::new(|cx, event| {
+        if let Event::Frame(conn, _) = event {
+            cx.abort(*conn);
+            panic!("the handler's own fault");
+        }
+    });
+    let (mut reactor, addr) = listening(probe, Config::default(), Framing::length_u32());
+    let mut client = common::client(addr);
+    client.write_all(&frame("u32", b"one")).expect("it is read");
+    turn_into_panic(&mut reactor);
+    drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    let closes = reactor.handler().closes();
+    assert!(matches!(closes[0].1.reason, CloseReason::HandlerPanicked));
+}
+
 /// What was received with it is gone, as datagrams may be; what the kernel still holds is not.
 #[test]
 fn a_panic_about_a_datagram_does_not_leave_the_socket_unread() {

@@ -412,18 +412,19 @@ impl Engine {
     }
 
     /// A callback about this connection panicked: its session is gone, and what it had sent in that
-    /// dispatch is discarded.
+    /// dispatch is discarded. Of all reasons this one is told: it says that the session is lost.
     #[cold]
     pub(crate) fn handler_panicked(&mut self, token: Token) {
         let is_served = self.served.is(token);
-        if is_served {
-            if let Ok(conn) = self.entries.conn_mut(token) {
-                conn.rare().unsent_bytes += self.out.len() as u64;
-            }
-            self.out.clear();
+        let discarded = if is_served { self.out.len() } else { 0 };
+        if let Ok(conn) = self.entries.conn_mut(token) {
+            let rare = conn.rare();
+            rare.unsent_bytes += discarded as u64;
+            rare.reason = Some(CloseReason::HandlerPanicked);
         }
         self.abort(token, CloseReason::HandlerPanicked);
         if is_served {
+            self.out.clear();
             let _ = self.end_serving(token, Inbound::default());
         }
     }

@@ -3,6 +3,8 @@
 mod clock;
 mod dispatch;
 #[cfg(test)]
+mod stress;
+#[cfg(test)]
 mod tests;
 mod udp;
 #[cfg(unix)]

@@ -64,6 +64,11 @@ impl Script {
         self.with(|state| state.writings.extend(writings));
     }
 
+    /// Whether all readings were read.
+    pub(crate) fn is_played(self) -> bool {
+        self.with(|state| state.readings.is_empty())
+    }
+
     pub(crate) fn seen(self) -> Seen {
         self.with(|state| state.seen.clone())
     }

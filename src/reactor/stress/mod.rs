@@ -1,0 +1,290 @@
+//! Random lives: whatever callbacks ask for, for whichever connection, and however its socket cuts
+//! what it carries, no byte is lost, doubled or out of order, and each connection ends once.
+//!
+//! A [model] follows what the handler asked for and was answered, and knows from it what may be
+//! told next. The sockets are scripted and each run has a seed, so that a failure repeats.
+
+mod model;
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use super::*;
+use crate::conn::Flags;
+use crate::engine::Accepted;
+use crate::handler::Origin;
+use crate::socket::{Reading, Script, Stream, Writing};
+use model::{At, Chosen, Life, Model, PAYLOAD_LEN_MAX, Random, encode};
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// How many runs there are; more where `UNSTICK_SEEDS` says so.
+const SEEDS: u64 = 60;
+const STEPS: usize = 500;
+
+/// A run: its reactor, and what happens to it from outside.
+struct Run {
+    reactor: Reactor<Model>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let mut config = Config {
+            read_len_max: random.of(&[1, 7, 64, 4096, 256 * 1024]),
+            read_budget: random.of(&[50, 1000, 256 * 1024]),
+            frame_budget: random.of(&[1, 2, 1024]),
+            write_high: random.of(&[50, 500, PAYLOAD_LEN_MAX]),
+            close_deadline: HOUR,
+            memory_deadline: HOUR,
+            connect_deadline: HOUR,
+            ..Config::default()
+        };
+        config.write_low = config.write_high / 3;
+        config.write_queue_len_max = 2 * config.write_high;
+        let has_memory_limit = random.one_in(4);
+        if has_memory_limit {
+            config.memory_max = random.of(&[300, 3000, 30_000]);
+        }
+        if random.one_in(4) {
+            config.idle_timeout = Some(HOUR);
+        }
+        if random.one_in(4) {
+            config.slow_callback = Some(HOUR);
+        }
+        let has_long = config.read_len_max > 64;
+        let model = Model::new(random, has_memory_limit, has_long);
+        let reactor = Reactor::with_config(model, config).expect("a reactor");
+        Self { reactor }
+    }
+
+    fn random(&mut self) -> &mut Random {
+        &mut self.reactor.handler.random
+    }
+
+    /// Enters the reactor; what the handler panics with by choice stays here.
+    fn enter(&mut self, enter: impl FnOnce(&mut Reactor<Model>)) {
+        let reactor = &mut self.reactor;
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| enter(reactor)))
+            && !panic.is::<Chosen>()
+        {
+            resume_unwind(panic);
+        }
+    }
+
+    fn open(&mut self) {
+        let framings: [fn() -> Framing; 4] = [
+            Framing::length_u16,
+            Framing::varint,
+            Framing::netstring,
+            Framing::line,
+        ];
+        let framing = self.random().of(&framings)();
+        let script = Script::new();
+        let limited = framing
+            .clone()
+            .frame_len_max(PAYLOAD_LEN_MAX)
+            .skip_too_long();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
+        let admitted = self
+            .reactor
+            .engine
+            .admit(Stream::Scripted(script), peer, limited.clone());
+        let Accepted::Conn(conn) = admitted else {
+            panic!("{admitted:?}");
+        };
+        let model = &mut self.reactor.handler;
+        model.born(conn, Some(script), limited);
+        for _ in 0..model.random.below(60) {
+            let payload = model.payload();
+            let life = model.life(conn);
+            encode(&framing, &payload, &mut life.stream);
+            let end = life.stream.len();
+            life.payloads.push((payload, end));
+        }
+        self.reactor.sessions.put(conn.0.key(), None);
+        self.enter(|reactor| {
+            reactor.call(conn.0, "on_open", |handler, cx, conn, session| {
+                handler.on_open(cx, conn, session, Origin::Connected);
+            });
+        });
+    }
+
+    /// More of what its peer sends, in pieces; or a failure.
+    fn feed(&mut self, number: usize) {
+        let model = &mut self.reactor.handler;
+        let (random, life) = (&mut model.random, &mut model.lives[number]);
+        let Some(script) = life.script else {
+            return;
+        };
+        for _ in 0..random.below(6) {
+            let left = life.stream.len() - life.fed;
+            let len = random.of(&[1, 3, 50, 5000, 50_000]).min(left);
+            if len > 0 {
+                let piece = &life.stream[life.fed..life.fed + len];
+                script.then_read([Reading::Bytes(piece.to_vec())]);
+                life.fed += len;
+            }
+            match random.below(8) {
+                0 => script.then_read([Reading::Fails(ErrorKind::Interrupted)]),
+                1 => script.then_read([Reading::Fails(ErrorKind::WouldBlock)]),
+                2 => script.then_write([Writing::Fails(ErrorKind::Interrupted)]),
+                3 | 4 => script.then_write([Writing::Fails(ErrorKind::WouldBlock)]),
+                5 => script.then_write([Writing::Takes(1 + random.below(300))]),
+                6 if random.one_in(20) => {
+                    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+                    life.has_failed = true;
+                }
+                7 if random.one_in(20) => {
+                    script.then_read([Reading::Fails(ErrorKind::ConnectionReset)]);
+                    life.has_failed = true;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The rest of what its peer sends, and its end.
+    fn feed_to_end(&mut self, number: usize) {
+        let life = &mut self.reactor.handler.lives[number];
+        if let Some(script) = life.script
+            && script.is_played()
+            && !std::mem::replace(&mut life.is_fed_to_end, true)
+        {
+            let rest = life.stream[life.fed..].to_vec();
+            life.fed = life.stream.len();
+            script.then_read([Reading::Bytes(rest)].into_iter().filter(is_not_empty));
+            script.then_read([Reading::End]);
+        }
+    }
+
+    /// All that an event may tell of.
+    fn whole_event(&self, number: usize) -> Flags {
+        let both = Flags::READABLE | Flags::WRITABLE | Flags::END_HINT;
+        both | Flags::HUNG_UP.given(self.reactor.handler.lives[number].is_fed_to_end)
+    }
+
+    fn event(&mut self, number: usize, mark: Flags) {
+        let conn = self.reactor.handler.lives[number].conn;
+        if let Ok(entry) = self.reactor.engine.conn_mut(conn.0) {
+            entry.flags.insert(mark);
+            self.reactor.engine.queue(conn.0);
+        }
+    }
+
+    fn turn(&mut self) {
+        self.enter(|reactor| reactor.turn(Some(Duration::ZERO)).expect("the poll works"));
+    }
+
+    fn step(&mut self) {
+        let count = self.reactor.handler.lives.len();
+        let is_alive = |life: &&Life| life.closes == 0;
+        let alive = self.reactor.handler.lives.iter().filter(is_alive).count();
+        if alive < 3 || (alive < 8 && self.random().one_in(20)) {
+            return self.open();
+        }
+        let number = self.random().below(count);
+        match self.random().below(12) {
+            0..4 => self.feed(number),
+            4 if self.random().one_in(4) => self.feed_to_end(number),
+            5 => self.enter(|reactor| {
+                reactor.with(|model, cx| model.act(cx, None, At::Other));
+            }),
+            6 => self.turn(),
+            _ => {
+                for number in 0..count {
+                    let mark = match self.random().below(6) {
+                        0 => Flags::READABLE,
+                        1 => Flags::WRITABLE,
+                        2 => Flags::READABLE | Flags::WRITABLE,
+                        3 => self.whole_event(number),
+                        _ => continue,
+                    };
+                    self.event(number, mark);
+                }
+                self.turn();
+            }
+        }
+    }
+
+    /// Lets all end, and looks at what is left.
+    fn end(mut self) {
+        let model = &mut self.reactor.handler;
+        model.acts_left = 0;
+        model.is_over = true;
+        let count = model.lives.len();
+        for round in 0..20_000 {
+            if self.reactor.engine.entries.is_empty() {
+                return self.check();
+            }
+            for number in 0..count {
+                self.feed_to_end(number);
+                let event = self.whole_event(number);
+                self.event(number, event);
+            }
+            let reactor = &mut self.reactor;
+            reactor.with(|model, cx| {
+                for life in &mut model.lives {
+                    let _ = cx.resume(life.conn);
+                    let _ = cx.grant(life.conn, u64::MAX);
+                    (life.is_paused, life.credit) = (false, None);
+                }
+            });
+            if round == 0 {
+                reactor.with(|model, cx| {
+                    let lives = model.lives.iter_mut();
+                    for life in lives.filter(|life| life.has_half_close) {
+                        cx.close(life.conn);
+                        life.is_ended = true;
+                    }
+                });
+            }
+            if round % 50 == 49 {
+                reactor.engine.memory_deadline_passed();
+            }
+            self.turn();
+        }
+        panic!("some never end: {:?}", self.reactor.stats());
+    }
+
+    fn check(mut self) {
+        let stats = self.reactor.stats();
+        let lives = &self.reactor.handler.lives;
+        assert!(lives.iter().all(|life| life.closes == 1));
+        assert_eq!(stats.closed, lives.len() as u64);
+        assert_eq!((stats.connections, stats.held_bytes), (0, 0));
+        // No timer is left but the handler's own: nothing is told to whom nobody knows.
+        let engine = &mut self.reactor.engine;
+        engine.set_now(Instant::now() + 100 * HOUR);
+        engine.note_due_timers();
+        while let Some((timer, task)) = engine.next_due() {
+            match task {
+                Task::User { .. } => drop(engine.cancel_timer(timer)),
+                Task::Trim | Task::Memory => {}
+                task => panic!("{task:?} is left"),
+            }
+        }
+    }
+}
+
+fn is_not_empty(reading: &Reading) -> bool {
+    !matches!(reading, Reading::Bytes(bytes) if bytes.is_empty())
+}
+
+#[test]
+fn whatever_callbacks_do_no_byte_is_lost_and_each_connection_ends_once() {
+    let seeds = match std::env::var("UNSTICK_SEEDS") {
+        Ok(count) => 0..count.parse().expect("a number"),
+        Err(_) => 0..SEEDS,
+    };
+    for seed in seeds {
+        let run = catch_unwind(|| {
+            let mut run = Run::new(seed);
+            for _ in 0..STEPS {
+                run.step();
+            }
+            run.end();
+        });
+        assert!(run.is_ok(), "that was seed {seed}");
+    }
+}
