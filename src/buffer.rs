@@ -8,14 +8,24 @@
 //!   | consumed  | bytes in use   | room to write |
 //! ```
 //!
+//! A long buffer begins in the middle of a page of memory. The kernel's own begin where pages do,
+//! and processors copy slowly between addresses that differ by little but the page: an echo of
+//! 256 KiB frames takes half the processor time that it takes where buffers begin as malloc has it.
+//!
 //! This module does no I/O and knows nothing of frames.
 
 use crate::timer::Stamp;
 
-/// A contiguous buffer. Invariant: `start <= end <= data.len()`.
+/// From this capacity on a buffer begins in the middle of a page.
+const PLACED_LEN_MIN: usize = 64 * 1024;
+const PAGE_LEN: usize = 4096;
+
+/// A contiguous buffer. Invariant: `base <= start <= end <= data.len()`.
 #[derive(Debug, Default)]
 pub(crate) struct Buf {
     data: Box<[u8]>,
+    /// Where its memory is used from.
+    base: usize,
     start: usize,
     end: usize,
     /// A note of the reading side: how many bytes the unfinished frame at `start` needs at least.
@@ -40,8 +50,12 @@ pub(crate) struct Buf {
 
 impl Buf {
     pub(crate) fn with_capacity(capacity: usize) -> Self {
+        let (data, base) = memory(capacity);
         Self {
-            data: vec![0; capacity].into_boxed_slice(),
+            data,
+            base,
+            start: base,
+            end: base,
             ..Self::default()
         }
     }
@@ -58,7 +72,10 @@ impl Buf {
 
     #[inline]
     pub(crate) fn capacity(&self) -> usize {
-        self.data.len()
+        match self.data.len() {
+            placed if placed >= PLACED_LEN_MIN => placed - PAGE_LEN,
+            len => len,
+        }
     }
 
     /// Bytes that can be written at the end without moving anything.
@@ -104,8 +121,15 @@ impl Buf {
 
     #[inline]
     pub(crate) fn clear(&mut self) {
-        self.start = 0;
-        self.end = 0;
+        self.start = self.base;
+        self.end = self.base;
+    }
+
+    /// Moves what is in use to the front.
+    fn move_to_front(&mut self) {
+        self.data.copy_within(self.start..self.end, self.base);
+        self.end -= self.start - self.base;
+        self.start = self.base;
     }
 
     /// Appends, growing on the heap where there is no room.
@@ -165,16 +189,26 @@ impl Buf {
     fn grow(&mut self, additional: usize) {
         let wanted = self.len() + additional;
         if wanted <= self.capacity() / 2 {
-            self.data.copy_within(self.start..self.end, 0);
-        } else {
-            let capacity = wanted.max(2 * self.capacity()).next_power_of_two();
-            let mut grown = vec![0; capacity].into_boxed_slice();
-            grown[..self.len()].copy_from_slice(self.bytes());
-            self.data = grown;
+            self.move_to_front();
+            return;
         }
-        self.end = self.len();
-        self.start = 0;
+        let capacity = wanted.max(2 * self.capacity()).next_power_of_two();
+        let (mut grown, base) = memory(capacity);
+        let end = base + self.len();
+        grown[base..end].copy_from_slice(self.bytes());
+        self.data = grown;
+        (self.base, self.start, self.end) = (base, base, end);
     }
+}
+
+/// Memory for `capacity` bytes, and where in it they begin.
+fn memory(capacity: usize) -> (Box<[u8]>, usize) {
+    if capacity < PLACED_LEN_MIN {
+        return (vec![0; capacity].into_boxed_slice(), 0);
+    }
+    let data = vec![0; capacity + PAGE_LEN].into_boxed_slice();
+    let base = (PAGE_LEN / 2).wrapping_sub(data.as_ptr().addr()) % PAGE_LEN;
+    (data, base)
 }
 
 /// The smallest buffer of the pool: a cut header and a short frame fit, and a thousand connections
@@ -259,9 +293,7 @@ impl Pool {
         }
         self.moved_bytes += buf.len() as u64;
         if buf.len() + additional <= buf.capacity() {
-            buf.data.copy_within(buf.start..buf.end, 0);
-            buf.end = buf.len();
-            buf.start = 0;
+            buf.move_to_front();
             return;
         }
         let mut larger = self.take(capacity.max(buf.len() + additional));
@@ -342,6 +374,39 @@ mod tests {
         buf.consume(3);
         assert!(buf.is_empty());
         assert_eq!(buf.room(), buf.capacity());
+    }
+
+    #[test]
+    fn a_long_buffer_begins_in_the_middle_of_a_page_whatever_becomes_of_it() {
+        let place = |buf: &Buf| buf.bytes().as_ptr().addr() % PAGE_LEN;
+        for capacity in [PLACED_LEN_MIN, 100_000, 1 << 20] {
+            let mut buf = Buf::with_capacity(capacity);
+            assert_eq!(buf.capacity(), capacity);
+            assert!(buf.room() >= capacity);
+            buf.put(&vec![1; capacity]);
+            assert_eq!(place(&buf), PAGE_LEN / 2);
+            buf.consume(capacity - 1);
+            buf.put(&vec![2; capacity / 2 - 1]);
+            assert_eq!(place(&buf), PAGE_LEN / 2, "moved to the front");
+            buf.put(&vec![3; capacity]);
+            assert_eq!(place(&buf), PAGE_LEN / 2, "grown");
+            assert!(buf.capacity() > capacity && buf.capacity().is_power_of_two());
+            assert_eq!(buf.bytes()[..3], [1, 2, 2]);
+            buf.clear();
+            buf.put(b"anew");
+            assert_eq!(place(&buf), PAGE_LEN / 2, "emptied");
+        }
+        let mut pool = Pool::new(0);
+        let mut buf = pool.take(PLACED_LEN_MIN);
+        buf.put(&[1; PLACED_LEN_MIN]);
+        buf.consume(1);
+        pool.reserve(&mut buf, 4096, 0);
+        assert_eq!(
+            (place(&buf), buf.capacity()),
+            (PAGE_LEN / 2, 2 * PLACED_LEN_MIN)
+        );
+        pool.put(buf);
+        assert_eq!(pool.free_bytes(), 3 * PLACED_LEN_MIN);
     }
 
     #[test]

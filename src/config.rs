@@ -22,9 +22,9 @@ use std::time::Duration;
 pub struct Config {
     /// The most bytes that one read asks for, and the size of the one buffer that all reads share.
     ///
-    /// 256 KiB: a whole batch of 16 KiB frames fits.
+    /// 260 KiB: a whole batch of 16 KiB frames fits, or one of 256 KiB with its header.
     pub read_len_max: usize,
-    /// The most bytes that one connection reads before the others have their turn. 256 KiB.
+    /// The most bytes that one connection reads before the others have their turn. 260 KiB.
     pub read_budget: usize,
     /// The most frames that one connection is delivered before the others have their turn.
     ///
@@ -38,7 +38,7 @@ pub struct Config {
     /// Above this many queued bytes `send` answers [`Sent::AboveHigh`](crate::Sent), and the
     /// connection is read no more until it drained.
     ///
-    /// 256 KiB: as much as one read can bring in, so that an echo of it does not stop the reading.
+    /// 260 KiB: as much as one read can bring in, so that an echo of it does not stop the reading.
     pub write_high: usize,
     /// At or below this many queued bytes a connection that was above its high mark has drained.
     /// 64 KiB.
@@ -169,18 +169,20 @@ impl Limits {
     }
 }
 
+/// What one read asks for by default: 256 KiB of payload, and what stands around it.
+const READ_LEN: usize = 260 * 1024;
 /// The largest `read_len_max`: the buffer of that size is made at once.
 const READ_LEN_MAX: usize = 1 << 30;
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            read_len_max: 256 * 1024,
-            read_budget: 256 * 1024,
+            read_len_max: READ_LEN,
+            read_budget: READ_LEN,
             frame_budget: 1024,
             accept_budget: 64,
             datagram_budget: 64,
-            write_high: 256 * 1024,
+            write_high: READ_LEN,
             write_low: 64 * 1024,
             write_queue_len_max: 16 << 20,
             memory_max: usize::MAX,

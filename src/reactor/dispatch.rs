@@ -95,7 +95,7 @@ impl<H: Handler> Reactor<H> {
         };
         let mut input = Input {
             inbound: &mut serving.inbound,
-            scratch,
+            scratch: scratch.room_mut(),
         };
         let cut_short = input.serve(flags, &mut dispatch);
 

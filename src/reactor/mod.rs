@@ -17,6 +17,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use crate::addr::{Addr, ToAddrs};
+use crate::buffer::Buf;
 use crate::codec::Framing;
 use crate::config::Config;
 use crate::context::{Context, not_inet};
@@ -64,7 +65,7 @@ pub struct Reactor<H: Handler> {
     handler: H,
     sessions: Sessions<H::Session>,
     /// What one read is put into; frames are slices of it.
-    scratch: Box<[u8]>,
+    scratch: Buf,
     inbox: Inbox,
     inlet: Inlet<H>,
     /// What other threads posted that was taken and has not run yet.
@@ -87,7 +88,7 @@ impl<H: Handler> Reactor<H> {
     ///
     /// As for [`new`](Reactor::new), and `InvalidInput` where the limits contradict each other.
     pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
-        let scratch = vec![0; config.read_len_max].into_boxed_slice();
+        let scratch = Buf::with_capacity(config.read_len_max);
         let posts_max = config.posts_max;
         let engine = Engine::new(config, Instant::now)?;
         let inlet = Inlet::new(engine.driver.waker(), posts_max);
