@@ -1,0 +1,348 @@
+//! Whatever a callback asks for, of whichever socket, is sound: a table of all operations and all
+//! callbacks, and random sequences of operations.
+//!
+//! That nothing calls back before a callback returns is a fact of types: the handler is borrowed by
+//! it. What is looked at here is what follows: each connection opens and ends once, nothing comes
+//! of one that is closed or paused, each byte that was accepted is written or counted, whoever
+//! comes later is served, and in the end no descriptor, no memory and no timer is left.
+
+#![cfg(target_os = "linux")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod matrix;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::{Random, client, drive, frame, listening, read_u32_frame, settle};
+use matrix::{CALLBACKS, Callback, Cast, Matrix, Op, Own, Three, all_ops};
+use unstick::{Config, ConnId, Framing, Reactor, SocketId};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The descriptors of this process are counted: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A reactor with all that the operations work on, and the peers of it.
+struct Stage {
+    reactor: Reactor<Matrix>,
+    cast: Cast,
+    /// How many descriptors there were before them.
+    descriptors: usize,
+    /// Who comes here is served when all is over.
+    later: SocketAddr,
+    listening: SocketAddr,
+    refusing: SocketAddr,
+    clients: Vec<(ConnId, TcpStream)>,
+    udp: UdpSocket,
+    unixes: [UnixDatagram; 2],
+}
+
+fn descriptor_count() -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").expect("this is Linux");
+    open.count()
+}
+
+impl Stage {
+    fn new(at: Callback, refusing: SocketAddr) -> Self {
+        let mut config = Config::default();
+        (config.write_high, config.write_low) = (200, 100);
+        if at == Callback::Refused {
+            config.connections_max = 2;
+        }
+        let framing = Framing::length_u32().frame_len_max(25_000).skip_too_long();
+        let (mut reactor, later) = listening(Matrix::default(), config, framing.clone());
+        let descriptors = descriptor_count();
+        let listeners = [0; 3].map(|_| {
+            let listener = reactor.listen("127.0.0.1:0", framing.clone());
+            listener.expect("a free port")
+        });
+        let udps = [0; 3].map(|_| reactor.bind_udp("127.0.0.1:0").expect("a free port"));
+        let pairs = [0; 3].map(|_| UnixDatagram::pair().expect("a pair"));
+        let mut peers = Vec::new();
+        let unixes = pairs.map(|(ours, theirs)| {
+            theirs.set_nonblocking(true).expect("it can be set");
+            peers.push(theirs);
+            let adopted = reactor.with(|_, cx| cx.adopt_unix_datagram(ours));
+            adopted.expect("it is a socket")
+        });
+        peers.pop();
+        let nowhere: &[SocketAddr] = &[];
+        let gone = reactor.connect(nowhere, framing, ());
+        let timers = reactor.with(|_, cx| {
+            let timers = [0; 3].map(|_| cx.set_timer(HOUR, 0));
+            cx.close_listener(listeners[2]);
+            cx.close_udp(udps[2]);
+            cx.close_unix_datagram(unixes[2]);
+            cx.cancel_timer(timers[2]);
+            timers
+        });
+        let listening = reactor.local_addr(listeners[0]).expect("it is bound");
+        let clients = [0; 2].map(|_| {
+            let client = client(listening);
+            let before = reactor.stats().accepted;
+            drive(&mut reactor, |reactor| reactor.stats().accepted > before);
+            (reactor.handler().newest.expect("it has opened"), client)
+        });
+        let cast = Cast {
+            conns: Three::new([clients[0].0, clients[1].0, gone]),
+            listeners: Three::new(listeners),
+            udps: Three::new(udps),
+            unixes: Three::new(unixes),
+            timers: Three::new(timers),
+        };
+        let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let matrix = reactor.handler_mut();
+        matrix.cast = Some(cast);
+        matrix.listening = Some(listening);
+        matrix.refusing = Some(refusing);
+        matrix.udp_to = udp.local_addr().ok();
+        Self {
+            reactor,
+            cast,
+            descriptors,
+            later,
+            listening,
+            refusing,
+            clients: clients.into(),
+            udp,
+            unixes: peers.try_into().expect("the third is gone"),
+        }
+    }
+
+    /// Makes that callback come.
+    fn call(&mut self, at: Callback) {
+        let Self {
+            reactor,
+            cast,
+            clients,
+            ..
+        } = self;
+        let [conn, _] = cast.conns.here;
+        match at {
+            Callback::OpenAccepted | Callback::Refused => {
+                clients.push((conn, client(self.listening)));
+            }
+            Callback::OpenConnected => {
+                reactor.connect(self.listening, Framing::length_u32(), ());
+            }
+            Callback::OpenAdopted => {
+                let stream = TcpStream::connect(self.listening).expect("it listens");
+                reactor.with(|_, cx| cx.adopt_stream(stream, Framing::length_u32(), ()));
+            }
+            Callback::Frame => {
+                let frames: Vec<_> = (0..3).flat_map(|n| frame("u32", &[b'n', n])).collect();
+                write_to_all(clients, &frames);
+            }
+            Callback::Skipped => {
+                let frames = [frame("u32", &[0; 30_000]), frame("u32", b"n\0")];
+                write_to_all(clients, &frames.concat());
+            }
+            Callback::DrainedServed => write_to_all(clients, &frame("u32", b"d")),
+            Callback::DrainedFlushed => reactor.with(|matrix, cx| {
+                matrix.apply(cx, Op::Send(matrix::Of::Own), Own::default());
+            }),
+            Callback::HalfClose => {
+                for (_, client) in clients {
+                    client.shutdown(Shutdown::Write).expect("it is open");
+                }
+            }
+            Callback::Hangup => {
+                reactor.with(|_, cx| cx.pause(conn)).expect("it is open");
+                reactor.handler_mut().life(conn).is_paused = true;
+                write_to_all(clients, &frame("u32", b"n\0"));
+                clients[0].1.shutdown(Shutdown::Write).expect("it is open");
+            }
+            Callback::Close => {
+                reactor.with(|_, cx| cx.abort(conn));
+                reactor.handler_mut().life(conn).is_ended = true;
+            }
+            Callback::ConnectFailed => {
+                reactor.connect(self.refusing, Framing::length_u32(), ());
+            }
+            Callback::Datagram => {
+                let to = reactor.local_addr(cast.udps.here[0]).expect("it is bound");
+                for payload in [b"1", b"2", b"3"] {
+                    self.udp.send_to(payload, to).expect("it is taken");
+                }
+            }
+            Callback::DatagramError => {
+                let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
+                let sent = reactor.with(|_, cx| cx.send_to(cast.udps.here[0], nobody, b""));
+                sent.expect("there is room");
+            }
+            Callback::UnixDatagram => {
+                for payload in [b"1", b"2", b"3"] {
+                    self.unixes[0].send(payload).expect("there is room");
+                }
+            }
+            Callback::UnixWritable => {
+                let unix = cast.unixes.here[0];
+                while reactor
+                    .with(|_, cx| cx.send_unix_datagram(unix, None, b"1"))
+                    .is_ok()
+                {}
+                settle(reactor);
+                while self.unixes[0].recv(&mut [0]).is_ok() {}
+            }
+            Callback::Timer => drop(reactor.with(|_, cx| cx.set_timer(Duration::ZERO, 0))),
+            Callback::SendRefused => {
+                let sent = reactor.remote().send(cast.conns.gone, *b"1");
+                sent.expect("there is room");
+            }
+            Callback::Posted => {
+                let posted = reactor
+                    .remote()
+                    .post(move |matrix: &mut Matrix, cx: &mut _| {
+                        matrix.entered(cx, at, Own::default());
+                    });
+                posted.expect("there is room");
+            }
+            Callback::Outside => {
+                reactor.with(|matrix, cx| matrix.entered(cx, at, Own::default()));
+            }
+        }
+    }
+
+    /// Lets operations be done in a callback, and looks at what is left.
+    fn run(mut self, at: Callback, ops: &[Op]) {
+        let matrix = self.reactor.handler_mut();
+        (matrix.at, matrix.ops, matrix.rounds) = (Some(at), ops.to_vec(), 2);
+        self.call(at);
+        drive(&mut self.reactor, |reactor| reactor.handler().hits > 0);
+        settle(&mut self.reactor);
+        // Some may be gone by now, if that is what the operation does.
+        write_to_all(&self.clients, &frame("u32", b"later"));
+        settle(&mut self.reactor);
+        self.reactor.handler_mut().at = None;
+        for (conn, client) in &self.clients[..2] {
+            let received = received(client);
+            let accepted = &self.reactor.handler_mut().life(*conn).accepted;
+            assert!(accepted.starts_with(&received), "out of order");
+        }
+        self.end_all();
+        if !self.reactor.handler().is_shutting_down {
+            self.serve_later();
+            self.end_all();
+        }
+        self.close_all();
+    }
+
+    /// Aborts all connections that there are, until none is left.
+    fn end_all(&mut self) {
+        let deadline = Instant::now() + common::DEADLINE;
+        loop {
+            self.reactor.with(|matrix, cx| {
+                for (conn, life) in &mut matrix.lives {
+                    cx.abort(*conn);
+                    life.is_ended = true;
+                }
+            });
+            settle(&mut self.reactor);
+            if self.reactor.stats().connections == 0 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "some never end");
+        }
+        let lives = &self.reactor.handler().lives;
+        assert!(lives.values().all(|life| life.closes == 1));
+        assert_eq!(self.reactor.stats().closed, lives.len() as u64);
+    }
+
+    fn serve_later(&mut self) {
+        let mut client = client(self.later);
+        let before = self.reactor.stats().frames_out;
+        client.write_all(&frame("u32", b"e")).expect("it is read");
+        drive(&mut self.reactor, |reactor| {
+            reactor.stats().frames_out > before
+        });
+        settle(&mut self.reactor);
+        assert_eq!(read_u32_frame(&mut client), b"e");
+    }
+
+    fn close_all(self) {
+        let Self {
+            mut reactor,
+            cast,
+            descriptors,
+            ..
+        } = self;
+        drop((self.clients, self.udp, self.unixes));
+        reactor.with(|matrix, cx| {
+            let sockets = std::mem::take(&mut matrix.sockets);
+            let [udps, listeners] = [
+                cast.udps.here.map(SocketId::from),
+                cast.listeners.here.map(SocketId::from),
+            ];
+            let unixes = cast.unixes.here.map(SocketId::from);
+            for socket in sockets
+                .into_iter()
+                .chain(udps)
+                .chain(listeners)
+                .chain(unixes)
+            {
+                matrix.close(cx, socket);
+            }
+            for timer in matrix.timers.iter().chain(&cast.timers.here) {
+                cx.cancel_timer(*timer);
+            }
+        });
+        settle(&mut reactor);
+        assert_eq!(reactor.stats().held_bytes, 0);
+        if reactor.handler().is_shutting_down {
+            assert!(reactor.is_shut_down());
+            assert_eq!(descriptor_count(), descriptors - 1);
+        } else {
+            assert_eq!(descriptor_count(), descriptors);
+            assert_eq!(reactor.next_turn_in(), None, "nothing is left to be done");
+        }
+    }
+}
+
+fn write_to_all(clients: &[(ConnId, TcpStream)], bytes: &[u8]) {
+    for (_, client) in clients {
+        let mut client: &TcpStream = client;
+        let _ = client.write_all(bytes);
+    }
+}
+
+/// What has arrived by now.
+fn received(mut client: &TcpStream) -> Vec<u8> {
+    client.set_nonblocking(true).expect("it can be set");
+    let mut received = Vec::new();
+    // Whether by the end, a reset or for want of more, it ends.
+    let _ = client.read_to_end(&mut received);
+    received
+}
+
+#[test]
+fn every_operation_is_sound_from_every_callback() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_held, refusing) = common::refusing();
+    for at in CALLBACKS {
+        for op in all_ops() {
+            println!("{op:?} from {at:?}");
+            Stage::new(at, refusing).run(at, &[op]);
+        }
+    }
+}
+
+#[test]
+fn random_sequences_of_operations_are_sound_from_every_callback() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_held, refusing) = common::refusing();
+    let all = all_ops();
+    for seed in 0..50 * CALLBACKS.len() {
+        let at = CALLBACKS[seed % CALLBACKS.len()];
+        let mut random = Random(seed as u64);
+        let ops: Vec<_> = (0..2 + random.below(5))
+            .map(|_| all[random.below(all.len())])
+            .collect();
+        println!("seed {seed}: {ops:?} from {at:?}");
+        Stage::new(at, refusing).run(at, &ops);
+    }
+}

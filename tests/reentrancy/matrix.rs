@@ -1,0 +1,644 @@
+//! The operations, the callbacks, and the handler that does the ones in the others and keeps watch.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixDatagram as StdUnixDatagram;
+use std::time::Duration;
+
+use unstick::{
+    Addr, Closed, ConnId, Context, Datagram, Framing, Handler, Hangup, ListenerId, Origin, Payload,
+    Refusal, SendError, Sent, Skipped, SocketId, TimerId, UdpId, UnixDatagram, UnixDatagramId,
+};
+
+use crate::common::frame;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Of which socket, or timer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// The one that the callback is about; the first, where it is about none of that kind.
+    Own,
+    Other,
+    Gone,
+}
+
+const ALL_OF: [Of; 3] = [Of::Own, Of::Other, Of::Gone];
+
+/// The sockets that there are several kinds of operations for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Conn,
+    Listener,
+    Udp,
+    Unix,
+}
+
+const KINDS: [Kind; 4] = [Kind::Conn, Kind::Listener, Kind::Udp, Kind::Unix];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    Send(Of),
+    SendLong(Of),
+    SendParts(Of),
+    SendWith(Of),
+    Grant(Of, u64),
+    SetLimits(Of),
+    HalfClose(Of),
+    Reframe(Of),
+    Session(Of),
+    Pause(Kind, Of),
+    Resume(Kind, Of),
+    Close(Kind, Of),
+    Observe(Kind, Of),
+    Unobserve(Kind, Of),
+    Look(Kind, Of),
+    Abort(Of),
+    SendTo(Of),
+    SendDatagram(Of),
+    ConnectUdp(Of),
+    SendUnix(Of),
+    ResetTimer(Of),
+    CancelTimer(Of),
+    Broadcast(usize),
+    Connect,
+    ConnectRefused,
+    ConnectAndAbort,
+    Listen,
+    BindUdp,
+    BindUnix,
+    AdoptStream,
+    AdoptListener,
+    AdoptUdp,
+    AdoptUnix,
+    SetTimer,
+    SetInterval,
+    ObserveAll,
+    UnobserveAll,
+    TakeRecording,
+    Stop,
+    Shutdown(Duration),
+}
+
+pub(crate) fn all_ops() -> Vec<Op> {
+    let mut ops = vec![
+        Op::Broadcast(300),
+        Op::Broadcast(20_000),
+        Op::Connect,
+        Op::ConnectRefused,
+        Op::ConnectAndAbort,
+        Op::Listen,
+        Op::BindUdp,
+        Op::BindUnix,
+        Op::AdoptStream,
+        Op::AdoptListener,
+        Op::AdoptUdp,
+        Op::AdoptUnix,
+        Op::SetTimer,
+        Op::SetInterval,
+        Op::ObserveAll,
+        Op::UnobserveAll,
+        Op::TakeRecording,
+        Op::Stop,
+        Op::Shutdown(HOUR),
+        Op::Shutdown(Duration::ZERO),
+    ];
+    for of in ALL_OF {
+        ops.extend([Op::Send(of), Op::SendLong(of), Op::SendParts(of)]);
+        ops.extend([Op::SendWith(of), Op::SetLimits(of), Op::HalfClose(of)]);
+        ops.extend([0, 2, u64::MAX].map(|frames| Op::Grant(of, frames)));
+        ops.extend([Op::Reframe(of), Op::Session(of), Op::Abort(of)]);
+        ops.extend([Op::SendTo(of), Op::SendDatagram(of), Op::ConnectUdp(of)]);
+        ops.extend([Op::SendUnix(of), Op::ResetTimer(of), Op::CancelTimer(of)]);
+        for kind in KINDS {
+            ops.extend([Op::Pause(kind, of), Op::Resume(kind, of)]);
+            ops.extend([Op::Close(kind, of), Op::Look(kind, of)]);
+            ops.extend([Op::Observe(kind, of), Op::Unobserve(kind, of)]);
+        }
+    }
+    ops
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Callback {
+    OpenAccepted,
+    OpenConnected,
+    OpenAdopted,
+    Frame,
+    Skipped,
+    /// Of a queue that the dispatch of its own connection writes.
+    DrainedServed,
+    /// Of a queue that is flushed at the end of the turn.
+    DrainedFlushed,
+    HalfClose,
+    Hangup,
+    Close,
+    ConnectFailed,
+    Refused,
+    Datagram,
+    DatagramError,
+    UnixDatagram,
+    UnixWritable,
+    Timer,
+    SendRefused,
+    Posted,
+    /// No callback: [`Reactor::with`].
+    Outside,
+}
+
+pub(crate) const CALLBACKS: [Callback; 20] = [
+    Callback::OpenAccepted,
+    Callback::OpenConnected,
+    Callback::OpenAdopted,
+    Callback::Frame,
+    Callback::Skipped,
+    Callback::DrainedServed,
+    Callback::DrainedFlushed,
+    Callback::HalfClose,
+    Callback::Hangup,
+    Callback::Close,
+    Callback::ConnectFailed,
+    Callback::Refused,
+    Callback::Datagram,
+    Callback::DatagramError,
+    Callback::UnixDatagram,
+    Callback::UnixWritable,
+    Callback::Timer,
+    Callback::SendRefused,
+    Callback::Posted,
+    Callback::Outside,
+];
+
+/// Two that are there, and one that is gone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Three<T> {
+    pub(crate) here: [T; 2],
+    pub(crate) gone: T,
+}
+
+impl<T: Copy + PartialEq> Three<T> {
+    pub(crate) fn new([first, second, gone]: [T; 3]) -> Self {
+        Self {
+            here: [first, second],
+            gone,
+        }
+    }
+
+    fn pick(&self, of: Of, own: Option<T>) -> T {
+        let own = own.unwrap_or(self.here[0]);
+        match of {
+            Of::Own => own,
+            Of::Other => *self.here.iter().find(|one| **one != own).expect("two"),
+            Of::Gone => self.gone,
+        }
+    }
+}
+
+/// What the operations work on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cast {
+    pub(crate) conns: Three<ConnId>,
+    pub(crate) listeners: Three<ListenerId>,
+    pub(crate) udps: Three<UdpId>,
+    pub(crate) unixes: Three<UnixDatagramId>,
+    pub(crate) timers: Three<TimerId>,
+}
+
+/// What a callback is about.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Own {
+    conn: Option<ConnId>,
+    listener: Option<ListenerId>,
+    udp: Option<UdpId>,
+    unix: Option<UnixDatagramId>,
+    timer: Option<TimerId>,
+}
+
+/// What is known of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Life {
+    pub(crate) is_open: bool,
+    pub(crate) closes: u32,
+    /// Closed or aborted by the handler: nothing that is read comes of it.
+    pub(crate) is_ended: bool,
+    pub(crate) is_paused: bool,
+    pub(crate) is_raw: bool,
+    /// What was accepted to be sent.
+    pub(crate) accepted: Vec<u8>,
+    pub(crate) frames: u8,
+}
+
+#[derive(Default)]
+pub(crate) struct Matrix {
+    pub(crate) cast: Option<Cast>,
+    /// Where the operations are done, and how many times.
+    pub(crate) at: Option<Callback>,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) rounds: usize,
+    pub(crate) hits: usize,
+    /// The connection that opened last.
+    pub(crate) newest: Option<ConnId>,
+    pub(crate) lives: HashMap<ConnId, Life>,
+    pub(crate) sockets: Vec<SocketId>,
+    pub(crate) timers: Vec<TimerId>,
+    pub(crate) listening: Option<SocketAddr>,
+    pub(crate) refusing: Option<SocketAddr>,
+    pub(crate) udp_to: Option<SocketAddr>,
+    pub(crate) is_shutting_down: bool,
+}
+
+type Cx<'a> = Context<'a, Matrix>;
+
+impl Matrix {
+    pub(crate) fn life(&mut self, conn: ConnId) -> &mut Life {
+        self.lives.entry(conn).or_default()
+    }
+
+    pub(crate) fn entered(&mut self, cx: &mut Cx<'_>, at: Callback, own: Own) {
+        if self.at != Some(at) {
+            return;
+        }
+        self.hits += 1;
+        if self.rounds > 0 {
+            self.rounds -= 1;
+            for op in self.ops.clone() {
+                self.apply(cx, op, own);
+            }
+        }
+    }
+
+    pub(crate) fn apply(&mut self, cx: &mut Cx<'_>, op: Op, own: Own) {
+        let cast = self.cast.expect("it was set up");
+        let conn = |of| cast.conns.pick(of, own.conn);
+        let udp = |of| cast.udps.pick(of, own.udp);
+        let timer = |of| cast.timers.pick(of, own.timer);
+        let socket = |kind, of| match kind {
+            Kind::Conn => SocketId::from(conn(of)),
+            Kind::Listener => cast.listeners.pick(of, own.listener).into(),
+            Kind::Udp => udp(of).into(),
+            Kind::Unix => cast.unixes.pick(of, own.unix).into(),
+        };
+        match op {
+            Op::Send(of) => {
+                let sent = cx.send(conn(of), &[1; 300]);
+                self.sent(conn(of), of, &[1; 300], sent);
+                let sent = cx.send(conn(of), b"");
+                self.sent(conn(of), of, b"", sent);
+            }
+            Op::SendLong(of) => {
+                let payload = vec![2; 20_000];
+                let sent = cx.send_owned(conn(of), Payload::from(payload.clone()));
+                let sent = sent.map_err(|refused| {
+                    assert_eq!(&refused.payload[..], payload);
+                    refused.error
+                });
+                self.sent(conn(of), of, &payload, sent);
+            }
+            Op::SendParts(of) => {
+                let sent = cx.send_parts(conn(of), &[&[3; 10], b"", &[3; 20]]);
+                self.sent(conn(of), of, &[3; 30], sent);
+            }
+            Op::SendWith(of) => {
+                let sent = cx.send_with(conn(of), |out| {
+                    out.put(&[4; 40]);
+                    Ok(())
+                });
+                self.sent(conn(of), of, &[4; 40], sent);
+            }
+            Op::Grant(of, frames) => assert_gone(of, cx.grant(conn(of), frames)),
+            Op::SetLimits(of) => {
+                let limits = cx.limits(conn(of));
+                assert_gone(of, limits);
+                if let Ok(mut limits) = limits {
+                    (limits.write_low, limits.write_high) = (10, 100);
+                    limits.idle_timeout = Some(HOUR);
+                    cx.set_limits(conn(of), limits).expect("they are sound");
+                }
+            }
+            Op::HalfClose(of) => {
+                let ended = cx.half_close(conn(of));
+                assert_gone(of, ended);
+                if ended.is_ok() {
+                    let sent = cx.send(conn(of), b"");
+                    assert!(matches!(sent, Err(SendError::Closing)), "{sent:?}");
+                }
+            }
+            Op::Reframe(of) => {
+                let reframed = cx.reframe(conn(of), Framing::raw());
+                assert_gone(of, reframed);
+                self.life(conn(of)).is_raw = true;
+            }
+            Op::Session(of) => {
+                let is_there = cx.session(conn(of)).is_some();
+                assert!(!is_there || (of != Of::Gone && own.conn != Some(conn(of))));
+            }
+            Op::Pause(kind, of) => {
+                assert_gone(of, cx.pause(socket(kind, of)));
+                if kind == Kind::Conn {
+                    self.life(conn(of)).is_paused = true;
+                }
+            }
+            Op::Resume(kind, of) => {
+                assert_gone(of, cx.resume(socket(kind, of)));
+                if kind == Kind::Conn {
+                    self.life(conn(of)).is_paused = false;
+                }
+            }
+            Op::Close(kind, of) => self.close(cx, socket(kind, of)),
+            Op::Abort(of) => {
+                cx.abort(conn(of));
+                self.life(conn(of)).is_ended = true;
+            }
+            Op::Observe(kind, of) => assert_gone(of, cx.observe(socket(kind, of))),
+            Op::Unobserve(kind, of) => assert_gone(of, cx.unobserve(socket(kind, of))),
+            Op::Look(kind, of) => {
+                assert_gone(of, cx.local_name(socket(kind, of)));
+                assert_gone(of, cx.socket_options(socket(kind, of)).map(drop));
+            }
+            Op::SendTo(of) => {
+                let to = self.udp_to.expect("it was set up");
+                assert_gone(of, cx.send_to(udp(of), to, b"to"));
+            }
+            Op::SendDatagram(of) => assert_gone(of, cx.send_datagram(udp(of), b"on")),
+            Op::ConnectUdp(of) => {
+                let to = self.udp_to.expect("it was set up");
+                assert_gone(of, cx.connect_udp(udp(of), to));
+            }
+            Op::SendUnix(of) => {
+                let socket = cast.unixes.pick(of, own.unix);
+                assert_gone(of, cx.send_unix_datagram(socket, None, b"on"));
+            }
+            Op::ResetTimer(of) => {
+                let is_set = cx.reset_timer(timer(of), Duration::ZERO);
+                assert!(!is_set || of != Of::Gone);
+            }
+            Op::CancelTimer(of) => {
+                let is_set = cx.cancel_timer(timer(of));
+                assert!(!is_set || of != Of::Gone);
+                assert!(!cx.cancel_timer(timer(of)), "it was cancelled");
+            }
+            Op::Broadcast(len) => self.broadcast(cx, &vec![5; len]),
+            Op::Connect => drop(self.connect(cx, self.listening)),
+            Op::ConnectRefused => drop(self.connect(cx, self.refusing)),
+            Op::ConnectAndAbort => {
+                let conn = self.connect(cx, self.listening);
+                cx.abort(conn);
+                self.life(conn).is_ended = true;
+            }
+            Op::Listen => {
+                let listener = cx.listen("127.0.0.1:0", Framing::raw());
+                self.opened(listener.map(SocketId::from));
+            }
+            Op::BindUdp => {
+                let udp = cx.bind_udp("127.0.0.1:0");
+                self.opened(udp.map(SocketId::from));
+            }
+            Op::BindUnix => {
+                let unix = cx.bind_unix_datagram(None);
+                self.opened(unix.map(SocketId::from));
+            }
+            Op::AdoptStream => {
+                let to = self.listening.expect("it was set up");
+                // The listener may be closed by now.
+                if let Ok(stream) = TcpStream::connect(to) {
+                    let conn = cx.adopt_stream(stream, Framing::length_u32(), ());
+                    self.life(conn);
+                }
+            }
+            Op::AdoptListener => {
+                let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+                let adopted = cx.adopt_listener(listener, Framing::raw());
+                self.opened(adopted.map(SocketId::from));
+            }
+            Op::AdoptUdp => {
+                let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+                let adopted = cx.adopt_udp(udp);
+                self.opened(adopted.map(SocketId::from));
+            }
+            Op::AdoptUnix => {
+                let unix = StdUnixDatagram::unbound().expect("a socket");
+                let adopted = cx.adopt_unix_datagram(unix);
+                self.opened(adopted.map(SocketId::from));
+            }
+            Op::SetTimer => self.timers.push(cx.set_timer(Duration::ZERO, 1)),
+            Op::SetInterval => self.timers.push(cx.set_interval(Duration::ZERO, 2)),
+            Op::ObserveAll => cx.observe_all(),
+            Op::UnobserveAll => cx.unobserve_all(),
+            Op::TakeRecording => drop(cx.take_recording()),
+            Op::Stop => cx.stop(),
+            Op::Shutdown(deadline) => {
+                cx.shutdown(deadline);
+                assert!(cx.is_shutting_down());
+                self.is_shutting_down = true;
+                self.lives
+                    .values_mut()
+                    .for_each(|life| life.is_ended = true);
+            }
+        }
+    }
+
+    fn connect(&mut self, cx: &mut Cx<'_>, to: Option<SocketAddr>) -> ConnId {
+        let to = to.expect("it was set up");
+        let conn = cx.connect(to, Framing::length_u32(), ());
+        let life = self.lives.insert(conn, Life::default());
+        assert!(life.is_none(), "{conn} is handed out twice");
+        conn
+    }
+
+    fn opened(&mut self, socket: std::io::Result<SocketId>) {
+        assert_eq!(socket.is_err(), self.is_shutting_down);
+        self.sockets.extend(socket.ok());
+    }
+
+    pub(crate) fn close(&mut self, cx: &mut Cx<'_>, socket: SocketId) {
+        match socket {
+            SocketId::Conn(conn) => {
+                cx.close(conn);
+                self.life(conn).is_ended = true;
+            }
+            SocketId::Listener(listener) => cx.close_listener(listener),
+            SocketId::Udp(udp) => cx.close_udp(udp),
+            SocketId::UnixDatagram(unix) => cx.close_unix_datagram(unix),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn broadcast(&mut self, cx: &mut Cx<'_>, payload: &[u8]) {
+        let conns: Vec<_> = self.lives.keys().copied().collect();
+        let sent = |cx: &Cx<'_>, conn| cx.conn_stats(conn).map_or(0, |stats| stats.frames_out);
+        let before: Vec<_> = conns.iter().map(|conn| sent(cx, *conn)).collect();
+        let count = cx.broadcast(conns.iter().copied(), payload);
+        let mut told = 0;
+        for (conn, before) in conns.into_iter().zip(before) {
+            if sent(cx, conn) > before {
+                told += 1;
+                self.life(conn).accept(payload);
+            }
+        }
+        assert_eq!(count, told);
+    }
+
+    fn sent(&mut self, conn: ConnId, of: Of, payload: &[u8], sent: Result<Sent, SendError>) {
+        match sent {
+            Ok(_) => {
+                assert!(!self.life(conn).is_ended && of != Of::Gone);
+                self.life(conn).accept(payload);
+            }
+            Err(SendError::Closing | SendError::Full) => assert_ne!(of, Of::Gone),
+            Err(SendError::Gone) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Before what was read of a connection is told.
+    fn reading(&mut self, conn: ConnId) {
+        let life = self.life(conn);
+        assert!(life.is_open && life.closes == 0, "out of its life");
+        assert!(!life.is_ended && !life.is_paused, "closed or paused");
+    }
+}
+
+impl Life {
+    fn accept(&mut self, payload: &[u8]) {
+        let framing = if self.is_raw { "raw" } else { "u32" };
+        self.accepted.extend(frame(framing, payload));
+    }
+}
+
+fn assert_gone<T, E>(of: Of, answer: Result<T, E>) {
+    assert!(answer.is_err() || of != Of::Gone, "it is gone");
+}
+
+fn of_conn(conn: ConnId) -> Own {
+    Own {
+        conn: Some(conn),
+        ..Own::default()
+    }
+}
+
+impl Handler for Matrix {
+    type Session = ();
+
+    fn on_open(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut (), origin: Origin) {
+        let life = self.life(conn);
+        assert!(!life.is_open && life.closes == 0, "{conn} opens twice");
+        life.is_open = true;
+        self.newest = Some(conn);
+        let at = match origin {
+            Origin::Accepted(_) => Callback::OpenAccepted,
+            Origin::Connected => Callback::OpenConnected,
+            _ => Callback::OpenAdopted,
+        };
+        self.entered(cx, at, of_conn(conn));
+    }
+
+    fn on_frame(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut (), frame: &[u8]) {
+        self.reading(conn);
+        let life = self.life(conn);
+        match *frame {
+            [b'n', number] if !life.is_raw => {
+                assert_eq!(number, life.frames, "out of order");
+                life.frames += 1;
+            }
+            // More than the high mark: on_drained follows.
+            [b'd'] if !life.is_raw => {
+                let sent = cx.send(conn, &[6; 300]);
+                self.sent(conn, Of::Own, &[6; 300], sent);
+            }
+            [b'e'] => {
+                let sent = cx.send(conn, frame);
+                self.sent(conn, Of::Own, frame, sent);
+            }
+            _ => {}
+        }
+        self.entered(cx, Callback::Frame, of_conn(conn));
+    }
+
+    fn on_skipped(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut (), _: Skipped) {
+        self.reading(conn);
+        self.entered(cx, Callback::Skipped, of_conn(conn));
+    }
+
+    fn on_drained(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut ()) {
+        let life = self.life(conn);
+        assert!(life.is_open && life.closes == 0, "out of its life");
+        self.entered(cx, Callback::DrainedServed, of_conn(conn));
+        self.entered(cx, Callback::DrainedFlushed, of_conn(conn));
+    }
+
+    fn on_half_close(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut ()) {
+        self.reading(conn);
+        self.entered(cx, Callback::HalfClose, of_conn(conn));
+        cx.close(conn);
+        self.life(conn).is_ended = true;
+    }
+
+    fn on_hangup(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut (), _: Hangup) {
+        let life = self.life(conn);
+        assert!(life.is_open && life.closes == 0 && !life.is_ended);
+        self.entered(cx, Callback::Hangup, of_conn(conn));
+    }
+
+    fn on_close(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: (), closed: Closed) {
+        cx.peer_addr(conn).expect("it is there until this returns");
+        let life = self.life(conn);
+        life.closes += 1;
+        let told = closed.stats.written_bytes + closed.unsent_bytes;
+        assert_eq!(told, life.accepted.len() as u64, "{closed:?}");
+        let at = match life.is_open {
+            true => Callback::Close,
+            false => Callback::ConnectFailed,
+        };
+        self.entered(cx, at, of_conn(conn));
+    }
+
+    fn on_refused(&mut self, cx: &mut Cx<'_>, listener: ListenerId, _: &Addr, _: Refusal) {
+        let own = Own {
+            listener: Some(listener),
+            ..Own::default()
+        };
+        self.entered(cx, Callback::Refused, own);
+    }
+
+    fn on_datagram(&mut self, cx: &mut Cx<'_>, socket: UdpId, _: Datagram<'_>) {
+        self.entered(cx, Callback::Datagram, of_udp(socket));
+    }
+
+    fn on_datagram_error(&mut self, cx: &mut Cx<'_>, socket: UdpId, _: std::io::Error) {
+        self.entered(cx, Callback::DatagramError, of_udp(socket));
+    }
+
+    fn on_unix_datagram(&mut self, cx: &mut Cx<'_>, unix: UnixDatagramId, _: UnixDatagram<'_>) {
+        self.entered(cx, Callback::UnixDatagram, of_unix(unix));
+    }
+
+    fn on_unix_writable(&mut self, cx: &mut Cx<'_>, unix: UnixDatagramId) {
+        self.entered(cx, Callback::UnixWritable, of_unix(unix));
+    }
+
+    fn on_timer(&mut self, cx: &mut Cx<'_>, timer: TimerId, _: u64) {
+        let own = Own {
+            timer: Some(timer),
+            ..Own::default()
+        };
+        self.entered(cx, Callback::Timer, own);
+    }
+
+    fn on_send_refused(&mut self, cx: &mut Cx<'_>, _: ConnId, _: Vec<u8>, _: SendError) {
+        self.entered(cx, Callback::SendRefused, Own::default());
+    }
+}
+
+fn of_udp(udp: UdpId) -> Own {
+    Own {
+        udp: Some(udp),
+        ..Own::default()
+    }
+}
+
+fn of_unix(unix: UnixDatagramId) -> Own {
+    Own {
+        unix: Some(unix),
+        ..Own::default()
+    }
+}
