@@ -126,10 +126,22 @@ impl Deframer {
     ///
     /// As for [`next_frame`](Deframer::next_frame).
     pub fn decode(&mut self) -> Result<Option<Decoded<'_>>, DecodeError> {
-        Ok(self.look(false)?.map(|found| match found {
-            Found::Frame(frame) => Decoded::Frame(&self.buf.bytes()[frame]),
-            Found::Skipped(skipped) => Decoded::Skipped(skipped),
-        }))
+        let found = self.look(false)?;
+        Ok(found.map(|found| self.decoded(found)))
+    }
+
+    /// As [`last_frame`](Deframer::last_frame), but skipped frames are told of as by
+    /// [`decode`](Deframer::decode).
+    ///
+    /// # Errors
+    ///
+    /// As for [`next_frame`](Deframer::next_frame).
+    pub fn decode_last(&mut self) -> Result<Option<Decoded<'_>>, DecodeError> {
+        let found = match self.look(false)? {
+            None => self.look(true)?,
+            found => found,
+        };
+        Ok(found.map(|found| self.decoded(found)))
     }
 
     /// Appends bytes of the stream; after an error they are dropped.
@@ -220,6 +232,13 @@ impl Deframer {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(frame.map(|frame| &self.buf.bytes()[frame]))
+    }
+
+    fn decoded(&self, found: Found) -> Decoded<'_> {
+        match found {
+            Found::Frame(frame) => Decoded::Frame(&self.buf.bytes()[frame]),
+            Found::Skipped(skipped) => Decoded::Skipped(skipped),
+        }
     }
 
     /// Where the next frame lies in the buffer.
@@ -581,6 +600,7 @@ mod tests {
         assert_eq!(deframer.last_frame().expect("no error"), None);
         assert_eq!(deframer.rest(), b"\x05cut");
     }
+
     /// `.` and a length is skipped, with so many bytes behind it; any other byte is a frame.
     struct Gaps;
 
@@ -653,6 +673,21 @@ mod tests {
                 assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
             }
         }
+    }
+
+    #[test]
+    fn what_is_skipped_at_the_end_of_the_stream_is_told_too() {
+        let framing = Framing::delimiters(&[b";", b";;;"]);
+        let mut deframer = Deframer::new(framing.frame_len_max(3).skip_too_long());
+        deframer.extend(b"ok;long;");
+        let frame = deframer.decode().expect("no error");
+        assert_eq!(frame, Some(Decoded::Frame(b"ok")));
+        assert_eq!(deframer.decode().expect("no error"), None, "or `;;;`");
+        let skipped = Skipped { len: 4, limit: 3 };
+        let last = deframer.decode_last().expect("no error");
+        assert_eq!(last, Some(Decoded::Skipped(skipped)));
+        assert_eq!(deframer.decode_last().expect("no error"), None);
+        assert_eq!(deframer.rest(), b"");
     }
 
     #[test]
