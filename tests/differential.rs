@@ -3,6 +3,8 @@
 //! are. Where two of them differ on purpose, the difference is computed and must be that one.
 
 mod common;
+#[path = "common/naive.rs"]
+mod naive;
 #[path = "common/streams.rs"]
 mod streams;
 
@@ -13,6 +15,7 @@ use tokio_util::codec::{LengthDelimitedCodec, LinesCodec, LinesCodecError};
 use unstick::{Framing, LengthField};
 
 use common::Random;
+use naive::{Field, Format, Limit};
 use streams::{Seen, deframe, frame, garbage, mutate, payload, pieces};
 
 /// Bytes that are decoded for each framing.
@@ -130,6 +133,8 @@ fn hold_against(
             let lens = (ours.frames.len(), theirs.frames.len());
             assert!(lens == (same, same), "seed {seed}: frame {same} differs");
             assert!(ours.rest == theirs.rest, "seed {seed}: the rest differs");
+            let skipped = (&ours.skipped, &theirs.skipped);
+            assert!(skipped.0 == skipped.1, "seed {seed}: {skipped:?}");
             return None;
         }
     };
@@ -529,226 +534,165 @@ fn varints_are_those_of_integer_encoding() {
     compare(50_000_000, |_| Varints);
 }
 
-/// What stands at the front of a stream that is there as a whole.
-enum First {
-    Frame {
-        start: usize,
-        end: usize,
-        consumed: usize,
-    },
-    Cut,
-    Bad,
+/// The decoders of `common/naive.rs`, as the specifications tell them.
+struct Naive {
+    format: Format,
+    limit: Limit,
+    alphabet: Vec<u8>,
 }
 
-fn decode_plainly(stream: &[u8], first: impl Fn(&[u8]) -> First) -> Seen {
-    let mut seen = Seen::default();
-    let mut rest = stream;
-    loop {
-        match first(rest) {
-            First::Frame {
-                start,
-                end,
-                consumed,
-            } => {
-                seen.frames.push(rest[start..end].to_vec());
-                rest = &rest[consumed..];
-            }
-            First::Cut => break,
-            First::Bad => return seen,
+impl Naive {
+    /// What is too long is skipped by half of them.
+    fn new(format: Format, alphabet: &[u8], random: &mut Random) -> Self {
+        let skips = random.below(2) == 0;
+        Self {
+            format,
+            limit: Limit { len: LIMIT, skips },
+            alphabet: alphabet.to_vec(),
         }
     }
-    seen.rest = Some(rest.to_vec());
-    seen
+
+    fn field(random: &mut Random) -> Self {
+        let mut field = Field {
+            leading: random.below(4),
+            width: [1, 2, 3, 4, 5, 8][random.below(6)],
+            following: random.below(4),
+            is_little: random.below(2) == 0,
+            adjustment: 0,
+            strip: 0,
+        };
+        let header_len = field.header_len();
+        field.adjustment = match random.below(4) {
+            0 => 0,
+            1 => i64::try_from(field.following).expect("a short header"),
+            2 => -i64::try_from(header_len).expect("a short header"),
+            _ => [-20, -1, 1, i64::MIN, i64::MAX][random.below(5)],
+        };
+        field.strip = [header_len, 0, random.below(header_len + 4)][random.below(3)];
+        Self::new(Format::Field(field), b"\0\0\0\0\x01\x02\x09\xFF", random)
+    }
+
+    /// Sets of delimiters that share beginnings and ends with each other and with themselves.
+    fn delimiters(random: &mut Random) -> Self {
+        let sets: [&[&str]; 11] = [
+            &[";;"],
+            &["abab"],
+            &["aab"],
+            &["\r\n\r\n"],
+            &["\n", "\r\n"],
+            &["ab", "abc"],
+            &["abcd", "c"],
+            &[";", "a;b"],
+            &["a", "aab"],
+            &["abc", "bc", "c"],
+            &["--=--", "--", "=", "-="],
+        ];
+        let set: Vec<Vec<u8>> = match sets.get(random.below(2 * sets.len())) {
+            Some(set) => set.iter().map(|one| one.as_bytes().to_vec()).collect(),
+            None => (0..=random.below(4))
+                .map(|_| {
+                    let len = 1 + random.below(4);
+                    streams::text(b"ab", 1, len, random)
+                })
+                .collect(),
+        };
+        let alphabet = set.concat();
+        Self::new(Format::Delimiters(set), &alphabet, random)
+    }
 }
 
-/// Netstrings, read as their specification tells them.
-struct Netstrings;
-
-impl Reference for Netstrings {
+impl Reference for Naive {
     fn framing(&self) -> Framing {
-        Framing::netstring().frame_len_max(LIMIT)
+        self.format.framing(self.limit)
     }
 
     fn alphabet(&self) -> Vec<u8> {
-        b"0123:,:,".to_vec()
-    }
-
-    fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
-        let header = format!("{}:", payload.len());
-        (payload.len() <= LIMIT).then(|| [header.as_bytes(), payload, b","].concat())
-    }
-
-    fn decode(&self, stream: &[u8], _: &[&[u8]]) -> Seen {
-        decode_plainly(stream, |rest| {
-            let is_digit = |byte: &&u8| byte.is_ascii_digit();
-            let digits = rest.iter().take_while(is_digit).count();
-            let number = str::from_utf8(&rest[..digits]).expect("digits are ASCII");
-            let len = match number {
-                "" if rest.is_empty() => return First::Cut,
-                "" => return First::Bad,
-                _ if digits > 1 && number.starts_with('0') => return First::Bad,
-                _ => number.parse().unwrap_or(usize::MAX),
-            };
-            let (start, colon) = (digits + 1, rest.get(digits));
-            match colon {
-                _ if len > LIMIT => First::Bad,
-                None => First::Cut,
-                Some(b':') => match rest.get(start + len) {
-                    None => First::Cut,
-                    Some(b',') => First::Frame {
-                        start,
-                        end: start + len,
-                        consumed: start + len + 1,
-                    },
-                    Some(_) => First::Bad,
-                },
-                Some(_) => First::Bad,
-            }
-        })
-    }
-}
-
-#[test]
-fn netstrings_are_those_of_their_specification() {
-    compare(60_000_000, |_| Netstrings);
-}
-
-struct Fixed(usize);
-
-impl Reference for Fixed {
-    fn framing(&self) -> Framing {
-        Framing::fixed(self.0)
-    }
-
-    fn alphabet(&self) -> Vec<u8> {
-        b"ab".to_vec()
+        self.alphabet.clone()
     }
 
     fn payload(&self, random: &mut Random) -> Vec<u8> {
-        streams::counting(self.0 + [0, 0, 1][random.below(3)], random)
+        match &self.format {
+            Format::Fixed(len) => streams::counting(len + [0, 0, 1][random.below(3)], random),
+            Format::HeaderBody(header_len) => {
+                let mut header = random.bytes(*header_len);
+                header[0] %= 4;
+                let body_len = naive::body_len(&header).expect("a unit of less than four");
+                let len = usize::try_from(body_len).expect("a short body") + random.below(20) / 19;
+                [header, streams::counting(len, random)].concat()
+            }
+            _ => payload(&self.alphabet, random),
+        }
     }
 
     fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
-        (payload.len() == self.0).then(|| payload.to_vec())
+        let can_carry = self.format.can_carry(self.limit, payload);
+        can_carry.then(|| self.format.encode(payload))
     }
 
     fn decode(&self, stream: &[u8], _: &[&[u8]]) -> Seen {
-        let chunks = stream.chunks_exact(self.0);
+        let decoded = self.format.decode(self.limit, stream);
+        let rest = stream[decoded.taken..].to_vec();
         Seen {
-            rest: Some(chunks.remainder().to_vec()),
-            frames: chunks.map(<[u8]>::to_vec).collect(),
+            frames: decoded.frames,
+            skipped: decoded.skipped,
+            rest: decoded.fault.is_none().then_some(rest),
             ..Seen::default()
         }
     }
 }
 
 #[test]
-fn frames_of_one_size_are_chunks() {
-    compare(70_000_000, |random| {
-        Fixed([1, 2, 3, 7, 64, 4096][random.below(6)])
+fn netstrings_are_those_of_their_specification() {
+    compare(60_000_000, |random| {
+        Naive::new(Format::Netstring, b"0123:,:,", random)
     });
 }
 
-/// Sets of delimiters that share beginnings and ends with each other and with themselves.
-struct Strings(Vec<Vec<u8>>);
-
-impl Strings {
-    const SETS: [&[&str]; 11] = [
-        &[";;"],
-        &["abab"],
-        &["aab"],
-        &["\r\n\r\n"],
-        &["\n", "\r\n"],
-        &["ab", "abc"],
-        &["abcd", "c"],
-        &[";", "a;b"],
-        &["a", "aab"],
-        &["abc", "bc", "c"],
-        &["--=--", "--", "=", "-="],
-    ];
-
-    fn random(random: &mut Random) -> Self {
-        let set = random.below(2 * Self::SETS.len());
-        if let Some(set) = Self::SETS.get(set) {
-            return Self(set.iter().map(|one| one.as_bytes().to_vec()).collect());
-        }
-        let count = 1 + random.below(4);
-        let one = |random: &mut Random| {
-            let len = 1 + random.below(4);
-            streams::text(b"ab", 1, len, random)
-        };
-        Self((0..count).map(|_| one(random)).collect())
-    }
-
-    /// The first of them that begins no longer one.
-    fn ending(&self) -> &[u8] {
-        let begins_none = |one: &&Vec<u8>| {
-            let mut all = self.0.iter();
-            all.all(|other| other == *one || !other.starts_with(one))
-        };
-        self.0.iter().find(begins_none).expect("the longest one")
-    }
-
-    fn first(&self, rest: &[u8]) -> First {
-        // What stands before it is content, however the stream goes on.
-        let mut sure = rest.len();
-        for at in 0..rest.len() {
-            let here = |one: &&Vec<u8>| rest[at..].starts_with(one);
-            let longest = self.0.iter().filter(here).map(Vec::len).max();
-            match longest {
-                Some(_) if at > LIMIT => return First::Bad,
-                Some(len) => {
-                    return First::Frame {
-                        start: 0,
-                        end: at,
-                        consumed: at + len,
-                    };
-                }
-                None if self.0.iter().any(|one| one.starts_with(&rest[at..])) => {
-                    sure = sure.min(at);
-                }
-                None => {}
-            }
-        }
-        if sure > LIMIT { First::Bad } else { First::Cut }
-    }
-}
-
-impl Reference for Strings {
-    fn framing(&self) -> Framing {
-        let delimiters: Vec<&[u8]> = self.0.iter().map(Vec::as_slice).collect();
-        Framing::delimiters(&delimiters).frame_len_max(LIMIT)
-    }
-
-    fn alphabet(&self) -> Vec<u8> {
-        self.0.concat()
-    }
-
-    /// A payload has a form where it comes back, whatever comes behind it: the end of a delimiter
-    /// too.
-    fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
-        let ending = self.ending();
-        let ends = |one: &Vec<u8>| (0..=one.len()).map(|at| one[at..].to_vec()).collect();
-        let behind: Vec<Vec<u8>> = self
-            .0
-            .iter()
-            .flat_map(|one| -> Vec<_> { ends(one) })
-            .collect();
-        let comes_back = behind.iter().all(|next| {
-            let first = self.first(&[payload, ending, next].concat());
-            let len = payload.len() + ending.len();
-            matches!(first, First::Frame { end, consumed, .. }
-                if end == payload.len() && consumed == len)
-        });
-        comes_back.then(|| [payload, ending].concat())
-    }
-
-    fn decode(&self, stream: &[u8], _: &[&[u8]]) -> Seen {
-        decode_plainly(stream, |rest| self.first(rest))
-    }
+#[test]
+fn frames_of_one_size_are_chunks() {
+    compare(70_000_000, |random| {
+        let len = [1, 2, 3, 7, 64, 4096][random.below(6)];
+        Naive::new(Format::Fixed(len), b"ab", random)
+    });
 }
 
 #[test]
 fn delimiters_of_several_bytes_are_the_earliest_and_then_the_longest() {
-    compare(80_000_000, Strings::random);
+    compare(80_000_000, Naive::delimiters);
+}
+
+#[test]
+fn lines_that_are_too_long_are_skipped_alone() {
+    compare(90_000_000, |random| {
+        Naive::new(Format::Line, b"\n\r\n\r\t \0a", random)
+    });
+}
+
+#[test]
+fn varints_are_the_shortest_or_any() {
+    compare(100_000_000, |random| {
+        let is_lax = random.below(2) == 0;
+        Naive::new(
+            Format::Varint { is_lax },
+            b"\0\x01\x02\x7F\x80\x81\xFF",
+            random,
+        )
+    });
+}
+
+#[test]
+fn length_fields_are_anywhere_in_a_header_that_is_stripped_anywhere() {
+    compare(110_000_000, Naive::field);
+}
+
+#[test]
+fn bodies_are_as_long_as_their_headers_tell() {
+    compare(120_000_000, |random| {
+        let header_len = 1 + random.below(5);
+        Naive::new(
+            Format::HeaderBody(header_len),
+            b"\0\x01\x02\x05?\xFE\xFF",
+            random,
+        )
+    });
 }

@@ -3,18 +3,25 @@
 #[path = "common/naive.rs"]
 mod naive;
 
-use naive::{Field, Format};
+use naive::{Field, Format, Limit};
 use unstick::testkit::{Cuts, Failure};
 use unstick::{Codec, FrameError, Framing, Out, Step};
 
 const LIMIT: usize = 2000;
+/// Some of the frames are longer, and skipped.
+const SHORT: usize = 4;
 
 /// A framing, and streams of it: good ones, cut ones and bad ones.
 fn check(format: &Format, streams: &[&[u8]]) {
-    let framing = format.framing(LIMIT);
-    for stream in streams {
-        let expected = format.decode(LIMIT, stream);
+    let limits = [(LIMIT, false), (SHORT, true)];
+    for (stream, (len, skips)) in streams
+        .iter()
+        .flat_map(|one| limits.map(|limit| (one, limit)))
+    {
+        let limit = Limit { len, skips };
+        let expected = format.decode(limit, stream);
         let frames: Vec<_> = expected.frames.iter().map(Vec::as_slice).collect();
+        let framing = format.framing(limit);
         let cuts = Cuts::of(&framing).stream(stream).expect(&frames);
         let cuts = match expected.fault {
             Some(_) => cuts.expect_error(),
@@ -23,14 +30,14 @@ fn check(format: &Format, streams: &[&[u8]]) {
         match format {
             // Its size is its limit, and a codec of one's own has its own.
             Format::Fixed(_) | Format::Tagged => cuts.check(),
-            _ => cuts.frame_len_max(LIMIT).check(),
+            _ => cuts.frame_len_max(len).check(),
         }
     }
-    // What is too long is skipped, and what is behind it comes.
-    let skips = format.framing(4).skip_too_long();
-    for stream in streams {
-        Cuts::of(&skips).stream(stream).check();
-    }
+    let limit = Limit {
+        len: LIMIT,
+        skips: false,
+    };
+    let framing = format.framing(limit);
     // Short frames and long ones, of payloads that all can carry.
     let short: Vec<_> = (0..14).map(|len| payload(format, len % 7)).collect();
     let long: Vec<_> = [3, 300, 0, 500, 40]
@@ -60,9 +67,9 @@ fn payload(format: &Format, len: usize) -> Vec<u8> {
         Format::Length { width: 1, .. } | Format::Tagged => payload.truncate(255),
         Format::Field(field) => {
             payload.truncate(200);
-            let kept = usize::from(field.keeps_header) * field.header_len();
+            let kept = field.header_len().saturating_sub(field.strip);
             payload.resize(payload.len().max(2) + kept, b'y');
-            return field.delivered(&payload);
+            return format.delivered(&payload);
         }
         _ => {}
     }
@@ -105,27 +112,48 @@ fn lengths_pass() {
 
 #[test]
 fn length_fields_and_headers_pass() {
-    for keeps_header in [false, true] {
-        let field = |leading, width, is_little, adjustment| Field {
-            leading,
-            width,
-            is_little,
-            adjustment,
-            keeps_header,
+    for strips in [false, true] {
+        let field = |leading, width, following, adjustment| {
+            let mut field = Field {
+                leading,
+                width,
+                following,
+                is_little: leading == 1,
+                adjustment,
+                strip: 0,
+            };
+            field.strip = usize::from(strips) * field.header_len();
+            field
         };
-        let whole = field(1, 2, true, -3);
+        let whole = field(1, 2, 0, -3);
         check(
             &Format::Field(whole),
             &[b"M\x03\0N\x05\0abM\x03\0M\x06\0c", b"M\x03\0M\x02\0M\x03\0"],
         );
         check(
-            &Format::Field(field(0, 4, false, 0)),
+            &Format::Field(field(0, 4, 0, 0)),
             &[b"\0\0\0\x02ab\0\0\0\0\0"],
         );
+        check(&Format::Field(field(3, 1, 0, 2)), &[b"abc\x01defghi\0jk"]);
+        // Its length counts neither itself nor what follows it.
+        let typed = field(0, 2, 1, 1);
         check(
-            &Format::Field(field(3, 1, false, 2)),
-            &[b"abc\x01defghi\0jk"],
+            &Format::Field(typed),
+            &[b"\0\x02Tab\0\0U\0\x01Vc", b"\0\x05Tabcde\0\x01Uf\0"],
         );
+    }
+    // They take the first byte of the body too, or leave the last one of the header.
+    for strip in [2, 4] {
+        let field = Field {
+            leading: 0,
+            width: 2,
+            following: 1,
+            is_little: false,
+            adjustment: 1,
+            strip,
+        };
+        let streams = [&b"\0\x02Tab\0\x01U."[..], b"\0\x01Ta\0\0"];
+        check(&Format::Field(field), &streams);
     }
     check(
         &Format::HeaderBody(1),
@@ -139,14 +167,16 @@ fn length_fields_and_headers_pass() {
 
 #[test]
 fn varints_netstrings_and_fixed_sizes_pass() {
-    check(
-        &Format::Varint,
-        &[
-            b"\0\x02ab\0\x01c\x05defgh\x02i",
-            b"\x01a\x80\0\x01b",
-            b"\0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01\0",
-        ],
-    );
+    for is_lax in [false, true] {
+        check(
+            &Format::Varint { is_lax },
+            &[
+                b"\0\x02ab\0\x01c\x05defgh\x02i",
+                b"\x01a\x80\0\x01b",
+                b"\0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01\0",
+            ],
+        );
+    }
     check(
         &Format::Netstring,
         &[

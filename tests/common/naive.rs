@@ -9,6 +9,10 @@
 
 use unstick::{Codec, FrameError, Framing, LengthField, Out, Step};
 
+/// What stands in a header around its length field, as much of it as there is room for.
+const LEADING: &[u8] = b"magic";
+const FOLLOWING: &[u8] = b"flags";
+
 /// A framing and its settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
@@ -21,7 +25,9 @@ pub enum Format {
         is_little: bool,
     },
     Field(Field),
-    Varint,
+    Varint {
+        is_lax: bool,
+    },
     Netstring,
     /// A header of that many bytes: see [`body_len`].
     HeaderBody(usize),
@@ -29,20 +35,31 @@ pub enum Format {
     Tagged,
 }
 
-/// A length field in a header, behind that many other bytes.
+/// A length field in a header, between that many other bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
     pub leading: usize,
     pub width: u8,
+    pub following: usize,
     pub is_little: bool,
     pub adjustment: i64,
-    pub keeps_header: bool,
+    /// How many bytes of the front are not delivered; the header, where that is its length.
+    pub strip: usize,
+}
+
+/// The longest payload, and whether a longer one is skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    pub len: usize,
+    pub skips: bool,
 }
 
 /// What a stream comes to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Decoded {
     pub frames: Vec<Vec<u8>>,
+    /// Of each frame that was skipped: how many came before it, and its length.
+    pub skipped: Vec<(usize, u64)>,
     /// How many bytes were taken, up to the end of the last frame or skip.
     pub taken: usize,
     /// What is wrong behind them.
@@ -63,8 +80,14 @@ pub enum Found {
         len: usize,
     },
     Skip(usize),
-    /// The head of a frame, or nothing.
-    Cut,
+    /// A frame that is skipped, as it is too long, and how many bytes it has with all that frames
+    /// it.
+    TooLong {
+        payload: u64,
+        len: usize,
+    },
+    /// The head of a frame, or nothing. So many bytes of it are dropped, as it is too long already.
+    Cut(usize),
     Bad(Fault),
 }
 
@@ -81,7 +104,7 @@ impl Fault {
 
 impl Format {
     /// The crate's framing for it.
-    pub fn framing(&self, limit: usize) -> Framing {
+    pub fn framing(&self, limit: Limit) -> Framing {
         let framing = match self {
             Self::Raw => Framing::raw(),
             Self::Line => Framing::line(),
@@ -95,59 +118,48 @@ impl Format {
                 name.parse().expect("1, 2, 3, 4 or 8 bytes")
             }
             Self::Field(field) => Framing::length_field(field.length_field()),
-            Self::Varint => Framing::varint(),
+            Self::Varint { is_lax: false } => Framing::varint(),
+            Self::Varint { is_lax: true } => Framing::varint_lax(),
             Self::Netstring => Framing::netstring(),
             Self::HeaderBody(len) => Framing::header_body(Framing::fixed(*len), body_len),
             Self::Tagged => Framing::custom(Tagged),
         };
-        framing.frame_len_max(limit)
+        let framing = framing.frame_len_max(limit.len);
+        match limit.skips {
+            true => framing.skip_too_long(),
+            false => framing,
+        }
     }
 
     /// Decodes a stream that is there as a whole, and has ended.
-    pub fn decode(&self, limit: usize, stream: &[u8]) -> Decoded {
+    pub fn decode(&self, limit: Limit, stream: &[u8]) -> Decoded {
         let mut decoded = Decoded::default();
-        loop {
-            let rest = &stream[decoded.taken..];
-            match self.first(limit, rest) {
-                Found::Frame { payload, len } => {
-                    decoded.frames.push(payload);
-                    decoded.taken += len;
-                }
-                Found::Skip(len) => decoded.taken += len.min(rest.len()),
-                Found::Cut => return decoded,
-                Found::Bad(fault) => {
-                    decoded.fault = Some(fault);
-                    return decoded;
-                }
-            }
-        }
+        while decoded.take(self.first(limit, &stream[decoded.taken..]), stream.len()) {}
+        decoded
     }
 
     /// What an ended stream begins with.
-    pub fn first(&self, limit: usize, rest: &[u8]) -> Found {
+    pub fn first(&self, limit: Limit, rest: &[u8]) -> Found {
         if rest.is_empty() {
-            return Found::Cut;
+            return Found::Cut(0);
         }
         match self {
-            Self::Raw => frame(rest, 0, rest.len().min(limit.max(1)), 0),
+            Self::Raw => frame(rest, 0, rest.len().min(limit.len.max(1)), 0),
             Self::Line => line(rest, limit),
             Self::Fixed(len) => frame(rest, 0, *len, 0),
             Self::Delimiters(all) => delimited(rest, all, limit),
             Self::Length { width, is_little } => {
-                let field = Field {
-                    leading: 0,
-                    width: *width,
-                    is_little: *is_little,
-                    adjustment: 0,
-                    keeps_header: false,
-                };
-                field.first(limit, rest)
+                let width = usize::from(*width);
+                match rest.get(..width) {
+                    Some(field) => counted(rest, width, number(field, *is_little), 0, limit),
+                    None => Found::Cut(0),
+                }
             }
             Self::Field(field) => field.first(limit, rest),
-            Self::Varint => varint(rest, limit),
+            Self::Varint { is_lax } => varint(rest, *is_lax, limit),
             Self::Netstring => netstring(rest, limit),
             Self::HeaderBody(header_len) => match rest.get(..*header_len).map(body_len) {
-                None => Found::Cut,
+                None => Found::Cut(0),
                 Some(Err(_)) => Found::Bad(Fault::Malformed),
                 Some(Ok(len)) => counted(rest, 0, *header_len as u128 + u128::from(len), 0, limit),
             },
@@ -156,24 +168,19 @@ impl Format {
     }
 
     /// Whether a payload has a form that comes out as it went in, whatever follows.
-    pub fn can_carry(&self, limit: usize, payload: &[u8]) -> bool {
-        let is_short = payload.len() <= limit;
+    pub fn can_carry(&self, limit: Limit, payload: &[u8]) -> bool {
+        let is_short = payload.len() <= limit.len;
         match self {
             Self::Raw => true,
             Self::Line => is_short && !payload.contains(&b'\n') && !payload.ends_with(b"\r"),
             Self::Fixed(len) => payload.len() == *len,
             Self::Delimiters(all) => {
-                let ends = |one: &&Vec<u8>| {
-                    let mut others = all.iter();
-                    !others.any(|other| other.len() > one.len() && other.starts_with(one))
-                };
-                let ending = all.iter().find(ends).expect("the longest one");
-                let sent = [payload, ending].concat();
+                let sent = [payload, ending(all)].concat();
                 is_short && !(0..payload.len()).any(|at| may_begin(all, &sent[at..]))
             }
             Self::Length { width, .. } => is_short && fits(payload.len() as i128, *width),
-            Self::Field(field) => field.can_carry(limit, payload),
-            Self::Varint | Self::Netstring => is_short,
+            Self::Field(field) => is_short && field.can_carry(payload),
+            Self::Varint { .. } | Self::Netstring => is_short,
             Self::HeaderBody(header_len) => {
                 let told = payload.get(..*header_len).map(body_len);
                 let body_len = payload.len().saturating_sub(*header_len) as u64;
@@ -182,78 +189,159 @@ impl Format {
             Self::Tagged => payload.len() < 256,
         }
     }
+
+    /// The frame of a payload that can be carried.
+    pub fn encode(&self, payload: &[u8]) -> Vec<u8> {
+        let len = payload.len();
+        let front = match self {
+            Self::Length { width, is_little } => digits(len as i128, *width, *is_little),
+            Self::Field(field) => return field.encode(payload),
+            Self::Varint { .. } => {
+                let digits = (usize::BITS - len.leading_zeros()).div_ceil(7).max(1);
+                let digit = |at: u32| (len >> (7 * at)).to_le_bytes()[0] % 128;
+                let more = |at| if at + 1 < digits { 128 } else { 0 };
+                (0..digits).map(|at| digit(at) + more(at)).collect()
+            }
+            Self::Netstring => format!("{len}:").into_bytes(),
+            Self::Tagged => vec![b'f', len.to_le_bytes()[0]],
+            _ => Vec::new(),
+        };
+        let behind = match self {
+            Self::Line => b"\n",
+            Self::Delimiters(all) => ending(all),
+            Self::Netstring => b",",
+            _ => &[][..],
+        };
+        [&front, payload, behind].concat()
+    }
+
+    /// What comes out where that payload is accepted.
+    pub fn delivered(&self, payload: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Field(field) => field.encode(payload)[field.strip..].to_vec(),
+            _ => payload.to_vec(),
+        }
+    }
+}
+
+/// The first that begins no longer one.
+fn ending(all: &[Vec<u8>]) -> &[u8] {
+    let ends = |one: &&Vec<u8>| {
+        let mut others = all.iter();
+        !others.any(|other| other.len() > one.len() && other.starts_with(one))
+    };
+    all.iter().find(ends).expect("the longest one")
+}
+
+impl Decoded {
+    /// Answers whether to go on with the rest of a stream of that length.
+    pub fn take(&mut self, found: Found, stream_len: usize) -> bool {
+        let (len, goes_on) = match found {
+            Found::Frame { payload, len } => {
+                self.frames.push(payload);
+                (len, true)
+            }
+            Found::TooLong { payload, len } => {
+                self.skipped.push((self.frames.len(), payload));
+                (len, true)
+            }
+            Found::Skip(len) => (len, true),
+            Found::Cut(len) => (len, false),
+            Found::Bad(fault) => {
+                self.fault = Some(fault);
+                (0, false)
+            }
+        };
+        self.taken += len.min(stream_len - self.taken);
+        goes_on
+    }
 }
 
 impl Field {
     pub fn length_field(&self) -> LengthField {
         let field = LengthField::new(self.width)
-            .leading(&b"magic and more"[..self.leading])
+            .leading(&LEADING[..self.leading])
+            .following(&FOLLOWING[..self.following])
             .adjustment(self.adjustment);
-        let field = if self.is_little {
-            field.little_endian()
-        } else {
-            field
+        let field = match self.is_little {
+            true => field.little_endian(),
+            false => field,
         };
-        if self.keeps_header {
-            field.keep_header()
-        } else {
-            field
+        match self.strip {
+            0 => field.keep_header(),
+            strip if strip == self.header_len() => field,
+            strip => field.strip(strip),
         }
     }
 
     pub fn header_len(&self) -> usize {
+        self.field_end() + self.following
+    }
+
+    fn field_end(&self) -> usize {
         self.leading + usize::from(self.width)
     }
 
-    fn first(&self, limit: usize, rest: &[u8]) -> Found {
-        let header_len = self.header_len();
-        let Some(field) = rest.get(self.leading..header_len) else {
-            return Found::Cut;
+    fn first(&self, limit: Limit, rest: &[u8]) -> Found {
+        let Some(field) = rest.get(self.leading..self.field_end()) else {
+            return Found::Cut(0);
         };
-        let mut digits = field.to_vec();
-        if self.is_little {
-            digits.reverse();
-        }
-        let value = digits
-            .iter()
-            .fold(0, |value, digit| 256 * value + i128::from(*digit));
-        let Ok(body_len) = u128::try_from(value + i128::from(self.adjustment)) else {
+        let value = i128::try_from(number(field, self.is_little)).expect("of 64 bits");
+        let end = value + i128::from(self.adjustment) + self.field_end() as i128;
+        if end < self.strip.max(self.header_len()) as i128 {
             return Found::Bad(Fault::Malformed);
-        };
-        if self.keeps_header {
-            counted(rest, 0, header_len as u128 + body_len, 0, limit)
-        } else {
-            counted(rest, header_len, body_len, 0, limit)
         }
+        // What ends beyond 64 bits is told as the longest.
+        let len = match u64::try_from(end) {
+            Ok(end) => end - self.strip as u64,
+            Err(_) => u64::MAX,
+        };
+        counted(rest, self.strip, u128::from(len), 0, limit)
     }
 
-    fn can_carry(&self, limit: usize, payload: &[u8]) -> bool {
-        let kept = if self.keeps_header {
-            self.header_len()
-        } else {
-            0
-        };
-        let value = payload.len() as i128 - kept as i128 - i128::from(self.adjustment);
-        payload.len() >= kept && payload.len() <= limit && fits(value, self.width)
+    fn can_carry(&self, payload: &[u8]) -> bool {
+        let frame_len = self.strip + payload.len();
+        frame_len >= self.header_len() && fits(self.value(frame_len), self.width)
     }
 
-    /// What comes out where that payload is accepted: where the header is kept, its field is
-    /// filled in.
-    pub fn delivered(&self, payload: &[u8]) -> Vec<u8> {
-        let mut delivered = payload.to_vec();
-        if self.keeps_header {
-            let body_len = payload.len() as i128 - self.header_len() as i128;
-            let mut digits = (body_len - i128::from(self.adjustment))
-                .to_be_bytes()
-                .to_vec();
-            digits.drain(..16 - usize::from(self.width));
-            if self.is_little {
-                digits.reverse();
-            }
-            delivered[self.leading..self.header_len()].copy_from_slice(&digits);
-        }
-        delivered
+    /// The length that a frame tells that is so long as a whole.
+    fn value(&self, frame_len: usize) -> i128 {
+        frame_len as i128 - self.field_end() as i128 - i128::from(self.adjustment)
     }
+
+    /// Of the header, what is stripped is as configured, and the rest is the payload's; its length
+    /// is filled in.
+    fn encode(&self, payload: &[u8]) -> Vec<u8> {
+        let mut front = [
+            &LEADING[..self.leading],
+            &vec![0; usize::from(self.width)],
+            &FOLLOWING[..self.following],
+        ]
+        .concat();
+        front.resize(self.strip, 0);
+        let mut frame = [&front, payload].concat();
+        let value = self.value(frame.len());
+        let digits = digits(value, self.width, self.is_little);
+        frame[self.leading..self.field_end()].copy_from_slice(&digits);
+        frame
+    }
+}
+
+fn digits(value: i128, width: u8, is_little: bool) -> Vec<u8> {
+    let mut digits = value.to_be_bytes()[16 - usize::from(width)..].to_vec();
+    if is_little {
+        digits.reverse();
+    }
+    digits
+}
+
+fn number(field: &[u8], is_little: bool) -> u128 {
+    let mut digits = field.to_vec();
+    if is_little {
+        digits.reverse();
+    }
+    let push = |value, digit: &u8| 256 * value + u128::from(*digit);
+    digits.iter().fold(0, push)
 }
 
 /// Whether a field of that many bytes can hold the number.
@@ -273,13 +361,47 @@ pub fn body_len(header: &[u8]) -> Result<u64, FrameError> {
 }
 
 /// A frame whose length is told, and is not trusted.
-fn counted(rest: &[u8], header: usize, len: u128, trailer: usize, limit: usize) -> Found {
+fn counted(rest: &[u8], header: usize, len: u128, trailer: usize, limit: Limit) -> Found {
     match usize::try_from(len) {
         // What ends beyond what can be counted is too long for any limit.
-        Ok(len) if len <= limit && len.checked_add(header + trailer).is_some() => {
+        Ok(len) if len <= limit.len && len.checked_add(header + trailer).is_some() => {
             frame(rest, header, len, trailer)
         }
-        _ => Found::Bad(Fault::TooLong),
+        _ => limit.exceeded(len, len + (header + trailer) as u128),
+    }
+}
+
+impl Limit {
+    /// A frame with a payload of `payload` bytes, and of `len` bytes as a whole.
+    fn exceeded(self, payload: u128, len: u128) -> Found {
+        if !self.skips {
+            return Found::Bad(Fault::TooLong);
+        }
+        Found::TooLong {
+            payload: u64::try_from(payload).unwrap_or(u64::MAX),
+            len: usize::try_from(len).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// A frame whose end is there, `len` bytes as a whole.
+    fn hold(self, payload: &[u8], len: usize) -> Found {
+        if payload.len() > self.len {
+            return self.exceeded(payload.len() as u128, len as u128);
+        }
+        Found::Frame {
+            payload: payload.to_vec(),
+            len,
+        }
+    }
+
+    /// The head of a frame whose end never came: `content` bytes of it are payload for sure. Where
+    /// they are too many they are dropped, all but one: it says that a frame was cut.
+    fn hold_cut(self, rest: &[u8], content: usize) -> Found {
+        match content <= self.len {
+            true => Found::Cut(0),
+            false if self.skips => Found::Cut(content.min(rest.len() - 1)),
+            false => Found::Bad(Fault::TooLong),
+        }
     }
 }
 
@@ -290,29 +412,23 @@ fn frame(rest: &[u8], header: usize, len: usize, trailer: usize) -> Found {
             payload: payload.to_vec(),
             len: end + trailer,
         },
-        _ => Found::Cut,
+        _ => Found::Cut(0),
     }
 }
 
-fn line(rest: &[u8], limit: usize) -> Found {
+fn line(rest: &[u8], limit: Limit) -> Found {
     let end = rest.iter().position(|byte| *byte == b'\n');
-    let mut payload = rest[..end.unwrap_or(rest.len())].to_vec();
-    if payload.ends_with(b"\r") {
-        payload.pop();
-    }
+    let line = &rest[..end.unwrap_or(rest.len())];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
     match end {
-        _ if payload.len() > limit => Found::Bad(Fault::TooLong),
-        Some(end) => Found::Frame {
-            payload,
-            len: end + 1,
-        },
-        None => Found::Cut,
+        Some(end) => limit.hold(line, end + 1),
+        None => limit.hold_cut(rest, line.len()),
     }
 }
 
 /// The first delimiter ends it, and of those that begin there the longest. What is content however
 /// the stream goes on may be too long before a delimiter is there.
-fn delimited(rest: &[u8], all: &[Vec<u8>], limit: usize) -> Found {
+fn delimited(rest: &[u8], all: &[Vec<u8>], limit: Limit) -> Found {
     let longest = |start: &usize| {
         let here = all.iter().filter(|one| rest[*start..].starts_with(one));
         here.map(Vec::len).max()
@@ -321,10 +437,8 @@ fn delimited(rest: &[u8], all: &[Vec<u8>], limit: usize) -> Found {
     let content = starts.clone().find(|start| may_begin(all, &rest[*start..]));
     let end = starts.find_map(|start| longest(&start).map(|len| (start, len)));
     match end {
-        _ if content.unwrap_or(rest.len()) > limit => Found::Bad(Fault::TooLong),
-        Some((start, _)) if start > limit => Found::Bad(Fault::TooLong),
-        Some((start, len)) => frame(rest, 0, start, len),
-        None => Found::Cut,
+        Some((start, len)) => limit.hold(&rest[..start], start + len),
+        None => limit.hold_cut(rest, content.unwrap_or(rest.len())),
     }
 }
 
@@ -334,11 +448,11 @@ fn may_begin(all: &[Vec<u8>], bytes: &[u8]) -> bool {
         .any(|one| bytes.starts_with(one) || one.starts_with(bytes))
 }
 
-fn varint(rest: &[u8], limit: usize) -> Found {
+fn varint(rest: &[u8], is_lax: bool, limit: Limit) -> Found {
     let mut len = 0;
     for (index, byte) in rest.iter().enumerate() {
         len += u128::from(byte % 128) << (7 * index);
-        let is_minimal = *byte > 0 || index == 0;
+        let is_minimal = is_lax || *byte > 0 || index == 0;
         if len > u128::from(u64::MAX) || index == 9 && *byte > 1 || !is_minimal {
             return Found::Bad(Fault::Malformed);
         }
@@ -346,10 +460,10 @@ fn varint(rest: &[u8], limit: usize) -> Found {
             return counted(rest, index + 1, len, 0, limit);
         }
     }
-    Found::Cut
+    Found::Cut(0)
 }
 
-fn netstring(rest: &[u8], limit: usize) -> Found {
+fn netstring(rest: &[u8], limit: Limit) -> Found {
     let mut len = 0;
     for (index, byte) in rest.iter().enumerate() {
         match byte {
@@ -367,11 +481,16 @@ fn netstring(rest: &[u8], limit: usize) -> Found {
             }
             _ => break,
         }
-        if len > limit as u128 {
+        let len_max = if limit.skips {
+            u64::MAX
+        } else {
+            limit.len as u64
+        };
+        if len > u128::from(len_max) {
             return Found::Bad(Fault::TooLong);
         }
         if index + 1 == rest.len() {
-            return Found::Cut;
+            return Found::Cut(0);
         }
     }
     Found::Bad(Fault::Malformed)
@@ -382,7 +501,7 @@ fn tagged(rest: &[u8]) -> Found {
         [b'.', ..] => Found::Skip(1),
         [b's', high, low, ..] => Found::Skip(3 + 256 * usize::from(high) + usize::from(low)),
         [b'f', len, ..] => frame(rest, 2, usize::from(len), 0),
-        [b's' | b'f', ..] => Found::Cut,
+        [b's' | b'f', ..] => Found::Cut(0),
         _ => Found::Bad(Fault::Malformed),
     }
 }

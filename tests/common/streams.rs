@@ -6,7 +6,7 @@
     reason = "each test file uses its own part of this"
 )]
 
-use unstick::{Deframer, Framer, Framing};
+use unstick::{Decoded, Deframer, Framer, Framing};
 
 use super::common::Random;
 
@@ -119,6 +119,8 @@ pub fn pieces<'a>(stream: &'a [u8], random: &mut Random) -> Vec<&'a [u8]> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     pub frames: Vec<Vec<u8>>,
+    /// Of each frame that was skipped: how many came before it, and its length.
+    pub skipped: Vec<(usize, u64)>,
     /// Where in the stream each frame begins, and what comes after the last.
     pub starts: Vec<usize>,
     /// What was left at the end; `None` after an error.
@@ -137,12 +139,16 @@ pub fn deframe(framing: &Framing, pieces: &[&[u8]]) -> Seen {
             let start = usize::try_from(deframer.offset()).expect("a short stream");
             seen.starts.truncate(seen.frames.len());
             seen.starts.push(start);
-            let frame = match has_ended {
-                false => deframer.next_frame(),
-                true => deframer.last_frame(),
+            let decoded = match has_ended {
+                false => deframer.decode(),
+                true => deframer.decode_last(),
             };
-            match frame {
-                Ok(Some(frame)) => seen.frames.push(frame.to_vec()),
+            match decoded {
+                Ok(Some(Decoded::Frame(frame))) => seen.frames.push(frame.to_vec()),
+                Ok(Some(Decoded::Skipped(skipped))) => {
+                    seen.skipped.push((seen.frames.len(), skipped.len));
+                }
+                Ok(Some(other)) => panic!("{other:?} is new here"),
                 Ok(None) => return true,
                 Err(_) => return false,
             }

@@ -1,6 +1,6 @@
 //! What a fuzzer's bytes mean: settings first, then a stream.
 
-use super::naive::{Field, Format};
+use super::naive::{Field, Format, Limit};
 
 /// Bytes that choices are taken from; when they are used up, all choices are the first.
 pub struct Input<'a>(pub &'a [u8]);
@@ -31,13 +31,15 @@ impl<'a> Input<'a> {
     }
 
     /// The largest frame: small ones, where limits lie among what a short stream may hold.
-    pub fn limit(&mut self) -> usize {
-        match self.byte() {
+    pub fn limit(&mut self) -> Limit {
+        let len = match self.byte() {
             small @ 0..200 => usize::from(small),
             200..220 => 1000,
             220..250 => 1 << 20,
             _ => usize::MAX,
-        }
+        };
+        let skips = self.flag();
+        Limit { len, skips }
     }
 
     /// The length of a piece, at least 1: mostly short.
@@ -55,19 +57,31 @@ impl<'a> Input<'a> {
 
     pub fn length(&mut self) -> Format {
         match self.below(4) {
-            0 => Format::Field(Field {
-                leading: usize::from(self.below(5)),
-                width: 1 + self.below(8),
-                is_little: self.flag(),
-                adjustment: self.adjustment(),
-                keeps_header: self.flag(),
-            }),
+            0 => self.field(),
             1 => Format::HeaderBody(1 + usize::from(self.below(5))),
             _ => Format::Length {
                 width: [1, 2, 3, 4, 8][usize::from(self.below(5))],
                 is_little: self.flag(),
             },
         }
+    }
+
+    fn field(&mut self) -> Format {
+        let mut field = Field {
+            leading: usize::from(self.below(5)),
+            width: 1 + self.below(8),
+            following: usize::from(self.below(4)),
+            is_little: self.flag(),
+            adjustment: self.adjustment(),
+            strip: 0,
+        };
+        let header_len = field.header_len();
+        field.strip = match self.byte() {
+            0..100 => header_len,
+            100..150 => 0,
+            other => usize::from(other) % (header_len + 4),
+        };
+        Format::Field(field)
     }
 
     fn adjustment(&mut self) -> i64 {
@@ -96,10 +110,10 @@ impl<'a> Input<'a> {
     }
 
     pub fn number(&mut self) -> Format {
-        if self.flag() {
-            Format::Varint
-        } else {
-            Format::Netstring
+        match self.below(4) {
+            0 => Format::Varint { is_lax: true },
+            1 => Format::Varint { is_lax: false },
+            _ => Format::Netstring,
         }
     }
 

@@ -15,10 +15,10 @@ pub mod naive;
 use std::ops::ControlFlow;
 
 use unstick::testkit::ReadSide;
-use unstick::{Deframer, Framer};
+use unstick::{Decoded as Item, Deframer, Framer};
 
 use input::Input;
-use naive::{Decoded, Fault, Format, Found};
+use naive::{Decoded, Fault, Format, Found, Limit};
 
 /// How many times the bytes it holds a buffer may have room for, of which it may hold few after it
 /// held many.
@@ -113,6 +113,8 @@ pub fn cuts(data: &[u8]) {
     };
     decoded.fault = result.err().as_ref().map(Fault::of);
     decoded.taken = usize::try_from(side.offset()).expect("a short stream");
+    assert_eq!(side.frames_skipped(), expected.skipped.len() as u64);
+    decoded.skipped.clone_from(&expected.skipped);
     assert_eq!(decoded, expected, "{format:?}");
     let moved = side.moved_bytes();
     assert!(
@@ -170,8 +172,10 @@ pub fn connection(data: &[u8]) {
         }
     };
     // An error takes its bytes from the stream as far as they were read, whatever came behind.
+    assert_eq!(side.frames_skipped(), expected.skipped.len() as u64);
     let decoded = Decoded {
         frames: handler.frames,
+        skipped: expected.skipped.clone(),
         taken: usize::try_from(side.offset()).expect("a short stream"),
         fault: result.err().as_ref().map(Fault::of),
     };
@@ -223,28 +227,24 @@ impl Script<'_> {
 }
 
 /// What must come of a stream whose frames are each followed by the action in turn.
-fn play(formats: &[Format], limit: usize, actions: &[Action], stream: &[u8]) -> Decoded {
+fn play(formats: &[Format], limit: Limit, actions: &[Action], stream: &[u8]) -> Decoded {
     let mut decoded = Decoded::default();
     let mut current = 0;
     loop {
-        let rest = &stream[decoded.taken..];
-        match formats[current % formats.len()].first(limit, rest) {
-            Found::Frame { payload, len } => {
-                let action = actions[decoded.frames.len() % actions.len()];
-                decoded.frames.push(payload);
-                decoded.taken += len;
-                match action {
-                    Action::GoOn | Action::Pause => {}
-                    Action::Reframe => current += 1,
-                    Action::Close => return decoded,
+        let format = &formats[current % formats.len()];
+        let found = format.first(limit, &stream[decoded.taken..]);
+        if matches!(found, Found::Frame { .. }) {
+            match actions[decoded.frames.len() % actions.len()] {
+                Action::GoOn | Action::Pause => {}
+                Action::Reframe => current += 1,
+                Action::Close => {
+                    decoded.take(found, stream.len());
+                    return decoded;
                 }
             }
-            Found::Skip(len) => decoded.taken += len.min(rest.len()),
-            Found::Cut => return decoded,
-            Found::Bad(fault) => {
-                decoded.fault = Some(fault);
-                return decoded;
-            }
+        }
+        if !decoded.take(found, stream.len()) {
+            return decoded;
         }
     }
 }
@@ -268,11 +268,9 @@ pub fn round_trip(data: &[u8]) {
             "{format:?} of {payload:?}: {framed:?}"
         );
         if let Ok(bytes) = framed {
+            assert_eq!(bytes, format.encode(payload), "{format:?}");
             stream.extend_from_slice(bytes);
-            expected.push(match &format {
-                Format::Field(field) => field.delivered(payload),
-                _ => payload.to_vec(),
-            });
+            expected.push(format.delivered(payload));
         }
     }
     let decoded = deframe(&format, limit, &stream, &lens);
@@ -282,7 +280,7 @@ pub fn round_trip(data: &[u8]) {
 }
 
 /// What a deframer makes of a stream in pieces of these lengths, in turn.
-fn deframe(format: &Format, limit: usize, stream: &[u8], lens: &[usize]) -> Decoded {
+fn deframe(format: &Format, limit: Limit, stream: &[u8], lens: &[usize]) -> Decoded {
     let mut deframer = Deframer::new(format.framing(limit));
     let mut decoded = Decoded::default();
     let mut rest = stream;
@@ -294,12 +292,16 @@ fn deframe(format: &Format, limit: usize, stream: &[u8], lens: &[usize]) -> Deco
         rest = others;
         deframer.extend(piece);
         loop {
-            let frame = match has_ended {
-                false => deframer.next_frame(),
-                true => deframer.last_frame(),
+            let item = match has_ended {
+                false => deframer.decode(),
+                true => deframer.decode_last(),
             };
-            match frame {
-                Ok(Some(frame)) => decoded.frames.push(frame.to_vec()),
+            match item {
+                Ok(Some(Item::Frame(frame))) => decoded.frames.push(frame.to_vec()),
+                Ok(Some(Item::Skipped(skipped))) => {
+                    decoded.skipped.push((decoded.frames.len(), skipped.len));
+                }
+                Ok(Some(other)) => panic!("{other:?} is new here"),
                 Ok(None) if has_ended => break 'stream None,
                 Ok(None) => break,
                 Err(error) => break 'stream Some(error),
