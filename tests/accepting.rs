@@ -5,7 +5,7 @@ mod common;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use common::{Event, Probe, client, drive, idle, listening, open, reset};
+use common::{Event, Probe, client, deposit, drive, idle, listening, open, reset};
 use socket2::{Domain, Socket, Type};
 use unstick::{Config, Framing, ListenerId, Reactor, Refusal};
 
@@ -97,6 +97,51 @@ fn a_connection_to_an_address_does_not_count_among_those_from_it() {
     let _refused = client(addr);
     drive(&mut reactor, |reactor| reactor.stats().refused == 1);
     assert_eq!(reactor.stats().accepted, 1);
+}
+
+/// Row B4: a crowd costs the others no more than the budget of a turn, and nobody of it waits for
+/// somebody else to come.
+#[test]
+fn a_crowd_is_let_in_by_the_budget_of_each_turn_and_a_frame_is_served_beside_it() {
+    const CROWD: u64 = 100;
+    const BUDGET: u64 = 8;
+    let mut config = Config::default();
+    config.accept_budget = usize::try_from(BUDGET).expect("it is small");
+    let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
+    let (mut pinger, conn) = open(&mut reactor, addr);
+    idle(&mut reactor);
+    let _crowd: Vec<_> = (0..CROWD).map(|_| client(addr)).collect();
+    deposit(&mut reactor, &mut pinger, conn, b"ping\n");
+    let mut accepted = 1;
+    for turn in 0..CROWD.div_ceil(BUDGET) {
+        reactor
+            .turn(Some(common::DEADLINE))
+            .expect("the poll works");
+        accepted += BUDGET.min(CROWD - turn * BUDGET);
+        let stats = reactor.stats();
+        assert_eq!((stats.accepted, stats.frames_in), (accepted, 1));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_paused_unix_datagram_socket_receives_on_its_resume_and_sends_meanwhile() {
+    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
+    let unix = reactor.with(|_, cx| cx.adopt_unix_datagram(ours));
+    let unix = unix.expect("it is a socket");
+    reactor.with(|_, cx| cx.pause(unix)).expect("it is open");
+    for payload in [&b"one"[..], b"two"] {
+        theirs.send(payload).expect("there is room");
+    }
+    let sent = reactor.with(|_, cx| cx.send_unix_datagram(unix, None, b"out"));
+    sent.expect("there is room");
+    idle(&mut reactor);
+    assert_eq!(reactor.stats().datagrams_in, 0);
+    assert_eq!(theirs.recv(&mut [0; 8]).expect("it is there"), 3);
+    reactor.with(|_, cx| cx.resume(unix)).expect("it is open");
+    idle(&mut reactor);
+    assert_eq!(reactor.stats().datagrams_in, 2);
 }
 
 #[test]

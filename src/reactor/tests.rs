@@ -451,6 +451,8 @@ fn ids_stay_apart_where_the_generations_wrap() {
     }
     let frames = reactor.handler.frames.concat();
     assert_eq!(frames, [0, 1, 2, 3, 4, 5]);
+    let wrapped = NonZeroU32::new(4).expect("it is not zero");
+    assert!(earlier[5].0.is_of(wrapped), "{:?}", earlier[5]);
 }
 
 /// Two are ready in one batch, and the first ends the second and opens a third.

@@ -15,11 +15,12 @@ mod matrix;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{Random, client, drive, frame, listening, read_u32_frame, settle};
-use matrix::{CALLBACKS, Callback, Cast, Matrix, Op, Own, Three, all_ops};
+use matrix::{CALLBACKS, Callback, Cast, Chosen, Matrix, Op, Own, Three, all_ops};
 use unstick::{Config, ConnId, Framing, Reactor, SocketId};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -210,19 +211,64 @@ impl Stage {
 
     /// Lets operations be done in a callback, and looks at what is left.
     fn run(mut self, at: Callback, ops: &[Op]) {
-        let matrix = self.reactor.handler_mut();
-        (matrix.at, matrix.ops, matrix.rounds) = (Some(at), ops.to_vec(), 2);
+        self.begin(at, ops, 2);
         self.call(at);
         drive(&mut self.reactor, |reactor| reactor.handler().hits > 0);
+        self.finish();
+    }
+
+    /// The same, and behind the operations the callback panics.
+    fn run_to_panic(mut self, at: Callback, ops: &[Op]) {
+        self.begin(at, ops, 1);
+        self.reactor.handler_mut().panics = true;
+        let panic = catch_unwind(AssertUnwindSafe(|| {
+            self.call(at);
+            drive(&mut self.reactor, |_| false);
+        }));
+        let panic = panic.expect_err("the callback panics");
+        if !panic.is::<Chosen>() {
+            resume_unwind(panic);
+        }
+        // Whoever has nothing to do with it is served as ever.
+        if ops.is_empty() && at != Callback::HalfClose {
+            let lives = &self.reactor.handler().lives;
+            let mut both = self.clients[..2].iter_mut();
+            let (conn, client) = both
+                .find(|(conn, _)| !lives[conn].is_ended)
+                .expect("it was one of them at most");
+            settle(&mut self.reactor);
+            self.reactor
+                .handler_mut()
+                .life(*conn)
+                .received(&received(client));
+            client.set_nonblocking(false).expect("it can be set");
+            client.write_all(&frame("u32", b"e")).expect("it is read");
+            settle(&mut self.reactor);
+            assert_eq!(read_u32_frame(client), b"e");
+            self.reactor
+                .handler_mut()
+                .life(*conn)
+                .received(&frame("u32", b"e"));
+        }
+        self.finish();
+    }
+
+    fn begin(&mut self, at: Callback, ops: &[Op], rounds: usize) {
+        let matrix = self.reactor.handler_mut();
+        (matrix.at, matrix.ops, matrix.rounds) = (Some(at), ops.to_vec(), rounds);
+    }
+
+    fn finish(mut self) {
         settle(&mut self.reactor);
         // Some may be gone by now, if that is what the operation does.
         write_to_all(&self.clients, &frame("u32", b"later"));
         settle(&mut self.reactor);
         self.reactor.handler_mut().at = None;
         for (conn, client) in &self.clients[..2] {
-            let received = received(client);
-            let accepted = &self.reactor.handler_mut().life(*conn).accepted;
-            assert!(accepted.starts_with(&received), "out of order");
+            self.reactor
+                .handler_mut()
+                .life(*conn)
+                .received(&received(client));
         }
         self.end_all();
         if !self.reactor.handler().is_shutting_down {
@@ -343,6 +389,21 @@ fn random_sequences_of_operations_are_sound_from_every_callback() {
             .map(|_| all[random.below(all.len())])
             .collect();
         println!("seed {seed}: {ops:?} from {at:?}");
-        Stage::new(at, refusing).run(at, &ops);
+        let stage = Stage::new(at, refusing);
+        match random.below(4) {
+            0 => stage.run_to_panic(at, &ops),
+            _ => stage.run(at, &ops),
+        }
+    }
+}
+
+/// Row G1: it closes the connection whose callback it was, and nothing else.
+#[test]
+fn a_panic_in_any_callback_leaves_the_reactor_whole() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_held, refusing) = common::refusing();
+    for at in CALLBACKS {
+        println!("from {at:?}");
+        Stage::new(at, refusing).run_to_panic(at, &[]);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram as StdUnixDatagram;
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use unstick::{
@@ -214,6 +215,9 @@ pub(crate) struct Own {
     timer: Option<TimerId>,
 }
 
+/// What a callback panics with by choice; it is not reported.
+pub(crate) struct Chosen;
+
 /// What is known of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Life {
@@ -225,6 +229,8 @@ pub(crate) struct Life {
     pub(crate) is_raw: bool,
     /// What was accepted to be sent.
     pub(crate) accepted: Vec<u8>,
+    /// As much of it as its peer has read.
+    received: Vec<u8>,
     pub(crate) frames: u8,
 }
 
@@ -235,6 +241,8 @@ pub(crate) struct Matrix {
     pub(crate) at: Option<Callback>,
     pub(crate) ops: Vec<Op>,
     pub(crate) rounds: usize,
+    /// Whether it panics behind them.
+    pub(crate) panics: bool,
     pub(crate) hits: usize,
     /// The connection that opened last.
     pub(crate) newest: Option<ConnId>,
@@ -263,6 +271,12 @@ impl Matrix {
             self.rounds -= 1;
             for op in self.ops.clone() {
                 self.apply(cx, op, own);
+            }
+            if self.panics {
+                if let Some(conn) = own.conn {
+                    self.life(conn).is_ended = true;
+                }
+                resume_unwind(Box::new(Chosen));
             }
         }
     }
@@ -499,6 +513,11 @@ impl Matrix {
 }
 
 impl Life {
+    pub(crate) fn received(&mut self, bytes: &[u8]) {
+        self.received.extend(bytes);
+        assert!(self.accepted.starts_with(&self.received), "out of order");
+    }
+
     fn accept(&mut self, payload: &[u8]) {
         let framing = if self.is_raw { "raw" } else { "u32" };
         self.accepted.extend(frame(framing, payload));
