@@ -79,6 +79,8 @@ pub struct Stats {
     /// Bytes that all connections and sockets hold at present, as
     /// [`Config::memory_max`](crate::Config::memory_max) counts them.
     pub held_bytes: usize,
+    /// Timers that are set at present: the handler's, and the few that the reactor itself needs.
+    pub timers: usize,
     /// Errors of UDP sockets, each told to `on_datagram_error`.
     pub datagram_errors: u64,
 }

@@ -32,6 +32,16 @@ impl Token {
         self.0.get() >> 32 == u64::from(generation.get())
     }
 
+    /// The number that it is, to be kept where numbers are.
+    pub(crate) fn to_bits(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The token that such a number was.
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(NonZeroU64::new(bits).expect("a generation is not zero"))
+    }
+
     /// The number given to the poll: generation and key where they fit, else the key alone.
     ///
     /// Where only the key fits, stale events of one batch are kept apart by the late reaping: a key

@@ -11,7 +11,7 @@ const NO_IO: [&str; 5] = [
     "src/codec",
     "src/buffer.rs",
     "src/conn",
-    "src/timer.rs",
+    "src/timer",
     "src/datagram.rs",
 ];
 

@@ -55,7 +55,7 @@ use ready::ReadyQueue;
 use serving::Served;
 use throttle::{Throttle, Trouble};
 use timeouts::Timeouts;
-use timers::Interval;
+use timers::{Interval, Kind};
 
 /// How soon an accept that found no descriptor is tried again at first; a close tries it at once.
 const ACCEPT_RETRY_MIN: Duration = Duration::from_millis(100);
@@ -86,7 +86,7 @@ pub(crate) struct Engine {
     /// The longest that `out` was since the last trim.
     out_peak: usize,
     pub(crate) served: Served,
-    pub(crate) wheel: Wheel<Task>,
+    pub(crate) wheel: Wheel<Kind>,
     /// What timers that fire again and again are besides their nodes in the wheel.
     intervals: Slab<Interval>,
     /// When the wheel's ticks began.

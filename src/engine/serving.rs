@@ -164,6 +164,7 @@ impl Engine {
             frames_out: self.stats.frames_out + frames_out,
             connections: self.connections,
             held_bytes: self.pool.lent_bytes(),
+            timers: self.wheel.len(),
             ..self.stats
         }
     }

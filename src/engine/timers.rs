@@ -15,8 +15,6 @@ use crate::token::Token;
 pub(crate) enum Task {
     /// The handler's, told to `on_timer`.
     User { key: u64 },
-    /// The handler's, again and again; an index into the intervals.
-    Interval(u32),
     /// A connection has taken too long to connect or to close.
     Deadline(Token),
     /// A connection's stamps are looked at, for its timeouts.
@@ -29,6 +27,48 @@ pub(crate) enum Task {
     Memory,
     /// The shutdown has taken too long.
     Shutdown,
+}
+
+/// What the wheel knows of a task: this byte, and a value of 64 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    User,
+    Interval,
+    Deadline,
+    Check,
+    AcceptRetry,
+    Trim,
+    Memory,
+    Shutdown,
+}
+
+impl Task {
+    #[inline]
+    fn pack(self) -> (Kind, u64) {
+        match self {
+            Self::User { key } => (Kind::User, key),
+            Self::Deadline(token) => (Kind::Deadline, token.to_bits()),
+            Self::Check(token) => (Kind::Check, token.to_bits()),
+            Self::AcceptRetry => (Kind::AcceptRetry, 0),
+            Self::Trim => (Kind::Trim, 0),
+            Self::Memory => (Kind::Memory, 0),
+            Self::Shutdown => (Kind::Shutdown, 0),
+        }
+    }
+
+    /// The task of a timer that fired; an interval has been looked up.
+    #[inline]
+    fn of(kind: Kind, value: u64) -> Self {
+        match kind {
+            Kind::User | Kind::Interval => Self::User { key: value },
+            Kind::Deadline => Self::Deadline(Token::from_bits(value)),
+            Kind::Check => Self::Check(Token::from_bits(value)),
+            Kind::AcceptRetry => Self::AcceptRetry,
+            Kind::Trim => Self::Trim,
+            Kind::Memory => Self::Memory,
+            Kind::Shutdown => Self::Shutdown,
+        }
+    }
 }
 
 /// What an interval is besides its node. `at` is its next deadline, exactly, from the epoch on.
@@ -50,6 +90,11 @@ impl Interval {
     }
 }
 
+/// Which interval a timer is of.
+fn interval_index(value: u64) -> usize {
+    usize::try_from(value).expect("the index of an interval")
+}
+
 impl Engine {
     pub(crate) fn set_timer(&mut self, after: Duration, key: u64) -> TimerId {
         self.set_task(after, Task::User { key })
@@ -58,33 +103,33 @@ impl Engine {
     pub(crate) fn set_interval(&mut self, period: Duration, key: u64) -> TimerId {
         let at = self.since_epoch().saturating_add(period);
         let index = self.intervals.insert(Interval { key, at, period });
-        let index = u32::try_from(index).expect("fewer than 2^32 timers");
         self.wheel
-            .insert(tick_at_or_after(at), Task::Interval(index))
+            .insert(tick_at_or_after(at), Kind::Interval, index as u64)
     }
 
     /// Sets a timer anew, that has not ended. Answers whether it had not.
     pub(crate) fn reset_timer(&mut self, id: TimerId, after: Duration) -> bool {
         let at = self.since_epoch().saturating_add(after);
-        let task = self.wheel.reset(id, tick_at_or_after(at));
-        if let Some(Task::Interval(index)) = task {
-            self.intervals[index as usize].at = at;
+        let carried = self.wheel.reset(id, tick_at_or_after(at));
+        if let Some((Kind::Interval, index)) = carried {
+            self.intervals[interval_index(index)].at = at;
         }
-        task.is_some()
+        carried.is_some()
     }
 
     /// Ends a timer. Answers whether it had not ended.
     pub(crate) fn cancel_timer(&mut self, id: TimerId) -> bool {
-        let task = self.wheel.cancel(id);
-        if let Some(Task::Interval(index)) = task {
-            self.intervals.remove(index as usize);
+        let carried = self.wheel.cancel(id);
+        if let Some((Kind::Interval, index)) = carried {
+            self.intervals.remove(interval_index(index));
         }
-        task.is_some()
+        carried.is_some()
     }
 
     pub(super) fn set_task(&mut self, after: Duration, task: Task) -> TimerId {
         let at = self.since_epoch().saturating_add(after);
-        self.wheel.insert(tick_at_or_after(at), task)
+        let (kind, value) = task.pack();
+        self.wheel.insert(tick_at_or_after(at), kind, value)
     }
 
     /// Makes a snapshot of the timers that are due now. What is set from now on waits for the next
@@ -101,15 +146,15 @@ impl Engine {
             wheel, intervals, ..
         } = self;
         let mut interval_key = None;
-        let (id, task) = wheel.pop_due(|task| match *task {
-            Task::Interval(index) => {
-                let interval = &mut intervals[index as usize];
-                interval_key = Some(interval.key);
-                Some(tick_at_or_after(interval.step(now)))
+        let (id, kind, value) = wheel.pop_due(|kind, index| {
+            if kind != Kind::Interval {
+                return None;
             }
-            _ => None,
+            let interval = &mut intervals[interval_index(index)];
+            interval_key = Some(interval.key);
+            Some(tick_at_or_after(interval.step(now)))
         })?;
-        Some((id, interval_key.map_or(task, |key| Task::User { key })))
+        Some((id, Task::of(kind, interval_key.unwrap_or(value))))
     }
 
     /// How long from the turn's time on the poll may wait for the next timer.

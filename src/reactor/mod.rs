@@ -425,7 +425,6 @@ impl<H: Handler> Reactor<H> {
                     handler.on_timer(&mut Context { engine, sessions }, id, key);
                     since.end(engine, "on_timer", None);
                 }
-                Task::Interval(_) => unreachable!("it is told of as the handler's"),
                 Task::Deadline(token) => self.engine.deadline_passed(token),
                 Task::Check(token) => self.engine.check_timeouts(token),
                 Task::AcceptRetry => self.engine.accept_retry_due(),

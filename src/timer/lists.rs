@@ -1,0 +1,223 @@
+//! The lists of a wheel's slots.
+//!
+//! A list is a chain of chunks, each a cache line of indices, the oldest first. What a list names
+//! can be fetched without having been fetched itself: a chain through the timers would wait for
+//! memory at each of them, and to take one out would touch its two neighbours.
+//!
+//! ```text
+//!   first            last
+//!   [3 9 . 4 ..] <-> [. 7 8 6 . .]      a dot is an entry that is free: what was taken out leaves
+//!                         push ^        one, and a chunk of them is free altogether
+//! ```
+
+use super::places::{BLOCK_LEN, Places};
+
+const NIL: u32 = u32::MAX;
+/// As many as fill a cache line, with what a chunk needs besides.
+const CHUNK_LEN: usize = 13;
+
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Chunk {
+    entries: [u32; CHUNK_LEN],
+    /// A bit for each entry that holds an index. Not zero in the chunks of a list.
+    held: u16,
+    prev: u32,
+    next: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    first: u32,
+    last: u32,
+}
+
+/// Where an index stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spot {
+    chunk: u32,
+    list: u16,
+    entry: u8,
+}
+
+impl Spot {
+    pub(super) const NOWHERE: Self = Self {
+        chunk: NIL,
+        list: 0,
+        entry: 0,
+    };
+
+    #[inline]
+    pub(super) fn list(self) -> usize {
+        usize::from(self.list)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Lists<const COUNT: usize> {
+    ends: [Ends; COUNT],
+    chunks: Vec<Chunk>,
+    /// Which of them are free.
+    places: Places,
+}
+
+impl<const COUNT: usize> Lists<COUNT> {
+    pub(super) fn new() -> Self {
+        let (first, last) = (NIL, NIL);
+        Self {
+            ends: [Ends { first, last }; COUNT],
+            chunks: Vec::new(),
+            places: Places::new(),
+        }
+    }
+
+    /// Appends to a list.
+    #[inline]
+    pub(super) fn push(&mut self, list: usize, index: u32) -> Spot {
+        let last = self.ends[list].last;
+        let (chunk, entry) = match self.chunks.get(last as usize).map(Chunk::behind) {
+            Some(entry) if entry < CHUNK_LEN => (last, entry),
+            _ => (self.append_chunk(list), 0),
+        };
+        let Chunk { entries, held, .. } = &mut self.chunks[chunk as usize];
+        entries[entry] = index;
+        *held |= 1 << entry;
+        Spot {
+            chunk,
+            list: list as u16,
+            entry: entry as u8,
+        }
+    }
+
+    /// The oldest of a list.
+    #[inline]
+    pub(super) fn first(&self, list: usize) -> Option<u32> {
+        let chunk = self.chunks.get(self.ends[list].first as usize)?;
+        Some(chunk.entries[chunk.held.trailing_zeros() as usize])
+    }
+
+    /// Takes out what stands there. Answers whether the list is empty now.
+    #[inline]
+    pub(super) fn remove(&mut self, spot: Spot) -> bool {
+        let chunk = &mut self.chunks[spot.chunk as usize];
+        chunk.held &= !(1 << spot.entry);
+        chunk.held == 0 && self.remove_chunk(spot.list(), spot.chunk)
+    }
+
+    /// Takes out the oldest ones of a list, up to a chunk, in their order.
+    pub(super) fn take_some(
+        &mut self,
+        list: usize,
+    ) -> Option<impl Iterator<Item = u32> + use<COUNT>> {
+        let first = self.ends[list].first;
+        let Chunk {
+            entries, mut held, ..
+        } = *self.chunks.get(first as usize)?;
+        self.remove_chunk(list, first);
+        Some(std::iter::from_fn(move || {
+            let entry = held.trailing_zeros() as usize;
+            held &= held.wrapping_sub(1);
+            entries.get(entry).copied()
+        }))
+    }
+
+    fn append_chunk(&mut self, list: usize) -> u32 {
+        let last = self.ends[list].last;
+        let new = Chunk {
+            entries: [NIL; CHUNK_LEN],
+            held: 0,
+            prev: last,
+            next: NIL,
+        };
+        let number = match self.places.take() {
+            Some(number) => number,
+            None => {
+                self.chunks.resize(self.chunks.len() + BLOCK_LEN, new);
+                self.places.grow()
+            }
+        };
+        self.chunks[number as usize] = new;
+        self.ends[list].last = number;
+        match self.chunks.get_mut(last as usize) {
+            Some(last) => last.next = number,
+            None => self.ends[list].first = number,
+        }
+        number
+    }
+
+    /// Frees a chunk of a list. Answers whether the list is empty now.
+    fn remove_chunk(&mut self, list: usize, number: u32) -> bool {
+        let Chunk { prev, next, .. } = self.chunks[number as usize];
+        match self.chunks.get_mut(prev as usize) {
+            Some(before) => before.next = next,
+            None => self.ends[list].first = next,
+        }
+        match self.chunks.get_mut(next as usize) {
+            Some(behind) => behind.prev = prev,
+            None => self.ends[list].last = prev,
+        }
+        self.places.give(number);
+        self.ends[list].first == NIL
+    }
+}
+
+impl Chunk {
+    /// The entry behind the last that holds an index.
+    #[inline]
+    fn behind(&self) -> usize {
+        (u16::BITS - self.held.leading_zeros()) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all<const COUNT: usize>(lists: &mut Lists<COUNT>, list: usize) -> Vec<u32> {
+        std::iter::from_fn(|| lists.take_some(list).map(Iterator::collect::<Vec<_>>))
+            .flatten()
+            .collect()
+    }
+
+    #[test]
+    fn a_chunk_is_a_cache_line() {
+        assert_eq!(size_of::<Chunk>(), 64);
+    }
+
+    #[test]
+    fn what_is_left_of_a_list_comes_in_the_order_in_which_it_was_appended() {
+        let mut lists = Lists::<2>::new();
+        let spots: Vec<_> = (0..100).map(|index| lists.push(1, index)).collect();
+        for (index, spot) in (0..).zip(&spots) {
+            if index % 7 != 3 && !(26..39).contains(&index) {
+                assert!(!lists.remove(*spot), "some are left");
+            }
+        }
+        let mut left: Vec<_> = (0..100)
+            .filter(|index| index % 7 == 3 || (26..39).contains(index))
+            .collect();
+        assert_eq!(lists.first(1), Some(3));
+        for index in 100..150 {
+            lists.push(1, index);
+            left.push(index);
+        }
+        assert_eq!(all(&mut lists, 1), left);
+        assert_eq!((lists.first(0), lists.first(1)), (None, None));
+    }
+
+    #[test]
+    fn a_list_is_told_to_be_empty_when_its_last_one_is_taken_out_and_its_chunks_serve_others() {
+        let mut lists = Lists::<3>::new();
+        for round in 0..1000 {
+            let list = round % 3;
+            let mut spots: Vec<_> = (0..30).map(|index| lists.push(list, index)).collect();
+            let last = spots.remove(round % 30);
+            for spot in spots {
+                assert!(!lists.remove(spot));
+            }
+            assert!(lists.remove(last));
+            assert_eq!(lists.first(list), None);
+        }
+        assert_eq!(lists.chunks.len(), BLOCK_LEN, "no more than at first");
+    }
+}

@@ -1,0 +1,513 @@
+//! The wheel itself.
+//!
+//! ```text
+//!   level 0:  64 slots of 1 tick         a timer stands at the level where its deadline and the
+//!   level 1:  64 slots of 64 ticks       hand differ first, and moves down when its slot comes up:
+//!   level 2:  64 slots of 4,096 ticks    at most once per level
+//!   ...
+//! ```
+//!
+//! A million timers do not fit a cache, so what counts is how many lines an operation fetches, and
+//! whether it must wait for one before it knows the next. To set a timer takes the place behind the
+//! last one's and appends to its slot's list; to put it off is a store in its own node; to cancel
+//! it touches its node and the chunk of the list that names it; to fire it, its node once a level.
+//!
+//! A timer costs 32 bytes for its node, 5 for its entry in a list and less than one besides. Where
+//! most of those that were set together are cancelled, one that is left may have a chunk of 64
+//! bytes for itself. What was needed once is kept for the next ones.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use super::TimerId;
+use super::lists::{Lists, Spot};
+use super::places::{BLOCK_LEN, Places};
+
+const LEVELS: usize = 6;
+const SLOT_BITS: u32 = 6;
+const SLOTS: usize = 1 << SLOT_BITS;
+/// The furthest deadline, about two years ahead; later ones are set to it, and set again then.
+const HORIZON: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
+
+/// A timer, or the place of one.
+#[derive(Debug, Clone)]
+struct Node<K> {
+    deadline: u64,
+    value: u64,
+    generation: NonZeroU32,
+    spot: Spot,
+    /// `None` while the node is free.
+    kind: Option<K>,
+}
+
+/// The wheel. A timer carries a kind, which should be a byte, and a value.
+///
+/// Invariants: `hand <= now`; the slot that a timer stands in comes up at its deadline or before;
+/// the hand passes no slot before that is empty.
+pub(crate) struct Wheel<K> {
+    /// The present. What is set is due after it.
+    now: u64,
+    /// The tick up to which timers have fired; those of this very tick may be firing.
+    hand: u64,
+    lists: Lists<{ LEVELS * SLOTS }>,
+    /// A bit for each slot of a level whose list is not empty.
+    occupied: [u64; LEVELS],
+    nodes: Vec<Node<K>>,
+    places: Places,
+    len: usize,
+}
+
+impl<K: Copy> Wheel<K> {
+    pub(crate) fn new() -> Self {
+        Self {
+            now: 0,
+            hand: 0,
+            lists: Lists::new(),
+            occupied: [0; LEVELS],
+            nodes: Vec::new(),
+            places: Places::new(),
+            len: 0,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many timers are set.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Sets a timer. A deadline that has passed is one tick ahead: it fires, but not in this round.
+    pub(crate) fn insert(&mut self, deadline: u64, kind: K, value: u64) -> TimerId {
+        let index = match self.places.take() {
+            Some(index) => index,
+            None => self.grow(),
+        };
+        let deadline = self.after_now(deadline);
+        let spot = self.link(index, deadline);
+        let node = &mut self.nodes[index as usize];
+        let generation = node.generation;
+        *node = Node {
+            deadline,
+            value,
+            generation,
+            spot,
+            kind: Some(kind),
+        };
+        self.len += 1;
+        TimerId { index, generation }
+    }
+
+    /// Ends a timer and gives back what it carried, unless it has ended before.
+    #[inline]
+    pub(crate) fn cancel(&mut self, id: TimerId) -> Option<(K, u64)> {
+        let node = self.nodes.get(id.index as usize)?;
+        if node.generation != id.generation {
+            return None;
+        }
+        let carried = (node.kind?, node.value);
+        self.unlink(node.spot);
+        self.release(id.index);
+        Some(carried)
+    }
+
+    /// Gives a timer another deadline and answers with what it carries, unless it has ended before.
+    /// It stays in its slot where that comes up early enough, and moves then.
+    #[inline]
+    pub(crate) fn reset(&mut self, id: TimerId, deadline: u64) -> Option<(K, u64)> {
+        let deadline = self.after_now(deadline);
+        let node = self.nodes.get_mut(id.index as usize)?;
+        if node.generation != id.generation {
+            return None;
+        }
+        let carried = (node.kind?, node.value);
+        let is_put_off = deadline >= node.deadline;
+        node.deadline = deadline;
+        if !is_put_off {
+            let spot = node.spot;
+            self.bring_forward(id.index, spot, deadline);
+        }
+        Some(carried)
+    }
+
+    #[cold]
+    fn bring_forward(&mut self, index: u32, spot: Spot, deadline: u64) {
+        let (level, slot) = (spot.list() / SLOTS, spot.list() % SLOTS);
+        if self.comes_up_at(level, slot) > deadline {
+            self.unlink(spot);
+            self.nodes[index as usize].spot = self.link(index, deadline);
+        }
+    }
+
+    /// Moves the present to `now`: what is due by then comes out of [`pop_due`](Wheel::pop_due),
+    /// and nothing else.
+    pub(crate) fn advance(&mut self, now: u64) {
+        self.now = self.now.max(now);
+    }
+
+    /// Takes the timer that was due first. Where `next` answers a deadline, the timer goes on with
+    /// it under the same id; else its id has ended.
+    pub(crate) fn pop_due(
+        &mut self,
+        next: impl FnOnce(K, u64) -> Option<u64>,
+    ) -> Option<(TimerId, K, u64)> {
+        loop {
+            let Some(index) = self.lists.first(self.slot_of(0, self.hand)) else {
+                if self.move_hand() {
+                    continue;
+                }
+                return None;
+            };
+            let node = &self.nodes[index as usize];
+            let (deadline, spot) = (node.deadline, node.spot);
+            if deadline > self.hand {
+                self.unlink(spot); // It was put off.
+                self.nodes[index as usize].spot = self.link(index, deadline);
+                continue;
+            }
+            let kind = node.kind.expect("what a list names is set");
+            let (value, generation) = (node.value, node.generation);
+            self.unlink(spot);
+            match next(kind, value) {
+                Some(deadline) => {
+                    let deadline = self.after_now(deadline);
+                    let spot = self.link(index, deadline);
+                    let node = &mut self.nodes[index as usize];
+                    (node.deadline, node.spot) = (deadline, spot);
+                }
+                None => self.release(index),
+            }
+            return Some((TimerId { index, generation }, kind, value));
+        }
+    }
+
+    /// The tick at which the wheel has to be advanced next. A timer may be due then, or only have
+    /// to move down a level; nothing is due before.
+    pub(crate) fn next_tick(&self) -> Option<u64> {
+        let (level, slot) = self.next_slot()?;
+        Some(self.comes_up_at(level, slot))
+    }
+
+    /// Moves the hand to the next slot that has any, unless it lies ahead of the present. Of a slot
+    /// of an upper level all move down; one of level 0 is left to be emptied.
+    #[cold]
+    fn move_hand(&mut self) -> bool {
+        let next = self.next_slot();
+        let next = next.map(|(level, slot)| (level, slot, self.comes_up_at(level, slot)));
+        let Some((level, slot, at)) = next.filter(|&(.., at)| at <= self.now) else {
+            self.hand = self.now;
+            return false;
+        };
+        self.hand = at;
+        if level > 0 {
+            self.occupied[level] &= !(1 << slot);
+            while let Some(some) = self.lists.take_some(level * SLOTS + slot) {
+                for index in some {
+                    let deadline = self.nodes[index as usize].deadline;
+                    self.nodes[index as usize].spot = self.link(index, deadline);
+                }
+            }
+        }
+        true
+    }
+
+    /// The slot that comes up next: the lowest level that has any comes first.
+    fn next_slot(&self) -> Option<(usize, usize)> {
+        let level = self.occupied.iter().position(|slots| *slots != 0)?;
+        let present = self.slot_of(level, self.hand);
+        let ahead = self.occupied[level]
+            .rotate_right(present as u32)
+            .trailing_zeros();
+        Some((level, (present + ahead as usize) % SLOTS))
+    }
+
+    /// When the hand comes to a slot, or came to it, if that is the one it is at.
+    fn comes_up_at(&self, level: usize, slot: usize) -> u64 {
+        let shift = SLOT_BITS * level as u32;
+        let ahead = slot.wrapping_sub(self.slot_of(level, self.hand)) % SLOTS;
+        ((self.hand >> shift) + ahead as u64) << shift
+    }
+
+    fn slot_of(&self, level: usize, tick: u64) -> usize {
+        (tick >> (SLOT_BITS * level as u32)) as usize % SLOTS
+    }
+
+    fn after_now(&self, deadline: u64) -> u64 {
+        deadline.max(self.now.saturating_add(1))
+    }
+
+    /// Puts a timer that stands in no list where its deadline belongs.
+    #[inline]
+    fn link(&mut self, index: u32, deadline: u64) -> Spot {
+        debug_assert!(deadline >= self.hand, "its slot came up too late");
+        let deadline = deadline.min(self.hand.saturating_add(HORIZON / 2));
+        let differing = ((self.hand ^ deadline) | 1).ilog2() / SLOT_BITS;
+        let level = (differing as usize).min(LEVELS - 1);
+        let slot = self.slot_of(level, deadline);
+        self.occupied[level] |= 1 << slot;
+        self.lists.push(level * SLOTS + slot, index)
+    }
+
+    #[inline]
+    fn unlink(&mut self, spot: Spot) {
+        if self.lists.remove(spot) {
+            let list = spot.list();
+            self.occupied[list / SLOTS] &= !(1 << (list % SLOTS));
+        }
+    }
+
+    /// Frees a node that stands in no list. Its id has ended.
+    #[inline]
+    fn release(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        node.generation = node.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        node.kind = None;
+        self.places.give(index);
+        self.len -= 1;
+    }
+
+    /// Makes room for more timers, and takes a place of it.
+    #[cold]
+    fn grow(&mut self) -> u32 {
+        let len = self.nodes.len() + BLOCK_LEN;
+        assert!(u32::try_from(len).is_ok(), "fewer than 2^32 timers");
+        let free = Node {
+            deadline: 0,
+            value: 0,
+            generation: NonZeroU32::MIN,
+            spot: Spot::NOWHERE,
+            kind: None,
+        };
+        self.nodes.resize(len, free);
+        self.places.grow()
+    }
+}
+
+impl<K> fmt::Debug for Wheel<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wheel")
+            .field("now", &self.now)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything due by `now`.
+    fn due(wheel: &mut Wheel<()>, now: u64) -> Vec<u64> {
+        wheel.advance(now);
+        std::iter::from_fn(|| wheel.pop_due(|(), _| None).map(|(_, (), task)| task)).collect()
+    }
+
+    /// A small generator of numbers, seeded, so that a failure repeats.
+    fn random(state: &mut u64) -> u64 {
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963);
+        *state >> 20
+    }
+
+    #[test]
+    fn a_timer_fires_at_its_tick_and_never_before() {
+        for deadline in [
+            1,
+            2,
+            63,
+            64,
+            65,
+            4095,
+            4096,
+            4097,
+            262_144,
+            16_777_217,
+            1 << 31,
+        ] {
+            for start in [0, 1, 63, 64, 4095, 5_000_000] {
+                let mut wheel = Wheel::new();
+                wheel.advance(start);
+                wheel.insert(start + deadline, (), 7);
+                while let Some(tick) = wheel.next_tick().filter(|&tick| tick < start + deadline) {
+                    assert!(due(&mut wheel, tick).is_empty(), "nothing is due at {tick}");
+                }
+                assert_eq!(wheel.next_tick(), Some(start + deadline));
+                assert_eq!(due(&mut wheel, start + deadline), [7]);
+                assert!(wheel.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn random_timers_fire_like_those_of_a_list_sorted_by_deadline_and_age() {
+        let mut state = 42;
+        let mut wheel = Wheel::new();
+        let mut list: Vec<(u64, u64, TimerId)> = Vec::new();
+        let (mut now, mut serial) = (0, 0);
+        let mut was_reset = Vec::new();
+        for _ in 0..20_000 {
+            match random(&mut state) % 5 {
+                4 if !list.is_empty() => {
+                    let at = random(&mut state) as usize % list.len();
+                    let spread = 1 << (random(&mut state) % 24);
+                    let deadline = now + 1 + random(&mut state) % spread;
+                    assert_eq!(wheel.reset(list[at].2, deadline), Some(((), list[at].1)));
+                    list[at].0 = deadline;
+                    was_reset.push(list[at].1);
+                }
+                0 | 1 => {
+                    let spread = 1 << (random(&mut state) % 24);
+                    let deadline = now + 1 + random(&mut state) % spread;
+                    list.push((deadline, serial, wheel.insert(deadline, (), serial)));
+                    serial += 1;
+                }
+                2 if !list.is_empty() => {
+                    let at = random(&mut state) as usize % list.len();
+                    let (_, task, id) = list.swap_remove(at);
+                    assert_eq!(wheel.cancel(id), Some(((), task)));
+                    assert_eq!(wheel.cancel(id), None, "a stale id cancels nothing");
+                }
+                _ => {
+                    now += random(&mut state) % (1 << (random(&mut state) % 16));
+                    let mut expected: Vec<_> = list
+                        .extract_if(.., |(deadline, ..)| *deadline <= now)
+                        .map(|(deadline, serial, _)| (deadline, serial))
+                        .collect();
+                    expected.sort_unstable();
+                    // A timer that was reset has no fixed place among those of its tick.
+                    let place = |&(deadline, serial): &(u64, u64)| {
+                        (deadline, was_reset.contains(&serial), serial)
+                    };
+                    let mut fired: Vec<_> = due(&mut wheel, now)
+                        .into_iter()
+                        .map(|task| {
+                            let found = expected.iter().find(|(_, serial)| *serial == task);
+                            *found.expect("it was set, and is due")
+                        })
+                        .collect();
+                    assert!(fired.is_sorted_by_key(|(deadline, _)| *deadline));
+                    fired.sort_by_key(|(deadline, serial)| {
+                        let reset = was_reset.contains(serial);
+                        (*deadline, reset, if reset { *serial } else { 0 })
+                    });
+                    expected.sort_unstable_by_key(place);
+                    assert_eq!(fired, expected);
+                }
+            }
+        }
+        assert_eq!(wheel.len, list.len());
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_fires_in_the_next_round() {
+        let mut wheel = Wheel::new();
+        wheel.advance(100);
+        wheel.insert(3, (), 7);
+        assert!(due(&mut wheel, 100).is_empty());
+        assert_eq!(due(&mut wheel, 101), [7]);
+    }
+
+    #[test]
+    fn the_furthest_deadlines_do_not_overflow() {
+        let mut wheel = Wheel::new();
+        for (task, deadline) in [(1, HORIZON * 3), (2, u64::MAX), (3, 50 * 86_400_000)] {
+            wheel.insert(deadline, (), task);
+        }
+        assert_eq!(due(&mut wheel, HORIZON), [3]);
+        assert_eq!(due(&mut wheel, HORIZON * 3), [1]);
+        assert!(due(&mut wheel, HORIZON * 4).is_empty());
+        assert!(!wheel.is_empty(), "the one at the end of time still stands");
+    }
+
+    #[test]
+    fn a_timer_can_be_cancelled_while_it_is_due() {
+        let mut wheel = Wheel::new();
+        let ids: Vec<_> = (0..3).map(|task| wheel.insert(5, (), task)).collect();
+        wheel.advance(5);
+        assert_eq!(wheel.cancel(ids[1]), Some(((), 1)));
+        let mut rest = due(&mut wheel, 5);
+        rest.sort_unstable();
+        assert_eq!(rest, [0, 2]);
+    }
+
+    /// As a callback does to one that is due in the same round, behind its own.
+    #[test]
+    fn a_timer_can_be_put_off_while_it_is_due() {
+        let mut wheel = Wheel::new();
+        let ids = [1, 2, 3].map(|tick| wheel.insert(tick, (), tick));
+        wheel.advance(5);
+        assert_eq!(wheel.reset(ids[1], 9), Some(((), 2)));
+        assert_eq!(due(&mut wheel, 8), [1, 3]);
+        assert_eq!(due(&mut wheel, 9), [2]);
+    }
+
+    /// As where a budget cuts short what a turn fires.
+    #[test]
+    fn what_was_due_before_is_taken_before_what_is_due_since() {
+        let mut wheel = Wheel::new();
+        for tick in [300, 5, 90, 7, 6] {
+            wheel.insert(tick, (), tick);
+        }
+        wheel.advance(6);
+        assert_eq!(wheel.pop_due(|(), _| None).map(|(.., tick)| tick), Some(5));
+        wheel.insert(3, (), 1000);
+        wheel.advance(400);
+        wheel.insert(8, (), 2000);
+        assert_eq!(wheel.next_tick(), Some(6), "the rest is due now");
+        assert_eq!(due(&mut wheel, 400), [6, 7, 1000, 90, 300]);
+        assert_eq!(due(&mut wheel, 401), [2000]);
+    }
+
+    /// As an idle timeout of a minute that gives way to a deadline of ten seconds.
+    #[test]
+    fn a_timer_that_was_put_off_can_be_brought_forward() {
+        let mut wheel = Wheel::new();
+        let id = wheel.insert(1000, (), 7);
+        for (deadline, moves) in [(9000, false), (2000, false), (900, true), (9000, false)] {
+            let before = wheel.nodes[id.index as usize].spot.list();
+            assert_eq!(wheel.reset(id, deadline), Some(((), 7)));
+            let after = wheel.nodes[id.index as usize].spot.list();
+            assert_eq!(before != after, moves, "to {deadline}");
+        }
+        assert!(due(&mut wheel, 8999).is_empty());
+        assert_eq!(due(&mut wheel, 9000), [7]);
+    }
+
+    #[test]
+    fn the_id_of_a_timer_that_has_ended_means_nothing_to_the_next_one_in_its_place() {
+        let mut wheel = Wheel::new();
+        let cancelled = wheel.insert(10, (), 1);
+        assert_eq!(wheel.cancel(cancelled), Some(((), 1)));
+        let fired = wheel.insert(10, (), 2);
+        assert_eq!(fired.index, cancelled.index, "the place is used again");
+        assert_eq!(wheel.cancel(cancelled), None);
+        assert_eq!(wheel.reset(cancelled, 20), None);
+        assert_eq!(due(&mut wheel, 10), [2]);
+        let next = wheel.insert(20, (), 3);
+        assert_eq!(next.index, fired.index, "the place is used again");
+        assert_eq!(wheel.cancel(fired), None);
+        assert_eq!(due(&mut wheel, 20), [3]);
+    }
+
+    #[test]
+    fn a_periodic_timer_keeps_its_id() {
+        let mut wheel = Wheel::new();
+        let id = wheel.insert(10, (), 7);
+        for round in 1..5 {
+            wheel.advance(10 * round);
+            let fired = wheel.pop_due(|(), _| Some(10 * round + 10));
+            assert_eq!(fired, Some((id, (), 7)));
+            assert_eq!(wheel.pop_due(|(), _| None), None);
+        }
+        assert_eq!(wheel.cancel(id), Some(((), 7)));
+        assert!(wheel.is_empty());
+    }
+
+    #[test]
+    fn a_timer_has_a_node_of_32_bytes() {
+        assert_eq!(size_of::<Node<bool>>(), 32);
+    }
+}
