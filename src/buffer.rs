@@ -46,6 +46,9 @@ pub(crate) struct Buf {
     pub(crate) skip: u64,
     /// As how many bytes the pool counts it while it is lent.
     lent: usize,
+    /// What stands before the bytes in use, in the buffer that became too small. Room of its length
+    /// is kept free for it behind `start`, and counts as in use: see [`Pool::settle`].
+    front: Option<Box<Self>>,
 }
 
 impl Buf {
@@ -78,6 +81,27 @@ impl Buf {
         }
     }
 
+    /// The capacity of this buffer and of those that hold what stands before its bytes.
+    pub(crate) fn total_capacity(&self) -> usize {
+        let front = self.front.as_ref();
+        self.capacity() + front.map_or(0, |front| front.total_capacity())
+    }
+
+    /// How many of the bytes in use, the first ones, are still in another buffer.
+    fn front_len(&self) -> usize {
+        self.front.as_ref().map_or(0, |front| front.len())
+    }
+
+    /// Fills `end` with the last bytes, of which there are as many.
+    pub(crate) fn copy_end(&self, end: &mut [u8]) {
+        let here = self.len() - self.front_len();
+        let (before, own) = end.split_at_mut(end.len().saturating_sub(here));
+        own.copy_from_slice(&self.data[self.end - own.len()..self.end]);
+        if let Some(front) = &self.front {
+            front.copy_end(before);
+        }
+    }
+
     /// Bytes that can be written at the end without moving anything.
     #[inline]
     pub(crate) fn room(&self) -> usize {
@@ -86,6 +110,7 @@ impl Buf {
 
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
+        debug_assert!(self.front.is_none(), "it was settled");
         &self.data[self.start..self.end]
     }
 
@@ -267,6 +292,9 @@ impl Pool {
 
     pub(crate) fn put(&mut self, mut buf: Box<Buf>) {
         self.lent_bytes -= std::mem::take(&mut buf.lent);
+        if let Some(front) = buf.front.take() {
+            self.put(front);
+        }
         let class = class_of(buf.capacity());
         if buf.capacity() != CAPACITY_MIN << class {
             return;
@@ -285,25 +313,51 @@ impl Pool {
     }
 
     /// Makes room for `additional` bytes at the end of `buf`: by moving its bytes to the front
-    /// where that is enough, else by exchanging it for a buffer of `capacity` bytes, or as many as
-    /// it takes.
+    /// where that is enough, and more than those were consumed; else in a buffer of `capacity`
+    /// bytes, or as many as it takes. The bytes stay where they are until [`Pool::settle`]: so they
+    /// are copied once, however often the buffer grows meanwhile.
     pub(crate) fn reserve(&mut self, buf: &mut Box<Buf>, additional: usize, capacity: usize) {
         if additional <= buf.room() {
             return;
         }
-        self.moved_bytes += buf.len() as u64;
-        if buf.len() + additional <= buf.capacity() {
+        let consumed = buf.start - buf.base;
+        if buf.len() <= consumed && buf.len() + additional <= buf.capacity() {
+            self.moved_bytes += buf.len() as u64;
             buf.move_to_front();
             return;
         }
         let mut larger = self.take(capacity.max(buf.len() + additional));
-        larger.put(buf.bytes());
+        larger.end += buf.len();
         larger.need = buf.need;
         larger.is_open_ended = buf.is_open_ended;
         larger.scanned = buf.scanned;
         larger.dropped = buf.dropped;
         larger.since = buf.since;
-        self.put(std::mem::replace(buf, larger));
+        let front = std::mem::replace(buf, larger);
+        if front.is_empty() {
+            self.put(front);
+        } else {
+            buf.front = Some(front);
+        }
+    }
+
+    /// Puts all bytes of `buf` into one place.
+    #[inline]
+    pub(crate) fn settle(&mut self, buf: &mut Buf) {
+        while let Some(front) = buf.front.take() {
+            self.settle_one(buf, front);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn settle_one(&mut self, buf: &mut Buf, mut front: Box<Buf>) {
+        let own = front.start + front.front_len()..front.end;
+        let at = buf.start + front.front_len();
+        self.moved_bytes += own.len() as u64;
+        buf.data[at..at + own.len()].copy_from_slice(&front.data[own]);
+        buf.front = front.front.take();
+        self.put(front);
     }
 
     /// Counts a lent buffer as it is now: it may have grown by itself.
@@ -401,6 +455,7 @@ mod tests {
         buf.put(&[1; PLACED_LEN_MIN]);
         buf.consume(1);
         pool.reserve(&mut buf, 4096, 0);
+        pool.settle(&mut buf);
         assert_eq!(
             (place(&buf), buf.capacity()),
             (PAGE_LEN / 2, 2 * PLACED_LEN_MIN)
@@ -418,9 +473,52 @@ mod tests {
         pool.reserve(&mut buf, 54, 0);
         assert_eq!((buf.capacity(), buf.len(), pool.moved_bytes), (64, 10, 10));
         pool.reserve(&mut buf, 55, 100);
+        pool.settle(&mut buf);
         assert_eq!((buf.capacity(), buf.len(), pool.moved_bytes), (128, 10, 20));
         assert_eq!(buf.bytes(), [7; 10]);
         assert_eq!(pool.free_bytes(), 64);
+    }
+
+    #[test]
+    fn what_was_consumed_is_not_made_room_of_where_more_would_be_moved() {
+        let mut pool = Pool::new(0);
+        let mut buf = pool.take(64);
+        buf.put(&[7; 60]);
+        buf.consume(29);
+        pool.reserve(&mut buf, 10, 0);
+        assert_eq!((buf.capacity(), pool.moved_bytes), (64, 0));
+        assert_eq!((buf.total_capacity(), buf.len()), (128, 31));
+        pool.settle(&mut buf);
+        assert_eq!((buf.bytes(), pool.moved_bytes), (&[7; 31][..], 31));
+    }
+
+    #[test]
+    fn a_buffer_that_grew_in_steps_is_copied_once() {
+        let mut pool = Pool::new(0);
+        let mut buf = pool.take(64);
+        let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
+        for (index, byte) in bytes.iter().enumerate() {
+            pool.reserve(&mut buf, 1, 0);
+            buf.put(&[*byte]);
+            for len in [1, 3, index.min(90)]
+                .into_iter()
+                .filter(|len| *len <= index)
+            {
+                let mut end = vec![0; len];
+                buf.copy_end(&mut end);
+                assert_eq!(end, bytes[index + 1 - len..=index]);
+            }
+        }
+        assert_eq!(buf.total_capacity(), 64 + 128 + 256 + 512 + 1024);
+        assert_eq!(pool.lent_bytes(), buf.total_capacity());
+        pool.settle(&mut buf);
+        assert_eq!((buf.bytes(), pool.moved_bytes), (&bytes[..], 512));
+        assert_eq!((pool.lent_bytes(), pool.free_bytes()), (1024, 960));
+
+        pool.reserve(&mut buf, 100, 0);
+        assert_eq!(pool.lent_bytes(), 1024 + 2048);
+        pool.put(buf);
+        assert_eq!((pool.lent_bytes(), pool.free_bytes()), (0, 960 + 3072));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use memchr::memmem::Finder;
 
-use super::{Codec, Limit, Out, Scanned, Step, count_scanned};
+use super::{Ahead, Builtin, Codec, Limit, Out, Scanned, Step, count_scanned};
+use crate::buffer::Buf;
 use crate::error::FrameError;
 
 /// See [`Framing::delimiters`](super::Framing::delimiters).
@@ -11,8 +12,13 @@ pub(crate) struct Delimited {
     search: Search,
     /// What `encode` puts behind a payload.
     ending: Box<[u8]>,
+    /// The length of the longest one.
+    longest: usize,
     pub(crate) limit: Limit,
 }
+
+/// A delimiter that has begun in the bytes that are held is looked for in so many at the most.
+const BORDER_LEN_MAX: usize = 64;
 
 /// How the delimiters are looked for, the fastest way that serves their set.
 #[derive(Debug, Clone)]
@@ -64,9 +70,11 @@ impl Delimited {
             _ => Search::Any(Any::new(delimiters)),
         };
         let ending = Box::from(ending.expect("the longest one begins no other"));
+        let lens = delimiters.iter().map(|one| one.len());
         Self {
             search,
             ending,
+            longest: lens.max().unwrap_or_default(),
             limit,
         }
     }
@@ -104,6 +112,36 @@ impl Delimited {
             Found::At { start, end } => self.frame(std::mem::take(scanned).dropped, start, end),
             Found::NotBefore(at) => self.unfinished(scanned, bytes, at),
         }
+    }
+
+    /// Looks for a delimiter that has begun in what is held: where there is one or may be one yet,
+    /// that is answered.
+    #[cold]
+    fn ahead_at_border(&self, scanned: &mut Scanned, held: &Buf, more: &[u8]) -> Option<Ahead> {
+        let begun = held.len().saturating_sub(scanned.to);
+        let more_len = self.longest.saturating_sub(1).min(more.len());
+        let mut border = [0; BORDER_LEN_MAX];
+        let Some(border) = border.get_mut(..begun.saturating_add(more_len)) else {
+            return Some(Ahead::Look(self.longest.min(more.len())));
+        };
+        let (front, back) = border.split_at_mut_checked(begun)?;
+        held.copy_end(front);
+        back.copy_from_slice(more.get(..more_len)?);
+        let (start, is_there) = match self.find(border, 0, true) {
+            Found::At { start, .. } => (start, true),
+            Found::NotBefore(start) => (start, false),
+        };
+        if start >= begun {
+            return None;
+        }
+        // Nothing but a delimiter that begins in what is held is left to be found there.
+        scanned.to = scanned.to.saturating_add(start);
+        Some(if is_there {
+            let of_it = begun.saturating_sub(start);
+            Ahead::Look(self.longest.saturating_sub(of_it).clamp(1, more.len()))
+        } else {
+            self.limit.without_end(scanned, held.len(), more)
+        })
     }
 
     /// None of the bytes shown ends the frame. All before `at` is content of it, however it goes
@@ -189,6 +227,32 @@ impl Codec for Delimited {
             Found::At { start, .. } if start == len => Ok(()),
             _ => Err(FrameError::Unencodable("a delimiter inside")),
         }
+    }
+}
+
+impl Builtin for Delimited {
+    #[inline]
+    fn ahead(&self, scanned: &mut Scanned, held: &Buf, more: &[u8]) -> Ahead {
+        let more = self.limit.clip(scanned, held.len(), more);
+        if scanned.to < held.len()
+            && let Some(ahead) = self.ahead_at_border(scanned, held, more)
+        {
+            return ahead;
+        }
+        let (start, ahead) = match self.find(more, 0, true) {
+            Found::At { start, end } => {
+                count_scanned(end);
+                let len = start.saturating_add(self.longest).min(more.len());
+                (start, Ahead::Look(len))
+            }
+            Found::NotBefore(start) => {
+                count_scanned(more.len());
+                let ahead = self.limit.without_end(scanned, held.len(), more);
+                (start, ahead)
+            }
+        };
+        scanned.to = held.len().saturating_add(start);
+        ahead
     }
 }
 
@@ -279,7 +343,6 @@ impl Any {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buf;
 
     /// Decodes `bytes` given in two pieces, and at the end of the stream.
     fn frames(codec: &Delimited, bytes: &[u8], cut: usize) -> Vec<Vec<u8>> {

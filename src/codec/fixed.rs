@@ -1,6 +1,6 @@
 //! Fixed size: every frame is as long as every other.
 
-use super::{Codec, Out, Scanned, Step};
+use super::{Builtin, Codec, Out, Scanned, Step};
 use crate::error::FrameError;
 
 /// See [`Framing::fixed`](super::Framing::fixed).
@@ -9,6 +9,8 @@ pub(crate) struct Fixed {
     /// At least 1.
     pub(crate) frame_len: usize,
 }
+
+impl Builtin for Fixed {}
 
 impl Codec for Fixed {
     type State = Scanned;

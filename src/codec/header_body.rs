@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Codec, Kind, Limit, Out, Scanned, Step, with_builtin};
+use super::{Builtin, Codec, Kind, Limit, Out, Scanned, Step, with_builtin};
 use crate::error::FrameError;
 
 /// Computes the length of the body from the header.
@@ -122,6 +122,8 @@ impl HeaderBody {
         })
     }
 }
+
+impl Builtin for HeaderBody {}
 
 impl Codec for HeaderBody {
     type State = Scanned;

@@ -1,6 +1,6 @@
 //! Length prefix: a fixed number of bytes tells how many follow.
 
-use super::{Codec, Limit, Out, Scanned, Step};
+use super::{Builtin, Codec, Limit, Out, Scanned, Step};
 use crate::buffer::Buf;
 use crate::error::FrameError;
 
@@ -99,6 +99,8 @@ impl Length {
         out.put(payload);
     }
 }
+
+impl Builtin for Length {}
 
 impl Codec for Length {
     type State = Scanned;

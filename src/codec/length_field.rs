@@ -1,6 +1,6 @@
 //! A length field anywhere in a header, counting what the protocol says it counts.
 
-use super::{Codec, Limit, Out, Scanned, Step};
+use super::{Builtin, Codec, Limit, Out, Scanned, Step};
 use crate::error::FrameError;
 
 /// Describes a header with a length in it, for
@@ -210,6 +210,8 @@ pub(crate) struct Headed {
     pub(crate) field: LengthField,
     pub(crate) limit: Limit,
 }
+
+impl Builtin for Headed {}
 
 impl Codec for Headed {
     type State = Scanned;

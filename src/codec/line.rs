@@ -1,6 +1,7 @@
 //! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame.
 
-use super::{Codec, Limit, Out, Scanned, Step, count_scanned};
+use super::{Ahead, Builtin, Codec, Limit, Out, Scanned, Step, count_scanned};
+use crate::buffer::Buf;
 use crate::error::FrameError;
 
 /// See [`Framing::line`](super::Framing::line).
@@ -35,6 +36,23 @@ impl Codec for Line {
         self.check(out.bytes())?;
         out.put(b"\n");
         Ok(())
+    }
+}
+
+impl Builtin for Line {
+    #[inline(always)]
+    fn ahead(&self, scanned: &mut Scanned, held: &Buf, more: &[u8]) -> Ahead {
+        let more = self.limit.clip(scanned, held.len(), more);
+        match find_end(more) {
+            Some(at) => {
+                scanned.to = held.len().saturating_add(at);
+                Ahead::Look(at.saturating_add(1))
+            }
+            None => {
+                scanned.to = held.len().saturating_add(more.len());
+                self.limit.without_end(scanned, held.len(), more)
+            }
+        }
     }
 }
 
@@ -105,7 +123,6 @@ fn find_end(bytes: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buf;
 
     const LINE: Line = Line {
         limit: Limit::of(4),

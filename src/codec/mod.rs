@@ -14,6 +14,7 @@ use std::ops::Range;
 use crate::buffer::Buf;
 use crate::error::FrameError;
 
+mod asked;
 mod compose;
 mod delimited;
 mod erased;
@@ -32,6 +33,7 @@ pub use framing::Framing;
 pub use length_field::LengthField;
 pub use name::ParseFramingError;
 
+pub(crate) use asked::{Ahead, Asked, Builtin};
 pub(crate) use compose::put_all;
 pub(crate) use erased::{AnyState, ErasedCodec, ErasedState};
 pub(crate) use framing::{Kind, with_builtin};
@@ -361,6 +363,30 @@ impl Limit {
         Ok(Step::SkipPart { bytes })
     }
 
+    /// Of the bytes that come behind `held` ones of a frame whose end is looked for, those to look
+    /// at: as many as make it too long for sure, or all.
+    #[inline]
+    fn clip<'a>(self, scanned: &Scanned, held: usize, more: &'a [u8]) -> &'a [u8] {
+        let allowed = self.left(scanned, held).saturating_add(1);
+        let len = more.len().min(allowed.max(OVERRUN_MAX));
+        more.get(..len).unwrap_or_default()
+    }
+
+    /// What no end was found in, of those bytes.
+    #[inline]
+    fn without_end(self, scanned: &Scanned, held: usize, clipped: &[u8]) -> Ahead {
+        if clipped.len() > self.left(scanned, held) {
+            return Ahead::Look(clipped.len());
+        }
+        Ahead::Inside
+    }
+
+    /// How many bytes the payload may still have behind `held` ones.
+    fn left(self, scanned: &Scanned, held: usize) -> usize {
+        let left = (self.len as u64).saturating_sub(scanned.dropped);
+        usize::try_from(left).map_or(usize::MAX, |left| left.saturating_sub(held))
+    }
+
     fn check_payload(self, len: usize) -> Result<(), FrameError> {
         if len > self.len {
             return Err(FrameError::too_long(len as u64, self.len));
@@ -368,6 +394,9 @@ impl Limit {
         Ok(())
     }
 }
+
+/// Up to so many bytes are held of a frame beyond the longest one, while its end is looked for.
+const OVERRUN_MAX: usize = 1024;
 
 /// What the built-in codecs remember of the frame at the front of a connection's bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

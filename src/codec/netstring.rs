@@ -2,7 +2,7 @@
 //!
 //! <https://cr.yp.to/proto/netstrings.txt>
 
-use super::{Codec, Limit, Out, Scanned, Step};
+use super::{Builtin, Codec, Limit, Out, Scanned, Step};
 use crate::error::FrameError;
 
 /// The digits of the largest length of 64 bits, and a colon.
@@ -13,6 +13,8 @@ const HEADER_LEN_MAX: usize = 21;
 pub(crate) struct Netstring {
     pub(crate) limit: Limit,
 }
+
+impl Builtin for Netstring {}
 
 impl Codec for Netstring {
     type State = Scanned;

@@ -1,6 +1,6 @@
 //! No framing: what one read gave is handed on as it is.
 
-use super::{Codec, Out, Scanned, Step};
+use super::{Builtin, Codec, Out, Scanned, Step};
 use crate::error::FrameError;
 
 /// See [`Framing::raw`](super::Framing::raw).
@@ -8,6 +8,8 @@ use crate::error::FrameError;
 pub(crate) struct Raw {
     pub(crate) frame_len_max: usize,
 }
+
+impl Builtin for Raw {}
 
 impl Codec for Raw {
     type State = Scanned;

@@ -1,7 +1,7 @@
 //! Varint length prefix: seven bits of the length to a byte, the lowest first (LEB128), as in
 //! protobuf's delimited streams.
 
-use super::{Codec, Limit, Out, Scanned, Step};
+use super::{Builtin, Codec, Limit, Out, Scanned, Step};
 use crate::error::FrameError;
 
 /// The most bytes that a length of 64 bits takes.
@@ -20,6 +20,8 @@ enum Field {
     Whole { value: u64, len: usize },
     Cut,
 }
+
+impl Builtin for Varint {}
 
 impl Codec for Varint {
     type State = Scanned;

@@ -11,15 +11,17 @@
 //!
 //! A connection owns a buffer, its tail, only while a frame is unfinished or its delivery was
 //! stopped. The tail grows with the bytes that came, to at most eight times their number, whatever
-//! length a header claims. A byte is copied into the tail once, and what is copied to a larger one
-//! is less than that again: twice in all. Where only a delimiter tells the end of a frame, nobody
-//! knows before which byte a tail will be too small, and a few bytes behind the end come with it:
-//! that makes it up to two and a quarter.
+//! length a header claims. A byte is copied into the tail once, and once more, when the frame is
+//! whole, where the buffer became too small meanwhile: twice in all. The codecs of this crate find
+//! the end of a frame before its bytes are copied. One of a user's own has to be shown them, in one
+//! piece each time, and a few bytes behind the end come with them: that makes it up to two and a
+//! quarter.
 
 use std::ops::Range;
 
 use crate::buffer::{Buf, Pool};
-use crate::codec::{Codec, ErasedState, Kind, Scanned, Skipped, Step, with_builtin};
+use crate::codec::with_builtin;
+use crate::codec::{Ahead, Asked, Builtin, Codec, ErasedState, Kind, Scanned, Skipped, Step};
 use crate::error::FrameError;
 use crate::timer::Stamp;
 
@@ -33,12 +35,15 @@ const LENGTH_LEN_MAX: usize = 21;
 /// From this many bytes present and missing on, a frame is read straight into its tail: below it,
 /// one read that also brings the frames behind it is cheaper than one copy less.
 const DIRECT_LEN_MIN: usize = 16 * 1024;
-/// How many times larger than the bytes that came a tail is made at the most.
+/// How many times larger than the bytes that came the buffers of a tail are at the most.
 const GROWTH: usize = 8;
 /// From this many bytes on a tail grows by less where nobody knows how long the frame will be: it
 /// will end soon, or is meant to hold memory.
 const LONG_LEN: usize = 256 * 1024;
 const GROWTH_OF_LONG: usize = 4;
+/// A buffer of up to so many bytes is used again for the next frame that is cut, however few its
+/// bytes are.
+const SMALL_LEN: usize = 256;
 /// How many times larger than its bytes a tail may stay when a round of decoding leaves the head of
 /// a frame in it. Twice what growing makes of it, so that no tail grows and shrinks in turns.
 const SHRINK: usize = 2 * GROWTH;
@@ -101,13 +106,14 @@ impl Inbound {
         let mut scanned = self.scanned();
         with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
-            let halt = self.feed(bytes, sink, |bytes| codec.decode(&mut scanned, bytes));
+            let halt = self.feed(bytes, sink, codec.asked(&mut scanned));
             self.keep_scanned(scanned);
             halt
         }, custom => {
             let custom = custom.clone();
             let mut state = self.take_custom(|| custom.new_state());
-            let halt = self.feed(bytes, sink, |bytes| custom.decode_erased(&mut state, bytes));
+            let decode = |bytes: &[u8]| custom.decode_erased(&mut state, bytes);
+            let halt = self.feed(bytes, sink, decode);
             self.custom = Some(state);
             halt
         })
@@ -118,13 +124,14 @@ impl Inbound {
         let mut scanned = self.scanned();
         with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
-            let halt = self.decode_tail(sink, |bytes| codec.decode(&mut scanned, bytes));
+            let halt = self.decode_tail(sink, &mut codec.asked(&mut scanned));
             self.keep_scanned(scanned);
             halt
         }, custom => {
             let custom = custom.clone();
             let mut state = self.take_custom(|| custom.new_state());
-            let halt = self.decode_tail(sink, |bytes| custom.decode_erased(&mut state, bytes));
+            let mut decode = |bytes: &[u8]| custom.decode_erased(&mut state, bytes);
+            let halt = self.decode_tail(sink, &mut decode);
             self.custom = Some(state);
             halt
         })
@@ -135,13 +142,14 @@ impl Inbound {
         let mut scanned = self.scanned();
         with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
-            let halt = self.decode_tail(sink, |rest| codec.finish(&mut scanned, rest));
+            let halt = self.decode_tail(sink, &mut |rest: &[u8]| codec.finish(&mut scanned, rest));
             self.keep_scanned(scanned);
             halt
         }, custom => {
             let custom = custom.clone();
             let mut state = self.take_custom(|| custom.new_state());
-            let halt = self.decode_tail(sink, |rest| custom.finish_erased(&mut state, rest));
+            let mut decode = |rest: &[u8]| custom.finish_erased(&mut state, rest);
+            let halt = self.decode_tail(sink, &mut decode);
             self.custom = Some(state);
             halt
         })
@@ -183,7 +191,7 @@ impl Inbound {
 
     /// The capacity of the buffer that holds them.
     pub(crate) fn capacity(&self) -> usize {
-        self.tail.as_ref().map_or(0, |tail| tail.capacity())
+        self.tail.as_ref().map_or(0, |tail| tail.total_capacity())
     }
 
     /// When the unfinished frame began to come, if there is one.
@@ -200,18 +208,25 @@ impl Inbound {
     }
 
     /// Where a long unfinished frame is to be read on, if there is one: at most the bytes that it
-    /// lacks, at most `len_max`, never empty.
+    /// lacks, where they are known, at most `len_max`, never empty.
     #[inline]
     pub(crate) fn direct(&mut self, len_max: usize, pool: &mut Pool) -> Option<&mut [u8]> {
         let tail = self.tail.as_mut()?;
         let missing = tail.need.saturating_sub(tail.len());
-        if missing < DIRECT_LEN_MIN || tail.len() < DIRECT_LEN_MIN {
+        let is_long = missing >= DIRECT_LEN_MIN;
+        if tail.len() < DIRECT_LEN_MIN || !(is_long || tail.is_open_ended) {
             return None;
         }
-        let wanted = missing.min(len_max).min((GROWTH / 2 - 1) * tail.len());
-        let capacity = capacity_for(tail.need, tail.len());
-        pool.reserve(tail, wanted, capacity);
-        Some(&mut tail.room_mut()[..wanted])
+        if tail.room() < DIRECT_LEN_MIN {
+            if !is_long {
+                return None;
+            }
+            let most = most_for(tail.len(), tail.total_capacity());
+            grow(tail, missing.min(tail.len()), most, pool);
+        }
+        let len = tail.room().min(len_max);
+        let len = if is_long { len.min(missing) } else { len };
+        Some(&mut tail.room_mut()[..len])
     }
 
     /// Tells that [`direct`](Inbound::direct) was filled with `len` bytes.
@@ -237,7 +252,7 @@ impl Inbound {
     pub(super) fn feed<S, D>(&mut self, bytes: &[u8], sink: &mut S, mut decode: D) -> Halt
     where
         S: Sink,
-        D: FnMut(&[u8]) -> Result<Step, FrameError>,
+        D: Asked,
     {
         let mut at = 0;
         if self.tail.is_some()
@@ -245,12 +260,12 @@ impl Inbound {
         {
             return halt;
         }
+        // A place that nobody else has seen: what it holds may stay in registers.
+        let mut decode = decode;
         let run = run(&bytes[at..], sink, &mut decode);
-        if matches!(run.end, End::Need(0)) {
-            return Halt::Drained;
-        }
         let rest = &bytes[at + run.consumed..];
         match run.end {
+            End::Need(0) => self.put_tail(sink.pool()),
             End::Need(need) => {
                 sink.split(rest);
                 self.keep(rest, need, sink);
@@ -261,6 +276,7 @@ impl Inbound {
                 return Halt::Stopped;
             }
             End::Failed(error) => {
+                self.put_tail(sink.pool());
                 return Halt::Failed {
                     error,
                     undecoded: rest.len(),
@@ -271,7 +287,8 @@ impl Inbound {
     }
 
     /// Deals with what an earlier read left unfinished: bytes to skip, then the frame in the tail.
-    /// `None` where the bytes from `at` on are to be decoded in place.
+    /// `None` where the bytes from `at` on are to be decoded in place. The tail may then be empty:
+    /// a buffer for the next frame that is cut.
     fn finish_front<S, D>(
         &mut self,
         bytes: &[u8],
@@ -281,7 +298,7 @@ impl Inbound {
     ) -> Option<Halt>
     where
         S: Sink,
-        D: FnMut(&[u8]) -> Result<Step, FrameError>,
+        D: Asked,
     {
         while let Some(tail) = &mut self.tail {
             let left = &bytes[*at..];
@@ -298,19 +315,33 @@ impl Inbound {
                 self.put_tail(sink.pool());
                 return None;
             }
-            let missing = tail.need - tail.len();
-            let wanted = if tail.is_open_ended {
-                open_ended_step(tail)
-            } else {
-                missing
+            let ahead = decode.ahead(tail, left);
+            let (len, is_due) = match ahead {
+                Ahead::Unknown => {
+                    let missing = tail.need - tail.len();
+                    let wanted = if tail.is_open_ended {
+                        open_ended_step(tail)
+                    } else {
+                        missing
+                    };
+                    let len = left.len().min(wanted);
+                    (len, len >= missing)
+                }
+                Ahead::Inside => (left.len(), false),
+                Ahead::Look(len) => (len, true),
             };
-            let len = left.len().min(wanted);
-            append(tail, &left[..len], sink.pool());
+            // What is looked at in each step is in one buffer again at once.
+            let is_settled = ahead == Ahead::Unknown && tail.is_open_ended;
+            append(tail, &left[..len], is_settled, sink.pool());
             *at += len;
-            if len < missing {
+            if !is_due {
+                if tail.is_open_ended {
+                    tail.need = tail.len() + 1;
+                }
                 return Some(Halt::Drained);
             }
 
+            sink.pool().settle(tail);
             let run = run_once(tail.bytes(), sink, decode);
             let rest = tail.len() - run.consumed;
             let stopped = match run.end {
@@ -347,7 +378,7 @@ impl Inbound {
                 tail.consume(run.consumed);
                 tail.since = sink.now();
                 note_need(tail, 0);
-                append(tail, &bytes[*at..], sink.pool());
+                append(tail, &bytes[*at..], true, sink.pool());
                 if tail.is_empty() {
                     self.put_tail(sink.pool());
                 }
@@ -359,26 +390,29 @@ impl Inbound {
             }
             // What is left in the tail is what just came: go on with it in place.
             *at -= rest;
-            self.put_tail(sink.pool());
+            tail.clear();
             if stopped {
                 self.keep(&bytes[*at..], 0, sink);
                 return Some(Halt::Stopped);
             }
+            return None;
         }
         None
     }
 
     /// Decodes the tail in place, as far as it goes.
-    pub(super) fn decode_tail<S, D>(&mut self, sink: &mut S, mut decode: D) -> Halt
+    #[inline(never)]
+    pub(super) fn decode_tail<S, D>(&mut self, sink: &mut S, decode: &mut D) -> Halt
     where
         S: Sink,
-        D: FnMut(&[u8]) -> Result<Step, FrameError>,
+        D: Asked,
     {
         let Some(tail) = &mut self.tail else {
             return Halt::Drained;
         };
-        let is_unseen = tail.need <= tail.len();
-        let run = run(tail.bytes(), sink, &mut decode);
+        let is_unseen = tail.need == 0;
+        sink.pool().settle(tail);
+        let run = run(tail.bytes(), sink, decode);
         tail.consume(run.consumed);
         if run.consumed > 0 {
             tail.since = sink.now();
@@ -431,21 +465,31 @@ impl Inbound {
     /// Keeps bytes for later; `need` as in [`Inbound::tail`].
     #[inline]
     fn keep<S: Sink>(&mut self, bytes: &[u8], need: usize, sink: &mut S) {
-        if !bytes.is_empty() {
-            let now = sink.now();
+        let now = sink.now();
+        if bytes.is_empty() {
+            self.put_tail(sink.pool());
+        } else {
             self.keep_some(bytes, need, now, sink.pool());
         }
     }
 
     fn keep_some(&mut self, bytes: &[u8], need: usize, since: Stamp, pool: &mut Pool) {
         let len = bytes.len();
-        let is_open_ended = need == len + 1 && len > LENGTH_LEN_MAX;
-        let capacity = if is_open_ended {
-            most_for(len, open_ended_growth(len))
+        let most = most_for(len, 0);
+        let (capacity, least) = if need == len + 1 && len > LENGTH_LEN_MAX {
+            (most, 2 * len)
         } else {
-            capacity_for(need, len)
+            let capacity = capacity_for(need, most).max(len);
+            (capacity, capacity)
         };
-        let mut tail = pool.take(capacity);
+        let fits = least..=most.max(SMALL_LEN);
+        let mut tail = match self.tail.take() {
+            Some(empty) if fits.contains(&empty.capacity()) => empty,
+            empty => {
+                empty.into_iter().for_each(|empty| pool.put(empty));
+                pool.take(capacity)
+            }
+        };
         tail.put(bytes);
         tail.since = since;
         note_need(&mut tail, need);
@@ -461,6 +505,7 @@ impl Inbound {
     }
 
     fn keep_skip_since(&mut self, bytes: u64, since: Stamp, pool: &mut Pool) {
+        self.put_tail(pool);
         let mut tail = pool.take(0);
         tail.skip = bytes;
         tail.since = since;
@@ -503,26 +548,23 @@ fn note_need(tail: &mut Buf, need: usize) {
     tail.is_open_ended = need == tail.len() + 1;
 }
 
-/// The capacity of a tail that holds `len` bytes of a frame of `need`: at most eight times as much.
-/// A frame of up to that gets all it needs; of a longer one half as much is made ready, so that
-/// what is copied by growing is no more than half the frame, and an eighth, and so on.
-fn capacity_for(need: usize, len: usize) -> usize {
-    let most = most_for(len, GROWTH);
-    if need <= most { need } else { most / 2 }.max(len)
+/// The capacity of a tail for a frame of `need` bytes, where it may have `most`. A frame of up to
+/// that gets all it needs; for a longer one half as much is made ready, so that what is copied by
+/// growing is no more than half the frame.
+fn capacity_for(need: usize, most: usize) -> usize {
+    if need <= most { need } else { most / 2 }
 }
 
-/// The largest buffer, a power of two, of no more than so many times that many bytes.
-fn most_for(len: usize, growth: usize) -> usize {
-    1 << len.saturating_mul(growth).max(1).ilog2()
-}
-
-/// How many times larger than its bytes the tail of a frame may be whose length nobody knows.
-fn open_ended_growth(len: usize) -> usize {
-    if len < LONG_LEN {
+/// The largest buffer, a power of two, for a tail that holds `len` bytes, with as much beside it as
+/// it is `held` in already.
+fn most_for(len: usize, held: usize) -> usize {
+    let growth = if len < LONG_LEN {
         GROWTH
     } else {
         GROWTH_OF_LONG
-    }
+    };
+    let most = len.saturating_mul(growth).saturating_sub(held);
+    1 << most.max(1).ilog2()
 }
 
 /// How many bytes are tried at a time where nobody knows how many the frame lacks: what is copied
@@ -535,16 +577,28 @@ fn open_ended_step(tail: &Buf) -> usize {
     }
 }
 
-fn append(tail: &mut Box<Buf>, bytes: &[u8], pool: &mut Pool) {
-    let len = tail.len() + bytes.len();
-    let capacity = if tail.is_open_ended {
-        tail.len() * open_ended_growth(len)
-    } else {
-        capacity_for(tail.need, len)
-    };
-    pool.reserve(tail, bytes.len(), capacity);
+/// Puts bytes behind those in the tail. Where it becomes too small, it `is_settled` in a larger one
+/// at once, or when the frame is whole.
+#[inline]
+fn append(tail: &mut Box<Buf>, bytes: &[u8], is_settled: bool, pool: &mut Pool) {
+    if bytes.len() > tail.room() {
+        let held = if is_settled { 0 } else { tail.total_capacity() };
+        let most = most_for(tail.len() + bytes.len(), held);
+        grow(tail, bytes.len(), most, pool);
+    }
     tail.put(bytes);
     pool.moved_bytes += bytes.len() as u64;
+}
+
+#[cold]
+#[inline(never)]
+fn grow(tail: &mut Box<Buf>, additional: usize, most: usize, pool: &mut Pool) {
+    let capacity = if tail.is_open_ended {
+        most
+    } else {
+        capacity_for(tail.need, most)
+    };
+    pool.reserve(tail, additional, capacity);
 }
 
 /// What a run over contiguous bytes came to.
@@ -568,11 +622,11 @@ enum End {
 }
 
 /// Delivers the frames of `bytes`, one after the other.
-#[inline]
+#[inline(always)]
 fn run<S, D>(bytes: &[u8], sink: &mut S, decode: &mut D) -> Run
 where
     S: Sink,
-    D: FnMut(&[u8]) -> Result<Step, FrameError>,
+    D: Asked,
 {
     let mut rest = bytes;
     let end = loop {
@@ -612,7 +666,7 @@ where
 fn run_once<S, D>(bytes: &[u8], sink: &mut S, decode: &mut D) -> Run
 where
     S: Sink,
-    D: FnMut(&[u8]) -> Result<Step, FrameError>,
+    D: Asked,
 {
     let mut rest = bytes;
     let end = loop {
@@ -665,9 +719,9 @@ enum Look<'a> {
 #[inline(always)]
 fn look<'a, D>(bytes: &'a [u8], decode: &mut D) -> Look<'a>
 where
-    D: FnMut(&[u8]) -> Result<Step, FrameError>,
+    D: Asked,
 {
-    match decode(bytes) {
+    match decode.decode(bytes) {
         Ok(Step::Frame { frame, consumed }) => {
             let Range { start, end } = frame;
             match split_frame(bytes, start, end, consumed) {

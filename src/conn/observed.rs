@@ -58,7 +58,7 @@ impl Inbound {
         let mut offset = read_bytes.saturating_sub((self.len() + new) as u64);
         offset += self.left_to_skip().min(new as u64);
         let place = Cell::new(Place::default());
-        let decode = |bytes: &[u8]| {
+        let mut decode = |bytes: &[u8]| {
             let step = decode(&kind, &mut scanned, state.as_deref_mut(), round, bytes);
             match &step {
                 Ok(Step::Frame { frame, consumed }) => {
@@ -82,7 +82,7 @@ impl Inbound {
         let mut sink = Observing { sink, place, found };
         let halt = match round {
             Round::Bytes(bytes) => self.feed(bytes, &mut sink, decode),
-            Round::Rest | Round::End => self.decode_tail(&mut sink, decode),
+            Round::Rest | Round::End => self.decode_tail(&mut sink, &mut decode),
         };
         match state {
             Some(state) => self.put_custom(state),

@@ -1,0 +1,78 @@
+//! How the read side of a connection asks a codec.
+
+use super::{Codec, Scanned, Step};
+use crate::buffer::Buf;
+use crate::error::FrameError;
+
+/// A codec together with what it remembers of a connection.
+pub(crate) trait Asked {
+    /// Looks for the next frame: see [`Codec::decode`].
+    fn decode(&mut self, bytes: &[u8]) -> Result<Step, FrameError>;
+
+    /// See [`Builtin::ahead`].
+    fn ahead(&mut self, held: &Buf, more: &[u8]) -> Ahead {
+        let _ = (held, more);
+        Ahead::Unknown
+    }
+}
+
+impl<F> Asked for F
+where
+    F: FnMut(&[u8]) -> Result<Step, FrameError>,
+{
+    #[inline(always)]
+    fn decode(&mut self, bytes: &[u8]) -> Result<Step, FrameError> {
+        self(bytes)
+    }
+}
+
+/// What bytes mean to a frame that is unfinished without them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    /// Only a look at all bytes of the frame can tell.
+    Unknown,
+    /// They all belong to it, and do not end it.
+    Inside,
+    /// It is worth a look with so many of them, at least one. What of these is behind the frame is
+    /// less than the longest delimiter.
+    Look(usize),
+}
+
+/// What a built-in codec can do beside [`Codec`].
+pub(crate) trait Builtin: Codec<State = Scanned> {
+    /// Looks for the end of a frame in bytes that are not yet where its beginning is held, so that
+    /// none is copied there that does not belong to it. The codec has looked at all that is held,
+    /// or ahead at it.
+    fn ahead(&self, scanned: &mut Scanned, held: &Buf, more: &[u8]) -> Ahead {
+        let _ = (scanned, held, more);
+        Ahead::Unknown
+    }
+
+    fn asked<'a>(&'a self, scanned: &'a mut Scanned) -> WithScanned<'a, Self>
+    where
+        Self: Sized,
+    {
+        WithScanned {
+            codec: self,
+            scanned,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct WithScanned<'a, C> {
+    codec: &'a C,
+    scanned: &'a mut Scanned,
+}
+
+impl<C: Builtin> Asked for WithScanned<'_, C> {
+    #[inline(always)]
+    fn decode(&mut self, bytes: &[u8]) -> Result<Step, FrameError> {
+        self.codec.decode(self.scanned, bytes)
+    }
+
+    #[inline(always)]
+    fn ahead(&mut self, held: &Buf, more: &[u8]) -> Ahead {
+        self.codec.ahead(self.scanned, held, more)
+    }
+}
