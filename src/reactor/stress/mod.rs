@@ -172,8 +172,36 @@ impl Run {
         }
     }
 
+    /// The events that a kernel would bring, and no other: of what the reactor has not been told
+    /// since it found nothing more.
+    fn edge(&mut self, number: usize) {
+        let life = &self.reactor.handler.lives[number];
+        let (conn, is_fed_to_end) = (life.conn, life.is_fed_to_end);
+        let (Some(script), Ok(entry)) = (life.script, self.reactor.engine.conn(conn.0)) else {
+            return;
+        };
+        let flags = entry.flags;
+        let can_write = Flags::WRITABLE.given(!flags.intersects(Flags::WRITABLE));
+        let knows_input = flags.intersects(Flags::READABLE | Flags::STARVED | Flags::PEER_ENDED);
+        let can_read = Flags::READABLE.given(!knows_input && !script.is_played());
+        let has_ended = can_read.intersects(Flags::READABLE) && is_fed_to_end;
+        let mark = can_write | can_read | Flags::END_HINT.given(has_ended);
+        if mark.intersects(Flags::READABLE | Flags::WRITABLE) {
+            self.event(number, mark);
+        }
+    }
+
+    /// A turn, and a look at who must have been told that there is room.
     fn turn(&mut self) {
         self.enter(|reactor| reactor.turn(Some(Duration::ZERO)).expect("the poll works"));
+        self.reactor.with(|model, cx| {
+            let is_limited = model.has_memory_limit;
+            for life in model.lives.iter().filter(|life| life.is_above) {
+                let is_waiting = life.is_ended || life.is_half_closed || is_limited;
+                let queued = cx.queued_bytes(life.conn);
+                assert!(is_waiting || queued != Ok(0), "{} has drained", life.conn);
+            }
+        });
     }
 
     fn step(&mut self) {
@@ -213,34 +241,27 @@ impl Run {
         model.acts_left = 0;
         model.is_over = true;
         let count = model.lives.len();
+        self.reactor.with(|model, cx| {
+            for life in &mut model.lives {
+                let _ = cx.resume(life.conn);
+                let _ = cx.grant(life.conn, u64::MAX);
+                (life.is_paused, life.credit) = (false, None);
+                if life.has_half_close {
+                    cx.close(life.conn);
+                    life.is_ended = true;
+                }
+            }
+        });
         for round in 0..20_000 {
             if self.reactor.engine.entries.is_empty() {
                 return self.check();
             }
             for number in 0..count {
                 self.feed_to_end(number);
-                let event = self.whole_event(number);
-                self.event(number, event);
-            }
-            let reactor = &mut self.reactor;
-            reactor.with(|model, cx| {
-                for life in &mut model.lives {
-                    let _ = cx.resume(life.conn);
-                    let _ = cx.grant(life.conn, u64::MAX);
-                    (life.is_paused, life.credit) = (false, None);
-                }
-            });
-            if round == 0 {
-                reactor.with(|model, cx| {
-                    let lives = model.lives.iter_mut();
-                    for life in lives.filter(|life| life.has_half_close) {
-                        cx.close(life.conn);
-                        life.is_ended = true;
-                    }
-                });
+                self.edge(number);
             }
             if round % 50 == 49 {
-                reactor.engine.memory_deadline_passed();
+                self.reactor.engine.memory_deadline_passed();
             }
             self.turn();
         }
