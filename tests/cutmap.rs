@@ -7,7 +7,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use common::{Event, Probe, Random, drive, listening, settle};
-use unstick::cutmap::{CutMap, EventKind, FrameSpan, Recording, Span};
+use unstick::cutmap::{self, CutMap, EventKind, FrameSpan, Recording, Span};
 use unstick::{CloseReason, Config, ConnId, Context, Framing, Origin, Reactor, SocketId};
 
 /// Both ends of a connection in one reactor: the connected one, and the accepted one.
@@ -176,9 +176,8 @@ fn what_is_under_way_is_told_at_every_turn() {
             .expect("the poll works");
         whole.extend(take(&mut reactor).events().iter().copied());
         let last = |kind: fn(EventKind) -> bool, conn| {
-            let of = |event: &&unstick::cutmap::Event| {
-                kind(event.kind) && event.socket == SocketId::Conn(conn)
-            };
+            let of =
+                |event: &&cutmap::Event| kind(event.kind) && event.socket == SocketId::Conn(conn);
             let last = whole.iter().rfind(of);
             last.map_or(0, |event| event.offset + event.len)
         };
@@ -273,7 +272,7 @@ fn only_what_is_observed_is_recorded() {
     reactor.with(|_, cx| cx.observe(one)).expect("it is open");
     say(&mut reactor, 4);
     let recording = take(&mut reactor);
-    let of_one = |event: &unstick::cutmap::Event| event.socket == SocketId::Conn(one);
+    let of_one = |event: &cutmap::Event| event.socket == SocketId::Conn(one);
     assert!(recording.events().iter().all(of_one));
     let map = CutMap::outgoing(&recording, one);
     assert_eq!(
@@ -301,6 +300,36 @@ fn only_what_is_observed_is_recorded() {
 }
 
 /// The ring holds what the limit says and counts what it lost; the map of the rest is whole.
+/// Also where it is the connection's own callback that asks for it, between two sends.
+#[test]
+fn a_send_is_recorded_from_the_moment_on_at_which_its_connection_is_observed() {
+    for all in [false, true] {
+        let probe = Probe::new(move |cx, event| {
+            if let Event::Frame(conn, frame) = event
+                && frame == b"hello"
+            {
+                let _ = cx.send(*conn, b"before").expect("it is accepted");
+                match all {
+                    true => cx.observe_all(),
+                    false => cx.observe(*conn).expect("it is open"),
+                }
+                let _ = cx.send(*conn, b"behind it").expect("it is accepted");
+            }
+        });
+        let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
+        let one = reactor.connect(addr, Framing::line(), ());
+        let _ = reactor
+            .with(|_, cx| cx.send(one, b"hello"))
+            .expect("it is accepted");
+        drive(&mut reactor, |reactor| reactor.stats().frames_in == 3);
+        let recording = take(&mut reactor);
+        let is_send = |event: &&cutmap::Event| event.kind == EventKind::Send;
+        let sends: Vec<_> = recording.events().iter().filter(is_send).collect();
+        assert_eq!(sends.len(), 1, "{sends:?}");
+        assert_eq!((sends[0].offset, sends[0].len), (7, 10));
+    }
+}
+
 #[test]
 fn a_recording_is_bounded_and_keeps_the_newest() {
     let mut config = Config::default();
@@ -376,7 +405,7 @@ fn datagrams_sent_received_and_truncated_are_recorded() {
     });
     drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
     let (sent, received) = take(&mut reactor).datagrams(socket);
-    let seen = |events: &[unstick::cutmap::Event]| {
+    let seen = |events: &[cutmap::Event]| {
         let seen = events.iter();
         seen.map(|event| (event.kind, event.offset, event.len))
             .collect::<Vec<_>>()
