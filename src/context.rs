@@ -613,6 +613,16 @@ impl<H: Handler> Context<'_, H> {
         self.engine.queued_bytes(conn.0)
     }
 
+    /// Bytes that were read from a connection and wait to be delivered, or for the rest of their
+    /// frame. In the callbacks of its own frames zero: what is left of the read is being decoded.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] for a stale id.
+    pub fn undecoded_bytes(&self, conn: ConnId) -> Result<usize, Gone> {
+        self.engine.undecoded_bytes(conn.0)
+    }
+
     /// What a connection has carried so far.
     ///
     /// # Errors

@@ -6,6 +6,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConnStats {
+    /// Calls of read, those that would have blocked included.
+    pub reads: u64,
     /// Bytes that reads gave, headers included.
     pub read_bytes: u64,
     /// Bytes that the kernel took, headers included.
@@ -14,6 +16,31 @@ pub struct ConnStats {
     pub frames_in: u64,
     /// Payloads that `send` accepted.
     pub frames_out: u64,
+    /// Time spent in its callbacks but for `on_close`, measured as [`Stats::callback_time`] is.
+    pub callback_time: Duration,
+}
+
+impl ConnStats {
+    /// As [`Stats::frames_per_read`], of this connection.
+    #[must_use]
+    pub fn frames_per_read(&self) -> f64 {
+        ratio(self.frames_in, self.reads)
+    }
+
+    /// As [`Stats::reads_per_frame`], of this connection.
+    #[must_use]
+    pub fn reads_per_frame(&self) -> f64 {
+        ratio(self.reads, self.frames_in)
+    }
+}
+
+/// What the entry of a connection counts for its [`ConnStats`]; its reads stand beside it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ConnCounts {
+    pub(crate) read_bytes: u64,
+    pub(crate) written_bytes: u64,
+    pub(crate) frames_in: u64,
+    pub(crate) frames_out: u64,
 }
 
 /// What a reactor has done since it was made.
@@ -79,6 +106,8 @@ pub struct Stats {
     /// Bytes that all connections and sockets hold at present, as
     /// [`Config::memory_max`](crate::Config::memory_max) counts them.
     pub held_bytes: usize,
+    /// Connections and sockets with work that waits for the next turn, as a budget has put it off.
+    pub ready: usize,
     /// Timers that are set at present: the handler's, and the few that the reactor itself needs.
     pub timers: usize,
     /// Errors of UDP sockets, each told to `on_datagram_error`.

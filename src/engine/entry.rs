@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use super::flow::Credit;
 use super::timeouts::Timeouts;
@@ -16,7 +17,7 @@ use crate::error::CloseReason;
 #[cfg(unix)]
 use crate::socket::UnixDatagramSocket;
 use crate::socket::{ConnectOptions, Listener, Stream, Udp};
-use crate::stats::ConnStats;
+use crate::stats::{ConnCounts, ConnStats};
 use crate::timer::{Stamp, TimerId};
 use crate::token::Token;
 
@@ -42,7 +43,7 @@ pub(crate) struct Connection {
     pub(crate) outbound: Option<Box<Outbound>>,
     /// What most connections do not have for most of their life.
     pub(crate) rare: Option<Box<Rare>>,
-    pub(crate) stats: ConnStats,
+    pub(crate) stats: ConnCounts,
     pub(crate) peer: Addr,
     pub(crate) stream: Stream,
     /// The timer that looks at its timeouts, where any are set.
@@ -51,6 +52,8 @@ pub(crate) struct Connection {
     pub(crate) active: Stamp,
     pub(crate) generation: NonZeroU32,
     pub(crate) flags: Flags,
+    /// Calls of read, but for every 2^32 of them.
+    reads: u32,
 }
 
 /// The parts of a connection that belong to its beginning and its end.
@@ -72,6 +75,8 @@ pub(crate) struct Rare {
     pub(crate) adopted: bool,
     /// The frames that it may still be delivered, where the handler grants them by number.
     pub(crate) credit: Option<Credit>,
+    /// Calls of read, by 2^32.
+    reads_high: u32,
     /// Limits of its own.
     pub(super) limits: Option<(Limits, Timeouts)>,
 }
@@ -185,7 +190,8 @@ impl Connection {
             inbound: Inbound::default(),
             outbound: None,
             rare: None,
-            stats: ConnStats::default(),
+            stats: ConnCounts::default(),
+            reads: 0,
             peer,
             stream,
             check: None,
@@ -246,6 +252,32 @@ impl Connection {
         (!looks_again).then_some(Token::NOBODY)
     }
 
+    #[inline]
+    pub(crate) fn count_read(&mut self) {
+        self.reads = self.reads.wrapping_add(1);
+        if self.reads == 0 {
+            self.carry_reads();
+        }
+    }
+
+    #[cold]
+    fn carry_reads(&mut self) {
+        self.rare().reads_high += 1;
+    }
+
+    /// What it has carried, as far as its entry knows.
+    pub(crate) fn stats(&self, callback_time: Duration) -> ConnStats {
+        let reads_high = self.rare.as_ref().map_or(0, |rare| rare.reads_high);
+        ConnStats {
+            reads: u64::from(reads_high) << 32 | u64::from(self.reads),
+            read_bytes: self.stats.read_bytes,
+            written_bytes: self.stats.written_bytes,
+            frames_in: self.stats.frames_in,
+            frames_out: self.stats.frames_out,
+            callback_time,
+        }
+    }
+
     pub(crate) fn queued_bytes(&self) -> usize {
         self.outbound.as_ref().map_or(0, |outbound| outbound.len())
     }
@@ -253,7 +285,10 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
+    use crate::socket::Script;
 
     #[test]
     fn an_idle_connection_costs_no_more_than_136_bytes() {
@@ -262,5 +297,23 @@ mod tests {
         let of_debug = if cfg!(debug_assertions) { 24 } else { 8 };
         let len = size_of::<Entry>();
         assert!(len <= 136 + of_debug, "an entry has {len} bytes");
+    }
+
+    #[test]
+    fn reads_are_counted_beyond_32_bits() {
+        let mut conn = Connection::new(
+            Stream::Scripted(Script::new()),
+            SocketAddr::from(([127, 0, 0, 1], 1)).into(),
+            Framing::raw(),
+            NonZeroU32::MIN,
+            Flags::default(),
+        );
+        for round in 1..=2 {
+            conn.reads = u32::MAX;
+            let before = conn.stats(Duration::ZERO).reads;
+            conn.count_read();
+            assert_eq!(conn.stats(Duration::ZERO).reads, before + 1);
+            assert_eq!(before + 1, round << 32);
+        }
     }
 }

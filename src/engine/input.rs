@@ -45,6 +45,7 @@ impl Engine {
 #[inline]
 fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &mut [u8]) -> Fill {
     stats.reads += 1;
+    conn.count_read();
     match conn.stream.read(buf) {
         Ok(0) => {
             conn.flags.insert(Flags::PEER_ENDED);

@@ -543,6 +543,7 @@ impl Engine {
                 {
                     self.addrs.leave(peer.ip());
                 }
+                let carried = conn.stats(self.callback_times.of(token));
                 let rare = conn.rare.take().unwrap_or_default();
                 if rare.reset {
                     conn.stream.reset(driver)
@@ -553,7 +554,7 @@ impl Engine {
                     reason: rare.reason.unwrap_or(CloseReason::Local),
                     unsent_bytes: rare.unsent_bytes + lost,
                     undecoded_bytes: rare.undecoded_bytes + undelivered,
-                    stats: conn.stats,
+                    stats: carried,
                 };
                 log::debug!(
                     "{} from {} ended: {}",
@@ -576,6 +577,7 @@ impl Engine {
     /// Frees the key of a reaped entry. A descriptor is free with it, so accepting may go on.
     pub(crate) fn free(&mut self, token: Token) {
         self.entries.remove(token);
+        self.callback_times.forget(token);
         self.retry_accepts();
     }
 

@@ -6,6 +6,7 @@
 
 mod addrs;
 mod adopt;
+mod callback_times;
 mod datagrams;
 mod entries;
 mod entry;
@@ -49,6 +50,7 @@ use crate::stats::Stats;
 use crate::timer::{Stamp, TimerId, Wheel};
 use crate::token::{ListenerId, PollToken, SocketId, Token, UdpId};
 use addrs::Addrs;
+use callback_times::CallbackTimes;
 use entries::Entries;
 use output::SpareOutbounds;
 use ready::ReadyQueue;
@@ -99,6 +101,7 @@ pub(crate) struct Engine {
     stamps_moments: bool,
     timeouts: Timeouts,
     pub(crate) stats: Stats,
+    callback_times: CallbackTimes,
     /// What happened to those that are observed.
     recorder: Recorder,
     connections: usize,
@@ -145,6 +148,7 @@ impl Engine {
             stamps_moments: timeouts.are_set(),
             timeouts,
             stats: Stats::default(),
+            callback_times: CallbackTimes::default(),
             recorder: Recorder::new(clock, config.recording_len_max),
             connections: 0,
             exhausted: Vec::new(),
@@ -272,6 +276,9 @@ impl Engine {
         took: Duration,
     ) {
         self.stats.callback_time += took;
+        if let Some(SocketId::Conn(conn)) = of {
+            self.callback_times.add(conn.0, took);
+        }
         if self.config.slow_callback.is_some_and(|slow| took >= slow) {
             self.stats.slow_callbacks += 1;
             if let Some(left_out) = self.throttle.pass(Trouble::Slow, self.now) {

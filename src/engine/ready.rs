@@ -35,6 +35,11 @@ impl ReadyQueue {
         Some(token)
     }
 
+    /// How many entries have work.
+    pub(super) fn len(&self) -> usize {
+        self.round.len() - self.served + self.next.len()
+    }
+
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.served == self.round.len() && self.next.is_empty()

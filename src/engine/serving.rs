@@ -146,8 +146,13 @@ impl Engine {
         Ok(queued + if is_served { self.out.len() } else { 0 })
     }
 
+    /// Bytes that were read from a connection and are not delivered yet.
+    pub(crate) fn undecoded_bytes(&self, token: Token) -> Result<usize, Gone> {
+        Ok(self.conn(token)?.inbound.len())
+    }
+
     pub(crate) fn conn_stats(&self, token: Token) -> Result<ConnStats, Gone> {
-        let mut stats = self.conn(token)?.stats;
+        let mut stats = self.conn(token)?.stats(self.callback_times.of(token));
         if self.served.is(token) {
             let (frames_in, frames_out) = self.served.uncounted();
             stats.frames_in += frames_in;
@@ -164,6 +169,7 @@ impl Engine {
             frames_out: self.stats.frames_out + frames_out,
             connections: self.connections,
             held_bytes: self.pool.lent_bytes(),
+            ready: self.ready.len(),
             timers: self.wheel.len(),
             ..self.stats
         }

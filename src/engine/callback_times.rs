@@ -1,0 +1,34 @@
+//! How long the callbacks of each connection took, where that is measured.
+//!
+//! It stands beside the entries, as hardly anybody asks for it: a connection that is not measured
+//! takes no room for it.
+
+use std::time::Duration;
+
+use crate::token::Token;
+
+/// The time of each connection, by its key.
+#[derive(Debug, Default)]
+pub(super) struct CallbackTimes(Vec<Duration>);
+
+impl CallbackTimes {
+    pub(super) fn add(&mut self, token: Token, took: Duration) {
+        let key = token.key() as usize;
+        if key >= self.0.len() {
+            self.0.resize(key + 1, Duration::ZERO);
+        }
+        self.0[key] += took;
+    }
+
+    pub(super) fn of(&self, token: Token) -> Duration {
+        let time = self.0.get(token.key() as usize);
+        time.copied().unwrap_or_default()
+    }
+
+    /// The key becomes somebody else's.
+    pub(super) fn forget(&mut self, token: Token) {
+        if let Some(time) = self.0.get_mut(token.key() as usize) {
+            *time = Duration::ZERO;
+        }
+    }
+}
