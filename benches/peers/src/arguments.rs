@@ -15,9 +15,13 @@ Usage: peers [MODE] [OPTIONS]
 
 Modes:
   measure        CPU time, in one interleaved run (the default)
+  idle           what connections cost that idle: the memory of each, and the CPU time per frame of
+                 few active ones beside them
   syscalls       system calls per frame by name, under strace
   instructions   user-space instructions per frame, under valgrind's callgrind
   serve NAME     run one server: print `port N` and echo until killed
+  hold NAME PORT N
+                 open N connections to a server, print `port PORT`, and hold them until killed
 
 Options:
   --servers A,B,C      only these; the first is what the others are compared with
@@ -27,6 +31,8 @@ Options:
   --cell CxDxS         one cell, instead of or beside a set: C connections, each keeping D frames
                        of S bytes outstanding; udp-CxDxS for datagrams of C sockets, and
                        udp-gso-CxDxS where each gives its kernel all D at once; may be repeated
+  --idle N             connections that idle beside those of a cell (default 19000 for idle, and
+                       else none); only for idle, syscalls and instructions
   --rounds N           turns per cell; in each turn every server is loaded twice (default 30)
   --slice-ms N         length of a slice (default 20 to 60, by cell)
   --check              compare every echoed byte, not just lengths
@@ -39,13 +45,15 @@ Options:
 Servers:";
 
 /// What to do.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) enum Mode {
     Help,
     Measure,
+    Idle,
     Syscalls,
     Instructions,
-    Serve(&'static str),
+    Serve(&'static Server),
+    Hold(&'static Server, u16, usize),
 }
 
 pub(crate) struct Arguments {
@@ -53,6 +61,7 @@ pub(crate) struct Arguments {
     pub(crate) servers: Vec<&'static Server>,
     /// Empty where none was named, which leaves them to the mode.
     pub(crate) cells: Vec<Cell>,
+    pub(crate) idle: Option<usize>,
     pub(crate) turns: usize,
     pub(crate) slice_ms: Option<u64>,
     pub(crate) check: bool,
@@ -72,6 +81,7 @@ impl Arguments {
             mode: Mode::Measure,
             servers: servers::ALL.iter().collect(),
             cells: Vec::new(),
+            idle: None,
             turns: 30,
             slice_ms: None,
             check: false,
@@ -90,6 +100,7 @@ impl Arguments {
                     let cell = Cell::from_str(&parser.value()?.string()?)?;
                     arguments.cells.push(cell);
                 }
+                Long("idle") => arguments.idle = Some(parse_positive(&mut parser)?),
                 Long("rounds") => arguments.turns = parse_positive(&mut parser)?,
                 Long("slice-ms") => arguments.slice_ms = Some(parse_positive(&mut parser)?),
                 Long("check") => arguments.check = true,
@@ -112,9 +123,15 @@ impl Arguments {
 fn parse_mode(name: &str, parser: &mut lexopt::Parser) -> Result<Mode, lexopt::Error> {
     match name {
         "measure" => Ok(Mode::Measure),
+        "idle" => Ok(Mode::Idle),
         "syscalls" => Ok(Mode::Syscalls),
         "instructions" => Ok(Mode::Instructions),
-        "serve" => Ok(Mode::Serve(find_server(&parser.value()?.string()?)?.name)),
+        "serve" => Ok(Mode::Serve(find_server(&parser.value()?.string()?)?)),
+        "hold" => Ok(Mode::Hold(
+            find_server(&parser.value()?.string()?)?,
+            parser.value()?.parse()?,
+            parse_positive(parser)?,
+        )),
         other => Err(format!("there is no mode {other:?}").into()),
     }
 }
@@ -158,21 +175,25 @@ mod tests {
     #[test]
     fn words_mean_what_the_help_says() -> Result<(), lexopt::Error> {
         let arguments = parse(&["--servers", "tokio,epoll", "--cell", "2x3x64", "--rounds=7"])?;
-        assert!(arguments.mode == Mode::Measure);
+        assert!(matches!(arguments.mode, Mode::Measure));
         let names: Vec<_> = arguments.servers.iter().map(|server| server.name).collect();
         assert_eq!(names, ["tokio", "epoll"]);
         assert_eq!(arguments.cells, ["2x3x64".parse()?]);
         assert_eq!(arguments.turns, 7);
-        assert!(parse(&["serve", "epoll", "--core", "1"])?.mode == Mode::Serve("epoll"));
+        let arguments = parse(&["serve", "epoll", "--core", "1"])?;
+        assert!(matches!(arguments.mode, Mode::Serve(server) if server.name == "epoll"));
+        let arguments = parse(&["hold", "epoll", "7000", "3"])?;
+        assert!(matches!(arguments.mode, Mode::Hold(_, 7000, 3)));
         Ok(())
     }
 
     #[test]
     fn mistakes_are_refused() {
-        let mistakes: [&[&str]; 6] = [
+        let mistakes: [&[&str]; 7] = [
             &["walk"],
             &["serve"],
             &["serve", "none"],
+            &["hold", "epoll", "7000"],
             &["--servers", "epoll,"],
             &["--rounds", "0"],
             &["--cell", "1x1"],

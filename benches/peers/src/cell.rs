@@ -86,6 +86,11 @@ impl Cell {
         }
     }
 
+    /// Connections of which each has one short frame echoed, and no more.
+    pub(crate) fn idle(connections: usize) -> Self {
+        Self::new(connections, 1, 64)
+    }
+
     const fn over(mut self, transport: Transport) -> Self {
         self.transport = transport;
         self

@@ -67,17 +67,19 @@ impl Tool {
 /// Counts per frame of one server in one cell, the most frequent first.
 ///
 /// `frames` is the difference of the two runs, rounded up to whole batches of every connection.
+/// Beside those of the cell, `idle` connections are open and say nothing.
 pub(crate) fn per_frame(
     tool: Tool,
     server: &Server,
     cell: Cell,
+    idle: usize,
     frames: u64,
 ) -> io::Result<Vec<(String, f64)>> {
     let batches_of_all = frames.div_ceil((cell.connections * cell.depth) as u64);
     let batches = batches_of_all * cell.connections as u64;
     // The shorter run is long enough to have every buffer grown and every path taken.
-    let few = run(tool, server, cell, batches.div_ceil(4))?;
-    let many = run(tool, server, cell, batches.div_ceil(4) + batches)?;
+    let few = run(tool, server, cell, idle, batches.div_ceil(4))?;
+    let many = run(tool, server, cell, idle, batches.div_ceil(4) + batches)?;
     let difference = (batches * cell.depth as u64) as f64;
     let mut counts: Vec<(String, f64)> = many
         .into_iter()
@@ -90,13 +92,17 @@ pub(crate) fn per_frame(
     Ok(counts)
 }
 
-fn run(tool: Tool, server: &Server, cell: Cell, batches: u64) -> io::Result<Counts> {
+fn run(tool: Tool, server: &Server, cell: Cell, idle: usize, batches: u64) -> io::Result<Counts> {
     let report = Report::new(tool);
     let path = report.0.to_string_lossy().into_owned();
     let command = tool.command(&path);
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let process = Process::start_under(&words, server)?;
     let mut load = AnyLoad::open(process.port(), server, cell, Waiting::Sleep)?;
+    let _idle = match idle {
+        0 => None,
+        _ => Some(Process::hold(server, process.port(), idle)?),
+    };
     load.run(Until::Batches(batches), true, &mut Vec::new())?;
     process.terminate()?;
     let text = fs::read_to_string(&report.0)?;

@@ -25,13 +25,19 @@ use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::thread;
 
 use arguments::{Arguments, HELP, Mode};
 use cell::{Cell, FIRST, Transport};
 use counts::Tool;
+use load::{AnyLoad, Waiting};
 use measure::{Cores, Plan, Row};
 use table::Table;
 
+/// What `idle` loads by default: few connections, one frame at a time.
+const IDLE_CELL: &str = "10x1x64";
+/// How many others idle beside them by default, where a process may have 20,000 descriptors.
+const IDLE: usize = 19_000;
 /// What `syscalls` counts by default: a call per frame, and calls shared by many frames.
 const SYSCALLS_CELLS: [&str; 2] = ["64x1x64", "64x32x64"];
 /// What `instructions` counts by default.
@@ -62,55 +68,74 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             }
             Ok(())
         }
-        Mode::Serve(name) => {
+        Mode::Serve(server) => {
             system::end_with_parent()?;
             if let Some(core) = arguments.core {
                 system::pin(core)?;
             }
-            let server = servers::find(name).ok_or("the name was checked when it was parsed")?;
             Ok((server.serve)()?)
         }
-        Mode::Measure => measure_all(arguments),
+        Mode::Hold(server, port, connections) => {
+            system::end_with_parent()?;
+            let cell = Cell::idle(connections);
+            let _load = AnyLoad::open(port, server, cell, Waiting::Sleep)?;
+            servers::announce(port)?;
+            loop {
+                thread::park();
+            }
+        }
+        Mode::Measure => measure_all(arguments, 0),
+        Mode::Idle => measure_all(arguments, arguments.idle.unwrap_or(IDLE)),
         Mode::Syscalls => count_all(Tool::Strace, arguments, &SYSCALLS_CELLS, 100_000),
         Mode::Instructions => count_all(Tool::Callgrind, arguments, &INSTRUCTIONS_CELLS, 50_000),
     }
 }
 
-fn measure_all(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let cells = if arguments.cells.is_empty() {
-        FIRST
-    } else {
-        &arguments.cells
+fn measure_all(arguments: &Arguments, idle: usize) -> Result<(), Box<dyn Error>> {
+    let idle_cell = [IDLE_CELL.parse()?];
+    let cells = match &arguments.cells[..] {
+        [] if idle > 0 => &idle_cell,
+        [] => FIRST,
+        cells => cells,
     };
-    check_descriptors(cells, arguments.servers.len())?;
+    check_descriptors(cells, arguments.servers.len(), idle)?;
     let plan = Plan {
         servers: arguments.servers.clone(),
         turns: arguments.turns,
         slice_ms: arguments.slice_ms,
         check: arguments.check,
+        idle,
         cores: cores()?,
     };
     let mut output = io::stdout().lock();
     describe(&plan, &mut output)?;
     for &cell in cells {
-        heading(&mut output, cell, arguments.markdown)?;
+        heading(&mut output, cell, idle, arguments.markdown)?;
         let rows = measure::measure(cell, &plan)?;
-        table_of(&rows).write(&mut output, arguments.markdown)?;
+        let table = if idle > 0 {
+            table_of_idle(&rows)
+        } else {
+            table_of(&rows)
+        };
+        table.write(&mut output, arguments.markdown)?;
         output.flush()?;
     }
     Ok(())
 }
 
-/// The load holds one descriptor per connection and server, a server one per connection.
-fn check_descriptors(cells: &[Cell], servers: usize) -> Result<(), Box<dyn Error>> {
+/// The load holds one descriptor per connection and server, a server one per connection; idle ones
+/// are held by others.
+fn check_descriptors(cells: &[Cell], servers: usize, idle: usize) -> Result<(), Box<dyn Error>> {
     let limit = system::raise_descriptor_limit()?;
     let most = cells
         .iter()
         .map(|cell| cell.connections)
         .max()
         .unwrap_or_default();
+    // Beside connections that idle each server is there twice.
+    let servers = if idle > 0 { 2 * servers } else { servers };
     // Some are taken by the standard streams, by epoll, and by each server's accounts.
-    let needed = (most * servers + 16 * servers + 16) as u64;
+    let needed = (most * servers + 16 * servers + 16).max(most + idle + 32) as u64;
     if needed > limit {
         return Err(format!("{needed} descriptors are needed, and {limit} allowed").into());
     }
@@ -170,7 +195,7 @@ fn machine() -> String {
     )
 }
 
-fn heading(output: &mut impl Write, cell: Cell, markdown: bool) -> io::Result<()> {
+fn heading(output: &mut impl Write, cell: Cell, idle: usize, markdown: bool) -> io::Result<()> {
     let Cell {
         transport,
         connections,
@@ -188,9 +213,13 @@ fn heading(output: &mut impl Write, cell: Cell, markdown: bool) -> io::Result<()
         Transport::UdpSegmented => ", of clients that use GSO",
         Transport::Tcp | Transport::Udp => "",
     };
+    let beside = match idle {
+        0 => String::new(),
+        _ => format!(", beside {idle} that idle"),
+    };
     writeln!(
         output,
-        "{prefix}{cell}: {connections} {kind}{plural}, {depth} deep, {size} B{how}"
+        "{prefix}{cell}: {connections} {kind}{plural}, {depth} deep, {size} B{how}{beside}"
     )?;
     if markdown { writeln!(output) } else { Ok(()) }
 }
@@ -208,19 +237,49 @@ fn table_of(rows: &[Row]) -> Table {
         "slices",
     ]);
     for row in rows {
+        let ratio = row.ratio_to(&rows[0]);
         let [p50, p99, p999] = row
             .round_trips
             .map(|microseconds| format!("{microseconds:.0}"));
         table.push(vec![
             row.server.to_owned(),
             format!("{:.0}", row.nanoseconds_per_frame),
-            format!("{:.2}", row.ratio.median),
-            format!("{:.2}-{:.2}", row.ratio.first, row.ratio.third),
+            format!("{:.2}", ratio.median),
+            format!("{:.2}-{:.2}", ratio.first, ratio.third),
             format!("{:.0}", row.frames_per_second),
             p50,
             p99,
             p999,
             row.slices.to_string(),
+        ]);
+    }
+    table
+}
+
+/// Rows come in pairs: without those that idle, and beside them.
+fn table_of_idle(rows: &[Row]) -> Table {
+    let mut table = Table::new([
+        "server",
+        "bytes each",
+        "ns/frame alone",
+        "ratio",
+        "beside",
+        "ratio",
+        "growth",
+        "quartiles",
+    ]);
+    for pair in rows.chunks_exact(2) {
+        let [alone, beside] = pair else { continue };
+        let growth = beside.ratio_to(alone);
+        table.push(vec![
+            alone.server.to_owned(),
+            beside.idle_bytes.to_string(),
+            format!("{:.0}", alone.nanoseconds_per_frame),
+            format!("{:.2}", alone.ratio_to(&rows[0]).median),
+            format!("{:.0}", beside.nanoseconds_per_frame),
+            format!("{:.2}", beside.ratio_to(&rows[1]).median),
+            format!("{:.2}", growth.median),
+            format!("{:.2}-{:.2}", growth.first, growth.third),
         ]);
     }
     table
@@ -245,16 +304,17 @@ fn count_all(
         &arguments.cells
     };
     let frames = arguments.frames.unwrap_or(default_frames);
-    check_descriptors(cells, 1)?;
+    let idle = arguments.idle.unwrap_or_default();
+    check_descriptors(cells, 1, idle)?;
     let mut output = io::stdout().lock();
     for &cell in cells {
-        heading(&mut output, cell, arguments.markdown)?;
+        heading(&mut output, cell, idle, arguments.markdown)?;
         let mut table = match tool {
             Tool::Strace => Table::new(["server", "calls/frame", "by name"]),
             Tool::Callgrind => Table::new(["server", "instructions/frame"]),
         };
         for server in arguments.servers.iter().filter(|one| one.serves(cell)) {
-            let counts = counts::per_frame(tool, server, cell, frames)?;
+            let counts = counts::per_frame(tool, server, cell, idle, frames)?;
             table.push(row_of_counts(tool, server.name, &counts));
         }
         table.write(&mut output, arguments.markdown)?;

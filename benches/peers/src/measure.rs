@@ -29,6 +29,9 @@ pub(crate) struct Plan {
     /// In milliseconds; none leaves it to the cell.
     pub(crate) slice_ms: Option<u64>,
     pub(crate) check: bool,
+    /// Where it is not 0, each server is there twice: alone, and with so many connections more
+    /// that idle.
+    pub(crate) idle: usize,
     /// None where there is one core only, which all then share.
     pub(crate) cores: Option<Cores>,
 }
@@ -38,22 +41,41 @@ pub(crate) struct Row {
     pub(crate) server: &'static str,
     /// CPU time of the server per frame, in nanoseconds: the 20th percentile of its slices.
     pub(crate) nanoseconds_per_frame: f64,
-    /// The same as a ratio to the first server, in each turn.
-    pub(crate) ratio: Quartiles,
+    /// The same in each turn, of both its slices together.
+    turns: Vec<f64>,
     pub(crate) frames_per_second: f64,
     /// Round trips of whole batches in microseconds, at 50, 99 and 99.9 percent.
     pub(crate) round_trips: [f64; 3],
     pub(crate) slices: usize,
+    /// What each idle connection took of the server's memory, in bytes; 0 where there are none.
+    pub(crate) idle_bytes: u64,
 }
 
-/// Measures all servers of the plan in one cell.
+impl Row {
+    /// The CPU time per frame as a ratio to another server's, or to the same without idle
+    /// connections, within each turn.
+    pub(crate) fn ratio_to(&self, other: &Self) -> Quartiles {
+        let turns = self.turns.iter().zip(&other.turns);
+        quartiles(turns.map(|(own, other)| own / other).collect())
+    }
+}
+
+/// Measures all servers of the plan in one cell. Where connections idle, each server has two rows.
 pub(crate) fn measure(cell: Cell, plan: &Plan) -> io::Result<Vec<Row>> {
     let slice = plan
         .slice_ms
         .map_or_else(|| cell.slice(), std::time::Duration::from_millis);
     let mut subjects = Vec::new();
     for server in plan.servers.iter().filter(|server| server.serves(cell)) {
-        subjects.push(Subject::start(server, cell, plan).map_err(|error| named(server, &error))?);
+        let crowds = if plan.idle > 0 {
+            &[0, plan.idle][..]
+        } else {
+            &[0]
+        };
+        for &idle in crowds {
+            let subject = Subject::start(server, cell, plan, idle);
+            subjects.push(subject.map_err(|error| named(server, &error))?);
+        }
     }
     // What a server sets up at first use is not what a frame costs; every byte is checked here.
     for subject in &mut subjects {
@@ -71,11 +93,7 @@ pub(crate) fn measure(cell: Cell, plan: &Plan) -> io::Result<Vec<Row>> {
                 .map_err(|error| named(subject.server, &error))?;
         }
     }
-    let reference: Vec<f64> = subjects.first().map(Subject::turns).unwrap_or_default();
-    Ok(subjects
-        .into_iter()
-        .map(|subject| subject.into_row(&reference))
-        .collect())
+    Ok(subjects.into_iter().map(Subject::into_row).collect())
 }
 
 fn named(server: &Server, error: &io::Error) -> io::Error {
@@ -88,6 +106,8 @@ struct Subject {
     load: AnyLoad,
     slices: Vec<Slice>,
     round_trips: Vec<u32>,
+    idle_bytes: u64,
+    _idle: Option<Process>,
     /// Named last, so that the connections are closed before the server is killed.
     _process: Process,
 }
@@ -99,7 +119,7 @@ struct Slice {
 }
 
 impl Subject {
-    fn start(server: &'static Server, cell: Cell, plan: &Plan) -> io::Result<Self> {
+    fn start(server: &'static Server, cell: Cell, plan: &Plan, idle: usize) -> io::Result<Self> {
         let process = Process::start(server, plan.cores.map(|cores| cores.servers))?;
         let waiting = if plan.cores.is_some() {
             Waiting::Spin
@@ -107,6 +127,13 @@ impl Subject {
             Waiting::Sleep
         };
         let load = AnyLoad::open(process.port(), server, cell, waiting)?;
+        // What is made once is made by now, and is not a connection's cost.
+        let before = process.resident_bytes()?;
+        let crowd = match idle {
+            0 => None,
+            _ => Some(Process::hold(server, process.port(), idle)?),
+        };
+        let grown = process.resident_bytes()?.saturating_sub(before);
         // All of a server's threads are there once it has accepted and echoed.
         let clock = process.clock()?;
         Ok(Self {
@@ -115,6 +142,8 @@ impl Subject {
             load,
             slices: Vec::new(),
             round_trips: Vec::new(),
+            idle_bytes: grown.checked_div(idle as u64).unwrap_or_default(),
+            _idle: crowd,
             _process: process,
         })
     }
@@ -136,7 +165,7 @@ impl Subject {
         self.slices.chunks(2).map(nanoseconds_per_frame).collect()
     }
 
-    fn into_row(mut self, reference: &[f64]) -> Row {
+    fn into_row(mut self) -> Row {
         let mut slices: Vec<f64> = self
             .slices
             .iter()
@@ -144,12 +173,6 @@ impl Subject {
             .map(nanoseconds_per_frame)
             .collect();
         slices.sort_by(f64::total_cmp);
-        let ratios = self
-            .turns()
-            .iter()
-            .zip(reference)
-            .map(|(own, other)| own / other)
-            .collect();
         let frames: u64 = self.slices.iter().map(|slice| slice.frames).sum();
         let seconds: f64 = self.slices.iter().map(|slice| slice.elapsed_seconds).sum();
         self.round_trips.sort_unstable();
@@ -157,10 +180,11 @@ impl Subject {
         Row {
             server: self.server.name,
             nanoseconds_per_frame: percentile(&slices, 0.2),
-            ratio: quartiles(ratios),
+            turns: self.turns(),
             frames_per_second: frames as f64 / seconds,
             round_trips: [microseconds(0.5), microseconds(0.99), microseconds(0.999)],
             slices: slices.len(),
+            idle_bytes: self.idle_bytes,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A server as a child process: how it is started and ended, and how its CPU time is read.
+//! A server as a child process: how it is started and ended, and how its CPU time and memory are
+//! read. Those who only hold idle connections to it are processes too.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -12,7 +13,7 @@ use crate::servers::Server;
 /// How long a server may go on after its last answer before its time is read all the same.
 const SLEEP_LIMIT: Duration = Duration::from_millis(20);
 
-/// A running server; it is killed when this is dropped.
+/// A running server, or the client of one; it is killed when this is dropped.
 pub(crate) struct Process {
     child: Child,
     port: u16,
@@ -39,6 +40,15 @@ impl Process {
             .args(arguments)
             .arg(std::env::current_exe()?)
             .args(["serve", server.name]);
+        Self::spawn(command)
+    }
+
+    /// Opens connections to a server, each of which has echoed one frame when this returns, and
+    /// then idles. A process of their own holds them, which has descriptors of its own to do so.
+    pub(crate) fn hold(server: &Server, port: u16, connections: usize) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["hold", server.name, &port.to_string()]);
+        command.arg(connections.to_string());
         Self::spawn(command)
     }
 
@@ -69,6 +79,14 @@ impl Process {
         crate::system::terminate(self.child.id())?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Bytes of its own in memory; what the kernel has for it is not among them.
+    pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        resident_kilobytes(&status)
+            .map(|kilobytes| kilobytes * 1024)
+            .ok_or_else(|| io::Error::other("the kernel tells of no memory"))
     }
 
     /// A clock of the CPU time of the threads that there are now.
@@ -148,6 +166,13 @@ fn first_number(schedstat: &str) -> Option<u64> {
     schedstat.split_whitespace().next()?.parse().ok()
 }
 
+/// Of pages that no file backs: `RssAnon` in proc_pid_status(5).
+fn resident_kilobytes(status: &str) -> Option<u64> {
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
 /// The state follows the name, which stands in parentheses and may hold any character.
 fn is_asleep(stat: &str) -> Option<bool> {
     let (_, after_name) = stat.rsplit_once(')')?;
@@ -164,5 +189,10 @@ mod tests {
         assert_eq!(is_asleep("7 (a) b) S 1 2"), Some(true));
         assert_eq!(is_asleep("7 (S) R 1 2"), Some(false));
         assert_eq!(is_asleep(""), None);
+        assert_eq!(
+            resident_kilobytes("VmRSS:\t 9 kB\nRssAnon:\t  12 kB\n"),
+            Some(12)
+        );
+        assert_eq!(resident_kilobytes("RssAnon:\t12\n"), None);
     }
 }

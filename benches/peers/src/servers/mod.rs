@@ -173,7 +173,7 @@ fn on_frame(frame: &[u8]) -> &[u8] {
 }
 
 /// Tells the parent process where the server listens.
-fn announce(port: u16) -> io::Result<()> {
+pub(crate) fn announce(port: u16) -> io::Result<()> {
     let mut output = io::stdout().lock();
     writeln!(output, "port {port}")?;
     output.flush()
