@@ -1,0 +1,278 @@
+//! The parts of the loop that no system call hides: finding a connection by its id, bringing an
+//! event to its callback, and queueing what is sent.
+//!
+//! ```text
+//! look_up    id -> slab, generation checked -> session
+//! dispatch   grant -> ready queue -> connection -> one frame of those that are held -> on_frame
+//! queue      send -> encoded behind what waits       drain   queue -> socket -> peer
+//! ```
+//!
+//! Connections are real ones, over loopback. What `dispatch` delivers was read before, and is let
+//! in one frame at a time; so only an empty poll for all connections together is in its figure.
+//! `queue` sends while the loop does not turn: nothing is written. `drain` is all of it: a
+//! mebibyte queued, written and read by the peer. Timers and posts stand in `benches/peers`.
+
+use std::hint::black_box;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use unstick::{ConnId, Context, Framing, Handler, Origin, Payload, Reactor};
+
+/// Each takes two descriptors, of which a process often has 1,024.
+const CONNECTIONS: usize = 400;
+/// Frames that a connection holds before they are let in one by one.
+const HELD: usize = 1000;
+const FRAME_LEN: u32 = 8;
+/// Frames that are queued before the queue is drained.
+const QUEUED: usize = 1000;
+const DRAINED_LEN: usize = 1 << 20;
+
+#[derive(Default)]
+struct Counting {
+    opened: usize,
+    frames: u64,
+}
+
+impl Handler for Counting {
+    type Session = u64;
+
+    fn on_open(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut u64, _: Origin) {
+        self.opened += 1;
+    }
+
+    fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, session: &mut u64, frame: &[u8]) {
+        *session += u64::from(black_box(frame)[0]);
+        self.frames += 1;
+    }
+}
+
+/// A reactor, its connections, and their peers in the same order.
+struct Bench {
+    reactor: Reactor<Counting>,
+    conns: Vec<ConnId>,
+    peers: Vec<TcpStream>,
+}
+
+impl Bench {
+    fn new(connections: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr: SocketAddr = listener.local_addr().expect("it is bound");
+        let mut reactor = Reactor::new(Counting::default()).expect("a reactor");
+        let (mut conns, mut peers) = (Vec::new(), Vec::new());
+        for _ in 0..connections {
+            conns.push(reactor.connect(addr, Framing::length_u32(), 0));
+            let (peer, _) = listener.accept().expect("it connects");
+            peer.set_nonblocking(true).expect("the option can be set");
+            peers.push(peer);
+        }
+        while reactor.handler().opened < connections {
+            reactor.turn(None).expect("the poll works");
+        }
+        Self {
+            reactor,
+            conns,
+            peers,
+        }
+    }
+
+    /// Turns and has the peers read until nothing is queued any more.
+    fn drain(&mut self) {
+        let mut read = [0; 65_536];
+        for (conn, peer) in self.conns.iter().zip(&mut self.peers) {
+            loop {
+                let turn = self.reactor.turn(Some(Duration::ZERO));
+                turn.expect("the poll works");
+                let queued = self.reactor.with(|_, cx| cx.queued_bytes(*conn));
+                match peer.read(&mut read) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock && queued == Ok(0) => break,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    other => assert_ne!(other.expect("it is open"), 0),
+                }
+            }
+        }
+    }
+
+    /// Has each connection hold as many frames again, of which none is delivered yet but the first.
+    fn fill(&mut self) {
+        let mut frame = [7; 4 + FRAME_LEN as usize];
+        frame[..4].copy_from_slice(&FRAME_LEN.to_be_bytes());
+        let frames = frame.repeat(HELD);
+        for peer in &mut self.peers {
+            let written = peer.write_all(&frames);
+            written.expect("all of them fit into its socket's buffer");
+        }
+        let wanted = self.reactor.handler().frames + self.conns.len() as u64;
+        self.grant_one_each();
+        while self.reactor.handler().frames < wanted {
+            self.reactor.turn(None).expect("the poll works");
+        }
+    }
+
+    fn grant_one_each(&mut self) {
+        let Self { reactor, conns, .. } = self;
+        reactor.with(|_, cx| {
+            for conn in conns.iter() {
+                cx.grant(*conn, 1).expect("it is open");
+            }
+        });
+    }
+}
+
+fn look_up(c: &mut Criterion) {
+    let Bench {
+        mut reactor,
+        mut conns,
+        peers: _peers,
+    } = Bench::new(CONNECTIONS);
+    // In no order: a stride that has no factor in common with their number.
+    conns = (0..CONNECTIONS)
+        .map(|at| conns[at * 147 % CONNECTIONS])
+        .collect();
+    let mut group = c.benchmark_group("look_up");
+    group.throughput(Throughput::Elements(CONNECTIONS as u64));
+    group.bench_function("session", |b| {
+        b.iter(|| {
+            reactor.with(|_, cx| {
+                let mut found = 0;
+                for conn in &conns {
+                    found += usize::from(cx.session(black_box(*conn)).is_some());
+                }
+                assert_eq!(found, CONNECTIONS);
+            });
+        });
+    });
+    reactor.with(|_, cx| conns.iter().for_each(|conn| cx.abort(*conn)));
+    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    group.bench_function("stale", |b| {
+        b.iter(|| {
+            reactor.with(|_, cx| {
+                for conn in &conns {
+                    assert!(cx.session(black_box(*conn)).is_none());
+                }
+            });
+        });
+    });
+    group.finish();
+}
+
+fn dispatch(c: &mut Criterion) {
+    let mut group = c.benchmark_group("dispatch");
+    for connections in [1, CONNECTIONS] {
+        let mut bench = Bench::new(connections);
+        for conn in &bench.conns {
+            let granted = bench.reactor.with(|_, cx| cx.grant(*conn, 0));
+            granted.expect("it is open");
+        }
+        group.throughput(Throughput::Elements(connections as u64));
+        let mut held = 0;
+        group.bench_function(BenchmarkId::new("held_frame", connections), |b| {
+            b.iter_custom(|iterations| {
+                let mut taken = Duration::ZERO;
+                for _ in 0..iterations {
+                    if held == 0 {
+                        bench.fill();
+                        held = HELD - 1;
+                    }
+                    held -= 1;
+                    let before = bench.reactor.handler().frames;
+                    let started = Instant::now();
+                    bench.grant_one_each();
+                    let turn = bench.reactor.turn(Some(Duration::ZERO));
+                    taken += started.elapsed();
+                    turn.expect("the poll works");
+                    assert_eq!(
+                        bench.reactor.handler().frames - before,
+                        connections as u64,
+                        "each was delivered one"
+                    );
+                }
+                taken
+            });
+        });
+    }
+    group.finish();
+}
+
+fn queue(c: &mut Criterion) {
+    type Send = fn(&mut Context<'_, Counting>, ConnId, &Payload) -> bool;
+    let ways: [(&str, Send); 4] = [
+        ("borrowed", |cx, conn, payload| {
+            cx.send(conn, payload).is_ok()
+        }),
+        ("parts", |cx, conn, payload| {
+            let (head, body) = payload.split_at(16);
+            cx.send_parts(conn, &[head, body]).is_ok()
+        }),
+        ("in_place", |cx, conn, payload| {
+            cx.send_with(conn, |out| {
+                out.put(payload);
+                Ok(())
+            })
+            .is_ok()
+        }),
+        ("owned", |cx, conn, payload| {
+            cx.send_owned(conn, payload.clone()).is_ok()
+        }),
+    ];
+    let mut bench = Bench::new(1);
+    let conn = bench.conns[0];
+    for len in [64, 1024, 16 * 1024] {
+        let payload = Payload::from(vec![7; len]).into_shared();
+        // The longest ones are as many as the queue may hold.
+        let count = QUEUED.min((8 << 20) / len);
+        let mut group = c.benchmark_group(format!("queue/{len}_bytes"));
+        group.throughput(Throughput::Elements(count as u64));
+        for (name, send) in ways {
+            group.bench_function(name, |b| {
+                b.iter_custom(|iterations| {
+                    let mut taken = Duration::ZERO;
+                    for _ in 0..iterations {
+                        let started = Instant::now();
+                        bench.reactor.with(|_, cx| {
+                            for _ in 0..count {
+                                assert!(send(cx, conn, black_box(&payload)));
+                            }
+                        });
+                        taken += started.elapsed();
+                        bench.drain();
+                    }
+                    taken
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+fn drain(c: &mut Criterion) {
+    let mut bench = Bench::new(1);
+    let conn = bench.conns[0];
+    let mut group = c.benchmark_group("drain");
+    group.throughput(Throughput::Bytes(DRAINED_LEN as u64));
+    for len in [64, 1024, 64 * 1024] {
+        let payload = Payload::from(vec![7; len]).into_shared();
+        for is_owned in [false, true] {
+            let name = ["borrowed", "owned"][usize::from(is_owned)];
+            group.bench_function(BenchmarkId::new(name, len), |b| {
+                b.iter(|| {
+                    bench.reactor.with(|_, cx| {
+                        for _ in 0..DRAINED_LEN / len {
+                            let accepted = match is_owned {
+                                true => cx.send_owned(conn, payload.clone()).is_ok(),
+                                false => cx.send(conn, &payload).is_ok(),
+                            };
+                            assert!(accepted);
+                        }
+                    });
+                    bench.drain();
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, look_up, dispatch, queue, drain);
+criterion_main!(benches);
