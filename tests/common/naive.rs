@@ -291,12 +291,14 @@ impl Field {
         if end < self.strip.max(self.header_len()) as i128 {
             return Found::Bad(Fault::Malformed);
         }
-        // What ends beyond 64 bits is told as the longest.
-        let len = match u64::try_from(end) {
-            Ok(end) => end - self.strip as u64,
-            Err(_) => u64::MAX,
-        };
-        counted(rest, self.strip, u128::from(len), 0, limit)
+        match u64::try_from(end) {
+            Ok(end) => {
+                let len = end - self.strip as u64;
+                counted(rest, self.strip, u128::from(len), 0, limit)
+            }
+            // What ends beyond 64 bits is told as the longest, and too long for any limit.
+            Err(_) => limit.exceeded(u128::MAX, u128::MAX),
+        }
     }
 
     fn can_carry(&self, payload: &[u8]) -> bool {

@@ -42,7 +42,7 @@ impl Codec for Hostile {
     clippy::reversed_empty_ranges,
     reason = "one of the answers that are not allowed"
 )]
-const NOT_ALLOWED: [fn(&[u8]) -> Step; 11] = [
+const NOT_ALLOWED: [fn(&[u8]) -> Step; 15] = [
     |_| Step::Frame {
         frame: 0..0,
         consumed: 0,
@@ -75,6 +75,14 @@ const NOT_ALLOWED: [fn(&[u8]) -> Step; 11] = [
     |_| Step::Need(1),
     |_| Step::Need(0),
     |_| Step::Skip { bytes: 0 },
+    |_| Step::SkipFrame {
+        bytes: 0,
+        len: 2,
+        limit: 1,
+    },
+    |_| Step::SkipPart { bytes: 0 },
+    |bytes| Step::SkipPart { bytes: bytes.len() },
+    |_| Step::SkipPart { bytes: usize::MAX },
 ];
 
 #[test]
