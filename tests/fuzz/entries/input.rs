@@ -98,8 +98,12 @@ impl<'a> Input<'a> {
             return Format::Line;
         }
         let one = |input: &mut Self| {
-            let len = 1 + usize::from(input.below(5));
-            let mut one = input.bytes(len).to_vec();
+            // Short ones, and longer ones than are looked for where pieces meet.
+            let (len, times) = match input.below(24) {
+                short @ 0..20 => (1 + usize::from(short % 5), 1),
+                long => (usize::from(long - 18), 30),
+            };
+            let mut one = input.bytes(len).repeat(times);
             // Of few different bytes, so that they overlap themselves and each other.
             one.iter_mut()
                 .for_each(|byte| *byte = b"ab;\n"[usize::from(*byte % 4)]);
@@ -107,6 +111,23 @@ impl<'a> Input<'a> {
             one
         };
         Format::Delimiters((0..=self.below(4)).map(|_| one(self)).collect())
+    }
+
+    /// The rest, as a stream. A delimiter of several bytes, or the beginning of one, is one byte
+    /// here, so that a fuzzer finds it.
+    pub fn stream(&self, format: &Format) -> Vec<u8> {
+        let Format::Delimiters(all) = format else {
+            return self.0.to_vec();
+        };
+        let expand = |byte: &u8| match byte {
+            0xE0.. => {
+                let one = &all[usize::from(byte % 4) % all.len()];
+                let eighths = 1 + usize::from(byte / 4 % 8);
+                one[..one.len() * eighths / 8].to_vec()
+            }
+            byte => vec![*byte],
+        };
+        self.0.iter().flat_map(expand).collect()
     }
 
     pub fn number(&mut self) -> Format {

@@ -61,7 +61,7 @@ pub fn numbers(data: &[u8]) {
 fn family(format: &Format, input: &mut Input<'_>) {
     let limit = input.limit();
     let cut = input.piece_len();
-    let stream = input.0;
+    let stream = &input.stream(format);
     let expected = format.decode(limit, stream);
     for lens in [&[usize::MAX][..], &[cut, usize::MAX], &[1]] {
         assert_eq!(deframe(format, limit, stream, lens), expected, "{format:?}");
@@ -75,7 +75,7 @@ pub fn cuts(data: &[u8]) {
     let format = input.format();
     let limit = input.limit();
     let lens = input.piece_lens();
-    let stream = input.0;
+    let stream = &input.stream(&format);
     let expected = format.decode(limit, stream);
     assert_eq!(
         deframe(&format, limit, stream, &lens),
@@ -133,7 +133,7 @@ pub fn connection(data: &[u8]) {
     let actions: Vec<Action> = (0..=input.below(12))
         .map(|_| Action::of(&mut input))
         .collect();
-    let stream = input.0;
+    let stream = &input.stream(&formats[0]);
 
     let expected = play(&formats, limit, &actions, stream);
     let mut handler = Script {
