@@ -105,6 +105,23 @@ fn the_frame_that_brings_a_connection_under_credit_is_not_counted() {
     }
 }
 
+/// What is skipped costs nothing, and is no frame that could be left out of the count.
+#[test]
+fn credit_that_begins_in_on_skipped_counts_from_the_next_frame() {
+    let probe = Probe::new(|cx, event| {
+        if let Event::Skipped(conn, _) = event {
+            cx.grant(*conn, 2).expect("it is open");
+        }
+    });
+    let framing = Framing::line().frame_len_max(3).skip_too_long();
+    let (mut reactor, addr) = listening(probe, Config::default(), framing);
+    let (mut client, conn) = open(&mut reactor, addr);
+    let bytes = [b"too long\n", TEN_LINES].concat();
+    deposit(&mut reactor, &mut client, conn, &bytes);
+    idle(&mut reactor);
+    assert_eq!(frame_count(&reactor), 2);
+}
+
 #[test]
 fn credit_without_end_takes_a_connection_out_of_the_rule() {
     // At once, and in a sum.

@@ -194,16 +194,22 @@ fn a_send_is_refused_at_the_budget_and_on_drained_tells_when_there_is_room() {
     let (mut slow, slow_conn) = open_narrow(&mut reactor, addr);
     let (mut other, other_conn) = open(&mut reactor, addr);
     let sent = fill_with_output(&mut reactor, slow_conn);
+    let (_giving, giving_conn) = open(&mut reactor, addr);
     for _ in 0..3 {
         let refused = reactor.with(|_, cx| cx.send(other_conn, b"refused"));
+        assert!(matches!(refused, Err(SendError::Full)), "{refused:?}");
+        let refused = reactor.with(|_, cx| cx.send_owned(giving_conn, vec![7; 100_000]));
+        let refused = refused.map_err(|refused| refused.error);
         assert!(matches!(refused, Err(SendError::Full)), "{refused:?}");
         idle(&mut reactor);
     }
     assert_eq!(drained(&reactor), []);
     read_slowly(&mut reactor, &mut slow, sent);
     idle(&mut reactor);
-    let told = drained(&reactor).into_iter();
-    assert_eq!(told.filter(|conn| *conn == other_conn).count(), 1);
+    for refused in [other_conn, giving_conn] {
+        let told = drained(&reactor).into_iter();
+        assert_eq!(told.filter(|conn| *conn == refused).count(), 1);
+    }
     let _ = reactor
         .with(|_, cx| cx.send(other_conn, b"taken"))
         .expect("there is room");

@@ -67,7 +67,6 @@ impl Engine {
         };
         let mut buf = pool.take(AROUND_LEN);
         let place = framing.encode_around(payload, &mut buf);
-        pool.recount(&mut buf);
         let limit = conn.limits(config).write_queue_len_max;
         let is_too_much = queued + buf.len() + payload.len() > limit;
         match place {

@@ -158,3 +158,165 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::buffer::Pool;
+    use crate::codec::{Framing, Kind, Skipped};
+    use crate::config::Config;
+    use crate::conn::{Flow, Sink};
+    use crate::engine::Accepted;
+    use crate::socket::{Script, Stream, Writing};
+    use crate::token::ConnId;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// An engine whose clock is the test's.
+    struct Clocked {
+        engine: Engine,
+        epoch: Instant,
+    }
+
+    impl Clocked {
+        fn new(config: Config) -> Self {
+            let engine = Engine::new(config, Instant::now).expect("an engine");
+            let epoch = engine.now;
+            Self { engine, epoch }
+        }
+
+        /// Opens a connection whose peer takes nothing.
+        fn open(&mut self) -> Token {
+            let script = Script::new();
+            script.then_write([Writing::Fails(io::ErrorKind::WouldBlock)]);
+            let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
+            let stream = Stream::Scripted(script);
+            match self.engine.admit(stream, peer, Framing::raw()) {
+                Accepted::Conn(conn) => conn.0,
+                refused => panic!("{refused:?}"),
+            }
+        }
+
+        /// The timers that are due so many milliseconds after the epoch. Answers whether the
+        /// connection is still as it was.
+        fn is_left_alone(&mut self, at: u32, token: Token) -> bool {
+            self.engine.set_now(self.epoch + at * MS);
+            self.engine.note_due_timers();
+            while let Some((_, task)) = self.engine.next_due() {
+                assert_eq!(task, Task::Check(token));
+                self.engine.check_timeouts(token);
+            }
+            let flags = self.engine.conn(token).expect("it is there").flags;
+            !flags.intersects(Flags::CLOSING | Flags::DEAD)
+        }
+    }
+
+    /// Takes frames of which none comes whole.
+    struct Half {
+        framing: Framing,
+        pool: Pool,
+        now: Stamp,
+    }
+
+    impl Sink for Half {
+        fn kind(&self) -> &Kind {
+            self.framing.kind()
+        }
+
+        fn frame(&mut self, _: &[u8]) -> Flow {
+            Flow::Continue
+        }
+
+        fn skipped(&mut self, _: Skipped) -> Flow {
+            Flow::Continue
+        }
+
+        fn now(&self) -> Stamp {
+            self.now
+        }
+
+        fn pool(&mut self) -> &mut Pool {
+            &mut self.pool
+        }
+    }
+
+    /// The timeout that does not matter here has it looked at more often.
+    #[test]
+    fn a_frame_that_nobody_read_on_has_its_whole_time_from_the_resume_on() {
+        let config = Config {
+            frame_deadline: Some(100 * MS),
+            write_stall_timeout: Some(30 * MS),
+            ..Config::default()
+        };
+        let resumes: [fn(&mut Engine, Token); 3] = [
+            |engine, conn| engine.resume(ConnId(conn).into()).expect("it is open"),
+            |engine, conn| engine.grant(conn, 1).expect("it is open"),
+            |engine, conn| {
+                let limits = engine.limits(conn).expect("it is open");
+                engine.set_limits(conn, limits).expect("they are sound");
+            },
+        ];
+        for resume in resumes {
+            let mut clocked = Clocked::new(config.clone());
+            let conn = clocked.open();
+            let mut half = Half {
+                framing: Framing::line(),
+                pool: Pool::new(0),
+                now: clocked.engine.stamp,
+            };
+            let entry = clocked.engine.conn_mut(conn).expect("it is open");
+            let _ = entry.inbound.ingest(b"half a li", &mut half);
+            let paused = clocked.engine.pause(ConnId(conn).into());
+            paused.expect("it is open");
+            clocked.engine.grant(conn, 0).expect("it is open");
+            assert!(clocked.is_left_alone(90, conn));
+            resume(&mut clocked.engine, conn);
+            let entry = clocked.engine.conn_mut(conn).expect("it is open");
+            entry.flags.remove(Flags::PAUSED | Flags::NO_CREDIT);
+            for at in [101, 150, 189] {
+                assert!(clocked.is_left_alone(at, conn), "at {at}");
+            }
+            assert!(!clocked.is_left_alone(192, conn));
+        }
+    }
+
+    /// A shorter timeout that is not over has both looked at before their time. Stamps and ticks
+    /// round up, by a millisecond each.
+    #[test]
+    fn a_connection_that_opens_late_is_idle_from_then_on() {
+        let config = Config {
+            idle_timeout: Some(100 * MS),
+            frame_deadline: Some(30 * MS),
+            ..Config::default()
+        };
+        let mut clocked = Clocked::new(config);
+        clocked.engine.set_now(clocked.epoch + 1000 * MS);
+        let conn = clocked.open();
+        for at in [1030, 1060, 1099] {
+            assert!(clocked.is_left_alone(at, conn), "at {at}");
+        }
+        assert!(!clocked.is_left_alone(1102, conn));
+    }
+
+    #[test]
+    fn limits_of_its_own_count_the_time_in_which_nothing_was_taken_from_then_on() {
+        let mut clocked = Clocked::new(Config::default());
+        let conn = clocked.open();
+        let sent = clocked.engine.send(conn, &b"waits"[..]);
+        let _ = sent.expect("there is room");
+        let _ = clocked.engine.flush(conn);
+        clocked.engine.set_now(clocked.epoch + 100 * MS);
+        let mut limits = clocked.engine.limits(conn).expect("it is open");
+        limits.write_stall_timeout = Some(50 * MS);
+        limits.frame_deadline = Some(20 * MS);
+        let set = clocked.engine.set_limits(conn, limits);
+        set.expect("they are sound");
+        for at in [120, 149] {
+            assert!(clocked.is_left_alone(at, conn), "at {at}");
+        }
+        assert!(!clocked.is_left_alone(152, conn));
+    }
+}
