@@ -99,8 +99,9 @@ impl Outbound {
         self.segments.push_back(Segment::Given(Box::new(given)));
     }
 
-    /// Appends what `encode` puts, for a payload of `payload_len` bytes; nothing where it fails, or
-    /// where the queue would be longer than `limit` (`Ok(false)`).
+    /// Appends what `encode` puts, for a payload of `payload_len` bytes, which is 0 where nobody
+    /// knows; nothing where it fails, or where the queue would be longer than `limit`
+    /// (`Ok(false)`).
     pub(crate) fn encode<E>(
         &mut self,
         payload_len: usize,
@@ -109,7 +110,13 @@ impl Outbound {
         encode: impl FnOnce(&mut Buf) -> Result<(), E>,
     ) -> Result<bool, E> {
         let queued = self.len;
-        let back = self.back_with_room(payload_len.saturating_add(HEADER_ROOM), pool);
+        let room = match self.segments.back() {
+            // A segment that is nearly full would grow, and again, and be the whole queue in the
+            // end. So it grows only for a payload that is long beside it.
+            Some(Segment::Pooled(back)) if payload_len == 0 => back.capacity() / 4,
+            _ => payload_len,
+        };
+        let back = self.back_with_room(room.saturating_add(HEADER_ROOM), pool);
         let before = back.len();
         let mut encoding = Encoding {
             outbound: self,
@@ -290,6 +297,32 @@ mod tests {
             empty.segments.is_empty(),
             "its buffer went back to the pool"
         );
+    }
+
+    #[test]
+    fn payloads_of_unknown_length_make_no_segment_that_is_the_whole_queue() {
+        let mut pool = Pool::new(0);
+        for len in [10, 100, 1024, 20_000, 33_000, 100_000] {
+            let mut queue = Outbound::default();
+            let payload = vec![7; len];
+            while queue.len() < 1 << 20 {
+                let put = |out: &mut Buf| {
+                    out.put(&payload);
+                    Ok::<_, ()>(())
+                };
+                assert_eq!(queue.encode(0, usize::MAX, &mut pool, put), Ok(true));
+            }
+            let longest = queue.segments.iter().map(Segment::held_bytes).max();
+            let longest = longest.expect("there are some");
+            assert!(
+                longest <= SEGMENT_LEN.max(8 * len),
+                "{longest} for {len} each"
+            );
+            assert!(queue.held_bytes() <= 2 * queue.len(), "with {len} each");
+            let queued = queue.len();
+            assert_eq!(drain(&mut queue, 100_000, &mut pool).len(), queued);
+        }
+        assert_eq!(pool.lent_bytes(), 0);
     }
 
     #[test]
