@@ -266,6 +266,10 @@
 )]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+// By its name, as a file is shared with the tests outside of it.
+#[cfg(test)]
+extern crate self as unstick;
+
 mod addr;
 mod buffer;
 mod codec;

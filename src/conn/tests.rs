@@ -8,6 +8,9 @@ mod contract;
 mod costs;
 mod flags;
 mod naive;
+/// The framings as plain as can be, as the integration tests and the fuzz targets have them too.
+#[path = "../../tests/common/naive.rs"]
+mod plain;
 mod skips;
 mod splits;
 

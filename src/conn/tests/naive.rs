@@ -2,14 +2,11 @@
 //! rest of the stream, and remembers nothing. And streams to decode.
 
 use super::codecs::DELIMITERS;
+use super::plain::{Fault, Field, Format, Found, Limit};
 use super::{Outcome, Random, Stage};
 
-enum Found {
-    Frame { payload: Vec<u8>, len: usize },
-    Skip(usize),
-    More,
-    Bad,
-}
+const MORE: Found = Found::Cut(0);
+const BAD: Found = Found::Bad(Fault::Malformed);
 
 /// Decodes a stream that is there as a whole.
 pub(super) fn decode(plan: &[Stage], stream: &[u8]) -> Outcome {
@@ -24,7 +21,7 @@ pub(super) fn decode(plan: &[Stage], stream: &[u8]) -> Outcome {
             stage_left = stage.frames;
         }
         let mut found = first(stage, rest);
-        if matches!(found, Found::More) {
+        if found == MORE {
             found = at_the_end(stage.name, rest);
         }
         let bad_at = match found {
@@ -38,8 +35,9 @@ pub(super) fn decode(plan: &[Stage], stream: &[u8]) -> Outcome {
                 rest = &rest[len.min(rest.len())..];
                 continue;
             }
-            Found::More => None,
-            Found::Bad => Some(stream.len() - rest.len()),
+            Found::Cut(_) => None,
+            Found::Bad(_) => Some(stream.len() - rest.len()),
+            Found::TooLong { .. } => unreachable!("nothing is to be skipped"),
         };
         return Outcome {
             frames,
@@ -49,173 +47,100 @@ pub(super) fn decode(plan: &[Stage], stream: &[u8]) -> Outcome {
     }
 }
 
+/// The settings of a built-in framing, but for those that only this crate's own tests have.
+fn format(name: &str) -> Option<Format> {
+    let set = |all: &[&[u8]]| Format::Delimiters(all.iter().map(|one| one.to_vec()).collect());
+    Some(match name {
+        "line" => Format::Line,
+        "fixed" => Format::Fixed(3),
+        "delimiter" => set(&[b"--"]),
+        "delimiters" => set(&DELIMITERS),
+        "varint" => Format::Varint { is_lax: false },
+        "netstring" => Format::Netstring,
+        "field" => Format::Field(Field {
+            leading: 1,
+            width: 2,
+            following: 0,
+            is_little: true,
+            adjustment: -3,
+            strip: 3,
+        }),
+        "kept" => Format::Field(Field {
+            leading: 1,
+            width: 1,
+            following: 0,
+            is_little: false,
+            adjustment: 0,
+            strip: 0,
+        }),
+        name if is_length(name) => {
+            let (width, is_little) = length_field(name);
+            let width = u8::try_from(width).expect("at most 8");
+            Format::Length { width, is_little }
+        }
+        _ => return None,
+    })
+}
+
 fn first(stage: &Stage, rest: &[u8]) -> Found {
     let Some(&tag) = rest.first() else {
-        return Found::More;
+        return MORE;
     };
+    if let Some(format) = format(stage.name) {
+        let (len, skips) = (stage.limit, false);
+        return format.first(Limit { len, skips }, rest);
+    }
     let field = |at: usize| rest.get(at).map(|byte| usize::from(*byte));
     match (stage.name, tag) {
-        ("raw", _) => frame(rest, 0, rest.len(), 0),
-        ("line", _) => line(rest, stage.limit),
-        ("fixed", _) => frame(rest, 0, 3, 0),
-        ("delimiter", _) => delimited(rest, &[b"--"], stage.limit),
-        ("delimiters", _) => delimited(rest, &DELIMITERS, stage.limit),
-        ("varint", _) => varint(rest, stage.limit),
-        ("netstring", _) => netstring(rest, stage.limit),
-        ("field", _) => match (field(1), field(2)) {
-            (Some(low), Some(high)) => match (low + 256 * high).checked_sub(3) {
-                Some(len) if len <= stage.limit => frame(rest, 3, len, 0),
-                _ => Found::Bad,
-            },
-            _ => Found::More,
-        },
-        ("kept" | "records", _) => match field(1) {
-            Some(_) if stage.name == "records" && tag != b'r' => Found::Bad,
-            Some(count) => {
-                let len = if stage.name == "kept" {
-                    count
-                } else {
-                    3 * count
-                };
-                match 2 + len <= stage.limit {
-                    true => frame(rest, 0, 2 + len, 0),
-                    false => Found::Bad,
-                }
+        ("raw", _) => frame(rest, 0, rest.len()),
+        ("records", tag) => match field(1) {
+            Some(count) if tag == b'r' && 2 + 3 * count <= stage.limit => {
+                frame(rest, 0, 2 + 3 * count)
             }
-            None => Found::More,
+            Some(_) => BAD,
+            None => MORE,
         },
         ("nul", _) => match position(rest, b"\0") {
-            Some(end) => frame(rest, 0, end, 1),
-            None => Found::More,
+            Some(end) => Found::Frame {
+                payload: rest[..end].to_vec(),
+                len: end + 1,
+            },
+            None => MORE,
         },
-        ("marked", _) if !(rest.starts_with(b"<>") || rest == b"<") => Found::Bad,
+        ("marked", _) if !(rest.starts_with(b"<>") || rest == b"<") => BAD,
         ("marked", _) => match rest.get(2..).and_then(|rest| position(rest, b"<>")) {
-            Some(len) => frame(rest, 2, len, 0),
-            None => Found::More,
+            Some(len) => frame(rest, 2, len),
+            None => MORE,
         },
         ("tagged", b'.') => Found::Skip(1),
-        ("tagged", b's') => field(1).map_or(Found::More, |len| Found::Skip(2 + len)),
+        ("tagged", b's') => field(1).map_or(MORE, |len| Found::Skip(2 + len)),
         ("tagged", b'S') => match (field(1), field(2)) {
             (Some(high), Some(low)) => Found::Skip(3 + 256 * high + low),
-            _ => Found::More,
+            _ => MORE,
         },
-        ("tagged", b'f') => field(1).map_or(Found::More, |len| frame(rest, 2, len, 0)),
-        ("tagged", _) => Found::Bad,
-        ("blocks", _) => frame(rest, 0, 3, 0),
-        (name, _) => {
-            let (width, is_little) = length_field(name);
-            let Some(field) = rest.get(..width) else {
-                return Found::More;
-            };
-            let digits: Vec<u8> = if is_little {
-                field.iter().rev().copied().collect()
-            } else {
-                field.to_vec()
-            };
-            let len = digits
-                .iter()
-                .fold(0_u128, |len, digit| 256 * len + u128::from(*digit));
-            match usize::try_from(len) {
-                Ok(len) if len <= stage.limit => frame(rest, width, len, 0),
-                _ => Found::Bad,
-            }
-        }
+        ("tagged", b'f') => field(1).map_or(MORE, |len| frame(rest, 2, len)),
+        ("blocks", _) => frame(rest, 0, 3),
+        ("tagged", _) => BAD,
+        (name, _) => panic!("no framing {name}"),
     }
 }
 
 /// What the rest of an ended stream is to a codec that has an opinion on it.
 fn at_the_end(name: &str, rest: &[u8]) -> Found {
     match name {
-        "marked" if rest.len() >= 2 => frame(rest, 2, rest.len() - 2, 0),
-        "blocks" if !rest.is_empty() => frame(rest, 0, 1, 0),
-        _ => Found::More,
+        "marked" if rest.len() >= 2 => frame(rest, 2, rest.len() - 2),
+        "blocks" if !rest.is_empty() => frame(rest, 0, 1),
+        _ => MORE,
     }
 }
 
-fn frame(rest: &[u8], header: usize, len: usize, trailer: usize) -> Found {
+fn frame(rest: &[u8], header: usize, len: usize) -> Found {
     match rest.get(header..header + len) {
         Some(payload) => Found::Frame {
             payload: payload.to_vec(),
-            len: header + len + trailer,
+            len: header + len,
         },
-        None => Found::More,
-    }
-}
-
-fn line(rest: &[u8], limit: usize) -> Found {
-    let end = position(rest, b"\n");
-    let mut payload = rest[..end.unwrap_or(rest.len())].to_vec();
-    if payload.ends_with(b"\r") {
-        payload.pop();
-    }
-    match end {
-        _ if payload.len() > limit => Found::Bad,
-        Some(end) => Found::Frame {
-            payload,
-            len: end + 1,
-        },
-        None => Found::More,
-    }
-}
-
-/// The first delimiter ends it, and of those that begin there the longest.
-fn delimited(rest: &[u8], delimiters: &[&[u8]], limit: usize) -> Found {
-    for start in 0..rest.len() {
-        let here = delimiters
-            .iter()
-            .filter(|one| rest[start..].starts_with(one));
-        if let Some(len) = here.map(|one| one.len()).max() {
-            return match start <= limit {
-                true => frame(rest, 0, start, len),
-                false => Found::Bad,
-            };
-        }
-        if delimiters.iter().any(|one| one.starts_with(&rest[start..])) {
-            return if start <= limit {
-                Found::More
-            } else {
-                Found::Bad
-            };
-        }
-    }
-    if rest.len() <= limit {
-        Found::More
-    } else {
-        Found::Bad
-    }
-}
-
-fn varint(rest: &[u8], limit: usize) -> Found {
-    let Some(last) = rest.iter().take(10).position(|byte| *byte < 128) else {
-        return if rest.len() < 10 {
-            Found::More
-        } else {
-            Found::Bad
-        };
-    };
-    let digits = rest[..=last]
-        .iter()
-        .rev()
-        .map(|byte| u128::from(byte % 128));
-    let len = digits.fold(0, |len, digit| 128 * len + digit);
-    match usize::try_from(len) {
-        Ok(len) if len <= limit && (last == 0 || rest[last] > 0) => frame(rest, last + 1, len, 0),
-        _ => Found::Bad,
-    }
-}
-
-fn netstring(rest: &[u8], limit: usize) -> Found {
-    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let text = std::str::from_utf8(&rest[..digits]).expect("digits are ASCII");
-    let has_leading_zero = digits > 1 && text.starts_with('0');
-    let len: usize = match text.parse() {
-        Ok(len) if len <= limit && !has_leading_zero => len,
-        _ => return Found::Bad,
-    };
-    match (rest.get(digits), rest.get(digits + 1 + len)) {
-        (Some(b':'), Some(b',')) => frame(rest, digits + 1, len, 1),
-        (None | Some(b':'), None) => Found::More,
-        _ => Found::Bad,
+        None => MORE,
     }
 }
 
