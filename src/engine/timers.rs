@@ -103,8 +103,7 @@ impl Engine {
     pub(crate) fn set_interval(&mut self, period: Duration, key: u64) -> TimerId {
         let at = self.since_epoch().saturating_add(period);
         let index = self.intervals.insert(Interval { key, at, period });
-        self.wheel
-            .insert(tick_at_or_after(at), Kind::Interval, index as u64)
+        self.insert_timer(at, Kind::Interval, index as u64)
     }
 
     /// Sets a timer anew, that has not ended. Answers whether it had not.
@@ -129,6 +128,13 @@ impl Engine {
     pub(super) fn set_task(&mut self, after: Duration, task: Task) -> TimerId {
         let at = self.since_epoch().saturating_add(after);
         let (kind, value) = task.pack();
+        self.insert_timer(at, kind, value)
+    }
+
+    fn insert_timer(&mut self, at: Duration, kind: Kind, value: u64) -> TimerId {
+        if self.wheel.is_empty() {
+            self.note_due_timers(); // Nobody turned it while it was empty.
+        }
         self.wheel.insert(tick_at_or_after(at), kind, value)
     }
 
@@ -266,6 +272,8 @@ mod tests {
                     assert!(reached > last, "fired twice for one deadline, or early");
                     last = reached;
                 }
+                let next = u32::try_from(last + 1).expect("an hour has fewer");
+                assert!(now < period * next + MS, "it drifts: firing {next} is late");
             }
             assert!(scripted.engine.cancel_timer(id));
             assert!(scripted.engine.intervals.is_empty());
@@ -304,6 +312,23 @@ mod tests {
         }
         // No clock gets to the end of time; the timer that is set there is none that is due.
         assert!(!keys(scripted.turn(1_000_000 * day)).contains(&4));
+    }
+
+    /// It would be looked for where the wheel was left, turn after turn.
+    #[test]
+    fn the_first_timer_after_a_long_time_is_waited_for_at_once() {
+        let mut scripted = Scripted::new();
+        for hour in 1..5 {
+            let now = Duration::from_secs(3600 * hour) + 7 * MS;
+            scripted.engine.set_now(scripted.epoch + now);
+            let id = match hour % 2 {
+                0 => scripted.engine.set_timer(5 * MS, hour),
+                _ => scripted.engine.set_interval(5 * MS, hour),
+            };
+            assert_eq!(scripted.engine.time_to_next_timer(), Some(5 * MS));
+            assert_eq!(scripted.turn(now + 5 * MS), [(id, hour)]);
+            scripted.engine.cancel_timer(id);
+        }
     }
 
     #[test]

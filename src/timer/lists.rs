@@ -188,6 +188,8 @@ mod tests {
     fn what_is_left_of_a_list_comes_in_the_order_in_which_it_was_appended() {
         let mut lists = Lists::<2>::new();
         let spots: Vec<_> = (0..100).map(|index| lists.push(1, index)).collect();
+        let held = |lists: &Lists<2>| lists.chunks.iter().filter(|chunk| chunk.held != 0).count();
+        assert_eq!(held(&lists), 100_usize.div_ceil(CHUNK_LEN));
         for (index, spot) in (0..).zip(&spots) {
             if index % 7 != 3 && !(26..39).contains(&index) {
                 assert!(!lists.remove(*spot), "some are left");

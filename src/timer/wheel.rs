@@ -145,6 +145,9 @@ impl<K: Copy> Wheel<K> {
     /// and nothing else.
     pub(crate) fn advance(&mut self, now: u64) {
         self.now = self.now.max(now);
+        if self.is_empty() {
+            self.hand = self.now;
+        }
     }
 
     /// Takes the timer that was due first. Where `next` answers a deadline, the timer goes on with

@@ -6,7 +6,10 @@
 //!
 //! Beside the reactor's wheel stand a `BinaryHeap` that leaves dead entries where they are, the
 //! wheel of tokio-util (`DelayQueue`), and that of the crate `hierarchical_hash_wheel_timer`. Each
-//! holds a key of 64 bits. The time is the CPU time of the thread, for one timer.
+//! holds a key of 64 bits.
+//!
+//! All are measured in turn, in rounds, and told are the medians: nanoseconds of the thread's CPU
+//! time for each timer. A number of rounds can be given behind `--`; there are 9.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,7 +19,6 @@ use std::sync::LazyLock;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hierarchical_hash_wheel_timer::IdOnlyTimerEntry;
 use hierarchical_hash_wheel_timer::wheels::cancellable::QuadWheelWithOverflow;
 use tokio::runtime::Runtime;
@@ -339,61 +341,76 @@ impl Random {
     }
 }
 
-fn timers(criterion: &mut Criterion) {
-    let mut random = Random(7);
-    let [first, later, short] = [FIRST_MS, LATER_MS, SHORT_MS].map(|ms| random.delays(ms));
-    let (order, order_of_end) = (random.order(), random.order());
+const OPERATIONS: [&str; 4] = ["set", "put off", "cancel", "fire"];
 
-    // Sets, puts off and cancels a million, and tells how long one of the three took.
-    let cycle = |timers: &mut dyn Timers, wanted: &str| {
-        let set = measured(|| timers.set(&first));
-        let put_off = measured(|| timers.put_off(&order, &later));
-        let cancel = measured(|| timers.cancel(&order_of_end));
-        timers.clear();
-        match wanted {
-            "set" => set,
-            "put off" => put_off,
-            _ => cancel,
+/// The delays and the orders in which timers are put off and cancelled.
+struct Work {
+    first: Vec<u64>,
+    later: Vec<u64>,
+    short: Vec<u64>,
+    order: Vec<usize>,
+    order_of_end: Vec<usize>,
+}
+
+impl Work {
+    fn new() -> Self {
+        let mut random = Random(7);
+        Self {
+            first: random.delays(FIRST_MS),
+            later: random.delays(LATER_MS),
+            short: random.delays(SHORT_MS),
+            order: random.order(),
+            order_of_end: random.order(),
         }
-    };
-    let fire = |timers: &mut dyn Timers| {
-        timers.set(&short);
+    }
+
+    /// Sets, puts off and cancels them all, then sets them again and fires them all.
+    fn round(&self, timers: &mut dyn Timers) -> [Duration; OPERATIONS.len()] {
+        let set = measured(|| timers.set(&self.first));
+        let put_off = measured(|| timers.put_off(&self.order, &self.later));
+        let cancel = measured(|| timers.cancel(&self.order_of_end));
+        timers.clear();
+        timers.set(&self.short);
         timers.let_pass(Duration::from_millis(SHORT_MS.end + 1));
         let mut fired = 0;
-        let time = measured(|| fired = timers.fire());
+        let fire = measured(|| fired = timers.fire());
         assert_eq!(fired, *TIMERS);
         timers.clear();
-        time
-    };
-    type Make = fn() -> Box<dyn Timers>;
-    let contenders: [(&str, Make); 4] = [
-        ("unstick", || Box::new(Unstick::new())),
-        ("BinaryHeap", || Box::new(Heap::default())),
-        ("tokio-util", || Box::new(Tokio::new())),
-        ("hash-wheel", || Box::new(HashWheel::default())),
-    ];
-    for operation in ["set", "put off", "cancel", "fire"] {
-        let mut group = criterion.benchmark_group(operation);
-        group.throughput(Throughput::Elements(*TIMERS as u64));
-        group.sample_size(10);
-        group.warm_up_time(Duration::from_millis(1));
-        for (name, make) in contenders {
-            group.bench_function(name, |bencher| {
-                let mut timers = make();
-                cycle(&mut *timers, "set");
-                bencher.iter_custom(|rounds| {
-                    (0..rounds)
-                        .map(|_| match operation {
-                            "fire" => fire(&mut *timers),
-                            operation => cycle(&mut *timers, operation),
-                        })
-                        .sum()
-                });
-            });
-        }
-        group.finish();
+        [set, put_off, cancel, fire]
     }
 }
 
-criterion_group!(benches, timers);
-criterion_main!(benches);
+fn main() {
+    let rounds = std::env::args().find_map(|arg| arg.parse().ok());
+    let rounds: usize = rounds.unwrap_or(if *TIMERS < 1_000_000 { 1 } else { 9 });
+    let work = Work::new();
+    let mut contenders: [(&str, Box<dyn Timers>); 4] = [
+        ("unstick", Box::new(Unstick::new())),
+        ("BinaryHeap", Box::new(Heap::default())),
+        ("DelayQueue", Box::new(Tokio::new())),
+        ("hash wheel", Box::new(HashWheel::default())),
+    ];
+    let mut times = vec![Vec::new(); contenders.len()];
+    // The first round grows what is kept, and is not counted.
+    for round in 0..=rounds {
+        for ((_, timers), times) in contenders.iter_mut().zip(&mut times) {
+            let time = work.round(&mut **timers);
+            if round > 0 {
+                times.push(time);
+            }
+        }
+    }
+    print!("{} timers, ns each |", *TIMERS);
+    contenders.iter().for_each(|(name, _)| print!(" {name} |"));
+    println!();
+    for (index, operation) in OPERATIONS.iter().enumerate() {
+        print!("{operation} |");
+        for times in &times {
+            let mut times: Vec<_> = times.iter().map(|time| time[index]).collect();
+            times.sort_unstable();
+            let median = times[times.len() / 2].as_nanos() as f64;
+            print!(" {:.0} |", median / *TIMERS as f64);
+        }
+        println!();
+    }
+}
