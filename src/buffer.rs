@@ -14,6 +14,8 @@
 //!
 //! This module does no I/O and knows nothing of frames.
 
+use std::ops::Range;
+
 use crate::timer::Stamp;
 
 /// From this capacity on a buffer begins in the middle of a page.
@@ -119,6 +121,18 @@ impl Buf {
         &mut self.data[self.start..self.end]
     }
 
+    /// Where a part of the bytes in use lies, for [`Buf::at`].
+    #[inline]
+    pub(crate) fn place_of(&self, part: Range<usize>) -> Range<usize> {
+        self.start + part.start..self.start + part.end
+    }
+
+    /// The bytes at a place, which may be consumed meanwhile: they stand until something is put.
+    #[inline]
+    pub(crate) fn at(&self, place: Range<usize>) -> &[u8] {
+        &self.data[place]
+    }
+
     /// The room at the end, to be filled and then told of by [`Buf::filled`].
     #[inline]
     pub(crate) fn room_mut(&mut self) -> &mut [u8] {
@@ -217,11 +231,16 @@ impl Buf {
             self.move_to_front();
             return;
         }
-        let capacity = wanted.max(2 * self.capacity()).next_power_of_two();
-        let (mut grown, base) = memory(capacity);
+        self.exchange(wanted.max(2 * self.capacity()).next_power_of_two());
+    }
+
+    /// Goes on in other memory, of `capacity` bytes or as many as are in use.
+    #[cold]
+    pub(crate) fn exchange(&mut self, capacity: usize) {
+        let (mut data, base) = memory(capacity.max(self.len()));
         let end = base + self.len();
-        grown[base..end].copy_from_slice(self.bytes());
-        self.data = grown;
+        data[base..end].copy_from_slice(self.bytes());
+        self.data = data;
         (self.base, self.start, self.end) = (base, base, end);
     }
 }

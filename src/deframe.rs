@@ -16,6 +16,9 @@ use crate::error::{DecodeError, FrameError};
 const READ_LEN: usize = 8 * 1024;
 /// How much larger than the bytes that came the buffer may be made for one frame.
 const GROWTH: usize = 4;
+/// The part of the buffer that is to be filled once in a while, and how many times its capacity may
+/// come without that before it is exchanged for such a part.
+const SHRINK: usize = 4;
 
 /// What a [`Deframer`] found in its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +58,12 @@ pub struct Deframer {
     framing: Framing,
     state: AnyState,
     buf: Buf,
-    /// Bytes at the front that belong to the frame handed out last.
-    delivered: usize,
     /// Bytes still to come that belong to a skipped frame. While there are any, `buf` is empty.
     skip: u64,
-    /// Bytes consumed so far: where in the stream the buffer begins.
-    offset: u64,
+    /// Bytes given so far: those in the buffer are the last of them.
+    received: u64,
+    /// How many those were when the buffer was filled to a good part.
+    filled_at: u64,
     frames_skipped: u64,
     /// What ended the stream.
     error: Option<FrameError>,
@@ -68,9 +71,12 @@ pub struct Deframer {
 
 /// What a look at the buffer came to.
 enum Found {
-    /// Where in the buffer a frame lies.
+    /// The place of a frame that is consumed.
     Frame(Range<usize>),
     Skipped(Skipped),
+    /// No frame yet.
+    Nothing,
+    Failed,
 }
 
 impl Deframer {
@@ -81,9 +87,9 @@ impl Deframer {
             framing,
             state: AnyState::default(),
             buf: Buf::default(),
-            delivered: 0,
             skip: 0,
-            offset: 0,
+            received: 0,
+            filled_at: 0,
             frames_skipped: 0,
             error: None,
         }
@@ -98,9 +104,12 @@ impl Deframer {
     /// What is wrong with the bytes, and where. It is final: whatever is asked afterwards, the same
     /// error is answered, and bytes that are given are dropped. [`rest`](Deframer::rest) begins
     /// with the offending frame.
+    #[inline]
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, DecodeError> {
-        let frame = self.next_range(false)?;
-        Ok(frame.map(|frame| &self.buf.bytes()[frame]))
+        match self.next_place(false)? {
+            Some(place) => Ok(Some(self.buf.at(place))),
+            None => Ok(None),
+        }
     }
 
     /// As [`next_frame`](Deframer::next_frame), for a stream that has ended: where no whole frame
@@ -112,11 +121,11 @@ impl Deframer {
     /// As for [`next_frame`](Deframer::next_frame).
     pub fn last_frame(&mut self) -> Result<Option<&[u8]>, DecodeError> {
         // A codec is told of the end only when it has taken all whole frames.
-        let frame = match self.next_range(false)? {
-            None => self.next_range(true)?,
-            frame => frame,
+        let place = match self.next_place(false)? {
+            None => self.next_place(true)?,
+            place => place,
         };
-        Ok(frame.map(|frame| &self.buf.bytes()[frame]))
+        Ok(place.map(|place| self.buf.at(place)))
     }
 
     /// As [`next_frame`](Deframer::next_frame), but skipped frames are told of one by one, in their
@@ -126,8 +135,8 @@ impl Deframer {
     ///
     /// As for [`next_frame`](Deframer::next_frame).
     pub fn decode(&mut self) -> Result<Option<Decoded<'_>>, DecodeError> {
-        let found = self.look(false)?;
-        Ok(found.map(|found| self.decoded(found)))
+        let found = self.look(false);
+        self.decoded(found)
     }
 
     /// As [`last_frame`](Deframer::last_frame), but skipped frames are told of as by
@@ -137,25 +146,25 @@ impl Deframer {
     ///
     /// As for [`next_frame`](Deframer::next_frame).
     pub fn decode_last(&mut self) -> Result<Option<Decoded<'_>>, DecodeError> {
-        let found = match self.look(false)? {
-            None => self.look(true)?,
+        let found = match self.look(false) {
+            Found::Nothing => self.look(true),
             found => found,
         };
-        Ok(found.map(|found| self.decoded(found)))
+        self.decoded(found)
     }
 
     /// Appends bytes of the stream; after an error they are dropped.
     pub fn extend(&mut self, bytes: &[u8]) {
         if self.error.is_none() {
-            self.consume_delivered();
+            self.let_go();
             self.buf.put(bytes);
-            self.skip_front();
+            self.came(bytes.len());
         }
     }
 
     /// Room to read into, never empty; [`filled`](Deframer::filled) tells how much of it was used.
     pub fn space(&mut self) -> &mut [u8] {
-        self.consume_delivered();
+        self.let_go();
         let missing = self.buf.need.saturating_sub(self.buf.len());
         let wanted = missing.min((GROWTH - 1) * self.buf.len()).max(READ_LEN);
         self.buf.reserve(wanted);
@@ -174,14 +183,13 @@ impl Deframer {
         );
         if self.error.is_none() {
             self.buf.filled(len);
-            self.skip_front();
+            self.came(len);
         }
     }
 
     /// Exchanges the framing: the bytes not handed out yet belong to the new one, but for those of
     /// a frame that is being skipped by its length. An error stays.
     pub fn reframe(&mut self, framing: Framing) {
-        self.consume_delivered();
         self.framing = framing;
         self.state = AnyState::default();
         self.buf.need = 0;
@@ -190,13 +198,13 @@ impl Deframer {
     /// The bytes that are not handed out yet.
     #[must_use]
     pub fn rest(&self) -> &[u8] {
-        self.buf.bytes().get(self.delivered..).unwrap_or_default()
+        self.buf.bytes()
     }
 
     /// How many bytes of the stream lie before [`rest`](Deframer::rest).
     #[must_use]
     pub fn offset(&self) -> u64 {
-        self.offset + self.delivered as u64
+        self.received - self.buf.len() as u64
     }
 
     /// How many frames were skipped, as they were too long.
@@ -216,7 +224,7 @@ impl Deframer {
     /// * `InvalidData` with a [`DecodeError`] where the bytes are no frame.
     pub fn read_frame(&mut self, reader: &mut impl Read) -> io::Result<Option<&[u8]>> {
         let frame = loop {
-            if let Some(frame) = self.next_range(false)? {
+            if let Some(frame) = self.next_place(false)? {
                 break Some(frame);
             }
             let len = match reader.read(self.space()) {
@@ -224,80 +232,133 @@ impl Deframer {
                 result => result?,
             };
             if len == 0 {
-                break self.next_range(true)?;
+                break self.next_place(true)?;
             }
             self.filled(len);
         };
         if frame.is_none() && (!self.buf.is_empty() || self.skip > 0) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(frame.map(|frame| &self.buf.bytes()[frame]))
+        Ok(frame.map(|place| self.buf.at(place)))
     }
 
-    fn decoded(&self, found: Found) -> Decoded<'_> {
+    fn decoded(&self, found: Found) -> Result<Option<Decoded<'_>>, DecodeError> {
         match found {
-            Found::Frame(frame) => Decoded::Frame(&self.buf.bytes()[frame]),
-            Found::Skipped(skipped) => Decoded::Skipped(skipped),
+            Found::Frame(place) => Ok(Some(Decoded::Frame(self.buf.at(place)))),
+            Found::Skipped(skipped) => Ok(Some(Decoded::Skipped(skipped))),
+            Found::Nothing => Ok(None),
+            Found::Failed => Err(self.failure()),
         }
     }
 
-    /// Where the next frame lies in the buffer.
-    fn next_range(&mut self, has_ended: bool) -> Result<Option<Range<usize>>, DecodeError> {
+    /// Where the next frame lies.
+    #[inline]
+    fn next_place(&mut self, has_ended: bool) -> Result<Option<Range<usize>>, DecodeError> {
         loop {
-            match self.look(has_ended)? {
-                Some(Found::Frame(frame)) => return Ok(Some(frame)),
-                Some(Found::Skipped(_)) => {}
-                None => return Ok(None),
+            match self.look(has_ended) {
+                Found::Frame(place) => return Ok(Some(place)),
+                Found::Skipped(_) => {}
+                Found::Nothing => return Ok(None),
+                Found::Failed => return Err(self.failure()),
             }
         }
     }
 
-    fn look(&mut self, has_ended: bool) -> Result<Option<Found>, DecodeError> {
+    fn look(&mut self, has_ended: bool) -> Found {
         loop {
-            self.consume_delivered();
             if self.error.is_some() {
-                break;
+                return Found::Failed;
             }
             let need = if has_ended { 1 } else { self.buf.need.max(1) };
             if self.buf.len() < need {
-                return Ok(None);
+                return Found::Nothing;
             }
             self.buf.need = 0;
-            let bytes = self.buf.bytes();
-            match self
-                .state
-                .checked_step(self.framing.kind(), bytes, has_ended)
-            {
-                Ok(Step::Frame { frame, consumed }) => {
-                    self.delivered = consumed;
-                    return Ok(Some(Found::Frame(frame)));
+            let (kind, buf) = (self.framing.kind(), &mut self.buf);
+            let step = if has_ended {
+                self.state.checked_step(kind, buf.bytes(), true)
+            } else {
+                let shown = buf.len();
+                // A frame is cut out where its codec is inlined; what else there is, in one place.
+                let found = self.state.decode(kind, buf.bytes(), |step| match step {
+                    Ok(Step::Frame { frame, consumed })
+                        if frame.start <= frame.end
+                            && frame.end <= consumed
+                            && (1..=shown).contains(&consumed) =>
+                    {
+                        Ok((frame, consumed))
+                    }
+                    step => Err(step),
+                });
+                match found {
+                    Ok((frame, consumed)) => {
+                        let place = buf.place_of(frame);
+                        buf.consume(consumed);
+                        return Found::Frame(place);
+                    }
+                    Err(step) => step.and_then(|step| step.check(shown)),
                 }
-                Ok(Step::Need(need)) => {
-                    self.buf.need = need;
-                    return Ok(None);
-                }
-                Ok(Step::Skip { bytes }) => self.skip(bytes),
-                Ok(Step::SkipPart { bytes }) => self.skip(bytes as u64),
-                Ok(Step::SkipFrame { bytes, len, limit }) => {
-                    self.skip(bytes);
-                    self.frames_skipped += 1;
-                    return Ok(Some(Found::Skipped(Skipped { len, limit })));
-                }
-                Err(error) => self.error = Some(error),
+            };
+            if let Some(found) = self.heed(step) {
+                return found;
             }
         }
-        let error = self.error.clone();
-        Err(DecodeError {
-            error: error.expect("the loop is left with an error only"),
-            offset: self.offset,
-        })
     }
 
-    fn consume_delivered(&mut self) {
-        let delivered = std::mem::take(&mut self.delivered);
-        if delivered > 0 {
-            self.buf.consume(delivered);
-            self.offset += delivered as u64;
+    /// What a codec answered; `None` where it is to be asked again.
+    #[inline(never)]
+    fn heed(&mut self, step: Result<Step, FrameError>) -> Option<Found> {
+        match step {
+            Ok(Step::Frame { frame, consumed }) => {
+                let place = self.buf.place_of(frame);
+                self.buf.consume(consumed);
+                return Some(Found::Frame(place));
+            }
+            Ok(Step::Need(need)) => {
+                self.buf.need = need;
+                return Some(Found::Nothing);
+            }
+            Ok(Step::Skip { bytes }) => self.skip(bytes),
+            Ok(Step::SkipPart { bytes }) => self.skip(bytes as u64),
+            Ok(Step::SkipFrame { bytes, len, limit }) => {
+                self.skip(bytes);
+                self.frames_skipped += 1;
+                return Some(Found::Skipped(Skipped { len, limit }));
+            }
+            Err(error) => self.error = Some(error),
+        }
+        None
+    }
+
+    #[cold]
+    fn failure(&self) -> DecodeError {
+        let error = self.error.clone();
+        DecodeError {
+            error: error.expect("it is asked for where there is one"),
+            offset: self.offset(),
+        }
+    }
+
+    /// That many bytes were put into the buffer.
+    #[inline]
+    fn came(&mut self, len: usize) {
+        self.received += len as u64;
+        if self.buf.len() >= self.buf.capacity() / SHRINK {
+            self.filled_at = self.received;
+        }
+        self.skip_front();
+    }
+
+    /// Gives memory back that a burst has left behind: where several times as much came since the
+    /// buffer was filled to a good part.
+    #[inline]
+    fn let_go(&mut self) {
+        let (len, capacity) = (self.buf.len(), self.buf.capacity());
+        let since = self.received - self.filled_at;
+        if since >= (SHRINK * capacity) as u64 && capacity > 2 * READ_LEN && len < capacity / SHRINK
+        {
+            self.buf.exchange(capacity / SHRINK);
+            self.filled_at = self.received;
         }
     }
 
@@ -311,7 +372,6 @@ impl Deframer {
         let skipped = usize::try_from(self.skip).map_or(len, |skip| skip.min(len));
         self.buf.consume(skipped);
         self.skip -= skipped as u64;
-        self.offset += skipped as u64;
     }
 }
 
@@ -513,6 +573,38 @@ mod tests {
         assert_eq!(deframer.next_frame().expect("not yet"), None);
         assert!(deframer.space().len() <= READ_LEN);
         assert!(deframer.buf.capacity() <= 2 * READ_LEN);
+    }
+
+    #[test]
+    fn what_a_burst_made_of_the_buffer_is_given_back_by_and_by() {
+        let mut framer = Framer::new(Framing::length_u32());
+        let long = framer.frame(&[1; 1 << 20]).expect("it fits").to_vec();
+        let short = framer.frame(&[2; 5000]).expect("it fits").to_vec();
+        for reads in [false, true] {
+            let mut deframer = Deframer::new(Framing::length_u32());
+            let mut give = |bytes: &[u8]| {
+                for piece in bytes.chunks(4000) {
+                    if reads {
+                        deframer.space()[..piece.len()].copy_from_slice(piece);
+                        deframer.filled(piece.len());
+                    } else {
+                        deframer.extend(piece);
+                    }
+                    while let Some(frame) = deframer.next_frame().expect("frames") {
+                        assert!([1 << 20, 5000].contains(&frame.len()));
+                    }
+                }
+                deframer.buf.capacity()
+            };
+            let large = give(&long);
+            assert!(large >= 1 << 20);
+            for _ in 0..10 {
+                assert_eq!(give(&long), large, "it is of use");
+                (0..100).for_each(|_| assert_eq!(give(&short), large, "and may be again"));
+            }
+            let small = (0..20_000).map(|_| give(&short)).last();
+            assert!(small <= Some(2 * READ_LEN), "{small:?} bytes");
+        }
     }
 
     #[test]

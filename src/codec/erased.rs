@@ -82,16 +82,28 @@ impl AnyState {
         bytes: &[u8],
         has_ended: bool,
     ) -> Result<Step, FrameError> {
+        if !has_ended {
+            return self.decode(kind, bytes, |step| step);
+        }
         let Self { scanned, own } = self;
-        with_builtin!(kind, codec => match has_ended {
-            false => codec.decode(scanned, bytes),
-            true => codec.finish(scanned, bytes),
-        }, custom => {
+        with_builtin!(kind, codec => codec.finish(scanned, bytes), custom => {
+            custom.finish_erased(own.get_or_insert_with(|| custom.new_state()), bytes)
+        })
+    }
+
+    /// Asks the codec for the next frame, and answers what `then` makes of that. Both are inlined
+    /// for each codec.
+    #[inline(always)]
+    pub(crate) fn decode<T>(
+        &mut self,
+        kind: &Kind,
+        bytes: &[u8],
+        mut then: impl FnMut(Result<Step, FrameError>) -> T,
+    ) -> T {
+        let Self { scanned, own } = self;
+        with_builtin!(kind, codec => then(codec.decode(scanned, bytes)), custom => {
             let own = own.get_or_insert_with(|| custom.new_state());
-            match has_ended {
-                false => custom.decode_erased(own, bytes),
-                true => custom.finish_erased(own, bytes),
-            }
+            then(custom.decode_erased(own, bytes))
         })
     }
 }
