@@ -44,6 +44,8 @@ pub struct ReadSide {
     framing: Framing,
     inbound: Inbound,
     pool: Pool,
+    /// What a read fills, as long as it is not of a frame with a buffer of its own.
+    scratch: Vec<u8>,
     frames_skipped: u64,
     read_bytes: u64,
     /// Bytes of an erroneous stream, from the offending frame on.
@@ -58,6 +60,7 @@ impl ReadSide {
             framing,
             inbound: Inbound::default(),
             pool: Pool::new(0),
+            scratch: Vec::new(),
             frames_skipped: 0,
             read_bytes: 0,
             undecoded: None,
@@ -90,13 +93,18 @@ impl ReadSide {
             return Ok(len);
         }
         self.read_bytes += bytes.len() as u64;
+        if self.scratch.len() < bytes.len() {
+            self.scratch.resize(bytes.len(), 0);
+        }
+        let read = &mut self.scratch[..bytes.len()];
+        read.copy_from_slice(bytes);
         let mut sink = Calls {
             framing: &self.framing,
             on_frame,
             pool: &mut self.pool,
             frames_skipped: &mut self.frames_skipped,
         };
-        let halt = self.inbound.ingest(bytes, &mut sink);
+        let halt = self.inbound.ingest(read, &mut sink);
         self.heed(halt).map(|_| bytes.len())
     }
 
