@@ -4,7 +4,8 @@ use std::io::{self, Read, Write};
 
 use crate::buffer::Buf;
 use crate::codec::Framing;
-use crate::deframe::{Deframer, invalid_input};
+use crate::deframe::Deframer;
+use crate::framer::invalid_input;
 
 /// Frames over anything that reads or writes and blocks: a std socket, a file, a serial line. For
 /// tools and tests; many connections at once are what a [`Reactor`](crate::Reactor) is for.

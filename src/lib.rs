@@ -282,6 +282,7 @@ mod deframe;
 mod engine;
 mod error;
 mod framed_stream;
+mod framer;
 pub mod guide;
 mod handler;
 mod payload;
@@ -306,12 +307,13 @@ pub use context::Context;
 #[cfg(unix)]
 pub use datagram::UnixDatagram;
 pub use datagram::{Datagram, DatagramError, DatagramFault};
-pub use deframe::{Decoded, Deframer, Framer};
+pub use deframe::{Decoded, Deframer};
 pub use error::{
     CloseReason, Closed, DecodeError, FrameError, Gone, NotSent, PostError, Refusal, SendError,
     Sent,
 };
 pub use framed_stream::FramedStream;
+pub use framer::Framer;
 pub use handler::{Handler, Hangup, Origin};
 pub use payload::Payload;
 pub use reactor::Reactor;

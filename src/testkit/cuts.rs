@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::probe::{self, Outcome, Stride};
 use super::read_side::ReadSide;
 use crate::codec::{Framing, Kind};
-use crate::deframe::Framer;
+use crate::framer::Framer;
 
 /// Streams of up to this many bytes are cut in every way: 32,768 ways.
 const EVERY_SPLIT_LEN_MAX: usize = 16;
