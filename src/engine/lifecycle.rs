@@ -289,9 +289,6 @@ impl Engine {
         if failure == AcceptFailure::ThisOne {
             return Accepted::Again;
         }
-        if let Ok(entry) = self.listener_mut(id) {
-            entry.flags.remove(Flags::READABLE);
-        }
         if failure == AcceptFailure::Exhausted {
             self.exhausted.push(id);
             if !std::mem::replace(&mut self.accept_retry, true) {
@@ -311,10 +308,7 @@ impl Engine {
     /// Tries listeners again that had found no descriptor: on the timer, and after every close.
     fn retry_accepts(&mut self) {
         while let Some(id) = self.exhausted.pop() {
-            if let Ok(entry) = self.listener_mut(id) {
-                entry.flags.insert(Flags::READABLE);
-                self.queue(id.0);
-            }
+            self.queue(id.0);
         }
     }
 

@@ -528,6 +528,48 @@ fn a_connection_is_not_read_before_it_is_open() {
     assert_eq!(reactor.stats().reads, 0);
 }
 
+#[test]
+fn an_open_connection_keeps_nothing_of_its_connect() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let mut reactor = reactor();
+    let conn = reactor.connect(addr, Framing::raw(), ());
+    assert!(reactor.next_turn_in().is_some(), "its deadline");
+    while reactor.stats().connected == 0 {
+        reactor
+            .turn(Some(Duration::from_secs(60)))
+            .expect("the poll works");
+    }
+    let open = reactor.engine.conn(conn.0).expect("it is open");
+    assert!(open.rare.is_none(), "{open:?}");
+    assert_eq!(reactor.next_turn_in(), None, "no deadline is left");
+}
+
+/// A closed socket waits for the kernel to take its queue; at the deadline of a shutdown no more.
+#[test]
+fn datagrams_that_wait_at_the_deadline_are_counted_and_hold_no_memory_any_more() {
+    let mut reactor = reactor();
+    let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let to = reactor.local_addr(udp).expect("it is bound");
+    turn(&mut reactor);
+    // As where the kernel has refused one.
+    let entry = reactor.engine.udp_mut(udp).expect("it is open");
+    entry.flags.remove(Flags::WRITABLE);
+    reactor.with(|_, cx| {
+        for data in [b"one", b"two"] {
+            cx.send_to(udp, to, data).expect("there is room");
+        }
+        cx.close_udp(udp);
+    });
+    turn(&mut reactor);
+    assert!(reactor.stats().held_bytes > 0 && !reactor.engine.entries.is_empty());
+    reactor.engine.shutdown_deadline_passed();
+    turn(&mut reactor);
+    let stats = reactor.stats();
+    assert_eq!((stats.datagrams_dropped, stats.held_bytes), (2, 0));
+    assert!(reactor.engine.entries.is_empty());
+}
+
 // Memory.
 
 /// A reactor whose memory is used up by a connection that takes nothing.
