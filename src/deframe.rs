@@ -35,7 +35,8 @@ pub enum Decoded<'a> {
 ///
 /// The bytes are put into [`space`](Deframer::space), or [`extend`](Deframer::extend) copies them
 /// there; [`next_frame`](Deframer::next_frame) hands the frames out as slices of them. The buffer
-/// grows with the bytes that came, never with the length that a header claims.
+/// grows with the bytes that came, never with the length that a header claims, and becomes smaller
+/// again by and by where a burst made it much larger than what comes afterwards needs.
 ///
 /// # Examples
 ///
