@@ -61,6 +61,40 @@ fn a_connection_over_which_something_goes_is_not_idle() {
     assert!(!probe.closes().iter().any(|(_, closed)| is_idle(closed)));
 }
 
+/// Nothing is ever answered, or nothing asked: one direction is enough.
+#[test]
+fn bytes_in_one_direction_keep_a_connection_from_being_idle() {
+    for is_read in [true, false] {
+        let mut config = Config::default();
+        config.idle_timeout = Some(TIMEOUT);
+        let (mut reactor, addr) = listening(Probe::silent(), config, Framing::length_u32());
+        let (mut client, conn) = common::open(&mut reactor, addr);
+        let end = Instant::now() + 3 * TIMEOUT;
+        let mut last = Instant::now();
+        while Instant::now() < end {
+            if is_read {
+                client
+                    .write_all(&frame("u32", b"one"))
+                    .expect("it is taken");
+            } else {
+                let sent = reactor.with(|_, cx| cx.send(conn, b"one"));
+                assert!(matches!(sent, Ok(unstick::Sent::Queued)));
+            }
+            reactor
+                .turn(Some(Duration::from_millis(5)))
+                .expect("the poll works");
+            // A machine that held this thread up for as long has made the connection idle.
+            if last.elapsed() >= TIMEOUT {
+                break;
+            }
+            last = Instant::now();
+        }
+        if last.elapsed() < TIMEOUT {
+            assert!(closes(&reactor).is_empty(), "read: {is_read}");
+        }
+    }
+}
+
 /// Half a frame each, and then a byte now and then: what is trickled in does not buy time.
 #[test]
 fn frames_that_are_begun_and_not_ended_cost_their_connections() {

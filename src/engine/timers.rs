@@ -372,4 +372,26 @@ mod tests {
         assert_eq!(scripted.turn(Duration::from_millis(10_999)), []);
         assert_eq!(scripted.turn(Duration::from_millis(11_000)), [(id, 1)]);
     }
+
+    #[test]
+    fn what_a_burst_needed_is_given_back_in_a_few_seconds_and_no_timer_stays() {
+        let Scripted { mut engine, epoch } = Scripted::new();
+        let held: Vec<_> = (0..1000).map(|_| engine.pool.take(64 * 1024)).collect();
+        held.into_iter().for_each(|buf| engine.pool.put(buf));
+        let base = engine.config.pool_len;
+        assert!(engine.pool.is_over_base());
+        engine.arm_trim();
+        while let Some(wait) = engine.time_to_next_timer() {
+            let now = engine.since_epoch() + wait;
+            assert!(now <= Duration::from_secs(5));
+            engine.set_now(epoch + now);
+            engine.note_due_timers();
+            while let Some((_, task)) = engine.next_due() {
+                assert_eq!(task, Task::Trim);
+                engine.trim();
+            }
+            engine.arm_trim();
+        }
+        assert!(engine.pool.free_bytes() <= base, "of {base} bytes");
+    }
 }
