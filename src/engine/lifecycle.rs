@@ -666,3 +666,85 @@ fn first_ok<A, T>(
 fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::socket::{Script, Stream};
+
+    /// An engine with a connection and a listener that has found no descriptor.
+    fn exhausted() -> (Engine, Token, ListenerId) {
+        let mut engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+        let options = ListenOptions::new();
+        let listener = engine
+            .listen("127.0.0.1:0", Framing::raw(), &options)
+            .expect("a free port");
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
+        let stream = Stream::Scripted(Script::new());
+        let Accepted::Conn(conn) = engine.admit(stream, peer, Framing::raw()) else {
+            panic!("it is refused");
+        };
+        find_no_descriptor(&mut engine, listener);
+        (engine, conn.0, listener)
+    }
+
+    fn find_no_descriptor(engine: &mut Engine, listener: ListenerId) {
+        let error = io::Error::from_raw_os_error(24); // EMFILE on every Unix
+        let accepted = engine.accept_failed(listener, &error);
+        assert!(matches!(accepted, Accepted::Nothing), "{accepted:?}");
+    }
+
+    /// The next entry of a new round that is there.
+    fn next_ready(engine: &mut Engine) -> Option<Token> {
+        engine.begin_round();
+        let token = engine.next_ready()?;
+        engine.look_at_ready(token).map(|_| token)
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_close_has_those_accept_again_who_found_no_descriptor() {
+        let (mut engine, conn, listener) = exhausted();
+        while next_ready(&mut engine).is_some() {}
+        engine.kill(conn, CloseReason::Local);
+        let (dead, _) = engine.next_dead().expect("it was killed");
+        assert_eq!(next_ready(&mut engine), None, "its key is not free yet");
+        engine.free(dead);
+        assert_eq!(next_ready(&mut engine), Some(listener.0));
+    }
+
+    /// As somebody else may free some, they are tried again by a timer: less and less often, until
+    /// one is found.
+    #[test]
+    #[cfg(unix)]
+    fn the_time_to_the_next_try_doubles_until_somebody_is_accepted() {
+        let (mut engine, _, listener) = exhausted();
+        while next_ready(&mut engine).is_some() {}
+        for millis in [100, 200, 400, 800, 800, 800] {
+            let begun = engine.now;
+            let task = loop {
+                let wait = engine.time_to_next_timer().expect("it is tried again");
+                engine.set_now(engine.now + wait);
+                engine.note_due_timers();
+                if let Some((_, task)) = engine.next_due() {
+                    break task;
+                }
+            };
+            assert!(matches!(task, Task::AcceptRetry), "{task:?}");
+            let waited = (engine.now - begun).as_millis();
+            assert!((millis..=millis + 1).contains(&waited), "{waited} ms");
+            engine.accept_retry_due();
+            assert_eq!(next_ready(&mut engine), Some(listener.0));
+            find_no_descriptor(&mut engine, listener);
+        }
+        let peer = SocketAddr::from(([127, 0, 0, 1], 2)).into();
+        let stream = Stream::Scripted(Script::new());
+        let accepted = engine.admit(stream, peer, Framing::raw());
+        assert!(matches!(accepted, Accepted::Conn(_)), "{accepted:?}");
+        assert_eq!(engine.accept_retry_after, ACCEPT_RETRY_MIN);
+    }
+}
