@@ -67,6 +67,7 @@ fn bytes_in_one_direction_keep_a_connection_from_being_idle() {
     for is_read in [true, false] {
         let mut config = Config::default();
         config.idle_timeout = Some(TIMEOUT);
+        config.close_deadline = Duration::from_millis(1);
         let (mut reactor, addr) = listening(Probe::silent(), config, Framing::length_u32());
         let (mut client, conn) = common::open(&mut reactor, addr);
         let end = Instant::now() + 3 * TIMEOUT;
