@@ -19,11 +19,7 @@ use naive::{Field, Format, Limit};
 use streams::{Seen, deframe, frame, garbage, mutate, payload, pieces};
 
 /// Bytes that are decoded for each framing.
-const STREAM_BYTES: usize = if cfg!(debug_assertions) {
-    1_000_000
-} else {
-    10_000_000
-};
+const STREAM_BYTES: usize = 10_000_000;
 /// The largest frame of both sides. Some payloads are longer; many are about a power of two.
 const LIMIT: usize = 4096;
 
