@@ -263,13 +263,14 @@ impl Inbound {
         // A place that nobody else has seen: what it holds may stay in registers.
         let mut decode = decode;
         let run = run(&bytes[at..], sink, &mut decode);
+        if matches!(run.end, End::Need(0)) {
+            if self.tail.is_some() {
+                self.put_tail(sink.pool());
+            }
+            return Halt::Drained;
+        }
         let rest = &bytes[at + run.consumed..];
         match run.end {
-            End::Need(0) => {
-                if self.tail.is_some() {
-                    self.put_tail(sink.pool());
-                }
-            }
             End::Need(need) => {
                 sink.split(rest);
                 self.keep(rest, need, sink);
