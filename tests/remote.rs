@@ -67,11 +67,12 @@ fn tally(producers: usize, config: Config) -> (Reactor<Tally>, Remote<Tally>) {
     (reactor, remote)
 }
 
-/// With queues so short that they are mostly full, and so long that they never are.
+/// Ten million posts, with queues so short that they are mostly full, and so long that they hardly
+/// ever are.
 #[test]
 fn every_post_of_every_producer_runs_once_and_in_order() {
     const PRODUCERS: usize = 4;
-    for (posts_max, posts) in [(1, 5_000), (16, 50_000), (65_536, 100_000)] {
+    for (posts_max, posts) in [(1, 5_000), (16, 50_000), (65_536, 2_445_000)] {
         let mut config = Config::default();
         config.posts_max = posts_max;
         let (reactor, remote) = tally(PRODUCERS, config);

@@ -8,17 +8,21 @@
 //! wheel of tokio-util (`DelayQueue`), and that of the crate `hierarchical_hash_wheel_timer`. Each
 //! holds a key of 64 bits.
 //!
-//! All are measured in turn, in rounds, and told are the medians: nanoseconds of the thread's CPU
-//! time for each timer. A number of rounds can be given behind `--`; there are 9.
+//! What is measured is the thread's CPU time, in rounds: in each, every contender sets, puts off,
+//! cancels and fires them all, so that all meet the same machine. A round takes some ten seconds,
+//! most of them `DelayQueue`'s.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::future::poll_fn;
 use std::hint::black_box;
 use std::sync::LazyLock;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use criterion::{
+    BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
+};
 use hierarchical_hash_wheel_timer::IdOnlyTimerEntry;
 use hierarchical_hash_wheel_timer::wheels::cancellable::QuadWheelWithOverflow;
 use tokio::runtime::Runtime;
@@ -380,37 +384,74 @@ impl Work {
     }
 }
 
-fn main() {
-    let rounds = std::env::args().find_map(|arg| arg.parse().ok());
-    let rounds: usize = rounds.unwrap_or(if *TIMERS < 1_000_000 { 1 } else { 9 });
-    let work = Work::new();
-    let mut contenders: [(&str, Box<dyn Timers>); 4] = [
-        ("unstick", Box::new(Unstick::new())),
-        ("BinaryHeap", Box::new(Heap::default())),
-        ("DelayQueue", Box::new(Tokio::new())),
-        ("hash wheel", Box::new(HashWheel::default())),
-    ];
-    let mut times = vec![Vec::new(); contenders.len()];
-    // The first round grows what is kept, and is not counted.
-    for round in 0..=rounds {
-        for ((_, timers), times) in contenders.iter_mut().zip(&mut times) {
-            let time = work.round(&mut **timers);
-            if round > 0 {
-                times.push(time);
-            }
+/// Everybody's times of the rounds so far that criterion has not been given yet.
+struct Rounds {
+    work: Work,
+    contenders: [(&'static str, Box<dyn Timers>); 4],
+    times: [[VecDeque<Duration>; OPERATIONS.len()]; 4],
+}
+
+impl Rounds {
+    fn new() -> Self {
+        let mut rounds = Self {
+            work: Work::new(),
+            contenders: [
+                ("unstick", Box::new(Unstick::new())),
+                ("BinaryHeap", Box::new(Heap::default())),
+                ("DelayQueue", Box::new(Tokio::new())),
+                ("hash_wheel", Box::new(HashWheel::default())),
+            ],
+            times: Default::default(),
+        };
+        // The first round grows what is kept, and does not count.
+        rounds.take_one();
+        rounds.times = Default::default();
+        rounds
+    }
+
+    fn take_one(&mut self) {
+        for ((_, timers), times) in self.contenders.iter_mut().zip(&mut self.times) {
+            let round = self.work.round(&mut **timers);
+            times
+                .iter_mut()
+                .zip(round)
+                .for_each(|(times, time)| times.push_back(time));
         }
     }
-    print!("{} timers, ns each |", *TIMERS);
-    contenders.iter().for_each(|(name, _)| print!(" {name} |"));
-    println!();
-    for (index, operation) in OPERATIONS.iter().enumerate() {
-        print!("{operation} |");
-        for times in &times {
-            let mut times: Vec<_> = times.iter().map(|time| time[index]).collect();
-            times.sort_unstable();
-            let median = times[times.len() / 2].as_nanos() as f64;
-            print!(" {:.0} |", median / *TIMERS as f64);
+
+    /// What the contender took for the operation in the next round.
+    fn next(&mut self, contender: usize, operation: usize) -> Duration {
+        loop {
+            if let Some(time) = self.times[contender][operation].pop_front() {
+                return time;
+            }
+            self.take_one();
         }
-        println!();
     }
 }
+
+fn timers(c: &mut Criterion) {
+    let mut rounds = Rounds::new();
+    let names = rounds.contenders.each_ref().map(|(name, _)| *name);
+    for (operation, name) in OPERATIONS.into_iter().enumerate() {
+        let mut group = c.benchmark_group(format!("{} timers, {name}", *TIMERS));
+        group
+            .throughput(Throughput::Elements(*TIMERS as u64))
+            .sampling_mode(SamplingMode::Flat)
+            .sample_size(10)
+            .warm_up_time(Duration::from_nanos(1))
+            .measurement_time(Duration::from_nanos(1));
+        for (contender, name) in names.into_iter().enumerate() {
+            group.bench_function(BenchmarkId::from_parameter(name), |b| {
+                b.iter_custom(|iterations| {
+                    (0..iterations)
+                        .map(|_| rounds.next(contender, operation))
+                        .sum()
+                });
+            });
+        }
+    }
+}
+
+criterion_group!(benches, timers);
+criterion_main!(benches);
