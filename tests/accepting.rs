@@ -99,7 +99,7 @@ fn a_connection_to_an_address_does_not_count_among_those_from_it() {
     assert_eq!(reactor.stats().accepted, 1);
 }
 
-/// Row B4: a crowd costs the others no more than the budget of a turn, and nobody of it waits for
+/// A crowd costs the others no more than the budget of a turn, and nobody of it waits for
 /// somebody else to come.
 #[test]
 fn a_crowd_is_let_in_by_the_budget_of_each_turn_and_a_frame_is_served_beside_it() {

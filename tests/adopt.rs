@@ -286,7 +286,7 @@ os.execv(sys.argv[1], sys.argv[1:])
     assert!(child.wait().expect("it is a child").success());
 }
 
-/// Row A10: the poll watches an open socket, not a descriptor; as long as a duplicate lives, it
+/// The poll watches an open socket, not a descriptor; as long as a duplicate lives, it
 /// would go on to tell of it (epoll(7), "Questions and answers", 6).
 #[test]
 fn a_duplicate_of_a_closed_connections_socket_brings_no_event() {
@@ -311,7 +311,7 @@ fn a_duplicate_of_a_closed_connections_socket_brings_no_event() {
     assert_eq!(reactor.handler().frames(), [b"before"]);
 }
 
-/// Row A10: none of the reactor's descriptors is inherited by a child of the program.
+/// None of the reactor's descriptors is inherited by a child of the program.
 #[test]
 #[cfg(target_os = "linux")]
 fn no_descriptor_of_a_reactor_is_inherited() {

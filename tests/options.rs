@@ -399,7 +399,7 @@ fn a_local_address_that_cannot_be_had_fails_the_connect() {
     }
 }
 
-/// Row C10: nobody answers, and the connect's own timeout ends it long before the reactor's.
+/// Nobody answers, and the connect's own timeout ends it long before the reactor's.
 #[test]
 fn a_connect_that_nobody_answers_ends_at_its_own_timeout() {
     let (_held, addr) = silent();
@@ -414,7 +414,7 @@ fn a_connect_that_nobody_answers_ends_at_its_own_timeout() {
     assert!(begun.elapsed() >= timeout, "never early");
 }
 
-/// Row C11: the kernel lets a socket connect to its own port, as two that open at the same time
+/// The kernel lets a socket connect to its own port, as two that open at the same time
 /// (RFC 9293, 3.5). Nobody listens there, and the port is free afterwards for who will.
 #[test]
 #[cfg(target_os = "linux")]

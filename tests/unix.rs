@@ -356,7 +356,7 @@ fn a_half_closed_peer_gets_its_answer_and_an_aborted_one_its_end() {
     assert_eq!(other.read(&mut [0]).expect("no reset here"), 0);
 }
 
-/// Row C8, for a Unix socket: in a process of its own, where a SIGPIPE kills.
+/// As over TCP: in a process of its own, where a SIGPIPE kills.
 #[test]
 fn writing_to_a_peer_that_is_gone_raises_no_sigpipe() {
     if !common::is_child() {

@@ -397,7 +397,7 @@ fn random_sequences_of_operations_are_sound_from_every_callback() {
     }
 }
 
-/// Row G1: it closes the connection whose callback it was, and nothing else.
+/// It closes the connection whose callback it was, and nothing else.
 #[test]
 fn a_panic_in_any_callback_leaves_the_reactor_whole() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
