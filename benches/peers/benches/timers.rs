@@ -18,13 +18,14 @@ use std::future::poll_fn;
 use std::hint::black_box;
 use std::sync::LazyLock;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 use hierarchical_hash_wheel_timer::IdOnlyTimerEntry;
 use hierarchical_hash_wheel_timer::wheels::cancellable::QuadWheelWithOverflow;
+use nix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 use tokio_util::time::{DelayQueue, delay_queue};
 use unstick::{Config, ConnId, Context, Handler, Reactor, TimerId};
@@ -303,20 +304,15 @@ impl Timers for HashWheel {
     }
 }
 
-/// The CPU time of this thread, where the kernel tells it.
-fn cpu() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
-    Some(Duration::from_nanos(nanoseconds))
-}
-
+/// The CPU time that this thread spends on `work`.
 fn measured(work: impl FnOnce()) -> Duration {
-    let (started, before) = (Instant::now(), cpu());
+    let now = || {
+        let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+        Duration::from(time.expect("every thread has a clock"))
+    };
+    let before = now();
     work();
-    match (before, cpu()) {
-        (Some(before), Some(after)) => after - before,
-        _ => started.elapsed(),
-    }
+    now() - before
 }
 
 /// Numbers that are the same in every run.
