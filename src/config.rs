@@ -255,6 +255,19 @@ fn invalid(what: String) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::Buf;
+    use crate::codec::Framing;
+
+    #[test]
+    fn a_read_takes_256_kib_with_their_header_and_their_echo_does_not_stop_the_reading() {
+        let mut frame = Buf::with_capacity(0);
+        Framing::length_u64()
+            .encode(&[0; 256 * 1024], &mut frame)
+            .expect("it is below the limit");
+        let config = Config::default();
+        let room = [config.read_len_max, config.read_budget, config.write_high];
+        assert!(room.iter().all(|room| frame.len() <= *room), "{room:?}");
+    }
 
     #[test]
     fn the_default_passes_its_own_check_and_nonsense_does_not() {
