@@ -234,6 +234,13 @@ impl Buf {
         self.exchange(wanted.max(2 * self.capacity()).next_power_of_two());
     }
 
+    /// Gives back the memory that the bytes in use do not need.
+    pub(crate) fn shrink_to_fit(&mut self) {
+        if self.capacity() > self.len() {
+            self.exchange(0);
+        }
+    }
+
     /// Goes on in other memory, of `capacity` bytes or as many as are in use.
     #[cold]
     pub(crate) fn exchange(&mut self, capacity: usize) {

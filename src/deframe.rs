@@ -19,6 +19,9 @@ const GROWTH: usize = 4;
 /// The part of the buffer that is to be filled once in a while, and how many times its capacity may
 /// come without that before it is exchanged for such a part.
 const SHRINK: usize = 4;
+/// What comes alone counts there as at least this part of the capacity: some hundred short frames
+/// do as well as many long ones, and bursts with fewer between them find their buffer again.
+const ALONE: usize = 64;
 
 /// What a [`Deframer`] found in its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +39,9 @@ pub enum Decoded<'a> {
 /// The bytes are put into [`space`](Deframer::space), or [`extend`](Deframer::extend) copies them
 /// there; [`next_frame`](Deframer::next_frame) hands the frames out as slices of them. The buffer
 /// grows with the bytes that came, never with the length that a header claims, and becomes smaller
-/// again by and by where a burst made it much larger than what comes afterwards needs.
+/// again by and by where a burst made it much larger than what comes afterwards needs. Where
+/// nothing comes afterwards it stays, as the next burst might come at once: see
+/// [`shrink_to_fit`](Deframer::shrink_to_fit).
 ///
 /// # Examples
 ///
@@ -63,8 +68,8 @@ pub struct Deframer {
     skip: u64,
     /// Bytes given so far: those in the buffer are the last of them.
     received: u64,
-    /// How many those were when the buffer was filled to a good part.
-    filled_at: u64,
+    /// How many of those, and what counts as such, came since the buffer was filled to a good part.
+    since_filled: u64,
     frames_skipped: u64,
     /// What ended the stream.
     error: Option<FrameError>,
@@ -90,7 +95,7 @@ impl Deframer {
             buf: Buf::default(),
             skip: 0,
             received: 0,
-            filled_at: 0,
+            since_filled: 0,
             frames_skipped: 0,
             error: None,
         }
@@ -194,6 +199,13 @@ impl Deframer {
         self.framing = framing;
         self.state = AnyState::default();
         self.buf.need = 0;
+    }
+
+    /// Gives back the memory that the bytes not handed out do not need, all of it where there are
+    /// none: for a stream that may be silent for long. The next bytes allocate anew.
+    pub fn shrink_to_fit(&mut self) {
+        self.buf.shrink_to_fit();
+        self.since_filled = 0;
     }
 
     /// The bytes that are not handed out yet.
@@ -344,8 +356,13 @@ impl Deframer {
     #[inline]
     fn came(&mut self, len: usize) {
         self.received += len as u64;
-        if self.buf.len() >= self.buf.capacity() / SHRINK {
-            self.filled_at = self.received;
+        let (held, capacity) = (self.buf.len(), self.buf.capacity());
+        if held >= capacity / SHRINK {
+            self.since_filled = 0;
+        } else if held > len {
+            self.since_filled += len as u64;
+        } else if len > 0 {
+            self.since_filled += len.max(capacity / ALONE) as u64;
         }
         self.skip_front();
     }
@@ -355,11 +372,10 @@ impl Deframer {
     #[inline]
     fn let_go(&mut self) {
         let (len, capacity) = (self.buf.len(), self.buf.capacity());
-        let since = self.received - self.filled_at;
-        if since >= (SHRINK * capacity) as u64 && capacity > 2 * READ_LEN && len < capacity / SHRINK
-        {
+        let is_due = self.since_filled >= (SHRINK * capacity) as u64;
+        if is_due && capacity > 2 * READ_LEN && len < capacity / SHRINK {
             self.buf.exchange(capacity / SHRINK);
-            self.filled_at = self.received;
+            self.since_filled = 0;
         }
     }
 
@@ -498,6 +514,51 @@ mod tests {
             }
             let small = (0..20_000).map(|_| give(&short)).last();
             assert!(small <= Some(2 * READ_LEN), "{small:?} bytes");
+        }
+    }
+
+    #[test]
+    fn what_a_burst_made_of_the_buffer_is_given_back_after_some_hundred_short_frames() {
+        let mut framer = Framer::new(Framing::length_u32());
+        let mut deframer = Deframer::new(Framing::length_u32());
+        deframer.extend(framer.frame(&[1; 1 << 20]).expect("it fits"));
+        assert!(deframer.next_frame().expect("a frame").is_some());
+        let mut steps = Vec::new();
+        for index in 0..2000 {
+            let before = deframer.buf.capacity();
+            deframer.extend(b""); // Nothing is no piece that came alone.
+            deframer.extend(b"\0\0\0\x02ok");
+            assert_eq!(deframer.next_frame().expect("a frame"), Some(&b"ok"[..]));
+            if deframer.buf.capacity() != before {
+                steps.push((index, deframer.buf.capacity()));
+            }
+        }
+        let pieces = SHRINK * ALONE;
+        let expected = [1 << 19, 1 << 17, 1 << 15, 1 << 13];
+        let expected: Vec<_> = (1..).map(|step| step * pieces).zip(expected).collect();
+        assert_eq!(steps, expected);
+    }
+
+    #[test]
+    fn a_stream_that_falls_silent_can_be_left_with_what_its_bytes_need() {
+        let mut framer = Framer::new(Framing::length_u32());
+        let long = framer.frame(&[1; 1 << 20]).expect("it fits").to_vec();
+        for rest in [&b""[..], b"\0", b"\0\0\0\x05hel"] {
+            let mut deframer = Deframer::new(Framing::length_u32());
+            for _ in 0..2 {
+                deframer.extend(&long);
+                deframer.extend(rest);
+                assert!(deframer.next_frame().expect("a frame").is_some());
+                assert_eq!(deframer.next_frame().expect("no more"), None);
+                assert!(deframer.buf.capacity() >= 1 << 20);
+                deframer.shrink_to_fit();
+                assert_eq!(deframer.buf.capacity(), rest.len());
+                assert_eq!(deframer.rest(), rest);
+                deframer.extend(&b"\0\0\0\x05hello"[rest.len()..]);
+                let frame = deframer.next_frame().expect("a frame");
+                assert_eq!(frame, Some(&b"hello"[..]));
+            }
+            assert_eq!(deframer.offset(), 2 * (long.len() as u64 + 9));
         }
     }
 

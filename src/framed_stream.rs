@@ -14,6 +14,9 @@ use crate::framer::invalid_input;
 /// by the next [`receive`](FramedStream::receive), and one that has gone in part is kept, and
 /// written on by [`flush`](FramedStream::flush).
 ///
+/// Each direction keeps a buffer as large as its traffic asked for: see
+/// [`shrink_to_fit`](FramedStream::shrink_to_fit).
+///
 /// A pair of pipes, such as those of a child process, is a [`Deframer`] for the one and a
 /// [`Framer`](crate::Framer) for the other.
 ///
@@ -73,6 +76,13 @@ impl<S> FramedStream<S> {
     /// [`send`](FramedStream::send) or [`flush`](FramedStream::flush).
     pub fn unsent_bytes(&self) -> usize {
         self.unsent.len()
+    }
+
+    /// Gives back the memory that bytes not handed out and frames unsent do not need: for a stream
+    /// that may be silent for long. The next frame of either direction allocates anew.
+    pub fn shrink_to_fit(&mut self) {
+        self.deframer.shrink_to_fit();
+        self.unsent.shrink_to_fit();
     }
 
     /// Gives the stream back, and the bytes that were read and not handed out. What is unsent is
@@ -236,6 +246,31 @@ mod tests {
         let (stream, rest) = stream.into_inner();
         assert_eq!(stream.output, b"one\n\x03two\x05");
         assert_eq!(rest, b"rest");
+    }
+
+    #[test]
+    fn a_stream_that_falls_silent_can_be_left_without_a_buffer() {
+        let taking = Interrupting {
+            input: b"\0\x05hello\0\x02",
+            output: Vec::new(),
+            room: usize::MAX,
+            flushes: 0,
+            is_interrupted: false,
+        };
+        let mut stream = FramedStream::new(taking, Framing::length_u16());
+        stream.send(&[1; 60_000]).expect("there is room");
+        assert_eq!(stream.receive().expect("a frame"), Some(&b"hello"[..]));
+        assert!(stream.unsent.capacity() > 60_000);
+        stream.shrink_to_fit();
+        assert_eq!(stream.unsent.capacity(), 0);
+        assert_eq!(stream.deframer.rest(), b"\0\x02", "not handed out");
+
+        stream.stream.room = 3;
+        stream.send(b"hi").expect_err("no room for all of it");
+        stream.shrink_to_fit();
+        stream.stream.room = 100;
+        stream.send(b"again").expect("there is room");
+        assert!(stream.stream.output.ends_with(b"\0\x02hi\0\x05again"));
     }
 
     #[test]

@@ -10,6 +10,9 @@ use crate::error::FrameError;
 
 /// Turns payloads into frames.
 ///
+/// Its buffer grows to the longest frame, and is kept for the next until
+/// [`shrink_to_fit`](Framer::shrink_to_fit).
+///
 /// # Examples
 ///
 /// ```
@@ -96,6 +99,11 @@ impl Framer {
     /// `InvalidInput` with a [`FrameError`] and nothing written.
     pub fn write_frame(&mut self, writer: &mut impl Write, payload: &[u8]) -> io::Result<()> {
         writer.write_all(self.frame(payload).map_err(invalid_input)?)
+    }
+
+    /// Gives the buffer back. The next frame allocates anew.
+    pub fn shrink_to_fit(&mut self) {
+        self.buf = Buf::default();
     }
 
     /// Exchanges the framing, from the next frame on.

@@ -4,6 +4,8 @@
 //! The clients are threads of their own, which the count leaves out. Before it begins, the pool has
 //! lent every size of buffer to as many connections at once as the test has: how many of them the
 //! kernel makes read half a frame at a time is nothing that a test could decide.
+//!
+//! Nor does a deframer without a reactor, where bursts come over and over.
 
 mod common;
 
@@ -17,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use common::{DEADLINE, drive, frame, listening};
 use unstick::{
-    Config, ConnId, Context, Datagram, Framing, Handler, Origin, Reactor, SendError, Sent, Stats,
-    TimerId, UdpId,
+    Config, ConnId, Context, Datagram, Deframer, Framing, Handler, Origin, Reactor, SendError,
+    Sent, Stats, TimerId, UdpId,
 };
 
 /// A test without optimisation proves the same with a tenth of it.
@@ -378,4 +380,27 @@ fn assert_datagrams_allocate_nothing(in_batches: bool) {
     );
     assert_eq!(count, 0);
     finish(reactor, client);
+}
+
+/// It gives the buffer of a burst back by and by, but not between one and the next.
+#[test]
+fn bursts_that_repeat_in_a_deframer_allocate_nothing() {
+    const SHORT: usize = 200;
+    let long = frame("u32", &[7; 1 << 20]);
+    let short = frame("u32", &[7; PAYLOAD_LEN]);
+    let mut deframer = Deframer::new(Framing::length_u32());
+    let mut burst = || {
+        let shorts = std::iter::repeat_n(&short[..], SHORT);
+        let mut frames = 0;
+        for piece in long.chunks(1460).chain(shorts) {
+            deframer.extend(piece);
+            while deframer.next_frame().expect("whole frames").is_some() {
+                frames += 1;
+            }
+        }
+        assert_eq!(frames, 1 + SHORT);
+    };
+    burst();
+    let counted = allocation_counter::measure(|| (0..100).for_each(|_| burst()));
+    assert_eq!(counted.count_total, 0);
 }
