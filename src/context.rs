@@ -1,5 +1,8 @@
 //! [`Context`]: what a callback may do.
 
+mod observing;
+mod sessions;
+
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -11,7 +14,6 @@ use crate::addr::UnixAddr;
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::{Framing, Out, put_all};
 use crate::config::Limits;
-use crate::cutmap::{Recording, Segments};
 use crate::engine::{Engine, Written};
 use crate::error::{FrameError, Gone, NotSent, SendError, Sent};
 use crate::handler::Handler;
@@ -120,11 +122,12 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// ```
     /// # use std::io::Write;
-    /// # use unstick::{ConnId, Context, FrameError, Handler, SendError};
+    /// # use unstick::{ConnId, Context, Handler, SendError};
     /// # fn f<H: Handler>(cx: &mut Context<'_, H>, conn: ConnId) -> Result<(), SendError> {
     /// let temperature = 21.5;
     /// let _ = cx.send_with(conn, |out| {
-    ///     write!(out, "{{\"celsius\":{temperature}}}").map_err(FrameError::other)
+    ///     write!(out, "{{\"celsius\":{temperature}}}")?;
+    ///     Ok(())
     /// })?;
     /// # Ok(())
     /// # }
@@ -389,7 +392,9 @@ impl<H: Handler> Context<'_, H> {
     /// Closes a Unix datagram socket. Its file, if it has one, stays.
     #[cfg(unix)]
     pub fn close_unix_datagram(&mut self, socket: UnixDatagramId) {
-        self.engine.kill_socket(socket.0);
+        if self.engine.unix_datagram_mut(socket).is_ok() {
+            self.engine.kill_socket(socket.0);
+        }
     }
 
     /// Closes a connection gently. No further frame of it is delivered and nothing more is
@@ -558,13 +563,6 @@ impl<H: Handler> Context<'_, H> {
         self.engine.reframe(conn.0, framing)
     }
 
-    /// Another connection's session; `None` for a stale id, and for the connection whose callback
-    /// this is: that has its session as an argument.
-    pub fn session(&mut self, conn: ConnId) -> Option<&mut H::Session> {
-        self.engine.conn(conn.0).ok()?;
-        self.sessions.at(conn.0.key())
-    }
-
     /// The address of a TCP connection's peer, until `on_close` has returned. While connecting: the
     /// address being tried. No system call.
     ///
@@ -676,55 +674,6 @@ impl<H: Handler> Context<'_, H> {
     /// ```
     pub fn socket_options(&self, socket: impl Into<SocketId>) -> io::Result<socket2::SockRef<'_>> {
         self.engine.options(socket.into())
-    }
-
-    /// Records what happens to a socket from now on, for a [cut map](crate::cutmap). A connection
-    /// that is observed from inside of one of its own callbacks is recorded from its next read on.
-    ///
-    /// It ends with [`unobserve`](Context::unobserve), or with the socket. Observing what is
-    /// observed, or a listener, changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`Gone`] for a stale id.
-    pub fn observe(&mut self, socket: impl Into<SocketId>) -> Result<(), Gone> {
-        self.engine.observe(socket.into(), true)
-    }
-
-    /// Ends [`observe`](Context::observe) for one socket. What was recorded of it stays until it is
-    /// [taken](Context::take_recording).
-    ///
-    /// # Errors
-    ///
-    /// [`Gone`] for a stale id.
-    pub fn unobserve(&mut self, socket: impl Into<SocketId>) -> Result<(), Gone> {
-        self.engine.observe(socket.into(), false)
-    }
-
-    /// Observes all that is open, and all that is opened from now on.
-    pub fn observe_all(&mut self) {
-        self.engine.observe_all(true);
-    }
-
-    /// Observes nothing any more, and nothing that is opened from now on.
-    pub fn unobserve_all(&mut self) {
-        self.engine.observe_all(false);
-    }
-
-    /// Takes what was recorded so far. Whoever is observed still is; the next recording begins now.
-    pub fn take_recording(&mut self) -> Recording {
-        self.engine.take_recording()
-    }
-
-    /// What the kernel counts of a connection's segments, on Linux. One question to it, by a socket
-    /// that is opened for it: nothing for every turn.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` for a stale id or a closed socket, what the system answered, and
-    /// `Unsupported` on other systems.
-    pub fn segments(&self, conn: ConnId) -> io::Result<Segments> {
-        self.engine.segments(conn.0)
     }
 
     /// Sets a timer: `on_timer` is called with `key` once `after` has passed since

@@ -202,7 +202,8 @@ pub trait Handler: Sized {
         let _ = (cx, socket);
     }
 
-    /// A timer fired. `key` is what it was set with. Does nothing by default.
+    /// A timer fired. `key` is what it was set with: a connection's id, for example, whose session
+    /// [`Context::with_session`] reaches. Does nothing by default.
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
         let _ = (cx, timer, key);
     }

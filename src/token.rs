@@ -120,9 +120,26 @@ macro_rules! id {
         $(#[$doc])*
         ///
         /// Eight bytes, `Copy`, and good for one life: after that it is answered as gone, also when
-        /// its slot serves somebody else by then.
+        /// its slot serves somebody else by then. It means something to its own reactor only.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(pub(crate) Token);
+
+        impl $name {
+            /// The id as a number, to be kept where numbers are: as the key of a
+            /// [timer](crate::Context::set_timer), for example.
+            #[must_use]
+            pub fn to_bits(self) -> u64 {
+                self.0.to_bits()
+            }
+
+            /// The id that such a number was. `None` for numbers below 2^32, which no id is: other
+            /// keys may stand beside those that are ids. A number that is made up is as good as a
+            /// stale id, at worst as that of another socket of this kind.
+            #[must_use]
+            pub fn from_bits(bits: u64) -> Option<Self> {
+                (bits >> 32 != 0).then(|| Self(Token::from_bits(bits)))
+            }
+        }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -233,6 +250,18 @@ mod tests {
             let other = NonZeroU32::new(7).expect("seven is not zero");
             assert_eq!(back.of(other), None);
         }
+    }
+
+    #[test]
+    fn ids_come_back_from_their_numbers_and_small_numbers_are_none() {
+        for generation in [NonZeroU32::MIN, NonZeroU32::MAX] {
+            let conn = ConnId(Token::new(7, generation));
+            assert_eq!(ConnId::from_bits(conn.to_bits()), Some(conn));
+        }
+        assert_eq!(ConnId::from_bits(0), None);
+        assert_eq!(ConnId::from_bits(u64::from(u32::MAX)), None);
+        let smallest = Token::new(0, NonZeroU32::MIN);
+        assert_eq!(ConnId::from_bits(1 << 32), Some(ConnId(smallest)));
     }
 
     #[test]

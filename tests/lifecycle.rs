@@ -115,6 +115,7 @@ impl Handler for Keyed {
             assert_eq!(cx.queued_bytes(gone), Err(Gone));
             assert_eq!(cx.conn_stats(gone), Err(Gone));
             assert!(cx.session(gone).is_none());
+            assert!(cx.with_session(gone, |_, _| ()).is_none());
             let error = cx.socket_options(gone).map(|_| ()).expect_err("gone");
             assert_eq!(error.kind(), ErrorKind::NotConnected);
             let error = cx.local_addr(gone).expect_err("gone");

@@ -345,6 +345,8 @@ impl Matrix {
             Op::Session(of) => {
                 let is_there = cx.session(conn(of)).is_some();
                 assert!(!is_there || (of != Of::Gone && own.conn != Some(conn(of))));
+                let is_lent = cx.with_session(conn(of), |_, _| ()).is_some();
+                assert_eq!(is_lent, is_there);
             }
             Op::Pause(kind, of) => {
                 assert_gone(of, cx.pause(socket(kind, of)));
