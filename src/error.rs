@@ -80,6 +80,14 @@ impl Error for FrameError {
     }
 }
 
+/// As [`other`](FrameError::other). It lets a `write!` to an [`Out`](crate::Out), which does not
+/// fail, end with a `?`.
+impl From<io::Error> for FrameError {
+    fn from(error: io::Error) -> Self {
+        Self::other(error)
+    }
+}
+
 /// As `InvalidData`.
 impl From<FrameError> for io::Error {
     fn from(error: FrameError) -> Self {
@@ -179,9 +187,23 @@ impl fmt::Display for SendError {
 impl Error for SendError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Frame(error) => Some(error),
+            Self::Frame(error) => error.source(),
             _ => None,
         }
+    }
+}
+
+/// As `NotConnected` where the id is stale, `BrokenPipe` where the connection is closing,
+/// `WouldBlock` where the queue is full, and `InvalidInput` for what cannot be framed.
+impl From<SendError> for io::Error {
+    fn from(error: SendError) -> Self {
+        let kind = match &error {
+            SendError::Gone => io::ErrorKind::NotConnected,
+            SendError::Closing => io::ErrorKind::BrokenPipe,
+            SendError::Full => io::ErrorKind::WouldBlock,
+            SendError::Frame(_) => io::ErrorKind::InvalidInput,
+        };
+        Self::new(kind, error)
     }
 }
 
@@ -204,6 +226,13 @@ impl fmt::Display for NotSent {
 impl Error for NotSent {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.error.source()
+    }
+}
+
+/// As that of its [`SendError`]; the payload is dropped.
+impl From<NotSent> for io::Error {
+    fn from(not_sent: NotSent) -> Self {
+        not_sent.error.into()
     }
 }
 
@@ -279,6 +308,17 @@ impl fmt::Display for CloseReason {
     }
 }
 
+/// An error to whoever still waited for something; on its own not each of them is one.
+impl Error for CloseReason {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::ConnectFailed(error) | Self::Io(error) => error.source(),
+            Self::Frame { error, .. } => error.source(),
+            _ => None,
+        }
+    }
+}
+
 /// Why a connection was accepted only to be closed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -346,3 +386,67 @@ impl<F> fmt::Display for PostError<F> {
 }
 
 impl<F> Error for PostError<F> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its own text, and those of what it came from.
+    fn chain(error: &dyn Error) -> Vec<String> {
+        let mut texts = vec![error.to_string()];
+        let mut source = error.source();
+        while let Some(error) = source {
+            texts.push(error.to_string());
+            source = error.source();
+        }
+        texts
+    }
+
+    #[test]
+    fn a_chain_of_errors_says_nothing_twice_and_leaves_nothing_out() {
+        let inner = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let frame = || FrameError::other(io::Error::other(inner()));
+        let errors: [Box<dyn Error>; 7] = [
+            Box::new(frame()),
+            Box::new(SendError::Frame(frame())),
+            Box::new(io::Error::from(SendError::Frame(frame()))),
+            Box::new(DecodeError {
+                error: frame(),
+                offset: 7,
+            }),
+            Box::new(CloseReason::Io(inner())),
+            Box::new(CloseReason::ConnectFailed(inner())),
+            Box::new(CloseReason::Frame {
+                error: frame(),
+                offset: 7,
+            }),
+        ];
+        for error in errors {
+            let chain = chain(&*error);
+            let told = chain.join(": ");
+            assert_eq!(told.matches("refused").count(), 1, "{chain:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_sent_is_an_error_of_io_by_its_kind() {
+        let too_long = || SendError::Frame(FrameError::too_long(2, 1));
+        for (error, kind) in [
+            (SendError::Gone, io::ErrorKind::NotConnected),
+            (SendError::Closing, io::ErrorKind::BrokenPipe),
+            (SendError::Full, io::ErrorKind::WouldBlock),
+            (too_long(), io::ErrorKind::InvalidInput),
+        ] {
+            let text = error.to_string();
+            let error = io::Error::from(error);
+            assert_eq!((error.kind(), error.to_string()), (kind, text));
+        }
+        let not_sent = NotSent {
+            error: SendError::Full,
+            payload: vec![0].into(),
+        };
+        assert_eq!(io::Error::from(not_sent).kind(), io::ErrorKind::WouldBlock);
+        let back = io::Error::from(FrameError::from(io::Error::from(Gone)));
+        assert_eq!(back.to_string(), Gone.to_string());
+    }
+}

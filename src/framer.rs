@@ -77,7 +77,8 @@ impl Framer {
     ///
     /// let mut framer = Framer::new(Framing::length_u16());
     /// let frame = framer.frame_with(|out| {
-    ///     write!(out, "{} + {}", 1, 2).map_err(FrameError::other)
+    ///     write!(out, "{} + {}", 1, 2)?;
+    ///     Ok(())
     /// })?;
     /// assert_eq!(frame, b"\x00\x051 + 2");
     /// # Ok::<(), FrameError>(())

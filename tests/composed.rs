@@ -34,7 +34,7 @@ fn answers_thrice() -> Probe {
                 );
                 let written = cx.send_with(*conn, |out| {
                     out.put(front);
-                    out.write_all(back).map_err(FrameError::other)
+                    Ok(out.write_all(back)?)
                 });
                 assert_eq!(written.expect("and so"), sent);
                 let queued = cx.queued_bytes(*conn).expect("it is open");

@@ -75,7 +75,7 @@ pub(crate) fn run_tcp(knobs: &Knobs, tell: &mut dyn FnMut(Progress)) -> io::Resu
     run.go(
         &mut near,
         &mut far,
-        |cx, payload| cx.send(tx, payload).map(drop).map_err(io::Error::other),
+        |cx, payload| cx.send(tx, payload).map(drop).map_err(io::Error::from),
         |end| {
             // Unframed, only the bytes can be counted.
             if is_raw {
@@ -108,7 +108,7 @@ pub(crate) fn run_udp(knobs: &Knobs, tell: &mut dyn FnMut(Progress)) -> io::Resu
     run.go(
         &mut near,
         &mut far,
-        |cx, payload| cx.send_to(tx, addr, payload).map_err(io::Error::other),
+        |cx, payload| cx.send_to(tx, addr, payload).map_err(io::Error::from),
         |end| end.came.len() >= knobs.count,
     )?;
     let (sent, _) = take(&mut near).datagrams(tx);

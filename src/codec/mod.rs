@@ -95,6 +95,10 @@ pub enum Step {
 /// 4. `Need(n)` has `n > bytes.len()`.
 /// 5. An error is final: the connection delivers nothing after it.
 ///
+/// An error closes without an answer. What deserves one, as a bad request of HTTP does, is no error
+/// but a frame like others: the handler sees what it is, answers, and
+/// [closes](crate::Context::close).
+///
 /// # Examples
 ///
 /// Frames that end with a NUL byte, searched without looking at a byte twice:
