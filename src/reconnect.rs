@@ -10,6 +10,7 @@ use crate::addr::ToAddrs;
 use crate::codec::Framing;
 use crate::context::Context;
 use crate::handler::Handler;
+use crate::socket::ConnectOptions;
 use crate::timer::TimerId;
 use crate::token::ConnId;
 
@@ -177,6 +178,8 @@ pub struct Reconnect<A> {
     addr: A,
     framing: Framing,
     backoff: Backoff,
+    options: ConnectOptions,
+    timer_key: u64,
     state: State,
 }
 
@@ -193,9 +196,6 @@ impl<A> Reconnect<A>
 where
     for<'a> &'a A: ToAddrs,
 {
-    /// The key of the timers that are set, which come to the handler's `on_timer` like its own.
-    pub const TIMER_KEY: u64 = u64::MAX;
-
     /// For connections to `addr`, of TCP or of a Unix socket, which is looked up for each try anew:
     /// a name may lead elsewhere by then. Looking up a name blocks; an address does not.
     #[must_use]
@@ -204,8 +204,26 @@ where
             addr,
             framing,
             backoff,
+            options: ConnectOptions::new(),
+            timer_key: u64::MAX,
             state: State::Ended,
         }
+    }
+
+    /// How each try connects: its timeout, the address that it connects from.
+    #[must_use]
+    pub fn options(mut self, options: ConnectOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The key of the timers that are set, which come to the handler's `on_timer` like its own.
+    /// `u64::MAX` by default. A handler with many servers finds the one in question by it, and
+    /// need not ask each.
+    #[must_use]
+    pub fn timer_key(mut self, key: u64) -> Self {
+        self.timer_key = key;
+        self
     }
 
     /// Connects at once, with `session`, unless it is connected or connecting: then the connection
@@ -218,7 +236,7 @@ where
             }
             State::Ended => {}
         }
-        let conn = cx.connect(&self.addr, self.framing.clone(), session);
+        let conn = cx.connect_with(&self.addr, self.framing.clone(), session, &self.options);
         self.state = State::Up(conn);
         conn
     }
@@ -248,7 +266,7 @@ where
             return None;
         }
         let delay = self.backoff.next_delay();
-        self.state = State::Waiting(cx.set_timer(delay, Self::TIMER_KEY));
+        self.state = State::Waiting(cx.set_timer(delay, self.timer_key));
         Some(delay)
     }
 

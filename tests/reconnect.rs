@@ -2,14 +2,14 @@
 
 mod common;
 
-use std::io::Write;
-use std::net::TcpListener;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use common::drive;
 use unstick::{
-    Addr, Backoff, CloseReason, Closed, ConnId, Context, Framing, Handler, Origin, Reactor,
-    Reconnect, TimerId,
+    Addr, Backoff, CloseReason, Closed, ConnId, ConnectOptions, Context, Framing, Handler, Origin,
+    Reactor, Reconnect, TimerId,
 };
 
 const BASE: Duration = Duration::from_millis(2);
@@ -120,4 +120,58 @@ fn a_server_on_a_unix_socket_is_found_when_it_comes() {
     let _listener = std::os::unix::net::UnixListener::bind(&path).expect("nobody has the path");
     drive(&mut reactor, |reactor| reactor.handler().opened == 1);
     std::fs::remove_file(path).expect("it was made");
+}
+
+#[test]
+fn many_servers_are_told_apart_by_their_keys_and_each_try_has_the_options_it_was_given() {
+    struct Clients {
+        servers: Vec<Reconnect<Addr>>,
+        keys: Vec<u64>,
+        failed: Vec<io::ErrorKind>,
+    }
+
+    impl Handler for Clients {
+        type Session = usize;
+
+        fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut usize, _: &[u8]) {}
+
+        fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, at: usize, end: Closed) {
+            if let CloseReason::ConnectFailed(error) = &end.reason {
+                self.failed.push(error.kind());
+            }
+            assert!(self.servers[at].on_close(cx, conn).is_some());
+        }
+
+        fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
+            self.keys.push(key);
+            let at = usize::try_from(key).expect("a place");
+            assert!(self.servers[at].on_timer(cx, timer, at).is_some());
+        }
+    }
+
+    let (_socket, addr) = common::refusing();
+    // No address of this host: a connect from it fails before the peer could refuse it.
+    let nowhere = SocketAddr::from(([192, 0, 2, 1], 0));
+    let server = |key| {
+        Reconnect::new(addr.into(), Framing::line(), Backoff::new(BASE, MAX))
+            .options(ConnectOptions::new().local_addr(nowhere))
+            .timer_key(key)
+    };
+    let mut reactor = Reactor::new(Clients {
+        servers: (0..3).map(server).collect(),
+        keys: Vec::new(),
+        failed: Vec::new(),
+    })
+    .expect("a reactor");
+    reactor.with(|clients, cx| {
+        for (at, server) in clients.servers.iter_mut().enumerate() {
+            server.open(cx, at);
+        }
+    });
+    drive(&mut reactor, |reactor| {
+        (0..3).all(|key| reactor.handler().keys.contains(&key))
+    });
+    let failed = &reactor.handler().failed;
+    let is_own = |kind: &io::ErrorKind| *kind == io::ErrorKind::AddrNotAvailable;
+    assert!(failed.len() >= 3 && failed.iter().all(is_own), "{failed:?}");
 }
