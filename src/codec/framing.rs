@@ -596,6 +596,12 @@ impl Framing {
         Self(Arc::new(kind))
     }
 
+    /// Whether it is a clone of the other.
+    #[inline]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     #[inline]
     pub(crate) fn kind(&self) -> &Kind {
         &self.0

@@ -167,6 +167,12 @@ impl Inbound {
         }
     }
 
+    /// Whether anything is left of what came before.
+    #[inline]
+    pub(crate) fn has_tail(&self) -> bool {
+        self.tail.is_some()
+    }
+
     /// Whether bytes are held that nobody has looked at yet.
     #[inline]
     pub(crate) fn has_undelivered(&self) -> bool {

@@ -110,6 +110,11 @@ impl Flags {
     /// A dispatch has more to do once its output is written while one of these is set.
     pub(crate) const AFTER_WRITE: Self = Self(Self::ABOVE_HIGH.0 | Self::OBSERVED.0);
 
+    /// The end of a dispatch has more to do than to write its output, or must not write it, while
+    /// one of these is set.
+    pub(crate) const AT_END: Self =
+        Self(Self::HAS_EPILOGUE.0 | Self::AFTER_WRITE.0 | Self::DEAD.0 | Self::WRITE_FAILED.0);
+
     /// These flags and others.
     pub(crate) const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)

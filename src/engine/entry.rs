@@ -35,9 +35,8 @@ pub(crate) enum Entry {
 /// One TCP connection. Idle, this is all it costs.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// Not here while it is served: see [`Served`](super::Served).
     pub(crate) framing: Framing,
-    /// Not here while it is served either.
+    /// Not here while it is served: see [`Served`](super::Served).
     pub(crate) inbound: Inbound,
     /// What the kernel refused, while there is any.
     pub(crate) outbound: Option<Box<Outbound>>,
@@ -233,6 +232,16 @@ impl Connection {
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.outbound.is_none() && !self.flags.intersects(Flags::NOT_PLAIN)
+    }
+
+    /// Whether all that there is to do is to read it, into a buffer that nothing else is in yet.
+    #[inline]
+    pub(super) fn is_plain_to_read(&self) -> bool {
+        const OTHERWISE: Flags = Flags::NOT_PLAIN.or(Flags::CONNECTING);
+        self.flags.intersects(Flags::READABLE)
+            && !self.flags.intersects(OTHERWISE)
+            && self.outbound.is_none()
+            && !self.inbound.has_tail()
     }
 
     /// What is [watched](super::entries::Entries::watch) while it is served: a plain connection by

@@ -43,7 +43,7 @@ impl Engine {
 /// makes no edge of its own when it arrived together with the data, or of urgent data, which cuts a
 /// read short of what lies behind it (tcp(7)).
 #[inline]
-fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &mut [u8]) -> Fill {
+pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &mut [u8]) -> Fill {
     stats.reads += 1;
     conn.count_read();
     match conn.stream.read(buf) {

@@ -37,6 +37,7 @@ pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
 pub(crate) use input::Fill;
 pub(crate) use lifecycle::Accepted;
 pub(crate) use output::{Drained, Written};
+pub(crate) use serving::FirstRead;
 pub(crate) use timers::Task;
 
 use crate::addr::Addr;
@@ -85,7 +86,7 @@ pub(crate) struct Engine {
     spare_outbounds: SpareOutbounds,
     /// Output of the connection whose frames are being delivered, until the end of its dispatch.
     pub(crate) out: Buf,
-    /// The longest that `out` was since the last trim.
+    /// The longest that `out` was since the last trim, where that was longer than its base.
     out_peak: usize,
     pub(crate) served: Served,
     pub(crate) wheel: Wheel<Kind>,
@@ -125,8 +126,10 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(config: Config, clock: Clock) -> io::Result<Self> {
+    pub(crate) fn new(mut config: Config, clock: Clock) -> io::Result<Self> {
         config.check()?;
+        // No read of a turn may be longer than all of them.
+        config.read_len_max = config.read_len_max.min(config.read_budget);
         let now = clock();
         let timeouts = Timeouts::new(&config.limits());
         Ok(Self {
@@ -240,7 +243,7 @@ impl Engine {
         self.spare_outbounds.trim();
         let out_peak = std::mem::take(&mut self.out_peak);
         if self.out.is_empty() && self.out.capacity() > OUT_LEN_BASE.max(2 * out_peak) {
-            self.out = Buf::with_capacity(out_peak);
+            self.out = Buf::with_capacity(OUT_LEN_BASE.max(out_peak));
         }
     }
 

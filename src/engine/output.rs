@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 
 use super::observe::record_write;
-use super::{Connection, Engine, Entry};
+use super::{Connection, Engine, Entry, OUT_LEN_BASE};
 use crate::buffer::{Buf, Pool};
 use crate::codec::{Framing, Out};
 use crate::config::Config;
@@ -231,20 +231,19 @@ impl Engine {
     }
 
     /// Writes what was gathered; what the kernel refuses is queued.
-    #[inline]
     pub(crate) fn write_out(&mut self, token: Token) -> Drained {
-        if self.out.is_empty() {
-            return Drained(false);
-        }
-        self.out_peak = self.out_peak.max(self.out.len());
         let Self {
             entries,
             out,
+            out_peak,
             stats,
             stamp,
             recorder,
             ..
         } = self;
+        if out.is_empty() {
+            return Drained(false);
+        }
         let Ok(conn) = entries.unwatched_mut(token) else {
             out.clear();
             return Drained(false);
@@ -254,22 +253,19 @@ impl Engine {
             out.clear();
             return Drained(false);
         }
-        match write(conn, stats, *stamp, out.bytes()) {
-            Ok(len) if len == out.len() => {
-                out.clear();
-                if !conn.flags.intersects(Flags::AFTER_WRITE) {
-                    return Drained(false);
-                }
+        let len = out.len();
+        match write_all(conn, stats, *stamp, out, out_peak) {
+            Ok(()) => {
                 record_write(recorder, token, conn, &Ok(len));
                 Drained(conn.flags.set(Flags::ABOVE_HIGH, false))
             }
-            result => self.wrote_less(token, result),
+            Err(short) => self.wrote_less(token, short),
         }
     }
 
     /// The kernel did not take all that was gathered.
     #[cold]
-    fn wrote_less(&mut self, token: Token, result: io::Result<usize>) -> Drained {
+    pub(super) fn wrote_less(&mut self, token: Token, result: io::Result<usize>) -> Drained {
         let Self {
             entries,
             out,
@@ -509,6 +505,28 @@ fn write_pieces(
 fn write(conn: &mut Connection, stats: &mut Stats, now: Stamp, bytes: &[u8]) -> io::Result<usize> {
     let written = conn.stream.write(bytes);
     note_write(conn, stats, now, bytes.len(), written)
+}
+
+/// Writes what was gathered. An error is what a write came to that did not take all of it.
+#[inline]
+pub(super) fn write_all(
+    conn: &mut Connection,
+    stats: &mut Stats,
+    now: Stamp,
+    out: &mut Buf,
+    peak: &mut usize,
+) -> Result<(), io::Result<usize>> {
+    let wanted = out.len();
+    if wanted > OUT_LEN_BASE {
+        *peak = wanted.max(*peak);
+    }
+    match write(conn, stats, now, out.bytes()) {
+        Ok(len) if len == wanted => {
+            out.clear();
+            Ok(())
+        }
+        short => Err(short),
+    }
 }
 
 /// Counts a write. That the kernel takes nothing of something is an error, not a reason to try

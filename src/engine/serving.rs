@@ -5,25 +5,37 @@
 
 use std::mem;
 
-use super::output::Drained;
+use super::input::{Fill, fill};
+use super::output::{Drained, write_all};
 use super::{Connection, Engine};
 use crate::codec::{Framing, Kind};
 use crate::conn::{Flags, Inbound};
-use crate::error::Gone;
-use crate::stats::{ConnStats, Stats};
+use crate::error::{CloseReason, Gone};
+use crate::stats::{ConnCounts, ConnStats, Stats};
 use crate::token::Token;
 
 /// What each frame of a dispatch needs of its connection.
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(super) token: Option<Token>,
-    /// The connection's framing. Its entry has another in its place meanwhile, which nobody uses.
+    /// The connection's framing. It stays when the dispatch is over: most likely the next one is of
+    /// the same.
     pub(super) framing: Framing,
     frames_max: usize,
     /// How many frames may still be delivered.
     pub(crate) frames_left: usize,
     /// Payloads that were gathered, and are not counted elsewhere yet.
     pub(super) frames_out: u64,
+}
+
+/// A connection that was read as soon as its turn came.
+pub(crate) struct FirstRead {
+    /// Its read side, out of its entry.
+    pub(crate) inbound: Inbound,
+    /// How many bytes were read, at least one.
+    pub(crate) len: usize,
+    /// No more are there.
+    pub(crate) is_last: bool,
 }
 
 impl Served {
@@ -37,14 +49,16 @@ impl Served {
         }
     }
 
-    /// Takes the framing and the read side out of the entry.
+    /// Takes the read side out of the entry, and the framing over.
     #[inline]
     fn begin(&mut self, token: Token, conn: &mut Connection, frames_max: usize) -> Inbound {
         conn.flags.remove(Flags::QUEUED);
         self.token = Some(token);
         self.frames_max = frames_max;
         self.frames_left = frames_max;
-        mem::swap(&mut self.framing, &mut conn.framing);
+        if !self.framing.is_same(&conn.framing) {
+            self.framing = conn.framing.clone();
+        }
         mem::take(&mut conn.inbound)
     }
 
@@ -69,6 +83,18 @@ impl Served {
         let frames_in = self.frames_max - self.frames_left;
         (frames_in as u64, self.frames_out)
     }
+
+    /// Adds these to the statistics.
+    #[inline]
+    fn count(&mut self, stats: &mut Stats, counts: &mut ConnCounts) {
+        let (frames_in, frames_out) = self.uncounted();
+        self.frames_left = self.frames_max;
+        self.frames_out = 0;
+        stats.frames_in += frames_in;
+        stats.frames_out += frames_out;
+        counts.frames_in += frames_in;
+        counts.frames_out += frames_out;
+    }
 }
 
 impl Engine {
@@ -78,27 +104,45 @@ impl Engine {
         self.ready.pop()
     }
 
-    /// Takes a connection's read side and framing out of its entry, and says how it stands; `None`
-    /// where there is more to it: no connection, one that is not open yet, or one with a queue.
+    /// Begins to serve an entry of the round that is as most are: a plain connection that can be
+    /// read, with nothing left over from before. It is read while it is at hand. `None` where there
+    /// is more to it, or it gave no bytes: what became of it stands in its entry then.
     #[inline]
-    pub(crate) fn begin_plain(&mut self, token: Token) -> Option<(Inbound, Flags)> {
+    pub(crate) fn begin_plain(&mut self, token: Token, room: &mut [u8]) -> Option<FirstRead> {
+        if self.is_memory_full() {
+            return None;
+        }
         let Self {
             entries,
             served,
             config,
+            stats,
+            stamp,
             ..
         } = self;
         let conn = entries.unwatched_mut(token).ok()?;
-        if conn.outbound.is_some() || conn.flags.intersects(Flags::CONNECTING) {
+        if !conn.is_plain_to_read() {
             return None;
         }
+        let (len, is_last) = match fill(conn, stats, *stamp, room) {
+            Fill::Bytes(len) => (len, false),
+            Fill::Last(len) => (len, true),
+            Fill::Ended | Fill::Drained => return None,
+            Fill::Failed(error) => {
+                self.kill(token, CloseReason::Io(error));
+                return None;
+            }
+        };
         let inbound = served.begin(token, conn, config.frame_budget);
-        let (flags, watched) = (conn.flags, conn.watched_as(token));
-        entries.watch(watched);
-        Some((inbound, flags))
+        entries.watch(Some(token));
+        Some(FirstRead {
+            inbound,
+            len,
+            is_last,
+        })
     }
 
-    /// The same for any connection.
+    /// Takes any connection's read side out of its entry, and says how it stands.
     pub(crate) fn begin_serving(&mut self, token: Token) -> Option<(Inbound, Flags)> {
         let conn = self.entries.unwatched_mut(token).ok()?;
         let inbound = self.served.begin(token, conn, self.config.frame_budget);
@@ -126,11 +170,11 @@ impl Engine {
 
     /// Exchanges a connection's framing.
     pub(crate) fn reframe(&mut self, token: Token, framing: Framing) -> Result<(), Gone> {
-        let is_served = self.served.is(token);
         let conn = self.entries.conn_mut(token)?;
-        if is_served {
+        if self.served.is(token) {
             conn.flags.insert(Flags::REFRAMED);
-            self.served.framing = framing;
+            self.served.framing = framing.clone();
+            conn.framing = framing;
         } else {
             conn.framing = framing;
             conn.inbound.reframe();
@@ -175,14 +219,17 @@ impl Engine {
         }
     }
 
-    /// Puts back what was taken out, and writes what was gathered. Answers too whether there is
-    /// more to do.
+    /// Puts the read side back and writes what was gathered: in one go, as long as nothing but that
+    /// is to be done. Answers too whether there is more to do.
     #[inline]
     pub(crate) fn end_serving(&mut self, token: Token, inbound: Inbound) -> (Drained, bool) {
         let Self {
             entries,
             served,
+            out,
+            out_peak,
             stats,
+            stamp,
             ..
         } = self;
         served.token = None;
@@ -190,17 +237,27 @@ impl Engine {
         let Ok(conn) = entries.unwatched_mut(token) else {
             return (Drained(false), false);
         };
-        mem::swap(&mut served.framing, &mut conn.framing);
         // What stood in its place owns nothing, and is not worth a look at its drop.
         mem::forget(mem::replace(&mut conn.inbound, inbound));
-        let (frames_in, frames_out) = served.uncounted();
-        served.frames_left = served.frames_max;
-        served.frames_out = 0;
-        stats.frames_in += frames_in;
-        stats.frames_out += frames_out;
-        conn.stats.frames_in += frames_in;
-        conn.stats.frames_out += frames_out;
-        let has_epilogue = conn.flags.intersects(Flags::HAS_EPILOGUE);
+        served.count(stats, &mut conn.stats);
+        if conn.flags.intersects(Flags::AT_END) {
+            return self.end_otherwise(token);
+        }
+        if out.is_empty() {
+            return (Drained(false), false);
+        }
+        match write_all(conn, stats, *stamp, out, out_peak) {
+            Ok(()) => (Drained(false), false),
+            Err(short) => (self.wrote_less(token, short), false),
+        }
+    }
+
+    /// The end of a dispatch that has more to do than to write, or other things.
+    #[cold]
+    #[inline(never)]
+    fn end_otherwise(&mut self, token: Token) -> (Drained, bool) {
+        let conn = self.conn(token);
+        let has_epilogue = conn.is_ok_and(|conn| conn.flags.intersects(Flags::HAS_EPILOGUE));
         let drained = self.write_out(token);
         if has_epilogue {
             self.step_closing(token);

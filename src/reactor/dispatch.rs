@@ -2,11 +2,11 @@
 
 use super::Reactor;
 use super::clock::Since;
-use crate::buffer::Pool;
+use crate::buffer::{Buf, Pool};
 use crate::codec::{Kind, Skipped};
 use crate::conn::{Flags, Flow, Halt, Inbound, Round, Sink};
 use crate::context::Context;
-use crate::engine::{Accepted, Drained, Engine, Entry, Fill};
+use crate::engine::{Accepted, Drained, Engine, Entry, Fill, FirstRead};
 use crate::error::CloseReason;
 use crate::handler::{Handler, Origin};
 use crate::timer::Stamp;
@@ -36,16 +36,16 @@ impl<H: Handler> Reactor<H> {
         true
     }
 
-    /// Serves what is no plain connection.
-    #[cold]
+    /// Serves what is no plain connection that has given bytes.
     #[inline(never)]
     pub(super) fn serve_other(&mut self, token: Token) {
         match self.engine.look_at_ready(token) {
-            Some(Entry::Conn(_)) => {
-                if self.serve_output(token)
-                    && let Some((inbound, flags)) = self.engine.begin_serving(token)
+            Some(Entry::Conn(conn)) => {
+                let has_output = conn.outbound.is_some();
+                if !(has_output || conn.flags.intersects(Flags::CONNECTING))
+                    || self.serve_output(token)
                 {
-                    self.serve_input(token, inbound, flags);
+                    self.serve_input(token);
                 }
             }
             Some(Entry::Listener(_)) => {
@@ -64,9 +64,45 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Reads, decodes and delivers within the budgets, then writes what was sent meanwhile.
+    /// Delivers what the first read of a plain connection gave. Mostly that is all: no more is
+    /// there, and no callback has changed anything about the connection.
     #[inline]
-    pub(super) fn serve_input(&mut self, token: Token, inbound: Inbound, flags: Flags) {
+    pub(super) fn serve_plain(&mut self, token: Token, first: FirstRead) {
+        let bytes_left = self.engine.config.read_budget - first.len;
+        self.dispatch(token, first.inbound, bytes_left, |mut input, dispatch| {
+            let bytes = &input.scratch.room_mut()[..first.len];
+            let halt = input.inbound.ingest(bytes, dispatch);
+            if first.is_last
+                && matches!(halt, Halt::Drained)
+                && dispatch.cx.engine.is_served_unchanged()
+            {
+                return false;
+            }
+            let flags = input.halted(halt, dispatch);
+            input.serve(flags, dispatch)
+        });
+    }
+
+    /// Delivers what is left over from before, and reads on.
+    fn serve_input(&mut self, token: Token) {
+        if let Some((inbound, flags)) = self.engine.begin_serving(token) {
+            let bytes_left = self.engine.config.read_budget;
+            self.dispatch(token, inbound, bytes_left, |input, dispatch| {
+                input.serve(flags, dispatch)
+            });
+        }
+    }
+
+    /// Serves a connection whose read side is out of its entry: has its frames delivered, then
+    /// writes what was sent meanwhile. `deliver` answers whether the budget cut it short.
+    #[inline]
+    fn dispatch(
+        &mut self,
+        token: Token,
+        inbound: Inbound,
+        bytes_left: usize,
+        deliver: impl FnOnce(Input<'_>, &mut Dispatch<'_, H>) -> bool,
+    ) {
         let Self {
             engine,
             handler,
@@ -75,33 +111,28 @@ impl<H: Handler> Reactor<H> {
             ..
         } = self;
         let session = sessions.take(token.key());
-        let bytes_left = engine.config.read_budget;
         let since = Since::now(engine);
-        let mut serving = Serving {
-            engine,
-            token,
-            inbound,
-        };
         let mut dispatch = Dispatch {
             handler,
-            cx: Context {
-                engine: &mut *serving.engine,
-                sessions,
-            },
+            cx: Context { engine, sessions },
             token,
             session,
             bytes_left,
             since,
         };
-        let mut input = Input {
-            inbound: &mut serving.inbound,
-            scratch: scratch.room_mut(),
+        let mut serving = Serving {
+            dispatch: &mut dispatch,
+            inbound,
         };
-        let cut_short = input.serve(flags, &mut dispatch);
+        let input = Input {
+            inbound: &mut serving.inbound,
+            scratch,
+        };
+        let cut_short = deliver(input, serving.dispatch);
 
+        let inbound = serving.end();
         let Dispatch { cx, session, .. } = dispatch;
         cx.sessions.put(token.key(), session);
-        let inbound = serving.end();
         if cut_short {
             self.engine.queue(token);
         }
@@ -154,13 +185,12 @@ impl<H: Handler> Reactor<H> {
 
 /// A connection whose read side is out of its entry. Where a callback panics, it is dropped by
 /// unwinding, and leaves the engine as the end of the dispatch would.
-struct Serving<'a> {
-    engine: &'a mut Engine,
-    token: Token,
+struct Serving<'a, 'b, H: Handler> {
+    dispatch: &'a mut Dispatch<'b, H>,
     inbound: Inbound,
 }
 
-impl Serving<'_> {
+impl<H: Handler> Serving<'_, '_, H> {
     /// It owns no more than the read side: forgotten without it, it leaves nothing behind.
     #[inline]
     fn end(mut self) -> Inbound {
@@ -170,10 +200,11 @@ impl Serving<'_> {
     }
 }
 
-impl Drop for Serving<'_> {
+impl<H: Handler> Drop for Serving<'_, '_, H> {
     fn drop(&mut self) {
-        self.inbound.clear(&mut self.engine.pool);
-        self.engine.handler_panicked(self.token);
+        let engine = &mut *self.dispatch.cx.engine;
+        self.inbound.clear(&mut engine.pool);
+        engine.handler_panicked(self.dispatch.token);
     }
 }
 
@@ -272,15 +303,14 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
 /// the entry while its bytes are borrowed.
 struct Input<'a> {
     inbound: &'a mut Inbound,
-    scratch: &'a mut [u8],
+    scratch: &'a mut Buf,
 }
 
 impl Input<'_> {
     /// Delivers what is there, as long as the connection wants input and the budget lasts. Answers
     /// whether the budget cut it short.
-    #[inline]
-    fn serve<H: Handler>(&mut self, mut flags: Flags, dispatch: &mut Dispatch<'_, H>) -> bool {
-        let mut is_spent = false;
+    #[inline(never)]
+    fn serve<H: Handler>(mut self, mut flags: Flags, dispatch: &mut Dispatch<'_, H>) -> bool {
         loop {
             if flags.intersects(Flags::REFRAMED) {
                 self.reframe(dispatch);
@@ -296,7 +326,7 @@ impl Input<'_> {
             {
                 return false;
             }
-            if is_spent {
+            if dispatch.is_spent() {
                 return true;
             }
             let halt = if has_undelivered {
@@ -306,79 +336,67 @@ impl Input<'_> {
                     false => self.inbound.resume(dispatch),
                 }
             } else if flags.intersects(Flags::READABLE) {
-                match self.read(flags, dispatch) {
-                    Read::All if dispatch.cx.engine.is_served_unchanged() => return false,
-                    Read::All | Read::More => Halt::Drained,
-                    Read::Stopped(halt) => halt,
-                }
+                self.read(flags, dispatch)
             } else if flags.intersects(Flags::END_TOLD) {
                 return false;
             } else {
                 self.end(flags, dispatch)
             };
-            if let Halt::Failed { error, undecoded } = halt {
-                dispatch
-                    .cx
-                    .engine
-                    .close_for_frame(dispatch.token, error, undecoded);
-                self.give_up(dispatch, undecoded.saturating_sub(self.inbound.len()));
-            }
-            flags = dispatch.cx.engine.look_at_served();
-            is_spent = dispatch.is_spent();
+            flags = self.halted(halt, dispatch);
         }
     }
 
+    /// A round of decoding has ended so. Answers how the connection stands.
+    fn halted<H: Handler>(&mut self, halt: Halt, dispatch: &mut Dispatch<'_, H>) -> Flags {
+        let engine = &mut *dispatch.cx.engine;
+        if let Halt::Failed { error, undecoded } = halt {
+            engine.close_for_frame(dispatch.token, error, undecoded);
+            self.give_up(dispatch, undecoded.saturating_sub(self.inbound.len()));
+        }
+        dispatch.cx.engine.look_at_served()
+    }
+
     /// One read, and what its bytes decode to.
-    #[inline]
-    fn read<H: Handler>(&mut self, flags: Flags, dispatch: &mut Dispatch<'_, H>) -> Read {
+    fn read<H: Handler>(&mut self, flags: Flags, dispatch: &mut Dispatch<'_, H>) -> Halt {
         let engine = &mut *dispatch.cx.engine;
         if engine.is_memory_full() {
             engine.starve(dispatch.token);
-            return Read::More;
+            return Halt::Drained;
         }
         let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
         let direct = self.inbound.direct(len_max, &mut engine.pool);
         let is_direct = direct.is_some();
         let buf = match direct {
             Some(buf) => buf,
-            None => &mut self.scratch[..len_max],
+            None => &mut self.scratch.room_mut()[..len_max],
         };
-        let fill = engine.fill(dispatch.token, buf);
-        match fill {
+        match engine.fill(dispatch.token, buf) {
             Fill::Bytes(len) | Fill::Last(len) => {
                 dispatch.bytes_left -= len;
                 if is_direct {
                     engine.record_read(dispatch.token, len);
                     self.inbound.direct_filled(len);
-                    return Read::More;
+                    return Halt::Drained;
                 }
                 dispatch.since = Since::now(engine);
-                let bytes = &self.scratch[..len];
-                let halt = if flags.intersects(Flags::OBSERVED) {
+                let bytes = &self.scratch.room_mut()[..len];
+                if flags.intersects(Flags::OBSERVED) {
                     dispatch.cx.engine.record_read(dispatch.token, len);
-                    observe(self.inbound, Round::Bytes(bytes), dispatch)
-                } else {
-                    self.inbound.ingest(bytes, dispatch)
-                };
-                match halt {
-                    Halt::Drained if matches!(fill, Fill::Last(_)) => Read::All,
-                    halt => Read::Stopped(halt),
+                    return observe(self.inbound, Round::Bytes(bytes), dispatch);
                 }
+                return self.inbound.ingest(bytes, dispatch);
             }
-            Fill::Ended => Read::More,
+            Fill::Ended => {}
             Fill::Drained => {
                 // What the kernel held is delivered. A peer that is silent might never end.
                 let conn = engine.conn(dispatch.token);
                 if conn.is_ok_and(|conn| conn.flags.intersects(Flags::WRITE_FAILED)) {
                     engine.kill(dispatch.token, CloseReason::Local);
                 }
-                Read::More
             }
-            Fill::Failed(error) => {
-                engine.kill(dispatch.token, CloseReason::Io(error));
-                Read::More
-            }
+            Fill::Failed(error) => engine.kill(dispatch.token, CloseReason::Io(error)),
         }
+        Halt::Drained
     }
 
     /// The stream has ended: the codec sees what is left, then the handler is told.
@@ -427,7 +445,8 @@ impl Input<'_> {
             }
             let engine = &mut *dispatch.cx.engine;
             let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
-            match engine.fill(dispatch.token, &mut self.scratch[..len_max]) {
+            let room = &mut self.scratch.room_mut()[..len_max];
+            match engine.fill(dispatch.token, room) {
                 Fill::Bytes(len) | Fill::Last(len) => {
                     engine.record_read(dispatch.token, len);
                     dispatch.bytes_left -= len;
@@ -457,16 +476,6 @@ impl Input<'_> {
         }
         self.inbound.reframe();
     }
-}
-
-/// What one read came to.
-enum Read {
-    /// The socket has no more, and all of it is delivered or kept.
-    All,
-    /// There may be more to do.
-    More,
-    /// The decoding of what was read ended so.
-    Stopped(Halt),
 }
 
 /// Decodes for a connection that is observed: each frame is recorded before it is delivered.

@@ -88,9 +88,9 @@ impl<H: Handler> Reactor<H> {
     ///
     /// As for [`new`](Reactor::new), and `InvalidInput` where the limits contradict each other.
     pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
-        let scratch = Buf::with_capacity(config.read_len_max);
         let posts_max = config.posts_max;
         let engine = Engine::new(config, Instant::now)?;
+        let scratch = Buf::with_capacity(engine.config.read_len_max);
         let inlet = Inlet::new(engine.driver.waker(), posts_max);
         let posted = VecDeque::new();
         Ok(Self {
@@ -396,8 +396,9 @@ impl<H: Handler> Reactor<H> {
     /// Phase 4, for one entry.
     #[inline]
     fn serve(&mut self, token: Token) {
-        match self.engine.begin_plain(token) {
-            Some((inbound, flags)) => self.serve_input(token, inbound, flags),
+        let room = &mut self.scratch.room_mut()[..self.engine.config.read_len_max];
+        match self.engine.begin_plain(token, room) {
+            Some(first) => self.serve_plain(token, first),
             None => self.serve_other(token),
         }
     }
