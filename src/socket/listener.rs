@@ -7,7 +7,9 @@ use mio::net::TcpListener;
 use mio::net::UnixListener;
 use socket2::{SockRef, Socket};
 
-use super::{Driver, ListenOptions, Stream, is_unix, local_addr, retry};
+#[cfg(unix)]
+use super::is_unix;
+use super::{Driver, ListenOptions, Stream, local_addr, retry};
 use crate::addr::Addr;
 #[cfg(unix)]
 use crate::addr::UnixAddr;
@@ -107,8 +109,11 @@ impl AcceptFailure {
             | Kind::HostUnreachable
             | Kind::TimedOut
             | Kind::PermissionDenied => Self::ThisOne,
+            // mio's word for an address of no kind: macOS accepts a connection that was reset
+            // before, and has no address for it (Go's syscall_bsd.go, Accept).
+            Kind::InvalidInput if error.raw_os_error().is_none() => Self::ThisOne,
             // EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET and EOPNOTSUPP have no kind of their own.
-            #[cfg(target_os = "linux")]
+            #[cfg(any(target_os = "linux", target_os = "android"))]
             _ if matches!(error.raw_os_error(), Some(71 | 92 | 112 | 64 | 95)) => Self::ThisOne,
             _ => Self::Exhausted,
         }
@@ -118,6 +123,12 @@ impl AcceptFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_without_an_address_is_no_fault_of_the_listener() {
+        let error = io::Error::from(io::ErrorKind::InvalidInput);
+        assert_eq!(AcceptFailure::of(&error), AcceptFailure::ThisOne);
+    }
 
     #[test]
     #[cfg(target_os = "linux")]

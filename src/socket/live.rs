@@ -217,11 +217,11 @@ impl<'a> SocketRef<'a> {
 
     /// The byte that routers choose a queue by (`IP_TOS`, `IPV6_TCLASS`): the DSCP in its upper six
     /// bits (RFC 2474). The lower two are ECN's, which TCP sets itself. Not on Solaris, and on
-    /// Windows for IPv4 only.
+    /// Windows and iOS for IPv4 only.
     ///
     /// # Errors
     ///
-    /// The system's; `Unsupported` for IPv6 on Windows.
+    /// The system's; `Unsupported` for IPv6 on Windows and iOS.
     #[cfg(not(target_os = "solaris"))]
     pub fn set_tos(&self, tos: u8) -> io::Result<()> {
         if !self.is_v6 {
@@ -229,9 +229,9 @@ impl<'a> SocketRef<'a> {
         }
         // It may carry IPv4 too, where the system lets one socket do both.
         let _ = self.socket.set_tos_v4(tos.into());
-        #[cfg(unix)]
+        #[cfg(not(any(windows, all(target_vendor = "apple", not(target_os = "macos")))))]
         return self.socket.set_tclass_v6(tos.into());
-        #[cfg(not(unix))]
+        #[cfg(any(windows, all(target_vendor = "apple", not(target_os = "macos"))))]
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -239,15 +239,15 @@ impl<'a> SocketRef<'a> {
     ///
     /// # Errors
     ///
-    /// The system's; `Unsupported` for IPv6 on Windows.
+    /// The system's; `Unsupported` for IPv6 on Windows and iOS.
     #[cfg(not(target_os = "solaris"))]
     pub fn tos(&self) -> io::Result<u8> {
         if !self.is_v6 {
             return octet(self.socket.tos_v4()?);
         }
-        #[cfg(unix)]
+        #[cfg(not(any(windows, all(target_vendor = "apple", not(target_os = "macos")))))]
         return octet(self.socket.tclass_v6()?);
-        #[cfg(not(unix))]
+        #[cfg(any(windows, all(target_vendor = "apple", not(target_os = "macos"))))]
         Err(io::ErrorKind::Unsupported.into())
     }
 

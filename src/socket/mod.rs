@@ -48,8 +48,7 @@ use crate::addr::UnixAddr;
 pub(crate) const SHORT_READ_DRAINS: bool = cfg!(any(
     target_os = "linux",
     target_os = "android",
-    target_os = "macos",
-    target_os = "ios",
+    target_vendor = "apple",
     target_os = "freebsd",
     target_os = "netbsd",
     target_os = "openbsd",

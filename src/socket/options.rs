@@ -13,8 +13,10 @@ use crate::addr::Addr;
 #[derive(Debug, Clone, Default)]
 struct Before {
     reuse_addr: bool,
+    #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
     reuse_port: bool,
     only_v6: Option<bool>,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     device: Option<String>,
     recv_buffer_len: Option<usize>,
     send_buffer_len: Option<usize>,
@@ -72,8 +74,9 @@ macro_rules! before {
         }
 
         /// Lets several sockets, of this process or of others with the same user, be bound to the
-        /// same address; the kernel spreads connections and datagrams over them (`SO_REUSEPORT`,
-        /// socket(7)). Each of them must ask for it. Off by default; not on Windows and Solaris.
+        /// same address (`SO_REUSEPORT`, socket(7)). Each of them must ask for it. Linux and
+        /// DragonFly spread connections and datagrams over them; other systems may give all to
+        /// one. Off by default; not on Windows and Solaris.
         #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
         #[must_use]
         pub fn reuse_port(mut self, on: bool) -> Self {

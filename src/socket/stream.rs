@@ -18,7 +18,8 @@ use crate::addr::Addr;
 use crate::token::PollToken;
 
 /// `MSG_NOSIGNAL` (sys/socket.h), where its value is known; elsewhere segments are written one by
-/// one. Windows has no such signal, and Apple's systems have an option for it that socket2 sets.
+/// one. Windows has no such signal, and Apple's systems have an option for it: socket2 sets it, and
+/// accepted sockets have it from their listener (XNU's `sonewconn_internal`).
 const NO_SIGNAL: Option<i32> = {
     if cfg!(any(target_os = "linux", target_os = "android")) {
         Some(0x4000)
@@ -114,7 +115,7 @@ impl Stream {
             Self::Tcp(tcp) => retry(|| tcp.write(bytes)),
             #[cfg(unix)]
             Self::Unix(unix) => retry(|| match NO_SIGNAL {
-                Some(flags) => SockRef::from(&*unix).send_with_flags(bytes, flags),
+                Some(flags) => unix.try_io(|| SockRef::from(&*unix).send_with_flags(bytes, flags)),
                 None => unix.write(bytes),
             }),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
@@ -124,16 +125,22 @@ impl Stream {
     }
 
     /// One gathered write. The standard one, `writev`, would raise `SIGPIPE` where the peer has
-    /// gone and the program has left that signal at its default (signal(7)): this one does not.
+    /// gone and the program has left that signal at its default (signal(7)): this one does not. By
+    /// `try_io`, as mio has to see a `WouldBlock` to wait for the next edge where the system's poll
+    /// has none of its own (Windows).
     pub(crate) fn write_gathered(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => retry(|| match NO_SIGNAL {
-                Some(flags) => SockRef::from(&*tcp).send_vectored_with_flags(slices, flags),
+                Some(flags) => {
+                    tcp.try_io(|| SockRef::from(&*tcp).send_vectored_with_flags(slices, flags))
+                }
                 None => tcp.write(slices.first().map_or(&[], |slice| slice)),
             }),
             #[cfg(unix)]
             Self::Unix(unix) => retry(|| match NO_SIGNAL {
-                Some(flags) => SockRef::from(&*unix).send_vectored_with_flags(slices, flags),
+                Some(flags) => {
+                    unix.try_io(|| SockRef::from(&*unix).send_vectored_with_flags(slices, flags))
+                }
                 None => unix.write(slices.first().map_or(&[], |slice| slice)),
             }),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
@@ -264,7 +271,7 @@ impl TryFrom<Socket> for Stream {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
     use socket2::{Domain, Type};
@@ -273,7 +280,6 @@ mod tests {
     /// The kernel lets a socket connect to its own port, as two that open at the same time
     /// (RFC 9293, 3.5): a client of a free ephemeral port may so be given itself as the server.
     #[test]
-    #[cfg(target_os = "linux")]
     fn a_connection_to_itself_counts_as_refused() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
