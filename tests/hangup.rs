@@ -5,8 +5,8 @@
 
 mod common;
 
-use std::io::{ErrorKind, Read};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use common::{Event, Probe, deposit, drive, idle, is_io, listening, open, reset};
 use unstick::{CloseReason, Closed, Config, ConnId, Framing, Hangup, Reactor, SendError};
@@ -21,16 +21,19 @@ enum Stop {
 const STOPS: [Stop; 2] = [Stop::Pause, Stop::Credit];
 
 impl Stop {
-    fn listening(self) -> (Reactor<Probe>, SocketAddr) {
-        let probe = Probe::new(move |cx, event| {
+    fn probe(self) -> Probe {
+        Probe::new(move |cx, event| {
             if let Event::Open(conn, _) = event {
                 match self {
                     Self::Pause => cx.pause(*conn).expect("it is open"),
                     Self::Credit => cx.grant(*conn, 0).expect("it is open"),
                 }
             }
-        });
-        listening(probe, Config::default(), Framing::line())
+        })
+    }
+
+    fn listening(self) -> (Reactor<Probe>, SocketAddr) {
+        listening(self.probe(), Config::default(), Framing::line())
     }
 
     fn end(self, reactor: &mut Reactor<Probe>, conn: ConnId) {
@@ -259,5 +262,28 @@ fn a_connection_that_is_read_is_told_of_no_hangup() {
         drive_to_close(&mut reactor);
         assert_eq!(hangups(&reactor), []);
         assert_eq!(reactor.handler().frames(), [b"1"]);
+    }
+}
+
+/// The refusal of one address is an event like a peer's end.
+#[test]
+fn an_address_that_refused_before_another_one_answered_is_no_hangup() {
+    for stop in STOPS {
+        let (_socket, refusing) = common::refusing();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("it listens");
+        let mut reactor = Reactor::new(stop.probe()).expect("a reactor");
+        let conn = reactor.connect(&[refusing, addr][..], Framing::line(), ());
+        drive(&mut reactor, |reactor| reactor.stats().connected == 1);
+        let (mut peer, _) = listener.accept().expect("it has connected");
+        peer.write_all(b"hello\n").expect("it is taken");
+        let events = reactor.stats().events;
+        drive(&mut reactor, |reactor| reactor.stats().events > events);
+        assert_eq!(hangups(&reactor), []);
+        stop.end(&mut reactor, conn);
+        drive(&mut reactor, |reactor| {
+            reactor.handler().frames() == [b"hello"]
+        });
+        assert_eq!(hangups(&reactor), []);
     }
 }

@@ -207,7 +207,8 @@ impl Engine {
             Err(error) => {
                 log::debug!("{} to {} failed: {error}", ConnId(token), conn.peer);
                 // The events so far were the failed socket's.
-                conn.flags.remove(Flags::READABLE | Flags::END_HINT);
+                const OF_SOCKET: Flags = Flags::READABLE.or(Flags::END_HINT).or(Flags::HUNG_UP);
+                conn.flags.remove(OF_SOCKET);
                 if let Err(error) = self.connect_next(token, error) {
                     self.kill(token, CloseReason::ConnectFailed(error));
                 }
