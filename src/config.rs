@@ -102,7 +102,7 @@ pub struct Config {
     /// The most of them that run in a turn; the rest is run in the next. 1,024: threads that post
     /// as fast as they can do not keep sockets and timers waiting.
     pub post_budget: usize,
-    /// How long a connect may take. 30 s.
+    /// How long a connect may take, with all the addresses of a name. 30 s.
     pub connect_deadline: Duration,
     /// How long a closed connection may take to flush its output and see the peer's end. 10 s.
     pub close_deadline: Duration,

@@ -240,8 +240,8 @@ impl<H: Handler> Context<'_, H> {
         self.engine.connect_udp(socket, peer)
     }
 
-    /// Connects to the first of the addresses that accepts. A name is looked up before this
-    /// returns, which may block; an address is not.
+    /// Connects to the first of the addresses that accepts: they are tried one after the other. A
+    /// name is looked up before this returns, which may block; an address is not.
     ///
     /// Success is told by [`on_open`](Handler::on_open), every failure by
     /// [`on_close`](Handler::on_close), which gives the session back: a name that is not known, no

@@ -414,6 +414,24 @@ fn a_connect_that_nobody_answers_ends_at_its_own_timeout() {
     assert!(begun.elapsed() >= timeout, "never early");
 }
 
+/// As where a name has an address of IPv6, and nothing of that gets through.
+#[test]
+fn an_address_that_answers_nothing_leaves_time_for_the_next_one() {
+    let (_held, nobody) = silent();
+    let listener = TcpListener::bind(LOOPBACK).expect("a free port");
+    let addr = listener.local_addr().expect("it listens");
+    let mut reactor = reactor();
+    // Each has its hundredth of `Config::connect_deadline`.
+    let mut addrs = vec![nobody, nobody, addr];
+    addrs.resize(100, nobody);
+    let conn = reactor.connect(&addrs[..], Framing::raw(), ());
+    drive(&mut reactor, |reactor| reactor.stats().connected == 1);
+    let peer = reactor.with(|_, cx| cx.peer_addr(conn));
+    assert_eq!(peer.expect("it is open"), addr);
+    assert_eq!(reactor.stats().timers, 0, "no deadline is left behind");
+    assert_eq!(reactor.stats().closed, 0);
+}
+
 /// The kernel lets a socket connect to its own port, as two that open at the same time
 /// (RFC 9293, 3.5). Nobody listens there, and the port is free afterwards for who will.
 #[test]

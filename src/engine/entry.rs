@@ -86,6 +86,8 @@ pub(crate) struct Dial {
     /// Those that were not tried yet.
     pub(crate) addrs: VecDeque<Addr>,
     pub(crate) options: ConnectOptions,
+    /// When the last of them has to have answered, from the epoch on.
+    pub(crate) until: Duration,
 }
 
 #[derive(Debug)]

@@ -137,27 +137,39 @@ impl Engine {
         self.may_open()?;
         let addrs: VecDeque<_> = addrs.to_addrs()?.collect();
         let timeout = options.timeout_or(self.config.connect_deadline);
-        let deadline = self.set_task(timeout, Task::Deadline(token));
-        let rare = self.conn_mut(token)?.rare();
-        rare.dial = Some(Box::new(Dial {
+        let until = self.since_epoch().saturating_add(timeout);
+        let dial = Dial {
             addrs,
             options: options.clone(),
-        }));
-        rare.deadline = Some(deadline);
+            until,
+        };
+        self.conn_mut(token)?.rare().dial = Some(Box::new(dial));
         self.connect_next(token, no_address())
     }
 
-    /// Tries the next address; `last` is why the one before failed.
+    /// Tries the next address, for its equal share of the time that is left: one that answers
+    /// nothing leaves time for those behind it. `last` is why the one before failed.
     fn connect_next(&mut self, token: Token, mut last: io::Error) -> io::Result<()> {
+        /// What events have told of a socket.
+        const OF_SOCKET: Flags = Flags::READABLE.or(Flags::END_HINT).or(Flags::HUNG_UP);
+        let now = self.since_epoch();
         let Self {
             entries, driver, ..
         } = self;
         let conn = entries.conn_mut(token)?;
         conn.stream.close(driver);
+        // The events so far were the failed socket's.
+        conn.flags.remove(OF_SOCKET);
         let mut dial = conn.rare().dial.take();
-        while let Some(Dial { addrs, options }) = dial.as_deref_mut()
+        while let Some(Dial {
+            addrs,
+            options,
+            until,
+        }) = dial.as_deref_mut()
             && let Some(addr) = addrs.pop_front()
         {
+            let tries = u32::try_from(1 + addrs.len()).unwrap_or(u32::MAX);
+            let share = until.saturating_sub(now) / tries;
             conn.peer = addr;
             let registered = Stream::connect(&conn.peer, options).and_then(|mut stream| {
                 stream.register(driver, token.to_poll())?;
@@ -167,6 +179,10 @@ impl Engine {
                 Ok(stream) => {
                     conn.stream = stream;
                     conn.rare().dial = dial;
+                    let before = conn.rare().deadline.take();
+                    self.cancel(before);
+                    let deadline = self.set_task(share, Task::Deadline(token));
+                    self.conn_mut(token)?.rare().deadline = Some(deadline);
                     return Ok(());
                 }
                 Err(error) => last = error,
@@ -206,9 +222,6 @@ impl Engine {
             Ok(None) => None,
             Err(error) => {
                 log::debug!("{} to {} failed: {error}", ConnId(token), conn.peer);
-                // The events so far were the failed socket's.
-                const OF_SOCKET: Flags = Flags::READABLE.or(Flags::END_HINT).or(Flags::HUNG_UP);
-                conn.flags.remove(OF_SOCKET);
                 if let Err(error) = self.connect_next(token, error) {
                     self.kill(token, CloseReason::ConnectFailed(error));
                 }
@@ -461,11 +474,13 @@ impl Engine {
             return;
         };
         conn.rare().deadline = None;
+        if conn.flags.intersects(Flags::DEAD) {
+            return;
+        }
         if conn.flags.intersects(Flags::CONNECTING) {
-            self.kill(
-                token,
-                CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into()),
-            );
+            if let Err(error) = self.connect_next(token, io::ErrorKind::TimedOut.into()) {
+                self.kill(token, CloseReason::ConnectFailed(error));
+            }
         } else {
             self.abort(token, CloseReason::CloseTimeout);
         }

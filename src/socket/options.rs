@@ -224,8 +224,8 @@ pub struct ConnectOptions {
 impl ConnectOptions {
     before!();
 
-    /// How long the connect may take, with all the addresses that it tries; looking a name up is
-    /// not in it. Then it fails with `TimedOut`.
+    /// How long the connect may take, with all the addresses that it tries: each has an equal share
+    /// of what those before it left. Looking a name up is not in it. Then it fails with `TimedOut`.
     /// [`Config::connect_deadline`](crate::Config::connect_deadline) by default.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
