@@ -3,15 +3,21 @@
 //!
 //! The receive path is the same on every side. What a read brings is copied once into a buffer, as
 //! the kernel would, and buffers are those that the streams before left; each frame is handed over
-//! borrowed or shared, not copied; and each byte of its payload is touched. `memchr` is a bare loop
-//! over the same bytes, which finds the ends of lines where they lie and cannot put a cut line
-//! together: nothing that looks for them is faster.
+//! borrowed or shared, not copied; and each byte of its payload is touched. All sides have to come
+//! to the same sum of them before they are measured.
+//!
+//! Two bare loops show how far down it goes. `memchr` finds the ends of lines where they lie and
+//! cannot put a cut line together: nothing that looks for them is faster. `memchr_joined` does no
+//! more than any decoder has to that hands cut lines over whole: it has a buffer to itself, reads
+//! behind the head of a cut line, looks at each byte once, and moves nothing but such heads. It has
+//! no limit, no state to keep between two reads but one number, and no other connection to share
+//! that buffer with.
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
 
 use bytes::BytesMut;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tokio_util::codec::{AnyDelimiterCodec, Decoder, Encoder, LengthDelimitedCodec, LinesCodec};
 use unstick::testkit::ReadSide;
 use unstick::{Deframer, Framer, Framing};
@@ -89,6 +95,27 @@ fn by_memchr(pieces: &[&[u8]], scratch: &mut [u8]) -> u8 {
     sum
 }
 
+/// As [`by_memchr`], but each line is handed over whole. `buf` has room for a line and a read.
+#[inline(never)]
+fn by_memchr_joined(pieces: &[&[u8]], buf: &mut [u8]) -> u8 {
+    let mut sum = 0_u8;
+    let mut held = 0;
+    for piece in pieces {
+        let end = held + piece.len();
+        buf[held..end].copy_from_slice(piece);
+        let mut start = 0;
+        for at in memchr::memchr_iter(b'\n', &buf[held..end]) {
+            sum = sum.wrapping_add(touch(&buf[start..held + at]));
+            start = held + at + 1;
+        }
+        if start > 0 {
+            buf.copy_within(start..end, 0);
+        }
+        held = end - start;
+    }
+    sum
+}
+
 fn framings() -> Vec<(&'static str, Framing)> {
     vec![
         ("u32", Framing::length_u32()),
@@ -101,11 +128,33 @@ fn framings() -> Vec<(&'static str, Framing)> {
     ]
 }
 
-/// A stream of frames, and the length of each as it is sent.
-fn stream_of(framing: &Framing, frame_len: usize) -> (Vec<u8>, usize) {
+/// Equal frames, one behind the other.
+struct Stream {
+    bytes: Vec<u8>,
+    /// The length of each frame as it is sent.
+    sent_len: usize,
+    /// What touching all payloads comes to.
+    sum: u8,
+}
+
+fn stream_of(framing: &Framing, frame_len: usize) -> Stream {
+    let mut payload = vec![b'x'; frame_len];
+    // So that its sum is odd, and a frame more or less is seen in the sum of all.
+    payload[0] = b'y';
     let mut framer = Framer::new(framing.clone());
-    let frame = framer.frame(&vec![b'x'; frame_len]).expect("letters");
-    (frame.repeat(STREAM_LEN.div_ceil(frame.len())), frame.len())
+    let frame = framer.frame(&payload).expect("letters");
+    let count = STREAM_LEN.div_ceil(frame.len());
+    Stream {
+        bytes: frame.repeat(count),
+        sent_len: frame.len(),
+        sum: (0..count).fold(0, |sum, _| sum.wrapping_add(touch(&payload))),
+    }
+}
+
+/// Measures what decodes a whole stream, once that has come to the right sum.
+fn measure(b: &mut Bencher<'_>, stream: &Stream, mut decode: impl FnMut() -> u8) {
+    assert_eq!(decode(), stream.sum, "every byte of every payload");
+    b.iter(decode);
 }
 
 fn decode(c: &mut Criterion) {
@@ -115,44 +164,53 @@ fn decode(c: &mut Criterion) {
         for (name, framing) in framings() {
             let mut group = c.benchmark_group(format!("decode/{how}/{name}"));
             for frame_len in FRAME_LENS {
-                let (stream, sent_len) = stream_of(&framing, frame_len);
+                let stream = stream_of(&framing, frame_len);
                 let piece_len = match is_aligned {
-                    true => (READ_LEN / sent_len).max(1) * sent_len,
+                    true => (READ_LEN / stream.sent_len).max(1) * stream.sent_len,
                     false => SEGMENT_LEN,
                 };
-                let pieces: Vec<&[u8]> = stream.chunks(piece_len).collect();
-                group.throughput(Throughput::Bytes(stream.len() as u64));
+                let pieces: Vec<&[u8]> = stream.bytes.chunks(piece_len).collect();
+                group.throughput(Throughput::Bytes(stream.bytes.len() as u64));
                 let id = |who| BenchmarkId::new(who, frame_len);
                 group.bench_function(id("connection"), |b| {
                     let mut side = ReadSide::new(framing.clone());
-                    b.iter(|| by_connection(black_box(&mut side), &pieces));
+                    measure(b, &stream, || by_connection(black_box(&mut side), &pieces));
                 });
                 group.bench_function(id("deframer"), |b| {
                     let mut deframer = Deframer::new(framing.clone());
-                    b.iter(|| by_deframer(black_box(&mut deframer), &pieces));
+                    measure(b, &stream, || {
+                        by_deframer(black_box(&mut deframer), &pieces)
+                    });
                 });
                 let mut buf = BytesMut::with_capacity(READ_LEN);
                 match name {
                     "u32" => group.bench_function(id("tokio_util"), |b| {
                         let mut codec = LengthDelimitedCodec::new();
-                        b.iter(|| by_tokio_util(&mut codec, &mut buf, &pieces));
+                        measure(b, &stream, || by_tokio_util(&mut codec, &mut buf, &pieces));
                     }),
                     "line" => group.bench_function(id("tokio_util"), |b| {
                         let mut codec = LinesCodec::new();
-                        b.iter(|| by_tokio_util(&mut codec, &mut buf, &pieces));
+                        measure(b, &stream, || by_tokio_util(&mut codec, &mut buf, &pieces));
                     }),
                     "delimiter" | "two_delimiters" => {
                         let set = [&b"\n"[..], b"\n\0"][usize::from(name != "delimiter")];
                         group.bench_function(id("tokio_util"), |b| {
                             let mut codec = AnyDelimiterCodec::new(set.into(), b"\n".into());
-                            b.iter(|| by_tokio_util(&mut codec, &mut buf, &pieces));
+                            measure(b, &stream, || by_tokio_util(&mut codec, &mut buf, &pieces));
                         })
                     }
                     _ => &mut group,
                 };
-                if ["line", "delimiter"].contains(&name) {
-                    group.bench_function(id("memchr"), |b| {
-                        b.iter(|| by_memchr(black_box(&pieces), &mut scratch));
+                if !["line", "delimiter"].contains(&name) {
+                    continue;
+                }
+                group.bench_function(id("memchr"), |b| {
+                    measure(b, &stream, || by_memchr(black_box(&pieces), &mut scratch));
+                });
+                if !is_aligned {
+                    group.bench_function(id("memchr_joined"), |b| {
+                        let mut decode = || by_memchr_joined(black_box(&pieces), &mut scratch);
+                        measure(b, &stream, &mut decode);
                     });
                 }
             }
