@@ -89,6 +89,17 @@ impl From<&'static [u8]> for Payload {
     }
 }
 
+/// What was given away comes back as it is; what is shared is copied.
+impl From<Payload> for Vec<u8> {
+    fn from(payload: Payload) -> Self {
+        match payload.0 {
+            Kind::Given(bytes) => bytes,
+            Kind::Shared(bytes) => bytes.to_vec(),
+            Kind::Static(bytes) => bytes.to_vec(),
+        }
+    }
+}
+
 /// Tells the length, not the bytes.
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use common::{DEADLINE, Probe, Server, listening, round_trip};
+use common::{DEADLINE, Event, Probe, Server, drive, listening, round_trip};
 use unstick::{Config, ConnId, Context, Framing, Handler, PostError, Reactor, Remote, SendError};
 
 /// Where a closure that posts itself stops, so that a loop that never leaves it fails.
@@ -283,7 +283,7 @@ fn closures_that_post_themselves_for_ever_do_not_keep_frames_waiting() {
             );
         }
     });
-    common::drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     client.join().expect("every frame is echoed");
     let (ran, turns) = (ran.load(Ordering::Relaxed), reactor.stats().turns);
     assert!(ran <= 100 * turns, "{ran} closures in {turns} turns");
@@ -299,7 +299,7 @@ fn a_posted_closure_sends_to_a_connection() {
         let sent = sent.clone();
         post(&server.remote, move |probe: &mut Probe, cx| {
             let conn = probe.events.iter().find_map(|event| match event {
-                common::Event::Open(conn, _) => Some(*conn),
+                Event::Open(conn, _) => Some(*conn),
                 _ => None,
             });
             let accepted = conn.is_some_and(|conn| cx.send(conn, b"from afar").is_ok());
@@ -322,7 +322,7 @@ fn last_conn(reactor: &Reactor<Probe>) -> Option<ConnId> {
         .iter()
         .rev()
         .find_map(|event| match event {
-            common::Event::Open(conn, _) => Some(*conn),
+            Event::Open(conn, _) => Some(*conn),
             _ => None,
         })
 }
@@ -333,7 +333,7 @@ fn another_thread_sends_to_a_connection_in_the_order_of_its_posts() {
     const PAYLOADS: u32 = 2000;
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let mut client = common::client(addr);
-    common::drive(&mut reactor, |reactor| last_conn(reactor).is_some());
+    drive(&mut reactor, |reactor| last_conn(reactor).is_some());
     let conn = last_conn(&reactor).expect("it is open");
     let senders: Vec<_> = (0..SENDERS)
         .map(|sender| {
@@ -364,11 +364,37 @@ fn another_thread_sends_to_a_connection_in_the_order_of_its_posts() {
             next[sender as usize] += 1;
         }
     });
-    common::drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     reader.join().expect("every payload comes, in order");
     senders
         .into_iter()
         .for_each(|sender| sender.join().expect("it does not panic"));
+}
+
+#[test]
+fn a_long_payload_of_another_thread_is_queued_as_it_is() {
+    const LEN: usize = 1 << 20;
+    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let (_sockets, addr) = common::silent();
+    let conn = reactor.connect(addr, Framing::length_u32(), ());
+    let remote = reactor.remote();
+    remote.send(conn, vec![7; LEN]).expect("there is room");
+    drive(&mut reactor, |reactor| reactor.stats().frames_out == 1);
+    let held = reactor.stats().held_bytes;
+    assert!((LEN..LEN + LEN / 8).contains(&held), "a copy is lent more");
+
+    reactor.with(|_, cx| cx.abort(conn));
+    drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    let payload = vec![7; LEN];
+    let place = payload.as_ptr() as usize;
+    remote.send(conn, payload).expect("there is room");
+    let is_refused = |event: &Event| match event {
+        Event::SendRefused(_, payload) => payload.as_ptr() as usize == place,
+        _ => false,
+    };
+    drive(&mut reactor, |reactor| {
+        reactor.handler().count(is_refused) == 1
+    });
 }
 
 #[test]
@@ -405,9 +431,9 @@ fn a_payload_that_cannot_be_queued_or_sent_is_given_back() {
     }
     reactor.turn(None).expect("the poll works");
     reactor.with(|_, cx| cx.abort(conn));
-    common::drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     remote.send(conn, "too late").expect("there is room");
-    common::drive(&mut reactor, |reactor| reactor.handler().0.len() >= 2);
+    drive(&mut reactor, |reactor| reactor.handler().0.len() >= 2);
     let refusals = &reactor.handler().0;
     assert_eq!(refusals.len(), 2, "the one that fits was accepted");
     assert_eq!((refusals[0].0, &refusals[0].1[..]), (conn, &[7; 300][..]));

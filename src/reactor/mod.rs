@@ -469,10 +469,11 @@ impl<H: Handler> Reactor<H> {
                     // First, so that what makes a codec panic is not tried again.
                     let (conn, payload) = (*conn, std::mem::take(payload));
                     posted.pop_front();
-                    if let Err(error) = engine.send(conn.0, &payload[..]) {
+                    if let Err(refused) = engine.send_owned(conn.0, payload.into()) {
                         let cx = &mut Context { engine, sessions };
                         let since = Since::now(cx.engine);
-                        handler.on_send_refused(cx, conn, payload, error);
+                        let payload = refused.payload.into();
+                        handler.on_send_refused(cx, conn, payload, refused.error);
                         since.end(cx.engine, "on_send_refused", None);
                     }
                     continue;

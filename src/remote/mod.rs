@@ -96,7 +96,8 @@ impl<H: Handler> Remote<H> {
     }
 
     /// Sends `payload` to a connection as one frame, as [`Context::send`] does, within the loop's
-    /// next turn. A vector is moved, anything else is copied once.
+    /// next turn. A vector is moved, anything else is copied once; and a long one is then queued
+    /// without a copy, as by [`send_owned`](Context::send_owned).
     ///
     /// That it is accepted here says that the loop will try. What the connection then refuses, as
     /// it is gone or its queue is full, is told to [`Handler::on_send_refused`], with the payload.
