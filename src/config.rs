@@ -127,7 +127,7 @@ pub struct Config {
     /// itself, and Nagle's algorithm against delayed acknowledgements costs 40 ms (RFC 896).
     pub nodelay: bool,
     /// The listen backlog asked of the kernel, which caps it by its own limit. 4,096.
-    pub backlog: i32,
+    pub backlog: u32,
     /// The most events that a [recording](crate::cutmap) holds; beyond them the oldest make room.
     /// Zero records nothing. Each takes 72 bytes, and none is held until something is observed.
     /// 65,536: a minute of a thousand frames a second.

@@ -36,7 +36,7 @@ pub(crate) enum AcceptFailure {
 }
 
 impl Listener {
-    pub(crate) fn bind(addr: &Addr, options: &ListenOptions, backlog: i32) -> io::Result<Self> {
+    pub(crate) fn bind(addr: &Addr, options: &ListenOptions, backlog: u32) -> io::Result<Self> {
         options.listen(addr, backlog)?.try_into()
     }
 

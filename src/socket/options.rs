@@ -188,14 +188,12 @@ impl ListenOptions {
     }
 
     /// A socket that listens.
-    pub(super) fn listen(&self, addr: &Addr, backlog: i32) -> io::Result<Socket> {
+    pub(super) fn listen(&self, addr: &Addr, backlog: u32) -> io::Result<Socket> {
         let addr = to_sock_addr(addr)?;
         let socket = self.before.open(addr.domain(), Type::STREAM)?;
         socket.bind(&addr)?;
-        let backlog = self.backlog.map_or(backlog, |backlog| {
-            i32::try_from(backlog).unwrap_or(i32::MAX)
-        });
-        socket.listen(backlog)?;
+        let backlog = self.backlog.unwrap_or(backlog);
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         Ok(socket)
     }
 }
