@@ -164,6 +164,11 @@ impl DatagramQueue {
         self.payload.len() + OVERHEAD * self.heads.len()
     }
 
+    /// Bytes of the memory that it holds.
+    pub(crate) fn capacity(&self) -> usize {
+        self.payload.capacity() + size_of::<Head>() * self.heads.capacity()
+    }
+
     /// Queues one, unless the queue would be longer than `limit` bytes with it.
     pub(crate) fn push(&mut self, to: Option<SocketAddr>, data: &[u8], limit: usize) -> bool {
         let queued = self.queued_bytes();

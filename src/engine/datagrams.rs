@@ -15,6 +15,8 @@ use crate::token::UdpId;
 /// So many queued bytes are sent before more is received: the answers to a batch of long datagrams
 /// would be more than a queue may hold.
 const FLUSH_LEN: usize = 128 * 1024;
+/// A queue that holds no more memory than this keeps it for good.
+const QUEUE_LEN_BASE: usize = 64 * 1024;
 
 impl Engine {
     /// Queues a datagram; it is sent at the end of the turn at the latest.
@@ -31,6 +33,7 @@ impl Engine {
             pool,
             stats,
             recorder,
+            grown,
             ..
         } = self;
         let entry = entries.udp_mut(id)?;
@@ -45,6 +48,10 @@ impl Engine {
             return Err(SendError::Full);
         }
         recount(entry, pool);
+        if !entry.is_grown && entry.queue.capacity() > QUEUE_LEN_BASE {
+            entry.is_grown = true;
+            grown.push(id);
+        }
         self.flush_later(id.0);
         Ok(())
     }
@@ -54,6 +61,24 @@ impl Engine {
         if let Ok(entry) = self.entries.udp_mut(id) {
             recount(entry, &mut self.pool);
         }
+    }
+
+    /// Gives back the memory of queues that a burst has made long, where it was not needed since
+    /// the last time.
+    pub(super) fn trim_datagrams(&mut self) {
+        let Self { entries, grown, .. } = self;
+        grown.retain(|id| {
+            let Ok(entry) = entries.udp_mut(*id) else {
+                return false;
+            };
+            let peak = std::mem::replace(&mut entry.queue_peak, entry.queue.queued_bytes());
+            // Growing makes up to four times of what is needed.
+            if entry.queue.is_empty() && entry.queue.capacity() > 4 * peak {
+                entry.queue = DatagramQueue::default();
+            }
+            entry.is_grown = entry.queue.capacity() > QUEUE_LEN_BASE;
+            entry.is_grown
+        });
     }
 
     /// Sends queued datagrams until the kernel takes no more; answers the first error, which has
@@ -146,6 +171,62 @@ impl Engine {
 
 fn recount(entry: &mut UdpEntry, pool: &mut Pool) {
     let now = entry.queue.queued_bytes();
+    entry.queue_peak = entry.queue_peak.max(now);
     let before = std::mem::replace(&mut entry.counted_bytes, now);
     pool.count(before, now);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::engine::Task;
+    use crate::socket::UdpOptions;
+
+    /// What the queue of a socket holds after so many bursts of so many datagrams of a kilobyte,
+    /// one after each trim.
+    fn held_after(bursts: &[usize]) -> usize {
+        let mut engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+        let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
+        let socket = socket.expect("a free port");
+        let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let to = peer.local_addr().expect("it is bound");
+        for burst in bursts {
+            for _ in 0..*burst {
+                let queued = engine.send_datagram(socket, Some(to), &[0; 1024]);
+                queued.expect("there is room");
+            }
+            let error = engine.flush_datagrams(socket).expect("it is open");
+            assert!(error.is_none(), "{error:?}");
+            engine.arm_trim();
+            while let Some(wait) = engine.time_to_next_timer() {
+                engine.set_now(engine.now + wait);
+                engine.note_due_timers();
+                if let Some((_, task)) = engine.next_due() {
+                    assert_eq!(task, Task::Trim);
+                    engine.trim();
+                }
+            }
+        }
+        let entry = engine.udp_mut(socket).expect("it is open");
+        assert!(entry.queue.is_empty());
+        let held = entry.queue.capacity();
+        assert_eq!(entry.is_grown, held > QUEUE_LEN_BASE);
+        engine.arm_trim();
+        let is_armed = engine.time_to_next_timer().is_some();
+        assert_eq!(is_armed, held > QUEUE_LEN_BASE);
+        held
+    }
+
+    #[test]
+    fn a_socket_gives_back_what_a_burst_of_datagrams_needed_and_not_what_each_does() {
+        assert!(held_after(&[900]) > 900 * 1024, "just needed");
+        assert!(held_after(&[900, 900, 900]) > 900 * 1024, "needed again");
+        assert_eq!(held_after(&[900, 0]), 0, "not needed since");
+        let little = held_after(&[900, 10, 10]);
+        assert!((1..QUEUE_LEN_BASE).contains(&little), "{little} bytes");
+    }
 }

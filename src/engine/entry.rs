@@ -104,6 +104,10 @@ pub(crate) struct UdpEntry {
     pub(crate) queue: DatagramQueue,
     /// As how many bytes the queue was last counted.
     pub(crate) counted_bytes: usize,
+    /// The most that was since the last trim.
+    pub(crate) queue_peak: usize,
+    /// It stands in the list of those whose queues may be trimmed.
+    pub(crate) is_grown: bool,
     /// Sending the front of the queue told of an earlier datagram's refusal.
     pub(crate) refused: bool,
     pub(crate) generation: NonZeroU32,

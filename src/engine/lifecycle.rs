@@ -89,6 +89,8 @@ impl Engine {
                 udp,
                 queue: DatagramQueue::default(),
                 counted_bytes: 0,
+                queue_peak: 0,
+                is_grown: false,
                 refused: false,
                 generation,
                 flags: Flags::WRITABLE,

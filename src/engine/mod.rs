@@ -114,6 +114,8 @@ pub(crate) struct Engine {
     /// Connections by address, where these have a limit.
     addrs: Addrs,
     trim_armed: bool,
+    /// UDP sockets whose queues have grown, each once.
+    grown: Vec<UdpId>,
     /// Connections that wait for memory, each once (`Flags::STOPPED_FOR_MEMORY`).
     starved: VecDeque<Token>,
     /// Armed while they wait.
@@ -159,6 +161,7 @@ impl Engine {
             accept_retry_after: ACCEPT_RETRY_MIN,
             addrs: Addrs::default(),
             trim_armed: false,
+            grown: Vec::new(),
             starved: VecDeque::new(),
             memory_deadline: None,
             throttle: Throttle::default(),
@@ -229,7 +232,9 @@ impl Engine {
     /// Arms the one timer that shrinks the pool, while there is something to shrink.
     #[inline]
     pub(crate) fn arm_trim(&mut self) {
-        let is_over_base = self.pool.is_over_base() || self.out.capacity() > OUT_LEN_BASE;
+        let is_over_base = self.pool.is_over_base()
+            || self.out.capacity() > OUT_LEN_BASE
+            || !self.grown.is_empty();
         if is_over_base && !self.trim_armed {
             self.trim_armed = true;
             self.set_task(TRIM_AFTER, Task::Trim);
@@ -241,6 +246,7 @@ impl Engine {
         self.trim_armed = false;
         self.pool.trim();
         self.spare_outbounds.trim();
+        self.trim_datagrams();
         let out_peak = std::mem::take(&mut self.out_peak);
         if self.out.is_empty() && self.out.capacity() > OUT_LEN_BASE.max(2 * out_peak) {
             self.out = Buf::with_capacity(OUT_LEN_BASE.max(out_peak));
