@@ -1,5 +1,6 @@
 //! The framings on what the operating system and std give, without a reactor: files, pipes, child
-//! processes, blocking sockets with and without a timeout, and a source that does not block.
+//! processes, serial lines, blocking sockets with and without a timeout, and a source that does not
+//! block.
 
 mod common;
 
@@ -154,6 +155,50 @@ fn a_child_process_is_spoken_to_by_its_two_pipes() {
     let end = deframer.read_frame(&mut stdout).expect("a whole stream");
     assert_eq!(end, None);
     assert!(child.wait().expect("it was started").success());
+}
+
+/// A pseudo-terminal stands for the line: its device is read and written as a serial port's is. In
+/// raw mode (termios(3)), as a binary protocol needs it: else some bytes are commands to the line,
+/// and the others are echoed.
+#[cfg(target_os = "linux")]
+#[test]
+fn frames_go_both_ways_over_a_serial_line() {
+    use std::fs::File;
+
+    use nix::pty::openpty;
+    use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+
+    let every_byte: Vec<u8> = (0..=u8::MAX).collect();
+    for name in FRAMINGS.into_iter().filter(|name| *name != "raw") {
+        let line = openpty(None, None).expect("a free pseudo-terminal");
+        let mut settings = tcgetattr(&line.slave).expect("it is a terminal");
+        cfmakeraw(&mut settings);
+        tcsetattr(&line.slave, SetArg::TCSANOW, &settings).expect("it is a terminal");
+
+        let (mut payloads, _) = sent(name);
+        if name != "line" {
+            payloads.push(every_byte[..255].to_vec());
+            payloads.push(every_byte[1..].to_vec());
+        }
+        let expected = payloads.clone();
+        // Answers each frame with one.
+        let device = thread::spawn(move || {
+            let mut stream = FramedStream::new(File::from(line.slave), framing(name));
+            for expected in expected {
+                let frame = stream.receive().expect("a whole frame");
+                assert!(frame == Some(&expected[..]), "{name}");
+                stream.send(&expected).expect("it is read");
+            }
+            stream // The line does not hang up before all is read.
+        });
+        let mut stream = FramedStream::new(File::from(line.master), framing(name));
+        for payload in payloads {
+            stream.send(&payload).expect("it is read");
+            let frame = stream.receive().expect("a whole frame");
+            assert!(frame == Some(&payload[..]), "{name}");
+        }
+        device.join().expect("all came");
+    }
 }
 
 #[test]
