@@ -16,6 +16,7 @@ impl Token {
     /// Names no entry: none has the generation zero.
     pub(crate) const NOBODY: Self = Self(NonZeroU64::MIN);
 
+    #[inline]
     pub(crate) fn new(key: u32, generation: NonZeroU32) -> Self {
         let bits = u64::from(generation.get()) << 32 | u64::from(key);
         Self(NonZeroU64::new(bits).expect("a generation is not zero"))
@@ -46,6 +47,7 @@ impl Token {
     ///
     /// Where only the key fits, stale events of one batch are kept apart by the late reaping: a key
     /// is freed after the batch that could name it has been read.
+    #[inline]
     pub(crate) fn to_poll(self) -> PollToken {
         #[cfg(target_pointer_width = "64")]
         let bits = self.0.get();
@@ -78,14 +80,8 @@ impl PollToken {
     /// The token that this number was given out for, if its entry had that generation.
     #[inline]
     pub(crate) fn of(self, generation: NonZeroU32) -> Option<Token> {
-        #[cfg(target_pointer_width = "64")]
-        return NonZeroU64::new(self.0 as u64)
-            .map(Token)
-            .filter(|token| token.is_of(generation));
-        #[cfg(not(target_pointer_width = "64"))]
-        return u32::try_from(self.0)
-            .ok()
-            .map(|key| Token::new(key, generation));
+        let token = Token::new(u32::try_from(self.key()).ok()?, generation);
+        (token.to_poll() == self).then_some(token)
     }
 }
 

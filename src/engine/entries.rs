@@ -108,7 +108,10 @@ impl Entries {
     /// The entry that the poll has named, and its flags.
     #[inline]
     pub(super) fn of_poll(&mut self, token: PollToken) -> Option<(Token, &mut Flags)> {
-        let (generation, flags) = self.slab.get_mut(token.key())?.head_mut();
+        let (generation, flags) = match self.slab.get_mut(token.key()) {
+            Some(Entry::Conn(conn)) => (conn.generation, &mut conn.flags),
+            other => other?.rare_head_mut(),
+        };
         Some((token.of(generation)?, flags))
     }
 

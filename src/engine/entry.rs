@@ -161,7 +161,7 @@ impl Entry {
         self.head_mut().1
     }
 
-    /// What all kinds have: the generation and the flags. Most entries are connections.
+    /// What all kinds have: the generation and the flags.
     #[inline]
     pub(crate) fn head_mut(&mut self) -> (NonZeroU32, &mut Flags) {
         match self {
@@ -170,8 +170,9 @@ impl Entry {
         }
     }
 
+    /// The same of what is most likely no connection.
     #[cold]
-    fn rare_head_mut(&mut self) -> (NonZeroU32, &mut Flags) {
+    pub(super) fn rare_head_mut(&mut self) -> (NonZeroU32, &mut Flags) {
         match self {
             Self::Conn(conn) => (conn.generation, &mut conn.flags),
             Self::Listener(listener) => (listener.generation, &mut listener.flags),

@@ -46,10 +46,10 @@ use crate::config::Config;
 use crate::conn::Flags;
 use crate::cutmap::{Clock, Recorder};
 use crate::error::Gone;
-use crate::socket::{Driver, Readiness};
+use crate::socket::{Driver, Event};
 use crate::stats::Stats;
 use crate::timer::{Stamp, TimerId, Wheel};
-use crate::token::{ListenerId, PollToken, SocketId, Token, UdpId};
+use crate::token::{ListenerId, SocketId, Token, UdpId};
 use addrs::Addrs;
 use callback_times::CallbackTimes;
 use entries::Entries;
@@ -182,8 +182,7 @@ impl Engine {
             stats,
             ..
         } = self;
-        let count =
-            driver.for_each_event(|token, readiness| note(entries, ready, token, readiness));
+        let count = driver.for_each_event(|event| note(entries, ready, event));
         stats.events += count as u64;
     }
 
@@ -325,12 +324,12 @@ impl Engine {
 }
 
 #[inline]
-fn note(entries: &mut Entries, ready: &mut ReadyQueue, token: PollToken, readiness: Readiness) {
-    let Some((token, flags)) = entries.of_poll(token) else {
+fn note(entries: &mut Entries, ready: &mut ReadyQueue, event: Event<'_>) {
+    let Some((token, flags)) = entries.of_poll(event.token()) else {
         return;
     };
     let is_queued = flags.intersects(Flags::QUEUED);
-    flags.insert(flags_of(readiness) | Flags::QUEUED);
+    flags.insert(flags_of(event) | Flags::QUEUED);
     if !is_queued {
         ready.push(token);
     }
@@ -338,12 +337,12 @@ fn note(entries: &mut Entries, ready: &mut ReadyQueue, token: PollToken, readine
 
 /// What an event makes known. After an end, both directions have something to tell.
 #[inline]
-fn flags_of(event: Readiness) -> Flags {
-    if event.ended {
+fn flags_of(event: Event<'_>) -> Flags {
+    if event.has_ended() {
         let both = Flags::READABLE | Flags::WRITABLE | Flags::END_HINT;
-        return both | Flags::HUNG_UP.given(event.hung_up);
+        return both | Flags::HUNG_UP.given(event.has_hung_up());
     }
-    Flags::READABLE.given(event.readable) | Flags::WRITABLE.given(event.writable)
+    Flags::READABLE.given(event.is_readable()) | Flags::WRITABLE.given(event.is_writable())
 }
 
 impl std::fmt::Debug for Engine {

@@ -9,7 +9,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::token::PollToken;
 
-/// Stands for the waker; no slab key is as large.
+/// Stands for the waker: no slab key is as large, so that its event is nobody's.
 const WAKER_TOKEN: Token = Token(usize::MAX);
 /// The event list starts this long; a kilobyte or so.
 const EVENTS_MIN: usize = 128;
@@ -24,16 +24,40 @@ const INTEREST: Interest = {
     both
 };
 
-/// What an event says. Each is a hint: reading and writing tell the truth.
+/// What happened to a socket. All of it are hints: reading and writing tell the truth.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Readiness {
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
+pub(crate) struct Event<'a>(&'a mio::event::Event);
+
+impl Event<'_> {
+    #[inline]
+    pub(crate) fn token(self) -> PollToken {
+        PollToken(self.0.token().0)
+    }
+
+    #[inline]
+    pub(crate) fn is_readable(self) -> bool {
+        self.0.is_readable()
+    }
+
+    #[inline]
+    pub(crate) fn is_writable(self) -> bool {
+        self.0.is_writable()
+    }
+
     /// The peer ended, the connection was reset, there is an error to fetch, or a byte of urgent
     /// data, at which reads stop short.
-    pub(crate) ended: bool,
+    #[inline]
+    pub(crate) fn has_ended(self) -> bool {
+        // In this order the compiler makes two looks at the bits of epoll of it.
+        self.0.is_error() | self.0.is_priority()
+            || self.0.is_read_closed()
+            || self.0.is_write_closed()
+    }
+
     /// The peer ended or reset the connection.
-    pub(crate) hung_up: bool,
+    pub(crate) fn has_hung_up(self) -> bool {
+        self.0.is_read_closed()
+    }
 }
 
 /// Ends a wait from any thread, also one that begins later.
@@ -84,23 +108,11 @@ impl Driver {
     /// Hands on what the last wait brought, each socket's event once, and says how many there were.
     /// A list that was full is made larger, so that a large ready set is seen at once.
     #[inline]
-    pub(crate) fn for_each_event(&mut self, mut each: impl FnMut(PollToken, Readiness)) -> usize {
+    pub(crate) fn for_each_event(&mut self, mut each: impl FnMut(Event<'_>)) -> usize {
         let mut count = 0;
         for event in &self.events {
             count += 1;
-            if event.token() != WAKER_TOKEN {
-                let hung_up = event.is_read_closed();
-                let readiness = Readiness {
-                    readable: event.is_readable(),
-                    writable: event.is_writable(),
-                    ended: hung_up
-                        || event.is_write_closed()
-                        || event.is_error()
-                        || event.is_priority(),
-                    hung_up,
-                };
-                each(PollToken(event.token().0), readiness);
-            }
+            each(Event(event));
         }
         self.was_full = count == self.events.capacity();
         if self.was_full && count < EVENTS_MAX {

@@ -23,7 +23,7 @@ mod udp;
 mod unix_datagram;
 
 pub(crate) use adopt::OwnedSocket;
-pub(crate) use driver::{Driver, Readiness, Waker};
+pub(crate) use driver::{Driver, Event, Waker};
 pub(crate) use listener::{AcceptFailure, Listener};
 pub use live::{Keepalive, SocketRef};
 pub use options::{ConnectOptions, ListenOptions, UdpOptions};
