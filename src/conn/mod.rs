@@ -28,11 +28,12 @@ pub(crate) struct Flags(u32);
 impl Flags {
     /// A read may give something. Set by events; cleared by `WouldBlock` or a short read.
     pub(crate) const READABLE: Self = Self(1);
-    /// A write may be taken. Set by events, and at first; cleared by `WouldBlock`.
-    pub(crate) const WRITABLE: Self = Self(1 << 1);
     /// An event told of an end or an error, which gives no further edge, or of urgent data, at
     /// which a read stops short: a short read no longer means that the socket is drained.
-    pub(crate) const END_HINT: Self = Self(1 << 2);
+    pub(crate) const END_HINT: Self = Self(1 << 1);
+    /// A write may be taken. Set by events, and at first; cleared by `WouldBlock`. This bit and
+    /// that of `READABLE` are where epoll has them, so that they cost nothing to take over.
+    pub(crate) const WRITABLE: Self = Self(1 << 2);
     /// It stands in the ready queue.
     pub(crate) const QUEUED: Self = Self(1 << 3);
     /// It stands in the list of connections to flush at the end of the turn.
@@ -110,10 +111,17 @@ impl Flags {
     /// A dispatch has more to do once its output is written while one of these is set.
     pub(crate) const AFTER_WRITE: Self = Self(Self::ABOVE_HIGH.0 | Self::OBSERVED.0);
 
-    /// The end of a dispatch has more to do than to write its output, or must not write it, while
-    /// one of these is set.
-    pub(crate) const AT_END: Self =
-        Self(Self::HAS_EPILOGUE.0 | Self::AFTER_WRITE.0 | Self::DEAD.0 | Self::WRITE_FAILED.0);
+    /// A dispatch that has decoded all bytes of its read has more to do than to write its output
+    /// while one of these is set.
+    pub(crate) const GOES_ON: Self = Self(
+        Self::READABLE.0
+            | Self::PEER_ENDED.0
+            | Self::REFRAMED.0
+            | Self::HAS_EPILOGUE.0
+            | Self::AFTER_WRITE.0
+            | Self::DEAD.0
+            | Self::WRITE_FAILED.0,
+    );
 
     /// These flags and others.
     pub(crate) const fn or(self, other: Self) -> Self {

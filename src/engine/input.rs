@@ -13,8 +13,6 @@ use crate::token::Token;
 pub(crate) enum Fill {
     /// That many bytes, at least one.
     Bytes(usize),
-    /// That many bytes, and no more are there.
-    Last(usize),
     /// The peer has ended its side.
     Ended,
     /// Nothing is there; an event tells when there is.
@@ -62,7 +60,6 @@ pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &m
                 && !conn.flags.intersects(Flags::END_HINT)
             {
                 conn.flags.remove(Flags::READABLE);
-                return Fill::Last(len);
             }
             Fill::Bytes(len)
         }

@@ -11,7 +11,7 @@ use super::{Connection, Engine};
 use crate::codec::{Framing, Kind};
 use crate::conn::{Flags, Inbound};
 use crate::error::{CloseReason, Gone};
-use crate::stats::{ConnCounts, ConnStats, Stats};
+use crate::stats::{ConnStats, Stats};
 use crate::token::Token;
 
 /// What each frame of a dispatch needs of its connection.
@@ -34,8 +34,6 @@ pub(crate) struct FirstRead {
     pub(crate) inbound: Inbound,
     /// How many bytes were read, at least one.
     pub(crate) len: usize,
-    /// No more are there.
-    pub(crate) is_last: bool,
 }
 
 impl Served {
@@ -80,20 +78,30 @@ impl Served {
 
     /// Frames delivered and payloads gathered that the statistics do not have yet.
     pub(super) fn uncounted(&self) -> (u64, u64) {
-        let frames_in = self.frames_max - self.frames_left;
-        (frames_in as u64, self.frames_out)
+        match self.token {
+            Some(_) => (self.frames_in(), self.frames_out),
+            None => (0, 0),
+        }
     }
 
-    /// Adds these to the statistics.
+    /// Frames delivered by this dispatch.
     #[inline]
-    fn count(&mut self, stats: &mut Stats, counts: &mut ConnCounts) {
-        let (frames_in, frames_out) = self.uncounted();
-        self.frames_left = self.frames_max;
-        self.frames_out = 0;
+    fn frames_in(&self) -> u64 {
+        (self.frames_max - self.frames_left) as u64
+    }
+
+    /// Puts the read side back into the entry, and adds to the statistics what they do not have.
+    #[inline]
+    fn end(&mut self, conn: &mut Connection, inbound: Inbound, stats: &mut Stats) {
+        // What stood in its place owns nothing, and is not worth a look at its drop.
+        mem::forget(mem::replace(&mut conn.inbound, inbound));
+        let frames_in = self.frames_in();
+        let frames_out = mem::take(&mut self.frames_out);
         stats.frames_in += frames_in;
         stats.frames_out += frames_out;
-        counts.frames_in += frames_in;
-        counts.frames_out += frames_out;
+        conn.stats.frames_in += frames_in;
+        conn.stats.frames_out += frames_out;
+        self.token = None;
     }
 }
 
@@ -124,9 +132,8 @@ impl Engine {
         if !conn.is_plain_to_read() {
             return None;
         }
-        let (len, is_last) = match fill(conn, stats, *stamp, room) {
-            Fill::Bytes(len) => (len, false),
-            Fill::Last(len) => (len, true),
+        let len = match fill(conn, stats, *stamp, room) {
+            Fill::Bytes(len) => len,
             Fill::Ended | Fill::Drained => return None,
             Fill::Failed(error) => {
                 self.kill(token, CloseReason::Io(error));
@@ -135,11 +142,7 @@ impl Engine {
         };
         let inbound = served.begin(token, conn, config.frame_budget);
         entries.watch(Some(token));
-        Some(FirstRead {
-            inbound,
-            len,
-            is_last,
-        })
+        Some(FirstRead { inbound, len })
     }
 
     /// Takes any connection's read side out of its entry, and says how it stands.
@@ -219,10 +222,11 @@ impl Engine {
         }
     }
 
-    /// Puts the read side back and writes what was gathered: in one go, as long as nothing but that
-    /// is to be done. Answers too whether there is more to do.
-    #[inline]
-    pub(crate) fn end_serving(&mut self, token: Token, inbound: Inbound) -> (Drained, bool) {
+    /// Ends the dispatch of a plain connection whose bytes were all decoded, if nothing is left to
+    /// be done but to write what was gathered. Answers whether that was so.
+    // In the loop: it is most of what a frame costs beside its delivery.
+    #[inline(always)]
+    pub(crate) fn end_plain(&mut self, token: Token, inbound: &mut Inbound) -> bool {
         let Self {
             entries,
             served,
@@ -232,32 +236,39 @@ impl Engine {
             stamp,
             ..
         } = self;
-        served.token = None;
         entries.watch(None);
         let Ok(conn) = entries.unwatched_mut(token) else {
-            return (Drained(false), false);
+            return false;
         };
-        // What stood in its place owns nothing, and is not worth a look at its drop.
-        mem::forget(mem::replace(&mut conn.inbound, inbound));
-        served.count(stats, &mut conn.stats);
-        if conn.flags.intersects(Flags::AT_END) {
-            return self.end_otherwise(token);
+        if conn.flags.intersects(Flags::GOES_ON) {
+            return false;
         }
-        if out.is_empty() {
-            return (Drained(false), false);
+        served.end(conn, mem::take(inbound), stats);
+        if !out.is_empty()
+            && let Err(short) = write_all(conn, stats, *stamp, out, out_peak)
+        {
+            let drained = self.wrote_less(token, short);
+            debug_assert_eq!(drained, Drained(false), "it was not above its high mark");
         }
-        match write_all(conn, stats, *stamp, out, out_peak) {
-            Ok(()) => (Drained(false), false),
-            Err(short) => (self.wrote_less(token, short), false),
-        }
+        true
     }
 
-    /// The end of a dispatch that has more to do than to write, or other things.
-    #[cold]
-    #[inline(never)]
-    fn end_otherwise(&mut self, token: Token) -> (Drained, bool) {
-        let conn = self.conn(token);
-        let has_epilogue = conn.is_ok_and(|conn| conn.flags.intersects(Flags::HAS_EPILOGUE));
+    /// Ends any dispatch: puts the read side back, and writes what was gathered. Answers too
+    /// whether there is more to do.
+    pub(crate) fn end_serving(&mut self, token: Token, inbound: Inbound) -> (Drained, bool) {
+        let Self {
+            entries,
+            served,
+            stats,
+            ..
+        } = self;
+        entries.watch(None);
+        let Ok(conn) = entries.unwatched_mut(token) else {
+            served.token = None;
+            return (Drained(false), false);
+        };
+        served.end(conn, inbound, stats);
+        let has_epilogue = conn.flags.intersects(Flags::HAS_EPILOGUE);
         let drained = self.write_out(token);
         if has_epilogue {
             self.step_closing(token);

@@ -10,6 +10,11 @@ use crate::token::SocketId;
 pub(super) struct Since(Option<Instant>);
 
 impl Since {
+    /// For a time in which none runs.
+    pub(super) fn never() -> Self {
+        Self(None)
+    }
+
     #[inline]
     pub(super) fn now(engine: &Engine) -> Self {
         Self(engine.config.slow_callback.map(|_| Instant::now()))

@@ -69,57 +69,38 @@ impl<H: Handler> Reactor<H> {
     #[inline]
     pub(super) fn serve_plain(&mut self, token: Token, first: FirstRead) {
         let bytes_left = self.engine.config.read_budget - first.len;
-        self.dispatch(token, first.inbound, bytes_left, |mut input, dispatch| {
-            let bytes = &input.scratch.room_mut()[..first.len];
-            let halt = input.inbound.ingest(bytes, dispatch);
-            if first.is_last
-                && matches!(halt, Halt::Drained)
-                && dispatch.cx.engine.is_served_unchanged()
-            {
-                return false;
+        let (mut dispatch, scratch) = self.begin_dispatch(token, bytes_left);
+        let mut serving = Serving {
+            dispatch: &mut dispatch,
+            inbound: first.inbound,
+        };
+        let bytes = &scratch.room_mut()[..first.len];
+        match serving.inbound.ingest(bytes, serving.dispatch) {
+            Halt::Drained if serving.end_plain() => {
+                // What it had is in the entry again.
+                std::mem::forget(serving);
+                dispatch.end();
             }
-            let flags = input.halted(halt, dispatch);
-            input.serve(flags, dispatch)
-        });
+            halt => {
+                let input = Input {
+                    inbound: &mut serving.inbound,
+                    scratch,
+                };
+                let cut_short = input.go_on(halt, serving.dispatch);
+                let inbound = serving.end();
+                dispatch.end();
+                self.end_dispatch(token, inbound, cut_short);
+            }
+        }
     }
 
     /// Delivers what is left over from before, and reads on.
     fn serve_input(&mut self, token: Token) {
-        if let Some((inbound, flags)) = self.engine.begin_serving(token) {
-            let bytes_left = self.engine.config.read_budget;
-            self.dispatch(token, inbound, bytes_left, |input, dispatch| {
-                input.serve(flags, dispatch)
-            });
-        }
-    }
-
-    /// Serves a connection whose read side is out of its entry: has its frames delivered, then
-    /// writes what was sent meanwhile. `deliver` answers whether the budget cut it short.
-    #[inline]
-    fn dispatch(
-        &mut self,
-        token: Token,
-        inbound: Inbound,
-        bytes_left: usize,
-        deliver: impl FnOnce(Input<'_>, &mut Dispatch<'_, H>) -> bool,
-    ) {
-        let Self {
-            engine,
-            handler,
-            sessions,
-            scratch,
-            ..
-        } = self;
-        let session = sessions.take(token.key());
-        let since = Since::now(engine);
-        let mut dispatch = Dispatch {
-            handler,
-            cx: Context { engine, sessions },
-            token,
-            session,
-            bytes_left,
-            since,
+        let Some((inbound, flags)) = self.engine.begin_serving(token) else {
+            return;
         };
+        let bytes_left = self.engine.config.read_budget;
+        let (mut dispatch, scratch) = self.begin_dispatch(token, bytes_left);
         let mut serving = Serving {
             dispatch: &mut dispatch,
             inbound,
@@ -128,11 +109,36 @@ impl<H: Handler> Reactor<H> {
             inbound: &mut serving.inbound,
             scratch,
         };
-        let cut_short = deliver(input, serving.dispatch);
-
+        let cut_short = input.serve(flags, serving.dispatch);
         let inbound = serving.end();
-        let Dispatch { cx, session, .. } = dispatch;
-        cx.sessions.put(token.key(), session);
+        dispatch.end();
+        self.end_dispatch(token, inbound, cut_short);
+    }
+
+    /// What a dispatch works with, and what it reads into.
+    #[inline]
+    fn begin_dispatch(&mut self, token: Token, bytes_left: usize) -> (Dispatch<'_, H>, &mut Buf) {
+        let Self {
+            engine,
+            handler,
+            sessions,
+            scratch,
+            ..
+        } = self;
+        let session = sessions.take(token.key());
+        let dispatch = Dispatch {
+            handler,
+            cx: Context { engine, sessions },
+            token,
+            session,
+            bytes_left,
+            since: Since::never(),
+        };
+        (dispatch, scratch)
+    }
+
+    /// Ends a dispatch, which a budget may have cut short: writes what was sent meanwhile.
+    fn end_dispatch(&mut self, token: Token, inbound: Inbound, cut_short: bool) {
         if cut_short {
             self.engine.queue(token);
         }
@@ -191,6 +197,13 @@ struct Serving<'a, 'b, H: Handler> {
 }
 
 impl<H: Handler> Serving<'_, '_, H> {
+    /// [`Engine::end_plain`].
+    #[inline]
+    fn end_plain(&mut self) -> bool {
+        let engine = &mut *self.dispatch.cx.engine;
+        engine.end_plain(self.dispatch.token, &mut self.inbound)
+    }
+
     /// It owns no more than the read side: forgotten without it, it leaves nothing behind.
     #[inline]
     fn end(mut self) -> Inbound {
@@ -220,6 +233,12 @@ struct Dispatch<'a, H: Handler> {
 }
 
 impl<H: Handler> Dispatch<'_, H> {
+    /// Puts the session back.
+    #[inline]
+    fn end(self) {
+        self.cx.sessions.put(self.token.key(), self.session);
+    }
+
     /// Whether the budget of this turn is spent.
     #[inline]
     fn is_spent(&self) -> bool {
@@ -307,9 +326,16 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
+    /// Goes on after a first round of decoding that has ended so; answers as
+    /// [`serve`](Input::serve) does.
+    #[inline(never)]
+    fn go_on<H: Handler>(mut self, halt: Halt, dispatch: &mut Dispatch<'_, H>) -> bool {
+        let flags = self.halted(halt, dispatch);
+        self.serve(flags, dispatch)
+    }
+
     /// Delivers what is there, as long as the connection wants input and the budget lasts. Answers
     /// whether the budget cut it short.
-    #[inline(never)]
     fn serve<H: Handler>(mut self, mut flags: Flags, dispatch: &mut Dispatch<'_, H>) -> bool {
         loop {
             if flags.intersects(Flags::REFRAMED) {
@@ -371,7 +397,7 @@ impl Input<'_> {
             None => &mut self.scratch.room_mut()[..len_max],
         };
         match engine.fill(dispatch.token, buf) {
-            Fill::Bytes(len) | Fill::Last(len) => {
+            Fill::Bytes(len) => {
                 dispatch.bytes_left -= len;
                 if is_direct {
                     engine.record_read(dispatch.token, len);
@@ -403,6 +429,7 @@ impl Input<'_> {
     #[cold]
     fn end<H: Handler>(&mut self, flags: Flags, dispatch: &mut Dispatch<'_, H>) -> Halt {
         if self.inbound.len() > 0 {
+            dispatch.since = Since::now(dispatch.cx.engine);
             let halt = match flags.intersects(Flags::OBSERVED) {
                 true => observe(self.inbound, Round::End, dispatch),
                 false => self.inbound.finish(dispatch),
@@ -447,7 +474,7 @@ impl Input<'_> {
             let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
             let room = &mut self.scratch.room_mut()[..len_max];
             match engine.fill(dispatch.token, room) {
-                Fill::Bytes(len) | Fill::Last(len) => {
+                Fill::Bytes(len) => {
                     engine.record_read(dispatch.token, len);
                     dispatch.bytes_left -= len;
                 }
