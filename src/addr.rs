@@ -144,9 +144,15 @@ impl UnixAddr {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where it is longer than the system's 103 to 107 bytes, or has a zero byte.
+    /// `InvalidInput` where it is empty, longer than the system's 103 to 107 bytes, or has a zero
+    /// byte.
     pub fn from_pathname(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
+        if path.as_os_str().is_empty() {
+            // Linux would bind it to some abstract name (unix(7), "Autobind feature").
+            let error = "the path of a Unix socket is empty";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
         StdUnixAddr::from_pathname(path)?;
         Ok(Self(Name::Path(path.into())))
     }
@@ -318,7 +324,7 @@ mod tests {
             assert_eq!(addr.to_string(), text);
         }
         let long = format!("unix:{}", "x".repeat(108));
-        for text in ["", "7000", "localhost:7000", "unix:\0", &long] {
+        for text in ["", "7000", "localhost:7000", "unix:", "unix:\0", &long] {
             let error = text.parse::<Addr>().expect_err("nonsense");
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{text}");
         }
