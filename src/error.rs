@@ -406,8 +406,14 @@ mod tests {
     fn a_chain_of_errors_says_nothing_twice_and_leaves_nothing_out() {
         let inner = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let frame = || FrameError::other(io::Error::other(inner()));
-        let errors: [Box<dyn Error>; 7] = [
+        let datagram = || crate::DatagramError {
+            from: ([192, 0, 2, 1], 7).into(),
+            fault: frame().into(),
+        };
+        let errors: [Box<dyn Error>; 9] = [
             Box::new(frame()),
+            Box::new(datagram()),
+            Box::new(io::Error::from(datagram())),
             Box::new(SendError::Frame(frame())),
             Box::new(io::Error::from(SendError::Frame(frame()))),
             Box::new(DecodeError {

@@ -1,8 +1,8 @@
 //! Datagrams that are frames, exactly one each.
 
 use std::error::Error;
-use std::fmt;
 use std::net::SocketAddr;
+use std::{fmt, io};
 
 use super::Datagram;
 use crate::codec::{AnyState, Framing, Kind, Step};
@@ -149,9 +149,16 @@ impl fmt::Display for DatagramError {
 impl Error for DatagramError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.fault {
-            DatagramFault::Frame(error) => Some(error),
+            DatagramFault::Frame(error) => error.source(),
             _ => None,
         }
+    }
+}
+
+/// As `InvalidData`.
+impl From<DatagramError> for io::Error {
+    fn from(error: DatagramError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
     }
 }
 
