@@ -178,6 +178,14 @@
 //! `on_close` comes exactly once for every connection, also for one that never opened, with the
 //! reason and with the bytes that were lost.
 //!
+//! # Timers
+//!
+//! [`Context::set_timer`] has [`on_timer`](Handler::on_timer) called once, and
+//! [`set_interval`](Context::set_interval) again and again. Each carries a number of the program's
+//! own. Where it is about a connection, that number is the connection's id
+//! ([`ConnId::to_bits`]), and [`Context::with_session`] does then what the connection's own
+//! callbacks do.
+//!
 //! # Seeing it
 //!
 //! What became of each `send` on its way can be recorded, and looked at: which were glued, which
