@@ -101,8 +101,8 @@ pub struct Event {
     /// What it was.
     pub kind: EventKind,
     /// TCP: where in the stream of its direction it begins, headers counted, from zero where the
-    /// connection began. UDP: the datagram's number among those of its socket and direction, from
-    /// zero where the recording began.
+    /// connection began. UDP: the datagram's number among those of its socket and direction that
+    /// were recorded, from zero on, and on from one recording to the next.
     pub offset: u64,
     /// How many bytes, headers counted.
     pub len: u64,

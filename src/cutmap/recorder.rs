@@ -22,7 +22,8 @@ pub(crate) struct Recorder {
     /// Where the oldest event stands, and the next one goes.
     oldest: usize,
     overwritten: u64,
-    /// How many datagrams each UDP socket has sent and received. There are few such sockets.
+    /// How many datagrams each UDP socket that is open has sent and received since it was observed
+    /// first. There are few such sockets.
     datagrams: Vec<(UdpId, u64, u64)>,
 }
 
@@ -101,6 +102,18 @@ impl Recorder {
             offset,
             len: len as u64,
         });
+    }
+
+    /// A UDP socket is gone, and its id names nothing any more.
+    #[cold]
+    pub(crate) fn forget(&mut self, socket: UdpId) {
+        self.datagrams.retain(|(id, ..)| *id != socket);
+    }
+
+    /// How many UDP sockets it has counts of.
+    #[cfg(test)]
+    pub(crate) fn socket_count(&self) -> usize {
+        self.datagrams.len()
     }
 
     /// The events in their order. What comes next begins anew; datagrams are counted on.

@@ -535,6 +535,7 @@ impl Engine {
             pool,
             spare_outbounds,
             stats,
+            recorder,
             ..
         } = self;
         match entries.get_mut(token).ok()? {
@@ -545,6 +546,7 @@ impl Engine {
                 entry.udp.deregister(driver);
                 stats.datagrams_dropped += entry.queue.count() as u64;
                 pool.count(entry.counted_bytes, 0);
+                recorder.forget(UdpId(token));
             }
             Entry::Conn(conn) => {
                 let lost = give_up_output(conn, pool, spare_outbounds);

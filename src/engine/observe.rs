@@ -153,3 +153,34 @@ pub(super) fn record_write(
         recorder.note(token, EventKind::Write, offset, len);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::socket::UdpOptions;
+
+    #[test]
+    fn sockets_that_come_and_go_leave_nothing_in_the_recorder_but_events() {
+        let config = Config {
+            datagram_queue_len_max: 0,
+            ..Config::default()
+        };
+        let mut engine = Engine::new(config, Instant::now).expect("an engine");
+        engine.observe_all(true);
+        for _ in 0..3 {
+            let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
+            let socket = socket.expect("a free port");
+            let sent = engine.send_datagram(socket, None, b"no room");
+            sent.expect_err("its limit is zero");
+            assert_eq!(engine.recorder.socket_count(), 1);
+            engine.kill_socket(socket.0);
+            let (dead, _) = engine.next_dead().expect("it was killed");
+            engine.free(dead);
+            assert_eq!(engine.recorder.socket_count(), 0);
+        }
+        assert_eq!(engine.take_recording().events().len(), 3);
+    }
+}
