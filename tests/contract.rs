@@ -158,29 +158,41 @@ fn reading_from_a_stream_tells_it_as_invalid_data() {
     }
 }
 
+/// However the stream is cut: in each way that there is.
 #[test]
 fn the_read_side_of_a_connection_stops_there_whatever_the_handler_does() {
     for (what, answer) in BROKEN {
         for behind in BEHIND {
             for flow in [ControlFlow::Continue(()), ControlFlow::Break(())] {
                 let stream = [b"gg", behind].concat();
-                let mut side = ReadSide::new(Framing::custom(Hostile(answer)));
-                let mut frames = 0;
-                let mut take = |_: &[u8]| {
-                    frames += 1;
-                    flow
-                };
-                let mut result = side.read(&stream, &mut take).map(drop);
-                while result.is_ok() && side.has_undelivered() {
-                    result = side.resume(&mut take);
+                for cuts in 0..1_usize << (stream.len() - 1) {
+                    let mut side = ReadSide::new(Framing::custom(Hostile(answer)));
+                    let mut frames = 0;
+                    let mut take = |_: &[u8]| {
+                        frames += 1;
+                        flow
+                    };
+                    let mut result = Ok(());
+                    let mut rest = &stream[..];
+                    while result.is_ok() && (side.has_undelivered() || !rest.is_empty()) {
+                        if side.has_undelivered() {
+                            result = side.resume(&mut take);
+                            continue;
+                        }
+                        // Bit `i` cuts behind byte `i`.
+                        let at = stream.len() - rest.len();
+                        let len = rest.len().min(1 + (cuts >> at).trailing_zeros() as usize);
+                        let taken = side.read(&rest[..len], &mut take);
+                        result = taken.map(|taken| rest = &rest[taken..]);
+                    }
+                    let error = match result {
+                        Ok(()) => side.end(&mut take).expect_err(what),
+                        Err(error) => error,
+                    };
+                    assert!(is_contract(&error), "{what}: {error}");
+                    assert_eq!(side.read(b"ggg", &mut take).ok(), Some(0), "{what}");
+                    assert_eq!((frames, side.offset()), (2, 2), "{what}, {cuts:#b}");
                 }
-                let error = match result {
-                    Ok(()) => side.end(&mut take).expect_err(what),
-                    Err(error) => error,
-                };
-                assert!(is_contract(&error), "{what}: {error}");
-                assert_eq!(side.read(b"ggg", &mut take).ok(), Some(0), "{what}");
-                assert_eq!((frames, side.offset()), (2, 2), "{what}");
             }
         }
     }
@@ -285,5 +297,16 @@ fn a_skip_beyond_all_that_comes_is_no_fault_and_holds_nothing() {
         assert_eq!((deframer.rest(), deframer.offset()), (&b""[..], 1_000_004));
         let error = deframer.read_frame(&mut &b""[..]).expect_err("cut short");
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+
+        let mut side = ReadSide::new(Framing::custom(Hostile(answer)));
+        let mut frames = 0;
+        for piece in [b"gh", b"xx", b"gg", b"gg"] {
+            let taken = side.read(piece, |_| {
+                frames += 1;
+                ControlFlow::Continue(())
+            });
+            assert_eq!(taken.expect("no error"), 2);
+        }
+        assert_eq!((frames, side.held_bytes()), (1, 0));
     }
 }

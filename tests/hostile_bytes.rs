@@ -8,7 +8,7 @@ mod streams;
 use allocation_counter::measure;
 use unstick::{Codec, Deframer, FrameError, Framing, LengthField, Out, Step};
 
-use common::Random;
+use common::{FRAMINGS, Random};
 use streams::{deframe, frame, garbage, mutate, payload, pieces};
 
 /// What a deframer holds beyond the bytes that came: the room for one read behind some bytes of a
@@ -20,9 +20,9 @@ const GROWTH_MAX: u64 = 15;
 
 /// Framings without a limit to speak of, with bytes that mean something to each.
 fn framings() -> Vec<(Framing, &'static [u8])> {
-    let lengths = "u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le";
-    let mut framings: Vec<(Framing, &[u8])> = lengths
-        .split(' ')
+    let mut framings: Vec<(Framing, &[u8])> = FRAMINGS
+        .into_iter()
+        .filter(|name| name.starts_with('u'))
         .map(|name| {
             (
                 name.parse().expect("a name"),

@@ -7,16 +7,16 @@ mod streams;
 
 use unstick::{DecodeError, FrameError, Framing, LengthField};
 
-use common::Random;
+use common::{FRAMINGS, Random};
 use streams::{counting, deframe, frame, payload, pieces, text};
 
 const LIMIT: usize = 1000;
 
 /// All built-in framings but `raw`, with the bytes that mean something to each.
 fn framings() -> Vec<(Framing, &'static [u8])> {
-    let names = "u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le line varint netstring";
-    let mut framings: Vec<(Framing, &[u8])> = names
-        .split(' ')
+    let mut framings: Vec<(Framing, &[u8])> = FRAMINGS
+        .into_iter()
+        .filter(|name| *name != "raw")
         .map(|name| (name.parse().expect("a name"), &b"\0\x01\x80\r\n0:,"[..]))
         .collect();
     let fields = [

@@ -20,43 +20,32 @@ use crate::codec::{Framing, Kind, Skipped};
 use crate::error::FrameError;
 use crate::timer::Stamp;
 
-/// All framings: those that are built in, some of them set up by [`codecs`], and those of there.
-const FRAMINGS: [&str; 23] = [
-    "raw",
-    "line",
-    "u8",
-    "u16",
-    "u24",
-    "u32",
-    "u64",
-    "u16-le",
-    "u24-le",
-    "u32-le",
-    "u64-le",
-    "fixed",
-    "delimiter",
-    "delimiters",
-    "varint",
-    "netstring",
-    "field",
-    "kept",
-    "records",
-    "nul",
-    "marked",
-    "tagged",
-    "blocks",
-];
-
-/// Stamps a test on every framing.
-macro_rules! for_every_framing {
-    ($test:ident) => {
-        for_every_framing! {
-            $test: raw "raw", line "line", u8 "u8", u16 "u16", u24 "u24", u32 "u32", u64 "u64",
+/// Hands another macro the names of all framings: those that are built in, some of them set up by
+/// [`codecs`], and those of there.
+macro_rules! with_framings {
+    ($then:ident! $($with:tt)*) => {
+        $then! {
+            $($with)* raw "raw", line "line", u8 "u8", u16 "u16", u24 "u24", u32 "u32", u64 "u64",
             u16_le "u16-le", u24_le "u24-le", u32_le "u32-le", u64_le "u64-le",
             fixed "fixed", delimiter "delimiter", delimiters "delimiters", varint "varint",
             netstring "netstring", field "field", kept "kept", records "records",
             nul "nul", marked "marked", tagged "tagged", blocks "blocks"
         }
+    };
+}
+
+macro_rules! names {
+    ($($name:ident $framing:literal),*) => {
+        [$($framing),*]
+    };
+}
+
+const FRAMINGS: [&str; 23] = with_framings!(names!);
+
+/// Stamps a test on every framing.
+macro_rules! for_every_framing {
+    ($test:ident) => {
+        with_framings! { for_every_framing! $test: }
     };
     ($test:ident: $($name:ident $framing:literal),*) => {
         mod $test {
@@ -67,7 +56,7 @@ macro_rules! for_every_framing {
         }
     };
 }
-use for_every_framing;
+use {for_every_framing, with_framings};
 
 /// A part of a stream: that many frames are of this framing, then comes the next part.
 #[derive(Debug, Clone)]

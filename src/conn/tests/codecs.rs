@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::plain::Tagged;
 use crate::codec::{Codec, Framing, LengthField, Out, Step};
 use crate::error::FrameError;
 
@@ -104,49 +105,6 @@ impl Codec for Marked {
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         out.put(b"<>");
-        out.put(payload);
-        Ok(())
-    }
-}
-
-/// `f`, a length and a payload is a frame; `.` is skipped, `s` and a length with that many bytes
-/// behind it too, and `S` with a length of two bytes: far beyond what is there.
-struct Tagged;
-
-impl Codec for Tagged {
-    type State = ();
-
-    fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
-        Ok(match *bytes {
-            [b'.', ..] => Step::Skip { bytes: 1 },
-            [b's', len, ..] => Step::Skip {
-                bytes: 2 + u64::from(len),
-            },
-            [b'S', high, low, ..] => Step::Skip {
-                bytes: 3 + u64::from(u16::from_be_bytes([high, low])),
-            },
-            [b'f', len, ..] => {
-                let end = 2 + usize::from(len);
-                if bytes.len() < end {
-                    return Ok(Step::Need(end));
-                }
-                Step::Frame {
-                    frame: 2..end,
-                    consumed: end,
-                }
-            }
-            [b's' | b'S' | b'f', ..] => Step::Need(bytes.len() + 1),
-            _ => return Err(FrameError::Malformed("an unknown tag")),
-        })
-    }
-
-    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        let Ok(len) = u8::try_from(payload.len()) else {
-            return Err(FrameError::Unencodable(
-                "longer than its length field tells",
-            ));
-        };
-        out.put(&[b'f', len]);
         out.put(payload);
         Ok(())
     }

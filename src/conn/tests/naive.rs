@@ -73,6 +73,7 @@ fn format(name: &str) -> Option<Format> {
             adjustment: 0,
             strip: 0,
         }),
+        "tagged" => Format::Tagged,
         name if is_length(name) => {
             let (width, is_little) = length_field(name);
             let width = u8::try_from(width).expect("at most 8");
@@ -112,15 +113,7 @@ fn first(stage: &Stage, rest: &[u8]) -> Found {
             Some(len) => frame(rest, 2, len),
             None => MORE,
         },
-        ("tagged", b'.') => Found::Skip(1),
-        ("tagged", b's') => field(1).map_or(MORE, |len| Found::Skip(2 + len)),
-        ("tagged", b'S') => match (field(1), field(2)) {
-            (Some(high), Some(low)) => Found::Skip(3 + 256 * high + low),
-            _ => MORE,
-        },
-        ("tagged", b'f') => field(1).map_or(MORE, |len| frame(rest, 2, len)),
         ("blocks", _) => frame(rest, 0, 3),
-        ("tagged", _) => BAD,
         (name, _) => panic!("no framing {name}"),
     }
 }
@@ -254,7 +247,7 @@ pub(super) fn random_stream(
             let field = u16::try_from(skipped)
                 .expect("less than 3000")
                 .to_be_bytes();
-            stream.extend([&b"S"[..], &field, &vec![b'f'; skipped], b"."].concat());
+            stream.extend([&b"s"[..], &field, &vec![b'f'; skipped], b"."].concat());
         }
     }
     stream
