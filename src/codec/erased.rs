@@ -1,6 +1,7 @@
 //! A user's codec behind a trait object, with its state in a box; and the state of any codec.
 
 use std::any::Any;
+use std::sync::{Mutex, PoisonError};
 
 use super::{Codec, Kind, Out, Scanned, Step, with_builtin};
 use crate::error::FrameError;
@@ -61,7 +62,17 @@ where
 #[derive(Default)]
 pub(crate) struct AnyState {
     scanned: Scanned,
-    own: Option<ErasedState>,
+    /// That of a user's codec. Nobody reaches it but by `&mut`, so it is never locked: this only
+    /// lets what is not `Sync` stand in what is.
+    own: Mutex<Option<ErasedState>>,
+}
+
+fn own_of<'a>(
+    own: &'a mut Mutex<Option<ErasedState>>,
+    custom: &dyn ErasedCodec,
+) -> &'a mut ErasedState {
+    let own = own.get_mut().unwrap_or_else(PoisonError::into_inner);
+    own.get_or_insert_with(|| custom.new_state())
 }
 
 impl AnyState {
@@ -87,7 +98,7 @@ impl AnyState {
         }
         let Self { scanned, own } = self;
         with_builtin!(kind, codec => codec.finish(scanned, bytes), custom => {
-            custom.finish_erased(own.get_or_insert_with(|| custom.new_state()), bytes)
+            custom.finish_erased(own_of(own, &**custom), bytes)
         })
     }
 
@@ -102,8 +113,7 @@ impl AnyState {
     ) -> T {
         let Self { scanned, own } = self;
         with_builtin!(kind, codec => then(codec.decode(scanned, bytes)), custom => {
-            let own = own.get_or_insert_with(|| custom.new_state());
-            then(custom.decode_erased(own, bytes))
+            then(custom.decode_erased(own_of(own, &**custom), bytes))
         })
     }
 }
