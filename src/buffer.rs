@@ -22,6 +22,11 @@ use crate::timer::Stamp;
 const PLACED_LEN_MIN: usize = 64 * 1024;
 const PAGE_LEN: usize = 4096;
 
+/// From this capacity on a buffer has room beyond it, so that a frame whose payload is a power of
+/// two, as many are, fits with its header into a buffer of just that capacity.
+const SPARED_LEN_MIN: usize = 1024;
+const SPARE_LEN: usize = 64;
+
 /// A contiguous buffer. Invariant: `base <= start <= end <= data.len()`.
 #[derive(Debug, Default)]
 pub(crate) struct Buf {
@@ -65,6 +70,15 @@ impl Buf {
         }
     }
 
+    /// How many bytes one of this capacity has room for.
+    pub(crate) fn len_max_of(capacity: usize) -> usize {
+        if capacity < SPARED_LEN_MIN {
+            capacity
+        } else {
+            capacity + SPARE_LEN
+        }
+    }
+
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.end - self.start
@@ -78,7 +92,8 @@ impl Buf {
     #[inline]
     pub(crate) fn capacity(&self) -> usize {
         match self.data.len() {
-            placed if placed >= PLACED_LEN_MIN => placed - PAGE_LEN,
+            len if len >= PLACED_LEN_MIN + SPARE_LEN => len - SPARE_LEN - PAGE_LEN,
+            len if len >= SPARED_LEN_MIN => len - SPARE_LEN,
             len => len,
         }
     }
@@ -254,10 +269,11 @@ impl Buf {
 
 /// Memory for `capacity` bytes, and where in it they begin.
 fn memory(capacity: usize) -> (Box<[u8]>, usize) {
+    let len = Buf::len_max_of(capacity);
     if capacity < PLACED_LEN_MIN {
-        return (vec![0; capacity].into_boxed_slice(), 0);
+        return (vec![0; len].into_boxed_slice(), 0);
     }
-    let data = vec![0; capacity + PAGE_LEN].into_boxed_slice();
+    let data = vec![0; len + PAGE_LEN].into_boxed_slice();
     let base = (PAGE_LEN / 2).wrapping_sub(data.as_ptr().addr()) % PAGE_LEN;
     (data, base)
 }
@@ -301,9 +317,9 @@ impl Pool {
         }
     }
 
-    /// An empty buffer with a capacity of `capacity` bytes or more, less than twice as much.
-    pub(crate) fn take(&mut self, capacity: usize) -> Box<Buf> {
-        let class = class_of(capacity);
+    /// An empty buffer with room for `len` bytes, and less than twice as much.
+    pub(crate) fn take(&mut self, len: usize) -> Box<Buf> {
+        let class = class_of(len);
         let mut buf = match self.classes.get_mut(class).and_then(Vec::pop) {
             Some(buf) => {
                 self.free_bytes -= buf.capacity();
@@ -433,8 +449,10 @@ impl Pool {
     }
 }
 
-fn class_of(capacity: usize) -> usize {
-    let rounded = capacity.max(CAPACITY_MIN).next_power_of_two();
+/// The class of the smallest buffers with room for so many bytes.
+fn class_of(len: usize) -> usize {
+    let spared = len.saturating_sub(SPARE_LEN).max(SPARED_LEN_MIN);
+    let rounded = len.clamp(CAPACITY_MIN, spared).next_power_of_two();
     (rounded.ilog2() - CAPACITY_MIN.ilog2()) as usize
 }
 
@@ -545,6 +563,20 @@ mod tests {
         assert_eq!(pool.lent_bytes(), 1024 + 2048);
         pool.put(buf);
         assert_eq!((pool.lent_bytes(), pool.free_bytes()), (0, 960 + 3072));
+    }
+
+    #[test]
+    fn a_payload_of_a_power_of_two_fits_with_its_header() {
+        for class in 4..15 {
+            let len = (CAPACITY_MIN << class) + SPARE_LEN;
+            let mut pool = Pool::new(0);
+            let mut buf = pool.take(len);
+            buf.put(&vec![7; len]);
+            assert_eq!(buf.capacity(), CAPACITY_MIN << class, "it did not grow");
+            pool.put(buf);
+            assert_eq!(pool.free_bytes(), CAPACITY_MIN << class);
+            assert_eq!(pool.take(len + 1).capacity(), CAPACITY_MIN << (class + 1));
+        }
     }
 
     #[test]

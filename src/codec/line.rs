@@ -61,7 +61,15 @@ impl Line {
     #[inline(never)]
     fn decode_on(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
         let unseen = bytes.get(scanned.to..).unwrap_or_default();
-        match find_end(unseen) {
+        // It was found already where it lay ahead.
+        let found = match unseen.first() {
+            Some(b'\n') => {
+                count_scanned(1);
+                Some(0)
+            }
+            _ => find_end(unseen),
+        };
+        match found {
             Some(at) => {
                 let Scanned { to, dropped } = std::mem::take(scanned);
                 self.frame(dropped, bytes, to.saturating_add(at))

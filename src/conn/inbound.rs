@@ -493,9 +493,9 @@ impl Inbound {
             let capacity = capacity_for(need, most).max(len);
             (capacity, capacity)
         };
-        let fits = least..=most.max(SMALL_LEN);
+        let most = most.max(SMALL_LEN);
         let mut tail = match self.tail.take() {
-            Some(empty) if fits.contains(&empty.capacity()) => empty,
+            Some(empty) if empty.room() >= least && empty.capacity() <= most => empty,
             empty => {
                 empty.into_iter().for_each(|empty| pool.put(empty));
                 pool.take(capacity)
@@ -563,7 +563,11 @@ fn note_need(tail: &mut Buf, need: usize) {
 /// that gets all it needs; for a longer one half as much is made ready, so that what is copied by
 /// growing is no more than half the frame.
 fn capacity_for(need: usize, most: usize) -> usize {
-    if need <= most { need } else { most / 2 }
+    if need <= Buf::len_max_of(most) {
+        need
+    } else {
+        most / 2
+    }
 }
 
 /// The largest buffer, a power of two, for a tail that holds `len` bytes, with as much beside it as
