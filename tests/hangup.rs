@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use common::{Event, Probe, deposit, drive, idle, is_io, listening, open, reset};
-use unstick::{CloseReason, Closed, Config, ConnId, Framing, Hangup, Reactor, SendError};
+use unstick::{CloseReason, Config, ConnId, Framing, Hangup, Reactor, SendError};
 
 /// What keeps a connection from being read.
 #[derive(Clone, Copy)]
@@ -63,12 +63,6 @@ fn drive_to_close(reactor: &mut Reactor<Probe>) {
     drive(reactor, |reactor| reactor.stats().closed == 1);
 }
 
-fn only_close(reactor: &Reactor<Probe>) -> &Closed {
-    let closes = reactor.handler().closes();
-    assert_eq!(closes.len(), 1);
-    closes[0].1
-}
-
 fn end_side(client: &TcpStream) {
     client.shutdown(Shutdown::Write).expect("it is open");
 }
@@ -80,7 +74,7 @@ fn a_reset_closes_a_connection_at_once_that_is_not_read_and_has_nothing_left() {
         let (client, _) = open(&mut reactor, addr);
         reset(client);
         drive_to_close(&mut reactor);
-        let closed = only_close(&reactor);
+        let closed = reactor.handler().only_close();
         assert!(
             is_io(&closed.reason, ErrorKind::ConnectionReset),
             "{closed:?}"
@@ -107,7 +101,7 @@ fn frames_before_a_reset_wait_for_the_resume_and_the_reset_is_told_at_once() {
         stop.end(&mut reactor, conn);
         drive_to_close(&mut reactor);
         assert_eq!(reactor.handler().frames(), [b"1", b"2"]);
-        let closed = only_close(&reactor);
+        let closed = reactor.handler().only_close();
         assert!(
             is_io(&closed.reason, ErrorKind::ConnectionReset),
             "{closed:?}"
@@ -157,7 +151,7 @@ fn a_fin_is_told_at_once_and_without_a_read_and_the_answer_still_goes() {
             assert_eq!(answer, b"answer\n");
             let frames = sent.split_inclusive(|byte| *byte == b'\n').count();
             assert_eq!(reactor.handler().frames().len(), frames);
-            let closed = only_close(&reactor);
+            let closed = reactor.handler().only_close();
             assert!(matches!(closed.reason, CloseReason::Peer), "{closed:?}");
         }
     }
@@ -194,7 +188,7 @@ fn a_connection_that_both_sides_have_ended_is_closed_without_a_resume() {
         assert_eq!(reactor.stats().closed, 0);
         end_side(&client);
         drive_to_close(&mut reactor);
-        let closed = only_close(&reactor);
+        let closed = reactor.handler().only_close();
         assert!(matches!(closed.reason, CloseReason::Local), "{closed:?}");
     }
 }

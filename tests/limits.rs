@@ -13,8 +13,8 @@ use common::{
 };
 use socket2::SockRef;
 use unstick::{
-    CloseReason, Closed, Codec, Config, ConnId, Context, FrameError, Framing, Out, Reactor,
-    SendError, Sent, Step,
+    CloseReason, Codec, Config, ConnId, Context, FrameError, Framing, Out, Reactor, SendError,
+    Sent, Step,
 };
 
 fn frame_count(reactor: &Reactor<Probe>) -> usize {
@@ -25,12 +25,6 @@ fn drained_count(reactor: &Reactor<Probe>) -> usize {
     reactor
         .handler()
         .count(|event| matches!(event, Event::Drained(_)))
-}
-
-fn only_close(reactor: &Reactor<Probe>) -> &Closed {
-    let closes = reactor.handler().closes();
-    assert_eq!(closes.len(), 1, "{closes:?}");
-    closes[0].1
 }
 
 /// As many as have room under a limit of 1,024 descriptors. What each costs is counted exactly.
@@ -85,7 +79,7 @@ fn a_length_over_the_limit_closes_from_the_header_alone() {
 
         drop(client);
         drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-        let closed = only_close(&reactor);
+        let closed = reactor.handler().only_close();
         let CloseReason::Frame { error, offset } = &closed.reason else {
             panic!("{name}: {closed:?}");
         };
@@ -122,7 +116,7 @@ fn what_comes_behind_an_error_is_counted_and_never_delivered() {
     drop(client);
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     assert_eq!(reactor.handler().frames(), [b"good", b"good"]);
-    let closed = only_close(&reactor);
+    let closed = reactor.handler().only_close();
     let CloseReason::Frame { offset, .. } = closed.reason else {
         panic!("{closed:?}");
     };
@@ -161,7 +155,7 @@ fn a_codec_that_makes_no_progress_is_closed_for_it() {
         .write_all(b"..stuck..")
         .expect("the kernel takes it");
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    let closed = only_close(&reactor);
+    let closed = reactor.handler().only_close();
     assert!(
         matches!(
             closed.reason,
@@ -223,7 +217,7 @@ fn a_line_that_never_ends_is_closed_at_its_limit_however_much_comes() {
     writer.join().expect("all was written");
     assert_eq!(reactor.stats().read_bytes, SENT as u64);
     assert!(grown.bytes_max < 8 << 20, "{grown:?}");
-    let closed = only_close(&reactor);
+    let closed = reactor.handler().only_close();
     let CloseReason::Frame { error, offset: 0 } = &closed.reason else {
         panic!("{closed:?}");
     };
@@ -427,7 +421,7 @@ fn on_drained_comes_once_when_a_write_fails_above_the_high_mark() {
         .expect("the option can be set");
     drop(client);
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    let closed = only_close(&reactor);
+    let closed = reactor.handler().only_close();
     assert!(matches!(closed.reason, CloseReason::Io(_)), "{closed:?}");
     assert!(closed.unsent_bytes > 64 * 1024, "{closed:?}");
     let told = closed.stats.written_bytes + closed.unsent_bytes;

@@ -39,10 +39,8 @@ fn is_half_close(event: &Event) -> bool {
 
 /// The one close that a probe has seen; it was the last event.
 fn only_close(probe: &Probe) -> &Closed {
-    let closes = probe.closes();
-    assert_eq!(closes.len(), 1, "one connection, one close: {closes:?}");
     assert!(matches!(probe.events.last(), Some(Event::Close(..))));
-    closes[0].1
+    probe.only_close()
 }
 
 // Ends and resets.

@@ -18,6 +18,7 @@ use super::{Flow, Halt, Inbound, Sink};
 use crate::buffer::Pool;
 use crate::codec::{Framing, Kind, Skipped};
 use crate::error::FrameError;
+use crate::testkit::Random;
 use crate::timer::Stamp;
 
 /// Hands another macro the names of all framings: those that are built in, some of them set up by
@@ -281,20 +282,6 @@ fn check(
             .join(" then "),
         what(),
     );
-}
-
-/// A small generator of numbers, seeded, so that a failure repeats.
-struct Random(u64);
-
-impl Random {
-    /// A number below `bound`.
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963);
-        usize::try_from(self.0 >> 33).expect("31 bits fit") % bound
-    }
 }
 
 /// The head of a frame that came behind the end of another is as old as that end, also where the

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::failure::Failure;
 use super::probe::{self, Outcome, Stride};
+use super::random::Random;
 use super::read_side::ReadSide;
 use crate::codec::{Framing, Kind};
 use crate::framer::Framer;
@@ -533,20 +534,7 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("it panics".to_owned()))
 }
 
-/// A small generator of numbers, seeded, so that a failure repeats.
-struct Random(u64);
-
 impl Random {
-    /// A number below `bound`, which is not 0.
-    fn below(&mut self, bound: usize) -> usize {
-        // Knuth's MMIX; its low bits are poor.
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap_or_default() % bound
-    }
-
     fn byte(&mut self) -> u8 {
         u8::try_from(self.below(256)).unwrap_or_default()
     }

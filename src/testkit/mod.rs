@@ -50,8 +50,11 @@
 mod cuts;
 mod failure;
 mod probe;
+mod random;
 mod read_side;
 
 pub use cuts::Cuts;
 pub use failure::Failure;
+#[cfg(test)]
+pub(crate) use random::Random;
 pub use read_side::ReadSide;

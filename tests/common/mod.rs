@@ -121,6 +121,13 @@ impl Probe {
             .collect()
     }
 
+    /// The one close that it has seen.
+    pub fn only_close(&self) -> &Closed {
+        let closes = self.closes();
+        assert_eq!(closes.len(), 1, "one connection, one close: {closes:?}");
+        closes[0].1
+    }
+
     pub fn count(&self, wanted: impl Fn(&Event) -> bool) -> usize {
         self.events.iter().filter(|event| wanted(event)).count()
     }

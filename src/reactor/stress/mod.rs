@@ -15,7 +15,8 @@ use crate::conn::Flags;
 use crate::engine::Accepted;
 use crate::handler::Origin;
 use crate::socket::{Reading, Script, Stream, Writing};
-use model::{At, Chosen, Life, Model, PAYLOAD_LEN_MAX, Random, encode};
+use crate::testkit::Random;
+use model::{At, Chosen, Life, Model, PAYLOAD_LEN_MAX, encode};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// How many runs there are; more where `UNSTICK_SEEDS` says so.

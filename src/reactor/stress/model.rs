@@ -12,23 +12,14 @@ use crate::error::{CloseReason, Closed, FrameError, SendError, Sent};
 use crate::handler::{Handler, Hangup, Origin};
 use crate::payload::Payload;
 use crate::socket::Script;
+use crate::testkit::Random;
 use crate::timer::TimerId;
 use crate::token::ConnId;
 
 /// No payload is longer, in either direction; one that comes is skipped then.
 pub(super) const PAYLOAD_LEN_MAX: usize = 20_000;
 
-pub(super) struct Random(pub(super) u64);
-
 impl Random {
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963);
-        usize::try_from(self.0 >> 33).expect("31 bits fit") % bound
-    }
-
     pub(super) fn one_in(&mut self, count: usize) -> bool {
         self.below(count) == 0
     }

@@ -1,0 +1,16 @@
+//! Numbers for the tests: random enough, and the same with each run.
+
+/// A small generator of numbers, seeded, so that a failure repeats.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// A number below `bound`, which is not 0.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        // Knuth's MMIX; its low bits are poor.
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap_or_default() % bound
+    }
+}
