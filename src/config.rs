@@ -47,7 +47,8 @@ pub struct Config {
     /// 16 MiB: sixteen of the largest frames.
     pub write_queue_len_max: usize,
     /// The most bytes that all connections and sockets may hold together: input that is unfinished
-    /// or was not delivered, by the buffers that it lies in, queued output and queued datagrams.
+    /// or was not delivered, by the buffers that it lies in, queued output and queued datagrams. A
+    /// payload that several queues share counts in each.
     ///
     /// At the limit, connections are read no more, and what is sent is refused with
     /// [`SendError::Full`](crate::SendError); below seven eighths of it they are read again, in the

@@ -140,7 +140,8 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Sends `payload` to each of `conns`, as [`send`](Context::send) does, and says how many
-    /// accepted it. A long one is copied once for all of them.
+    /// accepted it. One of 16 KiB or more is copied once for all of them, but for framings that
+    /// [`send_owned`](Context::send_owned) copies with.
     pub fn broadcast(&mut self, conns: impl IntoIterator<Item = ConnId>, payload: &[u8]) -> usize {
         let conns = conns.into_iter();
         if payload.len() < SHARED_LEN_MIN {
@@ -684,7 +685,8 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Sets a timer that fires again and again, each time a period after its own last deadline,
-    /// so that it does not drift. Periods that pass while a turn lasts longer are left out.
+    /// so that it does not drift. Periods that pass while a turn lasts longer are left out, and of
+    /// periods shorter than a millisecond, zero among them, all but one in each.
     pub fn set_interval(&mut self, period: Duration, key: u64) -> TimerId {
         self.engine.set_interval(period, key)
     }

@@ -281,6 +281,19 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_of_less_than_a_millisecond_fires_once_in_each() {
+        for period in [0, 1, 300_000, 999_999].map(Duration::from_nanos) {
+            let mut scripted = Scripted::new();
+            let id = scripted.engine.set_interval(period, 5);
+            for millis in 1..=20 {
+                let quarters = (0..4).map(|quarter| millis * MS + quarter * MS / 4);
+                let fired: Vec<_> = quarters.flat_map(|now| scripted.turn(now)).collect();
+                assert_eq!(fired, [(id, 5)], "of {period:?} in millisecond {millis}");
+            }
+        }
+    }
+
+    #[test]
     fn the_shortest_and_the_longest_delays_are_kept() {
         let day = Duration::from_secs(86_400);
         let delays = [
