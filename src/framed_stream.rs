@@ -72,6 +72,12 @@ impl<S> FramedStream<S> {
         &self.stream
     }
 
+    /// As [`stream`](FramedStream::stream), for what has to change it: the timeout of a serial
+    /// port, for example. Bytes that are written to it may come into the middle of an unsent frame.
+    pub fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
     /// Bytes of frames that the stream has not taken yet: none but after an error of
     /// [`send`](FramedStream::send) or [`flush`](FramedStream::flush).
     pub fn unsent_bytes(&self) -> usize {
@@ -265,10 +271,10 @@ mod tests {
         assert_eq!(stream.unsent.capacity(), 0);
         assert_eq!(stream.deframer.rest(), b"\0\x02", "not handed out");
 
-        stream.stream.room = 3;
+        stream.stream_mut().room = 3;
         stream.send(b"hi").expect_err("no room for all of it");
         stream.shrink_to_fit();
-        stream.stream.room = 100;
+        stream.stream_mut().room = 100;
         stream.send(b"again").expect("there is room");
         assert!(stream.stream.output.ends_with(b"\0\x02hi\0\x05again"));
     }
