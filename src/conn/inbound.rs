@@ -167,10 +167,11 @@ impl Inbound {
         }
     }
 
-    /// Whether anything is left of what came before.
+    /// Whether the next bytes are to be [ingested](Inbound::ingest): nothing is undelivered, and no
+    /// long frame is to be read on [directly](Inbound::direct).
     #[inline]
-    pub(crate) fn has_tail(&self) -> bool {
-        self.tail.is_some()
+    pub(crate) fn is_to_ingest(&self) -> bool {
+        self.tail.as_deref().is_none_or(is_short_head)
     }
 
     /// Whether bytes are held that nobody has looked at yet.
@@ -545,6 +546,13 @@ impl Inbound {
             tail.dropped = state.dropped;
         }
     }
+}
+
+/// Whether a tail is the head of a frame that is not long, or of none.
+#[cold]
+#[inline(never)]
+fn is_short_head(tail: &Buf) -> bool {
+    tail.need > tail.len() && tail.len() < DIRECT_LEN_MIN
 }
 
 /// Of `skip` bytes, how many are among the `len` that are here, and how many come behind them.

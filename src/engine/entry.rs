@@ -241,14 +241,14 @@ impl Connection {
         self.outbound.is_none() && !self.flags.intersects(Flags::NOT_PLAIN)
     }
 
-    /// Whether all that there is to do is to read it, into a buffer that nothing else is in yet.
+    /// Whether all that there is to do is to read it and to decode what that gives.
     #[inline]
     pub(super) fn is_plain_to_read(&self) -> bool {
         const OTHERWISE: Flags = Flags::NOT_PLAIN.or(Flags::CONNECTING);
         self.flags.intersects(Flags::READABLE)
             && !self.flags.intersects(OTHERWISE)
             && self.outbound.is_none()
-            && !self.inbound.has_tail()
+            && self.inbound.is_to_ingest()
     }
 
     /// What is [watched](super::entries::Entries::watch) while it is served: a plain connection by

@@ -514,6 +514,7 @@ impl Engine {
     }
 
     /// Whether a shutdown has come to its end.
+    #[inline]
     pub(crate) fn is_shut_down(&self) -> bool {
         let is_over = |max: u64| self.stats.turns >= max;
         self.shutting_down

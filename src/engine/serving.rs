@@ -113,8 +113,8 @@ impl Engine {
     }
 
     /// Begins to serve an entry of the round that is as most are: a plain connection that can be
-    /// read, with nothing left over from before. It is read while it is at hand. `None` where there
-    /// is more to it, or it gave no bytes: what became of it stands in its entry then.
+    /// read, with nothing undelivered from before. It is read while it is at hand. `None` where
+    /// there is more to it, or it gave no bytes: what became of it stands in its entry then.
     #[inline]
     pub(crate) fn begin_plain(&mut self, token: Token, room: &mut [u8]) -> Option<FirstRead> {
         if self.is_memory_full() {

@@ -75,23 +75,21 @@ impl<H: Handler> Reactor<H> {
             inbound: first.inbound,
         };
         let bytes = &scratch.room_mut()[..first.len];
-        match serving.inbound.ingest(bytes, serving.dispatch) {
-            Halt::Drained if serving.end_plain() => {
-                // What it had is in the entry again.
-                std::mem::forget(serving);
-                dispatch.end();
-            }
-            halt => {
-                let input = Input {
-                    inbound: &mut serving.inbound,
-                    scratch,
-                };
-                let cut_short = input.go_on(halt, serving.dispatch);
-                let inbound = serving.end();
-                dispatch.end();
-                self.end_dispatch(token, inbound, cut_short);
-            }
+        let halt = serving.inbound.ingest(bytes, serving.dispatch);
+        let engine = &mut *serving.dispatch.cx.engine;
+        if matches!(halt, Halt::Drained) && engine.end_plain(token, &mut serving.inbound) {
+            // What it had is in the entry again.
+            std::mem::forget(serving);
+            return dispatch.end();
         }
+        let input = Input {
+            inbound: &mut serving.inbound,
+            scratch,
+        };
+        let cut_short = input.go_on(halt, serving.dispatch);
+        let inbound = serving.end();
+        dispatch.end();
+        self.end_dispatch(token, inbound, cut_short);
     }
 
     /// Delivers what is left over from before, and reads on.
@@ -197,13 +195,6 @@ struct Serving<'a, 'b, H: Handler> {
 }
 
 impl<H: Handler> Serving<'_, '_, H> {
-    /// [`Engine::end_plain`].
-    #[inline]
-    fn end_plain(&mut self) -> bool {
-        let engine = &mut *self.dispatch.cx.engine;
-        engine.end_plain(self.dispatch.token, &mut self.inbound)
-    }
-
     /// It owns no more than the read side: forgotten without it, it leaves nothing behind.
     #[inline]
     fn end(mut self) -> Inbound {

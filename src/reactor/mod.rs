@@ -596,6 +596,7 @@ impl<H: Handler> Reactor<H> {
 }
 
 /// The shorter of two times to wait, of which either may be endless.
+#[inline]
 fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),

@@ -96,6 +96,7 @@ impl Driver {
     }
 
     /// Waits for events; `Interrupted` is handed on, as time has passed.
+    #[inline]
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.poll.poll(&mut self.events, timeout)
     }
