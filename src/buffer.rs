@@ -206,21 +206,34 @@ impl Buf {
         zeros
     }
 
-    /// Appends a header and a payload, looking for room once.
-    #[inline(always)]
+    /// Appends a header and a payload.
+    #[inline]
     pub(crate) fn put_with_header<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) {
-        let len = N + payload.len();
-        loop {
-            if let Some(room) = self.data.get_mut(self.end..self.end.wrapping_add(len))
-                && let Some((head, rest)) = room.split_first_chunk_mut::<N>()
-            {
-                *head = header;
-                rest.copy_from_slice(payload);
-                self.end += len;
-                return;
-            }
-            self.grow(len);
+        while !self.has_put_with_header(header, payload, usize::MAX) {
+            self.grow(N + payload.len());
         }
+    }
+
+    /// The same where there is room for them and the buffer has no more than `len_max` bytes with
+    /// them; nothing otherwise. Answers which it was.
+    #[inline(always)]
+    pub(crate) fn has_put_with_header<const N: usize>(
+        &mut self,
+        header: [u8; N],
+        payload: &[u8],
+        len_max: usize,
+    ) -> bool {
+        let len = N + payload.len();
+        if self.len() + len <= len_max
+            && let Some((frame, _)) = self.room_mut().split_at_mut_checked(len)
+            && let Some((head, rest)) = frame.split_first_chunk_mut::<N>()
+        {
+            *head = header;
+            rest.copy_from_slice(payload);
+            self.end += len;
+            return true;
+        }
+        false
     }
 
     /// Takes back what was appended since the length was `len`.

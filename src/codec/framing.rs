@@ -616,6 +616,16 @@ impl Framing {
         }
     }
 
+    /// [`encode`](Framing::encode) where there is nothing to it, as it mostly is, and `buf` has no
+    /// more than `len_max` bytes with the frame; nothing otherwise. Answers which it was.
+    #[inline(always)]
+    pub(crate) fn has_encoded(&self, payload: &[u8], buf: &mut Buf, len_max: usize) -> bool {
+        match self.kind() {
+            Kind::Length(length) => length.has_encoded(payload, buf, len_max),
+            _ => false,
+        }
+    }
+
     /// Appends what stands around `payload` in its frame, and answers where in `buf` it would stand
     /// itself; `None` where the framing has to have it in the frame, and nothing is appended.
     pub(crate) fn encode_around(

@@ -47,14 +47,32 @@ impl Length {
         self.endian
     }
 
+    /// Whether it is a `u32` in the order of the network, as most are.
+    #[inline(always)]
+    pub(crate) fn is_u32(&self) -> bool {
+        self.width == 4 && self.endian == Endian::Big
+    }
+
+    /// [`decode`](Codec::decode) where it [is](Length::is_u32): what is known when this is compiled
+    /// is not checked for each frame.
+    #[inline(always)]
+    pub(crate) fn decode_u32(&self, bytes: &[u8]) -> Result<Step, FrameError> {
+        match bytes.first_chunk() {
+            Some(field) => self.step(4, u32::from_be_bytes(*field).into(), bytes),
+            None => Ok(Step::Need(4)),
+        }
+    }
+
     /// The length in the field at the front, or `None` while the field is cut.
     #[inline(always)]
     fn read_field(&self, bytes: &[u8]) -> Option<u64> {
         // The usual width is read at once.
         if self.width == 4 {
-            let field = u32::from_be_bytes(*bytes.first_chunk::<4>()?);
-            let is_big = self.endian == Endian::Big;
-            return Some(u64::from(if is_big { field } else { field.swap_bytes() }));
+            let field = *bytes.first_chunk()?;
+            return Some(u64::from(match self.endian {
+                Endian::Big => u32::from_be_bytes(field),
+                Endian::Little => u32::from_le_bytes(field),
+            }));
         }
         self.read_any_field(bytes)
     }
@@ -69,48 +87,9 @@ impl Length {
         })
     }
 
-    /// Appends `payload` as one frame, or nothing.
+    /// What a header that tells of `len` bytes comes to.
     #[inline(always)]
-    pub(crate) fn encode_to(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
-        let len = payload.len() as u64;
-        if payload.len() > self.payload_len_max {
-            return Err(FrameError::too_long(len, self.payload_len_max));
-        }
-        // The usual width is written with the payload at once; it fits, as the limit says.
-        if self.width == 4 {
-            let [.., a, b, c, d] = len.to_be_bytes();
-            let is_big = self.endian == Endian::Big;
-            let field = u32::from_be_bytes([a, b, c, d]);
-            let field = if is_big { field } else { field.swap_bytes() };
-            buf.put_with_header(field.to_be_bytes(), payload);
-        } else {
-            self.encode_by_parts(payload, &mut Out::new(buf));
-        }
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn encode_by_parts(&self, payload: &[u8], out: &mut Out<'_>) {
-        let (len, width) = (payload.len() as u64, usize::from(self.width));
-        match self.endian {
-            Endian::Big => out.put(len.to_be_bytes().split_at(8_usize.saturating_sub(width)).1),
-            Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
-        }
-        out.put(payload);
-    }
-}
-
-impl Builtin for Length {}
-
-impl Codec for Length {
-    type State = Scanned;
-
-    #[inline(always)]
-    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
-        let header = usize::from(self.width);
-        let Some(len) = self.read_field(bytes) else {
-            return Ok(Step::Need(header));
-        };
+    fn step(&self, header: usize, len: u64, bytes: &[u8]) -> Result<Step, FrameError> {
         // Checked as u64, before the length is trusted with anything.
         let end = match usize::try_from(len) {
             Ok(len) if len <= self.limit.len => len.checked_add(header),
@@ -127,6 +106,62 @@ impl Codec for Length {
             frame: header..end,
             consumed: end,
         })
+    }
+
+    /// Appends `payload` as one frame, or nothing.
+    #[inline]
+    pub(crate) fn encode_to(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
+        if payload.len() > self.payload_len_max {
+            let len = payload.len() as u64;
+            return Err(FrameError::too_long(len, self.payload_len_max));
+        }
+        if self.is_u32() {
+            buf.put_with_header(u32_of(payload), payload);
+        } else {
+            self.encode_by_parts(payload, &mut Out::new(buf));
+        }
+        Ok(())
+    }
+
+    /// The same where it [is](Length::is_u32), and [room](Buf::has_put_with_header) is there;
+    /// nothing otherwise. Answers which it was.
+    #[inline(always)]
+    pub(crate) fn has_encoded(&self, payload: &[u8], buf: &mut Buf, len_max: usize) -> bool {
+        self.is_u32()
+            && payload.len() <= self.payload_len_max
+            && buf.has_put_with_header(u32_of(payload), payload, len_max)
+    }
+
+    #[inline(never)]
+    fn encode_by_parts(&self, payload: &[u8], out: &mut Out<'_>) {
+        let (len, width) = (payload.len() as u64, usize::from(self.width));
+        match self.endian {
+            Endian::Big => out.put(len.to_be_bytes().split_at(8_usize.saturating_sub(width)).1),
+            Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
+        }
+        out.put(payload);
+    }
+}
+
+/// The field of a payload that the field can tell of.
+#[inline(always)]
+fn u32_of(payload: &[u8]) -> [u8; 4] {
+    let [.., a, b, c, d] = (payload.len() as u64).to_be_bytes();
+    [a, b, c, d]
+}
+
+impl Builtin for Length {}
+
+impl Codec for Length {
+    type State = Scanned;
+
+    #[inline(always)]
+    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+        let header = usize::from(self.width);
+        match self.read_field(bytes) {
+            Some(len) => self.step(header, len, bytes),
+            None => Ok(Step::Need(header)),
+        }
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {

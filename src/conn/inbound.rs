@@ -103,6 +103,12 @@ impl Inbound {
             !self.has_undelivered(),
             "bytes are delivered in their order"
         );
+        if let Kind::Length(codec) = sink.kind()
+            && codec.is_u32()
+        {
+            let codec = *codec;
+            return self.feed(bytes, sink, |bytes: &[u8]| codec.decode_u32(bytes));
+        }
         let mut scanned = self.scanned();
         with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();

@@ -29,6 +29,12 @@ pub(crate) trait Encode {
     fn len(&self) -> usize;
     /// Appends the frame, or nothing.
     fn encode(self, framing: &Framing, buf: &mut Buf) -> Result<(), FrameError>;
+    /// See [`Framing::has_encoded`].
+    #[inline]
+    fn is_encoded(&self, framing: &Framing, buf: &mut Buf, len_max: usize) -> bool {
+        let _ = (framing, buf, len_max);
+        false
+    }
 }
 
 impl Encode for &[u8] {
@@ -40,6 +46,11 @@ impl Encode for &[u8] {
     #[inline]
     fn encode(self, framing: &Framing, buf: &mut Buf) -> Result<(), FrameError> {
         framing.encode(self, buf)
+    }
+
+    #[inline(always)]
+    fn is_encoded(&self, framing: &Framing, buf: &mut Buf, len_max: usize) -> bool {
+        framing.has_encoded(self, buf, len_max)
     }
 }
 
@@ -66,15 +77,28 @@ impl Engine {
     /// Encodes `payload` as a frame and queues it.
     #[inline]
     pub(crate) fn send<P: Encode>(&mut self, token: Token, payload: P) -> Result<Sent, SendError> {
-        if self.entries.is_unchanged(token) {
-            return self.gather(payload);
+        let Self {
+            entries,
+            served,
+            out,
+            config,
+            ..
+        } = self;
+        if entries.is_unchanged(token)
+            && payload.is_encoded(&served.framing, out, config.write_high)
+        {
+            served.frames_out += 1;
+            return Ok(Sent::Queued);
         }
         self.look_and_send(token, payload)
     }
 
-    /// [`send`](Engine::send) for a connection that has to be looked at.
+    /// [`send`](Engine::send) where there is more to it.
     #[inline(never)]
     fn look_and_send<P: Encode>(&mut self, token: Token, payload: P) -> Result<Sent, SendError> {
+        if self.entries.is_unchanged(token) {
+            return self.gather(payload);
+        }
         let is_served = self.served.is(token);
         let conn = self.entries.conn(token)?;
         let gathers = is_served && conn.gathers();
