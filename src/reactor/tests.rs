@@ -187,6 +187,22 @@ fn a_short_write_is_followed_by_the_next_at_once() {
     assert!(flags(&reactor, conn).intersects(Flags::WRITABLE));
 }
 
+/// All of its read is decoded then, and yet there is more to do than to write.
+#[test]
+fn a_side_that_is_ended_in_the_last_frame_of_a_read_has_its_fin_sent_by_that_dispatch() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"question")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        let _ = cx.send(conn, b"answer").expect("there is room");
+        cx.half_close(conn).expect("it is open");
+    }));
+    event(&mut reactor, conn, Flags::READABLE);
+    assert_eq!(script.seen().written, b"answer");
+    assert!(script.seen().is_shut_down);
+}
+
 /// From then on what it is sent is queued: behind what was gathered before.
 #[test]
 fn limits_that_are_set_between_two_sends_keep_their_order() {
