@@ -275,15 +275,20 @@ impl Inbound {
         }
         // A place that nobody else has seen: what it holds may stay in registers.
         let mut decode = decode;
-        let run = run(&bytes[at..], sink, &mut decode);
-        if matches!(run.end, End::Need(0)) {
-            if self.tail.is_some() {
-                self.put_tail(sink.pool());
-            }
-            return Halt::Drained;
+        let mut rest = &bytes[at..];
+        if let Some(end) = run(&mut rest, sink, &mut decode) {
+            return self.keep_rest(rest, end, sink);
         }
-        let rest = &bytes[at + run.consumed..];
-        match run.end {
+        if self.tail.is_some() {
+            self.put_tail(sink.pool());
+        }
+        Halt::Drained
+    }
+
+    /// Keeps what a run has left.
+    #[inline(never)]
+    fn keep_rest<S: Sink>(&mut self, rest: &[u8], end: End, sink: &mut S) -> Halt {
+        match end {
             End::Need(need) => {
                 sink.split(rest);
                 self.keep(rest, need, sink);
@@ -360,16 +365,18 @@ impl Inbound {
             }
 
             sink.pool().settle(tail);
-            let run = run_once(tail.bytes(), sink, decode);
-            let rest = tail.len() - run.consumed;
-            let stopped = match run.end {
-                End::Need(0) => false,
-                End::Need(need) => {
-                    tail.consume(run.consumed);
+            let mut behind = tail.bytes();
+            let end = run_once(&mut behind, sink, decode);
+            let rest = behind.len();
+            let consumed = tail.len() - rest;
+            let stopped = match end {
+                None => false,
+                Some(End::Need(need)) => {
+                    tail.consume(consumed);
                     note_need(tail, need);
                     continue;
                 }
-                End::Skip { beyond, flow } => {
+                Some(End::Skip { beyond, flow }) => {
                     let (here, beyond) = split_skip(beyond, bytes.len() - *at);
                     *at += here;
                     if beyond > 0 {
@@ -383,17 +390,17 @@ impl Inbound {
                     }
                     flow == Flow::Stop
                 }
-                End::Stopped => true,
-                End::Failed(error) => {
+                Some(End::Stopped) => true,
+                Some(End::Failed(error)) => {
                     let undecoded = rest + bytes.len() - *at;
-                    tail.consume(run.consumed);
+                    tail.consume(consumed);
                     return Some(Halt::Failed { error, undecoded });
                 }
             };
             if rest > *at || *at == bytes.len() {
                 // The frame ended before the bytes that just came, or all of them are in the tail
                 // already: go on there.
-                tail.consume(run.consumed);
+                tail.consume(consumed);
                 tail.since = sink.now();
                 note_need(tail, 0);
                 append(tail, &bytes[*at..], true, sink.pool());
@@ -430,27 +437,30 @@ impl Inbound {
         };
         let is_unseen = tail.need == 0;
         sink.pool().settle(tail);
-        let run = run(tail.bytes(), sink, decode);
-        tail.consume(run.consumed);
-        if run.consumed > 0 {
+        let mut rest = tail.bytes();
+        let end = run(&mut rest, sink, decode);
+        let consumed = tail.len() - rest.len();
+        tail.consume(consumed);
+        if consumed > 0 {
             tail.since = sink.now();
         }
         note_need(tail, 0);
-        let halt = match run.end {
-            End::Need(need) => {
+        let halt = match end {
+            None => Halt::Drained,
+            Some(End::Need(need)) => {
                 note_need(tail, need);
-                if (is_unseen || run.consumed > 0) && !tail.is_empty() {
+                if is_unseen || consumed > 0 {
                     sink.split(tail.bytes());
                 }
                 Halt::Drained
             }
-            End::Skip { beyond, .. } => {
+            Some(End::Skip { beyond, .. }) => {
                 self.put_tail(sink.pool());
                 self.keep_skip(beyond, sink);
                 return Halt::Drained;
             }
-            End::Stopped => Halt::Stopped,
-            End::Failed(error) => Halt::Failed {
+            Some(End::Stopped) => Halt::Stopped,
+            Some(End::Failed(error)) => Halt::Failed {
                 error,
                 undecoded: tail.len(),
             },
@@ -630,15 +640,9 @@ fn grow(tail: &mut Box<Buf>, additional: usize, most: usize, pool: &mut Pool) {
     pool.reserve(tail, additional, capacity);
 }
 
-/// What a run over contiguous bytes came to.
-struct Run {
-    consumed: usize,
-    end: End,
-}
-
+/// What ended a run over contiguous bytes before all of them were consumed.
 enum End {
-    /// The rest is the head of a frame that needs that many bytes; zero where there is no rest, or
-    /// one frame was delivered.
+    /// The rest is the head of a frame that needs that many bytes.
     Need(usize),
     /// Everything is consumed, and `beyond` bytes yet to come are to be skipped. Of one frame
     /// alone: there may be none.
@@ -650,76 +654,66 @@ enum End {
     Failed(FrameError),
 }
 
-/// Delivers the frames of `bytes`, one after the other.
+/// Delivers the frames of `rest`, one after the other, and takes them off its front. `None` when
+/// nothing is left.
 #[inline(always)]
-fn run<S, D>(bytes: &[u8], sink: &mut S, decode: &mut D) -> Run
+fn run<S, D>(rest: &mut &[u8], sink: &mut S, decode: &mut D) -> Option<End>
 where
     S: Sink,
     D: Asked,
 {
-    let mut rest = bytes;
-    let end = loop {
-        if rest.is_empty() {
-            break End::Need(0);
-        }
+    while !rest.is_empty() {
         match look(rest, decode) {
             Look::Frame { payload, behind } => {
-                rest = behind;
+                *rest = behind;
                 if sink.frame(payload) == Flow::Stop {
-                    break End::Stopped;
+                    return Some(End::Stopped);
                 }
             }
-            Look::Need(need) => break End::Need(need),
+            Look::Need(need) => return Some(End::Need(need)),
             Look::Skip(step) => {
                 let (here, end) = skip(step, rest.len(), sink);
-                rest = &rest[here..];
+                *rest = &rest[here..];
                 match end {
                     End::Skip {
                         beyond: 0,
                         flow: Flow::Stop,
-                    } => break End::Stopped,
+                    } => return Some(End::Stopped),
                     End::Skip { beyond: 0, .. } => {}
-                    end => break end,
+                    end => return Some(end),
                 }
             }
-            Look::Failed(error) => break End::Failed(error),
+            Look::Failed(error) => return Some(End::Failed(error)),
         }
-    };
-    Run {
-        consumed: bytes.len() - rest.len(),
-        end,
     }
+    None
 }
 
-/// Delivers or skips the first frame of `bytes`, and no more; or drops the beginning of it.
-fn run_once<S, D>(bytes: &[u8], sink: &mut S, decode: &mut D) -> Run
+/// Delivers or skips the first frame of `rest`, and no more, or drops the beginning of it; and
+/// takes that off its front. `None` when the frame is delivered.
+fn run_once<S, D>(rest: &mut &[u8], sink: &mut S, decode: &mut D) -> Option<End>
 where
     S: Sink,
     D: Asked,
 {
-    let mut rest = bytes;
-    let end = loop {
+    loop {
         match look(rest, decode) {
             Look::Frame { payload, behind } => {
-                rest = behind;
-                break match sink.frame(payload) {
-                    Flow::Continue => End::Need(0),
-                    Flow::Stop => End::Stopped,
+                *rest = behind;
+                return match sink.frame(payload) {
+                    Flow::Continue => None,
+                    Flow::Stop => Some(End::Stopped),
                 };
             }
-            Look::Need(need) => break End::Need(need),
-            Look::Skip(Step::SkipPart { bytes }) => rest = &rest[bytes..],
+            Look::Need(need) => return Some(End::Need(need)),
+            Look::Skip(Step::SkipPart { bytes }) => *rest = &rest[bytes..],
             Look::Skip(step) => {
                 let (here, end) = skip(step, rest.len(), sink);
-                rest = &rest[here..];
-                break end;
+                *rest = &rest[here..];
+                return Some(end);
             }
-            Look::Failed(error) => break End::Failed(error),
+            Look::Failed(error) => return Some(End::Failed(error)),
         }
-    };
-    Run {
-        consumed: bytes.len() - rest.len(),
-        end,
     }
 }
 
