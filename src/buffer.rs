@@ -223,14 +223,15 @@ impl Buf {
         payload: &[u8],
         len_max: usize,
     ) -> bool {
-        let len = N + payload.len();
-        if self.len() + len <= len_max
-            && let Some((frame, _)) = self.room_mut().split_at_mut_checked(len)
+        let end = self.end + N + payload.len();
+        if end - self.start <= len_max
+            && let Some(front) = self.data.get_mut(..end)
+            && let Some(frame) = front.get_mut(self.end..)
             && let Some((head, rest)) = frame.split_first_chunk_mut::<N>()
         {
             *head = header;
             rest.copy_from_slice(payload);
-            self.end += len;
+            self.end = end;
             return true;
         }
         false

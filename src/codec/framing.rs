@@ -616,13 +616,12 @@ impl Framing {
         }
     }
 
-    /// [`encode`](Framing::encode) where there is nothing to it, as it mostly is, and `buf` has no
-    /// more than `len_max` bytes with the frame; nothing otherwise. Answers which it was.
-    #[inline(always)]
-    pub(crate) fn has_encoded(&self, payload: &[u8], buf: &mut Buf, len_max: usize) -> bool {
+    /// All payloads that are shorter become frames by a [length](Length::u32_of) of four bytes in
+    /// front: none, where this is another framing.
+    pub(crate) fn u32_len_end(&self) -> usize {
         match self.kind() {
-            Kind::Length(length) => length.has_encoded(payload, buf, len_max),
-            _ => false,
+            Kind::Length(length) if length.is_u32() => length.payload_len_max().saturating_add(1),
+            _ => 0,
         }
     }
 

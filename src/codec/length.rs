@@ -17,7 +17,7 @@ pub(crate) struct Length {
     /// Bytes of the length field: 1, 2, 3, 4 or 8.
     width: u8,
     endian: Endian,
-    pub(super) limit: Limit,
+    pub(crate) limit: Limit,
     /// The longest payload to encode: the limit, or less where the field holds less.
     payload_len_max: usize,
 }
@@ -56,9 +56,9 @@ impl Length {
     /// [`decode`](Codec::decode) where it [is](Length::is_u32): what is known when this is compiled
     /// is not checked for each frame.
     #[inline(always)]
-    pub(crate) fn decode_u32(&self, bytes: &[u8]) -> Result<Step, FrameError> {
+    pub(crate) fn decode_u32(limit: Limit, bytes: &[u8]) -> Result<Step, FrameError> {
         match bytes.first_chunk() {
-            Some(field) => self.step(4, u32::from_be_bytes(*field).into(), bytes),
+            Some(field) => step(limit, 4, u32::from_be_bytes(*field).into(), bytes),
             None => Ok(Step::Need(4)),
         }
     }
@@ -87,27 +87,6 @@ impl Length {
         })
     }
 
-    /// What a header that tells of `len` bytes comes to.
-    #[inline(always)]
-    fn step(&self, header: usize, len: u64, bytes: &[u8]) -> Result<Step, FrameError> {
-        // Checked as u64, before the length is trusted with anything.
-        let end = match usize::try_from(len) {
-            Ok(len) if len <= self.limit.len => len.checked_add(header),
-            _ => None,
-        };
-        let Some(end) = end else {
-            let bytes = len.saturating_add(header as u64);
-            return self.limit.exceeded(len, bytes);
-        };
-        if bytes.len() < end {
-            return Ok(Step::Need(end));
-        }
-        Ok(Step::Frame {
-            frame: header..end,
-            consumed: end,
-        })
-    }
-
     /// Appends `payload` as one frame, or nothing.
     #[inline]
     pub(crate) fn encode_to(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
@@ -116,20 +95,23 @@ impl Length {
             return Err(FrameError::too_long(len, self.payload_len_max));
         }
         if self.is_u32() {
-            buf.put_with_header(u32_of(payload), payload);
+            buf.put_with_header(Self::u32_of(payload), payload);
         } else {
             self.encode_by_parts(payload, &mut Out::new(buf));
         }
         Ok(())
     }
 
-    /// The same where it [is](Length::is_u32), and [room](Buf::has_put_with_header) is there;
-    /// nothing otherwise. Answers which it was.
+    /// The longest payload that can be encoded.
+    pub(crate) fn payload_len_max(self) -> usize {
+        self.payload_len_max
+    }
+
+    /// What stands in front of a payload that is not too long, where it [is](Length::is_u32).
     #[inline(always)]
-    pub(crate) fn has_encoded(&self, payload: &[u8], buf: &mut Buf, len_max: usize) -> bool {
-        self.is_u32()
-            && payload.len() <= self.payload_len_max
-            && buf.has_put_with_header(u32_of(payload), payload, len_max)
+    pub(crate) fn u32_of(payload: &[u8]) -> [u8; 4] {
+        let [.., a, b, c, d] = (payload.len() as u64).to_be_bytes();
+        [a, b, c, d]
     }
 
     #[inline(never)]
@@ -143,11 +125,24 @@ impl Length {
     }
 }
 
-/// The field of a payload that the field can tell of.
+/// What a header that tells of `len` bytes comes to.
 #[inline(always)]
-fn u32_of(payload: &[u8]) -> [u8; 4] {
-    let [.., a, b, c, d] = (payload.len() as u64).to_be_bytes();
-    [a, b, c, d]
+fn step(limit: Limit, header: usize, len: u64, bytes: &[u8]) -> Result<Step, FrameError> {
+    // Checked as u64, before the length is trusted with anything.
+    let end = match usize::try_from(len) {
+        Ok(len) if len <= limit.len => len.checked_add(header),
+        _ => None,
+    };
+    let Some(end) = end else {
+        return limit.exceeded(len, len.saturating_add(header as u64));
+    };
+    if bytes.len() < end {
+        return Ok(Step::Need(end));
+    }
+    Ok(Step::Frame {
+        frame: header..end,
+        consumed: end,
+    })
 }
 
 impl Builtin for Length {}
@@ -159,7 +154,7 @@ impl Codec for Length {
     fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
         let header = usize::from(self.width);
         match self.read_field(bytes) {
-            Some(len) => self.step(header, len, bytes),
+            Some(len) => step(self.limit, header, len, bytes),
             None => Ok(Step::Need(header)),
         }
     }

@@ -21,7 +21,8 @@ use std::ops::Range;
 
 use crate::buffer::{Buf, Pool};
 use crate::codec::with_builtin;
-use crate::codec::{Ahead, Asked, Builtin, Codec, ErasedState, Kind, Scanned, Skipped, Step};
+use crate::codec::{Ahead, Asked, Builtin, Codec, ErasedState, Kind, Length};
+use crate::codec::{Scanned, Skipped, Step};
 use crate::error::FrameError;
 use crate::timer::Stamp;
 
@@ -106,8 +107,8 @@ impl Inbound {
         if let Kind::Length(codec) = sink.kind()
             && codec.is_u32()
         {
-            let codec = *codec;
-            return self.feed(bytes, sink, |bytes: &[u8]| codec.decode_u32(bytes));
+            let limit = codec.limit;
+            return self.feed(bytes, sink, |bytes: &[u8]| Length::decode_u32(limit, bytes));
         }
         let mut scanned = self.scanned();
         with_builtin!(sink.kind(), codec => {

@@ -29,11 +29,10 @@ pub(crate) trait Encode {
     fn len(&self) -> usize;
     /// Appends the frame, or nothing.
     fn encode(self, framing: &Framing, buf: &mut Buf) -> Result<(), FrameError>;
-    /// See [`Framing::has_encoded`].
+    /// The payload, where it is there already.
     #[inline]
-    fn is_encoded(&self, framing: &Framing, buf: &mut Buf, len_max: usize) -> bool {
-        let _ = (framing, buf, len_max);
-        false
+    fn bytes(&self) -> Option<&[u8]> {
+        None
     }
 }
 
@@ -48,9 +47,9 @@ impl Encode for &[u8] {
         framing.encode(self, buf)
     }
 
-    #[inline(always)]
-    fn is_encoded(&self, framing: &Framing, buf: &mut Buf, len_max: usize) -> bool {
-        framing.has_encoded(self, buf, len_max)
+    #[inline]
+    fn bytes(&self) -> Option<&[u8]> {
+        Some(self)
     }
 }
 
@@ -84,10 +83,11 @@ impl Engine {
             config,
             ..
         } = self;
+        // Most of what is sent is this, and all else is out of line.
         if entries.is_unchanged(token)
-            && payload.is_encoded(&served.framing, out, config.write_high)
+            && let Some(payload) = payload.bytes()
+            && served.has_gathered(payload, out, config.write_high)
         {
-            served.frames_out += 1;
             return Ok(Sent::Queued);
         }
         self.look_and_send(token, payload)

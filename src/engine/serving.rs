@@ -8,7 +8,8 @@ use std::mem;
 use super::input::{Fill, fill};
 use super::output::{Drained, write_all};
 use super::{Connection, Engine};
-use crate::codec::{Framing, Kind};
+use crate::buffer::Buf;
+use crate::codec::{Framing, Kind, Length};
 use crate::conn::{Flags, Inbound};
 use crate::error::{CloseReason, Gone};
 use crate::stats::{ConnStats, Stats};
@@ -21,6 +22,8 @@ pub(crate) struct Served {
     /// The connection's framing. It stays when the dispatch is over: most likely the next one is of
     /// the same.
     pub(super) framing: Framing,
+    /// See [`Framing::u32_len_end`].
+    u32_len_end: usize,
     frames_max: usize,
     /// How many frames may still be delivered.
     pub(crate) frames_left: usize,
@@ -41,6 +44,7 @@ impl Served {
         Self {
             token: None,
             framing: Framing::raw(),
+            u32_len_end: 0,
             frames_max: 0,
             frames_left: 0,
             frames_out: 0,
@@ -55,9 +59,26 @@ impl Served {
         self.frames_max = frames_max;
         self.frames_left = frames_max;
         if !self.framing.is_same(&conn.framing) {
-            self.framing = conn.framing.clone();
+            self.reframe(conn.framing.clone());
         }
         mem::take(&mut conn.inbound)
+    }
+
+    #[inline(never)]
+    fn reframe(&mut self, framing: Framing) {
+        self.u32_len_end = framing.u32_len_end();
+        self.framing = framing;
+    }
+
+    /// Gathers a payload where there is nothing to it: a length of four bytes goes in front, and
+    /// `out` has room for both and holds no more than `len_max` bytes with them. Otherwise nothing
+    /// is done. Answers which it was.
+    #[inline(always)]
+    pub(super) fn has_gathered(&mut self, payload: &[u8], out: &mut Buf, len_max: usize) -> bool {
+        let has_gathered = payload.len() < self.u32_len_end
+            && out.has_put_with_header(Length::u32_of(payload), payload, len_max);
+        self.frames_out += u64::from(has_gathered);
+        has_gathered
     }
 
     #[inline]
@@ -176,7 +197,7 @@ impl Engine {
         let conn = self.entries.conn_mut(token)?;
         if self.served.is(token) {
             conn.flags.insert(Flags::REFRAMED);
-            self.served.framing = framing.clone();
+            self.served.reframe(framing.clone());
             conn.framing = framing;
         } else {
             conn.framing = framing;
