@@ -708,7 +708,8 @@ impl<H: Handler> Context<'_, H> {
         self.engine.cancel_timer(timer)
     }
 
-    /// The turn's one reading of the clock. Timers count from it.
+    /// The turn's one reading of the clock, or a later one by [`connect`](Context::connect), as
+    /// looking a name up may block. Timers count from it.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.engine.now

@@ -138,6 +138,8 @@ impl Engine {
     ) -> io::Result<()> {
         self.may_open()?;
         let addrs: VecDeque<_> = addrs.to_addrs()?.collect();
+        // Looking a name up may have taken long: what is set from here on counts from its end.
+        self.set_now((self.clock)());
         let timeout = options.timeout_or(self.config.connect_deadline);
         let until = self.since_epoch().saturating_add(timeout);
         let dial = Dial {
@@ -690,7 +692,8 @@ fn no_address() -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::net::TcpListener;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::time::Instant;
 
     use super::*;
@@ -767,5 +770,31 @@ mod tests {
         let accepted = engine.admit(stream, peer, Framing::raw());
         assert!(matches!(accepted, Accepted::Conn(_)), "{accepted:?}");
         assert_eq!(engine.accept_retry_after, ACCEPT_RETRY_MIN);
+    }
+
+    #[test]
+    fn a_connect_has_all_of_its_time_behind_a_look_up_that_took_long() {
+        static IS_LATE: AtomicBool = AtomicBool::new(false);
+        fn clock() -> Instant {
+            Instant::now() + Duration::from_secs(3600) * u32::from(IS_LATE.load(Relaxed))
+        }
+
+        struct Slow(SocketAddr);
+
+        impl ToSocketAddrs for Slow {
+            type Iter = std::iter::Once<SocketAddr>;
+
+            fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+                IS_LATE.store(true, Relaxed);
+                Ok(std::iter::once(self.0))
+            }
+        }
+
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let name = Slow(socket.local_addr().expect("it listens"));
+        let mut engine = Engine::new(Config::default(), clock).expect("an engine");
+        engine.connect(name, Framing::raw(), &ConnectOptions::new());
+        engine.set_now(clock());
+        assert!(engine.time_to_next_timer() > Some(Duration::from_secs(20)));
     }
 }

@@ -94,8 +94,9 @@ pub(crate) struct Engine {
     intervals: Slab<Interval>,
     /// When the wheel's ticks began.
     epoch: Instant,
-    /// The turn's one reading of the clock.
+    /// The turn's reading of the clock, or that behind a name's look-up.
     pub(crate) now: Instant,
+    clock: Clock,
     /// The same in four bytes, kept up to date where timeouts are set.
     pub(crate) stamp: Stamp,
     /// Whether they are, or ever were for a connection.
@@ -149,6 +150,7 @@ impl Engine {
             intervals: Slab::new(),
             epoch: now,
             now,
+            clock,
             stamp: Stamp::default(),
             stamps_moments: timeouts.are_set(),
             timeouts,
