@@ -391,6 +391,35 @@ fn a_failed_read_delivers_what_came_before_it_and_closes_once() {
     assert_eq!((closed.undecoded_bytes, closed.unsent_bytes), (2, 2));
 }
 
+/// What is missing is not copied from where most reads are put.
+#[test]
+fn a_long_frame_that_is_cut_is_read_on_behind_its_head() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    let stream = [&60_000_u32.to_be_bytes()[..], &[7; 60_000]].concat();
+    let (head, rest) = stream.split_at(40_000);
+    let conn = open(&mut reactor, script, Framing::length_u32());
+    for piece in [head, rest] {
+        script.then_read([bytes(piece)]);
+        event(&mut reactor, conn, Flags::READABLE);
+        assert_eq!(reactor.engine.pool.moved_bytes, 40_000);
+    }
+    assert_eq!(reactor.handler.frames, [[7; 60_000]]);
+}
+
+/// The kernel tells of an error once: who asks again is told of a plain end.
+#[test]
+fn a_read_that_fails_before_anything_came_closes_with_its_error() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([Reading::Fails(ErrorKind::ConnectionReset), Reading::End]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, Flags::READABLE | Flags::END_HINT);
+    assert_io(only_close(&reactor), ErrorKind::ConnectionReset);
+    assert_eq!(script.seen().reads, 1);
+    assert_eq!(reactor.handler.half_closes, 0);
+}
+
 // Events that come too late.
 
 /// A stray socket is registered with the token that a connection had whose key another one has by
