@@ -391,6 +391,25 @@ fn a_failed_read_delivers_what_came_before_it_and_closes_once() {
     assert_eq!((closed.undecoded_bytes, closed.unsent_bytes), (2, 2));
 }
 
+/// The first read of a dispatch counts like those behind it.
+#[test]
+fn no_more_is_read_in_a_turn_than_its_budget() {
+    let config = Config {
+        read_len_max: 4,
+        read_budget: 8,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    script.then_read([bytes(&[7; 20])]);
+    let conn = open(&mut reactor, script, Framing::fixed(1));
+    event(&mut reactor, conn, Flags::READABLE);
+    for frames in [8, 16, 20] {
+        assert_eq!(reactor.handler.frames.len(), frames);
+        turn(&mut reactor);
+    }
+}
+
 /// What is missing is not copied from where most reads are put.
 #[test]
 fn a_long_frame_that_is_cut_is_read_on_behind_its_head() {
