@@ -281,6 +281,27 @@ impl Buf {
     }
 }
 
+/// Memory of one length for good, that reads are put into. It begins where a buffer does.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    data: Vec<u8>,
+    base: usize,
+}
+
+impl Scratch {
+    pub(crate) fn new(len: usize) -> Self {
+        let (data, base) = memory(len);
+        let mut data = data.into_vec();
+        data.truncate(base + len);
+        Self { data, base }
+    }
+
+    #[inline]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.base..]
+    }
+}
+
 /// Memory for `capacity` bytes, and where in it they begin.
 fn memory(capacity: usize) -> (Box<[u8]>, usize) {
     let len = Buf::len_max_of(capacity);

@@ -617,7 +617,7 @@ impl Framing {
     }
 
     /// All payloads that are shorter become frames by a [length](Length::u32_of) of four bytes in
-    /// front: none, where this is another framing.
+    /// front, and come out of such frames: none, where this is another framing.
     pub(crate) fn u32_len_end(&self) -> usize {
         match self.kind() {
             Kind::Length(length) if length.is_u32() => length.payload_len_max().saturating_add(1),

@@ -63,6 +63,14 @@ impl Length {
         }
     }
 
+    /// The payload, where it [is](Length::is_u32) and one frame is all there is, however long.
+    #[inline(always)]
+    pub(crate) fn only_u32(bytes: &[u8]) -> Option<&[u8]> {
+        let (field, payload) = bytes.split_first_chunk()?;
+        let len = u64::from(u32::from_be_bytes(*field));
+        (len == payload.len() as u64).then_some(payload)
+    }
+
     /// The length in the field at the front, or `None` while the field is cut.
     #[inline(always)]
     fn read_field(&self, bytes: &[u8]) -> Option<u64> {

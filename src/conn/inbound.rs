@@ -53,6 +53,11 @@ const SHRINK: usize = 2 * GROWTH;
 pub(crate) trait Sink {
     /// The framing that the bytes are decoded by.
     fn kind(&self) -> &Kind;
+    /// See [`Framing::u32_len_end`](crate::codec::Framing::u32_len_end): zero, where that is not at
+    /// hand.
+    fn u32_len_end(&self) -> usize {
+        0
+    }
     fn frame(&mut self, frame: &[u8]) -> Flow;
     /// A frame was too long. What of it is not here yet will be dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;
@@ -104,6 +109,16 @@ impl Inbound {
             !self.has_undelivered(),
             "bytes are delivered in their order"
         );
+        // One frame and no more is what one at a time comes to.
+        if self.tail.is_none()
+            && let Some(payload) = Length::only_u32(bytes)
+            && payload.len() < sink.u32_len_end()
+        {
+            return match sink.frame(payload) {
+                Flow::Continue => Halt::Drained,
+                Flow::Stop => Halt::Stopped,
+            };
+        }
         if let Kind::Length(codec) = sink.kind()
             && codec.is_u32()
         {

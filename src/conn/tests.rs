@@ -168,6 +168,10 @@ impl Sink for Collect {
         self.framing.kind()
     }
 
+    fn u32_len_end(&self) -> usize {
+        self.framing.u32_len_end()
+    }
+
     fn now(&self) -> Stamp {
         self.now
     }

@@ -54,7 +54,9 @@ pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &m
             conn.active = now;
             conn.stats.read_bytes += len as u64;
             stats.read_bytes += len as u64;
-            log::trace!("read {len} bytes from {}", conn.peer);
+            if log::log_enabled!(log::Level::Trace) {
+                trace_read(len, conn);
+            }
             if len < buf.len()
                 && conn.stream.short_read_drains()
                 && !conn.flags.intersects(Flags::END_HINT)
@@ -69,4 +71,11 @@ pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &m
         }
         Err(error) => Fill::Failed(error),
     }
+}
+
+/// Out of line, so that what it would tell of may stay in registers.
+#[cold]
+#[inline(never)]
+fn trace_read(len: usize, conn: &Connection) {
+    log::trace!("read {len} bytes from {}", conn.peer);
 }

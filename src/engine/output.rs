@@ -553,6 +553,13 @@ pub(super) fn write_all(
     }
 }
 
+/// Out of line, so that what it would tell of may stay in registers.
+#[cold]
+#[inline(never)]
+fn trace_write(len: usize, wanted: usize, conn: &Connection) {
+    log::trace!("wrote {len} of {wanted} bytes to {}", conn.peer);
+}
+
 /// Counts a write. That the kernel takes nothing of something is an error, not a reason to try
 /// again.
 #[inline]
@@ -571,7 +578,9 @@ fn note_write(
     conn.active = now;
     conn.stats.written_bytes += len as u64;
     stats.written_bytes += len as u64;
-    log::trace!("wrote {len} of {wanted} bytes to {}", conn.peer);
+    if log::log_enabled!(log::Level::Trace) {
+        trace_write(len, wanted, conn);
+    }
     Ok(len)
 }
 

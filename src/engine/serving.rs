@@ -23,7 +23,7 @@ pub(crate) struct Served {
     /// the same.
     pub(super) framing: Framing,
     /// See [`Framing::u32_len_end`].
-    u32_len_end: usize,
+    pub(crate) u32_len_end: usize,
     frames_max: usize,
     /// How many frames may still be delivered.
     pub(crate) frames_left: usize,

@@ -2,7 +2,7 @@
 
 use super::Reactor;
 use super::clock::Since;
-use crate::buffer::{Buf, Pool};
+use crate::buffer::{Pool, Scratch};
 use crate::codec::{Kind, Skipped};
 use crate::conn::{Flags, Flow, Halt, Inbound, Round, Sink};
 use crate::context::Context;
@@ -74,7 +74,7 @@ impl<H: Handler> Reactor<H> {
             dispatch: &mut dispatch,
             inbound: first.inbound,
         };
-        let bytes = &scratch.room_mut()[..first.len];
+        let bytes = &scratch.bytes_mut()[..first.len];
         let halt = serving.inbound.ingest(bytes, serving.dispatch);
         let engine = &mut *serving.dispatch.cx.engine;
         if matches!(halt, Halt::Drained) && engine.end_plain(token, &mut serving.inbound) {
@@ -115,7 +115,11 @@ impl<H: Handler> Reactor<H> {
 
     /// What a dispatch works with, and what it reads into.
     #[inline]
-    fn begin_dispatch(&mut self, token: Token, bytes_left: usize) -> (Dispatch<'_, H>, &mut Buf) {
+    fn begin_dispatch(
+        &mut self,
+        token: Token,
+        bytes_left: usize,
+    ) -> (Dispatch<'_, H>, &mut Scratch) {
         let Self {
             engine,
             handler,
@@ -272,6 +276,11 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
     }
 
     #[inline]
+    fn u32_len_end(&self) -> usize {
+        self.cx.engine.served.u32_len_end
+    }
+
+    #[inline]
     fn frame(&mut self, frame: &[u8]) -> Flow {
         self.handler
             .on_frame(&mut self.cx, ConnId(self.token), &mut self.session, frame);
@@ -313,7 +322,7 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
 /// the entry while its bytes are borrowed.
 struct Input<'a> {
     inbound: &'a mut Inbound,
-    scratch: &'a mut Buf,
+    scratch: &'a mut Scratch,
 }
 
 impl Input<'_> {
@@ -385,7 +394,7 @@ impl Input<'_> {
         let is_direct = direct.is_some();
         let buf = match direct {
             Some(buf) => buf,
-            None => &mut self.scratch.room_mut()[..len_max],
+            None => &mut self.scratch.bytes_mut()[..len_max],
         };
         match engine.fill(dispatch.token, buf) {
             Fill::Bytes(len) => {
@@ -396,7 +405,7 @@ impl Input<'_> {
                     return Halt::Drained;
                 }
                 dispatch.since = Since::now(engine);
-                let bytes = &self.scratch.room_mut()[..len];
+                let bytes = &self.scratch.bytes_mut()[..len];
                 if flags.intersects(Flags::OBSERVED) {
                     dispatch.cx.engine.record_read(dispatch.token, len);
                     return observe(self.inbound, Round::Bytes(bytes), dispatch);
@@ -463,7 +472,7 @@ impl Input<'_> {
             }
             let engine = &mut *dispatch.cx.engine;
             let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
-            let room = &mut self.scratch.room_mut()[..len_max];
+            let room = &mut self.scratch.bytes_mut()[..len_max];
             match engine.fill(dispatch.token, room) {
                 Fill::Bytes(len) => {
                     engine.record_read(dispatch.token, len);

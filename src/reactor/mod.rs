@@ -17,7 +17,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use crate::addr::{Addr, ToAddrs};
-use crate::buffer::Buf;
+use crate::buffer::Scratch;
 use crate::codec::Framing;
 use crate::config::Config;
 use crate::context::{Context, not_inet};
@@ -65,7 +65,7 @@ pub struct Reactor<H: Handler> {
     handler: H,
     sessions: Sessions<H::Session>,
     /// What one read is put into; frames are slices of it.
-    scratch: Buf,
+    scratch: Scratch,
     inbox: Inbox,
     inlet: Inlet<H>,
     /// What other threads posted that was taken and has not run yet.
@@ -90,7 +90,7 @@ impl<H: Handler> Reactor<H> {
     pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
         let posts_max = config.posts_max;
         let engine = Engine::new(config, Instant::now)?;
-        let scratch = Buf::with_capacity(engine.config.read_len_max);
+        let scratch = Scratch::new(engine.config.read_len_max);
         let inlet = Inlet::new(engine.driver.waker(), posts_max);
         let posted = VecDeque::new();
         Ok(Self {
@@ -396,8 +396,7 @@ impl<H: Handler> Reactor<H> {
     /// Phase 4, for one entry.
     #[inline]
     fn serve(&mut self, token: Token) {
-        let room = &mut self.scratch.room_mut()[..self.engine.config.read_len_max];
-        match self.engine.begin_plain(token, room) {
+        match self.engine.begin_plain(token, self.scratch.bytes_mut()) {
             Some(first) => self.serve_plain(token, first),
             None => self.serve_other(token),
         }
