@@ -19,6 +19,7 @@
 
 use std::ops::Range;
 
+use super::sink::{Flow, Halt, Sink};
 use crate::buffer::{Buf, Pool};
 use crate::codec::with_builtin;
 use crate::codec::{Ahead, Asked, Builtin, Codec, ErasedState, Kind, Length};
@@ -48,44 +49,6 @@ const SMALL_LEN: usize = 256;
 /// How many times larger than its bytes a tail may stay when a round of decoding leaves the head of
 /// a frame in it. Twice what growing makes of it, so that no tail grows and shrinks in turns.
 const SHRINK: usize = 2 * GROWTH;
-
-/// Takes the frames, tells the time and lends the pool.
-pub(crate) trait Sink {
-    /// The framing that the bytes are decoded by.
-    fn kind(&self) -> &Kind;
-    /// See [`Framing::u32_len_end`](crate::codec::Framing::u32_len_end): zero, where that is not at
-    /// hand.
-    fn u32_len_end(&self) -> usize {
-        0
-    }
-    fn frame(&mut self, frame: &[u8]) -> Flow;
-    /// A frame was too long. What of it is not here yet will be dropped.
-    fn skipped(&mut self, skipped: Skipped) -> Flow;
-    /// A frame is cut: only this much of it has come. Told once a frame, for the statistics.
-    fn split(&mut self, head: &[u8]) {
-        let _ = head;
-    }
-    fn now(&self) -> Stamp;
-    fn pool(&mut self) -> &mut Pool;
-}
-
-/// Whether decoding goes on after a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Flow {
-    Continue,
-    Stop,
-}
-
-/// How a round of decoding ended.
-#[derive(Debug)]
-pub(crate) enum Halt {
-    /// All bytes were looked at; what is left is the head of a frame.
-    Drained,
-    /// The sink stopped it; undelivered bytes may be left.
-    Stopped,
-    /// The bytes are no frame. `undecoded` bytes, from the offending frame on, were not delivered.
-    Failed { error: FrameError, undecoded: usize },
-}
 
 /// The read side of one connection. Idle, it owns nothing.
 #[derive(Debug, Default)]
@@ -316,10 +279,7 @@ impl Inbound {
             }
             End::Failed(error) => {
                 self.put_tail(sink.pool());
-                return Halt::Failed {
-                    error,
-                    undecoded: rest.len(),
-                };
+                return Halt::failed(error, rest.len());
             }
         }
         Halt::Drained
@@ -410,7 +370,7 @@ impl Inbound {
                 Some(End::Failed(error)) => {
                     let undecoded = rest + bytes.len() - *at;
                     tail.consume(consumed);
-                    return Some(Halt::Failed { error, undecoded });
+                    return Some(Halt::failed(error, undecoded));
                 }
             };
             if rest > *at || *at == bytes.len() {
@@ -476,10 +436,7 @@ impl Inbound {
                 return Halt::Drained;
             }
             Some(End::Stopped) => Halt::Stopped,
-            Some(End::Failed(error)) => Halt::Failed {
-                error,
-                undecoded: tail.len(),
-            },
+            Some(End::Failed(error)) => Halt::failed(error, tail.len()),
         };
         if tail.is_empty() {
             self.put_tail(sink.pool());

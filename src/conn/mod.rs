@@ -16,10 +16,12 @@
 mod inbound;
 mod observed;
 mod outbound;
+mod sink;
 
-pub(crate) use inbound::{Flow, Halt, Inbound, Sink};
+pub(crate) use inbound::Inbound;
 pub(crate) use observed::{Place, Round};
 pub(crate) use outbound::{Outbound, SLICES_MAX};
+pub(crate) use sink::{Failed, Flow, Halt, Sink};
 
 /// What is known of a connection, a bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

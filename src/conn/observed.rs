@@ -6,7 +6,8 @@
 
 use std::cell::Cell;
 
-use super::inbound::{Flow, Halt, Inbound, Sink};
+use super::inbound::Inbound;
+use super::sink::{Flow, Halt, Sink};
 use crate::buffer::Pool;
 use crate::codec::{Codec, ErasedState, Kind, Scanned, Skipped, Step, with_builtin};
 use crate::error::FrameError;

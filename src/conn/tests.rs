@@ -244,9 +244,9 @@ fn deliver(
         } else {
             break None;
         };
-        if let Halt::Failed { error, undecoded } = halt {
-            sink.error = Some(error);
-            break Some(at - undecoded);
+        if let Halt::Failed(failed) = halt {
+            sink.error = Some(failed.error);
+            break Some(at - failed.undecoded);
         }
     };
     let left = inbound.clear(&mut sink.pool);

@@ -5,7 +5,6 @@ use std::io;
 use super::{Connection, Engine};
 use crate::conn::Flags;
 use crate::stats::Stats;
-use crate::timer::Stamp;
 use crate::token::Token;
 
 /// What one read came to.
@@ -30,10 +29,16 @@ impl Engine {
             stamp,
             ..
         } = self;
-        match entries.unwatched_mut(token) {
-            Ok(conn) => fill(conn, stats, *stamp, buf),
-            Err(gone) => Fill::Failed(gone.into()),
+        let conn = match entries.unwatched_mut(token) {
+            Ok(conn) => conn,
+            Err(gone) => return Fill::Failed(gone.into()),
+        };
+        let fill = fill(conn, stats, buf);
+        if let Fill::Bytes(len) = fill {
+            conn.active = *stamp;
+            log::trace!("read {len} bytes from {}", conn.peer);
         }
+        fill
     }
 }
 
@@ -41,7 +46,7 @@ impl Engine {
 /// makes no edge of its own when it arrived together with the data, or of urgent data, which cuts a
 /// read short of what lies behind it (tcp(7)).
 #[inline]
-pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &mut [u8]) -> Fill {
+pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, buf: &mut [u8]) -> Fill {
     stats.reads += 1;
     conn.count_read();
     match conn.stream.read(buf) {
@@ -51,12 +56,8 @@ pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &m
             Fill::Ended
         }
         Ok(len) => {
-            conn.active = now;
             conn.stats.read_bytes += len as u64;
             stats.read_bytes += len as u64;
-            if log::log_enabled!(log::Level::Trace) {
-                trace_read(len, conn);
-            }
             if len < buf.len()
                 && conn.stream.short_read_drains()
                 && !conn.flags.intersects(Flags::END_HINT)
@@ -71,11 +72,4 @@ pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, now: Stamp, buf: &m
         }
         Err(error) => Fill::Failed(error),
     }
-}
-
-/// Out of line, so that what it would tell of may stay in registers.
-#[cold]
-#[inline(never)]
-fn trace_read(len: usize, conn: &Connection) {
-    log::trace!("read {len} bytes from {}", conn.peer);
 }

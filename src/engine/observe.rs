@@ -136,17 +136,9 @@ impl Engine {
     }
 }
 
-/// Records what a write took, which is counted already, where the connection is observed.
-#[cold]
-pub(super) fn record_write(
-    recorder: &mut Recorder,
-    token: Token,
-    conn: &Connection,
-    result: &io::Result<usize>,
-) {
-    if let Ok(len) = *result
-        && conn.flags.intersects(Flags::OBSERVED)
-    {
+/// Records a write of `len` bytes, which are counted already, where the connection is observed.
+pub(super) fn record_write(recorder: &mut Recorder, token: Token, conn: &Connection, len: usize) {
+    if conn.flags.intersects(Flags::OBSERVED) {
         let len = len as u64;
         let offset = conn.stats.written_bytes.saturating_sub(len);
         recorder.stamp();

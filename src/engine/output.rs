@@ -12,6 +12,7 @@ use crate::buffer::{Buf, Pool};
 use crate::codec::{Framing, Out};
 use crate::config::Config;
 use crate::conn::{ClosingStep, Flags, Outbound, SLICES_MAX};
+use crate::cutmap::Recorder;
 use crate::error::{CloseReason, FrameError, SendError, Sent};
 use crate::stats::Stats;
 use crate::timer::Stamp;
@@ -278,9 +279,9 @@ impl Engine {
             return Drained(false);
         }
         let len = out.len();
-        match write_all(conn, stats, *stamp, out, out_peak) {
+        match write_all(conn, stats, out, out_peak) {
             Ok(()) => {
-                record_write(recorder, token, conn, &Ok(len));
+                wrote(recorder, token, conn, *stamp, &Ok(len));
                 Drained(conn.flags.set(Flags::ABOVE_HIGH, false))
             }
             Err(short) => self.wrote_less(token, short),
@@ -302,7 +303,7 @@ impl Engine {
         let Ok(conn) = entries.conn_mut(token) else {
             return Drained(false);
         };
-        record_write(recorder, token, conn, &result);
+        wrote(recorder, token, conn, *stamp, &result);
         match result {
             Ok(len) => out.consume(len),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -346,10 +347,10 @@ impl Engine {
                 return self.emptied(token);
             }
             let result = match outbound.is_one_piece() {
-                true => write(conn, stats, *stamp, outbound.front()),
-                false => write_pieces(conn, stats, *stamp, &outbound),
+                true => write(conn, stats, outbound.front()),
+                false => write_pieces(conn, stats, &outbound),
             };
-            record_write(recorder, token, conn, &result);
+            wrote(recorder, token, conn, *stamp, &result);
             if let Ok(len) = result {
                 outbound.progress = *stamp;
                 outbound.consume(len, pool);
@@ -515,20 +516,19 @@ fn drained(conn: &mut Connection, queued: usize, config: &Config) -> Drained {
 fn write_pieces(
     conn: &mut Connection,
     stats: &mut Stats,
-    now: Stamp,
     outbound: &Outbound,
 ) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let count = outbound.slices(&mut slices);
     let written = conn.stream.write_gathered(&slices[..count]);
-    note_write(conn, stats, now, outbound.len(), written)
+    note_write(conn, stats, written)
 }
 
 /// One write.
 #[inline]
-fn write(conn: &mut Connection, stats: &mut Stats, now: Stamp, bytes: &[u8]) -> io::Result<usize> {
+fn write(conn: &mut Connection, stats: &mut Stats, bytes: &[u8]) -> io::Result<usize> {
     let written = conn.stream.write(bytes);
-    note_write(conn, stats, now, bytes.len(), written)
+    note_write(conn, stats, written)
 }
 
 /// Writes what was gathered. An error is what a write came to that did not take all of it.
@@ -536,7 +536,6 @@ fn write(conn: &mut Connection, stats: &mut Stats, now: Stamp, bytes: &[u8]) -> 
 pub(super) fn write_all(
     conn: &mut Connection,
     stats: &mut Stats,
-    now: Stamp,
     out: &mut Buf,
     peak: &mut usize,
 ) -> Result<(), io::Result<usize>> {
@@ -544,44 +543,52 @@ pub(super) fn write_all(
     if wanted > OUT_LEN_BASE {
         *peak = wanted.max(*peak);
     }
-    match write(conn, stats, now, out.bytes()) {
+    match conn.stream.write(out.bytes()) {
         Ok(len) if len == wanted => {
+            count_write(conn, stats, len);
             out.clear();
             Ok(())
         }
-        short => Err(short),
+        short => Err(note_write(conn, stats, short)),
     }
 }
 
-/// Out of line, so that what it would tell of may stay in registers.
-#[cold]
-#[inline(never)]
-fn trace_write(len: usize, wanted: usize, conn: &Connection) {
-    log::trace!("wrote {len} of {wanted} bytes to {}", conn.peer);
-}
-
-/// Counts a write. That the kernel takes nothing of something is an error, not a reason to try
-/// again.
-#[inline]
+/// What a write came to. That the kernel takes nothing of something is an error, not a reason to
+/// try again.
 fn note_write(
     conn: &mut Connection,
     stats: &mut Stats,
-    now: Stamp,
-    wanted: usize,
     written: io::Result<usize>,
 ) -> io::Result<usize> {
+    let len = match written {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        written => written,
+    };
+    count_write(conn, stats, len.as_ref().map_or(0, |len| *len));
+    len
+}
+
+#[inline]
+fn count_write(conn: &mut Connection, stats: &mut Stats, len: usize) {
     stats.writes += 1;
-    let len = written?;
-    if len == 0 {
-        return Err(io::ErrorKind::WriteZero.into());
-    }
-    conn.active = now;
-    conn.stats.written_bytes += len as u64;
     stats.written_bytes += len as u64;
-    if log::log_enabled!(log::Level::Trace) {
-        trace_write(len, wanted, conn);
+    conn.stats.written_bytes += len as u64;
+}
+
+/// What follows a write that is counted, but for what a dispatch
+/// [ends plainly](Engine::end_plain) with: that one needs none of it.
+fn wrote(
+    recorder: &mut Recorder,
+    token: Token,
+    conn: &mut Connection,
+    now: Stamp,
+    result: &io::Result<usize>,
+) {
+    if let Ok(len) = *result {
+        conn.active = now;
+        log::trace!("wrote {len} bytes to {}", conn.peer);
+        record_write(recorder, token, conn, len);
     }
-    Ok(len)
 }
 
 #[cfg(test)]

@@ -32,11 +32,11 @@ pub(crate) struct Served {
 }
 
 /// A connection that was read as soon as its turn came.
-pub(crate) struct FirstRead {
+pub(crate) struct FirstRead<'a> {
     /// Its read side, out of its entry.
     pub(crate) inbound: Inbound,
-    /// How many bytes were read, at least one.
-    pub(crate) len: usize,
+    /// What was read, at least one byte.
+    pub(crate) bytes: &'a [u8],
 }
 
 impl Served {
@@ -135,10 +135,15 @@ impl Engine {
 
     /// Begins to serve an entry of the round that is as most are: a plain connection that can be
     /// read, with nothing undelivered from before. It is read while it is at hand. `None` where
-    /// there is more to it, or it gave no bytes: what became of it stands in its entry then.
+    /// there is more to it, or it gave no bytes: what became of it stands in its entry then; and
+    /// where reads and writes are traced.
     #[inline]
-    pub(crate) fn begin_plain(&mut self, token: Token, room: &mut [u8]) -> Option<FirstRead> {
-        if self.is_memory_full() {
+    pub(crate) fn begin_plain<'a>(
+        &mut self,
+        token: Token,
+        room: &'a mut [u8],
+    ) -> Option<FirstRead<'a>> {
+        if self.is_memory_full() || log::log_enabled!(log::Level::Trace) {
             return None;
         }
         let Self {
@@ -153,7 +158,7 @@ impl Engine {
         if !conn.is_plain_to_read() {
             return None;
         }
-        let len = match fill(conn, stats, *stamp, room) {
+        let len = match fill(conn, stats, room) {
             Fill::Bytes(len) => len,
             Fill::Ended | Fill::Drained => return None,
             Fill::Failed(error) => {
@@ -161,9 +166,11 @@ impl Engine {
                 return None;
             }
         };
+        conn.active = *stamp;
         let inbound = served.begin(token, conn, config.frame_budget);
         entries.watch(Some(token));
-        Some(FirstRead { inbound, len })
+        let bytes = &room[..len];
+        Some(FirstRead { inbound, bytes })
     }
 
     /// Takes any connection's read side out of its entry, and says how it stands.
@@ -254,7 +261,6 @@ impl Engine {
             out,
             out_peak,
             stats,
-            stamp,
             ..
         } = self;
         entries.watch(None);
@@ -266,7 +272,7 @@ impl Engine {
         }
         served.end(conn, mem::take(inbound), stats);
         if !out.is_empty()
-            && let Err(short) = write_all(conn, stats, *stamp, out, out_peak)
+            && let Err(short) = write_all(conn, stats, out, out_peak)
         {
             let drained = self.wrote_less(token, short);
             debug_assert_eq!(drained, Drained(false), "it was not above its high mark");

@@ -4,11 +4,12 @@ use super::Reactor;
 use super::clock::Since;
 use crate::buffer::{Pool, Scratch};
 use crate::codec::{Kind, Skipped};
-use crate::conn::{Flags, Flow, Halt, Inbound, Round, Sink};
+use crate::conn::{Failed, Flags, Flow, Halt, Inbound, Round, Sink};
 use crate::context::Context;
 use crate::engine::{Accepted, Drained, Engine, Entry, Fill, FirstRead};
 use crate::error::CloseReason;
 use crate::handler::{Handler, Origin};
+use crate::session::Sessions;
 use crate::timer::Stamp;
 #[cfg(unix)]
 use crate::token::UnixDatagramId;
@@ -64,17 +65,26 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Delivers what the first read of a plain connection gave. Mostly that is all: no more is
-    /// there, and no callback has changed anything about the connection.
+    /// Phase 4, for one entry. Mostly it is a plain connection, a first read gives all that is
+    /// there, and no callback changes anything about it.
     #[inline]
-    pub(super) fn serve_plain(&mut self, token: Token, first: FirstRead) {
-        let bytes_left = self.engine.config.read_budget - first.len;
-        let (mut dispatch, scratch) = self.begin_dispatch(token, bytes_left);
+    pub(super) fn serve(&mut self, token: Token) {
+        let Self {
+            engine,
+            handler,
+            sessions,
+            scratch,
+            ..
+        } = self;
+        let Some(first) = engine.begin_plain(token, scratch.bytes_mut()) else {
+            return self.serve_other(token);
+        };
+        let FirstRead { inbound, bytes } = first;
+        let mut dispatch = Dispatch::begin(engine, handler, sessions, token, bytes.len());
         let mut serving = Serving {
             dispatch: &mut dispatch,
-            inbound: first.inbound,
+            inbound,
         };
-        let bytes = &scratch.bytes_mut()[..first.len];
         let halt = serving.inbound.ingest(bytes, serving.dispatch);
         let engine = &mut *serving.dispatch.cx.engine;
         if matches!(halt, Halt::Drained) && engine.end_plain(token, &mut serving.inbound) {
@@ -94,11 +104,17 @@ impl<H: Handler> Reactor<H> {
 
     /// Delivers what is left over from before, and reads on.
     fn serve_input(&mut self, token: Token) {
-        let Some((inbound, flags)) = self.engine.begin_serving(token) else {
+        let Self {
+            engine,
+            handler,
+            sessions,
+            scratch,
+            ..
+        } = self;
+        let Some((inbound, flags)) = engine.begin_serving(token) else {
             return;
         };
-        let bytes_left = self.engine.config.read_budget;
-        let (mut dispatch, scratch) = self.begin_dispatch(token, bytes_left);
+        let mut dispatch = Dispatch::begin(engine, handler, sessions, token, 0);
         let mut serving = Serving {
             dispatch: &mut dispatch,
             inbound,
@@ -111,32 +127,6 @@ impl<H: Handler> Reactor<H> {
         let inbound = serving.end();
         dispatch.end();
         self.end_dispatch(token, inbound, cut_short);
-    }
-
-    /// What a dispatch works with, and what it reads into.
-    #[inline]
-    fn begin_dispatch(
-        &mut self,
-        token: Token,
-        bytes_left: usize,
-    ) -> (Dispatch<'_, H>, &mut Scratch) {
-        let Self {
-            engine,
-            handler,
-            sessions,
-            scratch,
-            ..
-        } = self;
-        let session = sessions.take(token.key());
-        let dispatch = Dispatch {
-            handler,
-            cx: Context { engine, sessions },
-            token,
-            session,
-            bytes_left,
-            since: Since::never(),
-        };
-        (dispatch, scratch)
     }
 
     /// Ends a dispatch, which a budget may have cut short: writes what was sent meanwhile.
@@ -222,12 +212,32 @@ struct Dispatch<'a, H: Handler> {
     cx: Context<'a, H>,
     token: Token,
     session: H::Session,
-    bytes_left: usize,
+    /// How many bytes were read.
+    read_len: usize,
     /// Since when frames are decoded, or the last one was delivered.
     since: Since,
 }
 
-impl<H: Handler> Dispatch<'_, H> {
+impl<'a, H: Handler> Dispatch<'a, H> {
+    #[inline]
+    fn begin(
+        engine: &'a mut Engine,
+        handler: &'a mut H,
+        sessions: &'a mut Sessions<H::Session>,
+        token: Token,
+        read_len: usize,
+    ) -> Self {
+        let session = sessions.take(token.key());
+        Self {
+            handler,
+            cx: Context { engine, sessions },
+            token,
+            session,
+            read_len,
+            since: Since::never(),
+        }
+    }
+
     /// Puts the session back.
     #[inline]
     fn end(self) {
@@ -237,7 +247,12 @@ impl<H: Handler> Dispatch<'_, H> {
     /// Whether the budget of this turn is spent.
     #[inline]
     fn is_spent(&self) -> bool {
-        self.cx.engine.served.frames_left == 0 || self.bytes_left == 0
+        self.cx.engine.served.frames_left == 0 || self.bytes_left() == 0
+    }
+
+    /// How many bytes may still be read in this turn.
+    fn bytes_left(&self) -> usize {
+        self.cx.engine.config.read_budget - self.read_len
     }
 
     /// How the connection stands after a callback that may have changed it, or behind a frame that
@@ -375,7 +390,8 @@ impl Input<'_> {
     /// A round of decoding has ended so. Answers how the connection stands.
     fn halted<H: Handler>(&mut self, halt: Halt, dispatch: &mut Dispatch<'_, H>) -> Flags {
         let engine = &mut *dispatch.cx.engine;
-        if let Halt::Failed { error, undecoded } = halt {
+        if let Halt::Failed(failed) = halt {
+            let Failed { error, undecoded } = *failed;
             engine.close_for_frame(dispatch.token, error, undecoded);
             self.give_up(dispatch, undecoded.saturating_sub(self.inbound.len()));
         }
@@ -384,12 +400,13 @@ impl Input<'_> {
 
     /// One read, and what its bytes decode to.
     fn read<H: Handler>(&mut self, flags: Flags, dispatch: &mut Dispatch<'_, H>) -> Halt {
+        let bytes_left = dispatch.bytes_left();
         let engine = &mut *dispatch.cx.engine;
         if engine.is_memory_full() {
             engine.starve(dispatch.token);
             return Halt::Drained;
         }
-        let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
+        let len_max = engine.config.read_len_max.min(bytes_left);
         let direct = self.inbound.direct(len_max, &mut engine.pool);
         let is_direct = direct.is_some();
         let buf = match direct {
@@ -398,7 +415,7 @@ impl Input<'_> {
         };
         match engine.fill(dispatch.token, buf) {
             Fill::Bytes(len) => {
-                dispatch.bytes_left -= len;
+                dispatch.read_len += len;
                 if is_direct {
                     engine.record_read(dispatch.token, len);
                     self.inbound.direct_filled(len);
@@ -467,16 +484,17 @@ impl Input<'_> {
             if !flags.intersects(Flags::READABLE) || flags.intersects(Flags::DEAD) {
                 return false;
             }
-            if dispatch.bytes_left == 0 {
+            let bytes_left = dispatch.bytes_left();
+            if bytes_left == 0 {
                 return true;
             }
             let engine = &mut *dispatch.cx.engine;
-            let len_max = engine.config.read_len_max.min(dispatch.bytes_left);
+            let len_max = engine.config.read_len_max.min(bytes_left);
             let room = &mut self.scratch.bytes_mut()[..len_max];
             match engine.fill(dispatch.token, room) {
                 Fill::Bytes(len) => {
                     engine.record_read(dispatch.token, len);
-                    dispatch.bytes_left -= len;
+                    dispatch.read_len += len;
                 }
                 Fill::Ended | Fill::Drained => {}
                 Fill::Failed(error) => engine.kill(dispatch.token, CloseReason::Io(error)),

@@ -393,15 +393,6 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Phase 4, for one entry.
-    #[inline]
-    fn serve(&mut self, token: Token) {
-        match self.engine.begin_plain(token, self.scratch.bytes_mut()) {
-            Some(first) => self.serve_plain(token, first),
-            None => self.serve_other(token),
-        }
-    }
-
     /// Phase 5, for the timers that are due now. One that is set by a callback waits for a later
     /// turn, also with a delay of zero.
     fn fire_timers(&mut self) {

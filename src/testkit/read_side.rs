@@ -213,10 +213,10 @@ impl ReadSide {
         match halt {
             Halt::Drained => Ok(Flow::Continue),
             Halt::Stopped => Ok(Flow::Stop),
-            Halt::Failed { error, undecoded } => {
+            Halt::Failed(failed) => {
                 self.inbound.clear(&mut self.pool);
-                self.undecoded = Some(undecoded);
-                Err(error)
+                self.undecoded = Some(failed.undecoded);
+                Err(failed.error)
             }
         }
     }

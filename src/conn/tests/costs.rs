@@ -180,7 +180,7 @@ fn held_by(count: usize, framing: &Framing, budget: usize, bytes: &[u8]) -> usiz
             sink.budget_left = budget;
             halt = inbound.resume(&mut sink);
         }
-        assert!(!matches!(halt, Halt::Failed { .. }));
+        assert!(!matches!(halt, Halt::Failed(_)));
     }
     let free = sink.pool.free_bytes();
     for inbound in &mut inbounds {

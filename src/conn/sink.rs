@@ -1,0 +1,58 @@
+//! What a read side delivers to, and how a round of decoding ends.
+
+use crate::buffer::Pool;
+use crate::codec::{Kind, Skipped};
+use crate::error::FrameError;
+use crate::timer::Stamp;
+
+/// Takes the frames, tells the time and lends the pool.
+pub(crate) trait Sink {
+    /// The framing that the bytes are decoded by.
+    fn kind(&self) -> &Kind;
+    /// See [`Framing::u32_len_end`](crate::codec::Framing::u32_len_end): zero, where that is not at
+    /// hand.
+    fn u32_len_end(&self) -> usize {
+        0
+    }
+    fn frame(&mut self, frame: &[u8]) -> Flow;
+    /// A frame was too long. What of it is not here yet will be dropped.
+    fn skipped(&mut self, skipped: Skipped) -> Flow;
+    /// A frame is cut: only this much of it has come. Told once a frame, for the statistics.
+    fn split(&mut self, head: &[u8]) {
+        let _ = head;
+    }
+    fn now(&self) -> Stamp;
+    fn pool(&mut self) -> &mut Pool;
+}
+
+/// Whether decoding goes on after a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Continue,
+    Stop,
+}
+
+/// How a round of decoding ended.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// All bytes were looked at; what is left is the head of a frame.
+    Drained,
+    /// The sink stopped it; undelivered bytes may be left.
+    Stopped,
+    /// The bytes are no frame. In a box, so that an answer fits into registers.
+    Failed(Box<Failed>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: FrameError,
+    /// How many bytes, from the offending frame on, were not delivered.
+    pub(crate) undecoded: usize,
+}
+
+impl Halt {
+    #[cold]
+    pub(super) fn failed(error: FrameError, undecoded: usize) -> Self {
+        Self::Failed(Box::new(Failed { error, undecoded }))
+    }
+}
