@@ -84,6 +84,17 @@ fn failure(addr: &Addr) -> ErrorKind {
     }
 }
 
+/// A process that another test starts has a copy of a closed listener until it runs its program:
+/// the kernel connects to it as long, and its name is taken.
+fn wait_until_closed(
+    reactor: &mut Reactor<Probe>,
+    connect: impl Fn() -> std::io::Result<UnixStream>,
+) {
+    drive(reactor, |_| {
+        connect().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+}
+
 /// A client in Python, which knows nothing of this crate.
 fn python(script: &str, path: &Path) -> Option<Child> {
     let child = Command::new("python3")
@@ -199,7 +210,11 @@ fn both_ends_have_the_names_that_the_kernel_gives_them() {
 #[test]
 #[cfg(target_os = "linux")]
 fn an_abstract_name_is_no_file_and_goes_with_its_socket() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr as StdAddr;
+
     let name = format!("unstick-test-{}", std::process::id());
+    let std_name = StdAddr::from_abstract_name(&name).expect("short");
     let name = UnixAddr::from_abstract_name(name).expect("short");
     let mut server = Reactor::new(Probe::echo()).expect("a reactor");
     let listener = server
@@ -221,6 +236,7 @@ fn an_abstract_name_is_no_file_and_goes_with_its_socket() {
     assert_eq!(reactor.handler().frames(), [b"early"]);
     server.with(|_, cx| cx.close_listener(listener));
     server.turn(Some(Duration::ZERO)).expect("the poll works");
+    wait_until_closed(&mut server, || UnixStream::connect_addr(&std_name));
     assert_eq!(failure(&name.clone().into()), ErrorKind::ConnectionRefused);
     server.listen(&name, Framing::raw()).expect("it is free");
 }
@@ -233,8 +249,10 @@ fn the_file_of_a_socket_that_is_gone_stays_until_somebody_removes_it() {
     reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let error = reactor.listen(&path, Framing::raw()).expect_err("taken");
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    let file = directory.0.join("s");
+    wait_until_closed(&mut reactor, || UnixStream::connect(&file));
     assert_eq!(failure(&path.clone().into()), ErrorKind::ConnectionRefused);
-    std::fs::remove_file(directory.0.join("s")).expect("it is there");
+    std::fs::remove_file(file).expect("it is there");
     assert_eq!(failure(&path.clone().into()), ErrorKind::NotFound);
     reactor.listen(&path, Framing::raw()).expect("it is free");
 }
