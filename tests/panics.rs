@@ -302,7 +302,22 @@ fn a_panic_while_a_payload_is_written_leaves_the_output_of_its_connection_whole(
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
     assert_eq!(common::read_u32_frame(&mut client), b"after");
     assert_eq!(reactor.stats().held_bytes, 0);
+    drop(client);
     goes_on(reactor, addr);
+}
+
+#[test]
+fn a_panic_while_a_given_payload_is_framed_holds_no_memory() {
+    let framing = Framing::header_body(Framing::line(), |_| panic!("the handler's own fault"));
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
+    let (_client, conn) = open(&mut reactor, addr);
+    let payload = [b"a header\n", &[b'x'; 20_000][..]].concat();
+    let panic = catch_unwind(AssertUnwindSafe(|| {
+        reactor.with(|_, cx| cx.send_owned(conn, payload).map(drop))
+    }));
+    panic.expect_err("the framing panics");
+    assert_eq!(reactor.stats().held_bytes, 0);
+    assert_eq!(reactor.with(|_, cx| cx.queued_bytes(conn)), Ok(0));
 }
 
 #[test]

@@ -16,7 +16,7 @@ const AROUND_LEN: usize = 64;
 
 /// What stands around a payload in its frame.
 struct Around {
-    buf: Box<Buf>,
+    buf: Buf,
     /// Where the payload stands in it.
     place: usize,
 }
@@ -49,7 +49,6 @@ impl Engine {
         let Self {
             entries,
             served,
-            pool,
             config,
             ..
         } = self;
@@ -65,19 +64,14 @@ impl Engine {
             true => &served.framing,
             false => &conn.framing,
         };
-        let mut buf = pool.take(AROUND_LEN);
+        // Not one of the pool's: that would count as lent for ever where encoding panics.
+        let mut buf = Buf::with_capacity(AROUND_LEN);
         let place = framing.encode_around(payload, &mut buf);
         let limit = conn.limits(config).write_queue_len_max;
         let is_too_much = queued + buf.len() + payload.len() > limit;
-        match place {
-            Ok(Some(place)) if !is_too_much => Ok(Some(Around { buf, place })),
-            place => {
-                pool.put(buf);
-                match place? {
-                    Some(_) => Err(full(conn, queued)),
-                    None => Ok(None),
-                }
-            }
+        match place? {
+            Some(_) if is_too_much => Err(full(conn, queued)),
+            place => Ok(place.map(|place| Around { buf, place })),
         }
     }
 
@@ -101,7 +95,6 @@ impl Engine {
         outbound.push(head, pool);
         outbound.push_given(payload, pool);
         outbound.push(end, pool);
-        pool.put(around.buf);
         let queued = outbound.len();
         if !conn.flags.intersects(Flags::TO_FLUSH) {
             conn.flags.insert(Flags::TO_FLUSH);
