@@ -113,16 +113,17 @@ impl Flags {
     /// A dispatch has more to do once its output is written while one of these is set.
     pub(crate) const AFTER_WRITE: Self = Self(Self::ABOVE_HIGH.0 | Self::OBSERVED.0);
 
-    /// A dispatch that has decoded all bytes of its read has more to do than to write its output
-    /// while one of these is set.
+    /// A dispatch that has decoded all bytes of its first read has more to do than to write its
+    /// output while one of these is set. Most that a frame's callback may set stop the decoding
+    /// first; behind a frame that is skipped nothing is left to be stopped. `HUNG_UP` and
+    /// `WRITE_FAILED` come with `END_HINT`, which leaves `READABLE` set; and behind the peer's end
+    /// a read gives no bytes.
     pub(crate) const GOES_ON: Self = Self(
         Self::READABLE.0
-            | Self::PEER_ENDED.0
             | Self::REFRAMED.0
-            | Self::HAS_EPILOGUE.0
+            | Self::ENDS_OUTPUT.0
             | Self::AFTER_WRITE.0
-            | Self::DEAD.0
-            | Self::WRITE_FAILED.0,
+            | Self::DEAD.0,
     );
 
     /// These flags and others.

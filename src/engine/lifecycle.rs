@@ -593,6 +593,7 @@ impl Engine {
 
     /// Frees the key of a reaped entry. A descriptor is free with it, so accepting may go on.
     pub(crate) fn free(&mut self, token: Token) {
+        debug_assert!(!self.served.is(token), "its dispatch ends first");
         self.entries.remove(token);
         self.callback_times.forget(token);
         self.retry_accepts();
@@ -600,9 +601,7 @@ impl Engine {
 
     /// Registers a new entry's socket; where that fails the entry is removed, as nobody knows it.
     pub(super) fn register(&mut self, token: Token) -> io::Result<()> {
-        let Self {
-            entries, driver, ..
-        } = self;
+        let (entries, driver) = (&mut self.entries, &mut self.driver);
         let poll_token = token.to_poll();
         let registered = match entries.get_mut(token)? {
             Entry::Conn(conn) => conn.stream.register(driver, poll_token),

@@ -36,6 +36,8 @@ pub(crate) use entry::UnixDatagramEntry;
 pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
 pub(crate) use input::Fill;
 pub(crate) use lifecycle::Accepted;
+#[cfg(test)]
+pub(crate) use output::Encode;
 pub(crate) use output::{Drained, Written};
 pub(crate) use serving::FirstRead;
 pub(crate) use timers::Task;

@@ -290,10 +290,8 @@ impl Engine {
             ..
         } = self;
         entries.watch(None);
-        let Ok(conn) = entries.unwatched_mut(token) else {
-            served.token = None;
-            return (Drained(false), false);
-        };
+        let conn = entries.unwatched_mut(token);
+        let conn = conn.expect("no key is freed during its dispatch: see `free`");
         served.end(conn, inbound, stats);
         let has_epilogue = conn.flags.intersects(Flags::HAS_EPILOGUE);
         let drained = self.write_out(token);

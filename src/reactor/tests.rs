@@ -1,13 +1,17 @@
 //! What the loop makes of each answer that a socket may give, and of events that come too late.
 
+mod serving;
+
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
+use crate::codec::Skipped;
 use crate::conn::Flags;
 use crate::engine::Accepted;
 use crate::error::{CloseReason, Closed, SendError, Sent};
+use crate::handler::Hangup;
 use crate::socket::{ConnectOptions, Reading, Script, Stream, Writing};
 
 type Act = Box<dyn FnOnce(&mut Context<'_, Recorder>)>;
@@ -20,6 +24,11 @@ struct Recorder {
     closes: Vec<(ConnId, Closed)>,
     /// Done at the next frame, in place of the echo.
     at_frame: Option<Act>,
+    /// Done at the next frame that is skipped, and at the next time that output has drained.
+    at_skip: Option<Act>,
+    at_drained: Option<Act>,
+    drains: usize,
+    hangups: Vec<Hangup>,
 }
 
 impl Handler for Recorder {
@@ -33,6 +42,19 @@ impl Handler for Recorder {
                 let _ = cx.send(conn, frame);
             }
         }
+    }
+
+    fn on_skipped(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: Skipped) {
+        self.at_skip.take().into_iter().for_each(|act| act(cx));
+    }
+
+    fn on_drained(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut ()) {
+        self.drains += 1;
+        self.at_drained.take().into_iter().for_each(|act| act(cx));
+    }
+
+    fn on_hangup(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), hangup: Hangup) {
+        self.hangups.push(hangup);
     }
 
     fn on_half_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut ()) {

@@ -1,0 +1,159 @@
+//! The shortest way of a dispatch: one read, its frames, one write. What is counted on it, and what
+//! leads off it.
+
+use super::*;
+use crate::buffer::Buf;
+use crate::cutmap::EventKind;
+use crate::engine::Encode;
+use crate::error::FrameError;
+
+/// Reads short frames, and skips what has more than three bytes.
+fn skipping() -> Framing {
+    Framing::length_u8().frame_len_max(3).skip_too_long()
+}
+
+/// A read that ends in a frame that is skipped, four bytes before its end. Nothing is left to be
+/// decoded, whatever is done about it.
+const SKIPPED: &[u8] = b"\x01a\x05x";
+
+/// Has `act` done where a frame is skipped, and nothing read behind it.
+fn at_skip(
+    reactor: &mut Reactor<Recorder>,
+    act: impl FnOnce(&mut Context<'_, Recorder>, ConnId) + 'static,
+) -> (Script, ConnId) {
+    let script = Script::new();
+    script.then_read([bytes(SKIPPED)]);
+    let conn = open(reactor, script, skipping());
+    reactor.handler.at_skip = Some(Box::new(move |cx| act(cx, conn)));
+    event(reactor, conn, Flags::READABLE);
+    assert_eq!(reactor.handler.frames, [b"a"]);
+    assert!(reactor.handler.at_skip.is_none(), "it was done");
+    (script, conn)
+}
+
+/// The first ones make the room for those behind them; from then on each is put there without a
+/// look at anything.
+#[test]
+fn every_frame_that_is_echoed_is_counted_once() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    let conn = open(&mut reactor, script, Framing::length_u32());
+    for round in 1..=4 {
+        script.then_read([bytes(b"\0\0\0\x01a\0\0\0\x01b\0\0\0\x01c")]);
+        event(&mut reactor, conn, Flags::READABLE);
+        let counted = 3 * round;
+        let of_conn = reactor.engine.conn_stats(conn.0).expect("it is open");
+        let of_conn = (of_conn.frames_in, of_conn.frames_out);
+        assert_eq!(of_conn, (counted, counted), "of the connection");
+        let of_all = reactor.stats();
+        let of_all = (of_all.frames_in, of_all.frames_out);
+        assert_eq!(of_all, (counted, counted), "of the reactor");
+    }
+    assert_eq!(script.seen().writes, 4, "one a read");
+}
+
+#[test]
+fn what_is_sent_where_there_is_room_is_put_there_without_asking_the_framing() {
+    /// May be copied, and not encoded.
+    struct Copied<'a>(&'a [u8]);
+
+    impl Encode for Copied<'_> {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn encode(self, _: &Framing, _: &mut Buf) -> Result<(), FrameError> {
+            panic!("the long way");
+        }
+
+        fn bytes(&self) -> Option<&[u8]> {
+            Some(self.0)
+        }
+    }
+
+    let mut reactor = reactor();
+    let script = Script::new();
+    let conn = open(&mut reactor, script, Framing::length_u32());
+    script.then_read([bytes(b"\0\0\0\x10make room for it"), bytes(b"\0\0\0\x01a")]);
+    event(&mut reactor, conn, Flags::READABLE);
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        for _ in 0..2 {
+            let sent = cx.engine.send(conn.0, Copied(b"me"));
+            assert_eq!(sent.expect("there is room"), Sent::Queued);
+        }
+    }));
+    event(&mut reactor, conn, Flags::READABLE);
+    let written = script.seen().written;
+    assert!(written.ends_with(b"it\0\0\0\x02me\0\0\0\x02me"));
+}
+
+#[test]
+fn a_close_where_a_frame_is_skipped_has_its_fin_sent_by_that_dispatch() {
+    let (script, _) = at_skip(&mut reactor(), |cx, conn| cx.close(conn));
+    assert_eq!(script.seen().written, b"\x01a", "what was sent before it");
+    assert!(script.seen().is_shut_down);
+}
+
+#[test]
+fn an_abort_where_a_frame_is_skipped_has_nothing_written_and_counts_what_was_sent() {
+    let mut reactor = reactor();
+    let (script, _) = at_skip(&mut reactor, |cx, conn| cx.abort(conn));
+    assert_eq!(script.seen().writes, 0);
+    assert_eq!(only_close(&reactor).unsent_bytes, 2);
+}
+
+/// Until the new framing is taken over, nobody would hold the peer to its deadlines.
+#[test]
+fn a_framing_exchanged_where_a_frame_is_skipped_is_taken_over_by_that_dispatch() {
+    let mut reactor = reactor();
+    let (script, conn) = at_skip(&mut reactor, |cx, conn| {
+        cx.reframe(conn, Framing::raw()).expect("it is open");
+    });
+    assert!(flags(&reactor, conn).is_read());
+    script.then_read([bytes(b"xxxxas it is")]);
+    event(&mut reactor, conn, Flags::READABLE);
+    assert_eq!(reactor.handler.frames, [&b"a"[..], b"as it is"]);
+}
+
+#[test]
+fn a_queue_filled_anew_by_on_drained_where_a_frame_is_skipped_drains_again() {
+    let config = Config {
+        write_high: 4,
+        write_low: 0,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    script.then_read([bytes(SKIPPED)]);
+    let conn = open(&mut reactor, script, skipping());
+    let fill = move |cx: &mut Context<'_, Recorder>| {
+        assert!(matches!(
+            cx.send(conn, b"abc"),
+            Ok(Sent::Queued | Sent::AboveHigh)
+        ));
+        assert!(matches!(cx.send(conn, b"abc"), Ok(Sent::AboveHigh)));
+    };
+    reactor.handler.at_skip = Some(Box::new(fill));
+    reactor.handler.at_drained = Some(Box::new(fill));
+    event(&mut reactor, conn, Flags::READABLE);
+    let expected = b"\x01a\x03abc\x03abc\x03abc\x03abc";
+    assert_eq!(script.seen().written, expected);
+    assert_eq!(reactor.handler.drains, 2);
+    assert!(flags(&reactor, conn).is_read());
+}
+
+#[test]
+fn what_is_observed_from_the_last_frame_of_a_read_on_has_its_write_recorded() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"question")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        cx.observe(conn).expect("it is open");
+        let _ = cx.send(conn, b"answer").expect("there is room");
+    }));
+    event(&mut reactor, conn, Flags::READABLE);
+    let recording = reactor.with(|_, cx| cx.take_recording());
+    let kinds: Vec<_> = recording.events().iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [EventKind::Send, EventKind::Write]);
+}
