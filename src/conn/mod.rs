@@ -16,6 +16,7 @@
 mod inbound;
 mod observed;
 mod outbound;
+mod run;
 mod sink;
 
 pub(crate) use inbound::Inbound;
