@@ -119,6 +119,14 @@ impl Buf {
         }
     }
 
+    /// The last of the bytes in use.
+    #[cold]
+    pub(crate) fn last(&self) -> Option<u8> {
+        let mut last = [0];
+        (!self.is_empty()).then(|| self.copy_end(&mut last))?;
+        Some(last[0])
+    }
+
     /// Bytes that can be written at the end without moving anything.
     #[inline]
     pub(crate) fn room(&self) -> usize {

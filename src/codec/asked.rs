@@ -36,6 +36,13 @@ pub(crate) enum Ahead {
     /// It is worth a look with so many of them, at least one. What of these is behind the frame is
     /// less than the longest delimiter.
     Look(usize),
+    /// They end it.
+    Ends {
+        /// How many of them belong to it, at least one.
+        len: usize,
+        /// The length of its payload, which begins where the frame does.
+        payload_len: usize,
+    },
 }
 
 /// What a built-in codec can do beside [`Codec`].

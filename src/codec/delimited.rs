@@ -1,4 +1,5 @@
-//! Delimiters: a frame ends where one of a set of byte strings stands.
+//! Delimiters: a frame ends where one of a set of byte strings stands. Where that is one byte, it
+//! is a [line](super::line).
 
 use memchr::memmem::Finder;
 
@@ -23,8 +24,6 @@ const BORDER_LEN_MAX: usize = 64;
 /// How the delimiters are looked for, the fastest way that serves their set.
 #[derive(Debug, Clone)]
 enum Search {
-    /// One delimiter of one byte.
-    Byte([u8; 1]),
     One(Box<Finder<'static>>),
     Any(Any),
 }
@@ -65,7 +64,6 @@ impl Delimited {
         // One that begins another would leave the decoder waiting for the longer one.
         let ending = delimiters.iter().copied().find(|one| !is_begun_by(one));
         let search = match delimiters {
-            [[byte]] => Search::Byte([*byte]),
             [one] => Search::One(Box::new(Finder::new(one).into_owned())),
             _ => Search::Any(Any::new(delimiters)),
         };
@@ -81,7 +79,6 @@ impl Delimited {
 
     pub(crate) fn delimiters(&self) -> impl Iterator<Item = &[u8]> {
         let (one, any) = match &self.search {
-            Search::Byte(byte) => (Some(&byte[..]), &[][..]),
             Search::One(finder) => (Some(finder.needle()), &[][..]),
             Search::Any(any) => (None, &*any.delimiters),
         };
@@ -92,25 +89,8 @@ impl Delimited {
     /// a longer delimiter that has begun is waited for.
     fn find(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
         match &self.search {
-            Search::Byte(byte) => find_byte(*byte, bytes, from),
             Search::One(finder) => find_one(finder, bytes, from),
             Search::Any(any) => any.find(bytes, from, more_may_come),
-        }
-    }
-
-    /// Decodes a frame whatever its delimiters are, and however much of it was searched before.
-    #[inline(never)]
-    fn decode_on(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
-        let from = scanned.to;
-        let found = self.find(bytes, from, true);
-        let looked_at = match found {
-            Found::At { end, .. } => end,
-            Found::NotBefore(_) => bytes.len(),
-        };
-        count_scanned(looked_at.saturating_sub(from));
-        match found {
-            Found::At { start, end } => self.frame(std::mem::take(scanned).dropped, start, end),
-            Found::NotBefore(at) => self.unfinished(scanned, bytes, at),
         }
     }
 
@@ -179,24 +159,17 @@ impl Delimited {
 impl Codec for Delimited {
     type State = Scanned;
 
-    #[inline(always)]
     fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
-        // What is usual is inlined: one byte ends the frame, nothing of which was seen before.
-        let Search::Byte(byte) = &self.search else {
-            return self.decode_on(scanned, bytes);
+        let from = scanned.to;
+        let found = self.find(bytes, from, true);
+        let looked_at = match found {
+            Found::At { end, .. } => end,
+            Found::NotBefore(_) => bytes.len(),
         };
-        if *scanned != Scanned::default() {
-            return self.decode_on(scanned, bytes);
-        }
-        match find_byte(*byte, bytes, 0) {
-            Found::At { start, end } => {
-                count_scanned(end);
-                self.frame(0, start, end)
-            }
-            Found::NotBefore(at) => {
-                count_scanned(at);
-                self.unfinished(scanned, bytes, at)
-            }
+        count_scanned(looked_at.saturating_sub(from));
+        match found {
+            Found::At { start, end } => self.frame(std::mem::take(scanned).dropped, start, end),
+            Found::NotBefore(at) => self.unfinished(scanned, bytes, at),
         }
     }
 
@@ -239,33 +212,19 @@ impl Builtin for Delimited {
         {
             return ahead;
         }
-        let (start, ahead) = match self.find(more, 0, true) {
+        match self.find(more, 0, true) {
             Found::At { start, end } => {
                 count_scanned(end);
-                let len = start.saturating_add(self.longest).min(more.len());
-                (start, Ahead::Look(len))
+                let to = held.len().saturating_add(start);
+                self.limit.with_end(scanned, to, to, end)
             }
             Found::NotBefore(start) => {
                 count_scanned(more.len());
                 let ahead = self.limit.without_end(scanned, held.len(), more);
-                (start, ahead)
+                scanned.to = held.len().saturating_add(start);
+                ahead
             }
-        };
-        scanned.to = held.len().saturating_add(start);
-        ahead
-    }
-}
-
-#[inline(always)]
-fn find_byte([delimiter]: [u8; 1], bytes: &[u8], from: usize) -> Found {
-    let unseen = bytes.get(from..).unwrap_or_default();
-    match memchr::memchr(delimiter, unseen) {
-        Some(at) => {
-            let start = from.saturating_add(at);
-            let end = start.saturating_add(1);
-            Found::At { start, end }
         }
-        None => Found::NotBefore(bytes.len()),
     }
 }
 

@@ -143,7 +143,7 @@ impl Framing {
     /// asyncio's `readline`, which leave the end in the frame.
     #[must_use]
     pub fn line() -> Self {
-        Self::of(Kind::Line(Line { limit: Self::LIMIT }))
+        Self::of(Kind::Line(Line::new(Self::LIMIT)))
     }
 
     /// A length of one byte in front: frames of up to 255 bytes.
@@ -359,8 +359,10 @@ impl Framing {
     /// ```
     #[must_use]
     pub fn delimiters(delimiters: &[&[u8]]) -> Self {
-        let delimited = Delimited::new(delimiters, Self::LIMIT);
-        Self::of(Kind::Delimited(Arc::new(delimited)))
+        Self::of(match delimiters {
+            [[byte]] => Kind::Line(Line::ended_by(*byte, Self::LIMIT)),
+            _ => Kind::Delimited(Arc::new(Delimited::new(delimiters, Self::LIMIT))),
+        })
     }
 
     /// A length of variable width in front: seven bits to a byte, the lowest first, each byte but

@@ -244,9 +244,7 @@ mod tests {
 
     #[test]
     fn no_byte_of_a_header_is_searched_again_while_its_body_comes() {
-        let header = Kind::Line(Line {
-            limit: Limit::of(100),
-        });
+        let header = Kind::Line(Line::new(Limit::of(100)));
         let codec = HeaderBody::new(header, Arc::new(|_: &[u8]| Ok(2)), Limit::of(200));
         let (mut scanned, bytes) = (Scanned::default(), [&[b'h'; 80][..], b"\n12"].concat());
         SCANNED_BYTES.set(0);
@@ -263,7 +261,7 @@ mod tests {
     fn a_header_that_is_too_long_is_an_error_also_where_it_was_to_be_skipped() {
         let (len, skips) = (3, true);
         let limit = Limit { len, skips };
-        let header = Kind::Line(Line { limit });
+        let header = Kind::Line(Line::new(limit));
         let limit = Limit { len: 9, skips };
         let codec = HeaderBody::new(header, Arc::new(|_: &[u8]| Ok(0)), limit);
         for bytes in [&b"long\n"[..], b"longer"] {

@@ -1,12 +1,18 @@
-//! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame.
+//! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame. So do frames that
+//! end with another byte, but for the `\r`.
 
 use super::{Ahead, Builtin, Codec, Limit, Out, Scanned, Step, count_scanned};
 use crate::buffer::Buf;
 use crate::error::FrameError;
 
-/// See [`Framing::line`](super::Framing::line).
+/// See [`Framing::line`](super::Framing::line) and
+/// [`Framing::delimiter`](super::Framing::delimiter).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line {
+    /// What a line ends with.
+    end: u8,
+    /// Whether a `\r` before that belongs to the end.
+    strips_cr: bool,
     pub(crate) limit: Limit,
 }
 
@@ -19,22 +25,22 @@ impl Codec for Line {
         if *scanned != Scanned::default() {
             return self.decode_on(scanned, bytes);
         }
-        match find_end(bytes) {
-            Some(end) => self.frame(0, bytes, end),
-            None => self.unfinished(scanned, bytes),
+        match self.find_end(bytes) {
+            Some(end) if end < bytes.len() => self.frame(0, bytes, end),
+            _ => self.unfinished(scanned, bytes),
         }
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         self.check(payload)?;
         out.put(payload);
-        out.put(b"\n");
+        out.put(&[self.end]);
         Ok(())
     }
 
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
         self.check(out.bytes())?;
-        out.put(b"\n");
+        out.put(&[self.end]);
         Ok(())
     }
 }
@@ -43,10 +49,14 @@ impl Builtin for Line {
     #[inline(always)]
     fn ahead(&self, scanned: &mut Scanned, held: &Buf, more: &[u8]) -> Ahead {
         let more = self.limit.clip(scanned, held.len(), more);
-        match find_end(more) {
+        match self.find_end(more) {
             Some(at) => {
-                scanned.to = held.len().saturating_add(at);
-                Ahead::Look(at.saturating_add(1))
+                let to = held.len().saturating_add(at);
+                let len = match self.strips_cr && ends_with_cr(held, more, at) {
+                    true => to.saturating_sub(1),
+                    false => to,
+                };
+                self.limit.with_end(scanned, to, len, at.saturating_add(1))
             }
             None => {
                 scanned.to = held.len().saturating_add(more.len());
@@ -57,19 +67,49 @@ impl Builtin for Line {
 }
 
 impl Line {
+    pub(crate) const fn new(limit: Limit) -> Self {
+        Self {
+            end: b'\n',
+            strips_cr: true,
+            limit,
+        }
+    }
+
+    /// Frames that end with a byte of any kind, and nothing else.
+    pub(crate) const fn ended_by(end: u8, limit: Limit) -> Self {
+        Self {
+            end,
+            strips_cr: false,
+            limit,
+        }
+    }
+
+    /// The delimiter, where it is not a line's.
+    pub(crate) fn delimiter(&self) -> Option<u8> {
+        (!self.strips_cr).then_some(self.end)
+    }
+
+    #[inline(always)]
+    fn find_end(&self, bytes: &[u8]) -> Option<usize> {
+        let found = memchr::memchr(self.end, bytes);
+        count_scanned(found.map_or(bytes.len(), |at| at.saturating_add(1)));
+        found
+    }
+
+    /// What of a line is payload, as far as it is there.
+    #[inline(always)]
+    fn payload<'a>(&self, line: &'a [u8]) -> &'a [u8] {
+        match line {
+            [payload @ .., b'\r'] if self.strips_cr => payload,
+            _ => line,
+        }
+    }
+
     /// Decodes a line whose beginning was searched before, or dropped.
     #[inline(never)]
     fn decode_on(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
         let unseen = bytes.get(scanned.to..).unwrap_or_default();
-        // It was found already where it lay ahead.
-        let found = match unseen.first() {
-            Some(b'\n') => {
-                count_scanned(1);
-                Some(0)
-            }
-            _ => find_end(unseen),
-        };
-        match found {
+        match self.find_end(unseen) {
             Some(at) => {
                 let Scanned { to, dropped } = std::mem::take(scanned);
                 self.frame(dropped, bytes, to.saturating_add(at))
@@ -78,11 +118,10 @@ impl Line {
         }
     }
 
-    /// The line ends with the `\n` at `end`, and `dropped` bytes of it were before those shown.
+    /// The line ends at `end`, and `dropped` bytes of it were before those shown.
     #[inline(always)]
     fn frame(&self, dropped: u64, bytes: &[u8], end: usize) -> Result<Step, FrameError> {
-        let line = bytes.get(..end).unwrap_or_default();
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let line = self.payload(bytes.get(..end).unwrap_or_default());
         let consumed = end.saturating_add(1);
         let len = dropped.saturating_add(line.len() as u64);
         if len > self.limit.len as u64 {
@@ -98,7 +137,7 @@ impl Line {
     #[inline(never)]
     fn unfinished(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
         // A `\r` at the end may yet turn out to be half of the line's end.
-        let line = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let line = self.payload(bytes);
         if scanned.dropped.saturating_add(line.len() as u64) > self.limit.len as u64 {
             let shown = bytes.len();
             return self
@@ -111,30 +150,34 @@ impl Line {
 
     fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
         self.limit.check_payload(payload.len())?;
-        if memchr::memchr(b'\n', payload).is_some() {
-            return Err(FrameError::Unencodable("a line end inside"));
+        if memchr::memchr(self.end, payload).is_some() {
+            return Err(FrameError::Unencodable(match self.strips_cr {
+                true => "a line end inside",
+                false => "a delimiter inside",
+            }));
         }
-        if payload.ends_with(b"\r") {
+        if self.strips_cr && payload.ends_with(b"\r") {
             return Err(FrameError::Unencodable("a carriage return at the end"));
         }
         Ok(())
     }
 }
 
+/// Whether a `\r` stands before the byte at `at` of those that come behind the ones held.
 #[inline(always)]
-fn find_end(bytes: &[u8]) -> Option<usize> {
-    let found = memchr::memchr(b'\n', bytes);
-    count_scanned(found.map_or(bytes.len(), |at| at.saturating_add(1)));
-    found
+fn ends_with_cr(held: &Buf, more: &[u8], at: usize) -> bool {
+    let before = match at.checked_sub(1) {
+        Some(before) => more.get(before).copied(),
+        None => held.last(),
+    };
+    before == Some(b'\r')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LINE: Line = Line {
-        limit: Limit::of(4),
-    };
+    const LINE: Line = Line::new(Limit::of(4));
 
     fn decode(bytes: &[u8]) -> Result<Step, FrameError> {
         LINE.decode(&mut Scanned::default(), bytes)

@@ -386,6 +386,18 @@ impl Limit {
         Ahead::Inside
     }
 
+    /// What their end was found in: the first `len` of those bytes belong to the frame, its payload
+    /// is the first `payload_len` of all, and its delimiter stands at `to`.
+    #[inline]
+    fn with_end(self, scanned: &mut Scanned, to: usize, payload_len: usize, len: usize) -> Ahead {
+        if scanned.dropped.saturating_add(payload_len as u64) > self.len as u64 {
+            scanned.to = to;
+            return Ahead::Look(len);
+        }
+        *scanned = Scanned::default();
+        Ahead::Ends { len, payload_len }
+    }
+
     /// How many bytes the payload may still have behind `held` ones.
     fn left(self, scanned: &Scanned, held: usize) -> usize {
         let left = (self.len as u64).saturating_sub(scanned.dropped);

@@ -15,7 +15,10 @@ impl fmt::Display for Framing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind() {
             Kind::Raw(_) => f.write_str("raw"),
-            Kind::Line(_) => f.write_str("line"),
+            Kind::Line(line) => match line.delimiter() {
+                Some(byte) => write_delimiters(f, [&[byte][..]]),
+                None => f.write_str("line"),
+            },
             Kind::Length(length) => {
                 let is_little = length.endian() == Endian::Little && length.width() > 1;
                 let order = if is_little { "-le" } else { "" };
@@ -25,19 +28,24 @@ impl fmt::Display for Framing {
             Kind::Varint(varint) if varint.is_lax => f.write_str("varint-lax"),
             Kind::Varint(_) => f.write_str("varint"),
             Kind::Netstring(_) => f.write_str("netstring"),
-            Kind::Delimited(codec) => {
-                for (index, delimiter) in codec.delimiters().enumerate() {
-                    f.write_str(if index == 0 { "delimiter-" } else { "|" })?;
-                    let escaped = delimiter.escape_ascii().to_string();
-                    f.write_str(&escaped.replace('|', "\\x7c"))?;
-                }
-                Ok(())
-            }
+            Kind::Delimited(codec) => write_delimiters(f, codec.delimiters()),
             Kind::LengthField(_) => f.write_str("length-field"),
             Kind::HeaderBody(_) => f.write_str("header-body"),
             Kind::Custom(_) => f.write_str("custom"),
         }
     }
+}
+
+fn write_delimiters<'a>(
+    f: &mut fmt::Formatter<'_>,
+    delimiters: impl IntoIterator<Item = &'a [u8]>,
+) -> fmt::Result {
+    for (index, delimiter) in delimiters.into_iter().enumerate() {
+        f.write_str(if index == 0 { "delimiter-" } else { "|" })?;
+        let escaped = delimiter.escape_ascii().to_string();
+        f.write_str(&escaped.replace('|', "\\x7c"))?;
+    }
+    Ok(())
 }
 
 /// Reads the short name that [`Display`](fmt::Display) writes, for options and configuration files.

@@ -11,11 +11,11 @@
 //!
 //! A connection owns a buffer, its tail, only while a frame is unfinished or its delivery was
 //! stopped. The tail grows with the bytes that came, to at most eight times their number, whatever
-//! length a header claims. A byte is copied into the tail once, and once more, when the frame is
-//! whole, where the buffer became too small meanwhile: twice in all. The codecs of this crate find
-//! the end of a frame before its bytes are copied. One of a user's own has to be shown them, in one
-//! piece each time, and a few bytes behind the end come with them: that makes it up to two and a
-//! quarter.
+//! length a header claims; a small one that a frame was in stays for the head behind it. A byte is
+//! copied into the tail once, and once more, when the frame is whole, where the buffer became too
+//! small meanwhile: twice in all. The codecs of this crate find the end of a frame before its bytes
+//! are copied. One of a user's own has to be shown them, in one piece each time, and a few bytes
+//! behind the end come with them: that makes it up to two and a quarter.
 
 use super::run::{End, run, run_once, split_skip};
 use super::sink::{Flow, Halt, Sink};
@@ -42,8 +42,8 @@ const GROWTH: usize = 8;
 const LONG_LEN: usize = 256 * 1024;
 const GROWTH_OF_LONG: usize = 4;
 /// A buffer of up to so many bytes is used again for the next frame that is cut, however few its
-/// bytes are.
-const SMALL_LEN: usize = 256;
+/// bytes are: as many came for the frame before, and most frames of a stream are of one length.
+const SMALL_LEN: usize = 4096;
 /// How many times larger than its bytes a tail may stay when a round of decoding leaves the head of
 /// a frame in it. Twice what growing makes of it, so that no tail grows and shrinks in turns.
 const SHRINK: usize = 2 * GROWTH;
@@ -254,6 +254,14 @@ impl Inbound {
         let mut decode = decode;
         let mut rest = &bytes[at..];
         if let Some(end) = run(&mut rest, sink, &mut decode) {
+            if let End::Need(need) = end
+                && let Some(tail) = &mut self.tail
+                && is_fit(tail, rest.len(), need)
+            {
+                sink.split(rest);
+                keep_in(tail, rest, need, sink.now(), sink.pool());
+                return Halt::Drained;
+            }
             return self.keep_rest(rest, end, sink);
         }
         if self.tail.is_some() {
@@ -326,6 +334,18 @@ impl Inbound {
                 }
                 Ahead::Inside => (left.len(), false),
                 Ahead::Look(len) => (len, true),
+                Ahead::Ends { len, payload_len } => {
+                    append(tail, &left[..len], false, sink.pool());
+                    *at += len;
+                    sink.pool().settle(tail);
+                    let flow = sink.frame(&tail.bytes()[..payload_len]);
+                    tail.clear();
+                    if flow == Flow::Stop {
+                        self.keep(&bytes[*at..], 0, sink);
+                        return Some(Halt::Stopped);
+                    }
+                    return None;
+                }
             };
             // What is looked at in each step is in one buffer again at once.
             let is_settled = ahead == Ahead::Unknown && tail.is_open_ended;
@@ -473,27 +493,14 @@ impl Inbound {
     }
 
     fn keep_some(&mut self, bytes: &[u8], need: usize, since: Stamp, pool: &mut Pool) {
-        let len = bytes.len();
-        let most = most_for(len, 0);
-        let (capacity, least) = if need == len + 1 && len > LENGTH_LEN_MAX {
-            (most, 2 * len)
-        } else {
-            let capacity = capacity_for(need, most).max(len);
-            (capacity, capacity)
-        };
-        let most = most.max(SMALL_LEN);
-        let mut tail = match self.tail.take() {
-            Some(empty) if empty.room() >= least && empty.capacity() <= most => empty,
-            empty => {
-                empty.into_iter().for_each(|empty| pool.put(empty));
-                pool.take(capacity)
+        let tail = match &mut self.tail {
+            Some(empty) if is_fit(empty, bytes.len(), need) => empty,
+            tail => {
+                tail.take().into_iter().for_each(|empty| pool.put(empty));
+                tail.insert(pool.take(first_capacity(bytes.len(), need)))
             }
         };
-        tail.put(bytes);
-        tail.since = since;
-        note_need(&mut tail, need);
-        pool.moved_bytes += bytes.len() as u64;
-        self.tail = Some(tail);
+        keep_in(tail, bytes, need, since, pool);
     }
 
     /// Remembers that bytes to come are skipped.
@@ -540,6 +547,54 @@ impl Inbound {
 #[inline(never)]
 fn is_short_head(tail: &Buf) -> bool {
     tail.need > tail.len() && tail.len() < DIRECT_LEN_MIN
+}
+
+/// Whether an empty buffer, in which a frame was, is used again for the first `len` bytes of one
+/// that needs so many.
+#[inline]
+fn is_fit(empty: &Buf, len: usize, need: usize) -> bool {
+    let least = match is_open_ended(len, need) {
+        true => 2 * len,
+        false => need,
+    };
+    let is_small = empty.room() <= Buf::len_max_of(SMALL_LEN);
+    is_small && empty.room() >= least || is_fit_by_growth(empty, len, need)
+}
+
+/// The same where it is large, or smaller than the frame.
+#[inline(never)]
+fn is_fit_by_growth(empty: &Buf, len: usize, need: usize) -> bool {
+    let least = match is_open_ended(len, need) {
+        true => 2 * len,
+        false => first_capacity(len, need),
+    };
+    let most = most_for(len, 0).max(SMALL_LEN);
+    empty.room() >= least && empty.capacity() <= most
+}
+
+/// How large a buffer is taken for the first `len` bytes of a frame that needs so many.
+fn first_capacity(len: usize, need: usize) -> usize {
+    let most = most_for(len, 0);
+    if is_open_ended(len, need) {
+        most
+    } else {
+        capacity_for(need, most).max(len)
+    }
+}
+
+/// Whether nobody knows how long the frame will be.
+#[inline]
+fn is_open_ended(len: usize, need: usize) -> bool {
+    need == len + 1 && len > LENGTH_LEN_MAX
+}
+
+/// Puts bytes into an empty tail; `need` as in [`Inbound::tail`].
+#[inline]
+fn keep_in(tail: &mut Buf, bytes: &[u8], need: usize, since: Stamp, pool: &mut Pool) {
+    tail.put(bytes);
+    tail.since = since;
+    note_need(tail, need);
+    pool.moved_bytes += bytes.len() as u64;
 }
 
 /// Keeps in mind what the codec needs, as it was told of the bytes in `tail`.

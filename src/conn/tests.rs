@@ -28,8 +28,8 @@ macro_rules! with_framings {
         $then! {
             $($with)* raw "raw", line "line", u8 "u8", u16 "u16", u24 "u24", u32 "u32", u64 "u64",
             u16_le "u16-le", u24_le "u24-le", u32_le "u32-le", u64_le "u64-le",
-            fixed "fixed", delimiter "delimiter", delimiters "delimiters", varint "varint",
-            netstring "netstring", field "field", kept "kept", records "records",
+            fixed "fixed", byte "byte", delimiter "delimiter", delimiters "delimiters",
+            varint "varint", netstring "netstring", field "field", kept "kept", records "records",
             nul "nul", marked "marked", tagged "tagged", blocks "blocks"
         }
     };
@@ -41,7 +41,7 @@ macro_rules! names {
     };
 }
 
-const FRAMINGS: [&str; 23] = with_framings!(names!);
+const FRAMINGS: [&str; 24] = with_framings!(names!);
 
 /// Stamps a test on every framing.
 macro_rules! for_every_framing {

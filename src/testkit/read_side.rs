@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
-use crate::buffer::Pool;
+use crate::buffer::{Pool, Scratch};
 use crate::codec::{Framing, Kind, Skipped};
 use crate::conn::{Flow, Halt, Inbound, Sink};
 use crate::error::FrameError;
@@ -45,7 +45,7 @@ pub struct ReadSide {
     inbound: Inbound,
     pool: Pool,
     /// What a read fills, as long as it is not of a frame with a buffer of its own.
-    scratch: Vec<u8>,
+    scratch: Scratch,
     frames_skipped: u64,
     read_bytes: u64,
     /// Bytes of an erroneous stream, from the offending frame on.
@@ -60,7 +60,7 @@ impl ReadSide {
             framing,
             inbound: Inbound::default(),
             pool: Pool::new(0),
-            scratch: Vec::new(),
+            scratch: Scratch::new(0),
             frames_skipped: 0,
             read_bytes: 0,
             undecoded: None,
@@ -93,10 +93,10 @@ impl ReadSide {
             return Ok(len);
         }
         self.read_bytes += bytes.len() as u64;
-        if self.scratch.len() < bytes.len() {
-            self.scratch.resize(bytes.len(), 0);
+        if self.scratch.bytes_mut().len() < bytes.len() {
+            self.scratch = Scratch::new(bytes.len());
         }
-        let read = &mut self.scratch[..bytes.len()];
+        let read = &mut self.scratch.bytes_mut()[..bytes.len()];
         read.copy_from_slice(bytes);
         let mut sink = Calls {
             framing: &self.framing,
@@ -209,6 +209,7 @@ impl ReadSide {
         self.read_bytes - held as u64
     }
 
+    #[inline]
     fn heed(&mut self, halt: Halt) -> Result<Flow, FrameError> {
         match halt {
             Halt::Drained => Ok(Flow::Continue),

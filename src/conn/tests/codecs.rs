@@ -14,6 +14,7 @@ pub(super) const DELIMITERS: [&[u8]; 3] = [b";", b";;;", b"\r\n"];
 pub(super) fn framing(name: &str) -> Framing {
     match name {
         "fixed" => Framing::fixed(3),
+        "byte" => Framing::delimiter(b";"),
         "delimiter" => Framing::delimiter(b"--"),
         "delimiters" => Framing::delimiters(&DELIMITERS),
         // The field counts the whole frame.

@@ -117,7 +117,7 @@ fn bytes_are_moved_a_fixed_number_of_times_for_any_length_of_frames_and_reads() 
 
 #[test]
 fn no_byte_is_scanned_twice_for_a_delimiter() {
-    for name in ["line", "delimiter", "delimiters"] {
+    for name in ["line", "byte", "delimiter", "delimiters"] {
         no_byte_is_scanned_twice(name);
     }
 }
@@ -358,4 +358,28 @@ fn a_buffer_is_of_use_again_when_its_frame_is_done() {
         assert_eq!(after, *free.get_or_insert(after));
     }
     assert_eq!(sink.count, 100);
+}
+
+#[test]
+fn a_small_buffer_serves_the_next_cut_frame_and_a_large_one_is_given_back() {
+    for name in ["line", "byte", "delimiter", "u32", "nul"] {
+        for (len, is_small) in [(1000, true), (20_000, false)] {
+            let framing = codecs::framing(name);
+            let mut sink = Collect::counting_of(&framing);
+            let mut inbound = Inbound::default();
+            let frame = encode(name, &payload(len));
+            let (head, rest) = frame.split_at(len);
+            inbound.ingest(head, &mut sink);
+            let (capacity, free) = (inbound.capacity(), sink.pool.free_bytes());
+            for _ in 0..3 {
+                inbound.ingest(&[rest, &frame[..30]].concat(), &mut sink);
+                assert_eq!(inbound.len(), 30, "{name}");
+                let is_same = (inbound.capacity(), sink.pool.free_bytes()) == (capacity, free);
+                assert_eq!(is_same, is_small, "{name}, {len}");
+                assert!(is_small || inbound.capacity() <= 8 * 30, "{name}");
+                inbound.ingest(&frame[30..len], &mut sink);
+            }
+            assert_eq!(sink.count, 3);
+        }
+    }
 }

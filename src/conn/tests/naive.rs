@@ -53,6 +53,7 @@ fn format(name: &str) -> Option<Format> {
     Some(match name {
         "line" => Format::Line,
         "fixed" => Format::Fixed(3),
+        "byte" => set(&[b";"]),
         "delimiter" => set(&[b"--"]),
         "delimiters" => set(&DELIMITERS),
         "varint" => Format::Varint { is_lax: false },
@@ -155,6 +156,7 @@ pub(super) fn encode(name: &str, payload: &[u8]) -> Vec<u8> {
     match name {
         "raw" | "blocks" | "fixed" => payload.to_vec(),
         "kept" | "records" => delivered(name, payload),
+        "byte" => [payload, b";"].concat(),
         "delimiter" => [payload, b"--"].concat(),
         "delimiters" => [payload, b";;;"].concat(),
         "netstring" => [&header(name, payload.len() as u64), payload, b","].concat(),

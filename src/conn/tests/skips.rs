@@ -6,7 +6,7 @@ use super::*;
 use crate::codec::SCANNED_BYTES;
 
 /// The framings that skip what is too long.
-const SKIPPING: [&str; 16] = [
+const SKIPPING: [&str; 17] = [
     "line",
     "u8",
     "u16",
@@ -17,6 +17,7 @@ const SKIPPING: [&str; 16] = [
     "u24-le",
     "u32-le",
     "u64-le",
+    "byte",
     "delimiter",
     "delimiters",
     "varint",

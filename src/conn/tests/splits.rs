@@ -44,6 +44,11 @@ fn short_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
             (4, b"abcd\r\nabcde\na\n"),
             (4, b"abcd\n\nabcd\r\ra\n"),
         ],
+        "byte" => &[
+            (LIMIT, b";a\r;\n;;\r;b\nc;\r"),
+            (4, b"abcd;;abcde;a;"),
+            (4, b"abc\r;abcd\r;"),
+        ],
         "fixed" => &[(LIMIT, b"abcdefghijkl"), (LIMIT, b"abcdef")],
         "delimiter" => &[
             (LIMIT, b"--a-----bcd-e--"),
