@@ -289,19 +289,23 @@ impl Buf {
     }
 }
 
-/// Memory of one length for good, that reads are put into. It begins where a buffer does.
+/// Memory of one length, which begins where a buffer does.
 #[derive(Debug)]
-pub(crate) struct Scratch {
+pub(crate) struct Placed {
     data: Vec<u8>,
     base: usize,
 }
 
-impl Scratch {
+impl Placed {
     pub(crate) fn new(len: usize) -> Self {
         let (data, base) = memory(len);
         let mut data = data.into_vec();
         data.truncate(base + len);
         Self { data, base }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.data.len() - self.base
     }
 
     #[inline]

@@ -20,9 +20,10 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// The most bytes that one read asks for, and the size of the one buffer that all reads share.
+    /// The most bytes that one read asks for.
     ///
-    /// 260 KiB: a whole batch of 16 KiB frames fits, or one of 256 KiB with its header.
+    /// 260 KiB: a whole batch of 16 KiB frames fits, or one of 256 KiB with its header. The one
+    /// buffer that all reads share has 68 KiB as long as no more comes at once, and at most this.
     pub read_len_max: usize,
     /// The most bytes that one connection reads before the others have their turn. 260 KiB.
     pub read_budget: usize,
@@ -172,7 +173,7 @@ impl Limits {
 
 /// What one read asks for by default: 256 KiB of payload, and what stands around it.
 const READ_LEN: usize = 260 * 1024;
-/// The largest `read_len_max`: the buffer of that size is made at once.
+/// The largest `read_len_max`: one peer that sends much can have the buffer grow to it.
 const READ_LEN_MAX: usize = 1 << 30;
 
 impl Default for Config {

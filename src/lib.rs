@@ -297,6 +297,7 @@ mod payload;
 mod reactor;
 mod reconnect;
 mod remote;
+mod scratch;
 mod session;
 #[cfg(feature = "signals")]
 mod signals;

@@ -201,7 +201,7 @@ mod tests {
             }
             let error = engine.flush_datagrams(socket).expect("it is open");
             assert!(error.is_none(), "{error:?}");
-            engine.arm_trim();
+            engine.arm_trim(false);
             while let Some(wait) = engine.time_to_next_timer() {
                 engine.set_now(engine.now + wait);
                 engine.note_due_timers();
@@ -215,7 +215,7 @@ mod tests {
         assert!(entry.queue.is_empty());
         let held = entry.queue.capacity();
         assert_eq!(entry.is_grown, held > QUEUE_LEN_BASE);
-        engine.arm_trim();
+        engine.arm_trim(false);
         let is_armed = engine.time_to_next_timer().is_some();
         assert_eq!(is_armed, held > QUEUE_LEN_BASE);
         held

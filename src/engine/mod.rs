@@ -232,10 +232,12 @@ impl Engine {
         self.now.saturating_duration_since(self.epoch)
     }
 
-    /// Arms the one timer that shrinks the pool, while there is something to shrink.
+    /// Arms the one timer that shrinks what has grown, while there is something to shrink, here or
+    /// elsewhere.
     #[inline]
-    pub(crate) fn arm_trim(&mut self) {
-        let is_over_base = self.pool.is_over_base()
+    pub(crate) fn arm_trim(&mut self, elsewhere: bool) {
+        let is_over_base = elsewhere
+            || self.pool.is_over_base()
             || self.out.capacity() > OUT_LEN_BASE
             || !self.grown.is_empty();
         if is_over_base && !self.trim_armed {

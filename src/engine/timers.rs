@@ -393,7 +393,7 @@ mod tests {
         held.into_iter().for_each(|buf| engine.pool.put(buf));
         let base = engine.config.pool_len;
         assert!(engine.pool.is_over_base());
-        engine.arm_trim();
+        engine.arm_trim(false);
         while let Some(wait) = engine.time_to_next_timer() {
             let now = engine.since_epoch() + wait;
             assert!(now <= Duration::from_secs(5));
@@ -403,7 +403,7 @@ mod tests {
                 assert_eq!(task, Task::Trim);
                 engine.trim();
             }
-            engine.arm_trim();
+            engine.arm_trim(false);
         }
         assert!(engine.pool.free_bytes() <= base, "of {base} bytes");
     }

@@ -2,13 +2,14 @@
 
 use super::Reactor;
 use super::clock::Since;
-use crate::buffer::{Pool, Scratch};
+use crate::buffer::Pool;
 use crate::codec::{Kind, Skipped};
 use crate::conn::{Failed, Flags, Flow, Halt, Inbound, Round, Sink};
 use crate::context::Context;
 use crate::engine::{Accepted, Drained, Engine, Entry, Fill, FirstRead};
 use crate::error::CloseReason;
 use crate::handler::{Handler, Origin};
+use crate::scratch::Scratch;
 use crate::session::Sessions;
 use crate::timer::Stamp;
 #[cfg(unix)]
@@ -86,6 +87,7 @@ impl<H: Handler> Reactor<H> {
             inbound,
         };
         let halt = serving.inbound.ingest(bytes, serving.dispatch);
+        scratch.note(serving.dispatch.read_len);
         let engine = &mut *serving.dispatch.cx.engine;
         if matches!(halt, Halt::Drained) && engine.end_plain(token, &mut serving.inbound) {
             // What it had is in the entry again.
@@ -411,7 +413,10 @@ impl Input<'_> {
         let is_direct = direct.is_some();
         let buf = match direct {
             Some(buf) => buf,
-            None => &mut self.scratch.bytes_mut()[..len_max],
+            None => {
+                let len_max = len_max.min(self.scratch.len());
+                &mut self.scratch.bytes_mut()[..len_max]
+            }
         };
         match engine.fill(dispatch.token, buf) {
             Fill::Bytes(len) => {
@@ -423,11 +428,14 @@ impl Input<'_> {
                 }
                 dispatch.since = Since::now(engine);
                 let bytes = &self.scratch.bytes_mut()[..len];
-                if flags.intersects(Flags::OBSERVED) {
+                let halt = if flags.intersects(Flags::OBSERVED) {
                     dispatch.cx.engine.record_read(dispatch.token, len);
-                    return observe(self.inbound, Round::Bytes(bytes), dispatch);
-                }
-                return self.inbound.ingest(bytes, dispatch);
+                    observe(self.inbound, Round::Bytes(bytes), dispatch)
+                } else {
+                    self.inbound.ingest(bytes, dispatch)
+                };
+                self.scratch.note(len);
+                return halt;
             }
             Fill::Ended => {}
             Fill::Drained => {
@@ -489,7 +497,7 @@ impl Input<'_> {
                 return true;
             }
             let engine = &mut *dispatch.cx.engine;
-            let len_max = engine.config.read_len_max.min(bytes_left);
+            let len_max = self.scratch.len().min(bytes_left);
             let room = &mut self.scratch.bytes_mut()[..len_max];
             match engine.fill(dispatch.token, room) {
                 Fill::Bytes(len) => {

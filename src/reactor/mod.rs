@@ -17,7 +17,6 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use crate::addr::{Addr, ToAddrs};
-use crate::buffer::Scratch;
 use crate::codec::Framing;
 use crate::config::Config;
 use crate::context::{Context, not_inet};
@@ -25,6 +24,7 @@ use crate::datagram::Inbox;
 use crate::engine::{Drained, Engine, Entry, Task};
 use crate::handler::Handler;
 use crate::remote::{Inlet, Posted, Remote};
+use crate::scratch::Scratch;
 use crate::session::Sessions;
 use crate::socket::{ConnectOptions, ListenOptions, UdpOptions};
 use crate::stats::Stats;
@@ -159,7 +159,7 @@ impl<H: Handler> Reactor<H> {
         if self.engine.starved_count() > 0 {
             self.feed_starved(); // 8
         }
-        self.engine.arm_trim();
+        self.engine.arm_trim(self.scratch.is_over_base());
         self.engine.stats.turns += 1;
         Ok(())
     }
@@ -393,6 +393,12 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
+    /// Gives back memory that was not used since the last time.
+    fn trim(&mut self) {
+        self.engine.trim();
+        self.scratch.trim();
+    }
+
     /// Phase 5, for the timers that are due now. One that is set by a callback waits for a later
     /// turn, also with a delay of zero.
     fn fire_timers(&mut self) {
@@ -419,7 +425,7 @@ impl<H: Handler> Reactor<H> {
                 Task::Deadline(token) => self.engine.deadline_passed(token),
                 Task::Check(token) => self.engine.check_timeouts(token),
                 Task::AcceptRetry => self.engine.accept_retry_due(),
-                Task::Trim => self.engine.trim(),
+                Task::Trim => self.trim(),
                 Task::Memory => self.engine.memory_deadline_passed(),
                 Task::Shutdown => self.engine.shutdown_deadline_passed(),
             }

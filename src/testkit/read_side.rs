@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
-use crate::buffer::{Pool, Scratch};
+use crate::buffer::{Placed, Pool};
 use crate::codec::{Framing, Kind, Skipped};
 use crate::conn::{Flow, Halt, Inbound, Sink};
 use crate::error::FrameError;
@@ -45,7 +45,7 @@ pub struct ReadSide {
     inbound: Inbound,
     pool: Pool,
     /// What a read fills, as long as it is not of a frame with a buffer of its own.
-    scratch: Scratch,
+    scratch: Placed,
     frames_skipped: u64,
     read_bytes: u64,
     /// Bytes of an erroneous stream, from the offending frame on.
@@ -60,7 +60,7 @@ impl ReadSide {
             framing,
             inbound: Inbound::default(),
             pool: Pool::new(0),
-            scratch: Scratch::new(0),
+            scratch: Placed::new(0),
             frames_skipped: 0,
             read_bytes: 0,
             undecoded: None,
@@ -93,8 +93,8 @@ impl ReadSide {
             return Ok(len);
         }
         self.read_bytes += bytes.len() as u64;
-        if self.scratch.bytes_mut().len() < bytes.len() {
-            self.scratch = Scratch::new(bytes.len());
+        if self.scratch.len() < bytes.len() {
+            self.scratch = Placed::new(bytes.len());
         }
         let read = &mut self.scratch.bytes_mut()[..bytes.len()];
         read.copy_from_slice(bytes);

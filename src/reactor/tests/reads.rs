@@ -1,0 +1,61 @@
+//! How much a read asks for.
+
+use super::*;
+
+const LEN_BASE: usize = 68 * 1024;
+
+/// The frames of the raw framing are the reads.
+fn reads(reactor: &mut Reactor<Recorder>) -> Vec<usize> {
+    let frames = std::mem::take(&mut reactor.handler.frames);
+    frames.iter().map(Vec::len).collect()
+}
+
+#[test]
+fn reads_ask_for_more_where_more_was_there_and_for_less_when_nobody_has_needed_it() {
+    let config = Config {
+        read_len_max: 200_000,
+        read_budget: 500_000,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    let conn = open(&mut reactor, script, Framing::raw());
+    let flood = |reactor: &mut Reactor<Recorder>, len| {
+        script.then_read([bytes(&vec![7; len])]);
+        event(reactor, conn, Flags::READABLE);
+        reads(reactor)
+    };
+    let grown = [LEN_BASE, 2 * LEN_BASE, 200_000, 91_104];
+    assert_eq!(flood(&mut reactor, 500_000), grown);
+    assert_eq!(flood(&mut reactor, 210_000), [200_000, 10_000]);
+    reactor.trim();
+    assert_eq!(flood(&mut reactor, 100_000), [100_000], "it was needed");
+    reactor.trim();
+    assert_eq!(
+        flood(&mut reactor, 100_000),
+        [100_000],
+        "it is not twice that"
+    );
+    reactor.trim();
+    reactor.trim();
+    assert_eq!(flood(&mut reactor, 100_000), [LEN_BASE, 100_000 - LEN_BASE]);
+}
+
+#[test]
+fn what_is_dropped_behind_a_close_is_read_within_the_budget() {
+    let config = Config {
+        read_budget: 100_000,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    script.then_read([bytes(&vec![7; 300_000])]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    reactor.handler.at_frame = Some(Box::new(move |cx| cx.close(conn)));
+    event(&mut reactor, conn, Flags::READABLE);
+    assert_eq!(reads(&mut reactor), [LEN_BASE]);
+    let read = reactor.stats().read_bytes;
+    assert_eq!(read, 100_000);
+    turn(&mut reactor);
+    assert_eq!(reactor.stats().read_bytes, 200_000);
+}
