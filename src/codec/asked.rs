@@ -6,6 +6,10 @@ use crate::error::FrameError;
 
 /// A codec together with what it remembers of a connection.
 pub(crate) trait Asked {
+    /// Whether it may be shown no bytes at all, and needs some then: nobody has to look whether
+    /// there are any behind each frame.
+    const MAY_SEE_NONE: bool = false;
+
     /// Looks for the next frame: see [`Codec::decode`].
     fn decode(&mut self, bytes: &[u8]) -> Result<Step, FrameError>;
 

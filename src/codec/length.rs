@@ -1,6 +1,6 @@
 //! Length prefix: a fixed number of bytes tells how many follow.
 
-use super::{Builtin, Codec, Limit, Out, Scanned, Step};
+use super::{Asked, Builtin, Codec, Limit, Out, Scanned, Step};
 use crate::buffer::Buf;
 use crate::error::FrameError;
 
@@ -51,16 +51,6 @@ impl Length {
     #[inline(always)]
     pub(crate) fn is_u32(&self) -> bool {
         self.width == 4 && self.endian == Endian::Big
-    }
-
-    /// [`decode`](Codec::decode) where it [is](Length::is_u32): what is known when this is compiled
-    /// is not checked for each frame.
-    #[inline(always)]
-    pub(crate) fn decode_u32(limit: Limit, bytes: &[u8]) -> Result<Step, FrameError> {
-        match bytes.first_chunk() {
-            Some(field) => step(limit, 4, u32::from_be_bytes(*field).into(), bytes),
-            None => Ok(Step::Need(4)),
-        }
     }
 
     /// The payload, where it [is](Length::is_u32) and one frame is all there is, however long.
@@ -130,6 +120,22 @@ impl Length {
             Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
         }
         out.put(payload);
+    }
+}
+
+/// A [`Length`] that [is a `u32`](Length::is_u32): what is known when this is compiled is not
+/// checked for each frame.
+pub(crate) struct LengthU32(pub(crate) Limit);
+
+impl Asked for LengthU32 {
+    const MAY_SEE_NONE: bool = true;
+
+    #[inline(always)]
+    fn decode(&mut self, bytes: &[u8]) -> Result<Step, FrameError> {
+        match bytes.first_chunk() {
+            Some(field) => step(self.0, 4, u32::from_be_bytes(*field).into(), bytes),
+            None => Ok(Step::Need(4)),
+        }
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) use asked::{Ahead, Asked, Builtin};
 pub(crate) use compose::put_all;
 pub(crate) use erased::{AnyState, ErasedCodec, ErasedState};
 pub(crate) use framing::{Kind, with_builtin};
-pub(crate) use length::Length;
+pub(crate) use length::{Length, LengthU32};
 
 /// What a codec saw in the bytes it was shown.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use super::sink::{Flow, Halt, Sink};
 use crate::buffer::{Buf, Pool};
 use crate::codec::Scanned;
 use crate::codec::with_builtin;
-use crate::codec::{Ahead, Asked, Builtin, Codec, ErasedState, Kind, Length};
+use crate::codec::{Ahead, Asked, Builtin, Codec, ErasedState, Kind, Length, LengthU32};
 use crate::timer::Stamp;
 
 /// Where an unfinished frame says no more than "one byte more", a quarter of what is there is tried
@@ -83,8 +83,8 @@ impl Inbound {
         if let Kind::Length(codec) = sink.kind()
             && codec.is_u32()
         {
-            let limit = codec.limit;
-            return self.feed(bytes, sink, |bytes: &[u8]| Length::decode_u32(limit, bytes));
+            let decode = LengthU32(codec.limit);
+            return self.feed(bytes, sink, decode);
         }
         let mut scanned = self.scanned();
         with_builtin!(sink.kind(), codec => {
@@ -294,6 +294,7 @@ impl Inbound {
     /// Deals with what an earlier read left unfinished: bytes to skip, then the frame in the tail.
     /// `None` where the bytes from `at` on are to be decoded in place. The tail may then be empty:
     /// a buffer for the next frame that is cut.
+    #[inline(never)]
     fn finish_front<S, D>(
         &mut self,
         bytes: &[u8],

@@ -31,7 +31,7 @@ where
     S: Sink,
     D: Asked,
 {
-    while !rest.is_empty() {
+    while D::MAY_SEE_NONE || !rest.is_empty() {
         match look(rest, decode) {
             Look::Frame { payload, behind } => {
                 *rest = behind;
@@ -39,6 +39,7 @@ where
                     return Some(End::Stopped);
                 }
             }
+            Look::Need(_) if rest.is_empty() => return None,
             Look::Need(need) => return Some(End::Need(need)),
             Look::Skip(step) => {
                 let (here, end) = skip(step, rest.len(), sink);
