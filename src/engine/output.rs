@@ -602,6 +602,7 @@ mod tests {
         held.into_iter().for_each(|one| spares.put(Some(one)));
         for _ in 0..3 {
             spares.trim();
+            assert!(spares.boxes.len() >= 2, "as many as are used over and over");
             let one = spares.take(Stamp::default());
             let other = spares.take(Stamp::default());
             spares.put(Some(one));

@@ -192,6 +192,10 @@ mod tests {
         fn open(&mut self) -> Token {
             let script = Script::new();
             script.then_write([Writing::Fails(io::ErrorKind::WouldBlock)]);
+            self.open_with(script)
+        }
+
+        fn open_with(&mut self, script: Script) -> Token {
             let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
             let stream = Stream::Scripted(script);
             match self.engine.admit(stream, peer, Framing::raw()) {
@@ -299,6 +303,38 @@ mod tests {
             assert!(clocked.is_left_alone(at, conn), "at {at}");
         }
         assert!(!clocked.is_left_alone(1102, conn));
+    }
+
+    #[test]
+    fn a_queue_has_stalled_when_nothing_was_taken_of_it_for_the_whole_time() {
+        let config = Config {
+            write_stall_timeout: Some(100 * MS),
+            frame_deadline: Some(30 * MS),
+            ..Config::default()
+        };
+        let mut clocked = Clocked::new(config);
+        let script = Script::new();
+        let conn = clocked.open_with(script);
+        // What a queue that is over leaves behind it is taken again for the next one.
+        for begun in [1000, 3000] {
+            clocked.engine.set_now(clocked.epoch + begun * MS);
+            script.then_write([Writing::Fails(io::ErrorKind::WouldBlock)]);
+            let sent = clocked.engine.send(conn, &b"waits"[..]);
+            let _ = sent.expect("there is room");
+            let _ = clocked.engine.flush(conn);
+            assert!(clocked.is_left_alone(begun + 99, conn), "from {begun} on");
+            script.then_write([Writing::Takes(1), Writing::Fails(io::ErrorKind::WouldBlock)]);
+            let entry = clocked.engine.conn_mut(conn).expect("it is open");
+            entry.flags.insert(Flags::WRITABLE);
+            let _ = clocked.engine.flush(conn);
+            assert!(clocked.is_left_alone(begun + 198, conn), "from {begun} on");
+            if begun == 1000 {
+                let entry = clocked.engine.conn_mut(conn).expect("it is open");
+                entry.flags.insert(Flags::WRITABLE);
+                let _ = clocked.engine.flush(conn);
+            }
+        }
+        assert!(!clocked.is_left_alone(3202, conn));
     }
 
     #[test]

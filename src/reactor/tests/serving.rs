@@ -157,3 +157,102 @@ fn what_is_observed_from_the_last_frame_of_a_read_on_has_its_write_recorded() {
     let kinds: Vec<_> = recording.events().iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EventKind::Send, EventKind::Write]);
 }
+
+#[test]
+fn what_a_dispatch_has_counted_so_far_is_seen_by_its_callbacks() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"\x01b"), bytes(SKIPPED)]);
+    let conn = open(&mut reactor, script, skipping());
+    event(&mut reactor, conn, Flags::READABLE);
+    reactor.handler.at_skip = Some(Box::new(move |cx| {
+        let of_conn = cx.conn_stats(conn).expect("it is open");
+        let of_all = cx.stats();
+        assert_eq!((of_conn.frames_in, of_conn.frames_out), (2, 2));
+        assert_eq!((of_all.frames_in, of_all.frames_out), (2, 2));
+        assert_eq!(of_all.frames_skipped, 1);
+    }));
+    event(&mut reactor, conn, Flags::READABLE);
+    assert!(reactor.handler.at_skip.is_none(), "it was done");
+}
+
+/// As they cost a callback each, and no more than a few bytes.
+#[test]
+fn frames_that_are_skipped_use_up_the_budget_of_a_turn_and_count_as_none() {
+    let config = Config {
+        frame_budget: 2,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    script.then_read([bytes(&[b"\x04long".repeat(5), b"\x01a".to_vec()].concat())]);
+    let conn = open(&mut reactor, script, skipping());
+    note(&mut reactor, conn, Flags::READABLE);
+    for skipped in [2, 4, 5] {
+        turn(&mut reactor);
+        assert_eq!(reactor.stats().frames_skipped, skipped);
+    }
+    let of_conn = reactor.engine.conn_stats(conn.0).expect("it is open");
+    assert_eq!((of_conn.frames_in, reactor.stats().frames_in), (1, 1));
+}
+
+/// The last byte of the limit is of use, and what is refused is not sent.
+#[test]
+fn what_is_gathered_is_held_to_the_limit_of_the_queue() {
+    let config = Config {
+        write_low: 0,
+        write_high: 2,
+        write_queue_len_max: 8,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    script.then_read([bytes(b"question")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        assert!(matches!(cx.send(conn, b"ab"), Ok(Sent::Queued)));
+        assert!(matches!(cx.send(conn, b"cdefghi"), Err(SendError::Full)));
+        assert!(matches!(cx.send(conn, b"cdefgh"), Ok(Sent::AboveHigh)));
+        assert!(matches!(cx.send(conn, b"i"), Err(SendError::Full)));
+        assert_eq!(cx.queued_bytes(conn), Ok(8));
+    }));
+    event(&mut reactor, conn, Flags::READABLE);
+    assert_eq!(script.seen().written, b"abcdefgh");
+}
+
+/// A long output is refused where memory ran short in the same frame; and whoever was refused is
+/// told when there is room again.
+#[test]
+fn what_is_gathered_above_the_high_mark_is_held_to_the_memory() {
+    let config = Config {
+        write_low: 0,
+        write_high: 4,
+        memory_max: 4096,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let slow = Script::new();
+    slow.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
+    let slow_conn = open(&mut reactor, slow, Framing::raw());
+    let script = Script::new();
+    script.then_read([bytes(b"question")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        assert!(matches!(cx.send(conn, b"be"), Ok(Sent::Queued)));
+        assert!(matches!(
+            cx.send(slow_conn, &[0; 4000]),
+            Ok(Sent::AboveHigh)
+        ));
+        assert!(matches!(cx.send(conn, b"tween"), Err(SendError::Full)));
+        assert!(matches!(cx.send(conn, b"!"), Ok(Sent::Queued)));
+    }));
+    event(&mut reactor, conn, Flags::READABLE);
+    assert_eq!(script.seen().written, b"be!");
+    assert_eq!(reactor.handler.drains, 0);
+    event(&mut reactor, slow_conn, Flags::WRITABLE);
+    turn(&mut reactor);
+    assert_eq!(
+        reactor.handler.drains, 2,
+        "the slow one, and the refused one"
+    );
+}
