@@ -124,6 +124,8 @@ pub(crate) struct Engine {
     /// Armed while they wait.
     memory_deadline: Option<TimerId>,
     throttle: Throttle,
+    /// Reads and writes are traced: asked once a turn.
+    is_traced: bool,
     pub(crate) shutting_down: bool,
     /// The turn that ends a shutdown whose deadline has passed, whatever is left.
     shutdown_turn_max: Option<u64>,
@@ -169,6 +171,7 @@ impl Engine {
             starved: VecDeque::new(),
             memory_deadline: None,
             throttle: Throttle::default(),
+            is_traced: false,
             shutting_down: false,
             shutdown_turn_max: None,
             stopped: false,
@@ -194,6 +197,7 @@ impl Engine {
     #[inline]
     pub(crate) fn begin_round(&mut self) {
         self.ready.begin_round();
+        self.is_traced = log::log_enabled!(log::Level::Trace);
     }
 
     /// Looks at an entry of the round that is no plain connection, and takes it out of the queue.

@@ -143,7 +143,7 @@ impl Engine {
         token: Token,
         room: &'a mut [u8],
     ) -> Option<FirstRead<'a>> {
-        if self.is_memory_full() || log::log_enabled!(log::Level::Trace) {
+        if self.is_memory_full() || self.is_traced {
             return None;
         }
         let Self {

@@ -1,5 +1,7 @@
 //! Serving one ready entry: the part of the loop that is generic over the handler.
 
+use std::mem;
+
 use super::Reactor;
 use super::clock::Since;
 use crate::buffer::Pool;
@@ -80,26 +82,27 @@ impl<H: Handler> Reactor<H> {
         let Some(first) = engine.begin_plain(token, scratch.bytes_mut()) else {
             return self.serve_other(token);
         };
-        let FirstRead { inbound, bytes } = first;
+        let FirstRead { mut inbound, bytes } = first;
         let mut dispatch = Dispatch::begin(engine, handler, sessions, token, bytes.len());
-        let mut serving = Serving {
+        let serving = Serving {
             dispatch: &mut dispatch,
-            inbound,
+            inbound: &mut inbound,
         };
         let halt = serving.inbound.ingest(bytes, serving.dispatch);
         scratch.note(serving.dispatch.read_len);
         let engine = &mut *serving.dispatch.cx.engine;
-        if matches!(halt, Halt::Drained) && engine.end_plain(token, &mut serving.inbound) {
+        if matches!(halt, Halt::Drained) && engine.end_plain(token, serving.inbound) {
             // What it had is in the entry again.
-            std::mem::forget(serving);
+            mem::forget(serving);
+            mem::forget(inbound);
             return dispatch.end();
         }
         let input = Input {
-            inbound: &mut serving.inbound,
+            inbound: serving.inbound,
             scratch,
         };
         let cut_short = input.go_on(halt, serving.dispatch);
-        let inbound = serving.end();
+        mem::forget(serving);
         dispatch.end();
         self.end_dispatch(token, inbound, cut_short);
     }
@@ -113,20 +116,20 @@ impl<H: Handler> Reactor<H> {
             scratch,
             ..
         } = self;
-        let Some((inbound, flags)) = engine.begin_serving(token) else {
+        let Some((mut inbound, flags)) = engine.begin_serving(token) else {
             return;
         };
         let mut dispatch = Dispatch::begin(engine, handler, sessions, token, 0);
-        let mut serving = Serving {
+        let serving = Serving {
             dispatch: &mut dispatch,
-            inbound,
+            inbound: &mut inbound,
         };
         let input = Input {
-            inbound: &mut serving.inbound,
+            inbound: serving.inbound,
             scratch,
         };
         let cut_short = input.serve(flags, serving.dispatch);
-        let inbound = serving.end();
+        mem::forget(serving);
         dispatch.end();
         self.end_dispatch(token, inbound, cut_short);
     }
@@ -183,21 +186,11 @@ impl<H: Handler> Reactor<H> {
     }
 }
 
-/// A connection whose read side is out of its entry. Where a callback panics, it is dropped by
-/// unwinding, and leaves the engine as the end of the dispatch would.
+/// A connection whose read side is out of its entry. Forgotten when it is served; where a callback
+/// panics, it is dropped by unwinding, and leaves the engine as the end of the dispatch would.
 struct Serving<'a, 'b, H: Handler> {
     dispatch: &'a mut Dispatch<'b, H>,
-    inbound: Inbound,
-}
-
-impl<H: Handler> Serving<'_, '_, H> {
-    /// It owns no more than the read side: forgotten without it, it leaves nothing behind.
-    #[inline]
-    fn end(mut self) -> Inbound {
-        let inbound = std::mem::take(&mut self.inbound);
-        std::mem::forget(self);
-        inbound
-    }
+    inbound: &'a mut Inbound,
 }
 
 impl<H: Handler> Drop for Serving<'_, '_, H> {
