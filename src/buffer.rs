@@ -205,6 +205,20 @@ impl Buf {
         self.end = end;
     }
 
+    /// Appends where there is room for all of it, and answers whether there was.
+    #[inline(always)]
+    pub(crate) fn has_put(&mut self, bytes: &[u8]) -> bool {
+        let end = self.end + bytes.len();
+        match self.data.get_mut(self.end..end) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.end = end;
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Appends zeros, and answers them.
     pub(crate) fn put_zeros(&mut self, len: usize) -> &mut [u8] {
         self.reserve(len);

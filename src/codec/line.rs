@@ -27,6 +27,10 @@ impl Codec for Line {
         }
         match self.find_end(bytes) {
             Some(end) if end < bytes.len() => self.frame(0, bytes, end),
+            None if bytes.len() <= self.limit.len => {
+                scanned.to = bytes.len();
+                Ok(Step::Need(bytes.len().saturating_add(1)))
+            }
             _ => self.unfinished(scanned, bytes),
         }
     }

@@ -399,6 +399,7 @@ impl Limit {
     }
 
     /// How many bytes the payload may still have behind `held` ones.
+    #[inline]
     fn left(self, scanned: &Scanned, held: usize) -> usize {
         let left = (self.len as u64).saturating_sub(scanned.dropped);
         usize::try_from(left).map_or(usize::MAX, |left| left.saturating_sub(held))

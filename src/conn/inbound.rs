@@ -11,11 +11,12 @@
 //!
 //! A connection owns a buffer, its tail, only while a frame is unfinished or its delivery was
 //! stopped. The tail grows with the bytes that came, to at most eight times their number, whatever
-//! length a header claims; a small one that a frame was in stays for the head behind it. A byte is
-//! copied into the tail once, and once more, when the frame is whole, where the buffer became too
-//! small meanwhile: twice in all. The codecs of this crate find the end of a frame before its bytes
-//! are copied. One of a user's own has to be shown them, in one piece each time, and a few bytes
-//! behind the end come with them: that makes it up to two and a quarter.
+//! length a header claims; one of up to 64 KiB that a frame was in stays for the head behind it, so
+//! that frames of one length find their buffer ready. A byte is copied into the tail once, and once
+//! more, when the frame is whole, where the buffer became too small meanwhile: twice in all. The
+//! codecs of this crate find the end of a frame before its bytes are copied. One of a user's own
+//! has to be shown them, in one piece each time, and a few bytes behind the end come with them:
+//! that makes it up to two and a quarter.
 
 use super::run::{End, run, run_once, split_skip};
 use super::sink::{Flow, Halt, Sink};
@@ -41,9 +42,12 @@ const GROWTH: usize = 8;
 /// will end soon, or is meant to hold memory.
 const LONG_LEN: usize = 256 * 1024;
 const GROWTH_OF_LONG: usize = 4;
+/// A frame whose length nobody knows yet is read straight into its tail from so many bytes on,
+/// where there is room: such a read brings the frames behind it, too.
+const OPEN_ENDED_LEN_MIN: usize = 4 * 1024;
 /// A buffer of up to so many bytes is used again for the next frame that is cut, however few its
-/// bytes are: as many came for the frame before, and most frames of a stream are of one length.
-const SMALL_LEN: usize = 4096;
+/// bytes are: it was paid for by the frame before, and most frames of a stream are of one length.
+const KEPT_LEN: usize = 64 * 1024;
 /// How many times larger than its bytes a tail may stay when a round of decoding leaves the head of
 /// a frame in it. Twice what growing makes of it, so that no tail grows and shrinks in turns.
 const SHRINK: usize = 2 * GROWTH;
@@ -202,20 +206,19 @@ impl Inbound {
     #[inline]
     pub(crate) fn direct(&mut self, len_max: usize, pool: &mut Pool) -> Option<&mut [u8]> {
         let tail = self.tail.as_mut()?;
-        let missing = tail.need.saturating_sub(tail.len());
-        let is_long = missing >= DIRECT_LEN_MIN;
-        if tail.len() < DIRECT_LEN_MIN || !(is_long || tail.is_open_ended) {
+        if !is_long_head(tail) {
             return None;
         }
+        let missing = tail.need.saturating_sub(tail.len());
         if tail.room() < DIRECT_LEN_MIN {
-            if !is_long {
-                return None;
-            }
             let most = most_for(tail.len(), tail.total_capacity());
             grow(tail, missing.min(tail.len()), most, pool);
         }
         let len = tail.room().min(len_max);
-        let len = if is_long { len.min(missing) } else { len };
+        let len = match tail.is_open_ended {
+            true => len,
+            false => len.min(missing),
+        };
         Some(&mut tail.room_mut()[..len])
     }
 
@@ -460,7 +463,10 @@ impl Inbound {
         if tail.is_empty() {
             self.put_tail(sink.pool());
         } else if tail.need > tail.len() && tail.capacity() > SHRINK * tail.len().max(STEP_MAX) {
-            self.shrink(sink.pool());
+            // Where it was for one frame, and not for a burst, it may be kept.
+            if is_unseen || tail.capacity() > KEPT_LEN {
+                self.shrink(sink.pool());
+            }
         }
         halt
     }
@@ -547,7 +553,18 @@ impl Inbound {
 #[cold]
 #[inline(never)]
 fn is_short_head(tail: &Buf) -> bool {
-    tail.need > tail.len() && tail.len() < DIRECT_LEN_MIN
+    tail.need > tail.len() && !is_long_head(tail)
+}
+
+/// Whether a tail is the head of a frame that is read straight into it: that is long, or has a
+/// buffer for all of it already.
+#[inline]
+fn is_long_head(tail: &Buf) -> bool {
+    if tail.is_open_ended {
+        return tail.len() >= OPEN_ENDED_LEN_MIN && tail.room() >= DIRECT_LEN_MIN;
+    }
+    let missing = tail.need.saturating_sub(tail.len());
+    missing >= DIRECT_LEN_MIN && (tail.len() >= DIRECT_LEN_MIN || tail.room() >= missing)
 }
 
 /// Whether an empty buffer, in which a frame was, is used again for the first `len` bytes of one
@@ -558,8 +575,7 @@ fn is_fit(empty: &Buf, len: usize, need: usize) -> bool {
         true => 2 * len,
         false => need,
     };
-    let is_small = empty.room() <= Buf::len_max_of(SMALL_LEN);
-    is_small && empty.room() >= least || is_fit_by_growth(empty, len, need)
+    empty.capacity() <= KEPT_LEN && empty.room() >= least || is_fit_by_growth(empty, len, need)
 }
 
 /// The same where it is large, or smaller than the frame.
@@ -569,7 +585,7 @@ fn is_fit_by_growth(empty: &Buf, len: usize, need: usize) -> bool {
         true => 2 * len,
         false => first_capacity(len, need),
     };
-    let most = most_for(len, 0).max(SMALL_LEN);
+    let most = most_for(len, 0).max(KEPT_LEN);
     empty.room() >= least && empty.capacity() <= most
 }
 
@@ -577,7 +593,7 @@ fn is_fit_by_growth(empty: &Buf, len: usize, need: usize) -> bool {
 fn first_capacity(len: usize, need: usize) -> usize {
     let most = most_for(len, 0);
     if is_open_ended(len, need) {
-        most
+        most_open_ended(2 * len, most)
     } else {
         capacity_for(need, most).max(len)
     }
@@ -594,7 +610,8 @@ fn is_open_ended(len: usize, need: usize) -> bool {
 fn keep_in(tail: &mut Buf, bytes: &[u8], need: usize, since: Stamp, pool: &mut Pool) {
     tail.put(bytes);
     tail.since = since;
-    note_need(tail, need);
+    tail.need = need;
+    tail.is_open_ended = need == bytes.len() + 1;
     pool.moved_bytes += bytes.len() as u64;
 }
 
@@ -627,6 +644,12 @@ fn most_for(len: usize, held: usize) -> usize {
     1 << most.max(1).ilog2()
 }
 
+/// The same where nobody knows how long the frame will be, and `least` bytes are to fit: what may
+/// be kept, if that does for it.
+fn most_open_ended(least: usize, most: usize) -> usize {
+    most.min(KEPT_LEN.max(least.next_power_of_two()))
+}
+
 /// How many bytes are tried at a time where nobody knows how many the frame lacks: what is copied
 /// in vain is no more than a part of the frame, and nothing is made to grow for it.
 fn open_ended_step(tail: &Buf) -> usize {
@@ -639,22 +662,28 @@ fn open_ended_step(tail: &Buf) -> usize {
 
 /// Puts bytes behind those in the tail. Where it becomes too small, it `is_settled` in a larger one
 /// at once, or when the frame is whole.
-#[inline]
+#[inline(always)]
 fn append(tail: &mut Box<Buf>, bytes: &[u8], is_settled: bool, pool: &mut Pool) {
-    if bytes.len() > tail.room() {
-        let held = if is_settled { 0 } else { tail.total_capacity() };
-        let most = most_for(tail.len() + bytes.len(), held);
-        grow(tail, bytes.len(), most, pool);
+    if !tail.has_put(bytes) {
+        append_grown(tail, bytes, is_settled, pool);
     }
-    tail.put(bytes);
     pool.moved_bytes += bytes.len() as u64;
+}
+
+#[cold]
+#[inline(never)]
+fn append_grown(tail: &mut Box<Buf>, bytes: &[u8], is_settled: bool, pool: &mut Pool) {
+    let held = if is_settled { 0 } else { tail.total_capacity() };
+    let most = most_for(tail.len() + bytes.len(), held);
+    grow(tail, bytes.len(), most, pool);
+    tail.put(bytes);
 }
 
 #[cold]
 #[inline(never)]
 fn grow(tail: &mut Box<Buf>, additional: usize, most: usize, pool: &mut Pool) {
     let capacity = if tail.is_open_ended {
-        most
+        most_open_ended(tail.len() + additional, most)
     } else {
         capacity_for(tail.need, most)
     };

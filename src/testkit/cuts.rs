@@ -26,6 +26,8 @@ const MOVED_QUARTERS_MAX_OWN: u64 = 9;
 /// How many times the bytes that are held a buffer may have room for.
 const HELD_FACTOR: usize = 16;
 const HELD_MIN: usize = 1024;
+/// Up to so much room a buffer may keep that the bytes before needed.
+const KEPT_LEN: usize = 64 * 1024;
 /// What a frame may have beside its payload, where a limit is tried: header and delimiter.
 const OVERHEAD_MAX: usize = 1024 + 256;
 
@@ -442,7 +444,8 @@ impl<'a> Trial<'a> {
                 break step;
             }
             let (capacity, held) = (side.capacity(), side.held_bytes());
-            if way == Way::Through && capacity > HELD_FACTOR * held.max(HELD_MIN) {
+            let kept = KEPT_LEN.min(HELD_FACTOR * received);
+            if way == Way::Through && capacity > kept.max(HELD_FACTOR * held.max(HELD_MIN)) {
                 return Err(format!("{held} bytes are held in a buffer of {capacity}"));
             }
         };

@@ -1,5 +1,6 @@
 //! What the read side costs: bytes scanned, bytes moved, bytes held.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,6 +8,7 @@ use super::codecs::NulEnded;
 use super::naive::{encode, header, is_length, payload, payload_len_max};
 use super::*;
 use crate::codec::{Codec, Out, SCANNED_BYTES, Step};
+use crate::testkit::ReadSide;
 
 /// Delivers a stream in reads of `read_len`; answers how many bytes were moved and how many frames
 /// came.
@@ -361,9 +363,9 @@ fn a_buffer_is_of_use_again_when_its_frame_is_done() {
 }
 
 #[test]
-fn a_small_buffer_serves_the_next_cut_frame_and_a_large_one_is_given_back() {
-    for name in ["line", "byte", "delimiter", "u32", "nul"] {
-        for (len, is_small) in [(1000, true), (20_000, false)] {
+fn a_buffer_of_64_kib_serves_the_next_cut_frame_and_a_larger_one_is_given_back() {
+    for name in ["line", "byte", "delimiter", "u32"] {
+        for (len, is_kept) in [(1000, true), (30_000, true), (70_000, false)] {
             let framing = codecs::framing(name);
             let mut sink = Collect::counting_of(&framing);
             let mut inbound = Inbound::default();
@@ -375,11 +377,38 @@ fn a_small_buffer_serves_the_next_cut_frame_and_a_large_one_is_given_back() {
                 inbound.ingest(&[rest, &frame[..30]].concat(), &mut sink);
                 assert_eq!(inbound.len(), 30, "{name}");
                 let is_same = (inbound.capacity(), sink.pool.free_bytes()) == (capacity, free);
-                assert_eq!(is_same, is_small, "{name}, {len}");
-                assert!(is_small || inbound.capacity() <= 8 * 30, "{name}");
+                assert_eq!(is_same, is_kept, "{name}, {len}");
+                assert!(is_kept || inbound.capacity() <= 8 * 30, "{name}");
                 inbound.ingest(&frame[30..len], &mut sink);
             }
             assert_eq!(sink.count, 3);
         }
+    }
+}
+
+/// The buffer is there, and paid for: what comes is read straight into it, but for the first bytes
+/// and the last ones, which a read brings together with those of the frames beside.
+#[test]
+fn frames_as_long_as_the_one_before_are_hardly_moved() {
+    for name in ["line", "byte", "u32"] {
+        let mut side = ReadSide::new(codecs::framing(name));
+        let frame = encode(name, &payload(1 << 16));
+        let stream = frame.repeat(11);
+        let (mut count, mut moved_before) = (0, 0);
+        for mut piece in stream.chunks(1460) {
+            while !piece.is_empty() {
+                let taken = side.read(piece, |_| {
+                    count += 1;
+                    ControlFlow::Continue(())
+                });
+                piece = &piece[taken.expect("frames")..];
+            }
+            if count == 0 {
+                moved_before = side.moved_bytes();
+            }
+        }
+        assert_eq!(count, 11, "{name}");
+        let ratio = ratio(side.moved_bytes() - moved_before, 10 * frame.len());
+        assert!(ratio < 0.4, "{name}: {ratio}");
     }
 }
