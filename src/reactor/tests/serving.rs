@@ -256,3 +256,36 @@ fn what_is_gathered_above_the_high_mark_is_held_to_the_memory() {
         "the slow one, and the refused one"
     );
 }
+
+/// Its dispatch is over, and nothing about it has changed since.
+#[test]
+fn what_is_sent_to_the_connection_that_was_served_last_is_queued_and_flushed() {
+    for (framing, frame) in [
+        (Framing::length_u32(), &b"\0\0\0\x05later"[..]),
+        (Framing::line(), b"later\n"),
+    ] {
+        let mut reactor = reactor();
+        let script = Script::new();
+        let conn = open(&mut reactor, script, framing);
+        for _ in 0..3 {
+            script.then_read([bytes(frame)]);
+            event(&mut reactor, conn, Flags::READABLE);
+        }
+        let sent = reactor.with(|_, cx| cx.send(conn, b"later").map(drop));
+        sent.expect("there is room");
+        assert_eq!(reactor.engine.queued_bytes(conn.0), Ok(frame.len()));
+        turn(&mut reactor);
+        assert_eq!(script.seen().written, frame.repeat(4));
+    }
+}
+
+#[test]
+fn a_frame_that_is_not_answered_costs_no_write() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"\0\0\0\x01a")]);
+    let conn = open(&mut reactor, script, Framing::length_u32());
+    reactor.handler.at_frame = Some(Box::new(|_| {}));
+    event(&mut reactor, conn, Flags::READABLE);
+    assert_eq!((script.seen().reads, script.seen().writes), (1, 0));
+}
