@@ -162,3 +162,130 @@ impl Engine {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::SocketAddr;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::codec::Framing;
+    use crate::config::Config;
+    use crate::engine::Accepted;
+    use crate::error::SendError;
+    use crate::socket::{Script, Stream, Writing};
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// An engine with memory for 16 KiB, and connections of which each holds so many bytes that its
+    /// peer does not take.
+    fn holding<const N: usize>(lens: [usize; N]) -> (Engine, [Token; N]) {
+        let config = Config {
+            memory_max: 16 * 1024,
+            memory_deadline: DEADLINE,
+            ..Config::default()
+        };
+        let mut engine = Engine::new(config, Instant::now).expect("an engine");
+        let conns = lens.map(|len| {
+            let script = Script::new();
+            script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
+            let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
+            let stream = Stream::Scripted(script);
+            let Accepted::Conn(conn) = engine.admit(stream, peer, Framing::raw()) else {
+                panic!("it is refused");
+            };
+            let sent = engine.send(conn.0, &vec![0; len][..]);
+            let _ = sent.expect("there is room");
+            let _ = engine.flush(conn.0);
+            conn.0
+        });
+        (engine, conns)
+    }
+
+    fn refuse(engine: &mut Engine, conn: Token) {
+        let refused = engine.send(conn, &b"more"[..]);
+        assert!(matches!(refused, Err(SendError::Full)), "{refused:?}");
+    }
+
+    /// The next timer that is due, with the clock put forward to it.
+    fn pass_time(engine: &mut Engine) -> (Duration, Task) {
+        let began = engine.now;
+        loop {
+            let wait = engine.time_to_next_timer().expect("a deadline");
+            engine.set_now(engine.now + wait);
+            engine.note_due_timers();
+            if let Some((_, task)) = engine.next_due() {
+                return (engine.now - began, task);
+            }
+        }
+    }
+
+    fn is_dead(engine: &Engine, conn: Token) -> bool {
+        let conn = engine.conn(conn).expect("it is there");
+        conn.flags.intersects(Flags::DEAD)
+    }
+
+    #[test]
+    fn who_is_refused_over_and_over_waits_once_and_does_not_put_the_deadline_off() {
+        let (mut engine, [slow, _]) = holding([8000, 8000]);
+        for _ in 0..3 {
+            refuse(&mut engine, slow);
+            engine.set_now(engine.now + DEADLINE / 4);
+        }
+        assert_eq!(engine.starved.len(), 1);
+        let (waited, task) = pass_time(&mut engine);
+        assert_eq!(task, Task::Memory);
+        assert!(
+            waited <= DEADLINE / 4 + Duration::from_millis(2),
+            "{waited:?}"
+        );
+    }
+
+    /// As those are who wait behind others that were let on.
+    #[test]
+    fn who_is_given_a_deadline_anew_has_the_whole_time_from_then_on() {
+        let (mut engine, [slow, _]) = holding([8000, 8000]);
+        engine.arm_memory_deadline();
+        assert!(engine.memory_deadline.is_none(), "nobody waits");
+        refuse(&mut engine, slow);
+        engine.set_now(engine.now + DEADLINE / 2);
+        engine.arm_memory_deadline();
+        let (waited, task) = pass_time(&mut engine);
+        assert_eq!(task, Task::Memory);
+        assert!(waited >= DEADLINE, "{waited:?}");
+    }
+
+    #[test]
+    fn at_the_deadline_the_one_that_holds_the_most_is_aborted_and_no_more_than_are_needed() {
+        let (mut engine, [first, most, last]) = holding([4000, 8000, 4000]);
+        engine.memory_deadline_passed();
+        assert!(!is_dead(&engine, most), "nobody waits");
+        refuse(&mut engine, first);
+        let (waited, task) = pass_time(&mut engine);
+        assert_eq!(task, Task::Memory);
+        assert!(waited >= DEADLINE);
+        engine.memory_deadline_passed();
+        let dead = [first, most, last].map(|conn| is_dead(&engine, conn));
+        assert_eq!(dead, [false, true, false]);
+        assert!(engine.memory_deadline.is_some(), "for those that wait on");
+    }
+
+    /// The deadline that passed is over, also where nobody was left to be helped.
+    #[test]
+    fn who_waits_after_a_deadline_that_found_nobody_has_one_of_its_own() {
+        let (mut engine, [gone, slow]) = holding([8000, 8000]);
+        refuse(&mut engine, gone);
+        engine.close(gone, CloseReason::Local);
+        let (_, task) = pass_time(&mut engine);
+        assert_eq!(task, Task::Deadline(gone), "of the close");
+        let (_, task) = pass_time(&mut engine);
+        assert_eq!(task, Task::Memory);
+        engine.memory_deadline_passed();
+        assert!(!is_dead(&engine, slow), "nobody waited any more");
+        refuse(&mut engine, slow);
+        let (waited, task) = pass_time(&mut engine);
+        assert_eq!(task, Task::Memory);
+        assert!(waited >= DEADLINE, "{waited:?}");
+    }
+}

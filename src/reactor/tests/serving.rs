@@ -289,3 +289,17 @@ fn a_frame_that_is_not_answered_costs_no_write() {
     event(&mut reactor, conn, Flags::READABLE);
     assert_eq!((script.seen().reads, script.seen().writes), (1, 0));
 }
+
+/// Events may tell of it again and again.
+#[test]
+fn a_peer_that_has_ended_while_nobody_reads_it_is_told_of_once() {
+    let mut reactor = reactor();
+    let conn = open(&mut reactor, Script::new(), Framing::raw());
+    let paused = reactor.with(|_, cx| cx.pause(conn));
+    paused.expect("it is open");
+    for _ in 0..3 {
+        let end = Flags::READABLE | Flags::WRITABLE | Flags::END_HINT | Flags::HUNG_UP;
+        event(&mut reactor, conn, end);
+    }
+    assert_eq!(reactor.handler.hangups, [Hangup::Ended]);
+}
