@@ -568,12 +568,12 @@ fn is_long_head(tail: &Buf) -> bool {
 }
 
 /// Whether an empty buffer, in which a frame was, is used again for the first `len` bytes of one
-/// that needs so many.
+/// that needs so many; of bytes that nobody has looked at, `need` is zero.
 #[inline]
 fn is_fit(empty: &Buf, len: usize, need: usize) -> bool {
     let least = match is_open_ended(len, need) {
         true => 2 * len,
-        false => need,
+        false => need.max(len),
     };
     empty.capacity() <= KEPT_LEN && empty.room() >= least || is_fit_by_growth(empty, len, need)
 }

@@ -412,3 +412,20 @@ fn frames_as_long_as_the_one_before_are_hardly_moved() {
         assert!(ratio < 0.4, "{name}: {ratio}");
     }
 }
+
+/// Bytes behind a frame whose delivery stops the others are kept, and are more than that frame.
+#[test]
+fn a_kept_buffer_is_exchanged_where_what_is_kept_does_not_fit() {
+    let framing = codecs::framing("u32");
+    let frame = encode("u32", &payload(1000));
+    let stream = frame.repeat(20);
+    let mut sink = Collect::counting_of(&framing);
+    let mut inbound = Inbound::default();
+    inbound.ingest(&stream[..500], &mut sink);
+    sink.budget_left = 1;
+    let halt = inbound.ingest(&stream[500..], &mut sink);
+    assert!(matches!(halt, Halt::Stopped));
+    let (held, free) = (inbound.capacity(), sink.pool.free_bytes());
+    assert_eq!((held, free), (32 * 1024, 1024), "both are of the pool");
+    assert_eq!(sink.pool.lent_bytes(), held);
+}
