@@ -15,8 +15,8 @@ use std::time::Duration;
 ///
 /// What one connection may hold is at most `read_len_max`, plus one frame, plus
 /// `write_queue_len_max`, in bytes that have come or were sent; the buffers that they lie in are
-/// powers of two, and may be up to eight times as large as a frame's first bytes. A connection that
-/// idles holds nothing.
+/// powers of two, and may be up to eight times as large as a frame's first bytes, or for a second
+/// as large as those of the frame before, up to 64 KiB. A connection that idles holds nothing.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {

@@ -12,11 +12,11 @@
 //! A connection owns a buffer, its tail, only while a frame is unfinished or its delivery was
 //! stopped. The tail grows with the bytes that came, to at most eight times their number, whatever
 //! length a header claims; one of up to 64 KiB that a frame was in stays for the head behind it, so
-//! that frames of one length find their buffer ready. A byte is copied into the tail once, and once
-//! more, when the frame is whole, where the buffer became too small meanwhile: twice in all. The
-//! codecs of this crate find the end of a frame before its bytes are copied. One of a user's own
-//! has to be shown them, in one piece each time, and a few bytes behind the end come with them:
-//! that makes it up to two and a quarter.
+//! that frames of one length find their buffer ready, until the next trim. A byte is copied into
+//! the tail once, and once more, when the frame is whole, where the buffer became too small
+//! meanwhile: twice in all. The codecs of this crate find the end of a frame before its bytes are
+//! copied. One of a user's own has to be shown them, in one piece each time, and a few bytes behind
+//! the end come with them: that makes it up to two and a quarter.
 
 use super::run::{End, run, run_once, split_skip};
 use super::sink::{Flow, Halt, Sink};
@@ -48,6 +48,8 @@ const OPEN_ENDED_LEN_MIN: usize = 4 * 1024;
 /// A buffer of up to so many bytes is used again for the next frame that is cut, however few its
 /// bytes are: it was paid for by the frame before, and most frames of a stream are of one length.
 const KEPT_LEN: usize = 64 * 1024;
+/// A head of up to so many bytes may as well lie in a buffer for the head of so many.
+const SMALL_LEN: usize = 256;
 /// How many times larger than its bytes a tail may stay when a round of decoding leaves the head of
 /// a frame in it. Twice what growing makes of it, so that no tail grows and shrinks in turns.
 const SHRINK: usize = 2 * GROWTH;
@@ -240,6 +242,15 @@ impl Inbound {
         })
     }
 
+    /// Puts the head of a frame into a buffer of its size, if its own is far larger. To be called
+    /// some time after a sink was told that it [keeps room](Sink::keeps_room): a stream that goes
+    /// on grows it again, and one that does not would hold it for nothing.
+    pub(crate) fn trim(&mut self, pool: &mut Pool) {
+        if self.tail.as_deref().is_some_and(is_roomy) {
+            self.shrink(pool);
+        }
+    }
+
     /// Not inlined: each framing has a loop of its own, and none pays for the others' registers.
     #[inline(never)]
     pub(super) fn feed<S, D>(&mut self, bytes: &[u8], sink: &mut S, mut decode: D) -> Halt
@@ -263,6 +274,9 @@ impl Inbound {
             {
                 sink.split(rest);
                 keep_in(tail, rest, need, sink.now(), sink.pool());
+                if is_roomy(tail) {
+                    sink.keeps_room();
+                }
                 return Halt::Drained;
             }
             return self.keep_rest(rest, end, sink);
@@ -466,6 +480,8 @@ impl Inbound {
             // Where it was for one frame, and not for a burst, it may be kept.
             if is_unseen || tail.capacity() > KEPT_LEN {
                 self.shrink(sink.pool());
+            } else {
+                sink.keeps_room();
             }
         }
         halt
@@ -565,6 +581,12 @@ fn is_long_head(tail: &Buf) -> bool {
     }
     let missing = tail.need.saturating_sub(tail.len());
     missing >= DIRECT_LEN_MIN && (tail.len() >= DIRECT_LEN_MIN || tail.room() >= missing)
+}
+
+/// Whether it holds the head of a frame that would have been given a smaller one.
+#[inline]
+fn is_roomy(tail: &Buf) -> bool {
+    tail.need > tail.len() && tail.capacity() > GROWTH * tail.len().max(SMALL_LEN)
 }
 
 /// Whether an empty buffer, in which a frame was, is used again for the first `len` bytes of one

@@ -86,6 +86,8 @@ impl Flags {
     pub(crate) const OWN_LIMITS: Self = Self(1 << 23);
     /// The time that its callbacks take is measured.
     pub(crate) const TIMED: Self = Self(1 << 24);
+    /// Its tail is far larger than what it holds, until the next trim.
+    pub(crate) const ROOMY: Self = Self(1 << 25);
     pub(crate) const STOPPED_FOR_MEMORY: Self = Self(Self::STARVED.0 | Self::AWAITS_ROOM.0);
 
     /// No further frame is delivered while one of these is set. The pauses are bits of their own,

@@ -139,6 +139,25 @@ impl Engine {
         }
     }
 
+    /// A connection keeps room for the frame that has begun, until the next trim.
+    pub(crate) fn note_roomy(&mut self, token: Token) {
+        if let Ok(conn) = self.entries.unwatched_mut(token)
+            && conn.flags.set(Flags::ROOMY, true)
+        {
+            self.roomy.push(token);
+        }
+    }
+
+    /// Has those that keep room give it back. One that needs it has it again with its next frame.
+    pub(super) fn trim_inbounds(&mut self) {
+        for token in self.roomy.drain(..) {
+            if let Ok(conn) = self.entries.conn_mut(token) {
+                conn.flags.remove(Flags::ROOMY);
+                conn.inbound.trim(&mut self.pool);
+            }
+        }
+    }
+
     /// Takes those out of the list that have ended, or are closing, since they were stopped.
     fn forget_gone(&mut self) {
         let Self {

@@ -124,6 +124,8 @@ pub(crate) struct Engine {
     /// Armed while they wait.
     memory_deadline: Option<TimerId>,
     throttle: Throttle,
+    /// Connections that keep room for the frame that has begun, each once (`Flags::ROOMY`).
+    roomy: Vec<Token>,
     /// Reads and writes are traced: asked once a turn.
     is_traced: bool,
     pub(crate) shutting_down: bool,
@@ -171,6 +173,7 @@ impl Engine {
             starved: VecDeque::new(),
             memory_deadline: None,
             throttle: Throttle::default(),
+            roomy: Vec::new(),
             is_traced: false,
             shutting_down: false,
             shutdown_turn_max: None,
@@ -243,7 +246,8 @@ impl Engine {
         let is_over_base = elsewhere
             || self.pool.is_over_base()
             || self.out.capacity() > OUT_LEN_BASE
-            || !self.grown.is_empty();
+            || !self.grown.is_empty()
+            || !self.roomy.is_empty();
         if is_over_base && !self.trim_armed {
             self.trim_armed = true;
             self.set_task(TRIM_AFTER, Task::Trim);
@@ -256,6 +260,7 @@ impl Engine {
         self.pool.trim();
         self.spare_outbounds.trim();
         self.trim_datagrams();
+        self.trim_inbounds();
         let out_peak = std::mem::take(&mut self.out_peak);
         if self.out.is_empty() && self.out.capacity() > OUT_LEN_BASE.max(2 * out_peak) {
             self.out = Buf::with_capacity(OUT_LEN_BASE.max(out_peak));

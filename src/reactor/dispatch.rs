@@ -319,6 +319,11 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
         stats.headers_split += u64::from(served.kind().is_header_cut(head));
     }
 
+    #[cold]
+    fn keeps_room(&mut self) {
+        self.cx.engine.note_roomy(self.token);
+    }
+
     fn now(&self) -> Stamp {
         self.cx.engine.stamp
     }

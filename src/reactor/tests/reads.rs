@@ -59,3 +59,48 @@ fn what_is_dropped_behind_a_close_is_read_within_the_budget() {
     turn(&mut reactor);
     assert_eq!(reactor.stats().read_bytes, 200_000);
 }
+
+/// A stream of long frames finds its buffer ready at the next one. Who falls silent holds no more
+/// than the bytes that came.
+#[test]
+fn what_is_kept_for_a_frame_that_has_begun_is_given_back_where_it_does_not_go_on() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    let conn = open(&mut reactor, script, Framing::length_u32());
+    let frame = [&60_000_u32.to_be_bytes()[..], &[7; 60_000]].concat();
+    let (head, rest) = frame.split_at(1000);
+    let held = |reactor: &Reactor<Recorder>| reactor.stats().held_bytes;
+    script.then_read([bytes(head)]);
+    event(&mut reactor, conn, Flags::READABLE);
+    for _ in 0..3 {
+        for piece in rest.chunks(1000) {
+            script.then_read([bytes(piece)]);
+            event(&mut reactor, conn, Flags::READABLE);
+        }
+        assert_eq!(held(&reactor), 0, "between two frames");
+        script.then_read([bytes(head)]);
+        event(&mut reactor, conn, Flags::READABLE);
+        assert!(held(&reactor) < 8 * 1024 + 1000);
+    }
+    assert_eq!(reactor.next_turn_in(), None, "nothing is to be given back");
+
+    for round in 0..3 {
+        script.then_read([bytes(&[rest, &head[..10]].concat())]);
+        event(&mut reactor, conn, Flags::READABLE);
+        assert!(held(&reactor) > 60_000, "round {round}: it is kept");
+        assert!(reactor.next_turn_in().is_some(), "until a timer fires");
+        reactor.trim();
+        assert!(held(&reactor) < 8 * 256, "round {round}: it is given back");
+        reactor.trim();
+        script.then_read([bytes(&head[10..])]);
+        event(&mut reactor, conn, Flags::READABLE);
+    }
+    assert_eq!(reactor.handler.frames.len(), 6);
+    assert!(
+        reactor
+            .handler
+            .frames
+            .iter()
+            .all(|frame| frame[..] == [7; 60_000])
+    );
+}
