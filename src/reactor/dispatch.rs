@@ -466,10 +466,14 @@ impl Input<'_> {
         let Ok(conn) = engine.conn_mut(dispatch.token) else {
             return Halt::Stopped;
         };
+        if !conn.flags.wants_frames() {
+            // A frame that never came whole was skipped, and the handler has stopped there.
+            return Halt::Stopped;
+        }
         conn.flags.insert(Flags::END_TOLD);
         if conn.flags.intersects(Flags::WRITE_FAILED) {
             engine.kill(dispatch.token, CloseReason::Peer);
-        } else if conn.flags.wants_frames() {
+        } else {
             let conn = ConnId(dispatch.token);
             let since = Since::now(engine);
             dispatch

@@ -303,3 +303,26 @@ fn a_peer_that_has_ended_while_nobody_reads_it_is_told_of_once() {
     }
     assert_eq!(reactor.handler.hangups, [Hangup::Ended]);
 }
+
+/// The stream's end gives the header its end, and the body that is skipped never comes.
+#[test]
+fn a_peers_end_is_told_of_once_it_is_wanted_where_its_last_frame_is_skipped() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"9;"), Reading::End]);
+    let header = Framing::delimiters(&[b";", b";;"]);
+    let framing = Framing::header_body(header, |_| Ok(9));
+    let framing = framing.frame_len_max(5).skip_too_long();
+    let conn = open(&mut reactor, script, framing);
+    reactor.handler.at_skip = Some(Box::new(move |cx| {
+        cx.pause(conn).expect("it is open");
+    }));
+    event(&mut reactor, conn, Flags::READABLE | Flags::END_HINT);
+    assert!(reactor.handler.at_skip.is_none(), "it is paused");
+    assert_eq!(reactor.handler.half_closes, 0);
+    let resumed = reactor.with(|_, cx| cx.resume(conn));
+    resumed.expect("it is open");
+    turn(&mut reactor);
+    assert_eq!(reactor.handler.half_closes, 1);
+    assert!(matches!(only_close(&reactor).reason, CloseReason::Peer));
+}
