@@ -124,13 +124,17 @@ impl Engine {
         }
         self.arm_memory_deadline();
         let mut holders = self.holders();
-        holders.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
+        holders.sort_unstable_by_key(|(is_dead, held, _)| std::cmp::Reverse((*is_dead, *held)));
         let mut left = self.pool.lent_bytes();
-        for (held, token) in holders {
+        for (is_dead, held, token) in holders {
             if left < self.room_mark() {
                 return;
             }
             left = left.saturating_sub(held);
+            if is_dead {
+                // The end of this turn gives it back.
+                continue;
+            }
             if let Some(left_out) = self.throttle.pass(Trouble::Shed, self.now) {
                 let conn = ConnId(token);
                 log::warn!("{conn} is aborted to free the {held} bytes it holds{left_out}");
@@ -169,14 +173,14 @@ impl Engine {
         });
     }
 
-    /// The connections that hold memory, and how much.
-    fn holders(&self) -> Vec<(usize, Token)> {
+    /// The connections that hold memory: whether they have ended, and how much it is.
+    fn holders(&self) -> Vec<(bool, usize, Token)> {
         let tokens = self.entries.tokens().into_iter();
         tokens
             .filter_map(|token| {
                 let conn = self.conn(token).ok()?;
                 let held = conn.held_bytes();
-                (held > 0 && !conn.flags.intersects(Flags::DEAD)).then_some((held, token))
+                (held > 0).then_some((conn.flags.intersects(Flags::DEAD), held, token))
             })
             .collect()
     }
@@ -288,6 +292,19 @@ mod tests {
         let dead = [first, most, last].map(|conn| is_dead(&engine, conn));
         assert_eq!(dead, [false, true, false]);
         assert!(engine.memory_deadline.is_some(), "for those that wait on");
+    }
+
+    /// Its memory is there at the end of the turn, whether it is much or little.
+    #[test]
+    fn nobody_is_aborted_at_the_deadline_in_place_of_one_that_has_ended_in_that_turn() {
+        for ended in [1, 2] {
+            let (mut engine, conns) = holding([4000, 8000, 4000]);
+            refuse(&mut engine, conns[0]);
+            engine.abort(conns[ended], CloseReason::Local);
+            engine.memory_deadline_passed();
+            let dead = [0, 1, 2].map(|index| is_dead(&engine, conns[index]));
+            assert_eq!(dead, [false, ended == 1, ended == 2]);
+        }
     }
 
     /// The deadline that passed is over, also where nobody was left to be helped.
