@@ -1,5 +1,6 @@
 //! What the loop makes of each answer that a socket may give, and of events that come too late.
 
+mod memory;
 mod reads;
 mod serving;
 

@@ -44,6 +44,8 @@ pub(crate) struct Seen {
     pub(crate) writes: usize,
     pub(crate) written: Vec<u8>,
     pub(crate) is_shut_down: bool,
+    /// How often the socket was asked for its error.
+    pub(crate) error_asks: usize,
 }
 
 impl Script {
@@ -111,6 +113,11 @@ impl Script {
 
     pub(super) fn has_unread(self) -> bool {
         self.with(|state| matches!(state.readings.front(), Some(Reading::Bytes(_))))
+    }
+
+    pub(super) fn take_error(self) -> Option<io::Error> {
+        self.with(|state| state.seen.error_asks += 1);
+        None
     }
 
     pub(super) fn shutdown_write(self) {

@@ -160,7 +160,7 @@ impl Stream {
             Self::Unix(unix) => unix.take_error(),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
-            Self::Scripted(_) => Ok(None),
+            Self::Scripted(script) => Ok(script.take_error()),
         }
     }
 

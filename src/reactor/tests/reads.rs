@@ -104,3 +104,33 @@ fn what_is_kept_for_a_frame_that_has_begun_is_given_back_where_it_does_not_go_on
             .all(|frame| frame[..] == [7; 60_000])
     );
 }
+
+/// The peer may take its time to end its side.
+#[test]
+fn what_is_left_behind_a_close_is_counted_and_holds_no_memory_from_then_on() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"\x01a\x01b\x01")]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    reactor.handler.at_frame = Some(Box::new(move |cx| cx.close(conn)));
+    event(&mut reactor, conn, Flags::READABLE);
+    assert!(script.seen().is_shut_down && reactor.handler.closes.is_empty());
+    assert_eq!(reactor.stats().held_bytes, 0);
+    script.then_read([bytes(b"\x01c"), Reading::End]);
+    event(&mut reactor, conn, Flags::READABLE | Flags::END_HINT);
+    assert_eq!(only_close(&reactor).undecoded_bytes, 3);
+}
+
+/// A failure leaves the readiness as it was.
+#[test]
+fn no_read_follows_one_that_has_failed_behind_a_close() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    let reset = Reading::Fails(ErrorKind::ConnectionReset);
+    script.then_read([bytes(b"question"), reset]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    reactor.handler.at_frame = Some(Box::new(move |cx| cx.close(conn)));
+    event(&mut reactor, conn, Flags::READABLE | Flags::END_HINT);
+    assert_io(only_close(&reactor), ErrorKind::ConnectionReset);
+    assert_eq!(script.seen().reads, 2);
+}

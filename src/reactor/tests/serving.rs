@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::buffer::Buf;
+use crate::codec::{Codec, Out, Step};
 use crate::cutmap::EventKind;
 use crate::engine::Encode;
 use crate::error::FrameError;
@@ -302,6 +303,107 @@ fn a_peer_that_has_ended_while_nobody_reads_it_is_told_of_once() {
         event(&mut reactor, conn, end);
     }
     assert_eq!(reactor.handler.hangups, [Hangup::Ended]);
+}
+
+/// It takes a system call, and the error from the read that would tell of it.
+#[test]
+fn the_error_of_a_socket_is_asked_for_only_while_nobody_reads_it() {
+    let config = Config {
+        frame_budget: 1,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    script.then_read([bytes(b"\x01a\x01b\x01c")]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    let end = Flags::READABLE | Flags::WRITABLE | Flags::END_HINT | Flags::HUNG_UP;
+    event(&mut reactor, conn, end);
+    assert_eq!(script.seen().error_asks, 0, "the budget has stopped it");
+    let paused = reactor.with(|_, cx| cx.pause(conn));
+    paused.expect("it is open");
+    turn(&mut reactor);
+    assert_eq!(script.seen().error_asks, 1);
+    assert_eq!(reactor.handler.hangups, [Hangup::Ended]);
+    reactor.with(|_, cx| cx.close(conn));
+    event(&mut reactor, conn, end);
+    assert_eq!(script.seen().error_asks, 1, "it is read to its end");
+}
+
+/// The kernel takes them as fast as they are sent.
+#[test]
+fn answers_above_the_high_mark_do_not_stop_a_read_whose_output_is_written() {
+    let config = Config {
+        write_high: 4,
+        write_low: 0,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    let input = b"\x05first\x06second\x05third";
+    script.then_read([bytes(input)]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    event(&mut reactor, conn, Flags::READABLE);
+    assert_eq!(reactor.handler.frames.len(), 3, "in one turn");
+    assert_eq!((reactor.handler.drains, script.seen().writes), (3, 3));
+    assert_eq!(script.seen().written, input);
+}
+
+/// Each is followed by a look at the connection, and by nothing else.
+#[test]
+fn frames_granted_by_number_are_not_moved_and_are_answered_by_one_write() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"\x01a\x01b\x01c")]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    let granted = reactor.with(|_, cx| cx.grant(conn, 10));
+    granted.expect("it is open");
+    event(&mut reactor, conn, Flags::READABLE);
+    assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
+    assert_eq!(reactor.engine.pool.moved_bytes, 0);
+    assert_eq!(script.seen().writes, 1);
+}
+
+/// Within a read, and behind the last of its frames.
+#[test]
+fn a_codec_given_in_a_callback_begins_with_a_state_of_its_own() {
+    /// Each frame is one byte longer than the one before it.
+    struct Growing;
+
+    impl Codec for Growing {
+        type State = usize;
+
+        fn decode(&self, last: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
+            let len = *last + 1;
+            if bytes.len() < len {
+                return Ok(Step::Need(len));
+            }
+            *last = len;
+            Ok(Step::Frame {
+                frame: 0..len,
+                consumed: len,
+            })
+        }
+
+        fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+            out.put(payload);
+            Ok(())
+        }
+    }
+
+    for reads in [vec![bytes(b"abcc")], vec![bytes(b"a"), bytes(b"bcc")]] {
+        let mut reactor = reactor();
+        let script = Script::new();
+        let conn = open(&mut reactor, script, Framing::custom(Growing));
+        reactor.handler.at_frame = Some(Box::new(move |cx| {
+            let given = cx.reframe(conn, Framing::custom(Growing));
+            given.expect("it is open");
+        }));
+        for read in reads {
+            script.then_read([read]);
+            event(&mut reactor, conn, Flags::READABLE);
+        }
+        assert_eq!(reactor.handler.frames, [&b"a"[..], b"b", b"cc"]);
+    }
 }
 
 /// The stream's end gives the header its end, and the body that is skipped never comes.
