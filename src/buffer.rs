@@ -38,8 +38,8 @@ pub(crate) struct Buf {
     /// A note of the reading side: how many bytes the unfinished frame at `start` needs at least.
     /// At most `len()` where the bytes have not been looked at yet.
     pub(crate) need: usize,
-    /// A note of the reading side: `need` is one byte more than there were, as nobody knows yet how
-    /// long the frame will be.
+    /// A note of the reading side: `need` is one byte more than there were. Mostly nobody knows yet
+    /// how long the frame will be; it may lack just that one.
     pub(crate) is_open_ended: bool,
     /// A note of the reading side: when the unfinished frame at `start` began to come.
     pub(crate) since: Stamp,

@@ -348,7 +348,8 @@ pub struct Closed {
     /// Bytes that `send` accepted (with their framing) and the kernel did not take.
     pub unsent_bytes: u64,
     /// Bytes that were read and were not delivered in a frame. What the kernel held unread, and
-    /// what came after [`close`](crate::Context::close), is not in it.
+    /// what came after [`close`](crate::Context::close), is not in it; nor is what was being
+    /// delivered when the handler panicked.
     pub undecoded_bytes: u64,
     /// What the connection carried in its life.
     pub stats: crate::ConnStats,

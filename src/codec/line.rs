@@ -1,5 +1,5 @@
-//! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame. So do frames that
-//! end with another byte, but for the `\r`.
+//! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame. A delimiter of one
+//! byte is found the same way, and strips no `\r`.
 
 use super::{Ahead, Builtin, Codec, Limit, Out, Scanned, Step, count_scanned};
 use crate::buffer::Buf;

@@ -21,9 +21,8 @@
 use super::run::{End, run, run_once, split_skip};
 use super::sink::{Flow, Halt, Sink};
 use crate::buffer::{Buf, Pool};
-use crate::codec::Scanned;
-use crate::codec::with_builtin;
 use crate::codec::{Ahead, Asked, Builtin, Codec, ErasedState, Kind, Length, LengthU32};
+use crate::codec::{Scanned, with_builtin};
 use crate::timer::Stamp;
 
 /// Where an unfinished frame says no more than "one byte more", a quarter of what is there is tried
@@ -33,8 +32,9 @@ const STEP_MAX: usize = 1024;
 /// Up to so many bytes, an end that nobody knows yet may be that of a length: in digits, or a
 /// varint.
 const LENGTH_LEN_MAX: usize = 21;
-/// From this many bytes present and missing on, a frame is read straight into its tail: below it,
-/// one read that also brings the frames behind it is cheaper than one copy less.
+/// Where this many bytes are missing, a frame is read straight into its tail, if as many have come
+/// or there is room for them: below it, one read that also brings the frames behind it is cheaper
+/// than one copy less.
 const DIRECT_LEN_MIN: usize = 16 * 1024;
 /// How many times larger than the bytes that came the buffers of a tail are at the most.
 const GROWTH: usize = 8;
@@ -90,10 +90,12 @@ impl Inbound {
             && codec.is_u32()
         {
             let decode = LengthU32(codec.limit);
-            return self.feed(bytes, sink, decode);
+            let halt = self.feed(bytes, sink, decode);
+            self.tell_room(sink);
+            return halt;
         }
         let mut scanned = self.scanned();
-        with_builtin!(sink.kind(), codec => {
+        let halt = with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
             let halt = self.feed(bytes, sink, codec.asked(&mut scanned));
             self.keep_scanned(scanned);
@@ -105,13 +107,15 @@ impl Inbound {
             let halt = self.feed(bytes, sink, decode);
             self.custom = Some(state);
             halt
-        })
+        });
+        self.tell_room(sink);
+        halt
     }
 
     /// Decodes what an earlier round left undelivered.
     pub(crate) fn resume<S: Sink>(&mut self, sink: &mut S) -> Halt {
         let mut scanned = self.scanned();
-        with_builtin!(sink.kind(), codec => {
+        let halt = with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
             let halt = self.decode_tail(sink, &mut codec.asked(&mut scanned));
             self.keep_scanned(scanned);
@@ -123,13 +127,15 @@ impl Inbound {
             let halt = self.decode_tail(sink, &mut decode);
             self.custom = Some(state);
             halt
-        })
+        });
+        self.tell_room(sink);
+        halt
     }
 
     /// Shows the codec what is left now that the stream has ended.
     pub(crate) fn finish<S: Sink>(&mut self, sink: &mut S) -> Halt {
         let mut scanned = self.scanned();
-        with_builtin!(sink.kind(), codec => {
+        let halt = with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
             let halt = self.decode_tail(sink, &mut |rest: &[u8]| codec.finish(&mut scanned, rest));
             self.keep_scanned(scanned);
@@ -141,7 +147,9 @@ impl Inbound {
             let halt = self.decode_tail(sink, &mut decode);
             self.custom = Some(state);
             halt
-        })
+        });
+        self.tell_room(sink);
+        halt
     }
 
     /// Forgets what the former framing remembered; the bytes stay. A frame that it skips by count
@@ -242,12 +250,34 @@ impl Inbound {
         })
     }
 
-    /// Puts the head of a frame into a buffer of its size, if its own is far larger. To be called
-    /// some time after a sink was told that it [keeps room](Sink::keeps_room): a stream that goes
-    /// on grows it again, and one that does not would hold it for nothing.
+    /// Puts what is held into a buffer of its size, if its own is far larger. To be called some
+    /// time after a sink was told that it [keeps room](Sink::keeps_room): a stream that goes on
+    /// grows it again, and one that does not would hold it for nothing.
     pub(crate) fn trim(&mut self, pool: &mut Pool) {
         if self.tail.as_deref().is_some_and(is_roomy) {
+            self.shrink_to_fit(pool);
+        }
+    }
+
+    /// Puts what is held into a buffer of its size. Nothing else is changed by it.
+    pub(crate) fn shrink_to_fit(&mut self, pool: &mut Pool) {
+        let scanned = self.scanned();
+        if let Some(tail) = &mut self.tail
+            && !tail.is_empty()
+        {
+            pool.settle(tail);
             self.shrink(pool);
+            self.keep_scanned(scanned);
+        }
+    }
+
+    /// Tells of room that is kept, at the end of each round that may have kept some.
+    #[inline]
+    pub(super) fn tell_room<S: Sink>(&self, sink: &mut S) {
+        if let Some(tail) = &self.tail
+            && is_roomy(tail)
+        {
+            sink.keeps_room();
         }
     }
 
@@ -274,9 +304,6 @@ impl Inbound {
             {
                 sink.split(rest);
                 keep_in(tail, rest, need, sink.now(), sink.pool());
-                if is_roomy(tail) {
-                    sink.keeps_room();
-                }
                 return Halt::Drained;
             }
             return self.keep_rest(rest, end, sink);
@@ -480,8 +507,6 @@ impl Inbound {
             // Where it was for one frame, and not for a burst, it may be kept.
             if is_unseen || tail.capacity() > KEPT_LEN {
                 self.shrink(sink.pool());
-            } else {
-                sink.keeps_room();
             }
         }
         halt
@@ -583,17 +608,17 @@ fn is_long_head(tail: &Buf) -> bool {
     missing >= DIRECT_LEN_MIN && (tail.len() >= DIRECT_LEN_MIN || tail.room() >= missing)
 }
 
-/// Whether it holds the head of a frame that would have been given a smaller one.
+/// Whether its bytes would be given a smaller buffer.
 #[inline]
 fn is_roomy(tail: &Buf) -> bool {
-    tail.need > tail.len() && tail.capacity() > GROWTH * tail.len().max(SMALL_LEN)
+    tail.capacity() > GROWTH * tail.len().max(SMALL_LEN)
 }
 
 /// Whether an empty buffer, in which a frame was, is used again for the first `len` bytes of one
 /// that needs so many; of bytes that nobody has looked at, `need` is zero.
 #[inline]
 fn is_fit(empty: &Buf, len: usize, need: usize) -> bool {
-    let least = match is_open_ended(len, need) {
+    let least = match is_long_open_ended(len, need) {
         true => 2 * len,
         false => need.max(len),
     };
@@ -603,7 +628,7 @@ fn is_fit(empty: &Buf, len: usize, need: usize) -> bool {
 /// The same where it is large, or smaller than the frame.
 #[inline(never)]
 fn is_fit_by_growth(empty: &Buf, len: usize, need: usize) -> bool {
-    let least = match is_open_ended(len, need) {
+    let least = match is_long_open_ended(len, need) {
         true => 2 * len,
         false => first_capacity(len, need),
     };
@@ -614,16 +639,16 @@ fn is_fit_by_growth(empty: &Buf, len: usize, need: usize) -> bool {
 /// How large a buffer is taken for the first `len` bytes of a frame that needs so many.
 fn first_capacity(len: usize, need: usize) -> usize {
     let most = most_for(len, 0);
-    if is_open_ended(len, need) {
+    if is_long_open_ended(len, need) {
         most_open_ended(2 * len, most)
     } else {
         capacity_for(need, most).max(len)
     }
 }
 
-/// Whether nobody knows how long the frame will be.
+/// Whether nobody knows how long the frame will be, and there is more of it than of any length.
 #[inline]
-fn is_open_ended(len: usize, need: usize) -> bool {
+fn is_long_open_ended(len: usize, need: usize) -> bool {
     need == len + 1 && len > LENGTH_LEN_MAX
 }
 

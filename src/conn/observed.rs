@@ -89,6 +89,7 @@ impl Inbound {
             Some(state) => self.put_custom(state),
             None => self.keep_scanned(scanned),
         }
+        self.tell_room(&mut sink);
         halt
     }
 }
@@ -136,6 +137,10 @@ impl<S: Sink> Sink for Observing<'_, S> {
 
     fn split(&mut self, head: &[u8]) {
         self.sink.split(head);
+    }
+
+    fn keeps_room(&mut self) {
+        self.sink.keeps_room();
     }
 
     fn now(&self) -> Stamp {

@@ -21,9 +21,9 @@ pub(crate) trait Sink {
     fn split(&mut self, head: &[u8]) {
         let _ = head;
     }
-    /// The head of a frame is kept in a buffer that is far larger than it, as the next bytes will
-    /// most likely need it: see [`Inbound::trim`](super::Inbound::trim).
-    fn keeps_room(&mut self) {}
+    /// What is left is kept in a buffer that is far larger than it, as the next bytes will most
+    /// likely need it: see [`Inbound::trim`](super::Inbound::trim).
+    fn keeps_room(&mut self);
     fn now(&self) -> Stamp;
     fn pool(&mut self) -> &mut Pool;
 }

@@ -125,6 +125,8 @@ struct Collect {
     budget_left: usize,
     pool: Pool,
     now: Stamp,
+    /// It was told that room is kept.
+    is_roomy: bool,
     /// What ended the last stream, if it was an error.
     error: Option<FrameError>,
 }
@@ -140,6 +142,7 @@ impl Collect {
             budget_left: usize::MAX,
             pool: Pool::new(0),
             now: Stamp::default(),
+            is_roomy: false,
             error: None,
         }
     }
@@ -170,6 +173,10 @@ impl Sink for Collect {
 
     fn u32_len_end(&self) -> usize {
         self.framing.u32_len_end()
+    }
+
+    fn keeps_room(&mut self) {
+        self.is_roomy = true;
     }
 
     fn now(&self) -> Stamp {
@@ -244,6 +251,11 @@ fn deliver(
         } else {
             break None;
         };
+        let (held, capacity) = (inbound.len(), inbound.capacity());
+        assert!(
+            std::mem::take(&mut sink.is_roomy) || capacity <= 8 * held.max(256),
+            "{held} bytes are held in a buffer of {capacity}, and nobody is told"
+        );
         if let Halt::Failed(failed) = halt {
             sink.error = Some(failed.error);
             break Some(at - failed.undecoded);

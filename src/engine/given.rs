@@ -1,5 +1,7 @@
 //! Payloads that are given by value, and queued without a copy.
 
+use std::mem;
+
 use super::Engine;
 use super::output::{accepted, full};
 use crate::buffer::Buf;
@@ -65,7 +67,8 @@ impl Engine {
             false => &conn.framing,
         };
         // Not one of the pool's: that would count as lent for ever where encoding panics.
-        let mut buf = Buf::with_capacity(AROUND_LEN);
+        let mut buf = mem::take(&mut self.around);
+        buf.reserve(AROUND_LEN);
         let place = framing.encode_around(payload, &mut buf);
         let limit = conn.limits(config).write_queue_len_max;
         let is_too_much = queued + buf.len() + payload.len() > limit;
@@ -95,6 +98,8 @@ impl Engine {
         outbound.push(head, pool);
         outbound.push_given(payload, pool);
         outbound.push(end, pool);
+        self.around = around.buf;
+        self.around.clear();
         let queued = outbound.len();
         if !conn.flags.intersects(Flags::TO_FLUSH) {
             conn.flags.insert(Flags::TO_FLUSH);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Connection, Engine};
+use super::{Connection, Engine, TRACED};
 use crate::conn::Flags;
 use crate::stats::Stats;
 use crate::token::Token;
@@ -36,7 +36,7 @@ impl Engine {
         let fill = fill(conn, stats, buf);
         if let Fill::Bytes(len) = fill {
             conn.active = *stamp;
-            log::trace!("read {len} bytes from {}", conn.peer);
+            log::trace!(target: TRACED, "read {len} bytes from {}", conn.peer);
         }
         fill
     }

@@ -67,6 +67,8 @@ const ACCEPT_RETRY_MIN: Duration = Duration::from_millis(100);
 /// And how seldom at last: whoever waits is served within a second of a descriptor's being free.
 const ACCEPT_RETRY_MAX: Duration = Duration::from_millis(800);
 /// How long a free buffer beyond the pool's base is kept unused.
+/// What reads and writes are traced as.
+const TRACED: &str = "unstick::io";
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// An output buffer of this many bytes is kept for good.
 const OUT_LEN_BASE: usize = 64 * 1024;
@@ -126,6 +128,8 @@ pub(crate) struct Engine {
     throttle: Throttle,
     /// Connections that keep room for the frame that has begun, each once (`Flags::ROOMY`).
     roomy: Vec<Token>,
+    /// For what stands around a payload that is given.
+    around: Buf,
     /// Reads and writes are traced: asked once a turn.
     is_traced: bool,
     pub(crate) shutting_down: bool,
@@ -174,6 +178,7 @@ impl Engine {
             memory_deadline: None,
             throttle: Throttle::default(),
             roomy: Vec::new(),
+            around: Buf::default(),
             is_traced: false,
             shutting_down: false,
             shutdown_turn_max: None,
@@ -200,7 +205,7 @@ impl Engine {
     #[inline]
     pub(crate) fn begin_round(&mut self) {
         self.ready.begin_round();
-        self.is_traced = log::log_enabled!(log::Level::Trace);
+        self.is_traced = log::log_enabled!(target: TRACED, log::Level::Trace);
     }
 
     /// Looks at an entry of the round that is no plain connection, and takes it out of the queue.

@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 
 use super::observe::record_write;
-use super::{Connection, Engine, Entry, OUT_LEN_BASE};
+use super::{Connection, Engine, Entry, OUT_LEN_BASE, TRACED};
 use crate::buffer::{Buf, Pool};
 use crate::codec::{Framing, Out};
 use crate::config::Config;
@@ -586,7 +586,7 @@ fn wrote(
 ) {
     if let Ok(len) = *result {
         conn.active = now;
-        log::trace!("wrote {len} bytes to {}", conn.peer);
+        log::trace!(target: TRACED, "wrote {len} bytes to {}", conn.peer);
         record_write(recorder, token, conn, len);
     }
 }

@@ -114,6 +114,7 @@ impl Served {
     /// Puts the read side back into the entry, and adds to the statistics what they do not have.
     #[inline]
     fn end(&mut self, conn: &mut Connection, inbound: Inbound, stats: &mut Stats) {
+        debug_assert_eq!(conn.inbound.capacity(), 0, "it is served elsewhere");
         // What stood in its place owns nothing, and is not worth a look at its drop.
         mem::forget(mem::replace(&mut conn.inbound, inbound));
         let frames_in = self.frames_in();

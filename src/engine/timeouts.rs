@@ -238,6 +238,8 @@ mod tests {
             Flow::Continue
         }
 
+        fn keeps_room(&mut self) {}
+
         fn now(&self) -> Stamp {
             self.now
         }

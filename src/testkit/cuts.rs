@@ -87,17 +87,25 @@ pub struct Cuts {
 enum Way {
     Alone,
     Through,
+    Shrunk,
     Paused,
     Reframed,
 }
 
 impl Way {
-    const ALL: [Self; 4] = [Self::Alone, Self::Through, Self::Paused, Self::Reframed];
+    const ALL: [Self; 5] = [
+        Self::Alone,
+        Self::Through,
+        Self::Shrunk,
+        Self::Paused,
+        Self::Reframed,
+    ];
 
     fn describe(self) -> &'static str {
         match self {
             Self::Alone => "the codec alone",
             Self::Through => "through a connection",
+            Self::Shrunk => "through a connection whose buffer is shrunk behind each read",
             Self::Paused => "through a connection that is paused behind each frame",
             Self::Reframed => "through a connection that is reframed behind each frame",
         }
@@ -408,11 +416,11 @@ impl<'a> Trial<'a> {
         let is_stopped = Cell::new(false);
         let mut take = |frame: &[u8]| {
             outcome.frames.push(frame.to_vec());
-            if way == Way::Through {
-                return ControlFlow::Continue(());
+            if matches!(way, Way::Paused | Way::Reframed) {
+                is_stopped.set(true);
+                return ControlFlow::Break(());
             }
-            is_stopped.set(true);
-            ControlFlow::Break(())
+            ControlFlow::Continue(())
         };
         let mut received = 0;
         let mut pieces = pieces.iter().filter(|piece| !piece.is_empty());
@@ -443,9 +451,16 @@ impl<'a> Trial<'a> {
             if step.is_err() {
                 break step;
             }
+            let kept = match way {
+                Way::Through => KEPT_LEN.min(HELD_FACTOR * received),
+                Way::Shrunk => 0,
+                _ => continue,
+            };
+            if way == Way::Shrunk {
+                side.shrink_to_fit();
+            }
             let (capacity, held) = (side.capacity(), side.held_bytes());
-            let kept = KEPT_LEN.min(HELD_FACTOR * received);
-            if way == Way::Through && capacity > kept.max(HELD_FACTOR * held.max(HELD_MIN)) {
+            if capacity > kept.max(HELD_FACTOR * held.max(HELD_MIN)) {
                 return Err(format!("{held} bytes are held in a buffer of {capacity}"));
             }
         };
@@ -457,7 +472,8 @@ impl<'a> Trial<'a> {
             Kind::Custom(_) => MOVED_QUARTERS_MAX_OWN,
             _ => MOVED_QUARTERS_MAX,
         };
-        if 4 * moved > moved_quarters_max * received as u64 {
+        // To shrink is to move once more.
+        if way != Way::Shrunk && 4 * moved > moved_quarters_max * received as u64 {
             return Err(format!("{moved} bytes are moved, where {received} came"));
         }
         Ok(outcome)

@@ -190,6 +190,12 @@ impl ReadSide {
         self.inbound.capacity()
     }
 
+    /// Puts the bytes that are held into a buffer of their size. A reactor does it where a buffer
+    /// stays far larger than its bytes for a second.
+    pub fn shrink_to_fit(&mut self) {
+        self.inbound.shrink_to_fit(&mut self.pool);
+    }
+
     /// How many bytes were copied so far, into a buffer or from a smaller one to a larger one.
     #[must_use]
     pub fn moved_bytes(&self) -> u64 {
@@ -264,6 +270,8 @@ where
         *self.frames_skipped += 1;
         Flow::Continue
     }
+
+    fn keeps_room(&mut self) {}
 
     fn now(&self) -> Stamp {
         Stamp::default()

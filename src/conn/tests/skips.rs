@@ -216,3 +216,41 @@ fn what_is_malformed_is_final_also_where_frames_are_skipped() {
         assert!(matches!(error, FrameError::Malformed(_)), "{name}: {error}");
     }
 }
+
+/// What the codec knows of a frame is not in its bytes alone.
+#[test]
+fn a_frame_is_skipped_to_its_end_where_its_buffer_is_made_smaller_meanwhile() {
+    for framing in [
+        Framing::line(),
+        Framing::delimiter(b"\n"),
+        Framing::delimiters(&[b"\n", b"\0"]),
+        Framing::delimiter(b"x\n"),
+    ] {
+        let framing = framing.frame_len_max(4096).skip_too_long();
+        let name = framing.to_string();
+        let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&framing));
+        let (short, long) = (vec![b'a'; 3000], vec![b'b'; 5000]);
+        for read in [
+            &short[..],
+            &[b"x\n", &long[..]].concat(),
+            b"evilx\n",
+            b"goodx\n",
+        ] {
+            assert!(matches!(inbound.ingest(read, &mut sink), Halt::Drained));
+            assert_eq!(inbound.unfinished_since().is_some(), inbound.len() > 0);
+            let is_told = std::mem::take(&mut sink.is_roomy);
+            let before = inbound.capacity();
+            inbound.trim(&mut sink.pool);
+            assert_eq!(inbound.capacity() < before, is_told, "{name}");
+        }
+        let [first, second, third] = &sink.frames[..] else {
+            panic!("{name}: {:?}", sink.frames);
+        };
+        assert!(first.starts_with(&short), "{name}");
+        assert!(
+            second.is_ascii() && second.starts_with(b"a frame"),
+            "{name}"
+        );
+        assert!(third.starts_with(b"good"), "{name}");
+    }
+}

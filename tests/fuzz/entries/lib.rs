@@ -127,7 +127,7 @@ pub fn cuts(data: &[u8]) {
 }
 
 /// The read side of a connection whose handler pauses, reframes and closes between its frames, one
-/// as the other decides for each of them.
+/// as the other decides for each of them, and whose buffer is shrunk now and then.
 pub fn connection(data: &[u8]) {
     let mut input = Input(data);
     let limit = input.limit();
@@ -157,6 +157,9 @@ pub fn connection(data: &[u8]) {
         if current != handler.current {
             current = handler.current;
             side.reframe(formats[current % formats.len()].framing(limit));
+        }
+        if at % 3 == 0 {
+            side.shrink_to_fit();
         }
         let result = if side.has_undelivered() {
             side.resume(|frame| handler.on_frame(frame))
