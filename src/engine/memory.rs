@@ -307,6 +307,31 @@ mod tests {
         }
     }
 
+    /// At the mark itself nobody goes on yet.
+    #[test]
+    fn so_many_are_aborted_at_the_deadline_that_those_who_wait_go_on() {
+        let (mut engine, conns) = holding([2000; 8]);
+        refuse(&mut engine, conns[0]);
+        engine.memory_deadline_passed();
+        let dead = conns.iter().filter(|conn| is_dead(&engine, **conn));
+        assert_eq!(dead.count(), 2);
+        while engine.next_dead().is_some() {}
+        assert_eq!(engine.starved_count(), 1);
+    }
+
+    /// As where it is all held by queues of datagrams.
+    #[test]
+    fn who_holds_no_memory_is_not_aborted_for_it() {
+        let (mut engine, [idle]) = holding([1000]);
+        engine.pool.count(0, 16 * 1024);
+        refuse(&mut engine, idle);
+        let conn = engine.conn_mut(idle).expect("it is open");
+        conn.flags.insert(Flags::WRITABLE);
+        let _ = engine.flush(idle);
+        engine.memory_deadline_passed();
+        assert!(!is_dead(&engine, idle));
+    }
+
     /// The deadline that passed is over, also where nobody was left to be helped.
     #[test]
     fn who_waits_after_a_deadline_that_found_nobody_has_one_of_its_own() {

@@ -1,4 +1,4 @@
-//! Who is told when there is room for output again.
+//! Who goes on when there is memory again, and who is told of it.
 
 use super::*;
 
@@ -8,6 +8,25 @@ fn refuse(reactor: &mut Reactor<Recorder>, conn: ConnId) {
         let refused = cx.send(conn, b"more");
         assert!(matches!(refused, Err(SendError::Full)), "{refused:?}");
     });
+}
+
+/// Its event has come already, and none has for the one that was refused output.
+#[test]
+fn who_was_not_read_for_want_of_memory_is_read_when_there_is_some() {
+    let (mut reactor, slow) = with_full_memory();
+    let [read, refused] = [Script::new(), Script::new()];
+    let conn = open(&mut reactor, read, Framing::raw());
+    let other = open(&mut reactor, refused, Framing::raw());
+    read.then_read([bytes(b"question")]);
+    event(&mut reactor, conn, Flags::READABLE);
+    refuse(&mut reactor, other);
+    assert_eq!(read.seen().reads, 0);
+    reactor.with(|_, cx| cx.abort(slow));
+    for _ in 0..2 {
+        turn(&mut reactor);
+    }
+    assert_eq!(reactor.handler.frames, [b"question"]);
+    assert_eq!((reactor.handler.drains, refused.seen().reads), (1, 0));
 }
 
 #[test]

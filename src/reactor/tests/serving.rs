@@ -327,6 +327,21 @@ fn the_error_of_a_socket_is_asked_for_only_while_nobody_reads_it() {
     reactor.with(|_, cx| cx.close(conn));
     event(&mut reactor, conn, end);
     assert_eq!(script.seen().error_asks, 1, "it is read to its end");
+
+    // A write has told of it before.
+    let script = Script::new();
+    script.then_read([bytes(b"\x01a")]);
+    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    reactor.with(|_, cx| {
+        cx.pause(conn).expect("it is open");
+        let _ = cx.send(conn, b"answer").expect("there is room");
+    });
+    for _ in 0..2 {
+        turn(&mut reactor);
+    }
+    assert_eq!(script.seen().error_asks, 0);
+    assert_eq!(reactor.handler.hangups[1..], [Hangup::Reset]);
 }
 
 /// The kernel takes them as fast as they are sent.
