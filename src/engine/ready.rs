@@ -59,8 +59,10 @@ mod tests {
         queue.push(a);
         queue.push(b);
         queue.begin_round();
-        assert_eq!(queue.pop(), Some(a));
+        assert_eq!((queue.len(), queue.pop()), (2, Some(a)));
+        assert!(!queue.is_empty(), "the round is not over");
         queue.push(c);
+        assert_eq!(queue.len(), 2);
         // A panic: the rest of the round is the next one.
         queue.begin_round();
         assert_eq!((queue.pop(), queue.pop()), (Some(b), None));

@@ -521,6 +521,7 @@ fn ids_stay_apart_where_the_generations_wrap() {
             assert_ne!(conn, *earlier);
             assert_ne!(conn.0.to_poll(), earlier.0.to_poll());
             reactor.engine.queue(earlier.0);
+            assert!(reactor.engine.entries.get(earlier.0).is_err());
             reactor.with(|_, cx| {
                 assert!(matches!(cx.send(*earlier, b"stale"), Err(SendError::Gone)));
                 cx.abort(*earlier);

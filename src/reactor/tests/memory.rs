@@ -126,3 +126,22 @@ fn who_is_refused_before_it_is_open_is_told_of_room_when_it_is() {
         assert_eq!(reactor.handler.drains, drains);
     }
 }
+
+#[test]
+fn a_datagram_takes_memory_until_it_is_sent_and_is_refused_where_there_is_none() {
+    let (mut reactor, slow) = with_full_memory();
+    let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let to = peer.local_addr().expect("it is bound");
+    let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let send = |reactor: &mut Reactor<Recorder>| reactor.with(|_, cx| cx.send_to(udp, to, b"word"));
+    assert!(matches!(send(&mut reactor), Err(SendError::Full)));
+    assert_eq!(reactor.stats().datagrams_dropped, 1);
+    reactor.with(|_, cx| cx.abort(slow));
+    turn(&mut reactor);
+    assert_eq!(reactor.stats().held_bytes, 0);
+    send(&mut reactor).expect("there is room");
+    assert!(reactor.stats().held_bytes > 0);
+    turn(&mut reactor);
+    let stats = reactor.stats();
+    assert_eq!((stats.datagrams_out, stats.held_bytes), (1, 0));
+}

@@ -145,18 +145,23 @@ fn a_queue_filled_anew_by_on_drained_where_a_frame_is_skipped_drains_again() {
 
 #[test]
 fn what_is_observed_from_the_last_frame_of_a_read_on_has_its_write_recorded() {
-    let mut reactor = reactor();
-    let script = Script::new();
-    script.then_read([bytes(b"question")]);
-    let conn = open(&mut reactor, script, Framing::raw());
-    reactor.handler.at_frame = Some(Box::new(move |cx| {
-        cx.observe(conn).expect("it is open");
-        let _ = cx.send(conn, b"answer").expect("there is room");
-    }));
-    event(&mut reactor, conn, Flags::READABLE);
-    let recording = reactor.with(|_, cx| cx.take_recording());
-    let kinds: Vec<_> = recording.events().iter().map(|event| event.kind).collect();
-    assert_eq!(kinds, [EventKind::Send, EventKind::Write]);
+    for observes_all in [false, true] {
+        let mut reactor = reactor();
+        let script = Script::new();
+        script.then_read([bytes(b"question")]);
+        let conn = open(&mut reactor, script, Framing::raw());
+        reactor.handler.at_frame = Some(Box::new(move |cx| {
+            match observes_all {
+                true => cx.observe_all(),
+                false => cx.observe(conn).expect("it is open"),
+            }
+            let _ = cx.send(conn, b"answer").expect("there is room");
+        }));
+        event(&mut reactor, conn, Flags::READABLE);
+        let recording = reactor.with(|_, cx| cx.take_recording());
+        let kinds: Vec<_> = recording.events().iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, [EventKind::Send, EventKind::Write]);
+    }
 }
 
 #[test]
