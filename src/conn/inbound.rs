@@ -86,16 +86,21 @@ impl Inbound {
                 Flow::Stop => Halt::Stopped,
             };
         }
+        let halt = self.ingest_any(bytes, sink);
+        self.tell_room(sink);
+        halt
+    }
+
+    /// [`ingest`](Inbound::ingest) where there is more to it.
+    fn ingest_any<S: Sink>(&mut self, bytes: &[u8], sink: &mut S) -> Halt {
         if let Kind::Length(codec) = sink.kind()
             && codec.is_u32()
         {
             let decode = LengthU32(codec.limit);
-            let halt = self.feed(bytes, sink, decode);
-            self.tell_room(sink);
-            return halt;
+            return self.feed(bytes, sink, decode);
         }
         let mut scanned = self.scanned();
-        let halt = with_builtin!(sink.kind(), codec => {
+        with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
             let halt = self.feed(bytes, sink, codec.asked(&mut scanned));
             self.keep_scanned(scanned);
@@ -107,9 +112,7 @@ impl Inbound {
             let halt = self.feed(bytes, sink, decode);
             self.custom = Some(state);
             halt
-        });
-        self.tell_room(sink);
-        halt
+        })
     }
 
     /// Decodes what an earlier round left undelivered.
