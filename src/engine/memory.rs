@@ -143,7 +143,7 @@ impl Engine {
         }
     }
 
-    /// A connection keeps room for the frame that has begun, until the next trim.
+    /// A connection keeps more room than its bytes need, until the next trim.
     pub(crate) fn note_roomy(&mut self, token: Token) {
         if let Ok(conn) = self.entries.unwatched_mut(token)
             && conn.flags.set(Flags::ROOMY, true)

@@ -126,7 +126,7 @@ pub(crate) struct Engine {
     /// Armed while they wait.
     memory_deadline: Option<TimerId>,
     throttle: Throttle,
-    /// Connections that keep room for the frame that has begun, each once (`Flags::ROOMY`).
+    /// Connections that keep more room than their bytes need, each once (`Flags::ROOMY`).
     roomy: Vec<Token>,
     /// For what stands around a payload that is given.
     around: Buf,
