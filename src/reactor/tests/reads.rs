@@ -105,6 +105,37 @@ fn what_is_kept_for_a_frame_that_has_begun_is_given_back_where_it_does_not_go_on
     );
 }
 
+/// Whatever way the bytes took, and whatever they wait for.
+#[test]
+fn room_kept_for_few_bytes_is_given_back_where_they_are_observed_or_wait_for_a_resume() {
+    type Act = fn(&mut Context<'_, Recorder>, ConnId);
+    let acts: [Act; 2] = [
+        |cx, conn| cx.observe(conn).expect("it is open"),
+        |cx, conn| cx.pause(conn).expect("it is open"),
+    ];
+    for act in acts {
+        let mut reactor = reactor();
+        let script = Script::new();
+        let conn = open(&mut reactor, script, Framing::length_u32());
+        let frame = [&60_000_u32.to_be_bytes()[..], &[7; 60_000]].concat();
+        let (head, rest) = frame.split_at(50_000);
+        script.then_read([bytes(head)]);
+        event(&mut reactor, conn, Flags::READABLE);
+        reactor.handler.at_frame = Some(Box::new(move |cx| act(cx, conn)));
+        for _ in 0..2 {
+            script.then_read([bytes(&[rest, &head[..10]].concat())]);
+            event(&mut reactor, conn, Flags::READABLE);
+            reactor.trim();
+            let held = reactor.stats().held_bytes;
+            assert!((10..=8 * 256).contains(&held), "{held} bytes");
+            reactor.with(|_, cx| cx.resume(conn).expect("it is open"));
+            script.then_read([bytes(&head[10..])]);
+            event(&mut reactor, conn, Flags::READABLE);
+        }
+        assert_eq!(reactor.handler.frames.len(), 2);
+    }
+}
+
 /// The peer may take its time to end its side.
 #[test]
 fn what_is_left_behind_a_close_is_counted_and_holds_no_memory_from_then_on() {
