@@ -37,8 +37,9 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 ///
 /// * every way to cut a stream of up to 16 bytes; of a longer one every two cuts up to 96 bytes and
 ///   every single cut up to 1,024; byte by byte; all at once; and a hundred random ways;
-/// * each of them with the codec alone, and as a connection runs it: straight through, with a pause
-///   behind each frame, and with the framing exchanged for itself behind each frame;
+/// * each of them with the codec alone, and as a connection runs it: straight through, with its
+///   buffer shrunk behind each read, with a pause behind each frame, and with the framing exchanged
+///   for itself behind each frame;
 /// * streams of garbage, seeded: random bytes, and the stream with some of it changed.
 ///
 /// What must hold:
@@ -48,7 +49,8 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 /// * no byte of a long frame is searched twice for its end: give a stream with a frame of 200 bytes
 ///   or more, and it is tried;
 /// * no more than twice the bytes that came are copied, or two and a quarter times where the codec
-///   is one's own; and buffers are no larger than a few times the bytes in them;
+///   is one's own; and buffers are no larger than a few times the bytes in them, or than 64 KiB
+///   where a frame before needed them;
 /// * a [limit](Cuts::frame_len_max) is kept;
 /// * nothing panics, and nothing is asked for ever.
 ///
