@@ -5,8 +5,7 @@ mod common;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use common::{Event, Probe, client, deposit, drive, idle, listening, open, reset};
-use socket2::{Domain, Socket, Type};
+use common::{Event, Probe, client, deposit, drive, idle, listening, open};
 use unstick::{Config, Framing, ListenerId, Reactor, Refusal};
 
 fn refusals(reactor: &Reactor<Probe>) -> Vec<(ListenerId, SocketAddr, Refusal)> {
@@ -22,6 +21,7 @@ fn refusals(reactor: &Reactor<Probe>) -> Vec<(ListenerId, SocketAddr, Refusal)> 
 /// A client that comes from an address of its own; all of 127.0.0.0/8 is this host.
 #[cfg(target_os = "linux")]
 fn client_from(addr: [u8; 4], server: SocketAddr) -> TcpStream {
+    use socket2::{Domain, Socket, Type};
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let local = SocketAddr::from((addr, 0));
     socket.bind(&local.into()).expect("it is an own address");
@@ -74,7 +74,7 @@ fn one_address_has_no_more_than_its_connections_and_the_others_have_theirs() {
 
     // A place is free when a connection of that address has ended.
     let [leaving, _staying] = served;
-    reset(leaving);
+    common::reset(leaving);
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     let _next = client(addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 4);

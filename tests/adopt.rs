@@ -5,11 +5,10 @@ mod common;
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{Event, Probe, client, drive, round_trip, settle};
-use unstick::{CloseReason, Closed, Config, ConnId, Context, Framing, Handler, Origin, Reactor};
+use unstick::{CloseReason, Closed, ConnId, Context, Framing, Handler, Origin, Reactor};
 
 fn reactor(probe: Probe) -> Reactor<Probe> {
     Reactor::new(probe).expect("a reactor")
@@ -219,6 +218,7 @@ fn serve_as_child(take: impl FnOnce() -> std::os::fd::OwnedFd) {
 #[cfg(unix)]
 fn a_child_serves_the_listener_that_its_parent_handed_down() {
     use std::os::fd::{AsFd, OwnedFd};
+    use std::process::Stdio;
     if common::is_child() {
         return serve_as_child(|| {
             let stdin = std::io::stdin();
@@ -243,6 +243,7 @@ fn a_child_serves_the_listener_that_its_parent_handed_down() {
 #[test]
 #[cfg(unix)]
 fn a_service_serves_the_listener_that_systemd_handed_down() {
+    use std::process::{Command, Stdio};
     const SCRIPT: &str = "
 import os, socket, sys
 s = socket.create_server(('127.0.0.1', 0))
@@ -316,6 +317,7 @@ fn a_duplicate_of_a_closed_connections_socket_brings_no_event() {
 #[cfg(target_os = "linux")]
 fn no_descriptor_of_a_reactor_is_inherited() {
     use socket2::{Domain, Socket, Type};
+    use unstick::Config;
     if !common::is_child() {
         // In a process of its own, as other tests open descriptors too.
         let output = common::rerun("no_descriptor_of_a_reactor_is_inherited")

@@ -5,7 +5,6 @@ mod common;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
-use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -239,6 +238,7 @@ fn drive_to_closed<H: Handler>(reactor: &mut Reactor<H>, count: u64) {
 #[test]
 #[cfg(target_os = "linux")]
 fn no_descriptor_is_inherited_by_a_child_process() {
+    use std::process::{Command, Stdio};
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
     reactor.bind_udp("127.0.0.1:0").expect("a free port");
     reactor.connect(addr, Framing::raw(), ());

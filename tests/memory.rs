@@ -7,9 +7,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use common::read_slowly;
 use common::{DEADLINE, Event, Probe, deposit, drive, frame, idle, listening, open, open_narrow};
-use common::{read_slowly, reset};
-use unstick::{CloseReason, Config, ConnId, Framing, Hangup, Reactor, SendError, UdpId};
+use unstick::{CloseReason, Config, ConnId, Framing, Reactor, SendError, UdpId};
 
 const MEMORY_MAX: usize = 1 << 20;
 const FRAME_LEN: usize = 600_000;
@@ -283,6 +283,8 @@ fn at_the_budget_a_connection_is_closed_as_well_as_ever() {
 #[test]
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn a_peer_that_resets_is_noticed_also_while_memory_is_short() {
+    use common::reset;
+    use unstick::Hangup;
     for sent in [&b""[..], &frame("u32", b"short")] {
         let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
         let (_slow, slow_conn) = open_narrow(&mut reactor, addr);

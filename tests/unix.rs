@@ -5,17 +5,15 @@ mod common;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use common::{DEADLINE, Event, Probe, drive, frame, settle};
 use unstick::{
-    Addr, CloseReason, Config, ConnId, ConnectOptions, Framing, Gone, ListenOptions, Origin,
-    Reactor, UnixAddr,
+    Addr, CloseReason, Config, ConnId, ConnectOptions, Framing, Gone, Origin, Reactor, UnixAddr,
 };
 
 /// A directory of its own for each test, gone with it.
@@ -212,6 +210,7 @@ fn both_ends_have_the_names_that_the_kernel_gives_them() {
 fn an_abstract_name_is_no_file_and_goes_with_its_socket() {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr as StdAddr;
+    use std::time::Duration;
 
     let name = format!("unstick-test-{}", std::process::id());
     let std_name = StdAddr::from_abstract_name(&name).expect("short");
@@ -261,6 +260,9 @@ fn the_file_of_a_socket_that_is_gone_stays_until_somebody_removes_it() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_connect_to_a_full_backlog_fails_and_the_next_address_is_tried() {
+    use std::os::unix::net::UnixListener;
+    use unstick::ListenOptions;
+
     struct Both(Addr, Addr);
     impl unstick::ToAddrs for Both {
         fn to_addrs(&self) -> std::io::Result<impl Iterator<Item = Addr>> {

@@ -716,7 +716,8 @@ mod tests {
     }
 
     fn find_no_descriptor(engine: &mut Engine, listener: ListenerId) {
-        let error = io::Error::from_raw_os_error(24); // EMFILE on every Unix
+        // EMFILE on every Unix, and WSAEMFILE.
+        let error = io::Error::from_raw_os_error(if cfg!(windows) { 10024 } else { 24 });
         let accepted = engine.accept_failed(listener, &error);
         assert!(matches!(accepted, Accepted::Nothing), "{accepted:?}");
     }
@@ -729,7 +730,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(unix)]
     fn a_close_has_those_accept_again_who_found_no_descriptor() {
         let (mut engine, conn, listener) = exhausted();
         while next_ready(&mut engine).is_some() {}
@@ -743,7 +743,6 @@ mod tests {
     /// As somebody else may free some, they are tried again by a timer: less and less often, until
     /// one is found.
     #[test]
-    #[cfg(unix)]
     fn the_time_to_the_next_try_doubles_until_somebody_is_accepted() {
         let (mut engine, _, listener) = exhausted();
         while next_ready(&mut engine).is_some() {}

@@ -14,7 +14,7 @@ use crate::conn::Flags;
 use crate::engine::Accepted;
 use crate::error::{CloseReason, Closed, SendError, Sent};
 use crate::handler::Hangup;
-use crate::socket::{ConnectOptions, Reading, Script, Stream, Writing};
+use crate::socket::{Reading, Script, Stream, Writing};
 
 type Act = Box<dyn FnOnce(&mut Context<'_, Recorder>)>;
 
@@ -470,6 +470,8 @@ fn a_read_that_fails_before_anything_came_closes_with_its_error() {
 #[test]
 #[cfg(target_pointer_width = "64")]
 fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
+    use crate::socket::ConnectOptions;
+
     let mut reactor = reactor();
     let first = open(&mut reactor, Script::new(), Framing::raw());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
