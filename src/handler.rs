@@ -179,7 +179,9 @@ pub trait Handler: Sized {
     }
 
     /// A UDP socket told of an error: a datagram could not be sent, or the host of the connected
-    /// peer refused an earlier one. The socket goes on. Does nothing by default.
+    /// peer refused an earlier one (`ConnectionRefused`). Windows tells of a refusal also where the
+    /// socket is not connected, as `ConnectionReset` (recvfrom, WSAECONNRESET). The socket goes on.
+    /// Does nothing by default.
     fn on_datagram_error(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, error: io::Error) {
         let _ = (cx, socket, error);
     }

@@ -173,17 +173,13 @@ impl<'a> SocketRef<'a> {
         if !self.socket.keepalive()? {
             return Ok(None);
         }
-        let mut keepalive = Keepalive::new();
+        let keepalive = Keepalive::new();
         #[cfg(not(any(windows, target_os = "openbsd", target_os = "solaris")))]
-        {
-            keepalive.idle = Some(self.socket.tcp_keepalive_time()?);
-            keepalive.interval = Some(self.socket.tcp_keepalive_interval()?);
-            keepalive.count = Some(self.socket.tcp_keepalive_retries()?);
-        }
-        #[cfg(windows)]
-        {
-            keepalive.count = Some(self.socket.tcp_keepalive_retries()?);
-        }
+        let keepalive = keepalive
+            .idle(self.socket.tcp_keepalive_time()?)
+            .interval(self.socket.tcp_keepalive_interval()?);
+        #[cfg(not(any(target_os = "openbsd", target_os = "solaris")))]
+        let keepalive = keepalive.count(self.socket.tcp_keepalive_retries()?);
         Ok(Some(keepalive))
     }
 

@@ -118,7 +118,7 @@ macro_rules! before {
 /// # Examples
 ///
 /// ```
-/// # #[cfg(unix)]
+/// # #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
 /// # fn main() -> std::io::Result<()> {
 /// use unstick::{Framing, ListenOptions, Reactor};
 /// # use unstick::{ConnId, Context, Handler};
@@ -134,7 +134,7 @@ macro_rules! before {
 /// reactor.listen_with("127.0.0.1:0", Framing::line(), &options)?;
 /// # Ok(())
 /// # }
-/// # #[cfg(not(unix))]
+/// # #[cfg(any(windows, target_os = "solaris", target_os = "illumos"))]
 /// # fn main() {}
 /// ```
 #[derive(Debug, Clone)]
