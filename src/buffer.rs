@@ -98,6 +98,12 @@ impl Buf {
         }
     }
 
+    /// Whether its capacity is more than so many bytes; mostly told without working it out.
+    #[inline]
+    pub(crate) fn is_larger_than(&self, capacity: usize) -> bool {
+        self.data.len() > capacity && self.capacity() > capacity
+    }
+
     /// The capacity of this buffer and of those that hold what stands before its bytes.
     pub(crate) fn total_capacity(&self) -> usize {
         let front = self.front.as_ref();

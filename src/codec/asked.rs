@@ -59,6 +59,11 @@ pub(crate) trait Builtin: Codec<State = Scanned> {
         Ahead::Unknown
     }
 
+    /// The codec, whatever pointer it is behind.
+    fn itself(&self) -> &Self {
+        self
+    }
+
     fn asked<'a>(&'a self, scanned: &'a mut Scanned) -> WithScanned<'a, Self>
     where
         Self: Sized,

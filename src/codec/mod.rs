@@ -372,9 +372,10 @@ impl Limit {
     /// at: as many as make it too long for sure, or all.
     #[inline]
     fn clip<'a>(self, scanned: &Scanned, held: usize, more: &'a [u8]) -> &'a [u8] {
-        let allowed = self.left(scanned, held).saturating_add(1);
-        let len = more.len().min(allowed.max(OVERRUN_MAX));
-        more.get(..len).unwrap_or_default()
+        match self.left(scanned, held) {
+            left if more.len() <= left => more,
+            left => clip_at(more, left.saturating_add(1)),
+        }
     }
 
     /// What no end was found in, of those bytes.
@@ -411,6 +412,13 @@ impl Limit {
         }
         Ok(())
     }
+}
+
+/// Bytes of a frame that may become too long, of which so many make it that.
+#[cold]
+fn clip_at(more: &[u8], enough: usize) -> &[u8] {
+    let len = more.len().min(enough.max(OVERRUN_MAX));
+    more.get(..len).unwrap_or_default()
 }
 
 /// Up to so many bytes are held of a frame beyond the longest one, while its end is looked for.

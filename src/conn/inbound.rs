@@ -86,9 +86,7 @@ impl Inbound {
                 Flow::Stop => Halt::Stopped,
             };
         }
-        let halt = self.ingest_any(bytes, sink);
-        self.tell_room(sink);
-        halt
+        self.ingest_any(bytes, sink)
     }
 
     /// [`ingest`](Inbound::ingest) where there is more to it.
@@ -97,22 +95,41 @@ impl Inbound {
             && codec.is_u32()
         {
             let decode = LengthU32(codec.limit);
-            return self.feed(bytes, sink, decode);
+            return self.feed_other(bytes, sink, decode);
         }
-        let mut scanned = self.scanned();
         with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
-            let halt = self.feed(bytes, sink, codec.asked(&mut scanned));
-            self.keep_scanned(scanned);
-            halt
+            self.feed_builtin(bytes, sink, codec.itself())
         }, custom => {
             let custom = custom.clone();
             let mut state = self.take_custom(|| custom.new_state());
             let decode = |bytes: &[u8]| custom.decode_erased(&mut state, bytes);
-            let halt = self.feed(bytes, sink, decode);
+            let halt = self.feed_other(bytes, sink, decode);
             self.custom = Some(state);
             halt
         })
+    }
+
+    /// Not inlined: each framing has a loop of its own, and none pays for the others' registers.
+    #[inline(never)]
+    fn feed_builtin<S, C>(&mut self, bytes: &[u8], sink: &mut S, codec: &C) -> Halt
+    where
+        S: Sink,
+        C: Builtin,
+    {
+        let mut scanned = self.scanned();
+        let halt = self.feed(bytes, sink, codec.asked(&mut scanned));
+        self.keep_scanned(scanned);
+        self.tell_room(sink);
+        halt
+    }
+
+    /// The same for a codec whose state is not kept with the bytes.
+    #[inline(never)]
+    fn feed_other<S: Sink, D: Asked>(&mut self, bytes: &[u8], sink: &mut S, decode: D) -> Halt {
+        let halt = self.feed(bytes, sink, decode);
+        self.tell_room(sink);
+        halt
     }
 
     /// Decodes what an earlier round left undelivered.
@@ -284,18 +301,46 @@ impl Inbound {
         }
     }
 
-    /// Not inlined: each framing has a loop of its own, and none pays for the others' registers.
-    #[inline(never)]
+    /// Decodes bytes that follow those in the tail: the rest of its frame, which is delivered there,
+    /// then the frames behind it, in place.
+    #[inline(always)]
     pub(super) fn feed<S, D>(&mut self, bytes: &[u8], sink: &mut S, mut decode: D) -> Halt
     where
         S: Sink,
         D: Asked,
     {
         let mut at = 0;
-        if self.tail.is_some()
-            && let Some(halt) = self.finish_front(bytes, &mut at, sink, &mut decode)
-        {
-            return halt;
+        while let Some(tail) = &mut self.tail {
+            let left = &bytes[at..];
+            let ahead = match tail.skip {
+                0 => decode.ahead(tail, left),
+                _ => Ahead::Unknown,
+            };
+            let look = match ahead {
+                Ahead::Ends { len, payload_len } => {
+                    append(tail, &left[..len], false, sink.pool());
+                    at += len;
+                    sink.pool().settle(tail);
+                    let flow = sink.frame(&tail.bytes()[..payload_len]);
+                    tail.clear();
+                    if flow == Flow::Stop {
+                        return self.keep_rest(&bytes[at..], End::Stopped, sink);
+                    }
+                    break;
+                }
+                Ahead::Inside => {
+                    append(tail, left, false, sink.pool());
+                    note_more(tail);
+                    return Halt::Drained;
+                }
+                Ahead::Look(len) => Some(len),
+                Ahead::Unknown => None,
+            };
+            match self.finish_front(bytes, &mut at, look, sink, &mut decode) {
+                Front::Unfinished => {}
+                Front::Finished => break,
+                Front::Halted(halt) => return halt,
+            }
         }
         // A place that nobody else has seen: what it holds may stay in registers.
         let mut decode = decode;
@@ -338,133 +383,118 @@ impl Inbound {
         Halt::Drained
     }
 
-    /// Deals with what an earlier read left unfinished: bytes to skip, then the frame in the tail.
-    /// `None` where the bytes from `at` on are to be decoded in place. The tail may then be empty:
-    /// a buffer for the next frame that is cut.
+    /// Goes on with what an earlier read left unfinished, bytes to skip or the frame in the tail, by
+    /// those of `bytes` from `at` on. The codec is asked when it has what it needs, or `look` bytes
+    /// more.
     #[inline(never)]
     fn finish_front<S, D>(
         &mut self,
         bytes: &[u8],
         at: &mut usize,
+        look: Option<usize>,
         sink: &mut S,
         decode: &mut D,
-    ) -> Option<Halt>
+    ) -> Front
     where
         S: Sink,
         D: Asked,
     {
-        while let Some(tail) = &mut self.tail {
-            let left = &bytes[*at..];
-            if left.is_empty() {
-                return Some(Halt::Drained);
+        let left = &bytes[*at..];
+        let Some(tail) = &mut self.tail else {
+            return Front::Finished;
+        };
+        if tail.skip > 0 {
+            let (here, beyond) = split_skip(tail.skip, left.len());
+            *at += here;
+            tail.skip = beyond;
+            if beyond > 0 {
+                return Front::Halted(Halt::Drained);
             }
-            if tail.skip > 0 {
-                let (here, beyond) = split_skip(tail.skip, left.len());
-                *at += here;
-                tail.skip = beyond;
-                if beyond > 0 {
-                    return Some(Halt::Drained);
-                }
-                self.put_tail(sink.pool());
-                return None;
-            }
-            let ahead = decode.ahead(tail, left);
-            let (len, is_due) = match ahead {
-                Ahead::Unknown => {
-                    let missing = tail.need - tail.len();
-                    let wanted = if tail.is_open_ended {
-                        open_ended_step(tail)
-                    } else {
-                        missing
-                    };
-                    let len = left.len().min(wanted);
-                    (len, len >= missing)
-                }
-                Ahead::Inside => (left.len(), false),
-                Ahead::Look(len) => (len, true),
-                Ahead::Ends { len, payload_len } => {
-                    append(tail, &left[..len], false, sink.pool());
-                    *at += len;
-                    sink.pool().settle(tail);
-                    let flow = sink.frame(&tail.bytes()[..payload_len]);
-                    tail.clear();
-                    if flow == Flow::Stop {
-                        self.keep(&bytes[*at..], 0, sink);
-                        return Some(Halt::Stopped);
-                    }
-                    return None;
-                }
-            };
-            // What is looked at in each step is in one buffer again at once.
-            let is_settled = ahead == Ahead::Unknown && tail.is_open_ended;
-            append(tail, &left[..len], is_settled, sink.pool());
-            *at += len;
-            if !is_due {
-                if tail.is_open_ended {
-                    tail.need = tail.len() + 1;
-                }
-                return Some(Halt::Drained);
-            }
-
-            sink.pool().settle(tail);
-            let mut behind = tail.bytes();
-            let end = run_once(&mut behind, sink, decode);
-            let rest = behind.len();
-            let consumed = tail.len() - rest;
-            let stopped = match end {
-                None => false,
-                Some(End::Need(need)) => {
-                    tail.consume(consumed);
-                    note_need(tail, need);
-                    continue;
-                }
-                Some(End::Skip { beyond, flow }) => {
-                    let (here, beyond) = split_skip(beyond, bytes.len() - *at);
-                    *at += here;
-                    if beyond > 0 {
-                        let since = tail.since;
-                        self.put_tail(sink.pool());
-                        self.keep_skip_since(beyond, since, sink.pool());
-                        return Some(match flow {
-                            Flow::Continue => Halt::Drained,
-                            Flow::Stop => Halt::Stopped,
-                        });
-                    }
-                    flow == Flow::Stop
-                }
-                Some(End::Stopped) => true,
-                Some(End::Failed(error)) => {
-                    let undecoded = rest + bytes.len() - *at;
-                    tail.consume(consumed);
-                    return Some(Halt::failed(error, undecoded));
-                }
-            };
-            if rest > *at || *at == bytes.len() {
-                // The frame ended before the bytes that just came, or all of them are in the tail
-                // already: go on there.
-                tail.consume(consumed);
-                tail.since = sink.now();
-                note_need(tail, 0);
-                append(tail, &bytes[*at..], true, sink.pool());
-                if tail.is_empty() {
-                    self.put_tail(sink.pool());
-                }
-                return Some(if stopped {
-                    Halt::Stopped
-                } else {
-                    self.decode_tail(sink, decode)
-                });
-            }
-            // What is left in the tail is what just came: go on with it in place.
-            *at -= rest;
-            tail.clear();
-            if stopped {
-                self.keep(&bytes[*at..], 0, sink);
-                return Some(Halt::Stopped);
-            }
-            return None;
+            self.put_tail(sink.pool());
+            return Front::Finished;
         }
-        None
+        let (len, is_due) = match look {
+            Some(len) => (len, true),
+            None => {
+                let missing = tail.need - tail.len();
+                let wanted = if tail.is_open_ended {
+                    open_ended_step(tail)
+                } else {
+                    missing
+                };
+                let len = left.len().min(wanted);
+                (len, len >= missing)
+            }
+        };
+        // What is looked at in each step is in one buffer again at once.
+        let is_settled = look.is_none() && tail.is_open_ended;
+        append(tail, &left[..len], is_settled, sink.pool());
+        *at += len;
+        if !is_due {
+            note_more(tail);
+            return Front::Halted(Halt::Drained);
+        }
+
+        sink.pool().settle(tail);
+        let mut behind = tail.bytes();
+        let end = run_once(&mut behind, sink, decode);
+        let rest = behind.len();
+        let consumed = tail.len() - rest;
+        let stopped = match end {
+            None => false,
+            Some(End::Need(need)) => {
+                tail.consume(consumed);
+                note_need(tail, need);
+                return match *at < bytes.len() {
+                    true => Front::Unfinished,
+                    false => Front::Halted(Halt::Drained),
+                };
+            }
+            Some(End::Skip { beyond, flow }) => {
+                let (here, beyond) = split_skip(beyond, bytes.len() - *at);
+                *at += here;
+                if beyond > 0 {
+                    let since = tail.since;
+                    self.put_tail(sink.pool());
+                    self.keep_skip_since(beyond, since, sink.pool());
+                    return Front::Halted(match flow {
+                        Flow::Continue => Halt::Drained,
+                        Flow::Stop => Halt::Stopped,
+                    });
+                }
+                flow == Flow::Stop
+            }
+            Some(End::Stopped) => true,
+            Some(End::Failed(error)) => {
+                let undecoded = rest + bytes.len() - *at;
+                tail.consume(consumed);
+                return Front::Halted(Halt::failed(error, undecoded));
+            }
+        };
+        if rest > *at || *at == bytes.len() {
+            // The frame ended before the bytes that just came, or all of them are in the tail
+            // already: go on there.
+            tail.consume(consumed);
+            tail.since = sink.now();
+            note_need(tail, 0);
+            append(tail, &bytes[*at..], true, sink.pool());
+            if tail.is_empty() {
+                self.put_tail(sink.pool());
+            }
+            return Front::Halted(if stopped {
+                Halt::Stopped
+            } else {
+                self.decode_tail(sink, decode)
+            });
+        }
+        // What is left in the tail is what just came: go on with it in place.
+        *at -= rest;
+        tail.clear();
+        if stopped {
+            self.keep(&bytes[*at..], 0, sink);
+            return Front::Halted(Halt::Stopped);
+        }
+        Front::Finished
     }
 
     /// Decodes the tail in place, as far as it goes.
@@ -593,9 +623,18 @@ impl Inbound {
     }
 }
 
+/// What became of that which an earlier read left unfinished.
+enum Front {
+    /// It needs more of the bytes, and there are some.
+    Unfinished,
+    /// The bytes behind it are to be decoded in place. The tail may be empty: a buffer for the next
+    /// frame that is cut.
+    Finished,
+    Halted(Halt),
+}
+
 /// Whether a tail is the head of a frame that is not long, or of none.
-#[cold]
-#[inline(never)]
+#[inline]
 fn is_short_head(tail: &Buf) -> bool {
     tail.need > tail.len() && !is_long_head(tail)
 }
@@ -614,7 +653,7 @@ fn is_long_head(tail: &Buf) -> bool {
 /// Whether its bytes would be given a smaller buffer.
 #[inline]
 fn is_roomy(tail: &Buf) -> bool {
-    tail.capacity() > GROWTH * tail.len().max(SMALL_LEN)
+    tail.is_larger_than(GROWTH * tail.len().max(SMALL_LEN))
 }
 
 /// Whether an empty buffer, in which a frame was, is used again for the first `len` bytes of one
@@ -625,7 +664,7 @@ fn is_fit(empty: &Buf, len: usize, need: usize) -> bool {
         true => 2 * len,
         false => need.max(len),
     };
-    empty.capacity() <= KEPT_LEN && empty.room() >= least || is_fit_by_growth(empty, len, need)
+    empty.room() >= least && !empty.is_larger_than(KEPT_LEN) || is_fit_by_growth(empty, len, need)
 }
 
 /// The same where it is large, or smaller than the frame.
@@ -669,6 +708,14 @@ fn keep_in(tail: &mut Buf, bytes: &[u8], need: usize, since: Stamp, pool: &mut P
 fn note_need(tail: &mut Buf, need: usize) {
     tail.need = need;
     tail.is_open_ended = need == tail.len() + 1;
+}
+
+/// More of the frame has come, and not what it needs.
+#[inline]
+fn note_more(tail: &mut Buf) {
+    if tail.is_open_ended {
+        tail.need = tail.len() + 1;
+    }
 }
 
 /// The capacity of a tail for a frame of `need` bytes, where it may have `most`. A frame of up to

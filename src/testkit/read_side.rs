@@ -75,29 +75,18 @@ impl ReadSide {
     /// # Errors
     ///
     /// What the codec says of the bytes at [`offset`](ReadSide::offset). It is final.
+    #[inline]
     pub fn read<F>(&mut self, bytes: &[u8], on_frame: F) -> Result<usize, FrameError>
     where
         F: FnMut(&[u8]) -> ControlFlow<()>,
     {
-        if self.has_undelivered() || self.undecoded.is_some() || bytes.is_empty() {
-            return Ok(0);
-        }
-        if let Some(room) = self.inbound.direct(bytes.len(), &mut self.pool) {
-            let len = room.len();
-            room.copy_from_slice(&bytes[..len]);
-            self.inbound.direct_filled(len);
-            self.read_bytes += len as u64;
-            if self.has_undelivered() {
-                self.resume(on_frame)?;
-            }
-            return Ok(len);
-        }
-        self.read_bytes += bytes.len() as u64;
-        if self.scratch.len() < bytes.len() {
-            self.scratch = Placed::new(bytes.len());
-        }
-        let read = &mut self.scratch.bytes_mut()[..bytes.len()];
+        let is_to_ingest = self.inbound.is_to_ingest() && self.undecoded.is_none();
+        let read = match self.scratch.bytes_mut().get_mut(..bytes.len()) {
+            Some(read) if is_to_ingest && !read.is_empty() => read,
+            _ => return self.read_otherwise(bytes, on_frame),
+        };
         read.copy_from_slice(bytes);
+        self.read_bytes += bytes.len() as u64;
         let mut sink = Calls {
             framing: &self.framing,
             on_frame,
@@ -106,6 +95,29 @@ impl ReadSide {
         };
         let halt = self.inbound.ingest(read, &mut sink);
         self.heed(halt).map(|_| bytes.len())
+    }
+
+    /// A read that is longer than any before, or straight into the buffer of a long frame, or none.
+    #[cold]
+    fn read_otherwise<F>(&mut self, bytes: &[u8], on_frame: F) -> Result<usize, FrameError>
+    where
+        F: FnMut(&[u8]) -> ControlFlow<()>,
+    {
+        if self.has_undelivered() || self.undecoded.is_some() || bytes.is_empty() {
+            return Ok(0);
+        }
+        let Some(room) = self.inbound.direct(bytes.len(), &mut self.pool) else {
+            self.scratch = Placed::new(bytes.len());
+            return self.read(bytes, on_frame);
+        };
+        let len = room.len();
+        room.copy_from_slice(&bytes[..len]);
+        self.inbound.direct_filled(len);
+        self.read_bytes += len as u64;
+        if self.has_undelivered() {
+            self.resume(on_frame)?;
+        }
+        Ok(len)
     }
 
     /// Delivers what was left undelivered; nothing where nothing was.
