@@ -18,6 +18,7 @@ mod observed;
 mod outbound;
 mod run;
 mod sink;
+mod tail;
 
 pub(crate) use inbound::Inbound;
 pub(crate) use observed::{Place, Round};
