@@ -201,6 +201,13 @@ fn a_socket_of_the_wrong_kind_is_refused_and_closed() {
         let error = reactor.with(|_, cx| cx.adopt_listener(stdin, Framing::raw()));
         error.expect_err("it is no socket at all");
     }
+    #[cfg(target_os = "linux")]
+    {
+        use socket2::{Domain, Socket, Type};
+        // AF_NETLINK, which has datagrams too, and an address of no kind that is known here.
+        let netlink = Socket::new(Domain::from(16), Type::DGRAM, None).expect("a socket");
+        reactor.with(|_, cx| refused(cx.adopt_udp(netlink).map(drop)));
+    }
 }
 
 /// The child of the next two tests: adopts what `take` gives, serves one connection, and ends.

@@ -61,6 +61,7 @@ fn a_turn_lasts_as_long_as_it_was_given_whether_it_is_busy_longer_or_shorter() {
     let timeout = Duration::from_millis(30);
     for time in [Duration::ZERO, timeout / 3, timeout, Duration::MAX] {
         let (mut reactor, _) = listening(Probe::silent(), busy(time), Framing::line());
+        let _remote = reactor.remote();
         let started = Instant::now();
         reactor.turn(Some(timeout)).expect("the poll works");
         assert!(started.elapsed() >= timeout, "busy for {time:?}");

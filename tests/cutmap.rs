@@ -4,7 +4,7 @@
 mod common;
 
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Event, Probe, Random, drive, listening, settle};
 use unstick::cutmap::{self, CutMap, EventKind, FrameSpan, Recording, Span};
@@ -376,6 +376,69 @@ fn observing_changes_nothing_of_what_is_sent_and_received() {
         std::io::Read::read_exact(&mut client, &mut echoed).expect("it is echoed");
         assert_eq!(&echoed, b"one\ntwo\n\nthree\n");
     }
+}
+
+/// Whatever way the bytes take: what is sent, what is sent from elsewhere, and what is given.
+#[test]
+fn who_is_not_observed_is_not_recorded() {
+    let probe = Probe::new(|cx, event| {
+        if let Event::Frame(conn, frame) = event {
+            let _ = cx.send(*conn, frame);
+        }
+    });
+    let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
+    let [(mut seen, conn), (mut unseen, other)] =
+        [(); 2].map(|()| common::open(&mut reactor, addr));
+    let mut sockets = [(); 2].map(|()| reactor.bind_udp("127.0.0.1:0").expect("a free port"));
+    let to = reactor.local_addr(sockets[1]).expect("it is bound");
+    common::let_pass(Duration::from_millis(20));
+    let before = Instant::now();
+    reactor.with(|_, cx| {
+        cx.observe(conn).expect("it is open");
+        cx.observe(sockets[0]).expect("it is open");
+    });
+    for (client, conn) in [(&mut seen, conn), (&mut unseen, other)] {
+        common::deposit(&mut reactor, client, conn, b"echoed\n");
+        reactor.with(|_, cx| {
+            let _ = cx.send(conn, b"from outside").expect("it is open");
+            let _ = cx.send_owned(conn, vec![7; 100_000]).expect("it is open");
+        });
+    }
+    drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
+    sockets.reverse();
+    for socket in sockets {
+        reactor.with(|_, cx| {
+            cx.send_to(socket, to, b"heard").expect("there is room");
+            cx.send_to(socket, to, &[0; 65_535])
+                .expect("the kernel will refuse it");
+        });
+    }
+    drive(&mut reactor, |reactor| {
+        reactor.stats().datagrams_in == 2 && reactor.stats().datagram_errors == 2
+    });
+    let recording = take(&mut reactor);
+    let (of_conn, of_socket): (Vec<&cutmap::Event>, Vec<&cutmap::Event>) = recording
+        .events()
+        .iter()
+        .partition(|event| event.socket == SocketId::Conn(conn));
+    assert!(of_conn.len() >= 5, "{of_conn:?}");
+    let of_socket: Vec<_> = of_socket
+        .iter()
+        .map(|event| (event.socket, event.kind))
+        .collect();
+    let socket = SocketId::Udp(sockets[1]);
+    assert_eq!(
+        of_socket,
+        [
+            (socket, EventKind::DatagramSent),
+            (socket, EventKind::DatagramDropped)
+        ]
+    );
+    let latest = recording.events().iter().map(|event| event.at).max();
+    assert!(
+        latest <= Some(before.elapsed()),
+        "time counts from the first observe on"
+    );
 }
 
 /// UDP: each datagram is one event at each end, with its number; a cut one is told.

@@ -438,6 +438,34 @@ fn a_shutdown_ends_also_where_the_handler_connects_for_ever() {
 }
 
 #[test]
+fn nothing_is_opened_any_more_once_a_shutdown_has_begun() {
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
+    let (_held, _) = common::open(&mut reactor, addr);
+    reactor.with(|_, cx| {
+        cx.shutdown(DEADLINE);
+        let refused = |error: std::io::Error| assert_eq!(error.kind(), ErrorKind::Other, "{error}");
+        refused(
+            cx.listen("127.0.0.1:0", Framing::raw())
+                .expect_err("too late"),
+        );
+        refused(cx.bind_udp("127.0.0.1:0").expect_err("too late"));
+        let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        refused(cx.adopt_udp(udp).expect_err("too late"));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        refused(
+            cx.adopt_listener(listener, Framing::raw())
+                .expect_err("too late"),
+        );
+        #[cfg(unix)]
+        {
+            refused(cx.bind_unix_datagram(None).expect_err("too late"));
+            let (one, _other) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
+            refused(cx.adopt_unix_datagram(one).expect_err("too late"));
+        }
+    });
+}
+
+#[test]
 fn a_stopped_reactor_runs_again_with_all_it_had() {
     let probe = Probe::new(|cx, event| {
         if let Event::Frame(conn, frame) = event {

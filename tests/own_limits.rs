@@ -162,11 +162,10 @@ fn limits_set_while_connecting_hold_once_it_is_open() {
     set(&mut reactor, conn, |limits| {
         limits.idle_timeout = Some(TIMEOUT)
     });
-    let is_over = |reactor: &Reactor<Probe>| closes(reactor).iter().any(|(id, _)| *id == conn);
-    drive(&mut reactor, |reactor| reactor.stats().connected == 1);
-    // The close waits for the peer's end.
-    drop(listener.accept().expect("it connects"));
-    drive(&mut reactor, is_over);
+    let (server, _) = listener.accept().expect("it connects");
+    drive_to_fin(&mut reactor, server);
+    let closes = closes(&reactor);
+    assert!(matches!(closes[..], [(closed, CloseReason::IdleTimeout)] if closed == conn));
 }
 
 /// Sends 1,000 bytes at a time until it is answered something else than `Queued`.

@@ -515,6 +515,28 @@ fn a_post_makes_the_polls_descriptor_readable() {
     }
 }
 
+/// The loop looks at the queue before it waits again: to wake it would be a call and an event, for
+/// every frame that a worker is given and answers at once.
+#[test]
+#[cfg(unix)]
+fn a_post_while_the_loop_is_at_work_wakes_nobody() {
+    let (tell_remote, has_remote) = mpsc::channel::<Remote<Probe>>();
+    let probe = Probe::new(move |_, event| {
+        if let Event::Frame(..) = event {
+            let remote = has_remote.recv().expect("it was sent");
+            remote.post(|_, cx| cx.stop()).expect("there is room");
+        }
+    });
+    let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
+    let (mut client, conn) = common::open(&mut reactor, addr);
+    for _ in 0..3 {
+        tell_remote.send(reactor.remote()).expect("it is awaited");
+        common::deposit(&mut reactor, &mut client, conn, b"work\n");
+        reactor.run().expect("the poll works");
+        assert!(!is_readable(&reactor), "the post has run already");
+    }
+}
+
 /// Whether another poll finds the reactor's own one readable.
 #[cfg(unix)]
 fn is_readable<H: Handler>(reactor: &Reactor<H>) -> bool {

@@ -117,7 +117,11 @@ fn datagrams_keep_their_boundaries_and_are_answered_where_their_sender_has_a_nam
     }
     let (from, data, _) = &reactor.handler().came[4];
     assert!(from.is_unnamed() && data == b"nobody", "{from}");
-    assert_eq!(reactor.stats().datagrams_out, 4);
+    let stats = reactor.stats();
+    assert_eq!((stats.datagrams_in, stats.datagrams_out), (5, 4));
+    let len: usize = sent.iter().map(|data| data.len()).sum();
+    assert_eq!(stats.datagram_bytes_out, len as u64);
+    assert_eq!(stats.datagram_bytes_in, stats.datagram_bytes_out + 6);
 }
 
 #[test]
@@ -187,6 +191,7 @@ fn a_full_receiver_is_told_at_once_and_room_by_a_callback() {
         }
     });
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    assert_eq!(reactor.stats().datagrams_dropped, 2, "one had no peer");
     settle(&mut reactor);
     assert_eq!(reactor.handler().writable, 0, "there is no room yet");
     for _ in 0..sent {

@@ -66,9 +66,9 @@ use timers::{Interval, Kind};
 const ACCEPT_RETRY_MIN: Duration = Duration::from_millis(100);
 /// And how seldom at last: whoever waits is served within a second of a descriptor's being free.
 const ACCEPT_RETRY_MAX: Duration = Duration::from_millis(800);
-/// How long a free buffer beyond the pool's base is kept unused.
 /// What reads and writes are traced as.
 const TRACED: &str = "unstick::io";
+/// How long a free buffer beyond the pool's base is kept unused.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// An output buffer of this many bytes is kept for good.
 const OUT_LEN_BASE: usize = 64 * 1024;

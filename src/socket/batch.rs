@@ -242,3 +242,82 @@ fn send_batch(udp: &UdpSocket, batch: &[Run<'_>]) -> io::Result<usize> {
         Ok(sent.count())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::super::{Udp, UdpOptions};
+    use super::*;
+
+    fn bound() -> Udp {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Udp::bind(any, &UdpOptions::new(), true).expect("a free port")
+    }
+
+    fn peers(count: usize) -> Vec<(std::net::UdpSocket, SocketAddr)> {
+        let peer = |_| {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+            let addr = socket.local_addr().expect("it is bound");
+            (socket, addr)
+        };
+        (0..count).map(peer).collect()
+    }
+
+    /// How many datagrams each call takes, until all have gone.
+    fn calls(udp: &mut Udp, queue: &mut DatagramQueue) -> Vec<usize> {
+        let calls = std::iter::from_fn(|| {
+            let sent = (!queue.is_empty()).then(|| udp.send(queue).expect("there is room"))?;
+            queue.pop(sent);
+            Some(sent)
+        });
+        calls.collect()
+    }
+
+    #[test]
+    fn one_call_sends_to_many_peers_to_each_a_datagram_or_as_many_as_go_as_one() {
+        let (mut udp, mut queue) = (bound(), DatagramQueue::default());
+        let peers = peers(BATCH_LEN + 8);
+        for (_, to) in &peers {
+            assert!(queue.push(Some(*to), b"alone", usize::MAX));
+        }
+        assert_eq!(calls(&mut udp, &mut queue), [BATCH_LEN, 8]);
+
+        // A message of several tells the kernel one length at which to cut.
+        for (at, count, len) in [
+            (0, 1, 100),
+            (1, 1, 50),
+            (2, 3, 100),
+            (3, 4, 100),
+            (4, 2, 50),
+        ] {
+            for _ in 0..count {
+                assert!(queue.push(Some(peers[at].1), &[7; 100][..len], usize::MAX));
+            }
+        }
+        assert_eq!(calls(&mut udp, &mut queue), [2, 3 + 4, 2]);
+        for (at, count, len) in [(2, 3, 100), (3, 4, 100), (4, 2, 50)] {
+            let mut buf = [0; 200];
+            assert_eq!(peers[at].0.recv(&mut buf).expect("it came"), b"alone".len());
+            for _ in 0..count {
+                assert_eq!(peers[at].0.recv(&mut buf).expect("it came"), len);
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_by_the_next_call_also_where_that_sends_several_as_one() {
+        let (mut udp, mut queue) = (bound(), DatagramQueue::default());
+        let (gone, addr) = peers(1).remove(0);
+        drop(gone);
+        udp.connect(addr).expect("connecting UDP is local");
+        assert!(queue.push(None, b"to nobody", usize::MAX));
+        assert_eq!(calls(&mut udp, &mut queue), [1]);
+        for _ in 0..3 {
+            assert!(queue.push(None, b"as one", usize::MAX));
+        }
+        let error = udp.send(&queue).expect_err("nobody has the port");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(calls(&mut udp, &mut queue), [3], "none of them was spent");
+    }
+}
