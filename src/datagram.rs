@@ -229,6 +229,16 @@ mod tests {
     }
 
     #[test]
+    fn a_datagram_is_queued_where_it_fits_to_the_byte() {
+        let mut queue = DatagramQueue::default();
+        assert!(!queue.push(None, &[7; 1000 - OVERHEAD + 1], 1000));
+        assert!(queue.push(None, &[7; 500 - OVERHEAD], 1000));
+        assert!(!queue.push(None, &[7; 500 - OVERHEAD + 1], 1000));
+        assert!(queue.push(None, &[7; 500 - OVERHEAD], 1000));
+        assert_eq!(queue.queued_bytes(), 1000);
+    }
+
+    #[test]
     fn the_limit_holds_for_empty_datagrams_too() {
         let mut queue = DatagramQueue::default();
         let accepted = (0..1000).filter(|_| queue.push(None, b"", 6400)).count();

@@ -336,6 +336,17 @@ mod tests {
     }
 
     #[test]
+    fn each_delay_is_as_many_times_longer_as_the_factor_says() {
+        for (factor, delays) in [(3.0, [1, 3, 9, 20]), (1.0, [1; 4]), (f64::NAN, [1; 4])] {
+            let mut backoff = Backoff::new(SECOND, 20 * SECOND).factor(factor).jitter(0.0);
+            assert_eq!(
+                [(); 4].map(|()| backoff.next_delay()),
+                delays.map(|n| n * SECOND)
+            );
+        }
+    }
+
+    #[test]
     fn the_oddest_settings_give_delays_too() {
         let all = |mut backoff: Backoff| (0..2000).all(|_| backoff.next_delay() <= backoff.max);
         for odd in [0.0, -1.0, 1e300, f64::INFINITY, f64::NAN] {

@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use common::{Event, Probe, drive, listening, silent};
@@ -155,6 +155,41 @@ fn a_socket_of_ipv6_has_the_options_of_ipv4_under_the_same_names() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_group_of_ipv6_is_joined_once_and_left_once() {
+    const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0x77, 3);
+    const LOOPBACK_INTERFACE: u32 = 1;
+    let mut reactor = reactor();
+    let Ok(later) = reactor.bind_udp("[::1]:0") else {
+        eprintln!("no IPv6 here: skipped");
+        return;
+    };
+    look(&mut reactor, later, |socket| {
+        let joined = socket.join_multicast_v6(GROUP, LOOPBACK_INTERFACE);
+        joined.expect("it is there");
+        let sends_by = socket.set_multicast_if_v6(LOOPBACK_INTERFACE);
+        sends_by.expect("it is there");
+    });
+    let interface = reactor.with(|_, cx| {
+        let options = cx.socket_options(later).expect("it is open");
+        options.multicast_if_v6().expect("told")
+    });
+    assert_eq!(interface, LOOPBACK_INTERFACE);
+    let options = UdpOptions::new().join_multicast_v6(GROUP, LOOPBACK_INTERFACE);
+    let at_once = reactor.bind_udp_with("[::1]:0", &options);
+    for id in [later, at_once.expect("a free port")] {
+        look(&mut reactor, id, |socket| {
+            let again = socket.join_multicast_v6(GROUP, LOOPBACK_INTERFACE);
+            again.expect_err("it has joined");
+            let left = socket.leave_multicast_v6(GROUP, LOOPBACK_INTERFACE);
+            left.expect("it had joined");
+            let again = socket.leave_multicast_v6(GROUP, LOOPBACK_INTERFACE);
+            again.expect_err("it has left");
+        });
+    }
+}
+
+#[test]
 fn an_option_of_another_kind_of_socket_is_an_error_and_a_stale_id_is_one_too() {
     let mut reactor = reactor();
     let udp = reactor.bind_udp(LOOPBACK).expect("a free port");
@@ -287,6 +322,8 @@ fn an_ipv6_listener_can_leave_ipv4_to_another() {
     look(&mut reactor, six, |socket| {
         assert!(socket.only_v6().expect("told"));
     });
+    let four = reactor.listen_with(LOOPBACK, Framing::raw(), &alone);
+    four.expect("it means nothing to IPv4");
     // Nobody else may have got the port meanwhile; where somebody has, only that is shown.
     if let Err(error) = reactor.listen((Ipv4Addr::UNSPECIFIED, port), Framing::raw()) {
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect_err("somebody else has it");
@@ -374,10 +411,13 @@ fn a_group_is_heard_by_all_who_joined_it_and_by_nobody_who_left() {
 #[test]
 fn a_connection_comes_from_the_address_it_was_told_to_come_from() {
     let from = IpAddr::from([127, 0, 0, 1]);
-    let (mut reactor, client, server) =
-        connected(&ConnectOptions::new().local_addr(SocketAddr::from((from, 0))));
+    let options = ConnectOptions::new().local_addr(SocketAddr::from((from, 0)));
+    let (mut reactor, client, server) = connected(&options.reuse_addr(true));
     let local = reactor.local_addr(client).expect("it is open");
     assert_eq!(local.ip(), from);
+    look(&mut reactor, client, |socket| {
+        assert!(socket.reuse_addr().expect("told"));
+    });
     let peer = reactor.with(|_, cx| cx.peer_addr(server).expect("it is open"));
     assert_eq!(peer, local);
 }

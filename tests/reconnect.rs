@@ -92,10 +92,12 @@ fn nothing_is_tried_again_while_the_reactor_shuts_down_or_after_a_close() {
     let mut reactor = client(addr);
     drive(&mut reactor, |reactor| reactor.handler().refusals == 2);
     reactor.with(|client, cx| client.server.close(cx));
+    assert_eq!(reactor.next_turn_in(), None, "no timer is left");
     let turns = reactor.stats().turns;
     reactor.turn(Some(4 * MAX)).expect("the poll works");
     assert_eq!(reactor.stats().turns, turns + 1);
     assert_eq!(reactor.handler().refusals, 2);
+    let delays = reactor.handler().delays.len();
 
     reactor.with(|client, cx| {
         assert!(!cx.is_shutting_down());
@@ -106,7 +108,45 @@ fn nothing_is_tried_again_while_the_reactor_shuts_down_or_after_a_close() {
     });
     drive(&mut reactor, Reactor::is_shut_down);
     assert_eq!(reactor.stats().closed, 3, "each is told of once");
+    assert_eq!(reactor.handler().delays.len(), delays, "no delay is told");
     assert_eq!(reactor.handler().server.conn(), None);
+}
+
+#[test]
+fn a_client_minds_its_own_connection_and_timer_and_no_other() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let mut reactor = client(listener.local_addr().expect("it is bound"));
+    drive(&mut reactor, |reactor| reactor.handler().opened == 1);
+    let backoff = Backoff::new(BASE, MAX).jitter(0.0);
+    let (_socket, refusing) = common::refusing();
+    let mut second = Reconnect::new(Addr::from(refusing), Framing::line(), backoff);
+    let timers = reactor.with(|client, cx| {
+        let foreign = client.server.conn().expect("it is open");
+        let timer = cx.set_timer(common::DEADLINE, 0);
+        for delay in [BASE, 2 * BASE, 4 * BASE] {
+            assert_eq!(second.on_close(cx, foreign), None);
+            let conn = second.open(cx, ());
+            assert_eq!(second.conn(), Some(conn));
+            second.on_open(foreign);
+            assert_eq!(second.on_close(cx, foreign), None);
+            assert_eq!(second.on_timer(cx, timer, ()), None);
+            assert_eq!(second.on_close(cx, conn), Some(delay));
+            assert_eq!(second.on_timer(cx, timer, ()), None, "another one's timer");
+            assert_eq!(second.conn(), None);
+        }
+        cx.stats().timers
+    });
+    reactor.with(|_, cx| second.close(cx));
+    assert_eq!(reactor.stats().timers, timers - 1, "it tries no more");
+    // A client that is told to open while it waits, need not wait.
+    reactor.with(|_, cx| {
+        let conn = second.open(cx, ());
+        second.on_close(cx, conn).expect("it is its own");
+        let waiting = cx.stats().timers;
+        second.open(cx, ());
+        let connecting = cx.stats().timers;
+        assert_eq!(connecting, waiting, "one for its deadline, and one less");
+    });
 }
 
 #[test]

@@ -70,6 +70,7 @@ mod tests {
         assert!(addrs.enter(addr("192.0.2.2"), 2));
         addrs.leave(addr("::ffff:192.0.2.1"));
         assert!(addrs.enter(addr("192.0.2.1"), 2));
+        assert!(!addrs.enter(addr("192.0.2.1"), 2), "the other has not left");
         for left in ["192.0.2.1", "192.0.2.1", "192.0.2.2"] {
             addrs.leave(addr(left));
         }

@@ -229,4 +229,22 @@ mod tests {
         let little = held_after(&[900, 10, 10]);
         assert!((1..QUEUE_LEN_BASE).contains(&little), "{little} bytes");
     }
+
+    #[test]
+    fn what_waits_for_room_is_kept_where_the_memory_of_a_burst_is_given_back() {
+        let mut engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+        let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
+        let socket = socket.expect("a free port");
+        for _ in 0..900 {
+            let queued = engine.send_datagram(socket, None, &[0; 1024]);
+            queued.expect("there is room");
+        }
+        let entry = engine.udp_mut(socket).expect("it is open");
+        // The kernel took all but one.
+        entry.queue.pop(899);
+        engine.trim();
+        engine.trim();
+        let entry = engine.udp_mut(socket).expect("it is open");
+        assert_eq!(entry.queue.count(), 1);
+    }
 }

@@ -179,7 +179,9 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::buffer::Buf;
     use crate::config::Config;
+    use crate::engine::OUT_LEN_BASE;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -393,7 +395,11 @@ mod tests {
         held.into_iter().for_each(|buf| engine.pool.put(buf));
         let base = engine.config.pool_len;
         assert!(engine.pool.is_over_base());
-        engine.arm_trim(false);
+        engine.out = Buf::with_capacity(4 * OUT_LEN_BASE);
+        for _ in 0..3 {
+            engine.arm_trim(false);
+            assert_eq!(engine.wheel.len(), 1, "one, however many turns there are");
+        }
         while let Some(wait) = engine.time_to_next_timer() {
             let now = engine.since_epoch() + wait;
             assert!(now <= Duration::from_secs(5));
@@ -406,5 +412,6 @@ mod tests {
             engine.arm_trim(false);
         }
         assert!(engine.pool.free_bytes() <= base, "of {base} bytes");
+        assert_eq!(engine.out.capacity(), OUT_LEN_BASE);
     }
 }
