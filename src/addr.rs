@@ -323,8 +323,20 @@ mod tests {
             let addr: Addr = text.parse().expect("it is well formed");
             assert_eq!(addr.to_string(), text);
         }
+        let addr: Addr = "unix:@app".parse().expect("it is well formed");
+        let name = addr.unix().and_then(UnixAddr::as_abstract_name);
+        assert_eq!(name, Some(&b"app"[..]), "a name, and no file");
         let long = format!("unix:{}", "x".repeat(108));
-        for text in ["", "7000", "localhost:7000", "unix:", "unix:\0", &long] {
+        let long_name = format!("unix:@{}", "x".repeat(108));
+        for text in [
+            "",
+            "7000",
+            "localhost:7000",
+            "unix:",
+            "unix:\0",
+            &long,
+            &long_name,
+        ] {
             let error = text.parse::<Addr>().expect_err("nonsense");
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{text}");
         }

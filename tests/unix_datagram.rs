@@ -266,6 +266,41 @@ fn abstract_names_and_pairs_of_std_serve_too() {
     assert!(came.contains(&&b"by name"[..]) && came.contains(&&b"back"[..]));
 }
 
+/// The name of the sender before is kept for the next one only where it is the same.
+#[test]
+#[cfg(target_os = "linux")]
+fn each_datagram_tells_the_name_of_its_own_sender_of_whatever_kind() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+    let (mut reactor, _, bound) = listening("senders", Config::default());
+    reactor.handler_mut().is_silent = true;
+    let paths = ["sender-1", "sender-2"].map(Bound::new);
+    let names = [1, 2].map(|n| format!("unstick-sender-{}-{n}", std::process::id()));
+    let mut senders = vec![(
+        StdDatagram::unbound().expect("a socket"),
+        UnixAddr::default(),
+    )];
+    for path in &paths {
+        let socket = StdDatagram::bind(&path.0).expect("nobody has the path");
+        senders.push((socket, path.addr()));
+    }
+    for name in &names {
+        let addr = SocketAddr::from_abstract_name(name).expect("short");
+        let socket = StdDatagram::bind_addr(&addr).expect("nobody has the name");
+        senders.push((socket, UnixAddr::from_abstract_name(name).expect("short")));
+    }
+    let order = [0, 3, 3, 4, 0, 1, 1, 2, 4, 3, 1, 0, 0];
+    for at in order {
+        senders[at]
+            .0
+            .send_to(b"x", &bound.0)
+            .expect("there is room");
+        drive(&mut reactor, |reactor| !reactor.handler().came.is_empty());
+        let (from, ..) = reactor.handler_mut().came.remove(0);
+        assert_eq!(from, senders[at].1);
+    }
+}
+
 #[test]
 fn a_closed_socket_is_stale_at_once_and_delivers_nothing_more() {
     let (mut reactor, socket, bound) = listening("closed", Config::default());
