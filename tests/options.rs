@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use common::{Event, Probe, drive, listening, silent};
@@ -157,6 +157,8 @@ fn a_socket_of_ipv6_has_the_options_of_ipv4_under_the_same_names() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_group_of_ipv6_is_joined_once_and_left_once() {
+    use std::net::Ipv6Addr;
+
     const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0x77, 3);
     const LOOPBACK_INTERFACE: u32 = 1;
     let mut reactor = reactor();
@@ -255,7 +257,7 @@ fn the_backlog_is_the_one_asked_for() {
 }
 
 #[test]
-#[cfg(unix)]
+#[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
 fn listeners_share_a_port_only_where_each_of_them_asks_for_it() {
     let shared = ListenOptions::new().reuse_port(true);
     let mut reactors = [reactor(), reactor(), reactor()];
