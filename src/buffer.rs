@@ -576,6 +576,29 @@ mod tests {
     }
 
     #[test]
+    fn whether_a_buffer_is_larger_is_told_by_its_capacity_and_not_by_what_is_spared() {
+        for capacity in [
+            1,
+            64,
+            1023,
+            1024,
+            1087,
+            1088,
+            65_535,
+            65_536,
+            69_696,
+            1 << 20,
+        ] {
+            let buf = Buf::with_capacity(capacity);
+            assert_eq!(buf.capacity(), capacity);
+            assert!(buf.is_larger_than(capacity - 1));
+            for more in [0, 1, SPARE_LEN - 1, SPARE_LEN + PAGE_LEN - 1] {
+                assert!(!buf.is_larger_than(capacity + more), "{capacity}");
+            }
+        }
+    }
+
+    #[test]
     fn reserve_moves_to_the_front_before_it_grows() {
         let mut pool = Pool::new(0);
         let mut buf = pool.take(64);

@@ -7,6 +7,7 @@ mod codecs;
 mod contract;
 mod costs;
 mod flags;
+mod fronts;
 mod naive;
 /// The framings as plain as can be, as the integration tests and the fuzz targets have them too.
 #[path = "../../tests/common/naive.rs"]
@@ -329,30 +330,4 @@ fn a_frame_is_as_old_as_the_read_that_brought_its_first_byte() {
         Some(at(10)),
         "more of it makes it no younger"
     );
-}
-
-/// Also of one whose head is kept in the buffer of the frame before.
-#[test]
-fn a_cut_frame_is_told_once_and_is_as_old_as_its_head() {
-    let at = |millis| Stamp::at(std::time::Duration::from_millis(millis));
-    for name in ["line", "byte", "delimiter", "u32", "varint", "nul"] {
-        let framing = codecs::framing(name);
-        let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&framing));
-        let frame = naive::encode(name, b"thirty bytes, or nearly thirty");
-        let (head, rest) = frame.split_at(10);
-        let (middle, end) = rest.split_at(5);
-        for (now, piece, heads, since) in [
-            (1, head.to_vec(), 1, Some(1)),
-            (2, [rest, head].concat(), 2, Some(2)),
-            (3, middle.to_vec(), 2, Some(2)),
-            (4, [end, &frame[..], head].concat(), 3, Some(4)),
-            (5, rest.to_vec(), 3, None),
-        ] {
-            sink.now = at(now);
-            assert!(matches!(inbound.ingest(&piece, &mut sink), Halt::Drained));
-            assert_eq!(sink.heads, vec![10; heads], "{name}, {now}");
-            assert_eq!(inbound.unfinished_since(), since.map(at), "{name}, {now}");
-        }
-        assert_eq!(sink.count, 4, "{name}");
-    }
 }
