@@ -14,12 +14,16 @@
 //! such heads: what one connection alone would do, and what costs a server a buffer for each.
 //! `memchr_shared` reads into memory that all connections share, as the reactor does, and has the
 //! heads of cut lines in a vector: its receive path is the one that ours is to be held against.
+//!
+//! Criterion measures one side after the other, and machines change meanwhile. `-- ratios` has them
+//! take turns, and tells nothing but how they compare.
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 use bytes::BytesMut;
-use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use tokio_util::codec::{AnyDelimiterCodec, Decoder, Encoder, LengthDelimitedCodec, LinesCodec};
 use unstick::testkit::ReadSide;
 use unstick::{Deframer, Framer, Framing};
@@ -182,75 +186,128 @@ fn stream_of(framing: &Framing, frame_len: usize) -> Stream {
     }
 }
 
-/// Measures what decodes a whole stream, once that has come to the right sum.
-fn measure(b: &mut Bencher<'_>, stream: &Stream, mut decode: impl FnMut() -> u8) {
-    assert_eq!(decode(), stream.sum, "every byte of every payload");
-    b.iter(decode);
+/// One that decodes a whole stream, and answers the sum of its payloads.
+type Side<'a> = (&'static str, Box<dyn FnMut() -> u8 + 'a>);
+
+/// All that decode the same framing.
+fn sides<'a>(name: &str, framing: &Framing, pieces: &'a [&'a [u8]]) -> Vec<Side<'a>> {
+    let mut side = ReadSide::new(framing.clone());
+    let mut deframer = Deframer::new(framing.clone());
+    let mut buf = BytesMut::with_capacity(READ_LEN);
+    let mut sides: Vec<Side<'a>> = vec![
+        (
+            "connection",
+            Box::new(move || by_connection(black_box(&mut side), pieces)),
+        ),
+        (
+            "deframer",
+            Box::new(move || by_deframer(black_box(&mut deframer), pieces)),
+        ),
+    ];
+    let tokio_util: Option<Box<dyn FnMut() -> u8 + 'a>> = match name {
+        "u32" => {
+            let mut codec = LengthDelimitedCodec::new();
+            Some(Box::new(move || {
+                by_tokio_util(&mut codec, &mut buf, pieces)
+            }))
+        }
+        "line" => {
+            let mut codec = LinesCodec::new();
+            Some(Box::new(move || {
+                by_tokio_util(&mut codec, &mut buf, pieces)
+            }))
+        }
+        "delimiter" | "two_delimiters" => {
+            let set = [&b"\n"[..], b"\n\0"][usize::from(name != "delimiter")];
+            let mut codec = AnyDelimiterCodec::new(set.into(), b"\n".into());
+            Some(Box::new(move || {
+                by_tokio_util(&mut codec, &mut buf, pieces)
+            }))
+        }
+        _ => None,
+    };
+    sides.extend(tokio_util.map(|decode| ("tokio_util", decode)));
+    if ["line", "delimiter"].contains(&name) {
+        let mut scratch = vec![0; 2 * READ_LEN];
+        sides.push((
+            "memchr",
+            Box::new(move || by_memchr(black_box(pieces), &mut scratch)),
+        ));
+        let mut scratch = vec![0; 2 * READ_LEN];
+        sides.push((
+            "memchr_own",
+            Box::new(move || by_memchr_own(black_box(pieces), &mut scratch)),
+        ));
+        let (mut scratch, mut tail) = (vec![0; 2 * READ_LEN], Vec::new());
+        sides.push((
+            "memchr_shared",
+            Box::new(move || by_memchr_shared(black_box(pieces), &mut scratch, &mut tail)),
+        ));
+    }
+    sides
+}
+
+/// A stream as it comes: in reads of whole frames, or cut at every so many bytes.
+fn pieces_of(stream: &Stream, is_aligned: bool) -> Vec<&[u8]> {
+    let piece_len = match is_aligned {
+        true => (READ_LEN / stream.sent_len).max(1) * stream.sent_len,
+        false => SEGMENT_LEN,
+    };
+    stream.bytes.chunks(piece_len).collect()
 }
 
 fn decode(c: &mut Criterion) {
-    let mut scratch = vec![0; 2 * READ_LEN];
-    for is_aligned in [true, false] {
-        let how = if is_aligned { "aligned" } else { "segments" };
+    for (how, is_aligned) in [("aligned", true), ("segments", false)] {
         for (name, framing) in framings() {
             let mut group = c.benchmark_group(format!("decode/{how}/{name}"));
             for frame_len in FRAME_LENS {
                 let stream = stream_of(&framing, frame_len);
-                let piece_len = match is_aligned {
-                    true => (READ_LEN / stream.sent_len).max(1) * stream.sent_len,
-                    false => SEGMENT_LEN,
-                };
-                let pieces: Vec<&[u8]> = stream.bytes.chunks(piece_len).collect();
+                let pieces = pieces_of(&stream, is_aligned);
                 group.throughput(Throughput::Bytes(stream.bytes.len() as u64));
-                let id = |who| BenchmarkId::new(who, frame_len);
-                group.bench_function(id("connection"), |b| {
-                    let mut side = ReadSide::new(framing.clone());
-                    measure(b, &stream, || by_connection(black_box(&mut side), &pieces));
-                });
-                group.bench_function(id("deframer"), |b| {
-                    let mut deframer = Deframer::new(framing.clone());
-                    measure(b, &stream, || {
-                        by_deframer(black_box(&mut deframer), &pieces)
-                    });
-                });
-                let mut buf = BytesMut::with_capacity(READ_LEN);
-                match name {
-                    "u32" => group.bench_function(id("tokio_util"), |b| {
-                        let mut codec = LengthDelimitedCodec::new();
-                        measure(b, &stream, || by_tokio_util(&mut codec, &mut buf, &pieces));
-                    }),
-                    "line" => group.bench_function(id("tokio_util"), |b| {
-                        let mut codec = LinesCodec::new();
-                        measure(b, &stream, || by_tokio_util(&mut codec, &mut buf, &pieces));
-                    }),
-                    "delimiter" | "two_delimiters" => {
-                        let set = [&b"\n"[..], b"\n\0"][usize::from(name != "delimiter")];
-                        group.bench_function(id("tokio_util"), |b| {
-                            let mut codec = AnyDelimiterCodec::new(set.into(), b"\n".into());
-                            measure(b, &stream, || by_tokio_util(&mut codec, &mut buf, &pieces));
-                        })
-                    }
-                    _ => &mut group,
-                };
-                if !["line", "delimiter"].contains(&name) {
-                    continue;
-                }
-                group.bench_function(id("memchr"), |b| {
-                    measure(b, &stream, || by_memchr(black_box(&pieces), &mut scratch));
-                });
-                if !is_aligned {
-                    group.bench_function(id("memchr_own"), |b| {
-                        let mut decode = || by_memchr_own(black_box(&pieces), &mut scratch);
-                        measure(b, &stream, &mut decode);
-                    });
-                    group.bench_function(id("memchr_shared"), |b| {
-                        let (pieces, tail) = (black_box(&pieces), &mut Vec::new());
-                        let mut decode = || by_memchr_shared(pieces, &mut scratch, tail);
-                        measure(b, &stream, &mut decode);
-                    });
+                for (who, mut decode) in sides(name, &framing, &pieces) {
+                    assert_eq!(decode(), stream.sum, "every byte of every payload");
+                    group.bench_function(BenchmarkId::new(who, frame_len), |b| b.iter(&mut decode));
                 }
             }
             group.finish();
+        }
+    }
+}
+
+/// How many times as long a connection takes as each of the others. They take turns, so what the
+/// machine does meanwhile meets all of them alike; of each the time is told that its fastest
+/// twentieth did not exceed.
+fn ratios() {
+    const TURNS: usize = 400;
+    println!("a connection's time as a multiple of that of others, who take turns");
+    for (how, is_aligned) in [("aligned", true), ("segments", false)] {
+        for (name, framing) in framings() {
+            for frame_len in FRAME_LENS {
+                let stream = stream_of(&framing, frame_len);
+                let pieces = pieces_of(&stream, is_aligned);
+                let mut sides = sides(name, &framing, &pieces);
+                let mut times = vec![Vec::with_capacity(TURNS); sides.len()];
+                for _ in 0..TURNS {
+                    for ((_, decode), times) in sides.iter_mut().zip(&mut times) {
+                        let begin = Instant::now();
+                        let sum = decode();
+                        times.push(begin.elapsed().as_secs_f64());
+                        assert_eq!(sum, stream.sum, "every byte of every payload");
+                    }
+                }
+                let fast: Vec<f64> = times
+                    .iter_mut()
+                    .map(|times| {
+                        times.sort_by(f64::total_cmp);
+                        times[TURNS / 20]
+                    })
+                    .collect();
+                print!("{how}/{name}/{frame_len}: {:.0} us", fast[0] * 1e6);
+                for ((who, _), time) in sides.iter().zip(&fast).skip(1) {
+                    print!(", {who} {:.2}", fast[0] / time);
+                }
+                println!();
+            }
         }
     }
 }
@@ -296,4 +353,11 @@ fn encode(c: &mut Criterion) {
 }
 
 criterion_group!(benches, decode, encode);
-criterion_main!(benches);
+
+fn main() {
+    if std::env::args().any(|arg| arg == "ratios") {
+        return ratios();
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}
