@@ -15,7 +15,8 @@ use crate::timer::Stamp;
 /// A callback that answers [`ControlFlow::Break`] stops the delivery behind its frame, as a handler
 /// does that pauses its connection or exchanges its framing. While bytes are left undelivered
 /// nothing is read: [`resume`](ReadSide::resume) goes on with them. Frames that are
-/// [skipped](Framing::skip_too_long) are passed over.
+/// [skipped](Framing::skip_too_long) are passed over. Where a callback panics, a reactor drops what
+/// the connection held; this is then of no further use.
 ///
 /// # Examples
 ///
