@@ -68,6 +68,9 @@ const ACCEPT_RETRY_MIN: Duration = Duration::from_millis(100);
 const ACCEPT_RETRY_MAX: Duration = Duration::from_millis(800);
 /// What reads and writes are traced as.
 const TRACED: &str = "unstick::io";
+/// For so many connections that keep room at once the list of them is made ready: the first of them
+/// comes in the midst of a stream.
+const ROOMY_LEN: usize = 16;
 /// How long a free buffer beyond the pool's base is kept unused.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// An output buffer of this many bytes is kept for good.
@@ -177,7 +180,7 @@ impl Engine {
             starved: VecDeque::new(),
             memory_deadline: None,
             throttle: Throttle::default(),
-            roomy: Vec::new(),
+            roomy: Vec::with_capacity(ROOMY_LEN),
             around: Buf::default(),
             is_traced: false,
             shutting_down: false,
