@@ -168,6 +168,12 @@ impl Buf {
         &mut self.data[self.end..]
     }
 
+    /// What is in that room.
+    #[inline]
+    pub(crate) fn room_bytes(&self) -> &[u8] {
+        &self.data[self.end..]
+    }
+
     #[inline]
     pub(crate) fn filled(&mut self, len: usize) {
         debug_assert!(

@@ -99,6 +99,28 @@ fn a_payload_that_is_given_is_recorded_like_any_other() {
     assert_eq!(check(&map), [70_020; 4]);
 }
 
+/// A long frame is read straight into its buffer once enough of it has come.
+#[test]
+fn a_frame_that_comes_in_many_reads_is_recorded_like_any_other() {
+    for framing in [Framing::line(), Framing::length_u32()] {
+        let mut config = Config::default();
+        config.read_len_max = 8192;
+        let (mut reactor, tx, rx) = connected(config, &framing);
+        reactor.with(|_, cx| {
+            for len in [200_000, 3] {
+                let _ = cx.send_owned(tx, vec![b'x'; len]).expect("it is accepted");
+            }
+        });
+        drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
+        let recording = take(&mut reactor);
+        let map = CutMap::join((&recording, tx), (&recording, rx));
+        let [sent, ends @ ..] = check(&map);
+        assert_eq!(ends, [sent; 3], "{framing}");
+        assert_eq!(map.frames().len(), 2, "{framing}");
+        assert!(map.reads().len() > 20, "{framing}");
+    }
+}
+
 /// Random payloads, small socket buffers, small reads and budgets, a reader that is paused now and
 /// then: at each moment the four lists cover the same bytes, up to what is under way.
 #[test]

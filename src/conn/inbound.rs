@@ -56,10 +56,7 @@ impl Inbound {
             && let Some(payload) = Length::only_u32(bytes)
             && payload.len() < sink.u32_len_end()
         {
-            return match sink.frame(payload) {
-                Flow::Continue => Halt::Drained,
-                Flow::Stop => Halt::Stopped,
-            };
+            return sink.frame(payload).into();
         }
         self.ingest_any(bytes, sink)
     }
@@ -103,6 +100,55 @@ impl Inbound {
     #[inline(never)]
     fn feed_other<S: Sink, D: Asked>(&mut self, bytes: &[u8], sink: &mut S, decode: D) -> Halt {
         let halt = self.feed(bytes, sink, decode);
+        self.tell_room(sink);
+        halt
+    }
+
+    /// Takes the first `len` bytes that [`direct`](Inbound::direct) was filled with, and decodes.
+    #[inline]
+    pub(crate) fn ingest_direct<S: Sink>(&mut self, len: usize, sink: &mut S) -> Halt {
+        if self.tail.as_ref().is_some_and(|tail| tail.is_open_ended) {
+            with_builtin!(sink.kind(), codec => {
+                let codec = codec.to_owned();
+                return self.search_direct(len, sink, codec.itself());
+            }, _custom => {});
+        }
+        self.direct_filled(len);
+        if self.has_undelivered() {
+            return self.resume(sink);
+        }
+        self.tell_room(sink);
+        Halt::Drained
+    }
+
+    /// The same where the end of the frame is looked for: if it is not among these bytes, those
+    /// before them need not be looked at, nor be in one buffer with them.
+    #[inline(never)]
+    fn search_direct<S, C>(&mut self, len: usize, sink: &mut S, codec: &C) -> Halt
+    where
+        S: Sink,
+        C: Builtin,
+    {
+        let mut scanned = self.scanned();
+        let Some(tail) = &mut self.tail else {
+            return Halt::Drained;
+        };
+        let ahead = codec.ahead(&mut scanned, tail, &tail.room_bytes()[..len]);
+        tail.filled(len);
+        let halt = match ahead {
+            Ahead::Inside => {
+                note_more(tail);
+                Halt::Drained
+            }
+            ahead => {
+                if let Ahead::Ends { payload_len, .. } = ahead {
+                    // The end is found again, and nothing but the end is searched for it.
+                    scanned.to = payload_len;
+                }
+                self.decode_tail(sink, &mut codec.asked(&mut scanned))
+            }
+        };
+        self.keep_scanned(scanned);
         self.tell_room(sink);
         halt
     }
@@ -331,7 +377,10 @@ impl Inbound {
                 sink.split(rest);
                 self.keep(rest, need, sink);
             }
-            End::Skip { beyond, .. } => self.keep_skip(beyond, sink),
+            End::Skip { beyond, flow } => {
+                self.keep_skip(beyond, sink);
+                return flow.into();
+            }
             End::Stopped => {
                 self.keep(rest, 0, sink);
                 return Halt::Stopped;
@@ -392,7 +441,6 @@ impl Inbound {
         append(tail, &left[..len], is_settled, sink.pool());
         *at += len;
         if !is_due {
-            note_more(tail);
             return Front::Halted(Halt::Drained);
         }
 
@@ -418,10 +466,7 @@ impl Inbound {
                     let since = tail.since;
                     self.put_tail(sink.pool());
                     self.keep_skip_since(beyond, since, sink.pool());
-                    return Front::Halted(match flow {
-                        Flow::Continue => Halt::Drained,
-                        Flow::Stop => Halt::Stopped,
-                    });
+                    return Front::Halted(flow.into());
                 }
                 flow == Flow::Stop
             }
@@ -487,10 +532,10 @@ impl Inbound {
                 }
                 Halt::Drained
             }
-            Some(End::Skip { beyond, .. }) => {
+            Some(End::Skip { beyond, flow }) => {
                 self.put_tail(sink.pool());
                 self.keep_skip(beyond, sink);
-                return Halt::Drained;
+                return flow.into();
             }
             Some(End::Stopped) => Halt::Stopped,
             Some(End::Failed(error)) => Halt::failed(error, tail.len()),

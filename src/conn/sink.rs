@@ -59,3 +59,14 @@ impl Halt {
         Self::Failed(Box::new(Failed { error, undecoded }))
     }
 }
+
+/// How a round ends behind the last of its bytes.
+impl From<Flow> for Halt {
+    #[inline(always)]
+    fn from(flow: Flow) -> Self {
+        match flow {
+            Flow::Continue => Self::Drained,
+            Flow::Stop => Self::Stopped,
+        }
+    }
+}

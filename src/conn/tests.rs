@@ -245,12 +245,12 @@ fn deliver(
             {
                 let len = room.len();
                 room.copy_from_slice(&stream[at..at + len]);
-                inbound.direct_filled(len);
                 at += len;
-                continue;
+                inbound.ingest_direct(len, sink)
+            } else {
+                at += len;
+                inbound.ingest(&stream[at - len..at], sink)
             }
-            at += len;
-            inbound.ingest(&stream[at - len..at], sink)
         } else if inbound.len() > 0 {
             match inbound.finish(sink) {
                 Halt::Drained => break None,

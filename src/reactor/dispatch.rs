@@ -419,12 +419,15 @@ impl Input<'_> {
         match engine.fill(dispatch.token, buf) {
             Fill::Bytes(len) => {
                 dispatch.read_len += len;
-                if is_direct {
+                if is_direct && flags.intersects(Flags::OBSERVED) {
                     engine.record_read(dispatch.token, len);
                     self.inbound.direct_filled(len);
                     return Halt::Drained;
                 }
                 dispatch.since = Since::now(engine);
+                if is_direct {
+                    return self.inbound.ingest_direct(len, dispatch);
+                }
                 let bytes = &self.scratch.bytes_mut()[..len];
                 let halt = if flags.intersects(Flags::OBSERVED) {
                     dispatch.cx.engine.record_read(dispatch.token, len);

@@ -99,7 +99,7 @@ impl ReadSide {
     }
 
     /// A read that is longer than any before, or straight into the buffer of a long frame, or none.
-    #[cold]
+    #[inline(never)]
     fn read_otherwise<F>(&mut self, bytes: &[u8], on_frame: F) -> Result<usize, FrameError>
     where
         F: FnMut(&[u8]) -> ControlFlow<()>,
@@ -113,12 +113,15 @@ impl ReadSide {
         };
         let len = room.len();
         room.copy_from_slice(&bytes[..len]);
-        self.inbound.direct_filled(len);
         self.read_bytes += len as u64;
-        if self.has_undelivered() {
-            self.resume(on_frame)?;
-        }
-        Ok(len)
+        let mut sink = Calls {
+            framing: &self.framing,
+            on_frame,
+            pool: &mut self.pool,
+            frames_skipped: &mut self.frames_skipped,
+        };
+        let halt = self.inbound.ingest_direct(len, &mut sink);
+        self.heed(halt).map(|_| len)
     }
 
     /// Delivers what was left undelivered; nothing where nothing was.

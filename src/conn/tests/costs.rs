@@ -13,8 +13,12 @@ use crate::testkit::ReadSide;
 /// Delivers a stream in reads of `read_len`; answers how many bytes were moved and how many frames
 /// came.
 fn moved_and_count(plan: &[Stage], stream: &[u8], budget: usize, read_len: usize) -> (u64, usize) {
-    let mut sink = Collect::counting();
     let how = How { budget, ..AT_ONCE };
+    moved_and_count_as(plan, stream, how, read_len)
+}
+
+fn moved_and_count_as(plan: &[Stage], stream: &[u8], how: How, read_len: usize) -> (u64, usize) {
+    let mut sink = Collect::counting();
     let outcome = deliver(plan, stream, how, &mut sink, |_| read_len);
     assert_eq!((outcome.left, outcome.bad_at), (0, None));
     (sink.pool.moved_bytes, sink.count)
@@ -131,15 +135,21 @@ fn no_byte_is_scanned_twice(name: &'static str) {
         (1 << 20, 1 << 20, 64),
         (longest, longest, 64),
         (10_000, 10_000, 1),
+        (1 << 20, 30_000, 1460),
         (1 << 20, 3000, 64),
         (1 << 20, 3000, 1460),
         (1 << 20, 3000, 262_144),
         (1 << 20, 10, 262_144),
     ] {
-        for budget in [usize::MAX, 1] {
+        for (budget, direct) in [
+            (usize::MAX, false),
+            (usize::MAX, true),
+            (1, false),
+            (1, true),
+        ] {
             let stream = encode(name, &payload(payload_max)).repeat(len / payload_max);
             SCANNED_BYTES.set(0);
-            moved_and_count(&plan, &stream, budget, read_len);
+            moved_and_count_as(&plan, &stream, How { budget, direct }, read_len);
             let scanned = SCANNED_BYTES.get();
             assert!(scanned >= stream.len() as u64, "the counter counts");
             let ratio = ratio(scanned, stream.len());

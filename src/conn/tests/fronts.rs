@@ -77,22 +77,41 @@ fn each_frame_that_is_cut_is_told_once() {
     }
 }
 
-/// Whatever length its header claims, and however often it has grown.
+/// Whatever length its header claims, if it has one, and however often it has grown.
 #[test]
 fn a_long_frame_that_is_read_on_directly_is_given_a_few_times_the_bytes_that_came() {
-    let framing = codecs::framing("u32").frame_len_max(usize::MAX);
-    for first_len in [20_000, 300_000] {
-        let (mut inbound, mut sink) = (Inbound::default(), Collect::counting_of(&framing));
-        let start = [header("u32", 1 << 30), payload(first_len)].concat();
-        inbound.ingest(&start, &mut sink);
-        let most = if first_len < 256 << 10 { 4 } else { 2 };
-        assert!(inbound.capacity() <= most * inbound.len());
-        while inbound.len() < 8 << 20 {
-            let before = inbound.len();
-            let room = inbound.direct(1 << 16, &mut sink.pool).expect("it is long");
-            let len = room.len();
-            inbound.direct_filled(len);
-            assert!(inbound.capacity() <= 8 * before);
+    for (name, start) in [("u32", header("u32", 1 << 30)), ("line", vec![])] {
+        let framing = codecs::framing(name).frame_len_max(usize::MAX);
+        for first_len in [20_000, 300_000] {
+            let (mut inbound, mut sink) = (Inbound::default(), Collect::counting_of(&framing));
+            let mut reads = 0;
+            inbound.ingest(&[&start[..], &payload(first_len)].concat(), &mut sink);
+            let most = if first_len < 256 << 10 || name == "line" {
+                4
+            } else {
+                2
+            };
+            assert!(inbound.capacity() <= most * inbound.len());
+            while inbound.len() < 8 << 20 {
+                let before = inbound.len();
+                match inbound
+                    .direct(1 << 16, &mut sink.pool)
+                    .map(|room| room.len())
+                {
+                    Some(len) => {
+                        inbound.ingest_direct(len, &mut sink);
+                        reads += len;
+                    }
+                    None => {
+                        inbound.ingest(&[0; 1 << 16], &mut sink);
+                    }
+                }
+                assert!(inbound.len() > before);
+                assert!(inbound.capacity() <= 8 * before, "{name}");
+            }
+            assert!(reads > 4 << 20, "{name}: {reads} bytes directly");
+            let moved = sink.pool.moved_bytes;
+            assert!(moved <= inbound.len() as u64, "{name}: {moved} bytes moved");
         }
     }
 }
@@ -216,8 +235,7 @@ fn a_head_that_a_direct_read_brings_behind_its_frame_is_told_to_be_cut() {
     inbound.ingest(&payload(30_000), &mut sink);
     let room = inbound.direct(4, sink.pool()).expect("it is long");
     room.copy_from_slice(b"\nabc");
-    inbound.direct_filled(4);
-    inbound.resume(&mut sink);
+    inbound.ingest_direct(4, &mut sink);
     assert_eq!((sink.count, sink.heads.len(), inbound.len()), (1, 2, 3));
 }
 

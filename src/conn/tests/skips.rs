@@ -254,3 +254,30 @@ fn a_frame_is_skipped_to_its_end_where_its_buffer_is_made_smaller_meanwhile() {
         assert!(third.starts_with(b"good"), "{name}");
     }
 }
+
+/// However its beginning was looked at: in place, behind the head that was held, or in the buffer.
+#[test]
+fn a_stop_at_a_frame_of_which_more_is_to_be_skipped_is_answered() {
+    let long = encode("u32", &payload(100));
+    for (held_len, is_stopped_before) in [(0, false), (2, false), (0, true)] {
+        let mut sink = Collect::of(&skipping("u32", 10)[0].framing);
+        let mut inbound = Inbound::default();
+        if is_stopped_before {
+            sink.budget_left = 1;
+            let first = [encode("u32", b"a"), long[..50].to_vec()].concat();
+            assert!(matches!(inbound.ingest(&first, &mut sink), Halt::Stopped));
+        } else if held_len > 0 {
+            inbound.ingest(&long[..held_len], &mut sink);
+        }
+        sink.budget_left = 1;
+        let halt = match is_stopped_before {
+            true => inbound.resume(&mut sink),
+            false => inbound.ingest(&long[held_len..50], &mut sink),
+        };
+        assert!(
+            matches!(halt, Halt::Stopped),
+            "{held_len} {is_stopped_before}"
+        );
+        assert_eq!(inbound.left_to_skip(), long.len() as u64 - 50);
+    }
+}
