@@ -2,6 +2,12 @@
 
 use super::naive::{Field, Format, Limit};
 
+/// Stands for a stretch of this length, a few times in a stream: with two of them a line is long
+/// enough to be read straight into its buffer.
+const STRETCH: u8 = 0xDF;
+const STRETCH_LEN: usize = 3000;
+const STRETCHES_MAX: usize = 6;
+
 /// Bytes that choices are taken from; when they are used up, all choices are the first.
 pub struct Input<'a>(pub &'a [u8]);
 
@@ -114,20 +120,24 @@ impl<'a> Input<'a> {
     }
 
     /// The rest, as a stream. A delimiter of several bytes, or the beginning of one, is one byte
-    /// here, so that a fuzzer finds it.
+    /// here, and so is a long stretch of the same bytes, so that a fuzzer finds them.
     pub fn stream(&self, format: &Format) -> Vec<u8> {
-        let Format::Delimiters(all) = format else {
-            return self.0.to_vec();
-        };
-        let expand = |byte: &u8| match byte {
-            0xE0.. => {
-                let one = &all[usize::from(byte % 4) % all.len()];
-                let eighths = 1 + usize::from(byte / 4 % 8);
-                one[..one.len() * eighths / 8].to_vec()
+        let mut stretches = 0..STRETCHES_MAX;
+        let mut stream = Vec::with_capacity(self.0.len());
+        for byte in self.0 {
+            match (byte, format) {
+                (&STRETCH, _) if stretches.next().is_some() => {
+                    stream.resize(stream.len() + STRETCH_LEN, b'x');
+                }
+                (0xE0.., Format::Delimiters(all)) => {
+                    let one = &all[usize::from(byte % 4) % all.len()];
+                    let eighths = 1 + usize::from(byte / 4 % 8);
+                    stream.extend(&one[..one.len() * eighths / 8]);
+                }
+                _ => stream.push(*byte),
             }
-            byte => vec![*byte],
-        };
-        self.0.iter().flat_map(expand).collect()
+        }
+        stream
     }
 
     pub fn number(&mut self) -> Format {
