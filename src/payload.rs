@@ -7,13 +7,17 @@ use std::sync::Arc;
 /// A payload that is given by value, so that it need not be copied to be queued.
 ///
 /// It is made from a `Vec<u8>`, a `Box<[u8]>` or a `String`, which are given away, or from an
-/// `Arc<[u8]>` or a `&'static [u8]`, which are shared. A clone of a shared one costs nothing.
+/// `Arc<[u8]>`, a `&'static [u8]`, or a literal, which are shared. A clone of a shared one costs
+/// nothing.
 ///
 /// # Examples
 ///
 /// ```
 /// use unstick::Payload;
 ///
+/// for literal in [Payload::from("hello"), Payload::from(b"hello")] {
+///     assert_eq!(literal[..], *b"hello");
+/// }
 /// let given = Payload::from(vec![0; 1 << 20]);
 /// let shared = given.into_shared(); // one copy, once
 /// let same = shared.clone(); // none
@@ -86,6 +90,18 @@ impl From<Arc<[u8]>> for Payload {
 impl From<&'static [u8]> for Payload {
     fn from(bytes: &'static [u8]) -> Self {
         Self(Kind::Static(bytes))
+    }
+}
+
+impl<const N: usize> From<&'static [u8; N]> for Payload {
+    fn from(bytes: &'static [u8; N]) -> Self {
+        Self(Kind::Static(bytes))
+    }
+}
+
+impl From<&'static str> for Payload {
+    fn from(text: &'static str) -> Self {
+        Self(Kind::Static(text.as_bytes()))
     }
 }
 
