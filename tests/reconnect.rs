@@ -63,8 +63,14 @@ fn client(addr: impl Into<Addr>) -> Reactor<Client> {
 
 #[test]
 fn a_server_that_goes_away_and_returns_is_found_again_and_again() {
-    let mut listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    // Bound all the time, so that nobody else gets the port while nobody listens there.
+    let (reserved, addr) = common::refusing();
+    reserved
+        .set_reuse_address(true)
+        .expect("the option can be set");
+    // Elsewhere no two sockets have one address, even where only one of them listens.
+    let _reserved = cfg!(target_os = "linux").then_some(reserved);
+    let mut listener = TcpListener::bind(addr).expect("nobody listens there");
     let mut reactor = client(addr);
     for round in 1..=3 {
         drive(&mut reactor, |reactor| reactor.handler().opened == round);
