@@ -319,6 +319,32 @@ fn a_duplicate_of_a_closed_connections_socket_brings_no_event() {
     assert_eq!(reactor.handler().frames(), [b"before"]);
 }
 
+#[test]
+fn a_duplicate_of_a_closed_datagram_socket_brings_no_event() {
+    let mut reactor = reactor(Probe::silent());
+    let near = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let addr = near.local_addr().expect("it is bound");
+    let far = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let duplicate = near.try_clone().expect("a descriptor");
+    let id = reactor
+        .with(|_, cx| cx.adopt_udp(near))
+        .expect("it is of UDP");
+    far.send_to(b"before", addr).expect("loopback takes it");
+    drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 1);
+    reactor.with(|_, cx| cx.close_udp(id));
+    drive(&mut reactor, |reactor| reactor.local_addr(id).is_err());
+    settle(&mut reactor);
+    let events = reactor.stats().events;
+    far.send_to(b"after", addr).expect("the duplicate is open");
+    let blocking = duplicate.set_nonblocking(false);
+    blocking.expect("it can be set");
+    let mut seen = [0; 6];
+    duplicate.peek(&mut seen).expect("it has come");
+    settle(&mut reactor);
+    assert_eq!(reactor.stats().events, events);
+    assert_eq!(reactor.stats().datagrams_in, 1);
+}
+
 /// None of the reactor's descriptors is inherited by a child of the program.
 #[test]
 #[cfg(target_os = "linux")]

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use common::{DEADLINE, drive, frame, listening};
 use unstick::{
-    Config, ConnId, Context, Datagram, Deframer, Framing, Handler, Origin, Reactor, SendError,
-    Sent, Stats, TimerId, UdpId,
+    Config, ConnId, Context, Datagram, Deframer, FramedStream, Framing, Handler, Origin, Reactor,
+    SendError, Sent, Stats, TimerId, UdpId,
 };
 
 /// A test without optimisation proves the same with a tenth of it.
@@ -403,4 +403,41 @@ fn bursts_that_repeat_in_a_deframer_allocate_nothing() {
     burst();
     let counted = allocation_counter::measure(|| (0..100).for_each(|_| burst()));
     assert_eq!(counted.count_total, 0);
+}
+
+/// Gives one line with every read, and takes all that is written.
+struct Steady;
+
+impl Read for Steady {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        buf[..6].copy_from_slice(b"hello\n");
+        Ok(6)
+    }
+}
+
+impl Write for Steady {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn each_direction_of_a_framed_stream_allocates_at_first_and_after_it_was_shrunk() {
+    let mut stream = FramedStream::new(Steady, Framing::line());
+    for _ in 0..3 {
+        for is_first in [true, false] {
+            let receive = allocation_counter::measure(|| {
+                let frame = stream.receive().expect("a line");
+                assert_eq!(frame, Some(&b"hello"[..]));
+            });
+            let send = allocation_counter::measure(|| stream.send(b"hello").expect("it is taken"));
+            assert_eq!(receive.count_total > 0, is_first);
+            assert_eq!(send.count_total > 0, is_first);
+        }
+        stream.shrink_to_fit();
+    }
 }

@@ -475,6 +475,7 @@ fn datagrams_sent_received_and_truncated_are_recorded() {
     reactor
         .with(|_, cx| cx.observe(socket))
         .expect("it is open");
+    let unobserved = reactor.bind_udp("127.0.0.1:0").expect("a free port");
     let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     for len in [5, 0, 200] {
         client
@@ -485,11 +486,17 @@ fn datagrams_sent_received_and_truncated_are_recorded() {
     let back = client.local_addr().expect("it is bound");
     reactor.with(|_, cx| {
         cx.send_to(socket, back, b"hello").expect("there is room");
-        cx.send_to(socket, back, &[7; 1000])
-            .expect_err("there is not");
+        for socket in [socket, unobserved] {
+            cx.send_to(socket, back, &[7; 1000])
+                .expect_err("there is not");
+        }
     });
     drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
-    let (sent, received) = take(&mut reactor).datagrams(socket);
+    assert_eq!(reactor.stats().datagrams_dropped, 2);
+    let recording = take(&mut reactor);
+    let (sent, received) = recording.datagrams(unobserved);
+    assert!(sent.is_empty() && received.is_empty(), "nobody asked");
+    let (sent, received) = recording.datagrams(socket);
     let seen = |events: &[cutmap::Event]| {
         let seen = events.iter();
         seen.map(|event| (event.kind, event.offset, event.len))

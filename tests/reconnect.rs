@@ -22,6 +22,10 @@ struct Client {
     /// The delays since it was open last.
     delays: Vec<Duration>,
     refusals: u32,
+    /// Whether the reactor shuts down when the timer of a try has come.
+    ends_at_timer: bool,
+    /// What the last timer began.
+    tried: Option<ConnId>,
 }
 
 impl Handler for Client {
@@ -43,7 +47,10 @@ impl Handler for Client {
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, _: u64) {
-        self.server.on_timer(cx, timer, ());
+        if self.ends_at_timer {
+            cx.shutdown(Duration::ZERO);
+        }
+        self.tried = self.server.on_timer(cx, timer, ());
     }
 }
 
@@ -55,6 +62,8 @@ fn client(addr: impl Into<Addr>) -> Reactor<Client> {
         frames: 0,
         delays: Vec::new(),
         refusals: 0,
+        ends_at_timer: false,
+        tried: None,
     };
     let mut reactor = Reactor::new(client).expect("a reactor");
     reactor.with(|client, cx| client.server.open(cx, ()));
@@ -116,6 +125,19 @@ fn nothing_is_tried_again_while_the_reactor_shuts_down_or_after_a_close() {
     assert_eq!(reactor.stats().closed, 3, "each is told of once");
     assert_eq!(reactor.handler().delays.len(), delays, "no delay is told");
     assert_eq!(reactor.handler().server.conn(), None);
+}
+
+#[test]
+fn a_timer_that_comes_while_the_reactor_shuts_down_begins_no_try() {
+    let (_socket, addr) = common::refusing();
+    let mut reactor = client(addr);
+    drive(&mut reactor, |reactor| reactor.handler().refusals == 2);
+    assert!(reactor.handler().tried.is_some(), "the timer of the first");
+    reactor.with(|client, _| client.ends_at_timer = true);
+    drive(&mut reactor, Reactor::is_shut_down);
+    assert_eq!(reactor.handler().tried, None);
+    assert_eq!(reactor.handler().server.conn(), None);
+    assert_eq!(reactor.stats().closed, 2, "there was no third");
 }
 
 #[test]

@@ -164,6 +164,83 @@ fn the_send_that_learns_of_an_earlier_refusal_loses_nothing() {
     assert_eq!(reactor.stats().datagrams_dropped, 0);
 }
 
+/// Has a refusal wait for the next call on a socket, by a duplicate of it.
+#[cfg(target_os = "linux")]
+struct Refused {
+    duplicate: mio::net::UdpSocket,
+    poll: mio::Poll,
+}
+
+#[cfg(target_os = "linux")]
+impl Refused {
+    fn new(duplicate: UdpSocket) -> Self {
+        let mut duplicate = mio::net::UdpSocket::from_std(duplicate);
+        let poll = mio::Poll::new().expect("a poll");
+        poll.registry()
+            .register(&mut duplicate, mio::Token(0), mio::Interest::READABLE)
+            .expect("it can be watched");
+        Self { duplicate, poll }
+    }
+
+    fn once_more(&mut self) {
+        self.duplicate.send(b"into the void").expect("it is local");
+        let mut events = mio::Events::with_capacity(1);
+        while !events.iter().any(mio::event::Event::is_error) {
+            let polled = self.poll.poll(&mut events, Some(DEADLINE));
+            polled.expect("the poll works");
+            assert!(!events.is_empty(), "nobody refuses it");
+        }
+    }
+}
+
+/// One that learns of an earlier refusal is tried again, whenever it comes; one that is refused
+/// again then is taken to be refused itself, and costs nobody else.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_datagram_that_is_refused_twice_in_a_row_is_dropped_and_told_of_and_the_next_one_goes() {
+    let near = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let dead = mortal_peer(4);
+    near.connect(addr_of(&dead)).expect("it is local");
+    drop(dead);
+    let duplicate = near.try_clone().expect("a descriptor");
+    duplicate.set_nonblocking(true).expect("it can be set");
+    let refused = Arc::new(std::sync::Mutex::new(Refused::new(duplicate)));
+    let again = Arc::new(AtomicUsize::new(0));
+    let (seen, left) = (Arc::clone(&refused), Arc::clone(&again));
+    let probe = Probe::new(move |_, event| {
+        if matches!(event, Event::DatagramError(..)) && left.swap(0, Ordering::Relaxed) == 1 {
+            seen.lock().expect("no panic").once_more();
+        }
+    });
+    let mut reactor = Reactor::with_config(probe, config()).expect("a reactor");
+    let socket = reactor
+        .with(|_, cx| cx.adopt_udp(near))
+        .expect("it is of UDP");
+    let living = peer();
+    let to = addr_of(&living);
+    let mut out = 0;
+    for (is_again, lost) in [(0, 0), (0, 0), (1, 1), (0, 1), (1, 2)] {
+        again.store(is_again, Ordering::Relaxed);
+        refused.lock().expect("no panic").once_more();
+        reactor.with(|_, cx| {
+            cx.send_to(socket, to, b"one").expect("there is room");
+            cx.send_to(socket, to, b"two").expect("there is room");
+        });
+        out += 2 - is_again as u64;
+        drive(&mut reactor, |reactor| reactor.stats().datagrams_out == out);
+        if is_again == 0 {
+            assert_eq!(receive(&living), b"one");
+        }
+        assert_eq!(receive(&living), b"two");
+        assert_eq!(reactor.stats().datagrams_dropped, lost);
+    }
+    assert!(nothing_to_receive(&living));
+    let told = errors(reactor.handler());
+    assert_eq!(told.len(), 7);
+    let is_refusal = |error: &(ErrorKind, _)| error.0 == ErrorKind::ConnectionRefused;
+    assert!(told.iter().all(is_refusal), "{told:?}");
+}
+
 /// One datagram that the kernel refuses, between two that it takes.
 fn assert_only_it_is_dropped(to: Option<SocketAddr>, len: usize, errno: i32) {
     let (mut reactor, socket, _) = bound(Probe::silent(), config());

@@ -403,22 +403,26 @@ fn a_failed_read_delivers_what_came_before_it_and_closes_once() {
     assert_eq!((closed.undecoded_bytes, closed.unsent_bytes), (2, 2));
 }
 
-/// The first read of a dispatch counts like those behind it.
+/// The first read of a dispatch counts like those behind it, and no read is longer than what is
+/// left of the budget.
 #[test]
 fn no_more_is_read_in_a_turn_than_its_budget() {
-    let config = Config {
-        read_len_max: 4,
-        read_budget: 8,
-        ..Config::default()
-    };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
-    let script = Script::new();
-    script.then_read([bytes(&[7; 20])]);
-    let conn = open(&mut reactor, script, Framing::fixed(1));
-    event(&mut reactor, conn, Flags::READABLE);
-    for frames in [8, 16, 20] {
-        assert_eq!(reactor.handler.frames.len(), frames);
-        turn(&mut reactor);
+    for read_len_max in [4, 16] {
+        let config = Config {
+            read_len_max,
+            read_budget: 8,
+            ..Config::default()
+        };
+        let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+        let script = Script::new();
+        script.then_read([bytes(&[7; 3]), bytes(&[7; 17])]);
+        let conn = open(&mut reactor, script, Framing::fixed(1));
+        // One that tells of an end, so that what follows a short read is read too.
+        event(&mut reactor, conn, Flags::READABLE | Flags::END_HINT);
+        for frames in [8, 16, 20] {
+            assert_eq!(reactor.handler.frames.len(), frames);
+            turn(&mut reactor);
+        }
     }
 }
 
