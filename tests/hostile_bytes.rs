@@ -199,7 +199,9 @@ fn a_header_is_not_trusted_with_memory() {
             b"x",
         ),
     ];
-    for (framing, header) in headers {
+    // The others tell of more than can be addressed with 32 bits.
+    let count = if usize::BITS < 64 { 1 } else { 5 };
+    for (framing, header) in headers.into_iter().take(count) {
         let framing = framing.frame_len_max(usize::MAX);
         let used = measure(|| {
             let mut deframer = Deframer::new(framing.clone());

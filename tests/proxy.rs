@@ -71,7 +71,7 @@ impl Drop for Proxy {
 
 /// The blocks that the stream is made of: each begins with its number.
 fn block(number: usize, bytes: &mut [u8]) -> &[u8] {
-    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
     bytes
 }
 

@@ -513,6 +513,8 @@ fn ids_stay_apart_where_the_generations_wrap() {
         assert_eq!(conn.0.key(), 0, "a slab uses the last freed key first");
         for earlier in &earlier {
             assert_ne!(conn, *earlier);
+            // Elsewhere the poll is given the key alone.
+            #[cfg(target_pointer_width = "64")]
             assert_ne!(conn.0.to_poll(), earlier.0.to_poll());
             reactor.engine.queue(earlier.0);
             assert!(reactor.engine.entries.get(earlier.0).is_err());

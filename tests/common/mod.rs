@@ -525,7 +525,7 @@ impl Random {
 
     /// A number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next()).expect("48 bits fit") % bound
+        usize::try_from(self.next() % bound as u64).expect("it is below a length")
     }
 
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
