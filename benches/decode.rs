@@ -87,10 +87,10 @@ where
 }
 
 #[inline(never)]
-fn by_memchr(pieces: &[&[u8]], scratch: &mut [u8]) -> u8 {
+fn by_memchr(pieces: &[&[u8]], read_buffer: &mut [u8]) -> u8 {
     let mut sum = 0_u8;
     for piece in pieces {
-        let read = &mut scratch[..piece.len()];
+        let read = &mut read_buffer[..piece.len()];
         read.copy_from_slice(piece);
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', read) {
@@ -125,10 +125,10 @@ fn by_memchr_own(pieces: &[&[u8]], buf: &mut [u8]) -> u8 {
 
 /// The same with memory that reads of others are put into as well: what is to stay goes to `tail`.
 #[inline(never)]
-fn by_memchr_shared(pieces: &[&[u8]], scratch: &mut [u8], tail: &mut Vec<u8>) -> u8 {
+fn by_memchr_shared(pieces: &[&[u8]], read_buffer: &mut [u8], tail: &mut Vec<u8>) -> u8 {
     let mut sum = 0_u8;
     for piece in pieces {
-        let read = &mut scratch[..piece.len()];
+        let read = &mut read_buffer[..piece.len()];
         read.copy_from_slice(piece);
         let mut rest = &*read;
         if !tail.is_empty() {
@@ -228,20 +228,20 @@ fn sides<'a>(name: &str, framing: &Framing, pieces: &'a [&'a [u8]]) -> Vec<Side<
     };
     sides.extend(tokio_util.map(|decode| ("tokio_util", decode)));
     if ["line", "delimiter"].contains(&name) {
-        let mut scratch = vec![0; 2 * READ_LEN];
+        let mut read_buffer = vec![0; 2 * READ_LEN];
         sides.push((
             "memchr",
-            Box::new(move || by_memchr(black_box(pieces), &mut scratch)),
+            Box::new(move || by_memchr(black_box(pieces), &mut read_buffer)),
         ));
-        let mut scratch = vec![0; 2 * READ_LEN];
+        let mut read_buffer = vec![0; 2 * READ_LEN];
         sides.push((
             "memchr_own",
-            Box::new(move || by_memchr_own(black_box(pieces), &mut scratch)),
+            Box::new(move || by_memchr_own(black_box(pieces), &mut read_buffer)),
         ));
-        let (mut scratch, mut tail) = (vec![0; 2 * READ_LEN], Vec::new());
+        let (mut read_buffer, mut tail) = (vec![0; 2 * READ_LEN], Vec::new());
         sides.push((
             "memchr_shared",
-            Box::new(move || by_memchr_shared(black_box(pieces), &mut scratch, &mut tail)),
+            Box::new(move || by_memchr_shared(black_box(pieces), &mut read_buffer, &mut tail)),
         ));
     }
     sides

@@ -40,8 +40,8 @@ impl Server {
             .listen("127.0.0.1:0", Framing::length_u32())
             .expect("a free port");
         let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-        let tcp = reactor.local_addr(listener).expect("it is bound");
-        let udp = reactor.local_addr(socket).expect("it is bound");
+        let tcp = reactor.local_inet_addr(listener).expect("it is bound");
+        let udp = reactor.local_inet_addr(socket).expect("it is bound");
         let remote = reactor.remote();
         let thread = thread::spawn(move || reactor.run().expect("the poll works"));
         Self {

@@ -79,7 +79,7 @@ fn possible() -> usize {
 fn serve() -> Result<(), Box<dyn Error>> {
     let mut reactor = Reactor::new(Echo)?;
     let listener = reactor.listen("127.0.0.1:0", Framing::length_u32())?;
-    println!("{}", reactor.local_addr(listener)?);
+    println!("{}", reactor.local_inet_addr(listener)?);
     reactor.run()?;
     Ok(())
 }

@@ -32,7 +32,7 @@ fn main() -> io::Result<()> {
         // What is no TCP listener is refused by an error that says so.
         if let Some(listener) = handed_down.take_tcp_listener(index)? {
             let listener = reactor.with(|_, cx| cx.adopt_listener(listener, Framing::line()))?;
-            println!("listening {}", reactor.local_name(listener)?);
+            println!("listening {}", reactor.local_addr(listener)?);
         }
     }
     if handed_down.len() == 0 {
@@ -41,7 +41,7 @@ fn main() -> io::Result<()> {
             None => std::net::SocketAddr::from(([127, 0, 0, 1], 7003)).into(),
         };
         let listener = reactor.listen(addr, Framing::line())?;
-        println!("listening {}", reactor.local_name(listener)?);
+        println!("listening {}", reactor.local_addr(listener)?);
     }
 
     let remote = reactor.remote();

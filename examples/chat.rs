@@ -85,7 +85,7 @@ fn main() -> io::Result<()> {
         .unwrap_or_else(|| "127.0.0.1:7002".to_owned());
     let mut reactor = Reactor::new(Chat::default())?;
     let listener = reactor.listen(addr, Framing::line().frame_len_max(LINE_LEN_MAX))?;
-    println!("listening tcp {}", reactor.local_addr(listener)?);
+    println!("listening tcp {}", reactor.local_inet_addr(listener)?);
 
     reactor.shutdown_on_signals(Duration::from_secs(1))?;
     reactor.run()

@@ -115,14 +115,14 @@ fn serve() -> Result<(), Box<dyn Error>> {
             .map_err(|error| format!("cannot listen on tcp {addr}: {error}"))?;
         println!(
             "listening tcp {} framing={framing}",
-            reactor.local_addr(listener)?
+            reactor.local_inet_addr(listener)?
         );
     }
     if let Some(addr) = options.udp {
         let socket = reactor
             .bind_udp(&addr)
             .map_err(|error| format!("cannot listen on udp {addr}: {error}"))?;
-        let addr = reactor.local_addr(socket)?;
+        let addr = reactor.local_inet_addr(socket)?;
         reactor.handler_mut().udp_addr = Some(addr);
         println!("listening udp {addr}");
     }

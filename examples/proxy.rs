@@ -87,7 +87,7 @@ fn main() -> io::Result<()> {
     };
     let mut reactor = Reactor::new(Proxy { upstream })?;
     let listener = reactor.listen(listen, Framing::raw())?;
-    println!("listening tcp {}", reactor.local_addr(listener)?);
+    println!("listening tcp {}", reactor.local_inet_addr(listener)?);
 
     reactor.shutdown_on_signals(Duration::from_secs(1))?;
     reactor.run()

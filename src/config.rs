@@ -10,11 +10,11 @@ use std::time::Duration;
 /// ```
 /// let mut config = unstick::Config::default();
 /// config.connections_max = 10_000;
-/// config.write_high = 1 << 20;
+/// config.write_high_bytes = 1 << 20;
 /// ```
 ///
 /// What one connection may hold is at most `read_len_max`, plus one frame, plus
-/// `write_queue_len_max`, in bytes that have come or were sent; the buffers that they lie in are
+/// `write_queue_bytes_max`, in bytes that have come or were sent; the buffers that they lie in are
 /// powers of two, and may be up to eight times as large as a frame's first bytes, or for a second
 /// as large as those of the frame before, up to 64 KiB. A connection that idles holds nothing.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub struct Config {
     /// buffer that all reads share has 68 KiB as long as no more comes at once, and at most this.
     pub read_len_max: usize,
     /// The most bytes that one connection reads before the others have their turn. 260 KiB.
-    pub read_budget: usize,
+    pub read_budget_bytes: usize,
     /// The most frames that one connection is delivered before the others have their turn.
     ///
     /// 1,024: a flood of empty frames costs a byte and a callback each, so bytes alone do not bound
@@ -40,13 +40,13 @@ pub struct Config {
     /// connection is read no more until it drained.
     ///
     /// 260 KiB: as much as one read can bring in, so that an echo of it does not stop the reading.
-    pub write_high: usize,
+    pub write_high_bytes: usize,
     /// At or below this many queued bytes a connection that was above its high mark has drained.
     /// 64 KiB.
-    pub write_low: usize,
+    pub write_low_bytes: usize,
     /// More queued bytes than this are refused with [`SendError::Full`](crate::SendError).
     /// 16 MiB: sixteen of the largest frames.
-    pub write_queue_len_max: usize,
+    pub write_queue_bytes_max: usize,
     /// The most bytes that all connections and sockets may hold together: input that is unfinished
     /// or was not delivered, by the buffers that it lies in, queued output and queued datagrams. A
     /// payload that several queues share counts in each.
@@ -59,8 +59,8 @@ pub struct Config {
     ///
     /// No limit by default, as only the program knows how much its machine can spare; a server that
     /// strangers reach should set it, to many times the longest frame.
-    pub memory_max: usize,
-    /// How long all connections together may be at `memory_max`. Then those that hold the most are
+    pub memory_bytes_max: usize,
+    /// How long all connections together may be at `memory_bytes_max`. Then those that hold the most are
     /// aborted, with [`CloseReason::MemoryFull`](crate::CloseReason), until there is room: peers
     /// that send halves of frames or read nothing could else stop everybody for good. 10 s.
     pub memory_deadline: Duration,
@@ -87,7 +87,7 @@ pub struct Config {
     pub datagram_batches: bool,
     /// More queued bytes of datagrams than this, each counted with 64 bytes for itself, are
     /// refused with [`SendError::Full`](crate::SendError). 1 MiB.
-    pub datagram_queue_len_max: usize,
+    pub datagram_queue_bytes_max: usize,
     /// The most timers that fire in a turn; the rest is due in the next. 1,024.
     pub timer_budget: usize,
     /// For how long a turn that finds nothing to do asks the poll again and again before it lets
@@ -123,8 +123,8 @@ pub struct Config {
     /// Measures how long each callback takes, adds it up in
     /// [`Stats::callback_time`](crate::Stats::callback_time), and warns in the log, at most once a
     /// second, of one that took as long as this or longer, with its name and its connection: while
-    /// it ran, nobody else was served. None by default: then no clock is read for it.
-    pub slow_callback: Option<Duration>,
+    /// it ran, nobody else was active. None by default: then no clock is read for it.
+    pub slow_callback_min: Option<Duration>,
     /// Sends small writes at once (`TCP_NODELAY`). On, as the reactor gathers a turn's output
     /// itself, and Nagle's algorithm against delayed acknowledgements costs 40 ms (RFC 896).
     pub nodelay: bool,
@@ -133,10 +133,10 @@ pub struct Config {
     /// The most events that a [recording](crate::cutmap) holds; beyond them the oldest make room.
     /// Zero records nothing. Each takes 72 bytes, and none is held until something is observed.
     /// 65,536: a minute of a thousand frames a second.
-    pub recording_len_max: usize,
+    pub recording_events_max: usize,
     /// Bytes of free buffers that are kept for good. Beyond them, what was not used for a second is
     /// given back. 1 MiB.
-    pub pool_len: usize,
+    pub pool_bytes_max: usize,
 }
 
 /// The limits that a single connection may have of its own, by
@@ -146,12 +146,12 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// [`Config::write_high`].
-    pub write_high: usize,
-    /// [`Config::write_low`].
-    pub write_low: usize,
-    /// [`Config::write_queue_len_max`].
-    pub write_queue_len_max: usize,
+    /// [`Config::write_high_bytes`].
+    pub write_high_bytes: usize,
+    /// [`Config::write_low_bytes`].
+    pub write_low_bytes: usize,
+    /// [`Config::write_queue_bytes_max`].
+    pub write_queue_bytes_max: usize,
     /// [`Config::idle_timeout`].
     pub idle_timeout: Option<Duration>,
     /// [`Config::frame_deadline`].
@@ -162,9 +162,11 @@ pub struct Limits {
 
 impl Limits {
     pub(crate) fn check(&self) -> io::Result<()> {
-        if self.write_low > self.write_high || self.write_high > self.write_queue_len_max {
+        if self.write_low_bytes > self.write_high_bytes
+            || self.write_high_bytes > self.write_queue_bytes_max
+        {
             return Err(invalid(
-                "write_low <= write_high <= write_queue_len_max must hold".to_owned(),
+                "write_low_bytes <= write_high_bytes <= write_queue_bytes_max must hold".to_owned(),
             ));
         }
         Ok(())
@@ -180,20 +182,20 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             read_len_max: READ_LEN,
-            read_budget: READ_LEN,
+            read_budget_bytes: READ_LEN,
             frame_budget: 1024,
             accept_budget: 64,
             datagram_budget: 64,
-            write_high: READ_LEN,
-            write_low: 64 * 1024,
-            write_queue_len_max: 16 << 20,
-            memory_max: usize::MAX,
+            write_high_bytes: READ_LEN,
+            write_low_bytes: 64 * 1024,
+            write_queue_bytes_max: 16 << 20,
+            memory_bytes_max: usize::MAX,
             memory_deadline: Duration::from_secs(10),
             connections_max: 1_000_000,
             connections_per_addr_max: usize::MAX,
             datagram_len_max: 65_535,
             datagram_batches: true,
-            datagram_queue_len_max: 1 << 20,
+            datagram_queue_bytes_max: 1 << 20,
             timer_budget: 1024,
             busy_poll: None,
             posts_max: 65_536,
@@ -203,11 +205,11 @@ impl Default for Config {
             idle_timeout: None,
             frame_deadline: None,
             write_stall_timeout: None,
-            slow_callback: None,
+            slow_callback_min: None,
             nodelay: true,
             backlog: 4096,
-            recording_len_max: 65_536,
-            pool_len: 1 << 20,
+            recording_events_max: 65_536,
+            pool_bytes_max: 1 << 20,
         }
     }
 }
@@ -216,13 +218,13 @@ impl Config {
     pub(crate) fn check(&self) -> io::Result<()> {
         let positive = [
             ("read_len_max", self.read_len_max),
-            ("read_budget", self.read_budget),
+            ("read_budget_bytes", self.read_budget_bytes),
             ("frame_budget", self.frame_budget),
             ("accept_budget", self.accept_budget),
             ("datagram_budget", self.datagram_budget),
             ("timer_budget", self.timer_budget),
             ("posts_max", self.posts_max),
-            ("memory_max", self.memory_max),
+            ("memory_bytes_max", self.memory_bytes_max),
             ("post_budget", self.post_budget),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
@@ -240,9 +242,9 @@ impl Config {
     #[inline]
     pub(crate) fn limits(&self) -> Limits {
         Limits {
-            write_high: self.write_high,
-            write_low: self.write_low,
-            write_queue_len_max: self.write_queue_len_max,
+            write_high_bytes: self.write_high_bytes,
+            write_low_bytes: self.write_low_bytes,
+            write_queue_bytes_max: self.write_queue_bytes_max,
             idle_timeout: self.idle_timeout,
             frame_deadline: self.frame_deadline,
             write_stall_timeout: self.write_stall_timeout,
@@ -257,8 +259,8 @@ fn invalid(what: String) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buf;
     use crate::codec::Framing;
+    use crate::memory::Buf;
 
     #[test]
     fn a_read_takes_256_kib_with_their_header_and_their_echo_does_not_stop_the_reading() {
@@ -267,7 +269,11 @@ mod tests {
             .encode(&[0; 256 * 1024], &mut frame)
             .expect("it is below the limit");
         let config = Config::default();
-        let room = [config.read_len_max, config.read_budget, config.write_high];
+        let room = [
+            config.read_len_max,
+            config.read_budget_bytes,
+            config.write_high_bytes,
+        ];
         assert!(room.iter().all(|room| frame.len() <= *room), "{room:?}");
     }
 
@@ -279,8 +285,8 @@ mod tests {
             |config| config.datagram_len_max = 65_536,
             |config| config.read_len_max = 0,
             |config| config.frame_budget = 0,
-            |config| config.write_low = config.write_high + 1,
-            |config| config.write_high = config.write_queue_len_max + 1,
+            |config| config.write_low_bytes = config.write_high_bytes + 1,
+            |config| config.write_high_bytes = config.write_queue_bytes_max + 1,
         ];
         for spoil in nonsense {
             let mut config = Config::default();

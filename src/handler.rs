@@ -8,11 +8,12 @@ use crate::context::Context;
 use crate::datagram::Datagram;
 #[cfg(unix)]
 use crate::datagram::UnixDatagram;
-use crate::error::{Closed, Refusal, SendError};
-use crate::timer::TimerId;
+use crate::error::SendError;
+use crate::event::{Closed, Hangup, Origin, Refusal};
 #[cfg(unix)]
-use crate::token::UnixDatagramId;
-use crate::token::{ConnId, ListenerId, UdpId};
+use crate::id::UnixDatagramId;
+use crate::id::{ConnId, ListenerId, UdpId};
+use crate::timer::TimerId;
 
 /// A program on a reactor: its state, and what it does when something happens.
 ///
@@ -222,28 +223,4 @@ pub trait Handler: Sized {
     ) {
         let _ = (cx, conn, payload, error);
     }
-}
-
-/// How a peer went, of whom [`Handler::on_hangup`] tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Hangup {
-    /// It has ended its side. It may still read: a request that ends with it may wait for its
-    /// answer. Told once.
-    Ended,
-    /// It has reset the connection, or is unreachable: nobody reads any more. What was queued is
-    /// lost, and `send` is refused.
-    Reset,
-}
-
-/// Where an open connection came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Origin {
-    /// This listener accepted it.
-    Accepted(ListenerId),
-    /// [`Context::connect`] made it.
-    Connected,
-    /// [`Context::adopt_stream`] took it in.
-    Adopted,
 }

@@ -201,7 +201,7 @@
 //!
 //! A connection may have marks and timeouts of its own: [`Context::set_limits`].
 //!
-//! All connections together are held to [`memory_max`](Config::memory_max), where one is set: at
+//! All connections together are held to [`memory_bytes_max`](Config::memory_bytes_max), where one is set: at
 //! that limit nothing more is read and nothing accepted to be sent, until there is room again.
 //!
 //! A server that strangers reach should also set the three timeouts, which are off by default:
@@ -212,8 +212,8 @@
 //! # Options of sockets
 //!
 //! [`listen`](Reactor::listen), [`connect`](Reactor::connect) and [`bind_udp`](Reactor::bind_udp)
-//! are the easy forms; [`listen_with`](Reactor::listen_with),
-//! [`connect_with`](Reactor::connect_with) and [`bind_udp_with`](Reactor::bind_udp_with) take what
+//! are the easy forms; [`listen_with`](Context::listen_with),
+//! [`connect_with`](Context::connect_with) and [`bind_udp_with`](Context::bind_udp_with) take what
 //! must stand before: a shared port ([`ListenOptions::reuse_port`]), a timeout or a local address
 //! ([`ConnectOptions`]), multicast groups ([`UdpOptions`]). [`Context::socket`] reads and sets the
 //! options of a live one.
@@ -279,33 +279,30 @@
 extern crate self as unstick;
 
 mod addr;
-mod buffer;
 mod codec;
 mod config;
 mod conn;
 mod context;
 pub mod cutmap;
 mod datagram;
-mod deframe;
 mod engine;
 mod error;
-mod framed_stream;
-mod framer;
+mod event;
+mod framed;
 pub mod guide;
 mod handler;
+mod id;
+mod memory;
+mod os;
 mod payload;
 mod reactor;
 mod reconnect;
 mod remote;
-mod scratch;
-mod session;
 #[cfg(feature = "signals")]
 mod signals;
-mod socket;
 mod stats;
 pub mod testkit;
 mod timer;
-mod token;
 
 #[cfg(unix)]
 pub use addr::UnixAddr;
@@ -316,21 +313,18 @@ pub use context::Context;
 #[cfg(unix)]
 pub use datagram::UnixDatagram;
 pub use datagram::{Datagram, DatagramError, DatagramFault};
-pub use deframe::{Decoded, Deframer};
-pub use error::{
-    CloseReason, Closed, DecodeError, FrameError, Gone, NotSent, PostError, Refusal, SendError,
-    Sent,
-};
-pub use framed_stream::FramedStream;
-pub use framer::Framer;
-pub use handler::{Handler, Hangup, Origin};
+pub use error::{DecodeError, FrameError, Gone, NotSent, PostError, SendError, Sent};
+pub use event::{CloseReason, Closed, Refusal};
+pub use event::{Hangup, Origin};
+pub use framed::{Decoded, Deframer, FramedStream, Framer};
+pub use handler::Handler;
+#[cfg(unix)]
+pub use id::UnixDatagramId;
+pub use id::{ConnId, ListenerId, SocketId, UdpId};
+pub use os::{ConnectOptions, Keepalive, ListenOptions, SocketRef, UdpOptions};
 pub use payload::Payload;
 pub use reactor::Reactor;
 pub use reconnect::{Backoff, Reconnect};
 pub use remote::Remote;
-pub use socket::{ConnectOptions, Keepalive, ListenOptions, SocketRef, UdpOptions};
 pub use stats::{ConnStats, Stats};
 pub use timer::TimerId;
-#[cfg(unix)]
-pub use token::UnixDatagramId;
-pub use token::{ConnId, ListenerId, SocketId, UdpId};

@@ -10,9 +10,9 @@ use crate::addr::ToAddrs;
 use crate::codec::Framing;
 use crate::context::Context;
 use crate::handler::Handler;
-use crate::socket::ConnectOptions;
+use crate::id::ConnId;
+use crate::os::ConnectOptions;
 use crate::timer::TimerId;
-use crate::token::ConnId;
 
 /// How long to wait before the next try: longer after every failure, and never the same for all
 /// clients of a server that has come back.

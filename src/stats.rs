@@ -96,7 +96,7 @@ pub struct Stats {
     /// Datagrams that were refused by a full queue, failed to be sent, or were queued when their
     /// socket was closed.
     pub datagrams_dropped: u64,
-    /// Time spent in callbacks, where [`Config::slow_callback`](crate::Config::slow_callback) asks
+    /// Time spent in callbacks, where [`Config::slow_callback_min`](crate::Config::slow_callback_min) asks
     /// for it to be measured. For frames, the time to decode them is in it.
     pub callback_time: Duration,
     /// Callbacks that took as long as that or longer.
@@ -104,7 +104,7 @@ pub struct Stats {
     /// Connections that there are at present, in whatever state.
     pub connections: usize,
     /// Bytes that all connections and sockets hold at present, as
-    /// [`Config::memory_max`](crate::Config::memory_max) counts them.
+    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) counts them.
     pub held_bytes: usize,
     /// Connections and sockets with work that waits for the next turn, as a budget has put it off.
     pub ready: usize,

@@ -44,7 +44,7 @@ fn one_connection_too_many_is_told_with_its_address_and_its_listener() {
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
     let second = reactor.listen("127.0.0.1:0", Framing::line());
     let second = second.expect("a free port");
-    let second_addr = reactor.local_addr(second).expect("it is bound");
+    let second_addr = reactor.local_inet_addr(second).expect("it is bound");
     let _served = [open(&mut reactor, addr), open(&mut reactor, addr)];
     let mut refused = client(second_addr);
     drive(&mut reactor, |reactor| reactor.stats().refused == 1);
@@ -149,7 +149,7 @@ fn a_paused_listener_accepts_nobody_and_a_resume_all_who_wait() {
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let listener = reactor.listen("127.0.0.1:0", Framing::line());
     let listener = listener.expect("a free port");
-    let addr = reactor.local_addr(listener).expect("it is bound");
+    let addr = reactor.local_inet_addr(listener).expect("it is bound");
     let paused = reactor.with(|_, cx| cx.pause(listener));
     paused.expect("it is open");
     let waiting: Vec<_> = (0..5).map(|_| client(addr)).collect();
@@ -185,7 +185,7 @@ fn a_listener_that_is_paused_in_on_open_accepts_no_further_one() {
 fn a_paused_udp_socket_receives_on_its_resume_and_sends_meanwhile() {
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_addr(udp).expect("it is bound");
+    let addr = reactor.local_inet_addr(udp).expect("it is bound");
     reactor.with(|_, cx| cx.pause(udp)).expect("it is open");
     let peer = UdpSocket::bind((IpAddr::from([127, 0, 0, 1]), 0)).expect("a free port");
     for payload in [&b"one"[..], b"two"] {

@@ -37,7 +37,7 @@ fn a_listener_of_std_accepts_also_those_that_came_before_it_was_adopted() {
     let id = reactor
         .with(|_, cx| cx.adopt_listener(listener, Framing::length_u32()))
         .expect("it listens");
-    assert_eq!(reactor.local_addr(id).expect("it is open"), addr);
+    assert_eq!(reactor.local_inet_addr(id).expect("it is open"), addr);
     serve_one(&mut reactor, early);
     // It would hang in accept if the socket still blocked.
     reactor.turn(Some(Duration::ZERO)).expect("the poll works");
@@ -54,7 +54,7 @@ fn a_stream_of_std_opens_once_and_has_the_bytes_that_came_before() {
     let mut reactor = reactor(Probe::echo());
     let conn = reactor.with(|_, cx| {
         let conn = cx.adopt_stream(near, Framing::line(), ());
-        assert_eq!(cx.peer_addr(conn).expect("it is known"), peer);
+        assert_eq!(cx.peer_inet_addr(conn).expect("it is known"), peer);
         cx.send(conn, b"early").map(drop).expect("it waits");
         conn
     });
@@ -128,7 +128,7 @@ fn a_udp_socket_of_std_receives_what_came_before_and_sends() {
     let id = reactor
         .with(|_, cx| cx.adopt_udp(socket))
         .expect("it is of UDP");
-    assert_eq!(reactor.local_addr(id).expect("it is open"), addr);
+    assert_eq!(reactor.local_inet_addr(id).expect("it is open"), addr);
     drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
     let mut buf = [0; 16];
     let len = peer.recv(&mut buf).expect("it is answered");
@@ -332,7 +332,7 @@ fn a_duplicate_of_a_closed_datagram_socket_brings_no_event() {
     far.send_to(b"before", addr).expect("loopback takes it");
     drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 1);
     reactor.with(|_, cx| cx.close_udp(id));
-    drive(&mut reactor, |reactor| reactor.local_addr(id).is_err());
+    drive(&mut reactor, |reactor| reactor.local_inet_addr(id).is_err());
     settle(&mut reactor);
     let events = reactor.stats().events;
     far.send_to(b"after", addr).expect("the duplicate is open");

@@ -275,8 +275,8 @@ fn a_reader_that_stalls_and_drains_over_and_over_makes_no_allocation() {
     let mut config = Config::default();
     // The pool keeps what the warm-up filled it with, and no dispatch has more output than the
     // buffer for it is kept for: to give memory back is another promise.
-    config.pool_len = 64 << 20;
-    (config.read_len_max, config.read_budget) = (32 * 1024, 32 * 1024);
+    config.pool_bytes_max = 64 << 20;
+    (config.read_len_max, config.read_budget_bytes) = (32 * 1024, 32 * 1024);
     let (mut reactor, mut streams) = connected(echo, config, 1);
     fill_pool(&mut reactor, 16, 512 * 1024);
 
@@ -343,7 +343,7 @@ fn assert_datagrams_allocate_nothing(in_batches: bool) {
     config.datagram_batches = in_batches;
     let mut reactor = Reactor::with_config(Echo::default(), config).expect("a reactor");
     let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_addr(socket).expect("it is bound");
+    let addr = reactor.local_inet_addr(socket).expect("it is bound");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     // The queue has held as many answers as one turn can make.
     let window = |socket: &UdpSocket, addr: SocketAddr| {

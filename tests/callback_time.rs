@@ -10,14 +10,14 @@ use unstick::{Config, Framing, Reactor};
 const STEP: Duration = Duration::from_millis(5);
 
 /// Three lines to a handler that takes five milliseconds for each.
-fn serve_three(slow_callback: Option<Duration>) -> Reactor<Probe> {
+fn serve_three(slow_callback_min: Option<Duration>) -> Reactor<Probe> {
     let probe = Probe::new(|_, event| {
         if matches!(event, Event::Frame(..)) {
             common::let_pass(STEP);
         }
     });
     let mut config = Config::default();
-    config.slow_callback = slow_callback;
+    config.slow_callback_min = slow_callback_min;
     let (mut reactor, addr) = listening(probe, config, Framing::line());
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, b"1\n2\n3\n");

@@ -80,9 +80,9 @@ fn all_ways_of_sending_give_the_same_bytes() {
 #[test]
 fn what_is_written_is_held_to_the_limits_and_leaves_nothing_when_refused() {
     let mut config = Config::default();
-    config.write_high = 100;
-    config.write_low = 10;
-    config.write_queue_len_max = 200;
+    config.write_high_bytes = 100;
+    config.write_low_bytes = 10;
+    config.write_queue_bytes_max = 200;
     let probe = Probe::new(|cx, event| {
         let Event::Open(conn, _) = event else { return };
         let mut send = |len| {

@@ -256,7 +256,7 @@ fn a_datagram_is_refused_for_it_and_the_next_is_not() {
         };
         let mut reactor = Reactor::new(handler).expect("a reactor");
         let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-        let addr = reactor.local_addr(socket).expect("it is bound");
+        let addr = reactor.local_inet_addr(socket).expect("it is bound");
         for datagram in [&b"hxx"[..], b"e", b"g"] {
             peer.send_to(datagram, addr).expect("loopback");
         }

@@ -27,7 +27,7 @@ fn pair(reactor: &Reactor<Probe>) -> Option<(ConnId, ConnId)> {
 /// A reactor that observes everything, with a connection to itself that is open.
 fn connected(config: Config, framing: &Framing) -> (Reactor<Probe>, ConnId, ConnId) {
     let (mut reactor, addr) = listening(Probe::silent(), config, framing.clone());
-    reactor.with(|_, cx| cx.observe_all());
+    reactor.with(|_, cx| cx.record_all());
     reactor.connect(addr, framing.clone(), ());
     drive(&mut reactor, |reactor| pair(reactor).is_some());
     let (tx, rx) = pair(&reactor).expect("both are open");
@@ -137,7 +137,7 @@ fn sends_writes_reads_and_frames_cover_the_same_bytes_at_every_moment() {
             let mut random = Random(seed);
             let mut config = Config::default();
             config.read_len_max = [1, 3, 100, 4096, 256 * 1024][random.below(5)];
-            config.read_budget = [50, 1000, 256 * 1024][random.below(3)];
+            config.read_budget_bytes = [50, 1000, 256 * 1024][random.below(3)];
             config.frame_budget = [1, 7, 1024][random.below(3)];
             let (mut reactor, tx, rx) = connected(config, framing);
             reactor.with(|_, cx| small_buffers(cx, [tx, rx], 4096));
@@ -183,7 +183,7 @@ fn sends_writes_reads_and_frames_cover_the_same_bytes_at_every_moment() {
 fn what_is_under_way_is_told_at_every_turn() {
     let mut config = Config::default();
     config.read_len_max = 1500;
-    config.read_budget = 1500;
+    config.read_budget_bytes = 1500;
     let (mut reactor, tx, rx) = connected(config, &Framing::length_u32());
     reactor.with(|_, cx| {
         small_buffers(cx, [tx, rx], 4096);
@@ -291,7 +291,7 @@ fn only_what_is_observed_is_recorded() {
     };
     say(&mut reactor, 2);
     assert!(take(&mut reactor).events().is_empty(), "nobody asked");
-    reactor.with(|_, cx| cx.observe(one)).expect("it is open");
+    reactor.with(|_, cx| cx.record(one)).expect("it is open");
     say(&mut reactor, 4);
     let recording = take(&mut reactor);
     let of_one = |event: &cutmap::Event| event.socket == SocketId::Conn(one);
@@ -303,15 +303,17 @@ fn only_what_is_observed_is_recorded() {
         "offsets count from the connection's beginning"
     );
     assert_eq!((map.sends().len(), map.writes().len()), (1, 1));
-    reactor.with(|_, cx| cx.unobserve(one)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.stop_recording(one))
+        .expect("it is open");
     say(&mut reactor, 6);
     assert!(
         take(&mut reactor).events().is_empty(),
         "nobody asks any more"
     );
-    reactor.with(|_, cx| cx.observe_all());
+    reactor.with(|_, cx| cx.record_all());
     say(&mut reactor, 8);
-    reactor.with(|_, cx| cx.unobserve_all());
+    reactor.with(|_, cx| cx.stop_recording_all());
     say(&mut reactor, 10);
     let sends = take(&mut reactor);
     let sends = sends.events().iter();
@@ -332,8 +334,8 @@ fn a_send_is_recorded_from_the_moment_on_at_which_its_connection_is_observed() {
             {
                 let _ = cx.send(*conn, b"before").expect("it is accepted");
                 match all {
-                    true => cx.observe_all(),
-                    false => cx.observe(*conn).expect("it is open"),
+                    true => cx.record_all(),
+                    false => cx.record(*conn).expect("it is open"),
                 }
                 let _ = cx.send(*conn, b"behind it").expect("it is accepted");
             }
@@ -355,7 +357,7 @@ fn a_send_is_recorded_from_the_moment_on_at_which_its_connection_is_observed() {
 #[test]
 fn a_recording_is_bounded_and_keeps_the_newest() {
     let mut config = Config::default();
-    config.recording_len_max = 100;
+    config.recording_events_max = 100;
     let (mut reactor, tx, rx) = connected(config, &Framing::length_u16());
     for round in 1..=100 {
         let sent = reactor.with(|_, cx| cx.send(tx, b"hello"));
@@ -383,7 +385,7 @@ fn observing_changes_nothing_of_what_is_sent_and_received() {
     for is_observed in [false, true] {
         let (mut reactor, addr) = listening(Probe::echo(), Config::default(), Framing::line());
         if is_observed {
-            reactor.with(|_, cx| cx.observe_all());
+            reactor.with(|_, cx| cx.record_all());
         }
         let mut client = common::client(addr);
         std::io::Write::write_all(&mut client, b"one\ntwo\n\nthr").expect("it reads");
@@ -412,12 +414,12 @@ fn who_is_not_observed_is_not_recorded() {
     let [(mut seen, conn), (mut unseen, other)] =
         [(); 2].map(|()| common::open(&mut reactor, addr));
     let mut sockets = [(); 2].map(|()| reactor.bind_udp("127.0.0.1:0").expect("a free port"));
-    let to = reactor.local_addr(sockets[1]).expect("it is bound");
+    let to = reactor.local_inet_addr(sockets[1]).expect("it is bound");
     common::let_pass(Duration::from_millis(20));
     let before = Instant::now();
     reactor.with(|_, cx| {
-        cx.observe(conn).expect("it is open");
-        cx.observe(sockets[0]).expect("it is open");
+        cx.record(conn).expect("it is open");
+        cx.record(sockets[0]).expect("it is open");
     });
     for (client, conn) in [(&mut seen, conn), (&mut unseen, other)] {
         common::deposit(&mut reactor, client, conn, b"echoed\n");
@@ -468,13 +470,11 @@ fn who_is_not_observed_is_not_recorded() {
 fn datagrams_sent_received_and_truncated_are_recorded() {
     let mut config = Config::default();
     config.datagram_len_max = 100;
-    config.datagram_queue_len_max = 1000;
+    config.datagram_queue_bytes_max = 1000;
     let mut reactor = Reactor::with_config(Probe::silent(), config).expect("a reactor");
     let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_addr(socket).expect("it is bound");
-    reactor
-        .with(|_, cx| cx.observe(socket))
-        .expect("it is open");
+    let addr = reactor.local_inet_addr(socket).expect("it is bound");
+    reactor.with(|_, cx| cx.record(socket)).expect("it is open");
     let unobserved = reactor.bind_udp("127.0.0.1:0").expect("a free port");
     let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     for len in [5, 0, 200] {
@@ -523,9 +523,9 @@ fn datagrams_sent_received_and_truncated_are_recorded() {
 #[test]
 fn the_recordings_of_two_reactors_are_put_together() {
     let (mut far, addr) = listening(Probe::silent(), Config::default(), Framing::line());
-    far.with(|_, cx| cx.observe_all());
+    far.with(|_, cx| cx.record_all());
     let mut near = Reactor::new(Probe::silent()).expect("a reactor");
-    near.with(|_, cx| cx.observe_all());
+    near.with(|_, cx| cx.record_all());
     let tx = near.connect(addr, Framing::line(), ());
     let sent = near.with(|_, cx| cx.send(tx, b"hello"));
     assert!(sent.is_ok(), "{sent:?}");

@@ -54,7 +54,7 @@ fn an_outer_loop_that_waits_for_the_descriptor_serves_every_frame() {
     // Cut short by every budget there is.
     (
         config.frame_budget,
-        config.read_budget,
+        config.read_budget_bytes,
         config.accept_budget,
     ) = (1, 512, 1);
     let (mut reactor, addr) = listening(Probe::echo(), config, Framing::length_u32());

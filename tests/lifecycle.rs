@@ -49,7 +49,7 @@ fn five_thousand_active_connections_are_all_served() {
     let second = reactor
         .listen("127.0.0.1:0", Framing::length_u32())
         .expect("a free port");
-    let second = reactor.local_addr(second).expect("it is bound");
+    let second = reactor.local_inet_addr(second).expect("it is bound");
     let mut clients: Vec<_> = (0..count)
         .map(|index| client(if index % 2 == 0 { first } else { second }))
         .collect();
@@ -109,15 +109,15 @@ impl Handler for Keyed {
             assert_eq!(cx.pause(gone), Err(Gone));
             assert_eq!(cx.resume(gone), Err(Gone));
             assert_eq!(cx.reframe(gone, Framing::raw()), Err(Gone));
-            assert_eq!(cx.peer_name(gone), Err(Gone));
-            cx.peer_addr(gone).expect_err("gone");
+            assert_eq!(cx.peer_addr(gone), Err(Gone));
+            cx.peer_inet_addr(gone).expect_err("gone");
             assert_eq!(cx.queued_bytes(gone), Err(Gone));
             assert_eq!(cx.conn_stats(gone), Err(Gone));
             assert!(cx.session(gone).is_none());
             assert!(cx.with_session(gone, |_, _| ()).is_none());
             let error = cx.socket_options(gone).map(|_| ()).expect_err("gone");
             assert_eq!(error.kind(), ErrorKind::NotConnected);
-            let error = cx.local_addr(gone).expect_err("gone");
+            let error = cx.local_inet_addr(gone).expect_err("gone");
             assert_eq!(error.kind(), ErrorKind::NotConnected);
             cx.close(gone);
             cx.abort(gone);
@@ -203,7 +203,7 @@ fn a_closed_socket_brings_no_event_although_a_duplicate_lives() {
         panic!("it was accepted");
     };
     let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let udp_addr = reactor.local_addr(udp).expect("it is bound");
+    let udp_addr = reactor.local_inet_addr(udp).expect("it is bound");
     let duplicates = reactor.with(|_, cx| {
         let duplicates = [
             cx.socket_options(conn).expect("open").try_clone(),

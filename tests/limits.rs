@@ -314,9 +314,9 @@ fn a_pause_from_outside_stops_what_a_budget_left_over_and_all_reading() {
 /// A config with small marks.
 fn low_marks() -> Config {
     let mut config = Config::default();
-    config.write_high = 64 * 1024;
-    config.write_low = 16 * 1024;
-    config.write_queue_len_max = 2 << 20;
+    config.write_high_bytes = 64 * 1024;
+    config.write_low_bytes = 16 * 1024;
+    config.write_queue_bytes_max = 2 << 20;
     config
 }
 
@@ -456,9 +456,9 @@ fn send_until_full(cx: &mut Context<'_, Probe>, conn: ConnId) -> Vec<u8> {
 fn a_payload_refused_as_the_queue_is_full_leaves_nothing_in_it() {
     for from_a_callback in [true, false] {
         let mut config = Config::default();
-        config.write_queue_len_max = 10_500;
-        config.write_high = 8000;
-        config.write_low = 4000;
+        config.write_queue_bytes_max = 10_500;
+        config.write_high_bytes = 8000;
+        config.write_low_bytes = 4000;
         let probe = Probe::new(|cx, event| {
             if let Event::Frame(conn, _) = event {
                 send_until_full(cx, *conn);
@@ -488,9 +488,9 @@ fn a_payload_refused_as_the_queue_is_full_leaves_nothing_in_it() {
 fn a_refusal_below_the_high_mark_is_followed_by_on_drained_too() {
     for from_a_callback in [true, false] {
         let mut config = Config::default();
-        config.write_queue_len_max = 1000;
-        config.write_high = 1000;
-        config.write_low = 100;
+        config.write_queue_bytes_max = 1000;
+        config.write_high_bytes = 1000;
+        config.write_low_bytes = 100;
         let probe = Probe::new(|cx, event| {
             if let Event::Frame(conn, _) = event {
                 send_twice(cx, *conn);

@@ -17,7 +17,7 @@ const FRAME_LEN: usize = 600_000;
 fn config(deadline: Duration) -> Config {
     let mut config = Config::default();
     config.read_len_max = 64 * 1024;
-    config.memory_max = MEMORY_MAX;
+    config.memory_bytes_max = MEMORY_MAX;
     config.memory_deadline = deadline;
     config
 }
@@ -247,7 +247,7 @@ fn queued_datagrams_count_and_are_refused_too() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
     let (_slow, conn) = open_narrow(&mut reactor, addr);
     let udp: UdpId = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let to = reactor.local_addr(udp).expect("it is bound");
+    let to = reactor.local_inet_addr(udp).expect("it is bound");
     reactor.with(|_, cx| {
         cx.send_to(udp, to, &[1; 1000]).expect("there is room");
         assert_eq!(cx.stats().held_bytes, 1064);

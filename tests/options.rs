@@ -31,7 +31,7 @@ fn look<R>(
 /// A reactor with both ends of one connection: the one that connected, and the one accepted.
 fn connected(options: &ConnectOptions) -> (Reactor<Probe>, ConnId, ConnId) {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
-    let client = reactor.connect_with(addr, Framing::raw(), (), options);
+    let client = reactor.with(|_, cx| cx.connect_with(addr, Framing::raw(), (), options));
     let opened = |reactor: &Reactor<Probe>| {
         let opened = reactor.handler().events.iter();
         let opened: Vec<_> = opened
@@ -134,7 +134,7 @@ fn a_socket_of_ipv6_has_the_options_of_ipv4_under_the_same_names() {
         .only_v6(true)
         .multicast_loop(false)
         .multicast_ttl(9);
-    let Ok(udp) = reactor.bind_udp_with("[::1]:0", &options) else {
+    let Ok(udp) = reactor.with(|_, cx| cx.bind_udp_with("[::1]:0", &options)) else {
         eprintln!("no IPv6 here: skipped");
         return;
     };
@@ -178,7 +178,7 @@ fn a_group_of_ipv6_is_joined_once_and_left_once() {
     });
     assert_eq!(interface, LOOPBACK_INTERFACE);
     let options = UdpOptions::new().join_multicast_v6(GROUP, LOOPBACK_INTERFACE);
-    let at_once = reactor.bind_udp_with("[::1]:0", &options);
+    let at_once = reactor.with(|_, cx| cx.bind_udp_with("[::1]:0", &options));
     for id in [later, at_once.expect("a free port")] {
         look(&mut reactor, id, |socket| {
             let again = socket.join_multicast_v6(GROUP, LOOPBACK_INTERFACE);
@@ -200,7 +200,9 @@ fn an_option_of_another_kind_of_socket_is_an_error_and_a_stale_id_is_one_too() {
         socket.only_v6().expect_err("it is of IPv4");
     });
     reactor.with(|_, cx| cx.close_udp(udp));
-    drive(&mut reactor, |reactor| reactor.local_addr(udp).is_err());
+    drive(&mut reactor, |reactor| {
+        reactor.local_inet_addr(udp).is_err()
+    });
     let error = reactor.with(|_, cx| cx.socket(udp).expect_err("it is gone").kind());
     assert_eq!(error, ErrorKind::NotConnected);
 }
@@ -212,9 +214,9 @@ fn buffers_given_to_a_listener_are_those_of_what_it_accepts() {
         .recv_buffer_len(20 * 1024)
         .send_buffer_len(28 * 1024);
     let listener = reactor
-        .listen_with(LOOPBACK, Framing::raw(), &options)
+        .with(|_, cx| cx.listen_with(LOOPBACK, Framing::raw(), &options))
         .expect("a free port");
-    let addr = reactor.local_addr(listener).expect("it is bound");
+    let addr = reactor.local_inet_addr(listener).expect("it is bound");
     let _client = common::client(addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let Event::Open(conn, _) = reactor.handler().events[0] else {
@@ -239,9 +241,12 @@ fn the_backlog_is_the_one_asked_for() {
         let mut reactor = reactor();
         let options = ListenOptions::new().backlog(backlog);
         let listener = reactor
-            .listen_with(LOOPBACK, Framing::raw(), &options)
+            .with(|_, cx| cx.listen_with(LOOPBACK, Framing::raw(), &options))
             .expect("a free port");
-        let port = reactor.local_addr(listener).expect("it is bound").port();
+        let port = reactor
+            .local_inet_addr(listener)
+            .expect("it is bound")
+            .port();
         let listing = std::process::Command::new("ss")
             .args(["-Hltn", &format!("sport = :{port}")])
             .output();
@@ -263,9 +268,9 @@ fn listeners_share_a_port_only_where_each_of_them_asks_for_it() {
     let mut reactors = [reactor(), reactor(), reactor()];
     let [first, second, third] = &mut reactors;
     let listener = first
-        .listen_with(LOOPBACK, Framing::raw(), &shared)
+        .with(|_, cx| cx.listen_with(LOOPBACK, Framing::raw(), &shared))
         .expect("a free port");
-    let addr = first.local_addr(listener).expect("it is bound");
+    let addr = first.local_inet_addr(listener).expect("it is bound");
     look(first, listener, |socket| {
         assert!(socket.reuse_port().expect("told"));
         assert!(socket.reuse_addr().expect("told"), "it is the default");
@@ -273,7 +278,7 @@ fn listeners_share_a_port_only_where_each_of_them_asks_for_it() {
     let error = third.listen(addr, Framing::raw()).expect_err("not shared");
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     second
-        .listen_with(addr, Framing::raw(), &shared)
+        .with(|_, cx| cx.listen_with(addr, Framing::raw(), &shared))
         .expect("shared");
     // The kernel spreads them by a hash of their ports: of so many, some come to each.
     let _clients: Vec<_> = (0..64).map(|_| common::client(addr)).collect();
@@ -306,7 +311,7 @@ fn a_listener_takes_the_address_of_the_last_ones_connections_unless_told_not_to(
     let mut next = self::reactor();
     let strict = ListenOptions::new().reuse_addr(false);
     let error = next
-        .listen_with(addr, Framing::raw(), &strict)
+        .with(|_, cx| cx.listen_with(addr, Framing::raw(), &strict))
         .expect_err("a connection is in TIME-WAIT");
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     next.listen(addr, Framing::raw()).expect("it is reused");
@@ -316,15 +321,15 @@ fn a_listener_takes_the_address_of_the_last_ones_connections_unless_told_not_to(
 fn an_ipv6_listener_can_leave_ipv4_to_another() {
     let mut reactor = reactor();
     let alone = ListenOptions::new().only_v6(true);
-    let Ok(six) = reactor.listen_with("[::]:0", Framing::raw(), &alone) else {
+    let Ok(six) = reactor.with(|_, cx| cx.listen_with("[::]:0", Framing::raw(), &alone)) else {
         eprintln!("no IPv6 here: skipped");
         return;
     };
-    let port = reactor.local_addr(six).expect("it is bound").port();
+    let port = reactor.local_inet_addr(six).expect("it is bound").port();
     look(&mut reactor, six, |socket| {
         assert!(socket.only_v6().expect("told"));
     });
-    let four = reactor.listen_with(LOOPBACK, Framing::raw(), &alone);
+    let four = reactor.with(|_, cx| cx.listen_with(LOOPBACK, Framing::raw(), &alone));
     four.expect("it means nothing to IPv4");
     // Nobody else may have got the port meanwhile; where somebody has, only that is shown.
     if let Err(error) = reactor.listen((Ipv4Addr::UNSPECIFIED, port), Framing::raw()) {
@@ -343,7 +348,7 @@ fn a_udp_socket_has_the_options_that_it_was_opened_with() {
         .multicast_ttl(3)
         .recv_buffer_len(40 * 1024);
     let udp = reactor
-        .bind_udp_with(LOOPBACK, &options)
+        .with(|_, cx| cx.bind_udp_with(LOOPBACK, &options))
         .expect("a free port");
     look(&mut reactor, udp, |socket| {
         assert!(socket.broadcast().expect("told"));
@@ -371,11 +376,11 @@ fn a_group_is_heard_by_all_who_joined_it_and_by_nobody_who_left() {
         .join_multicast_v4(GROUP, Ipv4Addr::LOCALHOST);
     let mut reactor = reactor();
     let first = reactor
-        .bind_udp_with((GROUP, 0), &options)
+        .with(|_, cx| cx.bind_udp_with((GROUP, 0), &options))
         .expect("a free port");
-    let port = reactor.local_addr(first).expect("it is bound").port();
+    let port = reactor.local_inet_addr(first).expect("it is bound").port();
     let second = reactor
-        .bind_udp_with((GROUP, port), &options)
+        .with(|_, cx| cx.bind_udp_with((GROUP, port), &options))
         .expect("it is shared");
     let sender = reactor.bind_udp(LOOPBACK).expect("a free port");
     look(&mut reactor, sender, |socket| {
@@ -415,12 +420,12 @@ fn a_connection_comes_from_the_address_it_was_told_to_come_from() {
     let from = IpAddr::from([127, 0, 0, 1]);
     let options = ConnectOptions::new().local_addr(SocketAddr::from((from, 0)));
     let (mut reactor, client, server) = connected(&options.reuse_addr(true));
-    let local = reactor.local_addr(client).expect("it is open");
+    let local = reactor.local_inet_addr(client).expect("it is open");
     assert_eq!(local.ip(), from);
     look(&mut reactor, client, |socket| {
         assert!(socket.reuse_addr().expect("told"));
     });
-    let peer = reactor.with(|_, cx| cx.peer_addr(server).expect("it is open"));
+    let peer = reactor.with(|_, cx| cx.peer_inet_addr(server).expect("it is open"));
     assert_eq!(peer, local);
 }
 
@@ -430,7 +435,7 @@ fn an_address_of_the_other_family_than_the_local_one_is_passed_over() {
     let other: SocketAddr = ([0, 0, 0, 0, 0, 0, 0, 1], addr.port()).into();
     let mut reactor = reactor();
     let options = ConnectOptions::new().local_addr(SocketAddr::from(([127, 0, 0, 1], 0)));
-    reactor.connect_with(&[other, addr][..], Framing::raw(), (), &options);
+    reactor.with(|_, cx| cx.connect_with(&[other, addr][..], Framing::raw(), (), &options));
     drive(&mut reactor, |reactor| reactor.stats().connected == 1);
     drive(&mut server, |reactor| reactor.stats().accepted == 1);
 }
@@ -448,7 +453,7 @@ fn a_local_address_that_cannot_be_had_fails_the_connect() {
     ] {
         let mut reactor = reactor();
         let options = ConnectOptions::new().local_addr(local);
-        reactor.connect_with(addr, Framing::raw(), (), &options);
+        reactor.with(|_, cx| cx.connect_with(addr, Framing::raw(), (), &options));
         assert_eq!(only_failure(&mut reactor), kind, "from {local}");
     }
 }
@@ -463,7 +468,7 @@ fn a_connect_that_nobody_answers_ends_at_its_own_timeout() {
     let begun = std::time::Instant::now();
     // Two of them: the timeout is for all addresses together.
     let options = ConnectOptions::new().timeout(timeout);
-    reactor.connect_with(&[addr, addr][..], Framing::raw(), (), &options);
+    reactor.with(|_, cx| cx.connect_with(&[addr, addr][..], Framing::raw(), (), &options));
     assert_eq!(only_failure(&mut reactor), ErrorKind::TimedOut);
     assert!(begun.elapsed() >= timeout, "never early");
 }
@@ -480,7 +485,7 @@ fn an_address_that_answers_nothing_leaves_time_for_the_next_one() {
     addrs.resize(100, nobody);
     let conn = reactor.connect(&addrs[..], Framing::raw(), ());
     drive(&mut reactor, |reactor| reactor.stats().connected == 1);
-    let peer = reactor.with(|_, cx| cx.peer_addr(conn));
+    let peer = reactor.with(|_, cx| cx.peer_inet_addr(conn));
     assert_eq!(peer.expect("it is open"), addr);
     assert_eq!(reactor.stats().timers, 0, "no deadline is left behind");
     assert_eq!(reactor.stats().closed, 0);
@@ -500,12 +505,12 @@ fn a_connect_to_its_own_port_is_refused_and_leaves_the_port_free() {
         drop(free);
         let mut reactor = reactor();
         let options = ConnectOptions::new().local_addr(own);
-        let conn = reactor.connect_with(own, Framing::line(), (), &options);
+        let conn = reactor.with(|_, cx| cx.connect_with(own, Framing::line(), (), &options));
         let sent = reactor.with(|_, cx| cx.send(conn, b"to myself"));
         assert!(sent.is_ok(), "{sent:?}");
         assert_eq!(only_failure(&mut reactor), ErrorKind::ConnectionRefused);
         let strict = ListenOptions::new().reuse_addr(false);
-        let listening = reactor.listen_with(own, Framing::line(), &strict);
+        let listening = reactor.with(|_, cx| cx.listen_with(own, Framing::line(), &strict));
         free_count += usize::from(listening.is_ok());
     }
     // Another process may get a port meanwhile, but not time and again.
@@ -520,9 +525,11 @@ fn a_connect_to_its_own_port_is_refused_and_leaves_the_port_free() {
 fn a_udp_port_is_shared_only_where_it_is_asked_for() {
     let mut reactor = reactor();
     let first = reactor.bind_udp(LOOPBACK).expect("a free port");
-    let addr = reactor.local_addr(first).expect("it is bound");
+    let addr = reactor.local_inet_addr(first).expect("it is bound");
     let options = UdpOptions::new().reuse_addr(true);
-    let error = reactor.bind_udp_with(addr, &options).expect_err("taken");
+    let error = reactor
+        .with(|_, cx| cx.bind_udp_with(addr, &options))
+        .expect_err("taken");
     // Windows tells who asks for it from who does not (bind, WSAEACCES).
     let taken = if cfg!(windows) {
         ErrorKind::PermissionDenied

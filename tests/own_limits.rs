@@ -187,9 +187,9 @@ fn marks_of_its_own_hold_for_a_connection_and_no_other() {
     let (mut client, conn) = open(&mut reactor, addr);
     let (_other, other) = open(&mut reactor, addr);
     set(&mut reactor, conn, |limits| {
-        limits.write_low = 2_000;
-        limits.write_high = 5_000;
-        limits.write_queue_len_max = 7_000;
+        limits.write_low_bytes = 2_000;
+        limits.write_high_bytes = 5_000;
+        limits.write_queue_bytes_max = 7_000;
     });
     let (count, answer) = send_on(&mut reactor, conn);
     assert!(matches!((count, answer), (5, Ok(Sent::AboveHigh))));
@@ -213,8 +213,8 @@ fn marks_of_its_own_hold_for_answers_too_and_stop_the_reading() {
     let probe = Probe::new(|cx, event| match event {
         Event::Open(conn, _) => {
             let mut limits = cx.limits(*conn).expect("it is open");
-            limits.write_low = 0;
-            limits.write_high = 1_000;
+            limits.write_low_bytes = 0;
+            limits.write_high_bytes = 1_000;
             cx.set_limits(*conn, limits).expect("they are sound");
         }
         Event::Frame(conn, frame) => {
@@ -243,7 +243,7 @@ fn limits_that_contradict_each_other_change_nothing() {
     reactor.with(|_, cx| {
         let before = cx.limits(conn).expect("it is open");
         let mut limits = before;
-        limits.write_low = limits.write_high + 1;
+        limits.write_low_bytes = limits.write_high_bytes + 1;
         let error = cx.set_limits(conn, limits).expect_err("nonsense");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert_eq!(cx.limits(conn), Ok(before));

@@ -120,7 +120,7 @@ fn a_panic_in_on_close_leaves_the_reactor_whole() {
 #[test]
 fn a_panic_in_on_drained_leaves_the_reactor_whole() {
     let mut config = Config::default();
-    (config.write_high, config.write_low) = (4, 2);
+    (config.write_high_bytes, config.write_low_bytes) = (4, 2);
     let chosen = |event: &Event| matches!(event, Event::Drained(_));
     let (mut reactor, addr) = listening(fragile(chosen), config, Framing::length_u32());
     let mut client = common::client(addr);
@@ -411,7 +411,7 @@ fn a_panic_about_a_datagram_does_not_leave_the_socket_unread() {
         let probe = fragile(|event| matches!(event, Event::Datagram(..)));
         let mut reactor = Reactor::with_config(probe, config).expect("a reactor");
         let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-        let addr = reactor.local_addr(socket).expect("it is bound");
+        let addr = reactor.local_inet_addr(socket).expect("it is bound");
         let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
         for index in 0..COUNT {
             client.send_to(&[index], addr).expect("it is local");

@@ -66,7 +66,7 @@ fn two_clients() -> (Reactor<Later>, [std::net::TcpStream; 2], [ConnId; 2]) {
     let listener = reactor
         .listen("127.0.0.1:0", Framing::length_u32())
         .expect("a free port");
-    let addr = reactor.local_addr(listener).expect("it listens");
+    let addr = reactor.local_inet_addr(listener).expect("it listens");
     let mut clients = Vec::new();
     for count in 1..=2 {
         clients.push(common::client(addr));

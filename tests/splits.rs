@@ -103,13 +103,14 @@ fn deliver_a_burst(name: &str, config: Config) -> Reactor<Probe> {
 fn a_burst_is_delivered_with_no_further_traffic_for_every_read_size_and_budget() {
     for read_len_max in [1, 7, 4096, 65_536] {
         for frame_budget in [1, 2, 3, 1024] {
-            for read_budget in [1000, 65_536] {
+            for read_budget_bytes in [1000, 65_536] {
                 let mut config = Config::default();
                 config.read_len_max = read_len_max;
                 config.frame_budget = frame_budget;
-                config.read_budget = read_budget;
+                config.read_budget_bytes = read_budget_bytes;
                 let stats = deliver_a_burst("u32", config).stats();
-                let turns_min = (1000 / frame_budget as u64).max(100_000 / read_budget as u64);
+                let turns_min =
+                    (1000 / frame_budget as u64).max(100_000 / read_budget_bytes as u64);
                 assert!(
                     stats.turns >= turns_min,
                     "the budgets were in force: {stats:?}"
@@ -125,7 +126,7 @@ fn a_budget_of_one_read_a_turn_forgets_nothing() {
         for read_len_max in [7, 4096, 65_536] {
             let mut config = Config::default();
             config.read_len_max = read_len_max;
-            config.read_budget = read_len_max;
+            config.read_budget_bytes = read_len_max;
             let stats = deliver_a_burst(name, config).stats();
             assert!(stats.turns >= stats.read_bytes / read_len_max as u64);
         }

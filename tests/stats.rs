@@ -79,7 +79,7 @@ fn the_time_in_callbacks_is_told_of_each_connection_by_itself() {
         }
     });
     let mut config = Config::default();
-    config.slow_callback = Some(STEP);
+    config.slow_callback_min = Some(STEP);
     let (mut reactor, addr) = listening(probe, config, Framing::line());
     for round in 1..=2 {
         let (mut slow, one) = open(&mut reactor, addr);
@@ -115,7 +115,7 @@ fn a_key_that_is_used_again_begins_with_no_time_in_callbacks() {
         }
     });
     let mut config = Config::default();
-    config.slow_callback = Some(Duration::ZERO);
+    config.slow_callback_min = Some(Duration::ZERO);
     let (mut reactor, addr) = listening(probe, config, Framing::line());
     let (mut client, first) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, first, b"slow\n");

@@ -27,9 +27,9 @@ struct Pair {
 impl Pair {
     fn new(sender: Config, receiver: Config, framing: &Framing) -> Self {
         let (mut far, addr) = listening(Probe::silent(), receiver, framing.clone());
-        far.with(|_, cx| cx.observe_all());
+        far.with(|_, cx| cx.record_all());
         let mut near = Reactor::with_config(Probe::silent(), sender).expect("a reactor");
-        near.with(|_, cx| cx.observe_all());
+        near.with(|_, cx| cx.record_all());
         let tx = near.connect(addr, framing.clone(), ());
         drive(&mut near, |near| near.stats().connected == 1);
         drive(&mut far, |far| far.stats().accepted == 1);
@@ -238,7 +238,7 @@ fn a_datagram_larger_than_its_slot_is_truncated_and_the_next_is_whole() {
 fn datagrams_that_find_no_room_are_lost() {
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_addr(socket).expect("it is bound");
+    let addr = reactor.local_inet_addr(socket).expect("it is bound");
     reactor.with(|_, cx| {
         let options = cx.socket_options(socket).expect("it is open");
         options.set_recv_buffer_size(4096).expect("it can be set");
@@ -284,7 +284,7 @@ fn framing_recovers_the_messages_from_glued_and_cut_reads() {
 fn udp(config: Config) -> (Reactor<Probe>, SocketAddr, UdpSocket) {
     let mut reactor = Reactor::with_config(Probe::silent(), config).expect("a reactor");
     let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_addr(socket).expect("it is bound");
+    let addr = reactor.local_inet_addr(socket).expect("it is bound");
     let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     (reactor, addr, client)
 }

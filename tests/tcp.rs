@@ -147,7 +147,7 @@ fn frames_before_a_reset_are_delivered_and_the_cut_one_is_counted() {
 #[test]
 fn frames_before_a_reset_are_delivered_also_while_output_is_queued() {
     let mut config = Config::default();
-    config.write_high = 16 * MIB;
+    config.write_high_bytes = 16 * MIB;
     let (mut reactor, addr) = listening(Probe::echo(), config, Framing::length_u32());
     let mut client = client(addr);
     let large = frame("u32", &vec![1; MIB]);
@@ -485,7 +485,10 @@ fn a_slow_reader_behind_a_small_buffer_gets_a_megabyte_byte_for_byte() {
 fn one_that_does_not_read_stops_nobody_and_its_queue_is_bounded() {
     const FRAME_LEN: usize = 1000;
     let config = Config::default();
-    let (high, bound) = (config.write_high, config.write_high + FRAME_LEN + 4);
+    let (high, bound) = (
+        config.write_high_bytes,
+        config.write_high_bytes + FRAME_LEN + 4,
+    );
     // The most that was ever queued: the kernel may take more of it at any time, so that what is
     // queued when it is asked for says nothing.
     let peak = Arc::new(AtomicUsize::new(0));
@@ -606,7 +609,7 @@ impl Handler for Dialer {
     }
 
     fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut String, _: Origin) {
-        let peer = cx.peer_addr(conn).expect("it is open");
+        let peer = cx.peer_inet_addr(conn).expect("it is open");
         self.opened.push((conn, peer));
     }
 

@@ -31,7 +31,7 @@ const PAYLOAD_LEN_MAX: usize = 65_507;
 fn bound(probe: Probe, config: Config) -> (Reactor<Probe>, UdpId, SocketAddr) {
     let mut reactor = Reactor::with_config(probe, config).expect("a reactor");
     let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_addr(socket).expect("it is bound");
+    let addr = reactor.local_inet_addr(socket).expect("it is bound");
     (reactor, socket, addr)
 }
 
@@ -351,7 +351,7 @@ fn a_run_of_failing_datagrams_does_not_hold_back_the_good_one_behind_it() {
 #[test]
 fn a_full_queue_refuses_a_datagram_and_sends_the_others() {
     let mut config = config();
-    config.datagram_queue_len_max = 10 * (100 + 64);
+    config.datagram_queue_bytes_max = 10 * (100 + 64);
     let (mut reactor, socket, _) = bound(Probe::silent(), config);
     let peer = peer();
     let to = addr_of(&peer);
@@ -450,7 +450,7 @@ fn a_pending_flood_of_datagrams_does_not_keep_a_frame_waiting() {
     let listener = reactor
         .listen("127.0.0.1:0", Framing::length_u32())
         .expect("a free port");
-    let tcp_addr = reactor.local_addr(listener).expect("it is bound");
+    let tcp_addr = reactor.local_inet_addr(listener).expect("it is bound");
     let mut client = common::client(tcp_addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let Event::Open(conn, _) = reactor.handler().events[0] else {
@@ -516,7 +516,7 @@ fn datagrams_go_over_ipv6_too() {
         Ok(socket) => socket,
         Err(error) => return println!("skipped: no IPv6 loopback here ({error})"),
     };
-    let addr = reactor.local_addr(socket).expect("it is bound");
+    let addr = reactor.local_inet_addr(socket).expect("it is bound");
     assert!(addr.is_ipv6());
     let client = peer_at("[::1]:0".parse().expect("an address"));
     client
@@ -532,12 +532,14 @@ fn the_local_address_is_the_bound_one_and_that_of_a_closed_socket_is_an_error() 
     assert_eq!(addr.ip().to_string(), "127.0.0.1");
     assert_ne!(addr.port(), 0);
     assert_eq!(
-        reactor.with(|_, cx| cx.local_addr(socket)).expect("bound"),
+        reactor
+            .with(|_, cx| cx.local_inet_addr(socket))
+            .expect("bound"),
         addr
     );
     reactor.with(|_, cx| cx.close_udp(socket));
     reactor.turn(Some(Duration::ZERO)).expect("the poll works");
-    let error = reactor.local_addr(socket).expect_err("it is closed");
+    let error = reactor.local_inet_addr(socket).expect_err("it is closed");
     assert_eq!(error.kind(), ErrorKind::NotConnected);
 }
 
@@ -609,7 +611,9 @@ fn nothing_is_delivered_after_a_close_in_a_callback() {
     for _ in 0..10 {
         client.send_to(b"hello", addr).expect("the kernel takes it");
     }
-    drive(&mut reactor, |reactor| reactor.local_addr(socket).is_err());
+    drive(&mut reactor, |reactor| {
+        reactor.local_inet_addr(socket).is_err()
+    });
     assert_eq!(datagrams(reactor.handler()).len(), 1);
     assert_eq!(receive(&client), b"bye");
 }

@@ -29,7 +29,7 @@ fn bound(probe: Probe, config: Config) -> (Reactor<Probe>, UdpId, SocketAddr) {
 fn bound_to(addr: &str, probe: Probe, config: Config) -> (Reactor<Probe>, UdpId, SocketAddr) {
     let mut reactor = Reactor::with_config(probe, config).expect("a reactor");
     let socket = reactor.bind_udp(addr).expect("a free port");
-    let addr = reactor.local_addr(socket).expect("it is bound");
+    let addr = reactor.local_inet_addr(socket).expect("it is bound");
     (reactor, socket, addr)
 }
 
@@ -383,7 +383,7 @@ fn a_flood_that_comes_as_one_does_not_keep_a_frame_waiting() {
     let listener = reactor
         .listen("127.0.0.1:0", Framing::length_u32())
         .expect("a free port");
-    let tcp_addr = reactor.local_addr(listener).expect("it is bound");
+    let tcp_addr = reactor.local_inet_addr(listener).expect("it is bound");
     let mut client = common::client(tcp_addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
 
@@ -410,7 +410,7 @@ fn a_flood_that_comes_as_one_does_not_keep_a_frame_waiting() {
 fn an_echo_of_a_whole_batch_does_not_fill_the_queue() {
     for in_batches in [true, false] {
         let mut config = config(in_batches);
-        config.datagram_queue_len_max = 80_000;
+        config.datagram_queue_bytes_max = 80_000;
         let (mut reactor, _, addr) = bound(Probe::echo(), config);
         let clients = [peer(), peer()];
         let data = Random(9).bytes(40 * 1200);

@@ -176,20 +176,20 @@ fn both_ends_have_the_names_that_the_kernel_gives_them() {
         .expect("nobody has the path");
     let own = directory.socket("c");
     let options = ConnectOptions::new().local_addr(own.clone());
-    let conn = reactor.connect_with(&path, Framing::line(), (), &options);
+    let conn = reactor.with(|_, cx| cx.connect_with(&path, Framing::line(), (), &options));
     drive(&mut reactor, |reactor| opened(reactor).len() == 2);
     let accepted = opened(&reactor)
         .into_iter()
         .find(|(_, origin)| *origin == Origin::Accepted(listener));
     let (accepted, _) = accepted.expect("it was accepted");
     reactor.with(|_, cx| {
-        assert_eq!(cx.peer_name(conn), Ok(Addr::Unix(path.clone())));
-        assert_eq!(cx.peer_name(accepted), Ok(Addr::Unix(own.clone())));
-        assert_eq!(cx.local_name(conn).expect("open"), own.clone().into());
-        assert_eq!(cx.local_name(listener).expect("open"), path.clone().into());
-        let error = cx.peer_addr(conn).expect_err("it has none");
+        assert_eq!(cx.peer_addr(conn), Ok(Addr::Unix(path.clone())));
+        assert_eq!(cx.peer_addr(accepted), Ok(Addr::Unix(own.clone())));
+        assert_eq!(cx.local_addr(conn).expect("open"), own.clone().into());
+        assert_eq!(cx.local_addr(listener).expect("open"), path.clone().into());
+        let error = cx.peer_inet_addr(conn).expect_err("it has none");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        let error = cx.local_addr(listener).expect_err("it has none");
+        let error = cx.local_inet_addr(listener).expect_err("it has none");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         cx.close(conn);
     });
@@ -198,11 +198,11 @@ fn both_ends_have_the_names_that_the_kernel_gives_them() {
     drive(&mut reactor, |reactor| reactor.stats().accepted == 2);
     let (unnamed, _) = opened(&reactor)[2];
     reactor.with(|_, cx| {
-        let name = cx.peer_name(unnamed).expect("it is open");
+        let name = cx.peer_addr(unnamed).expect("it is open");
         assert!(name.unix().is_some_and(UnixAddr::is_unnamed), "{name}");
     });
     drive(&mut reactor, |reactor| reactor.stats().closed == 2);
-    reactor.with(|_, cx| assert_eq!(cx.peer_name(conn), Err(Gone)));
+    reactor.with(|_, cx| assert_eq!(cx.peer_addr(conn), Err(Gone)));
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn an_abstract_name_is_no_file_and_goes_with_its_socket() {
         .listen(&name, Framing::netstring())
         .expect("nobody has the name");
     assert_eq!(
-        server.local_name(listener).expect("it is bound"),
+        server.local_addr(listener).expect("it is bound"),
         Addr::Unix(name.clone())
     );
     let error = server.listen(&name, Framing::raw()).expect_err("taken");
@@ -273,7 +273,7 @@ fn a_connect_to_a_full_backlog_fails_and_the_next_address_is_tried() {
     let full = directory.socket("full");
     let mut deaf = Reactor::new(Probe::silent()).expect("a reactor");
     let options = ListenOptions::new().backlog(0);
-    deaf.listen_with(&full, Framing::raw(), &options)
+    deaf.with(|_, cx| cx.listen_with(&full, Framing::raw(), &options))
         .expect("nobody has the path");
     let _held = UnixStream::connect(directory.0.join("full")).expect("there is room for one");
     assert_eq!(failure(&full.clone().into()), ErrorKind::WouldBlock);
@@ -288,8 +288,8 @@ fn a_connect_to_a_full_backlog_fails_and_the_next_address_is_tried() {
 fn a_slow_reader_gets_four_megabytes_byte_for_byte_and_the_queue_stays_bounded() {
     const LEN: usize = 4 << 20;
     let mut config = Config::default();
-    (config.write_low, config.write_high) = (16 * 1024, 64 * 1024);
-    let bound = config.write_high + config.read_len_max;
+    (config.write_low_bytes, config.write_high_bytes) = (16 * 1024, 64 * 1024);
+    let bound = config.write_high_bytes + config.read_len_max;
     let (mut reactor, directory) = listening(Probe::echo(), config, Framing::raw());
     let mut reader = client(&directory);
     let mut writer = reader.try_clone().expect("a descriptor is free");
@@ -301,7 +301,7 @@ fn a_slow_reader_gets_four_megabytes_byte_for_byte_and_the_queue_stays_bounded()
     });
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let (conn, _) = opened(&reactor)[0];
-    // Nobody reads: it comes to a halt above the high mark, by at most one read.
+    // Nobody reads: it comes to a outcome above the high mark, by at most one read.
     settle(&mut reactor);
     let queued = reactor.with(|_, cx| cx.queued_bytes(conn).expect("it is open"));
     assert!(queued <= bound, "{queued} bytes");

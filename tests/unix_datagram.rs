@@ -94,7 +94,7 @@ fn listening(name: &str, config: Config) -> (Reactor<Echo>, UnixDatagramId, Boun
 fn datagrams_keep_their_boundaries_and_are_answered_where_their_sender_has_a_name() {
     let (mut reactor, socket, bound) = listening("echo", Config::default());
     assert_eq!(
-        reactor.local_name(socket).expect("it is bound"),
+        reactor.local_addr(socket).expect("it is bound"),
         Addr::Unix(bound.addr())
     );
     let named = Bound::new("named");
@@ -309,7 +309,7 @@ fn a_closed_socket_is_stale_at_once_and_delivers_nothing_more() {
     for _ in 0..3 {
         client.send_to(b"hello", &bound.0).expect("there is room");
     }
-    drive(&mut reactor, |reactor| reactor.local_name(socket).is_err());
+    drive(&mut reactor, |reactor| reactor.local_addr(socket).is_err());
     settle(&mut reactor);
     assert_eq!(reactor.handler().came.len(), 1);
     let error = reactor.with(|_, cx| cx.send_unix_datagram(socket, None, b"late"));
@@ -334,7 +334,7 @@ fn a_flood_within_the_kernels_queue_is_delivered_over_several_turns() {
     }
     reactor.turn(Some(Duration::ZERO)).expect("the poll works");
     assert_eq!(reactor.handler().came.len(), 2);
-    let _client = common::client(reactor.local_addr(listener).expect("it is bound"));
+    let _client = common::client(reactor.local_inet_addr(listener).expect("it is bound"));
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     assert!(reactor.handler().came.len() <= 4, "one turn was enough");
     drive(&mut reactor, |reactor| reactor.handler().came.len() == 6);

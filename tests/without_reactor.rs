@@ -353,11 +353,11 @@ mod unix {
             for piece in bytes.chunks(1009) {
                 other.write_all(piece).expect("the kernel takes it");
                 loop {
-                    let read = match (&one).read(deframer.space()) {
+                    let read = match (&one).read(deframer.spare_capacity_mut()) {
                         Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                         read => read.expect("it is open"),
                     };
-                    deframer.filled(read);
+                    deframer.advance(read);
                     while let Some(frame) = deframer.next_frame().expect("whole frames") {
                         frames.push(frame.to_vec());
                     }

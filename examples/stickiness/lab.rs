@@ -63,7 +63,7 @@ pub(crate) fn run_tcp(knobs: &Knobs, tell: &mut dyn FnMut(Progress)) -> io::Resu
     let mut far = Reactor::with_config(End::default(), receiver_config(knobs))?;
     let listener = far.listen("127.0.0.1:0", knobs.framing())?;
     set_receive_buffer(&mut far, listener, knobs)?;
-    let addr = far.local_addr(listener)?;
+    let addr = far.local_inet_addr(listener)?;
     let mut near = Reactor::with_config(End::default(), sender_config(knobs))?;
     near.connect(addr, knobs.framing(), ());
     let (tx, rx) = open(&mut near, &mut far)?;
@@ -98,11 +98,11 @@ pub(crate) fn run_udp(knobs: &Knobs, tell: &mut dyn FnMut(Progress)) -> io::Resu
     let mut far = Reactor::with_config(End::default(), receiver_config(knobs))?;
     let rx = far.bind_udp("127.0.0.1:0")?;
     set_receive_buffer(&mut far, rx, knobs)?;
-    let addr: SocketAddr = far.local_addr(rx)?;
+    let addr: SocketAddr = far.local_inet_addr(rx)?;
     let mut near = Reactor::with_config(End::default(), sender_config(knobs))?;
     let tx = near.bind_udp("127.0.0.1:0")?;
-    near.with(|_, cx| cx.observe_all());
-    far.with(|_, cx| cx.observe_all());
+    near.with(|_, cx| cx.record_all());
+    far.with(|_, cx| cx.record_all());
 
     let mut run = Run::new(knobs, tell);
     run.go(
@@ -258,17 +258,17 @@ fn number_of(message: &[u8]) -> Option<u64> {
 fn sender_config(knobs: &Knobs) -> Config {
     let mut config = Config::default();
     config.nodelay = !knobs.nagle;
-    config.datagram_queue_len_max = 8 << 20;
-    config.recording_len_max = 1 << 18;
+    config.datagram_queue_bytes_max = 8 << 20;
+    config.recording_events_max = 1 << 18;
     config
 }
 
 fn receiver_config(knobs: &Knobs) -> Config {
     let mut config = Config::default();
     config.read_len_max = knobs.read;
-    config.read_budget = config.read_budget.max(knobs.read);
+    config.read_budget_bytes = config.read_budget_bytes.max(knobs.read);
     config.datagram_len_max = knobs.slot;
-    config.recording_len_max = 1 << 18;
+    config.recording_events_max = 1 << 18;
     config
 }
 
@@ -319,8 +319,8 @@ fn prepare(
     // algorithm waits for: be an older one.
     #[cfg(target_os = "linux")]
     far.with(|_, cx| cx.socket_options(rx)?.set_tcp_quickack(false))?;
-    near.with(|_, cx| cx.observe_all());
-    far.with(|_, cx| cx.observe(rx))?;
+    near.with(|_, cx| cx.record_all());
+    far.with(|_, cx| cx.record(rx))?;
     Ok(())
 }
 

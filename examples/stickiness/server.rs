@@ -254,7 +254,7 @@ pub(crate) fn serve(addr: SocketAddr, is_public: bool) -> Result<(), Box<dyn std
     reactor.handler_mut().remote = Some(reactor.remote());
     reactor.shutdown_on_signals(SHUTDOWN_DEADLINE)?;
     let listener = reactor.listen(addr, Framing::custom(Http))?;
-    println!("listening http://{}/", reactor.local_addr(listener)?);
+    println!("listening http://{}/", reactor.local_inet_addr(listener)?);
     reactor.run()?;
     Ok(())
 }

@@ -3,8 +3,8 @@
 use std::io;
 
 use super::{Codec, Framing, Kind, Out, with_builtin};
-use crate::buffer::Buf;
 use crate::error::FrameError;
+use crate::memory::Buf;
 
 impl Framing {
     /// Appends one frame, whose payload `write` puts in its place. After an error the buffer is as
@@ -15,7 +15,7 @@ impl Framing {
         write: impl FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
     ) -> Result<(), FrameError> {
         let unfinished = Unfinished::new(buf);
-        unfinished.buf.put_zeros(self.kind().room());
+        unfinished.buf.put_zeros(self.kind().headroom());
         write(&mut Out::new(unfinished.buf))?;
         let frame = &mut Out::since(unfinished.buf, unfinished.start);
         self.kind().encode_in_place(frame)?;
@@ -48,8 +48,8 @@ impl Drop for Unfinished<'_> {
 }
 
 impl Kind {
-    fn room(&self) -> usize {
-        with_builtin!(self, codec => codec.room(), custom => custom.room_erased())
+    fn headroom(&self) -> usize {
+        with_builtin!(self, codec => codec.headroom(), custom => custom.headroom_erased())
     }
 
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {

@@ -3,9 +3,9 @@
 
 use memchr::memmem::Finder;
 
-use super::{Ahead, Builtin, Codec, Limit, Out, Scanned, Step, count_scanned};
-use crate::buffer::Buf;
+use super::{BuiltinCodec, Codec, Limit, Lookahead, Out, ScanState, Step, count_scanned};
 use crate::error::FrameError;
+use crate::memory::Buf;
 
 /// See [`Framing::delimiters`](super::Framing::delimiters).
 #[derive(Debug, Clone)]
@@ -97,12 +97,17 @@ impl Delimited {
     /// Looks for a delimiter that has begun in what is held: where there is one or may be one yet,
     /// that is answered.
     #[cold]
-    fn ahead_at_border(&self, scanned: &mut Scanned, held: &Buf, more: &[u8]) -> Option<Ahead> {
+    fn ahead_at_border(
+        &self,
+        scanned: &mut ScanState,
+        held: &Buf,
+        more: &[u8],
+    ) -> Option<Lookahead> {
         let begun = held.len().saturating_sub(scanned.to);
         let more_len = self.longest.saturating_sub(1).min(more.len());
         let mut border = [0; BORDER_LEN_MAX];
         let Some(border) = border.get_mut(..begun.saturating_add(more_len)) else {
-            return Some(Ahead::Look(self.longest.min(more.len())));
+            return Some(Lookahead::Look(self.longest.min(more.len())));
         };
         let (front, back) = border.split_at_mut_checked(begun)?;
         held.copy_end(front);
@@ -118,7 +123,7 @@ impl Delimited {
         scanned.to = scanned.to.saturating_add(start);
         Some(if is_there {
             let of_it = begun.saturating_sub(start);
-            Ahead::Look(self.longest.saturating_sub(of_it).clamp(1, more.len()))
+            Lookahead::Look(self.longest.saturating_sub(of_it).clamp(1, more.len()))
         } else {
             self.limit.without_end(scanned, held.len(), more)
         })
@@ -129,7 +134,7 @@ impl Delimited {
     #[inline(never)]
     fn unfinished(
         &self,
-        scanned: &mut Scanned,
+        scanned: &mut ScanState,
         bytes: &[u8],
         at: usize,
     ) -> Result<Step, FrameError> {
@@ -157,9 +162,9 @@ impl Delimited {
 }
 
 impl Codec for Delimited {
-    type State = Scanned;
+    type State = ScanState;
 
-    fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let from = scanned.to;
         let found = self.find(bytes, from, true);
         let looked_at = match found {
@@ -173,13 +178,13 @@ impl Codec for Delimited {
         }
     }
 
-    fn finish(&self, scanned: &mut Scanned, rest: &[u8]) -> Result<Step, FrameError> {
-        let Scanned { to, dropped } = std::mem::take(scanned);
+    fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
+        let ScanState { to, dropped } = std::mem::take(scanned);
         match self.find(rest, to, false) {
             Found::At { start, end } => self.frame(dropped, start, end),
             Found::NotBefore(_) => {
                 // No frame; but it may be too long for one by now.
-                *scanned = Scanned { to, dropped };
+                *scanned = ScanState { to, dropped };
                 self.decode(scanned, rest)
             }
         }
@@ -203,9 +208,9 @@ impl Codec for Delimited {
     }
 }
 
-impl Builtin for Delimited {
+impl BuiltinCodec for Delimited {
     #[inline]
-    fn ahead(&self, scanned: &mut Scanned, held: &Buf, more: &[u8]) -> Ahead {
+    fn ahead(&self, scanned: &mut ScanState, held: &Buf, more: &[u8]) -> Lookahead {
         let more = self.limit.clip(scanned, held.len(), more);
         if scanned.to < held.len()
             && let Some(ahead) = self.ahead_at_border(scanned, held, more)
@@ -305,7 +310,7 @@ mod tests {
 
     /// Decodes `bytes` given in two pieces, and at the end of the stream.
     fn frames(codec: &Delimited, bytes: &[u8], cut: usize) -> Vec<Vec<u8>> {
-        let (mut frames, mut start, mut scanned) = (Vec::new(), 0, Scanned::default());
+        let (mut frames, mut start, mut scanned) = (Vec::new(), 0, ScanState::default());
         for (end, is_last) in [(cut, false), (bytes.len(), false), (bytes.len(), true)] {
             while start < end {
                 let rest = &bytes[start..end];
@@ -392,7 +397,7 @@ mod tests {
     #[test]
     fn the_limit_counts_what_must_be_content() {
         let codec = Delimited::new(&[b"\r\n\r\n"], Limit::of(4));
-        let decode = |bytes: &[u8]| codec.decode(&mut Scanned::default(), bytes);
+        let decode = |bytes: &[u8]| codec.decode(&mut ScanState::default(), bytes);
         assert!(matches!(decode(b"abcd\r\n\r"), Ok(Step::Need(8))));
         assert!(matches!(decode(b"abcd\r\n\r\n"), Ok(Step::Frame { .. })));
         for long in [
@@ -411,7 +416,7 @@ mod tests {
     #[test]
     fn what_is_left_behind_the_last_frame_is_held_to_the_limit_too() {
         let codec = Delimited::new(&[b";", b";abcdefgh"], Limit::of(3));
-        let (mut scanned, bytes) = (Scanned::default(), b";abcde");
+        let (mut scanned, bytes) = (ScanState::default(), b";abcde");
         assert!(matches!(
             codec.decode(&mut scanned, bytes),
             Ok(Step::Need(_))
@@ -420,7 +425,7 @@ mod tests {
             .finish(&mut scanned, bytes)
             .expect("; counts at the end");
         assert!(matches!(step, Step::Frame { consumed: 1, .. }));
-        let finish = |rest: &[u8]| codec.finish(&mut Scanned::default(), rest);
+        let finish = |rest: &[u8]| codec.finish(&mut ScanState::default(), rest);
         assert!(matches!(finish(b"abc"), Ok(Step::Need(_))));
         assert!(matches!(finish(b"abcd"), Err(FrameError::TooLong { .. })));
     }

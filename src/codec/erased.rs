@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Codec, Kind, Out, Scanned, Step, with_builtin};
+use super::{Codec, Kind, Out, ScanState, Step, with_builtin};
 use crate::error::FrameError;
 
 pub(crate) type ErasedState = Box<dyn Any + Send>;
@@ -14,7 +14,7 @@ pub(crate) trait ErasedCodec: Send + Sync {
     fn decode_erased(&self, state: &mut ErasedState, bytes: &[u8]) -> Result<Step, FrameError>;
     fn finish_erased(&self, state: &mut ErasedState, rest: &[u8]) -> Result<Step, FrameError>;
     fn encode_erased(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError>;
-    fn room_erased(&self) -> usize;
+    fn headroom_erased(&self) -> usize;
     fn encode_in_place_erased(&self, out: &mut Out<'_>) -> Result<(), FrameError>;
 }
 
@@ -39,8 +39,8 @@ where
         Codec::encode(self, payload, out)
     }
 
-    fn room_erased(&self) -> usize {
-        Codec::room(self)
+    fn headroom_erased(&self) -> usize {
+        Codec::headroom(self)
     }
 
     fn encode_in_place_erased(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
@@ -61,7 +61,7 @@ where
 /// What a codec remembers of a stream, whichever it is.
 #[derive(Default)]
 pub(crate) struct AnyState {
-    scanned: Scanned,
+    scanned: ScanState,
     /// That of a user's codec. Nobody reaches it but by `&mut`, so it is never locked: this only
     /// lets what is not `Sync` stand in what is.
     own: Mutex<Option<ErasedState>>,

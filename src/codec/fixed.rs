@@ -1,6 +1,6 @@
 //! Fixed size: every frame is as long as every other.
 
-use super::{Builtin, Codec, Out, Scanned, Step};
+use super::{BuiltinCodec, Codec, Out, ScanState, Step};
 use crate::error::FrameError;
 
 /// See [`Framing::fixed`](super::Framing::fixed).
@@ -10,13 +10,13 @@ pub(crate) struct Fixed {
     pub(crate) frame_len: usize,
 }
 
-impl Builtin for Fixed {}
+impl BuiltinCodec for Fixed {}
 
 impl Codec for Fixed {
-    type State = Scanned;
+    type State = ScanState;
 
     #[inline]
-    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode(&self, _: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         if bytes.len() < self.frame_len {
             return Ok(Step::Need(self.frame_len));
         }

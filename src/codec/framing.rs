@@ -14,8 +14,8 @@ use super::netstring::Netstring;
 use super::raw::Raw;
 use super::varint::Varint;
 use super::{Codec, ErasedCodec, Limit, Out};
-use crate::buffer::Buf;
 use crate::error::FrameError;
+use crate::memory::Buf;
 
 /// How a stream of bytes is cut into frames: one of the built-in framings, or a codec of your own.
 ///
@@ -647,7 +647,7 @@ impl Framing {
             // They look at the frame that they made.
             Kind::Delimited(_) | Kind::LengthField(_) | Kind::Custom(_) => return Ok(None),
         };
-        let place = out.left_out.and_then(|(_, place)| place);
+        let place = out.suppressed.and_then(|(_, place)| place);
         if encoded.is_err() {
             buf.truncate(before);
         }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Builtin, Codec, Kind, Limit, Out, Scanned, Step, with_builtin};
+use super::{BuiltinCodec, Codec, Kind, Limit, Out, ScanState, Step, with_builtin};
 use crate::error::FrameError;
 
 /// Computes the length of the body from the header.
@@ -61,7 +61,7 @@ impl HeaderBody {
 
     /// Whether the header is not whole yet.
     pub(super) fn is_header_cut(&self, head: &[u8]) -> bool {
-        let scanned = &mut Scanned::default();
+        let scanned = &mut ScanState::default();
         let step = with_builtin!(
             &self.header,
             codec => codec.decode(scanned, head),
@@ -72,7 +72,7 @@ impl HeaderBody {
 
     fn front(
         &self,
-        scanned: &mut Scanned,
+        scanned: &mut ScanState,
         bytes: &[u8],
         has_ended: bool,
     ) -> Result<Front, FrameError> {
@@ -96,7 +96,7 @@ impl HeaderBody {
 
     fn look(
         &self,
-        scanned: &mut Scanned,
+        scanned: &mut ScanState,
         bytes: &[u8],
         has_ended: bool,
     ) -> Result<Step, FrameError> {
@@ -112,7 +112,7 @@ impl HeaderBody {
             }
         };
         if bytes.len() < end {
-            // Asked again, the header's end is found at once.
+            // Decoder again, the header's end is found at once.
             scanned.to = header_end;
             return Ok(Step::Need(end));
         }
@@ -123,17 +123,17 @@ impl HeaderBody {
     }
 }
 
-impl Builtin for HeaderBody {}
+impl BuiltinCodec for HeaderBody {}
 
 impl Codec for HeaderBody {
-    type State = Scanned;
+    type State = ScanState;
 
-    fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         self.look(scanned, bytes, false)
     }
 
     /// A header may end with the stream only, and a body of no bytes with it.
-    fn finish(&self, scanned: &mut Scanned, rest: &[u8]) -> Result<Step, FrameError> {
+    fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
         self.look(scanned, rest, true)
     }
 
@@ -153,7 +153,7 @@ impl HeaderBody {
         self.limit.check_payload(payload.len())?;
         let front = match payload {
             [] => Front::Cut(1),
-            _ => self.front(&mut Scanned::default(), payload, false)?,
+            _ => self.front(&mut ScanState::default(), payload, false)?,
         };
         match front {
             Front::Header { len, .. } if len == Some(payload.len() as u64) => Ok(()),
@@ -179,11 +179,11 @@ impl fmt::Debug for HeaderBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buf;
     use crate::codec::SCANNED_BYTES;
     use crate::codec::delimited::Delimited;
     use crate::codec::fixed::Fixed;
     use crate::codec::line::Line;
+    use crate::memory::Buf;
 
     /// A struct of a type and a count of records of six bytes each.
     fn records() -> HeaderBody {
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_header_tells_the_body_and_both_are_delivered() {
-        let decode = |bytes: &[u8]| records().decode(&mut Scanned::default(), bytes);
+        let decode = |bytes: &[u8]| records().decode(&mut ScanState::default(), bytes);
         assert_eq!(decode(b"\x01").ok(), Some(Step::Need(2)));
         assert_eq!(decode(b"\x01\x02").ok(), Some(Step::Need(14)));
         assert_eq!(
@@ -223,7 +223,7 @@ mod tests {
         let body_len = |header: &[u8]| Ok(header.len() as u64 - 1);
         let header = Kind::Delimited(Arc::new(Delimited::new(&[b";", b";;"], Limit::of(9))));
         let codec = HeaderBody::new(header, Arc::new(body_len), Limit::of(5));
-        let (mut scanned, bytes) = (Scanned::default(), b"a;");
+        let (mut scanned, bytes) = (ScanState::default(), b"a;");
         let step = codec.decode(&mut scanned, bytes);
         assert_eq!(step.ok(), Some(Step::Need(3)));
         assert_eq!(
@@ -233,7 +233,7 @@ mod tests {
                 consumed: 2
             })
         );
-        let finish = |rest: &[u8]| codec.finish(&mut Scanned::default(), rest);
+        let finish = |rest: &[u8]| codec.finish(&mut ScanState::default(), rest);
         assert_eq!(finish(b"ab;").ok(), Some(Step::Need(4)), "no body");
         assert_eq!(finish(b"ab").ok(), Some(Step::Need(3)), "no header");
         assert!(matches!(
@@ -246,7 +246,7 @@ mod tests {
     fn no_byte_of_a_header_is_searched_again_while_its_body_comes() {
         let header = Kind::Line(Line::new(Limit::of(100)));
         let codec = HeaderBody::new(header, Arc::new(|_: &[u8]| Ok(2)), Limit::of(200));
-        let (mut scanned, bytes) = (Scanned::default(), [&[b'h'; 80][..], b"\n12"].concat());
+        let (mut scanned, bytes) = (ScanState::default(), [&[b'h'; 80][..], b"\n12"].concat());
         SCANNED_BYTES.set(0);
         for end in [40, 81, 82] {
             let step = codec.decode(&mut scanned, &bytes[..end]).expect("no fault");
@@ -265,7 +265,7 @@ mod tests {
         let limit = Limit { len: 9, skips };
         let codec = HeaderBody::new(header, Arc::new(|_: &[u8]| Ok(0)), limit);
         for bytes in [&b"long\n"[..], b"longer"] {
-            let step = codec.decode(&mut Scanned::default(), bytes);
+            let step = codec.decode(&mut ScanState::default(), bytes);
             assert!(
                 matches!(step, Err(FrameError::TooLong { limit: 3, .. })),
                 "{step:?}"
@@ -297,7 +297,7 @@ mod tests {
         let body_len = |_: &[u8]| Ok(u64::MAX);
         let header = Kind::Fixed(Fixed { frame_len: 1 });
         let codec = HeaderBody::new(header, Arc::new(body_len), Limit::of(usize::MAX));
-        let step = codec.decode(&mut Scanned::default(), b"x");
+        let step = codec.decode(&mut ScanState::default(), b"x");
         assert!(matches!(
             step,
             Ok(Step::Need(_)) | Err(FrameError::TooLong { .. })
@@ -310,7 +310,7 @@ mod tests {
         let body_len = Arc::new(|_: &[u8]| Ok(u64::MAX));
         let codec = HeaderBody::new(header, body_len, Limit::of(usize::MAX));
         let error = codec
-            .decode(&mut Scanned::default(), b"h")
+            .decode(&mut ScanState::default(), b"h")
             .expect_err("too long");
         assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
     }

@@ -1,8 +1,8 @@
 //! Length prefix: a fixed number of bytes tells how many follow.
 
-use super::{Asked, Builtin, Codec, Limit, Out, Scanned, Step};
-use crate::buffer::Buf;
+use super::{BuiltinCodec, Codec, Decoder, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
+use crate::memory::Buf;
 
 /// The order of a length field's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Length {
 /// checked for each frame.
 pub(crate) struct LengthU32(pub(crate) Limit);
 
-impl Asked for LengthU32 {
+impl Decoder for LengthU32 {
     const MAY_SEE_NONE: bool = true;
 
     #[inline(always)]
@@ -159,13 +159,13 @@ fn step(limit: Limit, header: usize, len: u64, bytes: &[u8]) -> Result<Step, Fra
     })
 }
 
-impl Builtin for Length {}
+impl BuiltinCodec for Length {}
 
 impl Codec for Length {
-    type State = Scanned;
+    type State = ScanState;
 
     #[inline(always)]
-    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode(&self, _: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let header = usize::from(self.width);
         match self.read_field(bytes) {
             Some(len) => step(self.limit, header, len, bytes),
@@ -182,7 +182,7 @@ impl Codec for Length {
         Ok(())
     }
 
-    fn room(&self) -> usize {
+    fn headroom(&self) -> usize {
         usize::from(self.width)
     }
 
@@ -205,7 +205,7 @@ impl Codec for Length {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buf;
+    use crate::memory::Buf;
 
     fn all() -> Vec<Length> {
         let endians = [Endian::Big, Endian::Little];
@@ -248,7 +248,7 @@ mod tests {
                         limit: Limit::of(limit),
                         ..codec
                     };
-                    let step = codec.decode(&mut Scanned::default(), &header(codec, len));
+                    let step = codec.decode(&mut ScanState::default(), &header(codec, len));
                     let total = len.checked_add(u64::from(codec.width));
                     let total = total.and_then(|total| usize::try_from(total).ok());
                     match total.filter(|_| len <= limit as u64) {
@@ -271,7 +271,7 @@ mod tests {
             let header = header(codec, 200);
             for cut in 0..header.len() {
                 let step = codec
-                    .decode(&mut Scanned::default(), &header[..cut])
+                    .decode(&mut ScanState::default(), &header[..cut])
                     .expect("no error yet");
                 assert_eq!(step, Step::Need(header.len()));
             }
@@ -293,7 +293,7 @@ mod tests {
                 .encode(&payload[1..], &mut Out::new(&mut buf))
                 .expect("the largest fits");
             let step = codec
-                .decode(&mut Scanned::default(), buf.bytes())
+                .decode(&mut ScanState::default(), buf.bytes())
                 .expect("and comes back");
             let width = usize::from(codec.width);
             let end = buf.len();

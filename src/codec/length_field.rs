@@ -1,6 +1,6 @@
 //! A length field anywhere in a header, counting what the protocol says it counts.
 
-use super::{Builtin, Codec, Limit, Out, Scanned, Step};
+use super::{BuiltinCodec, Codec, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
 
 /// Describes a header with a length in it, for
@@ -211,12 +211,12 @@ pub(crate) struct Headed {
     pub(crate) limit: Limit,
 }
 
-impl Builtin for Headed {}
+impl BuiltinCodec for Headed {}
 
 impl Codec for Headed {
-    type State = Scanned;
+    type State = ScanState;
 
-    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode(&self, _: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let Self { field, limit } = self;
         let field_end = field.field_end();
         let Some(value) = bytes.get(field.leading.len()..field_end) else {
@@ -245,12 +245,12 @@ impl Codec for Headed {
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         self.limit.check_payload(payload.len())?;
-        out.put_zeros(self.room());
+        out.put_zeros(self.headroom());
         out.put(payload);
         self.encode_in_place(out)
     }
 
-    fn room(&self) -> usize {
+    fn headroom(&self) -> usize {
         self.field.stripped()
     }
 
@@ -294,7 +294,7 @@ impl Codec for Headed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buf;
+    use crate::memory::Buf;
 
     fn headed(field: &LengthField) -> Headed {
         with_limit(field, 1 << 20)
@@ -314,7 +314,7 @@ mod tests {
     }
 
     fn decode(codec: &LengthField, bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
-        match headed(codec).decode(&mut Scanned::default(), bytes)? {
+        match headed(codec).decode(&mut ScanState::default(), bytes)? {
             Step::Frame { frame, consumed } => {
                 assert_eq!(consumed, bytes.len());
                 Ok(bytes[frame].to_vec())
@@ -383,7 +383,7 @@ mod tests {
                     let codec = headed(&LengthField::new(width).adjustment(adjustment));
                     let bytes = &value.to_be_bytes()[8 - usize::from(width)..];
                     let body = i128::from(value) + i128::from(adjustment);
-                    let step = codec.decode(&mut Scanned::default(), bytes);
+                    let step = codec.decode(&mut ScanState::default(), bytes);
                     match body {
                         ..0 => assert!(matches!(step, Err(FrameError::Malformed(_)))),
                         0 => assert!(matches!(step, Ok(Step::Frame { .. }))),
@@ -440,7 +440,7 @@ mod tests {
             with_limit(&field, limit).encode(payload, &mut Out::new(&mut buf))
         };
         let decode = |limit, bytes: &[u8]| {
-            let step = with_limit(&field, limit).decode(&mut Scanned::default(), bytes);
+            let step = with_limit(&field, limit).decode(&mut ScanState::default(), bytes);
             step.map(drop)
         };
         decode(6, b"??\0\x02ab").expect("at the limit");
@@ -533,7 +533,7 @@ mod tests {
         let bytes = b"?\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF";
         for field in [field.clone(), field.keep_header()] {
             let codec = with_limit(&field, usize::MAX);
-            let step = codec.decode(&mut Scanned::default(), bytes);
+            let step = codec.decode(&mut ScanState::default(), bytes);
             let error = step.expect_err("too long");
             assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
         }

@@ -1,9 +1,9 @@
 //! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame. A delimiter of one
 //! byte is found the same way, and strips no `\r`.
 
-use super::{Ahead, Builtin, Codec, Limit, Out, Scanned, Step, count_scanned};
-use crate::buffer::Buf;
+use super::{BuiltinCodec, Codec, Limit, Lookahead, Out, ScanState, Step, count_scanned};
 use crate::error::FrameError;
+use crate::memory::Buf;
 
 /// See [`Framing::line`](super::Framing::line) and
 /// [`Framing::delimiter`](super::Framing::delimiter).
@@ -17,12 +17,12 @@ pub(crate) struct Line {
 }
 
 impl Codec for Line {
-    type State = Scanned;
+    type State = ScanState;
 
     #[inline(always)]
-    fn decode(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         // What is usual is inlined: nothing of the line was seen before, and its end is here.
-        if *scanned != Scanned::default() {
+        if *scanned != ScanState::default() {
             return self.decode_on(scanned, bytes);
         }
         match self.find_end(bytes) {
@@ -49,9 +49,9 @@ impl Codec for Line {
     }
 }
 
-impl Builtin for Line {
+impl BuiltinCodec for Line {
     #[inline(always)]
-    fn ahead(&self, scanned: &mut Scanned, held: &Buf, more: &[u8]) -> Ahead {
+    fn ahead(&self, scanned: &mut ScanState, held: &Buf, more: &[u8]) -> Lookahead {
         let more = self.limit.clip(scanned, held.len(), more);
         match self.find_end(more) {
             Some(at) => {
@@ -111,11 +111,11 @@ impl Line {
 
     /// Decodes a line whose beginning was searched before, or dropped.
     #[inline(never)]
-    fn decode_on(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode_on(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let unseen = bytes.get(scanned.to..).unwrap_or_default();
         match self.find_end(unseen) {
             Some(at) => {
-                let Scanned { to, dropped } = std::mem::take(scanned);
+                let ScanState { to, dropped } = std::mem::take(scanned);
                 self.frame(dropped, bytes, to.saturating_add(at))
             }
             None => self.unfinished(scanned, bytes),
@@ -139,7 +139,7 @@ impl Line {
 
     /// No end is among the bytes shown.
     #[inline(never)]
-    fn unfinished(&self, scanned: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn unfinished(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         // A `\r` at the end may yet turn out to be half of the line's end.
         let line = self.payload(bytes);
         if scanned.dropped.saturating_add(line.len() as u64) > self.limit.len as u64 {
@@ -184,7 +184,7 @@ mod tests {
     const LINE: Line = Line::new(Limit::of(4));
 
     fn decode(bytes: &[u8]) -> Result<Step, FrameError> {
-        LINE.decode(&mut Scanned::default(), bytes)
+        LINE.decode(&mut ScanState::default(), bytes)
     }
 
     #[test]

@@ -11,11 +11,11 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::buffer::Buf;
 use crate::error::FrameError;
+use crate::memory::Buf;
 
-mod asked;
 mod compose;
+mod decoder;
 mod delimited;
 mod erased;
 mod fixed;
@@ -33,8 +33,8 @@ pub use framing::Framing;
 pub use length_field::LengthField;
 pub use name::ParseFramingError;
 
-pub(crate) use asked::{Ahead, Asked, Builtin};
 pub(crate) use compose::put_all;
+pub(crate) use decoder::{BuiltinCodec, Decoder, Lookahead};
 pub(crate) use erased::{AnyState, ErasedCodec, ErasedState};
 pub(crate) use framing::{Kind, with_builtin};
 pub(crate) use length::{Length, LengthU32};
@@ -172,11 +172,11 @@ pub trait Codec {
 
     /// How many bytes to leave free in front of a payload that is written in place, for
     /// [`encode_in_place`](Codec::encode_in_place) to put its header there. None by default.
-    fn room(&self) -> usize {
+    fn headroom(&self) -> usize {
         0
     }
 
-    /// Makes a frame of what was put so far: [`room`](Codec::room) zeros and a payload behind them.
+    /// Makes a frame of what was put so far: [`headroom`](Codec::headroom) zeros and a payload behind them.
     /// It may change those bytes and put more; after an error nothing of it is sent.
     ///
     /// The default copies the payload out and [encodes](Codec::encode) it.
@@ -185,7 +185,11 @@ pub trait Codec {
     ///
     /// As for [`encode`](Codec::encode).
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
-        let payload = out.bytes().get(self.room()..).unwrap_or_default().to_vec();
+        let payload = out
+            .bytes()
+            .get(self.headroom()..)
+            .unwrap_or_default()
+            .to_vec();
         out.clear();
         self.encode(&payload, out)
     }
@@ -197,7 +201,7 @@ pub struct Out<'a> {
     /// Where this frame begins in the buffer.
     start: usize,
     /// A payload that is left out, and where in the buffer it would stand.
-    left_out: Option<(&'a [u8], Option<usize>)>,
+    suppressed: Option<(&'a [u8], Option<usize>)>,
 }
 
 impl<'a> Out<'a> {
@@ -213,14 +217,14 @@ impl<'a> Out<'a> {
         Self {
             buf,
             start,
-            left_out: None,
+            suppressed: None,
         }
     }
 
     /// Leaves `payload` out where it is put as it is.
     fn leaving_out(buf: &'a mut Buf, payload: &'a [u8]) -> Self {
         Self {
-            left_out: Some((payload, None)),
+            suppressed: Some((payload, None)),
             ..Self::new(buf)
         }
     }
@@ -242,7 +246,7 @@ impl<'a> Out<'a> {
     /// Appends bytes.
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
-        if let Some((payload, place @ None)) = &mut self.left_out
+        if let Some((payload, place @ None)) = &mut self.suppressed
             && std::ptr::eq(*payload, bytes)
         {
             *place = Some(self.buf.len());
@@ -350,7 +354,7 @@ impl Limit {
     #[inline(never)]
     fn exceeded_without_end(
         self,
-        scanned: &mut Scanned,
+        scanned: &mut ScanState,
         content: usize,
         to: usize,
         shown: usize,
@@ -371,7 +375,7 @@ impl Limit {
     /// Of the bytes that come behind `held` ones of a frame whose end is looked for, those to look
     /// at: as many as make it too long for sure, or all.
     #[inline]
-    fn clip<'a>(self, scanned: &Scanned, held: usize, more: &'a [u8]) -> &'a [u8] {
+    fn clip<'a>(self, scanned: &ScanState, held: usize, more: &'a [u8]) -> &'a [u8] {
         match self.left(scanned, held) {
             left if more.len() <= left => more,
             left => clip_at(more, left.saturating_add(1)),
@@ -380,28 +384,34 @@ impl Limit {
 
     /// What no end was found in, of those bytes.
     #[inline]
-    fn without_end(self, scanned: &Scanned, held: usize, clipped: &[u8]) -> Ahead {
+    fn without_end(self, scanned: &ScanState, held: usize, clipped: &[u8]) -> Lookahead {
         if clipped.len() > self.left(scanned, held) {
-            return Ahead::Look(clipped.len());
+            return Lookahead::Look(clipped.len());
         }
-        Ahead::Inside
+        Lookahead::Inside
     }
 
     /// What their end was found in: the first `len` of those bytes belong to the frame, its payload
     /// is the first `payload_len` of all, and its delimiter stands at `to`.
     #[inline]
-    fn with_end(self, scanned: &mut Scanned, to: usize, payload_len: usize, len: usize) -> Ahead {
+    fn with_end(
+        self,
+        scanned: &mut ScanState,
+        to: usize,
+        payload_len: usize,
+        len: usize,
+    ) -> Lookahead {
         if scanned.dropped.saturating_add(payload_len as u64) > self.len as u64 {
             scanned.to = to;
-            return Ahead::Look(len);
+            return Lookahead::Look(len);
         }
-        *scanned = Scanned::default();
-        Ahead::Ends { len, payload_len }
+        *scanned = ScanState::default();
+        Lookahead::Ends { len, payload_len }
     }
 
     /// How many bytes the payload may still have behind `held` ones.
     #[inline]
-    fn left(self, scanned: &Scanned, held: usize) -> usize {
+    fn left(self, scanned: &ScanState, held: usize) -> usize {
         let left = (self.len as u64).saturating_sub(scanned.dropped);
         usize::try_from(left).map_or(usize::MAX, |left| left.saturating_sub(held))
     }
@@ -426,7 +436,7 @@ const OVERRUN_MAX: usize = 1024;
 
 /// What the built-in codecs remember of the frame at the front of a connection's bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Scanned {
+pub(crate) struct ScanState {
     /// How far its bytes were searched for its end.
     pub(crate) to: usize,
     /// Payload that was dropped from its front, as it is too long and is skipped.

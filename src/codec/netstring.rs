@@ -2,7 +2,7 @@
 //!
 //! <https://cr.yp.to/proto/netstrings.txt>
 
-use super::{Builtin, Codec, Limit, Out, Scanned, Step};
+use super::{BuiltinCodec, Codec, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
 
 /// The digits of the largest length of 64 bits, and a colon.
@@ -14,12 +14,12 @@ pub(crate) struct Netstring {
     pub(crate) limit: Limit,
 }
 
-impl Builtin for Netstring {}
+impl BuiltinCodec for Netstring {}
 
 impl Codec for Netstring {
-    type State = Scanned;
+    type State = ScanState;
 
-    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode(&self, _: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let Some((value, colon)) = self.read_header(bytes)? else {
             return Ok(Step::Need(bytes.len().saturating_add(1)));
         };
@@ -120,14 +120,14 @@ impl Netstring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buf;
+    use crate::memory::Buf;
 
     const CODEC: Netstring = Netstring {
         limit: Limit::of(100),
     };
 
     fn decode(bytes: &[u8]) -> Result<Step, FrameError> {
-        CODEC.decode(&mut Scanned::default(), bytes)
+        CODEC.decode(&mut ScanState::default(), bytes)
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
         // The second goes on for ever, if nobody counts its digits.
         for header in [format!("{}:", usize::MAX), "9".repeat(21)] {
             let error = codec
-                .decode(&mut Scanned::default(), header.as_bytes())
+                .decode(&mut ScanState::default(), header.as_bytes())
                 .expect_err("too long");
             assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
         }

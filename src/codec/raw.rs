@@ -1,6 +1,6 @@
 //! No framing: what one read gave is handed on as it is.
 
-use super::{Builtin, Codec, Out, Scanned, Step};
+use super::{BuiltinCodec, Codec, Out, ScanState, Step};
 use crate::error::FrameError;
 
 /// See [`Framing::raw`](super::Framing::raw).
@@ -9,13 +9,13 @@ pub(crate) struct Raw {
     pub(crate) frame_len_max: usize,
 }
 
-impl Builtin for Raw {}
+impl BuiltinCodec for Raw {}
 
 impl Codec for Raw {
-    type State = Scanned;
+    type State = ScanState;
 
     #[inline]
-    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode(&self, _: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let len = bytes.len().min(self.frame_len_max);
         Ok(Step::Frame {
             frame: 0..len,

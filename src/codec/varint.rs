@@ -1,7 +1,7 @@
 //! Varint length prefix: seven bits of the length to a byte, the lowest first (LEB128), as in
 //! protobuf's delimited streams.
 
-use super::{Builtin, Codec, Limit, Out, Scanned, Step};
+use super::{BuiltinCodec, Codec, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
 
 /// The most bytes that a length of 64 bits takes.
@@ -21,12 +21,12 @@ enum Field {
     Cut,
 }
 
-impl Builtin for Varint {}
+impl BuiltinCodec for Varint {}
 
 impl Codec for Varint {
-    type State = Scanned;
+    type State = ScanState;
 
-    fn decode(&self, _: &mut Scanned, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode(&self, _: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let Field::Whole { value, len } = read_field(bytes, self.is_lax)? else {
             return Ok(Step::Need(bytes.len().saturating_add(1)));
         };
@@ -110,14 +110,14 @@ fn read_field(bytes: &[u8], is_lax: bool) -> Result<Field, FrameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buf;
+    use crate::memory::Buf;
 
     fn decode(bytes: &[u8]) -> Result<Step, FrameError> {
         Varint {
             limit: Limit::of(usize::MAX),
             is_lax: false,
         }
-        .decode(&mut Scanned::default(), bytes)
+        .decode(&mut ScanState::default(), bytes)
     }
 
     #[test]
@@ -191,7 +191,7 @@ mod tests {
                 .expect("within the limit");
             let end = buf.len();
             let step = codec
-                .decode(&mut Scanned::default(), buf.bytes())
+                .decode(&mut ScanState::default(), buf.bytes())
                 .expect("a frame");
             assert_eq!(
                 step,

@@ -1,6 +1,6 @@
 //! The state machine of one connection, as bytes and flags: no sockets, no clock, no callbacks.
 //!
-//! [`Inbound`] turns bytes into frames, [`Outbound`] holds what the kernel refused, and [`Flags`]
+//! [`Assembler`] turns bytes into frames, [`WriteQueue`] holds what the kernel refused, and [`State`]
 //! says where in its life the connection stands:
 //!
 //! ```text
@@ -13,23 +13,23 @@
 //!
 //! UDP has none of this: see [`datagram`](crate::datagram).
 
-mod inbound;
+mod deframe;
 mod observed;
-mod outbound;
+mod partial;
 mod run;
 mod sink;
-mod tail;
+mod write_queue;
 
-pub(crate) use inbound::Inbound;
-pub(crate) use observed::{Place, Round};
-pub(crate) use outbound::{Outbound, SLICES_MAX};
-pub(crate) use sink::{Failed, Flow, Halt, Sink};
+pub(crate) use deframe::Assembler;
+pub(crate) use observed::{FrameBounds, Round};
+pub(crate) use sink::{Delivery, Failed, Flow, Sink};
+pub(crate) use write_queue::{SLICES_MAX, WriteQueue};
 
 /// What is known of a connection, a bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Flags(u32);
+pub(crate) struct State(u32);
 
-impl Flags {
+impl State {
     /// A read may give something. Set by events; cleared by `WouldBlock` or a short read.
     pub(crate) const READABLE: Self = Self(1);
     /// An event told of an end or an error, which gives no further edge, or of urgent data, at
@@ -76,11 +76,11 @@ impl Flags {
     /// The handler was told that the peer ended its side while nobody read it.
     pub(crate) const HANGUP_TOLD: Self = Self(1 << 19);
     /// It is not read, as memory is short; it stands in the list of those that wait for some.
-    pub(crate) const STARVED: Self = Self(1 << 20);
+    pub(crate) const PAUSED_FOR_MEMORY: Self = Self(1 << 20);
     /// Output was refused as memory is short; it stands in the same list.
     pub(crate) const AWAITS_ROOM: Self = Self(1 << 21);
     /// What happens to it is recorded, for a cut map.
-    pub(crate) const OBSERVED: Self = Self(1 << 31);
+    pub(crate) const RECORDED: Self = Self(1 << 31);
     /// It counts among the connections of its address.
     pub(crate) const ADDR_COUNTED: Self = Self(1 << 22);
     /// It has limits of its own: what it is sent is queued, and held to them there.
@@ -88,8 +88,9 @@ impl Flags {
     /// The time that its callbacks take is measured.
     pub(crate) const TIMED: Self = Self(1 << 24);
     /// Its tail is far larger than what it holds, until the next trim.
-    pub(crate) const ROOMY: Self = Self(1 << 25);
-    pub(crate) const STOPPED_FOR_MEMORY: Self = Self(Self::STARVED.0 | Self::AWAITS_ROOM.0);
+    pub(crate) const OVERSIZED: Self = Self(1 << 25);
+    pub(crate) const STOPPED_FOR_MEMORY: Self =
+        Self(Self::PAUSED_FOR_MEMORY.0 | Self::AWAITS_ROOM.0);
 
     /// No further frame is delivered while one of these is set. The pauses are bits of their own,
     /// so that none undoes another.
@@ -105,7 +106,7 @@ impl Flags {
     pub(crate) const STOPS_SENDING: Self =
         Self(Self::CLOSING.0 | Self::ENDING.0 | Self::DEAD.0 | Self::WRITE_FAILED.0);
     /// Each frame is followed, and each `send` begun, by a look at the entry.
-    pub(crate) const NOT_PLAIN: Self = Self(Self::LOOKS_AGAIN.0 | Self::OBSERVED.0);
+    pub(crate) const NOT_PLAIN: Self = Self(Self::LOOKS_AGAIN.0 | Self::RECORDED.0);
     /// Each frame is followed by a look at the entry.
     pub(crate) const LOOKS_AGAIN: Self = Self(
         Self::STOPS_SENDING.0
@@ -115,7 +116,7 @@ impl Flags {
             | Self::TIMED.0,
     );
     /// A dispatch has more to do once its output is written while one of these is set.
-    pub(crate) const AFTER_WRITE: Self = Self(Self::ABOVE_HIGH.0 | Self::OBSERVED.0);
+    pub(crate) const AFTER_WRITE: Self = Self(Self::ABOVE_HIGH.0 | Self::RECORDED.0);
 
     /// A dispatch that has decoded all bytes of its first read has more to do than to write its
     /// output while one of these is set. Most that a frame's callback may set stop the decoding
@@ -181,13 +182,13 @@ impl Flags {
 
     /// Whether events have told that the peer is gone, and no reading will find out how.
     pub(crate) fn is_hung_up_unread(self) -> bool {
-        const OTHERWISE: Flags = Flags(Flags::CONNECTING.0 | Flags::CLOSING.0 | Flags::DEAD.0);
+        const OTHERWISE: State = State(State::CONNECTING.0 | State::CLOSING.0 | State::DEAD.0);
         self.intersects(Self::HUNG_UP) && !self.is_read() && !self.intersects(OTHERWISE)
     }
 
     /// Whether the socket is read when it is readable.
     pub(crate) fn is_read(self) -> bool {
-        self.wants_frames() && !self.intersects(Self::STARVED)
+        self.wants_frames() && !self.intersects(Self::PAUSED_FOR_MEMORY)
     }
 
     /// What a connection whose output was ended does next, given whether all of it was taken.
@@ -208,7 +209,7 @@ impl Flags {
     }
 }
 
-impl std::ops::BitOr for Flags {
+impl std::ops::BitOr for State {
     type Output = Self;
 
     #[inline]
@@ -217,7 +218,7 @@ impl std::ops::BitOr for Flags {
     }
 }
 
-/// See [`Flags::next_closing_step`].
+/// See [`State::next_closing_step`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClosingStep {
     /// Output is left to flush, or the peer has not ended yet; or nobody closed it.

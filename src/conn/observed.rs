@@ -6,16 +6,16 @@
 
 use std::cell::Cell;
 
-use super::inbound::Inbound;
-use super::sink::{Flow, Halt, Sink};
-use crate::buffer::Pool;
-use crate::codec::{Codec, ErasedState, Kind, Scanned, Skipped, Step, with_builtin};
+use super::deframe::Assembler;
+use super::sink::{Delivery, Flow, Sink};
+use crate::codec::{Codec, ErasedState, Kind, ScanState, Skipped, Step, with_builtin};
 use crate::error::FrameError;
+use crate::memory::Pool;
 use crate::timer::Stamp;
 
 /// Where a frame lies in its stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FrameBounds {
     pub(crate) offset: u64,
     pub(crate) len: usize,
     /// Bytes before and behind its payload.
@@ -34,18 +34,18 @@ pub(crate) enum Round<'a> {
     End,
 }
 
-impl Inbound {
-    /// [`ingest`](Inbound::ingest), [`resume`](Inbound::resume) or [`finish`](Inbound::finish), and
+impl Assembler {
+    /// [`ingest`](Assembler::ingest), [`resume`](Assembler::resume) or [`finish`](Assembler::finish), and
     /// each frame is told to `found` before it is delivered. `read_bytes` of the stream were read,
     /// those of this round included.
     #[cold]
-    pub(crate) fn observe<S: Sink>(
+    pub(crate) fn record<S: Sink>(
         &mut self,
         round: Round<'_>,
         read_bytes: u64,
         sink: &mut S,
-        found: fn(&mut S, Place),
-    ) -> Halt {
+        found: fn(&mut S, FrameBounds),
+    ) -> Delivery {
         let kind = sink.kind().clone();
         let mut scanned = self.scanned();
         let mut state = match &kind {
@@ -58,12 +58,12 @@ impl Inbound {
         };
         let mut offset = read_bytes.saturating_sub((self.len() + new) as u64);
         offset += self.left_to_skip().min(new as u64);
-        let place = Cell::new(Place::default());
+        let place = Cell::new(FrameBounds::default());
         let mut decode = |bytes: &[u8]| {
             let step = decode(&kind, &mut scanned, state.as_deref_mut(), round, bytes);
             match &step {
                 Ok(Step::Frame { frame, consumed }) => {
-                    place.set(Place {
+                    place.set(FrameBounds {
                         offset,
                         len: *consumed,
                         header_len: frame.start,
@@ -81,7 +81,7 @@ impl Inbound {
         };
         let place = &place;
         let mut sink = Observing { sink, place, found };
-        let halt = match round {
+        let outcome = match round {
             Round::Bytes(bytes) => self.feed(bytes, &mut sink, decode),
             Round::Rest | Round::End => self.decode_tail(&mut sink, &mut decode),
         };
@@ -89,15 +89,15 @@ impl Inbound {
             Some(state) => self.put_custom(state),
             None => self.keep_scanned(scanned),
         }
-        self.tell_room(&mut sink);
-        halt
+        self.report_oversized(&mut sink);
+        outcome
     }
 }
 
 /// Asks whatever codec it is, once.
 fn decode(
     kind: &Kind,
-    scanned: &mut Scanned,
+    scanned: &mut ScanState,
     state: Option<&mut ErasedState>,
     round: Round<'_>,
     bytes: &[u8],
@@ -117,8 +117,8 @@ fn decode(
 struct Observing<'a, S> {
     sink: &'a mut S,
     /// Where the frame lies that was found last.
-    place: &'a Cell<Place>,
-    found: fn(&mut S, Place),
+    place: &'a Cell<FrameBounds>,
+    found: fn(&mut S, FrameBounds),
 }
 
 impl<S: Sink> Sink for Observing<'_, S> {
@@ -139,8 +139,8 @@ impl<S: Sink> Sink for Observing<'_, S> {
         self.sink.split(head);
     }
 
-    fn keeps_room(&mut self) {
-        self.sink.keeps_room();
+    fn buffer_is_oversized(&mut self) {
+        self.sink.buffer_is_oversized();
     }
 
     fn now(&self) -> Stamp {

@@ -1,12 +1,12 @@
 //! Decoding over bytes in one place: frames are cut off their front and delivered there.
 //!
 //! What a codec answers is held to its contract here. Where the bytes come from, and what becomes
-//! of those that are left, is the business of [`inbound`](super::inbound).
+//! of those that are left, is the business of [`deframe`](super::deframe).
 
 use std::ops::Range;
 
 use super::sink::{Flow, Sink};
-use crate::codec::{Asked, Skipped, Step};
+use crate::codec::{Decoder, Skipped, Step};
 use crate::error::FrameError;
 
 /// What ended a run over contiguous bytes before all of them were consumed.
@@ -29,7 +29,7 @@ pub(super) enum End {
 pub(super) fn run<S, D>(rest: &mut &[u8], sink: &mut S, decode: &mut D) -> Option<End>
 where
     S: Sink,
-    D: Asked,
+    D: Decoder,
 {
     while D::MAY_SEE_NONE || !rest.is_empty() {
         match look(rest, decode) {
@@ -64,7 +64,7 @@ where
 pub(super) fn run_once<S, D>(rest: &mut &[u8], sink: &mut S, decode: &mut D) -> Option<End>
 where
     S: Sink,
-    D: Asked,
+    D: Decoder,
 {
     loop {
         match look(rest, decode) {
@@ -118,7 +118,7 @@ enum Look<'a> {
 #[inline(always)]
 fn look<'a, D>(bytes: &'a [u8], decode: &mut D) -> Look<'a>
 where
-    D: Asked,
+    D: Decoder,
 {
     match decode.decode(bytes) {
         Ok(Step::Frame { frame, consumed }) => {

@@ -1,8 +1,8 @@
 //! What a read side delivers to, and how a round of decoding ends.
 
-use crate::buffer::Pool;
 use crate::codec::{Kind, Skipped};
 use crate::error::FrameError;
+use crate::memory::Pool;
 use crate::timer::Stamp;
 
 /// Takes the frames, tells the time and lends the pool.
@@ -22,8 +22,8 @@ pub(crate) trait Sink {
         let _ = head;
     }
     /// What is left is kept in a buffer that is far larger than it, as the next bytes will most
-    /// likely need it: see [`Inbound::trim`](super::Inbound::trim).
-    fn keeps_room(&mut self);
+    /// likely need it: see [`Assembler::trim`](super::Assembler::trim).
+    fn buffer_is_oversized(&mut self);
     fn now(&self) -> Stamp;
     fn pool(&mut self) -> &mut Pool;
 }
@@ -37,9 +37,9 @@ pub(crate) enum Flow {
 
 /// How a round of decoding ended.
 #[derive(Debug)]
-pub(crate) enum Halt {
+pub(crate) enum Delivery {
     /// All bytes were looked at; what is left is the head of a frame.
-    Drained,
+    NeedMore,
     /// The sink stopped it; undelivered bytes may be left.
     Stopped,
     /// The bytes are no frame. In a box, so that an answer fits into registers.
@@ -53,7 +53,7 @@ pub(crate) struct Failed {
     pub(crate) undecoded: usize,
 }
 
-impl Halt {
+impl Delivery {
     #[cold]
     pub(super) fn failed(error: FrameError, undecoded: usize) -> Self {
         Self::Failed(Box::new(Failed { error, undecoded }))
@@ -61,11 +61,11 @@ impl Halt {
 }
 
 /// How a round ends behind the last of its bytes.
-impl From<Flow> for Halt {
+impl From<Flow> for Delivery {
     #[inline(always)]
     fn from(flow: Flow) -> Self {
         match flow {
-            Flow::Continue => Self::Drained,
+            Flow::Continue => Self::NeedMore,
             Flow::Stop => Self::Stopped,
         }
     }

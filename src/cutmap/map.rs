@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{Event, EventKind, Recording};
-use crate::token::{ConnId, SocketId};
+use crate::id::{ConnId, SocketId};
 
 /// Bytes of a stream that were sent, written, read or decoded together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The cut map: what became of each `send` on its way, seen on a live connection.
 //!
-//! A reactor that is told to [observe](crate::Context::observe) a socket records what happens to
+//! A reactor that is told to [observe](crate::Context::record) a socket records what happens to
 //! it, with stream offsets and times: each `send`, each write that the kernel took, each read that
 //! it gave, each frame that was decoded; and for UDP each datagram. The [`Recording`] of the two
 //! ends of a connection, put together, is a [`CutMap`]. It answers what no protocol analyser can:
@@ -20,7 +20,7 @@
 //!
 //! Observing is off until it is asked for, and costs nothing then: two instructions a read. While
 //! it is on, the memory is bounded by
-//! [`Config::recording_len_max`](crate::Config::recording_len_max), and the oldest events make
+//! [`Config::recording_events_max`](crate::Config::recording_events_max), and the oldest events make
 //! room for new ones.
 //!
 //! # Examples
@@ -56,8 +56,8 @@
 //! # fn main() -> std::io::Result<()> {
 //! let mut reactor = Reactor::new(Both::default())?;
 //! let listener = reactor.listen("127.0.0.1:0", Framing::length_u16())?;
-//! let addr = reactor.local_addr(listener)?;
-//! reactor.with(|_, cx| cx.observe_all());
+//! let addr = reactor.local_inet_addr(listener)?;
+//! reactor.with(|_, cx| cx.record_all());
 //! reactor.connect(addr, Framing::length_u16(), ());
 //! while reactor.handler().frames < 3 {
 //!     reactor.turn(Some(Duration::from_secs(1)))?;
@@ -84,7 +84,7 @@ use std::time::{Duration, Instant};
 pub use map::{CutMap, FrameSpan, Span, Summary};
 pub(crate) use recorder::{Clock, Recorder};
 
-use crate::token::{SocketId, UdpId};
+use crate::id::{SocketId, UdpId};
 
 /// Something that happened to an observed socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +172,7 @@ impl Recording {
     }
 
     /// How many older events made room for these, as there were more than
-    /// [`Config::recording_len_max`](crate::Config::recording_len_max).
+    /// [`Config::recording_events_max`](crate::Config::recording_events_max).
     #[must_use]
     pub fn overwritten(&self) -> u64 {
         self.overwritten

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Event, EventKind, Recording};
-use crate::token::{SocketId, Token, UdpId};
+use crate::id::{SocketId, Token, UdpId};
 
 /// What reads the clock: the reactor's own, as nothing else may.
 pub(crate) type Clock = fn() -> Instant;
@@ -153,7 +153,7 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::Generations;
+    use crate::id::Generations;
 
     fn token() -> Token {
         let generation = Generations::new().take();

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::{CutMap, Event, EventKind, FrameSpan, Recording, Span};
-use crate::token::SocketId;
+use crate::id::SocketId;
 
 impl EventKind {
     /// One word for it, as the two forms of text have it.
@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
     use crate::cutmap::Recorder;
-    use crate::token::{ConnId, Generations, Token};
+    use crate::id::{ConnId, Generations, Token};
 
     /// A clock that stands.
     fn clock() -> Instant {

@@ -51,7 +51,7 @@ impl<'a> Datagram<'a> {
     /// # }).expect("a reactor");
     /// # let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
     /// # let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    /// # peer.connect(reactor.local_addr(udp).expect("bound")).expect("loopback");
+    /// # peer.connect(reactor.local_inet_addr(udp).expect("bound")).expect("loopback");
     /// # peer.send(b"\x04cut").expect("loopback");
     /// # peer.send(b"\x02ok").expect("loopback");
     /// # while reactor.stats().datagrams_out == 0 { reactor.turn(None).expect("a turn"); }

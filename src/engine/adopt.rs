@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 
 use super::{Connection, Engine, Entry};
 use crate::codec::Framing;
-use crate::conn::Flags;
-use crate::error::CloseReason;
-use crate::socket::{Listener, OwnedSocket, Stream, Udp};
-use crate::token::{ConnId, ListenerId, Token, UdpId};
+use crate::conn::State;
+use crate::event::CloseReason;
+use crate::id::{ConnId, ListenerId, Token, UdpId};
+use crate::os::{Listener, OwnedSocket, Stream, Udp};
 
 impl Engine {
     pub(crate) fn adopt_listener(
@@ -29,7 +29,7 @@ impl Engine {
     /// Whatever goes wrong is told when the entry is reaped.
     pub(crate) fn adopt_stream(&mut self, socket: OwnedSocket, framing: Framing) -> ConnId {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0)).into();
-        let flags = Flags::CONNECTING | Flags::WRITABLE | self.timed();
+        let flags = State::CONNECTING | State::WRITABLE | self.timed();
         let token = self.entries.insert(|generation| {
             Entry::Conn(Connection::new(
                 Stream::None,
@@ -50,16 +50,16 @@ impl Engine {
         self.may_open()?;
         let mut stream = Stream::adopt(socket)?;
         let Self {
-            entries, driver, ..
+            entries, poller, ..
         } = self;
         let conn = entries.conn_mut(token)?;
-        conn.rare().adopted = true;
-        // Asked first: whoever handed the socket down may keep a duplicate, by which a registration
+        conn.extras().adopted = true;
+        // Decoder first: whoever handed the socket down may keep a duplicate, by which a registration
         // would outlive a socket that is dropped here.
         if let Some(peer) = stream.connected()? {
             conn.peer = peer;
         }
-        stream.register(driver, token.to_poll())?;
+        stream.register(poller, token.to_poll())?;
         conn.stream = stream;
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::token::Token;
+use crate::id::Token;
 
 /// The time of each connection, by its key.
 #[derive(Debug, Default)]

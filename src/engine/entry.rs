@@ -11,15 +11,15 @@ use crate::addr::Addr;
 use crate::addr::UnixAddr;
 use crate::codec::Framing;
 use crate::config::{Config, Limits};
-use crate::conn::{Flags, Inbound, Outbound};
+use crate::conn::{Assembler, State, WriteQueue};
 use crate::datagram::DatagramQueue;
-use crate::error::CloseReason;
+use crate::event::CloseReason;
+use crate::id::Token;
 #[cfg(unix)]
-use crate::socket::UnixDatagramSocket;
-use crate::socket::{ConnectOptions, Listener, Stream, Udp};
+use crate::os::UnixDatagramSocket;
+use crate::os::{ConnectOptions, Listener, Stream, Udp};
 use crate::stats::{ConnCounts, ConnStats};
 use crate::timer::{Stamp, TimerId};
-use crate::token::Token;
 
 /// What a token names. Connections stand in the slab itself; the few others are boxed, so that
 /// they do not make every entry larger.
@@ -36,12 +36,12 @@ pub(crate) enum Entry {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) framing: Framing,
-    /// Not here while it is served: see [`Served`](super::Served).
-    pub(crate) inbound: Inbound,
+    /// Not here while it is active: see [`Active`](super::Active).
+    pub(crate) assembler: Assembler,
     /// What the kernel refused, while there is any.
-    pub(crate) outbound: Option<Box<Outbound>>,
+    pub(crate) write_queue: Option<Box<WriteQueue>>,
     /// What most connections do not have for most of their life.
-    pub(crate) rare: Option<Box<Rare>>,
+    pub(crate) extras: Option<Box<Extras>>,
     pub(crate) stats: ConnCounts,
     pub(crate) peer: Addr,
     pub(crate) stream: Stream,
@@ -50,14 +50,14 @@ pub(crate) struct Connection {
     /// When bytes last went in or out, as far as anybody wants to know.
     pub(crate) active: Stamp,
     pub(crate) generation: NonZeroU32,
-    pub(crate) flags: Flags,
+    pub(crate) flags: State,
     /// Calls of read, but for every 2^32 of them.
     reads: u32,
 }
 
 /// The parts of a connection that belong to its beginning and its end.
 #[derive(Debug, Default)]
-pub(crate) struct Rare {
+pub(crate) struct Extras {
     /// Why it is ending.
     pub(crate) reason: Option<CloseReason>,
     /// Output that was given up, in bytes.
@@ -95,7 +95,7 @@ pub(crate) struct ListenerEntry {
     pub(crate) listener: Listener,
     pub(crate) framing: Framing,
     pub(crate) generation: NonZeroU32,
-    pub(crate) flags: Flags,
+    pub(crate) flags: State,
 }
 
 #[derive(Debug)]
@@ -111,7 +111,7 @@ pub(crate) struct UdpEntry {
     /// Sending the front of the queue told of an earlier datagram's refusal.
     pub(crate) refused: bool,
     pub(crate) generation: NonZeroU32,
-    pub(crate) flags: Flags,
+    pub(crate) flags: State,
 }
 
 #[cfg(unix)]
@@ -123,12 +123,12 @@ pub(crate) struct UnixDatagramEntry {
     /// The connected peer had no room for a datagram.
     pub(crate) was_full: bool,
     pub(crate) generation: NonZeroU32,
-    pub(crate) flags: Flags,
+    pub(crate) flags: State,
 }
 
-impl Rare {
+impl Extras {
     /// Whether nothing is in it that the connection still needs once it is open.
-    pub(crate) fn is_spare(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.reason.is_none() && self.credit.is_none() && self.limits.is_none()
     }
 
@@ -157,13 +157,13 @@ impl Entry {
     }
 
     #[inline]
-    pub(crate) fn flags_mut(&mut self) -> &mut Flags {
+    pub(crate) fn flags_mut(&mut self) -> &mut State {
         self.head_mut().1
     }
 
     /// What all kinds have: the generation and the flags.
     #[inline]
-    pub(crate) fn head_mut(&mut self) -> (NonZeroU32, &mut Flags) {
+    pub(crate) fn head_mut(&mut self) -> (NonZeroU32, &mut State) {
         match self {
             Self::Conn(conn) => (conn.generation, &mut conn.flags),
             other => other.rare_head_mut(),
@@ -172,7 +172,7 @@ impl Entry {
 
     /// The same of what is most likely no connection.
     #[cold]
-    pub(super) fn rare_head_mut(&mut self) -> (NonZeroU32, &mut Flags) {
+    pub(super) fn rare_head_mut(&mut self) -> (NonZeroU32, &mut State) {
         match self {
             Self::Conn(conn) => (conn.generation, &mut conn.flags),
             Self::Listener(listener) => (listener.generation, &mut listener.flags),
@@ -189,13 +189,13 @@ impl Connection {
         peer: Addr,
         framing: Framing,
         generation: NonZeroU32,
-        flags: Flags,
+        flags: State,
     ) -> Self {
         Self {
             framing,
-            inbound: Inbound::default(),
-            outbound: None,
-            rare: None,
+            assembler: Assembler::default(),
+            write_queue: None,
+            extras: None,
             stats: ConnCounts::default(),
             reads: 0,
             peer,
@@ -210,48 +210,52 @@ impl Connection {
     /// The limits that hold for it.
     #[inline]
     pub(crate) fn limits(&self, config: &Config) -> Limits {
-        match self.rare.as_ref().and_then(|rare| rare.limits.as_ref()) {
+        match self
+            .extras
+            .as_ref()
+            .and_then(|extras| extras.limits.as_ref())
+        {
             Some((limits, _)) => *limits,
             None => config.limits(),
         }
     }
 
-    pub(crate) fn rare(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
+    pub(crate) fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
     }
 
     /// Bytes of the buffers that it holds.
     pub(crate) fn held_bytes(&self) -> usize {
-        let outbound = self.outbound.as_ref();
-        self.inbound.capacity() + outbound.map_or(0, |outbound| outbound.held_bytes())
+        let write_queue = self.write_queue.as_ref();
+        self.assembler.capacity() + write_queue.map_or(0, |write_queue| write_queue.held_bytes())
     }
 
     /// Whether what it is sent while it is served may be gathered: nothing stops it, and nothing is
     /// queued before it.
     #[inline]
     pub(crate) fn gathers(&self) -> bool {
-        const OTHERWISE: Flags = Flags::STOPS_SENDING.or(Flags::OWN_LIMITS);
-        self.outbound.is_none() && !self.flags.intersects(OTHERWISE)
+        const OTHERWISE: State = State::STOPS_SENDING.or(State::OWN_LIMITS);
+        self.write_queue.is_none() && !self.flags.intersects(OTHERWISE)
     }
 
     /// Whether it needs no look at it, neither to be sent something while it is served nor after a
     /// frame: what it is sent is gathered, and its frames are not counted.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.outbound.is_none() && !self.flags.intersects(Flags::NOT_PLAIN)
+        self.write_queue.is_none() && !self.flags.intersects(State::NOT_PLAIN)
     }
 
     /// Whether all that there is to do is to read it and to decode what that gives.
     #[inline]
     pub(super) fn is_plain_to_read(&self) -> bool {
-        const OTHERWISE: Flags = Flags::NOT_PLAIN.or(Flags::CONNECTING);
-        self.flags.intersects(Flags::READABLE)
+        const OTHERWISE: State = State::NOT_PLAIN.or(State::CONNECTING);
+        self.flags.intersects(State::READABLE)
             && !self.flags.intersects(OTHERWISE)
-            && self.outbound.is_none()
-            && self.inbound.is_to_ingest()
+            && self.write_queue.is_none()
+            && self.assembler.is_to_ingest()
     }
 
-    /// What is [watched](super::entries::Entries::watch) while it is served: a plain connection by
+    /// What is [watched](super::slab::Entries::watch) while it is active: a plain connection by
     /// its name; one that is plain but for being observed by nobody's, as frames may follow each
     /// other at once there, and sends may not.
     #[inline]
@@ -264,8 +268,8 @@ impl Connection {
 
     #[cold]
     fn watched_if_observed(&self) -> Option<Token> {
-        let looks_again = self.outbound.is_some() || self.flags.intersects(Flags::LOOKS_AGAIN);
-        (!looks_again).then_some(Token::NOBODY)
+        let looks_again = self.write_queue.is_some() || self.flags.intersects(State::LOOKS_AGAIN);
+        (!looks_again).then_some(Token::NONE)
     }
 
     #[inline]
@@ -278,12 +282,12 @@ impl Connection {
 
     #[cold]
     fn carry_reads(&mut self) {
-        self.rare().reads_high += 1;
+        self.extras().reads_high += 1;
     }
 
     /// What it has carried, as far as its entry knows.
     pub(crate) fn stats(&self, callback_time: Duration) -> ConnStats {
-        let reads_high = self.rare.as_ref().map_or(0, |rare| rare.reads_high);
+        let reads_high = self.extras.as_ref().map_or(0, |extras| extras.reads_high);
         ConnStats {
             reads: u64::from(reads_high) << 32 | u64::from(self.reads),
             read_bytes: self.stats.read_bytes,
@@ -295,7 +299,9 @@ impl Connection {
     }
 
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.outbound.as_ref().map_or(0, |outbound| outbound.len())
+        self.write_queue
+            .as_ref()
+            .map_or(0, |write_queue| write_queue.len())
     }
 }
 
@@ -304,7 +310,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::socket::Script;
+    use crate::os::Script;
 
     #[test]
     fn an_idle_connection_costs_no_more_than_136_bytes() {
@@ -322,7 +328,7 @@ mod tests {
             SocketAddr::from(([127, 0, 0, 1], 1)).into(),
             Framing::raw(),
             NonZeroU32::MIN,
-            Flags::default(),
+            State::default(),
         );
         for round in 1..=2 {
             conn.reads = u32::MAX;

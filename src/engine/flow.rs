@@ -5,10 +5,11 @@
 //! is kept as readiness, for the time when it is read again.
 
 use super::{Drained, Engine};
-use crate::conn::Flags;
-use crate::error::{CloseReason, Gone};
-use crate::handler::Hangup;
-use crate::token::{SocketId, Token};
+use crate::conn::State;
+use crate::error::Gone;
+use crate::event::CloseReason;
+use crate::event::Hangup;
+use crate::id::{SocketId, Token};
 
 /// How many frames a connection may still be delivered.
 #[derive(Debug, Clone, Copy)]
@@ -21,33 +22,33 @@ pub(crate) struct Credit {
 impl Engine {
     pub(crate) fn pause(&mut self, id: SocketId) -> Result<(), Gone> {
         let flags = self.entries.flags_mut(id.token()).ok_or(Gone)?;
-        flags.insert(Flags::PAUSED);
+        flags.insert(State::PAUSED);
         Ok(())
     }
 
     pub(crate) fn resume(&mut self, id: SocketId) -> Result<(), Gone> {
         let flags = self.entries.flags_mut(id.token()).ok_or(Gone)?;
-        if flags.set(Flags::PAUSED, false) {
+        if flags.set(State::PAUSED, false) {
             self.read_on(id.token());
         }
         Ok(())
     }
 
     pub(crate) fn grant(&mut self, token: Token, frames: u64) -> Result<(), Gone> {
-        let is_fresh = self.served.is(token);
+        let is_fresh = self.active.is(token);
         let conn = self.conn_mut(token)?;
         let none = Credit {
             frames: 0,
             is_fresh,
         };
-        let credit = conn.rare().credit.get_or_insert(none);
+        let credit = conn.extras().credit.get_or_insert(none);
         credit.frames = credit.frames.saturating_add(frames);
         let (has_some, is_endless) = (credit.frames > 0, credit.frames == u64::MAX);
         if is_endless {
-            conn.rare().credit = None;
+            conn.extras().credit = None;
         }
-        conn.flags.set(Flags::BY_CREDIT, !is_endless);
-        if conn.flags.set(Flags::NO_CREDIT, !has_some) && has_some {
+        conn.flags.set(State::BY_CREDIT, !is_endless);
+        if conn.flags.set(State::NO_CREDIT, !has_some) && has_some {
             self.read_on(token);
         }
         Ok(())
@@ -58,21 +59,28 @@ impl Engine {
         let Ok(conn) = self.conn_mut(token) else {
             return;
         };
-        let Some(credit) = conn.rare.as_mut().and_then(|rare| rare.credit.as_mut()) else {
+        let Some(credit) = conn
+            .extras
+            .as_mut()
+            .and_then(|extras| extras.credit.as_mut())
+        else {
             return;
         };
         if !std::mem::take(&mut credit.is_fresh) {
             credit.frames = credit.frames.saturating_sub(1);
         }
         if credit.frames == 0 {
-            conn.flags.insert(Flags::NO_CREDIT);
+            conn.flags.insert(State::NO_CREDIT);
         }
     }
 
     /// A frame was skipped, which costs nothing. What was granted meanwhile counts from the next.
     pub(crate) fn spend_nothing(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token)
-            && let Some(credit) = conn.rare.as_mut().and_then(|rare| rare.credit.as_mut())
+            && let Some(credit) = conn
+                .extras
+                .as_mut()
+                .and_then(|extras| extras.credit.as_mut())
         {
             credit.is_fresh = false;
         }
@@ -84,7 +92,7 @@ impl Engine {
         let Ok(conn) = self.conn_mut(token) else {
             return Drained(false);
         };
-        if !conn.flags.is_hung_up_unread() || conn.flags.intersects(Flags::WRITE_FAILED) {
+        if !conn.flags.is_hung_up_unread() || conn.flags.intersects(State::WRITE_FAILED) {
             return Drained(false);
         }
         match conn.stream.take_error() {
@@ -100,11 +108,11 @@ impl Engine {
         if !conn.flags.is_hung_up_unread() {
             return None;
         }
-        conn.flags.remove(Flags::HUNG_UP);
-        let is_reset = conn.flags.intersects(Flags::WRITE_FAILED);
-        let has_ended = conn.flags.intersects(Flags::FIN_SENT);
+        conn.flags.remove(State::HUNG_UP);
+        let is_reset = conn.flags.intersects(State::WRITE_FAILED);
+        let has_ended = conn.flags.intersects(State::FIN_SENT);
         if is_reset || has_ended {
-            let has_frames = conn.inbound.has_undelivered() || conn.stream.has_unread();
+            let has_frames = conn.assembler.has_undelivered() || conn.stream.has_unread();
             if !has_frames {
                 self.kill(token, CloseReason::Peer);
                 return None;
@@ -115,8 +123,8 @@ impl Engine {
         }
         let is_news = !conn
             .flags
-            .intersects(Flags::PEER_ENDED | Flags::HANGUP_TOLD);
-        conn.flags.insert(Flags::HANGUP_TOLD);
+            .intersects(State::PEER_ENDED | State::HANGUP_TOLD);
+        conn.flags.insert(State::HANGUP_TOLD);
         is_news.then_some(Hangup::Ended)
     }
 

@@ -9,22 +9,21 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use super::entry::Dial;
-use super::output::give_up_output;
-use super::throttle::Trouble;
+use super::log_limit::LogTopic;
+use super::write::give_up_output;
 use super::{
     ACCEPT_RETRY_MAX, ACCEPT_RETRY_MIN, Connection, Engine, Entry, ListenerEntry,
     SHUTDOWN_TURNS_MAX, Task, UdpEntry,
 };
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::{Framing, Skipped};
-use crate::conn::{Flags, Inbound};
+use crate::conn::{Assembler, State};
 use crate::datagram::DatagramQueue;
-use crate::error::{CloseReason, Closed, FrameError, Gone, Refusal};
-use crate::handler::Origin;
-use crate::socket::{
-    AcceptFailure, ConnectOptions, ListenOptions, Listener, Stream, Udp, UdpOptions,
-};
-use crate::token::{ConnId, ListenerId, Token, UdpId};
+use crate::error::{FrameError, Gone};
+use crate::event::Origin;
+use crate::event::{CloseReason, Closed, Refusal};
+use crate::id::{ConnId, ListenerId, Token, UdpId};
+use crate::os::{AcceptFailure, ConnectOptions, ListenOptions, Listener, Stream, Udp, UdpOptions};
 
 /// What one try to accept came to.
 #[derive(Debug)]
@@ -63,7 +62,7 @@ impl Engine {
                 listener,
                 framing,
                 generation,
-                flags: Flags::default(),
+                flags: State::default(),
             }))
         });
         self.register(token)?;
@@ -93,7 +92,7 @@ impl Engine {
                 is_grown: false,
                 refused: false,
                 generation,
-                flags: Flags::WRITABLE,
+                flags: State::WRITABLE,
             }))
         });
         self.register(token)?;
@@ -113,7 +112,7 @@ impl Engine {
         options: &ConnectOptions,
     ) -> ConnId {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0)).into();
-        let flags = Flags::CONNECTING | Flags::WRITABLE | self.timed();
+        let flags = State::CONNECTING | State::WRITABLE | self.timed();
         let token = self.entries.insert(|generation| {
             Entry::Conn(Connection::new(
                 Stream::None,
@@ -147,7 +146,7 @@ impl Engine {
             options: options.clone(),
             until,
         };
-        self.conn_mut(token)?.rare().dial = Some(Box::new(dial));
+        self.conn_mut(token)?.extras().dial = Some(Box::new(dial));
         self.connect_next(token, no_address())
     }
 
@@ -155,16 +154,16 @@ impl Engine {
     /// nothing leaves time for those behind it. `last` is why the one before failed.
     fn connect_next(&mut self, token: Token, mut last: io::Error) -> io::Result<()> {
         /// What events have told of a socket.
-        const OF_SOCKET: Flags = Flags::READABLE.or(Flags::END_HINT).or(Flags::HUNG_UP);
+        const OF_SOCKET: State = State::READABLE.or(State::END_HINT).or(State::HUNG_UP);
         let now = self.since_epoch();
         let Self {
-            entries, driver, ..
+            entries, poller, ..
         } = self;
         let conn = entries.conn_mut(token)?;
-        conn.stream.close(driver);
+        conn.stream.close(poller);
         // The events so far were the failed socket's.
         conn.flags.remove(OF_SOCKET);
-        let mut dial = conn.rare().dial.take();
+        let mut dial = conn.extras().dial.take();
         while let Some(Dial {
             addrs,
             options,
@@ -176,17 +175,17 @@ impl Engine {
             let share = until.saturating_sub(now) / tries;
             conn.peer = addr;
             let registered = Stream::connect(&conn.peer, options).and_then(|mut stream| {
-                stream.register(driver, token.to_poll())?;
+                stream.register(poller, token.to_poll())?;
                 Ok(stream)
             });
             match registered {
                 Ok(stream) => {
                     conn.stream = stream;
-                    conn.rare().dial = dial;
-                    let before = conn.rare().deadline.take();
+                    conn.extras().dial = dial;
+                    let before = conn.extras().deadline.take();
                     self.cancel(before);
                     let deadline = self.set_task(share, Task::Deadline(token));
-                    self.conn_mut(token)?.rare().deadline = Some(deadline);
+                    self.conn_mut(token)?.extras().deadline = Some(deadline);
                     return Ok(());
                 }
                 Err(error) => last = error,
@@ -199,23 +198,23 @@ impl Engine {
     /// is open.
     pub(crate) fn finish_connect(&mut self, token: Token) -> Option<Origin> {
         let conn = self.entries.conn_mut(token).ok()?;
-        if conn.flags.intersects(Flags::DEAD) {
+        if conn.flags.intersects(State::DEAD) {
             // It was closed after its event had been noted.
             return None;
         }
         match conn.stream.connected() {
             Ok(Some(peer)) => {
                 conn.peer = peer;
-                conn.flags.remove(Flags::CONNECTING);
-                let rare = conn.rare();
-                let deadline = rare.deadline.take();
-                rare.dial = None;
-                let origin = if rare.adopted {
+                conn.flags.remove(State::CONNECTING);
+                let extras = conn.extras();
+                let deadline = extras.deadline.take();
+                extras.dial = None;
+                let origin = if extras.adopted {
                     Origin::Adopted
                 } else {
                     Origin::Connected
                 };
-                conn.rare.take_if(|rare| rare.is_spare());
+                conn.extras.take_if(|extras| extras.is_empty());
                 self.cancel(deadline);
                 self.watch(token);
                 self.set_nodelay(token);
@@ -239,7 +238,7 @@ impl Engine {
         let Ok(entry) = self.listener_mut(id) else {
             return Accepted::Nothing;
         };
-        if entry.flags.intersects(Flags::DEAD | Flags::PAUSED) {
+        if entry.flags.intersects(State::DEAD | State::PAUSED) {
             return Accepted::Nothing;
         }
         let framing = entry.framing.clone();
@@ -260,8 +259,8 @@ impl Engine {
         if counted.is_some_and(|addr| !self.addrs.enter(addr, of_addr_max)) {
             return self.refuse(peer, Refusal::ConnectionsPerAddr);
         }
-        let mut flags = Flags::WRITABLE;
-        flags.set(Flags::ADDR_COUNTED, counted.is_some());
+        let mut flags = State::WRITABLE;
+        flags.set(State::ADDR_COUNTED, counted.is_some());
         flags.insert(self.timed());
         let from = peer.clone();
         let token = self.entries.insert(|generation| {
@@ -269,8 +268,8 @@ impl Engine {
         });
         if let Err(error) = self.register(token) {
             self.stats.accept_errors += 1;
-            if let Some(left_out) = self.throttle.pass(Trouble::Accept, self.now) {
-                log::warn!("{peer} cannot be watched: {error}{left_out}");
+            if let Some(suppressed) = self.log_limit.pass(LogTopic::Accept, self.now) {
+                log::warn!("{peer} cannot be watched: {error}{suppressed}");
             }
             if let Some(addr) = counted {
                 self.addrs.leave(addr);
@@ -289,8 +288,8 @@ impl Engine {
     #[cold]
     fn refuse(&mut self, peer: Addr, refusal: Refusal) -> Accepted {
         self.stats.refused += 1;
-        if let Some(left_out) = self.throttle.pass(Trouble::Refused, self.now) {
-            log::warn!("refused {peer}: {refusal}{left_out}");
+        if let Some(suppressed) = self.log_limit.pass(LogTopic::Refused, self.now) {
+            log::warn!("refused {peer}: {refusal}{suppressed}");
         }
         Accepted::Refused(peer, refusal)
     }
@@ -298,10 +297,10 @@ impl Engine {
     #[cold]
     fn accept_failed(&mut self, id: ListenerId, error: &io::Error) -> Accepted {
         let failure = AcceptFailure::of(error);
-        if failure != AcceptFailure::Drained {
+        if failure != AcceptFailure::WouldBlock {
             self.stats.accept_errors += 1;
-            if let Some(left_out) = self.throttle.pass(Trouble::Accept, self.now) {
-                log::warn!("{id} cannot accept: {error}{left_out}");
+            if let Some(suppressed) = self.log_limit.pass(LogTopic::Accept, self.now) {
+                log::warn!("{id} cannot accept: {error}{suppressed}");
             }
         }
         if failure == AcceptFailure::ThisOne {
@@ -337,28 +336,28 @@ impl Engine {
         let Ok(conn) = self.conn_mut(token) else {
             return;
         };
-        if conn.flags.intersects(Flags::CLOSING | Flags::DEAD) {
+        if conn.flags.intersects(State::CLOSING | State::DEAD) {
             return;
         }
         if conn
             .flags
-            .intersects(Flags::CONNECTING | Flags::WRITE_FAILED)
+            .intersects(State::CONNECTING | State::WRITE_FAILED)
         {
             self.kill(token, reason);
             return;
         }
-        conn.flags.insert(Flags::CLOSING);
+        conn.flags.insert(State::CLOSING);
         // To discard takes no memory: what its events have told of is read now.
-        if conn.flags.set(Flags::STARVED, false) {
-            conn.flags.insert(Flags::READABLE);
+        if conn.flags.set(State::PAUSED_FOR_MEMORY, false) {
+            conn.flags.insert(State::READABLE);
         }
-        conn.rare().give_reason(reason);
+        conn.extras().give_reason(reason);
         let deadline = self.set_task(self.config.close_deadline, Task::Deadline(token));
         if let Ok(conn) = self.conn_mut(token) {
-            conn.rare().deadline = Some(deadline);
+            conn.extras().deadline = Some(deadline);
         }
         // The dispatch under way does both at its end; nobody else would.
-        if !self.served.is(token) {
+        if !self.active.is(token) {
             self.flush_later(token);
             self.queue(token);
         }
@@ -368,10 +367,10 @@ impl Engine {
     pub(crate) fn half_close(&mut self, token: Token) -> Result<(), Gone> {
         let reason = self.local_reason(token);
         let conn = self.conn_mut(token)?;
-        if !conn.flags.intersects(Flags::STOPS_SENDING) {
-            conn.flags.insert(Flags::ENDING);
-            conn.rare().reason.get_or_insert(reason);
-            if !self.served.is(token) {
+        if !conn.flags.intersects(State::STOPS_SENDING) {
+            conn.flags.insert(State::ENDING);
+            conn.extras().reason.get_or_insert(reason);
+            if !self.active.is(token) {
                 self.flush_later(token);
             }
         }
@@ -381,7 +380,7 @@ impl Engine {
     /// The reason for a close that the handler asked for.
     pub(crate) fn local_reason(&self, token: Token) -> CloseReason {
         match self.conn(token) {
-            Ok(conn) if conn.flags.intersects(Flags::PEER_ENDED) => CloseReason::Peer,
+            Ok(conn) if conn.flags.intersects(State::PEER_ENDED) => CloseReason::Peer,
             _ => CloseReason::Local,
         }
     }
@@ -394,10 +393,10 @@ impl Engine {
         };
         let offset = conn.stats.read_bytes.saturating_sub(undecoded as u64);
         let peer = conn.peer.clone();
-        if let Some(left_out) = self.throttle.pass(Trouble::Frame, self.now) {
+        if let Some(suppressed) = self.log_limit.pass(LogTopic::Frame, self.now) {
             log::warn!(
                 "closing {} from {peer}: {error}, at byte {offset} of the stream\
-                 {left_out}",
+                 {suppressed}",
                 ConnId(token)
             );
         }
@@ -408,17 +407,17 @@ impl Engine {
     #[cold]
     pub(crate) fn note_skipped(&mut self, token: Token, skipped: Skipped) {
         self.stats.frames_skipped += 1;
-        if let Some(left_out) = self.throttle.pass(Trouble::Skipped, self.now) {
-            log::warn!("{}: {skipped}{left_out}", ConnId(token));
+        if let Some(suppressed) = self.log_limit.pass(LogTopic::Skipped, self.now) {
+            log::warn!("{}: {skipped}{suppressed}", ConnId(token));
         }
     }
 
     /// Ends a connection with a reset; nothing more is sent or delivered.
     pub(crate) fn abort(&mut self, token: Token, reason: CloseReason) {
         if let Ok(conn) = self.conn_mut(token)
-            && !conn.flags.intersects(Flags::DEAD)
+            && !conn.flags.intersects(State::DEAD)
         {
-            conn.rare().reset = true;
+            conn.extras().reset = true;
             self.kill(token, reason);
         }
     }
@@ -427,17 +426,17 @@ impl Engine {
     /// dispatch is discarded. Of all reasons this one is told: it says that the session is lost.
     #[cold]
     pub(crate) fn handler_panicked(&mut self, token: Token) {
-        let is_served = self.served.is(token);
+        let is_served = self.active.is(token);
         let discarded = if is_served { self.out.len() } else { 0 };
         if let Ok(conn) = self.entries.conn_mut(token) {
-            let rare = conn.rare();
-            rare.unsent_bytes += discarded as u64;
-            rare.reason = Some(CloseReason::HandlerPanicked);
+            let extras = conn.extras();
+            extras.unsent_bytes += discarded as u64;
+            extras.reason = Some(CloseReason::HandlerPanicked);
         }
         self.abort(token, CloseReason::HandlerPanicked);
         if is_served {
             self.out.clear();
-            let _ = self.end_serving(token, Inbound::default());
+            let _ = self.end_serving(token, Assembler::default());
         }
     }
 
@@ -446,9 +445,9 @@ impl Engine {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;
         };
-        if !conn.flags.intersects(Flags::DEAD) {
-            conn.flags.insert(Flags::DEAD);
-            conn.rare().give_reason(reason);
+        if !conn.flags.intersects(State::DEAD) {
+            conn.flags.insert(State::DEAD);
+            conn.extras().give_reason(reason);
             self.dead.push_back(token);
         }
     }
@@ -456,7 +455,7 @@ impl Engine {
     /// Marks a listener or a UDP socket as ended.
     pub(crate) fn kill_socket(&mut self, token: Token) {
         if let Some(flags) = self.entries.flags_mut(token)
-            && flags.set(Flags::DEAD, true)
+            && flags.set(State::DEAD, true)
         {
             self.dead.push_back(token);
         }
@@ -465,9 +464,9 @@ impl Engine {
     /// Closes a UDP socket when its queue is sent.
     pub(crate) fn close_udp(&mut self, id: UdpId) {
         if let Ok(entry) = self.udp_mut(id)
-            && !entry.flags.intersects(Flags::DEAD)
+            && !entry.flags.intersects(State::DEAD)
         {
-            entry.flags.insert(Flags::CLOSING);
+            entry.flags.insert(State::CLOSING);
             self.flush_later(id.0);
         }
     }
@@ -477,11 +476,11 @@ impl Engine {
         let Ok(conn) = self.conn_mut(token) else {
             return;
         };
-        conn.rare().deadline = None;
-        if conn.flags.intersects(Flags::DEAD) {
+        conn.extras().deadline = None;
+        if conn.flags.intersects(State::DEAD) {
             return;
         }
-        if conn.flags.intersects(Flags::CONNECTING) {
+        if conn.flags.intersects(State::CONNECTING) {
             if let Err(error) = self.connect_next(token, io::ErrorKind::TimedOut.into()) {
                 self.kill(token, CloseReason::ConnectFailed(error));
             }
@@ -534,43 +533,43 @@ impl Engine {
         let token = self.dead.pop_front()?;
         let Self {
             entries,
-            driver,
+            poller,
             pool,
-            spare_outbounds,
+            spare_queues,
             stats,
             recorder,
             ..
         } = self;
         match entries.get_mut(token).ok()? {
-            Entry::Listener(entry) => entry.listener.deregister(driver),
+            Entry::Listener(entry) => entry.listener.deregister(poller),
             #[cfg(unix)]
-            Entry::UnixDatagram(entry) => entry.socket.deregister(driver),
+            Entry::UnixDatagram(entry) => entry.socket.deregister(poller),
             Entry::Udp(entry) => {
-                entry.udp.deregister(driver);
+                entry.udp.deregister(poller);
                 stats.datagrams_dropped += entry.queue.count() as u64;
                 pool.count(entry.counted_bytes, 0);
                 recorder.forget(UdpId(token));
             }
             Entry::Conn(conn) => {
-                let lost = give_up_output(conn, pool, spare_outbounds);
-                let undelivered = conn.inbound.clear(pool) as u64;
+                let lost = give_up_output(conn, pool, spare_queues);
+                let undelivered = conn.assembler.clear(pool) as u64;
                 let check = conn.check.take();
-                if conn.flags.intersects(Flags::ADDR_COUNTED)
+                if conn.flags.intersects(State::ADDR_COUNTED)
                     && let Some(peer) = conn.peer.inet()
                 {
                     self.addrs.leave(peer.ip());
                 }
                 let carried = conn.stats(self.callback_times.of(token));
-                let rare = conn.rare.take().unwrap_or_default();
-                if rare.reset {
-                    conn.stream.reset(driver)
+                let extras = conn.extras.take().unwrap_or_default();
+                if extras.reset {
+                    conn.stream.reset(poller)
                 } else {
-                    conn.stream.close(driver)
+                    conn.stream.close(poller)
                 }
                 let closed = Closed {
-                    reason: rare.reason.unwrap_or(CloseReason::Local),
-                    unsent_bytes: rare.unsent_bytes + lost,
-                    undecoded_bytes: rare.undecoded_bytes + undelivered,
+                    reason: extras.reason.unwrap_or(CloseReason::Local),
+                    unsent_bytes: extras.unsent_bytes + lost,
+                    undecoded_bytes: extras.undecoded_bytes + undelivered,
                     stats: carried,
                 };
                 log::debug!(
@@ -583,7 +582,7 @@ impl Engine {
                 stats.unsent_bytes += closed.unsent_bytes;
                 stats.undecoded_bytes += closed.undecoded_bytes;
                 self.connections -= 1;
-                self.cancel(rare.deadline);
+                self.cancel(extras.deadline);
                 self.cancel(check);
                 return Some((token, Some(closed)));
             }
@@ -593,7 +592,7 @@ impl Engine {
 
     /// Frees the key of a reaped entry. A descriptor is free with it, so accepting may go on.
     pub(crate) fn free(&mut self, token: Token) {
-        debug_assert!(!self.served.is(token), "its dispatch ends first");
+        debug_assert!(!self.active.is(token), "its dispatch ends first");
         self.entries.remove(token);
         self.callback_times.forget(token);
         self.retry_accepts();
@@ -601,14 +600,14 @@ impl Engine {
 
     /// Registers a new entry's socket; where that fails the entry is removed, as nobody knows it.
     pub(super) fn register(&mut self, token: Token) -> io::Result<()> {
-        let (entries, driver) = (&mut self.entries, &mut self.driver);
+        let (entries, poller) = (&mut self.entries, &mut self.poller);
         let poll_token = token.to_poll();
         let registered = match entries.get_mut(token)? {
-            Entry::Conn(conn) => conn.stream.register(driver, poll_token),
-            Entry::Listener(entry) => entry.listener.register(driver, poll_token),
-            Entry::Udp(entry) => entry.udp.register(driver, poll_token),
+            Entry::Conn(conn) => conn.stream.register(poller, poll_token),
+            Entry::Listener(entry) => entry.listener.register(poller, poll_token),
+            Entry::Udp(entry) => entry.udp.register(poller, poll_token),
             #[cfg(unix)]
-            Entry::UnixDatagram(entry) => entry.socket.register(driver, poll_token),
+            Entry::UnixDatagram(entry) => entry.socket.register(poller, poll_token),
         };
         if registered.is_err() {
             entries.remove(token);
@@ -697,7 +696,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::socket::{Script, Stream};
+    use crate::os::{Script, Stream};
 
     /// An engine with a connection and a listener that has found no descriptor.
     fn exhausted() -> (Engine, Token, ListenerId) {
@@ -724,7 +723,7 @@ mod tests {
 
     /// The next entry of a new round that is there.
     fn next_ready(engine: &mut Engine) -> Option<Token> {
-        engine.begin_round();
+        engine.begin_turn();
         let token = engine.next_ready()?;
         engine.look_at_ready(token).map(|_| token)
     }

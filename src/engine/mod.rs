@@ -4,63 +4,63 @@
 //! never calls the user: what has to be told is answered to the reactor, which tells it. The
 //! [`Context`](crate::Context) of a callback is a view of it.
 
-mod addrs;
+mod active;
 mod adopt;
 mod callback_times;
-mod datagrams;
-mod entries;
 mod entry;
 mod flow;
-mod given;
-mod input;
 mod lifecycle;
-mod memory;
-mod observe;
-mod output;
-mod ready;
-mod serving;
-mod throttle;
+mod log_limit;
+mod memory_budget;
+mod owned_payload;
+mod per_addr;
+mod queues;
+mod read;
+mod recording;
+mod slab;
 mod timeouts;
 mod timers;
+mod udp;
 #[cfg(unix)]
 mod unix_datagram;
+mod write;
 
 use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use slab::Slab;
+use ::slab::Slab;
 
+pub(crate) use active::FirstRead;
 #[cfg(unix)]
 pub(crate) use entry::UnixDatagramEntry;
 pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
-pub(crate) use input::Fill;
 pub(crate) use lifecycle::Accepted;
-#[cfg(test)]
-pub(crate) use output::Encode;
-pub(crate) use output::{Drained, Written};
-pub(crate) use serving::FirstRead;
+pub(crate) use read::Fill;
 pub(crate) use timers::Task;
+#[cfg(test)]
+pub(crate) use write::Encode;
+pub(crate) use write::{Drained, Written};
 
+use self::slab::Entries;
 use crate::addr::Addr;
-use crate::buffer::{Buf, Pool};
 use crate::config::Config;
-use crate::conn::Flags;
+use crate::conn::State;
 use crate::cutmap::{Clock, Recorder};
 use crate::error::Gone;
-use crate::socket::{Driver, Event};
+use crate::id::{ListenerId, SocketId, Token, UdpId};
+use crate::memory::{Buf, Pool};
+use crate::os::{Event, Poller};
 use crate::stats::Stats;
 use crate::timer::{Stamp, TimerId, Wheel};
-use crate::token::{ListenerId, SocketId, Token, UdpId};
-use addrs::Addrs;
+use active::Active;
 use callback_times::CallbackTimes;
-use entries::Entries;
-use output::SpareOutbounds;
-use ready::ReadyQueue;
-use serving::Served;
-use throttle::{Throttle, Trouble};
+use log_limit::{LogLimit, LogTopic};
+use per_addr::PerAddr;
+use queues::ReadyQueue;
 use timeouts::Timeouts;
 use timers::{Interval, Kind};
+use write::SpareQueues;
 
 /// How soon an accept that found no descriptor is tried again at first; a close tries it at once.
 const ACCEPT_RETRY_MIN: Duration = Duration::from_millis(100);
@@ -70,7 +70,7 @@ const ACCEPT_RETRY_MAX: Duration = Duration::from_millis(800);
 const TRACED: &str = "unstick::io";
 /// For so many connections that keep room at once the list of them is made ready: the first of them
 /// comes in the midst of a stream.
-const ROOMY_LEN: usize = 16;
+const OVERSIZED_LEN: usize = 16;
 /// How long a free buffer beyond the pool's base is kept unused.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// An output buffer of this many bytes is kept for good.
@@ -81,21 +81,21 @@ const SHUTDOWN_TURNS_MAX: u64 = 100;
 
 pub(crate) struct Engine {
     pub(crate) config: Config,
-    pub(crate) driver: Driver,
+    pub(crate) poller: Poller,
     pub(crate) entries: Entries,
-    /// Entries with work, each once (`Flags::QUEUED`).
+    /// Entries with work, each once (`State::QUEUED`).
     ready: ReadyQueue,
-    /// Entries with output that no dispatch of their own flushes, each once (`Flags::TO_FLUSH`).
+    /// Entries with output that no dispatch of their own flushes, each once (`State::TO_FLUSH`).
     to_flush: VecDeque<Token>,
-    /// Entries that have ended and are reaped at the end of the turn, each once (`Flags::DEAD`).
+    /// Entries that have ended and are reaped at the end of the turn, each once (`State::DEAD`).
     dead: VecDeque<Token>,
     pub(crate) pool: Pool,
-    spare_outbounds: SpareOutbounds,
+    spare_queues: SpareQueues,
     /// Output of the connection whose frames are being delivered, until the end of its dispatch.
     pub(crate) out: Buf,
     /// The longest that `out` was since the last trim, where that was longer than its base.
     out_peak: usize,
-    pub(crate) served: Served,
+    pub(crate) active: Active,
     pub(crate) wheel: Wheel<Kind>,
     /// What timers that fire again and again are besides their nodes in the wheel.
     intervals: Slab<Interval>,
@@ -120,17 +120,17 @@ pub(crate) struct Engine {
     /// How soon they are tried again the next time.
     accept_retry_after: Duration,
     /// Connections by address, where these have a limit.
-    addrs: Addrs,
+    addrs: PerAddr,
     trim_armed: bool,
     /// UDP sockets whose queues have grown, each once.
     grown: Vec<UdpId>,
-    /// Connections that wait for memory, each once (`Flags::STOPPED_FOR_MEMORY`).
-    starved: VecDeque<Token>,
+    /// Connections that wait for memory, each once (`State::STOPPED_FOR_MEMORY`).
+    paused_for_memory: VecDeque<Token>,
     /// Armed while they wait.
     memory_deadline: Option<TimerId>,
-    throttle: Throttle,
-    /// Connections that keep more room than their bytes need, each once (`Flags::ROOMY`).
-    roomy: Vec<Token>,
+    log_limit: LogLimit,
+    /// Connections that keep more room than their bytes need, each once (`State::OVERSIZED`).
+    oversized: Vec<Token>,
     /// For what stands around a payload that is given.
     around: Buf,
     /// Reads and writes are traced: asked once a turn.
@@ -145,20 +145,20 @@ impl Engine {
     pub(crate) fn new(mut config: Config, clock: Clock) -> io::Result<Self> {
         config.check()?;
         // No read of a turn may be longer than all of them.
-        config.read_len_max = config.read_len_max.min(config.read_budget);
+        config.read_len_max = config.read_len_max.min(config.read_budget_bytes);
         let now = clock();
         let timeouts = Timeouts::new(&config.limits());
         Ok(Self {
-            driver: Driver::new()?,
+            poller: Poller::new()?,
             entries: Entries::new(),
             ready: ReadyQueue::default(),
             to_flush: VecDeque::new(),
             dead: VecDeque::new(),
-            pool: Pool::new(config.pool_len),
-            spare_outbounds: SpareOutbounds::default(),
+            pool: Pool::new(config.pool_bytes_max),
+            spare_queues: SpareQueues::default(),
             out: Buf::default(),
             out_peak: 0,
-            served: Served::nobody(),
+            active: Active::nobody(),
             wheel: Wheel::new(),
             intervals: Slab::new(),
             epoch: now,
@@ -169,18 +169,18 @@ impl Engine {
             timeouts,
             stats: Stats::default(),
             callback_times: CallbackTimes::default(),
-            recorder: Recorder::new(clock, config.recording_len_max),
+            recorder: Recorder::new(clock, config.recording_events_max),
             connections: 0,
             exhausted: Vec::new(),
             accept_retry: false,
             accept_retry_after: ACCEPT_RETRY_MIN,
-            addrs: Addrs::default(),
+            addrs: PerAddr::default(),
             trim_armed: false,
             grown: Vec::new(),
-            starved: VecDeque::new(),
+            paused_for_memory: VecDeque::new(),
             memory_deadline: None,
-            throttle: Throttle::default(),
-            roomy: Vec::with_capacity(ROOMY_LEN),
+            log_limit: LogLimit::default(),
+            oversized: Vec::with_capacity(OVERSIZED_LEN),
             around: Buf::default(),
             is_traced: false,
             shutting_down: false,
@@ -194,27 +194,27 @@ impl Engine {
     #[inline]
     pub(crate) fn note_events(&mut self) {
         let Self {
-            driver,
+            poller,
             entries,
             ready,
             stats,
             ..
         } = self;
-        let count = driver.for_each_event(|event| note(entries, ready, event));
+        let count = poller.for_each_event(|event| note(entries, ready, event));
         stats.events += count as u64;
     }
 
     /// Begins to serve the entries that wait.
     #[inline]
-    pub(crate) fn begin_round(&mut self) {
-        self.ready.begin_round();
+    pub(crate) fn begin_turn(&mut self) {
+        self.ready.begin_turn();
         self.is_traced = log::log_enabled!(target: TRACED, log::Level::Trace);
     }
 
     /// Looks at an entry of the round that is no plain connection, and takes it out of the queue.
     pub(crate) fn look_at_ready(&mut self, token: Token) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(token).ok()?;
-        entry.flags_mut().remove(Flags::QUEUED);
+        entry.flags_mut().remove(State::QUEUED);
         Some(entry)
     }
 
@@ -222,9 +222,9 @@ impl Engine {
     #[inline]
     pub(crate) fn queue(&mut self, token: Token) {
         if let Some(flags) = self.entries.flags_mut(token)
-            && !flags.intersects(Flags::QUEUED)
+            && !flags.intersects(State::QUEUED)
         {
-            flags.insert(Flags::QUEUED);
+            flags.insert(State::QUEUED);
             self.ready.push(token);
         }
     }
@@ -255,7 +255,7 @@ impl Engine {
             || self.pool.is_over_base()
             || self.out.capacity() > OUT_LEN_BASE
             || !self.grown.is_empty()
-            || !self.roomy.is_empty();
+            || !self.oversized.is_empty();
         if is_over_base && !self.trim_armed {
             self.trim_armed = true;
             self.set_task(TRIM_AFTER, Task::Trim);
@@ -266,9 +266,9 @@ impl Engine {
     pub(crate) fn trim(&mut self) {
         self.trim_armed = false;
         self.pool.trim();
-        self.spare_outbounds.trim();
+        self.spare_queues.trim();
         self.trim_datagrams();
-        self.trim_inbounds();
+        self.trim_oversized();
         let out_peak = std::mem::take(&mut self.out_peak);
         if self.out.is_empty() && self.out.capacity() > OUT_LEN_BASE.max(2 * out_peak) {
             self.out = Buf::with_capacity(OUT_LEN_BASE.max(out_peak));
@@ -294,8 +294,8 @@ impl Engine {
     }
 
     /// The mark of a connection whose callbacks are measured, where they are.
-    pub(crate) fn timed(&self) -> Flags {
-        Flags::TIMED.given(self.config.slow_callback.is_some())
+    pub(crate) fn timed(&self) -> State {
+        State::TIMED.given(self.config.slow_callback_min.is_some())
     }
 
     /// A callback took that long, as somebody wants to know.
@@ -310,12 +310,16 @@ impl Engine {
         if let Some(SocketId::Conn(conn)) = of {
             self.callback_times.add(conn.0, took);
         }
-        if self.config.slow_callback.is_some_and(|slow| took >= slow) {
+        if self
+            .config
+            .slow_callback_min
+            .is_some_and(|slow| took >= slow)
+        {
             self.stats.slow_callbacks += 1;
-            if let Some(left_out) = self.throttle.pass(Trouble::Slow, self.now) {
+            if let Some(suppressed) = self.log_limit.pass(LogTopic::Slow, self.now) {
                 match of {
-                    Some(of) => log::warn!("{name} of {of} took {took:?}{left_out}"),
-                    None => log::warn!("{name} took {took:?}{left_out}"),
+                    Some(of) => log::warn!("{name} of {of} took {took:?}{suppressed}"),
+                    None => log::warn!("{name} took {took:?}{suppressed}"),
                 }
             }
         }
@@ -351,8 +355,8 @@ fn note(entries: &mut Entries, ready: &mut ReadyQueue, event: Event<'_>) {
     let Some((token, flags)) = entries.of_poll(event.token()) else {
         return;
     };
-    let is_queued = flags.intersects(Flags::QUEUED);
-    flags.insert(flags_of(event) | Flags::QUEUED);
+    let is_queued = flags.intersects(State::QUEUED);
+    flags.insert(flags_of(event) | State::QUEUED);
     if !is_queued {
         ready.push(token);
     }
@@ -360,12 +364,12 @@ fn note(entries: &mut Entries, ready: &mut ReadyQueue, event: Event<'_>) {
 
 /// What an event makes known. After an end, both directions have something to tell.
 #[inline]
-fn flags_of(event: Event<'_>) -> Flags {
+fn flags_of(event: Event<'_>) -> State {
     if event.has_ended() {
-        let both = Flags::READABLE | Flags::WRITABLE | Flags::END_HINT;
-        return both | Flags::HUNG_UP.given(event.has_hung_up());
+        let both = State::READABLE | State::WRITABLE | State::END_HINT;
+        return both | State::HUNG_UP.given(event.has_hung_up());
     }
-    Flags::READABLE.given(event.is_readable()) | Flags::WRITABLE.given(event.is_writable())
+    State::READABLE.given(event.is_readable()) | State::WRITABLE.given(event.is_writable())
 }
 
 impl std::fmt::Debug for Engine {

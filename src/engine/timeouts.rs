@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use super::{Connection, Engine, Task};
 use crate::config::Limits;
-use crate::conn::Flags;
-use crate::error::{CloseReason, Gone};
+use crate::conn::State;
+use crate::error::Gone;
+use crate::event::CloseReason;
+use crate::id::Token;
 use crate::timer::Stamp;
-use crate::token::Token;
 
 /// Timeouts, each as long as it was asked for, up to the longest that stamps can tell.
 #[derive(Debug, Clone, Copy)]
@@ -56,11 +57,14 @@ impl Timeouts {
         };
         // A frame that is not read on is not the peer's fault.
         let is_read = conn.flags.is_read();
-        let unfinished = conn.inbound.unfinished_since().filter(|_| is_read);
+        let unfinished = conn.assembler.unfinished_since().filter(|_| is_read);
         if is_over(self.frame, unfinished) {
             return Err(CloseReason::FrameDeadline);
         }
-        let blocked = conn.outbound.as_ref().map(|outbound| outbound.progress);
+        let blocked = conn
+            .write_queue
+            .as_ref()
+            .map(|write_queue| write_queue.progress);
         if is_over(self.write_stall, blocked) {
             return Err(CloseReason::WriteStalled);
         }
@@ -74,7 +78,10 @@ impl Timeouts {
 impl Connection {
     /// The timeouts that hold for it, given those of the reactor.
     fn timeouts<'a>(&'a self, general: &'a Timeouts) -> &'a Timeouts {
-        let own = self.rare.as_ref().and_then(|rare| rare.limits.as_ref());
+        let own = self
+            .extras
+            .as_ref()
+            .and_then(|extras| extras.limits.as_ref());
         own.map_or(general, |(_, timeouts)| timeouts)
     }
 }
@@ -103,15 +110,15 @@ impl Engine {
         let now = self.stamp;
         self.queue_gathered(token);
         let conn = self.conn_mut(token)?;
-        conn.flags.insert(Flags::OWN_LIMITS);
-        conn.rare().limits = Some((limits, timeouts));
-        conn.inbound.restart_frame(now);
-        if let Some(outbound) = &mut conn.outbound {
-            outbound.progress = now;
+        conn.flags.insert(State::OWN_LIMITS);
+        conn.extras().limits = Some((limits, timeouts));
+        conn.assembler.restart_frame(now);
+        if let Some(write_queue) = &mut conn.write_queue {
+            write_queue.progress = now;
         }
         let check = conn.check.take();
         // One that is not open yet is watched from then on; one whose `on_close` this is, no more.
-        let is_open = !conn.flags.intersects(Flags::CONNECTING | Flags::DEAD);
+        let is_open = !conn.flags.intersects(State::CONNECTING | State::DEAD);
         self.cancel(check);
         if is_open {
             self.watch(token);
@@ -131,7 +138,7 @@ impl Engine {
         };
         let timeouts = *conn.timeouts(&self.timeouts);
         conn.check = None;
-        if conn.flags.intersects(Flags::CLOSING | Flags::DEAD) {
+        if conn.flags.intersects(State::CLOSING | State::DEAD) {
             return;
         }
         match timeouts.look(conn, now) {
@@ -147,7 +154,7 @@ impl Engine {
     pub(crate) fn restart_frame_deadline(&mut self, token: Token) {
         let now = self.stamp;
         if let Ok(conn) = self.entries.conn_mut(token) {
-            conn.inbound.restart_frame(now);
+            conn.assembler.restart_frame(now);
         }
     }
 
@@ -165,13 +172,13 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::buffer::Pool;
     use crate::codec::{Framing, Kind, Skipped};
     use crate::config::Config;
     use crate::conn::{Flow, Sink};
     use crate::engine::Accepted;
-    use crate::socket::{Script, Stream, Writing};
-    use crate::token::ConnId;
+    use crate::id::ConnId;
+    use crate::memory::Pool;
+    use crate::os::{Script, Stream, Writing};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -214,7 +221,7 @@ mod tests {
                 self.engine.check_timeouts(token);
             }
             let flags = self.engine.conn(token).expect("it is there").flags;
-            !flags.intersects(Flags::CLOSING | Flags::DEAD)
+            !flags.intersects(State::CLOSING | State::DEAD)
         }
     }
 
@@ -238,7 +245,7 @@ mod tests {
             Flow::Continue
         }
 
-        fn keeps_room(&mut self) {}
+        fn buffer_is_oversized(&mut self) {}
 
         fn now(&self) -> Stamp {
             self.now
@@ -274,14 +281,14 @@ mod tests {
                 now: clocked.engine.stamp,
             };
             let entry = clocked.engine.conn_mut(conn).expect("it is open");
-            let _ = entry.inbound.ingest(b"half a li", &mut half);
+            let _ = entry.assembler.ingest(b"half a li", &mut half);
             let paused = clocked.engine.pause(ConnId(conn).into());
             paused.expect("it is open");
             clocked.engine.grant(conn, 0).expect("it is open");
             assert!(clocked.is_left_alone(90, conn));
             resume(&mut clocked.engine, conn);
             let entry = clocked.engine.conn_mut(conn).expect("it is open");
-            entry.flags.remove(Flags::PAUSED | Flags::NO_CREDIT);
+            entry.flags.remove(State::PAUSED | State::NO_CREDIT);
             for at in [101, 150, 189] {
                 assert!(clocked.is_left_alone(at, conn), "at {at}");
             }
@@ -327,12 +334,12 @@ mod tests {
             assert!(clocked.is_left_alone(begun + 99, conn), "from {begun} on");
             script.then_write([Writing::Takes(1), Writing::Fails(io::ErrorKind::WouldBlock)]);
             let entry = clocked.engine.conn_mut(conn).expect("it is open");
-            entry.flags.insert(Flags::WRITABLE);
+            entry.flags.insert(State::WRITABLE);
             let _ = clocked.engine.flush(conn);
             assert!(clocked.is_left_alone(begun + 198, conn), "from {begun} on");
             if begun == 1000 {
                 let entry = clocked.engine.conn_mut(conn).expect("it is open");
-                entry.flags.insert(Flags::WRITABLE);
+                entry.flags.insert(State::WRITABLE);
                 let _ = clocked.engine.flush(conn);
             }
         }

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use super::Engine;
+use crate::id::Token;
 use crate::timer::{TimerId, tick_at_or_after, tick_passed};
-use crate::token::Token;
 
 /// What a timer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,9 +179,9 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::buffer::Buf;
     use crate::config::Config;
     use crate::engine::OUT_LEN_BASE;
+    use crate::memory::Buf;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -393,7 +393,7 @@ mod tests {
         let Scripted { mut engine, epoch } = Scripted::new();
         let held: Vec<_> = (0..1000).map(|_| engine.pool.take(64 * 1024)).collect();
         held.into_iter().for_each(|buf| engine.pool.put(buf));
-        let base = engine.config.pool_len;
+        let base = engine.config.pool_bytes_max;
         assert!(engine.pool.is_over_base());
         engine.out = Buf::with_capacity(4 * OUT_LEN_BASE);
         for _ in 0..3 {

@@ -5,10 +5,10 @@ use std::io;
 
 use super::{Engine, Entry, UnixDatagramEntry};
 use crate::addr::UnixAddr;
-use crate::conn::Flags;
+use crate::conn::State;
 use crate::error::Gone;
-use crate::socket::{OwnedSocket, UnixDatagramSocket};
-use crate::token::UnixDatagramId;
+use crate::id::UnixDatagramId;
+use crate::os::{OwnedSocket, UnixDatagramSocket};
 
 impl Engine {
     pub(crate) fn bind_unix_datagram(
@@ -34,7 +34,7 @@ impl Engine {
                 from: UnixAddr::default(),
                 was_full: false,
                 generation,
-                flags: Flags::default(),
+                flags: State::default(),
             }))
         });
         self.register(token)?;
@@ -46,7 +46,7 @@ impl Engine {
         id: UnixDatagramId,
     ) -> Result<&mut UnixDatagramEntry, Gone> {
         match self.entries.get_mut(id.0)? {
-            Entry::UnixDatagram(entry) if !entry.flags.intersects(Flags::DEAD) => Ok(entry),
+            Entry::UnixDatagram(entry) if !entry.flags.intersects(State::DEAD) => Ok(entry),
             _ => Err(Gone),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::engine::Engine;
-use crate::token::SocketId;
+use crate::id::SocketId;
 
 /// Since when a callback runs; nothing where nobody asked for it, and then no clock is read.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +17,7 @@ impl Since {
 
     #[inline]
     pub(super) fn now(engine: &Engine) -> Self {
-        Self(engine.config.slow_callback.map(|_| Instant::now()))
+        Self(engine.config.slow_callback_min.map(|_| Instant::now()))
     }
 
     /// The callback has returned.

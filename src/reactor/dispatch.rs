@@ -4,19 +4,20 @@ use std::mem;
 
 use super::Reactor;
 use super::clock::Since;
-use crate::buffer::Pool;
 use crate::codec::{Kind, Skipped};
-use crate::conn::{Failed, Flags, Flow, Halt, Inbound, Round, Sink};
+use crate::conn::{Assembler, Delivery, Failed, Flow, Round, Sink, State};
 use crate::context::Context;
+use crate::context::Sessions;
 use crate::engine::{Accepted, Drained, Engine, Entry, Fill, FirstRead};
-use crate::error::CloseReason;
-use crate::handler::{Handler, Origin};
-use crate::scratch::Scratch;
-use crate::session::Sessions;
-use crate::timer::Stamp;
+use crate::event::CloseReason;
+use crate::event::Origin;
+use crate::handler::Handler;
 #[cfg(unix)]
-use crate::token::UnixDatagramId;
-use crate::token::{ConnId, ListenerId, Token, UdpId};
+use crate::id::UnixDatagramId;
+use crate::id::{ConnId, ListenerId, Token, UdpId};
+use crate::memory::Pool;
+use crate::memory::ReadBuffer;
+use crate::timer::Stamp;
 
 impl<H: Handler> Reactor<H> {
     /// The rarer half of an event: a connect came to its end, or a queue can be flushed on. Answers
@@ -26,7 +27,7 @@ impl<H: Handler> Reactor<H> {
         if self
             .engine
             .conn(token)
-            .is_ok_and(|conn| conn.flags.intersects(Flags::CONNECTING))
+            .is_ok_and(|conn| conn.flags.intersects(State::CONNECTING))
         {
             let Some(origin) = self.engine.finish_connect(token) else {
                 return false;
@@ -45,8 +46,8 @@ impl<H: Handler> Reactor<H> {
     pub(super) fn serve_other(&mut self, token: Token) {
         match self.engine.look_at_ready(token) {
             Some(Entry::Conn(conn)) => {
-                let has_output = conn.outbound.is_some();
-                if !(has_output || conn.flags.intersects(Flags::CONNECTING))
+                let has_output = conn.write_queue.is_some();
+                if !(has_output || conn.flags.intersects(State::CONNECTING))
                     || self.serve_output(token)
                 {
                     self.serve_input(token);
@@ -76,35 +77,38 @@ impl<H: Handler> Reactor<H> {
             engine,
             handler,
             sessions,
-            scratch,
+            read_buffer,
             ..
         } = self;
-        let Some(first) = engine.begin_plain(token, scratch.bytes_mut()) else {
+        let Some(first) = engine.begin_plain(token, read_buffer.bytes_mut()) else {
             return self.serve_other(token);
         };
-        let FirstRead { mut inbound, bytes } = first;
+        let FirstRead {
+            mut assembler,
+            bytes,
+        } = first;
         let mut dispatch = Dispatch::begin(engine, handler, sessions, token, bytes.len());
         let serving = Serving {
             dispatch: &mut dispatch,
-            inbound: &mut inbound,
+            assembler: &mut assembler,
         };
-        let halt = serving.inbound.ingest(bytes, serving.dispatch);
-        scratch.note(serving.dispatch.read_len);
+        let outcome = serving.assembler.ingest(bytes, serving.dispatch);
+        read_buffer.note(serving.dispatch.read_len);
         let engine = &mut *serving.dispatch.cx.engine;
-        if matches!(halt, Halt::Drained) && engine.end_plain(token, serving.inbound) {
+        if matches!(outcome, Delivery::NeedMore) && engine.end_plain(token, serving.assembler) {
             // What it had is in the entry again.
             mem::forget(serving);
-            mem::forget(inbound);
+            mem::forget(assembler);
             return dispatch.end();
         }
         let input = Input {
-            inbound: serving.inbound,
-            scratch,
+            assembler: serving.assembler,
+            read_buffer,
         };
-        let cut_short = input.go_on(halt, serving.dispatch);
+        let cut_short = input.go_on(outcome, serving.dispatch);
         mem::forget(serving);
         dispatch.end();
-        self.end_dispatch(token, inbound, cut_short);
+        self.end_dispatch(token, assembler, cut_short);
     }
 
     /// Delivers what is left over from before, and reads on.
@@ -113,33 +117,33 @@ impl<H: Handler> Reactor<H> {
             engine,
             handler,
             sessions,
-            scratch,
+            read_buffer,
             ..
         } = self;
-        let Some((mut inbound, flags)) = engine.begin_serving(token) else {
+        let Some((mut assembler, flags)) = engine.begin_serving(token) else {
             return;
         };
         let mut dispatch = Dispatch::begin(engine, handler, sessions, token, 0);
         let serving = Serving {
             dispatch: &mut dispatch,
-            inbound: &mut inbound,
+            assembler: &mut assembler,
         };
         let input = Input {
-            inbound: serving.inbound,
-            scratch,
+            assembler: serving.assembler,
+            read_buffer,
         };
         let cut_short = input.serve(flags, serving.dispatch);
         mem::forget(serving);
         dispatch.end();
-        self.end_dispatch(token, inbound, cut_short);
+        self.end_dispatch(token, assembler, cut_short);
     }
 
     /// Ends a dispatch, which a budget may have cut short: writes what was sent meanwhile.
-    fn end_dispatch(&mut self, token: Token, inbound: Inbound, cut_short: bool) {
+    fn end_dispatch(&mut self, token: Token, assembler: Assembler, cut_short: bool) {
         if cut_short {
             self.engine.queue(token);
         }
-        let (drained, has_epilogue) = self.engine.end_serving(token, inbound);
+        let (drained, has_epilogue) = self.engine.end_serving(token, assembler);
         self.tell_drained(token, drained);
         if has_epilogue {
             self.serve_hangup(token);
@@ -186,17 +190,17 @@ impl<H: Handler> Reactor<H> {
     }
 }
 
-/// A connection whose read side is out of its entry. Forgotten when it is served; where a callback
+/// A connection whose read side is out of its entry. Forgotten when it is active; where a callback
 /// panics, it is dropped by unwinding, and leaves the engine as the end of the dispatch would.
 struct Serving<'a, 'b, H: Handler> {
     dispatch: &'a mut Dispatch<'b, H>,
-    inbound: &'a mut Inbound,
+    assembler: &'a mut Assembler,
 }
 
 impl<H: Handler> Drop for Serving<'_, '_, H> {
     fn drop(&mut self) {
         let engine = &mut *self.dispatch.cx.engine;
-        self.inbound.clear(&mut engine.pool);
+        self.assembler.clear(&mut engine.pool);
         engine.handler_panicked(self.dispatch.token);
     }
 }
@@ -242,12 +246,12 @@ impl<'a, H: Handler> Dispatch<'a, H> {
     /// Whether the budget of this turn is spent.
     #[inline]
     fn is_spent(&self) -> bool {
-        self.cx.engine.served.frames_left == 0 || self.bytes_left() == 0
+        self.cx.engine.active.frames_left == 0 || self.bytes_left() == 0
     }
 
     /// How many bytes may still be read in this turn.
     fn bytes_left(&self) -> usize {
-        self.cx.engine.config.read_budget - self.read_len
+        self.cx.engine.config.read_budget_bytes - self.read_len
     }
 
     /// How the connection stands after a callback that may have changed it, or behind a frame that
@@ -259,7 +263,7 @@ impl<'a, H: Handler> Dispatch<'a, H> {
         let of = Some(ConnId(self.token).into());
         let engine = &mut *self.cx.engine;
         self.since.end(engine, name, of);
-        if engine.look_at_served().intersects(Flags::ABOVE_HIGH)
+        if engine.look_at_served().intersects(State::ABOVE_HIGH)
             && engine.write_out(self.token) == Drained(true)
         {
             let conn = ConnId(self.token);
@@ -282,12 +286,12 @@ impl<'a, H: Handler> Dispatch<'a, H> {
 impl<H: Handler> Sink for Dispatch<'_, H> {
     #[inline]
     fn kind(&self) -> &Kind {
-        self.cx.engine.served.kind()
+        self.cx.engine.active.kind()
     }
 
     #[inline]
     fn u32_len_end(&self) -> usize {
-        self.cx.engine.served.u32_len_end
+        self.cx.engine.active.u32_len_end
     }
 
     #[inline]
@@ -295,8 +299,8 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
         self.handler
             .on_frame(&mut self.cx, ConnId(self.token), &mut self.session, frame);
         let engine = &mut *self.cx.engine;
-        engine.served.frames_left -= 1;
-        if engine.served.frames_left > 0 && engine.is_served_unchanged() {
+        engine.active.frames_left -= 1;
+        if engine.active.frames_left > 0 && engine.is_served_unchanged() {
             Flow::Continue
         } else {
             self.look_again("on_frame", Engine::spend_credit)
@@ -305,7 +309,7 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
 
     #[cold]
     fn skipped(&mut self, skipped: Skipped) -> Flow {
-        self.cx.engine.served.skip_one();
+        self.cx.engine.active.skip_one();
         self.cx.engine.note_skipped(self.token, skipped);
         self.handler
             .on_skipped(&mut self.cx, ConnId(self.token), &mut self.session, skipped);
@@ -314,14 +318,14 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
 
     #[cold]
     fn split(&mut self, head: &[u8]) {
-        let Engine { stats, served, .. } = &mut *self.cx.engine;
+        let Engine { stats, active, .. } = &mut *self.cx.engine;
         stats.frames_split += 1;
-        stats.headers_split += u64::from(served.kind().is_header_cut(head));
+        stats.headers_split += u64::from(active.kind().is_header_cut(head));
     }
 
     #[cold]
-    fn keeps_room(&mut self) {
-        self.cx.engine.note_roomy(self.token);
+    fn buffer_is_oversized(&mut self) {
+        self.cx.engine.mark_oversized(self.token);
     }
 
     fn now(&self) -> Stamp {
@@ -333,36 +337,36 @@ impl<H: Handler> Sink for Dispatch<'_, H> {
     }
 }
 
-/// The read side of the connection that is served: out of its entry, so that callbacks may reach
+/// The read side of the connection that is active: out of its entry, so that callbacks may reach
 /// the entry while its bytes are borrowed.
 struct Input<'a> {
-    inbound: &'a mut Inbound,
-    scratch: &'a mut Scratch,
+    assembler: &'a mut Assembler,
+    read_buffer: &'a mut ReadBuffer,
 }
 
 impl Input<'_> {
     /// Goes on after a first round of decoding that has ended so; answers as
     /// [`serve`](Input::serve) does.
     #[inline(never)]
-    fn go_on<H: Handler>(mut self, halt: Halt, dispatch: &mut Dispatch<'_, H>) -> bool {
-        let flags = self.halted(halt, dispatch);
+    fn go_on<H: Handler>(mut self, outcome: Delivery, dispatch: &mut Dispatch<'_, H>) -> bool {
+        let flags = self.halted(outcome, dispatch);
         self.serve(flags, dispatch)
     }
 
     /// Delivers what is there, as long as the connection wants input and the budget lasts. Answers
     /// whether the budget cut it short.
-    fn serve<H: Handler>(mut self, mut flags: Flags, dispatch: &mut Dispatch<'_, H>) -> bool {
+    fn serve<H: Handler>(mut self, mut flags: State, dispatch: &mut Dispatch<'_, H>) -> bool {
         loop {
-            if flags.intersects(Flags::REFRAMED) {
+            if flags.intersects(State::REFRAMED) {
                 self.reframe(dispatch);
                 flags = dispatch.cx.engine.look_at_served();
                 continue;
             }
-            if flags.intersects(Flags::CLOSING) {
+            if flags.intersects(State::CLOSING) {
                 return self.discard(dispatch);
             }
-            let has_undelivered = self.inbound.has_undelivered();
-            if !(has_undelivered || flags.intersects(Flags::READABLE | Flags::PEER_ENDED))
+            let has_undelivered = self.assembler.has_undelivered();
+            if !(has_undelivered || flags.intersects(State::READABLE | State::PEER_ENDED))
                 || !flags.wants_frames()
             {
                 return false;
@@ -370,111 +374,111 @@ impl Input<'_> {
             if dispatch.is_spent() {
                 return true;
             }
-            let halt = if has_undelivered {
+            let outcome = if has_undelivered {
                 dispatch.since = Since::now(dispatch.cx.engine);
-                match flags.intersects(Flags::OBSERVED) {
-                    true => observe(self.inbound, Round::Rest, dispatch),
-                    false => self.inbound.resume(dispatch),
+                match flags.intersects(State::RECORDED) {
+                    true => observe(self.assembler, Round::Rest, dispatch),
+                    false => self.assembler.resume(dispatch),
                 }
-            } else if flags.intersects(Flags::READABLE) {
+            } else if flags.intersects(State::READABLE) {
                 self.read(flags, dispatch)
-            } else if flags.intersects(Flags::END_TOLD) {
+            } else if flags.intersects(State::END_TOLD) {
                 return false;
             } else {
                 self.end(flags, dispatch)
             };
-            flags = self.halted(halt, dispatch);
+            flags = self.halted(outcome, dispatch);
         }
     }
 
     /// A round of decoding has ended so. Answers how the connection stands.
-    fn halted<H: Handler>(&mut self, halt: Halt, dispatch: &mut Dispatch<'_, H>) -> Flags {
+    fn halted<H: Handler>(&mut self, outcome: Delivery, dispatch: &mut Dispatch<'_, H>) -> State {
         let engine = &mut *dispatch.cx.engine;
-        if let Halt::Failed(failed) = halt {
+        if let Delivery::Failed(failed) = outcome {
             let Failed { error, undecoded } = *failed;
             engine.close_for_frame(dispatch.token, error, undecoded);
-            self.give_up(dispatch, undecoded.saturating_sub(self.inbound.len()));
+            self.give_up(dispatch, undecoded.saturating_sub(self.assembler.len()));
         }
         dispatch.cx.engine.look_at_served()
     }
 
     /// One read, and what its bytes decode to.
-    fn read<H: Handler>(&mut self, flags: Flags, dispatch: &mut Dispatch<'_, H>) -> Halt {
+    fn read<H: Handler>(&mut self, flags: State, dispatch: &mut Dispatch<'_, H>) -> Delivery {
         let bytes_left = dispatch.bytes_left();
         let engine = &mut *dispatch.cx.engine;
         if engine.is_memory_full() {
-            engine.starve(dispatch.token);
-            return Halt::Drained;
+            engine.pause_for_memory(dispatch.token);
+            return Delivery::NeedMore;
         }
         let len_max = engine.config.read_len_max.min(bytes_left);
-        let direct = self.inbound.direct(len_max, &mut engine.pool);
+        let direct = self.assembler.direct(len_max, &mut engine.pool);
         let is_direct = direct.is_some();
         let buf = match direct {
             Some(buf) => buf,
             None => {
-                let len_max = len_max.min(self.scratch.len());
-                &mut self.scratch.bytes_mut()[..len_max]
+                let len_max = len_max.min(self.read_buffer.len());
+                &mut self.read_buffer.bytes_mut()[..len_max]
             }
         };
         match engine.fill(dispatch.token, buf) {
             Fill::Bytes(len) => {
                 dispatch.read_len += len;
-                if is_direct && flags.intersects(Flags::OBSERVED) {
+                if is_direct && flags.intersects(State::RECORDED) {
                     engine.record_read(dispatch.token, len);
-                    self.inbound.direct_filled(len);
-                    return Halt::Drained;
+                    self.assembler.direct_advance(len);
+                    return Delivery::NeedMore;
                 }
                 dispatch.since = Since::now(engine);
                 if is_direct {
-                    return self.inbound.ingest_direct(len, dispatch);
+                    return self.assembler.ingest_direct(len, dispatch);
                 }
-                let bytes = &self.scratch.bytes_mut()[..len];
-                let halt = if flags.intersects(Flags::OBSERVED) {
+                let bytes = &self.read_buffer.bytes_mut()[..len];
+                let outcome = if flags.intersects(State::RECORDED) {
                     dispatch.cx.engine.record_read(dispatch.token, len);
-                    observe(self.inbound, Round::Bytes(bytes), dispatch)
+                    observe(self.assembler, Round::Bytes(bytes), dispatch)
                 } else {
-                    self.inbound.ingest(bytes, dispatch)
+                    self.assembler.ingest(bytes, dispatch)
                 };
-                self.scratch.note(len);
-                return halt;
+                self.read_buffer.note(len);
+                return outcome;
             }
             Fill::Ended => {}
-            Fill::Drained => {
+            Fill::WouldBlock => {
                 // What the kernel held is delivered. A peer that is silent might never end.
                 let conn = engine.conn(dispatch.token);
-                if conn.is_ok_and(|conn| conn.flags.intersects(Flags::WRITE_FAILED)) {
+                if conn.is_ok_and(|conn| conn.flags.intersects(State::WRITE_FAILED)) {
                     engine.kill(dispatch.token, CloseReason::Local);
                 }
             }
             Fill::Failed(error) => engine.kill(dispatch.token, CloseReason::Io(error)),
         }
-        Halt::Drained
+        Delivery::NeedMore
     }
 
     /// The stream has ended: the codec sees what is left, then the handler is told.
     #[cold]
-    fn end<H: Handler>(&mut self, flags: Flags, dispatch: &mut Dispatch<'_, H>) -> Halt {
-        if self.inbound.len() > 0 {
+    fn end<H: Handler>(&mut self, flags: State, dispatch: &mut Dispatch<'_, H>) -> Delivery {
+        if self.assembler.len() > 0 {
             dispatch.since = Since::now(dispatch.cx.engine);
-            let halt = match flags.intersects(Flags::OBSERVED) {
-                true => observe(self.inbound, Round::End, dispatch),
-                false => self.inbound.finish(dispatch),
+            let outcome = match flags.intersects(State::RECORDED) {
+                true => observe(self.assembler, Round::End, dispatch),
+                false => self.assembler.finish(dispatch),
             };
-            match halt {
-                Halt::Drained => self.give_up(dispatch, 0),
-                halt => return halt,
+            match outcome {
+                Delivery::NeedMore => self.give_up(dispatch, 0),
+                outcome => return outcome,
             }
         }
         let engine = &mut *dispatch.cx.engine;
         let Ok(conn) = engine.conn_mut(dispatch.token) else {
-            return Halt::Stopped;
+            return Delivery::Stopped;
         };
         if !conn.flags.wants_frames() {
             // A frame that never came whole was skipped, and the handler has stopped there.
-            return Halt::Stopped;
+            return Delivery::Stopped;
         }
-        conn.flags.insert(Flags::END_TOLD);
-        if conn.flags.intersects(Flags::WRITE_FAILED) {
+        conn.flags.insert(State::END_TOLD);
+        if conn.flags.intersects(State::WRITE_FAILED) {
             engine.kill(dispatch.token, CloseReason::Peer);
         } else {
             let conn = ConnId(dispatch.token);
@@ -484,7 +488,7 @@ impl Input<'_> {
                 .on_half_close(&mut dispatch.cx, conn, &mut dispatch.session);
             since.end(dispatch.cx.engine, "on_half_close", Some(conn.into()));
         }
-        Halt::Drained
+        Delivery::NeedMore
     }
 
     /// The connection was closed: what is read and what is still to be read is dropped, so that
@@ -494,7 +498,7 @@ impl Input<'_> {
         self.give_up(dispatch, 0);
         loop {
             let flags = dispatch.cx.engine.look_at_served();
-            if !flags.intersects(Flags::READABLE) || flags.intersects(Flags::DEAD) {
+            if !flags.intersects(State::READABLE) || flags.intersects(State::DEAD) {
                 return false;
             }
             let bytes_left = dispatch.bytes_left();
@@ -502,14 +506,14 @@ impl Input<'_> {
                 return true;
             }
             let engine = &mut *dispatch.cx.engine;
-            let len_max = self.scratch.len().min(bytes_left);
-            let room = &mut self.scratch.bytes_mut()[..len_max];
+            let len_max = self.read_buffer.len().min(bytes_left);
+            let room = &mut self.read_buffer.bytes_mut()[..len_max];
             match engine.fill(dispatch.token, room) {
                 Fill::Bytes(len) => {
                     engine.record_read(dispatch.token, len);
                     dispatch.read_len += len;
                 }
-                Fill::Ended | Fill::Drained => {}
+                Fill::Ended | Fill::WouldBlock => {}
                 Fill::Failed(error) => engine.kill(dispatch.token, CloseReason::Io(error)),
             }
         }
@@ -518,11 +522,11 @@ impl Input<'_> {
     /// Drops undelivered bytes and counts them, with `more` that are held no longer.
     fn give_up<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>, more: usize) {
         let engine = &mut *dispatch.cx.engine;
-        let undecoded = self.inbound.clear(&mut engine.pool) + more;
+        let undecoded = self.assembler.clear(&mut engine.pool) + more;
         if undecoded > 0
             && let Ok(conn) = engine.conn_mut(dispatch.token)
         {
-            conn.rare().undecoded_bytes += undecoded as u64;
+            conn.extras().undecoded_bytes += undecoded as u64;
         }
     }
 
@@ -530,9 +534,9 @@ impl Input<'_> {
     #[cold]
     fn reframe<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) {
         if let Ok(conn) = dispatch.cx.engine.conn_mut(dispatch.token) {
-            conn.flags.remove(Flags::REFRAMED);
+            conn.flags.remove(State::REFRAMED);
         }
-        self.inbound.reframe();
+        self.assembler.reframe();
     }
 }
 
@@ -540,13 +544,13 @@ impl Input<'_> {
 #[cold]
 #[inline(never)]
 fn observe<H: Handler>(
-    inbound: &mut Inbound,
+    assembler: &mut Assembler,
     round: Round<'_>,
     dispatch: &mut Dispatch<'_, H>,
-) -> Halt {
+) -> Delivery {
     let conn = dispatch.cx.engine.conn(dispatch.token);
     let read_bytes = conn.map_or(0, |conn| conn.stats.read_bytes);
-    inbound.observe(round, read_bytes, dispatch, |dispatch, place| {
+    assembler.record(round, read_bytes, dispatch, |dispatch, place| {
         dispatch.cx.engine.record_frame(dispatch.token, place);
     })
 }

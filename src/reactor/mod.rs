@@ -19,16 +19,15 @@ use std::time::{Duration, Instant};
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
 use crate::config::Config;
+use crate::context::Sessions;
 use crate::context::{Context, not_inet};
-use crate::datagram::Inbox;
+use crate::datagram::RecvBatch;
 use crate::engine::{Drained, Engine, Entry, Task};
 use crate::handler::Handler;
+use crate::id::{ConnId, ListenerId, SocketId, Token, UdpId};
+use crate::memory::ReadBuffer;
 use crate::remote::{Inlet, Posted, Remote};
-use crate::scratch::Scratch;
-use crate::session::Sessions;
-use crate::socket::{ConnectOptions, ListenOptions, UdpOptions};
 use crate::stats::Stats;
-use crate::token::{ConnId, ListenerId, SocketId, Token, UdpId};
 use clock::Since;
 
 /// A single-threaded event loop that holds TCP listeners, connections and UDP sockets, and a
@@ -55,7 +54,7 @@ use clock::Since;
 /// # fn main() -> std::io::Result<()> {
 /// let mut reactor = Reactor::new(Echo)?;
 /// let listener = reactor.listen("127.0.0.1:0", Framing::length_u32())?;
-/// println!("listening on {}", reactor.local_addr(listener)?);
+/// println!("listening on {}", reactor.local_inet_addr(listener)?);
 /// # reactor.remote().shutdown(std::time::Duration::ZERO)?;
 /// reactor.run()
 /// # }
@@ -65,8 +64,8 @@ pub struct Reactor<H: Handler> {
     handler: H,
     sessions: Sessions<H::Session>,
     /// What one read is put into; frames are slices of it.
-    scratch: Scratch,
-    inbox: Inbox,
+    read_buffer: ReadBuffer,
+    recv_batch: RecvBatch,
     inlet: Inlet<H>,
     /// What other threads posted that was taken and has not run yet.
     posted: VecDeque<Posted<H>>,
@@ -90,15 +89,15 @@ impl<H: Handler> Reactor<H> {
     pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
         let posts_max = config.posts_max;
         let engine = Engine::new(config, Instant::now)?;
-        let scratch = Scratch::new(engine.config.read_len_max);
-        let inlet = Inlet::new(engine.driver.waker(), posts_max);
+        let read_buffer = ReadBuffer::new(engine.config.read_len_max);
+        let inlet = Inlet::new(engine.poller.waker(), posts_max);
         let posted = VecDeque::new();
         Ok(Self {
             engine,
             handler,
             sessions: Sessions::new(),
-            scratch,
-            inbox: Inbox::default(),
+            read_buffer,
+            recv_batch: RecvBatch::default(),
             inlet,
             posted,
         })
@@ -144,7 +143,7 @@ impl<H: Handler> Reactor<H> {
     fn take_turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.wait(timeout)?; // 1 and 2
         self.engine.note_events(); // 3
-        self.engine.begin_round();
+        self.engine.begin_turn();
         while let Some(token) = self.engine.next_ready() {
             self.serve(token); // 4
         }
@@ -156,10 +155,10 @@ impl<H: Handler> Reactor<H> {
         for _ in 0..self.engine.dead_count() {
             self.reap_next(); // 7
         }
-        if self.engine.starved_count() > 0 {
-            self.feed_starved(); // 8
+        if self.engine.paused_for_memory_count() > 0 {
+            self.resume_paused_for_memory(); // 8
         }
-        self.engine.arm_trim(self.scratch.is_over_base());
+        self.engine.arm_trim(self.read_buffer.is_over_base());
         self.engine.stats.turns += 1;
         Ok(())
     }
@@ -178,7 +177,7 @@ impl<H: Handler> Reactor<H> {
     #[must_use]
     pub fn next_turn_in(&self) -> Option<Duration> {
         let engine = &self.engine;
-        if engine.has_work() || !self.posted.is_empty() || engine.driver.was_full() {
+        if engine.has_work() || !self.posted.is_empty() || engine.poller.was_full() {
             return Some(Duration::ZERO);
         }
         let since_turn = Instant::now().saturating_duration_since(engine.now);
@@ -208,20 +207,6 @@ impl<H: Handler> Reactor<H> {
         self.with(|_, cx| cx.listen(addr, framing))
     }
 
-    /// [`Context::listen_with`], from outside of a callback.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn listen_with(
-        &mut self,
-        addr: impl ToAddrs,
-        framing: Framing,
-        options: &ListenOptions,
-    ) -> io::Result<ListenerId> {
-        self.with(|_, cx| cx.listen_with(addr, framing, options))
-    }
-
     /// [`Context::bind_udp`], from outside of a callback.
     ///
     /// # Errors
@@ -231,33 +216,18 @@ impl<H: Handler> Reactor<H> {
         self.with(|_, cx| cx.bind_udp(addr))
     }
 
-    /// [`Context::bind_udp_with`], from outside of a callback.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn bind_udp_with(
-        &mut self,
-        addr: impl ToSocketAddrs,
-        options: &UdpOptions,
-    ) -> io::Result<UdpId> {
-        self.with(|_, cx| cx.bind_udp_with(addr, options))
-    }
-
     /// [`Context::connect`], from outside of a callback.
     pub fn connect(&mut self, addr: impl ToAddrs, framing: Framing, session: H::Session) -> ConnId {
         self.with(|_, cx| cx.connect(addr, framing, session))
     }
 
-    /// [`Context::connect_with`], from outside of a callback.
-    pub fn connect_with(
-        &mut self,
-        addr: impl ToAddrs,
-        framing: Framing,
-        session: H::Session,
-        options: &ConnectOptions,
-    ) -> ConnId {
-        self.with(|_, cx| cx.connect_with(addr, framing, session, options))
+    /// [`Context::local_inet_addr`], from outside of a callback.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn local_inet_addr(&self, socket: impl Into<SocketId>) -> io::Result<SocketAddr> {
+        self.local_addr(socket)?.inet().ok_or_else(not_inet)
     }
 
     /// [`Context::local_addr`], from outside of a callback.
@@ -265,16 +235,7 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     ///
     /// As there.
-    pub fn local_addr(&self, socket: impl Into<SocketId>) -> io::Result<SocketAddr> {
-        self.local_name(socket)?.inet().ok_or_else(not_inet)
-    }
-
-    /// [`Context::local_name`], from outside of a callback.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn local_name(&self, socket: impl Into<SocketId>) -> io::Result<Addr> {
+    pub fn local_addr(&self, socket: impl Into<SocketId>) -> io::Result<Addr> {
         self.engine.local_addr(socket.into())
     }
 
@@ -345,7 +306,7 @@ impl<H: Handler> Reactor<H> {
             } else {
                 Some(Duration::ZERO)
             };
-            let result = engine.driver.wait(wait);
+            let result = engine.poller.wait(wait);
             if may_block {
                 self.inlet.awake();
             }
@@ -375,9 +336,9 @@ impl<H: Handler> Reactor<H> {
         let mut began = wait.map(|_| engine.now);
         loop {
             for _ in 0..POLLS_PER_LOOK {
-                match engine.driver.wait(Some(Duration::ZERO)) {
+                match engine.poller.wait(Some(Duration::ZERO)) {
                     Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                    _ if engine.driver.has_events() || inlet.is_pending() => {
+                    _ if engine.poller.has_events() || inlet.is_pending() => {
                         engine.set_now(Instant::now());
                         return Ok(true);
                     }
@@ -396,7 +357,7 @@ impl<H: Handler> Reactor<H> {
     /// Gives back memory that was not used since the last time.
     fn trim(&mut self) {
         self.engine.trim();
-        self.scratch.trim();
+        self.read_buffer.trim();
     }
 
     /// Phase 5, for the timers that are due now. One that is set by a callback waits for a later
@@ -520,9 +481,9 @@ impl<H: Handler> Reactor<H> {
 
     /// Phase 8. One that is told of room may use it up for those behind it: they wait on.
     #[cold]
-    fn feed_starved(&mut self) {
-        for _ in 0..self.engine.starved_count() {
-            if let Some((token, is_told)) = self.engine.next_starved() {
+    fn resume_paused_for_memory(&mut self) {
+        for _ in 0..self.engine.paused_for_memory_count() {
+            if let Some((token, is_told)) = self.engine.next_paused_for_memory() {
                 self.tell_drained(token, Drained(is_told));
             }
         }
@@ -636,7 +597,7 @@ impl Drop for OnUnwind<'_> {
 #[cfg(unix)]
 impl<H: Handler> std::os::fd::AsFd for Reactor<H> {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.engine.driver.as_fd()
+        self.engine.poller.as_fd()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Serving a UDP socket: its datagrams in and out, and its errors.
 //!
-//! Datagrams are received into the reactor's one inbox, many at a time where the system can, and
+//! Datagrams are received into the reactor's one recv_batch, many at a time where the system can, and
 //! handed out one by one. What a handler answers is queued, and goes out when a good deal has come
 //! together, at the latest at the end.
 
@@ -8,12 +8,12 @@ use std::io;
 
 use super::Reactor;
 use super::clock::Since;
-use crate::conn::Flags;
+use crate::conn::State;
 use crate::context::Context;
 use crate::datagram::Datagram;
 use crate::error::Gone;
 use crate::handler::Handler;
-use crate::token::UdpId;
+use crate::id::UdpId;
 
 impl<H: Handler> Reactor<H> {
     pub(super) fn serve_udp(&mut self, id: UdpId) {
@@ -23,22 +23,22 @@ impl<H: Handler> Reactor<H> {
             let Ok(entry) = self.engine.udp_mut(id) else {
                 return;
             };
-            if !entry.flags.intersects(Flags::READABLE)
+            if !entry.flags.intersects(State::READABLE)
                 || entry
                     .flags
-                    .intersects(Flags::CLOSING | Flags::DEAD | Flags::PAUSED)
+                    .intersects(State::CLOSING | State::DEAD | State::PAUSED)
             {
                 return self.flush_udp(id);
             }
-            match entry.udp.receive(&mut self.inbox, left) {
+            match entry.udp.receive(&mut self.recv_batch, left) {
                 Ok(received) => {
-                    if received.is_drained && !entry.flags.intersects(Flags::END_HINT) {
-                        entry.flags.remove(Flags::READABLE);
+                    if received.emptied && !entry.flags.intersects(State::END_HINT) {
+                        entry.flags.remove(State::READABLE);
                     }
                     left = left.saturating_sub(self.deliver(id));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    entry.flags.remove(Flags::READABLE | Flags::END_HINT);
+                    entry.flags.remove(State::READABLE | State::END_HINT);
                 }
                 Err(error) => {
                     left -= 1;
@@ -50,11 +50,11 @@ impl<H: Handler> Reactor<H> {
         self.engine.queue(id.0);
     }
 
-    /// Hands out what is in the inbox, and answers how many datagrams it was. Where the handler
+    /// Hands out what is in the recv_batch, and answers how many datagrams it was. Where the handler
     /// closes the socket, the rest is gone.
     fn deliver(&mut self, id: UdpId) -> usize {
         let mut count = 0;
-        for index in 0..self.inbox.count() {
+        for index in 0..self.recv_batch.count() {
             count += self.deliver_message(id, index);
             if self.engine.has_many_datagrams(id) {
                 self.flush_udp(id);
@@ -72,13 +72,13 @@ impl<H: Handler> Reactor<H> {
             engine,
             handler,
             sessions,
-            inbox,
+            recv_batch,
             ..
         } = self;
-        let message = inbox.message(index);
+        let message = recv_batch.message(index);
         let is_observed = engine.is_observed(id);
         let len_max = engine.config.datagram_len_max;
-        for whole in inbox.datagrams(index) {
+        for whole in recv_batch.datagrams(index) {
             let datagram = Datagram {
                 from: message.from,
                 data: &whole[..whole.len().min(len_max)],

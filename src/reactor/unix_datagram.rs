@@ -5,11 +5,11 @@ use std::io;
 use super::Reactor;
 use super::clock::Since;
 use crate::addr::UnixAddr;
-use crate::conn::Flags;
+use crate::conn::State;
 use crate::context::Context;
 use crate::datagram::UnixDatagram;
 use crate::handler::Handler;
-use crate::token::UnixDatagramId;
+use crate::id::UnixDatagramId;
 
 impl<H: Handler> Reactor<H> {
     pub(super) fn serve_unix_datagram(&mut self, id: UnixDatagramId) {
@@ -20,20 +20,20 @@ impl<H: Handler> Reactor<H> {
                 engine,
                 handler,
                 sessions,
-                inbox,
+                recv_batch,
                 ..
             } = self;
             let Ok(entry) = engine.unix_datagram_mut(id) else {
                 return;
             };
-            if !entry.flags.intersects(Flags::READABLE) || entry.flags.intersects(Flags::PAUSED) {
+            if !entry.flags.intersects(State::READABLE) || entry.flags.intersects(State::PAUSED) {
                 return;
             }
-            let [slot] = inbox.slots();
+            let [slot] = recv_batch.slots();
             let (len, from) = match entry.socket.recv_from(&mut slot[..slot_len]) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    entry.flags.remove(Flags::READABLE);
+                    entry.flags.remove(State::READABLE);
                     return;
                 }
                 Err(error) => {
@@ -76,7 +76,7 @@ impl<H: Handler> Reactor<H> {
             ..
         } = self;
         if let Ok(entry) = engine.unix_datagram_mut(id)
-            && entry.flags.set(Flags::WRITABLE, false)
+            && entry.flags.set(State::WRITABLE, false)
             && std::mem::take(&mut entry.was_full)
         {
             let since = Since::now(engine);

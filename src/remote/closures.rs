@@ -84,7 +84,7 @@ pub(super) fn append<F: 'static>(last: &mut dyn Any, task: F) -> Option<F> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::token::ConnId;
+    use crate::id::ConnId;
 
     struct Nobody;
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 use crate::context::Context;
 use crate::error::PostError;
 use crate::handler::Handler;
-use crate::socket::Waker;
-use crate::token::ConnId;
+use crate::id::ConnId;
+use crate::os::Waker;
 pub(crate) use closures::Closures;
 use queue::Queue;
 

@@ -39,7 +39,7 @@ pub(crate) trait Wake {
     fn wake(&self) -> io::Result<()>;
 }
 
-impl Wake for crate::socket::Waker {
+impl Wake for crate::os::Waker {
     fn wake(&self) -> io::Result<()> {
         self.wake()
     }
@@ -51,7 +51,7 @@ impl Wake for crate::socket::Waker {
 /// post sees that the loop sleeps and wakes it, or the loop, about to sleep, sees the post and does
 /// not. A loop that is awake costs no wake-up at all; one that sleeps, one for any number of posts.
 pub(super) struct Queue<T, W> {
-    inbox: Mutex<Inbox<T>>,
+    recv_batch: Mutex<RecvBatch<T>>,
     /// Whether anything is queued, and who has to be told: read without the lock by the loop,
     /// written to `AWAKE` and `PENDING` under it.
     state: AtomicU8,
@@ -59,7 +59,7 @@ pub(super) struct Queue<T, W> {
     len_max: usize,
 }
 
-struct Inbox<T> {
+struct RecvBatch<T> {
     items: VecDeque<T>,
     /// Posts in `items`, each of which may hold several: at most `len_max`.
     len: usize,
@@ -70,7 +70,7 @@ struct Inbox<T> {
 impl<T, W: Wake> Queue<T, W> {
     pub(super) fn new(waker: W, len_max: usize) -> Self {
         Self {
-            inbox: Mutex::new(Inbox {
+            recv_batch: Mutex::new(RecvBatch {
                 items: VecDeque::new(),
                 len: 0,
                 shutdown: None,
@@ -89,36 +89,36 @@ impl<T, W: Wake> Queue<T, W> {
         post: P,
         put: impl FnOnce(&mut VecDeque<T>, P),
     ) -> Result<(), PostError<P>> {
-        let mut inbox = self.lock();
-        if inbox.closed {
+        let mut recv_batch = self.lock();
+        if recv_batch.closed {
             return Err(PostError::Closed(post));
         }
-        if inbox.len >= self.len_max {
+        if recv_batch.len >= self.len_max {
             return Err(PostError::Full(post));
         }
-        inbox.len += 1;
-        put(&mut inbox.items, post);
-        self.tell(inbox).map_err(PostError::Wake)
+        recv_batch.len += 1;
+        put(&mut recv_batch.items, post);
+        self.tell(recv_batch).map_err(PostError::Wake)
     }
 
     /// Asks for a shutdown, for which there is always room.
     pub(super) fn shut_down(&self, deadline: Duration) -> io::Result<()> {
-        let mut inbox = self.lock();
-        if inbox.closed {
+        let mut recv_batch = self.lock();
+        if recv_batch.closed {
             return Ok(());
         }
-        inbox.shutdown = Some(deadline);
-        self.tell(inbox)
+        recv_batch.shutdown = Some(deadline);
+        self.tell(recv_batch)
     }
 
     /// Takes all that is queued, in exchange for an empty queue, and a shutdown asked for.
     pub(super) fn take(&self, items: &mut VecDeque<T>) -> Option<Duration> {
         debug_assert!(items.is_empty(), "what is given in exchange holds nothing");
-        let mut inbox = self.lock();
+        let mut recv_batch = self.lock();
         self.state.store(AWAKE, Relaxed);
-        inbox.len = 0;
-        std::mem::swap(&mut inbox.items, items);
-        inbox.shutdown.take()
+        recv_batch.len = 0;
+        std::mem::swap(&mut recv_batch.items, items);
+        recv_batch.shutdown.take()
     }
 
     /// Whether there is anything to take.
@@ -156,10 +156,10 @@ impl<T, W: Wake> Queue<T, W> {
 
     /// Refuses all posts from now on, and drops what is queued.
     pub(super) fn close(&self) {
-        let mut inbox = self.lock();
-        inbox.closed = true;
-        let items = std::mem::take(&mut inbox.items);
-        drop(inbox);
+        let mut recv_batch = self.lock();
+        recv_batch.closed = true;
+        let items = std::mem::take(&mut recv_batch.items);
+        drop(recv_batch);
         // Dropped outside of the lock: a closure may hold a `Remote` of its own.
         drop(items);
     }
@@ -167,10 +167,10 @@ impl<T, W: Wake> Queue<T, W> {
     /// Something was put in: wakes the loop where it sleeps and nobody else has, after the lock
     /// has been given back.
     #[inline]
-    fn tell(&self, inbox: MutexGuard<'_, Inbox<T>>) -> io::Result<()> {
+    fn tell(&self, recv_batch: MutexGuard<'_, RecvBatch<T>>) -> io::Result<()> {
         let must_wake = self.state.load(Relaxed) != PENDING
             && matches!(self.state.swap(PENDING, AcqRel), ASLEEP | UNWOKEN);
-        drop(inbox);
+        drop(recv_batch);
         if must_wake { self.wake() } else { Ok(()) }
     }
 
@@ -184,8 +184,10 @@ impl<T, W: Wake> Queue<T, W> {
     }
 
     /// The queue stays whole if a thread panics: nothing of the user's runs under the lock.
-    fn lock(&self) -> MutexGuard<'_, Inbox<T>> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, RecvBatch<T>> {
+        self.recv_batch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

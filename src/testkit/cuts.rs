@@ -9,7 +9,7 @@ use super::probe::{self, Outcome, Stride};
 use super::random::Random;
 use super::read_side::ReadSide;
 use crate::codec::{Framing, Kind};
-use crate::framer::Framer;
+use crate::framed::Framer;
 
 /// Streams of up to this many bytes are cut in every way: 32,768 ways.
 const EVERY_SPLIT_LEN_MAX: usize = 16;

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
-use crate::buffer::{Placed, Pool};
 use crate::codec::{Framing, Kind, Skipped};
-use crate::conn::{Flow, Halt, Inbound, Sink};
+use crate::conn::{Assembler, Delivery, Flow, Sink};
 use crate::error::FrameError;
+use crate::memory::{PageOffsetBox, Pool};
 use crate::timer::Stamp;
 
 /// The read side of a connection as the [`Reactor`](crate::Reactor) runs it, without the socket:
@@ -43,10 +43,10 @@ use crate::timer::Stamp;
 /// ```
 pub struct ReadSide {
     framing: Framing,
-    inbound: Inbound,
+    assembler: Assembler,
     pool: Pool,
     /// What a read fills, as long as it is not of a frame with a buffer of its own.
-    scratch: Placed,
+    read_buffer: PageOffsetBox,
     frames_skipped: u64,
     read_bytes: u64,
     /// Bytes of an erroneous stream, from the offending frame on.
@@ -59,9 +59,9 @@ impl ReadSide {
     pub fn new(framing: Framing) -> Self {
         Self {
             framing,
-            inbound: Inbound::default(),
+            assembler: Assembler::default(),
             pool: Pool::new(0),
-            scratch: Placed::new(0),
+            read_buffer: PageOffsetBox::new(0),
             frames_skipped: 0,
             read_bytes: 0,
             undecoded: None,
@@ -81,8 +81,8 @@ impl ReadSide {
     where
         F: FnMut(&[u8]) -> ControlFlow<()>,
     {
-        let is_to_ingest = self.inbound.is_to_ingest() && self.undecoded.is_none();
-        let read = match self.scratch.bytes_mut().get_mut(..bytes.len()) {
+        let is_to_ingest = self.assembler.is_to_ingest() && self.undecoded.is_none();
+        let read = match self.read_buffer.bytes_mut().get_mut(..bytes.len()) {
             Some(read) if is_to_ingest && !read.is_empty() => read,
             _ => return self.read_otherwise(bytes, on_frame),
         };
@@ -94,8 +94,8 @@ impl ReadSide {
             pool: &mut self.pool,
             frames_skipped: &mut self.frames_skipped,
         };
-        let halt = self.inbound.ingest(read, &mut sink);
-        self.heed(halt).map(|_| bytes.len())
+        let outcome = self.assembler.ingest(read, &mut sink);
+        self.heed(outcome).map(|_| bytes.len())
     }
 
     /// A read that is longer than any before, or straight into the buffer of a long frame, or none.
@@ -107,8 +107,8 @@ impl ReadSide {
         if self.has_undelivered() || self.undecoded.is_some() || bytes.is_empty() {
             return Ok(0);
         }
-        let Some(room) = self.inbound.direct(bytes.len(), &mut self.pool) else {
-            self.scratch = Placed::new(bytes.len());
+        let Some(room) = self.assembler.direct(bytes.len(), &mut self.pool) else {
+            self.read_buffer = PageOffsetBox::new(bytes.len());
             return self.read(bytes, on_frame);
         };
         let len = room.len();
@@ -120,8 +120,8 @@ impl ReadSide {
             pool: &mut self.pool,
             frames_skipped: &mut self.frames_skipped,
         };
-        let halt = self.inbound.ingest_direct(len, &mut sink);
-        self.heed(halt).map(|_| len)
+        let outcome = self.assembler.ingest_direct(len, &mut sink);
+        self.heed(outcome).map(|_| len)
     }
 
     /// Delivers what was left undelivered; nothing where nothing was.
@@ -142,8 +142,8 @@ impl ReadSide {
             pool: &mut self.pool,
             frames_skipped: &mut self.frames_skipped,
         };
-        let halt = self.inbound.resume(&mut sink);
-        self.heed(halt).map(drop)
+        let outcome = self.assembler.resume(&mut sink);
+        self.heed(outcome).map(drop)
     }
 
     /// The peer has ended its side: delivers what is left undelivered, and then what the codec
@@ -159,19 +159,19 @@ impl ReadSide {
     {
         while self.held_bytes() > 0 && self.undecoded.is_none() {
             let was_undelivered = self.has_undelivered();
-            let inbound = &mut self.inbound;
+            let assembler = &mut self.assembler;
             let mut sink = Calls {
                 framing: &self.framing,
                 on_frame: &mut on_frame,
                 pool: &mut self.pool,
                 frames_skipped: &mut self.frames_skipped,
             };
-            let halt = if was_undelivered {
-                inbound.resume(&mut sink)
+            let outcome = if was_undelivered {
+                assembler.resume(&mut sink)
             } else {
-                inbound.finish(&mut sink)
+                assembler.finish(&mut sink)
             };
-            if self.heed(halt)? == Flow::Stop {
+            if self.heed(outcome)? == Flow::Stop {
                 return Ok(false);
             }
             if !was_undelivered {
@@ -184,32 +184,32 @@ impl ReadSide {
     /// Exchanges the framing: the bytes not delivered yet belong to the new one.
     pub fn reframe(&mut self, framing: Framing) {
         self.framing = framing;
-        self.inbound.reframe();
+        self.assembler.reframe();
     }
 
     /// Whether bytes are held that the codec has not looked at, as the delivery was stopped before
     /// them or the framing was exchanged.
     #[must_use]
     pub fn has_undelivered(&self) -> bool {
-        self.inbound.has_undelivered()
+        self.assembler.has_undelivered()
     }
 
     /// How many bytes were read and not delivered.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.inbound.len()
+        self.assembler.len()
     }
 
     /// How large the buffer is that holds them; zero where none are held.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.inbound.capacity()
+        self.assembler.capacity()
     }
 
     /// Puts the bytes that are held into a buffer of their size. A reactor does it where a buffer
     /// stays far larger than its bytes for a second.
     pub fn shrink_to_fit(&mut self) {
-        self.inbound.shrink_to_fit(&mut self.pool);
+        self.assembler.shrink_to_fit(&mut self.pool);
     }
 
     /// How many bytes were copied so far, into a buffer or from a smaller one to a larger one.
@@ -227,17 +227,17 @@ impl ReadSide {
     /// How many bytes of the stream lie before those that are held, or before the offending frame.
     #[must_use]
     pub fn offset(&self) -> u64 {
-        let held = self.undecoded.unwrap_or(self.inbound.len());
+        let held = self.undecoded.unwrap_or(self.assembler.len());
         self.read_bytes - held as u64
     }
 
     #[inline]
-    fn heed(&mut self, halt: Halt) -> Result<Flow, FrameError> {
-        match halt {
-            Halt::Drained => Ok(Flow::Continue),
-            Halt::Stopped => Ok(Flow::Stop),
-            Halt::Failed(failed) => {
-                self.inbound.clear(&mut self.pool);
+    fn heed(&mut self, outcome: Delivery) -> Result<Flow, FrameError> {
+        match outcome {
+            Delivery::NeedMore => Ok(Flow::Continue),
+            Delivery::Stopped => Ok(Flow::Stop),
+            Delivery::Failed(failed) => {
+                self.assembler.clear(&mut self.pool);
                 self.undecoded = Some(failed.undecoded);
                 Err(failed.error)
             }
@@ -287,7 +287,7 @@ where
         Flow::Continue
     }
 
-    fn keeps_room(&mut self) {}
+    fn buffer_is_oversized(&mut self) {}
 
     fn now(&self) -> Stamp {
         Stamp::default()

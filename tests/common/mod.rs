@@ -270,7 +270,7 @@ pub fn listening<H: Handler>(
     let mut reactor = Reactor::with_config(handler, config).expect("a reactor");
     let listener = reactor.listen("127.0.0.1:0", framing).expect("a free port");
     let addr = reactor
-        .local_addr(listener)
+        .local_inet_addr(listener)
         .expect("a bound listener has an address");
     (reactor, addr)
 }

@@ -160,10 +160,10 @@ pub fn deframe(framing: &Framing, pieces: &[&[u8]]) -> Seen {
         } else {
             let mut piece = *piece;
             while !piece.is_empty() {
-                let space = deframer.space();
+                let space = deframer.spare_capacity_mut();
                 let (now, later) = piece.split_at(piece.len().min(space.len()));
                 space[..now.len()].copy_from_slice(now);
-                deframer.filled(now.len());
+                deframer.advance(now.len());
                 piece = later;
             }
         }

@@ -51,7 +51,7 @@ fn descriptor_count() -> usize {
 impl Stage {
     fn new(at: Callback, refusing: SocketAddr) -> Self {
         let mut config = Config::default();
-        (config.write_high, config.write_low) = (200, 100);
+        (config.write_high_bytes, config.write_low_bytes) = (200, 100);
         if at == Callback::Refused {
             config.connections_max = 2;
         }
@@ -82,7 +82,7 @@ impl Stage {
             cx.cancel_timer(timers[2]);
             timers
         });
-        let listening = reactor.local_addr(listeners[0]).expect("it is bound");
+        let listening = reactor.local_inet_addr(listeners[0]).expect("it is bound");
         let clients = [0; 2].map(|_| {
             let client = client(listening);
             let before = reactor.stats().accepted;
@@ -166,7 +166,9 @@ impl Stage {
                 reactor.connect(self.refusing, Framing::length_u32(), ());
             }
             Callback::Datagram => {
-                let to = reactor.local_addr(cast.udps.here[0]).expect("it is bound");
+                let to = reactor
+                    .local_inet_addr(cast.udps.here[0])
+                    .expect("it is bound");
                 for payload in [b"1", b"2", b"3"] {
                     self.udp.send_to(payload, to).expect("it is taken");
                 }

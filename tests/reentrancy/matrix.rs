@@ -324,7 +324,7 @@ impl Matrix {
                 let limits = cx.limits(conn(of));
                 assert_gone(of, limits);
                 if let Ok(mut limits) = limits {
-                    (limits.write_low, limits.write_high) = (10, 100);
+                    (limits.write_low_bytes, limits.write_high_bytes) = (10, 100);
                     limits.idle_timeout = Some(HOUR);
                     cx.set_limits(conn(of), limits).expect("they are sound");
                 }
@@ -365,10 +365,10 @@ impl Matrix {
                 cx.abort(conn(of));
                 self.life(conn(of)).is_ended = true;
             }
-            Op::Observe(kind, of) => assert_gone(of, cx.observe(socket(kind, of))),
-            Op::Unobserve(kind, of) => assert_gone(of, cx.unobserve(socket(kind, of))),
+            Op::Observe(kind, of) => assert_gone(of, cx.record(socket(kind, of))),
+            Op::Unobserve(kind, of) => assert_gone(of, cx.stop_recording(socket(kind, of))),
             Op::Look(kind, of) => {
-                assert_gone(of, cx.local_name(socket(kind, of)));
+                assert_gone(of, cx.local_addr(socket(kind, of)));
                 assert_gone(of, cx.socket_options(socket(kind, of)).map(drop));
             }
             Op::SendTo(of) => {
@@ -438,8 +438,8 @@ impl Matrix {
             }
             Op::SetTimer => self.timers.push(cx.set_timer(Duration::ZERO, 1)),
             Op::SetInterval => self.timers.push(cx.set_interval(Duration::ZERO, 2)),
-            Op::ObserveAll => cx.observe_all(),
-            Op::UnobserveAll => cx.unobserve_all(),
+            Op::ObserveAll => cx.record_all(),
+            Op::UnobserveAll => cx.stop_recording_all(),
             Op::TakeRecording => drop(cx.take_recording()),
             Op::Stop => cx.stop(),
             Op::Shutdown(deadline) => {
@@ -601,7 +601,8 @@ impl Handler for Matrix {
     }
 
     fn on_close(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: (), closed: Closed) {
-        cx.peer_addr(conn).expect("it is there until this returns");
+        cx.peer_inet_addr(conn)
+            .expect("it is there until this returns");
         let life = self.life(conn);
         life.closes += 1;
         let told = closed.stats.written_bytes + closed.unsent_bytes;

@@ -188,7 +188,7 @@ impl Server {
                 let mut reactor = Reactor::new(Echo)?;
                 let listener = reactor.listen("127.0.0.1:0", Framing::length_u32())?;
                 let socket = reactor.bind_udp("127.0.0.1:0")?;
-                let addrs = (reactor.local_addr(listener)?, reactor.local_addr(socket)?);
+                let addrs = (reactor.local_inet_addr(listener)?, reactor.local_inet_addr(socket)?);
                 tell.send(addrs).map_err(io::Error::other)?;
                 while !stop.load(Relaxed) {
                     reactor.turn(Some(Duration::from_millis(100)))?;

@@ -132,7 +132,7 @@ impl CpuClock {
     pub(crate) fn nanoseconds(&self) -> io::Result<u64> {
         let deadline = Instant::now() + SLEEP_LIMIT;
         while !self.all_sleep()? && Instant::now() < deadline {
-            // A sleep would halt this core, and the next slice would begin with waking it.
+            // A sleep would outcome this core, and the next slice would begin with waking it.
             thread::yield_now();
         }
         let mut sum = 0;

@@ -2,7 +2,7 @@
 
 use super::naive::{encode, header, is_length, payload, payload_len_max};
 use super::*;
-use crate::buffer::Buf;
+use crate::memory::Buf;
 
 #[test]
 fn a_length_over_the_limit_is_refused_by_the_header_alone() {

@@ -184,19 +184,19 @@ fn the_state_of_a_custom_codec_survives_between_reads() {
 /// Reads `bytes` into each of `count` connections; answers how many bytes their buffers have.
 fn held_by(count: usize, framing: &Framing, budget: usize, bytes: &[u8]) -> usize {
     let mut sink = Collect::counting_of(framing);
-    let mut inbounds: Vec<Inbound> = (0..count).map(|_| Inbound::default()).collect();
-    for inbound in &mut inbounds {
+    let mut inbounds: Vec<Assembler> = (0..count).map(|_| Assembler::default()).collect();
+    for assembler in &mut inbounds {
         sink.budget_left = budget;
-        let mut halt = inbound.ingest(bytes, &mut sink);
-        while inbound.has_undelivered() {
+        let mut outcome = assembler.ingest(bytes, &mut sink);
+        while assembler.has_undelivered() {
             sink.budget_left = budget;
-            halt = inbound.resume(&mut sink);
+            outcome = assembler.resume(&mut sink);
         }
-        assert!(!matches!(halt, Halt::Failed(_)));
+        assert!(!matches!(outcome, Delivery::Failed(_)));
     }
     let free = sink.pool.free_bytes();
-    for inbound in &mut inbounds {
-        inbound.clear(&mut sink.pool);
+    for assembler in &mut inbounds {
+        assembler.clear(&mut sink.pool);
     }
     sink.pool.free_bytes() - free
 }
@@ -248,13 +248,13 @@ fn an_unfinished_frame_holds_a_few_times_the_bytes_that_came() {
             let read_lens = [1, 7, 1000, usize::MAX].into_iter();
             for read_len in read_lens.filter(|read_len| len <= 20_000 || *read_len >= 1000) {
                 let mut sink = Collect::counting_of(&framing);
-                let mut inbound = Inbound::default();
+                let mut assembler = Assembler::default();
                 for piece in stream.chunks(read_len) {
-                    let halt = inbound.ingest(piece, &mut sink);
-                    assert!(matches!(halt, Halt::Drained));
+                    let outcome = assembler.ingest(piece, &mut sink);
+                    assert!(matches!(outcome, Delivery::NeedMore));
                 }
                 let free = sink.pool.free_bytes();
-                inbound.clear(&mut sink.pool);
+                assembler.clear(&mut sink.pool);
                 let held = sink.pool.free_bytes() - free;
                 assert!(
                     held <= most * stream.len().max(9),
@@ -270,14 +270,14 @@ fn an_unfinished_frame_holds_a_few_times_the_bytes_that_came() {
 fn a_long_frame_is_read_into_no_more_room_than_three_times_what_came() {
     let framing = codecs::framing("u32").frame_len_max(usize::MAX);
     let mut sink = Collect::counting_of(&framing);
-    let mut inbound = Inbound::default();
+    let mut assembler = Assembler::default();
     let start = [header("u32", 1 << 30), payload(20_000)].concat();
-    let halt = inbound.ingest(&start, &mut sink);
-    assert!(matches!(halt, Halt::Drained));
-    let room = inbound.direct(1 << 20, &mut sink.pool);
+    let outcome = assembler.ingest(&start, &mut sink);
+    assert!(matches!(outcome, Delivery::NeedMore));
+    let room = assembler.direct(1 << 20, &mut sink.pool);
     assert!(room.is_some_and(|room| room.len() <= 3 * start.len()));
     let free = sink.pool.free_bytes();
-    inbound.clear(&mut sink.pool);
+    assembler.clear(&mut sink.pool);
     assert!(sink.pool.free_bytes() - free < 8 * start.len());
 }
 
@@ -363,12 +363,12 @@ fn a_codec_is_not_asked_before_the_bytes_it_needs_are_there() {
 fn a_buffer_is_of_use_again_when_its_frame_is_done() {
     let framing = codecs::framing("u32");
     let mut sink = Collect::counting_of(&framing);
-    let mut inbound = Inbound::default();
+    let mut assembler = Assembler::default();
     let stream = encode("u32", &payload(100));
     let mut free = None;
     for _ in 0..100 {
         for piece in stream.chunks(60) {
-            inbound.ingest(piece, &mut sink);
+            assembler.ingest(piece, &mut sink);
         }
         let after = sink.pool.free_bytes();
         assert_eq!(after, *free.get_or_insert(after));
@@ -382,18 +382,18 @@ fn a_buffer_of_64_kib_serves_the_next_cut_frame_and_a_larger_one_is_given_back()
         for (len, is_kept) in [(1000, true), (30_000, true), (70_000, false)] {
             let framing = codecs::framing(name);
             let mut sink = Collect::counting_of(&framing);
-            let mut inbound = Inbound::default();
+            let mut assembler = Assembler::default();
             let frame = encode(name, &payload(len));
             let (head, rest) = frame.split_at(len);
-            inbound.ingest(head, &mut sink);
-            let (capacity, free) = (inbound.capacity(), sink.pool.free_bytes());
+            assembler.ingest(head, &mut sink);
+            let (capacity, free) = (assembler.capacity(), sink.pool.free_bytes());
             for _ in 0..3 {
-                inbound.ingest(&[rest, &frame[..30]].concat(), &mut sink);
-                assert_eq!(inbound.len(), 30, "{name}");
-                let is_same = (inbound.capacity(), sink.pool.free_bytes()) == (capacity, free);
+                assembler.ingest(&[rest, &frame[..30]].concat(), &mut sink);
+                assert_eq!(assembler.len(), 30, "{name}");
+                let is_same = (assembler.capacity(), sink.pool.free_bytes()) == (capacity, free);
                 assert_eq!(is_same, is_kept, "{name}, {len}");
-                assert!(is_kept || inbound.capacity() <= 8 * 30, "{name}");
-                inbound.ingest(&frame[30..len], &mut sink);
+                assert!(is_kept || assembler.capacity() <= 8 * 30, "{name}");
+                assembler.ingest(&frame[30..len], &mut sink);
             }
             assert_eq!(sink.count, 3);
         }
@@ -434,12 +434,12 @@ fn a_kept_buffer_is_exchanged_where_what_is_kept_does_not_fit() {
     let frame = encode("u32", &payload(1000));
     let stream = frame.repeat(20);
     let mut sink = Collect::counting_of(&framing);
-    let mut inbound = Inbound::default();
-    inbound.ingest(&stream[..500], &mut sink);
+    let mut assembler = Assembler::default();
+    assembler.ingest(&stream[..500], &mut sink);
     sink.budget_left = 1;
-    let halt = inbound.ingest(&stream[500..], &mut sink);
-    assert!(matches!(halt, Halt::Stopped));
-    let (held, free) = (inbound.capacity(), sink.pool.free_bytes());
+    let outcome = assembler.ingest(&stream[500..], &mut sink);
+    assert!(matches!(outcome, Delivery::Stopped));
+    let (held, free) = (assembler.capacity(), sink.pool.free_bytes());
     assert_eq!((held, free), (32 * 1024, 1024), "both are of the pool");
     assert_eq!(sink.pool.lent_bytes(), held);
 }

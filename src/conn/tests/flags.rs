@@ -1,30 +1,30 @@
 //! Where in its life a connection stands.
 
-use crate::conn::{ClosingStep, Flags};
+use crate::conn::{ClosingStep, State};
 
 #[test]
 fn closing_flushes_then_sends_its_end_then_waits_for_the_peer() {
-    let mut flags = Flags::default();
+    let mut flags = State::default();
     assert_eq!(flags.next_closing_step(true), ClosingStep::Wait);
-    flags.insert(Flags::CLOSING);
+    flags.insert(State::CLOSING);
     assert_eq!(flags.next_closing_step(false), ClosingStep::Wait);
     assert_eq!(flags.next_closing_step(true), ClosingStep::SendFin);
-    flags.insert(Flags::FIN_SENT);
+    flags.insert(State::FIN_SENT);
     assert_eq!(flags.next_closing_step(true), ClosingStep::Wait);
-    flags.insert(Flags::PEER_ENDED);
+    flags.insert(State::PEER_ENDED);
     assert_eq!(flags.next_closing_step(true), ClosingStep::Finish);
-    flags.insert(Flags::DEAD);
+    flags.insert(State::DEAD);
     assert_eq!(flags.next_closing_step(true), ClosingStep::Wait);
 }
 
 #[test]
 fn neither_pause_undoes_the_other() {
-    let mut flags = Flags::PAUSED | Flags::ABOVE_HIGH;
-    flags.remove(Flags::ABOVE_HIGH);
+    let mut flags = State::PAUSED | State::ABOVE_HIGH;
+    flags.remove(State::ABOVE_HIGH);
     assert!(!flags.wants_frames());
-    flags.insert(Flags::ABOVE_HIGH);
-    flags.remove(Flags::PAUSED);
+    flags.insert(State::ABOVE_HIGH);
+    flags.remove(State::PAUSED);
     assert!(!flags.wants_frames());
-    flags.remove(Flags::ABOVE_HIGH);
+    flags.remove(State::ABOVE_HIGH);
     assert!(flags.wants_frames());
 }

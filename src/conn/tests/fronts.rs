@@ -19,15 +19,15 @@ fn a_stop_at_the_end_of_a_cut_frame_is_told_and_leaves_what_is_behind_it() {
         let frame = encode(name, b"abcdef");
         for cut in 1..frame.len() {
             for behind in [&b""[..], &frame[..1], &frame] {
-                let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&framing));
-                inbound.ingest(&frame[..cut], &mut sink);
+                let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&framing));
+                assembler.ingest(&frame[..cut], &mut sink);
                 sink.budget_left = 1;
-                let halt = inbound.ingest(&[&frame[cut..], behind].concat(), &mut sink);
-                assert!(matches!(halt, Halt::Stopped), "{name} cut at {cut}");
+                let outcome = assembler.ingest(&[&frame[cut..], behind].concat(), &mut sink);
+                assert!(matches!(outcome, Delivery::Stopped), "{name} cut at {cut}");
                 assert_eq!(sink.frames, [b"abcdef"], "{name} cut at {cut}");
-                assert_eq!(inbound.len(), behind.len(), "{name} cut at {cut}");
-                assert_eq!(inbound.has_undelivered(), !behind.is_empty());
-                assert_eq!(inbound.capacity() > 0, !behind.is_empty());
+                assert_eq!(assembler.len(), behind.len(), "{name} cut at {cut}");
+                assert_eq!(assembler.has_undelivered(), !behind.is_empty());
+                assert_eq!(assembler.capacity() > 0, !behind.is_empty());
             }
         }
     }
@@ -36,13 +36,13 @@ fn a_stop_at_the_end_of_a_cut_frame_is_told_and_leaves_what_is_behind_it() {
 #[test]
 fn a_head_behind_the_end_of_another_frame_is_as_old_as_the_read_that_brought_it() {
     for name in NAMES {
-        let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&codecs::framing(name)));
+        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&codecs::framing(name)));
         let frame = encode(name, b"abcdef");
         sink.now = at(5);
-        inbound.ingest(&frame[..4], &mut sink);
+        assembler.ingest(&frame[..4], &mut sink);
         sink.now = at(10);
-        inbound.ingest(&[&frame[4..], &frame[..4]].concat(), &mut sink);
-        assert_eq!(inbound.unfinished_since(), Some(at(10)), "{name}");
+        assembler.ingest(&[&frame[4..], &frame[..4]].concat(), &mut sink);
+        assert_eq!(assembler.unfinished_since(), Some(at(10)), "{name}");
     }
 }
 
@@ -54,13 +54,13 @@ fn each_frame_that_is_cut_is_told_once() {
         for read_len in 1..3 * frame.len() {
             for budget in [1, 2, usize::MAX] {
                 let mut sink = Collect::counting_of(&codecs::framing(name));
-                let mut inbound = Inbound::default();
+                let mut assembler = Assembler::default();
                 for piece in stream.chunks(read_len) {
                     sink.budget_left = budget;
-                    inbound.ingest(piece, &mut sink);
-                    while inbound.has_undelivered() {
+                    assembler.ingest(piece, &mut sink);
+                    while assembler.has_undelivered() {
                         sink.budget_left = budget;
-                        inbound.resume(&mut sink);
+                        assembler.resume(&mut sink);
                     }
                 }
                 let starts = (0..stream.len()).step_by(frame.len());
@@ -83,35 +83,38 @@ fn a_long_frame_that_is_read_on_directly_is_given_a_few_times_the_bytes_that_cam
     for (name, start) in [("u32", header("u32", 1 << 30)), ("line", vec![])] {
         let framing = codecs::framing(name).frame_len_max(usize::MAX);
         for first_len in [20_000, 300_000] {
-            let (mut inbound, mut sink) = (Inbound::default(), Collect::counting_of(&framing));
+            let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
             let mut reads = 0;
-            inbound.ingest(&[&start[..], &payload(first_len)].concat(), &mut sink);
+            assembler.ingest(&[&start[..], &payload(first_len)].concat(), &mut sink);
             let most = if first_len < 256 << 10 || name == "line" {
                 4
             } else {
                 2
             };
-            assert!(inbound.capacity() <= most * inbound.len());
-            while inbound.len() < 8 << 20 {
-                let before = inbound.len();
-                match inbound
+            assert!(assembler.capacity() <= most * assembler.len());
+            while assembler.len() < 8 << 20 {
+                let before = assembler.len();
+                match assembler
                     .direct(1 << 16, &mut sink.pool)
                     .map(|room| room.len())
                 {
                     Some(len) => {
-                        inbound.ingest_direct(len, &mut sink);
+                        assembler.ingest_direct(len, &mut sink);
                         reads += len;
                     }
                     None => {
-                        inbound.ingest(&[0; 1 << 16], &mut sink);
+                        assembler.ingest(&[0; 1 << 16], &mut sink);
                     }
                 }
-                assert!(inbound.len() > before);
-                assert!(inbound.capacity() <= 8 * before, "{name}");
+                assert!(assembler.len() > before);
+                assert!(assembler.capacity() <= 8 * before, "{name}");
             }
             assert!(reads > 4 << 20, "{name}: {reads} bytes directly");
             let moved = sink.pool.moved_bytes;
-            assert!(moved <= inbound.len() as u64, "{name}: {moved} bytes moved");
+            assert!(
+                moved <= assembler.len() as u64,
+                "{name}: {moved} bytes moved"
+            );
         }
     }
 }
@@ -120,9 +123,11 @@ fn a_long_frame_that_is_read_on_directly_is_given_a_few_times_the_bytes_that_cam
 fn what_is_read_on_directly_ends_where_the_frame_does() {
     let framing = codecs::framing("u32");
     let frame = encode("u32", &payload(60_000));
-    let (mut inbound, mut sink) = (Inbound::default(), Collect::counting_of(&framing));
-    inbound.ingest(&frame[..30_000], &mut sink);
-    let room = inbound.direct(1 << 20, &mut sink.pool).expect("it is long");
+    let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
+    assembler.ingest(&frame[..30_000], &mut sink);
+    let room = assembler
+        .direct(1 << 20, &mut sink.pool)
+        .expect("it is long");
     assert_eq!(room.len(), frame.len() - 30_000);
 }
 
@@ -148,27 +153,30 @@ impl Codec for Picky {
 /// The reactor counts what is held and what came behind it: no byte is in both.
 #[test]
 fn what_was_dropped_before_an_error_is_held_no_longer() {
-    let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&Framing::custom(Picky)));
-    inbound.ingest(b"x", &mut sink);
-    let Halt::Failed(failed) = inbound.ingest(b"!", &mut sink) else {
+    let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&Framing::custom(Picky)));
+    assembler.ingest(b"x", &mut sink);
+    let Delivery::Failed(failed) = assembler.ingest(b"!", &mut sink) else {
         panic!("it is malformed");
     };
-    assert_eq!((failed.undecoded, inbound.len()), (1, 1));
+    assert_eq!((failed.undecoded, assembler.len()), (1, 1));
 }
 
 #[test]
 fn what_is_skipped_by_count_is_skipped_to_its_end_also_by_another_framing() {
     for name in NAMES {
         let skipping = codecs::framing("u32").frame_len_max(8).skip_too_long();
-        let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&skipping));
-        inbound.ingest(&[header("u32", 20), payload(7)].concat(), &mut sink);
-        inbound.reframe();
+        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&skipping));
+        assembler.ingest(&[header("u32", 20), payload(7)].concat(), &mut sink);
+        assembler.reframe();
         sink.framing = codecs::framing(name);
         let frame = encode(name, b"new");
         let part = encode(name, b"");
         let rest = [&part[..], &vec![b'z'; 13 - part.len()], &frame].concat();
         for piece in rest.chunks(2) {
-            assert!(matches!(inbound.ingest(piece, &mut sink), Halt::Drained));
+            assert!(matches!(
+                assembler.ingest(piece, &mut sink),
+                Delivery::NeedMore
+            ));
         }
         assert_eq!(sink.frames[1..], [b"new".to_vec()], "{name}");
     }
@@ -178,25 +186,25 @@ fn what_is_skipped_by_count_is_skipped_to_its_end_also_by_another_framing() {
 #[test]
 fn a_kept_buffer_serves_a_frame_that_it_will_grow_for() {
     let framing = codecs::framing("u32").frame_len_max(usize::MAX);
-    let (mut inbound, mut sink) = (Inbound::default(), Collect::counting_of(&framing));
+    let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
     let frame = encode("u32", &payload(4000));
-    inbound.ingest(&frame[..2000], &mut sink);
-    let kept = (inbound.capacity(), sink.pool.free_bytes());
+    assembler.ingest(&frame[..2000], &mut sink);
+    let kept = (assembler.capacity(), sink.pool.free_bytes());
     let head = [header("u32", 1 << 20), payload(100)].concat();
-    inbound.ingest(&[&frame[2000..], &head].concat(), &mut sink);
-    assert_eq!((inbound.capacity(), sink.pool.free_bytes()), kept);
+    assembler.ingest(&[&frame[2000..], &head].concat(), &mut sink);
+    assert_eq!((assembler.capacity(), sink.pool.free_bytes()), kept);
 }
 
 #[test]
 fn a_kept_buffer_that_is_too_small_for_the_next_frame_is_exchanged_at_once() {
     let framing = codecs::framing("u32");
-    let (mut inbound, mut sink) = (Inbound::default(), Collect::counting_of(&framing));
+    let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
     let frame = encode("u32", &payload(50));
-    inbound.ingest(&frame[..40], &mut sink);
-    assert_eq!(inbound.capacity(), 64);
+    assembler.ingest(&frame[..40], &mut sink);
+    assert_eq!(assembler.capacity(), 64);
     let next = encode("u32", &payload(196));
-    inbound.ingest(&[&frame[40..], &next[..40]].concat(), &mut sink);
-    assert_eq!(inbound.capacity(), 256);
+    assembler.ingest(&[&frame[40..], &next[..40]].concat(), &mut sink);
+    assert_eq!(assembler.capacity(), 256);
 }
 
 #[test]
@@ -205,14 +213,14 @@ fn a_frame_skipped_by_a_cut_header_stops_the_delivery_and_is_as_old_as_its_first
         let skipping = codecs::framing(name).frame_len_max(8).skip_too_long();
         let header = header(name, 1000);
         for cut in 1..header.len() {
-            let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&skipping));
+            let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&skipping));
             (sink.now, sink.budget_left) = (at(5), 1);
-            inbound.ingest(&header[..cut], &mut sink);
+            assembler.ingest(&header[..cut], &mut sink);
             sink.now = at(10);
-            let halt = inbound.ingest(&[&header[cut..], b"abc"].concat(), &mut sink);
-            assert!(matches!(halt, Halt::Stopped), "{name} cut at {cut}");
-            assert_eq!(inbound.unfinished_since(), Some(at(5)), "{name}");
-            assert!(!inbound.has_undelivered(), "{name} cut at {cut}");
+            let outcome = assembler.ingest(&[&header[cut..], b"abc"].concat(), &mut sink);
+            assert!(matches!(outcome, Delivery::Stopped), "{name} cut at {cut}");
+            assert_eq!(assembler.unfinished_since(), Some(at(5)), "{name}");
+            assert!(!assembler.has_undelivered(), "{name} cut at {cut}");
         }
     }
 }
@@ -220,30 +228,33 @@ fn a_frame_skipped_by_a_cut_header_stops_the_delivery_and_is_as_old_as_its_first
 /// How far the former framing has searched says nothing about the new one.
 #[test]
 fn an_unfinished_head_is_searched_from_its_beginning_by_another_framing() {
-    let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&Framing::line()));
-    inbound.ingest(b"a;bc", &mut sink);
-    inbound.reframe();
+    let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&Framing::line()));
+    assembler.ingest(b"a;bc", &mut sink);
+    assembler.reframe();
     sink.framing = codecs::framing("byte");
-    assert!(matches!(inbound.resume(&mut sink), Halt::Drained));
-    assert_eq!((&sink.frames[..], inbound.len()), (&[b"a".to_vec()][..], 2));
+    assert!(matches!(assembler.resume(&mut sink), Delivery::NeedMore));
+    assert_eq!(
+        (&sink.frames[..], assembler.len()),
+        (&[b"a".to_vec()][..], 2)
+    );
 }
 
 #[test]
 fn a_head_that_a_direct_read_brings_behind_its_frame_is_told_to_be_cut() {
     let framing = codecs::framing("line").frame_len_max(usize::MAX);
-    let (mut inbound, mut sink) = (Inbound::default(), Collect::counting_of(&framing));
-    inbound.ingest(&payload(30_000), &mut sink);
-    let room = inbound.direct(4, sink.pool()).expect("it is long");
+    let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
+    assembler.ingest(&payload(30_000), &mut sink);
+    let room = assembler.direct(4, sink.pool()).expect("it is long");
     room.copy_from_slice(b"\nabc");
-    inbound.ingest_direct(4, &mut sink);
-    assert_eq!((sink.count, sink.heads.len(), inbound.len()), (1, 2, 3));
+    assembler.ingest_direct(4, &mut sink);
+    assert_eq!((sink.count, sink.heads.len(), assembler.len()), (1, 2, 3));
 }
 
 #[test]
 fn each_byte_that_is_put_into_a_buffer_is_counted() {
-    let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&Framing::line()));
-    inbound.ingest(b"ab", &mut sink);
-    inbound.ingest(b"c\nde", &mut sink);
+    let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&Framing::line()));
+    assembler.ingest(b"ab", &mut sink);
+    assembler.ingest(b"c\nde", &mut sink);
     assert_eq!(sink.pool.moved_bytes, 6);
 }
 

@@ -130,14 +130,18 @@ fn a_delimiter_that_never_comes_holds_next_to_nothing() {
         ("netstring", b"1099511627776:", 1 << 10),
     ] {
         let [stage] = skipping(name, 1 << 20);
-        let (mut sink, mut inbound) = (Collect::counting_of(&stage.framing), Inbound::default());
+        let (mut sink, mut assembler) =
+            (Collect::counting_of(&stage.framing), Assembler::default());
         SCANNED_BYTES.set(0);
         let mut held = 0;
         for bytes in std::iter::once(first).chain((0..count).map(|_| &reads[..])) {
-            let halt = inbound.ingest(bytes, &mut sink);
-            assert!(matches!(halt, Halt::Drained), "{name}: {halt:?}");
-            held = held.max(inbound.capacity() + sink.pool.free_bytes());
-            assert!(inbound.unfinished_since().is_some(), "its deadline counts");
+            let outcome = assembler.ingest(bytes, &mut sink);
+            assert!(matches!(outcome, Delivery::NeedMore), "{name}: {outcome:?}");
+            held = held.max(assembler.capacity() + sink.pool.free_bytes());
+            assert!(
+                assembler.unfinished_since().is_some(),
+                "its deadline counts"
+            );
         }
         // While it may still fit it is held, and as much while its buffer grows.
         assert!(held <= 8 << 20, "{name}: {held} bytes");
@@ -147,14 +151,14 @@ fn a_delimiter_that_never_comes_holds_next_to_nothing() {
         assert_eq!(is_told, matches!(name, "u64" | "netstring"), "{name}");
 
         let [ends] = Stage::all(name, 1 << 20);
-        let (mut sink, mut inbound) = (Collect::counting_of(&ends.framing), Inbound::default());
+        let (mut sink, mut assembler) = (Collect::counting_of(&ends.framing), Assembler::default());
         let mut pieces = std::iter::once(first).chain(std::iter::repeat(&reads[..]));
         let (mut read, mut failed) = (0, false);
         while !failed {
             let bytes = pieces.next().expect("they never end");
             read += bytes.len();
-            let halt = inbound.ingest(bytes, &mut sink);
-            failed = matches!(halt, Halt::Failed(_));
+            let outcome = assembler.ingest(bytes, &mut sink);
+            failed = matches!(outcome, Delivery::Failed(_));
         }
         assert!(read <= (1 << 20) + (2 << 16), "{name}: {read} bytes");
     }
@@ -168,11 +172,11 @@ fn what_is_skipped_in_parts_is_as_old_as_its_first_byte() {
         ("u8", [b"\xFF", b"a", b"b"]),
     ] {
         let [stage] = skipping(name, 1);
-        let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&stage.framing));
+        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&stage.framing));
         for (index, bytes) in (1..).zip(bytes) {
             sink.now = at(10 * index);
-            inbound.ingest(bytes, &mut sink);
-            assert_eq!(inbound.unfinished_since(), Some(at(10)), "{name}");
+            assembler.ingest(bytes, &mut sink);
+            assert_eq!(assembler.unfinished_since(), Some(at(10)), "{name}");
         }
     }
 }
@@ -186,10 +190,10 @@ fn a_length_that_no_stream_reaches_is_skipped_without_end() {
         ("netstring", b"18446744073709551615:"),
     ] {
         let [stage] = skipping(name, 100);
-        let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&stage.framing));
+        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&stage.framing));
         for bytes in [header, &[0; 1000], b"\x01a", &[0; 1000]] {
-            let halt = inbound.ingest(bytes, &mut sink);
-            assert!(matches!(halt, Halt::Drained));
+            let outcome = assembler.ingest(bytes, &mut sink);
+            assert!(matches!(outcome, Delivery::NeedMore));
         }
         let (len, limit) = (u64::MAX, 100);
         let told = Skipped { len, limit }.to_string().into_bytes();
@@ -207,10 +211,10 @@ fn what_is_malformed_is_final_also_where_frames_are_skipped() {
         ("records", b"x\x00"),
     ] {
         let [stage] = skipping(name, 1);
-        let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&stage.framing));
-        let halt = inbound.ingest(bytes, &mut sink);
-        let Halt::Failed(failed) = halt else {
-            panic!("{name}: {halt:?}");
+        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&stage.framing));
+        let outcome = assembler.ingest(bytes, &mut sink);
+        let Delivery::Failed(failed) = outcome else {
+            panic!("{name}: {outcome:?}");
         };
         let error = failed.error;
         assert!(matches!(error, FrameError::Malformed(_)), "{name}: {error}");
@@ -228,7 +232,7 @@ fn a_frame_is_skipped_to_its_end_where_its_buffer_is_made_smaller_meanwhile() {
     ] {
         let framing = framing.frame_len_max(4096).skip_too_long();
         let name = framing.to_string();
-        let (mut inbound, mut sink) = (Inbound::default(), Collect::of(&framing));
+        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&framing));
         let (short, long) = (vec![b'a'; 3000], vec![b'b'; 5000]);
         for read in [
             &short[..],
@@ -236,12 +240,15 @@ fn a_frame_is_skipped_to_its_end_where_its_buffer_is_made_smaller_meanwhile() {
             b"evilx\n",
             b"goodx\n",
         ] {
-            assert!(matches!(inbound.ingest(read, &mut sink), Halt::Drained));
-            assert_eq!(inbound.unfinished_since().is_some(), inbound.len() > 0);
-            let is_told = std::mem::take(&mut sink.is_roomy);
-            let before = inbound.capacity();
-            inbound.trim(&mut sink.pool);
-            assert_eq!(inbound.capacity() < before, is_told, "{name}");
+            assert!(matches!(
+                assembler.ingest(read, &mut sink),
+                Delivery::NeedMore
+            ));
+            assert_eq!(assembler.unfinished_since().is_some(), assembler.len() > 0);
+            let is_told = std::mem::take(&mut sink.is_oversized);
+            let before = assembler.capacity();
+            assembler.trim(&mut sink.pool);
+            assert_eq!(assembler.capacity() < before, is_told, "{name}");
         }
         let [first, second, third] = &sink.frames[..] else {
             panic!("{name}: {:?}", sink.frames);
@@ -261,23 +268,26 @@ fn a_stop_at_a_frame_of_which_more_is_to_be_skipped_is_answered() {
     let long = encode("u32", &payload(100));
     for (held_len, is_stopped_before) in [(0, false), (2, false), (0, true)] {
         let mut sink = Collect::of(&skipping("u32", 10)[0].framing);
-        let mut inbound = Inbound::default();
+        let mut assembler = Assembler::default();
         if is_stopped_before {
             sink.budget_left = 1;
             let first = [encode("u32", b"a"), long[..50].to_vec()].concat();
-            assert!(matches!(inbound.ingest(&first, &mut sink), Halt::Stopped));
+            assert!(matches!(
+                assembler.ingest(&first, &mut sink),
+                Delivery::Stopped
+            ));
         } else if held_len > 0 {
-            inbound.ingest(&long[..held_len], &mut sink);
+            assembler.ingest(&long[..held_len], &mut sink);
         }
         sink.budget_left = 1;
-        let halt = match is_stopped_before {
-            true => inbound.resume(&mut sink),
-            false => inbound.ingest(&long[held_len..50], &mut sink),
+        let outcome = match is_stopped_before {
+            true => assembler.resume(&mut sink),
+            false => assembler.ingest(&long[held_len..50], &mut sink),
         };
         assert!(
-            matches!(halt, Halt::Stopped),
+            matches!(outcome, Delivery::Stopped),
             "{held_len} {is_stopped_before}"
         );
-        assert_eq!(inbound.left_to_skip(), long.len() as u64 - 50);
+        assert_eq!(assembler.left_to_skip(), long.len() as u64 - 50);
     }
 }

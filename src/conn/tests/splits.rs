@@ -330,7 +330,7 @@ fn what_is_encoded_is_what_a_peer_expects() {
         } else {
             200
         });
-        let mut buf = crate::buffer::Buf::default();
+        let mut buf = crate::memory::Buf::default();
         codecs::framing(name)
             .encode(&delivered(name, &payload), &mut buf)
             .expect("a payload that every framing takes");

@@ -11,10 +11,10 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::*;
-use crate::conn::Flags;
+use crate::conn::State;
 use crate::engine::Accepted;
-use crate::handler::Origin;
-use crate::socket::{Reading, Script, Stream, Writing};
+use crate::event::Origin;
+use crate::os::{Reading, Script, Stream, Writing};
 use crate::testkit::Random;
 use model::{At, Chosen, Life, Model, PAYLOAD_LEN_MAX, encode};
 
@@ -33,25 +33,25 @@ impl Run {
         let mut random = Random(seed);
         let mut config = Config {
             read_len_max: random.of(&[1, 7, 64, 4096, 256 * 1024]),
-            read_budget: random.of(&[50, 1000, 256 * 1024]),
+            read_budget_bytes: random.of(&[50, 1000, 256 * 1024]),
             frame_budget: random.of(&[1, 2, 1024]),
-            write_high: random.of(&[50, 500, PAYLOAD_LEN_MAX]),
+            write_high_bytes: random.of(&[50, 500, PAYLOAD_LEN_MAX]),
             close_deadline: HOUR,
             memory_deadline: HOUR,
             connect_deadline: HOUR,
             ..Config::default()
         };
-        config.write_low = config.write_high / 3;
-        config.write_queue_len_max = 2 * config.write_high;
+        config.write_low_bytes = config.write_high_bytes / 3;
+        config.write_queue_bytes_max = 2 * config.write_high_bytes;
         let has_memory_limit = random.one_in(4);
         if has_memory_limit {
-            config.memory_max = random.of(&[300, 3000, 30_000]);
+            config.memory_bytes_max = random.of(&[300, 3000, 30_000]);
         }
         if random.one_in(4) {
             config.idle_timeout = Some(HOUR);
         }
         if random.one_in(4) {
-            config.slow_callback = Some(HOUR);
+            config.slow_callback_min = Some(HOUR);
         }
         let has_long = config.read_len_max > 64;
         let model = Model::new(random, has_memory_limit, has_long);
@@ -160,12 +160,12 @@ impl Run {
     }
 
     /// All that an event may tell of.
-    fn whole_event(&self, number: usize) -> Flags {
-        let both = Flags::READABLE | Flags::WRITABLE | Flags::END_HINT;
-        both | Flags::HUNG_UP.given(self.reactor.handler.lives[number].is_fed_to_end)
+    fn whole_event(&self, number: usize) -> State {
+        let both = State::READABLE | State::WRITABLE | State::END_HINT;
+        both | State::HUNG_UP.given(self.reactor.handler.lives[number].is_fed_to_end)
     }
 
-    fn event(&mut self, number: usize, mark: Flags) {
+    fn event(&mut self, number: usize, mark: State) {
         let conn = self.reactor.handler.lives[number].conn;
         if let Ok(entry) = self.reactor.engine.conn_mut(conn.0) {
             entry.flags.insert(mark);
@@ -182,12 +182,13 @@ impl Run {
             return;
         };
         let flags = entry.flags;
-        let can_write = Flags::WRITABLE.given(!flags.intersects(Flags::WRITABLE));
-        let knows_input = flags.intersects(Flags::READABLE | Flags::STARVED | Flags::PEER_ENDED);
-        let can_read = Flags::READABLE.given(!knows_input && !script.is_played());
-        let has_ended = can_read.intersects(Flags::READABLE) && is_fed_to_end;
-        let mark = can_write | can_read | Flags::END_HINT.given(has_ended);
-        if mark.intersects(Flags::READABLE | Flags::WRITABLE) {
+        let can_write = State::WRITABLE.given(!flags.intersects(State::WRITABLE));
+        let knows_input =
+            flags.intersects(State::READABLE | State::PAUSED_FOR_MEMORY | State::PEER_ENDED);
+        let can_read = State::READABLE.given(!knows_input && !script.is_played());
+        let has_ended = can_read.intersects(State::READABLE) && is_fed_to_end;
+        let mark = can_write | can_read | State::END_HINT.given(has_ended);
+        if mark.intersects(State::READABLE | State::WRITABLE) {
             self.event(number, mark);
         }
     }
@@ -223,9 +224,9 @@ impl Run {
             _ => {
                 for number in 0..count {
                     let mark = match self.random().below(6) {
-                        0 => Flags::READABLE,
-                        1 => Flags::WRITABLE,
-                        2 => Flags::READABLE | Flags::WRITABLE,
+                        0 => State::READABLE,
+                        1 => State::WRITABLE,
+                        2 => State::READABLE | State::WRITABLE,
                         3 => self.whole_event(number),
                         _ => continue,
                     };

@@ -5,16 +5,18 @@ use std::net::SocketAddr;
 use std::panic::resume_unwind;
 
 use super::HOUR;
-use crate::buffer::Buf;
 use crate::codec::{Framing, Skipped};
 use crate::context::Context;
-use crate::error::{CloseReason, Closed, FrameError, SendError, Sent};
-use crate::handler::{Handler, Hangup, Origin};
+use crate::error::{FrameError, SendError, Sent};
+use crate::event::{CloseReason, Closed};
+use crate::event::{Hangup, Origin};
+use crate::handler::Handler;
+use crate::id::ConnId;
+use crate::memory::Buf;
+use crate::os::Script;
 use crate::payload::Payload;
-use crate::socket::Script;
 use crate::testkit::Random;
 use crate::timer::TimerId;
-use crate::token::ConnId;
 
 /// No payload is longer, in either direction; one that comes is skipped then.
 pub(super) const PAYLOAD_LEN_MAX: usize = 20_000;
@@ -171,11 +173,11 @@ impl Model {
                 assert_eq!(cx.reframe(conn, framing).is_err(), is_gone);
             }
             27 => self.set_limits(cx, conn, is_gone),
-            28 => assert_eq!(cx.observe(conn).is_err(), is_gone),
-            29 => assert_eq!(cx.unobserve(conn).is_err(), is_gone),
+            28 => assert_eq!(cx.record(conn).is_err(), is_gone),
+            29 => assert_eq!(cx.stop_recording(conn).is_err(), is_gone),
             30 => match self.random.below(3) {
-                0 => cx.observe_all(),
-                1 => cx.unobserve_all(),
+                0 => cx.record_all(),
+                1 => cx.stop_recording_all(),
                 _ => drop(cx.take_recording()),
             },
             31 => self.timer(cx),
@@ -344,9 +346,9 @@ impl Model {
             assert!(is_gone);
             return;
         };
-        limits.write_high = self.random.of(&[50, 500, PAYLOAD_LEN_MAX]);
-        limits.write_low = limits.write_high / 3;
-        limits.write_queue_len_max = 2 * limits.write_high;
+        limits.write_high_bytes = self.random.of(&[50, 500, PAYLOAD_LEN_MAX]);
+        limits.write_low_bytes = limits.write_high_bytes / 3;
+        limits.write_queue_bytes_max = 2 * limits.write_high_bytes;
         limits.idle_timeout = Some(HOUR);
         cx.set_limits(conn, limits).expect("they are sound");
     }

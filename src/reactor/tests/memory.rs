@@ -18,7 +18,7 @@ fn who_was_not_read_for_want_of_memory_is_read_when_there_is_some() {
     let conn = open(&mut reactor, read, Framing::raw());
     let other = open(&mut reactor, refused, Framing::raw());
     read.then_read([bytes(b"question")]);
-    event(&mut reactor, conn, Flags::READABLE);
+    event(&mut reactor, conn, State::READABLE);
     refuse(&mut reactor, other);
     assert_eq!(read.seen().reads, 0);
     reactor.with(|_, cx| cx.abort(slow));
@@ -47,16 +47,16 @@ fn who_uses_up_the_room_that_it_is_told_of_leaves_the_next_one_waiting() {
         turn(&mut reactor);
         assert_eq!(reactor.handler.drains, 1, "the first one");
     }
-    event(&mut reactor, first, Flags::WRITABLE);
+    event(&mut reactor, first, State::WRITABLE);
     assert_eq!(reactor.handler.drains, 2);
 }
 
 #[test]
 fn who_is_above_its_high_mark_too_is_told_when_it_has_drained_and_only_then() {
     let config = Config {
-        write_low: 0,
-        write_high: 1000,
-        memory_max: 8192,
+        write_low_bytes: 0,
+        write_high_bytes: 1000,
+        memory_bytes_max: 8192,
         ..Config::default()
     };
     let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
@@ -74,7 +74,7 @@ fn who_is_above_its_high_mark_too_is_told_when_it_has_drained_and_only_then() {
     turn(&mut reactor);
     assert_eq!(reactor.stats().held_bytes, 4096, "there is room");
     assert_eq!(reactor.handler.drains, 0);
-    event(&mut reactor, above, Flags::WRITABLE);
+    event(&mut reactor, above, State::WRITABLE);
     turn(&mut reactor);
     assert_eq!(reactor.handler.drains, 1);
 }
@@ -115,7 +115,7 @@ fn who_is_refused_before_it_is_open_is_told_of_room_when_it_is() {
         reactor.with(|_, cx| cx.abort(slow));
         // As at the end of a turn in which the connect has not come to its end.
         reactor.reap_next();
-        reactor.feed_starved();
+        reactor.resume_paused_for_memory();
         assert_eq!(reactor.handler.drains, 0);
         while reactor.stats().connected == 0 {
             reactor

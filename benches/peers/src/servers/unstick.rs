@@ -21,7 +21,7 @@ pub(super) fn serve_busily() -> io::Result<()> {
 fn serve_with(config: Config) -> io::Result<()> {
     let mut reactor = Reactor::with_config(Echo, config)?;
     let listener = reactor.listen("127.0.0.1:0", Framing::length_u32())?;
-    announce(reactor.local_addr(listener)?.port())?;
+    announce(reactor.local_inet_addr(listener)?.port())?;
     reactor.run()
 }
 
@@ -29,7 +29,7 @@ pub(super) fn serve_udp() -> io::Result<()> {
     let mut reactor = Reactor::new(Echo)?;
     let socket = reactor.bind_udp("127.0.0.1:0")?;
     reactor.with(|_, cx| cx.socket_options(socket)?.set_recv_buffer_size(1 << 22))?;
-    announce(reactor.local_addr(socket)?.port())?;
+    announce(reactor.local_inet_addr(socket)?.port())?;
     reactor.run()
 }
 

@@ -1,0 +1,370 @@
+//! The write side: output that the kernel has not taken yet, in order.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use crate::memory::{Buf, Pool};
+use crate::payload::Payload;
+use crate::timer::Stamp;
+
+/// The largest segment that is made for more than one payload. Segments are freed one by one as
+/// they drain, so a long queue gives its memory back while it shrinks.
+const SEGMENT_LEN: usize = 64 * 1024;
+/// Room beyond the payload that is kept for its header.
+const HEADER_SPARE: usize = 32;
+/// How many segments are written with one call: a header, a payload and an end, a few times over.
+pub(crate) const SLICES_MAX: usize = 16;
+
+/// A queue of segments. Invariant: `len` is the sum of their lengths, `given_len` that of those
+/// that were given; none is empty.
+#[derive(Debug, Default)]
+pub(crate) struct WriteQueue {
+    segments: VecDeque<Segment>,
+    len: usize,
+    given_len: usize,
+    /// When the kernel last took something, or the queue began.
+    pub(crate) progress: Stamp,
+}
+
+#[derive(Debug)]
+enum Segment {
+    Pooled(Box<Buf>),
+    /// A payload that the user gave. Its memory counts as lent by the pool.
+    Given(Box<Given>),
+}
+
+/// Invariant: `start < payload.len()`.
+#[derive(Debug)]
+struct Given {
+    payload: Payload,
+    start: usize,
+}
+
+/// A queue whose last segment is being appended to: dropped, also by a panic of what encodes, it
+/// counts what was accepted, and takes back what was not.
+struct Encoding<'a> {
+    write_queue: &'a mut WriteQueue,
+    pool: &'a mut Pool,
+    /// The length of the segment.
+    before: usize,
+    is_accepted: bool,
+}
+
+impl Drop for Encoding<'_> {
+    fn drop(&mut self) {
+        let WriteQueue { segments, len, .. } = &mut *self.write_queue;
+        if let Some(Segment::Pooled(back)) = segments.back_mut() {
+            if !self.is_accepted {
+                back.truncate(self.before);
+            }
+            *len += back.len() - self.before;
+            self.pool.recount(back);
+            if back.is_empty() {
+                segments
+                    .pop_back()
+                    .into_iter()
+                    .for_each(|back| back.give_back(self.pool));
+            }
+        }
+    }
+}
+
+impl WriteQueue {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends bytes that are encoded already.
+    pub(crate) fn push(&mut self, bytes: &[u8], pool: &mut Pool) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.back_with_spare(bytes.len(), pool).put(bytes);
+        self.len += bytes.len();
+    }
+
+    /// Appends a payload as it is.
+    pub(crate) fn push_given(&mut self, payload: Payload, pool: &mut Pool) {
+        if payload.is_empty() {
+            return;
+        }
+        pool.count(0, payload.len());
+        self.len += payload.len();
+        self.given_len += payload.len();
+        let given = Given { payload, start: 0 };
+        self.segments.push_back(Segment::Given(Box::new(given)));
+    }
+
+    /// Appends what `encode` puts, for a payload of `payload_len` bytes, which is 0 where nobody
+    /// knows; nothing where it fails, or where the queue would be longer than `limit`
+    /// (`Ok(false)`).
+    pub(crate) fn encode<E>(
+        &mut self,
+        payload_len: usize,
+        limit: usize,
+        pool: &mut Pool,
+        encode: impl FnOnce(&mut Buf) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let queued = self.len;
+        let room = match self.segments.back() {
+            // A segment that is nearly full would grow, and again, and be the whole queue in the
+            // end. So it grows only for a payload that is long beside it.
+            Some(Segment::Pooled(back)) if payload_len == 0 => back.capacity() / 4,
+            _ => payload_len,
+        };
+        let back = self.back_with_spare(room.saturating_add(HEADER_SPARE), pool);
+        let before = back.len();
+        let mut encoding = Encoding {
+            write_queue: self,
+            pool,
+            before,
+            is_accepted: false,
+        };
+        let Some(Segment::Pooled(back)) = encoding.write_queue.segments.back_mut() else {
+            return Ok(false);
+        };
+        encode(back)?;
+        encoding.is_accepted = queued + back.len() - before <= limit;
+        Ok(encoding.is_accepted)
+    }
+
+    /// The bytes to write next; empty where there are none.
+    pub(crate) fn front(&self) -> &[u8] {
+        self.segments.front().map_or(&[], |front| front.bytes())
+    }
+
+    /// Whether all of it lies in one segment.
+    pub(crate) fn is_one_piece(&self) -> bool {
+        self.segments.len() <= 1
+    }
+
+    /// The bytes to write next, of as many segments as there is place for.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+        let segments = self.segments.iter();
+        let places = slices.iter_mut().zip(segments);
+        places
+            .map(|(slice, segment)| *slice = IoSlice::new(segment.bytes()))
+            .count()
+    }
+
+    /// Drops `len` bytes of the front, which the kernel has taken.
+    pub(crate) fn consume(&mut self, mut len: usize, pool: &mut Pool) {
+        self.len -= len;
+        while len > 0 {
+            let front = self
+                .segments
+                .front_mut()
+                .expect("only bytes that were shown are consumed");
+            let here = len.min(front.bytes().len());
+            len -= here;
+            if let Segment::Given(_) = front {
+                self.given_len -= here;
+            }
+            if front.consume(here) {
+                self.segments
+                    .pop_front()
+                    .into_iter()
+                    .for_each(|front| front.give_back(pool));
+            }
+        }
+    }
+
+    /// Bytes of the memory that it holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.segments.iter().map(Segment::held_bytes).sum()
+    }
+
+    /// Gives all segments back and tells how many bytes were in them.
+    pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
+        self.segments
+            .drain(..)
+            .for_each(|segment| segment.give_back(pool));
+        self.given_len = 0;
+        std::mem::take(&mut self.len)
+    }
+
+    fn back_with_spare(&mut self, len: usize, pool: &mut Pool) -> &mut Box<Buf> {
+        let has_room = match self.segments.back() {
+            Some(Segment::Pooled(back)) => back.spare_len() >= len,
+            _ => false,
+        };
+        if !has_room {
+            let pooled_len = self.len - self.given_len;
+            let capacity = (2 * pooled_len).min(SEGMENT_LEN).max(len);
+            let buf = pool.take(capacity);
+            self.segments.push_back(Segment::Pooled(buf));
+        }
+        match self.segments.back_mut() {
+            Some(Segment::Pooled(back)) => back,
+            _ => unreachable!("one was pushed if there was none"),
+        }
+    }
+}
+
+impl Segment {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Pooled(buf) => buf.bytes(),
+            Self::Given(given) => &given.payload[given.start..],
+        }
+    }
+
+    /// Drops bytes of the front, and answers whether none are left.
+    fn consume(&mut self, len: usize) -> bool {
+        match self {
+            Self::Pooled(buf) => {
+                buf.consume(len);
+                buf.is_empty()
+            }
+            Self::Given(given) => {
+                given.start += len;
+                given.start == given.payload.len()
+            }
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Pooled(buf) => buf.capacity(),
+            Self::Given(given) => given.payload.len(),
+        }
+    }
+
+    fn give_back(self, pool: &mut Pool) {
+        match self {
+            Self::Pooled(buf) => pool.put(buf),
+            Self::Given(given) => pool.count(given.payload.len(), 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(queue: &mut WriteQueue, piece: usize, pool: &mut Pool) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !queue.is_empty() {
+            let len = queue.front().len().min(piece);
+            all.extend_from_slice(&queue.front()[..len]);
+            queue.consume(len, pool);
+        }
+        all
+    }
+
+    #[test]
+    fn order_is_kept_over_segments_and_partial_writes() {
+        let mut pool = Pool::new(0);
+        for piece in [1, 7, 4096, usize::MAX] {
+            let mut queue = WriteQueue::default();
+            let mut expected = Vec::new();
+            for index in 0..300_u32 {
+                let bytes = vec![index.to_le_bytes()[0]; (index * 7 % 1000) as usize];
+                queue.push(&bytes, &mut pool);
+                expected.extend_from_slice(&bytes);
+            }
+            assert_eq!(queue.len(), expected.len());
+            assert!(drain(&mut queue, piece, &mut pool) == expected);
+        }
+    }
+
+    #[test]
+    fn a_refused_payload_leaves_the_queue_as_it_was() {
+        let mut pool = Pool::new(0);
+        let mut queue = WriteQueue::default();
+        queue.push(b"before", &mut pool);
+        let encoded = queue.encode(3, 100, &mut pool, |out| {
+            out.put(b"half");
+            Err("refused")
+        });
+        assert_eq!(encoded, Err("refused"));
+        let encoded = queue.encode(3, 8, &mut pool, |out| {
+            out.put(b"abc");
+            Ok::<_, ()>(())
+        });
+        assert_eq!(encoded, Ok(false), "nine bytes are over the limit of eight");
+        assert_eq!((queue.len(), queue.front()), (6, &b"before"[..]));
+
+        let mut empty = WriteQueue::default();
+        let encoded = empty.encode(3, 100, &mut pool, |_| Err("refused"));
+        assert_eq!(encoded, Err("refused"));
+        assert_eq!(empty.front(), b"");
+        assert!(
+            empty.segments.is_empty(),
+            "its buffer went back to the pool"
+        );
+    }
+
+    #[test]
+    fn payloads_of_unknown_length_make_no_segment_that_is_the_whole_queue() {
+        let mut pool = Pool::new(0);
+        for len in [10, 100, 1024, 20_000, 33_000, 100_000] {
+            let mut queue = WriteQueue::default();
+            let payload = vec![7; len];
+            while queue.len() < 1 << 20 {
+                let put = |out: &mut Buf| {
+                    out.put(&payload);
+                    Ok::<_, ()>(())
+                };
+                assert_eq!(queue.encode(0, usize::MAX, &mut pool, put), Ok(true));
+            }
+            let longest = queue.segments.iter().map(Segment::held_bytes).max();
+            let longest = longest.expect("there are some");
+            assert!(
+                longest <= SEGMENT_LEN.max(8 * len),
+                "{longest} for {len} each"
+            );
+            assert!(queue.held_bytes() <= 2 * queue.len(), "with {len} each");
+            let queued = queue.len();
+            assert_eq!(drain(&mut queue, 100_000, &mut pool).len(), queued);
+        }
+        assert_eq!(pool.lent_bytes(), 0);
+    }
+
+    #[test]
+    fn an_empty_queue_holds_no_buffer() {
+        let mut pool = Pool::new(0);
+        let mut queue = WriteQueue::default();
+        queue.push(&[1; 100_000], &mut pool);
+        queue.push(b"", &mut pool);
+        queue.consume(100_000, &mut pool);
+        assert!(queue.segments.is_empty());
+        assert_eq!(pool.free_bytes(), 131_072);
+    }
+
+    #[test]
+    fn given_payloads_keep_their_place_and_are_counted_until_they_are_written() {
+        let mut pool = Pool::new(0);
+        let lent = pool.lent_bytes();
+        for piece in [1, 5, usize::MAX] {
+            let mut queue = WriteQueue::default();
+            queue.push(b"head ", &mut pool);
+            queue.push_given(vec![b'x'; 1000].into(), &mut pool);
+            queue.push_given(Payload::from(&b""[..]), &mut pool);
+            queue.push(b" tail", &mut pool);
+            assert!(pool.lent_bytes() >= lent + 1000);
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            assert_eq!(queue.slices(&mut slices), 3);
+            let all = [b"head ", &[b'x'; 1000][..], b" tail"].concat();
+            assert!(
+                slices[..3]
+                    .iter()
+                    .flat_map(|slice| slice.to_vec())
+                    .eq(all.clone())
+            );
+            assert!(drain(&mut queue, piece, &mut pool) == all);
+            assert_eq!(pool.lent_bytes(), lent);
+        }
+        let mut queue = WriteQueue::default();
+        queue.push_given(vec![0; 1000].into(), &mut pool);
+        queue.push(b"tail", &mut pool);
+        queue.consume(1002, &mut pool);
+        assert_eq!(queue.front(), b"il", "a write may end in any segment");
+        assert_eq!(queue.clear(&mut pool), 2);
+        assert_eq!(pool.lent_bytes(), lent);
+    }
+}

@@ -1,0 +1,145 @@
+//! GsoRuns: the datagrams of a queue that can go as one.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::{DatagramQueue, Head};
+
+/// Datagrams with one destination, back to back: all as long as the first, but the last, which may
+/// be shorter. So the kernel can be given them as one and told where to cut.
+///
+/// ```text
+///   | segment_len | segment_len | segment_len | up to segment_len |
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GsoRun<'a> {
+    pub(crate) to: Option<SocketAddr>,
+    pub(crate) data: &'a [u8],
+    pub(crate) segment_len: usize,
+    /// How many datagrams it is. At least one.
+    pub(crate) count: usize,
+}
+
+/// The most datagrams of a run: Linux takes no more segments (`UDP_MAX_SEGMENTS`).
+const RUN_COUNT_MAX: usize = 64;
+/// The most bytes of a run: a packet's 65,535 less the headers of IPv4 and UDP.
+const RUN_LEN_MAX: usize = 65_507;
+
+impl GsoRun<'_> {
+    pub(crate) fn is_one(&self) -> bool {
+        self.count == 1
+    }
+}
+
+impl DatagramQueue {
+    /// All of them, the oldest first, in runs of segments of at most `segment_len_max` bytes. A
+    /// longer one is a run of its own, and so is an empty one.
+    pub(crate) fn runs(&self, segment_len_max: usize) -> GsoRuns<'_> {
+        GsoRuns {
+            heads: &self.heads,
+            payload: self.payload.bytes(),
+            next: 0,
+            segment_len_max,
+        }
+    }
+}
+
+/// See [`DatagramQueue::runs`].
+#[derive(Debug, Clone)]
+pub(crate) struct GsoRuns<'a> {
+    heads: &'a VecDeque<Head>,
+    /// Begins with the payload of the datagram at `next`.
+    payload: &'a [u8],
+    next: usize,
+    segment_len_max: usize,
+}
+
+impl<'a> Iterator for GsoRuns<'a> {
+    type Item = GsoRun<'a>;
+
+    fn next(&mut self) -> Option<GsoRun<'a>> {
+        let first = *self.heads.get(self.next)?;
+        let mut len = first.len;
+        let mut count = 1;
+        if (1..=self.segment_len_max).contains(&first.len) {
+            for head in self.heads.range(self.next + 1..) {
+                let belongs = head.to == first.to
+                    && (1..=first.len).contains(&head.len)
+                    && len + head.len <= RUN_LEN_MAX;
+                if !belongs || count == RUN_COUNT_MAX {
+                    break;
+                }
+                len += head.len;
+                count += 1;
+                if head.len < first.len {
+                    break;
+                }
+            }
+        }
+        let (data, rest) = self.payload.split_at(len);
+        self.payload = rest;
+        self.next += count;
+        Some(GsoRun {
+            to: first.to,
+            data,
+            segment_len: first.len,
+            count,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever is queued, and however it is gathered, runs are the same datagrams in their order.
+    #[test]
+    fn runs_are_the_datagrams_that_were_queued_and_only_the_last_of_one_is_shorter() {
+        let addrs: [SocketAddr; 2] = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()];
+        let lens = [5, 5, 5, 3, 3, 0, 0, 5, 5, 6, 5, 5, 2, 2, 9, 9, 9];
+        for segment_len_max in [0, 4, 5, 65_535] {
+            let mut queue = DatagramQueue::default();
+            let mut sent = Vec::new();
+            for at in 0..300 {
+                let to = addrs[at / 7 % 2];
+                let data = vec![at.to_le_bytes()[0]; lens[at % lens.len()]];
+                assert!(queue.push(Some(to), &data, usize::MAX));
+                sent.push((to, data));
+            }
+            let mut at = 0;
+            for run in queue.runs(segment_len_max) {
+                let GsoRun {
+                    segment_len, count, ..
+                } = run;
+                assert!(run.is_one() || (1..=segment_len_max).contains(&segment_len));
+                assert_eq!(run.data.len().div_ceil(segment_len.max(1)).max(1), count);
+                let mut rest = run.data;
+                for _ in 0..count {
+                    let (data, behind) = rest.split_at(segment_len.min(rest.len()));
+                    assert_eq!(sent[at], (run.to.expect("it has one"), data.to_vec()));
+                    rest = behind;
+                    at += 1;
+                }
+            }
+            assert_eq!(at, sent.len());
+            let runs = queue.runs(segment_len_max).count();
+            assert_eq!(runs == sent.len(), segment_len_max == 0, "{runs} runs");
+        }
+    }
+
+    #[test]
+    fn a_run_ends_where_the_kernel_takes_no_more() {
+        let mut queue = DatagramQueue::default();
+        for _ in 0..200 {
+            assert!(queue.push(None, &[1], usize::MAX));
+        }
+        let counts: Vec<_> = queue.runs(1).map(|run| run.count).collect();
+        assert_eq!(counts, [64, 64, 64, 8]);
+        assert_eq!(queue.pop(200), 200);
+        for _ in 0..3 {
+            assert!(queue.push(None, &[1; 32_754], usize::MAX));
+        }
+        let lens: Vec<_> = queue.runs(65_535).map(|run| run.data.len()).collect();
+        assert_eq!(lens, [32_754; 3], "two of them are a byte too many");
+    }
+}

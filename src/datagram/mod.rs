@@ -1,0 +1,283 @@
+//! Datagrams: messages that keep their boundaries.
+//!
+//! Beside a connection, which has bytes and needs a state machine to find frames in them, a
+//! datagram is whole when it comes and whole when it goes. So its send queue is two rings, one of
+//! payload bytes and one of their lengths and addresses, and nothing is ever cut or glued. Where
+//! the system carries several datagrams as one, that is seen here, as a [`Message`] or as a
+//! [`gso_run`] that tells where they begin and end, and by nobody else.
+
+mod framed;
+#[cfg_attr(
+    not(all(feature = "udp-batch", any(target_os = "linux", target_os = "android"))),
+    allow(dead_code, reason = "only batches are made of runs")
+)]
+pub(crate) mod gso_run;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use crate::memory::Buf;
+
+pub use framed::{DatagramError, DatagramFault};
+
+/// One received datagram.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Datagram<'a> {
+    /// The address that it says it is from. UDP lets a sender write what it likes here.
+    pub from: SocketAddr,
+    /// Its payload. Empty is as good as any other.
+    pub data: &'a [u8],
+    /// It was longer than [`Config::datagram_len_max`](crate::Config::datagram_len_max); `data` is
+    /// its beginning and the rest is gone.
+    pub truncated: bool,
+}
+
+/// One datagram that a Unix socket received.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct UnixDatagram<'a> {
+    /// The address that its sender is bound to; unnamed where it is not, and cannot be answered.
+    pub from: &'a crate::UnixAddr,
+    /// Its payload. Empty is as good as any other.
+    pub data: &'a [u8],
+    /// It was longer than [`Config::datagram_len_max`](crate::Config::datagram_len_max); `data` is
+    /// its beginning and the rest is gone.
+    pub truncated: bool,
+}
+
+/// Bytes for one message: the longest datagram, or as many as the kernel makes one of.
+const SLOT_LEN: usize = 65_536;
+/// From slot to slot. With a power of two the first bytes of all would fall into one set of a
+/// cache.
+const SLOT_STRIDE: usize = SLOT_LEN + 192;
+
+/// What datagrams are received into, one for all sockets of a reactor. Empty until the first one
+/// receives; and as large as the most slots that were asked for, of which a datagram touches the
+/// pages that it needs.
+#[derive(Debug, Default)]
+pub(crate) struct RecvBatch {
+    buf: Box<[u8]>,
+    messages: Vec<Message>,
+}
+
+/// What one slot was filled with: a datagram, or several of one sender. All of those are
+/// `segment_len` long but the last, which may be shorter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Message {
+    pub(crate) from: SocketAddr,
+    pub(crate) len: usize,
+    pub(crate) segment_len: usize,
+}
+
+impl Message {
+    /// One datagram.
+    pub(crate) fn one(from: SocketAddr, len: usize) -> Self {
+        Self {
+            from,
+            len,
+            segment_len: len,
+        }
+    }
+
+    /// How many datagrams it is.
+    pub(crate) fn count(&self) -> usize {
+        self.len.div_ceil(self.segment_len.max(1)).max(1)
+    }
+}
+
+impl RecvBatch {
+    /// `N` slots to receive into; what was received before is gone.
+    pub(crate) fn slots<const N: usize>(&mut self) -> [&mut [u8]; N] {
+        if self.buf.len() < N * SLOT_STRIDE {
+            self.buf = vec![0; N * SLOT_STRIDE].into_boxed_slice();
+            self.messages.reserve(N);
+        }
+        self.messages.clear();
+        let mut slots = self.buf.chunks_exact_mut(SLOT_STRIDE);
+        std::array::from_fn(|_| {
+            let slot = slots.next().expect("the buffer was made for so many");
+            &mut slot[..SLOT_LEN]
+        })
+    }
+
+    /// The next slot was filled.
+    pub(crate) fn push(&mut self, message: Message) {
+        debug_assert!(message.len <= SLOT_LEN, "a message fits into its slot");
+        self.messages.push(message);
+    }
+
+    /// How many messages were received.
+    pub(crate) fn count(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub(crate) fn message(&self, index: usize) -> Message {
+        self.messages[index]
+    }
+
+    /// The datagrams that the message at `index` is, at least one.
+    pub(crate) fn datagrams(&self, index: usize) -> impl Iterator<Item = &[u8]> {
+        let Message {
+            len, segment_len, ..
+        } = self.messages[index];
+        let at = index * SLOT_STRIDE;
+        let mut left = Some(&self.buf[at..at + len]);
+        std::iter::from_fn(move || {
+            let (data, rest) = left?.split_at(left?.len().min(segment_len.max(1)));
+            left = Some(rest).filter(|rest| !rest.is_empty());
+            Some(data)
+        })
+    }
+}
+
+/// What a queued datagram is counted as beside its payload, in bytes: without it, empty ones would
+/// queue without end.
+const OVERHEAD: usize = 64;
+
+/// Datagrams that wait for the socket. Invariant: the lengths of `heads` add up to `payload`.
+#[derive(Debug, Default)]
+pub(crate) struct DatagramQueue {
+    heads: VecDeque<Head>,
+    payload: Buf,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    to: Option<SocketAddr>,
+    len: usize,
+}
+
+impl DatagramQueue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
+    /// Datagrams queued.
+    pub(crate) fn count(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// Bytes queued, each datagram with what it is counted as beside its payload.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.payload.len() + OVERHEAD * self.heads.len()
+    }
+
+    /// Bytes of the memory that it holds.
+    pub(crate) fn capacity(&self) -> usize {
+        self.payload.capacity() + size_of::<Head>() * self.heads.capacity()
+    }
+
+    /// Queues one, unless the queue would be longer than `limit` bytes with it.
+    pub(crate) fn push(&mut self, to: Option<SocketAddr>, data: &[u8], limit: usize) -> bool {
+        let queued = self.queued_bytes();
+        if queued.saturating_add(data.len()).saturating_add(OVERHEAD) > limit {
+            return false;
+        }
+        self.payload.put(data);
+        self.heads.push_back(Head {
+            to,
+            len: data.len(),
+        });
+        true
+    }
+
+    /// The oldest one; its address is `None` where it goes to the connected peer.
+    pub(crate) fn front(&self) -> Option<(Option<SocketAddr>, &[u8])> {
+        let head = self.heads.front()?;
+        Some((head.to, &self.payload.bytes()[..head.len]))
+    }
+
+    /// Bytes of payload of each, the oldest first.
+    pub(crate) fn lens(&self) -> impl Iterator<Item = usize> {
+        self.heads.iter().map(|head| head.len)
+    }
+
+    /// Drops the `count` oldest and answers how many bytes of payload they had.
+    pub(crate) fn pop(&mut self, count: usize) -> usize {
+        let len = self.heads.drain(..count).map(|head| head.len).sum();
+        self.payload.consume(len);
+        len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boundaries_and_order_are_kept_with_empty_ones_between() {
+        let mut queue = DatagramQueue::default();
+        let to = "127.0.0.1:9".parse().ok();
+        let sent: Vec<Vec<u8>> = (0..50).map(|len| vec![7; len % 5 * 100]).collect();
+        for (index, data) in sent.iter().enumerate() {
+            assert!(queue.push(to.filter(|_| index % 2 == 0), data, usize::MAX));
+            if index % 3 == 0 {
+                assert_eq!(queue.front().expect("not empty").1, sent[index / 3]);
+                queue.pop(1);
+            }
+        }
+        for (index, data) in sent.iter().enumerate().skip(17) {
+            assert_eq!(
+                queue.front(),
+                Some((to.filter(|_| index % 2 == 0), &data[..]))
+            );
+            queue.pop(1);
+        }
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_datagram_is_queued_where_it_fits_to_the_byte() {
+        let mut queue = DatagramQueue::default();
+        assert!(!queue.push(None, &[7; 1000 - OVERHEAD + 1], 1000));
+        assert!(queue.push(None, &[7; 500 - OVERHEAD], 1000));
+        assert!(!queue.push(None, &[7; 500 - OVERHEAD + 1], 1000));
+        assert!(queue.push(None, &[7; 500 - OVERHEAD], 1000));
+        assert_eq!(queue.queued_bytes(), 1000);
+    }
+
+    #[test]
+    fn the_limit_holds_for_empty_datagrams_too() {
+        let mut queue = DatagramQueue::default();
+        let accepted = (0..1000).filter(|_| queue.push(None, b"", 6400)).count();
+        assert_eq!(accepted, 100);
+        queue.pop(1);
+        assert!(queue.push(None, b"", 6400));
+        assert!(!queue.push(None, b"", 6400));
+    }
+
+    #[test]
+    fn a_message_is_taken_apart_where_its_sender_cut() {
+        let mut recv_batch = RecvBatch::default();
+        let from = SocketAddr::from(([127, 0, 0, 1], 9));
+        for (len, segment_len, parts) in [
+            (0, 0, &[0][..]),
+            (1, 1, &[1]),
+            (10, 10, &[10]),
+            (10, 4, &[4, 4, 2]),
+            (8, 4, &[4, 4]),
+            (SLOT_LEN, 65_000, &[65_000, 536]),
+        ] {
+            let [first, second] = recv_batch.slots();
+            first[..len].fill(1);
+            second[..len].fill(2);
+            for _ in 0..2 {
+                recv_batch.push(Message {
+                    from,
+                    len,
+                    segment_len,
+                });
+            }
+            assert_eq!(recv_batch.count(), 2);
+            for (index, byte) in [(0, 1), (1, 2)] {
+                assert_eq!(recv_batch.message(index).count(), parts.len());
+                let datagrams: Vec<_> = recv_batch.datagrams(index).collect();
+                assert!(datagrams.concat().iter().all(|seen| *seen == byte));
+                let lens: Vec<_> = datagrams.iter().map(|data| data.len()).collect();
+                assert_eq!(lens, parts);
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! At most one log line a second for each kind of trouble, whatever a peer does.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What a line is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LogTopic {
+    Accept,
+    Refused,
+    Frame,
+    Skipped,
+    Datagram,
+    Memory,
+    Shed,
+    Slow,
+}
+
+/// When each kind was last told of, and how often it was kept quiet since.
+#[derive(Debug, Default)]
+pub(crate) struct LogLimit {
+    kinds: [(Option<Instant>, u64); 8],
+}
+
+impl LogLimit {
+    /// Whether a line may be written now; if so, what it says of those that were left out.
+    pub(crate) fn pass(&mut self, trouble: LogTopic, now: Instant) -> Option<Suppressed> {
+        let (last, suppressed) = &mut self.kinds[trouble as usize];
+        if last.is_some_and(|last| now.saturating_duration_since(last) < PERIOD) {
+            *suppressed += 1;
+            return None;
+        }
+        *last = Some(now);
+        Some(Suppressed(std::mem::take(suppressed)))
+    }
+}
+
+/// How many lines of a kind were left out before this one; the end of the line that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Suppressed(u64);
+
+impl fmt::Display for Suppressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            count => write!(f, " ({count} more like it before)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_errors_are_one_line_a_second_and_none_is_uncounted() {
+        let mut log_limit = LogLimit::default();
+        let start = Instant::now();
+        let mut lines = Vec::new();
+        for error in 0..1_000_000 {
+            let now = start + Duration::from_micros(3 * error);
+            lines.extend(log_limit.pass(LogTopic::Frame, now));
+        }
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[0].to_string(), "");
+        assert!(lines[1].0 > 333_000);
+        assert_eq!(
+            log_limit.pass(LogTopic::Accept, start),
+            Some(Suppressed(0)),
+            "kinds are apart"
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! Payloads to frames, without a socket of this crate's: the reverse of
+//! [`Deframer`](crate::Deframer).
+
+use std::fmt;
+use std::io::{self, Write};
+
+use crate::codec::{Framing, Out, put_all};
+use crate::error::FrameError;
+use crate::memory::Buf;
+
+/// Turns payloads into frames.
+///
+/// Its buffer grows to the longest frame, and is kept for the next until
+/// [`shrink_to_fit`](Framer::shrink_to_fit).
+///
+/// # Examples
+///
+/// ```
+/// use unstick::{Framer, Framing};
+///
+/// let mut framer = Framer::new(Framing::length_u16());
+/// assert_eq!(framer.frame(b"hello")?, b"\x00\x05hello");
+/// # Ok::<(), unstick::FrameError>(())
+/// ```
+pub struct Framer {
+    framing: Framing,
+    buf: Buf,
+}
+
+impl Framer {
+    /// A framer for one direction of a stream.
+    #[must_use]
+    pub fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            buf: Buf::default(),
+        }
+    }
+
+    /// The bytes of one frame; they stand until the next call.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::TooLong`] or [`FrameError::Unencodable`], where the framing cannot carry the
+    /// payload.
+    pub fn frame(&mut self, payload: &[u8]) -> Result<&[u8], FrameError> {
+        self.buf.clear();
+        self.framing.encode(payload, &mut self.buf)?;
+        Ok(self.buf.bytes())
+    }
+
+    /// As [`frame`](Framer::frame), with the payload in several parts.
+    ///
+    /// # Errors
+    ///
+    /// As for [`frame`](Framer::frame).
+    pub fn frame_parts(&mut self, parts: &[&[u8]]) -> Result<&[u8], FrameError> {
+        self.frame_with(|out| {
+            put_all(parts, out);
+            Ok(())
+        })
+    }
+
+    /// As [`frame`](Framer::frame), with a payload that `write` puts where it is to stand: what the
+    /// header says of it is filled in afterwards. As
+    /// [`Context::send_with`](crate::Context::send_with).
+    ///
+    /// # Errors
+    ///
+    /// As for [`frame`](Framer::frame), or what `write` answered.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// use unstick::{FrameError, Framer, Framing};
+    ///
+    /// let mut framer = Framer::new(Framing::length_u16());
+    /// let frame = framer.frame_with(|out| {
+    ///     write!(out, "{} + {}", 1, 2)?;
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(frame, b"\x00\x051 + 2");
+    /// # Ok::<(), FrameError>(())
+    /// ```
+    pub fn frame_with<F>(&mut self, write: F) -> Result<&[u8], FrameError>
+    where
+        F: FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
+    {
+        self.buf.clear();
+        self.framing.encode_with(&mut self.buf, write)?;
+        Ok(self.buf.bytes())
+    }
+
+    /// Writes one frame, with one call of `write` where the writer takes it whole.
+    ///
+    /// # Errors
+    ///
+    /// What `writer` answered, after which nobody knows how much of the frame it has taken; or
+    /// `InvalidInput` with a [`FrameError`] and nothing written.
+    pub fn write_frame(&mut self, writer: &mut impl Write, payload: &[u8]) -> io::Result<()> {
+        writer.write_all(self.frame(payload).map_err(invalid_input)?)
+    }
+
+    /// Gives the buffer back. The next frame allocates anew.
+    pub fn shrink_to_fit(&mut self) {
+        self.buf = Buf::default();
+    }
+
+    /// Exchanges the framing, from the next frame on.
+    pub fn reframe(&mut self, framing: Framing) {
+        self.framing = framing;
+    }
+}
+
+impl fmt::Debug for Framer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Framer")
+            .field("framing", &self.framing)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn invalid_input(error: FrameError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}

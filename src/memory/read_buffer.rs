@@ -1,0 +1,113 @@
+//! The one buffer that the reads of all connections share.
+
+use std::mem;
+
+use crate::memory::PageOffsetBox;
+
+/// How long it is as long as no read needs more: 64 KiB, and what stands around them.
+const LEN_BASE: usize = 68 * 1024;
+
+/// Memory that reads are put into.
+///
+/// Its length adapts to what comes: a read that fills it has the next ones ask for twice as much,
+/// and what nobody needed for a while is given back.
+#[derive(Debug)]
+pub(crate) struct ReadBuffer {
+    memory: PageOffsetBox,
+    len_max: usize,
+    /// The longest read since the last trim, where that was no shorter than its base.
+    peak: usize,
+}
+
+impl ReadBuffer {
+    pub(crate) fn new(len_max: usize) -> Self {
+        Self {
+            memory: PageOffsetBox::new(LEN_BASE.min(len_max)),
+            len_max,
+            peak: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    #[inline]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.memory.bytes_mut()
+    }
+
+    /// Tells how much of it a read has needed, whose bytes are needed no more.
+    #[inline]
+    pub(crate) fn note(&mut self, len: usize) {
+        if len >= LEN_BASE {
+            self.note_long(len);
+        }
+    }
+
+    #[cold]
+    fn note_long(&mut self, len: usize) {
+        self.peak = len.max(self.peak);
+        if len == self.len() && len < self.len_max {
+            self.exchange(2 * len);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_over_base(&self) -> bool {
+        self.len() > LEN_BASE
+    }
+
+    /// Gives back what was not needed since the last time.
+    pub(crate) fn trim(&mut self) {
+        let peak = mem::take(&mut self.peak);
+        if self.len() > LEN_BASE.max(2 * peak) {
+            self.exchange(LEN_BASE.max(peak));
+        }
+    }
+
+    fn exchange(&mut self, len: usize) {
+        self.memory = PageOffsetBox::new(len.min(self.len_max));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_grows_to_its_most_and_goes_back_to_what_was_needed() {
+        let mut read_buffer = ReadBuffer::new(1_000_000);
+        assert_eq!(read_buffer.bytes_mut().len(), LEN_BASE);
+        assert!(!read_buffer.is_over_base());
+        for _ in 0..5 {
+            read_buffer.note(read_buffer.len() - 1);
+            read_buffer.note(read_buffer.len());
+        }
+        assert_eq!(read_buffer.bytes_mut().len(), 1_000_000);
+        assert!(read_buffer.is_over_base());
+        for needed in [500_000, 3 * LEN_BASE, LEN_BASE + 1] {
+            let before = read_buffer.len();
+            read_buffer.note(needed);
+            read_buffer.note(1);
+            read_buffer.trim();
+            let after = if before > 2 * needed { needed } else { before };
+            assert_eq!(read_buffer.len(), after, "{needed}");
+        }
+        read_buffer.trim();
+        assert_eq!(
+            read_buffer.len(),
+            LEN_BASE,
+            "the timer that trims is set no more"
+        );
+    }
+
+    #[test]
+    fn a_short_one_stays_as_it_is() {
+        let mut read_buffer = ReadBuffer::new(7);
+        read_buffer.note(7);
+        read_buffer.trim();
+        assert_eq!(read_buffer.bytes_mut().len(), 7);
+        assert!(!read_buffer.is_over_base());
+    }
+}

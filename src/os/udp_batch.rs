@@ -1,0 +1,325 @@
+//! Batches of datagrams on Linux: many a system call, and many as one through the kernel.
+//!
+//! ```text
+//!            recvmmsg: up to 32 messages             sendmmsg: up to 32 messages
+//!   UDP_GRO: a message is one datagram,        UDP_SEGMENT: a message is one datagram,
+//!            or up to 64 of one sender                      or a run of up to 64
+//! ```
+//!
+//! What is told to the handler is what was sent to it, one by one: a message of several comes with
+//! the length of its parts, and only the last may be shorter. And what is told of errors is what
+//! one call per datagram would tell: where the kernel refuses a message of several, they are sent
+//! anew, one by one, and each has an error of its own or none.
+//!
+//! `recvmmsg` and what its control data says are quinn-udp's; `sendmmsg` and `UDP_GRO` are nix's,
+//! whose own `recvmmsg` forgets to reset the room for control data, so that after a plain datagram
+//! the next message of several would look like one.
+
+use std::array;
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::os::fd::AsRawFd;
+
+use mio::net::UdpSocket;
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, setsockopt, sockopt,
+};
+use quinn_udp::{RecvMeta, UdpSocketState};
+use socket2::{Domain, Socket, Type};
+
+use super::retry;
+use super::udp::Received;
+use crate::datagram::gso_run::GsoRun;
+use crate::datagram::{DatagramQueue, Message, RecvBatch};
+
+/// The most messages of a call; quinn-udp receives no more at once.
+const BATCH_LEN: usize = quinn_udp::BATCH_SIZE;
+
+/// What one socket needs beside itself to work in batches.
+#[derive(Debug)]
+pub(super) struct Batcher {
+    /// Receives. It is that of another socket, see [`Batcher::new`].
+    receiver: UdpSocketState,
+    /// Datagrams came alone lately: not worth preparing for many.
+    is_quiet: bool,
+    /// About how many datagrams a message was lately. At least one.
+    coalesced: usize,
+    /// The longest datagram of a run that the kernel may take as one; zero where it takes none.
+    segment_len_max: usize,
+    /// So many datagrams are sent one by one: the kernel refused them as one.
+    one_by_one: usize,
+    /// What `segment_len_max` is to be if the first of them is taken: then not the datagrams were
+    /// wrong but their being one.
+    doubt: Option<usize>,
+}
+
+thread_local! {
+    /// What `sendmmsg` needs, made once: it points into itself and so stays with its thread, while
+    /// a reactor may be moved.
+    static HEADERS: RefCell<Headers> = RefCell::new(Headers::new());
+}
+
+struct Headers {
+    plain: MultiHeaders<SockaddrStorage>,
+    segmented: MultiHeaders<SockaddrStorage>,
+}
+
+impl Headers {
+    fn new() -> Self {
+        Self {
+            plain: MultiHeaders::preallocate(BATCH_LEN, None),
+            segmented: MultiHeaders::preallocate(BATCH_LEN, Some(cmsg_space!(u16))),
+        }
+    }
+}
+
+impl Batcher {
+    /// Prepares `udp`. None where the kernel is too old.
+    pub(super) fn new(udp: &UdpSocket) -> io::Result<Option<Self>> {
+        // To make its state sets options that QUIC wants: no fragments, time stamps. Receiving
+        // needs none of them, and the state is of no socket in particular.
+        let other = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        let receiver = UdpSocketState::new((&other).into())?;
+        if setsockopt(udp, sockopt::UdpGroSegment, &true).is_err() {
+            return Ok(None); // Linux before 5.0
+        }
+        let segment_len_max = if receiver.max_gso_segments() > 1 {
+            usize::from(u16::MAX)
+        } else {
+            0
+        };
+        Ok(Some(Self {
+            receiver,
+            is_quiet: true,
+            coalesced: 1,
+            segment_len_max,
+            one_by_one: 0,
+            doubt: None,
+        }))
+    }
+
+    /// See [`Udp::receive`](super::Udp::receive).
+    pub(super) fn receive(
+        &mut self,
+        udp: &UdpSocket,
+        recv_batch: &mut RecvBatch,
+        datagrams_max: usize,
+    ) -> io::Result<Received> {
+        let slots = (datagrams_max / self.coalesced).max(1);
+        let (count, slots) = match slots {
+            1 => (self.receive_into::<1>(udp, recv_batch)?, 1),
+            _ if self.is_quiet => (self.receive_into::<2>(udp, recv_batch)?, 2),
+            2..8 => (self.receive_into::<2>(udp, recv_batch)?, 2),
+            8..BATCH_LEN => (self.receive_into::<8>(udp, recv_batch)?, 8),
+            _ => (self.receive_into::<BATCH_LEN>(udp, recv_batch)?, BATCH_LEN),
+        };
+        self.is_quiet = count == 1;
+        let most = (0..count)
+            .map(|index| recv_batch.message(index).count())
+            .max();
+        self.coalesced = most.unwrap_or(1).max(self.coalesced / 2);
+        Ok(Received {
+            // The call ended as there was nothing more, or with an error: for the latter there was
+            // or will be an event, as it is kept for the next call (recvmmsg(2)).
+            emptied: count < slots,
+        })
+    }
+
+    fn receive_into<const N: usize>(
+        &self,
+        udp: &UdpSocket,
+        recv_batch: &mut RecvBatch,
+    ) -> io::Result<usize> {
+        let mut slots = recv_batch.slots::<N>().map(IoSliceMut::new);
+        let mut received = [RecvMeta::default(); N];
+        let count = self.receiver.recv(udp.into(), &mut slots, &mut received)?;
+        for meta in &received[..count] {
+            recv_batch.push(Message {
+                from: meta.addr,
+                len: meta.len,
+                segment_len: meta.stride,
+            });
+        }
+        Ok(count)
+    }
+
+    /// Sends the oldest datagrams of `queue` in one call, and answers how many it took. None where
+    /// the oldest is to be sent alone.
+    ///
+    /// To a connected socket a refusal may come back while the call goes on, which then ends it
+    /// and is lost behind the number of what was taken (sendmmsg(2)). So there a call has one
+    /// message.
+    pub(super) fn send(
+        &mut self,
+        udp: &UdpSocket,
+        is_connected: bool,
+        queue: &DatagramQueue,
+    ) -> Option<io::Result<usize>> {
+        if self.one_by_one > 0 {
+            return None;
+        }
+        let mut runs = queue.runs(self.segment_len_max);
+        let first = runs.next()?;
+        let mut batch = [first; BATCH_LEN];
+        let mut len = 1;
+        if !is_connected {
+            while len < BATCH_LEN
+                && let Some(run) = runs.next()
+                && (run.is_one() && first.is_one()
+                    || run.segment_len == first.segment_len && !run.is_one() && !first.is_one())
+            {
+                batch[len] = run;
+                len += 1;
+            }
+        }
+        let batch = &batch[..len];
+        if len == 1 && first.is_one() {
+            return None;
+        }
+        match retry(|| send_batch(udp, batch)) {
+            Ok(taken) => Some(Ok(batch[..taken].iter().map(|run| run.count).sum())),
+            Err(error)
+                if first.is_one()
+                    || matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::ConnectionRefused
+                    ) =>
+            {
+                Some(Err(error))
+            }
+            Err(error) => {
+                log::debug!("{} datagrams as one: {error}", first.count);
+                self.one_by_one = first.count;
+                self.doubt = match error.raw_os_error().map(Errno::from_raw) {
+                    // The way there cannot do it, or not with datagrams that it would fragment.
+                    Some(Errno::EIO) => Some(0),
+                    Some(Errno::EINVAL | Errno::EMSGSIZE) => Some(first.segment_len - 1),
+                    _ => None,
+                };
+                None
+            }
+        }
+    }
+
+    /// One datagram was sent alone, or was tried.
+    pub(super) fn sent_one(&mut self, result: &io::Result<usize>) {
+        match result {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            Err(_) => self.doubt = None,
+            Ok(_) => {
+                if let Some(segment_len_max) = self.doubt.take() {
+                    self.segment_len_max = segment_len_max;
+                }
+            }
+        }
+        self.one_by_one = self.one_by_one.saturating_sub(1);
+    }
+}
+
+/// Sends runs that are all of one datagram, or all of several of one length.
+fn send_batch(udp: &UdpSocket, batch: &[GsoRun<'_>]) -> io::Result<usize> {
+    let first = batch[0];
+    let slices: [_; BATCH_LEN] =
+        array::from_fn(|index| [IoSlice::new(batch.get(index).map_or(&[], |run| run.data))]);
+    let addrs: [_; BATCH_LEN] =
+        array::from_fn(|index| batch.get(index)?.to.map(SockaddrStorage::from));
+    let segment_len = u16::try_from(first.segment_len).unwrap_or(u16::MAX);
+    let segmented = [ControlMessage::UdpGsoSegments(&segment_len)];
+    HEADERS.with_borrow_mut(|headers| {
+        let (headers, control) = if first.is_one() {
+            (&mut headers.plain, &[][..])
+        } else {
+            (&mut headers.segmented, &segmented[..])
+        };
+        let sent = sendmmsg(
+            udp.as_raw_fd(),
+            headers,
+            slices[..batch.len()].iter(),
+            &addrs[..batch.len()],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+        )?;
+        Ok(sent.count())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::super::{Udp, UdpOptions};
+    use super::*;
+
+    fn bound() -> Udp {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Udp::bind(any, &UdpOptions::new(), true).expect("a free port")
+    }
+
+    fn peers(count: usize) -> Vec<(std::net::UdpSocket, SocketAddr)> {
+        let peer = |_| {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+            let addr = socket.local_addr().expect("it is bound");
+            (socket, addr)
+        };
+        (0..count).map(peer).collect()
+    }
+
+    /// How many datagrams each call takes, until all have gone.
+    fn calls(udp: &mut Udp, queue: &mut DatagramQueue) -> Vec<usize> {
+        let calls = std::iter::from_fn(|| {
+            let sent = (!queue.is_empty()).then(|| udp.send(queue).expect("there is room"))?;
+            queue.pop(sent);
+            Some(sent)
+        });
+        calls.collect()
+    }
+
+    #[test]
+    fn one_call_sends_to_many_peers_to_each_a_datagram_or_as_many_as_go_as_one() {
+        let (mut udp, mut queue) = (bound(), DatagramQueue::default());
+        let peers = peers(BATCH_LEN + 8);
+        for (_, to) in &peers {
+            assert!(queue.push(Some(*to), b"alone", usize::MAX));
+        }
+        assert_eq!(calls(&mut udp, &mut queue), [BATCH_LEN, 8]);
+
+        // A message of several tells the kernel one length at which to cut.
+        for (at, count, len) in [
+            (0, 1, 100),
+            (1, 1, 50),
+            (2, 3, 100),
+            (3, 4, 100),
+            (4, 2, 50),
+        ] {
+            for _ in 0..count {
+                assert!(queue.push(Some(peers[at].1), &[7; 100][..len], usize::MAX));
+            }
+        }
+        assert_eq!(calls(&mut udp, &mut queue), [2, 3 + 4, 2]);
+        for (at, count, len) in [(2, 3, 100), (3, 4, 100), (4, 2, 50)] {
+            let mut buf = [0; 200];
+            assert_eq!(peers[at].0.recv(&mut buf).expect("it came"), b"alone".len());
+            for _ in 0..count {
+                assert_eq!(peers[at].0.recv(&mut buf).expect("it came"), len);
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_by_the_next_call_also_where_that_sends_several_as_one() {
+        let (mut udp, mut queue) = (bound(), DatagramQueue::default());
+        let (gone, addr) = peers(1).remove(0);
+        drop(gone);
+        udp.connect(addr).expect("connecting UDP is local");
+        assert!(queue.push(None, b"to nobody", usize::MAX));
+        assert_eq!(calls(&mut udp, &mut queue), [1]);
+        for _ in 0..3 {
+            assert!(queue.push(None, b"as one", usize::MAX));
+        }
+        let error = udp.send(&queue).expect_err("nobody has the port");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(calls(&mut udp, &mut queue), [3], "none of them was spent");
+    }
+}

@@ -1,0 +1,40 @@
+//! Batches of datagrams where there are none: [`Udp`](super::Udp) takes them one by one.
+
+use std::io;
+
+use mio::net::UdpSocket;
+
+use super::udp::Received;
+use crate::datagram::{DatagramQueue, RecvBatch};
+
+/// There is none.
+#[derive(Debug)]
+pub(super) enum Batcher {}
+
+impl Batcher {
+    pub(super) fn new(_: &UdpSocket) -> io::Result<Option<Self>> {
+        Ok(None)
+    }
+
+    pub(super) fn receive(
+        &self,
+        _: &UdpSocket,
+        _: &mut RecvBatch,
+        _: usize,
+    ) -> io::Result<Received> {
+        match *self {}
+    }
+
+    pub(super) fn send(
+        &self,
+        _: &UdpSocket,
+        _: bool,
+        _: &DatagramQueue,
+    ) -> Option<io::Result<usize>> {
+        match *self {}
+    }
+
+    pub(super) fn sent_one(&self, _: &io::Result<usize>) {
+        match *self {}
+    }
+}

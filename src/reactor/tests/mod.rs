@@ -1,0 +1,746 @@
+//! What the loop makes of each answer that a socket may give, and of events that come too late.
+
+mod dispatch;
+mod memory;
+mod reads;
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::*;
+use crate::codec::Skipped;
+use crate::conn::State;
+use crate::engine::Accepted;
+use crate::error::{SendError, Sent};
+use crate::event::Hangup;
+use crate::event::{CloseReason, Closed};
+use crate::os::{Reading, Script, Stream, Writing};
+
+type Act = Box<dyn FnOnce(&mut Context<'_, Recorder>)>;
+
+/// Echoes, and records what it is told.
+#[derive(Default)]
+struct Recorder {
+    frames: Vec<Vec<u8>>,
+    half_closes: usize,
+    closes: Vec<(ConnId, Closed)>,
+    /// Done at the next frame, in place of the echo.
+    at_frame: Option<Act>,
+    /// Done at the next frame that is skipped, and at the next time that output has drained.
+    at_skip: Option<Act>,
+    at_drained: Option<Act>,
+    drains: usize,
+    hangups: Vec<Hangup>,
+}
+
+impl Handler for Recorder {
+    type Session = ();
+
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
+        self.frames.push(frame.to_vec());
+        match self.at_frame.take() {
+            Some(act) => act(cx),
+            None => {
+                let _ = cx.send(conn, frame);
+            }
+        }
+    }
+
+    fn on_skipped(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: Skipped) {
+        self.at_skip.take().into_iter().for_each(|act| act(cx));
+    }
+
+    fn on_drained(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut ()) {
+        self.drains += 1;
+        self.at_drained.take().into_iter().for_each(|act| act(cx));
+    }
+
+    fn on_hangup(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), hangup: Hangup) {
+        self.hangups.push(hangup);
+    }
+
+    fn on_half_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut ()) {
+        self.half_closes += 1;
+        cx.close(conn);
+    }
+
+    fn on_close(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
+        self.closes.push((conn, closed));
+    }
+}
+
+fn reactor() -> Reactor<Recorder> {
+    Reactor::new(Recorder::default()).expect("a reactor")
+}
+
+/// Opens a connection whose stream plays `script`.
+fn open(reactor: &mut Reactor<Recorder>, script: Script, framing: Framing) -> ConnId {
+    let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
+    let stream = Stream::Scripted(script);
+    match reactor.engine.admit(stream, peer, framing) {
+        Accepted::Conn(conn) => {
+            reactor.sessions.put(conn.0.key(), ());
+            conn
+        }
+        refused => panic!("{refused:?}"),
+    }
+}
+
+fn flags(reactor: &Reactor<Recorder>, conn: ConnId) -> State {
+    reactor.engine.conn(conn.0).expect("it is open").flags
+}
+
+/// What an event does: a mark and a place in the ready queue. Then the turn that serves it.
+fn event(reactor: &mut Reactor<Recorder>, conn: ConnId, mark: State) {
+    note(reactor, conn, mark);
+    turn(reactor);
+}
+
+fn note(reactor: &mut Reactor<Recorder>, conn: ConnId, mark: State) {
+    let entry = reactor.engine.conn_mut(conn.0).expect("it is open");
+    entry.flags.insert(mark);
+    reactor.engine.queue(conn.0);
+}
+
+fn turn(reactor: &mut Reactor<Recorder>) {
+    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+}
+
+fn only_close(reactor: &Reactor<Recorder>) -> &Closed {
+    let closes = &reactor.handler.closes;
+    assert_eq!(closes.len(), 1, "{closes:?}");
+    &closes[0].1
+}
+
+fn assert_io(closed: &Closed, kind: ErrorKind) {
+    assert!(
+        matches!(&closed.reason, CloseReason::Io(error) if error.kind() == kind),
+        "not {kind}: {closed:?}"
+    );
+}
+
+fn bytes(bytes: &[u8]) -> Reading {
+    Reading::Bytes(bytes.to_vec())
+}
+
+// Writing.
+
+#[test]
+fn a_write_that_takes_nothing_is_an_error_and_closes_once() {
+    // At the first write, and after a part was taken.
+    for (writings, sent) in [(vec![0], 0), (vec![3, 0], 3)] {
+        let mut reactor = reactor();
+        let script = Script::new();
+        script.then_read([bytes(b"question")]);
+        script.then_write(writings.iter().map(|len| Writing::Takes(*len)));
+        let conn = open(&mut reactor, script, Framing::raw());
+        event(&mut reactor, conn, State::READABLE);
+        for _ in 0..3 {
+            turn(&mut reactor);
+        }
+        let closed = only_close(&reactor);
+        assert_io(closed, ErrorKind::WriteZero);
+        assert_eq!(
+            (closed.stats.written_bytes, closed.unsent_bytes),
+            (sent, 8 - sent)
+        );
+        assert_eq!(
+            script.seen().writes,
+            writings.len(),
+            "it is not tried again"
+        );
+        assert!(reactor.engine.entries.is_empty());
+    }
+}
+
+#[test]
+fn short_writes_lose_no_byte_and_double_none() {
+    let expected: Vec<u8> = (0..100_u8).collect();
+    for taken in [1, 2, 3, 7, 64, 99, 100] {
+        let mut reactor = reactor();
+        let script = Script::new();
+        script.then_read([bytes(&expected)]);
+        let conn = open(&mut reactor, script, Framing::raw());
+        for _ in 0..100_usize.div_ceil(taken) {
+            script.then_write([
+                Writing::Fails(ErrorKind::Interrupted),
+                Writing::Takes(taken),
+                Writing::Fails(ErrorKind::Interrupted),
+                Writing::Fails(ErrorKind::Interrupted),
+                Writing::Fails(ErrorKind::WouldBlock),
+            ]);
+        }
+        event(&mut reactor, conn, State::READABLE);
+        let mut events = 1;
+        while script.seen().written.len() < 100 {
+            let written = script.seen().written.len();
+            assert!(!flags(&reactor, conn).intersects(State::WRITABLE));
+            turn(&mut reactor);
+            let seen = script.seen();
+            assert_eq!(
+                seen.written.len(),
+                written,
+                "nothing is tried without an event"
+            );
+            event(&mut reactor, conn, State::WRITABLE);
+            events += 1;
+            assert!(
+                script.seen().written.len() > written,
+                "each event moves it on"
+            );
+        }
+        assert_eq!(script.seen().written, expected);
+        assert_eq!(events, 100_usize.div_ceil(taken));
+        assert_eq!(reactor.stats().written_bytes, 100);
+    }
+}
+
+/// A short count alone is no reason to wait: no edge would come. It writes on to `WouldBlock`.
+#[test]
+fn a_short_write_is_followed_by_the_next_at_once() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(&[7; 100])]);
+    script.then_write([10, 20, 30].map(Writing::Takes));
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, State::READABLE);
+    assert_eq!(
+        (script.seen().writes, script.seen().written.len()),
+        (4, 100)
+    );
+    assert!(flags(&reactor, conn).intersects(State::WRITABLE));
+}
+
+/// All of its read is decoded then, and yet there is more to do than to write.
+#[test]
+fn a_side_that_is_ended_in_the_last_frame_of_a_read_has_its_fin_sent_by_that_dispatch() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"question")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        let _ = cx.send(conn, b"answer").expect("there is room");
+        cx.half_close(conn).expect("it is open");
+    }));
+    event(&mut reactor, conn, State::READABLE);
+    assert_eq!(script.seen().written, b"answer");
+    assert!(script.seen().is_shut_down);
+}
+
+/// From then on what it is sent is queued: behind what was gathered before.
+#[test]
+fn limits_that_are_set_between_two_sends_keep_their_order() {
+    for taken in [1, 6, 12] {
+        let mut reactor = reactor();
+        let script = Script::new();
+        script.then_read([bytes(b"question")]);
+        script.then_write([Writing::Takes(taken), Writing::Fails(ErrorKind::WouldBlock)]);
+        let conn = open(&mut reactor, script, Framing::raw());
+        reactor.handler.at_frame = Some(Box::new(move |cx| {
+            let _ = cx.send(conn, b"first ").expect("there is room");
+            let limits = cx.limits(conn).expect("it is open");
+            cx.set_limits(conn, limits).expect("they are sound");
+            let _ = cx.send(conn, b"second").expect("there is room");
+            assert_eq!(cx.queued_bytes(conn), Ok(12));
+        }));
+        event(&mut reactor, conn, State::READABLE);
+        event(&mut reactor, conn, State::WRITABLE);
+        let written = script.seen().written;
+        assert_eq!(written, b"first second", "after {taken} bytes");
+    }
+}
+
+/// What was gathered before counts with what is queued.
+#[test]
+fn a_limit_of_its_own_holds_for_what_was_sent_before_it_in_the_same_frame() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"question")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        let _ = cx.send(conn, &[1; 60]).expect("there is room");
+        let mut limits = cx.limits(conn).expect("it is open");
+        (limits.write_low_bytes, limits.write_high_bytes) = (10, 50);
+        limits.write_queue_bytes_max = 100;
+        cx.set_limits(conn, limits).expect("they are sound");
+        assert!(matches!(cx.send(conn, &[2; 50]), Err(SendError::Full)));
+        assert!(matches!(cx.send(conn, &[3; 40]), Ok(Sent::AboveHigh)));
+    }));
+    event(&mut reactor, conn, State::READABLE);
+    let expected = [[1; 60].as_slice(), &[3; 40]].concat();
+    assert_eq!(script.seen().written, expected);
+}
+
+#[test]
+fn a_failed_write_still_delivers_the_input_up_to_its_end() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    let input = [&b"\x01a"[..], b"\x01b\x01", b"c"].map(bytes);
+    script.then_read(input.into_iter().chain([Reading::End]));
+    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    // The first read is short and empties the socket, as far as one can know: the frame is
+    // answered, and that fails.
+    event(&mut reactor, conn, State::READABLE);
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
+    assert_eq!(reactor.handler.half_closes, 0, "nobody can be answered");
+    let closed = only_close(&reactor);
+    assert_io(closed, ErrorKind::BrokenPipe);
+    assert_eq!(
+        (closed.unsent_bytes, script.seen().writes),
+        (2, 1),
+        "the later answers are refused"
+    );
+}
+
+#[test]
+fn a_failed_write_to_a_silent_peer_closes_when_its_input_is_read() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"\x01a"), bytes(b"\x01b\x01")]);
+    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    event(&mut reactor, conn, State::READABLE);
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert_eq!(reactor.handler.frames, [b"a", b"b"]);
+    let closed = only_close(&reactor);
+    assert_io(closed, ErrorKind::BrokenPipe);
+    assert_eq!((closed.unsent_bytes, closed.undecoded_bytes), (2, 1));
+}
+
+// Reading.
+
+#[test]
+fn every_answer_of_a_read_gives_the_same_frames() {
+    let stream = b"\x00\x01a\x02bc\x05defgh";
+    for piece in 1..=stream.len() {
+        let mut reactor = reactor();
+        let script = Script::new();
+        let conn = open(&mut reactor, script, Framing::length_u8());
+        for piece in stream.chunks(piece) {
+            script.then_read([
+                Reading::Fails(ErrorKind::Interrupted),
+                bytes(piece),
+                Reading::Fails(ErrorKind::Interrupted),
+                Reading::Fails(ErrorKind::WouldBlock),
+            ]);
+            // The second one finds nothing, as spurious ones do.
+            event(&mut reactor, conn, State::READABLE);
+            event(&mut reactor, conn, State::READABLE);
+        }
+        let frames = &reactor.handler.frames;
+        assert_eq!(frames, &[&b""[..], b"a", b"bc", b"defgh"]);
+        assert_eq!(script.seen().written, stream, "each is echoed");
+    }
+}
+
+#[test]
+fn a_read_that_would_block_clears_the_readiness() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, State::READABLE | State::END_HINT);
+    assert!(!flags(&reactor, conn).intersects(State::READABLE | State::END_HINT));
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert_eq!(script.seen().reads, 1, "nothing is tried without an event");
+}
+
+#[test]
+fn a_short_read_clears_the_readiness_only_if_the_event_told_of_no_end() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    let conn = open(&mut reactor, script, Framing::raw());
+    script.then_read([bytes(b"data")]);
+    event(&mut reactor, conn, State::READABLE);
+    assert_eq!(script.seen().reads, 1);
+    assert!(!flags(&reactor, conn).intersects(State::READABLE));
+
+    script.then_read([bytes(b"last"), Reading::End]);
+    event(&mut reactor, conn, State::READABLE | State::END_HINT);
+    assert_eq!(script.seen().reads, 3, "the end had no event of its own");
+    assert_eq!(reactor.handler.frames, [b"data", b"last"]);
+    assert_eq!(reactor.handler.half_closes, 1);
+    assert!(matches!(only_close(&reactor).reason, CloseReason::Peer));
+    assert!(script.seen().is_shut_down, "the peer was told of the end");
+}
+
+/// A read that fills its buffer says nothing about what is left.
+#[test]
+fn a_full_read_is_followed_by_another() {
+    let config = Config {
+        read_len_max: 4,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    let conn = open(&mut reactor, script, Framing::raw());
+    script.then_read([bytes(b"data")]);
+    event(&mut reactor, conn, State::READABLE);
+    assert_eq!(script.seen().reads, 2);
+}
+
+#[test]
+fn a_failed_read_delivers_what_came_before_it_and_closes_once() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([
+        bytes(b"\x01a\x02b"),
+        Reading::Fails(ErrorKind::ConnectionReset),
+    ]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    event(&mut reactor, conn, State::READABLE | State::END_HINT);
+    turn(&mut reactor);
+    assert_eq!(reactor.handler.frames, [b"a"]);
+    let closed = only_close(&reactor);
+    assert_io(closed, ErrorKind::ConnectionReset);
+    assert_eq!((closed.undecoded_bytes, closed.unsent_bytes), (2, 2));
+}
+
+/// The first read of a dispatch counts like those behind it, and no read is longer than what is
+/// left of the budget.
+#[test]
+fn no_more_is_read_in_a_turn_than_its_budget() {
+    for read_len_max in [4, 16] {
+        let config = Config {
+            read_len_max,
+            read_budget_bytes: 8,
+            ..Config::default()
+        };
+        let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+        let script = Script::new();
+        script.then_read([bytes(&[7; 3]), bytes(&[7; 17])]);
+        let conn = open(&mut reactor, script, Framing::fixed(1));
+        // One that tells of an end, so that what follows a short read is read too.
+        event(&mut reactor, conn, State::READABLE | State::END_HINT);
+        for frames in [8, 16, 20] {
+            assert_eq!(reactor.handler.frames.len(), frames);
+            turn(&mut reactor);
+        }
+    }
+}
+
+/// What is missing is not copied from where most reads are put.
+#[test]
+fn a_long_frame_that_is_cut_is_read_on_behind_its_head() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    let stream = [&60_000_u32.to_be_bytes()[..], &[7; 60_000]].concat();
+    let (head, rest) = stream.split_at(40_000);
+    let conn = open(&mut reactor, script, Framing::length_u32());
+    for piece in [head, rest] {
+        script.then_read([bytes(piece)]);
+        event(&mut reactor, conn, State::READABLE);
+        assert_eq!(reactor.engine.pool.moved_bytes, 40_000);
+    }
+    assert_eq!(reactor.handler.frames, [[7; 60_000]]);
+}
+
+/// The kernel tells of an error once: who asks again is told of a plain end.
+#[test]
+fn a_read_that_fails_before_anything_came_closes_with_its_error() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([Reading::Fails(ErrorKind::ConnectionReset), Reading::End]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, State::READABLE | State::END_HINT);
+    assert_io(only_close(&reactor), ErrorKind::ConnectionReset);
+    assert_eq!(script.seen().reads, 1);
+    assert_eq!(reactor.handler.half_closes, 0);
+}
+
+// Events that come too late.
+
+/// A stray socket is registered with the token that a connection had whose key another one has by
+/// now: its event is one for a life that is over.
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
+    use crate::os::ConnectOptions;
+
+    let mut reactor = reactor();
+    let first = open(&mut reactor, Script::new(), Framing::raw());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let mut stray = Stream::connect(
+        &listener.local_addr().expect("it is bound").into(),
+        &ConnectOptions::new(),
+    )
+    .expect("begun");
+    stray
+        .register(&reactor.engine.poller, first.0.to_poll())
+        .expect("it can be watched");
+    reactor.with(|_, cx| cx.abort(first));
+    turn(&mut reactor);
+    only_close(&reactor);
+
+    let script = Script::new();
+    let second = open(&mut reactor, script, Framing::raw());
+    assert_eq!(
+        first.0.key(),
+        second.0.key(),
+        "a slab uses the last freed key first"
+    );
+    let before = reactor.stats().events;
+    drop(listener);
+    reactor
+        .turn(Some(Duration::from_secs(60)))
+        .expect("the poll works");
+    assert!(reactor.stats().events > before, "the stray is reset");
+    assert_eq!(script.seen().reads, 0);
+    assert!(!flags(&reactor, second).intersects(State::READABLE));
+    stray.close(&reactor.engine.poller);
+}
+
+/// The counter of lives comes to its end and begins anew while one key is used again and again:
+/// nothing of an earlier life reaches a later one.
+#[test]
+fn ids_stay_apart_where_the_generations_wrap() {
+    use std::num::NonZeroU32;
+
+    let mut reactor = reactor();
+    let nearly_all = NonZeroU32::new(u32::MAX - 1).expect("it is not zero");
+    reactor.engine.entries.set_next_generation(nearly_all);
+    let mut earlier: Vec<ConnId> = Vec::new();
+    for life in 0..6_u8 {
+        let script = Script::new();
+        let conn = open(&mut reactor, script, Framing::raw());
+        assert_eq!(conn.0.key(), 0, "a slab uses the last freed key first");
+        for earlier in &earlier {
+            assert_ne!(conn, *earlier);
+            // Elsewhere the poll is given the key alone.
+            #[cfg(target_pointer_width = "64")]
+            assert_ne!(conn.0.to_poll(), earlier.0.to_poll());
+            reactor.engine.queue(earlier.0);
+            assert!(reactor.engine.entries.get(earlier.0).is_err());
+            reactor.with(|_, cx| {
+                assert!(matches!(cx.send(*earlier, b"stale"), Err(SendError::Gone)));
+                cx.abort(*earlier);
+                assert!(cx.pause(*earlier).is_err());
+            });
+        }
+        turn(&mut reactor);
+        assert_eq!(script.seen().reads, 0, "a stale id has no work to do");
+        script.then_read([bytes(&[life])]);
+        event(&mut reactor, conn, State::READABLE);
+        assert_eq!(script.seen().written, [life]);
+        reactor.with(|_, cx| cx.abort(conn));
+        turn(&mut reactor);
+        assert_eq!(reactor.handler.closes.len(), usize::from(life) + 1);
+        earlier.push(conn);
+    }
+    let frames = reactor.handler.frames.concat();
+    assert_eq!(frames, [0, 1, 2, 3, 4, 5]);
+    let wrapped = NonZeroU32::new(4).expect("it is not zero");
+    assert!(earlier[5].0.is_of(wrapped), "{:?}", earlier[5]);
+}
+
+/// Two are ready in one batch, and the first ends the second and opens a third.
+#[test]
+fn a_key_is_not_used_again_before_the_batch_is_over() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(b"first")]);
+    let first = open(&mut reactor, script, Framing::raw());
+    let second_script = Script::new();
+    second_script.then_read([bytes(b"second")]);
+    let second = open(&mut reactor, second_script, Framing::raw());
+    assert_eq!((first.0.key(), second.0.key()), (0, 1));
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        cx.abort(second);
+        let nowhere: &[SocketAddr] = &[];
+        let third = cx.connect(nowhere, Framing::raw(), ());
+        assert_eq!(third.0.key(), 2, "the key of the second is not free yet");
+    }));
+    note(&mut reactor, first, State::READABLE);
+    note(&mut reactor, second, State::READABLE);
+    turn(&mut reactor);
+    assert_eq!(second_script.seen().reads, 0);
+    assert_eq!(reactor.handler.frames, [b"first"]);
+    let closed: Vec<_> = reactor
+        .handler
+        .closes
+        .iter()
+        .map(|(conn, _)| conn.0.key())
+        .collect();
+    assert_eq!(closed, [1, 2]);
+}
+
+#[test]
+fn a_token_of_an_earlier_life_takes_no_place_in_a_queue() {
+    let mut reactor = reactor();
+    let earlier = open(&mut reactor, Script::new(), Framing::raw());
+    reactor.with(|_, cx| cx.abort(earlier));
+    turn(&mut reactor);
+    let later = open(&mut reactor, Script::new(), Framing::raw());
+    assert_eq!(earlier.0.key(), later.0.key());
+    reactor.engine.queue(earlier.0);
+    reactor.engine.flush_later(earlier.0);
+    assert!(!reactor.engine.has_work());
+    assert!(!flags(&reactor, later).intersects(State::QUEUED | State::TO_FLUSH));
+}
+
+/// The listener accepts nobody and its backlog is full, so that the connect stays under way.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_connection_is_not_read_before_it_is_open() {
+    use socket2::{Domain, Socket, Type};
+
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&any.into()).expect("a free port");
+    listener.listen(0).expect("it is bound");
+    let addr = listener.local_addr().expect("it is bound");
+    let _held: Vec<_> = (0..4)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.set_nonblocking(true).expect("the option can be set");
+            let _ = socket.connect(&addr);
+            socket
+        })
+        .collect();
+    let mut reactor = reactor();
+    let addr = addr.as_socket().expect("an IP address");
+    let conn = reactor.connect(addr, Framing::raw(), ());
+    note(&mut reactor, conn, State::READABLE);
+    turn(&mut reactor);
+    assert!(flags(&reactor, conn).intersects(State::CONNECTING));
+    assert_eq!(reactor.stats().reads, 0);
+}
+
+#[test]
+fn an_open_connection_keeps_nothing_of_its_connect() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let mut reactor = reactor();
+    let conn = reactor.connect(addr, Framing::raw(), ());
+    assert!(reactor.next_turn_in().is_some(), "its deadline");
+    while reactor.stats().connected == 0 {
+        reactor
+            .turn(Some(Duration::from_secs(60)))
+            .expect("the poll works");
+    }
+    let open = reactor.engine.conn(conn.0).expect("it is open");
+    assert!(open.extras.is_none(), "{open:?}");
+    assert_eq!(reactor.next_turn_in(), None, "no deadline is left");
+}
+
+/// A closed socket waits for the kernel to take its queue; at the deadline of a shutdown no more.
+#[test]
+fn datagrams_that_wait_at_the_deadline_are_counted_and_hold_no_memory_any_more() {
+    let mut reactor = reactor();
+    let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let to = reactor.local_inet_addr(udp).expect("it is bound");
+    turn(&mut reactor);
+    // As where the kernel has refused one.
+    let entry = reactor.engine.udp_mut(udp).expect("it is open");
+    entry.flags.remove(State::WRITABLE);
+    reactor.with(|_, cx| {
+        for data in [b"one", b"two"] {
+            cx.send_to(udp, to, data).expect("there is room");
+        }
+        cx.close_udp(udp);
+    });
+    turn(&mut reactor);
+    assert!(reactor.stats().held_bytes > 0 && !reactor.engine.entries.is_empty());
+    reactor.engine.shutdown_deadline_passed();
+    turn(&mut reactor);
+    let stats = reactor.stats();
+    assert_eq!((stats.datagrams_dropped, stats.held_bytes), (2, 0));
+    assert!(reactor.engine.entries.is_empty());
+}
+
+// Memory.
+
+/// A reactor whose memory is used up by a connection that takes nothing.
+fn with_full_memory() -> (Reactor<Recorder>, ConnId) {
+    let config = Config {
+        memory_bytes_max: 4096,
+        ..Config::default()
+    };
+    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let script = Script::new();
+    script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
+    let slow = open(&mut reactor, script, Framing::raw());
+    reactor
+        .with(|_, cx| cx.send(slow, &[0; 4000]).map(drop))
+        .expect("there is room");
+    turn(&mut reactor);
+    assert_eq!(reactor.stats().held_bytes, 4096);
+    (reactor, slow)
+}
+
+/// To discard takes no memory. The event that told of the input has come already.
+#[test]
+fn a_connection_that_waits_for_memory_is_read_to_its_end_once_it_is_closed() {
+    let (mut reactor, _) = with_full_memory();
+    let script = Script::new();
+    script.then_read([bytes(b"unread"), Reading::End]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, State::READABLE | State::END_HINT);
+    assert_eq!(script.seen().reads, 0);
+    reactor.with(|_, cx| cx.close(conn));
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert!(matches!(only_close(&reactor).reason, CloseReason::Local));
+    assert!(reactor.handler.frames.is_empty());
+}
+
+/// Whoever has to wait after them has the whole time for it.
+#[test]
+fn the_deadline_of_memory_ends_nobody_where_those_that_waited_have_gone() {
+    let (mut reactor, slow) = with_full_memory();
+    let script = Script::new();
+    script.then_read([bytes(b"unread")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, State::READABLE);
+    reactor.with(|_, cx| cx.abort(conn));
+    turn(&mut reactor);
+    only_close(&reactor);
+    reactor.engine.memory_deadline_passed();
+    turn(&mut reactor);
+    only_close(&reactor);
+    assert!(!flags(&reactor, slow).intersects(State::DEAD));
+}
+
+// Panics.
+
+/// In the tail as it is finished by a read, and in the tail as it is gone on with in a later turn.
+#[test]
+fn a_panic_in_a_frame_gives_the_buffers_back_to_the_pool() {
+    let cut = vec![bytes(b"\x02o"), bytes(b"n\x02tw\x02th")];
+    let stopped = vec![bytes(b"\x02on\x02tw\x02th")];
+    for (readings, delivered) in [(cut, 0), (stopped, 1)] {
+        let config = Config {
+            frame_budget: 1,
+            ..Config::default()
+        };
+        let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+        let script = Script::new();
+        script.then_read(readings);
+        let conn = open(&mut reactor, script, Framing::length_u8());
+        event(&mut reactor, conn, State::READABLE);
+        assert_eq!(reactor.handler.frames.len(), delivered);
+        assert_eq!(reactor.stats().held_bytes, 64, "a tail");
+        note(&mut reactor, conn, State::READABLE);
+        assert_eq!(reactor.engine.pool.free_bytes(), 0);
+        reactor.handler.at_frame = Some(Box::new(|_| panic!("the handler's own fault")));
+        let panic = catch_unwind(AssertUnwindSafe(|| turn(&mut reactor)));
+        panic.expect_err("the frame's callback panics");
+
+        assert_eq!(reactor.stats().held_bytes, 0);
+        assert_eq!(reactor.engine.pool.free_bytes(), 64, "the tail's buffer");
+        turn(&mut reactor);
+        let closed = only_close(&reactor);
+        assert!(matches!(closed.reason, CloseReason::HandlerPanicked));
+        assert_eq!(closed.stats.frames_in, delivered as u64);
+        assert_eq!(reactor.stats().connections, 0);
+    }
+}

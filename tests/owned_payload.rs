@@ -1,0 +1,189 @@
+//! Payloads that are given by value: in their place among the others, whole, and given back where
+//! they are refused.
+
+mod common;
+
+use std::io::Read;
+use std::sync::Arc;
+
+use common::{Event, Probe, drive, frame, idle, listening, open, open_narrow, read_slowly};
+use unstick::{Config, ConnId, Framing, LengthField, Payload, Reactor, SendError};
+
+const LONG_LEN: usize = 100_000;
+
+fn long(byte: u8) -> Vec<u8> {
+    vec![byte; LONG_LEN]
+}
+
+fn send_owned(reactor: &mut Reactor<Probe>, conn: ConnId, payload: impl Into<Payload>) {
+    let sent = reactor.with(|_, cx| cx.send_owned(conn, payload));
+    sent.map(drop).expect("it is accepted");
+}
+
+/// Reads what `framing` makes of `payloads`, sent one by one with `send`, as the reference.
+fn sent_one_by_one(framing: &Framing, payloads: &[Vec<u8>]) -> Vec<u8> {
+    let mut framer = unstick::Framer::new(framing.clone());
+    let mut bytes = Vec::new();
+    for payload in payloads {
+        bytes.extend_from_slice(framer.frame(payload).expect("it can be framed"));
+    }
+    bytes
+}
+
+#[test]
+fn given_and_borrowed_payloads_arrive_in_the_order_in_which_they_were_sent() {
+    let framings = [
+        Framing::raw(),
+        Framing::line(),
+        Framing::length_u32(),
+        Framing::length_u24_le(),
+        Framing::varint(),
+        Framing::netstring(),
+        Framing::delimiter(b";;"),
+        // What stands around a payload grows beyond the room that is made for it.
+        Framing::delimiter(&[b';'; 200]),
+        Framing::length_field(LengthField::new(4)),
+    ];
+    for framing in framings {
+        let payloads = [
+            b"a".to_vec(),
+            long(b'b'),
+            b"c".to_vec(),
+            long(b'd'),
+            long(b'e'),
+        ];
+        let expected = sent_one_by_one(&framing, &payloads);
+        // Outside of its dispatch, and within, where what is sent before is gathered.
+        for is_served in [false, true] {
+            let sent = payloads.clone();
+            let send_all = move |cx: &mut unstick::Context<'_, Probe>, conn: ConnId| {
+                let mut given: Vec<Payload> = sent.iter().cloned().map(Payload::from).collect();
+                given[4] = Arc::<[u8]>::from(&sent[4][..]).into();
+                let [a, b, c, d, e] = &given[..] else {
+                    unreachable!("there are five");
+                };
+                cx.send(conn, a).map(drop).expect("it is short");
+                cx.send_owned(conn, b.clone()).map(drop).expect("room");
+                cx.send_owned(conn, c.clone()).map(drop).expect("room");
+                cx.send(conn, d).map(drop).expect("room");
+                cx.send_owned(conn, e.clone()).map(drop).expect("room");
+            };
+            let handler = Probe::new({
+                let send_all = send_all.clone();
+                move |cx, event| {
+                    if let Event::Frame(conn, _) = event {
+                        send_all(cx, *conn);
+                    }
+                }
+            });
+            let (mut reactor, addr) = listening(handler, Config::default(), framing.clone());
+            let (mut client, conn) = open_narrow(&mut reactor, addr);
+            if is_served {
+                let request = sent_one_by_one(&framing, &[b"go".to_vec()]);
+                std::io::Write::write_all(&mut client, &request).expect("the kernel takes it");
+                drive(&mut reactor, |reactor| {
+                    !reactor.handler().frames().is_empty()
+                });
+            } else {
+                reactor.with(|_, cx| send_all(cx, conn));
+            }
+            let read = read_slowly(&mut reactor, &mut client, expected.len());
+            assert!(read == expected, "{framing}, active: {is_served}");
+            let stats = reactor.stats();
+            assert_eq!((stats.frames_out, stats.held_bytes), (5, 0), "{framing}");
+        }
+    }
+}
+
+#[test]
+fn a_given_payload_that_is_refused_is_given_back() {
+    let mut config = Config::default();
+    config.write_queue_bytes_max = 3 * LONG_LEN;
+    config.write_high_bytes = LONG_LEN;
+    config.write_low_bytes = 0;
+    let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
+    let (_client, conn) = open_narrow(&mut reactor, addr);
+    let bad = [long(b'x'), b"\n".to_vec(), long(b'x')].concat();
+    let refused = reactor.with(|_, cx| cx.send_owned(conn, bad.clone()));
+    let refused = refused.expect_err("a line end inside");
+    assert!(matches!(refused.error, SendError::Frame(_)));
+    assert!(*refused.payload == bad);
+
+    let mut accepted = 0;
+    let refused = loop {
+        match reactor.with(|_, cx| cx.send_owned(conn, long(b'y'))) {
+            Ok(_) => accepted += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused.error, SendError::Full));
+    assert!(*refused.payload == long(b'y'));
+    assert_eq!(
+        accepted, 2,
+        "the third would be over the limit with its line end"
+    );
+    let queued = reactor.with(|_, cx| cx.queued_bytes(conn));
+    assert_eq!(queued.expect("it is open"), 2 * (LONG_LEN + 1));
+
+    reactor.with(|_, cx| cx.abort(conn));
+    idle(&mut reactor);
+    assert_eq!(reactor.stats().held_bytes, 0);
+    assert_eq!(
+        reactor.handler().closes()[0].1.unsent_bytes,
+        2 * (LONG_LEN as u64 + 1)
+    );
+    let refused = reactor.with(|_, cx| cx.send_owned(conn, long(b'z')));
+    let refused = refused.expect_err("it is gone");
+    assert!(matches!(refused.error, SendError::Gone));
+}
+
+/// Bytes that were asked of the allocator meanwhile.
+fn allocated(run: impl FnOnce()) -> u64 {
+    allocation_counter::measure(run).bytes_total
+}
+
+#[test]
+fn a_long_broadcast_is_copied_once_and_reaches_everybody_whole() {
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
+    let (clients, conns): (Vec<_>, Vec<_>) = (0..5).map(|_| open(&mut reactor, addr)).unzip();
+    let payload = long(b'p');
+    let mut count = 0;
+    let bytes = allocated(|| count = reactor.with(|_, cx| cx.broadcast(conns, &payload)));
+    assert_eq!(count, 5);
+    assert!(bytes < 2 * LONG_LEN as u64, "{bytes} bytes for one copy");
+    let expected = frame("u32", &payload);
+    for mut client in clients {
+        let read = std::thread::spawn(move || {
+            let mut read = vec![0; LONG_LEN + 4];
+            client.read_exact(&mut read).expect("it is sent");
+            read
+        });
+        drive(&mut reactor, |_| read.is_finished());
+        assert!(read.join().expect("it was read") == expected);
+    }
+}
+
+#[test]
+fn what_is_given_is_not_copied_where_the_framing_allows_it() {
+    for framing in ["raw", "line", "u32", "varint", "netstring"] {
+        let framing: Framing = framing.parse().expect("a short name");
+        let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing.clone());
+        let (_client, conn) = open_narrow(&mut reactor, addr);
+        let payload = long(b'x');
+        let bytes = allocated(|| send_owned(&mut reactor, conn, payload));
+        assert!(bytes < LONG_LEN as u64 / 10, "{framing}: {bytes} bytes");
+    }
+}
+
+#[test]
+fn what_is_given_needs_one_call_to_be_written() {
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::netstring());
+    let (mut client, conn) = open(&mut reactor, addr);
+    let writes = reactor.stats().writes;
+    send_owned(&mut reactor, conn, vec![b'x'; 20_000]);
+    idle(&mut reactor);
+    assert_eq!(reactor.stats().writes, writes + 1);
+    let mut read = vec![0; 20_007];
+    client.read_exact(&mut read).expect("it is sent");
+    assert!(read.starts_with(b"20000:x") && read.ends_with(b"x,"));
+}
