@@ -289,6 +289,7 @@ mod engine;
 mod error;
 mod event;
 mod framed;
+mod guard;
 pub mod guide;
 mod handler;
 mod id;

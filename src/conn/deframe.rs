@@ -24,7 +24,7 @@ use super::partial::{
 use super::partial::{keep_in, note_more, note_need, open_ended_step};
 use super::run::{End, run, run_once, split_skip};
 use super::sink::{Delivery, Flow, Sink};
-use crate::codec::{BuiltinCodec, Codec, Decoder, ErasedState, Kind, Length, LengthU32, Lookahead};
+use crate::codec::{BuiltinCodec, Codec, Decoder, ErasedState, Kind, LengthU32, Lookahead};
 use crate::codec::{ScanState, with_builtin};
 use crate::memory::{Buf, Pool};
 use crate::timer::Stamp;
@@ -51,13 +51,6 @@ impl Assembler {
             !self.has_undelivered(),
             "bytes are delivered in their order"
         );
-        // One frame and no more is what one at a time comes to.
-        if self.tail.is_none()
-            && let Some(payload) = Length::only_u32(bytes)
-            && payload.len() < sink.u32_len_end()
-        {
-            return sink.frame(payload).into();
-        }
         self.ingest_any(bytes, sink)
     }
 
@@ -208,6 +201,12 @@ impl Assembler {
         {
             note_need(tail, 0);
         }
+    }
+
+    /// True if it holds nothing: neither bytes nor a skip.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tail.is_none()
     }
 
     /// Whether the next bytes are to be [ingested](Assembler::ingest): nothing is undelivered, and no

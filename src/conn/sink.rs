@@ -9,11 +9,6 @@ use crate::timer::Stamp;
 pub(crate) trait Sink {
     /// The framing that the bytes are decoded by.
     fn kind(&self) -> &Kind;
-    /// See [`Framing::u32_len_end`](crate::codec::Framing::u32_len_end): zero, where that is not at
-    /// hand.
-    fn u32_len_end(&self) -> usize {
-        0
-    }
     fn frame(&mut self, frame: &[u8]) -> Flow;
     /// A frame was too long. What of it is not here yet will be dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;

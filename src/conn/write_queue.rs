@@ -88,7 +88,7 @@ impl WriteQueue {
     }
 
     /// Appends a payload as it is.
-    pub(crate) fn push_given(&mut self, payload: Payload, pool: &mut Pool) {
+    pub(crate) fn push_owned(&mut self, payload: Payload, pool: &mut Pool) {
         if payload.is_empty() {
             return;
         }
@@ -133,13 +133,9 @@ impl WriteQueue {
     }
 
     /// The bytes to write next; empty where there are none.
+    #[cfg(test)]
     pub(crate) fn front(&self) -> &[u8] {
         self.segments.front().map_or(&[], |front| front.bytes())
-    }
-
-    /// Whether all of it lies in one segment.
-    pub(crate) fn is_one_piece(&self) -> bool {
-        self.segments.len() <= 1
     }
 
     /// The bytes to write next, of as many segments as there is place for.
@@ -343,8 +339,8 @@ mod tests {
         for piece in [1, 5, usize::MAX] {
             let mut queue = WriteQueue::default();
             queue.push(b"head ", &mut pool);
-            queue.push_given(vec![b'x'; 1000].into(), &mut pool);
-            queue.push_given(Payload::from(&b""[..]), &mut pool);
+            queue.push_owned(vec![b'x'; 1000].into(), &mut pool);
+            queue.push_owned(Payload::from(&b""[..]), &mut pool);
             queue.push(b" tail", &mut pool);
             assert!(pool.lent_bytes() >= lent + 1000);
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -360,7 +356,7 @@ mod tests {
             assert_eq!(pool.lent_bytes(), lent);
         }
         let mut queue = WriteQueue::default();
-        queue.push_given(vec![0; 1000].into(), &mut pool);
+        queue.push_owned(vec![0; 1000].into(), &mut pool);
         queue.push(b"tail", &mut pool);
         queue.consume(1002, &mut pool);
         assert_eq!(queue.front(), b"il", "a write may end in any segment");

@@ -45,7 +45,7 @@ impl<H: Handler> Context<'_, H> {
     /// the kernel.
     pub fn close_listener(&mut self, listener: ListenerId) {
         if self.engine.listener_mut(listener).is_ok() {
-            self.engine.kill_socket(listener.0);
+            self.engine.end_socket(listener.0);
         }
     }
 
@@ -58,7 +58,7 @@ impl<H: Handler> Context<'_, H> {
     #[cfg(unix)]
     pub fn close_unix_datagram(&mut self, socket: UnixDatagramId) {
         if self.engine.unix_datagram_mut(socket).is_ok() {
-            self.engine.kill_socket(socket.0);
+            self.engine.end_socket(socket.0);
         }
     }
 
@@ -73,12 +73,12 @@ impl<H: Handler> Context<'_, H> {
     /// Whether a [`shutdown`](Context::shutdown) is under way or done: nothing new can be opened.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
-        self.engine.shutting_down
+        self.engine.shutdown.is_shutting_down
     }
 
     /// Lets [`Reactor::run`](crate::Reactor::run) return when this turn is done. Nothing is closed:
     /// the reactor can be run again.
     pub fn stop(&mut self) {
-        self.engine.stopped = true;
+        self.engine.shutdown.is_stopped = true;
     }
 }

@@ -7,7 +7,7 @@ use super::Context;
 #[cfg(unix)]
 use crate::addr::UnixAddr;
 use crate::codec::{Out, put_all};
-use crate::engine::Written;
+use crate::engine::InPlace;
 use crate::error::{FrameError, Gone, NotSent, SendError, Sent};
 use crate::handler::Handler;
 #[cfg(unix)]
@@ -86,7 +86,7 @@ impl<H: Handler> Context<'_, H> {
             put_all(parts, out);
             Ok(())
         };
-        self.engine.send(conn.0, Written { len, write })
+        self.engine.send(conn.0, InPlace { len, write })
     }
 
     /// As [`send`](Context::send), with a payload that `write` puts where it is sent from: what the
@@ -121,7 +121,7 @@ impl<H: Handler> Context<'_, H> {
     where
         F: FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
     {
-        self.engine.send(conn.0, Written { len: 0, write })
+        self.engine.send(conn.0, InPlace { len: 0, write })
     }
 
     /// Sends `payload` to each of `conns`, as [`send`](Context::send) does, and says how many

@@ -42,6 +42,6 @@ impl<H: Handler> Context<'_, H> {
     /// looking a name up may block. Timers count from it.
     #[must_use]
     pub fn now(&self) -> Instant {
-        self.engine.now
+        self.engine.now()
     }
 }

@@ -1,13 +1,12 @@
-//! How long the callbacks of each connection took, where that is measured.
+//! The time that the callbacks of each connection took, if it is measured.
 //!
-//! It stands beside the entries, as hardly anybody asks for it: a connection that is not measured
-//! takes no room for it.
+//! It is stored beside the slab, so that connections that are not measured pay nothing for it.
 
 use std::time::Duration;
 
 use crate::id::Token;
 
-/// The time of each connection, by its key.
+/// The callback time of each connection, indexed by slab key.
 #[derive(Debug, Default)]
 pub(super) struct CallbackTimes(Vec<Duration>);
 
@@ -25,7 +24,7 @@ impl CallbackTimes {
         time.copied().unwrap_or_default()
     }
 
-    /// The key becomes somebody else's.
+    /// Resets the time of a key that is freed.
     pub(super) fn forget(&mut self, token: Token) {
         if let Some(time) = self.0.get_mut(token.key() as usize) {
             *time = Duration::ZERO;

@@ -1,135 +1,99 @@
-//! Whether a connection is read: the handler's pause, and its credit; and what becomes of a peer
-//! that goes while it is not.
+//! Flow control of the read side: the handler's pause and credit, and hang-ups of peers that are not
+//! read.
 //!
-//! None of it makes a system call. A socket that is not read stays registered; what its events tell
-//! is kept as readiness, for the time when it is read again.
+//! None of it makes a system call. A socket that is not read stays registered; its events are kept
+//! as readiness for the time when it is read again.
 
-use super::{Drained, Engine};
-use crate::conn::State;
+use super::Engine;
+use crate::conn::{Credit, Watermark};
 use crate::error::Gone;
-use crate::event::CloseReason;
-use crate::event::Hangup;
+use crate::event::{CloseReason, Hangup};
 use crate::id::{SocketId, Token};
-
-/// How many frames a connection may still be delivered.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Credit {
-    frames: u64,
-    /// It was first granted while a frame was being delivered, which is not counted.
-    is_fresh: bool,
-}
 
 impl Engine {
     pub(crate) fn pause(&mut self, id: SocketId) -> Result<(), Gone> {
-        let flags = self.entries.flags_mut(id.token()).ok_or(Gone)?;
-        flags.insert(State::PAUSED);
+        self.entries.state_mut(id.token())?.pause();
         Ok(())
     }
 
     pub(crate) fn resume(&mut self, id: SocketId) -> Result<(), Gone> {
-        let flags = self.entries.flags_mut(id.token()).ok_or(Gone)?;
-        if flags.set(State::PAUSED, false) {
-            self.read_on(id.token());
+        if self.entries.state_mut(id.token())?.resume() {
+            self.resume_reading(id.token());
         }
         Ok(())
     }
 
     pub(crate) fn grant(&mut self, token: Token, frames: u64) -> Result<(), Gone> {
-        let is_fresh = self.active.is(token);
+        let during_frame = self.active.is(token);
         let conn = self.conn_mut(token)?;
-        let none = Credit {
-            frames: 0,
-            is_fresh,
-        };
+        let none = Credit::new(during_frame);
         let credit = conn.extras().credit.get_or_insert(none);
-        credit.frames = credit.frames.saturating_add(frames);
-        let (has_some, is_endless) = (credit.frames > 0, credit.frames == u64::MAX);
-        if is_endless {
+        credit.grant(frames);
+        let (has_credit, is_unlimited) = (!credit.is_empty(), credit.is_unlimited());
+        if is_unlimited {
             conn.extras().credit = None;
         }
-        conn.flags.set(State::BY_CREDIT, !is_endless);
-        if conn.flags.set(State::NO_CREDIT, !has_some) && has_some {
-            self.read_on(token);
+        if conn.state.credit_granted(!is_unlimited, has_credit) {
+            self.resume_reading(token);
         }
         Ok(())
     }
 
-    /// A frame was delivered.
+    /// Pays for a delivered frame, if frames are granted by number.
     pub(crate) fn spend_credit(&mut self, token: Token) {
-        let Ok(conn) = self.conn_mut(token) else {
-            return;
-        };
-        let Some(credit) = conn
-            .extras
-            .as_mut()
-            .and_then(|extras| extras.credit.as_mut())
-        else {
-            return;
-        };
-        if !std::mem::take(&mut credit.is_fresh) {
-            credit.frames = credit.frames.saturating_sub(1);
-        }
-        if credit.frames == 0 {
-            conn.flags.insert(State::NO_CREDIT);
+        if let Ok(conn) = self.conn_mut(token)
+            && let Some(credit) = conn.credit()
+        {
+            credit.spend();
+            if credit.is_empty() {
+                conn.state.credit_used_up();
+            }
         }
     }
 
-    /// A frame was skipped, which costs nothing. What was granted meanwhile counts from the next.
+    /// Records that a frame was skipped, which costs no credit.
     pub(crate) fn spend_nothing(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token)
-            && let Some(credit) = conn
-                .extras
-                .as_mut()
-                .and_then(|extras| extras.credit.as_mut())
+            && let Some(credit) = conn.credit()
         {
-            credit.is_fresh = false;
+            credit.spend_nothing();
         }
     }
 
-    /// Where nobody reads a connection that has hung up: finds out whether it was reset. Then no
-    /// output can go any more, as where a write failed.
-    pub(crate) fn note_reset(&mut self, token: Token) -> Drained {
+    /// Checks if a peer that hung up while the connection is not read has reset it. Then no output
+    /// can reach it, as after a failed write.
+    pub(crate) fn check_reset(&mut self, token: Token) -> Watermark {
         let Ok(conn) = self.conn_mut(token) else {
-            return Drained(false);
+            return Watermark::Unchanged;
         };
-        if !conn.flags.is_hung_up_unread() || conn.flags.intersects(State::WRITE_FAILED) {
-            return Drained(false);
+        if !conn.state.is_hung_up_unread() || conn.state.is_write_failed() {
+            return Watermark::Unchanged;
         }
         match conn.stream.take_error() {
-            Ok(None) => Drained(false),
+            Ok(None) => Watermark::Unchanged,
             Ok(Some(error)) | Err(error) => self.fail_write(token, error),
         }
     }
 
-    /// What is to be told of a connection that has hung up while nobody reads it. One that has
-    /// nothing left to deliver, and can be sent nothing more, ends here.
-    pub(crate) fn hangup(&mut self, token: Token) -> Option<Hangup> {
+    /// Returns the hang-up to report of a connection that is not read. A connection that has nothing
+    /// left to deliver, and can send nothing, ends here.
+    pub(crate) fn take_hangup(&mut self, token: Token) -> Option<Hangup> {
         let conn = self.conn_mut(token).ok()?;
-        if !conn.flags.is_hung_up_unread() {
+        if !conn.state.is_hung_up_unread() {
             return None;
         }
-        conn.flags.remove(State::HUNG_UP);
-        let is_reset = conn.flags.intersects(State::WRITE_FAILED);
-        let has_ended = conn.flags.intersects(State::FIN_SENT);
-        if is_reset || has_ended {
-            let has_frames = conn.assembler.has_undelivered() || conn.stream.has_unread();
-            if !has_frames {
-                self.kill(token, CloseReason::Peer);
-                return None;
-            }
+        if conn.state.is_output_over()
+            && !conn.assembler.has_undelivered()
+            && !conn.stream.has_unread()
+        {
+            self.end(token, CloseReason::Peer);
+            return None;
         }
-        if is_reset {
-            return Some(Hangup::Reset);
-        }
-        let is_news = !conn
-            .flags
-            .intersects(State::PEER_ENDED | State::HANGUP_TOLD);
-        conn.flags.insert(State::HANGUP_TOLD);
-        is_news.then_some(Hangup::Ended)
+        conn.state.report_hangup()
     }
 
-    /// Serves a connection again that something had stopped.
-    pub(super) fn read_on(&mut self, token: Token) {
+    /// Queues a connection that can be read again.
+    pub(super) fn resume_reading(&mut self, token: Token) {
         self.restart_frame_deadline(token);
         self.queue(token);
     }

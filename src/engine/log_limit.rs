@@ -1,11 +1,11 @@
-//! At most one log line a second for each kind of trouble, whatever a peer does.
+//! The rate limit of log lines: at most one line per second and topic, whatever a peer does.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// What a line is about.
+/// The subject of a log line. Each topic has its own limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LogTopic {
     Accept,
@@ -18,16 +18,17 @@ pub(crate) enum LogTopic {
     Slow,
 }
 
-/// When each kind was last told of, and how often it was kept quiet since.
+/// The time of the last line of each topic, and the number of lines suppressed since.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit {
-    kinds: [(Option<Instant>, u64); 8],
+    topics: [(Option<Instant>, u64); 8],
 }
 
 impl LogLimit {
-    /// Whether a line may be written now; if so, what it says of those that were left out.
-    pub(crate) fn pass(&mut self, trouble: LogTopic, now: Instant) -> Option<Suppressed> {
-        let (last, suppressed) = &mut self.kinds[trouble as usize];
+    /// Returns `None` if a line of this topic is suppressed at `now`. Otherwise returns the end of
+    /// the line, which says how many lines were suppressed before it.
+    pub(crate) fn pass(&mut self, topic: LogTopic, now: Instant) -> Option<Suppressed> {
+        let (last, suppressed) = &mut self.topics[topic as usize];
         if last.is_some_and(|last| now.saturating_duration_since(last) < PERIOD) {
             *suppressed += 1;
             return None;
@@ -37,7 +38,7 @@ impl LogLimit {
     }
 }
 
-/// How many lines of a kind were left out before this one; the end of the line that is written.
+/// Number of lines suppressed before this one; the end of the line that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Suppressed(u64);
 
@@ -45,7 +46,7 @@ impl fmt::Display for Suppressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => Ok(()),
-            count => write!(f, " ({count} more like it before)"),
+            count => write!(f, " ({count} similar lines suppressed)"),
         }
     }
 }

@@ -1,195 +1,201 @@
-//! The memory of all connections and sockets together, held to a budget.
+//! The memory budget: one limit for the buffers of all connections and sockets together.
 //!
-//! What is counted is what the pool lends and what the queues of datagrams hold: unfinished and
-//! undelivered input, and queued output. At the budget nothing more is read, and what is sent is
-//! refused; below seven eighths of it whoever was stopped goes on, in the order in which they were.
+//! The budget counts the buffers that the pool has lent and the queues of datagram sockets. They
+//! hold partial frames, undelivered input and queued output. While the budget is used up, nothing is
+//! read and `send` is refused. Below seven eighths of it, paused connections resume in the order in
+//! which they were paused.
 //!
-//! Where nobody can go on, as all of it is held by frames whose rest is not read and by peers that
-//! do not read, a deadline ends that: the connections that hold the most are aborted until there
-//! is room.
+//! The budget may be used up by partial frames that are not read on and by peers that do not read.
+//! Then no connection can make progress, and a deadline ends that: the connections that hold the
+//! most memory are aborted until enough is free.
 
 use super::log_limit::LogTopic;
+use super::write::SpareQueues;
 use super::{Engine, Task};
-use crate::conn::State;
+use crate::conn::{MemoryResume, Watermark};
 use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
+use crate::memory::Pool;
+use crate::timer::TimerId;
+
+/// The buffers that connections share, and the timers that free them.
+#[derive(Debug)]
+pub(crate) struct MemoryBudget {
+    /// Limit of the memory that is lent, in bytes.
+    bytes_max: usize,
+    pub(crate) pool: Pool,
+    pub(super) spare_queues: SpareQueues,
+    /// True while the trim timer is set.
+    pub(super) trim_armed: bool,
+    /// Set while connections wait for memory.
+    deadline: Option<TimerId>,
+}
+
+impl MemoryBudget {
+    pub(super) fn new(bytes_max: usize, pool_bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            pool: Pool::new(pool_bytes_max),
+            spare_queues: SpareQueues::default(),
+            trim_armed: false,
+            deadline: None,
+        }
+    }
+
+    /// Returns true if nothing may be read, and no output accepted.
+    ///
+    /// The output that is accepted last may exceed the budget. If it were refused for its length,
+    /// its sender could not know when to try again.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.pool.lent_bytes() >= self.bytes_max
+    }
+
+    /// Returns true if paused connections may resume.
+    fn has_available(&self) -> bool {
+        self.pool.lent_bytes() < self.resume_mark()
+    }
+
+    /// Seven eighths of the budget.
+    fn resume_mark(&self) -> usize {
+        self.bytes_max - self.bytes_max / 8
+    }
+}
 
 impl Engine {
-    /// Whether nothing is read at present, and nothing accepted to be sent. What is accepted last
-    /// may go beyond the budget: were it refused for its length, nobody could tell its sender when
-    /// to try again.
-    #[inline]
-    pub(crate) fn is_memory_full(&self) -> bool {
-        self.pool.lent_bytes() >= self.config.memory_bytes_max
-    }
-
-    /// A connection is not read as long as memory is short: its readiness waits, and so does it.
-    #[cold]
+    /// Stops reading a connection until memory is available.
     pub(crate) fn pause_for_memory(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token) {
-            conn.flags.remove(State::READABLE);
-            self.stop_for_memory(token, State::PAUSED_FOR_MEMORY);
+            let is_new = conn.state.pause_for_memory();
+            self.wait_for_memory(token, is_new);
         }
     }
 
-    /// A connection was refused output as memory is short, and is told when there is room.
-    #[cold]
-    pub(super) fn refuse_for_memory(&mut self, token: Token) {
-        self.stop_for_memory(token, State::AWAITS_ROOM);
-    }
-
-    fn stop_for_memory(&mut self, token: Token, how: State) {
-        let Ok(conn) = self.conn_mut(token) else {
-            return;
-        };
-        if !conn.flags.intersects(State::STOPPED_FOR_MEMORY) {
-            self.paused_for_memory.push_back(token);
-        }
+    /// Output of a connection was refused: it is notified when memory is available.
+    pub(super) fn await_memory(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token) {
-            conn.flags.insert(how);
+            let is_new = conn.state.await_memory();
+            self.wait_for_memory(token, is_new);
         }
-        if self.memory_deadline.is_none() {
+    }
+
+    fn wait_for_memory(&mut self, token: Token, is_new: bool) {
+        if is_new {
+            self.queues.paused_for_memory.push_back(token);
+        }
+        if self.memory.deadline.is_none() {
             self.arm_memory_deadline();
-            if let Some(suppressed) = self.log_limit.pass(LogTopic::Memory, self.now) {
-                let max = self.config.memory_bytes_max;
-                log::warn!(
-                    "memory_bytes_max, {max} bytes, is used up: nothing is read{suppressed}"
-                );
+            let (topic, now) = (LogTopic::Memory, self.timers.now);
+            if let Some(suppressed) = self.telemetry.may_log(topic, now) {
+                let max = self.memory.bytes_max;
+                log::warn!("memory_bytes_max ({max}) is used up: reading is paused{suppressed}");
             }
         }
     }
 
-    /// How many connections wait for memory, where there is some again.
-    #[inline]
+    /// Number of connections that can resume now.
     pub(crate) fn paused_for_memory_count(&self) -> usize {
-        if self.paused_for_memory.is_empty() || !self.has_room() {
+        let paused = &self.queues.paused_for_memory;
+        if paused.is_empty() || !self.memory.has_available() {
             return 0;
         }
-        self.paused_for_memory.len()
+        paused.len()
     }
 
-    fn has_room(&self) -> bool {
-        self.pool.lent_bytes() < self.room_mark()
-    }
-
-    /// Sets the deadline while somebody waits, for the whole time from now on.
+    /// Sets the deadline anew if connections wait for memory.
     pub(crate) fn arm_memory_deadline(&mut self) {
-        if let Some(deadline) = self.memory_deadline.take() {
-            self.wheel.cancel(deadline);
-        }
-        if !self.paused_for_memory.is_empty() {
-            let deadline = self.set_task(self.config.memory_deadline, Task::Memory);
-            self.memory_deadline = Some(deadline);
+        let deadline = self.memory.deadline.take();
+        self.timers.cancel(deadline);
+        if !self.queues.paused_for_memory.is_empty() {
+            let after = self.config.memory_deadline;
+            self.memory.deadline = Some(self.timers.set_task(after, Task::Memory));
         }
     }
 
-    /// Seven eighths of the budget.
-    fn room_mark(&self) -> usize {
-        let max = self.config.memory_bytes_max;
-        max - max / 8
-    }
-
-    /// Lets the one go on that has waited for memory longest, if there still is some; answers
-    /// whether it is to be told that there is room for output.
-    pub(crate) fn next_paused_for_memory(&mut self) -> Option<(Token, bool)> {
-        if !self.has_room() {
+    /// Resumes the connection that waited longest for memory, if enough is still available.
+    pub(crate) fn resume_next_for_memory(&mut self) -> Option<(Token, Watermark)> {
+        if !self.memory.has_available() {
             return None;
         }
-        let token = self.paused_for_memory.pop_front()?;
+        let token = self.queues.paused_for_memory.pop_front()?;
         let Ok(conn) = self.conn_mut(token) else {
-            return Some((token, false));
+            return Some((token, Watermark::Unchanged));
         };
-        let waited = conn.flags;
-        conn.flags.remove(State::STOPPED_FOR_MEMORY);
-        // One that is above its high mark is told when it has drained; one that is not open yet is
-        // taken for such a one, and told when it is.
-        let mut is_told = waited.intersects(State::AWAITS_ROOM)
-            && !waited.intersects(State::ABOVE_HIGH | State::STOPS_SENDING);
-        if is_told && waited.intersects(State::CONNECTING) {
-            conn.flags.insert(State::ABOVE_HIGH);
-            is_told = false;
+        let MemoryResume { read, watermark } = conn.state.resume_from_memory();
+        if read {
+            self.resume_reading(token);
         }
-        if waited.intersects(State::PAUSED_FOR_MEMORY) {
-            conn.flags.insert(State::READABLE);
-            self.read_on(token);
-        }
-        Some((token, is_told))
+        Some((token, watermark))
     }
 
-    /// Memory was short for too long: those that hold the most are aborted until there is room.
-    #[cold]
+    /// Aborts the connections that hold the most memory, until enough is free.
     pub(crate) fn memory_deadline_passed(&mut self) {
-        self.memory_deadline = None;
-        self.forget_gone();
-        if self.paused_for_memory.is_empty() {
+        self.memory.deadline = None;
+        self.drop_ended_from_paused();
+        if self.queues.paused_for_memory.is_empty() {
             return;
         }
         self.arm_memory_deadline();
-        let mut holders = self.holders();
+        let mut holders = self.memory_holders();
         holders.sort_unstable_by_key(|(is_dead, held, _)| std::cmp::Reverse((*is_dead, *held)));
-        let mut left = self.pool.lent_bytes();
+        let mut left = self.memory.pool.lent_bytes();
         for (is_dead, held, token) in holders {
-            if left < self.room_mark() {
+            if left < self.memory.resume_mark() {
                 return;
             }
             left = left.saturating_sub(held);
             if is_dead {
-                // The end of this turn gives it back.
+                // The end of this turn frees its memory.
                 continue;
             }
-            if let Some(suppressed) = self.log_limit.pass(LogTopic::Shed, self.now) {
+            if let Some(suppressed) = self.telemetry.may_log(LogTopic::Shed, self.timers.now) {
                 let conn = ConnId(token);
-                log::warn!("{conn} is aborted to free the {held} bytes it holds{suppressed}");
+                log::warn!("aborting {conn} to free the {held} bytes it holds{suppressed}");
             }
             self.abort(token, CloseReason::MemoryFull);
         }
     }
 
-    /// A connection keeps more room than its bytes need, until the next trim.
+    /// Records that the partial frame of a connection is in an oversized buffer, until the next trim.
     pub(crate) fn mark_oversized(&mut self, token: Token) {
-        if let Ok(conn) = self.entries.unwatched_mut(token)
-            && conn.flags.set(State::OVERSIZED, true)
+        if let Ok(conn) = self.entries.watched_conn_mut(token)
+            && conn.state.mark_oversized()
         {
-            self.oversized.push(token);
+            self.queues.oversized.push(token);
         }
     }
 
-    /// Has those that keep room give it back. One that needs it has it again with its next frame.
+    /// Moves partial frames from oversized buffers to buffers of their size. The next frame of the
+    /// connection may need a large buffer again.
     pub(super) fn trim_oversized(&mut self) {
-        for token in self.oversized.drain(..) {
+        for token in self.queues.oversized.drain(..) {
             if let Ok(conn) = self.entries.conn_mut(token) {
-                conn.flags.remove(State::OVERSIZED);
-                conn.assembler.trim(&mut self.pool);
+                conn.state.unmark_oversized();
+                conn.assembler.trim(&mut self.memory.pool);
             }
         }
     }
 
-    /// Takes those out of the list that have ended, or are closing, since they were stopped.
-    fn forget_gone(&mut self) {
-        let Self {
-            entries,
-            paused_for_memory,
-            ..
-        } = self;
-        paused_for_memory.retain(|token| {
+    /// Removes connections that have ended, or are closing, from the queue of paused ones.
+    fn drop_ended_from_paused(&mut self) {
+        let (entries, paused) = (&self.entries, &mut self.queues.paused_for_memory);
+        paused.retain(|token| {
             let conn = entries.conn(*token);
-            conn.is_ok_and(|conn| !conn.flags.intersects(State::CLOSING | State::DEAD))
+            conn.is_ok_and(|conn| !conn.state.is_closing() && !conn.state.is_dead())
         });
     }
 
-    /// The connections that hold memory: whether they have ended, and how much it is.
-    fn holders(&self) -> Vec<(bool, usize, Token)> {
+    /// The connections that hold memory: true if it has ended, bytes held, token.
+    fn memory_holders(&self) -> Vec<(bool, usize, Token)> {
         let tokens = self.entries.tokens().into_iter();
         tokens
             .filter_map(|token| {
                 let conn = self.conn(token).ok()?;
                 let held = conn.held_bytes();
-                (held > 0).then_some((conn.flags.intersects(State::DEAD), held, token))
+                (held > 0).then_some((conn.state.is_dead(), held, token))
             })
             .collect()
     }
 }
-
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
@@ -199,6 +205,7 @@ mod tests {
     use super::*;
     use crate::codec::Framing;
     use crate::config::Config;
+    use crate::conn::Readiness;
     use crate::engine::Accepted;
     use crate::error::SendError;
     use crate::os::{Script, Stream, Writing};
@@ -237,20 +244,20 @@ mod tests {
 
     /// The next timer that is due, with the clock put forward to it.
     fn pass_time(engine: &mut Engine) -> (Duration, Task) {
-        let began = engine.now;
+        let began = engine.now();
         loop {
-            let wait = engine.time_to_next_timer().expect("a deadline");
-            engine.set_now(engine.now + wait);
-            engine.note_due_timers();
-            if let Some((_, task)) = engine.next_due() {
-                return (engine.now - began, task);
+            let wait = engine.timers.time_to_next().expect("a deadline");
+            engine.timers.set_now(engine.now() + wait);
+            engine.timers.snapshot_due();
+            if let Some((_, task)) = engine.timers.next_due() {
+                return (engine.now() - began, task);
             }
         }
     }
 
     fn is_dead(engine: &Engine, conn: Token) -> bool {
         let conn = engine.conn(conn).expect("it is there");
-        conn.flags.intersects(State::DEAD)
+        conn.state.is_dead()
     }
 
     #[test]
@@ -258,9 +265,9 @@ mod tests {
         let (mut engine, [slow, _]) = holding([8000, 8000]);
         for _ in 0..3 {
             refuse(&mut engine, slow);
-            engine.set_now(engine.now + DEADLINE / 4);
+            engine.timers.set_now(engine.now() + DEADLINE / 4);
         }
-        assert_eq!(engine.paused_for_memory.len(), 1);
+        assert_eq!(engine.queues.paused_for_memory.len(), 1);
         let (waited, task) = pass_time(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(
@@ -274,9 +281,9 @@ mod tests {
     fn who_is_given_a_deadline_anew_has_the_whole_time_from_then_on() {
         let (mut engine, [slow, _]) = holding([8000, 8000]);
         engine.arm_memory_deadline();
-        assert!(engine.memory_deadline.is_none(), "nobody waits");
+        assert!(engine.memory.deadline.is_none(), "nobody waits");
         refuse(&mut engine, slow);
-        engine.set_now(engine.now + DEADLINE / 2);
+        engine.timers.set_now(engine.now() + DEADLINE / 2);
         engine.arm_memory_deadline();
         let (waited, task) = pass_time(&mut engine);
         assert_eq!(task, Task::Memory);
@@ -295,7 +302,7 @@ mod tests {
         engine.memory_deadline_passed();
         let dead = [first, most, last].map(|conn| is_dead(&engine, conn));
         assert_eq!(dead, [false, true, false]);
-        assert!(engine.memory_deadline.is_some(), "for those that wait on");
+        assert!(engine.memory.deadline.is_some(), "for those that wait on");
     }
 
     /// Its memory is there at the end of the turn, whether it is much or little.
@@ -319,7 +326,7 @@ mod tests {
         engine.memory_deadline_passed();
         let dead = conns.iter().filter(|conn| is_dead(&engine, **conn));
         assert_eq!(dead.count(), 2);
-        while engine.next_dead().is_some() {}
+        while engine.next_to_reap().is_some() {}
         assert_eq!(engine.paused_for_memory_count(), 1);
     }
 
@@ -327,10 +334,10 @@ mod tests {
     #[test]
     fn who_holds_no_memory_is_not_aborted_for_it() {
         let (mut engine, [idle]) = holding([1000]);
-        engine.pool.count(0, 16 * 1024);
+        engine.memory.pool.count(0, 16 * 1024);
         refuse(&mut engine, idle);
         let conn = engine.conn_mut(idle).expect("it is open");
-        conn.flags.insert(State::WRITABLE);
+        conn.state.add_readiness(Readiness::WRITABLE);
         let _ = engine.flush(idle);
         engine.memory_deadline_passed();
         assert!(!is_dead(&engine, idle));

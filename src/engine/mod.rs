@@ -1,278 +1,204 @@
-//! The engine: all of a reactor that is not generic over its handler.
+//! The engine: everything that a reactor owns and does, except for calls of the handler.
 //!
-//! It owns the entries, the queues that say which of them have work, the pool and the poll. It
-//! never calls the user: what has to be told is answered to the reactor, which tells it. The
-//! [`Context`](crate::Context) of a callback is a view of it.
+//! It is not generic and never calls the application. Its methods return what is to be reported, and
+//! the reactor reports it. The [`Context`](crate::Context) of a callback is a view of the engine.
+//! [`Engine`] has ten parts; each is a type that owns its data, in the file of its subject.
 
 mod active;
-mod adopt;
 mod callback_times;
+mod close;
 mod entry;
+#[cfg(not(unstick_general_path))]
+mod fast_path;
 mod flow;
-mod lifecycle;
+mod listener;
 mod log_limit;
 mod memory_budget;
+mod open;
 mod owned_payload;
 mod per_addr;
 mod queues;
 mod read;
 mod recording;
 mod slab;
+mod telemetry;
 mod timeouts;
 mod timers;
+mod transport;
 mod udp;
 #[cfg(unix)]
 mod unix_datagram;
 mod write;
 
-use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use ::slab::Slab;
-
-pub(crate) use active::FirstRead;
 #[cfg(unix)]
 pub(crate) use entry::UnixDatagramEntry;
 pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
-pub(crate) use lifecycle::Accepted;
-pub(crate) use read::Fill;
+#[cfg(not(unstick_general_path))]
+pub(crate) use fast_path::FirstRead;
+pub(crate) use listener::Accepted;
 pub(crate) use timers::Task;
+pub(crate) use transport::Filled;
 #[cfg(test)]
-pub(crate) use write::Encode;
-pub(crate) use write::{Drained, Written};
+pub(crate) use write::EncodePayload;
+pub(crate) use write::InPlace;
 
 use self::slab::Entries;
 use crate::addr::Addr;
 use crate::config::Config;
-use crate::conn::State;
+use crate::conn::Readiness;
 use crate::cutmap::{Clock, Recorder};
 use crate::error::Gone;
 use crate::id::{ListenerId, SocketId, Token, UdpId};
-use crate::memory::{Buf, Pool};
 use crate::os::{Event, Poller};
-use crate::stats::Stats;
-use crate::timer::{Stamp, TimerId, Wheel};
-use active::Active;
-use callback_times::CallbackTimes;
-use log_limit::{LogLimit, LogTopic};
-use per_addr::PerAddr;
-use queues::ReadyQueue;
+use active::{Active, BATCH_LEN_BASE};
+use close::Shutdown;
+use listener::Admission;
+use memory_budget::MemoryBudget;
+use queues::Queues;
+use telemetry::{IO_TARGET, Telemetry};
 use timeouts::Timeouts;
-use timers::{Interval, Kind};
-use write::SpareQueues;
+use timers::Timers;
 
-/// How soon an accept that found no descriptor is tried again at first; a close tries it at once.
-const ACCEPT_RETRY_MIN: Duration = Duration::from_millis(100);
-/// And how seldom at last: whoever waits is served within a second of a descriptor's being free.
-const ACCEPT_RETRY_MAX: Duration = Duration::from_millis(800);
-/// What reads and writes are traced as.
-const TRACED: &str = "unstick::io";
-/// For so many connections that keep room at once the list of them is made ready: the first of them
-/// comes in the midst of a stream.
-const OVERSIZED_LEN: usize = 16;
-/// How long a free buffer beyond the pool's base is kept unused.
+/// Time for which a buffer above the pool's base stays free before it is given back.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
-/// An output buffer of this many bytes is kept for good.
-const OUT_LEN_BASE: usize = 64 * 1024;
-/// How many turns a shutdown may take beyond its deadline, so that what is opened and refused in
-/// `on_close` is told of too. A handler that always connects anew from there would go on for ever.
-const SHUTDOWN_TURNS_MAX: u64 = 100;
 
+/// The parts of a reactor that do not depend on its handler.
 pub(crate) struct Engine {
     pub(crate) config: Config,
     pub(crate) poller: Poller,
+    /// Connections, listeners and datagram sockets, by token.
     pub(crate) entries: Entries,
-    /// Entries with work, each once (`State::QUEUED`).
-    ready: ReadyQueue,
-    /// Entries with output that no dispatch of their own flushes, each once (`State::TO_FLUSH`).
-    to_flush: VecDeque<Token>,
-    /// Entries that have ended and are reaped at the end of the turn, each once (`State::DEAD`).
-    dead: VecDeque<Token>,
-    pub(crate) pool: Pool,
-    spare_queues: SpareQueues,
-    /// Output of the connection whose frames are being delivered, until the end of its dispatch.
-    pub(crate) out: Buf,
-    /// The longest that `out` was since the last trim, where that was longer than its base.
-    out_peak: usize,
+    pub(crate) queues: Queues,
+    /// The connection that is being dispatched.
     pub(crate) active: Active,
-    pub(crate) wheel: Wheel<Kind>,
-    /// What timers that fire again and again are besides their nodes in the wheel.
-    intervals: Slab<Interval>,
-    /// When the wheel's ticks began.
-    epoch: Instant,
-    /// The turn's reading of the clock, or that behind a name's look-up.
-    pub(crate) now: Instant,
-    clock: Clock,
-    /// The same in four bytes, kept up to date where timeouts are set.
-    pub(crate) stamp: Stamp,
-    /// Whether they are, or ever were for a connection.
-    stamps_moments: bool,
-    timeouts: Timeouts,
-    pub(crate) stats: Stats,
-    callback_times: CallbackTimes,
-    /// What happened to those that are observed.
-    recorder: Recorder,
-    connections: usize,
-    /// Listeners that found no descriptor or no memory at their last accept.
-    exhausted: Vec<ListenerId>,
-    accept_retry: bool,
-    /// How soon they are tried again the next time.
-    accept_retry_after: Duration,
-    /// Connections by address, where these have a limit.
-    addrs: PerAddr,
-    trim_armed: bool,
-    /// UDP sockets whose queues have grown, each once.
-    grown: Vec<UdpId>,
-    /// Connections that wait for memory, each once (`State::STOPPED_FOR_MEMORY`).
-    paused_for_memory: VecDeque<Token>,
-    /// Armed while they wait.
-    memory_deadline: Option<TimerId>,
-    log_limit: LogLimit,
-    /// Connections that keep more room than their bytes need, each once (`State::OVERSIZED`).
-    oversized: Vec<Token>,
-    /// For what stands around a payload that is given.
-    around: Buf,
-    /// Reads and writes are traced: asked once a turn.
-    is_traced: bool,
-    pub(crate) shutting_down: bool,
-    /// The turn that ends a shutdown whose deadline has passed, whatever is left.
-    shutdown_turn_max: Option<u64>,
-    pub(crate) stopped: bool,
+    pub(crate) timers: Timers,
+    pub(crate) memory: MemoryBudget,
+    pub(crate) admission: Admission,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) shutdown: Shutdown,
 }
 
 impl Engine {
     pub(crate) fn new(mut config: Config, clock: Clock) -> io::Result<Self> {
         config.check()?;
-        // No read of a turn may be longer than all of them.
+        // One read must not exceed the budget of a turn.
         config.read_len_max = config.read_len_max.min(config.read_budget_bytes);
-        let now = clock();
         let timeouts = Timeouts::new(&config.limits());
+        let recorder = Recorder::new(clock, config.recording_events_max);
         Ok(Self {
             poller: Poller::new()?,
             entries: Entries::new(),
-            ready: ReadyQueue::default(),
-            to_flush: VecDeque::new(),
-            dead: VecDeque::new(),
-            pool: Pool::new(config.pool_bytes_max),
-            spare_queues: SpareQueues::default(),
-            out: Buf::default(),
-            out_peak: 0,
-            active: Active::nobody(),
-            wheel: Wheel::new(),
-            intervals: Slab::new(),
-            epoch: now,
-            now,
-            clock,
-            stamp: Stamp::default(),
-            stamps_moments: timeouts.are_set(),
-            timeouts,
-            stats: Stats::default(),
-            callback_times: CallbackTimes::default(),
-            recorder: Recorder::new(clock, config.recording_events_max),
-            connections: 0,
-            exhausted: Vec::new(),
-            accept_retry: false,
-            accept_retry_after: ACCEPT_RETRY_MIN,
-            addrs: PerAddr::default(),
-            trim_armed: false,
-            grown: Vec::new(),
-            paused_for_memory: VecDeque::new(),
-            memory_deadline: None,
-            log_limit: LogLimit::default(),
-            oversized: Vec::with_capacity(OVERSIZED_LEN),
-            around: Buf::default(),
-            is_traced: false,
-            shutting_down: false,
-            shutdown_turn_max: None,
-            stopped: false,
+            queues: Queues::new(),
+            active: Active::none(),
+            timers: Timers::new(clock, timeouts),
+            memory: MemoryBudget::new(config.memory_bytes_max, config.pool_bytes_max),
+            admission: Admission::new(),
+            telemetry: Telemetry::new(recorder),
+            shutdown: Shutdown::default(),
             config,
         })
     }
 
-    /// Takes note of an event. No I/O, no callback: the entry is served with the ready queue.
-    #[inline]
-    pub(crate) fn note_events(&mut self) {
-        let Self {
-            poller,
-            entries,
-            ready,
-            stats,
-            ..
-        } = self;
-        let count = poller.for_each_event(|event| note(entries, ready, event));
-        stats.events += count as u64;
+    pub(crate) fn now(&self) -> Instant {
+        self.timers.now
     }
 
-    /// Begins to serve the entries that wait.
-    #[inline]
-    pub(crate) fn begin_turn(&mut self) {
-        self.ready.begin_turn();
-        self.is_traced = log::log_enabled!(target: TRACED, log::Level::Trace);
+    /// Records the events of the last wait: marks each entry ready and queues it. No I/O, no
+    /// callback.
+    pub(crate) fn record_events(&mut self) {
+        let (entries, ready) = (&mut self.entries, &mut self.queues.ready);
+        let count = self.poller.for_each_event(|event| {
+            if let Some((token, state)) = entries.of_poll(event.token())
+                && state.add_readiness(readiness(event))
+            {
+                ready.push(token);
+            }
+        });
+        self.telemetry.stats.events += count as u64;
     }
 
-    /// Looks at an entry of the round that is no plain connection, and takes it out of the queue.
-    pub(crate) fn look_at_ready(&mut self, token: Token) -> Option<&mut Entry> {
+    /// Records an event, as [`record_events`](Engine::record_events) does.
+    #[cfg(test)]
+    pub(crate) fn record_event(&mut self, token: Token, readiness: Readiness) {
+        if let Ok(state) = self.entries.state_mut(token)
+            && state.add_readiness(readiness)
+        {
+            self.queues.ready.push(token);
+        }
+    }
+
+    /// Starts the dispatch phase of a turn.
+    pub(crate) fn begin_dispatch_phase(&mut self) {
+        self.queues.ready.begin_turn();
+        self.telemetry.is_traced = log::log_enabled!(target: IO_TARGET, log::Level::Trace);
+    }
+
+    /// Takes the next ready entry of this turn.
+    #[inline]
+    pub(crate) fn next_ready(&mut self) -> Option<Token> {
+        self.queues.ready.pop()
+    }
+
+    /// Looks up a ready entry and removes its queue mark.
+    pub(crate) fn take_ready(&mut self, token: Token) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(token).ok()?;
-        entry.flags_mut().remove(State::QUEUED);
+        entry.state_mut().unmark_queued();
         Some(entry)
     }
 
-    /// Puts an entry at the back of the ready queue, unless it stands there.
-    #[inline]
+    /// Queues an entry for the next turn, unless it is queued.
     pub(crate) fn queue(&mut self, token: Token) {
-        if let Some(flags) = self.entries.flags_mut(token)
-            && !flags.intersects(State::QUEUED)
+        if let Ok(state) = self.entries.state_mut(token)
+            && state.mark_queued()
         {
-            flags.insert(State::QUEUED);
-            self.ready.push(token);
+            self.queues.ready.push(token);
         }
     }
 
-    /// Whether the next turn has work without any event.
+    /// Returns true if the next turn has work without any event.
     pub(crate) fn has_work(&self) -> bool {
-        !(self.ready.is_empty() && self.to_flush.is_empty() && self.dead.is_empty())
+        self.queues.have_work()
     }
 
-    /// The clock was read, as once in every turn.
-    #[inline]
-    pub(crate) fn set_now(&mut self, now: Instant) {
-        self.now = now;
-        if self.stamps_moments {
-            self.stamp = Stamp::at(self.since_epoch());
-        }
-    }
-
-    pub(crate) fn since_epoch(&self) -> Duration {
-        self.now.saturating_duration_since(self.epoch)
-    }
-
-    /// Arms the one timer that shrinks what has grown, while there is something to shrink, here or
-    /// elsewhere.
-    #[inline]
+    /// Sets the trim timer if memory may be freed, here or, if `elsewhere`, in the reactor.
     pub(crate) fn arm_trim(&mut self, elsewhere: bool) {
-        let is_over_base = elsewhere
-            || self.pool.is_over_base()
-            || self.out.capacity() > OUT_LEN_BASE
-            || !self.grown.is_empty()
-            || !self.oversized.is_empty();
-        if is_over_base && !self.trim_armed {
-            self.trim_armed = true;
-            self.set_task(TRIM_AFTER, Task::Trim);
+        let can_trim = elsewhere
+            || self.memory.pool.is_over_base()
+            || self.active.batch.capacity() > BATCH_LEN_BASE
+            || self.queues.have_trimmable();
+        if can_trim && !self.memory.trim_armed {
+            self.memory.trim_armed = true;
+            self.timers.set_task(TRIM_AFTER, Task::Trim);
         }
     }
 
-    /// Gives back memory that was not used since the last time.
+    /// Frees memory that was not used since the last trim.
     pub(crate) fn trim(&mut self) {
-        self.trim_armed = false;
-        self.pool.trim();
-        self.spare_queues.trim();
+        self.memory.trim_armed = false;
+        self.memory.pool.trim();
+        self.memory.spare_queues.trim();
         self.trim_datagrams();
         self.trim_oversized();
-        let out_peak = std::mem::take(&mut self.out_peak);
-        if self.out.is_empty() && self.out.capacity() > OUT_LEN_BASE.max(2 * out_peak) {
-            self.out = Buf::with_capacity(OUT_LEN_BASE.max(out_peak));
+        self.active.trim_batch();
+    }
+
+    /// Registers the socket of a new entry; removes the entry if that fails.
+    fn register(&mut self, token: Token) -> io::Result<()> {
+        let (poller, poll_token) = (&self.poller, token.to_poll());
+        let registered = match self.entries.get_mut(token)? {
+            Entry::Conn(conn) => conn.stream.register(poller, poll_token),
+            Entry::Listener(entry) => entry.listener.register(poller, poll_token),
+            Entry::Udp(entry) => entry.udp.register(poller, poll_token),
+            #[cfg(unix)]
+            Entry::UnixDatagram(entry) => entry.socket.register(poller, poll_token),
+        };
+        if registered.is_err() {
+            self.entries.remove(token);
         }
+        registered
     }
 
     #[inline]
@@ -280,7 +206,6 @@ impl Engine {
         self.entries.conn(token)
     }
 
-    #[inline]
     pub(crate) fn conn_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
         self.entries.conn_mut(token)
     }
@@ -293,40 +218,8 @@ impl Engine {
         self.entries.udp_mut(id)
     }
 
-    /// The mark of a connection whose callbacks are measured, where they are.
-    pub(crate) fn timed(&self) -> State {
-        State::TIMED.given(self.config.slow_callback_min.is_some())
-    }
-
-    /// A callback took that long, as somebody wants to know.
-    #[cold]
-    pub(crate) fn note_callback(
-        &mut self,
-        name: &'static str,
-        of: Option<SocketId>,
-        took: Duration,
-    ) {
-        self.stats.callback_time += took;
-        if let Some(SocketId::Conn(conn)) = of {
-            self.callback_times.add(conn.0, took);
-        }
-        if self
-            .config
-            .slow_callback_min
-            .is_some_and(|slow| took >= slow)
-        {
-            self.stats.slow_callbacks += 1;
-            if let Some(suppressed) = self.log_limit.pass(LogTopic::Slow, self.now) {
-                match of {
-                    Some(of) => log::warn!("{name} of {of} took {took:?}{suppressed}"),
-                    None => log::warn!("{name} took {took:?}{suppressed}"),
-                }
-            }
-        }
-    }
-
     pub(crate) fn local_addr(&self, id: SocketId) -> io::Result<Addr> {
-        match self.entry(id)? {
+        match self.entries.get(id.token())? {
             Entry::Conn(conn) => conn.stream.local_addr(),
             Entry::Listener(entry) => entry.listener.local_addr(),
             Entry::Udp(entry) => entry.udp.local_addr(),
@@ -336,7 +229,7 @@ impl Engine {
     }
 
     pub(crate) fn options(&self, id: SocketId) -> io::Result<socket2::SockRef<'_>> {
-        match self.entry(id)? {
+        match self.entries.get(id.token())? {
             Entry::Conn(conn) => conn.stream.options(),
             Entry::Listener(entry) => Ok(entry.listener.options()),
             Entry::Udp(entry) => Ok(entry.udp.options()),
@@ -344,40 +237,23 @@ impl Engine {
             Entry::UnixDatagram(entry) => Ok(entry.socket.options()),
         }
     }
-
-    fn entry(&self, id: SocketId) -> Result<&Entry, Gone> {
-        self.entries.get(id.token())
-    }
 }
 
+/// The readiness that an event reports. After an end, both directions have something to report.
 #[inline]
-fn note(entries: &mut Entries, ready: &mut ReadyQueue, event: Event<'_>) {
-    let Some((token, flags)) = entries.of_poll(event.token()) else {
-        return;
-    };
-    let is_queued = flags.intersects(State::QUEUED);
-    flags.insert(flags_of(event) | State::QUEUED);
-    if !is_queued {
-        ready.push(token);
-    }
-}
-
-/// What an event makes known. After an end, both directions have something to tell.
-#[inline]
-fn flags_of(event: Event<'_>) -> State {
+fn readiness(event: Event<'_>) -> Readiness {
     if event.has_ended() {
-        let both = State::READABLE | State::WRITABLE | State::END_HINT;
-        return both | State::HUNG_UP.given(event.has_hung_up());
+        return Readiness::ended(event.has_hung_up());
     }
-    State::READABLE.given(event.is_readable()) | State::WRITABLE.given(event.is_writable())
+    Readiness::new(event.is_readable(), event.is_writable())
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
             .field("entries", &self.entries.len())
-            .field("ready", &self.ready)
-            .field("stats", &self.stats)
+            .field("ready", &self.queues.ready.len())
+            .field("stats", &self.telemetry.stats)
             .finish_non_exhaustive()
     }
 }

@@ -1,36 +1,35 @@
-//! Payloads that are given by value, and queued without a copy.
+//! Payloads that are passed by value, and queued without a copy.
 
 use std::mem;
 
 use super::Engine;
-use super::write::{accepted, full};
-use crate::conn::State;
+use super::write::{accepted, queue_full};
 use crate::error::{NotSent, SendError, Sent};
 use crate::id::Token;
 use crate::memory::Buf;
 use crate::payload::Payload;
 
-/// A shorter payload is copied: that costs less than a segment of its own, and than what it adds to
-/// the gathered write.
-const GIVEN_LEN_MIN: usize = 16 * 1024;
-/// Room for what stands around a payload in its frame.
-const AROUND_LEN: usize = 64;
+/// A shorter payload is copied: the copy costs less than a segment of the write queue, and than its
+/// share of the gathered write.
+const OWNED_LEN_MIN: usize = 16 * 1024;
+/// Space for the header and the trailer of a frame, in bytes.
+const ENVELOPE_LEN: usize = 64;
 
-/// What stands around a payload in its frame.
-struct Around {
+/// The header and the trailer of an owned payload.
+struct Envelope {
+    /// The header, then the trailer.
     buf: Buf,
-    /// Where the payload stands in it.
-    place: usize,
+    header_len: usize,
 }
 
 impl Engine {
-    /// Encodes `payload` as a frame and queues it, without a copy where it is long enough and its
-    /// framing allows it.
+    /// Encodes `payload` as a frame and queues it, without a copy if it is long enough and its
+    /// framing allows that.
     pub(crate) fn send_owned(&mut self, token: Token, payload: Payload) -> Result<Sent, NotSent> {
-        let sent = match self.around(token, &payload) {
-            Ok(Some(around)) => {
+        let sent = match self.encode_envelope(token, &payload) {
+            Ok(Some(envelope)) => {
                 let before = self.accepted_bytes(token);
-                let sent = self.queue_given(token, around, payload);
+                let sent = self.queue_owned(token, envelope, payload);
                 self.record_send(token, before);
                 return Ok(sent);
             }
@@ -40,71 +39,56 @@ impl Engine {
         sent.map_err(|error| NotSent { error, payload })
     }
 
-    /// Looks whether a payload is accepted, and what stands around it; `None` for one that is to be
-    /// copied.
-    fn around(&mut self, token: Token, payload: &[u8]) -> Result<Option<Around>, SendError> {
-        if payload.len() < GIVEN_LEN_MIN {
+    /// Checks if a payload is accepted, and encodes its header and trailer. Returns `None` for a
+    /// payload that is to be copied.
+    fn encode_envelope(
+        &mut self,
+        token: Token,
+        payload: &[u8],
+    ) -> Result<Option<Envelope>, SendError> {
+        if payload.len() < OWNED_LEN_MIN {
             return Ok(None);
         }
         let queued = self.queued_bytes(token)?;
-        let is_memory_full = self.is_memory_full();
-        let Self {
-            entries,
-            active,
-            config,
-            ..
-        } = self;
-        let conn = entries.conn_mut(token)?;
-        if conn.flags.intersects(State::STOPS_SENDING) {
+        let conn = self.entries.conn_mut(token)?;
+        if conn.state.stops_sending() {
             return Err(SendError::Closing);
         }
-        if is_memory_full {
-            self.refuse_for_memory(token);
+        if self.memory.is_used_up() {
+            self.await_memory(token);
             return Err(SendError::Full);
         }
-        let framing = match active.is(token) {
-            true => &active.framing,
-            false => &conn.framing,
-        };
-        // Not one of the pool's: that would count as lent for ever where encoding panics.
-        let mut buf = mem::take(&mut self.around);
-        buf.reserve(AROUND_LEN);
-        let place = framing.encode_around(payload, &mut buf);
-        let limit = conn.limits(config).write_queue_bytes_max;
+        // Not a buffer of the pool, which would count it as lent for ever if the codec panics.
+        let mut buf = mem::take(&mut self.active.envelope);
+        buf.reserve(ENVELOPE_LEN);
+        let header_len = conn.framing.encode_around(payload, &mut buf);
+        let limit = conn.limits(&self.config).write_queue_bytes_max;
         let is_too_much = queued + buf.len() + payload.len() > limit;
-        match place? {
-            Some(_) if is_too_much => Err(full(conn, queued)),
-            place => Ok(place.map(|place| Around { buf, place })),
+        match header_len? {
+            Some(_) if is_too_much => Err(queue_full(conn, queued)),
+            header_len => Ok(header_len.map(|header_len| Envelope { buf, header_len })),
         }
     }
 
-    fn queue_given(&mut self, token: Token, around: Around, payload: Payload) -> Sent {
-        self.queue_gathered(token);
-        let Self {
-            entries,
-            pool,
-            spare_queues,
-            to_flush,
-            config,
-            stats,
-            stamp,
-            ..
-        } = self;
-        let conn = entries.conn_mut(token).expect("it was just looked at");
-        let write_queue = conn
+    fn queue_owned(&mut self, token: Token, envelope: Envelope, payload: Payload) -> Sent {
+        self.queue_batch(token);
+        let conn = self.entries.conn_mut(token);
+        let conn = conn.expect("its envelope was encoded just now");
+        let (memory, stamp) = (&mut self.memory, self.timers.stamp);
+        let queue = conn
             .write_queue
-            .get_or_insert_with(|| spare_queues.take(*stamp));
-        let (head, end) = around.buf.bytes().split_at(around.place);
-        write_queue.push(head, pool);
-        write_queue.push_given(payload, pool);
-        write_queue.push(end, pool);
-        self.around = around.buf;
-        self.around.clear();
-        let queued = write_queue.len();
-        if !conn.flags.intersects(State::TO_FLUSH) {
-            conn.flags.insert(State::TO_FLUSH);
-            to_flush.push_back(token);
+            .get_or_insert_with(|| memory.spare_queues.take(stamp));
+        let (header, trailer) = envelope.buf.bytes().split_at(envelope.header_len);
+        queue.push(header, &mut memory.pool);
+        queue.push_owned(payload, &mut memory.pool);
+        queue.push(trailer, &mut memory.pool);
+        self.active.envelope = envelope.buf;
+        self.active.envelope.clear();
+        let queued = queue.len();
+        if conn.state.mark_to_flush() {
+            self.queues.to_flush.push_back(token);
         }
-        accepted(conn, queued, config, stats)
+        let stats = &mut self.telemetry.stats;
+        accepted(conn, queued, &self.config, stats)
     }
 }

@@ -1,30 +1,30 @@
-//! How many connections each address has.
+//! The number of connections of each address, for `connections_per_addr_max`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// A table that shrinks from this many places on.
+/// The table shrinks only from this capacity on.
 const CAPACITY_MIN: usize = 1024;
 
-/// Counts by address. An address that has none is not in it: it is never longer than there are
-/// connections.
+/// Counts by address. Addresses without connections have no entry, so the table is never longer
+/// than the number of connections.
 #[derive(Debug, Default)]
 pub(super) struct PerAddr {
     counts: HashMap<IpAddr, usize>,
 }
 
 impl PerAddr {
-    /// Counts one more, unless the address has `max` already.
+    /// Counts one more connection; returns false, and counts nothing, if the address has `max`.
     pub(super) fn enter(&mut self, addr: IpAddr, max: usize) -> bool {
-        let count = self.counts.entry(of_one_owner(addr)).or_default();
-        let has_room = *count < max;
-        *count += usize::from(has_room);
-        has_room
+        let count = self.counts.entry(owner(addr)).or_default();
+        let is_admitted = *count < max;
+        *count += usize::from(is_admitted);
+        is_admitted
     }
 
-    /// Counts one less.
+    /// Counts one connection less.
     pub(super) fn leave(&mut self, addr: IpAddr) {
-        let addr = of_one_owner(addr);
+        let addr = owner(addr);
         let Some(count) = self.counts.get_mut(&addr) else {
             return;
         };
@@ -39,9 +39,10 @@ impl PerAddr {
     }
 }
 
-/// The one name of all addresses that belong together: an IPv4 address that comes as an IPv6 one,
-/// and a /64 of IPv6, in which a single host may choose its addresses (RFC 4291, 2.5.4).
-fn of_one_owner(addr: IpAddr) -> IpAddr {
+/// The address under which a peer is counted. An IPv4-mapped IPv6 address counts as IPv4. IPv6
+/// addresses count by their /64, because one host may choose its address within it (RFC 4291,
+/// 2.5.4).
+fn owner(addr: IpAddr) -> IpAddr {
     match addr.to_canonical() {
         IpAddr::V4(addr) => addr.into(),
         IpAddr::V6(addr) => {

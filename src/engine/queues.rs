@@ -1,12 +1,60 @@
-//! The queue of entries with work.
+//! The queues of entries that have work. An entry is in each of them at most once; its
+//! [`State`](crate::conn::State) has a mark for each queue.
 
-use crate::id::Token;
+use std::collections::VecDeque;
 
-/// Entries with work, each once: those of the round under way, and those of the next one.
+use crate::id::{Token, UdpId};
+
+/// Connections that hold an oversized buffer at once without an allocation for their list, as the
+/// first of them may appear in the steady state.
+const OVERSIZED_LEN: usize = 16;
+
+/// All queues of the engine.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    /// Entries that have work.
+    pub(super) ready: ReadyQueue,
+    /// Entries with output that no dispatch flushes.
+    pub(super) to_flush: VecDeque<Token>,
+    /// Ended entries, to be reaped at the end of the turn.
+    pub(super) to_reap: VecDeque<Token>,
+    /// Connections that wait for memory.
+    pub(super) paused_for_memory: VecDeque<Token>,
+    /// Connections whose partial frame is in an oversized buffer.
+    pub(super) oversized: Vec<Token>,
+    /// UDP sockets whose queues have grown.
+    pub(super) grown_udp: Vec<UdpId>,
+}
+
+impl Queues {
+    pub(super) fn new() -> Self {
+        Self {
+            ready: ReadyQueue::default(),
+            to_flush: VecDeque::new(),
+            to_reap: VecDeque::new(),
+            paused_for_memory: VecDeque::new(),
+            oversized: Vec::with_capacity(OVERSIZED_LEN),
+            grown_udp: Vec::new(),
+        }
+    }
+
+    /// Returns true if the next turn has work without any event.
+    pub(super) fn have_work(&self) -> bool {
+        !(self.ready.is_empty() && self.to_flush.is_empty() && self.to_reap.is_empty())
+    }
+
+    /// Returns true if a trim can free memory of queued entries.
+    pub(super) fn have_trimmable(&self) -> bool {
+        !(self.grown_udp.is_empty() && self.oversized.is_empty())
+    }
+}
+
+/// Entries that have work: those of the current turn, and those of the next one.
+///
+/// Invariant: `dispatched <= current.len()`; `current[..dispatched]` are dispatched.
 #[derive(Debug, Default)]
 pub(super) struct ReadyQueue {
     current: Vec<Token>,
-    /// How many of `round` are dispatched; at most its length.
     dispatched: usize,
     next: Vec<Token>,
 }
@@ -17,8 +65,8 @@ impl ReadyQueue {
         self.next.push(token);
     }
 
-    /// Begins a round with all that wait; after a panic, with what is left of the last one.
-    #[inline]
+    /// Makes all waiting entries those of the current turn. After a panic, the entries that the last
+    /// turn did not reach come first.
     pub(super) fn begin_turn(&mut self) {
         if self.dispatched == self.current.len() {
             self.current.clear();
@@ -27,7 +75,7 @@ impl ReadyQueue {
         }
     }
 
-    /// The next entry of the current.
+    /// Takes the next entry of the current turn.
     #[inline]
     pub(super) fn pop(&mut self) -> Option<Token> {
         let token = *self.current.get(self.dispatched)?;
@@ -35,14 +83,13 @@ impl ReadyQueue {
         Some(token)
     }
 
-    /// How many entries have work.
+    /// Number of entries that have work.
     pub(super) fn len(&self) -> usize {
         self.current.len() - self.dispatched + self.next.len()
     }
 
-    #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.dispatched == self.current.len() && self.next.is_empty()
+        self.len() == 0
     }
 }
 
@@ -53,17 +100,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_round_is_what_waited_when_it_began_and_nothing_is_lost_where_it_broke_off() {
+    fn a_panic_in_a_turn_loses_no_ready_entry() {
         let [a, b, c] = [1, 2, 3].map(|key| Token::new(key, NonZeroU32::MIN));
         let mut queue = ReadyQueue::default();
         queue.push(a);
         queue.push(b);
         queue.begin_turn();
         assert_eq!((queue.len(), queue.pop()), (2, Some(a)));
-        assert!(!queue.is_empty(), "the round is not over");
+        assert!(!queue.is_empty(), "the turn is not over");
         queue.push(c);
         assert_eq!(queue.len(), 2);
-        // A panic: the rest of the round is the next one.
+        // A panic: the next turn starts with the rest of this one.
         queue.begin_turn();
         assert_eq!((queue.pop(), queue.pop()), (Some(b), None));
         assert!(!queue.is_empty());

@@ -1,75 +1,114 @@
-//! Reading a connection's socket.
+//! One read of a connection, and the disposal of its input.
 
-use std::io;
+use super::telemetry::IO_TARGET;
+use super::transport::{Filled, fill};
+use super::{Connection, Engine};
+use crate::codec::Skipped;
+use crate::error::FrameError;
+use crate::event::CloseReason;
+use crate::id::{ConnId, Token};
 
-use super::{Connection, Engine, TRACED};
-use crate::conn::State;
-use crate::id::Token;
-use crate::stats::Stats;
-
-/// What one read came to.
-#[derive(Debug)]
-pub(crate) enum Fill {
-    /// That many bytes, at least one.
-    Bytes(usize),
-    /// The peer has ended its side.
-    Ended,
-    /// Nothing is there; an event tells when there is.
-    WouldBlock,
-    Failed(io::Error),
-}
+use super::log_limit::LogTopic;
 
 impl Engine {
-    /// One read into `buf`.
-    #[inline]
-    pub(crate) fn fill(&mut self, token: Token, buf: &mut [u8]) -> Fill {
-        let Self {
-            entries,
-            stats,
-            stamp,
-            ..
-        } = self;
-        let conn = match entries.unwatched_mut(token) {
+    /// Returns true if nothing may be read at present, because the memory budget is used up.
+    pub(crate) fn is_memory_used_up(&self) -> bool {
+        self.memory.is_used_up()
+    }
+
+    /// Reads once into `spare`, which is not empty.
+    pub(crate) fn read(&mut self, token: Token, spare: &mut [u8]) -> Filled {
+        let conn = match self.entries.watched_conn_mut(token) {
             Ok(conn) => conn,
-            Err(gone) => return Fill::Failed(gone.into()),
+            Err(gone) => return Filled::Failed(gone.into()),
         };
-        let fill = fill(conn, stats, buf);
-        if let Fill::Bytes(len) = fill {
-            conn.active = *stamp;
-            log::trace!(target: TRACED, "read {len} bytes from {}", conn.peer);
+        let filled = fill(conn, &mut self.telemetry.stats, spare);
+        if let Filled::Bytes(len) = filled {
+            conn.last_activity = self.timers.stamp;
+            log::trace!(target: IO_TARGET, "read {len} bytes from {}", conn.peer);
         }
-        fill
+        filled
+    }
+
+    /// Ends a connection after the kernel's input is delivered, if its write half has failed. A peer
+    /// that is silent might never end.
+    pub(crate) fn input_is_empty(&mut self, token: Token) {
+        if self.failed_to_write(token) {
+            self.end(token, CloseReason::Local);
+        }
+    }
+
+    /// Returns true if a write to this connection failed.
+    pub(crate) fn failed_to_write(&self, token: Token) -> bool {
+        self.conn(token)
+            .is_ok_and(|conn| conn.state.is_write_failed())
+    }
+
+    /// The bytes that a connection has read, those of the current read included.
+    pub(crate) fn read_bytes(&self, token: Token) -> u64 {
+        self.conn(token).map_or(0, |conn| conn.counts.read_bytes)
+    }
+
+    /// Counts input that is discarded.
+    pub(crate) fn count_undecoded(&mut self, token: Token, bytes: usize) {
+        if bytes > 0
+            && let Ok(conn) = self.conn_mut(token)
+        {
+            conn.extras().undecoded_bytes += bytes as u64;
+        }
+    }
+
+    /// Marks the end of the peer's stream as delivered. Returns false if delivery is stopped: the
+    /// skip of an unfinished frame was reported, and the handler paused there.
+    pub(crate) fn deliver_end(&mut self, token: Token) -> bool {
+        match self.conn_mut(token) {
+            Ok(conn) if conn.state.wants_frames() => {
+                conn.state.end_delivered();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Closes a connection whose bytes are malformed. The last `undecoded` bytes that were read
+    /// begin with the malformed frame.
+    pub(crate) fn close_for_frame(&mut self, token: Token, error: FrameError, undecoded: usize) {
+        let Ok(conn) = self.conn_mut(token) else {
+            return;
+        };
+        let offset = conn.counts.read_bytes.saturating_sub(undecoded as u64);
+        let peer = conn.peer.clone();
+        if let Some(suppressed) = self.telemetry.may_log(LogTopic::Frame, self.timers.now) {
+            log::warn!(
+                "closing {} from {peer}: {error}, at byte {offset} of the stream{suppressed}",
+                ConnId(token)
+            );
+        }
+        self.close(token, CloseReason::Frame { error, offset });
+    }
+
+    /// Counts and logs a frame that was skipped because it was too long.
+    pub(crate) fn frame_skipped(&mut self, token: Token, skipped: Skipped) {
+        self.active.charge_skipped();
+        self.telemetry.stats.frames_skipped += 1;
+        if let Some(suppressed) = self.telemetry.may_log(LogTopic::Skipped, self.timers.now) {
+            log::warn!("{}: {skipped}{suppressed}", ConnId(token));
+        }
+    }
+
+    /// Counts a partial frame, of which only `bytes` were read so far.
+    pub(crate) fn frame_split(&mut self, bytes: &[u8]) {
+        let stats = &mut self.telemetry.stats;
+        stats.frames_split += 1;
+        stats.headers_split += u64::from(self.active.kind().is_header_cut(bytes));
     }
 }
 
-/// Readiness is cleared by `WouldBlock`; and by a short read, unless an event told of an end, which
-/// makes no edge of its own when it arrived together with the data, or of urgent data, which cuts a
-/// read short of what lies behind it (tcp(7)).
-#[inline]
-pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, buf: &mut [u8]) -> Fill {
-    stats.reads += 1;
-    conn.count_read();
-    match conn.stream.read(buf) {
-        Ok(0) => {
-            conn.flags.insert(State::PEER_ENDED);
-            conn.flags.remove(State::READABLE | State::END_HINT);
-            Fill::Ended
-        }
-        Ok(len) => {
-            conn.stats.read_bytes += len as u64;
-            stats.read_bytes += len as u64;
-            if len < buf.len()
-                && conn.stream.short_read_empties()
-                && !conn.flags.intersects(State::END_HINT)
-            {
-                conn.flags.remove(State::READABLE);
-            }
-            Fill::Bytes(len)
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            conn.flags.remove(State::READABLE | State::END_HINT);
-            Fill::WouldBlock
-        }
-        Err(error) => Fill::Failed(error),
+impl Connection {
+    /// Returns true if a dispatch must first finish its connect or write its output.
+    pub(crate) fn has_output_work(&self) -> bool {
+        self.write_queue.is_some()
+            || self.state.is_connecting()
+            || super::transport::has_filter_output(self)
     }
 }

@@ -1,43 +1,41 @@
-//! Observing: what a cut map is made of is recorded here, off the path of those that nobody
-//! observes.
+//! The recording that cut maps are made of.
 //!
-//! Whoever is observed has `State::RECORDED`. The hot path asks for it together with flags that it
-//! asks for anyway, and comes here where it finds it.
+//! The state of a recorded socket has a mark. The hot path tests it together with other marks, and
+//! comes here only if it is set.
 
 use std::io;
 
-use super::write::Encode;
+use super::write::EncodePayload;
 use super::{Connection, Engine};
-use crate::conn::{FrameBounds, State};
+use crate::conn::FrameBounds;
 use crate::cutmap::{EventKind, Recorder, Recording, Segments};
 use crate::error::{Gone, SendError, Sent};
 use crate::id::{SocketId, Token, UdpId};
 
 impl Engine {
-    /// Records what happens to a socket from now on, or no more.
+    /// Starts or stops the recording of a socket.
     pub(crate) fn record(&mut self, id: SocketId, on: bool) -> Result<(), Gone> {
-        let entry = self.entries.get_mut(id.token())?;
-        entry.flags_mut().set(State::RECORDED, on);
+        self.entries.state_mut(id.token())?.set_recorded(on);
         if on {
-            self.recorder.begin();
+            self.telemetry.recorder.begin();
         }
         Ok(())
     }
 
-    /// Observes every socket that is open, and every one that is opened from now on; or none.
+    /// Starts or stops the recording of every socket, those of the future included.
     pub(crate) fn record_all(&mut self, on: bool) {
         self.entries.record_all(on);
         if on {
-            self.recorder.begin();
+            self.telemetry.recorder.begin();
         }
     }
 
-    /// What was recorded so far.
+    /// Takes the recording so far.
     pub(crate) fn take_recording(&mut self) -> Recording {
-        self.recorder.take()
+        self.telemetry.recorder.take()
     }
 
-    /// What the kernel counts of a connection's segments.
+    /// Asks the kernel for the segment counts of a connection.
     pub(crate) fn segments(&self, token: Token) -> io::Result<Segments> {
         let conn = self.entries.conn(token)?;
         let local = conn.stream.local_addr()?;
@@ -47,105 +45,103 @@ impl Engine {
         }
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            format!("the segments of {local} are not counted"),
+            format!("the system does not count the segments of {local}"),
         ))
     }
 
-    /// Sends on an observed connection: as on any other, and what was accepted is recorded.
-    pub(super) fn send_observed<P: Encode>(
+    /// Sends on a recorded connection, and records the bytes that were accepted.
+    pub(super) fn send_recorded<P: EncodePayload>(
         &mut self,
         token: Token,
         payload: P,
-        gathers: bool,
+        is_batched: bool,
     ) -> Result<Sent, SendError> {
         let before = self.accepted_bytes(token);
-        let sent = match gathers {
-            true => self.gather(payload)?,
+        let sent = match is_batched {
+            true => self.send_batched(payload)?,
             false => self.send_queued(token, payload)?,
         };
         self.record_send(token, before);
         Ok(sent)
     }
 
-    /// Records what was accepted since `before` bytes were, where the connection is observed.
+    /// Records the bytes that a connection accepted since it had accepted `before` bytes.
     pub(super) fn record_send(&mut self, token: Token, before: u64) {
-        let is_observed = |conn: &Connection| conn.flags.intersects(State::RECORDED);
         let len = self.accepted_bytes(token).saturating_sub(before);
-        if len > 0 && self.entries.conn(token).is_ok_and(is_observed) {
-            self.recorder.pass(self.now);
-            self.recorder.note(token, EventKind::Send, before, len);
+        if len > 0 && self.is_recorded(token) {
+            let recorder = &mut self.telemetry.recorder;
+            recorder.pass(self.timers.now);
+            recorder.note(token, EventKind::Send, before, len);
         }
     }
 
     /// Records a read of `len` bytes, which are counted already.
     pub(crate) fn record_read(&mut self, token: Token, len: usize) {
-        let Ok(conn) = self.entries.conn(token) else {
-            return;
-        };
-        if conn.flags.intersects(State::RECORDED) {
+        if let Ok(conn) = self.entries.conn(token)
+            && conn.state.is_recorded()
+        {
             let len = len as u64;
-            let offset = conn.stats.read_bytes.saturating_sub(len);
-            self.recorder.stamp();
-            self.recorder.note(token, EventKind::Read, offset, len);
+            let offset = conn.counts.read_bytes.saturating_sub(len);
+            let recorder = &mut self.telemetry.recorder;
+            recorder.stamp();
+            recorder.note(token, EventKind::Read, offset, len);
         }
     }
 
-    /// Records a frame that is delivered next.
-    pub(crate) fn record_frame(&mut self, token: Token, place: FrameBounds) {
-        let conn = self.entries.conn(token);
-        if !conn.is_ok_and(|conn| conn.flags.intersects(State::RECORDED)) {
+    /// Records a frame that is about to be delivered.
+    pub(crate) fn record_frame(&mut self, token: Token, bounds: FrameBounds) {
+        if !self.is_recorded(token) {
             return;
         }
         let kind = EventKind::Frame {
-            header_len: u32::try_from(place.header_len).unwrap_or(u32::MAX),
-            trailer_len: u32::try_from(place.trailer_len).unwrap_or(u32::MAX),
+            header_len: u32::try_from(bounds.header_len).unwrap_or(u32::MAX),
+            trailer_len: u32::try_from(bounds.trailer_len).unwrap_or(u32::MAX),
         };
-        self.recorder.pass(self.now);
-        self.recorder
-            .note(token, kind, place.offset, place.len as u64);
+        let recorder = &mut self.telemetry.recorder;
+        recorder.pass(self.timers.now);
+        recorder.note(token, kind, bounds.offset, bounds.len as u64);
     }
 
-    /// Whether datagrams are recorded.
-    pub(crate) fn is_observed(&mut self, id: UdpId) -> bool {
+    fn is_recorded(&self, token: Token) -> bool {
+        let conn = self.entries.conn(token);
+        conn.is_ok_and(|conn| conn.state.is_recorded())
+    }
+
+    pub(crate) fn is_udp_recorded(&mut self, id: UdpId) -> bool {
         let entry = self.entries.udp_mut(id);
-        entry.is_ok_and(|entry| entry.flags.intersects(State::RECORDED))
+        entry.is_ok_and(|entry| entry.state.is_recorded())
     }
 
-    /// Records a datagram that came.
-    #[cold]
+    /// Records a datagram that was received.
     pub(crate) fn record_received(&mut self, id: UdpId, len: usize, truncated: bool) {
-        let kind = if truncated {
-            EventKind::DatagramTruncated
-        } else {
-            EventKind::DatagramReceived
+        let kind = match truncated {
+            true => EventKind::DatagramTruncated,
+            false => EventKind::DatagramReceived,
         };
-        self.recorder.stamp();
-        self.recorder.note_datagram(id, kind, len);
+        let recorder = &mut self.telemetry.recorder;
+        recorder.stamp();
+        recorder.note_datagram(id, kind, len);
     }
 
-    /// How many bytes of a connection's stream `send` has accepted so far.
+    /// Bytes of the connection's output stream that `send` has accepted so far.
     pub(super) fn accepted_bytes(&self, token: Token) -> u64 {
         let Ok(conn) = self.entries.conn(token) else {
             return 0;
         };
-        let gathered = match self.active.is(token) {
-            true => self.out.len(),
-            false => 0,
-        };
-        conn.stats.written_bytes + (conn.queued_bytes() + gathered) as u64
+        let unwritten = conn.queued_bytes() + self.active.batched_bytes(token);
+        conn.counts.written_bytes + unwritten as u64
     }
 }
 
-/// Records a write of `len` bytes, which are counted already, where the connection is observed.
+/// Records a write of `len` bytes, which are counted already.
 pub(super) fn record_write(recorder: &mut Recorder, token: Token, conn: &Connection, len: usize) {
-    if conn.flags.intersects(State::RECORDED) {
+    if conn.state.is_recorded() {
         let len = len as u64;
-        let offset = conn.stats.written_bytes.saturating_sub(len);
+        let offset = conn.counts.written_bytes.saturating_sub(len);
         recorder.stamp();
         recorder.note(token, EventKind::Write, offset, len);
     }
 }
-
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
@@ -167,11 +163,11 @@ mod tests {
             let socket = socket.expect("a free port");
             let sent = engine.send_datagram(socket, None, b"no room");
             sent.expect_err("its limit is zero");
-            assert_eq!(engine.recorder.socket_count(), 1);
-            engine.kill_socket(socket.0);
-            let (dead, _) = engine.next_dead().expect("it was killed");
+            assert_eq!(engine.telemetry.recorder.socket_count(), 1);
+            engine.end_socket(socket.0);
+            let (dead, _) = engine.next_to_reap().expect("it was killed");
             engine.free(dead);
-            assert_eq!(engine.recorder.socket_count(), 0);
+            assert_eq!(engine.telemetry.recorder.socket_count(), 0);
         }
         assert_eq!(engine.take_recording().events().len(), 3);
     }

@@ -1,8 +1,8 @@
-//! The slab, and the one place where a token is held against it.
+//! The slab of entries. The generation of a token is checked here and nowhere else.
 
 use std::num::NonZeroU32;
 
-use ::slab::Slab;
+use slab::Slab;
 
 use super::{Connection, Entry, ListenerEntry, UdpEntry};
 use crate::conn::State;
@@ -11,17 +11,17 @@ use crate::id::{Generations, ListenerId, PollToken, Token, UdpId};
 
 /// All entries of a reactor.
 ///
-/// Every way in which a callback can change an entry leads through here. So one connection can be
-/// [watched](Entries::watch): as long as nobody looked anything up to change it, that connection is
-/// as it was, and need not be looked at.
+/// Callbacks reach an entry only through this type. So the dispatch can *watch* the active
+/// connection: as long as no entry was borrowed mutably, the connection is unchanged, and need not
+/// be looked up after each frame.
 #[derive(Debug)]
 pub(crate) struct Entries {
     slab: Slab<Entry>,
     generations: Generations,
-    /// The connection that is watched, until any entry is looked up to be changed.
+    /// The active connection, until any entry is borrowed mutably.
     watched: Option<Token>,
-    /// Whether whoever is opened from now on is observed.
-    observes_new: bool,
+    /// True if new sockets are recorded from the start.
+    records_new: bool,
 }
 
 impl Entries {
@@ -30,11 +30,11 @@ impl Entries {
             slab: Slab::new(),
             generations: Generations::new(),
             watched: None,
-            observes_new: false,
+            records_new: false,
         }
     }
 
-    /// As if so many entries had been there before.
+    /// Sets the generation of the next entry.
     #[cfg(test)]
     pub(crate) fn set_next_generation(&mut self, next: NonZeroU32) {
         self.generations = Generations::starting_at(next);
@@ -45,20 +45,20 @@ impl Entries {
         let vacant = self.slab.vacant_entry();
         let key = u32::try_from(vacant.key()).expect("descriptors end before 2^32 entries do");
         let entry = vacant.insert(entry(generation));
-        entry.flags_mut().set(State::RECORDED, self.observes_new);
+        entry.state_mut().set_recorded(self.records_new);
         Token::new(key, generation)
     }
 
-    /// Observes all that are there and all that come, or none.
+    /// Starts or stops the recording of all entries, those of the future included.
     pub(super) fn record_all(&mut self, on: bool) {
         self.watched = None;
-        self.observes_new = on;
+        self.records_new = on;
         for (_, entry) in &mut self.slab {
-            entry.flags_mut().set(State::RECORDED, on);
+            entry.state_mut().set_recorded(on);
         }
     }
 
-    /// Frees the key of an entry that is there.
+    /// Frees the key of an entry.
     pub(super) fn remove(&mut self, token: Token) {
         self.slab.remove(token.key() as usize);
     }
@@ -71,16 +71,15 @@ impl Entries {
         self.slab.is_empty()
     }
 
-    /// The tokens of all entries that are there now.
+    /// The tokens of all entries.
     pub(super) fn tokens(&self) -> Vec<Token> {
         let token = |(key, entry): (usize, &Entry)| {
-            let key = u32::try_from(key).expect("keys are handed out as 32 bits");
+            let key = u32::try_from(key).expect("keys have 32 bits");
             Token::new(key, entry.generation())
         };
         self.slab.iter().map(token).collect()
     }
 
-    #[inline]
     pub(crate) fn get(&self, token: Token) -> Result<&Entry, Gone> {
         match self.slab.get(token.key() as usize) {
             Some(entry) if token.is_of(entry.generation()) => Ok(entry),
@@ -88,7 +87,6 @@ impl Entries {
         }
     }
 
-    #[inline]
     pub(crate) fn get_mut(&mut self, token: Token) -> Result<&mut Entry, Gone> {
         self.watched = None;
         match self.slab.get_mut(token.key() as usize) {
@@ -97,22 +95,16 @@ impl Entries {
         }
     }
 
-    /// The flags, which all kinds have.
-    #[inline]
-    pub(super) fn flags_mut(&mut self, token: Token) -> Option<&mut State> {
-        self.watched = None;
-        let (generation, flags) = self.slab.get_mut(token.key() as usize)?.head_mut();
-        token.is_of(generation).then_some(flags)
+    /// The state of an entry of any kind.
+    pub(super) fn state_mut(&mut self, token: Token) -> Result<&mut State, Gone> {
+        Ok(self.get_mut(token)?.state_mut())
     }
 
-    /// The entry that the poll has named, and its flags.
+    /// The entry that an event names, and its state. `None` for the event of a closed socket.
     #[inline]
     pub(super) fn of_poll(&mut self, token: PollToken) -> Option<(Token, &mut State)> {
-        let (generation, flags) = match self.slab.get_mut(token.key()) {
-            Some(Entry::Conn(conn)) => (conn.generation, &mut conn.flags),
-            other => other?.rare_head_mut(),
-        };
-        Some((token.of(generation)?, flags))
+        let (generation, state) = self.slab.get_mut(token.key())?.head_mut();
+        Some((token.of(generation)?, state))
     }
 
     #[inline]
@@ -126,12 +118,13 @@ impl Entries {
     #[inline]
     pub(crate) fn conn_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
         self.watched = None;
-        self.unwatched_mut(token)
+        self.watched_conn_mut(token)
     }
 
-    /// [`conn_mut`](Entries::conn_mut) for the dispatch itself: it knows what it changes.
+    /// Borrows a connection without ending the watch: for the dispatch itself, which knows its own
+    /// changes.
     #[inline]
-    pub(super) fn unwatched_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
+    pub(super) fn watched_conn_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
         match self.slab.get_mut(token.key() as usize) {
             Some(Entry::Conn(conn)) if token.is_of(conn.generation) => Ok(conn),
             _ => Err(Gone),
@@ -152,18 +145,19 @@ impl Entries {
         }
     }
 
+    /// Watches a connection, or none.
     #[inline]
     pub(super) fn watch(&mut self, token: Option<Token>) {
         self.watched = token;
     }
 
-    /// Whether this connection is watched, and nothing was changed since.
+    /// Returns true if this connection is watched and unchanged.
     #[inline]
     pub(super) fn is_unchanged(&self, token: Token) -> bool {
         self.watched == Some(token)
     }
 
-    /// Whether the connection that was watched last is unchanged.
+    /// Returns true if the connection that was watched last is unchanged.
     #[inline]
     pub(super) fn is_watching(&self) -> bool {
         self.watched.is_some()

@@ -1,28 +1,26 @@
-//! Peers that are too slow: idle ones, those that begin a frame and do not end it, those that do
-//! not read.
+//! Timeouts: idle connections, frames that are not completed, and peers that do not read.
 //!
-//! A connection has one timer for all three, and what it does only leaves a stamp: nothing is set
-//! or cancelled for a read, a frame or a write. When the timer fires it looks at the stamps, and is
-//! set again for the earliest moment at which one of them could be too old.
+//! A connection has one timer for all three. A read, a frame or a write only stores a stamp; no
+//! timer is set or cancelled for it. When the timer fires it checks the stamps, and is set again for
+//! the earliest time at which one of them can expire.
 
 use std::io;
 use std::time::Duration;
 
 use super::{Connection, Engine, Task};
 use crate::config::Limits;
-use crate::conn::State;
 use crate::error::Gone;
 use crate::event::CloseReason;
 use crate::id::Token;
 use crate::timer::Stamp;
 
-/// Timeouts, each as long as it was asked for, up to the longest that stamps can tell.
+/// Timeouts in milliseconds, each at most the longest time that a stamp can measure.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
     idle: Option<u32>,
     frame: Option<u32>,
     write_stall: Option<u32>,
-    /// The shortest of them: how often a connection is looked at.
+    /// The shortest of them, which is the interval between two checks.
     shortest: Option<u32>,
 }
 
@@ -44,10 +42,10 @@ impl Timeouts {
         self.shortest.is_some()
     }
 
-    /// What is over at `now`, or in how many milliseconds to look again.
-    fn look(&self, conn: &Connection, now: Stamp) -> Result<u32, CloseReason> {
+    /// Returns the number of milliseconds until the next check, or the timeout that expired.
+    fn check(&self, conn: &Connection, now: Stamp) -> Result<u32, CloseReason> {
         let mut next = self.shortest.unwrap_or(u32::MAX);
-        let mut is_over = |timeout: Option<u32>, since: Option<Stamp>| {
+        let mut has_expired = |timeout: Option<u32>, since: Option<Stamp>| {
             let (Some(timeout), Some(since)) = (timeout, since) else {
                 return false;
             };
@@ -55,20 +53,17 @@ impl Timeouts {
             next = next.min(left.max(1));
             left == 0
         };
-        // A frame that is not read on is not the peer's fault.
-        let is_read = conn.flags.is_read();
-        let unfinished = conn.assembler.unfinished_since().filter(|_| is_read);
-        if is_over(self.frame, unfinished) {
+        // The peer is not responsible for a frame that the reactor does not read.
+        let is_read = conn.state.may_read();
+        let partial = conn.assembler.unfinished_since().filter(|_| is_read);
+        if has_expired(self.frame, partial) {
             return Err(CloseReason::FrameDeadline);
         }
-        let blocked = conn
-            .write_queue
-            .as_ref()
-            .map(|write_queue| write_queue.progress);
-        if is_over(self.write_stall, blocked) {
+        let blocked = conn.write_queue.as_ref().map(|queue| queue.progress);
+        if has_expired(self.write_stall, blocked) {
             return Err(CloseReason::WriteStalled);
         }
-        if is_over(self.idle, Some(conn.active)) {
+        if has_expired(self.idle, Some(conn.last_activity)) {
             return Err(CloseReason::IdleTimeout);
         }
         Ok(next)
@@ -76,7 +71,7 @@ impl Timeouts {
 }
 
 impl Connection {
-    /// The timeouts that hold for it, given those of the reactor.
+    /// Its timeouts: its own, or the general ones.
     fn timeouts<'a>(&'a self, general: &'a Timeouts) -> &'a Timeouts {
         let own = self
             .extras
@@ -87,41 +82,40 @@ impl Connection {
 }
 
 impl Engine {
-    /// Begins to watch a connection that has opened.
-    pub(super) fn watch(&mut self, token: Token) {
-        let now = self.stamp;
+    /// Starts the timeouts of a connection that has opened.
+    pub(super) fn start_timeouts(&mut self, token: Token) {
+        let now = self.timers.stamp;
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;
         };
-        if let Some(shortest) = conn.timeouts(&self.timeouts).shortest {
-            conn.active = now;
-            self.look_again(token, shortest);
+        if let Some(shortest) = conn.timeouts(&self.timers.timeouts).shortest {
+            conn.last_activity = now;
+            self.check_timeouts_after(token, shortest);
         }
     }
 
-    /// Gives a connection limits of its own. Its timeouts count from now on.
+    /// Gives a connection its own limits. Its timeouts count from now on.
     pub(crate) fn set_limits(&mut self, token: Token, limits: Limits) -> io::Result<()> {
         limits.check()?;
         let timeouts = Timeouts::new(&limits);
-        if timeouts.are_set() && !self.stamps_moments {
-            self.stamps_moments = true;
-            self.stamp = Stamp::at(self.since_epoch());
+        if timeouts.are_set() {
+            self.timers.keep_stamp();
         }
-        let now = self.stamp;
-        self.queue_gathered(token);
+        let now = self.timers.stamp;
+        self.queue_batch(token);
         let conn = self.conn_mut(token)?;
-        conn.flags.insert(State::OWN_LIMITS);
+        conn.state.set_own_limits();
         conn.extras().limits = Some((limits, timeouts));
         conn.assembler.restart_frame(now);
-        if let Some(write_queue) = &mut conn.write_queue {
-            write_queue.progress = now;
+        if let Some(queue) = &mut conn.write_queue {
+            queue.progress = now;
         }
-        let check = conn.check.take();
-        // One that is not open yet is watched from then on; one whose `on_close` this is, no more.
-        let is_open = !conn.flags.intersects(State::CONNECTING | State::DEAD);
-        self.cancel(check);
+        let check = conn.timeout_check.take();
+        // A connecting connection starts its timeouts when it opens; an ended one has none.
+        let is_open = !conn.state.is_connecting() && !conn.state.is_dead();
+        self.timers.cancel(check);
         if is_open {
-            self.watch(token);
+            self.start_timeouts(token);
         }
         Ok(())
     }
@@ -130,42 +124,42 @@ impl Engine {
         Ok(self.conn(token)?.limits(&self.config))
     }
 
-    /// Looks at a connection's stamps, and closes it or looks again later.
+    /// Checks the stamps of a connection: closes it, or checks again later.
     pub(crate) fn check_timeouts(&mut self, token: Token) {
-        let now = self.stamp;
+        let now = self.timers.stamp;
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;
         };
-        let timeouts = *conn.timeouts(&self.timeouts);
-        conn.check = None;
-        if conn.flags.intersects(State::CLOSING | State::DEAD) {
+        let timeouts = *conn.timeouts(&self.timers.timeouts);
+        conn.timeout_check = None;
+        if conn.state.is_closing() || conn.state.is_dead() {
             return;
         }
-        match timeouts.look(conn, now) {
-            Ok(millis) => self.look_again(token, millis),
-            // It does not take what is queued: there is nothing to flush gently.
+        match timeouts.check(conn, now) {
+            Ok(millis) => self.check_timeouts_after(token, millis),
+            // The peer does not take the output, so a flush before the close would not end.
             Err(reason @ CloseReason::WriteStalled) => self.abort(token, reason),
             Err(reason) => self.close(token, reason),
         }
     }
 
-    /// The handler or a drained queue lets a connection be read again: the time in which nobody
-    /// read it is not counted against its frame.
+    /// Restarts the deadline of a partial frame: the time during which the connection was not read
+    /// does not count.
     pub(crate) fn restart_frame_deadline(&mut self, token: Token) {
-        let now = self.stamp;
+        let now = self.timers.stamp;
         if let Ok(conn) = self.entries.conn_mut(token) {
             conn.assembler.restart_frame(now);
         }
     }
 
-    fn look_again(&mut self, token: Token, millis: u32) {
-        let check = self.set_task(Duration::from_millis(u64::from(millis)), Task::Check(token));
+    fn check_timeouts_after(&mut self, token: Token, millis: u32) {
+        let after = Duration::from_millis(u64::from(millis));
+        let check = self.timers.set_task(after, Task::Check(token));
         if let Ok(conn) = self.conn_mut(token) {
-            conn.check = Some(check);
+            conn.timeout_check = Some(check);
         }
     }
 }
-
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -174,6 +168,7 @@ mod tests {
     use super::*;
     use crate::codec::{Framing, Kind, Skipped};
     use crate::config::Config;
+    use crate::conn::Readiness;
     use crate::conn::{Flow, Sink};
     use crate::engine::Accepted;
     use crate::id::ConnId;
@@ -191,7 +186,7 @@ mod tests {
     impl Clocked {
         fn new(config: Config) -> Self {
             let engine = Engine::new(config, Instant::now).expect("an engine");
-            let epoch = engine.now;
+            let epoch = engine.now();
             Self { engine, epoch }
         }
 
@@ -214,14 +209,14 @@ mod tests {
         /// The timers that are due so many milliseconds after the epoch. Answers whether the
         /// connection is still as it was.
         fn is_left_alone(&mut self, at: u32, token: Token) -> bool {
-            self.engine.set_now(self.epoch + at * MS);
-            self.engine.note_due_timers();
-            while let Some((_, task)) = self.engine.next_due() {
+            self.engine.timers.set_now(self.epoch + at * MS);
+            self.engine.timers.snapshot_due();
+            while let Some((_, task)) = self.engine.timers.next_due() {
                 assert_eq!(task, Task::Check(token));
                 self.engine.check_timeouts(token);
             }
-            let flags = self.engine.conn(token).expect("it is there").flags;
-            !flags.intersects(State::CLOSING | State::DEAD)
+            let state = self.engine.conn(token).expect("it is there").state;
+            !state.is_closing() && !state.is_dead()
         }
     }
 
@@ -278,7 +273,7 @@ mod tests {
             let mut half = Half {
                 framing: Framing::line(),
                 pool: Pool::new(0),
-                now: clocked.engine.stamp,
+                now: clocked.engine.timers.stamp,
             };
             let entry = clocked.engine.conn_mut(conn).expect("it is open");
             let _ = entry.assembler.ingest(b"half a li", &mut half);
@@ -288,7 +283,10 @@ mod tests {
             assert!(clocked.is_left_alone(90, conn));
             resume(&mut clocked.engine, conn);
             let entry = clocked.engine.conn_mut(conn).expect("it is open");
-            entry.flags.remove(State::PAUSED | State::NO_CREDIT);
+            {
+                entry.state.resume();
+                entry.state.credit_granted(true, true);
+            };
             for at in [101, 150, 189] {
                 assert!(clocked.is_left_alone(at, conn), "at {at}");
             }
@@ -306,7 +304,7 @@ mod tests {
             ..Config::default()
         };
         let mut clocked = Clocked::new(config);
-        clocked.engine.set_now(clocked.epoch + 1000 * MS);
+        clocked.engine.timers.set_now(clocked.epoch + 1000 * MS);
         let conn = clocked.open();
         for at in [1030, 1060, 1099] {
             assert!(clocked.is_left_alone(at, conn), "at {at}");
@@ -326,7 +324,7 @@ mod tests {
         let conn = clocked.open_with(script);
         // What a queue that is over leaves behind it is taken again for the next one.
         for begun in [1000, 3000] {
-            clocked.engine.set_now(clocked.epoch + begun * MS);
+            clocked.engine.timers.set_now(clocked.epoch + begun * MS);
             script.then_write([Writing::Fails(io::ErrorKind::WouldBlock)]);
             let sent = clocked.engine.send(conn, &b"waits"[..]);
             let _ = sent.expect("there is room");
@@ -334,12 +332,12 @@ mod tests {
             assert!(clocked.is_left_alone(begun + 99, conn), "from {begun} on");
             script.then_write([Writing::Takes(1), Writing::Fails(io::ErrorKind::WouldBlock)]);
             let entry = clocked.engine.conn_mut(conn).expect("it is open");
-            entry.flags.insert(State::WRITABLE);
+            entry.state.add_readiness(Readiness::WRITABLE);
             let _ = clocked.engine.flush(conn);
             assert!(clocked.is_left_alone(begun + 198, conn), "from {begun} on");
             if begun == 1000 {
                 let entry = clocked.engine.conn_mut(conn).expect("it is open");
-                entry.flags.insert(State::WRITABLE);
+                entry.state.add_readiness(Readiness::WRITABLE);
                 let _ = clocked.engine.flush(conn);
             }
         }
@@ -353,7 +351,7 @@ mod tests {
         let sent = clocked.engine.send(conn, &b"waits"[..]);
         let _ = sent.expect("there is room");
         let _ = clocked.engine.flush(conn);
-        clocked.engine.set_now(clocked.epoch + 100 * MS);
+        clocked.engine.timers.set_now(clocked.epoch + 100 * MS);
         let mut limits = clocked.engine.limits(conn).expect("it is open");
         limits.write_stall_timeout = Some(50 * MS);
         limits.frame_deadline = Some(20 * MS);

@@ -1,37 +1,41 @@
-//! The timers: the handler's, and those of the engine itself.
+//! The timers: those of the handler, and those of the engine itself.
 //!
-//! All count from the turn's one reading of the clock. A one-shot timer is its node in the wheel
-//! and nothing else; an interval has its exact deadline and its period beside it, as ticks alone
+//! All count from the turn's one reading of the clock. A one-shot timer is its node in the wheel and
+//! nothing else. An interval also stores its exact deadline and its period, because ticks alone
 //! would drift.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
 
 use super::Engine;
+use super::timeouts::Timeouts;
+use crate::cutmap::Clock;
 use crate::id::Token;
-use crate::timer::{TimerId, tick_at_or_after, tick_passed};
+use crate::timer::{Stamp, TimerId, Wheel, tick_at_or_after, tick_passed};
 
-/// What a timer is for.
+/// The work that a timer does when it fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// The handler's, told to `on_timer`.
+    /// Calls `on_timer`.
     User { key: u64 },
-    /// A connection has taken too long to connect or to close.
+    /// Ends a connect or a close that took too long.
     Deadline(Token),
-    /// A connection's stamps are looked at, for its timeouts.
+    /// Checks the timeouts of a connection.
     Check(Token),
-    /// Accepting is tried again.
+    /// Tries to accept again.
     AcceptRetry,
-    /// The pool gives back what it did not need.
+    /// Frees memory that was not used since the last trim.
     Trim,
-    /// Memory was short for too long.
+    /// Ends a shortage of memory that lasted too long.
     Memory,
-    /// The shutdown has taken too long.
+    /// Ends a shutdown that took too long.
     Shutdown,
 }
 
-/// What the wheel knows of a task: this byte, and a value of 64 bits.
+/// The kind of a task, as the wheel stores it beside a value of 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum TaskKind {
     User,
     Interval,
     Deadline,
@@ -43,45 +47,44 @@ pub(crate) enum Kind {
 }
 
 impl Task {
-    #[inline]
-    fn pack(self) -> (Kind, u64) {
+    fn pack(self) -> (TaskKind, u64) {
         match self {
-            Self::User { key } => (Kind::User, key),
-            Self::Deadline(token) => (Kind::Deadline, token.to_bits()),
-            Self::Check(token) => (Kind::Check, token.to_bits()),
-            Self::AcceptRetry => (Kind::AcceptRetry, 0),
-            Self::Trim => (Kind::Trim, 0),
-            Self::Memory => (Kind::Memory, 0),
-            Self::Shutdown => (Kind::Shutdown, 0),
+            Self::User { key } => (TaskKind::User, key),
+            Self::Deadline(token) => (TaskKind::Deadline, token.to_bits()),
+            Self::Check(token) => (TaskKind::Check, token.to_bits()),
+            Self::AcceptRetry => (TaskKind::AcceptRetry, 0),
+            Self::Trim => (TaskKind::Trim, 0),
+            Self::Memory => (TaskKind::Memory, 0),
+            Self::Shutdown => (TaskKind::Shutdown, 0),
         }
     }
 
-    /// The task of a timer that fired; an interval has been looked up.
-    #[inline]
-    fn of(kind: Kind, value: u64) -> Self {
+    /// The task of a timer that fired. `value` of an interval is its key.
+    fn unpack(kind: TaskKind, value: u64) -> Self {
         match kind {
-            Kind::User | Kind::Interval => Self::User { key: value },
-            Kind::Deadline => Self::Deadline(Token::from_bits(value)),
-            Kind::Check => Self::Check(Token::from_bits(value)),
-            Kind::AcceptRetry => Self::AcceptRetry,
-            Kind::Trim => Self::Trim,
-            Kind::Memory => Self::Memory,
-            Kind::Shutdown => Self::Shutdown,
+            TaskKind::User | TaskKind::Interval => Self::User { key: value },
+            TaskKind::Deadline => Self::Deadline(Token::from_bits(value)),
+            TaskKind::Check => Self::Check(Token::from_bits(value)),
+            TaskKind::AcceptRetry => Self::AcceptRetry,
+            TaskKind::Trim => Self::Trim,
+            TaskKind::Memory => Self::Memory,
+            TaskKind::Shutdown => Self::Shutdown,
         }
     }
 }
 
-/// What an interval is besides its node. `at` is its next deadline, exactly, from the epoch on.
+/// The part of an interval that its node in the wheel does not hold.
 #[derive(Debug)]
-pub(super) struct Interval {
+struct Interval {
     key: u64,
+    /// The next deadline, exactly, since the epoch.
     at: Duration,
     period: Duration,
 }
 
 impl Interval {
-    /// The first deadline after `now` that is a whole number of periods after the last one: it does
-    /// not drift, and those that were missed are left out.
+    /// Moves to the first deadline after `now` that is a whole number of periods after the last one.
+    /// So an interval does not drift, and missed periods are skipped.
     fn step(&mut self, now: Duration) -> Duration {
         let missed = now.saturating_sub(self.at).as_nanos() / self.period.as_nanos().max(1);
         let periods = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
@@ -90,62 +93,107 @@ impl Interval {
     }
 }
 
-/// Which interval a timer is of.
+/// The index of an interval, as the wheel stores it.
 fn interval_index(value: u64) -> usize {
-    usize::try_from(value).expect("the index of an interval")
+    usize::try_from(value).expect("the value is an index")
 }
 
-impl Engine {
-    pub(crate) fn set_timer(&mut self, after: Duration, key: u64) -> TimerId {
-        self.set_task(after, Task::User { key })
-    }
+/// The timing wheel, and the time of the turn.
+#[derive(Debug)]
+pub(crate) struct Timers {
+    wheel: Wheel<TaskKind>,
+    intervals: Slab<Interval>,
+    /// The time at which the wheel's ticks begin.
+    epoch: Instant,
+    /// The turn's reading of the clock, or a later one, taken after a name look-up.
+    pub(crate) now: Instant,
+    clock: Clock,
+    /// `now` in 32-bit milliseconds; maintained only while a timeout is configured.
+    pub(crate) stamp: Stamp,
+    /// True if a timeout is, or ever was, configured.
+    keeps_stamp: bool,
+    /// The timeouts of connections without limits of their own.
+    pub(super) timeouts: Timeouts,
+}
 
-    pub(crate) fn set_interval(&mut self, period: Duration, key: u64) -> TimerId {
-        let at = self.since_epoch().saturating_add(period);
-        let index = self.intervals.insert(Interval { key, at, period });
-        self.insert_timer(at, Kind::Interval, index as u64)
-    }
-
-    /// Sets a timer anew, that has not ended. Answers whether it had not.
-    pub(crate) fn reset_timer(&mut self, id: TimerId, after: Duration) -> bool {
-        let at = self.since_epoch().saturating_add(after);
-        let carried = self.wheel.reset(id, tick_at_or_after(at));
-        if let Some((Kind::Interval, index)) = carried {
-            self.intervals[interval_index(index)].at = at;
+impl Timers {
+    pub(super) fn new(clock: Clock, timeouts: Timeouts) -> Self {
+        let now = clock();
+        Self {
+            wheel: Wheel::new(),
+            intervals: Slab::new(),
+            epoch: now,
+            now,
+            clock,
+            stamp: Stamp::default(),
+            keeps_stamp: timeouts.are_set(),
+            timeouts,
         }
-        carried.is_some()
     }
 
-    /// Ends a timer. Answers whether it had not ended.
-    pub(crate) fn cancel_timer(&mut self, id: TimerId) -> bool {
-        let carried = self.wheel.cancel(id);
-        if let Some((Kind::Interval, index)) = carried {
-            self.intervals.remove(interval_index(index));
+    /// Number of timers that are set.
+    pub(crate) fn len(&self) -> usize {
+        self.wheel.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wheel.is_empty()
+    }
+
+    pub(super) fn since_epoch(&self) -> Duration {
+        self.now.saturating_duration_since(self.epoch)
+    }
+
+    /// Sets the time of the turn.
+    #[inline]
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = now;
+        if self.keeps_stamp {
+            self.stamp = Stamp::at(self.since_epoch());
         }
-        carried.is_some()
+    }
+
+    /// Reads the clock again, after a call that may have blocked.
+    pub(super) fn refresh_now(&mut self) {
+        self.set_now((self.clock)());
+    }
+
+    /// Maintains the stamp from now on.
+    pub(super) fn keep_stamp(&mut self) {
+        if !self.keeps_stamp {
+            self.keeps_stamp = true;
+            self.stamp = Stamp::at(self.since_epoch());
+        }
     }
 
     pub(super) fn set_task(&mut self, after: Duration, task: Task) -> TimerId {
         let at = self.since_epoch().saturating_add(after);
         let (kind, value) = task.pack();
-        self.insert_timer(at, kind, value)
+        self.insert(at, kind, value)
     }
 
-    fn insert_timer(&mut self, at: Duration, kind: Kind, value: u64) -> TimerId {
+    fn insert(&mut self, at: Duration, kind: TaskKind, value: u64) -> TimerId {
         if self.wheel.is_empty() {
-            self.note_due_timers(); // Nobody turned it while it was empty.
+            // An empty wheel is not advanced.
+            self.snapshot_due();
         }
         self.wheel.insert(tick_at_or_after(at), kind, value)
     }
 
-    /// Makes a snapshot of the timers that are due now. What is set from now on waits for the next
-    /// one, also with a delay of zero.
-    pub(crate) fn note_due_timers(&mut self) {
+    /// Cancels a timer of the engine, if it is set.
+    pub(super) fn cancel(&mut self, timer: Option<TimerId>) {
+        if let Some(timer) = timer {
+            self.wheel.cancel(timer);
+        }
+    }
+
+    /// Takes a snapshot of the timers that are due. A timer that is set from now on waits for the
+    /// next snapshot, also if its delay is zero.
+    pub(crate) fn snapshot_due(&mut self) {
         self.wheel.advance(tick_passed(self.since_epoch()));
     }
 
-    /// Takes the timer that was due first; one of the handler's as [`Task::User`]. An interval is
-    /// set again.
+    /// Takes the timer of the snapshot that was due first. An interval is set again.
     pub(crate) fn next_due(&mut self) -> Option<(TimerId, Task)> {
         let now = self.since_epoch();
         let Self {
@@ -153,19 +201,18 @@ impl Engine {
         } = self;
         let mut interval_key = None;
         let (id, kind, value) = wheel.pop_due(|kind, index| {
-            if kind != Kind::Interval {
+            if kind != TaskKind::Interval {
                 return None;
             }
             let interval = &mut intervals[interval_index(index)];
             interval_key = Some(interval.key);
             Some(tick_at_or_after(interval.step(now)))
         })?;
-        Some((id, Task::of(kind, interval_key.unwrap_or(value))))
+        Some((id, Task::unpack(kind, interval_key.unwrap_or(value))))
     }
 
-    /// How long from the turn's time on the poll may wait for the next timer.
-    #[inline]
-    pub(crate) fn time_to_next_timer(&self) -> Option<Duration> {
+    /// Returns how long the poll may wait for the next timer, from the turn's time on.
+    pub(crate) fn time_to_next(&self) -> Option<Duration> {
         if self.wheel.is_empty() {
             return None;
         }
@@ -174,13 +221,45 @@ impl Engine {
     }
 }
 
+impl Engine {
+    pub(crate) fn set_timer(&mut self, after: Duration, key: u64) -> TimerId {
+        self.timers.set_task(after, Task::User { key })
+    }
+
+    pub(crate) fn set_interval(&mut self, period: Duration, key: u64) -> TimerId {
+        let timers = &mut self.timers;
+        let at = timers.since_epoch().saturating_add(period);
+        let index = timers.intervals.insert(Interval { key, at, period });
+        timers.insert(at, TaskKind::Interval, index as u64)
+    }
+
+    /// Moves a timer to a new deadline; returns false if it no longer exists.
+    pub(crate) fn reset_timer(&mut self, id: TimerId, after: Duration) -> bool {
+        let timers = &mut self.timers;
+        let at = timers.since_epoch().saturating_add(after);
+        let found = timers.wheel.reset(id, tick_at_or_after(at));
+        if let Some((TaskKind::Interval, index)) = found {
+            timers.intervals[interval_index(index)].at = at;
+        }
+        found.is_some()
+    }
+
+    /// Cancels a timer; returns false if it no longer exists.
+    pub(crate) fn cancel_timer(&mut self, id: TimerId) -> bool {
+        let found = self.timers.wheel.cancel(id);
+        if let Some((TaskKind::Interval, index)) = found {
+            self.timers.intervals.remove(interval_index(index));
+        }
+        found.is_some()
+    }
+}
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
 
     use super::*;
     use crate::config::Config;
-    use crate::engine::OUT_LEN_BASE;
+    use crate::engine::BATCH_LEN_BASE;
     use crate::memory::Buf;
 
     const MS: Duration = Duration::from_millis(1);
@@ -194,15 +273,15 @@ mod tests {
     impl Scripted {
         fn new() -> Self {
             let engine = Engine::new(Config::default(), Instant::now).expect("an engine");
-            let epoch = engine.now;
+            let epoch = engine.now();
             Self { engine, epoch }
         }
 
         /// The timers of a turn that begins so long after the epoch.
         fn turn(&mut self, at: Duration) -> Vec<(TimerId, u64)> {
-            self.engine.set_now(self.epoch + at);
-            self.engine.note_due_timers();
-            let due = std::iter::from_fn(|| self.engine.next_due());
+            self.engine.timers.set_now(self.epoch + at);
+            self.engine.timers.snapshot_due();
+            let due = std::iter::from_fn(|| self.engine.timers.next_due());
             due.map(|(id, task)| match task {
                 Task::User { key } => (id, key),
                 other => panic!("{other:?}"),
@@ -263,7 +342,7 @@ mod tests {
             let (mut now, mut last) = (Duration::ZERO, 0);
             while now < Duration::from_secs(3600) {
                 // Most turns are when the wheel asks for them, some much later.
-                let wait = scripted.engine.time_to_next_timer().expect("it is set");
+                let wait = scripted.engine.timers.time_to_next().expect("it is set");
                 now += wait;
                 if random(&mut state, 10) == 0 {
                     now += Duration::from_micros(random(&mut state, 10_000_000));
@@ -278,7 +357,7 @@ mod tests {
                 assert!(now < period * next + MS, "it drifts: firing {next} is late");
             }
             assert!(scripted.engine.cancel_timer(id));
-            assert!(scripted.engine.intervals.is_empty());
+            assert!(scripted.engine.timers.intervals.is_empty());
         }
     }
 
@@ -335,12 +414,12 @@ mod tests {
         let mut scripted = Scripted::new();
         for hour in 1..5 {
             let now = Duration::from_secs(3600 * hour) + 7 * MS;
-            scripted.engine.set_now(scripted.epoch + now);
+            scripted.engine.timers.set_now(scripted.epoch + now);
             let id = match hour % 2 {
                 0 => scripted.engine.set_timer(5 * MS, hour),
                 _ => scripted.engine.set_interval(5 * MS, hour),
             };
-            assert_eq!(scripted.engine.time_to_next_timer(), Some(5 * MS));
+            assert_eq!(scripted.engine.timers.time_to_next(), Some(5 * MS));
             assert_eq!(scripted.turn(now + 5 * MS), [(id, hour)]);
             scripted.engine.cancel_timer(id);
         }
@@ -376,8 +455,8 @@ mod tests {
         let mut turns = 0;
         for packet in 1..=100_000_u64 {
             let now = Duration::from_micros(100 * packet);
-            scripted.engine.set_now(scripted.epoch + now);
-            if scripted.engine.time_to_next_timer() == Some(Duration::ZERO) {
+            scripted.engine.timers.set_now(scripted.epoch + now);
+            if scripted.engine.timers.time_to_next() == Some(Duration::ZERO) {
                 turns += 1;
                 assert_eq!(scripted.turn(now), []);
             }
@@ -391,27 +470,29 @@ mod tests {
     #[test]
     fn what_a_burst_needed_is_given_back_in_a_few_seconds_and_no_timer_stays() {
         let Scripted { mut engine, epoch } = Scripted::new();
-        let held: Vec<_> = (0..1000).map(|_| engine.pool.take(64 * 1024)).collect();
-        held.into_iter().for_each(|buf| engine.pool.put(buf));
+        let held: Vec<_> = (0..1000)
+            .map(|_| engine.memory.pool.take(64 * 1024))
+            .collect();
+        held.into_iter().for_each(|buf| engine.memory.pool.put(buf));
         let base = engine.config.pool_bytes_max;
-        assert!(engine.pool.is_over_base());
-        engine.out = Buf::with_capacity(4 * OUT_LEN_BASE);
+        assert!(engine.memory.pool.is_over_base());
+        engine.active.batch = Buf::with_capacity(4 * BATCH_LEN_BASE);
         for _ in 0..3 {
             engine.arm_trim(false);
-            assert_eq!(engine.wheel.len(), 1, "one, however many turns there are");
+            assert_eq!(engine.timers.len(), 1, "one, however many turns there are");
         }
-        while let Some(wait) = engine.time_to_next_timer() {
-            let now = engine.since_epoch() + wait;
+        while let Some(wait) = engine.timers.time_to_next() {
+            let now = engine.timers.since_epoch() + wait;
             assert!(now <= Duration::from_secs(5));
-            engine.set_now(epoch + now);
-            engine.note_due_timers();
-            while let Some((_, task)) = engine.next_due() {
+            engine.timers.set_now(epoch + now);
+            engine.timers.snapshot_due();
+            while let Some((_, task)) = engine.timers.next_due() {
                 assert_eq!(task, Task::Trim);
                 engine.trim();
             }
             engine.arm_trim(false);
         }
-        assert!(engine.pool.free_bytes() <= base, "of {base} bytes");
-        assert_eq!(engine.out.capacity(), OUT_LEN_BASE);
+        assert!(engine.memory.pool.free_bytes() <= base, "of {base} bytes");
+        assert_eq!(engine.active.batch.capacity(), BATCH_LEN_BASE);
     }
 }

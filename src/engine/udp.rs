@@ -1,25 +1,82 @@
-//! Datagrams on their way out: queued by `send_to`, sent at the end of the turn at the latest.
+//! UDP sockets: opening them, and the queue of datagrams to send.
+//!
+//! `send_to` queues a datagram. The queue is sent at the end of the turn at the latest.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::{fmt, io};
 
 use super::log_limit::LogTopic;
-use super::{Engine, UdpEntry};
+use super::open::first_ok;
+use super::{Engine, Entry, UdpEntry};
 use crate::conn::State;
 use crate::cutmap::EventKind;
 use crate::datagram::DatagramQueue;
 use crate::error::{Gone, SendError};
 use crate::id::UdpId;
 use crate::memory::Pool;
+use crate::os::{OwnedSocket, Udp, UdpOptions};
 
-/// So many queued bytes are sent before more is received: the answers to a batch of long datagrams
-/// would be more than a queue may hold.
+/// Queued bytes from which on the queue is sent before more is received. Otherwise the answers to a
+/// batch of long datagrams could exceed the queue's limit.
 const FLUSH_LEN: usize = 128 * 1024;
-/// A queue that holds no more memory than this keeps it for good.
+/// A queue that holds at most this much memory, in bytes, keeps it.
 const QUEUE_LEN_BASE: usize = 64 * 1024;
 
+/// Opening and closing.
 impl Engine {
-    /// Queues a datagram; it is sent at the end of the turn at the latest.
+    pub(crate) fn bind_udp(
+        &mut self,
+        addrs: impl ToSocketAddrs,
+        options: &UdpOptions,
+    ) -> io::Result<UdpId> {
+        self.check_not_shutting_down()?;
+        let in_batches = self.config.datagram_batches;
+        let udp = first_ok(addrs.to_socket_addrs()?, |addr| {
+            Udp::bind(addr, options, in_batches)
+        })?;
+        self.add_udp(udp)
+    }
+
+    pub(crate) fn adopt_udp(&mut self, socket: OwnedSocket) -> io::Result<UdpId> {
+        self.check_not_shutting_down()?;
+        self.add_udp(Udp::adopt(socket, self.config.datagram_batches)?)
+    }
+
+    fn add_udp(&mut self, udp: Udp) -> io::Result<UdpId> {
+        let token = self.entries.insert(|generation| {
+            Entry::Udp(Box::new(UdpEntry {
+                udp,
+                queue: DatagramQueue::default(),
+                counted_bytes: 0,
+                queue_peak: 0,
+                is_grown: false,
+                was_refused: false,
+                generation,
+                state: State::datagram_socket(),
+            }))
+        });
+        self.register(token)?;
+        Ok(UdpId(token))
+    }
+
+    pub(crate) fn connect_udp(&mut self, id: UdpId, peer: impl ToSocketAddrs) -> io::Result<()> {
+        let entry = self.udp_mut(id)?;
+        first_ok(peer.to_socket_addrs()?, |peer| entry.udp.connect(peer))
+    }
+
+    /// Closes a UDP socket once its queue is sent.
+    pub(crate) fn close_udp(&mut self, id: UdpId) {
+        if let Ok(entry) = self.udp_mut(id)
+            && entry.state.close_datagrams()
+        {
+            self.flush_later(id.0);
+        }
+    }
+}
+
+/// Sending.
+impl Engine {
+    /// Queues a datagram; `to` is `None` for the connected peer.
     pub(crate) fn send_datagram(
         &mut self,
         id: UdpId,
@@ -27,52 +84,94 @@ impl Engine {
         data: &[u8],
     ) -> Result<(), SendError> {
         let limit = self.config.datagram_queue_bytes_max;
-        let is_memory_full = self.is_memory_full();
-        let Self {
-            entries,
-            pool,
-            stats,
-            recorder,
-            grown,
-            ..
-        } = self;
-        let entry = entries.udp_mut(id)?;
-        if entry.flags.intersects(State::CLOSING | State::DEAD) {
+        let entry = self.entries.udp_mut(id)?;
+        if !entry.state.takes_datagrams() {
             return Err(SendError::Closing);
         }
-        if is_memory_full || !entry.queue.push(to, data, limit) {
-            stats.datagrams_dropped += 1;
-            if entry.flags.intersects(State::RECORDED) {
+        if self.memory.is_used_up() || !entry.queue.push(to, data, limit) {
+            self.telemetry.stats.datagrams_dropped += 1;
+            if entry.state.is_recorded() {
+                let recorder = &mut self.telemetry.recorder;
                 recorder.note_datagram(id, EventKind::DatagramDropped, data.len());
             }
             return Err(SendError::Full);
         }
-        recount(entry, pool);
+        recount(entry, &mut self.memory.pool);
         if !entry.is_grown && entry.queue.capacity() > QUEUE_LEN_BASE {
             entry.is_grown = true;
-            grown.push(id);
+            self.queues.grown_udp.push(id);
         }
         self.flush_later(id.0);
         Ok(())
     }
 
-    /// Counts a socket's queue as it is now.
-    pub(crate) fn recount_datagrams(&mut self, id: UdpId) {
-        if let Ok(entry) = self.entries.udp_mut(id) {
-            recount(entry, &mut self.pool);
+    /// Sends queued datagrams until the kernel takes no more, then charges the queue to the memory
+    /// budget. Returns the first error, which has cost one datagram at most.
+    pub(crate) fn flush_datagrams(&mut self, id: UdpId) -> Result<Option<io::Error>, Gone> {
+        let entry = self.entries.udp_mut(id)?;
+        let token = id.0.to_poll();
+        let mut error = None;
+        while error.is_none() && entry.state.is_writable() && !entry.queue.is_empty() {
+            match entry.udp.send(&entry.queue) {
+                Ok(count) => {
+                    if entry.state.is_recorded() {
+                        let recorder = &mut self.telemetry.recorder;
+                        recorder.stamp();
+                        for len in entry.queue.lens().take(count) {
+                            recorder.note_datagram(id, EventKind::DatagramSent, len);
+                        }
+                    }
+                    let stats = &mut self.telemetry.stats;
+                    stats.datagrams_out += count as u64;
+                    stats.datagram_bytes_out += entry.queue.pop(count) as u64;
+                    entry.was_refused = false;
+                }
+                Err(blocked) if blocked.kind() == io::ErrorKind::WouldBlock => {
+                    match entry.udp.await_writable(&self.poller, token, true) {
+                        Ok(()) => entry.state.write_would_block(),
+                        Err(failed) => error = Some(failed),
+                    }
+                }
+                Err(failed) => {
+                    // The refusal of an earlier datagram, sent to a port without a socket (udp(7)).
+                    // The first in the queue has not been sent yet, and is tried once more.
+                    let is_earlier =
+                        failed.kind() == io::ErrorKind::ConnectionRefused && !entry.was_refused;
+                    entry.was_refused = is_earlier;
+                    if !is_earlier {
+                        if entry.state.is_recorded() {
+                            let recorder = &mut self.telemetry.recorder;
+                            recorder.stamp();
+                            let len = entry.queue.lens().next().unwrap_or_default();
+                            recorder.note_datagram(id, EventKind::DatagramDropped, len);
+                        }
+                        self.telemetry.stats.datagrams_dropped += 1;
+                        entry.queue.pop(1);
+                    }
+                    error = Some(failed);
+                }
+            }
         }
+        if error.is_none() && entry.queue.is_empty() {
+            error = entry.udp.await_writable(&self.poller, token, false).err();
+        }
+        recount(entry, &mut self.memory.pool);
+        if error.is_none() && entry.queue.is_empty() && entry.state.is_closing() {
+            self.end_socket(id.0);
+        }
+        Ok(error)
     }
 
-    /// Gives back the memory of queues that a burst has made long, where it was not needed since
-    /// the last time.
+    /// Frees the memory of queues that a burst has made long and that was not used since the last
+    /// trim.
     pub(super) fn trim_datagrams(&mut self) {
-        let Self { entries, grown, .. } = self;
+        let (entries, grown) = (&mut self.entries, &mut self.queues.grown_udp);
         grown.retain(|id| {
             let Ok(entry) = entries.udp_mut(*id) else {
                 return false;
             };
             let peak = std::mem::replace(&mut entry.queue_peak, entry.queue.queued_bytes());
-            // Growing makes up to four times of what is needed.
+            // Growth reserves up to four times the bytes in use.
             if entry.queue.is_empty() && entry.queue.capacity() > 4 * peak {
                 entry.queue = DatagramQueue::default();
             }
@@ -81,101 +180,35 @@ impl Engine {
         });
     }
 
-    /// Sends queued datagrams until the kernel takes no more; answers the first error, which has
-    /// cost one datagram at most and ended nothing.
-    pub(crate) fn flush_datagrams(&mut self, id: UdpId) -> Result<Option<io::Error>, Gone> {
-        let Self {
-            entries,
-            stats,
-            poller,
-            recorder,
-            ..
-        } = self;
-        let token = id.0.to_poll();
-        let entry = entries.udp_mut(id)?;
-        let is_observed = entry.flags.intersects(State::RECORDED);
-        let mut record = |kind, queue: &DatagramQueue, count| {
-            recorder.stamp();
-            for len in queue.lens().take(count) {
-                recorder.note_datagram(id, kind, len);
-            }
-        };
-        while entry.flags.intersects(State::WRITABLE) && !entry.queue.is_empty() {
-            match entry.udp.send(&entry.queue) {
-                Ok(count) => {
-                    if is_observed {
-                        record(EventKind::DatagramSent, &entry.queue, count);
-                    }
-                    stats.datagrams_out += count as u64;
-                    stats.datagram_bytes_out += entry.queue.pop(count) as u64;
-                    entry.refused = false;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Err(error) = entry.udp.await_room(poller, token, true) {
-                        return Ok(Some(error));
-                    }
-                    entry.flags.remove(State::WRITABLE);
-                }
-                Err(error) => {
-                    // A refusal is about an earlier datagram, sent to a port that nobody has
-                    // (udp(7)). This one has not gone yet, and is tried once more.
-                    let is_earlier =
-                        error.kind() == io::ErrorKind::ConnectionRefused && !entry.refused;
-                    entry.refused = is_earlier;
-                    if !is_earlier {
-                        if is_observed {
-                            record(EventKind::DatagramDropped, &entry.queue, 1);
-                        }
-                        stats.datagrams_dropped += 1;
-                        entry.queue.pop(1);
-                    }
-                    return Ok(Some(error));
-                }
-            }
-        }
-        if entry.queue.is_empty()
-            && let Err(error) = entry.udp.await_room(poller, token, false)
-        {
-            return Ok(Some(error));
-        }
-        if entry.flags.intersects(State::CLOSING) && entry.queue.is_empty() {
-            self.kill_socket(id.0);
-        }
-        Ok(None)
+    /// Returns true if the socket may be given its next datagram.
+    pub(crate) fn takes_datagrams(&mut self, id: UdpId) -> bool {
+        let entry = self.entries.udp_mut(id);
+        entry.is_ok_and(|entry| entry.state.takes_datagrams())
     }
 
-    /// Whether a socket may be given its next datagram: it is there and was not closed.
-    pub(crate) fn wants_datagrams(&mut self, id: UdpId) -> bool {
-        let stops = State::CLOSING | State::DEAD;
-        self.entries
-            .udp_mut(id)
-            .is_ok_and(|entry| !entry.flags.intersects(stops))
-    }
-
-    /// Whether so much is queued that it is time to send it, and to receive no more before.
+    /// Returns true if the queue must be sent before more is received.
     pub(crate) fn has_many_datagrams(&mut self, id: UdpId) -> bool {
         let many = FLUSH_LEN.min(self.config.datagram_queue_bytes_max / 2);
-        self.entries
-            .udp_mut(id)
-            .is_ok_and(|entry| entry.queue.queued_bytes() > many)
+        let entry = self.entries.udp_mut(id);
+        entry.is_ok_and(|entry| entry.queue.queued_bytes() > many)
     }
 
-    /// Counts an error of a datagram socket and logs it, but not every time.
-    pub(crate) fn note_datagram_error(&mut self, id: impl fmt::Display, error: &io::Error) {
-        self.stats.datagram_errors += 1;
-        if let Some(suppressed) = self.log_limit.pass(LogTopic::Datagram, self.now) {
+    /// Counts and logs an error of a datagram socket.
+    pub(crate) fn datagram_failed(&mut self, id: impl fmt::Display, error: &io::Error) {
+        self.telemetry.stats.datagram_errors += 1;
+        if let Some(suppressed) = self.telemetry.may_log(LogTopic::Datagram, self.timers.now) {
             log::warn!("{id}: {error}{suppressed}");
         }
     }
 }
 
+/// Charges the present size of the queue to the memory budget.
 fn recount(entry: &mut UdpEntry, pool: &mut Pool) {
     let now = entry.queue.queued_bytes();
     entry.queue_peak = entry.queue_peak.max(now);
     let before = std::mem::replace(&mut entry.counted_bytes, now);
     pool.count(before, now);
 }
-
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
@@ -202,10 +235,10 @@ mod tests {
             let error = engine.flush_datagrams(socket).expect("it is open");
             assert!(error.is_none(), "{error:?}");
             engine.arm_trim(false);
-            while let Some(wait) = engine.time_to_next_timer() {
-                engine.set_now(engine.now + wait);
-                engine.note_due_timers();
-                if let Some((_, task)) = engine.next_due() {
+            while let Some(wait) = engine.timers.time_to_next() {
+                engine.timers.set_now(engine.now() + wait);
+                engine.timers.snapshot_due();
+                if let Some((_, task)) = engine.timers.next_due() {
                     assert_eq!(task, Task::Trim);
                     engine.trim();
                 }
@@ -216,7 +249,7 @@ mod tests {
         let held = entry.queue.capacity();
         assert_eq!(entry.is_grown, held > QUEUE_LEN_BASE);
         engine.arm_trim(false);
-        let is_armed = engine.time_to_next_timer().is_some();
+        let is_armed = engine.timers.time_to_next().is_some();
         assert_eq!(is_armed, held > QUEUE_LEN_BASE);
         held
     }

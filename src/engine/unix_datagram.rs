@@ -1,5 +1,5 @@
-//! Unix datagram sockets: no queue of their own, as the kernel says at once whether the receiver
-//! has taken a datagram.
+//! Unix datagram sockets. They have no send queue: the kernel says at once if the receiver has taken
+//! a datagram.
 
 use std::io;
 
@@ -15,7 +15,7 @@ impl Engine {
         &mut self,
         addr: Option<&UnixAddr>,
     ) -> io::Result<UnixDatagramId> {
-        self.refuse_when_shutting_down()?;
+        self.check_not_shutting_down()?;
         self.add_unix_datagram(UnixDatagramSocket::open(addr)?)
     }
 
@@ -23,7 +23,7 @@ impl Engine {
         &mut self,
         socket: OwnedSocket,
     ) -> io::Result<UnixDatagramId> {
-        self.refuse_when_shutting_down()?;
+        self.check_not_shutting_down()?;
         self.add_unix_datagram(UnixDatagramSocket::adopt(socket)?)
     }
 
@@ -34,23 +34,25 @@ impl Engine {
                 from: UnixAddr::default(),
                 was_full: false,
                 generation,
-                flags: State::default(),
+                state: State::default(),
             }))
         });
         self.register(token)?;
         Ok(UnixDatagramId(token))
     }
 
+    /// The entry of an open Unix datagram socket.
     pub(crate) fn unix_datagram_mut(
         &mut self,
         id: UnixDatagramId,
     ) -> Result<&mut UnixDatagramEntry, Gone> {
         match self.entries.get_mut(id.0)? {
-            Entry::UnixDatagram(entry) if !entry.flags.intersects(State::DEAD) => Ok(entry),
+            Entry::UnixDatagram(entry) if !entry.state.is_dead() => Ok(entry),
             _ => Err(Gone),
         }
     }
 
+    /// Sends a datagram at once; `to` is `None` for the connected peer.
     pub(crate) fn send_unix_datagram(
         &mut self,
         id: UnixDatagramId,
@@ -58,15 +60,19 @@ impl Engine {
         data: &[u8],
     ) -> io::Result<()> {
         let entry = self.unix_datagram_mut(id)?;
-        match entry.socket.send(to, data) {
+        let sent = entry.socket.send(to, data);
+        if let Err(error) = &sent {
+            entry.was_full |= error.kind() == io::ErrorKind::WouldBlock && to.is_none();
+        }
+        let stats = &mut self.telemetry.stats;
+        match sent {
             Ok(len) => {
-                self.stats.datagrams_out += 1;
-                self.stats.datagram_bytes_out += len as u64;
+                stats.datagrams_out += 1;
+                stats.datagram_bytes_out += len as u64;
                 Ok(())
             }
             Err(error) => {
-                entry.was_full |= error.kind() == io::ErrorKind::WouldBlock && to.is_none();
-                self.stats.datagrams_dropped += 1;
+                stats.datagrams_dropped += 1;
                 Err(error)
             }
         }

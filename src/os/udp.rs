@@ -17,7 +17,7 @@ use crate::id::PollToken;
 pub(crate) struct Udp {
     udp: UdpSocket,
     is_connected: bool,
-    awaits_room: bool,
+    awaits_writable: bool,
     /// None where the system cannot, or the program does not want it.
     batcher: Option<Batcher>,
 }
@@ -51,7 +51,7 @@ impl Udp {
         Ok(Self {
             udp,
             is_connected,
-            awaits_room: false,
+            awaits_writable: false,
             batcher,
         })
     }
@@ -61,15 +61,15 @@ impl Udp {
     }
 
     /// Asks for an event when there is room to send, as there was none; or for none any more.
-    pub(crate) fn await_room(
+    pub(crate) fn await_writable(
         &mut self,
         poller: &Poller,
         token: PollToken,
         on: bool,
     ) -> io::Result<()> {
-        if self.awaits_room != on {
+        if self.awaits_writable != on {
             poller.await_writable(&mut self.udp, token, on)?;
-            self.awaits_room = on;
+            self.awaits_writable = on;
         }
         Ok(())
     }

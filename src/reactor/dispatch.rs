@@ -1,78 +1,158 @@
-//! Serving one ready entry: the part of the loop that is generic over the handler.
+//! Phase 4 of a turn: the dispatch of one ready entry.
+//!
+//! ```text
+//!   dispatch -> dispatch_conn -> read -> Assembler -> Frames::frame -> on_frame
+//!                                 ^ bytes                                | send
+//!                                 |                                      v
+//!                            transport::fill          batch -> transport::drain, once, at the end
+//! ```
 
-use std::mem;
-
-use super::Reactor;
-use super::clock::Since;
+use super::callbacks::{ActiveCallbacks, Started};
+use super::{Callbacks, Reactor};
 use crate::codec::{Kind, Skipped};
-use crate::conn::{Assembler, Delivery, Failed, Flow, Round, Sink, State};
-use crate::context::Context;
-use crate::context::Sessions;
-use crate::engine::{Accepted, Drained, Engine, Entry, Fill, FirstRead};
-use crate::event::CloseReason;
-use crate::event::Origin;
+use crate::conn::{Assembler, Delivery, Failed, Flow, Round, Sink, State, Watermark};
+use crate::engine::{Accepted, Engine, Entry, Filled};
+use crate::event::{CloseReason, Origin};
+use crate::guard::OnUnwind;
 use crate::handler::Handler;
 #[cfg(unix)]
 use crate::id::UnixDatagramId;
-use crate::id::{ConnId, ListenerId, Token, UdpId};
-use crate::memory::Pool;
-use crate::memory::ReadBuffer;
+use crate::id::{ListenerId, Token, UdpId};
+use crate::memory::{Pool, ReadBuffer};
 use crate::timer::Stamp;
 
 impl<H: Handler> Reactor<H> {
-    /// The rarer half of an event: a connect came to its end, or a queue can be flushed on. Answers
-    /// whether the connection is open: while it is not, there is nothing to read.
-    #[cold]
-    pub(super) fn serve_output(&mut self, token: Token) -> bool {
-        if self
-            .engine
-            .conn(token)
-            .is_ok_and(|conn| conn.flags.intersects(State::CONNECTING))
-        {
-            let Some(origin) = self.engine.finish_connect(token) else {
-                return false;
-            };
-            self.call(token, "on_open", |handler, cx, conn, session| {
-                handler.on_open(cx, conn, session, origin);
-            });
+    /// Dispatches one ready entry.
+    #[inline]
+    pub(super) fn dispatch(&mut self, token: Token) {
+        #[cfg(not(unstick_general_path))]
+        if self.dispatch_plain(token) {
+            return;
         }
-        let drained = self.engine.flush(token);
-        self.tell_drained(token, drained);
-        true
+        self.dispatch_any(token);
     }
 
-    /// Serves what is no plain connection that has given bytes.
     #[inline(never)]
-    pub(super) fn serve_other(&mut self, token: Token) {
-        match self.engine.look_at_ready(token) {
+    fn dispatch_any(&mut self, token: Token) {
+        match self.engine.take_ready(token) {
             Some(Entry::Conn(conn)) => {
-                let has_output = conn.write_queue.is_some();
-                if !(has_output || conn.flags.intersects(State::CONNECTING))
-                    || self.serve_output(token)
-                {
-                    self.serve_input(token);
+                if !conn.has_output_work() || self.dispatch_output(token) {
+                    self.dispatch_input(token);
                 }
             }
             Some(Entry::Listener(_)) => {
                 self.or_queue(token, |reactor| {
-                    reactor.serve_listener(ListenerId(token));
+                    reactor.dispatch_listener(ListenerId(token));
                 });
             }
-            Some(Entry::Udp(_)) => self.or_queue(token, |reactor| reactor.serve_udp(UdpId(token))),
+            Some(Entry::Udp(_)) => {
+                self.or_queue(token, |reactor| reactor.dispatch_udp(UdpId(token)));
+            }
             #[cfg(unix)]
             Some(Entry::UnixDatagram(_)) => {
                 self.or_queue(token, |reactor| {
-                    reactor.serve_unix_datagram(UnixDatagramId(token));
+                    reactor.dispatch_unix_datagram(UnixDatagramId(token));
                 });
             }
             None => {}
         }
     }
 
-    /// Phase 4, for one entry. Mostly it is a plain connection, a first read gives all that is
-    /// there, and no callback changes anything about it.
+    /// Finishes a connect, and flushes the write queue. Returns true if the connection is open, so
+    /// that it can be read.
+    fn dispatch_output(&mut self, token: Token) -> bool {
+        let conn = self.engine.conn(token);
+        if conn.is_ok_and(|conn| conn.state.is_connecting()) {
+            let Some(origin) = self.engine.finish_connect(token) else {
+                return false;
+            };
+            self.callbacks().opened(token, origin);
+        }
+        let watermark = self.engine.flush(token);
+        self.notify_watermark(token, watermark);
+        true
+    }
+
+    /// Delivers undelivered bytes of earlier reads, and reads on.
+    fn dispatch_input(&mut self, token: Token) {
+        let Some((mut assembler, state)) = self.engine.begin_dispatch(token) else {
+            return;
+        };
+        let Self {
+            engine,
+            handler,
+            sessions,
+            read_buffer,
+            ..
+        } = self;
+        let callbacks = Callbacks {
+            handler,
+            engine,
+            sessions,
+        };
+        let mut frames = Frames::new(callbacks, token, 0);
+        let mut guard = OnUnwind::new((&mut frames, &mut assembler), Frames::recover);
+        let (frames_ref, assembler_ref) = &mut *guard;
+        let mut input = Input {
+            assembler: assembler_ref,
+            read_buffer,
+        };
+        let budget = input.run(state, frames_ref);
+        guard.disarm();
+        frames.callbacks.end();
+        self.end_dispatch(token, assembler, budget);
+    }
+
+    /// Ends a dispatch: writes the batch, continues a close, and reports a hang-up.
+    fn end_dispatch(&mut self, token: Token, assembler: Assembler, budget: Budget) {
+        if budget == Budget::Spent {
+            self.engine.queue(token);
+        }
+        let (watermark, has_epilogue) = self.engine.end_dispatch(token, assembler);
+        self.notify_watermark(token, watermark);
+        if has_epilogue {
+            self.dispatch_hangup(token);
+        }
+    }
+
+    /// Reports a peer that is gone while the connection is not read; only events show that.
+    fn dispatch_hangup(&mut self, token: Token) {
+        let watermark = self.engine.check_reset(token);
+        self.notify_watermark(token, watermark);
+        if let Some(hangup) = self.engine.take_hangup(token) {
+            self.callbacks().hung_up(token, hangup);
+        }
+    }
+
+    pub(super) fn dispatch_listener(&mut self, id: ListenerId) {
+        for _ in 0..self.engine.config.accept_budget {
+            match self.engine.accept(id) {
+                Accepted::Conn(conn) => {
+                    self.sessions.put(conn.0.key(), H::Session::default());
+                    self.callbacks().opened(conn.0, Origin::Accepted(id));
+                }
+                Accepted::Refused(peer, refusal) => self.callbacks().refused(id, &peer, refusal),
+                Accepted::Lost => {}
+                Accepted::Nothing => return,
+            }
+        }
+        self.engine.queue(id.0);
+    }
+
+    /// Dispatches a socket that survives a panic of its callbacks. After a panic it is queued again,
+    /// because no event reports the work that is left.
+    pub(super) fn or_queue(&mut self, token: Token, dispatch: impl FnOnce(&mut Self)) {
+        let mut guard = OnUnwind::new(self, |reactor| reactor.engine.queue(token));
+        dispatch(&mut guard);
+        guard.disarm();
+    }
+
+    /// The fast path of a dispatch: a plain connection, whose first read gives all that is there,
+    /// and whose callbacks change nothing about it. Returns false if the general path must
+    /// dispatch the entry.
+    #[cfg(not(unstick_general_path))]
     #[inline]
-    pub(super) fn serve(&mut self, token: Token) {
+    fn dispatch_plain(&mut self, token: Token) -> bool {
         let Self {
             engine,
             handler,
@@ -81,201 +161,113 @@ impl<H: Handler> Reactor<H> {
             ..
         } = self;
         let Some(first) = engine.begin_plain(token, read_buffer.bytes_mut()) else {
-            return self.serve_other(token);
+            return false;
         };
-        let FirstRead {
+        let crate::engine::FirstRead {
             mut assembler,
             bytes,
         } = first;
-        let mut dispatch = Dispatch::begin(engine, handler, sessions, token, bytes.len());
-        let serving = Serving {
-            dispatch: &mut dispatch,
-            assembler: &mut assembler,
-        };
-        let outcome = serving.assembler.ingest(bytes, serving.dispatch);
-        read_buffer.note(serving.dispatch.read_len);
-        let engine = &mut *serving.dispatch.cx.engine;
-        if matches!(outcome, Delivery::NeedMore) && engine.end_plain(token, serving.assembler) {
-            // What it had is in the entry again.
-            mem::forget(serving);
-            mem::forget(assembler);
-            return dispatch.end();
-        }
-        let input = Input {
-            assembler: serving.assembler,
-            read_buffer,
-        };
-        let cut_short = input.go_on(outcome, serving.dispatch);
-        mem::forget(serving);
-        dispatch.end();
-        self.end_dispatch(token, assembler, cut_short);
-    }
-
-    /// Delivers what is left over from before, and reads on.
-    fn serve_input(&mut self, token: Token) {
-        let Self {
+        let callbacks = Callbacks {
+            handler,
             engine,
-            handler,
             sessions,
-            read_buffer,
-            ..
-        } = self;
-        let Some((mut assembler, flags)) = engine.begin_serving(token) else {
-            return;
         };
-        let mut dispatch = Dispatch::begin(engine, handler, sessions, token, 0);
-        let serving = Serving {
-            dispatch: &mut dispatch,
-            assembler: &mut assembler,
+        let mut frames = Frames::new(callbacks, token, bytes.len());
+        let mut guard = OnUnwind::new((&mut frames, &mut assembler), Frames::recover);
+        let (frames_ref, assembler_ref) = &mut *guard;
+        let only_frame = match assembler_ref.is_empty() {
+            true => frames_ref.engine().only_frame(bytes),
+            false => None,
         };
-        let input = Input {
-            assembler: serving.assembler,
-            read_buffer,
+        let delivery = match only_frame {
+            Some(payload) => frames_ref.frame(payload).into(),
+            None => assembler_ref.ingest(bytes, *frames_ref),
         };
-        let cut_short = input.serve(flags, serving.dispatch);
-        mem::forget(serving);
-        dispatch.end();
-        self.end_dispatch(token, assembler, cut_short);
-    }
-
-    /// Ends a dispatch, which a budget may have cut short: writes what was sent meanwhile.
-    fn end_dispatch(&mut self, token: Token, assembler: Assembler, cut_short: bool) {
-        if cut_short {
-            self.engine.queue(token);
-        }
-        let (drained, has_epilogue) = self.engine.end_serving(token, assembler);
-        self.tell_drained(token, drained);
-        if has_epilogue {
-            self.serve_hangup(token);
-        }
-    }
-
-    /// Where nobody reads a connection, only its events tell that the peer is gone.
-    #[cold]
-    fn serve_hangup(&mut self, token: Token) {
-        let drained = self.engine.note_reset(token);
-        self.tell_drained(token, drained);
-        if let Some(hangup) = self.engine.hangup(token) {
-            self.call(token, "on_hangup", |handler, cx, conn, session| {
-                handler.on_hangup(cx, conn, session, hangup);
-            });
-        }
-    }
-
-    pub(super) fn serve_listener(&mut self, id: ListenerId) {
-        for _ in 0..self.engine.config.accept_budget {
-            match self.engine.accept(id) {
-                Accepted::Conn(conn) => {
-                    self.sessions.put(conn.0.key(), H::Session::default());
-                    self.call(conn.0, "on_open", |handler, cx, conn, session| {
-                        handler.on_open(cx, conn, session, Origin::Accepted(id));
-                    });
-                }
-                Accepted::Refused(peer, refusal) => {
-                    let Self {
-                        engine,
-                        handler,
-                        sessions,
-                        ..
-                    } = self;
-                    let since = Since::now(engine);
-                    handler.on_refused(&mut Context { engine, sessions }, id, &peer, refusal);
-                    since.end(engine, "on_refused", Some(id.into()));
-                }
-                Accepted::Again => {}
-                Accepted::Nothing => return,
-            }
-        }
-        self.engine.queue(id.0);
-    }
-}
-
-/// A connection whose read side is out of its entry. Forgotten when it is active; where a callback
-/// panics, it is dropped by unwinding, and leaves the engine as the end of the dispatch would.
-struct Serving<'a, 'b, H: Handler> {
-    dispatch: &'a mut Dispatch<'b, H>,
-    assembler: &'a mut Assembler,
-}
-
-impl<H: Handler> Drop for Serving<'_, '_, H> {
-    fn drop(&mut self) {
-        let engine = &mut *self.dispatch.cx.engine;
-        self.assembler.clear(&mut engine.pool);
-        engine.handler_panicked(self.dispatch.token);
-    }
-}
-
-/// What a dispatch of one connection works with.
-struct Dispatch<'a, H: Handler> {
-    handler: &'a mut H,
-    cx: Context<'a, H>,
-    token: Token,
-    session: H::Session,
-    /// How many bytes were read.
-    read_len: usize,
-    /// Since when frames are decoded, or the last one was delivered.
-    since: Since,
-}
-
-impl<'a, H: Handler> Dispatch<'a, H> {
-    #[inline]
-    fn begin(
-        engine: &'a mut Engine,
-        handler: &'a mut H,
-        sessions: &'a mut Sessions<H::Session>,
-        token: Token,
-        read_len: usize,
-    ) -> Self {
-        let session = sessions.take(token.key());
-        Self {
-            handler,
-            cx: Context { engine, sessions },
-            token,
-            session,
-            read_len,
-            since: Since::never(),
-        }
-    }
-
-    /// Puts the session back.
-    #[inline]
-    fn end(self) {
-        self.cx.sessions.put(self.token.key(), self.session);
-    }
-
-    /// Whether the budget of this turn is spent.
-    #[inline]
-    fn is_spent(&self) -> bool {
-        self.cx.engine.active.frames_left == 0 || self.bytes_left() == 0
-    }
-
-    /// How many bytes may still be read in this turn.
-    fn bytes_left(&self) -> usize {
-        self.cx.engine.config.read_budget_bytes - self.read_len
-    }
-
-    /// How the connection stands after a callback that may have changed it, or behind a frame that
-    /// is counted. Where decoding is stopped for a long output, which is not written yet, that is
-    /// written now, and decoding may go on.
-    #[cold]
-    #[inline(never)]
-    fn look_again(&mut self, name: &'static str, spend: fn(&mut Engine, Token)) -> Flow {
-        let of = Some(ConnId(self.token).into());
-        let engine = &mut *self.cx.engine;
-        self.since.end(engine, name, of);
-        if engine.look_at_served().intersects(State::ABOVE_HIGH)
-            && engine.write_out(self.token) == Drained(true)
+        read_buffer.note(frames_ref.read_len);
+        if matches!(delivery, Delivery::NeedMore)
+            && frames_ref.engine().end_plain(token, assembler_ref)
         {
-            let conn = ConnId(self.token);
-            let since = Since::now(engine);
-            self.handler
-                .on_drained(&mut self.cx, conn, &mut self.session);
-            since.end(self.cx.engine, "on_drained", of);
+            guard.disarm();
+            frames.callbacks.end();
+            return true;
         }
-        self.since = Since::now(self.cx.engine);
-        spend(self.cx.engine, self.token);
-        let flags = self.cx.engine.look_at_served();
-        if flags.wants_frames() && !self.is_spent() {
+        let mut input = Input {
+            assembler: assembler_ref,
+            read_buffer,
+        };
+        let budget = input.continue_after(delivery, frames_ref);
+        guard.disarm();
+        frames.callbacks.end();
+        self.end_dispatch(token, assembler, budget);
+        true
+    }
+}
+
+/// The result of a dispatch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Budget {
+    /// The dispatch did all there was to do.
+    Left,
+    /// The budget cut the dispatch short: the entry must be queued again.
+    Spent,
+}
+
+/// The receiver of the frames of the active connection.
+struct Frames<'a, H: Handler> {
+    callbacks: ActiveCallbacks<'a, H>,
+    /// Number of bytes that this dispatch has read.
+    read_len: usize,
+}
+
+impl<'a, H: Handler> Frames<'a, H> {
+    #[inline]
+    fn new(callbacks: Callbacks<'a, H>, token: Token, read_len: usize) -> Self {
+        Self {
+            callbacks: ActiveCallbacks::begin(callbacks, token),
+            read_len,
+        }
+    }
+
+    #[inline]
+    fn engine(&mut self) -> &mut Engine {
+        self.callbacks.cx.engine
+    }
+
+    /// Ends the connection after a callback panicked.
+    fn recover((frames, assembler): &mut (&mut Self, &mut Assembler)) {
+        let token = frames.callbacks.token;
+        assembler.clear(&mut frames.engine().memory.pool);
+        frames.engine().handler_panicked(token);
+    }
+
+    /// Starts the timing of a callback, or of the decoding before it.
+    fn start_timing(&mut self) {
+        self.callbacks.started = Started::now(self.callbacks.cx.engine);
+    }
+
+    fn is_budget_spent(&self) -> bool {
+        self.callbacks.cx.engine.active.frames_left == 0 || self.bytes_left() == 0
+    }
+
+    /// Number of bytes that may still be read in this turn.
+    fn bytes_left(&self) -> usize {
+        self.callbacks.cx.engine.config.read_budget_bytes - self.read_len
+    }
+
+    /// Decides after a callback if decoding continues. If a long batch has stopped it, the batch is
+    /// written now.
+    #[inline(never)]
+    fn after_callback(&mut self, name: &'static str, spend: fn(&mut Engine, Token)) -> Flow {
+        let token = self.callbacks.token;
+        self.callbacks.report(name);
+        let engine = self.engine();
+        if engine.active_state().is_above_high() && engine.write_batch(token) == Watermark::Drained
+        {
+            self.callbacks.drained();
+        }
+        self.start_timing();
+        spend(self.engine(), token);
+        if self.engine().active_state().wants_frames() && !self.is_budget_spent() {
             Flow::Continue
         } else {
             Flow::Stop
@@ -283,274 +275,237 @@ impl<'a, H: Handler> Dispatch<'a, H> {
     }
 }
 
-impl<H: Handler> Sink for Dispatch<'_, H> {
-    #[inline]
+impl<H: Handler> Sink for Frames<'_, H> {
     fn kind(&self) -> &Kind {
-        self.cx.engine.active.kind()
-    }
-
-    #[inline]
-    fn u32_len_end(&self) -> usize {
-        self.cx.engine.active.u32_len_end
+        self.callbacks.cx.engine.active.kind()
     }
 
     #[inline]
     fn frame(&mut self, frame: &[u8]) -> Flow {
-        self.handler
-            .on_frame(&mut self.cx, ConnId(self.token), &mut self.session, frame);
-        let engine = &mut *self.cx.engine;
+        self.callbacks.frame(frame);
+        let engine = self.engine();
         engine.active.frames_left -= 1;
-        if engine.active.frames_left > 0 && engine.is_served_unchanged() {
+        if engine.active.frames_left > 0 && engine.is_active_unchanged() {
             Flow::Continue
         } else {
-            self.look_again("on_frame", Engine::spend_credit)
+            self.after_callback("on_frame", Engine::spend_credit)
         }
     }
 
-    #[cold]
     fn skipped(&mut self, skipped: Skipped) -> Flow {
-        self.cx.engine.active.skip_one();
-        self.cx.engine.note_skipped(self.token, skipped);
-        self.handler
-            .on_skipped(&mut self.cx, ConnId(self.token), &mut self.session, skipped);
-        self.look_again("on_skipped", Engine::spend_nothing)
+        let token = self.callbacks.token;
+        self.engine().frame_skipped(token, skipped);
+        self.callbacks.skipped(skipped);
+        self.after_callback("on_skipped", Engine::spend_nothing)
     }
 
-    #[cold]
-    fn split(&mut self, head: &[u8]) {
-        let Engine { stats, active, .. } = &mut *self.cx.engine;
-        stats.frames_split += 1;
-        stats.headers_split += u64::from(active.kind().is_header_cut(head));
+    fn split(&mut self, bytes: &[u8]) {
+        self.engine().frame_split(bytes);
     }
 
-    #[cold]
     fn buffer_is_oversized(&mut self) {
-        self.cx.engine.mark_oversized(self.token);
+        let token = self.callbacks.token;
+        self.engine().mark_oversized(token);
     }
 
     fn now(&self) -> Stamp {
-        self.cx.engine.stamp
+        self.callbacks.cx.engine.timers.stamp
     }
 
     fn pool(&mut self) -> &mut Pool {
-        &mut self.cx.engine.pool
+        &mut self.callbacks.cx.engine.memory.pool
     }
 }
 
-/// The read side of the connection that is active: out of its entry, so that callbacks may reach
-/// the entry while its bytes are borrowed.
+/// The input of the active connection: its read side, and the read buffer.
 struct Input<'a> {
     assembler: &'a mut Assembler,
     read_buffer: &'a mut ReadBuffer,
 }
 
 impl Input<'_> {
-    /// Goes on after a first round of decoding that has ended so; answers as
-    /// [`serve`](Input::serve) does.
+    /// Continues after a first delivery.
+    #[cfg(not(unstick_general_path))]
     #[inline(never)]
-    fn go_on<H: Handler>(mut self, outcome: Delivery, dispatch: &mut Dispatch<'_, H>) -> bool {
-        let flags = self.halted(outcome, dispatch);
-        self.serve(flags, dispatch)
+    fn continue_after<H: Handler>(
+        &mut self,
+        delivery: Delivery,
+        frames: &mut Frames<'_, H>,
+    ) -> Budget {
+        let state = self.handle(delivery, frames);
+        self.run(state, frames)
     }
 
-    /// Delivers what is there, as long as the connection wants input and the budget lasts. Answers
-    /// whether the budget cut it short.
-    fn serve<H: Handler>(mut self, mut flags: State, dispatch: &mut Dispatch<'_, H>) -> bool {
+    /// Reads and delivers while the connection wants input and the budget lasts.
+    fn run<H: Handler>(&mut self, mut state: State, frames: &mut Frames<'_, H>) -> Budget {
+        let token = frames.callbacks.token;
         loop {
-            if flags.intersects(State::REFRAMED) {
-                self.reframe(dispatch);
-                flags = dispatch.cx.engine.look_at_served();
+            if state.is_reframed() {
+                frames.engine().decode_with_new_framing(token);
+                self.assembler.reframe();
+                state = frames.engine().active_state();
                 continue;
             }
-            if flags.intersects(State::CLOSING) {
-                return self.discard(dispatch);
+            if state.is_closing() {
+                return self.discard(frames);
             }
             let has_undelivered = self.assembler.has_undelivered();
-            if !(has_undelivered || flags.intersects(State::READABLE | State::PEER_ENDED))
-                || !flags.wants_frames()
-            {
-                return false;
+            if !(has_undelivered || state.has_input()) || !state.wants_frames() {
+                return Budget::Left;
             }
-            if dispatch.is_spent() {
-                return true;
+            if frames.is_budget_spent() {
+                return Budget::Spent;
             }
-            let outcome = if has_undelivered {
-                dispatch.since = Since::now(dispatch.cx.engine);
-                match flags.intersects(State::RECORDED) {
-                    true => observe(self.assembler, Round::Rest, dispatch),
-                    false => self.assembler.resume(dispatch),
-                }
-            } else if flags.intersects(State::READABLE) {
-                self.read(flags, dispatch)
-            } else if flags.intersects(State::END_TOLD) {
-                return false;
+            let delivery = if has_undelivered {
+                frames.start_timing();
+                deliver(self.assembler, Round::Rest, state, frames)
+            } else if state.is_readable() {
+                self.read(state, frames)
+            } else if state.is_end_delivered() {
+                return Budget::Left;
             } else {
-                self.end(flags, dispatch)
+                self.end(state, frames)
             };
-            flags = self.halted(outcome, dispatch);
+            state = self.handle(delivery, frames);
         }
     }
 
-    /// A round of decoding has ended so. Answers how the connection stands.
-    fn halted<H: Handler>(&mut self, outcome: Delivery, dispatch: &mut Dispatch<'_, H>) -> State {
-        let engine = &mut *dispatch.cx.engine;
-        if let Delivery::Failed(failed) = outcome {
+    /// Handles the result of a delivery; returns the state of the connection after it.
+    fn handle<H: Handler>(&mut self, delivery: Delivery, frames: &mut Frames<'_, H>) -> State {
+        let token = frames.callbacks.token;
+        if let Delivery::Failed(failed) = delivery {
             let Failed { error, undecoded } = *failed;
-            engine.close_for_frame(dispatch.token, error, undecoded);
-            self.give_up(dispatch, undecoded.saturating_sub(self.assembler.len()));
+            frames.engine().close_for_frame(token, error, undecoded);
+            self.discard_held(frames, undecoded.saturating_sub(self.assembler.len()));
         }
-        dispatch.cx.engine.look_at_served()
+        frames.engine().active_state()
     }
 
-    /// One read, and what its bytes decode to.
-    fn read<H: Handler>(&mut self, flags: State, dispatch: &mut Dispatch<'_, H>) -> Delivery {
-        let bytes_left = dispatch.bytes_left();
-        let engine = &mut *dispatch.cx.engine;
-        if engine.is_memory_full() {
-            engine.pause_for_memory(dispatch.token);
+    /// Reads once, and delivers the frames of the bytes. A long partial frame is read into its own
+    /// buffer.
+    fn read<H: Handler>(&mut self, state: State, frames: &mut Frames<'_, H>) -> Delivery {
+        let token = frames.callbacks.token;
+        let bytes_left = frames.bytes_left();
+        let engine = frames.engine();
+        if engine.is_memory_used_up() {
+            engine.pause_for_memory(token);
             return Delivery::NeedMore;
         }
         let len_max = engine.config.read_len_max.min(bytes_left);
-        let direct = self.assembler.direct(len_max, &mut engine.pool);
-        let is_direct = direct.is_some();
-        let buf = match direct {
-            Some(buf) => buf,
+        let pool = &mut engine.memory.pool;
+        let (spare, is_direct) = match self.assembler.direct(len_max, pool) {
+            Some(spare) => (spare, true),
             None => {
                 let len_max = len_max.min(self.read_buffer.len());
-                &mut self.read_buffer.bytes_mut()[..len_max]
+                (&mut self.read_buffer.bytes_mut()[..len_max], false)
             }
         };
-        match engine.fill(dispatch.token, buf) {
-            Fill::Bytes(len) => {
-                dispatch.read_len += len;
-                if is_direct && flags.intersects(State::RECORDED) {
-                    engine.record_read(dispatch.token, len);
-                    self.assembler.direct_advance(len);
-                    return Delivery::NeedMore;
-                }
-                dispatch.since = Since::now(engine);
-                if is_direct {
-                    return self.assembler.ingest_direct(len, dispatch);
-                }
-                let bytes = &self.read_buffer.bytes_mut()[..len];
-                let outcome = if flags.intersects(State::RECORDED) {
-                    dispatch.cx.engine.record_read(dispatch.token, len);
-                    observe(self.assembler, Round::Bytes(bytes), dispatch)
-                } else {
-                    self.assembler.ingest(bytes, dispatch)
-                };
-                self.read_buffer.note(len);
-                return outcome;
+        let len = match engine.read(token, spare) {
+            Filled::Bytes(len) => len,
+            Filled::End => return Delivery::NeedMore,
+            Filled::WouldBlock => {
+                engine.input_is_empty(token);
+                return Delivery::NeedMore;
             }
-            Fill::Ended => {}
-            Fill::WouldBlock => {
-                // What the kernel held is delivered. A peer that is silent might never end.
-                let conn = engine.conn(dispatch.token);
-                if conn.is_ok_and(|conn| conn.flags.intersects(State::WRITE_FAILED)) {
-                    engine.kill(dispatch.token, CloseReason::Local);
-                }
+            Filled::Failed(error) => {
+                engine.end(token, CloseReason::Io(error));
+                return Delivery::NeedMore;
             }
-            Fill::Failed(error) => engine.kill(dispatch.token, CloseReason::Io(error)),
+        };
+        frames.read_len += len;
+        if state.is_recorded() {
+            frames.engine().record_read(token, len);
         }
-        Delivery::NeedMore
+        frames.start_timing();
+        if is_direct {
+            if state.is_recorded() {
+                self.assembler.direct_advance(len);
+                return Delivery::NeedMore;
+            }
+            return self.assembler.ingest_direct(len, frames);
+        }
+        let bytes = &self.read_buffer.bytes_mut()[..len];
+        let delivery = deliver(self.assembler, Round::Bytes(bytes), state, frames);
+        self.read_buffer.note(len);
+        delivery
     }
 
-    /// The stream has ended: the codec sees what is left, then the handler is told.
-    #[cold]
-    fn end<H: Handler>(&mut self, flags: State, dispatch: &mut Dispatch<'_, H>) -> Delivery {
+    /// Handles the end of the stream: the codec sees the bytes that are left, then the handler is
+    /// notified.
+    fn end<H: Handler>(&mut self, state: State, frames: &mut Frames<'_, H>) -> Delivery {
+        let token = frames.callbacks.token;
         if self.assembler.len() > 0 {
-            dispatch.since = Since::now(dispatch.cx.engine);
-            let outcome = match flags.intersects(State::RECORDED) {
-                true => observe(self.assembler, Round::End, dispatch),
-                false => self.assembler.finish(dispatch),
-            };
-            match outcome {
-                Delivery::NeedMore => self.give_up(dispatch, 0),
-                outcome => return outcome,
+            frames.start_timing();
+            match deliver(self.assembler, Round::End, state, frames) {
+                Delivery::NeedMore => self.discard_held(frames, 0),
+                delivery => return delivery,
             }
         }
-        let engine = &mut *dispatch.cx.engine;
-        let Ok(conn) = engine.conn_mut(dispatch.token) else {
-            return Delivery::Stopped;
-        };
-        if !conn.flags.wants_frames() {
-            // A frame that never came whole was skipped, and the handler has stopped there.
+        if !frames.engine().deliver_end(token) {
             return Delivery::Stopped;
         }
-        conn.flags.insert(State::END_TOLD);
-        if conn.flags.intersects(State::WRITE_FAILED) {
-            engine.kill(dispatch.token, CloseReason::Peer);
+        if frames.engine().failed_to_write(token) {
+            frames.engine().end(token, CloseReason::Peer);
         } else {
-            let conn = ConnId(dispatch.token);
-            let since = Since::now(engine);
-            dispatch
-                .handler
-                .on_half_close(&mut dispatch.cx, conn, &mut dispatch.session);
-            since.end(dispatch.cx.engine, "on_half_close", Some(conn.into()));
+            frames.callbacks.half_closed();
         }
         Delivery::NeedMore
     }
 
-    /// The connection was closed: what is read and what is still to be read is dropped, so that
-    /// nothing unread makes the kernel send a reset.
-    #[cold]
-    fn discard<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) -> bool {
-        self.give_up(dispatch, 0);
+    /// Discards the input of a closed connection, because unread input would make the kernel send a
+    /// reset.
+    fn discard<H: Handler>(&mut self, frames: &mut Frames<'_, H>) -> Budget {
+        let token = frames.callbacks.token;
+        self.discard_held(frames, 0);
         loop {
-            let flags = dispatch.cx.engine.look_at_served();
-            if !flags.intersects(State::READABLE) || flags.intersects(State::DEAD) {
-                return false;
+            let state = frames.engine().active_state();
+            if !state.is_readable() || state.is_dead() {
+                return Budget::Left;
             }
-            let bytes_left = dispatch.bytes_left();
+            let bytes_left = frames.bytes_left();
             if bytes_left == 0 {
-                return true;
+                return Budget::Spent;
             }
-            let engine = &mut *dispatch.cx.engine;
             let len_max = self.read_buffer.len().min(bytes_left);
-            let room = &mut self.read_buffer.bytes_mut()[..len_max];
-            match engine.fill(dispatch.token, room) {
-                Fill::Bytes(len) => {
-                    engine.record_read(dispatch.token, len);
-                    dispatch.read_len += len;
+            let spare = &mut self.read_buffer.bytes_mut()[..len_max];
+            match frames.engine().read(token, spare) {
+                Filled::Bytes(len) => {
+                    frames.engine().record_read(token, len);
+                    frames.read_len += len;
                 }
-                Fill::Ended | Fill::WouldBlock => {}
-                Fill::Failed(error) => engine.kill(dispatch.token, CloseReason::Io(error)),
+                Filled::End | Filled::WouldBlock => {}
+                Filled::Failed(error) => frames.engine().end(token, CloseReason::Io(error)),
             }
         }
     }
 
-    /// Drops undelivered bytes and counts them, with `more` that are held no longer.
-    fn give_up<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>, more: usize) {
-        let engine = &mut *dispatch.cx.engine;
-        let undecoded = self.assembler.clear(&mut engine.pool) + more;
-        if undecoded > 0
-            && let Ok(conn) = engine.conn_mut(dispatch.token)
-        {
-            conn.extras().undecoded_bytes += undecoded as u64;
-        }
-    }
-
-    /// The handler exchanged the framing: the bytes that are left belong to the new one.
-    #[cold]
-    fn reframe<H: Handler>(&mut self, dispatch: &mut Dispatch<'_, H>) {
-        if let Ok(conn) = dispatch.cx.engine.conn_mut(dispatch.token) {
-            conn.flags.remove(State::REFRAMED);
-        }
-        self.assembler.reframe();
+    /// Discards undelivered bytes and counts them, together with `more` bytes that were discarded
+    /// already.
+    fn discard_held<H: Handler>(&mut self, frames: &mut Frames<'_, H>, more: usize) {
+        let token = frames.callbacks.token;
+        let undecoded = self.assembler.clear(&mut frames.engine().memory.pool) + more;
+        frames.engine().count_undecoded(token, undecoded);
     }
 }
 
-/// Decodes for a connection that is observed: each frame is recorded before it is delivered.
-#[cold]
-#[inline(never)]
-fn observe<H: Handler>(
+/// Decodes and delivers; records each frame first if the connection is recorded.
+fn deliver<H: Handler>(
     assembler: &mut Assembler,
     round: Round<'_>,
-    dispatch: &mut Dispatch<'_, H>,
+    state: State,
+    frames: &mut Frames<'_, H>,
 ) -> Delivery {
-    let conn = dispatch.cx.engine.conn(dispatch.token);
-    let read_bytes = conn.map_or(0, |conn| conn.stats.read_bytes);
-    assembler.record(round, read_bytes, dispatch, |dispatch, place| {
-        dispatch.cx.engine.record_frame(dispatch.token, place);
-    })
+    if state.is_recorded() {
+        let token = frames.callbacks.token;
+        let read_bytes = frames.engine().read_bytes(token);
+        return assembler.record(round, read_bytes, frames, |frames, bounds| {
+            let token = frames.callbacks.token;
+            frames.engine().record_frame(token, bounds);
+        });
+    }
+    match round {
+        Round::Bytes(bytes) => assembler.ingest(bytes, frames),
+        Round::Rest => assembler.resume(frames),
+        Round::End => assembler.finish(frames),
+    }
 }

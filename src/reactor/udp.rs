@@ -1,48 +1,41 @@
-//! Serving a UDP socket: its datagrams in and out, and its errors.
+//! Dispatch of a UDP socket: its datagrams in both directions, and its errors.
 //!
-//! Datagrams are received into the reactor's one recv_batch, many at a time where the system can, and
-//! handed out one by one. What a handler answers is queued, and goes out when a good deal has come
-//! together, at the latest at the end.
+//! Datagrams are received into the reactor's one receive batch, many at a time if the system can,
+//! and delivered one by one. Replies are queued. They are sent at the latest at the end of the
+//! dispatch, and earlier if many are queued.
 
 use std::io;
 
-use super::Reactor;
-use super::clock::Since;
-use crate::conn::State;
-use crate::context::Context;
+use super::{Callbacks, Reactor};
 use crate::datagram::Datagram;
 use crate::error::Gone;
 use crate::handler::Handler;
 use crate::id::UdpId;
 
 impl<H: Handler> Reactor<H> {
-    pub(super) fn serve_udp(&mut self, id: UdpId) {
+    pub(super) fn dispatch_udp(&mut self, id: UdpId) {
         self.flush_udp(id);
         let mut left = self.engine.config.datagram_budget;
         while left > 0 {
             let Ok(entry) = self.engine.udp_mut(id) else {
                 return;
             };
-            if !entry.flags.intersects(State::READABLE)
-                || entry
-                    .flags
-                    .intersects(State::CLOSING | State::DEAD | State::PAUSED)
-            {
+            if !entry.state.may_receive() {
                 return self.flush_udp(id);
             }
             match entry.udp.receive(&mut self.recv_batch, left) {
                 Ok(received) => {
-                    if received.emptied && !entry.flags.intersects(State::END_HINT) {
-                        entry.flags.remove(State::READABLE);
+                    if received.emptied {
+                        entry.state.short_read();
                     }
-                    left = left.saturating_sub(self.deliver(id));
+                    left = left.saturating_sub(self.deliver_datagrams(id));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    entry.flags.remove(State::READABLE | State::END_HINT);
+                    entry.state.read_would_block();
                 }
                 Err(error) => {
                     left -= 1;
-                    self.tell_datagram_error(id, error);
+                    self.report_datagram_error(id, error);
                 }
             }
         }
@@ -50,80 +43,69 @@ impl<H: Handler> Reactor<H> {
         self.engine.queue(id.0);
     }
 
-    /// Hands out what is in the recv_batch, and answers how many datagrams it was. Where the handler
-    /// closes the socket, the rest is gone.
-    fn deliver(&mut self, id: UdpId) -> usize {
+    /// Delivers the receive batch; returns the number of datagrams. If the handler closes the
+    /// socket, the rest of the batch is dropped.
+    fn deliver_datagrams(&mut self, id: UdpId) -> usize {
         let mut count = 0;
         for index in 0..self.recv_batch.count() {
             count += self.deliver_message(id, index);
             if self.engine.has_many_datagrams(id) {
                 self.flush_udp(id);
             }
-            if !self.engine.wants_datagrams(id) {
+            if !self.engine.takes_datagrams(id) {
                 break;
             }
         }
         count
     }
 
-    /// Hands out the datagrams of one message.
+    /// Delivers the datagrams of one message; returns their number.
     fn deliver_message(&mut self, id: UdpId, index: usize) -> usize {
-        let Self {
-            engine,
-            handler,
-            sessions,
-            recv_batch,
-            ..
-        } = self;
-        let message = recv_batch.message(index);
-        let is_observed = engine.is_observed(id);
-        let len_max = engine.config.datagram_len_max;
-        for whole in recv_batch.datagrams(index) {
+        let message = self.recv_batch.message(index);
+        let is_recorded = self.engine.is_udp_recorded(id);
+        let len_max = self.engine.config.datagram_len_max;
+        for whole in self.recv_batch.datagrams(index) {
             let datagram = Datagram {
                 from: message.from,
                 data: &whole[..whole.len().min(len_max)],
                 truncated: whole.len() > len_max,
             };
-            engine.stats.datagrams_in += 1;
-            engine.stats.datagram_bytes_in += datagram.data.len() as u64;
-            engine.stats.datagrams_truncated += u64::from(datagram.truncated);
-            if is_observed {
+            let engine = &mut self.engine;
+            let stats = &mut engine.telemetry.stats;
+            stats.datagrams_in += 1;
+            stats.datagram_bytes_in += datagram.data.len() as u64;
+            stats.datagrams_truncated += u64::from(datagram.truncated);
+            if is_recorded {
                 engine.record_received(id, datagram.data.len(), datagram.truncated);
             }
-            let since = Since::now(engine);
-            handler.on_datagram(&mut Context { engine, sessions }, id, datagram);
-            since.end(engine, "on_datagram", Some(id.into()));
-            if !engine.wants_datagrams(id) {
+            let callbacks = Callbacks {
+                handler: &mut self.handler,
+                engine,
+                sessions: &mut self.sessions,
+            };
+            callbacks.datagram(id, datagram);
+            if !self.engine.takes_datagrams(id) {
                 break;
             }
         }
         message.count()
     }
 
-    /// Sends a socket's queued datagrams. An error costs the datagram that it was about. A handler
-    /// may answer an error with a datagram that fails too, so errors have a budget.
+    /// Sends the queued datagrams of a socket. An error costs the datagram that it is about. The
+    /// number of errors has a budget, because a handler may answer each with a datagram that fails
+    /// too.
     pub(super) fn flush_udp(&mut self, id: UdpId) {
         for _ in 0..self.engine.config.datagram_budget {
-            let flushed = self.engine.flush_datagrams(id);
-            self.engine.recount_datagrams(id);
-            match flushed {
-                Ok(Some(error)) => self.tell_datagram_error(id, error),
+            match self.engine.flush_datagrams(id) {
+                Ok(Some(error)) => self.report_datagram_error(id, error),
                 Ok(None) | Err(Gone) => return,
             }
         }
         self.engine.flush_later(id.0);
     }
 
-    fn tell_datagram_error(&mut self, id: UdpId, error: io::Error) {
-        let Self {
-            engine,
-            handler,
-            sessions,
-            ..
-        } = self;
-        engine.note_datagram_error(id, &error);
-        let since = Since::now(engine);
-        handler.on_datagram_error(&mut Context { engine, sessions }, id, error);
-        since.end(engine, "on_datagram_error", Some(id.into()));
+    fn report_datagram_error(&mut self, id: UdpId, error: io::Error) {
+        self.engine.datagram_failed(id, &error);
+        self.callbacks().datagram_error(id, error);
     }
 }

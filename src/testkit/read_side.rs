@@ -271,10 +271,6 @@ where
         self.framing.kind()
     }
 
-    fn u32_len_end(&self) -> usize {
-        self.framing.u32_len_end()
-    }
-
     fn frame(&mut self, frame: &[u8]) -> Flow {
         match (self.on_frame)(frame) {
             ControlFlow::Continue(()) => Flow::Continue,

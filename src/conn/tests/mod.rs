@@ -6,7 +6,6 @@
 mod codecs;
 mod contract;
 mod costs;
-mod flags;
 mod fronts;
 mod naive;
 /// The framings as plain as can be, as the integration tests and the fuzz targets have them too.
@@ -173,10 +172,6 @@ impl Collect {
 impl Sink for Collect {
     fn kind(&self) -> &Kind {
         self.framing.kind()
-    }
-
-    fn u32_len_end(&self) -> usize {
-        self.framing.u32_len_end()
     }
 
     fn split(&mut self, head: &[u8]) {

@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::*;
-use crate::conn::State;
-use crate::engine::Accepted;
+use crate::conn::Readiness;
+use crate::engine::{Accepted, Task};
 use crate::event::Origin;
 use crate::os::{Reading, Script, Stream, Writing};
 use crate::testkit::Random;
@@ -105,9 +105,7 @@ impl Run {
         }
         self.reactor.sessions.put(conn.0.key(), None);
         self.enter(|reactor| {
-            reactor.call(conn.0, "on_open", |handler, cx, conn, session| {
-                handler.on_open(cx, conn, session, Origin::Connected);
-            });
+            reactor.callbacks().opened(conn.0, Origin::Connected);
         });
     }
 
@@ -160,17 +158,13 @@ impl Run {
     }
 
     /// All that an event may tell of.
-    fn whole_event(&self, number: usize) -> State {
-        let both = State::READABLE | State::WRITABLE | State::END_HINT;
-        both | State::HUNG_UP.given(self.reactor.handler.lives[number].is_fed_to_end)
+    fn whole_event(&self, number: usize) -> Readiness {
+        Readiness::ended(self.reactor.handler.lives[number].is_fed_to_end)
     }
 
-    fn event(&mut self, number: usize, mark: State) {
+    fn event(&mut self, number: usize, readiness: Readiness) {
         let conn = self.reactor.handler.lives[number].conn;
-        if let Ok(entry) = self.reactor.engine.conn_mut(conn.0) {
-            entry.flags.insert(mark);
-            self.reactor.engine.queue(conn.0);
-        }
+        self.reactor.engine.record_event(conn.0, readiness);
     }
 
     /// The events that a kernel would bring, and no other: of what the reactor has not been told
@@ -181,15 +175,13 @@ impl Run {
         let (Some(script), Ok(entry)) = (life.script, self.reactor.engine.conn(conn.0)) else {
             return;
         };
-        let flags = entry.flags;
-        let can_write = State::WRITABLE.given(!flags.intersects(State::WRITABLE));
-        let knows_input =
-            flags.intersects(State::READABLE | State::PAUSED_FOR_MEMORY | State::PEER_ENDED);
-        let can_read = State::READABLE.given(!knows_input && !script.is_played());
-        let has_ended = can_read.intersects(State::READABLE) && is_fed_to_end;
-        let mark = can_write | can_read | State::END_HINT.given(has_ended);
-        if mark.intersects(State::READABLE | State::WRITABLE) {
-            self.event(number, mark);
+        let can_write = !entry.state.is_writable();
+        let can_read = !entry.state.knows_input() && !script.is_played();
+        if can_read && is_fed_to_end {
+            self.event(number, Readiness::READABLE_END);
+        }
+        if can_read || can_write {
+            self.event(number, Readiness::new(can_read, can_write));
         }
     }
 
@@ -224,9 +216,9 @@ impl Run {
             _ => {
                 for number in 0..count {
                     let mark = match self.random().below(6) {
-                        0 => State::READABLE,
-                        1 => State::WRITABLE,
-                        2 => State::READABLE | State::WRITABLE,
+                        0 => Readiness::READABLE,
+                        1 => Readiness::WRITABLE,
+                        2 => Readiness::BOTH,
                         3 => self.whole_event(number),
                         _ => continue,
                     };
@@ -278,9 +270,9 @@ impl Run {
         assert_eq!((stats.connections, stats.held_bytes), (0, 0));
         // No timer is left but the handler's own: nothing is told to whom nobody knows.
         let engine = &mut self.reactor.engine;
-        engine.set_now(Instant::now() + 100 * HOUR);
-        engine.note_due_timers();
-        while let Some((timer, task)) = engine.next_due() {
+        engine.timers.set_now(Instant::now() + 100 * HOUR);
+        engine.timers.snapshot_due();
+        while let Some((timer, task)) = engine.timers.next_due() {
             match task {
                 Task::User { .. } => drop(engine.cancel_timer(timer)),
                 Task::Trim | Task::Memory => {}

@@ -18,7 +18,7 @@ fn who_was_not_read_for_want_of_memory_is_read_when_there_is_some() {
     let conn = open(&mut reactor, read, Framing::raw());
     let other = open(&mut reactor, refused, Framing::raw());
     read.then_read([bytes(b"question")]);
-    event(&mut reactor, conn, State::READABLE);
+    event(&mut reactor, conn, Readiness::READABLE);
     refuse(&mut reactor, other);
     assert_eq!(read.seen().reads, 0);
     reactor.with(|_, cx| cx.abort(slow));
@@ -47,7 +47,7 @@ fn who_uses_up_the_room_that_it_is_told_of_leaves_the_next_one_waiting() {
         turn(&mut reactor);
         assert_eq!(reactor.handler.drains, 1, "the first one");
     }
-    event(&mut reactor, first, State::WRITABLE);
+    event(&mut reactor, first, Readiness::WRITABLE);
     assert_eq!(reactor.handler.drains, 2);
 }
 
@@ -74,7 +74,7 @@ fn who_is_above_its_high_mark_too_is_told_when_it_has_drained_and_only_then() {
     turn(&mut reactor);
     assert_eq!(reactor.stats().held_bytes, 4096, "there is room");
     assert_eq!(reactor.handler.drains, 0);
-    event(&mut reactor, above, State::WRITABLE);
+    event(&mut reactor, above, Readiness::WRITABLE);
     turn(&mut reactor);
     assert_eq!(reactor.handler.drains, 1);
 }

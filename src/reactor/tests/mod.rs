@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 use crate::codec::Skipped;
-use crate::conn::State;
+use crate::conn::{Readiness, State};
 use crate::engine::Accepted;
 use crate::error::{SendError, Sent};
 use crate::event::Hangup;
@@ -87,20 +87,18 @@ fn open(reactor: &mut Reactor<Recorder>, script: Script, framing: Framing) -> Co
     }
 }
 
-fn flags(reactor: &Reactor<Recorder>, conn: ConnId) -> State {
-    reactor.engine.conn(conn.0).expect("it is open").flags
+fn state(reactor: &Reactor<Recorder>, conn: ConnId) -> State {
+    reactor.engine.conn(conn.0).expect("it is open").state
 }
 
 /// What an event does: a mark and a place in the ready queue. Then the turn that serves it.
-fn event(reactor: &mut Reactor<Recorder>, conn: ConnId, mark: State) {
-    note(reactor, conn, mark);
+fn event(reactor: &mut Reactor<Recorder>, conn: ConnId, readiness: Readiness) {
+    note(reactor, conn, readiness);
     turn(reactor);
 }
 
-fn note(reactor: &mut Reactor<Recorder>, conn: ConnId, mark: State) {
-    let entry = reactor.engine.conn_mut(conn.0).expect("it is open");
-    entry.flags.insert(mark);
-    reactor.engine.queue(conn.0);
+fn note(reactor: &mut Reactor<Recorder>, conn: ConnId, readiness: Readiness) {
+    reactor.engine.record_event(conn.0, readiness);
 }
 
 fn turn(reactor: &mut Reactor<Recorder>) {
@@ -135,7 +133,7 @@ fn a_write_that_takes_nothing_is_an_error_and_closes_once() {
         script.then_read([bytes(b"question")]);
         script.then_write(writings.iter().map(|len| Writing::Takes(*len)));
         let conn = open(&mut reactor, script, Framing::raw());
-        event(&mut reactor, conn, State::READABLE);
+        event(&mut reactor, conn, Readiness::READABLE);
         for _ in 0..3 {
             turn(&mut reactor);
         }
@@ -171,11 +169,11 @@ fn short_writes_lose_no_byte_and_double_none() {
                 Writing::Fails(ErrorKind::WouldBlock),
             ]);
         }
-        event(&mut reactor, conn, State::READABLE);
+        event(&mut reactor, conn, Readiness::READABLE);
         let mut events = 1;
         while script.seen().written.len() < 100 {
             let written = script.seen().written.len();
-            assert!(!flags(&reactor, conn).intersects(State::WRITABLE));
+            assert!(!state(&reactor, conn).is_writable());
             turn(&mut reactor);
             let seen = script.seen();
             assert_eq!(
@@ -183,7 +181,7 @@ fn short_writes_lose_no_byte_and_double_none() {
                 written,
                 "nothing is tried without an event"
             );
-            event(&mut reactor, conn, State::WRITABLE);
+            event(&mut reactor, conn, Readiness::WRITABLE);
             events += 1;
             assert!(
                 script.seen().written.len() > written,
@@ -204,12 +202,12 @@ fn a_short_write_is_followed_by_the_next_at_once() {
     script.then_read([bytes(&[7; 100])]);
     script.then_write([10, 20, 30].map(Writing::Takes));
     let conn = open(&mut reactor, script, Framing::raw());
-    event(&mut reactor, conn, State::READABLE);
+    event(&mut reactor, conn, Readiness::READABLE);
     assert_eq!(
         (script.seen().writes, script.seen().written.len()),
         (4, 100)
     );
-    assert!(flags(&reactor, conn).intersects(State::WRITABLE));
+    assert!(state(&reactor, conn).is_writable());
 }
 
 /// All of its read is decoded then, and yet there is more to do than to write.
@@ -223,7 +221,7 @@ fn a_side_that_is_ended_in_the_last_frame_of_a_read_has_its_fin_sent_by_that_dis
         let _ = cx.send(conn, b"answer").expect("there is room");
         cx.half_close(conn).expect("it is open");
     }));
-    event(&mut reactor, conn, State::READABLE);
+    event(&mut reactor, conn, Readiness::READABLE);
     assert_eq!(script.seen().written, b"answer");
     assert!(script.seen().is_shut_down);
 }
@@ -244,8 +242,8 @@ fn limits_that_are_set_between_two_sends_keep_their_order() {
             let _ = cx.send(conn, b"second").expect("there is room");
             assert_eq!(cx.queued_bytes(conn), Ok(12));
         }));
-        event(&mut reactor, conn, State::READABLE);
-        event(&mut reactor, conn, State::WRITABLE);
+        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Readiness::WRITABLE);
         let written = script.seen().written;
         assert_eq!(written, b"first second", "after {taken} bytes");
     }
@@ -267,7 +265,7 @@ fn a_limit_of_its_own_holds_for_what_was_sent_before_it_in_the_same_frame() {
         assert!(matches!(cx.send(conn, &[2; 50]), Err(SendError::Full)));
         assert!(matches!(cx.send(conn, &[3; 40]), Ok(Sent::AboveHigh)));
     }));
-    event(&mut reactor, conn, State::READABLE);
+    event(&mut reactor, conn, Readiness::READABLE);
     let expected = [[1; 60].as_slice(), &[3; 40]].concat();
     assert_eq!(script.seen().written, expected);
 }
@@ -282,7 +280,7 @@ fn a_failed_write_still_delivers_the_input_up_to_its_end() {
     let conn = open(&mut reactor, script, Framing::length_u8());
     // The first read is short and empties the socket, as far as one can know: the frame is
     // answered, and that fails.
-    event(&mut reactor, conn, State::READABLE);
+    event(&mut reactor, conn, Readiness::READABLE);
     for _ in 0..3 {
         turn(&mut reactor);
     }
@@ -304,7 +302,7 @@ fn a_failed_write_to_a_silent_peer_closes_when_its_input_is_read() {
     script.then_read([bytes(b"\x01a"), bytes(b"\x01b\x01")]);
     script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
     let conn = open(&mut reactor, script, Framing::length_u8());
-    event(&mut reactor, conn, State::READABLE);
+    event(&mut reactor, conn, Readiness::READABLE);
     for _ in 0..3 {
         turn(&mut reactor);
     }
@@ -331,8 +329,8 @@ fn every_answer_of_a_read_gives_the_same_frames() {
                 Reading::Fails(ErrorKind::WouldBlock),
             ]);
             // The second one finds nothing, as spurious ones do.
-            event(&mut reactor, conn, State::READABLE);
-            event(&mut reactor, conn, State::READABLE);
+            event(&mut reactor, conn, Readiness::READABLE);
+            event(&mut reactor, conn, Readiness::READABLE);
         }
         let frames = &reactor.handler.frames;
         assert_eq!(frames, &[&b""[..], b"a", b"bc", b"defgh"]);
@@ -345,8 +343,8 @@ fn a_read_that_would_block_clears_the_readiness() {
     let mut reactor = reactor();
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::raw());
-    event(&mut reactor, conn, State::READABLE | State::END_HINT);
-    assert!(!flags(&reactor, conn).intersects(State::READABLE | State::END_HINT));
+    event(&mut reactor, conn, Readiness::READABLE_END);
+    assert!(!state(&reactor, conn).is_readable());
     for _ in 0..3 {
         turn(&mut reactor);
     }
@@ -359,12 +357,12 @@ fn a_short_read_clears_the_readiness_only_if_the_event_told_of_no_end() {
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::raw());
     script.then_read([bytes(b"data")]);
-    event(&mut reactor, conn, State::READABLE);
+    event(&mut reactor, conn, Readiness::READABLE);
     assert_eq!(script.seen().reads, 1);
-    assert!(!flags(&reactor, conn).intersects(State::READABLE));
+    assert!(!state(&reactor, conn).is_readable());
 
     script.then_read([bytes(b"last"), Reading::End]);
-    event(&mut reactor, conn, State::READABLE | State::END_HINT);
+    event(&mut reactor, conn, Readiness::READABLE_END);
     assert_eq!(script.seen().reads, 3, "the end had no event of its own");
     assert_eq!(reactor.handler.frames, [b"data", b"last"]);
     assert_eq!(reactor.handler.half_closes, 1);
@@ -383,7 +381,7 @@ fn a_full_read_is_followed_by_another() {
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::raw());
     script.then_read([bytes(b"data")]);
-    event(&mut reactor, conn, State::READABLE);
+    event(&mut reactor, conn, Readiness::READABLE);
     assert_eq!(script.seen().reads, 2);
 }
 
@@ -396,7 +394,7 @@ fn a_failed_read_delivers_what_came_before_it_and_closes_once() {
         Reading::Fails(ErrorKind::ConnectionReset),
     ]);
     let conn = open(&mut reactor, script, Framing::length_u8());
-    event(&mut reactor, conn, State::READABLE | State::END_HINT);
+    event(&mut reactor, conn, Readiness::READABLE_END);
     turn(&mut reactor);
     assert_eq!(reactor.handler.frames, [b"a"]);
     let closed = only_close(&reactor);
@@ -419,7 +417,7 @@ fn no_more_is_read_in_a_turn_than_its_budget() {
         script.then_read([bytes(&[7; 3]), bytes(&[7; 17])]);
         let conn = open(&mut reactor, script, Framing::fixed(1));
         // One that tells of an end, so that what follows a short read is read too.
-        event(&mut reactor, conn, State::READABLE | State::END_HINT);
+        event(&mut reactor, conn, Readiness::READABLE_END);
         for frames in [8, 16, 20] {
             assert_eq!(reactor.handler.frames.len(), frames);
             turn(&mut reactor);
@@ -437,8 +435,8 @@ fn a_long_frame_that_is_cut_is_read_on_behind_its_head() {
     let conn = open(&mut reactor, script, Framing::length_u32());
     for piece in [head, rest] {
         script.then_read([bytes(piece)]);
-        event(&mut reactor, conn, State::READABLE);
-        assert_eq!(reactor.engine.pool.moved_bytes, 40_000);
+        event(&mut reactor, conn, Readiness::READABLE);
+        assert_eq!(reactor.engine.memory.pool.moved_bytes, 40_000);
     }
     assert_eq!(reactor.handler.frames, [[7; 60_000]]);
 }
@@ -450,7 +448,7 @@ fn a_read_that_fails_before_anything_came_closes_with_its_error() {
     let script = Script::new();
     script.then_read([Reading::Fails(ErrorKind::ConnectionReset), Reading::End]);
     let conn = open(&mut reactor, script, Framing::raw());
-    event(&mut reactor, conn, State::READABLE | State::END_HINT);
+    event(&mut reactor, conn, Readiness::READABLE_END);
     assert_io(only_close(&reactor), ErrorKind::ConnectionReset);
     assert_eq!(script.seen().reads, 1);
     assert_eq!(reactor.handler.half_closes, 0);
@@ -494,7 +492,7 @@ fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
         .expect("the poll works");
     assert!(reactor.stats().events > before, "the stray is reset");
     assert_eq!(script.seen().reads, 0);
-    assert!(!flags(&reactor, second).intersects(State::READABLE));
+    assert!(!state(&reactor, second).is_readable());
     stray.close(&reactor.engine.poller);
 }
 
@@ -528,7 +526,7 @@ fn ids_stay_apart_where_the_generations_wrap() {
         turn(&mut reactor);
         assert_eq!(script.seen().reads, 0, "a stale id has no work to do");
         script.then_read([bytes(&[life])]);
-        event(&mut reactor, conn, State::READABLE);
+        event(&mut reactor, conn, Readiness::READABLE);
         assert_eq!(script.seen().written, [life]);
         reactor.with(|_, cx| cx.abort(conn));
         turn(&mut reactor);
@@ -558,8 +556,8 @@ fn a_key_is_not_used_again_before_the_batch_is_over() {
         let third = cx.connect(nowhere, Framing::raw(), ());
         assert_eq!(third.0.key(), 2, "the key of the second is not free yet");
     }));
-    note(&mut reactor, first, State::READABLE);
-    note(&mut reactor, second, State::READABLE);
+    note(&mut reactor, first, Readiness::READABLE);
+    note(&mut reactor, second, Readiness::READABLE);
     turn(&mut reactor);
     assert_eq!(second_script.seen().reads, 0);
     assert_eq!(reactor.handler.frames, [b"first"]);
@@ -583,7 +581,7 @@ fn a_token_of_an_earlier_life_takes_no_place_in_a_queue() {
     reactor.engine.queue(earlier.0);
     reactor.engine.flush_later(earlier.0);
     assert!(!reactor.engine.has_work());
-    assert!(!flags(&reactor, later).intersects(State::QUEUED | State::TO_FLUSH));
+    assert!(!state(&reactor, later).is_in_a_queue());
 }
 
 /// The listener accepts nobody and its backlog is full, so that the connect stays under way.
@@ -608,9 +606,9 @@ fn a_connection_is_not_read_before_it_is_open() {
     let mut reactor = reactor();
     let addr = addr.as_socket().expect("an IP address");
     let conn = reactor.connect(addr, Framing::raw(), ());
-    note(&mut reactor, conn, State::READABLE);
+    note(&mut reactor, conn, Readiness::READABLE);
     turn(&mut reactor);
-    assert!(flags(&reactor, conn).intersects(State::CONNECTING));
+    assert!(state(&reactor, conn).is_connecting());
     assert_eq!(reactor.stats().reads, 0);
 }
 
@@ -640,7 +638,7 @@ fn datagrams_that_wait_at_the_deadline_are_counted_and_hold_no_memory_any_more()
     turn(&mut reactor);
     // As where the kernel has refused one.
     let entry = reactor.engine.udp_mut(udp).expect("it is open");
-    entry.flags.remove(State::WRITABLE);
+    entry.state.write_would_block();
     reactor.with(|_, cx| {
         for data in [b"one", b"two"] {
             cx.send_to(udp, to, data).expect("there is room");
@@ -683,7 +681,7 @@ fn a_connection_that_waits_for_memory_is_read_to_its_end_once_it_is_closed() {
     let script = Script::new();
     script.then_read([bytes(b"unread"), Reading::End]);
     let conn = open(&mut reactor, script, Framing::raw());
-    event(&mut reactor, conn, State::READABLE | State::END_HINT);
+    event(&mut reactor, conn, Readiness::READABLE_END);
     assert_eq!(script.seen().reads, 0);
     reactor.with(|_, cx| cx.close(conn));
     for _ in 0..3 {
@@ -700,14 +698,14 @@ fn the_deadline_of_memory_ends_nobody_where_those_that_waited_have_gone() {
     let script = Script::new();
     script.then_read([bytes(b"unread")]);
     let conn = open(&mut reactor, script, Framing::raw());
-    event(&mut reactor, conn, State::READABLE);
+    event(&mut reactor, conn, Readiness::READABLE);
     reactor.with(|_, cx| cx.abort(conn));
     turn(&mut reactor);
     only_close(&reactor);
     reactor.engine.memory_deadline_passed();
     turn(&mut reactor);
     only_close(&reactor);
-    assert!(!flags(&reactor, slow).intersects(State::DEAD));
+    assert!(!state(&reactor, slow).is_dead());
 }
 
 // Panics.
@@ -726,17 +724,21 @@ fn a_panic_in_a_frame_gives_the_buffers_back_to_the_pool() {
         let script = Script::new();
         script.then_read(readings);
         let conn = open(&mut reactor, script, Framing::length_u8());
-        event(&mut reactor, conn, State::READABLE);
+        event(&mut reactor, conn, Readiness::READABLE);
         assert_eq!(reactor.handler.frames.len(), delivered);
         assert_eq!(reactor.stats().held_bytes, 64, "a tail");
-        note(&mut reactor, conn, State::READABLE);
-        assert_eq!(reactor.engine.pool.free_bytes(), 0);
+        note(&mut reactor, conn, Readiness::READABLE);
+        assert_eq!(reactor.engine.memory.pool.free_bytes(), 0);
         reactor.handler.at_frame = Some(Box::new(|_| panic!("the handler's own fault")));
         let panic = catch_unwind(AssertUnwindSafe(|| turn(&mut reactor)));
         panic.expect_err("the frame's callback panics");
 
         assert_eq!(reactor.stats().held_bytes, 0);
-        assert_eq!(reactor.engine.pool.free_bytes(), 64, "the tail's buffer");
+        assert_eq!(
+            reactor.engine.memory.pool.free_bytes(),
+            64,
+            "the tail's buffer"
+        );
         turn(&mut reactor);
         let closed = only_close(&reactor);
         assert!(matches!(closed.reason, CloseReason::HandlerPanicked));

@@ -1,0 +1,250 @@
+//! The table of the module's documentation, event by event.
+
+use super::*;
+
+/// A state by the column of the table.
+fn columns() -> [(&'static str, State); 6] {
+    let open = State::accepted(false, false);
+    let mut fin_sent = open;
+    assert_eq!(fin_sent.half_close(), Action::Flush);
+    fin_sent.fin_sent();
+    let mut closing = open;
+    assert_eq!(closing.close(), Action::Flush);
+    let mut lingering = closing;
+    lingering.fin_sent();
+    let mut dead = open;
+    assert_eq!(dead.end(), Action::Reap);
+    [
+        ("connecting", State::connecting(false)),
+        ("open", open),
+        ("open, FIN sent", fin_sent),
+        ("closing", closing),
+        ("lingering", lingering),
+        ("dead", dead),
+    ]
+}
+
+type Event = (&'static str, fn(&mut State) -> Action);
+
+#[test]
+fn every_event_in_every_phase_has_the_action_of_the_table() {
+    use Action::{Deliver, Flush, NextAddress, None, Reap, Reset, SendFin};
+    use Phase::{Closing, Connecting, Dead, Lingering, Open};
+    let events: [(Event, [(Action, Phase); 6]); 9] = [
+        (
+            ("close", |state| state.close()),
+            [
+                (Reap, Dead),
+                (Flush, Closing),
+                (Flush, Lingering),
+                (None, Closing),
+                (None, Lingering),
+                (None, Dead),
+            ],
+        ),
+        (
+            ("half_close", |state| state.half_close()),
+            [
+                (Flush, Connecting),
+                (Flush, Open),
+                (None, Open),
+                (None, Closing),
+                (None, Lingering),
+                (None, Dead),
+            ],
+        ),
+        (
+            ("output_taken", |state| state.output_taken()),
+            [
+                (None, Connecting),
+                (None, Open),
+                (None, Open),
+                (SendFin, Closing),
+                (None, Lingering),
+                (None, Dead),
+            ],
+        ),
+        (
+            ("output_taken after the peer's end", |state| {
+                state.read_ended();
+                state.output_taken()
+            }),
+            [
+                (None, Connecting),
+                (None, Open),
+                (None, Open),
+                (SendFin, Closing),
+                (Reap, Lingering),
+                (None, Dead),
+            ],
+        ),
+        (
+            ("output_taken after the peer's end was delivered", |state| {
+                state.read_ended();
+                state.end_delivered();
+                state.output_taken()
+            }),
+            [
+                (None, Connecting),
+                (None, Open),
+                (Reap, Open),
+                (SendFin, Closing),
+                (Reap, Lingering),
+                (None, Dead),
+            ],
+        ),
+        (
+            ("write_failed", |state| state.write_failed().0),
+            [
+                (Deliver, Connecting),
+                (Deliver, Open),
+                (Deliver, Open),
+                (Reap, Dead),
+                (Reap, Dead),
+                (None, Dead),
+            ],
+        ),
+        (
+            ("write_failed after the peer's end", |state| {
+                state.read_ended();
+                state.write_failed().0
+            }),
+            [
+                (Reap, Dead),
+                (Reap, Dead),
+                (Reap, Dead),
+                (Reap, Dead),
+                (Reap, Dead),
+                (None, Dead),
+            ],
+        ),
+        (
+            ("deadline_passed", |state| state.deadline_passed()),
+            [
+                (NextAddress, Connecting),
+                (Reset, Open),
+                (Reset, Open),
+                (Reset, Closing),
+                (Reset, Lingering),
+                (None, Dead),
+            ],
+        ),
+        (
+            ("end", State::end),
+            [
+                (Reap, Dead),
+                (Reap, Dead),
+                (Reap, Dead),
+                (Reap, Dead),
+                (Reap, Dead),
+                (None, Dead),
+            ],
+        ),
+    ];
+    for ((event, apply), row) in events {
+        for ((column, state), expected) in columns().into_iter().zip(row) {
+            let mut state = state;
+            let action = apply(&mut state);
+            assert_eq!((action, state.phase()), expected, "{event} while {column}");
+        }
+    }
+}
+
+#[test]
+fn a_closed_or_failed_write_half_takes_no_output() {
+    for (column, mut state) in columns() {
+        let takes = ["connecting", "open"].contains(&column);
+        assert_eq!(!state.stops_sending(), takes, "{column}");
+        let _ = state.write_failed();
+        assert!(state.stops_sending(), "{column} after a failed write");
+    }
+}
+
+#[test]
+fn no_release_undoes_another_hold() {
+    type Change = fn(&mut State);
+    let holds: [(Change, Change); 4] = [
+        (State::pause, |state| {
+            state.resume();
+        }),
+        (State::above_high, |state| {
+            let _ = state.at_low();
+        }),
+        (State::credit_used_up, |state| {
+            let _ = state.credit_granted(true, true);
+        }),
+        (State::reframed, State::reframe_handled),
+    ];
+    for (index, (hold, release)) in holds.iter().enumerate() {
+        for (other, (_, other_release)) in holds.iter().enumerate() {
+            let mut state = State::accepted(false, false);
+            hold(&mut state);
+            assert!(!state.wants_frames() && !state.may_read());
+            other_release(&mut state);
+            assert_eq!(state.wants_frames(), index == other, "{index} and {other}");
+            release(&mut state);
+            assert!(state.wants_frames());
+        }
+    }
+}
+
+#[test]
+fn a_short_read_clears_readiness_unless_an_end_was_reported() {
+    for (readiness, stays) in [
+        (Readiness::READABLE, false),
+        (Readiness::END, true),
+        (Readiness::HANGUP, true),
+    ] {
+        let mut state = State::accepted(false, false);
+        assert!(state.add_readiness(readiness));
+        assert!(!state.add_readiness(readiness), "it is queued once");
+        state.short_read();
+        assert_eq!(state.is_readable(), stays);
+        state.read_would_block();
+        assert!(!state.is_readable());
+    }
+}
+
+#[test]
+fn each_watermark_crossing_is_reported_once() {
+    let mut state = State::accepted(false, false);
+    assert_eq!(state.at_low(), Watermark::Unchanged);
+    state.above_high();
+    state.above_high();
+    assert_eq!(state.at_low(), Watermark::Drained);
+    assert_eq!(state.at_low(), Watermark::Unchanged);
+    state.above_high();
+    assert_eq!(state.write_failed().1, Watermark::Drained);
+}
+
+#[test]
+fn a_connection_that_waits_for_memory_resumes_with_what_it_missed() {
+    let mut state = State::accepted(false, false);
+    assert!(state.add_readiness(Readiness::READABLE));
+    assert!(state.pause_for_memory());
+    assert!(!state.await_memory(), "it is in the queue once");
+    assert!(!state.is_readable() && !state.may_read());
+    let resume = state.resume_from_memory();
+    assert!(resume.read && state.is_readable());
+    assert_eq!(resume.watermark, Watermark::Drained);
+
+    let mut connecting = State::connecting(false);
+    assert!(connecting.await_memory());
+    let resume = connecting.resume_from_memory();
+    assert_eq!(resume.watermark, Watermark::Unchanged);
+    assert!(connecting.is_above_high(), "notified when it is open");
+}
+
+#[test]
+fn a_hangup_is_reported_once_and_a_reset_always() {
+    let mut state = State::accepted(false, false);
+    state.pause();
+    assert!(state.add_readiness(Readiness::HANGUP));
+    assert!(state.is_hung_up_unread());
+    assert_eq!(state.report_hangup(), Some(Hangup::Ended));
+    assert!(!state.is_hung_up_unread());
+    state.add_readiness(Readiness::HANGUP);
+    assert_eq!(state.report_hangup(), None);
+    let _ = state.write_failed();
+    assert_eq!(state.report_hangup(), Some(Hangup::Reset));
+}

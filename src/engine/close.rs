@@ -1,0 +1,248 @@
+//! The ends of entries: close, half-close, abort, shutdown, and the reap.
+//!
+//! An entry that ends is marked, and its key is freed only by the reap at the end of the turn. So no
+//! event, queue or id of this turn can reach a socket that reuses the key.
+
+use std::io;
+use std::time::Duration;
+
+use super::write::discard_output;
+use super::{Engine, Entry, Task};
+use crate::conn::Action;
+use crate::error::Gone;
+use crate::event::{CloseReason, Closed};
+use crate::id::{ConnId, Token, UdpId};
+
+/// Number of turns that a shutdown may take after its deadline, so that sockets which `on_close`
+/// opens are reported too. A handler that always opens another would never end.
+const TURNS_AFTER_DEADLINE_MAX: u64 = 100;
+
+/// The state of the loop: running, stopped by the handler, or shutting down.
+#[derive(Debug, Default)]
+pub(crate) struct Shutdown {
+    pub(crate) is_shutting_down: bool,
+    /// The turn that ends a shutdown whose deadline has passed.
+    turn_max: Option<u64>,
+    /// The handler called `stop`.
+    pub(crate) is_stopped: bool,
+}
+
+/// Closing.
+impl Engine {
+    /// Closes a connection: flushes its queued output, sends the FIN, and discards input until the
+    /// peer ends too or the deadline passes. If a socket is closed with unread input, the kernel
+    /// sends a reset, which destroys data that the peer has not read (RFC 1122, 4.2.2.13).
+    pub(crate) fn close(&mut self, token: Token, reason: CloseReason) {
+        let Ok(conn) = self.conn_mut(token) else {
+            return;
+        };
+        match conn.state.close() {
+            Action::None => return,
+            Action::Flush => {}
+            _ => {
+                conn.extras().set_reason(reason);
+                self.queues.to_reap.push_back(token);
+                return;
+            }
+        }
+        let after = self.config.close_deadline;
+        let deadline = self.timers.set_task(after, Task::Deadline(token));
+        if let Ok(conn) = self.conn_mut(token) {
+            let extras = conn.extras();
+            extras.set_reason(reason);
+            extras.deadline = Some(deadline);
+        }
+        // The end of a dispatch in progress does both.
+        if !self.active.is(token) {
+            self.flush_later(token);
+            self.queue(token);
+        }
+    }
+
+    /// Ends the write half: flushes the queued output, then sends the FIN. Input is still delivered.
+    pub(crate) fn half_close(&mut self, token: Token) -> Result<(), Gone> {
+        let reason = self.local_reason(token);
+        let conn = self.conn_mut(token)?;
+        if conn.state.half_close() == Action::Flush {
+            conn.extras().reason.get_or_insert(reason);
+            if !self.active.is(token) {
+                self.flush_later(token);
+            }
+        }
+        Ok(())
+    }
+
+    /// The reason of a close that the handler asks for.
+    pub(crate) fn local_reason(&self, token: Token) -> CloseReason {
+        match self.conn(token) {
+            Ok(conn) if conn.state.peer_ended() => CloseReason::Peer,
+            _ => CloseReason::Local,
+        }
+    }
+
+    /// Ends a connection with a reset: nothing more is sent or delivered.
+    pub(crate) fn abort(&mut self, token: Token, reason: CloseReason) {
+        if let Ok(conn) = self.conn_mut(token)
+            && !conn.state.is_dead()
+        {
+            conn.extras().reset = true;
+            self.end(token, reason);
+        }
+    }
+
+    /// Ends a connection now, for `reason` unless a better one is recorded.
+    pub(crate) fn end(&mut self, token: Token, reason: CloseReason) {
+        if let Ok(conn) = self.entries.conn_mut(token)
+            && conn.state.end() == Action::Reap
+        {
+            conn.extras().set_reason(reason);
+            self.queues.to_reap.push_back(token);
+        }
+    }
+
+    /// Ends a listener or a datagram socket.
+    pub(crate) fn end_socket(&mut self, token: Token) {
+        if let Ok(state) = self.entries.state_mut(token)
+            && state.end() == Action::Reap
+        {
+            self.queues.to_reap.push_back(token);
+        }
+    }
+
+    /// Handles the deadline of a connect or of a close.
+    pub(crate) fn deadline_passed(&mut self, token: Token) {
+        let Ok(conn) = self.conn_mut(token) else {
+            return;
+        };
+        conn.extras().deadline = None;
+        match conn.state.deadline_passed() {
+            Action::NextAddress => {
+                if let Err(error) = self.connect_next(token, io::ErrorKind::TimedOut.into()) {
+                    self.end(token, CloseReason::ConnectFailed(error));
+                }
+            }
+            Action::Reset => self.abort(token, CloseReason::CloseTimeout),
+            _ => {}
+        }
+    }
+}
+
+/// Shutdown of the whole reactor.
+impl Engine {
+    /// Ends all listeners, closes every other socket, and resets what is left at the deadline.
+    pub(crate) fn shutdown(&mut self, deadline: Duration) {
+        self.timers.set_task(deadline, Task::Shutdown);
+        if std::mem::replace(&mut self.shutdown.is_shutting_down, true) {
+            return;
+        }
+        for token in self.entries.tokens() {
+            match self.entries.get(token) {
+                Ok(Entry::Conn(_)) => {
+                    let reason = self.local_reason(token);
+                    self.close(token, reason);
+                }
+                Ok(Entry::Udp(_)) => self.close_udp(UdpId(token)),
+                _ => self.end_socket(token),
+            }
+        }
+    }
+
+    pub(crate) fn shutdown_deadline_passed(&mut self) {
+        let turn_max = self.telemetry.stats.turns + TURNS_AFTER_DEADLINE_MAX;
+        self.shutdown.turn_max.get_or_insert(turn_max);
+        for token in self.entries.tokens() {
+            match self.entries.get(token) {
+                Ok(Entry::Conn(_)) => self.abort(token, CloseReason::Shutdown),
+                _ => self.end_socket(token),
+            }
+        }
+    }
+
+    /// Returns true if a shutdown is complete.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        let is_over = |max: u64| self.telemetry.stats.turns >= max;
+        self.shutdown.is_shutting_down
+            && (self.entries.is_empty() || self.shutdown.turn_max.is_some_and(is_over))
+    }
+
+    pub(super) fn check_not_shutting_down(&self) -> io::Result<()> {
+        if self.shutdown.is_shutting_down {
+            return Err(io::Error::other("the reactor is shutting down"));
+        }
+        Ok(())
+    }
+}
+
+/// The reap.
+impl Engine {
+    /// Number of entries to reap now.
+    pub(crate) fn to_reap_count(&self) -> usize {
+        self.queues.to_reap.len()
+    }
+
+    /// Takes the next ended entry and closes its socket. Returns the [`Closed`] to report if it is a
+    /// connection. Its key stays in use until [`free`](Engine::free).
+    pub(crate) fn next_to_reap(&mut self) -> Option<(Token, Option<Closed>)> {
+        let token = self.queues.to_reap.pop_front()?;
+        let poller = &self.poller;
+        match self.entries.get_mut(token).ok()? {
+            Entry::Listener(entry) => entry.listener.deregister(poller),
+            #[cfg(unix)]
+            Entry::UnixDatagram(entry) => entry.socket.deregister(poller),
+            Entry::Udp(entry) => {
+                entry.udp.deregister(poller);
+                self.telemetry.stats.datagrams_dropped += entry.queue.count() as u64;
+                self.memory.pool.count(entry.counted_bytes, 0);
+                self.telemetry.recorder.forget(UdpId(token));
+            }
+            Entry::Conn(_) => return Some((token, self.reap_conn(token))),
+        }
+        Some((token, None))
+    }
+
+    fn reap_conn(&mut self, token: Token) -> Option<Closed> {
+        let conn = self.entries.conn_mut(token).ok()?;
+        let memory = &mut self.memory;
+        let unsent = discard_output(conn, &mut memory.pool, &mut memory.spare_queues);
+        let undelivered = conn.assembler.clear(&mut memory.pool) as u64;
+        if conn.state.is_addr_counted()
+            && let Some(peer) = conn.peer.inet()
+        {
+            self.admission.per_addr.leave(peer.ip());
+        }
+        let conn_stats = conn.stats(self.telemetry.callback_times.of(token));
+        let extras = conn.extras.take().unwrap_or_default();
+        match extras.reset {
+            true => super::transport::reset(conn, &self.poller),
+            false => conn.stream.close(&self.poller),
+        }
+        self.timers.cancel(extras.deadline);
+        self.timers.cancel(conn.timeout_check.take());
+        let closed = Closed {
+            reason: extras.reason.unwrap_or(CloseReason::Local),
+            unsent_bytes: extras.unsent_bytes + unsent,
+            undecoded_bytes: extras.undecoded_bytes + undelivered,
+            stats: conn_stats,
+        };
+        log::debug!(
+            "{} from {} ended: {}",
+            ConnId(token),
+            conn.peer,
+            closed.reason
+        );
+        let stats = &mut self.telemetry.stats;
+        stats.closed += 1;
+        stats.unsent_bytes += closed.unsent_bytes;
+        stats.undecoded_bytes += closed.undecoded_bytes;
+        self.admission.connections -= 1;
+        Some(closed)
+    }
+
+    /// Frees the key of a reaped entry. A descriptor is free now, so accepts are retried.
+    pub(crate) fn free(&mut self, token: Token) {
+        debug_assert!(!self.active.is(token), "its dispatch ends first");
+        self.entries.remove(token);
+        self.telemetry.callback_times.forget(token);
+        self.retry_accepts();
+    }
+}

@@ -1,0 +1,258 @@
+//! Connections that are opened from this side: by a connect, or by adopting a connected socket.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+
+use super::entry::Dial;
+use super::{Connection, Engine, Entry, Task};
+use crate::addr::ToAddrs;
+use crate::codec::Framing;
+use crate::conn::State;
+use crate::event::{CloseReason, Origin};
+use crate::id::{ConnId, Token};
+use crate::os::{ConnectOptions, OwnedSocket, Stream};
+
+impl Engine {
+    /// Starts to connect. `on_close` reports every failure.
+    pub(crate) fn connect(
+        &mut self,
+        addrs: impl ToAddrs,
+        framing: Framing,
+        options: &ConnectOptions,
+    ) -> ConnId {
+        let token = self.insert_connecting(framing);
+        if let Err(error) = self.begin_connect(token, addrs, options) {
+            self.end(token, CloseReason::ConnectFailed(error));
+        }
+        ConnId(token)
+    }
+
+    /// Adopts a connected socket, as a connection whose connect is done: the first event of the
+    /// socket opens it. `on_close` reports every failure.
+    pub(crate) fn adopt_stream(&mut self, socket: OwnedSocket, framing: Framing) -> ConnId {
+        let token = self.insert_connecting(framing);
+        if let Err(error) = self.begin_adopt(token, socket) {
+            self.end(token, CloseReason::ConnectFailed(error));
+        }
+        ConnId(token)
+    }
+
+    fn insert_connecting(&mut self, framing: Framing) -> Token {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0)).into();
+        let state = State::connecting(self.times_callbacks());
+        self.admission.connections += 1;
+        self.entries.insert(|generation| {
+            Entry::Conn(Connection::new(
+                Stream::None,
+                unknown,
+                framing,
+                generation,
+                state,
+            ))
+        })
+    }
+
+    fn begin_connect(
+        &mut self,
+        token: Token,
+        addrs: impl ToAddrs,
+        options: &ConnectOptions,
+    ) -> io::Result<()> {
+        self.check_may_open()?;
+        let addrs: VecDeque<_> = addrs.to_addrs()?.collect();
+        // The name look-up may have taken long. The deadlines count from its end.
+        self.timers.refresh_now();
+        let timeout = options.timeout_or(self.config.connect_deadline);
+        let until = self.timers.since_epoch().saturating_add(timeout);
+        let dial = Dial {
+            addrs,
+            options: options.clone(),
+            until,
+        };
+        self.conn_mut(token)?.extras().dial = Some(Box::new(dial));
+        self.connect_next(token, no_address())
+    }
+
+    fn begin_adopt(&mut self, token: Token, socket: OwnedSocket) -> io::Result<()> {
+        self.check_may_open()?;
+        let mut stream = Stream::adopt(socket)?;
+        let conn = self.entries.conn_mut(token)?;
+        conn.extras().adopted = true;
+        // Before the registration: a duplicate of the socket may exist, by which the registration
+        // would outlive a socket that is dropped here.
+        if let Some(peer) = stream.connected()? {
+            conn.peer = peer;
+        }
+        stream.register(&self.poller, token.to_poll())?;
+        conn.stream = stream;
+        Ok(())
+    }
+
+    /// Connects to the next address, with an equal share of the remaining time, so that a silent
+    /// address leaves time for the others. `last` is the error of the address before.
+    pub(super) fn connect_next(&mut self, token: Token, mut last: io::Error) -> io::Result<()> {
+        let now = self.timers.since_epoch();
+        let (entries, poller) = (&mut self.entries, &self.poller);
+        let conn = entries.conn_mut(token)?;
+        conn.stream.close(poller);
+        conn.state.socket_replaced();
+        let mut dial = conn.extras().dial.take();
+        while let Some(Dial {
+            addrs,
+            options,
+            until,
+        }) = dial.as_deref_mut()
+            && let Some(addr) = addrs.pop_front()
+        {
+            let tries = u32::try_from(1 + addrs.len()).unwrap_or(u32::MAX);
+            let share = until.saturating_sub(now) / tries;
+            conn.peer = addr;
+            let registered = Stream::connect(&conn.peer, options).and_then(|mut stream| {
+                stream.register(poller, token.to_poll())?;
+                Ok(stream)
+            });
+            match registered {
+                Ok(stream) => {
+                    conn.stream = stream;
+                    let extras = conn.extras();
+                    extras.dial = dial;
+                    self.timers.cancel(extras.deadline.take());
+                    let deadline = self.timers.set_task(share, Task::Deadline(token));
+                    extras.deadline = Some(deadline);
+                    return Ok(());
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Checks a connect in progress after an event. Returns the origin of the connection once it is
+    /// open.
+    pub(crate) fn finish_connect(&mut self, token: Token) -> Option<Origin> {
+        let conn = self.entries.conn_mut(token).ok()?;
+        match conn.stream.connected() {
+            Ok(Some(peer)) => {
+                conn.peer = peer;
+                conn.state.connected();
+                let extras = conn.extras();
+                let deadline = extras.deadline.take();
+                extras.dial = None;
+                let origin = match extras.adopted {
+                    true => Origin::Adopted,
+                    false => Origin::Connected,
+                };
+                conn.extras.take_if(|extras| extras.is_empty());
+                self.timers.cancel(deadline);
+                self.opened(token);
+                self.telemetry.stats.connected += 1;
+                log::debug!("{} connected", ConnId(token));
+                Some(origin)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                log::debug!("{} to {} failed: {error}", ConnId(token), conn.peer);
+                if let Err(error) = self.connect_next(token, error) {
+                    self.end(token, CloseReason::ConnectFailed(error));
+                }
+                None
+            }
+        }
+    }
+
+    /// Prepares a connection that has just opened.
+    pub(super) fn opened(&mut self, token: Token) {
+        self.start_timeouts(token);
+        if self.config.nodelay
+            && let Ok(conn) = self.conn(token)
+            && let Err(error) = conn.stream.set_nodelay(true)
+        {
+            // It fails only if the peer is gone already, which a read reports.
+            log::debug!("TCP_NODELAY on {} failed: {error}", ConnId(token));
+        }
+        #[cfg(test)]
+        self.install_test_filter(token);
+    }
+
+    /// Installs the filter of the test, if it has one.
+    #[cfg(test)]
+    fn install_test_filter(&mut self, token: Token) {
+        use super::transport::{Filter, xor_filter::XorFilter};
+        if self.admission.filters_connections
+            && let Ok(conn) = self.entries.conn_mut(token)
+        {
+            let filter = Filter::Xor(XorFilter::default());
+            conn.extras().filter = Some(Box::new(filter));
+            conn.state.set_filtered();
+        }
+    }
+
+    /// Returns true if the time of callbacks is measured.
+    pub(super) fn times_callbacks(&self) -> bool {
+        self.config.slow_callback_min.is_some()
+    }
+
+    /// Checks if a connection, which is counted already, may be opened.
+    fn check_may_open(&self) -> io::Result<()> {
+        self.check_not_shutting_down()?;
+        if self.admission.connections > self.config.connections_max {
+            return Err(io::Error::other("connections_max is reached"));
+        }
+        Ok(())
+    }
+}
+
+/// The first success over all addresses, or the error of the last one.
+pub(super) fn first_ok<A, T>(
+    addrs: impl Iterator<Item = A>,
+    mut open: impl FnMut(A) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut last = no_address();
+    for addr in addrs {
+        match open(addr) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")
+}
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, ToSocketAddrs};
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_connect_has_all_of_its_time_behind_a_look_up_that_took_long() {
+        static IS_LATE: AtomicBool = AtomicBool::new(false);
+        fn clock() -> Instant {
+            Instant::now() + Duration::from_secs(3600) * u32::from(IS_LATE.load(Relaxed))
+        }
+
+        struct Slow(SocketAddr);
+
+        impl ToSocketAddrs for Slow {
+            type Iter = std::iter::Once<SocketAddr>;
+
+            fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+                IS_LATE.store(true, Relaxed);
+                Ok(std::iter::once(self.0))
+            }
+        }
+
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let name = Slow(socket.local_addr().expect("it listens"));
+        let mut engine = Engine::new(Config::default(), clock).expect("an engine");
+        engine.connect(name, Framing::raw(), &ConnectOptions::new());
+        engine.timers.set_now(clock());
+        assert!(engine.timers.time_to_next() > Some(Duration::from_secs(20)));
+    }
+}

@@ -1,0 +1,99 @@
+//! Statistics, recordings and log limits: everything that the engine reports about itself.
+
+use std::time::{Duration, Instant};
+
+use super::Engine;
+use super::callback_times::CallbackTimes;
+use super::log_limit::{LogLimit, LogTopic, Suppressed};
+use crate::cutmap::Recorder;
+use crate::error::Gone;
+use crate::id::{SocketId, Token};
+use crate::stats::{ConnStats, Stats};
+
+/// The log target of reads and writes.
+pub(super) const IO_TARGET: &str = "unstick::io";
+
+/// Counters, recorder and log limit of one engine.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    pub(crate) stats: Stats,
+    pub(super) callback_times: CallbackTimes,
+    /// The recording of the sockets that are recorded, for a cut map.
+    pub(super) recorder: Recorder,
+    log_limit: LogLimit,
+    /// True if reads and writes are logged; asked once per turn.
+    pub(super) is_traced: bool,
+}
+
+impl Telemetry {
+    pub(super) fn new(recorder: Recorder) -> Self {
+        Self {
+            stats: Stats::default(),
+            callback_times: CallbackTimes::default(),
+            recorder,
+            log_limit: LogLimit::default(),
+            is_traced: false,
+        }
+    }
+
+    /// Returns `None` if a log line of this topic is suppressed at `now`.
+    pub(super) fn may_log(&mut self, topic: LogTopic, now: Instant) -> Option<Suppressed> {
+        self.log_limit.pass(topic, now)
+    }
+}
+
+impl Engine {
+    /// Counts the time of a callback, and logs it if it was slow.
+    pub(crate) fn callback_returned(
+        &mut self,
+        name: &'static str,
+        socket: Option<SocketId>,
+        took: Duration,
+    ) {
+        let telemetry = &mut self.telemetry;
+        telemetry.stats.callback_time += took;
+        if let Some(SocketId::Conn(conn)) = socket {
+            telemetry.callback_times.add(conn.0, took);
+        }
+        if self
+            .config
+            .slow_callback_min
+            .is_some_and(|slow| took >= slow)
+        {
+            telemetry.stats.slow_callbacks += 1;
+            if let Some(suppressed) = telemetry.may_log(LogTopic::Slow, self.timers.now) {
+                match socket {
+                    Some(socket) => log::warn!("{name} of {socket} took {took:?}{suppressed}"),
+                    None => log::warn!("{name} took {took:?}{suppressed}"),
+                }
+            }
+        }
+    }
+
+    /// Statistics of one connection, those of the dispatch in progress included.
+    pub(crate) fn conn_stats(&self, token: Token) -> Result<ConnStats, Gone> {
+        let callback_time = self.telemetry.callback_times.of(token);
+        let mut stats = self.conn(token)?.stats(callback_time);
+        if self.active.is(token) {
+            let (frames_in, frames_out) = self.active.uncounted();
+            stats.frames_in += frames_in;
+            stats.frames_out += frames_out;
+        }
+        Ok(stats)
+    }
+
+    /// Statistics of the reactor.
+    pub(crate) fn stats(&self) -> Stats {
+        let counted = self.telemetry.stats;
+        let (frames_in, frames_out) = self.active.uncounted();
+        Stats {
+            frames_in: counted.frames_in + frames_in,
+            frames_out: counted.frames_out + frames_out,
+            connections: self.admission.connections,
+            held_bytes: self.memory.pool.lent_bytes(),
+            ready: self.queues.ready.len(),
+            timers: self.timers.len(),
+            ..counted
+        }
+    }
+}

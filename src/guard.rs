@@ -1,0 +1,80 @@
+//! A guard that runs a recovery function if a panic unwinds through the scope that holds it.
+
+use std::ops::{Deref, DerefMut};
+
+/// A value with a recovery function that runs unless the guard is disarmed.
+///
+/// A panic of the application's code unwinds out of the reactor. Each place that calls such code
+/// holds one of these: dropped by unwinding, it restores what the code after the call would have
+/// restored.
+#[derive(Debug)]
+pub(crate) struct OnUnwind<T, F: FnMut(&mut T)> {
+    value: T,
+    recover: F,
+    is_armed: bool,
+}
+
+impl<T, F: FnMut(&mut T)> OnUnwind<T, F> {
+    #[inline]
+    pub(crate) fn new(value: T, recover: F) -> Self {
+        Self {
+            value,
+            recover,
+            is_armed: true,
+        }
+    }
+
+    /// Drops the guard without recovery: the call returned.
+    #[inline]
+    pub(crate) fn disarm(mut self) {
+        self.is_armed = false;
+    }
+}
+
+impl<T, F: FnMut(&mut T)> Deref for OnUnwind<T, F> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T, F: FnMut(&mut T)> DerefMut for OnUnwind<T, F> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T, F: FnMut(&mut T)> Drop for OnUnwind<T, F> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.is_armed {
+            (self.recover)(&mut self.value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn recovery_runs_after_a_panic_and_not_after_a_return() {
+        for panics in [false, true] {
+            let mut recovered = 0;
+            let run = AssertUnwindSafe(|| {
+                let mut guard = OnUnwind::new(&mut recovered, |recovered| **recovered += 1);
+                assert_eq!(**guard, 0);
+                **guard += 0;
+                assert!(!panics, "the application panics");
+                guard.disarm();
+            });
+            assert_eq!(catch_unwind(run).is_err(), panics);
+            assert_eq!(recovered, i32::from(panics));
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Calls of the handler: the only file that calls `Handler::on_*`.
+//!
+//! A callback about a connection borrows its session, may be timed, and may panic. All three are
+//! handled here, in [`Callbacks::with_session`].
+
+use std::io;
+use std::time::Instant;
+
+use crate::addr::Addr;
+use crate::codec::Skipped;
+use crate::context::{Context, Sessions};
+use crate::datagram::Datagram;
+#[cfg(unix)]
+use crate::datagram::UnixDatagram;
+use crate::engine::Engine;
+use crate::error::SendError;
+use crate::event::{Closed, Hangup, Origin, Refusal};
+use crate::guard::OnUnwind;
+use crate::handler::Handler;
+#[cfg(unix)]
+use crate::id::UnixDatagramId;
+use crate::id::{ConnId, ListenerId, SocketId, Token, UdpId};
+use crate::remote::Closures;
+use crate::timer::TimerId;
+
+/// The handler, and the parts of the reactor that a [`Context`] gives it.
+pub(super) struct Callbacks<'a, H: Handler> {
+    pub(super) handler: &'a mut H,
+    pub(super) engine: &'a mut Engine,
+    pub(super) sessions: &'a mut Sessions<H::Session>,
+}
+
+/// The start of a callback; `None` while callbacks are not timed, and then no clock is read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Started(Option<Instant>);
+
+impl Started {
+    /// Stands for no callback.
+    pub(super) fn never() -> Self {
+        Self(None)
+    }
+
+    #[inline]
+    pub(super) fn now(engine: &Engine) -> Self {
+        Self(engine.config.slow_callback_min.map(|_| Instant::now()))
+    }
+
+    /// Reports the time of the callback that has returned.
+    #[inline]
+    pub(super) fn report(self, engine: &mut Engine, name: &'static str, of: Option<SocketId>) {
+        if let Some(started) = self.0 {
+            engine.callback_returned(name, of, started.elapsed());
+        }
+    }
+}
+
+/// The active connection, as its frame callbacks see it: its session is taken out once per dispatch.
+pub(super) struct ActiveCallbacks<'a, H: Handler> {
+    handler: &'a mut H,
+    pub(super) cx: Context<'a, H>,
+    pub(super) token: Token,
+    session: H::Session,
+    /// The start of the decoding, or the end of the last callback.
+    pub(super) started: Started,
+}
+
+impl<'a, H: Handler> ActiveCallbacks<'a, H> {
+    #[inline]
+    pub(super) fn begin(callbacks: Callbacks<'a, H>, token: Token) -> Self {
+        let Callbacks {
+            handler,
+            engine,
+            sessions,
+        } = callbacks;
+        let session = sessions.take(token.key());
+        Self {
+            handler,
+            cx: Context { engine, sessions },
+            token,
+            session,
+            started: Started::never(),
+        }
+    }
+
+    /// Puts the session back.
+    #[inline]
+    pub(super) fn end(self) {
+        self.cx.sessions.put(self.token.key(), self.session);
+    }
+
+    /// Reports the time since the last callback, or since decoding began.
+    pub(super) fn report(&mut self, name: &'static str) {
+        let socket = Some(ConnId(self.token).into());
+        self.started.report(self.cx.engine, name, socket);
+    }
+
+    #[inline]
+    pub(super) fn frame(&mut self, frame: &[u8]) {
+        let conn = ConnId(self.token);
+        self.handler
+            .on_frame(&mut self.cx, conn, &mut self.session, frame);
+    }
+
+    pub(super) fn skipped(&mut self, skipped: Skipped) {
+        let conn = ConnId(self.token);
+        self.handler
+            .on_skipped(&mut self.cx, conn, &mut self.session, skipped);
+    }
+
+    pub(super) fn drained(&mut self) {
+        let (conn, started) = (ConnId(self.token), Started::now(self.cx.engine));
+        self.handler
+            .on_drained(&mut self.cx, conn, &mut self.session);
+        started.report(self.cx.engine, "on_drained", Some(conn.into()));
+    }
+
+    pub(super) fn half_closed(&mut self) {
+        let (conn, started) = (ConnId(self.token), Started::now(self.cx.engine));
+        self.handler
+            .on_half_close(&mut self.cx, conn, &mut self.session);
+        started.report(self.cx.engine, "on_half_close", Some(conn.into()));
+    }
+}
+
+/// Callbacks about one connection that is not active.
+impl<H: Handler> Callbacks<'_, H> {
+    /// Calls a callback with the session of a connection. If it panics, the connection ends with
+    /// `HandlerPanicked`.
+    fn with_session(
+        self,
+        token: Token,
+        name: &'static str,
+        callback: impl FnOnce(&mut H, &mut Context<'_, H>, ConnId, &mut H::Session),
+    ) {
+        let Self {
+            handler,
+            engine,
+            sessions,
+        } = self;
+        let mut session = sessions.take(token.key());
+        let mut engine = OnUnwind::new(engine, |engine| engine.handler_panicked(token));
+        let (conn, started) = (ConnId(token), Started::now(&engine));
+        let cx = &mut Context {
+            engine: &mut **engine,
+            sessions,
+        };
+        callback(handler, cx, conn, &mut session);
+        started.report(&mut engine, name, Some(conn.into()));
+        engine.disarm();
+        sessions.put(token.key(), session);
+    }
+
+    pub(super) fn opened(self, token: Token, origin: Origin) {
+        self.with_session(token, "on_open", |handler, cx, conn, session| {
+            handler.on_open(cx, conn, session, origin);
+        });
+    }
+
+    pub(super) fn drained(self, token: Token) {
+        self.with_session(token, "on_drained", |handler, cx, conn, session| {
+            handler.on_drained(cx, conn, session);
+        });
+    }
+
+    pub(super) fn hung_up(self, token: Token, hangup: Hangup) {
+        self.with_session(token, "on_hangup", |handler, cx, conn, session| {
+            handler.on_hangup(cx, conn, session, hangup);
+        });
+    }
+
+    /// Calls `on_close` with the session, which then belongs to the handler. The key is freed also
+    /// if it panics.
+    pub(super) fn closed(self, token: Token, closed: Closed) {
+        let session = self.sessions.take(token.key());
+        let sessions = self.sessions;
+        let mut engine = OnUnwind::new(self.engine, |engine| engine.free(token));
+        let (conn, started) = (ConnId(token), Started::now(&engine));
+        let cx = &mut Context {
+            engine: &mut **engine,
+            sessions,
+        };
+        self.handler.on_close(cx, conn, session, closed);
+        started.report(&mut engine, "on_close", Some(conn.into()));
+        engine.disarm();
+    }
+}
+
+/// Callbacks without a session.
+impl<H: Handler> Callbacks<'_, H> {
+    fn call(
+        self,
+        name: &'static str,
+        socket: Option<SocketId>,
+        callback: impl FnOnce(&mut H, &mut Context<'_, H>),
+    ) {
+        let Self {
+            handler,
+            engine,
+            sessions,
+        } = self;
+        let started = Started::now(engine);
+        callback(handler, &mut Context { engine, sessions });
+        started.report(engine, name, socket);
+    }
+
+    pub(super) fn refused(self, listener: ListenerId, peer: &Addr, refusal: Refusal) {
+        self.call("on_refused", Some(listener.into()), |handler, cx| {
+            handler.on_refused(cx, listener, peer, refusal);
+        });
+    }
+
+    pub(super) fn datagram(self, id: UdpId, datagram: Datagram<'_>) {
+        self.call("on_datagram", Some(id.into()), |handler, cx| {
+            handler.on_datagram(cx, id, datagram);
+        });
+    }
+
+    pub(super) fn datagram_error(self, id: UdpId, error: io::Error) {
+        self.call("on_datagram_error", Some(id.into()), |handler, cx| {
+            handler.on_datagram_error(cx, id, error);
+        });
+    }
+
+    #[cfg(unix)]
+    pub(super) fn unix_datagram(self, id: UnixDatagramId, datagram: UnixDatagram<'_>) {
+        self.call("on_unix_datagram", Some(id.into()), |handler, cx| {
+            handler.on_unix_datagram(cx, id, datagram);
+        });
+    }
+
+    #[cfg(unix)]
+    pub(super) fn unix_writable(self, id: UnixDatagramId) {
+        self.call("on_unix_writable", Some(id.into()), |handler, cx| {
+            handler.on_unix_writable(cx, id);
+        });
+    }
+
+    pub(super) fn timer(self, timer: TimerId, key: u64) {
+        self.call("on_timer", None, |handler, cx| {
+            handler.on_timer(cx, timer, key);
+        });
+    }
+
+    pub(super) fn send_refused(self, conn: ConnId, payload: Vec<u8>, error: SendError) {
+        self.call("on_send_refused", None, |handler, cx| {
+            handler.on_send_refused(cx, conn, payload, error);
+        });
+    }
+
+    /// Runs the next posted closure; returns false if there is none.
+    pub(super) fn posted(self, closures: &mut dyn Closures<H>) -> bool {
+        let Self {
+            handler,
+            engine,
+            sessions,
+        } = self;
+        let started = Started::now(engine);
+        let has_run = closures.run_next(handler, &mut Context { engine, sessions });
+        if has_run {
+            started.report(engine, "a posted closure", None);
+        }
+        has_run
+    }
+}

@@ -1,0 +1,85 @@
+//! Phase 5 of a turn: timers that are due, and posts of other threads.
+
+use super::Reactor;
+use crate::engine::Task;
+use crate::handler::Handler;
+use crate::remote::Posted;
+
+impl<H: Handler> Reactor<H> {
+    /// Runs the timers that are due now. A timer that a callback sets waits for a later turn, also
+    /// if its delay is zero.
+    pub(super) fn run_timers(&mut self) {
+        if self.engine.timers.is_empty() {
+            return;
+        }
+        self.engine.timers.snapshot_due();
+        for _ in 0..self.engine.config.timer_budget {
+            let Some((id, task)) = self.engine.timers.next_due() else {
+                return;
+            };
+            match task {
+                Task::User { key } => self.callbacks().timer(id, key),
+                Task::Deadline(token) => self.engine.deadline_passed(token),
+                Task::Check(token) => self.engine.check_timeouts(token),
+                Task::AcceptRetry => self.engine.accept_retry_due(),
+                Task::Trim => self.trim(),
+                Task::Memory => self.engine.memory_deadline_passed(),
+                Task::Shutdown => self.engine.shutdown_deadline_passed(),
+            }
+        }
+    }
+
+    /// Frees memory that was not used since the last trim.
+    pub(super) fn trim(&mut self) {
+        self.engine.trim();
+        self.read_buffer.trim();
+    }
+
+    /// Runs the posts that other threads have queued up to now.
+    pub(super) fn run_posted(&mut self) {
+        if self.posted.is_empty() {
+            if !self.inlet.is_pending() {
+                return;
+            }
+            if let Some(deadline) = self.inlet.take(&mut self.posted) {
+                self.engine.shutdown(deadline);
+            }
+        }
+        for _ in 0..self.engine.config.post_budget {
+            if !self.run_next_post() {
+                return;
+            }
+        }
+    }
+
+    /// Runs one posted closure or send; returns false if none is left.
+    fn run_next_post(&mut self) -> bool {
+        loop {
+            // Reborrowed by field, because the closure runs in its place in `posted`.
+            let callbacks = super::Callbacks {
+                handler: &mut self.handler,
+                engine: &mut self.engine,
+                sessions: &mut self.sessions,
+            };
+            match self.posted.front_mut() {
+                None => return false,
+                Some(Posted::Run(closures)) => {
+                    if callbacks.posted(&mut **closures) {
+                        return true;
+                    }
+                    self.posted.pop_front();
+                }
+                Some(Posted::Send { conn, payload }) => {
+                    // Removed before the send, so that a payload that makes a codec panic is not
+                    // sent again.
+                    let (conn, payload) = (*conn, std::mem::take(payload));
+                    self.posted.pop_front();
+                    if let Err(refused) = callbacks.engine.send_owned(conn.0, payload.into()) {
+                        callbacks.send_refused(conn, refused.payload.into(), refused.error);
+                    }
+                    return true;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Phases 1 and 2 of a turn: how long to wait, the wait, and busy polling.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::Reactor;
+use crate::handler::Handler;
+
+/// Number of polls between two readings of the clock while polling busily. A reading costs a tenth
+/// of a poll.
+const POLLS_PER_CLOCK_READING: u32 = 8;
+
+/// The result of busy polling.
+enum BusyPoll {
+    /// The turn has work, or its timeout passed.
+    TurnIsDue,
+    /// Nothing happened: wait without polling.
+    NothingHappened,
+}
+
+impl<H: Handler> Reactor<H> {
+    /// Waits for events, at most for `timeout`. Sets the time of the turn at the end of the wait.
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let engine = &mut self.engine;
+        let mut left = if engine.has_work() || !self.posted.is_empty() {
+            Some(Duration::ZERO)
+        } else {
+            timeout
+        };
+        if left != Some(Duration::ZERO) && (left.is_some() || !engine.timers.is_empty()) {
+            // The wait has a limit, which counts from now: the last turn may be long ago.
+            engine.timers.set_now(Instant::now());
+        }
+        if let Some(busy) = engine.config.busy_poll
+            && left != Some(Duration::ZERO)
+        {
+            let before = engine.now();
+            if let BusyPoll::TurnIsDue = self.poll_busily(busy, left)? {
+                return Ok(());
+            }
+            let spent = self.engine.now().saturating_duration_since(before);
+            left = left.map(|left| left.saturating_sub(spent));
+        }
+        loop {
+            let result = self.poll_once(left);
+            let before = self.engine.now();
+            self.engine.timers.set_now(Instant::now());
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    let waited = self.engine.now().saturating_duration_since(before);
+                    left = left.map(|left| left.saturating_sub(waited));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Polls once, for at most `left` and not longer than to the next timer. `Interrupted` is
+    /// returned, because time has passed.
+    fn poll_once(&mut self, left: Option<Duration>) -> io::Result<()> {
+        let engine = &mut self.engine;
+        let wait = shorter(left, engine.timers.time_to_next());
+        let may_block = wait != Some(Duration::ZERO) && self.inlet.fall_asleep();
+        let wait = if may_block {
+            wait
+        } else {
+            Some(Duration::ZERO)
+        };
+        let result = engine.poller.wait(wait);
+        if may_block {
+            self.inlet.awake();
+        }
+        result
+    }
+
+    /// Polls without waiting, for at most `busy`, `left` and the time to the next timer.
+    fn poll_busily(&mut self, busy: Duration, left: Option<Duration>) -> io::Result<BusyPoll> {
+        let Self { engine, inlet, .. } = self;
+        // Posts from here on need no wake-up.
+        inlet.awake();
+        let wait = shorter(left, engine.timers.time_to_next());
+        let busy = wait.map_or(busy, |wait| wait.min(busy));
+        // If the wait has no limit, the time of the turn may be old.
+        let mut began = wait.map(|_| engine.now());
+        loop {
+            for _ in 0..POLLS_PER_CLOCK_READING {
+                match engine.poller.wait(Some(Duration::ZERO)) {
+                    Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                    _ if engine.poller.has_events() || inlet.is_pending() => {
+                        engine.timers.set_now(Instant::now());
+                        return Ok(BusyPoll::TurnIsDue);
+                    }
+                    _ => {}
+                }
+            }
+            engine.timers.set_now(Instant::now());
+            let began = *began.get_or_insert(engine.now());
+            let spent = engine.now().saturating_duration_since(began);
+            if spent >= busy {
+                return Ok(match wait.is_some_and(|wait| spent >= wait) {
+                    true => BusyPoll::TurnIsDue,
+                    false => BusyPoll::NothingHappened,
+                });
+            }
+        }
+    }
+}
+
+/// The shorter of two waits; `None` has no limit.
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
