@@ -1,33 +1,29 @@
 //! A guard that runs a recovery function if a panic unwinds through the scope that holds it.
 
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 
 /// A value with a recovery function that runs unless the guard is disarmed.
 ///
 /// A panic of the application's code unwinds out of the reactor. Each place that calls such code
 /// holds one of these: dropped by unwinding, it restores what the code after the call would have
-/// restored.
+/// restored. The value and the function own nothing: they are references and ids.
 #[derive(Debug)]
 pub(crate) struct OnUnwind<T, F: FnMut(&mut T)> {
     value: T,
     recover: F,
-    is_armed: bool,
 }
 
 impl<T, F: FnMut(&mut T)> OnUnwind<T, F> {
     #[inline]
     pub(crate) fn new(value: T, recover: F) -> Self {
-        Self {
-            value,
-            recover,
-            is_armed: true,
-        }
+        Self { value, recover }
     }
 
-    /// Drops the guard without recovery: the call returned.
+    /// Ends the guard without recovery: the call returned.
     #[inline]
-    pub(crate) fn disarm(mut self) {
-        self.is_armed = false;
+    pub(crate) fn disarm(self) {
+        let _ = ManuallyDrop::new(self);
     }
 }
 
@@ -50,9 +46,7 @@ impl<T, F: FnMut(&mut T)> DerefMut for OnUnwind<T, F> {
 impl<T, F: FnMut(&mut T)> Drop for OnUnwind<T, F> {
     #[inline]
     fn drop(&mut self) {
-        if self.is_armed {
-            (self.recover)(&mut self.value);
-        }
+        (self.recover)(&mut self.value);
     }
 }
 

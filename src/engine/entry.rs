@@ -163,9 +163,17 @@ impl Entry {
         self.head_mut().1
     }
 
-    /// The generation and the state, which all kinds have.
+    /// The generation and the state, which all kinds have. Nearly all entries are connections.
     #[inline]
     pub(crate) fn head_mut(&mut self) -> (NonZeroU32, &mut State) {
+        match self {
+            Self::Conn(conn) => (conn.generation, &mut conn.state),
+            other => other.socket_head_mut(),
+        }
+    }
+
+    #[cold]
+    fn socket_head_mut(&mut self) -> (NonZeroU32, &mut State) {
         match self {
             Self::Conn(conn) => (conn.generation, &mut conn.state),
             Self::Listener(listener) => (listener.generation, &mut listener.state),

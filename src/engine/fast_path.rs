@@ -14,10 +14,8 @@
 //!
 //! Together they take a frame of a ping-pong from about 600 to about 400 instructions.
 
-use std::mem;
-
 use super::transport::{Filled, fill};
-use super::write::EncodePayload;
+use super::write::{EncodePayload, drain_batch};
 use super::{Connection, Engine};
 use crate::codec::Length;
 use crate::conn::{Assembler, Watermark};
@@ -104,22 +102,25 @@ impl Engine {
         is_sent
     }
 
-    /// Ends the dispatch of a plain connection whose bytes are all decoded. Returns false, and does
-    /// nothing, if more is left to do than to write the batch.
+    /// Ends the dispatch of a plain connection whose bytes are all decoded. Returns the read side if
+    /// more is left to do than to write the batch.
     #[inline(always)]
-    pub(crate) fn end_plain(&mut self, token: Token, assembler: &mut Assembler) -> bool {
+    pub(crate) fn end_plain(
+        &mut self,
+        token: Token,
+        assembler: Assembler,
+    ) -> Result<(), Assembler> {
         self.entries.watch(None);
         let Ok(conn) = self.entries.watched_conn_mut(token) else {
-            return false;
+            return Err(assembler);
         };
         if !conn.state.is_dispatch_over() {
-            return false;
+            return Err(assembler);
         }
-        let assembler = mem::take(assembler);
         self.active.end(conn, assembler, &mut self.telemetry.stats);
         if !self.active.batch.is_empty() {
             let wanted = self.active.batch.len();
-            match self.drain_batch(token) {
+            match drain_batch(conn, &mut self.active, &mut self.telemetry.stats) {
                 Ok(len) if len == wanted => self.active.batch.clear(),
                 result => {
                     let watermark = self.batch_drained(token, result);
@@ -127,6 +128,6 @@ impl Engine {
                 }
             }
         }
-        true
+        Ok(())
     }
 }

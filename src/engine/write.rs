@@ -10,7 +10,7 @@
 
 use std::io::{self, IoSlice};
 
-use super::active::BATCH_LEN_BASE;
+use super::active::{Active, BATCH_LEN_BASE};
 use super::recording::record_write;
 use super::telemetry::{IO_TARGET, Telemetry};
 use super::transport::{drain, flush_filter, has_filter_output};
@@ -231,20 +231,8 @@ impl Engine {
             batch.clear();
             return Watermark::Unchanged;
         }
-        let result = self.drain_batch(token);
+        let result = drain_batch(conn, &mut self.active, &mut self.telemetry.stats);
         self.batch_drained(token, result)
-    }
-
-    /// Writes the batch once.
-    #[inline]
-    pub(super) fn drain_batch(&mut self, token: Token) -> io::Result<usize> {
-        let active = &mut self.active;
-        let conn = self.entries.watched_conn_mut(token)?;
-        if active.batch.len() > BATCH_LEN_BASE {
-            active.batch_peak = active.batch_peak.max(active.batch.len());
-        }
-        let slices = [IoSlice::new(active.batch.bytes())];
-        drain(conn, &mut self.telemetry.stats, &slices)
     }
 
     /// Handles the result of the write of the batch.
@@ -440,6 +428,20 @@ pub(super) fn accepted(
     } else {
         Sent::Queued
     }
+}
+
+/// Writes the batch once.
+#[inline]
+pub(super) fn drain_batch(
+    conn: &mut Connection,
+    active: &mut Active,
+    stats: &mut Stats,
+) -> io::Result<usize> {
+    let len = active.batch.len();
+    if len > BATCH_LEN_BASE {
+        active.batch_peak = active.batch_peak.max(len);
+    }
+    drain(conn, stats, &[IoSlice::new(active.batch.bytes())])
 }
 
 /// Writes as many segments of the queue as one write takes.

@@ -75,7 +75,7 @@ impl<H: Handler> Reactor<H> {
 
     /// Delivers undelivered bytes of earlier reads, and reads on.
     fn dispatch_input(&mut self, token: Token) {
-        let Some((mut assembler, state)) = self.engine.begin_dispatch(token) else {
+        let Some((assembler, state)) = self.engine.begin_dispatch(token) else {
             return;
         };
         let Self {
@@ -91,14 +91,7 @@ impl<H: Handler> Reactor<H> {
             sessions,
         };
         let mut frames = Frames::new(callbacks, token, 0);
-        let mut guard = OnUnwind::new((&mut frames, &mut assembler), Frames::recover);
-        let (frames_ref, assembler_ref) = &mut *guard;
-        let mut input = Input {
-            assembler: assembler_ref,
-            read_buffer,
-        };
-        let budget = input.run(state, frames_ref);
-        guard.disarm();
+        let (assembler, budget) = frames.run(assembler, read_buffer, Start::State(state));
         frames.callbacks.end();
         self.end_dispatch(token, assembler, budget);
     }
@@ -173,30 +166,27 @@ impl<H: Handler> Reactor<H> {
             sessions,
         };
         let mut frames = Frames::new(callbacks, token, bytes.len());
-        let mut guard = OnUnwind::new((&mut frames, &mut assembler), Frames::recover);
-        let (frames_ref, assembler_ref) = &mut *guard;
-        let only_frame = match assembler_ref.is_empty() {
-            true => frames_ref.engine().only_frame(bytes),
-            false => None,
-        };
-        let delivery = match only_frame {
-            Some(payload) => frames_ref.frame(payload).into(),
-            None => assembler_ref.ingest(bytes, *frames_ref),
-        };
-        read_buffer.note(frames_ref.read_len);
-        if matches!(delivery, Delivery::NeedMore)
-            && frames_ref.engine().end_plain(token, assembler_ref)
-        {
-            guard.disarm();
-            frames.callbacks.end();
-            return true;
+        let delivery = frames.guarded(&mut assembler, |frames, assembler| {
+            let only_frame = match assembler.is_empty() {
+                true => frames.engine().only_frame(bytes),
+                false => None,
+            };
+            match only_frame {
+                Some(payload) => frames.frame(payload).into(),
+                None => assembler.ingest(bytes, frames),
+            }
+        });
+        read_buffer.note(frames.read_len);
+        if matches!(delivery, Delivery::NeedMore) {
+            match frames.engine().end_plain(token, assembler) {
+                Ok(()) => {
+                    frames.callbacks.end();
+                    return true;
+                }
+                Err(unfinished) => assembler = unfinished,
+            }
         }
-        let mut input = Input {
-            assembler: assembler_ref,
-            read_buffer,
-        };
-        let budget = input.continue_after(delivery, frames_ref);
-        guard.disarm();
+        let (assembler, budget) = frames.run(assembler, read_buffer, Start::Delivery(delivery));
         frames.callbacks.end();
         self.end_dispatch(token, assembler, budget);
         true
@@ -210,6 +200,15 @@ enum Budget {
     Left,
     /// The budget cut the dispatch short: the entry must be queued again.
     Spent,
+}
+
+/// The point at which the general path takes up a dispatch.
+enum Start {
+    /// Nothing is done yet.
+    State(State),
+    /// The bytes of a first read were delivered.
+    #[cfg(not(unstick_general_path))]
+    Delivery(Delivery),
 }
 
 /// The receiver of the frames of the active connection.
@@ -233,11 +232,45 @@ impl<'a, H: Handler> Frames<'a, H> {
         self.callbacks.cx.engine
     }
 
-    /// Ends the connection after a callback panicked.
-    fn recover((frames, assembler): &mut (&mut Self, &mut Assembler)) {
-        let token = frames.callbacks.token;
-        assembler.clear(&mut frames.engine().memory.pool);
-        frames.engine().handler_panicked(token);
+    /// Runs the general path of a dispatch.
+    #[inline(never)]
+    fn run(
+        &mut self,
+        mut assembler: Assembler,
+        read_buffer: &mut ReadBuffer,
+        start: Start,
+    ) -> (Assembler, Budget) {
+        let budget = self.guarded(&mut assembler, |frames, assembler| {
+            let mut input = Input {
+                assembler,
+                read_buffer,
+            };
+            let state = match start {
+                Start::State(state) => state,
+                #[cfg(not(unstick_general_path))]
+                Start::Delivery(delivery) => input.handle(delivery, frames),
+            };
+            input.run(state, frames)
+        });
+        (assembler, budget)
+    }
+
+    /// Runs code that calls the handler. If it panics, the connection ends with `HandlerPanicked`.
+    #[inline]
+    fn guarded<R>(
+        &mut self,
+        assembler: &mut Assembler,
+        run: impl FnOnce(&mut Self, &mut Assembler) -> R,
+    ) -> R {
+        let mut guard = OnUnwind::new((self, assembler), |(frames, assembler)| {
+            let token = frames.callbacks.token;
+            assembler.clear(&mut frames.engine().memory.pool);
+            frames.engine().handler_panicked(token);
+        });
+        let (frames, assembler) = &mut *guard;
+        let result = run(frames, assembler);
+        guard.disarm();
+        result
     }
 
     /// Starts the timing of a callback, or of the decoding before it.
@@ -267,7 +300,9 @@ impl<'a, H: Handler> Frames<'a, H> {
         }
         self.start_timing();
         spend(self.engine(), token);
-        if self.engine().active_state().wants_frames() && !self.is_budget_spent() {
+        // Bytes that were read within the budget are delivered in this turn.
+        let has_budget = self.engine().active.frames_left > 0;
+        if has_budget && self.engine().active_state().wants_frames() {
             Flow::Continue
         } else {
             Flow::Stop
@@ -324,18 +359,6 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// Continues after a first delivery.
-    #[cfg(not(unstick_general_path))]
-    #[inline(never)]
-    fn continue_after<H: Handler>(
-        &mut self,
-        delivery: Delivery,
-        frames: &mut Frames<'_, H>,
-    ) -> Budget {
-        let state = self.handle(delivery, frames);
-        self.run(state, frames)
-    }
-
     /// Reads and delivers while the connection wants input and the budget lasts.
     fn run<H: Handler>(&mut self, mut state: State, frames: &mut Frames<'_, H>) -> Budget {
         let token = frames.callbacks.token;
