@@ -51,9 +51,7 @@ fn compile(build: &mut cc::Build, name: &str) -> bool {
 }
 
 fn leave_out(peer: &str, package: &str) {
-    println!(
-        "cargo::warning={peer} is left out because it does not compile; install its library (Debian: {package})"
-    );
+    println!("cargo::warning={peer} is left out: cannot compile it (Debian: install {package})");
     // A path that does not exist makes cargo run this script again at each build.
     println!("cargo::rerun-if-changed=there-is-no-{peer}");
 }
