@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Event, EventKind, Recording};
 use crate::id::{SocketId, Token, UdpId};
 
-/// Function that reads the clock. The reactor supplies it, because only the `os` module may read
-/// the clock.
+/// Function that reads the clock. The reactor supplies it, because no other module reads the clock.
 pub(crate) type Clock = fn() -> Instant;
 
 /// Ring of events.
