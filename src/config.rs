@@ -324,7 +324,7 @@ impl Config {
         self.limits().check()
     }
 
-    /// Returns the limits of a connection without limits of its own.
+    /// Returns the default limits of a connection.
     #[inline]
     pub(crate) fn limits(&self) -> Limits {
         Limits {

@@ -171,7 +171,7 @@ pub enum SendError {
     /// The payload would take the write queue over its limit, or the reactor's
     /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up.
     ///
-    /// For a connection, `on_drained` follows; try again then. A payload that does not fit into an
+    /// A connection gets `on_drained`; try again then. A payload that does not fit into an
     /// empty queue will never be accepted. For a datagram no callback follows: the datagram is
     /// dropped, as networks drop datagrams too.
     Full,

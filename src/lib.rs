@@ -149,7 +149,7 @@
 //! * [`SendError`]: the frame is not accepted, and the error is the reason.
 //!
 //! A connection above its high watermark is not read until its write queue has drained. So an echo
-//! server stays bounded, without code of its own, if a peer does not read. Accepted bytes are
+//! server stays bounded, without additional code, if a peer does not read. Accepted bytes are
 //! either taken by the kernel or counted in [`Closed::unsent_bytes`].
 //!
 //! A handler can also limit its input. [`Context::pause`] stops reading and
@@ -179,9 +179,9 @@
 //! # Closing a connection
 //!
 //! [`Context::close`] sends the queued output and the FIN. Then it discards input until the peer
-//! closes too or a deadline passes. A socket that is closed with unread input makes the kernel send
-//! a reset, and a reset destroys data that the peer has not read yet. [`Context::abort`] sends a
-//! reset on purpose.
+//! closes too or a deadline passes. Without this step, closing a socket with unread input would
+//! make the kernel send a reset. A reset destroys data that the peer has not read yet.
+//! [`Context::abort`] sends a reset on purpose.
 //!
 //! `on_half_close` reports a peer that has ended its side; the peer still receives output.
 //! [`Context::half_close`] ends this side in that way.
@@ -250,8 +250,8 @@
 //! payload is returned. A program with its own event loop calls [`Reactor::turn`] and may [watch
 //! the poll's descriptor](guide::embedding).
 //!
-//! With the feature `signals`, `Reactor::shutdown_on_signals` shuts down gracefully on SIGINT,
-//! SIGTERM and SIGHUP. [`Config::busy_poll`] trades processor time for lower latency.
+//! `Reactor::shutdown_on_signals` shuts down gracefully on SIGINT, SIGTERM and SIGHUP. It requires
+//! the feature `signals`. [`Config::busy_poll`] trades processor time for lower latency.
 //!
 //! # Cost
 //!

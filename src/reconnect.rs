@@ -75,8 +75,8 @@ impl Backoff {
 
     /// Sets the random share of each delay, from 0 (none) to 1 (all of it). Default: 0.5.
     ///
-    /// With 0.5, a delay of one second becomes a random delay from half a second to one second.
-    /// Values outside the range count as 0 or 1; NaN counts as 0.
+    /// A jitter of 0.5 turns a delay of one second into a random one from half a second to one
+    /// second. Values outside the range count as 0 or 1; NaN counts as 0.
     #[must_use]
     pub fn jitter(mut self, share: f64) -> Self {
         self.jitter = if share.is_nan() {
@@ -131,7 +131,7 @@ impl Backoff {
 /// [`on_close`](Reconnect::on_close) and [`on_timer`](Reconnect::on_timer). Each method ignores the
 /// connections and timers of other servers, so one handler can have several.
 ///
-/// While the reactor shuts down, no further attempt is made.
+/// No further attempt is made while the reactor shuts down.
 ///
 /// # Examples
 ///
