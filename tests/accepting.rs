@@ -44,7 +44,9 @@ fn on_refused_names_listener_and_peer_at_connections_max() {
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
     let second = reactor.listen("127.0.0.1:0", Framing::line());
     let second = second.expect("a free port");
-    let second_addr = reactor.local_inet_addr(second).expect("it is bound");
+    let second_addr = reactor
+        .local_inet_addr(second)
+        .expect("the socket is bound");
     let _accepted = [open(&mut reactor, addr), open(&mut reactor, addr)];
     let mut refused = client(second_addr);
     drive(&mut reactor, |reactor| reactor.stats().refused == 1);
@@ -94,7 +96,7 @@ fn connections_per_addr_max_ignores_outgoing_connections() {
     config.connections_per_addr_max = 1;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
     let outside = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let to = outside.local_addr().expect("it is bound");
+    let to = outside.local_addr().expect("the socket is bound");
     let made = reactor.connect(to, Framing::line(), ());
     drive(&mut reactor, |reactor| reactor.stats().connected == 1);
     let (_client, _) = open(&mut reactor, addr);
@@ -136,7 +138,9 @@ fn paused_unix_datagram_socket_sends_but_does_not_receive() {
     let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
     let unix = reactor.with(|_, cx| cx.adopt_unix_datagram(ours));
     let unix = unix.expect("it is a Unix datagram socket");
-    reactor.with(|_, cx| cx.pause(unix)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.pause(unix))
+        .expect("the socket is open");
     for payload in [&b"one"[..], b"two"] {
         theirs
             .send(payload)
@@ -147,7 +151,9 @@ fn paused_unix_datagram_socket_sends_but_does_not_receive() {
     idle(&mut reactor);
     assert_eq!(reactor.stats().datagrams_in, 0);
     assert_eq!(theirs.recv(&mut [0; 8]).expect("the datagram was sent"), 3);
-    reactor.with(|_, cx| cx.resume(unix)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.resume(unix))
+        .expect("the socket is open");
     idle(&mut reactor);
     assert_eq!(reactor.stats().datagrams_in, 2);
 }
@@ -157,14 +163,16 @@ fn resumed_listener_accepts_all_pending_connections() {
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let listener = reactor.listen("127.0.0.1:0", Framing::line());
     let listener = listener.expect("a free port");
-    let addr = reactor.local_inet_addr(listener).expect("it is bound");
+    let addr = reactor
+        .local_inet_addr(listener)
+        .expect("the socket is bound");
     let paused = reactor.with(|_, cx| cx.pause(listener));
-    paused.expect("it is open");
+    paused.expect("the listener is open");
     let waiting: Vec<_> = (0..5).map(|_| client(addr)).collect();
     idle(&mut reactor);
     assert_eq!(reactor.stats().accepted, 0);
     let resumed = reactor.with(|_, cx| cx.resume(listener));
-    resumed.expect("it is open");
+    resumed.expect("the listener is open");
     idle(&mut reactor);
     assert_eq!(
         reactor.stats().accepted,
@@ -184,7 +192,7 @@ fn resumed_listener_accepts_all_pending_connections() {
 fn listener_paused_in_on_open_accepts_no_more() {
     let probe = Probe::new(|cx, event| {
         if let Event::Open(_, unstick::Origin::Accepted(listener)) = event {
-            cx.pause(*listener).expect("it is open");
+            cx.pause(*listener).expect("the listener is open");
         }
     });
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
@@ -197,21 +205,25 @@ fn listener_paused_in_on_open_accepts_no_more() {
 fn paused_udp_socket_sends_but_does_not_receive() {
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_inet_addr(udp).expect("it is bound");
-    reactor.with(|_, cx| cx.pause(udp)).expect("it is open");
+    let addr = reactor.local_inet_addr(udp).expect("the socket is bound");
+    reactor
+        .with(|_, cx| cx.pause(udp))
+        .expect("the socket is open");
     let peer = UdpSocket::bind((IpAddr::from([127, 0, 0, 1]), 0)).expect("a free port");
     for payload in [&b"one"[..], b"two"] {
         peer.send_to(payload, addr)
             .expect("the kernel accepts the datagram");
     }
-    let to = peer.local_addr().expect("it is bound");
+    let to = peer.local_addr().expect("the socket is bound");
     reactor
         .with(|_, cx| cx.send_to(udp, to, b"out"))
         .expect("the queue has space");
     idle(&mut reactor);
     assert_eq!(reactor.stats().datagrams_in, 0);
     assert_eq!(reactor.stats().datagrams_out, 1);
-    reactor.with(|_, cx| cx.resume(udp)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.resume(udp))
+        .expect("the socket is open");
     idle(&mut reactor);
     assert_eq!(reactor.stats().datagrams_in, 2);
 }

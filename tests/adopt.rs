@@ -17,7 +17,7 @@ fn reactor(probe: Probe) -> Reactor<Probe> {
 /// Both ends of a TCP connection, as blocking std streams.
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let near = client(listener.local_addr().expect("it is bound"));
+    let near = client(listener.local_addr().expect("the socket is bound"));
     let (far, _) = listener.accept().expect("the client has connected");
     (near, far)
 }
@@ -31,13 +31,16 @@ fn echo_one_and_close(reactor: &mut Reactor<Probe>, mut stream: TcpStream) {
 #[test]
 fn adopted_listener_accepts_connections_made_before_adoption() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    let addr = listener.local_addr().expect("the socket is bound");
     let early = client(addr);
     let mut reactor = reactor(Probe::echo());
     let id = reactor
         .with(|_, cx| cx.adopt_listener(listener, Framing::length_u32()))
         .expect("the socket is a listener");
-    assert_eq!(reactor.local_inet_addr(id).expect("it is open"), addr);
+    assert_eq!(
+        reactor.local_inet_addr(id).expect("the socket is open"),
+        addr
+    );
     echo_one_and_close(&mut reactor, early);
     // If the socket were still blocking, this turn would hang in accept.
     reactor.turn(Some(Duration::ZERO)).expect("the poll works");
@@ -102,7 +105,7 @@ fn adopted_unix_stream_pair_connects_two_reactors() {
     server.with(|_, cx| cx.adopt_stream(one, Framing::varint(), ()));
     let mut reactor = reactor(Probe::silent());
     let conn = reactor.with(|_, cx| cx.adopt_stream(other, Framing::varint(), ()));
-    reactor.with(|_, cx| cx.send(conn, b"hello").map(drop).expect("it is queued"));
+    reactor.with(|_, cx| cx.send(conn, b"hello").map(drop).expect("queued"));
     drive(&mut reactor, |reactor| {
         server.turn(Some(Duration::ZERO)).expect("the poll works");
         reactor.stats().frames_in == 1
@@ -132,7 +135,7 @@ fn adopted_unix_listener_accepts() {
 #[test]
 fn adopted_udp_socket_sends_and_receives_earlier_datagrams() {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let addr = socket.local_addr().expect("it is bound");
+    let addr = socket.local_addr().expect("the socket is bound");
     let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     peer.set_read_timeout(Some(common::DEADLINE))
         .expect("a timeout can be set");
@@ -142,7 +145,10 @@ fn adopted_udp_socket_sends_and_receives_earlier_datagrams() {
     let id = reactor
         .with(|_, cx| cx.adopt_udp(socket))
         .expect("it is a UDP socket");
-    assert_eq!(reactor.local_inet_addr(id).expect("it is open"), addr);
+    assert_eq!(
+        reactor.local_inet_addr(id).expect("the socket is open"),
+        addr
+    );
     drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
     let mut buf = [0; 16];
     let len = peer.recv(&mut buf).expect("the echo is received");
@@ -199,7 +205,7 @@ fn adopting_a_socket_of_the_wrong_kind_fails_and_closes_it() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     };
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let addr = udp.local_addr().expect("it is bound");
+    let addr = udp.local_addr().expect("the socket is bound");
     reactor.with(|_, cx| refused(cx.adopt_listener(udp, Framing::raw()).map(drop)));
     UdpSocket::bind(addr).expect("the failed adoption closed the socket");
     let (_far, near) = pair();
@@ -243,11 +249,11 @@ fn listener_inherited_as_stdin_is_adopted_by_a_child() {
     if common::is_child() {
         return run_child(|| {
             let stdin = std::io::stdin();
-            stdin.as_fd().try_clone_to_owned().expect("it is open")
+            stdin.as_fd().try_clone_to_owned().expect("stdin is open")
         });
     }
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    let addr = listener.local_addr().expect("the socket is bound");
     let mut child = common::rerun("listener_inherited_as_stdin_is_adopted_by_a_child")
         .stdin(OwnedFd::from(listener))
         .stdout(Stdio::null())
@@ -343,7 +349,7 @@ fn duplicate_descriptor_of_closed_connection_gives_no_event() {
 fn duplicate_descriptor_of_closed_udp_socket_gives_no_event() {
     let mut reactor = reactor(Probe::silent());
     let near = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let addr = near.local_addr().expect("it is bound");
+    let addr = near.local_addr().expect("the socket is bound");
     let far = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let duplicate = near.try_clone().expect("a descriptor");
     let id = reactor
@@ -393,7 +399,7 @@ fn every_descriptor_of_a_reactor_is_close_on_exec() {
         let plain = Socket::new_raw(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         plain.bind(&any.into()).expect("a free port");
-        plain.listen(1).expect("it is bound");
+        plain.listen(1).expect("the socket is bound");
         cx.adopt_listener(plain, Framing::line())
             .expect("the socket is a listener");
         let name = unstick::UnixAddr::from_abstract_name(format!("cloexec-{}", std::process::id()));

@@ -99,7 +99,7 @@ fn connected(handler: Echo, config: Config, conns: usize) -> (Reactor<Echo>, Vec
 /// Makes the pool lend `count` buffers of each size up to `len_max` at once, then returns them.
 fn fill_pool(reactor: &mut Reactor<Echo>, count: usize, len_max: usize) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    let addr = listener.local_addr().expect("the socket is bound");
     let closed = reactor.stats().closed;
     let mut opened = 0;
     for len in (6..).map(|exponent| 1 << exponent) {
@@ -357,7 +357,9 @@ fn assert_datagrams_allocate_nothing(in_batches: bool) {
     config.datagram_batches = in_batches;
     let mut reactor = Reactor::with_config(Echo::default(), config).expect("a reactor");
     let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_inet_addr(socket).expect("it is bound");
+    let addr = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     // Two windows of warm-up: the send queue grows to the most answers that one turn makes.
     let window = |socket: &UdpSocket, addr: SocketAddr| {

@@ -271,7 +271,7 @@ fn contract_error_rejects_one_datagram_only() {
         }
         drive(&mut reactor, |reactor| reactor.handler().decoded.len() == 3);
         let [in_mid_stream, at_the_end, good] = &reactor.handler().decoded[..] else {
-            panic!("three were sent");
+            panic!("the handler did not get three datagrams");
         };
         for rejected in [in_mid_stream, at_the_end] {
             let Err(DatagramFault::Frame(error)) = rejected else {

@@ -564,7 +564,7 @@ fn recordings_of_two_reactors_can_be_joined() {
     drive(&mut near, |near| near.stats().written_bytes == 6);
     drive(&mut far, |far| far.stats().frames_in == 1);
     let Some(Event::Open(rx, _)) = far.handler().events.first() else {
-        panic!("the first event is the open");
+        panic!("the first event is not on_open");
     };
     let rx = *rx;
     let (sent, received) = (take(&mut near), take(&mut far));

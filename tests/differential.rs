@@ -1,6 +1,6 @@
 //! Differential tests of the framings against other crates (tokio-util, integer-encoding) or
 //! against naive decoders. Both sides must encode a payload to the same bytes, and decode a stream
-//! to the same frames, however it is cut. An intended difference is computed and must match exactly.
+//! to the same frames, for any cuts. An intended difference is computed and must match exactly.
 
 mod common;
 #[path = "common/naive.rs"]

@@ -14,8 +14,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use unstick::{Config, Framing, Reactor};
 
-/// An edge-triggered outer loop. A wake-up that the reactor misses is never repeated, so a
-/// test would stall.
+/// An edge-triggered outer loop. A wake-up that is lost is never repeated, so a test with a lost
+/// wake-up stalls.
 struct Outer {
     poll: Poll,
     events: Events,
@@ -136,10 +136,10 @@ fn next_turn_in_is_zero_after_a_send_between_turns() {
     outer.drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     common::settle(&mut reactor);
     let Event::Open(conn, _) = reactor.handler().events[0] else {
-        panic!("the connection was accepted");
+        panic!("the first event is not on_open");
     };
     assert_eq!(reactor.next_turn_in(), None);
-    reactor.with(|_, cx| cx.send(conn, b"hello").map(drop).expect("open"));
+    reactor.with(|_, cx| cx.send(conn, b"hello").map(drop).expect("the id is open"));
     assert_eq!(reactor.next_turn_in(), Some(Duration::ZERO));
     reactor.turn(Some(Duration::ZERO)).expect("the poll works");
     assert_eq!(read_u32_frame(&mut stream), b"hello");

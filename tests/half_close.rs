@@ -9,7 +9,7 @@ use std::thread;
 use common::{Event, Probe, drive, frame, listening};
 use unstick::{CloseReason, Config, ConnId, Framing, Reactor, SendError};
 
-/// Starts a peer that reads to the end of the stream, then answers with three frames of 1 MiB.
+/// Starts a peer that reads to the end of the stream, then sends three frames of 1 MiB.
 /// The thread returns the request.
 fn answer_after_the_end(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {

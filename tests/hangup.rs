@@ -248,7 +248,7 @@ fn urgent_data_is_no_hangup() {
     assert_eq!(reactor.stats().closed, 0);
 }
 
-/// While a connection is read, `on_half_close` and `on_close` report its end.
+/// `on_half_close` and `on_close` report the end of a connection that is read.
 #[test]
 fn connection_that_is_read_gets_no_on_hangup() {
     for is_reset in [true, false] {
