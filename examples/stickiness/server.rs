@@ -1,5 +1,5 @@
-//! The server of the page: one reactor. Threads run the experiments and post the results back,
-//! which are sent as server-sent events.
+//! The server of the page: one reactor. Threads run the experiments and post the results to it;
+//! it sends them to the browser as server-sent events.
 //!
 //! A run has its own reactors, so that it does not measure the traffic of this page. Strangers may
 //! request runs, so the bytes and the time of a run are [bounded](crate::knobs), and so is the
@@ -140,7 +140,7 @@ impl Site {
     }
 }
 
-/// The event stream of a run. Dropping it, also by a panic, ends the stream.
+/// The event stream of a run. Dropping it, even during a panic, ends the stream.
 struct EventStream {
     remote: Remote<Site>,
     conn: ConnId,
