@@ -21,7 +21,7 @@ pub(crate) struct Experiment {
 pub(crate) const ALL: &[Experiment] = &[
     Experiment {
         name: "gathered",
-        title: "Ten sends, written by one call",
+        title: "Ten sends in one turn of the loop",
         transport: "tcp",
         set: &[("gather", "on")],
         why: "A buffered writer or a reactor writes many sends by one call. A flush sends the \
