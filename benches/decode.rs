@@ -1,22 +1,28 @@
-//! The framings alone, beside those of tokio-util in the same run: a megabyte of frames as it comes
-//! from a socket, and payloads encoded.
+//! Decoding and encoding without a reactor, compared with tokio-util in one run.
 //!
-//! The receive path is the same on every side. What a read brings is copied once into a buffer, as
-//! the kernel would, and buffers are those that the streams before left; each frame is handed over
-//! borrowed or shared, not copied; and each byte of its payload is touched, by one function that is
-//! not inlined: where a compiler happens to place such a loop changes its time by a seventh. All
-//! sides have to come to the same sum of them before they are measured.
+//! Each decode benchmark feeds one mebibyte of frames in pieces, as a socket would deliver them.
+//! Every implementation does the same work:
 //!
-//! Bare loops show how far down it goes; they have no limit and no contract to hold anybody to.
-//! `memchr` finds the ends of lines where they lie and cannot put a cut line together: nothing that
-//! looks for them is faster. The others hand cut lines over whole, as a decoder has to. Of these
-//! `memchr_own` has a buffer to itself, reads behind the head of a cut line, and moves nothing but
-//! such heads: what one connection alone would do, and what costs a server a buffer for each.
-//! `memchr_shared` reads into memory that all connections share, as the reactor does, and has the
-//! heads of cut lines in a vector: its receive path is the one that ours is to be held against.
+//! * It copies each piece once into a buffer, as the kernel would, and keeps its buffers between
+//!   streams.
+//! * It hands out each frame borrowed or reference-counted, and never copies it.
+//! * It reads each payload byte with `touch`. That function is not inlined, because the place of
+//!   such a loop in the machine code changes its time by a seventh.
+//! * It must compute the expected sum of all payload bytes before it is measured.
 //!
-//! Criterion measures one side after the other, and machines change meanwhile. `-- ratios` has them
-//! take turns, and tells nothing but how they compare.
+//! Three loops around memchr show the lower bound. They have no frame length limit and keep no
+//! codec contract.
+//!
+//! * `memchr` finds line ends in place and does not join a line that two reads share. A decoder
+//!   that searches for line ends cannot be faster.
+//! * `memchr_own` delivers every line whole. It has a buffer for itself, reads behind the partial
+//!   line, and moves only partial lines. A server would need one such buffer per connection.
+//! * `memchr_shared` delivers every line whole. It reads into memory that all connections share, as
+//!   the reactor does, and keeps partial lines in a vector. Compare the reactor with this one.
+//!
+//! Criterion measures one implementation after the other, while the speed of the machine changes.
+//! The argument `ratios` (`cargo bench --bench decode -- ratios`) interleaves them and prints only
+//! ratios.
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
@@ -28,11 +34,11 @@ use tokio_util::codec::{AnyDelimiterCodec, Decoder, Encoder, LengthDelimitedCode
 use unstick::testkit::ReadSide;
 use unstick::{Deframer, Framer, Framing};
 
-/// What is decoded in one iteration, in bytes.
+/// Number of bytes decoded in one iteration.
 const STREAM_LEN: usize = 1 << 20;
-/// What a read of a busy socket brings.
+/// Length of a typical read from a busy socket, in bytes.
 const READ_LEN: usize = 64 * 1024;
-/// What a segment brings over Ethernet.
+/// Payload of a TCP segment over Ethernet, in bytes.
 const SEGMENT_LEN: usize = 1460;
 const FRAME_LENS: [usize; 3] = [64, 1024, 64 * 1024];
 
@@ -41,7 +47,7 @@ fn touch(payload: &[u8]) -> u8 {
     payload.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
 }
 
-/// As a connection of the reactor does it: in place in the buffer that was read into.
+/// Decodes in place in the read buffer, as a connection of the reactor does.
 #[inline(never)]
 fn by_connection(side: &mut ReadSide, pieces: &[&[u8]]) -> u8 {
     let mut sum = 0_u8;
@@ -52,7 +58,7 @@ fn by_connection(side: &mut ReadSide, pieces: &[&[u8]]) -> u8 {
                 sum = sum.wrapping_add(touch(frame));
                 ControlFlow::Continue(())
             });
-            at += taken.expect("frames");
+            at += taken.expect("the stream holds valid frames");
         }
     }
     sum
@@ -63,7 +69,10 @@ fn by_deframer(deframer: &mut Deframer, pieces: &[&[u8]]) -> u8 {
     let mut sum = 0_u8;
     for piece in pieces {
         deframer.extend(piece);
-        while let Some(frame) = deframer.next_frame().expect("frames") {
+        while let Some(frame) = deframer
+            .next_frame()
+            .expect("the stream holds valid frames")
+        {
             sum = sum.wrapping_add(touch(frame));
         }
     }
@@ -79,7 +88,7 @@ where
     let mut sum = 0_u8;
     for piece in pieces {
         buf.extend_from_slice(piece);
-        while let Some(frame) = decoder.decode(buf).expect("frames") {
+        while let Some(frame) = decoder.decode(buf).expect("the stream holds valid frames") {
             sum = sum.wrapping_add(touch(frame.as_ref()));
         }
     }
@@ -102,7 +111,7 @@ fn by_memchr(pieces: &[&[u8]], read_buffer: &mut [u8]) -> u8 {
     sum
 }
 
-/// As [`by_memchr`], but each line is handed over whole. `buf` has room for a line and a read.
+/// Finds lines with memchr and delivers each line whole. `buf` has space for a line and a read.
 #[inline(never)]
 fn by_memchr_own(pieces: &[&[u8]], buf: &mut [u8]) -> u8 {
     let mut sum = 0_u8;
@@ -123,7 +132,8 @@ fn by_memchr_own(pieces: &[&[u8]], buf: &mut [u8]) -> u8 {
     sum
 }
 
-/// The same with memory that reads of others are put into as well: what is to stay goes to `tail`.
+/// Finds lines with memchr in a read buffer that connections share, and delivers each line whole.
+/// Partial lines are copied to `tail`.
 #[inline(never)]
 fn by_memchr_shared(pieces: &[&[u8]], read_buffer: &mut [u8], tail: &mut Vec<u8>) -> u8 {
     let mut sum = 0_u8;
@@ -163,21 +173,21 @@ fn framings() -> Vec<(&'static str, Framing)> {
     ]
 }
 
-/// Equal frames, one behind the other.
+/// A stream of equal frames.
 struct Stream {
     bytes: Vec<u8>,
-    /// The length of each frame as it is sent.
+    /// Length of each frame with its framing bytes.
     sent_len: usize,
-    /// What touching all payloads comes to.
+    /// Expected sum of all payload bytes.
     sum: u8,
 }
 
 fn stream_of(framing: &Framing, frame_len: usize) -> Stream {
     let mut payload = vec![b'x'; frame_len];
-    // So that its sum is odd, and a frame more or less is seen in the sum of all.
+    // The payload's sum is odd, so a missing or extra frame changes the sum of the stream.
     payload[0] = b'y';
     let mut framer = Framer::new(framing.clone());
-    let frame = framer.frame(&payload).expect("letters");
+    let frame = framer.frame(&payload).expect("valid payload");
     let count = STREAM_LEN.div_ceil(frame.len());
     Stream {
         bytes: frame.repeat(count),
@@ -186,10 +196,10 @@ fn stream_of(framing: &Framing, frame_len: usize) -> Stream {
     }
 }
 
-/// One that decodes a whole stream, and answers the sum of its payloads.
+/// An implementation: its name, and a function that decodes a stream and returns the payload sum.
 type Side<'a> = (&'static str, Box<dyn FnMut() -> u8 + 'a>);
 
-/// All that decode the same framing.
+/// Returns all implementations of one framing.
 fn sides<'a>(name: &str, framing: &Framing, pieces: &'a [&'a [u8]]) -> Vec<Side<'a>> {
     let mut side = ReadSide::new(framing.clone());
     let mut deframer = Deframer::new(framing.clone());
@@ -247,7 +257,7 @@ fn sides<'a>(name: &str, framing: &Framing, pieces: &'a [&'a [u8]]) -> Vec<Side<
     sides
 }
 
-/// A stream as it comes: in reads of whole frames, or cut at every so many bytes.
+/// Splits a stream into reads: reads of whole frames, or a cut after every `SEGMENT_LEN` bytes.
 fn pieces_of(stream: &Stream, is_aligned: bool) -> Vec<&[u8]> {
     let piece_len = match is_aligned {
         true => (READ_LEN / stream.sent_len).max(1) * stream.sent_len,
@@ -265,7 +275,11 @@ fn decode(c: &mut Criterion) {
                 let pieces = pieces_of(&stream, is_aligned);
                 group.throughput(Throughput::Bytes(stream.bytes.len() as u64));
                 for (who, mut decode) in sides(name, &framing, &pieces) {
-                    assert_eq!(decode(), stream.sum, "every byte of every payload");
+                    assert_eq!(
+                        decode(),
+                        stream.sum,
+                        "the sum of the payload bytes is wrong"
+                    );
                     group.bench_function(BenchmarkId::new(who, frame_len), |b| b.iter(&mut decode));
                 }
             }
@@ -274,12 +288,15 @@ fn decode(c: &mut Criterion) {
     }
 }
 
-/// How many times as long a connection takes as each of the others. They take turns, so what the
-/// machine does meanwhile meets all of them alike; of each the time is told that its fastest
-/// twentieth did not exceed.
+/// Prints the connection's time divided by the time of each other implementation.
+///
+/// The implementations take turns, so a change of the machine's speed affects all of them alike.
+/// Each time is the 5th percentile of its runs.
 fn ratios() {
     const TURNS: usize = 400;
-    println!("a connection's time as a multiple of that of others, who take turns");
+    println!(
+        "time of `connection` divided by the time of each other implementation (all take turns)"
+    );
     for (how, is_aligned) in [("aligned", true), ("segments", false)] {
         for (name, framing) in framings() {
             for frame_len in FRAME_LENS {
@@ -292,7 +309,7 @@ fn ratios() {
                         let begin = Instant::now();
                         let sum = decode();
                         times.push(begin.elapsed().as_secs_f64());
-                        assert_eq!(sum, stream.sum, "every byte of every payload");
+                        assert_eq!(sum, stream.sum, "the sum of the payload bytes is wrong");
                     }
                 }
                 let fast: Vec<f64> = times
@@ -320,7 +337,7 @@ fn encode(c: &mut Criterion) {
             group.throughput(Throughput::Bytes(frame_len as u64));
             let mut framer = Framer::new(framing.clone());
             group.bench_function(BenchmarkId::new("framer", frame_len), |b| {
-                b.iter(|| touch(framer.frame(black_box(&payload)).expect("letters")));
+                b.iter(|| touch(framer.frame(black_box(&payload)).expect("valid payload")));
             });
             let id = BenchmarkId::new("tokio_util", frame_len);
             let mut buf = BytesMut::new();
@@ -332,16 +349,18 @@ fn encode(c: &mut Criterion) {
                         buf.clear();
                         codec
                             .encode(black_box(payload.clone()), &mut buf)
-                            .expect("letters");
+                            .expect("valid payload");
                         touch(&buf)
                     });
                 }),
                 "line" => group.bench_function(id, |b| {
-                    let payload = str::from_utf8(&payload).expect("letters");
+                    let payload = str::from_utf8(&payload).expect("valid payload");
                     let mut codec = LinesCodec::new();
                     b.iter(|| {
                         buf.clear();
-                        codec.encode(black_box(payload), &mut buf).expect("letters");
+                        codec
+                            .encode(black_box(payload), &mut buf)
+                            .expect("valid payload");
                         touch(&buf)
                     });
                 }),

@@ -1,7 +1,8 @@
-//! Round trips through a whole reactor: a server in a thread of its own, a blocking client here.
+//! Round trips through a whole reactor: the server runs in its own thread, a blocking client in
+//! this one.
 //!
-//! These figures contain the client and the thread switch, so they are for comparing two versions
-//! of this crate. How it stands beside other libraries is measured by `benches/peers`.
+//! The figures include the client and the thread switch, so use them only to compare two versions
+//! of this crate. `benches/peers` compares the crate with other libraries.
 
 use std::hint::black_box;
 use std::io::{Read, Write};
@@ -35,15 +36,21 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let mut reactor = Reactor::new(Echo).expect("a reactor");
+        let mut reactor = Reactor::new(Echo).expect("the reactor is created");
         let listener = reactor
             .listen("127.0.0.1:0", Framing::length_u32())
-            .expect("a free port");
-        let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-        let tcp = reactor.local_inet_addr(listener).expect("it is bound");
-        let udp = reactor.local_inet_addr(socket).expect("it is bound");
+            .expect("a free port is available");
+        let socket = reactor
+            .bind_udp("127.0.0.1:0")
+            .expect("a free port is available");
+        let tcp = reactor
+            .local_inet_addr(listener)
+            .expect("the socket is bound");
+        let udp = reactor
+            .local_inet_addr(socket)
+            .expect("the socket is bound");
         let remote = reactor.remote();
-        let thread = thread::spawn(move || reactor.run().expect("the poll works"));
+        let thread = thread::spawn(move || reactor.run().expect("polling succeeds"));
         Self {
             tcp,
             udp,
@@ -60,7 +67,7 @@ impl Server {
     }
 }
 
-/// `depth` frames of `len` bytes in one write, and all of them read back.
+/// Writes `depth` frames of `len` bytes with one write, and reads all of them back.
 fn tcp(c: &mut Criterion) {
     let server = Server::start();
     let mut group = c.benchmark_group("tcp_round_trip");
@@ -72,9 +79,11 @@ fn tcp(c: &mut Criterion) {
         (256 * 1024, 1),
     ] {
         let mut client = TcpStream::connect(server.tcp).expect("the server accepts");
-        client.set_nodelay(true).expect("the option can be set");
+        client.set_nodelay(true).expect("TCP_NODELAY can be set");
         let frame = [
-            &u32::try_from(len).expect("short").to_be_bytes()[..],
+            &u32::try_from(len)
+                .expect("the length fits into 32 bits")
+                .to_be_bytes()[..],
             &vec![7; len],
         ]
         .concat();
@@ -83,11 +92,13 @@ fn tcp(c: &mut Criterion) {
         group.throughput(Throughput::Elements(depth as u64));
         group.bench_function(BenchmarkId::new(format!("{len}_bytes"), depth), |b| {
             b.iter(|| {
-                client.write_all(&batch).expect("the server reads");
-                client.read_exact(&mut echoed).expect("the server answers");
+                client.write_all(&batch).expect("the write succeeds");
+                client
+                    .read_exact(&mut echoed)
+                    .expect("the server echoes the batch");
             });
         });
-        assert!(echoed == batch, "the echo is exact");
+        assert!(echoed == batch, "the echo differs from the sent bytes");
     }
     group.finish();
     server.stop();
@@ -95,8 +106,10 @@ fn tcp(c: &mut Criterion) {
 
 fn udp(c: &mut Criterion) {
     let server = Server::start();
-    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    client.connect(server.udp).expect("an address");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+    client
+        .connect(server.udp)
+        .expect("the socket can be connected");
     let mut group = c.benchmark_group("udp_round_trip");
     for len in [64, 1200] {
         let datagram = vec![7; len];
@@ -104,8 +117,8 @@ fn udp(c: &mut Criterion) {
         group.throughput(Throughput::Elements(1));
         group.bench_function(BenchmarkId::from_parameter(format!("{len}_bytes")), |b| {
             b.iter(|| {
-                client.send(&datagram).expect("it is sent");
-                assert_eq!(client.recv(&mut echoed).expect("it comes back"), len);
+                client.send(&datagram).expect("the datagram is sent");
+                assert_eq!(client.recv(&mut echoed).expect("the echo is received"), len);
             });
         });
     }

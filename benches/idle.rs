@@ -1,12 +1,12 @@
-//! What an idle connection costs in memory: a server with as many as the descriptor limit allows.
+//! Memory of an idle connection: a server with as many connections as the descriptor limit allows.
 //!
 //! ```text
 //! cargo bench --bench idle
 //! ```
 //!
-//! The server is a process of its own, so that its clients are not counted. What is told is the
-//! growth of its anonymous resident memory by each connection: after they were opened, and after
-//! each has echoed a frame. The kernel's own memory for sockets is not in it.
+//! The server is a separate process, so the memory of the clients is not counted. The benchmark
+//! prints the growth of the server's anonymous resident memory per connection: after all are
+//! opened, and after each has echoed one frame. Kernel memory of the sockets is not included.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,15 +15,16 @@ use std::process::{Child, Command, ExitCode, Stdio};
 
 use unstick::{ConnId, Context, Framing, Handler, Reactor};
 
-/// As many as fit into a limit of 20,000 descriptors, with some to spare.
+/// Maximum number of connections; fits into a limit of 20,000 descriptors with some to spare.
 const CONNECTIONS: usize = 19_000;
-/// Descriptors that are left for all that is no connection.
+/// Descriptors reserved for everything that is not a connection.
 const SPARE_DESCRIPTORS: usize = 200;
-/// More than this for one of them fails the benchmark.
+/// Limit per connection in bytes; the benchmark fails above it.
 const BYTES_MAX: usize = 200;
-/// With fewer, pages and what is made once weigh too much for that.
+/// Minimum number of connections to check `BYTES_MAX` for; with fewer, memory pages and one-time
+/// allocations dominate.
 const JUDGED_MIN: usize = 4000;
-/// Tells the process that it is the server.
+/// Environment variable that makes this process the server.
 const SERVER_VARIABLE: &str = "UNSTICK_IDLE_SERVER";
 
 struct Echo;
@@ -52,7 +53,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// How many connections the limits of the system allow; beyond them a client would wait for ever.
+/// Returns how many connections the system's limits allow. A client beyond them would wait for
+/// ever.
 fn possible() -> usize {
     let number = |path: &str, find: fn(&str) -> Option<usize>| {
         let text = std::fs::read_to_string(path).ok();
@@ -71,7 +73,7 @@ fn possible() -> usize {
     });
     let possible = descriptors.min(ports).saturating_sub(SPARE_DESCRIPTORS);
     if possible < CONNECTIONS {
-        println!("the limits are {descriptors} descriptors and {ports} local ports");
+        println!("the system allows {descriptors} descriptors and {ports} local ports");
     }
     possible.clamp(1, CONNECTIONS)
 }
@@ -84,21 +86,21 @@ fn serve() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Answers whether a connection cost no more than it may.
+/// Prints the memory per connection. Returns false if it exceeds `BYTES_MAX`.
 fn measure(connections: usize) -> Result<bool, Box<dyn Error>> {
     let server = Server::start()?;
     if server.resident_bytes().is_err() {
-        println!("skipped: there is no /proc here to read a process's memory from");
+        println!("skipped: the memory of a process cannot be read, because /proc is missing");
         return Ok(true);
     }
-    // One connection before the first look: what is made once is not a connection's cost.
+    // Open one connection before the first reading, so that one-time allocations are not counted.
     let mut clients = vec![server.connect()?];
     let before = server.resident_bytes()?;
     for _ in 0..connections {
         let client = server.connect();
         clients.push(client.map_err(|error| {
             format!(
-                "{} connections are open, the next one fails: {error}",
+                "cannot open a connection after the first {}: {error}",
                 clients.len()
             )
         })?);
@@ -110,16 +112,16 @@ fn measure(connections: usize) -> Result<bool, Box<dyn Error>> {
     let echoed = server.resident_bytes()?;
 
     let each = |after: usize| after.saturating_sub(before) / connections;
-    println!("{connections} connections, bytes of user memory for each:");
-    println!("  {:>4}  when it is open", each(opened));
+    println!("{connections} connections, bytes of user memory per connection:");
+    println!("  {:>4}  after it is opened", each(opened));
     println!(
-        "  {:>4}  when it has echoed a frame of 64 bytes, and idles",
+        "  {:>4}  after it has echoed one frame of 64 bytes",
         each(echoed)
     );
     Ok(connections < JUDGED_MIN || each(echoed) <= BYTES_MAX)
 }
 
-/// The server's process; ended when it is dropped.
+/// The server process; killed on drop.
 struct Server {
     child: Child,
     addr: String,
@@ -131,7 +133,10 @@ impl Server {
             .env(SERVER_VARIABLE, "1")
             .stdout(Stdio::piped())
             .spawn()?;
-        let stdout = child.stdout.take().ok_or("the server's output is piped")?;
+        let stdout = child
+            .stdout
+            .take()
+            .ok_or("the server's standard output is not piped")?;
         let mut addr = String::new();
         BufReader::new(stdout).read_line(&mut addr)?;
         Ok(Self {
@@ -140,7 +145,8 @@ impl Server {
         })
     }
 
-    /// Connects, and waits until the connection stands in the server: an empty frame is echoed.
+    /// Connects and waits for the echo of an empty frame, so the server has accepted the
+    /// connection.
     fn connect(&self) -> std::io::Result<TcpStream> {
         let mut client = TcpStream::connect(&self.addr)?;
         client.set_nodelay(true)?;
@@ -157,7 +163,7 @@ impl Server {
         let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
         Ok(1024
             * kilobytes
-                .ok_or("the kernel tells of anonymous memory")?
+                .ok_or("/proc/PID/status has no RssAnon line")?
                 .parse::<usize>()?)
     }
 }

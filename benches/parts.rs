@@ -1,16 +1,17 @@
-//! The parts of the loop that no system call hides: finding a connection by its id, bringing an
-//! event to its callback, and queueing what is sent.
+//! Parts of the loop whose cost no system call hides: finding a connection by its id, delivering an
+//! event to its callback, and queueing output.
 //!
 //! ```text
 //! look_up    id -> slab, generation checked -> session
-//! dispatch   grant -> ready queue -> connection -> one frame of those that are held -> on_frame
-//! queue      send -> encoded behind what waits       drain   queue -> socket -> peer
+//! dispatch   grant -> ready queue -> connection -> one of its undelivered frames -> on_frame
+//! queue      send -> encoded behind queued output     drain   queue -> socket -> peer
 //! ```
 //!
-//! Connections are real ones, over loopback. What `dispatch` delivers was read before, and is let
-//! in one frame at a time; so only an empty poll for all connections together is in its figure.
-//! `queue` sends while the loop does not turn: nothing is written. `drain` is all of it: a
-//! mebibyte queued, written and read by the peer. Timers and posts stand in `benches/peers`.
+//! The connections are real ones over loopback. `dispatch` delivers frames that were read earlier
+//! and grants one frame at a time. So its figure contains only one empty poll for all connections
+//! together. `queue` sends while the loop does not turn, so nothing is written. `drain` is the
+//! complete path: it queues one mebibyte, writes it, and the peer reads it. Timers and posts are
+//! measured in `benches/peers`.
 
 use std::hint::black_box;
 use std::io::{ErrorKind, Read, Write};
@@ -20,12 +21,12 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use unstick::{ConnId, Context, Framing, Handler, Origin, Payload, Reactor};
 
-/// Each takes two descriptors, of which a process often has 1,024.
+/// Number of connections. Each takes two descriptors, and a process often has 1,024.
 const CONNECTIONS: usize = 400;
-/// Frames that a connection holds before they are let in one by one.
+/// Frames that a connection holds undelivered before they are granted one by one.
 const HELD: usize = 1000;
 const FRAME_LEN: u32 = 8;
-/// Frames that are queued before the queue is drained.
+/// Maximum number of frames queued before the queue is drained.
 const QUEUED: usize = 1000;
 const DRAINED_LEN: usize = 1 << 20;
 
@@ -57,18 +58,18 @@ struct Bench {
 
 impl Bench {
     fn new(connections: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let addr: SocketAddr = listener.local_addr().expect("it is bound");
-        let mut reactor = Reactor::new(Counting::default()).expect("a reactor");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+        let addr: SocketAddr = listener.local_addr().expect("the socket is bound");
+        let mut reactor = Reactor::new(Counting::default()).expect("the reactor is created");
         let (mut conns, mut peers) = (Vec::new(), Vec::new());
         for _ in 0..connections {
             conns.push(reactor.connect(addr, Framing::length_u32(), 0));
-            let (peer, _) = listener.accept().expect("it connects");
-            peer.set_nonblocking(true).expect("the option can be set");
+            let (peer, _) = listener.accept().expect("the connection is accepted");
+            peer.set_nonblocking(true).expect("TCP_NODELAY can be set");
             peers.push(peer);
         }
         while reactor.handler().opened < connections {
-            reactor.turn(None).expect("the poll works");
+            reactor.turn(None).expect("polling succeeds");
         }
         Self {
             reactor,
@@ -77,36 +78,36 @@ impl Bench {
         }
     }
 
-    /// Turns and has the peers read until nothing is queued any more.
+    /// Turns the reactor and reads at the peers until all write queues are empty.
     fn drain(&mut self) {
         let mut read = [0; 65_536];
         for (conn, peer) in self.conns.iter().zip(&mut self.peers) {
             loop {
                 let turn = self.reactor.turn(Some(Duration::ZERO));
-                turn.expect("the poll works");
+                turn.expect("polling succeeds");
                 let queued = self.reactor.with(|_, cx| cx.queued_bytes(*conn));
                 match peer.read(&mut read) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock && queued == Ok(0) => break,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    other => assert_ne!(other.expect("it is open"), 0),
+                    other => assert_ne!(other.expect("the connection is open"), 0),
                 }
             }
         }
     }
 
-    /// Has each connection hold as many frames again, of which none is delivered yet but the first.
+    /// Sends `HELD` frames on each connection and delivers only the first of them.
     fn fill(&mut self) {
         let mut frame = [7; 4 + FRAME_LEN as usize];
         frame[..4].copy_from_slice(&FRAME_LEN.to_be_bytes());
         let frames = frame.repeat(HELD);
         for peer in &mut self.peers {
             let written = peer.write_all(&frames);
-            written.expect("all of them fit into its socket's buffer");
+            written.expect("the frames fit into the socket buffers");
         }
         let wanted = self.reactor.handler().frames + self.conns.len() as u64;
         self.grant_one_each();
         while self.reactor.handler().frames < wanted {
-            self.reactor.turn(None).expect("the poll works");
+            self.reactor.turn(None).expect("polling succeeds");
         }
     }
 
@@ -114,7 +115,7 @@ impl Bench {
         let Self { reactor, conns, .. } = self;
         reactor.with(|_, cx| {
             for conn in conns.iter() {
-                cx.grant(*conn, 1).expect("it is open");
+                cx.grant(*conn, 1).expect("the connection is open");
             }
         });
     }
@@ -126,7 +127,8 @@ fn look_up(c: &mut Criterion) {
         mut conns,
         peers: _peers,
     } = Bench::new(CONNECTIONS);
-    // In no order: a stride that has no factor in common with their number.
+    // Look up in a scattered order: the stride has no factor in common with the number of
+    // connections.
     conns = (0..CONNECTIONS)
         .map(|at| conns[at * 147 % CONNECTIONS])
         .collect();
@@ -144,7 +146,9 @@ fn look_up(c: &mut Criterion) {
         });
     });
     reactor.with(|_, cx| conns.iter().for_each(|conn| cx.abort(*conn)));
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
     group.bench_function("stale", |b| {
         b.iter(|| {
             reactor.with(|_, cx| {
@@ -163,7 +167,7 @@ fn dispatch(c: &mut Criterion) {
         let mut bench = Bench::new(connections);
         for conn in &bench.conns {
             let granted = bench.reactor.with(|_, cx| cx.grant(*conn, 0));
-            granted.expect("it is open");
+            granted.expect("the connection is open");
         }
         group.throughput(Throughput::Elements(connections as u64));
         let mut held = 0;
@@ -181,11 +185,11 @@ fn dispatch(c: &mut Criterion) {
                     bench.grant_one_each();
                     let turn = bench.reactor.turn(Some(Duration::ZERO));
                     taken += started.elapsed();
-                    turn.expect("the poll works");
+                    turn.expect("polling succeeds");
                     assert_eq!(
                         bench.reactor.handler().frames - before,
                         connections as u64,
-                        "each was delivered one"
+                        "each connection delivered one frame"
                     );
                 }
                 taken
@@ -220,7 +224,7 @@ fn queue(c: &mut Criterion) {
     let conn = bench.conns[0];
     for len in [64, 1024, 16 * 1024] {
         let payload = Payload::from(vec![7; len]).into_shared();
-        // The longest ones are as many as the queue may hold.
+        // The number of long payloads is bounded by the queue's limit.
         let count = QUEUED.min((8 << 20) / len);
         let mut group = c.benchmark_group(format!("queue/{len}_bytes"));
         group.throughput(Throughput::Elements(count as u64));

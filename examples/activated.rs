@@ -1,6 +1,7 @@
-//! An echo server, by lines, that is given its sockets by whoever starts it: systemd's socket
-//! activation (`LISTEN_FDS`, sd_listen_fds(3)). Started without any, it listens for itself, on TCP
-//! or on a Unix socket.
+//! An echo server for lines that can inherit its listening sockets from the program that starts it.
+//!
+//! It supports systemd's socket activation (`LISTEN_FDS`, sd_listen_fds(3)). Started without
+//! inherited sockets, it listens on a TCP address or on a Unix socket.
 //!
 //! ```text
 //! systemd-socket-activate -l 7003 target/release/examples/activated
@@ -27,15 +28,15 @@ impl Handler for Echo {
 fn main() -> io::Result<()> {
     env_logger::init();
     let mut reactor = Reactor::new(Echo)?;
-    let mut handed_down = ListenFd::from_env();
-    for index in 0..handed_down.len() {
-        // What is no TCP listener is refused by an error that says so.
-        if let Some(listener) = handed_down.take_tcp_listener(index)? {
+    let mut inherited = ListenFd::from_env();
+    for index in 0..inherited.len() {
+        // An inherited socket that is not a TCP listener causes an error that says so.
+        if let Some(listener) = inherited.take_tcp_listener(index)? {
             let listener = reactor.with(|_, cx| cx.adopt_listener(listener, Framing::line()))?;
             println!("listening {}", reactor.local_addr(listener)?);
         }
     }
-    if handed_down.len() == 0 {
+    if inherited.len() == 0 {
         let addr: Addr = match std::env::args().nth(1) {
             Some(addr) => addr.parse()?,
             None => std::net::SocketAddr::from(([127, 0, 0, 1], 7003)).into(),

@@ -1,8 +1,8 @@
-//! A chat server: every line that one client sends is sent to all others.
+//! A chat server: sends every line of a client to all other clients.
 //!
 //! ```text
 //! cargo run --release --example chat
-//! nc 127.0.0.1 7002        (twice, in two terminals; the first line is the name)
+//! nc 127.0.0.1 7002        (in two terminals; the first line is the name)
 //! ```
 
 use std::collections::BTreeSet;
@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use unstick::{Closed, ConnId, Context, Framing, Handler, Origin, Reactor};
 
-/// No line is longer, so that no client makes all others wait for it.
+/// Maximum length of a line, so that a long line does not delay the other clients.
 const LINE_LEN_MAX: usize = 1000;
 
 #[derive(Default)]
 struct Chat {
-    /// Those who have said their name.
+    /// Clients that have sent their name.
     members: BTreeSet<ConnId>,
 }
 
@@ -32,7 +32,7 @@ impl Chat {
 }
 
 impl Handler for Chat {
-    /// The name of a client, once it has said it.
+    /// The name of a client, once the client has sent it.
     type Session = Option<String>;
 
     fn on_open(

@@ -1,5 +1,6 @@
-//! A client that does not give up: it sends what is typed, line by line, and prints what comes;
-//! when the server goes away it connects again, with growing pauses.
+//! A client that reconnects: it sends each line of standard input and prints each received line.
+//!
+//! If the connection ends it connects again, with growing delays.
 //!
 //! ```text
 //! cargo run --release --example chat
@@ -16,7 +17,7 @@ use unstick::{
     Remote, TimerId,
 };
 
-/// Lines that are kept while there is no connection; beyond them the oldest are dropped.
+/// Maximum number of lines kept while there is no connection; beyond it the oldest are dropped.
 const UNSENT_MAX: usize = 100;
 
 struct Client {
@@ -58,7 +59,11 @@ impl Handler for Client {
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
         self.is_open = false;
         if let Some(delay) = self.server.on_close(cx, conn) {
-            eprintln!("{}; again in {} ms", closed.reason, delay.as_millis());
+            eprintln!(
+                "{}; connecting again in {} ms",
+                closed.reason,
+                delay.as_millis()
+            );
         }
     }
 
@@ -67,7 +72,8 @@ impl Handler for Client {
     }
 }
 
-/// Standard input blocks, so a thread of its own reads it.
+/// Reads standard input and posts each line to the reactor; runs in its own thread, because it
+/// blocks.
 fn read_lines(remote: &Remote<Client>) -> io::Result<()> {
     for line in io::stdin().lock().lines() {
         let line = line?;

@@ -15,29 +15,31 @@ use unstick::{
 };
 
 const HELP: &str = "\
-Echoes framed TCP and UDP.
+An echo server for framed TCP and for UDP.
 
 Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
 
-  --tcp ADDR             listen for TCP here   } default: both on 127.0.0.1:7000;
-  --udp ADDR             receive UDP here      } given either, only those named
-  --framing NAME         raw, line, u8, u16, u24, u32, u64, u16-le, u24-le, u32-le,
-                         u64-le, varint or netstring (default u32: a length of
-                         four bytes, the highest first, stands before each frame)
-  --frame-len-max BYTES  the longest frame (default 1048576)
-  --help                 this text
+  --tcp ADDR             accept TCP connections on this address (HOST:PORT)
+  --udp ADDR             receive UDP datagrams on this address (HOST:PORT)
+                         Without --tcp and --udp, both use 127.0.0.1:7000.
+  --framing NAME         how TCP messages are separated: raw, line, u8, u16, u24,
+                         u32, u64, u16-le, u24-le, u32-le, u64-le, varint or
+                         netstring (default u32: each message is preceded by its
+                         length, in four bytes, most significant byte first)
+  --frame-len-max BYTES  maximum length of a message (default 1048576)
+  --help                 print this help
 
-RUST_LOG=debug tells of every connection. Ctrl-C or SIGTERM ends it: what is
-queued is sent first, and a line of totals is printed.";
+Set RUST_LOG=debug to log every connection. Ctrl-C or SIGTERM ends the server:
+it sends its queued output first, then prints a line of totals.";
 
-/// How long clients may take to read what is queued for them when the server ends.
+/// Maximum time for clients to read queued output after the server was asked to end.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Below this, ports belong to services, and some of them answer whatever comes.
+/// Lowest port of ordinary users; some services on lower ports reply to any datagram.
 const USER_PORT_MIN: u16 = 1024;
 
 struct Echo {
-    /// Where this server itself receives datagrams.
+    /// Local address of the UDP socket.
     udp_addr: Option<SocketAddr>,
 }
 
@@ -46,7 +48,7 @@ impl Handler for Echo {
 
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
         match cx.send(conn, frame) {
-            // A client that sends and does not read is read no more until it does.
+            // A client that sends without reading is not read until it reads again.
             Ok(_) | Err(SendError::Closing | SendError::Gone) => {}
             Err(error) => {
                 log::warn!(
@@ -59,23 +61,28 @@ impl Handler for Echo {
     }
 
     fn on_close(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
-        log::info!("{conn} ended: {}", closed.reason);
+        log::info!("{conn} closed: {}", closed.reason);
     }
 
     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
         if self.might_be_a_loop(datagram.from) {
-            log::debug!("not answering {}: it might answer in turn", datagram.from);
+            log::debug!(
+                "ignored a datagram from {}: replying to it could cause an endless loop",
+                datagram.from
+            );
         } else if let Err(error) = cx.send_to(socket, datagram.from, datagram.data) {
-            log::debug!("cannot echo a datagram of {}: {error}", datagram.from);
+            log::debug!("cannot echo a datagram to {}: {error}", datagram.from);
         }
     }
 }
 
 impl Echo {
-    /// A datagram "from" another echo service would be answered for ever, and anybody can write
-    /// any sender's address on it. No client sends from a service's port, or from the port that
-    /// this service has. An echo on some other user's port looks like any client: a protocol that
-    /// must be safe from that too marks its replies, and answers no reply.
+    /// True if a reply to this sender could cause an endless loop.
+    ///
+    /// The reply to another echo service would itself get a reply, and so on, and anyone can forge
+    /// a sender's address. No client sends from a service's port, or from the port of this server.
+    /// An echo service on another user's port looks like any client. A protocol that must be safe
+    /// from that too marks its replies, and does not reply to replies.
     fn might_be_a_loop(&self, from: SocketAddr) -> bool {
         from.port() < USER_PORT_MIN || self.udp_addr.is_some_and(|own| own.port() == from.port())
     }
@@ -105,7 +112,8 @@ fn serve() -> Result<(), Box<dyn Error>> {
     };
 
     let mut reactor = Reactor::new(Echo { udp_addr: None })?;
-    // Before it says that it listens: whoever waits for that may end it at once.
+    // Handle signals before printing `listening`: a script that waits for this line may end the
+    // server at once.
     reactor.shutdown_on_signals(SHUTDOWN_DEADLINE)?;
 
     if let Some(addr) = options.tcp {
@@ -121,7 +129,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
     if let Some(addr) = options.udp {
         let socket = reactor
             .bind_udp(&addr)
-            .map_err(|error| format!("cannot listen on udp {addr}: {error}"))?;
+            .map_err(|error| format!("cannot receive on udp {addr}: {error}"))?;
         let addr = reactor.local_inet_addr(socket)?;
         reactor.handler_mut().udp_addr = Some(addr);
         println!("listening udp {addr}");
@@ -148,7 +156,7 @@ fn print_totals(stats: &Stats) {
     );
 }
 
-/// `None` asks for the help text.
+/// Parses the command line. Returns `None` if the help text is requested.
 fn parse_options() -> Result<Option<Options>, Box<dyn Error>> {
     use lexopt::prelude::*;
 

@@ -1,12 +1,12 @@
-//! A TCP proxy: what one side sends goes to the other, at the pace of the slower one.
+//! A TCP proxy: forwards the bytes of each side to the other, at the pace of the slower side.
 //!
 //! ```text
 //! cargo run --release --example echo
 //! cargo run --release --example proxy -- 127.0.0.1:7003 127.0.0.1:7000
 //! ```
 //!
-//! Memory stays bounded whatever is sent: while one side's queue is above its high mark, the other
-//! side is not read.
+//! Memory stays bounded for any amount of data: while the write queue of one side is above its high
+//! watermark, the other side is not read.
 
 use std::io;
 use std::time::Duration;
@@ -17,7 +17,7 @@ struct Proxy {
     upstream: String,
 }
 
-/// One side of a pair.
+/// The state of a connection: the other connection of its pair.
 #[derive(Default)]
 struct Side {
     other: Option<ConnId>,
@@ -34,7 +34,7 @@ impl Handler for Proxy {
         origin: Origin,
     ) {
         if let Origin::Accepted(_) = origin {
-            // What the client sends meanwhile is sent on when the connection is open.
+            // Bytes of the client are queued until the upstream connection is open.
             let other = Side { other: Some(conn) };
             side.other = Some(cx.connect(self.upstream.as_str(), Framing::raw(), other));
         }
@@ -50,7 +50,7 @@ impl Handler for Proxy {
         match side.other.map(|other| cx.send(other, frame)) {
             Some(Ok(Sent::Queued)) => {}
             Some(Ok(_)) => drop(cx.pause(conn)),
-            // It is closing, and its `on_close` closes this side too.
+            // The other side is closing. Its `on_close` closes this side too.
             Some(Err(_)) | None => cx.close(conn),
         }
     }
@@ -62,7 +62,7 @@ impl Handler for Proxy {
     }
 
     fn on_half_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, side: &mut Side) {
-        // One side has ended; what the other still answers goes through.
+        // This side has ended its stream; the reply of the other side can still pass.
         match side.other.map(|other| cx.half_close(other)) {
             Some(Ok(())) => {}
             Some(Err(_)) | None => cx.close(conn),
@@ -70,9 +70,9 @@ impl Handler for Proxy {
     }
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, side: Side, closed: Closed) {
-        log::info!("{conn} ended: {}", closed.reason);
+        log::info!("{conn} closed: {}", closed.reason);
         if let Some(other) = side.other {
-            // The other side first gets what is queued for it.
+            // Close the other side after its queued output is sent.
             let _ = cx.resume(other);
             cx.close(other);
         }

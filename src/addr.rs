@@ -1,7 +1,6 @@
-//! Addresses: of the internet, and of Unix sockets on this host.
+//! Addresses of IP sockets and of Unix sockets.
 //!
-//! What a socket of the internet is asked for and told is a [`SocketAddr`], as everywhere in Rust.
-//! [`Addr`] is for what may be either.
+//! IP addresses are std's [`SocketAddr`]. [`Addr`] is either an IP address or a Unix address.
 
 use std::fmt;
 use std::io;
@@ -12,10 +11,10 @@ use std::os::unix::net::SocketAddr as StdUnixAddr;
 use std::path::Path;
 use std::str::FromStr;
 
-/// The address of any socket.
+/// Address of any kind of socket.
 ///
-/// It is written, and [parsed](str::parse), as `127.0.0.1:7000`, `[::1]:7000`, `unix:/run/app.sock`
-/// or, for an abstract name of Linux, `unix:@app`.
+/// The text form, for [parsing](str::parse) and for display, is `127.0.0.1:7000`, `[::1]:7000`,
+/// `unix:/run/app.sock` or, for an abstract name on Linux, `unix:@app`.
 ///
 /// # Examples
 ///
@@ -31,15 +30,15 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Addr {
-    /// Of a TCP or UDP socket.
+    /// Address of a TCP or UDP socket.
     Inet(SocketAddr),
-    /// Of a Unix socket.
+    /// Address of a Unix socket.
     #[cfg(unix)]
     Unix(UnixAddr),
 }
 
 impl Addr {
-    /// The address of a TCP or UDP socket, if it is one.
+    /// Returns the address of a TCP or UDP socket; `None` for a Unix address.
     #[must_use]
     pub fn inet(&self) -> Option<SocketAddr> {
         match self {
@@ -49,7 +48,7 @@ impl Addr {
         }
     }
 
-    /// The address of a Unix socket, if it is one.
+    /// Returns the address of a Unix socket; `None` for an IP address.
     #[cfg(unix)]
     #[must_use]
     pub fn unix(&self) -> Option<&UnixAddr> {
@@ -70,7 +69,8 @@ impl fmt::Display for Addr {
     }
 }
 
-/// Fails with `InvalidInput`. Names are not looked up.
+/// Parses an address. Host names are not resolved. Fails with `InvalidInput` if the text is not a
+/// valid address.
 impl FromStr for Addr {
     type Err = io::Error;
 
@@ -102,11 +102,12 @@ impl From<UnixAddr> for Addr {
     }
 }
 
-/// The address of a Unix socket: a path, an abstract name, or none.
+/// Address of a Unix socket: a path, an abstract name, or unnamed.
 ///
-/// A path is a file that the bound socket makes, and that stays when it is closed: a server that
-/// starts again finds it, and [`listen`](crate::Context::listen) then fails with `AddrInUse`. To
-/// remove it is the program's to decide, as it alone knows whether another server still uses it:
+/// Binding to a path creates a file, and the file remains when the socket is closed. So a server
+/// that starts again finds the file, and [`listen`](crate::Context::listen) fails with `AddrInUse`.
+/// The reactor never removes the file, because only the program knows if another server still uses
+/// it:
 ///
 /// ```no_run
 /// # fn f(reactor: &mut unstick::Reactor<impl unstick::Handler>) -> std::io::Result<()> {
@@ -115,15 +116,15 @@ impl From<UnixAddr> for Addr {
 ///
 /// let path = "/run/app.sock";
 /// if UnixStream::connect(path).is_err() {
-///     let _ = std::fs::remove_file(path); // nobody listens there any more
+///     let _ = std::fs::remove_file(path); // left over: no server listens on it
 /// }
 /// reactor.listen(UnixAddr::from_pathname(path)?, Framing::line())?;
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// An abstract name (Linux, unix(7)) is no file and goes with its socket. Most clients have no
-/// address at all: they are unnamed, which is the default.
+/// An abstract name (Linux, unix(7)) is not a file and disappears with its socket. Most clients are
+/// unnamed, which is the default.
 #[cfg(unix)]
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct UnixAddr(Name);
@@ -134,34 +135,34 @@ enum Name {
     #[default]
     Unnamed,
     Path(Box<Path>),
-    /// Only Linux has them.
+    /// Exists on Linux and Android only.
     Abstract(Box<[u8]>),
 }
 
 #[cfg(unix)]
 impl UnixAddr {
-    /// The socket with this path.
+    /// Returns the address for a path.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where it is empty, longer than the system's 103 to 107 bytes, or has a zero
-    /// byte.
+    /// * `InvalidInput`: the path is empty, contains a zero byte, or is longer than the system
+    ///   allows (103 to 107 bytes).
     pub fn from_pathname(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         if path.as_os_str().is_empty() {
-            // Linux would bind it to some abstract name (unix(7), "Autobind feature").
-            let error = "the path of a Unix socket is empty";
+            // Linux would choose an abstract name itself (unix(7), "Autobind feature").
+            let error = "the path of a Unix socket must not be empty";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
         StdUnixAddr::from_pathname(path)?;
         Ok(Self(Name::Path(path.into())))
     }
 
-    /// The socket with this name that is no file. Linux only.
+    /// Returns the address for an abstract name. Linux and Android only.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where it is longer than 107 bytes.
+    /// * `InvalidInput`: the name is longer than 107 bytes.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn from_abstract_name(name: impl AsRef<[u8]>) -> io::Result<Self> {
         let name = name.as_ref();
@@ -169,7 +170,7 @@ impl UnixAddr {
         Ok(Self(Name::Abstract(name.into())))
     }
 
-    /// Its path, if it has one.
+    /// Returns the path, if the address has one.
     #[must_use]
     pub fn as_pathname(&self) -> Option<&Path> {
         match &self.0 {
@@ -178,7 +179,7 @@ impl UnixAddr {
         }
     }
 
-    /// Its abstract name, if it has one.
+    /// Returns the abstract name, if the address has one.
     #[must_use]
     pub fn as_abstract_name(&self) -> Option<&[u8]> {
         match &self.0 {
@@ -187,7 +188,7 @@ impl UnixAddr {
         }
     }
 
-    /// Whether it is that of a socket that was not bound, as most clients' are not.
+    /// True if the address belongs to a socket that was not bound, as most clients are.
     #[must_use]
     pub fn is_unnamed(&self) -> bool {
         self.0 == Name::Unnamed
@@ -201,7 +202,7 @@ impl UnixAddr {
         Self::from_parts(addr.as_pathname(), name)
     }
 
-    /// Whether it is this one.
+    /// True if `addr` is this address.
     pub(crate) fn is_std(&self, addr: &StdUnixAddr) -> bool {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let name = std_abstract_name(addr);
@@ -210,7 +211,7 @@ impl UnixAddr {
         self.as_pathname() == addr.as_pathname() && self.as_abstract_name() == name
     }
 
-    /// Of what the system tells.
+    /// Builds an address from the parts that the system reports.
     pub(crate) fn from_parts(path: Option<&Path>, abstract_name: Option<&[u8]>) -> Self {
         Self(match (path, abstract_name) {
             (Some(path), _) => Name::Path(path.into()),
@@ -238,7 +239,7 @@ fn std_abstract_name(addr: &StdUnixAddr) -> Option<&[u8]> {
     addr.as_abstract_name()
 }
 
-/// `unix:/run/app.sock`, `unix:@name` or `unix:`.
+/// Writes `unix:/run/app.sock`, `unix:@name` or `unix:`.
 #[cfg(unix)]
 impl fmt::Display for UnixAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -257,15 +258,16 @@ impl fmt::Debug for UnixAddr {
     }
 }
 
-/// What [`listen`](crate::Context::listen) and [`connect`](crate::Context::connect) take: all that
-/// std's [`ToSocketAddrs`] takes, such as `"localhost:7000"` and `(ip, port)`, and the addresses of
-/// Unix sockets.
+/// Address argument of [`listen`](crate::Context::listen) and [`connect`](crate::Context::connect).
+///
+/// Implemented for every type with std's [`ToSocketAddrs`], such as `"localhost:7000"` and `(ip,
+/// port)`, and for [`Addr`] and [`UnixAddr`].
 pub trait ToAddrs {
-    /// The addresses, to be tried in this order. A name is looked up, which may block.
+    /// Returns the addresses, in the order in which to try them. Resolving a host name may block.
     ///
     /// # Errors
     ///
-    /// What looking the name up answered.
+    /// * Any error of resolving the host name.
     fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>>;
 }
 
@@ -306,13 +308,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_takes_no_more_than_one_of_the_internet() {
+    fn addr_is_no_larger_than_socket_addr() {
         assert_eq!(size_of::<Addr>(), size_of::<SocketAddr>());
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn what_is_written_is_parsed_back_and_nonsense_is_an_error() {
+    fn addr_text_round_trips_and_invalid_text_is_an_error() {
         for text in [
             "127.0.0.1:7000",
             "[::1]:7000",
@@ -320,12 +322,12 @@ mod tests {
             "unix:@app",
             "unix:app",
         ] {
-            let addr: Addr = text.parse().expect("it is well formed");
+            let addr: Addr = text.parse().expect("a valid address");
             assert_eq!(addr.to_string(), text);
         }
-        let addr: Addr = "unix:@app".parse().expect("it is well formed");
+        let addr: Addr = "unix:@app".parse().expect("a valid address");
         let name = addr.unix().and_then(UnixAddr::as_abstract_name);
-        assert_eq!(name, Some(&b"app"[..]), "a name, and no file");
+        assert_eq!(name, Some(&b"app"[..]), "an abstract name, not a path");
         let long = format!("unix:{}", "x".repeat(108));
         let long_name = format!("unix:@{}", "x".repeat(108));
         for text in [
@@ -337,19 +339,19 @@ mod tests {
             &long,
             &long_name,
         ] {
-            let error = text.parse::<Addr>().expect_err("nonsense");
+            let error = text.parse::<Addr>().expect_err("an invalid address");
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{text}");
         }
     }
 
     #[test]
     #[cfg(unix)]
-    fn kinds_of_names_are_told_apart() {
-        let path = UnixAddr::from_pathname("app").expect("short");
+    fn unix_path_and_unnamed_addresses_differ() {
+        let path = UnixAddr::from_pathname("app").expect("a short path");
         assert_eq!(path.as_pathname(), Some(Path::new("app")));
         assert!(path.as_abstract_name().is_none() && !path.is_unnamed());
-        let (unnamed, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
-        let unnamed = UnixAddr::from_std(&unnamed.local_addr().expect("it is open"));
+        let (unnamed, _other) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+        let unnamed = UnixAddr::from_std(&unnamed.local_addr().expect("an open socket"));
         assert!(unnamed.is_unnamed() && unnamed.as_pathname().is_none());
         assert_ne!(path, unnamed);
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 /// Limits and budgets of a reactor.
 ///
-/// Everything that a peer or a busy program could make grow is bounded by one of these.
+/// Everything that a peer or a busy program could make grow is bounded by one of these fields. A
+/// *budget* is the work allowed per turn; the rest of the work waits for the next turn. A *limit*
+/// is a maximum: beyond it, bytes, connections or posts are rejected.
 ///
 /// ```
 /// let mut config = unstick::Config::default();
@@ -13,150 +15,234 @@ use std::time::Duration;
 /// config.write_high_bytes = 1 << 20;
 /// ```
 ///
-/// What one connection may hold is at most `read_len_max`, plus one frame, plus
-/// `write_queue_bytes_max`, in bytes that have come or were sent; the buffers that they lie in are
-/// powers of two, and may be up to eight times as large as a frame's first bytes, or for a second
-/// as large as those of the frame before, up to 64 KiB. A connection that idles holds nothing.
+/// # Memory of one connection
+///
+/// A connection holds at most `read_len_max`, one frame and `write_queue_bytes_max`, counted in
+/// bytes received or sent. Their buffers are powers of two and can be larger than their content:
+///
+/// * up to eight times the first bytes of a frame;
+/// * up to 64 KiB, for one second, if the buffer of the previous frame is used again.
+///
+/// An idle connection holds no buffer.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// The most bytes that one read asks for.
+    /// Maximum number of bytes that one read asks for. Allowed: 1 to 1 GiB.
     ///
-    /// 260 KiB: a whole batch of 16 KiB frames fits, or one of 256 KiB with its header. The one
-    /// buffer that all reads share has 68 KiB as long as no more comes at once, and at most this.
+    /// Default: 260 KiB, which fits a batch of 16 KiB frames, or one frame of 256 KiB and its
+    /// header. All reads share one buffer. It has 68 KiB and grows, up to this limit, if more data
+    /// arrives at once.
     pub read_len_max: usize,
-    /// The most bytes that one connection reads before the others have their turn. 260 KiB.
+    /// Number of bytes that one connection may read per turn. At least 1.
+    ///
+    /// Default: 260 KiB, one read of the default `read_len_max`, so that a fast peer does not delay
+    /// the others for longer than one read.
     pub read_budget_bytes: usize,
-    /// The most frames that one connection is delivered before the others have their turn.
+    /// Number of frames that one connection may be delivered per turn. At least 1.
     ///
-    /// 1,024: a flood of empty frames costs a byte and a callback each, so bytes alone do not bound
-    /// the work.
+    /// Default: 1,024. An empty frame costs one byte and one callback, so a budget in bytes alone
+    /// does not bound the work.
     pub frame_budget: usize,
-    /// The most connections that one listener accepts in a turn. 64.
+    /// Number of connections that one listener may accept per turn. At least 1.
+    ///
+    /// Default: 64, so that a burst of new connections does not delay the open ones.
     pub accept_budget: usize,
-    /// The most datagrams that one socket receives in a turn. 64.
+    /// Number of datagrams that one socket may receive per turn. At least 1.
+    ///
+    /// Default: 64, so that a flood of datagrams does not delay the other sockets. With
+    /// `datagram_batches`, a turn may exceed it.
     pub datagram_budget: usize,
-    /// Above this many queued bytes `send` answers [`Sent::AboveHigh`](crate::Sent), and the
-    /// connection is read no more until it drained.
+    /// High watermark of a write queue, in bytes.
     ///
-    /// 260 KiB: as much as one read can bring in, so that an echo of it does not stop the reading.
+    /// Above it, `send` still accepts but returns [`Sent::AboveHigh`](crate::Sent), and the
+    /// connection is not read until the queue has drained. Must be at least `write_low_bytes` and
+    /// at most `write_queue_bytes_max`.
+    ///
+    /// Default: 260 KiB, the most that one read can bring in. So the echo of one read does not stop
+    /// the reading.
     pub write_high_bytes: usize,
-    /// At or below this many queued bytes a connection that was above its high mark has drained.
-    /// 64 KiB.
+    /// Low watermark of a write queue, in bytes.
+    ///
+    /// A queue that was above the high watermark has drained at or below this value: reading
+    /// resumes and [`on_drained`](crate::Handler::on_drained) is called.
+    ///
+    /// Default: 64 KiB, so that the socket still has output while the handler produces more.
     pub write_low_bytes: usize,
-    /// More queued bytes than this are refused with [`SendError::Full`](crate::SendError).
-    /// 16 MiB: sixteen of the largest frames.
+    /// Maximum size of a write queue, in bytes. A payload that would exceed it is rejected with
+    /// [`SendError::Full`](crate::SendError).
+    ///
+    /// Default: 16 MiB, which fits sixteen of the largest frames.
     pub write_queue_bytes_max: usize,
-    /// The most bytes that all connections and sockets may hold together: input that is unfinished
-    /// or was not delivered, by the buffers that it lies in, queued output and queued datagrams. A
-    /// payload that several queues share counts in each.
+    /// Maximum number of bytes that all connections and sockets may hold together. At least 1.
     ///
-    /// At the limit, connections are read no more, and what is sent is refused with
-    /// [`SendError::Full`](crate::SendError); below seven eighths of it they are read again, in the
-    /// order in which they were stopped, and `on_drained` comes for those that were refused. The
-    /// last that is read or accepted before may take it above the limit, by no more than what
-    /// [one connection may hold](Config). Connections that are closing are flushed as ever.
+    /// Counted are the buffers of incomplete or undelivered input, queued output and queued
+    /// datagrams. A payload that several queues share counts in each of them.
     ///
-    /// No limit by default, as only the program knows how much its machine can spare; a server that
-    /// strangers reach should set it, to many times the longest frame.
+    /// * At the limit, no connection is read, and `send` fails with
+    ///   [`SendError::Full`](crate::SendError). Connections that are closing still send their
+    ///   output.
+    /// * Below seven eighths of the limit, the connections are read again, in the order in which
+    ///   they stopped. Connections whose output was rejected get
+    ///   [`on_drained`](crate::Handler::on_drained).
+    /// * The last read or payload accepted before the limit may exceed it, by at most the [memory
+    ///   of one connection](Config#memory-of-one-connection).
+    ///
+    /// Default: no limit, because only the program knows how much memory it may use. A server on
+    /// the public internet should set it to many times the longest frame.
     pub memory_bytes_max: usize,
-    /// How long all connections together may be at `memory_bytes_max`. Then those that hold the most are
-    /// aborted, with [`CloseReason::MemoryFull`](crate::CloseReason), until there is room: peers
-    /// that send halves of frames or read nothing could else stop everybody for good. 10 s.
+    /// Time for which `memory_bytes_max` may stay used up.
+    ///
+    /// After it, the connections that hold the most memory are aborted with
+    /// [`CloseReason::MemoryFull`](crate::CloseReason) until enough is free. Otherwise peers that
+    /// send incomplete frames or read nothing could block all others forever.
+    ///
+    /// Default: 10 s.
     pub memory_deadline: Duration,
-    /// The most connections at a time, accepted and connected. More are accepted and closed at
-    /// once, counted as refused and told to [`on_refused`](crate::Handler::on_refused). A million,
-    /// where descriptors end first.
+    /// Maximum number of connections open at a time, accepted and connected ones together.
+    ///
+    /// A connection accepted beyond it is closed at once, counted in
+    /// [`Stats::refused`](crate::Stats::refused) and reported to
+    /// [`on_refused`](crate::Handler::on_refused). A connect beyond it fails.
+    ///
+    /// Default: 1,000,000; in practice the descriptor limit applies first.
     pub connections_max: usize,
-    /// The most connections at a time that are accepted from one IP address; more are refused like
-    /// those beyond `connections_max`. An IPv6 address stands for its /64, within which a single
-    /// host may choose; an IPv4 address is the same whether it comes as IPv6 or not. No limit by
-    /// default, as one address may stand for thousands behind a NAT. With a limit, each address
-    /// that has a connection takes some 40 bytes.
+    /// Maximum number of open connections that were accepted from one IP address.
+    ///
+    /// Further connections are refused like those beyond `connections_max`. All addresses of an
+    /// IPv6 /64 count as one, because a single host may use any of them. An IPv4 address counts as
+    /// one address, whether it appears as IPv4 or mapped into IPv6.
+    ///
+    /// Default: no limit, because thousands of hosts may share one address behind a NAT. With a
+    /// limit, each address that has a connection takes about 40 bytes.
     pub connections_per_addr_max: usize,
-    /// The longest datagram that is received whole; a longer one is cut and told of as truncated.
-    /// 65,535, the most that UDP can carry.
+    /// Maximum length of a received datagram, in bytes. A longer datagram is delivered truncated
+    /// and marked as such. At most 65,535.
+    ///
+    /// Default: 65,535, the maximum of UDP.
     pub datagram_len_max: usize,
-    /// Receives and sends many datagrams with one system call where the system can: on Linux, with
-    /// the crate's feature `udp-batch`, which is on by default. True.
+    /// True to receive and send many datagrams with one system call. This works on Linux with the
+    /// crate's feature `udp-batch`, which is on by default; elsewhere the field has no effect.
     ///
-    /// No boundary, order or error is changed by it. But the sockets have `UDP_GRO` set: whoever
-    /// reads from one past the reactor may be given several datagrams as one. And a turn may
-    /// receive more than `datagram_budget`: what a sender handed to its kernel as one, up to 64
-    /// datagrams, is not cut. Where that goes on the budget holds.
+    /// Batches change no boundary, order or error, with two side effects:
+    ///
+    /// * The sockets have `UDP_GRO` set. Code that reads from such a socket outside the reactor may
+    ///   get several datagrams as one.
+    /// * A turn may receive more than `datagram_budget`. Up to 64 datagrams that a sender passed to
+    ///   its kernel as one are received together. The budget applies again after them.
+    ///
+    /// Default: true, because one system call per datagram limits the throughput.
     pub datagram_batches: bool,
-    /// More queued bytes of datagrams than this, each counted with 64 bytes for itself, are
-    /// refused with [`SendError::Full`](crate::SendError). 1 MiB.
-    pub datagram_queue_bytes_max: usize,
-    /// The most timers that fire in a turn; the rest is due in the next. 1,024.
-    pub timer_budget: usize,
-    /// For how long a turn that finds nothing to do asks the poll again and again before it lets
-    /// the thread sleep. None by default, and where it is zero.
+    /// Maximum size of a socket's queue of outgoing datagrams, in bytes. Each datagram counts as
+    /// its length plus 64 bytes.
     ///
-    /// It buys latency with a processor: what comes while the thread is awake is seen without the
-    /// time that the kernel takes to wake it, some microseconds, and the thread is never idle for
-    /// as long. A time longer than the usual pause between two messages does it; with
-    /// [`Duration::MAX`] it never sleeps. Timers and posts are served as promptly as ever.
+    /// A datagram that would exceed it is dropped, and `send_to` fails with
+    /// [`SendError::Full`](crate::SendError).
+    ///
+    /// Default: 1 MiB, about 700 datagrams of 1,400 bytes.
+    pub datagram_queue_bytes_max: usize,
+    /// Number of timers that may fire per turn. At least 1.
+    ///
+    /// Default: 1,024, so that many timers due at once do not delay the sockets.
+    pub timer_budget: usize,
+    /// Time for which an idle turn polls in a loop before it lets the thread sleep. `None` and zero
+    /// turn busy polling off.
+    ///
+    /// Busy polling trades processor time for latency: an event is seen without the microseconds
+    /// that the kernel takes to wake a thread. Set it longer than the usual pause between two
+    /// messages. With [`Duration::MAX`] the thread never sleeps. Timers and posts are as prompt as
+    /// without it.
+    ///
+    /// Default: `None`, because busy polling occupies a whole processor.
     pub busy_poll: Option<Duration>,
-    /// The most closures and payloads that wait for the loop to take them from other threads; as
-    /// many again may be taken and not have run yet. 65,536.
+    /// Maximum number of closures and payloads from other threads that wait for the loop.
+    ///
+    /// The loop takes the whole queue at once, so up to this number again may be taken and not have
+    /// run yet. Beyond it, posting fails with [`PostError::Full`](crate::PostError).
+    ///
+    /// Default: 65,536, which bounds the memory if threads post faster than the loop runs.
     pub posts_max: usize,
-    /// The most of them that run in a turn; the rest is run in the next. 1,024: threads that post
-    /// as fast as they can do not keep sockets and timers waiting.
+    /// Number of closures and payloads from other threads that run per turn. At least 1.
+    ///
+    /// Default: 1,024, so that threads that post as fast as they can do not delay sockets and
+    /// timers.
     pub post_budget: usize,
-    /// How long a connect may take, with all the addresses of a name. 30 s.
+    /// Time allowed for a connect, for all addresses of a name together.
+    ///
+    /// Default: 30 s, enough for several retries of a lost first packet.
     pub connect_deadline: Duration,
-    /// How long a closed connection may take to flush its output and see the peer's end. 10 s.
+    /// Time allowed for a connection to send its queued output and to see the peer's end after
+    /// [`close`](crate::Context::close). After it the connection is aborted with
+    /// [`CloseReason::CloseTimeout`](crate::CloseReason).
+    ///
+    /// Default: 10 s, so that a peer that never closes does not keep a descriptor for long.
     pub close_deadline: Duration,
-    /// Closes a connection over which nothing came or went for this long. None by default: some
-    /// protocols are silent for hours. At most 48 days; longer counts as none, as for the two
-    /// below.
+    /// Time without any input or output after which a connection is closed. At most 48 days; a
+    /// longer time counts as `None`.
+    ///
+    /// Default: `None`, because some protocols are silent for hours.
     pub idle_timeout: Option<Duration>,
-    /// Closes a connection whose peer takes longer than this from a frame's first byte to its last,
-    /// whatever it trickles in between. The time in which the connection is paused does not count.
-    /// None by default, as it depends on the largest frame and the slowest honest peer; a server
-    /// that strangers reach should set it.
+    /// Time allowed from the first byte of a frame to its last, no matter how many bytes arrive in
+    /// between. After it the connection is closed. Time during which the connection is paused does
+    /// not count. At most 48 days; a longer time counts as `None`.
+    ///
+    /// Default: `None`, because it depends on the largest frame and the slowest honest peer. A
+    /// server on the public internet should set it.
     pub frame_deadline: Option<Duration>,
-    /// Aborts a connection that has output queued of which the peer took nothing for this long.
-    /// None by default; a server that strangers reach should set it.
+    /// Time without progress after which a connection with queued output is aborted. Progress means
+    /// that the kernel took some of the output. At most 48 days; a longer time counts as `None`.
+    ///
+    /// Default: `None`, because it depends on the slowest honest peer. A server on the public
+    /// internet should set it.
     pub write_stall_timeout: Option<Duration>,
-    /// Measures how long each callback takes, adds it up in
-    /// [`Stats::callback_time`](crate::Stats::callback_time), and warns in the log, at most once a
-    /// second, of one that took as long as this or longer, with its name and its connection: while
-    /// it ran, nobody else was active. None by default: then no clock is read for it.
+    /// Duration from which a callback counts as slow. If set, the time of every callback is
+    /// measured and added to [`Stats::callback_time`](crate::Stats::callback_time).
+    ///
+    /// A slow callback is reported in the log with its name and connection, at most once a second.
+    /// No other connection makes progress while a callback runs.
+    ///
+    /// Default: `None`; then no clock is read for callbacks.
     pub slow_callback_min: Option<Duration>,
-    /// Sends small writes at once (`TCP_NODELAY`). On, as the reactor gathers a turn's output
-    /// itself, and Nagle's algorithm against delayed acknowledgements costs 40 ms (RFC 896).
+    /// True to send small writes at once (`TCP_NODELAY`).
+    ///
+    /// Default: true. The reactor coalesces the output of a turn itself, and Nagle's algorithm
+    /// costs 40 ms when the peer delays its acknowledgements (RFC 896).
     pub nodelay: bool,
-    /// The listen backlog asked of the kernel, which caps it by its own limit. 4,096.
+    /// Number of connections that the kernel may queue for a listener before they are accepted. The
+    /// kernel caps it at its own limit.
+    ///
+    /// Default: 4,096, which survives a burst of connects between two turns.
     pub backlog: u32,
-    /// The most events that a [recording](crate::cutmap) holds; beyond them the oldest make room.
-    /// Zero records nothing. Each takes 72 bytes, and none is held until something is observed.
-    /// 65,536: a minute of a thousand frames a second.
+    /// Maximum number of events in a [recording](crate::cutmap). Beyond it, the oldest events are
+    /// discarded. Zero records nothing.
+    ///
+    /// Each event takes 72 bytes. No memory is used until recording begins.
+    ///
+    /// Default: 65,536, about one minute at 1,000 events a second.
     pub recording_events_max: usize,
-    /// Bytes of free buffers that are kept for good. Beyond them, what was not used for a second is
-    /// given back. 1 MiB.
+    /// Maximum size of the free buffers that are kept permanently, in bytes. Free buffers beyond it
+    /// are released if they were not used for one second.
+    ///
+    /// Default: 1 MiB, which avoids allocations in the steady state and costs little.
     pub pool_bytes_max: usize,
 }
 
-/// The limits that a single connection may have of its own, by
-/// [`Context::set_limits`](crate::Context::set_limits).
+/// Limits of a single connection, set by [`Context::set_limits`](crate::Context::set_limits).
 ///
-/// Each is what the field of the same name is in [`Config`].
+/// Each field replaces the field of [`Config`] with that name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// [`Config::write_high_bytes`].
+    /// Overrides [`Config::write_high_bytes`].
     pub write_high_bytes: usize,
-    /// [`Config::write_low_bytes`].
+    /// Overrides [`Config::write_low_bytes`].
     pub write_low_bytes: usize,
-    /// [`Config::write_queue_bytes_max`].
+    /// Overrides [`Config::write_queue_bytes_max`].
     pub write_queue_bytes_max: usize,
-    /// [`Config::idle_timeout`].
+    /// Overrides [`Config::idle_timeout`].
     pub idle_timeout: Option<Duration>,
-    /// [`Config::frame_deadline`].
+    /// Overrides [`Config::frame_deadline`].
     pub frame_deadline: Option<Duration>,
-    /// [`Config::write_stall_timeout`].
+    /// Overrides [`Config::write_stall_timeout`].
     pub write_stall_timeout: Option<Duration>,
 }
 
@@ -173,9 +259,9 @@ impl Limits {
     }
 }
 
-/// What one read asks for by default: 256 KiB of payload, and what stands around it.
+/// Default length of a read: 256 KiB of payload, plus 4 KiB for its header.
 const READ_LEN: usize = 260 * 1024;
-/// The largest `read_len_max`: one peer that sends much can have the buffer grow to it.
+/// Maximum of `read_len_max`, because one fast peer can make the read buffer grow to it.
 const READ_LEN_MAX: usize = 1 << 30;
 
 impl Default for Config {
@@ -232,13 +318,13 @@ impl Config {
         }
         if self.datagram_len_max > 65_535 || self.read_len_max > READ_LEN_MAX {
             return Err(invalid(
-                "datagram_len_max is at most 65,535, and read_len_max at most 1 GiB".to_owned(),
+                "datagram_len_max must be at most 65,535 and read_len_max at most 1 GiB".to_owned(),
             ));
         }
         self.limits().check()
     }
 
-    /// The limits of a connection that has none of its own.
+    /// Returns the default limits of a connection.
     #[inline]
     pub(crate) fn limits(&self) -> Limits {
         Limits {
@@ -263,11 +349,11 @@ mod tests {
     use crate::memory::Buf;
 
     #[test]
-    fn a_read_takes_256_kib_with_their_header_and_their_echo_does_not_stop_the_reading() {
+    fn default_limits_fit_a_256_kib_frame_and_its_echo() {
         let mut frame = Buf::with_capacity(0);
         Framing::length_u64()
             .encode(&[0; 256 * 1024], &mut frame)
-            .expect("it is below the limit");
+            .expect("the frame is below the limit");
         let config = Config::default();
         let room = [
             config.read_len_max,
@@ -278,8 +364,8 @@ mod tests {
     }
 
     #[test]
-    fn the_default_passes_its_own_check_and_nonsense_does_not() {
-        Config::default().check().expect("the default is sound");
+    fn default_config_is_valid_and_bad_values_are_rejected() {
+        Config::default().check().expect("the default is valid");
         let nonsense: [fn(&mut Config); 6] = [
             |config| config.read_len_max = usize::MAX,
             |config| config.datagram_len_max = 65_536,
@@ -291,7 +377,7 @@ mod tests {
         for spoil in nonsense {
             let mut config = Config::default();
             spoil(&mut config);
-            let error = config.check().expect_err("nonsense");
+            let error = config.check().expect_err("the value is invalid");
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         }
     }

@@ -1,4 +1,4 @@
-//! Errors and reasons, all of them typed.
+//! Error types and results of sending.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -6,34 +6,34 @@ use std::{fmt, io};
 
 use crate::payload::Payload;
 
-/// Why bytes are no frame, or a payload cannot become one.
+/// Reason why bytes are not a valid frame, or why a payload cannot be encoded as one.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum FrameError {
     /// The frame is longer than the framing allows.
     ///
-    /// On decoding it is told from the header alone, before a byte of the frame is kept; where only
-    /// a delimiter tells the length, as soon as the limit is passed.
+    /// A decoder reports it from the header alone, before it stores any byte of the frame. A
+    /// framing with a delimiter reports it as soon as the limit is exceeded.
     TooLong {
-        /// Bytes of payload that the header claims or that were given; for a framing that ends its
-        /// frames with a delimiter, those seen so far.
+        /// Payload bytes announced by the header or passed to the encoder. For a framing with a
+        /// delimiter: payload bytes received so far.
         len: u64,
-        /// The largest payload allowed, in bytes.
+        /// Maximum length of a payload, in bytes.
         limit: u64,
     },
-    /// The bytes break the rules of the framing.
+    /// The bytes violate the rules of the framing.
     Malformed(&'static str),
-    /// The payload has no form under this framing: its delimiter is inside, for example.
+    /// The framing cannot represent the payload: it contains the delimiter, for example.
     Unencodable(&'static str),
-    /// The codec broke the contract of [`Codec`](crate::Codec): no progress, or a range outside of
-    /// the bytes it was given.
+    /// The codec violated the contract of [`Codec`](crate::Codec): it made no progress, or returned
+    /// a range outside its input.
     Contract(&'static str),
-    /// An error of a codec that is not built in: see [`other`](FrameError::other).
+    /// Error of a custom codec: see [`FrameError::other`].
     Other(Arc<dyn Error + Send + Sync>),
 }
 
 impl FrameError {
-    /// An error of one's own, for codecs that are not built in.
+    /// Wraps an error of a custom codec.
     ///
     /// # Examples
     ///
@@ -46,7 +46,7 @@ impl FrameError {
         Self::Other(Arc::from(error.into()))
     }
 
-    /// Out of line, so that the paths of the frames that are short enough stay short too.
+    /// Builds [`FrameError::TooLong`]. Not inlined, which keeps the paths of valid frames short.
     #[cold]
     #[inline(never)]
     pub(crate) fn too_long(len: u64, limit: usize) -> Self {
@@ -61,11 +61,11 @@ impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong { len, limit } => {
-                write!(f, "a frame of {len} bytes is over the limit of {limit}")
+                write!(f, "frame of {len} bytes exceeds the limit of {limit}")
             }
             Self::Malformed(what) => write!(f, "malformed frame: {what}"),
-            Self::Unencodable(what) => write!(f, "the payload cannot be framed: {what}"),
-            Self::Contract(what) => write!(f, "the codec broke its contract: {what}"),
+            Self::Unencodable(what) => write!(f, "payload cannot be encoded as a frame: {what}"),
+            Self::Contract(what) => write!(f, "codec violates the Codec contract: {what}"),
             Self::Other(error) => error.fmt(f),
         }
     }
@@ -80,28 +80,28 @@ impl Error for FrameError {
     }
 }
 
-/// As [`other`](FrameError::other). It lets a `write!` to an [`Out`](crate::Out), which does not
-/// fail, end with a `?`.
+/// Converts with [`FrameError::other`]. So a `write!` to an [`Out`](crate::Out), which cannot fail,
+/// may end with `?`.
 impl From<io::Error> for FrameError {
     fn from(error: io::Error) -> Self {
         Self::other(error)
     }
 }
 
-/// As `InvalidData`.
+/// Converts to an error of the kind `InvalidData`.
 impl From<FrameError> for io::Error {
     fn from(error: FrameError) -> Self {
         Self::new(io::ErrorKind::InvalidData, error)
     }
 }
 
-/// What is wrong with a stream of frames, and where.
+/// A violation of the framing, with its offset in the stream.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DecodeError {
-    /// What is wrong.
+    /// The violation found.
     pub error: FrameError,
-    /// Where in the stream the offending frame begins, in bytes from its start.
+    /// Offset of the invalid frame in the stream, in bytes.
     pub offset: u64,
 }
 
@@ -117,21 +117,24 @@ impl Error for DecodeError {
     }
 }
 
-/// As `InvalidData`.
+/// Converts to an error of the kind `InvalidData`.
 impl From<DecodeError> for io::Error {
     fn from(error: DecodeError) -> Self {
         Self::new(io::ErrorKind::InvalidData, error)
     }
 }
 
-/// The id names nothing any more: what it named is closed, whoever has its slot now.
+/// The connection or socket of an id is closed.
+///
+/// An id is never used again: it does not refer to a later connection in the same slot. Converts to
+/// an [`io::Error`] of the kind `NotConnected`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "there is nothing more to say")]
+#[expect(clippy::exhaustive_structs, reason = "the error needs no fields")]
 pub struct Gone;
 
 impl fmt::Display for Gone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the id names nothing any more")
+        f.write_str("the connection or socket of this id is closed")
     }
 }
 
@@ -143,33 +146,36 @@ impl From<Gone> for io::Error {
     }
 }
 
-/// What became of a payload that was accepted.
+/// State of the write queue after a payload was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a sender that ignores the high mark grows its queue up to the hard limit"]
+#[must_use = "a sender that ignores `AboveHigh` grows the write queue up to its limit"]
 #[non_exhaustive]
 pub enum Sent {
-    /// Queued, and the queue is at or below its high mark.
+    /// Accepted; the write queue is at or below its high watermark.
     Queued,
-    /// Queued, and the queue is above its high mark: send no more until `on_drained`.
+    /// Accepted; the write queue is above its high watermark. Stop sending until `on_drained`.
     AboveHigh,
 }
 
-/// Why a payload was not accepted; nothing of it was queued.
+/// Reason why a payload was not accepted. No part of the payload was queued.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The id names nothing any more. Stop sending to it.
+    /// The connection or socket of this id is closed. Stop sending to it.
     Gone,
-    /// The connection takes no more output: it is closing, or its write side failed. Its
-    /// `on_close` follows, after the frames that came before; where it is paused and has any, once
-    /// it is resumed.
+    /// The connection or socket accepts no more output: it is closing, or a write failed.
+    ///
+    /// `on_close` follows after the frames received before. If the connection is paused and has
+    /// such frames, it follows after the connection is resumed.
     Closing,
-    /// The payload would take the queue over its hard limit, or the reactor's
-    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up. Try again after `on_drained`,
-    /// which follows; but what does not fit into an empty queue never will. For a datagram nothing
-    /// follows: it is dropped, as the network may drop it too.
+    /// The payload would take the write queue over its limit, or the reactor's
+    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up.
+    ///
+    /// A connection gets `on_drained`; try again then. A payload that does not fit into an
+    /// empty queue will never be accepted. For a datagram no callback follows: the datagram is
+    /// dropped, as networks drop datagrams too.
     Full,
-    /// The payload cannot be framed. Sending it again will not help.
+    /// The payload cannot be encoded as a frame. Another attempt with this payload will fail too.
     Frame(FrameError),
 }
 
@@ -177,8 +183,8 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => Gone.fmt(f),
-            Self::Closing => f.write_str("the connection is closing"),
-            Self::Full => f.write_str("the queue is at its hard limit"),
+            Self::Closing => f.write_str("the connection or socket is closing: no more output"),
+            Self::Full => f.write_str("the output queue or the memory budget is full"),
             Self::Frame(error) => error.fmt(f),
         }
     }
@@ -193,8 +199,9 @@ impl Error for SendError {
     }
 }
 
-/// As `NotConnected` where the id is stale, `BrokenPipe` where the connection is closing,
-/// `WouldBlock` where the queue is full, and `InvalidInput` for what cannot be framed.
+/// Converts [`SendError::Gone`] to the kind `NotConnected`, [`Closing`](SendError::Closing) to
+/// `BrokenPipe`, [`Full`](SendError::Full) to `WouldBlock` and [`Frame`](SendError::Frame) to
+/// `InvalidInput`.
 impl From<SendError> for io::Error {
     fn from(error: SendError) -> Self {
         let kind = match &error {
@@ -207,13 +214,13 @@ impl From<SendError> for io::Error {
     }
 }
 
-/// A payload that was given, and not accepted.
+/// An owned payload that was not accepted, with the reason.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct NotSent {
-    /// Why.
+    /// Reason why the payload was not accepted.
     pub error: SendError,
-    /// The payload, given back.
+    /// The unchanged payload.
     pub payload: Payload,
 }
 
@@ -229,7 +236,7 @@ impl Error for NotSent {
     }
 }
 
-/// As that of its [`SendError`]; the payload is dropped.
+/// Converts the contained [`SendError`] and drops the payload.
 impl From<NotSent> for io::Error {
     fn from(not_sent: NotSent) -> Self {
         not_sent.error.into()
@@ -248,14 +255,15 @@ impl From<FrameError> for SendError {
     }
 }
 
-/// Why a closure or a payload was not posted; it is given back.
+/// Failure to post a closure or a payload from another thread.
 #[non_exhaustive]
 pub enum PostError<F> {
-    /// The queue is full. Try again later, or do without.
+    /// The queue of posts is full; the post is returned. Try again later, or drop it.
     Full(F),
-    /// The reactor is gone.
+    /// The reactor was dropped; the post is returned.
     Closed(F),
-    /// It is queued, but the loop could not be woken: it runs with the next event.
+    /// The post is queued, but the loop could not be woken. The post is handled with the next
+    /// event, so do not post it again.
     Wake(io::Error),
 }
 
@@ -272,9 +280,9 @@ impl<F> fmt::Debug for PostError<F> {
 impl<F> fmt::Display for PostError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full(_) => f.write_str("the queue of posts is full"),
-            Self::Closed(_) => f.write_str("the reactor is gone"),
-            Self::Wake(error) => write!(f, "the loop could not be woken: {error}"),
+            Self::Full(_) => f.write_str("the queue of posts is full (posts_max)"),
+            Self::Closed(_) => f.write_str("the reactor was dropped"),
+            Self::Wake(error) => write!(f, "posted, but the loop could not be woken: {error}"),
         }
     }
 }
@@ -286,7 +294,7 @@ mod tests {
     use super::*;
     use crate::event::CloseReason;
 
-    /// Its own text, and those of what it came from.
+    /// Returns the texts of an error and of all its sources.
     fn chain(error: &dyn Error) -> Vec<String> {
         let mut texts = vec![error.to_string()];
         let mut source = error.source();
@@ -298,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_of_errors_says_nothing_twice_and_leaves_nothing_out() {
+    fn error_chain_names_each_cause_exactly_once() {
         let inner = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let frame = || FrameError::other(io::Error::other(inner()));
         let datagram = || crate::DatagramError {
@@ -330,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sent_is_an_error_of_io_by_its_kind() {
+    fn send_errors_convert_to_matching_io_error_kinds() {
         let too_long = || SendError::Frame(FrameError::too_long(2, 1));
         for (error, kind) in [
             (SendError::Gone, io::ErrorKind::NotConnected),

@@ -1,4 +1,5 @@
-//! Values that callbacks receive: where a connection came from, how its peer left and why it ended.
+//! Values that callbacks receive: the origin of a connection, a peer's hang-up and the reason for a
+//! close.
 
 use std::error::Error;
 use std::{fmt, io};
@@ -6,67 +7,68 @@ use std::{fmt, io};
 use crate::error::FrameError;
 use crate::id::ListenerId;
 
-/// How a peer went, of whom [`Handler::on_hangup`](crate::Handler::on_hangup) tells.
+/// A peer's way of leaving, as reported by [`Handler::on_hangup`](crate::Handler::on_hangup).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hangup {
-    /// It has ended its side. It may still read: a request that ends with it may wait for its
-    /// answer. Told once.
+    /// The peer has ended its side and may still read, for example the reply to its last request.
+    /// Reported once per connection.
     Ended,
-    /// It has reset the connection, or is unreachable: nobody reads any more. What was queued is
-    /// lost, and `send` is refused.
+    /// The peer has reset the connection or is unreachable, so it reads nothing more. The queued
+    /// output is lost, and `send` fails.
     Reset,
 }
 
-/// Where an open connection came from.
+/// Origin of an open connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// This listener accepted it.
+    /// Accepted by this listener.
     Accepted(ListenerId),
-    /// [`Context::connect`](crate::Context::connect) made it.
+    /// Opened by [`Context::connect`](crate::Context::connect).
     Connected,
-    /// [`Context::adopt_stream`](crate::Context::adopt_stream) took it in.
+    /// Taken over by [`Context::adopt_stream`](crate::Context::adopt_stream).
     Adopted,
 }
 
-/// Why a connection ended.
+/// Reason for the end of a connection.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The handler closed it: all output was taken by the kernel, and the peer ended too. Or it was
-    /// closed before it had opened, and what was queued is counted as unsent.
+    /// The handler closed the connection: the kernel took all output and the peer ended its side
+    /// too. Also used for a connection closed while connecting; its queued output counts as unsent.
     Local,
     /// The peer ended its side first; then this side was closed.
     Peer,
-    /// The handler aborted it.
+    /// The handler aborted the connection.
     Aborted,
-    /// It never opened.
+    /// The connection never opened. The error is that of the last address tried.
     ConnectFailed(io::Error),
-    /// Reading from or writing to the socket failed: `ConnectionReset`, for example.
+    /// A read or write on the socket failed, for example with `ConnectionReset`.
     Io(io::Error),
-    /// The bytes from the peer were no frame.
+    /// The peer's bytes are not a valid frame.
     Frame {
-        /// What was wrong with them.
+        /// The violation found.
         error: FrameError,
-        /// Where in the stream the offending frame begins, in bytes from its start.
+        /// Offset of the invalid frame in the peer's stream, in bytes.
         offset: u64,
     },
-    /// It was closed, and the deadline passed before the output was flushed and the peer ended.
+    /// [`Config::close_deadline`](crate::Config::close_deadline) passed before the output was sent
+    /// and the peer ended its side.
     CloseTimeout,
-    /// Nothing came or went for [`Config::idle_timeout`](crate::Config::idle_timeout).
+    /// No bytes were received or sent for [`Config::idle_timeout`](crate::Config::idle_timeout).
     IdleTimeout,
-    /// A frame was not whole by [`Config::frame_deadline`](crate::Config::frame_deadline).
+    /// A frame was not complete within [`Config::frame_deadline`](crate::Config::frame_deadline).
     FrameDeadline,
-    /// The peer took no output for
+    /// The peer accepted no output for
     /// [`Config::write_stall_timeout`](crate::Config::write_stall_timeout).
     WriteStalled,
-    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) was used up for too long, and this was one
-    /// of those that held the most of it.
+    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) was used up for too long, and
+    /// this connection was one of the largest holders.
     MemoryFull,
-    /// The reactor shut down and the deadline for that passed.
+    /// The reactor shut down, and the deadline of the shutdown passed.
     Shutdown,
-    /// A callback about it panicked.
+    /// A callback about this connection panicked.
     HandlerPanicked,
 }
 
@@ -75,22 +77,23 @@ impl fmt::Display for CloseReason {
         match self {
             Self::Local => f.write_str("closed by this side"),
             Self::Peer => f.write_str("closed by the peer"),
-            Self::Aborted => f.write_str("aborted"),
+            Self::Aborted => f.write_str("aborted by this side"),
             Self::ConnectFailed(error) => write!(f, "connect failed: {error}"),
             Self::Io(error) => error.fmt(f),
             Self::Frame { error, offset } => write!(f, "{error}, at byte {offset} of the stream"),
-            Self::CloseTimeout => f.write_str("the close deadline passed"),
-            Self::IdleTimeout => f.write_str("nothing came or went for too long"),
-            Self::FrameDeadline => f.write_str("a frame took too long to come"),
-            Self::WriteStalled => f.write_str("the peer took no output for too long"),
-            Self::MemoryFull => f.write_str("it held the most memory as that was used up"),
-            Self::Shutdown => f.write_str("the shutdown deadline passed"),
-            Self::HandlerPanicked => f.write_str("a callback panicked"),
+            Self::CloseTimeout => f.write_str("close_deadline passed before both sides closed"),
+            Self::IdleTimeout => f.write_str("idle_timeout passed without input or output"),
+            Self::FrameDeadline => f.write_str("frame_deadline passed before a frame was complete"),
+            Self::WriteStalled => f.write_str("write_stall_timeout passed without any output"),
+            Self::MemoryFull => f.write_str("closed to free memory of memory_bytes_max"),
+            Self::Shutdown => f.write_str("the shutdown deadline passed before it closed"),
+            Self::HandlerPanicked => f.write_str("a callback about this connection panicked"),
         }
     }
 }
 
-/// An error to whoever still waited for something; on its own not each of them is one.
+/// An error for code that still waited for a result. Some reasons, such as [`CloseReason::Local`],
+/// are a normal end.
 impl Error for CloseReason {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
@@ -101,14 +104,14 @@ impl Error for CloseReason {
     }
 }
 
-/// Why a connection was accepted only to be closed at once.
+/// Reason for closing a connection right after accepting it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// There are [`Config::connections_max`](crate::Config::connections_max) already.
+    /// [`Config::connections_max`](crate::Config::connections_max) connections are open.
     Connections,
-    /// Its address has
-    /// [`Config::connections_per_addr_max`](crate::Config::connections_per_addr_max) already.
+    /// [`Config::connections_per_addr_max`](crate::Config::connections_per_addr_max) connections
+    /// from the peer's IP address are open.
     ConnectionsPerAddr,
 }
 
@@ -121,18 +124,19 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What is told of a connection when it has ended.
+/// Final report about a connection, passed to [`Handler::on_close`](crate::Handler::on_close).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Closed {
-    /// Why it ended.
+    /// Reason for the end.
     pub reason: CloseReason,
-    /// Bytes that `send` accepted (with their framing) and the kernel did not take.
+    /// Bytes accepted by `send`, including their framing, that the kernel did not take.
     pub unsent_bytes: u64,
-    /// Bytes that were read and were not delivered in a frame. What the kernel held unread, and
-    /// what came after [`close`](crate::Context::close), is not in it; nor is what was being
-    /// delivered when the handler panicked.
+    /// Bytes read that were not delivered as part of a frame.
+    ///
+    /// Not counted: bytes still unread in the kernel, input after [`close`](crate::Context::close),
+    /// and the frame being delivered when the handler panicked.
     pub undecoded_bytes: u64,
-    /// What the connection carried in its life.
+    /// Totals over the life of the connection.
     pub stats: crate::ConnStats,
 }

@@ -1,4 +1,4 @@
-//! [`Handler`]: what a program does with its frames.
+//! [`Handler`]: the callbacks of a program.
 
 use std::io;
 
@@ -15,32 +15,37 @@ use crate::id::UnixDatagramId;
 use crate::id::{ConnId, ListenerId, UdpId};
 use crate::timer::TimerId;
 
-/// A program on a reactor: its state, and what it does when something happens.
+/// The application on a reactor: its state and its callbacks.
 ///
-/// The reactor owns the one handler and calls it, one callback at a time; nothing is shared, so
-/// nothing needs `Rc`, `Arc`, `RefCell`, `Send` or `'static`. What a callback asks for by its
-/// [`Context`] never calls another callback before it has returned.
+/// The reactor owns the only handler and runs one callback at a time. The handler needs no `Rc`,
+/// `Arc`, `RefCell`, `Send` or `'static`. A [`Context`] method never calls another callback before
+/// the current callback has returned.
 ///
-/// What each connection has of its own is its [`Session`](Handler::Session). The callbacks about a
-/// connection are given its session beside its id; `cx.session(other)` reaches the others.
+/// [`Session`](Handler::Session) is the state of one connection. A callback about a connection
+/// receives its id and its session. `cx.session(other)` returns the session of another connection.
 ///
-/// The life of every connection, accepted or connected, is
-/// `on_open (on_frame | on_skipped | on_drained)* on_half_close? on_drained* on_close`, or
-/// `on_close` alone for one that never opened. `on_close` comes exactly once, and last. An
-/// `on_hangup` may stand before what is left of it, while the connection is not read.
+/// # Order of callbacks
+///
+/// Every accepted or connected connection gets its callbacks in this order: `on_open (on_frame |
+/// on_skipped | on_drained)* on_half_close? on_drained* on_close`. A connection that never opened
+/// gets `on_close` only. `on_close` is called exactly once and is the last callback. `on_hangup`
+/// may come before the remaining callbacks, while the connection is not read.
 ///
 /// # Panics
 ///
-/// A panic in a callback unwinds out of the turn that called it, and the reactor can be run again.
-/// A connection whose callback panicked has lost its session: it is closed with
-/// [`CloseReason::HandlerPanicked`], and its `on_close` is given a default one. Listeners and
-/// datagram sockets go on; what was received together with the datagram in question is lost.
+/// A panic in a callback unwinds out of [`Reactor::turn`](crate::Reactor::turn) or
+/// [`run`](crate::Reactor::run). The reactor can be run again.
+///
+/// * A connection whose callback panicked has lost its session. It is closed with
+///   [`CloseReason::HandlerPanicked`], and its `on_close` receives a default session.
+/// * Listeners and datagram sockets stay open. Datagrams that were received together with the
+///   datagram being delivered are lost.
 ///
 /// [`CloseReason::HandlerPanicked`]: crate::CloseReason::HandlerPanicked
 ///
 /// # Examples
 ///
-/// A server that counts each connection's lines:
+/// A server that counts the lines of each connection:
 ///
 /// ```
 /// use unstick::{ConnId, Context, Handler};
@@ -57,12 +62,18 @@ use crate::timer::TimerId;
 /// }
 /// ```
 pub trait Handler: Sized {
-    /// What each connection has of its own. An accepted connection begins with the default;
-    /// [`Context::connect`] is given one; [`on_close`](Handler::on_close) gets it back.
+    /// State of one connection, kept by the reactor.
+    ///
+    /// An accepted connection starts with the default value. A connection of [`Context::connect`]
+    /// starts with the value passed to it. [`on_close`](Handler::on_close) receives the session by
+    /// value.
     type Session: Default;
 
-    /// A whole frame came. `frame` is its payload, without header or delimiter, and is borrowed
-    /// from the reactor's buffer: copy what is to be kept.
+    /// Receives one whole frame.
+    ///
+    /// `frame` is the payload, without header or delimiter, and may be empty. It borrows from the
+    /// reactor's buffer: copy any bytes that must outlive the callback. After this callback closed
+    /// or paused the connection, no further frame is delivered.
     fn on_frame(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -71,8 +82,10 @@ pub trait Handler: Sized {
         frame: &[u8],
     );
 
-    /// A frame of a connection was too long, and is skipped, as its framing was
-    /// [told to](crate::Framing::skip_too_long); the next one follows. Does nothing by default.
+    /// Reports a frame that was too long and was discarded.
+    ///
+    /// Only a framing with [`skip_too_long`](crate::Framing::skip_too_long) skips frames; the next
+    /// frame follows. The default does nothing.
     fn on_skipped(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -83,8 +96,10 @@ pub trait Handler: Sized {
         let _ = (cx, conn, session, skipped);
     }
 
-    /// A connection is open: it was accepted or adopted, or a connect succeeded. Does nothing by
-    /// default.
+    /// Reports that a connection is open.
+    ///
+    /// The connection was accepted or adopted, or its connect succeeded; `origin` says which. The
+    /// default does nothing.
     fn on_open(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -95,11 +110,10 @@ pub trait Handler: Sized {
         let _ = (cx, conn, session, origin);
     }
 
-    /// A connection was accepted from `peer` and closed at once, as there are too many. It has no
-    /// id, and no other callback comes for it. Does nothing by default.
+    /// Reports a connection from `peer` that was accepted and closed at once because of a limit.
     ///
-    /// Closing the listener here, or [pausing](Context::pause) it, leaves who comes next in the
-    /// backlog.
+    /// The connection has no id and gets no other callback. To leave further connections in the
+    /// backlog, [pause](Context::pause) or close the listener here. The default does nothing.
     fn on_refused(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -110,8 +124,12 @@ pub trait Handler: Sized {
         let _ = (cx, listener, peer, refusal);
     }
 
-    /// A queue that was above its high mark ([`Sent::AboveHigh`](crate::Sent)) has come down to its
-    /// low one: send on. Exactly once per crossing. Does nothing by default.
+    /// Reports that a write queue has drained: it was above the high watermark
+    /// ([`Sent::AboveHigh`](crate::Sent)) and is now at or below the low one.
+    ///
+    /// Sending may continue. Called exactly once per crossing. Also called when memory is free
+    /// again, for a connection whose output was rejected at
+    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max). The default does nothing.
     fn on_drained(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -121,8 +139,10 @@ pub trait Handler: Sized {
         let _ = (cx, conn, session);
     }
 
-    /// The peer has ended its side and all its frames are delivered. What is sent still reaches
-    /// it. Closes by default: output is flushed first.
+    /// Reports that the peer has ended its side and all its frames are delivered.
+    ///
+    /// Output still reaches the peer. The default closes the connection, which sends the queued
+    /// output first.
     fn on_half_close(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -133,18 +153,21 @@ pub trait Handler: Sized {
         cx.close(conn);
     }
 
-    /// The peer has ended or reset a connection that is not read at present: it is paused, has no
-    /// credit or is above its high mark. What the peer sent before may still wait to be delivered;
-    /// it comes when the connection is read again, and then the end. A handler that has no use for
-    /// it closes or aborts the connection. Does nothing by default.
+    /// Reports that the peer has ended or reset a connection that is not read at present.
     ///
-    /// A connection that is read is never told of here: its frames come at once, and then
-    /// [`on_half_close`](Handler::on_half_close) or [`on_close`](Handler::on_close). One that was
-    /// reset, or that both sides have ended, and that has nothing left to deliver, is closed at
-    /// once, paused or not.
+    /// The connection is paused, has no credit or is above its high watermark. Frames that the peer
+    /// sent before may still wait. They are delivered when the connection is read again, followed
+    /// by the end of the stream. A handler that does not need them closes or aborts the connection.
+    /// The default does nothing.
     ///
-    /// This relies on what the poll says of a socket that nobody reads: on Linux and the BSDs,
-    /// macOS among them, it comes at once; elsewhere the connection has to be read again first.
+    /// A connection that is being read never gets this callback: its frames are delivered at once,
+    /// followed by [`on_half_close`](Handler::on_half_close) or [`on_close`](Handler::on_close). A
+    /// connection with nothing left to deliver is closed at once, even if it is paused, after a
+    /// reset or after both sides have ended.
+    ///
+    /// The callback depends on the events of the operating system for a socket that is not read.
+    /// Linux and the BSDs, including macOS, report the end at once. Other systems report it when
+    /// the connection is read again.
     fn on_hangup(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -155,8 +178,10 @@ pub trait Handler: Sized {
         let _ = (cx, conn, session, hangup);
     }
 
-    /// A connection has ended, or could not be opened ([`CloseReason::ConnectFailed`]). Its peer's
-    /// address can be asked for until this returns; its socket is closed. Does nothing by default.
+    /// Reports that a connection has ended or could not be opened ([`CloseReason::ConnectFailed`]).
+    ///
+    /// The socket is closed. The peer's address is available until this callback returns; after
+    /// that the id is closed. The default does nothing.
     ///
     /// [`CloseReason::ConnectFailed`]: crate::CloseReason::ConnectFailed
     fn on_close(
@@ -169,25 +194,26 @@ pub trait Handler: Sized {
         let _ = (cx, conn, session, closed);
     }
 
-    /// A datagram came. Does nothing by default.
+    /// Receives one datagram. The default does nothing.
     ///
-    /// Anybody can write any sender's address on a datagram. Two programs that answer whatever
-    /// comes can so be made to answer each other for ever (CVE-2024-2169): answer nothing that
-    /// comes from an address or a port that itself answers, let a reply be no request, and let it
-    /// be no longer than the request.
+    /// A sender can forge the source address of a datagram. With a forged address, two servers that
+    /// reply to every datagram can be made to reply to each other forever (CVE-2024-2169). Do not
+    /// reply to an address or port that itself replies. Make sure that a reply is never a valid
+    /// request and is not longer than the request.
     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
         let _ = (cx, socket, datagram);
     }
 
-    /// A UDP socket told of an error: a datagram could not be sent, or the host of the connected
-    /// peer refused an earlier one (`ConnectionRefused`). Windows tells of a refusal also where the
-    /// socket is not connected, as `ConnectionReset` (recvfrom, WSAECONNRESET). The socket goes on.
-    /// Does nothing by default.
+    /// Reports an error of a UDP socket; the socket stays open.
+    ///
+    /// A datagram could not be sent, or the host of the connected peer rejected an earlier one
+    /// (`ConnectionRefused`). Windows also reports a rejection on sockets that are not connected,
+    /// as `ConnectionReset` (recvfrom, WSAECONNRESET). The default does nothing.
     fn on_datagram_error(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, error: io::Error) {
         let _ = (cx, socket, error);
     }
 
-    /// A Unix datagram came. Does nothing by default.
+    /// Receives one Unix datagram. The default does nothing.
     #[cfg(unix)]
     fn on_unix_datagram(
         &mut self,
@@ -198,22 +224,28 @@ pub trait Handler: Sized {
         let _ = (cx, socket, datagram);
     }
 
-    /// A Unix datagram socket whose connected peer had no room may send again. Does nothing by
-    /// default.
+    /// Reports that a Unix datagram socket may send to its connected peer again.
+    ///
+    /// Called after [`Context::send_unix_datagram`] returned `WouldBlock`. The default does
+    /// nothing.
     #[cfg(unix)]
     fn on_unix_writable(&mut self, cx: &mut Context<'_, Self>, socket: UnixDatagramId) {
         let _ = (cx, socket);
     }
 
-    /// A timer fired. `key` is what it was set with: a connection's id, for example, whose session
-    /// [`Context::with_session`] reaches. Does nothing by default.
+    /// Reports that a timer fired.
+    ///
+    /// `key` is the number that the timer was set with. If it is a connection's id,
+    /// [`Context::with_session`] gives access to the session. The default does nothing.
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
         let _ = (cx, timer, key);
     }
 
-    /// A payload of another thread's [`Remote::send`](crate::Remote::send) was refused by its
-    /// connection, and is given back: `error` says why, and `conn` may name nothing any more. Drops
-    /// the payload by default.
+    /// Returns a payload of [`Remote::send`](crate::Remote::send) that its connection did not
+    /// accept.
+    ///
+    /// `error` is the reason. The connection of `conn` may be closed. The default drops the
+    /// payload.
     fn on_send_refused(
         &mut self,
         cx: &mut Context<'_, Self>,

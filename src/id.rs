@@ -1,19 +1,19 @@
-//! Names of the reactor's entries: a slab key and the generation that entry had.
+//! Ids of the reactor's entries: a slab key and the generation of its entry.
 //!
-//! A slab hands the key it freed last out first, so a key alone would soon name somebody else's
-//! connection. Every insertion into the slab takes the next number of one counter as its
-//! generation, and every look-up compares it.
+//! A slab reuses the key that was freed last, so a key alone would soon refer to another
+//! connection. Every insertion into the slab takes the next number of a counter as its generation.
+//! Every look-up compares the generations.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 
-/// A slab key, in the lower half, with the generation of the entry it was handed out for: one
-/// number, so that it is passed and compared as one.
+/// A slab key in the lower 32 bits and the generation of its entry in the upper 32 bits. One number
+/// is cheap to pass and to compare.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Token(NonZeroU64);
 
 impl Token {
-    /// Names no entry: none has the generation zero.
+    /// Refers to no entry, because no entry has the generation zero.
     pub(crate) const NONE: Self = Self(NonZeroU64::MIN);
 
     #[inline]
@@ -33,27 +33,28 @@ impl Token {
         self.0.get() >> 32 == u64::from(generation.get())
     }
 
-    /// The number that it is, to be kept where numbers are.
+    /// Returns the token as a number.
     pub(crate) fn to_bits(self) -> u64 {
         self.0.get()
     }
 
-    /// The token that such a number was.
+    /// Returns the token of a number from [`to_bits`](Self::to_bits).
     pub(crate) fn from_bits(bits: u64) -> Self {
         Self(NonZeroU64::new(bits).expect("a generation is not zero"))
     }
 
-    /// The number given to the poll: generation and key where they fit, else the key alone.
+    /// Returns the number to register with the poll: generation and key if they fit, else the key
+    /// alone.
     ///
-    /// Where only the key fits, stale events of one batch are kept apart by the late reaping: a key
-    /// is freed after the batch that could name it has been read.
+    /// If only the key fits, stale events are still harmless. A key is freed only after the batch
+    /// of events that could contain it has been read.
     #[inline]
     pub(crate) fn to_poll(self) -> PollToken {
         #[cfg(target_pointer_width = "64")]
         let bits = self.0.get();
         #[cfg(not(target_pointer_width = "64"))]
         let bits = self.key();
-        PollToken(usize::try_from(bits).expect("as wide as the number"))
+        PollToken(usize::try_from(bits).expect("the bits fit into usize"))
     }
 }
 
@@ -63,12 +64,12 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What the poll gave back for a token.
+/// Number returned by the poll with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PollToken(pub(crate) usize);
 
 impl PollToken {
-    /// The slab key in this number.
+    /// Returns the slab key in this number.
     #[inline]
     pub(crate) fn key(self) -> usize {
         #[cfg(target_pointer_width = "64")]
@@ -77,7 +78,7 @@ impl PollToken {
         return self.0;
     }
 
-    /// The token that this number was given out for, if its entry had that generation.
+    /// Returns the token of this number, if it was registered for an entry of this generation.
     #[inline]
     pub(crate) fn of(self, generation: NonZeroU32) -> Option<Token> {
         let token = Token::new(u32::try_from(self.key()).ok()?, generation);
@@ -85,8 +86,8 @@ impl PollToken {
     }
 }
 
-/// The counter that generations are taken from; zero is left out, so that an `Option` of an id is
-/// no larger than the id.
+/// Counter that supplies the generations. It skips zero, so that an `Option` of an id is no larger
+/// than the id.
 #[derive(Debug)]
 pub(crate) struct Generations {
     next: NonZeroU32,
@@ -115,22 +116,25 @@ macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $word:literal) => {
         $(#[$doc])*
         ///
-        /// Eight bytes, `Copy`, and good for one life: after that it is answered as gone, also when
-        /// its slot serves somebody else by then. It means something to its own reactor only.
+        /// An id takes eight bytes and is `Copy`. After its connection or socket has closed, calls
+        /// with the id fail or do nothing, even if the slot is in use again. An id is valid only
+        /// for the reactor that issued it.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(pub(crate) Token);
 
         impl $name {
-            /// The id as a number, to be kept where numbers are: as the key of a
+            /// Returns the id as a number, to be used as the key of a
             /// [timer](crate::Context::set_timer), for example.
             #[must_use]
             pub fn to_bits(self) -> u64 {
                 self.0.to_bits()
             }
 
-            /// The id that such a number was. `None` for numbers below 2^32, which no id is: other
-            /// keys may stand beside those that are ids. A number that is made up is as good as a
-            /// stale id, at worst as that of another socket of this kind.
+            /// Returns the id of a number from [`to_bits`](Self::to_bits).
+            ///
+            /// Returns `None` for numbers below 2^32, because no id has such a number. So keys
+            /// below 2^32 are free for other uses. An invented number acts as a closed id, or at
+            /// worst as the id of another socket of this kind.
             #[must_use]
             pub fn from_bits(bits: u64) -> Option<Self> {
                 (bits >> 32 != 0).then(|| Self(Token::from_bits(bits)))
@@ -152,25 +156,25 @@ macro_rules! id {
 }
 
 id! {
-    /// Names one connection, accepted, connected or adopted, over TCP or a Unix socket.
+    /// Id of a connection over TCP or a Unix socket: accepted, connected or adopted.
     ConnId, "connection"
 }
 id! {
-    /// Names one listener, of TCP or of a Unix socket.
+    /// Id of a listener for TCP or Unix connections.
     ListenerId, "listener"
 }
 id! {
-    /// Names one UDP socket.
+    /// Id of a UDP socket.
     UdpId, "udp"
 }
 
 #[cfg(unix)]
 id! {
-    /// Names one Unix datagram socket.
+    /// Id of a Unix datagram socket.
     UnixDatagramId, "unix datagram socket"
 }
 
-/// Names any socket of a reactor, where a call serves all kinds alike.
+/// Id of any socket of a reactor, for calls that accept every kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SocketId {
@@ -227,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn generations_wrap_past_the_largest_and_leave_zero_out() {
+    fn generations_wrap_and_skip_zero() {
         let mut generations = Generations::starting_at(NonZeroU32::MAX);
         assert_eq!(generations.take(), NonZeroU32::MAX);
         assert_eq!(generations.take().get(), 1);
@@ -236,7 +240,7 @@ mod tests {
 
     #[test]
     #[cfg(target_pointer_width = "64")]
-    fn a_poll_token_tells_the_generation_also_at_the_largest() {
+    fn poll_token_carries_the_whole_generation() {
         for generation in [NonZeroU32::MIN, NonZeroU32::MAX] {
             let token = Token::new(u32::MAX - 1, generation);
             assert_eq!(token.key(), u32::MAX - 1);
@@ -249,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_come_back_from_their_numbers_and_small_numbers_are_none() {
+    fn ids_round_trip_as_numbers_and_small_numbers_are_none() {
         for generation in [NonZeroU32::MIN, NonZeroU32::MAX] {
             let conn = ConnId(Token::new(7, generation));
             assert_eq!(ConnId::from_bits(conn.to_bits()), Some(conn));
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_optional_id_is_no_larger_than_an_id() {
+    fn option_of_an_id_is_no_larger_than_the_id() {
         assert_eq!(size_of::<ConnId>(), 8);
         assert_eq!(size_of::<Option<ConnId>>(), 8);
     }

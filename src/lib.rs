@@ -1,30 +1,30 @@
-//! A single-threaded event loop (a *reactor*) for framed TCP and for UDP, on [mio].
+//! A single-threaded event loop (a *reactor*) for framed TCP and for UDP, built on [mio].
 //!
-//! # Why
+//! # Message framing
 //!
-//! TCP is a stream of bytes. Ten calls of `send` may arrive as one `recv`, because the sender's
-//! kernel gathered them or the receiver came late; one `send` may arrive as ten, because it did not
-//! fit. Nothing in the stream says where a message ended: messages *stick together*, and are *cut*.
+//! TCP carries a stream of bytes and no message boundaries. Ten calls of `send` may arrive as one
+//! `recv`: the sender's kernel coalesced them, or the receiver read late. One `send` may arrive as
+//! ten, because it did not fit. Messages arrive *glued* together or *cut* into pieces.
 //!
 //! ```text
 //!         sent   | hello | world | how are you |
 //!    TCP:
-//!     received   | hellowor | ldhow are yo | u |      bytes, boundaries gone
+//!     received   | hellowor | ldhow are yo | u |      bytes, no boundaries
 //!
 //!         sent   | hello | world | how are you |
 //!    UDP:
-//!     received   | hello | world | how are you |      whole, or not at all
+//!     received   | hello | world | how are you |      whole, or lost
 //! ```
 //!
-//! The cure is *framing*: a length in front, or a delimiter behind, and a program that puts the
-//! pieces together again. Around that cure are the hard parts of every event loop: edge triggers,
-//! partial writes, back-pressure, stale tokens, accept storms, closing without losing data. This
-//! crate is those parts, done once.
+//! The remedy is *framing*: a length before each message or a delimiter after it, and a receiver
+//! that puts the pieces together again. An event loop has more such problems: edge triggers,
+//! partial writes, back-pressure, stale ids, accept storms, closing without losing data. This crate
+//! solves them once.
 //!
 //! # A server
 //!
-//! A program is a [`Handler`]: its state, and what it does when something happens. The reactor
-//! owns it and calls it with whole frames.
+//! A program implements [`Handler`]: the application state and its callbacks. The reactor owns the
+//! handler and passes whole frames to it.
 //!
 //! ```
 //! use unstick::{ConnId, Context, Datagram, Framing, Handler, Reactor, UdpId};
@@ -32,7 +32,7 @@
 //! struct Echo;
 //!
 //! impl Handler for Echo {
-//!     type Session = (); // what each connection has of its own
+//!     type Session = (); // state of one connection
 //!
 //!     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
 //!         let _ = cx.send(conn, frame); // queued and flushed; never blocks
@@ -45,18 +45,19 @@
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let mut reactor = Reactor::new(Echo)?;
-//! reactor.listen("127.0.0.1:0", Framing::length_u32())?; // port 0: a free one
+//! reactor.listen("127.0.0.1:0", Framing::length_u32())?; // port 0: any free port
 //! reactor.bind_udp("127.0.0.1:0")?;
 //! # reactor.remote().shutdown(std::time::Duration::ZERO)?;
-//! reactor.run()?; // or turn(timeout), from a loop of your own
+//! reactor.run()?; // or turn(timeout), inside your own loop
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # A client
 //!
-//! The same handler and the same ids. What is sent before the connection is open waits for it; a
-//! connect that fails is told by `on_close`, with the error of the system.
+//! A client uses the handler and the ids of a server. Payloads that are sent before the connection
+//! is open are queued until it opens. A failed connect is reported to `on_close` with the error of
+//! the operating system.
 //!
 //! ```
 //! use unstick::{CloseReason, Closed, ConnId, Context, Framing, Handler, Reactor};
@@ -64,7 +65,7 @@
 //! struct Client;
 //!
 //! impl Handler for Client {
-//!     type Session = &'static str; // given to connect, and given back by on_close
+//!     type Session = &'static str; // passed to connect, returned by on_close
 //!
 //!     fn on_frame(
 //!         &mut self,
@@ -73,7 +74,7 @@
 //!         _: &mut &'static str,
 //!         frame: &[u8],
 //!     ) {
-//!         println!("answered: {}", frame.escape_ascii());
+//!         println!("reply: {}", frame.escape_ascii());
 //!         cx.close(conn);
 //!     }
 //!
@@ -104,165 +105,178 @@
 //! # }
 //! ```
 //!
-//! A connection that is to be made again whenever it ends is a [`Reconnect`], with a [`Backoff`]
-//! between its tries.
+//! [`Reconnect`] opens a connection again each time it ends. [`Backoff`] sets the delay between the
+//! attempts.
 //!
 //! # Framing
 //!
-//! | [`Framing`] | a frame is | refused at `send` |
+//! | [`Framing`] | content of a frame | payloads that `send` rejects |
 //! |---|---|---|
-//! | [`raw`](Framing::raw) | what one read gave: no framing | nothing |
-//! | [`line`](Framing::line) | what stands before `\n`, or `\r\n` | a `\n` inside, a `\r` at the end |
-//! | [`length_u8`](Framing::length_u8), [`u16`](Framing::length_u16), [`u24`](Framing::length_u24), [`u32`](Framing::length_u32), [`u64`](Framing::length_u64), each but the first also `_le` | as long as the number in front says | more than the number can say |
-//! | [`varint`](Framing::varint) | as long as the LEB128 number in front says | nothing |
-//! | [`length_field`](Framing::length_field) | as long as a [`LengthField`] in its header says | more than the field can say |
-//! | [`header_body`](Framing::header_body) | a header, and as much as your function computes from it | what its header does not tell |
-//! | [`fixed`](Framing::fixed) | always the same number of bytes | any other number |
-//! | [`delimiter`](Framing::delimiter), [`delimiters`](Framing::delimiters) | what stands before a delimiter | a delimiter inside |
-//! | [`netstring`](Framing::netstring) | `5:hello,` | nothing |
-//! | [`custom`](Framing::custom) | what your [`Codec`] says | what your [`Codec`] says |
+//! | [`raw`](Framing::raw) | the bytes of one read, without framing | none |
+//! | [`line`](Framing::line) | the bytes before `\n` or `\r\n` | a `\n` inside, a `\r` at the end |
+//! | [`length_u8`](Framing::length_u8), [`u16`](Framing::length_u16), [`u24`](Framing::length_u24), [`u32`](Framing::length_u32), [`u64`](Framing::length_u64); all but the first also as `_le` | the number of bytes given by a fixed-size integer before it | longer than the integer can express |
+//! | [`varint`](Framing::varint) | the number of bytes given by a LEB128 integer before it | none |
+//! | [`length_field`](Framing::length_field) | the number of bytes given by a [`LengthField`] in its header | longer than the field can express |
+//! | [`header_body`](Framing::header_body) | a header, and a body whose length your function computes from the header | a length that differs from the one in its header |
+//! | [`fixed`](Framing::fixed) | a constant number of bytes | any other length |
+//! | [`delimiter`](Framing::delimiter), [`delimiters`](Framing::delimiters) | the bytes before a delimiter | a delimiter inside |
+//! | [`netstring`](Framing::netstring) | `hello` for `5:hello,` | none |
+//! | [`custom`](Framing::custom) | defined by your [`Codec`] | defined by your [`Codec`] |
 //!
-//! All but `raw` refuse, in both directions, more than [`frame_len_max`](Framing::frame_len_max). A
-//! length that a peer claims is checked by its header alone, and no memory is reserved for it: a
-//! connection's buffer grows with the bytes that came. A frame that is too long ends its stream
-//! with [`CloseReason::Frame`], which tells where it began; or it is
-//! [skipped](Framing::skip_too_long), exactly, and [`on_skipped`](Handler::on_skipped) tells of it.
+//! All framings except `raw` reject frames longer than [`frame_len_max`](Framing::frame_len_max),
+//! in both directions. The length that a peer announces is checked when the header is complete. No
+//! memory is reserved for it: a connection's buffer grows with the bytes received.
 //!
-//! A datagram is a message already. Where a protocol frames its messages over UDP too,
-//! [`Datagram::frame`] gives the one frame that a datagram must be.
+//! A frame that is too long ends the connection with [`CloseReason::Frame`], which reports the
+//! frame's offset in the stream. [`Framing::skip_too_long`] discards such frames instead, and
+//! [`on_skipped`](Handler::on_skipped) reports each one.
 //!
-//! The framings serve without a reactor too: [`Deframer`] and [`Framer`] for bytes from anywhere,
-//! [`FramedStream`] for a blocking stream.
+//! A datagram is a message already. For protocols that also frame their messages over UDP,
+//! [`Datagram::frame`] decodes the one frame that a datagram must contain.
 //!
-//! A codec of one's own is best tested by [`testkit`]: it gives it every cut of a stream, and tells
-//! the smallest that it does not survive.
+//! The framings also work without a reactor: [`Deframer`] and [`Framer`] for bytes from any source,
+//! and [`FramedStream`] for a blocking stream.
 //!
-//! # Sending, and a peer that does not read
+//! [`testkit`] tests a custom codec. It feeds the codec every possible cut of a stream and reports
+//! the smallest cut that the codec decodes incorrectly.
 //!
-//! [`Context::send`] accepts a frame whole or not at all, and says what to do next: go on
-//! ([`Sent::Queued`]), stop until `on_drained` ([`Sent::AboveHigh`]), or why it was refused
-//! ([`SendError`]). A connection above its high mark is read no more until it has drained, so an
-//! echo to a peer that does not read is bounded without a line of code. What is accepted is taken
-//! by the kernel, or counted in [`Closed::unsent_bytes`].
+//! # Back-pressure
 //!
-//! What a handler cannot work off it need not let in: [`Context::pause`] and
-//! [`resume`](Context::resume) stop and go on, [`Context::grant`] lets frames in by number. A peer
-//! that goes meanwhile is told of by [`on_hangup`](Handler::on_hangup).
+//! [`Context::send`] accepts a frame completely or not at all. Its result says how to continue:
 //!
-//! All that one connection is sent while its own frames are delivered is written by one call when
-//! they are done; what other connections are sent is written once at the end of the turn. A payload
-//! is copied once on its way; a long one that is given by value, by
-//! [`send_owned`](Context::send_owned), not at all, and a long broadcast once for all.
+//! * [`Sent::Queued`]: continue to send.
+//! * [`Sent::AboveHigh`]: the frame is accepted; stop until `on_drained`.
+//! * [`SendError`]: the frame is not accepted, and the error is the reason.
+//!
+//! A connection above its high watermark is not read until its write queue has drained. So an echo
+//! server stays bounded, without additional code, if a peer does not read. Accepted bytes are
+//! either taken by the kernel or counted in [`Closed::unsent_bytes`].
+//!
+//! A handler can also limit its input. [`Context::pause`] stops reading and
+//! [`resume`](Context::resume) continues. [`Context::grant`] allows a number of further frames.
+//! [`on_hangup`](Handler::on_hangup) reports a peer that leaves while its connection is not read.
+//!
+//! Output that a connection gets while its own frames are delivered is written with one system call
+//! after them. Output for other connections is written once, at the end of the turn. A payload is
+//! copied once. [`send_owned`](Context::send_owned) does not copy a long payload at all, and
+//! [`broadcast`](Context::broadcast) copies a long payload once for all receivers.
 //!
 //! # Datagrams
 //!
-//! UDP keeps its boundaries, so there is nothing to decode: what one peer sent with one call is one
-//! [`Datagram`], or is lost. It may be empty, and says whether it was longer than was allowed for.
-//! [`Context::send_to`] queues; the queue goes out at the end of the turn, and what the kernel then
-//! says of a datagram is told by [`Handler::on_datagram_error`] and ends nothing.
+//! UDP keeps message boundaries, so there is nothing to decode. A message that a peer sent with one
+//! call arrives as one [`Datagram`] or is lost. A datagram may be empty. It reports if it was
+//! longer than the limit and was truncated.
 //!
-//! On Linux many datagrams are received and sent with one system call, and those of one length that
-//! go to one peer at once pass through the kernel as one (`recvmmsg`, `sendmmsg`, GRO, GSO): so
-//! answer in the callback, and the answers to a batch are a batch. No boundary, order or error is
-//! changed by it; [`Config::datagram_batches`] turns it off, and without the crate's feature
-//! `udp-batch` it is not there.
+//! [`Context::send_to`] queues a datagram. The queue is sent at the end of the turn, or earlier.
+//! [`Handler::on_datagram_error`] reports the errors of the kernel; they do not close the socket.
 //!
-//! # Closing
+//! On Linux one system call receives or sends many datagrams (`recvmmsg`, `sendmmsg`). Consecutive
+//! datagrams of one length to one peer pass through the kernel as one (GRO, GSO). Reply inside the
+//! callback, so that the replies to a batch become a batch too. Batches change no boundary, order
+//! or error. [`Config::datagram_batches`] turns them off, and a build without the feature
+//! `udp-batch` does not contain them.
 //!
-//! [`Context::close`] flushes, sends the FIN, and then discards input until the peer ends too, or
-//! until a deadline: closing a socket that has unread input would make the kernel send a reset, and
-//! a reset destroys what the peer has not read yet. [`Context::abort`] is the reset. A peer that
-//! ends its side is told of by `on_half_close` and still gets what is sent to it;
-//! [`Context::half_close`] ends this side the same way.
+//! # Closing a connection
 //!
-//! `on_close` comes exactly once for every connection, also for one that never opened, with the
-//! reason and with the bytes that were lost.
+//! [`Context::close`] sends the queued output and the FIN. Then it discards input until the peer
+//! closes too or a deadline passes. Without this step, closing a socket with unread input would
+//! make the kernel send a reset. A reset destroys data that the peer has not read yet.
+//! [`Context::abort`] sends a reset on purpose.
+//!
+//! `on_half_close` reports a peer that has ended its side; the peer still receives output.
+//! [`Context::half_close`] ends this side in that way.
+//!
+//! `on_close` is called exactly once for every connection, also for one that never opened. It
+//! receives the reason and the number of bytes lost.
 //!
 //! # Timers
 //!
-//! [`Context::set_timer`] has [`on_timer`](Handler::on_timer) called once, and
-//! [`set_interval`](Context::set_interval) again and again. Each carries a number of the program's
-//! own. Where it is about a connection, that number is the connection's id
-//! ([`ConnId::to_bits`]), and [`Context::with_session`] does then what the connection's own
-//! callbacks do.
+//! [`Context::set_timer`] calls [`on_timer`](Handler::on_timer) once;
+//! [`set_interval`](Context::set_interval) calls it periodically. Each timer carries a number that
+//! the program chooses. For a timer of one connection, use the connection's id as the number
+//! ([`ConnId::to_bits`]). [`Context::with_session`] then runs code with the session of that
+//! connection.
 //!
-//! # Seeing it
+//! # Recording glued and cut messages
 //!
-//! What became of each `send` on its way can be recorded, and looked at: which were glued, which
-//! were cut, which headers were split. See [`cutmap`], and the chapter [on
-//! stickiness](guide::stickiness), which shows it on a real kernel and ends the common cures that
-//! are none.
+//! A recording shows how each `send` travelled: which messages were glued, which were cut, and
+//! which headers were split. See [`cutmap`]. The chapter [on stickiness](guide::stickiness) shows
+//! it on a real kernel and explains why common remedies do not work.
 //!
 //! # Limits
 //!
-//! Everything is bounded, by [`Config`]: frames, queues, connections, timers and closures, and the
-//! work that one connection may cause before the others have their turn. A connection that idles
-//! owns no buffer at all; one that does not holds at most one read, one frame and its write queue.
+//! [`Config`] bounds everything: frames, queues, connections, timers, posted closures, and the work
+//! that one connection may cause before the others have their turn. An idle connection owns no
+//! buffer. An active one holds at most one read, one frame and its write queue.
 //!
-//! A connection may have marks and timeouts of its own: [`Context::set_limits`].
+//! [`Context::set_limits`] sets watermarks and timeouts for a single connection.
 //!
-//! All connections together are held to [`memory_bytes_max`](Config::memory_bytes_max), where one is set: at
-//! that limit nothing more is read and nothing accepted to be sent, until there is room again.
+//! [`memory_bytes_max`](Config::memory_bytes_max), if set, limits the memory of all connections
+//! together. At the limit, nothing more is read or accepted for sending until memory is free again.
 //!
-//! A server that strangers reach should also set the three timeouts, which are off by default:
-//! [`idle_timeout`](Config::idle_timeout), [`frame_deadline`](Config::frame_deadline) against peers
-//! that trickle, and [`write_stall_timeout`](Config::write_stall_timeout) against those that do not
-//! read.
+//! A server on the public internet should also set the three timeouts, which are off by default:
 //!
-//! # Options of sockets
+//! * [`idle_timeout`](Config::idle_timeout) closes silent connections.
+//! * [`frame_deadline`](Config::frame_deadline) closes connections that send a frame too slowly.
+//! * [`write_stall_timeout`](Config::write_stall_timeout) aborts connections whose peer does not
+//!   read.
+//!
+//! # Socket options
 //!
 //! [`listen`](Reactor::listen), [`connect`](Reactor::connect) and [`bind_udp`](Reactor::bind_udp)
-//! are the easy forms; [`listen_with`](Context::listen_with),
-//! [`connect_with`](Context::connect_with) and [`bind_udp_with`](Context::bind_udp_with) take what
-//! must stand before: a shared port ([`ListenOptions::reuse_port`]), a timeout or a local address
-//! ([`ConnectOptions`]), multicast groups ([`UdpOptions`]). [`Context::socket`] reads and sets the
-//! options of a live one.
+//! are the short forms. [`listen_with`](Context::listen_with),
+//! [`connect_with`](Context::connect_with) and [`bind_udp_with`](Context::bind_udp_with) take
+//! options that must be set before the socket is in use: a shared port
+//! ([`ListenOptions::reuse_port`]), a timeout or a local address ([`ConnectOptions`]), multicast
+//! groups ([`UdpOptions`]). [`Context::socket`] reads and sets the options of an open socket.
 //!
-//! # Unix sockets, and sockets of others
+//! # Unix sockets and existing sockets
 //!
-//! [`listen`](Reactor::listen) and [`connect`](Reactor::connect) take the address of a Unix socket
-//! as they take one of TCP ([`UnixAddr`], or an [`Addr`] that a configuration names); all else is
-//! the same. [`Context::adopt_listener`], [`adopt_stream`](Context::adopt_stream) and
-//! [`adopt_udp`](Context::adopt_udp) take in what std opened or a parent handed down: the example
-//! `activated` is started by systemd with its sockets. Unix datagram sockets
-//! ([`Context::bind_unix_datagram`]) stand beside those of UDP.
+//! [`listen`](Reactor::listen) and [`connect`](Reactor::connect) also accept the address of a Unix
+//! socket: a [`UnixAddr`], or an [`Addr`] parsed from a configuration. Such connections behave like
+//! TCP connections. [`Context::bind_unix_datagram`] opens a Unix datagram socket.
 //!
-//! Who comes from Python or C finds [each function of the socket module](guide::sockets) there with
-//! what does the same here.
+//! [`Context::adopt_listener`], [`adopt_stream`](Context::adopt_stream) and
+//! [`adopt_udp`](Context::adopt_udp) take over sockets that std opened or that a parent process
+//! passed on. The example `activated` receives its sockets from systemd.
 //!
-//! # Other threads, other loops
+//! The chapter [on sockets](guide::sockets) lists the functions of the socket module of Python and
+//! of C with their counterparts in this crate.
 //!
-//! [`Reactor::remote`] gives a [`Remote`] that posts closures to the loop's thread, and sends to
-//! its connections, from any other. Both are bounded, and give back what they refuse. A program
-//! with a loop of its own calls [`Reactor::turn`] from it, and may [watch the poll's
-//! descriptor](guide::embedding).
+//! # Threads and other event loops
 //!
-//! With the feature `signals`, `Reactor::shutdown_on_signals` ends a program gently when it is
-//! asked to end. Whoever pays a processor for latency sets [`Config::busy_poll`].
+//! [`Reactor::remote`] returns a [`Remote`]. Other threads use it to post closures to the loop's
+//! thread and to send to its connections. Both queues are bounded, and a rejected closure or
+//! payload is returned. A program with its own event loop calls [`Reactor::turn`] and may [watch
+//! the poll's descriptor](guide::embedding).
 //!
-//! # What it costs
+//! `Reactor::shutdown_on_signals` shuts down gracefully on SIGINT, SIGTERM and SIGHUP. It requires
+//! the feature `signals`. [`Config::busy_poll`] trades processor time for lower latency.
 //!
-//! Sockets are registered once, for both directions and edge-triggered. In the steady state that
-//! leaves, as `strace -c` counts it:
+//! # Cost
+//!
+//! Sockets are registered once, for both directions and edge-triggered. In the steady state `strace
+//! -c` counts these system calls:
 //!
 //! | 64 connections, frames of 64 bytes | reads | writes | polls | `epoll_ctl` |
 //! |---|---|---|---|---|
 //! | one frame at a time, per frame | 1 | 1 | 0.02 | 0 |
 //! | 32 frames at a time, per 32 frames | 1 | 1 | 0.02 | 0 |
 //!
-//! and no allocation. The README has the figures beside other libraries; the chapter [on
-//! tuning](guide::tuning) tells how to measure them, and what moves them.
+//! The steady state allocates no memory. The README compares these figures with other libraries.
+//! The chapter [on tuning](guide::tuning) explains how to measure them and which settings change
+//! them.
 //!
 //! # Panics
 //!
-//! The crate panics on a bug of its own, never on what a peer or the system does. A panic in a
-//! [`Handler`] is the program's, and leaves the reactor [whole](Handler#panics).
+//! The crate panics only on its own bugs, never on the behaviour of a peer or of the system. A
+//! panic in a [`Handler`] belongs to the program; the reactor [stays usable](Handler#panics).
 //!
 //! # Platforms
 //!
-//! Linux first: it is where everything was measured. Nothing else that mio serves is shut out;
-//! where a short read does not say that a socket is drained, it is read until it would block, and
-//! where there are no batches each datagram has a system call of its own.
+//! Linux is the primary platform, and all measurements were made on it. The crate supports every
+//! platform that mio supports. If a short read does not prove that a socket is empty, the crate
+//! reads until the socket would block. Without batches, each datagram takes one system call.
 //!
 //! [mio]: https://docs.rs/mio
 
@@ -274,7 +288,7 @@
 )]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
-// By its name, as a file is shared with the tests outside of it.
+// One source file is also compiled by the integration tests, and names the crate by its name.
 #[cfg(test)]
 extern crate self as unstick;
 

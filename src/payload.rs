@@ -1,14 +1,14 @@
-//! [`Payload`]: bytes that are given away, or shared.
+//! [`Payload`]: bytes passed to the reactor by value, owned or shared.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A payload that is given by value, so that it need not be copied to be queued.
+/// A payload passed by value, which can be queued without a copy.
 ///
-/// It is made from a `Vec<u8>`, a `Box<[u8]>` or a `String`, which are given away, or from an
-/// `Arc<[u8]>`, a `&'static [u8]`, or a literal, which are shared. A clone of a shared one costs
-/// nothing.
+/// A `Vec<u8>`, a `Box<[u8]>` or a `String` gives an owned payload. An `Arc<[u8]>`, a `&'static
+/// [u8]` or a literal gives a shared payload. Cloning a shared payload copies no bytes; cloning an
+/// owned one copies all of them.
 ///
 /// # Examples
 ///
@@ -19,8 +19,8 @@ use std::sync::Arc;
 ///     assert_eq!(literal[..], *b"hello");
 /// }
 /// let given = Payload::from(vec![0; 1 << 20]);
-/// let shared = given.into_shared(); // one copy, once
-/// let same = shared.clone(); // none
+/// let shared = given.into_shared(); // copies once
+/// let same = shared.clone(); // copies nothing
 /// assert_eq!(&shared[..4], &same[..4]);
 /// ```
 #[derive(Clone)]
@@ -34,7 +34,8 @@ enum Kind {
 }
 
 impl Payload {
-    /// The same bytes, so that clones share them. Copies those that were given away.
+    /// Returns a payload with the same bytes whose clones share them. Copies the bytes once if the
+    /// payload is owned.
     #[must_use]
     pub fn into_shared(self) -> Self {
         match self.0 {
@@ -105,7 +106,7 @@ impl From<&'static str> for Payload {
     }
 }
 
-/// What was given away comes back as it is; what is shared is copied.
+/// Returns the bytes of an owned payload without a copy; copies those of a shared one.
 impl From<Payload> for Vec<u8> {
     fn from(payload: Payload) -> Self {
         match payload.0 {
@@ -116,7 +117,7 @@ impl From<Payload> for Vec<u8> {
     }
 }
 
-/// Tells the length, not the bytes.
+/// Writes the length, not the bytes.
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Payload")

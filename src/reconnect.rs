@@ -1,7 +1,7 @@
-//! [`Reconnect`] and [`Backoff`]: a client's connection that is made again when it ends.
+//! [`Reconnect`] and [`Backoff`]: a client connection that is opened again each time it ends.
 //!
-//! Both stand on the public interface alone: nothing in the reactor knows of them, and a handler
-//! that wants it otherwise can write its own in a page.
+//! Both use only the public interface of the crate, so a handler with other needs can replace them
+//! with about a page of code.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::id::ConnId;
 use crate::os::ConnectOptions;
 use crate::timer::TimerId;
 
-/// How long to wait before the next try: longer after every failure, and never the same for all
-/// clients of a server that has come back.
+/// Delays between attempts: longer after every failure, and randomised so that the clients of a
+/// restarted server do not all return at once.
 ///
-/// Without its jitter a delay is `base`, and each next one `factor` times the last, up to `max`.
-/// It keeps no time and sets no timer.
+/// Without jitter, the first delay is `base` and each next one is `factor` times the previous one,
+/// up to `max`. This type reads no clock and sets no timer.
 ///
 /// # Examples
 ///
@@ -38,14 +38,15 @@ pub struct Backoff {
     max: Duration,
     factor: f64,
     jitter: f64,
-    /// Without jitter, and at most `max`.
+    /// Next delay without jitter; `next <= max`.
     next: Duration,
     random: u64,
 }
 
 impl Backoff {
-    /// Delays from `base` to `max`, each twice the last, with a jitter of a half. A `max` below
-    /// `base` counts as `base`; a `base` of zero gives delays of zero.
+    /// Creates delays from `base` to `max` with a factor of 2 and a jitter of 0.5.
+    ///
+    /// A `max` below `base` counts as `base`. A `base` of zero gives delays of zero.
     #[must_use]
     pub fn new(base: Duration, max: Duration) -> Self {
         Self {
@@ -58,11 +59,12 @@ impl Backoff {
         }
     }
 
-    /// By how much each delay is longer than the last. Less than 1, or no number, counts as 1: all
-    /// delays are `base`.
+    /// Sets the ratio of each delay to the previous one. Default: 2.
+    ///
+    /// A factor below 1, or NaN, counts as 1: every delay is `base`.
     #[must_use]
     pub fn factor(mut self, factor: f64) -> Self {
-        // Not infinite: infinitely longer than nothing would be no number.
+        // A finite maximum: infinity times a delay of zero would be NaN.
         self.factor = if factor.is_nan() {
             1.0
         } else {
@@ -71,8 +73,10 @@ impl Backoff {
         self
     }
 
-    /// Which share of a delay is left to chance, from 0 (none) to 1 (all of it): with 0.5 a delay
-    /// of a second is anything from half a second to one. What is beyond counts as 0 or 1.
+    /// Sets the random share of each delay, from 0 (none) to 1 (all of it). Default: 0.5.
+    ///
+    /// A jitter of 0.5 turns a delay of one second into a random one from half a second to one
+    /// second. Values outside the range count as 0 or 1; NaN counts as 0.
     #[must_use]
     pub fn jitter(mut self, share: f64) -> Self {
         self.jitter = if share.is_nan() {
@@ -83,30 +87,32 @@ impl Backoff {
         self
     }
 
-    /// Makes the delays the same in every run, for tests. By default each is seeded by chance.
+    /// Sets the seed of the jitter, so that a test gets the same delays in every run. By default
+    /// the seed is random.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.random = seed;
         self
     }
 
-    /// The next delay: what to wait after a failure.
+    /// Returns the delay to wait before the next attempt, and advances to a longer one. Call it
+    /// after a failure.
     pub fn next_delay(&mut self) -> Duration {
         let delay = self.next;
         let longer = delay.as_secs_f64() * self.factor;
         self.next = Duration::try_from_secs_f64(longer).map_or(self.max, |next| next.min(self.max));
         let kept = delay.as_secs_f64() * (1.0 - self.jitter * self.chance());
-        // The longest durations round up to what is none.
+        // The longest durations round up to a value that no `Duration` can hold.
         Duration::try_from_secs_f64(kept).map_or(delay, |kept| kept.min(delay))
     }
 
-    /// Begins with `base` again: after a success.
+    /// Starts again with `base`. Call it after a success.
     pub fn reset(&mut self) {
         self.next = self.base;
     }
 
-    /// A number from 0 to below 1, by splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom
-    /// number generators", 2014).
+    /// Returns a random number of at least 0 and below 1, by splitmix64 (Steele, Lea, Flood: "Fast
+    /// splittable pseudorandom number generators", 2014).
     fn chance(&mut self) -> f64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut bits = self.random;
@@ -118,14 +124,14 @@ impl Backoff {
     }
 }
 
-/// One connection to a server that is made again when it ends, or when it could not be made.
+/// A connection to one server that is opened again after it ends or fails to open.
 ///
-/// A handler keeps one for each server, and hands it its own callbacks: [`open`](Reconnect::open)
-/// to begin with, then [`on_open`](Reconnect::on_open), [`on_close`](Reconnect::on_close) and
-/// [`on_timer`](Reconnect::on_timer). Each of these does nothing for a connection or a timer that
-/// is not its own, so several stand side by side.
+/// A handler keeps one `Reconnect` per server and forwards its callbacks to it:
+/// [`open`](Reconnect::open) to start, then [`on_open`](Reconnect::on_open),
+/// [`on_close`](Reconnect::on_close) and [`on_timer`](Reconnect::on_timer). Each method ignores the
+/// connections and timers of other servers, so one handler can have several.
 ///
-/// It ends with the reactor: while that shuts down, nothing is tried again.
+/// No further attempt is made while the reactor shuts down.
 ///
 /// # Examples
 ///
@@ -188,7 +194,7 @@ enum State {
     Ended,
     /// Connecting, or connected.
     Up(ConnId),
-    /// The next try comes with this timer.
+    /// Waiting for this timer to start the next attempt.
     Waiting(TimerId),
 }
 
@@ -196,8 +202,11 @@ impl<A> Reconnect<A>
 where
     for<'a> &'a A: ToAddrs,
 {
-    /// For connections to `addr`, of TCP or of a Unix socket, which is looked up for each try anew:
-    /// a name may lead elsewhere by then. Looking up a name blocks; an address does not.
+    /// Creates a disconnected `Reconnect` for `addr`, a TCP or a Unix address.
+    ///
+    /// The address is resolved again for each attempt, because a host name may have moved.
+    /// Resolving a host name blocks; an IP or Unix address does not. Call [`open`](Reconnect::open)
+    /// to connect.
     #[must_use]
     pub fn new(addr: A, framing: Framing, backoff: Backoff) -> Self {
         Self {
@@ -210,24 +219,26 @@ where
         }
     }
 
-    /// How each try connects: its timeout, the address that it connects from.
+    /// Sets the options of each attempt: the timeout and the local address, for example.
     #[must_use]
     pub fn options(mut self, options: ConnectOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// The key of the timers that are set, which come to the handler's `on_timer` like its own.
-    /// `u64::MAX` by default. A handler with many servers finds the one in question by it, and
-    /// need not ask each.
+    /// Sets the key of the timers, which the handler's `on_timer` receives. Default: `u64::MAX`.
+    ///
+    /// A handler with many servers uses different keys to find the server of a timer.
     #[must_use]
     pub fn timer_key(mut self, key: u64) -> Self {
         self.timer_key = key;
         self
     }
 
-    /// Connects at once, with `session`, unless it is connected or connecting: then the connection
-    /// that it has is answered.
+    /// Connects at once with `session`, and cancels a pending attempt.
+    ///
+    /// If it is connected or connecting already, returns the existing connection and drops
+    /// `session`.
     pub fn open<H: Handler>(&mut self, cx: &mut Context<'_, H>, session: H::Session) -> ConnId {
         match self.state {
             State::Up(conn) => return conn,
@@ -241,18 +252,20 @@ where
         conn
     }
 
-    /// Notes a success: the next delay is the shortest one again. To be called from
-    /// [`Handler::on_open`]; or later, where a server that accepts and closes at once is not to
-    /// count as one: with its first frame, for example.
+    /// Records a success: the next delay is the shortest one again. Ignores other connections.
+    ///
+    /// Call it from [`Handler::on_open`]. Call it later, for example with the first frame, if a
+    /// server that accepts and closes at once must not count as a success.
     pub fn on_open(&mut self, conn: ConnId) {
         if self.state == State::Up(conn) {
             self.backoff.reset();
         }
     }
 
-    /// Sets a timer for the next try, and answers with the delay; `None` where nothing will be
-    /// tried: the connection is another one, or the reactor shuts down. To be called from
-    /// [`Handler::on_close`].
+    /// Sets a timer for the next attempt and returns its delay. Call it from [`Handler::on_close`].
+    ///
+    /// Returns `None`, and sets no timer, if `conn` is another connection or the reactor shuts
+    /// down.
     pub fn on_close<H: Handler>(
         &mut self,
         cx: &mut Context<'_, H>,
@@ -270,8 +283,10 @@ where
         Some(delay)
     }
 
-    /// Connects, if the timer is the one that was set for it. To be called from
+    /// Connects, if `timer` is the one set for the next attempt. Call it from
     /// [`Handler::on_timer`].
+    ///
+    /// Returns `None`, and drops `session`, if the timer is another one or the reactor shuts down.
     pub fn on_timer<H: Handler>(
         &mut self,
         cx: &mut Context<'_, H>,
@@ -288,8 +303,8 @@ where
         Some(self.open(cx, session))
     }
 
-    /// Closes the connection gently, or gives up the next try. Nothing is tried again until
-    /// [`open`](Reconnect::open).
+    /// Closes the connection gracefully or cancels the next attempt. No further attempt is made
+    /// until [`open`](Reconnect::open).
     pub fn close<H: Handler>(&mut self, cx: &mut Context<'_, H>) {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Up(conn) => cx.close(conn),
@@ -300,7 +315,7 @@ where
         }
     }
 
-    /// The connection, while it is open or being opened.
+    /// Returns the connection, if it is open or connecting.
     #[must_use]
     pub fn conn(&self) -> Option<ConnId> {
         match self.state {
@@ -317,7 +332,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn delays_with_jitter_stay_in_their_share_and_differ_by_seed() {
+    fn jittered_delays_stay_in_range_and_depend_on_the_seed() {
         let delays = |seed| {
             let mut backoff = Backoff::new(SECOND, 60 * SECOND).jitter(0.25).seed(seed);
             let delays: Vec<_> = (0..200).map(|_| backoff.next_delay()).collect();
@@ -336,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn each_delay_is_as_many_times_longer_as_the_factor_says() {
+    fn backoff_factor_multiplies_each_delay() {
         for (factor, delays) in [(3.0, [1, 3, 9, 20]), (1.0, [1; 4]), (f64::NAN, [1; 4])] {
             let mut backoff = Backoff::new(SECOND, 20 * SECOND).factor(factor).jitter(0.0);
             assert_eq!(
@@ -347,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oddest_settings_give_delays_too() {
+    fn backoff_with_extreme_settings_returns_valid_delays() {
         let all = |mut backoff: Backoff| (0..2000).all(|_| backoff.next_delay() <= backoff.max);
         for odd in [0.0, -1.0, 1e300, f64::INFINITY, f64::NAN] {
             for (base, max) in [

@@ -1,4 +1,4 @@
-//! Signals that end a program: the `signals` feature.
+//! Shutdown on signals: the `signals` feature.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,19 +8,21 @@ use crate::handler::Handler;
 use crate::reactor::Reactor;
 
 impl<H: Handler + 'static> Reactor<H> {
-    /// Shuts the reactor down, as [`Context::shutdown`](crate::Context::shutdown) does, when the
-    /// process is asked to end: by SIGINT (Ctrl-C), SIGTERM or SIGHUP, on Windows by Ctrl-C,
-    /// Ctrl-Break or the closing of its console. The second one does not wait for `deadline`: what
-    /// is left is aborted at once.
+    /// Shuts the reactor down, like [`Context::shutdown`](crate::Context::shutdown), when the
+    /// process receives SIGINT (Ctrl-C), SIGTERM or SIGHUP.
     ///
-    /// It is for programs: signals belong to the process, so a library leaves them alone. They are
-    /// caught from now on until the process ends, also when the reactor is gone; the crate `ctrlc`
-    /// does that, in a thread of its own. Requires the feature `signals`.
+    /// On Windows, Ctrl-C, Ctrl-Break and closing the console have this effect. A second signal
+    /// does not wait for `deadline`: the remaining connections are aborted at once.
+    ///
+    /// Call it in programs, not in libraries, because signals belong to the process. The signals
+    /// stay caught until the process ends, even after the reactor is dropped. The crate `ctrlc`
+    /// catches them in its own thread. Requires the feature `signals`.
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` where the signals of the process are caught by somebody already, by this or
-    /// by `ctrlc`; else what the system answered.
+    /// * `AlreadyExists`: the process catches these signals already, through this method or through
+    ///   `ctrlc`. Install only one handler.
+    /// * Any other error of the system while the handlers are installed.
     pub fn shutdown_on_signals(&self, deadline: Duration) -> io::Result<()> {
         let remote = self.remote();
         let is_second = AtomicBool::new(false);
@@ -30,11 +32,11 @@ impl<H: Handler + 'static> Reactor<H> {
                 true => Duration::ZERO,
             };
             if let Err(error) = remote.shutdown(deadline) {
-                log::error!("the loop could not be woken for a signal: {error}");
+                log::error!("cannot wake the loop to shut down after a signal: {error}");
             }
         };
-        // Not `try_set_handler`: a signal that is ignored counts as caught there, and a shell
-        // starts what runs in the background with SIGINT ignored, `nohup` with SIGHUP.
+        // Not `try_set_handler`, which treats an ignored signal as caught. A shell starts
+        // background jobs with SIGINT ignored, and `nohup` ignores SIGHUP.
         ctrlc::set_handler(handler).map_err(|error| match error {
             ctrlc::Error::System(error) => error,
             ctrlc::Error::MultipleHandlers => io::Error::new(io::ErrorKind::AlreadyExists, error),

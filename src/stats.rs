@@ -1,40 +1,44 @@
-//! What was counted.
+//! Counters of a connection and of a reactor.
 
 use std::time::Duration;
 
-/// What one connection has carried.
+/// Counters of one connection, from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConnStats {
-    /// Calls of read, those that would have blocked included.
+    /// Number of read calls, including those that would have blocked.
     pub reads: u64,
-    /// Bytes that reads gave, headers included.
+    /// Bytes read, including framing.
     pub read_bytes: u64,
-    /// Bytes that the kernel took, headers included.
+    /// Bytes taken by the kernel, including framing.
     pub written_bytes: u64,
-    /// Frames delivered to `on_frame`.
+    /// Number of frames delivered to `on_frame`.
     pub frames_in: u64,
-    /// Payloads that `send` accepted.
+    /// Number of payloads accepted by `send`.
     pub frames_out: u64,
-    /// Time spent in its callbacks but for `on_close`, measured as [`Stats::callback_time`] is.
+    /// Time spent in callbacks about this connection, without `on_close`. Zero unless
+    /// [`Config::slow_callback_min`](crate::Config::slow_callback_min) is set.
     pub callback_time: Duration,
 }
 
 impl ConnStats {
-    /// As [`Stats::frames_per_read`], of this connection.
+    /// Returns the average number of frames per read of this connection; zero if it was never read.
+    ///
+    /// A value above one means that frames arrived glued together.
     #[must_use]
     pub fn frames_per_read(&self) -> f64 {
         ratio(self.frames_in, self.reads)
     }
 
-    /// As [`Stats::reads_per_frame`], of this connection.
+    /// Returns the average number of reads per frame of this connection; zero if no frame arrived.
     #[must_use]
     pub fn reads_per_frame(&self) -> f64 {
         ratio(self.reads, self.frames_in)
     }
 }
 
-/// What the entry of a connection counts for its [`ConnStats`]; its reads stand beside it.
+/// Counters kept in the entry of a connection for its [`ConnStats`]. The entry counts reads
+/// separately.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ConnCounts {
     pub(crate) read_bytes: u64,
@@ -43,86 +47,89 @@ pub(crate) struct ConnCounts {
     pub(crate) frames_out: u64,
 }
 
-/// What a reactor has done since it was made.
+/// Counters of a reactor, from its creation, and a few current values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Turns of the loop.
+    /// Number of turns of the loop.
     pub turns: u64,
-    /// Events that the poll brought.
+    /// Number of events returned by the poll.
     pub events: u64,
-    /// Connections accepted.
+    /// Number of connections accepted.
     pub accepted: u64,
-    /// Connections that `connect` opened, and those that were adopted.
+    /// Number of connections opened by `connect` or adopted.
     pub connected: u64,
-    /// Connections that were accepted and closed at once, as there were too many.
+    /// Number of connections closed right after they were accepted, because of a limit.
     pub refused: u64,
-    /// Failed calls of accept, `WouldBlock` not counted.
+    /// Number of failed accept calls, without `WouldBlock`.
     pub accept_errors: u64,
-    /// Connections that have ended, failed connects included.
+    /// Number of connections that ended, including failed connects.
     pub closed: u64,
-    /// Frames delivered to `on_frame`.
+    /// Number of frames delivered to `on_frame`.
     pub frames_in: u64,
-    /// Frames that came in more than one read, or were cut by the end of one: TCP cut them.
+    /// Number of frames that were cut: they arrived in more than one read.
     pub frames_split: u64,
-    /// Those of them whose header was cut.
+    /// Number of frames whose header was cut; included in `frames_split`.
     pub headers_split: u64,
-    /// Frames that were too long and were skipped, each told to `on_skipped`.
+    /// Number of frames that were too long and were skipped; each was reported to `on_skipped`.
     pub frames_skipped: u64,
-    /// Payloads that `send` accepted.
+    /// Number of payloads accepted by `send`.
     pub frames_out: u64,
-    /// Calls of read on connections, those that would have blocked included.
+    /// Number of read calls on connections, including those that would have blocked.
     pub reads: u64,
-    /// Calls of write on connections, those that would have blocked included.
+    /// Number of write calls on connections, including those that would have blocked.
     pub writes: u64,
-    /// Bytes that reads gave.
+    /// Bytes read from connections, including framing.
     pub read_bytes: u64,
-    /// Bytes that writes took.
+    /// Bytes of connections taken by the kernel, including framing.
     pub written_bytes: u64,
-    /// Bytes accepted by `send` that the kernel never took, of the connections that have ended.
+    /// Bytes accepted by `send` that the kernel never took; counted when a connection ends.
     pub unsent_bytes: u64,
-    /// Bytes read that were never delivered, of the connections that have ended.
+    /// Bytes read that were never delivered; counted when a connection ends.
     pub undecoded_bytes: u64,
-    /// Datagrams delivered to `on_datagram`.
+    /// Number of datagrams delivered to `on_datagram`.
     pub datagrams_in: u64,
-    /// Datagrams that the kernel took.
+    /// Number of datagrams taken by the kernel.
     pub datagrams_out: u64,
-    /// Bytes of the datagrams delivered.
+    /// Bytes of delivered datagrams.
     pub datagram_bytes_in: u64,
-    /// Bytes of the datagrams that the kernel took.
+    /// Bytes of datagrams taken by the kernel.
     pub datagram_bytes_out: u64,
-    /// Datagrams delivered that were truncated.
+    /// Number of delivered datagrams that were truncated.
     pub datagrams_truncated: u64,
-    /// Datagrams that were refused by a full queue, failed to be sent, or were queued when their
-    /// socket was closed.
+    /// Number of outgoing datagrams lost: rejected by a full queue, failed to be sent, or still
+    /// queued when their socket was closed.
     pub datagrams_dropped: u64,
-    /// Time spent in callbacks, where [`Config::slow_callback_min`](crate::Config::slow_callback_min) asks
-    /// for it to be measured. For frames, the time to decode them is in it.
+    /// Time spent in callbacks, including the time to decode their frames. Zero unless
+    /// [`Config::slow_callback_min`](crate::Config::slow_callback_min) is set.
     pub callback_time: Duration,
-    /// Callbacks that took as long as that or longer.
+    /// Number of callbacks that took at least
+    /// [`Config::slow_callback_min`](crate::Config::slow_callback_min).
     pub slow_callbacks: u64,
-    /// Connections that there are at present, in whatever state.
+    /// Current number of connections, in any state.
     pub connections: usize,
-    /// Bytes that all connections and sockets hold at present, as
-    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) counts them.
+    /// Bytes currently held by all connections and sockets, counted as for
+    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max).
     pub held_bytes: usize,
-    /// Connections and sockets with work that waits for the next turn, as a budget has put it off.
+    /// Current number of connections and sockets with work that a budget postponed to the next
+    /// turn.
     pub ready: usize,
-    /// Timers that are set at present: the handler's, and the few that the reactor itself needs.
+    /// Current number of timers: those of the handler and a few of the reactor itself.
     pub timers: usize,
-    /// Errors of UDP sockets, each told to `on_datagram_error`.
+    /// Number of errors of datagram sockets; each was reported to `on_datagram_error`.
     pub datagram_errors: u64,
 }
 
 impl Stats {
-    /// How many frames a read brought, on average: above one, TCP or their sender has glued them.
-    /// Zero where nothing was read.
+    /// Returns the average number of frames per read; zero if nothing was read.
+    ///
+    /// A value above one means that frames arrived glued together.
     #[must_use]
     pub fn frames_per_read(&self) -> f64 {
         ratio(self.frames_in, self.reads)
     }
 
-    /// How many reads a frame took, on average. Zero where no frame came.
+    /// Returns the average number of reads per frame; zero if no frame arrived.
     #[must_use]
     pub fn reads_per_frame(&self) -> f64 {
         ratio(self.reads, self.frames_in)

@@ -1,4 +1,4 @@
-//! Who is let in, who is refused, and who waits.
+//! Accepting connections: limits, refusals, the accept budget, paused listeners and sockets.
 
 mod common;
 
@@ -18,13 +18,13 @@ fn refusals(reactor: &Reactor<Probe>) -> Vec<(ListenerId, SocketAddr, Refusal)> 
         .collect()
 }
 
-/// A client that comes from an address of its own; all of 127.0.0.0/8 is this host.
+/// Connects a client from the given local address; all of 127.0.0.0/8 is this host.
 #[cfg(target_os = "linux")]
 fn client_from(addr: [u8; 4], server: SocketAddr) -> TcpStream {
     use socket2::{Domain, Socket, Type};
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let local = SocketAddr::from((addr, 0));
-    socket.bind(&local.into()).expect("it is an own address");
+    socket.bind(&local.into()).expect("127.0.0.0/8 is local");
     socket.connect(&server.into()).expect("the server accepts");
     let stream = TcpStream::from(socket);
     stream
@@ -34,46 +34,54 @@ fn client_from(addr: [u8; 4], server: SocketAddr) -> TcpStream {
 }
 
 fn addr_of(client: &TcpStream) -> SocketAddr {
-    client.local_addr().expect("it is connected")
+    client.local_addr().expect("the client is connected")
 }
 
 #[test]
-fn one_connection_too_many_is_told_with_its_address_and_its_listener() {
+fn on_refused_names_listener_and_peer_at_connections_max() {
     let mut config = Config::default();
     config.connections_max = 2;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
     let second = reactor.listen("127.0.0.1:0", Framing::line());
     let second = second.expect("a free port");
-    let second_addr = reactor.local_inet_addr(second).expect("it is bound");
-    let _served = [open(&mut reactor, addr), open(&mut reactor, addr)];
+    let second_addr = reactor
+        .local_inet_addr(second)
+        .expect("the socket is bound");
+    let _accepted = [open(&mut reactor, addr), open(&mut reactor, addr)];
     let mut refused = client(second_addr);
     drive(&mut reactor, |reactor| reactor.stats().refused == 1);
     let expected = (second, addr_of(&refused), Refusal::Connections);
     assert_eq!(refusals(&reactor), [expected]);
-    assert_eq!(refused.read(&mut [0]).expect("an end, no reset"), 0);
+    assert_eq!(
+        refused.read(&mut [0]).expect("an end of stream, no reset"),
+        0
+    );
     assert_eq!((reactor.stats().accepted, reactor.stats().closed), (2, 0));
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn one_address_has_no_more_than_its_connections_and_the_others_have_theirs() {
+fn connections_per_addr_max_limits_each_address_alone() {
     let mut config = Config::default();
     config.connections_per_addr_max = 2;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
-    let served = [client(addr), client(addr)];
+    let accepted = [client(addr), client(addr)];
     drive(&mut reactor, |reactor| reactor.stats().accepted == 2);
     let mut refused = client(addr);
     drive(&mut reactor, |reactor| reactor.stats().refused == 1);
     let (_, peer, refusal) = refusals(&reactor)[0];
     assert_eq!(peer, addr_of(&refused));
     assert_eq!(refusal, Refusal::ConnectionsPerAddr);
-    assert_eq!(refused.read(&mut [0]).expect("an end, no reset"), 0);
+    assert_eq!(
+        refused.read(&mut [0]).expect("an end of stream, no reset"),
+        0
+    );
 
     let _other = client_from([127, 0, 0, 2], addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 3);
 
-    // A place is free when a connection of that address has ended.
-    let [leaving, _staying] = served;
+    // A connection of that address closes, so the next one is accepted.
+    let [leaving, _staying] = accepted;
     common::reset(leaving);
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     let _next = client(addr);
@@ -81,14 +89,14 @@ fn one_address_has_no_more_than_its_connections_and_the_others_have_theirs() {
     assert_eq!(reactor.stats().refused, 1);
 }
 
-/// Connections that this side made are its own business.
+/// The limit counts accepted connections only.
 #[test]
-fn a_connection_to_an_address_does_not_count_among_those_from_it() {
+fn connections_per_addr_max_ignores_outgoing_connections() {
     let mut config = Config::default();
     config.connections_per_addr_max = 1;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
-    let elsewhere = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let to = elsewhere.local_addr().expect("it is bound");
+    let outside = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let to = outside.local_addr().expect("the socket is bound");
     let made = reactor.connect(to, Framing::line(), ());
     drive(&mut reactor, |reactor| reactor.stats().connected == 1);
     let (_client, _) = open(&mut reactor, addr);
@@ -99,25 +107,25 @@ fn a_connection_to_an_address_does_not_count_among_those_from_it() {
     assert_eq!(reactor.stats().accepted, 1);
 }
 
-/// A crowd costs the others no more than the budget of a turn, and nobody of it waits for
-/// somebody else to come.
+/// 100 clients connect at once. Each turn accepts at most the budget, the remaining clients need
+/// no further event, and another connection's frame is delivered in the first turn.
 #[test]
-fn a_crowd_is_let_in_by_the_budget_of_each_turn_and_a_frame_is_served_beside_it() {
-    const CROWD: u64 = 100;
+fn accept_budget_bounds_each_turn_and_does_not_delay_frames() {
+    const CLIENTS: u64 = 100;
     const BUDGET: u64 = 8;
     let mut config = Config::default();
-    config.accept_budget = usize::try_from(BUDGET).expect("it is small");
+    config.accept_budget = usize::try_from(BUDGET).expect("the budget is small");
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
     let (mut pinger, conn) = open(&mut reactor, addr);
     idle(&mut reactor);
-    let _crowd: Vec<_> = (0..CROWD).map(|_| client(addr)).collect();
+    let _clients: Vec<_> = (0..CLIENTS).map(|_| client(addr)).collect();
     deposit(&mut reactor, &mut pinger, conn, b"ping\n");
     let mut accepted = 1;
-    for turn in 0..CROWD.div_ceil(BUDGET) {
+    for turn in 0..CLIENTS.div_ceil(BUDGET) {
         reactor
             .turn(Some(common::DEADLINE))
             .expect("the poll works");
-        accepted += BUDGET.min(CROWD - turn * BUDGET);
+        accepted += BUDGET.min(CLIENTS - turn * BUDGET);
         let stats = reactor.stats();
         assert_eq!((stats.accepted, stats.frames_in), (accepted, 1));
     }
@@ -125,54 +133,66 @@ fn a_crowd_is_let_in_by_the_budget_of_each_turn_and_a_frame_is_served_beside_it(
 
 #[test]
 #[cfg(unix)]
-fn a_paused_unix_datagram_socket_receives_on_its_resume_and_sends_meanwhile() {
+fn paused_unix_datagram_socket_sends_but_does_not_receive() {
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
     let unix = reactor.with(|_, cx| cx.adopt_unix_datagram(ours));
-    let unix = unix.expect("it is a socket");
-    reactor.with(|_, cx| cx.pause(unix)).expect("it is open");
+    let unix = unix.expect("it is a Unix datagram socket");
+    reactor
+        .with(|_, cx| cx.pause(unix))
+        .expect("the socket is open");
     for payload in [&b"one"[..], b"two"] {
-        theirs.send(payload).expect("there is room");
+        theirs
+            .send(payload)
+            .expect("the kernel accepts the datagram");
     }
     let sent = reactor.with(|_, cx| cx.send_unix_datagram(unix, None, b"out"));
-    sent.expect("there is room");
+    sent.expect("the queue has space");
     idle(&mut reactor);
     assert_eq!(reactor.stats().datagrams_in, 0);
-    assert_eq!(theirs.recv(&mut [0; 8]).expect("it is there"), 3);
-    reactor.with(|_, cx| cx.resume(unix)).expect("it is open");
+    assert_eq!(theirs.recv(&mut [0; 8]).expect("the datagram was sent"), 3);
+    reactor
+        .with(|_, cx| cx.resume(unix))
+        .expect("the socket is open");
     idle(&mut reactor);
     assert_eq!(reactor.stats().datagrams_in, 2);
 }
 
 #[test]
-fn a_paused_listener_accepts_nobody_and_a_resume_all_who_wait() {
+fn resumed_listener_accepts_all_pending_connections() {
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let listener = reactor.listen("127.0.0.1:0", Framing::line());
     let listener = listener.expect("a free port");
-    let addr = reactor.local_inet_addr(listener).expect("it is bound");
+    let addr = reactor
+        .local_inet_addr(listener)
+        .expect("the socket is bound");
     let paused = reactor.with(|_, cx| cx.pause(listener));
-    paused.expect("it is open");
+    paused.expect("the listener is open");
     let waiting: Vec<_> = (0..5).map(|_| client(addr)).collect();
     idle(&mut reactor);
     assert_eq!(reactor.stats().accepted, 0);
     let resumed = reactor.with(|_, cx| cx.resume(listener));
-    resumed.expect("it is open");
+    resumed.expect("the listener is open");
     idle(&mut reactor);
-    assert_eq!(reactor.stats().accepted, 5, "no further client is needed");
+    assert_eq!(
+        reactor.stats().accepted,
+        5,
+        "no further client is needed to accept them"
+    );
     reactor.with(|_, cx| cx.close_listener(listener));
     idle(&mut reactor);
     assert!(reactor.with(|_, cx| cx.pause(listener)).is_err());
     assert!(TcpStream::connect(addr).is_err());
-    assert_eq!(reactor.stats().closed, 0, "who was accepted lives on");
+    assert_eq!(reactor.stats().closed, 0, "accepted connections stay open");
     drop(waiting);
 }
 
-/// One that has enough pauses from within.
+/// A pause in `on_open` takes effect before the next accept.
 #[test]
-fn a_listener_that_is_paused_in_on_open_accepts_no_further_one() {
+fn listener_paused_in_on_open_accepts_no_more() {
     let probe = Probe::new(|cx, event| {
         if let Event::Open(_, unstick::Origin::Accepted(listener)) = event {
-            cx.pause(*listener).expect("it is open");
+            cx.pause(*listener).expect("the listener is open");
         }
     });
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
@@ -182,23 +202,28 @@ fn a_listener_that_is_paused_in_on_open_accepts_no_further_one() {
 }
 
 #[test]
-fn a_paused_udp_socket_receives_on_its_resume_and_sends_meanwhile() {
+fn paused_udp_socket_sends_but_does_not_receive() {
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_inet_addr(udp).expect("it is bound");
-    reactor.with(|_, cx| cx.pause(udp)).expect("it is open");
+    let addr = reactor.local_inet_addr(udp).expect("the socket is bound");
+    reactor
+        .with(|_, cx| cx.pause(udp))
+        .expect("the socket is open");
     let peer = UdpSocket::bind((IpAddr::from([127, 0, 0, 1]), 0)).expect("a free port");
     for payload in [&b"one"[..], b"two"] {
-        peer.send_to(payload, addr).expect("it is taken");
+        peer.send_to(payload, addr)
+            .expect("the kernel accepts the datagram");
     }
-    let to = peer.local_addr().expect("it is bound");
+    let to = peer.local_addr().expect("the socket is bound");
     reactor
         .with(|_, cx| cx.send_to(udp, to, b"out"))
-        .expect("there is room");
+        .expect("the queue has space");
     idle(&mut reactor);
     assert_eq!(reactor.stats().datagrams_in, 0);
     assert_eq!(reactor.stats().datagrams_out, 1);
-    reactor.with(|_, cx| cx.resume(udp)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.resume(udp))
+        .expect("the socket is open");
     idle(&mut reactor);
     assert_eq!(reactor.stats().datagrams_in, 2);
 }

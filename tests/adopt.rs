@@ -1,5 +1,5 @@
-//! Sockets that somebody else made: std's, a parent's, systemd's. And what becomes of descriptors
-//! that live on elsewhere.
+//! Adopting sockets that were made by std, by a parent process or by systemd. Also descriptor
+//! flags, and events of duplicated descriptors.
 
 mod common;
 
@@ -14,51 +14,64 @@ fn reactor(probe: Probe) -> Reactor<Probe> {
     Reactor::new(probe).expect("a reactor")
 }
 
-/// Two ends of a TCP connection, both of std and both blocking.
+/// Both ends of a TCP connection, as blocking std streams.
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let near = client(listener.local_addr().expect("it is bound"));
-    let (far, _) = listener.accept().expect("it is connected");
+    let near = client(listener.local_addr().expect("the socket is bound"));
+    let (far, _) = listener.accept().expect("the client has connected");
     (near, far)
 }
 
-fn serve_one(reactor: &mut Reactor<Probe>, mut stream: TcpStream) {
-    let talking = std::thread::spawn(move || round_trip(&mut stream, b"hello"));
+fn echo_one_and_close(reactor: &mut Reactor<Probe>, mut stream: TcpStream) {
+    let client = std::thread::spawn(move || round_trip(&mut stream, b"hello"));
     drive(reactor, |reactor| reactor.stats().closed == 1);
-    assert_eq!(talking.join().expect("it is answered"), b"hello");
+    assert_eq!(client.join().expect("the echo is received"), b"hello");
 }
 
 #[test]
-fn a_listener_of_std_accepts_also_those_that_came_before_it_was_adopted() {
+fn adopted_listener_accepts_connections_made_before_adoption() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    let addr = listener.local_addr().expect("the socket is bound");
     let early = client(addr);
     let mut reactor = reactor(Probe::echo());
     let id = reactor
         .with(|_, cx| cx.adopt_listener(listener, Framing::length_u32()))
-        .expect("it listens");
-    assert_eq!(reactor.local_inet_addr(id).expect("it is open"), addr);
-    serve_one(&mut reactor, early);
-    // It would hang in accept if the socket still blocked.
+        .expect("the socket is a listener");
+    assert_eq!(
+        reactor.local_inet_addr(id).expect("the socket is open"),
+        addr
+    );
+    echo_one_and_close(&mut reactor, early);
+    // If the socket were still blocking, this turn would hang in accept.
     reactor.turn(Some(Duration::ZERO)).expect("the poll works");
     reactor.with(|_, cx| cx.close_listener(id));
     reactor.turn(Some(Duration::ZERO)).expect("the poll works");
-    TcpStream::connect(addr).expect_err("it is closed with its listener");
+    TcpStream::connect(addr).expect_err("the listening socket is closed");
 }
 
 #[test]
-fn a_stream_of_std_opens_once_and_has_the_bytes_that_came_before() {
+fn adopted_stream_opens_once_and_reads_bytes_sent_before() {
     let (mut far, near) = pair();
-    far.write_all(b"one\ntwo\nthr").expect("there is room");
-    let peer = far.local_addr().expect("it is connected");
+    far.write_all(b"one\ntwo\nthr")
+        .expect("the kernel accepts the bytes");
+    let peer = far.local_addr().expect("the stream is connected");
     let mut reactor = reactor(Probe::echo());
     let conn = reactor.with(|_, cx| {
         let conn = cx.adopt_stream(near, Framing::line(), ());
-        assert_eq!(cx.peer_inet_addr(conn).expect("it is known"), peer);
-        cx.send(conn, b"early").map(drop).expect("it waits");
+        assert_eq!(
+            cx.peer_inet_addr(conn)
+                .expect("the peer's address is known"),
+            peer
+        );
+        cx.send(conn, b"early")
+            .map(drop)
+            .expect("the bytes are queued");
         conn
     });
-    assert!(reactor.handler().events.is_empty(), "not before its turn");
+    assert!(
+        reactor.handler().events.is_empty(),
+        "no callback runs before the first turn"
+    );
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
     let opened = &reactor.handler().events[0];
     assert!(
@@ -70,10 +83,11 @@ fn a_stream_of_std_opens_once_and_has_the_bytes_that_came_before() {
     for wanted in ["early", "one", "two"] {
         assert_eq!(lines.next().expect("a line").expect("text"), wanted);
     }
-    far.write_all(b"ee\n").expect("there is room");
+    far.write_all(b"ee\n")
+        .expect("the kernel accepts the bytes");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 3);
     assert_eq!(reactor.handler().frames()[2], b"three");
-    // All is read, so that its end is none by a reset.
+    // The client has read everything, so dropping it sends a FIN and not a reset.
     assert_eq!(lines.next().expect("a line").expect("text"), "three");
     drop((far, lines));
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
@@ -85,13 +99,13 @@ fn a_stream_of_std_opens_once_and_has_the_bytes_that_came_before() {
 
 #[test]
 #[cfg(unix)]
-fn a_pair_of_unix_sockets_joins_two_reactors() {
+fn adopted_unix_stream_pair_connects_two_reactors() {
     let (one, other) = std::os::unix::net::UnixStream::pair().expect("a pair");
     let mut server = reactor(Probe::echo());
     server.with(|_, cx| cx.adopt_stream(one, Framing::varint(), ()));
     let mut reactor = reactor(Probe::silent());
     let conn = reactor.with(|_, cx| cx.adopt_stream(other, Framing::varint(), ()));
-    reactor.with(|_, cx| cx.send(conn, b"hello").map(drop).expect("it waits"));
+    reactor.with(|_, cx| cx.send(conn, b"hello").map(drop).expect("queued"));
     drive(&mut reactor, |reactor| {
         server.turn(Some(Duration::ZERO)).expect("the poll works");
         reactor.stats().frames_in == 1
@@ -101,47 +115,53 @@ fn a_pair_of_unix_sockets_joins_two_reactors() {
 
 #[test]
 #[cfg(unix)]
-fn a_unix_listener_of_std_accepts() {
+fn adopted_unix_listener_accepts() {
     use std::os::unix::net::{UnixListener, UnixStream};
     let name = format!("unstick-adopt-{}", std::process::id());
     let path = std::env::temp_dir().join(name);
-    let listener = UnixListener::bind(&path).expect("nobody has the path");
+    let listener = UnixListener::bind(&path).expect("the path is free");
     let mut reactor = reactor(Probe::silent());
     reactor
         .with(|_, cx| cx.adopt_listener(listener, Framing::line()))
-        .expect("it listens");
-    let mut client = UnixStream::connect(&path).expect("it listens");
-    std::fs::remove_file(&path).expect("it is there");
-    client.write_all(b"hello\n").expect("there is room");
+        .expect("the socket is a listener");
+    let mut client = UnixStream::connect(&path).expect("the listener is open");
+    std::fs::remove_file(&path).expect("the path exists");
+    client
+        .write_all(b"hello\n")
+        .expect("the kernel accepts the bytes");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
 }
 
 #[test]
-fn a_udp_socket_of_std_receives_what_came_before_and_sends() {
+fn adopted_udp_socket_sends_and_receives_earlier_datagrams() {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let addr = socket.local_addr().expect("it is bound");
+    let addr = socket.local_addr().expect("the socket is bound");
     let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     peer.set_read_timeout(Some(common::DEADLINE))
         .expect("a timeout can be set");
-    peer.send_to(b"early", addr).expect("loopback takes it");
+    peer.send_to(b"early", addr)
+        .expect("the kernel accepts the datagram");
     let mut reactor = reactor(Probe::echo());
     let id = reactor
         .with(|_, cx| cx.adopt_udp(socket))
-        .expect("it is of UDP");
-    assert_eq!(reactor.local_inet_addr(id).expect("it is open"), addr);
+        .expect("it is a UDP socket");
+    assert_eq!(
+        reactor.local_inet_addr(id).expect("the socket is open"),
+        addr
+    );
     drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
     let mut buf = [0; 16];
-    let len = peer.recv(&mut buf).expect("it is answered");
+    let len = peer.recv(&mut buf).expect("the echo is received");
     assert_eq!(&buf[..len], b"early");
-    // It would hang in recv if the socket still blocked.
+    // If the socket were still blocking, these turns would hang in recv.
     settle(&mut reactor);
 }
 
-/// A handler whose sessions say that they came back.
+/// A handler that keeps the session and the reason of every `on_close`.
 #[derive(Default)]
-struct Keeper(Vec<(ConnId, String, Closed)>);
+struct CloseLog(Vec<(ConnId, String, Closed)>);
 
-impl Handler for Keeper {
+impl Handler for CloseLog {
     type Session = String;
 
     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut String, _: &[u8]) {}
@@ -152,13 +172,13 @@ impl Handler for Keeper {
 }
 
 #[test]
-fn a_stream_that_is_none_is_a_failed_connect_which_gives_the_session_back() {
+fn adopt_stream_of_another_kind_closes_as_connect_failed() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let mut reactor = Reactor::new(Keeper::default()).expect("a reactor");
+    let mut reactor = Reactor::new(CloseLog::default()).expect("a reactor");
     reactor.with(|_, cx| {
         cx.adopt_stream(listener, Framing::raw(), "a listener".to_owned());
-        cx.adopt_stream(udp, Framing::raw(), "of UDP".to_owned());
+        cx.adopt_stream(udp, Framing::raw(), "a UDP socket".to_owned());
     });
     drive(&mut reactor, |reactor| reactor.stats().closed == 2);
     let seen = reactor.handler().0.iter().map(|(_, mine, closed)| {
@@ -172,22 +192,22 @@ fn a_stream_that_is_none_is_a_failed_connect_which_gives_the_session_back() {
         seen,
         [
             ("a listener", ErrorKind::NotConnected),
-            ("of UDP", ErrorKind::InvalidInput)
+            ("a UDP socket", ErrorKind::InvalidInput)
         ]
     );
 }
 
 #[test]
-fn a_socket_of_the_wrong_kind_is_refused_and_closed() {
+fn adopting_a_socket_of_the_wrong_kind_fails_and_closes_it() {
     let mut reactor = reactor(Probe::silent());
     let refused = |result: std::io::Result<()>| {
-        let error = result.expect_err("it is of the wrong kind");
+        let error = result.expect_err("the socket has the wrong kind");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     };
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let addr = udp.local_addr().expect("it is bound");
+    let addr = udp.local_addr().expect("the socket is bound");
     reactor.with(|_, cx| refused(cx.adopt_listener(udp, Framing::raw()).map(drop)));
-    UdpSocket::bind(addr).expect("nobody has it any more");
+    UdpSocket::bind(addr).expect("the failed adoption closed the socket");
     let (_far, near) = pair();
     reactor.with(|_, cx| refused(cx.adopt_listener(near, Framing::raw()).map(drop)));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -199,20 +219,20 @@ fn a_socket_of_the_wrong_kind_is_refused_and_closed() {
         let (stdin, _other) = std::io::pipe().expect("a pipe");
         let stdin = std::os::fd::OwnedFd::from(stdin);
         let error = reactor.with(|_, cx| cx.adopt_listener(stdin, Framing::raw()));
-        error.expect_err("it is no socket at all");
+        error.expect_err("a pipe is not a socket");
     }
     #[cfg(target_os = "linux")]
     {
         use socket2::{Domain, Socket, Type};
-        // AF_NETLINK, which has datagrams too, and an address of no kind that is known here.
+        // AF_NETLINK also has datagrams, but its addresses are of an unknown family.
         let netlink = Socket::new(Domain::from(16), Type::DGRAM, None).expect("a socket");
         reactor.with(|_, cx| refused(cx.adopt_udp(netlink).map(drop)));
     }
 }
 
-/// The child of the next two tests: adopts what `take` gives, serves one connection, and ends.
+/// Body of a child process: adopts the listener from `take`, echoes on one connection, and returns.
 #[cfg(unix)]
-fn serve_as_child(take: impl FnOnce() -> std::os::fd::OwnedFd) {
+fn run_child(take: impl FnOnce() -> std::os::fd::OwnedFd) {
     let mut reactor = reactor(Probe::echo());
     reactor
         .with(|_, cx| cx.adopt_listener(take(), Framing::length_u32()))
@@ -220,21 +240,21 @@ fn serve_as_child(take: impl FnOnce() -> std::os::fd::OwnedFd) {
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
 }
 
-/// A parent hands its listener down as the standard input, as inetd does.
+/// The parent passes its listener as standard input, like inetd.
 #[test]
 #[cfg(unix)]
-fn a_child_serves_the_listener_that_its_parent_handed_down() {
+fn listener_inherited_as_stdin_is_adopted_by_a_child() {
     use std::os::fd::{AsFd, OwnedFd};
     use std::process::Stdio;
     if common::is_child() {
-        return serve_as_child(|| {
+        return run_child(|| {
             let stdin = std::io::stdin();
-            stdin.as_fd().try_clone_to_owned().expect("it is open")
+            stdin.as_fd().try_clone_to_owned().expect("stdin is open")
         });
     }
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
-    let mut child = common::rerun("a_child_serves_the_listener_that_its_parent_handed_down")
+    let addr = listener.local_addr().expect("the socket is bound");
+    let mut child = common::rerun("listener_inherited_as_stdin_is_adopted_by_a_child")
         .stdin(OwnedFd::from(listener))
         .stdout(Stdio::null())
         .spawn()
@@ -242,14 +262,14 @@ fn a_child_serves_the_listener_that_its_parent_handed_down() {
     let mut stream = client(addr);
     assert_eq!(round_trip(&mut stream, b"hello"), b"hello");
     drop(stream);
-    assert!(child.wait().expect("it is a child").success());
+    assert!(child.wait().expect("the child can be waited for").success());
 }
 
-/// As systemd does it: the sockets begin at descriptor 3, and `LISTEN_FDS` says how many there are
+/// Follows systemd's protocol: the sockets begin at descriptor 3, and `LISTEN_FDS` is their number
 /// (sd_listen_fds(3)).
 #[test]
 #[cfg(unix)]
-fn a_service_serves_the_listener_that_systemd_handed_down() {
+fn listener_passed_by_systemd_is_adopted() {
     use std::process::{Command, Stdio};
     const SCRIPT: &str = "
 import os, socket, sys
@@ -263,13 +283,15 @@ os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
 os.execv(sys.argv[1], sys.argv[1:])
 ";
     if common::is_child() {
-        return serve_as_child(|| {
+        return run_child(|| {
             let mut handed_down = listenfd::ListenFd::from_env();
-            let listener = handed_down.take_tcp_listener(0).expect("it is of TCP");
-            listener.expect("there is one").into()
+            let listener = handed_down
+                .take_tcp_listener(0)
+                .expect("descriptor 3 is a TCP listener");
+            listener.expect("LISTEN_FDS is 1").into()
         });
     }
-    let test = common::rerun("a_service_serves_the_listener_that_systemd_handed_down");
+    let test = common::rerun("listener_passed_by_systemd_is_adopted");
     let child = Command::new("python3")
         .args(["-c", SCRIPT])
         .arg(test.get_program())
@@ -281,79 +303,85 @@ os.execv(sys.argv[1], sys.argv[1:])
         .stdout(Stdio::piped())
         .spawn();
     let Ok(mut child) = child else {
-        eprintln!("no python3 here: skipped");
+        eprintln!("skipped: python3 cannot be started");
         return;
     };
-    let mut stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
+    let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
     let mut port = String::new();
-    stdout.read_line(&mut port).expect("it prints its port");
+    stdout
+        .read_line(&mut port)
+        .expect("the child prints its port");
     let port: u16 = port.trim().parse().expect("a number");
     let mut stream = client(([127, 0, 0, 1], port).into());
     assert_eq!(round_trip(&mut stream, b"hello"), b"hello");
     drop(stream);
-    assert!(child.wait().expect("it is a child").success());
+    assert!(child.wait().expect("the child can be waited for").success());
 }
 
-/// The poll watches an open socket, not a descriptor; as long as a duplicate lives, it
-/// would go on to tell of it (epoll(7), "Questions and answers", 6).
+/// epoll watches an open file description, not a descriptor. Without a deregistration it would
+/// report events as long as a duplicate is open (epoll(7), "Questions and answers", 6).
 #[test]
-fn a_duplicate_of_a_closed_connections_socket_brings_no_event() {
+fn duplicate_descriptor_of_closed_connection_gives_no_event() {
     let mut reactor = reactor(Probe::silent());
     let (mut far, near) = pair();
     let duplicate = near.try_clone().expect("a descriptor");
     let conn = reactor.with(|_, cx| cx.adopt_stream(near, Framing::line(), ()));
-    far.write_all(b"before\n").expect("there is room");
+    far.write_all(b"before\n")
+        .expect("the kernel accepts the bytes");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
     reactor.with(|_, cx| cx.abort(conn));
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     settle(&mut reactor);
     let events = reactor.stats().events;
-    far.write_all(b"after\n").expect("the duplicate is open");
+    far.write_all(b"after\n")
+        .expect("the duplicate keeps the socket open");
     let mut seen = [0; 6];
     let peeked = duplicate.set_nonblocking(false);
-    peeked.expect("it can be set");
-    let len = duplicate.peek(&mut seen).expect("it has come");
-    assert!(len > 0, "an event would be there by now");
+    peeked.expect("the flag can be set");
+    let len = duplicate.peek(&mut seen).expect("the bytes have arrived");
+    assert!(len > 0, "the bytes that would cause an event have arrived");
     settle(&mut reactor);
     assert_eq!(reactor.stats().events, events);
     assert_eq!(reactor.handler().frames(), [b"before"]);
 }
 
 #[test]
-fn a_duplicate_of_a_closed_datagram_socket_brings_no_event() {
+fn duplicate_descriptor_of_closed_udp_socket_gives_no_event() {
     let mut reactor = reactor(Probe::silent());
     let near = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let addr = near.local_addr().expect("it is bound");
+    let addr = near.local_addr().expect("the socket is bound");
     let far = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let duplicate = near.try_clone().expect("a descriptor");
     let id = reactor
         .with(|_, cx| cx.adopt_udp(near))
-        .expect("it is of UDP");
-    far.send_to(b"before", addr).expect("loopback takes it");
+        .expect("it is a UDP socket");
+    far.send_to(b"before", addr)
+        .expect("the kernel accepts the datagram");
     drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 1);
     reactor.with(|_, cx| cx.close_udp(id));
     drive(&mut reactor, |reactor| reactor.local_inet_addr(id).is_err());
     settle(&mut reactor);
     let events = reactor.stats().events;
-    far.send_to(b"after", addr).expect("the duplicate is open");
+    far.send_to(b"after", addr)
+        .expect("the duplicate keeps the socket open");
     let blocking = duplicate.set_nonblocking(false);
-    blocking.expect("it can be set");
+    blocking.expect("the flag can be set");
     let mut seen = [0; 6];
-    duplicate.peek(&mut seen).expect("it has come");
+    duplicate.peek(&mut seen).expect("the bytes have arrived");
     settle(&mut reactor);
     assert_eq!(reactor.stats().events, events);
     assert_eq!(reactor.stats().datagrams_in, 1);
 }
 
-/// None of the reactor's descriptors is inherited by a child of the program.
+/// Child processes inherit none of the reactor's descriptors.
 #[test]
 #[cfg(target_os = "linux")]
-fn no_descriptor_of_a_reactor_is_inherited() {
+fn every_descriptor_of_a_reactor_is_close_on_exec() {
     use socket2::{Domain, Socket, Type};
     use unstick::Config;
     if !common::is_child() {
-        // In a process of its own, as other tests open descriptors too.
-        let output = common::rerun("no_descriptor_of_a_reactor_is_inherited")
+        // Runs in its own process, because other tests open descriptors too.
+        let output = common::rerun("every_descriptor_of_a_reactor_is_close_on_exec")
             .output()
             .expect("the test binary runs again");
         assert!(output.status.success(), "{output:?}");
@@ -365,28 +393,28 @@ fn no_descriptor_of_a_reactor_is_inherited() {
     reactor.bind_udp("127.0.0.1:0").expect("a free port");
     let (far, near) = pair();
     let inherited = Socket::from(near);
-    inherited.set_cloexec(false).expect("it can be set");
+    inherited.set_cloexec(false).expect("the flag can be set");
     reactor.with(|_, cx| {
         cx.adopt_stream(inherited, Framing::line(), ());
         let plain = Socket::new_raw(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         plain.bind(&any.into()).expect("a free port");
-        plain.listen(1).expect("it is bound");
+        plain.listen(1).expect("the socket is bound");
         cx.adopt_listener(plain, Framing::line())
-            .expect("it listens");
+            .expect("the socket is a listener");
         let name = unstick::UnixAddr::from_abstract_name(format!("cloexec-{}", std::process::id()));
-        let name = name.expect("short");
+        let name = name.expect("the name is short");
         cx.listen(&name, Framing::line())
-            .expect("a name of its own");
+            .expect("the name is unused");
         cx.connect(&name, Framing::line(), ());
     });
-    // Two accepted, two connected, one adopted.
+    // `connected` counts two outgoing connections and one adopted stream.
     drive(&mut reactor, |reactor| {
         reactor.stats().accepted == 2 && reactor.stats().connected == 3
     });
     let mut checked = 0;
-    for entry in std::fs::read_dir("/proc/self/fd").expect("there is procfs") {
-        let entry = entry.expect("it can be listed");
+    for entry in std::fs::read_dir("/proc/self/fd").expect("procfs is mounted") {
+        let entry = entry.expect("the folder can be listed");
         let target = std::fs::read_link(entry.path()).unwrap_or_default();
         let target = target.to_string_lossy().into_owned();
         let fd: u32 = entry
@@ -397,14 +425,19 @@ fn no_descriptor_of_a_reactor_is_inherited() {
         if fd < 3 || !(target.starts_with("socket:") || target.starts_with("anon_inode:")) {
             continue;
         }
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("it is open");
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+            .expect("the descriptor is open");
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-        let flags = u32::from_str_radix(flags.expect("proc(5) says so").trim(), 8);
+        let flags = u32::from_str_radix(flags.expect("proc(5) documents a flags line").trim(), 8);
         // O_CLOEXEC (open(2)).
-        assert_ne!(flags.expect("octal") & 0o2_000_000, 0, "{fd}: {target}");
+        assert_ne!(
+            flags.expect("proc(5) gives the flags in octal") & 0o2_000_000,
+            0,
+            "{fd}: {target}"
+        );
         checked += 1;
     }
-    // A poll and its waker, three listeners, a UDP socket, five connections, and `far`.
+    // The poll and its waker, three listeners, one UDP socket, five connections, and `far`.
     assert_eq!(checked, 2 + 3 + 1 + 5 + 1);
     reactor.with(|_, cx| cx.abort(conn));
     drop(far);

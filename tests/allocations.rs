@@ -1,11 +1,11 @@
-//! Once a reactor has been through its peak, serving allocates nothing: counted, over a million
-//! frames, by an allocator that counts those of the reactor's thread.
+//! The steady state allocates nothing. Once a reactor has had its peak load, a counting allocator
+//! sees no allocation in the reactor's thread over a million frames.
 //!
-//! The clients are threads of their own, which the count leaves out. Before it begins, the pool has
-//! lent every size of buffer to as many connections at once as the test has: how many of them the
-//! kernel makes read half a frame at a time is nothing that a test could decide.
+//! The clients run in other threads, which are not counted. Before the count begins, the pool has
+//! lent a buffer of every size to all of the test's connections at once. The kernel decides how
+//! many connections read half a frame at a time, so the test covers the worst case.
 //!
-//! Nor does a deframer without a reactor, where bursts come over and over.
+//! Repeated bursts in a deframer without a reactor allocate nothing either.
 
 mod common;
 
@@ -23,7 +23,7 @@ use unstick::{
     SendError, Sent, Stats, TimerId, UdpId,
 };
 
-/// A test without optimisation proves the same with a tenth of it.
+/// Frames per test; a build without optimisation uses a tenth of them.
 const FRAMES: u64 = if cfg!(debug_assertions) {
     100_000
 } else {
@@ -31,18 +31,18 @@ const FRAMES: u64 = if cfg!(debug_assertions) {
 };
 /// Frames before the count begins.
 const WARM_UP: u64 = FRAMES / 100;
-/// Where each frame or two costs a switch between threads: the same turns, but few of them.
-const SINGLES: u64 = FRAMES / 10;
+/// Frames for tests in which each frame or two costs a switch between threads.
+const SINGLE_FRAMES: u64 = FRAMES / 10;
 const PAYLOAD_LEN: usize = 64;
-const PIPELINED: usize = 32;
+const FRAMES_IN_FLIGHT: usize = 32;
 
 #[derive(Default)]
 struct Echo {
     /// The connection that was accepted last.
     conn: Option<ConnId>,
-    /// Whether the last queue that went above its high mark is not drained yet.
+    /// True from the time a write queue exceeds its high watermark until it is drained.
     is_above: Arc<AtomicBool>,
-    /// Whether each frame sets a timer, and cancels the one of the frame before.
+    /// True if each frame sets a timer and cancels the previous frame's timer.
     with_timers: bool,
     timer: Option<TimerId>,
     fired: u64,
@@ -60,14 +60,14 @@ impl Handler for Echo {
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
         match cx.send(conn, frame) {
             Ok(Sent::AboveHigh) => self.is_above.store(true, Ordering::Release),
-            // The client has all that it wanted, and is gone.
+            // The client has received all its frames and has disconnected.
             Ok(_) | Err(SendError::Closing) => {}
             Err(error) => panic!("{error}"),
         }
         if self.with_timers {
             let timer = cx.set_timer(Duration::from_secs(3600), 1);
             if let Some(last) = self.timer.replace(timer) {
-                assert!(cx.cancel_timer(last), "it is an hour early");
+                assert!(cx.cancel_timer(last), "the timer fires in an hour");
             }
         }
     }
@@ -78,7 +78,7 @@ impl Handler for Echo {
 
     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
         cx.send_to(socket, datagram.from, datagram.data)
-            .expect("the queue has room");
+            .expect("the queue has space");
     }
 
     fn on_timer(&mut self, _: &mut Context<'_, Self>, _: TimerId, _: u64) {
@@ -86,7 +86,7 @@ impl Handler for Echo {
     }
 }
 
-/// A reactor that has `conns` connections, and their other ends.
+/// A reactor with `conns` accepted connections, and the clients' ends.
 fn connected(handler: Echo, config: Config, conns: usize) -> (Reactor<Echo>, Vec<TcpStream>) {
     let (mut reactor, addr) = listening(handler, config, Framing::length_u32());
     let clients: Vec<_> = (0..conns).map(|_| common::client(addr)).collect();
@@ -96,10 +96,10 @@ fn connected(handler: Echo, config: Config, conns: usize) -> (Reactor<Echo>, Vec
     (reactor, clients)
 }
 
-/// Makes the pool lend `count` buffers of each size up to `len_max` at once, and take them back.
+/// Makes the pool lend `count` buffers of each size up to `len_max` at once, then returns them.
 fn fill_pool(reactor: &mut Reactor<Echo>, count: usize, len_max: usize) {
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = nobody.local_addr().expect("it is bound");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("the socket is bound");
     let closed = reactor.stats().closed;
     let mut opened = 0;
     for len in (6..).map(|exponent| 1 << exponent) {
@@ -109,8 +109,10 @@ fn fill_pool(reactor: &mut Reactor<Echo>, count: usize, len_max: usize) {
         reactor.with(|_, cx| {
             for _ in 0..count {
                 let conn = cx.connect(addr, Framing::length_u32(), ());
-                // With the room that is left for a header it takes the whole of a buffer.
-                let _ = cx.send(conn, &vec![0; len - 32]).expect("there is room");
+                // The payload and the space reserved for a header fill one buffer of `len` bytes.
+                let _ = cx
+                    .send(conn, &vec![0; len - 32])
+                    .expect("the queue has space");
                 cx.abort(conn);
                 opened += 1;
             }
@@ -119,7 +121,7 @@ fn fill_pool(reactor: &mut Reactor<Echo>, count: usize, len_max: usize) {
     }
 }
 
-/// Sends `message` to each of the streams, cut at `cuts`, and reads it back, for so many rounds.
+/// Sends `message` on each stream in pieces cut at `cuts` and reads it back, `rounds` times.
 fn client(
     mut streams: Vec<TcpStream>,
     message: Vec<u8>,
@@ -147,7 +149,7 @@ fn client(
     })
 }
 
-/// Counts the allocations of turns from when `progress` has come to `from` until it is at `to`.
+/// Counts the allocations of all turns from `progress >= from` until `progress >= to`.
 fn allocations(
     reactor: &mut Reactor<Echo>,
     progress: impl Fn(&Stats) -> u64,
@@ -157,7 +159,7 @@ fn allocations(
     drive(reactor, |reactor| progress(&reactor.stats()) >= from);
     assert!(
         progress(&reactor.stats()) < to,
-        "the count begins before the end"
+        "counting starts before `to` is reached"
     );
     let counted = allocation_counter::measure(|| {
         let mut last = (Instant::now(), progress(&reactor.stats()));
@@ -169,13 +171,18 @@ fn allocations(
             if now.1 > last.1 {
                 last = now;
             }
-            assert!(now.0 - last.0 < DEADLINE, "it stalled at {}", now.1);
+            assert!(
+                now.0 - last.0 < DEADLINE,
+                "no progress for {DEADLINE:?} at {}",
+                now.1
+            );
         }
     });
     counted.count_total
 }
 
-/// A test in one line: `frames` in all, `depth` at a time on each of `conns` connections.
+/// Asserts that echoing `frames` frames allocates nothing, with `depth` frames in flight on each
+/// of `conns` connections.
 fn assert_no_allocation(config: Config, conns: usize, depth: usize, frames: u64) {
     let (mut reactor, streams) = connected(Echo::default(), config, conns);
     fill_pool(&mut reactor, conns, 4096);
@@ -184,7 +191,10 @@ fn assert_no_allocation(config: Config, conns: usize, depth: usize, frames: u64)
     let rounds = to / (conns * depth) as u64 + 1;
     let client = client(streams, message, vec![], rounds);
     let count = allocations(&mut reactor, |stats| stats.frames_in, WARM_UP, to);
-    assert_eq!(count, 0, "{conns} connections, {depth} frames deep");
+    assert_eq!(
+        count, 0,
+        "{conns} connections, {depth} frames in flight on each"
+    );
     finish(reactor, client);
 }
 
@@ -194,65 +204,65 @@ fn finish(mut reactor: Reactor<Echo>, client: JoinHandle<()>) -> Echo {
             .turn(Some(Duration::from_millis(1)))
             .expect("the poll works");
     }
-    client.join().expect("all comes back");
+    client.join().expect("the client received every echo");
     reactor.into_handler()
 }
 
 #[test]
-fn a_million_frames_on_one_connection_allocate_nothing() {
-    assert_no_allocation(Config::default(), 1, PIPELINED, FRAMES);
+fn frames_on_one_connection_allocate_nothing() {
+    assert_no_allocation(Config::default(), 1, FRAMES_IN_FLIGHT, FRAMES);
 }
 
 #[test]
-fn a_million_frames_over_64_connections_allocate_nothing() {
-    assert_no_allocation(Config::default(), 64, PIPELINED, FRAMES);
+fn frames_on_64_connections_allocate_nothing() {
+    assert_no_allocation(Config::default(), 64, FRAMES_IN_FLIGHT, FRAMES);
 }
 
 #[test]
-fn frames_one_at_a_time_on_one_connection_allocate_nothing() {
-    assert_no_allocation(Config::default(), 1, 1, SINGLES);
+fn single_frames_on_one_connection_allocate_nothing() {
+    assert_no_allocation(Config::default(), 1, 1, SINGLE_FRAMES);
 }
 
 #[test]
-fn frames_one_at_a_time_on_each_of_64_connections_allocate_nothing() {
-    assert_no_allocation(Config::default(), 64, 1, SINGLES);
+fn single_frames_on_64_connections_allocate_nothing() {
+    assert_no_allocation(Config::default(), 64, 1, SINGLE_FRAMES);
 }
 
-/// All of them: each read, frame and write leaves its stamp.
+/// All three timeouts are set, so each read, frame and write records a time.
 #[test]
-fn timeouts_that_watch_a_million_frames_allocate_nothing() {
+fn timeouts_on_every_frame_allocate_nothing() {
     let mut config = Config::default();
     config.idle_timeout = Some(Duration::from_secs(60));
     config.frame_deadline = Some(Duration::from_secs(60));
     config.write_stall_timeout = Some(Duration::from_secs(60));
-    assert_no_allocation(config, 64, PIPELINED, FRAMES);
+    assert_no_allocation(config, 64, FRAMES_IN_FLIGHT, FRAMES);
 }
 
-/// And a timer that fires every millisecond beside them.
+/// Another timer fires every millisecond meanwhile.
 #[test]
-fn a_timer_set_and_one_cancelled_for_each_of_a_million_frames_allocate_nothing() {
+fn setting_and_cancelling_a_timer_per_frame_allocates_nothing() {
     let echo = Echo {
         with_timers: true,
         ..Echo::default()
     };
     let (mut reactor, streams) = connected(echo, Config::default(), 1);
     reactor.with(|_, cx| cx.set_interval(Duration::from_millis(1), 0));
-    let message = frame("u32", &[7; PAYLOAD_LEN]).repeat(PIPELINED);
+    let message = frame("u32", &[7; PAYLOAD_LEN]).repeat(FRAMES_IN_FLIGHT);
     let to = WARM_UP + FRAMES;
-    let client = client(streams, message, vec![], to / PIPELINED as u64 + 1);
+    let client = client(streams, message, vec![], to / FRAMES_IN_FLIGHT as u64 + 1);
     let count = allocations(&mut reactor, |stats| stats.frames_in, WARM_UP, to);
     assert_eq!(count, 0);
     assert!(finish(reactor, client).fired > 0, "the interval fires");
 }
 
-/// Every frame comes in four pieces, cut in the header and after it.
+/// Every frame arrives in four pieces: cut within the header, and twice in the payload.
 #[test]
-fn frames_that_come_in_odd_pieces_allocate_nothing() {
+fn partial_frames_allocate_nothing() {
     const CONNS: usize = 64;
     let (mut reactor, streams) = connected(Echo::default(), Config::default(), CONNS);
     fill_pool(&mut reactor, CONNS, 4096);
     let message = frame("u32", &[7; 301]);
-    let to = WARM_UP + SINGLES / 2;
+    let to = WARM_UP + SINGLE_FRAMES / 2;
     let rounds = to / CONNS as u64 + 2;
     let client = client(streams, message, vec![1, 7, 150], rounds);
     let count = allocations(&mut reactor, |stats| stats.frames_in, WARM_UP, to);
@@ -260,33 +270,34 @@ fn frames_that_come_in_odd_pieces_allocate_nothing() {
     let stats = reactor.stats();
     assert!(
         stats.reads > stats.frames_in,
-        "frames came in pieces: {stats:?}"
+        "frames arrived in pieces: {stats:?}"
     );
     finish(reactor, client);
 }
 
-/// A client that stops reading until the server's queue is above its high mark, then reads on.
+/// The client stops reading until the write queue exceeds its high watermark, then reads until it
+/// is drained, and repeats that.
 #[test]
-fn a_reader_that_stalls_and_drains_over_and_over_makes_no_allocation() {
+fn repeated_watermark_crossings_allocate_nothing() {
     const FRAME_LEN: usize = 16 * 1024;
     const STALLS: u64 = FRAMES / 1000;
     let echo = Echo::default();
     let is_above = Arc::clone(&echo.is_above);
     let mut config = Config::default();
-    // The pool keeps what the warm-up filled it with, and no dispatch has more output than the
-    // buffer for it is kept for: to give memory back is another promise.
+    // The pool keeps all buffers of the warm-up, and the output of one dispatch fits the buffer
+    // that is kept for it. Returning memory is not tested here.
     config.pool_bytes_max = 64 << 20;
     (config.read_len_max, config.read_budget_bytes) = (32 * 1024, 32 * 1024);
     let (mut reactor, mut streams) = connected(echo, config, 1);
     fill_pool(&mut reactor, 16, 512 * 1024);
 
-    // Small, so that it is the reactor that queues.
+    // Small kernel buffers, so that the output waits in the reactor's queue.
     const KERNEL_LEN: usize = 64 * 1024;
-    let conn = reactor.handler().conn.expect("it is open");
+    let conn = reactor.handler().conn.expect("the connection is open");
     reactor
         .with(|_, cx| cx.socket_options(conn)?.set_send_buffer_size(KERNEL_LEN))
         .expect("the option can be set");
-    let mut reader = streams.pop().expect("there is one");
+    let mut reader = streams.pop().expect("there is one client");
     socket2::SockRef::from(&reader)
         .set_recv_buffer_size(KERNEL_LEN)
         .expect("the option can be set");
@@ -294,7 +305,7 @@ fn a_reader_that_stalls_and_drains_over_and_over_makes_no_allocation() {
     let message = frame("u32", &[7; FRAME_LEN]);
     let sender = thread::spawn({
         let message = message.clone();
-        // It ends with the reader's connection.
+        // Ends when the reader shuts the connection down.
         move || while writer.write_all(&message).is_ok() {}
     });
     let stalls = Arc::new(AtomicU64::new(0));
@@ -306,7 +317,10 @@ fn a_reader_that_stalls_and_drains_over_and_over_makes_no_allocation() {
             for _ in 0..rounds {
                 let deadline = Instant::now() + DEADLINE;
                 while !is_above.load(Ordering::Acquire) {
-                    assert!(Instant::now() < deadline, "nobody reads, and yet it drains");
+                    assert!(
+                        Instant::now() < deadline,
+                        "the queue never exceeded its high watermark"
+                    );
                     thread::yield_now();
                 }
                 while is_above.load(Ordering::Acquire) {
@@ -317,23 +331,23 @@ fn a_reader_that_stalls_and_drains_over_and_over_makes_no_allocation() {
             }
             reader
                 .shutdown(std::net::Shutdown::Both)
-                .expect("it is open");
+                .expect("the connection is open");
         }
     });
     let progress = |_: &Stats| stalls.load(Ordering::Acquire);
     let count = allocations(&mut reactor, progress, STALLS / 10, STALLS / 10 + STALLS);
     assert_eq!(count, 0);
     finish(reactor, receiver);
-    sender.join().expect("it ends with its connection");
+    sender.join().expect("the sender ends with its connection");
 }
 
 #[test]
-fn echoed_datagrams_allocate_nothing() {
+fn batched_datagrams_allocate_nothing() {
     assert_datagrams_allocate_nothing(true);
 }
 
 #[test]
-fn datagrams_echoed_one_by_one_allocate_nothing() {
+fn unbatched_datagrams_allocate_nothing() {
     assert_datagrams_allocate_nothing(false);
 }
 
@@ -343,19 +357,21 @@ fn assert_datagrams_allocate_nothing(in_batches: bool) {
     config.datagram_batches = in_batches;
     let mut reactor = Reactor::with_config(Echo::default(), config).expect("a reactor");
     let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_inet_addr(socket).expect("it is bound");
+    let addr = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    // The queue has held as many answers as one turn can make.
+    // Two windows of warm-up: the send queue grows to the most answers that one turn makes.
     let window = |socket: &UdpSocket, addr: SocketAddr| {
         for _ in 0..WINDOW {
             socket
                 .send_to(&[7; PAYLOAD_LEN], addr)
-                .expect("it is local");
+                .expect("the kernel accepts the datagram");
         }
     };
     window(&socket, addr);
     window(&socket, addr);
-    let windows = SINGLES / WINDOW as u64 + 4;
+    let windows = SINGLE_FRAMES / WINDOW as u64 + 4;
     let client = thread::spawn(move || {
         socket
             .set_read_timeout(Some(DEADLINE))
@@ -376,15 +392,15 @@ fn assert_datagrams_allocate_nothing(in_batches: bool) {
         &mut reactor,
         |stats| stats.datagrams_out,
         from,
-        from + SINGLES,
+        from + SINGLE_FRAMES,
     );
     assert_eq!(count, 0);
     finish(reactor, client);
 }
 
-/// It gives the buffer of a burst back by and by, but not between one and the next.
+/// A deframer shrinks its buffer slowly, so it keeps the buffer from one burst to the next.
 #[test]
-fn bursts_that_repeat_in_a_deframer_allocate_nothing() {
+fn repeated_bursts_in_a_deframer_allocate_nothing() {
     const SHORT: usize = 200;
     let long = frame("u32", &[7; 1 << 20]);
     let short = frame("u32", &[7; PAYLOAD_LEN]);
@@ -405,7 +421,7 @@ fn bursts_that_repeat_in_a_deframer_allocate_nothing() {
     assert_eq!(counted.count_total, 0);
 }
 
-/// Gives one line with every read, and takes all that is written.
+/// A stream whose reads return one line each and whose writes accept everything.
 struct Steady;
 
 impl Read for Steady {
@@ -426,7 +442,7 @@ impl Write for Steady {
 }
 
 #[test]
-fn each_direction_of_a_framed_stream_allocates_at_first_and_after_it_was_shrunk() {
+fn framed_stream_allocates_only_at_first_and_after_shrink() {
     let mut stream = FramedStream::new(Steady, Framing::line());
     for _ in 0..3 {
         for is_first in [true, false] {
@@ -434,7 +450,7 @@ fn each_direction_of_a_framed_stream_allocates_at_first_and_after_it_was_shrunk(
                 let frame = stream.receive().expect("a line");
                 assert_eq!(frame, Some(&b"hello"[..]));
             });
-            let send = allocation_counter::measure(|| stream.send(b"hello").expect("it is taken"));
+            let send = allocation_counter::measure(|| stream.send(b"hello").expect("accepted"));
             assert_eq!(receive.count_total > 0, is_first);
             assert_eq!(send.count_total > 0, is_first);
         }

@@ -1,5 +1,5 @@
-//! What may go to other threads, and what is an error, a copy, a key: held here, as a field of
-//! another type could take it away unseen.
+//! The traits of public types: `Send`, `Sync`, `Clone`, `Copy`, `Hash`, `Ord` and `Error`. A new
+//! private field could remove an automatic trait unnoticed; these tests would no longer compile.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -22,7 +22,7 @@ fn is_cloned<T: Clone + Send + Sync + Debug>() {}
 fn is_key<T: Copy + Eq + Hash + Ord + Send + Sync + Debug>() {}
 fn is_error<T: Error + Send + Sync + 'static>() {}
 
-/// A handler of type `T`.
+/// A handler that owns a `T`.
 struct With<T>(T);
 
 impl<T> Handler for With<T> {
@@ -32,14 +32,14 @@ impl<T> Handler for With<T> {
 }
 
 #[test]
-fn a_reactor_moves_with_its_handler_and_remotes_are_for_every_thread_whatever_that_is() {
+fn reactor_is_send_if_its_handler_is_and_remote_always_is() {
     is_send::<Reactor<With<u8>>>();
     is_cloned::<Remote<With<u8>>>();
     is_cloned::<Remote<With<Rc<u8>>>>();
 }
 
 #[test]
-fn what_works_without_a_reactor_is_for_every_thread_and_so_are_settings() {
+fn framing_types_and_config_types_are_send_and_sync() {
     is_shared::<Deframer>();
     is_shared::<Framer>();
     is_shared::<FramedStream<std::net::TcpStream>>();
@@ -60,7 +60,7 @@ fn what_works_without_a_reactor_is_for_every_thread_and_so_are_settings() {
 }
 
 #[test]
-fn what_is_told_can_be_kept_and_handed_on() {
+fn ids_and_report_types_can_be_cloned_or_stored() {
     is_shared::<Closed>();
     is_cloned::<Stats>();
     is_cloned::<ConnStats>();
@@ -76,7 +76,7 @@ fn what_is_told_can_be_kept_and_handed_on() {
 }
 
 #[test]
-fn errors_are_errors_that_any_thread_may_have() {
+fn error_types_implement_error_send_and_sync() {
     is_error::<CloseReason>();
     is_error::<DatagramError>();
     is_error::<DecodeError>();

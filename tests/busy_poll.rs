@@ -1,4 +1,4 @@
-//! A loop that asks the poll again and again serves all that one that sleeps does.
+//! Busy polling: a loop that polls without sleeping handles the same events as one that sleeps.
 
 mod common;
 
@@ -15,9 +15,9 @@ fn busy(time: Duration) -> Config {
     config
 }
 
-/// For none of these does a poll that waits come to an end.
+/// The loop never blocks in the poll, so nothing here relies on a poll being woken.
 #[test]
-fn a_loop_that_never_sleeps_serves_frames_posts_and_timers() {
+fn busy_poll_without_end_handles_frames_posts_and_timers() {
     let server = Server::start(Probe::echo(), busy(Duration::MAX), Framing::length_u32());
     let mut client = server.connect();
     for index in 0..1000_u32 {
@@ -30,7 +30,7 @@ fn a_loop_that_never_sleeps_serves_frames_posts_and_timers() {
         let post = move |_: &mut Probe, _: &mut unstick::Context<'_, Probe>| {
             let _ = ran.send(index);
         };
-        server.remote.post(post).expect("there is room");
+        server.remote.post(post).expect("the queue has space");
         assert_eq!(has_run.recv_timeout(DEADLINE), Ok(index));
     }
     drop(client);
@@ -57,7 +57,7 @@ fn a_loop_that_never_sleeps_serves_frames_posts_and_timers() {
 }
 
 #[test]
-fn a_turn_lasts_as_long_as_it_was_given_whether_it_is_busy_longer_or_shorter() {
+fn busy_poll_does_not_shorten_the_timeout_of_a_turn() {
     let timeout = Duration::from_millis(30);
     for time in [Duration::ZERO, timeout / 3, timeout, Duration::MAX] {
         let (mut reactor, _) = listening(Probe::silent(), busy(time), Framing::line());
@@ -68,9 +68,9 @@ fn a_turn_lasts_as_long_as_it_was_given_whether_it_is_busy_longer_or_shorter() {
     }
 }
 
-/// The pauses are longer than it is busy, so it falls asleep, and is woken.
+/// Some pauses are longer than the busy polling, so the loop sleeps and must be woken.
 #[test]
-fn a_loop_that_is_busy_for_a_while_is_woken_from_the_sleep_that_follows() {
+fn events_wake_the_loop_after_busy_poll_has_ended() {
     let config = busy(Duration::from_millis(1));
     let (mut reactor, addr) = listening(Probe::echo(), config, Framing::length_u32());
     let remote = reactor.remote();
@@ -85,10 +85,10 @@ fn a_loop_that_is_busy_for_a_while_is_woken_from_the_sleep_that_follows() {
             let post = move |_: &mut Probe, _: &mut unstick::Context<'_, Probe>| {
                 let _ = ran.send(());
             };
-            remote.post(post).expect("there is room");
+            remote.post(post).expect("the queue has space");
             assert_eq!(has_run.recv_timeout(DEADLINE), Ok(()));
         }
     });
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    client.join().expect("everything was answered");
+    client.join().expect("the client received every answer");
 }

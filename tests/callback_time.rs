@@ -1,4 +1,4 @@
-//! Time in callbacks, measured where somebody asks for it.
+//! Callback time: measured only if `Config::slow_callback_min` is set.
 
 mod common;
 
@@ -9,8 +9,8 @@ use unstick::{Config, Framing, Reactor};
 
 const STEP: Duration = Duration::from_millis(5);
 
-/// Three lines to a handler that takes five milliseconds for each.
-fn serve_three(slow_callback_min: Option<Duration>) -> Reactor<Probe> {
+/// Delivers three lines to a handler that takes five milliseconds for each.
+fn run_three_frames(slow_callback_min: Option<Duration>) -> Reactor<Probe> {
     let probe = Probe::new(|_, event| {
         if matches!(event, Event::Frame(..)) {
             common::let_pass(STEP);
@@ -34,8 +34,8 @@ fn serve_three(slow_callback_min: Option<Duration>) -> Reactor<Probe> {
 }
 
 #[test]
-fn callbacks_are_not_measured_unless_asked_for() {
-    let stats = serve_three(None).stats();
+fn callback_time_is_not_measured_by_default() {
+    let stats = run_three_frames(None).stats();
     assert_eq!(
         (stats.callback_time, stats.slow_callbacks),
         (Duration::ZERO, 0)
@@ -43,19 +43,19 @@ fn callbacks_are_not_measured_unless_asked_for() {
 }
 
 #[test]
-fn the_time_of_all_callbacks_is_added_up_and_the_slow_ones_are_counted() {
-    let stats = serve_three(Some(STEP)).stats();
+fn callback_time_is_summed_and_slow_callbacks_are_counted() {
+    let stats = run_three_frames(Some(STEP)).stats();
     assert!(stats.callback_time >= 3 * STEP, "{stats:?}");
-    // Others may be slow too, on a machine that does something else meanwhile.
+    // Other callbacks may be slow too if the machine is busy.
     assert!(stats.slow_callbacks >= 3, "{stats:?}");
 }
 
 #[test]
-fn each_callback_is_measured_by_itself() {
-    let stats = serve_three(Some(Duration::ZERO)).stats();
-    // on_open, three times on_frame, on_close and on_timer.
+fn slow_callback_min_applies_to_each_callback_alone() {
+    let stats = run_three_frames(Some(Duration::ZERO)).stats();
+    // `on_open`, three times `on_frame`, `on_close` and `on_timer`.
     assert_eq!(stats.slow_callbacks, 6, "{stats:?}");
-    let stats = serve_three(Some(DEADLINE)).stats();
+    let stats = run_three_frames(Some(DEADLINE)).stats();
     assert_eq!(stats.slow_callbacks, 0, "{stats:?}");
     assert!(stats.callback_time >= 3 * STEP, "{stats:?}");
 }

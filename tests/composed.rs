@@ -1,5 +1,4 @@
-//! Frames that are written where they are sent from, or come in several parts: the same bytes as
-//! from `send`, or nothing at all.
+//! `send_parts` and `send_with`: they queue the same bytes as `send`, or nothing at all.
 
 mod common;
 
@@ -19,31 +18,32 @@ const NAMES: [&str; 8] = [
     "delimiter-;;",
 ];
 
-/// Answers each frame of the first connection by every way of sending, to it and to the second.
-fn answers_thrice() -> Probe {
+/// A handler that sends each frame three times to every open connection: with `send`, `send_parts`
+/// and `send_with`.
+fn echoes_three_times() -> Probe {
     let mut conns = Vec::new();
     Probe::new(move |cx, event| match event {
         Event::Open(conn, _) => conns.push(*conn),
         Event::Frame(_, frame) => {
             let (front, back) = frame.split_at(frame.len() / 2);
             for conn in &conns {
-                let sent = cx.send(*conn, frame).expect("it is taken");
+                let sent = cx.send(*conn, frame).expect("the queue has space");
                 assert_eq!(
-                    cx.send_parts(*conn, &[front, b"", back]).expect("so too"),
+                    cx.send_parts(*conn, &[front, b"", back]).expect("queued"),
                     sent
                 );
                 let written = cx.send_with(*conn, |out| {
                     out.put(front);
                     Ok(out.write_all(back)?)
                 });
-                assert_eq!(written.expect("and so"), sent);
-                let queued = cx.queued_bytes(*conn).expect("it is open");
-                let given_up = cx.send_with(*conn, |out| {
+                assert_eq!(written.expect("the queue has space"), sent);
+                let queued = cx.queued_bytes(*conn).expect("open");
+                let cancelled = cx.send_with(*conn, |out| {
                     out.put(frame);
-                    Err(FrameError::other("no"))
+                    Err(FrameError::other("cancelled"))
                 });
-                assert!(matches!(given_up, Err(SendError::Frame(_))));
-                assert_eq!(cx.queued_bytes(*conn).expect("it is open"), queued);
+                assert!(matches!(cancelled, Err(SendError::Frame(_))));
+                assert_eq!(cx.queued_bytes(*conn).expect("open"), queued);
             }
         }
         _ => {}
@@ -51,10 +51,10 @@ fn answers_thrice() -> Probe {
 }
 
 #[test]
-fn all_ways_of_sending_give_the_same_bytes() {
+fn send_send_parts_and_send_with_write_the_same_bytes() {
     for name in NAMES {
         let framing: Framing = name.parse().expect("the name of a framing");
-        let (mut reactor, addr) = listening(answers_thrice(), Config::default(), framing);
+        let (mut reactor, addr) = listening(echoes_three_times(), Config::default(), framing);
         let mut clients = [common::client(addr), common::client(addr)];
         drive(&mut reactor, |reactor| reactor.stats().accepted == 2);
         for len in [1, 100, 200] {
@@ -64,7 +64,9 @@ fn all_ways_of_sending_give_the_same_bytes() {
                 name => common::frame(name, &payload),
             };
             let frames_out = reactor.stats().frames_out + 6;
-            clients[0].write_all(&frame).expect("the kernel takes it");
+            clients[0]
+                .write_all(&frame)
+                .expect("the kernel accepts the bytes");
             drive(&mut reactor, |reactor| {
                 reactor.stats().frames_out == frames_out
             });
@@ -78,7 +80,7 @@ fn all_ways_of_sending_give_the_same_bytes() {
 }
 
 #[test]
-fn what_is_written_is_held_to_the_limits_and_leaves_nothing_when_refused() {
+fn send_with_checks_limits_and_queues_nothing_on_error() {
     let mut config = Config::default();
     config.write_high_bytes = 100;
     config.write_low_bytes = 10;

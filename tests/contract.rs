@@ -1,5 +1,5 @@
-//! A codec of the user's that breaks its contract is found out, wherever it is used: its stream
-//! ends there, with a reason that says so, and nobody else is the worse for it.
+//! A custom codec that breaks the `Codec` contract is detected wherever it is used. Its stream ends
+//! at that frame with `FrameError::Contract`; other streams are not affected.
 
 mod common;
 
@@ -14,30 +14,33 @@ use unstick::{
     Deframer, FrameError, Framing, Handler, Out, Reactor, Step, UdpId,
 };
 
-type Answer = fn(&[u8]) -> Step;
+type MakeStep = fn(&[u8]) -> Step;
 
-/// A `g` is a frame of one byte. To what begins with an `h` it answers what it should not; to what
-/// begins with an `e`, at the end of the stream.
-struct Hostile(Answer);
+/// A codec that breaks its contract. A `g` is a frame of one byte. Input that begins with `h` gets
+/// the wrong step at once; input that begins with `e` gets it at the end of the stream.
+struct Hostile(MakeStep);
 
 impl Codec for Hostile {
-    /// How often it was asked about what it answers wrongly.
+    /// Number of wrong steps returned so far.
     type State = u32;
 
-    fn decode(&self, looks: &mut u32, bytes: &[u8]) -> Result<Step, FrameError> {
+    fn decode(&self, calls: &mut u32, bytes: &[u8]) -> Result<Step, FrameError> {
         match bytes[0] {
             b'g' => {
                 let (frame, consumed) = (0..1, 1);
                 Ok(Step::Frame { frame, consumed })
             }
-            b'h' if bytes.len() >= 3 => self.finish(looks, bytes),
+            b'h' if bytes.len() >= 3 => self.finish(calls, bytes),
             _ => Ok(Step::Need(bytes.len().max(2) + 1)),
         }
     }
 
-    fn finish(&self, looks: &mut u32, rest: &[u8]) -> Result<Step, FrameError> {
-        *looks += 1;
-        assert_eq!(*looks, 1, "it was found out, and is asked no more");
+    fn finish(&self, calls: &mut u32, rest: &[u8]) -> Result<Step, FrameError> {
+        *calls += 1;
+        assert_eq!(
+            *calls, 1,
+            "the codec is not called again after a contract error"
+        );
         Ok((self.0)(rest))
     }
 
@@ -57,48 +60,48 @@ const fn skip_frame(bytes: u64) -> Step {
     Step::SkipFrame { bytes, len, limit }
 }
 
-/// Each way to break the contract.
-const BROKEN: [(&str, Answer); 16] = [
-    ("a frame of nothing", |_| frame(0, 0, 0)),
-    ("more taken than shown", |bytes| {
+/// Each way to break the contract, with its description.
+const BROKEN: [(&str, MakeStep); 16] = [
+    ("consumes 0 bytes", |_| frame(0, 0, 0)),
+    ("consumes one byte too many", |bytes| {
         frame(0, 1, bytes.len() + 1)
     }),
-    ("all taken that there is", |_| frame(0, 1, usize::MAX)),
-    ("a frame beyond what it takes", |_| frame(0, 2, 1)),
-    ("a frame behind what it takes", |_| frame(1, 2, 1)),
-    ("a frame beyond what was shown", |bytes| {
+    ("consumes usize::MAX bytes", |_| frame(0, 1, usize::MAX)),
+    ("frame ends after the consumed bytes", |_| frame(0, 2, 1)),
+    ("frame starts after the consumed bytes", |_| frame(1, 2, 1)),
+    ("frame ends after the input", |bytes| {
         frame(0, bytes.len() + 1, bytes.len())
     }),
-    ("a frame backwards", |_| frame(1, 0, 1)),
-    ("a frame from beyond", |_| frame(usize::MAX, 1, 1)),
-    ("a need of nothing", |_| Step::Need(0)),
-    ("a need of less", |bytes| Step::Need(bytes.len() - 1)),
-    ("a need of what it has", |bytes| Step::Need(bytes.len())),
-    ("a skip of nothing", |_| Step::Skip { bytes: 0 }),
-    ("a skipped frame of nothing", |_| skip_frame(0)),
-    ("a part of nothing", |_| Step::SkipPart { bytes: 0 }),
-    ("a part that is all", |bytes| Step::SkipPart {
+    ("frame ends before it starts", |_| frame(1, 0, 1)),
+    ("frame starts at usize::MAX", |_| frame(usize::MAX, 1, 1)),
+    ("needs 0 bytes", |_| Step::Need(0)),
+    ("needs too few bytes", |bytes| Step::Need(bytes.len() - 1)),
+    ("needs no further bytes", |bytes| Step::Need(bytes.len())),
+    ("skips 0 bytes", |_| Step::Skip { bytes: 0 }),
+    ("skips a frame of 0 bytes", |_| skip_frame(0)),
+    ("skips a part of 0 bytes", |_| Step::SkipPart { bytes: 0 }),
+    ("the part is all", |bytes| Step::SkipPart {
         bytes: bytes.len(),
     }),
-    ("a part beyond all", |_| Step::SkipPart {
+    ("skips usize::MAX bytes", |_| Step::SkipPart {
         bytes: usize::MAX,
     }),
 ];
 
-/// What comes behind two frames, while the stream goes on and at its end.
-const BEHIND: [&[u8]; 2] = [b"hxxgg", b"egg"];
+/// Input after two good frames: broken in mid-stream, and broken at the end of the stream.
+const BAD_INPUTS: [&[u8]; 2] = [b"hxxgg", b"egg"];
 
 fn is_contract(error: &FrameError) -> bool {
     matches!(error, FrameError::Contract(_))
 }
 
 #[test]
-fn a_deframer_tells_it_for_good_and_takes_no_more() {
-    for (what, answer) in BROKEN {
-        for behind in BEHIND {
-            for cut in 1..=2 + behind.len() {
-                let stream = [b"gg", behind].concat();
-                let mut deframer = Deframer::new(Framing::custom(Hostile(answer)));
+fn deframer_reports_contract_error_permanently() {
+    for (fault, make_step) in BROKEN {
+        for bad_input in BAD_INPUTS {
+            for cut in 1..=2 + bad_input.len() {
+                let stream = [b"gg", bad_input].concat();
+                let mut deframer = Deframer::new(Framing::custom(Hostile(make_step)));
                 let mut frames = 0;
                 let mut error = None;
                 for piece in [&stream[..cut], &stream[cut..]] {
@@ -107,8 +110,8 @@ fn a_deframer_tells_it_for_good_and_takes_no_more() {
                         match deframer.next_frame() {
                             Ok(Some(_)) => frames += 1,
                             Ok(None) => break,
-                            Err(told) => {
-                                error = Some(told);
+                            Err(failure) => {
+                                error = Some(failure);
                                 break;
                             }
                         }
@@ -116,57 +119,58 @@ fn a_deframer_tells_it_for_good_and_takes_no_more() {
                 }
                 let error = match error {
                     Some(error) => error,
-                    None => deframer.last_frame().expect_err(what),
+                    None => deframer.last_frame().expect_err(fault),
                 };
-                assert!(is_contract(&error.error), "{what}: {error}");
-                assert_eq!((frames, error.offset), (2, 2), "{what}");
-                assert_eq!(deframer.offset(), 2, "{what}");
+                assert!(is_contract(&error.error), "{fault}: {error}");
+                assert_eq!((frames, error.offset), (2, 2), "{fault}");
+                assert_eq!(deframer.offset(), 2, "{fault}");
                 let rest = deframer.rest().to_vec();
-                assert!(behind.starts_with(&rest) && !rest.is_empty(), "{what}");
+                assert!(bad_input.starts_with(&rest) && !rest.is_empty(), "{fault}");
 
                 deframer.extend(b"ggg");
                 let again = [
-                    deframer.next_frame().expect_err("final"),
-                    deframer.last_frame().expect_err("final"),
-                    deframer.decode().expect_err("final"),
-                    deframer.decode_last().expect_err("final"),
+                    deframer.next_frame().expect_err("the error is permanent"),
+                    deframer.last_frame().expect_err("the error is permanent"),
+                    deframer.decode().expect_err("the error is permanent"),
+                    deframer.decode_last().expect_err("the error is permanent"),
                 ];
-                assert!(again.iter().all(|again| again.offset == 2), "{what}");
-                assert_eq!(deframer.rest(), rest, "{what}");
+                assert!(again.iter().all(|again| again.offset == 2), "{fault}");
+                assert_eq!(deframer.rest(), rest, "{fault}");
             }
         }
     }
 }
 
 #[test]
-fn reading_from_a_stream_tells_it_as_invalid_data() {
-    for (what, answer) in BROKEN {
-        for behind in BEHIND {
-            let stream = [b"gg", behind].concat();
+fn read_frame_reports_contract_error_as_invalid_data() {
+    for (fault, make_step) in BROKEN {
+        for bad_input in BAD_INPUTS {
+            let stream = [b"gg", bad_input].concat();
             let mut reader = &stream[..];
-            let mut deframer = Deframer::new(Framing::custom(Hostile(answer)));
+            let mut deframer = Deframer::new(Framing::custom(Hostile(make_step)));
             for _ in 0..2 {
                 let frame = deframer.read_frame(&mut reader).expect("a frame");
                 assert_eq!(frame, Some(&b"g"[..]));
             }
-            let error = deframer.read_frame(&mut reader).expect_err(what);
-            assert_eq!(error.kind(), ErrorKind::InvalidData, "{what}");
+            let error = deframer.read_frame(&mut reader).expect_err(fault);
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{fault}");
             let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-            let DecodeError { error, offset, .. } = inner.expect("it tells where");
-            assert!(is_contract(error) && *offset == 2, "{what}: {error}");
+            let DecodeError { error, offset, .. } =
+                inner.expect("the inner error is a DecodeError");
+            assert!(is_contract(error) && *offset == 2, "{fault}: {error}");
         }
     }
 }
 
-/// However the stream is cut: in each way that there is.
+/// Tests every way to cut the stream into reads.
 #[test]
-fn the_read_side_of_a_connection_stops_there_whatever_the_handler_does() {
-    for (what, answer) in BROKEN {
-        for behind in BEHIND {
+fn read_side_stops_at_contract_error_for_every_cut() {
+    for (fault, make_step) in BROKEN {
+        for bad_input in BAD_INPUTS {
             for flow in [ControlFlow::Continue(()), ControlFlow::Break(())] {
-                let stream = [b"gg", behind].concat();
+                let stream = [b"gg", bad_input].concat();
                 for cuts in 0..1_usize << (stream.len() - 1) {
-                    let mut side = ReadSide::new(Framing::custom(Hostile(answer)));
+                    let mut side = ReadSide::new(Framing::custom(Hostile(make_step)));
                     let mut frames = 0;
                     let mut take = |_: &[u8]| {
                         frames += 1;
@@ -179,19 +183,19 @@ fn the_read_side_of_a_connection_stops_there_whatever_the_handler_does() {
                             result = side.resume(&mut take);
                             continue;
                         }
-                        // Bit `i` cuts behind byte `i`.
+                        // A set bit `i` of `cuts` is a cut after byte `i`.
                         let at = stream.len() - rest.len();
                         let len = rest.len().min(1 + (cuts >> at).trailing_zeros() as usize);
                         let taken = side.read(&rest[..len], &mut take);
                         result = taken.map(|taken| rest = &rest[taken..]);
                     }
                     let error = match result {
-                        Ok(()) => side.end(&mut take).expect_err(what),
+                        Ok(()) => side.end(&mut take).expect_err(fault),
                         Err(error) => error,
                     };
-                    assert!(is_contract(&error), "{what}: {error}");
-                    assert_eq!(side.read(b"ggg", &mut take).ok(), Some(0), "{what}");
-                    assert_eq!((frames, side.offset()), (2, 2), "{what}, {cuts:#b}");
+                    assert!(is_contract(&error), "{fault}: {error}");
+                    assert_eq!(side.read(b"ggg", &mut take).ok(), Some(0), "{fault}");
+                    assert_eq!((frames, side.offset()), (2, 2), "{fault}, {cuts:#b}");
                 }
             }
         }
@@ -199,36 +203,38 @@ fn the_read_side_of_a_connection_stops_there_whatever_the_handler_does() {
 }
 
 #[test]
-fn a_connection_is_closed_for_it_and_no_other() {
-    for (what, answer) in BROKEN {
-        for behind in BEHIND {
-            let framing = Framing::custom(Hostile(answer));
+fn contract_error_closes_only_its_own_connection() {
+    for (fault, make_step) in BROKEN {
+        for bad_input in BAD_INPUTS {
+            let framing = Framing::custom(Hostile(make_step));
             let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
             let mut other = client(addr);
             drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
-            let stream = [b"gg", behind].concat();
-            client(addr).write_all(&stream).expect("it is taken");
+            let stream = [b"gg", bad_input].concat();
+            client(addr)
+                .write_all(&stream)
+                .expect("the kernel accepts the bytes");
             drive(&mut reactor, |reactor| reactor.stats().closed == 1);
             let handler = reactor.handler();
             let closes = handler.closes();
             let [(conn, closed)] = closes[..] else {
-                panic!("{what}: {closes:?}");
+                panic!("{fault}: {closes:?}");
             };
             let CloseReason::Frame { error, offset } = &closed.reason else {
-                panic!("{what}: {closed:?}");
+                panic!("{fault}: {closed:?}");
             };
-            assert!(is_contract(error) && *offset == 2, "{what}: {closed:?}");
-            assert_eq!(closed.undecoded_bytes, behind.len() as u64, "{what}");
-            let of_it = |event: &Event| matches!(event, Event::Frame(of, _) if *of == conn);
-            assert_eq!(handler.count(of_it), 2, "{what}");
+            assert!(is_contract(error) && *offset == 2, "{fault}: {closed:?}");
+            assert_eq!(closed.undecoded_bytes, bad_input.len() as u64, "{fault}");
+            let is_its_frame = |event: &Event| matches!(event, Event::Frame(of, _) if *of == conn);
+            assert_eq!(handler.count(is_its_frame), 2, "{fault}");
 
-            other.write_all(b"g").expect("it is open");
+            other.write_all(b"g").expect("the connection is open");
             drive(&mut reactor, |reactor| reactor.stats().frames_in == 3);
         }
     }
 }
 
-/// Decodes each datagram by itself.
+/// A handler that decodes each datagram as one frame.
 struct Datagrams {
     framing: Framing,
     decoded: Vec<Result<Vec<u8>, DatagramFault>>,
@@ -247,58 +253,63 @@ impl Handler for Datagrams {
 }
 
 #[test]
-fn a_datagram_is_refused_for_it_and_the_next_is_not() {
+fn contract_error_rejects_one_datagram_only() {
     let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    for (what, answer) in BROKEN {
+    for (fault, make_step) in BROKEN {
         let handler = Datagrams {
-            framing: Framing::custom(Hostile(answer)),
+            framing: Framing::custom(Hostile(make_step)),
             decoded: Vec::new(),
         };
         let mut reactor = Reactor::new(handler).expect("a reactor");
         let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-        let addr = reactor.local_inet_addr(socket).expect("it is bound");
+        let addr = reactor
+            .local_inet_addr(socket)
+            .expect("the socket is bound");
         for datagram in [&b"hxx"[..], b"e", b"g"] {
-            peer.send_to(datagram, addr).expect("loopback");
+            peer.send_to(datagram, addr)
+                .expect("the kernel accepts the datagram");
         }
         drive(&mut reactor, |reactor| reactor.handler().decoded.len() == 3);
-        let [while_it_goes_on, at_its_end, good] = &reactor.handler().decoded[..] else {
-            panic!("three were sent");
+        let [in_mid_stream, at_the_end, good] = &reactor.handler().decoded[..] else {
+            panic!("the handler did not get three datagrams");
         };
-        for refused in [while_it_goes_on, at_its_end] {
-            let Err(DatagramFault::Frame(error)) = refused else {
-                panic!("{what}: {refused:?}");
+        for rejected in [in_mid_stream, at_the_end] {
+            let Err(DatagramFault::Frame(error)) = rejected else {
+                panic!("{fault}: {rejected:?}");
             };
-            assert!(is_contract(error), "{what}: {error}");
+            assert!(is_contract(error), "{fault}: {error}");
         }
-        assert_eq!(good.as_deref().ok(), Some(&b"g"[..]), "{what}");
+        assert_eq!(good.as_deref().ok(), Some(&b"g"[..]), "{fault}");
     }
 }
 
-/// More than there is may be skipped: what never comes is not held, and not waited for.
+/// A skip may be longer than the stream. The skipped bytes are neither buffered nor required.
 #[test]
-fn a_skip_beyond_all_that_comes_is_no_fault_and_holds_nothing() {
-    let answers: [(Answer, u64); 2] = [
+fn skip_beyond_the_stream_is_allowed_and_buffers_nothing() {
+    let skips: [(MakeStep, u64); 2] = [
         (|_| Step::Skip { bytes: u64::MAX }, 0),
         (|_| skip_frame(u64::MAX), 1),
     ];
-    for (answer, told) in answers {
-        let mut deframer = Deframer::new(Framing::custom(Hostile(answer)));
+    for (make_step, frames_skipped) in skips {
+        let mut deframer = Deframer::new(Framing::custom(Hostile(make_step)));
         deframer.extend(b"ghxx");
         let frame = deframer.decode().expect("no error");
         assert_eq!(frame, Some(Decoded::Frame(b"g")));
         let skipped = deframer.decode().expect("no error");
-        assert_eq!(skipped.is_some(), told == 1, "{skipped:?}");
+        assert_eq!(skipped.is_some(), frames_skipped == 1, "{skipped:?}");
         for _ in 0..1000 {
             deframer.extend(&[b'g'; 1000]);
             assert_eq!(deframer.decode().expect("no error"), None);
         }
         assert_eq!(deframer.decode_last().expect("no error"), None);
-        assert_eq!(deframer.frames_skipped(), told);
+        assert_eq!(deframer.frames_skipped(), frames_skipped);
         assert_eq!((deframer.rest(), deframer.offset()), (&b""[..], 1_000_004));
-        let error = deframer.read_frame(&mut &b""[..]).expect_err("cut short");
+        let error = deframer
+            .read_frame(&mut &b""[..])
+            .expect_err("the stream ends within the skipped bytes");
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
 
-        let mut side = ReadSide::new(Framing::custom(Hostile(answer)));
+        let mut side = ReadSide::new(Framing::custom(Hostile(make_step)));
         let mut frames = 0;
         for piece in [b"gh", b"xx", b"gg", b"gg"] {
             let taken = side.read(piece, |_| {

@@ -1,5 +1,5 @@
-//! The cut map of real connections: it conserves bytes whatever the sockets do, and records
-//! nothing that nobody asked for.
+//! The cut map of real connections: its lists cover the same bytes, and only recorded sockets
+//! appear in it.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::{Event, Probe, Random, drive, listening, settle};
 use unstick::cutmap::{self, CutMap, EventKind, FrameSpan, Recording, Span};
 use unstick::{CloseReason, Config, ConnId, Context, Framing, Origin, Reactor, SocketId};
 
-/// Both ends of a connection in one reactor: the connected one, and the accepted one.
+/// Ids of both ends of a connection within one reactor: the connecting end and the accepted end.
 fn pair(reactor: &Reactor<Probe>) -> Option<(ConnId, ConnId)> {
     let find = |wanted: fn(&Origin) -> bool| {
         let mut events = reactor.handler().events.iter();
@@ -24,13 +24,13 @@ fn pair(reactor: &Reactor<Probe>) -> Option<(ConnId, ConnId)> {
     Some((connected, accepted))
 }
 
-/// A reactor that observes everything, with a connection to itself that is open.
+/// A reactor that records all connections, with an open connection to itself.
 fn connected(config: Config, framing: &Framing) -> (Reactor<Probe>, ConnId, ConnId) {
     let (mut reactor, addr) = listening(Probe::silent(), config, framing.clone());
     reactor.with(|_, cx| cx.record_all());
     reactor.connect(addr, framing.clone(), ());
     drive(&mut reactor, |reactor| pair(reactor).is_some());
-    let (tx, rx) = pair(&reactor).expect("both are open");
+    let (tx, rx) = pair(&reactor).expect("both ends are open");
     (reactor, tx, rx)
 }
 
@@ -38,16 +38,19 @@ fn take(reactor: &mut Reactor<Probe>) -> Recording {
     reactor.with(|_, cx| cx.take_recording())
 }
 
-/// Where spans that follow each other end, having begun at zero.
-fn end_of<'a>(spans: impl IntoIterator<Item = &'a Span>, what: &str) -> u64 {
+/// Returns the end of the last span. Checks that the spans begin at zero and are contiguous.
+fn end_of<'a>(spans: impl IntoIterator<Item = &'a Span>, name: &str) -> u64 {
     spans.into_iter().fold(0, |end, span| {
-        assert!(span.len > 0, "{what} of no bytes at {end}");
-        assert_eq!(span.offset, end, "{what} leave a hole or overlap: {span:?}");
+        assert!(span.len > 0, "{name}: empty span at offset {end}");
+        assert_eq!(
+            span.offset, end,
+            "{name}: spans have a gap or overlap at {span:?}"
+        );
         end + span.len
     })
 }
 
-/// Holds a map to what it promises, and answers where each of its four lists ends.
+/// Checks the invariants of a map, and returns the end offset of each of its four lists.
 fn check(map: &CutMap) -> [u64; 4] {
     let frames: Vec<Span> = map.frames().iter().map(|frame| frame.span).collect();
     let sent = end_of(map.sends(), "sends");
@@ -62,17 +65,14 @@ fn check(map: &CutMap) -> [u64; 4] {
         (read > delivered).then_some(delivered)
     );
     for spans in [map.sends(), map.writes(), map.reads(), &frames] {
-        assert!(
-            spans.is_sorted_by_key(|span| span.at),
-            "time runs backwards"
-        );
+        assert!(spans.is_sorted_by_key(|span| span.at), "times are in order");
     }
     [sent, written, read, delivered]
 }
 
 fn small_buffers(cx: &Context<'_, Probe>, conns: [ConnId; 2], len: usize) {
     for conn in conns {
-        let options = cx.socket_options(conn).expect("it is open");
+        let options = cx.socket_options(conn).expect("the connection is open");
         options
             .set_send_buffer_size(len)
             .expect("the option can be set");
@@ -82,13 +82,16 @@ fn small_buffers(cx: &Context<'_, Probe>, conns: [ConnId; 2], len: usize) {
     }
 }
 
-/// A payload that is queued as it is, between what stands around it in its frame, is one send.
+/// An owned payload is queued without a copy, between its header and trailer. All three together
+/// are recorded as one send.
 #[test]
-fn a_payload_that_is_given_is_recorded_like_any_other() {
+fn owned_payload_is_recorded_as_one_send() {
     let (mut reactor, tx, rx) = connected(Config::default(), &Framing::netstring());
     reactor.with(|_, cx| {
         for len in [20_000, 3, 50_000] {
-            let _ = cx.send_owned(tx, vec![b'x'; len]).expect("it is accepted");
+            let _ = cx
+                .send_owned(tx, vec![b'x'; len])
+                .expect("the queue has space");
         }
     });
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 3);
@@ -99,16 +102,18 @@ fn a_payload_that_is_given_is_recorded_like_any_other() {
     assert_eq!(check(&map), [70_020; 4]);
 }
 
-/// A long frame is read straight into its buffer once enough of it has come.
+/// A long frame is read straight into its own buffer once enough of it has arrived.
 #[test]
-fn a_frame_that_comes_in_many_reads_is_recorded_like_any_other() {
+fn frame_in_many_reads_is_recorded_as_one_frame() {
     for framing in [Framing::line(), Framing::length_u32()] {
         let mut config = Config::default();
         config.read_len_max = 8192;
         let (mut reactor, tx, rx) = connected(config, &framing);
         reactor.with(|_, cx| {
             for len in [200_000, 3] {
-                let _ = cx.send_owned(tx, vec![b'x'; len]).expect("it is accepted");
+                let _ = cx
+                    .send_owned(tx, vec![b'x'; len])
+                    .expect("the queue has space");
             }
         });
         drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
@@ -121,10 +126,10 @@ fn a_frame_that_comes_in_many_reads_is_recorded_like_any_other() {
     }
 }
 
-/// Random payloads, small socket buffers, small reads and budgets, a reader that is paused now and
-/// then: at each moment the four lists cover the same bytes, up to what is under way.
+/// Uses random payloads, small socket buffers, small reads and budgets, and a reader that is paused
+/// at random. Once everything is delivered, all four lists cover the same bytes.
 #[test]
-fn sends_writes_reads_and_frames_cover_the_same_bytes_at_every_moment() {
+fn sends_writes_reads_and_frames_cover_the_same_bytes() {
     let framings = [
         Framing::length_u16(),
         Framing::line(),
@@ -154,7 +159,7 @@ fn sends_writes_reads_and_frames_cover_the_same_bytes_at_every_moment() {
                             1 => cx.send_owned(tx, payload).map_err(|refused| refused.error),
                             _ => cx.send(tx, &payload),
                         }
-                        .expect("it is accepted");
+                        .expect("the queue has space");
                     }
                     let _ = if is_paused {
                         cx.pause(rx)
@@ -165,7 +170,9 @@ fn sends_writes_reads_and_frames_cover_the_same_bytes_at_every_moment() {
                 sent += count;
                 reactor.turn(Some(Duration::ZERO)).expect("the poll works");
             }
-            reactor.with(|_, cx| cx.resume(rx)).expect("it is open");
+            reactor
+                .with(|_, cx| cx.resume(rx))
+                .expect("the connection is open");
             drive(&mut reactor, |reactor| {
                 reactor.handler().frames().len() == sent
             });
@@ -178,9 +185,10 @@ fn sends_writes_reads_and_frames_cover_the_same_bytes_at_every_moment() {
     }
 }
 
-/// The same, looked at after every turn: what is under way is told by its first byte.
+/// Takes the recording after every turn. Bytes between two stages are in transit: queued, in the
+/// kernel, or read and not yet delivered. Each of the three is seen at least once.
 #[test]
-fn what_is_under_way_is_told_at_every_turn() {
+fn bytes_in_transit_are_recorded_in_every_turn() {
     let mut config = Config::default();
     config.read_len_max = 1500;
     config.read_budget_bytes = 1500;
@@ -188,19 +196,19 @@ fn what_is_under_way_is_told_at_every_turn() {
     reactor.with(|_, cx| {
         small_buffers(cx, [tx, rx], 4096);
         for _ in 0..20 {
-            let _ = cx.send(tx, &[7; 10_000]).expect("it is accepted");
+            let _ = cx.send(tx, &[7; 10_000]).expect("the queue has space");
         }
     });
-    let (mut under_way, mut whole) = ([false; 3], Vec::new());
+    let (mut in_transit, mut recorded) = ([false; 3], Vec::new());
     while reactor.handler().frames().len() < 20 {
         reactor
             .turn(Some(Duration::from_millis(20)))
             .expect("the poll works");
-        whole.extend(take(&mut reactor).events().iter().copied());
+        recorded.extend(take(&mut reactor).events().iter().copied());
         let last = |kind: fn(EventKind) -> bool, conn| {
             let of =
                 |event: &&cutmap::Event| kind(event.kind) && event.socket == SocketId::Conn(conn);
-            let last = whole.iter().rfind(of);
+            let last = recorded.iter().rfind(of);
             last.map_or(0, |event| event.offset + event.len)
         };
         let ends = [
@@ -209,23 +217,26 @@ fn what_is_under_way_is_told_at_every_turn() {
             last(|kind| kind == EventKind::Read, rx),
             last(|kind| matches!(kind, EventKind::Frame { .. }), rx),
         ];
-        for (index, seen) in under_way.iter_mut().enumerate() {
+        for (index, seen) in in_transit.iter_mut().enumerate() {
             assert!(ends[index] >= ends[index + 1], "{ends:?}");
             *seen |= ends[index] > ends[index + 1];
         }
     }
-    assert_eq!(under_way, [true; 3], "each was seen under way once");
+    assert_eq!(
+        in_transit, [true; 3],
+        "bytes were seen in transit at each stage"
+    );
 }
 
-/// A connection that ends with bytes unsent: they are named by the map.
+/// A connection is aborted with unsent bytes; the map and `on_close` report the same number.
 #[test]
-fn the_first_byte_unsent_or_undelivered_is_named() {
+fn first_unsent_is_the_offset_of_the_first_unsent_byte() {
     let (mut reactor, tx, rx) = connected(Config::default(), &Framing::length_u16());
     reactor.with(|_, cx| {
         small_buffers(cx, [tx, rx], 4096);
-        cx.pause(rx).expect("it is open");
+        cx.pause(rx).expect("the connection is open");
         for _ in 0..200 {
-            let _ = cx.send(tx, &[7; 10_000]).expect("it is accepted");
+            let _ = cx.send(tx, &[7; 10_000]).expect("the queue has space");
         }
     });
     settle(&mut reactor);
@@ -233,8 +244,11 @@ fn the_first_byte_unsent_or_undelivered_is_named() {
     let map = CutMap::join((&recording, tx), (&recording, rx));
     let [sent, written, read, delivered] = check(&map);
     assert_eq!(sent, 200 * 10_002);
-    assert!(written < sent, "the buffers are small");
-    assert_eq!((read, delivered), (0, 0), "it is paused");
+    assert!(
+        written < sent,
+        "the kernel buffers are smaller than the output"
+    );
+    assert_eq!((read, delivered), (0, 0), "the receiver is paused");
     assert_eq!(map.first_unsent(), Some(written));
 
     reactor.with(|_, cx| cx.abort(tx));
@@ -246,9 +260,9 @@ fn the_first_byte_unsent_or_undelivered_is_named() {
     drive(&mut reactor, |reactor| reactor.handler().count(lost) == 1);
 }
 
-/// The header of a frame is what stands before its payload, its trailer what stands behind.
+/// A header is the bytes of a frame before its payload; a trailer is the bytes after it.
 #[test]
-fn headers_and_trailers_are_those_of_the_framing() {
+fn recorded_header_and_trailer_lengths_match_the_framing() {
     for (framing, header_len, trailer_len) in [
         (Framing::raw(), 0, 0),
         (Framing::length_u16(), 2, 0),
@@ -274,9 +288,10 @@ fn headers_and_trailers_are_those_of_the_framing() {
     }
 }
 
-/// Only what is observed is recorded, from the moment on, and no longer.
+/// Recording starts with `record` or `record_all` and ends with `stop_recording` or
+/// `stop_recording_all`.
 #[test]
-fn only_what_is_observed_is_recorded() {
+fn only_recorded_connections_appear_in_a_recording() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
     let one = reactor.connect(addr, Framing::line(), ());
     let other = reactor.connect(addr, Framing::line(), ());
@@ -284,14 +299,16 @@ fn only_what_is_observed_is_recorded() {
     let say = |reactor: &mut Reactor<Probe>, frames: u64| {
         reactor.with(|_, cx| {
             for conn in [one, other] {
-                let _ = cx.send(conn, b"hello").expect("it is accepted");
+                let _ = cx.send(conn, b"hello").expect("the queue has space");
             }
         });
         drive(reactor, |reactor| reactor.stats().frames_in == frames);
     };
     say(&mut reactor, 2);
-    assert!(take(&mut reactor).events().is_empty(), "nobody asked");
-    reactor.with(|_, cx| cx.record(one)).expect("it is open");
+    assert!(take(&mut reactor).events().is_empty(), "not recording");
+    reactor
+        .with(|_, cx| cx.record(one))
+        .expect("the connection is open");
     say(&mut reactor, 4);
     let recording = take(&mut reactor);
     let of_one = |event: &cutmap::Event| event.socket == SocketId::Conn(one);
@@ -300,16 +317,16 @@ fn only_what_is_observed_is_recorded() {
     assert_eq!(
         map.sends()[0].offset,
         6,
-        "offsets count from the connection's beginning"
+        "offsets count from the start of the connection"
     );
     assert_eq!((map.sends().len(), map.writes().len()), (1, 1));
     reactor
         .with(|_, cx| cx.stop_recording(one))
-        .expect("it is open");
+        .expect("the connection is open");
     say(&mut reactor, 6);
     assert!(
         take(&mut reactor).events().is_empty(),
-        "nobody asks any more"
+        "recording has stopped"
     );
     reactor.with(|_, cx| cx.record_all());
     say(&mut reactor, 8);
@@ -323,28 +340,28 @@ fn only_what_is_observed_is_recorded() {
     );
 }
 
-/// The ring holds what the limit says and counts what it lost; the map of the rest is whole.
-/// Also where it is the connection's own callback that asks for it, between two sends.
+/// The connection's own callback starts the recording between two sends; only the second send is
+/// recorded.
 #[test]
-fn a_send_is_recorded_from_the_moment_on_at_which_its_connection_is_observed() {
+fn recording_started_in_a_callback_includes_later_sends() {
     for all in [false, true] {
         let probe = Probe::new(move |cx, event| {
             if let Event::Frame(conn, frame) = event
                 && frame == b"hello"
             {
-                let _ = cx.send(*conn, b"before").expect("it is accepted");
+                let _ = cx.send(*conn, b"before").expect("the queue has space");
                 match all {
                     true => cx.record_all(),
-                    false => cx.record(*conn).expect("it is open"),
+                    false => cx.record(*conn).expect("the connection is open"),
                 }
-                let _ = cx.send(*conn, b"behind it").expect("it is accepted");
+                let _ = cx.send(*conn, b"afterward").expect("the queue has space");
             }
         });
         let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
         let one = reactor.connect(addr, Framing::line(), ());
         let _ = reactor
             .with(|_, cx| cx.send(one, b"hello"))
-            .expect("it is accepted");
+            .expect("the queue has space");
         drive(&mut reactor, |reactor| reactor.stats().frames_in == 3);
         let recording = take(&mut reactor);
         let is_send = |event: &&cutmap::Event| event.kind == EventKind::Send;
@@ -354,8 +371,10 @@ fn a_send_is_recorded_from_the_moment_on_at_which_its_connection_is_observed() {
     }
 }
 
+/// The ring buffer keeps `recording_events_max` events and counts those it has overwritten. A map
+/// of the remaining events is consistent.
 #[test]
-fn a_recording_is_bounded_and_keeps_the_newest() {
+fn recording_events_max_keeps_the_newest_events() {
     let mut config = Config::default();
     config.recording_events_max = 100;
     let (mut reactor, tx, rx) = connected(config, &Framing::length_u16());
@@ -369,7 +388,7 @@ fn a_recording_is_bounded_and_keeps_the_newest() {
     assert_eq!(
         recording.overwritten(),
         300,
-        "a send, a write, a read and a frame each"
+        "each frame has a send, a write, a read and a frame event"
     );
     let map = CutMap::join((&recording, tx), (&recording, rx));
     assert_eq!(
@@ -379,32 +398,33 @@ fn a_recording_is_bounded_and_keeps_the_newest() {
     assert_eq!(map.summary().split_frames, 0);
 }
 
-/// Whoever is observed has the frames and the bytes that it would have anyway.
+/// A recorded connection has the same frames and bytes as an unrecorded one.
 #[test]
-fn observing_changes_nothing_of_what_is_sent_and_received() {
-    for is_observed in [false, true] {
+fn recording_does_not_change_frames_or_bytes() {
+    for is_recorded in [false, true] {
         let (mut reactor, addr) = listening(Probe::echo(), Config::default(), Framing::line());
-        if is_observed {
+        if is_recorded {
             reactor.with(|_, cx| cx.record_all());
         }
         let mut client = common::client(addr);
-        std::io::Write::write_all(&mut client, b"one\ntwo\n\nthr").expect("it reads");
+        std::io::Write::write_all(&mut client, b"one\ntwo\n\nthr")
+            .expect("the kernel accepts the bytes");
         drive(&mut reactor, |reactor| reactor.stats().frames_in == 3);
-        std::io::Write::write_all(&mut client, b"ee\n").expect("it reads");
+        std::io::Write::write_all(&mut client, b"ee\n").expect("the kernel accepts the bytes");
         drive(&mut reactor, |reactor| reactor.stats().written_bytes == 15);
         assert_eq!(
             reactor.handler().frames(),
             [&b"one"[..], b"two", b"", b"three"]
         );
         let mut echoed = [0; 15];
-        std::io::Read::read_exact(&mut client, &mut echoed).expect("it is echoed");
+        std::io::Read::read_exact(&mut client, &mut echoed).expect("the server echoes");
         assert_eq!(&echoed, b"one\ntwo\n\nthree\n");
     }
 }
 
-/// Whatever way the bytes take: what is sent, what is sent from elsewhere, and what is given.
+/// Covers echoes from a callback, sends from outside, owned payloads, and datagrams.
 #[test]
-fn who_is_not_observed_is_not_recorded() {
+fn unrecorded_connections_and_sockets_leave_no_events() {
     let probe = Probe::new(|cx, event| {
         if let Event::Frame(conn, frame) = event {
             let _ = cx.send(*conn, frame);
@@ -414,27 +434,32 @@ fn who_is_not_observed_is_not_recorded() {
     let [(mut seen, conn), (mut unseen, other)] =
         [(); 2].map(|()| common::open(&mut reactor, addr));
     let mut sockets = [(); 2].map(|()| reactor.bind_udp("127.0.0.1:0").expect("a free port"));
-    let to = reactor.local_inet_addr(sockets[1]).expect("it is bound");
+    let to = reactor
+        .local_inet_addr(sockets[1])
+        .expect("the socket is bound");
     common::let_pass(Duration::from_millis(20));
     let before = Instant::now();
     reactor.with(|_, cx| {
-        cx.record(conn).expect("it is open");
-        cx.record(sockets[0]).expect("it is open");
+        cx.record(conn).expect("the connection is open");
+        cx.record(sockets[0]).expect("the socket is open");
     });
     for (client, conn) in [(&mut seen, conn), (&mut unseen, other)] {
         common::deposit(&mut reactor, client, conn, b"echoed\n");
         reactor.with(|_, cx| {
-            let _ = cx.send(conn, b"from outside").expect("it is open");
-            let _ = cx.send_owned(conn, vec![7; 100_000]).expect("it is open");
+            let _ = cx.send(conn, b"from outside").expect("the queue has space");
+            let _ = cx
+                .send_owned(conn, vec![7; 100_000])
+                .expect("the queue has space");
         });
     }
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
     sockets.reverse();
     for socket in sockets {
         reactor.with(|_, cx| {
-            cx.send_to(socket, to, b"heard").expect("there is room");
+            cx.send_to(socket, to, b"heard")
+                .expect("the queue has space");
             cx.send_to(socket, to, &[0; 65_535])
-                .expect("the kernel will refuse it");
+                .expect("the size is rejected only by the kernel");
         });
     }
     drive(&mut reactor, |reactor| {
@@ -461,41 +486,47 @@ fn who_is_not_observed_is_not_recorded() {
     let latest = recording.events().iter().map(|event| event.at).max();
     assert!(
         latest <= Some(before.elapsed()),
-        "time counts from the first observe on"
+        "times count from the start of the recording"
     );
 }
 
-/// UDP: each datagram is one event at each end, with its number; a cut one is told.
+/// Each UDP datagram is one event at each end, numbered by its offset. Truncated and dropped
+/// datagrams have their own event kinds.
 #[test]
-fn datagrams_sent_received_and_truncated_are_recorded() {
+fn datagrams_sent_received_truncated_dropped_are_recorded() {
     let mut config = Config::default();
     config.datagram_len_max = 100;
     config.datagram_queue_bytes_max = 1000;
     let mut reactor = Reactor::with_config(Probe::silent(), config).expect("a reactor");
     let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_inet_addr(socket).expect("it is bound");
-    reactor.with(|_, cx| cx.record(socket)).expect("it is open");
-    let unobserved = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let addr = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound");
+    reactor
+        .with(|_, cx| cx.record(socket))
+        .expect("the socket is open");
+    let unrecorded = reactor.bind_udp("127.0.0.1:0").expect("a free port");
     let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     for len in [5, 0, 200] {
         client
             .send_to(&[7; 200][..len], addr)
-            .expect("the kernel takes it");
+            .expect("the kernel accepts the datagram");
     }
     drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 3);
-    let back = client.local_addr().expect("it is bound");
+    let back = client.local_addr().expect("the socket is bound");
     reactor.with(|_, cx| {
-        cx.send_to(socket, back, b"hello").expect("there is room");
-        for socket in [socket, unobserved] {
+        cx.send_to(socket, back, b"hello")
+            .expect("the queue has space");
+        for socket in [socket, unrecorded] {
             cx.send_to(socket, back, &[7; 1000])
-                .expect_err("there is not");
+                .expect_err("the queue is full");
         }
     });
     drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
     assert_eq!(reactor.stats().datagrams_dropped, 2);
     let recording = take(&mut reactor);
-    let (sent, received) = recording.datagrams(unobserved);
-    assert!(sent.is_empty() && received.is_empty(), "nobody asked");
+    let (sent, received) = recording.datagrams(unrecorded);
+    assert!(sent.is_empty() && received.is_empty(), "not recording");
     let (sent, received) = recording.datagrams(socket);
     let seen = |events: &[cutmap::Event]| {
         let seen = events.iter();
@@ -519,9 +550,10 @@ fn datagrams_sent_received_and_truncated_are_recorded() {
     );
 }
 
-/// Two reactors, each with a recording of its own: put together, times count from the earlier one.
+/// Each of two reactors has its own recording; in the joined map, times count from the start of the
+/// earlier recording.
 #[test]
-fn the_recordings_of_two_reactors_are_put_together() {
+fn recordings_of_two_reactors_can_be_joined() {
     let (mut far, addr) = listening(Probe::silent(), Config::default(), Framing::line());
     far.with(|_, cx| cx.record_all());
     let mut near = Reactor::new(Probe::silent()).expect("a reactor");
@@ -532,7 +564,7 @@ fn the_recordings_of_two_reactors_are_put_together() {
     drive(&mut near, |near| near.stats().written_bytes == 6);
     drive(&mut far, |far| far.stats().frames_in == 1);
     let Some(Event::Open(rx, _)) = far.handler().events.first() else {
-        panic!("it was opened first");
+        panic!("the first event is not on_open");
     };
     let rx = *rx;
     let (sent, received) = (take(&mut near), take(&mut far));
@@ -540,6 +572,6 @@ fn the_recordings_of_two_reactors_are_put_together() {
     assert_eq!(check(&map), [6; 4]);
     assert!(
         map.sends()[0].at <= map.reads()[0].at,
-        "sent before it was read"
+        "the send is earlier than the read"
     );
 }

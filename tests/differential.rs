@@ -1,6 +1,6 @@
-//! The framings against implementations that others keep, or against decoders as plain as can be:
-//! the same bytes for the same payloads, the same frames from the same bytes, whatever the cuts
-//! are. Where two of them differ on purpose, the difference is computed and must be that one.
+//! Differential tests of the framings against other crates (tokio-util, integer-encoding) or
+//! against naive decoders. Both sides must encode a payload to the same bytes, and decode a stream
+//! to the same frames, for any cuts. An intended difference is computed and must match exactly.
 
 mod common;
 #[path = "common/naive.rs"]
@@ -18,12 +18,13 @@ use common::Random;
 use naive::{Field, Format, Limit};
 use streams::{Seen, deframe, frame, garbage, mutate, payload, pieces};
 
-/// Bytes that are decoded for each framing.
+/// Number of stream bytes to decode for each framing.
 const STREAM_BYTES: usize = 10_000_000;
-/// The largest frame of both sides. Some payloads are longer; many are about a power of two.
+/// Maximum frame length on both sides. Some payloads are longer, and many lengths are near a power
+/// of two.
 const LIMIT: usize = 4096;
 
-/// Which of two decoders told an error where the other went on.
+/// The decoder that returned an error while the other one continued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stopped {
     Ours,
@@ -33,9 +34,9 @@ enum Stopped {
 /// Another implementation of one framing.
 trait Reference {
     fn framing(&self) -> Framing;
-    /// Bytes that mean something to the framing.
+    /// Bytes with a meaning in the framing.
     fn alphabet(&self) -> Vec<u8>;
-    /// One frame; `None` for a payload that has to be refused.
+    /// Encodes one frame; `None` if the payload must be rejected.
     fn encode(&self, payload: &[u8]) -> Option<Vec<u8>>;
     fn decode(&self, stream: &[u8], pieces: &[&[u8]]) -> Seen;
 
@@ -43,18 +44,18 @@ trait Reference {
         payload(&self.alphabet(), random)
     }
 
-    /// What a frame is to the reference.
+    /// Converts our frame to the form that the reference returns.
     fn view(&self, frame: Vec<u8>) -> Vec<u8> {
         frame
     }
 
-    /// Whether only one of the two is to stop at what `rest` begins with.
+    /// True if only the decoder `stopped` is meant to fail at the frame at the start of `rest`.
     fn explains(&self, _rest: &[u8], _stopped: Stopped) -> bool {
         false
     }
 }
 
-/// Compares on random streams, for each of which the reference is made anew.
+/// Compares both sides on random streams, with a new reference for each stream.
 fn compare<R: Reference>(first_seed: u64, make: impl Fn(&mut Random) -> R) {
     let (mut decoded, mut frames, mut errors, mut explained) = (0, 0, 0, 0);
     for seed in first_seed.. {
@@ -67,7 +68,7 @@ fn compare<R: Reference>(first_seed: u64, make: impl Fn(&mut Random) -> R) {
             *frame = reference.view(std::mem::take(frame));
         }
         let theirs = reference.decode(&stream, &pieces);
-        let stopped = hold_against(&reference, seed, &stream, &ours, &theirs);
+        let stopped = assert_same(&reference, seed, &stream, &ours, &theirs);
         explained += usize::from(stopped.is_some());
         decoded += ours.starts.last().copied().unwrap_or_default();
         frames += ours.frames.len();
@@ -80,7 +81,7 @@ fn compare<R: Reference>(first_seed: u64, make: impl Fn(&mut Random) -> R) {
     println!("{decoded} bytes, {frames} frames, {errors} errors, {explained} explained");
 }
 
-/// Whole frames, whole frames with a few bytes changed, or garbage.
+/// Returns whole frames, whole frames with a few bytes changed, or garbage.
 fn stream(reference: &impl Reference, seed: u64, random: &mut Random) -> Vec<u8> {
     let (len, is_mutated) = match random.below(8) {
         0..3 => return garbage(&reference.alphabet(), random),
@@ -94,10 +95,10 @@ fn stream(reference: &impl Reference, seed: u64, random: &mut Random) -> Vec<u8>
         let ours = frame(&reference.framing(), &payload);
         assert!(
             ours == theirs,
-            "seed {seed}: {} is framed as {}, by the reference as {}",
+            "seed {seed}: {} is encoded as {}, by the reference as {}",
             show(&payload),
-            show(ours.as_deref().unwrap_or(b"(refused)")),
-            show(theirs.as_deref().unwrap_or(b"(refused)")),
+            show(ours.as_deref().unwrap_or(b"(rejected)")),
+            show(theirs.as_deref().unwrap_or(b"(rejected)")),
         );
         stream.extend(theirs.unwrap_or_default());
         if stream.len() > len {
@@ -110,8 +111,9 @@ fn stream(reference: &impl Reference, seed: u64, random: &mut Random) -> Vec<u8>
     stream
 }
 
-/// Fails unless the two are the same or are explained: then it answers which of them stopped.
-fn hold_against(
+/// Fails if the two results differ without an explanation. Returns the side that stopped if the
+/// difference is explained, and `None` if the results are equal.
+fn assert_same(
     reference: &impl Reference,
     seed: u64,
     stream: &[u8],
@@ -128,7 +130,10 @@ fn hold_against(
         (false, false) => {
             let lens = (ours.frames.len(), theirs.frames.len());
             assert!(lens == (same, same), "seed {seed}: frame {same} differs");
-            assert!(ours.rest == theirs.rest, "seed {seed}: the rest differs");
+            assert!(
+                ours.rest == theirs.rest,
+                "seed {seed}: the undecoded bytes differ"
+            );
             let skipped = (&ours.skipped, &theirs.skipped);
             assert!(skipped.0 == skipped.1, "seed {seed}: {skipped:?}");
             return None;
@@ -137,7 +142,7 @@ fn hold_against(
     let rest = &stream[ours.starts[same]..];
     assert!(
         reference.explains(rest, stopped),
-        "seed {seed}: {:?} with frame {same} stopped: {stopped:?}, at {}",
+        "seed {seed}: {:?} failed only on one side at frame {same}: {stopped:?}, at {}",
         reference.framing(),
         show(rest),
     );
@@ -148,16 +153,20 @@ fn show(bytes: &[u8]) -> String {
     bytes[..bytes.len().min(60)].escape_ascii().to_string()
 }
 
-/// What a decoder of tokio-util made of its bytes.
-enum Answer {
-    /// A frame, and how many bytes it took with all that belongs to it.
+/// Result of one decode call of tokio-util.
+enum DecodeResult {
+    /// A frame, and the number of bytes consumed with its header and delimiter.
     Frame(Vec<u8>, usize),
     More,
     Error,
 }
 
-/// Gives the pieces to a decoder of tokio-util.
-fn drive(stream: &[u8], pieces: &[&[u8]], mut decode: impl FnMut(&mut BytesMut) -> Answer) -> Seen {
+/// Feeds the pieces to a decoder of tokio-util and collects its frames.
+fn drive(
+    stream: &[u8],
+    pieces: &[&[u8]],
+    mut decode: impl FnMut(&mut BytesMut) -> DecodeResult,
+) -> Seen {
     let mut seen = Seen::default();
     let mut buf = BytesMut::new();
     let mut consumed = 0;
@@ -165,15 +174,15 @@ fn drive(stream: &[u8], pieces: &[&[u8]], mut decode: impl FnMut(&mut BytesMut) 
         buf.extend_from_slice(piece);
         loop {
             match decode(&mut buf) {
-                // A frame of a header that is kept, and of a length that takes it all off again:
-                // it would come for ever.
-                Answer::Frame(_, 0) => return seen,
-                Answer::Frame(frame, len) => {
+                // A kept header with a length that cancels it gives a frame of 0 bytes. It would be
+                // returned forever.
+                DecodeResult::Frame(_, 0) => return seen,
+                DecodeResult::Frame(frame, len) => {
                     seen.frames.push(frame);
                     consumed += len;
                 }
-                Answer::More => break,
-                Answer::Error => return seen,
+                DecodeResult::More => break,
+                DecodeResult::Error => return seen,
             }
         }
     }
@@ -181,9 +190,9 @@ fn drive(stream: &[u8], pieces: &[&[u8]], mut decode: impl FnMut(&mut BytesMut) 
     seen
 }
 
-/// A length in front, as `LengthDelimitedCodec` of tokio-util has it.
+/// `LengthDelimitedCodec` of tokio-util: a length field before each payload.
 struct Lengths {
-    /// Of the built-in framing; else it is a [`LengthField`].
+    /// Name of the built-in framing; `None` for a [`LengthField`].
     name: Option<&'static str>,
     width: usize,
     is_little: bool,
@@ -195,7 +204,7 @@ struct Lengths {
 impl Lengths {
     fn named(name: &'static str) -> Self {
         let bits = name.trim_start_matches('u').trim_end_matches("-le");
-        let bits: usize = bits.parse().expect("the name has the bits in it");
+        let bits: usize = bits.parse().expect("the name contains the number of bits");
         Self {
             name: Some(name),
             width: bits / 8,
@@ -236,8 +245,8 @@ impl Lengths {
         u64::MAX >> (64 - 8 * self.width)
     }
 
-    /// How many bytes more than the field says are taken off behind what is skipped.
-    fn total_adjustment(&self) -> isize {
+    /// Difference between the bytes delivered and the field's value.
+    fn delivered_adjustment(&self) -> isize {
         self.adjustment + isize::try_from(self.kept_len()).expect("a short header")
     }
 
@@ -266,7 +275,7 @@ impl Reference for Lengths {
             let width = u8::try_from(self.width).expect("at most 8");
             let mut field = LengthField::new(width)
                 .leading(&self.leading)
-                .adjustment(i64::try_from(self.adjustment).expect("a small one"));
+                .adjustment(i64::try_from(self.adjustment).expect("the adjustment is small"));
             if self.is_little {
                 field = field.little_endian();
             }
@@ -285,7 +294,7 @@ impl Reference for Lengths {
     fn payload(&self, random: &mut Random) -> Vec<u8> {
         let len = self.kept_len() + streams::payload_len(random);
         let len = len.saturating_sub(random.below(2));
-        // A kept field is filled in, whatever it was.
+        // `encode` overwrites the field of a kept header, so its content is arbitrary.
         streams::counting(len, random)
     }
 
@@ -296,7 +305,7 @@ impl Reference for Lengths {
         } else {
             (&self.leading[..], payload)
         };
-        // It writes no bytes before the field, and knows of no header in the payload.
+        // tokio-util writes no bytes before the field and expects no header in the payload.
         let mut buf = BytesMut::from(leading);
         let mut codec = self.codec(self.adjustment, LIMIT - self.kept_len());
         codec
@@ -306,18 +315,18 @@ impl Reference for Lengths {
     }
 
     fn decode(&self, stream: &[u8], pieces: &[&[u8]]) -> Seen {
-        let mut codec = self.codec(self.total_adjustment(), LIMIT);
+        let mut codec = self.codec(self.delivered_adjustment(), LIMIT);
         let beside = self.header_len() - self.kept_len();
         drive(stream, pieces, |buf| match codec.decode(buf) {
-            Ok(Some(frame)) => Answer::Frame(frame.to_vec(), beside + frame.len()),
-            Ok(None) => Answer::More,
-            Err(_) => Answer::Error,
+            Ok(Some(frame)) => DecodeResult::Frame(frame.to_vec(), beside + frame.len()),
+            Ok(None) => DecodeResult::More,
+            Err(_) => DecodeResult::Error,
         })
     }
 
-    /// The reference holds what the field says against the limit, and against the largest value of
-    /// the field, adjusted; here it is what is delivered. The reference lets a frame that keeps its
-    /// header end within it.
+    /// The reference compares the field's value with the limit and with the adjusted maximum of the
+    /// field; this crate compares the delivered length. With a kept header, the reference accepts a
+    /// frame that ends within the header.
     fn explains(&self, rest: &[u8], stopped: Stopped) -> bool {
         let Some(field) = rest.get(self.leading.len()..self.header_len()) else {
             return false;
@@ -328,12 +337,12 @@ impl Reference for Lengths {
         }
         let push = |value: i128, byte: &u8| 256 * value + i128::from(*byte);
         let value = field.iter().fold(0, push);
-        let limit = i128::try_from(LIMIT).expect("it is small");
-        let adjustment = i128::try_from(self.total_adjustment()).expect("it is small");
+        let limit = i128::try_from(LIMIT).expect("the value is small");
+        let adjustment = i128::try_from(self.delivered_adjustment()).expect("the value is small");
         match stopped {
             Stopped::Theirs => value > limit.min(i128::from(self.field_max()) + adjustment),
             Stopped::Ours => {
-                let kept = i128::try_from(self.kept_len()).expect("it is small");
+                let kept = i128::try_from(self.kept_len()).expect("the value is small");
                 value + adjustment > limit || value + adjustment < kept
             }
         }
@@ -341,28 +350,28 @@ impl Reference for Lengths {
 }
 
 #[test]
-fn lengths_are_those_of_tokio_util() {
+fn big_endian_lengths_match_tokio_util() {
     for (index, name) in (0..).zip(["u8", "u16", "u24", "u32", "u64"]) {
         compare(1_000_000 * (index + 1), |_| Lengths::named(name));
     }
 }
 
 #[test]
-fn lengths_with_the_lowest_byte_first_are_those_of_tokio_util() {
+fn little_endian_lengths_match_tokio_util() {
     for (index, name) in (0..).zip(["u16-le", "u24-le", "u32-le", "u64-le"]) {
         compare(10_000_000 + 1_000_000 * index, |_| Lengths::named(name));
     }
 }
 
 #[test]
-fn length_fields_are_those_of_tokio_util() {
+fn length_fields_match_tokio_util() {
     compare(20_000_000, Lengths::random);
 }
 
 /// `LinesCodec` of tokio-util.
 struct Lines;
 
-/// Stands for a line that the reference refuses as it is no UTF-8, and goes on behind.
+/// Placeholder for a line that is not UTF-8. The reference rejects it and continues after it.
 const NOT_UTF_8: &[u8] = b"\xFF";
 
 impl Reference for Lines {
@@ -374,13 +383,13 @@ impl Reference for Lines {
         b"\n\r\n\r\t \0a".to_vec()
     }
 
-    /// The reference checks nothing: what it writes must come back.
+    /// The reference does not check payloads, so its encoding must decode to the payload again.
     fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
         let mut buf = BytesMut::new();
         let line = str::from_utf8(payload).expect("the alphabet is ASCII");
         LinesCodec::new()
             .encode(line, &mut buf)
-            .expect("it takes all");
+            .expect("the codec accepts every payload");
         let back = self.decode(&buf, &[&buf]);
         (back.frames == [payload] && back.rest?.is_empty()).then(|| buf.to_vec())
     }
@@ -392,10 +401,10 @@ impl Reference for Lines {
             let line = codec.decode(buf);
             let len = before - buf.len();
             match line {
-                Ok(Some(line)) => Answer::Frame(line.into_bytes(), len),
-                Ok(None) => Answer::More,
-                Err(LinesCodecError::Io(_)) => Answer::Frame(NOT_UTF_8.to_vec(), len),
-                Err(LinesCodecError::MaxLineLengthExceeded) => Answer::Error,
+                Ok(Some(line)) => DecodeResult::Frame(line.into_bytes(), len),
+                Ok(None) => DecodeResult::More,
+                Err(LinesCodecError::Io(_)) => DecodeResult::Frame(NOT_UTF_8.to_vec(), len),
+                Err(LinesCodecError::MaxLineLengthExceeded) => DecodeResult::Error,
             }
         })
     }
@@ -407,7 +416,7 @@ impl Reference for Lines {
         }
     }
 
-    /// The reference holds the line with its `\r` against the limit.
+    /// The reference includes the `\r` when it compares a line with the limit.
     fn explains(&self, rest: &[u8], stopped: Stopped) -> bool {
         let len = rest.iter().position(|&byte| byte == b'\n');
         let line = &rest[..len.unwrap_or(rest.len())];
@@ -416,7 +425,7 @@ impl Reference for Lines {
 }
 
 #[test]
-fn lines_are_those_of_tokio_util() {
+fn lines_match_tokio_util() {
     compare(30_000_000, |_| Lines);
     let long = |len| [&vec![b'a'; len][..], b"\r\n"].concat();
     for (len, is_line) in [(LIMIT - 1, true), (LIMIT, true), (LIMIT + 1, false)] {
@@ -425,15 +434,15 @@ fn lines_are_those_of_tokio_util() {
             let pieces: Vec<_> = stream.chunks(piece_len).collect();
             let ours = deframe(&reference.framing(), &pieces);
             let theirs = reference.decode(&stream, &pieces);
-            assert_eq!(ours.rest.is_some(), is_line, "{len} bytes and their end");
-            let stopped = hold_against(&reference, 0, &stream, &ours, &theirs);
+            assert_eq!(ours.rest.is_some(), is_line, "line of {len} bytes");
+            let stopped = assert_same(&reference, 0, &stream, &ours, &theirs);
             let expected = (len == LIMIT).then_some(Stopped::Theirs);
-            assert_eq!(stopped, expected, "{len} bytes and their end");
+            assert_eq!(stopped, expected, "line of {len} bytes");
         }
     }
 }
 
-/// `AnyDelimiterCodec` of tokio-util: delimiters of one byte.
+/// `AnyDelimiterCodec` of tokio-util, with delimiters of one byte.
 struct Delimiters(Vec<u8>);
 
 impl Reference for Delimiters {
@@ -446,12 +455,14 @@ impl Reference for Delimiters {
         [&self.0[..], b"-"].concat()
     }
 
-    /// The reference checks nothing: what it writes must come back.
+    /// The reference does not check payloads, so its encoding must decode to the payload again.
     fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
         let mut buf = BytesMut::new();
         let text = str::from_utf8(payload).expect("the alphabet is ASCII");
         let mut codec = AnyDelimiterCodec::new(self.0.clone(), self.0[..1].to_vec());
-        codec.encode(text, &mut buf).expect("it takes all");
+        codec
+            .encode(text, &mut buf)
+            .expect("the codec accepts every payload");
         let back = self.decode(&buf, &[&buf]);
         (back.frames == [payload] && back.rest?.is_empty()).then(|| buf.to_vec())
     }
@@ -460,16 +471,16 @@ impl Reference for Delimiters {
         let delimiters = self.0.clone();
         let mut codec = AnyDelimiterCodec::new_with_max_length(delimiters, Vec::new(), LIMIT);
         drive(stream, pieces, |buf| match codec.decode(buf) {
-            Ok(Some(frame)) => Answer::Frame(frame.to_vec(), frame.len() + 1),
-            Ok(None) => Answer::More,
-            Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => Answer::Error,
+            Ok(Some(frame)) => DecodeResult::Frame(frame.to_vec(), frame.len() + 1),
+            Ok(None) => DecodeResult::More,
+            Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => DecodeResult::Error,
             Err(AnyDelimiterCodecError::Io(error)) => panic!("{error}"),
         })
     }
 }
 
 #[test]
-fn delimiters_of_one_byte_are_those_of_tokio_util() {
+fn one_byte_delimiters_match_tokio_util() {
     compare(40_000_000, |_| Delimiters(b"\0".to_vec()));
     compare(41_000_000, |random| {
         let mut delimiters = b";|,\t\n\x03".to_vec();
@@ -478,7 +489,7 @@ fn delimiters_of_one_byte_are_those_of_tokio_util() {
     });
 }
 
-/// Lengths as the crate integer-encoding reads and writes them.
+/// Varint lengths, read and written by the crate integer-encoding.
 struct Varints;
 
 impl Reference for Varints {
@@ -518,7 +529,7 @@ impl Reference for Varints {
         seen
     }
 
-    /// The reference takes a length in any form, here it must be the shortest.
+    /// The reference accepts a length in any form; this crate accepts only the shortest form.
     fn explains(&self, rest: &[u8], stopped: Stopped) -> bool {
         let field = u64::decode_var(rest);
         stopped == Stopped::Ours && field.is_some_and(|(len, bytes)| bytes > len.required_space())
@@ -526,11 +537,11 @@ impl Reference for Varints {
 }
 
 #[test]
-fn varints_are_those_of_integer_encoding() {
+fn varints_match_integer_encoding() {
     compare(50_000_000, |_| Varints);
 }
 
-/// The decoders of `common/naive.rs`, as the specifications tell them.
+/// The naive decoders of `common/naive.rs`, written from the specifications.
 struct Naive {
     format: Format,
     limit: Limit,
@@ -538,7 +549,7 @@ struct Naive {
 }
 
 impl Naive {
-    /// What is too long is skipped by half of them.
+    /// Creates a reference; at random, it skips too long frames or fails on them.
     fn new(format: Format, alphabet: &[u8], random: &mut Random) -> Self {
         let skips = random.below(2) == 0;
         Self {
@@ -568,7 +579,7 @@ impl Naive {
         Self::new(Format::Field(field), b"\0\0\0\0\x01\x02\x09\xFF", random)
     }
 
-    /// Sets of delimiters that share beginnings and ends with each other and with themselves.
+    /// Chooses a set of delimiters whose prefixes and suffixes overlap.
     fn delimiters(random: &mut Random) -> Self {
         let sets: [&[&str]; 11] = [
             &[";;"],
@@ -612,7 +623,7 @@ impl Reference for Naive {
             Format::HeaderBody(header_len) => {
                 let mut header = random.bytes(*header_len);
                 header[0] %= 4;
-                let body_len = naive::body_len(&header).expect("a unit of less than four");
+                let body_len = naive::body_len(&header).expect("the header's unit is below four");
                 let len = usize::try_from(body_len).expect("a short body") + random.below(20) / 19;
                 [header, streams::counting(len, random)].concat()
             }
@@ -638,14 +649,14 @@ impl Reference for Naive {
 }
 
 #[test]
-fn netstrings_are_those_of_their_specification() {
+fn netstrings_match_the_naive_decoder() {
     compare(60_000_000, |random| {
         Naive::new(Format::Netstring, b"0123:,:,", random)
     });
 }
 
 #[test]
-fn frames_of_one_size_are_chunks() {
+fn fixed_frames_match_the_naive_decoder() {
     compare(70_000_000, |random| {
         let len = [1, 2, 3, 7, 64, 4096][random.below(6)];
         Naive::new(Format::Fixed(len), b"ab", random)
@@ -653,19 +664,19 @@ fn frames_of_one_size_are_chunks() {
 }
 
 #[test]
-fn delimiters_of_several_bytes_are_the_earliest_and_then_the_longest() {
+fn earliest_then_longest_delimiter_ends_a_frame() {
     compare(80_000_000, Naive::delimiters);
 }
 
 #[test]
-fn lines_that_are_too_long_are_skipped_alone() {
+fn too_long_lines_match_the_naive_decoder() {
     compare(90_000_000, |random| {
         Naive::new(Format::Line, b"\n\r\n\r\t \0a", random)
     });
 }
 
 #[test]
-fn varints_are_the_shortest_or_any() {
+fn strict_and_lax_varints_match_the_naive_decoder() {
     compare(100_000_000, |random| {
         let is_lax = random.below(2) == 0;
         Naive::new(
@@ -677,12 +688,12 @@ fn varints_are_the_shortest_or_any() {
 }
 
 #[test]
-fn length_fields_are_anywhere_in_a_header_that_is_stripped_anywhere() {
+fn length_fields_at_any_offset_match_the_naive_decoder() {
     compare(110_000_000, Naive::field);
 }
 
 #[test]
-fn bodies_are_as_long_as_their_headers_tell() {
+fn header_body_frames_match_the_naive_decoder() {
     compare(120_000_000, |random| {
         let header_len = 1 + random.below(5);
         Naive::new(

@@ -1,4 +1,5 @@
-//! A reactor inside another loop, which watches its descriptor and waits no longer than it says.
+//! A reactor embedded in an outer event loop, which watches the reactor's descriptor and waits at
+//! most `Reactor::next_turn_in`.
 #![cfg(unix)]
 
 mod common;
@@ -13,7 +14,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use unstick::{Config, Framing, Reactor};
 
-/// An outer loop, by edges: whatever the reactor forgot to tell would never come.
+/// An edge-triggered outer loop. A wake-up that is lost is never repeated, so a test with a lost
+/// wake-up stalls.
 struct Outer {
     poll: Poll,
     events: Events,
@@ -21,7 +23,7 @@ struct Outer {
 
 impl Outer {
     fn around(reactor: &Reactor<Probe>) -> Self {
-        let poll = Poll::new().expect("a poll");
+        let poll = Poll::new().expect("a poll can be created");
         let inner = reactor.as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&inner), Token(0), Interest::READABLE)
@@ -32,12 +34,15 @@ impl Outer {
         }
     }
 
-    /// Takes turns when the descriptor says so, or the time that the reactor named is over.
+    /// Runs a turn when the descriptor is readable or `next_turn_in` has elapsed.
     fn drive(&mut self, reactor: &mut Reactor<Probe>, done: impl Fn(&Reactor<Probe>) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         while !done(reactor) {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "nobody woke the outer loop");
+            assert!(
+                !left.is_zero(),
+                "the outer loop was not woken before the deadline"
+            );
             let wait = reactor.next_turn_in().unwrap_or(left).min(left);
             self.poll
                 .poll(&mut self.events, Some(wait))
@@ -48,10 +53,10 @@ impl Outer {
 }
 
 #[test]
-fn an_outer_loop_that_waits_for_the_descriptor_serves_every_frame() {
+fn outer_loop_on_the_descriptor_gets_every_frame() {
     const FRAMES: usize = 500;
     let mut config = Config::default();
-    // Cut short by every budget there is.
+    // Every budget is small, so that each one ends a dispatch early.
     (
         config.frame_budget,
         config.read_budget_bytes,
@@ -59,7 +64,7 @@ fn an_outer_loop_that_waits_for_the_descriptor_serves_every_frame() {
     ) = (1, 512, 1);
     let (mut reactor, addr) = listening(Probe::echo(), config, Framing::length_u32());
     let mut outer = Outer::around(&reactor);
-    let talking: Vec<_> = (0..4)
+    let clients: Vec<_> = (0..4)
         .map(|_| {
             thread::spawn(move || {
                 let mut stream = client(addr);
@@ -72,15 +77,15 @@ fn an_outer_loop_that_waits_for_the_descriptor_serves_every_frame() {
         })
         .collect();
     outer.drive(&mut reactor, |reactor| reactor.stats().closed == 4);
-    for client in talking {
-        client.join().expect("it was answered");
+    for client in clients {
+        client.join().expect("the client received every echo");
     }
     assert_eq!(reactor.handler().frames().len(), 4 * FRAMES);
 }
 
-/// More sockets are ready than the first list of events has room for.
+/// More sockets are ready than the initial list of events can hold.
 #[test]
-fn a_ready_set_longer_than_the_list_of_events_is_served_whole() {
+fn more_ready_sockets_than_event_slots_are_all_handled() {
     const CLIENTS: usize = 300;
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
     let mut outer = Outer::around(&reactor);
@@ -90,7 +95,9 @@ fn a_ready_set_longer_than_the_list_of_events_is_served_whole() {
     });
     common::settle(&mut reactor);
     for client in &mut clients {
-        client.write_all(b"all at once\n").expect("there is room");
+        client
+            .write_all(b"all at once\n")
+            .expect("the kernel accepts the bytes");
     }
     outer.drive(&mut reactor, |reactor| {
         reactor.stats().frames_in == CLIENTS as u64
@@ -98,12 +105,12 @@ fn a_ready_set_longer_than_the_list_of_events_is_served_whole() {
 }
 
 #[test]
-fn the_outer_loop_waits_no_longer_than_to_the_next_timer_and_never_turns_early_for_it() {
+fn next_turn_in_lasts_until_the_next_timer() {
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let mut outer = Outer::around(&reactor);
-    assert_eq!(reactor.next_turn_in(), None, "there is nothing to wait for");
+    assert_eq!(reactor.next_turn_in(), None, "no timer is set");
     let after = Duration::from_millis(30);
-    let begun = Instant::now();
+    let started = Instant::now();
     reactor.with(|_, cx| cx.set_timer(after, 7));
     let wait = reactor.next_turn_in().expect("a timer is set");
     assert!(wait <= after + Duration::from_millis(1), "{wait:?}");
@@ -111,8 +118,8 @@ fn the_outer_loop_waits_no_longer_than_to_the_next_timer_and_never_turns_early_f
     outer.drive(&mut reactor, |reactor| {
         reactor.handler().count(is_timer) == 1
     });
-    assert!(begun.elapsed() >= after);
-    // A turn for the timer, and perhaps one that came a tick too soon: no spinning.
+    assert!(started.elapsed() >= after);
+    // One turn for the timer, and at most two more if the poll returns a tick early: no spinning.
     assert!(
         reactor.stats().turns <= 3,
         "{} turns",
@@ -122,33 +129,33 @@ fn the_outer_loop_waits_no_longer_than_to_the_next_timer_and_never_turns_early_f
 }
 
 #[test]
-fn what_is_sent_between_two_turns_asks_for_one_at_once() {
+fn next_turn_in_is_zero_after_a_send_between_turns() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let mut outer = Outer::around(&reactor);
     let mut stream = client(addr);
     outer.drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     common::settle(&mut reactor);
     let Event::Open(conn, _) = reactor.handler().events[0] else {
-        panic!("it was accepted");
+        panic!("the first event is not on_open");
     };
     assert_eq!(reactor.next_turn_in(), None);
-    reactor.with(|_, cx| cx.send(conn, b"hello").map(drop).expect("it is open"));
+    reactor.with(|_, cx| cx.send(conn, b"hello").map(drop).expect("the id is open"));
     assert_eq!(reactor.next_turn_in(), Some(Duration::ZERO));
     reactor.turn(Some(Duration::ZERO)).expect("the poll works");
     assert_eq!(read_u32_frame(&mut stream), b"hello");
 }
 
 #[test]
-fn a_closure_from_another_thread_wakes_the_outer_loop() {
+fn post_from_another_thread_wakes_the_outer_loop() {
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let mut outer = Outer::around(&reactor);
     let remote = reactor.remote();
-    let posting = thread::spawn(move || {
+    let poster = thread::spawn(move || {
         remote
             .post(|probe: &mut Probe, _| probe.keep_half_closed = true)
             .map_err(|error| error.to_string())
-            .expect("there is room");
+            .expect("the queue has space");
     });
     outer.drive(&mut reactor, |reactor| reactor.handler().keep_half_closed);
-    posting.join().expect("it posted");
+    poster.join().expect("the thread posted");
 }

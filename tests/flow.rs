@@ -1,4 +1,4 @@
-//! What the handler lets in, and when: credit by the frame.
+//! Flow control by credit: `Context::grant` limits the frames that a connection delivers.
 
 mod common;
 
@@ -9,18 +9,18 @@ use unstick::{Config, ConnId, Framing, Reactor};
 
 const TEN_LINES: &[u8] = b"0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n";
 
-/// A handler that grants each connection `frames` before its first.
+/// A handler that grants each connection credit for `frames` frames in `on_open`.
 fn granting(frames: u64) -> Probe {
     Probe::new(move |cx, event| {
         if let Event::Open(conn, _) = event {
-            cx.grant(*conn, frames).expect("it is open");
+            cx.grant(*conn, frames).expect("the connection is open");
         }
     })
 }
 
 fn grant(reactor: &mut Reactor<Probe>, conn: ConnId, frames: u64) {
     let granted = reactor.with(|_, cx| cx.grant(conn, frames));
-    granted.expect("it is open");
+    granted.expect("the connection is open");
     idle(reactor);
 }
 
@@ -34,7 +34,7 @@ fn half_close_count(reactor: &Reactor<Probe>) -> usize {
 }
 
 #[test]
-fn as_many_frames_are_delivered_as_were_granted_and_no_more() {
+fn granted_credit_is_the_number_of_frames_delivered() {
     for read_len_max in [1, 3, 4096] {
         for frame_budget in [1, 2, 1000] {
             let mut config = Config::default();
@@ -59,7 +59,7 @@ fn as_many_frames_are_delivered_as_were_granted_and_no_more() {
 }
 
 #[test]
-fn a_connection_without_credit_is_not_read() {
+fn connection_without_credit_is_not_read() {
     let (mut reactor, addr) = listening(granting(0), Config::default(), Framing::line());
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, TEN_LINES);
@@ -72,12 +72,12 @@ fn a_connection_without_credit_is_not_read() {
     assert_eq!((frame_count(&reactor), reactor.stats().reads), (1, 1));
 }
 
-/// The handler grants one more in each frame: a client that is always one ahead is never stopped.
+/// The handler grants one more frame in each `on_frame`, so delivery never stops.
 #[test]
-fn credit_that_is_granted_in_on_frame_lets_the_next_frame_come_at_once() {
+fn credit_granted_in_on_frame_applies_to_the_next_frame() {
     let probe = Probe::new(|cx, event| {
         if let Event::Open(conn, _) | Event::Frame(conn, _) = event {
-            cx.grant(*conn, 1).expect("it is open");
+            cx.grant(*conn, 1).expect("the connection is open");
         }
     });
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
@@ -88,11 +88,11 @@ fn credit_that_is_granted_in_on_frame_lets_the_next_frame_come_at_once() {
 }
 
 #[test]
-fn the_frame_that_brings_a_connection_under_credit_is_not_counted() {
+fn first_grant_in_on_frame_does_not_count_that_frame() {
     for granted in [0, 2] {
         let probe = Probe::new(move |cx, event| match event {
             Event::Frame(conn, frame) if frame == b"1" => {
-                cx.grant(*conn, granted).expect("it is open");
+                cx.grant(*conn, granted).expect("the connection is open");
             }
             _ => {}
         });
@@ -100,17 +100,17 @@ fn the_frame_that_brings_a_connection_under_credit_is_not_counted() {
         let (mut client, conn) = open(&mut reactor, addr);
         deposit(&mut reactor, &mut client, conn, TEN_LINES);
         idle(&mut reactor);
-        let expected = 2 + usize::try_from(granted).expect("a small number");
+        let expected = 2 + usize::try_from(granted).expect("the number is small");
         assert_eq!(frame_count(&reactor), expected);
     }
 }
 
-/// What is skipped costs nothing, and is no frame that could be left out of the count.
+/// A skipped frame uses no credit, so the first grant counts all frames after it.
 #[test]
-fn credit_that_begins_in_on_skipped_counts_from_the_next_frame() {
+fn first_grant_in_on_skipped_counts_from_the_next_frame() {
     let probe = Probe::new(|cx, event| {
         if let Event::Skipped(conn, _) = event {
-            cx.grant(*conn, 2).expect("it is open");
+            cx.grant(*conn, 2).expect("the connection is open");
         }
     });
     let framing = Framing::line().frame_len_max(3).skip_too_long();
@@ -123,8 +123,8 @@ fn credit_that_begins_in_on_skipped_counts_from_the_next_frame() {
 }
 
 #[test]
-fn credit_without_end_takes_a_connection_out_of_the_rule() {
-    // At once, and in a sum.
+fn credit_of_u64_max_removes_the_credit_limit() {
+    // As one grant, and as the saturating sum of two grants.
     for grants in [&[u64::MAX][..], &[u64::MAX - 1, 2]] {
         let (mut reactor, addr) = listening(granting(0), Config::default(), Framing::line());
         let (mut client, conn) = open(&mut reactor, addr);
@@ -134,7 +134,7 @@ fn credit_without_end_takes_a_connection_out_of_the_rule() {
         deposit(&mut reactor, &mut client, conn, TEN_LINES);
         idle(&mut reactor);
         assert_eq!(frame_count(&reactor), 10);
-        // And the first grant after it counts anew.
+        // The next grant starts a new limit.
         grant(&mut reactor, conn, 1);
         deposit(&mut reactor, &mut client, conn, TEN_LINES);
         idle(&mut reactor);
@@ -143,30 +143,38 @@ fn credit_without_end_takes_a_connection_out_of_the_rule() {
 }
 
 #[test]
-fn credit_does_not_undo_a_pause_nor_a_resume_the_lack_of_credit() {
+fn pause_and_missing_credit_stop_frames_independently() {
     let (mut reactor, addr) = listening(granting(0), Config::default(), Framing::line());
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, TEN_LINES);
-    reactor.with(|_, cx| cx.pause(conn)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.pause(conn))
+        .expect("the connection is open");
     grant(&mut reactor, conn, 2);
     assert_eq!(frame_count(&reactor), 0);
-    reactor.with(|_, cx| cx.resume(conn)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.resume(conn))
+        .expect("the connection is open");
     idle(&mut reactor);
     assert_eq!(frame_count(&reactor), 2);
-    reactor.with(|_, cx| cx.pause(conn)).expect("it is open");
-    reactor.with(|_, cx| cx.resume(conn)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.pause(conn))
+        .expect("the connection is open");
+    reactor
+        .with(|_, cx| cx.resume(conn))
+        .expect("the connection is open");
     idle(&mut reactor);
     assert_eq!(frame_count(&reactor), 2);
 }
 
 #[test]
-fn the_end_costs_no_credit_but_waits_for_it() {
+fn end_of_stream_waits_for_frames_but_needs_no_credit() {
     let (mut reactor, addr) = listening(granting(1), Config::default(), Framing::line());
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, b"1\n2\n");
     client
         .shutdown(std::net::Shutdown::Write)
-        .expect("it is open");
+        .expect("the connection is open");
     idle(&mut reactor);
     assert_eq!((frame_count(&reactor), half_close_count(&reactor)), (1, 0));
     grant(&mut reactor, conn, 2);
@@ -175,24 +183,24 @@ fn the_end_costs_no_credit_but_waits_for_it() {
 }
 
 #[test]
-fn a_client_can_be_granted_frames_while_it_is_connecting() {
+fn credit_can_be_granted_while_connecting() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    let addr = listener.local_addr().expect("the listener is bound");
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let conn = reactor.connect(addr, Framing::line(), ());
     reactor
         .with(|_, cx| cx.grant(conn, 2))
-        .expect("it is known");
-    let (mut server, _) = listener.accept().expect("it connects");
+        .expect("the id is valid");
+    let (mut server, _) = listener.accept().expect("the client connects");
     drive(&mut reactor, |reactor| reactor.stats().connected == 1);
     deposit(&mut reactor, &mut server, conn, TEN_LINES);
     idle(&mut reactor);
     assert_eq!(frame_count(&reactor), 2);
 }
 
-/// While a connection has no credit nobody reads it: its frame cannot come on.
+/// A connection without credit is not read, so the peer cannot complete its frame.
 #[test]
-fn a_lack_of_credit_does_not_count_against_a_frame() {
+fn frame_deadline_does_not_run_without_credit() {
     let timeout = Duration::from_millis(200);
     let mut config = Config::default();
     config.frame_deadline = Some(timeout);

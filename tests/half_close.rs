@@ -1,4 +1,4 @@
-//! A side that is ended by its own handler: the FIN goes out behind the output, the input goes on.
+//! Half-close: the FIN is sent after the queued output, and input is still received.
 
 mod common;
 
@@ -9,7 +9,8 @@ use std::thread;
 use common::{Event, Probe, drive, frame, listening};
 use unstick::{CloseReason, Config, ConnId, Framing, Reactor, SendError};
 
-/// A peer that answers only when the request has ended, with 3 MB.
+/// Starts a peer that reads to the end of the stream, then sends three frames of 1 MiB.
+/// The thread returns the request.
 fn answer_after_the_end(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client connects");
@@ -32,7 +33,7 @@ fn answer_after_the_end(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
 fn request_and_end(reactor: &mut Reactor<Probe>, conn: ConnId) {
     reactor.with(|_, cx| {
         assert!(cx.send(conn, &[7; 100_000]).is_ok());
-        cx.half_close(conn).expect("the id is fresh");
+        cx.half_close(conn).expect("the connection is open");
         assert!(matches!(cx.send(conn, b"more"), Err(SendError::Closing)));
     });
 }
@@ -63,9 +64,9 @@ fn assert_answered(reactor: &Reactor<Probe>, request: &[u8]) {
 }
 
 #[test]
-fn a_request_that_ends_with_a_fin_gets_its_whole_answer() {
+fn half_close_sends_fin_and_still_receives_the_answer() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    let addr = listener.local_addr().expect("the listener is bound");
     let peer = answer_after_the_end(listener);
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let conn = reactor.connect(addr, Framing::length_u32(), ());
@@ -74,13 +75,13 @@ fn a_request_that_ends_with_a_fin_gets_its_whole_answer() {
     drive(&mut reactor, |reactor| {
         !reactor.handler().closes().is_empty()
     });
-    assert_answered(&reactor, &peer.join().expect("the peer is served"));
+    assert_answered(&reactor, &peer.join().expect("the peer does not panic"));
 }
 
 #[test]
-fn a_side_can_be_ended_while_it_is_connecting() {
+fn half_close_while_connecting_takes_effect_once_connected() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    let addr = listener.local_addr().expect("the listener is bound");
     let peer = answer_after_the_end(listener);
     let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let conn = reactor.connect(addr, Framing::length_u32(), ());
@@ -88,19 +89,19 @@ fn a_side_can_be_ended_while_it_is_connecting() {
     drive(&mut reactor, |reactor| {
         !reactor.handler().closes().is_empty()
     });
-    assert_answered(&reactor, &peer.join().expect("the peer is served"));
+    assert_answered(&reactor, &peer.join().expect("the peer does not panic"));
 }
 
-/// The other way round: a peer that has ended is answered as long as the handler likes.
+/// The peer half-closes first. The handler keeps the connection open and answers later.
 #[test]
-fn a_handler_that_keeps_a_half_closed_peer_can_answer_it_later() {
+fn half_closed_peer_can_be_answered_later() {
     let mut probe = Probe::silent();
     probe.keep_half_closed = true;
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::length_u32());
     let mut client = common::client(addr);
     client
         .shutdown(std::net::Shutdown::Write)
-        .expect("the client ends");
+        .expect("the client ends its side");
     let ended = |event: &Event| matches!(event, Event::HalfClose(_));
     drive(&mut reactor, |reactor| reactor.handler().count(ended) == 1);
     let opened = reactor
@@ -111,7 +112,7 @@ fn a_handler_that_keeps_a_half_closed_peer_can_answer_it_later() {
             Event::Open(conn, _) => Some(*conn),
             _ => None,
         });
-    let conn = opened.expect("it was opened before it ended");
+    let conn = opened.expect("on_open comes before on_half_close");
     for _ in 0..3 {
         reactor
             .turn(Some(std::time::Duration::ZERO))
@@ -119,13 +120,13 @@ fn a_handler_that_keeps_a_half_closed_peer_can_answer_it_later() {
     }
     reactor.with(|_, cx| {
         assert!(cx.send(conn, b"a late answer").is_ok());
-        cx.half_close(conn).expect("it is open still");
+        cx.half_close(conn).expect("the connection is open");
     });
     drive(&mut reactor, |reactor| {
         !reactor.handler().closes().is_empty()
     });
     assert_eq!(common::read_u32_frame(&mut client), b"a late answer");
-    assert_eq!(client.read(&mut [0]).expect("an end"), 0);
+    assert_eq!(client.read(&mut [0]).expect("an end of stream"), 0);
     assert!(matches!(
         reactor.handler().closes()[0].1.reason,
         CloseReason::Peer

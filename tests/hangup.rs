@@ -1,5 +1,5 @@
-//! A peer that goes while nobody reads its connection: it is noticed at once, and what it sent
-//! before is not lost.
+//! Hangups of connections that are not read (paused or without credit). A FIN or reset is reported
+//! at once, and the frames sent before it are not lost.
 
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
@@ -11,7 +11,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use common::{Event, Probe, deposit, drive, idle, is_io, listening, open, reset};
 use unstick::{CloseReason, Config, ConnId, Framing, Hangup, Reactor, SendError};
 
-/// What keeps a connection from being read.
+/// The reason that a connection is not read.
 #[derive(Clone, Copy)]
 enum Stop {
     Pause,
@@ -25,8 +25,8 @@ impl Stop {
         Probe::new(move |cx, event| {
             if let Event::Open(conn, _) = event {
                 match self {
-                    Self::Pause => cx.pause(*conn).expect("it is open"),
-                    Self::Credit => cx.grant(*conn, 0).expect("it is open"),
+                    Self::Pause => cx.pause(*conn).expect("the connection is open"),
+                    Self::Credit => cx.grant(*conn, 0).expect("the connection is open"),
                 }
             }
         })
@@ -41,7 +41,7 @@ impl Stop {
             Self::Pause => cx.resume(conn),
             Self::Credit => cx.grant(conn, 100),
         });
-        ended.expect("it is there");
+        ended.expect("the connection is open");
     }
 }
 
@@ -64,11 +64,13 @@ fn drive_to_close(reactor: &mut Reactor<Probe>) {
 }
 
 fn end_side(client: &TcpStream) {
-    client.shutdown(Shutdown::Write).expect("it is open");
+    client
+        .shutdown(Shutdown::Write)
+        .expect("the connection is open");
 }
 
 #[test]
-fn a_reset_closes_a_connection_at_once_that_is_not_read_and_has_nothing_left() {
+fn reset_closes_an_unread_connection_without_pending_bytes() {
     for stop in STOPS {
         let (mut reactor, addr) = stop.listening();
         let (client, _) = open(&mut reactor, addr);
@@ -79,12 +81,12 @@ fn a_reset_closes_a_connection_at_once_that_is_not_read_and_has_nothing_left() {
             is_io(&closed.reason, ErrorKind::ConnectionReset),
             "{closed:?}"
         );
-        assert_eq!(hangups(&reactor), [], "the close says it");
+        assert_eq!(hangups(&reactor), [], "on_close already reports the reset");
     }
 }
 
 #[test]
-fn frames_before_a_reset_wait_for_the_resume_and_the_reset_is_told_at_once() {
+fn on_hangup_reports_reset_at_once_and_frames_before_it_wait() {
     for stop in STOPS {
         let (mut reactor, addr) = stop.listening();
         let (mut client, conn) = open(&mut reactor, addr);
@@ -95,7 +97,7 @@ fn frames_before_a_reset_wait_for_the_resume_and_the_reset_is_told_at_once() {
         let refused = reactor.with(|_, cx| cx.send(conn, b"answer"));
         assert!(matches!(refused, Err(SendError::Closing)), "{refused:?}");
         idle(&mut reactor);
-        assert_eq!(reactor.stats().closed, 0, "two frames wait");
+        assert_eq!(reactor.stats().closed, 0, "two frames are pending");
         assert_eq!(reactor.stats().reads, 0);
 
         stop.end(&mut reactor, conn);
@@ -106,14 +108,14 @@ fn frames_before_a_reset_wait_for_the_resume_and_the_reset_is_told_at_once() {
             is_io(&closed.reason, ErrorKind::ConnectionReset),
             "{closed:?}"
         );
-        assert_eq!(hangups(&reactor).len(), 1, "it is told once");
+        assert_eq!(hangups(&reactor).len(), 1, "on_hangup runs once");
     }
 }
 
 #[test]
-fn a_handler_that_has_no_use_for_the_frames_of_a_reset_peer_aborts_in_on_hangup() {
+fn abort_in_on_hangup_discards_the_pending_frames() {
     let probe = Probe::new(|cx, event| match event {
-        Event::Open(conn, _) => cx.pause(*conn).expect("it is open"),
+        Event::Open(conn, _) => cx.pause(*conn).expect("the connection is open"),
         Event::Hangup(conn, _) => cx.abort(*conn),
         _ => {}
     });
@@ -125,9 +127,9 @@ fn a_handler_that_has_no_use_for_the_frames_of_a_reset_peer_aborts_in_on_hangup(
     assert!(reactor.handler().frames().is_empty());
 }
 
-/// A peer that has ended its side may still wait for an answer: nothing is closed for it.
+/// A peer that has ended its side may still wait for an answer, so the connection stays open.
 #[test]
-fn a_fin_is_told_at_once_and_without_a_read_and_the_answer_still_goes() {
+fn on_hangup_reports_fin_without_a_read() {
     for stop in STOPS {
         for sent in [&b""[..], b"1\n2\n"] {
             let (mut reactor, addr) = stop.listening();
@@ -139,15 +141,15 @@ fn a_fin_is_told_at_once_and_without_a_read_and_the_answer_still_goes() {
             assert_eq!(reactor.stats().reads, 0);
             let _ = reactor
                 .with(|_, cx| cx.send(conn, b"answer"))
-                .expect("it is open");
+                .expect("the connection is open");
             idle(&mut reactor);
-            assert_eq!(hangups(&reactor).len(), 1, "it is told once");
+            assert_eq!(hangups(&reactor).len(), 1, "on_hangup runs once");
             assert_eq!(reactor.stats().closed, 0);
 
             stop.end(&mut reactor, conn);
             drive_to_close(&mut reactor);
             let mut answer = Vec::new();
-            client.read_to_end(&mut answer).expect("it is ended well");
+            client.read_to_end(&mut answer).expect("a FIN, no reset");
             assert_eq!(answer, b"answer\n");
             let frames = sent.split_inclusive(|byte| *byte == b'\n').count();
             assert_eq!(reactor.handler().frames().len(), frames);
@@ -157,9 +159,9 @@ fn a_fin_is_told_at_once_and_without_a_read_and_the_answer_still_goes() {
     }
 }
 
-/// The FIN is there before the handler pauses: no event comes after it.
+/// The FIN arrives before the handler pauses, so no further event reports it.
 #[test]
-fn a_fin_that_came_before_the_pause_is_told_at_once_too() {
+fn on_hangup_reports_fin_received_before_the_pause() {
     let probe = Probe::new(|cx, event| match event {
         Event::Frame(conn, frame) if frame == b"1" => cx.pause(*conn).expect("it is open"),
         _ => {}
@@ -171,19 +173,21 @@ fn a_fin_that_came_before_the_pause_is_told_at_once_too() {
     drop(client);
     drive_to_hangups(&mut reactor, 1);
     assert_eq!(reactor.handler().frames(), [b"1"]);
-    reactor.with(|_, cx| cx.resume(conn)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.resume(conn))
+        .expect("the connection is open");
     drive_to_close(&mut reactor);
     assert_eq!(reactor.handler().frames(), [b"1", b"2"]);
 }
 
 #[test]
-fn a_connection_that_both_sides_have_ended_is_closed_without_a_resume() {
+fn both_sides_half_closed_closes_without_a_resume() {
     for stop in STOPS {
         let (mut reactor, addr) = stop.listening();
         let (client, conn) = open(&mut reactor, addr);
         reactor
             .with(|_, cx| cx.half_close(conn))
-            .expect("it is open");
+            .expect("the connection is open");
         idle(&mut reactor);
         assert_eq!(reactor.stats().closed, 0);
         end_side(&client);
@@ -194,13 +198,13 @@ fn a_connection_that_both_sides_have_ended_is_closed_without_a_resume() {
 }
 
 #[test]
-fn frames_of_a_connection_that_both_sides_have_ended_wait_for_the_resume() {
+fn both_sides_half_closed_keeps_pending_frames_for_resume() {
     for stop in STOPS {
         let (mut reactor, addr) = stop.listening();
         let (mut client, conn) = open(&mut reactor, addr);
         reactor
             .with(|_, cx| cx.half_close(conn))
-            .expect("it is open");
+            .expect("the connection is open");
         deposit(&mut reactor, &mut client, conn, b"1\n2\n");
         end_side(&client);
         drive_to_hangups(&mut reactor, 1);
@@ -213,7 +217,7 @@ fn frames_of_a_connection_that_both_sides_have_ended_wait_for_the_resume() {
 }
 
 #[test]
-fn a_peer_that_ends_and_then_resets_is_told_of_for_both() {
+fn fin_then_reset_are_two_hangups() {
     let (mut reactor, addr) = Stop::Pause.listening();
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, b"1\n");
@@ -222,7 +226,9 @@ fn a_peer_that_ends_and_then_resets_is_told_of_for_both() {
     reset(client);
     drive_to_hangups(&mut reactor, 2);
     assert_eq!(hangups(&reactor), [Hangup::Ended, Hangup::Reset]);
-    reactor.with(|_, cx| cx.resume(conn)).expect("it is there");
+    reactor
+        .with(|_, cx| cx.resume(conn))
+        .expect("the connection is open");
     drive_to_close(&mut reactor);
     assert_eq!(reactor.handler().frames(), [b"1"]);
 }
@@ -233,16 +239,18 @@ fn urgent_data_is_no_hangup() {
     let (client, _) = open(&mut reactor, addr);
     let events = reactor.stats().events;
     let options = socket2::SockRef::from(&client);
-    options.send_out_of_band(b"!").expect("it is open");
+    options
+        .send_out_of_band(b"!")
+        .expect("the connection is open");
     drive(&mut reactor, |reactor| reactor.stats().events > events);
     idle(&mut reactor);
     assert_eq!(hangups(&reactor), []);
     assert_eq!(reactor.stats().closed, 0);
 }
 
-/// As long as a connection is read, its end has a callback of its own.
+/// `on_half_close` and `on_close` report the end of a connection that is read.
 #[test]
-fn a_connection_that_is_read_is_told_of_no_hangup() {
+fn connection_that_is_read_gets_no_on_hangup() {
     for is_reset in [true, false] {
         let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
         let (mut client, conn) = open(&mut reactor, addr);
@@ -259,18 +267,19 @@ fn a_connection_that_is_read_is_told_of_no_hangup() {
     }
 }
 
-/// The refusal of one address is an event like a peer's end.
+/// A refused connect raises the same poll event as a hangup.
 #[test]
-fn an_address_that_refused_before_another_one_answered_is_no_hangup() {
+fn refused_first_address_is_no_hangup() {
     for stop in STOPS {
         let (_socket, refusing) = common::refusing();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let addr = listener.local_addr().expect("it listens");
+        let addr = listener.local_addr().expect("the listener is bound");
         let mut reactor = Reactor::new(stop.probe()).expect("a reactor");
         let conn = reactor.connect(&[refusing, addr][..], Framing::line(), ());
         drive(&mut reactor, |reactor| reactor.stats().connected == 1);
-        let (mut peer, _) = listener.accept().expect("it has connected");
-        peer.write_all(b"hello\n").expect("it is taken");
+        let (mut peer, _) = listener.accept().expect("the client has connected");
+        peer.write_all(b"hello\n")
+            .expect("the kernel accepts the bytes");
         let events = reactor.stats().events;
         drive(&mut reactor, |reactor| reactor.stats().events > events);
         assert_eq!(hangups(&reactor), []);

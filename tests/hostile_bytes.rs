@@ -1,5 +1,5 @@
-//! Bytes of somebody who means no good, for every framing: no panic, no loop without progress, and
-//! memory by the bytes that came, whatever they claim.
+//! Hostile input for every framing: no panic, no loop without progress, and memory bounded by the
+//! bytes received, not by a claimed length.
 
 mod common;
 #[path = "common/streams.rs"]
@@ -11,21 +11,21 @@ use unstick::{Codec, Deframer, FrameError, Framing, LengthField, Out, Step};
 use common::{FRAMINGS, Random};
 use streams::{deframe, frame, garbage, mutate, payload, pieces};
 
-/// What a deframer holds beyond the bytes that came: the room for one read behind some bytes of a
-/// frame, rounded up, and the former buffer while it grows.
-const ROOM: u64 = 3 * 8 * 1024;
-/// How many times the bytes that came it holds at most: they and room for four times as many,
-/// rounded up to a power of two, and the former buffer while it grows.
+/// Memory of a deframer beyond the bytes received, in bytes: spare capacity for one read after a
+/// partial frame, rounded up, and the old buffer during growth.
+const BASE_BYTES: u64 = 3 * 8 * 1024;
+/// Maximum memory per byte received: the bytes and spare capacity for four times as many, rounded
+/// up to a power of two, and the old buffer during growth.
 const GROWTH_MAX: u64 = 15;
 
-/// Framings without a limit to speak of, with bytes that mean something to each.
+/// Returns every framing with each length limit, and the bytes with a meaning in that framing.
 fn framings() -> Vec<(Framing, &'static [u8])> {
     let mut framings: Vec<(Framing, &[u8])> = FRAMINGS
         .into_iter()
         .filter(|name| name.starts_with('u'))
         .map(|name| {
             (
-                name.parse().expect("a name"),
+                name.parse().expect("the name of a framing"),
                 &b"\0\0\0\0\x01\x02\x7F\xFF"[..],
             )
         })
@@ -71,7 +71,7 @@ fn framings() -> Vec<(Framing, &'static [u8])> {
     framings.into_iter().flat_map(with_limits).collect()
 }
 
-/// A codec that answers what the bytes say, most of it against its contract.
+/// A codec whose input selects the step that it returns; most steps break the contract.
 struct Erratic;
 
 impl Codec for Erratic {
@@ -96,7 +96,7 @@ impl Codec for Erratic {
                 frame: 0..usize::MAX,
                 consumed: at,
             },
-            7 => return Err(FrameError::other("an error of its own")),
+            7 => return Err(FrameError::other("custom error")),
             _ => Step::Frame {
                 frame: 1..1,
                 consumed: 1,
@@ -135,9 +135,9 @@ fn stream(framing: &Framing, alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     stream
 }
 
-/// [`deframe`] counts the calls.
+/// [`deframe`] limits the number of calls, which detects a loop without progress.
 #[test]
-fn no_bytes_make_a_deframer_panic_or_turn_in_place() {
+fn hostile_bytes_never_panic_or_loop_a_deframer() {
     for (framing, alphabet) in framings() {
         for seed in 0..60 {
             let mut random = Random(seed);
@@ -147,14 +147,14 @@ fn no_bytes_make_a_deframer_panic_or_turn_in_place() {
             let rest = seen.rest.map_or(0, |rest| rest.len());
             assert!(
                 delivered + rest <= stream.len(),
-                "{framing:?}, seed {seed}: no byte comes twice"
+                "{framing:?}, seed {seed}: a byte was delivered twice"
             );
         }
     }
 }
 
 #[test]
-fn memory_is_by_the_bytes_that_came() {
+fn deframer_memory_is_bounded_by_the_bytes_received() {
     for (framing, alphabet) in framings() {
         for seed in 0..20 {
             let mut random = Random(seed);
@@ -177,7 +177,7 @@ fn memory_is_by_the_bytes_that_came() {
                 while let Ok(Some(_)) = deframer.last_frame() {}
             });
             assert!(
-                used.bytes_max <= ROOM + GROWTH_MAX * stream.len() as u64,
+                used.bytes_max <= BASE_BYTES + GROWTH_MAX * stream.len() as u64,
                 "{framing:?}, seed {seed}: {} bytes for {}",
                 used.bytes_max,
                 stream.len(),
@@ -186,9 +186,9 @@ fn memory_is_by_the_bytes_that_came() {
     }
 }
 
-/// A header of the largest length, and then nothing but room asked for.
+/// Feeds a header with a very large length, then asks for spare capacity.
 #[test]
-fn a_header_is_not_trusted_with_memory() {
+fn large_claimed_length_allocates_no_memory() {
     let headers: [(Framing, &[u8]); 5] = [
         (Framing::length_u32(), b"\x7F\xFF\xFF\xFF"),
         (Framing::length_u64(), b"\x7F\xFF\xFF\xFF\xFF\xFF\xFF\xF0"),
@@ -199,17 +199,25 @@ fn a_header_is_not_trusted_with_memory() {
             b"x",
         ),
     ];
-    // The others tell of more than can be addressed with 32 bits.
+    // The other lengths do not fit a 32-bit `usize`.
     let count = if usize::BITS < 64 { 1 } else { 5 };
     for (framing, header) in headers.into_iter().take(count) {
         let framing = framing.frame_len_max(usize::MAX);
         let used = measure(|| {
             let mut deframer = Deframer::new(framing.clone());
             deframer.extend(header);
-            assert_eq!(deframer.next_frame().expect("within the limit"), None);
+            assert_eq!(
+                deframer
+                    .next_frame()
+                    .expect("the length is within the limit"),
+                None
+            );
             assert!(!deframer.spare_capacity_mut().is_empty());
-            assert_eq!(deframer.last_frame().expect("cut short"), None);
+            assert_eq!(
+                deframer.last_frame().expect("no error for a partial frame"),
+                None
+            );
         });
-        assert!(used.bytes_max <= ROOM, "{framing}: {used:?}");
+        assert!(used.bytes_max <= BASE_BYTES, "{framing}: {used:?}");
     }
 }

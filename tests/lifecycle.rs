@@ -1,4 +1,4 @@
-//! Lives of connections and reactors: each begins once, ends once, and is told of in order.
+//! Lifecycle of connections and reactors: open, close, shutdown, stop, drop, and reuse of slots.
 
 mod common;
 
@@ -23,7 +23,8 @@ fn short(framed: &str) -> Vec<u8> {
     frame("u32", framed.as_bytes())
 }
 
-/// So many clients that the limit on descriptors allows, both ends being in this process.
+/// Returns `wanted`, or fewer if the descriptor limit is lower. Both ends of each connection are in
+/// this process.
 fn clients_max(wanted: usize) -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits
@@ -35,21 +36,23 @@ fn clients_max(wanted: usize) -> usize {
             .max(10),
     );
     if count < wanted {
-        eprintln!("the limit on descriptors allows only {count} of {wanted} clients");
+        eprintln!("the descriptor limit allows only {count} of {wanted} clients");
     }
     count
 }
 
-/// All of them have a frame pending before the first turn. When all are active at once, the list
-/// of events has grown with them, and a few turns serve them all.
+/// Every connection has a frame pending before the first turn. By the second burst the list of
+/// events has grown, so a few turns handle all connections.
 #[test]
-fn five_thousand_active_connections_are_all_served() {
+fn five_thousand_active_connections_are_all_echoed() {
     let count = clients_max(5000);
     let (mut reactor, first) = listening(Probe::echo(), Config::default(), Framing::length_u32());
     let second = reactor
         .listen("127.0.0.1:0", Framing::length_u32())
         .expect("a free port");
-    let second = reactor.local_inet_addr(second).expect("it is bound");
+    let second = reactor
+        .local_inet_addr(second)
+        .expect("the socket is bound");
     let mut clients: Vec<_> = (0..count)
         .map(|index| client(if index % 2 == 0 { first } else { second }))
         .collect();
@@ -58,12 +61,15 @@ fn five_thousand_active_connections_are_all_served() {
         for (index, client) in clients.iter_mut().enumerate() {
             client
                 .write_all(&short(&format!("{round}: {index}")))
-                .expect("the kernel takes it");
+                .expect("the kernel accepts the bytes");
         }
         let frames = round * count as u64;
         drive(&mut reactor, |reactor| reactor.stats().frames_in == frames);
         let turns = reactor.stats().turns - turns_before;
-        assert!(round == 1 || turns <= 10, "{turns} turns for one burst");
+        assert!(
+            round == 1 || turns <= 10,
+            "{turns} turns for one burst of frames"
+        );
         for (index, client) in clients.iter_mut().enumerate() {
             let echo = read_u32_frame(client);
             assert_eq!(echo, format!("{round}: {index}").as_bytes());
@@ -71,14 +77,15 @@ fn five_thousand_active_connections_are_all_served() {
     }
 }
 
-/// Answers with the session's first frame, and pesters those that are gone.
+/// A handler that echoes and stores the first frame in the session. In `on_open` it uses the id of
+/// every closed connection, and checks that each call reports it closed.
 #[derive(Default)]
-struct Keyed {
-    gone: Vec<ConnId>,
-    pestered: u64,
+struct StaleIdChecker {
+    closed: Vec<ConnId>,
+    checks: u64,
 }
 
-impl Handler for Keyed {
+impl Handler for StaleIdChecker {
     type Session = Vec<u8>;
 
     fn on_frame(
@@ -91,7 +98,7 @@ impl Handler for Keyed {
         if first.is_empty() {
             first.extend_from_slice(frame);
         }
-        assert_eq!(first, frame, "bytes of another connection");
+        assert_eq!(first, frame, "the frame belongs to this connection");
         let _ = cx.send(conn, first);
     }
 
@@ -102,108 +109,124 @@ impl Handler for Keyed {
         first: &mut Vec<u8>,
         _: Origin,
     ) {
-        assert!(first.is_empty(), "the session of another connection");
-        for gone in self.gone.drain(..) {
-            assert_ne!(gone, conn);
-            assert!(matches!(cx.send(gone, b"stale"), Err(SendError::Gone)));
-            assert_eq!(cx.pause(gone), Err(Gone));
-            assert_eq!(cx.resume(gone), Err(Gone));
-            assert_eq!(cx.reframe(gone, Framing::raw()), Err(Gone));
-            assert_eq!(cx.peer_addr(gone), Err(Gone));
-            cx.peer_inet_addr(gone).expect_err("gone");
-            assert_eq!(cx.queued_bytes(gone), Err(Gone));
-            assert_eq!(cx.conn_stats(gone), Err(Gone));
-            assert!(cx.session(gone).is_none());
-            assert!(cx.with_session(gone, |_, _| ()).is_none());
-            let error = cx.socket_options(gone).map(|_| ()).expect_err("gone");
+        assert!(first.is_empty(), "a new connection has a new session");
+        for closed in self.closed.drain(..) {
+            assert_ne!(closed, conn);
+            assert!(matches!(cx.send(closed, b"stale"), Err(SendError::Gone)));
+            assert_eq!(cx.pause(closed), Err(Gone));
+            assert_eq!(cx.resume(closed), Err(Gone));
+            assert_eq!(cx.reframe(closed, Framing::raw()), Err(Gone));
+            assert_eq!(cx.peer_addr(closed), Err(Gone));
+            cx.peer_inet_addr(closed).expect_err("closed");
+            assert_eq!(cx.queued_bytes(closed), Err(Gone));
+            assert_eq!(cx.conn_stats(closed), Err(Gone));
+            assert!(cx.session(closed).is_none());
+            assert!(cx.with_session(closed, |_, _| ()).is_none());
+            let error = cx.socket_options(closed).map(|_| ()).expect_err("closed");
             assert_eq!(error.kind(), ErrorKind::NotConnected);
-            let error = cx.local_inet_addr(gone).expect_err("gone");
+            let error = cx.local_inet_addr(closed).expect_err("closed");
             assert_eq!(error.kind(), ErrorKind::NotConnected);
-            cx.close(gone);
-            cx.abort(gone);
-            self.pestered += 1;
+            cx.close(closed);
+            cx.abort(closed);
+            self.checks += 1;
         }
     }
 
     fn on_close(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: Vec<u8>, _: Closed) {
-        self.gone.push(conn);
+        self.closed.push(conn);
     }
 }
 
-/// Keys are used again and again; ids are not.
+/// Slab keys are reused, but ids are not.
 #[test]
-fn a_hundred_thousand_lives_never_meet() {
-    const LIVES: usize = 100_000;
+fn ids_of_closed_connections_never_reach_a_reused_slot() {
+    const CONNECTIONS: usize = 100_000;
     let seed = 8;
     println!("seed {seed}");
     let mut random = Random(seed);
-    let server = Server::start(Keyed::default(), Config::default(), Framing::length_u32());
+    let server = Server::start(
+        StaleIdChecker::default(),
+        Config::default(),
+        Framing::length_u32(),
+    );
     let mut open: Vec<(String, TcpStream)> = Vec::new();
-    for life in 0..LIVES {
+    for number in 0..CONNECTIONS {
         let mut client = server.connect();
         client
-            .write_all(&short(&life.to_string()))
+            .write_all(&short(&number.to_string()))
             .expect("the server reads");
-        open.push((life.to_string(), client));
+        open.push((number.to_string(), client));
         if open.len() == 8 {
             let index = random.below(open.len());
-            let (life, mut client) = open.swap_remove(index);
-            assert_eq!(read_u32_frame(&mut client), life.as_bytes());
-            assert_eq!(round_trip(&mut client, life.as_bytes()), life.as_bytes());
-            // By a reset: no port is left in TIME-WAIT.
+            let (number, mut client) = open.swap_remove(index);
+            assert_eq!(read_u32_frame(&mut client), number.as_bytes());
+            assert_eq!(
+                round_trip(&mut client, number.as_bytes()),
+                number.as_bytes()
+            );
+            // A reset leaves no port in TIME-WAIT.
             reset(client);
         }
     }
     open.into_iter().for_each(|(_, client)| reset(client));
-    let (keyed, stats) = server.stop();
-    assert_eq!((stats.accepted, stats.closed), (LIVES as u64, LIVES as u64));
-    assert!(keyed.pestered > LIVES as u64 / 2, "{}", keyed.pestered);
+    let (handler, stats) = server.stop();
+    assert_eq!(
+        (stats.accepted, stats.closed),
+        (CONNECTIONS as u64, CONNECTIONS as u64)
+    );
+    assert!(
+        handler.checks > CONNECTIONS as u64 / 2,
+        "{}",
+        handler.checks
+    );
 }
 
 #[test]
-fn one_connection_too_many_is_refused_and_counted() {
+fn connections_max_refuses_and_counts_the_next_connection() {
     let mut config = Config::default();
     config.connections_max = 3;
     let server = Server::start(Probe::echo(), config, Framing::length_u32());
-    let mut served: Vec<_> = (0..3).map(|_| server.connect()).collect();
-    for client in &mut served {
+    let mut accepted: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    for client in &mut accepted {
         assert_eq!(round_trip(client, b"one of three"), b"one of three");
     }
     let mut refused = server.connect();
     assert_eq!(
-        refused.read(&mut [0]).expect("an end, not a reset"),
+        refused.read(&mut [0]).expect("an end of stream, no reset"),
         0,
-        "it is closed at once"
+        "the refused connection is closed at once"
     );
-    for client in &mut served {
+    for client in &mut accepted {
         assert_eq!(round_trip(client, b"unaffected"), b"unaffected");
     }
 
-    let leaving = served.pop().expect("there are three");
-    leaving.shutdown(Shutdown::Write).expect("it is connected");
+    let leaving = accepted.pop().expect("three clients are connected");
+    leaving
+        .shutdown(Shutdown::Write)
+        .expect("the client is connected");
     let mut leaving = leaving;
-    assert_eq!(leaving.read(&mut [0]).expect("its answer to the end"), 0);
-    // The slot is free when its end is told, at the end of that turn.
+    assert_eq!(leaving.read(&mut [0]).expect("an end of stream"), 0);
+    // The slot is free after `on_close`, at the end of that turn.
     let mut next = server.connect();
     assert_eq!(round_trip(&mut next, b"in its place"), b"in its place");
-    drop((served, next, refused));
+    drop((accepted, next, refused));
     let (_, stats) = server.stop();
     assert_eq!((stats.accepted, stats.refused), (4, 1));
 }
 
-/// A duplicate keeps a socket open after the reactor has closed its own descriptor. No event of it
-/// comes all the same.
+/// A duplicate keeps the socket open after the reactor has closed its own descriptor. The reactor
+/// gets no event of it.
 #[test]
-fn a_closed_socket_brings_no_event_although_a_duplicate_lives() {
+fn duplicate_descriptors_of_closed_sockets_give_no_event() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
     let mut client = client(addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let Some(&Event::Open(conn, Origin::Accepted(listener))) = reactor.handler().events.first()
     else {
-        panic!("it was accepted");
+        panic!("the first event is not on_open");
     };
     let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let udp_addr = reactor.local_inet_addr(udp).expect("it is bound");
+    let udp_addr = reactor.local_inet_addr(udp).expect("the socket is bound");
     let duplicates = reactor.with(|_, cx| {
         let duplicates = [
             cx.socket_options(conn).expect("open").try_clone(),
@@ -213,17 +236,19 @@ fn a_closed_socket_brings_no_event_although_a_duplicate_lives() {
         cx.abort(conn);
         cx.close_listener(listener);
         cx.close_udp(udp);
-        duplicates.map(|duplicate| duplicate.expect("descriptors are left"))
+        duplicates.map(|duplicate| duplicate.expect("a descriptor is free"))
     });
     drive_to_closed(&mut reactor, 1);
     settle(&mut reactor);
 
     let before = reactor.stats();
-    client.write_all(b"anybody?").expect("the duplicate lives");
+    client
+        .write_all(b"no event")
+        .expect("the duplicate keeps it open");
     let second = common::client(addr);
     UdpSocket::bind("127.0.0.1:0")
-        .and_then(|udp| udp.send_to(b"anybody?", udp_addr))
-        .expect("the kernel takes it");
+        .and_then(|udp| udp.send_to(b"no event", udp_addr))
+        .expect("the kernel accepts the bytes");
     reactor
         .turn(Some(Duration::from_millis(100)))
         .expect("the poll works");
@@ -237,7 +262,7 @@ fn drive_to_closed<H: Handler>(reactor: &mut Reactor<H>, count: u64) {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn no_descriptor_is_inherited_by_a_child_process() {
+fn child_process_inherits_no_descriptor() {
     use std::process::{Command, Stdio};
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
     reactor.bind_udp("127.0.0.1:0").expect("a free port");
@@ -251,17 +276,20 @@ fn no_descriptor_is_inherited_by_a_child_process() {
         .output()
         .expect("ls runs");
     let list = String::from_utf8_lossy(&output.stdout);
-    assert!(list.contains("/proc/"), "it lists its own: {list}");
+    assert!(
+        list.contains("/proc/"),
+        "ls lists its own descriptors: {list}"
+    );
     assert!(
         !list.contains("socket:") && !list.contains("anon_inode"),
         "{list}"
     );
 }
 
-/// All the ways to end at once: by the peer's end, by its reset, by a failed connect, by a gentle
-/// shutdown, and by its deadline, open or still connecting.
+/// Connections end in every way: FIN or reset of the peer, failed connect, graceful shutdown, and
+/// shutdown deadline. At the shutdown some are open and some are still connecting.
 #[test]
-fn every_connection_is_told_of_its_end_once_and_last() {
+fn on_close_comes_once_and_last_for_every_connection() {
     const EACH: usize = 10;
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let (_refusing_socket, refusing) = common::refusing();
@@ -270,12 +298,12 @@ fn every_connection_is_told_of_its_end_once_and_last() {
     let resets: Vec<_> = (0..EACH).map(|_| client(addr)).collect();
     let mut ends_at_shutdown: Vec<_> = (0..EACH).map(|_| client(addr)).collect();
     let stays: Vec<_> = (0..EACH).map(|_| client(addr)).collect();
-    let nowhere: &[SocketAddr] = &[];
+    let no_addrs: &[SocketAddr] = &[];
     let mut started = Vec::new();
     for _ in 0..EACH {
         started.push(reactor.connect(refusing, Framing::raw(), ()));
         started.push(reactor.connect(silent, Framing::raw(), ()));
-        started.push(reactor.connect(nowhere, Framing::raw(), ()));
+        started.push(reactor.connect(no_addrs, Framing::raw(), ()));
     }
     drive(&mut reactor, |reactor| {
         reactor.stats().accepted == 4 * EACH as u64
@@ -296,7 +324,7 @@ fn every_connection_is_told_of_its_end_once_and_last() {
             Event::Open(conn, _) | Event::HalfClose(conn) | Event::Close(conn, _) => conn,
             event => panic!("{event:?}"),
         };
-        assert!(!reasons.contains_key(conn), "{event:?} after the end");
+        assert!(!reasons.contains_key(conn), "{event:?} after on_close");
         if let Event::Close(conn, closed) = event {
             reasons.insert(*conn, &closed.reason);
         }
@@ -311,7 +339,7 @@ fn every_connection_is_told_of_its_end_once_and_last() {
     assert_eq!(count(|reason| matches!(reason, CloseReason::Io(_))), EACH);
     let failed = count(|reason| matches!(reason, CloseReason::ConnectFailed(_)));
     assert_eq!(failed, 2 * EACH);
-    // Those that ended at the shutdown, and those that were still connecting then.
+    // Peers that closed during the shutdown, and connections that were still connecting.
     assert_eq!(
         count(|reason| matches!(reason, CloseReason::Local)),
         2 * EACH
@@ -322,39 +350,44 @@ fn every_connection_is_told_of_its_end_once_and_last() {
     );
 }
 
-/// Answers each frame with a megabyte, behind a send buffer that is much smaller.
-fn megabyte_for_each() -> Probe {
+/// A handler that answers each frame with 1 MiB; the kernel's send buffer is much smaller.
+fn megabyte_per_frame() -> Probe {
     Probe::new(|cx, event| match event {
         Event::Open(conn, _) => cx
             .socket_options(*conn)
             .and_then(|options| options.set_send_buffer_size(4096))
             .expect("the option can be set"),
         Event::Frame(conn, _) => {
-            let _ = cx.send(*conn, &[5; MIB]).expect("16 MiB may be queued");
+            let _ = cx.send(*conn, &[5; MIB]).expect("the queue has space");
         }
         _ => {}
     })
 }
 
-/// A reactor that has a megabyte pending for each of a hundred clients, which read nothing yet.
+/// Returns a reactor with 1 MiB pending for each of 100 clients, which have not read anything yet.
 fn with_megabytes_pending() -> (Reactor<Probe>, Vec<TcpStream>) {
     let framing = Framing::length_u32();
-    let (mut reactor, addr) = listening(megabyte_for_each(), Config::default(), framing);
+    let (mut reactor, addr) = listening(megabyte_per_frame(), Config::default(), framing);
     let mut clients: Vec<_> = (0..100).map(|_| client(addr)).collect();
     for client in &mut clients {
-        client.write_all(&short("go")).expect("the kernel takes it");
+        client
+            .write_all(&short("go"))
+            .expect("the kernel accepts the bytes");
     }
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 100);
     settle(&mut reactor);
     let written = reactor.stats().written_bytes;
-    assert!(written < 50 * MIB as u64, "{written} bytes are not pending");
+    assert!(
+        written < 50 * MIB as u64,
+        "the kernel took too much: {written} bytes"
+    );
     (reactor, clients)
 }
 
 #[test]
-fn a_shutdown_delivers_what_is_pending_to_those_that_read() {
+fn shutdown_delivers_queued_output_to_reading_peers() {
     let (mut reactor, clients) = with_megabytes_pending();
-    let addr = clients[0].peer_addr().expect("it is connected");
+    let addr = clients[0].peer_addr().expect("the client is connected");
     let reader = std::thread::spawn(move || {
         for mut client in clients {
             let mut got = Vec::new();
@@ -363,10 +396,10 @@ fn a_shutdown_delivers_what_is_pending_to_those_that_read() {
         }
     });
     reactor.with(|_, cx| cx.shutdown(DEADLINE));
-    // It returns by itself, when all of them are gone.
+    // Returns once all connections are closed.
     reactor.run().expect("the poll works");
     assert!(reactor.is_shut_down());
-    reader.join().expect("all of it arrives");
+    reader.join().expect("every client got all its bytes");
     assert_eq!(reactor.stats().unsent_bytes, 0);
     for (conn, closed) in reactor.handler().closes() {
         assert!(
@@ -375,12 +408,12 @@ fn a_shutdown_delivers_what_is_pending_to_those_that_read() {
         );
     }
     assert_eq!(reactor.handler().closes().len(), 100);
-    let error = TcpStream::connect(addr).expect_err("nobody listens");
+    let error = TcpStream::connect(addr).expect_err("the listener is closed");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
 
 #[test]
-fn a_shutdown_aborts_those_that_do_not_read_at_its_deadline_and_counts_the_loss() {
+fn shutdown_deadline_aborts_and_counts_unsent_bytes() {
     let (mut reactor, mut clients) = with_megabytes_pending();
     let started = Instant::now();
     reactor.with(|_, cx| cx.shutdown(Duration::from_millis(100)));
@@ -403,19 +436,19 @@ fn a_shutdown_aborts_those_that_do_not_read_at_its_deadline_and_counts_the_loss(
     }
 }
 
-/// Connects anew whenever a connection ends, at once and for ever.
-struct Stubborn {
+/// A handler that reconnects in every `on_close`, without a limit.
+struct Reconnecting {
     addr: SocketAddr,
     failures: u64,
 }
 
-impl Handler for Stubborn {
+impl Handler for Reconnecting {
     type Session = ();
 
     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: (), closed: Closed) {
-        // Failed, or ended by the shutdown while it was connecting.
+        // The connect failed, or the shutdown ended it.
         let is_expected = matches!(
             closed.reason,
             CloseReason::ConnectFailed(_) | CloseReason::Local
@@ -427,18 +460,18 @@ impl Handler for Stubborn {
 }
 
 #[test]
-fn a_shutdown_ends_also_where_the_handler_connects_for_ever() {
+fn shutdown_ends_if_on_close_always_reconnects() {
     let (_held, addr) = common::refusing();
-    let mut reactor = Reactor::new(Stubborn { addr, failures: 0 }).expect("a reactor");
+    let mut reactor = Reactor::new(Reconnecting { addr, failures: 0 }).expect("a reactor");
     reactor.connect(addr, Framing::raw(), ());
     drive(&mut reactor, |reactor| reactor.handler().failures >= 3);
     reactor.with(|_, cx| cx.shutdown(Duration::from_millis(20)));
     drive(&mut reactor, Reactor::is_shut_down);
-    reactor.run().expect("it returns at once");
+    reactor.run().expect("run returns at once after a shutdown");
 }
 
 #[test]
-fn nothing_is_opened_any_more_once_a_shutdown_has_begun() {
+fn opening_a_socket_fails_after_shutdown() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
     let (_held, _) = common::open(&mut reactor, addr);
     reactor.with(|_, cx| {
@@ -446,27 +479,36 @@ fn nothing_is_opened_any_more_once_a_shutdown_has_begun() {
         let refused = |error: std::io::Error| assert_eq!(error.kind(), ErrorKind::Other, "{error}");
         refused(
             cx.listen("127.0.0.1:0", Framing::raw())
-                .expect_err("too late"),
+                .expect_err("a shutdown has begun"),
         );
-        refused(cx.bind_udp("127.0.0.1:0").expect_err("too late"));
+        refused(
+            cx.bind_udp("127.0.0.1:0")
+                .expect_err("a shutdown has begun"),
+        );
         let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        refused(cx.adopt_udp(udp).expect_err("too late"));
+        refused(cx.adopt_udp(udp).expect_err("a shutdown has begun"));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         refused(
             cx.adopt_listener(listener, Framing::raw())
-                .expect_err("too late"),
+                .expect_err("a shutdown has begun"),
         );
         #[cfg(unix)]
         {
-            refused(cx.bind_unix_datagram(None).expect_err("too late"));
+            refused(
+                cx.bind_unix_datagram(None)
+                    .expect_err("a shutdown has begun"),
+            );
             let (one, _other) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
-            refused(cx.adopt_unix_datagram(one).expect_err("too late"));
+            refused(
+                cx.adopt_unix_datagram(one)
+                    .expect_err("a shutdown has begun"),
+            );
         }
     });
 }
 
 #[test]
-fn a_stopped_reactor_runs_again_with_all_it_had() {
+fn run_after_stop_keeps_all_connections() {
     let probe = Probe::new(|cx, event| {
         if let Event::Frame(conn, frame) = event {
             let _ = cx.send(*conn, frame);
@@ -478,10 +520,10 @@ fn a_stopped_reactor_runs_again_with_all_it_had() {
     for round in 1..=3 {
         client
             .write_all(&short("ping"))
-            .expect("the kernel takes it");
+            .expect("the kernel accepts the bytes");
         reactor.run().expect("the poll works");
         assert_eq!(reactor.stats().frames_in, round);
-        // It was written before the run returned.
+        // The echo was written before `run` returned.
         assert_eq!(read_u32_frame(&mut client), b"ping");
     }
     assert!(!reactor.is_shut_down());
@@ -489,27 +531,31 @@ fn a_stopped_reactor_runs_again_with_all_it_had() {
 }
 
 #[test]
-fn a_dropped_reactor_refuses_posts_and_gives_them_back() {
+fn post_to_a_dropped_reactor_returns_the_closure() {
     let reactor = Reactor::new(Probe::silent()).expect("a reactor");
     let remote = reactor.remote();
-    let (queued, told) = mpsc::channel::<u8>();
+    let (queued, receiver) = mpsc::channel::<u8>();
     remote
-        .post(move |_, _| queued.send(1).expect("it is not run"))
-        .expect("the reactor is there");
+        .post(move |_, _| queued.send(1).expect("the closure does not run"))
+        .expect("the reactor is open");
     drop(reactor);
-    let error = told.recv_timeout(DEADLINE).expect_err("it was dropped");
+    let error = receiver
+        .recv_timeout(DEADLINE)
+        .expect_err("the closure was dropped");
     assert_eq!(error, mpsc::RecvTimeoutError::Disconnected);
 
-    let (tell, told) = mpsc::channel();
-    let post = remote.post(move |_, _| tell.send("back").expect("the test listens"));
+    let (sender, receiver) = mpsc::channel();
+    let post = remote.post(move |_, _| sender.send("back").expect("the receiver is open"));
     let Err(PostError::Closed(task)) = post else {
-        panic!("not {post:?}");
+        panic!("not PostError::Closed: {post:?}");
     };
-    remote.shutdown(Duration::ZERO).expect("it is no error");
+    remote
+        .shutdown(Duration::ZERO)
+        .expect("shutdown of a dropped reactor is no error");
 
-    // The closure is whole: another reactor runs it.
+    // The returned closure still works: another reactor runs it.
     let mut another = Reactor::new(Probe::silent()).expect("a reactor");
-    another.remote().post(task).expect("it is there");
+    another.remote().post(task).expect("the queue has space");
     another.turn(Some(DEADLINE)).expect("the poll works");
-    assert_eq!(told.recv_timeout(DEADLINE), Ok("back"));
+    assert_eq!(receiver.recv_timeout(DEADLINE), Ok("back"));
 }

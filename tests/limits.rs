@@ -1,4 +1,4 @@
-//! Nothing grows on a peer's word, nobody takes the others' turn, and what was stopped stays so.
+//! Limits and back-pressure: frame length, budgets, pause, watermarks and the write queue.
 
 mod common;
 
@@ -27,11 +27,12 @@ fn drained_count(reactor: &Reactor<Probe>) -> usize {
         .count(|event| matches!(event, Event::Drained(_)))
 }
 
-/// As many as have room under a limit of 1,024 descriptors. What each costs is counted exactly.
+/// Number of connections; both ends fit a limit of 1,024 descriptors. The memory of each is counted
+/// exactly.
 const CONNECTIONS: usize = 400;
 
 #[test]
-fn headers_of_the_largest_frame_make_nothing_grow() {
+fn header_of_the_largest_frame_allocates_no_frame_buffer() {
     let framing = Framing::length_u32();
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
     let mut clients: Vec<TcpStream> = (0..CONNECTIONS).map(|_| client(addr)).collect();
@@ -42,19 +43,22 @@ fn headers_of_the_largest_frame_make_nothing_grow() {
         for client in &mut clients {
             client
                 .write_all(&header.to_be_bytes())
-                .expect("the kernel takes it");
+                .expect("the kernel accepts the bytes");
         }
         drive(&mut reactor, |reactor| {
             reactor.stats().read_bytes == 4 * all
         });
     });
-    assert_eq!(reactor.stats().closed, 0, "the length is allowed");
+    assert_eq!(reactor.stats().closed, 0, "the length is within the limit");
     let each = grown.bytes_max / all;
-    assert!(each <= 256, "{each} bytes for a header of four");
+    assert!(
+        each <= 256,
+        "{each} bytes of memory for a header of 4 bytes"
+    );
 }
 
 #[test]
-fn a_length_over_the_limit_closes_from_the_header_alone() {
+fn length_over_frame_len_max_closes_after_the_header() {
     for name in [
         "u8", "u16", "u24", "u32", "u64", "u16-le", "u24-le", "u32-le", "u64-le",
     ] {
@@ -65,12 +69,12 @@ fn a_length_over_the_limit_closes_from_the_header_alone() {
         let good = frame(name, b"good");
         let mut header = frame(name, &[0; 201]);
         header.truncate(header.len() - 201);
-        let (last, cut) = header.split_last().expect("a header has a byte");
+        let (last, cut) = header.split_last().expect("a header has at least one byte");
         deposit(&mut reactor, &mut client, conn, &[&good, cut].concat());
         idle(&mut reactor);
         assert!(
             reactor.with(|_, cx| cx.send(conn, b"")).is_ok(),
-            "it is open"
+            "the connection is open"
         );
         deposit(&mut reactor, &mut client, conn, &[*last]);
         idle(&mut reactor);
@@ -100,7 +104,7 @@ fn a_length_over_the_limit_closes_from_the_header_alone() {
 }
 
 #[test]
-fn what_comes_behind_an_error_is_counted_and_never_delivered() {
+fn bytes_after_a_frame_error_are_counted_as_undecoded() {
     let framing = Framing::length_u32().frame_len_max(200);
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
     let (mut client, conn) = open(&mut reactor, addr);
@@ -109,10 +113,10 @@ fn what_comes_behind_an_error_is_counted_and_never_delivered() {
     let bytes = [&good[..], &good, &bad, &good, &good, &good].concat();
     deposit(&mut reactor, &mut client, conn, &bytes);
     idle(&mut reactor);
-    // It is closing: this is discarded.
+    // The connection is closing, so these frames are discarded.
     client
         .write_all(&good.repeat(10))
-        .expect("the kernel takes it");
+        .expect("the kernel accepts the bytes");
     drop(client);
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     assert_eq!(reactor.handler().frames(), [b"good", b"good"]);
@@ -126,15 +130,15 @@ fn what_comes_behind_an_error_is_counted_and_never_delivered() {
 }
 
 #[test]
-fn a_codec_that_makes_no_progress_is_closed_for_it() {
+fn codec_without_progress_closes_the_connection() {
     struct Stuck;
 
     impl Codec for Stuck {
         type State = u32;
 
-        fn decode(&self, looks: &mut u32, bytes: &[u8]) -> Result<Step, FrameError> {
-            *looks += 1;
-            assert!(*looks < 100, "it is asked for ever");
+        fn decode(&self, calls: &mut u32, bytes: &[u8]) -> Result<Step, FrameError> {
+            *calls += 1;
+            assert!(*calls < 100, "the codec is called again without end");
             Ok(match bytes[0] {
                 b'.' => Step::Frame {
                     frame: 0..1,
@@ -153,7 +157,7 @@ fn a_codec_that_makes_no_progress_is_closed_for_it() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
     client(addr)
         .write_all(b"..stuck..")
-        .expect("the kernel takes it");
+        .expect("the kernel accepts the bytes");
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     let closed = reactor.handler().only_close();
     assert!(
@@ -170,10 +174,10 @@ fn a_codec_that_makes_no_progress_is_closed_for_it() {
     assert_eq!(frame_count(&reactor), 2);
 }
 
-/// By the order of turns, not by the clock: in each one the flooder gets its budget, and whoever
-/// else has sent something gets it.
+/// Counts turns instead of time. Each turn delivers at most the budget of frames from the
+/// flooding client, and every frame of the other clients.
 #[test]
-fn a_flood_of_empty_frames_delays_nobody_by_more_than_its_budget() {
+fn frame_budget_bounds_the_delay_by_a_flood_of_frames() {
     let mut config = Config::default();
     config.frame_budget = 16;
     let framing = Framing::length_u8();
@@ -200,7 +204,7 @@ fn a_flood_of_empty_frames_delays_nobody_by_more_than_its_budget() {
 }
 
 #[test]
-fn a_line_that_never_ends_is_closed_at_its_limit_however_much_comes() {
+fn endless_line_closes_at_frame_len_max() {
     const SENT: usize = 64 << 20;
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
     let mut client = client(addr);
@@ -208,13 +212,13 @@ fn a_line_that_never_ends_is_closed_at_its_limit_however_much_comes() {
         for _ in 0..SENT / 65_536 {
             client
                 .write_all(&[b'x'; 65_536])
-                .expect("it is read or discarded");
+                .expect("the reactor reads or discards it");
         }
     });
     let grown = allocation_counter::measure(|| {
         drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     });
-    writer.join().expect("all was written");
+    writer.join().expect("the client wrote everything");
     assert_eq!(reactor.stats().read_bytes, SENT as u64);
     assert!(grown.bytes_max < 8 << 20, "{grown:?}");
     let closed = reactor.handler().only_close();
@@ -222,14 +226,18 @@ fn a_line_that_never_ends_is_closed_at_its_limit_however_much_comes() {
         panic!("{closed:?}");
     };
     let limit = Framing::FRAME_LEN_MAX as u64;
-    let FrameError::TooLong { len, limit: told } = error else {
+    let FrameError::TooLong {
+        len,
+        limit: reported,
+    } = error
+    else {
         panic!("{error:?}");
     };
-    assert!(*told == limit && *len > limit, "{error:?}");
-    // Only what was read before it was closed counts, and that is one read over the limit at most.
-    let most = limit + Config::default().read_len_max as u64;
+    assert!(*reported == limit && *len > limit, "{error:?}");
+    // Only bytes read before the close count: at most one read more than the limit.
+    let undecoded_max = limit + Config::default().read_len_max as u64;
     assert!(
-        (limit + 1..=most).contains(&closed.undecoded_bytes),
+        (limit + 1..=undecoded_max).contains(&closed.undecoded_bytes),
         "{closed:?}"
     );
     assert_eq!(frame_count(&reactor), 0);
@@ -238,9 +246,9 @@ fn a_line_that_never_ends_is_closed_at_its_limit_however_much_comes() {
 type Stop = fn(&mut Context<'_, Probe>, ConnId);
 
 #[test]
-fn no_frame_is_delivered_after_its_connection_was_paused_closed_or_aborted() {
+fn no_frame_is_delivered_after_pause_close_or_abort() {
     let stops: [Stop; 3] = [
-        |cx, conn| cx.pause(conn).expect("it is open"),
+        |cx, conn| cx.pause(conn).expect("the connection is open"),
         |cx, conn| cx.close(conn),
         |cx, conn| cx.abort(conn),
     ];
@@ -270,13 +278,13 @@ fn no_frame_is_delivered_after_its_connection_was_paused_closed_or_aborted() {
 }
 
 #[test]
-fn a_resume_delivers_the_rest_with_no_further_traffic() {
+fn resume_delivers_pending_frames_without_further_input() {
     for read_len_max in [1, 5, 4096] {
         let mut config = Config::default();
         config.read_len_max = read_len_max;
         let probe = Probe::new(|cx, event| {
             if let Event::Frame(conn, _) = event {
-                cx.pause(*conn).expect("it is open");
+                cx.pause(*conn).expect("the connection is open");
             }
         });
         let (mut reactor, addr) = listening(probe, config, Framing::line());
@@ -285,7 +293,9 @@ fn a_resume_delivers_the_rest_with_no_further_traffic() {
         for count in 1..=5 {
             idle(&mut reactor);
             assert_eq!(frame_count(&reactor), count);
-            reactor.with(|_, cx| cx.resume(conn)).expect("it is open");
+            reactor
+                .with(|_, cx| cx.resume(conn))
+                .expect("the connection is open");
         }
         idle(&mut reactor);
         assert_eq!(reactor.handler().frames(), [b"1", b"2", b"3", b"4", b"5"]);
@@ -293,7 +303,7 @@ fn a_resume_delivers_the_rest_with_no_further_traffic() {
 }
 
 #[test]
-fn a_pause_from_outside_stops_what_a_budget_left_over_and_all_reading() {
+fn pause_between_turns_stops_pending_frames_and_reads() {
     let mut config = Config::default();
     config.frame_budget = 1;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
@@ -301,18 +311,22 @@ fn a_pause_from_outside_stops_what_a_budget_left_over_and_all_reading() {
     deposit(&mut reactor, &mut client, conn, b"1\n2\n3\n");
     reactor.turn(Some(DEADLINE)).expect("the poll works");
     assert_eq!(frame_count(&reactor), 1);
-    reactor.with(|_, cx| cx.pause(conn)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.pause(conn))
+        .expect("the connection is open");
     let reads = reactor.stats().reads;
     deposit(&mut reactor, &mut client, conn, b"4\n5\n");
     idle(&mut reactor);
     assert_eq!((frame_count(&reactor), reactor.stats().reads), (1, reads));
-    reactor.with(|_, cx| cx.resume(conn)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.resume(conn))
+        .expect("the connection is open");
     idle(&mut reactor);
     assert_eq!(reactor.handler().frames(), [b"1", b"2", b"3", b"4", b"5"]);
 }
 
-/// A config with small marks.
-fn low_marks() -> Config {
+/// A config with low write watermarks.
+fn low_watermarks() -> Config {
     let mut config = Config::default();
     config.write_high_bytes = 64 * 1024;
     config.write_low_bytes = 16 * 1024;
@@ -322,21 +336,21 @@ fn low_marks() -> Config {
 
 const FLOOD_LEN: usize = 1_000_000;
 
-/// Sends far beyond the high mark, and beyond what the kernel takes: [`FLOOD_LEN`] bytes.
+/// Sends [`FLOOD_LEN`] bytes: more than the high watermark and the kernel's buffer together.
 fn send_above_high(cx: &mut Context<'_, Probe>, conn: ConnId) {
     let payload = [b'x'; 9996];
     for _ in 0..99 {
-        let _ = cx.send(conn, &payload).expect("there is room");
+        let _ = cx.send(conn, &payload).expect("the queue has space");
     }
     assert!(matches!(cx.send(conn, &payload), Ok(Sent::AboveHigh)));
 }
 
-/// A reactor whose handler answers each `flood` by more than its peer takes.
+/// Returns a reactor whose handler answers each `flood` with [`FLOOD_LEN`] bytes.
 fn flooding(config: Config) -> (Reactor<Probe>, SocketAddr) {
     let probe = Probe::new(|cx, event| match event {
         Event::Frame(conn, frame) if frame.starts_with(b"flood") => {
             if frame.ends_with(b"pause") {
-                cx.pause(*conn).expect("it is open");
+                cx.pause(*conn).expect("the connection is open");
             }
             send_above_high(cx, *conn);
         }
@@ -346,8 +360,8 @@ fn flooding(config: Config) -> (Reactor<Probe>, SocketAddr) {
 }
 
 #[test]
-fn draining_the_queue_does_not_undo_a_pause() {
-    let (mut reactor, addr) = flooding(low_marks());
+fn drained_write_queue_does_not_end_a_pause() {
+    let (mut reactor, addr) = flooding(low_watermarks());
     let (mut client, conn) = open_narrow(&mut reactor, addr);
     let frames = [frame("u32", b"flood and pause"), frame("u32", b"2")].concat();
     deposit(&mut reactor, &mut client, conn, &frames);
@@ -356,22 +370,30 @@ fn draining_the_queue_does_not_undo_a_pause() {
     read_slowly(&mut reactor, &mut client, FLOOD_LEN);
     idle(&mut reactor);
     assert_eq!((frame_count(&reactor), drained_count(&reactor)), (1, 1));
-    reactor.with(|_, cx| cx.resume(conn)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.resume(conn))
+        .expect("the connection is open");
     idle(&mut reactor);
     assert_eq!((frame_count(&reactor), drained_count(&reactor)), (2, 1));
 }
 
 #[test]
-fn a_resume_does_not_undo_the_stop_at_the_high_mark() {
-    let (mut reactor, addr) = flooding(low_marks());
+fn resume_does_not_override_the_high_watermark() {
+    let (mut reactor, addr) = flooding(low_watermarks());
     let (mut client, conn) = open_narrow(&mut reactor, addr);
     let frames = [frame("u32", b"flood"), frame("u32", b"2")].concat();
     deposit(&mut reactor, &mut client, conn, &frames);
     idle(&mut reactor);
-    reactor.with(|_, cx| cx.resume(conn)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.resume(conn))
+        .expect("the connection is open");
     idle(&mut reactor);
-    reactor.with(|_, cx| cx.pause(conn)).expect("it is open");
-    reactor.with(|_, cx| cx.resume(conn)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.pause(conn))
+        .expect("the connection is open");
+    reactor
+        .with(|_, cx| cx.resume(conn))
+        .expect("the connection is open");
     idle(&mut reactor);
     assert_eq!((frame_count(&reactor), drained_count(&reactor)), (1, 0));
     read_slowly(&mut reactor, &mut client, FLOOD_LEN);
@@ -380,38 +402,45 @@ fn a_resume_does_not_undo_the_stop_at_the_high_mark() {
 }
 
 #[test]
-fn on_drained_comes_once_for_each_crossing_of_the_marks() {
+fn on_drained_runs_once_per_high_watermark_crossing() {
     let probe = Probe::new(|cx, event| {
         if let Event::Drained(conn) = event {
-            let queued = cx.queued_bytes(*conn).expect("it is open");
-            assert!(queued <= 16 * 1024, "{queued} bytes are above the low mark");
-            // Below the high mark, and so no crossing.
+            let queued = cx.queued_bytes(*conn).expect("the connection is open");
+            assert!(
+                queued <= 16 * 1024,
+                "{queued} bytes are above the low watermark"
+            );
+            // This send stays below the high watermark, so it causes no second `on_drained`.
             let sent = cx.send(*conn, &[0; 96]);
             assert!(matches!(sent, Ok(Sent::Queued)), "{sent:?}");
         }
     });
-    let (mut reactor, addr) = listening(probe, low_marks(), Framing::length_u32());
+    let (mut reactor, addr) = listening(probe, low_watermarks(), Framing::length_u32());
     let (mut client, conn) = open_narrow(&mut reactor, addr);
     for round in 0..5 {
         reactor.with(|_, cx| send_above_high(cx, conn));
         idle(&mut reactor);
         let queued = reactor
             .with(|_, cx| cx.queued_bytes(conn))
-            .expect("it is open");
-        assert!(queued > 16 * 1024, "the kernel took no more: {queued}");
-        assert_eq!(drained_count(&reactor), round, "nothing was read");
+            .expect("the connection is open");
+        assert!(queued > 16 * 1024, "only {queued} bytes are queued");
+        assert_eq!(
+            drained_count(&reactor),
+            round,
+            "the client has read nothing"
+        );
         read_slowly(&mut reactor, &mut client, FLOOD_LEN + 100);
         idle(&mut reactor);
         let queued = reactor
             .with(|_, cx| cx.queued_bytes(conn))
-            .expect("it is open");
+            .expect("the connection is open");
         assert_eq!((queued, drained_count(&reactor)), (0, round + 1));
     }
 }
 
 #[test]
-fn on_drained_comes_once_when_a_write_fails_above_the_high_mark() {
-    let (mut reactor, addr) = flooding(low_marks());
+fn on_drained_runs_once_if_a_write_fails_above_high() {
+    let (mut reactor, addr) = flooding(low_watermarks());
     let (mut client, conn) = open_narrow(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, &frame("u32", b"flood"));
     idle(&mut reactor);
@@ -424,36 +453,42 @@ fn on_drained_comes_once_when_a_write_fails_above_the_high_mark() {
     let closed = reactor.handler().only_close();
     assert!(matches!(closed.reason, CloseReason::Io(_)), "{closed:?}");
     assert!(closed.unsent_bytes > 64 * 1024, "{closed:?}");
-    let told = closed.stats.written_bytes + closed.unsent_bytes;
-    assert_eq!(told, FLOOD_LEN as u64, "each byte was taken or is counted");
+    let reported = closed.stats.written_bytes + closed.unsent_bytes;
+    assert_eq!(
+        reported, FLOOD_LEN as u64,
+        "each byte was written or is counted as unsent"
+    );
     assert_eq!(drained_count(&reactor), 1);
 }
 
-/// Sends what fits and what does not; answers the bytes that are accepted.
+/// Sends until the write queue is full, and returns the accepted frames.
 fn send_until_full(cx: &mut Context<'_, Probe>, conn: ConnId) -> Vec<u8> {
     let mut accepted = Vec::new();
     let mut refused = 0;
     for index in 0..20 {
         let payload = [index; 996];
-        let before = cx.queued_bytes(conn).expect("it is open");
+        let before = cx.queued_bytes(conn).expect("the connection is open");
         match cx.send(conn, &payload) {
             Ok(_) => accepted.extend(frame("u32", &payload)),
             Err(SendError::Full) => refused += 1,
             Err(error) => panic!("{error}"),
         }
-        let after = cx.queued_bytes(conn).expect("it is open");
+        let after = cx.queued_bytes(conn).expect("the connection is open");
         assert!(after == before + 1000 || after == before);
-        assert!(after <= 10_500, "{after} bytes are over the limit");
+        assert!(
+            after <= 10_500,
+            "{after} queued bytes exceed write_queue_bytes_max"
+        );
     }
     assert_eq!((accepted.len(), refused), (10_000, 10));
-    // What still fits is taken.
-    let _ = cx.send(conn, b"fits").expect("there is room for it");
+    // A smaller payload still fits.
+    let _ = cx.send(conn, b"fits").expect("the queue has space");
     accepted.extend(frame("u32", b"fits"));
     accepted
 }
 
 #[test]
-fn a_payload_refused_as_the_queue_is_full_leaves_nothing_in_it() {
+fn send_to_a_full_write_queue_queues_nothing() {
     for from_a_callback in [true, false] {
         let mut config = Config::default();
         config.write_queue_bytes_max = 10_500;
@@ -475,17 +510,17 @@ fn a_payload_refused_as_the_queue_is_full_leaves_nothing_in_it() {
             assert!(accepted == expected);
         }
         let received = read_slowly(&mut reactor, &mut client, expected.len());
-        assert!(received == expected, "what was accepted, and nothing else");
+        assert!(received == expected, "only the accepted payloads arrive");
         idle(&mut reactor);
         let queued = reactor.with(|_, cx| cx.queued_bytes(conn));
         assert_eq!((queued, drained_count(&reactor)), (Ok(0), 1));
     }
 }
 
-/// The high mark is the hard limit here, so that nothing is ever above it: still the one who was
-/// told to wait is told when there is room.
+/// The high watermark equals the hard limit here, so the queue never exceeds it. `on_drained` must
+/// still follow a send that failed with `SendError::Full`.
 #[test]
-fn a_refusal_below_the_high_mark_is_followed_by_on_drained_too() {
+fn on_drained_follows_send_error_full_below_high_watermark() {
     for from_a_callback in [true, false] {
         let mut config = Config::default();
         config.write_queue_bytes_max = 1000;
@@ -515,10 +550,10 @@ fn send_twice(cx: &mut Context<'_, Probe>, conn: ConnId) {
     assert!(matches!(cx.send(conn, &[7; 600]), Err(SendError::Full)));
 }
 
-/// Lines, which are put before they are looked at.
-struct Hasty;
+/// A line codec that writes the payload before it checks it.
+struct EncodesBeforeCheck;
 
-impl Codec for Hasty {
+impl Codec for EncodesBeforeCheck {
     type State = ();
 
     fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
@@ -533,14 +568,14 @@ impl Codec for Hasty {
         out.put(payload);
         out.put(b"\n");
         if payload.contains(&b'\n') || payload.len() > 100 {
-            return Err(FrameError::Unencodable("not one short line"));
+            return Err(FrameError::Unencodable("not a single short line"));
         }
         Ok(())
     }
 }
 
 #[test]
-fn a_payload_that_cannot_be_framed_leaves_nothing_in_the_queue() {
+fn payload_that_cannot_be_encoded_queues_nothing() {
     fn refused(cx: &mut Context<'_, Probe>, conn: ConnId) {
         for payload in [&b"two\nlines"[..], &[b'x'; 101]] {
             let before = cx.queued_bytes(conn);
@@ -548,9 +583,12 @@ fn a_payload_that_cannot_be_framed_leaves_nothing_in_the_queue() {
             assert!(matches!(sent, Err(SendError::Frame(_))), "{sent:?}");
             assert_eq!(cx.queued_bytes(conn), before);
         }
-        let _ = cx.send(conn, b"fine").expect("it can be framed");
+        let _ = cx.send(conn, b"fine").expect("the payload can be encoded");
     }
-    for framing in [Framing::line().frame_len_max(100), Framing::custom(Hasty)] {
+    for framing in [
+        Framing::line().frame_len_max(100),
+        Framing::custom(EncodesBeforeCheck),
+    ] {
         let probe = Probe::new(|cx, event| {
             if let Event::Frame(conn, _) = event {
                 refused(cx, *conn);
@@ -565,7 +603,7 @@ fn a_payload_that_cannot_be_framed_leaves_nothing_in_the_queue() {
     }
 }
 
-/// A handshake of one line, then frames with a length in front; all of it in one write.
+/// A handshake of one line, followed by length-prefixed frames, all in one write.
 fn handshake_and_frames() -> Vec<u8> {
     let frames = [&b"a\nb"[..], b"", b"\n"].map(|payload| frame("u32", payload));
     [&b"HELLO\n"[..], &frames.concat()].concat()
@@ -583,16 +621,18 @@ fn for_read_sizes_and_budgets(mut test: impl FnMut(Config)) {
 }
 
 #[test]
-fn a_reframe_in_on_frame_takes_the_bytes_behind_the_handshake() {
+fn reframe_in_on_frame_applies_to_the_following_bytes() {
     for_read_sizes_and_budgets(|config| {
         let probe = Probe::new(|cx, event| {
             if let Event::Frame(conn, frame) = event
                 && frame == b"HELLO"
             {
-                let _ = cx.send(*conn, b"OK").expect("it is open");
+                let _ = cx.send(*conn, b"OK").expect("the connection is open");
                 cx.reframe(*conn, Framing::length_u32())
-                    .expect("it is open");
-                let _ = cx.send(*conn, b"now\nframed").expect("it is open");
+                    .expect("the connection is open");
+                let _ = cx
+                    .send(*conn, b"now\nframed")
+                    .expect("the connection is open");
             }
         });
         let (mut reactor, addr) = listening(probe, config, Framing::line());
@@ -607,23 +647,24 @@ fn a_reframe_in_on_frame_takes_the_bytes_behind_the_handshake() {
 }
 
 #[test]
-fn a_reframe_from_outside_takes_the_bytes_behind_the_handshake() {
-    fn go_on(cx: &mut Context<'_, Probe>, conn: ConnId) {
-        cx.reframe(conn, Framing::length_u32()).expect("it is open");
-        cx.resume(conn).expect("it is open");
+fn reframe_outside_on_frame_applies_to_pending_bytes() {
+    fn reframe_and_resume(cx: &mut Context<'_, Probe>, conn: ConnId) {
+        cx.reframe(conn, Framing::length_u32())
+            .expect("the connection is open");
+        cx.resume(conn).expect("the connection is open");
     }
     for_read_sizes_and_budgets(|config| {
         for by_timer in [true, false] {
             let mut paused = None;
             let probe = Probe::new(move |cx, event| match event {
                 Event::Frame(conn, frame) if frame == b"HELLO" => {
-                    cx.pause(*conn).expect("it is open");
+                    cx.pause(*conn).expect("the connection is open");
                     paused = Some(*conn);
                     if by_timer {
                         cx.set_timer(Duration::ZERO, 1);
                     }
                 }
-                Event::Timer(_, 1) => go_on(cx, paused.expect("it was set by the handshake")),
+                Event::Timer(_, 1) => reframe_and_resume(cx, paused.expect("set on HELLO")),
                 _ => {}
             });
             let (mut reactor, addr) = listening(probe, config.clone(), Framing::line());
@@ -632,7 +673,7 @@ fn a_reframe_from_outside_takes_the_bytes_behind_the_handshake() {
             if !by_timer {
                 idle(&mut reactor);
                 assert_eq!(frame_count(&reactor), 1);
-                reactor.with(|_, cx| go_on(cx, conn));
+                reactor.with(|_, cx| reframe_and_resume(cx, conn));
             }
             drive(&mut reactor, |reactor| frame_count(reactor) == 4);
             let expected = [&b"HELLO"[..], b"a\nb", b"", b"\n"];
@@ -642,21 +683,21 @@ fn a_reframe_from_outside_takes_the_bytes_behind_the_handshake() {
 }
 
 #[test]
-fn a_reframe_looks_anew_at_the_bytes_of_an_unfinished_frame() {
+fn reframe_decodes_a_partial_frame_again() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, b"\x03abc\x02de\x08f");
     idle(&mut reactor);
-    assert_eq!(frame_count(&reactor), 0, "there is no line");
+    assert_eq!(frame_count(&reactor), 0, "the line is not complete");
     let reframed = reactor.with(|_, cx| cx.reframe(conn, Framing::length_u8()));
-    reframed.expect("it is open");
+    reframed.expect("the connection is open");
     idle(&mut reactor);
     assert_eq!(reactor.handler().frames(), [&b"abc"[..], b"de"]);
     deposit(&mut reactor, &mut client, conn, b"\ng");
     idle(&mut reactor);
-    assert_eq!(frame_count(&reactor), 2, "it is cut short");
+    assert_eq!(frame_count(&reactor), 2, "the frame is not complete");
     let reframed = reactor.with(|_, cx| cx.reframe(conn, Framing::line()));
-    reframed.expect("it is open");
+    reframed.expect("the connection is open");
     idle(&mut reactor);
     assert_eq!(reactor.handler().frames()[2..], [b"\x08f"]);
 }

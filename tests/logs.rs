@@ -1,4 +1,4 @@
-//! What is logged of a connection. One test, as the logger is the whole process's.
+//! Log lines of a connection. There is only one test, because the logger is global to the process.
 
 mod common;
 
@@ -19,7 +19,7 @@ impl Log for Lines {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let mut lines = self.0.lock().expect("nobody panics with it");
+        let mut lines = self.0.lock().expect("the lock is not poisoned");
         lines.push(record.args().to_string());
     }
 
@@ -27,19 +27,19 @@ impl Log for Lines {
 }
 
 #[test]
-fn reads_and_writes_are_traced_and_only_where_traces_are_wanted() {
-    log::set_logger(&LINES).expect("it is the first");
+fn reads_and_writes_are_logged_at_trace_level_only() {
+    log::set_logger(&LINES).expect("no other logger is set");
     let (mut reactor, addr) = listening(Probe::echo(), Config::default(), Framing::length_u32());
     let (mut peer, conn) = open(&mut reactor, addr);
-    let name = peer.local_addr().expect("it is open");
+    let name = peer.local_addr().expect("the socket is connected");
     let mut echo = |level| {
         log::set_max_level(level);
         deposit(&mut reactor, &mut peer, conn, b"\0\0\0\x03abc");
         idle(&mut reactor);
         assert_eq!(read_u32_frame(&mut peer), b"abc");
-        let lines = mem::take(&mut *LINES.0.lock().expect("nobody panics with it"));
-        let of_it = |line: &String| line.contains(&name.to_string());
-        lines.into_iter().filter(of_it).collect::<Vec<_>>()
+        let lines = mem::take(&mut *LINES.0.lock().expect("the lock is not poisoned"));
+        let is_of_peer = |line: &String| line.contains(&name.to_string());
+        lines.into_iter().filter(is_of_peer).collect::<Vec<_>>()
     };
     assert!(echo(LevelFilter::Debug).is_empty());
     let traced = echo(LevelFilter::Trace);

@@ -1,4 +1,5 @@
-//! One budget for the memory of all connections: nobody takes it from the others for good.
+//! The memory budget that all connections share (`Config::memory_bytes_max`): pausing at the
+//! budget, resuming below it, and aborting the largest holder at the deadline.
 
 mod common;
 
@@ -35,31 +36,39 @@ fn frame_lens(reactor: &Reactor<Probe>) -> Vec<usize> {
     frames.map(<[u8]>::len).collect()
 }
 
-/// Sends all but the last byte of a long frame.
+/// Sends a long frame without its last byte.
 fn send_most(reactor: &mut Reactor<Probe>, client: &mut TcpStream) -> u8 {
     let mut bytes = frame("u32", &vec![7; FRAME_LEN]);
-    let last = bytes.pop().expect("it is not empty");
-    client.set_nonblocking(true).expect("it can be set");
+    let last = bytes.pop().expect("the encoded frame is not empty");
+    client
+        .set_nonblocking(true)
+        .expect("non-blocking mode can be set");
     let mut rest = &bytes[..];
     while !rest.is_empty() && held(reactor) < MEMORY_MAX {
         if let Ok(len) = client.write(rest) {
             rest = &rest[len..];
         }
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        reactor
+            .turn(Some(Duration::ZERO))
+            .expect("polling succeeds");
     }
     idle(reactor);
-    client.set_nonblocking(false).expect("it can be set");
+    client
+        .set_nonblocking(false)
+        .expect("non-blocking mode can be set");
     last
 }
 
-/// Queues output for a peer that does not read it, until memory is used up.
+/// Queues output for a peer that does not read until the memory budget is used up.
 fn fill_with_output(reactor: &mut Reactor<Probe>, conn: ConnId) -> usize {
     let mut sent = 0;
     while held(reactor) < MEMORY_MAX {
         let queued = reactor.with(|_, cx| cx.send(conn, &[7; 9996]));
-        let _ = queued.expect("there is room");
+        let _ = queued.expect("the write queue has space");
         sent += 10_000;
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        reactor
+            .turn(Some(Duration::ZERO))
+            .expect("polling succeeds");
     }
     sent
 }
@@ -72,9 +81,9 @@ fn closed_for_memory(reactor: &Reactor<Probe>) -> Vec<ConnId> {
         .collect()
 }
 
-/// Two frames that need all of it and more, each waiting for its rest: nobody could go on.
+/// Two partial frames exceed the budget together, so neither can be completed.
 #[test]
-fn halves_of_frames_that_use_up_memory_stop_the_others_for_a_time_only() {
+fn memory_deadline_frees_stuck_partial_frames() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), Duration::from_millis(300));
     let (mut first, first_conn) = open(&mut reactor, addr);
     let (mut second, second_conn) = open(&mut reactor, addr);
@@ -89,9 +98,15 @@ fn halves_of_frames_that_use_up_memory_stop_the_others_for_a_time_only() {
         &frame("u32", b"short"),
     );
     for _ in 0..5 {
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        reactor
+            .turn(Some(Duration::ZERO))
+            .expect("polling succeeds");
     }
-    assert_eq!(frame_lens(&reactor), [0; 0], "nobody is read");
+    assert_eq!(
+        frame_lens(&reactor),
+        [0; 0],
+        "no connection is read while memory is used up"
+    );
 
     drive(&mut reactor, |reactor| frame_lens(reactor) == [5]);
     let shed = closed_for_memory(&reactor);
@@ -100,7 +115,7 @@ fn halves_of_frames_that_use_up_memory_stop_the_others_for_a_time_only() {
 }
 
 #[test]
-fn whoever_holds_the_most_is_aborted_and_nobody_else() {
+fn memory_deadline_aborts_only_the_largest_holder() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), Duration::from_millis(100));
     let (mut small, small_conn) = open(&mut reactor, addr);
     let (_idle, idle_conn) = open(&mut reactor, addr);
@@ -129,7 +144,7 @@ fn whoever_holds_the_most_is_aborted_and_nobody_else() {
 }
 
 #[test]
-fn when_memory_is_free_again_they_are_read_in_the_order_in_which_they_were_stopped() {
+fn memory_pauses_are_resumed_in_order() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
     let (mut slow, slow_conn) = open_narrow(&mut reactor, addr);
     let mut others: Vec<_> = (0..5).map(|_| open(&mut reactor, addr)).collect();
@@ -152,9 +167,9 @@ fn when_memory_is_free_again_they_are_read_in_the_order_in_which_they_were_stopp
     assert_eq!(held(&reactor), 0);
 }
 
-/// Nothing is read between seven eighths and the whole on the way down.
+/// Reading resumes only below seven eighths of the budget, not directly below the budget.
 #[test]
-fn reading_begins_again_below_seven_eighths_only() {
+fn memory_pause_ends_below_seven_eighths() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
     let (mut slow, slow_conn) = open_narrow(&mut reactor, addr);
     let (mut other, other_conn) = open(&mut reactor, addr);
@@ -173,7 +188,7 @@ fn reading_begins_again_below_seven_eighths_only() {
     }
     assert!(
         lowest < MEMORY_MAX - 30_000,
-        "it was seen on its way: {lowest}"
+        "usage was sampled between the budget and seven eighths: {lowest}"
     );
     assert!(held(&reactor) < MEMORY_MAX / 8 * 7);
 }
@@ -189,7 +204,7 @@ fn drained(reactor: &Reactor<Probe>) -> Vec<ConnId> {
 }
 
 #[test]
-fn a_send_is_refused_at_the_budget_and_on_drained_tells_when_there_is_room() {
+fn send_at_the_memory_budget_is_refused() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
     let (mut slow, slow_conn) = open_narrow(&mut reactor, addr);
     let (mut other, other_conn) = open(&mut reactor, addr);
@@ -212,14 +227,14 @@ fn a_send_is_refused_at_the_budget_and_on_drained_tells_when_there_is_room() {
     }
     let _ = reactor
         .with(|_, cx| cx.send(other_conn, b"taken"))
-        .expect("there is room");
+        .expect("the write queue has space");
     idle(&mut reactor);
     assert_eq!(common::read_u32_frame(&mut other), b"taken");
 }
 
-/// What it was refused while it was connecting is no reason to call it before it is open.
+/// A send that fails during the connect must not trigger `on_drained` before `on_open`.
 #[test]
-fn a_connection_that_is_not_open_yet_is_told_of_room_when_it_is() {
+fn on_drained_for_memory_waits_for_on_open() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
     let (_slow, slow_conn) = open_narrow(&mut reactor, addr);
     fill_with_output(&mut reactor, slow_conn);
@@ -243,13 +258,16 @@ fn a_connection_that_is_not_open_yet_is_told_of_room_when_it_is() {
 }
 
 #[test]
-fn queued_datagrams_count_and_are_refused_too() {
+fn memory_budget_includes_queued_datagrams() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
     let (_slow, conn) = open_narrow(&mut reactor, addr);
-    let udp: UdpId = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let to = reactor.local_inet_addr(udp).expect("it is bound");
+    let udp: UdpId = reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
+    let to = reactor.local_inet_addr(udp).expect("the socket is bound");
     reactor.with(|_, cx| {
-        cx.send_to(udp, to, &[1; 1000]).expect("there is room");
+        cx.send_to(udp, to, &[1; 1000])
+            .expect("the datagram queue has space");
         assert_eq!(cx.stats().held_bytes, 1064);
     });
     drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 1);
@@ -263,14 +281,14 @@ fn queued_datagrams_count_and_are_refused_too() {
     assert_eq!(held(&reactor), before);
 }
 
-/// What would free memory is not stopped for the lack of it.
+/// Closing frees memory, so it must work while the budget is used up.
 #[test]
-fn at_the_budget_a_connection_is_closed_as_well_as_ever() {
+fn close_works_at_the_memory_budget() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
     let (mut slow, conn) = open_narrow(&mut reactor, addr);
     let sent = fill_with_output(&mut reactor, conn);
     reactor.with(|_, cx| cx.close(conn));
-    slow.write_all(&[0; 100_000]).expect("it is taken");
+    slow.write_all(&[0; 100_000]).expect("the write succeeds");
     let bytes = read_slowly(&mut reactor, &mut slow, sent);
     assert_eq!(bytes.len(), sent);
     drop(slow);
@@ -282,7 +300,7 @@ fn at_the_budget_a_connection_is_closed_as_well_as_ever() {
 
 #[test]
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn a_peer_that_resets_is_noticed_also_while_memory_is_short() {
+fn reset_is_reported_at_the_memory_budget() {
     use common::reset;
     use unstick::Hangup;
     for sent in [&b""[..], &frame("u32", b"short")] {
@@ -299,19 +317,23 @@ fn a_peer_that_resets_is_noticed_also_while_memory_is_short() {
             drive(&mut reactor, |reactor| {
                 reactor.handler().count(is_told) == 1
             });
-            assert_eq!(reactor.stats().closed, 0, "its frame waits");
+            assert_eq!(
+                reactor.stats().closed,
+                0,
+                "the connection stays open until its unread frame is delivered"
+            );
         }
     }
 }
 
 #[test]
-fn the_deadline_of_a_frame_stands_still_while_memory_is_short() {
-    // A machine that is too slow for one deadline is given a longer one.
+fn frame_deadline_stops_while_paused_for_memory() {
+    // A slow machine may miss the first timeout, so longer ones are tried too.
     let timeouts = [200, 2_000, 20_000].map(Duration::from_millis);
     assert!(timeouts.into_iter().any(outlives_its_deadline));
 }
 
-/// Whether memory became short before the deadline of a frame, and the frame outlived it.
+/// Returns true if memory was used up before the frame deadline and the frame survived it.
 fn outlives_its_deadline(timeout: Duration) -> bool {
     let mut config = config(DEADLINE);
     config.frame_deadline = Some(timeout);
@@ -333,9 +355,9 @@ fn outlives_its_deadline(timeout: Duration) -> bool {
     true
 }
 
-/// A panic drops what the connection held; the count must not keep it.
+/// A panic drops the buffers of its connection, so their bytes must leave the count.
 #[test]
-fn memory_that_a_panic_dropped_is_not_counted_on() {
+fn memory_dropped_by_a_panic_is_not_counted() {
     let probe = Probe::new(|_, event| {
         assert!(!matches!(event, Event::Frame(_, frame) if frame == b"panic"));
     });
@@ -348,7 +370,7 @@ fn memory_that_a_panic_dropped_is_not_counted_on() {
         other_conn,
         &frame("u32", &[1; 100])[..50],
     );
-    // The frame is in a buffer of the connection's own when it is delivered.
+    // The frame is delivered from the connection's own buffer, because it arrives in two parts.
     deposit(
         &mut reactor,
         &mut client,
@@ -367,17 +389,19 @@ fn memory_that_a_panic_dropped_is_not_counted_on() {
     assert_eq!(held(&reactor), 0);
 }
 
-/// Many that ask for echoes and read nothing, each below its own high mark: what they hold together
-/// stays near the budget, and one that does read is served all the time.
+/// Forty peers request echoes and read nothing, each below its own high watermark. Together they
+/// hold less than twice the budget, and a peer that does read still gets its echo.
 #[test]
-fn non_readers_that_are_each_within_their_marks_do_not_exceed_the_budget() {
+fn slow_readers_together_keep_the_memory_budget() {
     let mut config = config(Duration::from_millis(50));
     config.read_len_max = 16 * 1024;
     let (mut reactor, addr) = listening(Probe::echo(), config, Framing::length_u32());
     let mut clients: Vec<_> = (0..40)
         .map(|_| {
             let (client, _) = open_narrow(&mut reactor, addr);
-            client.set_nonblocking(true).expect("it can be set");
+            client
+                .set_nonblocking(true)
+                .expect("non-blocking mode can be set");
             client
         })
         .collect();
@@ -385,19 +409,26 @@ fn non_readers_that_are_each_within_their_marks_do_not_exceed_the_budget() {
     let mut highest = 0;
     for _ in 0..200 {
         for client in &mut clients {
-            // What does not fit is cut: these peers care for nothing.
+            // Bytes that do not fit are dropped: these peers ignore framing.
             let _ = client.write(&question);
         }
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        reactor
+            .turn(Some(Duration::ZERO))
+            .expect("polling succeeds");
         highest = highest.max(held(&reactor));
     }
-    assert!(highest >= MEMORY_MAX, "{highest} is no test");
+    assert!(
+        highest >= MEMORY_MAX,
+        "the budget was never reached: {highest} bytes"
+    );
     assert!(highest < 2 * MEMORY_MAX, "{highest}");
     let (mut honest, _) = open(&mut reactor, addr);
     honest
         .write_all(&frame("u32", b"hello"))
-        .expect("it is taken");
-    honest.set_nonblocking(true).expect("it can be set");
+        .expect("the write succeeds");
+    honest
+        .set_nonblocking(true)
+        .expect("non-blocking mode can be set");
     let mut answer = [0; 9];
     drive(&mut reactor, |_| honest.read(&mut answer).is_ok());
     assert_eq!(answer[4..], *b"hello");

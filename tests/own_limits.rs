@@ -1,4 +1,4 @@
-//! Marks and timeouts of single connections.
+//! Watermarks and timeouts of single connections (`Context::set_limits`).
 
 mod common;
 
@@ -12,12 +12,12 @@ use unstick::{CloseReason, Config, ConnId, Framing, Limits, Reactor, SendError, 
 
 const TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Changes one connection's limits.
+/// Changes the limits of one connection.
 fn set(reactor: &mut Reactor<Probe>, conn: ConnId, change: impl FnOnce(&mut Limits)) {
     reactor.with(|_, cx| {
-        let mut limits = cx.limits(conn).expect("it is open");
+        let mut limits = cx.limits(conn).expect("the connection is open");
         change(&mut limits);
-        cx.set_limits(conn, limits).expect("they are sound");
+        cx.set_limits(conn, limits).expect("the limits are valid");
         assert_eq!(cx.limits(conn), Ok(limits));
     });
 }
@@ -29,9 +29,12 @@ fn closes(reactor: &Reactor<Probe>) -> Vec<(ConnId, &CloseReason)> {
         .collect()
 }
 
-/// Until the peer of one connection is told of its end, and ends too: the close waits for that.
+/// Waits until the client receives the FIN, drops it, and waits for the close: the connection
+/// closes only after the peer has ended its side too.
 fn drive_to_fin(reactor: &mut Reactor<Probe>, client: TcpStream) {
-    client.set_nonblocking(true).expect("it can be set");
+    client
+        .set_nonblocking(true)
+        .expect("non-blocking mode can be set");
     drive(reactor, |_| client.peek(&mut [0]).is_ok());
     drop(client);
     drive(reactor, |reactor| reactor.stats().closed == 1);
@@ -42,7 +45,7 @@ fn drive_until(reactor: &mut Reactor<Probe>, end: Instant) {
 }
 
 #[test]
-fn a_connection_may_have_an_idle_timeout_where_the_others_have_none() {
+fn set_limits_adds_an_idle_timeout() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let (_other, _) = open(&mut reactor, addr);
     let (client, conn) = open(&mut reactor, addr);
@@ -51,13 +54,16 @@ fn a_connection_may_have_an_idle_timeout_where_the_others_have_none() {
         limits.idle_timeout = Some(TIMEOUT)
     });
     drive_to_fin(&mut reactor, client);
-    assert!(before.elapsed() >= TIMEOUT, "it was closed early");
+    assert!(
+        before.elapsed() >= TIMEOUT,
+        "the connection was closed before its timeout"
+    );
     let closes = closes(&reactor);
     assert!(matches!(closes[..], [(closed, CloseReason::IdleTimeout)] if closed == conn));
 }
 
 #[test]
-fn a_connection_may_do_without_the_timeout_that_the_others_have() {
+fn set_limits_removes_the_idle_timeout() {
     let mut config = Config::default();
     config.idle_timeout = Some(TIMEOUT);
     let (mut reactor, addr) = listening(Probe::echo(), config, Framing::length_u32());
@@ -73,9 +79,9 @@ fn a_connection_may_do_without_the_timeout_that_the_others_have() {
     assert_eq!(read_u32_frame(&mut client), b"alive");
 }
 
-/// The last change holds, and counts from its moment: nothing is left of the one before.
+/// The second timeout replaces the first and counts from the moment it is set.
 #[test]
-fn a_timeout_that_is_set_again_counts_anew() {
+fn set_limits_restarts_the_idle_timeout() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let (client, conn) = open(&mut reactor, addr);
     set(&mut reactor, conn, |limits| {
@@ -87,14 +93,17 @@ fn a_timeout_that_is_set_again_counts_anew() {
         limits.idle_timeout = Some(2 * TIMEOUT)
     });
     drive_to_fin(&mut reactor, client);
-    assert!(before.elapsed() >= 2 * TIMEOUT, "it was closed early");
+    assert!(
+        before.elapsed() >= 2 * TIMEOUT,
+        "the connection was closed before its timeout"
+    );
 }
 
 #[test]
-fn a_frame_deadline_of_its_own_ends_a_connection_that_trickles() {
+fn set_limits_frame_deadline_ends_a_trickle() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let (mut client, conn) = open(&mut reactor, addr);
-    // The frame began long before anybody asked for the time.
+    // The frame began long before the deadline was set.
     deposit(&mut reactor, &mut client, conn, &[0, 0, 0, 9, 1]);
     idle(&mut reactor);
     let before = Instant::now();
@@ -102,12 +111,15 @@ fn a_frame_deadline_of_its_own_ends_a_connection_that_trickles() {
         limits.frame_deadline = Some(TIMEOUT)
     });
     drive_to_fin(&mut reactor, client);
-    assert!(before.elapsed() >= TIMEOUT, "it was closed early");
+    assert!(
+        before.elapsed() >= TIMEOUT,
+        "the connection was closed before its timeout"
+    );
     assert!(matches!(closes(&reactor)[0].1, CloseReason::FrameDeadline));
 }
 
 #[test]
-fn a_write_stall_timeout_of_its_own_aborts_one_that_does_not_read() {
+fn set_limits_write_stall_timeout_aborts() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let (_client, conn) = open_narrow(&mut reactor, addr);
     reactor.with(|_, cx| {
@@ -123,14 +135,16 @@ fn a_write_stall_timeout_of_its_own_aborts_one_that_does_not_read() {
     assert!(matches!(closes(&reactor)[0].1, CloseReason::WriteStalled));
 }
 
-/// Its entry is still there, so that they are accepted; but it is watched no more.
+/// The entry still exists in `on_close`, so the limits are accepted, but no timer is set.
 #[test]
-fn limits_set_in_on_close_leave_no_timer_behind() {
+fn set_limits_in_on_close_leaves_no_timer() {
     let probe = Probe::new(|cx, event| {
         if let Event::Close(conn, _) = event {
-            let mut limits = cx.limits(*conn).expect("it is there until this returns");
+            let mut limits = cx
+                .limits(*conn)
+                .expect("the entry exists until on_close returns");
             limits.idle_timeout = Some(TIMEOUT);
-            cx.set_limits(*conn, limits).expect("they are sound");
+            cx.set_limits(*conn, limits).expect("the limits are valid");
         }
     });
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::length_u32());
@@ -138,13 +152,13 @@ fn limits_set_in_on_close_leave_no_timer_behind() {
     reactor.with(|_, cx| cx.abort(conn));
     idle(&mut reactor);
     assert_eq!(closes(&reactor).len(), 1);
-    assert_eq!(reactor.next_turn_in(), None, "nothing is left to be done");
+    assert_eq!(reactor.next_turn_in(), None, "no work and no timer is left");
 }
 
 #[test]
-fn limits_set_while_connecting_hold_once_it_is_open() {
+fn set_limits_while_connecting_applies_once_open() {
     let (held, addr) = common::silent();
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let pending = reactor.connect(addr, Framing::line(), ());
     set(&mut reactor, pending, |limits| {
         limits.idle_timeout = Some(TIMEOUT)
@@ -152,23 +166,23 @@ fn limits_set_while_connecting_hold_once_it_is_open() {
     drive_until(&mut reactor, Instant::now() + 2 * TIMEOUT);
     assert!(
         closes(&reactor).is_empty(),
-        "a connect has its own deadline"
+        "the idle timeout does not apply during a connect"
     );
     drop(held);
 
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let addr = listener.local_addr().expect("the socket is bound");
     let conn = reactor.connect(addr, Framing::line(), ());
     set(&mut reactor, conn, |limits| {
         limits.idle_timeout = Some(TIMEOUT)
     });
-    let (server, _) = listener.accept().expect("it connects");
+    let (server, _) = listener.accept().expect("the client connects");
     drive_to_fin(&mut reactor, server);
     let closes = closes(&reactor);
     assert!(matches!(closes[..], [(closed, CloseReason::IdleTimeout)] if closed == conn));
 }
 
-/// Sends 1,000 bytes at a time until it is answered something else than `Queued`.
+/// Sends 1,000 bytes at a time until `send` returns anything but `Queued`.
 fn send_on(reactor: &mut Reactor<Probe>, conn: ConnId) -> (usize, Result<Sent, SendError>) {
     reactor.with(|_, cx| {
         let mut count = 0;
@@ -182,7 +196,7 @@ fn send_on(reactor: &mut Reactor<Probe>, conn: ConnId) -> (usize, Result<Sent, S
 }
 
 #[test]
-fn marks_of_its_own_hold_for_a_connection_and_no_other() {
+fn set_limits_applies_to_one_connection_only() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let (mut client, conn) = open(&mut reactor, addr);
     let (_other, other) = open(&mut reactor, addr);
@@ -207,15 +221,15 @@ fn marks_of_its_own_hold_for_a_connection_and_no_other() {
     assert_eq!(told, 1);
 }
 
-/// The same from within `on_frame`, where output is gathered before it is written.
+/// Replies sent within `on_frame` are batched before they are written and count too.
 #[test]
-fn marks_of_its_own_hold_for_answers_too_and_stop_the_reading() {
+fn set_limits_high_watermark_stops_reading() {
     let probe = Probe::new(|cx, event| match event {
         Event::Open(conn, _) => {
-            let mut limits = cx.limits(*conn).expect("it is open");
+            let mut limits = cx.limits(*conn).expect("the connection is open");
             limits.write_low_bytes = 0;
             limits.write_high_bytes = 1_000;
-            cx.set_limits(*conn, limits).expect("they are sound");
+            cx.set_limits(*conn, limits).expect("the limits are valid");
         }
         Event::Frame(conn, frame) => {
             assert!(matches!(cx.send(*conn, frame), Ok(Sent::AboveHigh)));
@@ -226,7 +240,7 @@ fn marks_of_its_own_hold_for_answers_too_and_stop_the_reading() {
     let mut client = client(addr);
     for round in 0..3 {
         let question = frame("u32", &[round; 2_000]);
-        std::io::Write::write_all(&mut client, &question).expect("it is taken");
+        std::io::Write::write_all(&mut client, &question).expect("the write succeeds");
     }
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 3);
     for round in 0..3 {
@@ -237,18 +251,18 @@ fn marks_of_its_own_hold_for_answers_too_and_stop_the_reading() {
 }
 
 #[test]
-fn limits_that_contradict_each_other_change_nothing() {
+fn set_limits_with_invalid_values_changes_nothing() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let (_client, conn) = open(&mut reactor, addr);
     reactor.with(|_, cx| {
-        let before = cx.limits(conn).expect("it is open");
+        let before = cx.limits(conn).expect("the connection is open");
         let mut limits = before;
         limits.write_low_bytes = limits.write_high_bytes + 1;
-        let error = cx.set_limits(conn, limits).expect_err("nonsense");
+        let error = cx.set_limits(conn, limits).expect_err("low exceeds high");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert_eq!(cx.limits(conn), Ok(before));
         cx.abort(conn);
     });
     idle(&mut reactor);
-    reactor.with(|_, cx| assert!(cx.limits(conn).is_err(), "it is gone"));
+    reactor.with(|_, cx| assert!(cx.limits(conn).is_err(), "the connection is closed"));
 }

@@ -1,5 +1,5 @@
-//! Payloads that are given by value: in their place among the others, whole, and given back where
-//! they are refused.
+//! Owned payloads (`send_owned`): order among borrowed payloads, one copy at most, and the payload
+//! returned on error.
 
 mod common;
 
@@ -17,21 +17,21 @@ fn long(byte: u8) -> Vec<u8> {
 
 fn send_owned(reactor: &mut Reactor<Probe>, conn: ConnId, payload: impl Into<Payload>) {
     let sent = reactor.with(|_, cx| cx.send_owned(conn, payload));
-    sent.map(drop).expect("it is accepted");
+    sent.map(drop).expect("the payload is accepted");
 }
 
-/// Reads what `framing` makes of `payloads`, sent one by one with `send`, as the reference.
+/// Returns `payloads` encoded with `framing`, one after the other, as the reference.
 fn sent_one_by_one(framing: &Framing, payloads: &[Vec<u8>]) -> Vec<u8> {
     let mut framer = unstick::Framer::new(framing.clone());
     let mut bytes = Vec::new();
     for payload in payloads {
-        bytes.extend_from_slice(framer.frame(payload).expect("it can be framed"));
+        bytes.extend_from_slice(framer.frame(payload).expect("the payload can be encoded"));
     }
     bytes
 }
 
 #[test]
-fn given_and_borrowed_payloads_arrive_in_the_order_in_which_they_were_sent() {
+fn owned_and_borrowed_payloads_keep_their_order() {
     let framings = [
         Framing::raw(),
         Framing::line(),
@@ -40,7 +40,7 @@ fn given_and_borrowed_payloads_arrive_in_the_order_in_which_they_were_sent() {
         Framing::varint(),
         Framing::netstring(),
         Framing::delimiter(b";;"),
-        // What stands around a payload grows beyond the room that is made for it.
+        // This trailer is longer than the space reserved for the bytes around a payload.
         Framing::delimiter(&[b';'; 200]),
         Framing::length_field(LengthField::new(4)),
     ];
@@ -53,20 +53,30 @@ fn given_and_borrowed_payloads_arrive_in_the_order_in_which_they_were_sent() {
             long(b'e'),
         ];
         let expected = sent_one_by_one(&framing, &payloads);
-        // Outside of its dispatch, and within, where what is sent before is gathered.
+        // Sends outside a dispatch, and within one, in which earlier output is batched.
         for is_served in [false, true] {
             let sent = payloads.clone();
             let send_all = move |cx: &mut unstick::Context<'_, Probe>, conn: ConnId| {
                 let mut given: Vec<Payload> = sent.iter().cloned().map(Payload::from).collect();
                 given[4] = Arc::<[u8]>::from(&sent[4][..]).into();
                 let [a, b, c, d, e] = &given[..] else {
-                    unreachable!("there are five");
+                    unreachable!("the list has five payloads");
                 };
-                cx.send(conn, a).map(drop).expect("it is short");
-                cx.send_owned(conn, b.clone()).map(drop).expect("room");
-                cx.send_owned(conn, c.clone()).map(drop).expect("room");
-                cx.send(conn, d).map(drop).expect("room");
-                cx.send_owned(conn, e.clone()).map(drop).expect("room");
+                cx.send(conn, a)
+                    .map(drop)
+                    .expect("the write queue has space");
+                cx.send_owned(conn, b.clone())
+                    .map(drop)
+                    .expect("the write queue has space");
+                cx.send_owned(conn, c.clone())
+                    .map(drop)
+                    .expect("the write queue has space");
+                cx.send(conn, d)
+                    .map(drop)
+                    .expect("the write queue has space");
+                cx.send_owned(conn, e.clone())
+                    .map(drop)
+                    .expect("the write queue has space");
             };
             let handler = Probe::new({
                 let send_all = send_all.clone();
@@ -80,7 +90,7 @@ fn given_and_borrowed_payloads_arrive_in_the_order_in_which_they_were_sent() {
             let (mut client, conn) = open_narrow(&mut reactor, addr);
             if is_served {
                 let request = sent_one_by_one(&framing, &[b"go".to_vec()]);
-                std::io::Write::write_all(&mut client, &request).expect("the kernel takes it");
+                std::io::Write::write_all(&mut client, &request).expect("the write succeeds");
                 drive(&mut reactor, |reactor| {
                     !reactor.handler().frames().is_empty()
                 });
@@ -88,7 +98,10 @@ fn given_and_borrowed_payloads_arrive_in_the_order_in_which_they_were_sent() {
                 reactor.with(|_, cx| send_all(cx, conn));
             }
             let read = read_slowly(&mut reactor, &mut client, expected.len());
-            assert!(read == expected, "{framing}, active: {is_served}");
+            assert!(
+                read == expected,
+                "{framing}, within a dispatch: {is_served}"
+            );
             let stats = reactor.stats();
             assert_eq!((stats.frames_out, stats.held_bytes), (5, 0), "{framing}");
         }
@@ -96,7 +109,7 @@ fn given_and_borrowed_payloads_arrive_in_the_order_in_which_they_were_sent() {
 }
 
 #[test]
-fn a_given_payload_that_is_refused_is_given_back() {
+fn owned_payload_is_returned_if_it_is_refused() {
     let mut config = Config::default();
     config.write_queue_bytes_max = 3 * LONG_LEN;
     config.write_high_bytes = LONG_LEN;
@@ -105,7 +118,7 @@ fn a_given_payload_that_is_refused_is_given_back() {
     let (_client, conn) = open_narrow(&mut reactor, addr);
     let bad = [long(b'x'), b"\n".to_vec(), long(b'x')].concat();
     let refused = reactor.with(|_, cx| cx.send_owned(conn, bad.clone()));
-    let refused = refused.expect_err("a line end inside");
+    let refused = refused.expect_err("the payload contains a line ending");
     assert!(matches!(refused.error, SendError::Frame(_)));
     assert!(*refused.payload == bad);
 
@@ -120,10 +133,10 @@ fn a_given_payload_that_is_refused_is_given_back() {
     assert!(*refused.payload == long(b'y'));
     assert_eq!(
         accepted, 2,
-        "the third would be over the limit with its line end"
+        "the third payload exceeds the limit by its line ending"
     );
     let queued = reactor.with(|_, cx| cx.queued_bytes(conn));
-    assert_eq!(queued.expect("it is open"), 2 * (LONG_LEN + 1));
+    assert_eq!(queued.expect("the connection is open"), 2 * (LONG_LEN + 1));
 
     reactor.with(|_, cx| cx.abort(conn));
     idle(&mut reactor);
@@ -133,50 +146,55 @@ fn a_given_payload_that_is_refused_is_given_back() {
         2 * (LONG_LEN as u64 + 1)
     );
     let refused = reactor.with(|_, cx| cx.send_owned(conn, long(b'z')));
-    let refused = refused.expect_err("it is gone");
+    let refused = refused.expect_err("the connection is closed");
     assert!(matches!(refused.error, SendError::Gone));
 }
 
-/// Bytes that were asked of the allocator meanwhile.
+/// Number of bytes allocated while `run` runs.
 fn allocated(run: impl FnOnce()) -> u64 {
     allocation_counter::measure(run).bytes_total
 }
 
 #[test]
-fn a_long_broadcast_is_copied_once_and_reaches_everybody_whole() {
+fn broadcast_copies_a_long_payload_once() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let (clients, conns): (Vec<_>, Vec<_>) = (0..5).map(|_| open(&mut reactor, addr)).unzip();
     let payload = long(b'p');
     let mut count = 0;
     let bytes = allocated(|| count = reactor.with(|_, cx| cx.broadcast(conns, &payload)));
     assert_eq!(count, 5);
-    assert!(bytes < 2 * LONG_LEN as u64, "{bytes} bytes for one copy");
+    assert!(bytes < 2 * LONG_LEN as u64, "one copy needs {bytes} bytes");
     let expected = frame("u32", &payload);
     for mut client in clients {
         let read = std::thread::spawn(move || {
             let mut read = vec![0; LONG_LEN + 4];
-            client.read_exact(&mut read).expect("it is sent");
+            client
+                .read_exact(&mut read)
+                .expect("the peer sends these bytes");
             read
         });
         drive(&mut reactor, |_| read.is_finished());
-        assert!(read.join().expect("it was read") == expected);
+        assert!(read.join().expect("the client thread does not panic") == expected);
     }
 }
 
 #[test]
-fn what_is_given_is_not_copied_where_the_framing_allows_it() {
+fn owned_payload_is_not_copied_by_these_framings() {
     for framing in ["raw", "line", "u32", "varint", "netstring"] {
-        let framing: Framing = framing.parse().expect("a short name");
+        let framing: Framing = framing.parse().expect("the name is a known framing");
         let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing.clone());
         let (_client, conn) = open_narrow(&mut reactor, addr);
         let payload = long(b'x');
         let bytes = allocated(|| send_owned(&mut reactor, conn, payload));
-        assert!(bytes < LONG_LEN as u64 / 10, "{framing}: {bytes} bytes");
+        assert!(
+            bytes < LONG_LEN as u64 / 10,
+            "{framing} allocates {bytes} bytes"
+        );
     }
 }
 
 #[test]
-fn what_is_given_needs_one_call_to_be_written() {
+fn owned_payload_is_written_by_one_system_call() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::netstring());
     let (mut client, conn) = open(&mut reactor, addr);
     let writes = reactor.stats().writes;
@@ -184,6 +202,8 @@ fn what_is_given_needs_one_call_to_be_written() {
     idle(&mut reactor);
     assert_eq!(reactor.stats().writes, writes + 1);
     let mut read = vec![0; 20_007];
-    client.read_exact(&mut read).expect("it is sent");
+    client
+        .read_exact(&mut read)
+        .expect("the peer sends these bytes");
     assert!(read.starts_with(b"20000:x") && read.ends_with(b"x,"));
 }

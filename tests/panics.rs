@@ -1,4 +1,4 @@
-//! A handler that panics: the panic leaves the turn, the reactor stays whole.
+//! A handler that panics: the panic leaves `turn`, and the reactor stays usable.
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{Event, Probe, deposit, drive, frame, listening, open};
 use unstick::{CloseReason, Codec, Config, FrameError, Framing, Origin, Out, Reactor, Step};
 
-/// Echoes, and panics in the first callback that `is_chosen`.
+/// Echoes every frame, and panics in the first callback for which `is_chosen` returns true.
 fn fragile(is_chosen: fn(&Event) -> bool) -> Probe {
     let mut fuse = true;
     Probe::new(move |cx, event| {
@@ -20,16 +20,16 @@ fn fragile(is_chosen: fn(&Event) -> bool) -> Probe {
         }
         if fuse && is_chosen(event) {
             fuse = false;
-            panic!("the handler's own fault");
+            panic!("panic raised by the handler");
         }
     })
 }
 
-/// Turns until the panic has come out of one of them.
+/// Takes turns until one of them panics.
 fn turn_into_panic(reactor: &mut Reactor<Probe>) {
     let turns = AssertUnwindSafe(|| drive(reactor, |_| false));
     let panic = catch_unwind(turns).expect_err("the handler panics");
-    assert_eq!(panic.downcast_ref(), Some(&"the handler's own fault"));
+    assert_eq!(panic.downcast_ref(), Some(&"panic raised by the handler"));
 }
 
 fn a_panic_closes_its_connection_and_no_other(is_chosen: fn(&Event) -> bool) {
@@ -39,22 +39,22 @@ fn a_panic_closes_its_connection_and_no_other(is_chosen: fn(&Event) -> bool) {
     drop(client);
 }
 
-/// A reactor whose handler has panicked about two frames and their end.
+/// Returns a reactor whose handler panicked while a client sent two frames and a FIN.
 fn panicked(is_chosen: fn(&Event) -> bool) -> (Reactor<Probe>, SocketAddr, TcpStream) {
     let (mut reactor, addr) =
         listening(fragile(is_chosen), Config::default(), Framing::length_u32());
     let mut client = common::client(addr);
     client
         .write_all(&[frame("u32", b"one"), frame("u32", b"two")].concat())
-        .expect("it is read");
+        .expect("the write succeeds");
     client
         .shutdown(std::net::Shutdown::Write)
-        .expect("the client ends");
+        .expect("the connection is open");
     turn_into_panic(&mut reactor);
     (reactor, addr, client)
 }
 
-/// The connection that a callback panicked about ends, for that reason.
+/// Waits until the connection of the panicking callback is closed with `HandlerPanicked`.
 fn is_told_of(reactor: &mut Reactor<Probe>) {
     drive(reactor, |reactor| !reactor.handler().closes().is_empty());
     let closes = reactor.handler().closes();
@@ -65,8 +65,8 @@ fn is_told_of(reactor: &mut Reactor<Probe>) {
     );
 }
 
-/// A fresh connection is served, in the same slots and buffers, and everything ends as it does
-/// elsewhere: each connection once, and no memory is left.
+/// Checks that a new connection is echoed, that every connection closes exactly once, and that no
+/// memory is left.
 fn goes_on(mut reactor: Reactor<Probe>, addr: SocketAddr) {
     let server = std::thread::spawn(move || {
         let mut client = common::client(addr);
@@ -75,13 +75,15 @@ fn goes_on(mut reactor: Reactor<Probe>, addr: SocketAddr) {
         let mut rest = Vec::new();
         client
             .shutdown(std::net::Shutdown::Write)
-            .expect("the client ends");
-        client.read_to_end(&mut rest).expect("the server ends too");
+            .expect("the connection is open");
+        client
+            .read_to_end(&mut rest)
+            .expect("the server ends its side too");
         assert_eq!(rest, b"");
     });
     drive(&mut reactor, |_| server.is_finished());
-    server.join().expect("the fresh connection was served");
-    // Its deadline would hide what is never reaped.
+    server.join().expect("the new connection gets its echo");
+    // A deadline that is too long to be reached, so that it cannot hide a missing reap.
     reactor.with(|_, cx| cx.shutdown(2 * common::DEADLINE));
     drive(&mut reactor, Reactor::is_shut_down);
     let stats = reactor.stats();
@@ -96,60 +98,64 @@ fn goes_on(mut reactor: Reactor<Probe>, addr: SocketAddr) {
 }
 
 #[test]
-fn a_panic_in_on_open_leaves_the_reactor_whole() {
+fn panic_in_on_open_closes_only_its_connection() {
     a_panic_closes_its_connection_and_no_other(|event| matches!(event, Event::Open(..)));
 }
 
 #[test]
-fn a_panic_in_on_frame_leaves_the_reactor_whole() {
+fn panic_in_on_frame_closes_only_its_connection() {
     a_panic_closes_its_connection_and_no_other(|event| matches!(event, Event::Frame(..)));
 }
 
 #[test]
-fn a_panic_in_on_half_close_leaves_the_reactor_whole() {
+fn panic_in_on_half_close_closes_only_its_connection() {
     a_panic_closes_its_connection_and_no_other(|event| matches!(event, Event::HalfClose(_)));
 }
 
 #[test]
-fn a_panic_in_on_close_leaves_the_reactor_whole() {
+fn panic_in_on_close_keeps_the_reactor_usable() {
     let (reactor, addr, client) = panicked(|event| matches!(event, Event::Close(..)));
     goes_on(reactor, addr);
     drop(client);
 }
 
 #[test]
-fn a_panic_in_on_drained_leaves_the_reactor_whole() {
+fn panic_in_on_drained_closes_only_its_connection() {
     let mut config = Config::default();
     (config.write_high_bytes, config.write_low_bytes) = (4, 2);
     let chosen = |event: &Event| matches!(event, Event::Drained(_));
     let (mut reactor, addr) = listening(fragile(chosen), config, Framing::length_u32());
     let mut client = common::client(addr);
-    client.write_all(&frame("u32", b"one")).expect("it is read");
+    client
+        .write_all(&frame("u32", b"one"))
+        .expect("the write succeeds");
     turn_into_panic(&mut reactor);
     is_told_of(&mut reactor);
     goes_on(reactor, addr);
 }
 
 #[test]
-fn a_panic_in_on_skipped_leaves_the_reactor_whole() {
+fn panic_in_on_skipped_closes_only_its_connection() {
     let framing = Framing::length_u32().frame_len_max(10).skip_too_long();
     let chosen = |event: &Event| matches!(event, Event::Skipped(..));
     let (mut reactor, addr) = listening(fragile(chosen), Config::default(), framing);
     let mut client = common::client(addr);
     client
         .write_all(&frame("u32", &[7; 11]))
-        .expect("it is read");
+        .expect("the write succeeds");
     turn_into_panic(&mut reactor);
     is_told_of(&mut reactor);
     goes_on(reactor, addr);
 }
 
 #[test]
-fn a_panic_in_on_hangup_leaves_the_reactor_whole() {
+fn panic_in_on_hangup_closes_only_its_connection() {
     let chosen = |event: &Event| matches!(event, Event::Hangup(..));
     let (mut reactor, addr) = listening(fragile(chosen), Config::default(), Framing::length_u32());
     let (mut client, conn) = open(&mut reactor, addr);
-    reactor.with(|_, cx| cx.pause(conn)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.pause(conn))
+        .expect("the connection is open");
     deposit(&mut reactor, &mut client, conn, b"unread");
     common::reset(client);
     turn_into_panic(&mut reactor);
@@ -158,7 +164,7 @@ fn a_panic_in_on_hangup_leaves_the_reactor_whole() {
 }
 
 #[test]
-fn a_panic_about_a_connection_that_is_connected_or_adopted_leaves_the_reactor_whole() {
+fn panic_on_a_connected_or_adopted_stream_closes_it() {
     for origin in [Origin::Connected, Origin::Adopted] {
         let chosen: fn(&Event) -> bool = match origin {
             Origin::Connected => |event| matches!(event, Event::Open(_, Origin::Connected)),
@@ -166,12 +172,13 @@ fn a_panic_about_a_connection_that_is_connected_or_adopted_leaves_the_reactor_wh
         };
         let (mut reactor, addr) =
             listening(fragile(chosen), Config::default(), Framing::length_u32());
-        let peer = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let peer_addr = peer.local_addr().expect("it is bound");
+        let peer = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+        let peer_addr = peer.local_addr().expect("the socket is bound");
         if origin == Origin::Connected {
             reactor.connect(peer_addr, Framing::length_u32(), ());
         } else {
-            let stream = TcpStream::connect(peer_addr).expect("it listens");
+            let stream =
+                TcpStream::connect(peer_addr).expect("the listener accepts the connection");
             reactor.with(|_, cx| cx.adopt_stream(stream, Framing::length_u32(), ()));
         }
         turn_into_panic(&mut reactor);
@@ -180,9 +187,9 @@ fn a_panic_about_a_connection_that_is_connected_or_adopted_leaves_the_reactor_wh
     }
 }
 
-/// Who waits in the backlog behind the one whose callback panicked gets no event of its own.
+/// Clients further back in the backlog cause no event, so the listener must stay queued.
 #[test]
-fn a_panic_in_on_refused_or_on_open_does_not_leave_the_backlog_waiting() {
+fn panic_in_on_refused_or_on_open_keeps_accepting() {
     for connections_max in [0, 100] {
         let mut config = Config::default();
         config.connections_max = connections_max;
@@ -198,7 +205,7 @@ fn a_panic_in_on_refused_or_on_open_does_not_leave_the_backlog_waiting() {
 }
 
 #[test]
-fn a_panic_in_a_timer_a_closure_or_a_refused_send_costs_no_other_one() {
+fn panic_in_on_timer_or_a_post_loses_no_other() {
     let chosen = |event: &Event| matches!(event, Event::Timer(..));
     let (mut reactor, addr) = listening(fragile(chosen), Config::default(), Framing::length_u32());
     reactor.with(|_, cx| [1, 2].map(|key| cx.set_timer(Duration::ZERO, key)));
@@ -211,10 +218,10 @@ fn a_panic_in_a_timer_a_closure_or_a_refused_send_costs_no_other_one() {
     });
 
     let remote = reactor.remote();
-    let posted = remote.post(|_: &mut Probe, _: &mut _| panic!("the handler's own fault"));
-    posted.expect("there is room");
+    let posted = remote.post(|_: &mut Probe, _: &mut _| panic!("panic raised by the handler"));
+    posted.expect("the post queue has space");
     let posted = remote.post(|probe: &mut Probe, _: &mut _| probe.keep_half_closed = true);
-    posted.expect("there is room");
+    posted.expect("the post queue has space");
     turn_into_panic(&mut reactor);
     drive(&mut reactor, |reactor| reactor.handler().keep_half_closed);
     reactor.handler_mut().keep_half_closed = false;
@@ -224,8 +231,12 @@ fn a_panic_in_a_timer_a_closure_or_a_refused_send_costs_no_other_one() {
     let (client, conn) = open(&mut reactor, addr);
     drop(client);
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    remote.send(conn, *b"one").expect("there is room");
-    remote.send(conn, *b"two").expect("there is room");
+    remote
+        .send(conn, *b"one")
+        .expect("the remote queue has space");
+    remote
+        .send(conn, *b"two")
+        .expect("the remote queue has space");
     turn_into_panic(&mut reactor);
     drive(&mut reactor, |reactor| {
         reactor
@@ -236,9 +247,9 @@ fn a_panic_in_a_timer_a_closure_or_a_refused_send_costs_no_other_one() {
     goes_on(reactor, addr);
 }
 
-/// One that is tried again would panic for ever.
+/// The send must not be tried again, because it would panic every time.
 #[test]
-fn a_panic_in_the_codec_of_a_posted_send_costs_no_other_one() {
+fn panic_in_encode_loses_no_other_remote_send() {
     struct Fragile;
 
     impl Codec for Fragile {
@@ -253,7 +264,7 @@ fn a_panic_in_the_codec_of_a_posted_send_costs_no_other_one() {
 
         fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
             if payload == b"bad" {
-                panic!("the handler's own fault");
+                panic!("panic raised by the handler");
             }
             out.put(payload);
             Ok(())
@@ -264,41 +275,47 @@ fn a_panic_in_the_codec_of_a_posted_send_costs_no_other_one() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
     let (mut client, conn) = open(&mut reactor, addr);
     let remote = reactor.remote();
-    remote.send(conn, *b"bad").expect("there is room");
-    remote.send(conn, *b"good").expect("there is room");
+    remote
+        .send(conn, *b"bad")
+        .expect("the remote queue has space");
+    remote
+        .send(conn, *b"good")
+        .expect("the remote queue has space");
     turn_into_panic(&mut reactor);
     drive(&mut reactor, |reactor| reactor.stats().frames_out == 1);
     common::idle(&mut reactor);
     let mut bytes = [0; 4];
-    client.read_exact(&mut bytes).expect("it was sent");
+    client
+        .read_exact(&mut bytes)
+        .expect("the reactor sends these bytes");
     assert_eq!(&bytes, b"good");
 }
 
-/// Of a payload that is written in place, nothing is sent where the writing panics.
+/// A panic inside `send_with` discards the partly written payload.
 #[test]
-fn a_panic_while_a_payload_is_written_leaves_the_output_of_its_connection_whole() {
+fn panic_in_send_with_leaves_the_output_whole() {
     let (mut reactor, addr) = listening(Probe::echo(), Config::default(), Framing::length_u32());
     let (mut client, conn) = open(&mut reactor, addr);
     for is_first in [true, false] {
         if !is_first {
             let sent = reactor.with(|_, cx| cx.send(conn, b"before"));
-            let _ = sent.expect("there is room");
+            let _ = sent.expect("the write queue has space");
         }
         let panic = catch_unwind(AssertUnwindSafe(|| {
             reactor.with(|_, cx| {
                 let _ = cx.send_with(conn, |out| {
                     out.put(b"half a fra");
-                    panic!("the handler's own fault")
+                    panic!("panic raised by the handler")
                 });
             });
         }));
-        panic.expect_err("the writing panics");
+        panic.expect_err("the closure of send_with panics");
         common::idle(&mut reactor);
     }
     assert_eq!(common::read_u32_frame(&mut client), b"before");
     client
         .write_all(&frame("u32", b"after"))
-        .expect("it is read");
+        .expect("the write succeeds");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
     assert_eq!(common::read_u32_frame(&mut client), b"after");
     assert_eq!(reactor.stats().held_bytes, 0);
@@ -307,8 +324,8 @@ fn a_panic_while_a_payload_is_written_leaves_the_output_of_its_connection_whole(
 }
 
 #[test]
-fn a_panic_while_a_given_payload_is_framed_holds_no_memory() {
-    let framing = Framing::header_body(Framing::line(), |_| panic!("the handler's own fault"));
+fn panic_in_framing_of_owned_payload_frees_memory() {
+    let framing = Framing::header_body(Framing::line(), |_| panic!("panic raised by the handler"));
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
     let (_client, conn) = open(&mut reactor, addr);
     let payload = [b"a header\n", &[b'x'; 20_000][..]].concat();
@@ -321,15 +338,17 @@ fn a_panic_while_a_given_payload_is_framed_holds_no_memory() {
 }
 
 #[test]
-fn a_panic_in_on_datagram_error_does_not_leave_the_queue_unsent() {
+fn panic_in_on_datagram_error_keeps_sending() {
     let chosen = |event: &Event| matches!(event, Event::DatagramError(..));
     let (mut reactor, addr) = listening(fragile(chosen), Config::default(), Framing::length_u32());
-    let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let socket = reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
     reactor.with(|_, cx| {
-        // To nobody: each is an error of its own.
+        // The socket has no peer, so each datagram fails with its own error.
         for _ in 0..3 {
             cx.send_datagram(socket, b"to whom?")
-                .expect("there is room");
+                .expect("the datagram queue has space");
         }
     });
     turn_into_panic(&mut reactor);
@@ -339,14 +358,15 @@ fn a_panic_in_on_datagram_error_does_not_leave_the_queue_unsent() {
 
 #[test]
 #[cfg(unix)]
-fn a_panic_about_a_unix_datagram_does_not_leave_the_socket_unread() {
+fn panic_in_on_unix_datagram_keeps_reading() {
     let chosen = |event: &Event| matches!(event, Event::UnixDatagram(..));
     let (mut reactor, addr) = listening(fragile(chosen), Config::default(), Framing::length_u32());
-    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
+    let (ours, theirs) =
+        std::os::unix::net::UnixDatagram::pair().expect("a socket pair can be created");
     let adopted = reactor.with(|_, cx| cx.adopt_unix_datagram(ours));
-    adopted.expect("it is a socket");
+    adopted.expect("the descriptor is a socket");
     for data in [b"1", b"2", b"3"] {
-        theirs.send(data).expect("there is room");
+        theirs.send(data).expect("the datagram is sent");
     }
     turn_into_panic(&mut reactor);
     drive(&mut reactor, |reactor| {
@@ -358,9 +378,9 @@ fn a_panic_about_a_unix_datagram_does_not_leave_the_socket_unread() {
     goes_on(reactor, addr);
 }
 
-/// What was sent before the panic was never written: it is counted, and `on_close` tells why.
+/// Output queued before the panic is never written; `on_close` reports it as unsent.
 #[test]
-fn output_of_a_dispatch_that_panicked_is_counted_as_unsent() {
+fn panic_counts_its_output_as_unsent() {
     let (mut reactor, addr) = listening(
         fragile(|event| matches!(event, Event::Frame(_, frame) if frame == b"two")),
         Config::default(),
@@ -369,7 +389,7 @@ fn output_of_a_dispatch_that_panicked_is_counted_as_unsent() {
     let mut client = common::client(addr);
     client
         .write_all(&[frame("u32", b"one"), frame("u32", b"two")].concat())
-        .expect("it is read");
+        .expect("the write succeeds");
     turn_into_panic(&mut reactor);
     drive(&mut reactor, |reactor| {
         !reactor.handler().closes().is_empty()
@@ -378,43 +398,52 @@ fn output_of_a_dispatch_that_panicked_is_counted_as_unsent() {
     assert!(matches!(closes[0].1.reason, CloseReason::HandlerPanicked));
     assert_eq!(
         closes[0].1.unsent_bytes, 14,
-        "both echoes, with their headers"
+        "both echoes and their headers"
     );
     assert_eq!(closes.len(), 1);
 }
 
-/// It tells that the session is lost, whatever else was wrong with the connection by then.
+/// `HandlerPanicked` reports that the session is lost, so it replaces an earlier reason.
 #[test]
-fn a_panic_is_the_reason_that_is_told_also_of_a_connection_that_was_aborted_before_it() {
+fn panic_after_abort_reports_handler_panicked() {
     let probe = Probe::new(|cx, event| {
         if let Event::Frame(conn, _) = event {
             cx.abort(*conn);
-            panic!("the handler's own fault");
+            panic!("panic raised by the handler");
         }
     });
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::length_u32());
     let mut client = common::client(addr);
-    client.write_all(&frame("u32", b"one")).expect("it is read");
+    client
+        .write_all(&frame("u32", b"one"))
+        .expect("the write succeeds");
     turn_into_panic(&mut reactor);
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     let closes = reactor.handler().closes();
     assert!(matches!(closes[0].1.reason, CloseReason::HandlerPanicked));
 }
 
-/// What was received with it is gone, as datagrams may be; what the kernel still holds is not.
+/// Datagrams received in the same batch are lost, which UDP allows. Datagrams that the kernel still
+/// holds are delivered.
 #[test]
-fn a_panic_about_a_datagram_does_not_leave_the_socket_unread() {
+fn panic_in_on_datagram_keeps_reading() {
     const COUNT: u8 = 20;
     for in_batches in [true, false] {
         let mut config = Config::default();
         config.datagram_batches = in_batches;
         let probe = fragile(|event| matches!(event, Event::Datagram(..)));
-        let mut reactor = Reactor::with_config(probe, config).expect("a reactor");
-        let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-        let addr = reactor.local_inet_addr(socket).expect("it is bound");
-        let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let mut reactor = Reactor::with_config(probe, config).expect("the reactor is created");
+        let socket = reactor
+            .bind_udp("127.0.0.1:0")
+            .expect("a free port is available");
+        let addr = reactor
+            .local_inet_addr(socket)
+            .expect("the socket is bound");
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
         for index in 0..COUNT {
-            client.send_to(&[index], addr).expect("it is local");
+            client
+                .send_to(&[index], addr)
+                .expect("the datagram is sent");
         }
         turn_into_panic(&mut reactor);
         let is_last = |data: &[u8]| *data == [COUNT - 1];

@@ -1,5 +1,5 @@
-//! The proxy example between a fast sender and a slow reader: every byte arrives, and the proxy
-//! holds next to nothing of them.
+//! The proxy example between a fast sender and a slow reader: every byte arrives, and the memory of
+//! the proxy grows by less than 2 MB.
 
 #![cfg(target_os = "linux")]
 
@@ -16,15 +16,15 @@ use std::thread;
 
 use common::{DEADLINE, client};
 
-/// A gigabyte; but 100 MB where nothing is optimised.
+/// Bytes to send: 1 GB, or 100 MB in a debug build.
 const LEN: usize = if cfg!(debug_assertions) {
     100_000_000
 } else {
     1_000_000_000
 };
-/// Not a multiple of any buffer's length.
+/// Length of one block; not a multiple of any buffer's length.
 const BLOCK_LEN: usize = 65_521;
-/// How much more memory the proxy may have than before, in bytes.
+/// Maximum growth of the proxy's memory, in bytes.
 const GROWTH_MAX: usize = 2_000_000;
 
 struct Proxy {
@@ -39,26 +39,29 @@ impl Proxy {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("it starts");
-        let stdout = child.stdout.take().expect("it was asked for");
+            .expect("the proxy example starts");
+        let stdout = child.stdout.take().expect("stdout is piped");
         let mut line = String::new();
         let read = BufReader::new(stdout).read_line(&mut line);
-        read.expect("it says where it listens");
-        let addr = line.split_whitespace().nth(2).expect("the address");
-        let addr = addr.parse().expect("an address");
+        read.expect("the proxy prints its address");
+        let addr = line
+            .split_whitespace()
+            .nth(2)
+            .expect("the third word is the address");
+        let addr = addr.parse().expect("the address is valid");
         Self { child, addr }
     }
 
-    /// The memory that no file backs, in bytes, from proc_pid_status(5).
+    /// Anonymous resident memory in bytes (`RssAnon` in proc_pid_status(5)).
     fn memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("it runs");
+        let status = status.expect("the proxy runs");
         let line = status.lines().find(|line| line.starts_with("RssAnon:"));
         let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
         1024 * kilobytes
-            .expect("Linux tells")
+            .expect("Linux reports RssAnon")
             .parse::<usize>()
-            .expect("a number")
+            .expect("the text is a number")
     }
 }
 
@@ -69,7 +72,7 @@ impl Drop for Proxy {
     }
 }
 
-/// The blocks that the stream is made of: each begins with its number.
+/// Writes the block's number at its start; the rest is the common pattern.
 fn block(number: usize, bytes: &mut [u8]) -> &[u8] {
     bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
     bytes
@@ -84,25 +87,27 @@ fn send_all(mut stream: TcpStream, sent: &AtomicUsize) -> TcpStream {
     for number in 0..LEN / BLOCK_LEN {
         stream
             .write_all(block(number, &mut bytes))
-            .expect("the proxy takes it");
+            .expect("the proxy reads");
         sent.fetch_add(BLOCK_LEN, Ordering::Relaxed);
     }
-    stream.shutdown(Shutdown::Write).expect("it is connected");
+    stream
+        .shutdown(Shutdown::Write)
+        .expect("the connection is open");
     stream
 }
 
 #[test]
-fn a_slow_reader_behind_the_proxy_gets_every_byte_and_the_proxy_holds_few() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let proxy = Proxy::start(listener.local_addr().expect("it is bound"));
+fn proxy_delivers_to_a_slow_reader_in_bounded_memory() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let proxy = Proxy::start(listener.local_addr().expect("the socket is bound"));
     let fast = client(proxy.addr);
     let (mut slow, _) = listener.accept().expect("the proxy connects");
     slow.set_read_timeout(Some(DEADLINE))
-        .expect("it can be set");
+        .expect("the timeout can be set");
     let options = socket2::SockRef::from(&slow);
     options
         .set_recv_buffer_size(32 * 1024)
-        .expect("it can be set");
+        .expect("the buffer size can be set");
     let base = proxy.memory();
 
     let sent = Arc::new(AtomicUsize::new(0));
@@ -111,22 +116,30 @@ fn a_slow_reader_behind_the_proxy_gets_every_byte_and_the_proxy_holds_few() {
     let (mut expected, mut bytes) = (pattern(), vec![0; BLOCK_LEN]);
     let (mut highest, mut lead) = (base, 0);
     for number in 0..LEN / BLOCK_LEN {
-        // What the sender is ahead by lies in two kernels' buffers and in the proxy.
+        // Bytes that the sender is ahead by are in kernel buffers and in the proxy.
         let ahead = sent.load(Ordering::Relaxed);
         lead = lead.max(ahead.saturating_sub(number * BLOCK_LEN));
         highest = highest.max(proxy.memory());
-        slow.read_exact(&mut bytes).expect("it comes");
+        slow.read_exact(&mut bytes).expect("the next block arrives");
         assert!(bytes == block(number, &mut expected), "block {number}");
     }
-    assert_eq!(slow.read(&mut bytes).expect("the end comes"), 0);
-    slow.write_all(b"all of it").expect("the proxy takes it");
+    assert_eq!(
+        slow.read(&mut bytes)
+            .expect("the end of the stream arrives"),
+        0
+    );
+    slow.write_all(b"all of it").expect("the proxy reads");
     drop(slow);
     let mut answer = Vec::new();
-    let mut fast = sender.join().expect("it has sent all");
-    fast.read_to_end(&mut answer).expect("the answer comes");
+    let mut fast = sender.join().expect("the sender thread does not panic");
+    fast.read_to_end(&mut answer)
+        .expect("the reply and the end of the stream arrive");
     assert_eq!(answer, b"all of it");
 
-    assert!(lead > 500_000, "the reader was not slow: {lead}");
+    assert!(
+        lead > 500_000,
+        "the reader was too fast for this test: {lead} bytes behind"
+    );
     let growth = highest.saturating_sub(base);
     println!("{LEN} bytes; the sender was ahead by {lead}; the proxy grew by {growth}");
     assert!(growth < GROWTH_MAX, "the proxy grew by {growth} bytes");

@@ -1,5 +1,4 @@
-//! A loop that has nothing to do does nothing: no call, no turn, no busy wait where the system
-//! refuses it something.
+//! An idle loop: no system call, no turn, and no busy loop when descriptors run out.
 
 mod common;
 
@@ -15,28 +14,28 @@ fn short(framed: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_turn_without_events_is_one_poll_and_no_other_call() {
+fn idle_turn_is_one_poll_and_no_other_call() {
     let (mut reactor, addr) = listening(Probe::echo(), Config::default(), Framing::length_u32());
     let mut client = client(addr);
     client
         .write_all(&short("ping"))
-        .expect("the kernel takes it");
+        .expect("the write succeeds");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
     settle(&mut reactor);
     let before = reactor.stats();
     let started = Instant::now();
     reactor
         .turn(Some(Duration::from_millis(100)))
-        .expect("the poll works");
+        .expect("polling succeeds");
     assert!(started.elapsed() >= Duration::from_millis(100));
     let mut expected = before;
     expected.turns += 1;
     assert_eq!(reactor.stats(), expected);
 }
 
-/// Two looks at the count of turns, each of which takes one; none happens in between.
+/// Each of the two queries takes one turn; the loop takes no other turn between them.
 #[test]
-fn an_idle_loop_takes_no_turn() {
+fn idle_loop_takes_no_turn() {
     let server = Server::start(Probe::echo(), Config::default(), Framing::length_u32());
     let mut client = server.connect();
     assert_eq!(round_trip(&mut client, b"ping"), b"ping");
@@ -44,9 +43,12 @@ fn an_idle_loop_takes_no_turn() {
         let (tell, told) = mpsc::channel();
         server
             .remote
-            .post(move |_, cx| tell.send(cx.stats().turns).expect("the test waits"))
+            .post(move |_, cx| {
+                tell.send(cx.stats().turns)
+                    .expect("the test waits for the result")
+            })
             .expect("the loop runs");
-        told.recv_timeout(DEADLINE).expect("the loop goes on")
+        told.recv_timeout(DEADLINE).expect("the loop runs the post")
     };
     turns();
     let first = turns();
@@ -58,48 +60,55 @@ fn an_idle_loop_takes_no_turn() {
     server.stop();
 }
 
-/// A stopped and continued process has its poll interrupted. The rest of the time is waited all the
-/// same, and it counts from the call of `turn`, however long ago the last turn was.
+/// Stopping and continuing a process interrupts its poll. `turn` still waits the rest of its
+/// timeout, which counts from the call of `turn` and not from an earlier turn.
 #[test]
 #[cfg(unix)]
-fn a_signal_does_not_end_a_turn_early() {
+fn interrupted_poll_does_not_end_a_turn() {
     use std::process::Command;
     use unstick::Reactor;
 
-    const NAME: &str = "a_signal_does_not_end_a_turn_early";
+    const NAME: &str = "interrupted_poll_does_not_end_a_turn";
     const TIMEOUT: Duration = Duration::from_millis(700);
     if common::is_child() {
-        let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+        let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
         for turn in 1..=2 {
             let started = Instant::now();
-            reactor.turn(Some(TIMEOUT)).expect("the poll works");
-            assert!(started.elapsed() >= TIMEOUT, "only {:?}", started.elapsed());
+            reactor.turn(Some(TIMEOUT)).expect("polling succeeds");
+            assert!(
+                started.elapsed() >= TIMEOUT,
+                "the turn ended after {:?}",
+                started.elapsed()
+            );
             assert_eq!((reactor.stats().turns, reactor.stats().events), (turn, 0));
-            // Time that passes outside of the reactor.
+            // Time that passes outside the reactor.
             common::let_pass(TIMEOUT);
         }
         return;
     }
     let mut child = common::rerun(NAME)
         .spawn()
-        .expect("the test binary runs again");
+        .expect("the test binary starts again");
     let signals = format!("kill -STOP {0}; kill -CONT {0}", child.id());
     let deadline = Instant::now() + DEADLINE;
     let status = loop {
         if Instant::now() > deadline {
-            child.kill().expect("it runs");
-            panic!("each signal begins the wait anew");
+            child.kill().expect("the child process runs");
+            panic!("the child process never finished: each signal seems to restart the timeout");
         }
-        if let Some(status) = child.try_wait().expect("it is a child") {
+        if let Some(status) = child
+            .try_wait()
+            .expect("the process is a child of this one")
+        {
             break status;
         }
         let sent = Command::new("sh").args(["-c", &signals]).status();
-        assert!(sent.expect("sh runs").success());
+        assert!(sent.expect("sh can be started").success());
     };
     assert!(status.success(), "{status}");
 }
 
-/// What is told from outside: by strace, proc(5), and the descriptors that a process may have.
+/// Facts seen from outside the process: by strace, in proc(5), and with a limit on descriptors.
 #[cfg(target_os = "linux")]
 mod process {
     use std::io::{BufRead, BufReader, ErrorKind, Read};
@@ -110,8 +119,8 @@ mod process {
     use common::{Event, read_u32_frame};
     use unstick::{Context, Stats};
 
-    /// A server in a process of its own: this test binary again, which runs [`serve_as_child`]. It
-    /// ends when it is dropped, or when this process does, as its input ends.
+    /// A server in another process: this test binary again, running [`serve_as_child`]. It ends
+    /// when this value is dropped or when this process ends, because its standard input ends then.
     struct ChildServer {
         child: Child,
         stdout: BufReader<ChildStdout>,
@@ -119,7 +128,8 @@ mod process {
     }
 
     impl ChildServer {
-        /// `wrapper` is a program, with its arguments, that runs what it is given behind them.
+        /// Starts the server through `wrapper`: a program and its arguments, which runs the command
+        /// that follows them.
         fn start(test: &str, wrapper: &[&str]) -> Self {
             let inner = common::rerun(test);
             let mut command = Command::new(wrapper[0]);
@@ -135,11 +145,11 @@ mod process {
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped());
-            let mut child = command.spawn().expect("the test binary runs again");
-            let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+            let mut child = command.spawn().expect("the test binary starts again");
+            let mut stdout = BufReader::new(child.stdout.take().expect("the stream is piped"));
             let addr = read_word_after(&mut stdout, "listening on ")
                 .parse()
-                .expect("an address");
+                .expect("the address is valid");
             Self {
                 child,
                 stdout,
@@ -148,8 +158,8 @@ mod process {
         }
 
         fn say(&mut self, line: &str) {
-            let stdin = self.child.stdin.as_mut().expect("it is piped");
-            writeln!(stdin, "{line}").expect("it listens");
+            let stdin = self.child.stdin.as_mut().expect("the stream is piped");
+            writeln!(stdin, "{line}").expect("the child process reads its standard input");
         }
 
         fn turns(&mut self) -> u64 {
@@ -163,16 +173,21 @@ mod process {
         fn ask(&mut self, count: &str) -> u64 {
             self.say(count);
             let answer = read_word_after(&mut self.stdout, &format!("{count}: "));
-            answer.parse().expect("a number")
+            answer.parse().expect("the text is a number")
         }
 
-        /// Ends it, and gives what it wrote to its standard error.
+        /// Ends the server and returns its standard error.
         fn stop(mut self) -> String {
             drop(self.child.stdin.take());
             let mut errors = String::new();
-            let mut stderr = self.child.stderr.take().expect("it is piped");
-            stderr.read_to_string(&mut errors).expect("it is text");
-            let status = self.child.wait().expect("it is waited for once");
+            let mut stderr = self.child.stderr.take().expect("the stream is piped");
+            stderr
+                .read_to_string(&mut errors)
+                .expect("the output is UTF-8");
+            let status = self
+                .child
+                .wait()
+                .expect("the child process was not waited for yet");
             assert!(status.success(), "{status}: {errors}");
             errors
         }
@@ -180,19 +195,19 @@ mod process {
 
     fn read_word_after(lines: &mut impl BufRead, prefix: &str) -> String {
         let mut line = String::new();
-        while lines.read_line(&mut line).expect("it is text") > 0 {
+        while lines.read_line(&mut line).expect("the output is UTF-8") > 0 {
             if let Some((_, rest)) = line.split_once(prefix) {
                 return rest.trim().to_owned();
             }
             line.clear();
         }
-        panic!("no line with {prefix:?}");
+        panic!("the output ended without a line with {prefix:?}");
     }
 
-    /// Descriptors that the child process uses for nothing until it is told to free them.
+    /// Number of descriptors that the child process holds open until it is told to free them.
     const SPARE_DESCRIPTORS: usize = 30;
 
-    /// The other end of [`ChildServer`]: an echo that tells of each close.
+    /// The server side of [`ChildServer`]: echoes frames and prints a line for each close.
     fn serve_as_child() {
         env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
         let probe = Probe::new(|cx, event| match event {
@@ -204,7 +219,7 @@ mod process {
         });
         let (mut reactor, addr) = listening(probe, Config::default(), Framing::length_u32());
         let spare: Vec<_> = (0..SPARE_DESCRIPTORS)
-            .map(|_| std::fs::File::open("/dev/null").expect("descriptors are left"))
+            .map(|_| std::fs::File::open("/dev/null").expect("a descriptor is available"))
             .collect();
         println!("listening on {addr}");
         let remote = reactor.remote();
@@ -217,7 +232,7 @@ mod process {
                 remote.post(task).expect("the loop runs");
             };
             for line in std::io::stdin().lines() {
-                match line.expect("it is text").as_str() {
+                match line.expect("the output is UTF-8").as_str() {
                     "turns" => tell("turns", |stats| stats.turns),
                     "accepted" => tell("accepted", |stats| stats.accepted),
                     _ => drop(spare.take()),
@@ -225,13 +240,13 @@ mod process {
             }
             remote.shutdown(Duration::ZERO).expect("the loop runs");
         });
-        reactor.run().expect("the poll works");
-        listener.join().expect("it only waits");
+        reactor.run().expect("the loop runs without an error");
+        listener.join().expect("the thread does not panic");
     }
 
     #[test]
-    fn an_idle_reactor_makes_no_system_call() {
-        const NAME: &str = "process::an_idle_reactor_makes_no_system_call";
+    fn idle_reactor_makes_no_system_call() {
+        const NAME: &str = "process::idle_reactor_makes_no_system_call";
         if common::is_child() {
             return serve_as_child();
         }
@@ -239,41 +254,44 @@ mod process {
             .args(["-o", "/dev/null", "true"])
             .output();
         if !works.is_ok_and(|output| output.status.success()) {
-            eprintln!("skipped: strace cannot be run here");
+            eprintln!("skipped: strace cannot be run");
             return;
         }
         let mut trace = std::env::temp_dir();
         trace.push(format!("unstick-idle-{}.strace", std::process::id()));
-        let path = trace.to_str().expect("a path of letters");
+        let path = trace.to_str().expect("the temporary path is UTF-8");
         let mut server = ChildServer::start(NAME, &["strace", "-f", "-o", path]);
         let mut client = client(server.addr);
         assert_eq!(round_trip(&mut client, b"ping"), b"ping");
         drop(client);
         read_word_after(&mut server.stdout, "closed ");
-        // The time itself is what is measured here: a quiet loop is given time to move.
+        // This sleep is the measurement: it gives an idle loop time to make a call.
         let calls = || {
             common::let_pass(Duration::from_secs(1));
             std::fs::read_to_string(&trace)
-                .expect("strace writes it")
+                .expect("strace writes the trace file")
                 .lines()
                 .count()
         };
         let before = calls();
         let (_idle, after) = (calls(), calls());
         server.stop();
-        std::fs::remove_file(&trace).expect("strace wrote it");
-        assert!(before > 20, "strace saw it work");
-        assert!(after - before <= 2, "{} calls while idle", after - before);
+        std::fs::remove_file(&trace).expect("strace created the trace file");
+        assert!(before > 20, "strace recorded the server's calls");
+        assert!(
+            after - before <= 2,
+            "{} system calls while idle",
+            after - before
+        );
     }
 
-    /// 200 clients, and descriptors for some sixty, half of which are in use elsewhere. The rest of
-    /// the clients wait without a busy loop and without a flood of lines. They are served when
-    /// descriptors are free again, whether the reactor closed them or somebody else, although
-    /// nobody new comes.
+    /// 200 clients connect to a process with at most 64 descriptors, 30 of which are in use. The
+    /// clients without a descriptor wait; the loop neither spins nor floods the log. They are
+    /// accepted when descriptors are free again, even if no new client connects and even if other
+    /// code freed them.
     #[test]
-    fn clients_beyond_the_descriptors_are_served_when_some_are_free_again() {
-        const NAME: &str =
-            "process::clients_beyond_the_descriptors_are_served_when_some_are_free_again";
+    fn emfile_backlog_is_accepted_when_descriptors_free_up() {
+        const NAME: &str = "process::emfile_backlog_is_accepted_when_descriptors_free_up";
         if common::is_child() {
             return serve_as_child();
         }
@@ -283,19 +301,23 @@ mod process {
         for (index, client) in clients.iter_mut().enumerate() {
             client
                 .write_all(&short(&index.to_string()))
-                .expect("the kernel takes it");
+                .expect("the write succeeds");
         }
         let mut middle = clients.remove(SPARE_DESCRIPTORS + 10);
-        assert_eq!(read_u32_frame(&mut clients[0]), b"0", "the first is served");
+        assert_eq!(
+            read_u32_frame(&mut clients[0]),
+            b"0",
+            "the first client gets its echo"
+        );
 
         let turns_before = server.turns();
         let busy_before = cpu_time(server.child.id());
         middle
             .set_read_timeout(Some(Duration::from_secs(2)))
-            .expect("the option can be set");
+            .expect("the timeout can be set");
         let error = middle
             .read(&mut [0])
-            .expect_err("no descriptor is left for it");
+            .expect_err("the client in the middle gets no descriptor");
         assert!(
             matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
             "{error}"
@@ -303,18 +325,18 @@ mod process {
         let busy = cpu_time(server.child.id()) - busy_before;
         assert!(
             busy <= Duration::from_millis(40),
-            "busy for {busy:?} of 2 s"
+            "the server used {busy:?} of processor time in 2 s"
         );
         let turns = server.turns() - turns_before;
-        assert!(turns <= 30, "{turns} turns in 2 s");
+        assert!(turns <= 30, "the server took {turns} turns in 2 s");
 
         server.say("free them");
         middle
             .set_read_timeout(Some(DEADLINE))
-            .expect("the option can be set");
+            .expect("the timeout can be set");
         assert_eq!(read_u32_frame(&mut middle), b"40");
-        let served = usize::try_from(server.accepted()).expect("at most 200");
-        // From now on one leaves and one is served at a time.
+        let served = usize::try_from(server.accepted()).expect("at most 200 clients are accepted");
+        // From here on, each client that leaves makes space for the next one.
         let waiting = clients.split_off(served - 1);
         drop(clients.remove(0));
         for (index, mut client) in (served..).zip(waiting) {
@@ -333,19 +355,21 @@ mod process {
         let count = lines.matches("cannot accept").count();
         assert!(
             (1..=10).contains(&count),
-            "{count} lines in some 3 s: {lines}"
+            "{count} log lines in about 3 s: {lines}"
         );
     }
 
-    /// The processor time that a process has used, from proc(5).
+    /// Processor time that a process has used, from proc(5).
     fn cpu_time(pid: u32) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-        let (_, fields) = stat.rsplit_once(')').expect("its name is in brackets");
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+        let (_, fields) = stat
+            .rsplit_once(')')
+            .expect("the process name is in parentheses");
         let ticks = fields.split_whitespace().skip(11).take(2);
         let ticks: u64 = ticks
-            .map(|ticks| ticks.parse::<u64>().expect("a number"))
+            .map(|ticks| ticks.parse::<u64>().expect("the text is a number"))
             .sum();
-        // USER_HZ is 100 on every Linux.
+        // Assumes that USER_HZ is 100, as it is on Linux.
         Duration::from_millis(10 * ticks)
     }
 }

@@ -1,4 +1,4 @@
-//! A client whose server goes away and comes back.
+//! `Reconnect`: a client whose server disappears and returns.
 
 mod common;
 
@@ -19,12 +19,12 @@ struct Client {
     server: Reconnect<Addr>,
     opened: u32,
     frames: u32,
-    /// The delays since it was open last.
+    /// Delays since the connection was last open.
     delays: Vec<Duration>,
     refusals: u32,
-    /// Whether the reactor shuts down when the timer of a try has come.
+    /// True if the next retry timer shuts the reactor down.
     ends_at_timer: bool,
-    /// What the last timer began.
+    /// Connection that the last retry timer started.
     tried: Option<ConnId>,
 }
 
@@ -65,29 +65,29 @@ fn client(addr: impl Into<Addr>) -> Reactor<Client> {
         ends_at_timer: false,
         tried: None,
     };
-    let mut reactor = Reactor::new(client).expect("a reactor");
+    let mut reactor = Reactor::new(client).expect("the reactor is created");
     reactor.with(|client, cx| client.server.open(cx, ()));
     reactor
 }
 
 #[test]
-fn a_server_that_goes_away_and_returns_is_found_again_and_again() {
-    // Bound all the time, so that nobody else gets the port while nobody listens there.
+fn reconnect_finds_a_returning_server_every_time() {
+    // Bound throughout the test, so that no other program takes the port while it has no listener.
     let (reserved, addr) = common::refusing();
     reserved
         .set_reuse_address(true)
-        .expect("the option can be set");
-    // Elsewhere no two sockets have one address, even where only one of them listens.
+        .expect("SO_REUSEADDR can be set");
+    // Only Linux lets a second socket bind this address while the first one does not listen.
     let _reserved = cfg!(target_os = "linux").then_some(reserved);
-    let mut listener = TcpListener::bind(addr).expect("nobody listens there");
+    let mut listener = TcpListener::bind(addr).expect("the port has no listener");
     let mut reactor = client(addr);
     for round in 1..=3 {
         drive(&mut reactor, |reactor| reactor.handler().opened == round);
-        let (mut stream, _) = listener.accept().expect("it has connected");
-        stream.write_all(b"hello\n").expect("it is taken");
+        let (mut stream, _) = listener.accept().expect("the client connects");
+        stream.write_all(b"hello\n").expect("the write succeeds");
         drive(&mut reactor, |reactor| reactor.handler().frames == round);
 
-        // Nobody listens while it is away: every try fails, after a longer and longer time.
+        // Without a listener every attempt fails, after a growing delay.
         drop(listener);
         drop(stream);
         let refusals = reactor.handler().refusals;
@@ -96,20 +96,24 @@ fn a_server_that_goes_away_and_returns_is_found_again_and_again() {
         });
         let delays = reactor.handler().delays.clone();
         let expected = [2, 4, 8, 16, 16].map(Duration::from_millis);
-        assert_eq!(delays[..5], expected, "from the shortest on in each round");
+        assert_eq!(
+            delays[..5],
+            expected,
+            "each outage starts with the shortest delay"
+        );
         listener = TcpListener::bind(addr).expect("the port is free again");
     }
 }
 
 #[test]
-fn nothing_is_tried_again_while_the_reactor_shuts_down_or_after_a_close() {
+fn reconnect_stops_after_close_and_during_shutdown() {
     let (_socket, addr) = common::refusing();
     let mut reactor = client(addr);
     drive(&mut reactor, |reactor| reactor.handler().refusals == 2);
     reactor.with(|client, cx| client.server.close(cx));
-    assert_eq!(reactor.next_turn_in(), None, "no timer is left");
+    assert_eq!(reactor.next_turn_in(), None, "no retry timer is left");
     let turns = reactor.stats().turns;
-    reactor.turn(Some(4 * MAX)).expect("the poll works");
+    reactor.turn(Some(4 * MAX)).expect("polling succeeds");
     assert_eq!(reactor.stats().turns, turns + 1);
     assert_eq!(reactor.handler().refusals, 2);
     let delays = reactor.handler().delays.len();
@@ -117,39 +121,54 @@ fn nothing_is_tried_again_while_the_reactor_shuts_down_or_after_a_close() {
     reactor.with(|client, cx| {
         assert!(!cx.is_shutting_down());
         let conn = client.server.open(cx, ());
-        assert_eq!(client.server.open(cx, ()), conn, "it has one already");
+        assert_eq!(
+            client.server.open(cx, ()),
+            conn,
+            "open returns the connection that exists"
+        );
         cx.shutdown(Duration::from_secs(60));
         assert!(cx.is_shutting_down());
     });
     drive(&mut reactor, Reactor::is_shut_down);
-    assert_eq!(reactor.stats().closed, 3, "each is told of once");
-    assert_eq!(reactor.handler().delays.len(), delays, "no delay is told");
+    assert_eq!(
+        reactor.stats().closed,
+        3,
+        "on_close runs once for each connection"
+    );
+    assert_eq!(
+        reactor.handler().delays.len(),
+        delays,
+        "no retry is scheduled"
+    );
     assert_eq!(reactor.handler().server.conn(), None);
 }
 
 #[test]
-fn a_timer_that_comes_while_the_reactor_shuts_down_begins_no_try() {
+fn reconnect_starts_no_connect_during_shutdown() {
     let (_socket, addr) = common::refusing();
     let mut reactor = client(addr);
     drive(&mut reactor, |reactor| reactor.handler().refusals == 2);
-    assert!(reactor.handler().tried.is_some(), "the timer of the first");
+    assert!(
+        reactor.handler().tried.is_some(),
+        "the first retry timer started a connect"
+    );
     reactor.with(|client, _| client.ends_at_timer = true);
     drive(&mut reactor, Reactor::is_shut_down);
     assert_eq!(reactor.handler().tried, None);
     assert_eq!(reactor.handler().server.conn(), None);
-    assert_eq!(reactor.stats().closed, 2, "there was no third");
+    assert_eq!(reactor.stats().closed, 2, "no third connect was started");
 }
 
 #[test]
-fn a_client_minds_its_own_connection_and_timer_and_no_other() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let mut reactor = client(listener.local_addr().expect("it is bound"));
+fn reconnect_ignores_foreign_ids_and_timers() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let mut reactor = client(listener.local_addr().expect("the socket is bound"));
     drive(&mut reactor, |reactor| reactor.handler().opened == 1);
     let backoff = Backoff::new(BASE, MAX).jitter(0.0);
     let (_socket, refusing) = common::refusing();
     let mut second = Reconnect::new(Addr::from(refusing), Framing::line(), backoff);
     let timers = reactor.with(|client, cx| {
-        let foreign = client.server.conn().expect("it is open");
+        let foreign = client.server.conn().expect("the connection is open");
         let timer = cx.set_timer(common::DEADLINE, 0);
         for delay in [BASE, 2 * BASE, 4 * BASE] {
             assert_eq!(second.on_close(cx, foreign), None);
@@ -159,39 +178,49 @@ fn a_client_minds_its_own_connection_and_timer_and_no_other() {
             assert_eq!(second.on_close(cx, foreign), None);
             assert_eq!(second.on_timer(cx, timer, ()), None);
             assert_eq!(second.on_close(cx, conn), Some(delay));
-            assert_eq!(second.on_timer(cx, timer, ()), None, "another one's timer");
+            assert_eq!(
+                second.on_timer(cx, timer, ()),
+                None,
+                "the timer is not this client's"
+            );
             assert_eq!(second.conn(), None);
         }
         cx.stats().timers
     });
     reactor.with(|_, cx| second.close(cx));
-    assert_eq!(reactor.stats().timers, timers - 1, "it tries no more");
-    // A client that is told to open while it waits, need not wait.
+    assert_eq!(reactor.stats().timers, timers - 1, "no retry timer is left");
+    // `open` during a delay connects at once and cancels the delay.
     reactor.with(|_, cx| {
         let conn = second.open(cx, ());
-        second.on_close(cx, conn).expect("it is its own");
+        second
+            .on_close(cx, conn)
+            .expect("the connection is this client's");
         let waiting = cx.stats().timers;
         second.open(cx, ());
         let connecting = cx.stats().timers;
-        assert_eq!(connecting, waiting, "one for its deadline, and one less");
+        assert_eq!(
+            connecting, waiting,
+            "the connect deadline replaces the retry timer"
+        );
     });
 }
 
 #[test]
 #[cfg(unix)]
-fn a_server_on_a_unix_socket_is_found_when_it_comes() {
+fn reconnect_finds_a_unix_server_that_starts_late() {
     let path = std::env::temp_dir().join(format!("unstick-reconnect-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
-    let addr = unstick::UnixAddr::from_pathname(&path).expect("a short path");
+    let addr = unstick::UnixAddr::from_pathname(&path)
+        .expect("the path is short enough for a socket address");
     let mut reactor = client(addr);
     drive(&mut reactor, |reactor| reactor.handler().refusals == 2);
-    let _listener = std::os::unix::net::UnixListener::bind(&path).expect("nobody has the path");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).expect("the path is free");
     drive(&mut reactor, |reactor| reactor.handler().opened == 1);
-    std::fs::remove_file(path).expect("it was made");
+    std::fs::remove_file(path).expect("the listener created the file");
 }
 
 #[test]
-fn many_servers_are_told_apart_by_their_keys_and_each_try_has_the_options_it_was_given() {
+fn reconnect_uses_its_timer_key_and_options() {
     struct Clients {
         servers: Vec<Reconnect<Addr>>,
         keys: Vec<u64>,
@@ -212,13 +241,13 @@ fn many_servers_are_told_apart_by_their_keys_and_each_try_has_the_options_it_was
 
         fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
             self.keys.push(key);
-            let at = usize::try_from(key).expect("a place");
+            let at = usize::try_from(key).expect("the key is an index");
             assert!(self.servers[at].on_timer(cx, timer, at).is_some());
         }
     }
 
     let (_socket, addr) = common::refusing();
-    // No address of this host: a connect from it fails before the peer could refuse it.
+    // An address that no interface has: the connect fails before the peer can refuse it.
     let nowhere = SocketAddr::from(([192, 0, 2, 1], 0));
     let server = |key| {
         Reconnect::new(addr.into(), Framing::line(), Backoff::new(BASE, MAX))
@@ -230,7 +259,7 @@ fn many_servers_are_told_apart_by_their_keys_and_each_try_has_the_options_it_was
         keys: Vec::new(),
         failed: Vec::new(),
     })
-    .expect("a reactor");
+    .expect("the reactor is created");
     reactor.with(|clients, cx| {
         for (at, server) in clients.servers.iter_mut().enumerate() {
             server.open(cx, at);

@@ -1,5 +1,5 @@
-//! Closures posted by other threads: each runs exactly once, in its producer's order, and no
-//! wake-up is lost.
+//! Closures and payloads from other threads (`Remote`): each runs exactly once, in the order of its
+//! producer, and no wake-up is lost.
 
 mod common;
 
@@ -12,10 +12,11 @@ use std::time::Duration;
 use common::{DEADLINE, Event, Probe, Server, drive, listening, round_trip};
 use unstick::{Config, ConnId, Context, Framing, Handler, PostError, Reactor, Remote, SendError};
 
-/// Where a closure that posts itself stops, so that a loop that never leaves it fails.
+/// Number of runs after which a closure stops posting itself, so that an endless turn fails the
+/// test.
 const FAR_TOO_MANY: u64 = 10_000_000;
 
-/// What ran, by producer.
+/// Closures that ran: the next index of each producer, and the total.
 #[derive(Default)]
 struct Tally {
     next: Vec<u64>,
@@ -28,7 +29,7 @@ impl Handler for Tally {
     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
 }
 
-/// Posts, waiting for room where there is none.
+/// Posts a closure; waits and tries again while the queue is full.
 fn post<H: Handler, F>(remote: &Remote<H>, mut task: F)
 where
     F: FnOnce(&mut H, &mut Context<'_, H>) + Send + 'static,
@@ -43,16 +44,16 @@ where
     }
 }
 
-/// Runs the reactor in a thread of its own, with nothing but posts to end its waits.
+/// Runs the reactor in another thread, in which only posts end its polls.
 fn run<H: Handler + Send + 'static>(mut reactor: Reactor<H>) -> Receiver<H>
 where
     H::Session: Send,
 {
     let (done, result) = mpsc::channel();
     thread::spawn(move || {
-        reactor.run().expect("the poll works");
+        reactor.run().expect("the loop runs without an error");
         done.send(reactor.into_handler())
-            .expect("the test still waits");
+            .expect("the test waits for the result");
     });
     result
 }
@@ -62,15 +63,15 @@ fn tally(producers: usize, config: Config) -> (Reactor<Tally>, Remote<Tally>) {
         next: vec![0; producers],
         total: 0,
     };
-    let reactor = Reactor::with_config(tally, config).expect("a reactor");
+    let reactor = Reactor::with_config(tally, config).expect("the reactor is created");
     let remote = reactor.remote();
     (reactor, remote)
 }
 
-/// Ten million posts, with queues so short that they are mostly full, and so long that they hardly
-/// ever are.
+/// Ten million posts: through short queues, which are full most of the time, and through long ones,
+/// which hardly ever are.
 #[test]
-fn every_post_of_every_producer_runs_once_and_in_order() {
+fn every_post_runs_once_and_in_order() {
     const PRODUCERS: usize = 4;
     for (posts_max, posts) in [(1, 5_000), (16, 50_000), (65_536, 2_445_000)] {
         let mut config = Config::default();
@@ -83,7 +84,10 @@ fn every_post_of_every_producer_runs_once_and_in_order() {
                 thread::spawn(move || {
                     for index in 0..posts {
                         post(&remote, move |tally: &mut Tally, cx| {
-                            assert_eq!(tally.next[producer], index, "in order");
+                            assert_eq!(
+                                tally.next[producer], index,
+                                "posts of one producer run in order"
+                            );
                             tally.next[producer] += 1;
                             tally.total += 1;
                             if tally.total == PRODUCERS as u64 * posts {
@@ -96,18 +100,18 @@ fn every_post_of_every_producer_runs_once_and_in_order() {
             .collect();
         let tally = result
             .recv_timeout(DEADLINE)
-            .expect("every post is run, and none out of its order");
+            .expect("every post runs, and in order");
         assert_eq!(tally.next, [posts; PRODUCERS]);
         producers
             .into_iter()
-            .for_each(|producer| producer.join().expect("it does not panic"));
+            .for_each(|producer| producer.join().expect("the thread does not panic"));
     }
 }
 
-/// Each producer posts only when its last post has run, so that the loop falls asleep over and
-/// over just as a post comes; and nothing but that post would wake it.
+/// Each producer waits for its last post to run, so posts often arrive just as the loop starts to
+/// poll. Only the post itself can wake the loop.
 #[test]
-fn a_post_to_a_loop_that_falls_asleep_wakes_it() {
+fn post_wakes_a_loop_that_is_about_to_poll() {
     const POSTS: usize = 20_000;
     for producers in [1, 3] {
         let (reactor, remote) = tally(producers, Config::default());
@@ -119,8 +123,8 @@ fn a_post_to_a_loop_that_falls_asleep_wakes_it() {
                     let (ack, acked) = mpsc::channel();
                     for index in 0..POSTS {
                         let ack = ack.clone();
-                        // The answer comes in the middle of the loop's turn, so that the next
-                        // post meets it anywhere on its way to sleep.
+                        // The acknowledgement arrives during a turn, so the next post hits the loop
+                        // at any point on its way to the poll.
                         post(&remote, move |_: &mut Tally, _| {
                             let _ = ack.send(index);
                         });
@@ -133,31 +137,37 @@ fn a_post_to_a_loop_that_falls_asleep_wakes_it() {
             thread.join().expect("no wake-up is lost");
         }
         post(&remote, |_: &mut Tally, cx| cx.stop());
-        result.recv_timeout(DEADLINE).expect("it ends");
+        result.recv_timeout(DEADLINE).expect("the loop stops");
     }
 }
 
 #[test]
-fn a_full_queue_gives_the_closure_back_and_takes_it_when_there_is_room() {
+fn full_post_queue_returns_the_closure() {
     let mut config = Config::default();
     config.posts_max = 3;
     let (mut reactor, remote) = tally(1, config);
     for _ in 0..3 {
-        remote.post(|tally, _| tally.total += 1).expect("room");
+        remote
+            .post(|tally, _| tally.total += 1)
+            .expect("the post queue has space");
     }
     let ten_more = |tally: &mut Tally, _: &mut Context<'_, Tally>| tally.total += 10;
     let Err(PostError::Full(ten_more)) = remote.post(ten_more) else {
-        panic!("three is all there is room for");
+        panic!("the queue is full after three posts");
     };
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
     assert_eq!(reactor.handler().total, 3);
-    remote.post(ten_more).expect("there is room again");
-    reactor.turn(None).expect("the poll works");
+    remote
+        .post(ten_more)
+        .expect("the post queue has space again");
+    reactor.turn(None).expect("polling succeeds");
     assert_eq!(reactor.handler().total, 13);
 }
 
 #[test]
-fn a_reactor_that_is_gone_gives_the_closure_back_and_drops_what_it_had() {
+fn post_to_a_dropped_reactor_returns_the_closure() {
     let (reactor, remote) = tally(1, Config::default());
     let held = Arc::new(());
     let task = |held: Arc<()>| {
@@ -165,32 +175,38 @@ fn a_reactor_that_is_gone_gives_the_closure_back_and_drops_what_it_had() {
             tally.total += Arc::strong_count(&held) as u64;
         }
     };
-    remote.post(task(Arc::clone(&held))).expect("there is room");
+    remote
+        .post(task(Arc::clone(&held)))
+        .expect("the post queue has space");
     assert_eq!(Arc::strong_count(&held), 2);
     drop(reactor);
-    assert_eq!(Arc::strong_count(&held), 1, "it never runs");
+    assert_eq!(
+        Arc::strong_count(&held),
+        1,
+        "the closure is dropped without running"
+    );
 
     let refused = remote.post(task(Arc::clone(&held)));
     let Err(PostError::Closed(task)) = refused else {
-        panic!("nobody is there to run it");
+        panic!("the post fails with Closed");
     };
-    assert_eq!(Arc::strong_count(&held), 2, "it was given back");
+    assert_eq!(Arc::strong_count(&held), 2, "the closure was returned");
     drop(task);
     remote
         .shutdown(Duration::ZERO)
-        .expect("what is gone is shut down");
+        .expect("shutdown of a dropped reactor is not an error");
 }
 
-/// A closure whose captures post or ask for a shutdown when they are dropped: with the reactor,
-/// and without a deadlock.
+/// The captures of this closure post when they are dropped together with the reactor, which must
+/// not deadlock.
 #[test]
-fn a_closure_may_use_its_remote_while_it_is_dropped_with_the_reactor() {
+fn drop_of_a_post_may_post_without_deadlock() {
     struct PostsOnDrop(Remote<Tally>, mpsc::Sender<bool>);
     impl Drop for PostsOnDrop {
         fn drop(&mut self) {
             let refused = self.0.post(|_, _| {});
             let closed = matches!(refused, Err(PostError::Closed(_)));
-            self.1.send(closed).expect("the test waits");
+            self.1.send(closed).expect("the test waits for the result");
         }
     }
     let (reactor, remote) = tally(1, Config::default());
@@ -198,40 +214,45 @@ fn a_closure_may_use_its_remote_while_it_is_dropped_with_the_reactor() {
     let captive = PostsOnDrop(remote.clone(), dropped);
     remote
         .post(move |_, _| drop(captive))
-        .expect("there is room");
+        .expect("the post queue has space");
     let ender = thread::spawn(move || drop(reactor));
-    assert!(result.recv_timeout(DEADLINE).expect("no deadlock"));
-    ender.join().expect("it does not panic");
+    assert!(
+        result
+            .recv_timeout(DEADLINE)
+            .expect("the drop does not deadlock")
+    );
+    ender.join().expect("the thread does not panic");
 }
 
 #[test]
-fn a_shutdown_is_heard_when_the_queue_is_full_and_what_was_accepted_runs() {
+fn shutdown_at_a_full_post_queue_runs_the_posts() {
     let mut config = Config::default();
     config.posts_max = 5;
     let (reactor, remote) = tally(1, config);
     for _ in 0..5 {
-        remote.post(|tally, _| tally.total += 1).expect("room");
+        remote
+            .post(|tally, _| tally.total += 1)
+            .expect("the post queue has space");
     }
-    remote.post(|_, _| {}).expect_err("it is full");
-    remote.shutdown(Duration::ZERO).expect("it is heard");
-    let tally = run(reactor).recv_timeout(DEADLINE).expect("it ends");
+    remote.post(|_, _| {}).expect_err("the queue is full");
+    remote.shutdown(Duration::ZERO).expect("the reactor exists");
+    let tally = run(reactor).recv_timeout(DEADLINE).expect("the loop stops");
     assert_eq!(tally.total, 5);
 }
 
 #[test]
-fn a_shutdown_wakes_a_loop_that_sleeps() {
+fn shutdown_wakes_a_loop_that_polls() {
     for _ in 0..200 {
         let (reactor, remote) = tally(1, Config::default());
         let result = run(reactor);
-        remote.shutdown(Duration::ZERO).expect("it is heard");
-        result.recv_timeout(DEADLINE).expect("it ends");
+        remote.shutdown(Duration::ZERO).expect("the reactor exists");
+        result.recv_timeout(DEADLINE).expect("the loop stops");
     }
 }
 
-/// A closure that posts itself again, and another one beside it, runs once a turn: not at once,
-/// and not for ever in one turn.
+/// A closure that posts itself runs exactly once in each turn.
 #[test]
-fn what_a_posted_closure_posts_runs_in_a_later_turn() {
+fn post_made_by_a_post_runs_in_a_later_turn() {
     fn again(remote: Remote<Tally>) -> impl FnOnce(&mut Tally, &mut Context<'_, Tally>) + Send {
         move |tally, _| {
             tally.total += 1;
@@ -239,20 +260,22 @@ fn what_a_posted_closure_posts_runs_in_a_later_turn() {
                 let next = remote.clone();
                 remote
                     .post(move |tally, cx| again(next)(tally, cx))
-                    .expect("there is room");
+                    .expect("the post queue has space");
             }
         }
     }
     let (mut reactor, remote) = tally(1, Config::default());
-    remote.post(again(remote.clone())).expect("there is room");
+    remote
+        .post(again(remote.clone()))
+        .expect("the post queue has space");
     for turn in 1..=100 {
-        reactor.turn(None).expect("the poll works");
+        reactor.turn(None).expect("polling succeeds");
         assert_eq!(reactor.handler().total, turn);
     }
 }
 
 #[test]
-fn closures_that_post_themselves_for_ever_do_not_keep_frames_waiting() {
+fn posts_that_repost_do_not_starve_frames() {
     fn again(
         remote: Remote<Probe>,
         ran: Arc<AtomicU64>,
@@ -262,7 +285,7 @@ fn closures_that_post_themselves_for_ever_do_not_keep_frames_waiting() {
                 let next = remote.clone();
                 remote
                     .post(move |probe, cx| again(next, ran)(probe, cx))
-                    .expect("there is room");
+                    .expect("the post queue has space");
             }
         }
     }
@@ -272,7 +295,7 @@ fn closures_that_post_themselves_for_ever_do_not_keep_frames_waiting() {
     for _ in 0..100 {
         remote
             .post(again(remote.clone(), Arc::clone(&ran)))
-            .expect("there is room");
+            .expect("the post queue has space");
     }
     let client = thread::spawn(move || {
         let mut client = common::client(addr);
@@ -284,14 +307,14 @@ fn closures_that_post_themselves_for_ever_do_not_keep_frames_waiting() {
         }
     });
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    client.join().expect("every frame is echoed");
+    client.join().expect("the client receives every echo");
     let (ran, turns) = (ran.load(Ordering::Relaxed), reactor.stats().turns);
-    assert!(ran <= 100 * turns, "{ran} closures in {turns} turns");
+    assert!(ran <= 100 * turns, "{ran} closures ran in {turns} turns");
 }
 
-/// A post may do what a callback may: here to a connection of another thread's client.
+/// A posted closure can do everything that a callback can, for example send.
 #[test]
-fn a_posted_closure_sends_to_a_connection() {
+fn posted_closure_sends_to_a_connection() {
     let server = Server::start(Probe::silent(), Config::default(), Framing::length_u32());
     let mut client = server.connect();
     let (sent, was_sent) = mpsc::channel();
@@ -305,7 +328,7 @@ fn a_posted_closure_sends_to_a_connection() {
             let accepted = conn.is_some_and(|conn| cx.send(conn, b"from afar").is_ok());
             let _ = sent.send(accepted);
         });
-        if was_sent.recv_timeout(DEADLINE).expect("it runs") {
+        if was_sent.recv_timeout(DEADLINE).expect("the post runs") {
             break;
         }
     }
@@ -314,7 +337,7 @@ fn a_posted_closure_sends_to_a_connection() {
     server.stop();
 }
 
-/// The connection of the last client that a silent probe was told of.
+/// Returns the connection that a silent probe saw open last.
 fn last_conn(reactor: &Reactor<Probe>) -> Option<ConnId> {
     reactor
         .handler()
@@ -328,27 +351,29 @@ fn last_conn(reactor: &Reactor<Probe>) -> Option<ConnId> {
 }
 
 #[test]
-fn another_thread_sends_to_a_connection_in_the_order_of_its_posts() {
+fn remote_sends_of_one_thread_keep_their_order() {
     const SENDERS: u32 = 3;
     const PAYLOADS: u32 = 2000;
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let mut client = common::client(addr);
     drive(&mut reactor, |reactor| last_conn(reactor).is_some());
-    let conn = last_conn(&reactor).expect("it is open");
+    let conn = last_conn(&reactor).expect("the connection is open");
     let senders: Vec<_> = (0..SENDERS)
         .map(|sender| {
             let remote = reactor.remote();
             thread::spawn(move || {
                 for index in 0..PAYLOADS {
                     let payload = [sender, index].map(u32::to_be_bytes).concat();
-                    // Closures and payloads of one thread keep their order between them too.
+                    // Closures and payloads of one thread keep their common order as well.
                     if index % 2 == 0 {
-                        remote.send(conn, payload).expect("there is room");
+                        remote
+                            .send(conn, payload)
+                            .expect("the remote queue has space");
                     } else {
                         let send = move |_: &mut Probe, cx: &mut Context<'_, Probe>| {
                             assert!(cx.send(conn, &payload).is_ok());
                         };
-                        remote.post(send).expect("there is room");
+                        remote.post(send).expect("the post queue has space");
                     }
                 }
             })
@@ -358,36 +383,44 @@ fn another_thread_sends_to_a_connection_in_the_order_of_its_posts() {
         let mut next = [0_u32; SENDERS as usize];
         for _ in 0..SENDERS * PAYLOADS {
             let payload = common::read_u32_frame(&mut client);
-            let [sender, index] = [&payload[..4], &payload[4..]]
-                .map(|bytes| u32::from_be_bytes(bytes.try_into().expect("four bytes")));
+            let [sender, index] = [&payload[..4], &payload[4..]].map(|bytes| {
+                u32::from_be_bytes(bytes.try_into().expect("each number has four bytes"))
+            });
             assert_eq!(next[sender as usize], index);
             next[sender as usize] += 1;
         }
     });
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    reader.join().expect("every payload comes, in order");
+    reader.join().expect("every payload arrives in order");
     senders
         .into_iter()
-        .for_each(|sender| sender.join().expect("it does not panic"));
+        .for_each(|sender| sender.join().expect("the thread does not panic"));
 }
 
 #[test]
-fn a_long_payload_of_another_thread_is_queued_as_it_is() {
+fn remote_send_does_not_copy_a_long_payload() {
     const LEN: usize = 1 << 20;
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let (_sockets, addr) = common::silent();
     let conn = reactor.connect(addr, Framing::length_u32(), ());
     let remote = reactor.remote();
-    remote.send(conn, vec![7; LEN]).expect("there is room");
+    remote
+        .send(conn, vec![7; LEN])
+        .expect("the remote queue has space");
     drive(&mut reactor, |reactor| reactor.stats().frames_out == 1);
     let held = reactor.stats().held_bytes;
-    assert!((LEN..LEN + LEN / 8).contains(&held), "a copy is lent more");
+    assert!(
+        (LEN..LEN + LEN / 8).contains(&held),
+        "a copy would have a larger buffer"
+    );
 
     reactor.with(|_, cx| cx.abort(conn));
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     let payload = vec![7; LEN];
     let place = payload.as_ptr() as usize;
-    remote.send(conn, payload).expect("there is room");
+    remote
+        .send(conn, payload)
+        .expect("the remote queue has space");
     let is_refused = |event: &Event| match event {
         Event::SendRefused(_, payload) => payload.as_ptr() as usize == place,
         _ => false,
@@ -398,8 +431,8 @@ fn a_long_payload_of_another_thread_is_queued_as_it_is() {
 }
 
 #[test]
-fn a_payload_that_cannot_be_queued_or_sent_is_given_back() {
-    /// Keeps what was refused.
+fn remote_send_that_fails_returns_the_payload() {
+    /// Records the payloads that `on_send_refused` returns.
     #[derive(Default)]
     struct Refusals(Vec<(ConnId, Vec<u8>, SendError)>);
     impl Handler for Refusals {
@@ -419,23 +452,30 @@ fn a_payload_that_cannot_be_queued_or_sent_is_given_back() {
     }
     let mut config = Config::default();
     config.posts_max = 2;
-    let mut reactor = Reactor::with_config(Refusals::default(), config).expect("a reactor");
+    let mut reactor =
+        Reactor::with_config(Refusals::default(), config).expect("the reactor is created");
     let remote = reactor.remote();
     let (_sockets, addr) = common::silent();
     let conn = reactor.connect(addr, Framing::length_u8(), ());
-    remote.send(conn, vec![7; 300]).expect("there is room");
-    remote.send(conn, *b"fits").expect("there is room");
+    remote
+        .send(conn, vec![7; 300])
+        .expect("the remote queue has space");
+    remote
+        .send(conn, *b"fits")
+        .expect("the remote queue has space");
     match remote.send(conn, "third") {
         Err(PostError::Full(payload)) => assert_eq!(payload, b"third"),
         other => panic!("{other:?}"),
     }
-    reactor.turn(None).expect("the poll works");
+    reactor.turn(None).expect("polling succeeds");
     reactor.with(|_, cx| cx.abort(conn));
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    remote.send(conn, "too late").expect("there is room");
+    remote
+        .send(conn, "too late")
+        .expect("the remote queue has space");
     drive(&mut reactor, |reactor| reactor.handler().0.len() >= 2);
     let refusals = &reactor.handler().0;
-    assert_eq!(refusals.len(), 2, "the one that fits was accepted");
+    assert_eq!(refusals.len(), 2, "the payload that fits was accepted");
     assert_eq!((refusals[0].0, &refusals[0].1[..]), (conn, &[7; 300][..]));
     assert!(matches!(refusals[0].2, SendError::Frame(_)));
     assert_eq!(
@@ -450,51 +490,51 @@ fn a_payload_that_cannot_be_queued_or_sent_is_given_back() {
     }
 }
 
-/// What was posted before a turn is run in turns of so many; what comes meanwhile waits behind it.
+/// A turn runs at most `post_budget` of the waiting posts; later ones wait behind them.
 #[test]
-fn a_turn_runs_no_more_posts_than_its_budget_and_goes_on_in_the_next() {
+fn turn_runs_at_most_post_budget_posts() {
     let mut config = Config::default();
     config.post_budget = 10;
     let (mut reactor, remote) = tally(1, config);
     for index in 0..35 {
-        // Of two types, so that several boxes and runs are cut.
+        // Two closure types, so that the budget ends both between runs of one type and within one.
         let posted = if index % 7 == 0 {
             let one = index.max(1) / index.max(1);
             remote.post(move |tally, _| tally.total += one).is_ok()
         } else {
             remote.post(|tally, _| tally.total += 1).is_ok()
         };
-        assert!(posted, "there is room");
+        assert!(posted, "the post queue has space");
     }
     for expected in [10, 20, 30, 35] {
-        reactor.turn(None).expect("the poll works");
+        reactor.turn(None).expect("polling succeeds");
         assert_eq!(reactor.handler().total, expected);
     }
 }
 
-/// The posts that are left after a panic run in the next turns, and none of them twice.
+/// Posts left over after a panic run in the next turn, and none runs twice.
 #[test]
-fn a_posted_closure_that_panics_takes_no_other_with_it() {
+fn panic_in_a_posted_closure_loses_no_other_post() {
     let (mut reactor, remote) = tally(1, Config::default());
     for index in 0..5 {
         let task = move |tally: &mut Tally, _: &mut Context<'_, Tally>| {
-            assert_ne!(index, 2, "the closure's own fault");
+            assert_ne!(index, 2, "panic raised by the closure");
             tally.total += 1;
         };
-        remote.post(task).expect("there is room");
+        remote.post(task).expect("the post queue has space");
     }
     let turn = std::panic::AssertUnwindSafe(|| reactor.turn(None));
     assert!(std::panic::catch_unwind(turn).is_err());
     assert_eq!(reactor.handler().total, 2);
-    reactor.turn(None).expect("the poll works");
+    reactor.turn(None).expect("polling succeeds");
     assert_eq!(reactor.handler().total, 4);
 }
 
-/// A program that waits for the poll's descriptor in a loop of its own sees it readable after a
-/// post: one that came between two turns, and one that came while a turn was under way.
+/// Another loop can wait for the poll's descriptor. It becomes readable after a post between two
+/// turns, and after a post during a turn.
 #[test]
 #[cfg(unix)]
-fn a_post_makes_the_polls_descriptor_readable() {
+fn post_makes_the_poll_descriptor_readable() {
     let (mut reactor, remote) = tally(1, Config::default());
     for _ in 0..3 {
         let from_within = remote.clone();
@@ -502,54 +542,60 @@ fn a_post_makes_the_polls_descriptor_readable() {
             .post(move |tally, _| {
                 tally.total += 1;
                 let again = |tally: &mut Tally, _: &mut Context<'_, Tally>| tally.total += 10;
-                from_within.post(again).expect("there is room");
+                from_within.post(again).expect("the post queue has space");
             })
-            .expect("there is room");
+            .expect("the post queue has space");
         for more in [1, 10] {
-            assert!(is_readable(&reactor), "there is a post to run");
+            assert!(is_readable(&reactor), "a post is waiting");
             let before = reactor.handler().total;
-            reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+            reactor
+                .turn(Some(Duration::ZERO))
+                .expect("polling succeeds");
             assert_eq!(reactor.handler().total, before + more);
         }
-        assert!(!is_readable(&reactor), "there is nothing more");
+        assert!(!is_readable(&reactor), "no post is waiting");
     }
 }
 
-/// The loop looks at the queue before it waits again: to wake it would be a call and an event, for
-/// every frame that a worker is given and answers at once.
+/// The loop checks the post queue before it polls. Waking it for a post made during a turn would
+/// cost a system call and an event for every reply of a fast worker thread.
 #[test]
 #[cfg(unix)]
-fn a_post_while_the_loop_is_at_work_wakes_nobody() {
+fn post_during_a_turn_does_not_wake_the_poll() {
     let (tell_remote, has_remote) = mpsc::channel::<Remote<Probe>>();
     let probe = Probe::new(move |_, event| {
         if let Event::Frame(..) = event {
-            let remote = has_remote.recv().expect("it was sent");
-            remote.post(|_, cx| cx.stop()).expect("there is room");
+            let remote = has_remote.recv().expect("the test sent the remote");
+            remote
+                .post(|_, cx| cx.stop())
+                .expect("the post queue has space");
         }
     });
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
     let (mut client, conn) = common::open(&mut reactor, addr);
     for _ in 0..3 {
-        tell_remote.send(reactor.remote()).expect("it is awaited");
+        tell_remote
+            .send(reactor.remote())
+            .expect("the handler waits for the remote");
         common::deposit(&mut reactor, &mut client, conn, b"work\n");
-        reactor.run().expect("the poll works");
+        reactor.run().expect("the loop runs without an error");
         assert!(!is_readable(&reactor), "the post has run already");
     }
 }
 
-/// Whether another poll finds the reactor's own one readable.
+/// Returns true if another poll finds the reactor's poll readable.
 #[cfg(unix)]
 fn is_readable<H: Handler>(reactor: &Reactor<H>) -> bool {
     use mio::{Events, Interest, Poll, Token, unix::SourceFd};
     use std::os::fd::AsRawFd;
 
-    let mut poll = Poll::new().expect("a poll");
+    let mut poll = Poll::new().expect("the poll can be created");
     let mut events = Events::with_capacity(1);
     let fd = reactor.as_raw_fd();
     poll.registry()
         .register(&mut SourceFd(&fd), Token(0), Interest::READABLE)
-        .expect("it can be watched");
+        .expect("the poll can watch the descriptor");
     poll.poll(&mut events, Some(Duration::ZERO))
-        .expect("the poll works");
+        .expect("polling succeeds");
     !events.is_empty()
 }

@@ -1,5 +1,5 @@
-//! What [`Framer`](unstick::Framer) accepts comes back from [`Deframer`](unstick::Deframer)
-//! unchanged and alone, whatever is sent behind it; what would not is refused.
+//! Payloads that [`Framer`](unstick::Framer) accepts come back from [`Deframer`](unstick::Deframer)
+//! unchanged and as one frame each, whatever follows them. Others are refused.
 
 mod common;
 #[path = "common/streams.rs"]
@@ -12,12 +12,17 @@ use streams::{counting, deframe, frame, payload, pieces, text};
 
 const LIMIT: usize = 1000;
 
-/// All built-in framings but `raw`, with the bytes that mean something to each.
+/// All built-in framings except `raw`, each with the bytes that have a meaning in it.
 fn framings() -> Vec<(Framing, &'static [u8])> {
     let mut framings: Vec<(Framing, &[u8])> = FRAMINGS
         .into_iter()
         .filter(|name| *name != "raw")
-        .map(|name| (name.parse().expect("a name"), &b"\0\x01\x80\r\n0:,"[..]))
+        .map(|name| {
+            (
+                name.parse().expect("the name is a known framing"),
+                &b"\0\x01\x80\r\n0:,"[..],
+            )
+        })
         .collect();
     let fields = [
         LengthField::new(1).adjustment(-1),
@@ -53,8 +58,8 @@ fn framings() -> Vec<(Framing, &'static [u8])> {
         .collect()
 }
 
-/// Checks that the payloads come back as they are, and nothing else, or that they are refused.
-/// Answers how many were accepted.
+/// Checks that each payload either comes back as exactly one equal frame or is refused. Returns the
+/// number of accepted payloads.
 fn check(framing: &Framing, payloads: &[Vec<u8>], random: &mut Random, what: &str) -> usize {
     let mut stream = Vec::new();
     let mut accepted = Vec::new();
@@ -64,11 +69,11 @@ fn check(framing: &Framing, payloads: &[Vec<u8>], random: &mut Random, what: &st
             accepted.push(payload.clone());
         }
     }
-    // One frame that is there as a whole is delivered, with nothing behind it to wait for.
+    // A complete frame is delivered without waiting for the bytes that follow it.
     let mut deframer = unstick::Deframer::new(framing.clone());
     for payload in &accepted {
-        deframer.extend(&frame(framing, payload).expect("it was accepted"));
-        let back = deframer.next_frame().expect("no error");
+        deframer.extend(&frame(framing, payload).expect("the payload was accepted before"));
+        let back = deframer.next_frame().expect("the frame is valid");
         assert_eq!(back, Some(&payload[..]), "{framing:?}, {what}");
     }
     let seen = deframe(framing, &pieces(&stream, random));
@@ -78,7 +83,7 @@ fn check(framing: &Framing, payloads: &[Vec<u8>], random: &mut Random, what: &st
 }
 
 #[test]
-fn what_is_accepted_comes_back_unchanged_and_alone() {
+fn accepted_payload_comes_back_as_one_frame() {
     for (framing, alphabet) in framings() {
         let mut accepted = 0;
         for seed in 0..300 {
@@ -93,13 +98,16 @@ fn what_is_accepted_comes_back_unchanged_and_alone() {
             let what = format!("seed {seed}");
             accepted += check(&framing, &payloads, &mut random, &what);
         }
-        assert!(accepted > 30, "{framing:?} took {accepted} payloads");
+        assert!(
+            accepted > 30,
+            "{framing:?} accepted only {accepted} payloads"
+        );
     }
 }
 
-/// Nothing but the field is changed, and where it says the length already, nothing is.
+/// Only the length field is changed; if it already holds the length, no byte changes.
 #[test]
-fn a_kept_header_comes_back_with_its_length() {
+fn kept_header_comes_back_with_its_length() {
     let field = LengthField::new(3).little_endian().leading(b"??");
     let framing = Framing::length_field(field.keep_header()).frame_len_max(LIMIT);
     for seed in 0..300 {
@@ -119,10 +127,10 @@ fn a_kept_header_comes_back_with_its_length() {
     }
 }
 
-/// Every pair of payloads of up to four bytes, of an alphabet of two: the end of the first and the
-/// beginning of the second are all that there are.
+/// Every pair of payloads of up to four bytes over two letters. This covers every end of a first
+/// payload and every start of a second one.
 #[test]
-fn no_two_payloads_in_a_row_make_a_delimiter_together() {
+fn no_two_adjacent_payloads_form_a_delimiter() {
     let alphabets: [(&[&[u8]], &[u8; 2]); 9] = [
         (&[b"abab"], b"ab"),
         (&[b"aab"], b"ab"),
@@ -144,7 +152,10 @@ fn no_two_payloads_in_a_row_make_a_delimiter_together() {
             .iter()
             .filter(|payload| frame(&framing, payload).is_some())
             .collect();
-        assert!(accepted.contains(&&Vec::new()), "an empty one always is");
+        assert!(
+            accepted.contains(&&Vec::new()),
+            "the empty payload is always accepted"
+        );
         for first in &accepted {
             for second in &accepted {
                 let pair = [(*first).clone(), (*second).clone()];
@@ -156,7 +167,7 @@ fn no_two_payloads_in_a_row_make_a_delimiter_together() {
 }
 
 #[test]
-fn what_would_come_back_otherwise_is_refused() {
+fn payload_that_would_change_is_refused() {
     let is_refused = |framing: &Framing, payload: &[u8]| frame(framing, payload).is_none();
     for (framing, _) in framings() {
         assert!(is_refused(&framing, &vec![b'z'; LIMIT + 1]), "{framing:?}");
@@ -171,9 +182,11 @@ fn what_would_come_back_otherwise_is_refused() {
 }
 
 #[test]
-fn a_limit_of_zero_lets_empty_frames_through_and_no_other() {
+fn frame_len_max_zero_allows_only_empty_frames() {
     let names = "u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le line varint netstring";
-    let named = names.split(' ').map(|name| name.parse().expect("a name"));
+    let named = names
+        .split(' ')
+        .map(|name| name.parse().expect("the name is a known framing"));
     let delimited = [
         Framing::delimiter(b"--"),
         Framing::delimiters(&[b"\n", b"\r\n"]),
@@ -190,7 +203,7 @@ fn a_limit_of_zero_lets_empty_frames_through_and_no_other() {
         );
         assert_eq!(taken, 2, "{what}");
         let mut deframer = unstick::Deframer::new(framing);
-        deframer.extend(&frame(&unlimited, b"a").expect("without a limit it is taken"));
+        deframer.extend(&frame(&unlimited, b"a").expect("the payload is accepted without a limit"));
         assert!(
             matches!(
                 deframer.next_frame(),
@@ -204,14 +217,14 @@ fn a_limit_of_zero_lets_empty_frames_through_and_no_other() {
     }
 }
 
-/// Nothing is told by `raw`: the bytes come, in whatever pieces.
+/// `raw` has no frames: all bytes come back, in any pieces.
 #[test]
-fn raw_bytes_come_back_as_bytes() {
+fn raw_bytes_come_back_in_order() {
     for seed in 0..100 {
         let mut random = Random(seed);
         let framing = Framing::raw().frame_len_max(random.below(20));
         let sent = counting(random.below(3000), &mut random);
-        let stream = frame(&framing, &sent).expect("raw takes all");
+        let stream = frame(&framing, &sent).expect("raw accepts every payload");
         assert_eq!(stream, sent);
         let seen = deframe(&framing, &pieces(&stream, &mut random));
         assert_eq!(seen.frames.concat(), sent, "seed {seed}");

@@ -1,4 +1,4 @@
-//! A connection's session, as callbacks about something else reach it.
+//! A connection's session, borrowed by callbacks that do not receive it (`Context::with_session`).
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{drive, frame, read_u32_frame};
 use unstick::{Closed, ConnId, Context, Framing, Handler, Origin, Reactor, TimerId};
 
-/// Answers each frame by a timer of its connection, with all that it was sent.
+/// Replies to each frame from a timer, with all bytes the connection has received.
 #[derive(Default)]
 struct Later {
     conns: Vec<ConnId>,
@@ -18,9 +18,12 @@ struct Later {
 
 impl Later {
     fn answer(cx: &mut Context<'_, Self>, conn: ConnId, seen: &[u8]) {
-        assert!(cx.session(conn).is_none(), "it is lent");
-        assert!(cx.with_session(conn, |_, _| ()).is_none(), "and but once");
-        let _ = cx.send(conn, seen).expect("it is open");
+        assert!(cx.session(conn).is_none(), "the session is borrowed");
+        assert!(
+            cx.with_session(conn, |_, _| ()).is_none(),
+            "a borrowed session cannot be borrowed again"
+        );
+        let _ = cx.send(conn, seen).expect("the connection is open");
     }
 }
 
@@ -39,12 +42,15 @@ impl Handler for Later {
         frame: &[u8],
     ) {
         seen.extend_from_slice(frame);
-        assert!(cx.with_session(conn, |_, _| ()).is_none(), "it is here");
+        assert!(
+            cx.with_session(conn, |_, _| ()).is_none(),
+            "the callback has the session"
+        );
         cx.set_timer(Duration::ZERO, conn.to_bits());
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, _: TimerId, key: u64) {
-        let conn = ConnId::from_bits(key).expect("the key is an id");
+        let conn = ConnId::from_bits(key).expect("the key is a connection id");
         let answered = cx.with_session(conn, |cx, seen| {
             seen.push(b'!');
             Self::answer(cx, conn, seen);
@@ -52,21 +58,26 @@ impl Handler for Later {
                 cx.abort(conn);
             }
         });
-        answered.expect("it is open");
+        answered.expect("the session is available");
     }
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, seen: Vec<u8>, _: Closed) {
-        assert!(cx.with_session(conn, |_, _| ()).is_none(), "it is here");
+        assert!(
+            cx.with_session(conn, |_, _| ()).is_none(),
+            "the callback has the session"
+        );
         self.ended.push(seen);
     }
 }
 
 fn two_clients() -> (Reactor<Later>, [std::net::TcpStream; 2], [ConnId; 2]) {
-    let mut reactor = Reactor::new(Later::default()).expect("a reactor");
+    let mut reactor = Reactor::new(Later::default()).expect("the reactor is created");
     let listener = reactor
         .listen("127.0.0.1:0", Framing::length_u32())
-        .expect("a free port");
-    let addr = reactor.local_inet_addr(listener).expect("it listens");
+        .expect("a free port is available");
+    let addr = reactor
+        .local_inet_addr(listener)
+        .expect("the listener is bound");
     let mut clients = Vec::new();
     for count in 1..=2 {
         clients.push(common::client(addr));
@@ -74,16 +85,23 @@ fn two_clients() -> (Reactor<Later>, [std::net::TcpStream; 2], [ConnId; 2]) {
             reactor.handler().conns.len() == count
         });
     }
-    let clients = clients.try_into().expect("two");
-    let conns = reactor.handler().conns.clone().try_into().expect("two");
+    let clients = clients.try_into().expect("there are two clients");
+    let conns = reactor
+        .handler()
+        .conns
+        .clone()
+        .try_into()
+        .expect("there are two clients");
     (reactor, clients, conns)
 }
 
 #[test]
-fn a_timer_is_lent_the_session_of_the_connection_that_is_its_key() {
+fn with_session_in_on_timer_reaches_a_session() {
     let (mut reactor, [mut one, mut other], conns) = two_clients();
     let say = |client: &mut std::net::TcpStream, text: &[u8]| {
-        client.write_all(&frame("u32", text)).expect("it is read");
+        client
+            .write_all(&frame("u32", text))
+            .expect("the write succeeds");
     };
     for (text, answers) in [(&b"a"[..], [&b"a!"[..], b"a!"]), (b"b", [b"a!b!", b"a!b!"])] {
         let seen = reactor.stats().frames_out + 2;
@@ -95,31 +113,40 @@ fn a_timer_is_lent_the_session_of_the_connection_that_is_its_key() {
     }
     drop(one);
     drive(&mut reactor, |reactor| !reactor.handler().ended.is_empty());
-    assert_eq!(reactor.handler().ended, [b"a!b!"], "what it was left with");
-    let ran = reactor.with(|_, cx| cx.with_session(conns[0], |_, _| panic!("it is gone")));
+    assert_eq!(
+        reactor.handler().ended,
+        [b"a!b!"],
+        "on_close gets the session as it was left"
+    );
+    let ran = reactor.with(|_, cx| {
+        cx.with_session(conns[0], |_, _| {
+            panic!("the session of a closed connection was passed")
+        })
+    });
     assert!(ran.is_none());
 }
 
 #[test]
-fn a_connection_that_ends_while_its_session_is_lent_gives_it_back_changed() {
+fn abort_in_with_session_keeps_the_changes() {
     let (mut reactor, [mut one, _other], _) = two_clients();
-    one.write_all(&frame("u32", b"bye")).expect("it is read");
+    one.write_all(&frame("u32", b"bye"))
+        .expect("the write succeeds");
     drive(&mut reactor, |reactor| !reactor.handler().ended.is_empty());
     assert_eq!(reactor.handler().ended, [b"bye!"]);
 }
 
 #[test]
-fn a_panic_leaves_a_session_that_was_lent_as_it_was_then() {
+fn panic_in_with_session_keeps_the_session() {
     let (mut reactor, _clients, [conn, _]) = two_clients();
     let panic = catch_unwind(AssertUnwindSafe(|| {
         reactor.with(|_, cx| {
             cx.with_session(conn, |_, seen: &mut Vec<u8>| -> () {
                 seen.extend_from_slice(b"half");
-                panic!("the handler's own fault");
+                panic!("panic raised by the handler");
             })
         })
     }));
-    panic.expect_err("it panics");
+    panic.expect_err("the closure panics");
     let seen = reactor.with(|_, cx| cx.session(conn).cloned());
     assert_eq!(seen.as_deref(), Some(&b"half"[..]));
 }

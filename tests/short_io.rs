@@ -1,8 +1,8 @@
-//! A kernel at its worst: short reads, short writes, calls that are cut by signals or would block,
-//! accepts that fail, and connections that cannot be set up.
+//! System calls at their worst: short reads, short writes, `EINTR`, `EAGAIN`, failing `accept`, and
+//! connections whose setup fails.
 //!
-//! A library that stands before the C library (`short_io/shim.c`) makes it so for a process of its
-//! own, the echo example. Its report at the end shows that it did.
+//! A preloaded library (`short_io/shim.c`) wraps the C library's calls in a child process, the echo
+//! example. Its report at exit shows the number of injected faults.
 
 #![cfg(target_os = "linux")]
 
@@ -26,13 +26,13 @@ use unstick::{Config, Framing};
 
 const SEED: u64 = 20_260_101;
 
-/// Where the shim is compiled to, once; `None` where there is no C compiler.
+/// Compiles the shim once and returns its path; `None` if there is no C compiler.
 fn shim() -> Option<&'static Path> {
     static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let compile = || {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/short_io/shim.c");
         let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libshim.so");
-        // Compiled aside and moved: another run may be using the one that is there.
+        // Compiled under another name, then renamed: another test run may be using the old file.
         let fresh = library.with_extension(format!("{}", std::process::id()));
         let compiled = Command::new("cc")
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-o"])
@@ -41,7 +41,7 @@ fn shim() -> Option<&'static Path> {
             .status();
         match compiled {
             Ok(status) if status.success() => {
-                fs::rename(&fresh, &library).expect("the folder is this test's own");
+                fs::rename(&fresh, &library).expect("the target folder is writable");
                 Some(library)
             }
             failed => {
@@ -53,7 +53,7 @@ fn shim() -> Option<&'static Path> {
     SHIM.get_or_init(compile).as_deref()
 }
 
-/// The echo example on the shim.
+/// The echo example, running with the shim.
 struct Shimmed {
     echo: Echo,
     report: PathBuf,
@@ -61,7 +61,7 @@ struct Shimmed {
 }
 
 impl Shimmed {
-    /// `name` is that of the test, as tests run side by side.
+    /// Starts the example; `name` is unique to the test, because tests run in parallel.
     fn start(name: &str, args: &[&str], env: &[(&str, &str)]) -> Option<Self> {
         let shim = shim()?.to_str().expect("a path in UTF-8");
         let file = |suffix| Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{suffix}"));
@@ -74,17 +74,17 @@ impl Shimmed {
             ("SHIM_REPORT", report.to_str().expect("a path in UTF-8")),
         ];
         all.extend(env);
-        let echo = Echo::start(args, &all, Some(&log)).expect("it starts");
+        let echo = Echo::start(args, &all, Some(&log)).expect("the example starts");
         Some(Self { echo, report, log })
     }
 
-    /// What it says of itself, and how often the shim did what.
+    /// Ends the example. Returns its totals, and the number of injected faults by kind.
     fn end(self) -> (String, HashMap<String, u64>) {
         let totals = self.echo.end();
-        let report = fs::read_to_string(&self.report).expect("the shim reports at the end");
+        let report = fs::read_to_string(&self.report).expect("the shim writes its report at exit");
         let counts = report.lines().map(|line| {
-            let (what, count) = line.split_once(' ').expect("a name and a number");
-            (what.to_owned(), count.parse().expect("a number"))
+            let (kind, count) = line.split_once(' ').expect("a name and a number");
+            (kind.to_owned(), count.parse().expect("a number"))
         });
         (totals, counts.collect())
     }
@@ -95,14 +95,14 @@ impl Shimmed {
 
     fn log_lines(&self) -> usize {
         fs::read_to_string(&self.log)
-            .expect("it is there")
+            .expect("the log file exists")
             .lines()
             .count()
     }
 }
 
-/// The next frame: mostly short, now and then as long as the limit allows; no byte of it ends a
-/// line.
+/// Returns the next frame: mostly short, sometimes of the maximum length. With `line`, no payload
+/// byte is a line end.
 fn next_frame(random: &mut Random, framing: &str) -> Vec<u8> {
     let len = match random.below(100) {
         0 => 1 << 20,
@@ -117,7 +117,7 @@ fn next_frame(random: &mut Random, framing: &str) -> Vec<u8> {
     frame(framing, &payload)
 }
 
-/// Sends at least `len` bytes of frames, and compares what comes back byte by byte.
+/// Sends at least `len` bytes of frames, and compares the echo byte by byte.
 fn echo_exactly(mut stream: TcpStream, framing: &'static str, seed: u64, len: usize) {
     let mut sender = stream.try_clone().expect("a descriptor is free");
     let writer = thread::spawn(move || {
@@ -129,7 +129,7 @@ fn echo_exactly(mut stream: TcpStream, framing: &'static str, seed: u64, len: us
         }
         sender
             .shutdown(std::net::Shutdown::Write)
-            .expect("it is open");
+            .expect("the connection is open");
     });
     let (mut random, mut received) = (Random(seed), 0);
     while received < len {
@@ -140,13 +140,15 @@ fn echo_exactly(mut stream: TcpStream, framing: &'static str, seed: u64, len: us
         received += frame.len();
     }
     let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).expect("then it ends");
+    stream
+        .read_to_end(&mut rest)
+        .expect("an end of stream after the last frame");
     assert!(rest.is_empty(), "{} bytes too many", rest.len());
-    writer.join().expect("it does not panic");
+    writer.join().expect("the writer does not panic");
 }
 
 #[test]
-fn an_echo_is_exact_under_short_reads_short_writes_signals_and_refusals() {
+fn echo_is_exact_with_short_io_eintr_and_would_block() {
     const CLIENTS: u64 = 4;
     const LEN: usize = 4 << 20;
     for framing in ["u32", "line"] {
@@ -169,20 +171,20 @@ fn an_echo_is_exact_under_short_reads_short_writes_signals_and_refusals() {
         for client in clients {
             client.join().expect("every byte comes back");
         }
-        let (totals, did) = server.end();
-        println!("{did:?}\n{totals}");
+        let (totals, faults) = server.end();
+        println!("{faults:?}\n{totals}");
         assert!(
             totals.contains("lost 0 bytes unsent, 0 undecoded"),
             "{totals}"
         );
-        for what in ["shortened", "interrupted", "blocked"] {
-            assert!(did[what] > 100, "{what}: {did:?}");
+        for kind in ["shortened", "interrupted", "blocked"] {
+            assert!(faults[kind] > 100, "{kind}: {faults:?}");
         }
     }
 }
 
 #[test]
-fn datagrams_stay_whole_when_calls_are_cut_by_signals_or_refused() {
+fn datagrams_stay_whole_with_eintr_and_would_block() {
     const WINDOW: u32 = 20;
     let env = [
         ("SHIM_EINTR_PERCENT", "30"),
@@ -205,7 +207,9 @@ fn datagrams_stay_whole_when_calls_are_cut_by_signals_or_refused() {
             })
             .collect();
         for payload in &sent {
-            client.send_to(payload, server.addr()).expect("it is local");
+            client
+                .send_to(payload, server.addr())
+                .expect("the kernel accepts the bytes");
         }
         let mut buf = [0; 4096];
         for payload in &sent {
@@ -213,14 +217,20 @@ fn datagrams_stay_whole_when_calls_are_cut_by_signals_or_refused() {
             assert!(buf[..len] == payload[..], "whole and in order");
         }
     }
-    let (totals, did) = server.end();
-    assert!(totals.contains("0 datagrams\n"), "none was lost: {totals}");
-    assert!(did["interrupted"] > 100 && did["blocked"] > 100, "{did:?}");
+    let (totals, faults) = server.end();
+    assert!(
+        totals.contains("0 datagrams\n"),
+        "no datagram was lost: {totals}"
+    );
+    assert!(
+        faults["interrupted"] > 100 && faults["blocked"] > 100,
+        "{faults:?}"
+    );
 }
 
-/// A shutdown while answers wait for a kernel that takes one in a hundred.
+/// A shutdown while answers are queued; the kernel accepts one `sendto` in a hundred.
 #[test]
-fn a_udp_socket_that_is_closed_sends_what_the_kernel_has_refused_so_far() {
+fn closing_udp_socket_sends_datagrams_that_would_block() {
     let env = [("SHIM_BLOCK_PERCENT", "99")];
     let args = ["--udp", "127.0.0.1:0"];
     let Some(server) = Shimmed::start("closing", &args, &env) else {
@@ -230,19 +240,22 @@ fn a_udp_socket_that_is_closed_sends_what_the_kernel_has_refused_so_far() {
     for index in 0..100_u32 {
         client
             .send_to(&index.to_be_bytes(), server.addr())
-            .expect("it is local");
+            .expect("the kernel accepts the bytes");
     }
-    // By the first answer it has taken all that a turn takes, and has answers queued.
+    // By the first answer the server has received a full turn of datagrams, and answers are queued.
     let mut buf = [0; 16];
     let mut receive = || {
         let len = client.recv(&mut buf).expect("each is echoed");
         u32::from_be_bytes(buf[..len].try_into().expect("four bytes"))
     };
     assert_eq!(receive(), 0);
-    let (totals, did) = server.end();
+    let (totals, faults) = server.end();
     let answered = word_before(&totals, " datagrams (");
-    assert!(did["blocked"] > 0, "{did:?}");
-    assert!(totals.contains("0 datagrams\n"), "none was lost: {totals}");
+    assert!(faults["blocked"] > 0, "{faults:?}");
+    assert!(
+        totals.contains("0 datagrams\n"),
+        "no datagram was lost: {totals}"
+    );
     for index in 1..answered.parse().expect("a number") {
         assert_eq!(receive(), index);
     }
@@ -257,14 +270,14 @@ fn udp_client() -> UdpSocket {
 }
 
 fn word_before<'a>(text: &'a str, mark: &str) -> &'a str {
-    let (before, _) = text.split_once(mark).expect("the totals");
-    before.rsplit(' ').next().expect("a word")
+    let (before, _) = text.split_once(mark).expect("the totals contain the mark");
+    before.rsplit(' ').next().expect("a word before the mark")
 }
 
-/// Each connection is accepted at the third try. No further client comes while one waits, so
-/// nothing but the reactor itself can try again.
+/// The third `accept` of each connection succeeds. No further client connects meanwhile, so only
+/// the reactor itself can retry.
 #[test]
-fn accepting_goes_on_after_every_error_of_accept() {
+fn accept_continues_after_every_accept_error() {
     const CLIENTS: usize = 5;
     let errnos = [
         ("ECONNABORTED", 103),
@@ -290,15 +303,15 @@ fn accepting_goes_on_after_every_error_of_accept() {
             let echoed = round_trip(&mut client, &index.to_be_bytes());
             assert_eq!(echoed, index.to_be_bytes(), "after {name}");
         }
-        let (totals, did) = server.end();
+        let (totals, faults) = server.end();
         assert!(totals.contains(&format!("served {CLIENTS} connections")));
-        assert!(did["accept"] >= 2 * CLIENTS as u64, "{name}: {did:?}");
+        assert!(faults["accept"] >= 2 * CLIENTS as u64, "{name}: {faults:?}");
     }
 }
 
-/// Every other connection cannot be watched, and is dropped; what is left of it is nothing.
+/// Every second connection cannot be registered with epoll and is dropped, with its descriptor.
 #[test]
-fn a_connection_that_cannot_be_watched_leaves_no_descriptor_behind() {
+fn failed_epoll_registration_leaks_no_descriptor() {
     const CLIENTS: usize = 40;
     let env = [("SHIM_EPOLL_EVERY", "2")];
     let args = ["--tcp", "127.0.0.1:0"];
@@ -306,20 +319,20 @@ fn a_connection_that_cannot_be_watched_leaves_no_descriptor_behind() {
         return;
     };
     let base = server.echo.descriptors();
-    let begun = Instant::now();
-    let mut served = Vec::new();
+    let started = Instant::now();
+    let mut accepted = Vec::new();
     for index in 0..CLIENTS {
         let mut client = common::client(server.addr());
         let message = frame("u32", &index.to_be_bytes());
         let mut echoed = vec![0; message.len()];
-        // Whoever is dropped sees its end, or a reset that came before its bytes.
+        // A dropped client sees an end of stream, a reset or a broken pipe.
         let result = client
             .write_all(&message)
             .and_then(|()| client.read_exact(&mut echoed));
         match result {
             Ok(()) => {
                 assert_eq!(echoed, message);
-                served.push(client);
+                accepted.push(client);
             }
             Err(error) => assert!(
                 [
@@ -332,24 +345,24 @@ fn a_connection_that_cannot_be_watched_leaves_no_descriptor_behind() {
             ),
         }
     }
-    assert_eq!(served.len(), CLIENTS / 2);
+    assert_eq!(accepted.len(), CLIENTS / 2);
     wait_for_descriptors(&server, base + CLIENTS / 2);
-    let seconds = usize::try_from(begun.elapsed().as_secs()).expect("not long");
+    let seconds = usize::try_from(started.elapsed().as_secs()).expect("the test takes seconds");
     let lines = server.log_lines();
     assert!(
         (1..=1 + seconds).contains(&lines),
-        "{lines} lines of log in {seconds} seconds"
+        "{lines} log lines in {seconds} seconds"
     );
-    drop(served);
+    drop(accepted);
     wait_for_descriptors(&server, base);
-    let (totals, did) = server.end();
-    assert_eq!(did["epoll"], CLIENTS as u64 / 2);
+    let (totals, faults) = server.end();
+    assert_eq!(faults["epoll"], CLIENTS as u64 / 2);
     assert!(totals.contains(&format!("served {} connections", CLIENTS / 2)));
 }
 
-/// An option that cannot be set is no reason to lose a connection.
+/// A connection stays open if one of its socket options cannot be set.
 #[test]
-fn a_connection_whose_options_cannot_be_set_is_served_and_closed_like_any_other() {
+fn failed_setsockopt_does_not_affect_a_connection() {
     const CLIENTS: usize = 20;
     let env = [("SHIM_SETSOCKOPT_EVERY", "1")];
     let args = ["--tcp", "127.0.0.1:0"];
@@ -366,8 +379,8 @@ fn a_connection_whose_options_cannot_be_set_is_served_and_closed_like_any_other(
     assert_eq!(server.echo.descriptors(), base + CLIENTS);
     drop(clients);
     wait_for_descriptors(&server, base);
-    let (_, did) = server.end();
-    assert!(did["setsockopt"] >= CLIENTS as u64, "{did:?}");
+    let (_, faults) = server.end();
+    assert!(faults["setsockopt"] >= CLIENTS as u64, "{faults:?}");
 }
 
 fn wait_for_descriptors(server: &Shimmed, wanted: usize) {
@@ -379,16 +392,16 @@ fn wait_for_descriptors(server: &Shimmed, wanted: usize) {
         }
         assert!(
             Instant::now() < deadline,
-            "{open} descriptors are open and not {wanted}"
+            "{open} descriptors are open instead of {wanted}"
         );
         thread::yield_now();
     }
 }
 
-/// The one short read that every kernel makes though more bytes are there: it stops at a byte of
-/// urgent data (tcp(7)). What lies behind it makes no edge of its own.
+/// A read stops at urgent data even though more bytes follow (tcp(7)). The bytes after the urgent
+/// data cause no further edge.
 #[test]
-fn frames_behind_urgent_data_need_no_further_traffic() {
+fn frames_after_urgent_data_need_no_further_input() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let mut client = common::client(addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
@@ -396,15 +409,15 @@ fn frames_behind_urgent_data_need_no_further_traffic() {
 
     client
         .write_all(&frame("u32", b"before"))
-        .expect("it is local");
+        .expect("the kernel accepts the bytes");
     socket2::SockRef::from(&client)
         .send_out_of_band(b"!")
-        .expect("it is local");
+        .expect("the kernel accepts the bytes");
     client
-        .write_all(&frame("u32", b"behind"))
-        .expect("it is local");
+        .write_all(&frame("u32", b"after"))
+        .expect("the kernel accepts the bytes");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
     let frames = |event: &Event| matches!(event, Event::Frame(..));
     assert_eq!(reactor.handler().count(frames), 2);
-    assert_eq!(reactor.handler().frames(), [b"before", b"behind"]);
+    assert_eq!(reactor.handler().frames(), [b"before", b"after"]);
 }

@@ -1,4 +1,4 @@
-//! Signals that end a program: what is queued is sent first, unless a second one comes.
+//! Signals that end a program: queued output is sent first, unless a second signal arrives.
 
 #![cfg(all(unix, feature = "signals"))]
 
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use common::{DEADLINE, Event, Probe, listening};
 use unstick::{Config, Framing};
 
-/// More than the kernel takes for a peer that does not read.
+/// Bytes of a payload that exceeds the kernel's buffers for a peer that does not read.
 const PAYLOAD_LEN: usize = 12 << 20;
 
-/// The program: it sends its first client a long frame, and ends by a signal.
+/// The program under test: sends a long frame to its first client and ends on a signal.
 fn serve() {
     let mut is_first = true;
     let probe = Probe::new(move |cx, event| {
@@ -31,12 +31,12 @@ fn serve() {
     let (mut reactor, addr) = listening(probe, config, framing);
     reactor
         .shutdown_on_signals(10 * DEADLINE)
-        .expect("nobody catches them yet");
+        .expect("no signal handler is installed yet");
     let again = reactor.shutdown_on_signals(DEADLINE);
-    let kind = again.expect_err("they are caught").kind();
+    let kind = again.expect_err("the signals are handled already").kind();
     assert_eq!(kind, std::io::ErrorKind::AlreadyExists);
     println!("\nlistening {addr}");
-    reactor.run().expect("the poll works");
+    reactor.run().expect("the loop runs without an error");
     println!("\nunsent {}", reactor.stats().unsent_bytes);
 }
 
@@ -50,47 +50,54 @@ impl Program {
         let mut child = common::rerun(test)
             .stdout(Stdio::piped())
             .spawn()
-            .expect("it can be run again");
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+            .expect("the test binary starts again");
+        let stdout = BufReader::new(child.stdout.take().expect("the stream is piped"));
         let mut program = Self { child, stdout };
         let addr = program.said("listening ");
-        (program, addr.parse().expect("an address"))
+        (program, addr.parse().expect("the address is valid"))
     }
 
-    /// The rest of the next line that begins so.
+    /// Returns the rest of the next output line that starts with `start`.
     fn said(&mut self, start: &str) -> String {
         let lines = self.stdout.by_ref().lines();
-        let mut lines = lines.map(|line| line.expect("it is text"));
+        let mut lines = lines.map(|line| line.expect("the output is UTF-8"));
         let line = lines.find_map(|line| line.strip_prefix(start).map(str::to_owned));
-        line.expect("it says so before it ends")
+        line.expect("the program prints the line before it ends")
     }
 
     fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         let status = Command::new("kill").args([signal, &pid]).status();
-        assert!(status.expect("kill is there").success());
+        assert!(status.expect("the kill command can be started").success());
     }
 
-    /// How many bytes it did not send; it has ended without an error.
+    /// Waits for the program to end without an error. Returns the number of unsent bytes.
     fn end(mut self) -> usize {
-        let unsent = self.said("unsent ").parse().expect("a number");
-        assert!(self.child.wait().expect("it ends").success());
+        let unsent = self.said("unsent ").parse().expect("the text is a number");
+        assert!(
+            self.child
+                .wait()
+                .expect("the process is a child of this one")
+                .success()
+        );
         unsent
     }
 }
 
-/// A client that has read no more than a header.
+/// A client that has read only the frame's header.
 fn stalled_client(addr: SocketAddr) -> TcpStream {
     let mut client = common::client(addr);
     let mut header = [0; 4];
-    client.read_exact(&mut header).expect("a header");
+    client
+        .read_exact(&mut header)
+        .expect("the frame's header arrives");
     assert_eq!(u32::from_be_bytes(header) as usize, PAYLOAD_LEN);
     client
 }
 
 #[test]
-fn sigterm_and_sigint_flush_what_is_queued() {
-    const NAME: &str = "sigterm_and_sigint_flush_what_is_queued";
+fn sigterm_and_sigint_flush_queued_output() {
+    const NAME: &str = "sigterm_and_sigint_flush_queued_output";
     if common::is_child() {
         return serve();
     }
@@ -102,16 +109,16 @@ fn sigterm_and_sigint_flush_what_is_queued() {
         let mut rest = Vec::new();
         client
             .read_to_end(&mut rest)
-            .expect("all of it, and the end");
+            .expect("the rest of the frame and the end of the stream arrive");
         assert_eq!(rest.len(), PAYLOAD_LEN);
         drop(client);
-        assert_eq!(program.end(), 0, "nothing was lost");
+        assert_eq!(program.end(), 0, "no byte was lost");
     }
 }
 
 #[test]
-fn a_second_signal_does_not_wait() {
-    const NAME: &str = "a_second_signal_does_not_wait";
+fn second_signal_stops_without_flushing() {
+    const NAME: &str = "second_signal_stops_without_flushing";
     if common::is_child() {
         return serve();
     }
@@ -120,14 +127,17 @@ fn a_second_signal_does_not_wait() {
     program.signal("-TERM");
     until_refused(addr);
     program.signal("-TERM");
-    assert!(program.end() > 0, "the client has read next to nothing");
+    assert!(
+        program.end() > 0,
+        "the client had not read the queued output"
+    );
     drop(client);
 }
 
-/// Nobody listens any more: the first signal was heard.
+/// Waits until connects are refused, which shows that the first signal was handled.
 fn until_refused(addr: SocketAddr) {
     let end = Instant::now() + DEADLINE;
     while TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_ok() {
-        assert!(Instant::now() < end, "the signal was not heard");
+        assert!(Instant::now() < end, "the first signal was not handled");
     }
 }

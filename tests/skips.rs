@@ -1,5 +1,5 @@
-//! Frames that are too long, on a framing that skips them: told in their order, and in step with
-//! what comes behind, whatever the handler does meanwhile.
+//! Frames longer than the limit, in a framing that skips them: `on_skipped` comes in stream order,
+//! and decoding continues with the next frame, whatever the handler does in the callback.
 
 mod common;
 
@@ -9,12 +9,12 @@ use std::time::Duration;
 use common::{Event, Probe, drive, frame, listening, settle};
 use unstick::{CloseReason, Config, ConnId, Context, FrameError, Framing, Reactor};
 
-/// The largest frame of all that is sent here.
+/// Maximum frame length in bytes.
 const LIMIT: usize = 10;
 const NAMES: [&str; 5] = ["line", "u32", "varint", "netstring", "delimiter-;;"];
 
 fn framing(name: &str) -> Framing {
-    let framing: Framing = name.parse().expect("the name of a framing");
+    let framing: Framing = name.parse().expect("the name is a known framing");
     framing.frame_len_max(LIMIT).skip_too_long()
 }
 
@@ -25,7 +25,7 @@ fn sent(name: &str, payload: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What came, frames as they are and others by the name of their callback.
+/// Returns the callbacks in order: frames by content, other callbacks by a name.
 fn story(reactor: &Reactor<Probe>) -> Vec<String> {
     let events = reactor.handler().events.iter();
     let tell = |event: &Event| match event {
@@ -38,14 +38,14 @@ fn story(reactor: &Reactor<Probe>) -> Vec<String> {
     events.filter_map(tell).collect()
 }
 
-/// `a`, one that is too long, and `b`.
+/// Encodes the frame `a`, a frame of `len` bytes that exceeds the limit, and the frame `b`.
 fn stream(name: &str, len: usize) -> Vec<u8> {
     let frames = [&b"a"[..], &vec![b'z'; len], b"b"];
     frames.map(|payload| sent(name, payload)).concat()
 }
 
 #[test]
-fn a_frame_that_is_too_long_is_told_between_the_others() {
+fn too_long_frame_is_skipped_in_stream_order() {
     for name in NAMES {
         for (read_len_max, frame_budget) in [(1, 1024), (7, 1), (65_536, 1024), (65_536, 1)] {
             let mut config = Config::default();
@@ -54,7 +54,7 @@ fn a_frame_that_is_too_long_is_told_between_the_others() {
             let (mut reactor, addr) = listening(Probe::silent(), config, framing(name));
             let mut client = common::client(addr);
             let bytes = stream(name, 3000);
-            client.write_all(&bytes).expect("the kernel takes it");
+            client.write_all(&bytes).expect("the write succeeds");
             drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
             assert_eq!(story(&reactor), ["a", "3000 > 10", "b"], "{name}");
             assert_eq!(reactor.stats().frames_skipped, 1);
@@ -65,7 +65,7 @@ fn a_frame_that_is_too_long_is_told_between_the_others() {
     }
 }
 
-/// Does something when a frame is skipped, and records.
+/// Returns a probe that also calls `react` for each skipped frame.
 fn when_skipped(mut react: impl FnMut(&mut Context<'_, Probe>, ConnId) + Send + 'static) -> Probe {
     Probe::new(move |cx, event| {
         if let Event::Skipped(conn, _) = event {
@@ -75,13 +75,15 @@ fn when_skipped(mut react: impl FnMut(&mut Context<'_, Probe>, ConnId) + Send + 
 }
 
 #[test]
-fn a_pause_when_a_frame_is_skipped_holds_back_what_comes_behind_it() {
+fn pause_in_on_skipped_holds_back_later_frames() {
     for name in NAMES {
         for len in [11, 100_000] {
-            let handler = when_skipped(|cx, conn| cx.pause(conn).expect("it is open"));
+            let handler = when_skipped(|cx, conn| cx.pause(conn).expect("the connection is open"));
             let (mut reactor, addr) = listening(handler, Config::default(), framing(name));
             let mut client = common::client(addr);
-            client.write_all(&stream(name, len)).expect("it is taken");
+            client
+                .write_all(&stream(name, len))
+                .expect("the write succeeds");
             drive(&mut reactor, |reactor| reactor.stats().frames_skipped == 1);
             settle(&mut reactor);
             let told = format!("{len} > 10");
@@ -95,8 +97,8 @@ fn a_pause_when_a_frame_is_skipped_holds_back_what_comes_behind_it() {
                     _ => None,
                 });
             reactor
-                .with(|_, cx| cx.resume(conn.expect("it was told")))
-                .expect("it is open");
+                .with(|_, cx| cx.resume(conn.expect("on_skipped was called")))
+                .expect("the connection is open");
             drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
             assert_eq!(story(&reactor), ["a", &told, "b"], "{name}");
         }
@@ -104,12 +106,14 @@ fn a_pause_when_a_frame_is_skipped_holds_back_what_comes_behind_it() {
 }
 
 #[test]
-fn a_close_when_a_frame_is_skipped_delivers_nothing_more() {
+fn close_in_on_skipped_delivers_no_later_frame() {
     for name in NAMES {
         let handler = when_skipped(|cx, conn| cx.close(conn));
         let (mut reactor, addr) = listening(handler, Config::default(), framing(name));
         let mut client = common::client(addr);
-        client.write_all(&stream(name, 3000)).expect("it is taken");
+        client
+            .write_all(&stream(name, 3000))
+            .expect("the write succeeds");
         drive(&mut reactor, |reactor| reactor.stats().frames_skipped == 1);
         drop(client);
         drive(&mut reactor, |reactor| reactor.stats().closed == 1);
@@ -118,33 +122,34 @@ fn a_close_when_a_frame_is_skipped_delivers_nothing_more() {
 }
 
 #[test]
-fn another_framing_begins_behind_the_frame_that_is_skipped() {
+fn reframe_in_on_skipped_applies_to_the_next_frame() {
     for name in NAMES {
         for len in [11, 100_000] {
             let handler = when_skipped(|cx, conn| {
-                cx.reframe(conn, Framing::length_u8()).expect("it is open");
+                cx.reframe(conn, Framing::length_u8())
+                    .expect("the connection is open");
             });
             let (mut reactor, addr) = listening(handler, Config::default(), framing(name));
             let mut client = common::client(addr);
             let long = sent(name, &vec![b'z'; len]);
             let bytes = [&long[..], b"\x03new"].concat();
-            client.write_all(&bytes).expect("it is taken");
+            client.write_all(&bytes).expect("the write succeeds");
             drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
             assert_eq!(story(&reactor), [&format!("{len} > 10"), "new"], "{name}");
         }
     }
 }
 
-/// Every byte of a frame that is skipped is as good as none, for its deadline.
+/// Bytes of a skipped frame do not extend its deadline.
 #[test]
-fn a_frame_that_is_skipped_has_a_deadline_too() {
+fn skipped_frame_has_a_frame_deadline() {
     for name in ["line", "u32"] {
         let mut config = Config::default();
         config.frame_deadline = Some(Duration::from_millis(50));
         let (mut reactor, addr) = listening(Probe::silent(), config, framing(name));
         let mut client = common::client(addr);
         let bytes = stream(name, 3000);
-        client.write_all(&bytes[..200]).expect("it is taken");
+        client.write_all(&bytes[..200]).expect("the write succeeds");
         drive(&mut reactor, |reactor| {
             let _ = client.write_all(b"z");
             reactor.stats().closed == 1
@@ -159,13 +164,15 @@ fn a_frame_that_is_skipped_has_a_deadline_too() {
 }
 
 #[test]
-fn a_frame_that_is_too_long_ends_the_stream_unless_it_is_to_be_skipped() {
+fn too_long_frame_closes_unless_skipped() {
     for name in NAMES {
-        let framing: Framing = name.parse().expect("the name of a framing");
+        let framing: Framing = name.parse().expect("the name is a known framing");
         let framing = framing.frame_len_max(LIMIT);
         let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
         let mut client = common::client(addr);
-        client.write_all(&stream(name, 3000)).expect("it is taken");
+        client
+            .write_all(&stream(name, 3000))
+            .expect("the write succeeds");
         drop(client);
         drive(&mut reactor, |reactor| reactor.stats().closed == 1);
         assert_eq!(reactor.handler().frames(), [b"a"], "{name}");

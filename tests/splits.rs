@@ -1,5 +1,5 @@
-//! However TCP glues and cuts, and however little is done of it in one turn: every frame comes, and
-//! no other traffic is needed for it.
+//! Frames that TCP coalesced or split, with every read size and budget: each frame is delivered
+//! without any further traffic.
 
 mod common;
 
@@ -12,10 +12,10 @@ use common::{DEADLINE, Event, FRAMINGS, Probe, drive, frame, listening};
 use unstick::{Codec, Config, FrameError, Framing, Handler, Out, Reactor, Step};
 
 fn framing(name: &str) -> Framing {
-    name.parse().expect("the name of a framing")
+    name.parse().expect("the name is a known framing")
 }
 
-/// Writes in a thread, as the kernel may not take all of it before the reactor reads.
+/// Writes in a thread, because the kernel may not take everything before the reactor reads.
 fn write_in_background(mut client: TcpStream, bytes: Vec<u8>) -> JoinHandle<TcpStream> {
     thread::spawn(move || {
         client.write_all(&bytes).expect("the reactor reads");
@@ -23,21 +23,25 @@ fn write_in_background(mut client: TcpStream, bytes: Vec<u8>) -> JoinHandle<TcpS
     })
 }
 
-/// Takes turns that nothing ends but an event, or work that is left over from the turn before: what
-/// is forgotten is never made up for by a timeout.
+/// Takes turns that only an event or remaining work can end. No timeout hides work that the reactor
+/// forgot.
 fn drive_without_timeout<H: Handler>(
     reactor: &mut Reactor<H>,
     mut done: impl FnMut(&Reactor<H>) -> bool,
 ) {
     let deadline = Instant::now() + DEADLINE;
     while !done(reactor) {
-        reactor.turn(Some(DEADLINE)).expect("the poll works");
-        assert!(Instant::now() < deadline, "stalled: {:?}", reactor.stats());
+        reactor.turn(Some(DEADLINE)).expect("polling succeeds");
+        assert!(
+            Instant::now() < deadline,
+            "the reactor stalled: {:?}",
+            reactor.stats()
+        );
     }
 }
 
 #[test]
-fn ten_thousand_frames_in_one_write_are_ten_thousand() {
+fn ten_thousand_frames_in_one_write_arrive() {
     for name in FRAMINGS {
         let config = Config::default();
         let (mut reactor, addr) = listening(Probe::silent(), config, framing(name));
@@ -50,7 +54,7 @@ fn ten_thousand_frames_in_one_write_are_ten_thousand() {
             reactor.stats().read_bytes == len
                 && (name == "raw" || reactor.stats().frames_in >= 10_000)
         });
-        writer.join().expect("it was all written");
+        writer.join().expect("the writer does not panic");
         let frames = reactor.handler().frames();
         if name == "raw" {
             assert!(frames.concat() == payloads.concat());
@@ -61,7 +65,7 @@ fn ten_thousand_frames_in_one_write_are_ten_thousand() {
 }
 
 #[test]
-fn a_frame_that_comes_byte_by_byte_is_one() {
+fn frame_sent_byte_by_byte_arrives_as_one_frame() {
     for name in FRAMINGS {
         let config = Config::default();
         let (mut reactor, addr) = listening(Probe::silent(), config, framing(name));
@@ -70,7 +74,7 @@ fn a_frame_that_comes_byte_by_byte_is_one() {
         let bytes = frame(name, &payload);
         for (index, byte) in (1..).zip(&bytes) {
             assert!(name == "raw" || reactor.stats().frames_in == 0, "{name}");
-            client.write_all(&[*byte]).expect("the kernel takes it");
+            client.write_all(&[*byte]).expect("the write succeeds");
             drive(&mut reactor, |reactor| reactor.stats().read_bytes == index);
         }
         let frames = reactor.handler().frames();
@@ -79,7 +83,7 @@ fn a_frame_that_comes_byte_by_byte_is_one() {
     }
 }
 
-/// 100 KB in frames of 100 bytes, and then silence.
+/// Delivers 1,000 frames with 96 bytes of payload each, with no traffic after them.
 fn deliver_a_burst(name: &str, config: Config) -> Reactor<Probe> {
     let (mut reactor, addr) = listening(Probe::silent(), config, framing(name));
     let payload = [b'x'; 96];
@@ -95,12 +99,12 @@ fn deliver_a_burst(name: &str, config: Config) -> Reactor<Probe> {
     } else {
         assert!(frames.iter().all(|frame| *frame == payload));
     }
-    drop(writer.join().expect("it was all written"));
+    drop(writer.join().expect("the writer does not panic"));
     reactor
 }
 
 #[test]
-fn a_burst_is_delivered_with_no_further_traffic_for_every_read_size_and_budget() {
+fn burst_arrives_for_every_read_size_and_budget() {
     for read_len_max in [1, 7, 4096, 65_536] {
         for frame_budget in [1, 2, 3, 1024] {
             for read_budget_bytes in [1000, 65_536] {
@@ -113,7 +117,7 @@ fn a_burst_is_delivered_with_no_further_traffic_for_every_read_size_and_budget()
                     (1000 / frame_budget as u64).max(100_000 / read_budget_bytes as u64);
                 assert!(
                     stats.turns >= turns_min,
-                    "the budgets were in force: {stats:?}"
+                    "the budgets limited the turns: {stats:?}"
                 );
             }
         }
@@ -121,7 +125,7 @@ fn a_burst_is_delivered_with_no_further_traffic_for_every_read_size_and_budget()
 }
 
 #[test]
-fn a_budget_of_one_read_a_turn_forgets_nothing() {
+fn read_budget_of_one_read_loses_no_frame() {
     for name in ["u32", "line", "raw"] {
         for read_len_max in [7, 4096, 65_536] {
             let mut config = Config::default();
@@ -134,7 +138,7 @@ fn a_budget_of_one_read_a_turn_forgets_nothing() {
 }
 
 #[test]
-fn a_budget_of_one_frame_a_turn_forgets_nothing() {
+fn frame_budget_of_one_frame_loses_no_frame() {
     for name in ["u32", "line"] {
         for read_len_max in [7, 4096, 65_536] {
             let mut config = Config::default();
@@ -145,7 +149,7 @@ fn a_budget_of_one_frame_a_turn_forgets_nothing() {
     }
 }
 
-/// Frames that begin with `<`, each of which ends where the next begins, the last with the stream.
+/// A framing in which each frame starts with `<`. It ends before the next `<` or with the stream.
 struct Marked;
 
 impl Codec for Marked {
@@ -174,7 +178,7 @@ impl Codec for Marked {
 }
 
 #[test]
-fn a_frame_that_ends_with_the_stream_is_delivered_before_its_end_is_told() {
+fn frame_ended_by_fin_precedes_on_half_close() {
     for read_len_max in [1, 2, 5, 4096] {
         let mut config = Config::default();
         config.read_len_max = read_len_max;
@@ -183,8 +187,10 @@ fn a_frame_that_ends_with_the_stream_is_delivered_before_its_end_is_told() {
         let mut client = common::client(addr);
         client
             .write_all(b"<one<<three")
-            .expect("the kernel takes it");
-        client.shutdown(Shutdown::Write).expect("it is connected");
+            .expect("the write succeeds");
+        client
+            .shutdown(Shutdown::Write)
+            .expect("the connection is open");
         drive_without_timeout(&mut reactor, |reactor| reactor.stats().closed == 1);
         assert_eq!(reactor.handler().frames(), [&b"one"[..], b"", b"three"]);
         let events = &reactor.handler().events;

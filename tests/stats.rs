@@ -1,4 +1,4 @@
-//! What is counted: of the reactor, and of each connection.
+//! Counters of the reactor and of single connections.
 
 mod common;
 
@@ -8,12 +8,12 @@ use common::{Event, Probe, deposit, idle, listening, open};
 use unstick::{Config, Framing, Gone};
 
 #[test]
-fn the_reads_and_the_waiting_bytes_of_each_connection_are_told() {
+fn conn_stats_count_reads_and_undecoded_bytes() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
     let (mut glued, one) = open(&mut reactor, addr);
     let (mut cut, other) = open(&mut reactor, addr);
     let [before, _] = [one, other].map(|conn| {
-        let stats = reactor.with(|_, cx| cx.conn_stats(conn).expect("it is open"));
+        let stats = reactor.with(|_, cx| cx.conn_stats(conn).expect("the connection is open"));
         assert_eq!(stats.read_bytes, 0);
         assert_eq!(stats.frames_per_read().to_bits(), 0.0_f64.to_bits());
         stats.reads
@@ -25,14 +25,17 @@ fn the_reads_and_the_waiting_bytes_of_each_connection_are_told() {
         idle(&mut reactor);
     }
     reactor.with(|_, cx| {
-        let stats = cx.conn_stats(one).expect("it is open");
+        let stats = cx.conn_stats(one).expect("the connection is open");
         assert_eq!((stats.frames_in, stats.read_bytes), (6, 16));
         let reads = stats.reads - before;
-        assert!((1..=2).contains(&reads), "one for all, and one for nothing");
+        assert!(
+            (1..=2).contains(&reads),
+            "one read for all bytes, and at most one that would block"
+        );
         assert!(stats.frames_per_read() >= 2.0, "{stats:?}");
         assert_eq!(cx.undecoded_bytes(one), Ok(4));
 
-        let stats = cx.conn_stats(other).expect("it is open");
+        let stats = cx.conn_stats(other).expect("the connection is open");
         assert_eq!((stats.frames_in, stats.read_bytes), (1, 12));
         assert!(stats.reads_per_frame() >= 4.0, "{stats:?}");
         assert_eq!(cx.undecoded_bytes(other), Ok(0));
@@ -51,10 +54,10 @@ fn the_reads_and_the_waiting_bytes_of_each_connection_are_told() {
 }
 
 #[test]
-fn bytes_that_wait_as_their_connection_is_paused_are_told() {
+fn paused_connection_reports_undecoded_bytes() {
     let probe = Probe::new(|cx, event| {
         if let Event::Frame(conn, _) = event {
-            cx.pause(*conn).expect("it is open");
+            cx.pause(*conn).expect("the connection is open");
         }
     });
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
@@ -64,14 +67,14 @@ fn bytes_that_wait_as_their_connection_is_paused_are_told() {
         idle(&mut reactor);
         reactor.with(|_, cx| {
             assert_eq!(cx.undecoded_bytes(conn), Ok(left));
-            cx.resume(conn).expect("it is open");
+            cx.resume(conn).expect("the connection is open");
         });
     }
 }
 
-/// The second pair takes the places in the slab that the first one left.
+/// The connections of the second round reuse the slab keys of the first round.
 #[test]
-fn the_time_in_callbacks_is_told_of_each_connection_by_itself() {
+fn callback_time_is_counted_for_each_connection() {
     const STEP: Duration = Duration::from_millis(5);
     let probe = Probe::new(|_, event| {
         if matches!(event, Event::Frame(_, frame) if frame == b"slow") {
@@ -84,11 +87,13 @@ fn the_time_in_callbacks_is_told_of_each_connection_by_itself() {
     for round in 1..=2 {
         let (mut slow, one) = open(&mut reactor, addr);
         let (_quiet, other) = open(&mut reactor, addr);
-        let quiet_at_first = reactor.with(|_, cx| cx.conn_stats(other).expect("it is open"));
+        let quiet_at_first =
+            reactor.with(|_, cx| cx.conn_stats(other).expect("the connection is open"));
         deposit(&mut reactor, &mut slow, one, b"slow\nslow\n");
         idle(&mut reactor);
         reactor.with(|_, cx| {
-            let stats = [one, other].map(|conn| cx.conn_stats(conn).expect("it is open"));
+            let stats =
+                [one, other].map(|conn| cx.conn_stats(conn).expect("the connection is open"));
             assert!(stats[0].callback_time >= 2 * STEP, "{stats:?}");
             assert_eq!(stats[1].callback_time, quiet_at_first.callback_time);
             let both = stats[0].callback_time + stats[1].callback_time;
@@ -102,13 +107,16 @@ fn the_time_in_callbacks_is_told_of_each_connection_by_itself() {
         });
         idle(&mut reactor);
         let closes = reactor.handler().closes();
-        let (_, closed) = closes.iter().rfind(|(conn, _)| *conn == one).expect("told");
+        let (_, closed) = closes
+            .iter()
+            .rfind(|(conn, _)| *conn == one)
+            .expect("the connection is closed");
         assert!(closed.stats.callback_time >= 2 * STEP, "{closed:?}");
     }
 }
 
 #[test]
-fn a_key_that_is_used_again_begins_with_no_time_in_callbacks() {
+fn callback_time_starts_at_zero_for_a_reused_key() {
     let probe = Probe::new(|_, event| {
         if matches!(event, Event::Frame(..)) {
             common::let_pass(Duration::from_millis(200));
@@ -122,18 +130,24 @@ fn a_key_that_is_used_again_begins_with_no_time_in_callbacks() {
     idle(&mut reactor);
     let of_first = reactor.with(|_, cx| {
         cx.abort(first);
-        cx.conn_stats(first).expect("it is open").callback_time
+        cx.conn_stats(first)
+            .expect("the connection is open")
+            .callback_time
     });
     idle(&mut reactor);
     let in_all = reactor.stats().callback_time;
     let (_client, next) = open(&mut reactor, addr);
-    let of_next = reactor.with(|_, cx| cx.conn_stats(next).expect("it is open").callback_time);
+    let of_next = reactor.with(|_, cx| {
+        cx.conn_stats(next)
+            .expect("the connection is open")
+            .callback_time
+    });
     assert_eq!(of_next, reactor.stats().callback_time - in_all);
     assert!(of_first >= Duration::from_millis(200));
 }
 
 #[test]
-fn how_many_timers_are_set_is_told() {
+fn timer_count_follows_set_fire_and_cancel() {
     let (mut reactor, _) = listening(Probe::silent(), Config::default(), Framing::raw());
     let minute = Duration::from_secs(60);
     let [one, other] = reactor.with(|_, cx| {
@@ -153,7 +167,7 @@ fn how_many_timers_are_set_is_told() {
 }
 
 #[test]
-fn whoever_a_budget_has_cut_short_is_told_to_be_ready() {
+fn ready_counts_entries_that_used_up_their_budget() {
     let mut config = Config::default();
     config.frame_budget = 2;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());

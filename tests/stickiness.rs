@@ -1,8 +1,8 @@
-//! TCP glues messages together and cuts them; UDP keeps them; framing cures TCP.
+//! TCP coalesces and splits messages, UDP keeps them, and framing restores them over TCP.
 //!
-//! Nothing here is luck. A receiver that is not turned reads nothing, so what was written meanwhile
-//! lies in one queue; and what is larger than a buffer does not fit into it. How many segments the
-//! kernel made of it, and exactly where it cut, is its own affair.
+//! No test depends on timing. A receiver that takes no turn reads nothing, so everything written in
+//! the meantime is in one queue. A message larger than a buffer cannot fit in it. The tests do not
+//! depend on the number of TCP segments or on their exact boundaries.
 
 mod common;
 
@@ -16,7 +16,7 @@ use unstick::{Config, ConnId, Framing, Reactor};
 
 const MESSAGES: usize = 10;
 
-/// A sender and a receiver, each a reactor, and the connection between them.
+/// A sending and a receiving reactor, with one connection between them.
 struct Pair {
     near: Reactor<Probe>,
     tx: ConnId,
@@ -28,34 +28,35 @@ impl Pair {
     fn new(sender: Config, receiver: Config, framing: &Framing) -> Self {
         let (mut far, addr) = listening(Probe::silent(), receiver, framing.clone());
         far.with(|_, cx| cx.record_all());
-        let mut near = Reactor::with_config(Probe::silent(), sender).expect("a reactor");
+        let mut near =
+            Reactor::with_config(Probe::silent(), sender).expect("the reactor is created");
         near.with(|_, cx| cx.record_all());
         let tx = near.connect(addr, framing.clone(), ());
         drive(&mut near, |near| near.stats().connected == 1);
         drive(&mut far, |far| far.stats().accepted == 1);
         let Some(Event::Open(rx, _)) = far.handler().events.first() else {
-            panic!("it was accepted");
+            panic!("the first event is on_open");
         };
         let rx = *rx;
         Self { near, tx, far, rx }
     }
 
-    /// Sends each payload in a turn of its own, so that each is written for itself.
+    /// Sends each payload in a separate turn, so that each gets its own write.
     fn send(&mut self, payloads: &[Vec<u8>]) {
         for payload in payloads {
             let sent = self.near.with(|_, cx| cx.send(self.tx, payload));
             assert!(sent.is_ok(), "{sent:?}");
             self.near
                 .turn(Some(Duration::ZERO))
-                .expect("the poll works");
+                .expect("polling succeeds");
         }
     }
 
-    /// Lets the receiver read, until it has so many bytes.
+    /// Lets the receiver read until it has `bytes` bytes, and returns the cut map.
     fn receive(&mut self, bytes: u64) -> CutMap {
         let Self { near, far, .. } = self;
         drive(far, |far| {
-            near.turn(Some(Duration::ZERO)).expect("the poll works");
+            near.turn(Some(Duration::ZERO)).expect("polling succeeds");
             far.stats().read_bytes == bytes
         });
         let sent = self.near.with(|_, cx| cx.take_recording());
@@ -71,29 +72,35 @@ fn messages(len: usize) -> Vec<Vec<u8>> {
 
 fn set_buffers(reactor: &mut Reactor<Probe>, conn: ConnId, len: usize) {
     reactor.with(|_, cx| {
-        let options = cx.socket_options(conn).expect("it is open");
-        options.set_send_buffer_size(len).expect("it can be set");
-        options.set_recv_buffer_size(len).expect("it can be set");
+        let options = cx.socket_options(conn).expect("the connection is open");
+        options
+            .set_send_buffer_size(len)
+            .expect("the buffer size can be set");
+        options
+            .set_recv_buffer_size(len)
+            .expect("the buffer size can be set");
     });
 }
 
-/// Ten sends, and a receiver that reads late: the bytes of all ten lie in one queue, and nothing
-/// in it says where one send ended.
+/// Ten sends and a late reader: all bytes are in one queue, which does not record the boundaries.
 #[test]
-fn a_late_reader_gets_ten_tcp_messages_in_one_read() {
+fn late_reader_gets_ten_tcp_messages_glued() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
     let mut client = common::client(addr);
     for _ in 0..10 {
-        client.write_all(b"message").expect("the kernel takes it");
+        client.write_all(b"message").expect("the write succeeds");
     }
     drive(&mut reactor, |reactor| reactor.stats().read_bytes == 70);
-    assert!(reactor.stats().frames_in < 10, "fewer reads than sends");
+    assert!(
+        reactor.stats().frames_in < 10,
+        "there are fewer reads than sends"
+    );
 }
 
-/// `TCP_NODELAY`, a write and so a flush for each message, pauses between them, larger buffers:
-/// none of it reaches the receiver's queue. Framing does not need it to.
+/// `TCP_NODELAY`, one write for each message, delays between writes and larger buffers do not
+/// prevent coalescing in the receiver's queue. With framing, the messages arrive intact.
 #[test]
-fn nothing_that_the_sender_does_keeps_a_late_reader_from_gluing() {
+fn sender_options_do_not_prevent_gluing() {
     for (nodelay, pause, buffer) in [
         (true, 0, 0),
         (false, 0, 0),
@@ -117,7 +124,7 @@ fn nothing_that_the_sender_does_keeps_a_late_reader_from_gluing() {
         assert_eq!(
             (sum.sends, sum.writes),
             (10, 10),
-            "each was flushed for itself"
+            "each send got its own write"
         );
         assert!(sum.reads < sum.sends, "{map}");
         assert!(sum.glued_sends >= 2, "{map}");
@@ -125,9 +132,9 @@ fn nothing_that_the_sender_does_keeps_a_late_reader_from_gluing() {
     }
 }
 
-/// What one turn sends is written together: the first buffer that glues is the program's own.
+/// The reactor batches the output of one turn, so the first coalescing happens in the program.
 #[test]
-fn sends_of_one_turn_are_glued_before_the_kernel_has_them() {
+fn sends_of_one_turn_are_glued_by_the_reactor() {
     let mut pair = Pair::new(Config::default(), Config::default(), &Framing::length_u16());
     pair.near.with(|_, cx| {
         for message in messages(100) {
@@ -136,15 +143,15 @@ fn sends_of_one_turn_are_glued_before_the_kernel_has_them() {
     });
     pair.near
         .turn(Some(Duration::ZERO))
-        .expect("the poll works");
+        .expect("polling succeeds");
     let sum = pair.receive(10 * 102).summary();
     assert!(sum.writes < sum.sends, "{sum:?}");
     assert_eq!(pair.far.handler().frames(), messages(100));
 }
 
-/// One send that does not fit into what the receiver reads at once arrives as several reads.
+/// A message larger than one read arrives in several reads.
 #[test]
-fn a_message_larger_than_a_read_is_cut() {
+fn message_larger_than_a_read_is_cut() {
     let mut config = Config::default();
     config.read_len_max = 1000;
     let mut pair = Pair::new(Config::default(), config, &Framing::length_u16());
@@ -155,9 +162,9 @@ fn a_message_larger_than_a_read_is_cut() {
     assert_eq!(pair.far.handler().frames(), messages(2500));
 }
 
-/// A message that neither buffer holds is taken in several writes and given in several reads.
+/// A message larger than both socket buffers needs several writes and several reads.
 #[test]
-fn a_message_larger_than_the_buffers_is_cut_at_both_ends() {
+fn message_larger_than_the_buffers_is_cut_at_both_ends() {
     let mut pair = Pair::new(Config::default(), Config::default(), &Framing::length_u32());
     set_buffers(&mut pair.near, pair.tx, 4096);
     set_buffers(&mut pair.far, pair.rx, 4096);
@@ -169,9 +176,9 @@ fn a_message_larger_than_the_buffers_is_cut_at_both_ends() {
     assert_eq!(pair.far.handler().frames(), [message]);
 }
 
-/// A header is bytes too: read one at a time, every header of several bytes is split.
+/// Reads of one byte split every header of several bytes.
 #[test]
-fn a_header_can_be_split_and_is_put_together() {
+fn split_header_is_put_together() {
     let mut config = Config::default();
     config.read_len_max = 1;
     let mut pair = Pair::new(Config::default(), config, &Framing::length_u32());
@@ -181,10 +188,10 @@ fn a_header_can_be_split_and_is_put_together() {
     assert_eq!(pair.far.handler().frames(), messages(5));
 }
 
-/// Without framing the program gets what the reads gave: neither count nor place tells the
-/// messages.
+/// Without framing, the handler gets exactly the bytes of each read, whose boundaries are unrelated
+/// to the messages.
 #[test]
-fn unframed_the_pieces_are_the_reads() {
+fn raw_framing_delivers_reads_instead_of_messages() {
     let mut config = Config::default();
     config.read_len_max = 30;
     let mut pair = Pair::new(Config::default(), config, &Framing::raw());
@@ -194,14 +201,14 @@ fn unframed_the_pieces_are_the_reads() {
     assert_ne!(pair.far.handler().frames(), messages(20));
 }
 
-/// The same ten over UDP are ten.
+/// Ten messages over UDP arrive as ten datagrams.
 #[test]
-fn a_late_reader_gets_ten_udp_messages_as_ten() {
+fn late_reader_gets_ten_udp_messages_as_ten() {
     let (mut reactor, addr, client) = udp(Config::default());
     for _ in 0..10 {
         client
             .send_to(b"message", addr)
-            .expect("the kernel takes it");
+            .expect("the datagram is sent");
     }
     drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 10);
     let whole =
@@ -209,15 +216,15 @@ fn a_late_reader_gets_ten_udp_messages_as_ten() {
     assert_eq!(reactor.handler().count(whole), 10);
 }
 
-/// A slot that is too small costs the rest of that datagram, and nothing of the next.
+/// A receive buffer that is too small loses the end of its datagram and nothing of the next one.
 #[test]
-fn a_datagram_larger_than_its_slot_is_truncated_and_the_next_is_whole() {
+fn truncated_datagram_does_not_affect_the_next_one() {
     let mut config = Config::default();
     config.datagram_len_max = 4;
     let (mut reactor, addr, client) = udp(config);
     for message in ["message", "next"] {
         let sent = client.send_to(message.as_bytes(), addr);
-        sent.expect("the kernel takes it");
+        sent.expect("the datagram is sent");
     }
     drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 2);
     let seen: Vec<_> = reactor
@@ -232,22 +239,28 @@ fn a_datagram_larger_than_its_slot_is_truncated_and_the_next_is_whole() {
     assert_eq!(seen, [(&b"mess"[..], true), (b"next", false)]);
 }
 
-/// A queue that is full drops what comes, and tells nobody: what arrives is whole and in order, and
-/// less than was sent.
+/// A full receive queue drops datagrams silently. The datagrams that arrive are whole and in order,
+/// but fewer than were sent.
 #[test]
-fn datagrams_that_find_no_room_are_lost() {
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
-    let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_inet_addr(socket).expect("it is bound");
+fn datagrams_beyond_the_receive_buffer_are_lost() {
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+    let socket = reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
+    let addr = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound");
     reactor.with(|_, cx| {
-        let options = cx.socket_options(socket).expect("it is open");
-        options.set_recv_buffer_size(4096).expect("it can be set");
+        let options = cx.socket_options(socket).expect("the socket is open");
+        options
+            .set_recv_buffer_size(4096)
+            .expect("the buffer size can be set");
     });
-    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     for index in 0..100 {
         client
             .send_to(&[index; 1000], addr)
-            .expect("the kernel takes it");
+            .expect("the datagram is sent");
     }
     settle(&mut reactor);
     let came = &reactor.handler().events;
@@ -255,24 +268,24 @@ fn datagrams_that_find_no_room_are_lost() {
     for (index, event) in came.iter().enumerate() {
         let expected = vec![index.to_le_bytes()[0]; 1000];
         let is_next = matches!(event, Event::Datagram(_, _, data, false) if *data == expected);
-        assert!(is_next, "number {index} is not what was sent");
+        assert!(is_next, "datagram {index} differs from the one sent");
     }
 }
 
-/// The cure: whatever the reads were, the frames are the messages.
+/// The frames equal the messages for every read size.
 #[test]
-fn framing_recovers_the_messages_from_glued_and_cut_reads() {
+fn framing_restores_glued_and_cut_messages() {
     for name in common::FRAMINGS.into_iter().filter(|name| *name != "raw") {
         for read_len_max in [1, 3, 10, 256 * 1024] {
             let mut config = Config::default();
             config.read_len_max = read_len_max;
-            let framing: Framing = name.parse().expect("it is the name of a framing");
+            let framing: Framing = name.parse().expect("the name is a known framing");
             let (mut reactor, addr) = listening(Probe::silent(), config, framing);
             let mut client = common::client(addr);
             for index in 0..10 {
                 client
                     .write_all(&frame(name, &[b'a' + index; 11]))
-                    .expect("the kernel takes it");
+                    .expect("the write succeeds");
             }
             drive(&mut reactor, |reactor| reactor.stats().frames_in == 10);
             let expected: Vec<_> = (0..10).map(|index| vec![b'a' + index; 11]).collect();
@@ -282,22 +295,27 @@ fn framing_recovers_the_messages_from_glued_and_cut_reads() {
 }
 
 fn udp(config: Config) -> (Reactor<Probe>, SocketAddr, UdpSocket) {
-    let mut reactor = Reactor::with_config(Probe::silent(), config).expect("a reactor");
-    let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_inet_addr(socket).expect("it is bound");
-    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let mut reactor =
+        Reactor::with_config(Probe::silent(), config).expect("the reactor is created");
+    let socket = reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
+    let addr = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     (reactor, addr, client)
 }
 
-/// The ordinary statistics tell how a stream was cut, without any observer.
+/// The ordinary counters show how a stream was split, without a recording.
 #[test]
-fn the_statistics_tell_of_frames_and_headers_that_were_cut() {
+fn stats_count_split_frames_and_split_headers() {
     let mut config = Config::default();
     config.read_len_max = 6;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::length_u32());
     let mut client = common::client(addr);
-    // Six bytes a read: the first frame is whole, the second cut in its payload, the third in its
-    // header.
+    // With six bytes a read, the first frame is whole, the second is split in its payload and the
+    // third in its header.
     let frames = [
         frame("u32", b"ab"),
         frame("u32", b"0123456"),
@@ -305,7 +323,7 @@ fn the_statistics_tell_of_frames_and_headers_that_were_cut() {
     ];
     client
         .write_all(&frames.concat())
-        .expect("the kernel takes it");
+        .expect("the write succeeds");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 3);
     let stats = reactor.stats();
     assert_eq!((stats.frames_split, stats.headers_split), (2, 1));

@@ -1,4 +1,5 @@
-//! TCP as it is: ends, resets, refusals and small buffers, and what the handler is told of each.
+//! TCP connections: end of stream, resets, failed connects and small buffers, and the callbacks for
+//! each.
 
 mod common;
 
@@ -24,7 +25,7 @@ fn u32_listening(probe: Probe) -> (Reactor<Probe>, SocketAddr) {
     listening(probe, Config::default(), Framing::length_u32())
 }
 
-/// Takes turns until that many connections have ended.
+/// Takes turns until `count` connections are closed.
 fn drive_to_closed(reactor: &mut Reactor<Probe>, count: u64) {
     drive(reactor, |reactor| reactor.stats().closed == count);
 }
@@ -37,18 +38,18 @@ fn is_half_close(event: &Event) -> bool {
     matches!(event, Event::HalfClose(_))
 }
 
-/// The one close that a probe has seen; it was the last event.
+/// The only close that a probe recorded, which must be its last event.
 fn only_close(probe: &Probe) -> &Closed {
     assert!(matches!(probe.events.last(), Some(Event::Close(..))));
     probe.only_close()
 }
 
-// Ends and resets.
+// End of stream and resets.
 
-/// Data and the end together make one edge, and the read of the data is a short one. In every
-/// other round the connection is registered and quiet before they come.
+/// Data and a FIN cause one edge, and the read of the data is short. In every second round the
+/// connection is already registered and idle when they arrive.
 #[test]
-fn an_end_that_comes_with_data_is_told_without_further_traffic() {
+fn fin_with_data_needs_no_further_traffic() {
     const ROUNDS: u64 = 100;
     const CLIENTS: u64 = 100;
     let (mut reactor, addr) = u32_listening(Probe::silent());
@@ -62,8 +63,10 @@ fn an_end_that_comes_with_data_is_told_without_further_traffic() {
         for client in &mut clients {
             client
                 .write_all(&frame("u32", b"last words"))
-                .expect("the kernel takes it");
-            client.shutdown(Shutdown::Write).expect("it is connected");
+                .expect("the write succeeds");
+            client
+                .shutdown(Shutdown::Write)
+                .expect("the connection is open");
         }
         drive_to_closed(&mut reactor, (round + 1) * CLIENTS);
     }
@@ -77,13 +80,15 @@ fn an_end_that_comes_with_data_is_told_without_further_traffic() {
 }
 
 #[test]
-fn frames_before_a_fin_are_delivered_then_its_end_then_one_close() {
+fn frames_before_a_fin_are_delivered() {
     let (mut reactor, addr) = u32_listening(Probe::silent());
     let mut client = client(addr);
     let mut bytes: Vec<u8> = (0..5).flat_map(|n| frame("u32", &[n; 100])).collect();
     bytes.extend_from_slice(&frame("u32", &[9; 100])[..50]);
-    client.write_all(&bytes).expect("the kernel takes it");
-    client.shutdown(Shutdown::Write).expect("it is connected");
+    client.write_all(&bytes).expect("the write succeeds");
+    client
+        .shutdown(Shutdown::Write)
+        .expect("the connection is open");
     drive_to_closed(&mut reactor, 1);
 
     let probe = reactor.handler();
@@ -105,10 +110,11 @@ fn initial(event: &Event) -> char {
     }
 }
 
-/// Three frames, `cut` bytes of a fourth and a reset. Whether the reset is there before the first
-/// read or the connection is quiet when it comes: whole frames first, then one close.
+/// The client sends three frames, `cut` bytes of a fourth and a reset. The reset arrives either
+/// before the first read or while the connection is idle. Both times the whole frames come first,
+/// then one close.
 #[test]
-fn frames_before_a_reset_are_delivered_and_the_cut_one_is_counted() {
+fn rst_after_partial_frame_reports_undecoded_bytes() {
     let whole: Vec<u8> = (0..3).flat_map(|n| frame("u32", &[n; 64])).collect();
     let fourth = frame("u32", &[3; 64]);
     for cut in 0..=64 {
@@ -119,10 +125,10 @@ fn frames_before_a_reset_are_delivered_and_the_cut_one_is_counted() {
                 drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
                 settle(&mut reactor);
             }
-            client.write_all(&whole).expect("the kernel takes it");
+            client.write_all(&whole).expect("the write succeeds");
             client
                 .write_all(&fourth[..cut])
-                .expect("the kernel takes it");
+                .expect("the write succeeds");
             reset(client);
             drive_to_closed(&mut reactor, 1);
 
@@ -130,9 +136,13 @@ fn frames_before_a_reset_are_delivered_and_the_cut_one_is_counted() {
             assert_eq!(
                 probe.frames(),
                 [[0; 64], [1; 64], [2; 64]],
-                "after {cut} bytes"
+                "cut after {cut} bytes"
             );
-            assert_eq!(probe.count(is_half_close), 0, "a reset is not an end");
+            assert_eq!(
+                probe.count(is_half_close),
+                0,
+                "a reset is not an end of stream"
+            );
             let closed = only_close(probe);
             assert!(
                 is_io(&closed.reason, ErrorKind::ConnectionReset),
@@ -143,15 +153,18 @@ fn frames_before_a_reset_are_delivered_and_the_cut_one_is_counted() {
     }
 }
 
-/// Writing to a peer that has reset fails before its last frames are read: they come all the same.
+/// A write to a peer that has reset fails before the peer's last frames are read. They are
+/// delivered all the same.
 #[test]
-fn frames_before_a_reset_are_delivered_also_while_output_is_queued() {
+fn reset_with_queued_output_delivers_earlier_frames() {
     let mut config = Config::default();
     config.write_high_bytes = 16 * MIB;
     let (mut reactor, addr) = listening(Probe::echo(), config, Framing::length_u32());
     let mut client = client(addr);
     let large = frame("u32", &vec![1; MIB]);
-    client.set_nonblocking(true).expect("the option can be set");
+    client
+        .set_nonblocking(true)
+        .expect("non-blocking mode can be set");
     let mut rest = large.repeat(10);
     drive(&mut reactor, |reactor| {
         write_some(&mut client, &mut rest);
@@ -160,11 +173,11 @@ fn frames_before_a_reset_are_delivered_also_while_output_is_queued() {
     settle(&mut reactor);
     assert!(
         reactor.stats().written_bytes < 10 * MIB as u64,
-        "output is queued"
+        "part of the output is still queued"
     );
     client
         .write_all(&frame("u32", b"last words"))
-        .expect("the kernel takes it");
+        .expect("the write succeeds");
     reset(client);
     drive_to_closed(&mut reactor, 1);
 
@@ -173,16 +186,16 @@ fn frames_before_a_reset_are_delivered_also_while_output_is_queued() {
     let closed = only_close(probe);
     assert!(
         matches!(&closed.reason, CloseReason::Io(_)),
-        "the reset is told: {closed:?}"
+        "the close reports the reset: {closed:?}"
     );
     assert_eq!(
         closed.unsent_bytes + closed.stats.written_bytes,
         10 * (MIB as u64 + 4),
-        "each accepted byte is counted once; the last frame's answer was not accepted"
+        "each accepted byte is counted once; the reply to the last frame was not accepted"
     );
 }
 
-/// Writes as much as the kernel takes now.
+/// Writes as many bytes as the kernel takes now.
 fn write_some(client: &mut TcpStream, rest: &mut Vec<u8>) {
     match client.write(rest) {
         Ok(len) => {
@@ -194,14 +207,14 @@ fn write_some(client: &mut TcpStream, rest: &mut Vec<u8>) {
 }
 
 #[test]
-fn a_peer_that_has_ended_its_side_still_gets_ten_megabytes() {
+fn half_closed_peer_receives_ten_megabytes() {
     const ROUNDS: usize = 10;
     let answer = Random(4).bytes(MIB);
     let expected = frame("u32", &answer).repeat(10);
     let probe = Probe::new(move |cx, event| {
         if let Event::Frame(conn, _) = event {
             for _ in 0..10 {
-                let _ = cx.send(*conn, &answer).expect("16 MiB may be queued");
+                let _ = cx.send(*conn, &answer).expect("the write queue has space");
             }
         }
     });
@@ -210,11 +223,20 @@ fn a_peer_that_has_ended_its_side_still_gets_ten_megabytes() {
         let mut client = server.connect();
         client
             .write_all(&frame("u32", b"go"))
-            .expect("the kernel takes it");
-        client.shutdown(Shutdown::Write).expect("it is connected");
+            .expect("the write succeeds");
+        client
+            .shutdown(Shutdown::Write)
+            .expect("the connection is open");
         let mut got = Vec::new();
-        client.read_to_end(&mut got).expect("no reset");
-        assert!(got == expected, "{} of {} bytes", got.len(), expected.len());
+        client
+            .read_to_end(&mut got)
+            .expect("the connection is not reset");
+        assert!(
+            got == expected,
+            "received {} of {} bytes",
+            got.len(),
+            expected.len()
+        );
     }
     let (probe, stats) = server.stop();
     assert_eq!((stats.closed, stats.unsent_bytes), (ROUNDS as u64, 0));
@@ -223,26 +245,26 @@ fn a_peer_that_has_ended_its_side_still_gets_ten_megabytes() {
     }
 }
 
-/// Closing a socket that has unread input makes the kernel send a reset, which destroys the answer
-/// on its way. So a close reads on, and throws away what it reads.
+/// Closing a socket that has unread input makes the kernel send a reset, which can destroy the
+/// reply on its way. So a closing connection reads on and discards its input.
 #[test]
-fn an_answer_followed_by_a_close_arrives_whole_although_the_peer_keeps_sending() {
+fn reply_before_close_survives_unread_input() {
     let answer = Random(5).bytes(MIB);
     let expected = frame("u32", &answer).repeat(4);
     let probe = Probe::new(move |cx, event| {
         if let Event::Frame(conn, _) = event {
             for _ in 0..4 {
-                let _ = cx.send(*conn, &answer).expect("16 MiB may be queued");
+                let _ = cx.send(*conn, &answer).expect("the write queue has space");
             }
             cx.close(*conn);
         }
     });
     let server = Server::start(probe, Config::default(), Framing::length_u32());
     let mut client = server.connect();
-    let mut sending = client.try_clone().expect("descriptors are left");
+    let mut sending = client.try_clone().expect("a descriptor is available");
     sending
         .write_all(&frame("u32", &[7; 1000]).repeat(100))
-        .expect("the kernel takes it");
+        .expect("the write succeeds");
     let is_done = Arc::new(AtomicBool::new(false));
     let sender = {
         let is_done = Arc::clone(&is_done);
@@ -250,16 +272,25 @@ fn an_answer_followed_by_a_close_arrives_whole_although_the_peer_keeps_sending()
             while !is_done.load(Ordering::Relaxed) {
                 sending
                     .write_all(&frame("u32", &[7; 1000]).repeat(100))
-                    .expect("no reset");
+                    .expect("the connection is not reset");
             }
-            sending.shutdown(Shutdown::Write).expect("no reset");
+            sending
+                .shutdown(Shutdown::Write)
+                .expect("the connection is not reset");
         })
     };
     let mut got = Vec::new();
-    client.read_to_end(&mut got).expect("no reset");
-    assert!(got == expected, "{} of {} bytes", got.len(), expected.len());
+    client
+        .read_to_end(&mut got)
+        .expect("the connection is not reset");
+    assert!(
+        got == expected,
+        "received {} of {} bytes",
+        got.len(),
+        expected.len()
+    );
     is_done.store(true, Ordering::Relaxed);
-    sender.join().expect("all of it could be sent");
+    sender.join().expect("the sender thread does not panic");
 
     let (probe, _) = server.stop();
     assert_eq!(probe.frames().len(), 1, "no frame is delivered after close");
@@ -269,10 +300,10 @@ fn an_answer_followed_by_a_close_arrives_whole_although_the_peer_keeps_sending()
 }
 
 #[test]
-fn an_abort_resets_and_counts_what_is_lost() {
+fn abort_sends_a_reset_and_counts_lost_bytes() {
     let probe = Probe::new(|cx, event| {
         if let Event::Frame(conn, frame) = event {
-            let _ = cx.send(*conn, frame).expect("16 MiB may be queued");
+            let _ = cx.send(*conn, frame).expect("the write queue has space");
             cx.abort(*conn);
             assert!(matches!(cx.send(*conn, frame), Err(SendError::Closing)));
         }
@@ -281,10 +312,12 @@ fn an_abort_resets_and_counts_what_is_lost() {
     let mut client = client(addr);
     client
         .write_all(&frame("u32", b"question").repeat(2))
-        .expect("the kernel takes it");
+        .expect("the write succeeds");
     drive_to_closed(&mut reactor, 1);
 
-    let error = client.read(&mut [0; 100]).expect_err("a reset, not an end");
+    let error = client
+        .read(&mut [0; 100])
+        .expect_err("the stream ends with a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     let probe = reactor.handler();
     assert_eq!(probe.frames().len(), 1, "no frame is delivered after abort");
@@ -293,13 +326,15 @@ fn an_abort_resets_and_counts_what_is_lost() {
     assert_eq!((closed.unsent_bytes, closed.undecoded_bytes), (12, 12));
 }
 
-/// A close that the peer cuts off is no close in good order: the reason says so.
+/// A reset during a close is reported instead of a regular close.
 #[test]
-fn a_reset_during_a_close_is_told_with_what_was_lost() {
+fn reset_during_a_close_reports_unsent_bytes() {
     let probe = Probe::new(|cx, event| {
         if let Event::Frame(conn, _) = event {
             for _ in 0..10 {
-                let _ = cx.send(*conn, &[0; MIB]).expect("16 MiB may be queued");
+                let _ = cx
+                    .send(*conn, &[0; MIB])
+                    .expect("the write queue has space");
             }
             cx.close(*conn);
         }
@@ -308,7 +343,7 @@ fn a_reset_during_a_close_is_told_with_what_was_lost() {
     let mut client = client(addr);
     client
         .write_all(&frame("u32", b"go"))
-        .expect("the kernel takes it");
+        .expect("the write succeeds");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
     settle(&mut reactor);
     reset(client);
@@ -322,9 +357,9 @@ fn a_reset_during_a_close_is_told_with_what_was_lost() {
     );
 }
 
-/// Nothing that the peer does moves it on: it is silent until it is told of the end.
+/// The client stays silent until it receives the FIN, so no event moves the connection on.
 #[test]
-fn a_close_from_outside_of_its_callbacks_is_flushed_and_told_at_once() {
+fn close_outside_a_callback_is_flushed_at_once() {
     let mut config = Config::default();
     config.close_deadline = DEADLINE;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::length_u32());
@@ -339,14 +374,14 @@ fn a_close_from_outside_of_its_callbacks_is_flushed_and_told_at_once() {
         drive(&mut reactor, |reactor| reactor.stats().accepted == accepted);
         settle(&mut reactor);
         let Some(&Event::Open(conn, _)) = reactor.handler().events.last() else {
-            panic!("it was accepted");
+            panic!("the last event is on_open");
         };
         reactor.with(|_, cx| {
             if let Some(word) = last_word {
-                let _ = cx.send(conn, word).expect("it is open");
+                let _ = cx.send(conn, word).expect("the connection is open");
             }
             if is_half {
-                cx.half_close(conn).expect("it is open");
+                cx.half_close(conn).expect("the connection is open");
             } else {
                 cx.close(conn);
             }
@@ -354,9 +389,11 @@ fn a_close_from_outside_of_its_callbacks_is_flushed_and_told_at_once() {
         settle(&mut reactor);
         client
             .set_read_timeout(Some(Duration::from_secs(1)))
-            .expect("the option can be set");
+            .expect("the timeout can be set");
         let mut got = Vec::new();
-        client.read_to_end(&mut got).expect("an end, not a reset");
+        client
+            .read_to_end(&mut got)
+            .expect("the stream ends without a reset");
         assert_eq!(got, last_word.map_or(Vec::new(), |word| frame("u32", word)));
         drop(client);
         drive_to_closed(&mut reactor, accepted);
@@ -366,12 +403,12 @@ fn a_close_from_outside_of_its_callbacks_is_flushed_and_told_at_once() {
     }
 }
 
-/// A peer that does not end has as long as the close deadline.
+/// A peer that does not end its side is given `close_deadline`.
 #[test]
-fn a_close_that_the_peer_does_not_join_ends_at_its_deadline() {
+fn close_without_a_fin_ends_at_close_deadline() {
     let probe = Probe::new(|cx, event| {
         if let Event::Frame(conn, frame) = event {
-            let _ = cx.send(*conn, frame).expect("16 MiB may be queued");
+            let _ = cx.send(*conn, frame).expect("the write queue has space");
             cx.close(*conn);
         }
     });
@@ -381,7 +418,7 @@ fn a_close_that_the_peer_does_not_join_ends_at_its_deadline() {
     let mut client = client(addr);
     client
         .write_all(&frame("u32", b"ping"))
-        .expect("the kernel takes it");
+        .expect("the write succeeds");
     let started = Instant::now();
     drive_to_closed(&mut reactor, 1);
     assert!(started.elapsed() >= Duration::from_millis(50));
@@ -393,26 +430,30 @@ fn a_close_that_the_peer_does_not_join_ends_at_its_deadline() {
     assert_eq!((closed.unsent_bytes, closed.stats.written_bytes), (0, 8));
 }
 
-/// The write side is gone and the peer is silent: nothing more can come of this connection, so it
-/// must not stay for ever.
+/// The write side failed and the peer is silent, so no further event can arrive. The reactor must
+/// close the connection itself.
 #[test]
-fn a_failed_write_to_a_silent_peer_closes_the_connection() {
+fn failed_write_closes_the_connection() {
     let (mut reactor, addr) = u32_listening(Probe::silent());
     let _silent = client(addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let Some(&Event::Open(conn, _)) = reactor.handler().events.first() else {
-        panic!("it was accepted");
+        panic!("the first event is on_open");
     };
     settle(&mut reactor);
     reactor.with(|_, cx| {
-        let options = cx.socket_options(conn).expect("it is open");
-        options.shutdown(Shutdown::Write).expect("it is connected");
-        let _ = cx.send(conn, b"in vain").expect("nobody knows yet");
+        let options = cx.socket_options(conn).expect("the connection is open");
+        options
+            .shutdown(Shutdown::Write)
+            .expect("the connection is open");
+        let _ = cx
+            .send(conn, b"in vain")
+            .expect("the reset is not known yet");
     });
     drive_to_closed(&mut reactor, 1);
     let closed = only_close(reactor.handler());
     if cfg!(windows) {
-        // WSAESHUTDOWN, which is of no kind yet.
+        // WSAESHUTDOWN, which has no `ErrorKind` yet.
         let code = match &closed.reason {
             CloseReason::Io(error) => error.raw_os_error(),
             _ => None,
@@ -426,77 +467,77 @@ fn a_failed_write_to_a_silent_peer_closes_the_connection() {
 
 // Writing.
 
-/// The write comes first and waiting only after it: no turn passes in between.
+/// The reactor writes at once and waits for writability only after a short write.
 #[test]
-fn an_answer_is_written_in_the_turn_of_its_request() {
+fn reply_is_written_in_the_turn_of_its_request() {
     let (mut reactor, addr) = u32_listening(Probe::echo());
     let mut client = client(addr);
     for round in 1..=3 {
         client
             .write_all(&frame("u32", b"ping"))
-            .expect("the kernel takes it");
+            .expect("the write succeeds");
         while reactor.stats().frames_in < round {
-            reactor.turn(Some(DEADLINE)).expect("the poll works");
+            reactor.turn(Some(DEADLINE)).expect("polling succeeds");
         }
         assert_eq!(reactor.stats().written_bytes, 8 * round);
     }
 }
 
 #[test]
-fn a_slow_reader_behind_a_small_buffer_gets_a_megabyte_byte_for_byte() {
+fn slow_reader_gets_every_byte() {
     let answer = Random(6).bytes(MIB);
     let expected = answer.clone();
     let probe = Probe::new(move |cx, event| match event {
         Event::Open(conn, _) => {
-            let options = cx.socket_options(*conn).expect("it is open");
+            let options = cx.socket_options(*conn).expect("the connection is open");
             options
                 .set_send_buffer_size(4096)
-                .expect("the option can be set");
+                .expect("the buffer size can be set");
         }
         Event::Frame(conn, _) => {
             for piece in answer.chunks(10_000) {
-                let _ = cx.send(*conn, piece).expect("16 MiB may be queued");
+                let _ = cx.send(*conn, piece).expect("the write queue has space");
             }
         }
         _ => {}
     });
     let server = Server::start(probe, Config::default(), Framing::raw());
     let mut client = server.connect();
-    client.write_all(b"go").expect("the kernel takes it");
+    client.write_all(b"go").expect("the write succeeds");
     let mut got = Vec::new();
     let mut random = Random(7);
     while got.len() < expected.len() {
         let mut buf = [0; 1500];
         let wanted = 1 + random.below(buf.len());
-        let len = client.read(&mut buf[..wanted]).expect("more comes");
-        assert!(len > 0, "the end came after {} bytes", got.len());
+        let len = client.read(&mut buf[..wanted]).expect("more bytes arrive");
+        assert!(len > 0, "the stream ended after {} bytes", got.len());
         got.extend_from_slice(&buf[..len]);
     }
     assert!(got == expected);
     drop(client);
     let (_, stats) = server.stop();
-    assert!(stats.writes > 10, "the buffer was small: {stats:?}");
+    assert!(stats.writes > 10, "the send buffer was small: {stats:?}");
     assert_eq!(stats.unsent_bytes, 0);
 }
 
-/// Somebody who asks and does not read fills its queue up to the high mark and is read no more.
-/// Nobody else notices.
+/// A peer that sends requests and reads nothing is no longer read at the high watermark. Other
+/// connections are not affected.
 #[test]
-fn one_that_does_not_read_stops_nobody_and_its_queue_is_bounded() {
+fn write_queue_of_a_peer_that_does_not_read_is_bounded() {
     const FRAME_LEN: usize = 1000;
     let config = Config::default();
     let (high, bound) = (
         config.write_high_bytes,
         config.write_high_bytes + FRAME_LEN + 4,
     );
-    // The most that was ever queued: the kernel may take more of it at any time, so that what is
-    // queued when it is asked for says nothing.
+    // Largest write queue seen. The kernel may take bytes at any time, so the current length proves
+    // nothing.
     let peak = Arc::new(AtomicUsize::new(0));
     let seen = peak.clone();
     let echo = Probe::new(move |cx, event| {
         if let Event::Frame(conn, frame) = event {
             let _ = cx.send(*conn, frame);
-            // Where it failed, the connection may be gone.
+            // After a failed send the connection may be closed.
             let queued = cx.queued_bytes(*conn).unwrap_or(0);
             seen.fetch_max(queued, Ordering::Relaxed);
         }
@@ -504,8 +545,8 @@ fn one_that_does_not_read_stops_nobody_and_its_queue_is_bounded() {
     let server = Server::start(echo, config, Framing::length_u32());
     let deaf = server.connect();
     let writer = {
-        let mut deaf = deaf.try_clone().expect("descriptors are left");
-        // Until the main thread cuts it off.
+        let mut deaf = deaf.try_clone().expect("a descriptor is available");
+        // Writes until the main thread shuts the socket down.
         thread::spawn(move || while deaf.write_all(&frame("u32", &[1; FRAME_LEN])).is_ok() {})
     };
     let mut pingers: Vec<_> = (0..100).map(|_| server.connect()).collect();
@@ -517,26 +558,32 @@ fn one_that_does_not_read_stops_nobody_and_its_queue_is_bounded() {
         }
         match peak.load(Ordering::Relaxed) > high {
             true => rounds_left -= 1,
-            false => assert!(started.elapsed() < DEADLINE, "the queue does not fill"),
+            false => assert!(
+                started.elapsed() < DEADLINE,
+                "the write queue never reaches the high watermark"
+            ),
         }
     }
     let peak = peak.load(Ordering::Relaxed);
-    assert!(peak <= bound, "{peak} bytes were queued");
-    deaf.shutdown(Shutdown::Both).expect("it is connected");
-    writer.join().expect("it ends with its socket");
+    assert!(peak <= bound, "the write queue held {peak} bytes");
+    deaf.shutdown(Shutdown::Both)
+        .expect("the connection is open");
+    writer
+        .join()
+        .expect("the thread ends when its socket is shut down");
     drop((deaf, pingers));
     server.stop();
 }
 
-/// Run in a process of its own, where a SIGPIPE kills as it does in a host written in C: Rust's
-/// own runtime would hide it.
+/// Runs in a child process in which SIGPIPE kills, as in a host program written in C. Rust's
+/// runtime would ignore the signal.
 #[test]
 #[cfg(unix)]
-fn writing_to_a_reset_peer_raises_no_sigpipe() {
+fn write_to_a_reset_peer_raises_no_sigpipe() {
     if !common::is_child() {
-        let output = common::rerun("writing_to_a_reset_peer_raises_no_sigpipe")
+        let output = common::rerun("write_to_a_reset_peer_raises_no_sigpipe")
             .output()
-            .expect("the test binary runs again");
+            .expect("the test binary starts again");
         assert!(output.status.success(), "{output:?}");
         return;
     }
@@ -546,42 +593,51 @@ fn writing_to_a_reset_peer_raises_no_sigpipe() {
     let (mut reactor, addr) = u32_listening(probe);
     for round in 1..=10 {
         let client = client(addr);
-        client.shutdown(Shutdown::Write).expect("it is connected");
+        client
+            .shutdown(Shutdown::Write)
+            .expect("the connection is open");
         drive(&mut reactor, |reactor| {
             reactor.handler().count(is_half_close) == round
         });
         let conn = match reactor.handler().events.last() {
             Some(Event::HalfClose(conn)) => *conn,
-            event => panic!("not {event:?}"),
+            event => panic!("the last event is on_half_close, not {event:?}"),
         };
-        // A reset of a connection that has seen the FIN makes the next write a broken pipe.
+        // After a FIN and a reset, the next write fails with EPIPE.
         reset(client);
         reactor.with(|_, cx| {
             for _ in 0..3 {
-                let _ = cx.send(conn, b"in vain").expect("nobody knows yet");
+                let _ = cx
+                    .send(conn, b"in vain")
+                    .expect("the reset is not known yet");
             }
             if round % 2 == 0 {
                 let given = cx.send_owned(conn, vec![0; 20_000]);
-                let _ = given.expect("nobody knows yet, and it makes the write a gathered one");
+                let _ = given.expect(
+                    "the reset is not known yet; an owned payload makes the write a vectored one",
+                );
             }
         });
         drive_to_closed(&mut reactor, round as u64);
         let closes = reactor.handler().closes();
-        let (_, closed) = closes.last().expect("it was closed");
+        let (_, closed) = closes.last().expect("the connection is closed");
         assert!(is_io(&closed.reason, ErrorKind::BrokenPipe), "{closed:?}");
     }
 }
 
 #[test]
-fn small_writes_are_sent_at_once_unless_configured_otherwise() {
+fn nodelay_is_set_unless_configured_otherwise() {
     for nodelay in [true, false] {
         let mut config = Config::default();
-        assert!(config.nodelay, "it is the default");
+        assert!(config.nodelay, "nodelay is the default");
         config.nodelay = nodelay;
         let probe = Probe::new(move |cx, event| {
             if let Event::Open(conn, _) = event {
-                let options = cx.socket_options(*conn).expect("it is open");
-                assert_eq!(options.tcp_nodelay().expect("it is told"), nodelay);
+                let options = cx.socket_options(*conn).expect("the connection is open");
+                assert_eq!(
+                    options.tcp_nodelay().expect("the option can be read"),
+                    nodelay
+                );
             }
         });
         let (mut reactor, addr) = listening(probe, config, Framing::length_u32());
@@ -594,7 +650,7 @@ fn small_writes_are_sent_at_once_unless_configured_otherwise() {
 
 // Connecting.
 
-/// A client with a session, and all that it was told.
+/// A client with a session that records `on_open` and `on_close`.
 #[derive(Default)]
 struct Dialer {
     opened: Vec<(ConnId, SocketAddr)>,
@@ -605,11 +661,11 @@ impl Handler for Dialer {
     type Session = String;
 
     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut String, _: &[u8]) {
-        panic!("nobody sends");
+        panic!("the peer sends nothing");
     }
 
     fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut String, _: Origin) {
-        let peer = cx.peer_inet_addr(conn).expect("it is open");
+        let peer = cx.peer_inet_addr(conn).expect("the connection is open");
         self.opened.push((conn, peer));
     }
 
@@ -621,31 +677,36 @@ impl Handler for Dialer {
 fn dialer() -> Reactor<Dialer> {
     let mut config = Config::default();
     config.connect_deadline = Duration::from_millis(50);
-    Reactor::with_config(Dialer::default(), config).expect("a reactor")
+    Reactor::with_config(Dialer::default(), config).expect("the reactor is created")
 }
 
-/// Takes turns until the one connect has failed, and tells why. Nothing else was told.
+/// Takes turns until the connect fails, checks that no other callback ran, and returns the close.
 fn failure(mut reactor: Reactor<Dialer>, conn: ConnId) -> Closed {
     drive(&mut reactor, |reactor| !reactor.handler().closed.is_empty());
     settle(&mut reactor);
     let mut dialer = reactor.into_handler();
-    assert_eq!(dialer.opened, [], "it never opened");
-    assert_eq!(dialer.closed.len(), 1, "one close: {:?}", dialer.closed);
+    assert_eq!(dialer.opened, [], "the connection never opened");
+    assert_eq!(
+        dialer.closed.len(),
+        1,
+        "one connect closes once: {:?}",
+        dialer.closed
+    );
     let (closed_conn, session, closed) = dialer.closed.remove(0);
     assert_eq!(closed_conn, conn);
-    assert_eq!(session, "mine", "the session is given back");
+    assert_eq!(session, "mine", "on_close returns the session");
     closed
 }
 
 fn connect_error(closed: &Closed) -> &io::Error {
     match &closed.reason {
         CloseReason::ConnectFailed(error) => error,
-        reason => panic!("not a failed connect: {reason:?}"),
+        reason => panic!("expected a failed connect, got {reason:?}"),
     }
 }
 
 #[test]
-fn a_refused_connect_is_one_close_with_the_systems_error() {
+fn refused_connect_closes_once_with_the_os_error() {
     let (_held, addr) = refusing();
     let mut reactor = dialer();
     let conn = reactor.connect(addr, Framing::raw(), "mine".to_owned());
@@ -654,14 +715,14 @@ fn a_refused_connect_is_one_close_with_the_systems_error() {
 }
 
 #[test]
-fn a_connect_that_nobody_answers_times_out() {
+fn connect_without_an_answer_times_out() {
     let (_held, addr) = silent();
     let mut reactor = dialer();
     let conn = reactor.connect(addr, Framing::raw(), "mine".to_owned());
     let sent = reactor.with(|_, cx| cx.send(conn, b"early"));
     assert!(
         matches!(sent, Ok(Sent::Queued)),
-        "it is kept until it opens"
+        "output is queued until the connection opens"
     );
     let closed = failure(reactor, conn);
     assert_eq!(connect_error(&closed).kind(), ErrorKind::TimedOut);
@@ -669,7 +730,7 @@ fn a_connect_that_nobody_answers_times_out() {
 }
 
 #[test]
-fn a_connect_to_no_address_fails() {
+fn connect_to_an_empty_address_list_fails() {
     let mut reactor = dialer();
     let nowhere: &[SocketAddr] = &[];
     let conn = reactor.connect(nowhere, Framing::raw(), "mine".to_owned());
@@ -677,9 +738,9 @@ fn a_connect_to_no_address_fails() {
     assert_eq!(connect_error(&closed).kind(), ErrorKind::InvalidInput);
 }
 
-/// No resolver asks the network about a label of more than 63 letters (RFC 1035, 2.3.4).
+/// Resolvers reject a label of more than 63 octets without a query (RFC 1035, section 2.3.4).
 #[test]
-fn a_connect_to_an_unknown_name_fails() {
+fn connect_to_an_unknown_name_fails() {
     let mut reactor = dialer();
     let name = format!("{}.invalid:1", "x".repeat(64));
     let conn = reactor.connect(name, Framing::raw(), "mine".to_owned());
@@ -688,9 +749,10 @@ fn a_connect_to_an_unknown_name_fails() {
 }
 
 #[test]
-fn a_connection_closed_or_aborted_while_connecting_never_opens() {
+fn connection_closed_while_connecting_never_opens() {
     let (_held, silent) = silent();
-    // One that answers: it may be connected by the time it is closed, and nobody was told yet.
+    // This listener accepts: the socket may be connected when it is closed, but `on_open` has not
+    // run.
     let (_listening, answering) = u32_listening(Probe::silent());
     for addr in [silent, answering] {
         let mut reactor = dialer();
@@ -708,7 +770,7 @@ fn a_connection_closed_or_aborted_while_connecting_never_opens() {
 }
 
 #[test]
-fn a_connect_goes_on_to_the_next_address() {
+fn connect_continues_with_the_next_address() {
     let (_held, refusing) = refusing();
     let (mut listening, answering) = u32_listening(Probe::silent());
     let mut reactor = dialer();
@@ -717,7 +779,7 @@ fn a_connect_goes_on_to_the_next_address() {
     let sent = reactor.with(|_, cx| cx.send(conn, b"early"));
     assert!(
         matches!(sent, Ok(Sent::Queued)),
-        "it is kept until it opens"
+        "output is queued until the connection opens"
     );
     drive(&mut reactor, |reactor| !reactor.handler().opened.is_empty());
     assert_eq!(reactor.handler().opened, [(conn, answering)]);

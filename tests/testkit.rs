@@ -1,4 +1,4 @@
-//! The test kit: the crate's own framings pass it, and codecs with a fault each do not.
+//! The test kit (`unstick::testkit`): the crate's framings pass it, and each faulty codec fails it.
 
 #[path = "common/naive.rs"]
 mod naive;
@@ -8,10 +8,10 @@ use unstick::testkit::{Cuts, Failure};
 use unstick::{Codec, FrameError, Framing, Out, Step};
 
 const LIMIT: usize = 2000;
-/// Some of the frames are longer, and skipped.
+/// A limit that some of the frames exceed; those are skipped.
 const SHORT: usize = 4;
 
-/// A framing, and streams of it: good ones, cut ones and bad ones.
+/// Checks a framing with valid, truncated and malformed streams.
 fn check(format: &Format, streams: &[&[u8]]) {
     let limits = [(LIMIT, false), (SHORT, true)];
     for (stream, (len, skips)) in streams
@@ -28,7 +28,7 @@ fn check(format: &Format, streams: &[&[u8]]) {
             None => cuts,
         };
         match format {
-            // Its size is its limit, and a codec of one's own has its own.
+            // A fixed size is its own limit, and a custom codec has its own limit.
             Format::Fixed(_) | Format::Tagged => cuts.check(),
             _ => cuts.frame_len_max(len).check(),
         }
@@ -38,7 +38,7 @@ fn check(format: &Format, streams: &[&[u8]]) {
         skips: false,
     };
     let framing = format.framing(limit);
-    // Short frames and long ones, of payloads that all can carry.
+    // Short and long frames, with payloads that the framing can carry.
     let short: Vec<_> = (0..14).map(|len| payload(format, len % 7)).collect();
     let long: Vec<_> = [3, 300, 0, 500, 40]
         .map(|len| payload(format, len))
@@ -49,7 +49,7 @@ fn check(format: &Format, streams: &[&[u8]]) {
     }
 }
 
-/// About that many bytes, as the framing wants them.
+/// Returns a payload of about `len` bytes that the framing can carry.
 fn payload(format: &Format, len: usize) -> Vec<u8> {
     let mut payload = vec![b'x'; len];
     match format {
@@ -57,9 +57,10 @@ fn payload(format: &Format, len: usize) -> Vec<u8> {
         Format::HeaderBody(header_len) => {
             payload.truncate(200);
             let mut header = vec![1; *header_len];
-            header[header_len - 1] = u8::try_from(payload.len()).expect("at most 200");
+            header[header_len - 1] =
+                u8::try_from(payload.len()).expect("the payload has at most 200 bytes");
             if *header_len == 1 {
-                // The header is its own count: two of two.
+                // This header counts itself: two bytes of body.
                 return vec![2, b'x', b'x', b'x', b'x'];
             }
             payload.splice(0..0, header);
@@ -77,7 +78,7 @@ fn payload(format: &Format, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn lines_and_delimiters_pass() {
+fn testkit_passes_lines_and_delimiters() {
     check(
         &Format::Line,
         &[b"a\r\n\n\r\n\r\r\nc\rd\n\r", b"abc\ndefghi\nj"],
@@ -96,7 +97,7 @@ fn lines_and_delimiters_pass() {
 }
 
 #[test]
-fn lengths_pass() {
+fn testkit_passes_length_prefixes() {
     for width in [1, 2, 3, 4, 8] {
         for is_little in [false, true] {
             let zeros = [0; 10];
@@ -111,7 +112,7 @@ fn lengths_pass() {
 }
 
 #[test]
-fn length_fields_and_headers_pass() {
+fn testkit_passes_length_fields_and_header_body() {
     for strips in [false, true] {
         let field = |leading, width, following, adjustment| {
             let mut field = Field {
@@ -135,14 +136,14 @@ fn length_fields_and_headers_pass() {
             &[b"\0\0\0\x02ab\0\0\0\0\0"],
         );
         check(&Format::Field(field(3, 1, 0, 2)), &[b"abc\x01defghi\0jk"]);
-        // Its length counts neither itself nor what follows it.
+        // The length counts neither the field itself nor the byte that follows it.
         let typed = field(0, 2, 1, 1);
         check(
             &Format::Field(typed),
             &[b"\0\x02Tab\0\0U\0\x01Vc", b"\0\x05Tabcde\0\x01Uf\0"],
         );
     }
-    // They take the first byte of the body too, or leave the last one of the header.
+    // These frames also lose the first byte of the body, or keep the last byte of the header.
     for strip in [2, 4] {
         let field = Field {
             leading: 0,
@@ -166,7 +167,7 @@ fn length_fields_and_headers_pass() {
 }
 
 #[test]
-fn varints_netstrings_and_fixed_sizes_pass() {
+fn testkit_passes_varints_netstrings_and_fixed() {
     for is_lax in [false, true] {
         check(
             &Format::Varint { is_lax },
@@ -190,7 +191,7 @@ fn varints_netstrings_and_fixed_sizes_pass() {
 }
 
 #[test]
-fn a_codec_that_skips_passes() {
+fn testkit_passes_a_codec_that_skips() {
     check(
         &Format::Tagged,
         &[
@@ -201,32 +202,32 @@ fn a_codec_that_skips_passes() {
     );
 }
 
-/// Frames that end with `\r\n`, and a fault.
+/// A codec for frames that end with `\r\n`, with one fault.
 #[derive(Debug, Clone, Copy)]
 struct Faulty(Fault);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,
-    /// A delimiter that is cut in two is not seen.
+    /// Misses a delimiter that is split between two reads.
     MissesACutDelimiter,
-    /// It goes on where it stopped in the frame before.
+    /// Starts the next search at the offset at which the last frame's search stopped.
     KeepsItsPlace,
-    /// A kilobyte is asked for, whatever the frame's length.
+    /// Needs a kilobyte, whatever the frame's length.
     NeedsTooMuch,
     NeedsTooLittle,
-    /// The limit is not looked at while the frame is not whole: an endless frame is held for ever.
+    /// Checks the limit only for whole frames, so an endless frame is buffered for ever.
     Grows,
-    /// Nor when it is.
+    /// Never checks the limit.
     HasNoLimit,
     PanicsOnEscape,
-    /// What a read brought is taken for a whole frame where no delimiter is in it.
+    /// Treats the bytes of one read as a whole frame if they contain no delimiter.
     TrustsReads,
     TakesNothing,
     SkipsNothing,
-    /// The delimiter at the very front is taken for half a frame.
+    /// Consumes three bytes for a delimiter at the start, which has two.
     RunsOver,
-    /// `encode` lets a delimiter through.
+    /// Accepts payloads that contain a delimiter.
     EncodesAnything,
 }
 
@@ -238,7 +239,7 @@ impl Codec for Faulty {
         let from = *searched;
         assert!(
             fault != Fault::PanicsOnEscape || !bytes.contains(&0x1B),
-            "a fault"
+            "a deliberate fault"
         );
         let unseen = bytes.get(from..).unwrap_or_default();
         let found = unseen.windows(2).position(|pair| pair == b"\r\n");
@@ -285,7 +286,9 @@ impl Codec for Faulty {
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         if self.0 != Fault::EncodesAnything && payload.contains(&b'\r') {
-            return Err(FrameError::Unencodable("a carriage return inside"));
+            return Err(FrameError::Unencodable(
+                "the payload contains a carriage return",
+            ));
         }
         out.put(payload);
         out.put(b"\r\n");
@@ -301,18 +304,18 @@ fn try_faulty(fault: Fault) -> Result<(), Failure> {
         .expect(&[b"ab", b"", b"cde"])
         .frame_len_max(100)
         .try_check()?;
-    // Longer than the limit: an error, at the same place under every cut.
+    // A stream over the limit, which must fail at one offset under every cut.
     Cuts::of(&framing).stream(&long).try_check()
 }
 
 #[test]
-fn a_codec_without_a_fault_passes() {
-    try_faulty(Fault::None).expect("it has no fault");
+fn testkit_passes_a_codec_without_a_fault() {
+    try_faulty(Fault::None).expect("the codec has no fault");
 }
 
-/// Each with the smallest cut that shows it.
+/// Each fault with the smallest cut that shows it.
 #[test]
-fn a_fault_is_found_and_told_by_its_smallest_cut() {
+fn testkit_reports_faults_by_the_smallest_cut() {
     let faults: [(Fault, &str, &[&[u8]]); 9] = [
         (
             Fault::MissesACutDelimiter,
@@ -357,37 +360,37 @@ fn a_fault_is_found_and_told_by_its_smallest_cut() {
         (Fault::Grows, "with a limit of 100", &[b"", &[0; 64]]),
     ];
     for (fault, what, pieces) in faults {
-        let failure = try_faulty(fault).expect_err("it has a fault");
+        let failure = try_faulty(fault).expect_err("the codec has a fault");
         println!("{fault:?}: {failure}\n");
         assert!(failure.what().contains(what), "{fault:?}: {failure}");
         assert_eq!(failure.pieces(), pieces, "{fault:?}: {failure}");
     }
-    let failure = try_faulty(Fault::HasNoLimit).expect_err("it has a fault");
+    let failure = try_faulty(Fault::HasNoLimit).expect_err("the codec has a fault");
     assert!(failure.what().contains("limit of 100"), "{failure}");
 }
 
 #[test]
-fn a_panic_is_a_failure_that_names_its_bytes() {
+fn testkit_reports_a_panic_with_its_bytes() {
     let framing = Framing::custom(Faulty(Fault::PanicsOnEscape));
     let failure = Cuts::of(&framing)
         .try_check()
-        .expect_err("garbage finds it");
+        .expect_err("random bytes trigger the panic");
     assert_eq!(failure.what(), "it panics");
     assert!(failure.pieces().concat().contains(&0x1B), "{failure}");
 }
 
 #[test]
-fn a_search_that_begins_anew_with_every_piece_is_found_by_a_long_frame() {
+fn testkit_reports_a_quadratic_search() {
     let payload = [b'x'; 90];
     let check = |framing: &Framing, stream: &[u8]| Cuts::of(framing).stream(stream).try_check();
     let long = [&payload[..], &payload, b"\r\n"].concat();
-    check(&Framing::delimiter(b"\r\n"), &long).expect("it has no fault");
+    check(&Framing::delimiter(b"\r\n"), &long).expect("the codec has no fault");
     let framing = Framing::custom(Searching);
-    let failure = check(&framing, &long).expect_err("it has a fault");
+    let failure = check(&framing, &long).expect_err("the codec has a fault");
     assert!(failure.what().contains("searches bytes again"), "{failure}");
 }
 
-/// Each look begins at the front: quadratic.
+/// A codec that searches from the start in every call, which takes quadratic time.
 struct Searching;
 
 impl Codec for Searching {
@@ -411,34 +414,43 @@ impl Codec for Searching {
 }
 
 #[test]
-fn a_payload_that_does_not_come_back_is_a_failure() {
+fn testkit_reports_a_payload_that_changes() {
     let framing = Framing::custom(Faulty(Fault::EncodesAnything));
     let cuts = Cuts::of(&framing).payloads(&[b"a\r\nb"]);
-    let failure = cuts.try_check().expect_err("it comes out as two");
+    let failure = cuts
+        .try_check()
+        .expect_err("the payload comes back as two frames");
     assert!(
         failure.what().contains("instead of b\"a\\r\\nb\""),
         "{failure}"
     );
     let framing = Framing::custom(Faulty(Fault::None));
     let cuts = Cuts::of(&framing).payloads(&[b"a\r\nb"]);
-    let failure = cuts.try_check().expect_err("it is refused");
+    let failure = cuts.try_check().expect_err("the codec refuses the payload");
     assert!(failure.what().contains("is refused"), "{failure}");
 }
 
 #[test]
-fn what_is_expected_wrongly_is_a_failure_without_a_cut() {
+fn testkit_reports_a_wrong_expectation() {
     let cuts = Cuts::of(&Framing::line()).stream(b"a\nb\n");
     for wrong in [&[&b"a"[..]][..], &[b"a", b"c"], &[b"a", b"b", b""], &[]] {
-        let failure = cuts.clone().expect(wrong).try_check().expect_err("wrong");
+        let failure = cuts
+            .clone()
+            .expect(wrong)
+            .try_check()
+            .expect_err("the expectation is wrong");
         assert_eq!(failure.pieces().len(), 1, "{failure}");
     }
-    let failure = cuts.expect_error().try_check().expect_err("wrong");
+    let failure = cuts
+        .expect_error()
+        .try_check()
+        .expect_err("the expectation is wrong");
     assert_eq!(failure.what(), "no error comes, where one is expected");
 }
 
 #[test]
-fn a_failure_is_told_with_a_line_that_repeats_it() {
-    let failure = try_faulty(Fault::MissesACutDelimiter).expect_err("it has a fault");
+fn testkit_failure_prints_how_to_repeat_it() {
+    let failure = try_faulty(Fault::MissesACutDelimiter).expect_err("the codec has a fault");
     let text = failure.to_string();
     let line = ".pieces(&[b\"ab\\r\", b\"\\n\\r\\ncde\\r\\nf\"])";
     assert!(text.contains(line), "{text}");
@@ -451,5 +463,8 @@ fn a_failure_is_told_with_a_line_that_repeats_it() {
         .pieces(&[b"ab\r", b"\n\r\ncde\r\nf"])
         .expect(&[b"ab", b"", b"cde"])
         .try_check();
-    assert_eq!(again.expect_err("as before").what(), failure.what());
+    assert_eq!(
+        again.expect_err("the repeated check fails too").what(),
+        failure.what()
+    );
 }

@@ -1,4 +1,4 @@
-//! Peers that are too slow, each in its way, and those that are only quiet.
+//! Timeouts for slow and idle peers.
 
 mod common;
 
@@ -20,19 +20,27 @@ fn closes(reactor: &Reactor<Probe>) -> Vec<&Closed> {
 }
 
 #[test]
-fn a_connection_over_which_nothing_goes_is_closed_and_not_before_its_time() {
+fn idle_timeout_closes_but_not_early() {
     let mut config = Config::default();
     config.idle_timeout = Some(TIMEOUT);
     let (mut reactor, addr) = listening(Probe::echo(), config, Framing::length_u32());
     let client = std::thread::spawn(move || {
         let before = Instant::now();
         let mut client = common::client(addr);
-        assert_eq!(client.read(&mut [0]).expect("an end"), 0);
+        assert_eq!(
+            client
+                .read(&mut [0])
+                .expect("the stream ends without a reset"),
+            0
+        );
         before.elapsed()
     });
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    let elapsed = client.join().expect("the client saw the end");
-    assert!(elapsed >= TIMEOUT, "it was closed early");
+    let elapsed = client.join().expect("the client thread does not panic");
+    assert!(
+        elapsed >= TIMEOUT,
+        "the connection was closed before its timeout"
+    );
     assert!(matches!(
         closes(&reactor)[0].reason,
         CloseReason::IdleTimeout
@@ -40,7 +48,7 @@ fn a_connection_over_which_nothing_goes_is_closed_and_not_before_its_time() {
 }
 
 #[test]
-fn a_connection_over_which_something_goes_is_not_idle() {
+fn traffic_prevents_the_idle_timeout() {
     let mut config = Config::default();
     config.idle_timeout = Some(TIMEOUT);
     let server = common::Server::start(Probe::echo(), config, Framing::length_u32());
@@ -61,9 +69,9 @@ fn a_connection_over_which_something_goes_is_not_idle() {
     assert!(!probe.closes().iter().any(|(_, closed)| is_idle(closed)));
 }
 
-/// Nothing is ever answered, or nothing asked: one direction is enough.
+/// The peer gets no reply, or sends no request.
 #[test]
-fn bytes_in_one_direction_keep_a_connection_from_being_idle() {
+fn traffic_in_one_direction_prevents_the_idle_timeout() {
     for is_read in [true, false] {
         let mut config = Config::default();
         config.idle_timeout = Some(TIMEOUT);
@@ -76,29 +84,29 @@ fn bytes_in_one_direction_keep_a_connection_from_being_idle() {
             if is_read {
                 client
                     .write_all(&frame("u32", b"one"))
-                    .expect("it is taken");
+                    .expect("the write succeeds");
             } else {
                 let sent = reactor.with(|_, cx| cx.send(conn, b"one"));
                 assert!(matches!(sent, Ok(unstick::Sent::Queued)));
             }
             reactor
                 .turn(Some(Duration::from_millis(5)))
-                .expect("the poll works");
-            // A machine that held this thread up for as long has made the connection idle.
+                .expect("polling succeeds");
+            // If the machine delayed this thread that long, the connection really was idle.
             if last.elapsed() >= TIMEOUT {
                 break;
             }
             last = Instant::now();
         }
         if last.elapsed() < TIMEOUT {
-            assert!(closes(&reactor).is_empty(), "read: {is_read}");
+            assert!(closes(&reactor).is_empty(), "peer sends: {is_read}");
         }
     }
 }
 
-/// Half a frame each, and then a byte now and then: what is trickled in does not buy time.
+/// Each client sends a partial frame and then single bytes, which must not extend the deadline.
 #[test]
-fn frames_that_are_begun_and_not_ended_cost_their_connections() {
+fn frame_deadline_closes_trickling_peers() {
     let mut config = Config::default();
     config.frame_deadline = Some(TIMEOUT);
     config.close_deadline = Duration::from_millis(1);
@@ -108,17 +116,22 @@ fn frames_that_are_begun_and_not_ended_cost_their_connections() {
     for client in &mut clients {
         client
             .write_all(&frame("u32", b"whole"))
-            .expect("it is taken");
-        client.write_all(&[0, 15, 0, 0]).expect("it is taken");
+            .expect("the write succeeds");
+        client
+            .write_all(&[0, 15, 0, 0])
+            .expect("the write succeeds");
     }
     drive(&mut reactor, |reactor| {
         for client in &mut clients {
-            // Too late for some of them.
+            // Fails for clients that are closed already.
             let _ = client.write(b"x");
         }
         reactor.stats().closed == 50
     });
-    assert!(before.elapsed() >= TIMEOUT, "one was closed early");
+    assert!(
+        before.elapsed() >= TIMEOUT,
+        "a connection was closed before its deadline"
+    );
     assert_eq!(reactor.handler().frames().len(), 50);
     for closed in closes(&reactor) {
         assert!(
@@ -133,54 +146,58 @@ fn frames_that_are_begun_and_not_ended_cost_their_connections() {
 }
 
 #[test]
-fn a_quiet_connection_between_two_frames_has_no_deadline() {
+fn frame_deadline_does_not_run_between_frames() {
     let mut config = Config::default();
     config.frame_deadline = Some(TIMEOUT / 4);
     let (mut reactor, addr) = listening(Probe::echo(), config, Framing::length_u32());
     let mut client = common::client(addr);
     client
         .write_all(&frame("u32", b"one"))
-        .expect("it is taken");
+        .expect("the write succeeds");
     let end = Instant::now() + TIMEOUT;
     drive(&mut reactor, |_| Instant::now() > end);
     assert_eq!(common::read_u32_frame(&mut client), b"one");
     client
         .write_all(&frame("u32", b"two"))
-        .expect("it is taken");
+        .expect("the write succeeds");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
     assert!(closes(&reactor).is_empty());
 }
 
-/// While nobody reads a connection, its frame cannot come on.
+/// A paused connection is not read, so its partial frame cannot grow.
 #[test]
-fn a_pause_does_not_count_against_a_frame() {
+fn frame_deadline_does_not_run_during_a_pause() {
     let mut config = Config::default();
     config.frame_deadline = Some(TIMEOUT);
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::length_u32());
     let mut client = common::client(addr);
     client
         .write_all(&frame("u32", b"one"))
-        .expect("it is taken");
-    client.write_all(&[0, 0, 0, 3, b't']).expect("it is taken");
+        .expect("the write succeeds");
+    client
+        .write_all(&[0, 0, 0, 3, b't'])
+        .expect("the write succeeds");
     drive(&mut reactor, |reactor| reactor.stats().read_bytes == 12);
     let conn = match reactor.handler().events[0] {
         Event::Open(conn, _) => conn,
         ref event => panic!("{event:?}"),
     };
-    reactor.with(|_, cx| cx.pause(conn)).expect("it is open");
+    reactor
+        .with(|_, cx| cx.pause(conn))
+        .expect("the connection is open");
     let end = Instant::now() + 3 * TIMEOUT;
     drive(&mut reactor, |_| Instant::now() > end);
     reactor
         .with(|_, cx| cx.resume(conn))
-        .expect("it is open still");
-    client.write_all(b"wo").expect("it is taken");
+        .expect("the connection is still open");
+    client.write_all(b"wo").expect("the write succeeds");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
     assert_eq!(reactor.handler().frames(), [b"one", b"two"]);
     assert!(closes(&reactor).is_empty());
 }
 
 #[test]
-fn a_peer_that_takes_no_output_is_aborted_and_what_it_did_not_take_is_counted() {
+fn write_stall_timeout_aborts_and_counts_unsent_bytes() {
     let mut config = Config::default();
     config.write_stall_timeout = Some(TIMEOUT);
     let probe = Probe::new(|cx, event| {
@@ -194,7 +211,10 @@ fn a_peer_that_takes_no_output_is_aborted_and_what_it_did_not_take_is_counted() 
     let before = Instant::now();
     let client = common::client(addr);
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    assert!(before.elapsed() >= TIMEOUT, "it was aborted early");
+    assert!(
+        before.elapsed() >= TIMEOUT,
+        "the connection was aborted before its timeout"
+    );
     let closed = closes(&reactor)[0];
     assert!(
         matches!(closed.reason, CloseReason::WriteStalled),

@@ -1,4 +1,4 @@
-//! Timers: never early, and gone when they are cancelled.
+//! Timers: never early, and never after they were cancelled.
 
 mod common;
 
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use common::{Event, Probe, Random, drive, listening};
 use unstick::{Config, ConnId, Context, Framing, Handler, Reactor, TimerId};
 
-/// Records when timers fire. Key 0 is an interval that is cancelled after a number of times; Of a
-/// pair with key 1 the one that fires cancels the other.
+/// Records each timer that fires. Key 0 is an interval, cancelled after `interval_left` firings. Of
+/// a pair with key 1, the first timer that fires cancels the other.
 #[derive(Default)]
 struct Alarm {
     fired: Vec<(TimerId, u64, Instant)>,
@@ -29,7 +29,7 @@ impl Handler for Alarm {
             if self.interval_left == 0 {
                 assert!(
                     cx.cancel_timer(timer),
-                    "an interval lives until it is cancelled"
+                    "an interval exists until it is cancelled"
                 );
             }
         }
@@ -38,18 +38,24 @@ impl Handler for Alarm {
             .drain(..)
             .filter(|other| key == 1 && *other != timer)
         {
-            assert!(cx.cancel_timer(other), "it is due, and has not fired");
-            assert!(!cx.cancel_timer(other), "it is gone");
+            assert!(
+                cx.cancel_timer(other),
+                "the other timer is due but has not fired"
+            );
+            assert!(
+                !cx.cancel_timer(other),
+                "a cancelled timer no longer exists"
+            );
         }
     }
 }
 
 fn alarm() -> Reactor<Alarm> {
-    Reactor::new(Alarm::default()).expect("a reactor")
+    Reactor::new(Alarm::default()).expect("the reactor is created")
 }
 
 #[test]
-fn a_timer_fires_once_and_never_early() {
+fn timer_fires_once_and_never_early() {
     let seed = 9;
     println!("seed {seed}");
     let mut random = Random(seed);
@@ -63,11 +69,11 @@ fn a_timer_fires_once_and_never_early() {
     drive(&mut reactor, |reactor| reactor.handler().fired.len() >= 100);
     reactor
         .turn(Some(Duration::from_millis(60)))
-        .expect("the poll works");
+        .expect("polling succeeds");
     let fired = &reactor.handler().fired;
     assert_eq!(fired.len(), 100);
     for (timer, key, at) in fired {
-        let (expected_key, due) = set.remove(timer).expect("it fires once");
+        let (expected_key, due) = set.remove(timer).expect("each timer fires once");
         assert_eq!(*key, expected_key);
         assert!(*at >= due, "{:?} early", due - *at);
     }
@@ -76,17 +82,17 @@ fn a_timer_fires_once_and_never_early() {
 }
 
 #[test]
-fn an_interval_fires_until_it_is_cancelled_and_never_early() {
+fn interval_fires_until_cancelled_and_never_early() {
     const PERIOD: Duration = Duration::from_millis(3);
     let mut reactor = alarm();
     reactor.handler_mut().interval_left = 20;
     let (timer, from) = reactor.with(|_, cx| (cx.set_interval(PERIOD, 0), cx.now()));
     drive(&mut reactor, |reactor| reactor.handler().interval_left == 0);
     let turns = reactor.stats().turns;
-    reactor.turn(Some(10 * PERIOD)).expect("the poll works");
+    reactor.turn(Some(10 * PERIOD)).expect("polling succeeds");
     assert_eq!(reactor.stats().turns, turns + 1);
     let fired = &reactor.handler().fired;
-    assert_eq!(fired.len(), 20, "nothing comes after the cancel");
+    assert_eq!(fired.len(), 20, "a cancelled interval does not fire");
     for (index, (id, key, at)) in (1..).zip(fired) {
         assert_eq!((*id, *key), (timer, 0));
         assert!(*at >= from + PERIOD * index, "firing {index} was early");
@@ -95,7 +101,7 @@ fn an_interval_fires_until_it_is_cancelled_and_never_early() {
 }
 
 #[test]
-fn a_cancelled_timer_never_fires_not_even_in_the_turn_in_which_it_is_due() {
+fn cancelled_timer_never_fires_even_if_due() {
     let mut reactor = alarm();
     let after = Duration::from_millis(5);
     let cancelled = reactor.with(|_, cx| cx.set_timer(after, 2));
@@ -114,16 +120,16 @@ fn a_cancelled_timer_never_fires_not_even_in_the_turn_in_which_it_is_due() {
     assert_eq!(keys, [1, 3]);
 }
 
-/// The program was elsewhere when its timer came due. The next turn does not wait for it anew.
+/// The program did not take turns while the timer came due. The next turn does not wait again.
 #[test]
-fn an_overdue_timer_fires_in_the_next_turn_at_once() {
+fn overdue_timer_fires_at_once_in_the_next_turn() {
     let mut reactor = alarm();
     let after = Duration::from_secs(1);
     reactor.with(|_, cx| cx.set_timer(after, 2));
     common::let_pass(after);
     let started = Instant::now();
     while reactor.handler().fired.is_empty() {
-        reactor.turn(None).expect("the poll works");
+        reactor.turn(None).expect("polling succeeds");
     }
     assert!(
         started.elapsed() < after / 2,
@@ -132,9 +138,9 @@ fn an_overdue_timer_fires_in_the_next_turn_at_once() {
     );
 }
 
-/// A timer that is set anew without a delay whenever it fires, for ever.
+/// A timer that sets a new timer without delay each time it fires.
 #[test]
-fn a_timer_that_sets_itself_without_delay_fires_once_a_turn_and_frames_go_on() {
+fn timer_that_sets_itself_fires_once_a_turn() {
     let probe = Probe::new(|cx, event| match event {
         Event::Timer(..) => {
             cx.set_timer(Duration::ZERO, 7);
@@ -148,9 +154,9 @@ fn a_timer_that_sets_itself_without_delay_fires_once_a_turn_and_frames_go_on() {
     });
 }
 
-/// More timers are due than a turn may fire, all the time.
+/// More timers are due in every turn than the budget allows.
 #[test]
-fn a_storm_of_timers_is_spread_over_turns_and_frames_go_on() {
+fn timer_budget_spreads_timers_over_turns() {
     const STORM: u64 = 5000;
     let mut config = Config::default();
     config.timer_budget = 10;
@@ -171,7 +177,7 @@ fn a_storm_of_timers_is_spread_over_turns_and_frames_go_on() {
     });
 }
 
-/// A hundred frames are echoed, and no turn fires more timers than `begin` answers.
+/// Echoes a hundred frames, and checks that no turn fires more timers than `begin` returns.
 fn frames_go_on_beside(
     probe: Probe,
     config: Config,
@@ -193,8 +199,13 @@ fn frames_go_on_beside(
     });
     while !client.is_finished() {
         reactor.handler_mut().events.clear();
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
-        assert!(fired(&reactor) <= fired_max, "in one turn");
+        reactor
+            .turn(Some(Duration::ZERO))
+            .expect("polling succeeds");
+        assert!(
+            fired(&reactor) <= fired_max,
+            "the timer budget holds in each turn"
+        );
     }
-    client.join().expect("every frame is echoed");
+    client.join().expect("the client receives every echo");
 }

@@ -1,6 +1,6 @@
-//! Datagrams: what is sent, what is refused, what comes, and that none of it ends a socket.
+//! UDP: datagrams that are sent, refused, received and truncated. No error closes a socket.
 //!
-//! `tests/udp_one_by_one.rs` runs all of it again without batches.
+//! `tests/udp_one_by_one.rs` runs all of these tests again without batches.
 
 #[cfg(unix)]
 #[path = "common/child.rs"]
@@ -18,58 +18,67 @@ use std::time::{Duration, Instant};
 use common::{DEADLINE, Event, Probe, Random, drive, frame};
 use unstick::{Config, Framing, Reactor, SendError, UdpId};
 
-/// Batches are for this crate; `udp_one_by_one` includes it as a module.
+/// Turns batches on in this crate, and off if `udp_one_by_one` includes this file as a module.
 fn config() -> Config {
     let mut config = Config::default();
     config.datagram_batches = env!("CARGO_CRATE_NAME") == "udp";
     config
 }
 
-/// The most that one datagram carries over IPv4: 65,535 less the headers of IP and UDP.
+/// Maximum payload of a datagram over IPv4: 65,535 bytes minus the IP and UDP headers.
 const PAYLOAD_LEN_MAX: usize = 65_507;
 
 fn bound(probe: Probe, config: Config) -> (Reactor<Probe>, UdpId, SocketAddr) {
-    let mut reactor = Reactor::with_config(probe, config).expect("a reactor");
-    let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_inet_addr(socket).expect("it is bound");
+    let mut reactor = Reactor::with_config(probe, config).expect("the reactor is created");
+    let socket = reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
+    let addr = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound");
     (reactor, socket, addr)
 }
 
-/// A blocking socket whose receives fail rather than hang.
+/// Returns a blocking socket whose receives fail after a deadline.
 fn peer() -> UdpSocket {
-    peer_at("127.0.0.1:0".parse().expect("an address"))
+    peer_at("127.0.0.1:0".parse().expect("the address is valid"))
 }
 
 fn peer_at(addr: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind(addr).expect("the port is free");
     socket
         .set_read_timeout(Some(DEADLINE))
-        .expect("a timeout can be set");
+        .expect("the timeout can be set");
     socket
 }
 
-/// A peer at an address that no other test has, as its port is to be free when it is gone.
+/// Returns a peer at an address that no other test uses, because its port must be free after it is
+/// dropped.
 fn mortal_peer(last: u8) -> UdpSocket {
-    // Elsewhere the loopback interface has one address.
+    // Other systems assign only one address to the loopback interface.
     let host = if cfg!(target_os = "linux") { last } else { 1 };
     peer_at(SocketAddr::from(([127, 0, 0, host], 0)))
 }
 
 fn addr_of(socket: &UdpSocket) -> SocketAddr {
-    socket.local_addr().expect("it is bound")
+    socket.local_addr().expect("the socket is bound")
 }
 
 fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buf = vec![0; 65_536];
-    let (len, _) = socket.recv_from(&mut buf).expect("a datagram comes");
+    let (len, _) = socket.recv_from(&mut buf).expect("a datagram arrives");
     buf.truncate(len);
     buf
 }
 
 fn nothing_to_receive(socket: &UdpSocket) -> bool {
-    socket.set_nonblocking(true).expect("the mode can be set");
+    socket
+        .set_nonblocking(true)
+        .expect("the blocking mode can be set");
     let result = socket.recv_from(&mut [0; 16]);
-    socket.set_nonblocking(false).expect("the mode can be set");
+    socket
+        .set_nonblocking(false)
+        .expect("the blocking mode can be set");
     matches!(result, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
@@ -98,19 +107,20 @@ fn datagrams(probe: &Probe) -> Vec<(&[u8], bool)> {
 fn send_all(reactor: &mut Reactor<Probe>, socket: UdpId, payloads: &[&[u8]]) {
     reactor.with(|_, cx| {
         for payload in payloads {
-            cx.send_datagram(socket, payload).expect("there is room");
+            cx.send_datagram(socket, payload)
+                .expect("the datagram queue has space");
         }
     });
 }
 
 #[test]
-fn a_peer_that_dies_is_told_of_and_the_burst_to_its_successor_arrives() {
+fn refused_datagram_keeps_the_udp_socket_usable() {
     let (mut reactor, socket, addr) = bound(Probe::silent(), config());
     let first = mortal_peer(2);
     let peer_addr = addr_of(&first);
     reactor
         .with(|_, cx| cx.connect_udp(socket, peer_addr))
-        .expect("connecting UDP is local");
+        .expect("the UDP socket connects");
 
     let burst: [&[u8]; 4] = [b"one", b"two", b"three", b"four"];
     send_all(&mut reactor, socket, &burst);
@@ -124,7 +134,7 @@ fn a_peer_that_dies_is_told_of_and_the_burst_to_its_successor_arrives() {
             reactor.stats().datagram_errors == told
         });
     }
-    // recvfrom of Windows, WSAECONNRESET.
+    // See recvfrom on Windows, WSAECONNRESET.
     let refusal = if cfg!(windows) {
         ErrorKind::ConnectionReset
     } else {
@@ -133,28 +143,34 @@ fn a_peer_that_dies_is_told_of_and_the_burst_to_its_successor_arrives() {
     let refused = errors(reactor.handler());
     assert_eq!(refused.len(), 2);
     assert!(refused.iter().all(|error| error.0 == refusal));
-    assert_eq!(reactor.stats().datagrams_dropped, 0, "the kernel took them");
+    assert_eq!(
+        reactor.stats().datagrams_dropped,
+        0,
+        "the kernel accepted them"
+    );
 
     let second = peer_at(peer_addr);
     send_all(&mut reactor, socket, &burst);
     drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 10);
     assert_eq!(burst.map(<[u8]>::to_vec), burst.map(|_| receive(&second)));
-    second.send_to(b"back", addr).expect("the kernel takes it");
+    second.send_to(b"back", addr).expect("the datagram is sent");
     drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 1);
     assert_eq!(datagrams(reactor.handler()), [(&b"back"[..], false)]);
 }
 
-/// The kernel reports a refusal by failing the next call on the socket, whatever that is about
-/// (udp(7): "an error for an earlier packet"). When that call sends, its datagram has not gone.
+/// The kernel reports a refusal by failing the next call on the socket, whatever that call is
+/// (udp(7): "an error for an earlier packet"). If that call is a send, its datagram was not sent.
 #[test]
-fn the_send_that_learns_of_an_earlier_refusal_loses_nothing() {
+fn send_that_reports_an_earlier_error_is_repeated() {
     let (mut reactor, socket, _) = bound(Probe::silent(), config());
     let peer_addr = addr_of(&mortal_peer(3));
     reactor
         .with(|_, cx| cx.connect_udp(socket, peer_addr))
-        .expect("connecting UDP is local");
+        .expect("the UDP socket connects");
     send_all(&mut reactor, socket, &[b"into the void"]);
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
 
     let revived = peer_at(peer_addr);
     send_all(&mut reactor, socket, &[b"to the living"]);
@@ -164,7 +180,7 @@ fn the_send_that_learns_of_an_earlier_refusal_loses_nothing() {
     assert_eq!(reactor.stats().datagrams_dropped, 0);
 }
 
-/// Has a refusal wait for the next call on a socket, by a duplicate of it.
+/// Leaves a refusal pending on a socket, through a duplicate of its descriptor.
 #[cfg(target_os = "linux")]
 struct Refused {
     duplicate: mio::net::UdpSocket,
@@ -175,56 +191,66 @@ struct Refused {
 impl Refused {
     fn new(duplicate: UdpSocket) -> Self {
         let mut duplicate = mio::net::UdpSocket::from_std(duplicate);
-        let poll = mio::Poll::new().expect("a poll");
+        let poll = mio::Poll::new().expect("the poll can be created");
         poll.registry()
             .register(&mut duplicate, mio::Token(0), mio::Interest::READABLE)
-            .expect("it can be watched");
+            .expect("the poll can watch the socket");
         Self { duplicate, poll }
     }
 
     fn once_more(&mut self) {
-        self.duplicate.send(b"into the void").expect("it is local");
+        self.duplicate
+            .send(b"into the void")
+            .expect("the datagram is sent");
         let mut events = mio::Events::with_capacity(1);
         while !events.iter().any(mio::event::Event::is_error) {
             let polled = self.poll.poll(&mut events, Some(DEADLINE));
-            polled.expect("the poll works");
-            assert!(!events.is_empty(), "nobody refuses it");
+            polled.expect("polling succeeds");
+            assert!(!events.is_empty(), "no refusal arrived before the deadline");
         }
     }
 }
 
-/// One that learns of an earlier refusal is tried again, whenever it comes; one that is refused
-/// again then is taken to be refused itself, and costs nobody else.
+/// A send that fails with an earlier refusal is tried again. If it fails twice in a row, its own
+/// datagram counts as refused and is dropped; others are not affected.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_datagram_that_is_refused_twice_in_a_row_is_dropped_and_told_of_and_the_next_one_goes() {
-    let near = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+fn datagram_refused_twice_in_a_row_is_dropped() {
+    let near = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     let dead = mortal_peer(4);
-    near.connect(addr_of(&dead)).expect("it is local");
+    near.connect(addr_of(&dead))
+        .expect("the UDP socket connects");
     drop(dead);
-    let duplicate = near.try_clone().expect("a descriptor");
-    duplicate.set_nonblocking(true).expect("it can be set");
+    let duplicate = near.try_clone().expect("a descriptor is available");
+    duplicate
+        .set_nonblocking(true)
+        .expect("non-blocking mode can be set");
     let refused = Arc::new(std::sync::Mutex::new(Refused::new(duplicate)));
     let again = Arc::new(AtomicUsize::new(0));
     let (seen, left) = (Arc::clone(&refused), Arc::clone(&again));
     let probe = Probe::new(move |_, event| {
         if matches!(event, Event::DatagramError(..)) && left.swap(0, Ordering::Relaxed) == 1 {
-            seen.lock().expect("no panic").once_more();
+            seen.lock().expect("the mutex is not poisoned").once_more();
         }
     });
-    let mut reactor = Reactor::with_config(probe, config()).expect("a reactor");
+    let mut reactor = Reactor::with_config(probe, config()).expect("the reactor is created");
     let socket = reactor
         .with(|_, cx| cx.adopt_udp(near))
-        .expect("it is of UDP");
+        .expect("the descriptor is a UDP socket");
     let living = peer();
     let to = addr_of(&living);
     let mut out = 0;
     for (is_again, lost) in [(0, 0), (0, 0), (1, 1), (0, 1), (1, 2)] {
         again.store(is_again, Ordering::Relaxed);
-        refused.lock().expect("no panic").once_more();
+        refused
+            .lock()
+            .expect("the mutex is not poisoned")
+            .once_more();
         reactor.with(|_, cx| {
-            cx.send_to(socket, to, b"one").expect("there is room");
-            cx.send_to(socket, to, b"two").expect("there is room");
+            cx.send_to(socket, to, b"one")
+                .expect("the datagram queue has space");
+            cx.send_to(socket, to, b"two")
+                .expect("the datagram queue has space");
         });
         out += 2 - is_again as u64;
         drive(&mut reactor, |reactor| reactor.stats().datagrams_out == out);
@@ -241,26 +267,28 @@ fn a_datagram_that_is_refused_twice_in_a_row_is_dropped_and_told_of_and_the_next
     assert!(told.iter().all(is_refusal), "{told:?}");
 }
 
-/// One datagram that the kernel refuses, between two that it takes.
+/// Sends a datagram that the kernel refuses between two that it accepts.
 fn assert_only_it_is_dropped(to: Option<SocketAddr>, len: usize, errno: i32) {
     let (mut reactor, socket, _) = bound(Probe::silent(), config());
     let peer = peer();
     let peer_addr = addr_of(&peer);
     reactor.with(|_, cx| {
         cx.send_to(socket, peer_addr, b"before")
-            .expect("there is room");
+            .expect("the datagram queue has space");
         cx.send_to(socket, to.unwrap_or(peer_addr), &vec![7; len])
-            .expect("the kernel refuses it, not the queue");
+            .expect("the queue accepts what the kernel refuses");
         cx.send_to(socket, peer_addr, b"after")
-            .expect("there is room");
+            .expect("the datagram queue has space");
     });
     drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 2);
     assert_eq!(receive(&peer), b"before");
     assert_eq!(receive(&peer), b"after");
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
 
     let told = errors(reactor.handler());
-    assert_eq!(told.len(), 1, "told once: {told:?}");
+    assert_eq!(told.len(), 1, "the error is reported once: {told:?}");
     if cfg!(target_os = "linux") {
         assert_eq!(told[0].1, Some(errno));
     }
@@ -269,25 +297,25 @@ fn assert_only_it_is_dropped(to: Option<SocketAddr>, len: usize, errno: i32) {
 }
 
 #[test]
-fn a_datagram_that_is_too_long_is_dropped_and_told_of_and_the_next_one_goes() {
+fn datagram_over_the_udp_maximum_is_dropped() {
     const EMSGSIZE: i32 = 90;
     assert_only_it_is_dropped(None, PAYLOAD_LEN_MAX + 1, EMSGSIZE);
 }
 
 #[test]
-fn a_broadcast_without_permission_is_dropped_and_told_of_and_the_next_one_goes() {
+fn udp_broadcast_without_permission_is_dropped() {
     const EACCES: i32 = 13;
     assert_only_it_is_dropped("255.255.255.255:9".parse().ok(), 1, EACCES);
 }
 
 #[test]
-fn a_datagram_to_port_zero_is_dropped_and_told_of_and_the_next_one_goes() {
+fn datagram_to_port_zero_is_dropped() {
     const EINVAL: i32 = 22;
     assert_only_it_is_dropped("127.0.0.1:0".parse().ok(), 1, EINVAL);
 }
 
 #[test]
-fn a_datagram_to_nobody_is_dropped_and_told_of() {
+fn send_datagram_without_a_peer_is_dropped() {
     let (mut reactor, socket, _) = bound(Probe::silent(), config());
     send_all(&mut reactor, socket, &[b"to whom?"]);
     drive(&mut reactor, |reactor| reactor.stats().datagram_errors == 1);
@@ -300,13 +328,13 @@ fn a_datagram_to_nobody_is_dropped_and_told_of() {
     assert_eq!(reactor.stats().datagrams_dropped, 1);
 }
 
-/// A handler that sends again what failed does not hold the turn: others are still served.
+/// A handler that sends again after each send error must not block the turn.
 #[test]
-fn answering_every_send_error_with_a_send_does_not_hold_the_loop() {
+fn resend_in_on_datagram_error_does_not_loop() {
     const FAR_TOO_MANY: usize = 100_000;
     let errors = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&errors);
-    let nowhere = "127.0.0.1:0".parse().expect("an address");
+    let nowhere = "127.0.0.1:0".parse().expect("the address is valid");
     let probe = Probe::new(move |cx, event| {
         if let Event::DatagramError(socket, _) = event
             && seen.fetch_add(1, Ordering::Relaxed) < FAR_TOO_MANY
@@ -317,30 +345,33 @@ fn answering_every_send_error_with_a_send_does_not_hold_the_loop() {
     let (mut reactor, socket, _) = bound(probe, config());
     reactor
         .with(|_, cx| cx.send_to(socket, nowhere, b"once"))
-        .expect("there is room");
+        .expect("the datagram queue has space");
     for _ in 0..10 {
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        reactor
+            .turn(Some(Duration::ZERO))
+            .expect("polling succeeds");
     }
     let errors = errors.load(Ordering::Relaxed);
-    assert!(errors >= 10, "the socket goes on: {errors}");
-    assert!(errors < FAR_TOO_MANY, "ten turns saw {errors} errors");
+    assert!(errors >= 10, "the socket stays usable: {errors} errors");
+    assert!(errors < FAR_TOO_MANY, "ten turns reported {errors} errors");
 }
 
-/// Also where they are more than one turn tells of.
+/// More errors than one turn reports must not stop the queue either.
 #[test]
-fn a_run_of_failing_datagrams_does_not_hold_back_the_good_one_behind_it() {
+fn failing_datagrams_do_not_block_the_next_one() {
     const RUN: usize = 200;
     let mut config = config();
     config.datagram_budget = 8;
     let (mut reactor, socket, _) = bound(Probe::silent(), config);
     let peer = peer();
-    let nowhere = "127.0.0.1:0".parse().expect("an address");
+    let nowhere = "127.0.0.1:0".parse().expect("the address is valid");
     reactor.with(|_, cx| {
         for _ in 0..RUN {
-            cx.send_to(socket, nowhere, b"lost").expect("there is room");
+            cx.send_to(socket, nowhere, b"lost")
+                .expect("the datagram queue has space");
         }
         cx.send_to(socket, addr_of(&peer), b"found")
-            .expect("there is room");
+            .expect("the datagram queue has space");
     });
     drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
     assert_eq!(receive(&peer), b"found");
@@ -349,7 +380,7 @@ fn a_run_of_failing_datagrams_does_not_hold_back_the_good_one_behind_it() {
 }
 
 #[test]
-fn a_full_queue_refuses_a_datagram_and_sends_the_others() {
+fn full_datagram_queue_refuses_only_new_datagrams() {
     let mut config = config();
     config.datagram_queue_bytes_max = 10 * (100 + 64);
     let (mut reactor, socket, _) = bound(Probe::silent(), config);
@@ -359,7 +390,7 @@ fn a_full_queue_refuses_a_datagram_and_sends_the_others() {
         reactor.with(|_, cx| {
             for index in 0..10 {
                 cx.send_to(socket, to, &[index; 100])
-                    .expect("ten of a hundred bytes fit");
+                    .expect("the queue holds ten datagrams of 100 bytes");
             }
             for _ in 0..2 {
                 let refused = cx.send_to(socket, to, b"");
@@ -379,7 +410,7 @@ fn a_full_queue_refuses_a_datagram_and_sends_the_others() {
 }
 
 #[test]
-fn the_longest_datagram_comes_whole_and_goes_whole() {
+fn longest_datagram_is_received_and_sent_whole() {
     let seed = 3;
     println!("seed {seed}");
     let payload = Random(seed).bytes(PAYLOAD_LEN_MAX);
@@ -388,7 +419,9 @@ fn the_longest_datagram_comes_whole_and_goes_whole() {
         config.read_len_max = read_len_max;
         let (mut reactor, _, addr) = bound(Probe::echo(), config);
         let client = peer();
-        client.send_to(&payload, addr).expect("the kernel takes it");
+        client
+            .send_to(&payload, addr)
+            .expect("the datagram is sent");
         drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
         assert!(receive(&client) == payload);
         assert_eq!(datagrams(reactor.handler()), [(&payload[..], false)]);
@@ -397,7 +430,7 @@ fn the_longest_datagram_comes_whole_and_goes_whole() {
 }
 
 #[test]
-fn a_datagram_longer_than_the_limit_is_flagged_and_one_of_exactly_the_limit_is_not() {
+fn datagram_over_datagram_len_max_is_truncated() {
     for limit in [0, 1, 2, 100, 9000] {
         let mut config = config();
         config.datagram_len_max = limit;
@@ -406,7 +439,9 @@ fn a_datagram_longer_than_the_limit_is_flagged_and_one_of_exactly_the_limit_is_n
         let lens = [limit, limit + 1, limit + 1000, limit.saturating_sub(1)];
         for len in lens {
             let payload: Vec<u8> = (0..len).map(|at| at.to_le_bytes()[0]).collect();
-            client.send_to(&payload, addr).expect("the kernel takes it");
+            client
+                .send_to(&payload, addr)
+                .expect("the datagram is sent");
         }
         drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 4);
         let seen = datagrams(reactor.handler());
@@ -420,14 +455,14 @@ fn a_datagram_longer_than_the_limit_is_flagged_and_one_of_exactly_the_limit_is_n
 }
 
 #[test]
-fn a_run_of_empty_datagrams_is_delivered_and_echoed_one_by_one() {
+fn empty_datagrams_are_delivered_one_by_one() {
     const COUNT: usize = 100;
     let (mut reactor, _, addr) = bound(Probe::echo(), config());
     let client = peer();
     for _ in 0..COUNT {
-        client.send_to(b"", addr).expect("the kernel takes it");
+        client.send_to(b"", addr).expect("the datagram is sent");
     }
-    client.send_to(b"last", addr).expect("the kernel takes it");
+    client.send_to(b"last", addr).expect("the datagram is sent");
     drive(&mut reactor, |reactor| {
         reactor.stats().datagrams_out == COUNT as u64 + 1
     });
@@ -441,7 +476,7 @@ fn a_run_of_empty_datagrams_is_delivered_and_echoed_one_by_one() {
 }
 
 #[test]
-fn a_pending_flood_of_datagrams_does_not_keep_a_frame_waiting() {
+fn flood_of_datagrams_does_not_starve_a_frame() {
     const FLOOD: usize = 150;
     const BUDGET: usize = 8;
     let mut config = config();
@@ -449,26 +484,29 @@ fn a_pending_flood_of_datagrams_does_not_keep_a_frame_waiting() {
     let (mut reactor, _, udp_addr) = bound(Probe::silent(), config);
     let listener = reactor
         .listen("127.0.0.1:0", Framing::length_u32())
-        .expect("a free port");
-    let tcp_addr = reactor.local_inet_addr(listener).expect("it is bound");
+        .expect("a free port is available");
+    let tcp_addr = reactor
+        .local_inet_addr(listener)
+        .expect("the socket is bound");
     let mut client = common::client(tcp_addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let Event::Open(conn, _) = reactor.handler().events[0] else {
-        panic!("the connection was opened first");
+        panic!("the first event is on_open");
     };
 
-    // First the flood, so that it stands in front; then a frame, which is seen to have arrived.
+    // The flood is sent first, so that it is queued first. Then a frame is sent, and its arrival is
+    // confirmed.
     let flooder = peer();
     for _ in 0..FLOOD {
         flooder
             .send_to(b"flood", udp_addr)
-            .expect("the kernel takes it");
+            .expect("the datagram is sent");
     }
     let message = frame("u32", b"me too");
-    client.write_all(&message).expect("the kernel takes it");
+    client.write_all(&message).expect("the write succeeds");
     wait_for(|| {
         reactor.with(|_, cx| {
-            let options = cx.socket_options(conn).expect("it is open");
+            let options = cx.socket_options(conn).expect("the connection is open");
             let mut buf = [MaybeUninit::uninit(); 64];
             options.peek(&mut buf).is_ok_and(|len| len == message.len())
         })
@@ -478,81 +516,99 @@ fn a_pending_flood_of_datagrams_does_not_keep_a_frame_waiting() {
     let before = datagrams(reactor.handler()).len();
     assert!(
         before <= 2 * BUDGET,
-        "{before} datagrams were served before the frame"
+        "{before} datagrams were delivered before the frame"
     );
-    // The rest needs no further traffic to be seen.
+    // The remaining datagrams are delivered without further traffic.
     drive(&mut reactor, |reactor| {
         reactor.stats().datagrams_in == FLOOD as u64
     });
 }
 
-/// Waits for something outside of the reactor.
+/// Waits for a condition outside the reactor.
 fn wait_for(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
-        assert!(Instant::now() < deadline, "what was waited for never came");
+        assert!(
+            Instant::now() < deadline,
+            "the condition was not met before the deadline"
+        );
         std::thread::yield_now();
     }
 }
 
 #[test]
-fn a_connected_socket_hears_its_peer_only() {
+fn connected_udp_socket_receives_only_from_its_peer() {
     let (mut reactor, socket, addr) = bound(Probe::silent(), config());
     let (friend, stranger) = (peer(), peer());
     let friend_addr = addr_of(&friend);
     reactor
         .with(|_, cx| cx.connect_udp(socket, friend_addr))
-        .expect("connecting UDP is local");
-    stranger.send_to(b"psst", addr).expect("it is local");
-    friend.send_to(b"hello", addr).expect("it is local");
+        .expect("the UDP socket connects");
+    stranger
+        .send_to(b"psst", addr)
+        .expect("the datagram is sent");
+    friend
+        .send_to(b"hello", addr)
+        .expect("the datagram is sent");
     drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 1);
     assert_eq!(datagrams(reactor.handler()), [(&b"hello"[..], false)]);
 }
 
 #[test]
-fn datagrams_go_over_ipv6_too() {
-    let mut reactor = Reactor::with_config(Probe::echo(), config()).expect("a reactor");
+fn datagrams_are_echoed_over_ipv6() {
+    let mut reactor =
+        Reactor::with_config(Probe::echo(), config()).expect("the reactor is created");
     let socket = match reactor.bind_udp("[::1]:0") {
         Ok(socket) => socket,
-        Err(error) => return println!("skipped: no IPv6 loopback here ({error})"),
+        Err(error) => {
+            return println!("skipped: the IPv6 loopback address is not available ({error})");
+        }
     };
-    let addr = reactor.local_inet_addr(socket).expect("it is bound");
+    let addr = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound");
     assert!(addr.is_ipv6());
-    let client = peer_at("[::1]:0".parse().expect("an address"));
+    let client = peer_at("[::1]:0".parse().expect("the address is valid"));
     client
         .send_to(b"over six", addr)
-        .expect("the kernel takes it");
+        .expect("the datagram is sent");
     drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
     assert_eq!(receive(&client), b"over six");
 }
 
 #[test]
-fn the_local_address_is_the_bound_one_and_that_of_a_closed_socket_is_an_error() {
+fn local_addr_of_a_closed_udp_socket_is_an_error() {
     let (mut reactor, socket, addr) = bound(Probe::silent(), config());
     assert_eq!(addr.ip().to_string(), "127.0.0.1");
     assert_ne!(addr.port(), 0);
     assert_eq!(
         reactor
             .with(|_, cx| cx.local_inet_addr(socket))
-            .expect("bound"),
+            .expect("the socket is bound"),
         addr
     );
     reactor.with(|_, cx| cx.close_udp(socket));
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
-    let error = reactor.local_inet_addr(socket).expect_err("it is closed");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
+    let error = reactor
+        .local_inet_addr(socket)
+        .expect_err("the socket is closed");
     assert_eq!(error.kind(), ErrorKind::NotConnected);
 }
 
 #[test]
-fn the_port_of_a_closed_socket_is_free_for_another_with_an_id_of_its_own() {
-    // Somebody else may take one port meanwhile, but hardly each of them.
+fn port_of_a_closed_udp_socket_is_free() {
+    // Another process may take a port in the meantime, but hardly all ten.
     let is_free = (0..10).any(|_| {
         let (mut reactor, socket, addr) = bound(Probe::silent(), config());
         reactor.with(|_, cx| cx.close_udp(socket));
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        reactor
+            .turn(Some(Duration::ZERO))
+            .expect("polling succeeds");
         match reactor.bind_udp(addr) {
             Ok(rebound) => {
-                assert_ne!(rebound, socket, "an id has one life");
+                assert_ne!(rebound, socket, "an id is never reused");
                 true
             }
             Err(error) => {
@@ -565,22 +621,25 @@ fn the_port_of_a_closed_socket_is_free_for_another_with_an_id_of_its_own() {
 }
 
 #[test]
-fn closing_sends_what_is_queued_and_then_the_socket_is_gone() {
+fn close_udp_sends_the_queue_first() {
     let (mut reactor, socket, addr) = bound(Probe::silent(), config());
     let peer = peer();
     let to = addr_of(&peer);
     peer.send_to(b"too late", addr)
-        .expect("the kernel takes it");
+        .expect("the datagram is sent");
     reactor.with(|_, cx| {
         for index in 0..20 {
-            cx.send_to(socket, to, &[index]).expect("there is room");
+            cx.send_to(socket, to, &[index])
+                .expect("the datagram queue has space");
         }
         cx.close_udp(socket);
         cx.close_udp(socket);
         let refused = cx.send_to(socket, to, b"more");
         assert!(matches!(refused, Err(SendError::Closing)), "{refused:?}");
     });
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
     for index in 0..20 {
         assert_eq!(receive(&peer), [index]);
     }
@@ -597,19 +656,22 @@ fn closing_sends_what_is_queued_and_then_the_socket_is_gone() {
     assert_eq!(reactor.stats().datagrams_dropped, 0);
 }
 
-/// A socket that is closed in the callback about its datagram gets no further one.
+/// A socket closed in `on_datagram` delivers no further datagram.
 #[test]
-fn nothing_is_delivered_after_a_close_in_a_callback() {
+fn close_udp_in_a_callback_stops_delivery() {
     let probe = Probe::new(|cx, event| {
         if let Event::Datagram(socket, from, _, _) = event {
-            cx.send_to(*socket, *from, b"bye").expect("there is room");
+            cx.send_to(*socket, *from, b"bye")
+                .expect("the datagram queue has space");
             cx.close_udp(*socket);
         }
     });
     let (mut reactor, socket, addr) = bound(probe, config());
     let client = peer();
     for _ in 0..10 {
-        client.send_to(b"hello", addr).expect("the kernel takes it");
+        client
+            .send_to(b"hello", addr)
+            .expect("the datagram is sent");
     }
     drive(&mut reactor, |reactor| {
         reactor.local_inet_addr(socket).is_err()
@@ -625,17 +687,17 @@ mod echo_example {
     use super::child::Echo;
     use super::*;
 
-    /// An IPv4 packet with a UDP datagram in it that says what it likes about its sender.
+    /// Builds an IPv4 packet with a UDP datagram whose sender address is forged.
     fn forge(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
         let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
-            panic!("IPv4 only");
+            panic!("both addresses must be IPv4");
         };
-        let udp_len = u16::try_from(8 + payload.len()).expect("a short payload");
+        let udp_len = u16::try_from(8 + payload.len()).expect("the payload is short");
         let total_len = 20 + udp_len;
         let mut packet = vec![0x45, 0];
         packet.extend(total_len.to_be_bytes());
-        // No identification, no fragments, 64 hops, UDP; the kernel fills the checksum in, and
-        // zero stands for none in UDP's own.
+        // No identification, no fragments, TTL 64, UDP. The kernel fills in the IP checksum; zero
+        // means no UDP checksum.
         packet.extend([0, 0, 0, 0, 64, 17, 0, 0]);
         packet.extend(from.ip().octets());
         packet.extend(to.ip().octets());
@@ -653,10 +715,10 @@ mod echo_example {
         Ok((echo, addr))
     }
 
-    /// Two servers with one port, at two addresses.
+    /// Starts two echo servers on one port number at two addresses.
     fn start_two() -> [(Echo, SocketAddr); 2] {
         for _ in 0..10 {
-            let first = start("127.0.0.1:0").expect("a free port");
+            let first = start("127.0.0.1:0").expect("a free port is available");
             if let Ok(second) = start(&format!("127.0.0.2:{}", first.1.port())) {
                 return [first, second];
             }
@@ -664,60 +726,64 @@ mod echo_example {
         panic!("no port is free at both addresses");
     }
 
-    /// How many datagrams a server says that it received.
+    /// Ends the server and returns the number of datagrams that it received.
     fn received(echo: Echo) -> usize {
         let totals = echo.end();
-        let (before, _) = totals.split_once(" datagrams (").expect("the totals");
-        let count = before.rsplit(' ').next().expect("a number");
-        count.parse().expect("a number")
+        let (before, _) = totals
+            .split_once(" datagrams (")
+            .expect("the server prints its totals");
+        let count = before.rsplit(' ').next().expect("the text has a last word");
+        count.parse().expect("the text is a number")
     }
 
-    /// A datagram that claims to come from an echo server would be answered for ever, by two
-    /// servers to each other or by one to itself.
+    /// If an echo server replied to a datagram forged from an echo server, two servers, or one
+    /// server and itself, would echo it for ever.
     #[test]
-    fn a_datagram_forged_from_an_echo_server_is_answered_at_most_once() {
+    fn echo_example_does_not_loop_on_forged_datagrams() {
         const ROUNDS: usize = 100;
         let raw = match Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))) {
             Ok(raw) => raw,
-            Err(error) => return println!("skipped: no raw socket here ({error})"),
+            Err(error) => return println!("skipped: a raw socket cannot be opened ({error})"),
         };
         let [(first, first_addr), (second, second_addr)] = start_two();
         for from in [first_addr, second_addr] {
             let packet = forge(from, first_addr, b"for ever?");
             raw.send_to(&packet, &first_addr.into())
-                .expect("the kernel takes it");
+                .expect("the datagram is sent");
         }
-        // Each round trip would give a loop its turn: a server takes datagrams as they came.
+        // A server takes datagrams in order, so each round trip would let a loop continue.
         let client = peer();
         for _ in 0..ROUNDS {
             for addr in [first_addr, second_addr] {
-                client.send_to(b"ping", addr).expect("the kernel takes it");
+                client.send_to(b"ping", addr).expect("the datagram is sent");
                 assert_eq!(receive(&client), b"ping");
             }
         }
         let (by_first, by_second) = (received(first), received(second));
         assert!(
             by_first >= ROUNDS + 2,
-            "both forged datagrams came: {by_first}"
+            "only one of the two forged datagrams arrived: {by_first}"
         );
         assert!(
             by_first <= ROUNDS + 4 && by_second <= ROUNDS + 1,
-            "they went round: {by_first} and {by_second} datagrams"
+            "a forged datagram loops: {by_first} and {by_second} datagrams"
         );
     }
 
-    /// Below 1024 are services, the echo service among them.
+    /// Ports below 1024 belong to services, such as the echo service.
     #[test]
-    fn a_datagram_from_the_port_of_a_service_is_not_answered() {
+    fn datagram_from_a_service_port_is_not_echoed() {
         let service = match UdpSocket::bind("127.0.0.3:7") {
             Ok(service) => service,
-            Err(error) => return println!("skipped: port 7 cannot be bound here ({error})"),
+            Err(error) => return println!("skipped: port 7 cannot be bound ({error})"),
         };
-        let (echo, addr) = start("127.0.0.1:0").expect("a free port");
+        let (echo, addr) = start("127.0.0.1:0").expect("a free port is available");
         let client = peer();
         for _ in 0..3 {
-            service.send_to(b"echo", addr).expect("it is local");
-            client.send_to(b"ping", addr).expect("it is local");
+            service
+                .send_to(b"echo", addr)
+                .expect("the datagram is sent");
+            client.send_to(b"ping", addr).expect("the datagram is sent");
             assert_eq!(receive(&client), b"ping");
         }
         assert!(nothing_to_receive(&service));

@@ -1,5 +1,5 @@
-//! Datagrams that the kernel carries as one: to the handler and to its peers they are what was
-//! sent, one by one. Whatever is told here holds with batches and without.
+//! UDP batches and segmentation offload (GSO, GRO): datagrams that the kernel carries as one
+//! message are delivered and sent one by one. Every test runs with and without batches.
 
 #![cfg(target_os = "linux")]
 
@@ -27,38 +27,41 @@ fn bound(probe: Probe, config: Config) -> (Reactor<Probe>, UdpId, SocketAddr) {
 }
 
 fn bound_to(addr: &str, probe: Probe, config: Config) -> (Reactor<Probe>, UdpId, SocketAddr) {
-    let mut reactor = Reactor::with_config(probe, config).expect("a reactor");
-    let socket = reactor.bind_udp(addr).expect("a free port");
-    let addr = reactor.local_inet_addr(socket).expect("it is bound");
+    let mut reactor = Reactor::with_config(probe, config).expect("the reactor is created");
+    let socket = reactor.bind_udp(addr).expect("a free port is available");
+    let addr = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound");
     (reactor, socket, addr)
 }
 
-/// A blocking socket whose receives fail rather than hang.
+/// Returns a blocking socket whose receives fail after a deadline.
 fn peer() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     socket
         .set_read_timeout(Some(DEADLINE))
-        .expect("a timeout can be set");
+        .expect("the timeout can be set");
     socket
 }
 
 fn addr_of(socket: &UdpSocket) -> SocketAddr {
-    socket.local_addr().expect("it is bound")
+    socket.local_addr().expect("the socket is bound")
 }
 
 fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buf = vec![0; 65_536];
-    let (len, _) = socket.recv_from(&mut buf).expect("a datagram comes");
+    let (len, _) = socket.recv_from(&mut buf).expect("a datagram arrives");
     buf.truncate(len);
     buf
 }
 
-/// Sends `data` as datagrams of `segment_len` bytes, which the kernel takes as one.
+/// Sends `data` as datagrams of `segment_len` bytes in one message (`UDP_SEGMENT`).
 fn send_as_one(socket: &UdpSocket, to: SocketAddr, data: &[u8], segment_len: usize) {
-    let segment_len = i32::try_from(segment_len).expect("it is short");
-    setsockopt(socket, sockopt::UdpGsoSegment, &segment_len).expect("Linux can since 4.18");
-    socket.send_to(data, to).expect("the kernel takes it");
-    setsockopt(socket, sockopt::UdpGsoSegment, &0).expect("and turn it off");
+    let segment_len = i32::try_from(segment_len).expect("the segment length fits i32");
+    setsockopt(socket, sockopt::UdpGsoSegment, &segment_len)
+        .expect("UDP_SEGMENT exists since Linux 4.18");
+    socket.send_to(data, to).expect("the datagram is sent");
+    setsockopt(socket, sockopt::UdpGsoSegment, &0).expect("UDP_SEGMENT can be turned off");
 }
 
 fn datagrams(probe: &Probe) -> impl Iterator<Item = (SocketAddr, &[u8], bool)> {
@@ -72,8 +75,8 @@ fn errors(probe: &Probe) -> usize {
     probe.count(|event| matches!(event, Event::DatagramError(..)))
 }
 
-/// Peers send runs of several datagrams as one and single ones between, of any length, and none;
-/// the handler sees what each sent, and each gets it back, in its order.
+/// Peers send single datagrams of any length, also empty ones, and runs that travel as one message.
+/// The handler sees the datagrams of each peer, and each peer gets them back, both in order.
 fn assert_boundaries_are_the_senders(server: &str, peers: &[UdpSocket], in_batches: bool) {
     let seed = 11;
     println!("seed {seed}, batches: {in_batches}");
@@ -100,7 +103,9 @@ fn assert_boundaries_are_the_senders(server: &str, peers: &[UdpSocket], in_batch
             } else {
                 let len = [0, 1, 64, 64, 64, 700, 3000][random.below(7)];
                 let data = random.bytes(len);
-                peers[index].send_to(&data, to).expect("it is local");
+                peers[index]
+                    .send_to(&data, to)
+                    .expect("the datagram is sent");
                 burst[index] += 1;
                 sent[index].push(data);
             }
@@ -112,7 +117,10 @@ fn assert_boundaries_are_the_senders(server: &str, peers: &[UdpSocket], in_batch
         for (index, count) in burst.into_iter().enumerate() {
             let first = sent[index].len() - count;
             for (at, expected) in sent[index].iter().enumerate().skip(first) {
-                assert!(receive(&peers[index]) == *expected, "echo {at} of {index}");
+                assert!(
+                    receive(&peers[index]) == *expected,
+                    "echo {at} of peer {index}"
+                );
             }
         }
     }
@@ -122,14 +130,17 @@ fn assert_boundaries_are_the_senders(server: &str, peers: &[UdpSocket], in_batch
         seen.entry(from.port()).or_default().push(data);
     }
     for (index, peer) in peers.iter().enumerate() {
-        assert!(seen[&addr_of(peer).port()] == sent[index], "peer {index}");
+        assert!(
+            seen[&addr_of(peer).port()] == sent[index],
+            "datagrams of peer {index}"
+        );
     }
     assert_eq!(reactor.stats().datagrams_in, total);
     assert_eq!(errors(reactor.handler()), 0);
 }
 
 #[test]
-fn boundaries_are_those_of_the_senders_whatever_the_kernel_made_one_of() {
+fn gro_keeps_the_boundaries_of_the_senders() {
     for in_batches in [true, false] {
         let peers = [peer(), peer(), peer(), peer()];
         assert_boundaries_are_the_senders("127.0.0.1:0", &peers, in_batches);
@@ -137,7 +148,7 @@ fn boundaries_are_those_of_the_senders_whatever_the_kernel_made_one_of() {
 }
 
 #[test]
-fn boundaries_hold_where_one_socket_hears_ipv4_and_ipv6() {
+fn gro_keeps_boundaries_on_a_dual_stack_socket() {
     let six = || {
         let socket = UdpSocket::bind("[::1]:0")?;
         socket.set_read_timeout(Some(DEADLINE))?;
@@ -145,7 +156,7 @@ fn boundaries_hold_where_one_socket_hears_ipv4_and_ipv6() {
     };
     for in_batches in [true, false] {
         let (Ok(third), Ok(fourth)) = (six(), six()) else {
-            return println!("skipped: no IPv6 loopback here");
+            return println!("skipped: the IPv6 loopback address is not available");
         };
         let peers = [peer(), peer(), third, fourth];
         assert_boundaries_are_the_senders("[::]:0", &peers, in_batches);
@@ -153,7 +164,7 @@ fn boundaries_hold_where_one_socket_hears_ipv4_and_ipv6() {
 }
 
 #[test]
-fn truncation_is_told_of_each_datagram_that_came_in_one_message() {
+fn gro_reports_truncation_for_each_datagram() {
     const LIMIT: usize = 100;
     for in_batches in [true, false] {
         let mut config = config(in_batches);
@@ -162,7 +173,9 @@ fn truncation_is_told_of_each_datagram_that_came_in_one_message() {
         let client = peer();
         let data = Random(5).bytes(3 * 150 + 40);
         send_as_one(&client, addr, &data, 150);
-        client.send_to(&data[..LIMIT], addr).expect("it is local");
+        client
+            .send_to(&data[..LIMIT], addr)
+            .expect("the datagram is sent");
         send_as_one(&client, addr, &data[..3 * LIMIT], LIMIT);
         drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 8);
         let seen: Vec<_> = datagrams(reactor.handler()).collect();
@@ -172,7 +185,7 @@ fn truncation_is_told_of_each_datagram_that_came_in_one_message() {
                 4 => data.chunks(LIMIT).next(),
                 _ => data.chunks(LIMIT).nth(index - 5),
             };
-            let whole = whole.expect("so many were sent");
+            let whole = whole.expect("this many datagrams were sent");
             assert_eq!(*seen, &whole[..whole.len().min(LIMIT)], "datagram {index}");
             assert_eq!(*truncated, whole.len() > LIMIT, "datagram {index}");
         }
@@ -180,10 +193,10 @@ fn truncation_is_told_of_each_datagram_that_came_in_one_message() {
     }
 }
 
-/// What is queued at once: runs that the kernel is given as one, more than it takes at once, and
-/// between them what belongs to no run.
+/// Queues runs that the kernel takes as one message, more datagrams than one system call takes, and
+/// single datagrams between them.
 #[test]
-fn what_is_sent_at_once_arrives_one_by_one_and_in_order() {
+fn batched_datagrams_arrive_in_order() {
     for in_batches in [true, false] {
         let (mut reactor, socket, _) = bound(Probe::silent(), config(in_batches));
         let peers = [peer(), peer(), peer()];
@@ -195,14 +208,15 @@ fn what_is_sent_at_once_arrives_one_by_one_and_in_order() {
             reactor.with(|_, cx| {
                 let mut len = 0;
                 for at in 0..count {
-                    // Mostly runs; with every third round all to one, else to anybody.
+                    // Mostly runs of one length: every third round to one peer, otherwise to random
+                    // peers.
                     if at == 0 || random.below(8) == 0 {
                         len = random.below(200) * random.below(6);
                     }
                     let index = if round % 3 == 0 { 0 } else { random.below(3) };
                     let data = random.bytes(len);
                     cx.send_to(socket, addr_of(&peers[index]), &data)
-                        .expect("there is room");
+                        .expect("the datagram queue has space");
                     sent[index].push(data);
                 }
             });
@@ -220,14 +234,14 @@ fn what_is_sent_at_once_arrives_one_by_one_and_in_order() {
     }
 }
 
-/// Seen from a peer that takes as one what was sent as one.
+/// The client enables `UDP_GRO`, so it receives in one read what was sent as one message.
 #[test]
-fn the_answers_to_what_came_as_one_go_as_one() {
+fn echoes_of_a_gro_message_use_gso() {
     let data = Random(2).bytes(32 * 64);
     for (in_batches, first_len) in [(true, data.len()), (false, 64)] {
         let (mut reactor, _, addr) = bound(Probe::echo(), config(in_batches));
         let client = peer();
-        setsockopt(&client, sockopt::UdpGroSegment, &true).expect("Linux can since 5.0");
+        setsockopt(&client, sockopt::UdpGroSegment, &true).expect("UDP_GRO exists since Linux 5.0");
         send_as_one(&client, addr, &data, 64);
         drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 32);
         assert_eq!(receive(&client), data[..first_len]);
@@ -235,18 +249,19 @@ fn the_answers_to_what_came_as_one_go_as_one() {
 }
 
 #[test]
-fn what_is_sent_at_once_to_the_connected_peer_goes_as_one() {
+fn sends_to_a_connected_peer_use_gso() {
     let data = Random(2).bytes(32 * 64);
     for (in_batches, first_len) in [(true, data.len()), (false, 64)] {
         let (mut reactor, socket, _) = bound(Probe::silent(), config(in_batches));
         let client = peer();
-        setsockopt(&client, sockopt::UdpGroSegment, &true).expect("Linux can since 5.0");
+        setsockopt(&client, sockopt::UdpGroSegment, &true).expect("UDP_GRO exists since Linux 5.0");
         reactor
             .with(|_, cx| cx.connect_udp(socket, addr_of(&client)))
-            .expect("connecting UDP is local");
+            .expect("the UDP socket connects");
         reactor.with(|_, cx| {
             for data in data.chunks(64) {
-                cx.send_datagram(socket, data).expect("there is room");
+                cx.send_datagram(socket, data)
+                    .expect("the datagram queue has space");
             }
         });
         drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 32);
@@ -254,20 +269,21 @@ fn what_is_sent_at_once_to_the_connected_peer_goes_as_one() {
     }
 }
 
-/// A call of several messages would hide a refusal behind what it had sent (sendmmsg(2)).
+/// One `sendmmsg` for several datagrams would hide an error behind the datagrams sent before it
+/// (sendmmsg(2)).
 #[test]
-fn each_refusal_of_a_burst_is_told_and_costs_nothing() {
+fn each_refused_datagram_of_a_burst_is_reported() {
     const BURST: usize = 10;
     for in_batches in [true, false] {
         let (mut reactor, socket, _) = bound(Probe::silent(), config(in_batches));
         let peer_addr = addr_of(&peer());
         reactor
             .with(|_, cx| cx.connect_udp(socket, peer_addr))
-            .expect("connecting UDP is local");
+            .expect("the UDP socket connects");
         reactor.with(|_, cx| {
             for len in 0..BURST {
                 cx.send_datagram(socket, &vec![7; len])
-                    .expect("there is room");
+                    .expect("the datagram queue has space");
             }
         });
         drive(&mut reactor, |reactor| {
@@ -279,7 +295,7 @@ fn each_refusal_of_a_burst_is_told_and_costs_nothing() {
 }
 
 #[test]
-fn a_run_that_the_kernel_refuses_costs_each_of_its_datagrams_an_error_and_no_other() {
+fn gso_run_that_is_refused_reports_each_datagram() {
     const RUN: usize = 10;
     for in_batches in [true, false] {
         let (mut reactor, socket, _) = bound(Probe::silent(), config(in_batches));
@@ -290,7 +306,7 @@ fn a_run_that_the_kernel_refuses_costs_each_of_its_datagrams_an_error_and_no_oth
                 for to in [addr_of(&client), nowhere, addr_of(&client)] {
                     for index in 0..RUN {
                         cx.send_to(socket, to, &[index.to_le_bytes()[0]; 50])
-                            .expect("there is room");
+                            .expect("the datagram queue has space");
                     }
                 }
             });
@@ -304,39 +320,42 @@ fn a_run_that_the_kernel_refuses_costs_each_of_its_datagrams_an_error_and_no_oth
             assert_eq!(stats.datagram_errors, round * RUN as u64);
             assert_eq!(stats.datagrams_dropped, round * RUN as u64);
         }
-        // It was about where they went, not about their being one.
-        setsockopt(&client, sockopt::UdpGroSegment, &true).expect("Linux can since 5.0");
+        // The error was due to the destination, so segmentation offload is still used.
+        setsockopt(&client, sockopt::UdpGroSegment, &true).expect("UDP_GRO exists since Linux 5.0");
         reactor.with(|_, cx| {
             for _ in 0..2 {
                 cx.send_to(socket, addr_of(&client), &[3; 50])
-                    .expect("there is room");
+                    .expect("the datagram queue has space");
             }
         });
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        reactor
+            .turn(Some(Duration::ZERO))
+            .expect("polling succeeds");
         assert_eq!(receive(&client).len(), if in_batches { 100 } else { 50 });
     }
 }
 
-/// Gives this thread a network of its own, prepared by these commands; false where that cannot be.
+/// Moves this thread to a new network namespace and runs the commands in it. Returns false if
+/// either fails.
 fn has_network_of_its_own(commands: &[&[&str]]) -> bool {
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-        println!("skipped: no network of its own here ({error})");
+        println!("skipped: a network namespace cannot be created ({error})");
         return false;
     }
     commands.iter().all(|command| {
         let status = Command::new(command[0]).args(&command[1..]).status();
         let is_done = status.is_ok_and(|status| status.success());
         if !is_done {
-            println!("skipped: {command:?} does not work here");
+            println!("skipped: {command:?} fails");
         }
         is_done
     })
 }
 
-/// A way whose packets are shorter than the datagrams: they go in fragments, which the kernel does
-/// not do to parts of one. In a network of this thread's own, whose loopback is made so.
+/// The MTU is smaller than the datagrams, so they are fragmented, which the kernel does not do with
+/// segments. The test changes the loopback interface of a new network namespace.
 #[test]
-fn datagrams_longer_than_a_packet_go_out_whole() {
+fn datagrams_longer_than_the_mtu_are_sent_whole() {
     if !has_network_of_its_own(&[&["ip", "link", "set", "lo", "mtu", "1500", "up"]]) {
         return;
     }
@@ -348,10 +367,12 @@ fn datagrams_longer_than_a_packet_go_out_whole() {
                 reactor.with(|_, cx| {
                     for index in 0..5 {
                         cx.send_to(socket, addr_of(&client), &vec![index; len])
-                            .expect("there is room");
+                            .expect("the datagram queue has space");
                     }
                 });
-                reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+                reactor
+                    .turn(Some(Duration::ZERO))
+                    .expect("polling succeeds");
                 for index in 0..5 {
                     assert!(receive(&client) == vec![index; len], "{len} bytes");
                 }
@@ -359,22 +380,24 @@ fn datagrams_longer_than_a_packet_go_out_whole() {
             assert_eq!(reactor.stats().datagrams_out, round * 20);
             assert_eq!(errors(reactor.handler()), 0);
         }
-        // What fits still goes as one.
-        setsockopt(&client, sockopt::UdpGroSegment, &true).expect("Linux can since 5.0");
+        // Datagrams that fit the MTU are still sent as one message.
+        setsockopt(&client, sockopt::UdpGroSegment, &true).expect("UDP_GRO exists since Linux 5.0");
         reactor.with(|_, cx| {
             for _ in 0..2 {
                 cx.send_to(socket, addr_of(&client), &[3; 1400])
-                    .expect("there is room");
+                    .expect("the datagram queue has space");
             }
         });
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        reactor
+            .turn(Some(Duration::ZERO))
+            .expect("polling succeeds");
         assert_eq!(receive(&client).len(), if in_batches { 2800 } else { 1400 });
     }
 }
 
-/// A message counts as what it is: a budget of a few datagrams does not become one of thousands.
+/// The budget counts the datagrams in a message, not messages: a few messages could hold thousands.
 #[test]
-fn a_flood_that_comes_as_one_does_not_keep_a_frame_waiting() {
+fn flood_of_gro_messages_does_not_starve_a_frame() {
     const MESSAGES: usize = 40;
     const PARTS: usize = 64;
     let mut config = config(true);
@@ -382,8 +405,10 @@ fn a_flood_that_comes_as_one_does_not_keep_a_frame_waiting() {
     let (mut reactor, _, udp_addr) = bound(Probe::silent(), config);
     let listener = reactor
         .listen("127.0.0.1:0", Framing::length_u32())
-        .expect("a free port");
-    let tcp_addr = reactor.local_inet_addr(listener).expect("it is bound");
+        .expect("a free port is available");
+    let tcp_addr = reactor
+        .local_inet_addr(listener)
+        .expect("the socket is bound");
     let mut client = common::client(tcp_addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
 
@@ -393,11 +418,14 @@ fn a_flood_that_comes_as_one_does_not_keep_a_frame_waiting() {
     }
     client
         .write_all(&frame("u32", b"me too"))
-        .expect("the kernel takes it");
+        .expect("the write succeeds");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
     let before = datagrams(reactor.handler()).count();
-    assert!(before <= 3 * PARTS, "{before} datagrams before the frame");
-    // A budget that was overdrawn once is kept from then on: a message a turn.
+    assert!(
+        before <= 3 * PARTS,
+        "{before} datagrams were delivered before the frame"
+    );
+    // A message may exceed the budget once; after that each turn delivers one message.
     let turns = reactor.stats().turns;
     drive(&mut reactor, |reactor| {
         reactor.stats().datagrams_in == (MESSAGES * PARTS) as u64
@@ -407,7 +435,7 @@ fn a_flood_that_comes_as_one_does_not_keep_a_frame_waiting() {
 }
 
 #[test]
-fn an_echo_of_a_whole_batch_does_not_fill_the_queue() {
+fn echo_of_a_whole_batch_fits_the_datagram_queue() {
     for in_batches in [true, false] {
         let mut config = config(in_batches);
         config.datagram_queue_bytes_max = 80_000;
@@ -427,16 +455,17 @@ fn an_echo_of_a_whole_batch_does_not_fill_the_queue() {
     }
 }
 
-/// A call that brings fewer than it could has drained the socket, and the next datagram makes an
-/// edge.
+/// A batch that is not full shows that the socket would block, so the next datagram causes an edge.
 #[test]
-fn a_socket_that_was_drained_by_a_batch_hears_the_next_datagram() {
+fn datagram_after_a_partial_batch_is_received() {
     let (mut reactor, _, addr) = bound(Probe::silent(), config(true));
     let client = peer();
     let mut total = 0;
     for count in [1, 1, 2, 3, 1, 40, 5, 33, 32, 31, 1, 64, 1] {
         for _ in 0..count {
-            client.send_to(b"one of many", addr).expect("it is local");
+            client
+                .send_to(b"one of many", addr)
+                .expect("the datagram is sent");
         }
         total += count;
         drive(&mut reactor, |reactor| {
@@ -445,9 +474,9 @@ fn a_socket_that_was_drained_by_a_batch_hears_the_next_datagram() {
     }
 }
 
-/// A way that is slower than the sender: what the kernel has no room for waits for word of room.
+/// The link is slower than the sender, so datagrams that the kernel refuses wait for writability.
 #[test]
-fn datagrams_that_find_no_room_go_out_when_there_is_and_in_order() {
+fn datagrams_that_would_block_are_sent_later() {
     const COUNT: usize = 600;
     let slow = "tc qdisc add dev lo root tbf rate 80mbit burst 64kb limit 10mb";
     let slow: Vec<_> = slow.split(' ').collect();
@@ -457,21 +486,29 @@ fn datagrams_that_find_no_room_go_out_when_there_is_and_in_order() {
     for in_batches in [true, false] {
         let (mut reactor, socket, _) = bound(Probe::silent(), config(in_batches));
         let client = peer();
-        client.set_nonblocking(true).expect("the mode can be set");
-        // Whatever else the machine does, nothing is lost for want of room there.
-        setsockopt(&client, sockopt::RcvBufForce, &(8 << 20)).expect("this network is its own");
+        client
+            .set_nonblocking(true)
+            .expect("non-blocking mode can be set");
+        // The client's receive buffer is large enough to lose nothing, even on a slow machine.
+        setsockopt(&client, sockopt::RcvBufForce, &(8 << 20))
+            .expect("the test has CAP_NET_ADMIN in its own namespace");
         let mut received = Vec::new();
         for round in 0..2 {
             let data = |index: usize| vec![index.to_le_bytes()[0]; 1000 - index % 3];
             reactor.with(|_, cx| {
                 for index in 0..COUNT {
                     cx.send_to(socket, addr_of(&client), &data(index))
-                        .expect("there is room");
+                        .expect("the datagram queue has space");
                 }
             });
-            reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+            reactor
+                .turn(Some(Duration::ZERO))
+                .expect("polling succeeds");
             let sent = reactor.stats().datagrams_out - (round * COUNT) as u64;
-            assert!(sent < COUNT as u64, "the kernel had room for all");
+            assert!(
+                sent < COUNT as u64,
+                "the kernel accepted all datagrams at once"
+            );
             received.clear();
             drive(&mut reactor, |_| {
                 let mut buf = [0; 2000];
@@ -488,9 +525,10 @@ fn datagrams_that_find_no_room_go_out_when_there_is_and_in_order() {
     }
 }
 
-/// Each datagram that went makes room, of which nobody wants to know as long as there was some.
+/// Each sent datagram frees send buffer space. That must not cause an event unless a send would
+/// block.
 #[test]
-fn a_datagram_that_went_makes_no_event() {
+fn sent_datagram_causes_no_event() {
     for in_batches in [true, false] {
         let (mut reactor, socket, _) = bound(Probe::silent(), config(in_batches));
         let client = peer();
@@ -498,11 +536,13 @@ fn a_datagram_that_went_makes_no_event() {
             reactor.with(|_, cx| {
                 for _ in 0..count {
                     cx.send_to(socket, addr_of(&client), b"gone")
-                        .expect("there is room");
+                        .expect("the datagram queue has space");
                 }
             });
             for _ in 0..3 {
-                reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+                reactor
+                    .turn(Some(Duration::ZERO))
+                    .expect("polling succeeds");
             }
         }
         assert_eq!(reactor.stats().datagrams_out, 6);

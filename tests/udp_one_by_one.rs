@@ -1,4 +1,4 @@
-//! What `tests/udp.rs` tells of datagrams, where each is received and sent by a call of its own.
+//! The tests of `tests/udp.rs` without batches: one system call for each datagram.
 
 #[path = "udp.rs"]
 mod udp;

@@ -1,4 +1,4 @@
-//! Unix stream sockets: the same callbacks, framings, limits and endings as over TCP.
+//! Unix stream sockets: callbacks, framings, limits and closing work as over TCP.
 #![cfg(unix)]
 
 mod common;
@@ -16,7 +16,7 @@ use unstick::{
     Addr, CloseReason, Config, ConnId, ConnectOptions, Framing, Gone, Origin, Reactor, UnixAddr,
 };
 
-/// A directory of its own for each test, gone with it.
+/// A directory for one test, removed when it is dropped.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -25,12 +25,13 @@ impl Directory {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("unstick-unix-{}-{count}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).expect("it can be made");
+        std::fs::create_dir_all(&path).expect("the directory can be created");
         Self(path)
     }
 
     fn socket(&self, name: &str) -> UnixAddr {
-        UnixAddr::from_pathname(self.0.join(name)).expect("a short path")
+        UnixAddr::from_pathname(self.0.join(name))
+            .expect("the path is short enough for a socket address")
     }
 }
 
@@ -40,21 +41,22 @@ impl Drop for Directory {
     }
 }
 
-/// A reactor that listens in a directory of its own.
+/// Returns a reactor that listens on a socket in a new directory.
 fn listening(probe: Probe, config: Config, framing: Framing) -> (Reactor<Probe>, Directory) {
     let directory = Directory::new();
-    let mut reactor = Reactor::with_config(probe, config).expect("a reactor");
+    let mut reactor = Reactor::with_config(probe, config).expect("the reactor is created");
     reactor
         .listen(directory.socket("s"), framing)
-        .expect("nobody has the path");
+        .expect("the path is free");
     (reactor, directory)
 }
 
 fn client(directory: &Directory) -> UnixStream {
-    let stream = UnixStream::connect(directory.0.join("s")).expect("it listens");
+    let stream =
+        UnixStream::connect(directory.0.join("s")).expect("the listener accepts the connection");
     stream
         .set_read_timeout(Some(DEADLINE))
-        .expect("a timeout can be set");
+        .expect("the timeout can be set");
     stream
 }
 
@@ -67,9 +69,9 @@ fn opened(reactor: &Reactor<Probe>) -> Vec<(ConnId, Origin)> {
     opened.collect()
 }
 
-/// Why the only connection never opened.
+/// Error kind of the only connection, whose connect failed.
 fn failure(addr: &Addr) -> ErrorKind {
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     reactor.connect(addr, Framing::raw(), ());
     drive(&mut reactor, |reactor| {
         !reactor.handler().closes().is_empty()
@@ -82,8 +84,8 @@ fn failure(addr: &Addr) -> ErrorKind {
     }
 }
 
-/// A process that another test starts has a copy of a closed listener until it runs its program:
-/// the kernel connects to it as long, and its name is taken.
+/// A process started by another test inherits a copy of a closed listener until it executes its
+/// program. Until then the kernel still accepts connects and the name is in use.
 fn wait_until_closed(
     reactor: &mut Reactor<Probe>,
     connect: impl Fn() -> std::io::Result<UnixStream>,
@@ -93,7 +95,7 @@ fn wait_until_closed(
     });
 }
 
-/// A client in Python, which knows nothing of this crate.
+/// Starts a client in Python, which is independent of this crate.
 fn python(script: &str, path: &Path) -> Option<Child> {
     let child = Command::new("python3")
         .args(["-c", script])
@@ -102,13 +104,13 @@ fn python(script: &str, path: &Path) -> Option<Child> {
         .stdout(Stdio::piped())
         .spawn();
     if child.is_err() {
-        eprintln!("no python3 here: skipped");
+        eprintln!("skipped: python3 is not available");
     }
     child.ok()
 }
 
 #[test]
-fn a_python_client_gets_its_frames_back() {
+fn python_client_gets_unix_frames_echoed() {
     const SCRIPT: &str = "
 import socket, struct, sys
 s = socket.socket(socket.AF_UNIX)
@@ -130,7 +132,9 @@ print('whole')
         return;
     };
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    let output = child.wait_with_output().expect("it is a child");
+    let output = child
+        .wait_with_output()
+        .expect("the process is a child of this one");
     assert_eq!(output.stdout, b"whole\n");
     assert_eq!(reactor.stats().frames_in, 200);
     let closes = reactor.handler().closes();
@@ -138,10 +142,10 @@ print('whole')
     assert_eq!(closes[0].1.undecoded_bytes, 0);
 }
 
-/// A read of a Unix socket stops short at bytes that came with a descriptor, and no event tells
-/// that there is more behind them (unix(7), SCM_RIGHTS).
+/// A read of a Unix socket stops after bytes that came with a descriptor, and no event reports the
+/// bytes behind them (unix(7), SCM_RIGHTS).
 #[test]
-fn frames_behind_a_passed_descriptor_need_no_further_traffic() {
+fn frames_after_scm_rights_need_no_further_traffic() {
     const SCRIPT: &str = "
 import socket, sys
 s = socket.socket(socket.AF_UNIX)
@@ -157,23 +161,31 @@ sys.stdin.read()
         return;
     };
     let mut said = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
-    stdout.read_line(&mut said).expect("it prints text");
-    assert_eq!(said, "sent\n", "nothing was read before");
+    let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+    stdout.read_line(&mut said).expect("the output is UTF-8");
+    assert_eq!(
+        said, "sent\n",
+        "the client sent everything before the reactor read"
+    );
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 40);
     drop(child.stdin.take());
-    assert!(child.wait().expect("it is a child").success());
+    assert!(
+        child
+            .wait()
+            .expect("the process is a child of this one")
+            .success()
+    );
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
 }
 
 #[test]
-fn both_ends_have_the_names_that_the_kernel_gives_them() {
+fn unix_peer_addr_and_local_addr_match_the_kernel() {
     let directory = Directory::new();
     let path = directory.socket("s");
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let listener = reactor
         .listen(&path, Framing::line())
-        .expect("nobody has the path");
+        .expect("the path is free");
     let own = directory.socket("c");
     let options = ConnectOptions::new().local_addr(own.clone());
     let conn = reactor.with(|_, cx| cx.connect_with(&path, Framing::line(), (), &options));
@@ -181,24 +193,34 @@ fn both_ends_have_the_names_that_the_kernel_gives_them() {
     let accepted = opened(&reactor)
         .into_iter()
         .find(|(_, origin)| *origin == Origin::Accepted(listener));
-    let (accepted, _) = accepted.expect("it was accepted");
+    let (accepted, _) = accepted.expect("one end was accepted");
     reactor.with(|_, cx| {
         assert_eq!(cx.peer_addr(conn), Ok(Addr::Unix(path.clone())));
         assert_eq!(cx.peer_addr(accepted), Ok(Addr::Unix(own.clone())));
-        assert_eq!(cx.local_addr(conn).expect("open"), own.clone().into());
-        assert_eq!(cx.local_addr(listener).expect("open"), path.clone().into());
-        let error = cx.peer_inet_addr(conn).expect_err("it has none");
+        assert_eq!(
+            cx.local_addr(conn).expect("the connection is open"),
+            own.clone().into()
+        );
+        assert_eq!(
+            cx.local_addr(listener).expect("the listener is open"),
+            path.clone().into()
+        );
+        let error = cx
+            .peer_inet_addr(conn)
+            .expect_err("a Unix connection has no IP address");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        let error = cx.local_inet_addr(listener).expect_err("it has none");
+        let error = cx
+            .local_inet_addr(listener)
+            .expect_err("a Unix listener has no IP address");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         cx.close(conn);
     });
-    // A client that was not bound has no name.
+    // A client that was not bound is unnamed.
     let _client = client(&directory);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 2);
     let (unnamed, _) = opened(&reactor)[2];
     reactor.with(|_, cx| {
-        let name = cx.peer_addr(unnamed).expect("it is open");
+        let name = cx.peer_addr(unnamed).expect("the connection is open");
         assert!(name.unix().is_some_and(UnixAddr::is_unnamed), "{name}");
     });
     drive(&mut reactor, |reactor| reactor.stats().closed == 2);
@@ -207,59 +229,72 @@ fn both_ends_have_the_names_that_the_kernel_gives_them() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn an_abstract_name_is_no_file_and_goes_with_its_socket() {
+fn abstract_name_is_free_after_close() {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr as StdAddr;
     use std::time::Duration;
 
     let name = format!("unstick-test-{}", std::process::id());
-    let std_name = StdAddr::from_abstract_name(&name).expect("short");
-    let name = UnixAddr::from_abstract_name(name).expect("short");
-    let mut server = Reactor::new(Probe::echo()).expect("a reactor");
+    let std_name = StdAddr::from_abstract_name(&name).expect("the name is short enough");
+    let name = UnixAddr::from_abstract_name(name).expect("the name is short enough");
+    let mut server = Reactor::new(Probe::echo()).expect("the reactor is created");
     let listener = server
         .listen(&name, Framing::netstring())
-        .expect("nobody has the name");
+        .expect("the name is free");
     assert_eq!(
-        server.local_addr(listener).expect("it is bound"),
+        server.local_addr(listener).expect("the socket is bound"),
         Addr::Unix(name.clone())
     );
-    let error = server.listen(&name, Framing::raw()).expect_err("taken");
+    let error = server
+        .listen(&name, Framing::raw())
+        .expect_err("the name is in use");
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let conn = reactor.connect(&name, Framing::netstring(), ());
-    reactor.with(|_, cx| cx.send(conn, b"early").map(drop).expect("it waits"));
+    reactor.with(|_, cx| {
+        cx.send(conn, b"early")
+            .map(drop)
+            .expect("output is queued until the connection opens")
+    });
     drive(&mut reactor, |reactor| {
-        server.turn(Some(Duration::ZERO)).expect("the poll works");
+        server.turn(Some(Duration::ZERO)).expect("polling succeeds");
         reactor.stats().frames_in == 1
     });
     assert_eq!(reactor.handler().frames(), [b"early"]);
     server.with(|_, cx| cx.close_listener(listener));
-    server.turn(Some(Duration::ZERO)).expect("the poll works");
+    server.turn(Some(Duration::ZERO)).expect("polling succeeds");
     wait_until_closed(&mut server, || UnixStream::connect_addr(&std_name));
     assert_eq!(failure(&name.clone().into()), ErrorKind::ConnectionRefused);
-    server.listen(&name, Framing::raw()).expect("it is free");
+    server
+        .listen(&name, Framing::raw())
+        .expect("the name is free");
 }
 
 #[test]
-fn the_file_of_a_socket_that_is_gone_stays_until_somebody_removes_it() {
+fn socket_file_stays_until_it_is_removed() {
     let (mut reactor, directory) = listening(Probe::silent(), Config::default(), Framing::raw());
     let path = directory.socket("s");
     drop(reactor);
-    reactor = Reactor::new(Probe::silent()).expect("a reactor");
-    let error = reactor.listen(&path, Framing::raw()).expect_err("taken");
+    reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+    let error = reactor
+        .listen(&path, Framing::raw())
+        .expect_err("the path is in use");
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     let file = directory.0.join("s");
     wait_until_closed(&mut reactor, || UnixStream::connect(&file));
     assert_eq!(failure(&path.clone().into()), ErrorKind::ConnectionRefused);
-    std::fs::remove_file(file).expect("it is there");
+    std::fs::remove_file(file).expect("the file exists");
     assert_eq!(failure(&path.clone().into()), ErrorKind::NotFound);
-    reactor.listen(&path, Framing::raw()).expect("it is free");
+    reactor
+        .listen(&path, Framing::raw())
+        .expect("the path is free");
 }
 
-/// The kernel tells it at once, and has no event for when there is room (connect(2), EAGAIN).
+/// Linux fails such a connect at once and has no event for a backlog with space (connect(2),
+/// EAGAIN).
 #[test]
 #[cfg(target_os = "linux")]
-fn a_connect_to_a_full_backlog_fails_and_the_next_address_is_tried() {
+fn connect_to_a_full_unix_backlog_tries_the_next() {
     use std::os::unix::net::UnixListener;
     use unstick::ListenOptions;
 
@@ -271,54 +306,62 @@ fn a_connect_to_a_full_backlog_fails_and_the_next_address_is_tried() {
     }
     let directory = Directory::new();
     let full = directory.socket("full");
-    let mut deaf = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut deaf = Reactor::new(Probe::silent()).expect("the reactor is created");
     let options = ListenOptions::new().backlog(0);
     deaf.with(|_, cx| cx.listen_with(&full, Framing::raw(), &options))
-        .expect("nobody has the path");
-    let _held = UnixStream::connect(directory.0.join("full")).expect("there is room for one");
+        .expect("the path is free");
+    let _held =
+        UnixStream::connect(directory.0.join("full")).expect("the backlog holds one connection");
     assert_eq!(failure(&full.clone().into()), ErrorKind::WouldBlock);
-    let _listener = UnixListener::bind(directory.0.join("open")).expect("nobody has it");
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let _listener = UnixListener::bind(directory.0.join("open")).expect("the path is free");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let both = Both(full.into(), directory.socket("open").into());
     reactor.connect(both, Framing::raw(), ());
     drive(&mut reactor, |reactor| reactor.stats().connected == 1);
 }
 
 #[test]
-fn a_slow_reader_gets_four_megabytes_byte_for_byte_and_the_queue_stays_bounded() {
+fn slow_unix_reader_gets_every_byte() {
     const LEN: usize = 4 << 20;
     let mut config = Config::default();
     (config.write_low_bytes, config.write_high_bytes) = (16 * 1024, 64 * 1024);
     let bound = config.write_high_bytes + config.read_len_max;
     let (mut reactor, directory) = listening(Probe::echo(), config, Framing::raw());
     let mut reader = client(&directory);
-    let mut writer = reader.try_clone().expect("a descriptor is free");
+    let mut writer = reader.try_clone().expect("a descriptor is available");
     let sent = common::Random(7).bytes(LEN);
     let written = sent.clone();
     let writing = thread::spawn(move || {
         writer.write_all(&written).expect("the server reads");
-        writer.shutdown(Shutdown::Write).expect("it is connected");
+        writer
+            .shutdown(Shutdown::Write)
+            .expect("the connection is open");
     });
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let (conn, _) = opened(&reactor)[0];
-    // Nobody reads: it comes to a outcome above the high mark, by at most one read.
+    // The client does not read: the queue stops above the high watermark by at most one read.
     settle(&mut reactor);
-    let queued = reactor.with(|_, cx| cx.queued_bytes(conn).expect("it is open"));
-    assert!(queued <= bound, "{queued} bytes");
+    let queued = reactor.with(|_, cx| cx.queued_bytes(conn).expect("the connection is open"));
+    assert!(queued <= bound, "the write queue held {queued} bytes");
     let reading = thread::spawn(move || {
         let mut got = Vec::new();
-        reader.read_to_end(&mut got).expect("it is not reset");
+        reader
+            .read_to_end(&mut got)
+            .expect("the connection is not reset");
         got
     });
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    writing.join().expect("it was all taken");
-    assert!(reading.join().expect("it ends") == sent, "byte for byte");
+    writing.join().expect("the writer does not panic");
+    assert!(
+        reading.join().expect("the reader does not panic") == sent,
+        "the echo equals the sent bytes"
+    );
 }
 
-/// As over TCP: a socket that is closed with unread input tells its peer of a reset, and what the
-/// peer had not read yet would be lost to a program that stops at errors (unix(7), ECONNRESET).
+/// Closing a Unix socket with unread input resets its peer. A peer that stops at errors would lose
+/// bytes that it had not read yet (unix(7), ECONNRESET).
 #[test]
-fn an_answer_followed_by_a_close_arrives_whole_although_the_peer_keeps_sending() {
+fn reply_before_close_survives_unread_input() {
     const LEN: usize = 1 << 20;
     let probe = Probe::new(|cx, event| {
         if let Event::Frame(conn, _) = event {
@@ -329,9 +372,9 @@ fn an_answer_followed_by_a_close_arrives_whole_although_the_peer_keeps_sending()
     let framing = Framing::length_u32().frame_len_max(LEN);
     let (mut reactor, directory) = listening(probe, Config::default(), framing);
     let mut reader = client(&directory);
-    let mut writer = reader.try_clone().expect("a descriptor is free");
+    let mut writer = reader.try_clone().expect("a descriptor is available");
     let writing = thread::spawn(move || {
-        // It sends on until it is told of the end.
+        // Sends until a write fails.
         for _ in 0..1000 {
             if writer.write_all(&frame("u32", b"more")).is_err() {
                 break;
@@ -343,29 +386,38 @@ fn an_answer_followed_by_a_close_arrives_whole_although_the_peer_keeps_sending()
         reader.read_to_end(&mut got).map(|_| got.len())
     });
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
-    assert_eq!(reading.join().expect("it ends").ok(), Some(4 + LEN));
-    writing.join().expect("it ends");
+    assert_eq!(
+        reading.join().expect("the reader does not panic").ok(),
+        Some(4 + LEN)
+    );
+    writing.join().expect("the writer does not panic");
 }
 
 #[test]
-fn a_half_closed_peer_gets_its_answer_and_an_aborted_one_its_end() {
+fn half_closed_unix_peer_gets_its_reply() {
     let mut probe = Probe::silent();
     probe.keep_half_closed = true;
     let (mut reactor, directory) = listening(probe, Config::default(), Framing::line());
     let mut ended = client(&directory);
-    ended.shutdown(Shutdown::Write).expect("it is connected");
+    ended
+        .shutdown(Shutdown::Write)
+        .expect("the connection is open");
     let is_half_close = |event: &Event| matches!(event, Event::HalfClose(_));
     drive(&mut reactor, |reactor| {
         reactor.handler().count(is_half_close) == 1
     });
     let (conn, _) = opened(&reactor)[0];
     reactor.with(|_, cx| {
-        cx.send(conn, b"still here").map(drop).expect("it is open");
+        cx.send(conn, b"still here")
+            .map(drop)
+            .expect("the connection is open");
         cx.close(conn);
     });
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     let mut got = Vec::new();
-    ended.read_to_end(&mut got).expect("it is not reset");
+    ended
+        .read_to_end(&mut got)
+        .expect("the connection is not reset");
     assert_eq!(got, b"still here\n");
 
     let mut other = client(&directory);
@@ -373,16 +425,21 @@ fn a_half_closed_peer_gets_its_answer_and_an_aborted_one_its_end() {
     let (conn, _) = opened(&reactor)[1];
     reactor.with(|_, cx| cx.abort(conn));
     drive(&mut reactor, |reactor| reactor.stats().closed == 2);
-    assert_eq!(other.read(&mut [0]).expect("no reset here"), 0);
+    assert_eq!(
+        other
+            .read(&mut [0])
+            .expect("abort of a Unix connection sends no reset"),
+        0
+    );
 }
 
-/// As over TCP: in a process of its own, where a SIGPIPE kills.
+/// Runs in a child process in which SIGPIPE kills, as in a host program written in C.
 #[test]
-fn writing_to_a_peer_that_is_gone_raises_no_sigpipe() {
+fn write_to_a_closed_unix_peer_raises_no_sigpipe() {
     if !common::is_child() {
-        let output = common::rerun("writing_to_a_peer_that_is_gone_raises_no_sigpipe")
+        let output = common::rerun("write_to_a_closed_unix_peer_raises_no_sigpipe")
             .output()
-            .expect("the test binary runs again");
+            .expect("the test binary starts again");
         assert!(output.status.success(), "{output:?}");
         return;
     }
@@ -392,7 +449,11 @@ fn writing_to_a_peer_that_is_gone_raises_no_sigpipe() {
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     drop(gone);
     let (conn, _) = opened(&reactor)[0];
-    reactor.with(|_, cx| cx.send(conn, b"in vain").map(drop).expect("nobody knows"));
+    reactor.with(|_, cx| {
+        cx.send(conn, b"in vain")
+            .map(drop)
+            .expect("the close of the peer is not known yet")
+    });
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     let closes = reactor.handler().closes();
     assert!(closes[0].1.unsent_bytes == 8, "{:?}", closes[0].1);

@@ -1,4 +1,4 @@
-//! Unix datagram sockets: boundaries kept, nothing lost in silence.
+//! Unix datagram sockets: boundaries are kept, and every loss is reported.
 #![cfg(unix)]
 
 mod common;
@@ -15,10 +15,10 @@ use unstick::{
     UnixDatagramId,
 };
 
-/// What came: from whom, what, and whether it was cut.
+/// A received datagram: sender, data, and whether it was truncated.
 type Came = (UnixAddr, Vec<u8>, bool);
 
-/// Records, and answers whoever has a name.
+/// Records datagrams and echoes those whose sender has a name.
 #[derive(Default)]
 struct Echo {
     came: Vec<Came>,
@@ -47,7 +47,7 @@ impl Handler for Echo {
         self.came.push((from.clone(), data.to_vec(), truncated));
         if !from.is_unnamed() && !self.is_silent {
             cx.send_unix_datagram(socket, Some(from), data)
-                .expect("there is room for an answer");
+                .expect("the receive queue of the sender has space");
         }
         if self.closes_at_once {
             cx.close_unix_datagram(socket);
@@ -59,7 +59,7 @@ impl Handler for Echo {
     }
 }
 
-/// A path that no other test has. Whoever binds it removes it.
+/// A path that no other test uses. The file is removed when the value is dropped.
 struct Bound(PathBuf);
 
 impl Bound {
@@ -71,7 +71,7 @@ impl Bound {
     }
 
     fn addr(&self) -> UnixAddr {
-        UnixAddr::from_pathname(&self.0).expect("a short path")
+        UnixAddr::from_pathname(&self.0).expect("the path is short enough for a socket address")
     }
 }
 
@@ -83,36 +83,41 @@ impl Drop for Bound {
 
 fn listening(name: &str, config: Config) -> (Reactor<Echo>, UnixDatagramId, Bound) {
     let bound = Bound::new(name);
-    let mut reactor = Reactor::with_config(Echo::default(), config).expect("a reactor");
+    let mut reactor =
+        Reactor::with_config(Echo::default(), config).expect("the reactor is created");
     let socket = reactor
         .with(|_, cx| cx.bind_unix_datagram(Some(&bound.addr())))
-        .expect("nobody has the path");
+        .expect("the path is free");
     (reactor, socket, bound)
 }
 
 #[test]
-fn datagrams_keep_their_boundaries_and_are_answered_where_their_sender_has_a_name() {
+fn unix_datagrams_keep_boundaries_and_sender_names() {
     let (mut reactor, socket, bound) = listening("echo", Config::default());
     assert_eq!(
-        reactor.local_addr(socket).expect("it is bound"),
+        reactor.local_addr(socket).expect("the socket is bound"),
         Addr::Unix(bound.addr())
     );
     let named = Bound::new("named");
-    let client = StdDatagram::bind(&named.0).expect("nobody has the path");
+    let client = StdDatagram::bind(&named.0).expect("the path is free");
     client
         .set_read_timeout(Some(common::DEADLINE))
-        .expect("a timeout can be set");
+        .expect("the timeout can be set");
     let sent: [&[u8]; 4] = [b"one", b"", b"three", &[7; 9000]];
     for data in sent {
-        client.send_to(data, &bound.0).expect("there is room");
+        client
+            .send_to(data, &bound.0)
+            .expect("the datagram is sent");
     }
-    let unnamed = StdDatagram::unbound().expect("a socket");
-    unnamed.send_to(b"nobody", &bound.0).expect("there is room");
+    let unnamed = StdDatagram::unbound().expect("the socket can be created");
+    unnamed
+        .send_to(b"nobody", &bound.0)
+        .expect("the datagram is sent");
     drive(&mut reactor, |reactor| reactor.handler().came.len() == 5);
     let mut buf = [0; 10_000];
     for (data, came) in sent.iter().zip(&reactor.handler().came) {
         assert_eq!(*came, (named.addr(), data.to_vec(), false));
-        let len = client.recv(&mut buf).expect("it is answered");
+        let len = client.recv(&mut buf).expect("the echo arrives");
         assert_eq!(&buf[..len], *data);
     }
     let (from, data, _) = &reactor.handler().came[4];
@@ -125,7 +130,7 @@ fn datagrams_keep_their_boundaries_and_are_answered_where_their_sender_has_a_nam
 }
 
 #[test]
-fn a_client_in_python_is_answered() {
+fn python_client_gets_unix_datagrams_echoed() {
     const SCRIPT: &str = "
 import socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -142,21 +147,28 @@ for data in b'hello', b'', b'world' * 100:
         .args([&bound.0, &own.0])
         .spawn();
     let Ok(mut child) = child else {
-        eprintln!("no python3 here: skipped");
+        eprintln!("skipped: python3 is not available");
         return;
     };
     drive(&mut reactor, |reactor| reactor.handler().came.len() == 3);
-    assert!(child.wait().expect("it is a child").success());
+    assert!(
+        child
+            .wait()
+            .expect("the process is a child of this one")
+            .success()
+    );
 }
 
 #[test]
-fn a_datagram_longer_than_the_limit_is_flagged_and_one_of_exactly_the_limit_is_not() {
+fn unix_datagram_over_the_limit_is_truncated() {
     let mut config = Config::default();
     config.datagram_len_max = 100;
     let (mut reactor, _, bound) = listening("long", config);
-    let client = StdDatagram::unbound().expect("a socket");
+    let client = StdDatagram::unbound().expect("the socket can be created");
     for len in [100, 101] {
-        client.send_to(&vec![7; len], &bound.0).expect("room");
+        client
+            .send_to(&vec![7; len], &bound.0)
+            .expect("the datagram is sent");
     }
     drive(&mut reactor, |reactor| reactor.handler().came.len() == 2);
     let came = &reactor.handler().came;
@@ -166,17 +178,19 @@ fn a_datagram_longer_than_the_limit_is_flagged_and_one_of_exactly_the_limit_is_n
 }
 
 #[test]
-fn a_full_receiver_is_told_at_once_and_room_by_a_callback() {
+fn full_unix_receiver_causes_on_unix_writable() {
     let (_server, _, bound) = listening("full", Config::default());
     let receiver = Bound::new("receiver");
-    let deaf = StdDatagram::bind(&receiver.0).expect("nobody has the path");
-    let mut reactor = Reactor::new(Echo::default()).expect("a reactor");
+    let deaf = StdDatagram::bind(&receiver.0).expect("the path is free");
+    let mut reactor = Reactor::new(Echo::default()).expect("the reactor is created");
     let socket = reactor.with(|_, cx| {
-        let socket = cx.bind_unix_datagram(None).expect("a socket");
+        let socket = cx
+            .bind_unix_datagram(None)
+            .expect("the socket can be created");
         let error = cx.send_unix_datagram(socket, None, b"to whom");
-        error.expect_err("it has no peer");
+        error.expect_err("the socket has no peer");
         cx.connect_unix_datagram(socket, &receiver.addr())
-            .expect("it is bound");
+            .expect("the receiver is bound");
         socket
     });
     settle(&mut reactor);
@@ -187,31 +201,45 @@ fn a_full_receiver_is_told_at_once_and_room_by_a_callback() {
                 Ok(()) => sent += 1,
                 Err(error) => return error,
             }
-            assert!(sent < 100_000, "it never fills");
+            assert!(sent < 100_000, "the receive queue of the peer never fills");
         }
     });
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
-    assert_eq!(reactor.stats().datagrams_dropped, 2, "one had no peer");
+    assert_eq!(
+        reactor.stats().datagrams_dropped,
+        2,
+        "one send had no peer, and one would block"
+    );
     settle(&mut reactor);
-    assert_eq!(reactor.handler().writable, 0, "there is no room yet");
+    assert_eq!(
+        reactor.handler().writable,
+        0,
+        "the receiver still has no space"
+    );
     for _ in 0..sent {
-        deaf.recv(&mut [0; 8]).expect("it has come");
+        deaf.recv(&mut [0; 8]).expect("a datagram was sent");
     }
     drive(&mut reactor, |reactor| reactor.handler().writable == 1);
     reactor.with(|_, cx| {
         cx.send_unix_datagram(socket, None, b"again")
-            .expect("there is room");
+            .expect("the datagram queue has space");
     });
     settle(&mut reactor);
-    assert_eq!(reactor.handler().writable, 1, "once for each time");
+    assert_eq!(
+        reactor.handler().writable,
+        1,
+        "on_unix_writable runs once for each send that would block"
+    );
     drop(bound);
 }
 
-/// A process that another test starts has a copy of a closed socket until it runs its program: the
-/// kernel takes datagrams for it as long.
+/// A process started by another test inherits a copy of a closed socket until it executes its
+/// program. Until then the kernel accepts datagrams for it.
 fn wait_until_closed(reactor: &mut Reactor<Echo>, bound: &Bound) {
-    let client = StdDatagram::unbound().expect("a socket");
-    client.set_nonblocking(true).expect("a socket");
+    let client = StdDatagram::unbound().expect("the socket can be created");
+    client
+        .set_nonblocking(true)
+        .expect("non-blocking mode can be set");
     drive(reactor, |_| {
         let sent = client.send_to(b"late", &bound.0);
         sent.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
@@ -219,57 +247,68 @@ fn wait_until_closed(reactor: &mut Reactor<Echo>, bound: &Bound) {
 }
 
 #[test]
-fn an_address_that_nobody_has_is_told_at_once() {
+fn send_to_an_unbound_unix_address_fails_at_once() {
     let (mut reactor, socket, _bound) = listening("nobody", Config::default());
     let gone = Bound::new("gone");
     let send = |reactor: &mut Reactor<Echo>| {
         reactor.with(|_, cx| {
             cx.send_unix_datagram(socket, Some(&gone.addr()), b"hello")
-                .expect_err("nobody is there")
+                .expect_err("no socket is bound to the path")
                 .kind()
         })
     };
     assert_eq!(send(&mut reactor), ErrorKind::NotFound);
-    drop(StdDatagram::bind(&gone.0).expect("nobody has the path"));
+    drop(StdDatagram::bind(&gone.0).expect("the path is free"));
     wait_until_closed(&mut reactor, &gone);
     assert_eq!(send(&mut reactor), ErrorKind::ConnectionRefused);
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn abstract_names_and_pairs_of_std_serve_too() {
+fn unix_datagrams_use_abstract_names_and_pairs() {
     let name = format!("unstick-dgram-{}", std::process::id());
-    let name = UnixAddr::from_abstract_name(name).expect("short");
-    let mut reactor = Reactor::new(Echo::default()).expect("a reactor");
-    let (one, other) = StdDatagram::pair().expect("a pair");
+    let name = UnixAddr::from_abstract_name(name).expect("the name is short enough");
+    let mut reactor = Reactor::new(Echo::default()).expect("the reactor is created");
+    let (one, other) = StdDatagram::pair().expect("a socket pair can be created");
     reactor.with(|_, cx| {
-        cx.bind_unix_datagram(Some(&name)).expect("a free name");
-        let unnamed = cx.bind_unix_datagram(None).expect("a socket");
+        cx.bind_unix_datagram(Some(&name))
+            .expect("the name is free");
+        let unnamed = cx
+            .bind_unix_datagram(None)
+            .expect("the socket can be created");
         cx.send_unix_datagram(unnamed, Some(&name), b"by name")
-            .expect("it is bound");
-        let adopted = cx.adopt_unix_datagram(one).expect("it is one");
+            .expect("the receiver is bound");
+        let adopted = cx
+            .adopt_unix_datagram(one)
+            .expect("the descriptor is a Unix datagram socket");
         cx.send_unix_datagram(adopted, None, b"by pair")
-            .expect("it is connected");
-        let stream = std::os::unix::net::UnixStream::pair().expect("a pair").0;
-        let error = cx.adopt_unix_datagram(stream).expect_err("it is none");
+            .expect("the socket has a peer");
+        let stream = std::os::unix::net::UnixStream::pair()
+            .expect("a socket pair can be created")
+            .0;
+        let error = cx
+            .adopt_unix_datagram(stream)
+            .expect_err("the descriptor is a stream socket");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        let error = cx.adopt_unix_datagram(udp).expect_err("it is none");
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+        let error = cx
+            .adopt_unix_datagram(udp)
+            .expect_err("the descriptor is a UDP socket");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     });
     let mut buf = [0; 16];
-    let len = other.recv(&mut buf).expect("it has come");
+    let len = other.recv(&mut buf).expect("the datagram arrived");
     assert_eq!(&buf[..len], b"by pair");
-    other.send(b"back").expect("there is room");
+    other.send(b"back").expect("the datagram is sent");
     drive(&mut reactor, |reactor| reactor.handler().came.len() == 2);
     let came: Vec<_> = reactor.handler().came.iter().map(|c| &c.1[..]).collect();
     assert!(came.contains(&&b"by name"[..]) && came.contains(&&b"back"[..]));
 }
 
-/// The name of the sender before is kept for the next one only where it is the same.
+/// The address of the last sender may be reused only for an equal one.
 #[test]
 #[cfg(target_os = "linux")]
-fn each_datagram_tells_the_name_of_its_own_sender_of_whatever_kind() {
+fn each_unix_datagram_reports_its_own_sender() {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr;
     let (mut reactor, _, bound) = listening("senders", Config::default());
@@ -277,24 +316,27 @@ fn each_datagram_tells_the_name_of_its_own_sender_of_whatever_kind() {
     let paths = ["sender-1", "sender-2"].map(Bound::new);
     let names = [1, 2].map(|n| format!("unstick-sender-{}-{n}", std::process::id()));
     let mut senders = vec![(
-        StdDatagram::unbound().expect("a socket"),
+        StdDatagram::unbound().expect("the socket can be created"),
         UnixAddr::default(),
     )];
     for path in &paths {
-        let socket = StdDatagram::bind(&path.0).expect("nobody has the path");
+        let socket = StdDatagram::bind(&path.0).expect("the path is free");
         senders.push((socket, path.addr()));
     }
     for name in &names {
-        let addr = SocketAddr::from_abstract_name(name).expect("short");
-        let socket = StdDatagram::bind_addr(&addr).expect("nobody has the name");
-        senders.push((socket, UnixAddr::from_abstract_name(name).expect("short")));
+        let addr = SocketAddr::from_abstract_name(name).expect("the name is short enough");
+        let socket = StdDatagram::bind_addr(&addr).expect("the name is free");
+        senders.push((
+            socket,
+            UnixAddr::from_abstract_name(name).expect("the name is short enough"),
+        ));
     }
     let order = [0, 3, 3, 4, 0, 1, 1, 2, 4, 3, 1, 0, 0];
     for at in order {
         senders[at]
             .0
             .send_to(b"x", &bound.0)
-            .expect("there is room");
+            .expect("the datagram is sent");
         drive(&mut reactor, |reactor| !reactor.handler().came.is_empty());
         let (from, ..) = reactor.handler_mut().came.remove(0);
         assert_eq!(from, senders[at].1);
@@ -302,63 +344,77 @@ fn each_datagram_tells_the_name_of_its_own_sender_of_whatever_kind() {
 }
 
 #[test]
-fn a_closed_socket_is_stale_at_once_and_delivers_nothing_more() {
+fn closed_unix_datagram_socket_delivers_nothing() {
     let (mut reactor, socket, bound) = listening("closed", Config::default());
     reactor.handler_mut().closes_at_once = true;
-    let client = StdDatagram::unbound().expect("a socket");
+    let client = StdDatagram::unbound().expect("the socket can be created");
     for _ in 0..3 {
-        client.send_to(b"hello", &bound.0).expect("there is room");
+        client
+            .send_to(b"hello", &bound.0)
+            .expect("the datagram is sent");
     }
     drive(&mut reactor, |reactor| reactor.local_addr(socket).is_err());
     settle(&mut reactor);
     assert_eq!(reactor.handler().came.len(), 1);
     let error = reactor.with(|_, cx| cx.send_unix_datagram(socket, None, b"late"));
-    let error = error.expect_err("it is closed");
+    let error = error.expect_err("the socket is closed");
     assert_eq!(error.kind(), ErrorKind::NotConnected);
     wait_until_closed(&mut reactor, &bound);
     assert_eq!(reactor.handler().came.len(), 1);
 }
 
-/// As for UDP: a flood is cut into turns, and what else there is has its turn between.
+/// A flood is spread over turns, so that other entries are dispatched in between.
 #[test]
-fn a_flood_within_the_kernels_queue_is_delivered_over_several_turns() {
+fn flood_of_unix_datagrams_is_spread_over_turns() {
     let mut config = Config::default();
     config.datagram_budget = 2;
     let (mut reactor, _, bound) = listening("flood", config);
     let listener = reactor
         .listen("127.0.0.1:0", Framing::raw())
-        .expect("a free port");
-    let client = StdDatagram::unbound().expect("a socket");
+        .expect("a free port is available");
+    let client = StdDatagram::unbound().expect("the socket can be created");
     for _ in 0..6 {
-        client.send_to(b"x", &bound.0).expect("there is room");
+        client
+            .send_to(b"x", &bound.0)
+            .expect("the datagram is sent");
     }
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
     assert_eq!(reactor.handler().came.len(), 2);
-    let _client = common::client(reactor.local_inet_addr(listener).expect("it is bound"));
+    let _client = common::client(
+        reactor
+            .local_inet_addr(listener)
+            .expect("the socket is bound"),
+    );
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
-    assert!(reactor.handler().came.len() <= 4, "one turn was enough");
+    assert!(
+        reactor.handler().came.len() <= 4,
+        "the connection was accepted within one more turn"
+    );
     drive(&mut reactor, |reactor| reactor.handler().came.len() == 6);
 }
 
-/// Linux tells as an error that a peer connected elsewhere with datagrams unread; and it tells an
-/// error before what is queued, for which there is no other edge.
+/// On Linux, a peer that connects elsewhere with unread datagrams causes an error. The error is
+/// reported before the queued datagrams, and no further edge arrives for them.
 #[test]
 #[cfg(target_os = "linux")]
-fn what_a_peer_sent_before_it_went_elsewhere_is_delivered_behind_the_error() {
+fn datagrams_queued_behind_an_error_are_delivered() {
     let (mut reactor, socket, bound) = listening("left", Config::default());
     reactor.handler_mut().is_silent = true;
     let [own, elsewhere] = ["leaving", "elsewhere"].map(Bound::new);
-    let peer = StdDatagram::bind(&own.0).expect("nobody has the path");
-    let _other = StdDatagram::bind(&elsewhere.0).expect("nobody has the path");
-    peer.connect(&bound.0).expect("it is bound");
+    let peer = StdDatagram::bind(&own.0).expect("the path is free");
+    let _other = StdDatagram::bind(&elsewhere.0).expect("the path is free");
+    peer.connect(&bound.0).expect("the other socket is bound");
     reactor.with(|_, cx| {
         cx.connect_unix_datagram(socket, &own.addr())
-            .expect("it is bound");
+            .expect("the socket is bound");
         cx.send_unix_datagram(socket, None, b"lost unread")
-            .expect("there is room");
+            .expect("the datagram queue has space");
     });
-    peer.send(b"last words").expect("there is room");
-    peer.connect(&elsewhere.0).expect("it is bound");
+    peer.send(b"last words").expect("the datagram is sent");
+    peer.connect(&elsewhere.0)
+        .expect("the other socket is bound");
     drive(&mut reactor, |reactor| reactor.stats().datagram_errors == 1);
     settle(&mut reactor);
     let came: Vec<_> = reactor.handler().came.iter().map(|c| &c.1[..]).collect();

@@ -1,6 +1,6 @@
-//! Builds the peers that are written in C and C++, where their libraries are installed.
+//! Builds the peers that are written in C and C++, if their libraries are installed.
 //!
-//! What is missing is left out with a warning, and looked for again at the next build.
+//! A missing peer is left out with a warning. The next build looks for it again.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(libuv, asio)");
@@ -13,7 +13,7 @@ fn main() {
 
 fn libuv() {
     let mut package = pkg_config::Config::new();
-    // Its lines for the linker must come behind those of what calls it.
+    // The linker flags are printed below, because they must follow the library that calls libuv.
     let package = package.atleast_version("1.40").cargo_metadata(false);
     let Ok(library) = package.probe("libuv") else {
         return leave_out("libuv", "libuv1-dev");
@@ -32,7 +32,8 @@ fn libuv() {
     println!("cargo::rustc-cfg=libuv");
 }
 
-/// It is headers only, which compile or are not there.
+/// Builds the asio peer. asio has only headers, so a successful compilation shows that it is
+/// installed.
 fn asio() {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").cargo_warnings(false);
@@ -43,14 +44,14 @@ fn asio() {
     }
 }
 
-/// Answers whether there is a compiler, and all that the source includes.
+/// Compiles a peer. Returns false if the compiler or a header is missing.
 fn compile(build: &mut cc::Build, name: &str) -> bool {
-    // The same for both languages as cargo's release profile has for Rust.
+    // Optimisation level of cargo's release profile.
     build.opt_level(3).warnings(true).try_compile(name).is_ok()
 }
 
 fn leave_out(peer: &str, package: &str) {
-    println!("cargo::warning={peer} is left out: it does not compile here (Debian: {package})");
-    // A path that is not there has cargo run this anew each time.
+    println!("cargo::warning={peer} is left out: cannot compile it (Debian: install {package})");
+    // A path that does not exist makes cargo run this script again at each build.
     println!("cargo::rerun-if-changed=there-is-no-{peer}");
 }

@@ -1,4 +1,4 @@
-//! The experiments: what is set for each, and why it ends as it does.
+//! The experiments: their settings, and the explanations of their results.
 
 use std::io;
 
@@ -6,66 +6,66 @@ use crate::knobs::Knobs;
 use crate::lab::{self, Progress};
 use crate::outcome::Outcome;
 
-/// A named set of knobs.
+/// A named set of settings.
 pub(crate) struct Experiment {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
     pub(crate) transport: &'static str,
-    /// What differs from the defaults.
+    /// Settings that differ from the defaults.
     pub(crate) set: &'static [(&'static str, &'static str)],
-    /// One line that explains it.
+    /// Explanation of the result.
     pub(crate) why: &'static str,
 }
 
-/// In the order in which they explain each other.
+/// All experiments, in an order in which each builds on the ones before.
 pub(crate) const ALL: &[Experiment] = &[
     Experiment {
         name: "gathered",
-        title: "Ten sends in a row",
+        title: "Ten sends in one turn of the loop",
         transport: "tcp",
         set: &[("gather", "on")],
-        why: "A buffered writer, or a reactor, writes many sends by one call. A flush pushes them \
-              out; it marks nothing.",
+        why: "A buffered writer or a reactor writes many sends by one call. A flush sends the \
+              bytes, but marks no message boundary.",
     },
     Experiment {
         name: "nagle",
-        title: "Small sends, Nagle's algorithm on",
+        title: "Small sends with Nagle's algorithm",
         transport: "tcp",
         set: &[("nagle", "on"), ("gap", "2")],
-        why: "The first segment goes at once. While its acknowledgement is out, the kernel keeps \
-              small data back, and sends it together.",
+        why: "The first segment is sent at once. Until it is acknowledged, the kernel collects \
+              small writes and then sends them together.",
     },
     Experiment {
         name: "nodelay",
-        title: "The same with TCP_NODELAY",
+        title: "Small sends with TCP_NODELAY",
         transport: "tcp",
         set: &[("gap", "2")],
-        why: "Each write goes at once, and this receiver was quick enough to read it alone. It \
-              was luck: the next experiment is the same, but for the receiver.",
+        why: "Each write is sent at once, and this receiver was fast enough to read each one \
+              alone. That was luck: in the experiment late-reader the receiver is slower.",
     },
     Experiment {
         name: "late-reader",
-        title: "TCP_NODELAY, and a receiver that reads late",
+        title: "TCP_NODELAY, and a late receiver",
         transport: "tcp",
         set: &[("gap", "2"), ("delay", "60")],
-        why: "Ten segments came, but a receive queue holds bytes and not segments: a read takes \
-              what is there.",
+        why: "Ten segments arrived, but a receive queue holds bytes and not segments. A read \
+              takes all bytes in the queue.",
     },
     Experiment {
         name: "pauses",
         title: "Pauses between the sends",
         transport: "tcp",
         set: &[("gap", "20")],
-        why: "The receiver had the time to read each one alone. It looks like a cure, and costs a \
-              pause a message.",
+        why: "The receiver had time to read each message alone. It looks like a solution, but \
+              costs a pause for each message.",
     },
     Experiment {
         name: "pauses-late",
-        title: "The same pauses, and a busy receiver",
+        title: "Pauses between the sends, and a busy receiver",
         transport: "tcp",
         set: &[("gap", "20"), ("delay", "250")],
-        why: "A pause at the sender is no pause at the receiver: one slow query, one page fault, \
-              and the messages stick as before.",
+        why: "A pause at the sender is not a pause at the receiver. After one slow query or one \
+              page fault there, the messages are glued again.",
     },
     Experiment {
         name: "large-message",
@@ -77,8 +77,8 @@ pub(crate) const ALL: &[Experiment] = &[
             ("framing", "u32"),
             ("delay", "20"),
         ],
-        why: "No read gives more than it asked for, 262144 bytes here, and the kernel takes no \
-              more than it has room for: one send, several reads.",
+        why: "A read returns at most the requested length, 262144 bytes here, and the kernel \
+              buffers a limited amount. So one send takes several reads.",
     },
     Experiment {
         name: "small-receive-buffer",
@@ -89,20 +89,20 @@ pub(crate) const ALL: &[Experiment] = &[
             ("size", "20000"),
             ("receive-buffer", "4096"),
         ],
-        why: "What does not fit into the receiver's queue stays at the sender until there is room: \
-              messages come in pieces that nobody chose.",
+        why: "Bytes that do not fit into the receiver's queue wait at the sender. So messages \
+              arrive in pieces that neither program chose.",
     },
     Experiment {
         name: "small-reads",
         title: "A program that reads 35 bytes at a time",
         transport: "tcp",
         set: &[("read", "35"), ("delay", "20"), ("framing", "u32")],
-        why: "Reads end where the program's buffer ends: in the middle of a message, and in the \
-              middle of a header.",
+        why: "A read ends at the end of the program's buffer: in the middle of a message or in \
+              the middle of a header.",
     },
     Experiment {
         name: "bigger-buffers",
-        title: "Bigger buffers, and a late receiver",
+        title: "Larger buffers, and a late receiver",
         transport: "tcp",
         set: &[
             ("send-buffer", "1048576"),
@@ -110,26 +110,26 @@ pub(crate) const ALL: &[Experiment] = &[
             ("read", "1048576"),
             ("delay", "20"),
         ],
-        why: "A bigger buffer holds more messages at a time: it cuts less, and glues more.",
+        why: "A larger buffer holds more messages at a time, so it cuts fewer and glues more.",
     },
     Experiment {
         name: "udp",
-        title: "The same messages over UDP, received late",
+        title: "Ten messages over UDP, and a late receiver",
         transport: "udp",
         set: &[("gap", "2"), ("delay", "60")],
-        why: "A datagram is one message, in the queue too: one sendto is one recvfrom.",
+        why: "A datagram stays one message, also in the receive queue: one sendto is one recvfrom.",
     },
     Experiment {
         name: "udp-truncated",
-        title: "UDP, into slots of 40 bytes",
+        title: "UDP, received into 40 bytes",
         transport: "udp",
         set: &[("slot", "40"), ("delay", "20")],
-        why: "The rest of a datagram that does not fit is gone; only a flag tells. The next one \
-              begins at its own beginning.",
+        why: "The kernel drops the part of a datagram that does not fit, and only sets a flag. \
+              The next receive starts with the next datagram.",
     },
     Experiment {
         name: "udp-lost",
-        title: "UDP, into a full queue",
+        title: "UDP, and a full receive queue",
         transport: "udp",
         set: &[
             ("count", "40"),
@@ -137,67 +137,68 @@ pub(crate) const ALL: &[Experiment] = &[
             ("receive-buffer", "8192"),
             ("delay", "20"),
         ],
-        why: "Nobody holds the sender back. What the receiver's queue has no room for is dropped, \
-              and nobody is told.",
+        why: "Nothing slows the sender down. The kernel drops datagrams that do not fit into the \
+              receiver's queue, and reports it to neither side.",
     },
     Experiment {
         name: "unframed",
         title: "Cut bytes, no framing",
         transport: "tcp",
         set: &[("read", "35"), ("delay", "20"), ("framing", "raw")],
-        why: "What a read gave is what the program gets: the messages are in there, and nothing \
-              says where.",
+        why: "The program receives the bytes of each read. They contain the messages, but \
+              nothing marks the boundaries.",
     },
     Experiment {
         name: "framed-fixed",
-        title: "The same, frames of a fixed size",
+        title: "Cut bytes, frames of a fixed size",
         transport: "tcp",
         set: &[("read", "35"), ("delay", "20"), ("framing", "fixed")],
-        why: "Every so many bytes a frame ends. Nothing is added, and nothing else can be sent.",
+        why: "Every frame has the same length. No bytes are added, but no message of another \
+              length can be sent.",
     },
     Experiment {
         name: "framed-line",
-        title: "The same, lines",
+        title: "Cut bytes, lines",
         transport: "tcp",
         set: &[("read", "35"), ("delay", "20"), ("framing", "line")],
-        why: "A line end behind each: readable, and no payload may have one inside.",
+        why: "A line end follows each message. The stream is readable, but no message may contain \
+              a line end.",
     },
     Experiment {
         name: "framed-delimiter",
-        title: "The same, a delimiter of seven bytes",
+        title: "Cut bytes, a delimiter of seven bytes",
         transport: "tcp",
         set: &[("read", "35"), ("delay", "20"), ("framing", "delimiter")],
-        why: "The search goes on over a cut in the middle of the delimiter.",
+        why: "The decoder finds the delimiter even if a read ends in the middle of it.",
     },
     Experiment {
         name: "framed-u16",
-        title: "The same, a length of two bytes in front",
+        title: "Cut bytes, a length prefix of two bytes",
         transport: "tcp",
         set: &[("read", "35"), ("delay", "20"), ("framing", "u16")],
-        why: "The length says how much to wait for, whatever the bytes are; a header cut in two \
-              is waited for as well.",
+        why: "The length says how many bytes to wait for, and the message may contain any bytes. \
+              The decoder also waits for a header that is cut in two.",
     },
     Experiment {
         name: "framed-u32",
-        title: "The same, a length of four bytes in front",
+        title: "Cut bytes, a length prefix of four bytes",
         transport: "tcp",
         set: &[("read", "35"), ("delay", "20"), ("framing", "u32")],
-        why: "More room for the length, and a limit of the receiver's own against lengths that \
-              nobody means.",
+        why: "Four bytes allow longer messages. The receiver's own limit rejects absurd lengths.",
     },
     Experiment {
         name: "framed-varint",
-        title: "The same, a length of as many bytes as it needs",
+        title: "Cut bytes, a length prefix of variable size",
         transport: "tcp",
         set: &[("read", "35"), ("delay", "20"), ("framing", "varint")],
-        why: "Seven bits a byte: small messages have small headers.",
+        why: "Each byte of the length holds seven bits, so small messages have small headers.",
     },
     Experiment {
         name: "framed-netstring",
-        title: "The same, netstrings",
+        title: "Cut bytes, netstrings",
         transport: "tcp",
         set: &[("read", "35"), ("delay", "20"), ("framing", "netstring")],
-        why: "A length in digits, and a comma behind that proves it.",
+        why: "A length in digits comes first. A comma after the message confirms the length.",
     },
 ];
 
@@ -206,8 +207,8 @@ impl Experiment {
         ALL.iter().find(|experiment| experiment.name == name)
     }
 
-    /// Whether it came out as the text says: a few depend on who is quicker.
-    fn is_as_told(&self, outcome: &Outcome) -> bool {
+    /// True if the result matches the explanation. A few results depend on timing.
+    fn confirms_explanation(&self, outcome: &Outcome) -> bool {
         match self.name {
             "nodelay" | "pauses" => outcome.glued == 0,
             "nagle" | "late-reader" | "gathered" => outcome.glued > 0,
@@ -216,7 +217,7 @@ impl Experiment {
         }
     }
 
-    /// What it is about.
+    /// Returns the group of the experiment: cut, udp, framing or glued.
     pub(crate) fn group(&self) -> &'static str {
         match self.name {
             "large-message" | "small-receive-buffer" | "small-reads" | "bigger-buffers" => "cut",
@@ -231,17 +232,17 @@ impl Experiment {
         for (name, value) in self.set {
             knobs
                 .set(name, value)
-                .expect("the experiments are within the bounds");
+                .expect("the settings of an experiment are valid");
         }
         knobs
     }
 
-    /// Runs it, with knobs that may differ from its own.
+    /// Runs the experiment with the given settings, which may differ from its own.
     pub(crate) fn run(&self, knobs: &Knobs) -> io::Result<Outcome> {
         self.run_over(self.transport, knobs)
     }
 
-    /// The same over another transport than its own, for the comparison.
+    /// Runs the experiment over the given transport, to compare transports.
     pub(crate) fn run_over(&self, transport: &str, knobs: &Knobs) -> io::Result<Outcome> {
         let mut outcome = run(transport, knobs, &mut |_| {})?;
         self.name.clone_into(&mut outcome.experiment);
@@ -249,28 +250,28 @@ impl Experiment {
     }
 }
 
-/// Runs knobs, which may be those of an experiment, and says why it ends as it does.
+/// Runs the given settings, which may be those of an experiment, and explains the result.
 pub(crate) fn run(
     transport: &str,
     knobs: &Knobs,
-    tell: &mut dyn FnMut(Progress),
+    report: &mut dyn FnMut(Progress),
 ) -> io::Result<Outcome> {
     let mut outcome = match transport {
-        "udp" => lab::run_udp(knobs, tell)?,
-        _ => lab::run_tcp(knobs, tell)?,
+        "udp" => lab::run_udp(knobs, report)?,
+        _ => lab::run_tcp(knobs, report)?,
     };
     explain(&outcome).clone_into(&mut outcome.why);
     let is_it = |it: &&Experiment| it.transport == transport && it.knobs() == *knobs;
     if let Some(experiment) = ALL.iter().find(is_it) {
         experiment.name.clone_into(&mut outcome.experiment);
-        if experiment.is_as_told(&outcome) {
+        if experiment.confirms_explanation(&outcome) {
             experiment.why.clone_into(&mut outcome.why);
         }
     }
     Ok(outcome)
 }
 
-/// Why it came to this, as far as the map tells.
+/// Returns an explanation of the result, derived from the cut map.
 fn explain(outcome: &Outcome) -> &'static str {
     let by_writer = outcome.writes.len() < outcome.sends.len();
     let by_segments = outcome
@@ -279,25 +280,25 @@ fn explain(outcome: &Outcome) -> &'static str {
     if outcome.transport == "udp" {
         return match (outcome.truncated, outcome.lost) {
             (0, 0) => "A datagram is one message: one sendto is one recvfrom.",
-            (0, _) => "What the receiver's queue has no room for is dropped in silence.",
-            _ => "The rest of a datagram that does not fit its slot is gone.",
+            (0, _) => "Datagrams that do not fit into the receiver's queue are dropped silently.",
+            _ => "The part of a datagram that exceeds the receive slot is dropped.",
         };
     }
     match (outcome.glued > 0, outcome.cut > 0) {
         (false, false) => {
-            "The receiver read each send before the next one came. Nothing but luck \
-                           keeps it so."
+            "The receiver read each send before the next one arrived. That was \
+                           luck."
         }
         (true, false) if by_writer => "Several sends were written by one call.",
-        (true, false) if by_segments => "The sender's kernel put several writes into one segment.",
-        (true, false) => "A read takes all that is in the queue, whoever sent it.",
+        (true, false) if by_segments => "The sender's kernel joined several writes in one segment.",
+        (true, false) => "A read takes all bytes in the queue, from any number of sends.",
         (false, true) => {
-            "A read ended before the message did: its buffer was full, or the queue \
-                          empty."
+            "A read ended before the message did: its buffer was full, or the \
+                          queue was empty."
         }
         (true, true) => {
-            "Reads end where a buffer ends or a queue is empty, not where a message \
-                         does."
+            "A read ends when its buffer is full or the queue is empty, not at the \
+                         end of a message."
         }
     }
 }
@@ -307,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_experiment_has_a_name_of_its_own_and_is_within_the_bounds() {
+    fn experiment_names_are_unique_and_settings_are_valid() {
         for (index, experiment) in ALL.iter().enumerate() {
             experiment.knobs().check().expect(experiment.name);
             assert!(

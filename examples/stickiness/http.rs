@@ -1,13 +1,15 @@
-//! HTTP/1.1 as a framing: a frame is the head of a request, found by httparse.
+//! HTTP/1.1 as a framing: a frame is the head of a request, which httparse finds.
 
 use unstick::{Codec, FrameError, Out, Step};
 
-/// A longer head is answered with 431.
+/// Maximum length of a request head; a longer one gets the status 431.
 pub(crate) const HEAD_LEN_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 64;
 
-/// The codec of the server's connections. What is no request is handed out as a frame too: it
-/// deserves an answer, and only the handler can give one.
+/// The codec of the server's connections.
+///
+/// Bytes that are not a valid request are delivered as a frame too, because only the handler can
+/// send an error response.
 pub(crate) struct Http;
 
 impl Codec for Http {
@@ -24,25 +26,25 @@ impl Codec for Http {
                 consumed: head_len,
             },
             Parsed::Bad(_) => all,
-            // Looked at anew with each piece that comes: the limit keeps that short.
+            // Each new piece parses the head again; the length limit bounds that work.
             Parsed::Partial => Step::Need(bytes.len() + 1),
         })
     }
 
-    /// Answers are written as they are.
+    /// Writes the response unchanged.
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         out.put(payload);
         Ok(())
     }
 }
 
-/// What a request asks for.
+/// The parts of a request that this server uses.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request<'a> {
     pub(crate) method: &'a str,
     pub(crate) path: &'a str,
     pub(crate) query: &'a str,
-    /// The connection ends with the answer.
+    /// True if the connection closes after the response.
     pub(crate) close: bool,
 }
 
@@ -53,7 +55,7 @@ pub(crate) enum Parsed<'a> {
         head_len: usize,
     },
     Partial,
-    /// To be answered with this, and nothing behind it is looked at.
+    /// An invalid request and the status of its response; later bytes are ignored.
     Bad(Status),
 }
 
@@ -102,15 +104,15 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed<'_> {
         let header = headers.find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(header.value).ok()
     };
-    // Nothing here takes a body, and none is waited for.
+    // No resource accepts a body, so the server does not wait for one.
     let has_body = header("content-length").is_some_and(|len| len.trim() != "0");
     if has_body || header("transfer-encoding").is_some() {
         return Parsed::Bad(Status::ContentTooLarge);
     }
-    let wish = header("connection")
+    let connection_header = header("connection")
         .unwrap_or_default()
         .to_ascii_lowercase();
-    let close = head.version == Some(0) || wish.contains("close");
+    let close = head.version == Some(0) || connection_header.contains("close");
     let target = head.path.unwrap_or("/");
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let method = head.method.unwrap_or_default();
@@ -128,13 +130,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_is_found_at_every_cut() {
+    fn request_head_is_complete_only_at_its_end() {
         let head = b"GET /run?count=3 HTTP/1.1\r\nHost: here\r\n\r\n";
         for len in 0..head.len() {
             assert_eq!(parse(&head[..len]), Parsed::Partial, "{len}");
         }
         let Parsed::Request { request, head_len } = parse(head) else {
-            panic!("it is whole");
+            panic!("the request is complete");
         };
         assert_eq!(head_len, head.len());
         let Request {
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_has_a_status() {
+    fn invalid_requests_map_to_a_status() {
         let bad = |bytes: &[u8]| match parse(bytes) {
             Parsed::Bad(status) => status,
             other => panic!("{other:?}"),

@@ -1,40 +1,40 @@
-//! What can be set in a run, by an option or by the page: names, bounds, defaults.
+//! The settings of a run, from the command line or the page: names, bounds and defaults.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use unstick::Framing;
 
-/// The most bytes that all messages of a run may have together.
+/// Maximum size of all messages of a run together, in bytes.
 const BYTES_MAX: usize = 4 << 20;
-/// The longest that a run's gaps and delay may take together.
+/// Maximum duration of the gaps and the delay of a run together.
 const TIME_MAX: Duration = Duration::from_secs(5);
 
-/// One run.
+/// The settings of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Knobs {
-    /// How many messages are sent.
+    /// Number of messages.
     pub(crate) count: usize,
-    /// Bytes of each message, without what its framing adds.
+    /// Size of each message in bytes, without the bytes of its framing.
     pub(crate) size: usize,
-    /// Milliseconds between two sends.
+    /// Time between two sends, in milliseconds.
     pub(crate) gap: usize,
-    /// All sends are made in one turn, which the reactor writes by one call.
+    /// Makes all sends in one turn, so the reactor writes them by one call.
     pub(crate) gather: bool,
-    /// Nagle's algorithm: the opposite of `TCP_NODELAY`.
+    /// Turns on Nagle's algorithm, which means no `TCP_NODELAY`.
     pub(crate) nagle: bool,
-    /// `SO_SNDBUF` of the sender; zero leaves it as it is.
+    /// `SO_SNDBUF` of the sender in bytes; zero keeps the default.
     pub(crate) send_buffer: usize,
-    /// `SO_RCVBUF` of the receiver; zero leaves it as it is.
+    /// `SO_RCVBUF` of the receiver in bytes; zero keeps the default.
     pub(crate) receive_buffer: usize,
-    /// The receiver is busy for so many milliseconds, and until all is sent, before it reads. Zero
-    /// reads at once.
+    /// Time before the receiver reads, in milliseconds. If not zero, it also waits until all is
+    /// sent.
     pub(crate) delay: usize,
-    /// The most that the receiver asks for by one read.
+    /// Maximum length of one read of the receiver, in bytes.
     pub(crate) read: usize,
-    /// The longest datagram that the receiver has room for.
+    /// Maximum datagram that the receiver accepts in full, in bytes.
     pub(crate) slot: usize,
-    /// How messages are told apart on TCP.
+    /// Name of the framing on TCP.
     pub(crate) framing: String,
 }
 
@@ -56,7 +56,7 @@ impl Default for Knobs {
     }
 }
 
-/// A number that can be set: its name, its bounds, where it lies, what it is.
+/// A numeric setting: its name, minimum, maximum, field, and description.
 type Number = (
     &'static str,
     usize,
@@ -66,56 +66,78 @@ type Number = (
 );
 
 pub(crate) const NUMBERS: [Number; 8] = [
-    ("count", 1, 200, |knobs| &mut knobs.count, "messages"),
-    ("size", 1, 1 << 20, |knobs| &mut knobs.size, "bytes each"),
-    ("gap", 0, 500, |knobs| &mut knobs.gap, "ms between sends"),
+    (
+        "count",
+        1,
+        200,
+        |knobs| &mut knobs.count,
+        "number of messages",
+    ),
+    (
+        "size",
+        1,
+        1 << 20,
+        |knobs| &mut knobs.size,
+        "bytes per message",
+    ),
+    (
+        "gap",
+        0,
+        500,
+        |knobs| &mut knobs.gap,
+        "ms between two sends",
+    ),
     (
         "delay",
         0,
         2000,
         |knobs| &mut knobs.delay,
-        "ms until the receiver reads",
+        "ms before the receiver reads",
     ),
     (
         "send-buffer",
         0,
         1 << 20,
         |knobs| &mut knobs.send_buffer,
-        "SO_SNDBUF in bytes, 0 as it is",
+        "SO_SNDBUF in bytes, 0 for the default",
     ),
     (
         "receive-buffer",
         0,
         1 << 20,
         |knobs| &mut knobs.receive_buffer,
-        "SO_RCVBUF in bytes, 0 as it is",
+        "SO_RCVBUF in bytes, 0 for the default",
     ),
     (
         "read",
         1,
         1 << 20,
         |knobs| &mut knobs.read,
-        "bytes asked for by one read",
+        "maximum bytes per read",
     ),
     (
         "slot",
         1,
         65_535,
         |knobs| &mut knobs.slot,
-        "bytes of room for a datagram",
+        "maximum bytes per received datagram",
     ),
 ];
 
-/// What can be switched on and off.
+/// An on/off setting: its name, field, and description.
 type Switch = (&'static str, fn(&mut Knobs) -> &mut bool, &'static str);
 
 pub(crate) const SWITCHES: [Switch; 2] = [
     (
         "nagle",
         |knobs| &mut knobs.nagle,
-        "Nagle's algorithm, no TCP_NODELAY",
+        "Nagle's algorithm (no TCP_NODELAY)",
     ),
-    ("gather", |knobs| &mut knobs.gather, "all sends in one turn"),
+    (
+        "gather",
+        |knobs| &mut knobs.gather,
+        "all sends in one turn of the loop",
+    ),
 ];
 
 pub(crate) const FRAMINGS: [&str; 10] = [
@@ -132,47 +154,52 @@ pub(crate) const FRAMINGS: [&str; 10] = [
 ];
 
 impl Knobs {
-    /// Sets one by its name. Answers what is wrong with the name or the value.
+    /// Sets one setting by its name. The error describes a wrong name or value.
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         if let Some((_, min, max, place, _)) = NUMBERS.iter().find(|knob| knob.0 == name) {
             let number = value.parse().ok();
             let number = number.filter(|number| (min..=max).contains(&number));
-            *place(self) = number.ok_or_else(|| format!("{name} is a number, {min} to {max}"))?;
+            *place(self) =
+                number.ok_or_else(|| format!("{name} must be a number from {min} to {max}"))?;
         } else if let Some((_, place, _)) = SWITCHES.iter().find(|knob| knob.0 == name) {
             *place(self) = match value {
                 "on" => true,
                 "off" => false,
-                _ => return Err(format!("{name} is on or off")),
+                _ => return Err(format!("{name} must be on or off")),
             };
         } else if name == "framing" {
             if !FRAMINGS.contains(&value) {
-                return Err(format!("framing is one of {}", FRAMINGS.join(", ")));
+                return Err(format!("framing must be one of {}", FRAMINGS.join(", ")));
             }
             value.clone_into(&mut self.framing);
         } else {
-            return Err("there is no such knob".to_owned());
+            return Err("unknown setting".to_owned());
         }
         Ok(())
     }
 
-    /// Holds the run as a whole to its bounds: it is work that strangers may ask for.
+    /// Checks the limits of the run as a whole, because strangers may request runs.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.count * self.size > BYTES_MAX {
-            return Err(format!("count times size is at most {BYTES_MAX} bytes"));
+            return Err(format!(
+                "count times size must be at most {BYTES_MAX} bytes"
+            ));
         }
         if self.planned() > TIME_MAX {
-            return Err(format!("gaps and delay are at most {TIME_MAX:?} together"));
+            return Err(format!(
+                "gaps and delay together must be at most {TIME_MAX:?}"
+            ));
         }
         if self.framing == "u8" && self.size > 255 {
-            return Err("a length of one byte tells at most 255".to_owned());
+            return Err("u8 framing allows at most 255 bytes per message".to_owned());
         }
         if self.framing == "u16" && self.size > 65_535 {
-            return Err("a length of two bytes tells at most 65535".to_owned());
+            return Err("u16 framing allows at most 65535 bytes per message".to_owned());
         }
         Ok(())
     }
 
-    /// How long it takes at least, but for what the kernel does.
+    /// Returns the minimum duration of the run, without the time that the kernel needs.
     pub(crate) fn planned(&self) -> Duration {
         let millis = self.gap * self.count + self.delay;
         Duration::from_millis(millis as u64)
@@ -186,7 +213,7 @@ impl Knobs {
         }
     }
 
-    /// As the query of a link, or the fields of a JSON object.
+    /// Returns all names and values, for the query of a link or a JSON object.
     pub(crate) fn pairs(&self) -> Vec<(&'static str, String)> {
         let mut knobs = self.clone();
         let mut pairs = Vec::new();
@@ -205,13 +232,13 @@ impl Knobs {
         let mut json = String::new();
         for (name, value) in self.pairs() {
             let comma = if json.is_empty() { '{' } else { ',' };
-            // Names and values are our own words and numbers: nothing to escape.
+            // Names and values are known words and numbers, so they need no escaping.
             let _ = write!(json, r#"{comma}"{name}":"{value}""#);
         }
         json + "}"
     }
 
-    /// The knobs of a link, and which transport it asks for, if it asks for one.
+    /// Parses the settings in the query of a link. Missing settings get their defaults.
     pub(crate) fn from_query(query: &str) -> Result<Self, String> {
         let mut knobs = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -228,10 +255,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_reads_back_as_the_knobs_that_wrote_it() {
+    fn query_round_trips() {
         let mut knobs = Knobs::default();
         for (name, value) in [("count", "3"), ("nagle", "on"), ("framing", "line")] {
-            knobs.set(name, value).expect("within its bounds");
+            knobs.set(name, value).expect("the value is valid");
         }
         let pairs = knobs.pairs().into_iter();
         let query: Vec<_> = pairs
@@ -241,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_bounds_is_refused() {
+    fn out_of_range_settings_are_rejected() {
         for query in [
             "count=0",
             "count=201",

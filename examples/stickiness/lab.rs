@@ -1,8 +1,7 @@
-//! A run: two reactors on loopback, one that sends and one that receives, and the cut map of what
-//! went between them.
+//! A run: a sending and a receiving reactor on loopback, and the cut map of their traffic.
 //!
-//! Both are turned by hand from one thread. So a receiver that is busy is one that is not turned,
-//! and what the kernel does meanwhile is certain: what was written lies in its queue.
+//! One thread turns both reactors. A busy receiver is simply not turned, and the state of the
+//! kernel is certain: written bytes are in the receive queue.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,30 +13,31 @@ use unstick::{Config, ConnId, Context, Datagram, Handler, Origin, Reactor, Socke
 use crate::knobs::Knobs;
 use crate::outcome::Outcome;
 
-/// How much longer than planned a run may take before it is told as it stands.
+/// Maximum time of a run beyond its planned duration; after it the run ends with the messages so
+/// receiver.
 const GRACE: Duration = Duration::from_secs(3);
-/// How long nothing must come before the rest counts as lost, on UDP.
+/// Silence after which missing datagrams count as lost.
 const QUIET: Duration = Duration::from_millis(50);
-/// How long the receiver is waited for at a time.
+/// Maximum wait of one turn of the receiver.
 const NAP: Duration = Duration::from_millis(1);
 
-/// How far a run is, told while it goes on.
+/// Progress of a run, reported while it runs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Progress {
     pub(crate) sent: usize,
     pub(crate) came: usize,
 }
 
-/// Either end: it keeps what came.
+/// The handler of the sender or the receiver; keeps all received messages.
 #[derive(Default)]
-struct End {
+struct Endpoint {
     conn: Option<ConnId>,
-    came: Vec<Vec<u8>>,
+    messages: Vec<Vec<u8>>,
     bytes: usize,
     closed: Option<String>,
 }
 
-impl Handler for End {
+impl Handler for Endpoint {
     type Session = ();
 
     fn on_open(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: Origin) {
@@ -46,11 +46,11 @@ impl Handler for End {
 
     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), frame: &[u8]) {
         self.bytes += frame.len();
-        self.came.push(frame.to_vec());
+        self.messages.push(frame.to_vec());
     }
 
     fn on_datagram(&mut self, _: &mut Context<'_, Self>, _: UdpId, datagram: Datagram<'_>) {
-        self.came.push(datagram.data.to_vec());
+        self.messages.push(datagram.data.to_vec());
     }
 
     fn on_close(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: (), closed: unstick::Closed) {
@@ -58,164 +58,165 @@ impl Handler for End {
     }
 }
 
-/// Runs the messages over TCP.
-pub(crate) fn run_tcp(knobs: &Knobs, tell: &mut dyn FnMut(Progress)) -> io::Result<Outcome> {
-    let mut far = Reactor::with_config(End::default(), receiver_config(knobs))?;
-    let listener = far.listen("127.0.0.1:0", knobs.framing())?;
-    set_receive_buffer(&mut far, listener, knobs)?;
-    let addr = far.local_inet_addr(listener)?;
-    let mut near = Reactor::with_config(End::default(), sender_config(knobs))?;
-    near.connect(addr, knobs.framing(), ());
-    let (tx, rx) = open(&mut near, &mut far)?;
-    prepare(&mut near, tx, &mut far, rx, knobs)?;
+/// Sends the messages over TCP.
+pub(crate) fn run_tcp(knobs: &Knobs, report: &mut dyn FnMut(Progress)) -> io::Result<Outcome> {
+    let mut receiver = Reactor::with_config(Endpoint::default(), receiver_config(knobs))?;
+    let listener = receiver.listen("127.0.0.1:0", knobs.framing())?;
+    set_receive_buffer(&mut receiver, listener, knobs)?;
+    let addr = receiver.local_inet_addr(listener)?;
+    let mut sender = Reactor::with_config(Endpoint::default(), sender_config(knobs))?;
+    sender.connect(addr, knobs.framing(), ());
+    let (tx, rx) = open(&mut sender, &mut receiver)?;
+    prepare(&mut sender, tx, &mut receiver, rx, knobs)?;
 
-    let mut run = Run::new(knobs, tell);
+    let mut run = Run::new(knobs, report);
     let total = knobs.count * knobs.size;
     let is_raw = knobs.framing == "raw";
-    run.go(
-        &mut near,
-        &mut far,
+    run.drive(
+        &mut sender,
+        &mut receiver,
         |cx, payload| cx.send(tx, payload).map(drop).map_err(io::Error::from),
         |end| {
-            // Unframed, only the bytes can be counted.
+            // Without framing only the bytes can be counted.
             if is_raw {
                 end.bytes >= total
             } else {
-                end.came.len() >= knobs.count
+                end.messages.len() >= knobs.count
             }
         },
     )?;
-    let segments = near.with(|_, cx| cx.segments(tx)).ok();
-    let (sent, received) = (take(&mut near), take(&mut far));
+    let segments = sender.with(|_, cx| cx.segments(tx)).ok();
+    let (sent, received) = (take(&mut sender), take(&mut receiver));
     let map = CutMap::join((&sent, tx), (&received, rx));
-    let came = &far.handler().came;
-    let whole = (0..knobs.count).filter(|index| came.get(*index) == Some(&message(knobs, *index)));
+    let messages = &receiver.handler().messages;
+    let whole =
+        (0..knobs.count).filter(|index| messages.get(*index) == Some(&message(knobs, *index)));
     Ok(Outcome::of_tcp(knobs, &map, segments, whole.count()))
 }
 
-/// Runs the same messages over UDP.
-pub(crate) fn run_udp(knobs: &Knobs, tell: &mut dyn FnMut(Progress)) -> io::Result<Outcome> {
-    let mut far = Reactor::with_config(End::default(), receiver_config(knobs))?;
-    let rx = far.bind_udp("127.0.0.1:0")?;
-    set_receive_buffer(&mut far, rx, knobs)?;
-    let addr: SocketAddr = far.local_inet_addr(rx)?;
-    let mut near = Reactor::with_config(End::default(), sender_config(knobs))?;
-    let tx = near.bind_udp("127.0.0.1:0")?;
-    near.with(|_, cx| cx.record_all());
-    far.with(|_, cx| cx.record_all());
+/// Sends the messages over UDP.
+pub(crate) fn run_udp(knobs: &Knobs, report: &mut dyn FnMut(Progress)) -> io::Result<Outcome> {
+    let mut receiver = Reactor::with_config(Endpoint::default(), receiver_config(knobs))?;
+    let rx = receiver.bind_udp("127.0.0.1:0")?;
+    set_receive_buffer(&mut receiver, rx, knobs)?;
+    let addr: SocketAddr = receiver.local_inet_addr(rx)?;
+    let mut sender = Reactor::with_config(Endpoint::default(), sender_config(knobs))?;
+    let tx = sender.bind_udp("127.0.0.1:0")?;
+    sender.with(|_, cx| cx.record_all());
+    receiver.with(|_, cx| cx.record_all());
 
-    let mut run = Run::new(knobs, tell);
-    run.go(
-        &mut near,
-        &mut far,
+    let mut run = Run::new(knobs, report);
+    run.drive(
+        &mut sender,
+        &mut receiver,
         |cx, payload| cx.send_to(tx, addr, payload).map_err(io::Error::from),
-        |end| end.came.len() >= knobs.count,
+        |end| end.messages.len() >= knobs.count,
     )?;
-    let (sent, _) = take(&mut near).datagrams(tx);
-    let (_, received) = take(&mut far).datagrams(rx);
-    let came = far.handler().came.iter();
-    let numbers = came
+    let (sent, _) = take(&mut sender).datagrams(tx);
+    let (_, received) = take(&mut receiver).datagrams(rx);
+    let messages = receiver.handler().messages.iter();
+    let numbers = messages
         .enumerate()
         .map(|(index, data)| number_of(data).unwrap_or(index as u64));
     let received: Vec<_> = numbers.zip(received).collect();
     Ok(Outcome::of_udp(knobs, &sent, &received))
 }
 
-/// The largest message that UDP carries over IPv4.
+/// True if a message fits into one UDP datagram over IPv4.
 pub(crate) fn fits_udp(knobs: &Knobs) -> bool {
     knobs.size <= 65_507
 }
 
-/// The sending, and the receiving beside it or after it.
+/// The state of a run: sends the messages, and receives during or after that.
 struct Run<'a> {
     knobs: &'a Knobs,
-    tell: &'a mut dyn FnMut(Progress),
+    report: &'a mut dyn FnMut(Progress),
     sent: usize,
-    began: Instant,
+    started: Instant,
 }
 
 impl<'a> Run<'a> {
-    fn new(knobs: &'a Knobs, tell: &'a mut dyn FnMut(Progress)) -> Self {
+    fn new(knobs: &'a Knobs, report: &'a mut dyn FnMut(Progress)) -> Self {
         Self {
             knobs,
-            tell,
+            report,
             sent: 0,
-            began: Instant::now(),
+            started: Instant::now(),
         }
     }
 
-    fn go(
+    fn drive(
         &mut self,
-        near: &mut Reactor<End>,
-        far: &mut Reactor<End>,
-        mut send: impl FnMut(&mut Context<'_, End>, &[u8]) -> io::Result<()>,
-        is_all: impl Fn(&End) -> bool,
+        sender: &mut Reactor<Endpoint>,
+        receiver: &mut Reactor<Endpoint>,
+        mut send: impl FnMut(&mut Context<'_, Endpoint>, &[u8]) -> io::Result<()>,
+        is_complete: impl Fn(&Endpoint) -> bool,
     ) -> io::Result<()> {
         let knobs = self.knobs;
-        let deadline = self.began + knobs.planned() + GRACE;
-        let busy_until = self.began + Duration::from_millis(knobs.delay as u64);
-        let mut last_came = Instant::now();
-        let mut told = Instant::now();
+        let deadline = self.started + knobs.planned() + GRACE;
+        let busy_until = self.started + Duration::from_millis(knobs.delay as u64);
+        let mut last_arrival = Instant::now();
+        let mut last_report = Instant::now();
         loop {
-            self.send_due(near, &mut send)?;
-            near.turn(Some(Duration::ZERO))?;
+            self.send_due(sender, &mut send)?;
+            sender.turn(Some(Duration::ZERO))?;
             let now = Instant::now();
             let all_sent = self.sent == knobs.count;
             let is_busy = knobs.delay > 0 && (!all_sent || now < busy_until);
             if is_busy {
-                // Nothing but the sender's timetable goes on.
+                // While the receiver is busy, only the sender runs.
                 let next = if all_sent {
                     busy_until
                 } else {
                     self.next_send()
                 };
-                near.turn(Some(next.saturating_duration_since(now)))?;
-                last_came = Instant::now();
+                sender.turn(Some(next.saturating_duration_since(now)))?;
+                last_arrival = Instant::now();
             } else {
-                let came = far.handler().came.len();
+                let count_before = receiver.handler().messages.len();
                 let wait = self.next_send().saturating_duration_since(now).min(NAP);
-                far.turn(Some(wait))?;
-                if far.handler().came.len() > came {
-                    last_came = Instant::now();
+                receiver.turn(Some(wait))?;
+                if receiver.handler().messages.len() > count_before {
+                    last_arrival = Instant::now();
                 }
                 let is_quiet =
-                    all_sent && far.handler().conn.is_none() && last_came.elapsed() > QUIET;
-                if is_all(far.handler()) || is_quiet {
+                    all_sent && receiver.handler().conn.is_none() && last_arrival.elapsed() > QUIET;
+                if is_complete(receiver.handler()) || is_quiet {
                     break;
                 }
             }
-            let lost = near
+            let lost = sender
                 .handler()
                 .closed
                 .as_ref()
-                .or_else(|| far.handler().closed.as_ref());
+                .or_else(|| receiver.handler().closed.as_ref());
             if let Some(reason) = lost {
-                return Err(io::Error::other(format!("the connection ended: {reason}")));
+                return Err(io::Error::other(format!("the connection closed: {reason}")));
             }
-            if told.elapsed() > Duration::from_millis(20) {
-                told = Instant::now();
-                self.progress(far);
+            if last_report.elapsed() > Duration::from_millis(20) {
+                last_report = Instant::now();
+                self.progress(receiver);
             }
             if now > deadline {
                 break;
             }
         }
-        self.progress(far);
+        self.progress(receiver);
         Ok(())
     }
 
-    fn progress(&mut self, far: &Reactor<End>) {
-        (self.tell)(Progress {
+    fn progress(&mut self, receiver: &Reactor<Endpoint>) {
+        (self.report)(Progress {
             sent: self.sent,
-            came: far.handler().came.len(),
+            came: receiver.handler().messages.len(),
         });
     }
 
-    /// Sends what is due: one message a turn, so that each is written for itself; or all at once.
+    /// Sends the due messages: one per turn, so that each is written alone, or all at once.
     fn send_due(
         &mut self,
-        near: &mut Reactor<End>,
-        send: &mut impl FnMut(&mut Context<'_, End>, &[u8]) -> io::Result<()>,
+        sender: &mut Reactor<Endpoint>,
+        send: &mut impl FnMut(&mut Context<'_, Endpoint>, &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let count = if self.knobs.gather {
             self.knobs.count - self.sent
@@ -225,24 +226,24 @@ impl<'a> Run<'a> {
         };
         for _ in 0..count {
             let payload = message(self.knobs, self.sent);
-            near.with(|_, cx| send(cx, &payload))?;
+            sender.with(|_, cx| send(cx, &payload))?;
             self.sent += 1;
         }
         Ok(())
     }
 
-    /// When the next message is to be sent; far away where there is none.
+    /// Returns the time of the next send, or a time after the deadline if all is sent.
     fn next_send(&self) -> Instant {
         if self.sent == self.knobs.count {
-            return self.began + self.knobs.planned() + GRACE;
+            return self.started + self.knobs.planned() + GRACE;
         }
-        self.began + Duration::from_millis((self.sent * self.knobs.gap) as u64)
+        self.started + Duration::from_millis((self.sent * self.knobs.gap) as u64)
     }
 }
 
-/// A message: its number, and letters that are the same in no two neighbours.
+/// Returns a message: its number and a letter that differs from those of its neighbours.
 fn message(knobs: &Knobs, index: usize) -> Vec<u8> {
-    let letter = b'a' + u8::try_from(index % 26).expect("there are 26");
+    let letter = b'a' + u8::try_from(index % 26).expect("the index is below 26");
     let mut message = format!("{index:04}").into_bytes();
     if knobs.size < message.len() {
         message = vec![letter];
@@ -273,27 +274,30 @@ fn receiver_config(knobs: &Knobs) -> Config {
 }
 
 fn set_receive_buffer(
-    far: &mut Reactor<End>,
+    receiver: &mut Reactor<Endpoint>,
     socket: impl Into<SocketId>,
     knobs: &Knobs,
 ) -> io::Result<()> {
     if knobs.receive_buffer == 0 {
         return Ok(());
     }
-    // A listener's connections inherit it.
-    far.with(|_, cx| {
+    // Accepted connections inherit this option from the listener.
+    receiver.with(|_, cx| {
         cx.socket_options(socket)?
             .set_recv_buffer_size(knobs.receive_buffer)
     })
 }
 
-/// Turns both until the connection stands at both ends.
-fn open(near: &mut Reactor<End>, far: &mut Reactor<End>) -> io::Result<(ConnId, ConnId)> {
+/// Turns both reactors until the connection is open at both ends.
+fn open(
+    sender: &mut Reactor<Endpoint>,
+    receiver: &mut Reactor<Endpoint>,
+) -> io::Result<(ConnId, ConnId)> {
     let deadline = Instant::now() + GRACE;
     loop {
-        near.turn(Some(Duration::ZERO))?;
-        far.turn(Some(NAP))?;
-        if let (Some(tx), Some(rx)) = (near.handler().conn, far.handler().conn) {
+        sender.turn(Some(Duration::ZERO))?;
+        receiver.turn(Some(NAP))?;
+        if let (Some(tx), Some(rx)) = (sender.handler().conn, receiver.handler().conn) {
             return Ok((tx, rx));
         }
         if Instant::now() > deadline {
@@ -303,27 +307,27 @@ fn open(near: &mut Reactor<End>, far: &mut Reactor<End>) -> io::Result<(ConnId, 
 }
 
 fn prepare(
-    near: &mut Reactor<End>,
+    sender: &mut Reactor<Endpoint>,
     tx: ConnId,
-    far: &mut Reactor<End>,
+    receiver: &mut Reactor<Endpoint>,
     rx: ConnId,
     knobs: &Knobs,
 ) -> io::Result<()> {
     if knobs.send_buffer > 0 {
-        near.with(|_, cx| {
+        sender.with(|_, cx| {
             cx.socket_options(tx)?
                 .set_send_buffer_size(knobs.send_buffer)
         })?;
     }
-    // A young connection acknowledges at once, an older one with a delay, which is what Nagle's
-    // algorithm waits for: be an older one.
+    // A new connection acknowledges at once, an older one with a delay, and Nagle's algorithm waits
+    // for that acknowledgement. This makes the connection behave like an older one.
     #[cfg(target_os = "linux")]
-    far.with(|_, cx| cx.socket_options(rx)?.set_tcp_quickack(false))?;
-    near.with(|_, cx| cx.record_all());
-    far.with(|_, cx| cx.record(rx))?;
+    receiver.with(|_, cx| cx.socket_options(rx)?.set_tcp_quickack(false))?;
+    sender.with(|_, cx| cx.record_all());
+    receiver.with(|_, cx| cx.record(rx))?;
     Ok(())
 }
 
-fn take(reactor: &mut Reactor<End>) -> Recording {
+fn take(reactor: &mut Reactor<Endpoint>) -> Recording {
     reactor.with(|_, cx| cx.take_recording())
 }

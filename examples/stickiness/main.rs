@@ -1,5 +1,5 @@
-//! TCP glues messages together and cuts them; UDP keeps them; framing cures TCP. Seen on a real
-//! kernel, by this crate's reactor at both ends.
+//! Shows on a real kernel how TCP glues and cuts messages, how UDP keeps or loses them, and how
+//! framing restores them on TCP. Both ends use this crate's reactor.
 //!
 //! ```text
 //! cargo run --release --example stickiness                                # in the terminal
@@ -27,37 +27,38 @@ use knobs::{FRAMINGS, Knobs, NUMBERS, SWITCHES};
 use outcome::Outcome;
 
 const HELP: &str = "\
-Shows how TCP glues messages together and cuts them, how UDP keeps or loses them,
-and how framing cures TCP: real experiments on loopback.
+Shows on real sockets how TCP glues messages together and cuts them, how UDP keeps
+or loses them, and how framing restores them on TCP. All traffic stays on loopback.
 
 Usage: stickiness [EXPERIMENT]... [OPTION]...
 
-  EXPERIMENT             one of those that --list tells; all of them without one,
-                         or one of your own where only knobs are given
-  --list                 tells the experiments
-  --json                 one JSON object a line for each experiment
-  --html FILE            writes the experiments as a page that needs nothing else
-  --serve ADDR           serves that page, with all knobs, and runs what it asks for
-  --public               lets --serve take an address that others can reach
-  --help                 this text
+  EXPERIMENT             name of an experiment to run; default: all experiments, or
+                         one custom run if a setting is given
+  --list                 print the names of the experiments
+  --json                 print the results as JSON, one object per line
+  --html FILE            write the results as one self-contained HTML page
+  --serve ADDR           serve the page on this address (HOST:PORT); the page can
+                         change all settings and start runs
+  --public               allow --serve on an address that other machines can reach
+  --help                 print this help
 
-Knobs, which change what an experiment sets:
+Settings (they override those of an experiment):
 ";
 
-/// What the command line asks for.
+/// The options of the command line.
 #[derive(Default)]
 struct Options {
     experiments: Vec<&'static Experiment>,
-    /// In the order given.
+    /// Names and values of the settings, in the order given.
     knobs: Vec<(String, String)>,
     json: bool,
     html: Option<PathBuf>,
-    /// The transport of a run of one's own.
+    /// Transport to use; if none, that of the experiment, or both for a custom run.
     transport: Option<String>,
 }
 
-/// What to do beside running experiments.
-enum Wish {
+/// The task of this process.
+enum Command {
     Run(Options),
     Serve(SocketAddr, bool),
     Help,
@@ -66,9 +67,9 @@ enum Wish {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match serve_wish() {
+    match run_command() {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads our output has seen enough.
+        // The reader of the output has closed it, so there is nothing left to do.
         Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("stickiness: {error}");
@@ -82,18 +83,18 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn serve_wish() -> Result<(), Box<dyn Error>> {
+fn run_command() -> Result<(), Box<dyn Error>> {
     let mut out = io::stdout();
     match parse_options()? {
-        Wish::Help => Ok(writeln!(out, "{HELP}{}", knobs_help())?),
-        Wish::List => {
+        Command::Help => Ok(writeln!(out, "{HELP}{}", knobs_help())?),
+        Command::List => {
             for experiment in ALL {
                 writeln!(out, "{:<22}{}", experiment.name, experiment.title)?;
             }
             Ok(())
         }
-        Wish::Serve(addr, is_public) => server::serve(addr, is_public),
-        Wish::Run(options) if options.html.is_some() => {
+        Command::Serve(addr, is_public) => server::serve(addr, is_public),
+        Command::Run(options) if options.html.is_some() => {
             let mut outcomes = Vec::new();
             run_all(&options, |outcome| {
                 outcomes.push(outcome.clone());
@@ -101,9 +102,9 @@ fn serve_wish() -> Result<(), Box<dyn Error>> {
             })?;
             let path = options.html.unwrap_or_default();
             std::fs::write(&path, page::build(&outcomes, &page::nonce()))?;
-            Ok(writeln!(out, "written to {}", path.display())?)
+            Ok(writeln!(out, "wrote the page to {}", path.display())?)
         }
-        Wish::Run(options) => run_all(&options, |outcome| {
+        Command::Run(options) => run_all(&options, |outcome| {
             if options.json {
                 writeln!(out, "{}", outcome.to_json())
             } else {
@@ -114,10 +115,10 @@ fn serve_wish() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Runs what was asked for, one after the other.
+/// Runs the requested experiments one after the other, and reports each result.
 fn run_all(
     options: &Options,
-    mut tell: impl FnMut(&Outcome) -> io::Result<()>,
+    mut report: impl FnMut(&Outcome) -> io::Result<()>,
 ) -> Result<(), Box<dyn Error>> {
     let change = |mut knobs: Knobs| -> Result<Knobs, String> {
         for (name, value) in &options.knobs {
@@ -133,9 +134,12 @@ fn run_all(
         let knobs = change(Knobs::default())?;
         for transport in transports {
             if can(transport, &knobs) {
-                tell(&experiments::run(transport, &knobs, &mut |_| {})?)?;
+                report(&experiments::run(transport, &knobs, &mut |_| {})?)?;
             } else {
-                eprintln!("no datagram has room for {} bytes", knobs.size);
+                eprintln!(
+                    "skipped UDP: {} bytes do not fit into one datagram",
+                    knobs.size
+                );
             }
         }
         return Ok(());
@@ -144,13 +148,13 @@ fn run_all(
     for experiment in options.experiments.iter().copied().chain(all) {
         let knobs = change(experiment.knobs())?;
         if options.html.is_none() && own.is_none() {
-            tell(&experiment.run(&knobs)?)?;
+            report(&experiment.run(&knobs)?)?;
             continue;
         }
-        // The page has both below each other.
+        // The page shows both transports one below the other.
         for transport in transports {
             if can(transport, &knobs) {
-                tell(&experiment.run_over(transport, &knobs)?)?;
+                report(&experiment.run_over(transport, &knobs)?)?;
             }
         }
     }
@@ -159,21 +163,22 @@ fn run_all(
 
 fn knobs_help() -> String {
     let mut help = String::new();
-    for (name, min, max, _, what) in NUMBERS {
+    for (name, min, max, _, description) in NUMBERS {
         let option = format!("--{name} N");
-        help += &format!("  {option:<22} {what} ({min} to {max})\n");
+        help += &format!("  {option:<22} {description} ({min} to {max})\n");
     }
-    for (name, _, what) in SWITCHES {
+    for (name, _, description) in SWITCHES {
         let option = format!("--{name} on|off");
-        help += &format!("  {option:<22} {what}\n");
+        help += &format!("  {option:<22} {description}\n");
     }
-    help += &format!("  --framing NAME         {}\n", FRAMINGS.join(", "));
-    help += "  --transport tcp|udp    of a run of your own; both without it\n\n";
-    help += "Colours are left out where NO_COLOR is set or the output is no terminal.";
+    help += &format!("  --framing NAME         on TCP: {}\n", FRAMINGS.join(", "));
+    help +=
+        "  --transport tcp|udp    default: that of the experiment, or both for a custom run\n\n";
+    help += "The output has no colours if NO_COLOR is set or the output is not a terminal.";
     help
 }
 
-fn parse_options() -> Result<Wish, Box<dyn Error>> {
+fn parse_options() -> Result<Command, Box<dyn Error>> {
     use lexopt::prelude::*;
 
     let mut options = Options::default();
@@ -181,8 +186,8 @@ fn parse_options() -> Result<Wish, Box<dyn Error>> {
     let mut parser = lexopt::Parser::from_env();
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("help") | Short('h') => return Ok(Wish::Help),
-            Long("list") => return Ok(Wish::List),
+            Long("help") | Short('h') => return Ok(Command::Help),
+            Long("list") => return Ok(Command::List),
             Long("json") => options.json = true,
             Long("html") => options.html = Some(parser.value()?.into()),
             Long("serve") => addr = Some(parser.value()?.parse()?),
@@ -190,7 +195,7 @@ fn parse_options() -> Result<Wish, Box<dyn Error>> {
             Long("transport") => {
                 let transport = parser.value()?.string()?;
                 if transport != "tcp" && transport != "udp" {
-                    return Err("the transport is tcp or udp".into());
+                    return Err("the transport must be tcp or udp".into());
                 }
                 options.transport = Some(transport);
             }
@@ -201,15 +206,15 @@ fn parse_options() -> Result<Wish, Box<dyn Error>> {
             Value(name) => {
                 let name = name.string()?;
                 let experiment = Experiment::find(&name);
-                let unknown = || format!("no experiment is called {name}; --list tells them");
+                let unknown = || format!("unknown experiment {name}; --list prints the names");
                 options.experiments.push(experiment.ok_or_else(unknown)?);
             }
             _ => return Err(arg.unexpected().into()),
         }
     }
     match addr {
-        Some(addr) => Ok(Wish::Serve(addr, is_public)),
-        None => Ok(Wish::Run(options)),
+        Some(addr) => Ok(Command::Serve(addr, is_public)),
+        None => Ok(Command::Run(options)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a run came to: the four lists of its cut map, and what is to be said of them.
+//! The result of a run: the four lists of its cut map, its counts, and a sentence about them.
 
 use std::fmt::Write;
 
@@ -6,14 +6,14 @@ use unstick::cutmap::{CutMap, Event, EventKind, Segments, Span};
 
 use crate::knobs::Knobs;
 
-/// Something that was sent, written, read or decoded.
+/// A range of bytes that was sent, written, read or decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// TCP: where in the stream it begins. UDP: which datagram it is.
+    /// TCP: offset in the stream. UDP: number of the datagram.
     pub(crate) offset: u64,
     pub(crate) len: u64,
     pub(crate) t_us: u128,
-    /// How many of its bytes are its header.
+    /// Length of the header in bytes.
     pub(crate) header: u32,
 }
 
@@ -27,21 +27,23 @@ pub(crate) struct Outcome {
     pub(crate) writes: Vec<Block>,
     pub(crate) reads: Vec<Block>,
     pub(crate) frames: Vec<Block>,
-    /// What the kernel counted of the sender's segments, where it tells.
+    /// Number of segments sent, if the kernel reports it.
     pub(crate) segments: Option<u32>,
-    /// Datagrams of which only the beginning came.
+    /// Number of datagrams that were truncated.
     pub(crate) truncated: usize,
-    /// Messages that did not come.
+    /// Number of messages that did not arrive.
     pub(crate) lost: usize,
-    /// Sends that arrived in one read with another; those that arrived in several; frames whose
-    /// header did.
+    /// Number of sends that arrived in one read with another send.
     pub(crate) glued: usize,
+    /// Number of sends that arrived in several reads.
     pub(crate) cut: usize,
+    /// Number of frames whose header arrived in several reads.
     pub(crate) split_headers: usize,
-    /// Messages that came out as they went in.
+    /// Number of messages that arrived unchanged.
     pub(crate) whole: usize,
-    /// What happened, in a line made of what was measured; and why.
+    /// A sentence with the measured counts.
     pub(crate) happened: String,
+    /// An explanation of the result.
     pub(crate) why: String,
 }
 
@@ -65,7 +67,7 @@ impl Outcome {
             writes: map.writes().iter().map(block).collect(),
             reads: map.reads().iter().map(block).collect(),
             frames: map.frames().iter().map(frame).collect(),
-            // Those that a timer sent again are no cut of the program's.
+            // Retransmitted segments are not caused by the program, so they are not counted.
             segments: segments.map(|counted| counted.sent.saturating_sub(counted.retransmitted)),
             truncated: 0,
             lost: knobs.count.saturating_sub(whole),
@@ -77,15 +79,16 @@ impl Outcome {
             why: String::new(),
         };
         if knobs.framing == "raw" {
-            // Nothing says where a message ends, so none can be called lost.
+            // Without framing no message boundary is known, so no message counts as lost.
             outcome.lost = 0;
         }
-        outcome.happened = outcome.say_tcp();
+        outcome.happened = outcome.summarise_tcp();
         outcome
     }
 
-    /// `sent` and `received` are the events of the two sockets, the received ones with the number
-    /// of the datagram that each is.
+    /// Builds the result of a UDP run from the events of both sockets.
+    ///
+    /// Each received event comes with the number of its datagram.
     pub(crate) fn of_udp(knobs: &Knobs, sent: &[Event], received: &[(u64, Event)]) -> Self {
         let numbered = |(number, event): &(u64, Event)| Block {
             offset: *number,
@@ -93,10 +96,10 @@ impl Outcome {
             t_us: event.at.as_micros(),
             header: 0,
         };
-        let went = |event: &&Event| event.kind == EventKind::DatagramSent;
+        let is_sent = |event: &&Event| event.kind == EventKind::DatagramSent;
         let sent: Vec<_> = sent
             .iter()
-            .filter(went)
+            .filter(is_sent)
             .map(|event| numbered(&(event.offset, *event)))
             .collect();
         let reads: Vec<_> = received.iter().map(numbered).collect();
@@ -121,68 +124,76 @@ impl Outcome {
             happened: String::new(),
             why: String::new(),
         };
-        outcome.happened = outcome.say_udp();
+        outcome.happened = outcome.summarise_udp();
         outcome
     }
 
-    fn say_tcp(&self) -> String {
-        let mut said = format!(
-            "{} in {} came as {}",
+    fn summarise_tcp(&self) -> String {
+        let mut sentence = format!(
+            "{} in {} arrived in {}",
             counted(self.sends.len(), "send"),
             counted(self.writes.len(), "write"),
             counted(self.reads.len(), "read"),
         );
-        let odd = [
+        let defects = [
             (self.glued, "glued"),
             (self.cut, "cut"),
-            (self.split_headers, "split in the header"),
+            (self.split_headers, "with a split header"),
         ];
-        let odd: Vec<_> = odd
+        let defects: Vec<_> = defects
             .iter()
             .filter(|(count, _)| *count > 0)
             .map(|(count, word)| format!("{count} {word}"))
             .collect();
-        if odd.is_empty() {
-            said += ", each send in a read of its own";
+        if defects.is_empty() {
+            sentence += ", each send in its own read";
         } else {
-            let _ = write!(said, ": {}", odd.join(", "));
+            let _ = write!(sentence, ": {}", defects.join(", "));
         }
         let framing = &self.knobs.framing;
         let _ = if framing == "raw" {
             write!(
-                said,
-                "; unframed, the program got {} pieces",
+                sentence,
+                "; without framing the program received {} pieces",
                 self.frames.len()
             )
         } else if self.lost > 0 {
-            write!(said, "; {} had not arrived when time was up", self.lost)
+            write!(
+                sentence,
+                "; {} had not arrived at the time limit",
+                self.lost
+            )
         } else {
-            write!(said, "; {framing} framing gave all {} messages", self.whole)
+            write!(
+                sentence,
+                "; {framing} framing delivered all {} messages",
+                self.whole
+            )
         };
-        said + "."
+        sentence + "."
     }
 
-    fn say_udp(&self) -> String {
-        let mut said = format!(
-            "{} came as {}, {} of them whole",
+    fn summarise_udp(&self) -> String {
+        let mut sentence = format!(
+            "{} sent, {} received, {} of them whole",
             counted(self.sends.len(), "datagram"),
             counted(self.reads.len(), "datagram"),
             self.whole,
         );
         if self.truncated > 0 {
             let _ = write!(
-                said,
-                "; {} cut to {} bytes",
+                sentence,
+                "; {} truncated to {} bytes",
                 self.truncated, self.knobs.slot
             );
         }
         if self.lost > 0 {
-            let _ = write!(said, "; {} lost", self.lost);
+            let _ = write!(sentence, "; {} lost", self.lost);
         }
-        said + ". None was glued."
+        sentence + ". None was glued."
     }
 
-    /// One line of JSON.
+    /// Returns the result as one line of JSON.
     pub(crate) fn to_json(&self) -> String {
         let mut json = format!(
             r#"{{"experiment":{},"transport":"{}""#,
@@ -248,13 +259,13 @@ fn block_json(block: &Block) -> String {
     format!(r#"{{"offset":{offset},"len":{len},"t_us":{t_us}{header}}}"#)
 }
 
-/// `1 read`, `2 reads`
+/// Formats a count with its noun: `1 read`, `2 reads`.
 pub(crate) fn counted(count: usize, word: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {word}{plural}")
 }
 
-/// A JSON string, which may also stand in a script of an HTML page.
+/// Returns a JSON string that is also safe in a script of an HTML page.
 pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for char in text.chars() {
@@ -276,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_text_ends_a_script_or_a_string() {
+    fn quoted_text_ends_neither_script_nor_string() {
         assert_eq!(
             quoted("</script>\"\\\n"),
             r#""\u003c/script\u003e\"\\\u000a""#

@@ -7,22 +7,23 @@ let chosen = null;
 let running = null;
 
 function node(name, attributes, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes || {})) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes || {})) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
 }
 function shape(name, attributes, ...children) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes || {})) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes || {})) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
 }
 const colour = (message) => `hsl(${(message * 137.5 + 190) % 360} var(--bar-s) var(--bar-l))`;
 const time = (us) => us < 1000 ? `${us} µs` : `${(us / 1000).toFixed(us < 10000 ? 2 : 1)} ms`;
 const count = (number, word) => `${number} ${word}${number === 1 ? '' : 's'}`;
 
-/* Where a block lies on the common scale: a datagram lies where its bytes would, on a stream. */
+/* Returns start and end of a block on the common scale. A datagram gets the offset that its bytes
+   would have in a stream. */
 function place(outcome, block) {
   if (outcome.transport === 'tcp') return [block.offset, block.offset + block.len];
   const start = block.offset * Number(outcome.knobs.size);
@@ -37,12 +38,12 @@ function messagesIn(outcome, start, end) {
   return found;
 }
 
-/* A row of bars. */
+/* Draws a row of bars. */
 function drawRow(outcome, name, blocks, width, scale) {
   const height = 34;
   const row = shape('svg', {
     class: 'row', viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', tabindex: 0, role: 'group',
-    'aria-label': `${name}: ${blocks.length}. Left and right arrows move through them.`,
+    'aria-label': `${name}: ${blocks.length}. Use the left and right arrow keys to move between them.`,
   });
   if (view === 'bytes') {
     for (const send of outcome.sends.slice(1)) {
@@ -86,9 +87,9 @@ function drawRow(outcome, name, blocks, width, scale) {
     row.append(bar);
   });
   if (outcome.transport === 'udp' && name === 'received' && view === 'bytes') {
-    const came = new Set(blocks.map((block) => block.offset));
+    const received = new Set(blocks.map((block) => block.offset));
     outcome.sends.forEach((send) => {
-      if (came.has(send.offset)) return;
+      if (received.has(send.offset)) return;
       const [start, end] = place(outcome, send);
       const x = scale(start) + 1;
       row.append(shape('rect', { class: 'lost', x, y: 5, height: height - 10, rx: 3, width: Math.max(scale(end) - x - 1, 1) }));
@@ -103,7 +104,7 @@ function describe(outcome, singular, index, block, messages) {
   if (outcome.transport === 'udp') {
     lines.push(`datagram ${block.offset}: ${count(block.len, 'byte')}`);
     const sent = outcome.sends.find((send) => send.offset === block.offset);
-    if (sent && sent.len > block.len) lines.push(`cut: ${sent.len} were sent`);
+    if (sent && sent.len > block.len) lines.push(`truncated: ${sent.len} bytes were sent`);
   } else {
     lines.push(`${singular} ${index}: bytes ${block.offset} to ${block.offset + block.len} (${block.len})`);
     if (singular !== 'send' && messages.length) {
@@ -120,7 +121,7 @@ function describe(outcome, singular, index, block, messages) {
   return lines.join('\n');
 }
 
-/* Hover and keyboard. */
+/* Tooltips by pointer and by keyboard. */
 function show(bar, event) {
   hide();
   bar.classList.add('on');
@@ -150,15 +151,15 @@ function step(row, event) {
   row.setAttribute('aria-label', bars[to].tip.replaceAll('\n', ', '));
 }
 
-/* A card for an outcome. */
+/* Builds the card of a result. */
 function card(outcome) {
-  const made = node('section', { class: 'card result', 'data-transport': outcome.transport, 'aria-label': outcome.transport });
+  const element = node('section', { class: 'card result', 'data-transport': outcome.transport, 'aria-label': outcome.transport });
   const size = count(Number(outcome.knobs.size), 'byte');
-  made.append(node('div', { class: 'head' },
+  element.append(node('div', { class: 'head' },
     node('span', { class: 'badge' }, outcome.transport.toUpperCase()),
     node('p', {}, `${count(Number(outcome.knobs.count), 'message')} of ${size}, ` +
       (outcome.transport === 'udp' ? 'one datagram each'
-        : outcome.knobs.framing === 'raw' ? 'unframed' : `framing: ${outcome.knobs.framing}`))));
+        : outcome.knobs.framing === 'raw' ? 'no framing' : `framing: ${outcome.knobs.framing}`))));
   const tiles = outcome.transport === 'tcp'
     ? [['sends', outcome.sends.length], ['writes', outcome.writes.length],
       ['segments', outcome.segments === null ? '?' : outcome.segments], ['reads', outcome.reads.length],
@@ -166,14 +167,14 @@ function card(outcome) {
       ['split headers', outcome.split_headers, 1]]
     : [['sent', outcome.sends.length], ['received', outcome.reads.length],
       ['truncated', outcome.truncated, 1], ['lost', outcome.lost, 1]];
-  made.append(node('dl', { class: 'tiles' }, ...tiles.map(([name, value, odd]) =>
+  element.append(node('dl', { class: 'tiles' }, ...tiles.map(([name, value, odd]) =>
     node('div', odd && value > 0 ? { class: 'odd' } : {}, node('dt', {}, name), node('dd', {}, String(value))))));
   const rows = node('div', { class: 'rows' });
-  made.append(rows);
-  made.append(node('p', { class: 'said' }, outcome.happened), node('p', { class: 'why' }, outcome.why));
-  made.fill = () => {
+  element.append(rows);
+  element.append(node('p', { class: 'said' }, outcome.happened), node('p', { class: 'why' }, outcome.why));
+  element.fill = () => {
     const narrow = window.matchMedia('(max-width: 860px)').matches;
-    const width = Math.max(made.clientWidth - (narrow ? 62 + 28 : 64 + 40), 120);
+    const width = Math.max(element.clientWidth - (narrow ? 62 + 28 : 64 + 40), 120);
     rows.replaceChildren();
     const lists = outcome.transport === 'tcp'
       ? [['sends', outcome.sends], ['writes', outcome.writes], ['reads', outcome.reads], ['frames', outcome.frames]]
@@ -182,35 +183,35 @@ function card(outcome) {
     const end = view === 'bytes'
       ? Math.max(1, ...outcome.sends.map((send) => place(outcome, send)[1]))
       : Math.max(1, ...all.map((block) => block.t_us));
-    const room = view === 'bytes' ? width : width - 12;
-    const scale = (value) => (view === 'bytes' ? 0 : 6) + value / end * room;
+    const usable = view === 'bytes' ? width : width - 12;
+    const scale = (value) => (view === 'bytes' ? 0 : 6) + value / end * usable;
     for (const [name, blocks] of lists) {
       rows.append(node('span', { class: 'name' }, name), drawRow(outcome, name, blocks, width, scale));
     }
     rows.append(node('span', {}), axis(width, end, scale));
   };
-  return made;
+  return element;
 }
 function axis(width, end, scale) {
-  const made = shape('svg', { class: 'axis', viewBox: `0 0 ${width} 18`, preserveAspectRatio: 'none', 'aria-hidden': 'true' });
+  const element = shape('svg', { class: 'axis', viewBox: `0 0 ${width} 18`, preserveAspectRatio: 'none', 'aria-hidden': 'true' });
   const rough = end / (width / 110), power = 10 ** Math.floor(Math.log10(Math.max(rough, 1)));
   const each = Math.max(1, [1, 2, 5, 10].map((step) => step * power).find((step) => step >= rough));
   for (let value = 0; value <= end; value += each) {
     const x = scale(value);
     const anchor = x < 10 ? 'start' : x > width - 24 ? 'end' : 'middle';
     const text = view === 'time' ? time(value) : value + (value === 0 ? ' bytes' : '');
-    made.append(shape('line', { x1: x, x2: x, y1: 0, y2: 4 }), shape('text', { x, y: 15, 'text-anchor': anchor }, text));
+    element.append(shape('line', { x1: x, x2: x, y1: 0, y2: 4 }), shape('text', { x, y: 15, 'text-anchor': anchor }, text));
   }
-  return made;
+  return element;
 }
 function render() {
   hide();
   const cards = shown.map(card);
   $('results').replaceChildren(...cards);
-  for (const made of cards) made.fill();
+  for (const element of cards) element.fill();
 }
 
-/* The knobs. */
+/* The settings. */
 function buildForm() {
   const fields = $('fields');
   for (const knob of data.knobs) {
@@ -226,7 +227,7 @@ function buildForm() {
     input.id = id;
     input.name = knob.name;
     fields.append(node('div', { class: 'field' },
-      node('label', { for: id }, knob.name, node('small', {}, knob.what)), input));
+      node('label', { for: id }, knob.name, node('small', {}, knob.help)), input));
   }
 }
 function setKnobs(values) {
@@ -248,7 +249,7 @@ function query() {
 }
 function choose(experiment) {
   chosen = experiment;
-  $('title').textContent = experiment ? experiment.title : 'A run of your own';
+  $('title').textContent = experiment ? experiment.title : 'Custom run';
   for (const button of document.querySelectorAll('#experiments button')) {
     button.setAttribute('aria-pressed', String(experiment !== null && button.dataset.name === experiment.name));
   }
@@ -258,40 +259,40 @@ function notice(text, bad) {
   $('notice').classList.toggle('bad', Boolean(bad));
 }
 
-/* A run: the answer is a stream of server-sent events, read as it comes. */
+/* Starts a run; the response is a stream of server-sent events, handled as they arrive. */
 async function run() {
   if (running) running.abort();
-  const mine = running = new AbortController();
+  const controller = running = new AbortController();
   const knobs = query();
   history.replaceState(null, '', knobs ? `?${knobs}` : location.pathname);
   notice('running …');
-  let fresh = [];
+  let results = [];
   let note = 'done';
   try {
-    const answer = await fetch(`/run?${knobs}`, { signal: mine.signal });
-    if (!answer.ok) {
-      notice((await answer.text()).trim(), true);
+    const response = await fetch(`/run?${knobs}`, { signal: controller.signal });
+    if (!response.ok) {
+      notice((await response.text()).trim(), true);
       return;
     }
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = '';
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let buffered = '';
     for (;;) {
       const { done, value } = await reader.read();
       if (done) break;
-      rest += value;
-      const events = rest.split('\n\n');
-      rest = events.pop();
+      buffered += value;
+      const events = buffered.split('\n\n');
+      buffered = events.pop();
       for (const event of events) {
         const [, name, text] = /^event: (\S+)\ndata: (.*)$/.exec(event) || [];
         if (name === 'progress') {
-          const told = JSON.parse(text);
-          notice(`${told.transport}: ${told.sent} sent, ${told.came} came`);
+          const progress = JSON.parse(text);
+          notice(`${progress.transport}: ${progress.sent} sent, ${progress.came} received`);
         } else if (name === 'outcome') {
           const outcome = JSON.parse(text);
           const named = data.experiments.find((experiment) => experiment.name === outcome.experiment);
           if (!chosen && named) choose(named);
-          fresh = [...fresh, outcome];
-          shown = fresh;
+          results = [...results, outcome];
+          shown = results;
           render();
         } else if (name === 'failed') {
           notice(JSON.parse(text), true);
@@ -303,9 +304,9 @@ async function run() {
       }
     }
   } catch (error) {
-    if (error.name !== 'AbortError') notice(`the server does not answer: ${error.message}`, true);
+    if (error.name !== 'AbortError') notice(`the server cannot be reached: ${error.message}`, true);
   } finally {
-    if (running === mine) running = null;
+    if (running === controller) running = null;
   }
 }
 
@@ -351,7 +352,7 @@ new ResizeObserver(() => {
 }).observe($('results'));
 
 if (data.outcomes.some((outcome) => outcome.experiment === 'custom')) {
-  data.experiments = [{ name: 'custom', title: 'A run of your own', group: 'run' }];
+  data.experiments = [{ name: 'custom', title: 'Custom run', group: 'run' }];
 } else if (!data.live) {
   const ran = new Set(data.outcomes.map((outcome) => outcome.experiment));
   data.experiments = data.experiments.filter((experiment) => ran.has(experiment.name));
@@ -370,7 +371,7 @@ if (data.live) {
     const link = location.origin + location.pathname + (knobs ? `?${knobs}` : '');
     try {
       await navigator.clipboard.writeText(link);
-      notice('copied');
+      notice('link copied');
     } catch {
       notice(link);
     }

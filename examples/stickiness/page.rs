@@ -1,4 +1,4 @@
-//! The page: one file of HTML, with its style, its script and its data in it.
+//! The page: one HTML file that contains its style, its script and its data.
 
 use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
@@ -10,16 +10,16 @@ use crate::outcome::{Outcome, quoted};
 const HTML: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
 
-/// A page of what was run already: it needs nothing but itself. Without outcomes, it asks the
-/// server that it came from.
+/// Builds a page with the given results, which needs no server. Without results, the page requests
+/// runs from its server.
 pub(crate) fn build(outcomes: &[Outcome], nonce: &str) -> String {
     let html = HTML.replace("{{NONCE}}", nonce);
-    // The data last: it is put in, and not looked at.
+    // Insert the data last, so that it is not searched for placeholders.
     let html = html.replace("{{SCRIPT}}", SCRIPT);
     html.replace("{{DATA}}", &data(outcomes))
 }
 
-/// A word that nobody can guess, for the scripts that are ours.
+/// Returns an unpredictable nonce; the browser runs only scripts with this nonce.
 pub(crate) fn nonce() -> String {
     let random = || RandomState::new().hash_one(0_u8);
     format!("{:016x}{:016x}", random(), random())
@@ -48,26 +48,26 @@ fn data(outcomes: &[Outcome]) -> String {
     json + "]}"
 }
 
-/// The knobs, each with what it takes and its default.
+/// Returns the settings as JSON objects, each with its kind, bounds, default and description.
 fn knobs() -> Vec<String> {
     let mut defaults = Knobs::default();
     let mut knobs = Vec::new();
-    for (name, min, max, place, what) in NUMBERS {
+    for (name, min, max, place, description) in NUMBERS {
         knobs.push(format!(
-            r#"{{"name":"{name}","kind":"number","min":{min},"max":{max},"value":"{}","what":{}}}"#,
+            r#"{{"name":"{name}","kind":"number","min":{min},"max":{max},"value":"{}","help":{}}}"#,
             place(&mut defaults),
-            quoted(what)
+            quoted(description)
         ));
     }
-    for (name, _, what) in SWITCHES {
+    for (name, _, description) in SWITCHES {
         knobs.push(format!(
-            r#"{{"name":"{name}","kind":"switch","value":"off","what":{}}}"#,
-            quoted(what)
+            r#"{{"name":"{name}","kind":"switch","value":"off","help":{}}}"#,
+            quoted(description)
         ));
     }
     let choices: Vec<_> = FRAMINGS.iter().map(|name| quoted(name)).collect();
     knobs.push(format!(
-        r#"{{"name":"framing","kind":"choice","choices":[{}],"value":"{}","what":"on TCP"}}"#,
+        r#"{{"name":"framing","kind":"choice","choices":[{}],"value":"{}","help":"on TCP"}}"#,
         choices.join(","),
         defaults.framing
     ));
@@ -79,11 +79,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_asks_nobody_else_and_has_one_word_for_its_scripts() {
+    fn page_requests_nothing_external_and_uses_one_nonce() {
         let page = build(&[], "word");
         for foreign in ["http://", "https://", "//cdn", "@import", "{{"] {
             let places = page.matches(foreign).count();
-            // The namespace of SVG is a name, and no address.
+            // The namespace of SVG is a name, and is never requested.
             let names = usize::from(foreign == "http://");
             assert_eq!(places, names, "{foreign}");
         }

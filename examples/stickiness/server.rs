@@ -1,8 +1,9 @@
-//! The server of the page: one reactor, which hands runs to threads and has their outcomes posted
-//! back, as server-sent events.
+//! The server of the page: one reactor. Threads run the experiments and post the results to it;
+//! it sends them to the browser as server-sent events.
 //!
-//! A run has reactors of its own, so that what it measures is not the traffic of this page. It does
-//! work for strangers: its bytes and its time are [bounded](crate::knobs), and so is how many run.
+//! A run has its own reactors, so that it does not measure the traffic of this page. Strangers may
+//! request runs, so the bytes and the time of a run are [bounded](crate::knobs), and so is the
+//! number of runs.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -16,16 +17,17 @@ use crate::knobs::Knobs;
 use crate::outcome::quoted;
 use crate::{experiments, lab, page};
 
-/// More runs at a time are refused with 503.
+/// Maximum number of runs at a time; further requests get the status 503.
 const RUNS_MAX: usize = 4;
 const CONNECTIONS_MAX: usize = 256;
-/// How long a connection may be silent, a request may take to come, and an answer to go.
+/// Maximum time without traffic on a connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum time to receive a request, and maximum time without progress of a response.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// How long clients may take to read what is queued for them when the server ends.
+/// Maximum time for clients to read queued output after the server was asked to end.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(1);
 
-/// All that an answer has in front of its length. Nothing but ours is run or asked for.
+/// Headers of every response. They forbid caching, content sniffing and referrers.
 const HEADERS: &str = "Cache-Control: no-store\r\n\
                        X-Content-Type-Options: nosniff\r\n\
                        Referrer-Policy: no-referrer\r\n";
@@ -35,59 +37,64 @@ struct Site {
     running: usize,
 }
 
-/// What a connection is at.
+/// The state of a connection.
 #[derive(Default)]
-enum Visit {
+enum ConnState {
     #[default]
-    Asking,
-    /// Its answer is a stream of events, or ends it: what it says beside is not listened to.
-    Answered,
+    AwaitingRequest,
+    /// The response is an event stream or the last one; further requests are ignored.
+    Finished,
 }
 
 impl Handler for Site {
-    type Session = Visit;
+    type Session = ConnState;
 
     fn on_frame(
         &mut self,
         cx: &mut Context<'_, Self>,
         conn: ConnId,
-        visit: &mut Visit,
+        state: &mut ConnState,
         head: &[u8],
     ) {
-        if matches!(visit, Visit::Answered) {
+        if matches!(state, ConnState::Finished) {
             return;
         }
         let close = match http::parse(head) {
-            Parsed::Request { request, .. } => self.answer(cx, conn, &request),
+            Parsed::Request { request, .. } => self.handle_request(cx, conn, &request),
             Parsed::Bad(status) => {
-                let text = "This is no request that can be served here.\n";
-                answer(cx, conn, status, text, false);
+                let text = "This request is invalid, too large, or has a body.\n";
+                respond_text(cx, conn, status, text, false);
                 true
             }
             Parsed::Partial => true,
         };
         if close {
-            *visit = Visit::Answered;
+            *state = ConnState::Finished;
         }
     }
 
-    fn on_close(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: Visit, closed: Closed) {
-        log::debug!("{conn} ended: {}", closed.reason);
+    fn on_close(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: ConnState, closed: Closed) {
+        log::debug!("{conn} closed: {}", closed.reason);
     }
 }
 
 impl Site {
-    /// Answers a request; tells whether it was the last of its connection.
-    fn answer(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, request: &Request<'_>) -> bool {
+    /// Sends the response to a request. Returns true if it is the last of the connection.
+    fn handle_request(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        request: &Request<'_>,
+    ) -> bool {
         let is_head = request.method == "HEAD";
         if !is_head && request.method != "GET" {
-            let text = "Only GET and HEAD are served.\n";
-            answer(cx, conn, Status::MethodNotAllowed, text, false);
+            let text = "Only GET and HEAD are allowed.\n";
+            respond_text(cx, conn, Status::MethodNotAllowed, text, false);
             return true;
         }
         match request.path {
-            "/" => answer_page(cx, conn, is_head),
-            "/run" if !is_head => match self.begin(conn, request.query) {
+            "/" => respond_page(cx, conn, is_head),
+            "/run" if !is_head => match self.start_run(conn, request.query) {
                 Ok(()) => {
                     let head = format!(
                         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
@@ -96,13 +103,13 @@ impl Site {
                     let _ = cx.send(conn, head.as_bytes());
                     return true;
                 }
-                Err((status, text)) => answer(cx, conn, status, &text, false),
+                Err((status, text)) => respond_text(cx, conn, status, &text, false),
             },
-            _ => answer(
+            _ => respond_text(
                 cx,
                 conn,
                 Status::NotFound,
-                "There is no such page.\n",
+                "This page does not exist.\n",
                 is_head,
             ),
         }
@@ -112,41 +119,44 @@ impl Site {
         request.close
     }
 
-    /// Begins a run, whose events go to `conn`.
-    fn begin(&mut self, conn: ConnId, query: &str) -> Result<(), (Status, String)> {
+    /// Starts a run that sends its events to `conn`.
+    fn start_run(&mut self, conn: ConnId, query: &str) -> Result<(), (Status, String)> {
         let knobs = Knobs::from_query(query);
         let knobs = knobs.map_err(|error| (Status::BadRequest, error + "\n"))?;
         let busy = |text: &str| (Status::Unavailable, format!("{text}, try again\n"));
         if self.running >= RUNS_MAX {
-            return Err(busy("others are running"));
+            return Err(busy("too many runs are active"));
         }
-        let remote = self.remote.clone().ok_or_else(|| busy("it is not ready"))?;
-        let audience = Audience { remote, conn };
+        let remote = self
+            .remote
+            .clone()
+            .ok_or_else(|| busy("the server is not ready"))?;
+        let event_stream = EventStream { remote, conn };
         let thread = thread::Builder::new().name("run".to_owned());
-        let started = thread.spawn(move || run(&audience, &knobs));
+        let started = thread.spawn(move || run(&event_stream, &knobs));
         started.map_err(|error| busy(&error.to_string()))?;
         self.running += 1;
         Ok(())
     }
 }
 
-/// Whoever waits for the events of a run. Dropped, also by a panic, it ends the stream.
-struct Audience {
+/// The event stream of a run. Dropping it, even during a panic, ends the stream.
+struct EventStream {
     remote: Remote<Site>,
     conn: ConnId,
 }
 
-impl Audience {
-    fn tell(&self, event: &str, json: &str) {
+impl EventStream {
+    fn send_event(&self, event: &str, json: &str) {
         let (conn, event) = (self.conn, format!("event: {event}\ndata: {json}\n\n"));
-        // Where the server is gone, or the visitor, nobody misses it.
+        // An error means that the server has ended; then the event is not needed.
         let _ = self.remote.post(move |_, cx| {
             let _ = cx.send(conn, event.as_bytes());
         });
     }
 }
 
-impl Drop for Audience {
+impl Drop for EventStream {
     fn drop(&mut self) {
         let conn = self.conn;
         let _ = self.remote.post(move |site, cx| {
@@ -157,27 +167,30 @@ impl Drop for Audience {
     }
 }
 
-/// Runs the same knobs over TCP and over UDP.
-fn run(audience: &Audience, knobs: &Knobs) {
+/// Runs the settings over TCP and over UDP.
+fn run(event_stream: &EventStream, knobs: &Knobs) {
     for transport in ["tcp", "udp"] {
         if transport == "udp" && !lab::fits_udp(knobs) {
-            let text = format!("no datagram has room for {} bytes", knobs.size);
-            audience.tell("note", &quoted(&text));
+            let text = format!(
+                "skipped UDP: {} bytes do not fit into one datagram",
+                knobs.size
+            );
+            event_stream.send_event("note", &quoted(&text));
             continue;
         }
         let outcome = experiments::run(transport, knobs, &mut |progress| {
             let lab::Progress { sent, came } = progress;
             let json = format!(r#"{{"transport":"{transport}","sent":{sent},"came":{came}}}"#);
-            audience.tell("progress", &json);
+            event_stream.send_event("progress", &json);
         });
         match outcome {
-            Ok(outcome) => audience.tell("outcome", &outcome.to_json()),
-            Err(error) => audience.tell("failed", &quoted(&error.to_string())),
+            Ok(outcome) => event_stream.send_event("outcome", &outcome.to_json()),
+            Err(error) => event_stream.send_event("failed", &quoted(&error.to_string())),
         }
     }
 }
 
-fn answer_page(cx: &mut Context<'_, Site>, conn: ConnId, is_head: bool) {
+fn respond_page(cx: &mut Context<'_, Site>, conn: ConnId, is_head: bool) {
     let nonce = page::nonce();
     let page = page::build(&[], &nonce);
     let policy = format!(
@@ -188,8 +201,14 @@ fn answer_page(cx: &mut Context<'_, Site>, conn: ConnId, is_head: bool) {
     respond(cx, conn, Status::Ok, &policy, &page, is_head);
 }
 
-/// Answers with plain text.
-fn answer(cx: &mut Context<'_, Site>, conn: ConnId, status: Status, text: &str, is_head: bool) {
+/// Sends a plain text response.
+fn respond_text(
+    cx: &mut Context<'_, Site>,
+    conn: ConnId,
+    status: Status,
+    text: &str,
+    is_head: bool,
+) {
     let mut headers = "Content-Type: text/plain; charset=utf-8\r\n".to_owned();
     if status == Status::MethodNotAllowed {
         headers += "Allow: GET, HEAD\r\n";
@@ -230,15 +249,15 @@ fn respond(
         message += body;
     }
     if let Err(error) = cx.send(conn, message.as_bytes()) {
-        log::debug!("{conn}: cannot answer: {error}");
+        log::debug!("{conn}: cannot send the response: {error}");
         cx.close(conn);
     }
 }
 
-/// Serves until Ctrl-C.
+/// Serves the page until Ctrl-C or SIGTERM.
 pub(crate) fn serve(addr: SocketAddr, is_public: bool) -> Result<(), Box<dyn std::error::Error>> {
     if !is_public && !addr.ip().is_loopback() {
-        let text = "others could reach this address; --public says that they may";
+        let text = "other machines can reach this address; add --public to allow that";
         return Err(text.into());
     }
     let mut config = Config::default();

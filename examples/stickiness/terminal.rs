@@ -1,20 +1,20 @@
-//! Outcomes as aligned bars over the byte stream, for people.
+//! Draws results in the terminal, as aligned bars over the byte stream.
 //!
-//! Every row is drawn to the same scale, so that what stands below each other is the same bytes.
-//! The figure in a cell, and its colour, tell the message that the bytes belong to; a bar begins
-//! where a send, a write, a read or a frame does.
+//! All rows have the same scale, so a column shows the same bytes in every row. The digit and the
+//! colour of a cell identify the message of its bytes. A bar begins at each send, write, read or
+//! frame.
 
 use std::fmt::Write;
 
 use crate::experiments::Experiment;
 use crate::outcome::{Block, Outcome, counted};
 
-/// Columns in front of the bars.
+/// Width of the labels in front of the bars.
 const LABEL_LEN: usize = 12;
 const COLUMNS_MIN: usize = 40;
 const COLUMNS_MAX: usize = 160;
 
-/// How it is drawn.
+/// Drawing options.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Style {
     pub(crate) colours: bool,
@@ -22,8 +22,8 @@ pub(crate) struct Style {
 }
 
 impl Style {
-    /// Colours where the output is a terminal, unless `NO_COLOR` is set to anything
-    /// (<https://no-color.org>).
+    /// Returns the options for this process: colours if the output is a terminal and `NO_COLOR` is
+    /// unset or empty (<https://no-color.org>).
     pub(crate) fn of_environment() -> Self {
         use std::io::IsTerminal;
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -46,18 +46,15 @@ impl Style {
     }
 }
 
-/// An experiment: its title, its bars, what happened and why.
+/// Draws an experiment: title, bars, result and explanation.
 pub(crate) fn draw(outcome: &Outcome, style: Style) -> String {
     let mut out = String::new();
     let experiment = Experiment::find(&outcome.experiment);
-    let title = experiment.map_or("A run of your own", |experiment| experiment.title);
+    let title = experiment.map_or("Custom run", |experiment| experiment.title);
     let name = &outcome.experiment;
     let _ = writeln!(out, "{}  ({name})", style.paint("1", title));
     let segments = match outcome.segments {
-        Some(segments) => format!(
-            ", in {} as the kernel counts",
-            counted(segments as usize, "segment")
-        ),
+        Some(segments) => format!(", sent in {}", counted(segments as usize, "segment")),
         None => String::new(),
     };
     let Outcome { knobs, .. } = outcome;
@@ -76,19 +73,19 @@ pub(crate) fn draw(outcome: &Outcome, style: Style) -> String {
     ];
     let scale = Scale::new(outcome, style.columns - LABEL_LEN);
     for (label, blocks) in rows {
-        // On UDP a send is a write, and a read is a frame.
+        // On UDP every send is a write, and every read is a frame.
         if outcome.transport == "udp" && (label == "writes" || label == "frames") {
             continue;
         }
         let row = scale.row(outcome, blocks, style);
         let _ = writeln!(out, "{label:<7}{:>4} {row}", blocks.len());
     }
-    let _ = writeln!(out, "{} {}", style.paint("32", "what:"), outcome.happened);
-    let _ = writeln!(out, "{}  {}", style.paint("36", "why:"), outcome.why);
+    let _ = writeln!(out, "{} {}", style.paint("32", "result:"), outcome.happened);
+    let _ = writeln!(out, "{} {}", style.paint("36", "reason:"), outcome.why);
     out
 }
 
-/// Bytes to columns.
+/// Maps byte offsets to columns.
 struct Scale {
     bytes: u64,
     columns: u64,
@@ -112,7 +109,8 @@ impl Scale {
             message: None,
             begins: 0,
         };
-        let mut cells = vec![empty; usize::try_from(self.columns).expect("it was one")];
+        let mut cells =
+            vec![empty; usize::try_from(self.columns).expect("the number of columns is a usize")];
         for block in blocks {
             let (start, end) = place(outcome, block);
             let first = self.column(start);
@@ -133,9 +131,9 @@ impl Scale {
 
 #[derive(Clone, Copy)]
 struct Cell {
-    /// To which message its first byte belongs.
+    /// Index of the message that contains the first byte of the cell.
     message: Option<usize>,
-    /// How many blocks begin in it.
+    /// Number of blocks that begin in the cell.
     begins: usize,
 }
 
@@ -146,19 +144,19 @@ impl Cell {
         };
         let char = match self.begins {
             0 if style.colours => ' ',
-            0 => char::from(b'0' + u8::try_from(message % 10).expect("a digit")),
+            0 => char::from(b'0' + u8::try_from(message % 10).expect("the remainder is a digit")),
             1 => '|',
             _ => '#',
         };
-        // Twelve hues of the 6 x 6 x 6 cube, light enough for black on them.
+        // Twelve hues of the 6 x 6 x 6 colour cube, light enough for black text.
         const HUES: [u8; 12] = [117, 215, 157, 218, 229, 147, 209, 122, 183, 191, 80, 174];
         let hue = HUES[message % HUES.len()];
         style.paint(&format!("30;48;5;{hue}"), &char.to_string())
     }
 }
 
-/// Where a block lies on the common scale. A datagram lies where its bytes would, were they sent
-/// on a stream.
+/// Returns start and end of a block on the common scale. A datagram gets the offset that its bytes
+/// would have in a stream.
 fn place(outcome: &Outcome, block: &Block) -> (u64, u64) {
     let size = outcome.knobs.size as u64;
     match outcome.transport {
@@ -167,7 +165,7 @@ fn place(outcome: &Outcome, block: &Block) -> (u64, u64) {
     }
 }
 
-/// Which message a byte belongs to.
+/// Returns the index of the message that contains the byte.
 fn message_at(outcome: &Outcome, offset: u64) -> Option<usize> {
     let sends = &outcome.sends;
     let next = sends.partition_point(|send| place(outcome, send).0 <= offset);
@@ -208,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_aligned_over_the_bytes_and_plain_without_colours() {
+    fn bars_are_aligned_and_plain_without_colours() {
         let style = Style {
             colours: false,
             columns: LABEL_LEN + 30,
@@ -225,7 +223,7 @@ frames    3 |000000000|111111111|222222222
     }
 
     #[test]
-    fn colours_are_only_where_they_are_wanted() {
+    fn colours_are_used_if_enabled() {
         let style = Style {
             colours: true,
             columns: 80,

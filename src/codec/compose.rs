@@ -1,4 +1,5 @@
-//! Frames that are written where they are sent from, and payloads that come in parts.
+//! Encoding in place: the caller writes a payload into the output buffer, and the codec adds header
+//! and trailer. Also payloads that consist of several parts.
 
 use std::io;
 
@@ -7,8 +8,8 @@ use crate::error::FrameError;
 use crate::memory::Buf;
 
 impl Framing {
-    /// Appends one frame, whose payload `write` puts in its place. After an error the buffer is as
-    /// it was.
+    /// Appends one frame, whose payload `write` puts directly into the buffer. After an error the
+    /// buffer has its former content.
     pub(crate) fn encode_with(
         &self,
         buf: &mut Buf,
@@ -24,7 +25,8 @@ impl Framing {
     }
 }
 
-/// A frame that is being appended, and is taken back where that fails or panics.
+/// Frame that is being appended. Dropping it without [`finish`](Unfinished::finish) removes its
+/// bytes, so an error or a panic leaves the buffer unchanged.
 pub(super) struct Unfinished<'a> {
     pub(super) buf: &'a mut Buf,
     start: usize,
@@ -61,14 +63,14 @@ impl Kind {
     }
 }
 
-/// Puts several parts of a payload, one behind the other.
+/// Appends the parts of a payload in order.
 pub(crate) fn put_all(parts: &[&[u8]], out: &mut Out<'_>) {
     for part in parts {
         out.put(part);
     }
 }
 
-/// Bytes are put, all of them; there is nothing to flush, and no error.
+/// Appends all bytes and never fails; `flush` does nothing.
 impl io::Write for Out<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.put(bytes);
@@ -87,7 +89,8 @@ mod tests {
     use super::*;
     use crate::codec::LengthField;
 
-    /// Puts a byte in front that tells whether the payload is long, and counts nothing.
+    /// Codec with a one-byte header: 1 if the payload has more than 3 bytes, otherwise 0. It
+    /// encodes no length: all bytes are one frame.
     struct Flagged;
 
     impl Codec for Flagged {
@@ -103,7 +106,7 @@ mod tests {
 
         fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
             if payload.is_empty() {
-                return Err(FrameError::Unencodable("nothing"));
+                return Err(FrameError::Unencodable("the payload is empty"));
             }
             out.put(&[u8::from(payload.len() > 3)]);
             out.put(payload);
@@ -115,7 +118,9 @@ mod tests {
         let names = "raw line u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le varint varint-lax \
                      netstring fixed-3 delimiter-; delimiter-ab|abab";
         let named = names.split_ascii_whitespace();
-        let mut framings: Vec<Framing> = named.map(|name| name.parse().expect("a name")).collect();
+        let mut framings: Vec<Framing> = named
+            .map(|name| name.parse().expect("a valid short name"))
+            .collect();
         let field = LengthField::new(3)
             .leading(b"M")
             .following(b"!")
@@ -137,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_in_place_is_what_is_encoded_or_refused_as_it_is() {
+    fn encode_with_gives_the_same_bytes_or_error_as_encode() {
         let long = [b'z'; 300];
         let payloads: [&[u8]; 14] = [
             b"",
@@ -165,7 +170,7 @@ mod tests {
                 let (front, back) = payload.split_at(payload.len() / 2);
                 let composed = framing.encode_with(&mut buf, |out| {
                     out.put(front);
-                    assert_eq!(out.bytes(), front, "the header is not to be seen");
+                    assert_eq!(out.bytes(), front, "the header is hidden from the writer");
                     out.put_zeros(back.len()).copy_from_slice(back);
                     Ok(())
                 });
@@ -183,14 +188,17 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_is_given_up_leaves_nothing() {
+    fn failed_encode_with_leaves_the_buffer_unchanged() {
         for framing in framings() {
             let mut buf = Buf::default();
             let given_up = framing.encode_with(&mut buf, |out| {
-                write!(out, "{}", 17).expect("it takes all");
+                write!(out, "{}", 17).expect("a write to Out never fails");
                 Err(FrameError::other("no more"))
             });
-            assert_eq!(given_up.expect_err("given up").to_string(), "no more");
+            assert_eq!(
+                given_up.expect_err("the writer failed").to_string(),
+                "no more"
+            );
             assert!(buf.is_empty());
         }
     }

@@ -1,5 +1,5 @@
-//! Delimiters: a frame ends where one of a set of byte strings stands. Where that is one byte, it
-//! is a [line](super::line).
+//! Delimited frames: each frame ends with one of several byte strings. A single delimiter of one
+//! byte is handled by [`line`](super::line).
 
 use memchr::memmem::Finder;
 
@@ -7,50 +7,51 @@ use super::{BuiltinCodec, Codec, Limit, Lookahead, Out, ScanState, Step, count_s
 use crate::error::FrameError;
 use crate::memory::Buf;
 
-/// See [`Framing::delimiters`](super::Framing::delimiters).
+/// Codec of [`Framing::delimiters`](super::Framing::delimiters).
 #[derive(Debug, Clone)]
 pub(crate) struct Delimited {
     search: Search,
-    /// What `encode` puts behind a payload.
+    /// Delimiter that `encode` appends to a payload.
     ending: Box<[u8]>,
-    /// The length of the longest one.
+    /// Length of the longest delimiter, in bytes.
     longest: usize,
     pub(crate) limit: Limit,
 }
 
-/// A delimiter that has begun in the bytes that are held is looked for in so many at the most.
+/// Maximum number of bytes that are copied together to find a delimiter that begins in the held
+/// bytes.
 const BORDER_LEN_MAX: usize = 64;
 
-/// How the delimiters are looked for, the fastest way that serves their set.
+/// Search method: the fastest one for the set of delimiters.
 #[derive(Debug, Clone)]
 enum Search {
     One(Box<Finder<'static>>),
     Any(Any),
 }
 
-/// Several delimiters, and the bytes that they begin with.
+/// Several delimiters, and the first bytes of all of them.
 #[derive(Debug, Clone)]
 struct Any {
     delimiters: Box<[Box<[u8]>]>,
     firsts: Box<[u8]>,
 }
 
-/// What a search came to. Positions count from the frame's first byte.
+/// Result of a search. Positions count from the frame's first byte.
 enum Found {
-    /// The delimiter at `start` ends at `end`.
+    /// Delimiter at `start..end`.
     At { start: usize, end: usize },
-    /// None is there; one may begin at or behind this position.
+    /// No complete delimiter; one may begin at this position or later.
     NotBefore(usize),
 }
 
 impl Delimited {
     /// # Panics
     ///
-    /// Without a delimiter, or with an empty one.
+    /// Panics if `delimiters` is empty or contains an empty one.
     pub(crate) fn new(delimiters: &[&[u8]], limit: Limit) -> Self {
         assert!(
             !delimiters.is_empty(),
-            "a frame must have a delimiter to end with"
+            "`Framing::delimiters` needs at least one delimiter"
         );
         assert!(
             delimiters.iter().all(|one| !one.is_empty()),
@@ -61,13 +62,15 @@ impl Delimited {
                 .iter()
                 .any(|other| other.len() > one.len() && other.starts_with(one))
         };
-        // One that begins another would leave the decoder waiting for the longer one.
+        // A prefix of another delimiter is no suitable ending: the decoder would wait for the
+        // longer one.
         let ending = delimiters.iter().copied().find(|one| !is_begun_by(one));
         let search = match delimiters {
             [one] => Search::One(Box::new(Finder::new(one).into_owned())),
             _ => Search::Any(Any::new(delimiters)),
         };
-        let ending = Box::from(ending.expect("the longest one begins no other"));
+        let ending =
+            Box::from(ending.expect("the longest delimiter is not a prefix of a longer one"));
         let lens = delimiters.iter().map(|one| one.len());
         Self {
             search,
@@ -85,8 +88,10 @@ impl Delimited {
         one.into_iter().chain(any.iter().map(|one| &**one))
     }
 
-    /// Looks for the first delimiter that begins at `from` or behind it. While more bytes may come,
-    /// a longer delimiter that has begun is waited for.
+    /// Finds the first delimiter that begins at or after `from`.
+    ///
+    /// If `more_may_come` is true, a longer delimiter that may still be completed has precedence:
+    /// the result is then [`Found::NotBefore`].
     fn find(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
         match &self.search {
             Search::One(finder) => find_one(finder, bytes, from),
@@ -94,8 +99,8 @@ impl Delimited {
         }
     }
 
-    /// Looks for a delimiter that has begun in what is held: where there is one or may be one yet,
-    /// that is answered.
+    /// Looks for a delimiter that begins in the held bytes, complete or not. Returns `None` if
+    /// there is none.
     #[cold]
     fn ahead_at_border(
         &self,
@@ -119,7 +124,7 @@ impl Delimited {
         if start >= begun {
             return None;
         }
-        // Nothing but a delimiter that begins in what is held is left to be found there.
+        // The held bytes before `start` contain no delimiter and need no further search.
         scanned.to = scanned.to.saturating_add(start);
         Some(if is_there {
             let of_it = begun.saturating_sub(start);
@@ -129,8 +134,7 @@ impl Delimited {
         })
     }
 
-    /// None of the bytes shown ends the frame. All before `at` is content of it, however it goes
-    /// on.
+    /// Handles bytes that do not end the frame. All bytes before `at` are certainly payload.
     #[inline(never)]
     fn unfinished(
         &self,
@@ -147,7 +151,8 @@ impl Delimited {
         Ok(Step::Need(bytes.len().saturating_add(1)))
     }
 
-    /// The end was found: `len` bytes of those shown are payload, and `dropped` before them.
+    /// Returns the frame whose end was found. Its payload is `dropped` bytes that were skipped
+    /// earlier, and the first `len` of the bytes shown.
     #[inline(always)]
     fn frame(&self, dropped: u64, len: usize, consumed: usize) -> Result<Step, FrameError> {
         let whole = dropped.saturating_add(len as u64);
@@ -183,7 +188,7 @@ impl Codec for Delimited {
         match self.find(rest, to, false) {
             Found::At { start, end } => self.frame(dropped, start, end),
             Found::NotBefore(_) => {
-                // No frame; but it may be too long for one by now.
+                // No frame ends here; the limit must still be checked.
                 *scanned = ScanState { to, dropped };
                 self.decode(scanned, rest)
             }
@@ -200,10 +205,12 @@ impl Codec for Delimited {
         let len = out.bytes().len();
         self.limit.check_payload(len)?;
         out.put(&self.ending);
-        // A delimiter may also begin in the payload and end in the ending, or in the next frame.
+        // A delimiter may also begin in the payload and end in the ending or in the next frame.
         match self.find(out.bytes(), 0, true) {
             Found::At { start, .. } if start == len => Ok(()),
-            _ => Err(FrameError::Unencodable("a delimiter inside")),
+            _ => Err(FrameError::Unencodable(
+                "it contains or completes a delimiter",
+            )),
         }
     }
 }
@@ -266,7 +273,7 @@ impl Any {
         }
     }
 
-    /// The earliest delimiter wins, and of those that begin together the longest.
+    /// Finds the earliest delimiter; of several that begin at one position, the longest.
     fn find(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
         let mut at = from;
         while let Some(start) = self.next_first(bytes, at) {
@@ -291,7 +298,7 @@ impl Any {
         Found::NotBefore(bytes.len())
     }
 
-    /// Where the next byte stands that a delimiter may begin with.
+    /// Returns the position of the next byte that a delimiter begins with.
     fn next_first(&self, bytes: &[u8], from: usize) -> Option<usize> {
         let unseen = bytes.get(from..)?;
         let at = match *self.firsts {
@@ -308,7 +315,7 @@ impl Any {
 mod tests {
     use super::*;
 
-    /// Decodes `bytes` given in two pieces, and at the end of the stream.
+    /// Decodes `bytes` in two pieces, split at `cut`, and then the end of the stream.
     fn frames(codec: &Delimited, bytes: &[u8], cut: usize) -> Vec<Vec<u8>> {
         let (mut frames, mut start, mut scanned) = (Vec::new(), 0, ScanState::default());
         for (end, is_last) in [(cut, false), (bytes.len(), false), (bytes.len(), true)] {
@@ -341,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_delimiter_wins_and_then_the_longest() {
+    fn earliest_delimiter_wins_then_the_longest() {
         check(&[b"\n", b"\r\n"], b"a\r\nb\n\n", &["a", "b", ""]);
         check(&[b"ab", b"abc"], b"xabcyabz", &["x", "y"]);
         check(&[b"abcd", b"c"], b"xabcdyabce", &["x", "yab"]);
@@ -355,29 +362,29 @@ mod tests {
     }
 
     #[test]
-    fn a_delimiter_of_several_bytes_may_overlap_itself() {
+    fn delimiter_may_overlap_itself() {
         check(&[b"aab"], b"aaab1aab", &["a", "1"]);
         check(&[b"abab"], b"xababab-abab", &["x", "ab-"]);
         check(&[b"\0\0\0"], b"a\0\0b\0\0\0\0\0\0\0", &["a\\x00\\x00b", ""]);
     }
 
     #[test]
-    fn a_payload_that_would_end_early_is_refused() {
+    fn payload_that_would_end_early_is_unencodable() {
         let refused = |delimiters: &[&[u8]], payload: &[u8]| {
             let codec = Delimited::new(delimiters, Limit::of(100));
             let mut buf = Buf::default();
             codec.encode(payload, &mut Out::new(&mut buf)).is_err()
         };
         assert!(refused(&[b"\n"], b"a\nb"));
-        assert!(refused(&[b"abab"], b"1ab"), "1ababab ends after the 1");
+        assert!(refused(&[b"abab"], b"1ab"), "1ababab would end after the 1");
         assert!(
             refused(&[b"\n", b"\r\n"], b"a\r"),
-            "its \\r would be taken for half an ending"
+            "the \\r would become part of the ending \\r\\n"
         );
         assert!(refused(&[b";", b"|"], b"a|b"));
         assert!(
             refused(&[b";", b"x;y"], b"ax"),
-            "ax; and a y in front of the next payload end after the a"
+            "ax; and a next payload that begins with y contain x;y"
         );
         assert!(!refused(&[b";", b"x;y"], b"ay"));
         assert!(!refused(&[b"abab"], b"1aba-"));
@@ -385,17 +392,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_ends_with_a_delimiter_that_begins_no_other() {
+    fn encode_ends_with_a_delimiter_that_is_no_prefix() {
         let codec = Delimited::new(&[b"ab", b"abc"], Limit::of(100));
         let mut buf = Buf::default();
         codec
             .encode(b"x", &mut Out::new(&mut buf))
-            .expect("a payload");
+            .expect("a valid payload");
         assert_eq!(buf.bytes(), b"xabc");
     }
 
     #[test]
-    fn the_limit_counts_what_must_be_content() {
+    fn frame_limit_does_not_count_a_partial_delimiter() {
         let codec = Delimited::new(&[b"\r\n\r\n"], Limit::of(4));
         let decode = |bytes: &[u8]| codec.decode(&mut ScanState::default(), bytes);
         assert!(matches!(decode(b"abcd\r\n\r"), Ok(Step::Need(8))));
@@ -414,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_behind_the_last_frame_is_held_to_the_limit_too() {
+    fn finish_checks_the_frame_limit() {
         let codec = Delimited::new(&[b";", b";abcdefgh"], Limit::of(3));
         let (mut scanned, bytes) = (ScanState::default(), b";abcde");
         assert!(matches!(
@@ -423,7 +430,7 @@ mod tests {
         ));
         let step = codec
             .finish(&mut scanned, bytes)
-            .expect("; counts at the end");
+            .expect("; ends the frame at the end of the stream");
         assert!(matches!(step, Step::Frame { consumed: 1, .. }));
         let finish = |rest: &[u8]| codec.finish(&mut ScanState::default(), rest);
         assert!(matches!(finish(b"abc"), Ok(Step::Need(_))));

@@ -1,12 +1,12 @@
-//! Fixed size: every frame is as long as every other.
+//! Fixed-length frames: all frames have the same number of bytes.
 
 use super::{BuiltinCodec, Codec, Out, ScanState, Step};
 use crate::error::FrameError;
 
-/// See [`Framing::fixed`](super::Framing::fixed).
+/// Codec of [`Framing::fixed`](super::Framing::fixed).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fixed {
-    /// At least 1.
+    /// Length of every frame in bytes; at least 1.
     pub(crate) frame_len: usize,
 }
 
@@ -41,7 +41,9 @@ impl Fixed {
     fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
         match payload.len() == self.frame_len {
             true => Ok(()),
-            false => Err(FrameError::Unencodable("its length is not the fixed one")),
+            false => Err(FrameError::Unencodable(
+                "its length differs from the fixed frame length",
+            )),
         }
     }
 }

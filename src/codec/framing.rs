@@ -1,4 +1,4 @@
-//! [`Framing`]: the name of a codec, as it is given to a listener or a connection.
+//! [`Framing`]: the public type that selects the codec of a listener, connection or other stream.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use super::{Codec, ErasedCodec, Limit, Out};
 use crate::error::FrameError;
 use crate::memory::Buf;
 
-/// How a stream of bytes is cut into frames: one of the built-in framings, or a codec of your own.
+/// Rule that divides a byte stream into frames: a built-in framing, or a custom [`Codec`].
 ///
-/// It is a cheap clone, one pointer, shared by all connections that use it.
+/// A framing is one pointer, so cloning it is cheap. All connections that use a framing share it.
 ///
-/// Every framing has a largest frame, by default 1 MiB ([`Framing::FRAME_LEN_MAX`]). It bounds what
-/// one peer can make a connection hold, so it is as large as most protocols need and small enough
-/// that thousands of peers may use it up.
+/// The payload of a frame is limited, by default to 1 MiB ([`Framing::FRAME_LEN_MAX`]). The limit
+/// bounds the memory that one peer can make a connection hold. 1 MiB is enough for most protocols,
+/// and small enough that thousands of peers may use all of it.
 ///
 /// # Examples
 ///
-/// The same payload, framed by each:
+/// One payload in each framing:
 ///
 /// ```
 /// use unstick::{FrameError, Framer, Framing, LengthField};
@@ -53,11 +53,11 @@ use crate::memory::Buf;
 /// assert_eq!(framed(Framing::varint())?, b"\x05hello");
 /// assert_eq!(framed(Framing::netstring())?, b"5:hello,");
 ///
-/// // A header of two bytes and a length of one, which counts the header too.
+/// // Two bytes of header and one byte of length, which counts all three.
 /// let field = LengthField::new(1).leading(b"v1").adjustment(-3);
 /// assert_eq!(framed(Framing::length_field(field))?, b"v1\x08hello");
 ///
-/// // The payload begins with a header of one byte, from which the rest is computed.
+/// // The payload begins with a one-byte header, which determines the length of the body.
 /// let is_hello = |header: &[u8]| Ok(if header == b"h" { 4 } else { 0 });
 /// assert_eq!(framed(Framing::header_body(Framing::fixed(1), is_hello))?, b"hello");
 /// # Ok::<(), FrameError>(())
@@ -73,14 +73,14 @@ pub(crate) enum Kind {
     Fixed(Fixed),
     Varint(Varint),
     Netstring(Netstring),
-    // Behind a pointer of their own, as a dispatch takes a copy of the kind with it.
+    // Kept behind an `Arc`, so that `Kind` is small: a dispatch clones it.
     Delimited(Arc<Delimited>),
     LengthField(Arc<Headed>),
     HeaderBody(Arc<HeaderBody>),
     Custom(Arc<dyn ErasedCodec>),
 }
 
-/// Evaluates an expression with the codec of a built-in kind, or another for a user's own.
+/// Evaluates `$builtin` with the codec of a built-in kind, or `$own` with a custom codec.
 macro_rules! with_builtin {
     ($kind:expr, $codec:ident => $builtin:expr, $custom:ident => $own:expr) => {
         match $kind {
@@ -100,22 +100,24 @@ macro_rules! with_builtin {
 pub(crate) use with_builtin;
 
 impl Framing {
-    /// The largest payload of a frame unless [`frame_len_max`](Framing::frame_len_max) says
-    /// otherwise: 1 MiB.
+    /// Default maximum payload of a frame, in bytes: 1 MiB.
+    /// [`frame_len_max`](Framing::frame_len_max) changes it.
     pub const FRAME_LEN_MAX: usize = 1 << 20;
 
     const LIMIT: Limit = Limit::of(Self::FRAME_LEN_MAX);
 
-    /// No framing: every read is handed on as it is, and says nothing about what the peer sent as
-    /// one message. The largest frame only bounds how much one call of `on_frame` is given.
+    /// Creates a framing without boundaries: the bytes of each read are delivered as one frame.
+    ///
+    /// A frame says nothing about the messages that the peer sent. The frame limit only bounds the
+    /// number of bytes that one call of `on_frame` gets.
     ///
     /// ```text
-    ///   h e l l o w o     r l d       sent as two messages, come in two reads
+    ///   h e l l o w o     r l d       two messages, received in two reads
     ///   |-----------|     |---|
     ///       frame         frame
     /// ```
     ///
-    /// Elsewhere: Erlang's `{packet, raw}`, tokio-util's `BytesCodec`.
+    /// Similar to Erlang's `{packet, raw}` and tokio-util's `BytesCodec`.
     #[must_use]
     pub fn raw() -> Self {
         Self::of(Kind::Raw(Raw {
@@ -123,7 +125,7 @@ impl Framing {
         }))
     }
 
-    /// Lines that end with `\n`. A `\r` before it is stripped.
+    /// Creates a framing for lines that end with `\n`. A `\r` before the `\n` is stripped.
     ///
     /// ```text
     ///   h e l l o \r \n w o r l d \n
@@ -131,80 +133,83 @@ impl Framing {
     ///     frame           frame
     /// ```
     ///
-    /// `send` ends the line with `\n`, and refuses a payload with a `\n` inside or a `\r` at its
-    /// end, as it would come out of the peer's decoder as something else. What stands after the
-    /// last `\n` when the peer ends is a line cut short: it is not delivered, but counted.
+    /// `send` appends `\n`. It rejects a payload that contains `\n` or ends with `\r`, because the
+    /// peer would decode something else. A partial line at the end of the stream is not delivered;
+    /// its bytes are counted in [`Closed::undecoded_bytes`](crate::Closed).
     ///
-    /// A line is bytes, whether they are UTF-8 or not. The largest frame counts it without its end:
-    /// without the `\r` too.
+    /// A line may contain any bytes; UTF-8 is not checked. The frame limit counts the line without
+    /// `\n` and without a stripped `\r`.
     ///
-    /// Elsewhere: Netty's `LineBasedFrameDecoder`; tokio-util's `LinesCodec`, whose limit counts
-    /// the `\r`, and which delivers a line cut short at the end; Erlang's `{packet, line}` and
-    /// asyncio's `readline`, which leave the end in the frame.
+    /// Similar to Netty's `LineBasedFrameDecoder`. Other libraries differ:
+    ///
+    /// * tokio-util's `LinesCodec`: its limit counts the `\r`, and it delivers a partial line at
+    ///   the end of the stream.
+    /// * Erlang's `{packet, line}` and asyncio's `readline`: the frame includes the line end.
     #[must_use]
     pub fn line() -> Self {
         Self::of(Kind::Line(Line::new(Self::LIMIT)))
     }
 
-    /// A length of one byte in front: frames of up to 255 bytes.
+    /// Creates a framing with a 1-byte length prefix, for frames of up to 255 bytes.
     ///
     /// ```text
     ///   05 h e l l o 00
     ///   || |-------| ||
-    ///   5    frame   0, and an empty frame
+    ///   5    frame   0: an empty frame
     /// ```
     ///
-    /// Elsewhere: Erlang's `{packet, 1}`, Twisted's `Int8StringReceiver`.
+    /// Similar to Erlang's `{packet, 1}` and Twisted's `Int8StringReceiver`.
     #[must_use]
     pub fn length_u8() -> Self {
         Self::length(1, Endian::Big)
     }
 
-    /// A length of two bytes in front, the highest first ("network order").
+    /// Creates a framing with a 2-byte big-endian length prefix (network byte order), for frames of
+    /// up to 65,535 bytes.
     ///
     /// ```text
     ///   00 05 h e l l o 00 00
     ///   |---| |-------| |---|
-    ///     5     frame     0, and an empty frame
+    ///     5     frame     0: an empty frame
     /// ```
     ///
-    /// Elsewhere: Erlang's `{packet, 2}`, Twisted's `Int16StringReceiver`, DNS over TCP (RFC 1035,
-    /// section 4.2.2).
+    /// Similar to Erlang's `{packet, 2}` and Twisted's `Int16StringReceiver`. DNS over TCP uses it
+    /// (RFC 1035, section 4.2.2).
     #[must_use]
     pub fn length_u16() -> Self {
         Self::length(2, Endian::Big)
     }
 
-    /// A length of three bytes in front, the highest first.
+    /// Creates a framing with a 3-byte big-endian length prefix.
     ///
     /// ```text
     ///   00 00 05 h e l l o 00 00 00
     ///   |------| |-------| |------|
-    ///      5       frame      0, and an empty frame
+    ///      5       frame      0: an empty frame
     /// ```
     ///
-    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(3)`.
+    /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(3)`.
     #[must_use]
     pub fn length_u24() -> Self {
         Self::length(3, Endian::Big)
     }
 
-    /// A length of four bytes in front, the highest first.
+    /// Creates a framing with a 4-byte big-endian length prefix.
     ///
     /// ```text
     ///   00 00 00 05 h e l l o 00 00 00 00
     ///   |---------| |-------| |---------|
-    ///        5        frame        0, and an empty frame
+    ///        5        frame        0: an empty frame
     /// ```
     ///
-    /// Elsewhere: Erlang's `{packet, 4}`, Twisted's `Int32StringReceiver`, tokio-util's
-    /// `LengthDelimitedCodec` as it is made without settings.
+    /// Similar to Erlang's `{packet, 4}`, Twisted's `Int32StringReceiver` and tokio-util's
+    /// `LengthDelimitedCodec` with its default settings.
     #[must_use]
     pub fn length_u32() -> Self {
         Self::length(4, Endian::Big)
     }
 
-    /// A length of eight bytes in front, the highest first.
+    /// Creates a framing with an 8-byte big-endian length prefix.
     ///
     /// ```text
     ///   00 00 00 00 00 00 00 05 h e l l o
@@ -212,58 +217,58 @@ impl Framing {
     ///              5              frame
     /// ```
     ///
-    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(8)`.
+    /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(8)`.
     #[must_use]
     pub fn length_u64() -> Self {
         Self::length(8, Endian::Big)
     }
 
-    /// A length of two bytes in front, the lowest first.
+    /// Creates a framing with a 2-byte little-endian length prefix.
     ///
     /// ```text
     ///   05 00 h e l l o 00 00
     ///   |---| |-------| |---|
-    ///     5     frame     0, and an empty frame
+    ///     5     frame     0: an empty frame
     /// ```
     ///
-    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(2)`
-    /// and `little_endian()`.
+    /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(2)` and
+    /// `little_endian()`.
     #[must_use]
     pub fn length_u16_le() -> Self {
         Self::length(2, Endian::Little)
     }
 
-    /// A length of three bytes in front, the lowest first.
+    /// Creates a framing with a 3-byte little-endian length prefix.
     ///
     /// ```text
     ///   05 00 00 h e l l o 00 00 00
     ///   |------| |-------| |------|
-    ///      5       frame      0, and an empty frame
+    ///      5       frame      0: an empty frame
     /// ```
     ///
-    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(3)`
-    /// and `little_endian()`.
+    /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(3)` and
+    /// `little_endian()`.
     #[must_use]
     pub fn length_u24_le() -> Self {
         Self::length(3, Endian::Little)
     }
 
-    /// A length of four bytes in front, the lowest first.
+    /// Creates a framing with a 4-byte little-endian length prefix.
     ///
     /// ```text
     ///   05 00 00 00 h e l l o 00 00 00 00
     ///   |---------| |-------| |---------|
-    ///        5        frame        0, and an empty frame
+    ///        5        frame        0: an empty frame
     /// ```
     ///
-    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(4)`
-    /// and `little_endian()`.
+    /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(4)` and
+    /// `little_endian()`.
     #[must_use]
     pub fn length_u32_le() -> Self {
         Self::length(4, Endian::Little)
     }
 
-    /// A length of eight bytes in front, the lowest first.
+    /// Creates a framing with an 8-byte little-endian length prefix.
     ///
     /// ```text
     ///   05 00 00 00 00 00 00 00 h e l l o
@@ -271,14 +276,15 @@ impl Framing {
     ///              5              frame
     /// ```
     ///
-    /// Elsewhere: tokio-util's `LengthDelimitedCodec` with `length_field_length(8)`
-    /// and `little_endian()`.
+    /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(8)` and
+    /// `little_endian()`.
     #[must_use]
     pub fn length_u64_le() -> Self {
         Self::length(8, Endian::Little)
     }
 
-    /// Frames that are all `len` bytes long; `send` refuses any other length.
+    /// Creates a framing for frames of exactly `len` bytes. `send` rejects a payload of any other
+    /// length.
     ///
     /// ```text
     ///   h e l l o w o r l d       with a length of 5
@@ -286,20 +292,20 @@ impl Framing {
     ///     frame     frame
     /// ```
     ///
-    /// Elsewhere: Netty's `FixedLengthFrameDecoder`, asyncio's `readexactly`.
+    /// Similar to Netty's `FixedLengthFrameDecoder` and asyncio's `readexactly`.
     ///
-    /// The size is the limit: [`frame_len_max`](Framing::frame_len_max) changes nothing.
+    /// [`frame_len_max`](Framing::frame_len_max) has no effect: `len` is the limit.
     ///
     /// # Panics
     ///
-    /// If `len` is zero.
+    /// Panics if `len` is zero.
     #[must_use]
     pub fn fixed(len: usize) -> Self {
-        assert!(len > 0, "a frame of no bytes would never end");
+        assert!(len > 0, "the length of a fixed frame must not be zero");
         Self::of(Kind::Fixed(Fixed { frame_len: len }))
     }
 
-    /// Frames that end with `delimiter`, which is not part of them.
+    /// Creates a framing for frames that end with `delimiter`, which is not part of the frame.
     ///
     /// ```text
     ///   h e l l o ; ; w o r l d ; ;       with the delimiter ";;"
@@ -307,24 +313,26 @@ impl Framing {
     ///     frame         frame
     /// ```
     ///
-    /// `send` refuses a payload that has the delimiter inside, or would have it together with the
-    /// delimiter behind it. What stands after the last delimiter when the peer ends is a frame cut
-    /// short: it is not delivered, but counted.
+    /// `send` rejects a payload that contains the delimiter, or that completes one together with
+    /// the delimiter that follows it. A partial frame at the end of the stream is not delivered;
+    /// its bytes are counted in [`Closed::undecoded_bytes`](crate::Closed).
     ///
-    /// Elsewhere: Netty's `DelimiterBasedFrameDecoder`, Twisted's `LineOnlyReceiver` with a
-    /// `delimiter`, asyncio's `readuntil`, which leaves the delimiter in the frame.
+    /// Similar to Netty's `DelimiterBasedFrameDecoder` and Twisted's `LineOnlyReceiver` with a
+    /// `delimiter`. Asyncio's `readuntil` includes the delimiter in the frame.
     ///
     /// # Panics
     ///
-    /// If the delimiter is empty.
+    /// Panics if `delimiter` is empty.
     #[must_use]
     pub fn delimiter(delimiter: &[u8]) -> Self {
         Self::delimiters(&[delimiter])
     }
 
-    /// Frames that end with any of `delimiters`: with the one that begins first, and of those that
-    /// begin together with the longest. So while a longer one may still come, a shorter one that
-    /// begins it is waited with; at the end of the stream it counts.
+    /// Creates a framing for frames that end with any of `delimiters`.
+    ///
+    /// The delimiter that begins first ends the frame; of several that begin at one position, the
+    /// longest. If a longer delimiter may still be completed, the decoder waits for more bytes. At
+    /// the end of the stream, the shorter one ends the frame.
     ///
     /// ```text
     ///   o n e ; t w o ; ; ; t h r e e |       with the delimiters ";", ";;;" and "|"
@@ -332,18 +340,20 @@ impl Framing {
     ///   frame   frame         frame
     /// ```
     ///
-    /// `send` ends frames with the first of them that begins no longer one, and refuses a payload
-    /// that might end earlier: with a delimiter inside, or with the beginning of one that goes on
-    /// in the ending, or through the ending in the next frame. The rest is as for
+    /// `send` appends the first delimiter that is not a prefix of another. It rejects a payload
+    /// whose frame might end earlier. Such a payload contains a delimiter, or the beginning of one
+    /// that the appended delimiter or the next frame may complete.
+    ///
+    /// A partial frame at the end of the stream is not delivered, as with
     /// [`delimiter`](Framing::delimiter).
     ///
-    /// Elsewhere: Netty's `DelimiterBasedFrameDecoder` with several, of which the one first in its
-    /// list wins where they begin together; tokio-util's `AnyDelimiterCodec`, for delimiters of one
-    /// byte.
+    /// Similar to Netty's `DelimiterBasedFrameDecoder` with several delimiters. If several begin at
+    /// one position, Netty uses the first in its list. For one-byte delimiters, similar to
+    /// tokio-util's `AnyDelimiterCodec`.
     ///
     /// # Panics
     ///
-    /// If there is none, or one is empty.
+    /// Panics if `delimiters` is empty or contains an empty delimiter.
     ///
     /// # Examples
     ///
@@ -365,8 +375,11 @@ impl Framing {
         })
     }
 
-    /// A length of variable width in front: seven bits to a byte, the lowest first, each byte but
-    /// the last with its highest bit set (LEB128; protobuf's delimited streams).
+    /// Creates a framing with a length prefix of variable width: LEB128, as in protobuf's delimited
+    /// streams.
+    ///
+    /// Each byte holds seven bits of the length, the lowest first. The highest bit is set in every
+    /// byte except the last.
     ///
     /// ```text
     ///   05 h e l l o AC 02 . . 300 bytes . .
@@ -374,10 +387,10 @@ impl Framing {
     ///   5    frame    300        frame
     /// ```
     ///
-    /// A length that is not written in its shortest form is malformed, which other decoders let
-    /// through; so is one of more than 64 bits.
+    /// A length is malformed if it has more than 64 bits or does not have its shortest form. Other
+    /// decoders accept longer forms; [`varint_lax`](Framing::varint_lax) does too.
     ///
-    /// Elsewhere: protobuf's `writeDelimitedTo`, prost's `encode_length_delimited`, Netty's
+    /// Similar to protobuf's `writeDelimitedTo`, prost's `encode_length_delimited` and Netty's
     /// `ProtobufVarint32FrameDecoder`.
     #[must_use]
     pub fn varint() -> Self {
@@ -387,8 +400,8 @@ impl Framing {
         }))
     }
 
-    /// As [`varint`](Framing::varint), but a length may be written in any form of up to ten bytes,
-    /// as other decoders take it. What is sent is in the shortest form.
+    /// Creates a [`varint`](Framing::varint) framing that accepts a length in any form of up to ten
+    /// bytes, as other decoders do. `send` writes the shortest form.
     ///
     /// ```text
     ///   85 80 00 h e l l o
@@ -403,25 +416,28 @@ impl Framing {
         }))
     }
 
-    /// Netstrings: a length in decimal digits, `:`, the payload, `,`.
+    /// Creates a framing for netstrings: a length in decimal digits, `:`, the payload and `,`.
     ///
     /// ```text
     ///   5 : h e l l o , 0 : ,
     ///   |-| |-------|   |-|
-    ///    5    frame      0, and an empty frame
+    ///    5    frame      0: an empty frame
     /// ```
     ///
-    /// Leading zeros are malformed. A length is too long as soon as its digits so far are over the
-    /// largest frame.
+    /// A length with a leading zero is malformed. A frame is too long as soon as the digits
+    /// received so far exceed the frame limit.
     ///
-    /// Elsewhere: Twisted's `NetstringReceiver`, SCGI; <https://cr.yp.to/proto/netstrings.txt>.
+    /// Specified in <https://cr.yp.to/proto/netstrings.txt>. Similar to Twisted's
+    /// `NetstringReceiver`; SCGI uses netstrings.
     #[must_use]
     pub fn netstring() -> Self {
         Self::of(Kind::Netstring(Netstring { limit: Self::LIMIT }))
     }
 
-    /// A header with a length in it: at an offset, counting more or less than what follows, of any
-    /// width from 1 to 8 bytes.
+    /// Creates a framing with a length field inside a header.
+    ///
+    /// The field is 1 to 8 bytes wide and may have any offset. Its value may count more or fewer
+    /// bytes than those that follow it.
     ///
     /// ```text
     ///   v 1 08 h e l l o       LengthField::new(1).leading(b"v1").adjustment(-3)
@@ -429,23 +445,25 @@ impl Framing {
     ///       8    frame
     /// ```
     ///
-    /// [`LengthField`] tells the rest, and how the settings of Netty's
-    /// `LengthFieldBasedFrameDecoder` and tokio-util's `LengthDelimitedCodec` are written here.
+    /// [`LengthField`] documents the settings. It also lists the equivalents of Netty's
+    /// `LengthFieldBasedFrameDecoder` and tokio-util's `LengthDelimitedCodec`.
     ///
-    /// The largest frame counts what is delivered, whatever the field counts. A length of less than
-    /// the adjustment takes off is malformed, also where the header is kept: no frame ends within
-    /// its header.
+    /// The frame limit counts the delivered bytes, regardless of the bytes that the field counts. A
+    /// length is malformed if the frame would end inside its header, even if the header is kept.
     #[must_use]
     pub fn length_field(header: LengthField) -> Self {
         let (field, limit) = (header, Self::LIMIT);
         Self::of(Kind::LengthField(Arc::new(Headed { field, limit })))
     }
 
-    /// A header, framed by `header`, from which `body_len` computes how many bytes follow it.
+    /// Creates a framing for frames that consist of a header and a body.
     ///
-    /// With a header of a [fixed](Framing::fixed) size it is the classic cure: a struct in front of
-    /// the payload that it describes. With a [line](Framing::line) or a
-    /// [delimiter](Framing::delimiter) it is what protocols in text do.
+    /// `header` is the framing of the header. `body_len` computes the number of body bytes from the
+    /// header's payload.
+    ///
+    /// A [fixed](Framing::fixed) header is a struct that describes the body after it. A header that
+    /// is a [line](Framing::line) or ends with a [delimiter](Framing::delimiter) suits text
+    /// protocols.
     ///
     /// ```text
     ///   | type | count |  record  |  record  | type | count | ...
@@ -459,36 +477,38 @@ impl Framing {
     ///                frame                             Framing::line()
     /// ```
     ///
-    /// `body_len` is shown the payload of the header. The frame is header and body, with all that
-    /// frames the header; the largest frame counts all of it. `send` refuses a payload whose header
-    /// tells another length than it has. A header that is itself over its largest frame, or that
-    /// of the whole, closes the connection also where frames are skipped, as it cannot be known how
-    /// long its frame is.
+    /// The delivered frame is header and body, including the bytes of the header's own framing. The
+    /// frame limit counts all of them. `send` rejects a payload whose length differs from the
+    /// length in its header.
     ///
-    /// Elsewhere: Swoole's `package_length_func`.
+    /// A header that exceeds its own limit, or the limit of the whole frame, closes the connection.
+    /// This is so even with [`skip_too_long`](Framing::skip_too_long), because the length of the
+    /// frame is unknown.
+    ///
+    /// Similar to Swoole's `package_length_func`.
     ///
     /// # Panics
     ///
-    /// If the header's framing is [`raw`](Framing::raw), which has no end, a
-    /// [`custom`](Framing::custom) one, or has a header and a body itself.
+    /// Panics if `header` is [`raw`](Framing::raw), which has no end, [`custom`](Framing::custom),
+    /// or itself a framing with header and body.
     ///
     /// # Examples
     ///
     /// ```
     /// use unstick::{FrameError, Framing};
     ///
-    /// // A type, and a count of records whose size depends on it.
+    /// // A header with a type and a record count. The type determines the record size.
     /// let framing = Framing::header_body(Framing::fixed(3), |header| {
     ///     let count = u64::from(u16::from_be_bytes([header[1], header[2]]));
     ///     match header[0] {
     ///         b'p' => Ok(8 * count),
     ///         b'q' => Ok(24 * count),
-    ///         _ => Err(FrameError::Malformed("no such type of record")),
+    ///         _ => Err(FrameError::Malformed("unknown record type")),
     ///     }
     /// });
     /// # assert_eq!(framing.to_string(), "header-body");
     ///
-    /// // A line that ends with the number of bytes behind it.
+    /// // A header line that ends with the length of the body.
     /// let framing = Framing::header_body(Framing::line().frame_len_max(200), |line| {
     ///     let number = line.rsplit(|&byte| byte == b' ').next();
     ///     let number = number.and_then(|digits| str::from_utf8(digits).ok()?.parse().ok());
@@ -509,12 +529,13 @@ impl Framing {
         Self::of(Kind::HeaderBody(Arc::new(codec)))
     }
 
-    /// A codec of your own: see [`Codec`]. Its limits are its own too.
+    /// Creates a framing from a custom [`Codec`], which has its own limits.
     ///
-    /// Elsewhere: tokio-util's `Decoder` and `Encoder`, Netty's `ByteToMessageDecoder`, Go's
+    /// Similar to tokio-util's `Decoder` and `Encoder`, Netty's `ByteToMessageDecoder` and Go's
     /// `bufio.SplitFunc`.
     ///
-    /// Each connection pays for its state with one allocation, which the built-in framings do not.
+    /// Each connection makes one allocation for the state of its codec. Built-in framings make
+    /// none.
     #[must_use]
     pub fn custom<C>(codec: C) -> Self
     where
@@ -524,14 +545,18 @@ impl Framing {
         Self::of(Kind::Custom(Arc::new(codec)))
     }
 
-    /// Sets the largest payload of a frame, in bytes, for decoding and for encoding.
+    /// Sets the maximum payload of a frame, in bytes, for decoding and for encoding.
     ///
-    /// A longer frame from the peer closes the connection with [`FrameError::TooLong`] as soon as
-    /// its header is there, or that many bytes without a delimiter, unless such frames are
-    /// [skipped](Framing::skip_too_long); a longer payload is refused by `send`. Zero allows empty
-    /// frames only. For [`raw`](Framing::raw) it bounds what is delivered at once, zero counts as
-    /// one, and `send` takes any payload. [`fixed`](Framing::fixed) frames and a
-    /// [`custom`](Framing::custom) codec are left as they are.
+    /// A longer frame from the peer closes the connection with [`FrameError::TooLong`], unless such
+    /// frames are [skipped](Framing::skip_too_long). The connection closes as soon as the header is
+    /// received, or as soon as more than `bytes` bytes are received without a delimiter. `send`
+    /// rejects a longer payload. Zero allows empty frames only.
+    ///
+    /// Some framings differ:
+    ///
+    /// * [`raw`](Framing::raw): the limit bounds the bytes that are delivered at once. Zero counts
+    ///   as one, and `send` accepts any payload.
+    /// * [`fixed`](Framing::fixed) and [`custom`](Framing::custom): this method has no effect.
     #[must_use]
     pub fn frame_len_max(self, bytes: usize) -> Self {
         let mut kind = Arc::unwrap_or_clone(self.0);
@@ -542,27 +567,30 @@ impl Framing {
         Self::of(kind)
     }
 
-    /// Skips frames that are too long, and goes on in step with the next; by default they end the
-    /// stream.
+    /// Skips frames that exceed the limit, and continues with the next frame. By default such a
+    /// frame ends the stream.
     ///
     /// ```text
     ///   00 02 o k FF FF . . 65,535 bytes . . 00 03 y e s
     ///         |-| |------------------------|       |---|
-    ///        frame    skipped, and told            frame
+    ///        frame    skipped, reported            frame
     /// ```
     ///
-    /// Exactly that frame is skipped, whatever its length, and none of it is kept: by its count,
-    /// or up to its delimiter. [`on_skipped`](crate::Handler::on_skipped) tells of it, in its order
-    /// among the frames, as soon as its length is known: where a header tells it, before its bytes
-    /// have come. It counts as a frame for the budget and for
+    /// Exactly that frame is skipped, whatever its length: by its number of bytes, or up to its
+    /// delimiter. None of its bytes is stored.
+    ///
+    /// The callback [`on_skipped`](crate::Handler::on_skipped) reports the frame as soon as its
+    /// length is known, in order with the delivered frames. If a header contains the length, that
+    /// is before the payload arrives. A skipped frame counts as a frame for the budget and for
     /// [`Config::frame_deadline`](crate::Config::frame_deadline).
     ///
-    /// What is malformed ends the stream still, as nobody knows where the next frame begins: a
-    /// length of more than 64 bits, for example, or a header that is itself too long. The comma
-    /// behind a [`netstring`](Framing::netstring) that is skipped is not compared.
+    /// Malformed input still ends the stream, because the start of the next frame is unknown.
+    /// Examples are a length of more than 64 bits and a header that is itself too long. The comma
+    /// after a skipped [`netstring`](Framing::netstring) is not checked.
     ///
-    /// [`raw`](Framing::raw) and [`fixed`](Framing::fixed) have no frames that are too long, and a
-    /// [`custom`](Framing::custom) codec has a rule of its own: all three are left as they are.
+    /// This method has no effect on [`raw`](Framing::raw) and [`fixed`](Framing::fixed), which have
+    /// no frames that are too long. It has none on [`custom`](Framing::custom) either, because the
+    /// codec has its own rules.
     ///
     /// # Examples
     ///
@@ -598,7 +626,7 @@ impl Framing {
         Self(Arc::new(kind))
     }
 
-    /// Whether it is a clone of the other.
+    /// True if both are clones of one framing.
     #[inline]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -609,7 +637,7 @@ impl Framing {
         &self.0
     }
 
-    /// Appends `payload` as one frame, or nothing.
+    /// Appends `payload` as one frame. After an error nothing is appended.
     #[inline]
     pub(crate) fn encode(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
         match self.kind() {
@@ -618,8 +646,8 @@ impl Framing {
         }
     }
 
-    /// All payloads that are shorter become frames by a [length](Length::u32_of) of four bytes in
-    /// front, and come out of such frames: none, where this is another framing.
+    /// Returns the exclusive upper bound of the payload lengths that this framing encodes with a
+    /// [4-byte big-endian prefix](Length::u32_of). Zero for every other framing.
     pub(crate) fn u32_len_end(&self) -> usize {
         match self.kind() {
             Kind::Length(length) if length.is_u32() => length.payload_len_max().saturating_add(1),
@@ -627,8 +655,10 @@ impl Framing {
         }
     }
 
-    /// Appends what stands around `payload` in its frame, and answers where in `buf` it would stand
-    /// itself; `None` where the framing has to have it in the frame, and nothing is appended.
+    /// Appends the header and trailer of `payload`, but not the payload. Returns the position in
+    /// `buf` at which the payload belongs.
+    ///
+    /// Returns `None` and appends nothing if the codec needs the payload in the buffer.
     pub(crate) fn encode_around(
         &self,
         payload: &[u8],
@@ -644,7 +674,7 @@ impl Framing {
             Kind::Varint(codec) => codec.encode(payload, &mut out),
             Kind::Netstring(codec) => codec.encode(payload, &mut out),
             Kind::HeaderBody(codec) => codec.encode(payload, &mut out),
-            // They look at the frame that they made.
+            // These codecs read the whole frame after writing it.
             Kind::Delimited(_) | Kind::LengthField(_) | Kind::Custom(_) => return Ok(None),
         };
         let place = out.suppressed.and_then(|(_, place)| place);
@@ -656,8 +686,8 @@ impl Framing {
 }
 
 impl Kind {
-    /// Whether the head of a frame ends within its header. Where a frame has no header, and where
-    /// only a user's codec could tell: no.
+    /// True if the partial frame `head` ends inside its header. Always false for a framing without
+    /// a header and for a custom codec.
     pub(crate) fn is_header_cut(&self, head: &[u8]) -> bool {
         match self {
             Self::Length(codec) => head.len() < usize::from(codec.width()),
@@ -670,7 +700,7 @@ impl Kind {
         }
     }
 
-    /// Changes the limit, where there is one that is changed like others.
+    /// Applies `change` to the frame limit. Does nothing for raw, fixed and custom framings.
     pub(super) fn change_limit(&mut self, change: &mut dyn FnMut(&mut Limit)) {
         match self {
             Self::Length(length) => {
@@ -713,7 +743,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_cut_until_its_last_byte_is_there() {
+    fn header_is_cut_until_its_last_byte_is_received() {
         let field = LengthField::new(2).leading(b"?").following(b"!");
         let body_len = |_: &[u8]| Ok(9);
         let framings = [
@@ -738,7 +768,7 @@ mod tests {
     }
 
     #[test]
-    fn a_framing_in_an_entry_is_one_pointer() {
+    fn framing_is_one_pointer_wide() {
         assert_eq!(size_of::<Framing>(), size_of::<usize>());
     }
 }

@@ -1,5 +1,5 @@
-//! Header and body: a header that is framed itself, from which the program computes how long the
-//! body is.
+//! Header and body: the header has its own framing, and the program computes the length of the body
+//! from it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,38 +7,38 @@ use std::sync::Arc;
 use super::{BuiltinCodec, Codec, Kind, Limit, Out, ScanState, Step, with_builtin};
 use crate::error::FrameError;
 
-/// Computes the length of the body from the header.
+/// Function that returns the length of the body, computed from the header's payload.
 pub(crate) type BodyLen = dyn Fn(&[u8]) -> Result<u64, FrameError> + Send + Sync;
 
-/// See [`Framing::header_body`](super::Framing::header_body).
+/// Codec of [`Framing::header_body`](super::Framing::header_body).
 #[derive(Clone)]
 pub(crate) struct HeaderBody {
-    /// One that does not skip, and is not raw, custom or of this kind. Its limit is its own or that
-    /// of the whole frame, the smaller one.
+    /// Codec of the header: not raw, custom or header-body, and never skipping. Its limit is
+    /// `header_len_max` or the frame limit, whichever is smaller.
     header: Kind,
-    /// The largest payload of a header that was asked for.
+    /// Maximum payload of the header that was configured, in bytes.
     header_len_max: usize,
     body_len: Arc<BodyLen>,
     limit: Limit,
 }
 
-/// What the front of a frame says of it.
+/// Result of decoding the header.
 enum Front {
-    /// The header's payload ends at `header_end`; header and body have `len` bytes together, or
-    /// more than can be counted.
+    /// Complete header, whose payload ends at `header_end`. Header and body have `len` bytes
+    /// together; `None` if that exceeds `u64`.
     Header { header_end: usize, len: Option<u64> },
-    /// The header needs that many bytes.
+    /// Partial header, which needs at least this many bytes.
     Cut(usize),
 }
 
 impl HeaderBody {
     /// # Panics
     ///
-    /// If nothing ends the header, or that needs a state of its own.
+    /// Panics if `header` is raw, custom or header-body.
     pub(crate) fn new(mut header: Kind, body_len: Arc<BodyLen>, limit: Limit) -> Self {
         assert!(
             !matches!(header, Kind::Raw(_) | Kind::Custom(_) | Kind::HeaderBody(_)),
-            "a header must have a framing that ends it"
+            "the header of a header-body framing cannot be raw, custom or header-body"
         );
         let mut header_len_max = usize::MAX;
         header.change_limit(&mut |limit| header_len_max = limit.len);
@@ -59,7 +59,7 @@ impl HeaderBody {
             .change_limit(&mut |limit| *limit = Limit::of(header_len_max));
     }
 
-    /// Whether the header is not whole yet.
+    /// True if `head` ends within the header.
     pub(super) fn is_header_cut(&self, head: &[u8]) -> bool {
         let scanned = &mut ScanState::default();
         let step = with_builtin!(
@@ -80,7 +80,7 @@ impl HeaderBody {
             false => codec.decode(scanned, bytes),
             true => codec.finish(scanned, bytes),
         }, _custom => {
-            Err(FrameError::Contract("a header with a codec of its own"))
+            Err(FrameError::Contract("the header has a custom codec"))
         })?;
         match step {
             Step::Frame { frame, consumed } => {
@@ -90,7 +90,9 @@ impl HeaderBody {
                 Ok(Front::Header { header_end, len })
             }
             Step::Need(need) => Ok(Front::Cut(need)),
-            _ => Err(FrameError::Contract("a header that is skipped")),
+            _ => Err(FrameError::Contract(
+                "the codec of the header skipped bytes",
+            )),
         }
     }
 
@@ -112,7 +114,7 @@ impl HeaderBody {
             }
         };
         if bytes.len() < end {
-            // Decoder again, the header's end is found at once.
+            // Lets the next call find the end of the header at once.
             scanned.to = header_end;
             return Ok(Step::Need(end));
         }
@@ -132,7 +134,7 @@ impl Codec for HeaderBody {
         self.look(scanned, bytes, false)
     }
 
-    /// A header may end with the stream only, and a body of no bytes with it.
+    /// Accepts a header that only the end of the stream completes, if its body is empty.
     fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
         self.look(scanned, rest, true)
     }
@@ -161,7 +163,9 @@ impl HeaderBody {
                 let len = len.unwrap_or(u64::MAX);
                 Err(FrameError::too_long(len, self.limit.len))
             }
-            Front::Header { .. } => Err(FrameError::Unencodable("its header tells another length")),
+            Front::Header { .. } => Err(FrameError::Unencodable(
+                "its length differs from the length in its header",
+            )),
             Front::Cut(_) => Err(FrameError::Unencodable("it is shorter than its header")),
         }
     }
@@ -185,18 +189,18 @@ mod tests {
     use crate::codec::line::Line;
     use crate::memory::Buf;
 
-    /// A struct of a type and a count of records of six bytes each.
+    /// Codec with a two-byte header: a type, and a count of six-byte records.
     fn records() -> HeaderBody {
         let body_len = |header: &[u8]| match header[0] {
             1 => Ok(6 * u64::from(header[1])),
-            _ => Err(FrameError::Malformed("no such type")),
+            _ => Err(FrameError::Malformed("unknown type")),
         };
         let header = Kind::Fixed(Fixed { frame_len: 2 });
         HeaderBody::new(header, Arc::new(body_len), Limit::of(600))
     }
 
     #[test]
-    fn the_header_tells_the_body_and_both_are_delivered() {
+    fn header_gives_the_body_length_and_both_are_delivered() {
         let decode = |bytes: &[u8]| records().decode(&mut ScanState::default(), bytes);
         assert_eq!(decode(b"\x01").ok(), Some(Step::Need(2)));
         assert_eq!(decode(b"\x01\x02").ok(), Some(Step::Need(14)));
@@ -217,9 +221,9 @@ mod tests {
         ));
     }
 
-    /// `;` ends a header at the end of the stream only: before, `;;` may come.
+    /// The delimiters are `;` and `;;`. A single `;` ends the header only at the end of the stream.
     #[test]
-    fn a_header_that_only_the_end_of_the_stream_ends_is_whole_there() {
+    fn header_completed_by_end_of_stream_is_accepted() {
         let body_len = |header: &[u8]| Ok(header.len() as u64 - 1);
         let header = Kind::Delimited(Arc::new(Delimited::new(&[b";", b";;"], Limit::of(9))));
         let codec = HeaderBody::new(header, Arc::new(body_len), Limit::of(5));
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn no_byte_of_a_header_is_searched_again_while_its_body_comes() {
+    fn header_is_not_searched_again_while_its_body_arrives() {
         let header = Kind::Line(Line::new(Limit::of(100)));
         let codec = HeaderBody::new(header, Arc::new(|_: &[u8]| Ok(2)), Limit::of(200));
         let (mut scanned, bytes) = (ScanState::default(), [&[b'h'; 80][..], b"\n12"].concat());
@@ -254,11 +258,15 @@ mod tests {
         }
         let step = codec.decode(&mut scanned, &bytes).expect("no fault");
         assert!(matches!(step, Step::Frame { consumed: 83, .. }), "{step:?}");
-        assert_eq!(SCANNED_BYTES.get(), 81 + 2, "its end is looked at anew");
+        assert_eq!(
+            SCANNED_BYTES.get(),
+            81 + 2,
+            "only the last byte of the header is searched again"
+        );
     }
 
     #[test]
-    fn a_header_that_is_too_long_is_an_error_also_where_it_was_to_be_skipped() {
+    fn header_over_the_limit_is_an_error_even_when_skipping() {
         let (len, skips) = (3, true);
         let limit = Limit { len, skips };
         let header = Kind::Line(Line::new(limit));
@@ -274,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_whose_header_tells_another_length_is_refused() {
+    fn payload_that_contradicts_its_header_is_unencodable() {
         let encode = |payload: &[u8]| {
             let mut buf = Buf::default();
             records()
@@ -283,7 +291,7 @@ mod tests {
         };
         assert_eq!(encode(b"\x01\x01abcdef").ok(), Some(8));
         for payload in [&b"\x01"[..], b"\x01\x01abcde", b"\x01\x00a", b"\x07\x00"] {
-            encode(payload).expect_err("refused");
+            encode(payload).expect_err("the length differs");
         }
         let error = encode(b"\x01\x64").expect_err("it would be too long");
         assert!(
@@ -293,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_length_at_the_end_of_its_range_does_not_overflow() {
+    fn body_length_of_u64_max_does_not_overflow() {
         let body_len = |_: &[u8]| Ok(u64::MAX);
         let header = Kind::Fixed(Fixed { frame_len: 1 });
         let codec = HeaderBody::new(header, Arc::new(body_len), Limit::of(usize::MAX));
@@ -305,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_ends_beyond_what_can_be_counted_is_too_long_for_any_limit() {
+    fn frame_end_beyond_u64_is_too_long_for_any_limit() {
         let header = Kind::Fixed(Fixed { frame_len: 1 });
         let body_len = Arc::new(|_: &[u8]| Ok(u64::MAX));
         let codec = HeaderBody::new(header, body_len, Limit::of(usize::MAX));

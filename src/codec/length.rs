@@ -1,24 +1,25 @@
-//! Length prefix: a fixed number of bytes tells how many follow.
+//! Length prefix: a field of fixed width holds the number of payload bytes.
 
 use super::{BuiltinCodec, Codec, Decoder, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
 use crate::memory::Buf;
 
-/// The order of a length field's bytes.
+/// Byte order of a length field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endian {
     Big,
     Little,
 }
 
-/// See [`Framing::length_u32`](super::Framing::length_u32).
+/// Codec of [`Framing::length_u32`](super::Framing::length_u32) and of the other length prefixes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Length {
-    /// Bytes of the length field: 1, 2, 3, 4 or 8.
+    /// Width of the length field in bytes: 1, 2, 3, 4 or 8.
     width: u8,
     endian: Endian,
     pub(crate) limit: Limit,
-    /// The longest payload to encode: the limit, or less where the field holds less.
+    /// Maximum payload to encode, in bytes: the frame limit, or the field's largest value if that
+    /// is smaller.
     payload_len_max: usize,
 }
 
@@ -47,13 +48,14 @@ impl Length {
         self.endian
     }
 
-    /// Whether it is a `u32` in the order of the network, as most are.
+    /// True for a 4-byte big-endian field, the usual one.
     #[inline(always)]
     pub(crate) fn is_u32(&self) -> bool {
         self.width == 4 && self.endian == Endian::Big
     }
 
-    /// The payload, where it [is](Length::is_u32) and one frame is all there is, however long.
+    /// Returns the payload if `bytes` is exactly one frame with a [4-byte big-endian
+    /// length](Length::is_u32). The frame limit is not checked.
     #[inline(always)]
     pub(crate) fn only_u32(bytes: &[u8]) -> Option<&[u8]> {
         let (field, payload) = bytes.split_first_chunk()?;
@@ -61,10 +63,10 @@ impl Length {
         (len == payload.len() as u64).then_some(payload)
     }
 
-    /// The length in the field at the front, or `None` while the field is cut.
+    /// Returns the value of the length field at the front, or `None` if the field is incomplete.
     #[inline(always)]
     fn read_field(&self, bytes: &[u8]) -> Option<u64> {
-        // The usual width is read at once.
+        // Fast path for the usual width.
         if self.width == 4 {
             let field = *bytes.first_chunk()?;
             return Some(u64::from(match self.endian {
@@ -85,7 +87,7 @@ impl Length {
         })
     }
 
-    /// Appends `payload` as one frame, or nothing.
+    /// Appends `payload` as one frame. After an error nothing is appended.
     #[inline]
     pub(crate) fn encode_to(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
         if payload.len() > self.payload_len_max {
@@ -100,12 +102,13 @@ impl Length {
         Ok(())
     }
 
-    /// The longest payload that can be encoded.
+    /// Returns the maximum payload that can be encoded, in bytes.
     pub(crate) fn payload_len_max(self) -> usize {
         self.payload_len_max
     }
 
-    /// What stands in front of a payload that is not too long, where it [is](Length::is_u32).
+    /// Returns the header of a payload for a [4-byte big-endian length](Length::is_u32). The
+    /// payload must not exceed the limit.
     #[inline(always)]
     pub(crate) fn u32_of(payload: &[u8]) -> [u8; 4] {
         let [.., a, b, c, d] = (payload.len() as u64).to_be_bytes();
@@ -123,8 +126,8 @@ impl Length {
     }
 }
 
-/// A [`Length`] that [is a `u32`](Length::is_u32): what is known when this is compiled is not
-/// checked for each frame.
+/// [`Length`] with a [4-byte big-endian field](Length::is_u32). Width and byte order are known at
+/// compile time, so they are not checked for each frame.
 pub(crate) struct LengthU32(pub(crate) Limit);
 
 impl Decoder for LengthU32 {
@@ -139,10 +142,10 @@ impl Decoder for LengthU32 {
     }
 }
 
-/// What a header that tells of `len` bytes comes to.
+/// Returns the step for a frame with a header of `header` bytes and a payload of `len` bytes.
 #[inline(always)]
 fn step(limit: Limit, header: usize, len: u64, bytes: &[u8]) -> Result<Step, FrameError> {
-    // Checked as u64, before the length is trusted with anything.
+    // Checked as u64 before any use, because the peer chose the length.
     let end = match usize::try_from(len) {
         Ok(len) if len <= limit.len => len.checked_add(header),
         _ => None,
@@ -226,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn length_arithmetic_holds_at_every_edge() {
+    fn length_prefix_is_checked_at_every_edge() {
         let edges = [
             0,
             1,
@@ -266,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_header_asks_for_the_whole_header() {
+    fn partial_length_prefix_needs_all_of_its_bytes() {
         for codec in all() {
             let header = header(codec, 200);
             for cut in 0..header.len() {
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_does_not_fit_the_field_or_the_limit_is_refused() {
+    fn payload_over_the_field_or_the_limit_is_too_long() {
         for codec in all() {
             let limit = field_max(codec).min(1 << 20);
             let payload = vec![0; usize::try_from(limit + 1).unwrap()];
@@ -294,7 +297,7 @@ mod tests {
                 .expect("the largest fits");
             let step = codec
                 .decode(&mut ScanState::default(), buf.bytes())
-                .expect("and comes back");
+                .expect("the frame decodes");
             let width = usize::from(codec.width);
             let end = buf.len();
             assert_eq!(

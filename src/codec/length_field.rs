@@ -1,9 +1,9 @@
-//! A length field anywhere in a header, counting what the protocol says it counts.
+//! Length field inside a header: any offset, and a configurable meaning of its value.
 
 use super::{BuiltinCodec, Codec, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
 
-/// Describes a header with a length in it, for
+/// Description of a header that contains a length field, for
 /// [`Framing::length_field`](super::Framing::length_field).
 ///
 /// ```text
@@ -12,25 +12,25 @@ use crate::error::FrameError;
 ///   `-------- stripped -----------'---- delivered as frame ---'
 /// ```
 ///
-/// What comes behind the field is as long as the field says, plus the adjustment. The frame that is
-/// delivered is all of it without its header, or without as many bytes as
-/// [`strip`](LengthField::strip) says.
+/// The number of bytes after the field is its value plus the adjustment. The delivered frame is
+/// everything except the header, or except the number of bytes set by
+/// [`strip`](LengthField::strip).
 ///
-/// # The same in other libraries
+/// # Equivalents in other libraries
 ///
-/// | there | here |
+/// | other library | unstick |
 /// |---|---|
-/// | Netty `LengthFieldBasedFrameDecoder(max, lengthFieldOffset, lengthFieldLength, lengthAdjustment, initialBytesToStrip)` | `LengthField::new(lengthFieldLength).leading(&[0; lengthFieldOffset]).adjustment(lengthAdjustment).strip(initialBytesToStrip)`; `max` counts the stripped bytes too |
+/// | Netty `LengthFieldBasedFrameDecoder(max, lengthFieldOffset, lengthFieldLength, lengthAdjustment, initialBytesToStrip)` | `LengthField::new(lengthFieldLength).leading(&[0; lengthFieldOffset]).adjustment(lengthAdjustment).strip(initialBytesToStrip)`; Netty's `max` counts the stripped bytes too |
 /// | Netty `failFast = false` | [`skip_too_long`](super::Framing::skip_too_long) |
 /// | tokio-util `LengthDelimitedCodec::builder()` with `length_field_offset(o)`, `length_field_length(w)`, `length_adjustment(a)` | `LengthField::new(w).leading(&[0; o]).adjustment(a)` |
-/// | the same with `num_skip(s)` | with `.strip(s)`, and an adjustment of `a + s - (o + w)`: there the length counts from behind the skipped bytes |
+/// | tokio-util with `num_skip(s)` in addition | `.strip(s)` in addition, and an adjustment of `a + s - (o + w)`: tokio-util's length counts from the end of the skipped bytes |
 /// | Erlang `{packet, 1}`, `{packet, 2}`, `{packet, 4}` | [`length_u8`](super::Framing::length_u8), [`length_u16`](super::Framing::length_u16), [`length_u32`](super::Framing::length_u32) |
-/// | Twisted `Int8StringReceiver`, `Int16StringReceiver`, `Int32StringReceiver` | the same three |
+/// | Twisted `Int8StringReceiver`, `Int16StringReceiver`, `Int32StringReceiver` | [`length_u8`](super::Framing::length_u8), [`length_u16`](super::Framing::length_u16), [`length_u32`](super::Framing::length_u32) |
 /// | protobuf `writeDelimitedTo`, Netty `ProtobufVarint32FrameDecoder` | [`varint`](super::Framing::varint) |
 ///
 /// # Examples
 ///
-/// Two bytes of magic, then three bytes of length, lowest first, that count the whole frame:
+/// Two magic bytes, then a 3-byte little-endian length that counts the whole frame:
 ///
 /// ```text
 ///   CA FE 0A 00 00 h e l l o
@@ -47,8 +47,8 @@ use crate::error::FrameError;
 /// # Ok::<(), unstick::FrameError>(())
 /// ```
 ///
-/// A length, a type and four bytes of flags behind it, all of it delivered, and the length counting
-/// only what follows the flags:
+/// A 2-byte length, a type byte and four bytes of flags. The length counts only the bytes after the
+/// flags, and frames are delivered with their header:
 ///
 /// ```text
 ///   00 05 T . . . . h e l l o
@@ -74,19 +74,23 @@ pub struct LengthField {
     leading: Box<[u8]>,
     following: Box<[u8]>,
     adjustment: i64,
-    /// Bytes taken off the front; the header where it is none.
+    /// Bytes removed from the front of each frame; `None` removes the header.
     strip: Option<usize>,
 }
 
 impl LengthField {
-    /// A length of `width` bytes, the highest first, at the front, that counts what follows it.
+    /// Describes a big-endian length of `width` bytes at the start of the frame, which counts the
+    /// bytes after it.
     ///
     /// # Panics
     ///
-    /// Unless the width is 1 to 8.
+    /// Panics if `width` is not 1 to 8.
     #[must_use]
     pub fn new(width: u8) -> Self {
-        assert!((1..=8).contains(&width), "a length field has 1 to 8 bytes");
+        assert!(
+            (1..=8).contains(&width),
+            "the width of a length field must be 1 to 8 bytes"
+        );
         Self {
             width,
             is_little: false,
@@ -97,58 +101,65 @@ impl LengthField {
         }
     }
 
-    /// The lowest byte of the length comes first.
+    /// Sets the byte order of the field to little-endian: the lowest byte comes first.
     #[must_use]
     pub fn little_endian(mut self) -> Self {
         self.is_little = true;
         self
     }
 
-    /// Bytes of the header that stand before the field: as many as its offset. They are written as
-    /// given; what a peer writes there is not compared: with
-    /// [`keep_header`](LengthField::keep_header) it can be looked at.
+    /// Sets the header bytes before the field. Their number is the offset of the field.
+    ///
+    /// `send` writes these bytes if they are stripped on delivery; otherwise the payload contains
+    /// them. The bytes that a peer sends there are not compared with them. To check those, deliver
+    /// them with [`keep_header`](LengthField::keep_header).
     #[must_use]
     pub fn leading(mut self, bytes: &[u8]) -> Self {
         self.leading = Box::from(bytes);
         self
     }
 
-    /// Bytes of the header that stand behind the field, as [`leading`](LengthField::leading) before
-    /// it. They belong to what the length counts.
+    /// Sets the header bytes after the field. The length includes them.
+    ///
+    /// `send` writes these bytes if they are stripped on delivery; otherwise the payload contains
+    /// them. The bytes that a peer sends there are not compared with them.
     #[must_use]
     pub fn following(mut self, bytes: &[u8]) -> Self {
         self.following = Box::from(bytes);
         self
     }
 
-    /// Added to the length to get the number of bytes that come behind the field: minus the
-    /// header's length where the field counts the header too, the length of a trailer that it
-    /// leaves out.
+    /// Sets the number that is added to the field's value to get the number of bytes after the
+    /// field.
+    ///
+    /// If the field counts the header too, it is minus the length of the header up to the end of
+    /// the field. If the field does not count a trailer, it is the length of the trailer.
     #[must_use]
     pub fn adjustment(mut self, bytes: i64) -> Self {
         self.adjustment = bytes;
         self
     }
 
-    /// Takes this many bytes off the front of each frame, in place of its header.
+    /// Sets the number of bytes to remove from the front of each frame. Default: the header.
     ///
-    /// What is not stripped of the header is delivered, and expected at the front of the payloads
-    /// at `send`, where the length is filled in. What is stripped of the body is sent as zeros. A
-    /// frame that is shorter than this is malformed.
+    /// Header bytes that are not stripped are delivered. `send` expects them at the front of the
+    /// payload, and fills in the length. Body bytes that are stripped are sent as zeros. A received
+    /// frame that is shorter than `bytes` is malformed.
     #[must_use]
     pub fn strip(mut self, bytes: usize) -> Self {
         self.strip = Some(bytes);
         self
     }
 
-    /// Delivers frames with their header, and expects payloads with one at `send`, whose length
-    /// field is filled in: `strip(0)`.
+    /// Delivers frames with their header. Same as `strip(0)`.
+    ///
+    /// `send` expects a payload that begins with a header, and fills in the length field.
     #[must_use]
     pub fn keep_header(self) -> Self {
         self.strip(0)
     }
 
-    /// Where the field ends.
+    /// Returns the offset of the first byte after the field.
     fn field_end(&self) -> usize {
         self.leading.len().saturating_add(usize::from(self.width))
     }
@@ -161,8 +172,8 @@ impl LengthField {
         self.strip.unwrap_or_else(|| self.header_len())
     }
 
-    /// The length of a whole frame whose field holds `value`, at least what is stripped of it;
-    /// `None` where it is more than can be counted.
+    /// Returns the length of a whole frame whose field holds `value`, or `None` if it exceeds
+    /// `u64`. A length below the header or the stripped bytes is an error.
     fn frame_len(&self, value: u64) -> Result<Option<u64>, FrameError> {
         let behind = value.checked_add_signed(self.adjustment);
         let len = behind.and_then(|len| len.checked_add(self.field_end() as u64));
@@ -172,13 +183,14 @@ impl LengthField {
         };
         match is_too_short {
             true => Err(FrameError::Malformed(
-                "a length that is less than what it counts",
+                "the length is too small for the header and the stripped bytes",
             )),
             false => Ok(len),
         }
     }
 
-    /// The field of a frame of `frame_len` bytes, at least those of its header.
+    /// Returns the big-endian field value of a frame of `frame_len` bytes, at least the length of
+    /// the header.
     fn field_of(&self, frame_len: usize) -> Result<[u8; 8], FrameError> {
         let len = frame_len.saturating_sub(self.field_end()) as u64;
         let adjustment = self.adjustment.unsigned_abs();
@@ -186,13 +198,15 @@ impl LengthField {
             len.checked_add(adjustment)
         } else {
             let value = len.checked_sub(adjustment);
-            Some(value.ok_or(FrameError::Unencodable("it is shorter than the adjustment"))?)
+            Some(value.ok_or(FrameError::Unencodable(
+                "it is shorter than the adjustment of the length field",
+            ))?)
         };
         let unused_bits = 64_u32.saturating_sub(u32::from(self.width).saturating_mul(8));
         let field_max = u64::MAX.checked_shr(unused_bits).unwrap_or_default();
         match value {
             Some(value) if value <= field_max => Ok(value.to_be_bytes()),
-            // Told in bytes of payload, as every limit is.
+            // Reported in bytes of payload, like every limit.
             _ => Err(FrameError::TooLong {
                 len: frame_len.saturating_sub(self.stripped()) as u64,
                 limit: field_max
@@ -204,7 +218,7 @@ impl LengthField {
     }
 }
 
-/// The codec that a [`LengthField`] describes.
+/// Codec that a [`LengthField`] describes.
 #[derive(Debug, Clone)]
 pub(crate) struct Headed {
     pub(crate) field: LengthField,
@@ -227,7 +241,7 @@ impl Codec for Headed {
             true => value.iter().rev().fold(0, push),
             false => value.iter().fold(0, push),
         };
-        // Checked as u64, before the length is trusted with anything.
+        // Checked as u64 before any use, because the peer chose the length.
         let (whole, start) = (field.frame_len(value)?, field.stripped());
         let len = whole.map(|whole| whole.saturating_sub(start as u64));
         let end = match (len, whole.map(usize::try_from)) {
@@ -270,7 +284,8 @@ impl Codec for Headed {
         } else {
             value.split_at(8_usize.saturating_sub(width)).1
         };
-        // Of the header, what is stripped is as configured, and the rest is the payload's.
+        // The stripped part of the header comes from the configuration, the remaining part from the
+        // payload.
         let (leading, rest) = frame.split_at_mut(field.leading.len());
         let (place, following) = rest.split_at_mut(width);
         place.copy_from_slice(value);
@@ -324,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shapes_that_other_libraries_document_are_read_and_written() {
+    fn headers_of_other_libraries_are_decoded_and_encoded() {
         let hello = b"HELLO, WORLD";
         let shapes: [(LengthField, &[u8]); 5] = [
             (LengthField::new(2), b"\x00\x0CHELLO, WORLD"),
@@ -352,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_header_has_its_length_filled_in_and_nothing_else_changed() {
+    fn encode_changes_only_the_length_field_of_a_kept_header() {
         let codec = LengthField::new(2).leading(&[0, 0]).keep_header();
         let sent = encode(&codec, b"\xAB\xCD??body").expect("it fits");
         assert_eq!(sent, b"\xAB\xCD\x00\x04body");
@@ -363,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn every_width_and_adjustment_holds_at_every_edge() {
+    fn length_field_is_checked_for_every_width_and_adjustment() {
         let values = [
             0,
             1,
@@ -396,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_the_field_cannot_tell_is_refused() {
+    fn body_that_the_length_field_cannot_hold_is_rejected() {
         let codec = LengthField::new(1);
         assert_eq!(encode(&codec, &[7; 255]).expect("it fits").len(), 256);
         assert!(matches!(
@@ -406,7 +421,7 @@ mod tests {
                 limit: 255
             })
         ));
-        // Of the 255 bytes and the 4 in front of them, which belong to the payload?
+        // The largest payload depends on the header bytes that the length or the payload includes.
         let field = LengthField::new(1).leading(b"?").following(b"!!");
         for (field, largest) in [
             (field.clone(), 253),
@@ -433,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_a_kept_header_and_tells_it() {
+    fn frame_limit_counts_a_kept_header() {
         let field = LengthField::new(2).leading(b"??").keep_header();
         let encode = |limit, payload: &[u8]| {
             let mut buf = Buf::default();
@@ -459,10 +474,10 @@ mod tests {
         }
     }
 
-    /// The examples in the documentation of Netty's `LengthFieldBasedFrameDecoder`: offset, width,
-    /// adjustment and bytes to strip, and what becomes of the bytes.
+    /// Examples from the documentation of Netty's `LengthFieldBasedFrameDecoder`: offset, width,
+    /// adjustment and bytes to strip, then the received front and the delivered front.
     #[test]
-    fn whatever_netty_strips_is_stripped() {
+    fn netty_strip_examples_are_decoded_and_encoded() {
         let hello = |front: &[u8]| [front, b"HELLO, WORLD"].concat();
         let of = |offset: usize, width, adjustment, strip| {
             LengthField::new(width)
@@ -517,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_comes_back_with_the_largest_adjustment_of_either_sign() {
+    fn length_field_with_extreme_adjustments_round_trips() {
         for adjustment in [i64::MIN, i64::MIN + 1, -1, 0, 3] {
             let codec = LengthField::new(8).adjustment(adjustment);
             let sent = encode(&codec, b"abc").expect("it fits");
@@ -528,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_ends_beyond_what_can_be_counted_is_too_long_for_any_limit() {
+    fn length_field_end_beyond_u64_is_too_long_for_any_limit() {
         let field = LengthField::new(8).leading(b"?");
         let bytes = b"?\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF";
         for field in [field.clone(), field.keep_header()] {

@@ -1,17 +1,17 @@
-//! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame. A delimiter of one
-//! byte is found the same way, and strips no `\r`.
+//! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame. Also frames that
+//! end with any other single byte; those strip no `\r`.
 
 use super::{BuiltinCodec, Codec, Limit, Lookahead, Out, ScanState, Step, count_scanned};
 use crate::error::FrameError;
 use crate::memory::Buf;
 
-/// See [`Framing::line`](super::Framing::line) and
-/// [`Framing::delimiter`](super::Framing::delimiter).
+/// Codec of [`Framing::line`](super::Framing::line), and of
+/// [`Framing::delimiter`](super::Framing::delimiter) with one byte.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line {
-    /// What a line ends with.
+    /// Byte that ends a line.
     end: u8,
-    /// Whether a `\r` before that belongs to the end.
+    /// True if a `\r` before `end` belongs to the line end.
     strips_cr: bool,
     pub(crate) limit: Limit,
 }
@@ -21,7 +21,7 @@ impl Codec for Line {
 
     #[inline(always)]
     fn decode(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
-        // What is usual is inlined: nothing of the line was seen before, and its end is here.
+        // Inlined for the usual case: the line is new, and its end is in `bytes`.
         if *scanned != ScanState::default() {
             return self.decode_on(scanned, bytes);
         }
@@ -79,7 +79,7 @@ impl Line {
         }
     }
 
-    /// Frames that end with a byte of any kind, and nothing else.
+    /// Returns a codec for frames that end with the byte `end`. It strips no `\r`.
     pub(crate) const fn ended_by(end: u8, limit: Limit) -> Self {
         Self {
             end,
@@ -88,7 +88,8 @@ impl Line {
         }
     }
 
-    /// The delimiter, where it is not a line's.
+    /// Returns the delimiter, or `None` if this is the codec of
+    /// [`Framing::line`](super::Framing::line).
     pub(crate) fn delimiter(&self) -> Option<u8> {
         (!self.strips_cr).then_some(self.end)
     }
@@ -100,7 +101,7 @@ impl Line {
         found
     }
 
-    /// What of a line is payload, as far as it is there.
+    /// Returns the payload of a line, complete or partial, without its `end`.
     #[inline(always)]
     fn payload<'a>(&self, line: &'a [u8]) -> &'a [u8] {
         match line {
@@ -109,7 +110,7 @@ impl Line {
         }
     }
 
-    /// Decodes a line whose beginning was searched before, or dropped.
+    /// Decodes a line whose beginning was searched or dropped before.
     #[inline(never)]
     fn decode_on(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let unseen = bytes.get(scanned.to..).unwrap_or_default();
@@ -122,7 +123,8 @@ impl Line {
         }
     }
 
-    /// The line ends at `end`, and `dropped` bytes of it were before those shown.
+    /// Returns the frame of a line that ends at `end`. `dropped` bytes of the line were skipped
+    /// before `bytes`.
     #[inline(always)]
     fn frame(&self, dropped: u64, bytes: &[u8], end: usize) -> Result<Step, FrameError> {
         let line = self.payload(bytes.get(..end).unwrap_or_default());
@@ -137,10 +139,10 @@ impl Line {
         })
     }
 
-    /// No end is among the bytes shown.
+    /// Handles bytes without a line end.
     #[inline(never)]
     fn unfinished(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
-        // A `\r` at the end may yet turn out to be half of the line's end.
+        // A `\r` at the end may be the first half of the line end.
         let line = self.payload(bytes);
         if scanned.dropped.saturating_add(line.len() as u64) > self.limit.len as u64 {
             let shown = bytes.len();
@@ -156,18 +158,18 @@ impl Line {
         self.limit.check_payload(payload.len())?;
         if memchr::memchr(self.end, payload).is_some() {
             return Err(FrameError::Unencodable(match self.strips_cr {
-                true => "a line end inside",
-                false => "a delimiter inside",
+                true => "it contains a line end",
+                false => "it contains the delimiter",
             }));
         }
         if self.strips_cr && payload.ends_with(b"\r") {
-            return Err(FrameError::Unencodable("a carriage return at the end"));
+            return Err(FrameError::Unencodable("it ends with a carriage return"));
         }
         Ok(())
     }
 }
 
-/// Whether a `\r` stands before the byte at `at` of those that come behind the ones held.
+/// True if a `\r` precedes the byte at `at` of `more`. The held bytes precede `more`.
 #[inline(always)]
 fn ends_with_cr(held: &Buf, more: &[u8], at: usize) -> bool {
     let before = match at.checked_sub(1) {
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_carriage_return_is_stripped_and_no_more() {
+    fn line_strips_exactly_one_carriage_return() {
         assert_eq!(
             decode(b"ab\r\ncd").ok(),
             Some(Step::Frame {
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_the_line_without_its_end() {
+    fn frame_limit_counts_a_line_without_its_end() {
         assert_eq!(
             decode(b"abcd\n").ok(),
             Some(Step::Frame {
@@ -252,16 +254,16 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_would_come_back_changed_is_refused() {
+    fn payload_that_would_decode_differently_is_unencodable() {
         for payload in [&b"a\nb"[..], b"ab\n", b"ab\r", b"abcde"] {
             let mut buf = Buf::default();
             LINE.encode(payload, &mut Out::new(&mut buf))
-                .expect_err("refused");
+                .expect_err("unencodable");
             assert!(buf.is_empty());
         }
         let mut buf = Buf::default();
         LINE.encode(b"a\rb", &mut Out::new(&mut buf))
-            .expect("a lone \\r inside is content");
+            .expect("a \\r inside the line is payload");
         assert_eq!(buf.bytes(), b"a\rb\n");
     }
 }

@@ -1,4 +1,4 @@
-//! The short names of framings, for options and configuration files.
+//! Short names of framings, for command-line options and configuration files.
 
 use std::error::Error;
 use std::fmt;
@@ -7,10 +7,16 @@ use std::str::FromStr;
 use super::length::Endian;
 use super::{Framing, Kind};
 
-/// The short name of the framing: `raw`, `line`, `u8`, `u16`, `u16-le` and so on, `varint`,
-/// `varint-lax`, `netstring`, `fixed-64`, `delimiter-` and the delimiters, escaped and with a `|`
-/// between them, such as `delimiter-\r\n\r\n`; `length-field`, `header-body` or `custom`. Limits
-/// are not in it.
+/// Writes the short name of the framing:
+///
+/// * `raw`, `line`, `netstring`, `varint` or `varint-lax`
+/// * `u8`, `u16`, `u24`, `u32` or `u64` for a big-endian length prefix
+/// * `u16-le`, `u24-le`, `u32-le` or `u64-le` for a little-endian one
+/// * `fixed-` and the length in bytes, such as `fixed-64`
+/// * `delimiter-` and the delimiters, escaped and separated by `|`, such as `delimiter-\r\n\r\n`
+/// * `length-field`, `header-body` or `custom`
+///
+/// The name does not contain limits.
 impl fmt::Display for Framing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind() {
@@ -48,9 +54,10 @@ fn write_delimiters<'a>(
     Ok(())
 }
 
-/// Reads the short name that [`Display`](fmt::Display) writes, for options and configuration files.
-/// A `length-field`, a `header-body` and a `custom` framing cannot be named in full, and are not
-/// read.
+/// Parses the short name that [`Display`](fmt::Display) writes.
+///
+/// The names `length-field`, `header-body` and `custom` are rejected, because they do not contain
+/// the settings of the framing.
 impl FromStr for Framing {
     type Err = ParseFramingError;
 
@@ -75,7 +82,7 @@ impl FromStr for Framing {
     }
 }
 
-/// Reads a name with something behind it.
+/// Parses a name with a parameter: `fixed-` or `delimiter-`.
 fn parse_parameter(name: &str) -> Option<Framing> {
     if let Some(len) = name.strip_prefix("fixed-") {
         let is_number = len.bytes().all(|digit| digit.is_ascii_digit());
@@ -88,7 +95,8 @@ fn parse_parameter(name: &str) -> Option<Framing> {
     Some(Framing::delimiters(&delimiters))
 }
 
-/// The bytes that [`slice::escape_ascii`] writes so; at least one.
+/// Returns the bytes that [`slice::escape_ascii`] writes as `text`. Returns `None` if `text` is
+/// malformed or empty.
 fn unescape(text: &str) -> Option<Vec<u8>> {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((&first, behind)) = rest.split_first() {
@@ -121,15 +129,15 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     (!bytes.is_empty()).then_some(bytes)
 }
 
-/// The text is not the short name of a framing.
+/// Error for a text that is not the short name of a framing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseFramingError(());
 
 impl fmt::Display for ParseFramingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "expected raw, line, varint, varint-lax, netstring, u8, u16, u24, u32, u64, \
-             u16-le, u24-le, u32-le, u64-le, fixed-LENGTH or delimiter-BYTES",
+            "unknown framing: expected raw, line, varint, varint-lax, netstring, u8, u16, u24, \
+             u32, u64, u16-le, u24-le, u32-le, u64-le, fixed-LENGTH or delimiter-BYTES",
         )
     }
 }
@@ -141,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_short_name_reads_back_as_it_was_written() {
+    fn every_short_name_round_trips() {
         let names = "raw line u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le varint varint-lax \
                      netstring fixed-1 fixed-4096 delimiter-; delimiter-\\r\\n\\r\\n \
                      delimiter-;|,,|\\x00\\xff|\\x7c delimiter-\\\\n\\'\\\"-";
@@ -152,11 +160,16 @@ mod tests {
         assert_eq!(framing.to_string(), r"delimiter-\r\n|\x00\x7c\\");
         let all: Vec<u8> = (0..=255).collect();
         let name = Framing::delimiter(&all).to_string();
-        assert_eq!(name.parse::<Framing>().expect("a name").to_string(), name);
+        assert_eq!(
+            name.parse::<Framing>()
+                .expect("a valid short name")
+                .to_string(),
+            name
+        );
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn unknown_short_name_is_rejected() {
         let names =
             r"u7 U8 fixed fixed-0 fixed--1 fixed-+1 fixed-x delimiter delimiter- delimiter-a|";
         let escapes = r"delimiter-\ delimiter-\x delimiter-\x+1 delimiter-\q custom length-field";

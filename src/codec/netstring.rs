@@ -5,10 +5,10 @@
 use super::{BuiltinCodec, Codec, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
 
-/// The digits of the largest length of 64 bits, and a colon.
+/// Maximum length of a header in bytes: the 20 digits of the largest 64-bit length, and a colon.
 const HEADER_LEN_MAX: usize = 21;
 
-/// See [`Framing::netstring`](super::Framing::netstring).
+/// Codec of [`Framing::netstring`](super::Framing::netstring).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Netstring {
     pub(crate) limit: Limit,
@@ -41,7 +41,7 @@ impl Codec for Netstring {
                 frame: start..end,
                 consumed,
             }),
-            Some(_) => Err(FrameError::Malformed("a netstring without its comma")),
+            Some(_) => Err(FrameError::Malformed("no comma follows the netstring")),
         }
     }
 
@@ -54,8 +54,8 @@ impl Codec for Netstring {
         Ok(())
     }
 
-    /// How long the header is depends on the payload: only then it is known by how much the payload
-    /// has to make way.
+    /// Moves the payload back to insert the header. The length of the header depends on the length
+    /// of the payload, which is known only now.
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
         let payload_len = out.bytes().len();
         self.limit.check_payload(payload_len)?;
@@ -66,7 +66,7 @@ impl Codec for Netstring {
     }
 }
 
-/// The digits of a length and the colon, and where in it they begin.
+/// Returns the digits of a length and a colon, right-aligned, and the index of the first digit.
 fn header_of(payload_len: usize) -> ([u8; HEADER_LEN_MAX], usize) {
     let mut header = [b':'; HEADER_LEN_MAX];
     let (mut left, mut first) = (payload_len as u64, HEADER_LEN_MAX);
@@ -84,18 +84,18 @@ fn header_of(payload_len: usize) -> ([u8; HEADER_LEN_MAX], usize) {
 }
 
 impl Netstring {
-    /// The length at the front and where its colon stands, or `None` while it is cut. A length over
-    /// the limit is told by its digits so far, which only make it larger; to skip such a frame all
-    /// of them are needed.
+    /// Returns the length at the front and the index of its colon, or `None` if the header is
+    /// incomplete.
+    ///
+    /// A length over the limit is reported by its digits so far, because further digits only make
+    /// it larger. Skipping such a frame needs all digits.
     fn read_header(&self, bytes: &[u8]) -> Result<Option<(u64, usize)>, FrameError> {
         let limit = self.limit.len;
         let mut value: u64 = 0;
         for (index, &byte) in bytes.iter().enumerate() {
             match byte {
                 b'0'..=b'9' if index == 1 && value == 0 => {
-                    return Err(FrameError::Malformed(
-                        "a netstring's length with a leading zero",
-                    ));
+                    return Err(FrameError::Malformed("the length has a leading zero"));
                 }
                 b'0'..=b'9' => {
                     let digit = u64::from(byte.saturating_sub(b'0'));
@@ -110,7 +110,7 @@ impl Netstring {
                 b':' if index > 0 => {
                     return Ok(Some((value, index)));
                 }
-                _ => return Err(FrameError::Malformed("a netstring's length without digits")),
+                _ => return Err(FrameError::Malformed("the length is not a decimal number")),
             }
         }
         Ok(None)
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_its_specification_is_read() {
+    fn netstring_example_of_the_specification_is_decoded() {
         let step = decode(b"12:hello world!,").expect("a netstring");
         assert_eq!(
             step,
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_netstring_is_an_error() {
+    fn malformed_netstrings_are_errors() {
         for bytes in [
             &b":"[..],
             b"a",
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_of_every_number_of_digits_come_back() {
+    fn netstring_lengths_of_every_digit_count_round_trip() {
         for len in [0, 1, 9, 10, 99, 100] {
             let mut buf = Buf::default();
             CODEC
@@ -201,11 +201,11 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_ends_beyond_what_can_be_counted_is_too_long_for_any_limit() {
+    fn netstring_end_beyond_u64_is_too_long_for_any_limit() {
         let codec = Netstring {
             limit: Limit::of(usize::MAX),
         };
-        // The second goes on for ever, if nobody counts its digits.
+        // The second header has 21 digits, one more than any 64-bit length.
         for header in [format!("{}:", usize::MAX), "9".repeat(21)] {
             let error = codec
                 .decode(&mut ScanState::default(), header.as_bytes())

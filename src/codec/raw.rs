@@ -1,9 +1,9 @@
-//! No framing: what one read gave is handed on as it is.
+//! No framing: the bytes of each read are delivered as they are.
 
 use super::{BuiltinCodec, Codec, Out, ScanState, Step};
 use crate::error::FrameError;
 
-/// See [`Framing::raw`](super::Framing::raw).
+/// Codec of [`Framing::raw`](super::Framing::raw).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Raw {
     pub(crate) frame_len_max: usize,

@@ -1,21 +1,22 @@
-//! Varint length prefix: seven bits of the length to a byte, the lowest first (LEB128), as in
-//! protobuf's delimited streams.
+//! Varint length prefix (LEB128): seven bits of the length per byte, the lowest first. Protobuf's
+//! delimited streams use it.
 
 use super::{BuiltinCodec, Codec, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
 
-/// The most bytes that a length of 64 bits takes.
+/// Maximum length of a 64-bit varint in bytes.
 const FIELD_LEN_MAX: usize = 10;
 
-/// See [`Framing::varint`](super::Framing::varint).
+/// Codec of [`Framing::varint`](super::Framing::varint) and
+/// [`Framing::varint_lax`](super::Framing::varint_lax).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Varint {
     pub(crate) limit: Limit,
-    /// Lengths are taken in any form, not only the shortest.
+    /// True if a length may have more bytes than its shortest form.
     pub(crate) is_lax: bool,
 }
 
-/// What stands at the front of some bytes.
+/// Length field at the front of some bytes, complete or cut.
 enum Field {
     Whole { value: u64, len: usize },
     Cut,
@@ -55,8 +56,8 @@ impl Codec for Varint {
         Ok(())
     }
 
-    /// How long the length is depends on the payload: only then it is known by how much the payload
-    /// has to make way.
+    /// Moves the payload back to insert the length field. Its width depends on the length of the
+    /// payload, which is known only now.
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
         let payload_len = out.bytes().len();
         self.limit.check_payload(payload_len)?;
@@ -66,7 +67,7 @@ impl Codec for Varint {
     }
 }
 
-/// A length, and how many of the bytes it takes.
+/// Returns a buffer with the varint of a length, and the number of bytes used.
 fn field_of(payload_len: usize) -> ([u8; FIELD_LEN_MAX], usize) {
     let (mut field, mut len) = ([0; FIELD_LEN_MAX], 0_usize);
     let mut left = payload_len as u64;
@@ -83,18 +84,23 @@ fn field_of(payload_len: usize) -> ([u8; FIELD_LEN_MAX], usize) {
     (field, len)
 }
 
-/// Reads a length. It has one form only, the shortest: a longer one would let two peers disagree on
-/// what they saw. The lax take longer ones too; none is longer than 64 bits need.
+/// Reads the varint at the front of `bytes`.
+///
+/// It must have its shortest form unless `is_lax` is true. With several forms of one length, two
+/// peers could disagree on the content that they saw. A varint of more than 64 bits is always
+/// malformed.
 fn read_field(bytes: &[u8], is_lax: bool) -> Result<Field, FrameError> {
     let mut value: u64 = 0;
     for (index, &byte) in bytes.iter().take(FIELD_LEN_MAX).enumerate() {
         let len = index.saturating_add(1);
         let is_last = byte & 0x80 == 0;
         if len == FIELD_LEN_MAX && byte > 1 {
-            return Err(FrameError::Malformed("a varint of more than 64 bits"));
+            return Err(FrameError::Malformed("the varint has more than 64 bits"));
         }
         if is_last && byte == 0 && index > 0 && !is_lax {
-            return Err(FrameError::Malformed("a varint that is not the shortest"));
+            return Err(FrameError::Malformed(
+                "the varint is not in its shortest form",
+            ));
         }
         let shift = u32::try_from(index).unwrap_or_default().saturating_mul(7);
         value |= u64::from(byte & 0x7F)
@@ -121,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn every_input_of_up_to_three_bytes_is_a_length_or_an_error_or_cut() {
+    fn varint_of_up_to_three_bytes_is_whole_cut_or_malformed() {
         for input in 0..1_u32 << 24 {
             let bytes = input.to_be_bytes();
             let field = read_field(&bytes[1..], false);
@@ -139,7 +145,7 @@ mod tests {
                     assert_eq!(
                         again[..=at],
                         bytes[1..=last + 1],
-                        "the shortest form, no other"
+                        "only the shortest form is accepted"
                     );
                 }
                 (Err(FrameError::Malformed(_)), Some(last)) => {
@@ -151,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn endless_and_too_large_lengths_are_errors() {
+    fn endless_and_oversized_varints_are_errors() {
         assert!(matches!(decode(&[0x80; 10]), Err(FrameError::Malformed(_))));
         assert!(matches!(decode(&[0xFF; 10]), Err(FrameError::Malformed(_))));
         assert!(matches!(decode(&[0xFF; 9]).ok(), Some(Step::Need(10))));
@@ -163,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lax_take_longer_forms_but_no_endless_ones() {
+    fn lax_varint_accepts_longer_forms_of_up_to_ten_bytes() {
         let whole = |bytes: &[u8]| match read_field(bytes, true) {
             Ok(Field::Whole { value, len }) => Some((value, len)),
             _ => None,
@@ -178,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_at_the_edges_of_each_width_come_back() {
+    fn varint_lengths_at_the_edges_of_each_width_round_trip() {
         let codec = Varint {
             limit: Limit::of(1 << 20),
             is_lax: false,

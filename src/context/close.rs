@@ -11,50 +11,63 @@ use crate::id::UnixDatagramId;
 use crate::id::{ConnId, ListenerId, UdpId};
 
 impl<H: Handler> Context<'_, H> {
-    /// Closes a connection gently. No further frame of it is delivered and nothing more is
-    /// accepted for it; what is queued is flushed, then the peer is told of the end and given
-    /// [`Config::close_deadline`](crate::Config::close_deadline) to end too. A connection that is
-    /// still connecting ends at once.
+    /// Closes a connection gracefully.
     ///
-    /// Closing what is closing or gone does nothing.
+    /// * No further frame is delivered, and `send` fails with
+    ///   [`SendError::Closing`](crate::SendError::Closing).
+    /// * The queued output is sent, followed by the FIN.
+    /// * Input is discarded until the peer ends its side too. After
+    ///   [`Config::close_deadline`](crate::Config::close_deadline) the connection is aborted.
+    ///
+    /// A connection that is still connecting ends at once, and its queued output counts as unsent.
+    /// Does nothing if the connection is closing or closed.
     pub fn close(&mut self, conn: ConnId) {
         let reason = self.engine.local_reason(conn.0);
         self.engine.close(conn.0, reason);
     }
 
-    /// Ends this side of a connection, as `shutdown(SHUT_WR)` does: nothing more is accepted for
-    /// it; what is queued is flushed, then the peer is told of the end. Its frames are delivered as
-    /// before, and when it ends too the connection is closed. There is no deadline: it is the
-    /// handler that waits for an answer.
+    /// Ends this side of a connection, like `shutdown(SHUT_WR)`.
+    ///
+    /// The queued output is sent, followed by the FIN, and `send` fails with
+    /// [`SendError::Closing`](crate::SendError::Closing). Frames of the peer are still delivered.
+    /// The connection closes when the peer ends its side too. There is no deadline, because only
+    /// the handler knows how long to wait for a reply. Does nothing if this side has ended already.
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the connection is closed.
     pub fn half_close(&mut self, conn: ConnId) -> Result<(), Gone> {
         self.engine.half_close(conn.0)
     }
 
-    /// Ends a connection at once and tells the peer by a reset. What is queued is lost and counted.
+    /// Ends a connection at once with a reset.
     ///
-    /// Aborting what is gone does nothing.
+    /// Queued output is lost and counted in [`Closed::unsent_bytes`](crate::Closed::unsent_bytes).
+    /// Does nothing if the connection is closed.
     pub fn abort(&mut self, conn: ConnId) {
         self.engine.abort(conn.0, CloseReason::Aborted);
     }
 
-    /// Stops listening. Connections that it accepted live on; those in its backlog are reset by
-    /// the kernel.
+    /// Closes a listener.
+    ///
+    /// Connections that it accepted stay open. The kernel resets those that wait in its backlog.
+    /// Does nothing if the listener is closed.
     pub fn close_listener(&mut self, listener: ListenerId) {
         if self.engine.listener_mut(listener).is_ok() {
             self.engine.end_socket(listener.0);
         }
     }
 
-    /// Closes a UDP socket once its queue is sent.
+    /// Closes a UDP socket after its queued datagrams are sent.
+    ///
+    /// No further datagram is received or accepted for sending. Does nothing if the socket is
+    /// closing or closed.
     pub fn close_udp(&mut self, socket: UdpId) {
         self.engine.close_udp(socket);
     }
 
-    /// Closes a Unix datagram socket. Its file, if it has one, stays.
+    /// Closes a Unix datagram socket. The file of its path, if it has one, is not removed. Does
+    /// nothing if the socket is closed.
     #[cfg(unix)]
     pub fn close_unix_datagram(&mut self, socket: UnixDatagramId) {
         if self.engine.unix_datagram_mut(socket).is_ok() {
@@ -62,22 +75,26 @@ impl<H: Handler> Context<'_, H> {
         }
     }
 
-    /// Ends gently: stops listening, closes every connection and socket, and lets
-    /// [`Reactor::run`](crate::Reactor::run) return when all of them are gone. What is left at the
-    /// deadline is aborted, and what it lost is counted. Nothing new is opened from now on: a
-    /// connect fails, and is told of like any other.
+    /// Shuts down gracefully: closes all listeners, connections and sockets.
+    ///
+    /// [`Reactor::run`](crate::Reactor::run) returns when all of them are closed. After `deadline`
+    /// the remaining ones are aborted, and their lost bytes are counted. A deadline of zero aborts
+    /// them in this turn or the next. Another call adds another deadline; the earliest one applies.
+    ///
+    /// From now on nothing new can be opened: a connect fails and is reported to
+    /// [`on_close`](Handler::on_close).
     pub fn shutdown(&mut self, deadline: Duration) {
         self.engine.shutdown(deadline);
     }
 
-    /// Whether a [`shutdown`](Context::shutdown) is under way or done: nothing new can be opened.
+    /// True after [`shutdown`](Context::shutdown) was called. Nothing new can be opened.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
         self.engine.shutdown.is_shutting_down
     }
 
-    /// Lets [`Reactor::run`](crate::Reactor::run) return when this turn is done. Nothing is closed:
-    /// the reactor can be run again.
+    /// Makes [`Reactor::run`](crate::Reactor::run) return at the end of this turn. Nothing is
+    /// closed, and the reactor can be run again.
     pub fn stop(&mut self) {
         self.engine.shutdown.is_stopped = true;
     }

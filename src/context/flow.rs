@@ -10,53 +10,59 @@ use crate::handler::Handler;
 use crate::id::{ConnId, SocketId};
 
 impl<H: Handler> Context<'_, H> {
-    /// Stops a socket until [`resume`](Context::resume). No system call; pausing what is paused
-    /// does nothing.
+    /// Stops the input of a socket until [`resume`](Context::resume). Does nothing if it is paused
+    /// already. Makes no system call.
     ///
-    /// * A connection is not read, and no further frame of it is delivered. That is apart from the
-    ///   pause that a queue above its high mark makes. [`on_hangup`](Handler::on_hangup) tells of a
-    ///   peer that goes meanwhile.
-    /// * A listener accepts nobody: who comes waits in its backlog, and is refused by the kernel
-    ///   where that is full.
-    /// * A datagram socket receives nothing, but for what one system call has brought already: what
-    ///   comes waits in the kernel's buffer, and is dropped where that is full. It still sends.
+    /// * A connection is not read, and no further frame is delivered. This pause is independent of
+    ///   the one above the high watermark. [`on_hangup`](Handler::on_hangup) reports a peer that
+    ///   leaves meanwhile.
+    /// * A listener accepts no connection. New connections wait in its backlog; if that is full,
+    ///   the kernel refuses them.
+    /// * A datagram socket delivers no datagram, except those that one system call has read
+    ///   already. Further datagrams wait in the kernel's receive buffer; if that is full, they are
+    ///   dropped. The socket still sends.
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the socket is closed.
     pub fn pause(&mut self, socket: impl Into<SocketId>) -> Result<(), Gone> {
         self.engine.pause(socket.into())
     }
 
-    /// Ends a [`pause`](Context::pause). What came before and during it comes next.
+    /// Ends a [`pause`](Context::pause). Input that arrived before and during the pause is
+    /// delivered next. Does nothing if the socket is not paused.
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the socket is closed.
     pub fn resume(&mut self, socket: impl Into<SocketId>) -> Result<(), Gone> {
         self.engine.resume(socket.into())
     }
 
-    /// Lets a connection be delivered `frames` more frames, by number. The first grant puts it
-    /// under this rule: from then on each frame costs one, and with none left nothing is delivered
-    /// and nothing read until the next grant. No system call.
+    /// Gives a connection credit for `frames` more frames.
     ///
-    /// Grants add up. One of zero frames, on a connection that had none before, stops it before its
-    /// first; `u64::MAX`, or what comes to that together, ends the rule. The frame whose
-    /// [`on_frame`](Handler::on_frame) makes the first grant is not counted; to have every frame
-    /// counted, make it in [`on_open`](Handler::on_open).
+    /// The first grant turns credit on for the connection. From then on each delivered frame costs
+    /// one credit. Without credit, nothing is delivered or read until the next grant. Makes no
+    /// system call.
     ///
-    /// It is apart from [`pause`](Context::pause), and from the pause that a queue above its high
-    /// mark makes: frames come while none of the three stands in the way. The end of the peer's
-    /// side is no frame and costs nothing, but it too waits while there is no credit.
+    /// * Grants add up. A total of `u64::MAX` turns credit off again.
+    /// * A first grant of zero stops the connection before its next frame.
+    /// * If the first grant is made in [`on_frame`](Handler::on_frame), the frame being delivered
+    ///   is not counted. To count every frame, make the first grant in
+    ///   [`on_open`](Handler::on_open).
+    /// * Skipped frames cost nothing. The end of the peer's side costs nothing, but it waits while
+    ///   there is no credit.
+    ///
+    /// Credit is independent of [`pause`](Context::pause) and of the pause above the high
+    /// watermark: frames are delivered if none of the three stops them.
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the connection is closed.
     ///
     /// # Examples
     ///
-    /// A worker that takes four jobs at a time from each peer:
+    /// A broker that accepts four jobs at a time from each peer:
     ///
     /// ```
     /// use unstick::{ConnId, Context, Handler, Origin};
@@ -79,36 +85,39 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// fn done(cx: &mut Context<'_, Broker>, conn: ConnId, answer: &[u8]) {
     ///     let _ = cx.send(conn, answer);
-    ///     let _ = cx.grant(conn, 1); // it may send one more
+    ///     let _ = cx.grant(conn, 1); // allows one more job
     /// }
     /// ```
     pub fn grant(&mut self, conn: ConnId, frames: u64) -> Result<(), Gone> {
         self.engine.grant(conn.0, frames)
     }
 
-    /// The limits that hold for a connection: those of the [`Config`](crate::Config), or its own.
+    /// Returns the limits of a connection: its own, or those of the [`Config`](crate::Config).
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the connection is closed.
     pub fn limits(&self, conn: ConnId) -> Result<Limits, Gone> {
         self.engine.limits(conn.0)
     }
 
-    /// Gives a connection limits of its own, from now on: its timeouts begin to count now, its
-    /// marks hold for what is sent next. A `None` ends a timeout that the configuration has.
+    /// Gives a connection its own limits from now on.
     ///
-    /// Memory for them is taken for this connection only. What it is sent is queued before it is
-    /// written, which costs a copy for each frame.
+    /// Its timeouts start now, and its watermarks apply to the next payload sent. `None` turns a
+    /// timeout of the configuration off. Such a connection takes some memory for its limits. Its
+    /// output is queued before it is written, which costs one copy per frame.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where `write_low_bytes <= write_high_bytes <= write_queue_bytes_max` does not hold, and
-    /// `NotConnected` for a stale id; then nothing is changed.
+    /// An error changes nothing.
+    ///
+    /// * `InvalidInput`: `write_low_bytes <= write_high_bytes <= write_queue_bytes_max` does not
+    ///   hold.
+    /// * `NotConnected`: the connection is closed.
     ///
     /// # Examples
     ///
-    /// A peer that has logged in may be silent for longer:
+    /// A client that has logged in may be silent for longer:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -123,22 +132,27 @@ impl<H: Handler> Context<'_, H> {
         self.engine.set_limits(conn.0, limits)
     }
 
-    /// Exchanges a connection's framing. The next frame, in either direction, is the first of the
-    /// new one; bytes that are read already are kept and decoded by it.
+    /// Replaces the framing of a connection.
+    ///
+    /// The new framing applies from the next frame on, in both directions. Bytes that are read but
+    /// not yet decoded are decoded with it.
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the connection is closed.
     pub fn reframe(&mut self, conn: ConnId, framing: Framing) -> Result<(), Gone> {
         self.engine.reframe(conn.0, framing)
     }
 
-    /// Bytes that were read from a connection and wait to be delivered, or for the rest of their
-    /// frame. In the callbacks of its own frames zero: what is left of the read is being decoded.
+    /// Returns the number of bytes read from a connection that wait for delivery or for the end of
+    /// their frame.
+    ///
+    /// Returns zero inside the callbacks about the connection's own frames, because the rest of the
+    /// read is still being decoded.
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the connection is closed.
     pub fn undecoded_bytes(&self, conn: ConnId) -> Result<usize, Gone> {
         self.engine.undecoded_bytes(conn.0)
     }

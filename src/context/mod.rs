@@ -1,4 +1,4 @@
-//! [`Context`]: everything a callback can ask of the reactor.
+//! [`Context`]: the requests that a callback can make to the reactor.
 
 mod close;
 mod flow;
@@ -17,8 +17,10 @@ use crate::handler::Handler;
 pub(crate) use sessions::Sessions;
 pub(crate) use sockets::not_inet;
 
-/// What a callback may do: everything, to every connection, and nothing of it calls back before
-/// the callback has returned.
+/// Access to the reactor inside a callback.
+///
+/// A callback can open, use and close every connection and socket of the reactor. No method calls
+/// another callback before the current callback has returned.
 pub struct Context<'a, H: Handler> {
     pub(crate) engine: &'a mut Engine,
     pub(crate) sessions: &'a mut Sessions<H::Session>,

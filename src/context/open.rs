@@ -15,23 +15,27 @@ use crate::id::{ConnId, ListenerId, UdpId};
 use crate::os::{ConnectOptions, ListenOptions, OwnedSocket, UdpOptions};
 
 impl<H: Handler> Context<'_, H> {
-    /// Listens for connections, each of which begins with `framing`: on an address of TCP, or on a
-    /// [`UnixAddr`]. Port 0 takes a free one: [`local_inet_addr`](Context::local_inet_addr)
-    /// tells which.
+    /// Listens for TCP or Unix connections. Each accepted connection starts with `framing`.
+    ///
+    /// If `addr` resolves to several addresses, the first one that can be bound is used. Port 0
+    /// selects a free port; [`local_inet_addr`](Context::local_inet_addr) returns it. Resolving a
+    /// host name blocks.
     ///
     /// # Errors
     ///
-    /// What resolving, binding or listening answered, for the last of the addresses.
+    /// * Any error of resolving, binding or listening, for the last address tried. `AddrInUse` for
+    ///   a Unix path that exists: see [`UnixAddr`].
+    /// * `Other`: the reactor is shutting down.
     pub fn listen(&mut self, addr: impl ToAddrs, framing: Framing) -> io::Result<ListenerId> {
         self.listen_with(addr, framing, &ListenOptions::new())
     }
 
-    /// [`listen`](Context::listen) with options of the socket: a port that several reactors share,
-    /// for example.
+    /// Listens like [`listen`](Context::listen), with options of the socket: a port shared by
+    /// several reactors, for example.
     ///
     /// # Errors
     ///
-    /// As there, and what setting an option answered.
+    /// * Same as [`listen`](Context::listen), and any error of setting an option.
     pub fn listen_with(
         &mut self,
         addr: impl ToAddrs,
@@ -43,19 +47,25 @@ impl<H: Handler> Context<'_, H> {
 
     /// Opens a UDP socket.
     ///
+    /// If `addr` resolves to several addresses, the first one that can be bound is used. Port 0
+    /// selects a free port; [`local_inet_addr`](Context::local_inet_addr) returns it. Resolving a
+    /// host name blocks.
+    ///
     /// # Errors
     ///
-    /// What resolving or binding answered, for the last of the addresses.
+    /// * Any error of resolving or binding, for the last address tried.
+    /// * `Other`: the reactor is shutting down.
     pub fn bind_udp(&mut self, addr: impl ToSocketAddrs) -> io::Result<UdpId> {
         self.bind_udp_with(addr, &UdpOptions::new())
     }
 
-    /// [`bind_udp`](Context::bind_udp) with options of the socket: broadcast and multicast groups,
-    /// for example.
+    /// Opens a UDP socket like [`bind_udp`](Context::bind_udp), with options of the socket:
+    /// broadcast or multicast groups, for example.
     ///
     /// # Errors
     ///
-    /// As there, and what setting an option or joining a group answered.
+    /// * Same as [`bind_udp`](Context::bind_udp), and any error of setting an option or joining a
+    ///   group.
     pub fn bind_udp_with(
         &mut self,
         addr: impl ToSocketAddrs,
@@ -64,29 +74,34 @@ impl<H: Handler> Context<'_, H> {
         self.engine.bind_udp(addr, options)
     }
 
-    /// Connects a UDP socket: from then on it receives from `peer` only, and
-    /// [`send_datagram`](Context::send_datagram) sends to it.
+    /// Connects a UDP socket to `peer`. From then on it receives from `peer` only, and
+    /// [`send_datagram`](Context::send_datagram) sends to `peer`.
     ///
     /// # Errors
     ///
-    /// What resolving or connecting answered; [`Gone`](crate::Gone) for a stale id.
+    /// * Any error of resolving or connecting, for the last address tried.
+    /// * `NotConnected`: the socket is closed.
     pub fn connect_udp(&mut self, socket: UdpId, peer: impl ToSocketAddrs) -> io::Result<()> {
         self.engine.connect_udp(socket, peer)
     }
 
-    /// Connects to the first of the addresses that accepts: they are tried one after the other. A
-    /// name is looked up before this returns, which may block; an address is not.
+    /// Opens a connection and returns its id at once. `session` becomes the session of the
+    /// connection.
     ///
-    /// Success is told by [`on_open`](Handler::on_open), every failure by
-    /// [`on_close`](Handler::on_close), which gives the session back: a name that is not known, no
-    /// descriptor left, and a refusal by the peer alike.
+    /// The addresses are tried one after the other until one accepts. Resolving a host name blocks;
+    /// an IP or Unix address does not. Payloads sent before the connection is open are queued.
+    ///
+    /// [`on_open`](Handler::on_open) reports success. [`on_close`](Handler::on_close) reports every
+    /// failure and returns the session: an unknown host name, no free descriptor, a refusal by the
+    /// peer, [`Config::connections_max`](crate::Config::connections_max) or a shutdown.
     pub fn connect(&mut self, addr: impl ToAddrs, framing: Framing, session: H::Session) -> ConnId {
         self.connect_with(addr, framing, session, &ConnectOptions::new())
     }
 
-    /// [`connect`](Context::connect) with a timeout of its own and options of the socket: the
-    /// address to connect from, for example. What setting an option answered is told by
-    /// [`on_close`](Handler::on_close) too.
+    /// Opens a connection like [`connect`](Context::connect), with a timeout and options of the
+    /// socket: the local address, for example.
+    ///
+    /// [`on_close`](Handler::on_close) also reports a failure to set an option.
     pub fn connect_with(
         &mut self,
         addr: impl ToAddrs,
@@ -99,18 +114,20 @@ impl<H: Handler> Context<'_, H> {
         conn
     }
 
-    /// Takes in a socket that listens already, as [`listen`](Context::listen) makes one: std's
-    /// `TcpListener` or `UnixListener`, or a descriptor that a parent handed down, such as systemd
-    /// by `LISTEN_FDS`. From then on it is the reactor's: it does not block, no child inherits it,
-    /// and it is closed with the listener.
+    /// Takes over a listening socket: std's `TcpListener` or `UnixListener`, or a descriptor from a
+    /// parent process, such as systemd's `LISTEN_FDS`.
     ///
-    /// That it does not block is true for all who share the open socket, such as the parent that
-    /// handed it down (fcntl(2), `O_NONBLOCK`).
+    /// From then on the reactor owns the socket. It is set to non-blocking, is not inherited by
+    /// child processes, and is closed with the listener. Non-blocking mode applies to every process
+    /// that shares the open socket, including the parent (fcntl(2), `O_NONBLOCK`).
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where it is no stream socket or does not listen, and what the system
-    /// answered. The socket is closed then.
+    /// The socket is closed in case of an error.
+    ///
+    /// * `InvalidInput`: it is not a stream socket or is not listening.
+    /// * `Other`: the reactor is shutting down.
+    /// * Any other error of the system.
     ///
     /// # Examples
     ///
@@ -130,12 +147,12 @@ impl<H: Handler> Context<'_, H> {
         self.engine.adopt_listener(listener.into(), framing)
     }
 
-    /// Takes in a stream socket that is connected already: std's `TcpStream` or `UnixStream`, or a
-    /// descriptor; as for [`adopt_listener`](Context::adopt_listener).
+    /// Takes over a connected stream socket: std's `TcpStream` or `UnixStream`, or a descriptor.
+    /// Its mode changes as described at [`adopt_listener`](Context::adopt_listener).
     ///
-    /// It opens like one that [`connect`](Context::connect) made, with [`Origin::Adopted`]. Every
-    /// failure is told by [`on_close`](Handler::on_close), which gives the session back:
-    /// `InvalidInput` where it is no stream socket, `NotConnected` where it has no peer.
+    /// [`on_open`](Handler::on_open) reports success with [`Origin::Adopted`].
+    /// [`on_close`](Handler::on_close) reports every failure and returns the session:
+    /// `InvalidInput` if it is not a stream socket, `NotConnected` if it has no peer.
     ///
     /// [`Origin::Adopted`]: crate::Origin::Adopted
     pub fn adopt_stream(
@@ -149,34 +166,43 @@ impl<H: Handler> Context<'_, H> {
         conn
     }
 
-    /// Takes in a UDP socket that is bound already: std's `UdpSocket`, or a descriptor; as for
-    /// [`adopt_listener`](Context::adopt_listener).
+    /// Takes over a bound UDP socket: std's `UdpSocket`, or a descriptor. Its mode changes as
+    /// described at [`adopt_listener`](Context::adopt_listener).
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where it is no UDP socket, and what the system answered. The socket is closed
-    /// then.
+    /// The socket is closed in case of an error.
+    ///
+    /// * `InvalidInput`: it is not a UDP socket.
+    /// * `Other`: the reactor is shutting down.
+    /// * Any other error of the system.
     pub fn adopt_udp(&mut self, socket: impl Into<OwnedSocket>) -> io::Result<UdpId> {
         self.engine.adopt_udp(socket.into())
     }
 
-    /// Opens a Unix datagram socket: bound to a path or a name, or, for one that only sends, not at
-    /// all.
+    /// Opens a Unix datagram socket, bound to `addr`. `None` leaves it unbound, for a socket that
+    /// only sends.
     ///
     /// # Errors
     ///
-    /// What the system answered: `AddrInUse` for a path that exists, as [`UnixAddr`] says.
+    /// * `AddrInUse`: the path exists: see [`UnixAddr`].
+    /// * `Other`: the reactor is shutting down.
+    /// * Any other error of the system.
     #[cfg(unix)]
     pub fn bind_unix_datagram(&mut self, addr: Option<&UnixAddr>) -> io::Result<UnixDatagramId> {
         self.engine.bind_unix_datagram(addr)
     }
 
-    /// Takes in a Unix datagram socket: std's `UnixDatagram`, or a descriptor; as for
-    /// [`adopt_listener`](Context::adopt_listener).
+    /// Takes over a Unix datagram socket: std's `UnixDatagram`, or a descriptor. Its mode changes
+    /// as described at [`adopt_listener`](Context::adopt_listener).
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where it is none, and what the system answered. The socket is closed then.
+    /// The socket is closed in case of an error.
+    ///
+    /// * `InvalidInput`: it is not a Unix datagram socket.
+    /// * `Other`: the reactor is shutting down.
+    /// * Any other error of the system.
     #[cfg(unix)]
     pub fn adopt_unix_datagram(
         &mut self,
@@ -185,12 +211,13 @@ impl<H: Handler> Context<'_, H> {
         self.engine.adopt_unix_datagram(socket.into())
     }
 
-    /// Connects a Unix datagram socket: from then on it receives from `peer` only, and sends to it
-    /// by default.
+    /// Connects a Unix datagram socket to `peer`. From then on it receives from `peer` only, and
+    /// sends to `peer` by default.
     ///
     /// # Errors
     ///
-    /// What the system answered; `NotConnected` for a stale id.
+    /// * `NotConnected`: the socket is closed.
+    /// * Any other error of the system.
     #[cfg(unix)]
     pub fn connect_unix_datagram(
         &mut self,

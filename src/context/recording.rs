@@ -1,4 +1,4 @@
-//! What a callback asks of the recordings for a cut map.
+//! Recording of sockets for a cut map.
 
 use std::io;
 
@@ -9,51 +9,54 @@ use crate::handler::Handler;
 use crate::id::{ConnId, SocketId};
 
 impl<H: Handler> Context<'_, H> {
-    /// Records what happens to a socket from now on, for a [cut map](crate::cutmap). A connection
-    /// that is observed from inside of one of its own callbacks is recorded from its next read on.
+    /// Starts the recording of a socket, for a [cut map](crate::cutmap).
     ///
-    /// It ends with [`stop_recording`](Context::stop_recording), or with the socket. Observing what is
-    /// observed, or a listener, changes nothing.
+    /// The recording starts with the next read if this is called in a callback of the connection
+    /// itself. It ends with [`stop_recording`](Context::stop_recording) or when the socket closes.
+    /// Does nothing for a listener or for a socket that is being recorded.
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the socket is closed.
     pub fn record(&mut self, socket: impl Into<SocketId>) -> Result<(), Gone> {
         self.engine.record(socket.into(), true)
     }
 
-    /// Ends [`record`](Context::record) for one socket. What was recorded of it stays until it is
-    /// [taken](Context::take_recording).
+    /// Stops the recording of one socket. Its events stay in the recording until
+    /// [`take_recording`](Context::take_recording).
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the socket is closed.
     pub fn stop_recording(&mut self, socket: impl Into<SocketId>) -> Result<(), Gone> {
         self.engine.record(socket.into(), false)
     }
 
-    /// Observes all that is open, and all that is opened from now on.
+    /// Starts the recording of all sockets that are open, and of all that are opened later.
     pub fn record_all(&mut self) {
         self.engine.record_all(true);
     }
 
-    /// Observes nothing any more, and nothing that is opened from now on.
+    /// Stops the recording of all sockets, also of those opened later.
     pub fn stop_recording_all(&mut self) {
         self.engine.record_all(false);
     }
 
-    /// Takes what was recorded so far. Whoever is observed still is; the next recording begins now.
+    /// Takes the events recorded so far. Recording continues, and the next recording starts empty.
     pub fn take_recording(&mut self) -> Recording {
         self.engine.take_recording()
     }
 
-    /// What the kernel counts of a connection's segments, on Linux. One question to it, by a socket
-    /// that is opened for it: nothing for every turn.
+    /// Returns the kernel's segment counters of a TCP connection. Linux and Android only.
+    ///
+    /// The call opens a socket and makes one request to the kernel, so it is too slow for every
+    /// turn.
     ///
     /// # Errors
     ///
-    /// `NotConnected` for a stale id or a closed socket, what the system answered, and
-    /// `Unsupported` on other systems.
+    /// * `NotConnected`: the connection is closed.
+    /// * `Unsupported`: another operating system, or a Unix socket.
+    /// * Any other error of the system.
     pub fn segments(&self, conn: ConnId) -> io::Result<Segments> {
         self.engine.segments(conn.0)
     }

@@ -17,45 +17,50 @@ use crate::payload::Payload;
 #[cfg(unix)]
 use std::io;
 
-/// A broadcast payload of this many bytes or more is shared by reference count; a shorter one is
+/// Length in bytes from which a broadcast payload is shared by reference count. A shorter one is
 /// cheaper to copy.
 const SHARED_LEN_MIN: usize = 16 * 1024;
 
 impl<H: Handler> Context<'_, H> {
-    /// Sends `payload` as one frame. It never blocks: the frame is queued, and written when this
-    /// turn has gathered what goes the same way.
+    /// Sends `payload` as one frame. Never blocks.
     ///
-    /// All of it is accepted, or nothing. What is accepted is taken by the kernel, or counted in
-    /// [`Closed::unsent_bytes`](crate::Closed); that the peer gets it is not claimed. A connection
-    /// that is still connecting takes frames too, and sends them once it is open.
+    /// The frame is queued. It is written with the other output of the connection, at the end of
+    /// the connection's dispatch or of the turn. The payload is accepted completely or not at all.
+    /// Accepted bytes are taken by the kernel or counted in
+    /// [`Closed::unsent_bytes`](crate::Closed::unsent_bytes); delivery to the peer is not
+    /// guaranteed. A connection that is still connecting queues frames and sends them once it is
+    /// open.
     ///
     /// # Errors
     ///
-    /// * [`SendError::Gone`]: the id names nothing any more.
-    /// * [`SendError::Closing`]: it was closed, or writing to it failed.
-    /// * [`SendError::Full`]: the queue would be longer than
-    ///   [`Config::write_queue_bytes_max`](crate::Config::write_queue_bytes_max), or all queues
-    ///   together are at [`Config::memory_bytes_max`](crate::Config::memory_bytes_max). Wait for
+    /// * [`SendError::Gone`]: the connection is closed. Stop sending to it.
+    /// * [`SendError::Closing`]: the connection is closing, or a write to it failed. `on_close`
+    ///   follows.
+    /// * [`SendError::Full`]: the write queue would exceed
+    ///   [`Config::write_queue_bytes_max`](crate::Config::write_queue_bytes_max), or
+    ///   [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up. Wait for
     ///   [`on_drained`](Handler::on_drained).
-    /// * [`SendError::Frame`]: the payload is too long for the framing, or cannot be framed.
+    /// * [`SendError::Frame`]: the payload is too long for the framing, or the framing cannot
+    ///   represent it. Another attempt will fail too.
     #[inline]
     pub fn send(&mut self, conn: ConnId, payload: &[u8]) -> Result<Sent, SendError> {
         self.engine.send(conn.0, payload)
     }
 
-    /// [`send`](Context::send) for a payload that is given by value. One of 16 KiB or more is not
-    /// copied, whatever becomes of it: it is queued as it is, and written together with what stands
-    /// around it in its frame. With [`delimiter`](crate::Framing::delimiter),
-    /// [`length_field`](crate::Framing::length_field) and [`custom`](crate::Framing::custom) it is copied once,
-    /// as with `send`.
+    /// Sends an owned payload as one frame.
+    ///
+    /// A payload of 16 KiB or more is queued without a copy and written together with its header
+    /// and trailer. The framings [`delimiter`](crate::Framing::delimiter),
+    /// [`length_field`](crate::Framing::length_field) and [`custom`](crate::Framing::custom) copy
+    /// it once, like [`send`](Context::send).
     ///
     /// # Errors
     ///
-    /// As for [`send`](Context::send), with the payload given back.
+    /// * Same as [`send`](Context::send); [`NotSent`] returns the payload.
     ///
     /// # Examples
     ///
-    /// One answer, shared by all who ask for it:
+    /// One image, shared by all clients that request it:
     ///
     /// ```
     /// # use unstick::{ConnId, Context, Handler};
@@ -74,12 +79,12 @@ impl<H: Handler> Context<'_, H> {
         self.engine.send_owned(conn.0, payload.into())
     }
 
-    /// As [`send`](Context::send), with the payload in several parts: a header and a body from
-    /// different places, for example. They are one frame.
+    /// Sends a payload made of several parts as one frame: a header and a body from different
+    /// places, for example.
     ///
     /// # Errors
     ///
-    /// As for [`send`](Context::send).
+    /// * Same as [`send`](Context::send).
     pub fn send_parts(&mut self, conn: ConnId, parts: &[&[u8]]) -> Result<Sent, SendError> {
         let len = parts.iter().map(|part| part.len()).sum();
         let write = |out: &mut Out<'_>| {
@@ -89,19 +94,19 @@ impl<H: Handler> Context<'_, H> {
         self.engine.send(conn.0, InPlace { len, write })
     }
 
-    /// As [`send`](Context::send), with a payload that `write` puts where it is sent from: what the
-    /// header says of its length is filled in afterwards, and nothing is copied.
+    /// Sends the payload that `write` appends to the output buffer, without a copy. The length in
+    /// the header is filled in afterwards.
     ///
-    /// Where the length of the header depends on that of the payload
+    /// If the size of the header depends on the length of the payload
     /// ([`varint`](crate::Framing::varint), [`netstring`](crate::Framing::netstring)), the payload
-    /// is moved by it; a [`custom`](crate::Framing::custom) codec that does not know of
-    /// [this](crate::Codec::encode_in_place) is given a copy. Limits are looked at when all is
-    /// written: it is `write` that bounds how much that is.
+    /// is moved once. A [`custom`](crate::Framing::custom) codec without its own
+    /// [`encode_in_place`](crate::Codec::encode_in_place) gets a copy. Limits are checked after
+    /// `write` returns, so `write` itself must bound the length.
     ///
     /// # Errors
     ///
-    /// As for [`send`](Context::send), and [`SendError::Frame`] with what `write` answered; nothing
-    /// of it is sent then.
+    /// * Same as [`send`](Context::send).
+    /// * [`SendError::Frame`]: also any error that `write` returns. Nothing is sent.
     ///
     /// # Examples
     ///
@@ -124,9 +129,12 @@ impl<H: Handler> Context<'_, H> {
         self.engine.send(conn.0, InPlace { len: 0, write })
     }
 
-    /// Sends `payload` to each of `conns`, as [`send`](Context::send) does, and says how many
-    /// accepted it. One of 16 KiB or more is copied once for all of them, but for framings that
-    /// [`send_owned`](Context::send_owned) copies with.
+    /// Sends `payload` to each of `conns`, like [`send`](Context::send). Returns the number of
+    /// connections that accepted it.
+    ///
+    /// Connections that are closed, closing or full are skipped. A payload of 16 KiB or more is
+    /// copied once for all connections, except with the framings that
+    /// [`send_owned`](Context::send_owned) copies.
     pub fn broadcast(&mut self, conns: impl IntoIterator<Item = ConnId>, payload: &[u8]) -> usize {
         let conns = conns.into_iter();
         if payload.len() < SHARED_LEN_MIN {
@@ -140,46 +148,55 @@ impl<H: Handler> Context<'_, H> {
             .count()
     }
 
-    /// Sends one datagram to `to`. It is queued, and sent when the callback has returned, at the
-    /// latest at the end of the turn. A datagram that the kernel refuses is dropped, counted and
-    /// told to [`on_datagram_error`](Handler::on_datagram_error).
+    /// Sends one datagram to `to`.
+    ///
+    /// The datagram is queued and sent after the callback has returned, at the latest at the end of
+    /// the turn. If the kernel rejects it, it is dropped, counted in
+    /// [`Stats::datagrams_dropped`](crate::Stats::datagrams_dropped) and reported to
+    /// [`on_datagram_error`](Handler::on_datagram_error).
     ///
     /// # Errors
     ///
-    /// * [`SendError::Gone`]: the id names nothing any more.
-    /// * [`SendError::Closing`]: the socket was closed.
-    /// * [`SendError::Full`]: the queue would be longer than
-    ///   [`Config::datagram_queue_bytes_max`](crate::Config::datagram_queue_bytes_max), or all queues
-    ///   together are at [`Config::memory_bytes_max`](crate::Config::memory_bytes_max).
+    /// * [`SendError::Gone`]: the socket is closed.
+    /// * [`SendError::Closing`]: the socket is closing.
+    /// * [`SendError::Full`]: the queue would exceed
+    ///   [`Config::datagram_queue_bytes_max`](crate::Config::datagram_queue_bytes_max), or
+    ///   [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up. The datagram is
+    ///   dropped.
     pub fn send_to(&mut self, socket: UdpId, to: SocketAddr, data: &[u8]) -> Result<(), SendError> {
         self.engine.send_datagram(socket, Some(to), data)
     }
 
-    /// Sends one datagram to the peer that the socket was connected to by
+    /// Sends one datagram to the peer of a socket connected by
     /// [`connect_udp`](Context::connect_udp).
+    ///
+    /// A socket without a peer reports the system's error to
+    /// [`on_datagram_error`](Handler::on_datagram_error): `EDESTADDRREQ`, which has no
+    /// [`io::ErrorKind`], or `NotConnected`.
     ///
     /// # Errors
     ///
-    /// As for [`send_to`](Context::send_to). That the socket has no peer is told by
-    /// [`on_datagram_error`](Handler::on_datagram_error), as what the system says to it:
-    /// `EDESTADDRREQ`, which has no [`io::ErrorKind`], or `NotConnected`.
+    /// * Same as [`send_to`](Context::send_to).
     pub fn send_datagram(&mut self, socket: UdpId, data: &[u8]) -> Result<(), SendError> {
         self.engine.send_datagram(socket, None, data)
     }
 
-    /// Sends one datagram by a Unix socket, to `to` or to the connected peer. It is sent at once,
-    /// by one system call, as the kernel puts it into the receiver's queue or says why it does not:
-    /// nothing is lost in between, and nothing has to be queued here.
+    /// Sends one datagram on a Unix socket, to `to` or to the connected peer.
+    ///
+    /// The datagram is sent at once, by one system call, and nothing is queued here. The kernel
+    /// either puts it into the receiver's queue or reports an error, so no datagram is lost on the
+    /// way.
     ///
     /// # Errors
     ///
-    /// What the system answered; nothing was sent then.
+    /// An error means that nothing was sent.
     ///
-    /// * `WouldBlock`: the receiver's queue is full. For a connected peer
-    ///   [`on_unix_writable`](Handler::on_unix_writable) tells when there is room; for another one
-    ///   the system has no such event.
-    /// * `NotFound`, `ConnectionRefused`: nobody has this address, or not any more.
-    /// * `NotConnected`: no `to`, and no peer; or a stale id.
+    /// * `WouldBlock`: the receiver's queue is full. For a connected peer, wait for
+    ///   [`on_unix_writable`](Handler::on_unix_writable). For another receiver the system has no
+    ///   such event: try again later.
+    /// * `NotFound`, `ConnectionRefused`: no socket has this address, or its socket was closed.
+    /// * `NotConnected`: the socket is closed, or `to` is `None` and the socket has no peer.
+    /// * Any other error of the system.
     #[cfg(unix)]
     pub fn send_unix_datagram(
         &mut self,
@@ -190,11 +207,12 @@ impl<H: Handler> Context<'_, H> {
         self.engine.send_unix_datagram(socket, to, data)
     }
 
-    /// Bytes that are accepted for a connection and not yet taken by the kernel.
+    /// Returns the number of bytes accepted for a connection that the kernel has not taken yet,
+    /// including framing.
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the connection is closed.
     pub fn queued_bytes(&self, conn: ConnId) -> Result<usize, Gone> {
         self.engine.queued_bytes(conn.0)
     }

@@ -1,10 +1,10 @@
-//! Sessions: the state that the application keeps for each connection.
+//! Sessions: the application's state of each connection.
 
 use super::Context;
 use crate::handler::Handler;
 use crate::id::ConnId;
 
-/// A session stands here except while a callback has it.
+/// Sessions by slab key. A slot is empty while a callback holds its session.
 pub(crate) struct Sessions<S> {
     slots: Vec<Option<S>>,
 }
@@ -22,7 +22,7 @@ impl<S> Sessions<S> {
         }
     }
 
-    /// Takes a session out for a callback; the default for a key that has none yet.
+    /// Takes a session out for a callback. Returns the default if the key has no session yet.
     #[inline]
     pub(crate) fn take(&mut self, key: u32) -> S
     where
@@ -46,22 +46,25 @@ impl<S> Sessions<S> {
 }
 
 impl<H: Handler> Context<'_, H> {
-    /// Another connection's session; `None` for a stale id, and for the connection whose callback
-    /// this is: that has its session as an argument. Where more is to be done than to look at it,
-    /// [`with_session`](Context::with_session) leaves the context free.
+    /// Returns the session of another connection.
+    ///
+    /// Returns `None` if the connection is closed. Also returns `None` for the connection whose
+    /// callback is running, because the callback has that session as an argument.
+    /// [`with_session`](Context::with_session) leaves the context usable at the same time.
     pub fn session(&mut self, conn: ConnId) -> Option<&mut H::Session> {
         self.engine.conn(conn.0).ok()?;
         self.sessions.at(conn.0.key())
     }
 
-    /// Runs `f` with another connection's session, as the callbacks about that connection are run:
-    /// for timers, posted closures and other connections' frames. `None` where
-    /// [`session`](Context::session) is `None`; nothing is run then. While it runs the session is
-    /// lent, and [`session`](Context::session) answers `None` for it.
+    /// Calls `f` with this context and the session of another connection, and returns its result.
+    ///
+    /// Use it in timers, in posted closures and in callbacks about other connections. Returns
+    /// `None` without calling `f` if [`session`](Context::session) would return `None`. While `f`
+    /// runs, [`session`](Context::session) returns `None` for this connection.
     ///
     /// # Examples
     ///
-    /// A timer of each connection: the key of the timer is the connection's id.
+    /// A timer per connection, whose key is the id of the connection:
     ///
     /// ```
     /// use std::time::Duration;
@@ -111,7 +114,7 @@ impl<H: Handler> Context<'_, H> {
     }
 }
 
-/// A session that is lent out. It goes back when this is dropped: also where the borrower panics.
+/// A borrowed session. Dropping it puts the session back, also if the borrower panics.
 struct Lent<'l, 'a, H: Handler> {
     cx: &'l mut Context<'a, H>,
     key: u32,

@@ -12,50 +12,59 @@ use crate::os::SocketRef;
 use crate::stats::{ConnStats, Stats};
 
 impl<H: Handler> Context<'_, H> {
-    /// The address of a TCP connection's peer, until `on_close` has returned. While connecting: the
-    /// address being tried. No system call.
+    /// Returns the IP address and port of a TCP connection's peer. Makes no system call.
+    ///
+    /// A connection that is connecting returns the address being tried. The address stays
+    /// available until `on_close` has returned.
     ///
     /// # Errors
     ///
-    /// `NotConnected` for a stale id; `Unsupported` for a Unix socket, whose address
-    /// [`peer_addr`](Context::peer_addr) tells.
+    /// * `NotConnected`: the connection is closed.
+    /// * `Unsupported`: it is a Unix connection; use [`peer_addr`](Context::peer_addr).
     pub fn peer_inet_addr(&self, conn: ConnId) -> io::Result<SocketAddr> {
         self.engine.conn(conn.0)?.peer.inet().ok_or_else(not_inet)
     }
 
-    /// The address of any connection's peer, as [`peer_inet_addr`](Context::peer_inet_addr).
+    /// Returns the address of a connection's peer, for TCP and Unix connections. Makes no system
+    /// call.
+    ///
+    /// A connection that is connecting returns the address being tried. The address stays
+    /// available until `on_close` has returned.
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the connection is closed.
     pub fn peer_addr(&self, conn: ConnId) -> Result<Addr, Gone> {
         self.engine.conn(conn.0).map(|conn| conn.peer.clone())
     }
 
-    /// The local address of a connection, a listener or a UDP socket, asked of the kernel.
+    /// Returns the local IP address and port of a connection, a listener or a UDP socket, as
+    /// reported by the kernel.
     ///
     /// # Errors
     ///
-    /// What the kernel answered, or `NotConnected` for a stale id or a closed socket; `Unsupported`
-    /// for a Unix socket, whose address [`local_addr`](Context::local_addr) tells.
+    /// * `NotConnected`: the socket is closed, or its connection has no socket yet.
+    /// * `Unsupported`: it is a Unix socket; use [`local_addr`](Context::local_addr).
+    /// * Any other error of the system.
     pub fn local_inet_addr(&self, socket: impl Into<SocketId>) -> io::Result<SocketAddr> {
         self.local_addr(socket)?.inet().ok_or_else(not_inet)
     }
 
-    /// The local address of any socket, asked of the kernel.
+    /// Returns the local address of any socket, as reported by the kernel.
     ///
     /// # Errors
     ///
-    /// As for [`local_inet_addr`](Context::local_inet_addr), for all kinds of sockets.
+    /// * `NotConnected`: the socket is closed, or its connection has no socket yet.
+    /// * Any other error of the system.
     pub fn local_addr(&self, socket: impl Into<SocketId>) -> io::Result<Addr> {
         self.engine.local_addr(socket.into())
     }
 
-    /// The options of a live socket, to read and to set.
+    /// Returns access to the options of an open socket.
     ///
     /// # Errors
     ///
-    /// `NotConnected` for a stale id or a closed socket.
+    /// * `NotConnected`: the socket is closed.
     ///
     /// # Examples
     ///
@@ -70,14 +79,14 @@ impl<H: Handler> Context<'_, H> {
         SocketRef::new(self.engine.options(socket.into())?)
     }
 
-    /// The options that [`socket`](Context::socket) has no call for: the one place where another
-    /// crate's type, [`socket2::SockRef`], stands in this one's interface.
+    /// Returns access to the options that [`socket`](Context::socket) does not cover. This is the
+    /// only method with a type of another crate, [`socket2::SockRef`], in its signature.
     ///
-    /// Leave alone what the reactor relies on: that the socket does not block.
+    /// Do not set the socket to blocking mode: the reactor needs it to be non-blocking.
     ///
     /// # Errors
     ///
-    /// `NotConnected` for a stale id or a closed socket.
+    /// * `NotConnected`: the socket is closed.
     ///
     /// # Examples
     ///
@@ -91,16 +100,16 @@ impl<H: Handler> Context<'_, H> {
         self.engine.options(socket.into())
     }
 
-    /// What a connection has carried so far.
+    /// Returns the counters of a connection.
     ///
     /// # Errors
     ///
-    /// [`Gone`] for a stale id.
+    /// * [`Gone`]: the connection is closed.
     pub fn conn_stats(&self, conn: ConnId) -> Result<ConnStats, Gone> {
         self.engine.conn_stats(conn.0)
     }
 
-    /// What the reactor has done so far.
+    /// Returns the counters of the reactor.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.engine.stats()
@@ -110,6 +119,6 @@ impl<H: Handler> Context<'_, H> {
 pub(crate) fn not_inet() -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,
-        "a Unix socket has no such address",
+        "a Unix socket has no IP address: use peer_addr or local_addr",
     )
 }

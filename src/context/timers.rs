@@ -7,39 +7,49 @@ use crate::handler::Handler;
 use crate::timer::TimerId;
 
 impl<H: Handler> Context<'_, H> {
-    /// Sets a timer: `on_timer` is called with `key` once `after` has passed since
-    /// [`now`](Context::now), never earlier; a millisecond and a turn later at most. Of those that
-    /// are due in the same millisecond, the one that was set first fires first.
+    /// Sets a timer: [`on_timer`](Handler::on_timer) is called once with `key`, after `after` has
+    /// passed since [`now`](Context::now).
+    ///
+    /// The timer never fires early, and at most one millisecond and one turn late. A delay of zero
+    /// is allowed; the callback still comes after this call. Timers due in the same millisecond
+    /// fire in the order in which they were set.
     pub fn set_timer(&mut self, after: Duration, key: u64) -> TimerId {
         self.engine.set_timer(after, key)
     }
 
-    /// Sets a timer that fires again and again, each time a period after its own last deadline,
-    /// so that it does not drift. Periods that pass while a turn lasts longer are left out, and of
-    /// periods shorter than a millisecond, zero among them, all but one in each.
+    /// Sets a periodic timer: [`on_timer`](Handler::on_timer) is called with `key` after each
+    /// `period`.
+    ///
+    /// Each deadline is computed from the previous deadline, so the interval does not drift.
+    /// Periods missed during a long turn are skipped. With a period below one millisecond,
+    /// including zero, it fires at most once per millisecond.
     pub fn set_interval(&mut self, period: Duration, key: u64) -> TimerId {
         self.engine.set_interval(period, key)
     }
 
-    /// Sets a timer anew, under the same id and with the same key: it fires once `after` has passed
-    /// since [`now`](Context::now), whatever it was set to; an interval goes on from there by its
-    /// period. Answers false, and sets nothing, where it has ended: it was cancelled, or has fired
-    /// and is no interval.
+    /// Sets a timer to fire once `after` has passed since [`now`](Context::now), under its id and
+    /// key. An interval continues from there with its period.
     ///
-    /// To put a timer off costs next to nothing, so an idle timeout can be reset by every packet:
-    /// it stays where it stands, and moves when its first deadline comes. Among those that are due
-    /// in the same millisecond it has no fixed place.
+    /// Returns false and changes nothing if the timer no longer exists: it was cancelled, or it
+    /// fired and is not an interval.
+    ///
+    /// Postponing a timer is cheap, so an idle timeout can be reset for every packet: the timer
+    /// keeps its place and moves only when its old deadline comes. A reset timer has no fixed order
+    /// among those due in the same millisecond.
     pub fn reset_timer(&mut self, timer: TimerId, after: Duration) -> bool {
         self.engine.reset_timer(timer, after)
     }
 
-    /// Ends a timer. Answers whether it was still to fire.
+    /// Cancels a timer. Returns false if it no longer exists: it was cancelled before, or it fired
+    /// and is not an interval.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
         self.engine.cancel_timer(timer)
     }
 
-    /// The turn's one reading of the clock, or a later one by [`connect`](Context::connect), as
-    /// looking a name up may block. Timers count from it.
+    /// Returns the time of the current turn, from which timers count.
+    ///
+    /// The clock is read once per turn. [`connect`](Context::connect) reads it again, because
+    /// resolving a host name may block.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.engine.now()

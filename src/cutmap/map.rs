@@ -1,4 +1,4 @@
-//! [`CutMap`]: the two ends of one direction of a connection, put together.
+//! [`CutMap`]: one direction of a connection, joined from the recordings of its two ends.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -6,39 +6,42 @@ use std::time::Duration;
 use super::{Event, EventKind, Recording};
 use crate::id::{ConnId, SocketId};
 
-/// Bytes of a stream that were sent, written, read or decoded together.
+/// Bytes of a stream that were sent, written, read or decoded in one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Span {
-    /// Where in the stream it begins.
+    /// Offset of the first byte in the stream.
     pub offset: u64,
-    /// How many bytes it has, at least one.
+    /// Number of bytes; at least one.
     pub len: u64,
-    /// When it happened; see [`Event::at`].
+    /// Time of the step; see [`Event::at`].
     pub at: Duration,
 }
 
-/// A frame, as it lies in the stream.
+/// Position of a frame in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameSpan {
-    /// All of it.
+    /// All bytes of the frame, including header and trailer.
     pub span: Span,
-    /// Bytes before its payload.
+    /// Number of bytes before the payload.
     pub header_len: u32,
-    /// Bytes behind its payload, such as a delimiter.
+    /// Number of bytes after the payload, such as those of a delimiter.
     pub trailer_len: u32,
 }
 
-/// One direction of a connection: what was sent at one end, and what arrived at the other.
+/// One direction of a connection: sends and writes at one end, reads and frames at the other.
 ///
-/// All four lists are ordered by offset, and conserve bytes: each begins where the one before it
-/// ended. They end at the same offset, but for what is still under way: see
-/// [`first_unsent`](CutMap::first_unsent) and its neighbours. Two things make holes, both told: a
-/// ring that [overwrote](Recording::overwritten) old events lets the lists begin late, and bytes
-/// that a codec skipped are in no frame.
+/// Each of the four lists is ordered by offset and normally has no gaps: an entry begins at the end
+/// of the one before it. The lists end at the same offset, except for bytes in transit: see
+/// [`first_unsent`](CutMap::first_unsent), [`first_unread`](CutMap::first_unread) and
+/// [`first_undelivered`](CutMap::first_undelivered).
 ///
-/// The numbers that the methods take and give are indices into the four lists.
+/// Two things cause gaps. If a recording [overwrote](Recording::overwritten) old events, its lists
+/// begin late. Bytes that a codec skipped belong to no frame.
+///
+/// Methods take and return indices into the four lists. For an index out of range, the result is
+/// empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CutMap {
     sends: Vec<Span>,
@@ -47,40 +50,40 @@ pub struct CutMap {
     frames: Vec<FrameSpan>,
 }
 
-/// What a [`CutMap`] says in numbers.
+/// Statistics of a [`CutMap`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Summary {
-    /// How often `send` was called.
+    /// Number of payloads that `send` accepted.
     pub sends: usize,
-    /// How often the kernel took something.
+    /// Number of writes of which the kernel took at least one byte.
     pub writes: usize,
-    /// How often the kernel gave something.
+    /// Number of reads that returned at least one byte.
     pub reads: usize,
-    /// How many frames were decoded.
+    /// Number of decoded frames.
     pub frames: usize,
-    /// Sends that arrived in one read with another, or a part of one.
+    /// Number of sends that arrived in one read together with another send or a part of one.
     pub glued_sends: usize,
-    /// Sends that arrived in several reads.
+    /// Number of sends that arrived in several reads.
     pub cut_sends: usize,
-    /// Frames that arrived in several reads.
+    /// Number of frames that arrived in several reads.
     pub split_frames: usize,
-    /// Frames whose header, or whose delimiter, arrived in several reads.
+    /// Number of frames whose header or trailer arrived in several reads.
     pub split_headers: usize,
-    /// The most frames that ended in one read.
+    /// Maximum number of frames that ended in one read.
     pub frames_per_read_max: usize,
-    /// The sum, over all frames, of the reads that each arrived in.
+    /// Sum, over all frames, of the number of reads that each arrived in.
     reads_of_frames: usize,
 }
 
 impl Summary {
-    /// How many frames a read held on average; zero where nothing was read.
+    /// Returns the average number of frames per read; zero if there was no read.
     #[must_use]
     pub fn frames_per_read(&self) -> f64 {
         ratio(self.frames, self.reads)
     }
 
-    /// How many reads a frame arrived in on average; zero where there was none.
+    /// Returns the average number of reads per frame; zero if there was no frame.
     #[must_use]
     pub fn reads_per_frame(&self) -> f64 {
         ratio(self.reads_of_frames, self.frames)
@@ -88,7 +91,7 @@ impl Summary {
 }
 
 impl Span {
-    /// The offsets of its bytes.
+    /// Returns the stream offsets of the bytes.
     #[must_use]
     pub fn range(&self) -> Range<u64> {
         self.offset..self.offset.saturating_add(self.len)
@@ -96,9 +99,11 @@ impl Span {
 }
 
 impl CutMap {
-    /// Puts both ends together: what `sender`'s connection sent, and what `receiver`'s got of it.
+    /// Joins both ends: the sends and writes of the `sender` connection, and the reads and frames
+    /// of the `receiver` connection.
     ///
-    /// Both may be of one recording. Where they are of two, times count from the earlier beginning.
+    /// Both ends may come from one recording. With two recordings, times count from the earlier
+    /// start.
     #[must_use]
     pub fn join(sender: (&Recording, ConnId), receiver: (&Recording, ConnId)) -> Self {
         let began = sender.0.began.min(receiver.0.began);
@@ -115,7 +120,7 @@ impl CutMap {
         map
     }
 
-    /// What a connection sent: sends and writes, with what the peer got left empty.
+    /// Returns the sends and writes of a connection. Reads and frames are empty.
     #[must_use]
     pub fn outgoing(recording: &Recording, conn: ConnId) -> Self {
         let mut map = Self::default();
@@ -123,8 +128,10 @@ impl CutMap {
         map
     }
 
-    /// What a connection got: reads and frames, with what the peer did left empty. Enough to see
-    /// how many frames a read holds, and which headers are split, where only one end is at hand.
+    /// Returns the reads and frames of a connection. Sends and writes are empty.
+    ///
+    /// The recording of one end is enough to find the number of frames per read and the split
+    /// headers.
     #[must_use]
     pub fn incoming(recording: &Recording, conn: ConnId) -> Self {
         let mut map = Self::default();
@@ -132,62 +139,62 @@ impl CutMap {
         map
     }
 
-    /// What `send` accepted.
+    /// Returns the sends: payloads that `send` accepted, with their framing.
     #[must_use]
     pub fn sends(&self) -> &[Span] {
         &self.sends
     }
 
-    /// What the kernel took.
+    /// Returns the writes: bytes that the sender's kernel took in one call.
     #[must_use]
     pub fn writes(&self) -> &[Span] {
         &self.writes
     }
 
-    /// What the kernel gave.
+    /// Returns the reads: bytes that the receiver's kernel returned in one call.
     #[must_use]
     pub fn reads(&self) -> &[Span] {
         &self.reads
     }
 
-    /// What was decoded.
+    /// Returns the decoded frames.
     #[must_use]
     pub fn frames(&self) -> &[FrameSpan] {
         &self.frames
     }
 
-    /// The writes that took bytes of a send; several where it was cut by the sender's kernel.
+    /// Returns the writes that contain bytes of a send; several if the sender's kernel cut it.
     #[must_use]
     pub fn writes_of_send(&self, send: usize) -> Range<usize> {
         touching(&self.writes, of(&self.sends, send))
     }
 
-    /// The sends that a write took bytes of; several where the reactor gathered them.
+    /// Returns the sends that a write contains bytes of; several if the reactor batched them.
     #[must_use]
     pub fn sends_of_write(&self, write: usize) -> Range<usize> {
         touching(&self.sends, of(&self.writes, write))
     }
 
-    /// The reads that a send arrived in; several where it was cut.
+    /// Returns the reads that contain bytes of a send; several if it was cut.
     #[must_use]
     pub fn reads_of_send(&self, send: usize) -> Range<usize> {
         touching(&self.reads, of(&self.sends, send))
     }
 
-    /// The sends that a read held bytes of; several where they were glued.
+    /// Returns the sends that a read contains bytes of; several if they were glued.
     #[must_use]
     pub fn sends_of_read(&self, read: usize) -> Range<usize> {
         touching(&self.sends, of(&self.reads, read))
     }
 
-    /// The reads that a frame arrived in; several where it was split.
+    /// Returns the reads that contain bytes of a frame; several if it was split.
     #[must_use]
     pub fn reads_of_frame(&self, frame: usize) -> Range<usize> {
         let frame = self.frames.get(frame);
         touching(&self.reads, frame.map_or(0..0, |frame| frame.span.range()))
     }
 
-    /// The frames that a read held bytes of.
+    /// Returns the frames that a read contains bytes of.
     #[must_use]
     pub fn frames_of_read(&self, read: usize) -> Range<usize> {
         let range = of(&self.reads, read);
@@ -200,7 +207,7 @@ impl CutMap {
         begin..end.max(begin)
     }
 
-    /// The sends that arrived in one read with another, or with a part of one.
+    /// Returns the sends that arrived in one read together with another send or a part of one.
     pub fn glued_sends(&self) -> impl Iterator<Item = usize> {
         (0..self.sends.len()).filter(|send| {
             let mut reads = self.reads_of_send(*send);
@@ -208,18 +215,19 @@ impl CutMap {
         })
     }
 
-    /// The sends that arrived in several reads.
+    /// Returns the sends that arrived in several reads.
     pub fn cut_sends(&self) -> impl Iterator<Item = usize> {
         (0..self.sends.len()).filter(|send| self.reads_of_send(*send).len() > 1)
     }
 
-    /// The frames that arrived in several reads.
+    /// Returns the frames that arrived in several reads.
     pub fn split_frames(&self) -> impl Iterator<Item = usize> {
         (0..self.frames.len()).filter(|frame| self.reads_of_frame(*frame).len() > 1)
     }
 
-    /// The frames whose header, or whose delimiter, arrived in several reads: where a program that
-    /// reads a header by one call is wrong.
+    /// Returns the frames whose header or trailer arrived in several reads.
+    ///
+    /// A program that expects a whole header from one read fails on these frames.
     pub fn split_headers(&self) -> impl Iterator<Item = usize> {
         (0..self.frames.len()).filter(|frame| {
             let frame = &self.frames[*frame];
@@ -232,27 +240,30 @@ impl CutMap {
         })
     }
 
-    /// The first byte that `send` accepted and the kernel has not taken, if there is one.
+    /// Returns the offset of the first byte that `send` accepted and the kernel has not taken, if
+    /// there is one.
     #[must_use]
     pub fn first_unsent(&self) -> Option<u64> {
         first_beyond(&self.sends, &self.writes)
     }
 
-    /// The first byte that the sender's kernel took and no read has given, if there is one.
+    /// Returns the offset of the first byte that the sender's kernel took and no read has returned,
+    /// if there is one.
     #[must_use]
     pub fn first_unread(&self) -> Option<u64> {
         first_beyond(&self.writes, &self.reads)
     }
 
-    /// The first byte that was read and is in no frame, nor before one, if there is one: the head
-    /// of an unfinished frame, or what is held back from a paused connection.
+    /// Returns the offset of the first byte that was read after the last frame, if there is one.
+    ///
+    /// That byte begins a partial frame, or bytes that are held back from a paused connection.
     #[must_use]
     pub fn first_undelivered(&self) -> Option<u64> {
         let last = self.frames.last().map(|frame| frame.span);
         first_beyond(&self.reads, last.as_slice())
     }
 
-    /// All of it in numbers.
+    /// Returns the statistics of the map.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let ends_in = |read: &Span| {
@@ -278,7 +289,7 @@ impl CutMap {
         }
     }
 
-    /// Sorts a connection's events in, those of the one or the other direction or both.
+    /// Adds a connection's events of the sending direction, the receiving direction, or both.
     fn take(
         &mut self,
         recording: &Recording,
@@ -317,12 +328,12 @@ fn span(event: &Event, shift: Duration) -> Span {
     }
 }
 
-/// The bytes of one of `spans`; none where there is no such one.
+/// Returns the stream offsets of `spans[index]`; empty if the index is out of range.
 fn of(spans: &[Span], index: usize) -> Range<u64> {
     spans.get(index).map_or(0..0, Span::range)
 }
 
-/// Which of `spans`, in their order, have a byte in `range`.
+/// Returns the indices of the `spans` that contain a byte of `range`.
 fn touching(spans: &[Span], range: Range<u64>) -> Range<usize> {
     if range.is_empty() {
         return 0..0;
@@ -332,7 +343,7 @@ fn touching(spans: &[Span], range: Range<u64>) -> Range<usize> {
     begin..end.max(begin)
 }
 
-/// The first byte of `spans` that lies behind all of `reached`.
+/// Returns the offset of the first byte of `spans` after the end of `reached`.
 fn first_beyond(spans: &[Span], reached: &[Span]) -> Option<u64> {
     let end = spans.last()?.range().end;
     let begin = spans.first()?.offset;
@@ -371,7 +382,7 @@ mod tests {
         lens.iter().map(place).collect()
     }
 
-    /// Frames with a header of two bytes, and an end of one.
+    /// Map in which every frame has a 2-byte header and a 1-byte trailer.
     fn map(sends: &[u64], writes: &[u64], reads: &[u64]) -> CutMap {
         let frame = |span| FrameSpan {
             span,
@@ -387,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_glued_from_cut_from_both() {
+    fn glued_and_cut_sends_are_found() {
         let map = map(&[10, 10, 10, 10], &[25, 15], &[10, 15, 15]);
         assert_eq!(map.glued_sends().collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(map.cut_sends().collect::<Vec<_>>(), [2]);
@@ -402,10 +413,9 @@ mod tests {
         assert!((summary.reads_per_frame() - 5.0 / 4.0).abs() < 1e-9);
     }
 
-    /// Every place of one cut in a frame of ten bytes: in the header (of two) and the end (of
-    /// one), only a cut inside of it splits it.
+    /// Cuts a 10-byte frame at every position. Only a cut inside the 2-byte header splits a header.
     #[test]
-    fn a_header_is_split_only_by_a_cut_inside_of_it() {
+    fn header_is_split_only_by_a_cut_inside_it() {
         for cut in 1..10 {
             let map = map(&[10], &[10], &[cut, 10 - cut]);
             let is_split = map.split_headers().next().is_some();
@@ -417,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_is_told_by_its_first_byte() {
+    fn bytes_in_transit_are_reported_by_their_first_offset() {
         let mut map = map(&[10, 10], &[15], &[12]);
         map.frames.truncate(1);
         assert_eq!(map.first_unsent(), Some(15));
@@ -429,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_names_nothing_is_answered_with_nothing() {
+    fn index_out_of_range_has_an_empty_result() {
         let map = map(&[10], &[10], &[10]);
         assert!(map.reads_of_send(1).is_empty());
         assert!(map.frames_of_read(1).is_empty());

@@ -1,27 +1,30 @@
-//! The cut map: what became of each `send` on its way, seen on a live connection.
+//! Cut map: the path of each `send` of a live connection through writes, reads and frames.
 //!
-//! A reactor that is told to [observe](crate::Context::record) a socket records what happens to
-//! it, with stream offsets and times: each `send`, each write that the kernel took, each read that
-//! it gave, each frame that was decoded; and for UDP each datagram. The [`Recording`] of the two
-//! ends of a connection, put together, is a [`CutMap`]. It answers what no protocol analyser can:
-//! which sends were *glued* into one read, which were *cut* into several, in which reads each frame
-//! arrived, how many frames a read held, and which headers were split.
+//! A reactor [records](crate::Context::record) the events of a socket with stream offsets and
+//! times: each `send`, each write that the kernel took, each read, each decoded frame, and for UDP
+//! each datagram. A [`CutMap`] joins the [`Recording`]s of the two ends of a connection. It shows
+//! facts that no protocol analyser can see:
+//!
+//! * the sends that were *glued*: several arrived in one read
+//! * the sends that were *cut*: one arrived in several reads
+//! * the reads in which each frame arrived
+//! * the number of frames per read
+//! * the headers that were split
 //!
 //! ```text
 //!   offset   0         10        20        30        40
-//!   sends    |-- 0 ---|--- 1 ---|--- 2 ---|--- 3 ---|     what the program meant
-//!   writes   |------------ 0 -----------|------ 1 --|     what the kernel took
-//!   reads    |-- 0 ---|------ 1 ------|------- 2 ---|     what the kernel gave
-//!   frames   |-- 0 ---|--- 1 ---|--- 2 ---|--- 3 ---|     what the program got
+//!   sends    |-- 0 ---|--- 1 ---|--- 2 ---|--- 3 ---|     payloads passed to `send`
+//!   writes   |------------ 0 -----------|------ 1 --|     bytes that the kernel took
+//!   reads    |-- 0 ---|------ 1 ------|------- 2 ---|     bytes that the kernel returned
+//!   frames   |-- 0 ---|--- 1 ---|--- 2 ---|--- 3 ---|     frames delivered to the handler
 //! ```
 //!
-//! Here read 1 holds send 1 and the beginning of send 2: the two are glued, and send 2 is cut. The
-//! frames are the sends again, whatever the reads were.
+//! Here read 1 contains send 1 and the beginning of send 2: the two are glued, and send 2 is cut.
+//! The frames equal the sends, regardless of the reads.
 //!
-//! Observing is off until it is asked for, and costs nothing then: two instructions a read. While
-//! it is on, the memory is bounded by
-//! [`Config::recording_events_max`](crate::Config::recording_events_max), and the oldest events make
-//! room for new ones.
+//! Recording is off by default, and then costs two instructions per read. While it is on,
+//! [`Config::recording_events_max`](crate::Config::recording_events_max) bounds its memory, and new
+//! events overwrite the oldest ones.
 //!
 //! # Examples
 //!
@@ -32,7 +35,7 @@
 //!
 //! #[derive(Default)]
 //! struct Both {
-//!     ends: Vec<ConnId>, // the connected one, and the accepted one
+//!     ends: Vec<ConnId>, // connected end and accepted end
 //!     frames: usize,
 //! }
 //!
@@ -67,9 +70,9 @@
 //! let ends = &reactor.handler().ends;
 //! let map = CutMap::join((&recording, ends[0]), (&recording, ends[1]));
 //! assert_eq!(map.sends().len(), 3);
-//! assert_eq!(map.writes().len(), 1, "the reactor gathers what one turn sends");
+//! assert_eq!(map.writes().len(), 1, "the reactor batches the sends of one turn");
 //! assert_eq!(map.summary().glued_sends, 3);
-//! assert_eq!(map.frames().len(), 3, "framing takes them apart again");
+//! assert_eq!(map.frames().len(), 3, "framing separates them again");
 //! println!("{map}");
 //! # Ok(())
 //! # }
@@ -86,77 +89,80 @@ pub(crate) use recorder::{Clock, Recorder};
 
 use crate::id::{SocketId, UdpId};
 
-/// Something that happened to an observed socket.
+/// Event of a recorded socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
-    /// To which socket.
+    /// Socket of the event.
     pub socket: SocketId,
-    /// When, counted from where the recording [began](Recording::began).
+    /// Time since the [start of the recording](Recording::began).
     ///
-    /// Writes, reads and datagrams are stamped when their call has returned. Frames and sends read
-    /// no clock of their own: they have the time of the last such stamp, or of the turn's
-    /// beginning, whichever is later.
+    /// Writes, reads and datagrams have the time at which their system call returned. Frames and
+    /// sends do not read the clock. They have the latest such time or the start of the turn,
+    /// whichever is later.
     pub at: Duration,
-    /// What it was.
+    /// Type of the event.
     pub kind: EventKind,
-    /// TCP: where in the stream of its direction it begins, headers counted, from zero where the
-    /// connection began. UDP: the datagram's number among those of its socket and direction that
-    /// were recorded, from zero on, and on from one recording to the next.
+    /// TCP: offset of the first byte in the stream of its direction, including headers. It is zero
+    /// at the start of the connection.
+    ///
+    /// UDP: number of the datagram among the recorded ones of its socket and direction, from zero.
+    /// The numbers continue in the next recording.
     pub offset: u64,
-    /// How many bytes, headers counted.
+    /// Number of bytes, including headers.
     pub len: u64,
 }
 
-/// What an [`Event`] is.
+/// Type of an [`Event`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// A payload that [`send`](crate::Context::send) accepted, as it was framed.
+    /// Payload that [`send`](crate::Context::send) accepted, with its framing.
     Send,
-    /// A write of which the kernel took this much.
+    /// Write; `len` is the number of bytes that the kernel took.
     Write,
-    /// A read that gave this much.
+    /// Read; `len` is the number of bytes that it returned.
     Read,
-    /// A frame was decoded, and is delivered next.
+    /// Decoded frame, recorded just before its delivery.
     Frame {
-        /// Bytes before its payload.
+        /// Number of bytes before the payload.
         header_len: u32,
-        /// Bytes behind its payload, such as a delimiter.
+        /// Number of bytes after the payload, such as those of a delimiter.
         trailer_len: u32,
     },
-    /// A datagram that the kernel took.
+    /// Datagram that the kernel accepted.
     DatagramSent,
-    /// A datagram that came whole.
+    /// Datagram that was received whole.
     DatagramReceived,
-    /// A datagram of which only the beginning fitted; `len` is what did.
+    /// Datagram that was longer than the receive buffer; `len` is the number of bytes received.
     DatagramTruncated,
-    /// A datagram that was not sent: refused by the queue's limit or by the system.
+    /// Datagram that was not sent, because of the queue limit or a system error.
     DatagramDropped,
 }
 
-/// What the kernel counts of a connection's segments: `TCP_INFO`, on Linux.
+/// Segment counters of a connection, from the kernel's `TCP_INFO` (Linux).
 ///
-/// It is a count and no map. Nothing says which bytes a segment had, a segment that was sent again
-/// is counted again, and what a network card cuts or glues is not seen.
-/// [`Context::segments`](crate::Context::segments) asks for it.
+/// The counters do not say which bytes a segment contained. A retransmitted segment is counted
+/// again. Splitting and joining of segments by the network card is not visible.
+///
+/// [`Context::segments`](crate::Context::segments) returns the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Segments {
-    /// Segments with data that were sent, those that were sent again included.
+    /// Number of data segments sent, including retransmissions.
     pub sent: u32,
-    /// Segments with data that came.
+    /// Number of data segments received.
     pub received: u32,
-    /// Segments that were sent again.
+    /// Number of retransmitted segments.
     pub retransmitted: u32,
-    /// The most bytes of data that a segment to this peer may have (MSS).
+    /// Maximum number of data bytes in a segment to this peer (MSS).
     pub len_max: u32,
 }
 
-/// What happened to the observed sockets of a reactor, in order.
+/// Events of the recorded sockets of a reactor, in order.
 ///
-/// It is taken with [`Context::take_recording`](crate::Context::take_recording). Its
-/// [`Display`](std::fmt::Display) is one readable line an event.
+/// [`Context::take_recording`](crate::Context::take_recording) returns it. Its
+/// [`Display`](std::fmt::Display) output is one readable line per event.
 #[derive(Debug, Clone)]
 pub struct Recording {
     pub(crate) began: Instant,
@@ -165,26 +171,28 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// The events, the oldest first.
+    /// Returns the events, oldest first.
     #[must_use]
     pub fn events(&self) -> &[Event] {
         &self.events
     }
 
-    /// How many older events made room for these, as there were more than
+    /// Returns the number of older events that were overwritten, because there were more than
     /// [`Config::recording_events_max`](crate::Config::recording_events_max).
     #[must_use]
     pub fn overwritten(&self) -> u64 {
         self.overwritten
     }
 
-    /// When the recording began: the first `observe` since the last one was taken.
+    /// Returns the start of the recording, from which the times of its events count. It is the time
+    /// at which the previous recording was taken, or of the last [`record`](crate::Context::record)
+    /// or [`record_all`](crate::Context::record_all) before the first event.
     #[must_use]
     pub fn began(&self) -> Instant {
         self.began
     }
 
-    /// The datagrams of a UDP socket that were sent or dropped, and those that came.
+    /// Returns the datagrams of a UDP socket: first those sent or dropped, then those received.
     ///
     /// ```
     /// # use unstick::cutmap::{EventKind, Recording};

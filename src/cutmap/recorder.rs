@@ -1,34 +1,35 @@
-//! Where events are written while a socket is observed: a ring of bounded length.
+//! Recorder: a ring of limited length for the events of recorded sockets.
 
 use std::time::{Duration, Instant};
 
 use super::{Event, EventKind, Recording};
 use crate::id::{SocketId, Token, UdpId};
 
-/// What reads the clock: the reactor's own, as nothing else may.
+/// Function that reads the clock. The reactor supplies it, because no other module reads the clock.
 pub(crate) type Clock = fn() -> Instant;
 
-/// A ring of events. Invariant: `oldest < events.len()`, or both are zero; `oldest` is zero until
-/// the ring is full.
+/// Ring of events.
+///
+/// Invariant: `oldest < events.len()`, or both are zero. `oldest` is zero until the ring is full.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     clock: Clock,
     began: Instant,
-    /// The latest time that anybody read from the clock, and how long that is from the beginning.
+    /// Latest time that was read from the clock; `at` is that time counted from `began`.
     latest: Instant,
     at: Duration,
     len_max: usize,
     events: Vec<Event>,
-    /// Where the oldest event stands, and the next one goes.
+    /// Index of the oldest event, which the next event overwrites.
     oldest: usize,
     overwritten: u64,
-    /// How many datagrams each UDP socket that is open has sent and received since it was observed
-    /// first. There are few such sockets.
+    /// Number of datagrams that each open UDP socket has sent and received since its first record.
+    /// A linear search is enough: there are few such sockets.
     datagrams: Vec<(UdpId, u64, u64)>,
 }
 
 impl Recorder {
-    /// Without an event it owns no memory.
+    /// Creates a recorder without events, which owns no memory.
     pub(crate) fn new(clock: Clock, len_max: usize) -> Self {
         let now = clock();
         Self {
@@ -44,7 +45,7 @@ impl Recorder {
         }
     }
 
-    /// Counts time from now on, unless there are events already.
+    /// Restarts the time at zero, unless there are events already.
     pub(crate) fn begin(&mut self) {
         self.stamp();
         if self.events.is_empty() {
@@ -53,7 +54,7 @@ impl Recorder {
         }
     }
 
-    /// Takes note that it is at least this late.
+    /// Advances the recorded time to `now`. An earlier `now` has no effect.
     #[inline]
     pub(crate) fn pass(&mut self, now: Instant) {
         if now > self.latest {
@@ -62,14 +63,14 @@ impl Recorder {
         }
     }
 
-    /// Reads the clock.
+    /// Reads the clock and advances the recorded time.
     #[inline]
     pub(crate) fn stamp(&mut self) {
         let now = (self.clock)();
         self.pass(now);
     }
 
-    /// Records what happened to a connection.
+    /// Records an event of a connection.
     #[inline]
     pub(crate) fn note(&mut self, conn: Token, kind: EventKind, offset: u64, len: u64) {
         self.push(Event {
@@ -81,7 +82,7 @@ impl Recorder {
         });
     }
 
-    /// Records what happened to a datagram, with the next number of its direction.
+    /// Records an event of a datagram, with the next number of its direction.
     pub(crate) fn note_datagram(&mut self, socket: UdpId, kind: EventKind, len: usize) {
         let index = self.datagrams.iter().position(|(id, ..)| *id == socket);
         let index = index.unwrap_or_else(|| {
@@ -104,19 +105,19 @@ impl Recorder {
         });
     }
 
-    /// A UDP socket is gone, and its id names nothing any more.
+    /// Removes the datagram counts of a UDP socket that is closed.
     #[cold]
     pub(crate) fn forget(&mut self, socket: UdpId) {
         self.datagrams.retain(|(id, ..)| *id != socket);
     }
 
-    /// How many UDP sockets it has counts of.
+    /// Returns the number of UDP sockets with datagram counts.
     #[cfg(test)]
     pub(crate) fn socket_count(&self) -> usize {
         self.datagrams.len()
     }
 
-    /// The events in their order. What comes next begins anew; datagrams are counted on.
+    /// Returns the events in order and starts a new recording. The datagram numbers continue.
     pub(crate) fn take(&mut self) -> Recording {
         let datagrams = std::mem::take(&mut self.datagrams);
         let empty = Self {
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_ring_keeps_the_newest_in_order_and_counts_the_rest() {
+    fn full_ring_keeps_the_newest_events_and_counts_the_others() {
         for len_max in [0, 1, 2, 7, 100] {
             let mut recorder = Recorder::new(Instant::now, len_max);
             for offset in 0..20 {
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn time_never_runs_backwards() {
+    fn recorded_time_never_runs_backwards() {
         let mut recorder = Recorder::new(Instant::now, 9);
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn each_direction_of_each_udp_socket_counts_its_own_datagrams() {
+    fn datagrams_are_numbered_per_udp_socket_and_direction() {
         let mut generations = Generations::new();
         let mut id = |key| UdpId(Token::new(key, generations.take()));
         let (one, other) = (id(0), id(1));

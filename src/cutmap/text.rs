@@ -1,4 +1,4 @@
-//! Recordings and maps as text: a line for people, a line of JSON for machines.
+//! Text output of recordings and maps: readable lines and JSON Lines.
 
 use std::fmt::{self, Write};
 
@@ -6,7 +6,7 @@ use super::{CutMap, Event, EventKind, FrameSpan, Recording, Span};
 use crate::id::SocketId;
 
 impl EventKind {
-    /// One word for it, as the two forms of text have it.
+    /// Returns the name of the event in both text formats.
     fn word(self) -> &'static str {
         match self {
             Self::Send => "send",
@@ -22,7 +22,8 @@ impl EventKind {
 }
 
 impl Recording {
-    /// One JSON object a line (JSON Lines), an event each; a frame has `header` and `trailer` too:
+    /// Returns the events as JSON Lines, one object per event. `t_us` is the time in microseconds.
+    /// A frame also has `header` and `trailer`, in bytes.
     ///
     /// ```text
     /// {"socket":"connection 1v3","event":"read","offset":0,"len":9,"t_us":4}
@@ -32,14 +33,15 @@ impl Recording {
     pub fn to_json_lines(&self) -> String {
         let mut out = String::new();
         for event in &self.events {
-            // A string takes all that is written.
+            // Writing to a `String` never fails.
             let _ = write_json(&mut out, event);
         }
         out
     }
 }
 
-/// One event a line: the time in microseconds, the socket, what it was and which bytes.
+/// Writes one event per line: the time in microseconds, the socket, the type of the event and the
+/// bytes.
 impl fmt::Display for Recording {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.overwritten > 0 {
@@ -60,14 +62,14 @@ impl fmt::Display for Recording {
     }
 }
 
-/// What became of the sends, read by read.
+/// Writes the statistics and one line per read. Bytes in transit are reported at the end.
 ///
 /// ```text
 /// 4 sends, 2 writes, 3 reads, 4 frames
-/// 3 sends were glued, 1 was cut; 1.33 frames a read, 1.25 reads a frame
+/// 3 of the sends were glued, 1 cut; 1.33 frames a read, 1.25 reads a frame; 0 split in the header
 /// read 0: bytes 0..10, frame 0
-/// read 1: bytes 10..25, frame 1 and the head of 2
-/// read 2: bytes 25..40, the rest of 2 and frame 3
+/// read 1: bytes 10..25, frame 1, start of frame 2
+/// read 2: bytes 25..40, end of frame 2, frame 3
 /// ```
 impl fmt::Display for CutMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,7 +113,7 @@ impl fmt::Display for CutMap {
     }
 }
 
-/// `conn 3v7`, as the ids of its kinds are displayed.
+/// Writes the id of the socket, such as `connection 3v7`.
 impl fmt::Display for SocketId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -126,7 +128,7 @@ impl fmt::Display for SocketId {
 
 fn write_json(out: &mut String, event: &Event) -> fmt::Result {
     let word = event.kind.word();
-    // No id and no word has a character that JSON escapes.
+    // Ids and event names contain no character that JSON must escape.
     write!(
         out,
         r#"{{"socket":"{}","event":"{word}","offset":{},"len":{}"#,
@@ -150,7 +152,7 @@ fn span_of(event: &Event) -> Span {
     }
 }
 
-/// `bytes 10..25`
+/// Byte range, such as `bytes 10..25`.
 struct Bytes(Span);
 
 impl fmt::Display for Bytes {
@@ -160,7 +162,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// `1 read`, `2 reads`
+/// Count with a noun, such as `1 read` or `2 reads`.
 struct Count(usize, &'static str);
 
 impl fmt::Display for Count {
@@ -170,7 +172,7 @@ impl fmt::Display for Count {
     }
 }
 
-/// What of a frame lies in a read.
+/// Part of a frame that lies in a read.
 struct Part<'a>(usize, &'a FrameSpan, &'a Span);
 
 impl fmt::Display for Part<'_> {
@@ -179,9 +181,9 @@ impl fmt::Display for Part<'_> {
         let (whole, read) = (frame.span.range(), read.range());
         let word = match (whole.start < read.start, whole.end > read.end) {
             (false, false) => "frame",
-            (false, true) => "head of frame",
+            (false, true) => "start of frame",
             (true, true) => "middle of frame",
-            (true, false) => "rest of frame",
+            (true, false) => "end of frame",
         };
         write!(f, "{word} {index}")
     }
@@ -196,7 +198,7 @@ mod tests {
     use crate::cutmap::Recorder;
     use crate::id::{ConnId, Generations, Token};
 
-    /// A clock that stands.
+    /// Clock that does not advance.
     fn clock() -> Instant {
         static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
         *BEGAN
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_is_a_line_of_json_an_event() {
+    fn recording_is_one_json_line_per_event() {
         let lines = recording().0.to_json_lines();
         let lines: Vec<_> = lines.lines().collect();
         assert_eq!(
@@ -240,14 +242,14 @@ mod tests {
     }
 
     #[test]
-    fn a_map_says_read_by_read_what_became_of_the_frames() {
+    fn map_lists_the_frames_of_each_read() {
         let (recording, conn) = recording();
         let map = CutMap::join((&recording, conn), (&recording, conn));
         let expected = "\
 2 sends, 1 write, 2 reads, 2 frames
 2 of the sends were glued, 1 cut; 1.00 frames a read, 1.50 reads a frame; 1 split in the header
-read 0: bytes 0..11, frame 0, head of frame 1
-read 1: bytes 11..20, rest of frame 1
+read 0: bytes 0..11, frame 0, start of frame 1
+read 1: bytes 11..20, end of frame 1
 ";
         assert_eq!(map.to_string(), expected);
         assert!(recording.to_string().contains("bytes 11..20"));

@@ -1,4 +1,4 @@
-//! Chapters of the guide: nothing but documentation.
+//! Chapters of the guide. The modules hold only documentation.
 
 #[doc = include_str!("stickiness.md")]
 pub mod stickiness {}

@@ -1,8 +1,8 @@
-//! Closures of one kind that were posted one behind the other: a box for many.
+//! Batches of posted closures of one type: one allocation for many closures.
 //!
-//! A thread mostly posts the same closure again and again, with other captures. Each would be a
-//! box of its own, allocated by one thread and freed by another, which costs more than all the
-//! rest of a post. So the closures of one type that come in a row share a buffer.
+//! A thread usually posts closures of one type again and again, with different captures. A box per
+//! closure would be allocated by one thread and freed by another, which costs more than the rest of
+//! a post. So consecutive closures of one type share a buffer.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -10,28 +10,29 @@ use std::collections::VecDeque;
 use crate::context::Context;
 use crate::handler::Handler;
 
-/// The most closures that share a buffer, so that it is never long in being filled or moved.
+/// Maximum number of closures that share a buffer, which bounds the time to fill or move it.
 const RUN_LEN_MAX: usize = 32;
-/// And the most bytes of them: what is larger than that shares with nobody.
+/// Maximum size of the closures that share a buffer, in bytes. A larger closure gets its own
+/// buffer.
 const RUN_BYTES_MAX: usize = 4096;
 
-/// Closures that wait to be run on the loop's thread.
+/// Closures waiting to run on the loop's thread.
 pub(crate) trait Closures<H: Handler> {
-    /// Runs the one that has waited longest. Answers false where there is none.
+    /// Runs the closure that has waited longest. Returns false if none is left.
     fn run_next(&mut self, handler: &mut H, cx: &mut Context<'_, H>) -> bool;
 
     fn as_any_mut(&mut self) -> &mut dyn Any;
 }
 
-/// Closures of one type, in the order in which they came.
+/// Closures of one type, in the order of posting.
 struct Run<F> {
-    /// Apart from the others, as most runs of kinds that alternate hold no more.
+    /// Stored apart from `others`, because a run often holds only one closure if types alternate.
     first: Option<F>,
     others: VecDeque<F>,
 }
 
 impl<F> Run<F> {
-    /// How many may stand behind the first.
+    /// Maximum number of closures after the first.
     const OTHERS_MAX: usize = match RUN_BYTES_MAX.checked_div(size_of::<F>()) {
         Some(fitting) if fitting < RUN_LEN_MAX => fitting.saturating_sub(1),
         _ => RUN_LEN_MAX - 1,
@@ -44,7 +45,7 @@ where
     F: FnOnce(&mut H, &mut Context<'_, H>) + 'static,
 {
     fn run_next(&mut self, handler: &mut H, cx: &mut Context<'_, H>) -> bool {
-        // It is out before it runs: one that panics is not run again.
+        // Removed before it runs: a closure that panics does not run again.
         let next = self.first.take().or_else(|| self.others.pop_front());
         next.map(|task| task(handler, cx)).is_some()
     }
@@ -54,7 +55,7 @@ where
     }
 }
 
-/// A new run, with one closure in it.
+/// Creates a run with one closure in it.
 pub(super) fn first<H, F>(task: F) -> Box<dyn Closures<H> + Send>
 where
     H: Handler,
@@ -66,7 +67,7 @@ where
     })
 }
 
-/// Puts a closure into a run, or gives it back where the run is of another type, or full.
+/// Appends a closure to a run. Returns the closure if the run is of another type or is full.
 #[inline]
 pub(super) fn append<F: 'static>(last: &mut dyn Any, task: F) -> Option<F> {
     match last.downcast_mut::<Run<F>>() {
@@ -94,7 +95,7 @@ mod tests {
         fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
     }
 
-    /// A closure of so many bytes; all of one length are of one type.
+    /// Returns a closure of `LEN` bytes. Closures of one length have one type.
     fn closure<const LEN: usize>() -> impl FnOnce(&mut Nobody, &mut Context<'_, Nobody>) {
         let captured = [7_u8; LEN];
         move |_, _| assert_eq!(captured, [7; LEN])
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn closures_of_one_type_share_a_run_as_long_as_they_are_few_and_small() {
+    fn small_closures_of_one_type_share_a_run() {
         assert_eq!(shared::<0>(), RUN_LEN_MAX);
         assert_eq!(shared::<8>(), RUN_LEN_MAX);
         assert_eq!(shared::<1024>(), 4);
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closure_of_another_type_is_given_back() {
+    fn closure_of_another_type_is_returned() {
         let mut run = first::<Nobody, _>(closure::<8>());
         assert!(append(run.as_any_mut(), closure::<9>()).is_some());
         assert!(append(run.as_any_mut(), closure::<8>()).is_none());

@@ -1,4 +1,4 @@
-//! [`Remote`]: the way into a reactor from other threads.
+//! [`Remote`]: access to a reactor from other threads.
 
 mod closures;
 mod queue;
@@ -18,23 +18,24 @@ use crate::os::Waker;
 pub(crate) use closures::Closures;
 use queue::Queue;
 
-/// What another thread asked for.
+/// A request of another thread.
 pub(crate) enum Posted<H: Handler> {
-    /// One closure, or several of one kind.
+    /// One closure, or several of one type.
     Run(Box<dyn Closures<H> + Send>),
     /// A payload for a connection.
     Send { conn: ConnId, payload: Vec<u8> },
 }
 
-/// A reactor, as other threads have it: they post closures to its thread, send to its connections,
-/// and shut it down. Cheap to clone, and `Send` whatever the handler is.
+/// Handle to a reactor for other threads: posts closures to the loop, sends to connections and
+/// shuts the reactor down.
 ///
-/// What one thread posts and sends comes in that order. A post costs no system call while the loop
-/// is at work, and one for all that is posted while it sleeps.
+/// A `Remote` is cheap to clone, and it is `Send` even if the handler is not. Closures and payloads
+/// of one thread keep their order. A post costs no system call while the loop is running. While the
+/// loop sleeps, one wake-up serves any number of posts.
 ///
 /// # Examples
 ///
-/// A thread that works for a connection while the loop goes on:
+/// A thread that does work for a connection while the loop continues:
 ///
 /// ```
 /// use std::thread;
@@ -50,7 +51,7 @@ pub(crate) enum Posted<H: Handler> {
 ///     fn on_frame(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
 ///         let (remote, mut work) = (self.remote.clone(), frame.to_vec());
 ///         thread::spawn(move || {
-///             work.sort_unstable(); // something long
+///             work.sort_unstable(); // a long computation
 ///             remote.map(|remote| remote.send(conn, work))
 ///         });
 ///     }
@@ -69,21 +70,22 @@ pub struct Remote<H: Handler> {
 }
 
 impl<H: Handler> Remote<H> {
-    /// Runs `task` on the loop's thread, within its next turn; later where more than
-    /// [`Config::post_budget`](crate::Config::post_budget) come before it.
+    /// Runs `task` on the loop's thread within the next turn. It runs later if more than
+    /// [`Config::post_budget`](crate::Config::post_budget) posts are ahead of it.
     ///
     /// # Errors
     ///
-    /// * [`PostError::Full`]: [`Config::posts_max`](crate::Config::posts_max) posts wait already.
-    ///   `task` is given back; try again later.
-    /// * [`PostError::Closed`]: the reactor is gone. `task` is given back.
-    /// * [`PostError::Wake`]: the system refused the wake-up. `task` runs with the next event.
+    /// * [`PostError::Full`]: [`Config::posts_max`](crate::Config::posts_max) posts are waiting.
+    ///   The error contains `task`; try again later.
+    /// * [`PostError::Closed`]: the reactor was dropped. The error contains `task`.
+    /// * [`PostError::Wake`]: the system could not wake the loop. `task` is queued and runs with
+    ///   the next event; do not post it again.
     pub fn post<F>(&self, task: F) -> Result<(), PostError<F>>
     where
         F: FnOnce(&mut H, &mut Context<'_, H>) + Send + 'static,
     {
         self.queue.post(task, |posted, task| {
-            // A closure of the kind that came last needs no box of its own.
+            // A closure of the last post's type shares its box.
             match posted.back_mut() {
                 Some(Posted::Run(last)) => {
                     if let Some(task) = closures::append(last.as_any_mut(), task) {
@@ -95,19 +97,23 @@ impl<H: Handler> Remote<H> {
         })
     }
 
-    /// Sends `payload` to a connection as one frame, as [`Context::send`] does, within the loop's
-    /// next turn. A vector is moved, anything else is copied once; and a long one is then queued
-    /// without a copy, as by [`send_owned`](Context::send_owned).
+    /// Sends `payload` to a connection as one frame, like [`Context::send`], within the loop's next
+    /// turn.
     ///
-    /// That it is accepted here says that the loop will try. What the connection then refuses, as
-    /// it is gone or its queue is full, is told to [`Handler::on_send_refused`], with the payload.
+    /// A `Vec<u8>` is moved; other types are copied once. A payload of 16 KiB or more is then
+    /// queued without a copy, as [`send_owned`](Context::send_owned) does.
+    ///
+    /// Success means only that the payload is queued for the loop. If the connection does not
+    /// accept it, because it is closed or its write queue is full, [`Handler::on_send_refused`]
+    /// returns the payload.
     ///
     /// # Errors
     ///
-    /// * [`PostError::Full`]: [`Config::posts_max`](crate::Config::posts_max) posts wait already.
-    ///   The payload is given back; try again later.
-    /// * [`PostError::Closed`]: the reactor is gone. The payload is given back.
-    /// * [`PostError::Wake`]: the system refused the wake-up. It is sent with the next event.
+    /// * [`PostError::Full`]: [`Config::posts_max`](crate::Config::posts_max) posts are waiting.
+    ///   The error contains the payload; try again later.
+    /// * [`PostError::Closed`]: the reactor was dropped. The error contains the payload.
+    /// * [`PostError::Wake`]: the system could not wake the loop. The payload is queued and is sent
+    ///   with the next event; do not send it again.
     pub fn send(
         &self,
         conn: ConnId,
@@ -118,21 +124,24 @@ impl<H: Handler> Remote<H> {
         })
     }
 
-    /// Shuts the reactor down, as [`Context::shutdown`] does. It is heard also where the queue of
-    /// posts is full, and by a reactor that is gone without an error.
+    /// Shuts the reactor down, like [`Context::shutdown`].
+    ///
+    /// It works even if the queue of posts is full. It does nothing, and succeeds, if the reactor
+    /// was dropped.
     ///
     /// # Errors
     ///
-    /// What the system answered to the wake-up; the reactor shuts down with its next event.
+    /// * Any error of the system while waking the loop. The reactor then shuts down with its next
+    ///   event.
     pub fn shutdown(&self, deadline: Duration) -> io::Result<()> {
         self.queue.shut_down(deadline)
     }
 }
 
-/// The loop's end of the queue. When it is dropped, posts are refused.
+/// The loop's end of the queue. Dropping it closes the queue for posts.
 pub(crate) struct Inlet<H: Handler> {
     queue: Arc<Queue<Posted<H>, Waker>>,
-    /// Whether anybody was ever given a [`Remote`]; a loop that is alone need not look.
+    /// True once a [`Remote`] was created. Until then the loop skips the queue.
     is_open: AtomicBool,
 }
 
@@ -155,13 +164,14 @@ impl<H: Handler> Inlet<H> {
         self.is_open() && self.queue.is_pending()
     }
 
-    /// The loop is about to wait. Answers whether it may: not if there is something to take.
+    /// Prepares the queue for a wait of the loop. Returns false if the loop must not wait because a
+    /// post is pending.
     #[inline]
     pub(crate) fn fall_asleep(&self) -> bool {
         !self.is_open() || self.queue.fall_asleep()
     }
 
-    /// The loop has waited, and looks at the queue before it does so again.
+    /// Marks the loop as awake after a wait; it checks the queue before it waits again.
     #[inline]
     pub(crate) fn awake(&self) {
         if self.is_open() {
@@ -169,13 +179,15 @@ impl<H: Handler> Inlet<H> {
         }
     }
 
-    /// Takes all that was posted, in exchange for an empty queue, and a shutdown asked for.
+    /// Moves all posts into the empty queue `posted`, and returns the deadline of a requested
+    /// shutdown.
     pub(crate) fn take(&self, posted: &mut VecDeque<Posted<H>>) -> Option<Duration> {
         self.queue.take(posted)
     }
 
-    /// Lets posts be seen at the poll's descriptor when the result is dropped: when the loop leaves
-    /// the thread to its caller, also by a panic.
+    /// Returns a guard that makes pending posts visible at the poll's descriptor when it is
+    /// dropped. The guard is dropped when the loop returns the thread to its caller, also by a
+    /// panic.
     pub(crate) fn parks(&self) -> Option<Parks<H>> {
         self.is_open().then(|| Parks {
             queue: Arc::downgrade(&self.queue),
@@ -194,7 +206,7 @@ impl<H: Handler> Drop for Inlet<H> {
     }
 }
 
-/// See [`Inlet::parks`].
+/// Guard returned by [`Inlet::parks`].
 pub(crate) struct Parks<H: Handler> {
     queue: Weak<Queue<Posted<H>, Waker>>,
 }

@@ -1,7 +1,7 @@
-//! The queue between other threads and the loop, and the one wake-up that many posts share.
+//! The queue between other threads and the loop. Many posts share one wake-up.
 //!
-//! It knows nothing of handlers, and the same code is run under loom (see the end of the file),
-//! which tries every order in which the threads may come.
+//! The queue is independent of handlers, so that loom can run this code too (see the end of the
+//! file). Loom tries every order in which the threads may run.
 //!
 //! ```text
 //!            loop falls asleep                     first post: wakes
@@ -25,16 +25,16 @@ use std::sync::{Mutex, MutexGuard, atomic::AtomicU8};
 
 use crate::error::PostError;
 
-/// The loop is in a turn, and looks at the queue before it waits. Nothing is queued.
+/// The loop is in a turn and checks the queue before it waits. Nothing is queued.
 const AWAKE: u8 = 0;
-/// The loop waits for events, or may begin to at any time. Nothing is queued.
+/// The loop is waiting for events or may start to wait at any time. Nothing is queued.
 const ASLEEP: u8 = 1;
-/// Something is queued. The loop is in a turn, or is being woken.
+/// Something is queued. The loop is in a turn or is being woken.
 const PENDING: u8 = 2;
-/// Something is queued, and the system refused the wake-up: the next post tries it again.
+/// Something is queued, but the wake-up failed. The next post tries again.
 const UNWOKEN: u8 = 3;
 
-/// Ends a wait of the loop, also one that begins later.
+/// Wakes the loop: ends its current wait, or its next wait if it is not waiting yet.
 pub(crate) trait Wake {
     fn wake(&self) -> io::Result<()>;
 }
@@ -45,15 +45,15 @@ impl Wake for crate::os::Waker {
     }
 }
 
-/// A bounded queue of many producers and one consumer: the loop.
+/// A bounded queue with many producers and one consumer, the loop.
 ///
-/// A wake-up cannot be lost. `state` leaves `ASLEEP` by a read-modify-write only, so either the
-/// post sees that the loop sleeps and wakes it, or the loop, about to sleep, sees the post and does
-/// not. A loop that is awake costs no wake-up at all; one that sleeps, one for any number of posts.
+/// No wake-up is lost, because `state` leaves `ASLEEP` only by a read-modify-write operation.
+/// Either the post finds the loop asleep and wakes it, or the loop finds the post before it sleeps.
+/// Posts to an awake loop cause no wake-up. Posts to a sleeping loop cause one wake-up in total.
 pub(super) struct Queue<T, W> {
     recv_batch: Mutex<RecvBatch<T>>,
-    /// Whether anything is queued, and who has to be told: read without the lock by the loop,
-    /// written to `AWAKE` and `PENDING` under it.
+    /// Says if posts are queued and if the loop must be woken. The loop reads it without the lock.
+    /// `AWAKE` and `PENDING` are written under the lock.
     state: AtomicU8,
     waker: W,
     len_max: usize,
@@ -61,7 +61,7 @@ pub(super) struct Queue<T, W> {
 
 struct RecvBatch<T> {
     items: VecDeque<T>,
-    /// Posts in `items`, each of which may hold several: at most `len_max`.
+    /// Number of posts in `items`, at most `len_max`. One item may hold several posts.
     len: usize,
     shutdown: Option<Duration>,
     closed: bool,
@@ -82,7 +82,7 @@ impl<T, W: Wake> Queue<T, W> {
         }
     }
 
-    /// Puts one more thing in by `put`, which runs under the lock: it calls nothing of the user's.
+    /// Adds one post with `put`, which runs under the lock and must not call user code.
     #[inline]
     pub(super) fn post<P>(
         &self,
@@ -101,7 +101,7 @@ impl<T, W: Wake> Queue<T, W> {
         self.tell(recv_batch).map_err(PostError::Wake)
     }
 
-    /// Asks for a shutdown, for which there is always room.
+    /// Requests a shutdown. It is accepted even if the queue is full.
     pub(super) fn shut_down(&self, deadline: Duration) -> io::Result<()> {
         let mut recv_batch = self.lock();
         if recv_batch.closed {
@@ -111,9 +111,10 @@ impl<T, W: Wake> Queue<T, W> {
         self.tell(recv_batch)
     }
 
-    /// Takes all that is queued, in exchange for an empty queue, and a shutdown asked for.
+    /// Moves all posts into the empty queue `items`, and returns the deadline of a requested
+    /// shutdown.
     pub(super) fn take(&self, items: &mut VecDeque<T>) -> Option<Duration> {
-        debug_assert!(items.is_empty(), "what is given in exchange holds nothing");
+        debug_assert!(items.is_empty(), "the queue passed to take() is empty");
         let mut recv_batch = self.lock();
         self.state.store(AWAKE, Relaxed);
         recv_batch.len = 0;
@@ -121,13 +122,14 @@ impl<T, W: Wake> Queue<T, W> {
         recv_batch.shutdown.take()
     }
 
-    /// Whether there is anything to take.
+    /// True if posts or a shutdown are pending.
     #[inline]
     pub(super) fn is_pending(&self) -> bool {
         self.state.load(Acquire) >= PENDING
     }
 
-    /// The loop is about to wait. Answers whether it may: not if something is queued.
+    /// Marks the loop as asleep before it waits. Returns false if the loop must not wait because
+    /// something is queued.
     #[inline]
     pub(super) fn fall_asleep(&self) -> bool {
         match self.state.compare_exchange(AWAKE, ASLEEP, AcqRel, Acquire) {
@@ -136,36 +138,36 @@ impl<T, W: Wake> Queue<T, W> {
         }
     }
 
-    /// The loop has waited. Until it falls asleep again, posts need not wake it.
+    /// Marks the loop as awake after a wait. Until it falls asleep again, posts need not wake it.
     #[inline]
     pub(super) fn awake(&self) {
         if self.state.load(Relaxed) == ASLEEP {
-            // Whatever was posted in between stays pending.
+            // Fails if a post arrived in between; that post stays pending.
             let _ = self.state.compare_exchange(ASLEEP, AWAKE, AcqRel, Acquire);
         }
     }
 
-    /// The loop leaves the thread to its caller, who may wait for the poll's descriptor: a post has
-    /// to be seen there, also one that came while the loop was awake.
+    /// Prepares for the loop's caller to wait at the poll's descriptor. A pending post must be
+    /// visible there, even if it arrived while the loop was awake.
     pub(super) fn park(&self) {
         if !self.fall_asleep() {
-            // Where the system refuses it, the next post tries again.
+            // If the wake-up fails, the next post tries again.
             let _ = self.wake();
         }
     }
 
-    /// Refuses all posts from now on, and drops what is queued.
+    /// Rejects all later posts and drops the queued ones.
     pub(super) fn close(&self) {
         let mut recv_batch = self.lock();
         recv_batch.closed = true;
         let items = std::mem::take(&mut recv_batch.items);
         drop(recv_batch);
-        // Dropped outside of the lock: a closure may hold a `Remote` of its own.
+        // Dropped without the lock, because a closure may contain a `Remote`.
         drop(items);
     }
 
-    /// Something was put in: wakes the loop where it sleeps and nobody else has, after the lock
-    /// has been given back.
+    /// Marks the queue as pending, releases the lock, and wakes the loop if it is asleep and no
+    /// other post has woken it.
     #[inline]
     fn tell(&self, recv_batch: MutexGuard<'_, RecvBatch<T>>) -> io::Result<()> {
         let must_wake = self.state.load(Relaxed) != PENDING
@@ -183,7 +185,7 @@ impl<T, W: Wake> Queue<T, W> {
         })
     }
 
-    /// The queue stays whole if a thread panics: nothing of the user's runs under the lock.
+    /// Locks the queue. A poisoned lock is still consistent, because no user code runs under it.
     fn lock(&self) -> MutexGuard<'_, RecvBatch<T>> {
         self.recv_batch
             .lock()
@@ -197,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts wake-ups, and refuses so many of them first.
+    /// Counts wake-ups, after failing the first `refusals` of them.
     #[derive(Default)]
     struct Counter {
         woken: Cell<u32>,
@@ -228,14 +230,16 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_posts_to_a_loop_that_sleeps_are_one_wake_up() {
+    fn many_posts_to_a_sleeping_loop_cause_one_wake_up() {
         let queue = Numbers::new(Counter::default(), 2000);
         for round in 1..5 {
             assert!(queue.fall_asleep());
             for number in 0..1000 {
-                post(&queue, number).expect("there is room");
+                post(&queue, number).expect("the queue is not full");
             }
-            queue.shut_down(Duration::ZERO).expect("it is heard");
+            queue
+                .shut_down(Duration::ZERO)
+                .expect("a shutdown is always accepted");
             queue.awake();
             assert!(queue.is_pending());
             assert!(taken(&queue).into_iter().eq(0..1000));
@@ -244,33 +248,33 @@ mod tests {
     }
 
     #[test]
-    fn posts_to_a_loop_that_is_awake_are_no_wake_up_and_keep_it_awake() {
+    fn posts_to_an_awake_loop_cause_no_wake_up() {
         let queue = Numbers::new(Counter::default(), 2000);
         queue.awake();
         for number in 0..1000 {
-            post(&queue, number).expect("there is room");
+            post(&queue, number).expect("the queue is not full");
         }
         assert_eq!(queue.waker.woken.get(), 0);
-        assert!(!queue.fall_asleep(), "there is something to do");
+        assert!(!queue.fall_asleep(), "a post is pending");
         assert_eq!(taken(&queue).len(), 1000);
         assert!(queue.fall_asleep());
         assert_eq!(queue.waker.woken.get(), 0);
     }
 
     #[test]
-    fn a_loop_that_leaves_posts_behind_wakes_whoever_watches_its_poll() {
+    fn park_wakes_the_poll_if_a_post_is_pending() {
         let queue = Numbers::new(Counter::default(), 10);
         queue.awake();
         queue.park();
-        assert_eq!(queue.waker.woken.get(), 0, "there is nothing to tell");
+        assert_eq!(queue.waker.woken.get(), 0, "nothing is queued");
         queue.awake();
-        post(&queue, 1).expect("there is room");
+        post(&queue, 1).expect("the queue is not full");
         queue.park();
         assert_eq!(queue.waker.woken.get(), 1);
     }
 
     #[test]
-    fn a_wake_up_that_was_refused_is_tried_again_by_the_next_post() {
+    fn failed_wake_up_is_retried_by_the_next_post() {
         let queue = Numbers::new(Counter::default(), 10);
         queue.waker.refusals.set(2);
         for number in 0..2 {
@@ -278,30 +282,32 @@ mod tests {
             assert!(matches!(refused, Err(PostError::Wake(_))), "{refused:?}");
             assert!(queue.is_pending() && !queue.fall_asleep());
         }
-        post(&queue, 2).expect("it is woken at last");
-        post(&queue, 3).expect("and needs no other");
+        post(&queue, 2).expect("the third wake-up succeeds");
+        post(&queue, 3).expect("no wake-up is needed");
         assert_eq!(queue.waker.woken.get(), 1);
-        assert_eq!(taken(&queue), [0, 1, 2, 3], "nothing was lost");
+        assert_eq!(taken(&queue), [0, 1, 2, 3], "no post was lost");
     }
 
     #[test]
-    fn a_full_queue_and_a_closed_one_give_back_what_they_refuse() {
+    fn full_or_closed_queue_returns_the_post() {
         let queue = Numbers::new(Counter::default(), 2);
         for number in 0..2 {
-            post(&queue, number).expect("there is room");
+            post(&queue, number).expect("the queue is not full");
         }
         assert!(matches!(post(&queue, 7), Err(PostError::Full(7))));
         assert_eq!(taken(&queue), [0, 1]);
-        post(&queue, 2).expect("there is room again");
+        post(&queue, 2).expect("the queue is empty again");
         queue.close();
         assert!(matches!(post(&queue, 7), Err(PostError::Closed(7))));
-        queue.shut_down(Duration::ZERO).expect("nobody is there");
+        queue
+            .shut_down(Duration::ZERO)
+            .expect("a closed queue ignores a shutdown");
         assert!(taken(&queue).is_empty());
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test --release --lib loom_` runs these in the orders of their
-/// threads' steps that the C11 memory model allows. A wake-up that is lost is a deadlock there.
+/// Tests for loom, run by `RUSTFLAGS="--cfg loom" cargo test --release --lib loom_`. Loom runs the
+/// threads in every order that the C11 memory model allows. A lost wake-up shows as a deadlock.
 #[cfg(all(test, loom))]
 mod loom_tests {
     use loom::sync::{Arc, Condvar, Mutex};
@@ -309,7 +315,7 @@ mod loom_tests {
 
     use super::*;
 
-    /// An eventfd and the wait for it.
+    /// Model of an eventfd and of the wait for it.
     #[derive(Default)]
     struct Bell {
         rung: Mutex<bool>,
@@ -346,12 +352,12 @@ mod loom_tests {
         thread::spawn(move || {
             for post in posts {
                 let posted = queue.post(post, VecDeque::push_back);
-                posted.expect("there is room");
+                posted.expect("the queue is not full");
             }
         })
     }
 
-    /// Turns of a loop, as the reactor takes them, until so many posts have come.
+    /// Runs turns of a loop, in the steps of the reactor, until `posts` posts have arrived.
     fn turns(queue: &Shared, bell: &Bell, posts: usize) -> Vec<u32> {
         let mut seen = Vec::new();
         let mut items = VecDeque::new();
@@ -368,8 +374,8 @@ mod loom_tests {
         seen
     }
 
-    /// Every order in which threads are interrupted at most so often: loom's documentation names
-    /// two to three as what finds most faults, and without a bound two producers take hours.
+    /// Runs `model` in every order with at most `interruptions` preemptions. According to loom's
+    /// documentation, two to three find most faults. Without a bound, two producers take hours.
     fn model(interruptions: usize, model: impl Fn() + Sync + Send + 'static) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(interruptions);
@@ -377,7 +383,7 @@ mod loom_tests {
     }
 
     #[test]
-    fn loom_no_wake_up_of_two_producers_is_lost() {
+    fn loom_two_producers_lose_no_wake_up() {
         model(3, || {
             let (queue, bell) = queue();
             let producers = [producer(&queue, 0..1), producer(&queue, 1..2)];
@@ -385,24 +391,24 @@ mod loom_tests {
             seen.sort_unstable();
             assert_eq!(seen, [0, 1]);
             for producer in producers {
-                producer.join().expect("it does not panic");
+                producer.join().expect("the thread does not panic");
             }
         });
     }
 
     #[test]
-    fn loom_posts_of_one_producer_come_in_order() {
+    fn loom_posts_of_one_producer_keep_their_order() {
         model(3, || {
             let (queue, bell) = queue();
             let producer = producer(&queue, 0..3);
             assert_eq!(turns(&queue, &bell, 3), [0, 1, 2]);
-            producer.join().expect("it does not panic");
+            producer.join().expect("the thread does not panic");
         });
     }
 
-    /// Another loop watches the poll: it takes a turn only when the bell has rung.
+    /// Models a loop driven by another loop, which takes a turn only after a wake-up.
     #[test]
-    fn loom_a_loop_that_is_parked_is_woken_by_what_it_left_behind() {
+    fn loom_parked_loop_is_woken_by_pending_posts() {
         model(3, || {
             let (queue, bell) = queue();
             let producer = producer(&queue, 0..2);
@@ -416,12 +422,12 @@ mod loom_tests {
                 }
                 queue.park();
             }
-            producer.join().expect("it does not panic");
+            producer.join().expect("the thread does not panic");
         });
     }
 
     #[test]
-    fn loom_a_post_is_taken_or_given_back_where_the_loop_ends() {
+    fn loom_post_is_taken_or_returned_when_the_loop_ends() {
         model(3, || {
             let (queue, _) = queue();
             let other = Arc::clone(&queue);
@@ -430,7 +436,7 @@ mod loom_tests {
             queue.awake();
             queue.take(&mut items);
             queue.close();
-            let was_accepted = producer.join().expect("it does not panic");
+            let was_accepted = producer.join().expect("the thread does not panic");
             assert!(was_accepted || items.is_empty());
             assert!(queue.post(8, VecDeque::push_back).is_err());
         });

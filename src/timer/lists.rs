@@ -1,26 +1,27 @@
-//! The lists of a wheel's slots.
+//! Lists of timers, one per slot of the wheel.
 //!
-//! A list is a chain of chunks, each a cache line of indices, the oldest first. What a list names
-//! can be fetched without having been fetched itself: a chain through the timers would wait for
-//! memory at each of them, and to take one out would touch its two neighbours.
+//! A list is a chain of chunks, oldest first. Each chunk is one cache line of timer indices. The
+//! indices are known before their timers are fetched, so the timers can be fetched in parallel. A
+//! chain through the timers themselves would wait for memory at each of them. Removing a timer
+//! would also touch its two neighbours.
 //!
 //! ```text
 //!   first            last
-//!   [3 9 . 4 ..] <-> [. 7 8 6 . .]      a dot is an entry that is free: what was taken out leaves
-//!                         push ^        one, and a chunk of them is free altogether
+//!   [3 9 . 4 ..] <-> [. 7 8 6 . .]      a dot is a free entry; removing an index leaves one
+//!                         push ^        and frees the chunk if no index is left in it
 //! ```
 
 use super::places::{BLOCK_LEN, Places};
 
 const NIL: u32 = u32::MAX;
-/// As many as fill a cache line, with what a chunk needs besides.
+/// Number of indices per chunk: with the other fields they fill a cache line of 64 bytes.
 const CHUNK_LEN: usize = 13;
 
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 struct Chunk {
     entries: [u32; CHUNK_LEN],
-    /// A bit for each entry that holds an index. Not zero in the chunks of a list.
+    /// One bit for each entry that holds an index. Not zero while the chunk is in a list.
     held: u16,
     prev: u32,
     next: u32,
@@ -32,7 +33,7 @@ struct Ends {
     last: u32,
 }
 
-/// Where an index stands.
+/// Position of an index in a list.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Spot {
     chunk: u32,
@@ -57,7 +58,7 @@ impl Spot {
 pub(super) struct Lists<const COUNT: usize> {
     ends: [Ends; COUNT],
     chunks: Vec<Chunk>,
-    /// Which of them are free.
+    /// Elements of `chunks` that are free.
     places: Places,
 }
 
@@ -71,7 +72,7 @@ impl<const COUNT: usize> Lists<COUNT> {
         }
     }
 
-    /// Appends to a list.
+    /// Appends an index to a list and returns its position.
     #[inline]
     pub(super) fn push(&mut self, list: usize, index: u32) -> Spot {
         let last = self.ends[list].last;
@@ -89,14 +90,14 @@ impl<const COUNT: usize> Lists<COUNT> {
         }
     }
 
-    /// The oldest of a list.
+    /// Returns the oldest index of a list.
     #[inline]
     pub(super) fn first(&self, list: usize) -> Option<u32> {
         let chunk = self.chunks.get(self.ends[list].first as usize)?;
         Some(chunk.entries[chunk.held.trailing_zeros() as usize])
     }
 
-    /// Takes out what stands there. Answers whether the list is empty now.
+    /// Removes the index at a position. Returns true if the list is empty afterwards.
     #[inline]
     pub(super) fn remove(&mut self, spot: Spot) -> bool {
         let chunk = &mut self.chunks[spot.chunk as usize];
@@ -104,7 +105,8 @@ impl<const COUNT: usize> Lists<COUNT> {
         chunk.held == 0 && self.remove_chunk(spot.list(), spot.chunk)
     }
 
-    /// Takes out the oldest ones of a list, up to a chunk, in their order.
+    /// Removes the first chunk of a list and returns its indices, oldest first. Returns `None` if
+    /// the list is empty.
     pub(super) fn take_some(
         &mut self,
         list: usize,
@@ -145,7 +147,7 @@ impl<const COUNT: usize> Lists<COUNT> {
         number
     }
 
-    /// Frees a chunk of a list. Answers whether the list is empty now.
+    /// Frees a chunk of a list. Returns true if the list is empty afterwards.
     fn remove_chunk(&mut self, list: usize, number: u32) -> bool {
         let Chunk { prev, next, .. } = self.chunks[number as usize];
         match self.chunks.get_mut(prev as usize) {
@@ -162,7 +164,7 @@ impl<const COUNT: usize> Lists<COUNT> {
 }
 
 impl Chunk {
-    /// The entry behind the last that holds an index.
+    /// Returns the number of the entry after the last one that holds an index.
     #[inline]
     fn behind(&self) -> usize {
         (u16::BITS - self.held.leading_zeros()) as usize
@@ -180,19 +182,19 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_a_cache_line() {
+    fn chunk_is_one_cache_line() {
         assert_eq!(size_of::<Chunk>(), 64);
     }
 
     #[test]
-    fn what_is_left_of_a_list_comes_in_the_order_in_which_it_was_appended() {
+    fn list_keeps_its_order_after_removals() {
         let mut lists = Lists::<2>::new();
         let spots: Vec<_> = (0..100).map(|index| lists.push(1, index)).collect();
         let held = |lists: &Lists<2>| lists.chunks.iter().filter(|chunk| chunk.held != 0).count();
         assert_eq!(held(&lists), 100_usize.div_ceil(CHUNK_LEN));
         for (index, spot) in (0..).zip(&spots) {
             if index % 7 != 3 && !(26..39).contains(&index) {
-                assert!(!lists.remove(*spot), "some are left");
+                assert!(!lists.remove(*spot), "the list still has indices");
             }
         }
         let mut left: Vec<_> = (0..100)
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_told_to_be_empty_when_its_last_one_is_taken_out_and_its_chunks_serve_others() {
+    fn emptied_list_is_reported_and_its_chunks_are_reused() {
         let mut lists = Lists::<3>::new();
         for round in 0..1000 {
             let list = round % 3;
@@ -220,6 +222,6 @@ mod tests {
             assert!(lists.remove(last));
             assert_eq!(lists.first(list), None);
         }
-        assert_eq!(lists.chunks.len(), BLOCK_LEN, "no more than at first");
+        assert_eq!(lists.chunks.len(), BLOCK_LEN, "freed chunks are used again");
     }
 }

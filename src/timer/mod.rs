@@ -1,13 +1,13 @@
 //! Timers: a hierarchical timing wheel.
 //!
-//! Time is an argument, counted in ticks of a millisecond since the wheel was made. Setting and
-//! cancelling a timer takes constant time and, once the wheel was as full, no allocation. To put
-//! one off is a store: it moves when its slot comes up.
+//! Time is an argument: ticks of one millisecond since the wheel was created. Setting and
+//! cancelling a timer take constant time. They allocate only if more timers are set than ever
+//! before. Postponing a timer only stores its deadline; the timer moves when its slot comes up.
 
 #![expect(
     clippy::cast_possible_truncation,
-    reason = "levels, slots and entries are small numbers by their construction, and an index is \
-              checked where there come to be more of them"
+    reason = "levels, slots and entries are small by construction, and indices are checked when \
+              the wheel grows"
 )]
 
 mod lists;
@@ -20,11 +20,11 @@ use std::time::Duration;
 
 pub(crate) use wheel::Wheel;
 
-/// Names one timer of a reactor. Eight bytes, `Copy`, and good until it fired (a periodic one:
-/// until it is cancelled).
+/// Id of a timer of a reactor: eight bytes, `Copy`. It is valid until the timer fires or is
+/// cancelled; for a periodic timer, until it is cancelled.
 ///
-/// A timer takes about 37 bytes of the reactor's memory, and at most 96; what was needed once is
-/// kept for the next ones.
+/// A timer uses about 37 bytes of the reactor's memory, and at most 96. The memory of an ended
+/// timer is kept for later ones.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TimerId {
     index: u32,
@@ -37,39 +37,40 @@ impl fmt::Debug for TimerId {
     }
 }
 
-/// The first tick at which that much time has passed: a timer is never early.
+/// Returns the first tick at or after `elapsed`, so that a timer never fires early.
 pub(crate) fn tick_at_or_after(elapsed: Duration) -> u64 {
     let millis = u64::from(elapsed.subsec_nanos().div_ceil(1_000_000));
     let seconds = elapsed.as_secs().saturating_mul(1000);
     seconds.saturating_add(millis)
 }
 
-/// The last tick that has passed by then.
+/// Returns the last tick at or before `elapsed`.
 pub(crate) fn tick_passed(elapsed: Duration) -> u64 {
     let seconds = elapsed.as_secs().saturating_mul(1000);
     seconds.saturating_add(u64::from(elapsed.subsec_millis()))
 }
 
-/// A moment in four bytes: milliseconds, counted over and over. Two moments can be compared that
-/// are less than [`Stamp::SPAN_MAX`] apart.
+/// Time in milliseconds in four bytes, which wraps around. Two stamps can be compared if they are
+/// less than [`Stamp::SPAN_MAX`] apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stamp(u32);
 
 impl Stamp {
-    /// The longest span that stamps can tell, with room for a late look: 48 days.
+    /// Maximum span that can be measured with stamps, in milliseconds: 48 days. The remaining 27
+    /// hours before the wrap allow for a late comparison.
     const SPAN_MAX: u32 = u32::MAX - 100_000_000;
 
     pub(crate) fn at(elapsed: Duration) -> Self {
         Self(elapsed.as_millis() as u32)
     }
 
-    /// Milliseconds from `earlier` to this.
+    /// Returns the milliseconds from `earlier` to `self`.
     pub(crate) fn since(self, earlier: Self) -> u32 {
         self.0.wrapping_sub(earlier.0)
     }
 
-    /// How far two stamps have to be apart for that much time to have passed for certain. A span
-    /// longer than stamps can tell never passes.
+    /// Returns the smallest difference of two stamps that proves that `duration` has passed.
+    /// Returns `None` if the difference would exceed [`Stamp::SPAN_MAX`].
     pub(crate) fn span(duration: Duration) -> Option<u32> {
         let millis = tick_at_or_after(duration).saturating_add(1);
         u32::try_from(millis)
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_rounded_up_for_deadlines_and_down_for_the_clock() {
+    fn ticks_round_up_for_deadlines_and_down_for_the_clock() {
         assert_eq!(tick_at_or_after(Duration::MAX), u64::MAX);
         assert_eq!(tick_at_or_after(Duration::from_nanos(1)), 1);
         assert_eq!(tick_passed(Duration::from_nanos(999_999)), 0);
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_compare_across_their_wrap_and_never_tell_too_much() {
+    fn stamps_compare_across_the_wrap_and_are_never_early() {
         let at = |millis| Stamp::at(Duration::from_millis(millis));
         let wrap = u64::from(u32::MAX);
         assert_eq!(at(wrap + 5).since(at(wrap - 5)), 10);

@@ -1,23 +1,27 @@
-//! Which places of an array are free.
+//! Free and used elements of an array.
 //!
-//! The array is split into blocks of 64, a bit for each place. The block that was left last is the
-//! first to be filled again, from its front. So whoever comes after one that left finds memory that
-//! the cache still holds; and a million that come after a million left, in whatever order, fill it
-//! nearly in its own order. A list of free places would lead them through it in the order in which
-//! they became free, and wait for memory at each.
+//! The array is divided into blocks of 64 elements, with one bit per element. Blocks with a free
+//! element are on a stack. The block that joined the stack last is filled first, from its front. A
+//! new element therefore uses memory that the cache still holds.
+//!
+//! If a million elements are freed in any order, the next million fill the memory nearly in address
+//! order. A list of free elements would return them in the order in which they were freed, and wait
+//! for memory at each.
 
 const NIL: u32 = u32::MAX;
 pub(super) const BLOCK_LEN: usize = 64;
 
 #[derive(Debug)]
 struct Block {
-    /// A bit for each place that is free.
+    /// One bit for each free element.
     free: u64,
-    /// The next of the blocks that have a free place; what it is in others means nothing.
+    /// Number of the next block on the stack; meaningless in a block that is not on it.
     next: u32,
 }
 
-/// Invariant: a block is on the stack exactly while it has a free place.
+/// Allocator of the elements of an array.
+///
+/// Invariant: a block is on the stack if and only if it has a free element.
 #[derive(Debug)]
 pub(super) struct Places {
     blocks: Vec<Block>,
@@ -32,7 +36,7 @@ impl Places {
         }
     }
 
-    /// Takes a free place, if there is one.
+    /// Takes a free element and returns its index, or `None` if no element is free.
     #[inline]
     pub(super) fn take(&mut self) -> Option<u32> {
         let block = self.blocks.get_mut(self.top as usize)?;
@@ -44,7 +48,7 @@ impl Places {
         Some(index)
     }
 
-    /// Gives a place back that was taken.
+    /// Frees an element that was taken.
     #[inline]
     pub(super) fn give(&mut self, index: u32) {
         let number = index / BLOCK_LEN as u32;
@@ -55,7 +59,7 @@ impl Places {
         block.free |= 1 << (index % BLOCK_LEN as u32);
     }
 
-    /// Takes note of [`BLOCK_LEN`] places more, and takes the first of them.
+    /// Adds [`BLOCK_LEN`] elements, takes the first of them and returns its index.
     #[cold]
     pub(super) fn grow(&mut self) -> u32 {
         let number = self.blocks.len() as u32;
@@ -70,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_place_is_given_to_one_at_a_time() {
+    fn element_is_not_taken_twice_before_it_is_freed() {
         let mut places = Places::new();
         assert_eq!(places.take(), None);
         let mut taken = vec![places.grow()];
@@ -88,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn places_left_in_any_order_are_filled_in_the_order_of_memory_within_a_block() {
+    fn freed_elements_of_a_block_are_reused_in_memory_order() {
         let mut places = Places::new();
         for _ in 0..4 {
             places.grow();

@@ -1,20 +1,23 @@
-//! The wheel itself.
+//! Hierarchical timing wheel.
 //!
 //! ```text
-//!   level 0:  64 slots of 1 tick         a timer stands at the level where its deadline and the
-//!   level 1:  64 slots of 64 ticks       hand differ first, and moves down when its slot comes up:
-//!   level 2:  64 slots of 4,096 ticks    at most once per level
+//!   level 0:  64 slots of 1 tick         a timer is at the highest level on which its deadline and
+//!   level 1:  64 slots of 64 ticks       the hand differ; it moves down when its slot comes up, at
+//!   level 2:  64 slots of 4,096 ticks    most once per level
 //!   ...
 //! ```
 //!
-//! A million timers do not fit a cache, so what counts is how many lines an operation fetches, and
-//! whether it must wait for one before it knows the next. To set a timer takes the place behind the
-//! last one's and appends to its slot's list; to put it off is a store in its own node; to cancel
-//! it touches its node and the chunk of the list that names it; to fire it, its node once a level.
+//! A million timers do not fit into a cache. The cost of an operation is therefore the number of
+//! cache lines that it fetches, and whether it must wait for one before it knows the next:
 //!
-//! A timer costs 32 bytes for its node, 5 for its entry in a list and less than one besides. Where
-//! most of those that were set together are cancelled, one that is left may have a chunk of 64
-//! bytes for itself. What was needed once is kept for the next ones.
+//! * Setting a timer takes the next free node and appends its index to the list of a slot.
+//! * Postponing a timer is one store in its node.
+//! * Cancelling a timer touches its node and the chunk that holds its index.
+//! * Firing a timer touches its node once per level.
+//!
+//! A timer uses 32 bytes for its node, 5 bytes for its list entry and less than one byte for the
+//! rest. If most timers of a slot are cancelled, a remaining one may use a chunk of 64 bytes alone.
+//! Freed memory is kept for later timers.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -26,10 +29,11 @@ use super::places::{BLOCK_LEN, Places};
 const LEVELS: usize = 6;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-/// The furthest deadline, about two years ahead; later ones are set to it, and set again then.
+/// Span of the wheel in ticks, about two years. A timer whose deadline is more than half of it
+/// ahead is put at the half, and linked again when that slot comes up.
 const HORIZON: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
 
-/// A timer, or the place of one.
+/// Timer, or a free node.
 #[derive(Debug, Clone)]
 struct Node<K> {
     deadline: u64,
@@ -40,17 +44,17 @@ struct Node<K> {
     kind: Option<K>,
 }
 
-/// The wheel. A timer carries a kind, which should be a byte, and a value.
+/// Timing wheel. A timer carries a kind, which should be one byte, and a value.
 ///
-/// Invariants: `hand <= now`; the slot that a timer stands in comes up at its deadline or before;
-/// the hand passes no slot before that is empty.
+/// Invariants: `hand <= now`. The slot of a timer comes up at its deadline or before. The hand
+/// passes a slot only if the slot's list is empty.
 pub(crate) struct Wheel<K> {
-    /// The present. What is set is due after it.
+    /// Current tick. Every new deadline is later.
     now: u64,
-    /// The tick up to which timers have fired; those of this very tick may be firing.
+    /// Tick up to which timers have fired. Timers of this tick may still be firing.
     hand: u64,
     lists: Lists<{ LEVELS * SLOTS }>,
-    /// A bit for each slot of a level whose list is not empty.
+    /// One bit for each slot of a level whose list is not empty.
     occupied: [u64; LEVELS],
     nodes: Vec<Node<K>>,
     places: Places,
@@ -74,12 +78,13 @@ impl<K: Copy> Wheel<K> {
         self.len == 0
     }
 
-    /// How many timers are set.
+    /// Returns the number of timers that are set.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Sets a timer. A deadline that has passed is one tick ahead: it fires, but not in this round.
+    /// Sets a timer. A deadline that has passed is replaced by the next tick, so the timer does not
+    /// fire in the current turn.
     pub(crate) fn insert(&mut self, deadline: u64, kind: K, value: u64) -> TimerId {
         let index = match self.places.take() {
             Some(index) => index,
@@ -100,7 +105,7 @@ impl<K: Copy> Wheel<K> {
         TimerId { index, generation }
     }
 
-    /// Ends a timer and gives back what it carried, unless it has ended before.
+    /// Cancels a timer and returns its kind and value, or `None` if it has ended.
     #[inline]
     pub(crate) fn cancel(&mut self, id: TimerId) -> Option<(K, u64)> {
         let node = self.nodes.get(id.index as usize)?;
@@ -113,8 +118,10 @@ impl<K: Copy> Wheel<K> {
         Some(carried)
     }
 
-    /// Gives a timer another deadline and answers with what it carries, unless it has ended before.
-    /// It stays in its slot where that comes up early enough, and moves then.
+    /// Changes the deadline of a timer and returns its kind and value, or `None` if it has ended.
+    ///
+    /// The timer stays in its slot if the slot comes up at or before the new deadline. It moves
+    /// when the slot comes up.
     #[inline]
     pub(crate) fn reset(&mut self, id: TimerId, deadline: u64) -> Option<(K, u64)> {
         let deadline = self.after_now(deadline);
@@ -141,8 +148,8 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
-    /// Moves the present to `now`: what is due by then comes out of [`pop_due`](Wheel::pop_due),
-    /// and nothing else.
+    /// Advances the current tick to `now`. Timers that are due by then, and only those, are
+    /// returned by [`pop_due`](Wheel::pop_due).
     pub(crate) fn advance(&mut self, now: u64) {
         self.now = self.now.max(now);
         if self.is_empty() {
@@ -150,8 +157,10 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
-    /// Takes the timer that was due first. Where `next` answers a deadline, the timer goes on with
-    /// it under the same id; else its id has ended.
+    /// Removes the timer that was due first and returns it, or `None` if no timer is due.
+    ///
+    /// If `next` returns a deadline, the timer continues with that deadline under its id. Otherwise
+    /// its id has ended.
     pub(crate) fn pop_due(
         &mut self,
         next: impl FnOnce(K, u64) -> Option<u64>,
@@ -166,11 +175,11 @@ impl<K: Copy> Wheel<K> {
             let node = &self.nodes[index as usize];
             let (deadline, spot) = (node.deadline, node.spot);
             if deadline > self.hand {
-                self.unlink(spot); // It was put off.
+                self.unlink(spot); // The timer was postponed.
                 self.nodes[index as usize].spot = self.link(index, deadline);
                 continue;
             }
-            let kind = node.kind.expect("what a list names is set");
+            let kind = node.kind.expect("a node in a list holds a timer");
             let (value, generation) = (node.value, node.generation);
             self.unlink(spot);
             match next(kind, value) {
@@ -186,15 +195,18 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
-    /// The tick at which the wheel has to be advanced next. A timer may be due then, or only have
-    /// to move down a level; nothing is due before.
+    /// Returns the tick at which the wheel must be advanced next, or `None` if no timer is set. A
+    /// timer may be due then, or may only move down a level. No timer is due before.
     pub(crate) fn next_tick(&self) -> Option<u64> {
         let (level, slot) = self.next_slot()?;
         Some(self.comes_up_at(level, slot))
     }
 
-    /// Moves the hand to the next slot that has any, unless it lies ahead of the present. Of a slot
-    /// of an upper level all move down; one of level 0 is left to be emptied.
+    /// Moves the hand to the next slot that is not empty, and returns true. If that slot is later
+    /// than `now`, moves the hand to `now` and returns false.
+    ///
+    /// The timers of a slot above level 0 move down. Those of a slot of level 0 stay for
+    /// [`pop_due`](Wheel::pop_due).
     #[cold]
     fn move_hand(&mut self) -> bool {
         let next = self.next_slot();
@@ -216,7 +228,8 @@ impl<K: Copy> Wheel<K> {
         true
     }
 
-    /// The slot that comes up next: the lowest level that has any comes first.
+    /// Returns level and number of the slot that comes up next. It is always on the lowest level
+    /// that is not empty.
     fn next_slot(&self) -> Option<(usize, usize)> {
         let level = self.occupied.iter().position(|slots| *slots != 0)?;
         let present = self.slot_of(level, self.hand);
@@ -226,7 +239,8 @@ impl<K: Copy> Wheel<K> {
         Some((level, (present + ahead as usize) % SLOTS))
     }
 
-    /// When the hand comes to a slot, or came to it, if that is the one it is at.
+    /// Returns the tick at which the hand reaches a slot. For the slot that the hand is in, it is
+    /// the tick at which the hand reached it.
     fn comes_up_at(&self, level: usize, slot: usize) -> u64 {
         let shift = SLOT_BITS * level as u32;
         let ahead = slot.wrapping_sub(self.slot_of(level, self.hand)) % SLOTS;
@@ -241,10 +255,10 @@ impl<K: Copy> Wheel<K> {
         deadline.max(self.now.saturating_add(1))
     }
 
-    /// Puts a timer that stands in no list where its deadline belongs.
+    /// Appends a timer that is in no list to the list of its deadline.
     #[inline]
     fn link(&mut self, index: u32, deadline: u64) -> Spot {
-        debug_assert!(deadline >= self.hand, "its slot came up too late");
+        debug_assert!(deadline >= self.hand, "a deadline is never before the hand");
         let deadline = deadline.min(self.hand.saturating_add(HORIZON / 2));
         let differing = ((self.hand ^ deadline) | 1).ilog2() / SLOT_BITS;
         let level = (differing as usize).min(LEVELS - 1);
@@ -261,7 +275,7 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
-    /// Frees a node that stands in no list. Its id has ended.
+    /// Frees a node that is in no list. Its id has ended.
     #[inline]
     fn release(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
@@ -271,11 +285,14 @@ impl<K: Copy> Wheel<K> {
         self.len -= 1;
     }
 
-    /// Makes room for more timers, and takes a place of it.
+    /// Adds [`BLOCK_LEN`] nodes and returns the index of the first, which is taken.
     #[cold]
     fn grow(&mut self) -> u32 {
         let len = self.nodes.len() + BLOCK_LEN;
-        assert!(u32::try_from(len).is_ok(), "fewer than 2^32 timers");
+        assert!(
+            u32::try_from(len).is_ok(),
+            "a wheel has fewer than 2^32 timers"
+        );
         let free = Node {
             deadline: 0,
             value: 0,
@@ -301,13 +318,13 @@ impl<K> fmt::Debug for Wheel<K> {
 mod tests {
     use super::*;
 
-    /// Everything due by `now`.
+    /// Fires all timers that are due by `now` and returns their values.
     fn due(wheel: &mut Wheel<()>, now: u64) -> Vec<u64> {
         wheel.advance(now);
         std::iter::from_fn(|| wheel.pop_due(|(), _| None).map(|(_, (), task)| task)).collect()
     }
 
-    /// A small generator of numbers, seeded, so that a failure repeats.
+    /// Seeded pseudo-random numbers, so that a failure can be repeated.
     fn random(state: &mut u64) -> u64 {
         *state = state
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -316,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_fires_at_its_tick_and_never_before() {
+    fn timer_fires_at_its_tick_and_never_before() {
         for deadline in [
             1,
             2,
@@ -345,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn random_timers_fire_like_those_of_a_list_sorted_by_deadline_and_age() {
+    fn random_timers_fire_in_order_of_deadline_and_age() {
         let mut state = 42;
         let mut wheel = Wheel::new();
         let mut list: Vec<(u64, u64, TimerId)> = Vec::new();
@@ -380,7 +397,7 @@ mod tests {
                         .map(|(deadline, serial, _)| (deadline, serial))
                         .collect();
                     expected.sort_unstable();
-                    // A timer that was reset has no fixed place among those of its tick.
+                    // The order of a reset timer among those of its tick is not defined.
                     let place = |&(deadline, serial): &(u64, u64)| {
                         (deadline, was_reset.contains(&serial), serial)
                     };
@@ -388,7 +405,7 @@ mod tests {
                         .into_iter()
                         .map(|task| {
                             let found = expected.iter().find(|(_, serial)| *serial == task);
-                            *found.expect("it was set, and is due")
+                            *found.expect("the timer was set and is due")
                         })
                         .collect();
                     assert!(fired.is_sorted_by_key(|(deadline, _)| *deadline));
@@ -405,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_has_passed_fires_in_the_next_round() {
+    fn past_deadline_fires_at_the_next_tick() {
         let mut wheel = Wheel::new();
         wheel.advance(100);
         wheel.insert(3, (), 7);
@@ -414,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn the_furthest_deadlines_do_not_overflow() {
+    fn furthest_deadlines_do_not_overflow() {
         let mut wheel = Wheel::new();
         for (task, deadline) in [(1, HORIZON * 3), (2, u64::MAX), (3, 50 * 86_400_000)] {
             wheel.insert(deadline, (), task);
@@ -422,11 +439,11 @@ mod tests {
         assert_eq!(due(&mut wheel, HORIZON), [3]);
         assert_eq!(due(&mut wheel, HORIZON * 3), [1]);
         assert!(due(&mut wheel, HORIZON * 4).is_empty());
-        assert!(!wheel.is_empty(), "the one at the end of time still stands");
+        assert!(!wheel.is_empty(), "the timer at u64::MAX is still set");
     }
 
     #[test]
-    fn a_timer_can_be_cancelled_while_it_is_due() {
+    fn due_timer_can_be_cancelled() {
         let mut wheel = Wheel::new();
         let ids: Vec<_> = (0..3).map(|task| wheel.insert(5, (), task)).collect();
         wheel.advance(5);
@@ -436,9 +453,9 @@ mod tests {
         assert_eq!(rest, [0, 2]);
     }
 
-    /// As a callback does to one that is due in the same round, behind its own.
+    /// A callback may postpone a timer that is due later in the current turn.
     #[test]
-    fn a_timer_can_be_put_off_while_it_is_due() {
+    fn due_timer_can_be_postponed() {
         let mut wheel = Wheel::new();
         let ids = [1, 2, 3].map(|tick| wheel.insert(tick, (), tick));
         wheel.advance(5);
@@ -447,9 +464,9 @@ mod tests {
         assert_eq!(due(&mut wheel, 9), [2]);
     }
 
-    /// As where a budget cuts short what a turn fires.
+    /// A used-up budget may leave due timers for the next turn.
     #[test]
-    fn what_was_due_before_is_taken_before_what_is_due_since() {
+    fn timers_fire_in_order_of_deadline_across_advances() {
         let mut wheel = Wheel::new();
         for tick in [300, 5, 90, 7, 6] {
             wheel.insert(tick, (), tick);
@@ -459,14 +476,18 @@ mod tests {
         wheel.insert(3, (), 1000);
         wheel.advance(400);
         wheel.insert(8, (), 2000);
-        assert_eq!(wheel.next_tick(), Some(6), "the rest is due now");
+        assert_eq!(
+            wheel.next_tick(),
+            Some(6),
+            "the other timers are due already"
+        );
         assert_eq!(due(&mut wheel, 400), [6, 7, 1000, 90, 300]);
         assert_eq!(due(&mut wheel, 401), [2000]);
     }
 
-    /// As an idle timeout of a minute that gives way to a deadline of ten seconds.
+    /// Example: an idle timeout of one minute is replaced by a deadline of ten seconds.
     #[test]
-    fn a_timer_that_was_put_off_can_be_brought_forward() {
+    fn postponed_timer_can_be_brought_forward() {
         let mut wheel = Wheel::new();
         let id = wheel.insert(1000, (), 7);
         for (deadline, moves) in [(9000, false), (2000, false), (900, true), (9000, false)] {
@@ -480,23 +501,23 @@ mod tests {
     }
 
     #[test]
-    fn the_id_of_a_timer_that_has_ended_means_nothing_to_the_next_one_in_its_place() {
+    fn id_of_an_ended_timer_does_not_match_a_reused_node() {
         let mut wheel = Wheel::new();
         let cancelled = wheel.insert(10, (), 1);
         assert_eq!(wheel.cancel(cancelled), Some(((), 1)));
         let fired = wheel.insert(10, (), 2);
-        assert_eq!(fired.index, cancelled.index, "the place is used again");
+        assert_eq!(fired.index, cancelled.index, "the node is used again");
         assert_eq!(wheel.cancel(cancelled), None);
         assert_eq!(wheel.reset(cancelled, 20), None);
         assert_eq!(due(&mut wheel, 10), [2]);
         let next = wheel.insert(20, (), 3);
-        assert_eq!(next.index, fired.index, "the place is used again");
+        assert_eq!(next.index, fired.index, "the node is used again");
         assert_eq!(wheel.cancel(fired), None);
         assert_eq!(due(&mut wheel, 20), [3]);
     }
 
     #[test]
-    fn a_periodic_timer_keeps_its_id() {
+    fn periodic_timer_keeps_its_id() {
         let mut wheel = Wheel::new();
         let id = wheel.insert(10, (), 7);
         for round in 1..5 {
@@ -510,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_has_a_node_of_32_bytes() {
+    fn timer_node_has_32_bytes() {
         assert_eq!(size_of::<Node<bool>>(), 32);
     }
 }

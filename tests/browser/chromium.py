@@ -1,7 +1,7 @@
-"""A headless Chromium, driven over its debugging pipe: nothing but Python's own library.
+"""Controls a headless Chromium over its debugging pipe, with Python's standard library only.
 
-The protocol is Chrome's (https://chromedevtools.github.io/devtools-protocol/): messages of JSON,
-each ended by a NUL, on the browser's descriptors 3 and 4.
+The Chrome DevTools protocol (https://chromedevtools.github.io/devtools-protocol/) uses JSON
+messages, each followed by a NUL byte, on the browser's descriptors 3 (input) and 4 (output).
 """
 
 import base64
@@ -21,7 +21,7 @@ DEADLINE = 60
 
 
 class Page:
-    """One page, in a browser of its own."""
+    """One page in its own browser process."""
 
     def __init__(self, binary="chromium"):
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -29,7 +29,7 @@ class Page:
         self.inp, theirs_out = os.pipe()
 
         def descriptors():
-            # Out of the way first: either may be 3 or 4 itself.
+            # Duplicate both first: either one may already be 3 or 4.
             inp = os.dup(theirs_in)
             out = os.dup(theirs_out)
             os.dup2(inp, 3)
@@ -72,14 +72,14 @@ class Page:
                 return answer["result"]
 
     def receive(self):
-        """The next message; what it says of errors on the page is kept."""
+        """Returns the next message; stores errors that the page reports in `errors`."""
         end = time.monotonic() + DEADLINE
         while b"\0" not in self.rest:
             if not select.select([self.inp], [], [], max(end - time.monotonic(), 0))[0]:
-                raise TimeoutError("the browser says nothing")
+                raise TimeoutError("the browser sent no message before the deadline")
             piece = os.read(self.inp, 1 << 16)
             if not piece:
-                raise EOFError("the browser has gone")
+                raise EOFError("the browser closed its pipe")
             self.rest += piece
         text, self.rest = self.rest.split(b"\0", 1)
         message = json.loads(text)
@@ -93,7 +93,7 @@ class Page:
         return message
 
     def look(self, width, height=900, dark=False):
-        """Sets the window's size and the preferred colours; nothing moves, so all is where it is."""
+        """Sets the window size and the colour scheme, and turns animations off."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
                   deviceScaleFactor=1, mobile=width < 600)
         scheme = "dark" if dark else "light"
@@ -113,11 +113,11 @@ class Page:
         return result["result"].get("value")
 
     def wait(self, condition):
-        """Waits until an expression is true."""
+        """Waits until the JavaScript expression `condition` is true."""
         end = time.monotonic() + DEADLINE
         while not self.js(condition):
             if time.monotonic() > end:
-                raise TimeoutError(f"never true: {condition}")
+                raise TimeoutError(f"not true before the deadline: {condition}")
             time.sleep(0.02)
 
     def press(self, key):

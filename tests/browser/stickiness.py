@@ -1,6 +1,6 @@
-"""Drives the page of the example `stickiness` in a headless Chromium.
+"""Tests the page of the `stickiness` example in a headless Chromium.
 
-usage: stickiness.py URL [FILE]: the page as it is served, and as it was written to a file.
+usage: stickiness.py URL [FILE]        (URL of the server, and FILE written by --html)
 """
 
 import os
@@ -17,7 +17,7 @@ def bars(page, transport, name):
 
 
 def run(page, **knobs):
-    """Sets knobs, presses run, and waits for both outcomes."""
+    """Sets the knobs, clicks the run button, and waits for both results or an error notice."""
     for name, value in knobs.items():
         name = name.replace("_", "-")
         page.js(f"""(() => {{
@@ -30,35 +30,35 @@ def run(page, **knobs):
     page.wait(f"{DONE} || document.querySelector('.notice.bad') !== null")
 
 
-def served(page, url):
+def check_served_page(page, url):
     page.look(1280)
     page.go(url)
     page.wait(DONE)
     assert page.js("document.querySelectorAll('.result').length") == 2, "TCP and UDP"
     above = page.js("document.querySelector('[data-transport=tcp]').getBoundingClientRect().top"
                     " < document.querySelector('[data-transport=udp]').getBoundingClientRect().top")
-    assert above, "TCP above UDP"
+    assert above, "TCP is above UDP"
 
-    # A late reader: ten sends, fewer reads, ten frames; over UDP ten of ten.
+    # With a late reader, TCP has ten sends, fewer reads, and ten frames. UDP receives all ten.
     assert bars(page, "tcp", "send") == 10
     glued = bars(page, "tcp", "read")
     assert 1 <= glued < 10, glued
     assert bars(page, "tcp", "frame") == 10
     assert bars(page, "udp", "received") == 10
 
-    # A knob makes a difference: small reads cut.
+    # A small read size splits the frames into more reads.
     run(page, read=35)
     cut = bars(page, "tcp", "read")
     assert cut > 10 > glued, (cut, glued)
     assert bars(page, "tcp", "frame") == 10
 
-    # Bars are drawn to scale: together, the frames are as wide as the row.
+    # Bars are drawn to scale: all frames together are as wide as the row.
     widths = page.js("""[...document.querySelectorAll('[data-transport=tcp] .bar[data-name=frame]')]
         .map((bar) => bar.getBoundingClientRect().width)""")
     row = page.js("document.querySelector('[data-transport=tcp] .row').getBoundingClientRect().width")
     assert max(widths) - min(widths) < 2 and abs(sum(widths) - row) < 2 * len(widths), (widths, row)
 
-    # A link reproduces the run.
+    # The page's link reproduces the run.
     link = page.js("location.href")
     assert "read=35" in link, link
     page.go(link)
@@ -66,7 +66,7 @@ def served(page, url):
     assert bars(page, "tcp", "read") == cut
     assert page.js("document.getElementById('knob-read').value") == "35"
 
-    # The keyboard reaches each bar, and tells of it.
+    # The keyboard selects each bar and shows its tooltip.
     page.js("document.querySelector('[data-transport=tcp] .row').focus()")
     page.press("ArrowRight")
     page.press("ArrowRight")
@@ -75,40 +75,40 @@ def served(page, url):
     page.press("Escape")
     assert page.js("document.getElementById('tip').hidden")
 
-    # So does the pointer.
+    # The pointer shows the tooltip of a bar.
     page.js("""document.querySelector('[data-transport=tcp] .bar[data-name=read]')
         .dispatchEvent(new PointerEvent('pointerenter', { clientX: 400 }))""")
     assert "read 0: bytes 0 to 35" in page.js("document.getElementById('tip').textContent")
 
-    # By time, the same bars.
+    # The view by time has the same bars.
     page.js("document.querySelector('[data-view=time]').click()")
     assert bars(page, "tcp", "read") == cut
 
-    # Datagrams that were lost are drawn as lost.
+    # Lost datagrams are drawn as lost.
     run(page, count=40, size=1000, receive_buffer=8192, delay=20, read=262144)
     page.js("document.querySelector('[data-view=bytes]').click()")
     lost = 40 - bars(page, "udp", "received")
     assert lost > 0 and page.js("document.querySelectorAll('.lost').length") == lost, lost
 
-    # Too much is refused, with a word.
+    # Settings over the limit are rejected with a notice.
     errors = len(page.errors)
     run(page, count=200, size=1048576)
     notice = page.js("document.getElementById('notice').textContent")
     assert "at most" in notice, notice
-    # The browser itself logs the status of a refusal.
+    # The browser logs the status 400 of the rejection.
     refused = page.errors[errors:]
     assert all("400" in error for error in refused), refused
     del page.errors[errors:]
 
 
-def at_widths(page):
-    """Nothing is wider than its window, in either colour scheme."""
+def check_widths(page):
+    """Checks at several widths that the page fits its window, and that colours have contrast."""
     for width in [360, 390, 768, 1280, 1720]:
         for dark in [False, True]:
             page.look(width, dark=dark)
             page.wait("document.querySelectorAll('.bar').length > 0")
             over = page.js("document.documentElement.scrollWidth - innerWidth")
-            assert over <= 0, f"{over} pixels too wide at {width}"
+            assert over <= 0, f"the page is {over} pixels wider than the window of {width}"
             shades = page.js("""(() => {
                 const style = getComputedStyle(document.body);
                 const light = (colour) => colour.match(/\\d+/g).slice(0, 3)
@@ -119,7 +119,7 @@ def at_widths(page):
             assert (shades[1] < shades[0]) == dark, shades
 
 
-def written(page, path):
+def check_written_page(page, path):
     page.go("file://" + os.path.abspath(path))
     page.wait("document.querySelectorAll('.bar').length > 0")
     experiments = page.js("document.querySelectorAll('#experiments button').length")
@@ -132,17 +132,17 @@ def written(page, path):
 def main():
     page = Page()
     try:
-        served(page, sys.argv[1])
+        check_served_page(page, sys.argv[1])
         page.go(sys.argv[1])
         page.wait(DONE)
-        at_widths(page)
+        check_widths(page)
         if len(sys.argv) > 2:
-            written(page, sys.argv[2])
-            at_widths(page)
+            check_written_page(page, sys.argv[2])
+            check_widths(page)
         assert not page.errors, "\n".join(page.errors)
     finally:
         page.close()
-    print("the page was driven: bars, knobs, links, keyboard, widths, colours")
+    print("ok: bars, knobs, links, keyboard, widths and colours of the page")
 
 
 if __name__ == "__main__":

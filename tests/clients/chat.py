@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Two clients of the chat example: what one says, the other hears.
+"""Tests the chat example: each of two clients receives the lines of the other.
 
 usage: chat.py HOST:PORT
 """
@@ -20,7 +20,7 @@ def main():
             ada.sendall(b"fine\n")
             assert hear(bob) == "Ada: fine"
         assert hear(ada) == "Bob has left"
-    print("ok: two clients heard each other")
+    print("ok: two clients received each other's lines")
 
 
 def join(host, port, name):
@@ -35,7 +35,7 @@ def hear(stream):
     while not line.endswith(b"\n"):
         byte = stream.recv(1)
         if not byte:
-            raise EOFError("the server ended")
+            raise EOFError("the server closed the connection")
         line += byte
     return line[:-1].decode()
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Talks to the echo example as a client that knows nothing of the crate.
+"""Tests the echo example with an independent client.
 
 usage: echo.py TCP-HOST:PORT UDP-HOST:PORT        (TCP with u32 framing)
 
-Uses only Python's socket and struct. Ends with 0 if everything came back as it went.
+Uses only Python's socket and struct. Exits with status 0 if every echo equals its payload.
 """
 
 import os
@@ -18,11 +18,11 @@ TIMEOUT_SECONDS = 30
 
 def main():
     tcp, udp = (address(arg) for arg in sys.argv[1:3])
-    frames_come_back_whole(tcp)
-    glued_and_cut_frames_come_back_whole(tcp)
-    an_over_long_frame_closes_its_connection(tcp)
-    an_ended_stream_gets_its_whole_answer(tcp)
-    datagrams_come_back_whole(udp)
+    echoes_frames_of_every_size(tcp)
+    echoes_glued_and_cut_frames(tcp)
+    too_long_frame_closes_the_connection(tcp)
+    half_closed_stream_gets_the_whole_echo(tcp)
+    echoes_datagrams_of_every_size(udp)
 
 
 def address(arg):
@@ -30,7 +30,7 @@ def address(arg):
     return host.strip("[]"), int(port)
 
 
-def frames_come_back_whole(addr):
+def echoes_frames_of_every_size(addr):
     with connect(addr) as stream:
         for length in (0, 1, 65_536, FRAME_LEN_MAX):
             payload = os.urandom(length)
@@ -39,7 +39,7 @@ def frames_come_back_whole(addr):
             print(f"ok: a frame of {length} bytes")
 
 
-def glued_and_cut_frames_come_back_whole(addr):
+def echoes_glued_and_cut_frames(addr):
     with connect(addr) as stream:
         payloads = [os.urandom(n % 97) for n in range(10_000)]
         writer = threading.Thread(
@@ -53,17 +53,17 @@ def glued_and_cut_frames_come_back_whole(addr):
         for byte in framed(b"one frame"):
             stream.sendall(bytes([byte]))
         assert read_frame(stream) == b"one frame"
-        print("ok: a frame in sends of one byte")
+        print("ok: a frame in sends of one byte each")
 
 
-def an_over_long_frame_closes_its_connection(addr):
+def too_long_frame_closes_the_connection(addr):
     with connect(addr) as stream:
         stream.sendall(struct.pack(">I", FRAME_LEN_MAX + 1))
-        assert stream.recv(1) == b"", "the server closes, and says nothing"
-        print("ok: a header of 1048577 bytes closes the connection")
+        assert stream.recv(1) == b"", "the server closes without an answer"
+        print("ok: a frame of 1048577 bytes closes the connection")
 
 
-def an_ended_stream_gets_its_whole_answer(addr):
+def half_closed_stream_gets_the_whole_echo(addr):
     with connect(addr) as stream:
         payload = os.urandom(1_000_000)
 
@@ -76,12 +76,12 @@ def an_ended_stream_gets_its_whole_answer(addr):
         writer.start()
         for _ in range(10):
             assert read_frame(stream) == payload
-        assert stream.recv(1) == b"", "the server ends too"
+        assert stream.recv(1) == b"", "the server ends its side too"
         writer.join()
-        print("ok: 10 MB after SHUT_WR")
+        print("ok: an echo of 10 MB after SHUT_WR")
 
 
-def datagrams_come_back_whole(addr):
+def echoes_datagrams_of_every_size(addr):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.settimeout(TIMEOUT_SECONDS)
         for length in (0, 1, 65_507):

@@ -1,9 +1,9 @@
-//! Examples, each as a process of its own.
+//! Example programs, run as child processes.
 
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each test file uses its own part of this"
+    reason = "each test file uses only some of these helpers"
 )]
 
 use std::fs::File;
@@ -13,20 +13,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 
-/// A running echo server. It is killed when it is dropped.
+/// A running echo server, killed when this value is dropped.
 pub struct Echo {
     child: Child,
     stdout: BufReader<ChildStdout>,
-    /// The addresses that it says it listens on, in the order of `--tcp`, `--udp`.
+    /// Addresses that the server prints, in the order of the `--tcp` and `--udp` arguments.
     pub addrs: Vec<SocketAddr>,
 }
 
 impl Echo {
-    /// Starts it, and waits until it listens. Its log goes to `log`, where one is named.
+    /// Starts the server and waits until it listens. Writes its log to `log` if that is given.
     ///
     /// # Errors
     ///
-    /// It ended before it listened: an address was taken, for example.
+    /// Fails if the server ends before it listens, for example because an address is in use.
     pub fn start(args: &[&str], env: &[(&str, &str)], log: Option<&Path>) -> io::Result<Self> {
         let stderr = match log {
             Some(log) => File::create(log)?.into(),
@@ -39,7 +39,7 @@ impl Echo {
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()?;
-        let stdout = child.stdout.take().expect("it was asked for");
+        let stdout = child.stdout.take().expect("stdout is piped");
         let mut echo = Self {
             child,
             stdout: BufReader::new(stdout),
@@ -51,8 +51,9 @@ impl Echo {
             echo.stdout.read_line(&mut line)?;
             let addr = line.split_whitespace().nth(2);
             let addr = addr.and_then(|addr| addr.parse().ok());
-            echo.addrs
-                .push(addr.ok_or_else(|| io::Error::other(format!("it said {line:?}")))?);
+            echo.addrs.push(addr.ok_or_else(|| {
+                io::Error::other(format!("expected a line with an address, got {line:?}"))
+            })?);
         }
         Ok(echo)
     }
@@ -61,33 +62,39 @@ impl Echo {
         self.child.id()
     }
 
-    /// How many descriptors it has open (`/proc`, so on Linux only).
+    /// Number of open descriptors of the server (Linux only, from `/proc`).
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
-            .expect("it runs")
+            .expect("the server runs")
             .count()
     }
 
-    /// Asks it to end, and gives what it prints about itself.
+    /// Ends the server with SIGTERM and returns its remaining output.
     pub fn end(mut self) -> String {
         let killed = Command::new("kill")
             .args(["-TERM", &self.pid().to_string()])
             .status()
-            .expect("there is a kill command");
-        assert!(killed.success(), "it still runs");
+            .expect("the kill command can be started");
+        assert!(
+            killed.success(),
+            "kill failed: the server had ended already"
+        );
         let mut totals = String::new();
         self.stdout
             .read_to_string(&mut totals)
-            .expect("it prints text");
-        let status = self.child.wait().expect("it is a child of this process");
-        assert!(status.success(), "it ended with {status}");
+            .expect("the output is UTF-8");
+        let status = self
+            .child
+            .wait()
+            .expect("the process is a child of this one");
+        assert!(status.success(), "the server ended with {status}");
         totals
     }
 }
 
 impl Drop for Echo {
     fn drop(&mut self) {
-        // It has ended already, or it is ended here.
+        // Both calls do nothing if the server has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -98,10 +105,10 @@ fn echo() -> &'static Path {
     ECHO.get_or_init(|| example("echo"))
 }
 
-/// An example, built by the profile of this test. `cargo test` builds it too, but neither
-/// `cargo test --test NAME` nor `cargo test --all-targets` does.
+/// Builds an example with the profile of this test and returns its path. `cargo test` builds it
+/// too, but `cargo test --test NAME` and `cargo test --all-targets` do not.
 pub fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
+    let test = std::env::current_exe().expect("a test knows its executable");
     let in_target = |nth| test.ancestors().nth(nth).expect("target/PROFILE/deps/NAME");
     let profile = match in_target(2).file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
@@ -117,7 +124,10 @@ pub fn example(name: &str) -> PathBuf {
             .arg("--target-dir")
             .arg(in_target(3))
             .status();
-        assert!(built.is_ok_and(|status| status.success()), "it compiles");
+        assert!(
+            built.is_ok_and(|status| status.success()),
+            "the example compiles"
+        );
     }
     in_target(2).join("examples").join(name)
 }

@@ -1,12 +1,12 @@
-//! What the tests share: a reactor in a thread or driven by hand, and plain blocking clients.
+//! Helpers for tests: a reactor in a thread or driven turn by turn, and blocking clients.
 //!
-//! Nothing here waits by sleeping: a wait is for a condition, and fails at a deadline that only a
+//! No helper waits by sleeping. Each wait checks a condition and fails at a deadline that only a
 //! broken program reaches.
 
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each test file uses its own part of this"
+    reason = "each test file uses only some of these helpers"
 )]
 
 use std::io::{ErrorKind, Read, Write};
@@ -24,7 +24,7 @@ use unstick::{
 #[cfg(unix)]
 use unstick::{UnixDatagram, UnixDatagramId};
 
-/// Far more than any wait takes, so that only a lost wake-up or a lost byte reaches it.
+/// Time limit of every wait; long enough that only a lost wake-up or a lost byte exceeds it.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// All framings that have a short name.
@@ -44,7 +44,7 @@ pub const FRAMINGS: [&str; 13] = [
     "netstring",
 ];
 
-/// A callback as it was seen.
+/// A callback that ran, with its arguments.
 #[derive(Debug)]
 pub enum Event {
     Open(ConnId, Origin),
@@ -63,13 +63,13 @@ pub enum Event {
     UnixDatagram(UnixDatagramId, Vec<u8>),
 }
 
-/// What a [`Probe`] does beside recording, told the event before it is recorded.
+/// Closure that a [`Probe`] runs for each event, before it records the event.
 pub type React = Box<dyn FnMut(&mut Context<'_, Probe>, &Event) + Send>;
 
-/// A handler that records every callback and does what a closure says.
+/// A handler that records every callback and passes it to a closure.
 pub struct Probe {
     pub events: Vec<Event>,
-    /// Left to the closure where set: whether `on_half_close` closes, as it does by default.
+    /// Set to true to keep the connection open in `on_half_close`; the default closes it.
     pub keep_half_closed: bool,
     react: React,
 }
@@ -83,12 +83,12 @@ impl Probe {
         }
     }
 
-    /// Records, and does nothing else.
+    /// Returns a probe that only records.
     pub fn silent() -> Self {
         Self::new(|_, _| {})
     }
 
-    /// Sends every frame and every datagram back.
+    /// Returns a probe that echoes every frame and every datagram.
     pub fn echo() -> Self {
         Self::new(|cx, event| match event {
             Event::Frame(conn, frame) => {
@@ -121,10 +121,10 @@ impl Probe {
             .collect()
     }
 
-    /// The one close that it has seen.
+    /// Returns the only close recorded; fails if there is not exactly one.
     pub fn only_close(&self) -> &Closed {
         let closes = self.closes();
-        assert_eq!(closes.len(), 1, "one connection, one close: {closes:?}");
+        assert_eq!(closes.len(), 1, "expected one close: {closes:?}");
         closes[0].1
     }
 
@@ -226,7 +226,7 @@ impl Handler for Probe {
     }
 }
 
-/// Takes turns until `done`, and fails if that does not come.
+/// Takes turns until `done` returns true; fails after [`DEADLINE`].
 pub fn drive<H: Handler>(reactor: &mut Reactor<H>, mut done: impl FnMut(&Reactor<H>) -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !done(reactor) {
@@ -235,18 +235,20 @@ pub fn drive<H: Handler>(reactor: &mut Reactor<H>, mut done: impl FnMut(&Reactor
             "the reactor stalled: {:?}",
             reactor.stats()
         );
-        // Short, so that a condition outside of the reactor is seen too.
+        // The timeout is short, so that `done` may depend on state outside the reactor.
         reactor
             .turn(Some(Duration::from_millis(20)))
-            .expect("the poll works");
+            .expect("polling succeeds");
     }
 }
 
-/// Takes turns until one brings no event and leaves no work: what comes now comes from outside.
+/// Takes turns until one finds no event and leaves no work. Only an outside event causes more work.
 pub fn settle<H: Handler>(reactor: &mut Reactor<H>) {
     loop {
         let before = reactor.stats();
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        reactor
+            .turn(Some(Duration::ZERO))
+            .expect("polling succeeds");
         let after = reactor.stats();
         let is_quiet = (before.events, before.accepted, before.reads, before.writes)
             == (after.events, after.accepted, after.reads, after.writes);
@@ -256,26 +258,28 @@ pub fn settle<H: Handler>(reactor: &mut Reactor<H>) {
     }
 }
 
-/// Lets time pass, where time itself is what a test is about; never to wait for something.
+/// Sleeps. Only for tests about time itself, never to wait for a condition.
 pub fn let_pass(time: Duration) {
     thread::sleep(time);
 }
 
-/// A reactor that listens on a free port of the loopback address.
+/// Returns a reactor that listens on a free port of the loopback address.
 pub fn listening<H: Handler>(
     handler: H,
     config: Config,
     framing: Framing,
 ) -> (Reactor<H>, SocketAddr) {
-    let mut reactor = Reactor::with_config(handler, config).expect("a reactor");
-    let listener = reactor.listen("127.0.0.1:0", framing).expect("a free port");
+    let mut reactor = Reactor::with_config(handler, config).expect("the reactor is created");
+    let listener = reactor
+        .listen("127.0.0.1:0", framing)
+        .expect("a free port is available");
     let addr = reactor
         .local_inet_addr(listener)
         .expect("a bound listener has an address");
     (reactor, addr)
 }
 
-/// A client, and its connection in the reactor.
+/// Returns a client and its connection in the reactor.
 pub fn open(reactor: &mut Reactor<Probe>, addr: SocketAddr) -> (TcpStream, ConnId) {
     let count = reactor.stats().accepted + 1;
     let client = client(addr);
@@ -289,65 +293,77 @@ pub fn open(reactor: &mut Reactor<Probe>, addr: SocketAddr) -> (TcpStream, ConnI
             Event::Open(conn, _) => Some(*conn),
             _ => None,
         });
-    (client, newest.expect("it was told of"))
+    (client, newest.expect("on_open was called"))
 }
 
-/// Like [`open`], with little room in the kernel, so that most of a megabyte stays queued.
+/// Like [`open`], but with a small send buffer, so that most of a megabyte stays queued.
 pub fn open_narrow(reactor: &mut Reactor<Probe>, addr: SocketAddr) -> (TcpStream, ConnId) {
     let (client, conn) = open(reactor, addr);
     reactor
         .with(|_, cx| cx.socket_options(conn)?.set_send_buffer_size(65_536))
-        .expect("the option can be set");
+        .expect("the buffer size can be set");
     (client, conn)
 }
 
-/// Sends to a connection that has nothing unread, and waits until the kernel has all of it there.
-/// The reactor takes no turn meanwhile: what its next turn finds is no matter of chance.
+/// Sends to a connection that has no unread input, and waits until the kernel holds all the bytes.
+/// The reactor takes no turn in the meantime, so its next turn finds exactly these bytes.
 pub fn deposit(reactor: &mut Reactor<Probe>, client: &mut TcpStream, conn: ConnId, bytes: &[u8]) {
-    client.write_all(bytes).expect("the kernel takes it");
+    client.write_all(bytes).expect("the write succeeds");
     let deadline = Instant::now() + DEADLINE;
     let mut buf = vec![MaybeUninit::uninit(); bytes.len()];
     let mut arrived = 0;
     while arrived < bytes.len() {
-        assert!(Instant::now() < deadline, "{arrived} bytes arrived");
+        assert!(
+            Instant::now() < deadline,
+            "only {arrived} bytes arrived before the deadline"
+        );
         let peeked = reactor.with(|_, cx| cx.socket_options(conn)?.peek(&mut buf));
         arrived = match peeked {
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            peeked => peeked.expect("it is open"),
+            peeked => peeked.expect("the connection is open"),
         };
     }
 }
 
-/// Some turns that wait for nothing.
+/// Takes 20 turns without waiting.
 pub fn idle(reactor: &mut Reactor<Probe>) {
     for _ in 0..20 {
-        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+        reactor
+            .turn(Some(Duration::ZERO))
+            .expect("polling succeeds");
     }
 }
 
-/// Reads `len` bytes, piece by piece, with a turn of the reactor after each.
+/// Reads `len` bytes in pieces of at most 10,000, and takes a turn after each.
 pub fn read_slowly(reactor: &mut Reactor<Probe>, client: &mut TcpStream, len: usize) -> Vec<u8> {
     let deadline = Instant::now() + DEADLINE;
     let mut bytes = vec![0; len];
     let mut at = 0;
-    client.set_nonblocking(true).expect("it can be set");
+    client
+        .set_nonblocking(true)
+        .expect("non-blocking mode can be set");
     while at < len {
-        assert!(Instant::now() < deadline, "{at} of {len} bytes came");
+        assert!(
+            Instant::now() < deadline,
+            "only {at} of {len} bytes arrived before the deadline"
+        );
         let end = len.min(at + 10_000);
         let timeout = match client.read(&mut bytes[at..end]) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Duration::from_millis(1),
             read => {
-                at += read.expect("it is open");
+                at += read.expect("the connection is open");
                 Duration::ZERO
             }
         };
-        reactor.turn(Some(timeout)).expect("the poll works");
+        reactor.turn(Some(timeout)).expect("polling succeeds");
     }
-    client.set_nonblocking(false).expect("it can be set");
+    client
+        .set_nonblocking(false)
+        .expect("non-blocking mode can be set");
     bytes
 }
 
-/// A reactor that runs in a thread of its own.
+/// A reactor that runs in another thread.
 pub struct Server<H: Handler + Send + 'static> {
     pub addr: SocketAddr,
     pub remote: Remote<H>,
@@ -362,7 +378,7 @@ where
         let (mut reactor, addr) = listening(handler, config, framing);
         let remote = reactor.remote();
         let thread = thread::spawn(move || {
-            reactor.run().expect("the poll works");
+            reactor.run().expect("the loop runs without an error");
             let stats = reactor.stats();
             (reactor.into_handler(), stats)
         });
@@ -377,71 +393,80 @@ where
         client(self.addr)
     }
 
-    /// Shuts the reactor down and gives its handler back.
+    /// Shuts the reactor down and returns its handler and statistics.
     pub fn stop(self) -> (H, Stats) {
         self.remote
             .shutdown(Duration::from_secs(5))
-            .expect("the loop can be woken");
-        self.thread.join().expect("the loop does not panic")
+            .expect("the reactor exists");
+        self.thread
+            .join()
+            .expect("the reactor thread does not panic")
     }
 }
 
-/// A blocking client whose reads fail rather than hang.
+/// Returns a blocking client whose reads and writes fail after [`DEADLINE`].
 pub fn client(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).expect("the server accepts");
     stream
         .set_read_timeout(Some(DEADLINE))
-        .expect("a timeout can be set");
+        .expect("the timeout can be set");
     stream
         .set_write_timeout(Some(DEADLINE))
-        .expect("a timeout can be set");
-    stream.set_nodelay(true).expect("the option can be set");
+        .expect("the timeout can be set");
+    stream.set_nodelay(true).expect("TCP_NODELAY can be set");
     stream
 }
 
-/// Closes a client by a reset.
+/// Closes a client with a reset.
 pub fn reset(stream: TcpStream) {
     let options = socket2::SockRef::from(&stream);
     options
         .set_linger(Some(Duration::ZERO))
-        .expect("the option can be set");
+        .expect("SO_LINGER can be set");
 }
 
-/// An address that refuses: bound, so that nobody else gets the port, and not listening.
+/// Returns an address that refuses connects. The socket is bound, so that no other program takes
+/// the port, but does not listen.
 pub fn refusing() -> (Socket, SocketAddr) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("the socket can be created");
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    socket.bind(&any.into()).expect("a free port");
-    let addr = socket.local_addr().expect("it is bound");
-    (socket, addr.as_socket().expect("an IP address"))
+    socket.bind(&any.into()).expect("a free port is available");
+    let addr = socket.local_addr().expect("the socket is bound");
+    (
+        socket,
+        addr.as_socket().expect("the address is an IP address"),
+    )
 }
 
-/// An address that answers nothing: its listener accepts nobody and its backlog is full, so that
-/// the kernel drops what comes.
+/// Returns an address that never answers a connect. Its listener accepts nothing and its backlog is
+/// full, so the kernel drops every SYN.
 pub fn silent() -> (Vec<Socket>, SocketAddr) {
     let (listener, addr) = refusing();
-    listener.listen(0).expect("it is bound");
+    listener.listen(0).expect("the socket is bound");
     let mut held = vec![listener];
     for _ in 0..4 {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        socket.set_nonblocking(true).expect("the option can be set");
+        let socket =
+            Socket::new(Domain::IPV4, Type::STREAM, None).expect("the socket can be created");
+        socket
+            .set_nonblocking(true)
+            .expect("non-blocking mode can be set");
         let _ = socket.connect(&addr.into());
         held.push(socket);
     }
     (held, addr)
 }
 
-/// Tells a process that was started by [`rerun`].
+/// Environment variable that marks a process started by [`rerun`].
 const CHILD: &str = "UNSTICK_TEST_CHILD";
 
-/// Whether this process was started by [`rerun`].
+/// Returns true if this process was started by [`rerun`].
 pub fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
-/// A command that runs one test of this binary in a process of its own.
+/// Returns a command that runs one test of this binary in a child process.
 pub fn rerun(test: &str) -> Command {
-    let binary = std::env::current_exe().expect("a test is a program");
+    let binary = std::env::current_exe().expect("a test knows its executable");
     let mut command = Command::new(binary);
     command
         .args(["--exact", test, "--nocapture"])
@@ -449,12 +474,12 @@ pub fn rerun(test: &str) -> Command {
     command
 }
 
-/// Frames a payload by hand, as a peer that knows nothing of this crate would.
+/// Encodes a payload without the crate's code, as an independent peer would.
 pub fn frame(framing: &str, payload: &[u8]) -> Vec<u8> {
     let len = payload.len() as u64;
     let mut bytes = match framing {
         "raw" | "line" => Vec::new(),
-        "u8" => vec![u8::try_from(len).expect("a short payload")],
+        "u8" => vec![u8::try_from(len).expect("the payload is at most 255 bytes long")],
         "u16" => len.to_be_bytes()[6..].to_vec(),
         "u24" => len.to_be_bytes()[5..].to_vec(),
         "u32" => len.to_be_bytes()[4..].to_vec(),
@@ -465,7 +490,7 @@ pub fn frame(framing: &str, payload: &[u8]) -> Vec<u8> {
         "u64-le" => len.to_le_bytes().to_vec(),
         "varint" => varint(len),
         "netstring" => format!("{len}:").into_bytes(),
-        _ => panic!("no framing {framing}"),
+        _ => panic!("the framing {framing} is unknown"),
     };
     bytes.extend_from_slice(payload);
     match framing {
@@ -489,16 +514,20 @@ fn varint(mut value: u64) -> Vec<u8> {
     }
 }
 
-/// Reads one frame with a length of four bytes in front.
+/// Reads one frame with a length prefix of four bytes.
 pub fn read_u32_frame(stream: &mut TcpStream) -> Vec<u8> {
     let mut header = [0; 4];
-    stream.read_exact(&mut header).expect("a header");
+    stream
+        .read_exact(&mut header)
+        .expect("the frame's header arrives");
     let mut payload = vec![0; u32::from_be_bytes(header) as usize];
-    stream.read_exact(&mut payload).expect("a payload");
+    stream
+        .read_exact(&mut payload)
+        .expect("the payload arrives");
     payload
 }
 
-/// Sends a frame with a length of four bytes in front, and reads one back.
+/// Sends a frame with a length prefix of four bytes, and reads one back.
 pub fn round_trip(stream: &mut TcpStream, payload: &[u8]) -> Vec<u8> {
     stream
         .write_all(&frame("u32", payload))
@@ -506,12 +535,12 @@ pub fn round_trip(stream: &mut TcpStream, payload: &[u8]) -> Vec<u8> {
     read_u32_frame(stream)
 }
 
-/// Whether a reason is an error of that kind from the socket.
+/// Returns true if the close reason is a socket error of this kind.
 pub fn is_io(reason: &CloseReason, kind: ErrorKind) -> bool {
     matches!(reason, CloseReason::Io(error) if error.kind() == kind)
 }
 
-/// A small generator of numbers, seeded, so that a failure repeats.
+/// A small seeded random number generator, so that a failure can be repeated.
 pub struct Random(pub u64);
 
 impl Random {
@@ -523,9 +552,9 @@ impl Random {
         self.0 >> 16
     }
 
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).expect("it is below a length")
+        usize::try_from(self.next() % bound as u64).expect("the number is below a usize")
     }
 
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {

@@ -1,15 +1,15 @@
-//! Framings as plain as can be: each looks at the whole rest of a stream, byte by byte, and
-//! remembers nothing. What the crate finds in a stream is held against what they find.
+//! Simple reference decoders: each reads the whole rest of a stream byte by byte and keeps no
+//! state. The tests compare the crate's results with theirs.
 
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each test file uses its own part of this"
+    reason = "each test file uses only some of these helpers"
 )]
 
 use unstick::{Codec, FrameError, Framing, LengthField, Out, Step};
 
-/// What stands in a header around its length field, as much of it as there is room for.
+/// Bytes before and after the length field of a header, cut to the length needed.
 const LEADING: &[u8] = b"magic";
 const FOLLOWING: &[u8] = b"flags";
 
@@ -29,13 +29,13 @@ pub enum Format {
         is_lax: bool,
     },
     Netstring,
-    /// A header of that many bytes: see [`body_len`].
+    /// Header of this many bytes, and a body; see [`body_len`].
     HeaderBody(usize),
-    /// A codec of one's own: see [`Tagged`].
+    /// Custom codec; see [`Tagged`].
     Tagged,
 }
 
-/// A length field in a header, between that many other bytes.
+/// A length field in a header, with `leading` bytes before it and `following` bytes after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
     pub leading: usize,
@@ -43,26 +43,26 @@ pub struct Field {
     pub following: usize,
     pub is_little: bool,
     pub adjustment: i64,
-    /// How many bytes of the front are not delivered; the header, where that is its length.
+    /// Number of bytes at the front that are not delivered; the default is the header's length.
     pub strip: usize,
 }
 
-/// The longest payload, and whether a longer one is skipped.
+/// Maximum payload length, and whether longer frames are skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
     pub len: usize,
     pub skips: bool,
 }
 
-/// What a stream comes to.
+/// Result of decoding a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Decoded {
     pub frames: Vec<Vec<u8>>,
-    /// Of each frame that was skipped: how many came before it, and its length.
+    /// Skipped frames: the number of frames before each, and its length.
     pub skipped: Vec<(usize, u64)>,
-    /// How many bytes were taken, up to the end of the last frame or skip.
+    /// Number of bytes consumed, up to the end of the last frame or skip.
     pub taken: usize,
-    /// What is wrong behind them.
+    /// Fault that follows the consumed bytes.
     pub fault: Option<Fault>,
 }
 
@@ -72,7 +72,7 @@ pub enum Fault {
     Malformed,
 }
 
-/// What the front of a stream is.
+/// First item of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
     Frame {
@@ -80,30 +80,30 @@ pub enum Found {
         len: usize,
     },
     Skip(usize),
-    /// A frame that is skipped, as it is too long, and how many bytes it has with all that frames
-    /// it.
+    /// A skipped frame that exceeds the limit. `len` counts its header and trailer too.
     TooLong {
         payload: u64,
         len: usize,
     },
-    /// The head of a frame, or nothing. So many bytes of it are dropped, as it is too long already.
+    /// A partial frame, or no bytes at all. The number of bytes is dropped already, because the
+    /// frame exceeds the limit.
     Cut(usize),
     Bad(Fault),
 }
 
 impl Fault {
-    /// The kind of an error, where it is one that a stream may cause.
+    /// Kind of an error. Panics for an error that no stream can cause.
     pub fn of(error: &FrameError) -> Self {
         match error {
             FrameError::TooLong { .. } => Self::TooLong,
             FrameError::Malformed(_) => Self::Malformed,
-            error => panic!("no stream may cause this: {error}"),
+            error => panic!("no stream can cause this error: {error}"),
         }
     }
 }
 
 impl Format {
-    /// The crate's framing for it.
+    /// Returns the crate's framing with these settings.
     pub fn framing(&self, limit: Limit) -> Framing {
         let framing = match self {
             Self::Raw => Framing::raw(),
@@ -115,7 +115,7 @@ impl Format {
             Self::Length { width, is_little } => {
                 let order = if *is_little && *width > 1 { "-le" } else { "" };
                 let name = format!("u{}{order}", 8 * width);
-                name.parse().expect("1, 2, 3, 4 or 8 bytes")
+                name.parse().expect("the width is 1, 2, 3, 4 or 8 bytes")
             }
             Self::Field(field) => Framing::length_field(field.length_field()),
             Self::Varint { is_lax: false } => Framing::varint(),
@@ -131,14 +131,14 @@ impl Format {
         }
     }
 
-    /// Decodes a stream that is there as a whole, and has ended.
+    /// Decodes a whole stream that has ended.
     pub fn decode(&self, limit: Limit, stream: &[u8]) -> Decoded {
         let mut decoded = Decoded::default();
         while decoded.take(self.first(limit, &stream[decoded.taken..]), stream.len()) {}
         decoded
     }
 
-    /// What an ended stream begins with.
+    /// Returns the first item of a stream that has ended.
     pub fn first(&self, limit: Limit, rest: &[u8]) -> Found {
         if rest.is_empty() {
             return Found::Cut(0);
@@ -167,7 +167,8 @@ impl Format {
         }
     }
 
-    /// Whether a payload has a form that comes out as it went in, whatever follows.
+    /// Returns true if the payload can be encoded so that it comes back unchanged, whatever follows
+    /// it.
     pub fn can_carry(&self, limit: Limit, payload: &[u8]) -> bool {
         let is_short = payload.len() <= limit.len;
         match self {
@@ -190,7 +191,7 @@ impl Format {
         }
     }
 
-    /// The frame of a payload that can be carried.
+    /// Encodes a payload for which `can_carry` returns true.
     pub fn encode(&self, payload: &[u8]) -> Vec<u8> {
         let len = payload.len();
         let front = match self {
@@ -215,7 +216,7 @@ impl Format {
         [&front, payload, behind].concat()
     }
 
-    /// What comes out where that payload is accepted.
+    /// Returns the frame that is delivered for an accepted payload.
     pub fn delivered(&self, payload: &[u8]) -> Vec<u8> {
         match self {
             Self::Field(field) => field.encode(payload)[field.strip..].to_vec(),
@@ -224,17 +225,17 @@ impl Format {
     }
 }
 
-/// The first that begins no longer one.
+/// Returns the first delimiter that is not the start of a longer one.
 fn ending(all: &[Vec<u8>]) -> &[u8] {
     let ends = |one: &&Vec<u8>| {
         let mut others = all.iter();
         !others.any(|other| other.len() > one.len() && other.starts_with(one))
     };
-    all.iter().find(ends).expect("the longest one")
+    all.iter().find(ends).expect("the longest delimiter is one")
 }
 
 impl Decoded {
-    /// Answers whether to go on with the rest of a stream of that length.
+    /// Records an item. Returns true if decoding of the stream, `stream_len` bytes long, continues.
     pub fn take(&mut self, found: Found, stream_len: usize) -> bool {
         let (len, goes_on) = match found {
             Found::Frame { payload, len } => {
@@ -286,7 +287,8 @@ impl Field {
         let Some(field) = rest.get(self.leading..self.field_end()) else {
             return Found::Cut(0);
         };
-        let value = i128::try_from(number(field, self.is_little)).expect("of 64 bits");
+        let value =
+            i128::try_from(number(field, self.is_little)).expect("the field has at most 64 bits");
         let end = value + i128::from(self.adjustment) + self.field_end() as i128;
         if end < self.strip.max(self.header_len()) as i128 {
             return Found::Bad(Fault::Malformed);
@@ -296,7 +298,8 @@ impl Field {
                 let len = end - self.strip as u64;
                 counted(rest, self.strip, u128::from(len), 0, limit)
             }
-            // What ends beyond 64 bits is told as the longest, and too long for any limit.
+            // A frame that ends beyond 64 bits is reported with the largest length; it exceeds
+            // every limit.
             Err(_) => limit.exceeded(u128::MAX, u128::MAX),
         }
     }
@@ -306,13 +309,13 @@ impl Field {
         frame_len >= self.header_len() && fits(self.value(frame_len), self.width)
     }
 
-    /// The length that a frame tells that is so long as a whole.
+    /// Value of the length field in a frame of `frame_len` bytes.
     fn value(&self, frame_len: usize) -> i128 {
         frame_len as i128 - self.field_end() as i128 - i128::from(self.adjustment)
     }
 
-    /// Of the header, what is stripped is as configured, and the rest is the payload's; its length
-    /// is filled in.
+    /// Builds the frame: stripped header bytes come from the settings, the others from the payload,
+    /// and the length is filled in.
     fn encode(&self, payload: &[u8]) -> Vec<u8> {
         let mut front = [
             &LEADING[..self.leading],
@@ -346,26 +349,26 @@ fn number(field: &[u8], is_little: bool) -> u128 {
     digits.iter().fold(0, push)
 }
 
-/// Whether a field of that many bytes can hold the number.
+/// Returns true if a field of `width` bytes can hold the value.
 fn fits(value: i128, width: u8) -> bool {
     (0..1 << (8 * width)).contains(&value)
 }
 
-/// The body of a [`Format::HeaderBody`]: as long as its header's last byte says, in a unit that the
-/// first one says; `?` begins no header.
+/// Returns the body length for a [`Format::HeaderBody`]: the header's last byte times the unit in
+/// its first byte. A header that starts with `?` is invalid.
 pub fn body_len(header: &[u8]) -> Result<u64, FrameError> {
-    let count = u64::from(*header.last().expect("it has a byte"));
+    let count = u64::from(*header.last().expect("the header has at least one byte"));
     match header[0] {
-        b'?' => Err(FrameError::Malformed("no such type")),
+        b'?' => Err(FrameError::Malformed("the type `?` is unknown")),
         0xFF => Ok(u64::MAX),
         unit => Ok(count * u64::from(unit % 4)),
     }
 }
 
-/// A frame whose length is told, and is not trusted.
+/// Returns a frame with the length `len` claimed by its header, after checking it.
 fn counted(rest: &[u8], header: usize, len: u128, trailer: usize, limit: Limit) -> Found {
     match usize::try_from(len) {
-        // What ends beyond what can be counted is too long for any limit.
+        // A length that overflows usize exceeds every limit.
         Ok(len) if len <= limit.len && len.checked_add(header + trailer).is_some() => {
             frame(rest, header, len, trailer)
         }
@@ -374,7 +377,7 @@ fn counted(rest: &[u8], header: usize, len: u128, trailer: usize, limit: Limit) 
 }
 
 impl Limit {
-    /// A frame with a payload of `payload` bytes, and of `len` bytes as a whole.
+    /// Item for a frame over the limit, with `payload` bytes of payload and `len` bytes in all.
     fn exceeded(self, payload: u128, len: u128) -> Found {
         if !self.skips {
             return Found::Bad(Fault::TooLong);
@@ -385,7 +388,7 @@ impl Limit {
         }
     }
 
-    /// A frame whose end is there, `len` bytes as a whole.
+    /// Item for a complete frame of `len` bytes in all.
     fn hold(self, payload: &[u8], len: usize) -> Found {
         if payload.len() > self.len {
             return self.exceeded(payload.len() as u128, len as u128);
@@ -396,8 +399,8 @@ impl Limit {
         }
     }
 
-    /// The head of a frame whose end never came: `content` bytes of it are payload for sure. Where
-    /// they are too many they are dropped, all but one: it says that a frame was cut.
+    /// Item for a partial frame of which at least `content` bytes are payload. If they exceed the
+    /// limit, all but one are dropped; the last one shows that the frame is incomplete.
     fn hold_cut(self, rest: &[u8], content: usize) -> Found {
         match content <= self.len {
             true => Found::Cut(0),
@@ -428,8 +431,8 @@ fn line(rest: &[u8], limit: Limit) -> Found {
     }
 }
 
-/// The first delimiter ends it, and of those that begin there the longest. What is content however
-/// the stream goes on may be too long before a delimiter is there.
+/// The first delimiter ends the frame; if several start at one offset, the longest does. Bytes that
+/// cannot belong to a delimiter may exceed the limit before a delimiter arrives.
 fn delimited(rest: &[u8], all: &[Vec<u8>], limit: Limit) -> Found {
     let longest = |start: &usize| {
         let here = all.iter().filter(|one| rest[*start..].starts_with(one));
@@ -444,7 +447,7 @@ fn delimited(rest: &[u8], all: &[Vec<u8>], limit: Limit) -> Found {
     }
 }
 
-/// Whether one of the delimiters is at the front of these bytes, or may be if more come.
+/// Returns true if the bytes start with a delimiter or with the start of one.
 fn may_begin(all: &[Vec<u8>], bytes: &[u8]) -> bool {
     all.iter()
         .any(|one| bytes.starts_with(one) || one.starts_with(bytes))
@@ -508,8 +511,8 @@ fn tagged(rest: &[u8]) -> Found {
     }
 }
 
-/// `f`, a length and a payload is a frame; `.` is skipped, `s` and a length of two bytes with that
-/// many bytes behind it too: it may be far beyond what is there.
+/// A custom codec: `f`, a length byte and a payload are a frame. `.` is skipped. `s` and a length
+/// of two bytes skip that many further bytes, which may extend far beyond the buffer.
 #[derive(Debug)]
 pub struct Tagged;
 
@@ -534,14 +537,14 @@ impl Codec for Tagged {
             }
             [b's', ..] => Step::Need(3),
             [b'f'] => Step::Need(2),
-            _ => return Err(FrameError::Malformed("an unknown tag")),
+            _ => return Err(FrameError::Malformed("the tag is unknown")),
         })
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         let Ok(len) = u8::try_from(payload.len()) else {
             return Err(FrameError::Unencodable(
-                "longer than its length field tells",
+                "the payload is longer than its length field can hold",
             ));
         };
         out.put(&[b'f', len]);

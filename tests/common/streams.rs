@@ -1,16 +1,16 @@
-//! Random payloads, random streams, and random cuts through them.
+//! Random payloads, random streams, and random splits of them.
 
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each test file uses its own part of this"
+    reason = "each test file uses only some of these helpers"
 )]
 
 use unstick::{Decoded, Deframer, Framer, Framing};
 
 use super::common::Random;
 
-/// None, one, a few, about a power of two, or some thousand.
+/// Returns a random length: 0, 1, below 20, near a power of two, or up to 9,000.
 pub fn payload_len(random: &mut Random) -> usize {
     match random.below(6) {
         0 => 0,
@@ -21,14 +21,14 @@ pub fn payload_len(random: &mut Random) -> usize {
     }
 }
 
-/// Bytes that count upwards, from a random one on.
+/// Returns bytes that count upwards from a random one.
 pub fn counting(len: usize, random: &mut Random) -> Vec<u8> {
     let first = random.bytes(1)[0];
     let bytes = (first..=u8::MAX).chain(0..=u8::MAX).cycle();
     bytes.take(len).collect()
 }
 
-/// Bytes of which one in `rarity`, on the average, is of the alphabet, and the others are `z`.
+/// Returns bytes that are `z`, except one in `rarity` on average, which is from the alphabet.
 pub fn text(alphabet: &[u8], rarity: usize, len: usize, random: &mut Random) -> Vec<u8> {
     let mut bytes = vec![b'z'; len];
     let mut at = random.below(rarity);
@@ -39,7 +39,7 @@ pub fn text(alphabet: &[u8], rarity: usize, len: usize, random: &mut Random) -> 
     bytes
 }
 
-/// Long, with few bytes of the alphabet, or short with many.
+/// Returns a long payload with few bytes of the alphabet, or a short one with many.
 pub fn payload(alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     let (rarity, len) = match random.below(3) {
         0 => (1, random.below(6)),
@@ -49,8 +49,8 @@ pub fn payload(alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     text(alphabet, rarity, len, random)
 }
 
-/// Bytes that nobody framed: such as the framing gives a meaning to, or payloads with a few of
-/// those in between.
+/// Returns bytes that no framing encoded: bytes with a meaning in the framing, or `z` bytes with
+/// some of them in between.
 pub fn garbage(alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = Vec::new();
     if random.below(2) == 0 {
@@ -69,13 +69,13 @@ pub fn garbage(alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Changes, drops or doubles a few bytes, and cuts the end off.
+/// Changes, drops or doubles a few bytes, and truncates the end.
 pub fn mutate(stream: &mut Vec<u8>, alphabet: &[u8], random: &mut Random) {
     for _ in 0..1 + random.below(4) {
         if stream.is_empty() {
             return;
         }
-        // At the front as often as anywhere, where a header stands for sure.
+        // Half of the changes affect the first 8 bytes, which contain a header.
         let bound = [8.min(stream.len()), stream.len()][random.below(2)];
         let at = random.below(bound);
         match random.below(4) {
@@ -88,10 +88,10 @@ pub fn mutate(stream: &mut Vec<u8>, alphabet: &[u8], random: &mut Random) {
     stream.truncate(stream.len() - random.below(10.min(stream.len() + 1)));
 }
 
-/// Cuts a stream into pieces: bytes, short ones, reads of a usual size, or the whole.
+/// Splits a stream into pieces: single bytes, short ones, typical reads, or the whole stream.
 pub fn pieces<'a>(stream: &'a [u8], random: &mut Random) -> Vec<&'a [u8]> {
     let len_max = match random.below(8) {
-        // Every byte of a long stream would take long and show little.
+        // Splitting a long stream into single bytes takes long and shows little.
         0..3 if stream.len() < 10_000 => 1 + random.below(3),
         0..3 => 16,
         3 => 100,
@@ -115,19 +115,20 @@ pub fn pieces<'a>(stream: &'a [u8], random: &mut Random) -> Vec<&'a [u8]> {
     pieces
 }
 
-/// What a decoder made of a stream.
+/// Result of decoding a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     pub frames: Vec<Vec<u8>>,
-    /// Of each frame that was skipped: how many came before it, and its length.
+    /// Skipped frames: the number of frames before each, and its length.
     pub skipped: Vec<(usize, u64)>,
-    /// Where in the stream each frame begins, and what comes after the last.
+    /// Offset of each frame, and the offset after the last one.
     pub starts: Vec<usize>,
-    /// What was left at the end; `None` after an error.
+    /// Bytes left at the end; `None` after an error.
     pub rest: Option<Vec<u8>>,
 }
 
-/// Gives the pieces to a [`Deframer`], in either of the two ways, and counts how often it is asked.
+/// Passes the pieces to a [`Deframer`] in turn through both of its inputs. Fails if the deframer is
+/// called far more often than there are bytes.
 pub fn deframe(framing: &Framing, pieces: &[&[u8]]) -> Seen {
     let mut deframer = Deframer::new(framing.clone());
     let mut seen = Seen::default();
@@ -135,8 +136,10 @@ pub fn deframe(framing: &Framing, pieces: &[&[u8]]) -> Seen {
     let mut calls_left = 2 * len + 3;
     let mut take_all = |deframer: &mut Deframer, has_ended: bool| {
         loop {
-            calls_left = calls_left.checked_sub(1).expect("each call makes progress");
-            let start = usize::try_from(deframer.offset()).expect("a short stream");
+            calls_left = calls_left
+                .checked_sub(1)
+                .expect("every call makes progress");
+            let start = usize::try_from(deframer.offset()).expect("the stream length fits usize");
             seen.starts.truncate(seen.frames.len());
             seen.starts.push(start);
             let decoded = match has_ended {
@@ -148,7 +151,7 @@ pub fn deframe(framing: &Framing, pieces: &[&[u8]]) -> Seen {
                 Ok(Some(Decoded::Skipped(skipped))) => {
                     seen.skipped.push((seen.frames.len(), skipped.len));
                 }
-                Ok(Some(other)) => panic!("{other:?} is new here"),
+                Ok(Some(other)) => panic!("the test does not know {other:?}"),
                 Ok(None) => return true,
                 Err(_) => return false,
             }
@@ -177,7 +180,7 @@ pub fn deframe(framing: &Framing, pieces: &[&[u8]]) -> Seen {
     seen
 }
 
-/// One frame with this payload, where the framing takes it.
+/// Encodes one payload; returns `None` if the framing refuses it.
 pub fn frame(framing: &Framing, payload: &[u8]) -> Option<Vec<u8>> {
     let mut framer = Framer::new(framing.clone());
     framer.frame(payload).ok().map(<[u8]>::to_vec)

@@ -1,6 +1,6 @@
-// Netty's LengthFieldBasedFrameDecoder, ProtobufVarint32FrameDecoder, LineBasedFrameDecoder and
-// DelimiterBasedFrameDecoder.
-// usage: NettyPeer.java NAME=HOST:PORT...        (echo servers by their framings)
+// Tests echo servers with Netty's LengthFieldBasedFrameDecoder, ProtobufVarint32FrameDecoder,
+// LineBasedFrameDecoder and DelimiterBasedFrameDecoder.
+// usage: NettyPeer.java NAME=HOST:PORT...        (NAME is the framing of the echo server)
 
 import io.netty.bootstrap.Bootstrap;
 import io.netty.buffer.ByteBuf;
@@ -89,7 +89,7 @@ class NettyPeer {
         for (byte[] payload : sent) {
             byte[] frame = received.poll(30, TimeUnit.SECONDS);
             if (!Arrays.equals(frame, payload)) {
-                throw new AssertionError(name + ": another payload came back");
+                throw new AssertionError(name + ": the echo differs from the payload");
             }
         }
         channel.close().sync();

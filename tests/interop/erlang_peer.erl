@@ -1,6 +1,6 @@
 #!/usr/bin/env escript
-%% The packet options of gen_tcp: 1, 2, 4 and line.
-%% usage: erlang_peer.erl NAME=HOST:PORT...        (echo servers by their framings)
+%% Tests echo servers with the packet options 1, 2, 4 and line of gen_tcp.
+%% usage: erlang_peer.erl NAME=HOST:PORT...        (NAME is the framing of the echo server)
 
 main(Args) ->
     lists:foreach(fun(Arg) ->
@@ -29,6 +29,6 @@ check(Name, Packet, Host, Port) ->
     ok = gen_tcp:close(Socket),
     io:format("ok: {packet, ~p} with ~s, ~p frames~n", [Packet, Name, length(Frames)]).
 
-%% A line is sent and received with its end.
+%% gen_tcp sends and returns a line with its line end.
 ended(line, Payload) -> <<Payload/binary, "\n">>;
 ended(_, Payload) -> Payload.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Length prefixes as Python's struct packs them, cut and glued.
+"""Tests echo servers with length prefixes from Python's struct, glued and cut.
 
-usage: struct_peer.py NAME=HOST:PORT...        (echo servers by their framings)
+usage: struct_peer.py NAME=HOST:PORT...        (NAME is the framing of the echo server)
 """
 
 import socket
@@ -20,7 +20,7 @@ FORMATS = {
 
 
 def payloads(longest):
-    """Short ones, none, and a long one."""
+    """Yields 1,000 payloads of 0 to 96 bytes, then one of `longest` bytes."""
     for index in range(1000):
         yield bytes(97 + byte % 26 for byte in range(index % 97))
     yield b"x" * longest
@@ -30,7 +30,7 @@ def receive(stream, length):
     parts = b""
     while len(parts) < length:
         part = stream.recv(length - len(parts))
-        assert part, "the server has closed"
+        assert part, "the server closed the connection early"
         parts += part
     return parts
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Twisted's receivers: Int8, Int16, Int32, Netstring and Line.
+"""Tests echo servers with Twisted's Int8, Int16, Int32, Netstring and Line receivers.
 
-usage: twisted_peer.py NAME=HOST:PORT...        (echo servers by their framings)
+usage: twisted_peer.py NAME=HOST:PORT...        (NAME is the framing of the echo server)
 """
 
 import sys
@@ -24,7 +24,7 @@ RECEIVERS = {
 
 
 def peer(name):
-    """A protocol that sends, and answers what comes back by `done`."""
+    """Returns a protocol that sends payloads; its `done` fires with True if the echo is equal."""
     kind = RECEIVERS[name]
 
     class Peer(kind):
@@ -60,7 +60,7 @@ def main(reactor, *args):
         point = endpoints.clientFromString(reactor, "tcp:" + addr)
         client = yield endpoints.connectProtocol(point, peer(name)())
         same = yield client.done
-        assert same, f"{name}: other payloads came back"
+        assert same, f"{name}: the echo differs from the payloads"
         client.transport.loseConnection()
         print(f"ok: {RECEIVERS[name].__name__} with {name}, {len(client.sent)} frames")
 

@@ -1,10 +1,10 @@
-//! Whatever a callback asks for, of whichever socket, is sound: a table of all operations and all
-//! callbacks, and random sequences of operations.
+//! Every operation in every callback, on every kind of socket: a table of all combinations, and
+//! random sequences of operations.
 //!
-//! That nothing calls back before a callback returns is a fact of types: the handler is borrowed by
-//! it. What is looked at here is what follows: each connection opens and ends once, nothing comes
-//! of one that is closed or paused, each byte that was accepted is written or counted, whoever
-//! comes later is served, and in the end no descriptor, no memory and no timer is left.
+//! No callback can run inside another one, because the running callback borrows the handler. These
+//! tests check the consequences. Each connection opens and closes once. A closed or paused
+//! connection delivers nothing. Each accepted byte is written or counted as unsent. A new client is
+//! accepted and gets its echo. At the end no descriptor, memory or timer is left.
 
 #![cfg(target_os = "linux")]
 
@@ -25,16 +25,16 @@ use unstick::{Config, ConnId, Framing, Reactor, SocketId};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The descriptors of this process are counted: one test at a time.
+/// Tests count the descriptors of this process, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// A reactor with all that the operations work on, and the peers of it.
+/// A reactor with every socket that the operations need, and their peers.
 struct Stage {
     reactor: Reactor<Matrix>,
     cast: Cast,
-    /// How many descriptors there were before them.
+    /// Number of open descriptors before the sockets were created.
     descriptors: usize,
-    /// Who comes here is served when all is over.
+    /// Address for a client that connects after the operations and must get its echo.
     later: SocketAddr,
     listening: SocketAddr,
     refusing: SocketAddr,
@@ -44,7 +44,7 @@ struct Stage {
 }
 
 fn descriptor_count() -> usize {
-    let open = std::fs::read_dir("/proc/self/fd").expect("this is Linux");
+    let open = std::fs::read_dir("/proc/self/fd").expect("Linux has /proc/self/fd");
     open.count()
 }
 
@@ -60,16 +60,22 @@ impl Stage {
         let descriptors = descriptor_count();
         let listeners = [0; 3].map(|_| {
             let listener = reactor.listen("127.0.0.1:0", framing.clone());
-            listener.expect("a free port")
+            listener.expect("a free port is available")
         });
-        let udps = [0; 3].map(|_| reactor.bind_udp("127.0.0.1:0").expect("a free port"));
-        let pairs = [0; 3].map(|_| UnixDatagram::pair().expect("a pair"));
+        let udps = [0; 3].map(|_| {
+            reactor
+                .bind_udp("127.0.0.1:0")
+                .expect("a free port is available")
+        });
+        let pairs = [0; 3].map(|_| UnixDatagram::pair().expect("a socket pair can be created"));
         let mut peers = Vec::new();
         let unixes = pairs.map(|(ours, theirs)| {
-            theirs.set_nonblocking(true).expect("it can be set");
+            theirs
+                .set_nonblocking(true)
+                .expect("non-blocking mode can be set");
             peers.push(theirs);
             let adopted = reactor.with(|_, cx| cx.adopt_unix_datagram(ours));
-            adopted.expect("it is a socket")
+            adopted.expect("the descriptor is a socket")
         });
         peers.pop();
         let nowhere: &[SocketAddr] = &[];
@@ -82,12 +88,17 @@ impl Stage {
             cx.cancel_timer(timers[2]);
             timers
         });
-        let listening = reactor.local_inet_addr(listeners[0]).expect("it is bound");
+        let listening = reactor
+            .local_inet_addr(listeners[0])
+            .expect("the socket is bound");
         let clients = [0; 2].map(|_| {
             let client = client(listening);
             let before = reactor.stats().accepted;
             drive(&mut reactor, |reactor| reactor.stats().accepted > before);
-            (reactor.handler().newest.expect("it has opened"), client)
+            (
+                reactor.handler().newest.expect("on_open was called"),
+                client,
+            )
         });
         let cast = Cast {
             conns: Three::new([clients[0].0, clients[1].0, gone]),
@@ -96,7 +107,7 @@ impl Stage {
             unixes: Three::new(unixes),
             timers: Three::new(timers),
         };
-        let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
         let matrix = reactor.handler_mut();
         matrix.cast = Some(cast);
         matrix.listening = Some(listening);
@@ -111,11 +122,11 @@ impl Stage {
             refusing,
             clients: clients.into(),
             udp,
-            unixes: peers.try_into().expect("the third is gone"),
+            unixes: peers.try_into().expect("two of three peers are left"),
         }
     }
 
-    /// Makes that callback come.
+    /// Triggers the callback `at`.
     fn call(&mut self, at: Callback) {
         let Self {
             reactor,
@@ -132,7 +143,8 @@ impl Stage {
                 reactor.connect(self.listening, Framing::length_u32(), ());
             }
             Callback::OpenAdopted => {
-                let stream = TcpStream::connect(self.listening).expect("it listens");
+                let stream = TcpStream::connect(self.listening)
+                    .expect("the listener accepts the connection");
                 reactor.with(|_, cx| cx.adopt_stream(stream, Framing::length_u32(), ()));
             }
             Callback::Frame => {
@@ -149,14 +161,21 @@ impl Stage {
             }),
             Callback::HalfClose => {
                 for (_, client) in clients {
-                    client.shutdown(Shutdown::Write).expect("it is open");
+                    client
+                        .shutdown(Shutdown::Write)
+                        .expect("the connection is open");
                 }
             }
             Callback::Hangup => {
-                reactor.with(|_, cx| cx.pause(conn)).expect("it is open");
+                reactor
+                    .with(|_, cx| cx.pause(conn))
+                    .expect("the connection is open");
                 reactor.handler_mut().life(conn).is_paused = true;
                 write_to_all(clients, &frame("u32", b"n\0"));
-                clients[0].1.shutdown(Shutdown::Write).expect("it is open");
+                clients[0]
+                    .1
+                    .shutdown(Shutdown::Write)
+                    .expect("the connection is open");
             }
             Callback::Close => {
                 reactor.with(|_, cx| cx.abort(conn));
@@ -168,19 +187,19 @@ impl Stage {
             Callback::Datagram => {
                 let to = reactor
                     .local_inet_addr(cast.udps.here[0])
-                    .expect("it is bound");
+                    .expect("the socket is bound");
                 for payload in [b"1", b"2", b"3"] {
-                    self.udp.send_to(payload, to).expect("it is taken");
+                    self.udp.send_to(payload, to).expect("the datagram is sent");
                 }
             }
             Callback::DatagramError => {
                 let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
                 let sent = reactor.with(|_, cx| cx.send_to(cast.udps.here[0], nobody, b""));
-                sent.expect("there is room");
+                sent.expect("the datagram queue has space");
             }
             Callback::UnixDatagram => {
                 for payload in [b"1", b"2", b"3"] {
-                    self.unixes[0].send(payload).expect("there is room");
+                    self.unixes[0].send(payload).expect("the datagram is sent");
                 }
             }
             Callback::UnixWritable => {
@@ -195,7 +214,7 @@ impl Stage {
             Callback::Timer => drop(reactor.with(|_, cx| cx.set_timer(Duration::ZERO, 0))),
             Callback::SendRefused => {
                 let sent = reactor.remote().send(cast.conns.gone, *b"1");
-                sent.expect("there is room");
+                sent.expect("the remote queue has space");
             }
             Callback::Posted => {
                 let posted = reactor
@@ -203,7 +222,7 @@ impl Stage {
                     .post(move |matrix: &mut Matrix, cx: &mut _| {
                         matrix.entered(cx, at, Own::default());
                     });
-                posted.expect("there is room");
+                posted.expect("the post queue has space");
             }
             Callback::Outside => {
                 reactor.with(|matrix, cx| matrix.entered(cx, at, Own::default()));
@@ -211,7 +230,7 @@ impl Stage {
         }
     }
 
-    /// Lets operations be done in a callback, and looks at what is left.
+    /// Runs the operations in the callback `at`, then checks the final state.
     fn run(mut self, at: Callback, ops: &[Op]) {
         self.begin(at, ops, 2);
         self.call(at);
@@ -219,7 +238,7 @@ impl Stage {
         self.finish();
     }
 
-    /// The same, and behind the operations the callback panics.
+    /// Runs the operations in the callback `at`, panics in it, then checks the final state.
     fn run_to_panic(mut self, at: Callback, ops: &[Op]) {
         self.begin(at, ops, 1);
         self.reactor.handler_mut().panics = true;
@@ -231,20 +250,24 @@ impl Stage {
         if !panic.is::<Chosen>() {
             resume_unwind(panic);
         }
-        // Whoever has nothing to do with it is served as ever.
+        // Connections without a panic must still get their echoes.
         if ops.is_empty() && at != Callback::HalfClose {
             let lives = &self.reactor.handler().lives;
             let mut both = self.clients[..2].iter_mut();
             let (conn, client) = both
                 .find(|(conn, _)| !lives[conn].is_ended)
-                .expect("it was one of them at most");
+                .expect("at most one of two connections ended");
             settle(&mut self.reactor);
             self.reactor
                 .handler_mut()
                 .life(*conn)
                 .received(&received(client));
-            client.set_nonblocking(false).expect("it can be set");
-            client.write_all(&frame("u32", b"e")).expect("it is read");
+            client
+                .set_nonblocking(false)
+                .expect("non-blocking mode can be set");
+            client
+                .write_all(&frame("u32", b"e"))
+                .expect("the write succeeds");
             settle(&mut self.reactor);
             assert_eq!(read_u32_frame(client), b"e");
             self.reactor
@@ -262,7 +285,7 @@ impl Stage {
 
     fn finish(mut self) {
         settle(&mut self.reactor);
-        // Some may be gone by now, if that is what the operation does.
+        // The operations may have closed some clients, so write errors are ignored.
         write_to_all(&self.clients, &frame("u32", b"later"));
         settle(&mut self.reactor);
         self.reactor.handler_mut().at = None;
@@ -280,7 +303,7 @@ impl Stage {
         self.close_all();
     }
 
-    /// Aborts all connections that there are, until none is left.
+    /// Aborts all connections until none is left.
     fn end_all(&mut self) {
         let deadline = Instant::now() + common::DEADLINE;
         loop {
@@ -294,7 +317,10 @@ impl Stage {
             if self.reactor.stats().connections == 0 {
                 break;
             }
-            assert!(Instant::now() < deadline, "some never end");
+            assert!(
+                Instant::now() < deadline,
+                "a connection did not close before the deadline"
+            );
         }
         let lives = &self.reactor.handler().lives;
         assert!(lives.values().all(|life| life.closes == 1));
@@ -304,7 +330,9 @@ impl Stage {
     fn serve_later(&mut self) {
         let mut client = client(self.later);
         let before = self.reactor.stats().frames_out;
-        client.write_all(&frame("u32", b"e")).expect("it is read");
+        client
+            .write_all(&frame("u32", b"e"))
+            .expect("the write succeeds");
         drive(&mut self.reactor, |reactor| {
             reactor.stats().frames_out > before
         });
@@ -346,7 +374,7 @@ impl Stage {
             assert_eq!(descriptor_count(), descriptors - 1);
         } else {
             assert_eq!(descriptor_count(), descriptors);
-            assert_eq!(reactor.next_turn_in(), None, "nothing is left to be done");
+            assert_eq!(reactor.next_turn_in(), None, "no work and no timer is left");
         }
     }
 }
@@ -358,11 +386,13 @@ fn write_to_all(clients: &[(ConnId, TcpStream)], bytes: &[u8]) {
     }
 }
 
-/// What has arrived by now.
+/// Returns the bytes that have arrived so far.
 fn received(mut client: &TcpStream) -> Vec<u8> {
-    client.set_nonblocking(true).expect("it can be set");
+    client
+        .set_nonblocking(true)
+        .expect("non-blocking mode can be set");
     let mut received = Vec::new();
-    // Whether by the end, a reset or for want of more, it ends.
+    // Every outcome is fine: the end of the stream, a reset, or no more bytes.
     let _ = client.read_to_end(&mut received);
     received
 }
@@ -380,7 +410,7 @@ fn every_operation_is_sound_from_every_callback() {
 }
 
 #[test]
-fn random_sequences_of_operations_are_sound_from_every_callback() {
+fn random_operations_are_sound_from_every_callback() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (_held, refusing) = common::refusing();
     let all = all_ops();
@@ -399,9 +429,9 @@ fn random_sequences_of_operations_are_sound_from_every_callback() {
     }
 }
 
-/// It closes the connection whose callback it was, and nothing else.
+/// The panic closes the connection of its callback and affects no other entry.
 #[test]
-fn a_panic_in_any_callback_leaves_the_reactor_whole() {
+fn panic_in_any_callback_closes_its_connection() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (_held, refusing) = common::refusing();
     for at in CALLBACKS {

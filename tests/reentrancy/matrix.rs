@@ -1,4 +1,5 @@
-//! The operations, the callbacks, and the handler that does the ones in the others and keeps watch.
+//! Operations, callbacks, and the handler that runs the operations in the callbacks and checks
+//! them.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -15,10 +16,10 @@ use crate::common::frame;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Of which socket, or timer.
+/// Selects the socket or timer of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Of {
-    /// The one that the callback is about; the first, where it is about none of that kind.
+    /// The one that the callback is about, or the first if the callback is about another kind.
     Own,
     Other,
     Gone,
@@ -26,7 +27,7 @@ pub(crate) enum Of {
 
 const ALL_OF: [Of; 3] = [Of::Own, Of::Other, Of::Gone];
 
-/// The sockets that there are several kinds of operations for.
+/// Kinds of sockets that share operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Conn,
@@ -127,9 +128,9 @@ pub(crate) enum Callback {
     OpenAdopted,
     Frame,
     Skipped,
-    /// Of a queue that the dispatch of its own connection writes.
+    /// `on_drained` for a queue written by its connection's dispatch.
     DrainedServed,
-    /// Of a queue that is flushed at the end of the turn.
+    /// `on_drained` for a queue flushed at the end of the turn.
     DrainedFlushed,
     HalfClose,
     Hangup,
@@ -143,7 +144,7 @@ pub(crate) enum Callback {
     Timer,
     SendRefused,
     Posted,
-    /// No callback: [`Reactor::with`].
+    /// No callback: the operations run in [`Reactor::with`].
     Outside,
 }
 
@@ -170,7 +171,7 @@ pub(crate) const CALLBACKS: [Callback; 20] = [
     Callback::Outside,
 ];
 
-/// Two that are there, and one that is gone.
+/// Two open ids and a closed one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Three<T> {
     pub(crate) here: [T; 2],
@@ -189,13 +190,17 @@ impl<T: Copy + PartialEq> Three<T> {
         let own = own.unwrap_or(self.here[0]);
         match of {
             Of::Own => own,
-            Of::Other => *self.here.iter().find(|one| **one != own).expect("two"),
+            Of::Other => *self
+                .here
+                .iter()
+                .find(|one| **one != own)
+                .expect("one of two ids differs"),
             Of::Gone => self.gone,
         }
     }
 }
 
-/// What the operations work on.
+/// Sockets and timers that the operations use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cast {
     pub(crate) conns: Three<ConnId>,
@@ -205,7 +210,7 @@ pub(crate) struct Cast {
     pub(crate) timers: Three<TimerId>,
 }
 
-/// What a callback is about.
+/// Sockets and timers that a callback is about.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Own {
     conn: Option<ConnId>,
@@ -215,21 +220,21 @@ pub(crate) struct Own {
     timer: Option<TimerId>,
 }
 
-/// What a callback panics with by choice; it is not reported.
+/// Payload of a deliberate panic, which prints no message.
 pub(crate) struct Chosen;
 
-/// What is known of a connection.
+/// State of a connection, as the test expects it.
 #[derive(Debug, Default)]
 pub(crate) struct Life {
     pub(crate) is_open: bool,
     pub(crate) closes: u32,
-    /// Closed or aborted by the handler: nothing that is read comes of it.
+    /// Closed or aborted by the handler: no more input is delivered.
     pub(crate) is_ended: bool,
     pub(crate) is_paused: bool,
     pub(crate) is_raw: bool,
-    /// What was accepted to be sent.
+    /// Bytes that `send` accepted.
     pub(crate) accepted: Vec<u8>,
-    /// As much of it as its peer has read.
+    /// Bytes that the peer has read; a prefix of `accepted`.
     received: Vec<u8>,
     pub(crate) frames: u8,
 }
@@ -237,14 +242,14 @@ pub(crate) struct Life {
 #[derive(Default)]
 pub(crate) struct Matrix {
     pub(crate) cast: Option<Cast>,
-    /// Where the operations are done, and how many times.
+    /// Callback in which the operations run.
     pub(crate) at: Option<Callback>,
     pub(crate) ops: Vec<Op>,
     pub(crate) rounds: usize,
-    /// Whether it panics behind them.
+    /// True if the callback panics after the operations.
     pub(crate) panics: bool,
     pub(crate) hits: usize,
-    /// The connection that opened last.
+    /// Connection that opened last.
     pub(crate) newest: Option<ConnId>,
     pub(crate) lives: HashMap<ConnId, Life>,
     pub(crate) sockets: Vec<SocketId>,
@@ -282,7 +287,7 @@ impl Matrix {
     }
 
     pub(crate) fn apply(&mut self, cx: &mut Cx<'_>, op: Op, own: Own) {
-        let cast = self.cast.expect("it was set up");
+        let cast = self.cast.expect("the sockets are set up");
         let conn = |of| cast.conns.pick(of, own.conn);
         let udp = |of| cast.udps.pick(of, own.udp);
         let timer = |of| cast.timers.pick(of, own.timer);
@@ -326,7 +331,8 @@ impl Matrix {
                 if let Ok(mut limits) = limits {
                     (limits.write_low_bytes, limits.write_high_bytes) = (10, 100);
                     limits.idle_timeout = Some(HOUR);
-                    cx.set_limits(conn(of), limits).expect("they are sound");
+                    cx.set_limits(conn(of), limits)
+                        .expect("the limits are valid");
                 }
             }
             Op::HalfClose(of) => {
@@ -372,12 +378,12 @@ impl Matrix {
                 assert_gone(of, cx.socket_options(socket(kind, of)).map(drop));
             }
             Op::SendTo(of) => {
-                let to = self.udp_to.expect("it was set up");
+                let to = self.udp_to.expect("the peer address is set up");
                 assert_gone(of, cx.send_to(udp(of), to, b"to"));
             }
             Op::SendDatagram(of) => assert_gone(of, cx.send_datagram(udp(of), b"on")),
             Op::ConnectUdp(of) => {
-                let to = self.udp_to.expect("it was set up");
+                let to = self.udp_to.expect("the peer address is set up");
                 assert_gone(of, cx.connect_udp(udp(of), to));
             }
             Op::SendUnix(of) => {
@@ -391,7 +397,10 @@ impl Matrix {
             Op::CancelTimer(of) => {
                 let is_set = cx.cancel_timer(timer(of));
                 assert!(!is_set || of != Of::Gone);
-                assert!(!cx.cancel_timer(timer(of)), "it was cancelled");
+                assert!(
+                    !cx.cancel_timer(timer(of)),
+                    "a cancelled timer no longer exists"
+                );
             }
             Op::Broadcast(len) => self.broadcast(cx, &vec![5; len]),
             Op::Connect => drop(self.connect(cx, self.listening)),
@@ -414,25 +423,25 @@ impl Matrix {
                 self.opened(unix.map(SocketId::from));
             }
             Op::AdoptStream => {
-                let to = self.listening.expect("it was set up");
-                // The listener may be closed by now.
+                let to = self.listening.expect("the listener address is set up");
+                // An earlier operation may have closed the listener.
                 if let Ok(stream) = TcpStream::connect(to) {
                     let conn = cx.adopt_stream(stream, Framing::length_u32(), ());
                     self.life(conn);
                 }
             }
             Op::AdoptListener => {
-                let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+                let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
                 let adopted = cx.adopt_listener(listener, Framing::raw());
                 self.opened(adopted.map(SocketId::from));
             }
             Op::AdoptUdp => {
-                let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+                let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
                 let adopted = cx.adopt_udp(udp);
                 self.opened(adopted.map(SocketId::from));
             }
             Op::AdoptUnix => {
-                let unix = StdUnixDatagram::unbound().expect("a socket");
+                let unix = StdUnixDatagram::unbound().expect("the socket can be created");
                 let adopted = cx.adopt_unix_datagram(unix);
                 self.opened(adopted.map(SocketId::from));
             }
@@ -454,10 +463,10 @@ impl Matrix {
     }
 
     fn connect(&mut self, cx: &mut Cx<'_>, to: Option<SocketAddr>) -> ConnId {
-        let to = to.expect("it was set up");
+        let to = to.expect("the address is set up");
         let conn = cx.connect(to, Framing::length_u32(), ());
         let life = self.lives.insert(conn, Life::default());
-        assert!(life.is_none(), "{conn} is handed out twice");
+        assert!(life.is_none(), "the id {conn} was handed out before");
         conn
     }
 
@@ -506,18 +515,27 @@ impl Matrix {
         }
     }
 
-    /// Before what was read of a connection is told.
+    /// Checks that input of a connection may be delivered now.
     fn reading(&mut self, conn: ConnId) {
         let life = self.life(conn);
-        assert!(life.is_open && life.closes == 0, "out of its life");
-        assert!(!life.is_ended && !life.is_paused, "closed or paused");
+        assert!(
+            life.is_open && life.closes == 0,
+            "input of a connection that is not open"
+        );
+        assert!(
+            !life.is_ended && !life.is_paused,
+            "input of a closed or paused connection"
+        );
     }
 }
 
 impl Life {
     pub(crate) fn received(&mut self, bytes: &[u8]) {
         self.received.extend(bytes);
-        assert!(self.accepted.starts_with(&self.received), "out of order");
+        assert!(
+            self.accepted.starts_with(&self.received),
+            "the peer received bytes that were not accepted in this order"
+        );
     }
 
     fn accept(&mut self, payload: &[u8]) {
@@ -527,7 +545,10 @@ impl Life {
 }
 
 fn assert_gone<T, E>(of: Of, answer: Result<T, E>) {
-    assert!(answer.is_err() || of != Of::Gone, "it is gone");
+    assert!(
+        answer.is_err() || of != Of::Gone,
+        "an operation on a closed id must fail"
+    );
 }
 
 fn of_conn(conn: ConnId) -> Own {
@@ -558,10 +579,10 @@ impl Handler for Matrix {
         let life = self.life(conn);
         match *frame {
             [b'n', number] if !life.is_raw => {
-                assert_eq!(number, life.frames, "out of order");
+                assert_eq!(number, life.frames, "frames arrive out of order");
                 life.frames += 1;
             }
-            // More than the high mark: on_drained follows.
+            // The reply exceeds the high watermark, so that on_drained follows.
             [b'd'] if !life.is_raw => {
                 let sent = cx.send(conn, &[6; 300]);
                 self.sent(conn, Of::Own, &[6; 300], sent);
@@ -582,7 +603,10 @@ impl Handler for Matrix {
 
     fn on_drained(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut ()) {
         let life = self.life(conn);
-        assert!(life.is_open && life.closes == 0, "out of its life");
+        assert!(
+            life.is_open && life.closes == 0,
+            "on_drained of a connection that is not open"
+        );
         self.entered(cx, Callback::DrainedServed, of_conn(conn));
         self.entered(cx, Callback::DrainedFlushed, of_conn(conn));
     }
@@ -602,7 +626,7 @@ impl Handler for Matrix {
 
     fn on_close(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: (), closed: Closed) {
         cx.peer_inet_addr(conn)
-            .expect("it is there until this returns");
+            .expect("the entry exists until on_close returns");
         let life = self.life(conn);
         life.closes += 1;
         let told = closed.stats.written_bytes + closed.unsent_bytes;

@@ -1,20 +1,20 @@
 /*
- * A kernel that is allowed all that the manual pages allow: preloaded into a program, it shortens
- * reads and writes, lets signals cut calls short, says that a socket would block, and fails what a
- * new connection needs. What it does is drawn from a seed.
+ * Fault injection for a program that preloads this library. It makes system calls fail in ways that
+ * the manual pages allow: short reads and writes, EINTR, EAGAIN, and failures in the setup of new
+ * connections. A seed determines the faults.
  *
- *   SHIM_SEED             the seed
- *   SHIM_SHORT_PERCENT    stream reads and writes that get less than they could
- *   SHIM_EINTR_PERCENT    calls that fail with EINTR
- *   SHIM_BLOCK_PERCENT    reads and writes that fail with EAGAIN
- *   SHIM_ACCEPT           errnos, 0 for none: what accept answers, over and over, "103,0"
- *   SHIM_SETSOCKOPT_EVERY each n-th setsockopt on an accepted socket fails with ENOBUFS
- *   SHIM_EPOLL_EVERY      each n-th accepted socket cannot be watched: ENOSPC
- *   SHIM_REPORT           a file that says at the end how often each was done
+ *   SHIM_SEED             seed of the random numbers
+ *   SHIM_SHORT_PERCENT    percentage of stream reads and writes that are shortened
+ *   SHIM_EINTR_PERCENT    percentage of calls that fail with EINTR
+ *   SHIM_BLOCK_PERCENT    percentage of reads and writes that fail with EAGAIN
+ *   SHIM_ACCEPT           results of accept in a cycle: errnos, 0 for success, for example "103,0"
+ *   SHIM_SETSOCKOPT_EVERY every n-th setsockopt on an accepted socket fails with ENOBUFS
+ *   SHIM_EPOLL_EVERY      registering every n-th accepted socket with epoll fails with ENOSPC
+ *   SHIM_REPORT           file for the number of injected faults, written at exit
  *
- * A real kernel that gave less than was asked for, or that said EAGAIN, makes a new edge when there
- * is more. So does this one: it registers the descriptor again as it was, which makes epoll tell
- * what is true of it now.
+ * After a short read or EAGAIN, a real kernel raises a new edge once more input or space is there.
+ * This library does so by registering the descriptor again with its old events, which makes epoll
+ * report its current readiness.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -90,7 +90,7 @@ __attribute__((destructor)) static void end(void)
     if (!real) \
         real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-/* Of the program's threads only the loop's makes calls that matter here. */
+/* Not thread-safe: only the loop's thread makes calls that need random numbers. */
 static unsigned below(unsigned bound)
 {
     state ^= state << 13;
@@ -124,7 +124,7 @@ static void rearm(int fd)
     }
 }
 
-/* Whether the call on a socket fails, before anything was done. */
+/* True if the call on a socket must fail before it does anything; sets errno. */
 static int fails(int fd, int type)
 {
     if (!type)
@@ -143,7 +143,7 @@ static int fails(int fd, int type)
     return 0;
 }
 
-/* How much of `len` bytes the call gets: a part, and sometimes very little. */
+/* Number of bytes that the call may transfer: `len`, or a random part, sometimes at most 16. */
 static size_t part(int type, size_t len)
 {
     if (type != SOCK_STREAM || len < 2 || !hits(short_percent))
@@ -153,7 +153,7 @@ static size_t part(int type, size_t len)
     return 1 + below((unsigned)(len - 1 < most ? len - 1 : most));
 }
 
-/* After a read of `got` bytes that could have been of `len`: is there more? */
+/* Called after a shortened read: raises an edge if the socket still has input. */
 static ssize_t read_done(int fd, size_t asked, size_t len, ssize_t got)
 {
     int left = 0, kept = errno;
@@ -234,7 +234,7 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
     return real(fd, &cut, flags);
 }
 
-/* Of several messages a call may get fewer. */
+/* Number of messages that the call may transfer, of `count`. */
 static unsigned fewer(int fd, unsigned count)
 {
     if (count < 2 || !hits(short_percent))
@@ -256,7 +256,7 @@ int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct
     return fails(fd, type_of(fd)) ? -1 : real(fd, messages, fewer(fd, count), flags, timeout);
 }
 
-/* The gathered calls get their first part only: an entry, cut as any other. */
+/* Vectored calls transfer only the first entry, which may also be shortened. */
 ssize_t readv(int fd, const struct iovec *iov, int count)
 {
     REAL(readv);

@@ -1,13 +1,13 @@
-//! Ping-pong with servers that never sleep: what `Config::busy_poll` comes to, beside an epoll loop
-//! by hand that does the same.
+//! Ping-pong with servers that never sleep: `Config::busy_poll`, compared with a hand-written busy
+//! epoll loop.
 //!
 //! ```text
 //! cargo bench --manifest-path benches/peers/Cargo.toml --bench busy
 //! ```
 //!
-//! One connection, one frame of 64 bytes at a time, and a client that does not sleep either, so
-//! that no wake-up of the kernel is in the figures: it needs two processors that are free. The
-//! servers take turns, a process at a time, and each figure is the median of its turns.
+//! One connection sends one frame of 64 bytes at a time. The client does not sleep either, so the
+//! figures contain no wake-up by the kernel. The benchmark needs two free processors. The servers
+//! take turns, each in its own process. Each figure is the median over all turns.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -32,7 +32,7 @@ fn main() -> io::Result<()> {
         }
     }
     println!(
-        "round trips in nanoseconds, and as ratios to {}:",
+        "round-trip times in nanoseconds (in parentheses: ratio to {}):",
         SERVERS[0]
     );
     let median = |figures: &[[u64; 2]], which: usize| {
@@ -52,7 +52,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// A server in a process of its own, which is killed when this is dropped.
+/// A server in its own process, which is killed on drop.
 struct Server {
     child: Child,
     port: u16,
@@ -69,11 +69,11 @@ impl Server {
         BufReader::new(stdout).read_line(&mut line)?;
         let port = line.trim().strip_prefix("port ");
         let port = port.and_then(|port| port.parse().ok());
-        let port = port.ok_or_else(|| io::Error::other(format!("it said {line:?}")))?;
+        let port = port.ok_or_else(|| io::Error::other(format!("unexpected output {line:?}")))?;
         Ok(Self { child, port })
     }
 
-    /// The median and the 99th percentile, in nanoseconds.
+    /// Measures round trips. Returns the median and the 99th percentile, in nanoseconds.
     fn ping_pong(&self, round_trips: usize) -> io::Result<[u64; 2]> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_nodelay(true)?;

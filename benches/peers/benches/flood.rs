@@ -1,28 +1,35 @@
-//! A thousand connections that ping, and one peer that floods: what the pings make of it.
+//! Ping latency of 1,000 connections while another peer floods the server.
 //!
 //! ```text
 //! cargo bench --manifest-path benches/peers/Cargo.toml --bench flood
 //! ```
 //!
-//! The server is a reactor with its defaults, and echoes. Each ping is a frame of 64 bytes, and no
-//! connection has more than one under way. They come in bursts, with pauses between them: 16 at a
-//! time, each connection in its turn, where a ping finds little before it but the flood; or all
-//! 1,000 at once, where it waits for the other pings too. That is measured in quiet, and while one
-//! peer does nothing but
+//! The server is an echo server on a reactor with its default configuration. Each ping is a frame
+//! of 64 bytes, and a connection has at most one ping outstanding. Pings come in bursts, with
+//! pauses between them:
 //!
-//! - send frames of 64 bytes on one connection, as many as fit, and read their echoes,
-//! - send datagrams of 64 bytes, and read nothing, or
-//! - connect, and reset what it connected.
+//! * 16 pings at a time, on the next 16 connections: a ping waits for little but the flood.
+//! * 1,000 pings at once: a ping also waits for the other pings.
 //!
-//! The four take turns; each figure is the median of its rounds. The wanted thing is a 99th
-//! percentile of at most three times the quiet one. Beside it stand the turns of the reactor that
-//! ended between a ping and its echo, which say whether it waited for many turns or for long ones,
-//! and what the flood came to.
+//! Both are measured without a flood (`quiet`), and while one peer does one of these:
 //!
-//! The server has a processor of its own, and so has the load. The flood takes a third one; where
-//! there are only two it runs in what the load leaves, and never keeps the load from running.
+//! * `frames`: sends frames of 64 bytes on one connection as fast as the kernel takes them, and
+//!   reads their echoes.
+//! * `datagrams`: sends datagrams of 64 bytes, and reads nothing.
+//! * `connects`: opens connections and resets them.
+//!
+//! The four cases take turns, and each figure is the median of its rounds. The goal is a 99th
+//! percentile of at most three times the quiet one. The output also shows the reactor turns that
+//! ended between a ping and its echo. They tell a wait for many turns from a wait for long turns.
+//! The last column is the rate of the flood.
+//!
+//! The server and the load each have their own processor, and the flood takes a third one. With
+//! only two processors the flood shares the load's, at a priority that never delays the load.
 
-#[expect(dead_code, reason = "the servers of this package use the rest")]
+#[expect(
+    dead_code,
+    reason = "other programs of this package use the remaining functions"
+)]
 #[path = "../src/system.rs"]
 mod system;
 
@@ -41,11 +48,11 @@ use system::Epoll;
 
 const PINGERS: usize = 1_000;
 const ROUNDS: usize = 5;
-/// How many pings a burst has, and how many bursts a round.
+/// Pings per burst, and bursts per round.
 const LOADS: [(usize, usize); 2] = [(16, 100), (PINGERS, 10)];
 const PAUSE: Duration = Duration::from_millis(5);
 const FLOODS: [&str; 4] = ["quiet", "frames", "datagrams", "connects"];
-/// A flood is on when so much of it has come.
+/// Number of received flood items after which a flood counts as running.
 const FLOOD_MIN: u64 = 100;
 
 fn main() -> io::Result<()> {
@@ -64,7 +71,7 @@ fn main() -> io::Result<()> {
     for _ in 0..rounds {
         for (name, figures) in FLOODS.iter().zip(&mut figures) {
             let flood = Flood::start(name, &server, core(2))?;
-            // What the flood before this one left behind is gone when these are answered.
+            // The echoes of this burst come after all output of the previous flood.
             pingers.burst(PINGERS)?;
             for ((burst, bursts), figures) in LOADS.iter().zip(figures) {
                 let bursts = if is_test { 2 } else { *bursts };
@@ -78,7 +85,7 @@ fn main() -> io::Result<()> {
     server.stop()?;
 
     for (load, (burst, _)) in LOADS.iter().enumerate() {
-        println!("{PINGERS} pingers, {burst} pings at a time; microseconds, and ratios to quiet:");
+        println!("{PINGERS} pingers, {burst} pings at a time; microseconds (ratio to quiet):");
         let of = |flood: usize| Figures::medians(&figures[flood][load]);
         let quiet = of(0);
         for (flood, name) in FLOODS.iter().enumerate() {
@@ -99,7 +106,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// What a round comes to; times are in nanoseconds.
+/// Results of a round; times are in nanoseconds.
 #[derive(Clone, Copy)]
 struct Figures {
     p50: u64,
@@ -136,7 +143,7 @@ impl Handler for Echo {
     type Session = ();
 
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
-        // An echo that is refused is missed by the pinger, which then waits for ever.
+        // If the echo fails, the pinger notices that it is missing and reports an error.
         let _ = cx.send(conn, frame);
     }
 
@@ -145,7 +152,7 @@ impl Handler for Echo {
     }
 }
 
-/// What the server tells after each turn.
+/// Counters that the server publishes after each turn.
 #[derive(Default)]
 struct Counts {
     turns: AtomicU64,
@@ -155,7 +162,7 @@ struct Counts {
 }
 
 impl Counts {
-    /// How much came of what a flood consists of.
+    /// Returns the counter of the items that a flood consists of.
     fn of(&self, flood: &str) -> u64 {
         match flood {
             "frames" => self.frames.load(Relaxed),
@@ -188,7 +195,10 @@ impl Server {
                 let mut reactor = Reactor::new(Echo)?;
                 let listener = reactor.listen("127.0.0.1:0", Framing::length_u32())?;
                 let socket = reactor.bind_udp("127.0.0.1:0")?;
-                let addrs = (reactor.local_inet_addr(listener)?, reactor.local_inet_addr(socket)?);
+                let addrs = (
+                    reactor.local_inet_addr(listener)?,
+                    reactor.local_inet_addr(socket)?,
+                );
                 tell.send(addrs).map_err(io::Error::other)?;
                 while !stop.load(Relaxed) {
                     reactor.turn(Some(Duration::from_millis(100)))?;
@@ -228,13 +238,13 @@ fn joined(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
 struct Pingers {
     epoll: Epoll,
     streams: Vec<TcpStream>,
-    /// When each one's ping was sent: the time, and the turns until then.
+    /// Time of the last ping of each connection, and the turns completed until then.
     sent: Vec<(Instant, u64)>,
-    /// Whose turn it is.
+    /// Index of the connection that sends the next ping.
     next: usize,
     frame: [u8; 68],
     counts: Arc<Counts>,
-    /// Of all pings since the round began, in nanoseconds and in turns.
+    /// Round-trip times of the pings in this round, in nanoseconds; `turns` has the reactor turns.
     times: Vec<u64>,
     turns: Vec<u64>,
 }
@@ -283,12 +293,12 @@ impl Pingers {
         })
     }
 
-    /// So many pings, each on the next connection, and their echoes.
+    /// Sends `pings` pings, each on the next connection, and waits for their echoes.
     fn burst(&mut self, pings: usize) -> io::Result<()> {
         let mut events = [system::NO_EVENT; 64];
         let (mut to_send, mut to_come) = (pings, pings);
         while to_come > 0 {
-            // A few at a time, so that no echo lies here for long.
+            // Send a few at a time, so that no echo waits here for long.
             for _ in 0..to_send.min(16) {
                 let turns = self.counts.turns.load(Relaxed);
                 self.sent[self.next] = (Instant::now(), turns);
@@ -299,7 +309,9 @@ impl Pingers {
             let timeout_ms = if to_send > 0 { 0 } else { 10_000 };
             let came = self.epoll.wait(&mut events, timeout_ms)?;
             if came == 0 && to_send == 0 {
-                return Err(io::Error::other(format!("{to_come} echoes are missing")));
+                return Err(io::Error::other(format!(
+                    "{to_come} echoes did not arrive within 10 seconds"
+                )));
             }
             for event in &events[..came] {
                 let key = event.u64 as usize;
@@ -322,7 +334,7 @@ fn frame() -> [u8; 68] {
     frame
 }
 
-/// Threads that flood until they are stopped.
+/// Threads that flood the server until they are stopped.
 struct Flood {
     stop: Arc<AtomicBool>,
     stream: Option<TcpStream>,
@@ -330,7 +342,7 @@ struct Flood {
 }
 
 impl Flood {
-    /// Starts it, and waits until the server gets it.
+    /// Starts the flood, and waits until the server receives it. Returns none for `quiet`.
     fn start(name: &str, server: &Server, core: Option<usize>) -> io::Result<Option<Self>> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = {
@@ -369,7 +381,7 @@ impl Flood {
             "connects" => vec![in_background(core, move || {
                 while !stopped() {
                     let stream = TcpStream::connect(tcp)?;
-                    // With a reset, as ports that are left waiting would soon run out.
+                    // Close with a reset: ports in TIME_WAIT would soon run out.
                     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
                 }
                 Ok(())
@@ -398,7 +410,7 @@ impl Flood {
     }
 }
 
-/// A thread that gives way to all others on its core.
+/// Starts a thread that runs only while no other thread wants its core.
 fn in_background(
     core: Option<usize>,
     work: impl FnOnce() -> io::Result<()> + Send + 'static,

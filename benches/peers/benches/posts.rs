@@ -1,12 +1,12 @@
-//! Posts from other threads: how many a second come through, from one thread and from four.
+//! Posts from other threads: completed posts per second, from one thread and from four.
 //!
 //! ```text
 //! cargo bench --manifest-path benches/peers/Cargo.toml --bench posts
 //! ```
 //!
-//! Each post adds its number to a sum on the loop's thread. Beside `Remote::post` stand tokio's
-//! bounded channel into a task of a current-thread runtime that also drives sockets, and calloop's
-//! channel. A thread that finds a queue full tries again.
+//! Each post adds its number to a sum on the loop's thread. `Remote::post` is compared with two
+//! channels: tokio's bounded channel into a task of a current-thread runtime that also drives
+//! sockets, and calloop's channel. A thread that finds a queue full tries again.
 
 use std::sync::mpsc;
 use std::thread;
@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use unstick::{ConnId, Context, Handler, PostError, Reactor, Remote};
 
-/// Of all threads together.
+/// Number of posts by all threads together.
 const POSTS: u64 = 400_000;
-/// As `Config::posts_max` has it.
+/// Capacity of the queue; equals the default of `Config::posts_max`.
 const QUEUE_LEN: usize = 65_536;
 
 #[derive(Default)]
@@ -34,7 +34,11 @@ impl Sum {
     }
 
     fn check(&self) {
-        assert_eq!(self.sum, POSTS * (POSTS - 1) / 2, "no post was lost");
+        assert_eq!(
+            self.sum,
+            POSTS * (POSTS - 1) / 2,
+            "a post was lost or ran twice"
+        );
     }
 }
 
@@ -44,7 +48,7 @@ impl Handler for Sum {
     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
 }
 
-/// Starts so many threads, each of which posts its share, and measures until `run` has seen all.
+/// Starts `threads` threads that share the posts. Returns the time until `run` has handled all.
 fn measured<P>(threads: u64, post: P, run: impl FnOnce()) -> Duration
 where
     P: FnMut(u64) + Clone + Send + 'static,
@@ -63,7 +67,7 @@ where
     run();
     let elapsed = started.elapsed();
     for producer in producers {
-        producer.join().expect("it does not panic");
+        producer.join().expect("the thread does not panic");
     }
     elapsed
 }
@@ -85,10 +89,10 @@ fn post(remote: &Remote<Sum>, number: u64) {
 }
 
 fn unstick(threads: u64) -> Duration {
-    let mut reactor = Reactor::new(Sum::default()).expect("a reactor");
+    let mut reactor = Reactor::new(Sum::default()).expect("the reactor is created");
     let remote = reactor.remote();
     let post = move |number| post(&remote, number);
-    let time = measured(threads, post, || reactor.run().expect("the poll works"));
+    let time = measured(threads, post, || reactor.run().expect("polling succeeds"));
     reactor.handler().check();
     time
 }
@@ -97,7 +101,7 @@ fn tokio(threads: u64) -> Duration {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("the runtime is created");
     let (sender, mut receiver) = tokio::sync::mpsc::channel(QUEUE_LEN);
     let mut sum = Sum::default();
     let post = move |number| {
@@ -123,7 +127,7 @@ fn tokio(threads: u64) -> Duration {
 }
 
 fn calloop(threads: u64) -> Duration {
-    let mut event_loop = calloop::EventLoop::<Sum>::try_new().expect("a loop");
+    let mut event_loop = calloop::EventLoop::<Sum>::try_new().expect("the event loop is created");
     let (sender, channel) = calloop::channel::channel();
     let signal = event_loop.get_signal();
     event_loop
@@ -135,34 +139,37 @@ fn calloop(threads: u64) -> Duration {
                 signal.stop();
             }
         })
-        .expect("it can be watched");
+        .expect("the channel is registered");
     let mut sum = Sum::default();
-    // It has no bound, so it is never full.
-    let post = move |number| sender.send(number).expect("the loop is there");
+    // The channel is unbounded, so it is never full.
+    let post = move |number| sender.send(number).expect("the event loop is running");
     let time = measured(threads, post, || {
         let run = event_loop.run(None, &mut sum, |_| {});
-        run.expect("the poll works");
+        run.expect("polling succeeds");
     });
     sum.check();
     time
 }
 
-/// What waking costs: one post at a time to a loop that sleeps, and the answer.
+/// Measures the cost of a wake-up: one post to a sleeping loop, and its reply.
 fn round_trip(criterion: &mut Criterion) {
-    let mut reactor = Reactor::new(Sum::default()).expect("a reactor");
+    let mut reactor = Reactor::new(Sum::default()).expect("the reactor is created");
     let remote = reactor.remote();
     let runner = thread::spawn(move || reactor.run());
     let (ran, has_run) = mpsc::channel();
     criterion.bench_function("post to a sleeping loop and back", |bencher| {
         bencher.iter(|| {
             let ran = ran.clone();
-            let posted = remote.post(move |_, _| ran.send(()).expect("it is waited for"));
+            let posted =
+                remote.post(move |_, _| ran.send(()).expect("the benchmark waits for the post"));
             assert!(posted.is_ok());
-            has_run.recv().expect("it runs");
+            has_run.recv().expect("the post runs");
         });
     });
-    remote.shutdown(Duration::ZERO).expect("it is heard");
-    let _ = runner.join().expect("it does not panic");
+    remote
+        .shutdown(Duration::ZERO)
+        .expect("the loop can be woken");
+    let _ = runner.join().expect("the thread does not panic");
 }
 
 fn posts(criterion: &mut Criterion) {

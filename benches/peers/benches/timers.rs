@@ -1,16 +1,16 @@
-//! A million timers: what it costs to set, put off, cancel and fire one of them.
+//! A million timers: the cost to set, postpone, cancel and fire one of them.
 //!
 //! ```text
 //! cargo bench --manifest-path benches/peers/Cargo.toml --bench timers
 //! ```
 //!
-//! Beside the reactor's wheel stand a `BinaryHeap` that leaves dead entries where they are, the
-//! wheel of tokio-util (`DelayQueue`), and that of the crate `hierarchical_hash_wheel_timer`. Each
-//! holds a key of 64 bits.
+//! The reactor's timer wheel is compared with three others: a `BinaryHeap` that does not remove
+//! cancelled entries, the wheel of tokio-util (`DelayQueue`), and the wheel of the crate
+//! `hierarchical_hash_wheel_timer`. Each timer holds a key of 64 bits.
 //!
-//! What is measured is the thread's CPU time, in rounds: in each, every contender sets, puts off,
-//! cancels and fires them all, so that all meet the same machine. A round takes some ten seconds,
-//! most of them `DelayQueue`'s.
+//! The figure is the CPU time of the thread, taken in rounds. In each round every contender sets,
+//! postpones, cancels and fires all timers, so all see the same machine. A round takes about ten
+//! seconds, most of them in `DelayQueue`.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -30,28 +30,28 @@ use tokio::runtime::Runtime;
 use tokio_util::time::{DelayQueue, delay_queue};
 use unstick::{Config, ConnId, Context, Handler, Reactor, TimerId};
 
-/// How many there are; few where the benchmark is only tried.
+/// Number of timers; smaller with `--test`.
 static TIMERS: LazyLock<usize> = LazyLock::new(|| {
     let is_test = std::env::args().any(|arg| arg == "--test");
     if is_test { 10_000 } else { 1_000_000 }
 });
-/// Idle timeouts: a minute, give or take half of one.
+/// First delays in milliseconds: idle timeouts of one minute, plus or minus half a minute.
 const FIRST_MS: std::ops::Range<u64> = 30_000..90_000;
-/// And what they are put off to.
+/// Delays in milliseconds after a timer is postponed.
 const LATER_MS: std::ops::Range<u64> = 90_000..150_000;
-/// For those that are to fire: short, as the reactor's clock is the real one.
+/// Delays in milliseconds of the timers that fire; short, because the reactor uses the real clock.
 const SHORT_MS: std::ops::Range<u64> = 1..200;
 
-/// What is compared. A timer is named by its index.
+/// A timer implementation. A timer is identified by its index.
 trait Timers {
     fn set(&mut self, delays_ms: &[u64]);
     fn put_off(&mut self, order: &[usize], delays_ms: &[u64]);
     fn cancel(&mut self, order: &[usize]);
-    /// Waits until all are due, outside of what is measured.
+    /// Waits until all timers are due; not measured.
     fn let_pass(&mut self, time: Duration);
-    /// How many fired.
+    /// Fires all due timers, and returns their number.
     fn fire(&mut self) -> usize;
-    /// Frees what cancelled timers leave behind.
+    /// Removes entries of cancelled timers.
     fn clear(&mut self);
 }
 
@@ -79,7 +79,7 @@ impl Unstick {
         let mut config = Config::default();
         config.timer_budget = *TIMERS;
         Self {
-            reactor: Reactor::with_config(Count(0), config).expect("a reactor"),
+            reactor: Reactor::with_config(Count(0), config).expect("the reactor is created"),
             ids: Vec::with_capacity(*TIMERS),
         }
     }
@@ -118,15 +118,15 @@ impl Timers for Unstick {
     fn fire(&mut self) -> usize {
         self.reactor
             .turn(Some(Duration::ZERO))
-            .expect("the poll works");
+            .expect("polling succeeds");
         std::mem::take(&mut self.reactor.handler_mut().0)
     }
 
     fn clear(&mut self) {}
 }
 
-/// What one writes by hand: an entry that was cancelled or put off is left, and skipped when it
-/// comes out.
+/// The usual hand-written timer queue. The entry of a cancelled or postponed timer stays in the
+/// heap and is skipped when it is popped.
 #[derive(Default)]
 struct Heap {
     now: u64,
@@ -194,7 +194,7 @@ impl Tokio {
             .enable_time()
             .start_paused(true)
             .build()
-            .expect("a runtime");
+            .expect("the runtime is created");
         let queue = DelayQueue::with_capacity(*TIMERS);
         Self {
             runtime,
@@ -260,7 +260,7 @@ impl HashWheel {
     fn insert(&mut self, id: u64, ms: u64) {
         let delay = Duration::from_millis(ms);
         let inserted = self.wheel.insert(IdOnlyTimerEntry { id, delay });
-        inserted.expect("it lies ahead");
+        inserted.expect("the deadline is in the future");
     }
 }
 
@@ -274,14 +274,16 @@ impl Timers for HashWheel {
     fn put_off(&mut self, order: &[usize], delays_ms: &[u64]) {
         for (index, ms) in order.iter().zip(delays_ms) {
             let id = *index as u64;
-            self.wheel.cancel(&id).expect("it is set");
+            self.wheel.cancel(&id).expect("the timer is set");
             self.insert(id, *ms);
         }
     }
 
     fn cancel(&mut self, order: &[usize]) {
         for index in order {
-            self.wheel.cancel(&(*index as u64)).expect("it is set");
+            self.wheel
+                .cancel(&(*index as u64))
+                .expect("the timer is set");
         }
     }
 
@@ -304,18 +306,18 @@ impl Timers for HashWheel {
     }
 }
 
-/// The CPU time that this thread spends on `work`.
+/// Returns the CPU time that this thread spends on `work`.
 fn measured(work: impl FnOnce()) -> Duration {
     let now = || {
         let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
-        Duration::from(time.expect("every thread has a clock"))
+        Duration::from(time.expect("every thread has a CPU clock"))
     };
     let before = now();
     work();
     now() - before
 }
 
-/// Numbers that are the same in every run.
+/// A pseudo-random generator that gives equal numbers in every run.
 struct Random(u64);
 
 impl Random {
@@ -343,7 +345,7 @@ impl Random {
 
 const OPERATIONS: [&str; 4] = ["set", "put off", "cancel", "fire"];
 
-/// The delays and the orders in which timers are put off and cancelled.
+/// The delays, and the orders in which timers are postponed and cancelled.
 struct Work {
     first: Vec<u64>,
     later: Vec<u64>,
@@ -364,7 +366,7 @@ impl Work {
         }
     }
 
-    /// Sets, puts off and cancels them all, then sets them again and fires them all.
+    /// Sets, postpones and cancels all timers, then sets them again and fires them.
     fn round(&self, timers: &mut dyn Timers) -> [Duration; OPERATIONS.len()] {
         let set = measured(|| timers.set(&self.first));
         let put_off = measured(|| timers.put_off(&self.order, &self.later));
@@ -380,7 +382,7 @@ impl Work {
     }
 }
 
-/// Everybody's times of the rounds so far that criterion has not been given yet.
+/// Times of the contenders from finished rounds that criterion has not consumed yet.
 struct Rounds {
     work: Work,
     contenders: [(&'static str, Box<dyn Timers>); 4],
@@ -399,7 +401,7 @@ impl Rounds {
             ],
             times: Default::default(),
         };
-        // The first round grows what is kept, and does not count.
+        // The first round allocates memory that is kept, so its times are discarded.
         rounds.take_one();
         rounds.times = Default::default();
         rounds
@@ -415,7 +417,7 @@ impl Rounds {
         }
     }
 
-    /// What the contender took for the operation in the next round.
+    /// Returns the contender's time for the operation in its next round.
     fn next(&mut self, contender: usize, operation: usize) -> Duration {
         loop {
             if let Some(time) = self.times[contender][operation].pop_front() {

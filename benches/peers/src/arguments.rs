@@ -1,4 +1,4 @@
-//! What the command line may say.
+//! The command line: help text, modes and options.
 
 use std::str::FromStr;
 
@@ -9,42 +9,45 @@ use crate::cell::{Cell, FIRST, FURTHER, QUICK, UDP};
 use crate::servers::{self, Server};
 
 pub(crate) const HELP: &str = "\
-Server CPU per echoed frame of several echo servers, as ratios to the plainest epoll loop.
+Compares echo servers by the server CPU time per echoed frame, as a ratio to a plain epoll loop.
 
 Usage: peers [MODE] [OPTIONS]
 
 Modes:
-  measure        CPU time, in one interleaved run (the default)
-  idle           what connections cost that idle: the memory of each, and the CPU time per frame of
-                 few active ones beside them
-  syscalls       system calls per frame by name, under strace
-  instructions   user-space instructions per frame, under valgrind's callgrind
-  serve NAME     run one server: print `port N` and echo until killed
+  measure        CPU time per frame of all servers, in one interleaved run (the default)
+  idle           cost of idle connections: memory of each, and CPU time per frame of a few active
+                 connections beside them
+  syscalls       system calls per frame, by name (needs strace)
+  instructions   user-space instructions per frame (needs valgrind)
+  serve NAME     run one server: print `port N`, then echo until killed
   hold NAME PORT N
-                 open N connections to a server, print `port PORT`, and hold them until killed
+                 open N connections to a running server, print `port PORT`, and keep them open
+                 until killed
 
 Options:
-  --servers A,B,C      only these; the first is what the others are compared with
+  --servers A,B,C      servers to compare (default all); the first is the reference of the ratios
   --cells first|all|udp
-                       a set of cells: small frames (the default of measure), further ones too, or
-                       datagrams
-  --cell CxDxS         one cell, instead of or beside a set: C connections, each keeping D frames
-                       of S bytes outstanding; udp-CxDxS for datagrams of C sockets, and
-                       udp-gso-CxDxS where each gives its kernel all D at once; may be repeated
-  --idle N             connections that idle beside those of a cell (default 19000 for idle, and
-                       else none); only for idle, syscalls and instructions
-  --rounds N           turns per cell; in each turn every server is loaded twice (default 30)
-  --slice-ms N         length of a slice (default 20 to 60, by cell)
-  --check              compare every echoed byte, not just lengths
-  --quick              a smoke run of a few seconds: small cells, 2 turns, every byte compared
+                       a set of loads (cells): small frames (the default of measure), small and
+                       larger frames, or datagrams
+  --cell CxDxS         adds one load: C connections, each with D frames of S bytes in flight;
+                       udp-CxDxS: C sockets, each with D datagrams of S bytes in flight;
+                       udp-gso-CxDxS: the same, and each client sends its D datagrams with one
+                       call (GSO); may be repeated
+  --idle N             idle connections beside those of the load (default 19000 in mode idle, else
+                       none); only for idle, syscalls and instructions
+  --rounds N           turns per load; each turn loads every server twice (default 30)
+  --slice-ms N         how long a server is loaded at a time, in milliseconds (default 20 to 60,
+                       depending on the load)
+  --check              compare every echoed byte, not only the frame lengths
+  --quick              smoke test of a few seconds: small loads, 2 turns, every byte compared
   --frames N           frames to count over (default 100000 for syscalls, 50000 for instructions)
-  --markdown           print Markdown tables
-  --core N             (serve) stay on this core
-  -h, --help           print this
+  --markdown           print the tables as Markdown
+  --core N             (serve) run only on this core
+  -h, --help           print this help
 
 Servers:";
 
-/// What to do.
+/// The task of this process.
 #[derive(Clone, Copy)]
 pub(crate) enum Mode {
     Help,
@@ -59,7 +62,7 @@ pub(crate) enum Mode {
 pub(crate) struct Arguments {
     pub(crate) mode: Mode,
     pub(crate) servers: Vec<&'static Server>,
-    /// Empty where none was named, which leaves them to the mode.
+    /// The loads named on the command line; if empty, the mode chooses.
     pub(crate) cells: Vec<Cell>,
     pub(crate) idle: Option<usize>,
     pub(crate) turns: usize,
@@ -132,7 +135,7 @@ fn parse_mode(name: &str, parser: &mut lexopt::Parser) -> Result<Mode, lexopt::E
             parser.value()?.parse()?,
             parse_positive(parser)?,
         )),
-        other => Err(format!("there is no mode {other:?}").into()),
+        other => Err(format!("unknown mode {other:?}; --help lists the modes").into()),
     }
 }
 
@@ -141,7 +144,8 @@ fn parse_servers(names: &str) -> Result<Vec<&'static Server>, lexopt::Error> {
 }
 
 fn find_server(name: &str) -> Result<&'static Server, lexopt::Error> {
-    servers::find(name).ok_or_else(|| format!("there is no server {name:?}").into())
+    servers::find(name)
+        .ok_or_else(|| format!("unknown server {name:?}; --help lists the servers").into())
 }
 
 fn parse_cells(set: &str) -> Result<Vec<Cell>, lexopt::Error> {
@@ -149,7 +153,7 @@ fn parse_cells(set: &str) -> Result<Vec<Cell>, lexopt::Error> {
         "first" => Ok(FIRST.to_vec()),
         "all" => Ok([FIRST, FURTHER].concat()),
         "udp" => Ok(UDP.to_vec()),
-        other => Err(format!("there is no set of cells {other:?}").into()),
+        other => Err(format!("unknown set of cells {other:?}; use first, all or udp").into()),
     }
 }
 
@@ -158,7 +162,7 @@ fn parse_positive<T: FromStr<Err = std::num::ParseIntError> + Default + PartialE
 ) -> Result<T, lexopt::Error> {
     let number = parser.value()?.parse()?;
     if number == T::default() {
-        Err("this number may not be 0".into())
+        Err("the number must not be 0".into())
     } else {
         Ok(number)
     }

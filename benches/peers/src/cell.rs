@@ -1,4 +1,4 @@
-//! One cell of the table: how many connections, how many frames each keeps outstanding, how long.
+//! A cell of the table: a load with its number of connections, frames in flight and frame size.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,29 +6,29 @@ use std::time::Duration;
 
 use crate::framing::Framing;
 
-/// What carries the messages of a cell.
+/// Transport of the messages of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
-    /// Frames.
+    /// Frames on TCP connections.
     Tcp,
-    /// Datagrams, each with a send of its own.
+    /// Datagrams; the client makes one system call for each.
     Udp,
-    /// Datagrams, of which the load sends a batch at once.
+    /// Datagrams; the client sends a whole batch with one system call (GSO).
     UdpSegmented,
 }
 
-/// The shape of a load, written `CONNECTIONSxDEPTHxSIZE`, with `udp-` or `udp-gso-` before it.
+/// A load, written `CONNECTIONSxDEPTHxSIZE`, with the prefix `udp-` or `udp-gso-` for datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub(crate) transport: Transport,
     pub(crate) connections: usize,
-    /// Frames that each connection sends with one write, then waits for.
+    /// Number of frames that each connection sends with one write and then waits for.
     pub(crate) depth: usize,
-    /// Bytes of payload in each frame.
+    /// Payload of each frame, in bytes.
     pub(crate) size: usize,
 }
 
-/// What is measured unless told otherwise: small frames, where the loop itself is the cost.
+/// Default cells: small frames, whose cost is mainly that of the loop.
 pub(crate) const FIRST: &[Cell] = &[
     Cell::new(1, 1, 64),
     Cell::new(64, 1, 64),
@@ -38,7 +38,7 @@ pub(crate) const FIRST: &[Cell] = &[
     Cell::new(1000, 32, 64),
 ];
 
-/// What `--cells all` adds: other depths, and frames so large that copies are the cost.
+/// Cells added by `--cells all`: other depths, and large frames, whose cost is mainly copying.
 pub(crate) const FURTHER: &[Cell] = &[
     Cell::new(64, 16, 64),
     Cell::new(64, 64, 64),
@@ -48,7 +48,7 @@ pub(crate) const FURTHER: &[Cell] = &[
     Cell::new(4, 1, 262_144),
 ];
 
-/// Datagrams: alone, many of one socket, one of many, many of many; and what came as one.
+/// Cells of datagrams: one or many in flight, on one or many sockets, without and with GSO.
 pub(crate) const UDP: &[Cell] = &[
     Cell::new(1, 1, 64).over(Transport::Udp),
     Cell::new(1, 32, 64).over(Transport::Udp),
@@ -59,7 +59,7 @@ pub(crate) const UDP: &[Cell] = &[
     Cell::new(4, 32, 1200).over(Transport::UdpSegmented),
 ];
 
-/// A smoke run: one frame, glued frames, and frames that are cut.
+/// Cells of the smoke test: single frames, glued frames, and frames that are cut.
 pub(crate) const QUICK: &[Cell] = &[
     Cell::new(1, 1, 64),
     Cell::new(64, 32, 64),
@@ -68,12 +68,13 @@ pub(crate) const QUICK: &[Cell] = &[
     Cell::new(4, 8, 64).over(Transport::UdpSegmented),
 ];
 
-/// Below this a length prefix of another framing could be longer than the frame.
+/// Minimum payload in bytes; a smaller one could be shorter than the length prefix of a framing.
 const SIZE_MIN: usize = 16;
 const SIZE_MAX: usize = 1 << 20;
-/// The most that one send takes over IPv4.
+/// Maximum payload of one UDP send over IPv4, in bytes.
 const DATAGRAM_LEN_MAX: usize = 65_507;
-/// A batch is kept in memory twice per connection in flight; this bounds a typing error.
+/// Maximum batch in bytes. Memory holds each batch twice per connection, so this stops typing
+/// errors.
 const BATCH_BYTES_MAX: usize = 1 << 24;
 
 impl Cell {
@@ -86,7 +87,7 @@ impl Cell {
         }
     }
 
-    /// Connections of which each has one short frame echoed, and no more.
+    /// Returns a cell of connections that each exchange one short frame and then idle.
     pub(crate) fn idle(connections: usize) -> Self {
         Self::new(connections, 1, 64)
     }
@@ -100,12 +101,12 @@ impl Cell {
         self.transport != Transport::Tcp
     }
 
-    /// Whether the load leaves the cutting to its kernel.
+    /// True if the client's kernel splits a batch into datagrams (GSO).
     pub(crate) fn is_segmented(self) -> bool {
         self.transport == Transport::UdpSegmented
     }
 
-    /// What each socket keeps sending: `depth` datagrams, one behind the other.
+    /// Returns the batch of a socket: `depth` datagrams in a row.
     pub(crate) fn datagrams(self) -> Vec<u8> {
         (0..self.depth)
             .flat_map(|datagram| self.content(datagram))
@@ -113,11 +114,11 @@ impl Cell {
     }
 
     fn content(self, message: usize) -> impl Iterator<Item = u8> {
-        // 251 is prime, so the pattern never falls in step with a power of two.
+        // 251 is prime, so the pattern never aligns with a power of two.
         (0..self.size).map(move |at| ((at * 7 + message * 31) % 251) as u8)
     }
 
-    /// The bytes that each connection keeps sending: `depth` frames of distinguishable content.
+    /// Returns the batch of a connection: `depth` frames whose contents differ.
     pub(crate) fn batch(self, framing: Framing) -> Vec<u8> {
         let prefix = framing.prefix(self.size);
         let mut batch = Vec::with_capacity(self.depth * (prefix.len() + self.size));
@@ -128,10 +129,10 @@ impl Cell {
         batch
     }
 
-    /// How long one server is loaded before the next has its turn.
+    /// Returns the duration for which one server is loaded before the next.
     ///
-    /// Long enough to hold many batches of every connection, and as short as that allows: the
-    /// machine's own speed changes within a second, and a turn must see one speed only.
+    /// A slice is long enough for many batches of every connection, and no longer. The speed of the
+    /// machine changes within a second, and all slices of a turn should see one speed.
     pub(crate) fn slice(self) -> Duration {
         let in_flight = self.connections * self.depth * self.size;
         if self.connections >= 500 {
@@ -182,12 +183,12 @@ impl FromStr for Cell {
         };
         if connections == 0 || depth == 0 {
             return Err(format!(
-                "{text:?}: a cell has a connection and a frame at least"
+                "{text:?}: at least one connection and one frame are needed"
             ));
         }
         if !(SIZE_MIN..=SIZE_MAX).contains(&size) || depth.saturating_mul(size) > BATCH_BYTES_MAX {
             return Err(format!(
-                "{text:?}: a payload has {SIZE_MIN} to {SIZE_MAX} bytes, a batch {BATCH_BYTES_MAX}"
+                "{text:?}: SIZE is {SIZE_MIN} to {SIZE_MAX}, DEPTH x SIZE at most {BATCH_BYTES_MAX}"
             ));
         }
         let at_once = match transport {
@@ -196,7 +197,9 @@ impl FromStr for Cell {
             Transport::UdpSegmented => depth * size,
         };
         if at_once > DATAGRAM_LEN_MAX {
-            return Err(format!("{text:?}: UDP carries {DATAGRAM_LEN_MAX} bytes"));
+            return Err(format!(
+                "{text:?}: a UDP send takes at most {DATAGRAM_LEN_MAX} bytes"
+            ));
         }
         Ok(Self {
             transport,

@@ -1,8 +1,8 @@
 //! Exact counts per frame: system calls under strace, user-space instructions under callgrind.
 //!
-//! Times resolve a few percent at best; counts resolve everything below. Each server runs twice
-//! under the tool, with few and with many frames, and the difference of the counts is divided by
-//! the difference of the frames: so what start-up and connecting cost cancels out.
+//! Times resolve a few per cent at best, counts also show smaller differences. Each server runs
+//! twice under the tool, with few and with many frames. The difference of the counts is divided by
+//! the difference of the frames, so the cost of start-up and connecting cancels out.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ use crate::servers::Server;
 /// The counts of one run, by name.
 type Counts = BTreeMap<String, f64>;
 
-/// What is counted, and by which tool.
+/// The counting tool: strace counts system calls, callgrind counts instructions.
 #[derive(Clone, Copy)]
 pub(crate) enum Tool {
     Strace,
@@ -33,7 +33,7 @@ impl Tool {
         }
     }
 
-    /// Whether the tool is installed.
+    /// True if the tool is installed.
     pub(crate) fn is_there(self) -> bool {
         let mut command = Command::new(self.program());
         let command = command
@@ -64,10 +64,10 @@ impl Tool {
     }
 }
 
-/// Counts per frame of one server in one cell, the most frequent first.
+/// Returns the counts per frame of one server in one cell, the highest first.
 ///
 /// `frames` is the difference of the two runs, rounded up to whole batches of every connection.
-/// Beside those of the cell, `idle` connections are open and say nothing.
+/// `idle` more connections are open and send nothing.
 pub(crate) fn per_frame(
     tool: Tool,
     server: &Server,
@@ -77,7 +77,7 @@ pub(crate) fn per_frame(
 ) -> io::Result<Vec<(String, f64)>> {
     let batches_of_all = frames.div_ceil((cell.connections * cell.depth) as u64);
     let batches = batches_of_all * cell.connections as u64;
-    // The shorter run is long enough to have every buffer grown and every path taken.
+    // The shorter run is long enough to grow every buffer and to take every path.
     let few = run(tool, server, cell, idle, batches.div_ceil(4))?;
     let many = run(tool, server, cell, idle, batches.div_ceil(4) + batches)?;
     let difference = (batches * cell.depth as u64) as f64;
@@ -107,10 +107,10 @@ fn run(tool: Tool, server: &Server, cell: Cell, idle: usize, batches: u64) -> io
     process.terminate()?;
     let text = fs::read_to_string(&report.0)?;
     tool.parse(&text)
-        .ok_or_else(|| io::Error::other(format!("{} left a report without counts", tool.program())))
+        .ok_or_else(|| io::Error::other(format!("the report of {} has no counts", tool.program())))
 }
 
-/// The tool's report, removed when this is dropped.
+/// The tool's report file, removed on drop.
 struct Report(PathBuf);
 
 impl Report {
@@ -122,12 +122,13 @@ impl Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        // A report that was never written cannot be removed, and need not be.
+        // This fails if the report was never written; then nothing remains to be removed.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// The lines of `strace -c`: share, seconds, time per call, calls, errors if any, and the name.
+/// Parses the lines of `strace -c`: share, seconds, time per call, calls, errors if any, and the
+/// name.
 fn parse_strace(report: &str) -> Option<Counts> {
     let mut counts = Counts::new();
     for line in report.lines() {
@@ -142,7 +143,7 @@ fn parse_strace(report: &str) -> Option<Counts> {
     (!counts.is_empty()).then_some(counts)
 }
 
-/// The line `totals: N` of callgrind's report, or `summary: N` where a version writes no totals.
+/// Parses the line `totals: N` of callgrind's report, or `summary: N` from versions without totals.
 fn parse_callgrind(report: &str) -> Option<Counts> {
     let find = |key| report.lines().rev().find_map(|line| line.strip_prefix(key));
     let instructions = find("totals:").or_else(|| find("summary:"))?;

@@ -1,21 +1,21 @@
-//! The length prefixes that the servers speak: how a frame is written, and where it ends.
+//! The length prefixes that the servers use: writing a frame, and finding its end.
 //!
 //! ```text
 //! U32     [length: 4 bytes, big-endian][payload]
 //! Varint  [length: 1 to 10 bytes, 7 bits in each, lowest first][payload]
 //! ```
 
-/// What stands in front of each payload.
+/// Format of the length prefix of each payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// Four bytes, big-endian: what most binary protocols have.
+    /// Four bytes, big-endian, as in most binary protocols.
     U32,
     /// LEB128, as message-io's `FramedTcp` writes it.
     Varint,
 }
 
 impl Framing {
-    /// The prefix of a payload of `payload_len` bytes.
+    /// Returns the prefix of a payload of `payload_len` bytes.
     pub(crate) fn prefix(self, payload_len: usize) -> Vec<u8> {
         match self {
             Self::U32 => prefix_u32(payload_len).to_vec(),
@@ -24,10 +24,10 @@ impl Framing {
     }
 }
 
-/// The four bytes in front of a payload.
+/// Returns the four-byte prefix of a payload.
 ///
 /// # Panics
-/// Where the payload is longer than four bytes can say, which the program's own arguments limit.
+/// If the length does not fit into four bytes. The limits of the arguments exclude that.
 #[inline]
 pub(crate) fn prefix_u32(payload_len: usize) -> [u8; 4] {
     u32::try_from(payload_len)
@@ -35,7 +35,7 @@ pub(crate) fn prefix_u32(payload_len: usize) -> [u8; 4] {
         .to_be_bytes()
 }
 
-/// The first whole frame's payload at the start of `bytes`; none while it is unfinished.
+/// Returns the payload of the first frame in `bytes`, or none if the frame is not complete.
 ///
 /// The frame takes four bytes more than its payload.
 #[inline]

@@ -1,15 +1,15 @@
-//! The load: a hand-written epoll client that keeps every connection's batch outstanding.
+//! The load: a hand-written epoll client that always keeps one batch per connection in flight.
 //!
 //! ```text
 //! batch: [frame][frame]..[frame] -> one write -> server -> reads until all bytes are back -> again
 //! ```
 //!
-//! A batch is `depth` frames. What comes back is checked: the bytes' number, each frame's prefix,
-//! and in check mode every byte. It knows nothing of what the server is.
+//! A batch is `depth` frames. The client checks the echo: the number of bytes, the prefix of each
+//! frame, and in check mode every byte. It has no knowledge of the server's implementation.
 //!
-//! Where the load has a core of its own it never sleeps. The kernel charges whoever sends with
-//! waking the receiver, and to wake a halted core costs more than an echo, most of all in a
-//! virtual machine: a sleeping load would add that to each server, and hide their differences.
+//! If the load has its own core it never sleeps. The kernel charges the sender with waking the
+//! receiver, and waking a halted core costs more than an echo, above all in a virtual machine. A
+//! sleeping load would add that cost to each server and hide their differences.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -23,7 +23,7 @@ use crate::udp_load::UdpLoad;
 
 const INPUT_LEN: usize = 256 * 1024;
 const EVENTS_LEN: usize = 1024;
-/// A server that answers nothing for so long has lost a frame or its way.
+/// Maximum time without any echo; after it the server counts as stalled.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// The connections to one server, and the batch that they send.
@@ -35,42 +35,42 @@ pub(crate) struct Load {
     input: Vec<u8>,
     events: Vec<Event>,
     waiting: Waiting,
-    /// Connections whose batch is not back: `outstanding <= connections.len()`.
+    /// Number of connections whose batch is not back: `outstanding <= connections.len()`.
     outstanding: usize,
 }
 
-/// How the load waits for the server.
+/// Method of waiting for the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waiting {
-    /// It asks again and again, which needs a core of its own.
+    /// Polls again and again without sleeping; needs its own core.
     Spin,
-    /// It leaves the core to others.
+    /// Sleeps in the kernel, and leaves the core to others.
     Sleep,
 }
 
-/// When to start no more batches; what is outstanding is awaited all the same.
+/// Condition after which no more batches are started; outstanding batches are still awaited.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
     Deadline(Instant),
-    /// So many batches of all connections together.
+    /// Number of batches of all connections together.
     Batches(u64),
 }
 
-/// What one run of the load amounted to.
+/// Result of one run of the load.
 #[derive(Clone, Copy)]
 pub(crate) struct Done {
     pub(crate) frames: u64,
     pub(crate) elapsed: Duration,
 }
 
-/// The load of frames or of datagrams.
+/// A load of frames or of datagrams.
 pub(crate) enum AnyLoad {
     Tcp(Load),
     Udp(UdpLoad),
 }
 
 impl AnyLoad {
-    /// See [`Load::open`] and [`UdpLoad::open`].
+    /// Opens the load; see [`Load::open`] and [`UdpLoad::open`].
     pub(crate) fn open(
         port: u16,
         server: &Server,
@@ -83,7 +83,7 @@ impl AnyLoad {
         }
     }
 
-    /// See [`Load::run`] and [`UdpLoad::run`].
+    /// Runs the load; see [`Load::run`] and [`UdpLoad::run`].
     pub(crate) fn run(
         &mut self,
         until: Until,
@@ -98,10 +98,10 @@ impl AnyLoad {
 }
 
 impl Load {
-    /// Opens all connections, and has one frame echoed on each before the next is opened.
+    /// Opens all connections; waits for the echo of one frame on each before opening the next.
     ///
-    /// So the server has accepted every connection when this returns, and its queue of pending
-    /// ones never overflows.
+    /// When this returns, the server has accepted every connection. Its queue of pending
+    /// connections never overflows.
     pub(crate) fn open(
         port: u16,
         framing: Framing,
@@ -135,16 +135,16 @@ impl Load {
         })
     }
 
-    /// Keeps every connection's batch outstanding, then waits until all are back.
+    /// Keeps one batch per connection in flight, then waits until all are back.
     ///
-    /// Each batch's round-trip time is added to `round_trips`, in nanoseconds. With `check`, every
-    /// byte is compared with what was sent.
+    /// The round-trip time of each batch is added to `round_trips`, in nanoseconds. With `check`,
+    /// every byte is compared with the sent bytes.
     ///
     /// # Errors
-    /// * `InvalidData`: the server answered something else than an echo.
-    /// * `UnexpectedEof`: it ended a connection.
-    /// * `TimedOut`: it answered nothing for half a minute.
-    /// * What the system said to a read or a write.
+    /// * `InvalidData`: the echo differs from the sent bytes.
+    /// * `UnexpectedEof`: the server ended a connection.
+    /// * `TimedOut`: the server sent nothing for 30 seconds.
+    /// * Any other error of a read or a write.
     pub(crate) fn run(
         &mut self,
         mut until: Until,
@@ -155,7 +155,7 @@ impl Load {
         let start = Instant::now();
         let mut now = start;
         for key in 0..self.connections.len() {
-            // The first batch goes out in any case, so that no run is empty.
+            // Always send the first batch, so that no run is empty.
             if until.allows(now) || key == 0 {
                 self.begin(key, now)?;
                 now = Instant::now();
@@ -180,7 +180,7 @@ impl Load {
         })
     }
 
-    /// Waits for the server, and answers how many events there are: one at least.
+    /// Waits for the server, and returns the number of events, at least one.
     fn wait(&mut self) -> io::Result<usize> {
         let begun = Instant::now();
         let limit_ms = match self.waiting {
@@ -193,7 +193,10 @@ impl Load {
                 return Ok(count);
             }
             if begun.elapsed() >= STALL_LIMIT {
-                return Err(io::Error::new(ErrorKind::TimedOut, "a server stalled"));
+                return Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    "the server sent nothing for 30 seconds",
+                ));
             }
         }
     }
@@ -207,14 +210,15 @@ impl Load {
         self.send(key)
     }
 
-    /// Ends a batch, and answers its round-trip time in nanoseconds.
+    /// Ends a batch, and returns its round-trip time in nanoseconds.
     fn complete(&mut self, key: usize, now: Instant) -> u32 {
         self.outstanding -= 1;
         let round_trip = now - self.connections[key].begun;
         u32::try_from(round_trip.as_nanos()).unwrap_or(u32::MAX)
     }
 
-    /// Writes and reads once each, as the event allows; true when the whole batch is back.
+    /// Writes and reads at most once each, as the event allows. Returns true if the whole batch is
+    /// back.
     fn progress(&mut self, key: usize, readiness: u32, check: bool) -> io::Result<bool> {
         if readiness & WRITABLE != 0 {
             self.send(key)?;
@@ -233,12 +237,13 @@ impl Load {
             .verify(connection.received, &self.input[..len], check)?;
         connection.received += len;
         if connection.received > connection.sent {
-            return Err(invalid("more came back than was sent"));
+            return Err(invalid("the server echoed more bytes than were sent"));
         }
         Ok(connection.received == self.batch.bytes.len())
     }
 
-    /// Sends what is left of the batch; only a full socket buffer takes more than one write.
+    /// Sends the rest of the batch; more than one write is needed only if the socket buffer is
+    /// full.
     fn send(&mut self, key: usize) -> io::Result<()> {
         let connection = &mut self.connections[key];
         match connection
@@ -264,7 +269,7 @@ impl Load {
 }
 
 impl Until {
-    /// Whether one more batch may start now; the answer yes counts it.
+    /// Returns true if one more batch may start now, and counts that batch.
     pub(crate) fn allows(&mut self, now: Instant) -> bool {
         match self {
             Self::Deadline(deadline) => now < *deadline,
@@ -279,9 +284,9 @@ impl Until {
 
 struct Connection {
     stream: TcpStream,
-    /// Bytes of the batch that the kernel took: `sent <= batch.len()`.
+    /// Number of bytes of the batch that the kernel took: `sent <= batch.len()`.
     sent: usize,
-    /// Bytes of the batch that came back: `received <= sent`.
+    /// Number of bytes of the batch that came back: `received <= sent`.
     received: usize,
     begun: Instant,
     awaits_writable: bool,
@@ -302,7 +307,7 @@ impl Connection {
 struct Batch {
     bytes: Vec<u8>,
     prefix: Vec<u8>,
-    /// Bytes of one frame with its prefix.
+    /// Length of one frame with its prefix, in bytes.
     frame_len: usize,
 }
 
@@ -317,27 +322,27 @@ impl Batch {
         }
     }
 
-    /// Compares what came back, from that offset of the batch on, with what was sent.
+    /// Compares echoed bytes with the batch, starting at `offset` of the batch.
     ///
-    /// Without `check` only the prefixes that lie whole within `echoed` are compared, which costs
-    /// next to nothing: the load must not be what limits the server.
+    /// Without `check` only prefixes that lie completely within `echoed` are compared. That costs
+    /// little, so the load does not limit the server.
     fn verify(&self, offset: usize, echoed: &[u8], check: bool) -> io::Result<()> {
         let end = offset + echoed.len();
         if end > self.bytes.len() {
-            return Err(invalid("more came back than was sent"));
+            return Err(invalid("the server echoed more bytes than were sent"));
         }
         if check {
             let same = self.bytes[offset..end] == *echoed;
             return if same {
                 Ok(())
             } else {
-                Err(invalid("other bytes came back than were sent"))
+                Err(invalid("the echoed bytes differ from the sent bytes"))
             };
         }
         let mut at = offset.next_multiple_of(self.frame_len);
         while at + self.prefix.len() <= end {
             if !echoed[at - offset..].starts_with(&self.prefix) {
-                return Err(invalid("a frame of another length came back than was sent"));
+                return Err(invalid("an echoed frame has a different length"));
             }
             at += self.frame_len;
         }
@@ -354,7 +359,7 @@ mod tests {
     use super::*;
 
     fn batch() -> Batch {
-        Batch::new(Framing::U32, "1x3x16".parse().expect("this is a cell"))
+        Batch::new(Framing::U32, "1x3x16".parse().expect("the cell is valid"))
     }
 
     #[test]
@@ -364,7 +369,7 @@ mod tests {
             for end in start..=batch.bytes.len() {
                 for check in [false, true] {
                     let outcome = batch.verify(start, &batch.bytes[start..end], check);
-                    assert!(outcome.is_ok(), "{start}..{end} was refused");
+                    assert!(outcome.is_ok(), "{start}..{end} was rejected");
                 }
             }
         }

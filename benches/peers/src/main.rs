@@ -1,12 +1,12 @@
-//! Echo servers side by side: what a frame costs each of them, in one interleaved run.
+//! Compares echo servers: the CPU time of each server per frame, in one interleaved run.
 //!
-//! `cargo run --release --manifest-path benches/peers/Cargo.toml` measures the server CPU time
-//! per echoed frame of several servers, and prints it as a ratio to the plainest hand-written
-//! epoll loop. `--help` lists the modes, the cells and the servers.
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml` measures the server CPU time per
+//! echoed frame. It prints the time as a ratio to the plainest hand-written epoll loop. `--help`
+//! lists the modes, the loads and the servers.
 //!
-//! How it measures is told in `measure`, what the load does in `load`, how counts are taken in
-//! `counts`, and each server in its own file of `servers`. It runs on Linux: the scheduler's
-//! account of a thread's CPU time is read from `/proc`.
+//! The modules explain the method: `measure` the measurement, `load` the load, `counts` the
+//! counting, and each file of `servers` one server. The program runs only on Linux, because it
+//! reads the CPU time of threads from `/proc`.
 
 mod arguments;
 mod cell;
@@ -34,13 +34,13 @@ use load::{AnyLoad, Waiting};
 use measure::{Cores, Plan, Row};
 use table::Table;
 
-/// What `idle` loads by default: few connections, one frame at a time.
+/// Default load of `idle`: few connections, one frame at a time.
 const IDLE_CELL: &str = "10x1x64";
-/// How many others idle beside them by default, where a process may have 20,000 descriptors.
+/// Default number of idle connections; fits into a limit of 20,000 descriptors.
 const IDLE: usize = 19_000;
-/// What `syscalls` counts by default: a call per frame, and calls shared by many frames.
+/// Default loads of `syscalls`: one call per frame, and calls shared by many frames.
 const SYSCALLS_CELLS: [&str; 2] = ["64x1x64", "64x32x64"];
-/// What `instructions` counts by default.
+/// Default loads of `instructions`.
 const INSTRUCTIONS_CELLS: [&str; 3] = ["1x1x64", "64x1x64", "64x16x64"];
 
 fn main() -> ExitCode {
@@ -123,8 +123,10 @@ fn measure_all(arguments: &Arguments, idle: usize) -> Result<(), Box<dyn Error>>
     Ok(())
 }
 
-/// The load holds one descriptor per connection and server, a server one per connection; idle ones
-/// are held by others.
+/// Raises the descriptor limit, and checks that it suffices.
+///
+/// The load needs one descriptor per connection and server, a server one per connection. Separate
+/// processes hold the idle connections.
 fn check_descriptors(cells: &[Cell], servers: usize, idle: usize) -> Result<(), Box<dyn Error>> {
     let limit = system::raise_descriptor_limit()?;
     let most = cells
@@ -132,17 +134,19 @@ fn check_descriptors(cells: &[Cell], servers: usize, idle: usize) -> Result<(), 
         .map(|cell| cell.connections)
         .max()
         .unwrap_or_default();
-    // Beside connections that idle each server is there twice.
+    // With idle connections, each server runs twice.
     let servers = if idle > 0 { 2 * servers } else { servers };
-    // Some are taken by the standard streams, by epoll, and by each server's accounts.
+    // Descriptors for the standard streams, for epoll, and for the CPU statistics of each server.
     let needed = (most * servers + 16 * servers + 16).max(most + idle + 32) as u64;
     if needed > limit {
-        return Err(format!("{needed} descriptors are needed, and {limit} allowed").into());
+        return Err(format!("{needed} descriptors are needed, but the limit is {limit}").into());
     }
     Ok(())
 }
 
-/// The first core for the servers and the second for the load, which moves there at once.
+/// Chooses the first core for the servers and the second for the load, and pins this process to it.
+///
+/// Returns none if only one core is available.
 fn cores() -> io::Result<Option<Cores>> {
     let &[servers, load, ..] = &system::cores()[..] else {
         return Ok(None);
@@ -154,30 +158,31 @@ fn cores() -> io::Result<Option<Cores>> {
 fn describe(plan: &Plan, output: &mut impl Write) -> io::Result<()> {
     writeln!(output, "{}", machine())?;
     for peer in servers::LEFT_OUT {
-        writeln!(output, "Left out, as it was not built: {peer}.")?;
+        writeln!(output, "Left out because it was not built: {peer}.")?;
     }
     match plan.cores {
         Some(Cores { servers, load }) => {
             writeln!(
                 output,
-                "Servers on core {servers}, the load on core {load}."
+                "The servers run on core {servers}, the load on core {load}."
             )?;
         }
         None => writeln!(
             output,
-            "One core only: nothing is pinned, servers and load share it."
+            "Only one core is available: the servers and the load share it."
         )?,
     }
     writeln!(
         output,
-        "ns/frame: server CPU, 20th percentile of slices. ratio: to the first within a turn,\n\
-         median and quartiles of {} turns. Round trips are of whole batches, in microseconds.",
+        "ns/frame: server CPU time, 20th percentile of slices. ratio: to the first server in the\n\
+         same turn, median and quartiles of {} turns. p50, p99, p99.9: round trip of a whole\n\
+         batch in microseconds.",
         plan.turns
     )?;
     writeln!(output)
 }
 
-/// One line about where it runs.
+/// Returns one line that describes the machine.
 fn machine() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let release = read("/proc/sys/kernel/osrelease");
@@ -186,11 +191,11 @@ fn machine() -> String {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
         .map_or("unknown", |(_, model)| model.trim());
-    // Whoever else uses the cores makes every figure worse; the ratios suffer least.
+    // Other programs on the cores make every figure worse; the ratios suffer least.
     let load = read("/proc/loadavg");
     let load = load.split_whitespace().next().unwrap_or("unknown");
     format!(
-        "Linux {}, processor {model}, load average {load} before",
+        "Linux {}, processor {model}, load average {load} at the start",
         release.trim()
     )
 }
@@ -210,16 +215,16 @@ fn heading(output: &mut impl Write, cell: Cell, idle: usize, markdown: bool) -> 
         "connection"
     };
     let how = match transport {
-        Transport::UdpSegmented => ", of clients that use GSO",
+        Transport::UdpSegmented => ", clients send with GSO",
         Transport::Tcp | Transport::Udp => "",
     };
     let beside = match idle {
         0 => String::new(),
-        _ => format!(", beside {idle} that idle"),
+        _ => format!(", beside {idle} idle ones"),
     };
     writeln!(
         output,
-        "{prefix}{cell}: {connections} {kind}{plural}, {depth} deep, {size} B{how}{beside}"
+        "{prefix}{cell}: {connections} {kind}{plural}, {depth} in flight, {size} B{how}{beside}"
     )?;
     if markdown { writeln!(output) } else { Ok(()) }
 }
@@ -256,14 +261,14 @@ fn table_of(rows: &[Row]) -> Table {
     table
 }
 
-/// Rows come in pairs: without those that idle, and beside them.
+/// Returns the table of `idle`. Rows come in pairs: without idle connections, and beside them.
 fn table_of_idle(rows: &[Row]) -> Table {
     let mut table = Table::new([
         "server",
-        "bytes each",
+        "bytes/connection",
         "ns/frame alone",
         "ratio",
-        "beside",
+        "beside idle",
         "ratio",
         "growth",
         "quartiles",
@@ -328,7 +333,7 @@ fn row_of_counts(tool: Tool, server: &str, counts: &[(String, f64)]) -> Vec<Stri
     match tool {
         Tool::Callgrind => vec![server.to_owned(), format!("{sum:.0}")],
         Tool::Strace => {
-            // A call that is rarer than one in ten thousand frames is none of the loop's.
+            // Rarer calls, below one in 10,000 frames, do not belong to the loop.
             let names = counts.iter().filter(|(_, count)| *count >= 0.0001);
             let names: Vec<_> = names
                 .map(|(name, count)| format!("{name} {count:.3}"))

@@ -1,10 +1,10 @@
-//! The measurement of one cell: all servers run at once and are loaded in turn, in short slices.
+//! Measurement of one cell: all servers run at once and are loaded in turn, in short slices.
 //!
-//! A machine's speed may change by a third and back within a second: by its clock, its neighbours
-//! or its interrupts. Runs one after the other would see different machines. So each server is
-//! loaded for one short slice, then the next, and all of them again in the reverse order: that is
-//! one turn, whose middle is the same instant for every server. Servers are compared within a
-//! turn, and the median over turns is what is told.
+//! The speed of a machine can change by a third within a second, because of its clock, other
+//! programs or interrupts. Runs one after the other would see different speeds. So each server is
+//! loaded for one short slice, one after the other, and then again in reverse order. That is one
+//! turn, and its middle is the same instant for every server. Servers are compared within a turn,
+//! and the result is the median over all turns.
 
 use std::io;
 use std::time::Instant;
@@ -22,45 +22,45 @@ pub(crate) struct Cores {
     pub(crate) load: usize,
 }
 
-/// How to measure, the same for every cell.
+/// Parameters of the measurement, equal for every cell.
 pub(crate) struct Plan {
     pub(crate) servers: Vec<&'static Server>,
     pub(crate) turns: usize,
-    /// In milliseconds; none leaves it to the cell.
+    /// Duration of a slice in milliseconds; if none, the cell chooses.
     pub(crate) slice_ms: Option<u64>,
     pub(crate) check: bool,
-    /// Where it is not 0, each server is there twice: alone, and with so many connections more
-    /// that idle.
+    /// Number of idle connections. If not 0, each server runs twice: without and with them.
     pub(crate) idle: usize,
-    /// None where there is one core only, which all then share.
+    /// None if there is only one core, which all then share.
     pub(crate) cores: Option<Cores>,
 }
 
-/// What was measured of one server in one cell.
+/// Result of one server in one cell.
 pub(crate) struct Row {
     pub(crate) server: &'static str,
     /// CPU time of the server per frame, in nanoseconds: the 20th percentile of its slices.
     pub(crate) nanoseconds_per_frame: f64,
-    /// The same in each turn, of both its slices together.
+    /// CPU time per frame of each turn, in nanoseconds, over both of its slices.
     turns: Vec<f64>,
     pub(crate) frames_per_second: f64,
-    /// Round trips of whole batches in microseconds, at 50, 99 and 99.9 percent.
+    /// Round-trip times of whole batches in microseconds: percentiles 50, 99 and 99.9.
     pub(crate) round_trips: [f64; 3],
     pub(crate) slices: usize,
-    /// What each idle connection took of the server's memory, in bytes; 0 where there are none.
+    /// Server memory per idle connection, in bytes; 0 without idle connections.
     pub(crate) idle_bytes: u64,
 }
 
 impl Row {
-    /// The CPU time per frame as a ratio to another server's, or to the same without idle
-    /// connections, within each turn.
+    /// Returns the ratio of the CPU time per frame to that of `other`, taken within each turn.
+    ///
+    /// `other` is another server, or this server without idle connections.
     pub(crate) fn ratio_to(&self, other: &Self) -> Quartiles {
         let turns = self.turns.iter().zip(&other.turns);
         quartiles(turns.map(|(own, other)| own / other).collect())
     }
 }
 
-/// Measures all servers of the plan in one cell. Where connections idle, each server has two rows.
+/// Measures all servers of the plan in one cell. With idle connections, each server has two rows.
 pub(crate) fn measure(cell: Cell, plan: &Plan) -> io::Result<Vec<Row>> {
     let slice = plan
         .slice_ms
@@ -77,7 +77,8 @@ pub(crate) fn measure(cell: Cell, plan: &Plan) -> io::Result<Vec<Row>> {
             subjects.push(subject.map_err(|error| named(server, &error))?);
         }
     }
-    // What a server sets up at first use is not what a frame costs; every byte is checked here.
+    // Warm up, because the set-up at first use is not a cost of a frame. Every byte is checked
+    // here.
     for subject in &mut subjects {
         let until = Until::Deadline(Instant::now() + slice * 3);
         let outcome = subject.load.run(until, true, &mut Vec::new());
@@ -108,7 +109,7 @@ struct Subject {
     round_trips: Vec<u32>,
     idle_bytes: u64,
     _idle: Option<Process>,
-    /// Named last, so that the connections are closed before the server is killed.
+    /// The last field, so that the connections are closed before the server is killed.
     _process: Process,
 }
 
@@ -127,14 +128,14 @@ impl Subject {
             Waiting::Sleep
         };
         let load = AnyLoad::open(process.port(), server, cell, waiting)?;
-        // What is made once is made by now, and is not a connection's cost.
+        // One-time allocations exist by now, and are not counted as the cost of a connection.
         let before = process.resident_bytes()?;
         let crowd = match idle {
             0 => None,
             _ => Some(Process::hold(server, process.port(), idle)?),
         };
         let grown = process.resident_bytes()?.saturating_sub(before);
-        // All of a server's threads are there once it has accepted and echoed.
+        // All threads of the server exist after it has accepted and echoed.
         let clock = process.clock()?;
         Ok(Self {
             server,
@@ -160,7 +161,7 @@ impl Subject {
         Ok(())
     }
 
-    /// Nanoseconds per frame in each turn, which is two slices.
+    /// Returns the nanoseconds per frame of each turn, which is two slices.
     fn turns(&self) -> Vec<f64> {
         self.slices.chunks(2).map(nanoseconds_per_frame).collect()
     }

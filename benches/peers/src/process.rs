@@ -1,5 +1,6 @@
-//! A server as a child process: how it is started and ended, and how its CPU time and memory are
-//! read. Those who only hold idle connections to it are processes too.
+//! Servers as child processes: start, end, CPU time and memory.
+//!
+//! The clients that only hold idle connections are child processes, too.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -10,17 +11,17 @@ use std::time::{Duration, Instant};
 
 use crate::servers::Server;
 
-/// How long a server may go on after its last answer before its time is read all the same.
+/// Maximum time to wait until the threads of a server sleep; then the CPU time is read anyway.
 const SLEEP_LIMIT: Duration = Duration::from_millis(20);
 
-/// A running server, or the client of one; it is killed when this is dropped.
+/// A running server, or a client that holds idle connections; killed on drop.
 pub(crate) struct Process {
     child: Child,
     port: u16,
 }
 
 impl Process {
-    /// Starts a server on a core of its own, or on any.
+    /// Starts a server, on the given core or on any.
     pub(crate) fn start(server: &Server, core: Option<usize>) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["serve", server.name]);
@@ -30,7 +31,7 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Starts a server under a tool, which is a program with its own arguments.
+    /// Starts a server under a tool. `tool` is a program and its arguments.
     pub(crate) fn start_under(tool: &[&str], server: &Server) -> io::Result<Self> {
         let [program, arguments @ ..] = tool else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -43,8 +44,9 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Opens connections to a server, each of which has echoed one frame when this returns, and
-    /// then idles. A process of their own holds them, which has descriptors of its own to do so.
+    /// Opens idle connections to a server. Each has echoed one frame when this returns.
+    ///
+    /// A separate process holds them, so that they use its descriptors.
     pub(crate) fn hold(server: &Server, port: u16, connections: usize) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["hold", server.name, &port.to_string()]);
@@ -52,7 +54,7 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Waits for the line `port N`, so the server listens when this returns.
+    /// Starts a process and waits for its line `port N`. The server listens when this returns.
     fn spawn(mut command: Command) -> io::Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
@@ -66,7 +68,7 @@ impl Process {
         process.port = line
             .strip_prefix("port ")
             .and_then(|port| port.trim().parse().ok())
-            .ok_or_else(|| io::Error::other(format!("a server's first line was {line:?}")))?;
+            .ok_or_else(|| io::Error::other(format!("unexpected output {line:?}")))?;
         Ok(process)
     }
 
@@ -74,22 +76,22 @@ impl Process {
         self.port
     }
 
-    /// Ends the server by a signal that a tool around it can catch, and waits for both.
+    /// Ends the server with a signal that a tool around it can catch, and waits for both.
     pub(crate) fn terminate(mut self) -> io::Result<()> {
         crate::system::terminate(self.child.id())?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Bytes of its own in memory; what the kernel has for it is not among them.
+    /// Returns the anonymous resident memory in bytes, without kernel memory.
     pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         resident_kilobytes(&status)
             .map(|kilobytes| kilobytes * 1024)
-            .ok_or_else(|| io::Error::other("the kernel tells of no memory"))
+            .ok_or_else(|| io::Error::other("/proc/PID/status has no RssAnon line"))
     }
 
-    /// A clock of the CPU time of the threads that there are now.
+    /// Returns a clock of the CPU time of all threads that exist now.
     pub(crate) fn clock(&self) -> io::Result<CpuClock> {
         let mut threads = Vec::new();
         for entry in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
@@ -105,13 +107,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Either fails only where the process has ended, which is what is wanted.
+        // Both calls fail only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The scheduler's own account of a process, in nanoseconds of CPU time.
+/// CPU time of a process in nanoseconds, as the scheduler counts it.
 ///
 /// See `Documentation/scheduler/sched-stats.rst` in the kernel's sources: the first field of a
 /// task's `schedstat` is the time it spent on a processor.
@@ -125,14 +127,14 @@ struct Thread {
 }
 
 impl CpuClock {
-    /// The CPU time of all threads so far, once none of them runs.
+    /// Returns the CPU time of all threads so far, in nanoseconds, read when all of them sleep.
     ///
-    /// The scheduler brings a running thread's account up to date at its next tick only, but a
-    /// sleeping one's when it goes to sleep: so this waits until all sleep.
+    /// The scheduler updates the time of a running thread only at its next tick, but that of a
+    /// sleeping thread when it goes to sleep.
     pub(crate) fn nanoseconds(&self) -> io::Result<u64> {
         let deadline = Instant::now() + SLEEP_LIMIT;
         while !self.all_sleep()? && Instant::now() < deadline {
-            // A sleep would outcome this core, and the next slice would begin with waking it.
+            // Sleeping would let this core go idle, and the next slice would begin with waking it.
             thread::yield_now();
         }
         let mut sum = 0;
@@ -152,28 +154,29 @@ impl CpuClock {
     }
 }
 
-/// Reads a short file that the kernel writes anew at each read from its start.
+/// Reads a short file from its start; the kernel generates its content at each read.
 fn read_at_start<T>(file: &File, parse: fn(&str) -> Option<T>) -> io::Result<T> {
     let mut buffer = [0; 512];
     let len = file.read_at(&mut buffer, 0)?;
     std::str::from_utf8(&buffer[..len])
         .ok()
         .and_then(parse)
-        .ok_or_else(|| io::Error::other("the kernel's account of a thread could not be read"))
+        .ok_or_else(|| io::Error::other("cannot parse the kernel's statistics of a thread"))
 }
 
 fn first_number(schedstat: &str) -> Option<u64> {
     schedstat.split_whitespace().next()?.parse().ok()
 }
 
-/// Of pages that no file backs: `RssAnon` in proc_pid_status(5).
+/// Parses the size of the pages without a file: `RssAnon` in proc_pid_status(5).
 fn resident_kilobytes(status: &str) -> Option<u64> {
     let mut lines = status.lines();
     let line = lines.find_map(|line| line.strip_prefix("RssAnon:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// The state follows the name, which stands in parentheses and may hold any character.
+/// Parses the state of a thread. It follows the name, which is in parentheses and may hold any
+/// character.
 fn is_asleep(stat: &str) -> Option<bool> {
     let (_, after_name) = stat.rsplit_once(')')?;
     Some(after_name.trim_start().starts_with('S'))

@@ -1,6 +1,6 @@
-//! The few order statistics that the tables are made of.
+//! Order statistics for the tables.
 
-/// The median and the quarters beside it.
+/// The median, and the first and third quartiles.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Quartiles {
     pub(crate) first: f64,
@@ -8,7 +8,7 @@ pub(crate) struct Quartiles {
     pub(crate) third: f64,
 }
 
-/// The quartiles of some values in any order.
+/// Returns the quartiles of values in any order.
 pub(crate) fn quartiles(mut values: Vec<f64>) -> Quartiles {
     values.sort_by(f64::total_cmp);
     Quartiles {
@@ -18,9 +18,9 @@ pub(crate) fn quartiles(mut values: Vec<f64>) -> Quartiles {
     }
 }
 
-/// The value of sorted ones that this share of them does not exceed, by nearest rank.
+/// Returns the value that this share of the sorted values does not exceed, by nearest rank.
 ///
-/// No values at all answer the type's default.
+/// Returns the default value if there are no values.
 pub(crate) fn percentile<T: Copy + Default>(sorted: &[T], share: f64) -> T {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted

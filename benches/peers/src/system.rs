@@ -1,11 +1,8 @@
-//! The system calls that std lacks: epoll, processor affinity, limits and signals.
+//! System calls that std lacks: epoll, processor affinity, limits and signals.
 //!
-//! The unsafe code of this package stands here, each call behind a function of its own that is safe
-//! to use, and in `servers::native`. Nothing here knows of frames, servers or measurements.
-#![expect(
-    unsafe_code,
-    reason = "the plainest loop is written against the system itself"
-)]
+//! This module and `servers::native` contain all unsafe code of the package. Each call is behind a
+//! safe function. The module does not depend on frames, servers or measurements.
+#![expect(unsafe_code, reason = "std has no epoll, affinity, limits or signals")]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -22,16 +19,16 @@ impl Epoll {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the call takes no pointer.
         let descriptor = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: the kernel has just given this descriptor, and nobody else owns it.
+        // SAFETY: the kernel has just returned this descriptor, and this is its only owner.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
 
-    /// Watches a socket; closing the socket is what ends the watch.
+    /// Registers a socket; closing the socket removes it.
     pub(crate) fn add(&self, socket: &impl AsRawFd, key: usize, interest: u32) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, socket.as_raw_fd(), key, interest)
     }
 
-    /// Changes what a watched socket is watched for.
+    /// Changes the interest of a registered socket.
     pub(crate) fn modify(
         &self,
         socket: &impl AsRawFd,
@@ -41,9 +38,11 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, socket.as_raw_fd(), key, interest)
     }
 
-    /// Waits for events and says how many of `events` were filled in; a signal does not end it.
+    /// Waits for events, and returns how many of `events` were filled. A signal does not end the
+    /// wait.
     ///
-    /// The time limit is in milliseconds, and -1 is none. Zero events means that it passed.
+    /// The timeout is in milliseconds; -1 means no timeout. The result 0 means that the timeout
+    /// passed.
     pub(crate) fn wait(&self, events: &mut [Event], timeout_ms: i32) -> io::Result<usize> {
         let capacity = i32::try_from(events.len()).unwrap_or(i32::MAX);
         loop {
@@ -77,7 +76,7 @@ impl Epoll {
 /// An empty event, to fill the array that `Epoll::wait` writes to.
 pub(crate) const NO_EVENT: Event = Event { events: 0, u64: 0 };
 
-/// The processor cores that this process may run on, lowest first.
+/// Returns the processor cores on which this process may run, lowest first.
 pub(crate) fn cores() -> Vec<usize> {
     // SAFETY: a set of all zero bits is a valid, empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -92,7 +91,7 @@ pub(crate) fn cores() -> Vec<usize> {
         .collect()
 }
 
-/// Keeps the calling thread, and all threads and processes that it starts later, on one core.
+/// Restricts the calling thread, and all threads and processes that it starts later, to one core.
 pub(crate) fn pin(core: usize) -> io::Result<()> {
     if core >= libc::CPU_SETSIZE as usize {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -108,10 +107,10 @@ pub(crate) fn pin(core: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Has the calling thread run only where no other thread of its core wants to.
+/// Makes the calling thread run only while no other thread wants its core.
 #[allow(
     dead_code,
-    reason = "a benchmark, which is a program of its own, uses it"
+    reason = "only the benchmark `flood`, a separate program, uses it"
 )]
 pub(crate) fn give_way() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
@@ -120,7 +119,7 @@ pub(crate) fn give_way() -> io::Result<()> {
     Ok(())
 }
 
-/// Raises the limit of open descriptors to the most that an ordinary user may have, and answers it.
+/// Raises the limit of open descriptors to the user's maximum, and returns that maximum.
 pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -134,18 +133,19 @@ pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Sets `TCP_NODELAY` on a socket; what is accepted from a listener begins with the listener's.
+/// Sets `TCP_NODELAY` on a socket. Accepted sockets inherit the option from their listener.
 pub(crate) fn set_nodelay(descriptor: RawFd) -> io::Result<()> {
     set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
-/// Asks for a receive buffer that holds every datagram in flight; the kernel gives what it may.
+/// Requests a receive buffer that holds every datagram in flight; the kernel may grant less.
 pub(crate) fn set_receive_buffer(socket: &impl AsRawFd) -> io::Result<()> {
     let level = libc::SOL_SOCKET;
     set_option(socket.as_raw_fd(), level, libc::SO_RCVBUF, 1 << 22)
 }
 
-/// Has what is sent cut into datagrams of `len` bytes by the kernel, and what comes so not cut.
+/// Turns on GSO and GRO: the kernel splits sends into datagrams of `len` bytes, and may deliver
+/// received datagrams joined.
 pub(crate) fn set_segments(socket: &impl AsRawFd, len: usize) -> io::Result<()> {
     let len = i32::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     set_option(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, len)?;
@@ -166,14 +166,14 @@ fn set_option(descriptor: RawFd, level: i32, name: i32, value: i32) -> io::Resul
     Ok(())
 }
 
-/// Has this process told to end when its parent does, so that no server outlives a broken run.
+/// Makes the kernel end this process when its parent ends, so that no server outlives a failed run.
 pub(crate) fn end_with_parent() -> io::Result<()> {
     // SAFETY: the call takes integers only.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) })?;
     Ok(())
 }
 
-/// Asks a process to end.
+/// Sends SIGTERM to a process.
 pub(crate) fn terminate(process: u32) -> io::Result<()> {
     let process = i32::try_from(process).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the call takes integers only.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-/// Rows under a header. Columns of numbers stand to the right, columns of words to the left.
+/// Rows under a header. Columns of numbers are aligned to the right, columns of words to the left.
 pub(crate) struct Table {
     header: Vec<String>,
     rows: Vec<Vec<String>>,
@@ -20,7 +20,7 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// Writes the table, and an empty line after it.
+    /// Writes the table and an empty line.
     pub(crate) fn write(&self, output: &mut impl Write, markdown: bool) -> io::Result<()> {
         let columns: Vec<Column> = (0..self.header.len()).map(|at| self.column(at)).collect();
         writeln!(output, "{}", line(&self.header, &columns, markdown))?;
@@ -79,7 +79,7 @@ fn line(row: &[String], columns: &[Column], markdown: bool) -> String {
     if markdown {
         format!("| {} |", cells.join(" | "))
     } else {
-        // The last column's padding would be white space at the end of the line.
+        // Padding of the last column would be white space at the end of the line.
         cells.join("  ").trim_end().to_owned()
     }
 }
@@ -96,8 +96,8 @@ mod tests {
             let mut output = Vec::new();
             table
                 .write(&mut output, markdown)
-                .expect("a vector takes all writes");
-            String::from_utf8(output).expect("a table is text")
+                .expect("writing to a vector succeeds");
+            String::from_utf8(output).expect("the table is UTF-8")
         };
         assert_eq!(written(false), "server   ns\nepoll   123\n\n");
         assert_eq!(

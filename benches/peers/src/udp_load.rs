@@ -1,15 +1,15 @@
-//! The load of datagrams: sockets that keep a batch each outstanding, as the frames' load does.
+//! The load of datagrams: sockets that each keep one batch in flight.
 //!
 //! ```text
-//! batch: [datagram][datagram].. -> a send each, or one for all -> server -> all are back -> again
+//! batch: [datagram][datagram].. -> one send each, or one for all -> server -> all back -> again
 //! ```
 //!
-//! A socket is connected, so that it hears the server only. Where it segments, it gives its kernel
-//! a batch as one (`UDP_SEGMENT`), and is given what came as one (`UDP_GRO`): as a client does that
-//! has much to say. What comes back is checked as frames are, each datagram by its length.
+//! Each socket is connected, so it receives only from the server. With segmentation it sends a
+//! batch with one call (`UDP_SEGMENT`) and receives joined datagrams (`UDP_GRO`), as a client with
+//! much data does. The echo is checked as for frames, each datagram by its length.
 //!
-//! A datagram may be lost where a receive buffer is full. What is not back after a while is given
-//! up, and the batch begins anew; a server that loses again and again is an error.
+//! A datagram is lost if a receive buffer is full. A batch that is not back after a time limit is
+//! given up and sent again. Repeated losses without any datagram between them are an error.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -21,9 +21,10 @@ use crate::system::{self, Epoll, Event, NO_EVENT, READABLE};
 
 const INPUT_LEN: usize = 65_536;
 const EVENTS_LEN: usize = 1024;
-/// Nothing on the way takes so long on one machine.
+/// Time after which a datagram counts as lost; a round trip on one machine is far shorter.
 const LOSS_LIMIT: Duration = Duration::from_millis(200);
-/// So many losses in a row, with no datagram between, and the server is not there.
+/// Number of losses in a row, without any datagram between, after which the server counts as
+/// stalled.
 const LOSSES_MAX: u32 = 50;
 
 /// The sockets that load one server.
@@ -41,16 +42,16 @@ pub(crate) struct UdpLoad {
 
 struct Socket {
     udp: UdpSocket,
-    /// Bytes of the batch that came back.
+    /// Number of bytes of the batch that came back.
     received: usize,
-    /// Where in the batch the next datagram stands, unless one is lost.
+    /// Offset in the batch at which the next datagram is expected, unless one is lost.
     next: usize,
     begun: Instant,
     is_outstanding: bool,
 }
 
 impl UdpLoad {
-    /// Opens all sockets, and has one datagram echoed on each.
+    /// Opens all sockets, and waits for the echo of one datagram on each.
     pub(crate) fn open(port: u16, cell: Cell, waiting: Waiting) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let mut sockets = Vec::with_capacity(cell.connections);
@@ -86,8 +87,9 @@ impl UdpLoad {
         Ok(load)
     }
 
-    /// As [`Load::run`](crate::load::Load::run): keeps every socket's batch outstanding, then waits
-    /// until all are back.
+    /// Keeps one batch per socket in flight, then waits until all are back.
+    ///
+    /// Parameters and result are those of [`Load::run`](crate::load::Load::run).
     pub(crate) fn run(
         &mut self,
         mut until: Until,
@@ -142,7 +144,10 @@ impl UdpLoad {
                 }
             }
         }
-        Err(io::Error::new(ErrorKind::TimedOut, "a server stalled"))
+        Err(io::Error::new(
+            ErrorKind::TimedOut,
+            "the server sent nothing for 10 seconds",
+        ))
     }
 
     fn begin(&mut self, key: usize, now: Instant) -> io::Result<()> {
@@ -170,7 +175,7 @@ impl UdpLoad {
         u32::try_from(round_trip.as_nanos()).unwrap_or(u32::MAX)
     }
 
-    /// Receives what is there; true when the whole batch is back.
+    /// Receives until the socket would block. Returns true if the whole batch is back.
     fn progress(&mut self, key: usize, check: bool) -> io::Result<bool> {
         let socket = &mut self.sockets[key];
         while socket.is_outstanding && socket.received < self.batch.len() {
@@ -182,7 +187,7 @@ impl UdpLoad {
             let size = self.cell.size;
             let whole = len > 0 && len.is_multiple_of(size);
             let one = len == size || self.cell.is_segmented();
-            // One that was lost makes a gap, and the batch is given up in the end.
+            // A lost datagram leaves a gap, and the batch is given up after the time limit.
             let place = (socket.next..)
                 .step_by(size)
                 .take_while(|at| at + len <= self.batch.len())
@@ -190,7 +195,7 @@ impl UdpLoad {
             let Some(place) = place.filter(|_| whole && one) else {
                 return Err(io::Error::new(
                     ErrorKind::InvalidData,
-                    "other datagrams came back than were sent",
+                    "an echoed datagram differs from the sent ones",
                 ));
             };
             socket.next = place + len;

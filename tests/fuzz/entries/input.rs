@@ -1,14 +1,14 @@
-//! What a fuzzer's bytes mean: settings first, then a stream.
+//! Decoding of a fuzzer's input: settings first, then a stream.
 
 use super::naive::{Field, Format, Limit};
 
-/// Stands for a stretch of this length, a few times in a stream: with two of them a line is long
-/// enough to be read straight into its buffer.
+/// Input byte that becomes a long stretch of equal bytes, at most `STRETCHES_MAX` times in a
+/// stream. Two stretches make a line long enough to be read straight into its own buffer.
 const STRETCH: u8 = 0xDF;
 const STRETCH_LEN: usize = 3000;
 const STRETCHES_MAX: usize = 6;
 
-/// Bytes that choices are taken from; when they are used up, all choices are the first.
+/// Input bytes that settings are read from; once they are used up, every read returns 0.
 pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
@@ -36,7 +36,7 @@ impl<'a> Input<'a> {
         self.byte() & 1 == 1
     }
 
-    /// The largest frame: small ones, where limits lie among what a short stream may hold.
+    /// Reads a frame limit: mostly small, so that short streams exceed it.
     pub fn limit(&mut self) -> Limit {
         let len = match self.byte() {
             small @ 0..200 => usize::from(small),
@@ -48,7 +48,7 @@ impl<'a> Input<'a> {
         Limit { len, skips }
     }
 
-    /// The length of a piece, at least 1: mostly short.
+    /// Reads the length of a piece: at least 1 and mostly short.
     pub fn piece_len(&mut self) -> usize {
         match self.byte() {
             short @ 0..192 => 1 + usize::from(short),
@@ -56,7 +56,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Up to 8 lengths of pieces, to be taken in turn.
+    /// Reads up to 8 piece lengths, to be used in turn.
     pub fn piece_lens(&mut self) -> Vec<usize> {
         (0..=self.below(8)).map(|_| self.piece_len()).collect()
     }
@@ -104,13 +104,13 @@ impl<'a> Input<'a> {
             return Format::Line;
         }
         let one = |input: &mut Self| {
-            // Short ones, and longer ones than are looked for where pieces meet.
+            // Short delimiters, and some that are too long for the search across two pieces.
             let (len, times) = match input.below(24) {
                 short @ 0..20 => (1 + usize::from(short % 5), 1),
                 long => (usize::from(long - 18), 30),
             };
             let mut one = input.bytes(len).repeat(times);
-            // Of few different bytes, so that they overlap themselves and each other.
+            // Four different bytes only, so that delimiters overlap themselves and each other.
             one.iter_mut()
                 .for_each(|byte| *byte = b"ab;\n"[usize::from(*byte % 4)]);
             one.resize(one.len().max(1), b'a');
@@ -119,8 +119,8 @@ impl<'a> Input<'a> {
         Format::Delimiters((0..=self.below(4)).map(|_| one(self)).collect())
     }
 
-    /// The rest, as a stream. A delimiter of several bytes, or the beginning of one, is one byte
-    /// here, and so is a long stretch of the same bytes, so that a fuzzer finds them.
+    /// Returns the remaining input as a stream. One input byte can become a whole delimiter, the
+    /// start of one, or a long stretch of equal bytes, so that a fuzzer finds them.
     pub fn stream(&self, format: &Format) -> Vec<u8> {
         let mut stretches = 0..STRETCHES_MAX;
         let mut stream = Vec::with_capacity(self.0.len());
@@ -148,7 +148,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Any framing whose frames do not depend on the cuts: all but raw.
+    /// Reads any framing except raw, because raw frames depend on the cuts.
     pub fn format(&mut self) -> Format {
         match self.below(8) {
             0..3 => self.length(),

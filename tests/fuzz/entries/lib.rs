@@ -1,11 +1,11 @@
-//! What the fuzzer calls, an entry for each target. `tests/fuzz.rs` calls them with the committed
-//! corpus, so that they stay true without a fuzzer.
+//! Entry functions of the fuzz targets. `tests/fuzz.rs` also runs them over the committed corpus,
+//! so that they are checked without a fuzzer.
 
 #![allow(
     dead_code,
     unreachable_pub,
     missing_docs,
-    reason = "half of the users of this file use half of it"
+    reason = "each user of this file uses only a part of it"
 )]
 
 mod input;
@@ -20,13 +20,12 @@ use unstick::{Decoded as Item, Deframer, Framer};
 use input::Input;
 use naive::{Decoded, Fault, Format, Found, Limit};
 
-/// How many times the bytes it holds a buffer may have room for, of which it may hold few after it
-/// held many.
+/// Maximum ratio of a buffer's capacity to the bytes it holds.
 const HELD_FACTOR: usize = 16;
-/// Up to so much room it may keep that the bytes before needed.
+/// Maximum capacity that an almost empty buffer may keep for reuse, in bytes.
 const KEPT_LEN: usize = 64 * 1024;
 
-/// A name and what the fuzzer calls by it.
+/// Name of a fuzz target and its entry function.
 pub type Entry = (&'static str, fn(&[u8]));
 
 pub const ENTRIES: [Entry; 6] = [
@@ -38,14 +37,14 @@ pub const ENTRIES: [Entry; 6] = [
     ("round_trip", round_trip),
 ];
 
-/// Length prefixes, length fields in a header, header and body.
+/// Length prefixes, length fields in a header, and framings of header and body.
 pub fn lengths(data: &[u8]) {
     let mut input = Input(data);
     let format = input.length();
     family(&format, &mut input);
 }
 
-/// Lines, one delimiter and sets of them.
+/// Lines, single delimiters and sets of delimiters.
 pub fn delimiters(data: &[u8]) {
     let mut input = Input(data);
     let format = input.delimiters();
@@ -59,7 +58,8 @@ pub fn numbers(data: &[u8]) {
     family(&format, &mut input);
 }
 
-/// A stream as a whole, in two pieces and byte by byte, against the naive decoder.
+/// Compares a deframer with the reference decoder: the stream whole, in two pieces and byte by
+/// byte.
 fn family(format: &Format, input: &mut Input<'_>) {
     let limit = input.limit();
     let cut = input.piece_len();
@@ -70,8 +70,9 @@ fn family(format: &Format, input: &mut Input<'_>) {
     }
 }
 
-/// Any framing and any stream, cut anywhere, through a deframer and through the read side of a
-/// connection. Frames are the same, copies few, and memory is by the bytes that came.
+/// Any framing and any stream, split anywhere, through a deframer and through a connection's read
+/// side. Checks that the frames are equal, few bytes are copied, and memory follows the bytes
+/// received.
 pub fn cuts(data: &[u8]) {
     let mut input = Input(data);
     let format = input.format();
@@ -97,12 +98,12 @@ pub fn cuts(data: &[u8]) {
         if at == stream.len() {
             break side
                 .end(&mut take)
-                .map(|ended| assert!(ended, "it is not stopped"));
+                .map(|ended| assert!(ended, "no frame stopped the decoding"));
         }
         let len = lens.next().map_or(1, |len| (*len).min(stream.len() - at));
         match side.read(&stream[at..at + len], &mut take) {
             Ok(taken) => {
-                assert!(taken > 0, "what came is read");
+                assert!(taken > 0, "each read consumes bytes");
                 at += taken;
             }
             Err(error) => break Err(error),
@@ -110,24 +111,24 @@ pub fn cuts(data: &[u8]) {
         let kept = KEPT_LEN.min(HELD_FACTOR * at);
         assert!(
             side.capacity() <= kept.max(HELD_FACTOR * side.held_bytes().max(1024)),
-            "{format:?} holds {side:?} in {}",
+            "{format:?} holds {side:?} in a buffer of {} bytes",
             side.capacity()
         );
     };
     decoded.fault = result.err().as_ref().map(Fault::of);
-    decoded.taken = usize::try_from(side.offset()).expect("a short stream");
+    decoded.taken = usize::try_from(side.offset()).expect("the stream length fits usize");
     assert_eq!(side.frames_skipped(), expected.skipped.len() as u64);
     decoded.skipped.clone_from(&expected.skipped);
     assert_eq!(decoded, expected, "{format:?}");
     let moved = side.moved_bytes();
     assert!(
         moved <= 3 * stream.len() as u64,
-        "{format:?}: moved {moved}"
+        "{format:?}: {moved} bytes were copied"
     );
 }
 
-/// The read side of a connection whose handler pauses, reframes and closes between its frames, one
-/// as the other decides for each of them, and whose buffer is shrunk now and then.
+/// The read side of a connection whose handler pauses, reframes or closes after each frame. The
+/// connection continues after each pause, and its buffer is shrunk from time to time.
 pub fn connection(data: &[u8]) {
     let mut input = Input(data);
     let limit = input.limit();
@@ -177,18 +178,18 @@ pub fn connection(data: &[u8]) {
             break Err(error);
         }
     };
-    // An error takes its bytes from the stream as far as they were read, whatever came behind.
+    // The offset of an error does not depend on the bytes read after it.
     assert_eq!(side.frames_skipped(), expected.skipped.len() as u64);
     let decoded = Decoded {
         frames: handler.frames,
         skipped: expected.skipped.clone(),
-        taken: usize::try_from(side.offset()).expect("a short stream"),
+        taken: usize::try_from(side.offset()).expect("the stream length fits usize"),
         fault: result.err().as_ref().map(Fault::of),
     };
     assert_eq!(decoded, expected, "{formats:?} {actions:?}");
 }
 
-/// What a handler does with a frame.
+/// Action of the handler after a frame.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     GoOn,
@@ -211,7 +212,7 @@ impl Action {
 struct Script<'a> {
     formats: &'a [Format],
     actions: &'a [Action],
-    /// Counts the reframes.
+    /// Number of reframes so far.
     current: usize,
     is_closed: bool,
     frames: Vec<Vec<u8>>,
@@ -219,7 +220,10 @@ struct Script<'a> {
 
 impl Script<'_> {
     fn on_frame(&mut self, frame: &[u8]) -> ControlFlow<()> {
-        assert!(!self.is_closed, "a frame for a connection that was closed");
+        assert!(
+            !self.is_closed,
+            "a frame was delivered to a closed connection"
+        );
         let action = self.actions[self.frames.len() % self.actions.len()];
         self.frames.push(frame.to_vec());
         match action {
@@ -232,7 +236,7 @@ impl Script<'_> {
     }
 }
 
-/// What must come of a stream whose frames are each followed by the action in turn.
+/// Returns the expected result if each frame is followed by the next action.
 fn play(formats: &[Format], limit: Limit, actions: &[Action], stream: &[u8]) -> Decoded {
     let mut decoded = Decoded::default();
     let mut current = 0;
@@ -255,7 +259,8 @@ fn play(formats: &[Format], limit: Limit, actions: &[Action], stream: &[u8]) -> 
     }
 }
 
-/// What is encoded is decoded as it was, whatever follows; and what is refused could not have been.
+/// Accepted payloads come back unchanged, whatever follows them. Payloads are refused only if they
+/// could not come back unchanged.
 pub fn round_trip(data: &[u8]) {
     let mut input = Input(data);
     let format = input.format();
@@ -285,7 +290,7 @@ pub fn round_trip(data: &[u8]) {
     assert_eq!(decoded.frames, expected, "{format:?}");
 }
 
-/// What a deframer makes of a stream in pieces of these lengths, in turn.
+/// Decodes a stream with a deframer, in pieces of the given lengths in turn.
 fn deframe(format: &Format, limit: Limit, stream: &[u8], lens: &[usize]) -> Decoded {
     let mut deframer = Deframer::new(format.framing(limit));
     let mut decoded = Decoded::default();
@@ -307,14 +312,14 @@ fn deframe(format: &Format, limit: Limit, stream: &[u8], lens: &[usize]) -> Deco
                 Ok(Some(Item::Skipped(skipped))) => {
                     decoded.skipped.push((decoded.frames.len(), skipped.len));
                 }
-                Ok(Some(other)) => panic!("{other:?} is new here"),
+                Ok(Some(other)) => panic!("the entry does not know {other:?}"),
                 Ok(None) if has_ended => break 'stream None,
                 Ok(None) => break,
                 Err(error) => break 'stream Some(error),
             }
         }
     };
-    decoded.taken = usize::try_from(deframer.offset()).expect("a short stream");
+    decoded.taken = usize::try_from(deframer.offset()).expect("the stream length fits usize");
     decoded.fault = error.map(|error| Fault::of(&error.error));
     decoded
 }

@@ -1,6 +1,6 @@
-// asio alone, without Boost, as its users write it: a buffer of each connection's own, which grows
-// when a frame does not fit; all frames of a read are answered with one async_write, and the next
-// read begins when that is done.
+// An echo server with asio alone, without Boost, as its users write it. Each connection has its own
+// buffer, which grows if a frame does not fit. One async_write sends the echoes of all frames of a
+// read, and the next read begins when that write is done.
 #define ASIO_STANDALONE
 #include <asio.hpp>
 
@@ -15,9 +15,9 @@ namespace {
 using asio::ip::tcp;
 using asio::ip::udp;
 
-// The user's code: it is given a whole frame and answers what to send back, of the same length.
+// The user's code: takes a whole frame, and returns the reply, which has the same length.
 using OnFrame = const char *(*)(const char *frame, std::size_t len);
-// Tells the parent process where the server listens; zero where that worked.
+// Prints the server's port for the parent process; returns zero on success.
 using Announce = int (*)(std::uint16_t port);
 
 constexpr std::size_t INPUT_LEN = 8 * 1024;
@@ -37,7 +37,7 @@ public:
         auto room = asio::buffer(input_.data() + filled_, input_.size() - filled_);
         socket_.async_read_some(
             room, [self = shared_from_this()](const asio::error_code &error, std::size_t len) {
-                // The last handler that is dropped closes the connection.
+                // Dropping the last handler closes the connection.
                 if (error) return;
                 self->filled_ += len;
                 self->echo();
@@ -77,7 +77,7 @@ private:
     tcp::socket socket_;
     OnFrame on_frame_;
     std::vector<char> input_;
-    // How much of the input holds bytes of the peer.
+    // Number of received bytes in `input_`.
     std::size_t filled_ = 0;
     std::vector<char> output_;
 };
@@ -102,7 +102,7 @@ public:
                     return;
                 }
                 const char *answer = on_frame_(input_.data(), len);
-                // A datagram that is lost is missed by the load.
+                // The load detects a lost datagram.
                 socket_.async_send_to(asio::buffer(answer, len), from_,
                                       [this](const asio::error_code &, std::size_t) { receive(); });
             });
@@ -115,10 +115,10 @@ private:
     udp::endpoint from_;
 };
 
-// Runs what serves, and answers the error that ended it, negative, as the system numbers it.
+// Runs a server, and returns the negated system error that ended it, or zero.
 template <class Serve> int run(Serve serve) {
     try {
-        // One thread, and asio is told so: it then takes no locks.
+        // The hint 1 says that one thread runs the loop, so asio takes no locks.
         asio::io_context context(1);
         serve(context);
         return 0;

@@ -1,12 +1,12 @@
-//! The plainest hand-written epoll loop: what a careful engineer writes for this one protocol.
+//! The plainest hand-written epoll loop, as a careful engineer writes it for this one protocol.
 //!
 //! ```text
 //! socket -> input (one for all) -> frames in place -> output (one for all) -> socket
-//!                               \-> tail: an unfinished frame      \-> queue: what did not fit
+//!                               \-> tail: a partial frame          \-> queue: unwritten output
 //! ```
 //!
-//! It is level-triggered, stops at a short read, and writes once per readiness. It has no limits,
-//! no timers and no way to send from elsewhere: it is the floor, not a library.
+//! It is level-triggered, stops at a short read, and writes once per readiness event. It has no
+//! limits, no timers, and cannot send from elsewhere. It is a lower bound, not a library.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -23,7 +23,7 @@ pub(super) fn serve() -> io::Result<()> {
     serve_waiting(-1)
 }
 
-/// The same, but it asks the poll again and again, and never sleeps.
+/// Serves without sleeping: polls with a timeout of zero.
 pub(super) fn serve_busily() -> io::Result<()> {
     serve_waiting(0)
 }
@@ -58,12 +58,12 @@ fn serve_waiting(timeout_ms: i32) -> io::Result<()> {
 struct Server {
     epoll: Epoll,
     listener: TcpListener,
-    /// A connection's index here is its key in epoll.
+    /// The connections; the index is the key in epoll.
     connections: Vec<Option<Connection>>,
-    /// The indices of `connections` that hold none.
+    /// Indices of the empty entries of `connections`.
     vacant: Vec<usize>,
     input: Vec<u8>,
-    /// The echoes of one readiness; empty between two of them.
+    /// The echoes of one readiness event; empty between events.
     output: Vec<u8>,
 }
 
@@ -87,7 +87,7 @@ impl Server {
     }
 
     fn serve(&mut self, key: usize, readiness: u32) {
-        // An event may be left over from a connection that was closed earlier in this batch.
+        // The event may belong to a connection that was closed earlier in this batch.
         let Some(connection) = &mut self.connections[key] else {
             return;
         };
@@ -114,11 +114,11 @@ impl Server {
 
 struct Connection {
     stream: TcpStream,
-    /// The bytes of an unfinished frame; empty while there is none.
+    /// The bytes of a partial frame; empty if there is none.
     tail: Vec<u8>,
-    /// What the kernel did not take. Its length is bounded by what the peer leaves unread.
+    /// Output that the kernel did not take. Only the amount that the peer leaves unread bounds it.
     queue: Vec<u8>,
-    /// How much of `queue` was written since: `written <= queue.len()`.
+    /// Number of bytes of `queue` already written: `written <= queue.len()`.
     written: usize,
 }
 
@@ -136,7 +136,7 @@ impl Connection {
         !self.queue.is_empty()
     }
 
-    /// Reads, echoes and writes; false when the peer has ended the stream.
+    /// Reads, echoes and writes. Returns false if the peer has ended the stream.
     fn serve(
         &mut self,
         readiness: u32,
@@ -146,7 +146,7 @@ impl Connection {
         if readiness & WRITABLE != 0 {
             self.write_queue()?;
         }
-        // An error or an end is told by reading, too.
+        // A read also reports an error or the end of the stream.
         let open = readiness & !WRITABLE == 0 || self.read(input, output)?;
         self.write(output)?;
         Ok(open)
@@ -178,7 +178,7 @@ impl Connection {
         if output.is_empty() {
             return Ok(());
         }
-        // What was queued earlier must go first.
+        // Earlier queued output must be written first.
         let written = if self.has_queue() {
             0
         } else {
@@ -198,7 +198,8 @@ impl Connection {
     }
 }
 
-/// Echoes all whole frames of `bytes` to `output`, and answers how many bytes they took.
+/// Appends the echoes of all whole frames of `bytes` to `output`. Returns the length of these
+/// frames in `bytes`.
 fn echo(bytes: &[u8], output: &mut Vec<u8>) -> usize {
     let mut consumed = 0;
     while let Some(frame) = first_frame_u32(&bytes[consumed..]) {
@@ -210,7 +211,7 @@ fn echo(bytes: &[u8], output: &mut Vec<u8>) -> usize {
     consumed
 }
 
-/// One write; zero when the socket's buffer is full.
+/// Writes once. Returns zero if the socket's buffer is full.
 fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match stream.write(bytes) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),

@@ -1,29 +1,31 @@
-/* libuv, as a user writes it who has read its guide and then tuned it: one buffer that all reads
- * share, frames parsed in place, and one uv_try_write per read.
+/* An echo server with libuv, written after its guide and then tuned: one buffer for all reads,
+ * frames parsed in place, and one uv_try_write per read.
  *
  *   read -> input (one for all) -> frames in place -> output (one for all) -> uv_try_write
- *                             \-> tail: an unfinished frame           \-> uv_write: the rest
+ *                             \-> tail: a partial frame               \-> uv_write: the rest
  *
- * A long unfinished frame is read on straight behind its tail. Memory that cannot be had ends the
- * program, as it does in Rust. What the library refuses ends a connection, or start-up.
+ * The rest of a long partial frame is read directly into the buffer of that frame. If memory
+ * cannot be allocated the program ends, as it does in Rust. An error of the library ends the
+ * connection, or the program during start-up.
  */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uv.h>
 
-/* The user's code: it is given a whole frame and answers what to send back, of the same length. */
+/* The user's code: takes a whole frame, and returns the reply, which has the same length. */
 typedef const char *(*on_frame_cb)(const char *frame, size_t len);
-/* Tells the parent process where the server listens; zero where that worked. */
+/* Prints the server's port for the parent process; returns zero on success. */
 typedef int (*announce_cb)(uint16_t port);
 
 enum {
     INPUT_LEN = 256 * 1024,
     PREFIX_LEN = 4,
-    /* From here on a frame is read straight behind its tail, by so much at a time at least. */
+    /* A partial frame of at least this length is read into its own buffer, at least this many
+     * bytes per read. */
     DIRECT_LEN = 64 * 1024,
     BACKLOG = 4096,
-    /* What uv__udp_recvmmsg can fill with one call: 20 datagrams of up to 64 KiB. */
+    /* Maximum that uv__udp_recvmmsg fills with one call: 20 datagrams of up to 64 KiB. */
     DATAGRAMS_LEN = 20 * 64 * 1024,
     UDP_BUFFER_LEN = 1 << 22,
 };
@@ -36,7 +38,7 @@ struct bytes {
 
 struct connection {
     uv_tcp_t tcp;
-    /* An unfinished frame; it owns no memory while there is none. */
+    /* The bytes of a partial frame; owns no memory while there is none. */
     struct bytes tail;
 };
 
@@ -68,7 +70,7 @@ static void append(struct bytes *bytes, const char *data, size_t len) {
     bytes->len += len;
 }
 
-/* Keeps what stands behind the first bytes, or gives the memory back where that is nothing. */
+/* Removes the first bytes and keeps the rest; frees the memory if nothing is left. */
 static void consume(struct bytes *bytes, size_t len) {
     bytes->len -= len;
     if (bytes->len > 0) {
@@ -79,7 +81,7 @@ static void consume(struct bytes *bytes, size_t len) {
     }
 }
 
-/* Echoes all whole frames to the output, and answers how many bytes they took. */
+/* Appends the echoes of all whole frames to the output; returns their length in the input. */
 static size_t echo(const char *bytes, size_t len) {
     size_t consumed = 0;
     while (len - consumed >= PREFIX_LEN) {
@@ -111,7 +113,7 @@ static void on_written(uv_write_t *request, int status) {
     free(request);
 }
 
-/* Writes what fits, and queues a copy of the rest. */
+/* Writes as much as the kernel takes, and queues a copy of the rest. */
 static void flush(struct connection *connection) {
     uv_stream_t *stream = (uv_stream_t *)&connection->tcp;
     uv_buf_t whole = uv_buf_init(output.data, (unsigned)output.len);
@@ -177,7 +179,7 @@ static void on_connection(uv_stream_t *listener, int status) {
     }
 }
 
-/* Ends with an error number of libuv's, which is one of the system's, negative. */
+/* Returns from the function on an error of libuv, which is a negated system error. */
 #define TRY(call) do { int status = (call); if (status < 0) return status; } while (0)
 
 int peers_libuv_tcp(on_frame_cb user, announce_cb announce) {
@@ -205,10 +207,10 @@ static void on_datagrams_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *
 static void on_datagram(uv_udp_t *udp, ssize_t nread, const uv_buf_t *buf,
                         const struct sockaddr *from, unsigned flags) {
     (void)flags;
-    /* Without an address, it tells that there is no more, or that the buffer is free again. */
+    /* Without an address, the call only means that no more data exists or the buffer is free. */
     if (nread < 0 || from == NULL) return;
     uv_buf_t answer = uv_buf_init((char *)on_frame(buf->base, (size_t)nread), (unsigned)nread);
-    /* A datagram that is lost is missed by the load. */
+    /* The load detects a lost datagram. */
     uv_udp_try_send(udp, &answer, 1, from);
 }
 

@@ -1,8 +1,9 @@
-//! message-io's `FramedTcp`, as its own ping-pong example uses it.
+//! An echo server with message-io's `FramedTcp`, as in its ping-pong example.
 //!
-//! It writes a frame's prefix and payload separately and leaves Nagle's algorithm on, so each
-//! batch would wait 40 ms for the acknowledgement of the first prefix, and the server would idle.
-//! Here `TCP_NODELAY` is set behind its back, which shows what it costs when it is not waiting.
+//! message-io writes the prefix and the payload of a frame separately and leaves Nagle's algorithm
+//! on. Each batch would wait 40 ms for the acknowledgement of its first prefix, while the server
+//! idles. So this file sets `TCP_NODELAY` without the library's knowledge, to show its cost when it
+//! does not wait.
 
 use std::fs;
 use std::io;
@@ -22,7 +23,7 @@ pub(super) fn serve() -> io::Result<()> {
     announce(addr.port())?;
     listener.for_each(move |event| {
         if let NodeEvent::Network(NetEvent::Message(endpoint, frame)) = event {
-            // A connection that is gone tells so by an event of its own.
+            // A closed connection is reported by its own event.
             let _ = handler.network().send(endpoint, on_frame(frame));
         }
     });
@@ -31,18 +32,20 @@ pub(super) fn serve() -> io::Result<()> {
 
 /// Sets `TCP_NODELAY` on every TCP socket of this process.
 ///
-/// The library does not give its listener out. It is the only TCP socket there is at this time,
-/// and what it accepts inherits the option.
+/// The library does not expose its listener. The listener is the only TCP socket at this time, and
+/// accepted sockets inherit the option.
 fn set_nodelay_on_all() -> io::Result<()> {
     let mut count = 0;
     for entry in fs::read_dir("/proc/self/fd")? {
         let name = entry?.file_name();
         let descriptor = name.to_str().and_then(|name| name.parse().ok());
-        // Descriptors that are no TCP sockets refuse.
+        // The option fails for descriptors that are not TCP sockets.
         count += u32::from(descriptor.is_some_and(|number| set_nodelay(number).is_ok()));
     }
     if count == 0 {
-        Err(io::Error::other("the listener was not found"))
+        Err(io::Error::other(
+            "the TCP listener was not found among the open descriptors",
+        ))
     } else {
         Ok(())
     }

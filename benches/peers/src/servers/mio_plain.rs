@@ -1,8 +1,8 @@
-//! A plain mio loop, as one writes it from mio's own `tcp_server` example.
+//! An echo server with a plain mio loop, written after mio's `tcp_server` example.
 //!
-//! Connections stand in a `HashMap` by token. Reading goes on to `WouldBlock`, into a buffer of
-//! the connection's own that grows when it is full. What a write leaves over waits until the
-//! connection, registered anew for it, is writable.
+//! A `HashMap` holds the connections by token. Each read continues until `WouldBlock`, into the
+//! connection's own buffer, which grows when it is full. If a write leaves a rest, the connection
+//! registers for writability and writes the rest then.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -74,7 +74,7 @@ fn accept(
 struct Connection {
     stream: TcpStream,
     received: Vec<u8>,
-    /// How much of `received` holds bytes of the peer: `filled <= received.len()`.
+    /// Number of received bytes in `received`: `filled <= received.len()`.
     filled: usize,
     unsent: Vec<u8>,
 }
@@ -89,7 +89,7 @@ impl Connection {
         }
     }
 
-    /// Does what the event allows; true when the connection is done.
+    /// Handles an event. Returns true if the connection is finished.
     fn handle(&mut self, registry: &Registry, event: &Event) -> io::Result<bool> {
         if event.is_writable() && !self.unsent.is_empty() {
             self.write()?;
@@ -113,7 +113,7 @@ impl Connection {
         Ok(closed)
     }
 
-    /// Reads all there is; true at the end of the stream.
+    /// Reads until the socket would block. Returns true at the end of the stream.
     fn read(&mut self) -> io::Result<bool> {
         loop {
             if self.filled == self.received.len() {
@@ -141,7 +141,7 @@ impl Connection {
         self.filled -= consumed;
     }
 
-    /// Writes until all is written or the socket's buffer is full.
+    /// Writes until all output is written or the socket's buffer is full.
     fn write(&mut self) -> io::Result<()> {
         let mut written = 0;
         while written < self.unsent.len() {

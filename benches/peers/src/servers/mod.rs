@@ -1,8 +1,9 @@
-//! The echo servers, one file each, and what they share: the user's function and the greeting.
+//! The echo servers, one file each, and their common parts: the user's function and the start
+//! message.
 //!
 //! Each server binds a free port of 127.0.0.1, prints `port N`, and echoes until it is killed. It
-//! decodes every frame and hands it to [`on_frame`], which is not inlined: so each pays for a call
-//! into the user's code, and none can pass bytes on without having found the frames in them.
+//! passes every decoded frame to [`on_frame`], which is not inlined. So each server pays for a call
+//! into user code, and none can echo bytes without finding the frames.
 
 mod epoll;
 mod message_io;
@@ -22,19 +23,18 @@ use std::io::{self, Write};
 use crate::cell::Cell;
 use crate::framing::Framing;
 
-/// One of the servers that are compared.
+/// A server of the comparison.
 pub(crate) struct Server {
     pub(crate) name: &'static str,
-    /// None where it echoes datagrams, which need none.
+    /// Framing of the server; none for datagrams.
     pub(crate) framing: Option<Framing>,
-    /// One line that says what is special about it.
+    /// One line for the help text.
     pub(crate) summary: &'static str,
-    /// Serves until the process is killed; it returns only with an error.
+    /// Serves until the process is killed; returns only with an error.
     pub(crate) serve: fn() -> io::Result<()>,
 }
 
-/// All servers; the first for frames and the first for datagrams are those that the others are
-/// compared with.
+/// All servers. The first for frames and the first for datagrams are the references of the ratios.
 pub(crate) const ALL: &[Server] = &[
     Server {
         name: "epoll",
@@ -45,13 +45,13 @@ pub(crate) const ALL: &[Server] = &[
     Server {
         name: "unstick",
         framing: Some(Framing::U32),
-        summary: "this library, with its defaults",
+        summary: "this library with its default configuration",
         serve: unstick::serve,
     },
     Server {
         name: "mio-plain",
         framing: Some(Framing::U32),
-        summary: "a loop as mio's own tcp_server example teaches it",
+        summary: "a loop written after mio's tcp_server example",
         serve: mio_plain::serve,
     },
     Server {
@@ -63,13 +63,13 @@ pub(crate) const ALL: &[Server] = &[
     Server {
         name: "tokio-tuned",
         framing: Some(Framing::U32),
-        summary: "the same, but it feeds all frames that are ready and flushes once",
+        summary: "like tokio, but feeds all ready frames and flushes once",
         serve: tokio_tuned::serve,
     },
     Server {
         name: "message-io",
         framing: Some(Framing::Varint),
-        summary: "message-io's FramedTcp, which brings its own framing",
+        summary: "message-io's FramedTcp, with its own varint framing",
         serve: message_io::serve,
     },
     #[cfg(libuv)]
@@ -83,19 +83,19 @@ pub(crate) const ALL: &[Server] = &[
     Server {
         name: "asio",
         framing: Some(Framing::U32),
-        summary: "asio (C++), a buffer for each connection, one async_write per read",
+        summary: "asio (C++), one buffer per connection, one async_write per read",
         serve: native::asio_tcp,
     },
     Server {
         name: "udp-epoll",
         framing: None,
-        summary: "the plainest hand-written epoll loop over a socket of datagrams, one by one",
+        summary: "the plainest hand-written epoll loop, one datagram per system call",
         serve: udp_epoll::serve,
     },
     Server {
         name: "udp-unstick",
         framing: None,
-        summary: "this library, with its defaults",
+        summary: "this library with its default configuration",
         serve: unstick::serve_udp,
     },
     Server {
@@ -121,12 +121,12 @@ pub(crate) const ALL: &[Server] = &[
     Server {
         name: "udp-asio",
         framing: None,
-        summary: "asio (C++), async_receive_from and async_send_to in turns",
+        summary: "asio (C++), alternating async_receive_from and async_send_to",
         serve: native::asio_udp,
     },
 ];
 
-/// What was left out when this was built, as its library was not there.
+/// Peers that were not built because their library is missing.
 pub(crate) const LEFT_OUT: &[&str] = &[
     #[cfg(not(libuv))]
     "libuv (Debian: libuv1-dev)",
@@ -134,45 +134,45 @@ pub(crate) const LEFT_OUT: &[&str] = &[
     "asio (Debian: libasio-dev)",
 ];
 
-/// Servers that never sleep. They are measured one at a time, by a benchmark of their own: beside
-/// others on one core they would take what those need.
+/// Servers that never sleep. The benchmark `busy` measures them one at a time, because on a shared
+/// core they would take the CPU time of the others.
 pub(crate) const BUSY: &[Server] = &[
     Server {
         name: "epoll-busy",
         framing: Some(Framing::U32),
-        summary: "the epoll loop, with a timeout of zero",
+        summary: "the epoll loop with a timeout of zero, so it never sleeps",
         serve: epoll::serve_busily,
     },
     Server {
         name: "unstick-busy",
         framing: Some(Framing::U32),
-        summary: "this library, polling busily for ever",
+        summary: "this library with unlimited busy_poll, so it never sleeps",
         serve: unstick::serve_busily,
     },
 ];
 
 impl Server {
-    /// Whether it speaks what a cell is of.
+    /// True if the server handles the transport of the cell.
     pub(crate) fn serves(&self, cell: Cell) -> bool {
         cell.is_udp() == self.framing.is_none()
     }
 }
 
-/// The server of that name.
+/// Returns the server with this name.
 pub(crate) fn find(name: &str) -> Option<&'static Server> {
     let mut all = ALL.iter().chain(BUSY);
     all.find(|server| server.name == name)
 }
 
-/// The user's code: it is given a whole frame and answers what to send back.
+/// The user's code: takes a whole frame, and returns the reply.
 ///
-/// The black box keeps the optimiser from knowing that the answer is the frame itself.
+/// The black box hides from the optimiser that the reply is the frame itself.
 #[inline(never)]
 fn on_frame(frame: &[u8]) -> &[u8] {
     black_box(frame)
 }
 
-/// Tells the parent process where the server listens.
+/// Prints the server's port for the parent process.
 pub(crate) fn announce(port: u16) -> io::Result<()> {
     let mut output = io::stdout().lock();
     writeln!(output, "port {port}")?;

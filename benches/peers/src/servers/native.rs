@@ -1,18 +1,19 @@
-//! The peers that are written in C and C++: libuv and asio, each with its whole loop on its side.
+//! The peers written in C and C++: libuv and asio. Their complete loops are in those languages.
 //!
-//! `build.rs` compiles them where their libraries are, and sets `cfg(libuv)` and `cfg(asio)`.
-#![expect(unsafe_code, reason = "they are called through C's interface")]
+//! `build.rs` compiles them if their libraries are installed, and sets `cfg(libuv)` and
+//! `cfg(asio)`.
+#![expect(unsafe_code, reason = "the peers are called through C functions")]
 
 use std::hint::black_box;
 use std::io;
 
 use super::announce;
 
-/// As [`on_frame`](super::on_frame), called through a pointer, which is not inlined either.
+/// The user's code as a C function: [`on_frame`](super::on_frame), also not inlined.
 type OnFrame = extern "C" fn(*const u8, usize) -> *const u8;
-/// As [`announce`]; zero is success.
+/// [`announce`] as a C function; returns zero on success.
 type Announce = extern "C" fn(u16) -> i32;
-/// Serves, and answers with an error of the system, negative, or with zero.
+/// A server; returns a negated system error, or zero.
 type Serve = unsafe extern "C" fn(OnFrame, Announce) -> i32;
 
 unsafe extern "C" {
@@ -53,10 +54,10 @@ fn serve(serve: Serve) -> io::Result<()> {
     extern "C" fn tell(port: u16) -> i32 {
         announce(port).map_or(-libc::EIO, |()| 0)
     }
-    // SAFETY: the functions keep to C's types, call back with what they were given on this thread
-    // only, and read no more of a frame than its length.
+    // SAFETY: the functions use C types only. They call back on this thread only, with the
+    // arguments they were given, and read no more of a frame than its length.
     match unsafe { serve(on_frame, tell) } {
-        0 => Err(io::Error::other("the loop had nothing left to wait for")),
+        0 => Err(io::Error::other("the event loop ended without an error")),
         status => Err(io::Error::from_raw_os_error(-status)),
     }
 }

@@ -1,4 +1,4 @@
-//! Idiomatic tokio: one task per connection, one awaited `send` per frame.
+//! An echo server with idiomatic tokio: one task per connection, one awaited `send` per frame.
 
 use std::io;
 
@@ -18,7 +18,7 @@ pub(super) fn serve() -> io::Result<()> {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            // An error ends its own connection only.
+            // An error ends only its own connection.
             tokio::spawn(async move { drop(echo(stream).await) });
         }
     })

@@ -1,4 +1,4 @@
-//! Tuned tokio: all frames that are ready are fed, then flushed with one write.
+//! An echo server with tuned tokio: it feeds all ready frames, then flushes with one write.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::{announce, on_frame};
 
-/// How much is gathered before a write; tokio-util's own 8 KiB would cut a batch into several.
+/// Bytes collected before a write; the default of tokio-util, 8 KiB, would split a batch.
 const BACKPRESSURE_BOUNDARY: usize = 256 * 1024;
 
 pub(super) fn serve() -> io::Result<()> {
@@ -21,7 +21,7 @@ pub(super) fn serve() -> io::Result<()> {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            // An error ends its own connection only.
+            // An error ends only its own connection.
             tokio::spawn(async move { drop(echo(stream).await) });
         }
     })
@@ -33,7 +33,7 @@ async fn echo(stream: TcpStream) -> io::Result<()> {
     let mut next = framed.next().await;
     while let Some(frame) = next {
         framed.feed(on_frame(&frame?)).await?;
-        // After a short read tokio knows that the socket is empty, so this asks no system call.
+        // After a short read tokio knows that the socket is empty, so this makes no system call.
         next = match framed.next().now_or_never() {
             Some(ready) => ready,
             None => {
@@ -45,7 +45,7 @@ async fn echo(stream: TcpStream) -> io::Result<()> {
     flush(&mut framed).await
 }
 
-/// Writes what was fed; the codec takes several types, and a flush must be told of which.
+/// Writes the fed frames. The codec accepts several types, so `flush` needs the type here.
 async fn flush(framed: &mut Framed<TcpStream, LengthDelimitedCodec>) -> io::Result<()> {
     SinkExt::<&[u8]>::flush(framed).await
 }

@@ -1,4 +1,5 @@
-//! The plainest hand-written loop for datagrams: epoll, and `recvfrom` and `sendto` one by one.
+//! An echo server for datagrams with the plainest loop: epoll, one `recvfrom` and one `sendto` per
+//! datagram.
 
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;

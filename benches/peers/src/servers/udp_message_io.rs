@@ -1,4 +1,4 @@
-//! message-io's `Udp` transport.
+//! An echo server with message-io's `Udp` transport.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use crate::system::set_receive_buffer;
 pub(super) fn serve() -> io::Result<()> {
     let (handler, listener) = node::split::<()>();
     let (_, addr) = handler.network().listen(Transport::Udp, "127.0.0.1:0")?;
-    // The library does not give its sockets out; what is none of them refuses.
+    // The library does not expose its sockets. The option fails for all other descriptors.
     for entry in fs::read_dir("/proc/self/fd")? {
         let name = entry?.file_name();
         if let Some(descriptor) = name.to_str().and_then(|name| name.parse::<RawFd>().ok()) {
@@ -23,7 +23,7 @@ pub(super) fn serve() -> io::Result<()> {
     announce(addr.port())?;
     listener.for_each(move |event| {
         if let NodeEvent::Network(NetEvent::Message(endpoint, datagram)) = event {
-            // A datagram that is lost is missed by the load.
+            // The load detects a lost datagram.
             let _ = handler.network().send(endpoint, on_frame(datagram));
         }
     });

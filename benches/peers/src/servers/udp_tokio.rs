@@ -1,4 +1,4 @@
-//! Idiomatic tokio for datagrams: one task that awaits each receive and each send.
+//! An echo server for datagrams with idiomatic tokio: one task awaits each receive and each send.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Unstick itself, with its defaults: the echo server of its guide.
+//! The echo server of this crate's guide, with the default configuration.
 
 use std::io;
 use std::time::Duration;
@@ -11,7 +11,7 @@ pub(super) fn serve() -> io::Result<()> {
     serve_with(Config::default())
 }
 
-/// The same, but it never sleeps.
+/// Serves without sleeping: `busy_poll` is unlimited.
 pub(super) fn serve_busily() -> io::Result<()> {
     let mut config = Config::default();
     config.busy_poll = Some(Duration::MAX);
@@ -39,7 +39,7 @@ impl Handler for Echo {
     type Session = ();
 
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
-        // An echo that is refused is missed by the load, which ends with an error.
+        // If the echo fails, the load detects that it is missing and ends with an error.
         let _ = cx.send(conn, on_frame(frame));
     }
 
