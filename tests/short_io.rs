@@ -419,5 +419,5 @@ fn frames_after_urgent_data_need_no_further_input() {
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
     let frames = |event: &Event| matches!(event, Event::Frame(..));
     assert_eq!(reactor.handler().count(frames), 2);
-    assert_eq!(reactor.handler().frames(), [b"before", b"after"]);
+    assert_eq!(reactor.handler().frames(), [&b"before"[..], b"after"]);
 }
