@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Event, EventKind, Recording};
 use crate::id::{SocketId, Token, UdpId};
-
-/// What reads the clock: the reactor's own, as nothing else may.
-pub(crate) type Clock = fn() -> Instant;
+use crate::os::Clock;
 
 /// A ring of events. Invariant: `oldest < events.len()`, or both are zero; `oldest` is zero until
 /// the ring is full.
@@ -30,7 +28,7 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// Without an event it owns no memory.
     pub(crate) fn new(clock: Clock, len_max: usize) -> Self {
-        let now = clock();
+        let now = clock.now();
         Self {
             clock,
             began: now,
@@ -65,8 +63,7 @@ impl Recorder {
     /// Reads the clock.
     #[inline]
     pub(crate) fn stamp(&mut self) {
-        let now = (self.clock)();
-        self.pass(now);
+        self.pass(self.clock.now());
     }
 
     /// Records what happened to a connection.
@@ -163,7 +160,7 @@ mod tests {
     #[test]
     fn a_full_ring_keeps_the_newest_in_order_and_counts_the_rest() {
         for len_max in [0, 1, 2, 7, 100] {
-            let mut recorder = Recorder::new(Instant::now, len_max);
+            let mut recorder = Recorder::new(Clock::Real, len_max);
             for offset in 0..20 {
                 recorder.note(token(), EventKind::Read, offset, 1);
             }
@@ -177,7 +174,7 @@ mod tests {
 
     #[test]
     fn time_never_runs_backwards() {
-        let mut recorder = Recorder::new(Instant::now, 9);
+        let mut recorder = Recorder::new(Clock::Real, 9);
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
         for now in [later, now] {
@@ -193,7 +190,7 @@ mod tests {
         let mut generations = Generations::new();
         let mut id = |key| UdpId(Token::new(key, generations.take()));
         let (one, other) = (id(0), id(1));
-        let mut recorder = Recorder::new(Instant::now, 9);
+        let mut recorder = Recorder::new(Clock::Real, 9);
         recorder.note_datagram(one, EventKind::DatagramSent, 5);
         recorder.note_datagram(other, EventKind::DatagramSent, 5);
         recorder.note_datagram(one, EventKind::DatagramDropped, 5);

@@ -189,22 +189,18 @@ impl fmt::Display for Part<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::LazyLock;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
     use crate::cutmap::Recorder;
     use crate::id::{ConnId, Generations, Token};
-
-    /// A clock that stands.
-    fn clock() -> Instant {
-        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
-        *BEGAN
-    }
+    use crate::os::Clock;
+    use crate::os::sim::World;
 
     fn recording() -> (Recording, ConnId) {
         let generation = Generations::new().take();
         let token = Token::new(4, generation);
+        let clock = Clock::Sim(World::current());
         let mut recorder = Recorder::new(clock, 16);
         let frame = EventKind::Frame {
             header_len: 2,
@@ -212,7 +208,7 @@ mod tests {
         };
         recorder.note(token, EventKind::Send, 0, 10);
         recorder.note(token, EventKind::Send, 10, 10);
-        recorder.pass(clock() + Duration::from_micros(7));
+        recorder.pass(clock.now() + Duration::from_micros(7));
         recorder.note(token, EventKind::Write, 0, 20);
         recorder.note(token, EventKind::Read, 0, 11);
         recorder.note(token, frame, 0, 10);

@@ -49,9 +49,7 @@ impl Engine {
     fn begin_adopt(&mut self, token: Token, socket: OwnedSocket) -> io::Result<()> {
         self.may_open()?;
         let mut stream = Stream::adopt(socket)?;
-        let Self {
-            entries, poller, ..
-        } = self;
+        let Self { entries, os, .. } = self;
         let conn = entries.conn_mut(token)?;
         conn.extras().adopted = true;
         // Decoder first: whoever handed the socket down may keep a duplicate, by which a registration
@@ -59,7 +57,7 @@ impl Engine {
         if let Some(peer) = stream.connected()? {
             conn.peer = peer;
         }
-        stream.register(poller, token.to_poll())?;
+        stream.register(os, token.to_poll())?;
         conn.stream = stream;
         Ok(())
     }

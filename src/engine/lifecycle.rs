@@ -47,7 +47,7 @@ impl Engine {
         self.refuse_when_shutting_down()?;
         let backlog = self.config.backlog;
         let listener = first_ok(addrs.to_addrs()?, |addr| {
-            Listener::bind(&addr, options, backlog)
+            self.os.listen(&addr, options, backlog)
         })?;
         self.add_listener(listener, framing)
     }
@@ -77,7 +77,7 @@ impl Engine {
         self.refuse_when_shutting_down()?;
         let in_batches = self.config.datagram_batches;
         let udp = first_ok(addrs.to_socket_addrs()?, |addr| {
-            Udp::bind(addr, options, in_batches)
+            self.os.bind_udp(addr, options, in_batches)
         })?;
         self.add_udp(udp)
     }
@@ -138,7 +138,7 @@ impl Engine {
         self.may_open()?;
         let addrs: VecDeque<_> = addrs.to_addrs()?.collect();
         // Looking a name up may have taken long: what is set from here on counts from its end.
-        self.set_now((self.clock)());
+        self.set_now(self.os.now());
         let timeout = options.timeout_or(self.config.connect_deadline);
         let until = self.since_epoch().saturating_add(timeout);
         let dial = Dial {
@@ -156,11 +156,9 @@ impl Engine {
         /// What events have told of a socket.
         const OF_SOCKET: State = State::READABLE.or(State::END_HINT).or(State::HUNG_UP);
         let now = self.since_epoch();
-        let Self {
-            entries, poller, ..
-        } = self;
+        let Self { entries, os, .. } = self;
         let conn = entries.conn_mut(token)?;
-        conn.stream.close(poller);
+        conn.stream.close(os);
         // The events so far were the failed socket's.
         conn.flags.remove(OF_SOCKET);
         let mut dial = conn.extras().dial.take();
@@ -174,8 +172,8 @@ impl Engine {
             let tries = u32::try_from(1 + addrs.len()).unwrap_or(u32::MAX);
             let share = until.saturating_sub(now) / tries;
             conn.peer = addr;
-            let registered = Stream::connect(&conn.peer, options).and_then(|mut stream| {
-                stream.register(poller, token.to_poll())?;
+            let registered = os.connect(&conn.peer, options).and_then(|mut stream| {
+                stream.register(os, token.to_poll())?;
                 Ok(stream)
             });
             match registered {
@@ -533,7 +531,7 @@ impl Engine {
         let token = self.dead.pop_front()?;
         let Self {
             entries,
-            poller,
+            os,
             pool,
             spare_queues,
             stats,
@@ -541,11 +539,11 @@ impl Engine {
             ..
         } = self;
         match entries.get_mut(token).ok()? {
-            Entry::Listener(entry) => entry.listener.deregister(poller),
+            Entry::Listener(entry) => entry.listener.deregister(os),
             #[cfg(unix)]
-            Entry::UnixDatagram(entry) => entry.socket.deregister(poller),
+            Entry::UnixDatagram(entry) => entry.socket.deregister(os),
             Entry::Udp(entry) => {
-                entry.udp.deregister(poller);
+                entry.udp.deregister(os);
                 stats.datagrams_dropped += entry.queue.count() as u64;
                 pool.count(entry.counted_bytes, 0);
                 recorder.forget(UdpId(token));
@@ -562,9 +560,9 @@ impl Engine {
                 let carried = conn.stats(self.callback_times.of(token));
                 let extras = conn.extras.take().unwrap_or_default();
                 if extras.reset {
-                    conn.stream.reset(poller)
+                    conn.stream.reset(os)
                 } else {
-                    conn.stream.close(poller)
+                    conn.stream.close(os)
                 }
                 let closed = Closed {
                     reason: extras.reason.unwrap_or(CloseReason::Local),
@@ -600,14 +598,14 @@ impl Engine {
 
     /// Registers a new entry's socket; where that fails the entry is removed, as nobody knows it.
     pub(super) fn register(&mut self, token: Token) -> io::Result<()> {
-        let (entries, poller) = (&mut self.entries, &mut self.poller);
+        let (entries, os) = (&mut self.entries, &self.os);
         let poll_token = token.to_poll();
         let registered = match entries.get_mut(token)? {
-            Entry::Conn(conn) => conn.stream.register(poller, poll_token),
-            Entry::Listener(entry) => entry.listener.register(poller, poll_token),
-            Entry::Udp(entry) => entry.udp.register(poller, poll_token),
+            Entry::Conn(conn) => conn.stream.register(os, poll_token),
+            Entry::Listener(entry) => entry.listener.register(os, poll_token),
+            Entry::Udp(entry) => entry.udp.register(os, poll_token),
             #[cfg(unix)]
-            Entry::UnixDatagram(entry) => entry.socket.register(poller, poll_token),
+            Entry::UnixDatagram(entry) => entry.socket.register(os, poll_token),
         };
         if registered.is_err() {
             entries.remove(token);
@@ -690,23 +688,19 @@ fn no_address() -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-    use std::time::Instant;
-
     use super::*;
     use crate::config::Config;
-    use crate::os::{Script, Stream};
+    use crate::os::sim::{Script, World};
 
     /// An engine with a connection and a listener that has found no descriptor.
     fn exhausted() -> (Engine, Token, ListenerId) {
-        let mut engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+        let mut engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
         let options = ListenOptions::new();
         let listener = engine
             .listen("127.0.0.1:0", Framing::raw(), &options)
             .expect("a free port");
         let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
-        let stream = Stream::Scripted(Script::new());
+        let stream = Script::new().stream();
         let Accepted::Conn(conn) = engine.admit(stream, peer, Framing::raw()) else {
             panic!("it is refused");
         };
@@ -763,7 +757,7 @@ mod tests {
             find_no_descriptor(&mut engine, listener);
         }
         let peer = SocketAddr::from(([127, 0, 0, 1], 2)).into();
-        let stream = Stream::Scripted(Script::new());
+        let stream = Script::new().stream();
         let accepted = engine.admit(stream, peer, Framing::raw());
         assert!(matches!(accepted, Accepted::Conn(_)), "{accepted:?}");
         assert_eq!(engine.accept_retry_after, ACCEPT_RETRY_MIN);
@@ -771,27 +765,23 @@ mod tests {
 
     #[test]
     fn a_connect_has_all_of_its_time_behind_a_look_up_that_took_long() {
-        static IS_LATE: AtomicBool = AtomicBool::new(false);
-        fn clock() -> Instant {
-            Instant::now() + Duration::from_secs(3600) * u32::from(IS_LATE.load(Relaxed))
-        }
-
         struct Slow(SocketAddr);
 
         impl ToSocketAddrs for Slow {
             type Iter = std::iter::Once<SocketAddr>;
 
             fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
-                IS_LATE.store(true, Relaxed);
+                World::current().advance(Duration::from_secs(3600));
                 Ok(std::iter::once(self.0))
             }
         }
 
-        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let name = Slow(socket.local_addr().expect("it listens"));
-        let mut engine = Engine::new(Config::default(), clock).expect("an engine");
+        let name = Slow(SocketAddr::from(([192, 0, 2, 1], 7)));
+        let world = World::current();
+        world.silence(name.0);
+        let mut engine = Engine::new(Config::default(), world.os()).expect("an engine");
         engine.connect(name, Framing::raw(), &ConnectOptions::new());
-        engine.set_now(clock());
+        engine.set_now(engine.os.now());
         assert!(engine.time_to_next_timer() > Some(Duration::from_secs(20)));
     }
 }

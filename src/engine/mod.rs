@@ -46,11 +46,11 @@ use self::slab::Entries;
 use crate::addr::Addr;
 use crate::config::Config;
 use crate::conn::State;
-use crate::cutmap::{Clock, Recorder};
+use crate::cutmap::Recorder;
 use crate::error::Gone;
 use crate::id::{ListenerId, SocketId, Token, UdpId};
 use crate::memory::{Buf, Pool};
-use crate::os::{Event, Poller};
+use crate::os::{Event, Os};
 use crate::stats::Stats;
 use crate::timer::{Stamp, TimerId, Wheel};
 use active::Active;
@@ -81,7 +81,7 @@ const SHUTDOWN_TURNS_MAX: u64 = 100;
 
 pub(crate) struct Engine {
     pub(crate) config: Config,
-    pub(crate) poller: Poller,
+    pub(crate) os: Os,
     pub(crate) entries: Entries,
     /// Entries with work, each once (`State::QUEUED`).
     ready: ReadyQueue,
@@ -103,7 +103,6 @@ pub(crate) struct Engine {
     epoch: Instant,
     /// The turn's reading of the clock, or that behind a name's look-up.
     pub(crate) now: Instant,
-    clock: Clock,
     /// The same in four bytes, kept up to date where timeouts are set.
     pub(crate) stamp: Stamp,
     /// Whether they are, or ever were for a connection.
@@ -142,14 +141,13 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(mut config: Config, clock: Clock) -> io::Result<Self> {
+    pub(crate) fn new(mut config: Config, os: Os) -> io::Result<Self> {
         config.check()?;
         // No read of a turn may be longer than all of them.
         config.read_len_max = config.read_len_max.min(config.read_budget_bytes);
-        let now = clock();
+        let now = os.now();
         let timeouts = Timeouts::new(&config.limits());
         Ok(Self {
-            poller: Poller::new()?,
             entries: Entries::new(),
             ready: ReadyQueue::default(),
             to_flush: VecDeque::new(),
@@ -163,13 +161,12 @@ impl Engine {
             intervals: Slab::new(),
             epoch: now,
             now,
-            clock,
             stamp: Stamp::default(),
             stamps_moments: timeouts.are_set(),
             timeouts,
             stats: Stats::default(),
             callback_times: CallbackTimes::default(),
-            recorder: Recorder::new(clock, config.recording_events_max),
+            recorder: Recorder::new(os.clock(), config.recording_events_max),
             connections: 0,
             exhausted: Vec::new(),
             accept_retry: false,
@@ -187,6 +184,7 @@ impl Engine {
             shutdown_turn_max: None,
             stopped: false,
             config,
+            os,
         })
     }
 
@@ -194,13 +192,13 @@ impl Engine {
     #[inline]
     pub(crate) fn note_events(&mut self) {
         let Self {
-            poller,
+            os,
             entries,
             ready,
             stats,
             ..
         } = self;
-        let count = poller.for_each_event(|event| note(entries, ready, event));
+        let count = os.for_each_event(|event| note(entries, ready, event));
         stats.events += count as u64;
     }
 
@@ -338,10 +336,10 @@ impl Engine {
     pub(crate) fn options(&self, id: SocketId) -> io::Result<socket2::SockRef<'_>> {
         match self.entry(id)? {
             Entry::Conn(conn) => conn.stream.options(),
-            Entry::Listener(entry) => Ok(entry.listener.options()),
-            Entry::Udp(entry) => Ok(entry.udp.options()),
+            Entry::Listener(entry) => entry.listener.options(),
+            Entry::Udp(entry) => entry.udp.options(),
             #[cfg(unix)]
-            Entry::UnixDatagram(entry) => Ok(entry.socket.options()),
+            Entry::UnixDatagram(entry) => entry.socket.options(),
         }
     }
 

@@ -40,15 +40,7 @@ impl Engine {
     /// What the kernel counts of a connection's segments.
     pub(crate) fn segments(&self, token: Token) -> io::Result<Segments> {
         let conn = self.entries.conn(token)?;
-        let local = conn.stream.local_addr()?;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let (Some(local), Some(peer)) = (local.inet(), conn.peer.inet()) {
-            return crate::os::tcp_info::of_connection(local, peer);
-        }
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("the segments of {local} are not counted"),
-        ))
+        conn.stream.segments(&conn.peer)
     }
 
     /// Sends on an observed connection: as on any other, and what was accepted is recorded.
@@ -148,11 +140,10 @@ pub(super) fn record_write(recorder: &mut Recorder, token: Token, conn: &Connect
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
     use crate::config::Config;
     use crate::os::UdpOptions;
+    use crate::os::sim::World;
 
     #[test]
     fn sockets_that_come_and_go_leave_nothing_in_the_recorder_but_events() {
@@ -160,7 +151,7 @@ mod tests {
             datagram_queue_bytes_max: 0,
             ..Config::default()
         };
-        let mut engine = Engine::new(config, Instant::now).expect("an engine");
+        let mut engine = Engine::new(config, World::current().os()).expect("an engine");
         engine.record_all(true);
         for _ in 0..3 {
             let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());

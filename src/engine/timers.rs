@@ -182,6 +182,7 @@ mod tests {
     use crate::config::Config;
     use crate::engine::OUT_LEN_BASE;
     use crate::memory::Buf;
+    use crate::os::sim::World;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -193,7 +194,7 @@ mod tests {
 
     impl Scripted {
         fn new() -> Self {
-            let engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+            let engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
             let epoch = engine.now;
             Self { engine, epoch }
         }

@@ -87,7 +87,7 @@ impl Engine {
         let Self {
             entries,
             stats,
-            poller,
+            os,
             recorder,
             ..
         } = self;
@@ -111,7 +111,7 @@ impl Engine {
                     entry.refused = false;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Err(error) = entry.udp.await_room(poller, token, true) {
+                    if let Err(error) = entry.udp.await_writable(os, token, true) {
                         return Ok(Some(error));
                     }
                     entry.flags.remove(State::WRITABLE);
@@ -134,7 +134,7 @@ impl Engine {
             }
         }
         if entry.queue.is_empty()
-            && let Err(error) = entry.udp.await_room(poller, token, false)
+            && let Err(error) = entry.udp.await_writable(os, token, false)
         {
             return Ok(Some(error));
         }
@@ -178,22 +178,19 @@ fn recount(entry: &mut UdpEntry, pool: &mut Pool) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
-    use std::time::Instant;
-
     use super::*;
     use crate::config::Config;
     use crate::engine::Task;
     use crate::os::UdpOptions;
+    use crate::os::sim::World;
 
     /// What the queue of a socket holds after so many bursts of so many datagrams of a kilobyte,
     /// one after each trim.
     fn held_after(bursts: &[usize]) -> usize {
-        let mut engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+        let mut engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
         let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
         let socket = socket.expect("a free port");
-        let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        let to = peer.local_addr().expect("it is bound");
+        let to = SocketAddr::from(([127, 0, 0, 1], 9));
         for burst in bursts {
             for _ in 0..*burst {
                 let queued = engine.send_datagram(socket, Some(to), &[0; 1024]);
@@ -232,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_waits_for_room_is_kept_where_the_memory_of_a_burst_is_given_back() {
-        let mut engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+        let mut engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
         let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
         let socket = socket.expect("a free port");
         for _ in 0..900 {

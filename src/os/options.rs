@@ -405,3 +405,40 @@ impl UdpOptions {
         Ok(socket)
     }
 }
+
+#[cfg(test)]
+mod sim {
+    use super::*;
+
+    impl Before {
+        fn buffer_lens(&self, default: (usize, usize)) -> (usize, usize) {
+            let (send, recv) = default;
+            (
+                self.send_buffer_len.unwrap_or(send),
+                self.recv_buffer_len.unwrap_or(recv),
+            )
+        }
+    }
+
+    impl ListenOptions {
+        /// Returns the lengths of the send and the receive buffer.
+        pub(in crate::os) fn buffer_lens(&self, default: (usize, usize)) -> (usize, usize) {
+            self.before.buffer_lens(default)
+        }
+
+        pub(in crate::os) fn backlog_or(&self, default: u32) -> usize {
+            self.backlog.unwrap_or(default) as usize
+        }
+    }
+
+    impl ConnectOptions {
+        /// Returns the lengths of the send and the receive buffer.
+        pub(in crate::os) fn buffer_lens(&self, default: (usize, usize)) -> (usize, usize) {
+            self.before.buffer_lens(default)
+        }
+
+        pub(in crate::os) fn local(&self) -> Option<&Addr> {
+            self.local_addr.as_ref()
+        }
+    }
+}

@@ -249,12 +249,14 @@ fn send_batch(udp: &UdpSocket, batch: &[GsoRun<'_>]) -> io::Result<usize> {
 mod tests {
     use std::net::SocketAddr;
 
-    use super::super::{Udp, UdpOptions};
+    use super::super::{Os, Udp, UdpOptions};
     use super::*;
 
     fn bound() -> Udp {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Udp::bind(any, &UdpOptions::new(), true).expect("a free port")
+        let os = Os::real().expect("a poll");
+        let udp = os.bind_udp(any, &UdpOptions::new(), true);
+        udp.expect("a free port")
     }
 
     fn peers(count: usize) -> Vec<(std::net::UdpSocket, SocketAddr)> {

@@ -17,14 +17,15 @@ impl Since {
 
     #[inline]
     pub(super) fn now(engine: &Engine) -> Self {
-        Self(engine.config.slow_callback_min.map(|_| Instant::now()))
+        Self(engine.config.slow_callback_min.map(|_| engine.os.now()))
     }
 
     /// The callback has returned.
     #[inline]
     pub(super) fn end(self, engine: &mut Engine, name: &'static str, of: Option<SocketId>) {
         if let Some(since) = self.0 {
-            engine.note_callback(name, of, since.elapsed());
+            let took = engine.os.now().saturating_duration_since(since);
+            engine.note_callback(name, of, took);
         }
     }
 }

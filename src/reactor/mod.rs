@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
@@ -26,6 +26,7 @@ use crate::engine::{Drained, Engine, Entry, Task};
 use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, SocketId, Token, UdpId};
 use crate::memory::ReadBuffer;
+use crate::os::Os;
 use crate::remote::{Inlet, Posted, Remote};
 use crate::stats::Stats;
 use clock::Since;
@@ -87,10 +88,15 @@ impl<H: Handler> Reactor<H> {
     ///
     /// As for [`new`](Reactor::new), and `InvalidInput` where the limits contradict each other.
     pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
+        Self::with_os(handler, config, Os::real()?)
+    }
+
+    /// Creates a reactor on the given operating system, real or simulated.
+    pub(crate) fn with_os(handler: H, config: Config, os: Os) -> io::Result<Self> {
         let posts_max = config.posts_max;
-        let engine = Engine::new(config, Instant::now)?;
+        let engine = Engine::new(config, os)?;
         let read_buffer = ReadBuffer::new(engine.config.read_len_max);
-        let inlet = Inlet::new(engine.poller.waker(), posts_max);
+        let inlet = Inlet::new(engine.os.waker(), posts_max);
         let posted = VecDeque::new();
         Ok(Self {
             engine,
@@ -177,10 +183,10 @@ impl<H: Handler> Reactor<H> {
     #[must_use]
     pub fn next_turn_in(&self) -> Option<Duration> {
         let engine = &self.engine;
-        if engine.has_work() || !self.posted.is_empty() || engine.poller.was_full() {
+        if engine.has_work() || !self.posted.is_empty() || engine.os.was_full() {
             return Some(Duration::ZERO);
         }
-        let since_turn = Instant::now().saturating_duration_since(engine.now);
+        let since_turn = engine.os.now().saturating_duration_since(engine.now);
         let timer = engine.time_to_next_timer()?;
         Some(timer.saturating_sub(since_turn))
     }
@@ -188,7 +194,7 @@ impl<H: Handler> Reactor<H> {
     /// Enters from outside of a callback: for a first `connect`, or to look at something between
     /// two turns.
     pub fn with<R>(&mut self, enter: impl FnOnce(&mut H, &mut Context<'_, H>) -> R) -> R {
-        self.engine.set_now(Instant::now());
+        self.engine.set_now(self.engine.os.now());
         let Self {
             engine,
             handler,
@@ -285,7 +291,7 @@ impl<H: Handler> Reactor<H> {
         };
         if left != Some(Duration::ZERO) && (left.is_some() || !engine.wheel.is_empty()) {
             // A wait with an end begins now: the last turn may be long ago.
-            engine.set_now(Instant::now());
+            engine.set_now(engine.os.now());
         }
         if let Some(busy) = engine.config.busy_poll
             && left != Some(Duration::ZERO)
@@ -306,12 +312,12 @@ impl<H: Handler> Reactor<H> {
             } else {
                 Some(Duration::ZERO)
             };
-            let result = engine.poller.wait(wait);
+            let result = engine.os.wait(wait);
             if may_block {
                 self.inlet.awake();
             }
             let before = engine.now;
-            engine.set_now(Instant::now());
+            engine.set_now(engine.os.now());
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     let waited = engine.now.saturating_duration_since(before);
@@ -336,16 +342,16 @@ impl<H: Handler> Reactor<H> {
         let mut began = wait.map(|_| engine.now);
         loop {
             for _ in 0..POLLS_PER_LOOK {
-                match engine.poller.wait(Some(Duration::ZERO)) {
+                match engine.os.wait(Some(Duration::ZERO)) {
                     Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                    _ if engine.poller.has_events() || inlet.is_pending() => {
-                        engine.set_now(Instant::now());
+                    _ if engine.os.has_events() || inlet.is_pending() => {
+                        engine.set_now(engine.os.now());
                         return Ok(true);
                     }
                     _ => {}
                 }
             }
-            engine.set_now(Instant::now());
+            engine.set_now(engine.os.now());
             let began = *began.get_or_insert(engine.now);
             let spent = engine.now.saturating_duration_since(began);
             if spent >= busy {
@@ -597,7 +603,7 @@ impl Drop for OnUnwind<'_> {
 #[cfg(unix)]
 impl<H: Handler> std::os::fd::AsFd for Reactor<H> {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.engine.poller.as_fd()
+        self.engine.os.as_fd()
     }
 }
 
