@@ -102,9 +102,7 @@ impl SimSocket {
             }
             let accepted = listener.backlog.pop_front();
             let accepted = accepted.ok_or(ErrorKind::WouldBlock)?;
-            if let Some(client) = listener.waiting.pop_front() {
-                state.receive_syn(client);
-            }
+            state.resume_connect(index);
             let peer = state.stream(accepted).peer_addr.clone();
             let socket = Self {
                 world: self.world,
@@ -173,6 +171,15 @@ impl State {
         self.stream(client).connect_to(accepted);
         self.edge(client, Ready::WRITABLE);
         self.edge(index, Ready::READABLE);
+    }
+
+    /// Lets a connect go on that found the backlog full.
+    fn resume_connect(&mut self, listener: usize) {
+        while let Some(client) = self.listener(listener).waiting.pop_front() {
+            if !self.sockets[client].is_closed {
+                return self.receive_syn(client);
+            }
+        }
     }
 
     /// Resets the connections that nobody accepted, and refuses those that wait.

@@ -23,7 +23,7 @@ mod stream;
 mod tests;
 mod world;
 
-pub(crate) use peer::{SimListener, SimPeer};
+pub(crate) use peer::SimPeer;
 pub(crate) use poll::{Ready, SimEvent, SimPoll};
 pub(crate) use script::{Reading, Script, Writing};
 pub(crate) use socket::SimSocket;

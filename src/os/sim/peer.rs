@@ -107,10 +107,6 @@ impl SimPeer {
         self.0.close();
     }
 
-    pub(crate) fn local_addr(self) -> Addr {
-        self.0.local_addr()
-    }
-
     /// Returns the script of the other end: the faults of the reactor's socket.
     pub(crate) fn faults(self) -> Script {
         self.0.with(|state, index| {

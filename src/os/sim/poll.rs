@@ -31,7 +31,7 @@ impl Ready {
     pub(crate) const ENDED: Self = Self(4);
     /// The peer ended or reset: `EPOLLRDHUP` or `EPOLLHUP`. It comes with `ENDED`.
     pub(crate) const HUNG_UP: Self = Self(8);
-    const BOTH: Self = Self(3);
+    pub(super) const BOTH: Self = Self(3);
     const ALWAYS: Self = Self(12);
     pub(super) const ALL: Self = Self(15);
 
@@ -95,6 +95,12 @@ pub(super) struct Registration {
     injected: Ready,
 }
 
+impl Poll {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_closed || self.changed.is_empty()
+    }
+}
+
 impl SimPoll {
     pub(super) fn new(world: World) -> Self {
         let index = world.with(|state| {
@@ -125,11 +131,12 @@ impl SimPoll {
         let world = self.world;
         let until = timeout.map(|timeout| world.now().saturating_add(timeout));
         world.advance(Duration::ZERO);
+        if let Some(kind) = world.with(|state| state.failing_waits.pop()) {
+            self.events.clear();
+            return Err(kind.into());
+        }
         loop {
             self.events = world.with(|state| state.take_events(self.index));
-            if let Some(kind) = world.with(|state| state.failing_waits.pop()) {
-                return Err(kind.into());
-            }
             if self.woken.swap(false, Ordering::Acquire) {
                 let (token, ready) = (WAKER_TOKEN, Ready::READABLE);
                 self.events.push(SimEvent { token, ready });

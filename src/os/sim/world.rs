@@ -135,6 +135,11 @@ impl World {
         next.map(|at| at.saturating_sub(self.now()))
     }
 
+    /// Returns true if no poll has an event to report.
+    pub(crate) fn is_quiet(self) -> bool {
+        self.with(|state| state.polls.iter().all(Poll::is_quiet))
+    }
+
     /// Sets the time that connects, bytes, resets and datagrams need to their destination.
     pub(crate) fn set_latency(self, latency: Duration) {
         self.with(|state| state.latency = latency);

@@ -3,6 +3,8 @@
 mod dispatch;
 mod memory;
 mod reads;
+mod sim_datagrams;
+mod sim_world;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
