@@ -78,8 +78,8 @@ impl Stream {
         *self = Self::None;
     }
 
-    /// Closes the socket with a reset, so that the kernel keeps no data for it. A Unix socket has no
-    /// reset: its peer sees the end of the stream.
+    /// Closes the socket with a reset, so that the kernel keeps no data for it. A Unix socket has
+    /// no reset: its peer sees the end of the stream.
     pub(crate) fn reset(&mut self, os: &Os) {
         match self {
             // If the option fails, the connection and its send queue are already gone.

@@ -76,7 +76,8 @@ impl UnixDatagramSocket {
         }
     }
 
-    /// Sends one datagram, to the connected peer if `to` is `None`. It raises no signal: Linux sends
+    /// Sends one datagram, to the connected peer if `to` is `None`. It raises no signal: Linux
+    /// sends
     /// `SIGPIPE` for streams only.
     pub(crate) fn send(&self, to: Option<&UnixAddr>, data: &[u8]) -> io::Result<usize> {
         let unix = match self {

@@ -138,7 +138,7 @@ impl State {
         local
     }
 
-    /// Checks what a Unix socket's connect reports at once (connect(2)).
+    /// Returns the errors that the connect of a Unix socket reports at once (connect(2)).
     fn check_unix_connect(&mut self, addr: &Addr) -> io::Result<()> {
         let listener = self.bound(addr, is_listener);
         let listener = self.listener(listener.ok_or(ErrorKind::ConnectionRefused)?);
@@ -182,7 +182,7 @@ impl State {
         }
     }
 
-    /// Resets the connections that nobody accepted, and refuses those that wait.
+    /// Resets connections that were not accepted, and refuses pending connects.
     pub(super) fn close_listener(&mut self, index: usize) {
         let listener = std::mem::take(self.listener(index));
         for accepted in listener.backlog {

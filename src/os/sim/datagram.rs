@@ -21,7 +21,7 @@ pub(super) struct Datagrams {
     queued_bytes: usize,
     queued_bytes_max: usize,
     error: Option<ErrorKind>,
-    /// A send would block: by the test's wish, or because the queue of the peer was full.
+    /// A send would block, because the test wants it or the queue of the peer was full.
     no_space: bool,
     /// Errors of the next sends.
     failing: VecDeque<ErrorKind>,
@@ -174,7 +174,7 @@ impl State {
             }
             None if !is_udp => Err(ErrorKind::ConnectionRefused.into()),
             None => {
-                // Only a connected socket is told of a refusal (udp(7)).
+                // Only a connected socket receives refusals (udp(7)).
                 if is_connected {
                     self.send(Action::Refusal(from));
                 }

@@ -1,7 +1,7 @@
 //! The simulated poll: edge-triggered, by the rules of epoll.
 //!
-//! A change of a socket puts it on the poll's list, once. A wait takes the list and reports for
-//! each socket all that is ready now. Data that stays unread makes no further event.
+//! A change of a socket puts it on the poll's list, once. A wait takes the list and reports the
+//! current readiness of each socket in it. Data that stays unread makes no further event.
 
 use std::collections::VecDeque;
 use std::io;
@@ -125,8 +125,8 @@ impl SimPoll {
 
     /// Waits in virtual time: up to the first event, else to the end of `timeout`.
     ///
-    /// An endless wait that nothing can end is a deadlock of the test. It panics if this poll is the
-    /// only one of its world. Otherwise it returns, so that the other reactors can go on.
+    /// An endless wait that nothing can end is a deadlock of the test. It panics if this poll is
+    /// the only one of its world. Otherwise it returns, so that the other reactors can go on.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let world = self.world;
         let until = timeout.map(|timeout| world.now().saturating_add(timeout));
@@ -169,7 +169,7 @@ impl SimPoll {
         self.events.len()
     }
 
-    /// Registers a socket for both directions. What is ready already makes the first event.
+    /// Registers a socket for both directions. Readiness that exists already makes the first event.
     pub(crate) fn register(&self, socket: SimSocket, token: PollToken) -> io::Result<()> {
         self.register_for(socket, token, Ready::BOTH)
     }
@@ -208,8 +208,8 @@ impl Drop for SimPoll {
 }
 
 impl SimSocket {
-    /// Adds or removes the interest in a writable socket. As with `EPOLL_CTL_MOD`, what is ready
-    /// already makes an event.
+    /// Adds or removes the interest in a writable socket. As with `EPOLL_CTL_MOD`, readiness that
+    /// exists already makes an event.
     pub(crate) fn await_writable(self, on: bool) {
         self.with(|state, index| {
             let interest = if on { Ready::BOTH } else { Ready::READABLE };
@@ -285,7 +285,7 @@ impl State {
         self.polls.iter().filter(|poll| !poll.is_closed).count() == 1
     }
 
-    /// Returns all that is ready on a socket now.
+    /// Returns the current readiness of a socket.
     pub(super) fn ready(&self, index: usize) -> Ready {
         match &self.sockets[index].kind {
             Kind::Stream(stream) => stream.ready(),

@@ -25,10 +25,10 @@ pub(crate) enum Writing {
     Fails(io::ErrorKind),
 }
 
-/// A handle of the script of one stream. Its entries precede what the peer of the stream does.
+/// A handle of the script of one stream. Its entries precede the actions of the peer.
 ///
-/// After its last entry, a stream without a peer (see [`World::script`](super::World::script))
-/// would block when read, and accepts all that is written.
+/// After the last entry, a stream without a peer (see [`World::script`](super::World::script))
+/// returns `WouldBlock` from reads and accepts all writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Script(pub(super) SimSocket);
 

@@ -50,7 +50,7 @@ impl SimSocket {
         self.local_addr().inet().is_none()
     }
 
-    /// Returns the script of a stream, which precedes what its peer does.
+    /// Returns the script of a stream. Its entries precede the actions of the peer.
     pub(crate) fn script(self) -> Script {
         Script(self)
     }

@@ -47,7 +47,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Creates a stream without a peer, which does what its script says.
+    /// Creates a stream without a peer, whose script decides the result of each call.
     pub(super) fn scripted() -> Self {
         Self {
             is_scripted: true,
@@ -55,7 +55,7 @@ impl Stream {
         }
     }
 
-    /// Creates one end of a connection that is to be, with the lengths of its buffers.
+    /// Creates one end of a pending connection, with the lengths of its buffers.
     pub(super) fn connecting(peer_addr: Addr, (send, recv): (usize, usize)) -> Self {
         Self {
             is_connecting: true,
@@ -203,7 +203,7 @@ impl SimSocket {
         })
     }
 
-    /// Sends a reset to the peer, and discards what was not delivered.
+    /// Sends a reset to the peer, and discards undelivered bytes.
     pub(crate) fn reset(self) {
         self.with(|state, index| state.send_reset(index));
     }
@@ -238,7 +238,7 @@ impl State {
         };
         let is_closed = self.sockets[peer].is_closed;
         if is_closed && self.stream(from).arrived > 0 {
-            // Nobody will read them: the host of the peer answers with a reset.
+            // A host replies with a reset to bytes for a closed socket.
             return self.receive_reset(from);
         }
         let receiver = self.stream(peer);
@@ -270,7 +270,7 @@ impl State {
     }
 
     /// Closes a stream: with a reset if there are unread bytes (RFC 1122, 4.2.2.13), else with a
-    /// FIN after what is in the send buffer.
+    /// FIN after the bytes of the send buffer.
     pub(super) fn close_stream(&mut self, index: usize) {
         let stream = self.stream(index);
         if !stream.recv.is_empty() {

@@ -17,7 +17,7 @@ fn any() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-/// Takes the events that are there now, each as its token and what is ready.
+/// Takes the events that are there now, each as its token and readiness.
 fn events(poll: &mut SimPoll) -> Vec<(usize, Ready)> {
     poll.wait(Some(Duration::ZERO)).expect("it works");
     let mut events = Vec::new();
@@ -207,7 +207,7 @@ fn connect_waits_while_the_backlog_is_full() {
         ErrorKind::ConnectionReset
     );
     assert_eq!(
-        peers[2].read_end().expect_err("nobody listens").kind(),
+        peers[2].read_end().expect_err("no listener").kind(),
         ErrorKind::ConnectionRefused
     );
 }
@@ -234,19 +234,19 @@ fn datagram_boundaries_truncation_and_the_empty_datagram() {
 }
 
 #[test]
-fn only_a_connected_udp_socket_is_told_of_a_refusal() {
+fn only_a_connected_udp_socket_receives_a_refusal() {
     let (world, mut poll) = set_up();
     let socket = world.bind_datagram(any().into()).expect("a free port");
     poll.register_datagrams(socket, PollToken(3))
         .expect("it is new");
-    let nobody = Addr::from(SocketAddr::from(([127, 0, 0, 1], 9)));
+    let unused = Addr::from(SocketAddr::from(([127, 0, 0, 1], 9)));
     for _ in 0..2 {
         socket
-            .send_datagram(Some(nobody.clone()), b"lost")
+            .send_datagram(Some(unused.clone()), b"lost")
             .expect("it goes");
     }
     assert_eq!(events(&mut poll), []);
-    socket.connect_datagrams(nobody);
+    socket.connect_datagrams(unused);
     socket.send_datagram(None, b"lost").expect("it goes");
     assert_eq!(events(&mut poll), [(3, Ready::READABLE | Ready::ENDED)]);
     let error = socket.recv_datagram(&mut [0; 4]).expect_err("refused");
@@ -268,7 +268,7 @@ fn wait_advances_time_to_the_next_action_or_to_its_end() {
     assert_eq!((world.now(), poll.has_events()), (8 * MS, true));
     world.fail_next_wait(ErrorKind::Interrupted);
     peer.send(b"kept");
-    let error = poll.wait(None).expect_err("as told");
+    let error = poll.wait(None).expect_err("it is interrupted");
     assert_eq!(error.kind(), ErrorKind::Interrupted);
     poll.wait(None).expect("the event is kept");
     assert!(poll.has_events());
@@ -342,7 +342,7 @@ fn unix_datagrams_block_while_the_receiver_is_full() {
     assert_eq!(events(&mut poll), [(3, Ready::WRITABLE)]);
     let error = sender.send_datagram(Some(name("/sim/b").into()), b"x");
     assert_eq!(
-        error.expect_err("nobody").kind(),
+        error.expect_err("no socket").kind(),
         ErrorKind::ConnectionRefused
     );
 }

@@ -41,7 +41,7 @@ pub(super) struct State {
     pub(super) loss_percent: usize,
     /// Default lengths of send and receive buffers.
     pub(super) buffer_lens: (usize, usize),
-    /// Addresses that answer no connect.
+    /// Addresses that do not respond to connects.
     pub(super) silent: Vec<Addr>,
     /// Errors of the next waits.
     pub(super) failing_waits: Vec<io::ErrorKind>,
@@ -102,8 +102,8 @@ impl World {
         Os::Sim(SimPoll::new(self))
     }
 
-    /// Returns a connected stream without a peer. It does what its script says, call by call, and
-    /// the poll reports only [`Script::event`]s of it.
+    /// Returns a connected stream without a peer. Its script decides the result of each call, and
+    /// the poll reports only injected events of it: see [`Script::event`].
     pub(crate) fn script(self) -> Script {
         let stream = Stream::scripted();
         let local = Addr::Inet(([127, 0, 0, 1], 1).into());
@@ -161,7 +161,7 @@ impl World {
         self.with(|state| state.buffer_lens = (send, recv));
     }
 
-    /// Makes an address answer no connect, so that it stays pending.
+    /// Makes an address not respond, so that connects to it stay pending.
     pub(crate) fn silence(self, addr: impl Into<Addr>) {
         let addr = addr.into();
         self.with(|state| state.silent.push(addr));
