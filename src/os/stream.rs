@@ -273,7 +273,7 @@ impl Stream {
         }
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            format!("the segments of {local} are not counted"),
+            format!("the segments from {local} to {peer} are not counted"),
         ))
     }
 }

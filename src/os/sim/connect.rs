@@ -41,7 +41,7 @@ impl World {
         backlog: u32,
     ) -> io::Result<os::Listener> {
         self.with(|state| {
-            let local = state.to_bind(addr, is_listener)?;
+            let local = state.choose_local(addr, is_listener)?;
             let listener = Listener {
                 backlog_max: options.backlog_or(backlog).max(1),
                 buffer_lens: options.buffer_lens(state.buffer_lens),
@@ -70,7 +70,7 @@ impl World {
             let local = state.local_for(addr, options.local());
             let lens = options.buffer_lens(state.buffer_lens);
             let stream = Stream::connecting(addr.clone(), lens);
-            if let Addr::Unix(_) = addr {
+            if addr.inet().is_none() {
                 state.check_unix_connect(addr)?;
             }
             let index = state.add(local, Kind::Stream(stream));

@@ -44,7 +44,7 @@ impl World {
     /// Binds a datagram socket: the engine's, or one of the test.
     pub(crate) fn bind_datagram(self, addr: Addr) -> io::Result<SimSocket> {
         self.with(|state| {
-            let local = state.to_bind(&addr, is_datagrams)?;
+            let local = state.choose_local(&addr, is_datagrams)?;
             let datagrams = Datagrams {
                 queued_bytes_max: state.buffer_lens.1,
                 ..Datagrams::default()
@@ -123,7 +123,9 @@ impl SimSocket {
             panic!("only Unix sockets send to Unix sockets");
         };
         // An empty path makes an unnamed address; abstract names are not simulated.
-        let path = from.as_pathname().unwrap_or(std::path::Path::new(""));
+        let path = from
+            .as_pathname()
+            .unwrap_or_else(|| std::path::Path::new(""));
         let from = std::os::unix::net::SocketAddr::from_pathname(path)?;
         Ok((len, from))
     }

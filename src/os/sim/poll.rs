@@ -162,7 +162,7 @@ impl SimPoll {
         !self.events.is_empty()
     }
 
-    pub(crate) fn for_each_event(&mut self, mut each: impl FnMut(Event<'_>)) -> usize {
+    pub(crate) fn for_each_event(&self, mut each: impl FnMut(Event<'_>)) -> usize {
         for event in &self.events {
             each(Event::Sim(*event, PhantomData));
         }

@@ -94,7 +94,7 @@ impl State {
     }
 
     /// Chooses a port if the address has none, and checks that the address is free.
-    pub(super) fn to_bind(
+    pub(super) fn choose_local(
         &mut self,
         addr: &Addr,
         is_of_kind: fn(&Kind) -> bool,
@@ -105,7 +105,10 @@ impl State {
         {
             inet.set_port(self.free_port());
         }
+        #[cfg(unix)]
         let is_unnamed = matches!(&addr, Addr::Unix(name) if name.is_unnamed());
+        #[cfg(not(unix))]
+        let is_unnamed = false;
         if !is_unnamed && self.bound(&addr, is_of_kind).is_some() {
             return Err(io::ErrorKind::AddrInUse.into());
         }
