@@ -98,15 +98,9 @@ impl Readiness {
     /// A write may be taken.
     #[cfg(test)]
     pub(crate) const WRITABLE: Self = Self(WRITABLE);
-    /// A read may return bytes, and a write may be taken.
-    #[cfg(test)]
-    pub(crate) const BOTH: Self = Self(READABLE | WRITABLE);
     /// The peer ended its side: readable, writable, and a short read does not empty the socket.
     #[cfg(test)]
     pub(crate) const END: Self = Self(READABLE | WRITABLE | END_HINT);
-    /// Data and the end of the stream arrived together.
-    #[cfg(test)]
-    pub(crate) const READABLE_END: Self = Self(READABLE | END_HINT);
     /// The peer ended or reset the connection.
     #[cfg(test)]
     pub(crate) const HANGUP: Self = Self(READABLE | WRITABLE | END_HINT | HUNG_UP);
@@ -372,12 +366,6 @@ impl State {
     /// Returns true if a dispatch can read or deliver something: bytes or the end of the stream.
     pub(crate) fn has_input(self) -> bool {
         self.has(READABLE | ENDED | END_DELIVERED)
-    }
-
-    /// True if the reactor knows of input: it is readable, ended or paused for memory.
-    #[cfg(test)]
-    pub(crate) fn knows_input(self) -> bool {
-        self.has(READABLE | ENDED | END_DELIVERED | PAUSED_FOR_MEMORY)
     }
 
     /// Returns true if frames may be delivered.

@@ -85,7 +85,7 @@ mod text;
 use std::time::{Duration, Instant};
 
 pub use map::{CutMap, FrameSpan, Span, Summary};
-pub(crate) use recorder::{Clock, Recorder};
+pub(crate) use recorder::Recorder;
 
 use crate::id::{SocketId, UdpId};
 

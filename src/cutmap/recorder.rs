@@ -5,15 +5,11 @@ use std::time::{Duration, Instant};
 use super::{Event, EventKind, Recording};
 use crate::id::{SocketId, Token, UdpId};
 
-/// Function that reads the clock. The reactor supplies it, because no other module reads the clock.
-pub(crate) type Clock = fn() -> Instant;
-
 /// Ring of events.
 ///
 /// Invariant: `oldest < events.len()`, or both are zero. `oldest` is zero until the ring is full.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    clock: Clock,
     began: Instant,
     /// Latest time that was read from the clock; `at` is that time counted from `began`.
     latest: Instant,
@@ -30,10 +26,8 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     /// Creates a recorder without events, which owns no memory.
-    pub(crate) fn new(clock: Clock, len_max: usize) -> Self {
-        let now = clock();
+    pub(crate) fn new(now: Instant, len_max: usize) -> Self {
         Self {
-            clock,
             began: now,
             latest: now,
             at: Duration::ZERO,
@@ -46,8 +40,8 @@ impl Recorder {
     }
 
     /// Restarts the time at zero, unless there are events already.
-    pub(crate) fn begin(&mut self) {
-        self.stamp();
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.pass(now);
         if self.events.is_empty() {
             self.began = self.latest;
             self.at = Duration::ZERO;
@@ -61,13 +55,6 @@ impl Recorder {
             self.latest = now;
             self.at = now.saturating_duration_since(self.began);
         }
-    }
-
-    /// Reads the clock and advances the recorded time.
-    #[inline]
-    pub(crate) fn stamp(&mut self) {
-        let now = (self.clock)();
-        self.pass(now);
     }
 
     /// Records an event of a connection.
@@ -118,11 +105,11 @@ impl Recorder {
     }
 
     /// Returns the events in order and starts a new recording. The datagram numbers continue.
-    pub(crate) fn take(&mut self) -> Recording {
+    pub(crate) fn take(&mut self, now: Instant) -> Recording {
         let datagrams = std::mem::take(&mut self.datagrams);
         let empty = Self {
             datagrams,
-            ..Self::new(self.clock, self.len_max)
+            ..Self::new(now, self.len_max)
         };
         let mut full = std::mem::replace(self, empty);
         full.events.rotate_left(full.oldest);
@@ -164,11 +151,11 @@ mod tests {
     #[test]
     fn full_ring_keeps_the_newest_events_and_counts_the_others() {
         for len_max in [0, 1, 2, 7, 100] {
-            let mut recorder = Recorder::new(Instant::now, len_max);
+            let mut recorder = Recorder::new(Instant::now(), len_max);
             for offset in 0..20 {
                 recorder.note(token(), EventKind::Read, offset, 1);
             }
-            let recording = recorder.take();
+            let recording = recorder.take(Instant::now());
             let offsets: Vec<_> = recording.events().iter().map(|one| one.offset).collect();
             let kept = len_max.min(20);
             assert_eq!(offsets, (20 - kept as u64..20).collect::<Vec<_>>());
@@ -178,14 +165,14 @@ mod tests {
 
     #[test]
     fn recorded_time_never_runs_backwards() {
-        let mut recorder = Recorder::new(Instant::now, 9);
+        let mut recorder = Recorder::new(Instant::now(), 9);
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
         for now in [later, now] {
             recorder.pass(now);
             recorder.note(token(), EventKind::Read, 0, 1);
         }
-        let recording = recorder.take();
+        let recording = recorder.take(Instant::now());
         assert_eq!(recording.events()[0].at, recording.events()[1].at);
     }
 
@@ -194,12 +181,12 @@ mod tests {
         let mut generations = Generations::new();
         let mut id = |key| UdpId(Token::new(key, generations.take()));
         let (one, other) = (id(0), id(1));
-        let mut recorder = Recorder::new(Instant::now, 9);
+        let mut recorder = Recorder::new(Instant::now(), 9);
         recorder.note_datagram(one, EventKind::DatagramSent, 5);
         recorder.note_datagram(other, EventKind::DatagramSent, 5);
         recorder.note_datagram(one, EventKind::DatagramDropped, 5);
         recorder.note_datagram(one, EventKind::DatagramReceived, 5);
-        let recording = recorder.take();
+        let recording = recorder.take(Instant::now());
         let (sent, received) = recording.datagrams(one);
         let numbers: Vec<_> = sent.iter().map(|event| event.offset).collect();
         assert_eq!((numbers, received.len()), (vec![0, 1], 1));

@@ -191,36 +191,30 @@ impl fmt::Display for Part<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::LazyLock;
     use std::time::{Duration, Instant};
 
     use super::*;
     use crate::cutmap::Recorder;
     use crate::id::{ConnId, Generations, Token};
 
-    /// Clock that does not advance.
-    fn clock() -> Instant {
-        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
-        *BEGAN
-    }
-
     fn recording() -> (Recording, ConnId) {
         let generation = Generations::new().take();
         let token = Token::new(4, generation);
-        let mut recorder = Recorder::new(clock, 16);
+        let began = Instant::now();
+        let mut recorder = Recorder::new(began, 16);
         let frame = EventKind::Frame {
             header_len: 2,
             trailer_len: 0,
         };
         recorder.note(token, EventKind::Send, 0, 10);
         recorder.note(token, EventKind::Send, 10, 10);
-        recorder.pass(clock() + Duration::from_micros(7));
+        recorder.pass(began + Duration::from_micros(7));
         recorder.note(token, EventKind::Write, 0, 20);
         recorder.note(token, EventKind::Read, 0, 11);
         recorder.note(token, frame, 0, 10);
         recorder.note(token, EventKind::Read, 11, 9);
         recorder.note(token, frame, 10, 10);
-        (recorder.take(), ConnId(token))
+        (recorder.take(began), ConnId(token))
     }
 
     #[test]

@@ -184,13 +184,13 @@ impl Engine {
     /// connection. Its key stays in use until [`free`](Engine::free).
     pub(crate) fn next_to_reap(&mut self) -> Option<(Token, Option<Closed>)> {
         let token = self.queues.to_reap.pop_front()?;
-        let poller = &self.poller;
+        let os = &self.os;
         match self.entries.get_mut(token).ok()? {
-            Entry::Listener(entry) => entry.listener.deregister(poller),
+            Entry::Listener(entry) => entry.listener.deregister(os),
             #[cfg(unix)]
-            Entry::UnixDatagram(entry) => entry.socket.deregister(poller),
+            Entry::UnixDatagram(entry) => entry.socket.deregister(os),
             Entry::Udp(entry) => {
-                entry.udp.deregister(poller);
+                entry.udp.deregister(os);
                 self.telemetry.stats.datagrams_dropped += entry.queue.count() as u64;
                 self.memory.pool.count(entry.counted_bytes, 0);
                 self.telemetry.recorder.forget(UdpId(token));
@@ -213,8 +213,8 @@ impl Engine {
         let conn_stats = conn.stats(self.telemetry.callback_times.of(token));
         let extras = conn.extras.take().unwrap_or_default();
         match extras.reset {
-            true => super::transport::reset(conn, &self.poller),
-            false => conn.stream.close(&self.poller),
+            true => super::transport::reset(conn, &self.os),
+            false => conn.stream.close(&self.os),
         }
         self.timers.cancel(extras.deadline);
         self.timers.cancel(conn.timeout_check.take());

@@ -276,7 +276,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::os::Script;
+    use crate::os::sim::Script;
 
     #[test]
     fn an_entry_costs_at_most_136_bytes() {
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn reads_are_counted_beyond_32_bits() {
         let mut conn = Connection::new(
-            Stream::Scripted(Script::new()),
+            Script::new().stream(),
             SocketAddr::from(([127, 0, 0, 1], 1)).into(),
             Framing::raw(),
             NonZeroU32::MIN,

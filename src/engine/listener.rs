@@ -73,7 +73,7 @@ impl Engine {
         self.check_not_shutting_down()?;
         let backlog = self.config.backlog;
         let listener = first_ok(addrs.to_addrs()?, |addr| {
-            Listener::bind(&addr, options, backlog)
+            self.os.listen(&addr, options, backlog)
         })?;
         self.add_listener(listener, framing)
     }
@@ -198,23 +198,22 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-    use std::time::Instant;
 
     use super::*;
     use crate::config::Config;
     use crate::event::CloseReason;
     use crate::id::Token;
-    use crate::os::Script;
+    use crate::os::sim::{Script, World};
 
     /// An engine with a connection and a listener that has found no descriptor.
     fn exhausted() -> (Engine, Token, ListenerId) {
-        let mut engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+        let mut engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
         let options = ListenOptions::new();
         let listener = engine
             .listen("127.0.0.1:0", Framing::raw(), &options)
             .expect("a free port");
         let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
-        let stream = Stream::Scripted(Script::new());
+        let stream = Script::new().stream();
         let Accepted::Conn(conn) = engine.admit(stream, peer, Framing::raw()) else {
             panic!("it is refused");
         };
@@ -271,7 +270,7 @@ mod tests {
             find_no_descriptor(&mut engine, listener);
         }
         let peer = SocketAddr::from(([127, 0, 0, 1], 2)).into();
-        let stream = Stream::Scripted(Script::new());
+        let stream = Script::new().stream();
         let accepted = engine.admit(stream, peer, Framing::raw());
         assert!(matches!(accepted, Accepted::Conn(_)), "{accepted:?}");
         assert_eq!(engine.admission.retry_after, RETRY_AFTER_MIN);

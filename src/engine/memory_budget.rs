@@ -200,7 +200,7 @@ impl Engine {
 mod tests {
     use std::io::ErrorKind;
     use std::net::SocketAddr;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
     use crate::codec::Framing;
@@ -208,7 +208,7 @@ mod tests {
     use crate::conn::Readiness;
     use crate::engine::Accepted;
     use crate::error::SendError;
-    use crate::os::{Script, Stream, Writing};
+    use crate::os::sim::{Script, World, Writing};
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -220,12 +220,12 @@ mod tests {
             memory_deadline: DEADLINE,
             ..Config::default()
         };
-        let mut engine = Engine::new(config, Instant::now).expect("an engine");
+        let mut engine = Engine::new(config, World::current().os()).expect("an engine");
         let conns = lens.map(|len| {
             let script = Script::new();
             script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
             let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
-            let stream = Stream::Scripted(script);
+            let stream = script.stream();
             let Accepted::Conn(conn) = engine.admit(stream, peer, Framing::raw()) else {
                 panic!("it is refused");
             };

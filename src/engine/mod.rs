@@ -49,10 +49,10 @@ use self::slab::Entries;
 use crate::addr::Addr;
 use crate::config::Config;
 use crate::conn::Readiness;
-use crate::cutmap::{Clock, Recorder};
+use crate::cutmap::Recorder;
 use crate::error::Gone;
 use crate::id::{ListenerId, SocketId, Token, UdpId};
-use crate::os::{Event, Poller};
+use crate::os::{Event, Os};
 use active::{Active, BATCH_LEN_BASE};
 use close::Shutdown;
 use listener::Admission;
@@ -68,7 +68,7 @@ const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// The parts of a reactor that do not depend on its handler.
 pub(crate) struct Engine {
     pub(crate) config: Config,
-    pub(crate) poller: Poller,
+    pub(crate) os: Os,
     /// Connections, listeners and datagram sockets, by token.
     pub(crate) entries: Entries,
     pub(crate) queues: Queues,
@@ -82,18 +82,19 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(mut config: Config, clock: Clock) -> io::Result<Self> {
+    pub(crate) fn new(mut config: Config, os: Os) -> io::Result<Self> {
         config.check()?;
         // One read must not exceed the budget of a turn.
         config.read_len_max = config.read_len_max.min(config.read_budget_bytes);
         let timeouts = Timeouts::new(&config.limits());
-        let recorder = Recorder::new(clock, config.recording_events_max);
+        let now = os.now();
+        let recorder = Recorder::new(now, config.recording_events_max);
         Ok(Self {
-            poller: Poller::new()?,
+            os,
             entries: Entries::new(),
             queues: Queues::new(),
             active: Active::none(),
-            timers: Timers::new(clock, timeouts),
+            timers: Timers::new(now, timeouts),
             memory: MemoryBudget::new(config.memory_bytes_max, config.pool_bytes_max),
             admission: Admission::new(),
             telemetry: Telemetry::new(recorder),
@@ -110,7 +111,7 @@ impl Engine {
     /// callback.
     pub(crate) fn record_events(&mut self) {
         let (entries, ready) = (&mut self.entries, &mut self.queues.ready);
-        let count = self.poller.for_each_event(|event| {
+        let count = self.os.for_each_event(|event| {
             if let Some((token, state)) = entries.of_poll(event.token())
                 && state.add_readiness(readiness(event))
             {
@@ -118,16 +119,6 @@ impl Engine {
             }
         });
         self.telemetry.stats.events += count as u64;
-    }
-
-    /// Records an event, as [`record_events`](Engine::record_events) does.
-    #[cfg(test)]
-    pub(crate) fn record_event(&mut self, token: Token, readiness: Readiness) {
-        if let Ok(state) = self.entries.state_mut(token)
-            && state.add_readiness(readiness)
-        {
-            self.queues.ready.push(token);
-        }
     }
 
     /// Starts the dispatch phase of a turn.
@@ -187,13 +178,13 @@ impl Engine {
 
     /// Registers the socket of a new entry; removes the entry if that fails.
     fn register(&mut self, token: Token) -> io::Result<()> {
-        let (poller, poll_token) = (&self.poller, token.to_poll());
+        let (os, poll_token) = (&self.os, token.to_poll());
         let registered = match self.entries.get_mut(token)? {
-            Entry::Conn(conn) => conn.stream.register(poller, poll_token),
-            Entry::Listener(entry) => entry.listener.register(poller, poll_token),
-            Entry::Udp(entry) => entry.udp.register(poller, poll_token),
+            Entry::Conn(conn) => conn.stream.register(os, poll_token),
+            Entry::Listener(entry) => entry.listener.register(os, poll_token),
+            Entry::Udp(entry) => entry.udp.register(os, poll_token),
             #[cfg(unix)]
-            Entry::UnixDatagram(entry) => entry.socket.register(poller, poll_token),
+            Entry::UnixDatagram(entry) => entry.socket.register(os, poll_token),
         };
         if registered.is_err() {
             self.entries.remove(token);
@@ -231,10 +222,10 @@ impl Engine {
     pub(crate) fn options(&self, id: SocketId) -> io::Result<socket2::SockRef<'_>> {
         match self.entries.get(id.token())? {
             Entry::Conn(conn) => conn.stream.options(),
-            Entry::Listener(entry) => Ok(entry.listener.options()),
-            Entry::Udp(entry) => Ok(entry.udp.options()),
+            Entry::Listener(entry) => entry.listener.options(),
+            Entry::Udp(entry) => entry.udp.options(),
             #[cfg(unix)]
-            Entry::UnixDatagram(entry) => Ok(entry.socket.options()),
+            Entry::UnixDatagram(entry) => entry.socket.options(),
         }
     }
 }

@@ -62,7 +62,7 @@ impl Engine {
         self.check_may_open()?;
         let addrs: VecDeque<_> = addrs.to_addrs()?.collect();
         // The name look-up may have taken long. The deadlines count from its end.
-        self.timers.refresh_now();
+        self.timers.set_now(self.os.now());
         let timeout = options.timeout_or(self.config.connect_deadline);
         let until = self.timers.since_epoch().saturating_add(timeout);
         let dial = Dial {
@@ -84,7 +84,7 @@ impl Engine {
         if let Some(peer) = stream.connected()? {
             conn.peer = peer;
         }
-        stream.register(&self.poller, token.to_poll())?;
+        stream.register(&self.os, token.to_poll())?;
         conn.stream = stream;
         Ok(())
     }
@@ -93,9 +93,9 @@ impl Engine {
     /// address leaves time for the others. `last` is the error of the address before.
     pub(super) fn connect_next(&mut self, token: Token, mut last: io::Error) -> io::Result<()> {
         let now = self.timers.since_epoch();
-        let (entries, poller) = (&mut self.entries, &self.poller);
+        let (entries, os) = (&mut self.entries, &self.os);
         let conn = entries.conn_mut(token)?;
-        conn.stream.close(poller);
+        conn.stream.close(os);
         conn.state.socket_replaced();
         let mut dial = conn.extras().dial.take();
         while let Some(Dial {
@@ -108,8 +108,8 @@ impl Engine {
             let tries = u32::try_from(1 + addrs.len()).unwrap_or(u32::MAX);
             let share = until.saturating_sub(now) / tries;
             conn.peer = addr;
-            let registered = Stream::connect(&conn.peer, options).and_then(|mut stream| {
-                stream.register(poller, token.to_poll())?;
+            let registered = os.connect(&conn.peer, options).and_then(|mut stream| {
+                stream.register(os, token.to_poll())?;
                 Ok(stream)
             });
             match registered {
@@ -223,36 +223,32 @@ fn no_address() -> io::Error {
 }
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, ToSocketAddrs};
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-    use std::time::{Duration, Instant};
+    use std::net::ToSocketAddrs;
+    use std::time::Duration;
 
     use super::*;
     use crate::config::Config;
+    use crate::os::sim::World;
 
     #[test]
-    fn a_connect_has_all_of_its_time_behind_a_look_up_that_took_long() {
-        static IS_LATE: AtomicBool = AtomicBool::new(false);
-        fn clock() -> Instant {
-            Instant::now() + Duration::from_secs(3600) * u32::from(IS_LATE.load(Relaxed))
-        }
-
+    fn a_slow_name_look_up_takes_nothing_from_the_connect_timeout() {
         struct Slow(SocketAddr);
 
         impl ToSocketAddrs for Slow {
             type Iter = std::iter::Once<SocketAddr>;
 
             fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
-                IS_LATE.store(true, Relaxed);
+                World::current().advance(Duration::from_secs(3600));
                 Ok(std::iter::once(self.0))
             }
         }
 
-        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let name = Slow(socket.local_addr().expect("it listens"));
-        let mut engine = Engine::new(Config::default(), clock).expect("an engine");
+        let name = Slow(SocketAddr::from(([192, 0, 2, 1], 7)));
+        let world = World::current();
+        world.silence(name.0);
+        let mut engine = Engine::new(Config::default(), world.os()).expect("a simulated poll");
         engine.connect(name, Framing::raw(), &ConnectOptions::new());
-        engine.timers.set_now(clock());
+        engine.timers.set_now(engine.os.now());
         assert!(engine.timers.time_to_next() > Some(Duration::from_secs(20)));
     }
 }

@@ -11,13 +11,14 @@ use crate::conn::FrameBounds;
 use crate::cutmap::{EventKind, Recorder, Recording, Segments};
 use crate::error::{Gone, SendError, Sent};
 use crate::id::{SocketId, Token, UdpId};
+use crate::os::Os;
 
 impl Engine {
     /// Starts or stops the recording of a socket.
     pub(crate) fn record(&mut self, id: SocketId, on: bool) -> Result<(), Gone> {
         self.entries.state_mut(id.token())?.set_recorded(on);
         if on {
-            self.telemetry.recorder.begin();
+            self.telemetry.recorder.begin(self.os.now());
         }
         Ok(())
     }
@@ -26,27 +27,19 @@ impl Engine {
     pub(crate) fn record_all(&mut self, on: bool) {
         self.entries.record_all(on);
         if on {
-            self.telemetry.recorder.begin();
+            self.telemetry.recorder.begin(self.os.now());
         }
     }
 
     /// Takes the recording so far.
     pub(crate) fn take_recording(&mut self) -> Recording {
-        self.telemetry.recorder.take()
+        self.telemetry.recorder.take(self.os.now())
     }
 
     /// Asks the kernel for the segment counts of a connection.
     pub(crate) fn segments(&self, token: Token) -> io::Result<Segments> {
         let conn = self.entries.conn(token)?;
-        let local = conn.stream.local_addr()?;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let (Some(local), Some(peer)) = (local.inet(), conn.peer.inet()) {
-            return crate::os::tcp_info::of_connection(local, peer);
-        }
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("the system does not count the segments of {local}"),
-        ))
+        conn.stream.segments(&conn.peer)
     }
 
     /// Sends on a recorded connection, and records the bytes that were accepted.
@@ -83,7 +76,7 @@ impl Engine {
             let len = len as u64;
             let offset = conn.counts.read_bytes.saturating_sub(len);
             let recorder = &mut self.telemetry.recorder;
-            recorder.stamp();
+            recorder.pass(self.os.now());
             recorder.note(token, EventKind::Read, offset, len);
         }
     }
@@ -119,7 +112,7 @@ impl Engine {
             false => EventKind::DatagramReceived,
         };
         let recorder = &mut self.telemetry.recorder;
-        recorder.stamp();
+        recorder.pass(self.os.now());
         recorder.note_datagram(id, kind, len);
     }
 
@@ -134,21 +127,27 @@ impl Engine {
 }
 
 /// Records a write of `len` bytes, which are counted already.
-pub(super) fn record_write(recorder: &mut Recorder, token: Token, conn: &Connection, len: usize) {
+pub(super) fn record_write(
+    recorder: &mut Recorder,
+    os: &Os,
+    token: Token,
+    conn: &Connection,
+    len: usize,
+) {
     if conn.state.is_recorded() {
         let len = len as u64;
         let offset = conn.counts.written_bytes.saturating_sub(len);
-        recorder.stamp();
+        recorder.pass(os.now());
         recorder.note(token, EventKind::Write, offset, len);
     }
 }
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
 
     use super::*;
     use crate::config::Config;
     use crate::os::UdpOptions;
+    use crate::os::sim::World;
 
     #[test]
     fn sockets_that_come_and_go_leave_nothing_in_the_recorder_but_events() {
@@ -156,7 +155,7 @@ mod tests {
             datagram_queue_bytes_max: 0,
             ..Config::default()
         };
-        let mut engine = Engine::new(config, Instant::now).expect("an engine");
+        let mut engine = Engine::new(config, World::current().os()).expect("an engine");
         engine.record_all(true);
         for _ in 0..3 {
             let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());

@@ -173,7 +173,7 @@ mod tests {
     use crate::engine::Accepted;
     use crate::id::ConnId;
     use crate::memory::Pool;
-    use crate::os::{Script, Stream, Writing};
+    use crate::os::sim::{Script, World, Writing};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -185,7 +185,7 @@ mod tests {
 
     impl Clocked {
         fn new(config: Config) -> Self {
-            let engine = Engine::new(config, Instant::now).expect("an engine");
+            let engine = Engine::new(config, World::current().os()).expect("an engine");
             let epoch = engine.now();
             Self { engine, epoch }
         }
@@ -199,7 +199,7 @@ mod tests {
 
         fn open_with(&mut self, script: Script) -> Token {
             let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
-            let stream = Stream::Scripted(script);
+            let stream = script.stream();
             match self.engine.admit(stream, peer, Framing::raw()) {
                 Accepted::Conn(conn) => conn.0,
                 refused => panic!("{refused:?}"),

@@ -10,7 +10,6 @@ use slab::Slab;
 
 use super::Engine;
 use super::timeouts::Timeouts;
-use crate::cutmap::Clock;
 use crate::id::Token;
 use crate::timer::{Stamp, TimerId, Wheel, tick_at_or_after, tick_passed};
 
@@ -107,7 +106,6 @@ pub(crate) struct Timers {
     epoch: Instant,
     /// The turn's reading of the clock, or a later one, taken after a name look-up.
     pub(crate) now: Instant,
-    clock: Clock,
     /// `now` in 32-bit milliseconds; maintained only while a timeout is configured.
     pub(crate) stamp: Stamp,
     /// True if a timeout is, or ever was, configured.
@@ -117,14 +115,12 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    pub(super) fn new(clock: Clock, timeouts: Timeouts) -> Self {
-        let now = clock();
+    pub(super) fn new(now: Instant, timeouts: Timeouts) -> Self {
         Self {
             wheel: Wheel::new(),
             intervals: Slab::new(),
             epoch: now,
             now,
-            clock,
             stamp: Stamp::default(),
             keeps_stamp: timeouts.are_set(),
             timeouts,
@@ -151,11 +147,6 @@ impl Timers {
         if self.keeps_stamp {
             self.stamp = Stamp::at(self.since_epoch());
         }
-    }
-
-    /// Reads the clock again, after a call that may have blocked.
-    pub(super) fn refresh_now(&mut self) {
-        self.set_now((self.clock)());
     }
 
     /// Maintains the stamp from now on.
@@ -261,6 +252,7 @@ mod tests {
     use crate::config::Config;
     use crate::engine::BATCH_LEN_BASE;
     use crate::memory::Buf;
+    use crate::os::sim::World;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -272,7 +264,7 @@ mod tests {
 
     impl Scripted {
         fn new() -> Self {
-            let engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+            let engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
             let epoch = engine.now();
             Self { engine, epoch }
         }

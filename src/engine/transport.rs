@@ -18,7 +18,7 @@
 use std::io::{self, IoSlice};
 
 use super::Connection;
-use crate::os::Poller;
+use crate::os::Os;
 use crate::stats::Stats;
 
 #[cfg(test)]
@@ -125,8 +125,8 @@ pub(super) fn end(conn: &Connection) -> io::Result<()> {
 }
 
 /// Closes the socket with a reset.
-pub(super) fn reset(conn: &mut Connection, poller: &Poller) {
-    conn.stream.reset(poller);
+pub(super) fn reset(conn: &mut Connection, os: &Os) {
+    conn.stream.reset(os);
 }
 
 fn count_filled(conn: &mut Connection, stats: &mut Stats, len: usize) {

@@ -32,7 +32,7 @@ impl Engine {
         self.check_not_shutting_down()?;
         let in_batches = self.config.datagram_batches;
         let udp = first_ok(addrs.to_socket_addrs()?, |addr| {
-            Udp::bind(addr, options, in_batches)
+            self.os.bind_udp(addr, options, in_batches)
         })?;
         self.add_udp(udp)
     }
@@ -116,7 +116,7 @@ impl Engine {
                 Ok(count) => {
                     if entry.state.is_recorded() {
                         let recorder = &mut self.telemetry.recorder;
-                        recorder.stamp();
+                        recorder.pass(self.os.now());
                         for len in entry.queue.lens().take(count) {
                             recorder.note_datagram(id, EventKind::DatagramSent, len);
                         }
@@ -127,7 +127,7 @@ impl Engine {
                     entry.was_refused = false;
                 }
                 Err(blocked) if blocked.kind() == io::ErrorKind::WouldBlock => {
-                    match entry.udp.await_writable(&self.poller, token, true) {
+                    match entry.udp.await_writable(&self.os, token, true) {
                         Ok(()) => entry.state.write_would_block(),
                         Err(failed) => error = Some(failed),
                     }
@@ -141,7 +141,7 @@ impl Engine {
                     if !is_earlier {
                         if entry.state.is_recorded() {
                             let recorder = &mut self.telemetry.recorder;
-                            recorder.stamp();
+                            recorder.pass(self.os.now());
                             let len = entry.queue.lens().next().unwrap_or_default();
                             recorder.note_datagram(id, EventKind::DatagramDropped, len);
                         }
@@ -153,7 +153,7 @@ impl Engine {
             }
         }
         if error.is_none() && entry.queue.is_empty() {
-            error = entry.udp.await_writable(&self.poller, token, false).err();
+            error = entry.udp.await_writable(&self.os, token, false).err();
         }
         recount(entry, &mut self.memory.pool);
         if error.is_none() && entry.queue.is_empty() && entry.state.is_closing() {
@@ -211,22 +211,20 @@ fn recount(entry: &mut UdpEntry, pool: &mut Pool) {
 }
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
-    use std::time::Instant;
 
     use super::*;
     use crate::config::Config;
     use crate::engine::Task;
     use crate::os::UdpOptions;
+    use crate::os::sim::World;
 
     /// What the queue of a socket holds after so many bursts of so many datagrams of a kilobyte,
     /// one after each trim.
     fn held_after(bursts: &[usize]) -> usize {
-        let mut engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+        let mut engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
         let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
         let socket = socket.expect("a free port");
-        let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        let to = peer.local_addr().expect("it is bound");
+        let to = SocketAddr::from(([127, 0, 0, 1], 9));
         for burst in bursts {
             for _ in 0..*burst {
                 let queued = engine.send_datagram(socket, Some(to), &[0; 1024]);
@@ -265,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_waits_for_room_is_kept_where_the_memory_of_a_burst_is_given_back() {
-        let mut engine = Engine::new(Config::default(), Instant::now).expect("an engine");
+        let mut engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
         let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
         let socket = socket.expect("a free port");
         for _ in 0..900 {

@@ -16,7 +16,7 @@ impl Engine {
         addr: Option<&UnixAddr>,
     ) -> io::Result<UnixDatagramId> {
         self.check_not_shutting_down()?;
-        self.add_unix_datagram(UnixDatagramSocket::open(addr)?)
+        self.add_unix_datagram(self.os.bind_unix_datagram(addr)?)
     }
 
     pub(crate) fn adopt_unix_datagram(

@@ -22,6 +22,7 @@ use crate::error::{FrameError, SendError, Sent};
 use crate::event::CloseReason;
 use crate::id::Token;
 use crate::memory::{Buf, Pool};
+use crate::os::Os;
 use crate::stats::Stats;
 use crate::timer::Stamp;
 
@@ -242,7 +243,7 @@ impl Engine {
         };
         let batch = &mut self.active.batch;
         let stamp = self.timers.stamp;
-        record_drained(&mut self.telemetry, token, conn, stamp, &result);
+        record_drained(&mut self.telemetry, &self.os, token, conn, stamp, &result);
         match result {
             Ok(len) if len == batch.len() => {
                 batch.clear();
@@ -298,7 +299,7 @@ impl Engine {
                 break;
             }
             let result = drain_queue(conn, &mut self.telemetry.stats, &queue);
-            record_drained(&mut self.telemetry, token, conn, stamp, &result);
+            record_drained(&mut self.telemetry, &self.os, token, conn, stamp, &result);
             if let Ok(len) = result {
                 queue.progress = stamp;
                 queue.consume(len, &mut self.memory.pool);
@@ -454,6 +455,7 @@ fn drain_queue(conn: &mut Connection, stats: &mut Stats, queue: &WriteQueue) -> 
 /// Stamps, logs and records a write that is counted already.
 fn record_drained(
     telemetry: &mut Telemetry,
+    os: &Os,
     token: Token,
     conn: &mut Connection,
     now: Stamp,
@@ -462,7 +464,7 @@ fn record_drained(
     if let Ok(len) = *result {
         conn.last_activity = now;
         log::trace!(target: IO_TARGET, "wrote {len} bytes to {}", conn.peer);
-        record_write(&mut telemetry.recorder, token, conn, len);
+        record_write(&mut telemetry.recorder, os, token, conn, len);
     }
 }
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Sockets that somebody else made: this program, or the one that started it.
+//! Sockets that were opened outside the reactor: by the program, or by the process that started it.
 
 use std::io;
 
 use socket2::{Domain, Socket, Type};
 
-/// What std's sockets turn into, and what a parent hands down.
+/// The owned handle that std's sockets convert into, and that a parent process passes down.
 #[cfg(unix)]
 pub(crate) use std::os::fd::OwnedFd as OwnedSocket;
 #[cfg(windows)]
@@ -14,7 +14,7 @@ use super::{Listener, Stream, Udp};
 
 impl Listener {
     pub(crate) fn adopt(socket: OwnedSocket) -> io::Result<Self> {
-        let socket = made_ready(socket, Type::STREAM)?;
+        let socket = prepare(socket, Type::STREAM)?;
         if !is_listening(&socket)? {
             return Err(invalid("the socket does not listen"));
         }
@@ -23,9 +23,9 @@ impl Listener {
 }
 
 impl Stream {
-    /// The socket has to be connected: `NotConnected` otherwise.
+    /// Adopts a connected socket. Any other fails with `NotConnected`.
     pub(crate) fn adopt(socket: OwnedSocket) -> io::Result<Self> {
-        let socket = made_ready(socket, Type::STREAM)?;
+        let socket = prepare(socket, Type::STREAM)?;
         socket.peer_addr()?;
         socket.try_into()
     }
@@ -33,25 +33,27 @@ impl Stream {
 
 impl Udp {
     pub(crate) fn adopt(socket: OwnedSocket, in_batches: bool) -> io::Result<Self> {
-        let socket = made_ready(socket, Type::DGRAM)?;
+        let socket = prepare(socket, Type::DGRAM)?;
         if socket.local_addr()?.is_unix() {
-            return Err(invalid("a Unix datagram socket is not one of UDP"));
+            return Err(invalid(
+                "the socket is a Unix datagram socket, not a UDP socket",
+            ));
         }
         Self::new(socket, in_batches)
     }
 }
 
-/// Checks the kind, and makes the socket one that does not block and that no child inherits.
-pub(super) fn made_ready(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
+/// Checks the type and the family of a socket. Makes it non-blocking and not inherited by children.
+pub(super) fn prepare(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
     let socket = Socket::from(socket);
     let domain = socket.local_addr()?.domain();
     if socket.r#type()? != kind || ![Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&domain) {
-        return Err(invalid("the socket is of another kind"));
+        return Err(invalid("the socket has another type or address family"));
     }
     socket.set_nonblocking(true)?;
     #[cfg(unix)]
     socket.set_cloexec(true)?;
-    // Elsewhere each write asks for it.
+    // On other systems each write suppresses the signal.
     #[cfg(target_vendor = "apple")]
     socket.set_nosigpipe(true)?;
     Ok(socket)
@@ -60,11 +62,11 @@ pub(super) fn made_ready(socket: OwnedSocket, kind: Type) -> io::Result<Socket> 
 fn is_listening(socket: &Socket) -> io::Result<bool> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     return socket.is_listener();
-    // Elsewhere the first accept tells.
+    // On other systems the first accept shows it.
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
     Ok(socket.peer_addr().is_err())
 }
 
-pub(super) fn invalid(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, what)
+pub(super) fn invalid(message: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
 }

@@ -8,51 +8,55 @@ use mio::net::UnixListener;
 use socket2::{SockRef, Socket};
 
 #[cfg(unix)]
-use super::is_unix;
-use super::{ListenOptions, Poller, Stream, local_addr, retry};
+use super::convert::is_unix;
+#[cfg(test)]
+use super::sim::SimSocket;
+use super::{Os, Stream, local_addr, retry};
 use crate::addr::Addr;
 #[cfg(unix)]
 use crate::addr::UnixAddr;
 use crate::id::PollToken;
 
-/// A listening socket, of the internet or of this host.
+/// A listening TCP or Unix socket.
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix(UnixListener),
+    #[cfg(test)]
+    Sim(SimSocket),
 }
 
-/// What a failed accept means for the next one.
+/// The consequence of a failed accept for the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AcceptFailure {
-    /// Nothing is left to accept; an event tells of the next one.
+    /// No connection is left to accept. An event reports the next one.
     WouldBlock,
-    /// This one connection was lost before it was accepted (accept(2), "Error handling"): go on.
+    /// One connection was lost before it was accepted (accept(2), "Error handling"). Go on.
     ThisOne,
-    /// Descriptors or memory ran out, or the listener itself is hurt. The backlog stays, no event
-    /// tells when accepting works again, and trying at once would spin: try again later.
+    /// Descriptors or memory ran out, or the listener itself has failed. The backlog stays, and no
+    /// event reports when accepting works again. Trying at once would spin: try again later.
     Exhausted,
 }
 
 impl Listener {
-    pub(crate) fn bind(addr: &Addr, options: &ListenOptions, backlog: u32) -> io::Result<Self> {
-        options.listen(addr, backlog)?.try_into()
-    }
-
-    pub(crate) fn register(&mut self, poller: &Poller, token: PollToken) -> io::Result<()> {
+    pub(crate) fn register(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
         match self {
-            Self::Tcp(tcp) => poller.register(tcp, token),
+            Self::Tcp(tcp) => os.poller().register(tcp, token),
             #[cfg(unix)]
-            Self::Unix(unix) => poller.register(unix, token),
+            Self::Unix(unix) => os.poller().register(unix, token),
+            #[cfg(test)]
+            Self::Sim(sim) => os.sim().register(*sim, token),
         }
     }
 
-    pub(crate) fn deregister(&mut self, poller: &Poller) {
+    pub(crate) fn deregister(&mut self, os: &Os) {
         match self {
-            Self::Tcp(tcp) => poller.deregister(tcp),
+            Self::Tcp(tcp) => os.poller().deregister(tcp),
             #[cfg(unix)]
-            Self::Unix(unix) => poller.deregister(unix),
+            Self::Unix(unix) => os.poller().deregister(unix),
+            #[cfg(test)]
+            Self::Sim(sim) => sim.close(),
         }
     }
 
@@ -67,23 +71,34 @@ impl Listener {
                 let (stream, peer) = retry(|| unix.accept())?;
                 Ok((Stream::Unix(stream), UnixAddr::from_std(&peer).into()))
             }
+            #[cfg(test)]
+            Self::Sim(sim) => {
+                let (stream, peer) = retry(|| sim.accept())?;
+                Ok((Stream::Sim(stream), peer))
+            }
         }
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
-        local_addr(&self.options())
+        #[cfg(test)]
+        if let Self::Sim(sim) = self {
+            return Ok(sim.local_addr());
+        }
+        local_addr(&*self.options()?)
     }
 
-    pub(crate) fn options(&self) -> SockRef<'_> {
+    pub(crate) fn options(&self) -> io::Result<SockRef<'_>> {
         match self {
-            Self::Tcp(tcp) => SockRef::from(tcp),
+            Self::Tcp(tcp) => Ok(SockRef::from(tcp)),
             #[cfg(unix)]
-            Self::Unix(unix) => SockRef::from(unix),
+            Self::Unix(unix) => Ok(SockRef::from(unix)),
+            #[cfg(test)]
+            Self::Sim(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
 
-/// Of a socket that listens and does not block.
+/// Converts a socket that listens and does not block.
 impl TryFrom<Socket> for Listener {
     type Error = io::Error;
 
@@ -97,6 +112,7 @@ impl TryFrom<Socket> for Listener {
 }
 
 impl AcceptFailure {
+    /// Classifies the error of an accept.
     pub(crate) fn of(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
@@ -109,10 +125,10 @@ impl AcceptFailure {
             | Kind::HostUnreachable
             | Kind::TimedOut
             | Kind::PermissionDenied => Self::ThisOne,
-            // mio's word for an address of no kind: macOS accepts a connection that was reset
-            // before, and has no address for it (Go's syscall_bsd.go, Accept).
+            // mio's error for an address without a family. macOS accepts a connection that was
+            // already reset and has no address for it (Go's syscall_bsd.go, Accept).
             Kind::InvalidInput if error.raw_os_error().is_none() => Self::ThisOne,
-            // EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET and EOPNOTSUPP have no kind of their own.
+            // EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET and EOPNOTSUPP have no `ErrorKind`.
             #[cfg(any(target_os = "linux", target_os = "android"))]
             _ if matches!(error.raw_os_error(), Some(71 | 92 | 112 | 64 | 95)) => Self::ThisOne,
             _ => Self::Exhausted,
@@ -125,14 +141,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_without_an_address_is_no_fault_of_the_listener() {
+    fn accept_without_an_address_concerns_one_connection() {
         let error = io::Error::from(io::ErrorKind::InvalidInput);
         assert_eq!(AcceptFailure::of(&error), AcceptFailure::ThisOne);
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn errors_of_one_connection_are_told_from_those_of_the_listener() {
+    fn accept_errors_concern_one_connection_or_the_listener() {
         let of = |errno| AcceptFailure::of(&io::Error::from_raw_os_error(errno));
         // EPERM, EPROTO, ENONET, EOPNOTSUPP, ENETDOWN, ENETUNREACH, ECONNABORTED, ETIMEDOUT,
         // EHOSTDOWN, EHOSTUNREACH, ENOPROTOOPT

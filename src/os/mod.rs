@@ -1,18 +1,20 @@
-//! All calls of the operating system: the poll, and the sockets it watches.
+//! Every system call and the clock, behind one closed choice: [`Os`], real or simulated.
 //!
-//! Nothing here knows of frames or handlers. `Interrupted` is retried here and seen by nobody
-//! else; `WouldBlock` is handed on, as flow control.
+//! Nothing here knows of frames or handlers. A call that a signal interrupted is repeated here,
+//! except for [`Os::wait`], since time has passed. `WouldBlock` is returned: it is flow control.
 
 mod adopt;
+mod clock;
+mod convert;
 mod listener;
 mod options;
 mod poll;
 #[cfg(test)]
-mod script;
+pub(crate) mod sim;
 mod socket_ref;
 mod stream;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) mod tcp_info;
+mod tcp_info;
 mod udp;
 #[cfg_attr(
     not(all(feature = "udp-batch", any(target_os = "linux", target_os = "android"))),
@@ -22,29 +24,31 @@ mod udp_batch;
 #[cfg(unix)]
 mod unix_datagram;
 
+use std::io;
+#[cfg(unix)]
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
 pub(crate) use adopt::OwnedSocket;
+pub(crate) use clock::Clock;
 pub(crate) use listener::{AcceptFailure, Listener};
 pub use options::{ConnectOptions, ListenOptions, UdpOptions};
-pub(crate) use poll::{Event, Poller, Waker};
-#[cfg(test)]
-pub(crate) use script::{Reading, Script, Writing};
+pub(crate) use poll::{Event, Waker};
 pub use socket_ref::{Keepalive, SocketRef};
 pub(crate) use stream::Stream;
 pub(crate) use udp::Udp;
 #[cfg(unix)]
 pub(crate) use unix_datagram::UnixDatagramSocket;
 
-use std::io;
-
-use socket2::{SockAddr, Socket};
-
 use crate::addr::Addr;
 #[cfg(unix)]
 use crate::addr::UnixAddr;
+use convert::{local_addr, to_addr, to_sock_addr};
+use poll::Poller;
 
-/// Whether a read that gave fewer bytes than asked for has emptied the socket, so that the next
-/// byte makes a new edge. True for epoll and kqueue (epoll(7), "Questions and answers", 9);
-/// elsewhere only `WouldBlock` says so.
+/// True if a read that returned fewer bytes than requested has emptied the socket, so that the next
+/// byte makes a new edge. This holds for epoll and kqueue (epoll(7), "Questions and answers", 9).
+/// On other systems only `WouldBlock` says so.
 pub(crate) const SHORT_READ_EMPTIES: bool = cfg!(any(
     target_os = "linux",
     target_os = "android",
@@ -55,7 +59,161 @@ pub(crate) const SHORT_READ_EMPTIES: bool = cfg!(any(
     target_os = "dragonfly",
 ));
 
-/// Calls again while a signal cuts the call short.
+/// The operating system, as one engine uses it: the clock, the poll, and the calls that open
+/// sockets. The sockets themselves are of the same kind, real or simulated.
+#[derive(Debug)]
+pub(crate) enum Os {
+    Real(Poller),
+    #[cfg(test)]
+    Sim(sim::SimPoll),
+}
+
+impl Os {
+    /// Opens a poll of the real system, which takes two descriptors.
+    pub(crate) fn real() -> io::Result<Self> {
+        Poller::new().map(Self::Real)
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        match self {
+            Self::Real(_) => Clock::Real,
+            #[cfg(test)]
+            Self::Sim(poll) => Clock::Sim(poll.world()),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn now(&self) -> Instant {
+        self.clock().now()
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        match self {
+            Self::Real(poller) => poller.waker(),
+            #[cfg(test)]
+            Self::Sim(poll) => poll.waker(),
+        }
+    }
+
+    /// Waits for events, at most for `timeout`. `Interrupted` is returned, since time has passed.
+    #[inline]
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Real(poller) => poller.wait(timeout),
+            #[cfg(test)]
+            Self::Sim(poll) => poll.wait(timeout),
+        }
+    }
+
+    /// Returns true if the last wait returned events.
+    pub(crate) fn has_events(&self) -> bool {
+        match self {
+            Self::Real(poller) => poller.has_events(),
+            #[cfg(test)]
+            Self::Sim(poll) => poll.has_events(),
+        }
+    }
+
+    /// Calls `each` for every event of the last wait, one per socket, and returns their number.
+    #[inline]
+    pub(crate) fn for_each_event(&mut self, each: impl FnMut(Event<'_>)) -> usize {
+        match self {
+            Self::Real(poller) => poller.for_each_event(each),
+            #[cfg(test)]
+            Self::Sim(poll) => poll.for_each_event(each),
+        }
+    }
+
+    /// Returns true if the last wait may have left events behind.
+    pub(crate) fn was_full(&self) -> bool {
+        match self {
+            Self::Real(poller) => poller.was_full(),
+            #[cfg(test)]
+            Self::Sim(_) => false,
+        }
+    }
+
+    /// Returns the descriptor of the poll.
+    #[cfg(unix)]
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poller().as_fd()
+    }
+
+    /// Opens a listener. `backlog` holds if the options name none.
+    pub(crate) fn listen(
+        &self,
+        addr: &Addr,
+        options: &ListenOptions,
+        backlog: u32,
+    ) -> io::Result<Listener> {
+        match self {
+            Self::Real(_) => options.listen(addr, backlog)?.try_into(),
+            #[cfg(test)]
+            Self::Sim(poll) => poll.world().bind_listener(addr, options, backlog),
+        }
+    }
+
+    /// Begins to connect. An event reports the end of it.
+    pub(crate) fn connect(&self, addr: &Addr, options: &ConnectOptions) -> io::Result<Stream> {
+        match self {
+            Self::Real(_) => options.connect(addr)?.try_into(),
+            #[cfg(test)]
+            Self::Sim(poll) => poll.world().begin_connect(addr, options),
+        }
+    }
+
+    /// Binds a UDP socket. `in_batches` asks for many datagrams per system call, if the system
+    /// supports it.
+    pub(crate) fn bind_udp(
+        &self,
+        addr: std::net::SocketAddr,
+        options: &UdpOptions,
+        in_batches: bool,
+    ) -> io::Result<Udp> {
+        match self {
+            Self::Real(_) => Udp::new(options.bind(addr)?, in_batches),
+            #[cfg(test)]
+            Self::Sim(poll) => poll.world().bind_datagram(addr.into()).map(Udp::Sim),
+        }
+    }
+
+    /// Opens a Unix datagram socket; without an address it stays unnamed.
+    #[cfg(unix)]
+    pub(crate) fn bind_unix_datagram(
+        &self,
+        addr: Option<&UnixAddr>,
+    ) -> io::Result<UnixDatagramSocket> {
+        match self {
+            Self::Real(_) => UnixDatagramSocket::open(addr),
+            #[cfg(test)]
+            Self::Sim(poll) => {
+                let addr = addr.cloned().unwrap_or_default();
+                let socket = poll.world().bind_datagram(addr.into());
+                socket.map(UnixDatagramSocket::Sim)
+            }
+        }
+    }
+
+    /// Returns the real poll, which real sockets are registered with.
+    fn poller(&self) -> &Poller {
+        match self {
+            Self::Real(poller) => poller,
+            #[cfg(test)]
+            Self::Sim(_) => panic!("a simulated poll cannot watch a real socket"),
+        }
+    }
+
+    /// Returns the simulated poll, which simulated sockets are registered with.
+    #[cfg(test)]
+    fn sim(&self) -> &sim::SimPoll {
+        match self {
+            Self::Real(_) => panic!("a real poll cannot watch a simulated socket"),
+            Self::Sim(poll) => poll,
+        }
+    }
+}
+
+/// Repeats a call while a signal interrupts it.
 #[inline]
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
@@ -64,47 +222,4 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             result => return result,
         }
     }
-}
-
-/// The address that a socket is bound to.
-fn local_addr(socket: &Socket) -> io::Result<Addr> {
-    to_addr(&socket.local_addr()?)
-}
-
-fn to_addr(addr: &SockAddr) -> io::Result<Addr> {
-    #[cfg(unix)]
-    if addr.is_unix() {
-        let (path, name) = (addr.as_pathname(), addr.as_abstract_namespace());
-        return Ok(Addr::Unix(UnixAddr::from_parts(path, name)));
-    }
-    match addr.as_socket() {
-        Some(inet) => Ok(Addr::Inet(inet)),
-        None => Err(unsupported("neither of the internet nor a Unix socket")),
-    }
-}
-
-fn to_sock_addr(addr: &Addr) -> io::Result<SockAddr> {
-    match addr {
-        Addr::Inet(addr) => Ok((*addr).into()),
-        #[cfg(unix)]
-        Addr::Unix(addr) => match (addr.as_pathname(), addr.as_abstract_name()) {
-            (Some(path), _) => SockAddr::unix(path),
-            // socket2 takes a path that begins with a zero byte for a name.
-            (_, Some(name)) => {
-                use std::os::unix::ffi::OsStrExt;
-                let name = [b"\0", name].concat();
-                SockAddr::unix(std::ffi::OsStr::from_bytes(&name))
-            }
-            _ => Err(unsupported("an unnamed address names no socket")),
-        },
-    }
-}
-
-#[cfg(unix)]
-fn is_unix(socket: &Socket) -> io::Result<bool> {
-    Ok(socket.local_addr()?.is_unix())
-}
-
-fn unsupported(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, what)
 }

@@ -1,4 +1,4 @@
-//! Options that must stand before a socket listens, connects or is bound.
+//! Options that are set before a socket listens, connects or is bound.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +9,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::{SocketRef, to_sock_addr};
 use crate::addr::Addr;
 
-/// What all kinds of sockets may be given before they are bound.
+/// Options of all socket types that are set before the bind.
 #[derive(Debug, Clone, Default)]
 struct Before {
     reuse_addr: bool,
@@ -23,7 +23,7 @@ struct Before {
 }
 
 impl Before {
-    /// A socket that does not block and is not inherited, with these options.
+    /// Opens a socket with these options. It does not block and is not inherited by children.
     fn open(&self, domain: Domain, kind: Type) -> io::Result<Socket> {
         let socket = new_nonblocking(domain, kind)?;
         if self.reuse_addr && domain != Domain::UNIX {
@@ -52,7 +52,7 @@ impl Before {
     }
 }
 
-/// With one system call where the system can.
+/// Opens a socket that does not block, with one system call if the system supports it.
 fn new_nonblocking(domain: Domain, kind: Type) -> io::Result<Socket> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     return Socket::new(domain, kind.nonblocking(), None);
@@ -64,19 +64,19 @@ fn new_nonblocking(domain: Domain, kind: Type) -> io::Result<Socket> {
     }
 }
 
-/// The builder's calls that all three kinds of options share.
+/// Builder functions that all three option types share.
 macro_rules! before {
     () => {
-        /// The system's defaults.
+        /// Creates options with the defaults.
         #[must_use]
         pub fn new() -> Self {
             Self::default()
         }
 
-        /// Lets several sockets, of this process or of others with the same user, be bound to the
-        /// same address (`SO_REUSEPORT`, socket(7)). Each of them must ask for it. Linux and
-        /// DragonFly spread connections and datagrams over them; other systems may give all to
-        /// one. Off by default; not on Windows and Solaris.
+        /// Allows several sockets to be bound to one address (`SO_REUSEPORT`, socket(7)). They may
+        /// belong to several processes of one user, and each of them must set the option. Linux and
+        /// DragonFly distribute connections and datagrams over them. Other systems may deliver
+        /// everything to one. Off by default. Not available on Windows and Solaris.
         #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
         #[must_use]
         pub fn reuse_port(mut self, on: bool) -> Self {
@@ -84,8 +84,8 @@ macro_rules! before {
             self
         }
 
-        /// Sends and receives by this network interface only (`SO_BINDTODEVICE`, socket(7)), named
-        /// as `ip link` names it. Linux only.
+        /// Restricts the socket to one network interface (`SO_BINDTODEVICE`, socket(7)). `ip link`
+        /// lists the names. Linux only.
         #[cfg(any(target_os = "linux", target_os = "android"))]
         #[must_use]
         pub fn device(mut self, name: impl Into<String>) -> Self {
@@ -93,18 +93,19 @@ macro_rules! before {
             self
         }
 
-        /// The kernel's receive buffer, in bytes (`SO_RCVBUF`). Set before the handshake, as the
-        /// largest TCP window is agreed on there (tcp(7)). Linux doubles the number, for its own
-        /// upkeep, and caps it by `net.core.rmem_max`. By default the kernel sizes it by itself,
-        /// and adapts it to the connection, which a number given here stops.
+        /// Sets the size of the kernel's receive buffer in bytes (`SO_RCVBUF`). It is set before
+        /// the handshake, which fixes the maximum TCP window (tcp(7)). Linux doubles the number for
+        /// its bookkeeping and limits it to `net.core.rmem_max`. By default the kernel adapts the
+        /// size to the connection; a fixed size turns that off.
         #[must_use]
         pub fn recv_buffer_len(mut self, bytes: usize) -> Self {
             self.before.recv_buffer_len = Some(bytes);
             self
         }
 
-        /// The kernel's send buffer, in bytes (`SO_SNDBUF`); as for
-        /// [`recv_buffer_len`](Self::recv_buffer_len), with `net.core.wmem_max`.
+        /// Sets the size of the kernel's send buffer in bytes (`SO_SNDBUF`). Linux doubles the
+        /// number and limits it to `net.core.wmem_max`. By default the kernel adapts the size to
+        /// the connection; a fixed size turns that off.
         #[must_use]
         pub fn send_buffer_len(mut self, bytes: usize) -> Self {
             self.before.send_buffer_len = Some(bytes);
@@ -113,7 +114,7 @@ macro_rules! before {
     };
 }
 
-/// How [`Context::listen_with`](crate::Context::listen_with) opens a listener.
+/// Options of a listener, for [`Context::listen_with`](crate::Context::listen_with).
 ///
 /// # Examples
 ///
@@ -147,8 +148,8 @@ pub struct ListenOptions {
 impl Default for ListenOptions {
     fn default() -> Self {
         let before = Before {
-            // On Unix it lets a server restart while old connections are in TIME-WAIT; on Windows
-            // it would let two servers share a port.
+            // On Unix it allows a server to restart while old connections are in TIME-WAIT. On
+            // Windows it would allow two servers to share a port.
             reuse_addr: cfg!(unix),
             ..Before::default()
         };
@@ -162,32 +163,32 @@ impl Default for ListenOptions {
 impl ListenOptions {
     before!();
 
-    /// Binds to an address that connections of an earlier listener still have (`SO_REUSEADDR`). On
-    /// by default; off by default on Windows, where it means something else: that another socket
-    /// may take the address away.
+    /// Allows the bind while connections of an earlier listener still use the address
+    /// (`SO_REUSEADDR`). On by default. Off by default on Windows, where the option allows another
+    /// socket to take over the address.
     #[must_use]
     pub fn reuse_addr(mut self, on: bool) -> Self {
         self.before.reuse_addr = on;
         self
     }
 
-    /// Whether a listener at an IPv6 address leaves IPv4 alone (`IPV6_V6ONLY`). By default the
-    /// system decides: on Linux `[::]` takes IPv4 too. Means nothing to an IPv4 address.
+    /// Restricts a listener at an IPv6 address to IPv6 (`IPV6_V6ONLY`). By default the system
+    /// decides: on Linux `[::]` accepts IPv4 too. No effect at an IPv4 address.
     #[must_use]
     pub fn only_v6(mut self, on: bool) -> Self {
         self.before.only_v6 = Some(on);
         self
     }
 
-    /// Connections that the kernel keeps until they are accepted; it caps them by a limit of its
-    /// own (`net.core.somaxconn`). [`Config::backlog`](crate::Config::backlog) by default.
+    /// Sets the maximum number of connections that wait to be accepted. The kernel limits it
+    /// further (`net.core.somaxconn`). Default: [`Config::backlog`](crate::Config::backlog).
     #[must_use]
     pub fn backlog(mut self, connections: u32) -> Self {
         self.backlog = Some(connections);
         self
     }
 
-    /// A socket that listens.
+    /// Opens a socket that listens.
     pub(super) fn listen(&self, addr: &Addr, backlog: u32) -> io::Result<Socket> {
         let addr = to_sock_addr(addr)?;
         let socket = self.before.open(addr.domain(), Type::STREAM)?;
@@ -198,7 +199,7 @@ impl ListenOptions {
     }
 }
 
-/// How [`Context::connect_with`](crate::Context::connect_with) connects.
+/// Options of a connect, for [`Context::connect_with`](crate::Context::connect_with).
 ///
 /// # Examples
 ///
@@ -222,25 +223,26 @@ pub struct ConnectOptions {
 impl ConnectOptions {
     before!();
 
-    /// How long the connect may take, with all the addresses that it tries: each has an equal share
-    /// of what those before it left. Looking a name up is not in it. Then it fails with `TimedOut`.
-    /// [`Config::connect_deadline`](crate::Config::connect_deadline) by default.
+    /// Sets the time limit of the connect over all addresses that it tries. Each address gets an
+    /// equal share of the time that is left. The lookup of a name is not included. At the limit the
+    /// connect fails with `TimedOut`. Default:
+    /// [`Config::connect_deadline`](crate::Config::connect_deadline).
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// The address to connect from: a [`SocketAddr`], where port 0 takes a free one, or for a Unix
-    /// socket a path or a name. An address of another family than the peer's fails, and the next
-    /// one of the peer's is tried.
+    /// Sets the address to connect from: a [`SocketAddr`], of which port 0 chooses a free port, or
+    /// a path or name of a Unix socket. An address of the peer that has another family fails, and
+    /// the next one is tried.
     #[must_use]
     pub fn local_addr(mut self, addr: impl Into<Addr>) -> Self {
         self.local_addr = Some(addr.into());
         self
     }
 
-    /// Connects from a [`local_inet_addr`](Self::local_addr) that an earlier connection still has
+    /// Allows a [`local_addr`](Self::local_addr) that an earlier connection still uses
     /// (`SO_REUSEADDR`). Off by default.
     #[must_use]
     pub fn reuse_addr(mut self, on: bool) -> Self {
@@ -252,7 +254,7 @@ impl ConnectOptions {
         self.timeout.unwrap_or(default)
     }
 
-    /// A socket that connects; the end of it is told by an event.
+    /// Opens a socket that connects. An event reports the end of the connect.
     pub(super) fn connect(&self, addr: &Addr) -> io::Result<Socket> {
         let addr = to_sock_addr(addr)?;
         let socket = self.before.open(addr.domain(), Type::STREAM)?;
@@ -260,16 +262,16 @@ impl ConnectOptions {
             socket.bind(&to_sock_addr(local)?)?;
         }
         match socket.connect(&addr) {
-            // A Unix socket's connect is done at once, or fails: `WouldBlock` says that the
-            // listener's backlog is full, and no event would tell when it is not (connect(2)).
+            // The connect of a Unix socket succeeds or fails at once. `WouldBlock` means that the
+            // backlog of the listener is full, and no event reports the change (connect(2)).
             Err(error) if addr.is_unix() || !is_under_way(&error) => Err(error),
             _ => Ok(socket),
         }
     }
 }
 
-/// EINPROGRESS, which has no [`io::ErrorKind`] yet: on Linux, on systems of the BSD family, and on
-/// those of the System V family. Windows says that it would block.
+/// `EINPROGRESS`, which has no stable [`io::ErrorKind`]. Its value differs between Linux, BSD and
+/// System V. Windows returns `WouldBlock` instead.
 const IN_PROGRESS: i32 = match () {
     () if cfg!(any(target_os = "solaris", target_os = "illumos")) => 150,
     () if cfg!(any(target_arch = "mips", target_arch = "mips64")) => 150,
@@ -285,8 +287,8 @@ const IN_PROGRESS: i32 = match () {
     () => 36,
 };
 
-/// Whether a connect without blocking has begun, which the systems tell as an error. A signal does
-/// not undo it (connect(2), EINTR).
+/// Returns true if a non-blocking connect has begun, which the systems report as an error. A signal
+/// does not cancel it (connect(2), EINTR).
 fn is_under_way(error: &io::Error) -> bool {
     error.raw_os_error() == Some(IN_PROGRESS)
         || matches!(
@@ -295,7 +297,7 @@ fn is_under_way(error: &io::Error) -> bool {
         )
 }
 
-/// How [`Context::bind_udp_with`](crate::Context::bind_udp_with) opens a UDP socket.
+/// Options of a UDP socket, for [`Context::bind_udp_with`](crate::Context::bind_udp_with).
 ///
 /// # Examples
 ///
@@ -303,7 +305,7 @@ fn is_under_way(error: &io::Error) -> bool {
 /// use std::net::Ipv4Addr;
 /// use unstick::UdpOptions;
 ///
-/// // Hears what is sent to a group, beside others on this host that do.
+/// // Receives what is sent to a group, next to other receivers on this host.
 /// let options = UdpOptions::new()
 ///     .reuse_addr(true)
 ///     .join_multicast_v4(Ipv4Addr::new(239, 1, 2, 3), Ipv4Addr::UNSPECIFIED);
@@ -322,17 +324,17 @@ pub struct UdpOptions {
 impl UdpOptions {
     before!();
 
-    /// Lets several sockets be bound to the same address, where each of them asks for it
-    /// (`SO_REUSEADDR`): all of them hear a multicast or broadcast datagram, one of them another.
-    /// Off by default.
+    /// Allows several sockets to be bound to one address (`SO_REUSEADDR`). Each of them must set
+    /// the option. All of them receive a multicast or broadcast datagram; one of them receives any
+    /// other. Off by default.
     #[must_use]
     pub fn reuse_addr(mut self, on: bool) -> Self {
         self.before.reuse_addr = on;
         self
     }
 
-    /// Whether a socket at an IPv6 address leaves IPv4 alone (`IPV6_V6ONLY`), as for
-    /// [`ListenOptions::only_v6`].
+    /// Restricts a socket at an IPv6 address to IPv6 (`IPV6_V6ONLY`). By default the system
+    /// decides. No effect at an IPv4 address.
     #[must_use]
     pub fn only_v6(mut self, on: bool) -> Self {
         self.before.only_v6 = Some(on);
@@ -346,39 +348,39 @@ impl UdpOptions {
         self
     }
 
-    /// Whether sockets of this host hear what this one sends to a group (`IP_MULTICAST_LOOP`,
-    /// `IPV6_MULTICAST_LOOP`). The system's default is yes.
+    /// Delivers datagrams that this socket sends to a group also to receivers on this host
+    /// (`IP_MULTICAST_LOOP`, `IPV6_MULTICAST_LOOP`). The system's default is on.
     #[must_use]
     pub fn multicast_loop(mut self, on: bool) -> Self {
         self.multicast_loop = Some(on);
         self
     }
 
-    /// How many routers a datagram to a group may pass (`IP_MULTICAST_TTL`,
-    /// `IPV6_MULTICAST_HOPS`). The system's default is 1: the local network.
+    /// Sets the number of hops of a datagram to a group (`IP_MULTICAST_TTL`,
+    /// `IPV6_MULTICAST_HOPS`). The system's default is 1, the local network.
     #[must_use]
     pub fn multicast_ttl(mut self, hops: u8) -> Self {
         self.multicast_ttl = Some(hops);
         self
     }
 
-    /// Joins a group on the interface that has the address `interface`; on one that the system
-    /// chooses where it is unspecified. May be called for several.
+    /// Joins a multicast group on the interface with the address `interface`. If that is
+    /// unspecified, the system chooses one. Call it once per group.
     #[must_use]
     pub fn join_multicast_v4(mut self, group: Ipv4Addr, interface: Ipv4Addr) -> Self {
         self.groups_v4.push((group, interface));
         self
     }
 
-    /// Joins a group on the interface with the index `interface`; on one that the system chooses
-    /// where it is 0. May be called for several.
+    /// Joins a multicast group on the interface with the index `interface`. If that is 0, the
+    /// system chooses one. Call it once per group.
     #[must_use]
     pub fn join_multicast_v6(mut self, group: Ipv6Addr, interface: u32) -> Self {
         self.groups_v6.push((group, interface));
         self
     }
 
-    /// A socket that is bound.
+    /// Opens a socket that is bound.
     pub(super) fn bind(&self, addr: SocketAddr) -> io::Result<Socket> {
         let domain = Domain::for_address(addr);
         let socket = self.before.open(domain, Type::DGRAM)?;
@@ -403,5 +405,42 @@ impl UdpOptions {
             live.join_multicast_v6(*group, *interface)?;
         }
         Ok(socket)
+    }
+}
+
+#[cfg(test)]
+mod sim {
+    use super::*;
+
+    impl Before {
+        fn buffer_lens(&self, default: (usize, usize)) -> (usize, usize) {
+            let (send, recv) = default;
+            (
+                self.send_buffer_len.unwrap_or(send),
+                self.recv_buffer_len.unwrap_or(recv),
+            )
+        }
+    }
+
+    impl ListenOptions {
+        /// Returns the lengths of the send and the receive buffer.
+        pub(in crate::os) fn buffer_lens(&self, default: (usize, usize)) -> (usize, usize) {
+            self.before.buffer_lens(default)
+        }
+
+        pub(in crate::os) fn backlog_or(&self, default: u32) -> usize {
+            self.backlog.unwrap_or(default) as usize
+        }
+    }
+
+    impl ConnectOptions {
+        /// Returns the lengths of the send and the receive buffer.
+        pub(in crate::os) fn buffer_lens(&self, default: (usize, usize)) -> (usize, usize) {
+            self.before.buffer_lens(default)
+        }
+
+        pub(in crate::os) fn local(&self) -> Option<&Addr> {
+            self.local_addr.as_ref()
+        }
     }
 }

@@ -1,22 +1,26 @@
-//! The poll: what is registered, what happened, and the waker.
+//! The poll of the system: registrations, events and the waker.
 
 use std::io;
 use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mio::event::Source;
 use mio::{Events, Interest, Poll, Token};
 
+#[cfg(test)]
+use super::sim;
 use crate::id::PollToken;
 
-/// Stands for the waker: no slab key is as large, so that its event is nobody's.
+/// Token of the waker. No slab key is as large, so its event finds no entry.
 const WAKER_TOKEN: Token = Token(usize::MAX);
-/// The event list starts this long; a kilobyte or so.
+/// Initial capacity of the event list, about a kilobyte.
 const EVENTS_MIN: usize = 128;
-/// And grows no longer than this: the rest of a larger ready set comes with the next poll.
+/// Maximum capacity of the event list. The rest of a larger ready set comes with the next poll.
 const EVENTS_MAX: usize = 16 * 1024;
 
-/// Both directions; and urgent data, where the poll can tell of it.
+/// Both directions, and urgent data if the poll can report it.
 const INTEREST: Interest = {
     let both = Interest::READABLE.add(Interest::WRITABLE);
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -24,53 +28,91 @@ const INTEREST: Interest = {
     both
 };
 
-/// What happened to a socket. All of it are hints: reading and writing tell the truth.
+/// An event of one socket. It is a hint: only reading and writing show the true state.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Event<'a>(&'a mio::event::Event);
+pub(crate) enum Event<'a> {
+    Real(&'a mio::event::Event),
+    #[cfg(test)]
+    Sim(sim::SimEvent, std::marker::PhantomData<&'a ()>),
+}
 
 impl Event<'_> {
     #[inline]
     pub(crate) fn token(self) -> PollToken {
-        PollToken(self.0.token().0)
+        match self {
+            Self::Real(event) => PollToken(event.token().0),
+            #[cfg(test)]
+            Self::Sim(event, _) => event.token,
+        }
     }
 
     #[inline]
     pub(crate) fn is_readable(self) -> bool {
-        self.0.is_readable()
+        match self {
+            Self::Real(event) => event.is_readable(),
+            #[cfg(test)]
+            Self::Sim(event, _) => event.ready.has(sim::Ready::READABLE),
+        }
     }
 
     #[inline]
     pub(crate) fn is_writable(self) -> bool {
-        self.0.is_writable()
+        match self {
+            Self::Real(event) => event.is_writable(),
+            #[cfg(test)]
+            Self::Sim(event, _) => event.ready.has(sim::Ready::WRITABLE),
+        }
     }
 
-    /// The peer ended, the connection was reset, there is an error to fetch, or a byte of urgent
-    /// data, at which reads stop short.
+    /// Returns true if the peer ended its side or reset the connection, if there is an error to
+    /// fetch, or if a byte of urgent data is pending, at which reads stop short.
     #[inline]
     pub(crate) fn has_ended(self) -> bool {
-        // In this order the compiler makes two looks at the bits of epoll of it.
-        self.0.is_error() | self.0.is_priority()
-            || self.0.is_read_closed()
-            || self.0.is_write_closed()
+        match self {
+            // In this order the compiler needs two tests of the bits of epoll.
+            Self::Real(event) => {
+                event.is_error() | event.is_priority()
+                    || event.is_read_closed()
+                    || event.is_write_closed()
+            }
+            #[cfg(test)]
+            Self::Sim(event, _) => event.ready.has(sim::Ready::ENDED),
+        }
     }
 
-    /// The peer ended or reset the connection.
+    /// Returns true if the peer ended its side or reset the connection.
     pub(crate) fn has_hung_up(self) -> bool {
-        self.0.is_read_closed()
+        match self {
+            Self::Real(event) => event.is_read_closed(),
+            #[cfg(test)]
+            Self::Sim(event, _) => event.ready.has(sim::Ready::HUNG_UP),
+        }
     }
 }
 
-/// Ends a wait from any thread, also one that begins later.
+/// A handle that ends a wait from any thread, also a wait that begins later.
 #[derive(Debug, Clone)]
-pub(crate) struct Waker(Arc<mio::Waker>);
+pub(crate) enum Waker {
+    Real(Arc<mio::Waker>),
+    /// A flag that the next simulated wait takes.
+    #[cfg(test)]
+    Sim(Arc<AtomicBool>),
+}
 
 impl Waker {
     pub(crate) fn wake(&self) -> io::Result<()> {
-        self.0.wake()
+        match self {
+            Self::Real(waker) => waker.wake(),
+            #[cfg(test)]
+            Self::Sim(woken) => {
+                woken.store(true, Ordering::Release);
+                Ok(())
+            }
+        }
     }
 }
 
-/// The operating system's poll.
+/// The poll of the operating system, with the events of its last wait.
 #[derive(Debug)]
 pub(crate) struct Poller {
     poll: Poll,
@@ -80,40 +122,38 @@ pub(crate) struct Poller {
 }
 
 impl Poller {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = Waker(Arc::new(mio::Waker::new(poll.registry(), WAKER_TOKEN)?));
+        let waker = mio::Waker::new(poll.registry(), WAKER_TOKEN)?;
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_MIN),
             was_full: false,
-            waker,
+            waker: Waker::Real(Arc::new(waker)),
         })
     }
 
-    pub(crate) fn waker(&self) -> Waker {
+    pub(super) fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    /// Waits for events; `Interrupted` is handed on, as time has passed.
     #[inline]
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.poll.poll(&mut self.events, timeout)
     }
 
-    /// Whether the last wait brought anything.
-    pub(crate) fn has_events(&self) -> bool {
+    pub(super) fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
-    /// Hands on what the last wait brought, each socket's event once, and says how many there were.
-    /// A list that was full is made larger, so that a large ready set is seen at once.
+    /// Calls `each` for every event and returns their number. A list that was full is doubled, so
+    /// that a large ready set is reported at once.
     #[inline]
-    pub(crate) fn for_each_event(&mut self, mut each: impl FnMut(Event<'_>)) -> usize {
+    pub(super) fn for_each_event(&mut self, mut each: impl FnMut(Event<'_>)) -> usize {
         let mut count = 0;
         for event in &self.events {
             count += 1;
-            each(Event(event));
+            each(Event::Real(event));
         }
         self.was_full = count == self.events.capacity();
         if self.was_full && count < EVENTS_MAX {
@@ -122,20 +162,19 @@ impl Poller {
         count
     }
 
-    /// Whether the last wait may have left events behind.
-    pub(crate) fn was_full(&self) -> bool {
+    pub(super) fn was_full(&self) -> bool {
         self.was_full
     }
 
-    /// Registers once, for both directions, edge-triggered.
+    /// Registers a socket once, for both directions, edge-triggered.
     pub(super) fn register(&self, source: &mut impl Source, token: PollToken) -> io::Result<()> {
         self.poll
             .registry()
             .register(source, Token(token.0), INTEREST)
     }
 
-    /// Registers for what comes in only: a socket of datagrams has room to write anew after every
-    /// one that went, and each time would be an event.
+    /// Registers a datagram socket for input only. Such a socket becomes writable again after every
+    /// datagram that was sent, and each time would be an event.
     pub(super) fn register_datagrams(
         &self,
         source: &mut impl Source,
@@ -146,7 +185,7 @@ impl Poller {
             .register(source, Token(token.0), Interest::READABLE)
     }
 
-    /// Asks for word of room to write, or no more.
+    /// Adds or removes the interest in a writable socket.
     pub(super) fn await_writable(
         &self,
         source: &mut impl Source,
@@ -159,14 +198,14 @@ impl Poller {
             .reregister(source, Token(token.0), interest)
     }
 
-    /// Ends what [`register`](Poller::register) began. A descriptor may live on in a duplicate,
-    /// so dropping it is not enough. A failure means that it was registered no more.
+    /// Removes a registration. Dropping the socket is not enough, since its descriptor may live on
+    /// in a duplicate. An error means that it was not registered any more.
     pub(super) fn deregister(&self, source: &mut impl Source) {
         let _ = self.poll.registry().deregister(source);
     }
 
     #[cfg(unix)]
-    pub(crate) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    pub(super) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         std::os::fd::AsFd::as_fd(self.poll.registry())
     }
 }

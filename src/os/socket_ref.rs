@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// When the kernel looks whether the peer of a silent connection is still there
-/// (`SO_KEEPALIVE`, tcp(7)). What is not given is left to the system.
+/// Times of the kernel's keep-alive probes, which check that the peer of a silent connection still
+/// responds (`SO_KEEPALIVE`, tcp(7)). A value that is not set is the system's.
 ///
 /// # Examples
 ///
@@ -15,7 +15,7 @@ use socket2::{SockRef, TcpKeepalive};
 /// use std::time::Duration;
 /// use unstick::Keepalive;
 ///
-/// // After a minute of silence, every ten seconds; gone after three without an answer.
+/// // Probes after a minute of silence, every ten seconds; a reset after three without a reply.
 /// let keepalive = Keepalive::new()
 ///     .idle(Duration::from_secs(60))
 ///     .interval(Duration::from_secs(10))
@@ -31,30 +31,30 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// Keep-alive at the system's times; on Linux after two hours.
+    /// Creates keep-alive options with the system's times; on Linux the first is two hours.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How long a connection is silent before the first probe, in whole seconds on most systems
-    /// (`TCP_KEEPIDLE`).
+    /// Sets the time of silence before the first probe (`TCP_KEEPIDLE`). Most systems count whole
+    /// seconds.
     #[must_use]
     pub fn idle(mut self, time: Duration) -> Self {
         self.idle = Some(time);
         self
     }
 
-    /// The time between two probes, in whole seconds on most systems (`TCP_KEEPINTVL`). Left out
-    /// where the system has no such option (OpenBSD).
+    /// Sets the time between two probes (`TCP_KEEPINTVL`). Most systems count whole seconds. It is
+    /// ignored on systems without the option (OpenBSD).
     #[must_use]
     pub fn interval(mut self, time: Duration) -> Self {
         self.interval = Some(time);
         self
     }
 
-    /// After so many probes without an answer the connection is reset (`TCP_KEEPCNT`). Left out
-    /// where the system has no such option (OpenBSD).
+    /// Sets the number of probes without a reply after which the connection is reset
+    /// (`TCP_KEEPCNT`). It is ignored on systems without the option (OpenBSD).
     #[must_use]
     pub fn count(mut self, probes: u32) -> Self {
         self.count = Some(probes);
@@ -78,11 +78,14 @@ impl Keepalive {
     }
 }
 
-/// The options of a live socket, from [`Context::socket`](crate::Context::socket). Each call is one
-/// system call or two, and its error is the system's: an option that this kind of socket does not
-/// have, for example.
+/// The options of a live socket, from [`Context::socket`](crate::Context::socket). Each function
+/// makes one or two system calls.
 ///
-/// What is not here is reached by [`Context::socket_options`](crate::Context::socket_options).
+/// Every error is the system's. The usual one is that this type of socket does not have the option,
+/// for example a TCP option of a UDP socket: `InvalidInput`, `Unsupported`, or an error without a
+/// kind of its own. The socket stays usable.
+///
+/// [`Context::socket_options`](crate::Context::socket_options) gives access to further options.
 ///
 /// # Examples
 ///
@@ -101,23 +104,23 @@ pub struct SocketRef<'a> {
     pub(super) is_v6: bool,
 }
 
-/// A getter and a setter that hand on to socket2's of the same type.
+/// Defines a getter and a setter that call those of socket2.
 macro_rules! option {
     ($get:ident, $set:ident: $type:ty => $raw_get:ident, $raw_set:ident; $($doc:literal)+) => {
         $(#[doc = $doc])+
         ///
         /// # Errors
         ///
-        /// The system's.
+        /// The system's error, if it does not accept the option or the value.
         pub fn $set(&self, value: $type) -> io::Result<()> {
             self.socket.$raw_set(value)
         }
 
-        #[doc = concat!("What [`", stringify!($set), "`](Self::", stringify!($set), ") sets.")]
+        #[doc = concat!("Returns the value of [`Self::", stringify!($set), "`].")]
         ///
         /// # Errors
         ///
-        /// The system's.
+        /// The system's error, if the socket does not have the option.
         pub fn $get(&self) -> io::Result<$type> {
             self.socket.$raw_get()
         }
@@ -132,31 +135,31 @@ impl<'a> SocketRef<'a> {
 
     option! {
         nodelay, set_nodelay: bool => tcp_nodelay, set_tcp_nodelay;
-        "Sends small writes at once (`TCP_NODELAY`): no Nagle's algorithm (RFC 896). A new"
-        "connection has it as [`Config::nodelay`](crate::Config::nodelay) says."
+        "Turns Nagle's algorithm off, so that small writes are sent at once (`TCP_NODELAY`,"
+        "RFC 896). [`Config::nodelay`](crate::Config::nodelay) sets it for new connections."
     }
 
     option! {
         recv_buffer_len, set_recv_buffer_len: usize => recv_buffer_size, set_recv_buffer_size;
-        "The kernel's receive buffer, in bytes (`SO_RCVBUF`). Linux doubles the number that is"
-        "set, caps it by `net.core.rmem_max`, and tells the doubled one. For a window of more than"
-        "64 KiB it stands before the handshake: see"
+        "Sets the size of the kernel's receive buffer in bytes (`SO_RCVBUF`). Linux limits the"
+        "number to `net.core.rmem_max`, doubles it, and returns the doubled one. For a TCP window"
+        "above 64 KiB, set it before the handshake:"
         "[`ListenOptions::recv_buffer_len`](crate::ListenOptions::recv_buffer_len)."
     }
 
     option! {
         send_buffer_len, set_send_buffer_len: usize => send_buffer_size, set_send_buffer_size;
-        "The kernel's send buffer, in bytes (`SO_SNDBUF`). Linux doubles the number that is set,"
-        "caps it by `net.core.wmem_max`, and tells the doubled one."
+        "Sets the size of the kernel's send buffer in bytes (`SO_SNDBUF`). Linux limits the number"
+        "to `net.core.wmem_max`, doubles it, and returns the doubled one."
     }
 
-    /// Lets the kernel look whether a silent connection's peer is still there, or with `None` no
-    /// longer (`SO_KEEPALIVE`). An [idle timeout](crate::Config::idle_timeout) ends a connection
-    /// over which nothing goes; this one ends it only where nobody answers.
+    /// Turns keep-alive probes of a TCP connection on, or off with `None` (`SO_KEEPALIVE`). They
+    /// end a connection only if its peer does not reply. An [idle
+    /// timeout](crate::Config::idle_timeout) ends any connection without traffic.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     pub fn set_keepalive(&self, keepalive: Option<Keepalive>) -> io::Result<()> {
         match keepalive {
             Some(keepalive) => self.socket.set_tcp_keepalive(&keepalive.to_socket2()),
@@ -164,11 +167,11 @@ impl<'a> SocketRef<'a> {
         }
     }
 
-    /// What [`set_keepalive`](Self::set_keepalive) set; with the times that the system tells.
+    /// Returns the value of [`set_keepalive`](Self::set_keepalive), with the system's times.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     pub fn keepalive(&self) -> io::Result<Option<Keepalive>> {
         if !self.socket.keepalive()? {
             return Ok(None);
@@ -183,25 +186,25 @@ impl<'a> SocketRef<'a> {
         Ok(Some(keepalive))
     }
 
-    /// How many routers a packet may pass (`IP_TTL`, `IPV6_UNICAST_HOPS`): 1 to 255.
+    /// Sets the maximum number of hops of a packet, 1 to 255 (`IP_TTL`, `IPV6_UNICAST_HOPS`).
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     pub fn set_ttl(&self, hops: u8) -> io::Result<()> {
         if !self.is_v6 {
             return self.socket.set_ttl_v4(hops.into());
         }
-        // It may carry IPv4 too, where the system lets one socket do both.
+        // An IPv6 socket may carry IPv4 too, if the system supports it.
         let _ = self.socket.set_ttl_v4(hops.into());
         self.socket.set_unicast_hops_v6(hops.into())
     }
 
-    /// What [`set_ttl`](Self::set_ttl) sets.
+    /// Returns the value of [`set_ttl`](Self::set_ttl).
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     pub fn ttl(&self) -> io::Result<u8> {
         let hops = if self.is_v6 {
             self.socket.unicast_hops_v6()
@@ -211,19 +214,20 @@ impl<'a> SocketRef<'a> {
         octet(hops?)
     }
 
-    /// The byte that routers choose a queue by (`IP_TOS`, `IPV6_TCLASS`): the DSCP in its upper six
-    /// bits (RFC 2474). The lower two are ECN's, which TCP sets itself. Not on Solaris, and on
-    /// Windows and iOS for IPv4 only.
+    /// Sets the traffic class byte of packets (`IP_TOS`, `IPV6_TCLASS`). Its upper six bits are the
+    /// DSCP (RFC 2474). The lower two bits belong to ECN, and TCP sets them itself. Not available
+    /// on Solaris; on Windows and iOS for IPv4 only.
     ///
     /// # Errors
     ///
-    /// The system's; `Unsupported` for IPv6 on Windows and iOS.
+    /// * `Unsupported` for IPv6 on Windows and iOS.
+    /// * The system's error, if the socket does not have the option.
     #[cfg(not(target_os = "solaris"))]
     pub fn set_tos(&self, tos: u8) -> io::Result<()> {
         if !self.is_v6 {
             return self.socket.set_tos_v4(tos.into());
         }
-        // It may carry IPv4 too, where the system lets one socket do both.
+        // An IPv6 socket may carry IPv4 too, if the system supports it.
         let _ = self.socket.set_tos_v4(tos.into());
         #[cfg(not(any(windows, all(target_vendor = "apple", not(target_os = "macos")))))]
         return self.socket.set_tclass_v6(tos.into());
@@ -231,11 +235,12 @@ impl<'a> SocketRef<'a> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// What [`set_tos`](Self::set_tos) sets.
+    /// Returns the value of [`set_tos`](Self::set_tos).
     ///
     /// # Errors
     ///
-    /// The system's; `Unsupported` for IPv6 on Windows and iOS.
+    /// * `Unsupported` for IPv6 on Windows and iOS.
+    /// * The system's error, if the socket does not have the option.
     #[cfg(not(target_os = "solaris"))]
     pub fn tos(&self) -> io::Result<u8> {
         if !self.is_v6 {
@@ -247,23 +252,23 @@ impl<'a> SocketRef<'a> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// How long sent data may stay unacknowledged, or queued in the kernel, before the connection
-    /// is ended with `TimedOut` (`TCP_USER_TIMEOUT`, RFC 5482), in milliseconds; `None` leaves it
-    /// to the system. Linux only.
+    /// Sets the time limit for data that is unacknowledged or queued in the kernel
+    /// (`TCP_USER_TIMEOUT`, RFC 5482). At the limit the connection ends with `TimedOut`. It is
+    /// counted in milliseconds; `None` restores the system's limit. Linux only.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn set_user_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.socket.set_tcp_user_timeout(timeout)
     }
 
-    /// What [`set_user_timeout`](Self::set_user_timeout) sets.
+    /// Returns the value of [`set_user_timeout`](Self::set_user_timeout).
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn user_timeout(&self) -> io::Result<Option<Duration>> {
         self.socket.tcp_user_timeout()
@@ -272,49 +277,49 @@ impl<'a> SocketRef<'a> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     option! {
         notsent_lowat, set_notsent_lowat: u32 => tcp_notsent_lowat, set_tcp_notsent_lowat;
-        "How many unsent bytes the kernel takes of a connection before it refuses more"
-        "(`TCP_NOTSENT_LOWAT`, tcp(7)). A small number keeps what is not sent yet in the reactor's"
-        "queue, where it is counted, and where what is urgent has less before it. Linux only."
+        "Sets the maximum number of unsent bytes that the kernel accepts for a connection"
+        "(`TCP_NOTSENT_LOWAT`, tcp(7)). With a small number, unsent bytes stay in the write queue"
+        "of the reactor, where they are counted. Linux only."
     }
 
-    /// The interface that the socket is bound to (`SO_BINDTODEVICE`), by
-    /// [`ListenOptions::device`](crate::ListenOptions::device) and its like. Linux only.
+    /// Returns the network interface that the socket is restricted to (`SO_BINDTODEVICE`), as set
+    /// by [`ListenOptions::device`](crate::ListenOptions::device). Linux only.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn device(&self) -> io::Result<Option<String>> {
         let device = self.socket.device()?;
         Ok(device.map(|name| String::from_utf8_lossy(&name).into_owned()))
     }
 
-    /// Whether the address may be shared as
-    /// [`ListenOptions::reuse_addr`](crate::ListenOptions::reuse_addr) says.
+    /// Returns the value of
+    /// [`ListenOptions::reuse_addr`](crate::ListenOptions::reuse_addr).
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     pub fn reuse_addr(&self) -> io::Result<bool> {
         self.socket.reuse_address()
     }
 
-    /// Whether the address may be shared as
-    /// [`ListenOptions::reuse_port`](crate::ListenOptions::reuse_port) says.
+    /// Returns the value of
+    /// [`ListenOptions::reuse_port`](crate::ListenOptions::reuse_port).
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
     pub fn reuse_port(&self) -> io::Result<bool> {
         self.socket.reuse_port()
     }
 
-    /// Whether an IPv6 socket leaves IPv4 alone.
+    /// Returns true if an IPv6 socket is restricted to IPv6.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     pub fn only_v6(&self) -> io::Result<bool> {
         self.socket.only_v6()
     }
@@ -324,12 +329,12 @@ impl<'a> SocketRef<'a> {
         "Allows datagrams to broadcast addresses (`SO_BROADCAST`)."
     }
 
-    /// Whether sockets of this host hear what this one sends to a group (`IP_MULTICAST_LOOP`,
-    /// `IPV6_MULTICAST_LOOP`).
+    /// Delivers datagrams that this socket sends to a group also to receivers on this host
+    /// (`IP_MULTICAST_LOOP`, `IPV6_MULTICAST_LOOP`).
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     pub fn set_multicast_loop(&self, on: bool) -> io::Result<()> {
         if self.is_v6 {
             self.socket.set_multicast_loop_v6(on)
@@ -338,11 +343,11 @@ impl<'a> SocketRef<'a> {
         }
     }
 
-    /// What [`set_multicast_loop`](Self::set_multicast_loop) sets.
+    /// Returns the value of [`set_multicast_loop`](Self::set_multicast_loop).
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     pub fn multicast_loop(&self) -> io::Result<bool> {
         if self.is_v6 {
             self.socket.multicast_loop_v6()
@@ -351,12 +356,12 @@ impl<'a> SocketRef<'a> {
         }
     }
 
-    /// How many routers a datagram to a group may pass (`IP_MULTICAST_TTL`,
-    /// `IPV6_MULTICAST_HOPS`); 0 keeps it on this host.
+    /// Sets the maximum number of hops of a datagram to a group (`IP_MULTICAST_TTL`,
+    /// `IPV6_MULTICAST_HOPS`). With 0 it stays on this host.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     pub fn set_multicast_ttl(&self, hops: u8) -> io::Result<()> {
         if self.is_v6 {
             self.socket.set_multicast_hops_v6(hops.into())
@@ -365,11 +370,11 @@ impl<'a> SocketRef<'a> {
         }
     }
 
-    /// What [`set_multicast_ttl`](Self::set_multicast_ttl) sets.
+    /// Returns the value of [`set_multicast_ttl`](Self::set_multicast_ttl).
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if the socket does not have the option.
     pub fn multicast_ttl(&self) -> io::Result<u8> {
         octet(if self.is_v6 {
             self.socket.multicast_hops_v6()?
@@ -378,66 +383,66 @@ impl<'a> SocketRef<'a> {
         })
     }
 
-    /// Joins a group on the interface that has the address `interface`; on one that the system
-    /// chooses where it is unspecified.
+    /// Joins a multicast group on the interface with the address `interface`. If that is
+    /// unspecified, the system chooses one.
     ///
     /// # Errors
     ///
-    /// The system's: no such interface, for example, or an address that is no group's.
+    /// The system's error, if there is no such interface or `group` is not a multicast address.
     pub fn join_multicast_v4(&self, group: Ipv4Addr, interface: Ipv4Addr) -> io::Result<()> {
         self.socket.join_multicast_v4(&group, &interface)
     }
 
-    /// Joins a group on the interface with the index `interface`; on one that the system chooses
-    /// where it is 0.
+    /// Joins a multicast group on the interface with the index `interface`. If that is 0, the
+    /// system chooses one.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error, if there is no such interface or `group` is not a multicast address.
     pub fn join_multicast_v6(&self, group: Ipv6Addr, interface: u32) -> io::Result<()> {
         self.socket.join_multicast_v6(&group, interface)
     }
 
-    /// Leaves a group that was joined on that interface.
+    /// Leaves a multicast group that was joined on that interface.
     ///
     /// # Errors
     ///
-    /// The system's: that it was not joined.
+    /// The system's error, if the socket has not joined the group there.
     pub fn leave_multicast_v4(&self, group: Ipv4Addr, interface: Ipv4Addr) -> io::Result<()> {
         self.socket.leave_multicast_v4(&group, &interface)
     }
 
-    /// Leaves a group that was joined on that interface.
+    /// Leaves a multicast group that was joined on that interface.
     ///
     /// # Errors
     ///
-    /// The system's: that it was not joined.
+    /// The system's error, if the socket has not joined the group there.
     pub fn leave_multicast_v6(&self, group: Ipv6Addr, interface: u32) -> io::Result<()> {
         self.socket.leave_multicast_v6(&group, interface)
     }
 
-    /// Sends what goes to a group by the interface that has this address (`IP_MULTICAST_IF`); by
-    /// one that the system chooses where it is unspecified.
+    /// Sets the interface, by its address, for datagrams to a group (`IP_MULTICAST_IF`). If the
+    /// address is unspecified, the system chooses one.
     ///
     /// # Errors
     ///
-    /// The system's: no such interface, for example.
+    /// The system's error, if there is no such interface.
     pub fn set_multicast_if_v4(&self, interface: Ipv4Addr) -> io::Result<()> {
         self.socket.set_multicast_if_v4(&interface)
     }
 
-    /// Sends what goes to a group by the interface with this index (`IPV6_MULTICAST_IF`); by one
-    /// that the system chooses where it is 0.
+    /// Sets the interface, by its index, for datagrams to a group (`IPV6_MULTICAST_IF`). If the
+    /// index is 0, the system chooses one.
     ///
     /// # Errors
     ///
-    /// The system's: no such interface, for example.
+    /// The system's error, if there is no such interface.
     pub fn set_multicast_if_v6(&self, interface: u32) -> io::Result<()> {
         self.socket.set_multicast_if_v6(interface)
     }
 }
 
-/// What the system tells as a number, and is one byte in the packet.
+/// Converts an option that the system returns as a number and packets carry as a byte.
 fn octet(number: u32) -> io::Result<u8> {
     u8::try_from(number).map_err(|_| io::ErrorKind::InvalidData.into())
 }

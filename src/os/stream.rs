@@ -1,4 +1,4 @@
-//! A connection's socket.
+//! The socket of a connection.
 
 use std::io::{self, IoSlice, Read, Write};
 #[cfg(unix)]
@@ -12,14 +12,17 @@ use mio::net::UnixStream;
 use socket2::{SockRef, Socket};
 
 #[cfg(unix)]
-use super::is_unix;
-use super::{ConnectOptions, Poller, SHORT_READ_EMPTIES, local_addr, retry, to_addr};
+use super::convert::is_unix;
+#[cfg(test)]
+use super::sim::SimSocket;
+use super::{Os, SHORT_READ_EMPTIES, local_addr, retry, to_addr};
 use crate::addr::Addr;
+use crate::cutmap::Segments;
 use crate::id::PollToken;
 
-/// `MSG_NOSIGNAL` (sys/socket.h), where its value is known; elsewhere segments are written one by
-/// one. Windows has no such signal, and Apple's systems have an option for it: socket2 sets it, and
-/// accepted sockets have it from their listener (XNU's `sonewconn_internal`).
+/// `MSG_NOSIGNAL` (sys/socket.h), if its value is known. Otherwise slices are written one by one.
+/// Windows has no such signal. Apple's systems have a socket option for it: socket2 sets it, and
+/// accepted sockets inherit it from their listener (XNU's `sonewconn_internal`).
 const NO_SIGNAL: Option<i32> = {
     if cfg!(any(target_os = "linux", target_os = "android")) {
         Some(0x4000)
@@ -38,59 +41,57 @@ const NO_SIGNAL: Option<i32> = {
     }
 };
 
-/// The closed set of sockets that a connection may have.
+/// The socket of a connection, of a closed set of types.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
-    /// Not there: a connect that failed at once, or a connection that is closed already.
+    /// No socket: the connect failed at once, or the connection is already closed.
     None,
     #[cfg(test)]
-    Scripted(super::Script),
+    Sim(SimSocket),
 }
 
 impl Stream {
-    /// Begins to connect; the end of it is told by an event.
-    pub(crate) fn connect(addr: &Addr, options: &ConnectOptions) -> io::Result<Self> {
-        options.connect(addr)?.try_into()
-    }
-
-    pub(crate) fn register(&mut self, poller: &Poller, token: PollToken) -> io::Result<()> {
+    pub(crate) fn register(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
         match self {
-            Self::Tcp(tcp) => poller.register(tcp, token),
+            Self::Tcp(tcp) => os.poller().register(tcp, token),
             #[cfg(unix)]
-            Self::Unix(unix) => poller.register(unix, token),
+            Self::Unix(unix) => os.poller().register(unix, token),
             Self::None => Ok(()),
             #[cfg(test)]
-            Self::Scripted(_) => Ok(()),
+            Self::Sim(sim) => os.sim().register(*sim, token),
         }
     }
 
-    /// Deregisters and closes.
-    pub(crate) fn close(&mut self, poller: &Poller) {
+    /// Deregisters and closes the socket.
+    pub(crate) fn close(&mut self, os: &Os) {
         match self {
-            Self::Tcp(tcp) => poller.deregister(tcp),
+            Self::Tcp(tcp) => os.poller().deregister(tcp),
             #[cfg(unix)]
-            Self::Unix(unix) => poller.deregister(unix),
+            Self::Unix(unix) => os.poller().deregister(unix),
             Self::None => {}
             #[cfg(test)]
-            Self::Scripted(_) => {}
+            Self::Sim(sim) => sim.close(),
         }
         *self = Self::None;
     }
 
-    /// Closes so that the peer is told by a reset and the kernel keeps nothing for it. A Unix
-    /// socket has no reset: its peer sees an end.
-    pub(crate) fn reset(&mut self, poller: &Poller) {
-        if let Self::Tcp(tcp) = self {
-            // Where the option is refused the connection is gone already, and so is its queue.
-            let _ = SockRef::from(&*tcp).set_linger(Some(Duration::ZERO));
+    /// Closes the socket with a reset, so that the kernel keeps no data for it. A Unix socket has
+    /// no reset: its peer sees the end of the stream.
+    pub(crate) fn reset(&mut self, os: &Os) {
+        match self {
+            // If the option fails, the connection and its send queue are already gone.
+            Self::Tcp(tcp) => drop(SockRef::from(&*tcp).set_linger(Some(Duration::ZERO))),
+            #[cfg(test)]
+            Self::Sim(sim) => sim.reset(),
+            _ => {}
         }
-        self.close(poller);
+        self.close(os);
     }
 
-    /// One read. Never with an empty `buf`: the answer would look like the end.
+    /// Reads once. `buf` is not empty: the result 0 would look like the end of the stream.
     #[inline]
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         debug_assert!(
@@ -103,12 +104,12 @@ impl Stream {
             Self::Unix(unix) => retry(|| unix.read(buf)),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
-            Self::Scripted(script) => retry(|| script.read(buf)),
+            Self::Sim(sim) => retry(|| sim.read(buf)),
         }
     }
 
-    /// One write. Of TCP std sends it with `MSG_NOSIGNAL`, or what the system has for it; of a Unix
-    /// socket only since Rust 1.90, and before that by write(2), which raises `SIGPIPE`.
+    /// Writes once, without raising `SIGPIPE`. For TCP, std passes `MSG_NOSIGNAL` or the system's
+    /// counterpart. For Unix sockets std does so only since Rust 1.90.
     #[inline]
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
@@ -120,14 +121,14 @@ impl Stream {
             }),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
-            Self::Scripted(script) => retry(|| script.write(bytes)),
+            Self::Sim(sim) => retry(|| sim.write(bytes)),
         }
     }
 
-    /// One gathered write. The standard one, `writev`, would raise `SIGPIPE` where the peer has
-    /// gone and the program has left that signal at its default (signal(7)): this one does not. By
-    /// `try_io`, as mio has to see a `WouldBlock` to wait for the next edge where the system's poll
-    /// has none of its own (Windows).
+    /// Writes several slices with one call, without raising `SIGPIPE`. The standard call, `writev`,
+    /// raises it if the peer is gone and the program has not ignored the signal (signal(7)).
+    ///
+    /// `try_io` shows a `WouldBlock` to mio. On Windows mio needs it to report the next edge.
     pub(crate) fn write_gathered(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => retry(|| match NO_SIGNAL {
@@ -145,14 +146,14 @@ impl Stream {
             }),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
-            Self::Scripted(script) => {
+            Self::Sim(sim) => {
                 let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
-                retry(|| script.write(&bytes))
+                retry(|| sim.write(&bytes))
             }
         }
     }
 
-    /// The error that the socket has met, and nobody has been told of.
+    /// Takes the pending error of the socket.
     pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
             Self::Tcp(tcp) => tcp.take_error(),
@@ -160,11 +161,11 @@ impl Stream {
             Self::Unix(unix) => unix.take_error(),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
-            Self::Scripted(script) => Ok(script.take_error()),
+            Self::Sim(sim) => Ok(sim.take_error()),
         }
     }
 
-    /// Whether a read would give bytes. Nothing is taken.
+    /// Returns true if a read would return bytes. It takes none.
     pub(crate) fn has_unread(&self) -> bool {
         match self {
             Self::Tcp(tcp) => retry(|| tcp.peek(&mut [0])).is_ok_and(|len| len > 0),
@@ -175,7 +176,7 @@ impl Stream {
             }
             Self::None => false,
             #[cfg(test)]
-            Self::Scripted(script) => script.has_unread(),
+            Self::Sim(sim) => sim.has_unread(),
         }
     }
 
@@ -187,31 +188,34 @@ impl Stream {
             Self::Unix(unix) => unix.shutdown(Shutdown::Write),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
-            Self::Scripted(script) => {
-                script.shutdown_write();
-                Ok(())
-            }
+            Self::Sim(sim) => sim.shutdown_write(),
         }
     }
 
-    /// Whether a read that gave fewer bytes than asked for has emptied the socket. A Unix socket
-    /// also stops at bytes that came with a descriptor, whoever reads them (unix(7), SCM_RIGHTS).
+    /// Returns true if a read that returned fewer bytes than requested has emptied the socket. A
+    /// read of a Unix socket also stops at bytes that carry a descriptor (unix(7), SCM_RIGHTS).
     #[inline]
     pub(crate) fn short_read_empties(&self) -> bool {
         match self {
             Self::Tcp(_) | Self::None => SHORT_READ_EMPTIES,
             #[cfg(unix)]
             Self::Unix(_) => false,
-            // So that a script is read alike on every system.
+            // A simulated poll follows epoll on every system.
             #[cfg(test)]
-            Self::Scripted(_) => true,
+            Self::Sim(sim) => !sim.is_unix(),
         }
     }
 
-    /// Asks how a connect stands: `Ok(None)` while it is under way, the peer's address when it is
-    /// done, the error when it failed. A connection to itself, which the kernel may make when a
-    /// free ephemeral port is connected to, counts as refused: nobody listens there.
+    /// Checks a connect. Returns `Ok(None)` while it is pending, the address of the peer when it is
+    /// done, and the error if it failed.
+    ///
+    /// The kernel may connect a socket to itself if the target is a free ephemeral port. That
+    /// counts as refused, since no server listens there.
     pub(crate) fn connected(&self) -> io::Result<Option<Addr>> {
+        #[cfg(test)]
+        if let Self::Sim(sim) = self {
+            return sim.connected();
+        }
         let socket = self.options()?;
         if let Some(error) = socket.take_error()? {
             return Err(error);
@@ -222,7 +226,7 @@ impl Stream {
             Err(error) => return Err(error),
         };
         if matches!(self, Self::Tcp(_)) && local_addr(&socket)? == peer {
-            // By a reset, which leaves the port free for the server that is to have it.
+            // A reset leaves the port free for the server.
             let _ = socket.set_linger(Some(Duration::ZERO));
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
@@ -230,10 +234,14 @@ impl Stream {
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
+        #[cfg(test)]
+        if let Self::Sim(sim) = self {
+            return Ok(sim.local_addr());
+        }
         local_addr(&*self.options()?)
     }
 
-    /// Means nothing to a Unix socket, which delays nothing.
+    /// Sets `TCP_NODELAY`. It has no effect on a Unix socket, which delays nothing.
     pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.set_nodelay(on),
@@ -241,7 +249,7 @@ impl Stream {
             Self::Unix(_) => Ok(()),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
-            Self::Scripted(_) => Err(io::ErrorKind::NotConnected.into()),
+            Self::Sim(_) => Ok(()),
         }
     }
 
@@ -252,12 +260,25 @@ impl Stream {
             Self::Unix(unix) => Ok(SockRef::from(unix)),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
-            Self::Scripted(_) => Err(io::ErrorKind::NotConnected.into()),
+            Self::Sim(_) => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+
+    /// Returns the kernel's segment counts of a TCP connection on Linux.
+    pub(crate) fn segments(&self, peer: &Addr) -> io::Result<Segments> {
+        let local = self.local_addr()?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let (Self::Tcp(_), Some(local), Some(peer)) = (self, local.inet(), peer.inet()) {
+            return super::tcp_info::of_connection(local, peer);
+        }
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("the segments from {local} to {peer} are not counted"),
+        ))
     }
 }
 
-/// Of a socket that does not block.
+/// Converts a socket that does not block.
 impl TryFrom<Socket> for Stream {
     type Error = io::Error;
 
@@ -276,8 +297,7 @@ mod tests {
     use socket2::{Domain, Type};
     use std::net::SocketAddr;
 
-    /// The kernel lets a socket connect to its own port, as two that open at the same time
-    /// (RFC 9293, 3.5): a client of a free ephemeral port may so be given itself as the server.
+    /// The kernel lets a socket connect to its own port, as in a simultaneous open (RFC 9293, 3.5).
     #[test]
     fn a_connection_to_itself_counts_as_refused() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -286,8 +306,8 @@ mod tests {
         let own = socket.local_addr().expect("it is bound");
         socket.connect(&own).expect("the kernel allows it");
         socket.set_nonblocking(true).expect("the option can be set");
-        let stream = Stream::try_from(socket).expect("it is of TCP");
-        let error = stream.connected().expect_err("nobody listens there");
+        let stream = Stream::try_from(socket).expect("it is a TCP socket");
+        let error = stream.connected().expect_err("no server listens there");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

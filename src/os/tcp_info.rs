@@ -1,7 +1,7 @@
-//! What the kernel counts of a connection's segments, asked of it by a netlink socket.
+//! The kernel's segment counts of a TCP connection, read through a netlink socket.
 //!
-//! `getsockopt(TCP_INFO)` would say the same, and has no call without `unsafe` in std or socket2;
-//! the structure that it fills is also what sock_diag(7) answers with, to plain reads and writes.
+//! `getsockopt(TCP_INFO)` returns the same structure, but std and socket2 have no safe call for it.
+//! sock_diag(7) returns the structure to plain reads and writes.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -14,20 +14,25 @@ use crate::cutmap::Segments;
 /// `AF_NETLINK` and `NETLINK_SOCK_DIAG` (linux/netlink.h).
 const NETLINK: i32 = 16;
 const SOCK_DIAG: i32 = 4;
-/// `SOCK_DIAG_BY_FAMILY` and `NLM_F_REQUEST`, the type and flag of the request, and `NLMSG_ERROR`.
+/// `SOCK_DIAG_BY_FAMILY` and `NLM_F_REQUEST`: type and flag of the request. `NLMSG_ERROR`: type of
+/// an error message.
 const BY_FAMILY: u16 = 20;
 const REQUEST: u16 = 1;
 const ERROR: u16 = 2;
-/// `INET_DIAG_INFO`: the attribute that holds a `struct tcp_info` (linux/inet_diag.h).
+/// `INET_DIAG_INFO`: type of the attribute with a `struct tcp_info` (linux/inet_diag.h).
 const INFO: u16 = 2;
 const TCP: u8 = 6;
-/// Lengths of `struct nlmsghdr` and `struct inet_diag_msg`, which stand before the attributes.
+/// Lengths of `struct nlmsghdr` and `struct inet_diag_msg`, which precede the attributes.
 const HEADER_LEN: usize = 16;
 const MESSAGE_LEN: usize = 72;
-/// The kernel answers in the call that asks; this is only so that nothing can hang.
+/// Read timeout of the netlink socket. The kernel replies within the send, so it never elapses.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// Asks for the counts of the connection between two addresses.
+/// Returns the counts of the connection between two addresses.
+///
+/// # Errors
+///
+/// `NotFound` if the kernel has no such connection, and the system's errors.
 pub(crate) fn of_connection(local: SocketAddr, peer: SocketAddr) -> io::Result<Segments> {
     let mut socket = Socket::new(
         Domain::from(NETLINK),
@@ -36,12 +41,12 @@ pub(crate) fn of_connection(local: SocketAddr, peer: SocketAddr) -> io::Result<S
     )?;
     socket.set_read_timeout(Some(DEADLINE))?;
     socket.send(&request(local, peer))?;
-    let mut answer = [0; 4096];
-    let len = socket.read(&mut answer)?;
-    parse(answer.get(..len).unwrap_or_default())
+    let mut reply = [0; 4096];
+    let len = socket.read(&mut reply)?;
+    parse(reply.get(..len).unwrap_or_default())
 }
 
-/// A `struct nlmsghdr` and a `struct inet_diag_req_v2` that names one connection.
+/// Returns a request: a `struct nlmsghdr` and a `struct inet_diag_req_v2` for one connection.
 fn request(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     // AF_INET and AF_INET6.
     let family = if local.is_ipv4() { 2 } else { 10 };
@@ -59,20 +64,20 @@ fn request(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
         body.extend(bytes);
     }
     body.extend(scope(local).to_ne_bytes());
-    // INET_DIAG_NOCOOKIE: any socket that matches.
+    // INET_DIAG_NOCOOKIE matches any socket.
     body.extend([0xFF; 8]);
 
-    let len = u32::try_from(HEADER_LEN + body.len()).expect("it is short");
+    let len = u32::try_from(HEADER_LEN + body.len()).expect("a request is short");
     let mut request = Vec::from(len.to_ne_bytes());
     request.extend(BY_FAMILY.to_ne_bytes());
     request.extend(REQUEST.to_ne_bytes());
-    // The number of the request, and of the port that asks, which the kernel fills in.
+    // Sequence number and port of the sender, which the kernel fills in.
     request.extend([0; 8]);
     request.extend(body);
     request
 }
 
-/// The interface that a link-local address belongs to.
+/// Returns the interface of a link-local address, or zero.
 fn scope(addr: SocketAddr) -> u32 {
     match addr {
         SocketAddr::V4(_) => 0,
@@ -80,16 +85,16 @@ fn scope(addr: SocketAddr) -> u32 {
     }
 }
 
-/// Finds the `struct tcp_info` in an answer.
-fn parse(answer: &[u8]) -> io::Result<Segments> {
+/// Finds the `struct tcp_info` in a reply.
+fn parse(reply: &[u8]) -> io::Result<Segments> {
     let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
-    if u16_at(answer, 4).ok_or_else(short)? == ERROR {
-        let errno = u32_at(answer, HEADER_LEN).ok_or_else(short)?;
+    if u16_at(reply, 4).ok_or_else(short)? == ERROR {
+        let errno = u32_at(reply, HEADER_LEN).ok_or_else(short)?;
         return Err(io::Error::from_raw_os_error(
             errno.cast_signed().saturating_neg(),
         ));
     }
-    let mut attributes = answer.get(HEADER_LEN + MESSAGE_LEN..).ok_or_else(short)?;
+    let mut attributes = reply.get(HEADER_LEN + MESSAGE_LEN..).ok_or_else(short)?;
     loop {
         let len = usize::from(u16_at(attributes, 0).ok_or_else(short)?);
         let attribute = attributes.get(4..len).ok_or_else(short)?;
@@ -101,7 +106,7 @@ fn parse(answer: &[u8]) -> io::Result<Segments> {
     }
 }
 
-/// The counts in a `struct tcp_info` (linux/tcp.h): fields are only ever added at its end.
+/// Reads the counts of a `struct tcp_info` (linux/tcp.h). New fields are only added at its end.
 fn segments(info: &[u8]) -> Option<Segments> {
     Some(Segments {
         len_max: u32_at(info, 16)?,
@@ -129,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_counts_the_segments_of_a_connection_and_of_no_other() {
+    fn segment_counts_are_those_of_one_connection() {
         for addr in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(addr) else {
                 continue; // this machine has no IPv6
@@ -139,33 +144,33 @@ mod tests {
             let (mut server, peer) = listener.accept().expect("it was connected to");
             client.set_nodelay(true).expect("the option can be set");
             for _ in 0..3 {
-                client.write_all(b"one").expect("there is room");
-                server.read_exact(&mut [0; 3]).expect("they come");
+                client.write_all(b"one").expect("it is writable");
+                server.read_exact(&mut [0; 3]).expect("they arrive");
             }
             let local = client.local_addr().expect("it is connected");
-            let counted = of_connection(local, addr).expect("the kernel tells");
+            let counted = of_connection(local, addr).expect("it is open");
             assert!(counted.sent >= 3, "{counted:?}");
             assert_eq!(counted.received, 0, "{counted:?}");
             assert!(counted.len_max > 0, "{counted:?}");
-            let other = of_connection(addr, peer).expect("the kernel tells");
+            let other = of_connection(addr, peer).expect("it is open");
             assert!(other.received >= 3, "{other:?}");
             drop((client, server));
-            let nobody = SocketAddr::new(local.ip(), 1);
-            of_connection(nobody, nobody).expect_err("no such connection");
+            let unused = SocketAddr::new(local.ip(), 1);
+            of_connection(unused, unused).expect_err("no such connection");
         }
     }
 
     #[test]
-    fn an_answer_that_is_cut_short_or_senseless_is_an_error() {
-        let mut answer = vec![0; HEADER_LEN + MESSAGE_LEN];
-        for len in 0..answer.len() {
-            parse(&answer[..len]).expect_err("cut short");
+    fn a_reply_that_is_truncated_or_malformed_is_an_error() {
+        let mut reply = vec![0; HEADER_LEN + MESSAGE_LEN];
+        for len in 0..reply.len() {
+            parse(&reply[..len]).expect_err("truncated");
         }
-        answer.extend([0; 64]);
-        parse(&answer).expect_err("an attribute without a length");
-        answer[4..6].copy_from_slice(&ERROR.to_ne_bytes());
-        answer[16..20].copy_from_slice(&(-2_i32).to_ne_bytes());
-        let error = parse(&answer).expect_err("told by the kernel");
+        reply.extend([0; 64]);
+        parse(&reply).expect_err("an attribute without a length");
+        reply[4..6].copy_from_slice(&ERROR.to_ne_bytes());
+        reply[16..20].copy_from_slice(&(-2_i32).to_ne_bytes());
+        let error = parse(&reply).expect_err("an error message");
         assert_eq!(error.raw_os_error(), Some(2));
     }
 }

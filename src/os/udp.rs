@@ -6,40 +6,41 @@ use std::net::SocketAddr;
 use mio::net::UdpSocket;
 use socket2::{SockRef, Socket};
 
+#[cfg(test)]
+use super::sim::SimSocket;
 use super::udp_batch::Batcher;
-use super::{Poller, UdpOptions, retry};
+use super::{Os, retry};
 use crate::addr::Addr;
 use crate::datagram::{DatagramQueue, Message, RecvBatch};
 use crate::id::PollToken;
 
-/// A bound UDP socket, perhaps connected to one peer.
+/// A bound UDP socket, connected to one peer or to none.
 #[derive(Debug)]
-pub(crate) struct Udp {
+pub(crate) enum Udp {
+    Real(RealUdp),
+    #[cfg(test)]
+    Sim(SimSocket),
+}
+
+/// A UDP socket of the system.
+#[derive(Debug)]
+pub(crate) struct RealUdp {
     udp: UdpSocket,
     is_connected: bool,
     awaits_writable: bool,
-    /// None where the system cannot, or the program does not want it.
+    /// None if the system does not support batches or the program turned them off.
     batcher: Option<Batcher>,
 }
 
-/// What a receive brought.
+/// The result of a receive.
 #[derive(Debug)]
 pub(crate) struct Received {
-    /// There was no more: the next one makes an edge, as after `WouldBlock`.
+    /// No datagram is left: the next one makes an edge, as after `WouldBlock`.
     pub(crate) emptied: bool,
 }
 
 impl Udp {
-    /// `in_batches` asks for many datagrams a system call, where the system can.
-    pub(crate) fn bind(
-        addr: SocketAddr,
-        options: &UdpOptions,
-        in_batches: bool,
-    ) -> io::Result<Self> {
-        Self::new(options.bind(addr)?, in_batches)
-    }
-
-    /// Of a socket that does not block.
+    /// Wraps a socket that does not block. `in_batches` asks for many datagrams per system call.
     pub(super) fn new(socket: Socket, in_batches: bool) -> io::Result<Self> {
         let is_connected = socket.peer_addr().is_ok();
         let udp = UdpSocket::from_std(socket.into());
@@ -48,62 +49,118 @@ impl Udp {
         } else {
             None
         };
-        Ok(Self {
+        Ok(Self::Real(RealUdp {
             udp,
             is_connected,
             awaits_writable: false,
             batcher,
-        })
+        }))
     }
 
-    pub(crate) fn register(&mut self, poller: &Poller, token: PollToken) -> io::Result<()> {
-        poller.register_datagrams(&mut self.udp, token)
+    pub(crate) fn register(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
+        match self {
+            Self::Real(real) => os.poller().register_datagrams(&mut real.udp, token),
+            #[cfg(test)]
+            Self::Sim(sim) => os.sim().register_datagrams(*sim, token),
+        }
     }
 
-    /// Asks for an event when there is room to send, as there was none; or for none any more.
-    pub(crate) fn await_writable(
-        &mut self,
-        poller: &Poller,
-        token: PollToken,
-        on: bool,
-    ) -> io::Result<()> {
-        if self.awaits_writable != on {
-            poller.await_writable(&mut self.udp, token, on)?;
-            self.awaits_writable = on;
+    /// Asks for an event when the socket is writable again, or withdraws that.
+    pub(crate) fn await_writable(&mut self, os: &Os, token: PollToken, on: bool) -> io::Result<()> {
+        match self {
+            Self::Real(real) if real.awaits_writable != on => {
+                os.poller().await_writable(&mut real.udp, token, on)?;
+                real.awaits_writable = on;
+            }
+            Self::Real(_) => {}
+            #[cfg(test)]
+            Self::Sim(sim) => sim.await_writable(on),
         }
         Ok(())
     }
 
-    pub(crate) fn deregister(&mut self, poller: &Poller) {
-        poller.deregister(&mut self.udp);
+    pub(crate) fn deregister(&mut self, os: &Os) {
+        match self {
+            Self::Real(real) => os.poller().deregister(&mut real.udp),
+            #[cfg(test)]
+            Self::Sim(sim) => sim.close(),
+        }
     }
 
     pub(crate) fn connect(&mut self, peer: SocketAddr) -> io::Result<()> {
-        self.udp.connect(peer)?;
-        self.is_connected = true;
+        match self {
+            Self::Real(real) => {
+                real.udp.connect(peer)?;
+                real.is_connected = true;
+            }
+            #[cfg(test)]
+            Self::Sim(sim) => sim.connect_datagrams(peer.into()),
+        }
         Ok(())
     }
 
-    /// One receive into `recv_batch`, of about `datagrams_max`: a system call counts messages, and may
-    /// bring up to 64 datagrams of one sender as one. How many it did lately is reckoned with.
+    /// Receives once into `recv_batch`, about `datagrams_max` datagrams. A system call counts
+    /// messages, and one message may carry up to 64 datagrams of one sender. The recent number of
+    /// datagrams per message is taken into account.
     pub(crate) fn receive(
         &mut self,
         recv_batch: &mut RecvBatch,
         datagrams_max: usize,
     ) -> io::Result<Received> {
-        let Self { udp, batcher, .. } = self;
-        if let Some(batcher) = batcher {
-            return batcher.receive(udp, recv_batch, datagrams_max);
-        }
-        let [slot] = recv_batch.slots();
-        let (len, from) = retry(|| udp.recv_from(slot))?;
+        let (len, from) = match self {
+            Self::Real(RealUdp {
+                udp,
+                batcher: Some(batcher),
+                ..
+            }) => return batcher.receive(udp, recv_batch, datagrams_max),
+            Self::Real(RealUdp { udp, .. }) => {
+                let [slot] = recv_batch.slots();
+                retry(|| udp.recv_from(slot))?
+            }
+            #[cfg(test)]
+            Self::Sim(sim) => {
+                let [slot] = recv_batch.slots();
+                retry(|| sim.recv_from_inet(slot))?
+            }
+        };
         recv_batch.push(Message::one(from, len));
         Ok(Received { emptied: false })
     }
 
-    /// Sends the oldest datagrams of `queue`, as many as one call takes, and answers how many. An
-    /// error is about the oldest one, or about one that was sent earlier.
+    /// Sends the oldest datagrams of `queue`, as many as one call takes, and returns their number.
+    /// An error concerns the oldest one, or one that was sent earlier.
     pub(crate) fn send(&mut self, queue: &DatagramQueue) -> io::Result<usize> {
+        match self {
+            Self::Real(real) => real.send(queue),
+            #[cfg(test)]
+            Self::Sim(sim) => {
+                let Some((to, data)) = queue.front() else {
+                    return Ok(0);
+                };
+                retry(|| sim.send_datagram(to.map(Addr::Inet), data)).map(|_| 1)
+            }
+        }
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<Addr> {
+        match self {
+            Self::Real(real) => real.udp.local_addr().map(Addr::Inet),
+            #[cfg(test)]
+            Self::Sim(sim) => Ok(sim.local_addr()),
+        }
+    }
+
+    pub(crate) fn options(&self) -> io::Result<SockRef<'_>> {
+        match self {
+            Self::Real(real) => Ok(SockRef::from(&real.udp)),
+            #[cfg(test)]
+            Self::Sim(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+impl RealUdp {
+    fn send(&mut self, queue: &DatagramQueue) -> io::Result<usize> {
         if queue.count() > 1
             && let Some(batcher) = &mut self.batcher
             && let Some(result) = batcher.send(&self.udp, self.is_connected, queue)
@@ -121,13 +178,5 @@ impl Udp {
             batcher.sent_one(&result);
         }
         result.map(|_| 1)
-    }
-
-    pub(crate) fn local_addr(&self) -> io::Result<Addr> {
-        self.udp.local_addr().map(Addr::Inet)
-    }
-
-    pub(crate) fn options(&self) -> SockRef<'_> {
-        SockRef::from(&self.udp)
     }
 }

@@ -1,4 +1,4 @@
-//! Batches of datagrams on Linux: many a system call, and many as one through the kernel.
+//! Batches of datagrams on Linux: many datagrams per system call, and several per message.
 //!
 //! ```text
 //!            recvmmsg: up to 32 messages             sendmmsg: up to 32 messages
@@ -6,14 +6,14 @@
 //!            or up to 64 of one sender                      or a run of up to 64
 //! ```
 //!
-//! What is told to the handler is what was sent to it, one by one: a message of several comes with
-//! the length of its parts, and only the last may be shorter. And what is told of errors is what
-//! one call per datagram would tell: where the kernel refuses a message of several, they are sent
-//! anew, one by one, and each has an error of its own or none.
+//! The handler receives single datagrams, as they were sent. A message of several datagrams comes
+//! with the length of its segments, of which only the last may be shorter. Errors are also those of
+//! single sends: if the kernel rejects a message of several datagrams, they are sent again one by
+//! one, and each has its own result.
 //!
-//! `recvmmsg` and what its control data says are quinn-udp's; `sendmmsg` and `UDP_GRO` are nix's,
-//! whose own `recvmmsg` forgets to reset the room for control data, so that after a plain datagram
-//! the next message of several would look like one.
+//! quinn-udp provides `recvmmsg` and decodes its control data. nix provides `sendmmsg` and
+//! `UDP_GRO`. The `recvmmsg` of nix does not reset the length of the control buffer: after a plain
+//! datagram, the next message of several datagrams would look like one.
 
 use std::array;
 use std::cell::RefCell;
@@ -34,30 +34,30 @@ use super::udp::Received;
 use crate::datagram::gso_run::GsoRun;
 use crate::datagram::{DatagramQueue, Message, RecvBatch};
 
-/// The most messages of a call; quinn-udp receives no more at once.
+/// Maximum number of messages per call; quinn-udp receives no more at once.
 const BATCH_LEN: usize = quinn_udp::BATCH_SIZE;
 
-/// What one socket needs beside itself to work in batches.
+/// State of one socket that sends and receives in batches.
 #[derive(Debug)]
 pub(super) struct Batcher {
-    /// Receives. It is that of another socket, see [`Batcher::new`].
+    /// Receiver of quinn-udp, made from another socket: see [`Batcher::new`].
     receiver: UdpSocketState,
-    /// Datagrams came alone lately: not worth preparing for many.
+    /// True if the last receive brought one message, so that few slots are prepared.
     is_quiet: bool,
-    /// About how many datagrams a message was lately. At least one.
+    /// Recent number of datagrams per message. At least one.
     coalesced: usize,
-    /// The longest datagram of a run that the kernel may take as one; zero where it takes none.
+    /// Maximum segment length of a run that is sent as one message; zero if runs are not sent so.
     segment_len_max: usize,
-    /// So many datagrams are sent one by one: the kernel refused them as one.
+    /// Number of datagrams to send one by one, since the kernel rejected them as one message.
     one_by_one: usize,
-    /// What `segment_len_max` is to be if the first of them is taken: then not the datagrams were
-    /// wrong but their being one.
+    /// New value of `segment_len_max` if the first of them is accepted. It shows that the run was
+    /// the fault, and not the datagram.
     doubt: Option<usize>,
 }
 
 thread_local! {
-    /// What `sendmmsg` needs, made once: it points into itself and so stays with its thread, while
-    /// a reactor may be moved.
+    /// Message headers for `sendmmsg`, made once. They point into themselves, so they stay in their
+    /// thread, while a reactor may move.
     static HEADERS: RefCell<Headers> = RefCell::new(Headers::new());
 }
 
@@ -76,10 +76,10 @@ impl Headers {
 }
 
 impl Batcher {
-    /// Prepares `udp`. None where the kernel is too old.
+    /// Prepares `udp` for batches. Returns `None` if the kernel is too old.
     pub(super) fn new(udp: &UdpSocket) -> io::Result<Option<Self>> {
-        // To make its state sets options that QUIC wants: no fragments, time stamps. Receiving
-        // needs none of them, and the state is of no socket in particular.
+        // Making the state sets options that QUIC needs: no fragments, timestamps. Receiving needs
+        // none of them, and the state does not depend on the socket.
         let other = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
         let receiver = UdpSocketState::new((&other).into())?;
         if setsockopt(udp, sockopt::UdpGroSegment, &true).is_err() {
@@ -100,7 +100,7 @@ impl Batcher {
         }))
     }
 
-    /// See [`Udp::receive`](super::Udp::receive).
+    /// Receives once, as [`Udp::receive`](super::Udp::receive) does.
     pub(super) fn receive(
         &mut self,
         udp: &UdpSocket,
@@ -121,8 +121,8 @@ impl Batcher {
             .max();
         self.coalesced = most.unwrap_or(1).max(self.coalesced / 2);
         Ok(Received {
-            // The call ended as there was nothing more, or with an error: for the latter there was
-            // or will be an event, as it is kept for the next call (recvmmsg(2)).
+            // The call ended because no datagram was left, or with an error. The error is kept for
+            // the next call (recvmmsg(2)) and has an event of its own.
             emptied: count < slots,
         })
     }
@@ -145,12 +145,11 @@ impl Batcher {
         Ok(count)
     }
 
-    /// Sends the oldest datagrams of `queue` in one call, and answers how many it took. None where
-    /// the oldest is to be sent alone.
+    /// Sends the oldest datagrams of `queue` in one call and returns how many it accepted. Returns
+    /// `None` if the oldest one has to be sent alone.
     ///
-    /// To a connected socket a refusal may come back while the call goes on, which then ends it
-    /// and is lost behind the number of what was taken (sendmmsg(2)). So there a call has one
-    /// message.
+    /// On a connected socket a refusal may arrive during the call. It ends the call and is lost if
+    /// a message was already accepted (sendmmsg(2)). So such a call has one message.
     pub(super) fn send(
         &mut self,
         udp: &UdpSocket,
@@ -190,10 +189,10 @@ impl Batcher {
                 Some(Err(error))
             }
             Err(error) => {
-                log::debug!("{} datagrams as one: {error}", first.count);
+                log::debug!("sending {} datagrams as one message: {error}", first.count);
                 self.one_by_one = first.count;
                 self.doubt = match error.raw_os_error().map(Errno::from_raw) {
-                    // The way there cannot do it, or not with datagrams that it would fragment.
+                    // EIO: the route does not support it. Else the segments are too long for it.
                     Some(Errno::EIO) => Some(0),
                     Some(Errno::EINVAL | Errno::EMSGSIZE) => Some(first.segment_len - 1),
                     _ => None,
@@ -203,7 +202,7 @@ impl Batcher {
         }
     }
 
-    /// One datagram was sent alone, or was tried.
+    /// Takes the result of a datagram that was sent alone into account.
     pub(super) fn sent_one(&mut self, result: &io::Result<usize>) {
         match result {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -218,7 +217,7 @@ impl Batcher {
     }
 }
 
-/// Sends runs that are all of one datagram, or all of several of one length.
+/// Sends runs that all have one datagram, or that all have segments of one length.
 fn send_batch(udp: &UdpSocket, batch: &[GsoRun<'_>]) -> io::Result<usize> {
     let first = batch[0];
     let slices: [_; BATCH_LEN] =
@@ -249,12 +248,14 @@ fn send_batch(udp: &UdpSocket, batch: &[GsoRun<'_>]) -> io::Result<usize> {
 mod tests {
     use std::net::SocketAddr;
 
-    use super::super::{Udp, UdpOptions};
+    use super::super::{Os, Udp, UdpOptions};
     use super::*;
 
     fn bound() -> Udp {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Udp::bind(any, &UdpOptions::new(), true).expect("a free port")
+        let os = Os::real().expect("a poll");
+        let udp = os.bind_udp(any, &UdpOptions::new(), true);
+        udp.expect("a free port")
     }
 
     fn peers(count: usize) -> Vec<(std::net::UdpSocket, SocketAddr)> {
@@ -266,10 +267,10 @@ mod tests {
         (0..count).map(peer).collect()
     }
 
-    /// How many datagrams each call takes, until all have gone.
+    /// Returns how many datagrams each call accepts, until all are sent.
     fn calls(udp: &mut Udp, queue: &mut DatagramQueue) -> Vec<usize> {
         let calls = std::iter::from_fn(|| {
-            let sent = (!queue.is_empty()).then(|| udp.send(queue).expect("there is room"))?;
+            let sent = (!queue.is_empty()).then(|| udp.send(queue).expect("it is writable"))?;
             queue.pop(sent);
             Some(sent)
         });
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn one_call_sends_to_many_peers_to_each_a_datagram_or_as_many_as_go_as_one() {
+    fn one_call_sends_single_datagrams_or_runs_to_many_peers() {
         let (mut udp, mut queue) = (bound(), DatagramQueue::default());
         let peers = peers(BATCH_LEN + 8);
         for (_, to) in &peers {
@@ -285,7 +286,7 @@ mod tests {
         }
         assert_eq!(calls(&mut udp, &mut queue), [BATCH_LEN, 8]);
 
-        // A message of several tells the kernel one length at which to cut.
+        // All runs of a call share one segment length.
         for (at, count, len) in [
             (0, 1, 100),
             (1, 1, 50),
@@ -308,18 +309,18 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_by_the_next_call_also_where_that_sends_several_as_one() {
+    fn a_refusal_is_reported_by_the_next_call_also_for_a_run() {
         let (mut udp, mut queue) = (bound(), DatagramQueue::default());
         let (gone, addr) = peers(1).remove(0);
         drop(gone);
         udp.connect(addr).expect("connecting UDP is local");
-        assert!(queue.push(None, b"to nobody", usize::MAX));
+        assert!(queue.push(None, b"to a closed port", usize::MAX));
         assert_eq!(calls(&mut udp, &mut queue), [1]);
         for _ in 0..3 {
             assert!(queue.push(None, b"as one", usize::MAX));
         }
-        let error = udp.send(&queue).expect_err("nobody has the port");
+        let error = udp.send(&queue).expect_err("no socket has the port");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        assert_eq!(calls(&mut udp, &mut queue), [3], "none of them was spent");
+        assert_eq!(calls(&mut udp, &mut queue), [3], "none of them was lost");
     }
 }

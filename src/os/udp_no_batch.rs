@@ -1,4 +1,4 @@
-//! Batches of datagrams where there are none: [`Udp`](super::Udp) takes them one by one.
+//! The stand-in for batches on systems without them: [`Udp`](super::Udp) handles single datagrams.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use mio::net::UdpSocket;
 use super::udp::Received;
 use crate::datagram::{DatagramQueue, RecvBatch};
 
-/// There is none.
+/// A type without values.
 #[derive(Debug)]
 pub(super) enum Batcher {}
 

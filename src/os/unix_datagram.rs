@@ -6,75 +6,110 @@ use std::os::unix::net::SocketAddr;
 use mio::net::UnixDatagram as MioUnixDatagram;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{OwnedSocket, Poller, local_addr, retry, to_sock_addr};
+#[cfg(test)]
+use super::sim::SimSocket;
+use super::{Os, OwnedSocket, adopt, convert, local_addr, retry, to_sock_addr};
 use crate::addr::{Addr, UnixAddr};
 use crate::id::PollToken;
 
-/// A Unix datagram socket, perhaps bound, perhaps connected to one peer.
+/// A Unix datagram socket, bound or unnamed, connected to one peer or to none.
 #[derive(Debug)]
-pub(crate) struct UnixDatagramSocket {
-    unix: MioUnixDatagram,
+pub(crate) enum UnixDatagramSocket {
+    Real(MioUnixDatagram),
+    #[cfg(test)]
+    Sim(SimSocket),
 }
 
 impl UnixDatagramSocket {
-    /// Binds it, or leaves it unnamed.
-    pub(crate) fn open(addr: Option<&UnixAddr>) -> io::Result<Self> {
+    /// Opens a socket; without an address it stays unnamed.
+    pub(super) fn open(addr: Option<&UnixAddr>) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
         if let Some(addr) = addr {
             socket.bind(&to_sock_addr(&Addr::Unix(addr.clone()))?)?;
         }
-        Ok(Self {
-            unix: MioUnixDatagram::from_std(socket.into()),
-        })
+        Ok(Self::Real(MioUnixDatagram::from_std(socket.into())))
     }
 
     pub(crate) fn adopt(socket: OwnedSocket) -> io::Result<Self> {
-        let socket = super::adopt::made_ready(socket, Type::DGRAM)?;
-        if !super::is_unix(&socket)? {
-            return Err(super::adopt::invalid("it is no Unix socket"));
+        let socket = adopt::prepare(socket, Type::DGRAM)?;
+        if !convert::is_unix(&socket)? {
+            return Err(adopt::invalid("the socket is not a Unix socket"));
         }
-        Ok(Self {
-            unix: MioUnixDatagram::from_std(socket.into()),
-        })
+        Ok(Self::Real(MioUnixDatagram::from_std(socket.into())))
     }
 
-    pub(crate) fn register(&mut self, poller: &Poller, token: PollToken) -> io::Result<()> {
-        poller.register(&mut self.unix, token)
+    pub(crate) fn register(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
+        match self {
+            Self::Real(unix) => os.poller().register(unix, token),
+            #[cfg(test)]
+            Self::Sim(sim) => os.sim().register(*sim, token),
+        }
     }
 
-    pub(crate) fn deregister(&mut self, poller: &Poller) {
-        poller.deregister(&mut self.unix);
+    pub(crate) fn deregister(&mut self, os: &Os) {
+        match self {
+            Self::Real(unix) => os.poller().deregister(unix),
+            #[cfg(test)]
+            Self::Sim(sim) => sim.close(),
+        }
     }
 
     pub(crate) fn connect(&self, peer: &UnixAddr) -> io::Result<()> {
-        self.options()
-            .connect(&to_sock_addr(&Addr::Unix(peer.clone()))?)
+        let peer = Addr::Unix(peer.clone());
+        match self {
+            Self::Real(unix) => SockRef::from(unix).connect(&to_sock_addr(&peer)?),
+            #[cfg(test)]
+            Self::Sim(sim) => {
+                sim.connect_datagrams(peer);
+                Ok(())
+            }
+        }
     }
 
-    /// Receives one datagram, as much of it as `buf` holds.
+    /// Receives one datagram. Bytes that do not fit into `buf` are lost.
     pub(crate) fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        retry(|| self.unix.recv_from(buf))
+        match self {
+            Self::Real(unix) => retry(|| unix.recv_from(buf)),
+            #[cfg(test)]
+            Self::Sim(sim) => retry(|| sim.recv_from_unix(buf)),
+        }
     }
 
-    /// Sends one datagram, to the connected peer if `to` is `None`. No signal comes of it, whoever
-    /// is gone: Linux sends SIGPIPE for streams only, and std asks for none.
+    /// Sends one datagram, to the connected peer if `to` is `None`. It raises no signal: Linux
+    /// sends
+    /// `SIGPIPE` for streams only.
     pub(crate) fn send(&self, to: Option<&UnixAddr>, data: &[u8]) -> io::Result<usize> {
+        let unix = match self {
+            Self::Real(unix) => unix,
+            #[cfg(test)]
+            Self::Sim(sim) => {
+                return retry(|| sim.send_datagram(to.cloned().map(Addr::Unix), data));
+            }
+        };
         let Some(to) = to else {
-            return retry(|| self.unix.send(data));
+            return retry(|| unix.send(data));
         };
         if let Some(path) = to.as_pathname() {
-            return retry(|| self.unix.send_to(data, path));
+            return retry(|| unix.send_to(data, path));
         }
         let to = to_sock_addr(&Addr::Unix(to.clone()))?;
-        retry(|| self.options().send_to(data, &to))
+        retry(|| SockRef::from(unix).send_to(data, &to))
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
-        local_addr(&self.options())
+        #[cfg(test)]
+        if let Self::Sim(sim) = self {
+            return Ok(sim.local_addr());
+        }
+        local_addr(&*self.options()?)
     }
 
-    pub(crate) fn options(&self) -> SockRef<'_> {
-        SockRef::from(&self.unix)
+    pub(crate) fn options(&self) -> io::Result<SockRef<'_>> {
+        match self {
+            Self::Real(unix) => Ok(SockRef::from(unix)),
+            #[cfg(test)]
+            Self::Sim(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 }

@@ -42,14 +42,15 @@ impl Started {
 
     #[inline]
     pub(super) fn now(engine: &Engine) -> Self {
-        Self(engine.config.slow_callback_min.map(|_| Instant::now()))
+        Self(engine.config.slow_callback_min.map(|_| engine.os.now()))
     }
 
     /// Reports the time of the callback that has returned.
     #[inline]
     pub(super) fn report(self, engine: &mut Engine, name: &'static str, of: Option<SocketId>) {
         if let Some(started) = self.0 {
-            engine.callback_returned(name, of, started.elapsed());
+            let took = engine.os.now().saturating_duration_since(started);
+            engine.callback_returned(name, of, took);
         }
     }
 }

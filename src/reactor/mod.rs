@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
@@ -28,6 +28,7 @@ use crate::engine::{Engine, Entry};
 use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, SocketId, Token, UdpId};
 use crate::memory::ReadBuffer;
+use crate::os::Os;
 use crate::remote::{Inlet, Posted, Remote};
 use crate::stats::Stats;
 use callbacks::Callbacks;
@@ -92,10 +93,15 @@ impl<H: Handler> Reactor<H> {
     /// * `InvalidInput`: limits of the configuration contradict each other.
     /// * The system's error if it cannot create the poll, which needs two descriptors.
     pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
+        Self::with_os(handler, config, Os::real()?)
+    }
+
+    /// Creates a reactor on an operating system, real or simulated.
+    fn with_os(handler: H, config: Config, os: Os) -> io::Result<Self> {
         let posts_max = config.posts_max;
-        let engine = Engine::new(config, Instant::now)?;
+        let engine = Engine::new(config, os)?;
         let read_buffer = ReadBuffer::new(engine.config.read_len_max);
-        let inlet = Inlet::new(engine.poller.waker(), posts_max);
+        let inlet = Inlet::new(engine.os.waker(), posts_max);
         Ok(Self {
             engine,
             handler,
@@ -182,10 +188,10 @@ impl<H: Handler> Reactor<H> {
     #[must_use]
     pub fn next_turn_in(&self) -> Option<Duration> {
         let engine = &self.engine;
-        if engine.has_work() || !self.posted.is_empty() || engine.poller.was_full() {
+        if engine.has_work() || !self.posted.is_empty() || engine.os.was_full() {
             return Some(Duration::ZERO);
         }
-        let since_turn = Instant::now().saturating_duration_since(engine.now());
+        let since_turn = engine.os.now().saturating_duration_since(engine.now());
         let timer = engine.timers.time_to_next()?;
         Some(timer.saturating_sub(since_turn))
     }
@@ -196,7 +202,7 @@ impl<H: Handler> Reactor<H> {
     /// Calls `enter` with the handler and the [`Context`], from outside of a callback: for a first
     /// connect, for sockets with options, or to read something between two turns.
     pub fn with<R>(&mut self, enter: impl FnOnce(&mut H, &mut Context<'_, H>) -> R) -> R {
-        self.engine.timers.set_now(Instant::now());
+        self.engine.timers.set_now(self.engine.os.now());
         let Callbacks {
             handler,
             engine,
@@ -345,7 +351,7 @@ impl<H: Handler> Reactor<H> {
 #[cfg(unix)]
 impl<H: Handler> std::os::fd::AsFd for Reactor<H> {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.engine.poller.as_fd()
+        self.engine.os.as_fd()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Phases 1 and 2 of a turn: how long to wait, the wait, and busy polling.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Reactor;
 use crate::handler::Handler;
@@ -29,7 +29,7 @@ impl<H: Handler> Reactor<H> {
         };
         if left != Some(Duration::ZERO) && (left.is_some() || !engine.timers.is_empty()) {
             // The wait has a limit, which counts from now: the last turn may be long ago.
-            engine.timers.set_now(Instant::now());
+            engine.timers.set_now(engine.os.now());
         }
         if let Some(busy) = engine.config.busy_poll
             && left != Some(Duration::ZERO)
@@ -44,7 +44,7 @@ impl<H: Handler> Reactor<H> {
         loop {
             let result = self.poll_once(left);
             let before = self.engine.now();
-            self.engine.timers.set_now(Instant::now());
+            self.engine.timers.set_now(self.engine.os.now());
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     let waited = self.engine.now().saturating_duration_since(before);
@@ -66,7 +66,7 @@ impl<H: Handler> Reactor<H> {
         } else {
             Some(Duration::ZERO)
         };
-        let result = engine.poller.wait(wait);
+        let result = engine.os.wait(wait);
         if may_block {
             self.inlet.awake();
         }
@@ -84,16 +84,16 @@ impl<H: Handler> Reactor<H> {
         let mut began = wait.map(|_| engine.now());
         loop {
             for _ in 0..POLLS_PER_CLOCK_READING {
-                match engine.poller.wait(Some(Duration::ZERO)) {
+                match engine.os.wait(Some(Duration::ZERO)) {
                     Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                    _ if engine.poller.has_events() || inlet.is_pending() => {
-                        engine.timers.set_now(Instant::now());
+                    _ if engine.os.has_events() || inlet.is_pending() => {
+                        engine.timers.set_now(engine.os.now());
                         return Ok(BusyPoll::TurnIsDue);
                     }
                     _ => {}
                 }
             }
-            engine.timers.set_now(Instant::now());
+            engine.timers.set_now(engine.os.now());
             let began = *began.get_or_insert(engine.now());
             let spent = engine.now().saturating_duration_since(began);
             if spent >= busy {

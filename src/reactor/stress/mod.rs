@@ -11,10 +11,9 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::*;
-use crate::conn::Readiness;
 use crate::engine::{Accepted, Task};
 use crate::event::Origin;
-use crate::os::{Reading, Script, Stream, Writing};
+use crate::os::sim::{Reading, Ready, World, Writing};
 use crate::testkit::Random;
 use model::{At, Chosen, Life, Model, PAYLOAD_LEN_MAX, encode};
 
@@ -25,11 +24,13 @@ const STEPS: usize = 500;
 
 /// A run: its reactor, and what happens to it from outside.
 struct Run {
+    world: World,
     reactor: Reactor<Model>,
 }
 
 impl Run {
     fn new(seed: u64) -> Self {
+        let world = World::new(seed);
         let mut random = Random(seed);
         let mut config = Config {
             read_len_max: random.of(&[1, 7, 64, 4096, 256 * 1024]),
@@ -55,8 +56,8 @@ impl Run {
         }
         let has_long = config.read_len_max > 64;
         let model = Model::new(random, has_memory_limit, has_long);
-        let reactor = Reactor::with_config(model, config).expect("a reactor");
-        Self { reactor }
+        let reactor = Reactor::with_os(model, config, world.os()).expect("a reactor");
+        Self { world, reactor }
     }
 
     fn random(&mut self) -> &mut Random {
@@ -81,7 +82,7 @@ impl Run {
             Framing::line,
         ];
         let framing = self.random().of(&framings)();
-        let script = Script::new();
+        let script = self.world.script();
         let limited = framing
             .clone()
             .frame_len_max(PAYLOAD_LEN_MAX)
@@ -90,7 +91,7 @@ impl Run {
         let admitted = self
             .reactor
             .engine
-            .admit(Stream::Scripted(script), peer, limited.clone());
+            .admit(script.stream(), peer, limited.clone());
         let Accepted::Conn(conn) = admitted else {
             panic!("{admitted:?}");
         };
@@ -157,31 +158,34 @@ impl Run {
         }
     }
 
-    /// All that an event may tell of.
-    fn whole_event(&self, number: usize) -> Readiness {
-        Readiness::ended(self.reactor.handler.lives[number].is_fed_to_end)
+    /// All that an event may report.
+    fn whole_event(&self, number: usize) -> Ready {
+        let both = Ready::READABLE | Ready::WRITABLE | Ready::ENDED;
+        both | Ready::HUNG_UP.given(self.reactor.handler.lives[number].is_fed_to_end)
     }
 
-    fn event(&mut self, number: usize, readiness: Readiness) {
-        let conn = self.reactor.handler.lives[number].conn;
-        self.reactor.engine.record_event(conn.0, readiness);
+    fn event(&self, number: usize, ready: Ready) {
+        if let Some(script) = self.reactor.handler.lives[number].script {
+            script.event(ready);
+        }
     }
 
-    /// The events that a kernel would bring, and no other: of what the reactor has not been told
-    /// since it found nothing more.
-    fn edge(&mut self, number: usize) {
+    /// Injects the events that a kernel would report, and no other: of readiness that it has not
+    /// reported since a call found none.
+    fn edge(&self, number: usize) {
         let life = &self.reactor.handler.lives[number];
-        let (conn, is_fed_to_end) = (life.conn, life.is_fed_to_end);
-        let (Some(script), Ok(entry)) = (life.script, self.reactor.engine.conn(conn.0)) else {
+        let Some(script) = life.script else {
             return;
         };
-        let can_write = !entry.state.is_writable();
-        let can_read = !entry.state.knows_input() && !script.is_played();
-        if can_read && is_fed_to_end {
-            self.event(number, Readiness::READABLE_END);
-        }
-        if can_read || can_write {
-            self.event(number, Readiness::new(can_read, can_write));
+        let told = script.told();
+        let can_write = !told.has(Ready::WRITABLE);
+        let can_read = !told.has(Ready::READABLE) && !script.is_played();
+        let has_ended = can_read && life.is_fed_to_end;
+        let ready = Ready::WRITABLE.given(can_write)
+            | Ready::READABLE.given(can_read)
+            | Ready::ENDED.given(has_ended);
+        if can_write || can_read {
+            self.event(number, ready);
         }
     }
 
@@ -216,9 +220,9 @@ impl Run {
             _ => {
                 for number in 0..count {
                     let mark = match self.random().below(6) {
-                        0 => Readiness::READABLE,
-                        1 => Readiness::WRITABLE,
-                        2 => Readiness::BOTH,
+                        0 => Ready::READABLE,
+                        1 => Ready::WRITABLE,
+                        2 => Ready::READABLE | Ready::WRITABLE,
                         3 => self.whole_event(number),
                         _ => continue,
                     };
@@ -270,7 +274,7 @@ impl Run {
         assert_eq!((stats.connections, stats.held_bytes), (0, 0));
         // No timer is left but the handler's own: nothing is told to whom nobody knows.
         let engine = &mut self.reactor.engine;
-        engine.timers.set_now(Instant::now() + 100 * HOUR);
+        engine.timers.set_now(engine.os.now() + 100 * HOUR);
         engine.timers.snapshot_due();
         while let Some((timer, task)) = engine.timers.next_due() {
             match task {

@@ -13,7 +13,7 @@ use crate::event::{Hangup, Origin};
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::memory::Buf;
-use crate::os::Script;
+use crate::os::sim::Script;
 use crate::payload::Payload;
 use crate::testkit::Random;
 use crate::timer::TimerId;

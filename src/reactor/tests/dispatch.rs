@@ -26,7 +26,7 @@ fn at_skip(
     script.then_read([bytes(SKIPPED)]);
     let conn = open(reactor, script, skipping());
     reactor.handler.at_skip = Some(Box::new(move |cx| act(cx, conn)));
-    event(reactor, conn, Readiness::READABLE);
+    event(reactor, conn, Ready::READABLE);
     assert_eq!(reactor.handler.frames, [b"a"]);
     assert!(reactor.handler.at_skip.is_none(), "it was done");
     (script, conn)
@@ -41,7 +41,7 @@ fn every_frame_that_is_echoed_is_counted_once() {
     let conn = open(&mut reactor, script, Framing::length_u32());
     for round in 1..=4 {
         script.then_read([bytes(b"\0\0\0\x01a\0\0\0\x01b\0\0\0\x01c")]);
-        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Ready::READABLE);
         let counted = 3 * round;
         let of_conn = reactor.engine.conn_stats(conn.0).expect("it is open");
         let of_conn = (of_conn.frames_in, of_conn.frames_out);
@@ -77,14 +77,14 @@ fn what_is_sent_where_there_is_room_is_put_there_without_asking_the_framing() {
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::length_u32());
     script.then_read([bytes(b"\0\0\0\x10make room for it"), bytes(b"\0\0\0\x01a")]);
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     reactor.handler.at_frame = Some(Box::new(move |cx| {
         for _ in 0..2 {
             let sent = cx.engine.send(conn.0, Copied(b"me"));
             assert_eq!(sent.expect("there is room"), Sent::Queued);
         }
     }));
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     let written = script.seen().written;
     assert!(written.ends_with(b"it\0\0\0\x02me\0\0\0\x02me"));
 }
@@ -113,7 +113,7 @@ fn a_framing_exchanged_where_a_frame_is_skipped_is_taken_over_by_that_dispatch()
     });
     assert!(state(&reactor, conn).may_read());
     script.then_read([bytes(b"xxxxas it is")]);
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(reactor.handler.frames, [&b"a"[..], b"as it is"]);
 }
 
@@ -124,7 +124,7 @@ fn a_queue_filled_anew_by_on_drained_where_a_frame_is_skipped_drains_again() {
         write_low_bytes: 0,
         ..Config::default()
     };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let mut reactor = reactor_with(config);
     let script = Script::new();
     script.then_read([bytes(SKIPPED)]);
     let conn = open(&mut reactor, script, skipping());
@@ -137,7 +137,7 @@ fn a_queue_filled_anew_by_on_drained_where_a_frame_is_skipped_drains_again() {
     };
     reactor.handler.at_skip = Some(Box::new(fill));
     reactor.handler.at_drained = Some(Box::new(fill));
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     let expected = b"\x01a\x03abc\x03abc\x03abc\x03abc";
     assert_eq!(script.seen().written, expected);
     assert_eq!(reactor.handler.drains, 2);
@@ -158,7 +158,7 @@ fn what_is_observed_from_the_last_frame_of_a_read_on_has_its_write_recorded() {
             }
             let _ = cx.send(conn, b"answer").expect("there is room");
         }));
-        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Ready::READABLE);
         let recording = reactor.with(|_, cx| cx.take_recording());
         let kinds: Vec<_> = recording.events().iter().map(|event| event.kind).collect();
         assert_eq!(kinds, [EventKind::Send, EventKind::Write]);
@@ -171,7 +171,7 @@ fn what_a_dispatch_has_counted_so_far_is_seen_by_its_callbacks() {
     let script = Script::new();
     script.then_read([bytes(b"\x01b"), bytes(SKIPPED)]);
     let conn = open(&mut reactor, script, skipping());
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     reactor.handler.at_skip = Some(Box::new(move |cx| {
         let of_conn = cx.conn_stats(conn).expect("it is open");
         let of_all = cx.stats();
@@ -179,7 +179,7 @@ fn what_a_dispatch_has_counted_so_far_is_seen_by_its_callbacks() {
         assert_eq!((of_all.frames_in, of_all.frames_out), (2, 2));
         assert_eq!(of_all.frames_skipped, 1);
     }));
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert!(reactor.handler.at_skip.is_none(), "it was done");
 }
 
@@ -190,11 +190,11 @@ fn frames_that_are_skipped_use_up_the_budget_of_a_turn_and_count_as_none() {
         frame_budget: 2,
         ..Config::default()
     };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let mut reactor = reactor_with(config);
     let script = Script::new();
     script.then_read([bytes(&[b"\x04long".repeat(5), b"\x01a".to_vec()].concat())]);
     let conn = open(&mut reactor, script, skipping());
-    note(&mut reactor, conn, Readiness::READABLE);
+    note(&mut reactor, conn, Ready::READABLE);
     for skipped in [2, 4, 5] {
         turn(&mut reactor);
         assert_eq!(reactor.stats().frames_skipped, skipped);
@@ -212,7 +212,7 @@ fn what_is_gathered_is_held_to_the_limit_of_the_queue() {
         write_queue_bytes_max: 8,
         ..Config::default()
     };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let mut reactor = reactor_with(config);
     let script = Script::new();
     script.then_read([bytes(b"question")]);
     let conn = open(&mut reactor, script, Framing::raw());
@@ -223,7 +223,7 @@ fn what_is_gathered_is_held_to_the_limit_of_the_queue() {
         assert!(matches!(cx.send(conn, b"i"), Err(SendError::Full)));
         assert_eq!(cx.queued_bytes(conn), Ok(8));
     }));
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(script.seen().written, b"abcdefgh");
 }
 
@@ -237,7 +237,7 @@ fn what_is_gathered_above_the_high_mark_is_held_to_the_memory() {
         memory_bytes_max: 4096,
         ..Config::default()
     };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let mut reactor = reactor_with(config);
     let slow = Script::new();
     slow.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
     let slow_conn = open(&mut reactor, slow, Framing::raw());
@@ -253,10 +253,10 @@ fn what_is_gathered_above_the_high_mark_is_held_to_the_memory() {
         assert!(matches!(cx.send(conn, b"tween"), Err(SendError::Full)));
         assert!(matches!(cx.send(conn, b"!"), Ok(Sent::Queued)));
     }));
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(script.seen().written, b"be!");
     assert_eq!(reactor.handler.drains, 0);
-    event(&mut reactor, slow_conn, Readiness::WRITABLE);
+    event(&mut reactor, slow_conn, Ready::WRITABLE);
     turn(&mut reactor);
     assert_eq!(
         reactor.handler.drains, 2,
@@ -276,7 +276,7 @@ fn what_is_sent_to_the_connection_that_was_served_last_is_queued_and_flushed() {
         let conn = open(&mut reactor, script, framing);
         for _ in 0..3 {
             script.then_read([bytes(frame)]);
-            event(&mut reactor, conn, Readiness::READABLE);
+            event(&mut reactor, conn, Ready::READABLE);
         }
         let sent = reactor.with(|_, cx| cx.send(conn, b"later").map(drop));
         sent.expect("there is room");
@@ -293,7 +293,7 @@ fn a_frame_that_is_not_answered_costs_no_write() {
     script.then_read([bytes(b"\0\0\0\x01a")]);
     let conn = open(&mut reactor, script, Framing::length_u32());
     reactor.handler.at_frame = Some(Box::new(|_| {}));
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert_eq!((script.seen().reads, script.seen().writes), (1, 0));
 }
 
@@ -305,7 +305,7 @@ fn a_peer_that_has_ended_while_nobody_reads_it_is_told_of_once() {
     let paused = reactor.with(|_, cx| cx.pause(conn));
     paused.expect("it is open");
     for _ in 0..3 {
-        let end = Readiness::HANGUP;
+        let end = Ready::READABLE | Ready::WRITABLE | Ready::ENDED | Ready::HUNG_UP;
         event(&mut reactor, conn, end);
     }
     assert_eq!(reactor.handler.hangups, [Hangup::Ended]);
@@ -318,11 +318,11 @@ fn the_error_of_a_socket_is_asked_for_only_while_nobody_reads_it() {
         frame_budget: 1,
         ..Config::default()
     };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let mut reactor = reactor_with(config);
     let script = Script::new();
     script.then_read([bytes(b"\x01a\x01b\x01c")]);
     let conn = open(&mut reactor, script, Framing::length_u8());
-    let end = Readiness::HANGUP;
+    let end = Ready::READABLE | Ready::WRITABLE | Ready::ENDED | Ready::HUNG_UP;
     event(&mut reactor, conn, end);
     assert_eq!(script.seen().error_asks, 0, "the budget has stopped it");
     let paused = reactor.with(|_, cx| cx.pause(conn));
@@ -358,12 +358,12 @@ fn answers_above_the_high_mark_do_not_stop_a_read_whose_output_is_written() {
         write_low_bytes: 0,
         ..Config::default()
     };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let mut reactor = reactor_with(config);
     let script = Script::new();
     let input = b"\x05first\x06second\x05third";
     script.then_read([bytes(input)]);
     let conn = open(&mut reactor, script, Framing::length_u8());
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(reactor.handler.frames.len(), 3, "in one turn");
     assert_eq!((reactor.handler.drains, script.seen().writes), (3, 3));
     assert_eq!(script.seen().written, input);
@@ -378,7 +378,7 @@ fn frames_granted_by_number_are_not_moved_and_are_answered_by_one_write() {
     let conn = open(&mut reactor, script, Framing::length_u8());
     let granted = reactor.with(|_, cx| cx.grant(conn, 10));
     granted.expect("it is open");
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
     assert_eq!(reactor.engine.memory.pool.moved_bytes, 0);
     assert_eq!(script.seen().writes, 1);
@@ -421,7 +421,7 @@ fn a_codec_given_in_a_callback_begins_with_a_state_of_its_own() {
         }));
         for read in reads {
             script.then_read([read]);
-            event(&mut reactor, conn, Readiness::READABLE);
+            event(&mut reactor, conn, Ready::READABLE);
         }
         assert_eq!(reactor.handler.frames, [&b"a"[..], b"b", b"cc"]);
     }
@@ -440,7 +440,7 @@ fn a_peers_end_is_told_of_once_it_is_wanted_where_its_last_frame_is_skipped() {
     reactor.handler.at_skip = Some(Box::new(move |cx| {
         cx.pause(conn).expect("it is open");
     }));
-    event(&mut reactor, conn, Readiness::READABLE_END);
+    event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert!(reactor.handler.at_skip.is_none(), "it is paused");
     assert_eq!(reactor.handler.half_closes, 0);
     let resumed = reactor.with(|_, cx| cx.resume(conn));

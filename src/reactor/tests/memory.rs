@@ -18,7 +18,7 @@ fn who_was_not_read_for_want_of_memory_is_read_when_there_is_some() {
     let conn = open(&mut reactor, read, Framing::raw());
     let other = open(&mut reactor, refused, Framing::raw());
     read.then_read([bytes(b"question")]);
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     refuse(&mut reactor, other);
     assert_eq!(read.seen().reads, 0);
     reactor.with(|_, cx| cx.abort(slow));
@@ -47,7 +47,7 @@ fn who_uses_up_the_room_that_it_is_told_of_leaves_the_next_one_waiting() {
         turn(&mut reactor);
         assert_eq!(reactor.handler.drains, 1, "the first one");
     }
-    event(&mut reactor, first, Readiness::WRITABLE);
+    event(&mut reactor, first, Ready::WRITABLE);
     assert_eq!(reactor.handler.drains, 2);
 }
 
@@ -59,7 +59,7 @@ fn who_is_above_its_high_mark_too_is_told_when_it_has_drained_and_only_then() {
         memory_bytes_max: 8192,
         ..Config::default()
     };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let mut reactor = reactor_with(config);
     let [gone, above] = [(); 2].map(|()| {
         let script = Script::new();
         script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
@@ -74,7 +74,7 @@ fn who_is_above_its_high_mark_too_is_told_when_it_has_drained_and_only_then() {
     turn(&mut reactor);
     assert_eq!(reactor.stats().held_bytes, 4096, "there is room");
     assert_eq!(reactor.handler.drains, 0);
-    event(&mut reactor, above, Readiness::WRITABLE);
+    event(&mut reactor, above, Ready::WRITABLE);
     turn(&mut reactor);
     assert_eq!(reactor.handler.drains, 1);
 }
@@ -104,8 +104,7 @@ fn who_ends_its_side_while_it_waits_for_room_is_told_of_none() {
 fn who_is_refused_before_it_is_open_is_told_of_room_when_it_is() {
     for (ends, drains) in [(false, 1), (true, 0)] {
         let (mut reactor, slow) = with_full_memory();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let addr = listener.local_addr().expect("it is bound");
+        let addr = World::current().listen(any()).local_addr();
         let conn = reactor.connect(addr, Framing::raw(), ());
         refuse(&mut reactor, conn);
         if ends {
@@ -130,8 +129,7 @@ fn who_is_refused_before_it_is_open_is_told_of_room_when_it_is() {
 #[test]
 fn a_datagram_takes_memory_until_it_is_sent_and_is_refused_where_there_is_none() {
     let (mut reactor, slow) = with_full_memory();
-    let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let to = peer.local_addr().expect("it is bound");
+    let to = SocketAddr::from(([127, 0, 0, 1], 9));
     let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
     let send = |reactor: &mut Reactor<Recorder>| reactor.with(|_, cx| cx.send_to(udp, to, b"word"));
     assert!(matches!(send(&mut reactor), Err(SendError::Full)));

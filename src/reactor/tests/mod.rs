@@ -3,6 +3,8 @@
 mod dispatch;
 mod memory;
 mod reads;
+mod sim_datagrams;
+mod sim_world;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -10,12 +12,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 use crate::codec::Skipped;
-use crate::conn::{Readiness, State};
+use crate::conn::State;
 use crate::engine::Accepted;
 use crate::error::{SendError, Sent};
 use crate::event::Hangup;
 use crate::event::{CloseReason, Closed};
-use crate::os::{Reading, Script, Stream, Writing};
+use crate::os::sim::{Reading, Ready, Script, World, Writing};
+use crate::os::{ListenOptions, Stream};
 
 type Act = Box<dyn FnOnce(&mut Context<'_, Recorder>)>;
 
@@ -71,14 +74,19 @@ impl Handler for Recorder {
 }
 
 fn reactor() -> Reactor<Recorder> {
-    Reactor::new(Recorder::default()).expect("a reactor")
+    reactor_with(Config::default())
+}
+
+/// A reactor on the current simulated world.
+fn reactor_with(config: Config) -> Reactor<Recorder> {
+    let os = World::current().os();
+    Reactor::with_os(Recorder::default(), config, os).expect("a reactor")
 }
 
 /// Opens a connection whose stream plays `script`.
 fn open(reactor: &mut Reactor<Recorder>, script: Script, framing: Framing) -> ConnId {
     let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
-    let stream = Stream::Scripted(script);
-    match reactor.engine.admit(stream, peer, framing) {
+    match reactor.engine.admit(script.stream(), peer, framing) {
         Accepted::Conn(conn) => {
             reactor.sessions.put(conn.0.key(), ());
             conn
@@ -87,18 +95,28 @@ fn open(reactor: &mut Reactor<Recorder>, script: Script, framing: Framing) -> Co
     }
 }
 
+/// An address with a free port.
+fn any() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
 fn state(reactor: &Reactor<Recorder>, conn: ConnId) -> State {
     reactor.engine.conn(conn.0).expect("it is open").state
 }
 
-/// What an event does: a mark and a place in the ready queue. Then the turn that serves it.
-fn event(reactor: &mut Reactor<Recorder>, conn: ConnId, readiness: Readiness) {
-    note(reactor, conn, readiness);
+/// Has the next poll report an event of a connection, and takes the turn that handles it.
+fn event(reactor: &mut Reactor<Recorder>, conn: ConnId, ready: Ready) {
+    note(reactor, conn, ready);
     turn(reactor);
 }
 
-fn note(reactor: &mut Reactor<Recorder>, conn: ConnId, readiness: Readiness) {
-    reactor.engine.record_event(conn.0, readiness);
+/// Has the next poll report an event of a connection.
+fn note(reactor: &Reactor<Recorder>, conn: ConnId, ready: Ready) {
+    let entry = reactor.engine.conn(conn.0).expect("it is open");
+    let Stream::Sim(socket) = &entry.stream else {
+        panic!("{:?}", entry.stream);
+    };
+    assert!(socket.inject(ready), "it is registered");
 }
 
 fn turn(reactor: &mut Reactor<Recorder>) {
@@ -133,7 +151,7 @@ fn a_write_that_takes_nothing_is_an_error_and_closes_once() {
         script.then_read([bytes(b"question")]);
         script.then_write(writings.iter().map(|len| Writing::Takes(*len)));
         let conn = open(&mut reactor, script, Framing::raw());
-        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Ready::READABLE);
         for _ in 0..3 {
             turn(&mut reactor);
         }
@@ -169,7 +187,7 @@ fn short_writes_lose_no_byte_and_double_none() {
                 Writing::Fails(ErrorKind::WouldBlock),
             ]);
         }
-        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Ready::READABLE);
         let mut events = 1;
         while script.seen().written.len() < 100 {
             let written = script.seen().written.len();
@@ -181,7 +199,7 @@ fn short_writes_lose_no_byte_and_double_none() {
                 written,
                 "nothing is tried without an event"
             );
-            event(&mut reactor, conn, Readiness::WRITABLE);
+            event(&mut reactor, conn, Ready::WRITABLE);
             events += 1;
             assert!(
                 script.seen().written.len() > written,
@@ -202,7 +220,7 @@ fn a_short_write_is_followed_by_the_next_at_once() {
     script.then_read([bytes(&[7; 100])]);
     script.then_write([10, 20, 30].map(Writing::Takes));
     let conn = open(&mut reactor, script, Framing::raw());
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(
         (script.seen().writes, script.seen().written.len()),
         (4, 100)
@@ -221,7 +239,7 @@ fn a_side_that_is_ended_in_the_last_frame_of_a_read_has_its_fin_sent_by_that_dis
         let _ = cx.send(conn, b"answer").expect("there is room");
         cx.half_close(conn).expect("it is open");
     }));
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(script.seen().written, b"answer");
     assert!(script.seen().is_shut_down);
 }
@@ -242,8 +260,8 @@ fn limits_that_are_set_between_two_sends_keep_their_order() {
             let _ = cx.send(conn, b"second").expect("there is room");
             assert_eq!(cx.queued_bytes(conn), Ok(12));
         }));
-        event(&mut reactor, conn, Readiness::READABLE);
-        event(&mut reactor, conn, Readiness::WRITABLE);
+        event(&mut reactor, conn, Ready::READABLE);
+        event(&mut reactor, conn, Ready::WRITABLE);
         let written = script.seen().written;
         assert_eq!(written, b"first second", "after {taken} bytes");
     }
@@ -265,7 +283,7 @@ fn a_limit_of_its_own_holds_for_what_was_sent_before_it_in_the_same_frame() {
         assert!(matches!(cx.send(conn, &[2; 50]), Err(SendError::Full)));
         assert!(matches!(cx.send(conn, &[3; 40]), Ok(Sent::AboveHigh)));
     }));
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     let expected = [[1; 60].as_slice(), &[3; 40]].concat();
     assert_eq!(script.seen().written, expected);
 }
@@ -280,7 +298,7 @@ fn a_failed_write_still_delivers_the_input_up_to_its_end() {
     let conn = open(&mut reactor, script, Framing::length_u8());
     // The first read is short and empties the socket, as far as one can know: the frame is
     // answered, and that fails.
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     for _ in 0..3 {
         turn(&mut reactor);
     }
@@ -302,7 +320,7 @@ fn a_failed_write_to_a_silent_peer_closes_when_its_input_is_read() {
     script.then_read([bytes(b"\x01a"), bytes(b"\x01b\x01")]);
     script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
     let conn = open(&mut reactor, script, Framing::length_u8());
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     for _ in 0..3 {
         turn(&mut reactor);
     }
@@ -329,8 +347,8 @@ fn every_answer_of_a_read_gives_the_same_frames() {
                 Reading::Fails(ErrorKind::WouldBlock),
             ]);
             // The second one finds nothing, as spurious ones do.
-            event(&mut reactor, conn, Readiness::READABLE);
-            event(&mut reactor, conn, Readiness::READABLE);
+            event(&mut reactor, conn, Ready::READABLE);
+            event(&mut reactor, conn, Ready::READABLE);
         }
         let frames = &reactor.handler.frames;
         assert_eq!(frames, &[&b""[..], b"a", b"bc", b"defgh"]);
@@ -343,7 +361,7 @@ fn a_read_that_would_block_clears_the_readiness() {
     let mut reactor = reactor();
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::raw());
-    event(&mut reactor, conn, Readiness::READABLE_END);
+    event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert!(!state(&reactor, conn).is_readable());
     for _ in 0..3 {
         turn(&mut reactor);
@@ -357,12 +375,12 @@ fn a_short_read_clears_the_readiness_only_if_the_event_told_of_no_end() {
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::raw());
     script.then_read([bytes(b"data")]);
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(script.seen().reads, 1);
     assert!(!state(&reactor, conn).is_readable());
 
     script.then_read([bytes(b"last"), Reading::End]);
-    event(&mut reactor, conn, Readiness::READABLE_END);
+    event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert_eq!(script.seen().reads, 3, "the end had no event of its own");
     assert_eq!(reactor.handler.frames, [b"data", b"last"]);
     assert_eq!(reactor.handler.half_closes, 1);
@@ -377,11 +395,11 @@ fn a_full_read_is_followed_by_another() {
         read_len_max: 4,
         ..Config::default()
     };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let mut reactor = reactor_with(config);
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::raw());
     script.then_read([bytes(b"data")]);
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(script.seen().reads, 2);
 }
 
@@ -394,7 +412,7 @@ fn a_failed_read_delivers_what_came_before_it_and_closes_once() {
         Reading::Fails(ErrorKind::ConnectionReset),
     ]);
     let conn = open(&mut reactor, script, Framing::length_u8());
-    event(&mut reactor, conn, Readiness::READABLE_END);
+    event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     turn(&mut reactor);
     assert_eq!(reactor.handler.frames, [b"a"]);
     let closed = only_close(&reactor);
@@ -412,12 +430,12 @@ fn no_more_is_read_in_a_turn_than_its_budget() {
             read_budget_bytes: 8,
             ..Config::default()
         };
-        let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+        let mut reactor = reactor_with(config);
         let script = Script::new();
         script.then_read([bytes(&[7; 3]), bytes(&[7; 17])]);
         let conn = open(&mut reactor, script, Framing::fixed(1));
         // One that tells of an end, so that what follows a short read is read too.
-        event(&mut reactor, conn, Readiness::READABLE_END);
+        event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
         for frames in [8, 16, 20] {
             assert_eq!(reactor.handler.frames.len(), frames);
             turn(&mut reactor);
@@ -435,7 +453,7 @@ fn a_long_frame_that_is_cut_is_read_on_behind_its_head() {
     let conn = open(&mut reactor, script, Framing::length_u32());
     for piece in [head, rest] {
         script.then_read([bytes(piece)]);
-        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Ready::READABLE);
         assert_eq!(reactor.engine.memory.pool.moved_bytes, 40_000);
     }
     assert_eq!(reactor.handler.frames, [[7; 60_000]]);
@@ -448,7 +466,7 @@ fn a_read_that_fails_before_anything_came_closes_with_its_error() {
     let script = Script::new();
     script.then_read([Reading::Fails(ErrorKind::ConnectionReset), Reading::End]);
     let conn = open(&mut reactor, script, Framing::raw());
-    event(&mut reactor, conn, Readiness::READABLE_END);
+    event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert_io(only_close(&reactor), ErrorKind::ConnectionReset);
     assert_eq!(script.seen().reads, 1);
     assert_eq!(reactor.handler.half_closes, 0);
@@ -465,15 +483,11 @@ fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
 
     let mut reactor = reactor();
     let first = open(&mut reactor, Script::new(), Framing::raw());
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let mut stray = Stream::connect(
-        &listener.local_addr().expect("it is bound").into(),
-        &ConnectOptions::new(),
-    )
-    .expect("begun");
-    stray
-        .register(&reactor.engine.poller, first.0.to_poll())
-        .expect("it can be watched");
+    let listener = World::current().listen(any());
+    let os = &reactor.engine.os;
+    let stray = os.connect(&listener.local_addr(), &ConnectOptions::new());
+    let mut stray = stray.expect("begun");
+    stray.register(os, first.0.to_poll()).expect("it is open");
     reactor.with(|_, cx| cx.abort(first));
     turn(&mut reactor);
     only_close(&reactor);
@@ -486,14 +500,14 @@ fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
         "a slab uses the last freed key first"
     );
     let before = reactor.stats().events;
-    drop(listener);
+    listener.close();
     reactor
         .turn(Some(Duration::from_secs(60)))
         .expect("the poll works");
     assert!(reactor.stats().events > before, "the stray is reset");
     assert_eq!(script.seen().reads, 0);
     assert!(!state(&reactor, second).is_readable());
-    stray.close(&reactor.engine.poller);
+    stray.close(&reactor.engine.os);
 }
 
 /// The counter of lives comes to its end and begins anew while one key is used again and again:
@@ -526,7 +540,7 @@ fn ids_stay_apart_where_the_generations_wrap() {
         turn(&mut reactor);
         assert_eq!(script.seen().reads, 0, "a stale id has no work to do");
         script.then_read([bytes(&[life])]);
-        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Ready::READABLE);
         assert_eq!(script.seen().written, [life]);
         reactor.with(|_, cx| cx.abort(conn));
         turn(&mut reactor);
@@ -556,8 +570,8 @@ fn a_key_is_not_used_again_before_the_batch_is_over() {
         let third = cx.connect(nowhere, Framing::raw(), ());
         assert_eq!(third.0.key(), 2, "the key of the second is not free yet");
     }));
-    note(&mut reactor, first, Readiness::READABLE);
-    note(&mut reactor, second, Readiness::READABLE);
+    note(&mut reactor, first, Ready::READABLE);
+    note(&mut reactor, second, Ready::READABLE);
     turn(&mut reactor);
     assert_eq!(second_script.seen().reads, 0);
     assert_eq!(reactor.handler.frames, [b"first"]);
@@ -586,27 +600,14 @@ fn a_token_of_an_earlier_life_takes_no_place_in_a_queue() {
 
 /// The listener accepts nobody and its backlog is full, so that the connect stays under way.
 #[test]
-#[cfg(target_os = "linux")]
 fn a_connection_is_not_read_before_it_is_open() {
-    use socket2::{Domain, Socket, Type};
-
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    listener.bind(&any.into()).expect("a free port");
-    listener.listen(0).expect("it is bound");
-    let addr = listener.local_addr().expect("it is bound");
-    let _held: Vec<_> = (0..4)
-        .map(|_| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-            socket.set_nonblocking(true).expect("the option can be set");
-            let _ = socket.connect(&addr);
-            socket
-        })
-        .collect();
+    let world = World::current();
+    let one = ListenOptions::new().backlog(1);
+    let addr = world.listen_with(any(), &one).local_addr();
+    assert!(world.connect(addr.clone()).is_connected());
     let mut reactor = reactor();
-    let addr = addr.as_socket().expect("an IP address");
     let conn = reactor.connect(addr, Framing::raw(), ());
-    note(&mut reactor, conn, Readiness::READABLE);
+    note(&mut reactor, conn, Ready::READABLE);
     turn(&mut reactor);
     assert!(state(&reactor, conn).is_connecting());
     assert_eq!(reactor.stats().reads, 0);
@@ -614,8 +615,7 @@ fn a_connection_is_not_read_before_it_is_open() {
 
 #[test]
 fn an_open_connection_keeps_nothing_of_its_connect() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("it is bound");
+    let addr = World::current().listen(any()).local_addr();
     let mut reactor = reactor();
     let conn = reactor.connect(addr, Framing::raw(), ());
     assert!(reactor.next_turn_in().is_some(), "its deadline");
@@ -662,7 +662,7 @@ fn with_full_memory() -> (Reactor<Recorder>, ConnId) {
         memory_bytes_max: 4096,
         ..Config::default()
     };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let mut reactor = reactor_with(config);
     let script = Script::new();
     script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
     let slow = open(&mut reactor, script, Framing::raw());
@@ -681,7 +681,7 @@ fn a_connection_that_waits_for_memory_is_read_to_its_end_once_it_is_closed() {
     let script = Script::new();
     script.then_read([bytes(b"unread"), Reading::End]);
     let conn = open(&mut reactor, script, Framing::raw());
-    event(&mut reactor, conn, Readiness::READABLE_END);
+    event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert_eq!(script.seen().reads, 0);
     reactor.with(|_, cx| cx.close(conn));
     for _ in 0..3 {
@@ -698,7 +698,7 @@ fn the_deadline_of_memory_ends_nobody_where_those_that_waited_have_gone() {
     let script = Script::new();
     script.then_read([bytes(b"unread")]);
     let conn = open(&mut reactor, script, Framing::raw());
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     reactor.with(|_, cx| cx.abort(conn));
     turn(&mut reactor);
     only_close(&reactor);
@@ -720,14 +720,14 @@ fn a_panic_in_a_frame_gives_the_buffers_back_to_the_pool() {
             frame_budget: 1,
             ..Config::default()
         };
-        let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+        let mut reactor = reactor_with(config);
         let script = Script::new();
         script.then_read(readings);
         let conn = open(&mut reactor, script, Framing::length_u8());
-        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Ready::READABLE);
         assert_eq!(reactor.handler.frames.len(), delivered);
         assert_eq!(reactor.stats().held_bytes, 64, "a tail");
-        note(&mut reactor, conn, Readiness::READABLE);
+        note(&mut reactor, conn, Ready::READABLE);
         assert_eq!(reactor.engine.memory.pool.free_bytes(), 0);
         reactor.handler.at_frame = Some(Box::new(|_| panic!("the handler's own fault")));
         let panic = catch_unwind(AssertUnwindSafe(|| turn(&mut reactor)));

@@ -17,12 +17,12 @@ fn reads_ask_for_more_where_more_was_there_and_for_less_when_nobody_has_needed_i
         read_budget_bytes: 500_000,
         ..Config::default()
     };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let mut reactor = reactor_with(config);
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::raw());
     let flood = |reactor: &mut Reactor<Recorder>, len| {
         script.then_read([bytes(&vec![7; len])]);
-        event(reactor, conn, Readiness::READABLE);
+        event(reactor, conn, Ready::READABLE);
         reads(reactor)
     };
     let grown = [LEN_BASE, 2 * LEN_BASE, 200_000, 91_104];
@@ -47,12 +47,12 @@ fn what_is_dropped_behind_a_close_is_read_within_the_budget() {
         read_budget_bytes: 100_000,
         ..Config::default()
     };
-    let mut reactor = Reactor::with_config(Recorder::default(), config).expect("a reactor");
+    let mut reactor = reactor_with(config);
     let script = Script::new();
     script.then_read([bytes(&vec![7; 300_000])]);
     let conn = open(&mut reactor, script, Framing::raw());
     reactor.handler.at_frame = Some(Box::new(move |cx| cx.close(conn)));
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(reads(&mut reactor), [LEN_BASE]);
     let read = reactor.stats().read_bytes;
     assert_eq!(read, 100_000);
@@ -71,29 +71,29 @@ fn what_is_kept_for_a_frame_that_has_begun_is_given_back_where_it_does_not_go_on
     let (head, rest) = frame.split_at(1000);
     let held = |reactor: &Reactor<Recorder>| reactor.stats().held_bytes;
     script.then_read([bytes(head)]);
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     for _ in 0..3 {
         for piece in rest.chunks(1000) {
             script.then_read([bytes(piece)]);
-            event(&mut reactor, conn, Readiness::READABLE);
+            event(&mut reactor, conn, Ready::READABLE);
         }
         assert_eq!(held(&reactor), 0, "between two frames");
         script.then_read([bytes(head)]);
-        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Ready::READABLE);
         assert!(held(&reactor) < 8 * 1024 + 1000);
     }
     assert_eq!(reactor.next_turn_in(), None, "nothing is to be given back");
 
     for round in 0..3 {
         script.then_read([bytes(&[rest, &head[..10]].concat())]);
-        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Ready::READABLE);
         assert!(held(&reactor) > 60_000, "round {round}: it is kept");
         assert!(reactor.next_turn_in().is_some(), "until a timer fires");
         reactor.trim();
         assert!(held(&reactor) < 8 * 256, "round {round}: it is given back");
         reactor.trim();
         script.then_read([bytes(&head[10..])]);
-        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Ready::READABLE);
     }
     assert_eq!(reactor.handler.frames.len(), 6);
     assert!(
@@ -120,17 +120,17 @@ fn room_kept_for_few_bytes_is_given_back_where_they_are_observed_or_wait_for_a_r
         let frame = [&60_000_u32.to_be_bytes()[..], &[7; 60_000]].concat();
         let (head, rest) = frame.split_at(50_000);
         script.then_read([bytes(head)]);
-        event(&mut reactor, conn, Readiness::READABLE);
+        event(&mut reactor, conn, Ready::READABLE);
         reactor.handler.at_frame = Some(Box::new(move |cx| act(cx, conn)));
         for _ in 0..2 {
             script.then_read([bytes(&[rest, &head[..10]].concat())]);
-            event(&mut reactor, conn, Readiness::READABLE);
+            event(&mut reactor, conn, Ready::READABLE);
             reactor.trim();
             let held = reactor.stats().held_bytes;
             assert!((10..=8 * 256).contains(&held), "{held} bytes");
             reactor.with(|_, cx| cx.resume(conn).expect("it is open"));
             script.then_read([bytes(&head[10..])]);
-            event(&mut reactor, conn, Readiness::READABLE);
+            event(&mut reactor, conn, Ready::READABLE);
         }
         assert_eq!(reactor.handler.frames.len(), 2);
     }
@@ -144,11 +144,11 @@ fn what_is_left_behind_a_close_is_counted_and_holds_no_memory_from_then_on() {
     script.then_read([bytes(b"\x01a\x01b\x01")]);
     let conn = open(&mut reactor, script, Framing::length_u8());
     reactor.handler.at_frame = Some(Box::new(move |cx| cx.close(conn)));
-    event(&mut reactor, conn, Readiness::READABLE);
+    event(&mut reactor, conn, Ready::READABLE);
     assert!(script.seen().is_shut_down && reactor.handler.closes.is_empty());
     assert_eq!(reactor.stats().held_bytes, 0);
     script.then_read([bytes(b"\x01c"), Reading::End]);
-    event(&mut reactor, conn, Readiness::READABLE_END);
+    event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert_eq!(only_close(&reactor).undecoded_bytes, 3);
 }
 
@@ -161,7 +161,7 @@ fn no_read_follows_one_that_has_failed_behind_a_close() {
     script.then_read([bytes(b"question"), reset]);
     let conn = open(&mut reactor, script, Framing::raw());
     reactor.handler.at_frame = Some(Box::new(move |cx| cx.close(conn)));
-    event(&mut reactor, conn, Readiness::READABLE_END);
+    event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert_io(only_close(&reactor), ErrorKind::ConnectionReset);
     assert_eq!(script.seen().reads, 2);
 }

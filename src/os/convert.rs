@@ -1,0 +1,53 @@
+//! Conversions between this crate's addresses and socket2's.
+
+use std::io;
+
+use socket2::{SockAddr, Socket};
+
+use crate::addr::Addr;
+#[cfg(unix)]
+use crate::addr::UnixAddr;
+
+/// Returns the address that a socket is bound to.
+pub(super) fn local_addr(socket: &Socket) -> io::Result<Addr> {
+    to_addr(&socket.local_addr()?)
+}
+
+pub(super) fn to_addr(addr: &SockAddr) -> io::Result<Addr> {
+    #[cfg(unix)]
+    if addr.is_unix() {
+        let (path, name) = (addr.as_pathname(), addr.as_abstract_namespace());
+        return Ok(Addr::Unix(UnixAddr::from_parts(path, name)));
+    }
+    match addr.as_socket() {
+        Some(inet) => Ok(Addr::Inet(inet)),
+        None => Err(unsupported("the address family is neither IP nor Unix")),
+    }
+}
+
+pub(super) fn to_sock_addr(addr: &Addr) -> io::Result<SockAddr> {
+    match addr {
+        Addr::Inet(addr) => Ok((*addr).into()),
+        #[cfg(unix)]
+        Addr::Unix(addr) => match (addr.as_pathname(), addr.as_abstract_name()) {
+            (Some(path), _) => SockAddr::unix(path),
+            // socket2 reads a path that begins with a zero byte as an abstract name.
+            (_, Some(name)) => {
+                use std::os::unix::ffi::OsStrExt;
+                let name = [b"\0", name].concat();
+                SockAddr::unix(std::ffi::OsStr::from_bytes(&name))
+            }
+            _ => Err(unsupported("an unnamed Unix address identifies no socket")),
+        },
+    }
+}
+
+/// Returns true if the socket is a Unix socket.
+#[cfg(unix)]
+pub(super) fn is_unix(socket: &Socket) -> io::Result<bool> {
+    Ok(socket.local_addr()?.is_unix())
+}
+
+fn unsupported(message: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, message)
+}

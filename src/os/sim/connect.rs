@@ -1,0 +1,198 @@
+//! Listeners and connects.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+
+use super::poll::Ready;
+use super::socket::{Kind, SimSocket};
+use super::stream::Stream;
+use super::world::{Action, State, World};
+use crate::addr::Addr;
+use crate::os::{self, ConnectOptions, ListenOptions};
+
+/// A listening socket.
+#[derive(Debug, Default)]
+pub(super) struct Listener {
+    /// Connections that are established and not accepted yet. Invariant: at most `backlog_max`.
+    backlog: VecDeque<usize>,
+    backlog_max: usize,
+    /// Connects that found the backlog full.
+    waiting: VecDeque<usize>,
+    buffer_lens: (usize, usize),
+    /// Errors of the next accepts.
+    failing: VecDeque<io::Error>,
+}
+
+impl Listener {
+    pub(super) fn ready(&self) -> Ready {
+        Ready::READABLE.given(!self.backlog.is_empty())
+    }
+}
+
+fn is_listener(kind: &Kind) -> bool {
+    matches!(kind, Kind::Listener(_))
+}
+
+impl World {
+    pub(crate) fn bind_listener(
+        self,
+        addr: &Addr,
+        options: &ListenOptions,
+        backlog: u32,
+    ) -> io::Result<os::Listener> {
+        self.with(|state| {
+            let local = state.choose_local(addr, is_listener)?;
+            let listener = Listener {
+                backlog_max: options.backlog_or(backlog).max(1),
+                buffer_lens: options.buffer_lens(state.buffer_lens),
+                ..Listener::default()
+            };
+            let index = state.add(local, Kind::Listener(listener));
+            Ok(os::Listener::Sim(SimSocket { world: self, index }))
+        })
+    }
+
+    pub(crate) fn begin_connect(
+        self,
+        addr: &Addr,
+        options: &ConnectOptions,
+    ) -> io::Result<os::Stream> {
+        let socket = self.connect_socket(addr, options)?;
+        Ok(os::Stream::Sim(socket))
+    }
+
+    pub(super) fn connect_socket(
+        self,
+        addr: &Addr,
+        options: &ConnectOptions,
+    ) -> io::Result<SimSocket> {
+        self.with(|state| {
+            let local = state.local_for(addr, options.local());
+            let lens = options.buffer_lens(state.buffer_lens);
+            let stream = Stream::connecting(addr.clone(), lens);
+            if addr.inet().is_none() {
+                state.check_unix_connect(addr)?;
+            }
+            let index = state.add(local, Kind::Stream(stream));
+            if !state.silent.contains(addr) {
+                state.send(Action::Syn(index as usize));
+            }
+            Ok(SimSocket { world: self, index })
+        })
+    }
+
+    /// Lets the next accept at this address fail with an error number of the system, and the ones
+    /// behind it succeed.
+    pub(crate) fn fail_next_accept(self, addr: impl Into<Addr>, errno: i32) {
+        let addr = addr.into();
+        self.with(|state| {
+            let index = state.bound(&addr, is_listener).expect("a listener");
+            let error = io::Error::from_raw_os_error(errno);
+            state.listener(index).failing.push_back(error);
+        });
+    }
+}
+
+impl SimSocket {
+    pub(crate) fn accept(self) -> io::Result<(Self, Addr)> {
+        self.with(|state, index| {
+            let listener = state.listener(index);
+            if let Some(error) = listener.failing.pop_front() {
+                return Err(error);
+            }
+            let accepted = listener.backlog.pop_front();
+            let accepted = accepted.ok_or(ErrorKind::WouldBlock)?;
+            state.resume_connect(index);
+            let peer = state.stream(accepted).peer_addr.clone();
+            let socket = Self {
+                world: self.world,
+                index: u32::try_from(accepted).expect("tests open few sockets"),
+            };
+            state.note(|| format!("socket {index} accepted socket {accepted}"));
+            Ok((socket, peer.expect("it is connected")))
+        })
+    }
+}
+
+impl State {
+    fn listener(&mut self, index: usize) -> &mut Listener {
+        match &mut self.sockets[index].kind {
+            Kind::Listener(listener) => listener,
+            _ => panic!("socket {index} does not listen"),
+        }
+    }
+
+    /// Returns the local address of a connect.
+    fn local_for(&mut self, to: &Addr, local: Option<&Addr>) -> Addr {
+        let mut local = match (local, to) {
+            (Some(local), _) => local.clone(),
+            (None, Addr::Inet(to)) => Addr::Inet((to.ip(), 0).into()),
+            #[cfg(unix)]
+            (None, Addr::Unix(_)) => Addr::Unix(crate::UnixAddr::default()),
+        };
+        if let Addr::Inet(inet) = &mut local
+            && inet.port() == 0
+        {
+            inet.set_port(self.free_port());
+        }
+        local
+    }
+
+    /// Returns the errors that the connect of a Unix socket reports at once (connect(2)).
+    fn check_unix_connect(&mut self, addr: &Addr) -> io::Result<()> {
+        let listener = self.bound(addr, is_listener);
+        let listener = self.listener(listener.ok_or(ErrorKind::ConnectionRefused)?);
+        if listener.backlog.len() >= listener.backlog_max {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    }
+
+    /// A connect has reached the host of its listener.
+    pub(super) fn receive_syn(&mut self, client: usize) {
+        let local = self.sockets[client].local.clone();
+        let to = self.stream(client).peer_addr.clone();
+        let to = to.expect("a connect has a target");
+        if self.sockets[client].is_closed {
+            return;
+        }
+        let Some(index) = self.bound(&to, is_listener) else {
+            self.stream(client).error = Some(ErrorKind::ConnectionRefused);
+            return self.edge(client, Ready::ALL);
+        };
+        let listener = self.listener(index);
+        if listener.backlog.len() >= listener.backlog_max {
+            return listener.waiting.push_back(client);
+        }
+        let mut accepted = Stream::connecting(local, listener.buffer_lens);
+        accepted.connect_to(client);
+        let accepted = self.add(to, Kind::Stream(accepted)) as usize;
+        self.listener(index).backlog.push_back(accepted);
+        self.stream(client).connect_to(accepted);
+        self.edge(client, Ready::WRITABLE);
+        self.edge(index, Ready::READABLE);
+    }
+
+    /// Lets a connect go on that found the backlog full.
+    fn resume_connect(&mut self, listener: usize) {
+        while let Some(client) = self.listener(listener).waiting.pop_front() {
+            if !self.sockets[client].is_closed {
+                return self.receive_syn(client);
+            }
+        }
+    }
+
+    /// Resets connections that were not accepted, and refuses pending connects.
+    pub(super) fn close_listener(&mut self, index: usize) {
+        let listener = std::mem::take(self.listener(index));
+        for accepted in listener.backlog {
+            self.sockets[accepted].is_closed = true;
+            if let Some(client) = self.stream(accepted).peer.take() {
+                self.send(Action::Reset(client));
+            }
+        }
+        for client in listener.waiting {
+            self.receive_syn(client);
+        }
+    }
+}

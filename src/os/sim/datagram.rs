@@ -1,0 +1,225 @@
+//! UDP and Unix datagram sockets: boundaries, loss, truncation and refusals.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+use super::poll::Ready;
+use super::socket::{Kind, SimSocket};
+use super::world::{Action, State, World};
+use crate::addr::Addr;
+
+/// Maximum payload of a UDP datagram over IPv4.
+const LEN_MAX: usize = 65_507;
+
+/// A datagram socket.
+#[derive(Debug, Default)]
+pub(super) struct Datagrams {
+    /// The peer that it is connected to.
+    peer: Option<Addr>,
+    queue: VecDeque<(Addr, Vec<u8>)>,
+    queued_bytes: usize,
+    queued_bytes_max: usize,
+    error: Option<ErrorKind>,
+    /// A send would block, because the test wants it or the queue of the peer was full.
+    no_space: bool,
+    /// Errors of the next sends.
+    failing: VecDeque<ErrorKind>,
+}
+
+impl Datagrams {
+    pub(super) fn ready(&self) -> Ready {
+        let has_failed = self.error.is_some();
+        Ready::READABLE.given(!self.queue.is_empty() || has_failed)
+            | Ready::WRITABLE.given(!self.no_space)
+            | Ready::ENDED.given(has_failed)
+    }
+}
+
+fn is_datagrams(kind: &Kind) -> bool {
+    matches!(kind, Kind::Datagrams(_))
+}
+
+impl World {
+    /// Binds a datagram socket: the engine's, or one of the test.
+    pub(crate) fn bind_datagram(self, addr: Addr) -> io::Result<SimSocket> {
+        self.with(|state| {
+            let local = state.choose_local(&addr, is_datagrams)?;
+            let datagrams = Datagrams {
+                queued_bytes_max: state.buffer_lens.1,
+                ..Datagrams::default()
+            };
+            let index = state.add(local, Kind::Datagrams(datagrams));
+            Ok(SimSocket { world: self, index })
+        })
+    }
+
+    /// Returns the datagram socket that is bound to `addr`.
+    pub(crate) fn datagram_socket(self, addr: impl Into<Addr>) -> SimSocket {
+        let addr = addr.into();
+        let index = self.with(|state| state.bound(&addr, is_datagrams));
+        let index = u32::try_from(index.expect("a datagram socket")).expect("few sockets");
+        SimSocket { world: self, index }
+    }
+}
+
+impl SimSocket {
+    pub(crate) fn connect_datagrams(self, peer: Addr) {
+        self.with(|state, index| state.datagrams(index).peer = Some(peer));
+    }
+
+    /// Lets the next sends of a datagram socket fail.
+    pub(crate) fn fail_sends(self, kinds: impl IntoIterator<Item = ErrorKind>) {
+        self.with(|state, index| state.datagrams(index).failing.extend(kinds));
+    }
+
+    /// Makes sends of a datagram socket block, or lets them succeed again, which is an edge.
+    pub(crate) fn block_sends(self, on: bool) {
+        self.with(|state, index| {
+            state.datagrams(index).no_space = on;
+            if !on {
+                state.edge(index, Ready::WRITABLE);
+            }
+        });
+    }
+
+    pub(crate) fn send_datagram(self, to: Option<Addr>, data: &[u8]) -> io::Result<usize> {
+        self.with(|state, index| {
+            let result = state.send_datagram(index, to, data);
+            state.note(|| format!("socket {index} send {}: {result:?}", data.len()));
+            result
+        })
+    }
+
+    /// Receives one datagram. Bytes that do not fit into `buf` are lost.
+    pub(crate) fn recv_datagram(self, buf: &mut [u8]) -> io::Result<(usize, Addr)> {
+        self.with(|state, index| {
+            let socket = state.datagrams(index);
+            if let Some(kind) = socket.error.take() {
+                return Err(kind.into());
+            }
+            let (from, data) = socket.queue.pop_front().ok_or(ErrorKind::WouldBlock)?;
+            socket.queued_bytes -= data.len();
+            let len = data.len().min(buf.len());
+            buf[..len].copy_from_slice(&data[..len]);
+            state.note(|| format!("socket {index} received {}", data.len()));
+            state.unblock_senders(index);
+            Ok((len, from))
+        })
+    }
+
+    pub(crate) fn recv_from_inet(self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let (len, from) = self.recv_datagram(buf)?;
+        Ok((len, from.inet().expect("only UDP sends to UDP")))
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn recv_from_unix(
+        self,
+        buf: &mut [u8],
+    ) -> io::Result<(usize, std::os::unix::net::SocketAddr)> {
+        let (len, from) = self.recv_datagram(buf)?;
+        let Addr::Unix(from) = from else {
+            panic!("only Unix sockets send to Unix sockets");
+        };
+        // An empty path makes an unnamed address; abstract names are not simulated.
+        let path = from
+            .as_pathname()
+            .unwrap_or_else(|| std::path::Path::new(""));
+        let from = std::os::unix::net::SocketAddr::from_pathname(path)?;
+        Ok((len, from))
+    }
+}
+
+impl State {
+    fn datagrams(&mut self, index: usize) -> &mut Datagrams {
+        match &mut self.sockets[index].kind {
+            Kind::Datagrams(datagrams) => datagrams,
+            _ => panic!("socket {index} is not a datagram socket"),
+        }
+    }
+
+    fn send_datagram(&mut self, from: usize, to: Option<Addr>, data: &[u8]) -> io::Result<usize> {
+        let local = self.sockets[from].local.clone();
+        let is_udp = local.inet().is_some();
+        let sender = self.datagrams(from);
+        if let Some(kind) = sender.failing.pop_front() {
+            return Err(kind.into());
+        }
+        if let Some(kind) = sender.error.take() {
+            return Err(kind.into());
+        }
+        if data.len() > LEN_MAX {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        if sender.no_space {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let is_connected = sender.peer.is_some();
+        let Some(to) = to.or_else(|| sender.peer.clone()) else {
+            return Err(ErrorKind::NotConnected.into());
+        };
+        let target = self.bound(&to, is_datagrams);
+        if is_udp && self.random.below(100) < self.loss_percent {
+            return Ok(data.len());
+        }
+        match target {
+            Some(to) if !is_udp && self.is_full(to, data.len()) => {
+                self.datagrams(from).no_space = is_connected;
+                Err(ErrorKind::WouldBlock.into())
+            }
+            Some(to) => {
+                let (from, data) = (local, data.to_vec());
+                let len = data.len();
+                self.send(Action::Datagram { to, from, data });
+                Ok(len)
+            }
+            None if !is_udp => Err(ErrorKind::ConnectionRefused.into()),
+            None => {
+                // Only a connected socket receives refusals (udp(7)).
+                if is_connected {
+                    self.send(Action::Refusal(from));
+                }
+                Ok(data.len())
+            }
+        }
+    }
+
+    fn is_full(&mut self, index: usize, len: usize) -> bool {
+        let socket = self.datagrams(index);
+        socket.queued_bytes + len > socket.queued_bytes_max
+    }
+
+    pub(super) fn receive_datagram(&mut self, to: usize, from: Addr, data: Vec<u8>) {
+        let is_full = self.is_full(to, data.len());
+        let is_closed = self.sockets[to].is_closed;
+        let socket = self.datagrams(to);
+        let is_filtered = socket.peer.as_ref().is_some_and(|peer| *peer != from);
+        if is_full || is_closed || is_filtered {
+            return;
+        }
+        socket.queued_bytes += data.len();
+        socket.queue.push_back((from, data));
+        self.edge(to, Ready::READABLE);
+    }
+
+    pub(super) fn receive_refusal(&mut self, index: usize) {
+        self.datagrams(index).error = Some(ErrorKind::ConnectionRefused);
+        self.edge(index, Ready::READABLE | Ready::ENDED);
+    }
+
+    /// Reports that a Unix socket's queue has spare capacity to those that are connected to it.
+    fn unblock_senders(&mut self, index: usize) {
+        let local = self.sockets[index].local.clone();
+        for sender in 0..self.sockets.len() {
+            if let Kind::Datagrams(socket) = &mut self.sockets[sender].kind
+                && local.inet().is_none()
+                && socket.no_space
+                && socket.peer.as_ref() == Some(&local)
+            {
+                socket.no_space = false;
+                self.edge(sender, Ready::WRITABLE);
+            }
+        }
+    }
+}

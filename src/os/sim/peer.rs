@@ -1,0 +1,119 @@
+//! The far ends of connections, driven by the test.
+
+use std::io;
+
+use super::script::Script;
+use super::socket::SimSocket;
+use super::world::World;
+use crate::addr::Addr;
+use crate::os::{self, ConnectOptions, ListenOptions};
+
+/// A connection outside of any reactor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SimPeer(pub(super) SimSocket);
+
+/// A listener outside of any reactor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SimListener(SimSocket);
+
+impl World {
+    /// Connects from outside of any reactor. Without latency the connect is done or refused when it
+    /// returns.
+    pub(crate) fn connect(self, addr: impl Into<Addr>) -> SimPeer {
+        self.connect_with(addr, &ConnectOptions::new())
+    }
+
+    /// Connects with options, of which the simulation knows the local address and buffer lengths.
+    pub(crate) fn connect_with(self, addr: impl Into<Addr>, options: &ConnectOptions) -> SimPeer {
+        let socket = self.connect_socket(&addr.into(), options);
+        SimPeer(socket.expect("a Unix listener with a backlog that is not full"))
+    }
+
+    /// Listens outside of any reactor.
+    pub(crate) fn listen(self, addr: impl Into<Addr>) -> SimListener {
+        self.listen_with(addr, &ListenOptions::new())
+    }
+
+    pub(crate) fn listen_with(self, addr: impl Into<Addr>, options: &ListenOptions) -> SimListener {
+        match self.bind_listener(&addr.into(), options, 1024) {
+            Ok(os::Listener::Sim(socket)) => SimListener(socket),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl SimListener {
+    /// Accepts a connection, if one waits.
+    pub(crate) fn accept(self) -> Option<SimPeer> {
+        self.0.accept().ok().map(|(socket, _)| SimPeer(socket))
+    }
+
+    pub(crate) fn local_addr(self) -> Addr {
+        self.0.local_addr()
+    }
+
+    pub(crate) fn close(self) {
+        self.0.close();
+    }
+}
+
+impl SimPeer {
+    /// Sends as many bytes as the send buffer takes, and returns their number.
+    pub(crate) fn send(self, bytes: &[u8]) -> usize {
+        self.0.write(bytes).unwrap_or(0)
+    }
+
+    /// Receives all bytes that are there.
+    pub(crate) fn recv(self) -> Vec<u8> {
+        self.recv_up_to(usize::MAX)
+    }
+
+    /// Receives at most `len` bytes.
+    pub(crate) fn recv_up_to(self, len: usize) -> Vec<u8> {
+        let mut received = Vec::new();
+        while received.len() < len {
+            let mut buf = [0; 4096];
+            let buf_len = buf.len().min(len - received.len());
+            match self.0.read(&mut buf[..buf_len]) {
+                Ok(len) if len > 0 => received.extend_from_slice(&buf[..len]),
+                _ => break,
+            }
+        }
+        received
+    }
+
+    /// Reads once into a buffer of a byte: `Ok(0)` is the end of the stream.
+    pub(crate) fn read_end(self) -> io::Result<usize> {
+        self.0.read(&mut [0])
+    }
+
+    /// Returns true if the connect is done.
+    pub(crate) fn is_connected(self) -> bool {
+        matches!(self.0.connected(), Ok(Some(_)))
+    }
+
+    /// Ends this side with a FIN.
+    pub(crate) fn shutdown(self) {
+        let _ = self.0.shutdown_write();
+    }
+
+    /// Closes with a reset.
+    pub(crate) fn reset(self) {
+        self.0.reset();
+        self.0.close();
+    }
+
+    pub(crate) fn close(self) {
+        self.0.close();
+    }
+
+    /// Returns the script of the other end: the faults of the reactor's socket.
+    pub(crate) fn faults(self) -> Script {
+        self.0.with(|state, index| {
+            let other = state.stream(index).peer.expect("it is connected");
+            let index = u32::try_from(other).expect("few sockets");
+            let world = self.0.world;
+            SimSocket { world, index }.script()
+        })
+    }
+}

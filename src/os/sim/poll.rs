@@ -1,0 +1,296 @@
+//! The simulated poll: edge-triggered, by the rules of epoll.
+//!
+//! A change of a socket puts it on the poll's list, once. A wait takes the list and reports the
+//! current readiness of each socket in it. Data that stays unread makes no further event.
+
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::ops::BitOr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::socket::{Kind, SimSocket};
+use super::world::{State, World};
+use crate::id::PollToken;
+use crate::os::{Event, Waker};
+
+/// Token of the waker, as in the real poll.
+const WAKER_TOKEN: PollToken = PollToken(usize::MAX);
+
+/// A set of directions and conditions that an event reports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ready(u8);
+
+impl Ready {
+    pub(crate) const NONE: Self = Self(0);
+    pub(crate) const READABLE: Self = Self(1);
+    pub(crate) const WRITABLE: Self = Self(2);
+    /// An end, a reset or an error: `EPOLLRDHUP`, `EPOLLHUP`, `EPOLLERR`.
+    pub(crate) const ENDED: Self = Self(4);
+    /// The peer ended or reset: `EPOLLRDHUP` or `EPOLLHUP`. It comes with `ENDED`.
+    pub(crate) const HUNG_UP: Self = Self(8);
+    pub(super) const BOTH: Self = Self(3);
+    const ALWAYS: Self = Self(12);
+    pub(super) const ALL: Self = Self(15);
+
+    pub(crate) fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub(crate) fn given(self, condition: bool) -> Self {
+        if condition { self } else { Self::NONE }
+    }
+
+    pub(super) fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    pub(super) fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
+impl BitOr for Ready {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// One event of a socket, or of the waker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SimEvent {
+    pub(crate) token: PollToken,
+    pub(crate) ready: Ready,
+}
+
+/// A poll of the world, as one engine owns it.
+#[derive(Debug)]
+pub(crate) struct SimPoll {
+    world: World,
+    index: usize,
+    woken: Arc<AtomicBool>,
+    events: Vec<SimEvent>,
+}
+
+/// The world's side of a poll: sockets that changed since the last wait, each once.
+#[derive(Debug, Default)]
+pub(super) struct Poll {
+    changed: VecDeque<usize>,
+    pub(super) is_closed: bool,
+}
+
+/// The registration of a socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Registration {
+    poll: usize,
+    token: PollToken,
+    interest: Ready,
+    /// The socket is on the poll's list.
+    is_listed: bool,
+    /// An event that the test injected.
+    injected: Ready,
+}
+
+impl Poll {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_closed || self.changed.is_empty()
+    }
+}
+
+impl SimPoll {
+    pub(super) fn new(world: World) -> Self {
+        let index = world.with(|state| {
+            state.polls.push(Poll::default());
+            state.polls.len() - 1
+        });
+        Self {
+            world,
+            index,
+            woken: Arc::default(),
+            events: Vec::new(),
+        }
+    }
+
+    pub(crate) fn world(&self) -> World {
+        self.world
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        Waker::Sim(Arc::clone(&self.woken))
+    }
+
+    /// Waits in virtual time: up to the first event, else to the end of `timeout`.
+    ///
+    /// An endless wait that nothing can end is a deadlock of the test. It panics if this poll is
+    /// the only one of its world. Otherwise it returns, so that the other reactors can go on.
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let world = self.world;
+        let until = timeout.map(|timeout| world.now().saturating_add(timeout));
+        world.advance(Duration::ZERO);
+        if let Some(kind) = world.with(|state| state.failing_waits.pop()) {
+            self.events.clear();
+            return Err(kind.into());
+        }
+        loop {
+            self.events = world.with(|state| state.take_events(self.index));
+            if self.woken.swap(false, Ordering::Acquire) {
+                let (token, ready) = (WAKER_TOKEN, Ready::READABLE);
+                self.events.push(SimEvent { token, ready });
+            }
+            if !self.events.is_empty() || timeout == Some(Duration::ZERO) {
+                return Ok(());
+            }
+            match (world.with(|state| state.next_action()), until) {
+                (Some(next), until) if until.is_none_or(|until| next <= until) => {
+                    world.advance_to(next);
+                }
+                (_, Some(until)) if world.now() < until => world.advance_to(until),
+                (_, Some(_)) => return Ok(()),
+                (None, None) if world.with(|state| state.is_only_poll()) => {
+                    panic!("a simulated poll waits for ever")
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    pub(crate) fn for_each_event(&self, mut each: impl FnMut(Event<'_>)) -> usize {
+        for event in &self.events {
+            each(Event::Sim(*event, PhantomData));
+        }
+        self.events.len()
+    }
+
+    /// Registers a socket for both directions. Readiness that exists already makes the first event.
+    pub(crate) fn register(&self, socket: SimSocket, token: PollToken) -> io::Result<()> {
+        self.register_for(socket, token, Ready::BOTH)
+    }
+
+    /// Registers a socket for input only.
+    pub(crate) fn register_datagrams(&self, socket: SimSocket, token: PollToken) -> io::Result<()> {
+        self.register_for(socket, token, Ready::READABLE)
+    }
+
+    fn register_for(&self, socket: SimSocket, token: PollToken, interest: Ready) -> io::Result<()> {
+        assert_eq!(socket.world, self.world, "a socket of another world");
+        socket.with(|state, index| {
+            let registration = &mut state.sockets[index].registration;
+            if registration.is_some() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            *registration = Some(Registration {
+                poll: self.index,
+                token,
+                interest,
+                is_listed: false,
+                injected: Ready::NONE,
+            });
+            let ready = state.ready(index);
+            state.edge(index, ready);
+            Ok(())
+        })
+    }
+}
+
+impl Drop for SimPoll {
+    fn drop(&mut self) {
+        self.world
+            .with(|state| state.polls[self.index].is_closed = true);
+    }
+}
+
+impl SimSocket {
+    /// Adds or removes the interest in a writable socket. As with `EPOLL_CTL_MOD`, readiness that
+    /// exists already makes an event.
+    pub(crate) fn await_writable(self, on: bool) {
+        self.with(|state, index| {
+            let interest = if on { Ready::BOTH } else { Ready::READABLE };
+            if let Some(registration) = &mut state.sockets[index].registration
+                && registration.interest != interest
+            {
+                registration.interest = interest;
+                let ready = state.ready(index);
+                state.edge(index, ready);
+            }
+        });
+    }
+
+    /// Makes the next wait report `ready`, whatever the socket's state is. Returns false if the
+    /// socket is not registered any more.
+    pub(crate) fn inject(self, ready: Ready) -> bool {
+        self.with(|state, index| {
+            let Some(registration) = &mut state.sockets[index].registration else {
+                return false;
+            };
+            registration.injected = registration.injected | ready;
+            state.list(index);
+            true
+        })
+    }
+}
+
+impl State {
+    /// Reports a change of a socket to the poll that watches it.
+    pub(super) fn edge(&mut self, index: usize, change: Ready) {
+        let socket = &self.sockets[index];
+        let is_scripted = matches!(&socket.kind, Kind::Stream(stream) if stream.is_scripted);
+        if let Some(registration) = &socket.registration
+            && !is_scripted
+            && change.has(registration.interest | Ready::ALWAYS)
+        {
+            self.list(index);
+        }
+    }
+
+    fn list(&mut self, index: usize) {
+        if let Some(registration) = &mut self.sockets[index].registration
+            && !std::mem::replace(&mut registration.is_listed, true)
+        {
+            self.polls[registration.poll].changed.push_back(index);
+        }
+    }
+
+    fn take_events(&mut self, poll: usize) -> Vec<SimEvent> {
+        let mut events = Vec::new();
+        for index in std::mem::take(&mut self.polls[poll].changed) {
+            let now = self.ready(index);
+            let Some(registration) = &mut self.sockets[index].registration else {
+                continue;
+            };
+            registration.is_listed = false;
+            let injected = std::mem::take(&mut registration.injected);
+            let ready = now.and(registration.interest | Ready::ALWAYS) | injected;
+            if ready == Ready::NONE {
+                continue;
+            }
+            let token = registration.token;
+            if let Kind::Stream(stream) = &mut self.sockets[index].kind {
+                stream.script.told(ready);
+            }
+            self.note(|| format!("poll {poll}: socket {index} {ready:?}"));
+            events.push(SimEvent { token, ready });
+        }
+        events
+    }
+
+    fn is_only_poll(&self) -> bool {
+        self.polls.iter().filter(|poll| !poll.is_closed).count() == 1
+    }
+
+    /// Returns the current readiness of a socket.
+    pub(super) fn ready(&self, index: usize) -> Ready {
+        match &self.sockets[index].kind {
+            Kind::Stream(stream) => stream.ready(),
+            Kind::Listener(listener) => listener.ready(),
+            Kind::Datagrams(datagrams) => datagrams.ready(),
+        }
+    }
+}

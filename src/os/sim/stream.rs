@@ -1,0 +1,310 @@
+//! Streams: two byte queues with limited buffers, half-close, reset and pending errors.
+//!
+//! ```text
+//!   write -> send buffer [ arrived | in flight ] -> the peer's receive buffer -> read
+//! ```
+//!
+//! Bytes in flight become arrived after the latency. Arrived bytes move while the receive buffer of
+//! the peer has spare capacity, and occupy the send buffer until then.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use super::poll::Ready;
+use super::script::Lines;
+use super::socket::{Kind, SimSocket};
+use super::world::{Action, State};
+use crate::addr::Addr;
+
+/// One end of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    /// It has no peer, and its events come from the test only.
+    pub(super) is_scripted: bool,
+    pub(super) script: Lines,
+    /// The connect is pending.
+    is_connecting: bool,
+    /// The socket of the peer, and its address.
+    pub(super) peer: Option<usize>,
+    pub(super) peer_addr: Option<Addr>,
+    send: VecDeque<u8>,
+    recv: VecDeque<u8>,
+    /// Invariant: `arrived <= send.len() <= send_len_max` and `recv.len() <= recv_len_max`.
+    arrived: usize,
+    send_len_max: usize,
+    recv_len_max: usize,
+    /// This side is shut down, and its FIN has arrived.
+    has_sent_fin: bool,
+    fin_arrived: bool,
+    /// The peer's FIN was received.
+    has_fin: bool,
+    is_reset: bool,
+    pub(super) error: Option<ErrorKind>,
+    /// A write was short or would have blocked: draining makes an edge.
+    no_space: bool,
+    pub(super) last_arrival: Duration,
+}
+
+impl Stream {
+    /// Creates a stream without a peer, whose script decides the result of each call.
+    pub(super) fn scripted() -> Self {
+        Self {
+            is_scripted: true,
+            ..Self::default()
+        }
+    }
+
+    /// Creates one end of a pending connection, with the lengths of its buffers.
+    pub(super) fn connecting(peer_addr: Addr, (send, recv): (usize, usize)) -> Self {
+        Self {
+            is_connecting: true,
+            peer_addr: Some(peer_addr),
+            send_len_max: send,
+            recv_len_max: recv,
+            ..Self::default()
+        }
+    }
+
+    /// Makes `peer` the socket of the other end.
+    pub(super) fn connect_to(&mut self, peer: usize) {
+        self.is_connecting = false;
+        self.peer = Some(peer);
+    }
+
+    pub(super) fn ready(&self) -> Ready {
+        if self.is_scripted || self.is_connecting && self.error.is_none() {
+            return Ready::NONE;
+        }
+        let has_failed = self.is_reset || self.error.is_some();
+        Ready::READABLE.given(!self.recv.is_empty() || self.has_fin || has_failed)
+            | Ready::WRITABLE.given(self.is_writable() || self.has_sent_fin || has_failed)
+            | (Ready::ENDED | Ready::HUNG_UP).given(self.has_fin || has_failed)
+    }
+
+    /// Returns true if a third of the send buffer is free, as on Linux (`sk_stream_is_writeable`).
+    fn is_writable(&self) -> bool {
+        self.send.len() * 3 <= self.send_len_max * 2
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(result) = self.script.read(buf) {
+            return result;
+        }
+        if !self.recv.is_empty() {
+            let len = buf.len().min(self.recv.len());
+            for (to, from) in buf.iter_mut().zip(self.recv.drain(..len)) {
+                *to = from;
+            }
+            return Ok(len);
+        }
+        match self.error.take() {
+            Some(kind) => Err(kind.into()),
+            None if self.has_fin || self.is_reset => Ok(0),
+            None if self.is_connecting => Err(ErrorKind::NotConnected.into()),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let scripted = self.script.write(bytes.len())?;
+        if self.is_scripted {
+            return Ok(scripted.unwrap_or(bytes.len()));
+        }
+        if let Some(kind) = self.error.take() {
+            return Err(kind.into());
+        }
+        if self.is_connecting {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if self.is_reset || self.has_sent_fin {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        let free = self.send_len_max - self.send.len();
+        let len = scripted.unwrap_or(bytes.len()).min(free);
+        self.no_space |= len < bytes.len();
+        if len == 0 && !bytes.is_empty() && scripted != Some(0) {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.send.extend(&bytes[..len]);
+        Ok(len)
+    }
+}
+
+impl SimSocket {
+    pub(crate) fn read(self, buf: &mut [u8]) -> io::Result<usize> {
+        self.with(|state, index| {
+            let stream = state.stream(index);
+            let result = stream.read(buf);
+            stream.script.was_read(buf.len(), &result);
+            let peer = stream.peer;
+            state.note(|| format!("socket {index} read {}: {result:?}", buf.len()));
+            // The window of the peer has opened.
+            peer.into_iter().for_each(|peer| state.pump(peer));
+            result
+        })
+    }
+
+    pub(crate) fn write(self, bytes: &[u8]) -> io::Result<usize> {
+        self.with(|state, index| {
+            let stream = state.stream(index);
+            let result = stream.write(bytes);
+            stream.script.was_written(bytes, &result);
+            stream.no_space |= result.is_err();
+            let has_peer = stream.peer.is_some();
+            state.note(|| format!("socket {index} write {}: {result:?}", bytes.len()));
+            if has_peer {
+                state.send_bytes(index, *result.as_ref().unwrap_or(&0), false);
+                // A scripted refusal ends at once if there is space.
+                state.drained(index);
+            }
+            result
+        })
+    }
+
+    pub(crate) fn shutdown_write(self) -> io::Result<()> {
+        self.with(|state, index| {
+            let stream = state.stream(index);
+            stream.script.seen.is_shut_down = true;
+            if stream.is_connecting || stream.is_reset {
+                return Err(ErrorKind::NotConnected.into());
+            }
+            if !std::mem::replace(&mut stream.has_sent_fin, true) && stream.peer.is_some() {
+                state.send_bytes(index, 0, true);
+            }
+            Ok(())
+        })
+    }
+
+    pub(crate) fn take_error(self) -> Option<io::Error> {
+        self.with(|state, index| {
+            let stream = state.stream(index);
+            stream.script.seen.error_asks += 1;
+            stream.error.take().map(io::Error::from)
+        })
+    }
+
+    pub(crate) fn has_unread(self) -> bool {
+        self.with(|state, index| {
+            let stream = state.stream(index);
+            stream.script.has_unread() || !stream.recv.is_empty()
+        })
+    }
+
+    /// Checks a connect, as [`Stream::connected`](crate::os::Stream::connected) does.
+    pub(crate) fn connected(self) -> io::Result<Option<Addr>> {
+        self.with(|state, index| {
+            let stream = state.stream(index);
+            match stream.error.take() {
+                Some(kind) => Err(kind.into()),
+                None if stream.is_connecting => Ok(None),
+                None => Ok(stream.peer_addr.clone()),
+            }
+        })
+    }
+
+    /// Sends a reset to the peer, and discards undelivered bytes.
+    pub(crate) fn reset(self) {
+        self.with(|state, index| state.send_reset(index));
+    }
+
+    /// Returns the number of bytes that the send buffer holds.
+    pub(crate) fn unsent_len(self) -> usize {
+        self.with(|state, index| state.stream(index).send.len())
+    }
+}
+
+impl State {
+    pub(super) fn stream(&mut self, index: usize) -> &mut Stream {
+        match &mut self.sockets[index].kind {
+            Kind::Stream(stream) => stream,
+            _ => panic!("socket {index} is not a stream"),
+        }
+    }
+
+    /// Bytes of a stream have reached the host of its peer.
+    pub(super) fn arrive(&mut self, from: usize, len: usize, fin: bool) {
+        let stream = self.stream(from);
+        // A reset may have discarded them meanwhile.
+        stream.arrived = (stream.arrived + len).min(stream.send.len());
+        stream.fin_arrived |= fin;
+        self.pump(from);
+    }
+
+    /// Moves arrived bytes of a stream to its peer, as many as fit.
+    pub(super) fn pump(&mut self, from: usize) {
+        let Some(peer) = self.stream(from).peer else {
+            return;
+        };
+        let is_closed = self.sockets[peer].is_closed;
+        if is_closed && self.stream(from).arrived > 0 {
+            // A host replies with a reset to bytes for a closed socket.
+            return self.receive_reset(from);
+        }
+        let receiver = self.stream(peer);
+        let spare = receiver.recv_len_max - receiver.recv.len();
+        let sender = self.stream(from);
+        let len = sender.arrived.min(spare);
+        sender.arrived -= len;
+        let moved: Vec<u8> = sender.send.drain(..len).collect();
+        let ends = sender.fin_arrived && sender.send.is_empty();
+        let receiver = self.stream(peer);
+        receiver.recv.extend(moved);
+        let ends = ends && !receiver.has_fin;
+        receiver.has_fin |= ends;
+        let change = Ready::READABLE.given(len > 0)
+            | (Ready::READABLE | Ready::ENDED | Ready::HUNG_UP).given(ends);
+        if change != Ready::NONE {
+            self.edge(peer, change);
+        }
+        self.drained(from);
+    }
+
+    /// Reports a writable socket after a short write, once enough of its send buffer is free.
+    fn drained(&mut self, index: usize) {
+        let stream = self.stream(index);
+        if stream.no_space && stream.is_writable() {
+            stream.no_space = false;
+            self.edge(index, Ready::WRITABLE);
+        }
+    }
+
+    /// Closes a stream: with a reset if there are unread bytes (RFC 1122, 4.2.2.13), else with a
+    /// FIN after the bytes of the send buffer.
+    pub(super) fn close_stream(&mut self, index: usize) {
+        let stream = self.stream(index);
+        if !stream.recv.is_empty() {
+            self.send_reset(index);
+        } else if stream.peer.is_some() && !std::mem::replace(&mut stream.has_sent_fin, true) {
+            self.send_bytes(index, 0, true);
+        }
+    }
+
+    fn send_reset(&mut self, index: usize) {
+        let stream = self.stream(index);
+        stream.send.clear();
+        stream.arrived = 0;
+        stream.has_sent_fin = true;
+        if let Some(peer) = stream.peer.take() {
+            self.send(Action::Reset(peer));
+        }
+    }
+
+    pub(super) fn receive_reset(&mut self, index: usize) {
+        let stream = self.stream(index);
+        if stream.is_reset {
+            return;
+        }
+        let broken = if stream.has_fin {
+            ErrorKind::BrokenPipe
+        } else {
+            ErrorKind::ConnectionReset
+        };
+        stream.error = Some(broken);
+        stream.is_reset = true;
+        stream.peer = None;
+        stream.send.clear();
+        stream.arrived = 0;
+        self.edge(index, Ready::ALL);
+    }
+}

@@ -1,0 +1,348 @@
+//! Facts about the simulated poll and sockets: the table of the design document, row by row.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::{Ready, SimEvent, SimPeer, SimPoll, SimSocket, World};
+use crate::addr::Addr;
+use crate::id::PollToken;
+use crate::os::{ConnectOptions, ListenOptions, Listener};
+
+const MS: Duration = Duration::from_millis(1);
+const BOTH: Ready = Ready::BOTH;
+
+fn any() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// Takes the events that are there now, each as its token and readiness.
+fn events(poll: &mut SimPoll) -> Vec<(usize, Ready)> {
+    poll.wait(Some(Duration::ZERO)).expect("it works");
+    let mut events = Vec::new();
+    poll.for_each_event(|event| {
+        if let crate::os::Event::Sim(SimEvent { token, ready }, _) = event {
+            events.push((token.0, ready));
+        }
+    });
+    events
+}
+
+fn listener(world: World) -> (SimSocket, Addr) {
+    let bound = world.bind_listener(&any().into(), &ListenOptions::new(), 9);
+    let Ok(Listener::Sim(socket)) = bound else {
+        panic!("{bound:?}");
+    };
+    (socket, socket.local_addr())
+}
+
+/// Makes a connection and registers its accepted end with token 7.
+fn connected(world: World, poll: &SimPoll) -> (SimPeer, SimSocket) {
+    let (listener, addr) = listener(world);
+    let peer = world.connect(addr);
+    let (socket, _) = listener.accept().expect("it has connected");
+    poll.register(socket, PollToken(7)).expect("it is new");
+    (peer, socket)
+}
+
+fn set_up() -> (World, SimPoll) {
+    let world = World::new(0);
+    (world, SimPoll::new(world))
+}
+
+#[test]
+fn unaccepted_connections_make_no_event_until_the_next_one() {
+    let (world, mut poll) = set_up();
+    let (listener, addr) = listener(world);
+    poll.register(listener, PollToken(1)).expect("it is new");
+    for _ in 0..3 {
+        world.connect(addr.clone());
+    }
+    assert_eq!(events(&mut poll), [(1, Ready::READABLE)]);
+    listener.accept().expect("three have connected");
+    assert_eq!(events(&mut poll), []);
+    world.connect(addr);
+    assert_eq!(events(&mut poll), [(1, Ready::READABLE)]);
+    for _ in 0..3 {
+        listener.accept().expect("three are left");
+    }
+    let error = listener.accept().expect_err("none is left");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn emfile_at_accept_keeps_the_backlog_and_makes_no_event() {
+    const EMFILE: i32 = 24;
+    let (world, mut poll) = set_up();
+    let (listener, addr) = listener(world);
+    poll.register(listener, PollToken(1)).expect("it is new");
+    world.fail_next_accept(addr.clone(), EMFILE);
+    world.connect(addr);
+    assert_eq!(events(&mut poll).len(), 1);
+    let error = listener.accept().expect_err("no descriptor is free");
+    assert_eq!(error.raw_os_error(), Some(EMFILE));
+    assert_eq!(events(&mut poll), []);
+    listener.accept().expect("the backlog is kept");
+}
+
+#[test]
+fn unread_bytes_make_no_event_until_another_byte_arrives() {
+    let (world, mut poll) = set_up();
+    let (peer, socket) = connected(world, &poll);
+    assert_eq!(events(&mut poll), [(7, Ready::WRITABLE)], "at registration");
+    assert_eq!(peer.send(&[1; 100]), 100);
+    assert_eq!(events(&mut poll), [(7, BOTH)], "both directions");
+    assert_eq!(socket.read(&mut [0; 10]).expect("they are there"), 10);
+    assert_eq!(events(&mut poll), []);
+    peer.send(&[1]);
+    assert_eq!(events(&mut poll), [(7, BOTH)]);
+    assert_eq!(socket.read(&mut [0; 100]).expect("they are there"), 91);
+    let error = socket.read(&mut [0; 1]).expect_err("it is empty");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn registration_reports_what_is_ready_already() {
+    let (world, mut poll) = set_up();
+    let (listener, addr) = listener(world);
+    let peer = world.connect(addr);
+    peer.send(b"early");
+    let (socket, _) = listener.accept().expect("it has connected");
+    assert_eq!(events(&mut poll), []);
+    poll.register(socket, PollToken(7)).expect("it is new");
+    assert_eq!(events(&mut poll), [(7, BOTH)]);
+    let error = poll.register(socket, PollToken(8)).expect_err("twice");
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+}
+
+#[test]
+fn bytes_and_fin_that_arrive_together_make_one_event() {
+    let (world, mut poll) = set_up();
+    let (peer, socket) = connected(world, &poll);
+    events(&mut poll);
+    peer.send(b"last");
+    peer.shutdown();
+    assert_eq!(events(&mut poll), [(7, Ready::ALL)]);
+    assert_eq!(socket.read(&mut [0; 100]).expect("they are there"), 4);
+    assert_eq!(events(&mut poll), []);
+    assert_eq!(socket.read(&mut [0; 100]).expect("the end"), 0);
+}
+
+/// The figures of the table: a send buffer of 58,000 bytes that is full.
+#[test]
+fn full_send_buffer_makes_an_edge_once_a_third_is_free() {
+    let (world, mut poll) = set_up();
+    let buffers = ListenOptions::new().send_buffer_len(58_000);
+    let bound = world.bind_listener(&any().into(), &buffers, 9);
+    let Ok(Listener::Sim(listener)) = bound else {
+        panic!("{bound:?}");
+    };
+    let small = ConnectOptions::new().recv_buffer_len(50_000);
+    let peer = world.connect_with(listener.local_addr(), &small);
+    let (socket, _) = listener.accept().expect("it has connected");
+    poll.register(socket, PollToken(7)).expect("it is new");
+    events(&mut poll);
+    assert_eq!(socket.write(&[7; 50_000]).expect("it fits"), 50_000);
+    assert_eq!(socket.write(&[7; 60_000]).expect("a part"), 58_000);
+    let error = socket.write(&[7; 1]).expect_err("it is full");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    assert_eq!(events(&mut poll), []);
+    assert_eq!(peer.recv_up_to(10_000).len(), 10_000);
+    assert_eq!(socket.unsent_len(), 48_000);
+    assert_eq!(events(&mut poll), [], "10,000 bytes are too few");
+    assert_eq!(peer.recv_up_to(16_000).len(), 16_000);
+    assert_eq!(events(&mut poll), [(7, Ready::WRITABLE)]);
+    assert_eq!(peer.recv_up_to(1000).len(), 1000);
+    assert_eq!(events(&mut poll), [], "one edge");
+}
+
+#[test]
+fn close_with_unread_input_resets_the_peer() {
+    let (world, mut poll) = set_up();
+    let (peer, socket) = connected(world, &poll);
+    peer.send(b"unread");
+    socket.close();
+    assert_eq!(events(&mut poll), [], "it is not registered any more");
+    let error = peer.read_end().expect_err("it is reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(peer.read_end().expect("an error is reported once"), 0);
+}
+
+#[test]
+fn bytes_to_a_closed_socket_are_answered_by_a_reset() {
+    let (world, mut poll) = set_up();
+    let (peer, socket) = connected(world, &poll);
+    events(&mut poll);
+    peer.close();
+    assert_eq!(events(&mut poll), [(7, Ready::ALL)], "a FIN");
+    assert_eq!(socket.read(&mut [0; 1]).expect("the end"), 0);
+    assert_eq!(socket.write(b"late").expect("the kernel takes it"), 4);
+    let error = socket.write(b"later").expect_err("it was reset");
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn received_bytes_stay_readable_after_a_reset() {
+    let (world, poll) = set_up();
+    let (peer, socket) = connected(world, &poll);
+    peer.send(b"data");
+    peer.reset();
+    assert_eq!(socket.read(&mut [0; 9]).expect("they are there"), 4);
+    let error = socket.read(&mut [0; 9]).expect_err("it was reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn connect_waits_while_the_backlog_is_full() {
+    let world = World::new(0);
+    let listener = world.listen_with(any(), &ListenOptions::new().backlog(1));
+    let peers = [(); 3].map(|()| world.connect(listener.local_addr()));
+    assert_eq!(peers.map(SimPeer::is_connected), [true, false, false]);
+    listener.accept().expect("the first one");
+    assert_eq!(peers.map(SimPeer::is_connected), [true, true, false]);
+    listener.close();
+    assert_eq!(
+        peers[1].read_end().expect_err("it is reset").kind(),
+        ErrorKind::ConnectionReset
+    );
+    assert_eq!(
+        peers[2].read_end().expect_err("no listener").kind(),
+        ErrorKind::ConnectionRefused
+    );
+}
+
+#[test]
+fn datagram_boundaries_truncation_and_the_empty_datagram() {
+    let (world, mut poll) = set_up();
+    let [socket, peer] = [(); 2].map(|()| world.bind_datagram(any().into()).expect("a free port"));
+    poll.register_datagrams(socket, PollToken(3))
+        .expect("it is new");
+    assert_eq!(events(&mut poll), [], "it is not asked if it is writable");
+    for data in [&[7; 10][..], b"", b"abc"] {
+        let sent = peer.send_datagram(Some(socket.local_addr()), data);
+        assert_eq!(sent.expect("it goes"), data.len());
+    }
+    assert_eq!(events(&mut poll), [(3, Ready::READABLE)]);
+    for len in [4, 0, 3] {
+        let received = socket.recv_datagram(&mut [0; 4]).expect("it came");
+        assert_eq!(received, (len, peer.local_addr()));
+    }
+    socket.recv_datagram(&mut [0; 4]).expect_err("none is left");
+    socket.await_writable(true);
+    assert_eq!(events(&mut poll), [(3, Ready::WRITABLE)]);
+}
+
+#[test]
+fn only_a_connected_udp_socket_receives_a_refusal() {
+    let (world, mut poll) = set_up();
+    let socket = world.bind_datagram(any().into()).expect("a free port");
+    poll.register_datagrams(socket, PollToken(3))
+        .expect("it is new");
+    let unused = Addr::from(SocketAddr::from(([127, 0, 0, 1], 9)));
+    for _ in 0..2 {
+        socket
+            .send_datagram(Some(unused.clone()), b"lost")
+            .expect("it goes");
+    }
+    assert_eq!(events(&mut poll), []);
+    socket.connect_datagrams(unused);
+    socket.send_datagram(None, b"lost").expect("it goes");
+    assert_eq!(events(&mut poll), [(3, Ready::READABLE | Ready::ENDED)]);
+    let error = socket.recv_datagram(&mut [0; 4]).expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn wait_advances_time_to_the_next_action_or_to_its_end() {
+    let (world, mut poll) = set_up();
+    let (peer, _) = connected(world, &poll);
+    events(&mut poll);
+    poll.wait(Some(5 * MS)).expect("it works");
+    assert_eq!((world.now(), poll.has_events()), (5 * MS, false));
+    world.after(3 * MS, move || assert_eq!(peer.send(b"later"), 5));
+    poll.wait(Some(100 * MS)).expect("it works");
+    assert_eq!((world.now(), poll.has_events()), (8 * MS, true));
+    poll.waker().wake().expect("it works");
+    poll.wait(None).expect("it works");
+    assert_eq!((world.now(), poll.has_events()), (8 * MS, true));
+    world.fail_next_wait(ErrorKind::Interrupted);
+    peer.send(b"kept");
+    let error = poll.wait(None).expect_err("it is interrupted");
+    assert_eq!(error.kind(), ErrorKind::Interrupted);
+    poll.wait(None).expect("the event is kept");
+    assert!(poll.has_events());
+    let panic = catch_unwind(AssertUnwindSafe(|| poll.wait(None)));
+    panic.expect_err("nothing can end it");
+}
+
+#[test]
+fn latency_delays_connects_bytes_and_the_fin() {
+    let world = World::new(0);
+    world.set_latency(10 * MS);
+    let listener = world.listen(any());
+    let peer = world.connect(listener.local_addr());
+    world.advance(9 * MS);
+    assert!(listener.accept().is_none());
+    world.advance(MS);
+    let accepted = listener.accept().expect("it has connected");
+    peer.send(b"bytes");
+    peer.shutdown();
+    world.advance(9 * MS);
+    assert_eq!(accepted.recv(), b"");
+    world.advance(MS);
+    assert_eq!(accepted.recv(), b"bytes");
+    assert_eq!(accepted.read_end().expect("the end"), 0);
+}
+
+#[test]
+fn segments_arrive_one_by_one_and_in_order() {
+    let world = World::new(3);
+    world.set_segment_len_max(10);
+    let listener = world.listen(any());
+    let peer = world.connect(listener.local_addr());
+    let accepted = listener.accept().expect("it has connected");
+    let bytes: Vec<u8> = (0..100).collect();
+    peer.send(&bytes);
+    peer.shutdown();
+    let mut pieces = Vec::new();
+    while let Some(wait) = world.next_action_in() {
+        world.advance(wait);
+        pieces.push(accepted.recv());
+    }
+    assert!(pieces.len() > 10, "{pieces:?}");
+    assert_eq!(pieces.concat(), bytes);
+    assert_eq!(accepted.read_end().expect("the end"), 0);
+}
+
+#[test]
+#[cfg(unix)]
+fn unix_datagrams_block_while_the_receiver_is_full() {
+    let (world, mut poll) = set_up();
+    world.set_buffer_lens(100, 100);
+    let name = |path| crate::UnixAddr::from_pathname(path).expect("a path");
+    let receiver = world
+        .bind_datagram(name("/sim/a").into())
+        .expect("it is free");
+    world
+        .bind_datagram(name("/sim/a").into())
+        .expect_err("it is taken");
+    let sender = world.bind_datagram(crate::UnixAddr::default().into());
+    let sender = sender.expect("it is unnamed");
+    poll.register(sender, PollToken(3)).expect("it is new");
+    events(&mut poll);
+    sender.connect_datagrams(name("/sim/a").into());
+    sender.send_datagram(None, &[7; 80]).expect("it fits");
+    let error = sender
+        .send_datagram(None, &[7; 80])
+        .expect_err("it is full");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    assert_eq!(events(&mut poll), []);
+    receiver.recv_datagram(&mut [0; 100]).expect("it came");
+    assert_eq!(events(&mut poll), [(3, Ready::WRITABLE)]);
+    let error = sender.send_datagram(Some(name("/sim/b").into()), b"x");
+    assert_eq!(
+        error.expect_err("no socket").kind(),
+        ErrorKind::ConnectionRefused
+    );
+}

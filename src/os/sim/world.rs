@@ -1,0 +1,292 @@
+//! The world: virtual time, scheduled actions, the network's properties and the event log.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io;
+use std::time::Duration;
+
+use super::poll::{Poll, SimPoll};
+use super::script::Script;
+use super::socket::{Kind, SimSocket, Socket};
+use super::stream::Stream;
+use crate::addr::Addr;
+use crate::os::Os;
+use crate::testkit::Random;
+
+thread_local! {
+    static WORLDS: RefCell<Vec<State>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Time between two segments of one write, if a segment length is set.
+const SEGMENT_GAP: Duration = Duration::from_micros(1);
+
+/// A handle of a simulated world of this thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct World(u32);
+
+/// The content of a world.
+pub(super) struct State {
+    pub(super) now: Duration,
+    pub(super) random: Random,
+    /// All sockets that ever existed; a [`SimSocket`] is an index of it.
+    pub(super) sockets: Vec<Socket>,
+    pub(super) polls: Vec<Poll>,
+    /// Actions by time; those of one time run in the order in which they were scheduled.
+    actions: BTreeMap<(Duration, u64), Action>,
+    scheduled: u64,
+    pub(super) next_port: u16,
+    pub(super) latency: Duration,
+    segment_len_max: usize,
+    pub(super) loss_percent: usize,
+    /// Default lengths of send and receive buffers.
+    pub(super) buffer_lens: (usize, usize),
+    /// Addresses that do not respond to connects.
+    pub(super) silent: Vec<Addr>,
+    /// Errors of the next waits.
+    pub(super) failing_waits: Vec<io::ErrorKind>,
+    log: Option<String>,
+}
+
+/// A change that happens at a given time.
+pub(super) enum Action {
+    /// A function of the test.
+    Call(Box<dyn FnOnce()>),
+    /// A connect reaches the host of the listener.
+    Syn(usize),
+    /// The next `len` bytes of a stream reach the host of the peer, and after them its FIN.
+    Arrive { from: usize, len: usize, fin: bool },
+    /// A reset reaches this socket.
+    Reset(usize),
+    Datagram {
+        to: usize,
+        from: Addr,
+        data: Vec<u8>,
+    },
+    /// A refusal of a datagram reaches its sender.
+    Refusal(usize),
+}
+
+impl World {
+    /// Creates a world. The seed decides losses and segment lengths.
+    pub(crate) fn new(seed: u64) -> Self {
+        WORLDS.with_borrow_mut(|worlds| {
+            worlds.push(State {
+                now: Duration::ZERO,
+                random: Random(seed),
+                sockets: Vec::new(),
+                polls: Vec::new(),
+                actions: BTreeMap::new(),
+                scheduled: 0,
+                next_port: 49_152,
+                latency: Duration::ZERO,
+                segment_len_max: usize::MAX,
+                loss_percent: 0,
+                buffer_lens: (64 * 1024, 64 * 1024),
+                silent: Vec::new(),
+                failing_waits: Vec::new(),
+                log: None,
+            });
+            Self(u32::try_from(worlds.len() - 1).expect("tests create few worlds"))
+        })
+    }
+
+    /// Returns the first world of this thread, which is made at the first call.
+    pub(crate) fn current() -> Self {
+        let exists = WORLDS.with_borrow(|worlds| !worlds.is_empty());
+        if exists { Self(0) } else { Self::new(0) }
+    }
+
+    /// Returns an operating system for one reactor or engine of this world.
+    pub(crate) fn os(self) -> Os {
+        Os::Sim(SimPoll::new(self))
+    }
+
+    /// Returns a connected stream without a peer. Its script decides the result of each call, and
+    /// the poll reports only injected events of it: see [`Script::event`].
+    pub(crate) fn script(self) -> Script {
+        let stream = Stream::scripted();
+        let local = Addr::Inet(([127, 0, 0, 1], 1).into());
+        let index = self.with(|state| state.add(local, Kind::Stream(stream)));
+        SimSocket { world: self, index }.script()
+    }
+
+    /// Returns the virtual time since the world began.
+    pub(crate) fn now(self) -> Duration {
+        self.with(|state| state.now)
+    }
+
+    /// Advances the virtual time, and runs the actions on the way.
+    pub(crate) fn advance(self, time: Duration) {
+        self.advance_to(self.now() + time);
+    }
+
+    /// Runs `action` after `delay` of virtual time.
+    pub(crate) fn after(self, delay: Duration, action: impl FnOnce() + 'static) {
+        self.with(|state| {
+            let at = state.now + delay;
+            state.schedule(at, Action::Call(Box::new(action)));
+        });
+    }
+
+    /// Returns the time to the next action, if there is one.
+    pub(crate) fn next_action_in(self) -> Option<Duration> {
+        let next = self.with(|state| state.next_action());
+        next.map(|at| at.saturating_sub(self.now()))
+    }
+
+    /// Returns true if no poll has an event to report.
+    pub(crate) fn is_quiet(self) -> bool {
+        self.with(|state| state.polls.iter().all(Poll::is_quiet))
+    }
+
+    /// Sets the time that connects, bytes, resets and datagrams need to their destination.
+    pub(crate) fn set_latency(self, latency: Duration) {
+        self.with(|state| state.latency = latency);
+    }
+
+    /// Lets the bytes of a stream arrive in segments of random lengths up to `len`, a microsecond
+    /// apart.
+    pub(crate) fn set_segment_len_max(self, len: usize) {
+        self.with(|state| state.segment_len_max = len);
+    }
+
+    /// Lets the network lose this percentage of UDP datagrams.
+    pub(crate) fn set_loss_percent(self, percent: usize) {
+        self.with(|state| state.loss_percent = percent);
+    }
+
+    /// Sets the buffer lengths of sockets that are opened from now on without such options.
+    pub(crate) fn set_buffer_lens(self, send: usize, recv: usize) {
+        self.with(|state| state.buffer_lens = (send, recv));
+    }
+
+    /// Makes an address not respond, so that connects to it stay pending.
+    pub(crate) fn silence(self, addr: impl Into<Addr>) {
+        let addr = addr.into();
+        self.with(|state| state.silent.push(addr));
+    }
+
+    /// Lets the next wait of any poll fail.
+    pub(crate) fn fail_next_wait(self, kind: io::ErrorKind) {
+        self.with(|state| state.failing_waits.push(kind));
+    }
+
+    /// Starts the event log.
+    pub(crate) fn keep_log(self) {
+        self.with(|state| state.log = Some(String::new()));
+    }
+
+    /// Returns the event log: a line per event and per call that moved data, with its time.
+    pub(crate) fn log(self) -> String {
+        self.with(|state| state.log.clone().unwrap_or_default())
+    }
+
+    /// Advances to `until`, and runs the actions on the way. They may call the world.
+    pub(super) fn advance_to(self, until: Duration) {
+        while let Some(call) = self.with(|state| state.run_until(until)) {
+            call();
+        }
+    }
+
+    pub(super) fn with<R>(self, look: impl FnOnce(&mut State) -> R) -> R {
+        WORLDS.with_borrow_mut(|worlds| look(&mut worlds[self.0 as usize]))
+    }
+}
+
+impl State {
+    pub(super) fn add(&mut self, local: Addr, kind: Kind) -> u32 {
+        self.sockets.push(Socket::new(local, kind));
+        u32::try_from(self.sockets.len() - 1).expect("tests open few sockets")
+    }
+
+    pub(super) fn schedule(&mut self, at: Duration, action: Action) {
+        self.actions.insert((at, self.scheduled), action);
+        self.scheduled += 1;
+    }
+
+    /// Performs an action after the latency; without one, at once.
+    pub(super) fn send(&mut self, action: Action) {
+        if self.latency.is_zero() {
+            self.perform(action);
+        } else {
+            self.schedule(self.now + self.latency, action);
+        }
+    }
+
+    /// Sends `len` bytes of a stream to its peer, in segments, and after them its FIN.
+    pub(super) fn send_bytes(&mut self, from: usize, len: usize, fin: bool) {
+        let mut left = len;
+        let mut at = self.now + self.latency;
+        while left > self.segment_len_max || left > 0 && self.segment_len_max < usize::MAX {
+            let len = 1 + self.random.below(self.segment_len_max.min(left));
+            let fin = false;
+            at = at.max(self.last_arrival(from)) + SEGMENT_GAP;
+            self.set_last_arrival(from, at);
+            self.schedule(at, Action::Arrive { from, len, fin });
+            left -= len;
+        }
+        if left > 0 || fin {
+            let arrival = Action::Arrive {
+                from,
+                len: left,
+                fin,
+            };
+            let at = at.max(self.last_arrival(from));
+            if at > self.now {
+                self.set_last_arrival(from, at);
+                self.schedule(at, arrival);
+            } else {
+                self.perform(arrival);
+            }
+        }
+    }
+
+    fn last_arrival(&mut self, from: usize) -> Duration {
+        self.stream(from).last_arrival
+    }
+
+    fn set_last_arrival(&mut self, from: usize, at: Duration) {
+        self.stream(from).last_arrival = at;
+    }
+
+    pub(super) fn next_action(&self) -> Option<Duration> {
+        self.actions.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Runs actions up to `until`, and the clock with them. Stops at a function of the test and
+    /// returns it, since it needs the world.
+    fn run_until(&mut self, until: Duration) -> Option<Box<dyn FnOnce()>> {
+        while let Some(entry) = self.actions.first_entry()
+            && entry.key().0 <= until
+        {
+            let ((at, _), action) = entry.remove_entry();
+            self.now = self.now.max(at);
+            match action {
+                Action::Call(call) => return Some(call),
+                action => self.perform(action),
+            }
+        }
+        self.now = self.now.max(until);
+        None
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Call(_) => unreachable!("the test's functions run outside of the state"),
+            Action::Syn(client) => self.receive_syn(client),
+            Action::Arrive { from, len, fin } => self.arrive(from, len, fin),
+            Action::Reset(index) => self.receive_reset(index),
+            Action::Datagram { to, from, data } => self.receive_datagram(to, from, data),
+            Action::Refusal(index) => self.receive_refusal(index),
+        }
+    }
+
+    /// Appends a line to the log, if there is one.
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(log) = &mut self.log {
+            let _ = writeln!(log, "{now:?} {}", line());
+        }
+    }
+}
