@@ -11,3 +11,6 @@ pub mod embedding {}
 
 #[doc = include_str!("tuning.md")]
 pub mod tuning {}
+
+#[doc = include_str!("internals.md")]
+pub mod internals {}

@@ -210,7 +210,7 @@ impl ListenOptions {
 ///
 /// let options = ConnectOptions::new()
 ///     .timeout(Duration::from_secs(3))
-///     .local_inet_addr(SocketAddr::from(([127, 0, 0, 1], 0)));
+///     .local_addr(SocketAddr::from(([127, 0, 0, 1], 0)));
 /// ```
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
