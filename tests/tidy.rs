@@ -1,213 +1,566 @@
-//! The tree keeps its own lines: who may know of what, and how long things are.
+//! Checks the rules of the source tree that a script can check: layers, lengths, words and names.
+//! Each failure lists all places, with the rule that is broken and the change to make.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+#[path = "tidy/prose.rs"]
+mod prose;
+#[path = "tidy/source.rs"]
+mod source;
 
-const LINE_LEN_MAX: usize = 100;
+use std::collections::{BTreeMap, BTreeSet};
+
+use prose::{BANNED, HEADLESS, Paragraph, paragraphs};
+use source::{Kind, Source, files, read, sources};
+
+const LINE_COLUMNS_MAX: usize = 100;
 const FILE_LINES_MAX: usize = 800;
+/// Length above which a file counts as long.
+const LONG_FILE_LINES: usize = 600;
+const LONG_FILES_MAX: usize = 3;
+const FUNCTION_LINES_MAX: usize = 70;
+const TEST_NAME_LEN_MAX: usize = 60;
+/// Upper bounds per 10,000 words of prose. Clear technical English has 2 to 7 and 6 to 11.
+const WHAT_MAX: f64 = 12.0;
+const WHERE_MAX: f64 = 15.0;
 
-/// Modules that turn bytes into frames, or hold them: no sockets, no clock, no loop.
-const NO_IO: [&str; 5] = [
+const TREE: [&str; 4] = ["src", "tests", "examples", "benches"];
+
+/// Modules that handle bytes and time as arguments: no sockets, no clock, no loop.
+const PURE: [&str; 6] = [
     "src/codec",
-    "src/memory",
     "src/conn",
+    "src/memory",
     "src/timer",
     "src/datagram",
+    "src/cutmap",
 ];
 
-struct Source {
-    /// From the package's root on, with `/` between its parts.
-    path: String,
-    text: String,
+/// Returns `path:line`.
+fn place(source: &Source, offset: usize) -> String {
+    format!("{}:{}", source.path, source.line_of(offset))
 }
 
-impl Source {
-    fn is_under(&self, place: &str) -> bool {
-        self.path
-            .strip_prefix(place)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    }
-
-    /// The lines of the library itself, numbered: without comments, and without the unit tests,
-    /// which stand last.
-    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let lines = self.text.lines().enumerate();
-        lines
-            .take_while(|(_, line)| !line.starts_with("mod tests {"))
-            .filter(|(_, line)| !line.trim_start().starts_with("//"))
-            .map(|(index, line)| (index + 1, line))
-    }
-}
-
-/// All Rust files of the package under these folders.
-fn sources(folders: &[&str]) -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
-    let mut sources = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten() {
-            let path = entry.expect("the folder can be read").path();
-            if path.is_dir() && !path.ends_with("target") {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let parts = path.strip_prefix(root).expect("it is in the package");
-                let parts: Vec<_> = parts.iter().map(|part| part.to_string_lossy()).collect();
-                let text = fs::read_to_string(&path).expect("it is text");
-                sources.push(Source {
-                    path: parts.join("/"),
-                    text,
-                });
-            }
-        }
-    }
-    assert!(!sources.is_empty(), "nothing was looked at");
-    sources
-}
-
-fn library() -> Vec<Source> {
-    sources(&["src"])
-}
-
-fn all() -> Vec<Source> {
-    sources(&["src", "tests", "examples", "benches"])
-}
-
-/// Fails with every place that was found, not only the first.
+/// Fails with all places, not only the first.
 fn assert_none(found: &[String]) {
-    assert!(found.is_empty(), "{}", found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "{} places:\n{}",
+        found.len(),
+        found.join("\n")
+    );
 }
 
-/// Code lines of `sources` that contain one of `words`.
-fn mentions<'a>(sources: impl IntoIterator<Item = &'a Source>, words: &[&str]) -> Vec<String> {
+/// Returns each use of `patterns` in library code outside the `allowed` files and folders.
+fn uses_outside(allowed: &[&str], patterns: &[&str], advice: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for source in sources {
-        for (number, line) in source.code() {
-            if words.iter().any(|word| line.contains(word)) {
-                found.push(format!("{}:{number}: {}", source.path, line.trim()));
+    for source in sources(&["src"]) {
+        if allowed.iter().any(|place| source.is_under(place)) {
+            continue;
+        }
+        for pattern in patterns {
+            for offset in source.find_in_library(pattern) {
+                found.push(format!("{}: `{pattern}` {advice}", place(&source, offset)));
             }
         }
     }
     found
 }
 
-#[test]
-fn mio_appears_only_where_the_sockets_are() {
-    let library = library();
-    let elsewhere = library.iter().filter(|source| !source.is_under("src/os"));
-    assert_none(&mentions(elsewhere, &["mio::", "use mio"]));
-}
-
-#[test]
-fn the_clock_is_read_in_one_file_only() {
-    let library = library();
-    let elsewhere = library
-        .iter()
-        .filter(|source| source.path != "src/os/clock.rs");
-    assert_none(&mentions(
-        elsewhere,
-        &["Instant::now", "SystemTime", ".elapsed()"],
-    ));
-}
-
-#[test]
-fn what_handles_bytes_knows_no_socket_no_loop_and_no_clock() {
-    let library = library();
-    for place in NO_IO {
-        let inside: Vec<_> = library
-            .iter()
-            .filter(|source| source.is_under(place))
-            .collect();
-        assert!(!inside.is_empty(), "{place} is not there");
-        let words = [
-            "mio",
-            "socket2",
-            "TcpStream",
-            "TcpListener",
-            "UdpSocket",
-            "Instant",
-            "crate::os",
-            "crate::reactor",
-            "crate::engine",
-            "crate::context",
-            "crate::handler",
-        ];
-        assert_none(&mentions(inside, &words));
-    }
-}
-
-/// Gathered writes by std may raise `SIGPIPE`: unlike `write`, they do not ask for none. Those of
-/// this crate do, in calls of their own.
-#[test]
-fn no_gathered_write_can_raise_a_signal() {
-    assert_none(&mentions(&library(), &["write_vectored"]));
-}
-
-#[test]
-fn the_library_does_not_unwrap_or_leave_notes_to_itself() {
-    let words = [
-        ".unwrap()",
-        "todo!",
-        "unimplemented!",
-        "dbg!",
-        "println!",
-        "print!(",
+/// Returns each path from files in `folder` to one of the `forbidden` modules or their types.
+fn paths_to(folder: &str, forbidden: &[&str]) -> Vec<String> {
+    let exported = [
+        ("context", "Context"),
+        ("handler", "Handler"),
+        ("reactor", "Reactor"),
     ];
-    assert_none(&mentions(&library(), &words));
-}
-
-#[test]
-fn the_library_sleeps_and_spins_nowhere() {
-    assert_none(&mentions(
-        &library(),
-        &["thread::sleep", "yield_now", "spin_loop"],
-    ));
-}
-
-#[test]
-fn every_file_says_first_what_it_is() {
-    let silent = library()
-        .into_iter()
-        .filter(|source| !source.text.starts_with("//! "))
-        .map(|source| source.path)
-        .collect::<Vec<_>>();
-    assert_none(&silent);
-}
-
-#[test]
-fn lines_and_files_are_short_and_have_no_tabs() {
     let mut found = Vec::new();
-    for source in all() {
-        let path = &source.path;
-        for (index, line) in source.text.lines().enumerate() {
-            let number = index + 1;
-            let len = line.chars().count();
-            // A row of a table in the documentation cannot be broken.
-            let is_row = ["//! |", "/// |"].iter().any(|row| line.starts_with(row));
-            if len > LINE_LEN_MAX && !is_row {
-                found.push(format!("{path}:{number}: {len} columns"));
-            }
-            if line.contains('\t') {
-                found.push(format!("{path}:{number}: a tab"));
-            }
-            if line.ends_with(char::is_whitespace) {
-                found.push(format!("{path}:{number}: ends with a space"));
+    for source in sources(&[folder]) {
+        for (offset, name) in source.crate_paths() {
+            let module = exported
+                .iter()
+                .find(|(_, type_name)| *type_name == name)
+                .map_or(name, |(module, _)| module);
+            if forbidden.contains(&module) {
+                found.push(format!(
+                    "{}: {folder} must not know `{module}`; pass the value as an argument, or move \
+                     the code up a layer",
+                    place(&source, offset)
+                ));
             }
         }
-        let lines = source.text.lines().count();
-        if lines > FILE_LINES_MAX {
-            found.push(format!("{path}: {lines} lines"));
+    }
+    found
+}
+
+/// The exceptions are the escape hatches for options of an open socket.
+#[test]
+fn mio_and_socket2_are_used_in_os_only() {
+    let advice = "is used outside src/os; add a method to a type of src/os";
+    let mut found = uses_outside(&["src/os"], &["mio"], advice);
+    for source in sources(&["src"]) {
+        if source.is_under("src/os") {
+            continue;
+        }
+        let is_hatch = ["src/context/sockets.rs", "src/engine/mod.rs"].contains(&&*source.path);
+        for offset in source.find_in_library("socket2") {
+            let is_sock_ref = source.code[offset..].starts_with("socket2::SockRef");
+            if !is_hatch || !is_sock_ref {
+                found.push(format!("{}: `socket2` {advice}", place(&source, offset)));
+            }
         }
     }
     assert_none(&found);
 }
 
-/// A test that sleeps to wait is slow where the machine is fast, and fails where it is slow.
 #[test]
-fn tests_wait_for_conditions_and_not_by_sleeping() {
-    let tests = sources(&["tests"]);
-    let others = tests.iter().filter(|source| source.path != "tests/tidy.rs");
-    // The one place is for tests whose matter is time itself.
-    let found = mentions(others, &["thread::sleep"]);
-    assert_eq!(found.len(), 1, "{}", found.join("\n"));
-    assert!(found[0].starts_with("tests/common/mod.rs"), "{}", found[0]);
+fn pure_modules_know_no_io_and_no_loop() {
+    let forbidden = ["os", "engine", "reactor", "context", "handler"];
+    let found = PURE.map(|folder| paths_to(folder, &forbidden));
+    assert_none(&found.concat());
+}
+
+/// The cut map may store times that it receives.
+#[test]
+fn pure_modules_know_no_clock() {
+    let mut found = Vec::new();
+    for source in sources(&PURE) {
+        let times = if source.is_under("src/cutmap") {
+            &["SystemTime"][..]
+        } else {
+            &["Instant", "SystemTime"]
+        };
+        for offset in times.iter().flat_map(|time| source.find_in_library(time)) {
+            found.push(format!(
+                "{}: a pure module names a clock; take the time as a number",
+                place(&source, offset)
+            ));
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn engine_knows_no_handler() {
+    assert_none(&paths_to("src/engine", &["reactor", "context", "handler"]));
+}
+
+#[test]
+fn os_knows_no_layer_above_it() {
+    let forbidden = ["engine", "reactor", "context", "conn"];
+    assert_none(&paths_to("src/os", &forbidden));
+}
+
+#[test]
+fn connection_flags_are_private_to_conn() {
+    let mut found = Vec::new();
+    for source in sources(&["src"]) {
+        if source.is_under("src/conn") {
+            continue;
+        }
+        for offset in source.find("State::") {
+            let rest = &source.code[offset + "State::".len()..];
+            let name: String = rest
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
+            if name.len() > 1 && name.chars().all(|c| c.is_ascii_uppercase() || c == '_') {
+                found.push(format!(
+                    "{}: `State::{name}` outside src/conn; call a method of `State`",
+                    place(&source, offset)
+                ));
+            }
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn clock_is_read_in_one_file() {
+    let patterns = ["Instant::now", "SystemTime::now", ".elapsed("];
+    let advice = "reads the clock; only src/os/clock.rs does, pass the time as an argument";
+    assert_none(&uses_outside(&["src/os/clock.rs"], &patterns, advice));
+}
+
+#[test]
+fn raw_steps_are_handled_in_codec_only() {
+    let advice = "outside src/codec; use the checked step of src/codec";
+    assert_none(&uses_outside(&["src/codec"], &["Step::"], advice));
+}
+
+#[test]
+fn handler_is_called_in_one_file() {
+    let handler = Source::load("src/handler.rs");
+    let callbacks: Vec<String> = handler
+        .code
+        .split("fn on_")
+        .skip(1)
+        .filter_map(|rest| rest.split('(').next())
+        .flat_map(|name| [format!(".on_{name}("), format!("::on_{name}(")])
+        .collect();
+    assert!(
+        callbacks.contains(&".on_frame(".to_owned()) && callbacks.len() > 20,
+        "the trait has other callbacks: {callbacks:?}"
+    );
+    let callbacks: Vec<&str> = callbacks.iter().map(String::as_str).collect();
+    let advice = "calls the handler; only src/reactor/callbacks.rs does, add a method there";
+    let allowed = ["src/reactor/callbacks.rs"];
+    assert_none(&uses_outside(&allowed, &callbacks, advice));
+}
+
+/// `FramedStream` is exempt: its stream belongs to the user.
+#[test]
+fn sockets_are_read_and_written_in_transport_only() {
+    let allowed = [
+        "src/engine/transport.rs",
+        "src/engine/transport",
+        "src/framed/framed_stream.rs",
+        "src/os",
+    ];
+    let patterns = ["stream.read(", "stream.write(", ".write_gathered("];
+    let advice = "outside the transport; call `fill` or `drain` of src/engine/transport.rs";
+    assert_none(&uses_outside(&allowed, &patterns, advice));
+}
+
+#[test]
+fn mem_forget_is_used_at_most_once() {
+    let advice = "is used more than once in src; use a type that expresses the ownership";
+    let found = uses_outside(&[], &["mem::forget"], advice);
+    assert!(found.len() <= 1, "{}", found.join("\n"));
+}
+
+/// `write_vectored` of std may raise `SIGPIPE`: unlike `write`, it does not set `MSG_NOSIGNAL`.
+#[test]
+fn no_gathered_write_can_raise_a_signal() {
+    let advice = "may raise SIGPIPE; call `write_gathered` of src/os";
+    assert_none(&uses_outside(&[], &["write_vectored"], advice));
+}
+
+#[test]
+fn library_does_not_unwrap() {
+    let advice = "in the library; return an error, or `expect` with the invariant";
+    assert_none(&uses_outside(&[], &[".unwrap()"], advice));
+}
+
+#[test]
+fn library_is_finished_and_prints_nothing() {
+    let patterns = [
+        "todo!",
+        "unimplemented!",
+        "dbg!",
+        "println!",
+        "print!",
+        "eprintln!",
+        "eprint!",
+    ];
+    let advice = "in the library; finish the code, or write to the log";
+    assert_none(&uses_outside(&[], &patterns, advice));
+}
+
+#[test]
+fn library_never_sleeps_or_spins() {
+    let patterns = ["thread::sleep", "yield_now", "spin_loop"];
+    let advice = "in the library; wait in the poll, with a timer";
+    assert_none(&uses_outside(&[], &patterns, advice));
+}
+
+/// The one place is `let_pass`, for tests about time itself.
+#[test]
+fn tests_do_not_sleep() {
+    let mut found = Vec::new();
+    for source in sources(&["tests"]) {
+        for offset in source.find("thread::sleep") {
+            found.push(format!(
+                "{}: wait for a condition with a deadline; `common::let_pass` is the only sleep",
+                place(&source, offset)
+            ));
+        }
+    }
+    let is_allowed = found.len() == 1 && found[0].starts_with("tests/common/mod.rs:");
+    assert!(is_allowed, "{}", found.join("\n"));
+}
+
+#[test]
+fn functions_are_at_most_70_lines() {
+    let mut found = Vec::new();
+    for source in sources(&TREE) {
+        for function in source.functions() {
+            let count = function.line_count;
+            if count > FUNCTION_LINES_MAX {
+                found.push(format!(
+                    "{}:{}: `{}` has {count} lines, at most {FUNCTION_LINES_MAX} are allowed; \
+                     split it",
+                    source.path, function.line, function.name
+                ));
+            }
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn files_are_at_most_800_lines() {
+    let mut found = Vec::new();
+    for source in sources(&TREE) {
+        let count = source.text.lines().count();
+        if count > FILE_LINES_MAX {
+            found.push(format!(
+                "{}:1: {count} lines, at most {FILE_LINES_MAX} are allowed; split the file",
+                source.path
+            ));
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn at_most_three_files_exceed_600_lines() {
+    let mut found = Vec::new();
+    for source in sources(&TREE) {
+        let count = source.text.lines().count();
+        if count > LONG_FILE_LINES {
+            found.push(format!(
+                "{}:1: {count} lines; at most {LONG_FILES_MAX} files may exceed {LONG_FILE_LINES}, \
+                 split some of these",
+                source.path
+            ));
+        }
+    }
+    assert!(found.len() <= LONG_FILES_MAX, "{}", found.join("\n"));
+}
+
+/// Rows of tables and words that do not fit, such as addresses, cannot be broken.
+#[test]
+fn lines_are_at_most_100_columns() {
+    let mut found = Vec::new();
+    for (path, text) in texts() {
+        let mut is_code = false;
+        for (index, line) in text.lines().enumerate() {
+            let is_markdown = path.ends_with(".md");
+            is_code ^= is_markdown && line.starts_with("```");
+            let is_row = line.trim_start_matches(['/', '!', ' ']).starts_with('|');
+            let columns = line.chars().count();
+            let word_columns = line.split(' ').map(|word| word.chars().count()).max();
+            let indent = columns - line.trim_start().chars().count();
+            let is_unbreakable = indent + word_columns.unwrap_or(0) > LINE_COLUMNS_MAX;
+            if columns > LINE_COLUMNS_MAX && !is_row && !is_unbreakable && !is_code {
+                found.push(format!(
+                    "{path}:{}: {columns} columns, at most {LINE_COLUMNS_MAX} are allowed; break \
+                     the line",
+                    index + 1
+                ));
+            }
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn lines_have_no_tabs_and_no_trailing_spaces() {
+    let mut found = Vec::new();
+    for (path, text) in texts() {
+        for (index, line) in text.lines().enumerate() {
+            if line.contains('\t') {
+                found.push(format!("{path}:{}: a tab; use spaces", index + 1));
+            }
+            if line.ends_with(char::is_whitespace) {
+                found.push(format!("{path}:{}: ends with a space", index + 1));
+            }
+        }
+    }
+    assert_none(&found);
+}
+
+/// Returns the path and the text of each Rust and Markdown file.
+fn texts() -> Vec<(String, String)> {
+    let places = [&TREE[..], &["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]].concat();
+    files(&places)
+        .into_iter()
+        .filter(|path| path.ends_with(".rs") || path.ends_with(".md"))
+        .map(|path| (path.clone(), read(&path)))
+        .collect()
+}
+
+#[test]
+fn every_file_opens_with_a_module_doc() {
+    let mut found = Vec::new();
+    for source in sources(&TREE) {
+        if !source.text.starts_with("//! ") {
+            found.push(format!(
+                "{}:1: no module doc; open with `//! ` and one sentence: what the module owns",
+                source.path
+            ));
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn prose_has_no_banned_words() {
+    assert!(BANNED.is_sorted(), "keep the list in alphabetical order");
+    let mut found = Vec::new();
+    for paragraph in paragraphs() {
+        for (phrase, replacement) in BANNED {
+            for line in paragraph.find(phrase) {
+                found.push(format!(
+                    "{}:{line}: \"{phrase}\" is hard to read; use {replacement}",
+                    paragraph.path
+                ));
+            }
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn docs_open_with_a_noun_or_a_verb() {
+    assert!(HEADLESS.is_sorted(), "keep the list in alphabetical order");
+    let mut found = Vec::new();
+    for paragraph in sources(&["src"]).iter().flat_map(prose::of_source) {
+        let is_doc = matches!(paragraph.kind, Kind::Doc | Kind::ModuleDoc);
+        let Some((line, word)) = paragraph.words.first().filter(|_| is_doc) else {
+            continue;
+        };
+        let is_same = !paragraph.find("the same").is_empty() && word == "the";
+        let is_same = is_same && paragraph.words[1].1 == "same";
+        if paragraph.is_first && (HEADLESS.contains(&word.as_str()) || is_same) {
+            found.push(format!(
+                "{}:{line}: the doc opens with \"{word}\"; use a noun phrase, or a verb such as \
+                 \"Returns\"",
+                paragraph.path
+            ));
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn prose_rarely_says_what_and_where() {
+    let paragraphs = paragraphs();
+    let count: usize = paragraphs.iter().map(|it| it.words.len()).sum();
+    let mut found = Vec::new();
+    for (word, max) in [("what", WHAT_MAX), ("where", WHERE_MAX)] {
+        let uses: usize = paragraphs.iter().map(|it| it.count(word)).sum();
+        let rate = per_10_000(uses, count);
+        if rate >= max {
+            found.push(format!(
+                "\"{word}\" is used {rate:.1} times per 10,000 words, the limit is {max}; name \
+                 the thing, or use \"if\". Most uses: {}",
+                most_uses(&paragraphs, word)
+            ));
+        }
+    }
+    assert_none(&found);
+}
+
+fn per_10_000(uses: usize, count: usize) -> f64 {
+    let number = |it| f64::from(u32::try_from(it).expect("the tree has fewer words"));
+    10_000.0 * number(uses) / number(count)
+}
+
+/// Returns the ten files that use a word most, with the number of uses.
+fn most_uses(paragraphs: &[Paragraph], word: &str) -> String {
+    let mut uses = BTreeMap::new();
+    for paragraph in paragraphs {
+        *uses.entry(paragraph.path.as_str()).or_insert(0) += paragraph.count(word);
+    }
+    let mut uses: Vec<_> = uses.into_iter().collect();
+    uses.sort_by_key(|&(path, count)| (usize::MAX - count, path));
+    let uses = uses.iter().take(10);
+    let uses: Vec<_> = uses
+        .map(|(path, count)| format!("{path} ({count})"))
+        .collect();
+    uses.join(", ")
+}
+
+#[test]
+fn test_names_are_at_most_60_characters() {
+    let mut found = Vec::new();
+    for source in sources(&["src", "tests"]) {
+        for function in source.functions() {
+            let len = function.name.len();
+            if function.is_test && len > TEST_NAME_LEN_MAX {
+                found.push(format!(
+                    "{}:{}: the name `{}` has {len} characters, at most {TEST_NAME_LEN_MAX} are \
+                     allowed; shorten it",
+                    source.path, function.line, function.name
+                ));
+            }
+        }
+    }
+    assert_none(&found);
+}
+
+/// Path of the table that maps promises to tests.
+const PROMISES: &str = "tests/README.md";
+
+/// Returns the line number and the cells of each row of the tables of promises.
+fn promise_rows() -> Vec<(usize, Vec<String>)> {
+    let text = read(PROMISES);
+    let rows: Vec<(usize, Vec<String>)> = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| line.starts_with("| ") && !line.starts_with("| id |"))
+        .map(|(index, line)| {
+            let cells = line.trim_matches('|').split(" | ");
+            (index + 1, cells.map(|it| it.trim().to_owned()).collect())
+        })
+        .collect();
+    assert!(rows.len() > 50, "{PROMISES} has {} rows", rows.len());
+    rows
+}
+
+#[test]
+fn promised_tests_exist() {
+    let tests: BTreeSet<String> = sources(&["src", "tests"])
+        .iter()
+        .flat_map(|source| {
+            let tests = source.functions().into_iter().filter(|it| it.is_test);
+            let names: Vec<_> = tests
+                .map(|it| format!("{}::{}", source.path, it.name))
+                .collect();
+            names
+        })
+        .collect();
+    let mut found = Vec::new();
+    for (line, cells) in promise_rows() {
+        let spans = cells.get(2).expect("a row has three cells").split('`');
+        for name in spans.skip(1).step_by(2).filter(|it| it.contains("::")) {
+            if !tests.contains(name) {
+                found.push(format!(
+                    "{PROMISES}:{line}: no test `{name}`; correct its file or its name"
+                ));
+            }
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn promises_have_one_row_each() {
+    let mut ids = BTreeSet::new();
+    let mut found = Vec::new();
+    for (line, cells) in promise_rows() {
+        for id in ids_of(&cells[0]) {
+            if !ids.insert(id.clone()) {
+                found.push(format!(
+                    "{PROMISES}:{line}: {id} has two rows; remove one of them"
+                ));
+            }
+        }
+    }
+    assert_none(&found);
+}
+
+/// Returns the ids of a cell such as `A1` or `T1 to T15`.
+fn ids_of(cell: &str) -> Vec<String> {
+    let (first, last) = cell.split_once(" to ").unwrap_or((cell, cell));
+    let letter = &first[..1];
+    let number = |id: &str| -> u32 {
+        let digits = id.strip_prefix(letter).unwrap_or("");
+        digits
+            .parse()
+            .unwrap_or_else(|_| panic!("{PROMISES}: `{cell}` is not an id such as A1"))
+    };
+    (number(first)..=number(last))
+        .map(|number| format!("{letter}{number}"))
+        .collect()
 }
