@@ -1,13 +1,13 @@
-//! A guard that runs a recovery function if a panic unwinds through the scope that holds it.
+//! A guard that runs a recovery function if a panic unwinds through its scope.
 
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 
-/// A value with a recovery function that runs unless the guard is disarmed.
+/// A value, and a recovery function that runs on drop unless the guard is disarmed.
 ///
-/// A panic of the application's code unwinds out of the reactor. Each place that calls such code
-/// holds one of these: dropped by unwinding, it restores what the code after the call would have
-/// restored. The value and the function own nothing: they are references and ids.
+/// A panic of the application unwinds through the reactor. Each call of application code is covered
+/// by such a guard. During unwinding, the guard does what the code after the call would have done.
+/// The value and the function own nothing: they are references and ids.
 #[derive(Debug)]
 pub(crate) struct OnUnwind<T, F: FnMut(&mut T)> {
     value: T,
@@ -20,7 +20,7 @@ impl<T, F: FnMut(&mut T)> OnUnwind<T, F> {
         Self { value, recover }
     }
 
-    /// Ends the guard without recovery: the call returned.
+    /// Ends the guard without recovery, after the call returned.
     #[inline]
     pub(crate) fn disarm(self) {
         let _ = ManuallyDrop::new(self);
@@ -64,7 +64,7 @@ mod tests {
                 let mut guard = OnUnwind::new(&mut recovered, |recovered| **recovered += 1);
                 assert_eq!(**guard, 0);
                 **guard += 0;
-                assert!(!panics, "the application panics");
+                assert!(!panics, "panic of the application");
                 guard.disarm();
             });
             assert_eq!(catch_unwind(run).is_err(), panics);

@@ -1,15 +1,16 @@
-//! Credit: the number of frames that a connection may still be delivered.
+//! Credit: the number of frames that the reactor may still deliver from a connection.
 
-/// The frames that the handler granted and that are not delivered yet.
+/// The credit of one connection: frames that the handler granted and that are not delivered yet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Credit {
     frames: u64,
-    /// The first grant was made while a frame was being delivered; that frame costs nothing.
+    /// True if the first grant was made while a frame was being delivered. That frame costs
+    /// nothing.
     is_fresh: bool,
 }
 
 impl Credit {
-    /// Credit of no frames. `during_frame` is true if a frame is being delivered.
+    /// Returns a credit of zero frames. `during_frame` is true if a frame is being delivered.
     pub(crate) fn new(during_frame: bool) -> Self {
         Self {
             frames: 0,
@@ -17,7 +18,7 @@ impl Credit {
         }
     }
 
-    /// Adds a grant; grants saturate at `u64::MAX`, which ends the rule.
+    /// Adds `frames` to the credit. The sum saturates at `u64::MAX`, which means no limit.
     pub(crate) fn grant(&mut self, frames: u64) {
         self.frames = self.frames.saturating_add(frames);
     }
@@ -30,15 +31,15 @@ impl Credit {
         self.frames == u64::MAX
     }
 
-    /// Pays for a delivered frame.
+    /// Deducts a delivered frame, unless the first grant was made during its delivery.
     pub(crate) fn spend(&mut self) {
         if !std::mem::take(&mut self.is_fresh) {
             self.frames = self.frames.saturating_sub(1);
         }
     }
 
-    /// Ends the exception for the frame during which the first grant was made. A skipped frame costs
-    /// nothing.
+    /// Records a skipped frame. It costs nothing, but it ends the exception for the frame during
+    /// which the first grant was made.
     pub(crate) fn spend_nothing(&mut self) {
         self.is_fresh = false;
     }

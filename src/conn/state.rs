@@ -1,7 +1,7 @@
 //! The life of a connection: phases, write half, read half, holds and readiness, packed in 32 bits.
 //!
-//! Every transition is a method here. A transition changes the state and returns the [`Action`] that
-//! the engine executes; this module does no I/O. Listeners and datagram sockets use the small part
+//! Every transition is a method here. It changes the state and returns the [`Action`] that the engine
+//! executes; this module does no I/O. Listeners and datagram sockets use the small part
 //! of it that they need: readiness, queue marks, the pause and the end.
 //!
 //! ```text
@@ -15,14 +15,14 @@
 //!        v   end of the turn: `on_close`, then the slab key is free
 //! ```
 //!
-//! Within `Open` and `Lingering` the two halves move on their own:
+//! Within `Open` and `Lingering` the two halves change independently:
 //!
 //! ```text
 //!   write half:  Open --half_close()--> Flushing --fin_sent()--> FinSent;  any --write_failed()--> Failed
 //!   read half:   Open --read_ended()--> Ended    --end_delivered()--> EndDelivered
 //! ```
 //!
-//! The action of each event by phase; `-` changes nothing. The test `table` walks all of it.
+//! The action of each event by phase; `-` changes nothing. The unit tests check every cell.
 //!
 //! | event | Connecting | Open | Open, FIN sent | Closing | Lingering | Dead |
 //! |---|---|---|---|---|---|---|
@@ -66,52 +66,54 @@ pub(crate) enum Watermark {
 /// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The connect is in progress; nothing else has happened yet.
+    /// The connect is in progress.
     Connecting,
-    /// Frames are delivered and accepted.
+    /// The connection is established: frames are delivered, and `send` accepts output.
     Open,
-    /// The handler closed it: queued output is flushed, input is discarded.
+    /// A close is in progress: queued output is flushed, and input is discarded.
     Closing,
     /// The FIN is sent: input is discarded until the peer ends its side too.
     Lingering,
-    /// It is in the reap queue; its id is freed at the end of the turn.
+    /// The connection has ended and waits in the reap queue. The end of the turn frees its id.
     Dead,
 }
 
-/// What a resumed connection needs after a pause for memory; see [`State::resume_from_memory`].
+/// The work of a connection that resumes after a pause for memory; see
+/// [`State::resume_from_memory`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MemoryResume {
-    /// It can be read again.
+    /// True if the connection can be read again.
     pub(crate) read: bool,
-    /// Its output was refused, and the handler waits for `on_drained`.
+    /// `Drained` if its output was refused and the handler waits for `on_drained`.
     pub(crate) watermark: Watermark,
 }
 
-/// Readiness of a socket as an event reports it.
+/// The readiness of a socket, as an event reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Readiness(u32);
 
 impl Readiness {
-    /// A read may return bytes.
+    /// The socket can be read.
     #[cfg(test)]
     pub(crate) const READABLE: Self = Self(READABLE);
-    /// A write may be taken.
+    /// The socket can be written.
     #[cfg(test)]
     pub(crate) const WRITABLE: Self = Self(WRITABLE);
-    /// The peer ended its side: readable, writable, and a short read does not empty the socket.
+    /// The peer ended its side. A short read does not prove that the socket is empty.
     #[cfg(test)]
     pub(crate) const END: Self = Self(READABLE | WRITABLE | END_HINT);
     /// The peer ended or reset the connection.
     #[cfg(test)]
     pub(crate) const HANGUP: Self = Self(READABLE | WRITABLE | END_HINT | HUNG_UP);
 
-    /// Readiness without an end or an error.
+    /// Returns the readiness of an event that reports neither an end nor an error.
     #[inline]
     pub(crate) fn new(readable: bool, writable: bool) -> Self {
         Self(READABLE * u32::from(readable) | WRITABLE * u32::from(writable))
     }
 
-    /// Readiness after an end, an error or urgent data: both directions have something to report.
+    /// Returns the readiness of an event that reports an end, an error or urgent data: both
+    /// directions count as ready.
     #[inline]
     pub(crate) fn ended(hung_up: bool) -> Self {
         Self(READABLE | WRITABLE | END_HINT | HUNG_UP * u32::from(hung_up))
@@ -121,12 +123,13 @@ impl Readiness {
 // Readiness. `READABLE` and `WRITABLE` have the values of `EPOLLIN` and `EPOLLOUT`, so that the
 // compiler copies them from an event without a branch.
 
-/// A read may return bytes. Set by events; cleared by `WouldBlock` and by a short read.
+/// The socket can be read. Set by events; cleared by `WouldBlock` and by a short read.
 const READABLE: u32 = 1;
-/// An event reported an end or an error, for which no further event comes, or urgent data, at which
-/// a read stops short. A short read does not prove that the socket is empty.
+/// An event reported an end, an error or urgent data. An end or an error makes no further event,
+/// and a read stops short at urgent data (tcp(7)). So a short read does not prove that the socket
+/// is empty.
 const END_HINT: u32 = 1 << 1;
-/// A write may be taken. Set at first and by events; cleared by `WouldBlock`.
+/// The socket can be written. Set initially and by events; cleared by `WouldBlock`.
 const WRITABLE: u32 = 1 << 2;
 /// An event reported that the peer ended or reset the connection, or a write failed.
 const HUNG_UP: u32 = 1 << 3;
@@ -135,9 +138,9 @@ const HUNG_UP: u32 = 1 << 3;
 
 /// The entry is in the ready queue.
 const QUEUED: u32 = 1 << 4;
-/// The entry is in the queue of those to flush at the end of the turn.
+/// The entry is in the queue of entries to flush at the end of the turn.
 const TO_FLUSH: u32 = 1 << 5;
-/// The partial frame is in an oversized buffer, and the entry is in the list of those to trim.
+/// The partial frame is in an oversized buffer, and the entry is in the list of entries to trim.
 const OVERSIZED: u32 = 1 << 6;
 
 // Phase: at most one bit; none is `Open`. `Lingering` is `CLOSING` and `FIN_SENT`.
@@ -169,7 +172,7 @@ const END_DELIVERED: u32 = 1 << 14;
 const PAUSED: u32 = 1 << 15;
 /// The write queue is above the high watermark, and has not gone down to the low one since.
 const ABOVE_HIGH: u32 = 1 << 16;
-/// The handler grants frames by number, and all of them were delivered.
+/// The handler limits delivery by credit, and the credit is used up.
 const NO_CREDIT: u32 = 1 << 17;
 /// The framing was replaced: decoding must start again with the new one.
 const REFRAMED: u32 = 1 << 18;
@@ -180,9 +183,10 @@ const AWAITS_MEMORY: u32 = 1 << 20;
 
 // Properties.
 
-/// The handler grants frames by number.
+/// The handler limits delivery by credit.
 const BY_CREDIT: u32 = 1 << 21;
-/// The connection has its own limits: its output is queued and checked against them there.
+/// The connection has its own limits. Its output goes to the write queue and not to the batch,
+/// because only the queue checks them.
 const OWN_LIMITS: u32 = 1 << 22;
 /// The time of its callbacks is measured.
 const TIMED: u32 = 1 << 23;
@@ -194,15 +198,15 @@ const ADDR_COUNTED: u32 = 1 << 25;
 const HANGUP_REPORTED: u32 = 1 << 26;
 /// Its bytes pass through a transport filter.
 const FILTERED: u32 = 1 << 27;
-/// The filter must write before it can read on.
+/// The filter must write before it can continue to read.
 #[cfg(test)]
 const READ_AFTER_WRITE: u32 = 1 << 28;
 
-// Combinations that are tested at once.
+// Masks of bits that are tested together.
 const STOPS_FRAMES: u32 = PAUSED | ABOVE_HIGH | CLOSING | DEAD | REFRAMED | NO_CREDIT;
 const STOPS_SENDING: u32 = CLOSING | DEAD | WRITE_HALF;
 const ENDS_OUTPUT: u32 = CLOSING | FLUSHING | FIN_SENT;
-/// The entry must be looked up after each frame.
+/// Bits that require a look-up of the entry after each frame.
 const CHECKED_PER_FRAME: u32 =
     STOPS_SENDING | STOPS_FRAMES | BY_CREDIT | OWN_LIMITS | TIMED | FILTERED;
 
@@ -235,35 +239,35 @@ impl State {
     }
 }
 
-/// Beginnings.
+/// Construction and connecting.
 impl State {
-    /// A connection whose connect is in progress.
+    /// Returns the state of a connection whose connect is in progress.
     pub(crate) fn connecting(timed: bool) -> Self {
         Self(CONNECTING | WRITABLE | TIMED * u32::from(timed))
     }
 
-    /// An accepted connection.
+    /// Returns the state of an accepted connection.
     pub(crate) fn accepted(timed: bool, counted_by_addr: bool) -> Self {
         let counted = ADDR_COUNTED * u32::from(counted_by_addr);
         Self(WRITABLE | TIMED * u32::from(timed) | counted)
     }
 
-    /// An entry that no longer exists.
+    /// Returns the state of an entry that no longer exists.
     pub(crate) fn dead() -> Self {
         Self(DEAD)
     }
 
-    /// A datagram socket that can send.
+    /// Returns the state of a new datagram socket, which can send.
     pub(crate) fn datagram_socket() -> Self {
         Self(WRITABLE)
     }
 
-    /// The connect succeeded.
+    /// Records that the connect succeeded.
     pub(crate) fn connected(&mut self) {
         self.clear(CONNECTING);
     }
 
-    /// The socket was replaced by one for the next address: the events so far were the old one's.
+    /// Forgets the events of a socket that was replaced by one for the next address.
     pub(crate) fn socket_replaced(&mut self) {
         self.clear(READABLE | END_HINT | HUNG_UP);
     }
@@ -271,7 +275,8 @@ impl State {
 
 /// Readiness and queue marks.
 impl State {
-    /// Adds the readiness of an event; returns true if the entry is to be pushed to the ready queue.
+    /// Adds the readiness of an event. Returns true if the caller must push the entry to the ready
+    /// queue.
     #[inline]
     pub(crate) fn add_readiness(&mut self, readiness: Readiness) -> bool {
         let is_new = self.0 & QUEUED == 0;
@@ -279,29 +284,33 @@ impl State {
         is_new
     }
 
-    /// Marks the entry as queued; returns true if it is to be pushed to the ready queue.
+    /// Marks the entry as queued. Returns true if the caller must push it to the ready queue.
     pub(crate) fn mark_queued(&mut self) -> bool {
         self.set(QUEUED)
     }
 
+    /// Records that the entry was taken out of the ready queue.
     pub(crate) fn unmark_queued(&mut self) {
         self.clear(QUEUED);
     }
 
-    /// Returns true if the entry is to be pushed to the queue of those to flush.
+    /// Marks the entry for the flush. Returns true if the caller must push it to the flush queue.
     pub(crate) fn mark_to_flush(&mut self) -> bool {
         self.set(TO_FLUSH)
     }
 
+    /// Records that the entry was taken out of the flush queue.
     pub(crate) fn unmark_to_flush(&mut self) {
         self.clear(TO_FLUSH);
     }
 
-    /// Returns true if the entry is to be pushed to the list of those to trim.
+    /// Marks the buffer of the entry as oversized. Returns true if the caller must push the entry
+    /// to the list of entries to trim.
     pub(crate) fn mark_oversized(&mut self) -> bool {
         self.set(OVERSIZED)
     }
 
+    /// Records that the entry was taken out of the list of entries to trim.
     pub(crate) fn unmark_oversized(&mut self) {
         self.clear(OVERSIZED);
     }
@@ -319,13 +328,13 @@ impl State {
         self.clear(WRITABLE)
     }
 
-    /// A read or receive returned `WouldBlock`.
+    /// Records that a read or a receive returned `WouldBlock`.
     pub(crate) fn read_would_block(&mut self) {
         self.clear(READABLE | END_HINT);
     }
 
-    /// A read returned fewer bytes than asked for, on a system on which that proves that the socket
-    /// is empty. It proves nothing after an event that reported an end.
+    /// Records a read that returned fewer bytes than asked for, on a system on which that proves
+    /// that the socket is empty. It proves nothing after an event that reported an end.
     #[inline]
     pub(crate) fn short_read(&mut self) {
         if !self.has(END_HINT) {
@@ -333,7 +342,7 @@ impl State {
         }
     }
 
-    /// A write returned `WouldBlock`.
+    /// Records that a write returned `WouldBlock`.
     pub(crate) fn write_would_block(&mut self) {
         self.clear(WRITABLE);
     }
@@ -341,7 +350,7 @@ impl State {
 
 /// The read half.
 impl State {
-    /// A read returned 0: the peer ended its side.
+    /// Records that a read returned 0: the peer ended its side.
     pub(crate) fn read_ended(&mut self) {
         self.clear(READABLE | END_HINT);
         if !self.has(END_DELIVERED) {
@@ -349,21 +358,23 @@ impl State {
         }
     }
 
+    /// Returns true if the peer ended its side.
     pub(crate) fn peer_ended(self) -> bool {
         self.has(ENDED | END_DELIVERED)
     }
 
-    /// The handler is notified now that the peer ended its side.
+    /// Records that the handler is notified of the end of the stream.
     pub(crate) fn end_delivered(&mut self) {
         self.clear(ENDED);
         self.set(END_DELIVERED);
     }
 
+    /// Returns true if the handler was notified that the peer ended its side.
     pub(crate) fn is_end_delivered(self) -> bool {
         self.has(END_DELIVERED)
     }
 
-    /// Returns true if a dispatch can read or deliver something: bytes or the end of the stream.
+    /// Returns true if a dispatch can read or deliver bytes, or the end of the stream.
     pub(crate) fn has_input(self) -> bool {
         self.has(READABLE | ENDED | END_DELIVERED)
     }
@@ -388,7 +399,7 @@ impl State {
         !self.has(DEAD | PAUSED)
     }
 
-    /// Returns true if a datagram socket is open: datagrams are delivered and accepted.
+    /// Returns true if a datagram socket is open, so that it delivers and accepts datagrams.
     pub(crate) fn takes_datagrams(self) -> bool {
         !self.has(CLOSING | DEAD)
     }
@@ -396,11 +407,12 @@ impl State {
 
 /// Holds.
 impl State {
+    /// Stops delivery until the handler resumes it.
     pub(crate) fn pause(&mut self) {
         self.set(PAUSED);
     }
 
-    /// Returns true if it was paused.
+    /// Ends the pause; returns true if there was one.
     pub(crate) fn resume(&mut self) -> bool {
         self.clear(PAUSED)
     }
@@ -413,11 +425,12 @@ impl State {
         was_stopped && has_credit
     }
 
+    /// Stops delivery until the handler grants more frames.
     pub(crate) fn credit_used_up(&mut self) {
         self.set(NO_CREDIT);
     }
 
-    /// The framing is replaced while its bytes are being decoded.
+    /// Records that the framing was replaced while its bytes are being decoded.
     pub(crate) fn reframed(&mut self) {
         self.set(REFRAMED);
     }
@@ -426,12 +439,12 @@ impl State {
         self.has(REFRAMED)
     }
 
-    /// Decoding starts with the new framing.
+    /// Records that decoding starts with the new framing.
     pub(crate) fn reframe_handled(&mut self) {
         self.clear(REFRAMED);
     }
 
-    /// The write queue is above the high watermark.
+    /// Records that the write queue is above the high watermark.
     pub(crate) fn above_high(&mut self) {
         self.set(ABOVE_HIGH);
     }
@@ -440,7 +453,7 @@ impl State {
         self.has(ABOVE_HIGH)
     }
 
-    /// The write queue is at or below the low watermark.
+    /// Records that the write queue is at or below the low watermark.
     pub(crate) fn at_low(&mut self) -> Watermark {
         match self.clear(ABOVE_HIGH) {
             true => Watermark::Drained,
@@ -448,8 +461,8 @@ impl State {
         }
     }
 
-    /// The memory budget is used up: reading stops. Returns true if the entry is to be pushed to the
-    /// queue of those that wait for memory.
+    /// Stops reading because the memory budget is used up. Returns true if the caller must push the
+    /// entry to the queue of connections that wait for memory.
     pub(crate) fn pause_for_memory(&mut self) -> bool {
         self.clear(READABLE);
         let is_new = !self.has(PAUSED_FOR_MEMORY | AWAITS_MEMORY);
@@ -457,16 +470,17 @@ impl State {
         is_new
     }
 
-    /// The memory budget is used up: output was refused. Returns as
-    /// [`pause_for_memory`](State::pause_for_memory) does.
+    /// Records that output was refused because the memory budget is used up. Returns true if the
+    /// caller must push the entry to the queue of connections that wait for memory.
     pub(crate) fn await_memory(&mut self) -> bool {
         let is_new = !self.has(PAUSED_FOR_MEMORY | AWAITS_MEMORY);
         self.set(AWAITS_MEMORY);
         is_new
     }
 
-    /// Memory is available again. A connection above its high watermark is notified when its queue
-    /// has drained; one that is still connecting, when it is open.
+    /// Ends the wait for memory. If output was refused, the handler is notified: at once, or later
+    /// if the write queue is above the high watermark or the connection is still connecting. It is
+    /// not notified if the connection no longer accepts output.
     pub(crate) fn resume_from_memory(&mut self) -> MemoryResume {
         let read = self.clear(PAUSED_FOR_MEMORY);
         if read {
@@ -485,6 +499,7 @@ impl State {
 
 /// Closing.
 impl State {
+    /// Returns the phase.
     pub(crate) fn phase(self) -> Phase {
         match self.0 & PHASE {
             CONNECTING => Phase::Connecting,
@@ -508,7 +523,7 @@ impl State {
         self.has(DEAD)
     }
 
-    /// Returns true if the connection takes no more output from `send`.
+    /// Returns true if `send` refuses output for this connection.
     pub(crate) fn stops_sending(self) -> bool {
         self.has(STOPS_SENDING)
     }
@@ -517,17 +532,17 @@ impl State {
         self.has(WRITE_FAILED)
     }
 
-    /// Returns true if the write half ends, or has ended, by the handler's wish.
+    /// Returns true if a close or a half-close ends the write half, or has ended it.
     pub(crate) fn ends_output(self) -> bool {
         self.has(ENDS_OUTPUT)
     }
 
-    /// Returns true if written bytes can reach the socket.
+    /// Returns true if the socket may be written: it is connected and not ended.
     pub(crate) fn may_write(self) -> bool {
         !self.has(CONNECTING | DEAD)
     }
 
-    /// The handler, a timeout or a malformed frame closes the connection.
+    /// Closes the connection, for the handler, a timeout or a malformed frame.
     pub(crate) fn close(&mut self) -> Action {
         if self.has(CLOSING | DEAD) {
             return Action::None;
@@ -536,15 +551,15 @@ impl State {
             return self.end();
         }
         self.set(CLOSING);
-        // Input is discarded from now on, which takes no memory: the events that came during the
-        // pause count now.
+        // Input is discarded from now on, which takes no memory. So readiness that was set aside by
+        // the pause counts again.
         if self.clear(PAUSED_FOR_MEMORY) {
             self.set(READABLE);
         }
         Action::Flush
     }
 
-    /// The handler ends the write half.
+    /// Ends the write half after the queued output.
     pub(crate) fn half_close(&mut self) -> Action {
         if self.has(STOPS_SENDING) {
             return Action::None;
@@ -553,7 +568,7 @@ impl State {
         Action::Flush
     }
 
-    /// A datagram socket is closed once its queue is sent. Returns true if it was open.
+    /// Closes a datagram socket; it ends once its queue is sent. Returns true if it was open.
     pub(crate) fn close_datagrams(&mut self) -> bool {
         !self.has(DEAD) && {
             self.set(CLOSING);
@@ -561,7 +576,7 @@ impl State {
         }
     }
 
-    /// All queued output was taken by the kernel.
+    /// Returns the next action of a close after the kernel took all queued output.
     pub(crate) fn output_taken(self) -> Action {
         if !self.has(ENDS_OUTPUT) || self.has(DEAD) {
             return Action::None;
@@ -569,21 +584,21 @@ impl State {
         if !self.has(FIN_SENT) {
             return Action::SendFin;
         }
-        // The peer's end counts once its frames are delivered, or if they are discarded.
+        // The peer's end counts if its frames are delivered, or if they are discarded.
         match self.has(END_DELIVERED) || self.has(CLOSING) && self.has(ENDED) {
             true => Action::Reap,
             false => Action::None,
         }
     }
 
-    /// The FIN was sent.
+    /// Records that the FIN was sent.
     pub(crate) fn fin_sent(&mut self) {
         self.clear(WRITE_HALF);
         self.set(FIN_SENT);
     }
 
-    /// A write failed: queued output is lost. Unless the input ended or is discarded, the rest of it
-    /// is delivered first.
+    /// Records a failed write: queued output is lost. Remaining input is delivered first, unless it
+    /// ended or is discarded.
     pub(crate) fn write_failed(&mut self) -> (Action, Watermark) {
         if self.has(DEAD) {
             return (Action::None, Watermark::Unchanged);
@@ -597,7 +612,7 @@ impl State {
         (Action::Deliver, watermark)
     }
 
-    /// The deadline of the connect or of the close passed.
+    /// Returns the action for a deadline of the connect or of the close that passed.
     pub(crate) fn deadline_passed(self) -> Action {
         match self.phase() {
             Phase::Dead => Action::None,
@@ -619,7 +634,8 @@ impl State {
 
 /// A peer that hangs up while the connection is not read.
 impl State {
-    /// Returns true if events reported that the peer is gone, and no read will find out how.
+    /// Returns true if an event reported a hang-up and the connection is not read, so that no read
+    /// can report it.
     pub(crate) fn is_hung_up_unread(self) -> bool {
         self.has(HUNG_UP) && !self.may_read() && !self.has(PHASE)
     }
@@ -651,7 +667,7 @@ impl State {
         self.assign(RECORDED, on);
     }
 
-    /// True if the entry is in the ready queue or in the queue of those to flush.
+    /// Returns true if the entry is in the ready queue or in the flush queue.
     #[cfg(test)]
     pub(crate) fn is_in_a_queue(self) -> bool {
         self.has(QUEUED | TO_FLUSH)
@@ -674,21 +690,24 @@ impl State {
         !self.has(CHECKED_PER_FRAME)
     }
 
-    /// Returns true if a read, and the decoding of its bytes, is all that there is to do.
+    /// Returns true if the fast path can dispatch the connection: it needs a read, and no check per
+    /// frame.
     pub(crate) fn is_plain_to_read(self) -> bool {
         self.has(READABLE) && !self.has(CHECKED_PER_FRAME | RECORDED | CONNECTING)
     }
 
-    /// Returns true if a dispatch whose bytes are all decoded has only its output left to write.
+    /// Returns true if a dispatch has nothing left to do but to write its output, once all of its
+    /// bytes are decoded.
     ///
-    /// Most changes that a callback can make stop the decoding first. After a skipped frame there is
-    /// nothing left to stop. `HUNG_UP` and `WRITE_FAILED` come with `END_HINT`, which keeps
-    /// `READABLE` set; after the peer's end a read returns no bytes.
+    /// A callback that changes the state usually stops the decoding. After a skipped frame nothing
+    /// is left to stop, so the state is checked here. `HUNG_UP` and `WRITE_FAILED` need no check:
+    /// they come with `END_HINT`, which keeps `READABLE` set. The end of the stream needs none
+    /// either, because a read that reports it returns no bytes.
     pub(crate) fn is_dispatch_over(self) -> bool {
         !self.has(READABLE | REFRAMED | ENDS_OUTPUT | ABOVE_HIGH | RECORDED | DEAD)
     }
 
-    /// Returns true if the end of a dispatch must step the close or check for a hang-up.
+    /// Returns true if the end of a dispatch must continue a close or check for a hang-up.
     pub(crate) fn has_epilogue(self) -> bool {
         self.has(ENDS_OUTPUT | HUNG_UP)
     }
@@ -705,13 +724,14 @@ impl State {
         self.set(FILTERED);
     }
 
-    /// The filter must write before it can read on: reading stops until its output is flushed.
+    /// Stops reading until the output of the filter is flushed, because the filter must write
+    /// first.
     pub(crate) fn read_waits_for_write(&mut self) {
         self.clear(READABLE);
         self.set(READ_AFTER_WRITE);
     }
 
-    /// The filter's output is flushed: a read that waited for it can continue.
+    /// Records that the output of the filter is flushed: a read that waited for it can continue.
     pub(crate) fn filter_flushed(&mut self) {
         if self.clear(READ_AFTER_WRITE) {
             self.set(READABLE);

@@ -1,9 +1,9 @@
-//! The active connection: the one that is being dispatched.
+//! The active connection, which is the connection being dispatched.
 //!
-//! At the start of a dispatch its read side is taken out of its entry, and its framing is shared
-//! with [`Active`]. So callbacks can reach the entry while its bytes are borrowed, and a frame costs
-//! no look-up. The end of the dispatch puts the read side back, adds the counts to the statistics
-//! and writes the batch.
+//! A dispatch takes the read side out of the entry and shares the framing with [`Active`]. So
+//! callbacks can use the entry while the bytes of the connection are borrowed, and a frame needs no
+//! look-up. At its end, the dispatch puts the read side back, adds its counts to the statistics and
+//! writes the batch.
 
 use std::mem;
 
@@ -16,20 +16,21 @@ use crate::id::Token;
 use crate::memory::Buf;
 use crate::stats::Stats;
 
-/// A batch buffer of this many bytes is never freed: it holds the answers to one read.
+/// Capacity that a trim leaves to the batch buffer, in bytes. It fits the replies to one read.
 pub(super) const BATCH_LEN_BASE: usize = 64 * 1024;
 
-/// The active connection and its output.
+/// The active connection, its framing and its output.
 #[derive(Debug)]
 pub(crate) struct Active {
     /// The active connection; `None` between two dispatches.
     pub(super) token: Option<Token>,
-    /// Its framing. It stays after the dispatch, because the next connection most likely has the
-    /// same one.
+    /// The framing of the active connection. It is kept after the dispatch, because the next
+    /// connection usually has the same framing.
     pub(super) framing: Framing,
     /// Payloads shorter than this are framed by a big-endian `u32` length; see
     /// [`Framing::u32_len_end`].
     pub(crate) u32_len_end: usize,
+    /// Frame budget of this dispatch, minus the skipped frames.
     frames_max: usize,
     /// Number of frames that may still be delivered in this turn.
     pub(crate) frames_left: usize,
@@ -58,7 +59,8 @@ impl Active {
         }
     }
 
-    /// Starts a dispatch: takes the read side out of the entry.
+    /// Starts a dispatch: makes the connection active and returns its read side, taken out of the
+    /// entry.
     #[inline]
     pub(super) fn begin(
         &mut self,
@@ -85,8 +87,12 @@ impl Active {
     /// statistics.
     #[inline]
     pub(super) fn end(&mut self, conn: &mut Connection, assembler: Assembler, stats: &mut Stats) {
-        debug_assert_eq!(conn.assembler.capacity(), 0, "the read side is taken out");
-        // The replaced read side owns nothing, so its drop would only cost time.
+        debug_assert_eq!(
+            conn.assembler.capacity(),
+            0,
+            "the read side must be taken out during a dispatch"
+        );
+        // The replaced read side owns nothing, so dropping it would only cost time.
         mem::forget(mem::replace(&mut conn.assembler, assembler));
         let frames_in = self.frames_in();
         let frames_out = mem::take(&mut self.frames_out);
@@ -97,15 +103,17 @@ impl Active {
         self.token = None;
     }
 
+    /// Returns true if this connection is the active one.
     pub(super) fn is(&self, token: Token) -> bool {
         self.token == Some(token)
     }
 
+    /// Returns the kind of the framing of the active connection.
     pub(crate) fn kind(&self) -> &Kind {
         self.framing.kind()
     }
 
-    /// Bytes in the batch of this connection; 0 if it is not active.
+    /// Returns the number of bytes in the batch of this connection; 0 if it is not active.
     pub(super) fn batched_bytes(&self, token: Token) -> usize {
         match self.is(token) {
             true => self.batch.len(),
@@ -119,7 +127,8 @@ impl Active {
         self.frames_max -= 1;
     }
 
-    /// Number of frames delivered, and of payloads batched, that the statistics do not count yet.
+    /// Returns the numbers of delivered frames and of batched payloads that the statistics do not
+    /// count yet.
     pub(super) fn uncounted(&self) -> (u64, u64) {
         match self.token {
             Some(_) => (self.frames_in(), self.frames_out),
@@ -127,13 +136,13 @@ impl Active {
         }
     }
 
-    /// Number of frames that this dispatch has delivered.
+    /// Returns the number of frames that this dispatch has delivered.
     #[inline]
     fn frames_in(&self) -> u64 {
         (self.frames_max - self.frames_left) as u64
     }
 
-    /// Frees the memory of the batch that was not used since the last trim.
+    /// Frees memory of the batch buffer that was not used since the last trim.
     pub(super) fn trim_batch(&mut self) {
         let peak = mem::take(&mut self.batch_peak);
         if self.batch.is_empty() && self.batch.capacity() > BATCH_LEN_BASE.max(2 * peak) {
@@ -150,12 +159,12 @@ impl Engine {
         Some((assembler, self.active_state()))
     }
 
-    /// Ends the dispatch of any connection: puts the read side back, and writes the batch. Returns
-    /// true if the close or a hang-up may have to be handled.
+    /// Ends a dispatch on the general path: puts the read side back and writes the batch. The flag
+    /// is true if the caller must check for a hang-up.
     pub(crate) fn end_dispatch(&mut self, token: Token, assembler: Assembler) -> (Watermark, bool) {
         self.entries.watch(None);
         let conn = self.entries.watched_conn_mut(token);
-        let conn = conn.expect("a key is not freed during its dispatch: see `free`");
+        let conn = conn.expect("the key of the active connection is not freed: see `free`");
         self.active.end(conn, assembler, &mut self.telemetry.stats);
         let has_epilogue = conn.state.has_epilogue();
         let watermark = self.write_batch(token);
@@ -171,7 +180,8 @@ impl Engine {
         self.entries.is_watching()
     }
 
-    /// Looks up the state of the active connection. A dead state stands for an ended connection.
+    /// Looks up the state of the active connection. Returns a dead state if the connection has
+    /// ended.
     pub(crate) fn active_state(&mut self) -> State {
         let conn = match self.active.token {
             Some(token) => self.entries.watched_conn_mut(token),
@@ -189,7 +199,7 @@ impl Engine {
         state
     }
 
-    /// The decoding of the active connection starts again, with the framing that replaced the old.
+    /// Records that the active connection is decoded with its new framing from now on.
     pub(crate) fn decode_with_new_framing(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token) {
             conn.state.reframe_handled();
@@ -210,18 +220,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Bytes that `send` accepted for a connection and the kernel has not taken.
+    /// Returns the number of bytes that `send` accepted and the kernel has not taken.
     pub(crate) fn queued_bytes(&self, token: Token) -> Result<usize, Gone> {
         Ok(self.conn(token)?.queued_bytes() + self.active.batched_bytes(token))
     }
 
-    /// Bytes that were read from a connection and are not delivered.
+    /// Returns the number of bytes that were read and are not delivered.
     pub(crate) fn undecoded_bytes(&self, token: Token) -> Result<usize, Gone> {
         Ok(self.conn(token)?.assembler.len())
     }
 
-    /// Ends a connection whose callback panicked. Its session is lost, and so is the output of that
-    /// dispatch. This reason replaces any other, because it reports the loss of the session.
+    /// Ends a connection whose callback panicked. Its session and the output of that dispatch are
+    /// lost. The reason replaces any other, because it reports that the session is lost.
     pub(crate) fn handler_panicked(&mut self, token: Token) {
         let is_active = self.active.is(token);
         let discarded = self.active.batched_bytes(token);

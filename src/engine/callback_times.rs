@@ -1,6 +1,6 @@
-//! The time that the callbacks of each connection took, if it is measured.
+//! The callback time of each connection, if it is measured.
 //!
-//! It is stored beside the slab, so that connections that are not measured pay nothing for it.
+//! The times are stored beside the slab, so that connections that are not measured pay nothing.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::id::Token;
 pub(super) struct CallbackTimes(Vec<Duration>);
 
 impl CallbackTimes {
+    /// Adds the duration of one callback.
     pub(super) fn add(&mut self, token: Token, took: Duration) {
         let key = token.key() as usize;
         if key >= self.0.len() {
@@ -19,6 +20,7 @@ impl CallbackTimes {
         self.0[key] += took;
     }
 
+    /// Returns the total time of a connection; zero if it is not measured.
     pub(super) fn of(&self, token: Token) -> Duration {
         let time = self.0.get(token.key() as usize);
         time.copied().unwrap_or_default()

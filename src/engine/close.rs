@@ -1,7 +1,7 @@
-//! The ends of entries: close, half-close, abort, shutdown, and the reap.
+//! The end of an entry: close, half-close, abort, shutdown and the reap.
 //!
-//! An entry that ends is marked, and its key is freed only by the reap at the end of the turn. So no
-//! event, queue or id of this turn can reach a socket that reuses the key.
+//! An entry that ends is only marked. The reap at the end of the turn frees its key. So no event,
+//! queue or id of this turn can reach a socket that reuses the key.
 
 use std::io;
 use std::time::Duration;
@@ -13,25 +13,28 @@ use crate::error::Gone;
 use crate::event::{CloseReason, Closed};
 use crate::id::{ConnId, Token, UdpId};
 
-/// Number of turns that a shutdown may take after its deadline, so that sockets which `on_close`
-/// opens are reported too. A handler that always opens another would never end.
+/// Maximum number of turns after the deadline of a shutdown. These turns report sockets that
+/// `on_close` opens. Without a maximum, a handler that always opens another socket would prevent
+/// the end.
 const TURNS_AFTER_DEADLINE_MAX: u64 = 100;
 
 /// The state of the loop: running, stopped by the handler, or shutting down.
 #[derive(Debug, Default)]
 pub(crate) struct Shutdown {
+    /// True from the start of a shutdown.
     pub(crate) is_shutting_down: bool,
-    /// The turn that ends a shutdown whose deadline has passed.
+    /// The turn that ends a shutdown whose deadline has passed, counted from the start of the
+    /// reactor.
     turn_max: Option<u64>,
-    /// The handler called `stop`.
+    /// True if the handler called `stop`.
     pub(crate) is_stopped: bool,
 }
 
 /// Closing.
 impl Engine {
     /// Closes a connection: flushes its queued output, sends the FIN, and discards input until the
-    /// peer ends too or the deadline passes. If a socket is closed with unread input, the kernel
-    /// sends a reset, which destroys data that the peer has not read (RFC 1122, 4.2.2.13).
+    /// peer ends too or the deadline passes. Unread input at the close of a socket would make the
+    /// kernel send a reset, which destroys data that the peer has not read (RFC 1122, 4.2.2.13).
     pub(crate) fn close(&mut self, token: Token, reason: CloseReason) {
         let Ok(conn) = self.conn_mut(token) else {
             return;
@@ -52,14 +55,14 @@ impl Engine {
             extras.set_reason(reason);
             extras.deadline = Some(deadline);
         }
-        // The end of a dispatch in progress does both.
+        // A dispatch in progress does both at its end.
         if !self.active.is(token) {
             self.flush_later(token);
             self.queue(token);
         }
     }
 
-    /// Ends the write half: flushes the queued output, then sends the FIN. Input is still delivered.
+    /// Ends the write half: flushes queued output, then sends the FIN. Input is still delivered.
     pub(crate) fn half_close(&mut self, token: Token) -> Result<(), Gone> {
         let reason = self.local_reason(token);
         let conn = self.conn_mut(token)?;
@@ -72,7 +75,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The reason of a close that the handler asks for.
+    /// Returns the reason of a close that the handler asks for.
     pub(crate) fn local_reason(&self, token: Token) -> CloseReason {
         match self.conn(token) {
             Ok(conn) if conn.state.peer_ended() => CloseReason::Peer,
@@ -80,7 +83,7 @@ impl Engine {
         }
     }
 
-    /// Ends a connection with a reset: nothing more is sent or delivered.
+    /// Ends a connection with a reset: no further output is sent and no further input is delivered.
     pub(crate) fn abort(&mut self, token: Token, reason: CloseReason) {
         if let Ok(conn) = self.conn_mut(token)
             && !conn.state.is_dead()
@@ -90,7 +93,7 @@ impl Engine {
         }
     }
 
-    /// Ends a connection now, for `reason` unless a better one is recorded.
+    /// Ends a connection now. `reason` is recorded unless an earlier reason takes precedence.
     pub(crate) fn end(&mut self, token: Token, reason: CloseReason) {
         if let Ok(conn) = self.entries.conn_mut(token)
             && conn.state.end() == Action::Reap
@@ -129,7 +132,8 @@ impl Engine {
 
 /// Shutdown of the whole reactor.
 impl Engine {
-    /// Ends all listeners, closes every other socket, and resets what is left at the deadline.
+    /// Ends all listeners, closes every other socket, and resets the remaining connections at the
+    /// deadline.
     pub(crate) fn shutdown(&mut self, deadline: Duration) {
         self.timers.set_task(deadline, Task::Shutdown);
         if std::mem::replace(&mut self.shutdown.is_shutting_down, true) {
@@ -147,6 +151,7 @@ impl Engine {
         }
     }
 
+    /// Handles the deadline of a shutdown: resets all connections and ends all other sockets.
     pub(crate) fn shutdown_deadline_passed(&mut self) {
         let turn_max = self.telemetry.stats.turns + TURNS_AFTER_DEADLINE_MAX;
         self.shutdown.turn_max.get_or_insert(turn_max);
@@ -165,6 +170,7 @@ impl Engine {
             && (self.entries.is_empty() || self.shutdown.turn_max.is_some_and(is_over))
     }
 
+    /// Returns an error if a shutdown has begun.
     pub(super) fn check_not_shutting_down(&self) -> io::Result<()> {
         if self.shutdown.is_shutting_down {
             return Err(io::Error::other("the reactor is shutting down"));
@@ -175,13 +181,13 @@ impl Engine {
 
 /// The reap.
 impl Engine {
-    /// Number of entries to reap now.
+    /// Returns the number of entries to reap now.
     pub(crate) fn to_reap_count(&self) -> usize {
         self.queues.to_reap.len()
     }
 
-    /// Takes the next ended entry and closes its socket. Returns the [`Closed`] to report if it is a
-    /// connection. Its key stays in use until [`free`](Engine::free).
+    /// Takes the next ended entry and closes its socket. For a connection, returns the [`Closed`]
+    /// to report. The key stays in use until [`free`](Engine::free).
     pub(crate) fn next_to_reap(&mut self) -> Option<(Token, Option<Closed>)> {
         let token = self.queues.to_reap.pop_front()?;
         let os = &self.os;
@@ -225,7 +231,7 @@ impl Engine {
             stats: conn_stats,
         };
         log::debug!(
-            "{} from {} ended: {}",
+            "{} with {} ended: {}",
             ConnId(token),
             conn.peer,
             closed.reason
@@ -238,9 +244,13 @@ impl Engine {
         Some(closed)
     }
 
-    /// Frees the key of a reaped entry. A descriptor is free now, so accepts are retried.
+    /// Frees the key of a reaped entry. Its descriptor is free too, so listeners that ran out of
+    /// descriptors accept again.
     pub(crate) fn free(&mut self, token: Token) {
-        debug_assert!(!self.active.is(token), "its dispatch ends first");
+        debug_assert!(
+            !self.active.is(token),
+            "the key of the active connection must not be freed"
+        );
         self.entries.remove(token);
         self.telemetry.callback_times.forget(token);
         self.retry_accepts();

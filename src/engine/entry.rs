@@ -20,8 +20,8 @@ use crate::os::{ConnectOptions, Listener, Stream, Udp};
 use crate::stats::{ConnCounts, ConnStats};
 use crate::timer::{Stamp, TimerId};
 
-/// One entry of the slab. Connections are stored in place; the other kinds are few, and boxed so
-/// that they do not make every entry larger.
+/// One entry of the slab. Connections are stored in place. The other kinds are boxed, so that they
+/// do not make every entry larger.
 #[derive(Debug)]
 pub(crate) enum Entry {
     Conn(Connection),
@@ -31,15 +31,16 @@ pub(crate) enum Entry {
     UnixDatagram(Box<UnixDatagramEntry>),
 }
 
-/// One TCP or Unix stream connection. An idle connection costs this struct and nothing else.
+/// One TCP or Unix stream connection. An idle connection uses the memory of this struct and no
+/// other.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) framing: Framing,
-    /// The read side. During a dispatch it is taken out, and an empty one is here.
+    /// The read side. A dispatch takes it out and leaves an empty one here.
     pub(crate) assembler: Assembler,
     /// Output that the kernel has not taken; `None` if there is none.
     pub(crate) write_queue: Option<Box<WriteQueue>>,
-    /// Fields that most connections do not need for most of their life.
+    /// Fields that a connection rarely needs.
     pub(crate) extras: Option<Box<Extras>>,
     pub(crate) counts: ConnCounts,
     pub(crate) peer: Addr,
@@ -54,9 +55,10 @@ pub(crate) struct Connection {
     reads_low: u32,
 }
 
-/// The fields of a connection that belong to its beginning, its end or a rare option.
+/// The fields of a connection that only its connect, its close or a rare option needs.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
+    /// The reason of the close, once there is one.
     pub(crate) reason: Option<CloseReason>,
     /// Bytes of output that were discarded.
     pub(crate) unsent_bytes: u64,
@@ -64,19 +66,19 @@ pub(crate) struct Extras {
     pub(crate) undecoded_bytes: u64,
     /// The deadline for connecting or closing.
     pub(crate) deadline: Option<TimerId>,
-    /// It ends with a reset.
+    /// True if the connection ends with a reset.
     pub(crate) reset: bool,
-    /// The addresses that remain to be tried if the connect in progress fails.
+    /// The connect in progress, with the addresses that remain to be tried.
     pub(crate) dial: Option<Box<Dial>>,
-    /// Its socket was opened outside the reactor.
+    /// True if the socket was opened outside the reactor.
     pub(crate) adopted: bool,
-    /// The frames that the handler granted, if it grants them by number.
+    /// The credit, if the handler limits delivery by credit.
     pub(crate) credit: Option<Credit>,
     /// Number of reads, divided by 2^32.
     reads_high: u32,
-    /// Its own limits, if they differ from the configuration.
+    /// The limits of this connection, if they differ from the configuration.
     pub(super) limits: Option<(Limits, Timeouts)>,
-    /// The transport filter, if its bytes pass through one.
+    /// The transport filter, if the bytes pass through one.
     pub(super) filter: Option<Box<Filter>>,
 }
 
@@ -86,10 +88,11 @@ pub(crate) struct Dial {
     /// The addresses that were not tried yet.
     pub(crate) addrs: VecDeque<Addr>,
     pub(crate) options: ConnectOptions,
-    /// The time by which the last address must have answered, since the epoch.
+    /// The deadline of the last address, as time since the epoch.
     pub(crate) until: Duration,
 }
 
+/// A listening socket.
 #[derive(Debug)]
 pub(crate) struct ListenerEntry {
     pub(crate) listener: Listener,
@@ -98,37 +101,40 @@ pub(crate) struct ListenerEntry {
     pub(crate) state: State,
 }
 
+/// A UDP socket.
 #[derive(Debug)]
 pub(crate) struct UdpEntry {
     pub(crate) udp: Udp,
     pub(crate) queue: DatagramQueue,
-    /// The size of the queue that the memory budget counts, in bytes.
+    /// Bytes of the queue that the memory budget counts.
     pub(crate) counted_bytes: usize,
     /// Largest queue size since the last trim, in bytes.
     pub(crate) queue_peak: usize,
-    /// It is in the list of sockets whose queues may be trimmed.
+    /// True if the socket is in the list of sockets whose queues may be trimmed.
     pub(crate) is_grown: bool,
-    /// The last send reported the refusal of an earlier datagram; the first in the queue is tried
-    /// once more.
+    /// True if the last send reported the refusal of an earlier datagram. The first datagram of the
+    /// queue is then sent once more.
     pub(crate) was_refused: bool,
     pub(crate) generation: NonZeroU32,
     pub(crate) state: State,
 }
 
+/// A Unix datagram socket.
 #[cfg(unix)]
 #[derive(Debug)]
 pub(crate) struct UnixDatagramEntry {
     pub(crate) socket: UnixDatagramSocket,
-    /// The sender of the last datagram; kept because the next one is most likely from it too.
+    /// The sender of the last datagram. It is kept because the next datagram usually has the same
+    /// sender.
     pub(crate) from: UnixAddr,
-    /// The connected peer's queue was full at the last send.
+    /// True if the queue of the connected peer was full at the last send.
     pub(crate) was_full: bool,
     pub(crate) generation: NonZeroU32,
     pub(crate) state: State,
 }
 
 impl Extras {
-    /// Returns true if an open connection needs nothing of it.
+    /// Returns true if an open connection needs no field of it.
     pub(crate) fn is_empty(&self) -> bool {
         self.reason.is_none()
             && self.credit.is_none()
@@ -136,8 +142,8 @@ impl Extras {
             && self.filter.is_none()
     }
 
-    /// Records why the connection ends. The first reason is kept, except that an error, an abort
-    /// or a deadline replaces the plain close that came before it.
+    /// Records the reason of the close. The first reason is kept. But an error, an abort or a
+    /// deadline replaces an earlier plain close.
     pub(crate) fn set_reason(&mut self, reason: CloseReason) {
         let is_close =
             |reason: &CloseReason| matches!(reason, CloseReason::Local | CloseReason::Peer);
@@ -163,7 +169,8 @@ impl Entry {
         self.head_mut().1
     }
 
-    /// The generation and the state, which all kinds have. Nearly all entries are connections.
+    /// Returns the generation and the state, which all kinds have. Nearly all entries are
+    /// connections.
     #[inline]
     pub(crate) fn head_mut(&mut self) -> (NonZeroU32, &mut State) {
         match self {
@@ -208,7 +215,7 @@ impl Connection {
         }
     }
 
-    /// Its limits: its own, or those of the configuration.
+    /// Returns its own limits, or those of the configuration.
     pub(crate) fn limits(&self, config: &Config) -> Limits {
         match self
             .extras
@@ -220,22 +227,24 @@ impl Connection {
         }
     }
 
+    /// Returns the extras; allocates them if there are none.
     pub(crate) fn extras(&mut self) -> &mut Extras {
         self.extras.get_or_insert_default()
     }
 
+    /// Returns the credit, if the handler limits delivery by credit.
     pub(crate) fn credit(&mut self) -> Option<&mut Credit> {
         self.extras.as_mut()?.credit.as_mut()
     }
 
-    /// Bytes of the buffers that it holds.
+    /// Returns the capacity of the buffers that it holds, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let queue = self.write_queue.as_ref();
         self.assembler.capacity() + queue.map_or(0, |queue| queue.held_bytes())
     }
 
     /// Returns true if output sent during its dispatch may be collected in the batch: sending is
-    /// allowed, and no output is queued before it.
+    /// allowed, no output is queued before it, and no own limits apply.
     pub(crate) fn batches_output(&self) -> bool {
         self.write_queue.is_none() && !self.state.stops_sending() && !self.state.has_own_limits()
     }
@@ -253,7 +262,7 @@ impl Connection {
         self.extras().reads_high += 1;
     }
 
-    /// Its statistics, except for those that the dispatch in progress has not added yet.
+    /// Returns its statistics, without the counts of a dispatch in progress.
     pub(crate) fn stats(&self, callback_time: Duration) -> ConnStats {
         let reads_high = self.extras.as_ref().map_or(0, |extras| extras.reads_high);
         ConnStats {
@@ -266,6 +275,7 @@ impl Connection {
         }
     }
 
+    /// Returns the number of bytes in the write queue.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.write_queue.as_ref().map_or(0, |queue| queue.len())
     }
@@ -279,12 +289,12 @@ mod tests {
     use crate::os::sim::Script;
 
     #[test]
-    fn an_entry_costs_at_most_136_bytes() {
-        // With debug assertions mio's sockets also store their poll. In tests a stream has one more
-        // variant, which costs a word.
+    fn an_entry_takes_at_most_136_bytes() {
+        // With debug assertions, sockets of mio also store their poll. In tests, a stream has one
+        // more variant, which needs one more word.
         let of_debug = if cfg!(debug_assertions) { 24 } else { 8 };
         let len = size_of::<Entry>();
-        assert!(len <= 136 + of_debug, "an entry has {len} bytes");
+        assert!(len <= 136 + of_debug, "an entry takes {len} bytes");
     }
 
     #[test]

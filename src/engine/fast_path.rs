@@ -1,8 +1,8 @@
-//! All shortcuts of the engine. The general path is complete without this file: with
-//! `--cfg unstick_general_path` it is not compiled, and the whole test suite passes.
+//! All shortcuts of the engine. The general path is complete without this file. With `--cfg
+//! unstick_general_path` this file is not compiled, and all tests pass.
 //!
-//! A connection is *plain* while nothing about it needs a check per frame: no hold, no close, no
-//! limits of its own, no credit, no recording, no filter, no measured callbacks, no queued output.
+//! A connection is *plain* while no frame of it needs a check: it has no hold, close, own limits,
+//! credit, recording, filter, timed callbacks or queued output.
 //!
 //! | shortcut | preconditions | saves, in user instructions per 64 B frame |
 //! |---|---|---|
@@ -22,16 +22,16 @@ use crate::conn::{Assembler, Watermark};
 use crate::event::CloseReason;
 use crate::id::Token;
 
-/// A plain connection that was read at the start of its dispatch.
+/// The first read of a plain connection.
 pub(crate) struct FirstRead<'a> {
-    /// Its read side, taken out of its entry.
+    /// The read side, taken out of the entry.
     pub(crate) assembler: Assembler,
     /// The bytes that were read, at least one.
     pub(crate) bytes: &'a [u8],
 }
 
-/// The token to watch while a connection is dispatched. A recorded connection that is otherwise
-/// plain is watched as no token: its frames need no check, but its sends do.
+/// Returns the token to watch during a dispatch. A recorded connection that is plain otherwise is
+/// watched under no token: its frames need no check, but its sends do.
 #[inline]
 pub(super) fn watched_token(conn: &Connection, token: Option<Token>) -> Option<Token> {
     if conn.write_queue.is_some() || !conn.state.needs_no_check_per_frame() {
@@ -45,7 +45,7 @@ pub(super) fn watched_token(conn: &Connection, token: Option<Token>) -> Option<T
 
 impl Engine {
     /// Starts the dispatch of a plain connection with its first read. Returns `None` if the general
-    /// path must handle it; the state of its entry says why.
+    /// path must dispatch the entry.
     #[inline]
     pub(crate) fn begin_plain<'a>(
         &mut self,
@@ -77,14 +77,14 @@ impl Engine {
         Some(FirstRead { assembler, bytes })
     }
 
-    /// The payload of a read that is exactly one frame with a big-endian `u32` length.
+    /// Returns the payload of a read that is exactly one frame with a big-endian `u32` length.
     #[inline]
     pub(crate) fn only_frame<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let payload = Length::only_u32(bytes)?;
         (payload.len() < self.active.u32_len_end).then_some(payload)
     }
 
-    /// Appends a short payload to the batch of the watched connection. Returns false, and does
+    /// Appends a short payload to the batch of the watched connection. Returns false, and changes
     /// nothing, if the general path must send it.
     #[inline(always)]
     pub(super) fn send_short<P: EncodePayload>(&mut self, token: Token, payload: &P) -> bool {
@@ -102,8 +102,8 @@ impl Engine {
         is_sent
     }
 
-    /// Ends the dispatch of a plain connection whose bytes are all decoded. Returns the read side if
-    /// more is left to do than to write the batch.
+    /// Ends the dispatch of a plain connection whose bytes are all decoded. Returns the read side
+    /// if the general path must end the dispatch.
     #[inline(always)]
     pub(crate) fn end_plain(
         &mut self,
@@ -124,7 +124,11 @@ impl Engine {
                 Ok(len) if len == wanted => self.active.batch.clear(),
                 result => {
                     let watermark = self.batch_drained(token, result);
-                    debug_assert_eq!(watermark, Watermark::Unchanged, "it was not above it");
+                    debug_assert_eq!(
+                        watermark,
+                        Watermark::Unchanged,
+                        "a plain connection is never above the high watermark"
+                    );
                 }
             }
         }

@@ -1,8 +1,7 @@
-//! Flow control of the read side: the handler's pause and credit, and hang-ups of peers that are not
-//! read.
+//! Flow control of the read side: pause, credit, and hang-ups of connections that are not read.
 //!
-//! None of it makes a system call. A socket that is not read stays registered; its events are kept
-//! as readiness for the time when it is read again.
+//! Pause and credit make no system call. A socket that is not read stays registered, and its events
+//! are kept as readiness until it is read again.
 
 use super::Engine;
 use crate::conn::{Credit, Watermark};
@@ -23,6 +22,7 @@ impl Engine {
         Ok(())
     }
 
+    /// Grants a connection `frames` more frames; `u64::MAX` removes the limit.
     pub(crate) fn grant(&mut self, token: Token, frames: u64) -> Result<(), Gone> {
         let during_frame = self.active.is(token);
         let conn = self.conn_mut(token)?;
@@ -39,7 +39,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Pays for a delivered frame, if frames are granted by number.
+    /// Deducts a delivered frame from the credit, if there is one.
     pub(crate) fn spend_credit(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token)
             && let Some(credit) = conn.credit()
@@ -51,7 +51,7 @@ impl Engine {
         }
     }
 
-    /// Records that a frame was skipped, which costs no credit.
+    /// Records a skipped frame, which costs no credit.
     pub(crate) fn spend_nothing(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token)
             && let Some(credit) = conn.credit()
@@ -60,8 +60,8 @@ impl Engine {
         }
     }
 
-    /// Checks if a peer that hung up while the connection is not read has reset it. Then no output
-    /// can reach it, as after a failed write.
+    /// Checks if the peer reset a connection that is not read. A reset is handled like a failed
+    /// write, because no output can reach the peer.
     pub(crate) fn check_reset(&mut self, token: Token) -> Watermark {
         let Ok(conn) = self.conn_mut(token) else {
             return Watermark::Unchanged;
@@ -75,8 +75,8 @@ impl Engine {
         }
     }
 
-    /// Returns the hang-up to report of a connection that is not read. A connection that has nothing
-    /// left to deliver, and can send nothing, ends here.
+    /// Returns the hang-up to report for a connection that is not read. If the connection has
+    /// nothing left to deliver and can send nothing, it ends here instead.
     pub(crate) fn take_hangup(&mut self, token: Token) -> Option<Hangup> {
         let conn = self.conn_mut(token).ok()?;
         if !conn.state.is_hung_up_unread() {

@@ -14,25 +14,27 @@ use crate::event::Refusal;
 use crate::id::{ConnId, ListenerId};
 use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream};
 
-/// First delay of the retry after an accept failed for want of descriptors or memory. A close
-/// retries at once.
+/// First delay of the retry after an accept failed for lack of descriptors or memory. A close in
+/// the reactor retries at once.
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(100);
-/// Longest delay of the retry: a waiting client is accepted within a second after a descriptor is
-/// free.
+/// Longest delay of the retry. A waiting client is accepted within a second after a descriptor
+/// becomes free.
 const RETRY_AFTER_MAX: Duration = Duration::from_millis(800);
 
-/// The connections that are open, and the listeners that cannot accept at present.
+/// Number of open connections, and the listeners that cannot accept at present.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    /// Number of connections, those that are connecting included.
+    /// Number of connections, including connects in progress.
     pub(super) connections: usize,
-    /// Connections by address, while these have a limit.
+    /// Number of connections by address; maintained only while `connections_per_addr_max` is set.
     pub(super) per_addr: PerAddr,
-    /// Listeners whose last accept failed for want of descriptors or memory.
+    /// Listeners whose last accept failed for lack of descriptors or memory.
     exhausted: Vec<ListenerId>,
+    /// True while the retry timer is set.
     retry_armed: bool,
+    /// Delay of the next retry.
     retry_after: Duration,
-    /// New connections pass their bytes through the test's filter.
+    /// True if new connections pass their bytes through the test filter.
     #[cfg(test)]
     pub(crate) filters_connections: bool,
 }
@@ -55,11 +57,11 @@ impl Admission {
 #[derive(Debug)]
 pub(crate) enum Accepted {
     Conn(ConnId),
-    /// A connection was refused; there may be more.
+    /// A connection was refused by a limit; more may wait.
     Refused(Addr, Refusal),
-    /// A connection was lost; there may be more.
+    /// An accept or a registration failed; more may wait.
     Lost,
-    /// No connection is left, or none can be accepted now.
+    /// No connection waits, or none can be accepted now.
     Nothing,
 }
 
@@ -115,7 +117,7 @@ impl Engine {
         }
     }
 
-    /// Makes a connection of an accepted socket, unless a limit refuses it.
+    /// Adds a connection for an accepted socket, unless a limit refuses it.
     pub(crate) fn admit(&mut self, stream: Stream, peer: Addr, framing: Framing) -> Accepted {
         let per_addr_max = self.config.connections_per_addr_max;
         let addr = peer.inet().map(|peer| peer.ip());
@@ -134,7 +136,7 @@ impl Engine {
         if let Err(error) = self.register(token) {
             self.telemetry.stats.accept_errors += 1;
             if let Some(suppressed) = self.telemetry.may_log(LogTopic::Accept, self.timers.now) {
-                log::warn!("registering the connection from {peer} failed: {error}{suppressed}");
+                log::warn!("cannot register the connection from {peer}: {error}{suppressed}");
             }
             if let Some(addr) = counted {
                 self.admission.per_addr.leave(addr);
@@ -152,7 +154,7 @@ impl Engine {
     fn refuse(&mut self, peer: Addr, refusal: Refusal) -> Accepted {
         self.telemetry.stats.refused += 1;
         if let Some(suppressed) = self.telemetry.may_log(LogTopic::Refused, self.timers.now) {
-            log::warn!("refused {peer}: {refusal}{suppressed}");
+            log::warn!("refused the connection from {peer}: {refusal}{suppressed}");
         }
         Accepted::Refused(peer, refusal)
     }
@@ -180,7 +182,7 @@ impl Engine {
         Accepted::Nothing
     }
 
-    /// Retries when the retry timer fires.
+    /// Handles the retry timer: lets the listeners accept again and doubles the delay.
     pub(crate) fn accept_retry_due(&mut self) {
         let admission = &mut self.admission;
         admission.retry_armed = false;
@@ -188,7 +190,7 @@ impl Engine {
         self.retry_accepts();
     }
 
-    /// Queues the listeners that could not accept: on the timer, and after every close.
+    /// Queues the listeners whose last accept failed. Called by the timer and after every close.
     pub(super) fn retry_accepts(&mut self) {
         while let Some(id) = self.admission.exhausted.pop() {
             self.queue(id.0);
@@ -205,30 +207,31 @@ mod tests {
     use crate::id::Token;
     use crate::os::sim::{Script, World};
 
-    /// An engine with a connection and a listener that has found no descriptor.
+    /// Returns an engine with a connection, and with a listener whose accept found no descriptor.
     fn exhausted() -> (Engine, Token, ListenerId) {
-        let mut engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
+        let mut engine = Engine::new(Config::default(), World::current().os())
+            .expect("the simulated poll opens");
         let options = ListenOptions::new();
         let listener = engine
             .listen("127.0.0.1:0", Framing::raw(), &options)
-            .expect("a free port");
+            .expect("port 0 is free");
         let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
         let stream = Script::new().stream();
         let Accepted::Conn(conn) = engine.admit(stream, peer, Framing::raw()) else {
-            panic!("it is refused");
+            panic!("the connection was refused");
         };
-        find_no_descriptor(&mut engine, listener);
+        fail_with_emfile(&mut engine, listener);
         (engine, conn.0, listener)
     }
 
-    fn find_no_descriptor(engine: &mut Engine, listener: ListenerId) {
+    fn fail_with_emfile(engine: &mut Engine, listener: ListenerId) {
         // EMFILE on every Unix, and WSAEMFILE.
         let error = io::Error::from_raw_os_error(if cfg!(windows) { 10024 } else { 24 });
         let accepted = engine.accept_failed(listener, &error);
         assert!(matches!(accepted, Accepted::Nothing), "{accepted:?}");
     }
 
-    /// The next entry of a new round that is there.
+    /// Returns the next existing entry of a new turn.
     fn next_ready(engine: &mut Engine) -> Option<Token> {
         engine.begin_dispatch_phase();
         let token = engine.next_ready()?;
@@ -236,26 +239,33 @@ mod tests {
     }
 
     #[test]
-    fn a_close_has_those_accept_again_who_found_no_descriptor() {
+    fn close_retries_listeners_that_ran_out_of_descriptors() {
         let (mut engine, conn, listener) = exhausted();
         while next_ready(&mut engine).is_some() {}
         engine.end(conn, CloseReason::Local);
-        let (dead, _) = engine.next_to_reap().expect("it was killed");
-        assert_eq!(next_ready(&mut engine), None, "its key is not free yet");
+        let (dead, _) = engine.next_to_reap().expect("the connection has ended");
+        assert_eq!(
+            next_ready(&mut engine),
+            None,
+            "the key of the connection is not free yet"
+        );
         engine.free(dead);
         assert_eq!(next_ready(&mut engine), Some(listener.0));
     }
 
-    /// As somebody else may free some, they are tried again by a timer: less and less often, until
-    /// one is found.
+    /// Another process may free descriptors, so a timer retries: with a growing delay, until an
+    /// accept succeeds.
     #[test]
-    fn the_time_to_the_next_try_doubles_until_somebody_is_accepted() {
+    fn accept_retry_delay_doubles_until_an_accept_succeeds() {
         let (mut engine, _, listener) = exhausted();
         while next_ready(&mut engine).is_some() {}
         for millis in [100, 200, 400, 800, 800, 800] {
             let begun = engine.now();
             let task = loop {
-                let wait = engine.timers.time_to_next().expect("it is tried again");
+                let wait = engine
+                    .timers
+                    .time_to_next()
+                    .expect("the retry timer is set");
                 engine.timers.set_now(engine.now() + wait);
                 engine.timers.snapshot_due();
                 if let Some((_, task)) = engine.timers.next_due() {
@@ -267,7 +277,7 @@ mod tests {
             assert!((millis..=millis + 1).contains(&waited), "{waited} ms");
             engine.accept_retry_due();
             assert_eq!(next_ready(&mut engine), Some(listener.0));
-            find_no_descriptor(&mut engine, listener);
+            fail_with_emfile(&mut engine, listener);
         }
         let peer = SocketAddr::from(([127, 0, 0, 1], 2)).into();
         let stream = Script::new().stream();

@@ -1,8 +1,10 @@
-//! The rate limit of log lines: at most one line per second and topic, whatever a peer does.
+//! The rate limit of log lines: at most one line per second and topic, so that a peer cannot flood
+//! the log.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
+/// Minimum time between two lines of one topic.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// The subject of a log line. Each topic has its own limit.
@@ -18,15 +20,15 @@ pub(crate) enum LogTopic {
     Slow,
 }
 
-/// The time of the last line of each topic, and the number of lines suppressed since.
+/// The time of the last line of each topic, and the number of lines suppressed since then.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit {
     topics: [(Option<Instant>, u64); 8],
 }
 
 impl LogLimit {
-    /// Returns `None` if a line of this topic is suppressed at `now`. Otherwise returns the end of
-    /// the line, which says how many lines were suppressed before it.
+    /// Returns `None` if a line of this topic is suppressed at `now`. Otherwise returns the suffix
+    /// of the line, which reports the number of lines suppressed before it.
     pub(crate) fn pass(&mut self, topic: LogTopic, now: Instant) -> Option<Suppressed> {
         let (last, suppressed) = &mut self.topics[topic as usize];
         if last.is_some_and(|last| now.saturating_duration_since(last) < PERIOD) {
@@ -38,7 +40,7 @@ impl LogLimit {
     }
 }
 
-/// Number of lines suppressed before this one; the end of the line that is written.
+/// Number of lines suppressed before this one. Displayed as the suffix of the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Suppressed(u64);
 
@@ -56,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_million_errors_are_one_line_a_second_and_none_is_uncounted() {
+    fn log_limit_passes_a_line_a_second_and_counts_the_rest() {
         let mut log_limit = LogLimit::default();
         let start = Instant::now();
         let mut lines = Vec::new();
@@ -70,7 +72,7 @@ mod tests {
         assert_eq!(
             log_limit.pass(LogTopic::Accept, start),
             Some(Suppressed(0)),
-            "kinds are apart"
+            "each topic has its own limit"
         );
     }
 }

@@ -1,13 +1,13 @@
 //! The memory budget: one limit for the buffers of all connections and sockets together.
 //!
 //! The budget counts the buffers that the pool has lent and the queues of datagram sockets. They
-//! hold partial frames, undelivered input and queued output. While the budget is used up, nothing is
-//! read and `send` is refused. Below seven eighths of it, paused connections resume in the order in
-//! which they were paused.
+//! hold partial frames, undelivered input and queued output. While the budget is used up, no
+//! connection is read and `send` is refused. Below seven eighths of the budget, paused connections
+//! resume in the order in which they were paused.
 //!
-//! The budget may be used up by partial frames that are not read on and by peers that do not read.
-//! Then no connection can make progress, and a deadline ends that: the connections that hold the
-//! most memory are aborted until enough is free.
+//! Partial frames whose rest does not arrive, and peers that do not read, may use up the budget.
+//! Then no connection can make progress. A deadline resolves this: it aborts the connections that
+//! hold the most memory, until enough is free.
 
 use super::log_limit::LogTopic;
 use super::write::SpareQueues;
@@ -18,7 +18,7 @@ use crate::id::{ConnId, Token};
 use crate::memory::Pool;
 use crate::timer::TimerId;
 
-/// The buffers that connections share, and the timers that free them.
+/// The buffers that connections share, the limit of their memory, and the timers that free them.
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
     /// Limit of the memory that is lent, in bytes.
@@ -27,7 +27,7 @@ pub(crate) struct MemoryBudget {
     pub(super) spare_queues: SpareQueues,
     /// True while the trim timer is set.
     pub(super) trim_armed: bool,
-    /// Set while connections wait for memory.
+    /// The deadline; set while connections wait for memory.
     deadline: Option<TimerId>,
 }
 
@@ -42,10 +42,10 @@ impl MemoryBudget {
         }
     }
 
-    /// Returns true if nothing may be read, and no output accepted.
+    /// Returns true if no input may be read and no output accepted.
     ///
-    /// The output that is accepted last may exceed the budget. If it were refused for its length,
-    /// its sender could not know when to try again.
+    /// The last accepted output may exceed the budget. If a payload were refused because of its
+    /// length, its sender could not know when to send it again.
     pub(super) fn is_used_up(&self) -> bool {
         self.pool.lent_bytes() >= self.bytes_max
     }
@@ -55,7 +55,7 @@ impl MemoryBudget {
         self.pool.lent_bytes() < self.resume_mark()
     }
 
-    /// Seven eighths of the budget.
+    /// Returns the mark below which paused connections resume: seven eighths of the budget.
     fn resume_mark(&self) -> usize {
         self.bytes_max - self.bytes_max / 8
     }
@@ -70,7 +70,7 @@ impl Engine {
         }
     }
 
-    /// Output of a connection was refused: it is notified when memory is available.
+    /// Notifies a connection whose output was refused, once memory is available.
     pub(super) fn await_memory(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token) {
             let is_new = conn.state.await_memory();
@@ -87,12 +87,12 @@ impl Engine {
             let (topic, now) = (LogTopic::Memory, self.timers.now);
             if let Some(suppressed) = self.telemetry.may_log(topic, now) {
                 let max = self.memory.bytes_max;
-                log::warn!("memory_bytes_max ({max}) is used up: reading is paused{suppressed}");
+                log::warn!("memory_bytes_max ({max}) is used up: reads are paused{suppressed}");
             }
         }
     }
 
-    /// Number of connections that can resume now.
+    /// Returns the number of connections that can resume now.
     pub(crate) fn paused_for_memory_count(&self) -> usize {
         let paused = &self.queues.paused_for_memory;
         if paused.is_empty() || !self.memory.has_available() {
@@ -101,7 +101,7 @@ impl Engine {
         paused.len()
     }
 
-    /// Sets the deadline anew if connections wait for memory.
+    /// Restarts the deadline if connections wait for memory; otherwise cancels it.
     pub(crate) fn arm_memory_deadline(&mut self) {
         let deadline = self.memory.deadline.take();
         self.timers.cancel(deadline);
@@ -127,7 +127,8 @@ impl Engine {
         Some((token, watermark))
     }
 
-    /// Aborts the connections that hold the most memory, until enough is free.
+    /// Handles the memory deadline: aborts the connections that hold the most memory, until enough
+    /// is free.
     pub(crate) fn memory_deadline_passed(&mut self) {
         self.memory.deadline = None;
         self.drop_ended_from_paused();
@@ -144,18 +145,18 @@ impl Engine {
             }
             left = left.saturating_sub(held);
             if is_dead {
-                // The end of this turn frees its memory.
+                // The end of this turn frees the memory of an ended connection.
                 continue;
             }
             if let Some(suppressed) = self.telemetry.may_log(LogTopic::Shed, self.timers.now) {
                 let conn = ConnId(token);
-                log::warn!("aborting {conn} to free the {held} bytes it holds{suppressed}");
+                log::warn!("aborting {conn} to free the {held} bytes that it holds{suppressed}");
             }
             self.abort(token, CloseReason::MemoryFull);
         }
     }
 
-    /// Records that the partial frame of a connection is in an oversized buffer, until the next trim.
+    /// Lists a connection whose partial frame is in an oversized buffer, until the next trim.
     pub(crate) fn mark_oversized(&mut self, token: Token) {
         if let Ok(conn) = self.entries.watched_conn_mut(token)
             && conn.state.mark_oversized()
@@ -164,8 +165,8 @@ impl Engine {
         }
     }
 
-    /// Moves partial frames from oversized buffers to buffers of their size. The next frame of the
-    /// connection may need a large buffer again.
+    /// Moves partial frames from oversized buffers to buffers of their own size. Until then an
+    /// oversized buffer is kept, because the next frame may need it.
     pub(super) fn trim_oversized(&mut self) {
         for token in self.queues.oversized.drain(..) {
             if let Ok(conn) = self.entries.conn_mut(token) {
@@ -175,7 +176,7 @@ impl Engine {
         }
     }
 
-    /// Removes connections that have ended, or are closing, from the queue of paused ones.
+    /// Removes closing and ended connections from the queue of connections that wait for memory.
     fn drop_ended_from_paused(&mut self) {
         let (entries, paused) = (&self.entries, &mut self.queues.paused_for_memory);
         paused.retain(|token| {
@@ -184,7 +185,7 @@ impl Engine {
         });
     }
 
-    /// The connections that hold memory: true if it has ended, bytes held, token.
+    /// Returns the connections that hold memory: true if ended, bytes held, and token.
     fn memory_holders(&self) -> Vec<(bool, usize, Token)> {
         let tokens = self.entries.tokens().into_iter();
         tokens
@@ -212,25 +213,26 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
-    /// An engine with memory for 16 KiB, and connections of which each holds so many bytes that its
-    /// peer does not take.
+    /// Returns an engine with a memory budget of 16 KiB, and a connection for each length. Each has
+    /// queued that many bytes, and its peer reads none of them.
     fn holding<const N: usize>(lens: [usize; N]) -> (Engine, [Token; N]) {
         let config = Config {
             memory_bytes_max: 16 * 1024,
             memory_deadline: DEADLINE,
             ..Config::default()
         };
-        let mut engine = Engine::new(config, World::current().os()).expect("an engine");
+        let mut engine =
+            Engine::new(config, World::current().os()).expect("the simulated poll opens");
         let conns = lens.map(|len| {
             let script = Script::new();
             script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
             let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
             let stream = script.stream();
             let Accepted::Conn(conn) = engine.admit(stream, peer, Framing::raw()) else {
-                panic!("it is refused");
+                panic!("the connection was refused");
             };
             let sent = engine.send(conn.0, &vec![0; len][..]);
-            let _ = sent.expect("there is room");
+            let _ = sent.expect("the memory budget is not used up");
             let _ = engine.flush(conn.0);
             conn.0
         });
@@ -242,11 +244,12 @@ mod tests {
         assert!(matches!(refused, Err(SendError::Full)), "{refused:?}");
     }
 
-    /// The next timer that is due, with the clock put forward to it.
-    fn pass_time(engine: &mut Engine) -> (Duration, Task) {
+    /// Advances the clock to the next timer that is due. Returns the time that passed, and its
+    /// task.
+    fn fire_next_timer(engine: &mut Engine) -> (Duration, Task) {
         let began = engine.now();
         loop {
-            let wait = engine.timers.time_to_next().expect("a deadline");
+            let wait = engine.timers.time_to_next().expect("a timer is set");
             engine.timers.set_now(engine.now() + wait);
             engine.timers.snapshot_due();
             if let Some((_, task)) = engine.timers.next_due() {
@@ -256,19 +259,19 @@ mod tests {
     }
 
     fn is_dead(engine: &Engine, conn: Token) -> bool {
-        let conn = engine.conn(conn).expect("it is there");
+        let conn = engine.conn(conn).expect("the connection is not reaped yet");
         conn.state.is_dead()
     }
 
     #[test]
-    fn who_is_refused_over_and_over_waits_once_and_does_not_put_the_deadline_off() {
+    fn repeated_refusals_wait_once_and_keep_the_deadline() {
         let (mut engine, [slow, _]) = holding([8000, 8000]);
         for _ in 0..3 {
             refuse(&mut engine, slow);
             engine.timers.set_now(engine.now() + DEADLINE / 4);
         }
         assert_eq!(engine.queues.paused_for_memory.len(), 1);
-        let (waited, task) = pass_time(&mut engine);
+        let (waited, task) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(
             waited <= DEADLINE / 4 + Duration::from_millis(2),
@@ -276,38 +279,39 @@ mod tests {
         );
     }
 
-    /// As those are who wait behind others that were let on.
+    /// The deadline restarts if another connection resumed before this one.
     #[test]
-    fn who_is_given_a_deadline_anew_has_the_whole_time_from_then_on() {
+    fn rearmed_memory_deadline_runs_its_full_time() {
         let (mut engine, [slow, _]) = holding([8000, 8000]);
         engine.arm_memory_deadline();
-        assert!(engine.memory.deadline.is_none(), "nobody waits");
+        assert!(engine.memory.deadline.is_none(), "no connection waits");
         refuse(&mut engine, slow);
         engine.timers.set_now(engine.now() + DEADLINE / 2);
         engine.arm_memory_deadline();
-        let (waited, task) = pass_time(&mut engine);
+        let (waited, task) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(waited >= DEADLINE, "{waited:?}");
     }
 
     #[test]
-    fn at_the_deadline_the_one_that_holds_the_most_is_aborted_and_no_more_than_are_needed() {
+    fn memory_deadline_aborts_only_the_largest_holder() {
         let (mut engine, [first, most, last]) = holding([4000, 8000, 4000]);
         engine.memory_deadline_passed();
-        assert!(!is_dead(&engine, most), "nobody waits");
+        assert!(!is_dead(&engine, most), "no connection waits");
         refuse(&mut engine, first);
-        let (waited, task) = pass_time(&mut engine);
+        let (waited, task) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(waited >= DEADLINE);
         engine.memory_deadline_passed();
         let dead = [first, most, last].map(|conn| is_dead(&engine, conn));
         assert_eq!(dead, [false, true, false]);
-        assert!(engine.memory.deadline.is_some(), "for those that wait on");
+        assert!(engine.memory.deadline.is_some(), "connections still wait");
     }
 
-    /// Its memory is there at the end of the turn, whether it is much or little.
+    /// The end of the turn frees the memory of the ended connection. The deadline counts it as
+    /// free.
     #[test]
-    fn nobody_is_aborted_at_the_deadline_in_place_of_one_that_has_ended_in_that_turn() {
+    fn memory_deadline_counts_connections_that_just_ended() {
         for ended in [1, 2] {
             let (mut engine, conns) = holding([4000, 8000, 4000]);
             refuse(&mut engine, conns[0]);
@@ -318,9 +322,9 @@ mod tests {
         }
     }
 
-    /// At the mark itself nobody goes on yet.
+    /// Connections resume below the mark, not at the mark.
     #[test]
-    fn so_many_are_aborted_at_the_deadline_that_those_who_wait_go_on() {
+    fn memory_deadline_aborts_until_waiters_can_resume() {
         let (mut engine, conns) = holding([2000; 8]);
         refuse(&mut engine, conns[0]);
         engine.memory_deadline_passed();
@@ -330,33 +334,37 @@ mod tests {
         assert_eq!(engine.paused_for_memory_count(), 1);
     }
 
-    /// As where it is all held by queues of datagrams.
+    /// Queues of datagrams may hold all of the memory.
     #[test]
-    fn who_holds_no_memory_is_not_aborted_for_it() {
+    fn memory_deadline_spares_connections_without_memory() {
         let (mut engine, [idle]) = holding([1000]);
         engine.memory.pool.count(0, 16 * 1024);
         refuse(&mut engine, idle);
-        let conn = engine.conn_mut(idle).expect("it is open");
+        let conn = engine.conn_mut(idle).expect("the connection is open");
         conn.state.add_readiness(Readiness::WRITABLE);
         let _ = engine.flush(idle);
         engine.memory_deadline_passed();
         assert!(!is_dead(&engine, idle));
     }
 
-    /// The deadline that passed is over, also where nobody was left to be helped.
+    /// A deadline that finds no waiting connection is over.
     #[test]
-    fn who_waits_after_a_deadline_that_found_nobody_has_one_of_its_own() {
-        let (mut engine, [gone, slow]) = holding([8000, 8000]);
-        refuse(&mut engine, gone);
-        engine.close(gone, CloseReason::Local);
-        let (_, task) = pass_time(&mut engine);
-        assert_eq!(task, Task::Deadline(gone), "of the close");
-        let (_, task) = pass_time(&mut engine);
+    fn memory_deadline_is_set_again_for_a_later_waiter() {
+        let (mut engine, [closing, slow]) = holding([8000, 8000]);
+        refuse(&mut engine, closing);
+        engine.close(closing, CloseReason::Local);
+        let (_, task) = fire_next_timer(&mut engine);
+        assert_eq!(
+            task,
+            Task::Deadline(closing),
+            "the deadline of the close comes first"
+        );
+        let (_, task) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         engine.memory_deadline_passed();
-        assert!(!is_dead(&engine, slow), "nobody waited any more");
+        assert!(!is_dead(&engine, slow), "no connection waits any more");
         refuse(&mut engine, slow);
-        let (waited, task) = pass_time(&mut engine);
+        let (waited, task) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(waited >= DEADLINE, "{waited:?}");
     }

@@ -1,8 +1,8 @@
 //! The engine: everything that a reactor owns and does, except for calls of the handler.
 //!
-//! It is not generic and never calls the application. Its methods return what is to be reported, and
-//! the reactor reports it. The [`Context`](crate::Context) of a callback is a view of the engine.
-//! [`Engine`] has ten parts; each is a type that owns its data, in the file of its subject.
+//! It is not generic and never calls the application. Its methods return the events to report, and
+//! the reactor reports them. The [`Context`](crate::Context) of a callback is a view of the engine.
+//! [`Engine`] has ten parts. Each part is a type that owns its data, in the file of its subject.
 
 mod active;
 mod callback_times;
@@ -62,7 +62,7 @@ use telemetry::{IO_TARGET, Telemetry};
 use timeouts::Timeouts;
 use timers::Timers;
 
-/// Time for which a buffer above the pool's base stays free before it is given back.
+/// Time after which memory above the base size is freed if it was not used.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 /// The parts of a reactor that do not depend on its handler.
@@ -72,7 +72,7 @@ pub(crate) struct Engine {
     /// Connections, listeners and datagram sockets, by token.
     pub(crate) entries: Entries,
     pub(crate) queues: Queues,
-    /// The connection that is being dispatched.
+    /// The connection being dispatched, and its output.
     pub(crate) active: Active,
     pub(crate) timers: Timers,
     pub(crate) memory: MemoryBudget,
@@ -103,12 +103,13 @@ impl Engine {
         })
     }
 
+    /// Returns the time of the turn.
     pub(crate) fn now(&self) -> Instant {
         self.timers.now
     }
 
-    /// Records the events of the last wait: marks each entry ready and queues it. No I/O, no
-    /// callback.
+    /// Records the events of the last wait: marks each entry ready and queues it. Does no I/O and
+    /// calls no callback.
     pub(crate) fn record_events(&mut self) {
         let (entries, ready) = (&mut self.entries, &mut self.queues.ready);
         let count = self.os.for_each_event(|event| {
@@ -140,7 +141,7 @@ impl Engine {
         Some(entry)
     }
 
-    /// Queues an entry for the next turn, unless it is queued.
+    /// Queues an entry for the next turn, unless it is queued already.
     pub(crate) fn queue(&mut self, token: Token) {
         if let Ok(state) = self.entries.state_mut(token)
             && state.mark_queued()
@@ -149,12 +150,13 @@ impl Engine {
         }
     }
 
-    /// Returns true if the next turn has work without any event.
+    /// Returns true if the next turn has work even if no event arrives.
     pub(crate) fn has_work(&self) -> bool {
         self.queues.have_work()
     }
 
-    /// Sets the trim timer if memory may be freed, here or, if `elsewhere`, in the reactor.
+    /// Sets the trim timer if a trim may free memory of the engine or, if `elsewhere` is true, of
+    /// the reactor.
     pub(crate) fn arm_trim(&mut self, elsewhere: bool) {
         let can_trim = elsewhere
             || self.memory.pool.is_over_base()
@@ -176,7 +178,7 @@ impl Engine {
         self.active.trim_batch();
     }
 
-    /// Registers the socket of a new entry; removes the entry if that fails.
+    /// Registers the socket of a new entry with the poll; removes the entry if that fails.
     fn register(&mut self, token: Token) -> io::Result<()> {
         let (os, poll_token) = (&self.os, token.to_poll());
         let registered = match self.entries.get_mut(token)? {
@@ -230,7 +232,8 @@ impl Engine {
     }
 }
 
-/// The readiness that an event reports. After an end, both directions have something to report.
+/// Converts an event to the readiness that it reports. After an end, both directions count as
+/// ready.
 #[inline]
 fn readiness(event: Event<'_>) -> Readiness {
     if event.has_ended() {

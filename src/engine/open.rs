@@ -14,7 +14,7 @@ use crate::id::{ConnId, Token};
 use crate::os::{ConnectOptions, OwnedSocket, Stream};
 
 impl Engine {
-    /// Starts to connect. `on_close` reports every failure.
+    /// Starts a connect. Every failure is reported by `on_close`.
     pub(crate) fn connect(
         &mut self,
         addrs: impl ToAddrs,
@@ -28,8 +28,8 @@ impl Engine {
         ConnId(token)
     }
 
-    /// Adopts a connected socket, as a connection whose connect is done: the first event of the
-    /// socket opens it. `on_close` reports every failure.
+    /// Adopts a connected socket, as a connection whose connect is complete. The first event of the
+    /// socket opens it. Every failure is reported by `on_close`.
     pub(crate) fn adopt_stream(&mut self, socket: OwnedSocket, framing: Framing) -> ConnId {
         let token = self.insert_connecting(framing);
         if let Err(error) = self.begin_adopt(token, socket) {
@@ -61,7 +61,7 @@ impl Engine {
     ) -> io::Result<()> {
         self.check_may_open()?;
         let addrs: VecDeque<_> = addrs.to_addrs()?.collect();
-        // The name look-up may have taken long. The deadlines count from its end.
+        // The name look-up may have taken long, so the deadlines count from its end.
         self.timers.set_now(self.os.now());
         let timeout = options.timeout_or(self.config.connect_deadline);
         let until = self.timers.since_epoch().saturating_add(timeout);
@@ -79,8 +79,8 @@ impl Engine {
         let mut stream = Stream::adopt(socket)?;
         let conn = self.entries.conn_mut(token)?;
         conn.extras().adopted = true;
-        // Before the registration: a duplicate of the socket may exist, by which the registration
-        // would outlive a socket that is dropped here.
+        // Done before the registration. If a duplicate of the socket exists, the registration
+        // outlives a socket that is dropped here.
         if let Some(peer) = stream.connected()? {
             conn.peer = peer;
         }
@@ -89,8 +89,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Connects to the next address, with an equal share of the remaining time, so that a silent
-    /// address leaves time for the others. `last` is the error of the address before.
+    /// Connects to the next address. Each address gets an equal share of the remaining time, so a
+    /// silent address leaves time for the others. `last` is the error of the previous address.
     pub(super) fn connect_next(&mut self, token: Token, mut last: io::Error) -> io::Result<()> {
         let now = self.timers.since_epoch();
         let (entries, os) = (&mut self.entries, &self.os);
@@ -128,8 +128,8 @@ impl Engine {
         Err(last)
     }
 
-    /// Checks a connect in progress after an event. Returns the origin of the connection once it is
-    /// open.
+    /// Checks a connect in progress after an event. Returns the origin of the connection if it is
+    /// open now.
     pub(crate) fn finish_connect(&mut self, token: Token) -> Option<Origin> {
         let conn = self.entries.conn_mut(token).ok()?;
         match conn.stream.connected() {
@@ -152,7 +152,11 @@ impl Engine {
             }
             Ok(None) => None,
             Err(error) => {
-                log::debug!("{} to {} failed: {error}", ConnId(token), conn.peer);
+                log::debug!(
+                    "connecting {} to {} failed: {error}",
+                    ConnId(token),
+                    conn.peer
+                );
                 if let Err(error) = self.connect_next(token, error) {
                     self.end(token, CloseReason::ConnectFailed(error));
                 }
@@ -168,14 +172,14 @@ impl Engine {
             && let Ok(conn) = self.conn(token)
             && let Err(error) = conn.stream.set_nodelay(true)
         {
-            // It fails only if the peer is gone already, which a read reports.
-            log::debug!("TCP_NODELAY on {} failed: {error}", ConnId(token));
+            // This fails only if the peer has reset the connection, which a read reports.
+            log::debug!("setting TCP_NODELAY on {} failed: {error}", ConnId(token));
         }
         #[cfg(test)]
         self.install_test_filter(token);
     }
 
-    /// Installs the filter of the test, if it has one.
+    /// Installs the transport filter of the test, if it has one.
     #[cfg(test)]
     fn install_test_filter(&mut self, token: Token) {
         use super::transport::{Filter, xor_filter::XorFilter};
@@ -193,7 +197,7 @@ impl Engine {
         self.config.slow_callback_min.is_some()
     }
 
-    /// Checks if a connection, which is counted already, may be opened.
+    /// Returns an error if a new connection may not be opened. The connection is counted already.
     fn check_may_open(&self) -> io::Result<()> {
         self.check_not_shutting_down()?;
         if self.admission.connections > self.config.connections_max {
@@ -203,7 +207,7 @@ impl Engine {
     }
 }
 
-/// The first success over all addresses, or the error of the last one.
+/// Calls `open` for each address. Returns the first success, or the error of the last address.
 pub(super) fn first_ok<A, T>(
     addrs: impl Iterator<Item = A>,
     mut open: impl FnMut(A) -> io::Result<T>,
@@ -231,7 +235,7 @@ mod tests {
     use crate::os::sim::World;
 
     #[test]
-    fn a_slow_name_look_up_takes_nothing_from_the_connect_timeout() {
+    fn slow_name_lookup_does_not_shorten_the_connect_timeout() {
         struct Slow(SocketAddr);
 
         impl ToSocketAddrs for Slow {
@@ -246,7 +250,8 @@ mod tests {
         let name = Slow(SocketAddr::from(([192, 0, 2, 1], 7)));
         let world = World::current();
         world.silence(name.0);
-        let mut engine = Engine::new(Config::default(), world.os()).expect("a simulated poll");
+        let mut engine =
+            Engine::new(Config::default(), world.os()).expect("the simulated poll opens");
         engine.connect(name, Framing::raw(), &ConnectOptions::new());
         engine.timers.set_now(engine.os.now());
         assert!(engine.timers.time_to_next() > Some(Duration::from_secs(20)));

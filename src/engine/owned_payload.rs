@@ -1,4 +1,4 @@
-//! Payloads that are passed by value, and queued without a copy.
+//! Payloads passed by value, which are queued without a copy.
 
 use std::mem;
 
@@ -9,10 +9,10 @@ use crate::id::Token;
 use crate::memory::Buf;
 use crate::payload::Payload;
 
-/// A shorter payload is copied: the copy costs less than a segment of the write queue, and than its
-/// share of the gathered write.
+/// Minimum length of a payload that is queued without a copy, in bytes. Copying a shorter one costs
+/// less than a segment of the write queue and its share of the gathered write.
 const OWNED_LEN_MIN: usize = 16 * 1024;
-/// Space for the header and the trailer of a frame, in bytes.
+/// Capacity reserved for the header and the trailer of a frame, in bytes.
 const ENVELOPE_LEN: usize = 64;
 
 /// The header and the trailer of an owned payload.
@@ -23,8 +23,8 @@ struct Envelope {
 }
 
 impl Engine {
-    /// Encodes `payload` as a frame and queues it, without a copy if it is long enough and its
-    /// framing allows that.
+    /// Encodes `payload` as a frame and queues it. A payload is not copied if it is long enough and
+    /// its framing allows it.
     pub(crate) fn send_owned(&mut self, token: Token, payload: Payload) -> Result<Sent, NotSent> {
         let sent = match self.encode_envelope(token, &payload) {
             Ok(Some(envelope)) => {
@@ -40,7 +40,7 @@ impl Engine {
     }
 
     /// Checks if a payload is accepted, and encodes its header and trailer. Returns `None` for a
-    /// payload that is to be copied.
+    /// payload that must be copied.
     fn encode_envelope(
         &mut self,
         token: Token,
@@ -58,7 +58,8 @@ impl Engine {
             self.await_memory(token);
             return Err(SendError::Full);
         }
-        // Not a buffer of the pool, which would count it as lent for ever if the codec panics.
+        // Not a buffer of the pool: if the codec panicked, the pool would count it as lent for
+        // ever.
         let mut buf = mem::take(&mut self.active.envelope);
         buf.reserve(ENVELOPE_LEN);
         let header_len = conn.framing.encode_around(payload, &mut buf);
@@ -70,10 +71,11 @@ impl Engine {
         }
     }
 
+    /// Queues the header, the payload and the trailer of a frame.
     fn queue_owned(&mut self, token: Token, envelope: Envelope, payload: Payload) -> Sent {
         self.queue_batch(token);
         let conn = self.entries.conn_mut(token);
-        let conn = conn.expect("its envelope was encoded just now");
+        let conn = conn.expect("the envelope was just encoded for this connection");
         let (memory, stamp) = (&mut self.memory, self.timers.stamp);
         let queue = conn
             .write_queue

@@ -3,18 +3,19 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The table shrinks only from this capacity on.
+/// Capacity up to which the table never shrinks.
 const CAPACITY_MIN: usize = 1024;
 
-/// Counts by address. Addresses without connections have no entry, so the table is never longer
-/// than the number of connections.
+/// The counts. An address without connections has no entry, so the table is never longer than the
+/// number of connections.
 #[derive(Debug, Default)]
 pub(super) struct PerAddr {
     counts: HashMap<IpAddr, usize>,
 }
 
 impl PerAddr {
-    /// Counts one more connection; returns false, and counts nothing, if the address has `max`.
+    /// Counts one more connection. Returns false, and counts nothing, if the address already has
+    /// `max`.
     pub(super) fn enter(&mut self, addr: IpAddr, max: usize) -> bool {
         let count = self.counts.entry(owner(addr)).or_default();
         let is_admitted = *count < max;
@@ -22,7 +23,7 @@ impl PerAddr {
         is_admitted
     }
 
-    /// Counts one connection less.
+    /// Counts one connection less. Removes the entry of an address without connections.
     pub(super) fn leave(&mut self, addr: IpAddr) {
         let addr = owner(addr);
         let Some(count) = self.counts.get_mut(&addr) else {
@@ -39,9 +40,9 @@ impl PerAddr {
     }
 }
 
-/// The address under which a peer is counted. An IPv4-mapped IPv6 address counts as IPv4. IPv6
-/// addresses count by their /64, because one host may choose its address within it (RFC 4291,
-/// 2.5.4).
+/// Returns the address under which a peer is counted. An IPv4-mapped IPv6 address counts as IPv4.
+/// An IPv6 address counts as its /64 network, because one host may choose its address within it
+/// (RFC 4291, 2.5.4).
 fn owner(addr: IpAddr) -> IpAddr {
     match addr.to_canonical() {
         IpAddr::V4(addr) => addr.into(),
@@ -57,21 +58,27 @@ mod tests {
     use super::*;
 
     fn addr(text: &str) -> IpAddr {
-        text.parse().expect("an address")
+        text.parse().expect("the text is an address")
     }
 
     #[test]
-    fn each_address_is_counted_by_itself_and_forgotten_with_its_last_connection() {
+    fn per_addr_counts_each_address_and_drops_empty_counts() {
         let mut addrs = PerAddr::default();
         for _ in 0..2 {
             assert!(addrs.enter(addr("192.0.2.1"), 2));
         }
         assert!(!addrs.enter(addr("192.0.2.1"), 2));
-        assert!(!addrs.enter(addr("::ffff:192.0.2.1"), 2), "it is the same");
+        assert!(
+            !addrs.enter(addr("::ffff:192.0.2.1"), 2),
+            "a mapped address counts as IPv4"
+        );
         assert!(addrs.enter(addr("192.0.2.2"), 2));
         addrs.leave(addr("::ffff:192.0.2.1"));
         assert!(addrs.enter(addr("192.0.2.1"), 2));
-        assert!(!addrs.enter(addr("192.0.2.1"), 2), "the other has not left");
+        assert!(
+            !addrs.enter(addr("192.0.2.1"), 2),
+            "the other connection is still counted"
+        );
         for left in ["192.0.2.1", "192.0.2.1", "192.0.2.2"] {
             addrs.leave(addr(left));
         }
@@ -79,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_addresses_of_one_ipv6_network_count_as_one() {
+    fn per_addr_counts_an_ipv6_network_as_one_address() {
         let mut addrs = PerAddr::default();
         assert!(addrs.enter(addr("2001:db8:1:2::1"), 1));
         assert!(!addrs.enter(addr("2001:db8:1:2:ffff::"), 1));
@@ -87,11 +94,11 @@ mod tests {
     }
 
     #[test]
-    fn the_table_shrinks_when_a_crowd_has_left() {
+    fn per_addr_table_shrinks_after_many_addresses_left() {
         let mut addrs = PerAddr::default();
-        let crowd = || (0..100_000_u32).map(|bits| IpAddr::from(bits.to_be_bytes()));
-        crowd().for_each(|addr| assert!(addrs.enter(addr, 1)));
-        crowd().for_each(|addr| addrs.leave(addr));
+        let addrs_of_burst = || (0..100_000_u32).map(|bits| IpAddr::from(bits.to_be_bytes()));
+        addrs_of_burst().for_each(|addr| assert!(addrs.enter(addr, 1)));
+        addrs_of_burst().for_each(|addr| addrs.leave(addr));
         assert!(addrs.counts.capacity() <= 2 * CAPACITY_MIN);
     }
 }

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use crate::id::{Token, UdpId};
 
-/// Connections that hold an oversized buffer at once without an allocation for their list, as the
-/// first of them may appear in the steady state.
+/// Preallocated length of the list of oversized buffers, because its first entry may appear in the
+/// steady state, which must not allocate.
 const OVERSIZED_LEN: usize = 16;
 
 /// All queues of the engine.
@@ -14,7 +14,7 @@ const OVERSIZED_LEN: usize = 16;
 pub(crate) struct Queues {
     /// Entries that have work.
     pub(super) ready: ReadyQueue,
-    /// Entries with output that no dispatch flushes.
+    /// Entries with output that no dispatch in progress will write.
     pub(super) to_flush: VecDeque<Token>,
     /// Ended entries, to be reaped at the end of the turn.
     pub(super) to_reap: VecDeque<Token>,
@@ -38,7 +38,7 @@ impl Queues {
         }
     }
 
-    /// Returns true if the next turn has work without any event.
+    /// Returns true if the next turn has work even if no event arrives.
     pub(super) fn have_work(&self) -> bool {
         !(self.ready.is_empty() && self.to_flush.is_empty() && self.to_reap.is_empty())
     }
@@ -49,9 +49,9 @@ impl Queues {
     }
 }
 
-/// Entries that have work: those of the current turn, and those of the next one.
+/// The ready queue: the entries of the current turn, and those of the next one.
 ///
-/// Invariant: `dispatched <= current.len()`; `current[..dispatched]` are dispatched.
+/// Invariant: `dispatched <= current.len()`; the entries `current[..dispatched]` are dispatched.
 #[derive(Debug, Default)]
 pub(super) struct ReadyQueue {
     current: Vec<Token>,
@@ -60,12 +60,13 @@ pub(super) struct ReadyQueue {
 }
 
 impl ReadyQueue {
+    /// Adds an entry for the next turn.
     #[inline]
     pub(super) fn push(&mut self, token: Token) {
         self.next.push(token);
     }
 
-    /// Makes all waiting entries those of the current turn. After a panic, the entries that the last
+    /// Starts a turn with the entries that wait for it. After a panic, the entries that the last
     /// turn did not reach come first.
     pub(super) fn begin_turn(&mut self) {
         if self.dispatched == self.current.len() {
@@ -83,7 +84,7 @@ impl ReadyQueue {
         Some(token)
     }
 
-    /// Number of entries that have work.
+    /// Returns the number of entries that have work.
     pub(super) fn len(&self) -> usize {
         self.current.len() - self.dispatched + self.next.len()
     }
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_in_a_turn_loses_no_ready_entry() {
+    fn panic_in_a_turn_loses_no_ready_entry() {
         let [a, b, c] = [1, 2, 3].map(|key| Token::new(key, NonZeroU32::MIN));
         let mut queue = ReadyQueue::default();
         queue.push(a);

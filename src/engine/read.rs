@@ -11,7 +11,7 @@ use crate::id::{ConnId, Token};
 use super::log_limit::LogTopic;
 
 impl Engine {
-    /// Returns true if nothing may be read at present, because the memory budget is used up.
+    /// Returns true if no connection may be read at present, because the memory budget is used up.
     pub(crate) fn is_memory_used_up(&self) -> bool {
         self.memory.is_used_up()
     }
@@ -30,8 +30,8 @@ impl Engine {
         filled
     }
 
-    /// Ends a connection after the kernel's input is delivered, if its write half has failed. A peer
-    /// that is silent might never end.
+    /// Called when the socket is empty: ends the connection if its write half has failed. A silent
+    /// peer might never end its side.
     pub(crate) fn input_is_empty(&mut self, token: Token) {
         if self.failed_to_write(token) {
             self.end(token, CloseReason::Local);
@@ -44,7 +44,7 @@ impl Engine {
             .is_ok_and(|conn| conn.state.is_write_failed())
     }
 
-    /// The bytes that a connection has read, those of the current read included.
+    /// Returns the number of bytes that a connection has read, including the current read.
     pub(crate) fn read_bytes(&self, token: Token) -> u64 {
         self.conn(token).map_or(0, |conn| conn.counts.read_bytes)
     }
@@ -58,8 +58,8 @@ impl Engine {
         }
     }
 
-    /// Marks the end of the peer's stream as delivered. Returns false if delivery is stopped: the
-    /// skip of an unfinished frame was reported, and the handler paused there.
+    /// Marks the end of the stream as delivered. Returns false if delivery is stopped, because
+    /// `on_skipped` of an unfinished last frame paused the connection.
     pub(crate) fn deliver_end(&mut self, token: Token) -> bool {
         match self.conn_mut(token) {
             Ok(conn) if conn.state.wants_frames() => {
@@ -70,8 +70,8 @@ impl Engine {
         }
     }
 
-    /// Closes a connection whose bytes are malformed. The last `undecoded` bytes that were read
-    /// begin with the malformed frame.
+    /// Closes a connection whose bytes are malformed. The malformed frame starts at the first of
+    /// the last `undecoded` bytes that were read.
     pub(crate) fn close_for_frame(&mut self, token: Token, error: FrameError, undecoded: usize) {
         let Ok(conn) = self.conn_mut(token) else {
             return;
@@ -96,7 +96,7 @@ impl Engine {
         }
     }
 
-    /// Counts a partial frame, of which only `bytes` were read so far.
+    /// Counts a partial frame, of which only `bytes` have arrived.
     pub(crate) fn frame_split(&mut self, bytes: &[u8]) {
         let stats = &mut self.telemetry.stats;
         stats.frames_split += 1;
@@ -105,7 +105,7 @@ impl Engine {
 }
 
 impl Connection {
-    /// Returns true if a dispatch must first finish its connect or write its output.
+    /// Returns true if a dispatch must first finish the connect or write output.
     pub(crate) fn has_output_work(&self) -> bool {
         self.write_queue.is_some()
             || self.state.is_connecting()

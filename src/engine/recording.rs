@@ -1,7 +1,7 @@
-//! The recording that cut maps are made of.
+//! The recording of sockets, from which cut maps are made.
 //!
-//! The state of a recorded socket has a mark. The hot path tests it together with other marks, and
-//! comes here only if it is set.
+//! A bit in the state of a socket marks it as recorded. The hot path tests the bit together with
+//! others, and calls this module only if it is set.
 
 use std::io;
 
@@ -23,7 +23,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Starts or stops the recording of every socket, those of the future included.
+    /// Starts or stops the recording of all sockets, including future ones.
     pub(crate) fn record_all(&mut self, on: bool) {
         self.entries.record_all(on);
         if on {
@@ -31,12 +31,12 @@ impl Engine {
         }
     }
 
-    /// Takes the recording so far.
+    /// Returns the recording so far, and empties it.
     pub(crate) fn take_recording(&mut self) -> Recording {
         self.telemetry.recorder.take(self.os.now())
     }
 
-    /// Asks the kernel for the segment counts of a connection.
+    /// Returns the segment counts of a connection, as the kernel reports them.
     pub(crate) fn segments(&self, token: Token) -> io::Result<Segments> {
         let conn = self.entries.conn(token)?;
         conn.stream.segments(&conn.peer)
@@ -58,7 +58,7 @@ impl Engine {
         Ok(sent)
     }
 
-    /// Records the bytes that a connection accepted since it had accepted `before` bytes.
+    /// Records the bytes that `send` has accepted, if it had accepted `before` bytes earlier.
     pub(super) fn record_send(&mut self, token: Token, before: u64) {
         let len = self.accepted_bytes(token).saturating_sub(before);
         if len > 0 && self.is_recorded(token) {
@@ -68,7 +68,7 @@ impl Engine {
         }
     }
 
-    /// Records a read of `len` bytes, which are counted already.
+    /// Records a read of `len` bytes that the statistics already count.
     pub(crate) fn record_read(&mut self, token: Token, len: usize) {
         if let Ok(conn) = self.entries.conn(token)
             && conn.state.is_recorded()
@@ -116,7 +116,7 @@ impl Engine {
         recorder.note_datagram(id, kind, len);
     }
 
-    /// Bytes of the connection's output stream that `send` has accepted so far.
+    /// Returns the number of output bytes that `send` has accepted so far.
     pub(super) fn accepted_bytes(&self, token: Token) -> u64 {
         let Ok(conn) = self.entries.conn(token) else {
             return 0;
@@ -126,7 +126,7 @@ impl Engine {
     }
 }
 
-/// Records a write of `len` bytes, which are counted already.
+/// Records a write of `len` bytes that the statistics already count.
 pub(super) fn record_write(
     recorder: &mut Recorder,
     os: &Os,
@@ -150,21 +150,22 @@ mod tests {
     use crate::os::sim::World;
 
     #[test]
-    fn sockets_that_come_and_go_leave_nothing_in_the_recorder_but_events() {
+    fn recorder_keeps_only_the_events_of_closed_sockets() {
         let config = Config {
             datagram_queue_bytes_max: 0,
             ..Config::default()
         };
-        let mut engine = Engine::new(config, World::current().os()).expect("an engine");
+        let mut engine =
+            Engine::new(config, World::current().os()).expect("the simulated poll opens");
         engine.record_all(true);
         for _ in 0..3 {
             let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
-            let socket = socket.expect("a free port");
-            let sent = engine.send_datagram(socket, None, b"no room");
-            sent.expect_err("its limit is zero");
+            let socket = socket.expect("port 0 is free");
+            let sent = engine.send_datagram(socket, None, b"refused");
+            sent.expect_err("the limit of the queue is zero");
             assert_eq!(engine.telemetry.recorder.socket_count(), 1);
             engine.end_socket(socket.0);
-            let (dead, _) = engine.next_to_reap().expect("it was killed");
+            let (dead, _) = engine.next_to_reap().expect("the socket has ended");
             engine.free(dead);
             assert_eq!(engine.telemetry.recorder.socket_count(), 0);
         }

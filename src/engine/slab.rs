@@ -11,14 +11,14 @@ use crate::id::{Generations, ListenerId, PollToken, Token, UdpId};
 
 /// All entries of a reactor.
 ///
-/// Callbacks reach an entry only through this type. So the dispatch can *watch* the active
-/// connection: as long as no entry was borrowed mutably, the connection is unchanged, and need not
-/// be looked up after each frame.
+/// Callbacks can change an entry only through this type, so the dispatch can *watch* the active
+/// connection. While no entry was borrowed mutably, the connection is unchanged and need not be
+/// looked up after each frame.
 #[derive(Debug)]
 pub(crate) struct Entries {
     slab: Slab<Entry>,
     generations: Generations,
-    /// The active connection, until any entry is borrowed mutably.
+    /// The watched connection; `None` once any entry was borrowed mutably.
     watched: Option<Token>,
     /// True if new sockets are recorded from the start.
     records_new: bool,
@@ -40,16 +40,17 @@ impl Entries {
         self.generations = Generations::starting_at(next);
     }
 
+    /// Adds the entry that `entry` makes for a new generation; returns its token.
     pub(super) fn insert(&mut self, entry: impl FnOnce(NonZeroU32) -> Entry) -> Token {
         let generation = self.generations.take();
         let vacant = self.slab.vacant_entry();
-        let key = u32::try_from(vacant.key()).expect("descriptors end before 2^32 entries do");
+        let key = u32::try_from(vacant.key()).expect("descriptors run out before 2^32 entries");
         let entry = vacant.insert(entry(generation));
         entry.state_mut().set_recorded(self.records_new);
         Token::new(key, generation)
     }
 
-    /// Starts or stops the recording of all entries, those of the future included.
+    /// Starts or stops the recording of all entries, including future ones.
     pub(super) fn record_all(&mut self, on: bool) {
         self.watched = None;
         self.records_new = on;
@@ -71,10 +72,10 @@ impl Entries {
         self.slab.is_empty()
     }
 
-    /// The tokens of all entries.
+    /// Returns the tokens of all entries.
     pub(super) fn tokens(&self) -> Vec<Token> {
         let token = |(key, entry): (usize, &Entry)| {
-            let key = u32::try_from(key).expect("keys have 32 bits");
+            let key = u32::try_from(key).expect("`insert` checked that keys have 32 bits");
             Token::new(key, entry.generation())
         };
         self.slab.iter().map(token).collect()
@@ -95,12 +96,13 @@ impl Entries {
         }
     }
 
-    /// The state of an entry of any kind.
+    /// Returns the state of an entry of any kind.
     pub(super) fn state_mut(&mut self, token: Token) -> Result<&mut State, Gone> {
         Ok(self.get_mut(token)?.state_mut())
     }
 
-    /// The entry that an event names, and its state. `None` for the event of a closed socket.
+    /// Returns the token and the state of the entry that an event names; `None` if its socket is
+    /// closed.
     #[inline]
     pub(super) fn of_poll(&mut self, token: PollToken) -> Option<(Token, &mut State)> {
         let (generation, state) = self.slab.get_mut(token.key())?.head_mut();
@@ -121,8 +123,8 @@ impl Entries {
         self.watched_conn_mut(token)
     }
 
-    /// Borrows a connection without ending the watch: for the dispatch itself, which knows its own
-    /// changes.
+    /// Borrows a connection without ending the watch. Only for code of the dispatch, which knows
+    /// its own changes.
     #[inline]
     pub(super) fn watched_conn_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
         match self.slab.get_mut(token.key() as usize) {
@@ -145,7 +147,7 @@ impl Entries {
         }
     }
 
-    /// Watches a connection, or none.
+    /// Watches a connection, or none, from now on.
     #[inline]
     pub(super) fn watch(&mut self, token: Option<Token>) {
         self.watched = token;
@@ -157,7 +159,7 @@ impl Entries {
         self.watched == Some(token)
     }
 
-    /// Returns true if the connection that was watched last is unchanged.
+    /// Returns true if a connection is watched and unchanged.
     #[inline]
     pub(super) fn is_watching(&self) -> bool {
         self.watched.is_some()

@@ -10,18 +10,18 @@ use crate::error::Gone;
 use crate::id::{SocketId, Token};
 use crate::stats::{ConnStats, Stats};
 
-/// The log target of reads and writes.
+/// Log target of reads and writes.
 pub(super) const IO_TARGET: &str = "unstick::io";
 
-/// Counters, recorder and log limit of one engine.
+/// The counters, the recorder and the log limit of one engine.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     pub(crate) stats: Stats,
     pub(super) callback_times: CallbackTimes,
-    /// The recording of the sockets that are recorded, for a cut map.
+    /// The recorder of the sockets that are recorded for a cut map.
     pub(super) recorder: Recorder,
     log_limit: LogLimit,
-    /// True if reads and writes are logged; asked once per turn.
+    /// True if reads and writes are logged; updated once per turn.
     pub(super) is_traced: bool,
 }
 
@@ -43,7 +43,7 @@ impl Telemetry {
 }
 
 impl Engine {
-    /// Counts the time of a callback, and logs it if it was slow.
+    /// Adds the duration of a callback to the statistics, and logs the callback if it was slow.
     pub(crate) fn callback_returned(
         &mut self,
         name: &'static str,
@@ -70,7 +70,7 @@ impl Engine {
         }
     }
 
-    /// Statistics of one connection, those of the dispatch in progress included.
+    /// Returns the statistics of one connection, including those of a dispatch in progress.
     pub(crate) fn conn_stats(&self, token: Token) -> Result<ConnStats, Gone> {
         let callback_time = self.telemetry.callback_times.of(token);
         let mut stats = self.conn(token)?.stats(callback_time);
@@ -82,7 +82,7 @@ impl Engine {
         Ok(stats)
     }
 
-    /// Statistics of the reactor.
+    /// Returns the statistics of the reactor.
     pub(crate) fn stats(&self) -> Stats {
         let counted = self.telemetry.stats;
         let (frames_in, frames_out) = self.active.uncounted();

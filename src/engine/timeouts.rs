@@ -1,8 +1,8 @@
 //! Timeouts: idle connections, frames that are not completed, and peers that do not read.
 //!
-//! A connection has one timer for all three. A read, a frame or a write only stores a stamp; no
-//! timer is set or cancelled for it. When the timer fires it checks the stamps, and is set again for
-//! the earliest time at which one of them can expire.
+//! A connection has one timer for all three timeouts. A read, a frame or a write only stores a
+//! stamp, and sets no timer. When the timer fires, it checks the stamps. It is then set again for
+//! the earliest time at which a timeout can expire.
 
 use std::io;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::event::CloseReason;
 use crate::id::Token;
 use crate::timer::Stamp;
 
-/// Timeouts in milliseconds, each at most the longest time that a stamp can measure.
+/// The timeouts in milliseconds, each at most the longest time that a stamp can measure.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
     idle: Option<u32>,
     frame: Option<u32>,
     write_stall: Option<u32>,
-    /// The shortest of them, which is the interval between two checks.
+    /// The shortest timeout, which is the longest time between two checks.
     shortest: Option<u32>,
 }
 
@@ -38,11 +38,13 @@ impl Timeouts {
         }
     }
 
+    /// Returns true if any timeout is set.
     pub(super) fn are_set(&self) -> bool {
         self.shortest.is_some()
     }
 
-    /// Returns the number of milliseconds until the next check, or the timeout that expired.
+    /// Returns the number of milliseconds until the next check, or the reason of the close if a
+    /// timeout expired.
     fn check(&self, conn: &Connection, now: Stamp) -> Result<u32, CloseReason> {
         let mut next = self.shortest.unwrap_or(u32::MAX);
         let mut has_expired = |timeout: Option<u32>, since: Option<Stamp>| {
@@ -53,7 +55,7 @@ impl Timeouts {
             next = next.min(left.max(1));
             left == 0
         };
-        // The peer is not responsible for a frame that the reactor does not read.
+        // A frame that the reactor does not read is not late through the fault of the peer.
         let is_read = conn.state.may_read();
         let partial = conn.assembler.unfinished_since().filter(|_| is_read);
         if has_expired(self.frame, partial) {
@@ -71,7 +73,7 @@ impl Timeouts {
 }
 
 impl Connection {
-    /// Its timeouts: its own, or the general ones.
+    /// Returns its own timeouts, or those of the configuration.
     fn timeouts<'a>(&'a self, general: &'a Timeouts) -> &'a Timeouts {
         let own = self
             .extras
@@ -94,7 +96,7 @@ impl Engine {
         }
     }
 
-    /// Gives a connection its own limits. Its timeouts count from now on.
+    /// Gives a connection its own limits. Its timeouts restart now.
     pub(crate) fn set_limits(&mut self, token: Token, limits: Limits) -> io::Result<()> {
         limits.check()?;
         let timeouts = Timeouts::new(&limits);
@@ -111,7 +113,7 @@ impl Engine {
             queue.progress = now;
         }
         let check = conn.timeout_check.take();
-        // A connecting connection starts its timeouts when it opens; an ended one has none.
+        // A connection starts its timeouts when it opens. An ended connection has none.
         let is_open = !conn.state.is_connecting() && !conn.state.is_dead();
         self.timers.cancel(check);
         if is_open {
@@ -124,7 +126,8 @@ impl Engine {
         Ok(self.conn(token)?.limits(&self.config))
     }
 
-    /// Checks the stamps of a connection: closes it, or checks again later.
+    /// Handles the timer of a connection: closes the connection if a timeout expired, otherwise
+    /// sets the timer again.
     pub(crate) fn check_timeouts(&mut self, token: Token) {
         let now = self.timers.stamp;
         let Ok(conn) = self.entries.conn_mut(token) else {
@@ -137,14 +140,14 @@ impl Engine {
         }
         match timeouts.check(conn, now) {
             Ok(millis) => self.check_timeouts_after(token, millis),
-            // The peer does not take the output, so a flush before the close would not end.
+            // The peer does not read, so a flush before the close would not end.
             Err(reason @ CloseReason::WriteStalled) => self.abort(token, reason),
             Err(reason) => self.close(token, reason),
         }
     }
 
-    /// Restarts the deadline of a partial frame: the time during which the connection was not read
-    /// does not count.
+    /// Restarts the deadline of a partial frame. Time during which the connection was not read does
+    /// not count.
     pub(crate) fn restart_frame_deadline(&mut self, token: Token) {
         let now = self.timers.stamp;
         if let Ok(conn) = self.entries.conn_mut(token) {
@@ -177,7 +180,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// An engine whose clock is the test's.
+    /// An engine whose clock is set by the test.
     struct Clocked {
         engine: Engine,
         epoch: Instant,
@@ -185,12 +188,13 @@ mod tests {
 
     impl Clocked {
         fn new(config: Config) -> Self {
-            let engine = Engine::new(config, World::current().os()).expect("an engine");
+            let engine =
+                Engine::new(config, World::current().os()).expect("the simulated poll opens");
             let epoch = engine.now();
             Self { engine, epoch }
         }
 
-        /// Opens a connection whose peer takes nothing.
+        /// Opens a connection whose peer reads nothing.
         fn open(&mut self) -> Token {
             let script = Script::new();
             script.then_write([Writing::Fails(io::ErrorKind::WouldBlock)]);
@@ -206,28 +210,32 @@ mod tests {
             }
         }
 
-        /// The timers that are due so many milliseconds after the epoch. Answers whether the
-        /// connection is still as it was.
-        fn is_left_alone(&mut self, at: u32, token: Token) -> bool {
+        /// Fires the timers that are due `at` milliseconds after the epoch. Returns true if the
+        /// connection is still open then.
+        fn is_open_at(&mut self, at: u32, token: Token) -> bool {
             self.engine.timers.set_now(self.epoch + at * MS);
             self.engine.timers.snapshot_due();
             while let Some((_, task)) = self.engine.timers.next_due() {
                 assert_eq!(task, Task::Check(token));
                 self.engine.check_timeouts(token);
             }
-            let state = self.engine.conn(token).expect("it is there").state;
+            let state = self
+                .engine
+                .conn(token)
+                .expect("the connection is not reaped yet")
+                .state;
             !state.is_closing() && !state.is_dead()
         }
     }
 
-    /// Takes frames of which none comes whole.
-    struct Half {
+    /// A sink of frames that never become complete.
+    struct PartialSink {
         framing: Framing,
         pool: Pool,
         now: Stamp,
     }
 
-    impl Sink for Half {
+    impl Sink for PartialSink {
         fn kind(&self) -> &Kind {
             self.framing.kind()
         }
@@ -251,53 +259,68 @@ mod tests {
         }
     }
 
-    /// The timeout that does not matter here has it looked at more often.
+    /// The second timeout only makes the checks more frequent.
     #[test]
-    fn a_frame_that_nobody_read_on_has_its_whole_time_from_the_resume_on() {
+    fn resume_restarts_the_frame_deadline() {
         let config = Config {
             frame_deadline: Some(100 * MS),
             write_stall_timeout: Some(30 * MS),
             ..Config::default()
         };
         let resumes: [fn(&mut Engine, Token); 3] = [
-            |engine, conn| engine.resume(ConnId(conn).into()).expect("it is open"),
-            |engine, conn| engine.grant(conn, 1).expect("it is open"),
             |engine, conn| {
-                let limits = engine.limits(conn).expect("it is open");
-                engine.set_limits(conn, limits).expect("they are sound");
+                engine
+                    .resume(ConnId(conn).into())
+                    .expect("the connection is open")
+            },
+            |engine, conn| engine.grant(conn, 1).expect("the connection is open"),
+            |engine, conn| {
+                let limits = engine.limits(conn).expect("the connection is open");
+                engine
+                    .set_limits(conn, limits)
+                    .expect("the limits are valid");
             },
         ];
         for resume in resumes {
             let mut clocked = Clocked::new(config.clone());
             let conn = clocked.open();
-            let mut half = Half {
+            let mut sink = PartialSink {
                 framing: Framing::line(),
                 pool: Pool::new(0),
                 now: clocked.engine.timers.stamp,
             };
-            let entry = clocked.engine.conn_mut(conn).expect("it is open");
-            let _ = entry.assembler.ingest(b"half a li", &mut half);
+            let entry = clocked
+                .engine
+                .conn_mut(conn)
+                .expect("the connection is open");
+            let _ = entry.assembler.ingest(b"half a li", &mut sink);
             let paused = clocked.engine.pause(ConnId(conn).into());
-            paused.expect("it is open");
-            clocked.engine.grant(conn, 0).expect("it is open");
-            assert!(clocked.is_left_alone(90, conn));
+            paused.expect("the connection is open");
+            clocked
+                .engine
+                .grant(conn, 0)
+                .expect("the connection is open");
+            assert!(clocked.is_open_at(90, conn));
             resume(&mut clocked.engine, conn);
-            let entry = clocked.engine.conn_mut(conn).expect("it is open");
+            let entry = clocked
+                .engine
+                .conn_mut(conn)
+                .expect("the connection is open");
             {
                 entry.state.resume();
                 entry.state.credit_granted(true, true);
             };
             for at in [101, 150, 189] {
-                assert!(clocked.is_left_alone(at, conn), "at {at}");
+                assert!(clocked.is_open_at(at, conn), "at {at} ms");
             }
-            assert!(!clocked.is_left_alone(192, conn));
+            assert!(!clocked.is_open_at(192, conn));
         }
     }
 
-    /// A shorter timeout that is not over has both looked at before their time. Stamps and ticks
-    /// round up, by a millisecond each.
+    /// A shorter timeout that does not expire makes the checks more frequent. Stamps and ticks
+    /// round up, each by at most a millisecond.
     #[test]
-    fn a_connection_that_opens_late_is_idle_from_then_on() {
+    fn idle_timeout_counts_from_the_open() {
         let config = Config {
             idle_timeout: Some(100 * MS),
             frame_deadline: Some(30 * MS),
@@ -307,13 +330,13 @@ mod tests {
         clocked.engine.timers.set_now(clocked.epoch + 1000 * MS);
         let conn = clocked.open();
         for at in [1030, 1060, 1099] {
-            assert!(clocked.is_left_alone(at, conn), "at {at}");
+            assert!(clocked.is_open_at(at, conn), "at {at} ms");
         }
-        assert!(!clocked.is_left_alone(1102, conn));
+        assert!(!clocked.is_open_at(1102, conn));
     }
 
     #[test]
-    fn a_queue_has_stalled_when_nothing_was_taken_of_it_for_the_whole_time() {
+    fn write_stall_counts_from_the_last_write() {
         let config = Config {
             write_stall_timeout: Some(100 * MS),
             frame_deadline: Some(30 * MS),
@@ -322,44 +345,50 @@ mod tests {
         let mut clocked = Clocked::new(config);
         let script = Script::new();
         let conn = clocked.open_with(script);
-        // What a queue that is over leaves behind it is taken again for the next one.
+        // The next queue reuses the spare queue that the first one left, with a new stamp.
         for begun in [1000, 3000] {
             clocked.engine.timers.set_now(clocked.epoch + begun * MS);
             script.then_write([Writing::Fails(io::ErrorKind::WouldBlock)]);
             let sent = clocked.engine.send(conn, &b"waits"[..]);
-            let _ = sent.expect("there is room");
+            let _ = sent.expect("the queue has space");
             let _ = clocked.engine.flush(conn);
-            assert!(clocked.is_left_alone(begun + 99, conn), "from {begun} on");
+            assert!(clocked.is_open_at(begun + 99, conn), "begun at {begun} ms");
             script.then_write([Writing::Takes(1), Writing::Fails(io::ErrorKind::WouldBlock)]);
-            let entry = clocked.engine.conn_mut(conn).expect("it is open");
+            let entry = clocked
+                .engine
+                .conn_mut(conn)
+                .expect("the connection is open");
             entry.state.add_readiness(Readiness::WRITABLE);
             let _ = clocked.engine.flush(conn);
-            assert!(clocked.is_left_alone(begun + 198, conn), "from {begun} on");
+            assert!(clocked.is_open_at(begun + 198, conn), "begun at {begun} ms");
             if begun == 1000 {
-                let entry = clocked.engine.conn_mut(conn).expect("it is open");
+                let entry = clocked
+                    .engine
+                    .conn_mut(conn)
+                    .expect("the connection is open");
                 entry.state.add_readiness(Readiness::WRITABLE);
                 let _ = clocked.engine.flush(conn);
             }
         }
-        assert!(!clocked.is_left_alone(3202, conn));
+        assert!(!clocked.is_open_at(3202, conn));
     }
 
     #[test]
-    fn limits_of_its_own_count_the_time_in_which_nothing_was_taken_from_then_on() {
+    fn set_limits_restarts_the_write_stall_timeout() {
         let mut clocked = Clocked::new(Config::default());
         let conn = clocked.open();
         let sent = clocked.engine.send(conn, &b"waits"[..]);
-        let _ = sent.expect("there is room");
+        let _ = sent.expect("the queue has space");
         let _ = clocked.engine.flush(conn);
         clocked.engine.timers.set_now(clocked.epoch + 100 * MS);
-        let mut limits = clocked.engine.limits(conn).expect("it is open");
+        let mut limits = clocked.engine.limits(conn).expect("the connection is open");
         limits.write_stall_timeout = Some(50 * MS);
         limits.frame_deadline = Some(20 * MS);
         let set = clocked.engine.set_limits(conn, limits);
-        set.expect("they are sound");
+        set.expect("the limits are valid");
         for at in [120, 149] {
-            assert!(clocked.is_left_alone(at, conn), "at {at}");
+            assert!(clocked.is_open_at(at, conn), "at {at} ms");
         }
-        assert!(!clocked.is_left_alone(152, conn));
+        assert!(!clocked.is_open_at(152, conn));
     }
 }

@@ -1,7 +1,7 @@
 //! The timers: those of the handler, and those of the engine itself.
 //!
-//! All count from the turn's one reading of the clock. A one-shot timer is its node in the wheel and
-//! nothing else. An interval also stores its exact deadline and its period, because ticks alone
+//! All timers count from the time of the turn. A one-shot timer is a node of the wheel and needs no
+//! other memory. An interval also stores its exact deadline and its period, because ticks alone
 //! would drift.
 
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::timeouts::Timeouts;
 use crate::id::Token;
 use crate::timer::{Stamp, TimerId, Wheel, tick_at_or_after, tick_passed};
 
-/// The work that a timer does when it fires.
+/// The work to do when a timer fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Calls `on_timer`.
@@ -22,17 +22,17 @@ pub(crate) enum Task {
     Deadline(Token),
     /// Checks the timeouts of a connection.
     Check(Token),
-    /// Tries to accept again.
+    /// Lets listeners accept again that ran out of descriptors or memory.
     AcceptRetry,
     /// Frees memory that was not used since the last trim.
     Trim,
-    /// Ends a shortage of memory that lasted too long.
+    /// Ends a lack of memory that lasted too long.
     Memory,
     /// Ends a shutdown that took too long.
     Shutdown,
 }
 
-/// The kind of a task, as the wheel stores it beside a value of 64 bits.
+/// The kind of a task, which the wheel stores beside a 64-bit value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TaskKind {
     User,
@@ -46,6 +46,7 @@ pub(crate) enum TaskKind {
 }
 
 impl Task {
+    /// Converts a task to the kind and the value that the wheel stores.
     fn pack(self) -> (TaskKind, u64) {
         match self {
             Self::User { key } => (TaskKind::User, key),
@@ -58,7 +59,7 @@ impl Task {
         }
     }
 
-    /// The task of a timer that fired. `value` of an interval is its key.
+    /// Returns the task of a timer that fired. For an interval, `value` is the key.
     fn unpack(kind: TaskKind, value: u64) -> Self {
         match kind {
             TaskKind::User | TaskKind::Interval => Self::User { key: value },
@@ -72,18 +73,18 @@ impl Task {
     }
 }
 
-/// The part of an interval that its node in the wheel does not hold.
+/// The data of an interval that its node in the wheel cannot store.
 #[derive(Debug)]
 struct Interval {
     key: u64,
-    /// The next deadline, exactly, since the epoch.
+    /// The exact next deadline, as time since the epoch.
     at: Duration,
     period: Duration,
 }
 
 impl Interval {
-    /// Moves to the first deadline after `now` that is a whole number of periods after the last one.
-    /// So an interval does not drift, and missed periods are skipped.
+    /// Moves to the first deadline after `now` that is a whole number of periods after the previous
+    /// one. So an interval does not drift, and missed periods are skipped.
     fn step(&mut self, now: Duration) -> Duration {
         let missed = now.saturating_sub(self.at).as_nanos() / self.period.as_nanos().max(1);
         let periods = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
@@ -92,9 +93,9 @@ impl Interval {
     }
 }
 
-/// The index of an interval, as the wheel stores it.
+/// Returns the index of an interval from the value in the wheel.
 fn interval_index(value: u64) -> usize {
-    usize::try_from(value).expect("the value is an index")
+    usize::try_from(value).expect("the value was stored from an index")
 }
 
 /// The timing wheel, and the time of the turn.
@@ -102,15 +103,15 @@ fn interval_index(value: u64) -> usize {
 pub(crate) struct Timers {
     wheel: Wheel<TaskKind>,
     intervals: Slab<Interval>,
-    /// The time at which the wheel's ticks begin.
+    /// The time of tick 0 of the wheel.
     epoch: Instant,
-    /// The turn's reading of the clock, or a later one, taken after a name look-up.
+    /// The time of the turn. It is read once per turn, and again after a name look-up.
     pub(crate) now: Instant,
     /// `now` in 32-bit milliseconds; maintained only while a timeout is configured.
     pub(crate) stamp: Stamp,
-    /// True if a timeout is, or ever was, configured.
+    /// True if a timeout is configured, or ever was.
     keeps_stamp: bool,
-    /// The timeouts of connections without limits of their own.
+    /// The timeouts of connections that have no limits of their own.
     pub(super) timeouts: Timeouts,
 }
 
@@ -127,7 +128,7 @@ impl Timers {
         }
     }
 
-    /// Number of timers that are set.
+    /// Returns the number of timers that are set.
     pub(crate) fn len(&self) -> usize {
         self.wheel.len()
     }
@@ -136,6 +137,7 @@ impl Timers {
         self.wheel.is_empty()
     }
 
+    /// Returns the time of the turn since the epoch.
     pub(super) fn since_epoch(&self) -> Duration {
         self.now.saturating_duration_since(self.epoch)
     }
@@ -157,6 +159,7 @@ impl Timers {
         }
     }
 
+    /// Sets a one-shot timer for a task.
     pub(super) fn set_task(&mut self, after: Duration, task: Task) -> TimerId {
         let at = self.since_epoch().saturating_add(after);
         let (kind, value) = task.pack();
@@ -165,7 +168,7 @@ impl Timers {
 
     fn insert(&mut self, at: Duration, kind: TaskKind, value: u64) -> TimerId {
         if self.wheel.is_empty() {
-            // An empty wheel is not advanced.
+            // An empty wheel is not advanced by the turns, so it is advanced here.
             self.snapshot_due();
         }
         self.wheel.insert(tick_at_or_after(at), kind, value)
@@ -178,13 +181,13 @@ impl Timers {
         }
     }
 
-    /// Takes a snapshot of the timers that are due. A timer that is set from now on waits for the
-    /// next snapshot, also if its delay is zero.
+    /// Takes a snapshot of the timers that are due. A timer that is set later waits for the next
+    /// snapshot, even if its delay is zero.
     pub(crate) fn snapshot_due(&mut self) {
         self.wheel.advance(tick_passed(self.since_epoch()));
     }
 
-    /// Takes the timer of the snapshot that was due first. An interval is set again.
+    /// Returns the first timer of the snapshot and removes it. An interval is set again.
     pub(crate) fn next_due(&mut self) -> Option<(TimerId, Task)> {
         let now = self.since_epoch();
         let Self {
@@ -202,7 +205,7 @@ impl Timers {
         Some((id, Task::unpack(kind, interval_key.unwrap_or(value))))
     }
 
-    /// Returns how long the poll may wait for the next timer, from the turn's time on.
+    /// Returns the time from the start of the turn to the next timer.
     pub(crate) fn time_to_next(&self) -> Option<Duration> {
         if self.wheel.is_empty() {
             return None;
@@ -256,20 +259,21 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// An engine whose clock is the test's.
-    struct Scripted {
+    /// An engine whose clock is set by the test.
+    struct Clocked {
         engine: Engine,
         epoch: Instant,
     }
 
-    impl Scripted {
+    impl Clocked {
         fn new() -> Self {
-            let engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
+            let engine = Engine::new(Config::default(), World::current().os())
+                .expect("the simulated poll opens");
             let epoch = engine.now();
             Self { engine, epoch }
         }
 
-        /// The timers of a turn that begins so long after the epoch.
+        /// Runs the timers of a turn that begins `at` after the epoch. Returns their ids and keys.
         fn turn(&mut self, at: Duration) -> Vec<(TimerId, u64)> {
             self.engine.timers.set_now(self.epoch + at);
             self.engine.timers.snapshot_due();
@@ -282,7 +286,7 @@ mod tests {
         }
     }
 
-    /// A small generator of numbers, seeded, so that a failure repeats.
+    /// Returns a pseudo-random number below `bound`. `state` is the seed, so a failure repeats.
     fn random(state: &mut u64, bound: u64) -> u64 {
         *state = state
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -290,84 +294,90 @@ mod tests {
         (*state >> 20) % bound
     }
 
-    /// How late each of 20,000 timers was, in turns that come when they do, up to 5 ms apart: a
-    /// histogram that begins at zero and ends at a tick and a turn.
+    /// Measures the lateness of 20,000 timers, in turns that are up to 5 ms apart.
     #[test]
-    fn no_timer_is_early_and_none_is_later_than_a_tick_and_a_turn() {
+    fn timers_are_never_early_and_at_most_a_tick_and_turn_late() {
         const TURN_US: u64 = 5000;
         let mut state = 7;
-        let mut scripted = Scripted::new();
+        let mut clocked = Clocked::new();
         let (mut now, mut deadlines) = (Duration::ZERO, Vec::new());
         let mut late_us = Vec::new();
         while late_us.len() < 20_000 {
             for _ in 0..random(&mut state, 30) {
                 let spread = 1 << random(&mut state, 32);
                 let after = Duration::from_nanos(random(&mut state, spread));
-                scripted.engine.set_timer(after, deadlines.len() as u64);
+                clocked.engine.set_timer(after, deadlines.len() as u64);
                 deadlines.push(now + after);
             }
             now += Duration::from_micros(random(&mut state, TURN_US));
-            for (_, key) in scripted.turn(now) {
-                let deadline = deadlines[usize::try_from(key).expect("an index")];
+            for (_, key) in clocked.turn(now) {
+                let deadline = deadlines[usize::try_from(key).expect("the key is an index")];
                 assert!(now >= deadline, "{:?} early", deadline - now);
                 late_us.push((now - deadline).as_micros());
             }
         }
         late_us.sort_unstable();
         let turn_and_tick = u128::from(TURN_US) + 1000;
-        assert!(*late_us.last().expect("some fired") <= turn_and_tick);
+        assert!(*late_us.last().expect("timers fired") <= turn_and_tick);
         let below_turn = late_us.partition_point(|late| *late <= u128::from(TURN_US));
         assert!(
             below_turn > 19_000,
-            "few need the tick's rounding: {below_turn}"
+            "only {below_turn} timers were at most a turn late"
         );
     }
 
-    /// Periods that are no whole number of ticks, in turns that come late: each firing belongs to
-    /// one deadline of the grid that the first one began, and is never before it.
+    /// Uses periods that are not a whole number of ticks, and turns that come late. Each firing
+    /// belongs to one deadline of the grid and is never before it.
     #[test]
-    fn an_interval_keeps_to_its_grid_for_hours() {
+    fn intervals_do_not_drift() {
         for period in [1500, 3333, 7000, 99_999].map(Duration::from_micros) {
             let mut state = 11;
-            let mut scripted = Scripted::new();
-            let id = scripted.engine.set_interval(period, 5);
+            let mut clocked = Clocked::new();
+            let id = clocked.engine.set_interval(period, 5);
             let (mut now, mut last) = (Duration::ZERO, 0);
             while now < Duration::from_secs(3600) {
-                // Most turns are when the wheel asks for them, some much later.
-                let wait = scripted.engine.timers.time_to_next().expect("it is set");
+                // Most turns come when the wheel asks for them, some much later.
+                let wait = clocked
+                    .engine
+                    .timers
+                    .time_to_next()
+                    .expect("the interval is set");
                 now += wait;
                 if random(&mut state, 10) == 0 {
                     now += Duration::from_micros(random(&mut state, 10_000_000));
                 }
-                for fired in scripted.turn(now) {
+                for fired in clocked.turn(now) {
                     assert_eq!(fired, (id, 5));
                     let reached = now.as_nanos() / period.as_nanos();
-                    assert!(reached > last, "fired twice for one deadline, or early");
+                    assert!(reached > last, "fired early, or twice for one deadline");
                     last = reached;
                 }
-                let next = u32::try_from(last + 1).expect("an hour has fewer");
-                assert!(now < period * next + MS, "it drifts: firing {next} is late");
+                let next = u32::try_from(last + 1).expect("an hour has fewer than 2^32 periods");
+                assert!(
+                    now < period * next + MS,
+                    "the interval drifts: firing {next} is late"
+                );
             }
-            assert!(scripted.engine.cancel_timer(id));
-            assert!(scripted.engine.timers.intervals.is_empty());
+            assert!(clocked.engine.cancel_timer(id));
+            assert!(clocked.engine.timers.intervals.is_empty());
         }
     }
 
     #[test]
-    fn an_interval_of_less_than_a_millisecond_fires_once_in_each() {
+    fn sub_millisecond_interval_fires_once_a_millisecond() {
         for period in [0, 1, 300_000, 999_999].map(Duration::from_nanos) {
-            let mut scripted = Scripted::new();
-            let id = scripted.engine.set_interval(period, 5);
+            let mut clocked = Clocked::new();
+            let id = clocked.engine.set_interval(period, 5);
             for millis in 1..=20 {
                 let quarters = (0..4).map(|quarter| millis * MS + quarter * MS / 4);
-                let fired: Vec<_> = quarters.flat_map(|now| scripted.turn(now)).collect();
-                assert_eq!(fired, [(id, 5)], "of {period:?} in millisecond {millis}");
+                let fired: Vec<_> = quarters.flat_map(|now| clocked.turn(now)).collect();
+                assert_eq!(fired, [(id, 5)], "period {period:?}, millisecond {millis}");
             }
         }
     }
 
     #[test]
-    fn the_shortest_and_the_longest_delays_are_kept() {
+    fn zero_and_very_long_delays_are_kept() {
         let day = Duration::from_secs(86_400);
         let delays = [
             Duration::ZERO,
@@ -376,92 +386,104 @@ mod tests {
             50 * day,
             Duration::MAX,
         ];
-        let mut scripted = Scripted::new();
-        scripted.turn(10 * MS);
+        let mut clocked = Clocked::new();
+        clocked.turn(10 * MS);
         for (key, delay) in (0..).zip(delays) {
-            scripted.engine.set_timer(delay, key);
-            scripted.engine.set_interval(delay, 10 + key);
+            clocked.engine.set_timer(delay, key);
+            clocked.engine.set_interval(delay, 10 + key);
         }
-        assert_eq!(scripted.turn(10 * MS), [], "not in the turn that set them");
+        assert_eq!(
+            clocked.turn(10 * MS),
+            [],
+            "no timer fires in the turn that set it"
+        );
         let keys = |fired: Vec<(TimerId, u64)>| {
             let mut keys: Vec<_> = fired.into_iter().map(|(_, key)| key).collect();
             keys.sort_unstable();
             keys
         };
-        assert_eq!(keys(scripted.turn(11 * MS)), [0, 1, 10, 11]);
+        assert_eq!(keys(clocked.turn(11 * MS)), [0, 1, 10, 11]);
         for (days, key) in [(25, 2), (50, 3)] {
             let at = 10 * MS + days * day;
             let quick = [10, 11];
-            assert_eq!(keys(scripted.turn(at - MS)).len(), 2, "{quick:?} only");
-            let fired = keys(scripted.turn(at));
+            assert_eq!(
+                keys(clocked.turn(at - MS)).len(),
+                2,
+                "only intervals {quick:?} fire"
+            );
+            let fired = keys(clocked.turn(at));
             assert!(fired.contains(&key) && fired.contains(&(10 + key)));
         }
-        // No clock gets to the end of time; the timer that is set there is none that is due.
-        assert!(!keys(scripted.turn(1_000_000 * day)).contains(&4));
+        // A timer set at the end of time is never due.
+        assert!(!keys(clocked.turn(1_000_000 * day)).contains(&4));
     }
 
-    /// It would be looked for where the wheel was left, turn after turn.
+    /// An empty wheel is not advanced. Its next timer must not be searched for from an old tick.
     #[test]
-    fn the_first_timer_after_a_long_time_is_waited_for_at_once() {
-        let mut scripted = Scripted::new();
+    fn first_timer_after_idle_hours_has_the_right_wait() {
+        let mut clocked = Clocked::new();
         for hour in 1..5 {
             let now = Duration::from_secs(3600 * hour) + 7 * MS;
-            scripted.engine.timers.set_now(scripted.epoch + now);
+            clocked.engine.timers.set_now(clocked.epoch + now);
             let id = match hour % 2 {
-                0 => scripted.engine.set_timer(5 * MS, hour),
-                _ => scripted.engine.set_interval(5 * MS, hour),
+                0 => clocked.engine.set_timer(5 * MS, hour),
+                _ => clocked.engine.set_interval(5 * MS, hour),
             };
-            assert_eq!(scripted.engine.timers.time_to_next(), Some(5 * MS));
-            assert_eq!(scripted.turn(now + 5 * MS), [(id, hour)]);
-            scripted.engine.cancel_timer(id);
+            assert_eq!(clocked.engine.timers.time_to_next(), Some(5 * MS));
+            assert_eq!(clocked.turn(now + 5 * MS), [(id, hour)]);
+            clocked.engine.cancel_timer(id);
         }
     }
 
     #[test]
-    fn a_timer_that_is_set_anew_fires_then_and_only_then() {
-        let mut scripted = Scripted::new();
-        let id = scripted.engine.set_timer(10 * MS, 1);
-        assert!(scripted.engine.reset_timer(id, 500 * MS), "later");
-        assert_eq!(scripted.turn(499 * MS), []);
-        assert!(scripted.engine.reset_timer(id, 20 * MS), "later once more");
-        assert!(scripted.engine.reset_timer(id, 5 * MS), "and earlier again");
-        assert_eq!(scripted.turn(503 * MS), []);
-        assert_eq!(scripted.turn(504 * MS), [(id, 1)]);
-        assert!(!scripted.engine.reset_timer(id, MS), "it has ended");
+    fn reset_timer_fires_only_at_its_last_deadline() {
+        let mut clocked = Clocked::new();
+        let id = clocked.engine.set_timer(10 * MS, 1);
+        assert!(clocked.engine.reset_timer(id, 500 * MS), "later");
+        assert_eq!(clocked.turn(499 * MS), []);
+        assert!(clocked.engine.reset_timer(id, 20 * MS), "later again");
+        assert!(clocked.engine.reset_timer(id, 5 * MS), "earlier");
+        assert_eq!(clocked.turn(503 * MS), []);
+        assert_eq!(clocked.turn(504 * MS), [(id, 1)]);
+        assert!(!clocked.engine.reset_timer(id, MS), "the timer has fired");
 
-        let id = scripted.engine.set_interval(10 * MS, 2);
-        assert_eq!(scripted.turn(514 * MS), [(id, 2)]);
-        assert!(scripted.engine.reset_timer(id, 3 * MS));
-        assert_eq!(scripted.turn(517 * MS), [(id, 2)]);
-        assert_eq!(scripted.turn(526 * MS), []);
-        assert_eq!(scripted.turn(527 * MS), [(id, 2)], "a period after that");
-        assert!(scripted.engine.cancel_timer(id));
-        assert!(!scripted.engine.reset_timer(id, MS));
+        let id = clocked.engine.set_interval(10 * MS, 2);
+        assert_eq!(clocked.turn(514 * MS), [(id, 2)]);
+        assert!(clocked.engine.reset_timer(id, 3 * MS));
+        assert_eq!(clocked.turn(517 * MS), [(id, 2)]);
+        assert_eq!(clocked.turn(526 * MS), []);
+        assert_eq!(
+            clocked.turn(527 * MS),
+            [(id, 2)],
+            "one period after the reset deadline"
+        );
+        assert!(clocked.engine.cancel_timer(id));
+        assert!(!clocked.engine.reset_timer(id, MS));
     }
 
-    /// As for an idle timeout that each packet puts off.
+    /// An idle timeout is reset like this for every packet.
     #[test]
-    fn a_timer_that_is_put_off_by_every_packet_moves_a_few_times_only() {
-        let mut scripted = Scripted::new();
-        let id = scripted.engine.set_timer(1000 * MS, 1);
+    fn timer_reset_by_every_packet_needs_few_turns() {
+        let mut clocked = Clocked::new();
+        let id = clocked.engine.set_timer(1000 * MS, 1);
         let mut turns = 0;
         for packet in 1..=100_000_u64 {
             let now = Duration::from_micros(100 * packet);
-            scripted.engine.timers.set_now(scripted.epoch + now);
-            if scripted.engine.timers.time_to_next() == Some(Duration::ZERO) {
+            clocked.engine.timers.set_now(clocked.epoch + now);
+            if clocked.engine.timers.time_to_next() == Some(Duration::ZERO) {
                 turns += 1;
-                assert_eq!(scripted.turn(now), []);
+                assert_eq!(clocked.turn(now), []);
             }
-            assert!(scripted.engine.reset_timer(id, 1000 * MS));
+            assert!(clocked.engine.reset_timer(id, 1000 * MS));
         }
         assert!(turns <= 30, "the wheel asked for {turns} turns in 10 s");
-        assert_eq!(scripted.turn(Duration::from_millis(10_999)), []);
-        assert_eq!(scripted.turn(Duration::from_millis(11_000)), [(id, 1)]);
+        assert_eq!(clocked.turn(Duration::from_millis(10_999)), []);
+        assert_eq!(clocked.turn(Duration::from_millis(11_000)), [(id, 1)]);
     }
 
     #[test]
-    fn what_a_burst_needed_is_given_back_in_a_few_seconds_and_no_timer_stays() {
-        let Scripted { mut engine, epoch } = Scripted::new();
+    fn memory_of_a_burst_is_freed_and_the_trim_timer_ends() {
+        let Clocked { mut engine, epoch } = Clocked::new();
         let held: Vec<_> = (0..1000)
             .map(|_| engine.memory.pool.take(64 * 1024))
             .collect();
@@ -471,7 +493,11 @@ mod tests {
         engine.active.batch = Buf::with_capacity(4 * BATCH_LEN_BASE);
         for _ in 0..3 {
             engine.arm_trim(false);
-            assert_eq!(engine.timers.len(), 1, "one, however many turns there are");
+            assert_eq!(
+                engine.timers.len(),
+                1,
+                "one trim timer, for any number of turns"
+            );
         }
         while let Some(wait) = engine.timers.time_to_next() {
             let now = engine.timers.since_epoch() + wait;

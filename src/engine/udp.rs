@@ -1,6 +1,6 @@
 //! UDP sockets: opening them, and the queue of datagrams to send.
 //!
-//! `send_to` queues a datagram. The queue is sent at the end of the turn at the latest.
+//! `send_to` queues a datagram. The queue is sent by the end of the turn.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::{fmt, io};
@@ -16,10 +16,10 @@ use crate::id::UdpId;
 use crate::memory::Pool;
 use crate::os::{OwnedSocket, Udp, UdpOptions};
 
-/// Queued bytes from which on the queue is sent before more is received. Otherwise the answers to a
-/// batch of long datagrams could exceed the queue's limit.
+/// Maximum number of queued bytes before the queue is sent. Without it, the replies to a batch of
+/// long datagrams could exceed the limit of the queue.
 const FLUSH_LEN: usize = 128 * 1024;
-/// A queue that holds at most this much memory, in bytes, keeps it.
+/// Capacity that a trim leaves to a queue, in bytes.
 const QUEUE_LEN_BASE: usize = 64 * 1024;
 
 /// Opening and closing.
@@ -105,8 +105,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Sends queued datagrams until the kernel takes no more, then charges the queue to the memory
-    /// budget. Returns the first error, which has cost one datagram at most.
+    /// Sends queued datagrams until the kernel takes no more, then updates the memory budget.
+    /// Returns the first error, which costs one datagram at most.
     pub(crate) fn flush_datagrams(&mut self, id: UdpId) -> Result<Option<io::Error>, Gone> {
         let entry = self.entries.udp_mut(id)?;
         let token = id.0.to_poll();
@@ -133,8 +133,9 @@ impl Engine {
                     }
                 }
                 Err(failed) => {
-                    // The refusal of an earlier datagram, sent to a port without a socket (udp(7)).
-                    // The first in the queue has not been sent yet, and is tried once more.
+                    // The error is the refusal of an earlier datagram, sent to a port without a
+                    // socket (udp(7)). The first datagram of the queue is not sent yet, so it is
+                    // sent once more.
                     let is_earlier =
                         failed.kind() == io::ErrorKind::ConnectionRefused && !entry.was_refused;
                     entry.was_refused = is_earlier;
@@ -162,8 +163,7 @@ impl Engine {
         Ok(error)
     }
 
-    /// Frees the memory of queues that a burst has made long and that was not used since the last
-    /// trim.
+    /// Frees queue memory that a burst needed and that was not used since the last trim.
     pub(super) fn trim_datagrams(&mut self) {
         let (entries, grown) = (&mut self.entries, &mut self.queues.grown_udp);
         grown.retain(|id| {
@@ -180,13 +180,13 @@ impl Engine {
         });
     }
 
-    /// Returns true if the socket may be given its next datagram.
+    /// Returns true if the socket is open, so that datagrams may be delivered to it.
     pub(crate) fn takes_datagrams(&mut self, id: UdpId) -> bool {
         let entry = self.entries.udp_mut(id);
         entry.is_ok_and(|entry| entry.state.takes_datagrams())
     }
 
-    /// Returns true if the queue must be sent before more is received.
+    /// Returns true if the queue is so long that it must be sent before more is received.
     pub(crate) fn has_many_datagrams(&mut self, id: UdpId) -> bool {
         let many = FLUSH_LEN.min(self.config.datagram_queue_bytes_max / 2);
         let entry = self.entries.udp_mut(id);
@@ -197,12 +197,12 @@ impl Engine {
     pub(crate) fn datagram_failed(&mut self, id: impl fmt::Display, error: &io::Error) {
         self.telemetry.stats.datagram_errors += 1;
         if let Some(suppressed) = self.telemetry.may_log(LogTopic::Datagram, self.timers.now) {
-            log::warn!("{id}: {error}{suppressed}");
+            log::warn!("error on {id}: {error}{suppressed}");
         }
     }
 }
 
-/// Charges the present size of the queue to the memory budget.
+/// Updates the memory budget with the present size of the queue.
 fn recount(entry: &mut UdpEntry, pool: &mut Pool) {
     let now = entry.queue.queued_bytes();
     entry.queue_peak = entry.queue_peak.max(now);
@@ -218,19 +218,20 @@ mod tests {
     use crate::os::UdpOptions;
     use crate::os::sim::World;
 
-    /// What the queue of a socket holds after so many bursts of so many datagrams of a kilobyte,
-    /// one after each trim.
+    /// Returns the capacity of the send queue after bursts of datagrams of a kilobyte. Each element
+    /// is the length of one burst, and a trim follows each burst.
     fn held_after(bursts: &[usize]) -> usize {
-        let mut engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
+        let mut engine = Engine::new(Config::default(), World::current().os())
+            .expect("the simulated poll opens");
         let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
-        let socket = socket.expect("a free port");
+        let socket = socket.expect("port 0 is free");
         let to = SocketAddr::from(([127, 0, 0, 1], 9));
         for burst in bursts {
             for _ in 0..*burst {
                 let queued = engine.send_datagram(socket, Some(to), &[0; 1024]);
-                queued.expect("there is room");
+                queued.expect("the queue has space");
             }
-            let error = engine.flush_datagrams(socket).expect("it is open");
+            let error = engine.flush_datagrams(socket).expect("the socket is open");
             assert!(error.is_none(), "{error:?}");
             engine.arm_trim(false);
             while let Some(wait) = engine.timers.time_to_next() {
@@ -242,7 +243,7 @@ mod tests {
                 }
             }
         }
-        let entry = engine.udp_mut(socket).expect("it is open");
+        let entry = engine.udp_mut(socket).expect("the socket is open");
         assert!(entry.queue.is_empty());
         let held = entry.queue.capacity();
         assert_eq!(entry.is_grown, held > QUEUE_LEN_BASE);
@@ -253,29 +254,30 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_gives_back_what_a_burst_of_datagrams_needed_and_not_what_each_does() {
-        assert!(held_after(&[900]) > 900 * 1024, "just needed");
-        assert!(held_after(&[900, 900, 900]) > 900 * 1024, "needed again");
-        assert_eq!(held_after(&[900, 0]), 0, "not needed since");
+    fn udp_queue_memory_of_a_burst_is_freed_if_unused() {
+        assert!(held_after(&[900]) > 900 * 1024, "used since the last trim");
+        assert!(held_after(&[900, 900, 900]) > 900 * 1024, "used again");
+        assert_eq!(held_after(&[900, 0]), 0, "not used since");
         let little = held_after(&[900, 10, 10]);
         assert!((1..QUEUE_LEN_BASE).contains(&little), "{little} bytes");
     }
 
     #[test]
-    fn what_waits_for_room_is_kept_where_the_memory_of_a_burst_is_given_back() {
-        let mut engine = Engine::new(Config::default(), World::current().os()).expect("an engine");
+    fn trim_keeps_queued_datagrams() {
+        let mut engine = Engine::new(Config::default(), World::current().os())
+            .expect("the simulated poll opens");
         let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
-        let socket = socket.expect("a free port");
+        let socket = socket.expect("port 0 is free");
         for _ in 0..900 {
             let queued = engine.send_datagram(socket, None, &[0; 1024]);
-            queued.expect("there is room");
+            queued.expect("the queue has space");
         }
-        let entry = engine.udp_mut(socket).expect("it is open");
-        // The kernel took all but one.
+        let entry = engine.udp_mut(socket).expect("the socket is open");
+        // The kernel took all datagrams but one.
         entry.queue.pop(899);
         engine.trim();
         engine.trim();
-        let entry = engine.udp_mut(socket).expect("it is open");
+        let entry = engine.udp_mut(socket).expect("the socket is open");
         assert_eq!(entry.queue.count(), 1);
     }
 }

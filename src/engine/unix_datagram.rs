@@ -1,5 +1,5 @@
-//! Unix datagram sockets. They have no send queue: the kernel says at once if the receiver has taken
-//! a datagram.
+//! Unix datagram sockets. They have no send queue, because the kernel reports at once if the
+//! receiver took a datagram.
 
 use std::io;
 
@@ -41,7 +41,7 @@ impl Engine {
         Ok(UnixDatagramId(token))
     }
 
-    /// The entry of an open Unix datagram socket.
+    /// Returns the entry of an open Unix datagram socket.
     pub(crate) fn unix_datagram_mut(
         &mut self,
         id: UnixDatagramId,

@@ -1,4 +1,4 @@
-//! Output: encoded by `send`, written once per dispatch, queued only if the kernel takes no more.
+//! Output: `send` encodes it, the dispatch writes it once, and the rest is queued.
 //!
 //! ```text
 //!   send to the active connection -> encode into its batch -> one write at the end of the dispatch
@@ -30,9 +30,9 @@ use crate::timer::Stamp;
 pub(crate) trait EncodePayload {
     /// Length of the payload in bytes; 0 if it is not known.
     fn len(&self) -> usize;
-    /// Appends the frame, or nothing.
+    /// Appends the frame to `buf`; appends no byte on an error.
     fn encode(self, framing: &Framing, buf: &mut Buf) -> Result<(), FrameError>;
-    /// The payload, if it exists already.
+    /// Returns the payload, if it exists before the encoding.
     fn bytes(&self) -> Option<&[u8]> {
         None
     }
@@ -54,7 +54,7 @@ impl EncodePayload for &[u8] {
     }
 }
 
-/// A payload that a closure writes in place.
+/// A payload that a closure writes directly into the output.
 pub(crate) struct InPlace<F> {
     /// Length of the payload in bytes; 0 if it is not known.
     pub(crate) len: usize,
@@ -122,7 +122,8 @@ impl Engine {
         Ok(Sent::Queued)
     }
 
-    /// The frame at `before` took the batch above the high watermark, or above the hard limit.
+    /// Handles a batch that exceeds the high watermark or the hard limit because of the frame at
+    /// `before`.
     fn batch_above_high(&mut self, before: usize) -> Result<Sent, SendError> {
         let token = self.active.token.ok_or(SendError::Gone)?;
         let conn = self.entries.conn_mut(token)?;
@@ -157,7 +158,7 @@ impl Engine {
         let queue = conn
             .write_queue
             .get_or_insert_with(|| memory.spare_queues.take(stamp));
-        // Before encoding, so that the flush cleans up if the codec panics.
+        // Queued before the encoding, so that the flush cleans up if the codec panics.
         if conn.state.mark_to_flush() {
             self.queues.to_flush.push_back(token);
         }
@@ -176,7 +177,7 @@ impl Engine {
         Ok(accepted(conn, queued, &self.config, stats))
     }
 
-    /// Moves the batch of a connection to its write queue, because later output is queued too.
+    /// Moves the batch of a connection to its write queue, because its later output is queued too.
     pub(super) fn queue_batch(&mut self, token: Token) {
         if self.active.batched_bytes(token) == 0 {
             return;
@@ -204,12 +205,12 @@ impl Engine {
         }
     }
 
-    /// Number of entries to flush now.
+    /// Returns the number of entries to flush now.
     pub(crate) fn to_flush_count(&self) -> usize {
         self.queues.to_flush.len()
     }
 
-    /// Takes the entry that has waited longest to be flushed.
+    /// Returns the entry that has waited longest for its flush, and removes it from the queue.
     pub(crate) fn next_to_flush(&mut self) -> Option<(Token, &mut Entry)> {
         let token = self.queues.to_flush.pop_front()?;
         let entry = self.entries.get_mut(token).ok()?;
@@ -217,7 +218,7 @@ impl Engine {
         Some((token, entry))
     }
 
-    /// Writes the batch with one write; queues what the kernel does not take.
+    /// Writes the batch with one write, and queues the bytes that the kernel does not take.
     pub(crate) fn write_batch(&mut self, token: Token) -> Watermark {
         let batch = &mut self.active.batch;
         if batch.is_empty() {
@@ -236,7 +237,7 @@ impl Engine {
         self.batch_drained(token, result)
     }
 
-    /// Handles the result of the write of the batch.
+    /// Handles the result of writing the batch.
     pub(super) fn batch_drained(&mut self, token: Token, result: io::Result<usize>) -> Watermark {
         let Ok(conn) = self.entries.watched_conn_mut(token) else {
             return Watermark::Unchanged;
@@ -263,7 +264,7 @@ impl Engine {
         self.flush(token)
     }
 
-    /// Moves the rest of the batch to the write queue, at the end of the dispatch.
+    /// Moves the unwritten bytes of the batch to the write queue, at the end of the dispatch.
     fn queue_batch_of_ended(&mut self, token: Token) {
         if let Ok(conn) = self.entries.conn_mut(token) {
             let (memory, stamp) = (&mut self.memory, self.timers.stamp);
@@ -275,7 +276,8 @@ impl Engine {
         self.active.batch.clear();
     }
 
-    /// Writes the write queue of a connection, until it is empty or the kernel takes no more.
+    /// Writes the queued output of a connection, until the queue is empty or the kernel takes no
+    /// more.
     pub(crate) fn flush(&mut self, token: Token) -> Watermark {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return Watermark::Unchanged;
@@ -324,7 +326,8 @@ impl Engine {
         watermark
     }
 
-    /// Continues the close of a connection, if all of its output is taken: to its FIN, or to its end.
+    /// Continues the close of a connection once all of its output is taken: sends the FIN, or ends
+    /// it.
     pub(crate) fn step_close(&mut self, token: Token) {
         let Ok(conn) = self.conn_mut(token) else {
             return;
@@ -334,7 +337,7 @@ impl Engine {
         }
         if conn.state.output_taken() == Action::SendFin {
             conn.state.fin_sent();
-            // It fails only if the peer is gone already, which a read reports.
+            // This fails only if the peer has reset the connection, which a read reports.
             let _ = super::transport::end(conn);
         }
         if conn.state.output_taken() == Action::Reap {
@@ -342,7 +345,7 @@ impl Engine {
         }
     }
 
-    /// Records a failed write: queued output is lost, and counted. Input that the kernel still holds
+    /// Handles a failed write: queued output is lost and counted. Input that the kernel still holds
     /// is delivered before the connection closes.
     pub(super) fn fail_write(&mut self, token: Token, error: io::Error) -> Watermark {
         let Ok(conn) = self.entries.conn_mut(token) else {
@@ -361,7 +364,7 @@ impl Engine {
     }
 }
 
-/// Discards the write queue of a connection; returns the number of bytes that were in it.
+/// Discards the write queue of a connection. Returns the number of bytes that were in it.
 pub(super) fn discard_output(
     conn: &mut Connection,
     pool: &mut Pool,
@@ -373,15 +376,15 @@ pub(super) fn discard_output(
     lost
 }
 
-/// Empty write queues for the next connections that need one.
+/// Empty write queues for reuse by other connections.
 #[derive(Debug, Default)]
 pub(super) struct SpareQueues {
     #[expect(
         clippy::vec_box,
-        reason = "a connection holds the box: eight bytes while it is idle"
+        reason = "a connection stores the box, which takes eight bytes while it is idle"
     )]
     boxes: Vec<Box<WriteQueue>>,
-    /// Smallest number of spare queues since the last trim: so many were not needed.
+    /// Smallest number of spare queues since the last trim. That number of queues was not needed.
     unused: usize,
 }
 
@@ -397,16 +400,16 @@ impl SpareQueues {
         self.boxes.extend(queue);
     }
 
-    /// Frees the queues that were not used since the last trim: the first ones, as the last is taken
-    /// first.
+    /// Frees the queues that were not used since the last trim. They are the first ones, because
+    /// the last queue is taken first.
     pub(super) fn trim(&mut self) {
         self.boxes.drain(..self.unused);
         self.unused = self.boxes.len();
     }
 }
 
-/// A payload does not fit after `queued` bytes. That counts as above the high watermark, so that
-/// `on_drained` reports when to try again.
+/// Returns the error for a payload that does not fit after `queued` bytes. The queue then counts as
+/// above the high watermark, so that `on_drained` reports when to send again.
 pub(super) fn queue_full(conn: &mut Connection, queued: usize) -> SendError {
     if queued > 0 {
         conn.state.above_high();
@@ -414,7 +417,7 @@ pub(super) fn queue_full(conn: &mut Connection, queued: usize) -> SendError {
     SendError::Full
 }
 
-/// Counts an accepted payload; returns the position of the queue to the high watermark.
+/// Counts an accepted payload. Returns `AboveHigh` if `queued` bytes exceed the high watermark.
 pub(super) fn accepted(
     conn: &mut Connection,
     queued: usize,
@@ -445,14 +448,14 @@ pub(super) fn drain_batch(
     drain(conn, stats, &[IoSlice::new(active.batch.bytes())])
 }
 
-/// Writes as many segments of the queue as one write takes.
+/// Writes the first segments of the queue, as many as fit into one gathered write.
 fn drain_queue(conn: &mut Connection, stats: &mut Stats, queue: &WriteQueue) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let count = queue.slices(&mut slices);
     drain(conn, stats, &slices[..count])
 }
 
-/// Stamps, logs and records a write that is counted already.
+/// Stamps, logs and records a write that the statistics already count.
 fn record_drained(
     telemetry: &mut Telemetry,
     os: &Os,
@@ -472,13 +475,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trimming_frees_what_lay_idle_and_nothing_that_is_used_over_and_over() {
+    fn trim_frees_only_unused_spare_queues() {
         let mut spares = SpareQueues::default();
         let held: Vec<_> = (0..8).map(|_| spares.take(Stamp::default())).collect();
         held.into_iter().for_each(|one| spares.put(Some(one)));
         for _ in 0..3 {
             spares.trim();
-            assert!(spares.boxes.len() >= 2, "as many as are used over and over");
+            assert!(spares.boxes.len() >= 2, "the queues in use are kept");
             let one = spares.take(Stamp::default());
             let other = spares.take(Stamp::default());
             spares.put(Some(one));

@@ -1,8 +1,8 @@
-//! The table of the module's documentation, event by event.
+//! Tests of the table in the documentation of the module.
 
 use super::*;
 
-/// A state by the column of the table.
+/// Returns a state for each column of the table.
 fn columns() -> [(&'static str, State); 6] {
     let open = State::accepted(false, false);
     let mut fin_sent = open;
@@ -27,7 +27,7 @@ fn columns() -> [(&'static str, State); 6] {
 type Event = (&'static str, fn(&mut State) -> Action);
 
 #[test]
-fn every_event_in_every_phase_has_the_action_of_the_table() {
+fn every_event_in_every_phase_returns_the_tables_action() {
     use Action::{Deliver, Flush, NextAddress, None, Reap, Reset, SendFin};
     use Phase::{Closing, Connecting, Dead, Lingering, Open};
     let events: [(Event, [(Action, Phase); 6]); 9] = [
@@ -151,7 +151,7 @@ fn every_event_in_every_phase_has_the_action_of_the_table() {
 }
 
 #[test]
-fn a_closed_or_failed_write_half_takes_no_output() {
+fn closed_or_failed_write_half_accepts_no_output() {
     for (column, mut state) in columns() {
         let takes = ["connecting", "open"].contains(&column);
         assert_eq!(!state.stops_sending(), takes, "{column}");
@@ -161,7 +161,7 @@ fn a_closed_or_failed_write_half_takes_no_output() {
 }
 
 #[test]
-fn no_release_undoes_another_hold() {
+fn releasing_one_hold_keeps_the_others() {
     type Change = fn(&mut State);
     let holds: [(Change, Change); 4] = [
         (State::pause, |state| {
@@ -189,7 +189,7 @@ fn no_release_undoes_another_hold() {
 }
 
 #[test]
-fn a_short_read_clears_readiness_unless_an_end_was_reported() {
+fn short_read_clears_readiness_unless_an_end_was_reported() {
     for (readiness, stays) in [
         (Readiness::READABLE, false),
         (Readiness::END, true),
@@ -197,7 +197,7 @@ fn a_short_read_clears_readiness_unless_an_end_was_reported() {
     ] {
         let mut state = State::accepted(false, false);
         assert!(state.add_readiness(readiness));
-        assert!(!state.add_readiness(readiness), "it is queued once");
+        assert!(!state.add_readiness(readiness), "an entry is queued once");
         state.short_read();
         assert_eq!(state.is_readable(), stays);
         state.read_would_block();
@@ -218,11 +218,11 @@ fn each_watermark_crossing_is_reported_once() {
 }
 
 #[test]
-fn a_connection_that_waits_for_memory_resumes_with_what_it_missed() {
+fn resume_from_memory_restores_readiness_and_watermark() {
     let mut state = State::accepted(false, false);
     assert!(state.add_readiness(Readiness::READABLE));
     assert!(state.pause_for_memory());
-    assert!(!state.await_memory(), "it is in the queue once");
+    assert!(!state.await_memory(), "an entry is in the queue once");
     assert!(!state.is_readable() && !state.may_read());
     let resume = state.resume_from_memory();
     assert!(resume.read && state.is_readable());
@@ -232,11 +232,14 @@ fn a_connection_that_waits_for_memory_resumes_with_what_it_missed() {
     assert!(connecting.await_memory());
     let resume = connecting.resume_from_memory();
     assert_eq!(resume.watermark, Watermark::Unchanged);
-    assert!(connecting.is_above_high(), "notified when it is open");
+    assert!(
+        connecting.is_above_high(),
+        "on_drained comes after the open"
+    );
 }
 
 #[test]
-fn a_hangup_is_reported_once_and_a_reset_always() {
+fn hangup_is_reported_once_and_reset_every_time() {
     let mut state = State::accepted(false, false);
     state.pause();
     assert!(state.add_readiness(Readiness::HANGUP));
