@@ -1,7 +1,8 @@
-//! Calls of the handler: the only file that calls `Handler::on_*`.
+//! Calls of the handler. No other file calls `Handler::on_*`.
 //!
-//! A callback about a connection borrows its session, may be timed, and may panic. All three are
-//! handled here, in [`Callbacks::with_session`].
+//! A callback about a connection borrows its session, may be timed, and may panic. This file
+//! handles all three: [`Callbacks::with_session`] for a connection that is not active,
+//! [`ActiveCallbacks`] for the active one.
 
 use std::io;
 use std::time::Instant;
@@ -23,29 +24,30 @@ use crate::id::{ConnId, ListenerId, SocketId, Token, UdpId};
 use crate::remote::Closures;
 use crate::timer::TimerId;
 
-/// The handler, and the parts of the reactor that a [`Context`] gives it.
+/// The handler, and the parts of the reactor that its [`Context`] borrows.
 pub(super) struct Callbacks<'a, H: Handler> {
     pub(super) handler: &'a mut H,
     pub(super) engine: &'a mut Engine,
     pub(super) sessions: &'a mut Sessions<H::Session>,
 }
 
-/// The start of a callback; `None` while callbacks are not timed, and then no clock is read.
+/// The start time of a callback; `None` if callbacks are not timed, so that the clock is not read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Started(Option<Instant>);
 
 impl Started {
-    /// Stands for no callback.
+    /// Returns the value for a callback that is not timed.
     pub(super) fn never() -> Self {
         Self(None)
     }
 
+    /// Returns the current time, if callbacks are timed.
     #[inline]
     pub(super) fn now(engine: &Engine) -> Self {
         Self(engine.config.slow_callback_min.map(|_| engine.os.now()))
     }
 
-    /// Reports the time of the callback that has returned.
+    /// Reports the duration of a callback that has returned.
     #[inline]
     pub(super) fn report(self, engine: &mut Engine, name: &'static str, of: Option<SocketId>) {
         if let Some(started) = self.0 {
@@ -55,7 +57,7 @@ impl Started {
     }
 }
 
-/// The active connection, as its frame callbacks see it: its session is taken out once per dispatch.
+/// The callbacks of the active connection. Its session is taken out once per dispatch.
 pub(super) struct ActiveCallbacks<'a, H: Handler> {
     handler: &'a mut H,
     pub(super) cx: Context<'a, H>,
@@ -66,6 +68,7 @@ pub(super) struct ActiveCallbacks<'a, H: Handler> {
 }
 
 impl<'a, H: Handler> ActiveCallbacks<'a, H> {
+    /// Takes the session of the connection out, for all callbacks of the dispatch.
     #[inline]
     pub(super) fn begin(callbacks: Callbacks<'a, H>, token: Token) -> Self {
         let Callbacks {
@@ -83,13 +86,13 @@ impl<'a, H: Handler> ActiveCallbacks<'a, H> {
         }
     }
 
-    /// Puts the session back.
+    /// Puts the session back at the end of the dispatch.
     #[inline]
     pub(super) fn end(self) {
         self.cx.sessions.put(self.token.key(), self.session);
     }
 
-    /// Reports the time since the last callback, or since decoding began.
+    /// Reports the time since the last callback, or since the decoding began.
     pub(super) fn report(&mut self, name: &'static str) {
         let socket = Some(ConnId(self.token).into());
         self.started.report(self.cx.engine, name, socket);
@@ -123,10 +126,10 @@ impl<'a, H: Handler> ActiveCallbacks<'a, H> {
     }
 }
 
-/// Callbacks about one connection that is not active.
+/// Callbacks about a connection that is not active.
 impl<H: Handler> Callbacks<'_, H> {
-    /// Calls a callback with the session of a connection. If it panics, the connection ends with
-    /// `HandlerPanicked`.
+    /// Calls a callback with the session of a connection. If the callback panics, the connection
+    /// ends with `HandlerPanicked`.
     fn with_session(
         self,
         token: Token,
@@ -169,8 +172,7 @@ impl<H: Handler> Callbacks<'_, H> {
         });
     }
 
-    /// Calls `on_close` with the session, which then belongs to the handler. The key is freed also
-    /// if it panics.
+    /// Calls `on_close`, which takes the session. The key is freed even if the callback panics.
     pub(super) fn closed(self, token: Token, closed: Closed) {
         let session = self.sessions.take(token.key());
         let sessions = self.sessions;

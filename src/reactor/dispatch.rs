@@ -58,7 +58,7 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Finishes a connect, and flushes the write queue. Returns true if the connection is open, so
+    /// Finishes a connect and flushes the write queue. Returns true if the connection is open, so
     /// that it can be read.
     fn dispatch_output(&mut self, token: Token) -> bool {
         let conn = self.engine.conn(token);
@@ -73,7 +73,7 @@ impl<H: Handler> Reactor<H> {
         true
     }
 
-    /// Delivers undelivered bytes of earlier reads, and reads on.
+    /// Delivers undelivered bytes of earlier reads, then reads more.
     fn dispatch_input(&mut self, token: Token) {
         let Some((assembler, state)) = self.engine.begin_dispatch(token) else {
             return;
@@ -108,7 +108,7 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Reports a peer that is gone while the connection is not read; only events show that.
+    /// Reports that the peer hung up while the connection is not read. Only events show that.
     fn dispatch_hangup(&mut self, token: Token) {
         let watermark = self.engine.check_reset(token);
         self.notify_watermark(token, watermark);
@@ -117,6 +117,7 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
+    /// Accepts connections until none waits or the budget is spent.
     pub(super) fn dispatch_listener(&mut self, id: ListenerId) {
         for _ in 0..self.engine.config.accept_budget {
             match self.engine.accept(id) {
@@ -132,17 +133,17 @@ impl<H: Handler> Reactor<H> {
         self.engine.queue(id.0);
     }
 
-    /// Dispatches a socket that survives a panic of its callbacks. After a panic it is queued again,
-    /// because no event reports the work that is left.
+    /// Dispatches a listener or a datagram socket, which survives a panic of its callbacks. After a
+    /// panic it is queued again, because no event reports its remaining work.
     pub(super) fn or_queue(&mut self, token: Token, dispatch: impl FnOnce(&mut Self)) {
         let mut guard = OnUnwind::new(self, |reactor| reactor.engine.queue(token));
         dispatch(&mut guard);
         guard.disarm();
     }
 
-    /// The fast path of a dispatch: a plain connection, whose first read gives all that is there,
-    /// and whose callbacks change nothing about it. Returns false if the general path must
-    /// dispatch the entry.
+    /// Dispatches a plain connection on the fast path: one read returns all of its input, and its
+    /// callbacks do not change its state. Returns false if the general path must dispatch the
+    /// entry.
     #[cfg(not(unstick_general_path))]
     #[inline]
     fn dispatch_plain(&mut self, token: Token) -> bool {
@@ -193,20 +194,20 @@ impl<H: Handler> Reactor<H> {
     }
 }
 
-/// The result of a dispatch.
+/// The budget at the end of a dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Budget {
-    /// The dispatch did all there was to do.
+    /// The dispatch did all of its work.
     Left,
-    /// The budget cut the dispatch short: the entry must be queued again.
+    /// The budget ended the dispatch early, so the entry must be queued again.
     Spent,
 }
 
-/// The point at which the general path takes up a dispatch.
+/// The point at which the general path continues a dispatch.
 enum Start {
-    /// Nothing is done yet.
+    /// The start of the dispatch.
     State(State),
-    /// The bytes of a first read were delivered.
+    /// The point after the delivery of the first read.
     #[cfg(not(unstick_general_path))]
     Delivery(Delivery),
 }
@@ -232,7 +233,7 @@ impl<'a, H: Handler> Frames<'a, H> {
         self.callbacks.cx.engine
     }
 
-    /// Runs the general path of a dispatch.
+    /// Runs the general path of a dispatch. Returns the read side, and the budget at the end.
     #[inline(never)]
     fn run(
         &mut self,
@@ -255,7 +256,8 @@ impl<'a, H: Handler> Frames<'a, H> {
         (assembler, budget)
     }
 
-    /// Runs code that calls the handler. If it panics, the connection ends with `HandlerPanicked`.
+    /// Runs code that calls the handler. If the handler panics, the connection ends with
+    /// `HandlerPanicked`.
     #[inline]
     fn guarded<R>(
         &mut self,
@@ -278,6 +280,7 @@ impl<'a, H: Handler> Frames<'a, H> {
         self.callbacks.started = Started::now(self.callbacks.cx.engine);
     }
 
+    /// Returns true if the budget of frames or of bytes is spent.
     fn is_budget_spent(&self) -> bool {
         self.callbacks.cx.engine.active.frames_left == 0 || self.bytes_left() == 0
     }
@@ -287,8 +290,8 @@ impl<'a, H: Handler> Frames<'a, H> {
         self.callbacks.cx.engine.config.read_budget_bytes - self.read_len
     }
 
-    /// Decides after a callback if decoding continues. If a long batch has stopped it, the batch is
-    /// written now.
+    /// Decides after a callback if decoding continues. A batch above the high watermark is written
+    /// now, because it would stop the decoding.
     #[inline(never)]
     fn after_callback(&mut self, name: &'static str, spend: fn(&mut Engine, Token)) -> Flow {
         let token = self.callbacks.token;
@@ -300,7 +303,8 @@ impl<'a, H: Handler> Frames<'a, H> {
         }
         self.start_timing();
         spend(self.engine(), token);
-        // Bytes that were read within the budget are delivered in this turn.
+        // Bytes that were read within the byte budget are delivered in this turn, even if that
+        // budget is spent now.
         let has_budget = self.engine().active.frames_left > 0;
         if has_budget && self.engine().active_state().wants_frames() {
             Flow::Continue
@@ -352,14 +356,14 @@ impl<H: Handler> Sink for Frames<'_, H> {
     }
 }
 
-/// The input of the active connection: its read side, and the read buffer.
+/// The input of the active connection: its read side and the read buffer.
 struct Input<'a> {
     assembler: &'a mut Assembler,
     read_buffer: &'a mut ReadBuffer,
 }
 
 impl Input<'_> {
-    /// Reads and delivers while the connection wants input and the budget lasts.
+    /// Reads and delivers while the connection accepts input and the budget lasts.
     fn run<H: Handler>(&mut self, mut state: State, frames: &mut Frames<'_, H>) -> Budget {
         let token = frames.callbacks.token;
         loop {
@@ -393,7 +397,7 @@ impl Input<'_> {
         }
     }
 
-    /// Handles the result of a delivery; returns the state of the connection after it.
+    /// Handles the result of a delivery. Returns the state of the connection after it.
     fn handle<H: Handler>(&mut self, delivery: Delivery, frames: &mut Frames<'_, H>) -> State {
         let token = frames.callbacks.token;
         if let Delivery::Failed(failed) = delivery {
@@ -404,8 +408,8 @@ impl Input<'_> {
         frames.engine().active_state()
     }
 
-    /// Reads once, and delivers the frames of the bytes. A long partial frame is read into its own
-    /// buffer.
+    /// Reads once, and delivers the frames of the bytes. If a long frame is incomplete, its next
+    /// bytes are read into its own buffer.
     fn read<H: Handler>(&mut self, state: State, frames: &mut Frames<'_, H>) -> Delivery {
         let token = frames.callbacks.token;
         let bytes_left = frames.bytes_left();
@@ -453,7 +457,7 @@ impl Input<'_> {
         delivery
     }
 
-    /// Handles the end of the stream: the codec sees the bytes that are left, then the handler is
+    /// Handles the end of the stream: the codec decodes the remaining bytes, then the handler is
     /// notified.
     fn end<H: Handler>(&mut self, state: State, frames: &mut Frames<'_, H>) -> Delivery {
         let token = frames.callbacks.token;
@@ -475,8 +479,7 @@ impl Input<'_> {
         Delivery::NeedMore
     }
 
-    /// Discards the input of a closed connection, because unread input would make the kernel send a
-    /// reset.
+    /// Discards the input of a closed connection. Unread input would make the kernel send a reset.
     fn discard<H: Handler>(&mut self, frames: &mut Frames<'_, H>) -> Budget {
         let token = frames.callbacks.token;
         self.discard_held(frames, 0);
@@ -502,8 +505,8 @@ impl Input<'_> {
         }
     }
 
-    /// Discards undelivered bytes and counts them, together with `more` bytes that were discarded
-    /// already.
+    /// Discards the undelivered bytes and counts them, together with `more` bytes that were already
+    /// discarded.
     fn discard_held<H: Handler>(&mut self, frames: &mut Frames<'_, H>, more: usize) {
         let token = frames.callbacks.token;
         let undecoded = self.assembler.clear(&mut frames.engine().memory.pool) + more;
@@ -511,7 +514,8 @@ impl Input<'_> {
     }
 }
 
-/// Decodes and delivers; records each frame first if the connection is recorded.
+/// Decodes and delivers one round. If the connection is recorded, each frame is recorded before its
+/// delivery.
 fn deliver<H: Handler>(
     assembler: &mut Assembler,
     round: Round<'_>,

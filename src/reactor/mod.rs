@@ -1,4 +1,4 @@
-//! [`Reactor`]: the event loop.
+//! The event loop: [`Reactor`] and the phases of a turn.
 
 mod callbacks;
 mod dispatch;
@@ -33,11 +33,12 @@ use crate::remote::{Inlet, Posted, Remote};
 use crate::stats::Stats;
 use callbacks::Callbacks;
 
-/// A single-threaded event loop that holds TCP listeners, connections and UDP sockets, and the
+/// A single-threaded event loop. It owns TCP listeners, connections, datagram sockets, and the
 /// [`Handler`] that it calls.
 ///
-/// [`run`](Reactor::run) runs it. [`turn`](Reactor::turn) runs one turn, for a program with its own
-/// loop. [`with`](Reactor::with) gives access to the [`Context`], which does everything else.
+/// [`run`](Reactor::run) runs the loop. [`turn`](Reactor::turn) runs one turn, for a program with
+/// its own loop. [`with`](Reactor::with) gives access to the [`Context`], which has all other
+/// operations.
 ///
 /// # Examples
 ///
@@ -66,12 +67,13 @@ pub struct Reactor<H: Handler> {
     engine: Engine,
     handler: H,
     sessions: Sessions<H::Session>,
-    /// The buffer for the reads of all connections; frames are slices of it.
+    /// The read buffer of all connections. Delivered frames are slices of it.
     read_buffer: ReadBuffer,
-    /// The buffer for received datagrams.
+    /// The buffer for the datagrams of one receive.
     recv_batch: RecvBatch,
+    /// The queue of posts from other threads.
     inlet: Inlet<H>,
-    /// Posts of other threads that were taken from the inlet and have not run yet.
+    /// Posts of other threads that were taken from `inlet` and have not run yet.
     posted: VecDeque<Posted<H>>,
 }
 
@@ -117,7 +119,7 @@ impl<H: Handler> Reactor<H> {
     ///
     /// # Errors
     ///
-    /// The system's error if the poll fails. Nothing that a peer does ends the loop.
+    /// The system's error if the poll fails. No action of a peer ends the loop.
     pub fn run(&mut self) -> io::Result<()> {
         let _parks = self.inlet.parks();
         self.engine.shutdown.is_stopped = false;
@@ -127,21 +129,22 @@ impl<H: Handler> Reactor<H> {
         Ok(())
     }
 
-    /// Runs one turn: waits for events, at most for `timeout` (`None` waits until there is one), and
-    /// handles them. The phases, in order:
+    /// Runs one turn: waits for events and handles them. The wait lasts at most for `timeout`;
+    /// `None` waits until there is an event. The phases of a turn, in order:
     ///
-    /// 1. The time to wait: zero while the ready queue holds work, else until the next timer, at
+    /// 1. Time to wait: zero while the ready queue holds work, else the time to the next timer, at
     ///    most `timeout`.
-    /// 2. The poll. A signal does not end it early.
-    /// 3. Events: each marks its entry and queues it. No I/O, no callback.
-    /// 4. Dispatch: each entry of the ready queue once. It is accepted from, read, decoded and
-    ///    written within its budget. An entry whose budget is spent goes to the back of the queue.
-    /// 5. Timers that are due, and posts of other threads, each within a budget.
-    /// 6. Flush: output that was queued for connections that are not active is written. It comes
-    ///    after the timers and posts, so that their output leaves in the same turn.
+    /// 2. Poll: waits for events. A signal does not end it early.
+    /// 3. Events: each one marks its entry as ready and queues it. No I/O, no callback.
+    /// 4. Dispatch: each entry of the ready queue once. A listener accepts; a connection is read,
+    ///    decoded and written; a datagram socket receives and sends. Each has a budget. An entry
+    ///    whose budget is spent goes to the back of the queue.
+    /// 5. Timers that are due and posts of other threads, each within a budget.
+    /// 6. Flush: writes output that was queued for connections other than the active one. This is
+    ///    done after the timers and posts, so that their output leaves in the same turn.
     /// 7. Reap: `on_close` is called for each ended connection, and its key is freed.
-    /// 8. Connections that were paused for memory resume if memory is available again. They are
-    ///    read in the next turn.
+    /// 8. Resume: connections that were paused for memory resume if memory is available again. They
+    ///    are read in the next turn.
     ///
     /// # Errors
     ///
@@ -174,13 +177,15 @@ impl<H: Handler> Reactor<H> {
         Ok(())
     }
 
-    /// Returns how long a program with its own loop may wait before the next
-    /// [`turn`](Reactor::turn), if nothing happens. Zero if a budget cut the last turn short, the
-    /// time to the next timer if one is set, `None` for no limit. Events of sockets and posts of
-    /// other threads make the poll's descriptor readable.
+    /// Returns the longest time to wait before the next [`turn`](Reactor::turn), if no event arrives;
+    /// for a program with its own loop.
     ///
-    /// The result is valid until the next call of `turn` or [`with`](Reactor::with). It reads the
-    /// clock and makes no other system call.
+    /// The time is zero if a budget cut the last turn short. It is the time to the next timer if one
+    /// is set, and `None` for no limit. Socket events and posts of other threads make the descriptor
+    /// of the poll readable.
+    ///
+    /// The result is valid until the next call of [`turn`](Reactor::turn) or
+    /// [`with`](Reactor::with). The method reads the clock and makes no other system call.
     ///
     /// # Examples
     ///
@@ -199,8 +204,8 @@ impl<H: Handler> Reactor<H> {
 
 /// Access from outside of a callback.
 impl<H: Handler> Reactor<H> {
-    /// Calls `enter` with the handler and the [`Context`], from outside of a callback: for a first
-    /// connect, for sockets with options, or to read something between two turns.
+    /// Calls `enter` with the handler and the [`Context`], from outside of a callback. Use it for a
+    /// first connect, for sockets with options, or to read state between two turns.
     pub fn with<R>(&mut self, enter: impl FnOnce(&mut H, &mut Context<'_, H>) -> R) -> R {
         self.engine.timers.set_now(self.engine.os.now());
         let Callbacks {
@@ -253,19 +258,19 @@ impl<H: Handler> Reactor<H> {
         self.engine.local_addr(socket.into())
     }
 
-    /// Returns a [`Remote`], by which other threads reach this reactor.
+    /// Returns a [`Remote`], which other threads use to reach this reactor.
     #[must_use]
     pub fn remote(&self) -> Remote<H> {
         self.inlet.remote()
     }
 
-    /// The handler.
+    /// Returns the handler.
     #[must_use]
     pub fn handler(&self) -> &H {
         &self.handler
     }
 
-    /// The handler, mutable.
+    /// Returns the handler, mutable.
     pub fn handler_mut(&mut self) -> &mut H {
         &mut self.handler
     }
@@ -277,7 +282,7 @@ impl<H: Handler> Reactor<H> {
         self.handler
     }
 
-    /// Statistics of the reactor since its creation.
+    /// Returns the statistics of the reactor since its creation.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.engine.stats()
@@ -300,7 +305,7 @@ impl<H: Handler> Reactor<H> {
 
 /// Phases 6 to 8.
 impl<H: Handler> Reactor<H> {
-    /// Phase 6, for one entry.
+    /// Runs phase 6 for one entry.
     fn flush_next(&mut self) {
         match self.engine.next_to_flush() {
             Some((token, Entry::Conn(_))) => {
@@ -315,7 +320,7 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Phase 7, for one entry.
+    /// Runs phase 7 for one entry.
     fn reap_next(&mut self) {
         let Some((token, closed)) = self.engine.next_to_reap() else {
             return;
@@ -326,7 +331,8 @@ impl<H: Handler> Reactor<H> {
         self.engine.free(token);
     }
 
-    /// Phase 8. A connection that resumes may use up the memory again; the others wait on.
+    /// Runs phase 8. A connection that resumes may use up the memory again; then the others keep
+    /// waiting.
     fn resume_paused_for_memory(&mut self) {
         for _ in 0..self.engine.paused_for_memory_count() {
             if let Some((token, watermark)) = self.engine.resume_next_for_memory() {
@@ -346,8 +352,8 @@ impl<H: Handler> Reactor<H> {
     }
 }
 
-/// The poll's descriptor. It is readable when a turn has events, so that another loop can watch it,
-/// as [the guide](crate::guide::embedding) shows. It must not be used for anything else.
+/// The descriptor of the poll, for use in another event loop. It is readable when a turn has
+/// events, as [the guide](crate::guide::embedding) shows. Do not use it for any other purpose.
 #[cfg(unix)]
 impl<H: Handler> std::os::fd::AsFd for Reactor<H> {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
@@ -355,7 +361,7 @@ impl<H: Handler> std::os::fd::AsFd for Reactor<H> {
     }
 }
 
-/// The poll's descriptor, raw; see the implementation of [`AsFd`](std::os::fd::AsFd).
+/// The raw descriptor of the poll; see the implementation of [`AsFd`](std::os::fd::AsFd).
 #[cfg(unix)]
 impl<H: Handler> std::os::fd::AsRawFd for Reactor<H> {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {

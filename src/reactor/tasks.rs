@@ -1,4 +1,4 @@
-//! Phase 5 of a turn: timers that are due, and posts of other threads.
+//! Phase 5 of a turn: due timers, and posts of other threads.
 
 use super::Reactor;
 use crate::engine::Task;
@@ -6,7 +6,7 @@ use crate::handler::Handler;
 use crate::remote::Posted;
 
 impl<H: Handler> Reactor<H> {
-    /// Runs the timers that are due now. A timer that a callback sets waits for a later turn, also
+    /// Runs the timers that are due now. A timer that a callback sets waits for a later turn, even
     /// if its delay is zero.
     pub(super) fn run_timers(&mut self) {
         if self.engine.timers.is_empty() {
@@ -35,7 +35,7 @@ impl<H: Handler> Reactor<H> {
         self.read_buffer.trim();
     }
 
-    /// Runs the posts that other threads have queued up to now.
+    /// Runs the posts that other threads have queued before this phase, within the budget.
     pub(super) fn run_posted(&mut self) {
         if self.posted.is_empty() {
             if !self.inlet.is_pending() {
@@ -55,7 +55,7 @@ impl<H: Handler> Reactor<H> {
     /// Runs one posted closure or send; returns false if none is left.
     fn run_next_post(&mut self) -> bool {
         loop {
-            // Reborrowed by field, because the closure runs in its place in `posted`.
+            // Borrowed field by field, because the closure runs inside `posted`.
             let callbacks = super::Callbacks {
                 handler: &mut self.handler,
                 engine: &mut self.engine,
@@ -70,7 +70,7 @@ impl<H: Handler> Reactor<H> {
                     self.posted.pop_front();
                 }
                 Some(Posted::Send { conn, payload }) => {
-                    // Removed before the send, so that a payload that makes a codec panic is not
+                    // Removed before the send. If the payload makes a codec panic, it must not be
                     // sent again.
                     let (conn, payload) = (*conn, std::mem::take(payload));
                     self.posted.pop_front();

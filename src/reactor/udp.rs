@@ -1,8 +1,8 @@
-//! Dispatch of a UDP socket: its datagrams in both directions, and its errors.
+//! Dispatch of a UDP socket: receiving, sending, and errors.
 //!
-//! Datagrams are received into the reactor's one receive batch, many at a time if the system can,
-//! and delivered one by one. Replies are queued. They are sent at the latest at the end of the
-//! dispatch, and earlier if many are queued.
+//! Datagrams are received into the one receive batch of the reactor, several per system call if the
+//! system can. They are delivered one by one. Replies are queued and sent by the end of the
+//! dispatch, or earlier if many are queued.
 
 use std::io;
 
@@ -59,7 +59,7 @@ impl<H: Handler> Reactor<H> {
         count
     }
 
-    /// Delivers the datagrams of one message; returns their number.
+    /// Delivers the datagrams of one received message; returns their number.
     fn deliver_message(&mut self, id: UdpId, index: usize) -> usize {
         let message = self.recv_batch.message(index);
         let is_recorded = self.engine.is_udp_recorded(id);
@@ -91,9 +91,9 @@ impl<H: Handler> Reactor<H> {
         message.count()
     }
 
-    /// Sends the queued datagrams of a socket. An error costs the datagram that it is about. The
-    /// number of errors has a budget, because a handler may answer each with a datagram that fails
-    /// too.
+    /// Sends the queued datagrams of a socket. An error drops only the datagram that it concerns.
+    /// The number of errors has a budget, because the handler may reply to each error with a
+    /// datagram that fails too.
     pub(super) fn flush_udp(&mut self, id: UdpId) {
         for _ in 0..self.engine.config.datagram_budget {
             match self.engine.flush_datagrams(id) {

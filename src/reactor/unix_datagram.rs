@@ -11,7 +11,7 @@ use crate::id::UnixDatagramId;
 impl<H: Handler> Reactor<H> {
     pub(super) fn dispatch_unix_datagram(&mut self, id: UnixDatagramId) {
         self.notify_writable(id);
-        // One byte more than the limit, which shows truncation.
+        // The slot is one byte longer than the limit, which reveals truncation.
         let slot_len = self.engine.config.datagram_len_max.saturating_add(1);
         for _ in 0..self.engine.config.datagram_budget {
             let Ok(entry) = self.engine.unix_datagram_mut(id) else {
@@ -28,12 +28,12 @@ impl<H: Handler> Reactor<H> {
                     return;
                 }
                 Err(error) => {
-                    // Datagrams may be queued after the error, and no other event reports them.
+                    // More datagrams may wait, and no other event reports them.
                     self.engine.datagram_failed(id, &error);
                     continue;
                 }
             };
-            // Most datagrams come from the sender of the last one, whose address is kept.
+            // The address of the last sender is kept, because most datagrams have the same sender.
             if !entry.from.is_std(&from) {
                 entry.from = UnixAddr::from_std(&from);
             }
@@ -60,7 +60,7 @@ impl<H: Handler> Reactor<H> {
         self.engine.queue(id.0);
     }
 
-    /// Calls `on_unix_writable` if the connected peer's queue was full and is no longer.
+    /// Calls `on_unix_writable` if the queue of the connected peer was full and has space again.
     fn notify_writable(&mut self, id: UnixDatagramId) {
         if let Ok(entry) = self.engine.unix_datagram_mut(id)
             && entry.state.take_writable()

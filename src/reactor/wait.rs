@@ -1,4 +1,4 @@
-//! Phases 1 and 2 of a turn: how long to wait, the wait, and busy polling.
+//! Phases 1 and 2 of a turn: the time to wait, the wait, and busy polling.
 
 use std::io;
 use std::time::Duration;
@@ -6,15 +6,15 @@ use std::time::Duration;
 use super::Reactor;
 use crate::handler::Handler;
 
-/// Number of polls between two readings of the clock while polling busily. A reading costs a tenth
+/// Number of polls between two readings of the clock during busy polling. One reading costs a tenth
 /// of a poll.
 const POLLS_PER_CLOCK_READING: u32 = 8;
 
 /// The result of busy polling.
 enum BusyPoll {
-    /// The turn has work, or its timeout passed.
+    /// The turn has work, or its timeout has passed.
     TurnIsDue,
-    /// Nothing happened: wait without polling.
+    /// No event came: the wait continues without polling.
     NothingHappened,
 }
 
@@ -28,7 +28,7 @@ impl<H: Handler> Reactor<H> {
             timeout
         };
         if left != Some(Duration::ZERO) && (left.is_some() || !engine.timers.is_empty()) {
-            // The wait has a limit, which counts from now: the last turn may be long ago.
+            // The wait has a limit, which counts from now, because the last turn may be long ago.
             engine.timers.set_now(engine.os.now());
         }
         if let Some(busy) = engine.config.busy_poll
@@ -55,8 +55,8 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Polls once, for at most `left` and not longer than to the next timer. `Interrupted` is
-    /// returned, because time has passed.
+    /// Polls once, for at most `left` and the time to the next timer. Returns an `Interrupted`
+    /// error to the caller, because time has passed.
     fn poll_once(&mut self, left: Option<Duration>) -> io::Result<()> {
         let engine = &mut self.engine;
         let wait = shorter(left, engine.timers.time_to_next());
@@ -76,11 +76,11 @@ impl<H: Handler> Reactor<H> {
     /// Polls without waiting, for at most `busy`, `left` and the time to the next timer.
     fn poll_busily(&mut self, busy: Duration, left: Option<Duration>) -> io::Result<BusyPoll> {
         let Self { engine, inlet, .. } = self;
-        // Posts from here on need no wake-up.
+        // Posts need no wake-up during busy polling.
         inlet.awake();
         let wait = shorter(left, engine.timers.time_to_next());
         let busy = wait.map_or(busy, |wait| wait.min(busy));
-        // If the wait has no limit, the time of the turn may be old.
+        // Without a limit, the time of the turn may be old.
         let mut began = wait.map(|_| engine.now());
         loop {
             for _ in 0..POLLS_PER_CLOCK_READING {
@@ -106,7 +106,7 @@ impl<H: Handler> Reactor<H> {
     }
 }
 
-/// The shorter of two waits; `None` has no limit.
+/// Returns the shorter of two waits; `None` means no limit.
 fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),

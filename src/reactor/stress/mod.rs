@@ -1,8 +1,8 @@
-//! Random lives: whatever callbacks ask for, for whichever connection, and however its socket cuts
-//! what it carries, no byte is lost, doubled or out of order, and each connection ends once.
+//! Random operations in random callbacks, on sockets that split their bytes at random. No byte may
+//! be lost, repeated or out of order, and each connection must close once.
 //!
-//! A [model] follows what the handler asked for and was answered, and knows from it what may be
-//! told next. The sockets are scripted and each run has a seed, so that a failure repeats.
+//! A [model] tracks the operations of the handler and their results, and checks each callback
+//! against them. The sockets are scripted and each run has a seed, so a failure repeats.
 
 mod model;
 
@@ -15,14 +15,14 @@ use crate::engine::{Accepted, Task};
 use crate::event::Origin;
 use crate::os::sim::{Reading, Ready, World, Writing};
 use crate::testkit::Random;
-use model::{At, Chosen, Life, Model, PAYLOAD_LEN_MAX, encode};
+use model::{At, DeliberatePanic, Expected, Model, PAYLOAD_LEN_MAX, encode};
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// How many runs there are; more where `UNSTICK_SEEDS` says so.
+/// Number of runs, unless `UNSTICK_SEEDS` sets another.
 const SEEDS: u64 = 60;
 const STEPS: usize = 500;
 
-/// A run: its reactor, and what happens to it from outside.
+/// One run: its reactor, and the events from outside.
 struct Run {
     world: World,
     reactor: Reactor<Model>,
@@ -56,7 +56,7 @@ impl Run {
         }
         let has_long = config.read_len_max > 64;
         let model = Model::new(random, has_memory_limit, has_long);
-        let reactor = Reactor::with_os(model, config, world.os()).expect("a reactor");
+        let reactor = Reactor::with_os(model, config, world.os()).expect("the reactor opens");
         Self { world, reactor }
     }
 
@@ -64,11 +64,11 @@ impl Run {
         &mut self.reactor.handler.random
     }
 
-    /// Enters the reactor; what the handler panics with by choice stays here.
+    /// Enters the reactor; catches the deliberate panics of the handler.
     fn enter(&mut self, enter: impl FnOnce(&mut Reactor<Model>)) {
         let reactor = &mut self.reactor;
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| enter(reactor)))
-            && !panic.is::<Chosen>()
+            && !panic.is::<DeliberatePanic>()
         {
             resume_unwind(panic);
         }
@@ -96,13 +96,13 @@ impl Run {
             panic!("{admitted:?}");
         };
         let model = &mut self.reactor.handler;
-        model.born(conn, Some(script), limited);
+        model.add(conn, Some(script), limited);
         for _ in 0..model.random.below(60) {
             let payload = model.payload();
-            let life = model.life(conn);
-            encode(&framing, &payload, &mut life.stream);
-            let end = life.stream.len();
-            life.payloads.push((payload, end));
+            let expected = model.expected(conn);
+            encode(&framing, &payload, &mut expected.stream);
+            let end = expected.stream.len();
+            expected.payloads.push((payload, end));
         }
         self.reactor.sessions.put(conn.0.key(), None);
         self.enter(|reactor| {
@@ -110,20 +110,20 @@ impl Run {
         });
     }
 
-    /// More of what its peer sends, in pieces; or a failure.
+    /// Scripts more input from the peer, in pieces, or a failure.
     fn feed(&mut self, number: usize) {
         let model = &mut self.reactor.handler;
-        let (random, life) = (&mut model.random, &mut model.lives[number]);
-        let Some(script) = life.script else {
+        let (random, expected) = (&mut model.random, &mut model.conns[number]);
+        let Some(script) = expected.script else {
             return;
         };
         for _ in 0..random.below(6) {
-            let left = life.stream.len() - life.fed;
+            let left = expected.stream.len() - expected.fed;
             let len = random.of(&[1, 3, 50, 5000, 50_000]).min(left);
             if len > 0 {
-                let piece = &life.stream[life.fed..life.fed + len];
+                let piece = &expected.stream[expected.fed..expected.fed + len];
                 script.then_read([Reading::Bytes(piece.to_vec())]);
-                life.fed += len;
+                expected.fed += len;
             }
             match random.below(8) {
                 0 => script.then_read([Reading::Fails(ErrorKind::Interrupted)]),
@@ -133,54 +133,54 @@ impl Run {
                 5 => script.then_write([Writing::Takes(1 + random.below(300))]),
                 6 if random.one_in(20) => {
                     script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
-                    life.has_failed = true;
+                    expected.has_failed = true;
                 }
                 7 if random.one_in(20) => {
                     script.then_read([Reading::Fails(ErrorKind::ConnectionReset)]);
-                    life.has_failed = true;
+                    expected.has_failed = true;
                 }
                 _ => {}
             }
         }
     }
 
-    /// The rest of what its peer sends, and its end.
+    /// Scripts the rest of the input from the peer, and its end.
     fn feed_to_end(&mut self, number: usize) {
-        let life = &mut self.reactor.handler.lives[number];
-        if let Some(script) = life.script
+        let expected = &mut self.reactor.handler.conns[number];
+        if let Some(script) = expected.script
             && script.is_played()
-            && !std::mem::replace(&mut life.is_fed_to_end, true)
+            && !std::mem::replace(&mut expected.is_fed_to_end, true)
         {
-            let rest = life.stream[life.fed..].to_vec();
-            life.fed = life.stream.len();
+            let rest = expected.stream[expected.fed..].to_vec();
+            expected.fed = expected.stream.len();
             script.then_read([Reading::Bytes(rest)].into_iter().filter(is_not_empty));
             script.then_read([Reading::End]);
         }
     }
 
-    /// All that an event may report.
+    /// Returns all readiness that an event may report.
     fn whole_event(&self, number: usize) -> Ready {
         let both = Ready::READABLE | Ready::WRITABLE | Ready::ENDED;
-        both | Ready::HUNG_UP.given(self.reactor.handler.lives[number].is_fed_to_end)
+        both | Ready::HUNG_UP.given(self.reactor.handler.conns[number].is_fed_to_end)
     }
 
     fn event(&self, number: usize, ready: Ready) {
-        if let Some(script) = self.reactor.handler.lives[number].script {
+        if let Some(script) = self.reactor.handler.conns[number].script {
             script.event(ready);
         }
     }
 
-    /// Injects the events that a kernel would report, and no other: of readiness that it has not
-    /// reported since a call found none.
+    /// Injects only the events that a kernel would report: readiness that was not reported since a
+    /// call would block.
     fn edge(&self, number: usize) {
-        let life = &self.reactor.handler.lives[number];
-        let Some(script) = life.script else {
+        let expected = &self.reactor.handler.conns[number];
+        let Some(script) = expected.script else {
             return;
         };
-        let told = script.told();
-        let can_write = !told.has(Ready::WRITABLE);
-        let can_read = !told.has(Ready::READABLE) && !script.is_played();
-        let has_ended = can_read && life.is_fed_to_end;
+        let reported = script.told();
+        let can_write = !reported.has(Ready::WRITABLE);
+        let can_read = !reported.has(Ready::READABLE) && !script.is_played();
+        let has_ended = can_read && expected.is_fed_to_end;
         let ready = Ready::WRITABLE.given(can_write)
             | Ready::READABLE.given(can_read)
             | Ready::ENDED.given(has_ended);
@@ -189,23 +189,28 @@ impl Run {
         }
     }
 
-    /// A turn, and a look at who must have been told that there is room.
+    /// Runs a turn. Then checks that no connection above its high watermark has an empty queue and
+    /// no `on_drained`.
     fn turn(&mut self) {
         self.enter(|reactor| reactor.turn(Some(Duration::ZERO)).expect("the poll works"));
         self.reactor.with(|model, cx| {
             let is_limited = model.has_memory_limit;
-            for life in model.lives.iter().filter(|life| life.is_above) {
-                let is_waiting = life.is_ended || life.is_half_closed || is_limited;
-                let queued = cx.queued_bytes(life.conn);
-                assert!(is_waiting || queued != Ok(0), "{} has drained", life.conn);
+            for expected in model.conns.iter().filter(|expected| expected.is_above) {
+                let is_waiting = expected.is_ended || expected.is_half_closed || is_limited;
+                let queued = cx.queued_bytes(expected.conn);
+                assert!(
+                    is_waiting || queued != Ok(0),
+                    "{} drained without on_drained",
+                    expected.conn
+                );
             }
         });
     }
 
     fn step(&mut self) {
-        let count = self.reactor.handler.lives.len();
-        let is_alive = |life: &&Life| life.closes == 0;
-        let alive = self.reactor.handler.lives.iter().filter(is_alive).count();
+        let count = self.reactor.handler.conns.len();
+        let is_alive = |expected: &&Expected| expected.closes == 0;
+        let alive = self.reactor.handler.conns.iter().filter(is_alive).count();
         if alive < 3 || (alive < 8 && self.random().one_in(20)) {
             return self.open();
         }
@@ -233,20 +238,20 @@ impl Run {
         }
     }
 
-    /// Lets all end, and looks at what is left.
+    /// Ends all connections, and checks the final state.
     fn end(mut self) {
         let model = &mut self.reactor.handler;
         model.acts_left = 0;
         model.is_over = true;
-        let count = model.lives.len();
+        let count = model.conns.len();
         self.reactor.with(|model, cx| {
-            for life in &mut model.lives {
-                let _ = cx.resume(life.conn);
-                let _ = cx.grant(life.conn, u64::MAX);
-                (life.is_paused, life.credit) = (false, None);
-                if life.has_half_close {
-                    cx.close(life.conn);
-                    life.is_ended = true;
+            for expected in &mut model.conns {
+                let _ = cx.resume(expected.conn);
+                let _ = cx.grant(expected.conn, u64::MAX);
+                (expected.is_paused, expected.credit) = (false, None);
+                if expected.has_half_close {
+                    cx.close(expected.conn);
+                    expected.is_ended = true;
                 }
             }
         });
@@ -263,16 +268,16 @@ impl Run {
             }
             self.turn();
         }
-        panic!("some never end: {:?}", self.reactor.stats());
+        panic!("some connections never end: {:?}", self.reactor.stats());
     }
 
     fn check(mut self) {
         let stats = self.reactor.stats();
-        let lives = &self.reactor.handler.lives;
-        assert!(lives.iter().all(|life| life.closes == 1));
-        assert_eq!(stats.closed, lives.len() as u64);
+        let conns = &self.reactor.handler.conns;
+        assert!(conns.iter().all(|expected| expected.closes == 1));
+        assert_eq!(stats.closed, conns.len() as u64);
         assert_eq!((stats.connections, stats.held_bytes), (0, 0));
-        // No timer is left but the handler's own: nothing is told to whom nobody knows.
+        // Only timers of the handler may be left.
         let engine = &mut self.reactor.engine;
         engine.timers.set_now(engine.os.now() + 100 * HOUR);
         engine.timers.snapshot_due();
@@ -280,7 +285,7 @@ impl Run {
             match task {
                 Task::User { .. } => drop(engine.cancel_timer(timer)),
                 Task::Trim | Task::Memory => {}
-                task => panic!("{task:?} is left"),
+                task => panic!("a timer of the engine is left: {task:?}"),
             }
         }
     }
@@ -291,9 +296,9 @@ fn is_not_empty(reading: &Reading) -> bool {
 }
 
 #[test]
-fn whatever_callbacks_do_no_byte_is_lost_and_each_connection_ends_once() {
+fn random_operations_lose_no_byte_and_close_each_conn_once() {
     let seeds = match std::env::var("UNSTICK_SEEDS") {
-        Ok(count) => 0..count.parse().expect("a number"),
+        Ok(count) => 0..count.parse().expect("UNSTICK_SEEDS is a number"),
         Err(_) => 0..SEEDS,
     };
     for seed in seeds {
@@ -304,6 +309,6 @@ fn whatever_callbacks_do_no_byte_is_lost_and_each_connection_ends_once() {
             }
             run.end();
         });
-        assert!(run.is_ok(), "that was seed {seed}");
+        assert!(run.is_ok(), "seed {seed} failed");
     }
 }

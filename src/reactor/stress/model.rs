@@ -1,4 +1,5 @@
-//! What a handler is to be told, by what it asked for and was answered.
+//! The model: it tracks the operations of the handler and their results, and checks each callback
+//! against them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use crate::payload::Payload;
 use crate::testkit::Random;
 use crate::timer::TimerId;
 
-/// No payload is longer, in either direction; one that comes is skipped then.
+/// Maximum length of a payload, in both directions. A longer one from the peer is skipped.
 pub(super) const PAYLOAD_LEN_MAX: usize = 20_000;
 
 impl Random {
@@ -31,46 +32,50 @@ impl Random {
     }
 }
 
-/// What a handler panics with by its own choice.
-pub(super) struct Chosen;
+/// The payload of a deliberate panic of the handler.
+pub(super) struct DeliberatePanic;
 
-/// What is known of one connection.
-pub(super) struct Life {
+/// The expected state of one connection.
+pub(super) struct Expected {
     pub(super) conn: ConnId,
-    /// What plays its socket; none where it cannot open.
+    /// The script of its socket; `None` if its connect fails.
     pub(super) script: Option<Script>,
     pub(super) framing: Framing,
-    /// What its peer sends, and how much of that its socket has.
+    /// All bytes that the peer sends.
     pub(super) stream: Vec<u8>,
+    /// Number of bytes of `stream` that the socket has.
     pub(super) fed: usize,
     pub(super) is_fed_to_end: bool,
-    /// The payloads in it, with where their frames end.
+    /// The payloads in `stream`, each with the offset of the end of its frame.
     pub(super) payloads: Vec<(Vec<u8>, usize)>,
-    /// How many of them were delivered or skipped, and delivered.
-    pub(super) told: usize,
+    /// Number of payloads that were delivered or skipped.
+    pub(super) handled: usize,
+    /// Number of payloads that were delivered.
     pub(super) delivered: u64,
-    /// What was accepted to be sent, as its peer is to see it; and in how many payloads.
+    /// The frames of all accepted payloads, as the peer must receive them.
     pub(super) accepted: Vec<u8>,
+    /// Number of accepted payloads.
     pub(super) sent: u64,
     pub(super) is_open: bool,
     pub(super) is_paused: bool,
     pub(super) credit: Option<u64>,
-    /// The credit began in the callback of a frame, which is not counted.
+    /// True if the credit began in a frame callback, whose frame costs nothing.
     pub(super) is_credit_fresh: bool,
-    /// `on_drained` is to come, or may.
+    /// True if `on_drained` must come.
     pub(super) is_above: bool,
+    /// True if `on_drained` may come.
     pub(super) may_drain: bool,
-    /// The handler has closed or aborted it.
+    /// True if the handler has closed or aborted it.
     pub(super) is_ended: bool,
     pub(super) is_half_closed: bool,
-    /// It was made to fail.
+    /// True if a read or a write was scripted to fail.
     pub(super) has_failed: bool,
     pub(super) was_panic: bool,
     pub(super) has_half_close: bool,
     pub(super) closes: usize,
 }
 
-/// Where an operation is asked for.
+/// The callback that runs an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum At {
     Frame,
@@ -80,16 +85,16 @@ pub(super) enum At {
 
 pub(super) struct Model {
     pub(super) random: Random,
-    pub(super) lives: Vec<Life>,
+    pub(super) conns: Vec<Expected>,
     pub(super) index: HashMap<ConnId, usize>,
     pub(super) timers: Vec<(TimerId, bool)>,
-    /// How many operations may still be asked for.
+    /// Number of operations that may still run.
     pub(super) acts_left: usize,
     pub(super) panics: bool,
     pub(super) has_memory_limit: bool,
-    /// Some payloads are long.
+    /// True if some payloads are long.
     pub(super) has_long: bool,
-    /// It is the end: all are to end soon.
+    /// True at the end of the run: all connections must end soon.
     pub(super) is_over: bool,
 }
 
@@ -101,7 +106,7 @@ impl Model {
         let panics = random.one_in(3);
         Self {
             random,
-            lives: Vec::new(),
+            conns: Vec::new(),
             index: HashMap::new(),
             timers: Vec::new(),
             acts_left: 5000,
@@ -112,11 +117,11 @@ impl Model {
         }
     }
 
-    pub(super) fn life(&mut self, conn: ConnId) -> &mut Life {
-        &mut self.lives[self.index[&conn]]
+    pub(super) fn expected(&mut self, conn: ConnId) -> &mut Expected {
+        &mut self.conns[self.index[&conn]]
     }
 
-    /// Whatever a callback may do, a few times, and now and then a panic.
+    /// Runs a few random operations, and sometimes panics.
     pub(super) fn act(&mut self, cx: &mut Cx<'_>, own: Option<ConnId>, at: At) {
         for _ in 0..self.random.below(4).min(self.acts_left) {
             self.acts_left -= 1;
@@ -124,57 +129,57 @@ impl Model {
         }
         if self.panics && !self.is_over && self.random.one_in(60) {
             if let Some(own) = own {
-                let life = self.life(own);
-                life.was_panic = true;
-                life.is_ended = true;
+                let expected = self.expected(own);
+                expected.was_panic = true;
+                expected.is_ended = true;
             }
-            resume_unwind(Box::new(Chosen));
+            resume_unwind(Box::new(DeliberatePanic));
         }
     }
 
     fn act_once(&mut self, cx: &mut Cx<'_>, own: Option<ConnId>, at: At) {
-        let any = self.random.below(self.lives.len().max(1));
+        let any = self.random.below(self.conns.len().max(1));
         let target = match own {
             Some(own) if self.random.one_in(2) => Some(self.index[&own]),
-            _ => (!self.lives.is_empty()).then_some(any),
+            _ => (!self.conns.is_empty()).then_some(any),
         };
         let Some(target) = target else {
             return;
         };
-        let is_own = own == Some(self.lives[target].conn);
-        let conn = self.lives[target].conn;
-        // In its own on_close it is still there.
-        let is_gone = self.lives[target].closes > 0 && !(is_own && at == At::Close);
+        let is_own = own == Some(self.conns[target].conn);
+        let conn = self.conns[target].conn;
+        // During its own `on_close`, a connection still exists.
+        let is_closed = self.conns[target].closes > 0 && !(is_own && at == At::Close);
         match self.random.below(80) {
-            0..12 => self.send(cx, target, is_gone),
+            0..12 => self.send(cx, target, is_closed),
             12 => {
                 cx.close(conn);
-                self.lives[target].is_ended = true;
+                self.conns[target].is_ended = true;
             }
             13 => {
                 cx.abort(conn);
-                self.lives[target].is_ended = true;
+                self.conns[target].is_ended = true;
             }
             14 => {
-                assert_eq!(cx.half_close(conn).is_err(), is_gone);
-                self.lives[target].is_half_closed = true;
+                assert_eq!(cx.half_close(conn).is_err(), is_closed);
+                self.conns[target].is_half_closed = true;
             }
             15..18 => {
-                assert_eq!(cx.pause(conn).is_err(), is_gone);
-                self.lives[target].is_paused = true;
+                assert_eq!(cx.pause(conn).is_err(), is_closed);
+                self.conns[target].is_paused = true;
             }
             18..21 => {
-                assert_eq!(cx.resume(conn).is_err(), is_gone);
-                self.lives[target].is_paused = false;
+                assert_eq!(cx.resume(conn).is_err(), is_closed);
+                self.conns[target].is_paused = false;
             }
-            21..25 => self.grant(cx, target, is_own && at == At::Frame, is_gone),
+            21..25 => self.grant(cx, target, is_own && at == At::Frame, is_closed),
             25..27 => {
-                let framing = self.lives[target].framing.clone();
-                assert_eq!(cx.reframe(conn, framing).is_err(), is_gone);
+                let framing = self.conns[target].framing.clone();
+                assert_eq!(cx.reframe(conn, framing).is_err(), is_closed);
             }
-            27 => self.set_limits(cx, conn, is_gone),
-            28 => assert_eq!(cx.record(conn).is_err(), is_gone),
-            29 => assert_eq!(cx.stop_recording(conn).is_err(), is_gone),
+            27 => self.set_limits(cx, conn, is_closed),
+            28 => assert_eq!(cx.record(conn).is_err(), is_closed),
+            29 => assert_eq!(cx.stop_recording(conn).is_err(), is_closed),
             30 => match self.random.below(3) {
                 0 => cx.record_all(),
                 1 => cx.stop_recording_all(),
@@ -183,53 +188,53 @@ impl Model {
             31 => self.timer(cx),
             32 => {
                 let nowhere: &[SocketAddr] = &[];
-                let tag = Some(self.lives.len());
+                let tag = Some(self.conns.len());
                 let conn = cx.connect(nowhere, Framing::line(), tag);
-                self.born(conn, None, Framing::line());
+                self.add(conn, None, Framing::line());
             }
             33..35 => {
                 let session = cx.session(conn);
                 match session {
-                    Some(session) => assert!(!is_gone && *session == Some(target)),
-                    None => assert!(is_gone || is_own || self.lives[target].was_panic),
+                    Some(session) => assert!(!is_closed && *session == Some(target)),
+                    None => assert!(is_closed || is_own || self.conns[target].was_panic),
                 }
             }
             35 => self.broadcast(cx),
             36 => {
                 let stats = cx.conn_stats(conn);
-                assert_eq!(stats.is_err(), is_gone);
+                assert_eq!(stats.is_err(), is_closed);
                 if let Ok(stats) = stats {
-                    assert_eq!(stats.frames_out, self.lives[target].sent);
+                    assert_eq!(stats.frames_out, self.conns[target].sent);
                 }
             }
             37 => {
                 let queued = cx.queued_bytes(conn);
-                assert_eq!(queued.is_err(), is_gone);
-                let life = &self.lives[target];
+                assert_eq!(queued.is_err(), is_closed);
+                let expected = &self.conns[target];
                 if let Ok(queued) = queued
-                    && !life.is_ended
-                    && !life.has_failed
+                    && !expected.is_ended
+                    && !expected.has_failed
                 {
-                    let stats = cx.conn_stats(conn).expect("it is there");
+                    let stats = cx.conn_stats(conn).expect("the connection exists");
                     assert_eq!(
                         queued as u64 + stats.written_bytes,
-                        life.accepted.len() as u64
+                        expected.accepted.len() as u64
                     );
                 }
             }
             38 => cx.stop(),
             39..52 => {}
-            _ => self.send(cx, target, is_gone),
+            _ => self.send(cx, target, is_closed),
         }
     }
 
-    pub(super) fn born(&mut self, conn: ConnId, script: Option<Script>, framing: Framing) {
-        let number = self.lives.len();
+    pub(super) fn add(&mut self, conn: ConnId, script: Option<Script>, framing: Framing) {
+        let number = self.conns.len();
         assert!(
             self.index.insert(conn, number).is_none(),
-            "{conn} is handed out twice"
+            "the id {conn} is used twice"
         );
-        self.lives.push(Life::new(conn, script, framing));
+        self.conns.push(Expected::new(conn, script, framing));
     }
 
     pub(super) fn payload(&mut self) -> Vec<u8> {
@@ -240,13 +245,14 @@ impl Model {
             _ => self.random.below(30),
         };
         let seed = self.random.below(1 << 20);
-        let text = (0..len).map(|at| b'a' + u8::try_from((at * 7 + seed) % 26).expect("small"));
+        let text =
+            (0..len).map(|at| b'a' + u8::try_from((at * 7 + seed) % 26).expect("the letter fits"));
         text.collect()
     }
 
-    fn send(&mut self, cx: &mut Cx<'_>, target: usize, is_gone: bool) {
+    fn send(&mut self, cx: &mut Cx<'_>, target: usize, is_closed: bool) {
         let payload = self.payload();
-        let conn = self.lives[target].conn;
+        let conn = self.conns[target].conn;
         let sent = match self.random.below(4) {
             0 => cx.send_parts(
                 conn,
@@ -264,37 +270,37 @@ impl Model {
                 }),
             _ => cx.send(conn, &payload),
         };
-        self.sent(cx, target, &payload, sent, is_gone);
+        self.sent(cx, target, &payload, sent, is_closed);
     }
 
-    /// What a send was answered, and what follows from it.
+    /// Updates the model with the result of a send.
     fn sent(
         &mut self,
         cx: &Cx<'_>,
         target: usize,
         payload: &[u8],
         sent: Result<Sent, SendError>,
-        is_gone: bool,
+        is_closed: bool,
     ) {
         let is_limited = self.has_memory_limit;
-        let life = &mut self.lives[target];
+        let expected = &mut self.conns[target];
         match sent {
             Ok(sent) => {
-                assert!(!life.is_ended && !life.is_half_closed && !is_gone);
-                encode(&life.framing, payload, &mut life.accepted);
-                life.sent += 1;
-                life.is_above |= matches!(sent, Sent::AboveHigh);
+                assert!(!expected.is_ended && !expected.is_half_closed && !is_closed);
+                encode(&expected.framing, payload, &mut expected.accepted);
+                expected.sent += 1;
+                expected.is_above |= matches!(sent, Sent::AboveHigh);
             }
             Err(SendError::Full) => {
-                life.is_above |= !is_limited && cx.queued_bytes(life.conn) != Ok(0);
-                life.may_drain |= is_limited;
+                expected.is_above |= !is_limited && cx.queued_bytes(expected.conn) != Ok(0);
+                expected.may_drain |= is_limited;
             }
             Err(SendError::Closing) => {
-                let may_be = life.is_ended || life.is_half_closed || life.has_failed;
-                let is_dead = life.closes > 0 || life.script.is_none();
-                assert!(may_be || is_dead || is_limited, "it is open");
+                let may_be = expected.is_ended || expected.is_half_closed || expected.has_failed;
+                let is_dead = expected.closes > 0 || expected.script.is_none();
+                assert!(may_be || is_dead || is_limited, "the connection is open");
             }
-            Err(SendError::Gone) => assert!(is_gone),
+            Err(SendError::Gone) => assert!(is_closed),
             Err(SendError::Frame(FrameError::TooLong { .. })) => {
                 assert!(payload.len() > PAYLOAD_LEN_MAX);
             }
@@ -302,55 +308,55 @@ impl Model {
         }
     }
 
-    /// To all, those that are gone too.
+    /// Sends to all connections, including closed ones.
     fn broadcast(&mut self, cx: &mut Cx<'_>) {
         if self.has_memory_limit {
-            // Nobody could tell who was refused.
+            // The result does not show which connections were refused.
             return;
         }
         let payload = [b'b'; 20];
-        let conns: Vec<_> = self.lives.iter().map(|life| life.conn).collect();
+        let conns: Vec<_> = self.conns.iter().map(|expected| expected.conn).collect();
         let before: Vec<_> = conns.iter().map(|conn| sent_count(cx, *conn)).collect();
         let count = cx.broadcast(conns.iter().copied(), &payload);
-        let mut told = 0;
+        let mut accepted = 0;
         for (target, conn) in conns.into_iter().enumerate() {
-            let life = &mut self.lives[target];
+            let expected = &mut self.conns[target];
             if sent_count(cx, conn) > before[target] {
-                told += 1;
-                encode(&life.framing, &payload, &mut life.accepted);
-                life.sent += 1;
+                accepted += 1;
+                encode(&expected.framing, &payload, &mut expected.accepted);
+                expected.sent += 1;
             }
-            // Whether it went above its mark is not told.
-            life.may_drain = true;
+            // The result does not show if the connection is above its high watermark.
+            expected.may_drain = true;
         }
-        assert_eq!(told, count);
+        assert_eq!(accepted, count);
     }
 
-    fn grant(&mut self, cx: &mut Cx<'_>, target: usize, is_fresh: bool, is_gone: bool) {
+    fn grant(&mut self, cx: &mut Cx<'_>, target: usize, is_fresh: bool, is_closed: bool) {
         let frames = match self.random.below(6) {
             0 => u64::MAX,
             1 => 0,
             _ => self.random.below(4) as u64,
         };
-        let life = &mut self.lives[target];
-        assert_eq!(cx.grant(life.conn, frames).is_err(), is_gone);
-        if life.credit.is_none() {
-            life.is_credit_fresh = is_fresh;
+        let expected = &mut self.conns[target];
+        assert_eq!(cx.grant(expected.conn, frames).is_err(), is_closed);
+        if expected.credit.is_none() {
+            expected.is_credit_fresh = is_fresh;
         }
-        let credit = life.credit.unwrap_or(0).saturating_add(frames);
-        life.credit = (credit < u64::MAX).then_some(credit);
+        let credit = expected.credit.unwrap_or(0).saturating_add(frames);
+        expected.credit = (credit < u64::MAX).then_some(credit);
     }
 
-    fn set_limits(&mut self, cx: &mut Cx<'_>, conn: ConnId, is_gone: bool) {
+    fn set_limits(&mut self, cx: &mut Cx<'_>, conn: ConnId, is_closed: bool) {
         let Ok(mut limits) = cx.limits(conn) else {
-            assert!(is_gone);
+            assert!(is_closed);
             return;
         };
         limits.write_high_bytes = self.random.of(&[50, 500, PAYLOAD_LEN_MAX]);
         limits.write_low_bytes = limits.write_high_bytes / 3;
         limits.write_queue_bytes_max = 2 * limits.write_high_bytes;
         limits.idle_timeout = Some(HOUR);
-        cx.set_limits(conn, limits).expect("they are sound");
+        cx.set_limits(conn, limits).expect("the limits are valid");
     }
 
     fn timer(&mut self, cx: &mut Cx<'_>) {
@@ -372,17 +378,23 @@ impl Model {
         }
     }
 
-    /// Before anything that reading brings is told.
+    /// Checks the state before a callback about input.
     fn check_reading(&self, conn: ConnId, session: Option<usize>) {
         let number = self.index[&conn];
-        assert_eq!(session, Some(number), "the session of another");
-        let life = &self.lives[number];
-        assert!(life.is_open && life.closes == 0, "out of its life");
-        assert!(!life.is_ended, "it was closed");
-        assert!(!life.is_paused, "it is paused");
-        assert!(!life.is_above, "it is above its high mark");
-        assert_ne!(life.credit, Some(0), "it has no credit");
-        assert!(!life.has_half_close, "its peer has ended");
+        assert_eq!(session, Some(number), "the session of another connection");
+        let expected = &self.conns[number];
+        assert!(
+            expected.is_open && expected.closes == 0,
+            "callback before open or after close"
+        );
+        assert!(!expected.is_ended, "the connection was closed");
+        assert!(!expected.is_paused, "the connection is paused");
+        assert!(
+            !expected.is_above,
+            "the connection is above its high watermark"
+        );
+        assert_ne!(expected.credit, Some(0), "the connection has no credit");
+        assert!(!expected.has_half_close, "the peer has ended its side");
     }
 }
 
@@ -392,19 +404,21 @@ fn sent_count(cx: &Cx<'_>, conn: ConnId) -> u64 {
 
 pub(super) fn encode(framing: &Framing, payload: &[u8], out: &mut Vec<u8>) {
     let mut buf = Buf::default();
-    framing.encode(payload, &mut buf).expect("it was accepted");
+    framing
+        .encode(payload, &mut buf)
+        .expect("the payload was accepted");
     out.extend_from_slice(buf.bytes());
 }
 
 impl Handler for Model {
-    /// The number of its life.
+    /// The index of its expected state.
     type Session = Option<usize>;
 
     fn on_open(&mut self, cx: &mut Cx<'_>, conn: ConnId, session: &mut Option<usize>, _: Origin) {
         *session = Some(self.index[&conn]);
-        let life = self.life(conn);
-        assert!(!life.is_open && life.closes == 0);
-        life.is_open = true;
+        let expected = self.expected(conn);
+        assert!(!expected.is_open && expected.closes == 0);
+        expected.is_open = true;
         self.act(cx, Some(conn), At::Other);
     }
 
@@ -416,14 +430,17 @@ impl Handler for Model {
         frame: &[u8],
     ) {
         self.check_reading(conn, *session);
-        let life = self.life(conn);
-        assert!(life.payloads[life.told].0 == frame, "out of order");
-        life.told += 1;
+        let expected = self.expected(conn);
+        assert!(
+            expected.payloads[expected.handled].0 == frame,
+            "frame out of order"
+        );
+        expected.handled += 1;
         self.act(cx, Some(conn), At::Frame);
-        let life = self.life(conn);
-        life.delivered += 1;
-        let is_counted = !std::mem::take(&mut life.is_credit_fresh);
-        if let Some(credit) = &mut life.credit
+        let expected = self.expected(conn);
+        expected.delivered += 1;
+        let is_counted = !std::mem::take(&mut expected.is_credit_fresh);
+        if let Some(credit) = &mut expected.credit
             && is_counted
         {
             *credit = credit.saturating_sub(1);
@@ -438,17 +455,26 @@ impl Handler for Model {
         skipped: Skipped,
     ) {
         self.check_reading(conn, *session);
-        let life = self.life(conn);
-        assert_eq!(skipped.len, life.payloads[life.told].0.len() as u64);
-        life.told += 1;
+        let expected = self.expected(conn);
+        assert_eq!(
+            skipped.len,
+            expected.payloads[expected.handled].0.len() as u64
+        );
+        expected.handled += 1;
         self.act(cx, Some(conn), At::Other);
     }
 
     fn on_drained(&mut self, cx: &mut Cx<'_>, conn: ConnId, session: &mut Option<usize>) {
-        let life = self.life(conn);
-        assert!(life.is_open && life.closes == 0, "out of its life");
-        assert!(life.is_above || life.may_drain, "nobody waits for it");
-        life.is_above = false;
+        let expected = self.expected(conn);
+        assert!(
+            expected.is_open && expected.closes == 0,
+            "callback before open or after close"
+        );
+        assert!(
+            expected.is_above || expected.may_drain,
+            "on_drained was not expected"
+        );
+        expected.is_above = false;
         assert_eq!(*session, Some(self.index[&conn]));
         self.act(cx, Some(conn), At::Other);
     }
@@ -456,36 +482,39 @@ impl Handler for Model {
     fn on_half_close(&mut self, cx: &mut Cx<'_>, conn: ConnId, session: &mut Option<usize>) {
         self.check_reading(conn, *session);
         let is_over = self.is_over;
-        let life = self.life(conn);
-        life.has_half_close = true;
-        let fed = life.fed;
-        let whole = life.payloads.iter().take_while(|(_, end)| *end <= fed);
-        assert!(life.told >= whole.count(), "frames are missing");
+        let expected = self.expected(conn);
+        expected.has_half_close = true;
+        let fed = expected.fed;
+        let whole = expected.payloads.iter().take_while(|(_, end)| *end <= fed);
+        assert!(expected.handled >= whole.count(), "frames are missing");
         if is_over {
             cx.close(conn);
-            life.is_ended = true;
+            expected.is_ended = true;
         }
         self.act(cx, Some(conn), At::Other);
     }
 
     fn on_hangup(&mut self, cx: &mut Cx<'_>, conn: ConnId, session: &mut Option<usize>, _: Hangup) {
         let is_limited = self.has_memory_limit;
-        let life = self.life(conn);
-        let is_stopped = life.is_paused || life.is_above || life.credit == Some(0);
-        assert!(is_stopped || life.may_drain || is_limited, "it is read");
-        assert!(life.is_open && life.closes == 0 && !life.is_ended);
+        let expected = self.expected(conn);
+        let is_stopped = expected.is_paused || expected.is_above || expected.credit == Some(0);
+        assert!(
+            is_stopped || expected.may_drain || is_limited,
+            "the connection is read"
+        );
+        assert!(expected.is_open && expected.closes == 0 && !expected.is_ended);
         assert_eq!(*session, Some(self.index[&conn]));
         self.act(cx, Some(conn), At::Other);
     }
 
     fn on_close(&mut self, cx: &mut Cx<'_>, conn: ConnId, session: Option<usize>, closed: Closed) {
         let number = self.index[&conn];
-        let life = &mut self.lives[number];
-        life.closes += 1;
-        assert_eq!(life.closes, 1, "{conn} ends twice");
-        assert_eq!(session.is_none(), life.was_panic, "{session:?}");
+        let expected = &mut self.conns[number];
+        expected.closes += 1;
+        assert_eq!(expected.closes, 1, "{conn} closes twice");
+        assert_eq!(session.is_none(), expected.was_panic, "{session:?}");
         assert!(session.is_none_or(|session| session == number));
-        life.check_end(&closed);
+        expected.check_end(&closed);
         self.act(cx, Some(conn), At::Close);
     }
 
@@ -494,7 +523,7 @@ impl Handler for Model {
     }
 }
 
-impl Life {
+impl Expected {
     fn new(conn: ConnId, script: Option<Script>, framing: Framing) -> Self {
         Self {
             conn,
@@ -504,7 +533,7 @@ impl Life {
             fed: 0,
             is_fed_to_end: false,
             payloads: Vec::new(),
-            told: 0,
+            handled: 0,
             delivered: 0,
             accepted: Vec::new(),
             sent: 0,
@@ -528,7 +557,7 @@ impl Life {
         assert_eq!(
             stats.written_bytes + closed.unsent_bytes,
             self.accepted.len() as u64,
-            "each byte was taken or is counted: {closed:?}"
+            "each byte is written or counted as unsent: {closed:?}"
         );
         assert_eq!(
             (stats.frames_in, stats.frames_out),
@@ -542,24 +571,25 @@ impl Life {
         let seen = script.seen();
         assert!(
             seen.written == self.accepted[..seen.written.len()],
-            "out of order"
+            "output out of order"
         );
         assert_eq!(seen.written.len() as u64, stats.written_bytes);
         if self.was_panic {
             assert!(matches!(closed.reason, CloseReason::HandlerPanicked));
         }
-        let is_gentle = matches!(closed.reason, CloseReason::Local | CloseReason::Peer);
-        if is_gentle && !self.has_failed {
-            assert_eq!(closed.unsent_bytes, 0, "it was closed gently");
-            assert!(seen.is_shut_down, "its peer was not told");
+        let is_clean = matches!(closed.reason, CloseReason::Local | CloseReason::Peer);
+        if is_clean && !self.has_failed {
+            assert_eq!(closed.unsent_bytes, 0, "a clean close leaves no output");
+            assert!(seen.is_shut_down, "a clean close sends the FIN");
         }
-        // What comes after a close is not counted, nor what is left of a frame that is skipped.
-        let told_len = self
-            .told
+        // Input after a close is not counted, nor is the rest of a skipped frame.
+        let handled_len = self
+            .handled
             .checked_sub(1)
             .map_or(0, |last| self.payloads[last].1);
-        let known = told_len as u64 + closed.undecoded_bytes;
-        let ends_in_skip = self.told > 0 && self.payloads[self.told - 1].0.len() > PAYLOAD_LEN_MAX;
+        let known = handled_len as u64 + closed.undecoded_bytes;
+        let ends_in_skip =
+            self.handled > 0 && self.payloads[self.handled - 1].0.len() > PAYLOAD_LEN_MAX;
         if !self.is_ended && !ends_in_skip {
             assert_eq!(stats.read_bytes, known, "{closed:?}");
         }

@@ -1,5 +1,5 @@
-//! The shortest way of a dispatch: one read, its frames, one write. What is counted on it, and what
-//! leads off it.
+//! The fast path of a dispatch: one read, its frames and one write. The tests check its counts and
+//! the events that leave it.
 
 use super::*;
 use crate::codec::{Codec, Out, Step};
@@ -8,16 +8,16 @@ use crate::engine::EncodePayload;
 use crate::error::FrameError;
 use crate::memory::Buf;
 
-/// Reads short frames, and skips what has more than three bytes.
+/// Returns a framing that skips frames of more than three bytes.
 fn skipping() -> Framing {
     Framing::length_u8().frame_len_max(3).skip_too_long()
 }
 
-/// A read that ends in a frame that is skipped, four bytes before its end. Nothing is left to be
-/// decoded, whatever is done about it.
+/// The input of a read that ends inside a skipped frame, four bytes before its end. Nothing is left
+/// to decode after it.
 const SKIPPED: &[u8] = b"\x01a\x05x";
 
-/// Has `act` done where a frame is skipped, and nothing read behind it.
+/// Opens a connection that reads [`SKIPPED`], and calls `act` in `on_skipped`.
 fn at_skip(
     reactor: &mut Reactor<Recorder>,
     act: impl FnOnce(&mut Context<'_, Recorder>, ConnId) + 'static,
@@ -28,14 +28,13 @@ fn at_skip(
     reactor.handler.at_skip = Some(Box::new(move |cx| act(cx, conn)));
     event(reactor, conn, Ready::READABLE);
     assert_eq!(reactor.handler.frames, [b"a"]);
-    assert!(reactor.handler.at_skip.is_none(), "it was done");
+    assert!(reactor.handler.at_skip.is_none(), "on_skipped was called");
     (script, conn)
 }
 
-/// The first ones make the room for those behind them; from then on each is put there without a
-/// look at anything.
+/// The first frame allocates the batch. Later replies are copied into it by the fast path.
 #[test]
-fn every_frame_that_is_echoed_is_counted_once() {
+fn each_echoed_frame_is_counted_once() {
     let mut reactor = reactor();
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::length_u32());
@@ -43,20 +42,23 @@ fn every_frame_that_is_echoed_is_counted_once() {
         script.then_read([bytes(b"\0\0\0\x01a\0\0\0\x01b\0\0\0\x01c")]);
         event(&mut reactor, conn, Ready::READABLE);
         let counted = 3 * round;
-        let of_conn = reactor.engine.conn_stats(conn.0).expect("it is open");
+        let of_conn = reactor
+            .engine
+            .conn_stats(conn.0)
+            .expect("the connection is open");
         let of_conn = (of_conn.frames_in, of_conn.frames_out);
-        assert_eq!(of_conn, (counted, counted), "of the connection");
+        assert_eq!(of_conn, (counted, counted), "counts of the connection");
         let of_all = reactor.stats();
         let of_all = (of_all.frames_in, of_all.frames_out);
-        assert_eq!(of_all, (counted, counted), "of the reactor");
+        assert_eq!(of_all, (counted, counted), "counts of the reactor");
     }
-    assert_eq!(script.seen().writes, 4, "one a read");
+    assert_eq!(script.seen().writes, 4, "one write per read");
 }
 
 #[cfg(not(unstick_general_path))]
 #[test]
-fn what_is_sent_where_there_is_room_is_put_there_without_asking_the_framing() {
-    /// May be copied, and not encoded.
+fn short_send_is_copied_without_calling_the_framing() {
+    /// A payload that may be copied but not encoded.
     struct Copied<'a>(&'a [u8]);
 
     impl EncodePayload for Copied<'_> {
@@ -65,7 +67,7 @@ fn what_is_sent_where_there_is_room_is_put_there_without_asking_the_framing() {
         }
 
         fn encode(self, _: &Framing, _: &mut Buf) -> Result<(), FrameError> {
-            panic!("the long way");
+            panic!("encoded on the general path");
         }
 
         fn bytes(&self) -> Option<&[u8]> {
@@ -76,12 +78,12 @@ fn what_is_sent_where_there_is_room_is_put_there_without_asking_the_framing() {
     let mut reactor = reactor();
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::length_u32());
-    script.then_read([bytes(b"\0\0\0\x10make room for it"), bytes(b"\0\0\0\x01a")]);
+    script.then_read([bytes(b"\0\0\0\x10make space of it"), bytes(b"\0\0\0\x01a")]);
     event(&mut reactor, conn, Ready::READABLE);
     reactor.handler.at_frame = Some(Box::new(move |cx| {
         for _ in 0..2 {
             let sent = cx.engine.send(conn.0, Copied(b"me"));
-            assert_eq!(sent.expect("there is room"), Sent::Queued);
+            assert_eq!(sent.expect("the queue has space"), Sent::Queued);
         }
     }));
     event(&mut reactor, conn, Ready::READABLE);
@@ -90,26 +92,32 @@ fn what_is_sent_where_there_is_room_is_put_there_without_asking_the_framing() {
 }
 
 #[test]
-fn a_close_where_a_frame_is_skipped_has_its_fin_sent_by_that_dispatch() {
+fn close_in_on_skipped_sends_fin_in_the_same_dispatch() {
     let (script, _) = at_skip(&mut reactor(), |cx, conn| cx.close(conn));
-    assert_eq!(script.seen().written, b"\x01a", "what was sent before it");
+    assert_eq!(
+        script.seen().written,
+        b"\x01a",
+        "output sent before the close"
+    );
     assert!(script.seen().is_shut_down);
 }
 
 #[test]
-fn an_abort_where_a_frame_is_skipped_has_nothing_written_and_counts_what_was_sent() {
+fn abort_in_on_skipped_discards_and_counts_output() {
     let mut reactor = reactor();
     let (script, _) = at_skip(&mut reactor, |cx, conn| cx.abort(conn));
     assert_eq!(script.seen().writes, 0);
     assert_eq!(only_close(&reactor).unsent_bytes, 2);
 }
 
-/// Until the new framing is taken over, nobody would hold the peer to its deadlines.
+/// A dispatch that does not apply the new framing would leave the connection without a frame
+/// deadline.
 #[test]
-fn a_framing_exchanged_where_a_frame_is_skipped_is_taken_over_by_that_dispatch() {
+fn reframe_in_on_skipped_applies_in_the_same_dispatch() {
     let mut reactor = reactor();
     let (script, conn) = at_skip(&mut reactor, |cx, conn| {
-        cx.reframe(conn, Framing::raw()).expect("it is open");
+        cx.reframe(conn, Framing::raw())
+            .expect("the connection is open");
     });
     assert!(state(&reactor, conn).may_read());
     script.then_read([bytes(b"xxxxas it is")]);
@@ -118,7 +126,7 @@ fn a_framing_exchanged_where_a_frame_is_skipped_is_taken_over_by_that_dispatch()
 }
 
 #[test]
-fn a_queue_filled_anew_by_on_drained_where_a_frame_is_skipped_drains_again() {
+fn queue_refilled_by_on_drained_after_a_skip_drains_again() {
     let config = Config {
         write_high_bytes: 4,
         write_low_bytes: 0,
@@ -145,18 +153,18 @@ fn a_queue_filled_anew_by_on_drained_where_a_frame_is_skipped_drains_again() {
 }
 
 #[test]
-fn what_is_observed_from_the_last_frame_of_a_read_on_has_its_write_recorded() {
-    for observes_all in [false, true] {
+fn recording_started_in_the_last_frame_includes_its_write() {
+    for records_all in [false, true] {
         let mut reactor = reactor();
         let script = Script::new();
         script.then_read([bytes(b"question")]);
         let conn = open(&mut reactor, script, Framing::raw());
         reactor.handler.at_frame = Some(Box::new(move |cx| {
-            match observes_all {
+            match records_all {
                 true => cx.record_all(),
-                false => cx.record(conn).expect("it is open"),
+                false => cx.record(conn).expect("the connection is open"),
             }
-            let _ = cx.send(conn, b"answer").expect("there is room");
+            let _ = cx.send(conn, b"answer").expect("the queue has space");
         }));
         event(&mut reactor, conn, Ready::READABLE);
         let recording = reactor.with(|_, cx| cx.take_recording());
@@ -166,26 +174,26 @@ fn what_is_observed_from_the_last_frame_of_a_read_on_has_its_write_recorded() {
 }
 
 #[test]
-fn what_a_dispatch_has_counted_so_far_is_seen_by_its_callbacks() {
+fn stats_in_callbacks_include_the_current_dispatch() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([bytes(b"\x01b"), bytes(SKIPPED)]);
     let conn = open(&mut reactor, script, skipping());
     event(&mut reactor, conn, Ready::READABLE);
     reactor.handler.at_skip = Some(Box::new(move |cx| {
-        let of_conn = cx.conn_stats(conn).expect("it is open");
+        let of_conn = cx.conn_stats(conn).expect("the connection is open");
         let of_all = cx.stats();
         assert_eq!((of_conn.frames_in, of_conn.frames_out), (2, 2));
         assert_eq!((of_all.frames_in, of_all.frames_out), (2, 2));
         assert_eq!(of_all.frames_skipped, 1);
     }));
     event(&mut reactor, conn, Ready::READABLE);
-    assert!(reactor.handler.at_skip.is_none(), "it was done");
+    assert!(reactor.handler.at_skip.is_none(), "on_skipped was called");
 }
 
-/// As they cost a callback each, and no more than a few bytes.
+/// A skipped frame costs a callback, and may be only a few bytes long.
 #[test]
-fn frames_that_are_skipped_use_up_the_budget_of_a_turn_and_count_as_none() {
+fn skipped_frames_use_the_budget_and_are_not_counted() {
     let config = Config {
         frame_budget: 2,
         ..Config::default()
@@ -199,13 +207,16 @@ fn frames_that_are_skipped_use_up_the_budget_of_a_turn_and_count_as_none() {
         turn(&mut reactor);
         assert_eq!(reactor.stats().frames_skipped, skipped);
     }
-    let of_conn = reactor.engine.conn_stats(conn.0).expect("it is open");
+    let of_conn = reactor
+        .engine
+        .conn_stats(conn.0)
+        .expect("the connection is open");
     assert_eq!((of_conn.frames_in, reactor.stats().frames_in), (1, 1));
 }
 
-/// The last byte of the limit is of use, and what is refused is not sent.
+/// The queue can be filled to the last byte, and a refused payload is not sent.
 #[test]
-fn what_is_gathered_is_held_to_the_limit_of_the_queue() {
+fn batch_respects_write_queue_bytes_max() {
     let config = Config {
         write_low_bytes: 0,
         write_high_bytes: 2,
@@ -227,10 +238,10 @@ fn what_is_gathered_is_held_to_the_limit_of_the_queue() {
     assert_eq!(script.seen().written, b"abcdefgh");
 }
 
-/// A long output is refused where memory ran short in the same frame; and whoever was refused is
-/// told when there is room again.
+/// Output above the high watermark is refused if the memory budget is used up. The handler is
+/// notified when memory is available again.
 #[test]
-fn what_is_gathered_above_the_high_mark_is_held_to_the_memory() {
+fn batch_above_high_watermark_respects_memory_budget() {
     let config = Config {
         write_low_bytes: 0,
         write_high_bytes: 4,
@@ -258,15 +269,12 @@ fn what_is_gathered_above_the_high_mark_is_held_to_the_memory() {
     assert_eq!(reactor.handler.drains, 0);
     event(&mut reactor, slow_conn, Ready::WRITABLE);
     turn(&mut reactor);
-    assert_eq!(
-        reactor.handler.drains, 2,
-        "the slow one, and the refused one"
-    );
+    assert_eq!(reactor.handler.drains, 2, "both connections are notified");
 }
 
-/// Its dispatch is over, and nothing about it has changed since.
+/// The dispatch has ended, and the connection has not changed since.
 #[test]
-fn what_is_sent_to_the_connection_that_was_served_last_is_queued_and_flushed() {
+fn send_to_the_last_active_connection_is_flushed() {
     for (framing, frame) in [
         (Framing::length_u32(), &b"\0\0\0\x05later"[..]),
         (Framing::line(), b"later\n"),
@@ -279,7 +287,7 @@ fn what_is_sent_to_the_connection_that_was_served_last_is_queued_and_flushed() {
             event(&mut reactor, conn, Ready::READABLE);
         }
         let sent = reactor.with(|_, cx| cx.send(conn, b"later").map(drop));
-        sent.expect("there is room");
+        sent.expect("the queue has space");
         assert_eq!(reactor.engine.queued_bytes(conn.0), Ok(frame.len()));
         turn(&mut reactor);
         assert_eq!(script.seen().written, frame.repeat(4));
@@ -287,7 +295,7 @@ fn what_is_sent_to_the_connection_that_was_served_last_is_queued_and_flushed() {
 }
 
 #[test]
-fn a_frame_that_is_not_answered_costs_no_write() {
+fn frame_without_a_reply_costs_no_write() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([bytes(b"\0\0\0\x01a")]);
@@ -297,13 +305,13 @@ fn a_frame_that_is_not_answered_costs_no_write() {
     assert_eq!((script.seen().reads, script.seen().writes), (1, 0));
 }
 
-/// Events may tell of it again and again.
+/// Several events may report the same hang-up.
 #[test]
-fn a_peer_that_has_ended_while_nobody_reads_it_is_told_of_once() {
+fn hangup_of_a_paused_connection_is_reported_once() {
     let mut reactor = reactor();
     let conn = open(&mut reactor, Script::new(), Framing::raw());
     let paused = reactor.with(|_, cx| cx.pause(conn));
-    paused.expect("it is open");
+    paused.expect("the connection is open");
     for _ in 0..3 {
         let end = Ready::READABLE | Ready::WRITABLE | Ready::ENDED | Ready::HUNG_UP;
         event(&mut reactor, conn, end);
@@ -311,9 +319,9 @@ fn a_peer_that_has_ended_while_nobody_reads_it_is_told_of_once() {
     assert_eq!(reactor.handler.hangups, [Hangup::Ended]);
 }
 
-/// It takes a system call, and the error from the read that would tell of it.
+/// The query is a system call. It also takes the error away from the read that would report it.
 #[test]
-fn the_error_of_a_socket_is_asked_for_only_while_nobody_reads_it() {
+fn socket_error_is_queried_only_while_not_reading() {
     let config = Config {
         frame_budget: 1,
         ..Config::default()
@@ -324,24 +332,32 @@ fn the_error_of_a_socket_is_asked_for_only_while_nobody_reads_it() {
     let conn = open(&mut reactor, script, Framing::length_u8());
     let end = Ready::READABLE | Ready::WRITABLE | Ready::ENDED | Ready::HUNG_UP;
     event(&mut reactor, conn, end);
-    assert_eq!(script.seen().error_asks, 0, "the budget has stopped it");
+    assert_eq!(
+        script.seen().error_asks,
+        0,
+        "the frame budget stopped the dispatch"
+    );
     let paused = reactor.with(|_, cx| cx.pause(conn));
-    paused.expect("it is open");
+    paused.expect("the connection is open");
     turn(&mut reactor);
     assert_eq!(script.seen().error_asks, 1);
     assert_eq!(reactor.handler.hangups, [Hangup::Ended]);
     reactor.with(|_, cx| cx.close(conn));
     event(&mut reactor, conn, end);
-    assert_eq!(script.seen().error_asks, 1, "it is read to its end");
+    assert_eq!(
+        script.seen().error_asks,
+        1,
+        "a closed connection is read to its end"
+    );
 
-    // A write has told of it before.
+    // A failed write has reported the error before.
     let script = Script::new();
     script.then_read([bytes(b"\x01a")]);
     script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
     let conn = open(&mut reactor, script, Framing::length_u8());
     reactor.with(|_, cx| {
-        cx.pause(conn).expect("it is open");
-        let _ = cx.send(conn, b"answer").expect("there is room");
+        cx.pause(conn).expect("the connection is open");
+        let _ = cx.send(conn, b"answer").expect("the queue has space");
     });
     for _ in 0..2 {
         turn(&mut reactor);
@@ -350,9 +366,9 @@ fn the_error_of_a_socket_is_asked_for_only_while_nobody_reads_it() {
     assert_eq!(reactor.handler.hangups[1..], [Hangup::Reset]);
 }
 
-/// The kernel takes them as fast as they are sent.
+/// The kernel takes the replies as fast as they are sent.
 #[test]
-fn answers_above_the_high_mark_do_not_stop_a_read_whose_output_is_written() {
+fn replies_above_high_watermark_do_not_stop_the_read() {
     let config = Config {
         write_high_bytes: 4,
         write_low_bytes: 0,
@@ -364,30 +380,34 @@ fn answers_above_the_high_mark_do_not_stop_a_read_whose_output_is_written() {
     script.then_read([bytes(input)]);
     let conn = open(&mut reactor, script, Framing::length_u8());
     event(&mut reactor, conn, Ready::READABLE);
-    assert_eq!(reactor.handler.frames.len(), 3, "in one turn");
+    assert_eq!(
+        reactor.handler.frames.len(),
+        3,
+        "all frames come in one turn"
+    );
     assert_eq!((reactor.handler.drains, script.seen().writes), (3, 3));
     assert_eq!(script.seen().written, input);
 }
 
-/// Each is followed by a look at the connection, and by nothing else.
+/// The credit is checked after each frame.
 #[test]
-fn frames_granted_by_number_are_not_moved_and_are_answered_by_one_write() {
+fn frames_with_credit_are_not_moved_and_share_a_write() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([bytes(b"\x01a\x01b\x01c")]);
     let conn = open(&mut reactor, script, Framing::length_u8());
     let granted = reactor.with(|_, cx| cx.grant(conn, 10));
-    granted.expect("it is open");
+    granted.expect("the connection is open");
     event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
     assert_eq!(reactor.engine.memory.pool.moved_bytes, 0);
     assert_eq!(script.seen().writes, 1);
 }
 
-/// Within a read, and behind the last of its frames.
+/// The reframe happens within a read, and after its last frame.
 #[test]
-fn a_codec_given_in_a_callback_begins_with_a_state_of_its_own() {
-    /// Each frame is one byte longer than the one before it.
+fn reframe_gives_a_codec_a_new_state() {
+    /// A codec whose frames grow by one byte each.
     struct Growing;
 
     impl Codec for Growing {
@@ -417,7 +437,7 @@ fn a_codec_given_in_a_callback_begins_with_a_state_of_its_own() {
         let conn = open(&mut reactor, script, Framing::custom(Growing));
         reactor.handler.at_frame = Some(Box::new(move |cx| {
             let given = cx.reframe(conn, Framing::custom(Growing));
-            given.expect("it is open");
+            given.expect("the connection is open");
         }));
         for read in reads {
             script.then_read([read]);
@@ -427,9 +447,9 @@ fn a_codec_given_in_a_callback_begins_with_a_state_of_its_own() {
     }
 }
 
-/// The stream's end gives the header its end, and the body that is skipped never comes.
+/// The end of the stream completes the header, and the skipped body never arrives.
 #[test]
-fn a_peers_end_is_told_of_once_it_is_wanted_where_its_last_frame_is_skipped() {
+fn peer_end_after_a_skip_that_paused_waits_for_resume() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([bytes(b"9;"), Reading::End]);
@@ -438,13 +458,16 @@ fn a_peers_end_is_told_of_once_it_is_wanted_where_its_last_frame_is_skipped() {
     let framing = framing.frame_len_max(5).skip_too_long();
     let conn = open(&mut reactor, script, framing);
     reactor.handler.at_skip = Some(Box::new(move |cx| {
-        cx.pause(conn).expect("it is open");
+        cx.pause(conn).expect("the connection is open");
     }));
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
-    assert!(reactor.handler.at_skip.is_none(), "it is paused");
+    assert!(
+        reactor.handler.at_skip.is_none(),
+        "on_skipped paused the connection"
+    );
     assert_eq!(reactor.handler.half_closes, 0);
     let resumed = reactor.with(|_, cx| cx.resume(conn));
-    resumed.expect("it is open");
+    resumed.expect("the connection is open");
     turn(&mut reactor);
     assert_eq!(reactor.handler.half_closes, 1);
     assert!(matches!(only_close(&reactor).reason, CloseReason::Peer));

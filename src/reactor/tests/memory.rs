@@ -1,8 +1,8 @@
-//! Who goes on when there is memory again, and who is told of it.
+//! Tests of connections that wait for memory: the order of resuming, and `on_drained`.
 
 use super::*;
 
-/// Has output refused for want of memory.
+/// Sends a payload that is refused because the memory budget is used up.
 fn refuse(reactor: &mut Reactor<Recorder>, conn: ConnId) {
     reactor.with(|_, cx| {
         let refused = cx.send(conn, b"more");
@@ -10,9 +10,10 @@ fn refuse(reactor: &mut Reactor<Recorder>, conn: ConnId) {
     });
 }
 
-/// Its event has come already, and none has for the one that was refused output.
+/// The event of the first connection came before. No event came for the connection whose output was
+/// refused.
 #[test]
-fn who_was_not_read_for_want_of_memory_is_read_when_there_is_some() {
+fn connection_paused_for_memory_is_read_once_memory_is_free() {
     let (mut reactor, slow) = with_full_memory();
     let [read, refused] = [Script::new(), Script::new()];
     let conn = open(&mut reactor, read, Framing::raw());
@@ -30,7 +31,7 @@ fn who_was_not_read_for_want_of_memory_is_read_when_there_is_some() {
 }
 
 #[test]
-fn who_uses_up_the_room_that_it_is_told_of_leaves_the_next_one_waiting() {
+fn waiter_that_uses_up_the_memory_keeps_the_next_waiting() {
     let (mut reactor, slow) = with_full_memory();
     let script = Script::new();
     script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
@@ -45,14 +46,17 @@ fn who_uses_up_the_room_that_it_is_told_of_leaves_the_next_one_waiting() {
     reactor.with(|_, cx| cx.abort(slow));
     for _ in 0..3 {
         turn(&mut reactor);
-        assert_eq!(reactor.handler.drains, 1, "the first one");
+        assert_eq!(
+            reactor.handler.drains, 1,
+            "only the first connection is notified"
+        );
     }
     event(&mut reactor, first, Ready::WRITABLE);
     assert_eq!(reactor.handler.drains, 2);
 }
 
 #[test]
-fn who_is_above_its_high_mark_too_is_told_when_it_has_drained_and_only_then() {
+fn memory_waiter_above_high_watermark_is_notified_at_low() {
     let config = Config {
         write_low_bytes: 0,
         write_high_bytes: 1000,
@@ -60,19 +64,19 @@ fn who_is_above_its_high_mark_too_is_told_when_it_has_drained_and_only_then() {
         ..Config::default()
     };
     let mut reactor = reactor_with(config);
-    let [gone, above] = [(); 2].map(|()| {
+    let [aborted, above] = [(); 2].map(|()| {
         let script = Script::new();
         script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
         let conn = open(&mut reactor, script, Framing::raw());
         let sent = reactor.with(|_, cx| cx.send(conn, &[0; 4000]).map(drop));
-        sent.expect("there is room");
+        sent.expect("the queue has space");
         turn(&mut reactor);
         conn
     });
     refuse(&mut reactor, above);
-    reactor.with(|_, cx| cx.abort(gone));
+    reactor.with(|_, cx| cx.abort(aborted));
     turn(&mut reactor);
-    assert_eq!(reactor.stats().held_bytes, 4096, "there is room");
+    assert_eq!(reactor.stats().held_bytes, 4096, "memory is available");
     assert_eq!(reactor.handler.drains, 0);
     event(&mut reactor, above, Ready::WRITABLE);
     turn(&mut reactor);
@@ -80,7 +84,7 @@ fn who_is_above_its_high_mark_too_is_told_when_it_has_drained_and_only_then() {
 }
 
 #[test]
-fn who_ends_its_side_while_it_waits_for_room_is_told_of_none() {
+fn memory_waiter_that_ends_its_output_is_not_notified() {
     for closes in [false, true] {
         let (mut reactor, slow) = with_full_memory();
         let conn = open(&mut reactor, Script::new(), Framing::raw());
@@ -88,7 +92,7 @@ fn who_ends_its_side_while_it_waits_for_room_is_told_of_none() {
         reactor.with(|_, cx| {
             match closes {
                 true => cx.close(conn),
-                false => cx.half_close(conn).expect("it is open"),
+                false => cx.half_close(conn).expect("the connection is open"),
             }
             cx.abort(slow);
         });
@@ -99,9 +103,9 @@ fn who_ends_its_side_while_it_waits_for_room_is_told_of_none() {
     }
 }
 
-/// Unless it has ended its side before.
+/// There is no notification if the handler half-closed the connection before.
 #[test]
-fn who_is_refused_before_it_is_open_is_told_of_room_when_it_is() {
+fn send_refused_while_connecting_is_notified_after_open() {
     for (ends, drains) in [(false, 1), (true, 0)] {
         let (mut reactor, slow) = with_full_memory();
         let addr = World::current().listen(any()).local_addr();
@@ -109,17 +113,17 @@ fn who_is_refused_before_it_is_open_is_told_of_room_when_it_is() {
         refuse(&mut reactor, conn);
         if ends {
             let ended = reactor.with(|_, cx| cx.half_close(conn));
-            ended.expect("it is not closed");
+            ended.expect("the connection is not closed");
         }
         reactor.with(|_, cx| cx.abort(slow));
-        // As at the end of a turn in which the connect has not come to its end.
+        // Phases 7 and 8 of a turn in which the connect does not complete.
         reactor.reap_next();
         reactor.resume_paused_for_memory();
         assert_eq!(reactor.handler.drains, 0);
         while reactor.stats().connected == 0 {
             reactor
                 .turn(Some(Duration::from_secs(60)))
-                .expect("the poll works");
+                .expect("the poll succeeds");
         }
         turn(&mut reactor);
         assert_eq!(reactor.handler.drains, drains);
@@ -127,17 +131,17 @@ fn who_is_refused_before_it_is_open_is_told_of_room_when_it_is() {
 }
 
 #[test]
-fn a_datagram_takes_memory_until_it_is_sent_and_is_refused_where_there_is_none() {
+fn queued_datagrams_count_in_the_memory_budget() {
     let (mut reactor, slow) = with_full_memory();
     let to = SocketAddr::from(([127, 0, 0, 1], 9));
-    let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let udp = reactor.bind_udp("127.0.0.1:0").expect("port 0 is free");
     let send = |reactor: &mut Reactor<Recorder>| reactor.with(|_, cx| cx.send_to(udp, to, b"word"));
     assert!(matches!(send(&mut reactor), Err(SendError::Full)));
     assert_eq!(reactor.stats().datagrams_dropped, 1);
     reactor.with(|_, cx| cx.abort(slow));
     turn(&mut reactor);
     assert_eq!(reactor.stats().held_bytes, 0);
-    send(&mut reactor).expect("there is room");
+    send(&mut reactor).expect("the queue has space");
     assert!(reactor.stats().held_bytes > 0);
     turn(&mut reactor);
     let stats = reactor.stats();

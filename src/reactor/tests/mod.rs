@@ -1,4 +1,4 @@
-//! What the loop makes of each answer that a socket may give, and of events that come too late.
+//! Tests of the loop with scripted sockets: each result of a read or a write, and late events.
 
 mod dispatch;
 mod memory;
@@ -22,16 +22,17 @@ use crate::os::{ListenOptions, Stream};
 
 type Act = Box<dyn FnOnce(&mut Context<'_, Recorder>)>;
 
-/// Echoes, and records what it is told.
+/// A handler that echoes frames and records its callbacks.
 #[derive(Default)]
 struct Recorder {
     frames: Vec<Vec<u8>>,
     half_closes: usize,
     closes: Vec<(ConnId, Closed)>,
-    /// Done at the next frame, in place of the echo.
+    /// Called at the next frame, instead of the echo.
     at_frame: Option<Act>,
-    /// Done at the next frame that is skipped, and at the next time that output has drained.
+    /// Called at the next skipped frame.
     at_skip: Option<Act>,
+    /// Called at the next `on_drained`.
     at_drained: Option<Act>,
     drains: usize,
     hangups: Vec<Hangup>,
@@ -77,10 +78,10 @@ fn reactor() -> Reactor<Recorder> {
     reactor_with(Config::default())
 }
 
-/// A reactor on the current simulated world.
+/// Returns a reactor on the current simulated world.
 fn reactor_with(config: Config) -> Reactor<Recorder> {
     let os = World::current().os();
-    Reactor::with_os(Recorder::default(), config, os).expect("a reactor")
+    Reactor::with_os(Recorder::default(), config, os).expect("the reactor opens")
 }
 
 /// Opens a connection whose stream plays `script`.
@@ -95,32 +96,38 @@ fn open(reactor: &mut Reactor<Recorder>, script: Script, framing: Framing) -> Co
     }
 }
 
-/// An address with a free port.
+/// Returns an address with port 0.
 fn any() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 fn state(reactor: &Reactor<Recorder>, conn: ConnId) -> State {
-    reactor.engine.conn(conn.0).expect("it is open").state
+    reactor
+        .engine
+        .conn(conn.0)
+        .expect("the connection is open")
+        .state
 }
 
-/// Has the next poll report an event of a connection, and takes the turn that handles it.
+/// Injects an event of a connection, and runs the turn that handles it.
 fn event(reactor: &mut Reactor<Recorder>, conn: ConnId, ready: Ready) {
     note(reactor, conn, ready);
     turn(reactor);
 }
 
-/// Has the next poll report an event of a connection.
+/// Injects an event of a connection into the next poll.
 fn note(reactor: &Reactor<Recorder>, conn: ConnId, ready: Ready) {
-    let entry = reactor.engine.conn(conn.0).expect("it is open");
+    let entry = reactor.engine.conn(conn.0).expect("the connection is open");
     let Stream::Sim(socket) = &entry.stream else {
         panic!("{:?}", entry.stream);
     };
-    assert!(socket.inject(ready), "it is registered");
+    assert!(socket.inject(ready), "the socket is registered");
 }
 
 fn turn(reactor: &mut Reactor<Recorder>) {
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("the poll succeeds");
 }
 
 fn only_close(reactor: &Reactor<Recorder>) -> &Closed {
@@ -143,8 +150,8 @@ fn bytes(bytes: &[u8]) -> Reading {
 // Writing.
 
 #[test]
-fn a_write_that_takes_nothing_is_an_error_and_closes_once() {
-    // At the first write, and after a part was taken.
+fn write_of_zero_bytes_is_an_error_and_closes_once() {
+    // The write takes no byte at first, or after a part was taken.
     for (writings, sent) in [(vec![0], 0), (vec![3, 0], 3)] {
         let mut reactor = reactor();
         let script = Script::new();
@@ -164,14 +171,14 @@ fn a_write_that_takes_nothing_is_an_error_and_closes_once() {
         assert_eq!(
             script.seen().writes,
             writings.len(),
-            "it is not tried again"
+            "the write is not repeated"
         );
         assert!(reactor.engine.entries.is_empty());
     }
 }
 
 #[test]
-fn short_writes_lose_no_byte_and_double_none() {
+fn short_writes_neither_lose_nor_repeat_bytes() {
     let expected: Vec<u8> = (0..100_u8).collect();
     for taken in [1, 2, 3, 7, 64, 99, 100] {
         let mut reactor = reactor();
@@ -194,16 +201,12 @@ fn short_writes_lose_no_byte_and_double_none() {
             assert!(!state(&reactor, conn).is_writable());
             turn(&mut reactor);
             let seen = script.seen();
-            assert_eq!(
-                seen.written.len(),
-                written,
-                "nothing is tried without an event"
-            );
+            assert_eq!(seen.written.len(), written, "no call without an event");
             event(&mut reactor, conn, Ready::WRITABLE);
             events += 1;
             assert!(
                 script.seen().written.len() > written,
-                "each event moves it on"
+                "each event continues the write"
             );
         }
         assert_eq!(script.seen().written, expected);
@@ -212,9 +215,10 @@ fn short_writes_lose_no_byte_and_double_none() {
     }
 }
 
-/// A short count alone is no reason to wait: no edge would come. It writes on to `WouldBlock`.
+/// A short write is no reason to wait, because no edge would follow. Writing continues until
+/// `WouldBlock`.
 #[test]
-fn a_short_write_is_followed_by_the_next_at_once() {
+fn short_write_is_continued_at_once() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([bytes(&[7; 100])]);
@@ -228,25 +232,25 @@ fn a_short_write_is_followed_by_the_next_at_once() {
     assert!(state(&reactor, conn).is_writable());
 }
 
-/// All of its read is decoded then, and yet there is more to do than to write.
+/// All bytes are decoded, but more is left to do than to write the batch.
 #[test]
-fn a_side_that_is_ended_in_the_last_frame_of_a_read_has_its_fin_sent_by_that_dispatch() {
+fn half_close_in_the_last_frame_sends_fin_at_once() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([bytes(b"question")]);
     let conn = open(&mut reactor, script, Framing::raw());
     reactor.handler.at_frame = Some(Box::new(move |cx| {
-        let _ = cx.send(conn, b"answer").expect("there is room");
-        cx.half_close(conn).expect("it is open");
+        let _ = cx.send(conn, b"answer").expect("the queue has space");
+        cx.half_close(conn).expect("the connection is open");
     }));
     event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(script.seen().written, b"answer");
     assert!(script.seen().is_shut_down);
 }
 
-/// From then on what it is sent is queued: behind what was gathered before.
+/// Later output goes to the queue, after the batch that was sent before.
 #[test]
-fn limits_that_are_set_between_two_sends_keep_their_order() {
+fn set_limits_between_two_sends_keeps_their_order() {
     for taken in [1, 6, 12] {
         let mut reactor = reactor();
         let script = Script::new();
@@ -254,10 +258,10 @@ fn limits_that_are_set_between_two_sends_keep_their_order() {
         script.then_write([Writing::Takes(taken), Writing::Fails(ErrorKind::WouldBlock)]);
         let conn = open(&mut reactor, script, Framing::raw());
         reactor.handler.at_frame = Some(Box::new(move |cx| {
-            let _ = cx.send(conn, b"first ").expect("there is room");
-            let limits = cx.limits(conn).expect("it is open");
-            cx.set_limits(conn, limits).expect("they are sound");
-            let _ = cx.send(conn, b"second").expect("there is room");
+            let _ = cx.send(conn, b"first ").expect("the queue has space");
+            let limits = cx.limits(conn).expect("the connection is open");
+            cx.set_limits(conn, limits).expect("the limits are valid");
+            let _ = cx.send(conn, b"second").expect("the queue has space");
             assert_eq!(cx.queued_bytes(conn), Ok(12));
         }));
         event(&mut reactor, conn, Ready::READABLE);
@@ -267,19 +271,19 @@ fn limits_that_are_set_between_two_sends_keep_their_order() {
     }
 }
 
-/// What was gathered before counts with what is queued.
+/// The batch that was sent before counts toward the new limit.
 #[test]
-fn a_limit_of_its_own_holds_for_what_was_sent_before_it_in_the_same_frame() {
+fn own_limits_count_earlier_output_of_the_same_frame() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([bytes(b"question")]);
     let conn = open(&mut reactor, script, Framing::raw());
     reactor.handler.at_frame = Some(Box::new(move |cx| {
-        let _ = cx.send(conn, &[1; 60]).expect("there is room");
-        let mut limits = cx.limits(conn).expect("it is open");
+        let _ = cx.send(conn, &[1; 60]).expect("the queue has space");
+        let mut limits = cx.limits(conn).expect("the connection is open");
         (limits.write_low_bytes, limits.write_high_bytes) = (10, 50);
         limits.write_queue_bytes_max = 100;
-        cx.set_limits(conn, limits).expect("they are sound");
+        cx.set_limits(conn, limits).expect("the limits are valid");
         assert!(matches!(cx.send(conn, &[2; 50]), Err(SendError::Full)));
         assert!(matches!(cx.send(conn, &[3; 40]), Ok(Sent::AboveHigh)));
     }));
@@ -289,32 +293,31 @@ fn a_limit_of_its_own_holds_for_what_was_sent_before_it_in_the_same_frame() {
 }
 
 #[test]
-fn a_failed_write_still_delivers_the_input_up_to_its_end() {
+fn failed_write_still_delivers_input_up_to_its_end() {
     let mut reactor = reactor();
     let script = Script::new();
     let input = [&b"\x01a"[..], b"\x01b\x01", b"c"].map(bytes);
     script.then_read(input.into_iter().chain([Reading::End]));
     script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
     let conn = open(&mut reactor, script, Framing::length_u8());
-    // The first read is short and empties the socket, as far as one can know: the frame is
-    // answered, and that fails.
+    // The first read is short, so the socket counts as empty. The reply to its frame fails.
     event(&mut reactor, conn, Ready::READABLE);
     for _ in 0..3 {
         turn(&mut reactor);
     }
     assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
-    assert_eq!(reactor.handler.half_closes, 0, "nobody can be answered");
+    assert_eq!(reactor.handler.half_closes, 0, "no reply can be sent");
     let closed = only_close(&reactor);
     assert_io(closed, ErrorKind::BrokenPipe);
     assert_eq!(
         (closed.unsent_bytes, script.seen().writes),
         (2, 1),
-        "the later answers are refused"
+        "later replies are refused"
     );
 }
 
 #[test]
-fn a_failed_write_to_a_silent_peer_closes_when_its_input_is_read() {
+fn failed_write_to_a_silent_peer_closes_after_its_input() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([bytes(b"\x01a"), bytes(b"\x01b\x01")]);
@@ -333,7 +336,7 @@ fn a_failed_write_to_a_silent_peer_closes_when_its_input_is_read() {
 // Reading.
 
 #[test]
-fn every_answer_of_a_read_gives_the_same_frames() {
+fn interrupted_and_blocked_reads_give_the_same_frames() {
     let stream = b"\x00\x01a\x02bc\x05defgh";
     for piece in 1..=stream.len() {
         let mut reactor = reactor();
@@ -346,18 +349,18 @@ fn every_answer_of_a_read_gives_the_same_frames() {
                 Reading::Fails(ErrorKind::Interrupted),
                 Reading::Fails(ErrorKind::WouldBlock),
             ]);
-            // The second one finds nothing, as spurious ones do.
+            // The second event is spurious and finds no byte.
             event(&mut reactor, conn, Ready::READABLE);
             event(&mut reactor, conn, Ready::READABLE);
         }
         let frames = &reactor.handler.frames;
         assert_eq!(frames, &[&b""[..], b"a", b"bc", b"defgh"]);
-        assert_eq!(script.seen().written, stream, "each is echoed");
+        assert_eq!(script.seen().written, stream, "each frame is echoed");
     }
 }
 
 #[test]
-fn a_read_that_would_block_clears_the_readiness() {
+fn read_that_would_block_clears_readiness() {
     let mut reactor = reactor();
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::raw());
@@ -366,11 +369,11 @@ fn a_read_that_would_block_clears_the_readiness() {
     for _ in 0..3 {
         turn(&mut reactor);
     }
-    assert_eq!(script.seen().reads, 1, "nothing is tried without an event");
+    assert_eq!(script.seen().reads, 1, "no call without an event");
 }
 
 #[test]
-fn a_short_read_clears_the_readiness_only_if_the_event_told_of_no_end() {
+fn short_read_after_an_end_event_is_followed_by_a_read() {
     let mut reactor = reactor();
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::raw());
@@ -381,16 +384,16 @@ fn a_short_read_clears_the_readiness_only_if_the_event_told_of_no_end() {
 
     script.then_read([bytes(b"last"), Reading::End]);
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
-    assert_eq!(script.seen().reads, 3, "the end had no event of its own");
+    assert_eq!(script.seen().reads, 3, "the end made no separate event");
     assert_eq!(reactor.handler.frames, [b"data", b"last"]);
     assert_eq!(reactor.handler.half_closes, 1);
     assert!(matches!(only_close(&reactor).reason, CloseReason::Peer));
-    assert!(script.seen().is_shut_down, "the peer was told of the end");
+    assert!(script.seen().is_shut_down, "the FIN was sent");
 }
 
-/// A read that fills its buffer says nothing about what is left.
+/// A full read does not show if more bytes wait.
 #[test]
-fn a_full_read_is_followed_by_another() {
+fn full_read_is_followed_by_another() {
     let config = Config {
         read_len_max: 4,
         ..Config::default()
@@ -404,7 +407,7 @@ fn a_full_read_is_followed_by_another() {
 }
 
 #[test]
-fn a_failed_read_delivers_what_came_before_it_and_closes_once() {
+fn failed_read_delivers_earlier_frames_and_closes_once() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([
@@ -420,10 +423,10 @@ fn a_failed_read_delivers_what_came_before_it_and_closes_once() {
     assert_eq!((closed.undecoded_bytes, closed.unsent_bytes), (2, 2));
 }
 
-/// The first read of a dispatch counts like those behind it, and no read is longer than what is
-/// left of the budget.
+/// The first read of a dispatch counts like the later ones. No read is longer than the remaining
+/// budget.
 #[test]
-fn no_more_is_read_in_a_turn_than_its_budget() {
+fn reads_of_a_turn_stay_within_read_budget_bytes() {
     for read_len_max in [4, 16] {
         let config = Config {
             read_len_max,
@@ -434,7 +437,7 @@ fn no_more_is_read_in_a_turn_than_its_budget() {
         let script = Script::new();
         script.then_read([bytes(&[7; 3]), bytes(&[7; 17])]);
         let conn = open(&mut reactor, script, Framing::fixed(1));
-        // One that tells of an end, so that what follows a short read is read too.
+        // The event reports an end, so a short read is followed by another.
         event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
         for frames in [8, 16, 20] {
             assert_eq!(reactor.handler.frames.len(), frames);
@@ -443,9 +446,9 @@ fn no_more_is_read_in_a_turn_than_its_budget() {
     }
 }
 
-/// What is missing is not copied from where most reads are put.
+/// The missing bytes are not copied from the shared read buffer.
 #[test]
-fn a_long_frame_that_is_cut_is_read_on_behind_its_head() {
+fn rest_of_a_long_cut_frame_is_read_into_its_own_buffer() {
     let mut reactor = reactor();
     let script = Script::new();
     let stream = [&60_000_u32.to_be_bytes()[..], &[7; 60_000]].concat();
@@ -459,9 +462,9 @@ fn a_long_frame_that_is_cut_is_read_on_behind_its_head() {
     assert_eq!(reactor.handler.frames, [[7; 60_000]]);
 }
 
-/// The kernel tells of an error once: who asks again is told of a plain end.
+/// The kernel reports an error once; a second read would report a plain end.
 #[test]
-fn a_read_that_fails_before_anything_came_closes_with_its_error() {
+fn failed_first_read_closes_with_its_error() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([Reading::Fails(ErrorKind::ConnectionReset), Reading::End]);
@@ -472,13 +475,13 @@ fn a_read_that_fails_before_anything_came_closes_with_its_error() {
     assert_eq!(reactor.handler.half_closes, 0);
 }
 
-// Events that come too late.
+// Stale events and ids.
 
-/// A stray socket is registered with the token that a connection had whose key another one has by
-/// now: its event is one for a life that is over.
+/// A second socket is registered with the token of a closed connection, whose key is used again.
+/// Its event names the old generation.
 #[test]
 #[cfg(target_pointer_width = "64")]
-fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
+fn stale_event_does_not_reach_a_reused_key() {
     use crate::os::ConnectOptions;
 
     let mut reactor = reactor();
@@ -486,8 +489,10 @@ fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
     let listener = World::current().listen(any());
     let os = &reactor.engine.os;
     let stray = os.connect(&listener.local_addr(), &ConnectOptions::new());
-    let mut stray = stray.expect("begun");
-    stray.register(os, first.0.to_poll()).expect("it is open");
+    let mut stray = stray.expect("the connect begins");
+    stray
+        .register(os, first.0.to_poll())
+        .expect("the connection is open");
     reactor.with(|_, cx| cx.abort(first));
     turn(&mut reactor);
     only_close(&reactor);
@@ -503,30 +508,30 @@ fn an_event_of_an_earlier_life_of_a_key_reaches_nobody() {
     listener.close();
     reactor
         .turn(Some(Duration::from_secs(60)))
-        .expect("the poll works");
-    assert!(reactor.stats().events > before, "the stray is reset");
+        .expect("the poll succeeds");
+    assert!(reactor.stats().events > before, "the stray socket is reset");
     assert_eq!(script.seen().reads, 0);
     assert!(!state(&reactor, second).is_readable());
     stray.close(&reactor.engine.os);
 }
 
-/// The counter of lives comes to its end and begins anew while one key is used again and again:
-/// nothing of an earlier life reaches a later one.
+/// The generation counter wraps while one key is used again and again. No old id reaches a later
+/// connection.
 #[test]
-fn ids_stay_apart_where_the_generations_wrap() {
+fn ids_stay_distinct_when_generations_wrap() {
     use std::num::NonZeroU32;
 
     let mut reactor = reactor();
-    let nearly_all = NonZeroU32::new(u32::MAX - 1).expect("it is not zero");
+    let nearly_all = NonZeroU32::new(u32::MAX - 1).expect("the number is not zero");
     reactor.engine.entries.set_next_generation(nearly_all);
     let mut earlier: Vec<ConnId> = Vec::new();
-    for life in 0..6_u8 {
+    for number in 0..6_u8 {
         let script = Script::new();
         let conn = open(&mut reactor, script, Framing::raw());
         assert_eq!(conn.0.key(), 0, "a slab uses the last freed key first");
         for earlier in &earlier {
             assert_ne!(conn, *earlier);
-            // Elsewhere the poll is given the key alone.
+            // On 32-bit systems the poll gets only the key.
             #[cfg(target_pointer_width = "64")]
             assert_ne!(conn.0.to_poll(), earlier.0.to_poll());
             reactor.engine.queue(earlier.0);
@@ -538,24 +543,24 @@ fn ids_stay_apart_where_the_generations_wrap() {
             });
         }
         turn(&mut reactor);
-        assert_eq!(script.seen().reads, 0, "a stale id has no work to do");
-        script.then_read([bytes(&[life])]);
+        assert_eq!(script.seen().reads, 0, "a stale id causes no read");
+        script.then_read([bytes(&[number])]);
         event(&mut reactor, conn, Ready::READABLE);
-        assert_eq!(script.seen().written, [life]);
+        assert_eq!(script.seen().written, [number]);
         reactor.with(|_, cx| cx.abort(conn));
         turn(&mut reactor);
-        assert_eq!(reactor.handler.closes.len(), usize::from(life) + 1);
+        assert_eq!(reactor.handler.closes.len(), usize::from(number) + 1);
         earlier.push(conn);
     }
     let frames = reactor.handler.frames.concat();
     assert_eq!(frames, [0, 1, 2, 3, 4, 5]);
-    let wrapped = NonZeroU32::new(4).expect("it is not zero");
+    let wrapped = NonZeroU32::new(4).expect("the number is not zero");
     assert!(earlier[5].0.is_of(wrapped), "{:?}", earlier[5]);
 }
 
-/// Two are ready in one batch, and the first ends the second and opens a third.
+/// Two connections are ready in one turn. The first aborts the second and opens a third.
 #[test]
-fn a_key_is_not_used_again_before_the_batch_is_over() {
+fn slab_key_is_not_reused_within_a_turn() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([bytes(b"first")]);
@@ -585,7 +590,7 @@ fn a_key_is_not_used_again_before_the_batch_is_over() {
 }
 
 #[test]
-fn a_token_of_an_earlier_life_takes_no_place_in_a_queue() {
+fn stale_token_enters_no_queue() {
     let mut reactor = reactor();
     let earlier = open(&mut reactor, Script::new(), Framing::raw());
     reactor.with(|_, cx| cx.abort(earlier));
@@ -598,9 +603,9 @@ fn a_token_of_an_earlier_life_takes_no_place_in_a_queue() {
     assert!(!state(&reactor, later).is_in_a_queue());
 }
 
-/// The listener accepts nobody and its backlog is full, so that the connect stays under way.
+/// The listener accepts no connection and its backlog is full, so the connect stays in progress.
 #[test]
-fn a_connection_is_not_read_before_it_is_open() {
+fn connecting_connection_is_not_read() {
     let world = World::current();
     let one = ListenOptions::new().backlog(1);
     let addr = world.listen_with(any(), &one).local_addr();
@@ -614,34 +619,37 @@ fn a_connection_is_not_read_before_it_is_open() {
 }
 
 #[test]
-fn an_open_connection_keeps_nothing_of_its_connect() {
+fn open_connection_keeps_no_connect_state() {
     let addr = World::current().listen(any()).local_addr();
     let mut reactor = reactor();
     let conn = reactor.connect(addr, Framing::raw(), ());
-    assert!(reactor.next_turn_in().is_some(), "its deadline");
+    assert!(
+        reactor.next_turn_in().is_some(),
+        "the deadline of the connect"
+    );
     while reactor.stats().connected == 0 {
         reactor
             .turn(Some(Duration::from_secs(60)))
-            .expect("the poll works");
+            .expect("the poll succeeds");
     }
-    let open = reactor.engine.conn(conn.0).expect("it is open");
+    let open = reactor.engine.conn(conn.0).expect("the connection is open");
     assert!(open.extras.is_none(), "{open:?}");
     assert_eq!(reactor.next_turn_in(), None, "no deadline is left");
 }
 
-/// A closed socket waits for the kernel to take its queue; at the deadline of a shutdown no more.
+/// A closed socket waits until the kernel takes its queue, but not past the deadline of a shutdown.
 #[test]
-fn datagrams_that_wait_at_the_deadline_are_counted_and_hold_no_memory_any_more() {
+fn shutdown_deadline_drops_and_counts_queued_datagrams() {
     let mut reactor = reactor();
-    let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let to = reactor.local_inet_addr(udp).expect("it is bound");
+    let udp = reactor.bind_udp("127.0.0.1:0").expect("port 0 is free");
+    let to = reactor.local_inet_addr(udp).expect("the socket is bound");
     turn(&mut reactor);
-    // As where the kernel has refused one.
-    let entry = reactor.engine.udp_mut(udp).expect("it is open");
+    // The state after the kernel refused a datagram.
+    let entry = reactor.engine.udp_mut(udp).expect("the connection is open");
     entry.state.write_would_block();
     reactor.with(|_, cx| {
         for data in [b"one", b"two"] {
-            cx.send_to(udp, to, data).expect("there is room");
+            cx.send_to(udp, to, data).expect("the queue has space");
         }
         cx.close_udp(udp);
     });
@@ -656,7 +664,7 @@ fn datagrams_that_wait_at_the_deadline_are_counted_and_hold_no_memory_any_more()
 
 // Memory.
 
-/// A reactor whose memory is used up by a connection that takes nothing.
+/// Returns a reactor whose memory budget is used up by a connection whose peer reads nothing.
 fn with_full_memory() -> (Reactor<Recorder>, ConnId) {
     let config = Config {
         memory_bytes_max: 4096,
@@ -668,15 +676,15 @@ fn with_full_memory() -> (Reactor<Recorder>, ConnId) {
     let slow = open(&mut reactor, script, Framing::raw());
     reactor
         .with(|_, cx| cx.send(slow, &[0; 4000]).map(drop))
-        .expect("there is room");
+        .expect("the queue has space");
     turn(&mut reactor);
     assert_eq!(reactor.stats().held_bytes, 4096);
     (reactor, slow)
 }
 
-/// To discard takes no memory. The event that told of the input has come already.
+/// Discarding input takes no memory. The event for the input has come already.
 #[test]
-fn a_connection_that_waits_for_memory_is_read_to_its_end_once_it_is_closed() {
+fn closed_connection_waiting_for_memory_is_read_to_its_end() {
     let (mut reactor, _) = with_full_memory();
     let script = Script::new();
     script.then_read([bytes(b"unread"), Reading::End]);
@@ -691,9 +699,9 @@ fn a_connection_that_waits_for_memory_is_read_to_its_end_once_it_is_closed() {
     assert!(reactor.handler.frames.is_empty());
 }
 
-/// Whoever has to wait after them has the whole time for it.
+/// A connection that waits later gets the whole deadline.
 #[test]
-fn the_deadline_of_memory_ends_nobody_where_those_that_waited_have_gone() {
+fn memory_deadline_without_waiters_aborts_no_connection() {
     let (mut reactor, slow) = with_full_memory();
     let script = Script::new();
     script.then_read([bytes(b"unread")]);
@@ -710,9 +718,10 @@ fn the_deadline_of_memory_ends_nobody_where_those_that_waited_have_gone() {
 
 // Panics.
 
-/// In the tail as it is finished by a read, and in the tail as it is gone on with in a later turn.
+/// The panic comes when a read completes a partial frame, or when a later turn continues with the
+/// undelivered bytes.
 #[test]
-fn a_panic_in_a_frame_gives_the_buffers_back_to_the_pool() {
+fn panic_in_on_frame_returns_buffers_to_the_pool() {
     let cut = vec![bytes(b"\x02o"), bytes(b"n\x02tw\x02th")];
     let stopped = vec![bytes(b"\x02on\x02tw\x02th")];
     for (readings, delivered) in [(cut, 0), (stopped, 1)] {
@@ -726,18 +735,18 @@ fn a_panic_in_a_frame_gives_the_buffers_back_to_the_pool() {
         let conn = open(&mut reactor, script, Framing::length_u8());
         event(&mut reactor, conn, Ready::READABLE);
         assert_eq!(reactor.handler.frames.len(), delivered);
-        assert_eq!(reactor.stats().held_bytes, 64, "a tail");
+        assert_eq!(reactor.stats().held_bytes, 64, "a partial frame is held");
         note(&mut reactor, conn, Ready::READABLE);
         assert_eq!(reactor.engine.memory.pool.free_bytes(), 0);
-        reactor.handler.at_frame = Some(Box::new(|_| panic!("the handler's own fault")));
+        reactor.handler.at_frame = Some(Box::new(|_| panic!("panic of the handler")));
         let panic = catch_unwind(AssertUnwindSafe(|| turn(&mut reactor)));
-        panic.expect_err("the frame's callback panics");
+        panic.expect_err("on_frame panics");
 
         assert_eq!(reactor.stats().held_bytes, 0);
         assert_eq!(
             reactor.engine.memory.pool.free_bytes(),
             64,
-            "the tail's buffer"
+            "the buffer of the partial frame"
         );
         turn(&mut reactor);
         let closed = only_close(&reactor);

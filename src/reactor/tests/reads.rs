@@ -1,17 +1,17 @@
-//! How much a read asks for.
+//! Tests of the length of reads, and of the memory of partial frames.
 
 use super::*;
 
 const LEN_BASE: usize = 68 * 1024;
 
-/// The frames of the raw framing are the reads.
+/// Returns the lengths of the reads, which are the frames of the raw framing.
 fn reads(reactor: &mut Reactor<Recorder>) -> Vec<usize> {
     let frames = std::mem::take(&mut reactor.handler.frames);
     frames.iter().map(Vec::len).collect()
 }
 
 #[test]
-fn reads_ask_for_more_where_more_was_there_and_for_less_when_nobody_has_needed_it() {
+fn read_length_grows_with_input_and_shrinks_after_trims() {
     let config = Config {
         read_len_max: 200_000,
         read_budget_bytes: 500_000,
@@ -29,12 +29,16 @@ fn reads_ask_for_more_where_more_was_there_and_for_less_when_nobody_has_needed_i
     assert_eq!(flood(&mut reactor, 500_000), grown);
     assert_eq!(flood(&mut reactor, 210_000), [200_000, 10_000]);
     reactor.trim();
-    assert_eq!(flood(&mut reactor, 100_000), [100_000], "it was needed");
+    assert_eq!(
+        flood(&mut reactor, 100_000),
+        [100_000],
+        "the size was needed since the last trim"
+    );
     reactor.trim();
     assert_eq!(
         flood(&mut reactor, 100_000),
         [100_000],
-        "it is not twice that"
+        "the input is less than two such reads"
     );
     reactor.trim();
     reactor.trim();
@@ -42,7 +46,7 @@ fn reads_ask_for_more_where_more_was_there_and_for_less_when_nobody_has_needed_i
 }
 
 #[test]
-fn what_is_dropped_behind_a_close_is_read_within_the_budget() {
+fn input_after_close_is_discarded_within_the_read_budget() {
     let config = Config {
         read_budget_bytes: 100_000,
         ..Config::default()
@@ -60,10 +64,10 @@ fn what_is_dropped_behind_a_close_is_read_within_the_budget() {
     assert_eq!(reactor.stats().read_bytes, 200_000);
 }
 
-/// A stream of long frames finds its buffer ready at the next one. Who falls silent holds no more
-/// than the bytes that came.
+/// A stream of long frames keeps its buffer between two frames. A silent connection holds only the
+/// bytes that came.
 #[test]
-fn what_is_kept_for_a_frame_that_has_begun_is_given_back_where_it_does_not_go_on() {
+fn oversized_buffer_of_a_stalled_frame_is_trimmed() {
     let mut reactor = reactor();
     let script = Script::new();
     let conn = open(&mut reactor, script, Framing::length_u32());
@@ -82,15 +86,18 @@ fn what_is_kept_for_a_frame_that_has_begun_is_given_back_where_it_does_not_go_on
         event(&mut reactor, conn, Ready::READABLE);
         assert!(held(&reactor) < 8 * 1024 + 1000);
     }
-    assert_eq!(reactor.next_turn_in(), None, "nothing is to be given back");
+    assert_eq!(reactor.next_turn_in(), None, "no trim is pending");
 
     for round in 0..3 {
         script.then_read([bytes(&[rest, &head[..10]].concat())]);
         event(&mut reactor, conn, Ready::READABLE);
-        assert!(held(&reactor) > 60_000, "round {round}: it is kept");
-        assert!(reactor.next_turn_in().is_some(), "until a timer fires");
+        assert!(held(&reactor) > 60_000, "round {round}: the buffer is kept");
+        assert!(reactor.next_turn_in().is_some(), "the trim timer is set");
         reactor.trim();
-        assert!(held(&reactor) < 8 * 256, "round {round}: it is given back");
+        assert!(
+            held(&reactor) < 8 * 256,
+            "round {round}: the buffer is freed"
+        );
         reactor.trim();
         script.then_read([bytes(&head[10..])]);
         event(&mut reactor, conn, Ready::READABLE);
@@ -105,13 +112,13 @@ fn what_is_kept_for_a_frame_that_has_begun_is_given_back_where_it_does_not_go_on
     );
 }
 
-/// Whatever way the bytes took, and whatever they wait for.
+/// The bytes are recorded, or wait for a resume.
 #[test]
-fn room_kept_for_few_bytes_is_given_back_where_they_are_observed_or_wait_for_a_resume() {
+fn oversized_buffer_is_trimmed_while_recorded_or_paused() {
     type Act = fn(&mut Context<'_, Recorder>, ConnId);
     let acts: [Act; 2] = [
-        |cx, conn| cx.record(conn).expect("it is open"),
-        |cx, conn| cx.pause(conn).expect("it is open"),
+        |cx, conn| cx.record(conn).expect("the connection is open"),
+        |cx, conn| cx.pause(conn).expect("the connection is open"),
     ];
     for act in acts {
         let mut reactor = reactor();
@@ -128,7 +135,7 @@ fn room_kept_for_few_bytes_is_given_back_where_they_are_observed_or_wait_for_a_r
             reactor.trim();
             let held = reactor.stats().held_bytes;
             assert!((10..=8 * 256).contains(&held), "{held} bytes");
-            reactor.with(|_, cx| cx.resume(conn).expect("it is open"));
+            reactor.with(|_, cx| cx.resume(conn).expect("the connection is open"));
             script.then_read([bytes(&head[10..])]);
             event(&mut reactor, conn, Ready::READABLE);
         }
@@ -136,9 +143,9 @@ fn room_kept_for_few_bytes_is_given_back_where_they_are_observed_or_wait_for_a_r
     }
 }
 
-/// The peer may take its time to end its side.
+/// The peer may end its side much later.
 #[test]
-fn what_is_left_behind_a_close_is_counted_and_holds_no_memory_from_then_on() {
+fn input_left_at_a_close_is_counted_and_freed() {
     let mut reactor = reactor();
     let script = Script::new();
     script.then_read([bytes(b"\x01a\x01b\x01")]);
@@ -152,9 +159,9 @@ fn what_is_left_behind_a_close_is_counted_and_holds_no_memory_from_then_on() {
     assert_eq!(only_close(&reactor).undecoded_bytes, 3);
 }
 
-/// A failure leaves the readiness as it was.
+/// A failed read does not clear the readiness.
 #[test]
-fn no_read_follows_one_that_has_failed_behind_a_close() {
+fn failed_read_after_close_is_not_repeated() {
     let mut reactor = reactor();
     let script = Script::new();
     let reset = Reading::Fails(ErrorKind::ConnectionReset);
