@@ -523,7 +523,7 @@ fn promised_tests_exist() {
     let mut found = Vec::new();
     for (line, cells) in promise_rows() {
         let spans = cells.get(2).expect("a row has three cells").split('`');
-        for name in spans.skip(1).step_by(2).filter(|it| it.contains("::")) {
+        for name in spans.skip(1).step_by(2).filter(|it| it.contains(".rs::")) {
             if !tests.contains(name) {
                 found.push(format!(
                     "{PROMISES}:{line}: no test `{name}`; correct its file or its name"

@@ -122,11 +122,13 @@ impl Source {
                 .comments
                 .iter()
                 .filter(|comment| comment.kind != Kind::Plain && lines.contains(&comment.line));
+            // Such as `for_every_framing!(name);`, which makes tests that call the function.
+            let is_macro_test = self.code.contains(&format!("!({name});"));
             functions.push(Function {
                 name,
                 line: lines.start,
                 line_count: lines.end + 1 - lines.start - docs.count(),
-                is_test: self.has_test_attribute(offset),
+                is_test: is_macro_test || self.has_test_attribute(offset),
             });
         }
         functions
@@ -464,7 +466,8 @@ fn comments_and_strings_are_not_code() {
 #[test]
 fn unit_tests_are_not_the_library() {
     let text = "fn a() { x }\n#[cfg(test)]\nfn b(c: u8, d: u8) { x }\nstruct E {\n\
-        #[cfg(test)]\nf: x,\ng: x,\n}\n#[cfg(test)]\nmod tests {\n    #[test]\n    fn h() { x }\n}\n";
+        #[cfg(test)]\nf: x,\ng: x,\n}\n\
+        #[cfg(test)]\nmod tests {\n    #[test]\n    fn h() { x }\n}\n";
     let source = Source::new("src/a.rs".to_owned(), text.to_owned());
     let uses = source.find_in_library("x");
     let lines: Vec<_> = uses.iter().map(|&it| source.line_of(it)).collect();
