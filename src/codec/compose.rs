@@ -1,4 +1,4 @@
-//! Frames that are written where they are sent from, and payloads that come in parts.
+//! Encoding of frames whose payload is written in place or in several parts.
 
 use std::io;
 
@@ -7,14 +7,13 @@ use crate::error::FrameError;
 use crate::memory::Buf;
 
 impl Framing {
-    /// Appends one frame, whose payload `write` puts in its place. After an error the buffer is as
-    /// it was.
+    /// Appends one frame; `write` appends its payload. After an error the buffer is unchanged.
     pub(crate) fn encode_with(
         &self,
         buf: &mut Buf,
         write: impl FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
     ) -> Result<(), FrameError> {
-        let unfinished = Unfinished::new(buf);
+        let unfinished = UnfinishedFrame::new(buf);
         unfinished.buf.put_zeros(self.kind().headroom());
         write(&mut Out::new(unfinished.buf))?;
         let frame = &mut Out::since(unfinished.buf, unfinished.start);
@@ -24,26 +23,35 @@ impl Framing {
     }
 }
 
-/// A frame that is being appended, and is taken back where that fails or panics.
-pub(super) struct Unfinished<'a> {
+/// A frame that is being appended to `buf`. Dropped before [`finish`](UnfinishedFrame::finish), by
+/// an error or a panic, it removes what was appended.
+pub(super) struct UnfinishedFrame<'a> {
     pub(super) buf: &'a mut Buf,
+    /// Length of `buf` before the frame.
     start: usize,
+    is_finished: bool,
 }
 
-impl<'a> Unfinished<'a> {
+impl<'a> UnfinishedFrame<'a> {
     pub(super) fn new(buf: &'a mut Buf) -> Self {
         let start = buf.len();
-        Self { buf, start }
+        Self {
+            buf,
+            start,
+            is_finished: false,
+        }
     }
 
-    pub(super) fn finish(self) {
-        std::mem::forget(self);
+    pub(super) fn finish(mut self) {
+        self.is_finished = true;
     }
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for UnfinishedFrame<'_> {
     fn drop(&mut self) {
-        self.buf.truncate(self.start);
+        if !self.is_finished {
+            self.buf.truncate(self.start);
+        }
     }
 }
 
@@ -61,14 +69,14 @@ impl Kind {
     }
 }
 
-/// Puts several parts of a payload, one behind the other.
+/// Appends the parts of a payload, in order.
 pub(crate) fn put_all(parts: &[&[u8]], out: &mut Out<'_>) {
     for part in parts {
         out.put(part);
     }
 }
 
-/// Bytes are put, all of them; there is nothing to flush, and no error.
+/// Appends all bytes, and never fails.
 impl io::Write for Out<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.put(bytes);
@@ -87,7 +95,7 @@ mod tests {
     use super::*;
     use crate::codec::LengthField;
 
-    /// Puts a byte in front that tells whether the payload is long, and counts nothing.
+    /// Prepends a byte that is 1 if the payload is long.
     struct Flagged;
 
     impl Codec for Flagged {
@@ -137,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_in_place_is_what_is_encoded_or_refused_as_it_is() {
+    fn a_payload_written_in_place_encodes_like_one_passed_whole() {
         let long = [b'z'; 300];
         let payloads: [&[u8]; 14] = [
             b"",
@@ -183,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_is_given_up_leaves_nothing() {
+    fn an_abandoned_payload_leaves_nothing() {
         for framing in framings() {
             let mut buf = Buf::default();
             let given_up = framing.encode_with(&mut buf, |out| {
