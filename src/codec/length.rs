@@ -1,24 +1,25 @@
-//! Length prefix: a fixed number of bytes tells how many follow.
+//! Length prefix: a length field of a fixed width, then the payload.
 
+use super::step::{CheckedStep, check};
 use super::{BuiltinCodec, Codec, Decoder, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
 use crate::memory::Buf;
 
-/// The order of a length field's bytes.
+/// Byte order of a length field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endian {
     Big,
     Little,
 }
 
-/// See [`Framing::length_u32`](super::Framing::length_u32).
+/// Codec of a length prefix: see [`Framing::length_u32`](super::Framing::length_u32).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Length {
-    /// Bytes of the length field: 1, 2, 3, 4 or 8.
+    /// Width of the length field, in bytes: 1, 2, 3, 4 or 8.
     width: u8,
     endian: Endian,
     pub(crate) limit: Limit,
-    /// The longest payload to encode: the limit, or less where the field holds less.
+    /// Maximum length of a payload to encode: the limit, or less if the field cannot hold it.
     payload_len_max: usize,
 }
 
@@ -47,13 +48,14 @@ impl Length {
         self.endian
     }
 
-    /// Whether it is a `u32` in the order of the network, as most are.
+    /// True if the field is a `u32` in network order, the usual case.
     #[inline(always)]
     pub(crate) fn is_u32(&self) -> bool {
         self.width == 4 && self.endian == Endian::Big
     }
 
-    /// The payload, where it [is](Length::is_u32) and one frame is all there is, however long.
+    /// Returns the payload if the bytes are exactly one frame with a [`u32`](Length::is_u32)
+    /// prefix, however long.
     #[inline(always)]
     pub(crate) fn only_u32(bytes: &[u8]) -> Option<&[u8]> {
         let (field, payload) = bytes.split_first_chunk()?;
@@ -61,10 +63,10 @@ impl Length {
         (len == payload.len() as u64).then_some(payload)
     }
 
-    /// The length in the field at the front, or `None` while the field is cut.
+    /// Returns the length in the field at the front, or `None` if the field is cut.
     #[inline(always)]
     fn read_field(&self, bytes: &[u8]) -> Option<u64> {
-        // The usual width is read at once.
+        // Fast path: the usual width is read at once.
         if self.width == 4 {
             let field = *bytes.first_chunk()?;
             return Some(u64::from(match self.endian {
@@ -100,12 +102,12 @@ impl Length {
         Ok(())
     }
 
-    /// The longest payload that can be encoded.
+    /// Maximum length of a payload to encode.
     pub(crate) fn payload_len_max(self) -> usize {
         self.payload_len_max
     }
 
-    /// What stands in front of a payload that is not too long, where it [is](Length::is_u32).
+    /// Returns the header of a payload that is not too long, for a [`u32`](Length::is_u32) prefix.
     #[inline(always)]
     pub(crate) fn u32_of(payload: &[u8]) -> [u8; 4] {
         let [.., a, b, c, d] = (payload.len() as u64).to_be_bytes();
@@ -123,26 +125,27 @@ impl Length {
     }
 }
 
-/// A [`Length`] that [is a `u32`](Length::is_u32): what is known when this is compiled is not
-/// checked for each frame.
+/// Decoder of a [`u32`](Length::is_u32) prefix, whose width and byte order are known at compile
+/// time.
 pub(crate) struct LengthU32(pub(crate) Limit);
 
 impl Decoder for LengthU32 {
-    const MAY_SEE_NONE: bool = true;
+    const ACCEPTS_EMPTY: bool = true;
 
     #[inline(always)]
-    fn decode(&mut self, bytes: &[u8]) -> Result<Step, FrameError> {
-        match bytes.first_chunk() {
+    fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a> {
+        let step = match bytes.first_chunk() {
             Some(field) => step(self.0, 4, u32::from_be_bytes(*field).into(), bytes),
             None => Ok(Step::Need(4)),
-        }
+        };
+        check(bytes, step)
     }
 }
 
-/// What a header that tells of `len` bytes comes to.
+/// Returns the step for a header with a length of `len` bytes.
 #[inline(always)]
 fn step(limit: Limit, header: usize, len: u64, bytes: &[u8]) -> Result<Step, FrameError> {
-    // Checked as u64, before the length is trusted with anything.
+    // Checked as u64, before anything relies on the length.
     let end = match usize::try_from(len) {
         Ok(len) if len <= limit.len => len.checked_add(header),
         _ => None,
@@ -266,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_header_asks_for_the_whole_header() {
+    fn a_cut_header_needs_the_whole_header() {
         for codec in all() {
             let header = header(codec, 200);
             for cut in 0..header.len() {
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_does_not_fit_the_field_or_the_limit_is_refused() {
+    fn a_payload_over_the_field_or_the_limit_is_refused() {
         for codec in all() {
             let limit = field_max(codec).min(1 << 20);
             let payload = vec![0; usize::try_from(limit + 1).unwrap()];

@@ -1,7 +1,7 @@
 //! The state machine of one connection, as bytes and flags: no sockets, no clock, no callbacks.
 //!
-//! [`Assembler`] turns bytes into frames, [`WriteQueue`] holds what the kernel refused, and [`State`]
-//! says where in its life the connection stands:
+//! [`Assembler`] turns bytes into frames, [`WriteQueue`] holds output that the kernel has not
+//! taken, and [`State`] is the phase of the connection:
 //!
 //! ```text
 //!   connecting --> open --> closing --> lingering --> dead --> reaped
@@ -11,19 +11,24 @@
 //!                    +---- abort, reset, deadline -----+
 //! ```
 //!
-//! UDP has none of this: see [`datagram`](crate::datagram).
+//! Datagrams need none of this: see [`datagram`](crate::datagram).
 
+mod assembler;
 mod deframe;
-mod observed;
 mod partial;
-mod run;
+mod record;
 mod sink;
 mod write_queue;
 
-pub(crate) use deframe::Assembler;
-pub(crate) use observed::{FrameBounds, Round};
-pub(crate) use sink::{Delivery, Failed, Flow, Sink};
+use crate::memory::BufferPool;
+
+pub(crate) use assembler::Assembler;
+pub(crate) use record::{FrameBounds, Round};
+pub(crate) use sink::{Delivery, Failed, Flow, FrameSink};
 pub(crate) use write_queue::{SLICES_MAX, WriteQueue};
+
+/// The pool of the buffers of all connections, and of the boxes of their partial frames.
+pub(crate) type Pool = BufferPool<partial::Partial>;
 
 /// What is known of a connection, a bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -174,10 +174,9 @@ mod tests {
     use super::*;
     use crate::codec::{Framing, Kind, Skipped};
     use crate::config::Config;
-    use crate::conn::{Flow, Sink};
+    use crate::conn::{Flow, FrameSink, Pool};
     use crate::engine::Accepted;
     use crate::id::ConnId;
-    use crate::memory::Pool;
     use crate::os::{Script, Stream, Writing};
 
     const MS: Duration = Duration::from_millis(1);
@@ -232,7 +231,7 @@ mod tests {
         now: Stamp,
     }
 
-    impl Sink for Half {
+    impl FrameSink for Half {
         fn kind(&self) -> &Kind {
             self.framing.kind()
         }

@@ -5,12 +5,11 @@ use std::{fmt, io};
 
 use super::log_limit::LogTopic;
 use super::{Engine, UdpEntry};
-use crate::conn::State;
+use crate::conn::{Pool, State};
 use crate::cutmap::EventKind;
 use crate::datagram::DatagramQueue;
 use crate::error::{Gone, SendError};
 use crate::id::UdpId;
-use crate::memory::Pool;
 
 /// So many queued bytes are sent before more is received: the answers to a batch of long datagrams
 /// would be more than a queue may hold.

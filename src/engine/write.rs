@@ -10,12 +10,12 @@ use super::recording::record_write;
 use super::{Connection, Engine, Entry, OUT_LEN_BASE, TRACED};
 use crate::codec::{Framing, Out};
 use crate::config::Config;
-use crate::conn::{ClosingStep, SLICES_MAX, State, WriteQueue};
+use crate::conn::{ClosingStep, Pool, SLICES_MAX, State, WriteQueue};
 use crate::cutmap::Recorder;
 use crate::error::{FrameError, SendError, Sent};
 use crate::event::CloseReason;
 use crate::id::Token;
-use crate::memory::{Buf, Pool};
+use crate::memory::Buf;
 use crate::stats::Stats;
 use crate::timer::Stamp;
 

@@ -5,7 +5,7 @@ use std::mem;
 use super::Reactor;
 use super::clock::Since;
 use crate::codec::{Kind, Skipped};
-use crate::conn::{Assembler, Delivery, Failed, Flow, Round, Sink, State};
+use crate::conn::{Assembler, Delivery, Failed, Flow, FrameSink, Pool, Round, State};
 use crate::context::Context;
 use crate::context::Sessions;
 use crate::engine::{Accepted, Drained, Engine, Entry, Fill, FirstRead};
@@ -15,7 +15,6 @@ use crate::handler::Handler;
 #[cfg(unix)]
 use crate::id::UnixDatagramId;
 use crate::id::{ConnId, ListenerId, Token, UdpId};
-use crate::memory::Pool;
 use crate::memory::ReadBuffer;
 use crate::timer::Stamp;
 
@@ -283,7 +282,7 @@ impl<'a, H: Handler> Dispatch<'a, H> {
     }
 }
 
-impl<H: Handler> Sink for Dispatch<'_, H> {
+impl<H: Handler> FrameSink for Dispatch<'_, H> {
     #[inline]
     fn kind(&self) -> &Kind {
         self.cx.engine.active.kind()

@@ -1,9 +1,9 @@
-//! Where in its life a connection stands.
+//! The phases of a connection.
 
 use crate::conn::{ClosingStep, State};
 
 #[test]
-fn closing_flushes_then_sends_its_end_then_waits_for_the_peer() {
+fn closing_flushes_then_sends_fin_then_waits_for_the_peer() {
     let mut flags = State::default();
     assert_eq!(flags.next_closing_step(true), ClosingStep::Wait);
     flags.insert(State::CLOSING);
