@@ -15,7 +15,7 @@ impl Framing {
         buf: &mut Buf,
         write: impl FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
     ) -> Result<(), FrameError> {
-        let unfinished = Unfinished::new(buf);
+        let unfinished = UnfinishedFrame::new(buf);
         unfinished.buf.put_zeros(self.kind().headroom());
         write(&mut Out::new(unfinished.buf))?;
         let frame = &mut Out::since(unfinished.buf, unfinished.start);
@@ -25,27 +25,35 @@ impl Framing {
     }
 }
 
-/// Frame that is being appended. Dropping it without [`finish`](Unfinished::finish) removes its
-/// bytes, so an error or a panic leaves the buffer unchanged.
-pub(super) struct Unfinished<'a> {
+/// A frame that is being appended to `buf`. Dropped before [`finish`](UnfinishedFrame::finish), by
+/// an error or a panic, it removes what was appended.
+pub(super) struct UnfinishedFrame<'a> {
     pub(super) buf: &'a mut Buf,
+    /// Length of `buf` before the frame.
     start: usize,
+    is_finished: bool,
 }
 
-impl<'a> Unfinished<'a> {
+impl<'a> UnfinishedFrame<'a> {
     pub(super) fn new(buf: &'a mut Buf) -> Self {
         let start = buf.len();
-        Self { buf, start }
+        Self {
+            buf,
+            start,
+            is_finished: false,
+        }
     }
 
-    pub(super) fn finish(self) {
-        std::mem::forget(self);
+    pub(super) fn finish(mut self) {
+        self.is_finished = true;
     }
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for UnfinishedFrame<'_> {
     fn drop(&mut self) {
-        self.buf.truncate(self.start);
+        if !self.is_finished {
+            self.buf.truncate(self.start);
+        }
     }
 }
 

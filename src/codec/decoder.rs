@@ -1,70 +1,60 @@
-//! How the read side of a connection asks a codec.
+//! Codecs as the decode loops call them: bound to their state, each step checked.
 
-use super::{Codec, ScanState, Step};
-use crate::error::FrameError;
-use crate::memory::Buf;
+use super::step::{CheckedStep, check};
+use super::{Codec, ErasedCodec, ErasedState, Kind, ScanState, with_builtin};
+use crate::memory::GrowBuf;
 
-/// A codec together with what it remembers of a connection.
+/// A codec and its state of one connection.
 pub(crate) trait Decoder {
-    /// Whether it may be shown no bytes at all, and needs some then: nobody has to look whether
-    /// there are any behind each frame.
-    const MAY_SEE_NONE: bool = false;
+    /// True if `step` may be called without bytes, and then needs some. It saves the loop a test
+    /// behind each frame.
+    const ACCEPTS_EMPTY: bool = false;
 
-    /// Looks for the next frame: see [`Codec::decode`].
-    fn decode(&mut self, bytes: &[u8]) -> Result<Step, FrameError>;
+    /// Decodes the front of `bytes`: one call of the codec.
+    fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a>;
 
     /// See [`BuiltinCodec::ahead`].
-    fn ahead(&mut self, held: &Buf, more: &[u8]) -> Lookahead {
+    fn ahead(&mut self, held: &GrowBuf, more: &[u8]) -> Lookahead {
         let _ = (held, more);
         Lookahead::Unknown
     }
 }
 
-impl<F> Decoder for F
-where
-    F: FnMut(&[u8]) -> Result<Step, FrameError>,
-{
-    #[inline(always)]
-    fn decode(&mut self, bytes: &[u8]) -> Result<Step, FrameError> {
-        self(bytes)
-    }
-}
-
-/// What bytes mean to a frame that is unfinished without them.
+/// Meaning of new bytes for a partial frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lookahead {
-    /// Only a look at all bytes of the frame can tell.
+    /// Only a step over all bytes of the frame can tell.
     Unknown,
-    /// They all belong to it, and do not end it.
+    /// All of them belong to the frame, and its end is not among them.
     Inside,
-    /// It is worth a look with so many of them, at least one. What of these is behind the frame is
-    /// less than the longest delimiter.
+    /// A step is due once this many of them, at least 1, are held. Fewer of these than the longest
+    /// delimiter has lie behind the frame.
     Look(usize),
-    /// They end it.
+    /// The end of the frame is among them.
     Ends {
-        /// How many of them belong to it, at least one.
+        /// Number of them that belong to the frame; at least 1.
         len: usize,
-        /// The length of its payload, which begins where the frame does.
+        /// Length of the payload, which begins at the first byte of the frame.
         payload_len: usize,
     },
 }
 
-/// What a built-in codec can do beside [`Codec`].
+/// Abilities of a built-in codec beyond [`Codec`].
 pub(crate) trait BuiltinCodec: Codec<State = ScanState> {
-    /// Looks for the end of a frame in bytes that are not yet where its beginning is held, so that
-    /// none is copied there that does not belong to it. The codec has looked at all that is held,
-    /// or ahead at it.
-    fn ahead(&self, scanned: &mut ScanState, held: &Buf, more: &[u8]) -> Lookahead {
+    /// Searches `more`, the bytes behind `held`, for the end of the frame before they are copied,
+    /// so that no byte of another frame is copied. All of `held` was searched before.
+    fn ahead(&self, scanned: &mut ScanState, held: &GrowBuf, more: &[u8]) -> Lookahead {
         let _ = (scanned, held, more);
         Lookahead::Unknown
     }
 
-    /// The codec, whatever pointer it is behind.
+    /// The codec itself, also if it is called on an `Arc`.
     fn itself(&self) -> &Self {
         self
     }
 
-    fn asked<'a>(&'a self, scanned: &'a mut ScanState) -> BoundCodec<'a, Self>
+    /// Binds the codec to its state of one connection.
+    fn bind<'a>(&'a self, scanned: &'a mut ScanState) -> BoundCodec<'a, Self>
     where
         Self: Sized,
     {
@@ -75,6 +65,7 @@ pub(crate) trait BuiltinCodec: Codec<State = ScanState> {
     }
 }
 
+/// A built-in codec and its state.
 #[derive(Debug)]
 pub(crate) struct BoundCodec<'a, C> {
     codec: &'a C,
@@ -83,12 +74,52 @@ pub(crate) struct BoundCodec<'a, C> {
 
 impl<C: BuiltinCodec> Decoder for BoundCodec<'_, C> {
     #[inline(always)]
-    fn decode(&mut self, bytes: &[u8]) -> Result<Step, FrameError> {
-        self.codec.decode(self.scanned, bytes)
+    fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a> {
+        check(bytes, self.codec.decode(self.scanned, bytes))
     }
 
     #[inline(always)]
-    fn ahead(&mut self, held: &Buf, more: &[u8]) -> Lookahead {
+    fn ahead(&mut self, held: &GrowBuf, more: &[u8]) -> Lookahead {
         self.codec.ahead(self.scanned, held, more)
+    }
+}
+
+/// A user's codec and its state.
+pub(crate) struct BoundCustom<'a> {
+    pub(crate) codec: &'a dyn ErasedCodec,
+    pub(crate) state: &'a mut ErasedState,
+}
+
+impl Decoder for BoundCustom<'_> {
+    fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a> {
+        check(bytes, self.codec.decode_erased(self.state, bytes))
+    }
+}
+
+/// Any codec and its state, selected at each step: for paths that need not be fast.
+pub(crate) struct AnyDecoder<'a> {
+    pub(crate) kind: &'a Kind,
+    pub(crate) scanned: &'a mut ScanState,
+    /// State of a user's codec; always there for [`Kind::Custom`].
+    pub(crate) custom: Option<&'a mut ErasedState>,
+    /// True once the stream has ended.
+    pub(crate) has_ended: bool,
+}
+
+impl Decoder for AnyDecoder<'_> {
+    fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a> {
+        let scanned = &mut *self.scanned;
+        let step = with_builtin!(self.kind, codec => match self.has_ended {
+            false => codec.decode(scanned, bytes),
+            true => codec.finish(scanned, bytes),
+        }, custom => {
+            let state = self.custom.as_deref_mut();
+            let state = state.expect("a user's codec is bound with its state");
+            match self.has_ended {
+                false => custom.decode_erased(state, bytes),
+                true => custom.finish_erased(state, bytes),
+            }
+        });
+        check(bytes, step)
     }
 }

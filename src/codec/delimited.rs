@@ -5,7 +5,7 @@ use memchr::memmem::Finder;
 
 use super::{BuiltinCodec, Codec, Limit, Lookahead, Out, ScanState, Step, count_scanned};
 use crate::error::FrameError;
-use crate::memory::Buf;
+use crate::memory::GrowBuf;
 
 /// Codec of [`Framing::delimiters`](super::Framing::delimiters).
 #[derive(Debug, Clone)]
@@ -105,7 +105,7 @@ impl Delimited {
     fn ahead_at_border(
         &self,
         scanned: &mut ScanState,
-        held: &Buf,
+        held: &GrowBuf,
         more: &[u8],
     ) -> Option<Lookahead> {
         let begun = held.len().saturating_sub(scanned.to);
@@ -217,7 +217,7 @@ impl Codec for Delimited {
 
 impl BuiltinCodec for Delimited {
     #[inline]
-    fn ahead(&self, scanned: &mut ScanState, held: &Buf, more: &[u8]) -> Lookahead {
+    fn ahead(&self, scanned: &mut ScanState, held: &GrowBuf, more: &[u8]) -> Lookahead {
         let more = self.limit.clip(scanned, held.len(), more);
         if scanned.to < held.len()
             && let Some(ahead) = self.ahead_at_border(scanned, held, more)
@@ -314,6 +314,7 @@ impl Any {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Buf;
 
     /// Decodes `bytes` in two pieces, split at `cut`, and then the end of the stream.
     fn frames(codec: &Delimited, bytes: &[u8], cut: usize) -> Vec<Vec<u8>> {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::{Mutex, PoisonError};
 
+use super::step::{CheckedStep, check};
 use super::{Codec, Kind, Out, ScanState, Step, with_builtin};
 use crate::error::FrameError;
 
@@ -55,15 +56,15 @@ where
 {
     (**state)
         .downcast_mut()
-        .expect("a state is only shown to the codec that made it")
+        .expect("a state is only passed to the codec that made it")
 }
 
-/// What a codec remembers of a stream, whichever it is.
+/// State of any codec for one stream.
 #[derive(Default)]
 pub(crate) struct AnyState {
     scanned: ScanState,
-    /// That of a user's codec. Nobody reaches it but by `&mut`, so it is never locked: this only
-    /// lets what is not `Sync` stand in what is.
+    /// State of a user's codec. It is only reached by `&mut` and never locked: the mutex makes a
+    /// state that is not `Sync` part of a type that is.
     own: Mutex<Option<ErasedState>>,
 }
 
@@ -76,44 +77,37 @@ fn own_of<'a>(
 }
 
 impl AnyState {
-    /// Asks the codec, once, and holds it to its contract.
-    pub(crate) fn checked_step(
+    /// Decodes the front of `bytes`: one call of the codec, also once the stream `has_ended`.
+    pub(crate) fn step<'a>(
         &mut self,
         kind: &Kind,
-        bytes: &[u8],
+        bytes: &'a [u8],
         has_ended: bool,
-    ) -> Result<Step, FrameError> {
-        self.step(kind, bytes, has_ended)?.check(bytes.len())
-    }
-
-    /// Asks the codec, once.
-    pub(crate) fn step(
-        &mut self,
-        kind: &Kind,
-        bytes: &[u8],
-        has_ended: bool,
-    ) -> Result<Step, FrameError> {
+    ) -> CheckedStep<'a> {
         if !has_ended {
-            return self.decode(kind, bytes, |step| step);
+            return self.step_then(kind, bytes, |step| step);
         }
         let Self { scanned, own } = self;
-        with_builtin!(kind, codec => codec.finish(scanned, bytes), custom => {
+        let step = with_builtin!(kind, codec => codec.finish(scanned, bytes), custom => {
             custom.finish_erased(own_of(own, &**custom), bytes)
-        })
+        });
+        check(bytes, step)
     }
 
-    /// Asks the codec for the next frame, and answers what `then` makes of that. Both are inlined
-    /// for each codec.
+    /// Decodes the front of `bytes` before the stream has ended, and returns what `then` makes of
+    /// the step.
+    // Inlined with `then` next to each codec: a loop that pulls one frame after the other reads no
+    // step back from memory, which takes twice the time.
     #[inline(always)]
-    pub(crate) fn decode<T>(
+    pub(crate) fn step_then<'a, T>(
         &mut self,
         kind: &Kind,
-        bytes: &[u8],
-        mut then: impl FnMut(Result<Step, FrameError>) -> T,
+        bytes: &'a [u8],
+        then: impl Fn(CheckedStep<'a>) -> T,
     ) -> T {
         let Self { scanned, own } = self;
-        with_builtin!(kind, codec => then(codec.decode(scanned, bytes)), custom => {
-            then(custom.decode_erased(own_of(own, &**custom), bytes))
+        with_builtin!(kind, codec => then(check(bytes, codec.decode(scanned, bytes))), custom => {
+            then(check(bytes, custom.decode_erased(own_of(own, &**custom), bytes)))
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::compose::Unfinished;
+use super::compose::UnfinishedFrame;
 use super::delimited::Delimited;
 use super::fixed::Fixed;
 use super::header_body::HeaderBody;
@@ -720,7 +720,7 @@ impl Kind {
 
     #[inline(never)]
     fn encode(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
-        let unfinished = Unfinished::new(buf);
+        let unfinished = UnfinishedFrame::new(buf);
         let out = &mut Out::new(unfinished.buf);
         with_builtin!(
             self,

@@ -1,5 +1,6 @@
 //! Length prefix: a field of fixed width holds the number of payload bytes.
 
+use super::step::{CheckedStep, check};
 use super::{BuiltinCodec, Codec, Decoder, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
 use crate::memory::Buf;
@@ -11,15 +12,14 @@ pub(crate) enum Endian {
     Little,
 }
 
-/// Codec of [`Framing::length_u32`](super::Framing::length_u32) and of the other length prefixes.
+/// Codec of a length prefix: see [`Framing::length_u32`](super::Framing::length_u32).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Length {
-    /// Width of the length field in bytes: 1, 2, 3, 4 or 8.
+    /// Width of the length field, in bytes: 1, 2, 3, 4 or 8.
     width: u8,
     endian: Endian,
     pub(crate) limit: Limit,
-    /// Maximum payload to encode, in bytes: the frame limit, or the field's largest value if that
-    /// is smaller.
+    /// Maximum length of a payload to encode: the limit, or less if the field cannot hold it.
     payload_len_max: usize,
 }
 
@@ -63,10 +63,10 @@ impl Length {
         (len == payload.len() as u64).then_some(payload)
     }
 
-    /// Returns the value of the length field at the front, or `None` if the field is incomplete.
+    /// Returns the length in the field at the front, or `None` if the field is cut.
     #[inline(always)]
     fn read_field(&self, bytes: &[u8]) -> Option<u64> {
-        // Fast path for the usual width.
+        // Fast path: the usual width is read at once.
         if self.width == 4 {
             let field = *bytes.first_chunk()?;
             return Some(u64::from(match self.endian {
@@ -131,21 +131,22 @@ impl Length {
 pub(crate) struct LengthU32(pub(crate) Limit);
 
 impl Decoder for LengthU32 {
-    const MAY_SEE_NONE: bool = true;
+    const ACCEPTS_EMPTY: bool = true;
 
     #[inline(always)]
-    fn decode(&mut self, bytes: &[u8]) -> Result<Step, FrameError> {
-        match bytes.first_chunk() {
+    fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a> {
+        let step = match bytes.first_chunk() {
             Some(field) => step(self.0, 4, u32::from_be_bytes(*field).into(), bytes),
             None => Ok(Step::Need(4)),
-        }
+        };
+        check(bytes, step)
     }
 }
 
-/// Returns the step for a frame with a header of `header` bytes and a payload of `len` bytes.
+/// Returns the step for a header with a length of `len` bytes.
 #[inline(always)]
 fn step(limit: Limit, header: usize, len: u64, bytes: &[u8]) -> Result<Step, FrameError> {
-    // Checked as u64 before any use, because the peer chose the length.
+    // Checked as u64, before anything relies on the length.
     let end = match usize::try_from(len) {
         Ok(len) if len <= limit.len => len.checked_add(header),
         _ => None,

@@ -3,7 +3,7 @@
 
 use super::{BuiltinCodec, Codec, Limit, Lookahead, Out, ScanState, Step, count_scanned};
 use crate::error::FrameError;
-use crate::memory::Buf;
+use crate::memory::GrowBuf;
 
 /// Codec of [`Framing::line`](super::Framing::line), and of
 /// [`Framing::delimiter`](super::Framing::delimiter) with one byte.
@@ -51,7 +51,7 @@ impl Codec for Line {
 
 impl BuiltinCodec for Line {
     #[inline(always)]
-    fn ahead(&self, scanned: &mut ScanState, held: &Buf, more: &[u8]) -> Lookahead {
+    fn ahead(&self, scanned: &mut ScanState, held: &GrowBuf, more: &[u8]) -> Lookahead {
         let more = self.limit.clip(scanned, held.len(), more);
         match self.find_end(more) {
             Some(at) => {
@@ -171,7 +171,7 @@ impl Line {
 
 /// True if a `\r` precedes the byte at `at` of `more`. The held bytes precede `more`.
 #[inline(always)]
-fn ends_with_cr(held: &Buf, more: &[u8], at: usize) -> bool {
+fn ends_with_cr(held: &GrowBuf, more: &[u8], at: usize) -> bool {
     let before = match at.checked_sub(1) {
         Some(before) => more.get(before).copied(),
         None => held.last(),
@@ -182,6 +182,7 @@ fn ends_with_cr(held: &Buf, more: &[u8], at: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Buf;
 
     const LINE: Line = Line::new(Limit::of(4));
 

@@ -1,7 +1,7 @@
-//! Framing: where one message ends and the next begins.
+//! Framing: the boundaries of messages in a stream of bytes.
 //!
-//! A codec looks at bytes and answers with ranges of them; it keeps none, copies none and allocates
-//! nothing. It knows nothing of sockets or connections. One file per framing.
+//! A codec is shown bytes and returns ranges of them; it keeps none, copies none and allocates
+//! nothing. It does not know sockets or connections. There is one file per framing.
 
 #![cfg_attr(
     not(test),
@@ -9,7 +9,6 @@
 )]
 
 use std::fmt;
-use std::ops::Range;
 
 use crate::error::FrameError;
 use crate::memory::Buf;
@@ -27,82 +26,44 @@ mod line;
 mod name;
 mod netstring;
 mod raw;
+mod step;
 mod varint;
 
 pub use framing::Framing;
 pub use length_field::LengthField;
 pub use name::ParseFramingError;
+pub use step::{Skipped, Step};
 
 pub(crate) use compose::put_all;
-pub(crate) use decoder::{BuiltinCodec, Decoder, Lookahead};
+pub(crate) use decoder::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, Lookahead};
 pub(crate) use erased::{AnyState, ErasedCodec, ErasedState};
 pub(crate) use framing::{Kind, with_builtin};
 pub(crate) use length::{Length, LengthU32};
+pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 
-/// What a codec saw in the bytes it was shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Step {
-    /// A whole frame.
-    Frame {
-        /// Where its payload lies; within `0..consumed`.
-        frame: Range<usize>,
-        /// How many bytes the frame took with its header and its delimiter; at least 1.
-        consumed: usize,
-    },
-    /// Bytes that are no frame and are dropped; at least 1, and it may be more than are there yet.
-    Skip {
-        /// How many.
-        bytes: u64,
-    },
-    /// A frame that is too long is dropped, and the handler is told of it. Where its end was looked
-    /// for, its beginning may have gone before by `SkipPart`.
-    SkipFrame {
-        /// How many bytes, with header and delimiter; at least 1, and it may be more than are there
-        /// yet.
-        bytes: u64,
-        /// The length of its payload, in bytes.
-        len: u64,
-        /// The largest payload allowed.
-        limit: u64,
-    },
-    /// The beginning of a frame that is too long already, and whose end is not here yet, is
-    /// dropped.
-    SkipPart {
-        /// How many bytes; at least 1, and fewer than were shown: what is left says that a frame is
-        /// unfinished.
-        bytes: usize,
-    },
-    /// No frame yet: show it again when there are this many bytes or more. More than were shown.
-    ///
-    /// Where the codec knows how long the frame will be, that length is the best answer: a long
-    /// frame is then read straight into a buffer of its own.
-    Need(usize),
-}
-
-/// A framing of one's own: a resumable scanner over a connection's bytes, and its reverse.
+/// A user's own framing: a resumable scanner over the bytes of a connection, and its encoder.
 ///
 /// A codec is configuration, shared by all connections that use it. What it must remember of one
-/// connection between two looks, such as how far it searched for a delimiter, is its
+/// connection between two calls, such as the offset up to which it searched, is its
 /// [`State`](Codec::State).
 ///
-/// The contract of [`decode`](Codec::decode), which ends a connection with
-/// [`FrameError::Contract`] where it is broken:
+/// The contract of [`decode`](Codec::decode). A breach of it ends the connection with
+/// [`FrameError::Contract`].
 ///
 /// 1. `bytes` begins at the first byte of a frame and is never empty. It only grows from one call
-///    to the next, until a `Frame` or one of the skips took bytes off its front.
+///    to the next, until a `Frame` or a skip removes bytes from its front.
 /// 2. `Frame` has `1 <= consumed <= bytes.len()`, and its range lies within `0..consumed`.
 /// 3. `Skip` and `SkipFrame` have `bytes >= 1`; `SkipPart` has `1 <= bytes < bytes.len()`.
 /// 4. `Need(n)` has `n > bytes.len()`.
 /// 5. An error is final: the connection delivers nothing after it.
 ///
-/// An error closes without an answer. What deserves one, as a bad request of HTTP does, is no error
-/// but a frame like others: the handler sees what it is, answers, and
+/// An error closes the connection without an answer. An invalid message that deserves an answer,
+/// such as a bad HTTP request, is better returned as a frame: the handler answers and
 /// [closes](crate::Context::close).
 ///
 /// # Examples
 ///
-/// Frames that end with a NUL byte, searched without looking at a byte twice:
+/// Frames that end with a NUL byte. No byte is searched twice:
 ///
 /// ```
 /// use unstick::{Codec, FrameError, Framing, Out, Step};
@@ -139,51 +100,52 @@ pub enum Step {
 /// # assert_eq!(framing.to_string(), "custom");
 /// ```
 pub trait Codec {
-    /// What is remembered of one connection. It is reset by nobody but the codec.
+    /// State of one connection. Only the codec itself resets it.
     type State: Default;
 
-    /// Looks for the next frame in `bytes`.
+    /// Searches `bytes` for the next frame.
     ///
     /// # Errors
     ///
-    /// Whatever makes the rest of the stream meaningless. The connection is closed with it.
+    /// An error that makes the rest of the stream meaningless. It closes the connection.
     fn decode(&self, state: &mut Self::State, bytes: &[u8]) -> Result<Step, FrameError>;
 
-    /// Looks at what is left when the stream has ended; `rest` is never empty.
+    /// Decodes the bytes that are left at the end of the stream; `rest` is never empty.
     ///
-    /// `Need` means that the rest is a frame cut short: it is dropped and counted in
-    /// [`Closed::undecoded_bytes`](crate::Closed). That is what the default answers.
+    /// `Need` means that a partial frame is left: it is dropped and counted in
+    /// [`Closed::undecoded_bytes`](crate::Closed). The default returns `Need`.
     ///
     /// # Errors
     ///
-    /// As for [`decode`](Codec::decode).
+    /// The errors of [`decode`](Codec::decode).
     fn finish(&self, state: &mut Self::State, rest: &[u8]) -> Result<Step, FrameError> {
         let _ = state;
         Ok(Step::Need(rest.len().saturating_add(1)))
     }
 
-    /// Writes `payload` as one frame. After an error nothing that was put is sent.
+    /// Encodes `payload` as one frame. After an error, nothing that was put is sent.
     ///
     /// # Errors
     ///
-    /// [`FrameError::TooLong`] or [`FrameError::Unencodable`] for a payload that would not come out
-    /// of [`decode`](Codec::decode) as it went in.
+    /// [`FrameError::TooLong`] or [`FrameError::Unencodable`] if [`decode`](Codec::decode) would
+    /// not return the payload unchanged.
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError>;
 
-    /// How many bytes to leave free in front of a payload that is written in place, for
-    /// [`encode_in_place`](Codec::encode_in_place) to put its header there. None by default.
+    /// Number of bytes reserved before a payload that is written in place, for the header that
+    /// [`encode_in_place`](Codec::encode_in_place) writes. The default is 0.
     fn headroom(&self) -> usize {
         0
     }
 
-    /// Makes a frame of what was put so far: [`headroom`](Codec::headroom) zeros and a payload behind them.
-    /// It may change those bytes and put more; after an error nothing of it is sent.
+    /// Encodes the bytes that were put so far as one frame: [`headroom`](Codec::headroom) zeros and
+    /// a payload behind them. It may change them and put more; after an error, none of them are
+    /// sent.
     ///
-    /// The default copies the payload out and [encodes](Codec::encode) it.
+    /// The default copies the payload and [encodes](Codec::encode) it.
     ///
     /// # Errors
     ///
-    /// As for [`encode`](Codec::encode).
+    /// The errors of [`encode`](Codec::encode).
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
         let payload = out
             .bytes()
@@ -195,12 +157,12 @@ pub trait Codec {
     }
 }
 
-/// Where an encoder writes its bytes.
+/// Output of an encoder.
 pub struct Out<'a> {
     buf: &'a mut Buf,
-    /// Where this frame begins in the buffer.
+    /// Offset of this frame in the buffer.
     start: usize,
-    /// A payload that is left out, and where in the buffer it would stand.
+    /// A payload that is left out of the buffer, and its offset there once it was put.
     suppressed: Option<(&'a [u8], Option<usize>)>,
 }
 
@@ -211,7 +173,7 @@ impl<'a> Out<'a> {
         Self::since(buf, start)
     }
 
-    /// Goes on with a frame that begins at `start`.
+    /// Continues a frame that begins at `start`.
     #[inline]
     fn since(buf: &'a mut Buf, start: usize) -> Self {
         Self {
@@ -221,7 +183,7 @@ impl<'a> Out<'a> {
         }
     }
 
-    /// Leaves `payload` out where it is put as it is.
+    /// Leaves `payload` out when it is put unchanged.
     fn leaving_out(buf: &'a mut Buf, payload: &'a [u8]) -> Self {
         Self {
             suppressed: Some((payload, None)),
@@ -229,13 +191,13 @@ impl<'a> Out<'a> {
         }
     }
 
-    /// What was put so far for this frame.
+    /// Bytes of this frame so far.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.buf.bytes().get(self.start..).unwrap_or_default()
     }
 
-    /// What was put so far for this frame, to be changed.
+    /// Bytes of this frame so far, mutable.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.buf
             .bytes_mut()
@@ -255,12 +217,12 @@ impl<'a> Out<'a> {
         self.buf.put(bytes);
     }
 
-    /// Appends `len` zeros, and gives them to be filled.
+    /// Appends `len` zeros, and returns them for writing.
     pub fn put_zeros(&mut self, len: usize) -> &mut [u8] {
         self.buf.put_zeros(len)
     }
 
-    /// Puts bytes in front of what was put so far.
+    /// Inserts bytes before those of this frame so far.
     fn put_before(&mut self, bytes: &[u8]) {
         self.put(bytes);
         self.bytes_mut().rotate_right(bytes.len());
@@ -277,54 +239,7 @@ impl fmt::Debug for Out<'_> {
     }
 }
 
-impl Step {
-    /// Holds an answer for `shown` bytes to the contract of [`Codec`].
-    #[inline(always)]
-    pub(crate) fn check(self, shown: usize) -> Result<Self, FrameError> {
-        let broken = match &self {
-            Self::Frame { frame, consumed } => {
-                if *consumed == 0 || *consumed > shown || frame.end > *consumed {
-                    "a frame outside of the bytes it was shown"
-                } else if frame.start > frame.end {
-                    "a range that ends before it begins"
-                } else {
-                    return Ok(self);
-                }
-            }
-            Self::Need(need) if *need > shown => return Ok(self),
-            Self::Need(_) => "a need of no more than it was shown",
-            Self::Skip { bytes: 0 } | Self::SkipFrame { bytes: 0, .. } => "a skip of nothing",
-            Self::SkipPart { bytes } if *bytes == 0 || *bytes >= shown => {
-                "a part that is nothing, or all that it was shown"
-            }
-            Self::Skip { .. } | Self::SkipFrame { .. } | Self::SkipPart { .. } => return Ok(self),
-        };
-        Err(FrameError::Contract(broken))
-    }
-}
-
-/// A frame that was too long, and was skipped: see
-/// [`Framing::skip_too_long`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Skipped {
-    /// The length of its payload, in bytes.
-    pub len: u64,
-    /// The largest payload allowed, in bytes.
-    pub limit: u64,
-}
-
-impl fmt::Display for Skipped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { len, limit } = self;
-        write!(
-            f,
-            "a frame of {len} bytes, over the limit of {limit}, was skipped"
-        )
-    }
-}
-
-/// The longest payload of a built-in framing, and what becomes of a longer one.
+/// Maximum length of a payload of a built-in framing, and the treatment of a longer one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
     pub(crate) len: usize,
@@ -336,9 +251,11 @@ impl Limit {
         Self { len, skips: false }
     }
 
-    /// The answer to a frame with a payload of `len` bytes, `bytes` with all that belongs to it.
+    /// The step for a frame whose payload of `len` bytes exceeds the limit; with header and trailer
+    /// it has `bytes` bytes.
     ///
-    /// Inlined, so that the answer of a codec stays in registers: only the error is made elsewhere.
+    /// Inlined, so that the step of a codec stays in registers; only the error is created
+    /// elsewhere.
     #[inline(always)]
     fn exceeded(self, len: u64, bytes: u64) -> Result<Step, FrameError> {
         if self.skips {
@@ -348,8 +265,8 @@ impl Limit {
         Err(FrameError::too_long(len, self.len))
     }
 
-    /// The answer to `shown` bytes of a frame whose end was looked for up to `to`, and which the
-    /// first `content` of them, payload for sure, take over the limit.
+    /// The step for `shown` bytes of a frame whose end was searched up to `to`. Its first `content`
+    /// bytes are payload, and exceed the limit.
     #[cold]
     #[inline(never)]
     fn exceeded_without_end(
@@ -372,8 +289,8 @@ impl Limit {
         Ok(Step::SkipPart { bytes })
     }
 
-    /// Of the bytes that come behind `held` ones of a frame whose end is looked for, those to look
-    /// at: as many as make it too long for sure, or all.
+    /// The part of `more` to search for the end of a frame of which `held` bytes are there: enough
+    /// bytes to exceed the limit, or all.
     #[inline]
     fn clip<'a>(self, scanned: &ScanState, held: usize, more: &'a [u8]) -> &'a [u8] {
         match self.left(scanned, held) {
@@ -382,7 +299,7 @@ impl Limit {
         }
     }
 
-    /// What no end was found in, of those bytes.
+    /// The lookahead for bytes that [`clip`](Limit::clip) returned and that contain no end.
     #[inline]
     fn without_end(self, scanned: &ScanState, held: usize, clipped: &[u8]) -> Lookahead {
         if clipped.len() > self.left(scanned, held) {
@@ -391,8 +308,8 @@ impl Limit {
         Lookahead::Inside
     }
 
-    /// What their end was found in: the first `len` of those bytes belong to the frame, its payload
-    /// is the first `payload_len` of all, and its delimiter stands at `to`.
+    /// The lookahead for bytes that contain the end of the frame. Their first `len` bytes belong to
+    /// the frame, whose payload has `payload_len` bytes and whose delimiter begins at `to`.
     #[inline]
     fn with_end(
         self,
@@ -409,7 +326,7 @@ impl Limit {
         Lookahead::Ends { len, payload_len }
     }
 
-    /// How many bytes the payload may still have behind `held` ones.
+    /// Number of bytes that the payload may still have behind `held` bytes.
     #[inline]
     fn left(self, scanned: &ScanState, held: usize) -> usize {
         let left = (self.len as u64).saturating_sub(scanned.dropped);
@@ -424,32 +341,32 @@ impl Limit {
     }
 }
 
-/// Bytes of a frame that may become too long, of which so many make it that.
+/// The first bytes of `more`, of which `enough` make the frame too long.
 #[cold]
 fn clip_at(more: &[u8], enough: usize) -> &[u8] {
     let len = more.len().min(enough.max(OVERRUN_MAX));
     more.get(..len).unwrap_or_default()
 }
 
-/// Up to so many bytes are held of a frame beyond the longest one, while its end is looked for.
+/// Number of bytes beyond the limit that are held of a frame while its end is searched.
 const OVERRUN_MAX: usize = 1024;
 
-/// What the built-in codecs remember of the frame at the front of a connection's bytes.
+/// State of a built-in codec for the frame at the front of a connection's bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ScanState {
-    /// How far its bytes were searched for its end.
+    /// Offset up to which the frame was searched for its end.
     pub(crate) to: usize,
-    /// Payload that was dropped from its front, as it is too long and is skipped.
+    /// Number of payload bytes that were dropped because the frame is too long and is skipped.
     pub(crate) dropped: u64,
 }
 
 #[cfg(test)]
 thread_local! {
-    /// Bytes searched on this thread; tests hold it against the bytes received.
+    /// Bytes searched on this thread; tests compare it with the bytes received.
     pub(crate) static SCANNED_BYTES: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Counts bytes that a delimiter is looked for in.
+/// Counts bytes that were searched for a delimiter.
 #[cfg(test)]
 fn count_scanned(bytes: usize) {
     SCANNED_BYTES.with(|count| count.set(count.get() + bytes as u64));

@@ -1,33 +1,31 @@
-//! The state machine of one connection, as bytes and flags: no sockets, no clock, no callbacks.
+//! One connection without its socket: bytes, states and limits. No I/O, no clock, no callbacks.
 //!
-//! [`Assembler`] turns bytes into frames, [`WriteQueue`] holds what the kernel refused, and [`State`]
-//! says where in its life the connection stands:
+//! [`State`] is the life of the connection, [`Assembler`] turns bytes into frames, [`WriteQueue`]
+//! holds output that the kernel has not taken, and [`Credit`] counts the frames that the handler
+//! granted.
 //!
-//! ```text
-//!   connecting --> open --> closing --> lingering --> dead --> reaped
-//!                    |      (flush)     (FIN sent,     ^
-//!                    |                   input is      |
-//!                    |                   discarded)    |
-//!                    +---- abort, reset, deadline -----+
-//! ```
-//!
-//! UDP has none of this: see [`datagram`](crate::datagram).
+//! Datagrams need none of this: see [`datagram`](crate::datagram).
 
+mod assembler;
 mod deframe;
 mod flow;
-mod observed;
 mod partial;
-mod run;
+mod record;
 mod sink;
 mod state;
 mod write_queue;
 
-pub(crate) use deframe::Assembler;
+use crate::memory::BufferPool;
+
+pub(crate) use assembler::Assembler;
 pub(crate) use flow::Credit;
-pub(crate) use observed::{FrameBounds, Round};
-pub(crate) use sink::{Delivery, Failed, Flow, Sink};
+pub(crate) use record::{FrameBounds, Round};
+pub(crate) use sink::{Delivery, Failed, Flow, FrameSink};
 pub(crate) use state::{Action, MemoryResume, Readiness, State, Watermark};
 pub(crate) use write_queue::{SLICES_MAX, WriteQueue};
+
+/// The pool of the buffers of all connections, and of the boxes of their partial frames.
+pub(crate) type Pool = BufferPool<partial::Partial>;
 
 #[cfg(test)]
 mod tests;

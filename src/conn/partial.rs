@@ -1,159 +1,462 @@
-//! The buffer of an unfinished frame, the tail of a connection's input: how large it is taken, how
-//! it grows, and what is noted with it.
+//! The bytes of a connection that are read and not delivered, and the sizing rules of their buffer.
+//!
+//! The buffer grows with the bytes received, never by a length that a header claims:
+//!
+//! | bytes held | capacity at most |
+//! |---|---|
+//! | up to 256 KiB | 8 times the bytes |
+//! | more, if the length of the frame is unknown | 4 times the bytes |
+//! | an empty buffer between two frames | 64 KiB |
 
-use crate::memory::{Buf, Pool};
+use super::Pool;
+use crate::codec::{BuiltinCodec, Decoder, Lookahead, ScanState};
+use crate::memory::{Buf, GrowBuf};
 use crate::timer::Stamp;
 
-/// Where an unfinished frame says no more than "one byte more", a quarter of what is there is tried
-/// at a time, and no less or more than this.
+/// Bounds of the number of bytes decoded per step while the length of a frame is unknown. Within
+/// them it is a quarter of the bytes held: what is copied in vain stays a small part of the frame.
 const STEP_MIN: usize = 128;
 const STEP_MAX: usize = 1024;
-/// Up to so many bytes, an end that nobody knows yet may be that of a length: in digits, or a
-/// varint.
+/// Longest length field whose end is unknown until it is there: 20 digits and a colon. A varint has
+/// up to 10 bytes.
 const LENGTH_LEN_MAX: usize = 21;
-/// Where this many bytes are missing, a frame is read straight into its tail, if as many have come
-/// or there is room for them: below it, one read that also brings the frames behind it is cheaper
-/// than one copy less.
+/// Number of missing bytes from which on a frame is read straight into its buffer, if as many have
+/// arrived or fit. With fewer, one read that also brings the next frames is cheaper than one copy
+/// less.
 const DIRECT_LEN_MIN: usize = 16 * 1024;
-/// How many times larger than the bytes that came the buffers of a tail are at the most.
+/// Maximum capacity of all buffers of a partial frame, as a multiple of its bytes.
 const GROWTH: usize = 8;
-/// From this many bytes on a tail grows by less where nobody knows how long the frame will be: it
-/// will end soon, or is meant to hold memory.
+/// Number of bytes from which on a buffer grows by [`GROWTH_OF_LONG`]. Such a frame of unknown
+/// length ends soon, or its sender wants to hold memory.
 const LONG_LEN: usize = 256 * 1024;
 const GROWTH_OF_LONG: usize = 4;
-/// A frame whose length nobody knows yet is read straight into its tail from so many bytes on,
-/// where there is room: such a read brings the frames behind it, too.
+/// Number of bytes from which on a frame of unknown length is read straight into its buffer. Such a
+/// read also brings the next frames.
 const OPEN_ENDED_LEN_MIN: usize = 4 * 1024;
-/// A buffer of up to so many bytes is used again for the next frame that is cut, however few its
-/// bytes are: it was paid for by the frame before, and most frames of a stream are of one length.
+/// Largest buffer that is kept for the next partial frame, however few bytes that has. The frame
+/// before paid for it, and most frames of a stream have a similar length.
 const KEPT_LEN: usize = 64 * 1024;
-/// A head of up to so many bytes may as well lie in a buffer for the head of so many.
+/// Number of bytes up to which a partial frame may have a buffer for this many.
 const SMALL_LEN: usize = 256;
-/// How many times larger than its bytes a tail may stay when a round of decoding leaves the head of
-/// a frame in it. Twice what growing makes of it, so that no tail grows and shrinks in turns.
+/// Maximum capacity, as a multiple of the bytes, that a partial frame keeps behind other frames.
+/// Twice the growth, so that no buffer grows and shrinks in turns.
 const SHRINK: usize = 2 * GROWTH;
 
-/// Whether a tail is the head of a frame that is not long, or of none.
-#[inline]
-pub(super) fn is_short_head(tail: &Buf) -> bool {
-    tail.need > tail.len() && !is_long_head(tail)
+/// State of the bytes in a [`Partial`].
+#[derive(Debug, Clone, Copy, Default)]
+enum Held {
+    /// Bytes that the codec has not seen: the delivery was stopped before them.
+    #[default]
+    Undecoded,
+    /// The first bytes of a frame that has at least `need` bytes. `need > len`, except between a
+    /// direct read that completes the frame and the decode step that is due then.
+    Frame {
+        need: usize,
+        /// True if the codec needs one byte more than were there. Mostly the length of the frame is
+        /// unknown; or the frame lacks one byte.
+        is_open_ended: bool,
+    },
+    /// No bytes, while the next `left >= 1` bytes of the stream are skipped.
+    Skipping { left: u64 },
 }
 
-/// Whether a tail is the head of a frame that is read straight into it: that is long, or has a
-/// buffer for all of it already.
-#[inline]
-fn is_long_head(tail: &Buf) -> bool {
-    if tail.is_open_ended {
-        return tail.len() >= OPEN_ENDED_LEN_MIN && tail.spare_len() >= DIRECT_LEN_MIN;
+/// Bytes that are read and not delivered.
+///
+/// Invariants: while bytes are skipped the buffer is empty; otherwise it has bytes. It is empty
+/// in between, during a round of decoding, while it is kept for the next partial frame.
+#[derive(Debug, Default)]
+pub(crate) struct Partial {
+    buf: GrowBuf,
+    held: Held,
+    /// Time at which the first byte arrived.
+    since: Stamp,
+    /// State of a built-in codec for the frame at the front.
+    scan: ScanState,
+}
+
+impl Partial {
+    /// Takes an empty buffer that holds `len` bytes from the pool.
+    fn take(len: usize, pool: &mut Pool) -> Box<Self> {
+        let mut partial = pool.take_box();
+        partial.buf.set_buf(pool.take(len));
+        partial
     }
-    let missing = tail.need.saturating_sub(tail.len());
-    missing >= DIRECT_LEN_MIN && (tail.len() >= DIRECT_LEN_MIN || tail.spare_len() >= missing)
-}
 
-/// Where a long head is to be read on: see [`Assembler::direct`](super::Assembler::direct).
-#[inline]
-pub(super) fn direct_room<'a>(
-    tail: &'a mut Box<Buf>,
-    len_max: usize,
-    pool: &mut Pool,
-) -> Option<&'a mut [u8]> {
-    if !is_long_head(tail) {
-        return None;
+    /// Takes a buffer for the first bytes of a frame that needs `need` bytes, or for undecoded
+    /// bytes if `need` is zero.
+    pub(super) fn with_bytes(
+        bytes: &[u8],
+        need: usize,
+        since: Stamp,
+        pool: &mut Pool,
+    ) -> Box<Self> {
+        let mut partial = Self::take(first_capacity(bytes.len(), need), pool);
+        partial.put_first(bytes, need, since, pool);
+        partial
     }
-    let missing = tail.need.saturating_sub(tail.len());
-    if tail.spare_len() < DIRECT_LEN_MIN {
-        let most = most_for(tail.len(), tail.total_capacity());
-        grow(tail, missing.min(tail.len()), most, pool);
+
+    /// Skips the next `left` bytes of the stream.
+    pub(super) fn skipping(left: u64, since: Stamp, pool: &mut Pool) -> Box<Self> {
+        let mut partial = Self::take(0, pool);
+        partial.held = Held::Skipping { left };
+        partial.since = since;
+        partial
     }
-    let len = tail.spare_len().min(len_max);
-    let len = match tail.is_open_ended {
-        true => len,
-        false => len.min(missing),
-    };
-    Some(&mut tail.spare_mut()[..len])
+
+    /// Returns the buffer and the box to the pool.
+    pub(super) fn put_back(mut self: Box<Self>, pool: &mut Pool) {
+        self.buf.put_back(pool);
+        (self.held, self.scan) = (Held::Undecoded, ScanState::default());
+        pool.put_box(self);
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.buf.len()
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.buf.is_empty()
+    }
+
+    /// Capacity of all its buffers.
+    pub(super) fn capacity(&self) -> usize {
+        self.buf.total_capacity()
+    }
+
+    /// All bytes. To be called after [`settle`](Partial::settle).
+    #[inline]
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.buf.bytes()
+    }
+
+    pub(super) fn since(&self) -> Stamp {
+        self.since
+    }
+
+    #[inline]
+    pub(super) fn set_since(&mut self, since: Stamp) {
+        self.since = since;
+    }
+
+    #[inline]
+    pub(super) fn scan(&self) -> ScanState {
+        self.scan
+    }
+
+    #[inline]
+    pub(super) fn set_scan(&mut self, scan: ScanState) {
+        self.scan = scan;
+    }
+
+    /// True if the codec has not seen the bytes, or all that it needs has arrived.
+    #[inline]
+    pub(super) fn is_due(&self) -> bool {
+        match self.held {
+            Held::Undecoded => true,
+            Held::Frame { need, .. } => need <= self.len(),
+            Held::Skipping { .. } => false,
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_undecoded(&self) -> bool {
+        matches!(self.held, Held::Undecoded)
+    }
+
+    #[inline]
+    pub(super) fn is_open_ended(&self) -> bool {
+        matches!(
+            self.held,
+            Held::Frame {
+                is_open_ended: true,
+                ..
+            }
+        )
+    }
+
+    /// Number of bytes still to come that are skipped.
+    #[inline]
+    pub(super) fn left_to_skip(&self) -> u64 {
+        match self.held {
+            Held::Skipping { left } => left,
+            Held::Undecoded | Held::Frame { .. } => 0,
+        }
+    }
+
+    /// Continues a skip; `left` is at least 1.
+    pub(super) fn set_left_to_skip(&mut self, left: u64) {
+        self.held = Held::Skipping { left };
+    }
+
+    /// Marks the bytes as not seen by the codec, unless bytes are skipped.
+    #[inline]
+    pub(super) fn set_undecoded(&mut self) {
+        if self.left_to_skip() == 0 {
+            self.held = Held::Undecoded;
+        }
+    }
+
+    /// Stores the need that the codec reported for the bytes held.
+    #[inline]
+    pub(super) fn set_need(&mut self, need: usize) {
+        let is_open_ended = need == self.len() + 1;
+        self.held = Held::Frame {
+            need,
+            is_open_ended,
+        };
+    }
+
+    /// Updates the need after bytes were appended among which the frame does not end.
+    #[inline]
+    pub(super) fn need_more(&mut self) {
+        if self.is_open_ended() {
+            self.set_need(self.len() + 1);
+        }
+    }
+
+    #[inline]
+    fn need(&self) -> usize {
+        match self.held {
+            Held::Frame { need, .. } => need,
+            Held::Undecoded | Held::Skipping { .. } => 0,
+        }
+    }
+
+    #[inline]
+    fn missing(&self) -> usize {
+        self.need().saturating_sub(self.len())
+    }
+
+    /// True if the next bytes are to be read into the shared read buffer.
+    #[inline]
+    pub(super) fn is_to_ingest(&self) -> bool {
+        match self.held {
+            Held::Undecoded => false,
+            Held::Frame { need, .. } => need > self.len() && !self.is_direct(),
+            Held::Skipping { .. } => true,
+        }
+    }
+
+    /// True if the frame is read straight into its buffer: it is long, or its buffer holds all of
+    /// it already.
+    #[inline]
+    fn is_direct(&self) -> bool {
+        if self.is_open_ended() {
+            return self.len() >= OPEN_ENDED_LEN_MIN && self.buf.spare_len() >= DIRECT_LEN_MIN;
+        }
+        let missing = self.missing();
+        let fits = self.len() >= DIRECT_LEN_MIN || self.buf.spare_len() >= missing;
+        missing >= DIRECT_LEN_MIN && fits
+    }
+
+    /// Spare capacity for a direct read: see [`Assembler::direct`](super::Assembler::direct).
+    pub(super) fn direct(&mut self, len_max: usize, pool: &mut Pool) -> Option<&mut [u8]> {
+        if !self.is_direct() {
+            return None;
+        }
+        let missing = self.missing();
+        if self.buf.spare_len() < DIRECT_LEN_MIN {
+            let most = capacity_max(self.len(), self.buf.total_capacity());
+            self.grow(missing.min(self.len()), most, pool);
+        }
+        let len = self.buf.spare_len().min(len_max);
+        let len = match self.is_open_ended() {
+            true => len,
+            false => len.min(missing),
+        };
+        Some(&mut self.buf.spare_mut()[..len])
+    }
+
+    /// Appends `len` bytes that a direct read has put into the spare capacity.
+    #[inline]
+    pub(super) fn advance(&mut self, len: usize) {
+        self.buf.advance(len);
+    }
+
+    /// Searches `more` for the end of the frame before it is copied.
+    #[inline]
+    pub(super) fn ahead<D: Decoder>(&self, more: &[u8], decoder: &mut D) -> Lookahead {
+        decoder.ahead(&self.buf, more)
+    }
+
+    /// Searches the first `len` bytes of the spare capacity for the end of the frame.
+    #[inline]
+    pub(super) fn ahead_in_spare<C: BuiltinCodec>(
+        &self,
+        len: usize,
+        codec: &C,
+        scan: &mut ScanState,
+    ) -> Lookahead {
+        codec.ahead(scan, &self.buf, &self.buf.spare()[..len])
+    }
+
+    /// Number of the next `left_len` bytes of the stream to append, and true if a decode step is
+    /// due then. `look` is the number of bytes after which a step is due, if that is known.
+    #[inline]
+    pub(super) fn next_append(&self, left_len: usize, look: Option<usize>) -> (usize, bool) {
+        if let Some(len) = look {
+            return (len, true);
+        }
+        let missing = self.missing();
+        let wanted = match self.is_open_ended() {
+            true => self.open_ended_step(),
+            false => missing,
+        };
+        let len = left_len.min(wanted);
+        (len, len >= missing)
+    }
+
+    /// Number of bytes to decode in the next step if the length of the frame is unknown. No buffer
+    /// grows for them.
+    fn open_ended_step(&self) -> usize {
+        let step = (self.len() / 4).clamp(STEP_MIN, STEP_MAX);
+        match self.buf.spare_len() {
+            0 => step,
+            spare_len => step.min(spare_len),
+        }
+    }
+
+    /// Appends bytes. If the buffer is too small, a larger one follows it; it contains all bytes
+    /// after [`settle`](Partial::settle). `is_settled_next` means that this happens at once.
+    #[inline(always)]
+    pub(super) fn append(&mut self, bytes: &[u8], is_settled_next: bool, pool: &mut Pool) {
+        if !self.buf.try_put(bytes) {
+            self.append_grown(bytes, is_settled_next, pool);
+        }
+        pool.moved_bytes += bytes.len() as u64;
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn append_grown(&mut self, bytes: &[u8], is_settled_next: bool, pool: &mut Pool) {
+        let beside = match is_settled_next {
+            true => 0,
+            false => self.buf.total_capacity(),
+        };
+        let most = capacity_max(self.len() + bytes.len(), beside);
+        self.grow(bytes.len(), most, pool);
+        self.buf.put(bytes);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, additional: usize, most: usize, pool: &mut Pool) {
+        let capacity = match self.is_open_ended() {
+            true => open_ended_capacity(self.len() + additional, most),
+            false => capacity_for(self.need(), most),
+        };
+        self.buf.reserve(additional, capacity, pool);
+    }
+
+    /// Puts bytes into the empty buffer: the first ones of a frame that needs `need` bytes, or
+    /// undecoded ones if `need` is zero.
+    #[inline]
+    pub(super) fn put_first(&mut self, bytes: &[u8], need: usize, since: Stamp, pool: &mut Pool) {
+        self.buf.put(bytes);
+        self.since = since;
+        match need {
+            0 => self.held = Held::Undecoded,
+            need => self.set_need(need),
+        }
+        pool.moved_bytes += bytes.len() as u64;
+    }
+
+    /// Moves all bytes into one buffer.
+    #[inline]
+    pub(super) fn settle(&mut self, pool: &mut Pool) {
+        self.buf.settle(pool);
+    }
+
+    /// Drops `len` bytes from the front. To be called after [`settle`](Partial::settle).
+    #[inline]
+    pub(super) fn consume(&mut self, len: usize) {
+        self.buf.consume(len);
+    }
+
+    /// Drops all bytes, and keeps the buffer. To be called after [`settle`](Partial::settle).
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        self.buf.clear();
+    }
+
+    /// True if the buffer is far larger than its bytes need.
+    #[inline]
+    pub(super) fn is_oversized(&self) -> bool {
+        self.buf.is_larger_than(GROWTH * self.len().max(SMALL_LEN))
+    }
+
+    /// True if a round of decoding has left a partial frame in a buffer that is too large to be
+    /// kept. A buffer of a frame may be kept; one of a burst, which `was_undecoded`, may not.
+    pub(super) fn is_to_shrink(&self, was_undecoded: bool) -> bool {
+        self.need() > self.len()
+            && self.buf.is_larger_than(SHRINK * self.len().max(STEP_MAX))
+            && (was_undecoded || self.buf.is_larger_than(KEPT_LEN))
+    }
+
+    /// Moves the bytes into a buffer of their size. Nothing else changes.
+    #[cold]
+    pub(super) fn shrink(&mut self, pool: &mut Pool) {
+        self.buf.settle(pool);
+        let mut smaller = pool.take(first_capacity(self.len(), self.need()));
+        smaller.put(self.buf.bytes());
+        pool.moved_bytes += self.len() as u64;
+        self.buf.put_back(pool);
+        self.buf.set_buf(smaller);
+    }
+
+    /// True if the empty buffer is used again for the first `len` bytes of a frame that needs
+    /// `need` bytes. For undecoded bytes `need` is zero.
+    #[inline]
+    pub(super) fn is_fit(&self, len: usize, need: usize) -> bool {
+        let least = match is_long_open_ended(len, need) {
+            true => 2 * len,
+            false => need.max(len),
+        };
+        let fits = self.buf.spare_len() >= least && !self.buf.is_larger_than(KEPT_LEN);
+        fits || self.is_fit_if_grown(len, need)
+    }
+
+    /// [`is_fit`](Partial::is_fit) for a buffer that is large, or smaller than the frame.
+    #[inline(never)]
+    fn is_fit_if_grown(&self, len: usize, need: usize) -> bool {
+        let least = match is_long_open_ended(len, need) {
+            true => 2 * len,
+            false => first_capacity(len, need),
+        };
+        let most = capacity_max(len, 0).max(KEPT_LEN);
+        self.buf.spare_len() >= least && self.buf.capacity() <= most
+    }
+
+    /// Checks the invariants that hold between two rounds of decoding.
+    pub(super) fn check(&self) {
+        let is_sound = match self.held {
+            Held::Undecoded => !self.is_empty(),
+            Held::Frame { need, .. } => need >= 1 && !self.is_empty(),
+            Held::Skipping { left } => left >= 1 && self.is_empty(),
+        };
+        debug_assert!(is_sound, "{:?} with {} bytes", self.held, self.len());
+    }
 }
 
-/// Whether its bytes would be given a smaller buffer.
-#[inline]
-pub(super) fn is_oversized(tail: &Buf) -> bool {
-    tail.is_larger_than(GROWTH * tail.len().max(SMALL_LEN))
-}
-
-/// Whether what a round of decoding has left is the head of a frame in a buffer far larger than it.
-/// One that was for a frame, and not for a burst that nobody had looked at, may be kept.
-#[inline]
-pub(super) fn is_to_shrink(tail: &Buf, was_unseen: bool) -> bool {
-    tail.need > tail.len()
-        && tail.is_larger_than(SHRINK * tail.len().max(STEP_MAX))
-        && (was_unseen || tail.is_larger_than(KEPT_LEN))
-}
-
-/// Whether an empty buffer, in which a frame was, is used again for the first `len` bytes of one
-/// that needs so many; of bytes that nobody has looked at, `need` is zero.
-#[inline]
-pub(super) fn is_fit(empty: &Buf, len: usize, need: usize) -> bool {
-    let least = match is_long_open_ended(len, need) {
-        true => 2 * len,
-        false => need.max(len),
-    };
-    empty.spare_len() >= least && !empty.is_larger_than(KEPT_LEN)
-        || is_fit_by_growth(empty, len, need)
-}
-
-/// The same where it is large, or smaller than the frame.
-#[inline(never)]
-fn is_fit_by_growth(empty: &Buf, len: usize, need: usize) -> bool {
-    let least = match is_long_open_ended(len, need) {
-        true => 2 * len,
-        false => first_capacity(len, need),
-    };
-    let most = most_for(len, 0).max(KEPT_LEN);
-    empty.spare_len() >= least && empty.capacity() <= most
-}
-
-/// How large a buffer is taken for the first `len` bytes of a frame that needs so many.
-pub(super) fn first_capacity(len: usize, need: usize) -> usize {
-    let most = most_for(len, 0);
+/// Capacity of the buffer for the first `len` bytes of a frame that needs `need` bytes.
+fn first_capacity(len: usize, need: usize) -> usize {
+    let most = capacity_max(len, 0);
     if is_long_open_ended(len, need) {
-        most_open_ended(2 * len, most)
+        open_ended_capacity(2 * len, most)
     } else {
         capacity_for(need, most).max(len)
     }
 }
 
-/// Whether nobody knows how long the frame will be, and there is more of it than of any length.
-#[inline]
+/// True if the length of the frame is unknown, and more of it is there than a length field has.
 fn is_long_open_ended(len: usize, need: usize) -> bool {
     need == len + 1 && len > LENGTH_LEN_MAX
 }
 
-/// Puts bytes into an empty tail, of a frame that needs so many.
-#[inline]
-pub(super) fn keep_in(tail: &mut Buf, bytes: &[u8], need: usize, since: Stamp, pool: &mut Pool) {
-    tail.put(bytes);
-    tail.since = since;
-    tail.need = need;
-    tail.is_open_ended = need == bytes.len() + 1;
-    pool.moved_bytes += bytes.len() as u64;
-}
-
-/// Keeps in mind what the codec needs, as it was told of the bytes in `tail`.
-pub(super) fn note_need(tail: &mut Buf, need: usize) {
-    tail.need = need;
-    tail.is_open_ended = need == tail.len() + 1;
-}
-
-/// More of the frame has come, and not what it needs.
-#[inline]
-pub(super) fn note_more(tail: &mut Buf) {
-    if tail.is_open_ended {
-        tail.need = tail.len() + 1;
-    }
-}
-
-/// The capacity of a tail for a frame of `need` bytes, where it may have `most`. A frame of up to
-/// that gets all it needs; for a longer one half as much is made ready, so that what is copied by
-/// growing is no more than half the frame.
+/// Capacity for a frame that needs `need` bytes; at most `most`. A frame that fits into that gets
+/// all it needs. A longer one gets half of it, so that growing copies at most half of the frame.
 fn capacity_for(need: usize, most: usize) -> usize {
     if need <= Buf::len_max_of(most) {
         need
@@ -162,60 +465,18 @@ fn capacity_for(need: usize, most: usize) -> usize {
     }
 }
 
-/// The largest buffer, a power of two, for a tail that holds `len` bytes, with as much beside it as
-/// it is `held` in already.
-fn most_for(len: usize, held: usize) -> usize {
-    let growth = if len < LONG_LEN {
-        GROWTH
-    } else {
-        GROWTH_OF_LONG
-    };
-    let most = len.saturating_mul(growth).saturating_sub(held);
-    1 << most.max(1).ilog2()
-}
-
-/// The same where nobody knows how long the frame will be, and `least` bytes are to fit: what may
-/// be kept, if that does for it.
-fn most_open_ended(least: usize, most: usize) -> usize {
+/// Capacity for at least `least` bytes of a frame of unknown length; at most `most`.
+fn open_ended_capacity(least: usize, most: usize) -> usize {
     most.min(KEPT_LEN.max(least.next_power_of_two()))
 }
 
-/// How many bytes are tried at a time where nobody knows how many the frame lacks: what is copied
-/// in vain is no more than a part of the frame, and nothing is made to grow for it.
-pub(super) fn open_ended_step(tail: &Buf) -> usize {
-    let step = (tail.len() / 4).clamp(STEP_MIN, STEP_MAX);
-    match tail.spare_len() {
-        0 => step,
-        room => step.min(room),
-    }
-}
-
-/// Puts bytes behind those in the tail. Where it becomes too small, it `is_settled` in a larger one
-/// at once, or when the frame is whole.
-#[inline(always)]
-pub(super) fn append(tail: &mut Box<Buf>, bytes: &[u8], is_settled: bool, pool: &mut Pool) {
-    if !tail.try_put(bytes) {
-        append_grown(tail, bytes, is_settled, pool);
-    }
-    pool.moved_bytes += bytes.len() as u64;
-}
-
-#[cold]
-#[inline(never)]
-fn append_grown(tail: &mut Box<Buf>, bytes: &[u8], is_settled: bool, pool: &mut Pool) {
-    let held = if is_settled { 0 } else { tail.total_capacity() };
-    let most = most_for(tail.len() + bytes.len(), held);
-    grow(tail, bytes.len(), most, pool);
-    tail.put(bytes);
-}
-
-#[cold]
-#[inline(never)]
-fn grow(tail: &mut Box<Buf>, additional: usize, most: usize, pool: &mut Pool) {
-    let capacity = if tail.is_open_ended {
-        most_open_ended(tail.len() + additional, most)
-    } else {
-        capacity_for(tail.need, most)
+/// Largest capacity, a power of two, of a buffer for `len` bytes, with `beside` bytes of capacity
+/// in the buffers before it.
+fn capacity_max(len: usize, beside: usize) -> usize {
+    let growth = match len < LONG_LEN {
+        true => GROWTH,
+        false => GROWTH_OF_LONG,
     };
-    pool.reserve(tail, additional, capacity);
+    let most = len.saturating_mul(growth).saturating_sub(beside);
+    1 << most.max(1).ilog2()
 }

@@ -1,50 +1,50 @@
-//! What a read side delivers to, and how a round of decoding ends.
+//! The receiver of the frames of a connection, and the end of a round of decoding.
 
+use super::Pool;
 use crate::codec::{Kind, Skipped};
 use crate::error::FrameError;
-use crate::memory::Pool;
 use crate::timer::Stamp;
 
-/// Takes the frames, tells the time and lends the pool.
-pub(crate) trait Sink {
-    /// The framing that the bytes are decoded by.
+/// Receiver of frames. It also provides the framing, the time and the pool.
+pub(crate) trait FrameSink {
+    /// The framing of the bytes.
     fn kind(&self) -> &Kind;
     fn frame(&mut self, frame: &[u8]) -> Flow;
-    /// A frame was too long. What of it is not here yet will be dropped.
+    /// Handles the notice of a frame that is too long. Its bytes still to come will be dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;
-    /// A frame is cut: only this much of it has come. Told once a frame, for the statistics.
-    fn split(&mut self, head: &[u8]) {
-        let _ = head;
+    /// Counts a cut frame, of which only `partial` has arrived. Called once per frame.
+    fn split(&mut self, partial: &[u8]) {
+        let _ = partial;
     }
-    /// What is left is kept in a buffer that is far larger than it, as the next bytes will most
-    /// likely need it: see [`Assembler::trim`](super::Assembler::trim).
+    /// Handles the notice that a partial frame keeps a buffer far larger than its bytes, because
+    /// the next bytes will probably need it: see [`Assembler::trim`](super::Assembler::trim).
     fn buffer_is_oversized(&mut self);
     fn now(&self) -> Stamp;
     fn pool(&mut self) -> &mut Pool;
 }
 
-/// Whether decoding goes on after a frame.
+/// Answer to a frame: continue decoding, or stop behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     Continue,
     Stop,
 }
 
-/// How a round of decoding ended.
+/// Result of a round of decoding.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    /// All bytes were looked at; what is left is the head of a frame.
+    /// All bytes are decoded, up to a partial frame.
     NeedMore,
-    /// The sink stopped it; undelivered bytes may be left.
+    /// The sink stopped the delivery; undelivered bytes may be left.
     Stopped,
-    /// The bytes are no frame. In a box, so that an answer fits into registers.
+    /// The bytes are no frame. Boxed, so that the result fits into registers.
     Failed(Box<Failed>),
 }
 
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) error: FrameError,
-    /// How many bytes, from the offending frame on, were not delivered.
+    /// Number of bytes that were not delivered, from the offending frame on.
     pub(crate) undecoded: usize,
 }
 
@@ -55,9 +55,8 @@ impl Delivery {
     }
 }
 
-/// How a round ends behind the last of its bytes.
+/// Result of a round that ends behind the last of its bytes.
 impl From<Flow> for Delivery {
-    #[inline(always)]
     fn from(flow: Flow) -> Self {
         match flow {
             Flow::Continue => Self::NeedMore,

@@ -3,33 +3,34 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use crate::memory::{Buf, Pool};
+use super::Pool;
+use crate::memory::Buf;
 use crate::payload::Payload;
 use crate::timer::Stamp;
 
-/// The largest segment that is made for more than one payload. Segments are freed one by one as
-/// they drain, so a long queue gives its memory back while it shrinks.
+/// Maximum length of a segment for several payloads. Segments are freed one by one as they are
+/// written, so that a long queue releases its memory while it shrinks.
 const SEGMENT_LEN: usize = 64 * 1024;
-/// Room beyond the payload that is kept for its header.
+/// Spare capacity beyond the payload, for its header.
 const HEADER_SPARE: usize = 32;
-/// How many segments are written with one call: a header, a payload and an end, a few times over.
+/// Number of segments per write: a header, a payload and a trailer, a few times over.
 pub(crate) const SLICES_MAX: usize = 16;
 
-/// A queue of segments. Invariant: `len` is the sum of their lengths, `given_len` that of those
-/// that were given; none is empty.
+/// A queue of segments. Invariants: `len` is the sum of their lengths, and `given_len` of those
+/// that are owned payloads; no segment is empty.
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
     segments: VecDeque<Segment>,
     len: usize,
     given_len: usize,
-    /// When the kernel last took something, or the queue began.
+    /// Time at which the kernel last took bytes, or the queue began.
     pub(crate) progress: Stamp,
 }
 
 #[derive(Debug)]
 enum Segment {
-    Pooled(Box<Buf>),
-    /// A payload that the user gave. Its memory counts as lent by the pool.
+    Pooled(Buf),
+    /// An owned payload. Its memory counts as lent by the pool.
     Given(Box<Given>),
 }
 
@@ -40,13 +41,15 @@ struct Given {
     start: usize,
 }
 
-/// A queue whose last segment is being appended to: dropped, also by a panic of what encodes, it
-/// counts what was accepted, and takes back what was not.
+/// A queue whose last segment is being appended to. Dropped, also by a panic of the encoder, it
+/// counts accepted bytes and removes the others.
 struct Encoding<'a> {
     write_queue: &'a mut WriteQueue,
     pool: &'a mut Pool,
-    /// The length of the segment.
+    /// Length of the segment before.
     before: usize,
+    /// Capacity of the segment before.
+    capacity_before: usize,
     is_accepted: bool,
 }
 
@@ -58,7 +61,8 @@ impl Drop for Encoding<'_> {
                 back.truncate(self.before);
             }
             *len += back.len() - self.before;
-            self.pool.recount(back);
+            // An encoder may have reallocated it.
+            self.pool.count(self.capacity_before, back.capacity());
             if back.is_empty() {
                 segments
                     .pop_back()
@@ -78,7 +82,7 @@ impl WriteQueue {
         self.len == 0
     }
 
-    /// Appends bytes that are encoded already.
+    /// Appends encoded bytes.
     pub(crate) fn push(&mut self, bytes: &[u8], pool: &mut Pool) {
         if bytes.is_empty() {
             return;
@@ -87,7 +91,7 @@ impl WriteQueue {
         self.len += bytes.len();
     }
 
-    /// Appends a payload as it is.
+    /// Appends an owned payload.
     pub(crate) fn push_owned(&mut self, payload: Payload, pool: &mut Pool) {
         if payload.is_empty() {
             return;
@@ -99,9 +103,9 @@ impl WriteQueue {
         self.segments.push_back(Segment::Given(Box::new(given)));
     }
 
-    /// Appends what `encode` puts, for a payload of `payload_len` bytes, which is 0 where nobody
-    /// knows; nothing where it fails, or where the queue would be longer than `limit`
-    /// (`Ok(false)`).
+    /// Appends the bytes that `encode` puts. `payload_len` is the length of the payload, or 0 if it
+    /// is unknown. Appends nothing if `encode` fails, or if the queue would exceed `limit` bytes:
+    /// `Ok(false)`.
     pub(crate) fn encode<E>(
         &mut self,
         payload_len: usize,
@@ -110,18 +114,19 @@ impl WriteQueue {
         encode: impl FnOnce(&mut Buf) -> Result<(), E>,
     ) -> Result<bool, E> {
         let queued = self.len;
-        let room = match self.segments.back() {
-            // A segment that is nearly full would grow, and again, and be the whole queue in the
-            // end. So it grows only for a payload that is long beside it.
+        let wanted = match self.segments.back() {
+            // A segment that is nearly full would grow again and again, and would become the whole
+            // queue. So it grows only for a payload that is long beside it.
             Some(Segment::Pooled(back)) if payload_len == 0 => back.capacity() / 4,
             _ => payload_len,
         };
-        let back = self.back_with_spare(room.saturating_add(HEADER_SPARE), pool);
-        let before = back.len();
+        let back = self.back_with_spare(wanted.saturating_add(HEADER_SPARE), pool);
+        let (before, capacity_before) = (back.len(), back.capacity());
         let mut encoding = Encoding {
             write_queue: self,
             pool,
             before,
+            capacity_before,
             is_accepted: false,
         };
         let Some(Segment::Pooled(back)) = encoding.write_queue.segments.back_mut() else {
@@ -132,29 +137,30 @@ impl WriteQueue {
         Ok(encoding.is_accepted)
     }
 
-    /// The bytes to write next; empty where there are none.
+    /// The bytes to write next; empty if the queue is empty.
     #[cfg(test)]
     pub(crate) fn front(&self) -> &[u8] {
         self.segments.front().map_or(&[], |front| front.bytes())
     }
 
-    /// The bytes to write next, of as many segments as there is place for.
+    /// Fills `slices` with the bytes to write next, and returns the number of slices filled.
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
         let segments = self.segments.iter();
-        let places = slices.iter_mut().zip(segments);
-        places
+        slices
+            .iter_mut()
+            .zip(segments)
             .map(|(slice, segment)| *slice = IoSlice::new(segment.bytes()))
             .count()
     }
 
-    /// Drops `len` bytes of the front, which the kernel has taken.
+    /// Drops `len` bytes from the front, which the kernel has taken.
     pub(crate) fn consume(&mut self, mut len: usize, pool: &mut Pool) {
         self.len -= len;
         while len > 0 {
             let front = self
                 .segments
                 .front_mut()
-                .expect("only bytes that were shown are consumed");
+                .expect("consume() is called with at most len()");
             let here = len.min(front.bytes().len());
             len -= here;
             if let Segment::Given(_) = front {
@@ -169,12 +175,12 @@ impl WriteQueue {
         }
     }
 
-    /// Bytes of the memory that it holds.
+    /// Memory of the queue, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.segments.iter().map(Segment::held_bytes).sum()
     }
 
-    /// Gives all segments back and tells how many bytes were in them.
+    /// Gives all segments back, and returns the number of bytes dropped.
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
         self.segments
             .drain(..)
@@ -183,12 +189,12 @@ impl WriteQueue {
         std::mem::take(&mut self.len)
     }
 
-    fn back_with_spare(&mut self, len: usize, pool: &mut Pool) -> &mut Box<Buf> {
-        let has_room = match self.segments.back() {
+    fn back_with_spare(&mut self, len: usize, pool: &mut Pool) -> &mut Buf {
+        let fits = match self.segments.back() {
             Some(Segment::Pooled(back)) => back.spare_len() >= len,
             _ => false,
         };
-        if !has_room {
+        if !fits {
             let pooled_len = self.len - self.given_len;
             let capacity = (2 * pooled_len).min(SEGMENT_LEN).max(len);
             let buf = pool.take(capacity);
@@ -196,7 +202,7 @@ impl WriteQueue {
         }
         match self.segments.back_mut() {
             Some(Segment::Pooled(back)) => back,
-            _ => unreachable!("one was pushed if there was none"),
+            _ => unreachable!("a segment was pushed"),
         }
     }
 }
@@ -209,7 +215,7 @@ impl Segment {
         }
     }
 
-    /// Drops bytes of the front, and answers whether none are left.
+    /// Drops bytes from the front, and returns true if none are left.
     fn consume(&mut self, len: usize) -> bool {
         match self {
             Self::Pooled(buf) => {
@@ -296,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_of_unknown_length_make_no_segment_that_is_the_whole_queue() {
+    fn payloads_of_unknown_length_go_to_several_segments() {
         let mut pool = Pool::new(0);
         for len in [10, 100, 1024, 20_000, 33_000, 100_000] {
             let mut queue = WriteQueue::default();
@@ -333,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn given_payloads_keep_their_place_and_are_counted_until_they_are_written() {
+    fn owned_payloads_keep_their_order_and_count_until_written() {
         let mut pool = Pool::new(0);
         let lent = pool.lent_bytes();
         for piece in [1, 5, usize::MAX] {

@@ -1,22 +1,22 @@
-//! Datagrams that are frames, exactly one each.
+//! Datagrams of exactly one frame.
 
 use std::error::Error;
 use std::net::SocketAddr;
 use std::{fmt, io};
 
 use super::Datagram;
-use crate::codec::{AnyState, Framing, Kind, Step};
+use crate::codec::{AnyState, CheckedStep, Framing, Kind, Skip, SkipKind, Skipped};
 use crate::error::FrameError;
 
 impl<'a> Datagram<'a> {
-    /// The one frame that the datagram is: for protocols that frame their messages over UDP too.
+    /// Returns the one frame of the datagram: for protocols that frame their messages over UDP too.
     ///
-    /// Each datagram stands for itself. What is wrong with one is no matter of the next, whoever
-    /// sent it.
+    /// Datagrams are independent: a fault of one does not affect the next, even from the same
+    /// sender.
     ///
     /// # Errors
     ///
-    /// [`DatagramError`]: whatever is not exactly one frame.
+    /// [`DatagramError`] if the datagram is not exactly one frame.
     ///
     /// # Examples
     ///
@@ -73,56 +73,56 @@ impl<'a> Datagram<'a> {
 }
 
 fn only_frame<'a>(kind: &Kind, bytes: &'a [u8]) -> Result<&'a [u8], DatagramFault> {
-    let (mut state, mut rest, mut has_ended) = (AnyState::default(), bytes, false);
-    while !rest.is_empty() {
-        let skipped = match state.checked_step(kind, rest, has_ended) {
-            Ok(Step::Frame { frame, consumed }) => {
-                return match rest.len() - consumed {
-                    0 => Ok(&rest[frame]),
+    let (mut state, mut undecoded, mut has_ended) = (AnyState::default(), bytes, false);
+    while !undecoded.is_empty() {
+        match state.step(kind, undecoded, has_ended) {
+            CheckedStep::Frame {
+                payload, behind, ..
+            } => {
+                return match behind.len() {
+                    0 => Ok(payload),
                     bytes => Err(DatagramFault::LeftOver { bytes }),
                 };
             }
-            Ok(Step::Need(_)) if has_ended => break,
-            Ok(Step::Need(_)) => {
-                has_ended = true;
-                0
+            CheckedStep::Need(_) if has_ended => break,
+            CheckedStep::Need(_) => has_ended = true,
+            CheckedStep::Skip(Skip { bytes, kind }) => {
+                if let SkipKind::Frame(Skipped { len, limit }) = kind {
+                    return Err(FrameError::TooLong { len, limit }.into());
+                }
+                let len = usize::try_from(bytes).unwrap_or(usize::MAX);
+                undecoded = undecoded.get(len..).unwrap_or_default();
             }
-            Ok(Step::Skip { bytes }) => usize::try_from(bytes).unwrap_or(usize::MAX),
-            Ok(Step::SkipPart { bytes }) => bytes,
-            Ok(Step::SkipFrame { len, limit, .. }) => {
-                return Err(FrameError::TooLong { len, limit }.into());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        rest = rest.get(skipped..).unwrap_or_default();
+            CheckedStep::Failed(error) => return Err(FrameError::from(error).into()),
+        }
     }
     Err(DatagramFault::Cut)
 }
 
-/// A datagram that is not exactly one frame, and who sent it.
+/// Error of a datagram that is not exactly one frame.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DatagramError {
-    /// The address that it says it is from.
+    /// Source address of the datagram.
     pub from: SocketAddr,
-    /// What is wrong with it.
+    /// Fault of the datagram.
     pub fault: DatagramFault,
 }
 
-/// What is wrong with a datagram that should be one frame.
+/// Fault of a datagram that should be one frame.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum DatagramFault {
-    /// It was longer than [`Config::datagram_len_max`](crate::Config::datagram_len_max).
+    /// The datagram exceeds [`Config::datagram_len_max`](crate::Config::datagram_len_max).
     Truncated,
-    /// It ends before a frame does, or is empty.
+    /// The datagram ends before its frame, or is empty.
     Cut,
-    /// There is more behind the frame.
+    /// Bytes follow the frame.
     LeftOver {
-        /// How many bytes.
+        /// Number of these bytes.
         bytes: usize,
     },
-    /// It is no frame, or one that is too long.
+    /// The bytes are no frame, or a frame that is too long.
     Frame(FrameError),
 }
 
@@ -155,7 +155,7 @@ impl Error for DatagramError {
     }
 }
 
-/// As `InvalidData`.
+/// An error of kind `InvalidData`.
 impl From<DatagramError> for io::Error {
     fn from(error: DatagramError) -> Self {
         Self::new(io::ErrorKind::InvalidData, error)
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_datagram_is_one_frame_or_an_error_that_names_its_sender() {
+    fn a_datagram_is_one_frame_or_an_error_with_its_source() {
         let from = "192.0.2.1:7".parse().expect("an address");
         let limit = 5;
         let frames: [(&str, &[u8]); 9] = [

@@ -1,12 +1,12 @@
-//! GsoRuns: the datagrams of a queue that can go as one.
+//! Runs of queued datagrams that the kernel sends as one (generic segmentation offload).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::{DatagramQueue, Head};
 
-/// Datagrams with one destination, back to back: all as long as the first, but the last, which may
-/// be shorter. So the kernel can be given them as one and told where to cut.
+/// Consecutive datagrams with one destination. All are as long as the first, except the last, which
+/// may be shorter. The kernel takes them as one message and splits it.
 ///
 /// ```text
 ///   | segment_len | segment_len | segment_len | up to segment_len |
@@ -16,13 +16,13 @@ pub(crate) struct GsoRun<'a> {
     pub(crate) to: Option<SocketAddr>,
     pub(crate) data: &'a [u8],
     pub(crate) segment_len: usize,
-    /// How many datagrams it is. At least one.
+    /// Number of datagrams; at least 1.
     pub(crate) count: usize,
 }
 
-/// The most datagrams of a run: Linux takes no more segments (`UDP_MAX_SEGMENTS`).
+/// Maximum number of datagrams of a run: Linux takes no more segments (`UDP_MAX_SEGMENTS`).
 const RUN_COUNT_MAX: usize = 64;
-/// The most bytes of a run: a packet's 65,535 less the headers of IPv4 and UDP.
+/// Maximum length of a run: the 65,535 bytes of a packet less the headers of IPv4 and UDP.
 const RUN_LEN_MAX: usize = 65_507;
 
 impl GsoRun<'_> {
@@ -32,8 +32,8 @@ impl GsoRun<'_> {
 }
 
 impl DatagramQueue {
-    /// All of them, the oldest first, in runs of segments of at most `segment_len_max` bytes. A
-    /// longer one is a run of its own, and so is an empty one.
+    /// Returns all datagrams, the oldest first, in runs of segments of at most `segment_len_max`
+    /// bytes. A longer datagram is a run of its own, and so is an empty one.
     pub(crate) fn runs(&self, segment_len_max: usize) -> GsoRuns<'_> {
         GsoRuns {
             heads: &self.heads,
@@ -44,11 +44,11 @@ impl DatagramQueue {
     }
 }
 
-/// See [`DatagramQueue::runs`].
+/// Iterator over the runs of a queue: see [`DatagramQueue::runs`].
 #[derive(Debug, Clone)]
 pub(crate) struct GsoRuns<'a> {
     heads: &'a VecDeque<Head>,
-    /// Begins with the payload of the datagram at `next`.
+    /// Payload from the datagram at `next` on.
     payload: &'a [u8],
     next: usize,
     segment_len_max: usize,
@@ -92,9 +92,9 @@ impl<'a> Iterator for GsoRuns<'a> {
 mod tests {
     use super::*;
 
-    /// Whatever is queued, and however it is gathered, runs are the same datagrams in their order.
+    /// Runs are the queued datagrams in their order, however they are combined.
     #[test]
-    fn runs_are_the_datagrams_that_were_queued_and_only_the_last_of_one_is_shorter() {
+    fn only_the_last_datagram_of_a_gso_run_is_shorter() {
         let addrs: [SocketAddr; 2] = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()];
         let lens = [5, 5, 5, 3, 3, 0, 0, 5, 5, 6, 5, 5, 2, 2, 9, 9, 9];
         for segment_len_max in [0, 4, 5, 65_535] {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_ends_where_the_kernel_takes_no_more() {
+    fn a_gso_run_ends_at_the_limits_of_the_kernel() {
         let mut queue = DatagramQueue::default();
         for _ in 0..200 {
             assert!(queue.push(None, &[1], usize::MAX));

@@ -1,10 +1,8 @@
 //! Datagrams: messages that keep their boundaries.
 //!
-//! Beside a connection, which has bytes and needs a state machine to find frames in them, a
-//! datagram is whole when it comes and whole when it goes. So its send queue is two rings, one of
-//! payload bytes and one of their lengths and addresses, and nothing is ever cut or glued. Where
-//! the system carries several datagrams as one, that is seen here, as a [`Message`] or as a
-//! [`gso_run`] that tells where they begin and end, and by nobody else.
+//! A connection has bytes, and needs a state machine to find frames in them. A datagram is whole
+//! when it arrives and when it is sent. So a send queue is two rings: payload bytes, and lengths
+//! with addresses.
 
 mod framed;
 #[cfg_attr(
@@ -24,46 +22,48 @@ pub use framed::{DatagramError, DatagramFault};
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Datagram<'a> {
-    /// The address that it says it is from. UDP lets a sender write what it likes here.
+    /// Source address. UDP lets a sender write any address here.
     pub from: SocketAddr,
-    /// Its payload. Empty is as good as any other.
+    /// Payload; empty is valid.
     pub data: &'a [u8],
-    /// It was longer than [`Config::datagram_len_max`](crate::Config::datagram_len_max); `data` is
-    /// its beginning and the rest is gone.
+    /// True if the datagram exceeded [`Config::datagram_len_max`](crate::Config::datagram_len_max):
+    /// `data` is its beginning, and the rest is lost.
     pub truncated: bool,
 }
 
-/// One datagram that a Unix socket received.
+/// One datagram received by a Unix socket.
 #[cfg(unix)]
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct UnixDatagram<'a> {
-    /// The address that its sender is bound to; unnamed where it is not, and cannot be answered.
+    /// Address that its sender is bound to. It is unnamed if the sender is not bound; such a
+    /// datagram cannot be answered.
     pub from: &'a crate::UnixAddr,
-    /// Its payload. Empty is as good as any other.
+    /// Payload; empty is valid.
     pub data: &'a [u8],
-    /// It was longer than [`Config::datagram_len_max`](crate::Config::datagram_len_max); `data` is
-    /// its beginning and the rest is gone.
+    /// True if the datagram exceeded [`Config::datagram_len_max`](crate::Config::datagram_len_max):
+    /// `data` is its beginning, and the rest is lost.
     pub truncated: bool,
 }
 
-/// Bytes for one message: the longest datagram, or as many as the kernel makes one of.
+/// Length of a slot, in bytes: the longest datagram, or the longest run of datagrams that the
+/// kernel combines.
 const SLOT_LEN: usize = 65_536;
-/// From slot to slot. With a power of two the first bytes of all would fall into one set of a
-/// cache.
+/// Distance between two slots, in bytes. It is no power of two: otherwise the first bytes of all
+/// slots would share one set of a cache.
 const SLOT_STRIDE: usize = SLOT_LEN + 192;
 
-/// What datagrams are received into, one for all sockets of a reactor. Empty until the first one
-/// receives; and as large as the most slots that were asked for, of which a datagram touches the
-/// pages that it needs.
+/// Slots that datagrams are received into, shared by all sockets of a reactor. It is empty until
+/// the first receive, then as large as the largest number of slots asked for. A datagram touches
+/// only the pages that it needs.
 #[derive(Debug, Default)]
 pub(crate) struct RecvBatch {
     buf: Box<[u8]>,
     messages: Vec<Message>,
 }
 
-/// What one slot was filled with: a datagram, or several of one sender. All of those are
-/// `segment_len` long but the last, which may be shorter.
+/// Content of one slot: one datagram, or several of one sender. All of these are `segment_len`
+/// bytes long except the last, which may be shorter.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Message {
     pub(crate) from: SocketAddr,
@@ -72,7 +72,7 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// One datagram.
+    /// Creates the message of one datagram.
     pub(crate) fn one(from: SocketAddr, len: usize) -> Self {
         Self {
             from,
@@ -81,14 +81,14 @@ impl Message {
         }
     }
 
-    /// How many datagrams it is.
+    /// Number of datagrams; at least 1.
     pub(crate) fn count(&self) -> usize {
         self.len.div_ceil(self.segment_len.max(1)).max(1)
     }
 }
 
 impl RecvBatch {
-    /// `N` slots to receive into; what was received before is gone.
+    /// Returns `N` slots to receive into. Messages received before are dropped.
     pub(crate) fn slots<const N: usize>(&mut self) -> [&mut [u8]; N] {
         if self.buf.len() < N * SLOT_STRIDE {
             self.buf = vec![0; N * SLOT_STRIDE].into_boxed_slice();
@@ -102,13 +102,13 @@ impl RecvBatch {
         })
     }
 
-    /// The next slot was filled.
+    /// Appends the message of the next slot.
     pub(crate) fn push(&mut self, message: Message) {
         debug_assert!(message.len <= SLOT_LEN, "a message fits into its slot");
         self.messages.push(message);
     }
 
-    /// How many messages were received.
+    /// Number of messages received.
     pub(crate) fn count(&self) -> usize {
         self.messages.len()
     }
@@ -117,7 +117,7 @@ impl RecvBatch {
         self.messages[index]
     }
 
-    /// The datagrams that the message at `index` is, at least one.
+    /// Returns the datagrams of the message at `index`; at least one.
     pub(crate) fn datagrams(&self, index: usize) -> impl Iterator<Item = &[u8]> {
         let Message {
             len, segment_len, ..
@@ -132,11 +132,12 @@ impl RecvBatch {
     }
 }
 
-/// What a queued datagram is counted as beside its payload, in bytes: without it, empty ones would
-/// queue without end.
+/// Bytes that a queued datagram counts beyond its payload. Without them the queue of empty
+/// datagrams would be unbounded.
 const OVERHEAD: usize = 64;
 
-/// Datagrams that wait for the socket. Invariant: the lengths of `heads` add up to `payload`.
+/// Datagrams that wait for the socket. Invariant: the lengths of `heads` add up to the length of
+/// `payload`.
 #[derive(Debug, Default)]
 pub(crate) struct DatagramQueue {
     heads: VecDeque<Head>,
@@ -154,22 +155,23 @@ impl DatagramQueue {
         self.heads.is_empty()
     }
 
-    /// Datagrams queued.
+    /// Number of datagrams queued.
     pub(crate) fn count(&self) -> usize {
         self.heads.len()
     }
 
-    /// Bytes queued, each datagram with what it is counted as beside its payload.
+    /// Number of bytes queued, with [`OVERHEAD`] per datagram.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.payload.len() + OVERHEAD * self.heads.len()
     }
 
-    /// Bytes of the memory that it holds.
+    /// Memory of the queue, in bytes.
     pub(crate) fn capacity(&self) -> usize {
         self.payload.capacity() + size_of::<Head>() * self.heads.capacity()
     }
 
-    /// Queues one, unless the queue would be longer than `limit` bytes with it.
+    /// Queues a datagram and returns true, or returns false if the queue would exceed `limit`
+    /// bytes.
     pub(crate) fn push(&mut self, to: Option<SocketAddr>, data: &[u8], limit: usize) -> bool {
         let queued = self.queued_bytes();
         if queued.saturating_add(data.len()).saturating_add(OVERHEAD) > limit {
@@ -183,18 +185,18 @@ impl DatagramQueue {
         true
     }
 
-    /// The oldest one; its address is `None` where it goes to the connected peer.
+    /// The oldest datagram. Its address is `None` if it goes to the connected peer.
     pub(crate) fn front(&self) -> Option<(Option<SocketAddr>, &[u8])> {
         let head = self.heads.front()?;
         Some((head.to, &self.payload.bytes()[..head.len]))
     }
 
-    /// Bytes of payload of each, the oldest first.
+    /// Payload lengths, the oldest datagram first.
     pub(crate) fn lens(&self) -> impl Iterator<Item = usize> {
         self.heads.iter().map(|head| head.len)
     }
 
-    /// Drops the `count` oldest and answers how many bytes of payload they had.
+    /// Drops the `count` oldest datagrams, and returns the number of payload bytes dropped.
     pub(crate) fn pop(&mut self, count: usize) -> usize {
         let len = self.heads.drain(..count).map(|head| head.len).sum();
         self.payload.consume(len);
@@ -207,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boundaries_and_order_are_kept_with_empty_ones_between() {
+    fn datagram_boundaries_and_order_are_kept() {
         let mut queue = DatagramQueue::default();
         let to = "127.0.0.1:9".parse().ok();
         let sent: Vec<Vec<u8>> = (0..50).map(|len| vec![7; len % 5 * 100]).collect();
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_is_queued_where_it_fits_to_the_byte() {
+    fn a_datagram_is_queued_if_it_fits_to_the_byte() {
         let mut queue = DatagramQueue::default();
         assert!(!queue.push(None, &[7; 1000 - OVERHEAD + 1], 1000));
         assert!(queue.push(None, &[7; 500 - OVERHEAD], 1000));
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_taken_apart_where_its_sender_cut() {
+    fn a_message_is_split_into_the_datagrams_of_its_sender() {
         let mut recv_batch = RecvBatch::default();
         let from = SocketAddr::from(([127, 0, 0, 1], 9));
         for (len, segment_len, parts) in [

@@ -12,10 +12,9 @@
 use super::log_limit::LogTopic;
 use super::write::SpareQueues;
 use super::{Engine, Task};
-use crate::conn::{MemoryResume, Watermark};
+use crate::conn::{MemoryResume, Pool, Watermark};
 use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
-use crate::memory::Pool;
 use crate::timer::TimerId;
 
 /// The buffers that connections share, the limit of their memory, and the timers that free them.

@@ -172,10 +172,9 @@ mod tests {
     use crate::codec::{Framing, Kind, Skipped};
     use crate::config::Config;
     use crate::conn::Readiness;
-    use crate::conn::{Flow, Sink};
+    use crate::conn::{Flow, FrameSink, Pool};
     use crate::engine::Accepted;
     use crate::id::ConnId;
-    use crate::memory::Pool;
     use crate::os::sim::{Script, World, Writing};
 
     const MS: Duration = Duration::from_millis(1);
@@ -235,7 +234,7 @@ mod tests {
         now: Stamp,
     }
 
-    impl Sink for PartialSink {
+    impl FrameSink for PartialSink {
         fn kind(&self) -> &Kind {
             self.framing.kind()
         }

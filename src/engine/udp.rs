@@ -8,12 +8,12 @@ use std::{fmt, io};
 use super::log_limit::LogTopic;
 use super::open::first_ok;
 use super::{Engine, Entry, UdpEntry};
+use crate::conn::Pool;
 use crate::conn::State;
 use crate::cutmap::EventKind;
 use crate::datagram::DatagramQueue;
 use crate::error::{Gone, SendError};
 use crate::id::UdpId;
-use crate::memory::Pool;
 use crate::os::{OwnedSocket, Udp, UdpOptions};
 
 /// Maximum number of queued bytes before the queue is sent. Without it, the replies to a batch of

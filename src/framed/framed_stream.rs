@@ -1,4 +1,4 @@
-//! [`FramedStream`]: frames over a stream that blocks.
+//! Frames over a stream that blocks.
 
 use std::io::{self, Read, Write};
 
@@ -7,18 +7,18 @@ use super::framer::invalid_input;
 use crate::codec::Framing;
 use crate::memory::Buf;
 
-/// Frames over anything that reads or writes and blocks: a std socket, a file, a serial line. For
-/// tools and tests; many connections at once are what a [`Reactor`](crate::Reactor) is for.
+/// Frames over anything that reads or writes and blocks: a std socket, a file, a serial line. It is
+/// meant for tools and tests; for many connections at once use a [`Reactor`](crate::Reactor).
 ///
-/// Where the stream has a timeout, nothing is lost by it: a frame that has come in part is read on
-/// by the next [`receive`](FramedStream::receive), and one that has gone in part is kept, and
-/// written on by [`flush`](FramedStream::flush).
+/// A timeout of the stream loses nothing. A partial frame is continued by the next
+/// [`receive`](FramedStream::receive). A frame that was sent in part is kept, and continued by
+/// [`flush`](FramedStream::flush).
 ///
-/// Each direction keeps a buffer as large as its traffic asked for: see
+/// Each direction keeps a buffer as large as its traffic needed: see
 /// [`shrink_to_fit`](FramedStream::shrink_to_fit).
 ///
-/// A pair of pipes, such as those of a child process, is a [`Deframer`] for the one and a
-/// [`Framer`](crate::Framer) for the other.
+/// Use a [`Deframer`] and a [`Framer`](crate::Framer) for a pair of pipes, such as those of a child
+/// process.
 ///
 /// # Examples
 ///
@@ -44,12 +44,12 @@ pub struct FramedStream<S> {
     stream: S,
     deframer: Deframer,
     framing: Framing,
-    /// Frames that the stream has not taken yet.
+    /// Encoded frames that the stream has not taken.
     unsent: Buf,
 }
 
 impl<S> FramedStream<S> {
-    /// Frames over `stream`, the same in both directions.
+    /// Creates frames over `stream`, with one framing for both directions.
     #[must_use]
     pub fn new(stream: S, framing: Framing) -> Self {
         Self {
@@ -60,39 +60,38 @@ impl<S> FramedStream<S> {
         }
     }
 
-    /// Exchanges the framing of both directions. Bytes that are read already are kept.
+    /// Replaces the framing of both directions. Bytes that are read already are kept.
     pub fn reframe(&mut self, framing: Framing) {
         self.deframer.reframe(framing.clone());
         self.framing = framing;
     }
 
-    /// The stream, for its options and its end. Bytes that are read from it are missed by
+    /// Returns the stream, for its options and its end. Bytes read from it directly are lost to
     /// [`receive`](FramedStream::receive).
     pub fn stream(&self) -> &S {
         &self.stream
     }
 
-    /// As [`stream`](FramedStream::stream), for what has to change it: the timeout of a serial
-    /// port, for example. Bytes that are written to it may come into the middle of an unsent frame.
+    /// Returns the stream mutably, for example to set the timeout of a serial port. Bytes written
+    /// to it directly may end up in the middle of an unsent frame.
     pub fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
     }
 
-    /// Bytes of frames that the stream has not taken yet: none but after an error of
+    /// Number of encoded bytes that the stream has not taken: 0, except after an error of
     /// [`send`](FramedStream::send) or [`flush`](FramedStream::flush).
     pub fn unsent_bytes(&self) -> usize {
         self.unsent.len()
     }
 
-    /// Gives back the memory that bytes not handed out and frames unsent do not need: for a stream
-    /// that may be silent for long. The next frame of either direction allocates anew.
+    /// Frees the memory that undelivered bytes and unsent frames do not need: for a stream that may
+    /// be silent for long. The next frame of either direction allocates again.
     pub fn shrink_to_fit(&mut self) {
         self.deframer.shrink_to_fit();
         self.unsent.shrink_to_fit();
     }
 
-    /// Gives the stream back, and the bytes that were read and not handed out. What is unsent is
-    /// lost.
+    /// Returns the stream, and the bytes that were read and not delivered. Unsent bytes are lost.
     #[must_use]
     pub fn into_inner(self) -> (S, Vec<u8>) {
         let rest = self.deframer.rest().to_vec();
@@ -101,26 +100,25 @@ impl<S> FramedStream<S> {
 }
 
 impl<S: Write> FramedStream<S> {
-    /// Sends one frame, and returns when the stream has taken all of it.
+    /// Sends one frame; returns when the stream has taken all of it.
     ///
     /// # Errors
     ///
-    /// * `InvalidInput` with a [`FrameError`](crate::FrameError), where the framing cannot carry
-    ///   the payload, and nothing of it is sent.
-    /// * What the stream answered. The frame is kept: after a `WouldBlock` or a `TimedOut`,
-    ///   [`flush`](FramedStream::flush) writes on, and so does the next `send`. Not to be sent
-    ///   again.
+    /// * `InvalidInput` with a [`FrameError`](crate::FrameError) if the framing cannot carry the
+    ///   payload; nothing of it is sent.
+    /// * The error of the stream. The frame is kept: after `WouldBlock` or `TimedOut`,
+    ///   [`flush`](FramedStream::flush) or the next `send` continues it. Do not send it again.
     pub fn send(&mut self, payload: &[u8]) -> io::Result<()> {
         let encoded = self.framing.encode(payload, &mut self.unsent);
         encoded.map_err(invalid_input)?;
         self.flush()
     }
 
-    /// Writes what is unsent, and flushes the stream.
+    /// Writes the unsent bytes, and flushes the stream.
     ///
     /// # Errors
     ///
-    /// What the stream answered; `Interrupted` is retried. `WriteZero` where it takes no more.
+    /// The error of the stream; `Interrupted` is retried. `WriteZero` if the stream takes no more.
     pub fn flush(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {
             match self.stream.write(self.unsent.bytes()) {
@@ -139,7 +137,7 @@ impl<S: Read> FramedStream<S> {
     ///
     /// # Errors
     ///
-    /// As for [`Deframer::read_frame`].
+    /// The errors of [`Deframer::read_frame`].
     pub fn receive(&mut self) -> io::Result<Option<&[u8]>> {
         self.deframer.read_frame(&mut self.stream)
     }
@@ -149,7 +147,7 @@ impl<S: Read> FramedStream<S> {
 mod tests {
     use super::*;
 
-    /// Takes or gives some bytes, and times out every other time.
+    /// A stream that transfers at most `piece` bytes, and times out every other call.
     struct Slow {
         bytes: Vec<u8>,
         piece: usize,
@@ -189,11 +187,11 @@ mod tests {
         }
     }
 
-    /// Interrupts every other call, and takes so many bytes and no more.
+    /// A writer that interrupts every other call, and takes a limited number of bytes.
     struct Interrupting {
         input: &'static [u8],
         output: Vec<u8>,
-        room: usize,
+        spare_len: usize,
         flushes: usize,
         is_interrupted: bool,
     }
@@ -218,8 +216,8 @@ mod tests {
     impl Write for Interrupting {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.interrupt()?;
-            let len = self.room.min(bytes.len());
-            self.room -= len;
+            let len = self.spare_len.min(bytes.len());
+            self.spare_len -= len;
             self.output.extend_from_slice(&bytes[..len]);
             Ok(len)
         }
@@ -231,22 +229,22 @@ mod tests {
     }
 
     #[test]
-    fn interrupted_calls_are_made_again_and_a_stream_that_takes_no_more_is_an_error() {
+    fn interrupted_writes_are_retried_and_a_full_stream_fails() {
         let interrupting = Interrupting {
             input: b"hi\n\x03abcrest",
             output: Vec::new(),
-            room: 9,
+            spare_len: 9,
             flushes: 0,
             is_interrupted: false,
         };
         let mut stream = FramedStream::new(interrupting, Framing::line());
-        stream.send(b"one").expect("there is room");
+        stream.send(b"one").expect("it fits");
         assert_eq!(stream.receive().expect("a line"), Some(&b"hi"[..]));
         stream.reframe(Framing::length_u8());
         assert_eq!(stream.receive().expect("a frame"), Some(&b"abc"[..]));
-        stream.send(b"two").expect("there is room");
+        stream.send(b"two").expect("it fits");
         assert_eq!(stream.stream().flushes, 2);
-        let error = stream.send(b"three").expect_err("room for its length only");
+        let error = stream.send(b"three").expect_err("only its length fits");
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);
         assert_eq!(stream.unsent_bytes(), 5);
         let (stream, rest) = stream.into_inner();
@@ -255,27 +253,27 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_falls_silent_can_be_left_without_a_buffer() {
+    fn shrink_to_fit_frees_both_buffers_of_a_silent_stream() {
         let taking = Interrupting {
             input: b"\0\x05hello\0\x02",
             output: Vec::new(),
-            room: usize::MAX,
+            spare_len: usize::MAX,
             flushes: 0,
             is_interrupted: false,
         };
         let mut stream = FramedStream::new(taking, Framing::length_u16());
-        stream.send(&[1; 60_000]).expect("there is room");
+        stream.send(&[1; 60_000]).expect("it fits");
         assert_eq!(stream.receive().expect("a frame"), Some(&b"hello"[..]));
         assert!(stream.unsent.capacity() > 60_000);
         stream.shrink_to_fit();
         assert_eq!(stream.unsent.capacity(), 0);
         assert_eq!(stream.deframer.rest(), b"\0\x02", "not handed out");
 
-        stream.stream_mut().room = 3;
-        stream.send(b"hi").expect_err("no room for all of it");
+        stream.stream_mut().spare_len = 3;
+        stream.send(b"hi").expect_err("not all of it fits");
         stream.shrink_to_fit();
-        stream.stream_mut().room = 100;
-        stream.send(b"again").expect("there is room");
+        stream.stream_mut().spare_len = 100;
+        stream.send(b"again").expect("it fits");
         assert!(stream.stream.output.ends_with(b"\0\x02hi\0\x05again"));
     }
 

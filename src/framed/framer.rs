@@ -1,5 +1,4 @@
-//! Payloads to frames, without a socket of this crate's: the reverse of
-//! [`Deframer`](crate::Deframer).
+//! The encoder without a reactor: the reverse of [`Deframer`](crate::Deframer).
 
 use std::fmt;
 use std::io::{self, Write};
@@ -8,9 +7,9 @@ use crate::codec::{Framing, Out, put_all};
 use crate::error::FrameError;
 use crate::memory::Buf;
 
-/// Turns payloads into frames.
+/// Encoder of payloads into frames.
 ///
-/// Its buffer grows to the longest frame, and is kept for the next until
+/// The buffer grows to the longest frame, and is kept until
 /// [`shrink_to_fit`](Framer::shrink_to_fit).
 ///
 /// # Examples
@@ -28,7 +27,7 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// A framer for one direction of a stream.
+    /// Creates a framer for one direction of a stream.
     #[must_use]
     pub fn new(framing: Framing) -> Self {
         Self {
@@ -37,11 +36,11 @@ impl Framer {
         }
     }
 
-    /// The bytes of one frame; they stand until the next call.
+    /// Returns the bytes of one frame, which are valid until the next call.
     ///
     /// # Errors
     ///
-    /// [`FrameError::TooLong`] or [`FrameError::Unencodable`], where the framing cannot carry the
+    /// [`FrameError::TooLong`] or [`FrameError::Unencodable`] if the framing cannot carry the
     /// payload.
     pub fn frame(&mut self, payload: &[u8]) -> Result<&[u8], FrameError> {
         self.buf.clear();
@@ -49,11 +48,11 @@ impl Framer {
         Ok(self.buf.bytes())
     }
 
-    /// As [`frame`](Framer::frame), with the payload in several parts.
+    /// Returns the bytes of one frame whose payload is passed in several parts.
     ///
     /// # Errors
     ///
-    /// As for [`frame`](Framer::frame).
+    /// The errors of [`frame`](Framer::frame).
     pub fn frame_parts(&mut self, parts: &[&[u8]]) -> Result<&[u8], FrameError> {
         self.frame_with(|out| {
             put_all(parts, out);
@@ -61,13 +60,12 @@ impl Framer {
         })
     }
 
-    /// As [`frame`](Framer::frame), with a payload that `write` puts where it is to stand: what the
-    /// header says of it is filled in afterwards. As
-    /// [`Context::send_with`](crate::Context::send_with).
+    /// Returns the bytes of one frame whose payload `write` puts directly into the buffer; the
+    /// header is filled in afterwards. See also [`Context::send_with`](crate::Context::send_with).
     ///
     /// # Errors
     ///
-    /// As for [`frame`](Framer::frame), or what `write` answered.
+    /// The errors of [`frame`](Framer::frame), or the error that `write` returned.
     ///
     /// # Examples
     ///
@@ -92,22 +90,22 @@ impl Framer {
         Ok(self.buf.bytes())
     }
 
-    /// Writes one frame, with one call of `write` where the writer takes it whole.
+    /// Writes one frame; with one call of `write` if the writer takes it whole.
     ///
     /// # Errors
     ///
-    /// What `writer` answered, after which nobody knows how much of the frame it has taken; or
-    /// `InvalidInput` with a [`FrameError`] and nothing written.
+    /// The error of `writer`: it is unknown then how much of the frame was written. `InvalidInput`
+    /// with a [`FrameError`] if the framing cannot carry the payload: nothing was written.
     pub fn write_frame(&mut self, writer: &mut impl Write, payload: &[u8]) -> io::Result<()> {
         writer.write_all(self.frame(payload).map_err(invalid_input)?)
     }
 
-    /// Gives the buffer back. The next frame allocates anew.
+    /// Frees the buffer. The next frame allocates again.
     pub fn shrink_to_fit(&mut self) {
         self.buf = Buf::default();
     }
 
-    /// Exchanges the framing, from the next frame on.
+    /// Replaces the framing, from the next frame on.
     pub fn reframe(&mut self, framing: Framing) {
         self.framing = framing;
     }

@@ -1,61 +1,41 @@
-//! Byte buffers and the pool that they come from.
+//! A contiguous byte buffer.
 //!
-//! One buffer type serves both directions. Its memory is initialised once, when it is made, so that
-//! a socket may be read straight into it; its cursors only say which part is in use:
+//! One buffer type serves both directions. Its memory is initialised once, when it is allocated, so
+//! that a socket can be read straight into it. Two cursors mark the bytes in use:
 //!
 //! ```text
-//!   0          start            end          capacity
-//!   | consumed  | bytes in use   | room to write |
+//!   base          start            end             data.len()
+//!   |  consumed    | bytes in use   | spare capacity |
 //! ```
 //!
-//! A long buffer begins in the middle of a page of memory. The kernel's own begin where pages do,
-//! and processors copy slowly between addresses that differ by little but the page: an echo of
-//! 256 KiB frames takes half the processor time that it takes where buffers begin as malloc has it.
-//!
-//! This module does no I/O and knows nothing of frames.
+//! A long buffer begins in the middle of a page of memory. The kernel's own buffers begin at a
+//! page, and processors copy slowly between addresses that differ by little but the page. An echo
+//! of 256 KiB frames takes half the processor time that it takes with buffers where malloc puts
+//! them.
 
 use std::ops::Range;
 
-use crate::timer::Stamp;
+/// Capacity from which on a buffer begins in the middle of a page.
+const PAGE_OFFSET_LEN_MIN: usize = 64 * 1024;
+/// Length of a page of memory. Other lengths make copies slower, and nothing else.
+const PAGE_LEN: usize = 4096;
 
-/// From this capacity on a buffer begins in the middle of a page.
-pub(super) const PLACED_LEN_MIN: usize = 64 * 1024;
-pub(super) const PAGE_LEN: usize = 4096;
-
-/// From this capacity on a buffer has room beyond it, so that a frame whose payload is a power of
-/// two, as many are, fits with its header into a buffer of just that capacity.
-pub(super) const SPARED_LEN_MIN: usize = 1024;
-pub(super) const SPARE_LEN: usize = 64;
+/// Capacity from which on a buffer has [`HEADER_SPARE_LEN`] bytes more. Many payloads are a power
+/// of two long: with its header, such a frame fits into a buffer of that capacity.
+const HEADER_SPARE_LEN_MIN: usize = 1024;
+/// Bytes beyond the capacity, for a header.
+const HEADER_SPARE_LEN: usize = 64;
 
 /// A contiguous buffer. Invariant: `base <= start <= end <= data.len()`.
 #[derive(Debug, Default)]
 pub(crate) struct Buf {
-    pub(super) data: Box<[u8]>,
-    /// Where its memory is used from.
-    pub(super) base: usize,
-    pub(super) start: usize,
-    pub(super) end: usize,
-    /// A note of the reading side: how many bytes the unfinished frame at `start` needs at least.
-    /// At most `len()` where the bytes have not been looked at yet.
-    pub(crate) need: usize,
-    /// A note of the reading side: `need` is one byte more than there were. Mostly nobody knows yet
-    /// how long the frame will be; it may lack just that one.
-    pub(crate) is_open_ended: bool,
-    /// A note of the reading side: when the unfinished frame at `start` began to come.
-    pub(crate) since: Stamp,
-    /// A note of the reading side: how far a built-in codec has scanned the bytes from `start`.
-    pub(crate) scanned: usize,
-    /// A note of the reading side: bytes of the frame at `start` that a built-in codec has dropped
-    /// already.
-    pub(crate) dropped: u64,
-    /// A note of the reading side: bytes still to come that are skipped. While there are any, the
-    /// buffer is empty.
-    pub(crate) skip: u64,
-    /// As how many bytes the pool counts it while it is lent.
-    pub(super) lent: usize,
-    /// What stands before the bytes in use, in the buffer that became too small. Room of its length
-    /// is kept free for it behind `start`, and counts as in use: see [`Pool::settle`](super::Pool::settle).
-    pub(super) front: Option<Box<Self>>,
+    data: Box<[u8]>,
+    /// Offset of the first byte that is used: `base < PAGE_LEN`.
+    base: usize,
+    /// Offset of the first byte in use: `base <= start <= end`.
+    start: usize,
+    /// Offset behind the last byte in use: `start <= end <= data.len()`.
+    end: usize,
 }
 
 impl Buf {
@@ -66,17 +46,24 @@ impl Buf {
             base,
             start: base,
             end: base,
-            ..Self::default()
         }
     }
 
-    /// How many bytes one of this capacity has room for.
-    pub(crate) fn len_max_of(capacity: usize) -> usize {
-        if capacity < SPARED_LEN_MIN {
+    /// Maximum number of bytes that a buffer of this capacity holds.
+    pub(crate) const fn len_max_of(capacity: usize) -> usize {
+        if capacity < HEADER_SPARE_LEN_MIN {
             capacity
         } else {
-            capacity + SPARE_LEN
+            capacity + HEADER_SPARE_LEN
         }
+    }
+
+    /// Smallest capacity, not below `capacity_min`, of a buffer that holds `len` bytes.
+    pub(super) fn capacity_for(len: usize, capacity_min: usize) -> usize {
+        let spared = len
+            .saturating_sub(HEADER_SPARE_LEN)
+            .max(HEADER_SPARE_LEN_MIN);
+        len.clamp(capacity_min, spared)
     }
 
     #[inline]
@@ -92,56 +79,33 @@ impl Buf {
     #[inline]
     pub(crate) fn capacity(&self) -> usize {
         match self.data.len() {
-            len if len >= PLACED_LEN_MIN + SPARE_LEN => len - SPARE_LEN - PAGE_LEN,
-            len if len >= SPARED_LEN_MIN => len - SPARE_LEN,
+            len if len >= PAGE_OFFSET_LEN_MIN + HEADER_SPARE_LEN => {
+                len - HEADER_SPARE_LEN - PAGE_LEN
+            }
+            len if len >= HEADER_SPARE_LEN_MIN => len - HEADER_SPARE_LEN,
             len => len,
         }
     }
 
-    /// Whether its capacity is more than so many bytes; mostly told without working it out.
+    /// True if the capacity exceeds `capacity`. Mostly one comparison.
     #[inline]
     pub(crate) fn is_larger_than(&self, capacity: usize) -> bool {
         self.data.len() > capacity && self.capacity() > capacity
     }
 
-    /// The capacity of this buffer and of those that hold what stands before its bytes.
-    pub(crate) fn total_capacity(&self) -> usize {
-        let front = self.front.as_ref();
-        self.capacity() + front.map_or(0, |front| front.total_capacity())
-    }
-
-    /// How many of the bytes in use, the first ones, are still in another buffer.
-    pub(super) fn front_len(&self) -> usize {
-        self.front.as_ref().map_or(0, |front| front.len())
-    }
-
-    /// Fills `end` with the last bytes, of which there are as many.
-    pub(crate) fn copy_end(&self, end: &mut [u8]) {
-        let here = self.len() - self.front_len();
-        let (before, own) = end.split_at_mut(end.len().saturating_sub(here));
-        own.copy_from_slice(&self.data[self.end - own.len()..self.end]);
-        if let Some(front) = &self.front {
-            front.copy_end(before);
-        }
-    }
-
-    /// The last of the bytes in use.
-    #[cold]
-    pub(crate) fn last(&self) -> Option<u8> {
-        let mut last = [0];
-        (!self.is_empty()).then(|| self.copy_end(&mut last))?;
-        Some(last[0])
-    }
-
-    /// Bytes that can be written at the end without moving anything.
+    /// Number of bytes that can be appended without moving anything.
     #[inline]
     pub(crate) fn spare_len(&self) -> usize {
         self.data.len() - self.end
     }
 
+    /// Number of bytes that were consumed and whose memory is not used again yet.
+    pub(super) fn consumed_len(&self) -> usize {
+        self.start - self.base
+    }
+
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        debug_assert!(self.front.is_none(), "it was settled");
         &self.data[self.start..self.end]
     }
 
@@ -150,43 +114,41 @@ impl Buf {
         &mut self.data[self.start..self.end]
     }
 
-    /// Where a part of the bytes in use lies, for [`Buf::at`].
+    /// Position in memory of a part of the bytes in use, for [`Buf::at`].
     #[inline]
-    pub(crate) fn place_of(&self, part: Range<usize>) -> Range<usize> {
+    pub(crate) fn position_of(&self, part: Range<usize>) -> Range<usize> {
         self.start + part.start..self.start + part.end
     }
 
-    /// The bytes at a place, which may be consumed meanwhile: they stand until something is put.
+    /// Bytes at a position. They stay valid after they are consumed, until bytes are appended.
     #[inline]
-    pub(crate) fn at(&self, place: Range<usize>) -> &[u8] {
-        &self.data[place]
+    pub(crate) fn at(&self, position: Range<usize>) -> &[u8] {
+        &self.data[position]
     }
 
-    /// The room at the end, to be filled and then told of by [`Buf::advance`].
+    /// Spare capacity to read into; call [`Buf::advance`] with the number of bytes read.
     #[inline]
     pub(crate) fn spare_mut(&mut self) -> &mut [u8] {
         &mut self.data[self.end..]
     }
 
-    /// What is in that room.
+    /// Content of the spare capacity.
     #[inline]
     pub(crate) fn spare(&self) -> &[u8] {
         &self.data[self.end..]
     }
 
+    /// Appends `len` bytes that are in the spare capacity already.
     #[inline]
     pub(crate) fn advance(&mut self, len: usize) {
-        debug_assert!(
-            len <= self.spare_len(),
-            "no more can be filled than there was room for"
-        );
+        debug_assert!(len <= self.spare_len(), "bytes are in the spare capacity");
         self.end += len;
     }
 
     /// Drops `len` bytes from the front.
     #[inline]
     pub(crate) fn consume(&mut self, len: usize) {
-        debug_assert!(len <= self.len(), "no more can be consumed than is in use");
+        debug_assert!(len <= self.len(), "only bytes in use are consumed");
         self.start += len;
         if self.start == self.end {
             self.clear();
@@ -199,14 +161,14 @@ impl Buf {
         self.end = self.base;
     }
 
-    /// Moves what is in use to the front.
+    /// Moves the bytes in use to the front.
     pub(super) fn move_to_front(&mut self) {
         self.data.copy_within(self.start..self.end, self.base);
         self.end -= self.start - self.base;
         self.start = self.base;
     }
 
-    /// Appends, growing on the heap where there is no room.
+    /// Appends bytes; allocates more memory if the spare capacity is too small.
     #[inline]
     pub(crate) fn put(&mut self, bytes: &[u8]) {
         if bytes.len() > self.spare_len() {
@@ -217,13 +179,13 @@ impl Buf {
         self.end = end;
     }
 
-    /// Appends where there is room for all of it, and answers whether there was.
+    /// Appends bytes and returns true, or returns false if the spare capacity is too small.
     #[inline(always)]
     pub(crate) fn try_put(&mut self, bytes: &[u8]) -> bool {
         let end = self.end + bytes.len();
         match self.data.get_mut(self.end..end) {
-            Some(room) => {
-                room.copy_from_slice(bytes);
+            Some(spare) => {
+                spare.copy_from_slice(bytes);
                 self.end = end;
                 true
             }
@@ -231,7 +193,7 @@ impl Buf {
         }
     }
 
-    /// Appends zeros, and answers them.
+    /// Appends zeros, and returns them.
     pub(crate) fn put_zeros(&mut self, len: usize) -> &mut [u8] {
         self.reserve(len);
         let zeros = &mut self.data[self.end..self.end + len];
@@ -248,8 +210,8 @@ impl Buf {
         }
     }
 
-    /// The same where there is room for them and the buffer has no more than `len_max` bytes with
-    /// them; nothing otherwise. Answers which it was.
+    /// Appends a header and a payload and returns true. Appends nothing and returns false if the
+    /// spare capacity is too small, or if more than `len_max` bytes would be in use.
     #[inline(always)]
     pub(crate) fn try_put_with_header<const N: usize>(
         &mut self,
@@ -271,21 +233,21 @@ impl Buf {
         false
     }
 
-    /// Takes back what was appended since the length was `len`.
+    /// Removes bytes from the end until `len` are left.
     #[inline]
     pub(crate) fn truncate(&mut self, len: usize) {
         debug_assert!(len <= self.len(), "a buffer is not grown by truncating it");
         self.end = self.start + len;
     }
 
-    /// Makes room for `additional` bytes at the end.
+    /// Makes the spare capacity at least `additional` bytes.
     pub(crate) fn reserve(&mut self, additional: usize) {
         if additional > self.spare_len() {
             self.grow(additional);
         }
     }
 
-    /// Makes room at the end: by moving to the front where at least half is free, else on the heap.
+    /// Moves the bytes to the front if at least half of the buffer is free, else reallocates.
     #[cold]
     #[inline(never)]
     fn grow(&mut self, additional: usize) {
@@ -294,19 +256,20 @@ impl Buf {
             self.move_to_front();
             return;
         }
-        self.exchange(wanted.max(2 * self.capacity()).next_power_of_two());
+        self.reallocate(wanted.max(2 * self.capacity()).next_power_of_two());
     }
 
-    /// Gives back the memory that the bytes in use do not need.
+    /// Frees the memory that the bytes in use do not need.
     pub(crate) fn shrink_to_fit(&mut self) {
         if self.capacity() > self.len() {
-            self.exchange(0);
+            self.reallocate(0);
         }
     }
 
-    /// Goes on in other memory, of `capacity` bytes or as many as are in use.
+    /// Moves the bytes in use to new memory of `capacity` bytes, or of their length if that is
+    /// larger.
     #[cold]
-    pub(crate) fn exchange(&mut self, capacity: usize) {
+    pub(crate) fn reallocate(&mut self, capacity: usize) {
         let (mut data, base) = memory(capacity.max(self.len()));
         let end = base + self.len();
         data[base..end].copy_from_slice(self.bytes());
@@ -315,11 +278,12 @@ impl Buf {
     }
 }
 
-/// Memory of one length, which begins where a buffer does.
+/// Memory of a fixed length that begins in the middle of a page, if it is long.
 #[derive(Debug)]
 pub(crate) struct PageOffsetBox {
     data: Vec<u8>,
-    pub(super) base: usize,
+    /// Offset of the first byte that is used.
+    base: usize,
 }
 
 impl PageOffsetBox {
@@ -340,13 +304,77 @@ impl PageOffsetBox {
     }
 }
 
-/// Memory for `capacity` bytes, and where in it they begin.
+/// Allocates memory for `capacity` bytes, and returns it with the offset of the first one.
 fn memory(capacity: usize) -> (Box<[u8]>, usize) {
     let len = Buf::len_max_of(capacity);
-    if capacity < PLACED_LEN_MIN {
+    if capacity < PAGE_OFFSET_LEN_MIN {
         return (vec![0; len].into_boxed_slice(), 0);
     }
     let data = vec![0; len + PAGE_LEN].into_boxed_slice();
     let base = (PAGE_LEN / 2).wrapping_sub(data.as_ptr().addr()) % PAGE_LEN;
     (data, base)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn put_and_consume_keep_order_across_growth() {
+        let mut buf = Buf::with_capacity(4);
+        buf.put(b"abc");
+        buf.consume(2);
+        buf.put(b"defghijkl");
+        assert_eq!(buf.bytes(), b"cdefghijkl");
+        buf.truncate(3);
+        assert_eq!(buf.bytes(), b"cde");
+        buf.consume(3);
+        assert!(buf.is_empty());
+        assert_eq!(buf.spare_len(), buf.capacity());
+    }
+
+    #[test]
+    fn a_long_buffer_always_begins_in_the_middle_of_a_page() {
+        let page_offset = |buf: &Buf| buf.bytes().as_ptr().addr() % PAGE_LEN;
+        for capacity in [PAGE_OFFSET_LEN_MIN, 100_000, 1 << 20] {
+            let mut buf = Buf::with_capacity(capacity);
+            assert_eq!(buf.capacity(), capacity);
+            assert!(buf.spare_len() >= capacity);
+            buf.put(&vec![1; capacity]);
+            assert_eq!(page_offset(&buf), PAGE_LEN / 2);
+            buf.consume(capacity - 1);
+            buf.put(&vec![2; capacity / 2 - 1]);
+            assert_eq!(page_offset(&buf), PAGE_LEN / 2, "moved to the front");
+            buf.put(&vec![3; capacity]);
+            assert_eq!(page_offset(&buf), PAGE_LEN / 2, "grown");
+            assert!(buf.capacity() > capacity && buf.capacity().is_power_of_two());
+            assert_eq!(buf.bytes()[..3], [1, 2, 2]);
+            buf.clear();
+            buf.put(b"again");
+            assert_eq!(page_offset(&buf), PAGE_LEN / 2, "cleared");
+        }
+    }
+
+    #[test]
+    fn is_larger_than_compares_capacity_without_header_spare() {
+        for capacity in [
+            1,
+            64,
+            1023,
+            1024,
+            1087,
+            1088,
+            65_535,
+            65_536,
+            69_696,
+            1 << 20,
+        ] {
+            let buf = Buf::with_capacity(capacity);
+            assert_eq!(buf.capacity(), capacity);
+            assert!(buf.is_larger_than(capacity - 1));
+            for more in [0, 1, HEADER_SPARE_LEN - 1, HEADER_SPARE_LEN + PAGE_LEN - 1] {
+                assert!(!buf.is_larger_than(capacity + more), "{capacity}");
+            }
+        }
+    }
 }

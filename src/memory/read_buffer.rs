@@ -1,21 +1,21 @@
-//! The one buffer that the reads of all connections share.
+//! The buffer that the reads of all connections share.
 
 use std::mem;
 
 use crate::memory::PageOffsetBox;
 
-/// How long it is as long as no read needs more: 64 KiB, and what stands around them.
+/// Length while no read needs more: 64 KiB, and headers and partial frames around them.
 const LEN_BASE: usize = 68 * 1024;
 
-/// Memory that reads are put into.
+/// Memory that all reads go to.
 ///
-/// Its length adapts to what comes: a read that fills it has the next ones ask for twice as much,
-/// and what nobody needed for a while is given back.
+/// Its length adapts to the reads: it doubles when a read fills it, and [`trim`](ReadBuffer::trim)
+/// frees what no read needed for a while.
 #[derive(Debug)]
 pub(crate) struct ReadBuffer {
     memory: PageOffsetBox,
     len_max: usize,
-    /// The longest read since the last trim, where that was no shorter than its base.
+    /// Longest read since the last trim, if it was at least `LEN_BASE`; otherwise 0.
     peak: usize,
 }
 
@@ -37,7 +37,7 @@ impl ReadBuffer {
         self.memory.bytes_mut()
     }
 
-    /// Tells how much of it a read has needed, whose bytes are needed no more.
+    /// Records the length of a read whose bytes are handled. It may reallocate the memory.
     #[inline]
     pub(crate) fn note(&mut self, len: usize) {
         if len >= LEN_BASE {
@@ -49,7 +49,7 @@ impl ReadBuffer {
     fn note_long(&mut self, len: usize) {
         self.peak = len.max(self.peak);
         if len == self.len() && len < self.len_max {
-            self.exchange(2 * len);
+            self.reallocate(2 * len);
         }
     }
 
@@ -58,15 +58,15 @@ impl ReadBuffer {
         self.len() > LEN_BASE
     }
 
-    /// Gives back what was not needed since the last time.
+    /// Frees what no read needed since the last call.
     pub(crate) fn trim(&mut self) {
         let peak = mem::take(&mut self.peak);
         if self.len() > LEN_BASE.max(2 * peak) {
-            self.exchange(LEN_BASE.max(peak));
+            self.reallocate(LEN_BASE.max(peak));
         }
     }
 
-    fn exchange(&mut self, len: usize) {
+    fn reallocate(&mut self, len: usize) {
         self.memory = PageOffsetBox::new(len.min(self.len_max));
     }
 }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_grows_to_its_most_and_goes_back_to_what_was_needed() {
+    fn it_grows_to_its_maximum_and_shrinks_to_what_reads_need() {
         let mut read_buffer = ReadBuffer::new(1_000_000);
         assert_eq!(read_buffer.bytes_mut().len(), LEN_BASE);
         assert!(!read_buffer.is_over_base());
@@ -95,15 +95,11 @@ mod tests {
             assert_eq!(read_buffer.len(), after, "{needed}");
         }
         read_buffer.trim();
-        assert_eq!(
-            read_buffer.len(),
-            LEN_BASE,
-            "the timer that trims is set no more"
-        );
+        assert_eq!(read_buffer.len(), LEN_BASE, "the trim timer stops");
     }
 
     #[test]
-    fn a_short_one_stays_as_it_is() {
+    fn a_short_read_buffer_keeps_its_length() {
         let mut read_buffer = ReadBuffer::new(7);
         read_buffer.note(7);
         read_buffer.trim();

@@ -10,7 +10,7 @@
 use super::callbacks::{ActiveCallbacks, Started};
 use super::{Callbacks, Reactor};
 use crate::codec::{Kind, Skipped};
-use crate::conn::{Assembler, Delivery, Failed, Flow, Round, Sink, State, Watermark};
+use crate::conn::{Assembler, Delivery, Failed, Flow, FrameSink, Pool, Round, State, Watermark};
 use crate::engine::{Accepted, Engine, Entry, Filled};
 use crate::event::{CloseReason, Origin};
 use crate::guard::OnUnwind;
@@ -18,7 +18,7 @@ use crate::handler::Handler;
 #[cfg(unix)]
 use crate::id::UnixDatagramId;
 use crate::id::{ListenerId, Token, UdpId};
-use crate::memory::{Pool, ReadBuffer};
+use crate::memory::ReadBuffer;
 use crate::timer::Stamp;
 
 impl<H: Handler> Reactor<H> {
@@ -314,7 +314,7 @@ impl<'a, H: Handler> Frames<'a, H> {
     }
 }
 
-impl<H: Handler> Sink for Frames<'_, H> {
+impl<H: Handler> FrameSink for Frames<'_, H> {
     fn kind(&self) -> &Kind {
         self.callbacks.cx.engine.active.kind()
     }

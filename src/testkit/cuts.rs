@@ -1,4 +1,4 @@
-//! Every cut of a stream, and what must hold under each.
+//! Every cut of a stream, and the checks under each.
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
@@ -11,50 +11,51 @@ use super::read_side::ReadSide;
 use crate::codec::{Framing, Kind};
 use crate::framed::Framer;
 
-/// Streams of up to this many bytes are cut in every way: 32,768 ways.
+/// Maximum length of a stream that is cut in every way: 32,768 ways.
 const EVERY_SPLIT_LEN_MAX: usize = 16;
-/// Up to here a stream is cut at every two places, and up to the next at every single one.
+/// Maximum lengths of a stream that is cut at every two offsets, and at every single one.
 const TWO_CUTS_LEN_MAX: usize = 96;
 const ONE_CUT_LEN_MAX: usize = 1024;
-/// Random ways to cut a stream, and streams of garbage.
+/// Number of random ways to cut a stream, and of streams of garbage.
 const RANDOM_COUNT: usize = 100;
 const GARBAGE_LEN_MAX: usize = 200;
-/// How many times the bytes that came may be copied, in quarters: with the framings of this crate,
-/// and with a codec of one's own.
+/// Maximum number of times that received bytes may be copied, in quarters: with a built-in framing,
+/// and with a user's codec.
 const MOVED_QUARTERS_MAX: u64 = 8;
 const MOVED_QUARTERS_MAX_OWN: u64 = 9;
-/// How many times the bytes that are held a buffer may have room for.
+/// Maximum capacity of a buffer, as a multiple of the bytes held.
 const HELD_FACTOR: usize = 16;
 const HELD_MIN: usize = 1024;
-/// Up to so much room a buffer may keep that the bytes before needed.
+/// Maximum capacity that a buffer may keep because earlier bytes needed it.
 const KEPT_LEN: usize = 64 * 1024;
-/// What a frame may have beside its payload, where a limit is tried: header and delimiter.
+/// Maximum overhead of a frame beyond its payload, if a limit is checked: header and delimiter.
 const OVERHEAD_MAX: usize = 1024 + 256;
 
-/// Gives a framing every cut of a stream, and holds what it answers against what it should.
+/// Test of a framing with every cut of a stream.
 ///
-/// What is tried:
+/// It tries:
 ///
 /// * every way to cut a stream of up to 16 bytes; of a longer one every two cuts up to 96 bytes and
 ///   every single cut up to 1,024; byte by byte; all at once; and a hundred random ways;
-/// * each of them with the codec alone, and as a connection runs it: straight through, with its
-///   buffer shrunk behind each read, with a pause behind each frame, and with the framing exchanged
-///   for itself behind each frame;
-/// * streams of garbage, seeded: random bytes, and the stream with some of it changed.
+/// * each of them with the codec alone, and as a connection runs it: straight through; with its
+///   buffer shrunk after each read; paused after each frame; and with the framing replaced by
+///   itself after each frame;
+/// * streams of garbage, seeded: random bytes, and the stream with some bytes changed.
 ///
-/// What must hold:
+/// It checks that:
 ///
-/// * the frames are the same, and what is left or in error begins at the same place;
-/// * the [contract](crate::Codec) is kept, and no `Need` asks for more than turns out enough;
-/// * no byte of a long frame is searched twice for its end: give a stream with a frame of 200 bytes
-///   or more, and it is tried;
-/// * no more than twice the bytes that came are copied, or two and a quarter times where the codec
-///   is one's own; and buffers are no larger than a few times the bytes in them, or than 64 KiB
-///   where a frame before needed them;
+/// * the frames are the same, and the undelivered or invalid bytes begin at the same offset;
+/// * the [contract](crate::Codec) is kept, and no `Need` exceeds the number of bytes that is
+///   enough;
+/// * no byte of a long frame is searched twice for its end: checked if the stream has a frame of
+///   200 bytes or more;
+/// * received bytes are copied at most twice, or two and a quarter times with a user's codec.
+///   Buffers are at most a few times as large as their bytes, or 64 KiB if an earlier frame needed
+///   them;
 /// * a [limit](Cuts::frame_len_max) is kept;
-/// * nothing panics, and nothing is asked for ever.
+/// * nothing panics, and no loop is endless.
 ///
-/// A framing whose frames depend on the reads, as [`Framing::raw`] does, cannot pass.
+/// A framing whose frames depend on the reads cannot pass: [`Framing::raw`] is one.
 ///
 /// # Examples
 ///
@@ -73,10 +74,10 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 pub struct Cuts {
     framing: Framing,
     stream: Vec<u8>,
-    /// Where the one cut to try has its pieces' ends; none tries all cuts.
+    /// Ends of the pieces of the one cut to try; `None` tries all cuts.
     ends: Option<Vec<usize>>,
     expected: Option<Vec<Vec<u8>>>,
-    /// A payload that the framing refused.
+    /// Description of a payload that the framing refused.
     refused: Option<String>,
     expects_error: bool,
     is_stateful: bool,
@@ -84,7 +85,7 @@ pub struct Cuts {
     seed: u64,
 }
 
-/// How a stream is given to a codec.
+/// Way in which a stream is passed to a codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Alone,
@@ -115,7 +116,7 @@ impl Way {
 }
 
 impl Cuts {
-    /// Of no stream yet: that is tried with garbage only.
+    /// Creates the test of a framing without a stream: it is tried with garbage only.
     pub fn of(framing: &Framing) -> Self {
         Self {
             framing: framing.clone(),
@@ -130,16 +131,16 @@ impl Cuts {
         }
     }
 
-    /// The stream to cut. Short ones find most; one with a long frame finds a search that begins
-    /// anew with every piece.
+    /// Sets the stream to cut. Short streams find most bugs. One with a long frame finds a search
+    /// that starts again with every piece.
     pub fn stream(mut self, bytes: &[u8]) -> Self {
         self.stream = bytes.to_vec();
         self.ends = None;
         self
     }
 
-    /// The stream of these payloads, each encoded by the framing. They are expected to come out as
-    /// they are, unless [`expect`](Cuts::expect) says otherwise.
+    /// Sets the stream to these payloads, each encoded by the framing. They are the expected
+    /// frames, unless [`expect`](Cuts::expect) sets others.
     pub fn payloads(mut self, payloads: &[&[u8]]) -> Self {
         let mut framer = Framer::new(self.framing.clone());
         let mut stream = Vec::new();
@@ -155,7 +156,7 @@ impl Cuts {
         self.stream(&stream).expect(payloads)
     }
 
-    /// The stream in pieces, and no other cut of it: how a failure is repeated.
+    /// Sets the stream in pieces, and tries no other cut of it: this repeats a failure.
     pub fn pieces(mut self, pieces: &[&[u8]]) -> Self {
         let ends = pieces.iter().scan(0, |end, piece| {
             *end += piece.len();
@@ -166,43 +167,43 @@ impl Cuts {
         self
     }
 
-    /// The frames that must come out. Without it they are those of the stream in one piece.
+    /// Sets the expected frames. By default they are those of the stream in one piece.
     pub fn expect(mut self, frames: &[&[u8]]) -> Self {
         self.expected = Some(frames.iter().map(|frame| frame.to_vec()).collect());
         self
     }
 
-    /// The stream must end in an error, behind the frames that are expected.
+    /// Expects an error behind the expected frames.
     pub fn expect_error(mut self) -> Self {
         self.expects_error = true;
         self
     }
 
-    /// The largest frame that the framing is meant to allow: no longer one must come out, and no
-    /// more be held of one that does not end.
+    /// Sets the maximum length of a frame. No longer frame may be delivered, and no more bytes may
+    /// be held of a frame that does not end.
     pub fn frame_len_max(mut self, bytes: usize) -> Self {
         self.frame_len_max = Some(bytes);
         self
     }
 
-    /// The codec remembers something from one frame to the next, on purpose: so it is not
-    /// exchanged for itself between them.
+    /// Marks the codec as one that remembers something from one frame to the next, on purpose: it
+    /// is not replaced by itself between frames.
     pub fn stateful(mut self) -> Self {
         self.is_stateful = true;
         self
     }
 
-    /// Other random cuts and other garbage.
+    /// Sets the seed of the random cuts and of the garbage.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Tries all of it.
+    /// Runs the test.
     ///
     /// # Panics
     ///
-    /// With the [`Failure`], if there is one.
+    /// With the [`Failure`] as its message, if there is one.
     #[track_caller]
     pub fn check(&self) {
         if let Err(failure) = self.try_check() {
@@ -210,7 +211,7 @@ impl Cuts {
         }
     }
 
-    /// Tries all of it, and answers what failed, with the fewest cuts that were found.
+    /// Runs the test, and returns the failure with the fewest cuts that were found.
     ///
     /// # Errors
     ///
@@ -244,7 +245,7 @@ impl Cuts {
         Ok(())
     }
 
-    /// Streams that begin as this one does and never end their frame.
+    /// Tries streams that begin as this one does and never end their frame.
     fn check_limit(&self) -> Result<(), Failure> {
         let Some(limit) = self.frame_len_max else {
             return Ok(());
@@ -291,11 +292,11 @@ impl Cuts {
     }
 }
 
-/// A stream, and what must come of it however it is cut.
+/// A stream, and its expected outcome however it is cut.
 struct Trial<'a> {
     cuts: &'a Cuts,
     stream: &'a [u8],
-    /// The frames that its user expects.
+    /// The frames that the user expects.
     frames: Option<&'a [Vec<u8>]>,
     expected: Outcome,
     strides: Vec<Stride>,
@@ -340,7 +341,7 @@ impl<'a> Trial<'a> {
         Err(trial.failure(what.to_owned(), Way::Alone, &[]))
     }
 
-    /// Fewer cuts come before more, so that the first that fails is the smallest.
+    /// Tries fewer cuts before more, so that the first failure is the smallest.
     fn run_every_cut(&self) -> Result<(), Failure> {
         let len = self.stream.len();
         self.run_all_ways(&[])?;
@@ -368,7 +369,7 @@ impl<'a> Trial<'a> {
         (0..RANDOM_COUNT).try_for_each(|_| self.run_shrinking(&random.ends(len)))
     }
 
-    /// Where it fails, takes away cuts as long as it still does.
+    /// If it fails, removes cuts as long as it still fails.
     fn run_shrinking(&self, ends: &[usize]) -> Result<(), Failure> {
         let Err(mut failure) = self.run_all_ways(ends) else {
             return Ok(());
@@ -511,7 +512,7 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// The pieces of a stream that is cut at these places, from the first to the last.
+/// Splits a stream at the given offsets, which are sorted.
 fn pieces<'a>(stream: &'a [u8], ends: &[usize]) -> impl Iterator<Item = &'a [u8]> {
     let ends = ends.iter().copied().chain([stream.len()]);
     ends.scan(0, |start, end| {
@@ -521,7 +522,7 @@ fn pieces<'a>(stream: &'a [u8], ends: &[usize]) -> impl Iterator<Item = &'a [u8]
     })
 }
 
-/// Where the frames begin to differ.
+/// Describes the first difference between the frames, if there is one.
 fn difference(expected: &[Vec<u8>], found: &[Vec<u8>]) -> Option<String> {
     let index = (0..expected.len().max(found.len())).find(|i| expected.get(*i) != found.get(*i))?;
     let show = |frame: Option<&Vec<u8>>| {
@@ -537,7 +538,7 @@ fn difference(expected: &[Vec<u8>], found: &[Vec<u8>]) -> Option<String> {
     ))
 }
 
-/// Gives bytes to a connection that is not paused.
+/// Reads bytes on a connection that is not paused.
 fn read_all(
     side: &mut ReadSide,
     mut bytes: &[u8],
@@ -550,7 +551,7 @@ fn read_all(
     Ok(())
 }
 
-/// A panic of the codec is a failure as others are.
+/// Turns a panic of the codec into a failure.
 fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("it panics".to_owned()))
 }
@@ -560,7 +561,7 @@ impl Random {
         u8::try_from(self.below(256)).unwrap_or_default()
     }
 
-    /// Where to cut that many bytes: often, or seldom.
+    /// Returns random offsets to cut `len` bytes at: often, or seldom.
     fn ends(&mut self, len: usize) -> Vec<usize> {
         let piece_len_max = [3, 20, 200, 1460][self.below(4)];
         let mut ends = Vec::new();
@@ -574,7 +575,7 @@ impl Random {
         }
     }
 
-    /// Random bytes, or a part of a stream with some of it changed.
+    /// Returns random bytes, or a part of a stream with some of it changed.
     fn garbage(&mut self, stream: &[u8]) -> Vec<u8> {
         let len = self.below(GARBAGE_LEN_MAX);
         if stream.is_empty() || self.below(3) == 0 {

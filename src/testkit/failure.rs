@@ -1,12 +1,12 @@
-//! What a codec did not survive, in a form that can be pasted into a test.
+//! Failures of a codec, in a form that can be pasted into a test.
 
 use std::error::Error;
 use std::fmt;
 
-/// A cut under which a codec fails, as small as it was found: with any of its cuts taken away the
-/// codec does not fail in this way.
+/// A cut under which a codec fails. It is minimal: without any of its cuts the codec does not fail
+/// in this way.
 ///
-/// [`Display`](fmt::Display) tells all of it, with a line of code that repeats it.
+/// [`Display`](fmt::Display) shows all of it, with a line of code that repeats it.
 #[derive(Debug, Clone)]
 pub struct Failure {
     pub(super) what: String,
@@ -16,13 +16,13 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// What is wrong, in a few words.
+    /// Returns a short description of the failure.
     #[must_use]
     pub fn what(&self) -> &str {
         &self.what
     }
 
-    /// The stream, cut as it was when the codec failed.
+    /// Returns the stream, cut as it was when the codec failed.
     #[must_use]
     pub fn pieces(&self) -> &[Vec<u8>] {
         &self.pieces
@@ -45,7 +45,7 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-/// Byte strings, as they stand in a program.
+/// Byte strings, displayed as Rust literals.
 pub(super) struct Literals<'a>(pub(super) &'a [Vec<u8>]);
 
 impl fmt::Display for Literals<'_> {

@@ -1,15 +1,16 @@
-//! For tests: whatever a stream is cut into, a codec must find the same frames in it.
+//! Tests of codecs: a codec must find the same frames however a stream is cut.
 //!
-//! [`Cuts`] gives a codec, a built-in one or one's own, its bytes in every way that a network may,
-//! holds it to its [contract](crate::Codec), and tells the smallest cut that it does not survive.
-//! [`ReadSide`] is the read side of one connection, for tests of one's own.
+//! [`Cuts`] passes the bytes of a stream to a codec, a built-in or a user's own, cut in every way
+//! that a network may cut them. It checks the [contract](crate::Codec), and reports the smallest
+//! cut under which the codec fails. [`ReadSide`] is the read side of one connection, for further
+//! tests.
 //!
-//! No socket, no thread and no clock is involved, so that what fails once fails again. Nothing here
-//! is meant for a server, and a program that does not name it carries none of it.
+//! It uses no socket, no thread and no clock, so that a failure repeats. It is not meant for
+//! servers, and a program that does not use it contains none of it.
 //!
 //! # Examples
 //!
-//! A codec that forgets, when its delimiter is cut in two, that it saw the first half:
+//! A codec with a bug: it does not find a delimiter that is cut in two.
 //!
 //! ```
 //! use unstick::testkit::Cuts;

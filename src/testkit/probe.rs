@@ -1,12 +1,12 @@
-//! A codec, asked directly and held to its contract.
+//! A codec called directly, and checked against its contract.
 
-use crate::codec::{AnyState, Framing, Step};
+use crate::codec::{AnyState, CheckedStep, Framing, Skip, SkipKind, StepError};
 
-/// What a stream came to.
+/// Result of decoding a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Outcome {
     pub(super) frames: Vec<Vec<u8>>,
-    /// How many bytes were taken: the rest is no whole frame, or an error.
+    /// Number of bytes consumed; the others are no whole frame, or an error.
     pub(super) taken: u64,
     pub(super) is_error: bool,
     pub(super) frames_skipped: u64,
@@ -15,21 +15,27 @@ pub(super) struct Outcome {
 /// One step of a codec through a stream that is there as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stride {
-    /// Where the frame begins.
+    /// Offset of the first byte of the frame.
     pub(super) start: usize,
-    /// With how many of its bytes the codec knows what it is: an answer but `Need`.
+    /// Number of bytes from which on the codec returns another step than `Need`.
     pub(super) enough: usize,
 }
 
-/// Up to here every length is tried for the one that is enough; beyond, it is searched for.
+/// Number of bytes up to which every length is tried for `Stride::enough`. Beyond it the length is
+/// found by bisection.
 const TRIED_LEN_MAX: usize = 300;
-/// What a codec may look at again of a long frame: its header, and where it stopped searching.
+/// Bytes at the start and at the end of a long frame that a codec may read again: its header, and
+/// the bytes at which the search stopped.
 const HEAD_LEN: usize = 64;
 const FRONT_LEN: usize = 64;
-/// The longest delimiter that a codec is lured with.
+/// Longest delimiter that a codec is lured with.
 const LURE_LEN_MAX: usize = 8;
 
-/// Decodes a stream in pieces. `Err` tells how the contract was broken.
+/// Decodes a stream in pieces.
+///
+/// # Errors
+///
+/// A description of the breach of the contract.
 pub(super) fn decode(
     framing: &Framing,
     pieces: &[&[u8]],
@@ -58,112 +64,109 @@ pub(super) fn decode(
                 .next_if(|one| (one.start as u64) < outcome.taken)
                 .is_some()
             {}
-            match step(framing, &mut state, &held, has_ended)? {
-                Some(Step::Frame { frame, consumed }) => {
-                    outcome.frames.push(held[frame].to_vec());
-                    outcome.taken += consumed as u64;
-                    held.drain(..consumed);
+            let consumed = match step(framing, &mut state, &held, has_ended)? {
+                Some(CheckedStep::Frame {
+                    payload, consumed, ..
+                }) => {
+                    outcome.frames.push(payload.to_vec());
+                    consumed
                 }
-                Some(Step::Skip { bytes }) => skip = bytes,
-                Some(Step::SkipPart { bytes }) => skip = bytes as u64,
-                Some(Step::SkipFrame { bytes, .. }) => {
-                    outcome.frames_skipped += 1;
+                Some(CheckedStep::Skip(Skip { bytes, kind })) => {
+                    outcome.frames_skipped += u64::from(matches!(kind, SkipKind::Frame(_)));
                     skip = bytes;
+                    0
                 }
-                Some(Step::Need(more)) => {
-                    let stride = strides.peek();
-                    if let Some(stride) = stride.filter(|one| one.start as u64 == outcome.taken)
+                Some(CheckedStep::Need(more)) => {
+                    if let Some(stride) = strides.peek()
+                        && stride.start as u64 == outcome.taken
                         && more > stride.enough
                         && !has_ended
                     {
-                        return Err(format!(
-                            "it needs {more} bytes, where {} are enough",
-                            stride.enough
-                        ));
+                        let enough = stride.enough;
+                        return Err(format!("it needs {more} bytes, where {enough} are enough"));
                     }
                     need = more;
                     break;
                 }
-                None => {
+                Some(CheckedStep::Failed(_)) | None => {
                     outcome.is_error = true;
                     return Ok(outcome);
                 }
-            }
+            };
+            outcome.taken += consumed as u64;
+            held.drain(..consumed);
         }
     }
     Ok(outcome)
 }
 
-/// One look. `None` is an error of the stream, `Err` one of the codec.
-fn step(
+/// Performs one step. Returns `None` for an error of the stream.
+///
+/// # Errors
+///
+/// A description of the breach of the contract.
+fn step<'a>(
     framing: &Framing,
     state: &mut AnyState,
-    bytes: &[u8],
+    bytes: &'a [u8],
     has_ended: bool,
-) -> Result<Option<Step>, String> {
-    let len = bytes.len();
-    let Ok(step) = state.step(framing.kind(), bytes, has_ended) else {
-        return Ok(None);
-    };
-    let is_sound = match &step {
-        Step::Frame { frame, consumed } => {
-            (1..=len).contains(consumed) && frame.start <= frame.end && frame.end <= *consumed
-        }
-        Step::Skip { bytes } | Step::SkipFrame { bytes, .. } => *bytes > 0,
-        Step::SkipPart { bytes } => (1..len).contains(bytes),
-        Step::Need(need) => *need > len,
-    };
-    if is_sound {
-        Ok(Some(step))
-    } else {
-        Err(format!("it answers {step:?} to {len} bytes"))
+) -> Result<Option<CheckedStep<'a>>, String> {
+    match state.step(framing.kind(), bytes, has_ended) {
+        CheckedStep::Failed(error) => match *error {
+            StepError::Stream(_) => Ok(None),
+            StepError::Contract { step, .. } => {
+                Err(format!("it answers {step:?} to {} bytes", bytes.len()))
+            }
+        },
+        step => Ok(Some(step)),
     }
 }
 
-/// Where the frames of a stream begin and with how many of its bytes each is known.
+/// Returns the strides of a codec through a stream.
 pub(super) fn strides(framing: &Framing, stream: &[u8]) -> Result<Vec<Stride>, String> {
     let mut strides = Vec::new();
     let mut start = 0;
-    while let Some(rest) = stream.get(start..).filter(|rest| !rest.is_empty()) {
-        let Some(enough) = enough_of(framing, rest)? else {
+    while let Some(left) = stream.get(start..).filter(|left| !left.is_empty()) {
+        let Some(enough) = enough_of(framing, left)? else {
             break;
         };
         strides.push(Stride { start, enough });
-        match first_look(framing, &rest[..enough])? {
-            Some(Step::Frame { consumed, .. }) => start += consumed,
-            Some(Step::Skip { bytes } | Step::SkipFrame { bytes, .. }) => {
-                start =
-                    usize::try_from(bytes).map_or(usize::MAX, |skip| start.saturating_add(skip));
+        match first_step(framing, &left[..enough])? {
+            Some(CheckedStep::Frame { consumed, .. }) => start += consumed,
+            // Only the state of the codec tells what follows a part of a frame.
+            Some(CheckedStep::Skip(skip)) if skip.kind != SkipKind::Part => {
+                let len = usize::try_from(skip.bytes);
+                start = len.map_or(usize::MAX, |len| start.saturating_add(len));
             }
-            // What follows a part of a frame is known by the codec's state alone.
-            Some(Step::Need(_) | Step::SkipPart { .. }) | None => break,
+            _ => break,
         }
     }
     Ok(strides)
 }
 
-/// Looks at the first bytes of a stream.
-fn first_look(framing: &Framing, bytes: &[u8]) -> Result<Option<Step>, String> {
+/// Performs the first step of a stream.
+fn first_step<'a>(framing: &Framing, bytes: &'a [u8]) -> Result<Option<CheckedStep<'a>>, String> {
     step(framing, &mut AnyState::default(), bytes, false)
 }
 
 fn is_enough(framing: &Framing, bytes: &[u8]) -> Result<bool, String> {
-    Ok(!matches!(first_look(framing, bytes)?, Some(Step::Need(_))))
+    let step = first_step(framing, bytes)?;
+    Ok(!matches!(step, Some(CheckedStep::Need(_))))
 }
 
-fn enough_of(framing: &Framing, rest: &[u8]) -> Result<Option<usize>, String> {
-    if !is_enough(framing, rest)? {
+fn enough_of(framing: &Framing, left: &[u8]) -> Result<Option<usize>, String> {
+    if !is_enough(framing, left)? {
         return Ok(None);
     }
-    for len in 1..=rest.len().min(TRIED_LEN_MAX) {
-        if is_enough(framing, &rest[..len])? {
+    for len in 1..=left.len().min(TRIED_LEN_MAX) {
+        if is_enough(framing, &left[..len])? {
             return Ok(Some(len));
         }
     }
-    let (mut few, mut enough) = (TRIED_LEN_MAX, rest.len());
+    let (mut few, mut enough) = (TRIED_LEN_MAX, left.len());
     while enough - few > 1 {
         let middle = few + (enough - few) / 2;
-        if is_enough(framing, &rest[..middle])? {
+        if is_enough(framing, &left[..middle])? {
             enough = middle;
         } else {
             few = middle;
@@ -172,8 +175,8 @@ fn enough_of(framing: &Framing, rest: &[u8]) -> Result<Option<usize>, String> {
     Ok(Some(enough))
 }
 
-/// Whether the codec looks again at bytes that it has searched for the end of a long frame: they
-/// are exchanged for what ends the frame, and it must not notice.
+/// Returns true if the codec searches bytes again that it has searched for the end of a long frame.
+/// These bytes are replaced by the end of the frame, and the codec must not notice.
 pub(super) fn searches_again(
     framing: &Framing,
     stream: &[u8],
@@ -188,8 +191,8 @@ pub(super) fn searches_again(
         for lure_len in 1..=LURE_LEN_MAX {
             let mut state = AnyState::default();
             let first = step(framing, &mut state, &frame[..seen], false)?;
-            if first != Some(Step::Need(seen + 1)) {
-                // It knows where the frame ends, and searches for nothing.
+            if !matches!(first, Some(CheckedStep::Need(need)) if need == seen + 1) {
+                // It knows the end of the frame, and searches nothing.
                 break;
             }
             let lure = frame[enough - lure_len..].iter().cycle();
@@ -199,9 +202,10 @@ pub(super) fn searches_again(
                 .iter_mut()
                 .zip(lure)
                 .for_each(|(byte, lure)| *byte = *lure);
-            // What is looked at once more when the frame is whole, a checksum for one, may differ.
-            if let Some(Step::Frame { consumed, .. }) = step(framing, &mut state, &lured, false)?
-                && let Some(Step::Frame { consumed: all, .. }) = first_look(framing, frame)?
+            // A frame that differs when it is whole is allowed: a codec may verify a checksum.
+            let second = step(framing, &mut state, &lured, false)?;
+            if let Some(CheckedStep::Frame { consumed, .. }) = second
+                && let Some(CheckedStep::Frame { consumed: all, .. }) = first_step(framing, frame)?
                 && consumed < all
             {
                 return Ok(true);

@@ -1,10 +1,10 @@
-//! Numbers for the tests: random enough, and the same with each run.
+//! Random numbers for tests, the same in each run.
 
-/// A small generator of numbers, seeded, so that a failure repeats.
+/// A small seeded generator, so that a failure repeats.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which is not 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         // Knuth's MMIX; its low bits are poor.
         self.0 = self

@@ -4,23 +4,23 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use crate::codec::{Framing, Kind, Skipped};
-use crate::conn::{Assembler, Delivery, Flow, Sink};
+use crate::conn::{Assembler, Delivery, Flow, FrameSink, Pool};
 use crate::error::FrameError;
-use crate::memory::{PageOffsetBox, Pool};
+use crate::memory::PageOffsetBox;
 use crate::timer::Stamp;
 
-/// The read side of a connection as the [`Reactor`](crate::Reactor) runs it, without the socket:
-/// what a test feeds bytes to, and pauses or reframes between any two frames.
+/// The read side of a connection as a [`Reactor`](crate::Reactor) runs it, without the socket. A
+/// test feeds bytes to it, and pauses or reframes between any two frames.
 ///
-/// A callback that answers [`ControlFlow::Break`] stops the delivery behind its frame, as a handler
-/// does that pauses its connection or exchanges its framing. While bytes are left undelivered
-/// nothing is read: [`resume`](ReadSide::resume) goes on with them. Frames that are
-/// [skipped](Framing::skip_too_long) are passed over. Where a callback panics, a reactor drops what
-/// the connection held; this is then of no further use.
+/// A callback that returns [`ControlFlow::Break`] stops the delivery behind its frame, like a
+/// handler that pauses its connection or replaces its framing. While undelivered bytes are left,
+/// nothing is read: [`resume`](ReadSide::resume) delivers them. Frames that are
+/// [skipped](Framing::skip_too_long) are passed over. If a callback panics, a reactor drops the
+/// bytes of the connection; a `ReadSide` is of no further use.
 ///
 /// # Examples
 ///
-/// A handshake by line, then frames with a length in front, all in one read:
+/// A handshake by line, then frames with a length prefix, all in one read:
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -45,16 +45,16 @@ pub struct ReadSide {
     framing: Framing,
     assembler: Assembler,
     pool: Pool,
-    /// What a read fills, as long as it is not of a frame with a buffer of its own.
+    /// Memory for reads that do not go straight to the buffer of a long frame.
     read_buffer: PageOffsetBox,
     frames_skipped: u64,
     read_bytes: u64,
-    /// Bytes of an erroneous stream, from the offending frame on.
+    /// Number of bytes of an invalid stream from the offending frame on, after an error.
     undecoded: Option<usize>,
 }
 
 impl ReadSide {
-    /// A connection that nothing was read from yet.
+    /// Creates the read side of a connection that nothing was read from.
     #[must_use]
     pub fn new(framing: Framing) -> Self {
         Self {
@@ -68,14 +68,14 @@ impl ReadSide {
         }
     }
 
-    /// One read, which finds `bytes`, and the frames that they complete. Answers how many of them
-    /// it took: fewer where the rest of a long frame is read straight into its buffer, as far as
-    /// there is room; none while bytes are [undelivered](ReadSide::has_undelivered), or after an
-    /// error.
+    /// Performs one read of `bytes`, and delivers the frames that they complete. Returns the number
+    /// of bytes read. It is smaller than `bytes.len()` if a long frame is read straight into its
+    /// buffer and the spare capacity is smaller. It is 0 while bytes are
+    /// [undelivered](ReadSide::has_undelivered), and after an error.
     ///
     /// # Errors
     ///
-    /// What the codec says of the bytes at [`offset`](ReadSide::offset). It is final.
+    /// The error of the codec for the bytes at [`offset`](ReadSide::offset). It is final.
     #[inline]
     pub fn read<F>(&mut self, bytes: &[u8], on_frame: F) -> Result<usize, FrameError>
     where
@@ -84,51 +84,52 @@ impl ReadSide {
         let is_to_ingest = self.assembler.is_to_ingest() && self.undecoded.is_none();
         let read = match self.read_buffer.bytes_mut().get_mut(..bytes.len()) {
             Some(read) if is_to_ingest && !read.is_empty() => read,
-            _ => return self.read_otherwise(bytes, on_frame),
+            _ => return self.read_slow(bytes, on_frame),
         };
         read.copy_from_slice(bytes);
         self.read_bytes += bytes.len() as u64;
-        let mut sink = Calls {
+        let mut sink = ClosureSink {
             framing: &self.framing,
             on_frame,
             pool: &mut self.pool,
             frames_skipped: &mut self.frames_skipped,
         };
         let outcome = self.assembler.ingest(read, &mut sink);
-        self.heed(outcome).map(|_| bytes.len())
+        self.finish_round(outcome).map(|_| bytes.len())
     }
 
-    /// A read that is longer than any before, or straight into the buffer of a long frame, or none.
+    /// Performs a read that is longer than any before, goes straight to the buffer of a long frame,
+    /// or is not possible.
     #[inline(never)]
-    fn read_otherwise<F>(&mut self, bytes: &[u8], on_frame: F) -> Result<usize, FrameError>
+    fn read_slow<F>(&mut self, bytes: &[u8], on_frame: F) -> Result<usize, FrameError>
     where
         F: FnMut(&[u8]) -> ControlFlow<()>,
     {
         if self.has_undelivered() || self.undecoded.is_some() || bytes.is_empty() {
             return Ok(0);
         }
-        let Some(room) = self.assembler.direct(bytes.len(), &mut self.pool) else {
+        let Some(spare) = self.assembler.direct(bytes.len(), &mut self.pool) else {
             self.read_buffer = PageOffsetBox::new(bytes.len());
             return self.read(bytes, on_frame);
         };
-        let len = room.len();
-        room.copy_from_slice(&bytes[..len]);
+        let len = spare.len();
+        spare.copy_from_slice(&bytes[..len]);
         self.read_bytes += len as u64;
-        let mut sink = Calls {
+        let mut sink = ClosureSink {
             framing: &self.framing,
             on_frame,
             pool: &mut self.pool,
             frames_skipped: &mut self.frames_skipped,
         };
         let outcome = self.assembler.ingest_direct(len, &mut sink);
-        self.heed(outcome).map(|_| len)
+        self.finish_round(outcome).map(|_| len)
     }
 
-    /// Delivers what was left undelivered; nothing where nothing was.
+    /// Delivers undelivered bytes, if there are any.
     ///
     /// # Errors
     ///
-    /// As for [`read`](ReadSide::read).
+    /// The errors of [`read`](ReadSide::read).
     pub fn resume<F>(&mut self, on_frame: F) -> Result<(), FrameError>
     where
         F: FnMut(&[u8]) -> ControlFlow<()>,
@@ -136,23 +137,22 @@ impl ReadSide {
         if !self.has_undelivered() || self.undecoded.is_some() {
             return Ok(());
         }
-        let mut sink = Calls {
+        let mut sink = ClosureSink {
             framing: &self.framing,
             on_frame,
             pool: &mut self.pool,
             frames_skipped: &mut self.frames_skipped,
         };
         let outcome = self.assembler.resume(&mut sink);
-        self.heed(outcome).map(drop)
+        self.finish_round(outcome).map(drop)
     }
 
-    /// The peer has ended its side: delivers what is left undelivered, and then what the codec
-    /// makes of the rest. Answers `false` where the callback stopped it, and it is to be called
-    /// again.
+    /// Ends the stream: delivers undelivered bytes, and then the last frame that the codec finds.
+    /// Returns `false` if the callback stopped it, and it is to be called again.
     ///
     /// # Errors
     ///
-    /// As for [`read`](ReadSide::read).
+    /// The errors of [`read`](ReadSide::read).
     pub fn end<F>(&mut self, mut on_frame: F) -> Result<bool, FrameError>
     where
         F: FnMut(&[u8]) -> ControlFlow<()>,
@@ -160,7 +160,7 @@ impl ReadSide {
         while self.held_bytes() > 0 && self.undecoded.is_none() {
             let was_undelivered = self.has_undelivered();
             let assembler = &mut self.assembler;
-            let mut sink = Calls {
+            let mut sink = ClosureSink {
                 framing: &self.framing,
                 on_frame: &mut on_frame,
                 pool: &mut self.pool,
@@ -171,7 +171,7 @@ impl ReadSide {
             } else {
                 assembler.finish(&mut sink)
             };
-            if self.heed(outcome)? == Flow::Stop {
+            if self.finish_round(outcome)? == Flow::Stop {
                 return Ok(false);
             }
             if !was_undelivered {
@@ -181,50 +181,51 @@ impl ReadSide {
         Ok(true)
     }
 
-    /// Exchanges the framing: the bytes not delivered yet belong to the new one.
+    /// Replaces the framing: undelivered bytes belong to the new one.
     pub fn reframe(&mut self, framing: Framing) {
         self.framing = framing;
         self.assembler.reframe();
     }
 
-    /// Whether bytes are held that the codec has not looked at, as the delivery was stopped before
-    /// them or the framing was exchanged.
+    /// Returns true if bytes are held that the codec has not seen: the delivery was stopped before
+    /// them, or the framing was replaced.
     #[must_use]
     pub fn has_undelivered(&self) -> bool {
         self.assembler.has_undelivered()
     }
 
-    /// How many bytes were read and not delivered.
+    /// Returns the number of bytes that were read and not delivered.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.assembler.len()
     }
 
-    /// How large the buffer is that holds them; zero where none are held.
+    /// Returns the capacity of the buffer that holds them; 0 if none are held.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.assembler.capacity()
     }
 
-    /// Puts the bytes that are held into a buffer of their size. A reactor does it where a buffer
+    /// Moves the bytes that are held into a buffer of their size. A reactor does so if a buffer
     /// stays far larger than its bytes for a second.
     pub fn shrink_to_fit(&mut self) {
         self.assembler.shrink_to_fit(&mut self.pool);
     }
 
-    /// How many bytes were copied so far, into a buffer or from a smaller one to a larger one.
+    /// Returns the number of bytes copied so far, into a buffer or from a smaller one to a larger
+    /// one.
     #[must_use]
     pub fn moved_bytes(&self) -> u64 {
         self.pool.moved_bytes
     }
 
-    /// How many frames were skipped, as they were too long.
+    /// Returns the number of frames that were skipped because they are too long.
     #[must_use]
     pub fn frames_skipped(&self) -> u64 {
         self.frames_skipped
     }
 
-    /// How many bytes of the stream lie before those that are held, or before the offending frame.
+    /// Returns the offset in the stream of the bytes that are held, or of the offending frame.
     #[must_use]
     pub fn offset(&self) -> u64 {
         let held = self.undecoded.unwrap_or(self.assembler.len());
@@ -232,7 +233,7 @@ impl ReadSide {
     }
 
     #[inline]
-    fn heed(&mut self, outcome: Delivery) -> Result<Flow, FrameError> {
+    fn finish_round(&mut self, outcome: Delivery) -> Result<Flow, FrameError> {
         match outcome {
             Delivery::NeedMore => Ok(Flow::Continue),
             Delivery::Stopped => Ok(Flow::Stop),
@@ -255,15 +256,15 @@ impl fmt::Debug for ReadSide {
     }
 }
 
-/// Hands the frames to a closure.
-struct Calls<'a, F> {
+/// Sink that passes the frames to a closure.
+struct ClosureSink<'a, F> {
     framing: &'a Framing,
     on_frame: F,
     pool: &'a mut Pool,
     frames_skipped: &'a mut u64,
 }
 
-impl<F> Sink for Calls<'_, F>
+impl<F> FrameSink for ClosureSink<'_, F>
 where
     F: FnMut(&[u8]) -> ControlFlow<()>,
 {

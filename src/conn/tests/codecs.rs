@@ -1,4 +1,4 @@
-//! Codecs as a user might write them, each with a trait that the built-in ones do not have.
+//! User codecs, each with a trait that the built-in ones do not have.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,10 +7,10 @@ use super::plain::Tagged;
 use crate::codec::{Codec, Framing, LengthField, Out, Step};
 use crate::error::FrameError;
 
-/// Of these, `;` is waited with while `;;;` may still come.
+/// Delimiters; a `;` does not end a frame while `;;;` may still come.
 pub(super) const DELIMITERS: [&[u8]; 3] = [b";", b";;;", b"\r\n"];
 
-/// The framing of that name, built in or of this file.
+/// Returns the framing of that name, built in or of this file.
 pub(super) fn framing(name: &str) -> Framing {
     match name {
         "fixed" => Framing::fixed(3),
@@ -36,7 +36,7 @@ pub(super) fn framing(name: &str) -> Framing {
     }
 }
 
-/// Frames that end with a NUL byte. The state is how far the frame was searched.
+/// Frames that end with a NUL byte. The state is the offset up to which the frame was searched.
 #[derive(Debug, Default)]
 pub(super) struct NulEnded {
     pub(super) scanned_bytes: Arc<AtomicUsize>,
@@ -68,8 +68,7 @@ impl Codec for NulEnded {
     }
 }
 
-/// Frames that begin with `<>`, each of which ends where the next begins: before the bytes that
-/// tell it. The last one ends with the stream.
+/// Frames that begin with `<>`, and end before the next `<>`. The last one ends with the stream.
 struct Marked;
 
 impl Codec for Marked {
@@ -111,7 +110,7 @@ impl Codec for Marked {
     }
 }
 
-/// Frames of three bytes. What is left at the end is delivered byte by byte.
+/// Frames of three bytes. Bytes left at the end are delivered one by one.
 struct Blocks;
 
 impl Codec for Blocks {

@@ -1,4 +1,4 @@
-//! An error is final, and nothing behind it is delivered.
+//! Errors are final: nothing behind one is delivered.
 
 use super::naive::{encode, header, is_length, payload, payload_len_max};
 use super::*;
@@ -70,7 +70,7 @@ fn nothing_behind_an_error_is_delivered() {
 }
 
 #[test]
-fn a_payload_longer_than_its_length_field_can_tell_is_refused_whatever_the_limit() {
+fn a_payload_too_long_for_its_length_field_is_refused() {
     for name in ["u8", "u16", "u24", "u16-le", "u24-le"] {
         let field_max = (1 << (8 * header(name, 0).len())) - 1;
         assert!(payload_len_max(name) == field_max || name.starts_with("u24"));

@@ -1,4 +1,4 @@
-//! What the read side costs: bytes scanned, bytes moved, bytes held.
+//! Costs of the read side: bytes scanned, bytes moved, bytes held.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use super::*;
 use crate::codec::{Codec, Out, SCANNED_BYTES, Step};
 use crate::testkit::ReadSide;
 
-/// Delivers a stream in reads of `read_len`; answers how many bytes were moved and how many frames
-/// came.
+/// Delivers a stream in reads of `read_len` bytes. Returns the numbers of bytes moved and of
+/// frames.
 fn moved_and_count(plan: &[Stage], stream: &[u8], budget: usize, read_len: usize) -> (u64, usize) {
     let how = How { budget, ..AT_ONCE };
     moved_and_count_as(plan, stream, how, read_len)
@@ -30,7 +30,7 @@ fn ratio(part: u64, whole: usize) -> f64 {
 }
 
 #[test]
-fn glued_frames_are_not_moved_and_stopping_after_each_moves_the_rest_once() {
+fn glued_frames_are_moved_at_most_once_if_each_is_stopped_at() {
     for (name, count) in [
         ("u8", 1_000_000),
         ("line", 20_000),
@@ -45,7 +45,7 @@ fn glued_frames_are_not_moved_and_stopping_after_each_moves_the_rest_once() {
         assert_eq!(delivered, count);
         assert!(moved <= stream.len() as u64, "{name}: {moved}");
         for budget in [1024, 1] {
-            // And the frame that each read cuts.
+            // Each read also cuts a frame.
             let (moved, delivered) = moved_and_count(&plan, &stream, budget, 256 * 1024);
             assert_eq!(delivered, count);
             let ratio = ratio(moved, stream.len());
@@ -79,11 +79,11 @@ fn a_long_frame_in_small_reads_is_moved_about_twice() {
     }
 }
 
-/// Whatever the lengths of frames and reads are: each byte is copied once, and once more where the
-/// buffer became too small. To a codec of one's own the bytes are shown in one piece each time, and
-/// what is tried behind the frame's end comes with it.
+/// Each byte is copied once, and once more if the buffer became too small. A user's codec has to
+/// see the bytes in one piece each time, and those decoded behind the end of the frame come with
+/// it.
 #[test]
-fn bytes_are_moved_a_fixed_number_of_times_for_any_length_of_frames_and_reads() {
+fn bytes_are_moved_at_most_twice_for_any_frame_and_read_length() {
     let lens = [
         1, 40, 60, 63, 64, 65, 123, 204, 252, 509, 513, 1020, 1024, 1500, 2047, 4097, 10_000,
     ];
@@ -105,7 +105,7 @@ fn bytes_are_moved_a_fixed_number_of_times_for_any_length_of_frames_and_reads() 
         for len in lens.into_iter().filter(|len| *len <= payload_len_max(name)) {
             for read_len in read_lens {
                 let count = (8 * read_len.max(len) / len).clamp(4, 60);
-                // Something in front, so that frames and reads do not begin together.
+                // A first frame, so that frames and reads do not begin together.
                 let first = encode(name, b"abc");
                 let stream = [first, encode(name, &payload(len)).repeat(count)].concat();
                 for budget in [usize::MAX, 1] {
@@ -181,7 +181,7 @@ fn the_state_of_a_custom_codec_survives_between_reads() {
     }
 }
 
-/// Reads `bytes` into each of `count` connections; answers how many bytes their buffers have.
+/// Reads `bytes` on each of `count` connections. Returns the capacity of their buffers.
 fn held_by(count: usize, framing: &Framing, budget: usize, bytes: &[u8]) -> usize {
     let mut sink = Collect::counting_of(framing);
     let mut inbounds: Vec<Assembler> = (0..count).map(|_| Assembler::default()).collect();
@@ -201,7 +201,7 @@ fn held_by(count: usize, framing: &Framing, budget: usize, bytes: &[u8]) -> usiz
     sink.pool.free_bytes() - free
 }
 
-/// The longest payload that fits into memory with its header, if there were as much.
+/// The longest payload that would fit into memory with its header.
 const LARGEST: u64 = usize::MAX as u64 - 20;
 
 #[test]
@@ -231,7 +231,7 @@ fn holds_no_more_than_64_bytes_each(name: &str, limit: usize, largest: u64) {
 }
 
 #[test]
-fn an_unfinished_frame_holds_a_few_times_the_bytes_that_came() {
+fn a_partial_frame_holds_a_few_times_the_bytes_received() {
     for (name, start) in [
         ("u32", header("u32", 1 << 30)),
         ("u64", header("u64", LARGEST.min(1 << 60))),
@@ -267,22 +267,22 @@ fn an_unfinished_frame_holds_a_few_times_the_bytes_that_came() {
 }
 
 #[test]
-fn a_long_frame_is_read_into_no_more_room_than_three_times_what_came() {
+fn a_direct_read_has_at_most_three_times_the_bytes_received() {
     let framing = codecs::framing("u32").frame_len_max(usize::MAX);
     let mut sink = Collect::counting_of(&framing);
     let mut assembler = Assembler::default();
     let start = [header("u32", 1 << 30), payload(20_000)].concat();
     let outcome = assembler.ingest(&start, &mut sink);
     assert!(matches!(outcome, Delivery::NeedMore));
-    let room = assembler.direct(1 << 20, &mut sink.pool);
-    assert!(room.is_some_and(|room| room.len() <= 3 * start.len()));
+    let spare = assembler.direct(1 << 20, &mut sink.pool);
+    assert!(spare.is_some_and(|spare| spare.len() <= 3 * start.len()));
     let free = sink.pool.free_bytes();
     assembler.clear(&mut sink.pool);
     assert!(sink.pool.free_bytes() - free < 8 * start.len());
 }
 
 #[test]
-fn a_connection_without_an_unfinished_frame_holds_no_buffer() {
+fn a_connection_without_a_partial_frame_holds_no_buffer() {
     for name in FRAMINGS.into_iter().filter(|name| *name != "marked") {
         let stream = encode(name, b"abc").repeat(1000);
         for budget in [usize::MAX, 7, 1] {
@@ -295,10 +295,10 @@ fn a_connection_without_an_unfinished_frame_holds_no_buffer() {
     }
 }
 
-/// A long rest was kept as the delivery was stopped; what is left of it in the end is short, and
-/// may wait for long.
+/// Many bytes are kept when the delivery is stopped; the partial frame that is left of them is
+/// short, and may wait for long.
 #[test]
-fn a_burst_that_ends_in_the_middle_of_a_frame_leaves_a_small_buffer() {
+fn a_burst_that_ends_within_a_frame_leaves_a_small_buffer() {
     for name in ["line", "u32", "nul", "tagged"] {
         let mut stream = encode(name, b"abcdefgh").repeat(20_000);
         stream.truncate(stream.len() - 5);
@@ -307,7 +307,7 @@ fn a_burst_that_ends_in_the_middle_of_a_frame_leaves_a_small_buffer() {
     }
 }
 
-/// Needs ten bytes, then a hundred, and fails where it is shown fewer.
+/// Codec that needs ten bytes, then a hundred, and panics if it is shown fewer.
 struct Patient {
     looks: Arc<AtomicUsize>,
 }
@@ -339,7 +339,7 @@ impl Codec for Patient {
 }
 
 #[test]
-fn a_codec_is_not_asked_before_the_bytes_it_needs_are_there() {
+fn a_codec_is_not_called_before_its_need_is_there() {
     let looks = Arc::new(AtomicUsize::new(0));
     let plan = [Stage {
         framing: Framing::custom(Patient {
@@ -360,7 +360,7 @@ fn a_codec_is_not_asked_before_the_bytes_it_needs_are_there() {
 }
 
 #[test]
-fn a_buffer_is_of_use_again_when_its_frame_is_done() {
+fn a_buffer_is_reused_after_its_frame_is_delivered() {
     let framing = codecs::framing("u32");
     let mut sink = Collect::counting_of(&framing);
     let mut assembler = Assembler::default();
@@ -377,7 +377,7 @@ fn a_buffer_is_of_use_again_when_its_frame_is_done() {
 }
 
 #[test]
-fn a_buffer_of_64_kib_serves_the_next_cut_frame_and_a_larger_one_is_given_back() {
+fn a_buffer_of_64_kib_is_kept_and_a_larger_one_given_back() {
     for name in ["line", "byte", "delimiter", "u32"] {
         for (len, is_kept) in [(1000, true), (30_000, true), (70_000, false)] {
             let framing = codecs::framing(name);
@@ -400,8 +400,8 @@ fn a_buffer_of_64_kib_serves_the_next_cut_frame_and_a_larger_one_is_given_back()
     }
 }
 
-/// The buffer is there, and paid for: what comes is read straight into it, but for the first bytes
-/// and the last ones, which a read brings together with those of the frames beside.
+/// The buffer is there: most bytes are read straight into it, except the first and the last ones,
+/// which a read brings with those of other frames.
 #[test]
 fn frames_as_long_as_the_one_before_are_hardly_moved() {
     for name in ["line", "byte", "u32"] {
@@ -427,9 +427,9 @@ fn frames_as_long_as_the_one_before_are_hardly_moved() {
     }
 }
 
-/// Bytes behind a frame whose delivery stops the others are kept, and are more than that frame.
+/// The bytes behind a frame that stops the delivery are kept, and are more than that frame.
 #[test]
-fn a_kept_buffer_is_exchanged_where_what_is_kept_does_not_fit() {
+fn a_kept_buffer_is_replaced_if_the_kept_bytes_do_not_fit() {
     let framing = codecs::framing("u32");
     let frame = encode("u32", &payload(1000));
     let stream = frame.repeat(20);

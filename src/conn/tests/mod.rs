@@ -1,28 +1,27 @@
-//! The state machine without sockets: every framing, every cut, and what it may cost.
+//! Tests of the state machine without sockets: every framing, every cut, and the costs.
 //!
-//! [`deliver`] does to an [`Assembler`] what the reactor does, with a stream that is cut as a test
-//! wants it; [`naive`] says what must come out of it.
+//! [`deliver`] runs an [`Assembler`] as the reactor does, with a stream that is cut as a test needs
+//! it; [`naive`] returns the expected outcome.
 
 mod codecs;
 mod contract;
 mod costs;
-mod fronts;
 mod naive;
-/// The framings as plain as can be, as the integration tests and the fuzz targets have them too.
+mod partial;
+/// Plain decoders, shared with the integration tests and the fuzz targets.
 #[path = "../../../tests/common/naive.rs"]
 mod plain;
 mod skips;
 mod splits;
 
-use super::{Assembler, Delivery, Flow, Sink};
+use super::{Assembler, Delivery, Flow, FrameSink, Pool};
 use crate::codec::{Framing, Kind, Skipped};
 use crate::error::FrameError;
-use crate::memory::Pool;
 use crate::testkit::Random;
 use crate::timer::Stamp;
 
-/// Hands another macro the names of all framings: those that are built in, some of them set up by
-/// [`codecs`], and those of there.
+/// Passes the names of all framings to another macro: the built-in ones, some of them with settings
+/// of [`codecs`], and those of that module.
 macro_rules! with_framings {
     ($then:ident! $($with:tt)*) => {
         $then! {
@@ -43,7 +42,7 @@ macro_rules! names {
 
 const FRAMINGS: [&str; 24] = with_framings!(names!);
 
-/// Stamps a test on every framing.
+/// Defines a test for every framing.
 macro_rules! for_every_framing {
     ($test:ident) => {
         with_framings! { for_every_framing! $test: }
@@ -59,11 +58,11 @@ macro_rules! for_every_framing {
 }
 use {for_every_framing, with_framings};
 
-/// A part of a stream: that many frames are of this framing, then comes the next part.
+/// A part of a stream: `frames` frames of one framing; then comes the next part.
 #[derive(Debug, Clone)]
 struct Stage {
     name: &'static str,
-    /// The largest frame, where the framing has one.
+    /// Maximum length of a frame, if the framing has one.
     limit: usize,
     framing: Framing,
     frames: usize,
@@ -80,28 +79,28 @@ impl Stage {
         }
     }
 
-    /// A whole stream of one framing.
+    /// Returns a whole stream of one framing.
     fn all(name: &'static str, limit: usize) -> [Self; 1] {
         [Self::new(name, limit, usize::MAX)]
     }
 }
 
-/// What became of a stream.
+/// Outcome of a stream.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     frames: Vec<Vec<u8>>,
-    /// Bytes that were left undelivered when the stream had ended.
+    /// Number of bytes left undelivered at the end of the stream.
     left: usize,
-    /// Where in the stream the bytes begin that are no frame.
+    /// Offset in the stream of the bytes that are no frame.
     bad_at: Option<usize>,
 }
 
-/// How a stream is delivered.
+/// Manner of delivery.
 #[derive(Debug, Clone, Copy)]
 struct How {
-    /// The frames that are taken before the delivery is stopped and resumed.
+    /// Number of frames after which the delivery is stopped and resumed.
     budget: usize,
-    /// Long frames are read straight into their buffer.
+    /// True if long frames are read straight into their buffer.
     direct: bool,
 }
 
@@ -114,22 +113,22 @@ const ONE_BY_ONE: How = How {
     direct: false,
 };
 
-/// Collects frames, and stops where a budget or a stage ends.
+/// Sink that collects frames, and stops at the end of a budget or of a stage.
 struct Collect {
     framing: Framing,
     frames: Vec<Vec<u8>>,
     count: usize,
-    /// Frames are counted, and not kept.
+    /// True if frames are counted and not kept.
     only_counts: bool,
     stage_left: usize,
     budget_left: usize,
     pool: Pool,
     now: Stamp,
-    /// The lengths of the heads that it was told of.
-    heads: Vec<usize>,
-    /// It was told that room is kept.
+    /// Lengths of the partial frames it was notified of.
+    partial_lens: Vec<usize>,
+    /// True if it was notified of an oversized buffer.
     is_oversized: bool,
-    /// What ended the last stream, if it was an error.
+    /// Error that ended the last stream.
     error: Option<FrameError>,
 }
 
@@ -144,7 +143,7 @@ impl Collect {
             budget_left: usize::MAX,
             pool: Pool::new(0),
             now: Stamp::default(),
-            heads: Vec::new(),
+            partial_lens: Vec::new(),
             is_oversized: false,
             error: None,
         }
@@ -169,13 +168,13 @@ impl Collect {
     }
 }
 
-impl Sink for Collect {
+impl FrameSink for Collect {
     fn kind(&self) -> &Kind {
         self.framing.kind()
     }
 
-    fn split(&mut self, head: &[u8]) {
-        self.heads.push(head.len());
+    fn split(&mut self, partial: &[u8]) {
+        self.partial_lens.push(partial.len());
     }
 
     fn buffer_is_oversized(&mut self) {
@@ -236,10 +235,10 @@ fn deliver(
         } else if at < stream.len() {
             let len = read_len(at).min(stream.len() - at);
             if how.direct
-                && let Some(room) = assembler.direct(len, &mut sink.pool)
+                && let Some(spare) = assembler.direct(len, &mut sink.pool)
             {
-                let len = room.len();
-                room.copy_from_slice(&stream[at..at + len]);
+                let len = spare.len();
+                spare.copy_from_slice(&stream[at..at + len]);
                 at += len;
                 assembler.ingest_direct(len, sink)
             } else {
@@ -257,7 +256,7 @@ fn deliver(
         let (held, capacity) = (assembler.len(), assembler.capacity());
         assert!(
             std::mem::take(&mut sink.is_oversized) || capacity <= 8 * held.max(256),
-            "{held} bytes are held in a buffer of {capacity}, and nobody is told"
+            "{held} bytes are held in a buffer of {capacity} without a notice"
         );
         if let Delivery::Failed(failed) = outcome {
             sink.error = Some(failed.error);
@@ -272,7 +271,7 @@ fn deliver(
     }
 }
 
-/// Delivers `stream` and holds what came against `expected`. Of raw frames only the bytes count.
+/// Delivers `stream`, and compares the outcome with `expected`. Of raw frames only the bytes count.
 fn check(
     plan: &[Stage],
     stream: &[u8],
@@ -303,8 +302,8 @@ fn check(
     );
 }
 
-/// The head of a frame that came behind the end of another is as old as that end, also where the
-/// delivery was stopped between them.
+/// A partial frame behind the end of another is as old as that end, also if the delivery was
+/// stopped between them.
 #[test]
 fn a_frame_is_as_old_as_the_read_that_brought_its_first_byte() {
     let at = |millis| Stamp::at(std::time::Duration::from_millis(millis));

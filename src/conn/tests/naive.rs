@@ -1,5 +1,5 @@
-//! What must come out of a stream, by decoders that are as plain as can be: each looks at the whole
-//! rest of the stream, and remembers nothing. And streams to decode.
+//! Reference decoders, as plain as possible: each decodes the whole rest of the stream, and keeps
+//! no state. And streams to decode.
 
 use super::codecs::DELIMITERS;
 use super::plain::{Fault, Field, Format, Found, Limit};
@@ -119,7 +119,7 @@ fn first(stage: &Stage, rest: &[u8]) -> Found {
     }
 }
 
-/// What the rest of an ended stream is to a codec that has an opinion on it.
+/// Result for the rest of an ended stream, with a codec that decodes it.
 fn at_the_end(name: &str, rest: &[u8]) -> Found {
     match name {
         "marked" if rest.len() >= 2 => frame(rest, 2, rest.len() - 2),
@@ -171,7 +171,7 @@ pub(super) fn encode(name: &str, payload: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What comes out of the frame of a payload: where the header is kept, header and payload.
+/// Returns the delivered frame of a payload: with the header, if that is kept.
 pub(super) fn delivered(name: &str, payload: &[u8]) -> Vec<u8> {
     let count = |len: usize| u8::try_from(len).expect("a short payload");
     match name {
@@ -184,7 +184,7 @@ pub(super) fn delivered(name: &str, payload: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What stands in front of a payload of that length.
+/// Returns the header of a payload of `len` bytes.
 pub(super) fn header(name: &str, len: u64) -> Vec<u8> {
     match name {
         "varint" => {

@@ -1,11 +1,11 @@
-//! A framing that skips gives the frames of one without a limit, and in the place of each that is
-//! too long the word that it was.
+//! Skipping: the frames are those of a framing without a limit, with a notice in place of each
+//! frame that is too long.
 
 use super::naive::{encode, payload, payload_len_max};
 use super::*;
 use crate::codec::SCANNED_BYTES;
 
-/// The framings that skip what is too long.
+/// Framings that can skip frames.
 const SKIPPING: [&str; 17] = [
     "line",
     "u8",
@@ -32,7 +32,7 @@ fn skipping(name: &'static str, limit: usize) -> [Stage; 1] {
     plan
 }
 
-/// What is to come of a stream.
+/// Expected outcome of a stream.
 fn expected(name: &'static str, limit: usize, stream: &[u8]) -> Outcome {
     let mut outcome = naive::decode(&Stage::all(name, usize::MAX), stream);
     assert_eq!((outcome.left, outcome.bad_at), (0, None), "whole frames");
@@ -46,7 +46,7 @@ fn expected(name: &'static str, limit: usize, stream: &[u8]) -> Outcome {
 }
 
 #[test]
-fn every_split_of_a_short_stream_skips_exactly_the_frames_that_are_too_long() {
+fn every_split_skips_exactly_the_frames_that_are_too_long() {
     let mut sink = Collect::new();
     for name in SKIPPING {
         let lens: &[&[usize]] = match encode(name, b"").len() {
@@ -117,8 +117,9 @@ fn random_cuts_skip_exactly_the_frames_that_are_too_long() {
     }
 }
 
-/// Of a frame that is skipped nothing is held, and no byte of it is looked at twice: 1 GB without
-/// a delimiter, or behind a length, in a few kilobytes. Where it ends the stream, none is read on.
+/// A skipped frame is not held, and no byte of it is searched twice: 1 GB without a delimiter, or
+/// behind a length, in a few kilobytes. If a frame that is too long ends the stream, no more of it
+/// is read.
 #[test]
 fn a_delimiter_that_never_comes_holds_next_to_nothing() {
     let reads = vec![b'z'; 1 << 16];
@@ -140,10 +141,10 @@ fn a_delimiter_that_never_comes_holds_next_to_nothing() {
             held = held.max(assembler.capacity() + sink.pool.free_bytes());
             assert!(
                 assembler.unfinished_since().is_some(),
-                "its deadline counts"
+                "its deadline applies"
             );
         }
-        // While it may still fit it is held, and as much while its buffer grows.
+        // Bytes are held while the frame may still fit, and as many again while the buffer grows.
         assert!(held <= 8 << 20, "{name}: {held} bytes");
         let received: u64 = count << 16;
         assert!(SCANNED_BYTES.get() <= received + received / 10, "{name}");
@@ -165,7 +166,7 @@ fn a_delimiter_that_never_comes_holds_next_to_nothing() {
 }
 
 #[test]
-fn what_is_skipped_in_parts_is_as_old_as_its_first_byte() {
+fn a_frame_skipped_in_parts_is_as_old_as_its_first_byte() {
     let at = |millis| Stamp::at(std::time::Duration::from_millis(millis));
     for (name, bytes) in [
         ("line", [&b"long"[..], b"er", b"and"]),
@@ -202,7 +203,7 @@ fn a_length_that_no_stream_reaches_is_skipped_without_end() {
 }
 
 #[test]
-fn what_is_malformed_is_final_also_where_frames_are_skipped() {
+fn malformed_bytes_are_final_also_if_frames_are_skipped() {
     for (name, bytes) in [
         ("varint", &[0xFF; 10][..]),
         ("varint", b"\x85\x00"),
@@ -221,9 +222,9 @@ fn what_is_malformed_is_final_also_where_frames_are_skipped() {
     }
 }
 
-/// What the codec knows of a frame is not in its bytes alone.
+/// A codec knows more of a frame than its bytes.
 #[test]
-fn a_frame_is_skipped_to_its_end_where_its_buffer_is_made_smaller_meanwhile() {
+fn a_frame_is_skipped_to_its_end_if_its_buffer_shrinks() {
     for framing in [
         Framing::line(),
         Framing::delimiter(b"\n"),
@@ -262,9 +263,9 @@ fn a_frame_is_skipped_to_its_end_where_its_buffer_is_made_smaller_meanwhile() {
     }
 }
 
-/// However its beginning was looked at: in place, behind the head that was held, or in the buffer.
+/// Its beginning is decoded in place, behind a partial frame, or in the buffer.
 #[test]
-fn a_stop_at_a_frame_of_which_more_is_to_be_skipped_is_answered() {
+fn a_stop_at_a_skipped_frame_is_reported_before_its_end() {
     let long = encode("u32", &payload(100));
     for (held_len, is_stopped_before) in [(0, false), (2, false), (0, true)] {
         let mut sink = Collect::of(&skipping("u32", 10)[0].framing);

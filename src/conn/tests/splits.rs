@@ -1,9 +1,9 @@
-//! However a stream is cut into reads, it gives the same frames.
+//! The frames of a stream do not depend on its cuts.
 
 use super::naive::{delivered, encode, header, payload, payload_len_max, random_stream};
 use super::*;
 
-/// The largest frame in the short streams of this file.
+/// Maximum length of a frame in the short streams of this file.
 const LIMIT: usize = 200;
 
 const HOW: [How; 2] = [AT_ONCE, ONE_BY_ONE];
@@ -33,8 +33,8 @@ fn every_split_of_a_short_stream_gives_the_same_frames(name: &'static str) {
     }
 }
 
-/// Streams of up to 16 bytes, each with the largest frame allowed: whole frames, a cut one at the
-/// end, a bad one between good ones.
+/// Streams of up to 16 bytes, each with a limit: whole frames, a cut one at the end, an invalid one
+/// between valid ones.
 fn short_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
     let streams: &[(usize, &[u8])] = match name {
         "raw" => &[(LIMIT, b"0123456789abcdef"), (3, b"0123456789")],
@@ -92,6 +92,17 @@ fn short_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
             (LIMIT, b"r\0s\0r\0r\0"),
             (LIMIT, b"r\0r\x43r\0r\0"),
         ],
+        "nul" | "marked" | "tagged" | "blocks" => short_custom_streams(name),
+        name => return short_length_streams(name),
+    };
+    streams
+        .iter()
+        .map(|(limit, stream)| (*limit, stream.to_vec()))
+        .collect()
+}
+
+fn short_custom_streams(name: &str) -> &'static [(usize, &'static [u8])] {
+    match name {
         "nul" => &[(LIMIT, b"\0a\0\0bcd\0efghij\0"), (LIMIT, b"abc\0de")],
         "marked" => &[
             (LIMIT, b"<><>a<<>>bc<>d<"),
@@ -106,12 +117,8 @@ fn short_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
             (LIMIT, b"f\0x?f\0f\0"),
         ],
         "blocks" => &[(LIMIT, b"abcdefghijklmn"), (LIMIT, b"abcdef")],
-        name => return short_length_streams(name),
-    };
-    streams
-        .iter()
-        .map(|(limit, stream)| (*limit, stream.to_vec()))
-        .collect()
+        name => unreachable!("{name} is built in"),
+    }
 }
 
 fn short_length_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
@@ -119,7 +126,7 @@ fn short_length_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
         let frames = lens.iter().map(|len| encode(name, &payload(*len)));
         frames.collect::<Vec<_>>().concat()
     };
-    // A whole frame in front where there is room, and what would be frames behind.
+    // A whole frame in front if it fits, and bytes that would be frames behind.
     let bad = |len: u64| {
         let first = if name.starts_with("u64") {
             Vec::new()
@@ -168,13 +175,13 @@ fn every_one_and_two_cuts_of_a_long_stream_give_the_same_frames(name: &'static s
     }
 }
 
-/// The long one is more than is tried at a time where nobody knows where the frame ends.
+/// The long read exceeds what is decoded per step while the length of the frame is unknown.
 fn a_short_read_before_a_long_one_gives_the_same_frames(name: &'static str) {
     let mut sink = Collect::new();
     let plan = Stage::all(name, 1 << 20);
     let lens = [3, 0, 20, 4000, 2, 1100].map(|len: usize| len.min(payload_len_max(name)));
     let stream = lens.map(|len| encode(name, &payload(len))).concat();
-    // Of short ones there are more.
+    // Short frames are repeated.
     let stream = stream.repeat(1 + 3000 / stream.len());
     let expected = naive::decode(&plan, &stream);
     for first in 1..stream.len().min(60) {
@@ -219,8 +226,8 @@ fn random_cuts_give_the_same_frames(name: &'static str) {
     }
 }
 
-/// Two frames of this framing, one of each other, and this again, all glued; raw comes last, as it
-/// takes whatever there is.
+/// Two frames of this framing, one of each other, and again one of this, all glued. Raw comes last,
+/// as it takes all bytes.
 fn a_reframe_between_two_frames_keeps_the_bytes_behind_it(name: &'static str) {
     let mut sink = Collect::new();
     for other in FRAMINGS.into_iter().filter(|other| *other != "raw") {
@@ -230,7 +237,7 @@ fn a_reframe_between_two_frames_keeps_the_bytes_behind_it(name: &'static str) {
         } else {
             vec![stage(name, 2), stage(other, 1), stage(name, usize::MAX)]
         };
-        // One more mark: it ends a `marked` frame in front of it.
+        // One more mark, which ends a `marked` frame in front of it.
         let first = if name == "raw" { other } else { name };
         let stream = [
             encode(first, b"abc"),
@@ -251,7 +258,7 @@ fn a_reframe_between_two_frames_keeps_the_bytes_behind_it(name: &'static str) {
     }
 }
 
-/// Calls `test` with every pair of places to cut `len` bytes at; the last place is their end.
+/// Calls `test` with every pair of offsets to cut `len` bytes at; the last offset is their end.
 fn for_every_two_cuts(len: usize, mut test: impl FnMut(usize, usize)) {
     for first in 1..=len {
         for second in first..=len {
@@ -260,7 +267,7 @@ fn for_every_two_cuts(len: usize, mut test: impl FnMut(usize, usize)) {
     }
 }
 
-/// How much to read where, if a stream is cut at two places.
+/// Returns the length of the read at an offset, for a stream that is cut at two offsets.
 fn two_cuts(first: usize, second: usize) -> impl Fn(usize) -> usize {
     move |at| match at {
         0 => first,
@@ -323,7 +330,7 @@ fn a_frame_that_comes_byte_by_byte_is_one(name: &'static str) {
 }
 
 #[test]
-fn what_is_encoded_is_what_a_peer_expects() {
+fn encoded_frames_are_what_a_peer_expects() {
     for name in FRAMINGS {
         let payload = payload(if matches!(name, "blocks" | "fixed") {
             3
@@ -338,10 +345,10 @@ fn what_is_encoded_is_what_a_peer_expects() {
     }
 }
 
-/// A long frame is read straight into its buffer once enough of it is there; what is read and how
-/// makes no difference to what comes out, nor does a short one in front or behind.
+/// A long frame is read straight into its buffer once enough of it is there. The frames do not
+/// depend on it, nor on a short frame before or behind.
 #[test]
-fn reading_a_long_frame_into_its_own_buffer_gives_the_same_frames() {
+fn direct_reads_of_long_frames_give_the_same_frames() {
     let mut sink = Collect::new();
     let names = [
         "u24",

@@ -1,11 +1,11 @@
-//! What becomes of a frame that an earlier read left unfinished, and of its buffer, in the round
-//! that ends it.
+//! Partial frames and their buffers, in the round that completes the frame.
 
 use super::naive::{encode, header, payload};
 use super::*;
 use crate::codec::{Codec, Out, Step};
 
-/// With the end found ahead, by a delimiter over the border, by a length, and by a user's codec.
+/// Framings whose end is found ahead, by a delimiter over the border, by a length, and by a user's
+/// codec.
 const NAMES: [&str; 6] = ["line", "delimiter", "delimiters", "u32", "varint", "nul"];
 
 fn at(millis: u64) -> Stamp {
@@ -13,7 +13,7 @@ fn at(millis: u64) -> Stamp {
 }
 
 #[test]
-fn a_stop_at_the_end_of_a_cut_frame_is_told_and_leaves_what_is_behind_it() {
+fn a_stop_behind_a_cut_frame_keeps_the_bytes_behind_it() {
     for name in NAMES {
         let framing = codecs::framing(name);
         let frame = encode(name, b"abcdef");
@@ -34,7 +34,7 @@ fn a_stop_at_the_end_of_a_cut_frame_is_told_and_leaves_what_is_behind_it() {
 }
 
 #[test]
-fn a_head_behind_the_end_of_another_frame_is_as_old_as_the_read_that_brought_it() {
+fn a_partial_frame_is_as_old_as_its_read_behind_a_cut_frame() {
     for name in NAMES {
         let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&codecs::framing(name)));
         let frame = encode(name, b"abcdef");
@@ -47,7 +47,7 @@ fn a_head_behind_the_end_of_another_frame_is_as_old_as_the_read_that_brought_it(
 }
 
 #[test]
-fn each_frame_that_is_cut_is_told_once() {
+fn each_cut_frame_is_notified_once() {
     for name in NAMES {
         let frame = encode(name, b"abcdef");
         let stream = frame.repeat(30);
@@ -68,7 +68,7 @@ fn each_frame_that_is_cut_is_told_once() {
                     |start: &usize| start / read_len != (start + frame.len() - 1) / read_len;
                 assert_eq!(sink.count, 30, "{name}");
                 assert_eq!(
-                    sink.heads.len(),
+                    sink.partial_lens.len(),
                     starts.filter(is_cut).count(),
                     "{name}, {read_len}"
                 );
@@ -77,9 +77,10 @@ fn each_frame_that_is_cut_is_told_once() {
     }
 }
 
-/// Whatever length its header claims, if it has one, and however often it has grown.
+/// The capacity does not depend on the length that a header claims, nor on how often the buffer
+/// grew.
 #[test]
-fn a_long_frame_that_is_read_on_directly_is_given_a_few_times_the_bytes_that_came() {
+fn a_direct_read_has_a_few_times_the_bytes_received() {
     for (name, start) in [("u32", header("u32", 1 << 30)), ("line", vec![])] {
         let framing = codecs::framing(name).frame_len_max(usize::MAX);
         for first_len in [20_000, 300_000] {
@@ -96,7 +97,7 @@ fn a_long_frame_that_is_read_on_directly_is_given_a_few_times_the_bytes_that_cam
                 let before = assembler.len();
                 match assembler
                     .direct(1 << 16, &mut sink.pool)
-                    .map(|room| room.len())
+                    .map(|spare| spare.len())
                 {
                     Some(len) => {
                         assembler.ingest_direct(len, &mut sink);
@@ -120,18 +121,18 @@ fn a_long_frame_that_is_read_on_directly_is_given_a_few_times_the_bytes_that_cam
 }
 
 #[test]
-fn what_is_read_on_directly_ends_where_the_frame_does() {
+fn a_direct_read_ends_where_the_frame_ends() {
     let framing = codecs::framing("u32");
     let frame = encode("u32", &payload(60_000));
     let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
     assembler.ingest(&frame[..30_000], &mut sink);
-    let room = assembler
+    let spare = assembler
         .direct(1 << 20, &mut sink.pool)
         .expect("it is long");
-    assert_eq!(room.len(), frame.len() - 30_000);
+    assert_eq!(spare.len(), frame.len() - 30_000);
 }
 
-/// Drops an `x` at the front as a part of a frame, and cannot stand a `!` behind it.
+/// Codec that drops an `x` at the front as a part of a frame, and rejects a `!` behind it.
 struct Picky;
 
 impl Codec for Picky {
@@ -150,9 +151,9 @@ impl Codec for Picky {
     }
 }
 
-/// The reactor counts what is held and what came behind it: no byte is in both.
+/// The reactor adds the bytes held and the bytes behind them: no byte is in both.
 #[test]
-fn what_was_dropped_before_an_error_is_held_no_longer() {
+fn bytes_dropped_before_an_error_are_not_held() {
     let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&Framing::custom(Picky)));
     assembler.ingest(b"x", &mut sink);
     let Delivery::Failed(failed) = assembler.ingest(b"!", &mut sink) else {
@@ -162,7 +163,7 @@ fn what_was_dropped_before_an_error_is_held_no_longer() {
 }
 
 #[test]
-fn what_is_skipped_by_count_is_skipped_to_its_end_also_by_another_framing() {
+fn a_skip_by_length_ends_at_its_end_also_after_a_reframe() {
     for name in NAMES {
         let skipping = codecs::framing("u32").frame_len_max(8).skip_too_long();
         let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&skipping));
@@ -182,9 +183,10 @@ fn what_is_skipped_by_count_is_skipped_to_its_end_also_by_another_framing() {
     }
 }
 
-/// A larger one would be taken for it than its first bytes call for; this one is at hand.
+/// A larger buffer would be taken for this frame than its first bytes need; the kept one is at
+/// hand.
 #[test]
-fn a_kept_buffer_serves_a_frame_that_it_will_grow_for() {
+fn a_kept_buffer_is_used_for_a_frame_that_makes_it_grow() {
     let framing = codecs::framing("u32").frame_len_max(usize::MAX);
     let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
     let frame = encode("u32", &payload(4000));
@@ -196,7 +198,7 @@ fn a_kept_buffer_serves_a_frame_that_it_will_grow_for() {
 }
 
 #[test]
-fn a_kept_buffer_that_is_too_small_for_the_next_frame_is_exchanged_at_once() {
+fn a_kept_buffer_too_small_for_the_next_frame_is_replaced() {
     let framing = codecs::framing("u32");
     let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
     let frame = encode("u32", &payload(50));
@@ -208,7 +210,7 @@ fn a_kept_buffer_that_is_too_small_for_the_next_frame_is_exchanged_at_once() {
 }
 
 #[test]
-fn a_frame_skipped_by_a_cut_header_stops_the_delivery_and_is_as_old_as_its_first_byte() {
+fn a_skip_by_a_cut_header_stops_and_is_as_old_as_the_header() {
     for name in ["u32", "varint", "netstring"] {
         let skipping = codecs::framing(name).frame_len_max(8).skip_too_long();
         let header = header(name, 1000);
@@ -225,9 +227,9 @@ fn a_frame_skipped_by_a_cut_header_stops_the_delivery_and_is_as_old_as_its_first
     }
 }
 
-/// How far the former framing has searched says nothing about the new one.
+/// The search offset of the former framing means nothing to the new one.
 #[test]
-fn an_unfinished_head_is_searched_from_its_beginning_by_another_framing() {
+fn a_new_framing_searches_a_partial_frame_from_its_start() {
     let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&Framing::line()));
     assembler.ingest(b"a;bc", &mut sink);
     assembler.reframe();
@@ -240,18 +242,21 @@ fn an_unfinished_head_is_searched_from_its_beginning_by_another_framing() {
 }
 
 #[test]
-fn a_head_that_a_direct_read_brings_behind_its_frame_is_told_to_be_cut() {
+fn a_partial_frame_behind_a_direct_read_is_notified_as_cut() {
     let framing = codecs::framing("line").frame_len_max(usize::MAX);
     let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
     assembler.ingest(&payload(30_000), &mut sink);
-    let room = assembler.direct(4, sink.pool()).expect("it is long");
-    room.copy_from_slice(b"\nabc");
+    let spare = assembler.direct(4, sink.pool()).expect("it is long");
+    spare.copy_from_slice(b"\nabc");
     assembler.ingest_direct(4, &mut sink);
-    assert_eq!((sink.count, sink.heads.len(), assembler.len()), (1, 2, 3));
+    assert_eq!(
+        (sink.count, sink.partial_lens.len(), assembler.len()),
+        (1, 2, 3)
+    );
 }
 
 #[test]
-fn each_byte_that_is_put_into_a_buffer_is_counted() {
+fn each_byte_copied_into_a_buffer_is_counted() {
     let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&Framing::line()));
     assembler.ingest(b"ab", &mut sink);
     assembler.ingest(b"c\nde", &mut sink);

@@ -1,0 +1,262 @@
+//! One decode step of a codec, and the check that it keeps the contract of [`Codec`](super::Codec).
+//!
+//! Nothing outside of [`codec`](super) sees a raw [`Step`]. Everything that decodes takes
+//! [`CheckedStep`]s, which only [`check`] makes.
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::error::FrameError;
+
+/// Result of one call of [`Codec::decode`](super::Codec::decode).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// A whole frame.
+    Frame {
+        /// Range of the payload; within `0..consumed`.
+        frame: Range<usize>,
+        /// Number of bytes that the frame takes, with header and delimiter; at least 1.
+        consumed: usize,
+    },
+    /// Bytes to drop that are no frame.
+    Skip {
+        /// Number of bytes; at least 1. It may exceed the bytes shown: the others are dropped when
+        /// they arrive.
+        bytes: u64,
+    },
+    /// A frame to drop because it is too long; the handler is notified. If the codec searches for
+    /// the end of a frame, earlier `SkipPart` steps may have dropped the beginning.
+    SkipFrame {
+        /// Number of bytes, with header and delimiter; at least 1. It may exceed the bytes shown:
+        /// the others are dropped when they arrive.
+        bytes: u64,
+        /// Length of the payload, in bytes.
+        len: u64,
+        /// Maximum length of a payload, in bytes.
+        limit: u64,
+    },
+    /// The beginning of a frame to drop: the frame is too long already, and its end has not
+    /// arrived.
+    SkipPart {
+        /// Number of bytes; at least 1, and fewer than were shown. The remaining bytes mark the
+        /// frame as unfinished.
+        bytes: usize,
+    },
+    /// No whole frame yet: decode again when at least this many bytes are there. The number is
+    /// larger than the number of bytes shown.
+    ///
+    /// If the codec knows how long the frame will be, that length is the best value: a long frame
+    /// is then read straight into its own buffer.
+    Need(usize),
+}
+
+/// Notice of a frame that was skipped because it is too long: see
+/// [`Framing::skip_too_long`](crate::Framing::skip_too_long).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// Length of the payload, in bytes.
+    pub len: u64,
+    /// Maximum length of a payload, in bytes.
+    pub limit: u64,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { len, limit } = self;
+        write!(
+            f,
+            "a frame of {len} bytes, over the limit of {limit}, was skipped"
+        )
+    }
+}
+
+/// One decode step that keeps the contract. Made by [`check`] only.
+#[derive(Debug)]
+pub(crate) enum CheckedStep<'a> {
+    /// A whole frame at the front of the bytes.
+    ///
+    /// ```text
+    ///   | header |  payload  | trailer |  behind
+    ///   0     range.start  range.end  consumed
+    /// ```
+    Frame {
+        payload: &'a [u8],
+        /// Position of `payload` in the bytes: `range.start <= range.end <= consumed`.
+        range: Range<usize>,
+        /// `1 <= consumed <= bytes.len()`.
+        consumed: usize,
+        /// The bytes behind the frame: `bytes[consumed..]`.
+        behind: &'a [u8],
+    },
+    /// Number of bytes to wait for, `> bytes.len()`.
+    Need(usize),
+    Skip(Skip),
+    /// Boxed, so that a step stays in registers.
+    Failed(Box<StepError>),
+}
+
+/// Bytes that are dropped and not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Skip {
+    /// `>= 1`; it may exceed the bytes shown, except for [`SkipKind::Part`].
+    pub(crate) bytes: u64,
+    pub(crate) kind: SkipKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SkipKind {
+    /// Bytes between frames.
+    Filler,
+    /// A frame that is too long, up to its end.
+    Frame(Skipped),
+    /// The beginning of a frame that is too long. The bytes shown contain more of it.
+    Part,
+}
+
+/// Failure of a decode step. It is final for the stream.
+#[derive(Debug)]
+pub(crate) enum StepError {
+    /// The codec rejected the bytes.
+    Stream(FrameError),
+    /// The codec broke its contract.
+    Contract { step: Step, breach: &'static str },
+}
+
+impl From<Box<StepError>> for FrameError {
+    #[cold]
+    fn from(error: Box<StepError>) -> Self {
+        match *error {
+            StepError::Stream(error) => error,
+            StepError::Contract { breach, .. } => Self::Contract(breach),
+        }
+    }
+}
+
+/// Checks the result of a codec that was shown `bytes`. Nothing else checks the contract.
+// Inlined: the step of a built-in codec stays in registers, in the loop over glued frames. The rare
+// steps are checked out of line, which spares that loop a jump table.
+#[inline(always)]
+pub(super) fn check(bytes: &[u8], step: Result<Step, FrameError>) -> CheckedStep<'_> {
+    match step {
+        Ok(Step::Frame { frame, consumed }) => {
+            let Range { start, end } = frame;
+            if 0 < consumed
+                && end <= consumed
+                && let Some(payload) = bytes.get(start..end)
+                && let Some(behind) = bytes.get(consumed..)
+            {
+                return CheckedStep::Frame {
+                    payload,
+                    range: start..end,
+                    consumed,
+                    behind,
+                };
+            }
+            let frame = start..end;
+            CheckedStep::Failed(broken(Step::Frame { frame, consumed }))
+        }
+        Ok(Step::Need(need)) if need > bytes.len() => CheckedStep::Need(need),
+        Ok(step) => match check_skip(step, bytes.len()) {
+            Ok(skip) => CheckedStep::Skip(skip),
+            Err(error) => CheckedStep::Failed(error),
+        },
+        Err(error) => CheckedStep::Failed(rejected(error)),
+    }
+}
+
+/// Checks a step of a codec that was shown `shown` bytes, and that is no frame. The second half of
+/// [`check`].
+#[cold]
+#[inline(never)]
+fn check_skip(step: Step, shown: usize) -> Result<Skip, Box<StepError>> {
+    let (bytes, kind) = match step {
+        Step::Skip { bytes } if bytes >= 1 => (bytes, SkipKind::Filler),
+        Step::SkipFrame { bytes, len, limit } if bytes >= 1 => {
+            (bytes, SkipKind::Frame(Skipped { len, limit }))
+        }
+        Step::SkipPart { bytes } if 1 <= bytes && bytes < shown => (bytes as u64, SkipKind::Part),
+        step => return Err(broken(step)),
+    };
+    Ok(Skip { bytes, kind })
+}
+
+/// Returns the error of a step that breaks the contract.
+#[cold]
+#[inline(never)]
+fn broken(step: Step) -> Box<StepError> {
+    let breach = match &step {
+        Step::Frame { frame, .. } if frame.start > frame.end => {
+            "a range that ends before it begins"
+        }
+        Step::Frame { .. } => "a frame outside of the bytes it was shown",
+        Step::Need(_) => "a need of no more than it was shown",
+        Step::Skip { .. } | Step::SkipFrame { .. } => "a skip of nothing",
+        Step::SkipPart { .. } => "a part that is nothing, or all that it was shown",
+    };
+    Box::new(StepError::Contract { step, breach })
+}
+
+#[cold]
+#[inline(never)]
+fn rejected(error: FrameError) -> Box<StepError> {
+    Box::new(StepError::Stream(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_sound(step: Step) -> bool {
+        !matches!(check(b"abc", Ok(step)), CheckedStep::Failed(_))
+    }
+
+    #[test]
+    fn a_frame_lies_within_the_bytes_that_it_consumes() {
+        let is_sound = |frame: Range<usize>, consumed| is_sound(Step::Frame { frame, consumed });
+        for (start, end, consumed) in [(0, 0, 1), (0, 3, 3), (1, 2, 3), (2, 2, 2)] {
+            assert!(is_sound(start..end, consumed), "{start}..{end}, {consumed}");
+        }
+        let max = usize::MAX;
+        for (start, end, consumed) in [
+            (0, 0, 0),
+            (0, 1, 4),
+            (0, 2, 1),
+            (2, 1, 3),
+            (0, max, max),
+            (max, 1, 1),
+        ] {
+            assert!(
+                !is_sound(start..end, consumed),
+                "{start}..{end}, {consumed}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_need_exceeds_the_bytes_shown_and_a_skip_drops_some() {
+        let frame = |bytes| {
+            let (len, limit) = (9, 8);
+            Step::SkipFrame { bytes, len, limit }
+        };
+        for step in [
+            Step::Need(4),
+            Step::Skip { bytes: u64::MAX },
+            frame(1),
+            Step::SkipPart { bytes: 2 },
+        ] {
+            assert!(is_sound(step.clone()), "{step:?}");
+        }
+        for step in [
+            Step::Need(3),
+            Step::Need(0),
+            Step::Skip { bytes: 0 },
+            frame(0),
+            Step::SkipPart { bytes: 0 },
+            Step::SkipPart { bytes: 3 },
+        ] {
+            assert!(!is_sound(step.clone()), "{step:?}");
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! One round of decoding: the bytes held, the bytes behind them, and what is kept of both.
+
+use std::ops::ControlFlow;
+
+use super::super::Pool;
+use super::super::deframe::{End, deliver_all, deliver_next, split_skip};
+use super::super::partial::Partial;
+use super::super::sink::{Delivery, Flow, FrameSink};
+use super::Assembler;
+use crate::codec::{Decoder, Lookahead};
+use crate::timer::Stamp;
+
+/// Result of continuing the partial frame with new bytes.
+enum Continued {
+    /// The frame is still partial, and there are more bytes.
+    Partial,
+    /// The frame is delivered. The bytes behind it are to be decoded in place; the buffer is empty
+    /// and may be kept.
+    Delivered,
+    /// The round has ended.
+    Ended(Delivery),
+}
+
+impl Assembler {
+    /// Decodes bytes that follow those held: continues the partial frame in its buffer, and
+    /// delivers the frames behind it in place.
+    #[inline(always)]
+    pub(in crate::conn) fn feed<S, D>(
+        &mut self,
+        bytes: &[u8],
+        sink: &mut S,
+        mut decoder: D,
+    ) -> Delivery
+    where
+        S: FrameSink,
+        D: Decoder,
+    {
+        let mut at = 0;
+        while self.partial.is_some() {
+            match self.continue_partial(bytes, &mut at, sink, &mut decoder) {
+                Continued::Partial => {}
+                Continued::Delivered => break,
+                Continued::Ended(outcome) => return outcome,
+            }
+        }
+        // A copy whose address was not taken: its fields stay in registers during the loop.
+        let mut decoder = decoder;
+        let mut undecoded = &bytes[at..];
+        if let ControlFlow::Break(end) = deliver_all(&mut undecoded, sink, &mut decoder) {
+            if let End::Need(need) = end
+                && let Some(partial) = &mut self.partial
+                && partial.is_fit(undecoded.len(), need)
+            {
+                sink.split(undecoded);
+                partial.put_first(undecoded, need, sink.now(), sink.pool());
+                return Delivery::NeedMore;
+            }
+            return self.keep_undecoded(undecoded, end, sink);
+        }
+        if self.partial.is_some() {
+            self.put_partial(sink.pool());
+        }
+        Delivery::NeedMore
+    }
+
+    /// Continues the partial frame with the bytes from `at` on, and advances `at`: first by a
+    /// search for its end that copies nothing.
+    #[inline(always)]
+    fn continue_partial<S, D>(
+        &mut self,
+        bytes: &[u8],
+        at: &mut usize,
+        sink: &mut S,
+        decoder: &mut D,
+    ) -> Continued
+    where
+        S: FrameSink,
+        D: Decoder,
+    {
+        let Some(partial) = &mut self.partial else {
+            return Continued::Delivered;
+        };
+        let left = &bytes[*at..];
+        if partial.left_to_skip() > 0 {
+            return self.continue_skip(left.len(), at, sink.pool());
+        }
+        let look = match partial.ahead(left, decoder) {
+            Lookahead::Ends { len, payload_len } => {
+                partial.append(&left[..len], false, sink.pool());
+                *at += len;
+                partial.settle(sink.pool());
+                let flow = sink.frame(&partial.bytes()[..payload_len]);
+                partial.clear();
+                return self.continue_behind(&bytes[*at..], flow, sink);
+            }
+            Lookahead::Inside => {
+                partial.append(left, false, sink.pool());
+                partial.need_more();
+                return Continued::Ended(Delivery::NeedMore);
+            }
+            Lookahead::Look(len) => Some(len),
+            Lookahead::Unknown => None,
+        };
+        self.step_partial(bytes, at, look, sink, decoder)
+    }
+
+    /// Continues the partial frame with the bytes from `at` on. The codec decodes when it
+    /// has what it needs, or `look` bytes more.
+    #[inline(never)]
+    fn step_partial<S, D>(
+        &mut self,
+        bytes: &[u8],
+        at: &mut usize,
+        look: Option<usize>,
+        sink: &mut S,
+        decoder: &mut D,
+    ) -> Continued
+    where
+        S: FrameSink,
+        D: Decoder,
+    {
+        let left = &bytes[*at..];
+        let Some(partial) = &mut self.partial else {
+            return Continued::Delivered;
+        };
+        let (len, is_due) = partial.next_append(left.len(), look);
+        // The bytes of one step are decoded, and so settled, at once.
+        let is_settled_next = look.is_none() && partial.is_open_ended();
+        partial.append(&left[..len], is_settled_next, sink.pool());
+        *at += len;
+        if !is_due {
+            return Continued::Ended(Delivery::NeedMore);
+        }
+
+        partial.settle(sink.pool());
+        let mut undecoded = partial.bytes();
+        let end = deliver_next(&mut undecoded, sink, decoder);
+        let undecoded_len = undecoded.len();
+        let consumed = partial.len() - undecoded_len;
+        let flow = match end {
+            ControlFlow::Continue(()) => Flow::Continue,
+            ControlFlow::Break(End::Stopped) => Flow::Stop,
+            ControlFlow::Break(End::Need(need)) => {
+                partial.consume(consumed);
+                partial.set_need(need);
+                return match *at < bytes.len() {
+                    true => Continued::Partial,
+                    false => Continued::Ended(Delivery::NeedMore),
+                };
+            }
+            ControlFlow::Break(End::Skip { beyond, flow }) => {
+                let (here, beyond) = split_skip(beyond, bytes.len() - *at);
+                *at += here;
+                if beyond > 0 {
+                    let since = partial.since();
+                    self.keep_skip(beyond, since, sink.pool());
+                    return Continued::Ended(flow.into());
+                }
+                flow
+            }
+            ControlFlow::Break(End::Failed(error)) => {
+                let undecoded_len = undecoded_len + bytes.len() - *at;
+                partial.consume(consumed);
+                return Continued::Ended(Delivery::failed(error, undecoded_len));
+            }
+        };
+        if undecoded_len > *at || *at == bytes.len() {
+            partial.consume(consumed);
+            return self.decode_on_in_buffer(&bytes[*at..], flow, sink, decoder);
+        }
+        // The undecoded bytes in the buffer are among those that just came: continue in place.
+        *at -= undecoded_len;
+        partial.clear();
+        self.continue_behind(&bytes[*at..], flow, sink)
+    }
+
+    /// Ends the partial frame that was delivered: the bytes behind it are decoded in place, or kept
+    /// if the sink has stopped the delivery.
+    fn continue_behind<S: FrameSink>(
+        &mut self,
+        undecoded: &[u8],
+        flow: Flow,
+        sink: &mut S,
+    ) -> Continued {
+        match flow {
+            Flow::Continue => Continued::Delivered,
+            Flow::Stop => Continued::Ended(self.keep_undecoded(undecoded, End::Stopped, sink)),
+        }
+    }
+
+    /// Continues in the buffer behind a delivered frame: either the frame ended before the bytes
+    /// that just came, or all of these are in the buffer already, but for `more`.
+    fn decode_on_in_buffer<S, D>(
+        &mut self,
+        more: &[u8],
+        flow: Flow,
+        sink: &mut S,
+        decoder: &mut D,
+    ) -> Continued
+    where
+        S: FrameSink,
+        D: Decoder,
+    {
+        if let Some(partial) = &mut self.partial {
+            partial.set_since(sink.now());
+            partial.set_undecoded();
+            partial.append(more, true, sink.pool());
+            if partial.is_empty() {
+                self.put_partial(sink.pool());
+            }
+        }
+        Continued::Ended(match flow {
+            Flow::Stop => Delivery::Stopped,
+            Flow::Continue => self.decode_held(sink, decoder),
+        })
+    }
+
+    /// Skips up to `left_len` bytes, and advances `at`.
+    fn continue_skip(&mut self, left_len: usize, at: &mut usize, pool: &mut Pool) -> Continued {
+        if let Some(partial) = &mut self.partial {
+            let (here, beyond) = split_skip(partial.left_to_skip(), left_len);
+            *at += here;
+            if beyond > 0 {
+                partial.set_left_to_skip(beyond);
+                return Continued::Ended(Delivery::NeedMore);
+            }
+        }
+        self.put_partial(pool);
+        Continued::Delivered
+    }
+
+    /// Decodes the bytes held, in their buffer.
+    #[inline(never)]
+    pub(in crate::conn) fn decode_held<S, D>(&mut self, sink: &mut S, decoder: &mut D) -> Delivery
+    where
+        S: FrameSink,
+        D: Decoder,
+    {
+        let Some(partial) = &mut self.partial else {
+            return Delivery::NeedMore;
+        };
+        let was_undecoded = partial.is_undecoded();
+        partial.settle(sink.pool());
+        let mut undecoded = partial.bytes();
+        let end = deliver_all(&mut undecoded, sink, decoder);
+        let consumed = partial.len() - undecoded.len();
+        partial.consume(consumed);
+        if consumed > 0 {
+            partial.set_since(sink.now());
+        }
+        partial.set_undecoded();
+        let outcome = match end {
+            ControlFlow::Continue(()) => Delivery::NeedMore,
+            ControlFlow::Break(End::Need(need)) => {
+                partial.set_need(need);
+                if was_undecoded || consumed > 0 {
+                    sink.split(partial.bytes());
+                }
+                Delivery::NeedMore
+            }
+            ControlFlow::Break(End::Skip { beyond, flow }) => {
+                let now = sink.now();
+                self.keep_skip(beyond, now, sink.pool());
+                return flow.into();
+            }
+            ControlFlow::Break(End::Stopped) => Delivery::Stopped,
+            ControlFlow::Break(End::Failed(error)) => Delivery::failed(error, partial.len()),
+        };
+        if partial.is_empty() {
+            self.put_partial(sink.pool());
+        } else if partial.is_to_shrink(was_undecoded) {
+            partial.shrink(sink.pool());
+        }
+        outcome
+    }
+
+    /// Keeps the bytes that the decode loop has left.
+    #[inline(never)]
+    fn keep_undecoded<S: FrameSink>(
+        &mut self,
+        undecoded: &[u8],
+        end: End,
+        sink: &mut S,
+    ) -> Delivery {
+        let now = sink.now();
+        match end {
+            End::Need(need) => {
+                sink.split(undecoded);
+                self.keep(undecoded, need, now, sink.pool());
+                Delivery::NeedMore
+            }
+            End::Skip { beyond, flow } => {
+                self.keep_skip(beyond, now, sink.pool());
+                flow.into()
+            }
+            End::Stopped => {
+                self.keep(undecoded, 0, now, sink.pool());
+                Delivery::Stopped
+            }
+            End::Failed(error) => {
+                self.put_partial(sink.pool());
+                Delivery::failed(error, undecoded.len())
+            }
+        }
+    }
+
+    /// Keeps bytes, in the empty buffer if that fits: the first ones of a frame that needs `need`
+    /// bytes, or undecoded ones if `need` is zero.
+    fn keep(&mut self, bytes: &[u8], need: usize, now: Stamp, pool: &mut Pool) {
+        if bytes.is_empty() {
+            return self.put_partial(pool);
+        }
+        match &mut self.partial {
+            Some(empty) if empty.is_fit(bytes.len(), need) => {
+                empty.put_first(bytes, need, now, pool);
+            }
+            _ => {
+                self.put_partial(pool);
+                self.partial = Some(Partial::with_bytes(bytes, need, now, pool));
+            }
+        }
+    }
+
+    /// Keeps the number of bytes to come that are skipped.
+    #[cold]
+    fn keep_skip(&mut self, left: u64, since: Stamp, pool: &mut Pool) {
+        self.put_partial(pool);
+        self.partial = Some(Partial::skipping(left, since, pool));
+    }
+}
