@@ -1,8 +1,9 @@
-//! The life of a connection: phases, write half, read half, holds and readiness, packed in 32 bits.
+//! The state of a connection: phases, write half, read half, holds and readiness, packed in 32
+//! bits.
 //!
-//! Every transition is a method here. It changes the state and returns the [`Action`] that the engine
-//! executes; this module does no I/O. Listeners and datagram sockets use the small part
-//! of it that they need: readiness, queue marks, the pause and the end.
+//! Every transition is a method here. It changes the state and returns the [`Action`] that the
+//! engine executes. This module does no I/O. Listeners and datagram sockets use only a part of it:
+//! readiness, queue marks, the pause and the end.
 //!
 //! ```text
 //!               connected()            close()              fin_sent()
@@ -18,7 +19,8 @@
 //! Within `Open` and `Lingering` the two halves change independently:
 //!
 //! ```text
-//!   write half:  Open --half_close()--> Flushing --fin_sent()--> FinSent;  any --write_failed()--> Failed
+//!   write half:  Open --half_close()--> Flushing --fin_sent()--> FinSent
+//!                any state --write_failed()--> Failed
 //!   read half:   Open --read_ended()--> Ended    --end_delivered()--> EndDelivered
 //! ```
 //!

@@ -267,11 +267,7 @@ mod tests {
             ..Config::default()
         };
         let resumes: [fn(&mut Engine, Token); 3] = [
-            |engine, conn| {
-                engine
-                    .resume(ConnId(conn).into())
-                    .expect("the connection is open")
-            },
+            |engine, conn| engine.resume(ConnId(conn).into()).expect("the id is valid"),
             |engine, conn| engine.grant(conn, 1).expect("the connection is open"),
             |engine, conn| {
                 let limits = engine.limits(conn).expect("the connection is open");

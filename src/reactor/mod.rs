@@ -177,12 +177,12 @@ impl<H: Handler> Reactor<H> {
         Ok(())
     }
 
-    /// Returns the longest time to wait before the next [`turn`](Reactor::turn), if no event arrives;
-    /// for a program with its own loop.
+    /// Returns the longest time to wait before the next [`turn`](Reactor::turn), if no event
+    /// arrives; for a program with its own loop.
     ///
-    /// The time is zero if a budget cut the last turn short. It is the time to the next timer if one
-    /// is set, and `None` for no limit. Socket events and posts of other threads make the descriptor
-    /// of the poll readable.
+    /// The time is zero if a budget cut the last turn short. It is the time to the next timer if
+    /// one is set, and `None` for no limit. Socket events and posts of other threads make the
+    /// descriptor of the poll readable.
     ///
     /// The result is valid until the next call of [`turn`](Reactor::turn) or
     /// [`with`](Reactor::with). The method reads the clock and makes no other system call.
