@@ -30,7 +30,13 @@ fn echo_one_and_close(reactor: &mut Reactor<Probe>, mut stream: TcpStream) {
 
 #[test]
 fn adopted_listener_accepts_connections_made_before_adoption() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    // Linux has a whole network of loopback addresses. The port of this one is not reused by a test
+    // that runs at the same time, so that it is really closed in the end.
+    let host = match cfg!(target_os = "linux") {
+        true => "127.0.0.49:0",
+        false => "127.0.0.1:0",
+    };
+    let listener = TcpListener::bind(host).expect("a free port");
     let addr = listener.local_addr().expect("the socket is bound");
     let early = client(addr);
     let mut reactor = reactor(Probe::echo());
