@@ -30,7 +30,7 @@ fn main() -> io::Result<()> {
     let mut reactor = Reactor::new(Echo)?;
     let mut inherited = ListenFd::from_env();
     for index in 0..inherited.len() {
-        // An inherited socket that is not a TCP listener causes an error that says so.
+        // Fails if the inherited socket is not a TCP listener.
         if let Some(listener) = inherited.take_tcp_listener(index)? {
             let listener = reactor.with(|_, cx| cx.adopt_listener(listener, Framing::line()))?;
             println!("listening {}", reactor.local_addr(listener)?);

@@ -150,7 +150,7 @@ impl UnixAddr {
     pub fn from_pathname(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         if path.as_os_str().is_empty() {
-            // Linux would choose an abstract name itself (unix(7), "Autobind feature").
+            // For an empty path, Linux would choose an abstract name (unix(7), "Autobind feature").
             let error = "the path of a Unix socket must not be empty";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }

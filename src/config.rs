@@ -156,8 +156,9 @@ pub struct Config {
     pub busy_poll: Option<Duration>,
     /// Maximum number of closures and payloads from other threads that wait for the loop.
     ///
-    /// The loop takes the whole queue at once, so up to this number again may be taken and not have
-    /// run yet. Beyond it, posting fails with [`PostError::Full`](crate::PostError).
+    /// The loop takes the whole queue at once. While those posts wait to run, the queue can fill up
+    /// again, so up to twice this number may wait. Beyond it, posting fails with
+    /// [`PostError::Full`](crate::PostError).
     ///
     /// Default: 65,536, which bounds the memory if threads post faster than the loop runs.
     pub posts_max: usize,

@@ -92,8 +92,8 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// An error for code that still waited for a result. Some reasons, such as [`CloseReason::Local`],
-/// are a normal end.
+/// Lets a program pass the reason on as an error, for example to code that waits for a reply. Some
+/// reasons, such as [`CloseReason::Local`], are a normal end.
 impl Error for CloseReason {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {

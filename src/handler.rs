@@ -72,7 +72,7 @@ pub trait Handler: Sized {
     /// Receives one whole frame.
     ///
     /// `frame` is the payload, without header or delimiter, and may be empty. It borrows from the
-    /// reactor's buffer: copy any bytes that must outlive the callback. After this callback closed
+    /// reactor's buffer: copy any bytes that must outlive the callback. If this callback closes
     /// or paused the connection, no further frame is delivered.
     fn on_frame(
         &mut self,

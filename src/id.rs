@@ -43,8 +43,8 @@ impl Token {
         Self(NonZeroU64::new(bits).expect("a generation is not zero"))
     }
 
-    /// Returns the number to register with the poll: generation and key if they fit, else the key
-    /// alone.
+    /// Returns the number to register with the poll: the generation and the key if both fit into a
+    /// `usize`, else the key alone.
     ///
     /// If only the key fits, stale events are still harmless. A key is freed only after the batch
     /// of events that could contain it has been read.

@@ -164,8 +164,8 @@
 //! # Datagrams
 //!
 //! UDP keeps message boundaries, so there is nothing to decode. A message that a peer sent with one
-//! call arrives as one [`Datagram`] or is lost. A datagram may be empty. It reports if it was
-//! longer than the limit and was truncated.
+//! call arrives as one [`Datagram`] or is lost. A datagram may be empty. Its field
+//! `truncated` is true if it was longer than the limit.
 //!
 //! [`Context::send_to`] queues a datagram. The queue is sent at the end of the turn, or earlier.
 //! [`Handler::on_datagram_error`] reports the errors of the kernel; they do not close the socket.
@@ -288,7 +288,7 @@
 )]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
-// One source file is also compiled by the integration tests, and names the crate by its name.
+// The unit tests also compile `tests/common/naive.rs`, which calls this crate `unstick`.
 #[cfg(test)]
 extern crate self as unstick;
 

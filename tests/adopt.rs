@@ -30,8 +30,8 @@ fn echo_one_and_close(reactor: &mut Reactor<Probe>, mut stream: TcpStream) {
 
 #[test]
 fn adopted_listener_accepts_connections_made_before_adoption() {
-    // Linux has a whole network of loopback addresses. The port of this one is not reused by a test
-    // that runs at the same time, so that it is really closed in the end.
+    // On Linux, all of 127.0.0.0/8 is this host. No other test uses this address, so no other test
+    // opens its port again after this test has closed it.
     let host = match cfg!(target_os = "linux") {
         true => "127.0.0.49:0",
         false => "127.0.0.1:0",
@@ -443,7 +443,8 @@ fn every_descriptor_of_a_reactor_is_close_on_exec() {
         );
         checked += 1;
     }
-    // The poll and its waker, three listeners, one UDP socket, five connections, and `far`.
+    // The descriptors are: the poll and its waker, three listeners, one UDP socket, five
+    // connections, and `far`.
     assert_eq!(checked, 2 + 3 + 1 + 5 + 1);
     reactor.with(|_, cx| cx.abort(conn));
     drop(far);

@@ -361,7 +361,8 @@ fn assert_datagrams_allocate_nothing(in_batches: bool) {
         .local_inet_addr(socket)
         .expect("the socket is bound");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    // Two windows of warm-up: the send queue grows to the most answers that one turn makes.
+    // Two windows of datagrams warm the reactor up: its send queue grows to the largest number of
+    // replies that one turn makes.
     let window = |socket: &UdpSocket, addr: SocketAddr| {
         for _ in 0..WINDOW {
             socket

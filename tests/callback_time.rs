@@ -53,7 +53,7 @@ fn callback_time_is_summed_and_slow_callbacks_are_counted() {
 #[test]
 fn slow_callback_min_applies_to_each_callback_alone() {
     let stats = run_three_frames(Some(Duration::ZERO)).stats();
-    // `on_open`, three times `on_frame`, `on_close` and `on_timer`.
+    // The six callbacks are `on_open`, three times `on_frame`, `on_close` and `on_timer`.
     assert_eq!(stats.slow_callbacks, 6, "{stats:?}");
     let stats = run_three_frames(Some(DEADLINE)).stats();
     assert_eq!(stats.slow_callbacks, 0, "{stats:?}");

@@ -119,7 +119,8 @@ fn next_turn_in_lasts_until_the_next_timer() {
         reactor.handler().count(is_timer) == 1
     });
     assert!(started.elapsed() >= after);
-    // One turn for the timer, and at most two more if the poll returns a tick early: no spinning.
+    // The timer takes one turn, and two more if the poll returns a tick early. More turns would
+    // show a busy loop.
     assert!(
         reactor.stats().turns <= 3,
         "{} turns",

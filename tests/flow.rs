@@ -124,7 +124,7 @@ fn first_grant_in_on_skipped_counts_from_the_next_frame() {
 
 #[test]
 fn credit_of_u64_max_removes_the_credit_limit() {
-    // As one grant, and as the saturating sum of two grants.
+    // The first case is one grant; the second is two grants whose sum saturates.
     for grants in [&[u64::MAX][..], &[u64::MAX - 1, 2]] {
         let (mut reactor, addr) = listening(granting(0), Config::default(), Framing::line());
         let (mut client, conn) = open(&mut reactor, addr);

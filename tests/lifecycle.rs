@@ -339,7 +339,8 @@ fn on_close_comes_once_and_last_for_every_connection() {
     assert_eq!(count(|reason| matches!(reason, CloseReason::Io(_))), EACH);
     let failed = count(|reason| matches!(reason, CloseReason::ConnectFailed(_)));
     assert_eq!(failed, 2 * EACH);
-    // Peers that closed during the shutdown, and connections that were still connecting.
+    // Two groups end as closed by this side: connections whose peers closed during the shutdown,
+    // and connections that were still connecting.
     assert_eq!(
         count(|reason| matches!(reason, CloseReason::Local)),
         2 * EACH
@@ -448,7 +449,7 @@ impl Handler for Reconnecting {
     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: (), closed: Closed) {
-        // The connect failed, or the shutdown ended it.
+        // The connect failed, or the shutdown ended the connection.
         let is_expected = matches!(
             closed.reason,
             CloseReason::ConnectFailed(_) | CloseReason::Local

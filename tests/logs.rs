@@ -1,4 +1,4 @@
-//! Log lines of a connection. There is only one test, because the logger is global to the process.
+//! Log lines of a connection. There is only one test, because a process has only one logger.
 
 mod common;
 

@@ -386,7 +386,7 @@ fn only_v6_listener_leaves_the_ipv4_port_free() {
     });
     let four = reactor.with(|_, cx| cx.listen_with(LOOPBACK, Framing::raw(), &alone));
     four.expect("only_v6 has no effect on an IPv4 listener");
-    // Another process may have taken the port in the meantime; then only that is checked.
+    // The listen may fail only if another process has taken the port in the meantime.
     if let Err(error) = reactor.listen((Ipv4Addr::UNSPECIFIED, port), Framing::raw()) {
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect_err("another process has the port");
         eprintln!("{error}");
@@ -554,7 +554,7 @@ fn connect_options_timeout_fails_the_connect() {
     );
 }
 
-/// Typical case: a name has an IPv6 address, and the network drops IPv6.
+/// A typical example is a name with an IPv6 address, on a network that drops IPv6.
 #[test]
 fn connect_leaves_time_for_the_next_address() {
     let (_held, nobody) = silent();

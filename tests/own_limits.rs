@@ -221,7 +221,8 @@ fn set_limits_applies_to_one_connection_only() {
     assert_eq!(told, 1);
 }
 
-/// Replies sent within `on_frame` are batched before they are written and count too.
+/// Replies sent within `on_frame` are batched before they are written. The high watermark also
+/// counts the bytes of the batch.
 #[test]
 fn set_limits_high_watermark_stops_reading() {
     let probe = Probe::new(|cx, event| match event {

@@ -1,5 +1,5 @@
 //! Payloads that [`Framer`](unstick::Framer) accepts come back from [`Deframer`](unstick::Deframer)
-//! unchanged and as one frame each, whatever follows them. Others are refused.
+//! unchanged and as one frame each, whatever follows them. All other payloads are rejected.
 
 mod common;
 #[path = "common/streams.rs"]
@@ -58,8 +58,8 @@ fn framings() -> Vec<(Framing, &'static [u8])> {
         .collect()
 }
 
-/// Checks that each payload either comes back as exactly one equal frame or is refused. Returns the
-/// number of accepted payloads.
+/// Checks that each payload either comes back as exactly one equal frame or is rejected. Returns
+/// the number of accepted payloads.
 fn check(framing: &Framing, payloads: &[Vec<u8>], random: &mut Random, what: &str) -> usize {
     let mut stream = Vec::new();
     let mut accepted = Vec::new();

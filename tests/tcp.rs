@@ -44,7 +44,7 @@ fn only_close(probe: &Probe) -> &Closed {
     probe.only_close()
 }
 
-// End of stream and resets.
+// Tests of the end of a stream and of resets.
 
 /// Data and a FIN cause one edge, and the read of the data is short. In every second round the
 /// connection is already registered and idle when they arrive.
@@ -465,7 +465,7 @@ fn failed_write_closes_the_connection() {
     assert_eq!(closed.unsent_bytes, 11);
 }
 
-// Writing.
+// Tests of writing.
 
 /// The reactor writes at once and waits for writability only after a short write.
 #[test]
@@ -648,7 +648,7 @@ fn nodelay_is_set_unless_configured_otherwise() {
     }
 }
 
-// Connecting.
+// Tests of connecting.
 
 /// A client with a session that records `on_open` and `on_close`.
 #[derive(Default)]

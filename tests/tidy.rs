@@ -18,7 +18,8 @@ const LONG_FILE_LINES: usize = 600;
 const LONG_FILES_MAX: usize = 3;
 const FUNCTION_LINES_MAX: usize = 70;
 const TEST_NAME_LEN_MAX: usize = 60;
-/// Upper bounds per 10,000 words of prose. Clear technical English has 2 to 7 and 6 to 11.
+/// Maximum uses of the words "what" and "where" per 10,000 words of prose. Clear technical English
+/// has 2 to 7 uses of "what" and 6 to 11 of "where".
 const WHAT_MAX: f64 = 12.0;
 const WHERE_MAX: f64 = 15.0;
 

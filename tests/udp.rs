@@ -751,7 +751,8 @@ mod echo_example {
             raw.send_to(&packet, &first_addr.into())
                 .expect("the datagram is sent");
         }
-        // A server takes datagrams in order, so each round trip would let a loop continue.
+        // A server handles its datagrams in order. So if a forged datagram loops, it is echoed
+        // again between any two of these pings, and the counts below are too high.
         let client = peer();
         for _ in 0..ROUNDS {
             for addr in [first_addr, second_addr] {

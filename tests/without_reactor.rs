@@ -105,7 +105,7 @@ fn frames_in_a_file_are_read_back_as_written() {
         .expect_err("the last frame is incomplete");
     assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
     assert_eq!((deframer.rest(), deframer.offset()), (&b"\x05cut"[..], 3));
-    // The writer continues.
+    // The writer of the file adds the end of the frame.
     file.write_all(b"ok").expect("the file can be written");
     file.seek(SeekFrom::End(-2)).expect("the file can be read");
     let frame = deframer

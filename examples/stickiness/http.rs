@@ -26,7 +26,8 @@ impl Codec for Http {
                 consumed: head_len,
             },
             Parsed::Bad(_) => all,
-            // Each new piece parses the head again; the length limit bounds that work.
+            // Each new piece makes the codec parse the head again. The length limit bounds that
+            // work.
             Parsed::Partial => Step::Need(bytes.len() + 1),
         })
     }

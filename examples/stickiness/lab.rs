@@ -13,8 +13,8 @@ use unstick::{Config, ConnId, Context, Datagram, Handler, Origin, Reactor, Socke
 use crate::knobs::Knobs;
 use crate::outcome::Outcome;
 
-/// Maximum time of a run beyond its planned duration; after it the run ends with the messages so
-/// receiver.
+/// Maximum time of a run beyond its planned duration. After it the run ends, with the messages
+/// that were received by then.
 const GRACE: Duration = Duration::from_secs(3);
 /// Silence after which missing datagrams count as lost.
 const QUIET: Duration = Duration::from_millis(50);

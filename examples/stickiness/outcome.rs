@@ -1,4 +1,5 @@
-//! The result of a run: the four lists of its cut map, its counts, and a sentence about them.
+//! The result of a run: its sends, writes, reads and frames, their counts, and a sentence about
+//! them.
 
 use std::fmt::Write;
 

@@ -83,7 +83,7 @@ mod tests {
         let page = build(&[], "word");
         for foreign in ["http://", "https://", "//cdn", "@import", "{{"] {
             let places = page.matches(foreign).count();
-            // The namespace of SVG is a name, and is never requested.
+            // The SVG namespace looks like an address, but no browser requests it.
             let names = usize::from(foreign == "http://");
             assert_eq!(places, names, "{foreign}");
         }

@@ -180,8 +180,8 @@ impl Engine {
         self.entries.is_watching()
     }
 
-    /// Looks up the state of the active connection. Returns a dead state if the connection has
-    /// ended.
+    /// Looks up the state of the active connection. Returns `State::dead()` if the connection
+    /// has ended.
     pub(crate) fn active_state(&mut self) -> State {
         let conn = match self.active.token {
             Some(token) => self.entries.watched_conn_mut(token),

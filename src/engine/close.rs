@@ -30,7 +30,7 @@ pub(crate) struct Shutdown {
     pub(crate) is_stopped: bool,
 }
 
-/// Closing.
+/// The close of a single connection or socket.
 impl Engine {
     /// Closes a connection: flushes its queued output, sends the FIN, and discards input until the
     /// peer ends too or the deadline passes. Unread input at the close of a socket would make the
@@ -55,7 +55,7 @@ impl Engine {
             extras.set_reason(reason);
             extras.deadline = Some(deadline);
         }
-        // A dispatch in progress does both at its end.
+        // If the connection is being dispatched, the end of the dispatch flushes and queues it.
         if !self.active.is(token) {
             self.flush_later(token);
             self.queue(token);

@@ -2,11 +2,11 @@
 //!
 //! The budget counts the buffers that the pool has lent and the queues of datagram sockets. They
 //! hold partial frames, undelivered input and queued output. While the budget is used up, no
-//! connection is read and `send` is refused. Below seven eighths of the budget, paused connections
+//! connection is read and `send` fails. Below seven eighths of the budget, paused connections
 //! resume in the order in which they were paused.
 //!
-//! Partial frames whose rest does not arrive, and peers that do not read, may use up the budget.
-//! Then no connection can make progress. A deadline resolves this: it aborts the connections that
+//! Frames that are never completed, and peers that do not read, may use up the budget. Then no
+//! connection can make progress. A deadline resolves this: it aborts the connections that
 //! hold the most memory, until enough is free.
 
 use super::log_limit::LogTopic;
@@ -17,7 +17,8 @@ use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
 use crate::timer::TimerId;
 
-/// The buffers that connections share, the limit of their memory, and the timers that free them.
+/// The pools of buffers that all connections share, the memory budget, and the timers that free
+/// memory.
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
     /// Limit of the memory that is lent, in bytes.
@@ -43,7 +44,7 @@ impl MemoryBudget {
 
     /// Returns true if no input may be read and no output accepted.
     ///
-    /// The last accepted output may exceed the budget. If a payload were refused because of its
+    /// The last accepted output may exceed the budget. If a payload were rejected because of its
     /// length, its sender could not know when to send it again.
     pub(super) fn is_used_up(&self) -> bool {
         self.pool.lent_bytes() >= self.bytes_max
@@ -69,7 +70,7 @@ impl Engine {
         }
     }
 
-    /// Notifies a connection whose output was refused, once memory is available.
+    /// Queues a connection whose output was rejected. It is notified once memory is available.
     pub(super) fn await_memory(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token) {
             let is_new = conn.state.await_memory();
@@ -346,7 +347,8 @@ mod tests {
         assert!(!is_dead(&engine, idle));
     }
 
-    /// A deadline that finds no waiting connection is over.
+    /// If no connection waits when the deadline passes, the deadline ends. The next connection that
+    /// waits starts it again.
     #[test]
     fn memory_deadline_is_set_again_for_a_later_waiter() {
         let (mut engine, [closing, slow]) = holding([8000, 8000]);

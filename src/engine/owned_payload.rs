@@ -10,7 +10,7 @@ use crate::memory::Buf;
 use crate::payload::Payload;
 
 /// Minimum length of a payload that is queued without a copy, in bytes. Copying a shorter one costs
-/// less than a segment of the write queue and its share of the gathered write.
+/// less than a segment of the write queue and its share of the vectored write.
 const OWNED_LEN_MIN: usize = 16 * 1024;
 /// Capacity reserved for the header and the trailer of a frame, in bytes.
 const ENVELOPE_LEN: usize = 64;

@@ -14,7 +14,8 @@ const OVERSIZED_LEN: usize = 16;
 pub(crate) struct Queues {
     /// Entries that have work.
     pub(super) ready: ReadyQueue,
-    /// Entries with output that no dispatch in progress will write.
+    /// Entries with output to write at the end of the turn. The active connection is not among
+    /// them: its output is written at the end of its dispatch.
     pub(super) to_flush: VecDeque<Token>,
     /// Ended entries, to be reaped at the end of the turn.
     pub(super) to_reap: VecDeque<Token>,

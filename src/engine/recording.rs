@@ -58,7 +58,8 @@ impl Engine {
         Ok(sent)
     }
 
-    /// Records the bytes that `send` has accepted, if it had accepted `before` bytes earlier.
+    /// Records the bytes that the last `send` accepted. `before` is the total of accepted bytes
+    /// before that `send`.
     pub(super) fn record_send(&mut self, token: Token, before: u64) {
         let len = self.accepted_bytes(token).saturating_sub(before);
         if len > 0 && self.is_recorded(token) {

@@ -26,7 +26,7 @@ pub(crate) enum Task {
     AcceptRetry,
     /// Frees memory that was not used since the last trim.
     Trim,
-    /// Ends a lack of memory that lasted too long.
+    /// Aborts connections, because the memory budget was used up for too long.
     Memory,
     /// Ends a shutdown that took too long.
     Shutdown,
@@ -151,7 +151,7 @@ impl Timers {
         }
     }
 
-    /// Maintains the stamp from now on.
+    /// Starts to maintain the 32-bit stamp, if it is not maintained yet.
     pub(super) fn keep_stamp(&mut self) {
         if !self.keeps_stamp {
             self.keeps_stamp = true;

@@ -22,7 +22,7 @@ const FLUSH_LEN: usize = 128 * 1024;
 /// Capacity that a trim leaves to a queue, in bytes.
 const QUEUE_LEN_BASE: usize = 64 * 1024;
 
-/// Opening and closing.
+/// The opening and the close of UDP sockets.
 impl Engine {
     pub(crate) fn bind_udp(
         &mut self,
@@ -74,7 +74,7 @@ impl Engine {
     }
 }
 
-/// Sending.
+/// The send queue of UDP sockets.
 impl Engine {
     /// Queues a datagram; `to` is `None` for the connected peer.
     pub(crate) fn send_datagram(
@@ -219,7 +219,7 @@ mod tests {
     use crate::os::sim::World;
 
     /// Returns the capacity of the send queue after bursts of datagrams of a kilobyte. Each element
-    /// is the length of one burst, and a trim follows each burst.
+    /// of `bursts` is the number of datagrams of one burst. A trim follows each burst.
     fn held_after(bursts: &[usize]) -> usize {
         let mut engine = Engine::new(Config::default(), World::current().os())
             .expect("the simulated poll opens");

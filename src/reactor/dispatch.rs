@@ -108,7 +108,8 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Reports that the peer hung up while the connection is not read. Only events show that.
+    /// Reports a peer that hung up while the connection is not read. The connection is not read, so
+    /// only an event can show the hang-up.
     fn dispatch_hangup(&mut self, token: Token) {
         let watermark = self.engine.check_reset(token);
         self.notify_watermark(token, watermark);
@@ -514,8 +515,8 @@ impl Input<'_> {
     }
 }
 
-/// Decodes and delivers one round. If the connection is recorded, each frame is recorded before its
-/// delivery.
+/// Decodes bytes and delivers their frames. If the connection is recorded, each frame is recorded
+/// before its delivery.
 fn deliver<H: Handler>(
     assembler: &mut Assembler,
     round: Round<'_>,

@@ -77,7 +77,7 @@ pub struct Reactor<H: Handler> {
     posted: VecDeque<Posted<H>>,
 }
 
-/// Construction and running.
+/// Methods that create a reactor and run it.
 impl<H: Handler> Reactor<H> {
     /// Creates a reactor with the default configuration.
     ///
@@ -155,22 +155,22 @@ impl<H: Handler> Reactor<H> {
     }
 
     fn run_turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.wait(timeout)?; // 1 and 2
-        self.engine.record_events(); // 3
+        self.wait(timeout)?; // phases 1 and 2
+        self.engine.record_events(); // phase 3
         self.engine.begin_dispatch_phase();
         while let Some(token) = self.engine.next_ready() {
-            self.dispatch(token); // 4
+            self.dispatch(token); // phase 4
         }
-        self.run_timers(); // 5
+        self.run_timers(); // phase 5
         self.run_posted();
         for _ in 0..self.engine.to_flush_count() {
-            self.flush_next(); // 6
+            self.flush_next(); // phase 6
         }
         for _ in 0..self.engine.to_reap_count() {
-            self.reap_next(); // 7
+            self.reap_next(); // phase 7
         }
         if self.engine.paused_for_memory_count() > 0 {
-            self.resume_paused_for_memory(); // 8
+            self.resume_paused_for_memory(); // phase 8
         }
         self.engine.arm_trim(self.read_buffer.is_over_base());
         self.engine.telemetry.stats.turns += 1;
@@ -202,7 +202,7 @@ impl<H: Handler> Reactor<H> {
     }
 }
 
-/// Access from outside of a callback.
+/// Methods for code outside of callbacks: they open sockets and give access to the handler.
 impl<H: Handler> Reactor<H> {
     /// Calls `enter` with the handler and the [`Context`], from outside of a callback. Use it for a
     /// first connect, for sockets with options, or to read state between two turns.

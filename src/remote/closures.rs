@@ -24,7 +24,7 @@ pub(crate) trait Closures<H: Handler> {
     fn as_any_mut(&mut self) -> &mut dyn Any;
 }
 
-/// Closures of one type, in the order of posting.
+/// A run: closures of one type that were posted one after the other, in that order.
 struct Run<F> {
     /// Stored apart from `others`, because a run often holds only one closure if types alternate.
     first: Option<F>,

@@ -30,8 +30,8 @@ pub(crate) enum Posted<H: Handler> {
 /// shuts the reactor down.
 ///
 /// A `Remote` is cheap to clone, and it is `Send` even if the handler is not. Closures and payloads
-/// of one thread keep their order. A post costs no system call while the loop is running. While the
-/// loop sleeps, one wake-up serves any number of posts.
+/// of one thread keep their order. A post costs no system call while the loop is running. If the
+/// loop sleeps, one wake-up is enough for any number of posts.
 ///
 /// # Examples
 ///
@@ -185,9 +185,9 @@ impl<H: Handler> Inlet<H> {
         self.queue.take(posted)
     }
 
-    /// Returns a guard that makes pending posts visible at the poll's descriptor when it is
-    /// dropped. The guard is dropped when the loop returns the thread to its caller, also by a
-    /// panic.
+    /// Returns a guard for the time in which the loop runs. If posts are pending when the guard is
+    /// dropped, it makes the poll's descriptor readable. It is dropped when the loop returns to its
+    /// caller, also by a panic.
     pub(crate) fn parks(&self) -> Option<Parks<H>> {
         self.is_open().then(|| Parks {
             queue: Arc::downgrade(&self.queue),

@@ -52,8 +52,8 @@ impl Wake for crate::os::Waker {
 /// Posts to an awake loop cause no wake-up. Posts to a sleeping loop cause one wake-up in total.
 pub(super) struct Queue<T, W> {
     recv_batch: Mutex<RecvBatch<T>>,
-    /// Says if posts are queued and if the loop must be woken. The loop reads it without the lock.
-    /// `AWAKE` and `PENDING` are written under the lock.
+    /// `AWAKE`, `ASLEEP` or one of the states in which posts are queued. The loop reads it without
+    /// the lock. `AWAKE` and `PENDING` are written under the lock.
     state: AtomicU8,
     waker: W,
     len_max: usize,
@@ -147,8 +147,8 @@ impl<T, W: Wake> Queue<T, W> {
         }
     }
 
-    /// Prepares for the loop's caller to wait at the poll's descriptor. A pending post must be
-    /// visible there, even if it arrived while the loop was awake.
+    /// Marks the loop as asleep before its caller waits for the poll's descriptor. A pending post
+    /// makes the descriptor readable, even if it arrived while the loop was awake.
     pub(super) fn park(&self) {
         if !self.fall_asleep() {
             // If the wake-up fails, the next post tries again.
@@ -199,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts wake-ups, after failing the first `refusals` of them.
+    /// A waker that fails `refusals` times and then counts its wake-ups.
     #[derive(Default)]
     struct Counter {
         woken: Cell<u32>,

@@ -20,7 +20,7 @@
 //!
 //! The four cases take turns, and each figure is the median of its rounds. The goal is a 99th
 //! percentile of at most three times the quiet one. The output also shows the reactor turns that
-//! ended between a ping and its echo. They tell a wait for many turns from a wait for long turns.
+//! ended between a ping and its echo. They show if a ping waited for many turns or for long ones.
 //! The last column is the rate of the flood.
 //!
 //! The server and the load each have their own processor, and the flood takes a third one. With

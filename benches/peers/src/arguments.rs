@@ -31,15 +31,15 @@ Options:
                        larger frames, or datagrams
   --cell CxDxS         adds one load: C connections, each with D frames of S bytes in flight;
                        udp-CxDxS: C sockets, each with D datagrams of S bytes in flight;
-                       udp-gso-CxDxS: the same, and each client sends its D datagrams with one
-                       call (GSO); may be repeated
+                       udp-gso-CxDxS: like udp-CxDxS, but each client sends its D datagrams
+                       with one call (GSO); may be repeated
   --idle N             idle connections beside those of the load (default 19000 in mode idle, else
                        none); only for idle, syscalls and instructions
-  --rounds N           turns per load; each turn loads every server twice (default 30)
-  --slice-ms N         how long a server is loaded at a time, in milliseconds (default 20 to 60,
+  --rounds N           rounds per load; each round loads every server twice (default 30)
+  --slice-ms N         duration of one load of a server, in milliseconds (default 20 to 60,
                        depending on the load)
   --check              compare every echoed byte, not only the frame lengths
-  --quick              smoke test of a few seconds: small loads, 2 turns, every byte compared
+  --quick              smoke test of a few seconds: small loads, 2 rounds, every byte compared
   --frames N           frames to count over (default 100000 for syscalls, 50000 for instructions)
   --markdown           print the tables as Markdown
   --core N             (serve) run only on this core

@@ -132,7 +132,7 @@ impl Cell {
     /// Returns the duration for which one server is loaded before the next.
     ///
     /// A slice is long enough for many batches of every connection, and no longer. The speed of the
-    /// machine changes within a second, and all slices of a turn should see one speed.
+    /// machine changes within a second, and all slices of a round should see one speed.
     pub(crate) fn slice(self) -> Duration {
         let in_flight = self.connections * self.depth * self.size;
         if self.connections >= 500 {

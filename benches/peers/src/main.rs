@@ -175,7 +175,7 @@ fn describe(plan: &Plan, output: &mut impl Write) -> io::Result<()> {
     writeln!(
         output,
         "ns/frame: server CPU time, 20th percentile of slices. ratio: to the first server in the\n\
-         same turn, median and quartiles of {} turns. p50, p99, p99.9: round trip of a whole\n\
+         same round, median and quartiles of {} rounds. p50, p99, p99.9: round trip of a whole\n\
          batch in microseconds.",
         plan.turns
     )?;

@@ -3,8 +3,8 @@
 //! The speed of a machine can change by a third within a second, because of its clock, other
 //! programs or interrupts. Runs one after the other would see different speeds. So each server is
 //! loaded for one short slice, one after the other, and then again in reverse order. That is one
-//! turn, and its middle is the same instant for every server. Servers are compared within a turn,
-//! and the result is the median over all turns.
+//! round, and its middle is the same instant for every server. Servers are compared within a round,
+//! and the result is the median over all rounds.
 
 use std::io;
 use std::time::Instant;
@@ -40,7 +40,7 @@ pub(crate) struct Row {
     pub(crate) server: &'static str,
     /// CPU time of the server per frame, in nanoseconds: the 20th percentile of its slices.
     pub(crate) nanoseconds_per_frame: f64,
-    /// CPU time per frame of each turn, in nanoseconds, over both of its slices.
+    /// CPU time per frame of each round, in nanoseconds, over both of its slices.
     turns: Vec<f64>,
     pub(crate) frames_per_second: f64,
     /// Round-trip times of whole batches in microseconds: percentiles 50, 99 and 99.9.
@@ -51,7 +51,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Returns the ratio of the CPU time per frame to that of `other`, taken within each turn.
+    /// Returns the ratio of the CPU time per frame to that of `other`, taken within each round.
     ///
     /// `other` is another server, or this server without idle connections.
     pub(crate) fn ratio_to(&self, other: &Self) -> Quartiles {
@@ -161,7 +161,7 @@ impl Subject {
         Ok(())
     }
 
-    /// Returns the nanoseconds per frame of each turn, which is two slices.
+    /// Returns the nanoseconds per frame of each round, which is two slices.
     fn turns(&self) -> Vec<f64> {
         self.slices.chunks(2).map(nanoseconds_per_frame).collect()
     }

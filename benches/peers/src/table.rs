@@ -38,7 +38,7 @@ impl Table {
         let cells = || self.rows.iter().filter_map(move |row| row.get(at));
         let widest = cells().chain(self.header.get(at)).map(String::len).max();
         Column {
-            // Markdown needs three characters for its rule.
+            // The line below a Markdown header needs at least three characters per column.
             width: widest.unwrap_or_default().max(3),
             is_words: cells().any(|cell| cell.starts_with(char::is_alphabetic)),
         }

@@ -170,8 +170,8 @@ impl Run {
         }
     }
 
-    /// Injects only the events that a kernel would report: readiness that was not reported since a
-    /// call would block.
+    /// Injects only the events that a kernel would report. An edge-triggered kernel reports a
+    /// readiness once, and again only after a call returned `WouldBlock`.
     fn edge(&self, number: usize) {
         let expected = &self.reactor.handler.conns[number];
         let Some(script) = expected.script else {
@@ -189,8 +189,8 @@ impl Run {
         }
     }
 
-    /// Runs a turn. Then checks that no connection above its high watermark has an empty queue and
-    /// no `on_drained`.
+    /// Runs a turn. Then checks the connections that were above their high watermark: if the queue
+    /// of one is empty now, it must have got `on_drained`.
     fn turn(&mut self) {
         self.enter(|reactor| reactor.turn(Some(Duration::ZERO)).expect("the poll works"));
         self.reactor.with(|model, cx| {

@@ -411,7 +411,7 @@ pub(super) fn encode(framing: &Framing, payload: &[u8], out: &mut Vec<u8>) {
 }
 
 impl Handler for Model {
-    /// The index of its expected state.
+    /// Index of the expected state of the connection.
     type Session = Option<usize>;
 
     fn on_open(&mut self, cx: &mut Cx<'_>, conn: ConnId, session: &mut Option<usize>, _: Origin) {

@@ -1,8 +1,8 @@
 //! An echo server with a plain mio loop, written after mio's `tcp_server` example.
 //!
 //! A `HashMap` holds the connections by token. Each read continues until `WouldBlock`, into the
-//! connection's own buffer, which grows when it is full. If a write leaves a rest, the connection
-//! registers for writability and writes the rest then.
+//! connection's own buffer, which grows when it is full. If the kernel does not take all
+//! output, the connection registers for writability and writes the remaining bytes then.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
