@@ -35,8 +35,8 @@ impl<H: Handler + 'static> Reactor<H> {
                 log::error!("cannot wake the loop to shut down after a signal: {error}");
             }
         };
-        // Not `try_set_handler`, which treats an ignored signal as caught. A shell starts
-        // background jobs with SIGINT ignored, and `nohup` ignores SIGHUP.
+        // `try_set_handler` would fail for an ignored signal. A shell starts background jobs with
+        // SIGINT ignored, and `nohup` ignores SIGHUP.
         ctrlc::set_handler(handler).map_err(|error| match error {
             ctrlc::Error::System(error) => error,
             ctrlc::Error::MultipleHandlers => io::Error::new(io::ErrorKind::AlreadyExists, error),

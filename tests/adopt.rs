@@ -435,7 +435,7 @@ fn every_descriptor_of_a_reactor_is_close_on_exec() {
             .expect("the descriptor is open");
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
         let flags = u32::from_str_radix(flags.expect("proc(5) documents a flags line").trim(), 8);
-        // O_CLOEXEC (open(2)).
+        // The constant is O_CLOEXEC (open(2)).
         assert_ne!(
             flags.expect("proc(5) gives the flags in octal") & 0o2_000_000,
             0,

@@ -20,7 +20,7 @@ fn every_fuzz_entry_passes_its_corpus() {
             let path = file.expect("the folder can be read").path();
             let data = fs::read(&path).expect("the file can be read");
             assert!(data.len() <= FILE_LEN_MAX, "{}", path.display());
-            // Printed so that a failure shows its input.
+            // The path is printed so that a failure shows its input.
             println!("{}", path.display());
             entry(&data);
             count += 1;

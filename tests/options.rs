@@ -49,7 +49,7 @@ fn connected(options: &ConnectOptions) -> (Reactor<Probe>, ConnId, ConnId) {
     (reactor, client, server)
 }
 
-/// Error kind of the only connection, whose connect failed.
+/// Returns the error kind with which the only connection failed to connect.
 fn only_failure(reactor: &mut Reactor<Probe>) -> ErrorKind {
     drive(reactor, |reactor| !reactor.handler().closes().is_empty());
     assert_eq!(reactor.handler().events.len(), 1, "no other callback ran");

@@ -116,7 +116,8 @@ fn proxy_delivers_to_a_slow_reader_in_bounded_memory() {
     let (mut expected, mut bytes) = (pattern(), vec![0; BLOCK_LEN]);
     let (mut highest, mut lead) = (base, 0);
     for number in 0..LEN / BLOCK_LEN {
-        // Bytes that the sender is ahead by are in kernel buffers and in the proxy.
+        // The sender is ahead of the reader. The bytes between them are in kernel buffers and in
+        // the proxy.
         let ahead = sent.load(Ordering::Relaxed);
         lead = lead.max(ahead.saturating_sub(number * BLOCK_LEN));
         highest = highest.max(proxy.memory());

@@ -72,7 +72,8 @@ fn client(addr: impl Into<Addr>) -> Reactor<Client> {
 
 #[test]
 fn reconnect_finds_a_returning_server_every_time() {
-    // Bound throughout the test, so that no other program takes the port while it has no listener.
+    // This socket is bound during the whole test. So no other program takes the port while it has
+    // no listener.
     let (reserved, addr) = common::refusing();
     reserved
         .set_reuse_address(true)

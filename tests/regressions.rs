@@ -33,7 +33,8 @@ fn frames_of_stream(config: Config, framing: Framing, stream: &[u8]) -> Vec<Vec<
     frames.into_iter().map(<[u8]>::to_vec).collect()
 }
 
-// The trim of the buffer lost that the start of the line was skipped, so its end was a frame.
+// While a too long line was skipped, a trim of the buffer forgot that. So the end of that line was
+// delivered as a frame.
 #[test]
 fn end_of_a_skipped_line_was_a_line_after_a_memory_trim() {
     let framing = Framing::line().frame_len_max(4096).skip_too_long();
@@ -76,7 +77,7 @@ fn timers_of_one_deadline_fired_in_reverse_order() {
     }
 }
 
-// An empty path made the kernel choose an abstract name, on which the listener was lost.
+// For an empty path, the kernel chose an abstract name, and no client could find the listener.
 #[cfg(unix)]
 #[test]
 fn empty_unix_path_listened_on_a_name_of_the_kernel() {
@@ -102,7 +103,7 @@ impl ToSocketAddrs for SlowName {
     }
 }
 
-// The deadline counted from before the name look-up, so a slow one left no time to connect.
+// The deadline counted from before the name look-up, so a slow look-up left no time to connect.
 #[test]
 fn connect_deadline_counted_the_name_look_up() {
     let mut config = Config::default();
@@ -119,7 +120,8 @@ fn connect_deadline_counted_the_name_look_up() {
     assert!(time >= least, "only {time:?} to connect");
 }
 
-// A pause in `on_skipped` of the last frame lost the end of the stream for good.
+// If `on_skipped` of the last frame paused the connection, the end of the stream was never
+// delivered.
 #[test]
 fn pause_at_a_skipped_last_frame_lost_the_half_close() {
     let header = Framing::delimiters(&[b";", b";;"]);
@@ -182,7 +184,7 @@ fn udp_send_queue_kept_the_memory_of_a_burst() {
     }
 }
 
-// Output that was sent before a change of limits was written after the output sent behind it.
+// If the limits changed between two sends, the later output was written first.
 #[test]
 fn change_of_limits_in_a_callback_reordered_output() {
     const LEN: usize = 1_000_000;
@@ -204,7 +206,7 @@ fn change_of_limits_in_a_callback_reordered_output() {
     assert_eq!(answer.partition_point(|&byte| byte == 1), LEN);
 }
 
-// Without a limit, the digits of a length were collected without end.
+// Without a frame limit, a length of endless digits was collected for ever.
 #[test]
 fn endless_netstring_length_was_read_for_ever() {
     let framing = Framing::netstring().frame_len_max(usize::MAX);
@@ -219,7 +221,8 @@ fn endless_netstring_length_was_read_for_ever() {
     assert!(matches!(reason, CloseReason::Frame { .. }), "{reason}");
 }
 
-// The end of the stream ended a frame, but not the header of a frame, which was lost.
+// The end of the stream can end a frame. It did not end the header of a frame, so that frame was
+// lost.
 #[test]
 fn frame_whose_header_ends_with_the_stream_was_lost() {
     let header = Framing::delimiters(&[b";", b";;"]);
@@ -228,7 +231,7 @@ fn frame_whose_header_ends_with_the_stream_was_lost() {
     assert_eq!(frames, [b"a;"]);
 }
 
-// A budget that ended between the last two frames made the search for the last one start too late.
+// If the frame budget ended before the last frame, the search for that frame started too late.
 #[test]
 fn last_frame_after_a_spent_frame_budget_was_lost() {
     let mut config = Config::default();

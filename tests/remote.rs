@@ -337,7 +337,7 @@ fn posted_closure_sends_to_a_connection() {
     server.stop();
 }
 
-/// Returns the connection that a silent probe saw open last.
+/// Returns the connection of the last `on_open` that a probe recorded.
 fn last_conn(reactor: &Reactor<Probe>) -> Option<ConnId> {
     reactor
         .handler()
@@ -497,7 +497,8 @@ fn turn_runs_at_most_post_budget_posts() {
     config.post_budget = 10;
     let (mut reactor, remote) = tally(1, config);
     for index in 0..35 {
-        // Two closure types, so that the budget ends both between runs of one type and within one.
+        // The closures have two types. So the budget ends both between two runs of one type and
+        // within a run.
         let posted = if index % 7 == 0 {
             let one = index.max(1) / index.max(1);
             remote.post(move |tally, _| tally.total += one).is_ok()

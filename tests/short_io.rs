@@ -32,7 +32,8 @@ fn shim() -> Option<&'static Path> {
     let compile = || {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/short_io/shim.c");
         let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libshim.so");
-        // Compiled under another name, then renamed: another test run may be using the old file.
+        // The shim is compiled under another name and then renamed, because another test run may be
+        // using the old file.
         let fresh = library.with_extension(format!("{}", std::process::id()));
         let compiled = Command::new("cc")
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-o"])

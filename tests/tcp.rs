@@ -403,7 +403,7 @@ fn close_outside_a_callback_is_flushed_at_once() {
     }
 }
 
-/// A peer that does not end its side is given `close_deadline`.
+/// A peer that does not end its side loses its connection after `close_deadline`.
 #[test]
 fn close_without_a_fin_ends_at_close_deadline() {
     let probe = Probe::new(|cx, event| {

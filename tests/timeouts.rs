@@ -123,7 +123,7 @@ fn frame_deadline_closes_trickling_peers() {
     }
     drive(&mut reactor, |reactor| {
         for client in &mut clients {
-            // Fails for clients that are closed already.
+            // The write fails if the connection is closed already.
             let _ = client.write(b"x");
         }
         reactor.stats().closed == 50

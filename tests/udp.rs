@@ -267,7 +267,7 @@ fn datagram_refused_twice_in_a_row_is_dropped() {
     assert!(told.iter().all(is_refusal), "{told:?}");
 }
 
-/// Sends a datagram that the kernel refuses between two that it accepts.
+/// Sends three datagrams, and checks that only the second one, which the kernel rejects, is lost.
 fn assert_only_it_is_dropped(to: Option<SocketAddr>, len: usize, errno: i32) {
     let (mut reactor, socket, _) = bound(Probe::silent(), config());
     let peer = peer();

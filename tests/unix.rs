@@ -69,7 +69,7 @@ fn opened(reactor: &Reactor<Probe>) -> Vec<(ConnId, Origin)> {
     opened.collect()
 }
 
-/// Error kind of the only connection, whose connect failed.
+/// Returns the error kind with which the only connection failed to connect.
 fn failure(addr: &Addr) -> ErrorKind {
     let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     reactor.connect(addr, Framing::raw(), ());

@@ -50,7 +50,8 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// Returns `None` if the connection is closed. Also returns `None` for the connection whose
     /// callback is running, because the callback has that session as an argument.
-    /// [`with_session`](Context::with_session) leaves the context usable at the same time.
+    /// While the session is borrowed, the context
+    /// cannot be used; [`with_session`](Context::with_session) lends both.
     pub fn session(&mut self, conn: ConnId) -> Option<&mut H::Session> {
         self.engine.conn(conn.0).ok()?;
         self.sessions.at(conn.0.key())

@@ -165,7 +165,7 @@ impl Engine {
         }
     }
 
-    /// Moves partial frames from oversized buffers to buffers of their own size. Until then an
+    /// Moves partial frames from oversized buffers to buffers that fit their size. Until then an
     /// oversized buffer is kept, because the next frame may need it.
     pub(super) fn trim_oversized(&mut self) {
         for token in self.queues.oversized.drain(..) {

@@ -58,8 +58,8 @@ impl Engine {
             self.await_memory(token);
             return Err(SendError::Full);
         }
-        // Not a buffer of the pool: if the codec panicked, the pool would count it as lent for
-        // ever.
+        // This buffer is not from the pool. If the codec panicked, the pool would count it as lent
+        // for ever.
         let mut buf = mem::take(&mut self.active.envelope);
         buf.reserve(ENVELOPE_LEN);
         let header_len = conn.framing.encode_around(payload, &mut buf);

@@ -303,7 +303,7 @@ impl<H: Handler> Reactor<H> {
     }
 }
 
-/// Phases 6 to 8.
+/// The work of phases 6 to 8 of a turn.
 impl<H: Handler> Reactor<H> {
     /// Runs phase 6 for one entry.
     fn flush_next(&mut self) {

@@ -55,7 +55,7 @@ impl<H: Handler> Reactor<H> {
     /// Runs one posted closure or send; returns false if none is left.
     fn run_next_post(&mut self) -> bool {
         loop {
-            // Borrowed field by field, because the closure runs inside `posted`.
+            // The fields are borrowed one by one, because the closure runs inside `posted`.
             let callbacks = super::Callbacks {
                 handler: &mut self.handler,
                 engine: &mut self.engine,
@@ -70,8 +70,8 @@ impl<H: Handler> Reactor<H> {
                     self.posted.pop_front();
                 }
                 Some(Posted::Send { conn, payload }) => {
-                    // Removed before the send. If the payload makes a codec panic, it must not be
-                    // sent again.
+                    // The payload is removed before the send. If it makes a codec panic, it must
+                    // not be sent again.
                     let (conn, payload) = (*conn, std::mem::take(payload));
                     self.posted.pop_front();
                     if let Err(refused) = callbacks.engine.send_owned(conn.0, payload.into()) {

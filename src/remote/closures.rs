@@ -45,7 +45,7 @@ where
     F: FnOnce(&mut H, &mut Context<'_, H>) + 'static,
 {
     fn run_next(&mut self, handler: &mut H, cx: &mut Context<'_, H>) -> bool {
-        // Removed before it runs: a closure that panics does not run again.
+        // The closure is removed before it runs. If it panics, it does not run again.
         let next = self.first.take().or_else(|| self.others.pop_front());
         next.map(|task| task(handler, cx)).is_some()
     }

@@ -85,7 +85,7 @@ impl<H: Handler> Remote<H> {
         F: FnOnce(&mut H, &mut Context<'_, H>) + Send + 'static,
     {
         self.queue.post(task, |posted, task| {
-            // A closure of the last post's type shares its box.
+            // A closure of the same type as the last post is stored in the box of that post.
             match posted.back_mut() {
                 Some(Posted::Run(last)) => {
                     if let Some(task) = closures::append(last.as_any_mut(), task) {

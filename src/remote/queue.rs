@@ -162,7 +162,7 @@ impl<T, W: Wake> Queue<T, W> {
         recv_batch.closed = true;
         let items = std::mem::take(&mut recv_batch.items);
         drop(recv_batch);
-        // Dropped without the lock, because a closure may contain a `Remote`.
+        // The posts are dropped without the lock, because a closure may contain a `Remote`.
         drop(items);
     }
 

@@ -38,7 +38,7 @@ pub(super) struct DeliberatePanic;
 /// The expected state of one connection.
 pub(super) struct Expected {
     pub(super) conn: ConnId,
-    /// The script of its socket; `None` if its connect fails.
+    /// The script of the connection's socket; `None` if the connect fails.
     pub(super) script: Option<Script>,
     pub(super) framing: Framing,
     /// All bytes that the peer sends.
@@ -65,7 +65,7 @@ pub(super) struct Expected {
     pub(super) is_above: bool,
     /// True if `on_drained` may come.
     pub(super) may_drain: bool,
-    /// True if the handler has closed or aborted it.
+    /// True if the handler has closed or aborted the connection.
     pub(super) is_ended: bool,
     pub(super) is_half_closed: bool,
     /// True if a read or a write was scripted to fail.

@@ -116,7 +116,7 @@ struct Connection {
     stream: TcpStream,
     /// The bytes of a partial frame; empty if there is none.
     tail: Vec<u8>,
-    /// Output that the kernel did not take. Only the amount that the peer leaves unread bounds it.
+    /// Output that the kernel did not take. It has no limit if the peer does not read.
     queue: Vec<u8>,
     /// Number of bytes of `queue` already written: `written <= queue.len()`.
     written: usize,
