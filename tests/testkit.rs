@@ -60,7 +60,7 @@ fn payload(format: &Format, len: usize) -> Vec<u8> {
             header[header_len - 1] =
                 u8::try_from(payload.len()).expect("the payload has at most 200 bytes");
             if *header_len == 1 {
-                // This header counts itself: two bytes of body.
+                // The one byte of this header is count and unit at once: the body has 2 x 2 bytes.
                 return vec![2, b'x', b'x', b'x', b'x'];
             }
             payload.splice(0..0, header);

@@ -108,8 +108,8 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Reports a peer that hung up while the connection is not read. The connection is not read, so
-    /// only an event can show the hang-up.
+    /// Reports a peer that hung up while the connection is not read. No read can notice that, so an
+    /// event of the poll has to show it.
     fn dispatch_hangup(&mut self, token: Token) {
         let watermark = self.engine.check_reset(token);
         self.notify_watermark(token, watermark);
