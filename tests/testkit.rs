@@ -212,7 +212,7 @@ enum Fault {
     /// Misses a delimiter that is split between two reads.
     MissesACutDelimiter,
     /// Starts the next search at the offset at which the last frame's search stopped.
-    KeepsItsPlace,
+    KeepsItsOffset,
     /// Needs a kilobyte, whatever the frame's length.
     NeedsTooMuch,
     NeedsTooLittle,
@@ -246,7 +246,7 @@ impl Codec for Faulty {
         let limit = usize::from(fault != Fault::HasNoLimit) * 100;
         if let Some(at) = found {
             let end = from + at;
-            *searched = if fault == Fault::KeepsItsPlace { 1 } else { 0 };
+            *searched = if fault == Fault::KeepsItsOffset { 1 } else { 0 };
             if limit > 0 && end > limit {
                 return Err(FrameError::Malformed("too long"));
             }
@@ -323,18 +323,18 @@ fn testkit_reports_faults_by_the_smallest_cut() {
             &[b"ab\r", b"\n\r\ncde\r\nf"],
         ),
         (
-            Fault::KeepsItsPlace,
+            Fault::KeepsItsOffset,
             "instead of b\"\"",
             &[b"ab\r\n\r\ncde\r\nf"],
         ),
         (
             Fault::NeedsTooMuch,
-            "needs 1001 bytes, where 4 are enough",
+            "returns Need(1001), but 4 bytes are enough",
             &[b"a", b"b\r\n\r\ncde\r\nf"],
         ),
         (
             Fault::NeedsTooLittle,
-            "answers Need(1) to 1 bytes",
+            "returns Need(1) for 1 bytes",
             &[b"ab\r\n\r\ncde\r\nf"],
         ),
         (
@@ -349,12 +349,12 @@ fn testkit_reports_faults_by_the_smallest_cut() {
         ),
         (
             Fault::SkipsNothing,
-            "answers Skip { bytes: 0 }",
+            "returns Skip { bytes: 0 }",
             &[b"ab\r\n\r\ncde\r\nf"],
         ),
         (
             Fault::RunsOver,
-            "consumed: 3 } to 2 bytes",
+            "consumed: 3 } for 2 bytes",
             &[b"ab\r\n\r\ncde\r\nf"],
         ),
         (Fault::Grows, "with a limit of 100", &[b"", &[0; 64]]),
@@ -375,7 +375,7 @@ fn testkit_reports_a_panic_with_its_bytes() {
     let failure = Cuts::of(&framing)
         .try_check()
         .expect_err("random bytes trigger the panic");
-    assert_eq!(failure.what(), "it panics");
+    assert_eq!(failure.what(), "the codec panics");
     assert!(failure.pieces().concat().contains(&0x1B), "{failure}");
 }
 
@@ -426,8 +426,8 @@ fn testkit_reports_a_payload_that_changes() {
     );
     let framing = Framing::custom(Faulty(Fault::None));
     let cuts = Cuts::of(&framing).payloads(&[b"a\r\nb"]);
-    let failure = cuts.try_check().expect_err("the codec refuses the payload");
-    assert!(failure.what().contains("is refused"), "{failure}");
+    let failure = cuts.try_check().expect_err("the codec rejects the payload");
+    assert!(failure.what().contains("rejects the payload"), "{failure}");
 }
 
 #[test]
@@ -445,7 +445,10 @@ fn testkit_reports_a_wrong_expectation() {
         .expect_error()
         .try_check()
         .expect_err("the expectation is wrong");
-    assert_eq!(failure.what(), "no error comes, where one is expected");
+    assert_eq!(
+        failure.what(),
+        "an error is expected, but the codec reports none"
+    );
 }
 
 #[test]

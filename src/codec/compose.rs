@@ -25,8 +25,8 @@ impl Framing {
     }
 }
 
-/// A frame that is being appended to `buf`. Dropped before [`finish`](UnfinishedFrame::finish), by
-/// an error or a panic, it removes what was appended.
+/// A frame that is being appended to `buf`. If it is dropped before
+/// [`finish`](UnfinishedFrame::finish), by an error or a panic, it removes the appended bytes.
 pub(super) struct UnfinishedFrame<'a> {
     pub(super) buf: &'a mut Buf,
     /// Length of `buf` before the frame.

@@ -1,4 +1,5 @@
-//! Codecs as the decode loops call them: bound to their state, each step checked.
+//! The interface between the decode loops and the codecs: a codec bound to its state, with checked
+//! steps.
 
 use super::step::{CheckedStep, check};
 use super::{Codec, ErasedCodec, ErasedState, Kind, ScanState, with_builtin};
@@ -6,11 +7,11 @@ use crate::memory::GrowBuf;
 
 /// A codec and its state of one connection.
 pub(crate) trait Decoder {
-    /// True if `step` may be called without bytes, and then needs some. It saves the loop a test
-    /// behind each frame.
+    /// True if `step` accepts an empty slice and then returns `Need`. The decode loop then does not
+    /// test for an empty slice after each frame.
     const ACCEPTS_EMPTY: bool = false;
 
-    /// Decodes the front of `bytes`: one call of the codec.
+    /// Decodes the start of `bytes`: one call of the codec.
     fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a>;
 
     /// See [`BuiltinCodec::ahead`].
@@ -20,19 +21,19 @@ pub(crate) trait Decoder {
     }
 }
 
-/// Meaning of new bytes for a partial frame.
+/// Result of searching new bytes for the end of a partial frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lookahead {
-    /// Only a step over all bytes of the frame can tell.
+    /// Unknown: only a decode step over all bytes of the frame finds its end.
     Unknown,
-    /// All of them belong to the frame, and its end is not among them.
+    /// All new bytes belong to the frame, and its end is not among them.
     Inside,
-    /// A step is due once this many of them, at least 1, are held. Fewer of these than the longest
-    /// delimiter has lie behind the frame.
-    Look(usize),
-    /// The end of the frame is among them.
+    /// A decode step is due once this many new bytes, at least 1, are held. They contain fewer
+    /// bytes after the frame than the longest delimiter has.
+    StepAfter(usize),
+    /// The new bytes contain the end of the frame.
     Ends {
-        /// Number of them that belong to the frame; at least 1.
+        /// Number of new bytes that belong to the frame; at least 1.
         len: usize,
         /// Length of the payload, which begins at the first byte of the frame.
         payload_len: usize,
@@ -41,14 +42,14 @@ pub(crate) enum Lookahead {
 
 /// Abilities of a built-in codec beyond [`Codec`].
 pub(crate) trait BuiltinCodec: Codec<State = ScanState> {
-    /// Searches `more`, the bytes behind `held`, for the end of the frame before they are copied,
-    /// so that no byte of another frame is copied. All of `held` was searched before.
+    /// Searches `more`, the bytes after `held`, for the end of the frame before they are copied, so
+    /// that no byte of another frame is copied. All of `held` was searched before.
     fn ahead(&self, scanned: &mut ScanState, held: &GrowBuf, more: &[u8]) -> Lookahead {
         let _ = (scanned, held, more);
         Lookahead::Unknown
     }
 
-    /// The codec itself, also if it is called on an `Arc`.
+    /// Returns the codec itself, even if it is called on an `Arc`.
     fn itself(&self) -> &Self {
         self
     }
@@ -100,7 +101,7 @@ impl Decoder for BoundCustom<'_> {
 pub(crate) struct AnyDecoder<'a> {
     pub(crate) kind: &'a Kind,
     pub(crate) scanned: &'a mut ScanState,
-    /// State of a user's codec; always there for [`Kind::Custom`].
+    /// State of a user's codec; always `Some` for [`Kind::Custom`].
     pub(crate) custom: Option<&'a mut ErasedState>,
     /// True once the stream has ended.
     pub(crate) has_ended: bool,

@@ -62,7 +62,7 @@ impl Delimited {
                 .iter()
                 .any(|other| other.len() > one.len() && other.starts_with(one))
         };
-        // A prefix of another delimiter is no suitable ending: the decoder would wait for the
+        // A prefix of another delimiter is not a suitable ending: the decoder would wait for the
         // longer one.
         let ending = delimiters.iter().copied().find(|one| !is_begun_by(one));
         let search = match delimiters {
@@ -99,8 +99,8 @@ impl Delimited {
         }
     }
 
-    /// Looks for a delimiter that begins in the held bytes, complete or not. Returns `None` if
-    /// there is none.
+    /// Searches for a delimiter that begins in the held bytes, complete or partial. Returns `None`
+    /// if there is none.
     #[cold]
     fn ahead_at_border(
         &self,
@@ -112,7 +112,7 @@ impl Delimited {
         let more_len = self.longest.saturating_sub(1).min(more.len());
         let mut border = [0; BORDER_LEN_MAX];
         let Some(border) = border.get_mut(..begun.saturating_add(more_len)) else {
-            return Some(Lookahead::Look(self.longest.min(more.len())));
+            return Some(Lookahead::StepAfter(self.longest.min(more.len())));
         };
         let (front, back) = border.split_at_mut_checked(begun)?;
         held.copy_end(front);
@@ -128,7 +128,7 @@ impl Delimited {
         scanned.to = scanned.to.saturating_add(start);
         Some(if is_there {
             let of_it = begun.saturating_sub(start);
-            Lookahead::Look(self.longest.saturating_sub(of_it).clamp(1, more.len()))
+            Lookahead::StepAfter(self.longest.saturating_sub(of_it).clamp(1, more.len()))
         } else {
             self.limit.without_end(scanned, held.len(), more)
         })
@@ -151,8 +151,8 @@ impl Delimited {
         Ok(Step::Need(bytes.len().saturating_add(1)))
     }
 
-    /// Returns the frame whose end was found. Its payload is `dropped` bytes that were skipped
-    /// earlier, and the first `len` of the bytes shown.
+    /// Returns the frame whose end was found. Its payload consists of `dropped` bytes that were
+    /// skipped earlier, and of the first `len` bytes shown.
     #[inline(always)]
     fn frame(&self, dropped: u64, len: usize, consumed: usize) -> Result<Step, FrameError> {
         let whole = dropped.saturating_add(len as u64);
@@ -205,7 +205,8 @@ impl Codec for Delimited {
         let len = out.bytes().len();
         self.limit.check_payload(len)?;
         out.put(&self.ending);
-        // A delimiter may also begin in the payload and end in the ending or in the next frame.
+        // A delimiter may also begin in the payload and end in the appended delimiter or in the
+        // next frame.
         match self.find(out.bytes(), 0, true) {
             Found::At { start, .. } if start == len => Ok(()),
             _ => Err(FrameError::Unencodable(

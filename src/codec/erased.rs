@@ -77,7 +77,7 @@ fn own_of<'a>(
 }
 
 impl AnyState {
-    /// Decodes the front of `bytes`: one call of the codec, also once the stream `has_ended`.
+    /// Decodes the start of `bytes`: one call of the codec, also once the stream `has_ended`.
     pub(crate) fn step<'a>(
         &mut self,
         kind: &Kind,
@@ -94,10 +94,10 @@ impl AnyState {
         check(bytes, step)
     }
 
-    /// Decodes the front of `bytes` before the stream has ended, and returns what `then` makes of
-    /// the step.
-    // Inlined with `then` next to each codec: a loop that pulls one frame after the other reads no
-    // step back from memory, which takes twice the time.
+    /// Decodes the start of `bytes` before the stream has ended, and returns the result of `then`
+    /// for the step.
+    // Inlined together with `then` for each codec. Otherwise a loop over single frames reads each
+    // step back from memory and takes twice the time.
     #[inline(always)]
     pub(crate) fn step_then<'a, T>(
         &mut self,

@@ -73,7 +73,7 @@ pub(crate) enum Kind {
     Fixed(Fixed),
     Varint(Varint),
     Netstring(Netstring),
-    // Kept behind an `Arc`, so that `Kind` is small: a dispatch clones it.
+    // Stored behind an `Arc`, so that `Kind` is small: a dispatch clones it.
     Delimited(Arc<Delimited>),
     LengthField(Arc<Headed>),
     HeaderBody(Arc<HeaderBody>),
@@ -437,7 +437,7 @@ impl Framing {
     /// Creates a framing with a length field inside a header.
     ///
     /// The field is 1 to 8 bytes wide and may have any offset. Its value may count more or fewer
-    /// bytes than those that follow it.
+    /// bytes than follow it.
     ///
     /// ```text
     ///   v 1 08 h e l l o       LengthField::new(1).leading(b"v1").adjustment(-3)
@@ -757,8 +757,8 @@ mod tests {
             for len in 1..header.len() {
                 assert!(framing.kind().is_header_cut(&header[..len]), "{framing}");
             }
-            for behind in [&b""[..], b"12345"] {
-                let head = [header, behind].concat();
+            for after in [&b""[..], b"12345"] {
+                let head = [header, after].concat();
                 assert!(!framing.kind().is_header_cut(&head), "{framing}");
             }
         }

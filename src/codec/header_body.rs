@@ -96,7 +96,7 @@ impl HeaderBody {
         }
     }
 
-    fn look(
+    fn decode_step(
         &self,
         scanned: &mut ScanState,
         bytes: &[u8],
@@ -114,7 +114,7 @@ impl HeaderBody {
             }
         };
         if bytes.len() < end {
-            // Lets the next call find the end of the header at once.
+            // Makes the next call find the end of the header at once.
             scanned.to = header_end;
             return Ok(Step::Need(end));
         }
@@ -131,12 +131,12 @@ impl Codec for HeaderBody {
     type State = ScanState;
 
     fn decode(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
-        self.look(scanned, bytes, false)
+        self.decode_step(scanned, bytes, false)
     }
 
-    /// Accepts a header that only the end of the stream completes, if its body is empty.
+    /// Accepts a header that the end of the stream completes, if its body is empty.
     fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
-        self.look(scanned, rest, true)
+        self.decode_step(scanned, rest, true)
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
@@ -166,7 +166,9 @@ impl HeaderBody {
             Front::Header { .. } => Err(FrameError::Unencodable(
                 "its length differs from the length in its header",
             )),
-            Front::Cut(_) => Err(FrameError::Unencodable("it is shorter than its header")),
+            Front::Cut(_) => Err(FrameError::Unencodable(
+                "the payload is shorter than its header",
+            )),
         }
     }
 }

@@ -63,7 +63,8 @@ impl Length {
         (len == payload.len() as u64).then_some(payload)
     }
 
-    /// Returns the length in the field at the front, or `None` if the field is cut.
+    /// Returns the length in the field at the start of `bytes`, or `None` if the field is
+    /// incomplete.
     #[inline(always)]
     fn read_field(&self, bytes: &[u8]) -> Option<u64> {
         // Fast path: the usual width is read at once.
@@ -146,7 +147,7 @@ impl Decoder for LengthU32 {
 /// Returns the step for a header with a length of `len` bytes.
 #[inline(always)]
 fn step(limit: Limit, header: usize, len: u64, bytes: &[u8]) -> Result<Step, FrameError> {
-    // Checked as u64, before anything relies on the length.
+    // Compared as u64, before the length is used.
     let end = match usize::try_from(len) {
         Ok(len) if len <= limit.len => len.checked_add(header),
         _ => None,
@@ -291,7 +292,9 @@ mod tests {
             let error = codec
                 .encode(&payload, &mut Out::new(&mut buf))
                 .expect_err("too long");
-            assert!(matches!(error, FrameError::TooLong { limit: told, .. } if told == limit));
+            assert!(
+                matches!(error, FrameError::TooLong { limit: reported, .. } if reported == limit)
+            );
             assert!(buf.is_empty());
             codec
                 .encode(&payload[1..], &mut Out::new(&mut buf))

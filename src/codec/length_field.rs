@@ -74,7 +74,7 @@ pub struct LengthField {
     leading: Box<[u8]>,
     following: Box<[u8]>,
     adjustment: i64,
-    /// Bytes removed from the front of each frame; `None` removes the header.
+    /// Bytes removed from the start of each frame; `None` removes the header.
     strip: Option<usize>,
 }
 
@@ -132,17 +132,18 @@ impl LengthField {
     /// Sets the number that is added to the field's value to get the number of bytes after the
     /// field.
     ///
-    /// If the field counts the header too, it is minus the length of the header up to the end of
-    /// the field. If the field does not count a trailer, it is the length of the trailer.
+    /// If the field counts the header too, the number is minus the length of the header up to the
+    /// end of the field. If the field does not count a trailer, the number is the length of the
+    /// trailer.
     #[must_use]
     pub fn adjustment(mut self, bytes: i64) -> Self {
         self.adjustment = bytes;
         self
     }
 
-    /// Sets the number of bytes to remove from the front of each frame. Default: the header.
+    /// Sets the number of bytes to remove from the start of each frame. Default: the header.
     ///
-    /// Header bytes that are not stripped are delivered. `send` expects them at the front of the
+    /// Header bytes that are not stripped are delivered. `send` expects them at the start of the
     /// payload, and fills in the length. Body bytes that are stripped are sent as zeros. A received
     /// frame that is shorter than `bytes` is malformed.
     #[must_use]
@@ -175,11 +176,11 @@ impl LengthField {
     /// Returns the length of a whole frame whose field holds `value`, or `None` if it exceeds
     /// `u64`. A length below the header or the stripped bytes is an error.
     fn frame_len(&self, value: u64) -> Result<Option<u64>, FrameError> {
-        let behind = value.checked_add_signed(self.adjustment);
-        let len = behind.and_then(|len| len.checked_add(self.field_end() as u64));
+        let after_field = value.checked_add_signed(self.adjustment);
+        let len = after_field.and_then(|len| len.checked_add(self.field_end() as u64));
         let is_too_short = match len {
             Some(len) => len < self.stripped().max(self.header_len()) as u64,
-            None => behind.is_none() && self.adjustment < 0,
+            None => after_field.is_none() && self.adjustment < 0,
         };
         match is_too_short {
             true => Err(FrameError::Malformed(
@@ -274,7 +275,9 @@ impl Codec for Headed {
         let frame = out.bytes_mut();
         limit.check_payload(frame.len().saturating_sub(stripped))?;
         if frame.len() < field.header_len() {
-            return Err(FrameError::Unencodable("it is shorter than its header"));
+            return Err(FrameError::Unencodable(
+                "the payload is shorter than its header",
+            ));
         }
         let mut value = field.field_of(frame.len())?;
         let width = usize::from(field.width);
@@ -358,18 +361,18 @@ mod tests {
             ),
         ];
         for (codec, bytes) in shapes {
-            assert_eq!(encode(&codec, hello).expect("it fits"), bytes);
-            assert_eq!(decode(&codec, bytes).expect("a frame"), hello);
+            assert_eq!(encode(&codec, hello).expect("the payload fits"), bytes);
+            assert_eq!(decode(&codec, bytes).expect("the bytes are a frame"), hello);
             let kept = codec.keep_header();
-            assert_eq!(decode(&kept, bytes).expect("a frame"), bytes);
-            assert_eq!(encode(&kept, bytes).expect("it fits"), bytes);
+            assert_eq!(decode(&kept, bytes).expect("the bytes are a frame"), bytes);
+            assert_eq!(encode(&kept, bytes).expect("the payload fits"), bytes);
         }
     }
 
     #[test]
     fn encode_changes_only_the_length_field_of_a_kept_header() {
         let codec = LengthField::new(2).leading(&[0, 0]).keep_header();
-        let sent = encode(&codec, b"\xAB\xCD??body").expect("it fits");
+        let sent = encode(&codec, b"\xAB\xCD??body").expect("the payload fits");
         assert_eq!(sent, b"\xAB\xCD\x00\x04body");
         assert!(matches!(
             encode(&codec, b"abc"),
@@ -413,7 +416,10 @@ mod tests {
     #[test]
     fn body_that_the_length_field_cannot_hold_is_rejected() {
         let codec = LengthField::new(1);
-        assert_eq!(encode(&codec, &[7; 255]).expect("it fits").len(), 256);
+        assert_eq!(
+            encode(&codec, &[7; 255]).expect("the payload fits").len(),
+            256
+        );
         assert!(matches!(
             encode(&codec, &[7; 256]),
             Err(FrameError::TooLong {
@@ -431,7 +437,7 @@ mod tests {
             (field.clone().adjustment(7), 260),
             (field.keep_header(), 257),
         ] {
-            encode(&field, &vec![7; largest]).expect("it fits");
+            encode(&field, &vec![7; largest]).expect("the payload fits");
             let error = encode(&field, &vec![7; largest + 1]).expect_err("one byte more");
             let FrameError::TooLong { len, limit } = error else {
                 panic!("{field:?}: {error}");
@@ -444,7 +450,10 @@ mod tests {
             encode(&short, b"abc"),
             Err(FrameError::Unencodable(_))
         ));
-        assert_eq!(encode(&short, b"abcd").expect("it fits"), b"\x00abcd");
+        assert_eq!(
+            encode(&short, b"abcd").expect("the payload fits"),
+            b"\x00abcd"
+        );
     }
 
     #[test]
@@ -475,7 +484,7 @@ mod tests {
     }
 
     /// Examples from the documentation of Netty's `LengthFieldBasedFrameDecoder`: offset, width,
-    /// adjustment and bytes to strip, then the received front and the delivered front.
+    /// adjustment and bytes to strip, then the first bytes received and the first bytes delivered.
     #[test]
     fn netty_strip_examples_are_decoded_and_encoded() {
         let hello = |front: &[u8]| [front, b"HELLO, WORLD"].concat();
@@ -507,21 +516,21 @@ mod tests {
         for (field, front, delivered) in shapes {
             let (stream, frame) = (hello(front), hello(delivered));
             assert_eq!(
-                decode(&field, &stream).expect("a frame"),
+                decode(&field, &stream).expect("the bytes are a frame"),
                 frame,
                 "{field:?}"
             );
             assert_eq!(
-                encode(&field, &frame).expect("it fits"),
+                encode(&field, &frame).expect("the payload fits"),
                 stream,
                 "{field:?}"
             );
         }
         let of_its_header = of(1, 1, 2, 4).following(b"??");
-        let sent = encode(&of_its_header, b"abc").expect("it fits");
+        let sent = encode(&of_its_header, b"abc").expect("the payload fits");
         assert_eq!(sent, b"\xCA\x03??abc");
         let part = of(1, 1, 2, 3).following(b"?!");
-        let sent = encode(&part, b"+abc").expect("it fits");
+        let sent = encode(&part, b"+abc").expect("the payload fits");
         assert_eq!(sent, b"\xCA\x03?+abc");
         for short in [of(0, 1, 0, 4), of(0, 1, 0, 0).following(b"abc")] {
             assert!(matches!(
@@ -535,8 +544,11 @@ mod tests {
     fn length_field_with_extreme_adjustments_round_trips() {
         for adjustment in [i64::MIN, i64::MIN + 1, -1, 0, 3] {
             let codec = LengthField::new(8).adjustment(adjustment);
-            let sent = encode(&codec, b"abc").expect("it fits");
-            assert_eq!(decode(&codec, &sent).expect("a frame"), b"abc");
+            let sent = encode(&codec, b"abc").expect("the payload fits");
+            assert_eq!(
+                decode(&codec, &sent).expect("the bytes are a frame"),
+                b"abc"
+            );
         }
         let codec = LengthField::new(8).adjustment(i64::MAX);
         encode(&codec, b"abc").expect_err("shorter than the adjustment");

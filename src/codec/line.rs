@@ -158,12 +158,14 @@ impl Line {
         self.limit.check_payload(payload.len())?;
         if memchr::memchr(self.end, payload).is_some() {
             return Err(FrameError::Unencodable(match self.strips_cr {
-                true => "it contains a line end",
-                false => "it contains the delimiter",
+                true => "the payload contains a line end",
+                false => "the payload contains the delimiter",
             }));
         }
         if self.strips_cr && payload.ends_with(b"\r") {
-            return Err(FrameError::Unencodable("it ends with a carriage return"));
+            return Err(FrameError::Unencodable(
+                "the payload ends with a carriage return",
+            ));
         }
         Ok(())
     }

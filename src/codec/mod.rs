@@ -1,6 +1,6 @@
 //! Framing: the boundaries of messages in a stream of bytes.
 //!
-//! A codec is shown bytes and returns ranges of them; it keeps none, copies none and allocates
+//! A codec receives bytes and returns ranges of them. It keeps no bytes, copies none and allocates
 //! nothing. It does not know sockets or connections. There is one file per framing.
 
 #![cfg_attr(
@@ -43,22 +43,22 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 
 /// A user's own framing: a resumable scanner over the bytes of a connection, and its encoder.
 ///
-/// A codec is configuration, shared by all connections that use it. What it must remember of one
-/// connection between two calls, such as the offset up to which it searched, is its
+/// A codec is configuration, shared by all connections that use it. The data of one connection that
+/// it keeps between two calls, such as the offset up to which it searched, is its
 /// [`State`](Codec::State).
 ///
 /// The contract of [`decode`](Codec::decode). A breach of it ends the connection with
 /// [`FrameError::Contract`].
 ///
 /// 1. `bytes` begins at the first byte of a frame and is never empty. It only grows from one call
-///    to the next, until a `Frame` or a skip removes bytes from its front.
+///    to the next, until a `Frame` or a skip removes bytes from its start.
 /// 2. `Frame` has `1 <= consumed <= bytes.len()`, and its range lies within `0..consumed`.
 /// 3. `Skip` and `SkipFrame` have `bytes >= 1`; `SkipPart` has `1 <= bytes < bytes.len()`.
 /// 4. `Need(n)` has `n > bytes.len()`.
 /// 5. An error is final: the connection delivers nothing after it.
 ///
-/// An error closes the connection without an answer. An invalid message that deserves an answer,
-/// such as a bad HTTP request, is better returned as a frame: the handler answers and
+/// An error closes the connection without a reply. If an invalid message deserves a reply, such as
+/// a bad HTTP request, return it as a frame: the handler replies and
 /// [closes](crate::Context::close).
 ///
 /// # Examples
@@ -107,10 +107,10 @@ pub trait Codec {
     ///
     /// # Errors
     ///
-    /// An error that makes the rest of the stream meaningless. It closes the connection.
+    /// An error after which the remaining stream has no meaning. It closes the connection.
     fn decode(&self, state: &mut Self::State, bytes: &[u8]) -> Result<Step, FrameError>;
 
-    /// Decodes the bytes that are left at the end of the stream; `rest` is never empty.
+    /// Decodes the bytes that remain at the end of the stream; `rest` is never empty.
     ///
     /// `Need` means that a partial frame is left: it is dropped and counted in
     /// [`Closed::undecoded_bytes`](crate::Closed). The default returns `Need`.
@@ -137,9 +137,9 @@ pub trait Codec {
         0
     }
 
-    /// Encodes the bytes that were put so far as one frame: [`headroom`](Codec::headroom) zeros and
-    /// a payload behind them. It may change them and put more; after an error, none of them are
-    /// sent.
+    /// Encodes the bytes in `out` as one frame. They are [`headroom`](Codec::headroom) zeros and
+    /// then the payload. The method may change them and append more; after an error, none of them
+    /// are sent.
     ///
     /// The default copies the payload and [encodes](Codec::encode) it.
     ///
@@ -162,7 +162,8 @@ pub struct Out<'a> {
     buf: &'a mut Buf,
     /// Offset of this frame in the buffer.
     start: usize,
-    /// A payload that is left out of the buffer, and its offset there once it was put.
+    /// Payload that is not copied into the buffer, and its offset there once the encoder has put
+    /// it.
     suppressed: Option<(&'a [u8], Option<usize>)>,
 }
 
@@ -183,7 +184,7 @@ impl<'a> Out<'a> {
         }
     }
 
-    /// Leaves `payload` out when it is put unchanged.
+    /// Does not copy `payload` into the buffer when the encoder puts it unchanged.
     fn leaving_out(buf: &'a mut Buf, payload: &'a [u8]) -> Self {
         Self {
             suppressed: Some((payload, None)),
@@ -251,8 +252,8 @@ impl Limit {
         Self { len, skips: false }
     }
 
-    /// The step for a frame whose payload of `len` bytes exceeds the limit; with header and trailer
-    /// it has `bytes` bytes.
+    /// Returns the step for a frame whose payload of `len` bytes exceeds the limit. The frame has
+    /// `bytes` bytes with header and trailer.
     ///
     /// Inlined, so that the step of a codec stays in registers; only the error is created
     /// elsewhere.
@@ -265,8 +266,8 @@ impl Limit {
         Err(FrameError::too_long(len, self.len))
     }
 
-    /// The step for `shown` bytes of a frame whose end was searched up to `to`. Its first `content`
-    /// bytes are payload, and exceed the limit.
+    /// Returns the step for a frame that exceeds the limit before its end is found. The codec was
+    /// shown `shown` bytes and searched them up to `to`; the first `content` bytes are payload.
     #[cold]
     #[inline(never)]
     fn exceeded_without_end(
@@ -289,8 +290,8 @@ impl Limit {
         Ok(Step::SkipPart { bytes })
     }
 
-    /// The part of `more` to search for the end of a frame of which `held` bytes are there: enough
-    /// bytes to exceed the limit, or all.
+    /// Returns the part of `more` to search for the end of a frame: enough bytes to exceed the
+    /// limit together with the `held` bytes, or all.
     #[inline]
     fn clip<'a>(self, scanned: &ScanState, held: usize, more: &'a [u8]) -> &'a [u8] {
         match self.left(scanned, held) {
@@ -299,17 +300,19 @@ impl Limit {
         }
     }
 
-    /// The lookahead for bytes that [`clip`](Limit::clip) returned and that contain no end.
+    /// Returns the lookahead for bytes from [`clip`](Limit::clip) that do not contain the end of
+    /// the frame.
     #[inline]
     fn without_end(self, scanned: &ScanState, held: usize, clipped: &[u8]) -> Lookahead {
         if clipped.len() > self.left(scanned, held) {
-            return Lookahead::Look(clipped.len());
+            return Lookahead::StepAfter(clipped.len());
         }
         Lookahead::Inside
     }
 
-    /// The lookahead for bytes that contain the end of the frame. Their first `len` bytes belong to
-    /// the frame, whose payload has `payload_len` bytes and whose delimiter begins at `to`.
+    /// Returns the lookahead for bytes that contain the end of the frame. Their first `len` bytes
+    /// belong to the frame, whose payload has `payload_len` bytes and whose delimiter begins at
+    /// `to`.
     #[inline]
     fn with_end(
         self,
@@ -320,13 +323,13 @@ impl Limit {
     ) -> Lookahead {
         if scanned.dropped.saturating_add(payload_len as u64) > self.len as u64 {
             scanned.to = to;
-            return Lookahead::Look(len);
+            return Lookahead::StepAfter(len);
         }
         *scanned = ScanState::default();
         Lookahead::Ends { len, payload_len }
     }
 
-    /// Number of bytes that the payload may still have behind `held` bytes.
+    /// Returns the number of bytes that the payload may have in addition to `held` bytes.
     #[inline]
     fn left(self, scanned: &ScanState, held: usize) -> usize {
         let left = (self.len as u64).saturating_sub(scanned.dropped);
@@ -341,17 +344,17 @@ impl Limit {
     }
 }
 
-/// The first bytes of `more`, of which `enough` make the frame too long.
+/// Returns the first bytes of `more`; `enough` of them make the frame too long.
 #[cold]
 fn clip_at(more: &[u8], enough: usize) -> &[u8] {
     let len = more.len().min(enough.max(OVERRUN_MAX));
     more.get(..len).unwrap_or_default()
 }
 
-/// Number of bytes beyond the limit that are held of a frame while its end is searched.
+/// Maximum number of bytes beyond the limit that are held while the end of a frame is searched.
 const OVERRUN_MAX: usize = 1024;
 
-/// State of a built-in codec for the frame at the front of a connection's bytes.
+/// State of a built-in codec for the first frame in a connection's bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ScanState {
     /// Offset up to which the frame was searched for its end.

@@ -99,18 +99,18 @@ fn parse_parameter(name: &str) -> Option<Framing> {
 /// malformed or empty.
 fn unescape(text: &str) -> Option<Vec<u8>> {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let Some((&first, behind)) = rest.split_first() {
-        let (byte, behind) = match (first, behind) {
-            (b'\\', [b'x', high, low, behind @ ..]) => {
+    while let Some((&first, others)) = rest.split_first() {
+        let (byte, others) = match (first, others) {
+            (b'\\', [b'x', high, low, others @ ..]) => {
                 let digits = [*high, *low];
                 let digits = str::from_utf8(&digits).ok()?;
                 let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
                 (
                     u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?,
-                    behind,
+                    others,
                 )
             }
-            (b'\\', [escaped, behind @ ..]) => {
+            (b'\\', [escaped, others @ ..]) => {
                 let byte = match escaped {
                     b'n' => b'\n',
                     b'r' => b'\r',
@@ -118,13 +118,13 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
                     b'\\' | b'\'' | b'"' => *escaped,
                     _ => return None,
                 };
-                (byte, behind)
+                (byte, others)
             }
             (b'\\', []) => return None,
-            (byte, behind) => (byte, behind),
+            (byte, others) => (byte, others),
         };
         bytes.push(byte);
-        rest = behind;
+        rest = others;
     }
     (!bytes.is_empty()).then_some(bytes)
 }

@@ -84,11 +84,11 @@ fn header_of(payload_len: usize) -> ([u8; HEADER_LEN_MAX], usize) {
 }
 
 impl Netstring {
-    /// Returns the length at the front and the index of its colon, or `None` if the header is
-    /// incomplete.
+    /// Returns the length at the start of the bytes and the index of its colon, or `None` if the
+    /// header is incomplete.
     ///
-    /// A length over the limit is reported by its digits so far, because further digits only make
-    /// it larger. Skipping such a frame needs all digits.
+    /// A length over the limit is reported from the digits received so far, because further digits
+    /// only make it larger. Skipping such a frame needs all digits.
     fn read_header(&self, bytes: &[u8]) -> Result<Option<(u64, usize)>, FrameError> {
         let limit = self.limit.len;
         let mut value: u64 = 0;

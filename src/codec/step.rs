@@ -1,7 +1,7 @@
 //! One decode step of a codec, and the check that it keeps the contract of [`Codec`](super::Codec).
 //!
-//! Nothing outside of [`codec`](super) sees a raw [`Step`]. Everything that decodes takes
-//! [`CheckedStep`]s, which only [`check`] makes.
+//! A raw [`Step`] stays inside [`codec`](super). All decode loops take [`CheckedStep`]s, which only
+//! [`check`] creates.
 
 use std::fmt;
 use std::ops::Range;
@@ -19,7 +19,7 @@ pub enum Step {
         /// Number of bytes that the frame takes, with header and delimiter; at least 1.
         consumed: usize,
     },
-    /// Bytes to drop that are no frame.
+    /// Bytes to drop that do not belong to a frame.
     Skip {
         /// Number of bytes; at least 1. It may exceed the bytes shown: the others are dropped when
         /// they arrive.
@@ -43,11 +43,11 @@ pub enum Step {
         /// frame as unfinished.
         bytes: usize,
     },
-    /// No whole frame yet: decode again when at least this many bytes are there. The number is
-    /// larger than the number of bytes shown.
+    /// No whole frame yet: decode again when at least this many bytes have arrived. The number
+    /// exceeds the number of bytes shown.
     ///
     /// If the codec knows how long the frame will be, that length is the best value: a long frame
-    /// is then read straight into its own buffer.
+    /// is then read directly into its own buffer.
     Need(usize),
 }
 
@@ -75,10 +75,10 @@ impl fmt::Display for Skipped {
 /// One decode step that keeps the contract. Made by [`check`] only.
 #[derive(Debug)]
 pub(crate) enum CheckedStep<'a> {
-    /// A whole frame at the front of the bytes.
+    /// A whole frame at the start of the bytes.
     ///
     /// ```text
-    ///   | header |  payload  | trailer |  behind
+    ///   | header |  payload  | trailer |  after
     ///   0     range.start  range.end  consumed
     /// ```
     Frame {
@@ -87,8 +87,8 @@ pub(crate) enum CheckedStep<'a> {
         range: Range<usize>,
         /// `1 <= consumed <= bytes.len()`.
         consumed: usize,
-        /// The bytes behind the frame: `bytes[consumed..]`.
-        behind: &'a [u8],
+        /// The bytes after the frame: `bytes[consumed..]`.
+        after: &'a [u8],
     },
     /// Number of bytes to wait for, `> bytes.len()`.
     Need(usize),
@@ -134,7 +134,7 @@ impl From<Box<StepError>> for FrameError {
     }
 }
 
-/// Checks the result of a codec that was shown `bytes`. Nothing else checks the contract.
+/// Checks the result of a codec that was shown `bytes`. This is the only check of the contract.
 // Inlined: the step of a built-in codec stays in registers, in the loop over glued frames. The rare
 // steps are checked out of line, which spares that loop a jump table.
 #[inline(always)]
@@ -145,13 +145,13 @@ pub(super) fn check(bytes: &[u8], step: Result<Step, FrameError>) -> CheckedStep
             if 0 < consumed
                 && end <= consumed
                 && let Some(payload) = bytes.get(start..end)
-                && let Some(behind) = bytes.get(consumed..)
+                && let Some(after) = bytes.get(consumed..)
             {
                 return CheckedStep::Frame {
                     payload,
                     range: start..end,
                     consumed,
-                    behind,
+                    after,
                 };
             }
             let frame = start..end;
@@ -166,8 +166,8 @@ pub(super) fn check(bytes: &[u8], step: Result<Step, FrameError>) -> CheckedStep
     }
 }
 
-/// Checks a step of a codec that was shown `shown` bytes, and that is no frame. The second half of
-/// [`check`].
+/// Checks a step that is not a frame, of a codec that was shown `shown` bytes. It is the second
+/// half of [`check`].
 #[cold]
 #[inline(never)]
 fn check_skip(step: Step, shown: usize) -> Result<Skip, Box<StepError>> {
@@ -190,10 +190,10 @@ fn broken(step: Step) -> Box<StepError> {
         Step::Frame { frame, .. } if frame.start > frame.end => {
             "a range that ends before it begins"
         }
-        Step::Frame { .. } => "a frame outside of the bytes it was shown",
-        Step::Need(_) => "a need of no more than it was shown",
-        Step::Skip { .. } | Step::SkipFrame { .. } => "a skip of nothing",
-        Step::SkipPart { .. } => "a part that is nothing, or all that it was shown",
+        Step::Frame { .. } => "the frame is not within the bytes passed to the codec",
+        Step::Need(_) => "`Need` does not exceed the number of bytes passed to the codec",
+        Step::Skip { .. } | Step::SkipFrame { .. } => "a skip of zero bytes",
+        Step::SkipPart { .. } => "`SkipPart` of zero bytes, or of all bytes passed to the codec",
     };
     Box::new(StepError::Contract { step, breach })
 }

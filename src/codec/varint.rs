@@ -16,7 +16,7 @@ pub(crate) struct Varint {
     pub(crate) is_lax: bool,
 }
 
-/// Length field at the front of some bytes, complete or cut.
+/// Length field at the start of some bytes, complete or cut.
 enum Field {
     Whole { value: u64, len: usize },
     Cut,
@@ -84,11 +84,10 @@ fn field_of(payload_len: usize) -> ([u8; FIELD_LEN_MAX], usize) {
     (field, len)
 }
 
-/// Reads the varint at the front of `bytes`.
+/// Reads the varint at the start of `bytes`.
 ///
-/// It must have its shortest form unless `is_lax` is true. With several forms of one length, two
-/// peers could disagree on the content that they saw. A varint of more than 64 bits is always
-/// malformed.
+/// It must have its shortest form unless `is_lax` is true. If one length had several forms, two
+/// decoders could disagree about the same bytes. A varint of more than 64 bits is always malformed.
 fn read_field(bytes: &[u8], is_lax: bool) -> Result<Field, FrameError> {
     let mut value: u64 = 0;
     for (index, &byte) in bytes.iter().take(FIELD_LEN_MAX).enumerate() {

@@ -11,13 +11,13 @@
 //! ```
 //!
 //! A connection owns a buffer only while it holds a partial frame, or while its delivery is
-//! stopped. A buffer of up to 64 KiB is kept for a partial frame that follows in the same read. So
-//! frames of one length find their buffer ready.
+//! stopped. A buffer of up to 64 KiB is kept for a partial frame that follows in the same read.
+//! Frames of one length therefore reuse one buffer.
 //!
 //! A byte is copied into the buffer once, and once more if the buffer became too small: at most
 //! twice. The built-in codecs find the end of a frame before its bytes are copied. A user's codec
-//! has to see them in one piece each time, and a few bytes behind the frame come with them: at most
-//! two and a quarter times.
+//! needs all bytes of the frame in one piece at each step. A few bytes after the frame are then
+//! copied too: at most two and a quarter times.
 
 mod feed;
 
@@ -28,25 +28,25 @@ use crate::codec::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, ErasedState, 
 use crate::codec::{LengthU32, Lookahead, ScanState, with_builtin};
 use crate::timer::Stamp;
 
-/// The read side of one connection. While the connection is idle it owns nothing.
+/// The read side of one connection. It owns no memory while the connection is idle.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
-    /// Bytes that are read and not delivered. It stays here while its frames are delivered, so that
-    /// a sink that panics costs no buffer.
+    /// Bytes that are read and not delivered. It is not moved out during the delivery, so that a
+    /// panic of the sink does not lose the buffer.
     partial: Option<Box<Partial>>,
-    /// State of a user's codec, once it has seen a byte. Boxed twice, as every connection pays for
-    /// one pointer.
+    /// State of a user's codec, once it has seen a byte. Boxed twice, so that it adds only one
+    /// pointer to every connection.
     custom: Option<Box<ErasedState>>,
 }
 
 impl Assembler {
-    /// Decodes `bytes`, which follow those of earlier calls. To be called only while
+    /// Decodes `bytes`, the next bytes of the stream. Call it only while
     /// [`has_undelivered`](Assembler::has_undelivered) is false.
     #[inline]
     pub(crate) fn ingest<S: FrameSink>(&mut self, bytes: &[u8], sink: &mut S) -> Delivery {
         debug_assert!(
             !self.has_undelivered(),
-            "bytes are delivered in their order"
+            "undelivered bytes must be delivered before new ones"
         );
         self.ingest_any(bytes, sink)
     }
@@ -71,7 +71,7 @@ impl Assembler {
         })
     }
 
-    // Not inlined: each framing has a loop of its own, and none pays for the others' registers.
+    // Not inlined: each framing gets its own loop, so that the loops do not compete for registers.
     #[inline(never)]
     fn feed_builtin<S, C>(&mut self, bytes: &[u8], sink: &mut S, codec: &C) -> Delivery
     where
@@ -81,11 +81,11 @@ impl Assembler {
         let mut scan = self.scan();
         let outcome = self.feed(bytes, sink, codec.bind(&mut scan));
         self.set_scan(scan);
-        self.end_round(sink);
+        self.end_decode(sink);
         outcome
     }
 
-    /// Feeds a decoder that keeps no state with the bytes.
+    /// Decodes `bytes` with a decoder whose state is not part of the partial frame.
     #[inline(never)]
     fn feed_stateless<S, D>(&mut self, bytes: &[u8], sink: &mut S, decoder: D) -> Delivery
     where
@@ -93,7 +93,7 @@ impl Assembler {
         D: Decoder,
     {
         let outcome = self.feed(bytes, sink, decoder);
-        self.end_round(sink);
+        self.end_decode(sink);
         outcome
     }
 
@@ -114,12 +114,12 @@ impl Assembler {
         if self.has_undelivered() {
             return self.resume(sink);
         }
-        self.end_round(sink);
+        self.end_decode(sink);
         Delivery::NeedMore
     }
 
-    /// Searches a direct read for the end of the frame. If the end is not there, the bytes before
-    /// it need not be decoded again, nor moved into one buffer.
+    /// Searches the bytes of a direct read for the end of the frame. If they do not contain it, the
+    /// frame is not decoded, and not moved into one buffer yet.
     #[inline(never)]
     fn search_direct<S, C>(&mut self, len: usize, sink: &mut S, codec: &C) -> Delivery
     where
@@ -139,18 +139,18 @@ impl Assembler {
             }
             ahead => {
                 if let Lookahead::Ends { payload_len, .. } = ahead {
-                    // The step finds the end again, and searches nothing but the end for it.
+                    // The decode step searches again, but only from the end of the payload on.
                     scan.to = payload_len;
                 }
                 self.decode_held(sink, &mut codec.bind(&mut scan))
             }
         };
         self.set_scan(scan);
-        self.end_round(sink);
+        self.end_decode(sink);
         outcome
     }
 
-    /// Decodes the bytes that an earlier round left undelivered.
+    /// Decodes the bytes that an earlier call left undelivered.
     pub(crate) fn resume<S: FrameSink>(&mut self, sink: &mut S) -> Delivery {
         let outcome = with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
@@ -166,23 +166,23 @@ impl Assembler {
             self.custom = Some(state);
             outcome
         });
-        self.end_round(sink);
+        self.end_decode(sink);
         outcome
     }
 
-    /// Decodes the bytes that are left at the end of the stream.
+    /// Decodes the remaining bytes at the end of the stream.
     pub(crate) fn finish<S: FrameSink>(&mut self, sink: &mut S) -> Delivery {
         self.with_any_decoder(sink, true, |assembler, sink, mut decoder| {
             assembler.decode_held(sink, &mut decoder)
         })
     }
 
-    /// Runs a round with a decoder that selects the codec at each step.
+    /// Calls `decode` with a decoder that selects the codec at each step.
     pub(super) fn with_any_decoder<S: FrameSink>(
         &mut self,
         sink: &mut S,
         has_ended: bool,
-        round: impl FnOnce(&mut Self, &mut S, AnyDecoder<'_>) -> Delivery,
+        decode: impl FnOnce(&mut Self, &mut S, AnyDecoder<'_>) -> Delivery,
     ) -> Delivery {
         let kind = sink.kind().clone();
         let mut scan = self.scan();
@@ -196,15 +196,15 @@ impl Assembler {
             custom: state.as_deref_mut(),
             has_ended,
         };
-        let outcome = round(self, sink, decoder);
+        let outcome = decode(self, sink, decoder);
         self.custom = state;
         self.set_scan(scan);
-        self.end_round(sink);
+        self.end_decode(sink);
         outcome
     }
 
-    /// Forgets the state of the former framing; the bytes stay. A frame that it skips by length is
-    /// skipped to its end.
+    /// Drops the codec state of the former framing, and keeps the bytes. If a frame is being
+    /// skipped by its length, the skip continues to the end of that frame.
     pub(crate) fn reframe(&mut self) {
         self.custom = None;
         if let Some(partial) = &mut self.partial {
@@ -213,7 +213,7 @@ impl Assembler {
         }
     }
 
-    /// True if it holds nothing: neither bytes nor a skip.
+    /// True if no bytes are held and no skip is in progress.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.partial.is_none()
@@ -228,7 +228,7 @@ impl Assembler {
             .is_none_or(|partial| partial.is_to_ingest())
     }
 
-    /// True if bytes are held that are to be decoded.
+    /// True if bytes are held that must be decoded before the next read.
     #[inline]
     pub(crate) fn has_undelivered(&self) -> bool {
         self.partial
@@ -241,7 +241,7 @@ impl Assembler {
         self.partial.as_ref().map_or(0, |partial| partial.len())
     }
 
-    /// Number of bytes to come that are skipped.
+    /// Number of bytes to skip that have not arrived.
     #[inline]
     pub(super) fn left_to_skip(&self) -> u64 {
         self.partial
@@ -262,16 +262,16 @@ impl Assembler {
         (!partial.is_due()).then_some(partial.since())
     }
 
-    /// Counts the partial frame as begun now.
+    /// Sets the arrival time of the partial frame to `now`.
     pub(crate) fn restart_frame(&mut self, now: Stamp) {
         if let Some(partial) = &mut self.partial {
             partial.set_since(now);
         }
     }
 
-    /// Spare capacity to read the rest of a long partial frame into, if there is one. It is never
-    /// empty, has at most `len_max` bytes, and at most the bytes that the frame lacks, if that is
-    /// known.
+    /// Spare capacity to read the missing bytes of a long partial frame into; `None` if there is no
+    /// such frame. It is never empty. It has at most `len_max` bytes, and no more than are missing,
+    /// if that number is known.
     #[inline]
     pub(crate) fn direct(&mut self, len_max: usize, pool: &mut Pool) -> Option<&mut [u8]> {
         self.partial.as_mut()?.direct(len_max, pool)
@@ -285,7 +285,8 @@ impl Assembler {
             .advance(len);
     }
 
-    /// Drops all bytes, gives the buffer back, and returns the number of bytes dropped.
+    /// Drops all bytes, puts the buffer back into the pool, and returns the number of bytes
+    /// dropped.
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
         self.custom = None;
         let len = self.len();
@@ -293,9 +294,9 @@ impl Assembler {
         len
     }
 
-    /// Moves the bytes into a buffer of their size, if theirs is far larger. To be called some time
-    /// after the sink was [notified](FrameSink::buffer_is_oversized): a stream that continues grows
-    /// the buffer again, and one that stops would hold it for nothing.
+    /// Moves the bytes into a buffer of their size, if their buffer is oversized. Call it some time
+    /// after the sink was [notified](FrameSink::buffer_is_oversized). A stream that continues would
+    /// need the large buffer again; a stream that has stopped does not.
     pub(crate) fn trim(&mut self, pool: &mut Pool) {
         if let Some(partial) = &mut self.partial
             && partial.is_oversized()
@@ -320,9 +321,9 @@ impl Assembler {
         }
     }
 
-    /// Ends a round that may have kept a buffer: reports one that is far too large.
+    /// Ends a decode call: checks the invariants, and reports an oversized buffer.
     #[inline]
-    fn end_round<S: FrameSink>(&self, sink: &mut S) {
+    fn end_decode<S: FrameSink>(&self, sink: &mut S) {
         if let Some(partial) = &self.partial {
             partial.check();
             if partial.is_oversized() {

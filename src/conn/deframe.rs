@@ -8,7 +8,7 @@
 //!     FrameSink::frame, FrameSink::skipped
 //! ```
 //!
-//! The loop knows neither the source of the bytes nor the place of those that are left: see
+//! The loop does not know the source of the bytes, nor the buffer of undecoded bytes: see
 //! [`Assembler`](super::Assembler).
 
 use std::ops::ControlFlow;
@@ -17,20 +17,20 @@ use super::sink::{Flow, FrameSink};
 use crate::codec::{CheckedStep, Decoder, Skip, SkipKind};
 use crate::error::FrameError;
 
-/// End of the loop before all bytes are decoded.
+/// Reason for ending the loop before all bytes are decoded.
 pub(super) enum End {
     /// The undecoded bytes are a partial frame of at least this many bytes.
     Need(usize),
-    /// All bytes are decoded, and `beyond >= 1` bytes still to come are skipped.
+    /// All bytes are decoded. The next `beyond >= 1` bytes of the stream must be skipped.
     Skip { beyond: u64, flow: Flow },
     /// The sink stopped the delivery.
     Stopped,
-    /// The undecoded bytes are no frame.
+    /// The undecoded bytes are invalid.
     Failed(FrameError),
 }
 
-/// Delivers all frames of `undecoded`, and removes them from its front. `Continue` means that no
-/// byte is left.
+/// Delivers all frames of `undecoded` and removes them from it. Returns `Continue` if no bytes are
+/// left.
 // Inlined, as is `deliver_next`: the loop over glued frames is one loop per codec, without calls.
 #[inline(always)]
 pub(super) fn deliver_all<S, D>(
@@ -52,8 +52,8 @@ where
     ControlFlow::Continue(())
 }
 
-/// Delivers or skips the first frame of `undecoded`, and removes it from the front. `Continue`
-/// means that the sink takes another one.
+/// Delivers or skips the first frame of `undecoded` and removes it from there. Returns `Continue`
+/// if the sink accepts another frame.
 #[inline(always)]
 pub(super) fn deliver_next<S, D>(
     undecoded: &mut &[u8],
@@ -66,17 +66,15 @@ where
 {
     loop {
         match decoder.step(undecoded) {
-            CheckedStep::Frame {
-                payload, behind, ..
-            } => {
-                *undecoded = behind;
+            CheckedStep::Frame { payload, after, .. } => {
+                *undecoded = after;
                 return end_after(sink.frame(payload));
             }
             CheckedStep::Need(need) => return ControlFlow::Break(End::Need(need)),
             CheckedStep::Skip(skip) => {
-                let (here, end) = skip_front(skip, undecoded.len(), sink);
+                let (here, end) = start_skip(skip, undecoded.len(), sink);
                 *undecoded = &undecoded[here..];
-                // Behind the beginning of a frame comes more of that frame.
+                // The bytes after a skipped part belong to that frame too.
                 if skip.kind != SkipKind::Part {
                     return end;
                 }
@@ -94,10 +92,10 @@ fn end_after(flow: Flow) -> ControlFlow<End> {
     }
 }
 
-/// Notifies the sink of a skip. Returns the number of skipped bytes among `len` bytes, and the end
-/// of the loop.
+/// Notifies the sink of a skip. Returns the number of skipped bytes among the `len` available
+/// bytes, and `Break` if the loop ends.
 #[cold]
-fn skip_front<S: FrameSink>(skip: Skip, len: usize, sink: &mut S) -> (usize, ControlFlow<End>) {
+fn start_skip<S: FrameSink>(skip: Skip, len: usize, sink: &mut S) -> (usize, ControlFlow<End>) {
     let flow = match skip.kind {
         SkipKind::Frame(skipped) => sink.skipped(skipped),
         SkipKind::Filler | SkipKind::Part => Flow::Continue,
@@ -109,7 +107,8 @@ fn skip_front<S: FrameSink>(skip: Skip, len: usize, sink: &mut S) -> (usize, Con
     }
 }
 
-/// Splits a skip of `skip` bytes into those among the `len` bytes that are here, and those beyond.
+/// Splits a skip of `skip` bytes into the bytes within the `len` available ones and the bytes
+/// beyond.
 pub(super) fn split_skip(skip: u64, len: usize) -> (usize, u64) {
     let here = usize::try_from(skip).map_or(len, |skip| skip.min(len));
     (here, skip - here as u64)

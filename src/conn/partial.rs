@@ -13,33 +13,36 @@ use crate::codec::{BuiltinCodec, Decoder, Lookahead, ScanState};
 use crate::memory::{Buf, GrowBuf};
 use crate::timer::Stamp;
 
-/// Bounds of the number of bytes decoded per step while the length of a frame is unknown. Within
-/// them it is a quarter of the bytes held: what is copied in vain stays a small part of the frame.
+/// Minimum and maximum number of new bytes per decode step while the length of a frame is unknown.
+/// Between them it is a quarter of the bytes held. So few bytes after the end of the frame are
+/// copied.
 const STEP_MIN: usize = 128;
 const STEP_MAX: usize = 1024;
-/// Longest length field whose end is unknown until it is there: 20 digits and a colon. A varint has
-/// up to 10 bytes.
+/// Maximum length of a length field of variable width: the 20 digits and the colon of a netstring.
+/// A varint has up to 10 bytes.
 const LENGTH_LEN_MAX: usize = 21;
-/// Number of missing bytes from which on a frame is read straight into its buffer, if as many have
-/// arrived or fit. With fewer, one read that also brings the next frames is cheaper than one copy
-/// less.
+/// Minimum number of missing bytes for a direct read into the buffer of the frame. This many bytes
+/// must also have arrived, or the missing bytes must fit. With fewer missing bytes a shared read is
+/// cheaper: it costs one more copy, but also returns the next frames.
 const DIRECT_LEN_MIN: usize = 16 * 1024;
 /// Maximum capacity of all buffers of a partial frame, as a multiple of its bytes.
 const GROWTH: usize = 8;
-/// Number of bytes from which on a buffer grows by [`GROWTH_OF_LONG`]. Such a frame of unknown
-/// length ends soon, or its sender wants to hold memory.
+/// Number of bytes from which a buffer grows by [`GROWTH_OF_LONG`]. A frame of unknown length that
+/// is this long ends soon, or its sender tries to use up memory.
 const LONG_LEN: usize = 256 * 1024;
 const GROWTH_OF_LONG: usize = 4;
-/// Number of bytes from which on a frame of unknown length is read straight into its buffer. Such a
-/// read also brings the next frames.
+/// Minimum number of bytes held for a direct read of a frame of unknown length. Such a read may
+/// also return the next frames.
 const OPEN_ENDED_LEN_MIN: usize = 4 * 1024;
-/// Largest buffer that is kept for the next partial frame, however few bytes that has. The frame
-/// before paid for it, and most frames of a stream have a similar length.
+/// Maximum capacity of a buffer that is kept for the next partial frame, even if few bytes of it
+/// have arrived. An earlier frame needed the buffer, and most frames of a stream have a similar
+/// length.
 const KEPT_LEN: usize = 64 * 1024;
-/// Number of bytes up to which a partial frame may have a buffer for this many.
+/// Minimum length in bytes for the check for an oversized buffer; a shorter partial frame counts as
+/// this long.
 const SMALL_LEN: usize = 256;
-/// Maximum capacity, as a multiple of the bytes, that a partial frame keeps behind other frames.
-/// Twice the growth, so that no buffer grows and shrinks in turns.
+/// Maximum capacity, as a multiple of the bytes, that a partial frame keeps after other frames.
+/// Twice the growth, so that a buffer does not grow and shrink alternately.
 const SHRINK: usize = 2 * GROWTH;
 
 /// State of the bytes in a [`Partial`].
@@ -49,11 +52,11 @@ enum Held {
     #[default]
     Undecoded,
     /// The first bytes of a frame that has at least `need` bytes. `need > len`, except between a
-    /// direct read that completes the frame and the decode step that is due then.
+    /// direct read that completes the frame and the decode step that follows it.
     Frame {
         need: usize,
-        /// True if the codec needs one byte more than were there. Mostly the length of the frame is
-        /// unknown; or the frame lacks one byte.
+        /// True if the codec asked for exactly one more byte. Usually the length of the frame is
+        /// then unknown; otherwise the frame lacks one byte.
         is_open_ended: bool,
     },
     /// No bytes, while the next `left >= 1` bytes of the stream are skipped.
@@ -62,15 +65,15 @@ enum Held {
 
 /// Bytes that are read and not delivered.
 ///
-/// Invariants: while bytes are skipped the buffer is empty; otherwise it has bytes. It is empty
-/// in between, during a round of decoding, while it is kept for the next partial frame.
+/// Invariant between two decode calls: the buffer is empty if and only if bytes are skipped. During
+/// a decode call it may also be empty, while it is kept for the next partial frame.
 #[derive(Debug, Default)]
 pub(crate) struct Partial {
     buf: GrowBuf,
     held: Held,
     /// Time at which the first byte arrived.
     since: Stamp,
-    /// State of a built-in codec for the frame at the front.
+    /// State of a built-in codec for the first frame.
     scan: ScanState,
 }
 
@@ -125,7 +128,7 @@ impl Partial {
         self.buf.total_capacity()
     }
 
-    /// All bytes. To be called after [`settle`](Partial::settle).
+    /// Returns all bytes. Call [`settle`](Partial::settle) first.
     #[inline]
     pub(super) fn bytes(&self) -> &[u8] {
         self.buf.bytes()
@@ -150,7 +153,8 @@ impl Partial {
         self.scan = scan;
     }
 
-    /// True if the codec has not seen the bytes, or all that it needs has arrived.
+    /// True if a decode step is due: the codec has not seen the bytes, or all bytes that it needs
+    /// have arrived.
     #[inline]
     pub(super) fn is_due(&self) -> bool {
         match self.held {
@@ -176,7 +180,7 @@ impl Partial {
         )
     }
 
-    /// Number of bytes still to come that are skipped.
+    /// Number of bytes to skip that have not arrived.
     #[inline]
     pub(super) fn left_to_skip(&self) -> u64 {
         match self.held {
@@ -208,7 +212,7 @@ impl Partial {
         };
     }
 
-    /// Updates the need after bytes were appended among which the frame does not end.
+    /// Updates the need after bytes were appended that do not contain the end of the frame.
     #[inline]
     pub(super) fn need_more(&mut self) {
         if self.is_open_ended() {
@@ -239,7 +243,7 @@ impl Partial {
         }
     }
 
-    /// True if the frame is read straight into its buffer: it is long, or its buffer holds all of
+    /// True if the frame is read directly into its buffer: it is long, or its buffer holds all of
     /// it already.
     #[inline]
     fn is_direct(&self) -> bool {
@@ -292,11 +296,12 @@ impl Partial {
         codec.ahead(scan, &self.buf, &self.buf.spare()[..len])
     }
 
-    /// Number of the next `left_len` bytes of the stream to append, and true if a decode step is
-    /// due then. `look` is the number of bytes after which a step is due, if that is known.
+    /// Returns the number of bytes to append, of the next `left_len` ones, and true if a decode
+    /// step is due after them. `step_after` is the number of bytes after which a step is due, if it
+    /// is known.
     #[inline]
-    pub(super) fn next_append(&self, left_len: usize, look: Option<usize>) -> (usize, bool) {
-        if let Some(len) = look {
+    pub(super) fn next_append(&self, left_len: usize, step_after: Option<usize>) -> (usize, bool) {
+        if let Some(len) = step_after {
             return (len, true);
         }
         let missing = self.missing();
@@ -308,8 +313,8 @@ impl Partial {
         (len, len >= missing)
     }
 
-    /// Number of bytes to decode in the next step if the length of the frame is unknown. No buffer
-    /// grows for them.
+    /// Number of new bytes for the next decode step if the length of the frame is unknown. It is
+    /// limited to the spare capacity, if there is any, so that the buffer does not grow.
     fn open_ended_step(&self) -> usize {
         let step = (self.len() / 4).clamp(STEP_MIN, STEP_MAX);
         match self.buf.spare_len() {
@@ -318,8 +323,9 @@ impl Partial {
         }
     }
 
-    /// Appends bytes. If the buffer is too small, a larger one follows it; it contains all bytes
-    /// after [`settle`](Partial::settle). `is_settled_next` means that this happens at once.
+    /// Appends bytes. If the buffer is too small, a larger one is added, and
+    /// [`settle`](Partial::settle) moves all bytes there. `is_settled_next` is true if the caller
+    /// settles next; the smaller buffers then do not count.
     #[inline(always)]
     pub(super) fn append(&mut self, bytes: &[u8], is_settled_next: bool, pool: &mut Pool) {
         if !self.buf.try_put(bytes) {
@@ -350,8 +356,8 @@ impl Partial {
         self.buf.reserve(additional, capacity, pool);
     }
 
-    /// Puts bytes into the empty buffer: the first ones of a frame that needs `need` bytes, or
-    /// undecoded ones if `need` is zero.
+    /// Puts bytes into the empty buffer: the first bytes of a frame that needs `need` bytes, or
+    /// undecoded bytes if `need` is zero.
     #[inline]
     pub(super) fn put_first(&mut self, bytes: &[u8], need: usize, since: Stamp, pool: &mut Pool) {
         self.buf.put(bytes);
@@ -369,13 +375,13 @@ impl Partial {
         self.buf.settle(pool);
     }
 
-    /// Drops `len` bytes from the front. To be called after [`settle`](Partial::settle).
+    /// Drops `len` bytes from the start. Call [`settle`](Partial::settle) first.
     #[inline]
     pub(super) fn consume(&mut self, len: usize) {
         self.buf.consume(len);
     }
 
-    /// Drops all bytes, and keeps the buffer. To be called after [`settle`](Partial::settle).
+    /// Drops all bytes, and keeps the buffer. Call [`settle`](Partial::settle) first.
     #[inline]
     pub(super) fn clear(&mut self) {
         self.buf.clear();
@@ -387,8 +393,8 @@ impl Partial {
         self.buf.is_larger_than(GROWTH * self.len().max(SMALL_LEN))
     }
 
-    /// True if a round of decoding has left a partial frame in a buffer that is too large to be
-    /// kept. A buffer of a frame may be kept; one of a burst, which `was_undecoded`, may not.
+    /// True if a decode call has left a partial frame in a buffer that is too large for it. A
+    /// buffer of up to [`KEPT_LEN`] may stay, unless it held a burst of frames (`was_undecoded`).
     pub(super) fn is_to_shrink(&self, was_undecoded: bool) -> bool {
         self.need() > self.len()
             && self.buf.is_larger_than(SHRINK * self.len().max(STEP_MAX))
@@ -406,21 +412,22 @@ impl Partial {
         self.buf.set_buf(smaller);
     }
 
-    /// True if the empty buffer is used again for the first `len` bytes of a frame that needs
-    /// `need` bytes. For undecoded bytes `need` is zero.
+    /// True if the empty buffer is suitable for the first `len` bytes of a frame that needs `need`
+    /// bytes. For undecoded bytes `need` is zero.
     #[inline]
-    pub(super) fn is_fit(&self, len: usize, need: usize) -> bool {
+    pub(super) fn is_suitable(&self, len: usize, need: usize) -> bool {
         let least = match is_long_open_ended(len, need) {
             true => 2 * len,
             false => need.max(len),
         };
         let fits = self.buf.spare_len() >= least && !self.buf.is_larger_than(KEPT_LEN);
-        fits || self.is_fit_if_grown(len, need)
+        fits || self.is_suitable_slow(len, need)
     }
 
-    /// [`is_fit`](Partial::is_fit) for a buffer that is large, or smaller than the frame.
+    /// Slow path of [`is_suitable`](Partial::is_suitable): the buffer is large, or smaller than the
+    /// frame.
     #[inline(never)]
-    fn is_fit_if_grown(&self, len: usize, need: usize) -> bool {
+    fn is_suitable_slow(&self, len: usize, need: usize) -> bool {
         let least = match is_long_open_ended(len, need) {
             true => 2 * len,
             false => first_capacity(len, need),
@@ -429,14 +436,19 @@ impl Partial {
         self.buf.spare_len() >= least && self.buf.capacity() <= most
     }
 
-    /// Checks the invariants that hold between two rounds of decoding.
+    /// Checks the invariants that hold between two decode calls.
     pub(super) fn check(&self) {
         let is_sound = match self.held {
             Held::Undecoded => !self.is_empty(),
             Held::Frame { need, .. } => need >= 1 && !self.is_empty(),
             Held::Skipping { left } => left >= 1 && self.is_empty(),
         };
-        debug_assert!(is_sound, "{:?} with {} bytes", self.held, self.len());
+        debug_assert!(
+            is_sound,
+            "partial frame in state {:?} holds {} bytes",
+            self.held,
+            self.len()
+        );
     }
 }
 
@@ -450,13 +462,13 @@ fn first_capacity(len: usize, need: usize) -> usize {
     }
 }
 
-/// True if the length of the frame is unknown, and more of it is there than a length field has.
+/// True if the length of the frame is unknown, and more bytes have arrived than a length field has.
 fn is_long_open_ended(len: usize, need: usize) -> bool {
     need == len + 1 && len > LENGTH_LEN_MAX
 }
 
-/// Capacity for a frame that needs `need` bytes; at most `most`. A frame that fits into that gets
-/// all it needs. A longer one gets half of it, so that growing copies at most half of the frame.
+/// Capacity for a frame that needs `need` bytes; at most `most`. It is `need` if that fits into
+/// `most`. Otherwise it is half of `most`, so that growing copies at most half of the frame.
 fn capacity_for(need: usize, most: usize) -> usize {
     if need <= Buf::len_max_of(most) {
         need

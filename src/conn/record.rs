@@ -1,7 +1,8 @@
 //! The read side of a recorded connection: each frame is reported with its bounds in the stream.
 //!
-//! The loops that decode know nothing of this. A recorded connection has its decoder wrapped, which
-//! notes the bounds of each frame, and its sink, which reports them before the frame.
+//! The decode loops do not know about recordings. For a recorded connection, a wrapper of the
+//! decoder stores the bounds of each frame, and a wrapper of the sink reports them before the
+//! frame.
 
 use std::cell::Cell;
 
@@ -20,36 +21,36 @@ pub(crate) struct FrameBounds {
     pub(crate) len: usize,
     /// Number of bytes before its payload.
     pub(crate) header_len: usize,
-    /// Number of bytes behind its payload.
+    /// Number of bytes after its payload.
     pub(crate) trailer_len: usize,
 }
 
-/// Input of a round of decoding.
+/// Input of a decode call.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Round<'a> {
+pub(crate) enum DecodeInput<'a> {
     /// Bytes of a read.
     Bytes(&'a [u8]),
-    /// Bytes that an earlier round left undelivered.
-    Rest,
+    /// Bytes that an earlier call left undelivered.
+    Undelivered,
     /// The end of the stream, and the bytes held at that time.
-    End,
+    EndOfStream,
 }
 
 impl Assembler {
     /// [Ingests](Assembler::ingest), [resumes](Assembler::resume) or [finishes](Assembler::finish),
     /// and calls `found` with the bounds of each frame before the frame is delivered. `read_bytes`
-    /// bytes of the stream were read, those of this round included.
+    /// is the number of bytes read from the stream so far, including `input`.
     #[cold]
     pub(crate) fn record<S: FrameSink>(
         &mut self,
-        round: Round<'_>,
+        input: DecodeInput<'_>,
         read_bytes: u64,
         sink: &mut S,
         found: fn(&mut S, FrameBounds),
     ) -> Delivery {
-        let new_len = match round {
-            Round::Bytes(bytes) => bytes.len(),
-            Round::Rest | Round::End => 0,
+        let new_len = match input {
+            DecodeInput::Bytes(bytes) => bytes.len(),
+            DecodeInput::Undelivered | DecodeInput::EndOfStream => 0,
         };
         let offset = read_bytes.saturating_sub((self.len() + new_len) as u64)
             + self.left_to_skip().min(new_len as u64);
@@ -59,22 +60,24 @@ impl Assembler {
             bounds,
             found,
         };
-        let has_ended = matches!(round, Round::End);
+        let has_ended = matches!(input, DecodeInput::EndOfStream);
         self.with_any_decoder(&mut sink, has_ended, |assembler, sink, decoder| {
             let mut decoder = RecordingDecoder {
                 decoder,
                 offset,
                 bounds,
             };
-            match round {
-                Round::Bytes(bytes) => assembler.feed(bytes, sink, decoder),
-                Round::Rest | Round::End => assembler.decode_held(sink, &mut decoder),
+            match input {
+                DecodeInput::Bytes(bytes) => assembler.feed(bytes, sink, decoder),
+                DecodeInput::Undelivered | DecodeInput::EndOfStream => {
+                    assembler.decode_held(sink, &mut decoder)
+                }
             }
         })
     }
 }
 
-/// A decoder that notes the bounds of the frame found last.
+/// A decoder that stores the bounds of the last frame.
 struct RecordingDecoder<'a, D> {
     decoder: D,
     /// Offset in the stream of the bytes of the next step.
@@ -107,7 +110,7 @@ impl<D: Decoder> Decoder for RecordingDecoder<'_, D> {
 /// A sink that reports the bounds of each frame before it passes the frame on.
 struct RecordingSink<'a, S> {
     sink: &'a mut S,
-    /// Bounds of the frame found last.
+    /// Bounds of the last frame.
     bounds: &'a Cell<FrameBounds>,
     found: fn(&mut S, FrameBounds),
 }

@@ -1,4 +1,4 @@
-//! The receiver of the frames of a connection, and the end of a round of decoding.
+//! The receiver of a connection's frames, and the results of a decode call.
 
 use super::Pool;
 use crate::codec::{Kind, Skipped};
@@ -10,41 +10,42 @@ pub(crate) trait FrameSink {
     /// The framing of the bytes.
     fn kind(&self) -> &Kind;
     fn frame(&mut self, frame: &[u8]) -> Flow;
-    /// Handles the notice of a frame that is too long. Its bytes still to come will be dropped.
+    /// Handles the notice of a frame that is too long. Its remaining bytes will be dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;
     /// Counts a cut frame, of which only `partial` has arrived. Called once per frame.
     fn split(&mut self, partial: &[u8]) {
         let _ = partial;
     }
-    /// Handles the notice that a partial frame keeps a buffer far larger than its bytes, because
-    /// the next bytes will probably need it: see [`Assembler::trim`](super::Assembler::trim).
+    /// Handles the notice that a partial frame has an oversized buffer. The frame keeps the buffer,
+    /// because the next bytes will probably need it: see
+    /// [`Assembler::trim`](super::Assembler::trim).
     fn buffer_is_oversized(&mut self);
     fn now(&self) -> Stamp;
     fn pool(&mut self) -> &mut Pool;
 }
 
-/// Answer to a frame: continue decoding, or stop behind it.
+/// Reply of a sink to a frame: continue decoding, or stop after the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     Continue,
     Stop,
 }
 
-/// Result of a round of decoding.
+/// Result of a decode call.
 #[derive(Debug)]
 pub(crate) enum Delivery {
     /// All bytes are decoded, up to a partial frame.
     NeedMore,
     /// The sink stopped the delivery; undelivered bytes may be left.
     Stopped,
-    /// The bytes are no frame. Boxed, so that the result fits into registers.
+    /// The bytes are invalid. Boxed, so that the result fits into registers.
     Failed(Box<Failed>),
 }
 
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) error: FrameError,
-    /// Number of bytes that were not delivered, from the offending frame on.
+    /// Number of undelivered bytes, including the offending frame.
     pub(crate) undecoded: usize,
 }
 
@@ -55,7 +56,7 @@ impl Delivery {
     }
 }
 
-/// Result of a round that ends behind the last of its bytes.
+/// Result of a decode call that has decoded all its bytes.
 impl From<Flow> for Delivery {
     fn from(flow: Flow) -> Self {
         match flow {

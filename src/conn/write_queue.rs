@@ -16,13 +16,13 @@ const HEADER_SPARE: usize = 32;
 /// Number of segments per write: a header, a payload and a trailer, a few times over.
 pub(crate) const SLICES_MAX: usize = 16;
 
-/// A queue of segments. Invariants: `len` is the sum of their lengths, and `given_len` of those
+/// A queue of segments. Invariants: `len` is the sum of their lengths, and `owned_len` of those
 /// that are owned payloads; no segment is empty.
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
     segments: VecDeque<Segment>,
     len: usize,
-    given_len: usize,
+    owned_len: usize,
     /// Time at which the kernel last took bytes, or the queue began.
     pub(crate) progress: Stamp,
 }
@@ -41,14 +41,14 @@ struct Given {
     start: usize,
 }
 
-/// A queue whose last segment is being appended to. Dropped, also by a panic of the encoder, it
-/// counts accepted bytes and removes the others.
+/// A queue whose last segment is being appended to. Its drop counts the accepted bytes and removes
+/// the others, also after a panic of the encoder.
 struct Encoding<'a> {
     write_queue: &'a mut WriteQueue,
     pool: &'a mut Pool,
-    /// Length of the segment before.
+    /// Length of the segment before the append.
     before: usize,
-    /// Capacity of the segment before.
+    /// Capacity of the segment before the append.
     capacity_before: usize,
     is_accepted: bool,
 }
@@ -98,7 +98,7 @@ impl WriteQueue {
         }
         pool.count(0, payload.len());
         self.len += payload.len();
-        self.given_len += payload.len();
+        self.owned_len += payload.len();
         let given = Given { payload, start: 0 };
         self.segments.push_back(Segment::Given(Box::new(given)));
     }
@@ -116,7 +116,7 @@ impl WriteQueue {
         let queued = self.len;
         let wanted = match self.segments.back() {
             // A segment that is nearly full would grow again and again, and would become the whole
-            // queue. So it grows only for a payload that is long beside it.
+            // queue. So it grows only for a payload that is long compared with it.
             Some(Segment::Pooled(back)) if payload_len == 0 => back.capacity() / 4,
             _ => payload_len,
         };
@@ -137,7 +137,7 @@ impl WriteQueue {
         Ok(encoding.is_accepted)
     }
 
-    /// The bytes to write next; empty if the queue is empty.
+    /// Returns the bytes to write next; empty if the queue is empty.
     #[cfg(test)]
     pub(crate) fn front(&self) -> &[u8] {
         self.segments.front().map_or(&[], |front| front.bytes())
@@ -153,7 +153,7 @@ impl WriteQueue {
             .count()
     }
 
-    /// Drops `len` bytes from the front, which the kernel has taken.
+    /// Drops `len` bytes from the start, which the kernel has taken.
     pub(crate) fn consume(&mut self, mut len: usize, pool: &mut Pool) {
         self.len -= len;
         while len > 0 {
@@ -164,7 +164,7 @@ impl WriteQueue {
             let here = len.min(front.bytes().len());
             len -= here;
             if let Segment::Given(_) = front {
-                self.given_len -= here;
+                self.owned_len -= here;
             }
             if front.consume(here) {
                 self.segments
@@ -180,12 +180,12 @@ impl WriteQueue {
         self.segments.iter().map(Segment::held_bytes).sum()
     }
 
-    /// Gives all segments back, and returns the number of bytes dropped.
+    /// Returns all segments to the pool, and returns the number of bytes dropped.
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
         self.segments
             .drain(..)
             .for_each(|segment| segment.give_back(pool));
-        self.given_len = 0;
+        self.owned_len = 0;
         std::mem::take(&mut self.len)
     }
 
@@ -195,7 +195,7 @@ impl WriteQueue {
             _ => false,
         };
         if !fits {
-            let pooled_len = self.len - self.given_len;
+            let pooled_len = self.len - self.owned_len;
             let capacity = (2 * pooled_len).min(SEGMENT_LEN).max(len);
             let buf = pool.take(capacity);
             self.segments.push_back(Segment::Pooled(buf));
@@ -215,7 +215,7 @@ impl Segment {
         }
     }
 
-    /// Drops bytes from the front, and returns true if none are left.
+    /// Drops bytes from the start, and returns true if none are left.
     fn consume(&mut self, len: usize) -> bool {
         match self {
             Self::Pooled(buf) => {

@@ -256,7 +256,7 @@ impl CutMap {
 
     /// Returns the offset of the first byte that was read after the last frame, if there is one.
     ///
-    /// That byte begins a partial frame, or bytes that are held back from a paused connection.
+    /// That byte begins a partial frame, or bytes that a paused connection has not delivered.
     #[must_use]
     pub fn first_undelivered(&self) -> Option<u64> {
         let last = self.frames.last().map(|frame| frame.span);

@@ -76,10 +76,8 @@ fn only_frame<'a>(kind: &Kind, bytes: &'a [u8]) -> Result<&'a [u8], DatagramFaul
     let (mut state, mut undecoded, mut has_ended) = (AnyState::default(), bytes, false);
     while !undecoded.is_empty() {
         match state.step(kind, undecoded, has_ended) {
-            CheckedStep::Frame {
-                payload, behind, ..
-            } => {
-                return match behind.len() {
+            CheckedStep::Frame { payload, after, .. } => {
+                return match after.len() {
                     0 => Ok(payload),
                     bytes => Err(DatagramFault::LeftOver { bytes }),
                 };
@@ -122,7 +120,7 @@ pub enum DatagramFault {
         /// Number of these bytes.
         bytes: usize,
     },
-    /// The bytes are no frame, or a frame that is too long.
+    /// The bytes are not a valid frame, or the frame is too long.
     Frame(FrameError),
 }
 
@@ -139,7 +137,7 @@ impl fmt::Display for DatagramError {
             DatagramFault::Truncated => f.write_str("it is truncated"),
             DatagramFault::Cut => f.write_str("it ends before its frame does"),
             DatagramFault::LeftOver { bytes } => {
-                write!(f, "{bytes} bytes are left over behind its frame")
+                write!(f, "{bytes} bytes follow its frame")
             }
             DatagramFault::Frame(error) => error.fmt(f),
         }

@@ -1,4 +1,5 @@
-//! Runs of queued datagrams that the kernel sends as one (generic segmentation offload).
+//! GSO runs: queued datagrams that the kernel takes as one message and splits (generic segmentation
+//! offload).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -20,9 +21,9 @@ pub(crate) struct GsoRun<'a> {
     pub(crate) count: usize,
 }
 
-/// Maximum number of datagrams of a run: Linux takes no more segments (`UDP_MAX_SEGMENTS`).
+/// Maximum number of datagrams of a GSO run: Linux takes no more segments (`UDP_MAX_SEGMENTS`).
 const RUN_COUNT_MAX: usize = 64;
-/// Maximum length of a run: the 65,535 bytes of a packet less the headers of IPv4 and UDP.
+/// Maximum length of a GSO run: the 65,535 bytes of a packet less the headers of IPv4 and UDP.
 const RUN_LEN_MAX: usize = 65_507;
 
 impl GsoRun<'_> {
@@ -32,8 +33,8 @@ impl GsoRun<'_> {
 }
 
 impl DatagramQueue {
-    /// Returns all datagrams, the oldest first, in runs of segments of at most `segment_len_max`
-    /// bytes. A longer datagram is a run of its own, and so is an empty one.
+    /// Returns all datagrams, oldest first, as GSO runs with segments of at most `segment_len_max`
+    /// bytes. A longer datagram forms its own run, and so does an empty one.
     pub(crate) fn runs(&self, segment_len_max: usize) -> GsoRuns<'_> {
         GsoRuns {
             heads: &self.heads,
@@ -44,7 +45,7 @@ impl DatagramQueue {
     }
 }
 
-/// Iterator over the runs of a queue: see [`DatagramQueue::runs`].
+/// Iterator over the GSO runs of a queue: see [`DatagramQueue::runs`].
 #[derive(Debug, Clone)]
 pub(crate) struct GsoRuns<'a> {
     heads: &'a VecDeque<Head>,
@@ -92,7 +93,7 @@ impl<'a> Iterator for GsoRuns<'a> {
 mod tests {
     use super::*;
 
-    /// Runs are the queued datagrams in their order, however they are combined.
+    /// The runs contain the queued datagrams in order.
     #[test]
     fn only_the_last_datagram_of_a_gso_run_is_shorter() {
         let addrs: [SocketAddr; 2] = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()];
@@ -115,9 +116,12 @@ mod tests {
                 assert_eq!(run.data.len().div_ceil(segment_len.max(1)).max(1), count);
                 let mut rest = run.data;
                 for _ in 0..count {
-                    let (data, behind) = rest.split_at(segment_len.min(rest.len()));
-                    assert_eq!(sent[at], (run.to.expect("it has one"), data.to_vec()));
-                    rest = behind;
+                    let (data, after) = rest.split_at(segment_len.min(rest.len()));
+                    assert_eq!(
+                        sent[at],
+                        (run.to.expect("the run has a destination"), data.to_vec())
+                    );
+                    rest = after;
                     at += 1;
                 }
             }
@@ -140,6 +144,9 @@ mod tests {
             assert!(queue.push(None, &[1; 32_754], usize::MAX));
         }
         let lens: Vec<_> = queue.runs(65_535).map(|run| run.data.len()).collect();
-        assert_eq!(lens, [32_754; 3], "two of them are a byte too many");
+        assert_eq!(
+            lens, [32_754; 3],
+            "two datagrams exceed the maximum length of a run by one byte"
+        );
     }
 }

@@ -27,7 +27,7 @@ pub struct Datagram<'a> {
     /// Payload; empty is valid.
     pub data: &'a [u8],
     /// True if the datagram exceeded [`Config::datagram_len_max`](crate::Config::datagram_len_max):
-    /// `data` is its beginning, and the rest is lost.
+    /// `data` is its beginning; the remaining bytes are lost.
     pub truncated: bool,
 }
 
@@ -42,12 +42,12 @@ pub struct UnixDatagram<'a> {
     /// Payload; empty is valid.
     pub data: &'a [u8],
     /// True if the datagram exceeded [`Config::datagram_len_max`](crate::Config::datagram_len_max):
-    /// `data` is its beginning, and the rest is lost.
+    /// `data` is its beginning; the remaining bytes are lost.
     pub truncated: bool,
 }
 
-/// Length of a slot, in bytes: the longest datagram, or the longest run of datagrams that the
-/// kernel combines.
+/// Length of a slot, in bytes: the longest datagram, or the longest message of several datagrams
+/// (`UDP_GRO`).
 const SLOT_LEN: usize = 65_536;
 /// Distance between two slots, in bytes. It is no power of two: otherwise the first bytes of all
 /// slots would share one set of a cache.
@@ -97,14 +97,16 @@ impl RecvBatch {
         self.messages.clear();
         let mut slots = self.buf.chunks_exact_mut(SLOT_STRIDE);
         std::array::from_fn(|_| {
-            let slot = slots.next().expect("the buffer was made for so many");
+            let slot = slots
+                .next()
+                .expect("the buffer has a slot for each message");
             &mut slot[..SLOT_LEN]
         })
     }
 
     /// Appends the message of the next slot.
     pub(crate) fn push(&mut self, message: Message) {
-        debug_assert!(message.len <= SLOT_LEN, "a message fits into its slot");
+        debug_assert!(message.len <= SLOT_LEN, "a message must fit into its slot");
         self.messages.push(message);
     }
 

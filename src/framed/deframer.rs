@@ -1,5 +1,5 @@
-//! The framings without a socket of this crate: for files, pipes, serial lines, blocking sockets
-//! and other runtimes.
+//! The framings without this crate's sockets: for files, pipes, serial lines, blocking sockets and
+//! other runtimes.
 //!
 //! [`Deframer`] turns bytes into frames and [`Framer`](crate::Framer) frames into bytes, both
 //! without I/O. [`FramedStream`](crate::FramedStream) combines them over anything that reads and
@@ -17,12 +17,11 @@ use crate::memory::Buf;
 const READ_LEN: usize = 8 * 1024;
 /// Maximum capacity reserved for one frame, as a multiple of the bytes received.
 const GROWTH: usize = 4;
-/// Divisor of the capacity: a buffer of which this part was not filled, while `SHRINK` times its
-/// capacity arrived, is replaced by one of that part.
+/// Divisor of the capacity. If `SHRINK` times the capacity arrives and never fills this part of the
+/// buffer, a buffer of this part replaces it.
 const SHRINK: usize = 4;
 /// Divisor of the capacity: bytes that arrive in an empty buffer count as at least this part of it.
-/// Some hundred short frames then shrink the buffer as many long ones do, and frequent bursts find
-/// it again.
+/// A few hundred short frames then shrink the buffer, but bursts that come more often keep it.
 const ALONE: usize = 64;
 
 /// An item that a [`Deframer`] found in its bytes.
@@ -65,21 +64,21 @@ pub struct Deframer {
     framing: Framing,
     state: AnyState,
     buf: Buf,
-    /// Number of bytes that the partial frame at the front of `buf` needs; 0 if unknown.
+    /// Number of bytes that the partial frame at the start of `buf` needs; 0 if unknown.
     need: usize,
     /// Number of bytes still to come that are skipped. While it is not 0, `buf` is empty.
     skip: u64,
     /// Number of bytes received so far; those in `buf` are the last of them.
     received: u64,
-    /// Number of bytes received since a good part of the buffer was filled; bytes that arrived
-    /// alone count more, see [`ALONE`].
+    /// Number of bytes received since a large part of the buffer was filled. Bytes that arrived in
+    /// an empty buffer count more: see [`ALONE`].
     since_filled: u64,
     frames_skipped: u64,
     /// The error that ended the stream.
     error: Option<FrameError>,
 }
 
-/// Result of decoding the front of the buffer.
+/// Result of decoding the start of the buffer.
 enum Found {
     /// Position in the buffer of a frame that is consumed.
     Frame(Range<usize>),
@@ -122,9 +121,9 @@ impl Deframer {
         }
     }
 
-    /// Returns the next frame of a stream that has ended. When no whole frame is left, some
-    /// framings have a last one without an end. Once it returns `None`, [`rest`](Deframer::rest) is
-    /// what is no frame.
+    /// Returns the next frame of a stream that has ended. After the last whole frame, some framings
+    /// return a frame that the end of the stream completes. Once it returns `None`,
+    /// [`rest`](Deframer::rest) returns the bytes that do not form a frame.
     ///
     /// # Errors
     ///
@@ -187,7 +186,7 @@ impl Deframer {
     ///
     /// # Panics
     ///
-    /// If `len` exceeds the spare capacity.
+    /// Panics if `len` exceeds the spare capacity.
     pub fn advance(&mut self, len: usize) {
         assert!(
             len <= self.buf.spare_len(),
@@ -240,7 +239,7 @@ impl Deframer {
     /// * The error of `reader`; `Interrupted` is retried. Nothing is lost by it: after `WouldBlock`
     ///   or `TimedOut` in the middle of a frame, the next call continues.
     /// * `UnexpectedEof` if the stream ends within a frame.
-    /// * `InvalidData` with a [`DecodeError`] if the bytes are no frame.
+    /// * `InvalidData` with a [`DecodeError`] if the bytes are not a frame.
     pub fn read_frame(&mut self, reader: &mut impl Read) -> io::Result<Option<&[u8]>> {
         let frame = loop {
             if let Some(frame) = self.next_position(false)? {
@@ -346,7 +345,7 @@ impl Deframer {
     }
 
     /// Shrinks a buffer that a burst made large: several times its capacity has arrived since a
-    /// good part of it was filled.
+    /// large part of it was filled.
     #[inline]
     fn shrink(&mut self) {
         let (len, capacity) = (self.buf.len(), self.buf.capacity());

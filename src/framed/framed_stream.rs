@@ -1,4 +1,4 @@
-//! Frames over a stream that blocks.
+//! Frames over a blocking stream.
 
 use std::io::{self, Read, Write};
 
@@ -133,7 +133,7 @@ impl<S: Write> FramedStream<S> {
 }
 
 impl<S: Read> FramedStream<S> {
-    /// Waits for one frame; `None` when the peer has ended its side.
+    /// Waits for one frame; returns `None` when the peer has ended its side.
     ///
     /// # Errors
     ///

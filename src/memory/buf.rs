@@ -1,27 +1,28 @@
 //! A contiguous byte buffer.
 //!
 //! One buffer type serves both directions. Its memory is initialised once, when it is allocated, so
-//! that a socket can be read straight into it. Two cursors mark the bytes in use:
+//! that a socket can be read directly into it. Two cursors mark the bytes in use:
 //!
 //! ```text
 //!   base          start            end             data.len()
 //!   |  consumed    | bytes in use   | spare capacity |
 //! ```
 //!
-//! A long buffer begins in the middle of a page of memory. The kernel's own buffers begin at a
-//! page, and processors copy slowly between addresses that differ by little but the page. An echo
-//! of 256 KiB frames takes half the processor time that it takes with buffers where malloc puts
-//! them.
+//! A long buffer begins in the middle of a memory page. The kernel's own buffers begin at a page
+//! boundary. Processors copy slowly between two addresses that have nearly equal offsets in their
+//! pages. An echo of 256 KiB frames takes half the processor time that it takes with buffers at
+//! malloc's addresses.
 
 use std::ops::Range;
 
-/// Capacity from which on a buffer begins in the middle of a page.
+/// Capacity from which a buffer begins in the middle of a page.
 const PAGE_OFFSET_LEN_MIN: usize = 64 * 1024;
-/// Length of a page of memory. Other lengths make copies slower, and nothing else.
+/// Assumed length of a memory page. If the real length differs, copies are slower, but still
+/// correct.
 const PAGE_LEN: usize = 4096;
 
-/// Capacity from which on a buffer has [`HEADER_SPARE_LEN`] bytes more. Many payloads are a power
-/// of two long: with its header, such a frame fits into a buffer of that capacity.
+/// Capacity from which a buffer has [`HEADER_SPARE_LEN`] bytes more. Many payloads are a power of
+/// two long: with its header, such a frame fits into a buffer of that capacity.
 const HEADER_SPARE_LEN_MIN: usize = 1024;
 /// Bytes beyond the capacity, for a header.
 const HEADER_SPARE_LEN: usize = 64;
@@ -34,7 +35,7 @@ pub(crate) struct Buf {
     base: usize,
     /// Offset of the first byte in use: `base <= start <= end`.
     start: usize,
-    /// Offset behind the last byte in use: `start <= end <= data.len()`.
+    /// Offset after the last byte in use: `start <= end <= data.len()`.
     end: usize,
 }
 
@@ -141,14 +142,17 @@ impl Buf {
     /// Appends `len` bytes that are in the spare capacity already.
     #[inline]
     pub(crate) fn advance(&mut self, len: usize) {
-        debug_assert!(len <= self.spare_len(), "bytes are in the spare capacity");
+        debug_assert!(
+            len <= self.spare_len(),
+            "`len` must not exceed the spare capacity"
+        );
         self.end += len;
     }
 
-    /// Drops `len` bytes from the front.
+    /// Drops `len` bytes from the start.
     #[inline]
     pub(crate) fn consume(&mut self, len: usize) {
-        debug_assert!(len <= self.len(), "only bytes in use are consumed");
+        debug_assert!(len <= self.len(), "`len` must not exceed the bytes in use");
         self.start += len;
         if self.start == self.end {
             self.clear();
@@ -161,7 +165,7 @@ impl Buf {
         self.end = self.base;
     }
 
-    /// Moves the bytes in use to the front.
+    /// Moves the bytes in use to the start.
     pub(super) fn move_to_front(&mut self) {
         self.data.copy_within(self.start..self.end, self.base);
         self.end -= self.start - self.base;
@@ -236,7 +240,7 @@ impl Buf {
     /// Removes bytes from the end until `len` are left.
     #[inline]
     pub(crate) fn truncate(&mut self, len: usize) {
-        debug_assert!(len <= self.len(), "a buffer is not grown by truncating it");
+        debug_assert!(len <= self.len(), "`len` must not exceed the bytes in use");
         self.end = self.start + len;
     }
 
@@ -247,7 +251,7 @@ impl Buf {
         }
     }
 
-    /// Moves the bytes to the front if at least half of the buffer is free, else reallocates.
+    /// Moves the bytes to the start if at least half of the buffer is free, else reallocates.
     #[cold]
     #[inline(never)]
     fn grow(&mut self, additional: usize) {

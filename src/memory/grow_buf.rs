@@ -1,8 +1,8 @@
 //! A buffer that grows without copying.
 //!
-//! If its buffer is too small, the bytes stay where they are, and a larger buffer continues them.
-//! It keeps a gap for them at its front. [`GrowBuf::settle`] fills the gaps, so that a byte is
-//! copied once, however often the buffer grew meanwhile:
+//! If the buffer is too small, its bytes stay there, and a larger buffer takes the next bytes. The
+//! larger buffer has a gap at its start for the earlier bytes. [`GrowBuf::settle`] fills the gaps,
+//! so that a byte is copied once, however often the buffer grew meanwhile:
 //!
 //! ```text
 //!   outgrown[0]   | a b c |
@@ -31,9 +31,12 @@ pub(crate) struct GrowBuf {
 }
 
 impl GrowBuf {
-    /// Takes `buf` in place of the buffer before, which is empty and was put back.
+    /// Sets the buffer. The previous one must have been put back.
     pub(crate) fn set_buf(&mut self, buf: Buf) {
-        debug_assert!(self.outgrown.is_empty(), "it was put back");
+        debug_assert!(
+            self.outgrown.is_empty(),
+            "the previous buffer must be put back first"
+        );
         self.buf = buf;
     }
 
@@ -47,10 +50,10 @@ impl GrowBuf {
         self.buf.is_empty()
     }
 
-    /// All bytes. To be called after [`settle`](GrowBuf::settle).
+    /// All bytes. Call [`settle`](GrowBuf::settle) first.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        debug_assert!(self.outgrown.is_empty(), "it is settled");
+        debug_assert!(self.outgrown.is_empty(), "the buffer must be settled first");
         self.buf.bytes()
     }
 
@@ -94,24 +97,27 @@ impl GrowBuf {
         self.buf.advance(len);
     }
 
-    /// Drops `len` bytes from the front. To be called after [`settle`](GrowBuf::settle).
+    /// Drops `len` bytes from the start. Call [`settle`](GrowBuf::settle) first.
     #[inline]
     pub(crate) fn consume(&mut self, len: usize) {
-        debug_assert!(self.outgrown.is_empty(), "it is settled");
+        debug_assert!(self.outgrown.is_empty(), "the buffer must be settled first");
         self.buf.consume(len);
     }
 
-    /// Drops all bytes. To be called after [`settle`](GrowBuf::settle).
+    /// Drops all bytes. Call [`settle`](GrowBuf::settle) first.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        debug_assert!(self.outgrown.is_empty(), "it is settled");
+        debug_assert!(self.outgrown.is_empty(), "the buffer must be settled first");
         self.buf.clear();
     }
 
     /// Appends bytes that fit into the spare capacity.
     #[inline]
     pub(crate) fn put(&mut self, bytes: &[u8]) {
-        debug_assert!(bytes.len() <= self.spare_len(), "bytes fit");
+        debug_assert!(
+            bytes.len() <= self.spare_len(),
+            "the bytes must fit into the spare capacity"
+        );
         self.buf.put(bytes);
     }
 
@@ -121,7 +127,7 @@ impl GrowBuf {
         self.buf.try_put(bytes)
     }
 
-    /// Copies the last bytes to `end`, which is at most as long as the content.
+    /// Copies the last `end.len()` bytes to `end`. The buffer must hold at least this many.
     pub(crate) fn copy_end(&self, mut end: &mut [u8]) {
         let mut piece = &self.buf;
         for previous in self.outgrown.iter().rev() {
@@ -141,9 +147,9 @@ impl GrowBuf {
         Some(last[0])
     }
 
-    /// Makes the spare capacity at least `additional` bytes. If the bytes can be moved to the
-    /// front, and no more of them than were consumed, they are. Otherwise the next piece has
-    /// `capacity` bytes, or more if they are needed.
+    /// Makes the spare capacity at least `additional` bytes. Moves the bytes to the start if that
+    /// is enough and they are not more than the consumed bytes. Otherwise adds a piece of
+    /// `capacity` bytes, or more if needed.
     pub(crate) fn reserve<T>(
         &mut self,
         additional: usize,

@@ -6,12 +6,12 @@ use super::buf::Buf;
 /// thousand connections with such a buffer each hold 64 KB.
 const CAPACITY_MIN: usize = 64;
 
-/// Free lists of buffers, one per power of two, and spare boxes for what their user keeps of a
-/// connection while it holds a buffer.
+/// Free lists of buffers, one per power of two, and spare boxes for the state that a connection
+/// keeps while it holds a buffer.
 ///
 /// The pool grows to the largest amount that was lent at once. [`trim`](BufferPool::trim), called
-/// at intervals while [`is_over_base`](BufferPool::is_over_base), frees what was not needed since
-/// the last call.
+/// at intervals while [`is_over_base`](BufferPool::is_over_base), frees the memory that was not
+/// needed since the last call.
 #[derive(Debug)]
 pub(crate) struct BufferPool<T> {
     /// `classes[i]` contains buffers with a capacity of `CAPACITY_MIN << i`, and no others.
@@ -25,7 +25,7 @@ pub(crate) struct BufferPool<T> {
     idle_bytes: usize,
     /// Number of free bytes that a trim keeps.
     base_bytes: usize,
-    /// Capacity of all buffers that are lent, in bytes, and what was counted with
+    /// Capacity of all buffers that are lent, in bytes, and the bytes counted with
     /// [`count`](BufferPool::count).
     lent_bytes: usize,
     /// Bytes copied between buffers so far; tests compare it with the bytes received.
@@ -85,7 +85,7 @@ impl<T> BufferPool<T> {
     {
         self.boxes_lent += 1;
         self.boxes.pop().unwrap_or_else(|| {
-            // Now, so that putting it back allocates nothing.
+            // Reserved now, so that putting the box back does not allocate.
             self.boxes.reserve(self.boxes_lent);
             Box::default()
         })
@@ -162,7 +162,11 @@ mod tests {
             let mut pool = Pool::new(0);
             let mut buf = pool.take(len);
             buf.put(&vec![7; len]);
-            assert_eq!(buf.capacity(), CAPACITY_MIN << class, "it did not grow");
+            assert_eq!(
+                buf.capacity(),
+                CAPACITY_MIN << class,
+                "the pool did not grow"
+            );
             pool.put(buf);
             assert_eq!(pool.free_bytes(), CAPACITY_MIN << class);
             assert_eq!(pool.take(len + 1).capacity(), CAPACITY_MIN << (class + 1));
@@ -229,7 +233,10 @@ mod tests {
         let large = pool.take(4096);
         pool.put(large);
         pool.trim();
-        assert!(pool.is_over_base(), "it was in use since the last call");
+        assert!(
+            pool.is_over_base(),
+            "the buffer was in use since the last call"
+        );
         pool.trim();
         assert_eq!(pool.free_bytes(), 0);
     }

@@ -4,13 +4,13 @@ use std::mem;
 
 use crate::memory::PageOffsetBox;
 
-/// Length while no read needs more: 64 KiB, and headers and partial frames around them.
+/// Length while no read needs more: 64 KiB, plus space for headers and partial frames.
 const LEN_BASE: usize = 68 * 1024;
 
 /// Memory that all reads go to.
 ///
 /// Its length adapts to the reads: it doubles when a read fills it, and [`trim`](ReadBuffer::trim)
-/// frees what no read needed for a while.
+/// frees the memory that no read needed for a while.
 #[derive(Debug)]
 pub(crate) struct ReadBuffer {
     memory: PageOffsetBox,
@@ -58,7 +58,7 @@ impl ReadBuffer {
         self.len() > LEN_BASE
     }
 
-    /// Frees what no read needed since the last call.
+    /// Frees the memory that no read needed since the last call.
     pub(crate) fn trim(&mut self) {
         let peak = mem::take(&mut self.peak);
         if self.len() > LEN_BASE.max(2 * peak) {

@@ -62,7 +62,7 @@ pub(super) fn prepare(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
 fn is_listening(socket: &Socket) -> io::Result<bool> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     return socket.is_listener();
-    // On other systems the first accept shows it.
+    // On other systems the first accept fails if the socket does not listen.
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
     Ok(socket.peer_addr().is_err())
 }

@@ -1,11 +1,11 @@
-//! The clock: the only place of the library that reads the time.
+//! The clock, the only code of the library that reads the time.
 
 use std::time::Instant;
 
 #[cfg(test)]
 use super::sim::World;
 
-/// A clock, real or simulated. It is free to copy.
+/// A clock, real or simulated. Copies are cheap.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Clock {
     /// The monotonic clock of the system.

@@ -27,12 +27,13 @@ pub(crate) enum Listener {
     Sim(SimSocket),
 }
 
-/// The consequence of a failed accept for the next one.
+/// Consequence of a failed accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AcceptFailure {
     /// No connection is left to accept. An event reports the next one.
     WouldBlock,
-    /// One connection was lost before it was accepted (accept(2), "Error handling"). Go on.
+    /// One connection was lost before it was accepted (accept(2), "Error handling"). Accept the
+    /// next one.
     ThisOne,
     /// Descriptors or memory ran out, or the listener itself has failed. The backlog stays, and no
     /// event reports when accepting works again. Trying at once would spin: try again later.
@@ -98,7 +99,7 @@ impl Listener {
     }
 }
 
-/// Converts a socket that listens and does not block.
+/// Converts a listening, non-blocking socket.
 impl TryFrom<Socket> for Listener {
     type Error = io::Error;
 

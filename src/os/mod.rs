@@ -1,6 +1,6 @@
-//! Every system call and the clock, behind one closed choice: [`Os`], real or simulated.
+//! All system calls and the clock, behind one type: [`Os`], real or simulated.
 //!
-//! Nothing here knows of frames or handlers. A call that a signal interrupted is repeated here,
+//! This module does not know frames or handlers. It repeats a call that a signal interrupted,
 //! except for [`Os::wait`], since time has passed. `WouldBlock` is returned: it is flow control.
 
 mod adopt;
@@ -48,7 +48,7 @@ use poll::Poller;
 
 /// True if a read that returned fewer bytes than requested has emptied the socket, so that the next
 /// byte makes a new edge. This holds for epoll and kqueue (epoll(7), "Questions and answers", 9).
-/// On other systems only `WouldBlock` says so.
+/// On other systems only `WouldBlock` shows that the socket is empty.
 pub(crate) const SHORT_READ_EMPTIES: bool = cfg!(any(
     target_os = "linux",
     target_os = "android",
@@ -95,7 +95,8 @@ impl Os {
         }
     }
 
-    /// Waits for events, at most for `timeout`. `Interrupted` is returned, since time has passed.
+    /// Waits for events, at most for `timeout`. Returns `Interrupted` if a signal ended the wait,
+    /// since time has passed.
     #[inline]
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
@@ -124,7 +125,7 @@ impl Os {
         }
     }
 
-    /// Returns true if the last wait may have left events behind.
+    /// Returns true if the last wait may not have returned all events.
     pub(crate) fn was_full(&self) -> bool {
         match self {
             Self::Real(poller) => poller.was_full(),
@@ -139,7 +140,7 @@ impl Os {
         self.poller().as_fd()
     }
 
-    /// Opens a listener. `backlog` holds if the options name none.
+    /// Opens a listener. `backlog` applies if the options set none.
     pub(crate) fn listen(
         &self,
         addr: &Addr,
@@ -153,7 +154,7 @@ impl Os {
         }
     }
 
-    /// Begins to connect. An event reports the end of it.
+    /// Starts a connect. An event reports its end.
     pub(crate) fn connect(&self, addr: &Addr, options: &ConnectOptions) -> io::Result<Stream> {
         match self {
             Self::Real(_) => options.connect(addr)?.try_into(),

@@ -23,7 +23,7 @@ struct Before {
 }
 
 impl Before {
-    /// Opens a socket with these options. It does not block and is not inherited by children.
+    /// Opens a non-blocking socket with these options. Child processes do not inherit it.
     fn open(&self, domain: Domain, kind: Type) -> io::Result<Socket> {
         let socket = new_nonblocking(domain, kind)?;
         if self.reuse_addr && domain != Domain::UNIX {
@@ -52,7 +52,7 @@ impl Before {
     }
 }
 
-/// Opens a socket that does not block, with one system call if the system supports it.
+/// Opens a non-blocking socket, with one system call if the system supports it.
 fn new_nonblocking(domain: Domain, kind: Type) -> io::Result<Socket> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     return Socket::new(domain, kind.nonblocking(), None);
@@ -129,7 +129,7 @@ macro_rules! before {
 /// #     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
 /// # }
 ///
-/// // One of several reactors, each in a thread of its own, that share a port.
+/// // One of several reactors, each in its own thread, that share a port.
 /// let options = ListenOptions::new().reuse_port(true).backlog(1024);
 /// let mut reactor = Reactor::new(Nothing)?;
 /// reactor.with(|_, cx| cx.listen_with("127.0.0.1:0", Framing::line(), &options))?;
@@ -188,7 +188,7 @@ impl ListenOptions {
         self
     }
 
-    /// Opens a socket that listens.
+    /// Opens a listening socket.
     pub(super) fn listen(&self, addr: &Addr, backlog: u32) -> io::Result<Socket> {
         let addr = to_sock_addr(addr)?;
         let socket = self.before.open(addr.domain(), Type::STREAM)?;
@@ -233,9 +233,9 @@ impl ConnectOptions {
         self
     }
 
-    /// Sets the address to connect from: a [`SocketAddr`], of which port 0 chooses a free port, or
-    /// a path or name of a Unix socket. An address of the peer that has another family fails, and
-    /// the next one is tried.
+    /// Sets the local address of the connection: a [`SocketAddr`], or a path or name of a Unix
+    /// socket. Port 0 chooses a free port. A connect to an address of another family fails, and the
+    /// next address of the peer is tried.
     #[must_use]
     pub fn local_addr(mut self, addr: impl Into<Addr>) -> Self {
         self.local_addr = Some(addr.into());
@@ -254,7 +254,7 @@ impl ConnectOptions {
         self.timeout.unwrap_or(default)
     }
 
-    /// Opens a socket that connects. An event reports the end of the connect.
+    /// Opens a socket and starts its connect. An event reports the end of the connect.
     pub(super) fn connect(&self, addr: &Addr) -> io::Result<Socket> {
         let addr = to_sock_addr(addr)?;
         let socket = self.before.open(addr.domain(), Type::STREAM)?;
@@ -305,7 +305,7 @@ fn is_under_way(error: &io::Error) -> bool {
 /// use std::net::Ipv4Addr;
 /// use unstick::UdpOptions;
 ///
-/// // Receives what is sent to a group, next to other receivers on this host.
+/// // Receives datagrams to a group, next to other receivers on this host.
 /// let options = UdpOptions::new()
 ///     .reuse_addr(true)
 ///     .join_multicast_v4(Ipv4Addr::new(239, 1, 2, 3), Ipv4Addr::UNSPECIFIED);
@@ -380,7 +380,7 @@ impl UdpOptions {
         self
     }
 
-    /// Opens a socket that is bound.
+    /// Opens and binds a socket.
     pub(super) fn bind(&self, addr: SocketAddr) -> io::Result<Socket> {
         let domain = Domain::for_address(addr);
         let socket = self.before.open(domain, Type::DGRAM)?;

@@ -13,11 +13,13 @@ use mio::{Events, Interest, Poll, Token};
 use super::sim;
 use crate::id::PollToken;
 
-/// Token of the waker. No slab key is as large, so its event finds no entry.
+/// Token of the waker. It is larger than any slab key, so the event of the waker belongs to no
+/// entry.
 const WAKER_TOKEN: Token = Token(usize::MAX);
 /// Initial capacity of the event list, about a kilobyte.
 const EVENTS_MIN: usize = 128;
-/// Maximum capacity of the event list. The rest of a larger ready set comes with the next poll.
+/// Maximum capacity of the event list. The next poll returns the remaining events of a larger ready
+/// set.
 const EVENTS_MAX: usize = 16 * 1024;
 
 /// Both directions, and urgent data if the poll can report it.
@@ -64,12 +66,12 @@ impl Event<'_> {
         }
     }
 
-    /// Returns true if the peer ended its side or reset the connection, if there is an error to
-    /// fetch, or if a byte of urgent data is pending, at which reads stop short.
+    /// Returns true if the peer ended its side or reset the connection, or if an error or a byte of
+    /// urgent data is pending. Reads stop short at urgent data.
     #[inline]
     pub(crate) fn has_ended(self) -> bool {
         match self {
-            // In this order the compiler needs two tests of the bits of epoll.
+            // In this order the compiler needs only two bit tests for epoll.
             Self::Real(event) => {
                 event.is_error() | event.is_priority()
                     || event.is_read_closed()
@@ -94,7 +96,7 @@ impl Event<'_> {
 #[derive(Debug, Clone)]
 pub(crate) enum Waker {
     Real(Arc<mio::Waker>),
-    /// A flag that the next simulated wait takes.
+    /// A flag that ends the next simulated wait, which clears it.
     #[cfg(test)]
     Sim(Arc<AtomicBool>),
 }
@@ -198,8 +200,9 @@ impl Poller {
             .reregister(source, Token(token.0), interest)
     }
 
-    /// Removes a registration. Dropping the socket is not enough, since its descriptor may live on
-    /// in a duplicate. An error means that it was not registered any more.
+    /// Removes a registration. Dropping the socket is not enough, since a duplicate of its
+    /// descriptor keeps the registration. An error means that the socket was not registered any
+    /// more.
     pub(super) fn deregister(&self, source: &mut impl Source) {
         let _ = self.poll.registry().deregister(source);
     }

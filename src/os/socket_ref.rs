@@ -83,7 +83,7 @@ impl Keepalive {
 ///
 /// Every error is the system's. The usual one is that this type of socket does not have the option,
 /// for example a TCP option of a UDP socket: `InvalidInput`, `Unsupported`, or an error without a
-/// kind of its own. The socket stays usable.
+/// specific kind. The socket stays usable.
 ///
 /// [`Context::socket_options`](crate::Context::socket_options) gives access to further options.
 ///

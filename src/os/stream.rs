@@ -41,7 +41,7 @@ const NO_SIGNAL: Option<i32> = {
     }
 };
 
-/// The socket of a connection, of a closed set of types.
+/// The socket of a connection: one variant per type of socket.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
@@ -82,7 +82,8 @@ impl Stream {
     /// no reset: its peer sees the end of the stream.
     pub(crate) fn reset(&mut self, os: &Os) {
         match self {
-            // If the option fails, the connection and its send queue are already gone.
+            // If setting the option fails, the kernel has already dropped the connection and its
+            // send queue.
             Self::Tcp(tcp) => drop(SockRef::from(&*tcp).set_linger(Some(Duration::ZERO))),
             #[cfg(test)]
             Self::Sim(sim) => sim.reset(),
@@ -91,7 +92,7 @@ impl Stream {
         self.close(os);
     }
 
-    /// Reads once. `buf` is not empty: the result 0 would look like the end of the stream.
+    /// Reads once. `buf` must not be empty: the result 0 would look like the end of the stream.
     #[inline]
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         debug_assert!(
@@ -126,7 +127,8 @@ impl Stream {
     }
 
     /// Writes several slices with one call, without raising `SIGPIPE`. The standard call, `writev`,
-    /// raises it if the peer is gone and the program has not ignored the signal (signal(7)).
+    /// raises it if the peer has closed the connection and the program has not ignored the signal
+    /// (signal(7)).
     ///
     /// `try_io` shows a `WouldBlock` to mio. On Windows mio needs it to report the next edge.
     pub(crate) fn write_gathered(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -153,7 +155,7 @@ impl Stream {
         }
     }
 
-    /// Takes the pending error of the socket.
+    /// Returns and clears the pending error of the socket.
     pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
             Self::Tcp(tcp) => tcp.take_error(),
@@ -165,7 +167,7 @@ impl Stream {
         }
     }
 
-    /// Returns true if a read would return bytes. It takes none.
+    /// Returns true if a read would return bytes. It reads none.
     pub(crate) fn has_unread(&self) -> bool {
         match self {
             Self::Tcp(tcp) => retry(|| tcp.peek(&mut [0])).is_ok_and(|len| len > 0),
@@ -273,12 +275,12 @@ impl Stream {
         }
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            format!("the segments from {local} to {peer} are not counted"),
+            format!("segment counts are not available for the connection from {local} to {peer}"),
         ))
     }
 }
 
-/// Converts a socket that does not block.
+/// Converts a non-blocking socket.
 impl TryFrom<Socket> for Stream {
     type Error = io::Error;
 
@@ -300,13 +302,13 @@ mod tests {
     /// The kernel lets a socket connect to its own port, as in a simultaneous open (RFC 9293, 3.5).
     #[test]
     fn a_connection_to_itself_counts_as_refused() {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be opened");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         socket.bind(&any.into()).expect("a free port");
-        let own = socket.local_addr().expect("it is bound");
+        let own = socket.local_addr().expect("the socket is bound");
         socket.connect(&own).expect("the kernel allows it");
         socket.set_nonblocking(true).expect("the option can be set");
-        let stream = Stream::try_from(socket).expect("it is a TCP socket");
+        let stream = Stream::try_from(socket).expect("the socket is a TCP socket");
         let error = stream.connected().expect_err("no server listens there");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }

@@ -139,20 +139,20 @@ mod tests {
             let Ok(listener) = TcpListener::bind(addr) else {
                 continue; // this machine has no IPv6
             };
-            let addr = listener.local_addr().expect("it is bound");
-            let mut client = TcpStream::connect(addr).expect("it listens");
-            let (mut server, peer) = listener.accept().expect("it was connected to");
+            let addr = listener.local_addr().expect("the listener is bound");
+            let mut client = TcpStream::connect(addr).expect("the listener accepts connections");
+            let (mut server, peer) = listener.accept().expect("the client has connected");
             client.set_nodelay(true).expect("the option can be set");
             for _ in 0..3 {
-                client.write_all(b"one").expect("it is writable");
-                server.read_exact(&mut [0; 3]).expect("they arrive");
+                client.write_all(b"one").expect("the socket is writable");
+                server.read_exact(&mut [0; 3]).expect("the bytes arrive");
             }
-            let local = client.local_addr().expect("it is connected");
-            let counted = of_connection(local, addr).expect("it is open");
+            let local = client.local_addr().expect("the client is connected");
+            let counted = of_connection(local, addr).expect("the connection is open");
             assert!(counted.sent >= 3, "{counted:?}");
             assert_eq!(counted.received, 0, "{counted:?}");
             assert!(counted.len_max > 0, "{counted:?}");
-            let other = of_connection(addr, peer).expect("it is open");
+            let other = of_connection(addr, peer).expect("the connection is open");
             assert!(other.received >= 3, "{other:?}");
             drop((client, server));
             let unused = SocketAddr::new(local.ip(), 1);

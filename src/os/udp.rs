@@ -40,7 +40,7 @@ pub(crate) struct Received {
 }
 
 impl Udp {
-    /// Wraps a socket that does not block. `in_batches` asks for many datagrams per system call.
+    /// Wraps a non-blocking socket. `in_batches` asks for many datagrams per system call.
     pub(super) fn new(socket: Socket, in_batches: bool) -> io::Result<Self> {
         let is_connected = socket.peer_addr().is_ok();
         let udp = UdpSocket::from_std(socket.into());
@@ -65,7 +65,7 @@ impl Udp {
         }
     }
 
-    /// Asks for an event when the socket is writable again, or withdraws that.
+    /// Enables or disables the event that reports a writable socket.
     pub(crate) fn await_writable(&mut self, os: &Os, token: PollToken, on: bool) -> io::Result<()> {
         match self {
             Self::Real(real) if real.awaits_writable != on => {

@@ -42,22 +42,22 @@ const BATCH_LEN: usize = quinn_udp::BATCH_SIZE;
 pub(super) struct Batcher {
     /// Receiver of quinn-udp, made from another socket: see [`Batcher::new`].
     receiver: UdpSocketState,
-    /// True if the last receive brought one message, so that few slots are prepared.
+    /// True if the last receive returned one message. The next receive then prepares few slots.
     is_quiet: bool,
     /// Recent number of datagrams per message. At least one.
     coalesced: usize,
-    /// Maximum segment length of a run that is sent as one message; zero if runs are not sent so.
+    /// Maximum segment length of a GSO run; zero if each datagram is sent as its own message.
     segment_len_max: usize,
     /// Number of datagrams to send one by one, since the kernel rejected them as one message.
     one_by_one: usize,
-    /// New value of `segment_len_max` if the first of them is accepted. It shows that the run was
-    /// the fault, and not the datagram.
+    /// New value of `segment_len_max` if the first of these datagrams is accepted. The kernel then
+    /// rejected the GSO run and not the datagram.
     doubt: Option<usize>,
 }
 
 thread_local! {
-    /// Message headers for `sendmmsg`, made once. They point into themselves, so they stay in their
-    /// thread, while a reactor may move.
+    /// Message headers for `sendmmsg`, created once per thread. They contain pointers to
+    /// themselves, so they cannot be part of a reactor, which may move to another thread.
     static HEADERS: RefCell<Headers> = RefCell::new(Headers::new());
 }
 
@@ -121,8 +121,8 @@ impl Batcher {
             .max();
         self.coalesced = most.unwrap_or(1).max(self.coalesced / 2);
         Ok(Received {
-            // The call ended because no datagram was left, or with an error. The error is kept for
-            // the next call (recvmmsg(2)) and has an event of its own.
+            // The call ended because no datagram was left, or with an error. The kernel keeps the
+            // error for the next call (recvmmsg(2)) and reports a separate event for it.
             emptied: count < slots,
         })
     }
@@ -189,10 +189,14 @@ impl Batcher {
                 Some(Err(error))
             }
             Err(error) => {
-                log::debug!("sending {} datagrams as one message: {error}", first.count);
+                log::debug!(
+                    "sending {} datagrams as one message failed, sending them one by one: {error}",
+                    first.count
+                );
                 self.one_by_one = first.count;
                 self.doubt = match error.raw_os_error().map(Errno::from_raw) {
-                    // EIO: the route does not support it. Else the segments are too long for it.
+                    // EIO: the route does not support GSO. Any other error: the segments are too
+                    // long for the route.
                     Some(Errno::EIO) => Some(0),
                     Some(Errno::EINVAL | Errno::EMSGSIZE) => Some(first.segment_len - 1),
                     _ => None,
@@ -202,7 +206,7 @@ impl Batcher {
         }
     }
 
-    /// Takes the result of a datagram that was sent alone into account.
+    /// Handles the result of a datagram that was sent alone.
     pub(super) fn sent_one(&mut self, result: &io::Result<usize>) {
         match result {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -261,7 +265,7 @@ mod tests {
     fn peers(count: usize) -> Vec<(std::net::UdpSocket, SocketAddr)> {
         let peer = |_| {
             let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
-            let addr = socket.local_addr().expect("it is bound");
+            let addr = socket.local_addr().expect("the socket is bound");
             (socket, addr)
         };
         (0..count).map(peer).collect()
@@ -270,7 +274,8 @@ mod tests {
     /// Returns how many datagrams each call accepts, until all are sent.
     fn calls(udp: &mut Udp, queue: &mut DatagramQueue) -> Vec<usize> {
         let calls = std::iter::from_fn(|| {
-            let sent = (!queue.is_empty()).then(|| udp.send(queue).expect("it is writable"))?;
+            let sent =
+                (!queue.is_empty()).then(|| udp.send(queue).expect("the socket is writable"))?;
             queue.pop(sent);
             Some(sent)
         });
@@ -286,7 +291,7 @@ mod tests {
         }
         assert_eq!(calls(&mut udp, &mut queue), [BATCH_LEN, 8]);
 
-        // All runs of a call share one segment length.
+        // All GSO runs of a call share one segment length.
         for (at, count, len) in [
             (0, 1, 100),
             (1, 1, 50),
@@ -301,9 +306,15 @@ mod tests {
         assert_eq!(calls(&mut udp, &mut queue), [2, 3 + 4, 2]);
         for (at, count, len) in [(2, 3, 100), (3, 4, 100), (4, 2, 50)] {
             let mut buf = [0; 200];
-            assert_eq!(peers[at].0.recv(&mut buf).expect("it came"), b"alone".len());
+            assert_eq!(
+                peers[at].0.recv(&mut buf).expect("the datagram arrives"),
+                b"alone".len()
+            );
             for _ in 0..count {
-                assert_eq!(peers[at].0.recv(&mut buf).expect("it came"), len);
+                assert_eq!(
+                    peers[at].0.recv(&mut buf).expect("the datagram arrives"),
+                    len
+                );
             }
         }
     }
@@ -321,6 +332,6 @@ mod tests {
         }
         let error = udp.send(&queue).expect_err("no socket has the port");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        assert_eq!(calls(&mut udp, &mut queue), [3], "none of them was lost");
+        assert_eq!(calls(&mut udp, &mut queue), [3], "no datagram was lost");
     }
 }

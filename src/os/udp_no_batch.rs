@@ -1,4 +1,4 @@
-//! The stand-in for batches on systems without them: [`Udp`](super::Udp) handles single datagrams.
+//! Replacement for batches on systems without them: [`Udp`](super::Udp) handles single datagrams.
 
 use std::io;
 

@@ -10,7 +10,9 @@
 use super::callbacks::{ActiveCallbacks, Started};
 use super::{Callbacks, Reactor};
 use crate::codec::{Kind, Skipped};
-use crate::conn::{Assembler, Delivery, Failed, Flow, FrameSink, Pool, Round, State, Watermark};
+use crate::conn::{
+    Assembler, DecodeInput, Delivery, Failed, Flow, FrameSink, Pool, State, Watermark,
+};
 use crate::engine::{Accepted, Engine, Entry, Filled};
 use crate::event::{CloseReason, Origin};
 use crate::guard::OnUnwind;
@@ -386,7 +388,7 @@ impl Input<'_> {
             }
             let delivery = if has_undelivered {
                 frames.start_timing();
-                deliver(self.assembler, Round::Rest, state, frames)
+                deliver(self.assembler, DecodeInput::Undelivered, state, frames)
             } else if state.is_readable() {
                 self.read(state, frames)
             } else if state.is_end_delivered() {
@@ -453,7 +455,7 @@ impl Input<'_> {
             return self.assembler.ingest_direct(len, frames);
         }
         let bytes = &self.read_buffer.bytes_mut()[..len];
-        let delivery = deliver(self.assembler, Round::Bytes(bytes), state, frames);
+        let delivery = deliver(self.assembler, DecodeInput::Bytes(bytes), state, frames);
         self.read_buffer.note(len);
         delivery
     }
@@ -464,7 +466,7 @@ impl Input<'_> {
         let token = frames.callbacks.token;
         if self.assembler.len() > 0 {
             frames.start_timing();
-            match deliver(self.assembler, Round::End, state, frames) {
+            match deliver(self.assembler, DecodeInput::EndOfStream, state, frames) {
                 Delivery::NeedMore => self.discard_held(frames, 0),
                 delivery => return delivery,
             }
@@ -519,21 +521,21 @@ impl Input<'_> {
 /// before its delivery.
 fn deliver<H: Handler>(
     assembler: &mut Assembler,
-    round: Round<'_>,
+    input: DecodeInput<'_>,
     state: State,
     frames: &mut Frames<'_, H>,
 ) -> Delivery {
     if state.is_recorded() {
         let token = frames.callbacks.token;
         let read_bytes = frames.engine().read_bytes(token);
-        return assembler.record(round, read_bytes, frames, |frames, bounds| {
+        return assembler.record(input, read_bytes, frames, |frames, bounds| {
             let token = frames.callbacks.token;
             frames.engine().record_frame(token, bounds);
         });
     }
-    match round {
-        Round::Bytes(bytes) => assembler.ingest(bytes, frames),
-        Round::Rest => assembler.resume(frames),
-        Round::End => assembler.finish(frames),
+    match input {
+        DecodeInput::Bytes(bytes) => assembler.ingest(bytes, frames),
+        DecodeInput::Undelivered => assembler.resume(frames),
+        DecodeInput::EndOfStream => assembler.finish(frames),
     }
 }

@@ -1,4 +1,4 @@
-//! Every cut of a stream, and the checks under each.
+//! Test of a codec with every cut of a stream.
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
@@ -16,7 +16,7 @@ const EVERY_SPLIT_LEN_MAX: usize = 16;
 /// Maximum lengths of a stream that is cut at every two offsets, and at every single one.
 const TWO_CUTS_LEN_MAX: usize = 96;
 const ONE_CUT_LEN_MAX: usize = 1024;
-/// Number of random ways to cut a stream, and of streams of garbage.
+/// Number of random cuts of a stream, and number of garbage streams.
 const RANDOM_COUNT: usize = 100;
 const GARBAGE_LEN_MAX: usize = 200;
 /// Maximum number of times that received bytes may be copied, in quarters: with a built-in framing,
@@ -26,7 +26,7 @@ const MOVED_QUARTERS_MAX_OWN: u64 = 9;
 /// Maximum capacity of a buffer, as a multiple of the bytes held.
 const HELD_FACTOR: usize = 16;
 const HELD_MIN: usize = 1024;
-/// Maximum capacity that a buffer may keep because earlier bytes needed it.
+/// Maximum capacity of a buffer that is kept after an earlier frame, in bytes.
 const KEPT_LEN: usize = 64 * 1024;
 /// Maximum overhead of a frame beyond its payload, if a limit is checked: header and delimiter.
 const OVERHEAD_MAX: usize = 1024 + 256;
@@ -35,11 +35,12 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 ///
 /// It tries:
 ///
-/// * every way to cut a stream of up to 16 bytes; of a longer one every two cuts up to 96 bytes and
-///   every single cut up to 1,024; byte by byte; all at once; and a hundred random ways;
-/// * each of them with the codec alone, and as a connection runs it: straight through; with its
-///   buffer shrunk after each read; paused after each frame; and with the framing replaced by
-///   itself after each frame;
+/// * all cuts of a stream of up to 16 bytes. A stream of up to 96 bytes is cut at every pair of
+///   offsets, one of up to 1,024 bytes at every offset. All streams of more than 16 bytes are also
+///   cut after every byte, and in a hundred random ways;
+/// * each cut with the codec alone, and as the input of a connection: not paused, with its buffer
+///   shrunk after each read, paused after each frame, and with the framing replaced by an equal one
+///   after each frame;
 /// * streams of garbage, seeded: random bytes, and the stream with some bytes changed.
 ///
 /// It checks that:
@@ -70,7 +71,7 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 /// Cuts::of(&Framing::varint()).payloads(&[b"a", b"", &[7; 300]]).check();
 /// ```
 #[derive(Debug, Clone)]
-#[must_use = "nothing is tried before `check`"]
+#[must_use = "the test runs only when `check` is called"]
 pub struct Cuts {
     framing: Framing,
     stream: Vec<u8>,
@@ -108,9 +109,9 @@ impl Way {
         match self {
             Self::Alone => "the codec alone",
             Self::Through => "through a connection",
-            Self::Shrunk => "through a connection whose buffer is shrunk behind each read",
-            Self::Paused => "through a connection that is paused behind each frame",
-            Self::Reframed => "through a connection that is reframed behind each frame",
+            Self::Shrunk => "through a connection whose buffer is shrunk after each read",
+            Self::Paused => "through a connection that is paused after each frame",
+            Self::Reframed => "through a connection that is reframed after each frame",
         }
     }
 }
@@ -131,8 +132,8 @@ impl Cuts {
         }
     }
 
-    /// Sets the stream to cut. Short streams find most bugs. One with a long frame finds a search
-    /// that starts again with every piece.
+    /// Sets the stream to cut. Short streams find most bugs. A stream with a long frame finds a
+    /// codec that restarts its search with every piece.
     pub fn stream(mut self, bytes: &[u8]) -> Self {
         self.stream = bytes.to_vec();
         self.ends = None;
@@ -149,7 +150,9 @@ impl Cuts {
                 Ok(bytes) => stream.extend_from_slice(bytes),
                 Err(error) => {
                     let payload = payload.escape_ascii();
-                    self.refused = Some(format!("the payload b\"{payload}\" is refused: {error}"));
+                    self.refused = Some(format!(
+                        "the framing rejects the payload b\"{payload}\": {error}"
+                    ));
                 }
             }
         }
@@ -173,21 +176,21 @@ impl Cuts {
         self
     }
 
-    /// Expects an error behind the expected frames.
+    /// Expects an error after the expected frames.
     pub fn expect_error(mut self) -> Self {
         self.expects_error = true;
         self
     }
 
-    /// Sets the maximum length of a frame. No longer frame may be delivered, and no more bytes may
-    /// be held of a frame that does not end.
+    /// Sets the maximum length of a frame. The test fails if a longer frame is delivered, or if
+    /// more bytes of an unfinished frame are held.
     pub fn frame_len_max(mut self, bytes: usize) -> Self {
         self.frame_len_max = Some(bytes);
         self
     }
 
-    /// Marks the codec as one that remembers something from one frame to the next, on purpose: it
-    /// is not replaced by itself between frames.
+    /// Marks the codec as one that keeps state from one frame to the next on purpose. The framing
+    /// is then not replaced between frames.
     pub fn stateful(mut self) -> Self {
         self.is_stateful = true;
         self
@@ -203,7 +206,7 @@ impl Cuts {
     ///
     /// # Panics
     ///
-    /// With the [`Failure`] as its message, if there is one.
+    /// Panics with the [`Failure`] as its message, if there is one.
     #[track_caller]
     pub fn check(&self) {
         if let Err(failure) = self.try_check() {
@@ -245,7 +248,7 @@ impl Cuts {
         Ok(())
     }
 
-    /// Tries streams that begin as this one does and never end their frame.
+    /// Tries streams that begin like this one and contain a frame that never ends.
     fn check_limit(&self) -> Result<(), Failure> {
         let Some(limit) = self.frame_len_max else {
             return Ok(());
@@ -273,13 +276,13 @@ impl Cuts {
                 }
                 let pieces = [head.to_vec(), piece.to_vec()];
                 let what = if longest > limit {
-                    format!("a frame of {longest} bytes, over the limit of {limit}")
+                    format!("a frame of {longest} bytes is delivered, over the limit of {limit}")
                 } else if most > held_max {
                     format!("{most} bytes of one frame are held, with a limit of {limit}")
                 } else {
                     continue;
                 };
-                let what = format!("{what}, where the last of these pieces comes again and again");
+                let what = format!("{what}, if the last piece is repeated");
                 return Err(Failure {
                     what,
                     way: Way::Through.describe(),
@@ -319,9 +322,7 @@ impl<'a> Trial<'a> {
         let first = guarded(|| {
             trial.strides = probe::strides(&cuts.framing, stream)?;
             if probe::searches_again(&cuts.framing, stream, &trial.strides)? {
-                return Err(
-                    "it searches bytes again that it has searched for a frame's end".into(),
-                );
+                return Err("the codec searches bytes again that it has already searched".into());
             }
             probe::decode(&cuts.framing, &[stream], &trial.strides)
         });
@@ -334,8 +335,10 @@ impl<'a> Trial<'a> {
             }
         }
         let what = match (cuts.expects_error, trial.expected.is_error) {
-            (true, false) => "no error comes, where one is expected",
-            (false, true) if frames.is_some() => "an error comes behind the frames",
+            (true, false) => "an error is expected, but the codec reports none",
+            (false, true) if frames.is_some() => {
+                "the codec reports an unexpected error after the frames"
+            }
             _ => return Ok(trial),
         };
         Err(trial.failure(what.to_owned(), Way::Alone, &[]))
@@ -349,7 +352,7 @@ impl<'a> Trial<'a> {
             let mut splits: Vec<u32> = (1..1 << len.saturating_sub(1)).collect();
             splits.sort_by_key(|split| split.count_ones());
             for split in splits {
-                // Bit `i` cuts behind byte `i`.
+                // Bit `i` is a cut after byte `i`.
                 let ends: Vec<_> = (1..len).filter(|end| split >> (end - 1) & 1 == 1).collect();
                 self.run_all_ways(&ends)?;
             }
@@ -369,13 +372,14 @@ impl<'a> Trial<'a> {
         (0..RANDOM_COUNT).try_for_each(|_| self.run_shrinking(&random.ends(len)))
     }
 
-    /// If it fails, removes cuts as long as it still fails.
+    /// Tries one set of cuts. If the codec fails, removes cuts while it still fails.
     fn run_shrinking(&self, ends: &[usize]) -> Result<(), Failure> {
         let Err(mut failure) = self.run_all_ways(ends) else {
             return Ok(());
         };
         let mut ends = ends.to_vec();
-        // Large groups of cuts first, so that a thousand take some dozens of trials.
+        // Large groups of cuts are removed first, so that a thousand cuts need only some dozens of
+        // trials.
         let mut count = ends.len().next_power_of_two();
         while count > 0 {
             let mut at = 0;
@@ -464,7 +468,9 @@ impl<'a> Trial<'a> {
             }
             let (capacity, held) = (side.capacity(), side.held_bytes());
             if capacity > kept.max(HELD_FACTOR * held.max(HELD_MIN)) {
-                return Err(format!("{held} bytes are held in a buffer of {capacity}"));
+                return Err(format!(
+                    "a buffer of {capacity} bytes is kept for only {held} bytes"
+                ));
             }
         };
         outcome.is_error = result.is_err();
@@ -475,9 +481,11 @@ impl<'a> Trial<'a> {
             Kind::Custom(_) => MOVED_QUARTERS_MAX_OWN,
             _ => MOVED_QUARTERS_MAX,
         };
-        // To shrink is to move once more.
+        // Shrinking a buffer copies its bytes once more.
         if way != Way::Shrunk && 4 * moved > moved_quarters_max * received as u64 {
-            return Err(format!("{moved} bytes are moved, where {received} came"));
+            return Err(format!(
+                "{moved} bytes are copied for {received} received bytes"
+            ));
         }
         Ok(outcome)
     }
@@ -490,7 +498,7 @@ impl<'a> Trial<'a> {
             let what = if outcome.is_error {
                 "an error at"
             } else {
-                "a rest from"
+                "undecoded bytes from"
             };
             let skipped = outcome.frames_skipped;
             format!(
@@ -499,7 +507,7 @@ impl<'a> Trial<'a> {
             )
         };
         let (expected, found) = (end(&self.expected), end(found));
-        format!("behind the frames comes {found}, instead of {expected}")
+        format!("after the frames there is {found}, instead of {expected}")
     }
 
     fn failure(&self, what: String, way: Way, ends: &[usize]) -> Failure {
@@ -553,7 +561,7 @@ fn read_all(
 
 /// Turns a panic of the codec into a failure.
 fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("it panics".to_owned()))
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("the codec panics".to_owned()))
 }
 
 impl Random {
@@ -561,7 +569,8 @@ impl Random {
         u8::try_from(self.below(256)).unwrap_or_default()
     }
 
-    /// Returns random offsets to cut `len` bytes at: often, or seldom.
+    /// Returns random offsets at which to cut `len` bytes; the maximum length of a piece is random
+    /// too.
     fn ends(&mut self, len: usize) -> Vec<usize> {
         let piece_len_max = [3, 20, 200, 1460][self.below(4)];
         let mut ends = Vec::new();
@@ -575,7 +584,7 @@ impl Random {
         }
     }
 
-    /// Returns random bytes, or a part of a stream with some of it changed.
+    /// Returns random bytes, or a part of a stream with some bytes changed.
     fn garbage(&mut self, stream: &[u8]) -> Vec<u8> {
         let len = self.below(GARBAGE_LEN_MAX);
         if stream.is_empty() || self.below(3) == 0 {

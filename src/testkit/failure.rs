@@ -6,7 +6,7 @@ use std::fmt;
 /// A cut under which a codec fails. It is minimal: without any of its cuts the codec does not fail
 /// in this way.
 ///
-/// [`Display`](fmt::Display) shows all of it, with a line of code that repeats it.
+/// [`Display`](fmt::Display) shows the failure, and code that repeats it.
 #[derive(Debug, Clone)]
 pub struct Failure {
     pub(super) what: String,

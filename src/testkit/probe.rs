@@ -6,18 +6,18 @@ use crate::codec::{AnyState, CheckedStep, Framing, Skip, SkipKind, StepError};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Outcome {
     pub(super) frames: Vec<Vec<u8>>,
-    /// Number of bytes consumed; the others are no whole frame, or an error.
+    /// Number of bytes consumed. The remaining bytes are a partial frame, or invalid.
     pub(super) taken: u64,
     pub(super) is_error: bool,
     pub(super) frames_skipped: u64,
 }
 
-/// One step of a codec through a stream that is there as a whole.
+/// Frame or skip of a stream, found by decoding the stream in one piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stride {
     /// Offset of the first byte of the frame.
     pub(super) start: usize,
-    /// Number of bytes from which on the codec returns another step than `Need`.
+    /// Minimum number of bytes for which the codec returns a step other than `Need`.
     pub(super) enough: usize,
 }
 
@@ -26,10 +26,10 @@ pub(super) struct Stride {
 const TRIED_LEN_MAX: usize = 300;
 /// Bytes at the start and at the end of a long frame that a codec may read again: its header, and
 /// the bytes at which the search stopped.
-const HEAD_LEN: usize = 64;
-const FRONT_LEN: usize = 64;
-/// Longest delimiter that a codec is lured with.
-const LURE_LEN_MAX: usize = 8;
+const FIRST_LEN: usize = 64;
+const LAST_LEN: usize = 64;
+/// Maximum length of a delimiter that [`searches_again`] tries.
+const DELIMITER_LEN_MAX: usize = 8;
 
 /// Decodes a stream in pieces.
 ///
@@ -83,7 +83,9 @@ pub(super) fn decode(
                         && !has_ended
                     {
                         let enough = stride.enough;
-                        return Err(format!("it needs {more} bytes, where {enough} are enough"));
+                        return Err(format!(
+                            "the codec returns Need({more}), but {enough} bytes are enough"
+                        ));
                     }
                     need = more;
                     break;
@@ -114,15 +116,16 @@ fn step<'a>(
     match state.step(framing.kind(), bytes, has_ended) {
         CheckedStep::Failed(error) => match *error {
             StepError::Stream(_) => Ok(None),
-            StepError::Contract { step, .. } => {
-                Err(format!("it answers {step:?} to {} bytes", bytes.len()))
-            }
+            StepError::Contract { step, .. } => Err(format!(
+                "the codec returns {step:?} for {} bytes",
+                bytes.len()
+            )),
         },
         step => Ok(Some(step)),
     }
 }
 
-/// Returns the strides of a codec through a stream.
+/// Returns the frames and skips of a stream, decoded in one piece.
 pub(super) fn strides(framing: &Framing, stream: &[u8]) -> Result<Vec<Stride>, String> {
     let mut strides = Vec::new();
     let mut start = 0;
@@ -133,7 +136,7 @@ pub(super) fn strides(framing: &Framing, stream: &[u8]) -> Result<Vec<Stride>, S
         strides.push(Stride { start, enough });
         match first_step(framing, &left[..enough])? {
             Some(CheckedStep::Frame { consumed, .. }) => start += consumed,
-            // Only the state of the codec tells what follows a part of a frame.
+            // Without the codec's state, the bytes after a part of a frame cannot be decoded.
             Some(CheckedStep::Skip(skip)) if skip.kind != SkipKind::Part => {
                 let len = usize::try_from(skip.bytes);
                 start = len.map_or(usize::MAX, |len| start.saturating_add(len));
@@ -175,8 +178,9 @@ fn enough_of(framing: &Framing, left: &[u8]) -> Result<Option<usize>, String> {
     Ok(Some(enough))
 }
 
-/// Returns true if the codec searches bytes again that it has searched for the end of a long frame.
-/// These bytes are replaced by the end of the frame, and the codec must not notice.
+/// Returns true if the codec searches the bytes of a long frame twice for its end. After the first
+/// search these bytes are replaced by copies of the frame's last bytes. A codec that now finds an
+/// earlier end has searched them again.
 pub(super) fn searches_again(
     framing: &Framing,
     stream: &[u8],
@@ -185,25 +189,25 @@ pub(super) fn searches_again(
     for Stride { start, enough } in strides {
         let frame = &stream[*start..start + enough];
         let seen = enough - 1;
-        if seen < HEAD_LEN + FRONT_LEN + LURE_LEN_MAX {
+        if seen < FIRST_LEN + LAST_LEN + DELIMITER_LEN_MAX {
             continue;
         }
-        for lure_len in 1..=LURE_LEN_MAX {
+        for delimiter_len in 1..=DELIMITER_LEN_MAX {
             let mut state = AnyState::default();
             let first = step(framing, &mut state, &frame[..seen], false)?;
             if !matches!(first, Some(CheckedStep::Need(need)) if need == seen + 1) {
-                // It knows the end of the frame, and searches nothing.
+                // The codec knows the length of the frame and does not search.
                 break;
             }
-            let lure = frame[enough - lure_len..].iter().cycle();
-            let mut lured = frame.to_vec();
-            let searched = &mut lured[HEAD_LEN..seen - FRONT_LEN];
+            let delimiter = frame[enough - delimiter_len..].iter().cycle();
+            let mut changed = frame.to_vec();
+            let searched = &mut changed[FIRST_LEN..seen - LAST_LEN];
             searched
                 .iter_mut()
-                .zip(lure)
-                .for_each(|(byte, lure)| *byte = *lure);
+                .zip(delimiter)
+                .for_each(|(byte, delimiter)| *byte = *delimiter);
             // A frame that differs when it is whole is allowed: a codec may verify a checksum.
-            let second = step(framing, &mut state, &lured, false)?;
+            let second = step(framing, &mut state, &changed, false)?;
             if let Some(CheckedStep::Frame { consumed, .. }) = second
                 && let Some(CheckedStep::Frame { consumed: all, .. }) = first_step(framing, frame)?
                 && consumed < all

@@ -12,11 +12,11 @@ use crate::timer::Stamp;
 /// The read side of a connection as a [`Reactor`](crate::Reactor) runs it, without the socket. A
 /// test feeds bytes to it, and pauses or reframes between any two frames.
 ///
-/// A callback that returns [`ControlFlow::Break`] stops the delivery behind its frame, like a
+/// A callback that returns [`ControlFlow::Break`] stops the delivery after its frame, like a
 /// handler that pauses its connection or replaces its framing. While undelivered bytes are left,
 /// nothing is read: [`resume`](ReadSide::resume) delivers them. Frames that are
 /// [skipped](Framing::skip_too_long) are passed over. If a callback panics, a reactor drops the
-/// bytes of the connection; a `ReadSide` is of no further use.
+/// bytes of the connection; a `ReadSide` cannot be used any further.
 ///
 /// # Examples
 ///
@@ -45,7 +45,7 @@ pub struct ReadSide {
     framing: Framing,
     assembler: Assembler,
     pool: Pool,
-    /// Memory for reads that do not go straight to the buffer of a long frame.
+    /// Memory for reads that do not go directly to the buffer of a long frame.
     read_buffer: PageOffsetBox,
     frames_skipped: u64,
     read_bytes: u64,
@@ -54,7 +54,7 @@ pub struct ReadSide {
 }
 
 impl ReadSide {
-    /// Creates the read side of a connection that nothing was read from.
+    /// Creates the read side of a new connection.
     #[must_use]
     pub fn new(framing: Framing) -> Self {
         Self {
@@ -69,7 +69,7 @@ impl ReadSide {
     }
 
     /// Performs one read of `bytes`, and delivers the frames that they complete. Returns the number
-    /// of bytes read. It is smaller than `bytes.len()` if a long frame is read straight into its
+    /// of bytes read. It is smaller than `bytes.len()` if a long frame is read directly into its
     /// buffer and the spare capacity is smaller. It is 0 while bytes are
     /// [undelivered](ReadSide::has_undelivered), and after an error.
     ///
@@ -98,8 +98,8 @@ impl ReadSide {
         self.finish_round(outcome).map(|_| bytes.len())
     }
 
-    /// Performs a read that is longer than any before, goes straight to the buffer of a long frame,
-    /// or is not possible.
+    /// Performs a read that is longer than all earlier ones, or goes directly to the buffer of a
+    /// long frame. Returns 0 if no read is possible.
     #[inline(never)]
     fn read_slow<F>(&mut self, bytes: &[u8], on_frame: F) -> Result<usize, FrameError>
     where
@@ -148,7 +148,7 @@ impl ReadSide {
     }
 
     /// Ends the stream: delivers undelivered bytes, and then the last frame that the codec finds.
-    /// Returns `false` if the callback stopped it, and it is to be called again.
+    /// Returns `false` if the callback stopped the delivery; call it again then.
     ///
     /// # Errors
     ///
@@ -200,7 +200,7 @@ impl ReadSide {
         self.assembler.len()
     }
 
-    /// Returns the capacity of the buffer that holds them; 0 if none are held.
+    /// Returns the capacity of the buffer of undelivered bytes; 0 if there are none.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.assembler.capacity()

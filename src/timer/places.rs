@@ -1,7 +1,7 @@
 //! Free and used elements of an array.
 //!
 //! The array is divided into blocks of 64 elements, with one bit per element. Blocks with a free
-//! element are on a stack. The block that joined the stack last is filled first, from its front. A
+//! element are on a stack. The block that joined the stack last is filled first, from its start. A
 //! new element therefore uses memory that the cache still holds.
 //!
 //! If a million elements are freed in any order, the next million fill the memory nearly in address

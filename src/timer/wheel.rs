@@ -15,8 +15,8 @@
 //! * Cancelling a timer touches its node and the chunk that holds its index.
 //! * Firing a timer touches its node once per level.
 //!
-//! A timer uses 32 bytes for its node, 5 bytes for its list entry and less than one byte for the
-//! rest. If most timers of a slot are cancelled, a remaining one may use a chunk of 64 bytes alone.
+//! A timer uses 32 bytes for its node, 5 bytes for its list entry and less than one byte for other
+//! data. If most timers of a slot are cancelled, a remaining one may use a chunk of 64 bytes alone.
 //! Freed memory is kept for later timers.
 
 use std::fmt;
@@ -30,7 +30,7 @@ const LEVELS: usize = 6;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 /// Span of the wheel in ticks, about two years. A timer whose deadline is more than half of it
-/// ahead is put at the half, and linked again when that slot comes up.
+/// ahead is put into the slot at the half, and is linked again when that slot comes up.
 const HORIZON: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
 
 /// Timer, or a free node.

@@ -1,4 +1,4 @@
-//! One round of decoding: the bytes held, the bytes behind them, and what is kept of both.
+//! Decoding of new bytes: first the partial frame in its buffer, then the frames after it in place.
 
 use std::ops::ControlFlow;
 
@@ -12,18 +12,18 @@ use crate::timer::Stamp;
 
 /// Result of continuing the partial frame with new bytes.
 enum Continued {
-    /// The frame is still partial, and there are more bytes.
+    /// The frame is still partial, and more new bytes are available.
     Partial,
-    /// The frame is delivered. The bytes behind it are to be decoded in place; the buffer is empty
-    /// and may be kept.
+    /// The frame is delivered. The bytes after it must be decoded in place. The buffer is empty and
+    /// may be reused.
     Delivered,
-    /// The round has ended.
+    /// The decode call has ended.
     Ended(Delivery),
 }
 
 impl Assembler {
-    /// Decodes bytes that follow those held: continues the partial frame in its buffer, and
-    /// delivers the frames behind it in place.
+    /// Decodes new bytes: continues the partial frame in its buffer, and delivers the frames after
+    /// it in place.
     #[inline(always)]
     pub(in crate::conn) fn feed<S, D>(
         &mut self,
@@ -43,13 +43,14 @@ impl Assembler {
                 Continued::Ended(outcome) => return outcome,
             }
         }
-        // A copy whose address was not taken: its fields stay in registers during the loop.
+        // A copy whose address was never taken, so that its fields stay in registers during the
+        // loop.
         let mut decoder = decoder;
         let mut undecoded = &bytes[at..];
         if let ControlFlow::Break(end) = deliver_all(&mut undecoded, sink, &mut decoder) {
             if let End::Need(need) = end
                 && let Some(partial) = &mut self.partial
-                && partial.is_fit(undecoded.len(), need)
+                && partial.is_suitable(undecoded.len(), need)
             {
                 sink.split(undecoded);
                 partial.put_first(undecoded, need, sink.now(), sink.pool());
@@ -63,8 +64,8 @@ impl Assembler {
         Delivery::NeedMore
     }
 
-    /// Continues the partial frame with the bytes from `at` on, and advances `at`: first by a
-    /// search for its end that copies nothing.
+    /// Continues the partial frame with the bytes from `at` on, and advances `at`. It first
+    /// searches for the end of the frame without copying.
     #[inline(always)]
     fn continue_partial<S, D>(
         &mut self,
@@ -84,34 +85,34 @@ impl Assembler {
         if partial.left_to_skip() > 0 {
             return self.continue_skip(left.len(), at, sink.pool());
         }
-        let look = match partial.ahead(left, decoder) {
+        let step_after = match partial.ahead(left, decoder) {
             Lookahead::Ends { len, payload_len } => {
                 partial.append(&left[..len], false, sink.pool());
                 *at += len;
                 partial.settle(sink.pool());
                 let flow = sink.frame(&partial.bytes()[..payload_len]);
                 partial.clear();
-                return self.continue_behind(&bytes[*at..], flow, sink);
+                return self.continue_after_frame(&bytes[*at..], flow, sink);
             }
             Lookahead::Inside => {
                 partial.append(left, false, sink.pool());
                 partial.need_more();
                 return Continued::Ended(Delivery::NeedMore);
             }
-            Lookahead::Look(len) => Some(len),
+            Lookahead::StepAfter(len) => Some(len),
             Lookahead::Unknown => None,
         };
-        self.step_partial(bytes, at, look, sink, decoder)
+        self.step_partial(bytes, at, step_after, sink, decoder)
     }
 
-    /// Continues the partial frame with the bytes from `at` on. The codec decodes when it
-    /// has what it needs, or `look` bytes more.
+    /// Continues the partial frame with the bytes from `at` on. A decode step runs once the codec
+    /// has the bytes that it needs, or after `step_after` bytes.
     #[inline(never)]
     fn step_partial<S, D>(
         &mut self,
         bytes: &[u8],
         at: &mut usize,
-        look: Option<usize>,
+        step_after: Option<usize>,
         sink: &mut S,
         decoder: &mut D,
     ) -> Continued
@@ -123,9 +124,9 @@ impl Assembler {
         let Some(partial) = &mut self.partial else {
             return Continued::Delivered;
         };
-        let (len, is_due) = partial.next_append(left.len(), look);
-        // The bytes of one step are decoded, and so settled, at once.
-        let is_settled_next = look.is_none() && partial.is_open_ended();
+        let (len, is_due) = partial.next_append(left.len(), step_after);
+        // If the length of the frame is unknown, the step below settles the buffer at once.
+        let is_settled_next = step_after.is_none() && partial.is_open_ended();
         partial.append(&left[..len], is_settled_next, sink.pool());
         *at += len;
         if !is_due {
@@ -168,15 +169,15 @@ impl Assembler {
             partial.consume(consumed);
             return self.decode_on_in_buffer(&bytes[*at..], flow, sink, decoder);
         }
-        // The undecoded bytes in the buffer are among those that just came: continue in place.
+        // All undecoded bytes of the buffer are also in `bytes`: continue there, in place.
         *at -= undecoded_len;
         partial.clear();
-        self.continue_behind(&bytes[*at..], flow, sink)
+        self.continue_after_frame(&bytes[*at..], flow, sink)
     }
 
-    /// Ends the partial frame that was delivered: the bytes behind it are decoded in place, or kept
-    /// if the sink has stopped the delivery.
-    fn continue_behind<S: FrameSink>(
+    /// Continues after the delivered partial frame: the bytes after it are decoded in place, or
+    /// stored if the sink has stopped the delivery.
+    fn continue_after_frame<S: FrameSink>(
         &mut self,
         undecoded: &[u8],
         flow: Flow,
@@ -188,8 +189,8 @@ impl Assembler {
         }
     }
 
-    /// Continues in the buffer behind a delivered frame: either the frame ended before the bytes
-    /// that just came, or all of these are in the buffer already, but for `more`.
+    /// Continues in the buffer after a delivered frame. `more` is the part of the new bytes that
+    /// the buffer does not contain yet.
     fn decode_on_in_buffer<S, D>(
         &mut self,
         more: &[u8],
@@ -274,7 +275,7 @@ impl Assembler {
         outcome
     }
 
-    /// Keeps the bytes that the decode loop has left.
+    /// Stores the bytes that the decode loop has not decoded.
     #[inline(never)]
     fn keep_undecoded<S: FrameSink>(
         &mut self,
@@ -304,14 +305,14 @@ impl Assembler {
         }
     }
 
-    /// Keeps bytes, in the empty buffer if that fits: the first ones of a frame that needs `need`
-    /// bytes, or undecoded ones if `need` is zero.
+    /// Stores the first bytes of a frame that needs `need` bytes, or undecoded bytes if `need` is
+    /// zero. Reuses the empty buffer if its capacity is suitable.
     fn keep(&mut self, bytes: &[u8], need: usize, now: Stamp, pool: &mut Pool) {
         if bytes.is_empty() {
             return self.put_partial(pool);
         }
         match &mut self.partial {
-            Some(empty) if empty.is_fit(bytes.len(), need) => {
+            Some(empty) if empty.is_suitable(bytes.len(), need) => {
                 empty.put_first(bytes, need, now, pool);
             }
             _ => {
@@ -321,7 +322,7 @@ impl Assembler {
         }
     }
 
-    /// Keeps the number of bytes to come that are skipped.
+    /// Stores the number of bytes to skip that have not arrived.
     #[cold]
     fn keep_skip(&mut self, left: u64, since: Stamp, pool: &mut Pool) {
         self.put_partial(pool);

@@ -1,4 +1,4 @@
-//! Tests of the table in the documentation of the module.
+//! Tests of the state table in the documentation of [`state`](super).
 
 use super::*;
 

@@ -26,7 +26,7 @@ pub(super) fn framing(name: &str) -> Framing {
         // An `r`, and a count of records of three bytes each.
         "records" => Framing::header_body(Framing::fixed(2), |header| match header {
             [b'r', count] => Ok(3 * u64::from(*count)),
-            _ => Err(FrameError::Malformed("no such type")),
+            _ => Err(FrameError::Malformed("unknown type")),
         }),
         "nul" => Framing::custom(NulEnded::default()),
         "marked" => Framing::custom(Marked),
@@ -76,7 +76,9 @@ impl Codec for Marked {
 
     fn decode(&self, searched: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
         if !b"<>".starts_with(&bytes[..bytes.len().min(2)]) {
-            return Err(FrameError::Malformed("no mark in front"));
+            return Err(FrameError::Malformed(
+                "the frame does not begin with a mark",
+            ));
         }
         let from = (*searched).max(2);
         let found = bytes.windows(2).skip(from).position(|pair| pair == b"<>");

@@ -1,4 +1,4 @@
-//! Errors are final: nothing behind one is delivered.
+//! Errors are final: no frame after an error is delivered.
 
 use super::naive::{encode, header, is_length, payload, payload_len_max};
 use super::*;
@@ -49,7 +49,7 @@ fn nothing_behind_an_error_is_delivered() {
     ] {
         let plan = Stage::all(name, 8);
         let good = encode(name, b"good");
-        // `marked` sees the error as a part of the frame before it, unless that is the first.
+        // `marked` takes the invalid bytes as a part of the frame before them, if there is one.
         let first = if name == "marked" {
             vec![]
         } else {
@@ -79,7 +79,7 @@ fn a_payload_too_long_for_its_length_field_is_refused() {
         let payload = vec![0; field_max + 1];
         let error = framing
             .encode(&payload, &mut buf)
-            .expect_err("one more than fits");
+            .expect_err("the payload has one byte too many");
         assert!(
             matches!(error, FrameError::TooLong { .. }),
             "{name}: {error}"
@@ -87,6 +87,6 @@ fn a_payload_too_long_for_its_length_field_is_refused() {
         assert!(buf.is_empty());
         framing
             .encode(&payload[1..], &mut buf)
-            .expect("the largest fits");
+            .expect("the largest payload fits");
     }
 }

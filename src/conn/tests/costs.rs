@@ -79,9 +79,8 @@ fn a_long_frame_in_small_reads_is_moved_about_twice() {
     }
 }
 
-/// Each byte is copied once, and once more if the buffer became too small. A user's codec has to
-/// see the bytes in one piece each time, and those decoded behind the end of the frame come with
-/// it.
+/// Each byte is copied once, and once more if the buffer became too small. A user's codec needs all
+/// bytes in one piece at each step, so that some bytes after the frame are copied too.
 #[test]
 fn bytes_are_moved_at_most_twice_for_any_frame_and_read_length() {
     let lens = [
@@ -295,8 +294,8 @@ fn a_connection_without_a_partial_frame_holds_no_buffer() {
     }
 }
 
-/// Many bytes are kept when the delivery is stopped; the partial frame that is left of them is
-/// short, and may wait for long.
+/// Many bytes are kept when the delivery is stopped. After the delivery resumes, only a short
+/// partial frame remains, which may wait for a long time.
 #[test]
 fn a_burst_that_ends_within_a_frame_leaves_a_small_buffer() {
     for name in ["line", "u32", "nul", "tagged"] {
@@ -317,7 +316,11 @@ impl Codec for Patient {
 
     fn decode(&self, needed: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
         self.looks.fetch_add(1, Ordering::Relaxed);
-        assert!(bytes.len() >= *needed, "{} of {needed}", bytes.len());
+        assert!(
+            bytes.len() >= *needed,
+            "the codec was shown {} bytes and needs {needed}",
+            bytes.len()
+        );
         *needed = match bytes.len() {
             ..10 => 10,
             10..100 => 100,
@@ -400,8 +403,8 @@ fn a_buffer_of_64_kib_is_kept_and_a_larger_one_given_back() {
     }
 }
 
-/// The buffer is there: most bytes are read straight into it, except the first and the last ones,
-/// which a read brings with those of other frames.
+/// The buffer exists, so most bytes are read directly into it. Only the first and the last ones
+/// arrive in a shared read, together with other frames.
 #[test]
 fn frames_as_long_as_the_one_before_are_hardly_moved() {
     for name in ["line", "byte", "u32"] {
@@ -427,7 +430,7 @@ fn frames_as_long_as_the_one_before_are_hardly_moved() {
     }
 }
 
-/// The bytes behind a frame that stops the delivery are kept, and are more than that frame.
+/// A frame stops the delivery. The bytes after it are kept, and are more than the frame.
 #[test]
 fn a_kept_buffer_is_replaced_if_the_kept_bytes_do_not_fit() {
     let framing = codecs::framing("u32");
@@ -440,6 +443,10 @@ fn a_kept_buffer_is_replaced_if_the_kept_bytes_do_not_fit() {
     let outcome = assembler.ingest(&stream[500..], &mut sink);
     assert!(matches!(outcome, Delivery::Stopped));
     let (held, free) = (assembler.capacity(), sink.pool.free_bytes());
-    assert_eq!((held, free), (32 * 1024, 1024), "both are of the pool");
+    assert_eq!(
+        (held, free),
+        (32 * 1024, 1024),
+        "both buffers belong to the pool"
+    );
     assert_eq!(sink.pool.lent_bytes(), held);
 }

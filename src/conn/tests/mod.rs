@@ -91,16 +91,16 @@ struct Outcome {
     frames: Vec<Vec<u8>>,
     /// Number of bytes left undelivered at the end of the stream.
     left: usize,
-    /// Offset in the stream of the bytes that are no frame.
+    /// Offset in the stream of the invalid bytes.
     bad_at: Option<usize>,
 }
 
-/// Manner of delivery.
+/// Way in which a stream is read and delivered.
 #[derive(Debug, Clone, Copy)]
 struct How {
     /// Number of frames after which the delivery is stopped and resumed.
     budget: usize,
-    /// True if long frames are read straight into their buffer.
+    /// True if long frames are read directly into their buffer.
     direct: bool,
 }
 
@@ -124,9 +124,9 @@ struct Collect {
     budget_left: usize,
     pool: Pool,
     now: Stamp,
-    /// Lengths of the partial frames it was notified of.
+    /// Lengths of the partial frames that the sink was notified of.
     partial_lens: Vec<usize>,
-    /// True if it was notified of an oversized buffer.
+    /// True if the sink was notified of an oversized buffer.
     is_oversized: bool,
     /// Error that ended the last stream.
     error: Option<FrameError>,
@@ -271,7 +271,8 @@ fn deliver(
     }
 }
 
-/// Delivers `stream`, and compares the outcome with `expected`. Of raw frames only the bytes count.
+/// Delivers `stream`, and compares the outcome with `expected`. Raw frames are compared as one
+/// string of bytes.
 fn check(
     plan: &[Stage],
     stream: &[u8],
@@ -302,8 +303,8 @@ fn check(
     );
 }
 
-/// A partial frame behind the end of another is as old as that end, also if the delivery was
-/// stopped between them.
+/// A partial frame that follows the end of another frame has the arrival time of that end, even if
+/// the delivery was stopped between them.
 #[test]
 fn a_frame_is_as_old_as_the_read_that_brought_its_first_byte() {
     let at = |millis| Stamp::at(std::time::Duration::from_millis(millis));

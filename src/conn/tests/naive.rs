@@ -1,5 +1,5 @@
-//! Reference decoders, as plain as possible: each decodes the whole rest of the stream, and keeps
-//! no state. And streams to decode.
+//! Reference decoders that are as simple as possible, and streams to decode. A decoder gets all
+//! remaining bytes of the stream and keeps no state.
 
 use super::codecs::DELIMITERS;
 use super::plain::{Fault, Field, Format, Found, Limit};
@@ -8,7 +8,7 @@ use super::{Outcome, Random, Stage};
 const MORE: Found = Found::Cut(0);
 const BAD: Found = Found::Bad(Fault::Malformed);
 
-/// Decodes a stream that is there as a whole.
+/// Decodes a whole stream.
 pub(super) fn decode(plan: &[Stage], stream: &[u8]) -> Outcome {
     let mut frames = Vec::new();
     let mut rest = stream;
@@ -37,7 +37,7 @@ pub(super) fn decode(plan: &[Stage], stream: &[u8]) -> Outcome {
             }
             Found::Cut(_) => None,
             Found::Bad(_) => Some(stream.len() - rest.len()),
-            Found::TooLong { .. } => unreachable!("nothing is to be skipped"),
+            Found::TooLong { .. } => unreachable!("no frame is to be skipped"),
         };
         return Outcome {
             frames,
@@ -47,7 +47,7 @@ pub(super) fn decode(plan: &[Stage], stream: &[u8]) -> Outcome {
     }
 }
 
-/// The settings of a built-in framing, but for those that only this crate's own tests have.
+/// Returns the settings of a built-in framing.
 fn format(name: &str) -> Option<Format> {
     let set = |all: &[&[u8]]| Format::Delimiters(all.iter().map(|one| one.to_vec()).collect());
     Some(match name {
@@ -115,11 +115,11 @@ fn first(stage: &Stage, rest: &[u8]) -> Found {
             None => MORE,
         },
         ("blocks", _) => frame(rest, 0, 3),
-        (name, _) => panic!("no framing {name}"),
+        (name, _) => panic!("unknown framing {name}"),
     }
 }
 
-/// Result for the rest of an ended stream, with a codec that decodes it.
+/// Result for the last bytes of an ended stream, with a codec that decodes them.
 fn at_the_end(name: &str, rest: &[u8]) -> Found {
     match name {
         "marked" if rest.len() >= 2 => frame(rest, 2, rest.len() - 2),
@@ -144,14 +144,14 @@ fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
         .position(|window| window == wanted)
 }
 
-/// The bytes of a length field, and whether the lowest comes first.
+/// Returns the width of a length field in bytes, and true if it is little-endian.
 fn length_field(name: &str) -> (usize, bool) {
     let bits = name.trim_start_matches('u').trim_end_matches("-le");
     let bits: usize = bits.parse().expect("the name of a length framing");
     (bits / 8, name.ends_with("-le"))
 }
 
-/// One frame, as a peer that knows nothing of this crate would send it.
+/// Returns one frame, encoded without this crate's code.
 pub(super) fn encode(name: &str, payload: &[u8]) -> Vec<u8> {
     match name {
         "raw" | "blocks" | "fixed" => payload.to_vec(),
@@ -211,7 +211,7 @@ pub(super) fn is_length(name: &str) -> bool {
     name.starts_with('u')
 }
 
-/// The longest payload that a frame of this framing can have here.
+/// Maximum length of a payload with this framing in these tests.
 pub(super) fn payload_len_max(name: &str) -> usize {
     match name {
         "u8" | "tagged" | "kept" => 255,
@@ -223,7 +223,7 @@ pub(super) fn payload_len_max(name: &str) -> usize {
     }
 }
 
-/// A payload that every framing lets through as it is.
+/// Returns a payload that every framing delivers unchanged.
 pub(super) fn payload(len: usize) -> Vec<u8> {
     let mut payload = b"payload ".repeat(len.div_ceil(8));
     payload.truncate(len);
@@ -240,7 +240,7 @@ pub(super) fn random_stream(
     let payload_max = payload_max.min(payload_len_max(name));
     let mut stream = Vec::new();
     while stream.len() < len {
-        // Short ones and long ones are as frequent as each other.
+        // Short and long payloads are equally frequent.
         let bound = 1 + (payload_max >> random.below(16)).max(1);
         let payload = payload(random.below(bound).min(payload_max));
         stream.extend(encode(name, &payload));

@@ -1,11 +1,11 @@
-//! Partial frames and their buffers, in the round that completes the frame.
+//! Partial frames and their buffers, in the decode call that completes the frame.
 
 use super::naive::{encode, header, payload};
 use super::*;
 use crate::codec::{Codec, Out, Step};
 
-/// Framings whose end is found ahead, by a delimiter over the border, by a length, and by a user's
-/// codec.
+/// Framings that find the end of a frame by a delimiter that two reads may cut, by a length, or by
+/// a user's codec.
 const NAMES: [&str; 6] = ["line", "delimiter", "delimiters", "u32", "varint", "nul"];
 
 fn at(millis: u64) -> Stamp {
@@ -18,16 +18,16 @@ fn a_stop_behind_a_cut_frame_keeps_the_bytes_behind_it() {
         let framing = codecs::framing(name);
         let frame = encode(name, b"abcdef");
         for cut in 1..frame.len() {
-            for behind in [&b""[..], &frame[..1], &frame] {
+            for after in [&b""[..], &frame[..1], &frame] {
                 let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&framing));
                 assembler.ingest(&frame[..cut], &mut sink);
                 sink.budget_left = 1;
-                let outcome = assembler.ingest(&[&frame[cut..], behind].concat(), &mut sink);
+                let outcome = assembler.ingest(&[&frame[cut..], after].concat(), &mut sink);
                 assert!(matches!(outcome, Delivery::Stopped), "{name} cut at {cut}");
                 assert_eq!(sink.frames, [b"abcdef"], "{name} cut at {cut}");
-                assert_eq!(assembler.len(), behind.len(), "{name} cut at {cut}");
-                assert_eq!(assembler.has_undelivered(), !behind.is_empty());
-                assert_eq!(assembler.capacity() > 0, !behind.is_empty());
+                assert_eq!(assembler.len(), after.len(), "{name} cut at {cut}");
+                assert_eq!(assembler.has_undelivered(), !after.is_empty());
+                assert_eq!(assembler.capacity() > 0, !after.is_empty());
             }
         }
     }
@@ -128,11 +128,11 @@ fn a_direct_read_ends_where_the_frame_ends() {
     assembler.ingest(&frame[..30_000], &mut sink);
     let spare = assembler
         .direct(1 << 20, &mut sink.pool)
-        .expect("it is long");
+        .expect("the frame is long");
     assert_eq!(spare.len(), frame.len() - 30_000);
 }
 
-/// Codec that drops an `x` at the front as a part of a frame, and rejects a `!` behind it.
+/// Codec that skips a leading `x` as a part of a frame, and rejects a `!` after it.
 struct Picky;
 
 impl Codec for Picky {
@@ -151,13 +151,14 @@ impl Codec for Picky {
     }
 }
 
-/// The reactor adds the bytes held and the bytes behind them: no byte is in both.
+/// The reactor adds the bytes held and the undecoded bytes of the error: no byte is counted in
+/// both.
 #[test]
 fn bytes_dropped_before_an_error_are_not_held() {
     let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&Framing::custom(Picky)));
     assembler.ingest(b"x", &mut sink);
     let Delivery::Failed(failed) = assembler.ingest(b"!", &mut sink) else {
-        panic!("it is malformed");
+        panic!("the bytes are malformed");
     };
     assert_eq!((failed.undecoded, assembler.len()), (1, 1));
 }
@@ -183,8 +184,8 @@ fn a_skip_by_length_ends_at_its_end_also_after_a_reframe() {
     }
 }
 
-/// A larger buffer would be taken for this frame than its first bytes need; the kept one is at
-/// hand.
+/// A new buffer for this frame would be larger than its first bytes need, so the kept buffer is
+/// reused.
 #[test]
 fn a_kept_buffer_is_used_for_a_frame_that_makes_it_grow() {
     let framing = codecs::framing("u32").frame_len_max(usize::MAX);
@@ -246,7 +247,7 @@ fn a_partial_frame_behind_a_direct_read_is_notified_as_cut() {
     let framing = codecs::framing("line").frame_len_max(usize::MAX);
     let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
     assembler.ingest(&payload(30_000), &mut sink);
-    let spare = assembler.direct(4, sink.pool()).expect("it is long");
+    let spare = assembler.direct(4, sink.pool()).expect("the frame is long");
     spare.copy_from_slice(b"\nabc");
     assembler.ingest_direct(4, &mut sink);
     assert_eq!(
@@ -266,10 +267,10 @@ fn each_byte_copied_into_a_buffer_is_counted() {
 #[test]
 fn nothing_is_read_after_an_error() {
     let mut side = crate::testkit::ReadSide::new(Framing::line().frame_len_max(3));
-    side.read(b"too long\n", |_| panic!("no frame"))
+    side.read(b"too long\n", |_| panic!("the bytes are not a frame"))
         .expect_err("too long");
     for bytes in [&b"abc\n"[..], &[b'\n'; 100]] {
-        let taken = side.read(bytes, |_| panic!("it is final"));
+        let taken = side.read(bytes, |_| panic!("an error is final"));
         assert_eq!((taken.ok(), side.offset()), (Some(0), 0));
     }
 }

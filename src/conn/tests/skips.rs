@@ -1,5 +1,5 @@
-//! Skipping: the frames are those of a framing without a limit, with a notice in place of each
-//! frame that is too long.
+//! Skipping: the frames are those of a framing without a limit, with a notice instead of each frame
+//! that is too long.
 
 use super::naive::{encode, payload, payload_len_max};
 use super::*;
@@ -72,7 +72,7 @@ fn every_split_skips_exactly_the_frames_that_are_too_long() {
             let plan = skipping(name, limit);
             let expected = expected(name, limit, &stream);
             for split in 0..1_u32 << (stream.len() - 1) {
-                // Bit `i` cuts behind byte `i`.
+                // Bit `i` is a cut after byte `i`.
                 let read_len = |at: usize| 1 + (split >> at).trailing_zeros() as usize;
                 let what = || format!("{stream:?} split by {split:#b}");
                 for how in [AT_ONCE, ONE_BY_ONE] {
@@ -117,9 +117,9 @@ fn random_cuts_skip_exactly_the_frames_that_are_too_long() {
     }
 }
 
-/// A skipped frame is not held, and no byte of it is searched twice: 1 GB without a delimiter, or
-/// behind a length, in a few kilobytes. If a frame that is too long ends the stream, no more of it
-/// is read.
+/// A skipped frame of 1 GB needs a few kilobytes of memory, with a delimiter or with a length. No
+/// byte of it is searched twice. If a frame that is too long ends the stream, no more of it is
+/// read.
 #[test]
 fn a_delimiter_that_never_comes_holds_next_to_nothing() {
     let reads = vec![b'z'; 1 << 16];
@@ -144,7 +144,8 @@ fn a_delimiter_that_never_comes_holds_next_to_nothing() {
                 "its deadline applies"
             );
         }
-        // Bytes are held while the frame may still fit, and as many again while the buffer grows.
+        // Bytes are held while the frame may still be within the limit, and twice while the buffer
+        // grows.
         assert!(held <= 8 << 20, "{name}: {held} bytes");
         let received: u64 = count << 16;
         assert!(SCANNED_BYTES.get() <= received + received / 10, "{name}");
@@ -156,7 +157,7 @@ fn a_delimiter_that_never_comes_holds_next_to_nothing() {
         let mut pieces = std::iter::once(first).chain(std::iter::repeat(&reads[..]));
         let (mut read, mut failed) = (0, false);
         while !failed {
-            let bytes = pieces.next().expect("they never end");
+            let bytes = pieces.next().expect("the pieces are endless");
             read += bytes.len();
             let outcome = assembler.ingest(bytes, &mut sink);
             failed = matches!(outcome, Delivery::Failed(_));
@@ -197,8 +198,8 @@ fn a_length_that_no_stream_reaches_is_skipped_without_end() {
             assert!(matches!(outcome, Delivery::NeedMore));
         }
         let (len, limit) = (u64::MAX, 100);
-        let told = Skipped { len, limit }.to_string().into_bytes();
-        assert_eq!(sink.frames, [told], "{name}");
+        let notice = Skipped { len, limit }.to_string().into_bytes();
+        assert_eq!(sink.frames, [notice], "{name}");
     }
 }
 
@@ -222,7 +223,7 @@ fn malformed_bytes_are_final_also_if_frames_are_skipped() {
     }
 }
 
-/// A codec knows more of a frame than its bytes.
+/// The codec keeps its state of the skipped frame.
 #[test]
 fn a_frame_is_skipped_to_its_end_if_its_buffer_shrinks() {
     for framing in [
@@ -263,7 +264,7 @@ fn a_frame_is_skipped_to_its_end_if_its_buffer_shrinks() {
     }
 }
 
-/// Its beginning is decoded in place, behind a partial frame, or in the buffer.
+/// The beginning of the skipped frame is decoded in place, after a partial frame, or in the buffer.
 #[test]
 fn a_stop_at_a_skipped_frame_is_reported_before_its_end() {
     let long = encode("u32", &payload(100));

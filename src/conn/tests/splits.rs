@@ -23,7 +23,7 @@ fn every_split_of_a_short_stream_gives_the_same_frames(name: &'static str) {
         let plan = Stage::all(name, limit);
         let expected = naive::decode(&plan, &stream);
         for split in 0..1_u32 << (stream.len() - 1) {
-            // Bit `i` cuts behind byte `i`.
+            // Bit `i` is a cut after byte `i`.
             let read_len = |at: usize| 1 + (split >> at).trailing_zeros() as usize;
             let what = || format!("{stream:?} split by {split:#b}");
             for how in HOW {
@@ -126,7 +126,7 @@ fn short_length_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
         let frames = lens.iter().map(|len| encode(name, &payload(*len)));
         frames.collect::<Vec<_>>().concat()
     };
-    // A whole frame in front if it fits, and bytes that would be frames behind.
+    // A whole frame if it fits, and then bytes that would be frames.
     let bad = |len: u64| {
         let first = if name.starts_with("u64") {
             Vec::new()
@@ -175,7 +175,8 @@ fn every_one_and_two_cuts_of_a_long_stream_give_the_same_frames(name: &'static s
     }
 }
 
-/// The long read exceeds what is decoded per step while the length of the frame is unknown.
+/// The long read exceeds the number of bytes decoded per step while the length of the frame is
+/// unknown.
 fn a_short_read_before_a_long_one_gives_the_same_frames(name: &'static str) {
     let mut sink = Collect::new();
     let plan = Stage::all(name, 1 << 20);
@@ -227,7 +228,7 @@ fn random_cuts_give_the_same_frames(name: &'static str) {
 }
 
 /// Two frames of this framing, one of each other, and again one of this, all glued. Raw comes last,
-/// as it takes all bytes.
+/// because it takes all bytes.
 fn a_reframe_between_two_frames_keeps_the_bytes_behind_it(name: &'static str) {
     let mut sink = Collect::new();
     for other in FRAMINGS.into_iter().filter(|other| *other != "raw") {
@@ -237,7 +238,7 @@ fn a_reframe_between_two_frames_keeps_the_bytes_behind_it(name: &'static str) {
         } else {
             vec![stage(name, 2), stage(other, 1), stage(name, usize::MAX)]
         };
-        // One more mark, which ends a `marked` frame in front of it.
+        // One more mark, which ends a `marked` frame before it.
         let first = if name == "raw" { other } else { name };
         let stream = [
             encode(first, b"abc"),
@@ -345,8 +346,8 @@ fn encoded_frames_are_what_a_peer_expects() {
     }
 }
 
-/// A long frame is read straight into its buffer once enough of it is there. The frames do not
-/// depend on it, nor on a short frame before or behind.
+/// A long frame is read directly into its buffer once enough of it is there. The frames do not
+/// depend on it, nor on a short frame before or after.
 #[test]
 fn direct_reads_of_long_frames_give_the_same_frames() {
     let mut sink = Collect::new();

@@ -34,7 +34,7 @@ fn frames_of_every_framing_come_back_whatever_the_pieces_are() {
         for index in 0..50_u8 {
             framer
                 .write_frame(&mut stream, &[index | 0x40; 40])
-                .expect("it fits");
+                .expect("the payload fits");
         }
         for piece in [1, 2, 3, 39, 41, 1000, usize::MAX] {
             let mut reader = Pieces(&stream, piece);
@@ -76,7 +76,7 @@ fn an_error_is_final_and_has_its_offset() {
 fn a_header_reserves_nothing() {
     let mut deframer = Deframer::new(Framing::length_u32().frame_len_max(1 << 30));
     deframer.extend(&(1_u32 << 30).to_be_bytes());
-    assert_eq!(deframer.next_frame().expect("not yet"), None);
+    assert_eq!(deframer.next_frame().expect("no error yet"), None);
     assert!(deframer.spare_capacity_mut().len() <= READ_LEN);
     assert!(deframer.buf.capacity() <= 2 * READ_LEN);
 }
@@ -84,8 +84,11 @@ fn a_header_reserves_nothing() {
 #[test]
 fn the_buffer_shrinks_step_by_step_after_a_burst() {
     let mut framer = Framer::new(Framing::length_u32());
-    let long = framer.frame(&[1; 1 << 20]).expect("it fits").to_vec();
-    let short = framer.frame(&[2; 5000]).expect("it fits").to_vec();
+    let long = framer
+        .frame(&[1; 1 << 20])
+        .expect("the payload fits")
+        .to_vec();
+    let short = framer.frame(&[2; 5000]).expect("the payload fits").to_vec();
     for reads in [false, true] {
         let mut deframer = Deframer::new(Framing::length_u32());
         let mut give = |bytes: &[u8]| {
@@ -105,8 +108,9 @@ fn the_buffer_shrinks_step_by_step_after_a_burst() {
         let large = give(&long);
         assert!(large >= 1 << 20);
         for _ in 0..10 {
-            assert_eq!(give(&long), large, "it is of use");
-            (0..100).for_each(|_| assert_eq!(give(&short), large, "and may be again"));
+            assert_eq!(give(&long), large, "the capacity is used");
+            (0..100)
+                .for_each(|_| assert_eq!(give(&short), large, "the capacity may be used again"));
         }
         let small = (0..20_000).map(|_| give(&short)).last();
         assert!(small <= Some(2 * READ_LEN), "{small:?} bytes");
@@ -117,12 +121,13 @@ fn the_buffer_shrinks_step_by_step_after_a_burst() {
 fn the_buffer_shrinks_after_some_hundred_short_frames() {
     let mut framer = Framer::new(Framing::length_u32());
     let mut deframer = Deframer::new(Framing::length_u32());
-    deframer.extend(framer.frame(&[1; 1 << 20]).expect("it fits"));
+    deframer.extend(framer.frame(&[1; 1 << 20]).expect("the payload fits"));
     assert!(deframer.next_frame().expect("a frame").is_some());
     let mut steps = Vec::new();
     for index in 0..2000 {
         let before = deframer.buf.capacity();
-        deframer.extend(b""); // Nothing is no piece that came alone.
+        // An empty piece does not count as bytes that arrived in an empty buffer.
+        deframer.extend(b"");
         deframer.extend(b"\0\0\0\x02ok");
         assert_eq!(deframer.next_frame().expect("a frame"), Some(&b"ok"[..]));
         if deframer.buf.capacity() != before {
@@ -138,7 +143,10 @@ fn the_buffer_shrinks_after_some_hundred_short_frames() {
 #[test]
 fn shrink_to_fit_keeps_only_what_undelivered_bytes_need() {
     let mut framer = Framer::new(Framing::length_u32());
-    let long = framer.frame(&[1; 1 << 20]).expect("it fits").to_vec();
+    let long = framer
+        .frame(&[1; 1 << 20])
+        .expect("the payload fits")
+        .to_vec();
     for rest in [&b""[..], b"\0", b"\0\0\0\x05hel"] {
         let mut deframer = Deframer::new(Framing::length_u32());
         for _ in 0..2 {
@@ -359,8 +367,8 @@ fn skipped_frames_are_notified_in_order_and_not_buffered() {
         deframer.extend(&[1; 1000]);
         deframer.spare_capacity_mut()[0] = 1;
         deframer.advance(1);
-        deframer.next_frame().expect_err("still");
-        deframer.last_frame().expect_err("still");
+        deframer.next_frame().expect_err("the error is final");
+        deframer.last_frame().expect_err("the error is final");
     }
     assert_eq!(deframer.rest(), [0x80; 20]);
     assert!(deframer.buf.capacity() <= 2 * READ_LEN);

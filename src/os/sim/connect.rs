@@ -81,12 +81,14 @@ impl World {
         })
     }
 
-    /// Lets the next accept at this address fail with an error number of the system, and the ones
-    /// behind it succeed.
+    /// Makes the next accept at this address fail with a system error number. Later accepts
+    /// succeed.
     pub(crate) fn fail_next_accept(self, addr: impl Into<Addr>, errno: i32) {
         let addr = addr.into();
         self.with(|state| {
-            let index = state.bound(&addr, is_listener).expect("a listener");
+            let index = state
+                .bound(&addr, is_listener)
+                .expect("a listener is bound to the address");
             let error = io::Error::from_raw_os_error(errno);
             state.listener(index).failing.push_back(error);
         });
@@ -109,7 +111,7 @@ impl SimSocket {
                 index: u32::try_from(accepted).expect("tests open few sockets"),
             };
             state.note(|| format!("socket {index} accepted socket {accepted}"));
-            Ok((socket, peer.expect("it is connected")))
+            Ok((socket, peer.expect("the connection has a peer")))
         })
     }
 }
@@ -148,7 +150,7 @@ impl State {
         Ok(())
     }
 
-    /// A connect has reached the host of its listener.
+    /// Handles a connect that has reached the host of its listener.
     pub(super) fn receive_syn(&mut self, client: usize) {
         let local = self.sockets[client].local.clone();
         let to = self.stream(client).peer_addr.clone();
@@ -173,7 +175,7 @@ impl State {
         self.edge(index, Ready::READABLE);
     }
 
-    /// Lets a connect go on that found the backlog full.
+    /// Continues a connect that found the backlog full.
     fn resume_connect(&mut self, listener: usize) {
         while let Some(client) = self.listener(listener).waiting.pop_front() {
             if !self.sockets[client].is_closed {

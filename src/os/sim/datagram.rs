@@ -21,7 +21,7 @@ pub(super) struct Datagrams {
     queued_bytes: usize,
     queued_bytes_max: usize,
     error: Option<ErrorKind>,
-    /// A send would block, because the test wants it or the queue of the peer was full.
+    /// True if a send would block: the test has set it, or the queue of the peer was full.
     no_space: bool,
     /// Errors of the next sends.
     failing: VecDeque<ErrorKind>,
@@ -58,7 +58,8 @@ impl World {
     pub(crate) fn datagram_socket(self, addr: impl Into<Addr>) -> SimSocket {
         let addr = addr.into();
         let index = self.with(|state| state.bound(&addr, is_datagrams));
-        let index = u32::try_from(index.expect("a datagram socket")).expect("few sockets");
+        let index = u32::try_from(index.expect("a datagram socket is bound to the address"))
+            .expect("tests open few sockets");
         SimSocket { world: self, index }
     }
 }
@@ -68,7 +69,7 @@ impl SimSocket {
         self.with(|state, index| state.datagrams(index).peer = Some(peer));
     }
 
-    /// Lets the next sends of a datagram socket fail.
+    /// Makes the next sends of a datagram socket fail.
     pub(crate) fn fail_sends(self, kinds: impl IntoIterator<Item = ErrorKind>) {
         self.with(|state, index| state.datagrams(index).failing.extend(kinds));
     }
@@ -110,7 +111,10 @@ impl SimSocket {
 
     pub(crate) fn recv_from_inet(self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let (len, from) = self.recv_datagram(buf)?;
-        Ok((len, from.inet().expect("only UDP sends to UDP")))
+        Ok((
+            len,
+            from.inet().expect("only UDP sockets send to UDP sockets"),
+        ))
     }
 
     #[cfg(unix)]
@@ -208,7 +212,7 @@ impl State {
         self.edge(index, Ready::READABLE | Ready::ENDED);
     }
 
-    /// Reports that a Unix socket's queue has spare capacity to those that are connected to it.
+    /// Notifies the sockets connected to a Unix socket that its queue has spare capacity.
     fn unblock_senders(&mut self, index: usize) {
         let local = self.sockets[index].local.clone();
         for sender in 0..self.sockets.len() {

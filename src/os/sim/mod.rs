@@ -2,7 +2,7 @@
 //!
 //! A [`World`] is a seeded state machine in memory. It makes no system call, and the same calls in
 //! the same order give the same results. The poll follows the rules of epoll with `EPOLLET`, which
-//! the design document lists. Time stands still until a poll waits or the test advances it.
+//! the design document lists. Time advances only while a poll waits or when the test advances it.
 //!
 //! ```text
 //!   test:  World, SimPeer, SimListener, Script         engine:  Os::Sim(SimPoll), Stream::Sim(..)

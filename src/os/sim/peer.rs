@@ -63,7 +63,7 @@ impl SimPeer {
         self.0.write(bytes).unwrap_or(0)
     }
 
-    /// Receives all bytes that are there.
+    /// Receives all available bytes.
     pub(crate) fn recv(self) -> Vec<u8> {
         self.recv_up_to(usize::MAX)
     }
@@ -110,8 +110,8 @@ impl SimPeer {
     /// Returns the script of the other end: the faults of the reactor's socket.
     pub(crate) fn faults(self) -> Script {
         self.0.with(|state, index| {
-            let other = state.stream(index).peer.expect("it is connected");
-            let index = u32::try_from(other).expect("few sockets");
+            let other = state.stream(index).peer.expect("the stream is connected");
+            let index = u32::try_from(other).expect("tests open few sockets");
             let world = self.0.world;
             SimSocket { world, index }.script()
         })

@@ -89,7 +89,7 @@ pub(super) struct Registration {
     poll: usize,
     token: PollToken,
     interest: Ready,
-    /// The socket is on the poll's list.
+    /// True if the socket is on the poll's list.
     is_listed: bool,
     /// An event that the test injected.
     injected: Ready,
@@ -151,7 +151,7 @@ impl SimPoll {
                 (_, Some(until)) if world.now() < until => world.advance_to(until),
                 (_, Some(_)) => return Ok(()),
                 (None, None) if world.with(|state| state.is_only_poll()) => {
-                    panic!("a simulated poll waits for ever")
+                    panic!("deadlock: no event can end the endless wait of a simulated poll")
                 }
                 _ => return Ok(()),
             }
@@ -180,7 +180,10 @@ impl SimPoll {
     }
 
     fn register_for(&self, socket: SimSocket, token: PollToken, interest: Ready) -> io::Result<()> {
-        assert_eq!(socket.world, self.world, "a socket of another world");
+        assert_eq!(
+            socket.world, self.world,
+            "the socket belongs to another world"
+        );
         socket.with(|state, index| {
             let registration = &mut state.sockets[index].registration;
             if registration.is_some() {

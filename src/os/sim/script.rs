@@ -10,9 +10,9 @@ use super::world::World;
 /// The result of one read.
 #[derive(Debug)]
 pub(crate) enum Reading {
-    /// These bytes. Those that do not fit stay for the next read.
+    /// Bytes to return. The next read returns the bytes that do not fit.
     Bytes(Vec<u8>),
-    /// The end of the stream, from now on.
+    /// The end of the stream, also for all later reads.
     End,
     Fails(io::ErrorKind),
 }
@@ -20,7 +20,7 @@ pub(crate) enum Reading {
 /// The result of one write.
 #[derive(Debug)]
 pub(crate) enum Writing {
-    /// At most this many bytes are accepted.
+    /// The write accepts at most this many bytes.
     Takes(usize),
     Fails(io::ErrorKind),
 }
@@ -38,7 +38,7 @@ pub(super) struct Lines {
     readings: VecDeque<Reading>,
     writings: VecDeque<Writing>,
     pub(super) seen: Seen,
-    /// Readiness that events have reported and no call has disproved since.
+    /// Readiness that events have reported and that no later call has cleared.
     told: Ready,
 }
 
@@ -81,8 +81,8 @@ impl Script {
         self.with(|lines| lines.seen.clone())
     }
 
-    /// Returns the readiness that events have reported and no call has disproved since: no
-    /// `WouldBlock`, and no short read after an event without an end.
+    /// Returns the readiness that events have reported and that is still valid. A `WouldBlock`
+    /// clears it, and so does a short read, unless the event reported an end.
     pub(crate) fn told(self) -> Ready {
         self.with(|lines| lines.told)
     }

@@ -76,8 +76,8 @@ impl SimSocket {
 }
 
 impl State {
-    /// Returns the socket that is bound to `addr`, of those that `is_of_kind` accepts. A wildcard
-    /// address matches every address of its port.
+    /// Returns the socket that is bound to `addr` and that `is_of_kind` accepts. A wildcard address
+    /// matches every address of its port.
     pub(super) fn bound(&self, addr: &Addr, is_of_kind: fn(&Kind) -> bool) -> Option<usize> {
         let matches = |local: &Addr| {
             local == addr

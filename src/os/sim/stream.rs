@@ -20,10 +20,10 @@ use crate::addr::Addr;
 /// One end of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    /// It has no peer, and its events come from the test only.
+    /// True if the stream has no peer; only the test makes its events.
     pub(super) is_scripted: bool,
     pub(super) script: Lines,
-    /// The connect is pending.
+    /// True if the connect is pending.
     is_connecting: bool,
     /// The socket of the peer, and its address.
     pub(super) peer: Option<usize>,
@@ -34,14 +34,16 @@ pub(super) struct Stream {
     arrived: usize,
     send_len_max: usize,
     recv_len_max: usize,
-    /// This side is shut down, and its FIN has arrived.
+    /// True if this side is shut down; `fin_arrived` is true if its FIN has reached the peer's
+    /// host.
     has_sent_fin: bool,
     fin_arrived: bool,
-    /// The peer's FIN was received.
+    /// True if the peer's FIN was received.
     has_fin: bool,
     is_reset: bool,
     pub(super) error: Option<ErrorKind>,
-    /// A write was short or would have blocked: draining makes an edge.
+    /// True if a write was short or would have blocked. The socket then reports an edge when it
+    /// becomes writable.
     no_space: bool,
     pub(super) last_arrival: Duration,
 }
@@ -222,7 +224,7 @@ impl State {
         }
     }
 
-    /// Bytes of a stream have reached the host of its peer.
+    /// Handles bytes of a stream that have reached the host of its peer.
     pub(super) fn arrive(&mut self, from: usize, len: usize, fin: bool) {
         let stream = self.stream(from);
         // A reset may have discarded them meanwhile.

@@ -17,9 +17,9 @@ fn any() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-/// Takes the events that are there now, each as its token and readiness.
+/// Returns the pending events, each as its token and readiness.
 fn events(poll: &mut SimPoll) -> Vec<(usize, Ready)> {
-    poll.wait(Some(Duration::ZERO)).expect("it works");
+    poll.wait(Some(Duration::ZERO)).expect("the poll works");
     let mut events = Vec::new();
     poll.for_each_event(|event| {
         if let crate::os::Event::Sim(SimEvent { token, ready }, _) = event {
@@ -41,8 +41,9 @@ fn listener(world: World) -> (SimSocket, Addr) {
 fn connected(world: World, poll: &SimPoll) -> (SimPeer, SimSocket) {
     let (listener, addr) = listener(world);
     let peer = world.connect(addr);
-    let (socket, _) = listener.accept().expect("it has connected");
-    poll.register(socket, PollToken(7)).expect("it is new");
+    let (socket, _) = listener.accept().expect("the peer has connected");
+    poll.register(socket, PollToken(7))
+        .expect("the socket is not registered yet");
     (peer, socket)
 }
 
@@ -55,7 +56,8 @@ fn set_up() -> (World, SimPoll) {
 fn unaccepted_connections_make_no_event_until_the_next_one() {
     let (world, mut poll) = set_up();
     let (listener, addr) = listener(world);
-    poll.register(listener, PollToken(1)).expect("it is new");
+    poll.register(listener, PollToken(1))
+        .expect("the socket is not registered yet");
     for _ in 0..3 {
         world.connect(addr.clone());
     }
@@ -76,7 +78,8 @@ fn emfile_at_accept_keeps_the_backlog_and_makes_no_event() {
     const EMFILE: i32 = 24;
     let (world, mut poll) = set_up();
     let (listener, addr) = listener(world);
-    poll.register(listener, PollToken(1)).expect("it is new");
+    poll.register(listener, PollToken(1))
+        .expect("the socket is not registered yet");
     world.fail_next_accept(addr.clone(), EMFILE);
     world.connect(addr);
     assert_eq!(events(&mut poll).len(), 1);
@@ -93,11 +96,17 @@ fn unread_bytes_make_no_event_until_another_byte_arrives() {
     assert_eq!(events(&mut poll), [(7, Ready::WRITABLE)], "at registration");
     assert_eq!(peer.send(&[1; 100]), 100);
     assert_eq!(events(&mut poll), [(7, BOTH)], "both directions");
-    assert_eq!(socket.read(&mut [0; 10]).expect("they are there"), 10);
+    assert_eq!(
+        socket.read(&mut [0; 10]).expect("the bytes have arrived"),
+        10
+    );
     assert_eq!(events(&mut poll), []);
     peer.send(&[1]);
     assert_eq!(events(&mut poll), [(7, BOTH)]);
-    assert_eq!(socket.read(&mut [0; 100]).expect("they are there"), 91);
+    assert_eq!(
+        socket.read(&mut [0; 100]).expect("the bytes have arrived"),
+        91
+    );
     let error = socket.read(&mut [0; 1]).expect_err("it is empty");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
 }
@@ -108,9 +117,10 @@ fn registration_reports_what_is_ready_already() {
     let (listener, addr) = listener(world);
     let peer = world.connect(addr);
     peer.send(b"early");
-    let (socket, _) = listener.accept().expect("it has connected");
+    let (socket, _) = listener.accept().expect("the peer has connected");
     assert_eq!(events(&mut poll), []);
-    poll.register(socket, PollToken(7)).expect("it is new");
+    poll.register(socket, PollToken(7))
+        .expect("the socket is not registered yet");
     assert_eq!(events(&mut poll), [(7, BOTH)]);
     let error = poll.register(socket, PollToken(8)).expect_err("twice");
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
@@ -124,9 +134,17 @@ fn bytes_and_fin_that_arrive_together_make_one_event() {
     peer.send(b"last");
     peer.shutdown();
     assert_eq!(events(&mut poll), [(7, Ready::ALL)]);
-    assert_eq!(socket.read(&mut [0; 100]).expect("they are there"), 4);
+    assert_eq!(
+        socket.read(&mut [0; 100]).expect("the bytes have arrived"),
+        4
+    );
     assert_eq!(events(&mut poll), []);
-    assert_eq!(socket.read(&mut [0; 100]).expect("the end"), 0);
+    assert_eq!(
+        socket
+            .read(&mut [0; 100])
+            .expect("the end of the stream is reported"),
+        0
+    );
 }
 
 /// The figures of the table: a send buffer of 58,000 bytes that is full.
@@ -140,11 +158,18 @@ fn full_send_buffer_makes_an_edge_once_a_third_is_free() {
     };
     let small = ConnectOptions::new().recv_buffer_len(50_000);
     let peer = world.connect_with(listener.local_addr(), &small);
-    let (socket, _) = listener.accept().expect("it has connected");
-    poll.register(socket, PollToken(7)).expect("it is new");
+    let (socket, _) = listener.accept().expect("the peer has connected");
+    poll.register(socket, PollToken(7))
+        .expect("the socket is not registered yet");
     events(&mut poll);
-    assert_eq!(socket.write(&[7; 50_000]).expect("it fits"), 50_000);
-    assert_eq!(socket.write(&[7; 60_000]).expect("a part"), 58_000);
+    assert_eq!(
+        socket.write(&[7; 50_000]).expect("the queue has space"),
+        50_000
+    );
+    assert_eq!(
+        socket.write(&[7; 60_000]).expect("the kernel takes a part"),
+        58_000
+    );
     let error = socket.write(&[7; 1]).expect_err("it is full");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     assert_eq!(events(&mut poll), []);
@@ -154,7 +179,7 @@ fn full_send_buffer_makes_an_edge_once_a_third_is_free() {
     assert_eq!(peer.recv_up_to(16_000).len(), 16_000);
     assert_eq!(events(&mut poll), [(7, Ready::WRITABLE)]);
     assert_eq!(peer.recv_up_to(1000).len(), 1000);
-    assert_eq!(events(&mut poll), [], "one edge");
+    assert_eq!(events(&mut poll), [], "the edge is reported once");
 }
 
 #[test]
@@ -163,7 +188,11 @@ fn close_with_unread_input_resets_the_peer() {
     let (peer, socket) = connected(world, &poll);
     peer.send(b"unread");
     socket.close();
-    assert_eq!(events(&mut poll), [], "it is not registered any more");
+    assert_eq!(
+        events(&mut poll),
+        [],
+        "the socket is not registered any more"
+    );
     let error = peer.read_end().expect_err("it is reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert_eq!(peer.read_end().expect("an error is reported once"), 0);
@@ -176,7 +205,12 @@ fn bytes_to_a_closed_socket_are_answered_by_a_reset() {
     events(&mut poll);
     peer.close();
     assert_eq!(events(&mut poll), [(7, Ready::ALL)], "a FIN");
-    assert_eq!(socket.read(&mut [0; 1]).expect("the end"), 0);
+    assert_eq!(
+        socket
+            .read(&mut [0; 1])
+            .expect("the end of the stream is reported"),
+        0
+    );
     assert_eq!(socket.write(b"late").expect("the kernel takes it"), 4);
     let error = socket.write(b"later").expect_err("it was reset");
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
@@ -188,7 +222,7 @@ fn received_bytes_stay_readable_after_a_reset() {
     let (peer, socket) = connected(world, &poll);
     peer.send(b"data");
     peer.reset();
-    assert_eq!(socket.read(&mut [0; 9]).expect("they are there"), 4);
+    assert_eq!(socket.read(&mut [0; 9]).expect("the bytes have arrived"), 4);
     let error = socket.read(&mut [0; 9]).expect_err("it was reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
@@ -217,15 +251,21 @@ fn datagram_boundaries_truncation_and_the_empty_datagram() {
     let (world, mut poll) = set_up();
     let [socket, peer] = [(); 2].map(|()| world.bind_datagram(any().into()).expect("a free port"));
     poll.register_datagrams(socket, PollToken(3))
-        .expect("it is new");
-    assert_eq!(events(&mut poll), [], "it is not asked if it is writable");
+        .expect("the socket is not registered yet");
+    assert_eq!(
+        events(&mut poll),
+        [],
+        "the socket is registered for input only"
+    );
     for data in [&[7; 10][..], b"", b"abc"] {
         let sent = peer.send_datagram(Some(socket.local_addr()), data);
-        assert_eq!(sent.expect("it goes"), data.len());
+        assert_eq!(sent.expect("the datagram is sent"), data.len());
     }
     assert_eq!(events(&mut poll), [(3, Ready::READABLE)]);
     for len in [4, 0, 3] {
-        let received = socket.recv_datagram(&mut [0; 4]).expect("it came");
+        let received = socket
+            .recv_datagram(&mut [0; 4])
+            .expect("the datagram has arrived");
         assert_eq!(received, (len, peer.local_addr()));
     }
     socket.recv_datagram(&mut [0; 4]).expect_err("none is left");
@@ -238,16 +278,18 @@ fn only_a_connected_udp_socket_receives_a_refusal() {
     let (world, mut poll) = set_up();
     let socket = world.bind_datagram(any().into()).expect("a free port");
     poll.register_datagrams(socket, PollToken(3))
-        .expect("it is new");
+        .expect("the socket is not registered yet");
     let unused = Addr::from(SocketAddr::from(([127, 0, 0, 1], 9)));
     for _ in 0..2 {
         socket
             .send_datagram(Some(unused.clone()), b"lost")
-            .expect("it goes");
+            .expect("the datagram is sent");
     }
     assert_eq!(events(&mut poll), []);
     socket.connect_datagrams(unused);
-    socket.send_datagram(None, b"lost").expect("it goes");
+    socket
+        .send_datagram(None, b"lost")
+        .expect("the datagram is sent");
     assert_eq!(events(&mut poll), [(3, Ready::READABLE | Ready::ENDED)]);
     let error = socket.recv_datagram(&mut [0; 4]).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
@@ -258,13 +300,13 @@ fn wait_advances_time_to_the_next_action_or_to_its_end() {
     let (world, mut poll) = set_up();
     let (peer, _) = connected(world, &poll);
     events(&mut poll);
-    poll.wait(Some(5 * MS)).expect("it works");
+    poll.wait(Some(5 * MS)).expect("the poll works");
     assert_eq!((world.now(), poll.has_events()), (5 * MS, false));
     world.after(3 * MS, move || assert_eq!(peer.send(b"later"), 5));
-    poll.wait(Some(100 * MS)).expect("it works");
+    poll.wait(Some(100 * MS)).expect("the poll works");
     assert_eq!((world.now(), poll.has_events()), (8 * MS, true));
-    poll.waker().wake().expect("it works");
-    poll.wait(None).expect("it works");
+    poll.waker().wake().expect("the poll works");
+    poll.wait(None).expect("the poll works");
     assert_eq!((world.now(), poll.has_events()), (8 * MS, true));
     world.fail_next_wait(ErrorKind::Interrupted);
     peer.send(b"kept");
@@ -285,14 +327,19 @@ fn latency_delays_connects_bytes_and_the_fin() {
     world.advance(9 * MS);
     assert!(listener.accept().is_none());
     world.advance(MS);
-    let accepted = listener.accept().expect("it has connected");
+    let accepted = listener.accept().expect("the peer has connected");
     peer.send(b"bytes");
     peer.shutdown();
     world.advance(9 * MS);
     assert_eq!(accepted.recv(), b"");
     world.advance(MS);
     assert_eq!(accepted.recv(), b"bytes");
-    assert_eq!(accepted.read_end().expect("the end"), 0);
+    assert_eq!(
+        accepted
+            .read_end()
+            .expect("the end of the stream is reported"),
+        0
+    );
 }
 
 #[test]
@@ -301,7 +348,7 @@ fn segments_arrive_one_by_one_and_in_order() {
     world.set_segment_len_max(10);
     let listener = world.listen(any());
     let peer = world.connect(listener.local_addr());
-    let accepted = listener.accept().expect("it has connected");
+    let accepted = listener.accept().expect("the peer has connected");
     let bytes: Vec<u8> = (0..100).collect();
     peer.send(&bytes);
     peer.shutdown();
@@ -312,7 +359,12 @@ fn segments_arrive_one_by_one_and_in_order() {
     }
     assert!(pieces.len() > 10, "{pieces:?}");
     assert_eq!(pieces.concat(), bytes);
-    assert_eq!(accepted.read_end().expect("the end"), 0);
+    assert_eq!(
+        accepted
+            .read_end()
+            .expect("the end of the stream is reported"),
+        0
+    );
 }
 
 #[test]
@@ -323,22 +375,27 @@ fn unix_datagrams_block_while_the_receiver_is_full() {
     let name = |path| crate::UnixAddr::from_pathname(path).expect("a path");
     let receiver = world
         .bind_datagram(name("/sim/a").into())
-        .expect("it is free");
+        .expect("the path is free");
     world
         .bind_datagram(name("/sim/a").into())
         .expect_err("it is taken");
     let sender = world.bind_datagram(crate::UnixAddr::default().into());
-    let sender = sender.expect("it is unnamed");
-    poll.register(sender, PollToken(3)).expect("it is new");
+    let sender = sender.expect("an unnamed socket needs no path");
+    poll.register(sender, PollToken(3))
+        .expect("the socket is not registered yet");
     events(&mut poll);
     sender.connect_datagrams(name("/sim/a").into());
-    sender.send_datagram(None, &[7; 80]).expect("it fits");
+    sender
+        .send_datagram(None, &[7; 80])
+        .expect("the queue has space");
     let error = sender
         .send_datagram(None, &[7; 80])
         .expect_err("it is full");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     assert_eq!(events(&mut poll), []);
-    receiver.recv_datagram(&mut [0; 100]).expect("it came");
+    receiver
+        .recv_datagram(&mut [0; 100])
+        .expect("the datagram has arrived");
     assert_eq!(events(&mut poll), [(3, Ready::WRITABLE)]);
     let error = sender.send_datagram(Some(name("/sim/b").into()), b"x");
     assert_eq!(

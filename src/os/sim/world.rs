@@ -50,7 +50,7 @@ pub(super) struct State {
 
 /// A change that happens at a given time.
 pub(super) enum Action {
-    /// A function of the test.
+    /// Calls a function of the test.
     Call(Box<dyn FnOnce()>),
     /// A connect reaches the host of the listener.
     Syn(usize),
@@ -145,13 +145,13 @@ impl World {
         self.with(|state| state.latency = latency);
     }
 
-    /// Lets the bytes of a stream arrive in segments of random lengths up to `len`, a microsecond
+    /// Makes the bytes of a stream arrive in segments of random lengths up to `len`, a microsecond
     /// apart.
     pub(crate) fn set_segment_len_max(self, len: usize) {
         self.with(|state| state.segment_len_max = len);
     }
 
-    /// Lets the network lose this percentage of UDP datagrams.
+    /// Makes the network lose this percentage of UDP datagrams.
     pub(crate) fn set_loss_percent(self, percent: usize) {
         self.with(|state| state.loss_percent = percent);
     }
@@ -167,7 +167,7 @@ impl World {
         self.with(|state| state.silent.push(addr));
     }
 
-    /// Lets the next wait of any poll fail.
+    /// Makes the next wait of any poll fail.
     pub(crate) fn fail_next_wait(self, kind: io::ErrorKind) {
         self.with(|state| state.failing_waits.push(kind));
     }
@@ -205,7 +205,7 @@ impl State {
         self.scheduled += 1;
     }
 
-    /// Performs an action after the latency; without one, at once.
+    /// Performs an action after the latency, or at once if there is none.
     pub(super) fn send(&mut self, action: Action) {
         if self.latency.is_zero() {
             self.perform(action);
