@@ -65,7 +65,7 @@ impl Bench {
         for _ in 0..connections {
             conns.push(reactor.connect(addr, Framing::length_u32(), 0));
             let (peer, _) = listener.accept().expect("the connection is accepted");
-            peer.set_nonblocking(true).expect("TCP_NODELAY can be set");
+            peer.set_nonblocking(true).expect("O_NONBLOCK can be set");
             peers.push(peer);
         }
         while reactor.handler().opened < connections {

@@ -85,8 +85,8 @@ impl fmt::Display for CloseReason {
             Self::IdleTimeout => f.write_str("idle_timeout passed without input or output"),
             Self::FrameDeadline => f.write_str("frame_deadline passed before a frame was complete"),
             Self::WriteStalled => f.write_str("write_stall_timeout passed without any output"),
-            Self::MemoryFull => f.write_str("closed to free memory of memory_bytes_max"),
-            Self::Shutdown => f.write_str("the shutdown deadline passed before it closed"),
+            Self::MemoryFull => f.write_str("aborted to free memory: memory_bytes_max was used up"),
+            Self::Shutdown => f.write_str("the shutdown deadline passed before both sides closed"),
             Self::HandlerPanicked => f.write_str("a callback about this connection panicked"),
         }
     }

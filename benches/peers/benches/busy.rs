@@ -69,7 +69,7 @@ impl Server {
         BufReader::new(stdout).read_line(&mut line)?;
         let port = line.trim().strip_prefix("port ");
         let port = port.and_then(|port| port.parse().ok());
-        let port = port.ok_or_else(|| io::Error::other(format!("unexpected output {line:?}")))?;
+        let port = port.ok_or_else(|| io::Error::other(format!("the server printed {line:?}")))?;
         Ok(Self { child, port })
     }
 

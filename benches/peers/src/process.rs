@@ -68,7 +68,7 @@ impl Process {
         process.port = line
             .strip_prefix("port ")
             .and_then(|port| port.trim().parse().ok())
-            .ok_or_else(|| io::Error::other(format!("unexpected output {line:?}")))?;
+            .ok_or_else(|| io::Error::other(format!("not a line `port N`: {line:?}")))?;
         Ok(process)
     }
 
