@@ -59,7 +59,7 @@ impl<H: Handler> Reactor<H> {
         count
     }
 
-    /// Delivers the datagrams of one received message; returns their number.
+    /// Delivers the datagrams of one received message, and returns the number of these datagrams.
     fn deliver_message(&mut self, id: UdpId, index: usize) -> usize {
         let message = self.recv_batch.message(index);
         let is_recorded = self.engine.is_udp_recorded(id);
