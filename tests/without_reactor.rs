@@ -394,8 +394,8 @@ mod unix {
         );
     }
 
-    /// Usage within another runtime: it reads when the socket is readable and passes the bytes to a
-    /// deframer.
+    /// The test acts as another runtime. It reads when the socket is readable, and passes the bytes
+    /// to a deframer.
     #[test]
     fn deframer_is_filled_from_a_nonblocking_source() {
         for name in FRAMINGS {
