@@ -326,7 +326,6 @@ impl Config {
     }
 
     /// Returns the default limits of a connection.
-    #[inline]
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             write_high_bytes: self.write_high_bytes,

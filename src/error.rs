@@ -47,8 +47,6 @@ impl FrameError {
     }
 
     /// Builds [`FrameError::TooLong`]. Not inlined, which keeps the paths of valid frames short.
-    #[cold]
-    #[inline(never)]
     pub(crate) fn too_long(len: u64, limit: usize) -> Self {
         Self::TooLong {
             len,

@@ -15,13 +15,11 @@ pub(crate) struct OnUnwind<T, F: FnMut(&mut T)> {
 }
 
 impl<T, F: FnMut(&mut T)> OnUnwind<T, F> {
-    #[inline]
     pub(crate) fn new(value: T, recover: F) -> Self {
         Self { value, recover }
     }
 
     /// Ends the guard without recovery, after the call returned.
-    #[inline]
     pub(crate) fn disarm(self) {
         let _ = ManuallyDrop::new(self);
     }
@@ -30,14 +28,12 @@ impl<T, F: FnMut(&mut T)> OnUnwind<T, F> {
 impl<T, F: FnMut(&mut T)> Deref for OnUnwind<T, F> {
     type Target = T;
 
-    #[inline]
     fn deref(&self) -> &T {
         &self.value
     }
 }
 
 impl<T, F: FnMut(&mut T)> DerefMut for OnUnwind<T, F> {
-    #[inline]
     fn deref_mut(&mut self) -> &mut T {
         &mut self.value
     }

@@ -16,19 +16,16 @@ impl Token {
     /// Refers to no entry, because no entry has the generation zero.
     pub(crate) const NONE: Self = Self(NonZeroU64::MIN);
 
-    #[inline]
     pub(crate) fn new(key: u32, generation: NonZeroU32) -> Self {
         let bits = u64::from(generation.get()) << 32 | u64::from(key);
         Self(NonZeroU64::new(bits).expect("a generation is not zero"))
     }
 
-    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is the key")]
     pub(crate) fn key(self) -> u32 {
         self.0.get() as u32
     }
 
-    #[inline]
     pub(crate) fn is_of(self, generation: NonZeroU32) -> bool {
         self.0.get() >> 32 == u64::from(generation.get())
     }
@@ -48,7 +45,6 @@ impl Token {
     ///
     /// If only the key fits, stale events are still harmless. A key is freed only after the batch
     /// of events that could contain it has been read.
-    #[inline]
     pub(crate) fn to_poll(self) -> PollToken {
         #[cfg(target_pointer_width = "64")]
         let bits = self.0.get();
@@ -70,7 +66,6 @@ pub(crate) struct PollToken(pub(crate) usize);
 
 impl PollToken {
     /// Returns the slab key in this number.
-    #[inline]
     pub(crate) fn key(self) -> usize {
         #[cfg(target_pointer_width = "64")]
         return self.0 & 0xFFFF_FFFF;

@@ -48,7 +48,6 @@ impl Payload {
 impl Deref for Payload {
     type Target = [u8];
 
-    #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Kind::Given(bytes) => bytes,

@@ -42,7 +42,6 @@ impl<H: Handler> Context<'_, H> {
     ///   [`on_drained`](Handler::on_drained).
     /// * [`SendError::Frame`]: the payload is too long for the framing, or the framing cannot
     ///   represent it. Another attempt will fail too.
-    #[inline]
     pub fn send(&mut self, conn: ConnId, payload: &[u8]) -> Result<Sent, SendError> {
         self.engine.send(conn.0, payload)
     }

@@ -14,7 +14,6 @@ impl<S> Sessions<S> {
         Self { slots: Vec::new() }
     }
 
-    #[inline]
     pub(crate) fn put(&mut self, key: u32, session: S) {
         match self.slots.get_mut(key as usize) {
             Some(slot) => *slot = Some(session),
@@ -23,7 +22,6 @@ impl<S> Sessions<S> {
     }
 
     /// Takes a session out for a callback. Returns the default if the key has no session yet.
-    #[inline]
     pub(crate) fn take(&mut self, key: u32) -> S
     where
         S: Default,

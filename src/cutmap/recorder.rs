@@ -49,7 +49,6 @@ impl Recorder {
     }
 
     /// Advances the recorded time to `now`. An earlier `now` has no effect.
-    #[inline]
     pub(crate) fn pass(&mut self, now: Instant) {
         if now > self.latest {
             self.latest = now;
@@ -58,7 +57,6 @@ impl Recorder {
     }
 
     /// Records an event of a connection.
-    #[inline]
     pub(crate) fn note(&mut self, conn: Token, kind: EventKind, offset: u64, len: u64) {
         self.push(Event {
             socket: SocketId::Conn(crate::ConnId(conn)),
@@ -93,7 +91,6 @@ impl Recorder {
     }
 
     /// Removes the datagram counts of a UDP socket that is closed.
-    #[cold]
     pub(crate) fn forget(&mut self, socket: UdpId) {
         self.datagrams.retain(|(id, ..)| *id != socket);
     }
@@ -120,7 +117,6 @@ impl Recorder {
         }
     }
 
-    #[inline]
     fn push(&mut self, event: Event) {
         if self.events.len() < self.len_max {
             self.events.push(event);

@@ -85,7 +85,6 @@ impl Active {
 
     /// Ends a dispatch: puts the read side back into the entry, and adds the counts to the
     /// statistics.
-    #[inline]
     pub(super) fn end(&mut self, conn: &mut Connection, assembler: Assembler, stats: &mut Stats) {
         debug_assert_eq!(
             conn.assembler.capacity(),
@@ -137,7 +136,6 @@ impl Active {
     }
 
     /// Returns the number of frames that this dispatch has delivered.
-    #[inline]
     fn frames_in(&self) -> u64 {
         (self.frames_max - self.frames_left) as u64
     }
@@ -175,7 +173,6 @@ impl Engine {
     }
 
     /// Returns true if no callback has borrowed an entry since the active connection was looked up.
-    #[inline]
     pub(crate) fn is_active_unchanged(&self) -> bool {
         self.entries.is_watching()
     }

@@ -257,7 +257,6 @@ impl Connection {
         }
     }
 
-    #[cold]
     fn carry_reads(&mut self) {
         self.extras().reads_high += 1;
     }

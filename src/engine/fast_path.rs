@@ -32,7 +32,6 @@ pub(crate) struct FirstRead<'a> {
 
 /// Returns the token to watch during a dispatch. A recorded connection that is plain otherwise is
 /// watched under no token: its frames need no check, but its sends do.
-#[inline]
 pub(super) fn watched_token(conn: &Connection, token: Option<Token>) -> Option<Token> {
     if conn.write_queue.is_some() || !conn.state.needs_no_check_per_frame() {
         return None;

@@ -129,7 +129,6 @@ impl Engine {
     }
 
     /// Takes the next ready entry of this turn.
-    #[inline]
     pub(crate) fn next_ready(&mut self) -> Option<Token> {
         self.queues.ready.pop()
     }
@@ -194,7 +193,6 @@ impl Engine {
         registered
     }
 
-    #[inline]
     pub(crate) fn conn(&self, token: Token) -> Result<&Connection, Gone> {
         self.entries.conn(token)
     }
@@ -234,7 +232,6 @@ impl Engine {
 
 /// Converts an event to the readiness that it reports. After an end, both directions count as
 /// ready.
-#[inline]
 fn readiness(event: Event<'_>) -> Readiness {
     if event.has_ended() {
         return Readiness::ended(event.has_hung_up());

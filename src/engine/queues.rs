@@ -62,7 +62,6 @@ pub(super) struct ReadyQueue {
 
 impl ReadyQueue {
     /// Adds an entry for the next turn.
-    #[inline]
     pub(super) fn push(&mut self, token: Token) {
         self.next.push(token);
     }
@@ -78,7 +77,6 @@ impl ReadyQueue {
     }
 
     /// Takes the next entry of the current turn.
-    #[inline]
     pub(super) fn pop(&mut self) -> Option<Token> {
         let token = *self.current.get(self.dispatched)?;
         self.dispatched += 1;

@@ -109,7 +109,6 @@ impl Entries {
         Some((token.of(generation)?, state))
     }
 
-    #[inline]
     pub(crate) fn conn(&self, token: Token) -> Result<&Connection, Gone> {
         match self.slab.get(token.key() as usize) {
             Some(Entry::Conn(conn)) if token.is_of(conn.generation) => Ok(conn),
@@ -117,7 +116,6 @@ impl Entries {
         }
     }
 
-    #[inline]
     pub(crate) fn conn_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
         self.watched = None;
         self.watched_conn_mut(token)
@@ -125,7 +123,6 @@ impl Entries {
 
     /// Borrows a connection without ending the watch. Only for code of the dispatch, which knows
     /// its own changes.
-    #[inline]
     pub(super) fn watched_conn_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
         match self.slab.get_mut(token.key() as usize) {
             Some(Entry::Conn(conn)) if token.is_of(conn.generation) => Ok(conn),
@@ -148,19 +145,16 @@ impl Entries {
     }
 
     /// Watches a connection, or none, from now on.
-    #[inline]
     pub(super) fn watch(&mut self, token: Option<Token>) {
         self.watched = token;
     }
 
     /// Returns true if this connection is watched and unchanged.
-    #[inline]
     pub(super) fn is_unchanged(&self, token: Token) -> bool {
         self.watched == Some(token)
     }
 
     /// Returns true if a connection is watched and unchanged.
-    #[inline]
     pub(super) fn is_watching(&self) -> bool {
         self.watched.is_some()
     }

@@ -143,7 +143,6 @@ impl Timers {
     }
 
     /// Sets the time of the turn.
-    #[inline]
     pub(crate) fn set_now(&mut self, now: Instant) {
         self.now = now;
         if self.keeps_stamp {

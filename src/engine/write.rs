@@ -43,12 +43,10 @@ impl EncodePayload for &[u8] {
         <[u8]>::len(self)
     }
 
-    #[inline]
     fn encode(self, framing: &Framing, buf: &mut Buf) -> Result<(), FrameError> {
         framing.encode(self, buf)
     }
 
-    #[inline]
     fn bytes(&self) -> Option<&[u8]> {
         Some(self)
     }
@@ -90,7 +88,6 @@ impl Engine {
         self.send_checked(token, payload)
     }
 
-    #[inline(never)]
     fn send_checked<P: EncodePayload>(
         &mut self,
         token: Token,

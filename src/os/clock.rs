@@ -17,7 +17,6 @@ pub(crate) enum Clock {
 
 impl Clock {
     /// Returns the current time.
-    #[inline]
     pub(crate) fn now(self) -> Instant {
         match self {
             Self::Real => Instant::now(),

@@ -82,7 +82,6 @@ impl Os {
         }
     }
 
-    #[inline]
     pub(crate) fn now(&self) -> Instant {
         self.clock().now()
     }
@@ -97,7 +96,6 @@ impl Os {
 
     /// Waits for events, at most for `timeout`. Returns `Interrupted` if a signal ended the wait,
     /// since time has passed.
-    #[inline]
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Real(poller) => poller.wait(timeout),
@@ -116,7 +114,6 @@ impl Os {
     }
 
     /// Calls `each` for every event of the last wait, one per socket, and returns their number.
-    #[inline]
     pub(crate) fn for_each_event(&mut self, each: impl FnMut(Event<'_>)) -> usize {
         match self {
             Self::Real(poller) => poller.for_each_event(each),

@@ -39,7 +39,6 @@ pub(crate) enum Event<'a> {
 }
 
 impl Event<'_> {
-    #[inline]
     pub(crate) fn token(self) -> PollToken {
         match self {
             Self::Real(event) => PollToken(event.token().0),
@@ -48,7 +47,6 @@ impl Event<'_> {
         }
     }
 
-    #[inline]
     pub(crate) fn is_readable(self) -> bool {
         match self {
             Self::Real(event) => event.is_readable(),
@@ -57,7 +55,6 @@ impl Event<'_> {
         }
     }
 
-    #[inline]
     pub(crate) fn is_writable(self) -> bool {
         match self {
             Self::Real(event) => event.is_writable(),
@@ -68,7 +65,6 @@ impl Event<'_> {
 
     /// Returns true if the peer ended its side or reset the connection, or if an error or a byte of
     /// urgent data is pending. Reads stop short at urgent data.
-    #[inline]
     pub(crate) fn has_ended(self) -> bool {
         match self {
             // In this order the compiler needs only two bit tests for epoll.
@@ -150,7 +146,6 @@ impl Poller {
 
     /// Calls `each` for every event and returns their number. A list that was full is doubled, so
     /// that a large ready set is reported at once.
-    #[inline]
     pub(super) fn for_each_event(&mut self, mut each: impl FnMut(Event<'_>)) -> usize {
         let mut count = 0;
         for event in &self.events {

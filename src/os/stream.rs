@@ -196,7 +196,6 @@ impl Stream {
 
     /// Returns true if a read that returned fewer bytes than requested has emptied the socket. A
     /// read of a Unix socket also stops at bytes that carry a descriptor (unix(7), SCM_RIGHTS).
-    #[inline]
     pub(crate) fn short_read_empties(&self) -> bool {
         match self {
             Self::Tcp(_) | Self::None => SHORT_READ_EMPTIES,

@@ -42,13 +42,11 @@ impl Started {
     }
 
     /// Returns the current time, if callbacks are timed.
-    #[inline]
     pub(super) fn now(engine: &Engine) -> Self {
         Self(engine.config.slow_callback_min.map(|_| engine.os.now()))
     }
 
     /// Reports the duration of a callback that has returned.
-    #[inline]
     pub(super) fn report(self, engine: &mut Engine, name: &'static str, of: Option<SocketId>) {
         if let Some(started) = self.0 {
             let took = engine.os.now().saturating_duration_since(started);
@@ -69,7 +67,6 @@ pub(super) struct ActiveCallbacks<'a, H: Handler> {
 
 impl<'a, H: Handler> ActiveCallbacks<'a, H> {
     /// Takes the session of the connection out, for all callbacks of the dispatch.
-    #[inline]
     pub(super) fn begin(callbacks: Callbacks<'a, H>, token: Token) -> Self {
         let Callbacks {
             handler,
@@ -98,7 +95,6 @@ impl<'a, H: Handler> ActiveCallbacks<'a, H> {
         self.started.report(self.cx.engine, name, socket);
     }
 
-    #[inline]
     pub(super) fn frame(&mut self, frame: &[u8]) {
         let conn = ConnId(self.token);
         self.handler

@@ -25,7 +25,6 @@ use crate::timer::Stamp;
 
 impl<H: Handler> Reactor<H> {
     /// Dispatches one ready entry.
-    #[inline]
     pub(super) fn dispatch(&mut self, token: Token) {
         #[cfg(not(unstick_general_path))]
         if self.dispatch_plain(token) {

@@ -68,7 +68,6 @@ where
 }
 
 /// Appends a closure to a run. Returns the closure if the run is of another type or is full.
-#[inline]
 pub(super) fn append<F: 'static>(last: &mut dyn Any, task: F) -> Option<F> {
     match last.downcast_mut::<Run<F>>() {
         Some(run) if run.others.len() < Run::<F>::OTHERS_MAX => {

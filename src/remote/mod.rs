@@ -159,20 +159,17 @@ impl<H: Handler> Inlet<H> {
         Remote { queue }
     }
 
-    #[inline]
     pub(crate) fn is_pending(&self) -> bool {
         self.is_open() && self.queue.is_pending()
     }
 
     /// Prepares the queue for a wait of the loop. Returns false if the loop must not wait because a
     /// post is pending.
-    #[inline]
     pub(crate) fn fall_asleep(&self) -> bool {
         !self.is_open() || self.queue.fall_asleep()
     }
 
     /// Marks the loop as awake after a wait; it checks the queue before it waits again.
-    #[inline]
     pub(crate) fn awake(&self) {
         if self.is_open() {
             self.queue.awake();
@@ -194,7 +191,6 @@ impl<H: Handler> Inlet<H> {
         })
     }
 
-    #[inline]
     fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }

@@ -83,7 +83,6 @@ impl<T, W: Wake> Queue<T, W> {
     }
 
     /// Adds one post with `put`, which runs under the lock and must not call user code.
-    #[inline]
     pub(super) fn post<P>(
         &self,
         post: P,
@@ -123,14 +122,12 @@ impl<T, W: Wake> Queue<T, W> {
     }
 
     /// True if posts or a shutdown are pending.
-    #[inline]
     pub(super) fn is_pending(&self) -> bool {
         self.state.load(Acquire) >= PENDING
     }
 
     /// Marks the loop as asleep before it waits. Returns false if the loop must not wait because
     /// something is queued.
-    #[inline]
     pub(super) fn fall_asleep(&self) -> bool {
         match self.state.compare_exchange(AWAKE, ASLEEP, AcqRel, Acquire) {
             Ok(_) | Err(ASLEEP) => true,
@@ -139,7 +136,6 @@ impl<T, W: Wake> Queue<T, W> {
     }
 
     /// Marks the loop as awake after a wait. Until it falls asleep again, posts need not wake it.
-    #[inline]
     pub(super) fn awake(&self) {
         if self.state.load(Relaxed) == ASLEEP {
             // Fails if a post arrived in between; that post stays pending.
@@ -168,7 +164,6 @@ impl<T, W: Wake> Queue<T, W> {
 
     /// Marks the queue as pending, releases the lock, and wakes the loop if it is asleep and no
     /// other post has woken it.
-    #[inline]
     fn tell(&self, recv_batch: MutexGuard<'_, RecvBatch<T>>) -> io::Result<()> {
         let must_wake = self.state.load(Relaxed) != PENDING
             && matches!(self.state.swap(PENDING, AcqRel), ASLEEP | UNWOKEN);
@@ -176,7 +171,6 @@ impl<T, W: Wake> Queue<T, W> {
         if must_wake { self.wake() } else { Ok(()) }
     }
 
-    #[cold]
     fn wake(&self) -> io::Result<()> {
         self.waker.wake().inspect_err(|_| {
             let _ = self

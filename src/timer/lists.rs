@@ -48,7 +48,6 @@ impl Spot {
         entry: 0,
     };
 
-    #[inline]
     pub(super) fn list(self) -> usize {
         usize::from(self.list)
     }
@@ -73,7 +72,6 @@ impl<const COUNT: usize> Lists<COUNT> {
     }
 
     /// Appends an index to a list and returns its position.
-    #[inline]
     pub(super) fn push(&mut self, list: usize, index: u32) -> Spot {
         let last = self.ends[list].last;
         let (chunk, entry) = match self.chunks.get(last as usize).map(Chunk::behind) {
@@ -91,14 +89,12 @@ impl<const COUNT: usize> Lists<COUNT> {
     }
 
     /// Returns the oldest index of a list.
-    #[inline]
     pub(super) fn first(&self, list: usize) -> Option<u32> {
         let chunk = self.chunks.get(self.ends[list].first as usize)?;
         Some(chunk.entries[chunk.held.trailing_zeros() as usize])
     }
 
     /// Removes the index at a position. Returns true if the list is empty afterwards.
-    #[inline]
     pub(super) fn remove(&mut self, spot: Spot) -> bool {
         let chunk = &mut self.chunks[spot.chunk as usize];
         chunk.held &= !(1 << spot.entry);
@@ -165,7 +161,6 @@ impl<const COUNT: usize> Lists<COUNT> {
 
 impl Chunk {
     /// Returns the number of the entry after the last one that holds an index.
-    #[inline]
     fn behind(&self) -> usize {
         (u16::BITS - self.held.leading_zeros()) as usize
     }

@@ -37,7 +37,6 @@ impl Places {
     }
 
     /// Takes a free element and returns its index, or `None` if no element is free.
-    #[inline]
     pub(super) fn take(&mut self) -> Option<u32> {
         let block = self.blocks.get_mut(self.top as usize)?;
         let index = self.top * BLOCK_LEN as u32 + block.free.trailing_zeros();
@@ -49,7 +48,6 @@ impl Places {
     }
 
     /// Frees an element that was taken.
-    #[inline]
     pub(super) fn give(&mut self, index: u32) {
         let number = index / BLOCK_LEN as u32;
         let block = &mut self.blocks[number as usize];
@@ -60,7 +58,6 @@ impl Places {
     }
 
     /// Adds [`BLOCK_LEN`] elements, takes the first of them and returns its index.
-    #[cold]
     pub(super) fn grow(&mut self) -> u32 {
         let number = self.blocks.len() as u32;
         let next = std::mem::replace(&mut self.top, number);

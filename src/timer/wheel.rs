@@ -106,7 +106,6 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Cancels a timer and returns its kind and value, or `None` if it has ended.
-    #[inline]
     pub(crate) fn cancel(&mut self, id: TimerId) -> Option<(K, u64)> {
         let node = self.nodes.get(id.index as usize)?;
         if node.generation != id.generation {
@@ -122,7 +121,6 @@ impl<K: Copy> Wheel<K> {
     ///
     /// The timer stays in its slot if the slot comes up at or before the new deadline. It moves
     /// when the slot comes up.
-    #[inline]
     pub(crate) fn reset(&mut self, id: TimerId, deadline: u64) -> Option<(K, u64)> {
         let deadline = self.after_now(deadline);
         let node = self.nodes.get_mut(id.index as usize)?;
@@ -139,7 +137,6 @@ impl<K: Copy> Wheel<K> {
         Some(carried)
     }
 
-    #[cold]
     fn bring_forward(&mut self, index: u32, spot: Spot, deadline: u64) {
         let (level, slot) = (spot.list() / SLOTS, spot.list() % SLOTS);
         if self.comes_up_at(level, slot) > deadline {
@@ -207,7 +204,6 @@ impl<K: Copy> Wheel<K> {
     ///
     /// The timers of a slot above level 0 move down. Those of a slot of level 0 stay for
     /// [`pop_due`](Wheel::pop_due).
-    #[cold]
     fn move_hand(&mut self) -> bool {
         let next = self.next_slot();
         let next = next.map(|(level, slot)| (level, slot, self.comes_up_at(level, slot)));
@@ -256,7 +252,6 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Appends a timer that is in no list to the list of its deadline.
-    #[inline]
     fn link(&mut self, index: u32, deadline: u64) -> Spot {
         debug_assert!(deadline >= self.hand, "a deadline is never before the hand");
         let deadline = deadline.min(self.hand.saturating_add(HORIZON / 2));
@@ -267,7 +262,6 @@ impl<K: Copy> Wheel<K> {
         self.lists.push(level * SLOTS + slot, index)
     }
 
-    #[inline]
     fn unlink(&mut self, spot: Spot) {
         if self.lists.remove(spot) {
             let list = spot.list();
@@ -276,7 +270,6 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Frees a node that is in no list. Its id has ended.
-    #[inline]
     fn release(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
         node.generation = node.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
@@ -286,7 +279,6 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Adds [`BLOCK_LEN`] nodes and returns the index of the first, which is taken.
-    #[cold]
     fn grow(&mut self) -> u32 {
         let len = self.nodes.len() + BLOCK_LEN;
         assert!(
