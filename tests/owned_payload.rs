@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use common::{Event, Probe, drive, frame, idle, listening, open, open_narrow, read_slowly};
-use unstick::{Config, ConnId, Framing, LengthField, Payload, Reactor, SendError};
+use unstick::{Config, ConnId, Context, Framing, LengthField, Payload, Reactor, SendError};
 
 const LONG_LEN: usize = 100_000;
 
@@ -28,6 +28,19 @@ fn sent_one_by_one(framing: &Framing, payloads: &[Vec<u8>]) -> Vec<u8> {
         bytes.extend_from_slice(framer.frame(payload).expect("the payload can be encoded"));
     }
     bytes
+}
+
+/// Sends five payloads in order; the second, third and fifth are owned.
+fn send_five(cx: &mut Context<'_, Probe>, conn: ConnId, payloads: &[Vec<u8>; 5]) {
+    let mut given = payloads.clone().map(Payload::from);
+    given[4] = Arc::<[u8]>::from(&payloads[4][..]).into();
+    let [a, b, c, d, e] = given;
+    let accepted = "the write queue has space";
+    cx.send(conn, &a).map(drop).expect(accepted);
+    cx.send_owned(conn, b).map(drop).expect(accepted);
+    cx.send_owned(conn, c).map(drop).expect(accepted);
+    cx.send(conn, &d).map(drop).expect(accepted);
+    cx.send_owned(conn, e).map(drop).expect(accepted);
 }
 
 #[test]
@@ -56,46 +69,21 @@ fn owned_and_borrowed_payloads_keep_their_order() {
         // Sends outside a dispatch, and within one, in which earlier output is batched.
         for is_served in [false, true] {
             let sent = payloads.clone();
-            let send_all = move |cx: &mut unstick::Context<'_, Probe>, conn: ConnId| {
-                let mut given: Vec<Payload> = sent.iter().cloned().map(Payload::from).collect();
-                given[4] = Arc::<[u8]>::from(&sent[4][..]).into();
-                let [a, b, c, d, e] = &given[..] else {
-                    unreachable!("the list has five payloads");
-                };
-                cx.send(conn, a)
-                    .map(drop)
-                    .expect("the write queue has space");
-                cx.send_owned(conn, b.clone())
-                    .map(drop)
-                    .expect("the write queue has space");
-                cx.send_owned(conn, c.clone())
-                    .map(drop)
-                    .expect("the write queue has space");
-                cx.send(conn, d)
-                    .map(drop)
-                    .expect("the write queue has space");
-                cx.send_owned(conn, e.clone())
-                    .map(drop)
-                    .expect("the write queue has space");
-            };
-            let handler = Probe::new({
-                let send_all = send_all.clone();
-                move |cx, event| {
-                    if let Event::Frame(conn, _) = event {
-                        send_all(cx, *conn);
-                    }
+            let handler = Probe::new(move |cx, event| {
+                if let Event::Frame(conn, _) = event {
+                    send_five(cx, *conn, &sent);
                 }
             });
             let (mut reactor, addr) = listening(handler, Config::default(), framing.clone());
             let (mut client, conn) = open_narrow(&mut reactor, addr);
             if is_served {
                 let request = sent_one_by_one(&framing, &[b"go".to_vec()]);
-                std::io::Write::write_all(&mut client, &request).expect("the write succeeds");
+                client.write_all(&request).expect("the write succeeds");
                 drive(&mut reactor, |reactor| {
                     !reactor.handler().frames().is_empty()
                 });
             } else {
-                reactor.with(|_, cx| send_all(cx, conn));
+                reactor.with(|_, cx| send_five(cx, conn, &payloads));
             }
             let read = read_slowly(&mut reactor, &mut client, expected.len());
             assert!(

@@ -112,7 +112,7 @@ fn interrupted_poll_does_not_end_a_turn() {
 #[cfg(target_os = "linux")]
 mod process {
     use std::io::{BufRead, BufReader, ErrorKind, Read};
-    use std::net::SocketAddr;
+    use std::net::{SocketAddr, TcpStream};
     use std::process::{Child, ChildStdout, Command, Stdio};
 
     use super::*;
@@ -312,21 +312,7 @@ mod process {
 
         let turns_before = server.turns();
         let busy_before = cpu_time(server.child.id());
-        middle
-            .set_read_timeout(Some(Duration::from_secs(2)))
-            .expect("the timeout can be set");
-        // A read with a timeout is interrupted if the process is stopped meanwhile (signal(7)).
-        let error = loop {
-            let read = middle.read(&mut [0]);
-            let error = read.expect_err("the client in the middle gets no descriptor");
-            if error.kind() != ErrorKind::Interrupted {
-                break error;
-            }
-        };
-        assert!(
-            matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
-            "{error}"
-        );
+        assert_waits_2_seconds(&mut middle);
         let busy = cpu_time(server.child.id()) - busy_before;
         assert!(
             busy <= Duration::from_millis(40),
@@ -361,6 +347,25 @@ mod process {
         assert!(
             (1..=10).contains(&count),
             "{count} log lines in about 3 s: {lines}"
+        );
+    }
+
+    /// Checks that a client receives nothing for 2 s.
+    fn assert_waits_2_seconds(client: &mut TcpStream) {
+        client
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .expect("the timeout can be set");
+        // A read with a timeout is interrupted if the process is stopped meanwhile (signal(7)).
+        let error = loop {
+            let read = client.read(&mut [0]);
+            let error = read.expect_err("a client without a descriptor receives nothing");
+            if error.kind() != ErrorKind::Interrupted {
+                break error;
+            }
+        };
+        assert!(
+            matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            "{error}"
         );
     }
 

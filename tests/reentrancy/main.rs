@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use common::{Random, client, drive, frame, listening, read_u32_frame, settle};
 use matrix::{CALLBACKS, Callback, Cast, Chosen, Matrix, Op, Own, Three, all_ops};
-use unstick::{Config, ConnId, Framing, Reactor, SocketId};
+use unstick::{Config, ConnId, Framing, Reactor, SocketId, UnixDatagramId};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -67,17 +67,7 @@ impl Stage {
                 .bind_udp("127.0.0.1:0")
                 .expect("a free port is available")
         });
-        let pairs = [0; 3].map(|_| UnixDatagram::pair().expect("a socket pair can be created"));
-        let mut peers = Vec::new();
-        let unixes = pairs.map(|(ours, theirs)| {
-            theirs
-                .set_nonblocking(true)
-                .expect("non-blocking mode can be set");
-            peers.push(theirs);
-            let adopted = reactor.with(|_, cx| cx.adopt_unix_datagram(ours));
-            adopted.expect("the descriptor is a socket")
-        });
-        peers.pop();
+        let (unixes, unix_peers) = adopt_unixes(&mut reactor);
         let nowhere: &[SocketAddr] = &[];
         let gone = reactor.connect(nowhere, framing, ());
         let timers = reactor.with(|_, cx| {
@@ -91,15 +81,7 @@ impl Stage {
         let listening = reactor
             .local_inet_addr(listeners[0])
             .expect("the socket is bound");
-        let clients = [0; 2].map(|_| {
-            let client = client(listening);
-            let before = reactor.stats().accepted;
-            drive(&mut reactor, |reactor| reactor.stats().accepted > before);
-            (
-                reactor.handler().newest.expect("on_open was called"),
-                client,
-            )
-        });
+        let clients = [0; 2].map(|_| accepted_client(&mut reactor, listening));
         let cast = Cast {
             conns: Three::new([clients[0].0, clients[1].0, gone]),
             listeners: Three::new(listeners),
@@ -122,7 +104,7 @@ impl Stage {
             refusing,
             clients: clients.into(),
             udp,
-            unixes: peers.try_into().expect("two of three peers are left"),
+            unixes: unix_peers,
         }
     }
 
@@ -142,11 +124,7 @@ impl Stage {
             Callback::OpenConnected => {
                 reactor.connect(self.listening, Framing::length_u32(), ());
             }
-            Callback::OpenAdopted => {
-                let stream = TcpStream::connect(self.listening)
-                    .expect("the listener accepts the connection");
-                reactor.with(|_, cx| cx.adopt_stream(stream, Framing::length_u32(), ()));
-            }
+            Callback::OpenAdopted => self.adopt_stream(),
             Callback::Frame => {
                 let frames: Vec<_> = (0..3).flat_map(|n| frame("u32", &[b'n', n])).collect();
                 write_to_all(clients, &frames);
@@ -159,24 +137,8 @@ impl Stage {
             Callback::DrainedFlushed => reactor.with(|matrix, cx| {
                 matrix.apply(cx, Op::Send(matrix::Of::Own), Own::default());
             }),
-            Callback::HalfClose => {
-                for (_, client) in clients {
-                    client
-                        .shutdown(Shutdown::Write)
-                        .expect("the connection is open");
-                }
-            }
-            Callback::Hangup => {
-                reactor
-                    .with(|_, cx| cx.pause(conn))
-                    .expect("the connection is open");
-                reactor.handler_mut().life(conn).is_paused = true;
-                write_to_all(clients, &frame("u32", b"n\0"));
-                clients[0]
-                    .1
-                    .shutdown(Shutdown::Write)
-                    .expect("the connection is open");
-            }
+            Callback::HalfClose => clients.iter().for_each(|(_, client)| send_fin(client)),
+            Callback::Hangup => self.hang_up(conn),
             Callback::Close => {
                 reactor.with(|_, cx| cx.abort(conn));
                 reactor.handler_mut().life(conn).is_ended = true;
@@ -184,14 +146,7 @@ impl Stage {
             Callback::ConnectFailed => {
                 reactor.connect(self.refusing, Framing::length_u32(), ());
             }
-            Callback::Datagram => {
-                let to = reactor
-                    .local_inet_addr(cast.udps.here[0])
-                    .expect("the socket is bound");
-                for payload in [b"1", b"2", b"3"] {
-                    self.udp.send_to(payload, to).expect("the datagram is sent");
-                }
-            }
+            Callback::Datagram => self.send_datagrams(),
             Callback::DatagramError => {
                 let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
                 let sent = reactor.with(|_, cx| cx.send_to(cast.udps.here[0], nobody, b""));
@@ -202,15 +157,7 @@ impl Stage {
                     self.unixes[0].send(payload).expect("the datagram is sent");
                 }
             }
-            Callback::UnixWritable => {
-                let unix = cast.unixes.here[0];
-                while reactor
-                    .with(|_, cx| cx.send_unix_datagram(unix, None, b"1"))
-                    .is_ok()
-                {}
-                settle(reactor);
-                while self.unixes[0].recv(&mut [0]).is_ok() {}
-            }
+            Callback::UnixWritable => self.fill_and_empty_unix_queue(),
             Callback::Timer => drop(reactor.with(|_, cx| cx.set_timer(Duration::ZERO, 0))),
             Callback::SendRefused => {
                 let sent = reactor.remote().send(cast.conns.gone, *b"1");
@@ -228,6 +175,47 @@ impl Stage {
                 reactor.with(|matrix, cx| matrix.entered(cx, at, Own::default()));
             }
         }
+    }
+
+    fn adopt_stream(&mut self) {
+        let stream =
+            TcpStream::connect(self.listening).expect("the listener accepts the connection");
+        self.reactor
+            .with(|_, cx| cx.adopt_stream(stream, Framing::length_u32(), ()));
+    }
+
+    /// Pauses `conn`, the connection of the first client. Then every client sends a frame, and the
+    /// first client a FIN.
+    fn hang_up(&mut self, conn: ConnId) {
+        self.reactor
+            .with(|_, cx| cx.pause(conn))
+            .expect("the connection is open");
+        self.reactor.handler_mut().life(conn).is_paused = true;
+        write_to_all(&self.clients, &frame("u32", b"n\0"));
+        send_fin(&self.clients[0].1);
+    }
+
+    /// Sends three datagrams to the first UDP socket of the reactor.
+    fn send_datagrams(&mut self) {
+        let to = self
+            .reactor
+            .local_inet_addr(self.cast.udps.here[0])
+            .expect("the socket is bound");
+        for payload in [b"1", b"2", b"3"] {
+            self.udp.send_to(payload, to).expect("the datagram is sent");
+        }
+    }
+
+    /// Sends on the first Unix socket until it would block, then reads all at its peer.
+    fn fill_and_empty_unix_queue(&mut self) {
+        let unix = self.cast.unixes.here[0];
+        while self
+            .reactor
+            .with(|_, cx| cx.send_unix_datagram(unix, None, b"1"))
+            .is_ok()
+        {}
+        settle(&mut self.reactor);
+        while self.unixes[0].recv(&mut [0]).is_ok() {}
     }
 
     /// Runs the operations in the callback `at`, then checks the final state.
@@ -377,6 +365,39 @@ impl Stage {
             assert_eq!(reactor.next_turn_in(), None, "no work and no timer is left");
         }
     }
+}
+
+/// Adopts one end of each of three Unix socket pairs. Returns the ids, and the peers of the first
+/// two; the third peer is closed.
+fn adopt_unixes(reactor: &mut Reactor<Matrix>) -> ([UnixDatagramId; 3], [UnixDatagram; 2]) {
+    let pairs = [0; 3].map(|_| UnixDatagram::pair().expect("a socket pair can be created"));
+    let mut peers = Vec::new();
+    let unixes = pairs.map(|(ours, theirs)| {
+        theirs
+            .set_nonblocking(true)
+            .expect("non-blocking mode can be set");
+        peers.push(theirs);
+        let adopted = reactor.with(|_, cx| cx.adopt_unix_datagram(ours));
+        adopted.expect("the descriptor is a socket")
+    });
+    peers.pop();
+    let peers = peers.try_into().expect("two of three peers are left");
+    (unixes, peers)
+}
+
+/// Connects a client to `addr` and waits until the reactor has accepted it.
+fn accepted_client(reactor: &mut Reactor<Matrix>, addr: SocketAddr) -> (ConnId, TcpStream) {
+    let client = client(addr);
+    let before = reactor.stats().accepted;
+    drive(reactor, |reactor| reactor.stats().accepted > before);
+    let conn = reactor.handler().newest.expect("on_open was called");
+    (conn, client)
+}
+
+fn send_fin(client: &TcpStream) {
+    client
+        .shutdown(Shutdown::Write)
+        .expect("the connection is open");
 }
 
 fn write_to_all(clients: &[(ConnId, TcpStream)], bytes: &[u8]) {

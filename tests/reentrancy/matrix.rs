@@ -220,6 +220,40 @@ pub(crate) struct Own {
     timer: Option<TimerId>,
 }
 
+/// Resolves the operand of an operation to an id.
+#[derive(Clone, Copy)]
+struct Targets {
+    cast: Cast,
+    own: Own,
+}
+
+impl Targets {
+    fn conn(&self, of: Of) -> ConnId {
+        self.cast.conns.pick(of, self.own.conn)
+    }
+
+    fn udp(&self, of: Of) -> UdpId {
+        self.cast.udps.pick(of, self.own.udp)
+    }
+
+    fn unix(&self, of: Of) -> UnixDatagramId {
+        self.cast.unixes.pick(of, self.own.unix)
+    }
+
+    fn timer(&self, of: Of) -> TimerId {
+        self.cast.timers.pick(of, self.own.timer)
+    }
+
+    fn socket(&self, kind: Kind, of: Of) -> SocketId {
+        match kind {
+            Kind::Conn => self.conn(of).into(),
+            Kind::Listener => self.cast.listeners.pick(of, self.own.listener).into(),
+            Kind::Udp => self.udp(of).into(),
+            Kind::Unix => self.unix(of).into(),
+        }
+    }
+}
+
 /// Payload of a deliberate panic, which prints no message.
 pub(crate) struct Chosen;
 
@@ -288,121 +322,197 @@ impl Matrix {
 
     pub(crate) fn apply(&mut self, cx: &mut Cx<'_>, op: Op, own: Own) {
         let cast = self.cast.expect("the sockets are set up");
-        let conn = |of| cast.conns.pick(of, own.conn);
-        let udp = |of| cast.udps.pick(of, own.udp);
-        let timer = |of| cast.timers.pick(of, own.timer);
-        let socket = |kind, of| match kind {
-            Kind::Conn => SocketId::from(conn(of)),
-            Kind::Listener => cast.listeners.pick(of, own.listener).into(),
-            Kind::Udp => udp(of).into(),
-            Kind::Unix => cast.unixes.pick(of, own.unix).into(),
-        };
+        let targets = Targets { cast, own };
+        match op {
+            Op::Send(_)
+            | Op::SendLong(_)
+            | Op::SendParts(_)
+            | Op::SendWith(_)
+            | Op::Broadcast(_)
+            | Op::SendTo(_)
+            | Op::SendDatagram(_)
+            | Op::SendUnix(_) => self.apply_sending(cx, op, targets),
+            Op::Grant(..)
+            | Op::SetLimits(_)
+            | Op::HalfClose(_)
+            | Op::Reframe(_)
+            | Op::Session(_)
+            | Op::Abort(_) => self.apply_connection(cx, op, targets),
+            Op::Pause(..)
+            | Op::Resume(..)
+            | Op::Close(..)
+            | Op::Observe(..)
+            | Op::Unobserve(..)
+            | Op::Look(..)
+            | Op::ConnectUdp(_) => self.apply_socket(cx, op, targets),
+            Op::ResetTimer(_) | Op::CancelTimer(_) | Op::SetTimer | Op::SetInterval => {
+                self.apply_timer(cx, op, targets)
+            }
+            Op::Connect
+            | Op::ConnectRefused
+            | Op::ConnectAndAbort
+            | Op::Listen
+            | Op::BindUdp
+            | Op::BindUnix
+            | Op::AdoptStream
+            | Op::AdoptListener
+            | Op::AdoptUdp
+            | Op::AdoptUnix => self.apply_opening(cx, op),
+            Op::ObserveAll => cx.record_all(),
+            Op::UnobserveAll => cx.stop_recording_all(),
+            Op::TakeRecording => drop(cx.take_recording()),
+            Op::Stop => cx.stop(),
+            Op::Shutdown(deadline) => {
+                cx.shutdown(deadline);
+                assert!(cx.is_shutting_down());
+                self.is_shutting_down = true;
+                self.lives
+                    .values_mut()
+                    .for_each(|life| life.is_ended = true);
+            }
+        }
+    }
+
+    /// Sends to a connection, to all connections or on a datagram socket.
+    fn apply_sending(&mut self, cx: &mut Cx<'_>, op: Op, targets: Targets) {
         match op {
             Op::Send(of) => {
-                let sent = cx.send(conn(of), &[1; 300]);
-                self.sent(conn(of), of, &[1; 300], sent);
-                let sent = cx.send(conn(of), b"");
-                self.sent(conn(of), of, b"", sent);
+                let sent = cx.send(targets.conn(of), &[1; 300]);
+                self.sent(targets.conn(of), of, &[1; 300], sent);
+                let sent = cx.send(targets.conn(of), b"");
+                self.sent(targets.conn(of), of, b"", sent);
             }
             Op::SendLong(of) => {
                 let payload = vec![2; 20_000];
-                let sent = cx.send_owned(conn(of), Payload::from(payload.clone()));
+                let sent = cx.send_owned(targets.conn(of), Payload::from(payload.clone()));
                 let sent = sent.map_err(|refused| {
                     assert_eq!(&refused.payload[..], payload);
                     refused.error
                 });
-                self.sent(conn(of), of, &payload, sent);
+                self.sent(targets.conn(of), of, &payload, sent);
             }
             Op::SendParts(of) => {
-                let sent = cx.send_parts(conn(of), &[&[3; 10], b"", &[3; 20]]);
-                self.sent(conn(of), of, &[3; 30], sent);
+                let sent = cx.send_parts(targets.conn(of), &[&[3; 10], b"", &[3; 20]]);
+                self.sent(targets.conn(of), of, &[3; 30], sent);
             }
             Op::SendWith(of) => {
-                let sent = cx.send_with(conn(of), |out| {
+                let sent = cx.send_with(targets.conn(of), |out| {
                     out.put(&[4; 40]);
                     Ok(())
                 });
-                self.sent(conn(of), of, &[4; 40], sent);
+                self.sent(targets.conn(of), of, &[4; 40], sent);
             }
-            Op::Grant(of, frames) => assert_gone(of, cx.grant(conn(of), frames)),
+            Op::Broadcast(len) => self.broadcast(cx, &vec![5; len]),
+            Op::SendTo(of) => {
+                let to = self.udp_to.expect("the peer address is set up");
+                assert_gone(of, cx.send_to(targets.udp(of), to, b"to"));
+            }
+            Op::SendDatagram(of) => assert_gone(of, cx.send_datagram(targets.udp(of), b"on")),
+            Op::SendUnix(of) => {
+                let socket = targets.unix(of);
+                assert_gone(of, cx.send_unix_datagram(socket, None, b"on"));
+            }
+            other => panic!("{other:?} is not a send operation"),
+        }
+    }
+
+    /// Changes, reads or aborts a connection.
+    fn apply_connection(&mut self, cx: &mut Cx<'_>, op: Op, targets: Targets) {
+        match op {
+            Op::Grant(of, frames) => assert_gone(of, cx.grant(targets.conn(of), frames)),
             Op::SetLimits(of) => {
-                let limits = cx.limits(conn(of));
+                let limits = cx.limits(targets.conn(of));
                 assert_gone(of, limits);
                 if let Ok(mut limits) = limits {
                     (limits.write_low_bytes, limits.write_high_bytes) = (10, 100);
                     limits.idle_timeout = Some(HOUR);
-                    cx.set_limits(conn(of), limits)
+                    cx.set_limits(targets.conn(of), limits)
                         .expect("the limits are valid");
                 }
             }
             Op::HalfClose(of) => {
-                let ended = cx.half_close(conn(of));
+                let ended = cx.half_close(targets.conn(of));
                 assert_gone(of, ended);
                 if ended.is_ok() {
-                    let sent = cx.send(conn(of), b"");
+                    let sent = cx.send(targets.conn(of), b"");
                     assert!(matches!(sent, Err(SendError::Closing)), "{sent:?}");
                 }
             }
             Op::Reframe(of) => {
-                let reframed = cx.reframe(conn(of), Framing::raw());
+                let reframed = cx.reframe(targets.conn(of), Framing::raw());
                 assert_gone(of, reframed);
-                self.life(conn(of)).is_raw = true;
+                self.life(targets.conn(of)).is_raw = true;
             }
             Op::Session(of) => {
-                let is_there = cx.session(conn(of)).is_some();
-                assert!(!is_there || (of != Of::Gone && own.conn != Some(conn(of))));
-                let is_lent = cx.with_session(conn(of), |_, _| ()).is_some();
+                let is_there = cx.session(targets.conn(of)).is_some();
+                assert!(
+                    !is_there || (of != Of::Gone && targets.own.conn != Some(targets.conn(of)))
+                );
+                let is_lent = cx.with_session(targets.conn(of), |_, _| ()).is_some();
                 assert_eq!(is_lent, is_there);
             }
+            Op::Abort(of) => {
+                cx.abort(targets.conn(of));
+                self.life(targets.conn(of)).is_ended = true;
+            }
+            other => panic!("{other:?} is not a connection operation"),
+        }
+    }
+
+    /// Changes, records, reads or closes a socket of any kind.
+    fn apply_socket(&mut self, cx: &mut Cx<'_>, op: Op, targets: Targets) {
+        match op {
             Op::Pause(kind, of) => {
-                assert_gone(of, cx.pause(socket(kind, of)));
+                assert_gone(of, cx.pause(targets.socket(kind, of)));
                 if kind == Kind::Conn {
-                    self.life(conn(of)).is_paused = true;
+                    self.life(targets.conn(of)).is_paused = true;
                 }
             }
             Op::Resume(kind, of) => {
-                assert_gone(of, cx.resume(socket(kind, of)));
+                assert_gone(of, cx.resume(targets.socket(kind, of)));
                 if kind == Kind::Conn {
-                    self.life(conn(of)).is_paused = false;
+                    self.life(targets.conn(of)).is_paused = false;
                 }
             }
-            Op::Close(kind, of) => self.close(cx, socket(kind, of)),
-            Op::Abort(of) => {
-                cx.abort(conn(of));
-                self.life(conn(of)).is_ended = true;
-            }
-            Op::Observe(kind, of) => assert_gone(of, cx.record(socket(kind, of))),
-            Op::Unobserve(kind, of) => assert_gone(of, cx.stop_recording(socket(kind, of))),
+            Op::Close(kind, of) => self.close(cx, targets.socket(kind, of)),
+            Op::Observe(kind, of) => assert_gone(of, cx.record(targets.socket(kind, of))),
+            Op::Unobserve(kind, of) => assert_gone(of, cx.stop_recording(targets.socket(kind, of))),
             Op::Look(kind, of) => {
-                assert_gone(of, cx.local_addr(socket(kind, of)));
-                assert_gone(of, cx.socket_options(socket(kind, of)).map(drop));
+                assert_gone(of, cx.local_addr(targets.socket(kind, of)));
+                assert_gone(of, cx.socket_options(targets.socket(kind, of)).map(drop));
             }
-            Op::SendTo(of) => {
-                let to = self.udp_to.expect("the peer address is set up");
-                assert_gone(of, cx.send_to(udp(of), to, b"to"));
-            }
-            Op::SendDatagram(of) => assert_gone(of, cx.send_datagram(udp(of), b"on")),
             Op::ConnectUdp(of) => {
                 let to = self.udp_to.expect("the peer address is set up");
-                assert_gone(of, cx.connect_udp(udp(of), to));
+                assert_gone(of, cx.connect_udp(targets.udp(of), to));
             }
-            Op::SendUnix(of) => {
-                let socket = cast.unixes.pick(of, own.unix);
-                assert_gone(of, cx.send_unix_datagram(socket, None, b"on"));
-            }
+            other => panic!("{other:?} is not a socket operation"),
+        }
+    }
+
+    /// Sets, resets or cancels a timer.
+    fn apply_timer(&mut self, cx: &mut Cx<'_>, op: Op, targets: Targets) {
+        match op {
             Op::ResetTimer(of) => {
-                let is_set = cx.reset_timer(timer(of), Duration::ZERO);
+                let is_set = cx.reset_timer(targets.timer(of), Duration::ZERO);
                 assert!(!is_set || of != Of::Gone);
             }
             Op::CancelTimer(of) => {
-                let is_set = cx.cancel_timer(timer(of));
+                let is_set = cx.cancel_timer(targets.timer(of));
                 assert!(!is_set || of != Of::Gone);
                 assert!(
-                    !cx.cancel_timer(timer(of)),
+                    !cx.cancel_timer(targets.timer(of)),
                     "a cancelled timer no longer exists"
                 );
             }
-            Op::Broadcast(len) => self.broadcast(cx, &vec![5; len]),
+            Op::SetTimer => self.timers.push(cx.set_timer(Duration::ZERO, 1)),
+            Op::SetInterval => self.timers.push(cx.set_interval(Duration::ZERO, 2)),
+            other => panic!("{other:?} is not a timer operation"),
+        }
+    }
+
+    /// Opens or adopts a socket.
+    fn apply_opening(&mut self, cx: &mut Cx<'_>, op: Op) {
+        match op {
             Op::Connect => drop(self.connect(cx, self.listening)),
             Op::ConnectRefused => drop(self.connect(cx, self.refusing)),
             Op::ConnectAndAbort => {
@@ -445,20 +555,7 @@ impl Matrix {
                 let adopted = cx.adopt_unix_datagram(unix);
                 self.opened(adopted.map(SocketId::from));
             }
-            Op::SetTimer => self.timers.push(cx.set_timer(Duration::ZERO, 1)),
-            Op::SetInterval => self.timers.push(cx.set_interval(Duration::ZERO, 2)),
-            Op::ObserveAll => cx.record_all(),
-            Op::UnobserveAll => cx.stop_recording_all(),
-            Op::TakeRecording => drop(cx.take_recording()),
-            Op::Stop => cx.stop(),
-            Op::Shutdown(deadline) => {
-                cx.shutdown(deadline);
-                assert!(cx.is_shutting_down());
-                self.is_shutting_down = true;
-                self.lives
-                    .values_mut()
-                    .for_each(|life| life.is_ended = true);
-            }
+            other => panic!("{other:?} does not open a socket"),
         }
     }
 

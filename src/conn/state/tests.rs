@@ -26,11 +26,11 @@ fn columns() -> [(&'static str, State); 6] {
 
 type Event = (&'static str, fn(&mut State) -> Action);
 
-#[test]
-fn every_event_in_every_phase_returns_the_tables_action() {
+/// Action and next phase for each event (rows) in each state of [`columns`].
+const TABLE: [(Event, [(Action, Phase); 6]); 9] = {
     use Action::{Deliver, Flush, NextAddress, None, Reap, Reset, SendFin};
     use Phase::{Closing, Connecting, Dead, Lingering, Open};
-    let events: [(Event, [(Action, Phase); 6]); 9] = [
+    [
         (
             ("close", |state| state.close()),
             [
@@ -140,8 +140,12 @@ fn every_event_in_every_phase_returns_the_tables_action() {
                 (None, Dead),
             ],
         ),
-    ];
-    for ((event, apply), row) in events {
+    ]
+};
+
+#[test]
+fn every_event_in_every_phase_returns_the_tables_action() {
+    for ((event, apply), row) in TABLE {
         for ((column, state), expected) in columns().into_iter().zip(row) {
             let mut state = state;
             let action = apply(&mut state);

@@ -1,3 +1,5 @@
+//! Fuzz target of the read side of a connection whose handler acts on each frame.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| entries::connection(data));

@@ -1,3 +1,5 @@
+//! Fuzz target of lines and delimiters.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| entries::delimiters(data));

@@ -1,3 +1,5 @@
+//! Fuzz target of length prefixes, length fields and framings of header and body.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| entries::lengths(data));
