@@ -111,14 +111,14 @@ impl Readiness {
     /// Returns the readiness of an event that reports neither an end nor an error.
     #[inline]
     pub(crate) fn new(readable: bool, writable: bool) -> Self {
-        Self(READABLE * u32::from(readable) | WRITABLE * u32::from(writable))
+        Self((READABLE * u32::from(readable)) | (WRITABLE * u32::from(writable)))
     }
 
     /// Returns the readiness of an event that reports an end, an error or urgent data: both
     /// directions count as ready.
     #[inline]
     pub(crate) fn ended(hung_up: bool) -> Self {
-        Self(READABLE | WRITABLE | END_HINT | HUNG_UP * u32::from(hung_up))
+        Self(READABLE | WRITABLE | END_HINT | (HUNG_UP * u32::from(hung_up)))
     }
 }
 
@@ -245,13 +245,13 @@ impl State {
 impl State {
     /// Returns the state of a connection whose connect is in progress.
     pub(crate) fn connecting(timed: bool) -> Self {
-        Self(CONNECTING | WRITABLE | TIMED * u32::from(timed))
+        Self(CONNECTING | WRITABLE | (TIMED * u32::from(timed)))
     }
 
     /// Returns the state of an accepted connection.
     pub(crate) fn accepted(timed: bool, counted_by_addr: bool) -> Self {
         let counted = ADDR_COUNTED * u32::from(counted_by_addr);
-        Self(WRITABLE | TIMED * u32::from(timed) | counted)
+        Self(WRITABLE | (TIMED * u32::from(timed)) | counted)
     }
 
     /// Returns the state of an entry that no longer exists.
@@ -733,10 +733,17 @@ impl State {
         self.set(READ_AFTER_WRITE);
     }
 
-    /// Records that the output of the filter is flushed: a read that waited for it can continue.
-    pub(crate) fn filter_flushed(&mut self) {
-        if self.clear(READ_AFTER_WRITE) {
+    /// Returns true if a read waits until the filter's output is flushed.
+    pub(crate) fn awaits_write(self) -> bool {
+        self.has(READ_AFTER_WRITE)
+    }
+
+    /// Records that the output of the filter is flushed. Returns true if a read waited for it and
+    /// can continue.
+    pub(crate) fn filter_flushed(&mut self) -> bool {
+        self.clear(READ_AFTER_WRITE) && {
             self.set(READABLE);
+            true
         }
     }
 }

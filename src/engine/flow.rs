@@ -84,7 +84,7 @@ impl Engine {
         }
         if conn.state.is_output_over()
             && !conn.assembler.has_undelivered()
-            && !conn.stream.has_unread()
+            && !super::transport::has_unread(conn)
         {
             self.end(token, CloseReason::Peer);
             return None;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::log_limit::LogTopic;
 use super::open::first_ok;
 use super::per_addr::PerAddr;
+#[cfg(test)]
+use super::transport::xor_filter::AckOrder;
 use super::{Connection, Engine, Entry, ListenerEntry, Task};
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
@@ -36,7 +38,7 @@ pub(crate) struct Admission {
     retry_after: Duration,
     /// True if new connections pass their bytes through the test filter.
     #[cfg(test)]
-    pub(crate) filters_connections: bool,
+    pub(crate) filters_connections: Option<AckOrder>,
 }
 
 impl Admission {
@@ -48,7 +50,7 @@ impl Admission {
             retry_armed: false,
             retry_after: RETRY_AFTER_MIN,
             #[cfg(test)]
-            filters_connections: false,
+            filters_connections: None,
         }
     }
 }

@@ -42,6 +42,8 @@ pub(crate) use listener::Accepted;
 pub(crate) use timers::Task;
 pub(crate) use transport::Filled;
 #[cfg(test)]
+pub(crate) use transport::xor_filter;
+#[cfg(test)]
 pub(crate) use write::EncodePayload;
 pub(crate) use write::InPlace;
 

@@ -183,10 +183,10 @@ impl Engine {
     #[cfg(test)]
     fn install_test_filter(&mut self, token: Token) {
         use super::transport::{Filter, xor_filter::XorFilter};
-        if self.admission.filters_connections
+        if let Some(ack_order) = self.admission.filters_connections
             && let Ok(conn) = self.entries.conn_mut(token)
         {
-            let filter = Filter::Xor(XorFilter::default());
+            let filter = Filter::Xor(XorFilter::new(ack_order));
             conn.extras().filter = Some(Box::new(filter));
             conn.state.set_filtered();
         }

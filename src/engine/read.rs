@@ -1,7 +1,7 @@
 //! One read of a connection, and the disposal of its input.
 
 use super::telemetry::IO_TARGET;
-use super::transport::{Filled, fill};
+use super::transport::{Filled, fill, has_write_error, stamp_filter};
 use super::{Connection, Engine};
 use crate::codec::Skipped;
 use crate::error::FrameError;
@@ -23,9 +23,13 @@ impl Engine {
             Err(gone) => return Filled::Failed(gone.into()),
         };
         let filled = fill(conn, &mut self.telemetry.stats, spare);
+        stamp_filter(conn, self.timers.stamp);
         if let Filled::Bytes(len) = filled {
             conn.last_activity = self.timers.stamp;
             log::trace!(target: IO_TARGET, "read {len} bytes from {}", conn.peer);
+        }
+        if has_write_error(conn) {
+            self.flush_later(token);
         }
         filled
     }

@@ -73,7 +73,7 @@ impl Entries {
     }
 
     /// Returns the tokens of all entries.
-    pub(super) fn tokens(&self) -> Vec<Token> {
+    pub(crate) fn tokens(&self) -> Vec<Token> {
         let token = |(key, entry): (usize, &Entry)| {
             let key = u32::try_from(key).expect("`insert` checked that keys have 32 bits");
             Token::new(key, entry.generation())

@@ -61,8 +61,7 @@ impl Timeouts {
         if has_expired(self.frame, partial) {
             return Err(CloseReason::FrameDeadline);
         }
-        let blocked = conn.write_queue.as_ref().map(|queue| queue.progress);
-        if has_expired(self.write_stall, blocked) {
+        if has_expired(self.write_stall, super::transport::blocked_since(conn)) {
             return Err(CloseReason::WriteStalled);
         }
         if has_expired(self.idle, Some(conn.last_activity)) {
@@ -109,9 +108,7 @@ impl Engine {
         conn.state.set_own_limits();
         conn.extras().limits = Some((limits, timeouts));
         conn.assembler.restart_frame(now);
-        if let Some(queue) = &mut conn.write_queue {
-            queue.progress = now;
-        }
+        super::transport::restart_blocked(conn, now);
         let check = conn.timeout_check.take();
         // A connection starts its timeouts when it opens. An ended connection has none.
         let is_open = !conn.state.is_connecting() && !conn.state.is_dead();

@@ -12,14 +12,20 @@
 //! ```
 //!
 //! A filter may need to write before it can read, may hold plaintext that no event will report, and
-//! may hold output that the socket has not taken. The state of the connection records each of the
-//! three, and the dispatch continues when the socket is ready.
+//! may hold output that the socket has not taken. The state of the connection covers all three:
+//!
+//! * A read that waits for a write clears `READABLE`. The flush that ends the wait sets it again,
+//!   and queues the entry.
+//! * While the filter holds plaintext, `READABLE` is not cleared.
+//! * Output that is left in the filter clears `WRITABLE`. The next writable event flushes it, and
+//!   until then the connection sends no FIN.
 
 use std::io::{self, IoSlice};
 
 use super::Connection;
 use crate::os::Os;
 use crate::stats::Stats;
+use crate::timer::Stamp;
 
 #[cfg(test)]
 pub(crate) mod xor_filter;
@@ -37,18 +43,18 @@ pub(crate) enum Filled {
 }
 
 /// The filters that a transport can have.
+#[cfg(test)]
 #[derive(Debug)]
 pub(crate) enum Filter {
     /// Encrypts with XOR, in records; for tests of the seam.
-    #[cfg(test)]
     Xor(xor_filter::XorFilter),
 }
 
 /// Reads into `spare`, which is not empty.
 ///
-/// Readiness is cleared by `WouldBlock`. It is cleared by a short read too, unless an event reported
-/// an end, which makes no further event if it arrived together with the data, or urgent data, at
-/// which a read stops short (tcp(7)).
+/// Readiness is cleared by `WouldBlock`. It is cleared by a short read too, unless an event
+/// reported an end, which makes no further event if it arrived together with the data, or urgent
+/// data, at which a read stops short (tcp(7)).
 #[inline]
 pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -> Filled {
     stats.reads += 1;
@@ -98,29 +104,108 @@ pub(super) fn drain(
     count_drained(conn, stats, written)
 }
 
-/// Writes the output that the filter holds. `WouldBlock` if the socket takes no more.
-pub(super) fn flush_filter(conn: &mut Connection) -> io::Result<()> {
+/// Writes the output that the filter holds, as much as the socket takes.
+pub(super) fn flush_filter(conn: &mut Connection, now: Stamp) -> io::Result<()> {
     #[cfg(test)]
-    if let Some((filter, stream)) = filter_and_stream(conn) {
-        filter.flush(stream)?;
-        conn.state.filter_flushed();
+    if (conn.state.is_writable() || has_write_error(conn))
+        && let Some((filter, stream)) = filter_and_stream(conn)
+    {
+        let flushed = filter.flush(stream);
+        filter_written(conn);
+        stamp_filter(conn, now);
+        return match flushed {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        };
     }
-    let _ = conn;
+    let _ = (conn, now);
     Ok(())
 }
 
 /// Returns true if the filter holds output that the socket has not taken.
 pub(super) fn has_filter_output(conn: &Connection) -> bool {
     #[cfg(test)]
-    if let Some(Filter::Xor(filter)) = conn.extras.as_ref().and_then(|e| e.filter.as_deref()) {
+    if let Some(filter) = filter(conn) {
         return filter.has_output();
     }
     let _ = conn;
     false
 }
 
+/// Ends the wait of a read for the output of the filter, if that is written. Returns true if the
+/// entry is to be queued: no event reports that the connection can be read.
+pub(super) fn continue_read(conn: &mut Connection) -> bool {
+    #[cfg(test)]
+    if !has_filter_output(conn) {
+        return conn.state.filter_flushed();
+    }
+    let _: &mut Connection = conn;
+    false
+}
+
+/// Returns true if a write of the filter failed during a read. The next flush reports the error.
+pub(super) fn has_write_error(conn: &Connection) -> bool {
+    #[cfg(test)]
+    if let Some(filter) = filter(conn) {
+        return filter.has_write_error();
+    }
+    let _ = conn;
+    false
+}
+
+/// Discards the output that the filter holds, and all that it produces later.
+pub(super) fn discard_filter_output(conn: &mut Connection) {
+    #[cfg(test)]
+    if let Some((filter, _)) = filter_and_stream(conn) {
+        filter.end_output();
+    }
+    let _: &mut Connection = conn;
+}
+
+/// Stores the time of progress that the output of the filter has made.
+pub(super) fn stamp_filter(conn: &mut Connection, now: Stamp) {
+    #[cfg(test)]
+    if let Some((filter, _)) = filter_and_stream(conn)
+        && filter.stamp(now)
+    {
+        conn.last_activity = now;
+    }
+    let _ = (conn, now);
+}
+
+/// Returns the time of the last progress of output that the socket has not taken; `None` if there
+/// is no such output. The write queue waits for the filter.
+pub(super) fn blocked_since(conn: &Connection) -> Option<Stamp> {
+    #[cfg(test)]
+    if let Some(since) = filter(conn).and_then(xor_filter::XorFilter::blocked_since) {
+        return Some(since);
+    }
+    conn.write_queue.as_ref().map(|queue| queue.progress)
+}
+
+/// Restarts the time in which output makes no progress.
+pub(super) fn restart_blocked(conn: &mut Connection, now: Stamp) {
+    #[cfg(test)]
+    if let Some((filter, _)) = filter_and_stream(conn) {
+        filter.restart_progress(now);
+    }
+    if let Some(queue) = &mut conn.write_queue {
+        queue.progress = now;
+    }
+}
+
+/// Returns true if a read would return bytes, or may. It takes none.
+pub(super) fn has_unread(conn: &Connection) -> bool {
+    #[cfg(test)]
+    if filter(conn).is_some_and(xor_filter::XorFilter::has_input) {
+        return true;
+    }
+    conn.stream.has_unread()
+}
+
 /// Ends the write half: sends the FIN.
-pub(super) fn end(conn: &Connection) -> io::Result<()> {
+pub(super) fn end(conn: &mut Connection) -> io::Result<()> {
+    discard_filter_output(conn);
     conn.stream.shutdown_write()
 }
 
@@ -152,11 +237,25 @@ fn count_drained(
 }
 
 #[cfg(test)]
+fn filter(conn: &Connection) -> Option<&xor_filter::XorFilter> {
+    let Filter::Xor(filter) = conn.extras.as_ref()?.filter.as_deref()?;
+    Some(filter)
+}
+
+#[cfg(test)]
 fn filter_and_stream(
     conn: &mut Connection,
 ) -> Option<(&mut xor_filter::XorFilter, &mut crate::os::Stream)> {
     match conn.extras.as_mut()?.filter.as_deref_mut()? {
         Filter::Xor(filter) => Some((filter, &mut conn.stream)),
+    }
+}
+
+/// Records that the filter has written all that the socket takes.
+#[cfg(test)]
+fn filter_written(conn: &mut Connection) {
+    if has_filter_output(conn) {
+        conn.state.write_would_block();
     }
 }
 
@@ -168,7 +267,9 @@ fn fill_filtered(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -> 
     let Some((filter, stream)) = filter_and_stream(conn) else {
         return Filled::Failed(io::ErrorKind::NotConnected.into());
     };
-    match filter.fill(stream, spare) {
+    let filled = filter.fill(stream, spare);
+    filter_written(conn);
+    match filled {
         Ok(Ok(0)) => {
             conn.state.read_ended();
             Filled::End
@@ -192,5 +293,7 @@ fn fill_filtered(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -> 
 #[cfg(test)]
 fn drain_filtered(conn: &mut Connection, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     let (filter, stream) = filter_and_stream(conn).ok_or(io::ErrorKind::NotConnected)?;
-    filter.drain(stream, slices)
+    let drained = filter.drain(stream, slices);
+    filter_written(conn);
+    drained
 }

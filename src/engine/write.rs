@@ -13,7 +13,9 @@ use std::io::{self, IoSlice};
 use super::active::{Active, BATCH_LEN_BASE};
 use super::recording::record_write;
 use super::telemetry::{IO_TARGET, Telemetry};
-use super::transport::{drain, flush_filter, has_filter_output};
+use super::transport::{
+    continue_read, discard_filter_output, drain, flush_filter, has_filter_output, stamp_filter,
+};
 use super::{Connection, Engine, Entry};
 use crate::codec::{Framing, Out};
 use crate::config::Config;
@@ -88,6 +90,7 @@ impl Engine {
         self.send_checked(token, payload)
     }
 
+    #[inline(never)]
     fn send_checked<P: EncodePayload>(
         &mut self,
         token: Token,
@@ -245,7 +248,11 @@ impl Engine {
         match result {
             Ok(len) if len == batch.len() => {
                 batch.clear();
-                return conn.state.at_low();
+                let watermark = conn.state.at_low();
+                if continue_read(conn) {
+                    self.queue(token);
+                }
+                return watermark;
             }
             Ok(len) => batch.consume(len),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -282,14 +289,10 @@ impl Engine {
         if !conn.state.may_write() {
             return Watermark::Unchanged;
         }
-        match flush_filter(conn) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                conn.state.write_would_block();
-            }
-            Err(error) => return self.fail_write(token, error),
-        }
         let stamp = self.timers.stamp;
+        if let Err(error) = flush_filter(conn, stamp) {
+            return self.fail_write(token, error);
+        }
         while conn.state.is_writable()
             && let Some(mut queue) = conn.write_queue.take()
         {
@@ -317,8 +320,12 @@ impl Engine {
             true => conn.state.at_low(),
             false => Watermark::Unchanged,
         };
+        let read_continues = continue_read(conn);
         if queued == 0 && conn.state.ends_output() {
             self.step_close(token);
+        }
+        if read_continues {
+            self.queue(token);
         }
         watermark
     }
@@ -367,6 +374,7 @@ pub(super) fn discard_output(
     pool: &mut Pool,
     spare_queues: &mut SpareQueues,
 ) -> u64 {
+    discard_filter_output(conn);
     let mut queue = conn.write_queue.take();
     let lost = queue.as_mut().map_or(0, |queue| queue.clear(pool) as u64);
     spare_queues.put(queue);
@@ -461,6 +469,7 @@ fn record_drained(
     now: Stamp,
     result: &io::Result<usize>,
 ) {
+    stamp_filter(conn, now);
     if let Ok(len) = *result {
         conn.last_activity = now;
         log::trace!(target: IO_TARGET, "wrote {len} bytes to {}", conn.peer);

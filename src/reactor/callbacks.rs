@@ -141,7 +141,7 @@ impl<H: Handler> Callbacks<'_, H> {
         let mut engine = OnUnwind::new(engine, |engine| engine.handler_panicked(token));
         let (conn, started) = (ConnId(token), Started::now(&engine));
         let cx = &mut Context {
-            engine: &mut **engine,
+            engine: &mut engine,
             sessions,
         };
         callback(handler, cx, conn, &mut session);
@@ -175,7 +175,7 @@ impl<H: Handler> Callbacks<'_, H> {
         let mut engine = OnUnwind::new(self.engine, |engine| engine.free(token));
         let (conn, started) = (ConnId(token), Started::now(&engine));
         let cx = &mut Context {
-            engine: &mut **engine,
+            engine: &mut engine,
             sessions,
         };
         self.handler.on_close(cx, conn, session, closed);

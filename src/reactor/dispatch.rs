@@ -37,7 +37,8 @@ impl<H: Handler> Reactor<H> {
     fn dispatch_any(&mut self, token: Token) {
         match self.engine.take_ready(token) {
             Some(Entry::Conn(conn)) => {
-                if !conn.has_output_work() || self.dispatch_output(token) {
+                let is_open = !conn.has_output_work() || self.dispatch_output(token);
+                if is_open {
                     self.dispatch_input(token);
                 }
             }
@@ -463,7 +464,8 @@ impl Input<'_> {
     /// notified.
     fn end<H: Handler>(&mut self, state: State, frames: &mut Frames<'_, H>) -> Delivery {
         let token = frames.callbacks.token;
-        if self.assembler.len() > 0 {
+        let undelivered_len = self.assembler.len();
+        if undelivered_len > 0 {
             frames.start_timing();
             match deliver(self.assembler, DecodeInput::EndOfStream, state, frames) {
                 Delivery::NeedMore => self.discard_held(frames, 0),

@@ -94,7 +94,7 @@ impl<H: Handler> Reactor<H> {
                 }
             }
             engine.timers.set_now(engine.os.now());
-            let began = *began.get_or_insert(engine.now());
+            let began = *began.get_or_insert_with(|| engine.now());
             let spent = engine.now().saturating_duration_since(began);
             if spent >= busy {
                 return Ok(match wait.is_some_and(|wait| spent >= wait) {

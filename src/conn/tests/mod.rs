@@ -245,7 +245,7 @@ fn deliver(
                 at += len;
                 assembler.ingest(&stream[at - len..at], sink)
             }
-        } else if assembler.len() > 0 {
+        } else if matches!(assembler.len(), 1..) {
             match assembler.finish(sink) {
                 Delivery::NeedMore => break None,
                 outcome => outcome,

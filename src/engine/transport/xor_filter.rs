@@ -1,8 +1,8 @@
 //! A filter that inverts every byte, to test the transport seam as TLS will use it.
 //!
-//! It has what makes TLS hard: records of its own that may be split anywhere, plaintext that is left
-//! over when the caller's buffer is full, output that the socket has not taken, and reads that need
-//! a write first. Each peer acknowledges every third record before it may use its plaintext.
+//! It has the difficulties of TLS: records of its own that may be split anywhere, plaintext that is
+//! left over when the caller's buffer is full, output that the socket has not taken, and reads that
+//! need a write first. Each side acknowledges every third data record; see [`AckOrder`].
 //!
 //! ```text
 //!   | kind: 1 byte | length: 1 byte | payload, every byte XOR 0xFF |
@@ -12,18 +12,19 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use crate::os::Stream;
+use crate::timer::Stamp;
 
-const DATA: u8 = 1;
-const ACKNOWLEDGEMENT: u8 = 2;
+pub(crate) const DATA: u8 = 1;
+pub(crate) const ACKNOWLEDGEMENT: u8 = 2;
 const HEADER_LEN: usize = 2;
 /// Plaintext bytes of the largest record.
-const RECORD_LEN_MAX: usize = 50;
+pub(crate) const RECORD_LEN_MAX: usize = 50;
 /// Plaintext bytes that one `drain` accepts at most.
 const DRAIN_LEN_MAX: usize = 400;
 /// Bytes that one read of the socket asks for: few, so that records are split.
 const READ_LEN: usize = 37;
-/// The number of data records after which an acknowledgement is due.
-const ACKNOWLEDGED_RECORDS: u32 = 3;
+/// Number of data records after which an acknowledgement is due.
+pub(crate) const ACKNOWLEDGED_RECORDS: u32 = 3;
 
 /// The direction that blocks a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +33,19 @@ pub(crate) enum Blocked {
     OnWrite,
 }
 
-#[derive(Debug, Default)]
+/// The order of an acknowledgement and the plaintext of the record that it acknowledges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AckOrder {
+    /// The acknowledgement is written before the plaintext may be used.
+    First,
+    /// The acknowledgement is queued, and reading continues. One side of a connection must do so:
+    /// if both waited for a write, two full pipes would never be emptied.
+    Queued,
+}
+
+#[derive(Debug)]
 pub(crate) struct XorFilter {
+    ack_order: AckOrder,
     /// Ciphertext that is not a whole record yet.
     incoming: VecDeque<u8>,
     /// Decrypted bytes that the caller has not taken.
@@ -41,11 +53,37 @@ pub(crate) struct XorFilter {
     /// Ciphertext that the socket has not taken.
     outgoing: VecDeque<u8>,
     records: u32,
+    /// The last record needs an acknowledgement.
+    is_ack_due: bool,
     /// An acknowledgement must be written before `plaintext` may be used.
     must_flush: bool,
+    /// The FIN was sent or a write failed: all further output is discarded.
+    is_output_over: bool,
+    /// The error of a write during a read, until a flush returns it.
+    write_error: Option<io::Error>,
+    /// Output began, or the socket took some of it, since the last call of `stamp`.
+    has_progress: bool,
+    /// Time of the last progress of the output.
+    progress: Stamp,
 }
 
 impl XorFilter {
+    pub(crate) fn new(ack_order: AckOrder) -> Self {
+        Self {
+            ack_order,
+            incoming: VecDeque::new(),
+            plaintext: VecDeque::new(),
+            outgoing: VecDeque::new(),
+            records: 0,
+            is_ack_due: false,
+            must_flush: false,
+            is_output_over: false,
+            write_error: None,
+            has_progress: false,
+            progress: Stamp::default(),
+        }
+    }
+
     /// Reads plaintext; `Ok(Ok(0))` is the end of the stream.
     pub(super) fn fill(
         &mut self,
@@ -54,13 +92,11 @@ impl XorFilter {
     ) -> io::Result<Result<usize, Blocked>> {
         loop {
             if self.must_flush {
-                match self.flush(stream) {
-                    Ok(()) => self.must_flush = false,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        return Ok(Err(Blocked::OnWrite));
-                    }
-                    Err(error) => return Err(error),
+                self.flush_between_reads(stream);
+                if self.has_output() {
+                    return Ok(Err(Blocked::OnWrite));
                 }
+                self.must_flush = false;
             }
             if !self.plaintext.is_empty() {
                 let len = spare.len().min(self.plaintext.len());
@@ -69,6 +105,7 @@ impl XorFilter {
                 return Ok(Ok(len));
             }
             if self.decrypt_record()? {
+                self.acknowledge(stream);
                 continue;
             }
             let mut ciphertext = [0; READ_LEN];
@@ -100,14 +137,36 @@ impl XorFilter {
             ACKNOWLEDGEMENT => drop(payload),
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
-        if kind == DATA {
-            self.records += 1;
-            if self.records.is_multiple_of(ACKNOWLEDGED_RECORDS) {
-                self.outgoing.extend([ACKNOWLEDGEMENT, 0]);
-                self.must_flush = true;
-            }
-        }
+        self.records += u32::from(kind == DATA);
+        self.is_ack_due = kind == DATA && self.records.is_multiple_of(ACKNOWLEDGED_RECORDS);
         Ok(true)
+    }
+
+    /// Writes or queues an acknowledgement if the last record needs one.
+    fn acknowledge(&mut self, stream: &mut Stream) {
+        if !std::mem::take(&mut self.is_ack_due) {
+            return;
+        }
+        self.put(&[ACKNOWLEDGEMENT, 0]);
+        match self.ack_order {
+            AckOrder::First => self.must_flush = true,
+            AckOrder::Queued => self.flush_between_reads(stream),
+        }
+    }
+
+    /// Writes output during a read. If that fails, the output is over, and the read continues.
+    fn flush_between_reads(&mut self, stream: &mut Stream) {
+        if let Err(error) = self.flush(stream)
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            self.write_error = Some(error);
+            self.end_output();
+        }
+    }
+
+    /// Returns true if a write failed during a read. The next flush returns the error.
+    pub(super) fn has_write_error(&self) -> bool {
+        self.write_error.is_some()
     }
 
     /// Accepts plaintext, and writes as much ciphertext as the socket takes.
@@ -118,10 +177,10 @@ impl XorFilter {
     ) -> io::Result<usize> {
         self.flush(stream)?;
         let mut accepted = 0;
-        for slice in slices {
+        'accept: for slice in slices {
             for record in slice.chunks(RECORD_LEN_MAX) {
                 if accepted + record.len() > DRAIN_LEN_MAX {
-                    break;
+                    break 'accept;
                 }
                 self.encrypt(record);
                 accepted += record.len();
@@ -135,17 +194,31 @@ impl XorFilter {
 
     fn encrypt(&mut self, record: &[u8]) {
         let len = u8::try_from(record.len()).expect("a record has at most 50 bytes");
-        self.outgoing.extend([DATA, len]);
+        self.put(&[DATA, len]);
         self.outgoing.extend(record.iter().map(|byte| !byte));
+    }
+
+    fn put(&mut self, ciphertext: &[u8]) {
+        self.has_progress |= self.outgoing.is_empty();
+        self.outgoing.extend(ciphertext);
     }
 
     /// Writes the ciphertext that is left; `WouldBlock` if the socket takes no more.
     pub(super) fn flush(&mut self, stream: &mut Stream) -> io::Result<()> {
+        if let Some(error) = self.write_error.take() {
+            return Err(error);
+        }
+        if self.is_output_over {
+            self.outgoing.clear();
+        }
         while !self.outgoing.is_empty() {
             let (front, _) = self.outgoing.as_slices();
             match stream.write(front) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(len) => drop(self.outgoing.drain(..len)),
+                Ok(len) => {
+                    self.outgoing.drain(..len);
+                    self.has_progress = true;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -154,5 +227,35 @@ impl XorFilter {
 
     pub(super) fn has_output(&self) -> bool {
         !self.outgoing.is_empty()
+    }
+
+    /// Discards the output that is left, and all further output.
+    pub(super) fn end_output(&mut self) {
+        self.is_output_over = true;
+        self.outgoing.clear();
+    }
+
+    /// Returns true if it holds input that was not read.
+    pub(super) fn has_input(&self) -> bool {
+        !(self.plaintext.is_empty() && self.incoming.is_empty())
+    }
+
+    /// Sets the time of progress that was made since the last call; returns false if there is none.
+    pub(super) fn stamp(&mut self, now: Stamp) -> bool {
+        let has_progress = std::mem::take(&mut self.has_progress);
+        if has_progress {
+            self.progress = now;
+        }
+        has_progress
+    }
+
+    /// Time of the last progress of the output, if some is left.
+    pub(super) fn blocked_since(&self) -> Option<Stamp> {
+        self.has_output().then_some(self.progress)
+    }
+
+    /// Restarts the time in which the output makes no progress.
+    pub(super) fn restart_progress(&mut self, now: Stamp) {
+        self.progress = now;
     }
 }

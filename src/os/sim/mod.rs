@@ -25,6 +25,6 @@ mod world;
 
 pub(crate) use peer::SimPeer;
 pub(crate) use poll::{Ready, SimEvent, SimPoll};
-pub(crate) use script::{Reading, Script, Writing};
+pub(crate) use script::{Reading, Script, Seen, Writing};
 pub(crate) use socket::SimSocket;
 pub(crate) use world::World;

@@ -18,7 +18,7 @@ pub(crate) enum Reading {
 }
 
 /// The result of one write.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Writing {
     /// The write accepts at most this many bytes.
     Takes(usize),

@@ -12,10 +12,9 @@ fn refuse(reactor: &mut Reactor<Recorder>, conn: ConnId) {
 
 /// The event of the first connection came before. No event came for the connection whose output was
 /// refused.
-#[test]
-fn connection_paused_for_memory_is_read_once_memory_is_free() {
-    let (mut reactor, slow) = with_full_memory();
-    let [read, refused] = [Script::new(), Script::new()];
+fn connection_paused_for_memory_is_read_once_memory_is_free(transport: Transport) {
+    let (mut reactor, slow) = with_full_memory(transport);
+    let [read, refused] = [transport.script(), transport.script()];
     let conn = open(&mut reactor, read, Framing::raw());
     let other = open(&mut reactor, refused, Framing::raw());
     read.then_read([bytes(b"question")]);
@@ -30,13 +29,12 @@ fn connection_paused_for_memory_is_read_once_memory_is_free() {
     assert_eq!((reactor.handler.drains, refused.seen().reads), (1, 0));
 }
 
-#[test]
-fn waiter_that_uses_up_the_memory_keeps_the_next_waiting() {
-    let (mut reactor, slow) = with_full_memory();
-    let script = Script::new();
+fn waiter_that_uses_up_the_memory_keeps_the_next_waiting(transport: Transport) {
+    let (mut reactor, slow) = with_full_memory(transport);
+    let script = transport.script();
     script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
     let first = open(&mut reactor, script, Framing::raw());
-    let next = open(&mut reactor, Script::new(), Framing::raw());
+    let next = open(&mut reactor, transport.script(), Framing::raw());
     refuse(&mut reactor, first);
     refuse(&mut reactor, next);
     reactor.handler.at_drained = Some(Box::new(move |cx| {
@@ -55,17 +53,16 @@ fn waiter_that_uses_up_the_memory_keeps_the_next_waiting() {
     assert_eq!(reactor.handler.drains, 2);
 }
 
-#[test]
-fn memory_waiter_above_high_watermark_is_notified_at_low() {
+fn memory_waiter_above_high_watermark_is_notified_at_low(transport: Transport) {
     let config = Config {
         write_low_bytes: 0,
         write_high_bytes: 1000,
         memory_bytes_max: 8192,
         ..Config::default()
     };
-    let mut reactor = reactor_with(config);
+    let mut reactor = transport.reactor_with(config);
     let [aborted, above] = [(); 2].map(|()| {
-        let script = Script::new();
+        let script = transport.script();
         script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
         let conn = open(&mut reactor, script, Framing::raw());
         let sent = reactor.with(|_, cx| cx.send(conn, &[0; 4000]).map(drop));
@@ -83,11 +80,10 @@ fn memory_waiter_above_high_watermark_is_notified_at_low() {
     assert_eq!(reactor.handler.drains, 1);
 }
 
-#[test]
-fn memory_waiter_that_ends_its_output_is_not_notified() {
+fn memory_waiter_that_ends_its_output_is_not_notified(transport: Transport) {
     for closes in [false, true] {
-        let (mut reactor, slow) = with_full_memory();
-        let conn = open(&mut reactor, Script::new(), Framing::raw());
+        let (mut reactor, slow) = with_full_memory(transport);
+        let conn = open(&mut reactor, transport.script(), Framing::raw());
         refuse(&mut reactor, conn);
         reactor.with(|_, cx| {
             match closes {
@@ -104,10 +100,9 @@ fn memory_waiter_that_ends_its_output_is_not_notified() {
 }
 
 /// There is no notification if the handler half-closed the connection before.
-#[test]
-fn send_refused_while_connecting_is_notified_after_open() {
+fn send_refused_while_connecting_is_notified_after_open(transport: Transport) {
     for (ends, drains) in [(false, 1), (true, 0)] {
-        let (mut reactor, slow) = with_full_memory();
+        let (mut reactor, slow) = with_full_memory(transport);
         let addr = World::current().listen(any()).local_addr();
         let conn = reactor.connect(addr, Framing::raw(), ());
         refuse(&mut reactor, conn);
@@ -130,9 +125,10 @@ fn send_refused_while_connecting_is_notified_after_open() {
     }
 }
 
+/// Plain only: it is about datagrams.
 #[test]
 fn queued_datagrams_count_in_the_memory_budget() {
-    let (mut reactor, slow) = with_full_memory();
+    let (mut reactor, slow) = with_full_memory(Transport::Plain);
     let to = SocketAddr::from(([127, 0, 0, 1], 9));
     let udp = reactor.bind_udp("127.0.0.1:0").expect("port 0 is free");
     let send = |reactor: &mut Reactor<Recorder>| reactor.with(|_, cx| cx.send_to(udp, to, b"word"));
@@ -146,4 +142,12 @@ fn queued_datagrams_count_in_the_memory_budget() {
     turn(&mut reactor);
     let stats = reactor.stats();
     assert_eq!((stats.datagrams_out, stats.held_bytes), (1, 0));
+}
+
+on_both_transports! {
+    connection_paused_for_memory_is_read_once_memory_is_free,
+    waiter_that_uses_up_the_memory_keeps_the_next_waiting,
+    memory_waiter_above_high_watermark_is_notified_at_low,
+    memory_waiter_that_ends_its_output_is_not_notified,
+    send_refused_while_connecting_is_notified_after_open,
 }

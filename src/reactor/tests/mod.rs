@@ -1,10 +1,13 @@
 //! Tests of the loop with scripted sockets: each result of a read or a write, and late events.
 
 mod dispatch;
+mod filter;
 mod memory;
 mod reads;
 mod sim_datagrams;
 mod sim_world;
+pub(super) mod transport;
+mod writes;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -19,6 +22,7 @@ use crate::event::Hangup;
 use crate::event::{CloseReason, Closed};
 use crate::os::sim::{Reading, Ready, Script, World, Writing};
 use crate::os::{ListenOptions, Stream};
+use transport::{Peer, Transport, Wire, on_both_transports};
 
 type Act = Box<dyn FnOnce(&mut Context<'_, Recorder>)>;
 
@@ -36,6 +40,8 @@ struct Recorder {
     at_drained: Option<Act>,
     drains: usize,
     hangups: Vec<Hangup>,
+    /// Sends no echo.
+    is_silent: bool,
 }
 
 impl Handler for Recorder {
@@ -45,6 +51,7 @@ impl Handler for Recorder {
         self.frames.push(frame.to_vec());
         match self.at_frame.take() {
             Some(act) => act(cx),
+            None if self.is_silent => {}
             None => {
                 let _ = cx.send(conn, frame);
             }
@@ -85,7 +92,8 @@ fn reactor_with(config: Config) -> Reactor<Recorder> {
 }
 
 /// Opens a connection whose stream plays `script`.
-fn open(reactor: &mut Reactor<Recorder>, script: Script, framing: Framing) -> ConnId {
+fn open(reactor: &mut Reactor<Recorder>, script: impl Into<Script>, framing: Framing) -> ConnId {
+    let script = script.into();
     let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
     match reactor.engine.admit(script.stream(), peer, framing) {
         Accepted::Conn(conn) => {
@@ -147,200 +155,13 @@ fn bytes(bytes: &[u8]) -> Reading {
     Reading::Bytes(bytes.to_vec())
 }
 
-// Writing.
-
-#[test]
-fn write_of_zero_bytes_is_an_error_and_closes_once() {
-    // The write takes no byte at first, or after a part was taken.
-    for (writings, sent) in [(vec![0], 0), (vec![3, 0], 3)] {
-        let mut reactor = reactor();
-        let script = Script::new();
-        script.then_read([bytes(b"question")]);
-        script.then_write(writings.iter().map(|len| Writing::Takes(*len)));
-        let conn = open(&mut reactor, script, Framing::raw());
-        event(&mut reactor, conn, Ready::READABLE);
-        for _ in 0..3 {
-            turn(&mut reactor);
-        }
-        let closed = only_close(&reactor);
-        assert_io(closed, ErrorKind::WriteZero);
-        assert_eq!(
-            (closed.stats.written_bytes, closed.unsent_bytes),
-            (sent, 8 - sent)
-        );
-        assert_eq!(
-            script.seen().writes,
-            writings.len(),
-            "the write is not repeated"
-        );
-        assert!(reactor.engine.entries.is_empty());
-    }
-}
-
-#[test]
-fn short_writes_neither_lose_nor_repeat_bytes() {
-    let expected: Vec<u8> = (0..100_u8).collect();
-    for taken in [1, 2, 3, 7, 64, 99, 100] {
-        let mut reactor = reactor();
-        let script = Script::new();
-        script.then_read([bytes(&expected)]);
-        let conn = open(&mut reactor, script, Framing::raw());
-        for _ in 0..100_usize.div_ceil(taken) {
-            script.then_write([
-                Writing::Fails(ErrorKind::Interrupted),
-                Writing::Takes(taken),
-                Writing::Fails(ErrorKind::Interrupted),
-                Writing::Fails(ErrorKind::Interrupted),
-                Writing::Fails(ErrorKind::WouldBlock),
-            ]);
-        }
-        event(&mut reactor, conn, Ready::READABLE);
-        let mut events = 1;
-        while script.seen().written.len() < 100 {
-            let written = script.seen().written.len();
-            assert!(!state(&reactor, conn).is_writable());
-            turn(&mut reactor);
-            let seen = script.seen();
-            assert_eq!(seen.written.len(), written, "no call without an event");
-            event(&mut reactor, conn, Ready::WRITABLE);
-            events += 1;
-            assert!(
-                script.seen().written.len() > written,
-                "each event continues the write"
-            );
-        }
-        assert_eq!(script.seen().written, expected);
-        assert_eq!(events, 100_usize.div_ceil(taken));
-        assert_eq!(reactor.stats().written_bytes, 100);
-    }
-}
-
-/// A short write is no reason to wait, because no edge would follow. Writing continues until
-/// `WouldBlock`.
-#[test]
-fn short_write_is_continued_at_once() {
-    let mut reactor = reactor();
-    let script = Script::new();
-    script.then_read([bytes(&[7; 100])]);
-    script.then_write([10, 20, 30].map(Writing::Takes));
-    let conn = open(&mut reactor, script, Framing::raw());
-    event(&mut reactor, conn, Ready::READABLE);
-    assert_eq!(
-        (script.seen().writes, script.seen().written.len()),
-        (4, 100)
-    );
-    assert!(state(&reactor, conn).is_writable());
-}
-
-/// All bytes are decoded, but more is left to do than to write the batch.
-#[test]
-fn half_close_in_the_last_frame_sends_fin_at_once() {
-    let mut reactor = reactor();
-    let script = Script::new();
-    script.then_read([bytes(b"question")]);
-    let conn = open(&mut reactor, script, Framing::raw());
-    reactor.handler.at_frame = Some(Box::new(move |cx| {
-        let _ = cx.send(conn, b"answer").expect("the queue has space");
-        cx.half_close(conn).expect("the connection is open");
-    }));
-    event(&mut reactor, conn, Ready::READABLE);
-    assert_eq!(script.seen().written, b"answer");
-    assert!(script.seen().is_shut_down);
-}
-
-/// Later output goes to the queue, after the batch that was sent before.
-#[test]
-fn set_limits_between_two_sends_keeps_their_order() {
-    for taken in [1, 6, 12] {
-        let mut reactor = reactor();
-        let script = Script::new();
-        script.then_read([bytes(b"question")]);
-        script.then_write([Writing::Takes(taken), Writing::Fails(ErrorKind::WouldBlock)]);
-        let conn = open(&mut reactor, script, Framing::raw());
-        reactor.handler.at_frame = Some(Box::new(move |cx| {
-            let _ = cx.send(conn, b"first ").expect("the queue has space");
-            let limits = cx.limits(conn).expect("the connection is open");
-            cx.set_limits(conn, limits).expect("the limits are valid");
-            let _ = cx.send(conn, b"second").expect("the queue has space");
-            assert_eq!(cx.queued_bytes(conn), Ok(12));
-        }));
-        event(&mut reactor, conn, Ready::READABLE);
-        event(&mut reactor, conn, Ready::WRITABLE);
-        let written = script.seen().written;
-        assert_eq!(written, b"first second", "after {taken} bytes");
-    }
-}
-
-/// The batch that was sent before counts toward the new limit.
-#[test]
-fn own_limits_count_earlier_output_of_the_same_frame() {
-    let mut reactor = reactor();
-    let script = Script::new();
-    script.then_read([bytes(b"question")]);
-    let conn = open(&mut reactor, script, Framing::raw());
-    reactor.handler.at_frame = Some(Box::new(move |cx| {
-        let _ = cx.send(conn, &[1; 60]).expect("the queue has space");
-        let mut limits = cx.limits(conn).expect("the connection is open");
-        (limits.write_low_bytes, limits.write_high_bytes) = (10, 50);
-        limits.write_queue_bytes_max = 100;
-        cx.set_limits(conn, limits).expect("the limits are valid");
-        assert!(matches!(cx.send(conn, &[2; 50]), Err(SendError::Full)));
-        assert!(matches!(cx.send(conn, &[3; 40]), Ok(Sent::AboveHigh)));
-    }));
-    event(&mut reactor, conn, Ready::READABLE);
-    let expected = [[1; 60].as_slice(), &[3; 40]].concat();
-    assert_eq!(script.seen().written, expected);
-}
-
-#[test]
-fn failed_write_still_delivers_input_up_to_its_end() {
-    let mut reactor = reactor();
-    let script = Script::new();
-    let input = [&b"\x01a"[..], b"\x01b\x01", b"c"].map(bytes);
-    script.then_read(input.into_iter().chain([Reading::End]));
-    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
-    let conn = open(&mut reactor, script, Framing::length_u8());
-    // The first read is short, so the socket counts as empty. The reply to its frame fails.
-    event(&mut reactor, conn, Ready::READABLE);
-    for _ in 0..3 {
-        turn(&mut reactor);
-    }
-    assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
-    assert_eq!(reactor.handler.half_closes, 0, "no reply can be sent");
-    let closed = only_close(&reactor);
-    assert_io(closed, ErrorKind::BrokenPipe);
-    assert_eq!(
-        (closed.unsent_bytes, script.seen().writes),
-        (2, 1),
-        "later replies are refused"
-    );
-}
-
-#[test]
-fn failed_write_to_a_silent_peer_closes_after_its_input() {
-    let mut reactor = reactor();
-    let script = Script::new();
-    script.then_read([bytes(b"\x01a"), bytes(b"\x01b\x01")]);
-    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
-    let conn = open(&mut reactor, script, Framing::length_u8());
-    event(&mut reactor, conn, Ready::READABLE);
-    for _ in 0..3 {
-        turn(&mut reactor);
-    }
-    assert_eq!(reactor.handler.frames, [b"a", b"b"]);
-    let closed = only_close(&reactor);
-    assert_io(closed, ErrorKind::BrokenPipe);
-    assert_eq!((closed.unsent_bytes, closed.undecoded_bytes), (2, 1));
-}
-
 // Reading.
 
-#[test]
-fn interrupted_and_blocked_reads_give_the_same_frames() {
+fn interrupted_and_blocked_reads_give_the_same_frames(transport: Transport) {
     let stream = b"\x00\x01a\x02bc\x05defgh";
     for piece in 1..=stream.len() {
-        let mut reactor = reactor();
-        let script = Script::new();
+        let mut reactor = transport.reactor();
+        let script = transport.script();
         let conn = open(&mut reactor, script, Framing::length_u8());
         for piece in stream.chunks(piece) {
             script.then_read([
@@ -359,10 +180,9 @@ fn interrupted_and_blocked_reads_give_the_same_frames() {
     }
 }
 
-#[test]
-fn read_that_would_block_clears_readiness() {
-    let mut reactor = reactor();
-    let script = Script::new();
+fn read_that_would_block_clears_readiness(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let script = transport.script();
     let conn = open(&mut reactor, script, Framing::raw());
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert!(!state(&reactor, conn).is_readable());
@@ -372,6 +192,7 @@ fn read_that_would_block_clears_readiness() {
     assert_eq!(script.seen().reads, 1, "no call without an event");
 }
 
+/// Plain only: a filter reads up to `WouldBlock`.
 #[test]
 fn short_read_after_an_end_event_is_followed_by_a_read() {
     let mut reactor = reactor();
@@ -406,10 +227,9 @@ fn full_read_is_followed_by_another() {
     assert_eq!(script.seen().reads, 2);
 }
 
-#[test]
-fn failed_read_delivers_earlier_frames_and_closes_once() {
-    let mut reactor = reactor();
-    let script = Script::new();
+fn failed_read_delivers_earlier_frames_and_closes_once(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let script = transport.script();
     script.then_read([
         bytes(b"\x01a\x02b"),
         Reading::Fails(ErrorKind::ConnectionReset),
@@ -425,16 +245,15 @@ fn failed_read_delivers_earlier_frames_and_closes_once() {
 
 /// The first read of a dispatch counts like the later ones. No read is longer than the remaining
 /// budget.
-#[test]
-fn reads_of_a_turn_stay_within_read_budget_bytes() {
+fn reads_of_a_turn_stay_within_read_budget_bytes(transport: Transport) {
     for read_len_max in [4, 16] {
         let config = Config {
             read_len_max,
             read_budget_bytes: 8,
             ..Config::default()
         };
-        let mut reactor = reactor_with(config);
-        let script = Script::new();
+        let mut reactor = transport.reactor_with(config);
+        let script = transport.script();
         script.then_read([bytes(&[7; 3]), bytes(&[7; 17])]);
         let conn = open(&mut reactor, script, Framing::fixed(1));
         // The event reports an end, so a short read is followed by another.
@@ -463,10 +282,9 @@ fn rest_of_a_long_cut_frame_is_read_into_its_own_buffer() {
 }
 
 /// The kernel reports an error once; a second read would report a plain end.
-#[test]
-fn failed_first_read_closes_with_its_error() {
-    let mut reactor = reactor();
-    let script = Script::new();
+fn failed_first_read_closes_with_its_error(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let script = transport.script();
     script.then_read([Reading::Fails(ErrorKind::ConnectionReset), Reading::End]);
     let conn = open(&mut reactor, script, Framing::raw());
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
@@ -479,13 +297,12 @@ fn failed_first_read_closes_with_its_error() {
 
 /// A second socket is registered with the token of a closed connection, whose key is used again.
 /// Its event names the old generation.
-#[test]
 #[cfg(target_pointer_width = "64")]
-fn stale_event_does_not_reach_a_reused_key() {
+fn stale_event_does_not_reach_a_reused_key(transport: Transport) {
     use crate::os::ConnectOptions;
 
-    let mut reactor = reactor();
-    let first = open(&mut reactor, Script::new(), Framing::raw());
+    let mut reactor = transport.reactor();
+    let first = open(&mut reactor, transport.script(), Framing::raw());
     let listener = World::current().listen(any());
     let os = &reactor.engine.os;
     let stray = os.connect(&listener.local_addr(), &ConnectOptions::new());
@@ -497,7 +314,7 @@ fn stale_event_does_not_reach_a_reused_key() {
     turn(&mut reactor);
     only_close(&reactor);
 
-    let script = Script::new();
+    let script = transport.script();
     let second = open(&mut reactor, script, Framing::raw());
     assert_eq!(
         first.0.key(),
@@ -517,16 +334,15 @@ fn stale_event_does_not_reach_a_reused_key() {
 
 /// The generation counter wraps while one key is used again and again. No old id reaches a later
 /// connection.
-#[test]
-fn ids_stay_distinct_when_generations_wrap() {
+fn ids_stay_distinct_when_generations_wrap(transport: Transport) {
     use std::num::NonZeroU32;
 
-    let mut reactor = reactor();
-    let nearly_all = NonZeroU32::new(u32::MAX - 1).expect("the number is not zero");
+    let mut reactor = transport.reactor();
+    let nearly_all = NonZeroU32::new(u32::MAX - 1).expect("it is not zero");
     reactor.engine.entries.set_next_generation(nearly_all);
     let mut earlier: Vec<ConnId> = Vec::new();
     for number in 0..6_u8 {
-        let script = Script::new();
+        let script = transport.script();
         let conn = open(&mut reactor, script, Framing::raw());
         assert_eq!(conn.0.key(), 0, "a slab uses the last freed key first");
         for earlier in &earlier {
@@ -559,13 +375,12 @@ fn ids_stay_distinct_when_generations_wrap() {
 }
 
 /// Two connections are ready in one turn. The first aborts the second and opens a third.
-#[test]
-fn slab_key_is_not_reused_within_a_turn() {
-    let mut reactor = reactor();
-    let script = Script::new();
+fn slab_key_is_not_reused_within_a_turn(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let script = transport.script();
     script.then_read([bytes(b"first")]);
     let first = open(&mut reactor, script, Framing::raw());
-    let second_script = Script::new();
+    let second_script = transport.script();
     second_script.then_read([bytes(b"second")]);
     let second = open(&mut reactor, second_script, Framing::raw());
     assert_eq!((first.0.key(), second.0.key()), (0, 1));
@@ -575,8 +390,8 @@ fn slab_key_is_not_reused_within_a_turn() {
         let third = cx.connect(nowhere, Framing::raw(), ());
         assert_eq!(third.0.key(), 2, "the key of the second is not free yet");
     }));
-    note(&mut reactor, first, Ready::READABLE);
-    note(&mut reactor, second, Ready::READABLE);
+    note(&reactor, first, Ready::READABLE);
+    note(&reactor, second, Ready::READABLE);
     turn(&mut reactor);
     assert_eq!(second_script.seen().reads, 0);
     assert_eq!(reactor.handler.frames, [b"first"]);
@@ -589,13 +404,12 @@ fn slab_key_is_not_reused_within_a_turn() {
     assert_eq!(closed, [1, 2]);
 }
 
-#[test]
-fn stale_token_enters_no_queue() {
-    let mut reactor = reactor();
-    let earlier = open(&mut reactor, Script::new(), Framing::raw());
+fn stale_token_enters_no_queue(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let earlier = open(&mut reactor, transport.script(), Framing::raw());
     reactor.with(|_, cx| cx.abort(earlier));
     turn(&mut reactor);
-    let later = open(&mut reactor, Script::new(), Framing::raw());
+    let later = open(&mut reactor, transport.script(), Framing::raw());
     assert_eq!(earlier.0.key(), later.0.key());
     reactor.engine.queue(earlier.0);
     reactor.engine.flush_later(earlier.0);
@@ -604,20 +418,20 @@ fn stale_token_enters_no_queue() {
 }
 
 /// The listener accepts no connection and its backlog is full, so the connect stays in progress.
-#[test]
-fn connecting_connection_is_not_read() {
+fn connecting_connection_is_not_read(transport: Transport) {
     let world = World::current();
     let one = ListenOptions::new().backlog(1);
     let addr = world.listen_with(any(), &one).local_addr();
     assert!(world.connect(addr.clone()).is_connected());
-    let mut reactor = reactor();
+    let mut reactor = transport.reactor();
     let conn = reactor.connect(addr, Framing::raw(), ());
-    note(&mut reactor, conn, Ready::READABLE);
+    note(&reactor, conn, Ready::READABLE);
     turn(&mut reactor);
     assert!(state(&reactor, conn).is_connecting());
     assert_eq!(reactor.stats().reads, 0);
 }
 
+/// Plain only: a filter is kept after the connect.
 #[test]
 fn open_connection_keeps_no_connect_state() {
     let addr = World::current().listen(any()).local_addr();
@@ -665,13 +479,13 @@ fn shutdown_deadline_drops_and_counts_queued_datagrams() {
 // Memory.
 
 /// Returns a reactor whose memory budget is used up by a connection whose peer reads nothing.
-fn with_full_memory() -> (Reactor<Recorder>, ConnId) {
+fn with_full_memory(transport: Transport) -> (Reactor<Recorder>, ConnId) {
     let config = Config {
         memory_bytes_max: 4096,
         ..Config::default()
     };
-    let mut reactor = reactor_with(config);
-    let script = Script::new();
+    let mut reactor = transport.reactor_with(config);
+    let script = transport.script();
     script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
     let slow = open(&mut reactor, script, Framing::raw());
     reactor
@@ -683,10 +497,9 @@ fn with_full_memory() -> (Reactor<Recorder>, ConnId) {
 }
 
 /// Discarding input takes no memory. The event for the input has come already.
-#[test]
-fn closed_connection_waiting_for_memory_is_read_to_its_end() {
-    let (mut reactor, _) = with_full_memory();
-    let script = Script::new();
+fn closed_connection_waiting_for_memory_is_read_to_its_end(transport: Transport) {
+    let (mut reactor, _) = with_full_memory(transport);
+    let script = transport.script();
     script.then_read([bytes(b"unread"), Reading::End]);
     let conn = open(&mut reactor, script, Framing::raw());
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
@@ -700,10 +513,9 @@ fn closed_connection_waiting_for_memory_is_read_to_its_end() {
 }
 
 /// A connection that waits later gets the whole deadline.
-#[test]
-fn memory_deadline_without_waiters_aborts_no_connection() {
-    let (mut reactor, slow) = with_full_memory();
-    let script = Script::new();
+fn memory_deadline_without_waiters_aborts_no_connection(transport: Transport) {
+    let (mut reactor, slow) = with_full_memory(transport);
+    let script = transport.script();
     script.then_read([bytes(b"unread")]);
     let conn = open(&mut reactor, script, Framing::raw());
     event(&mut reactor, conn, Ready::READABLE);
@@ -720,23 +532,23 @@ fn memory_deadline_without_waiters_aborts_no_connection() {
 
 /// The panic comes when a read completes a partial frame, or when a later turn continues with the
 /// undelivered bytes.
-#[test]
-fn panic_in_on_frame_returns_buffers_to_the_pool() {
-    let cut = vec![bytes(b"\x02o"), bytes(b"n\x02tw\x02th")];
-    let stopped = vec![bytes(b"\x02on\x02tw\x02th")];
-    for (readings, delivered) in [(cut, 0), (stopped, 1)] {
+fn panic_in_on_frame_returns_buffers_to_the_pool(transport: Transport) {
+    let cut = (&b"\x02o"[..], Some(bytes(b"n\x02tw\x02th")));
+    let stopped = (&b"\x02on\x02tw\x02th"[..], None);
+    for ((first, second), delivered) in [(cut, 0), (stopped, 1)] {
         let config = Config {
             frame_budget: 1,
             ..Config::default()
         };
-        let mut reactor = reactor_with(config);
-        let script = Script::new();
-        script.then_read(readings);
+        let mut reactor = transport.reactor_with(config);
+        let script = transport.script();
+        script.then_read([bytes(first)]);
         let conn = open(&mut reactor, script, Framing::length_u8());
         event(&mut reactor, conn, Ready::READABLE);
         assert_eq!(reactor.handler.frames.len(), delivered);
-        assert_eq!(reactor.stats().held_bytes, 64, "a partial frame is held");
-        note(&mut reactor, conn, Ready::READABLE);
+        assert_eq!(reactor.stats().held_bytes, 64, "a tail");
+        script.then_read(second);
+        note(&reactor, conn, Ready::READABLE);
         assert_eq!(reactor.engine.memory.pool.free_bytes(), 0);
         reactor.handler.at_frame = Some(Box::new(|_| panic!("panic of the handler")));
         let panic = catch_unwind(AssertUnwindSafe(|| turn(&mut reactor)));
@@ -754,4 +566,20 @@ fn panic_in_on_frame_returns_buffers_to_the_pool() {
         assert_eq!(closed.stats.frames_in, delivered as u64);
         assert_eq!(reactor.stats().connections, 0);
     }
+}
+
+on_both_transports! {
+    #[cfg(target_pointer_width = "64")] stale_event_does_not_reach_a_reused_key,
+    stale_token_enters_no_queue,
+    interrupted_and_blocked_reads_give_the_same_frames,
+    read_that_would_block_clears_readiness,
+    failed_read_delivers_earlier_frames_and_closes_once,
+    reads_of_a_turn_stay_within_read_budget_bytes,
+    failed_first_read_closes_with_its_error,
+    ids_stay_distinct_when_generations_wrap,
+    slab_key_is_not_reused_within_a_turn,
+    connecting_connection_is_not_read,
+    closed_connection_waiting_for_memory_is_read_to_its_end,
+    memory_deadline_without_waiters_aborts_no_connection,
+    panic_in_on_frame_returns_buffers_to_the_pool,
 }

@@ -10,6 +10,7 @@ fn reads(reactor: &mut Reactor<Recorder>) -> Vec<usize> {
     frames.iter().map(Vec::len).collect()
 }
 
+/// Plain only: the lengths of the reads are compared.
 #[test]
 fn read_length_grows_with_input_and_shrinks_after_trims() {
     let config = Config {
@@ -45,19 +46,18 @@ fn read_length_grows_with_input_and_shrinks_after_trims() {
     assert_eq!(flood(&mut reactor, 100_000), [LEN_BASE, 100_000 - LEN_BASE]);
 }
 
-#[test]
-fn input_after_close_is_discarded_within_the_read_budget() {
+fn input_after_close_is_discarded_within_the_read_budget(transport: Transport) {
     let config = Config {
         read_budget_bytes: 100_000,
         ..Config::default()
     };
-    let mut reactor = reactor_with(config);
-    let script = Script::new();
+    let mut reactor = transport.reactor_with(config);
+    let script = transport.script();
     script.then_read([bytes(&vec![7; 300_000])]);
     let conn = open(&mut reactor, script, Framing::raw());
     reactor.handler.at_frame = Some(Box::new(move |cx| cx.close(conn)));
     event(&mut reactor, conn, Ready::READABLE);
-    assert_eq!(reads(&mut reactor), [LEN_BASE]);
+    assert_eq!(reads(&mut reactor).len(), 1);
     let read = reactor.stats().read_bytes;
     assert_eq!(read, 100_000);
     turn(&mut reactor);
@@ -66,10 +66,9 @@ fn input_after_close_is_discarded_within_the_read_budget() {
 
 /// A stream of long frames keeps its buffer between two frames. A silent connection holds only the
 /// bytes that came.
-#[test]
-fn oversized_buffer_of_a_stalled_frame_is_trimmed() {
-    let mut reactor = reactor();
-    let script = Script::new();
+fn oversized_buffer_of_a_stalled_frame_is_trimmed(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let script = transport.script();
     let conn = open(&mut reactor, script, Framing::length_u32());
     let frame = [&60_000_u32.to_be_bytes()[..], &[7; 60_000]].concat();
     let (head, rest) = frame.split_at(1000);
@@ -113,16 +112,15 @@ fn oversized_buffer_of_a_stalled_frame_is_trimmed() {
 }
 
 /// The bytes are recorded, or wait for a resume.
-#[test]
-fn oversized_buffer_is_trimmed_while_recorded_or_paused() {
+fn oversized_buffer_is_trimmed_while_recorded_or_paused(transport: Transport) {
     type Act = fn(&mut Context<'_, Recorder>, ConnId);
     let acts: [Act; 2] = [
         |cx, conn| cx.record(conn).expect("the connection is open"),
         |cx, conn| cx.pause(conn).expect("the connection is open"),
     ];
     for act in acts {
-        let mut reactor = reactor();
-        let script = Script::new();
+        let mut reactor = transport.reactor();
+        let script = transport.script();
         let conn = open(&mut reactor, script, Framing::length_u32());
         let frame = [&60_000_u32.to_be_bytes()[..], &[7; 60_000]].concat();
         let (head, rest) = frame.split_at(50_000);
@@ -144,10 +142,9 @@ fn oversized_buffer_is_trimmed_while_recorded_or_paused() {
 }
 
 /// The peer may end its side much later.
-#[test]
-fn input_left_at_a_close_is_counted_and_freed() {
-    let mut reactor = reactor();
-    let script = Script::new();
+fn input_left_at_a_close_is_counted_and_freed(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let script = transport.script();
     script.then_read([bytes(b"\x01a\x01b\x01")]);
     let conn = open(&mut reactor, script, Framing::length_u8());
     reactor.handler.at_frame = Some(Box::new(move |cx| cx.close(conn)));
@@ -160,10 +157,9 @@ fn input_left_at_a_close_is_counted_and_freed() {
 }
 
 /// A failed read does not clear the readiness.
-#[test]
-fn failed_read_after_close_is_not_repeated() {
-    let mut reactor = reactor();
-    let script = Script::new();
+fn failed_read_after_close_is_not_repeated(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let script = transport.script();
     let reset = Reading::Fails(ErrorKind::ConnectionReset);
     script.then_read([bytes(b"question"), reset]);
     let conn = open(&mut reactor, script, Framing::raw());
@@ -171,4 +167,12 @@ fn failed_read_after_close_is_not_repeated() {
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert_io(only_close(&reactor), ErrorKind::ConnectionReset);
     assert_eq!(script.seen().reads, 2);
+}
+
+on_both_transports! {
+    input_after_close_is_discarded_within_the_read_budget,
+    oversized_buffer_of_a_stalled_frame_is_trimmed,
+    oversized_buffer_is_trimmed_while_recorded_or_paused,
+    input_left_at_a_close_is_counted_and_freed,
+    failed_read_after_close_is_not_repeated,
 }

@@ -1,0 +1,365 @@
+//! What only a filter does: writes that a read needs, leftover plaintext, and output that it holds.
+
+use super::sim_world::{MS, Node, SEC, node, run_for, seen, settle};
+use super::transport::AckOrder;
+use super::*;
+use crate::testkit::Random;
+
+/// A reactor that does not echo, and a filtered connection with frames behind a byte of length.
+fn silent(config: Config, order: AckOrder) -> (Reactor<Recorder>, Wire, ConnId) {
+    let mut reactor = reactor_with(config);
+    Transport::Filtered.install(&mut reactor, order);
+    reactor.handler.is_silent = true;
+    let script = Transport::Filtered.script();
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    (reactor, script, conn)
+}
+
+/// Takes turns without events until there is no more work.
+fn turns(reactor: &mut Reactor<Recorder>) {
+    for _ in 0..100 {
+        if reactor.next_turn_in() != Some(Duration::ZERO) {
+            return;
+        }
+        turn(reactor);
+    }
+    panic!("the reactor never rests");
+}
+
+/// A record for each of the frames.
+fn records(frames: &[&[u8]]) -> Vec<Reading> {
+    frames.iter().map(|frame| bytes(frame)).collect()
+}
+
+const THREE: [&[u8]; 3] = [b"\x01a", b"\x01b", b"\x01c"];
+const WOULD_BLOCK: Writing = Writing::Fails(ErrorKind::WouldBlock);
+
+fn end() -> Ready {
+    Ready::READABLE | Ready::WRITABLE | Ready::ENDED | Ready::HUNG_UP
+}
+
+#[test]
+fn a_frame_is_delivered_once_its_record_is_acknowledged() {
+    let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
+    script.then_read(records(&THREE));
+    script.then_write([WOULD_BLOCK]);
+    event(&mut reactor, conn, Ready::READABLE);
+    turns(&mut reactor);
+    assert_eq!(reactor.handler.frames, [b"a", b"b"]);
+    assert!(state(&reactor, conn).awaits_write());
+    assert_eq!(script.seen().writes, 1, "it waits for an event");
+    event(&mut reactor, conn, Ready::WRITABLE);
+    assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
+    assert_eq!(script.acknowledgements(), 1);
+}
+
+/// No further event reports that the connection can be read: only the socket's output was blocked.
+#[test]
+fn a_read_continues_after_the_batch_has_flushed_the_filter() {
+    // The filter accepts a long batch in parts.
+    for sends in [1, 20] {
+        let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
+        script.then_read(records(&THREE));
+        script.then_write([WOULD_BLOCK]);
+        reactor.handler.at_frame = Some(Box::new(move |cx| {
+            for _ in 0..sends {
+                let _ = cx.send(conn, &[b'x'; 50]).expect("there is room");
+            }
+        }));
+        event(&mut reactor, conn, Ready::READABLE);
+        turns(&mut reactor);
+        assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
+        event(&mut reactor, conn, Ready::WRITABLE);
+        assert_eq!(script.seen().written.len(), 51 * sends);
+    }
+}
+
+#[test]
+fn a_queued_acknowledgement_is_flushed_without_output_of_the_handler() {
+    let (mut reactor, script, conn) = silent(Config::default(), AckOrder::Queued);
+    script.then_read(records(&THREE));
+    script.then_write([Writing::Takes(1), WOULD_BLOCK]);
+    event(&mut reactor, conn, Ready::READABLE);
+    assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
+    turns(&mut reactor);
+    assert_eq!(script.acknowledgements(), 0);
+    event(&mut reactor, conn, Ready::WRITABLE);
+    assert_eq!(script.acknowledgements(), 1);
+}
+
+#[test]
+fn the_fin_waits_for_the_output_of_the_filter() {
+    type Act = fn(&mut Context<'_, Recorder>, ConnId);
+    let acts: [Act; 2] = [
+        |cx, conn| cx.half_close(conn).expect("it is open"),
+        |cx, conn| cx.close(conn),
+    ];
+    for act in acts {
+        let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
+        script.then_read(records(&THREE[..1]));
+        script.then_write([Writing::Takes(3), WOULD_BLOCK]);
+        reactor.handler.at_frame = Some(Box::new(move |cx| {
+            let _ = cx.send(conn, b"answer").expect("there is room");
+            act(cx, conn);
+        }));
+        event(&mut reactor, conn, Ready::READABLE);
+        turns(&mut reactor);
+        assert!(!script.seen().is_shut_down);
+        event(&mut reactor, conn, Ready::WRITABLE);
+        assert_eq!(script.seen().written, b"\x06answer");
+        assert!(script.seen().is_shut_down);
+    }
+}
+
+#[test]
+fn a_half_closed_side_is_read_on_without_acknowledgements() {
+    let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
+    reactor.with(|_, cx| cx.half_close(conn).expect("it is open"));
+    turns(&mut reactor);
+    assert!(script.seen().is_shut_down);
+    script.then_read(records(&THREE));
+    script.then_read([Reading::End]);
+    event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
+    assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
+    assert_eq!(script.seen().writes, 0);
+    assert!(matches!(only_close(&reactor).reason, CloseReason::Local));
+}
+
+/// One read of the socket takes all records; the budget stops the dispatch after each frame.
+#[test]
+fn frames_of_leftover_plaintext_need_no_further_event() {
+    for read_len_max in [1, 2, 3, 1000] {
+        let config = Config {
+            read_len_max,
+            frame_budget: 1,
+            ..Config::default()
+        };
+        let (mut reactor, script, conn) = silent(config, AckOrder::First);
+        let frames = [b"\x01a\x01b\x02cc\x01d".as_slice(), b"\x01e", b"\x01f"];
+        script.then_read(records(&[&frames.concat()]));
+        event(&mut reactor, conn, Ready::READABLE);
+        assert_eq!(script.seen().reads, 1);
+        turns(&mut reactor);
+        assert_eq!(reactor.handler.frames.concat(), b"abccdef");
+        assert!(!state(&reactor, conn).is_readable());
+    }
+}
+
+#[test]
+fn leftover_plaintext_is_delivered_after_a_pause() {
+    let config = Config {
+        read_len_max: 2,
+        ..Config::default()
+    };
+    let (mut reactor, script, conn) = silent(config, AckOrder::First);
+    script.then_read(records(&[&THREE.concat()]));
+    reactor.handler.at_frame = Some(Box::new(move |cx| cx.pause(conn).expect("it is open")));
+    event(&mut reactor, conn, Ready::READABLE);
+    turns(&mut reactor);
+    assert_eq!(reactor.handler.frames, [b"a"]);
+    reactor.with(|_, cx| cx.resume(conn).expect("it is open"));
+    turns(&mut reactor);
+    assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
+}
+
+/// The socket is empty, and nothing can be sent: only the filter has something left to deliver.
+#[test]
+fn a_hangup_while_paused_loses_no_leftover_plaintext() {
+    let config = Config {
+        read_len_max: 2,
+        ..Config::default()
+    };
+    let (mut reactor, script, conn) = silent(config, AckOrder::First);
+    script.then_read(records(&[&THREE.concat()]));
+    script.then_read([Reading::End]);
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        cx.pause(conn).expect("it is open");
+        cx.half_close(conn).expect("it is open");
+    }));
+    event(&mut reactor, conn, end());
+    turns(&mut reactor);
+    assert!(reactor.handler.closes.is_empty());
+    reactor.with(|_, cx| cx.resume(conn).expect("it is open"));
+    turns(&mut reactor);
+    assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
+    only_close(&reactor);
+}
+
+#[test]
+fn a_failed_acknowledgement_still_delivers_the_input_to_its_end() {
+    for order in [AckOrder::First, AckOrder::Queued] {
+        let (mut reactor, script, conn) = silent(Config::default(), order);
+        script.then_read(records(&THREE));
+        script.then_read(records(&[b"\x01d"]));
+        script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+        event(&mut reactor, conn, Ready::READABLE);
+        turns(&mut reactor);
+        assert_eq!(reactor.handler.frames, [b"a", b"b", b"c", b"d"]);
+        assert_io(only_close(&reactor), ErrorKind::BrokenPipe);
+        assert_eq!(script.seen().writes, 1);
+    }
+}
+
+/// The filter must not keep the entry in the ready queue with output that nothing can write.
+#[test]
+fn a_failed_write_while_paused_leaves_the_reactor_idle() {
+    let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
+    script.then_read(records(&THREE[..1]));
+    script.then_write([WOULD_BLOCK, Writing::Fails(ErrorKind::BrokenPipe)]);
+    reactor.with(|_, cx| {
+        cx.pause(conn).expect("it is open");
+        let _ = cx.send(conn, b"answer").expect("there is room");
+    });
+    turns(&mut reactor);
+    event(&mut reactor, conn, Ready::WRITABLE);
+    turns(&mut reactor);
+    script.then_write([Writing::Fails(ErrorKind::BrokenPipe); 9]);
+    event(&mut reactor, conn, Ready::WRITABLE);
+    turns(&mut reactor);
+    assert_eq!(reactor.handler.hangups, [Hangup::Reset]);
+    assert_eq!(script.seen().writes, 2, "the output is over");
+}
+
+#[test]
+fn a_stream_that_ends_within_a_record_is_an_error() {
+    let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
+    let mut wire = Transport::Filtered.encrypt(b"\x01a\x02bc");
+    wire.pop();
+    Script::from(script).then_read([Reading::Bytes(wire), Reading::End]);
+    event(&mut reactor, conn, end());
+    turns(&mut reactor);
+    assert_io(only_close(&reactor), ErrorKind::UnexpectedEof);
+    assert_eq!(reactor.handler.half_closes, 0);
+}
+
+#[test]
+fn plain_text_for_a_filter_closes_the_connection_with_an_error() {
+    let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
+    let request = b"GET / HTTP/1.1\r\nhost: example.com\r\nuser-agent: a browser\r\n";
+    Script::from(script).then_read([Reading::Bytes(request.repeat(3))]);
+    event(&mut reactor, conn, Ready::READABLE);
+    turns(&mut reactor);
+    assert_io(only_close(&reactor), ErrorKind::InvalidData);
+}
+
+/// All of the write queue is in the filter: only its own output has stalled.
+#[test]
+fn output_that_the_filter_holds_counts_for_the_write_stall() {
+    let world = World::new(0);
+    world.set_buffer_lens(100, 100);
+    let config = Config {
+        write_stall_timeout: Some(SEC),
+        ..Config::default()
+    };
+    let mut reactor = Transport::Filtered.node(world, config);
+    reactor.handler.greeting = vec![b'x'; 390];
+    let listener = reactor.listen(any(), Framing::raw()).expect("a free port");
+    let addr = reactor.local_addr(listener).expect("it is bound");
+    let peer = Peer::new(Transport::Filtered, world.connect(addr));
+    settle(&mut [&mut reactor]);
+    assert_eq!(
+        reactor.stats().written_bytes,
+        390,
+        "the filter has all of it"
+    );
+    // Progress restarts the time.
+    for _ in 0..3 {
+        run_for(world, &mut [&mut reactor], 900 * MS);
+        assert!(!peer.recv_up_to(50).is_empty());
+    }
+    // So do limits of its own. The shorter timeout makes checks more frequent.
+    run_for(world, &mut [&mut reactor], 900 * MS);
+    let conn = ConnId(only_conn(&reactor).expect("it is open"));
+    reactor.with(|_, cx| {
+        let mut limits = cx.limits(conn).expect("it is open");
+        limits.frame_deadline = Some(100 * MS);
+        cx.set_limits(conn, limits).expect("they are sound");
+    });
+    run_for(world, &mut [&mut reactor], 900 * MS);
+    assert_eq!(seen(&mut reactor), ["0 open"]);
+    run_for(world, &mut [&mut reactor], SEC);
+    let seen = seen(&mut reactor);
+    assert!(seen[0].contains("close WriteStalled"), "{seen:?}");
+}
+
+/// The segments of one gathered write begin and end within records.
+#[test]
+fn a_gathered_write_through_a_filter_keeps_every_byte() {
+    let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
+    let mut expected = Vec::new();
+    reactor.with(|_, cx| {
+        cx.reframe(conn, Framing::length_u32()).expect("it is open");
+        for (len, byte) in [(20_010, 1), (7, 2), (16_385, 3), (399, 4)] {
+            let payload = vec![byte; len];
+            let header = u32::try_from(len).expect("short").to_be_bytes();
+            expected.extend([&header[..], &payload].concat());
+            let _ = cx.send_owned(conn, payload).expect("there is room");
+        }
+    });
+    turns(&mut reactor);
+    assert!(script.seen().written == expected);
+}
+
+/// The bytes of all frames that a node has seen.
+fn received(reactor: &Reactor<Node>) -> String {
+    let frame = |event: &String| Some(event.split_once(" frame ")?.1.to_owned());
+    reactor.handler.seen.iter().filter_map(frame).collect()
+}
+
+/// The only connection of a node, if it has one.
+fn only_conn(reactor: &Reactor<Node>) -> Option<Token> {
+    let mut tokens = reactor.engine.entries.tokens().into_iter();
+    tokens.find(|token| reactor.engine.conn(*token).is_ok())
+}
+
+fn state_of_only(reactor: &Reactor<Node>) -> Option<State> {
+    let conn = reactor.engine.conn(only_conn(reactor)?).ok()?;
+    Some(conn.state)
+}
+
+/// Both write more than all buffers hold, and acknowledge what they read meanwhile.
+#[test]
+fn two_filtered_reactors_that_block_on_writes_do_not_deadlock() {
+    let (mut both_blocked, mut read_waited) = (0, 0);
+    for seed in 0..30 {
+        let mut random = Random(seed);
+        let world = World::new(seed);
+        world.set_latency(MS);
+        world.set_buffer_lens(60 + random.below(300), 60 + random.below(300));
+        world.set_segment_len_max(20 + random.below(200));
+        let mut nodes = [AckOrder::First, AckOrder::Queued].map(|order| {
+            let mut reactor = node(world, Config::default());
+            Transport::Filtered.install(&mut reactor, order);
+            reactor.handler.echoes = false;
+            let letters = (0..5000).map(|_| b"abcdefghij"[random.below(10)]);
+            reactor.handler.greeting = letters.collect();
+            reactor
+        });
+        let [server, client] = &mut nodes;
+        let listener = server.listen(any(), Framing::raw()).expect("a free port");
+        let addr = server.local_addr(listener).expect("it is bound");
+        let conn = client.connect(addr, Framing::raw(), ());
+        for _ in 0..5000 {
+            run_for(world, &mut [server, client], MS / 2);
+            let states = [&*server, &*client].map(state_of_only);
+            let is_blocked = |state: &Option<State>| state.is_some_and(|one| !one.is_writable());
+            both_blocked += u32::from(states.iter().all(is_blocked));
+            read_waited += u32::from(states[0].is_some_and(State::awaits_write));
+        }
+        for (to, from) in [(&*server, &*client), (&*client, &*server)] {
+            assert!(
+                received(to).as_bytes() == from.handler.greeting,
+                "seed {seed}"
+            );
+        }
+        client.with(|_, cx| cx.close(conn));
+        run_for(world, &mut [server, client], SEC);
+        for (reactor, reason) in [(server, "Peer"), (client, "Local")] {
+            let last = reactor.handler.seen.pop().expect("it has closed");
+            let close = format!("close {reason}, 0 unsent, 0 undecoded");
+            assert!(last.ends_with(&close), "seed {seed}: {last}");
+        }
+    }
+    assert!(both_blocked > 100, "both were blocked {both_blocked} times");
+    assert!(read_waited > 100, "a read waited {read_waited} times");
+}

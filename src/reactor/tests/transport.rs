@@ -1,0 +1,251 @@
+//! The transports that the connection tests run over, and the far ends of their connections.
+//!
+//! A test that takes a [`Transport`] runs over plain TCP and through the test's filter; see
+//! [`on_both_transports`]. The far end of a filtered connection encrypts with a codec of its own,
+//! so that no error of the filter goes unnoticed.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+
+use super::*;
+use crate::engine::xor_filter::{ACKNOWLEDGED_RECORDS, ACKNOWLEDGEMENT, DATA, RECORD_LEN_MAX};
+use crate::os::sim::{Seen, SimPeer};
+
+pub(in crate::reactor) use crate::engine::xor_filter::AckOrder;
+
+/// The transport of the connections of a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::reactor) enum Transport {
+    Plain,
+    Filtered,
+}
+
+/// Declares each of the functions as two tests: one in `mod plain`, one in `mod filtered`.
+macro_rules! on_both_transports {
+    ($($(#[$attribute:meta])* $test:ident),+ $(,)?) => {
+        mod plain {
+            use crate::reactor::tests::transport::Transport;
+            $($(#[$attribute])* #[test] fn $test() { super::$test(Transport::Plain); })+
+        }
+
+        mod filtered {
+            use crate::reactor::tests::transport::Transport;
+            $($(#[$attribute])* #[test] fn $test() { super::$test(Transport::Filtered); })+
+        }
+    };
+}
+pub(super) use on_both_transports;
+
+impl Transport {
+    pub(in crate::reactor) fn is_plain(self) -> bool {
+        self == Self::Plain
+    }
+
+    /// Makes it the transport of all connections that the reactor opens from now on.
+    pub(in crate::reactor) fn install<H: Handler>(self, reactor: &mut Reactor<H>, order: AckOrder) {
+        let order = (!self.is_plain()).then_some(order);
+        reactor.engine.admission.filters_connections = order;
+    }
+
+    pub(super) fn reactor(self) -> Reactor<Recorder> {
+        self.reactor_with(Config::default())
+    }
+
+    /// A reactor on the current simulated world.
+    pub(super) fn reactor_with(self, config: Config) -> Reactor<Recorder> {
+        let mut reactor = reactor_with(config);
+        self.install(&mut reactor, AckOrder::First);
+        reactor
+    }
+
+    pub(super) fn script(self) -> Wire {
+        Wire {
+            script: Script::new(),
+            transport: self,
+        }
+    }
+
+    /// Returns the bytes that carry `plaintext` on the wire.
+    pub(in crate::reactor) fn encrypt(self, plaintext: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Plain => plaintext.to_vec(),
+            Self::Filtered => plaintext
+                .chunks(RECORD_LEN_MAX)
+                .flat_map(|record| {
+                    let len = u8::try_from(record.len()).expect("a short record");
+                    let payload = record.iter().map(|byte| !byte);
+                    [DATA, len].into_iter().chain(payload)
+                })
+                .collect(),
+        }
+    }
+
+    /// Returns the plaintext of the first bytes of a stream.
+    pub(in crate::reactor) fn decrypt(self, wire: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Plain => wire.to_vec(),
+            Self::Filtered => Decoder::default().decrypt(wire),
+        }
+    }
+}
+
+/// Decrypts byte by byte, and counts records.
+#[derive(Debug, Default)]
+struct Decoder {
+    kind: Option<u8>,
+    /// Bytes that the record still has, once its length is known.
+    left: Option<u8>,
+    records: u32,
+    acknowledgements: usize,
+}
+
+impl Decoder {
+    fn decrypt(&mut self, wire: &[u8]) -> Vec<u8> {
+        let mut plaintext = Vec::new();
+        for byte in wire {
+            match (self.kind, self.left) {
+                (None, _) => self.kind = Some(*byte),
+                (Some(_), None) => self.left = Some(*byte),
+                (Some(kind), Some(left)) => {
+                    assert_eq!(kind, DATA, "only data has a payload");
+                    plaintext.push(!byte);
+                    self.left = Some(left - 1);
+                }
+            }
+            if self.left == Some(0) {
+                self.left = None;
+                match self.kind.take() {
+                    Some(DATA) => self.records += 1,
+                    Some(ACKNOWLEDGEMENT) => self.acknowledgements += 1,
+                    kind => panic!("a record of kind {kind:?}"),
+                }
+            }
+        }
+        plaintext
+    }
+
+    /// Number of acknowledgements that are due for the records so far.
+    fn acknowledgements_due(&self) -> u32 {
+        self.records / ACKNOWLEDGED_RECORDS
+    }
+}
+
+/// The script of a connection in plaintext.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wire {
+    script: Script,
+    transport: Transport,
+}
+
+impl Wire {
+    pub(super) fn then_read(self, readings: impl IntoIterator<Item = Reading>) {
+        let encrypt = |reading| match reading {
+            Reading::Bytes(bytes) => Reading::Bytes(self.transport.encrypt(&bytes)),
+            other => other,
+        };
+        self.script.then_read(readings.into_iter().map(encrypt));
+    }
+
+    pub(super) fn then_write(self, writings: impl IntoIterator<Item = Writing>) {
+        self.script.then_write(writings);
+    }
+
+    /// The calls that were made on the stream; its output in plaintext.
+    pub(super) fn seen(self) -> Seen {
+        let mut seen = self.script.seen();
+        seen.written = self.transport.decrypt(&seen.written);
+        seen
+    }
+
+    /// Number of acknowledgements that were written.
+    pub(super) fn acknowledgements(self) -> usize {
+        let mut decoder = Decoder::default();
+        decoder.decrypt(&self.script.seen().written);
+        decoder.acknowledgements
+    }
+}
+
+impl From<Wire> for Script {
+    fn from(wire: Wire) -> Self {
+        wire.script
+    }
+}
+
+/// The far end of a connection, outside of any reactor.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    sim: SimPeer,
+    transport: Transport,
+    input: Rc<RefCell<Input>>,
+}
+
+#[derive(Debug, Default)]
+struct Input {
+    decoder: Decoder,
+    acknowledged: u32,
+}
+
+impl Peer {
+    pub(super) fn new(transport: Transport, sim: SimPeer) -> Self {
+        Self {
+            sim,
+            transport,
+            input: Rc::default(),
+        }
+    }
+
+    /// Sends all of the bytes, which the send buffer must take.
+    pub(super) fn send(&self, bytes: &[u8]) {
+        let wire = self.transport.encrypt(bytes);
+        assert_eq!(self.sim.send(&wire), wire.len(), "the send buffer is full");
+    }
+
+    /// Receives all bytes that are there.
+    pub(super) fn recv(&self) -> Vec<u8> {
+        self.recv_up_to(usize::MAX)
+    }
+
+    /// Receives at most `len` bytes of the wire, and acknowledges them.
+    pub(super) fn recv_up_to(&self, len: usize) -> Vec<u8> {
+        let wire = self.sim.recv_up_to(len);
+        if self.transport.is_plain() {
+            return wire;
+        }
+        let Input {
+            decoder,
+            acknowledged,
+        } = &mut *self.input.borrow_mut();
+        let plaintext = decoder.decrypt(&wire);
+        while *acknowledged < decoder.acknowledgements_due() {
+            // It is lost after the end of this side.
+            self.sim.send(&[ACKNOWLEDGEMENT, 0]);
+            *acknowledged += 1;
+        }
+        plaintext
+    }
+
+    /// Reads when all bytes are received: `Ok(0)` is the end of the stream.
+    pub(super) fn read_end(&self) -> io::Result<usize> {
+        let received = self.recv();
+        assert!(received.is_empty(), "{received:?} is not the end");
+        self.sim.read_end()
+    }
+
+    pub(super) fn shutdown(&self) {
+        self.sim.shutdown();
+    }
+
+    pub(super) fn reset(&self) {
+        self.sim.reset();
+    }
+
+    pub(super) fn close(&self) {
+        self.sim.close();
+    }
+
+    /// Returns the script of the reactor's socket.
+    pub(super) fn faults(&self) -> Script {
+        self.sim.faults()
+    }
+}

@@ -1,0 +1,199 @@
+//! What the loop makes of the results of writes.
+
+use super::*;
+
+fn write_of_zero_bytes_is_an_error_and_closes_once(transport: Transport) {
+    // At the first write, and after a part was taken.
+    for (writings, sent) in [(vec![0], 0), (vec![3, 0], 3)] {
+        let mut reactor = transport.reactor();
+        let script = transport.script();
+        script.then_read([bytes(b"question")]);
+        script.then_write(writings.iter().map(|len| Writing::Takes(*len)));
+        let conn = open(&mut reactor, script, Framing::raw());
+        event(&mut reactor, conn, Ready::READABLE);
+        for _ in 0..3 {
+            turn(&mut reactor);
+        }
+        let closed = only_close(&reactor);
+        assert_io(closed, ErrorKind::WriteZero);
+        // Of a record, a filter takes all or nothing.
+        let sent = if transport.is_plain() { sent } else { 0 };
+        assert_eq!(
+            (closed.stats.written_bytes, closed.unsent_bytes),
+            (sent, 8 - sent)
+        );
+        assert_eq!(
+            script.seen().writes,
+            writings.len(),
+            "it is not tried again"
+        );
+        assert!(reactor.engine.entries.is_empty());
+    }
+}
+
+/// Plain only: the events and writes that the output takes are counted.
+#[test]
+fn short_writes_neither_lose_nor_repeat_bytes() {
+    let expected: Vec<u8> = (0..100_u8).collect();
+    for taken in [1, 2, 3, 7, 64, 99, 100] {
+        let mut reactor = reactor();
+        let script = Script::new();
+        script.then_read([bytes(&expected)]);
+        let conn = open(&mut reactor, script, Framing::raw());
+        for _ in 0..100_usize.div_ceil(taken) {
+            script.then_write([
+                Writing::Fails(ErrorKind::Interrupted),
+                Writing::Takes(taken),
+                Writing::Fails(ErrorKind::Interrupted),
+                Writing::Fails(ErrorKind::Interrupted),
+                Writing::Fails(ErrorKind::WouldBlock),
+            ]);
+        }
+        event(&mut reactor, conn, Ready::READABLE);
+        let mut events = 1;
+        while script.seen().written.len() < 100 {
+            let written = script.seen().written.len();
+            assert!(!state(&reactor, conn).is_writable());
+            turn(&mut reactor);
+            let seen = script.seen();
+            assert_eq!(
+                seen.written.len(),
+                written,
+                "nothing is tried without an event"
+            );
+            event(&mut reactor, conn, Ready::WRITABLE);
+            events += 1;
+            assert!(
+                script.seen().written.len() > written,
+                "each event moves it on"
+            );
+        }
+        assert_eq!(script.seen().written, expected);
+        assert_eq!(events, 100_usize.div_ceil(taken));
+        assert_eq!(reactor.stats().written_bytes, 100);
+    }
+}
+
+/// A short count alone is no reason to wait: no edge would come. It writes on to `WouldBlock`.
+///
+/// Plain only: the writes are counted.
+#[test]
+fn short_write_is_continued_at_once() {
+    let mut reactor = reactor();
+    let script = Script::new();
+    script.then_read([bytes(&[7; 100])]);
+    script.then_write([10, 20, 30].map(Writing::Takes));
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, Ready::READABLE);
+    assert_eq!(
+        (script.seen().writes, script.seen().written.len()),
+        (4, 100)
+    );
+    assert!(state(&reactor, conn).is_writable());
+}
+
+/// All of its read is decoded then, and yet there is more to do than to write.
+fn half_close_in_the_last_frame_sends_fin_at_once(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let script = transport.script();
+    script.then_read([bytes(b"question")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        let _ = cx.send(conn, b"answer").expect("there is room");
+        cx.half_close(conn).expect("it is open");
+    }));
+    event(&mut reactor, conn, Ready::READABLE);
+    assert_eq!(script.seen().written, b"answer");
+    assert!(script.seen().is_shut_down);
+}
+
+/// From then on what it is sent is queued: behind what was gathered before.
+fn set_limits_between_two_sends_keeps_their_order(transport: Transport) {
+    for taken in [1, 6, 12] {
+        let mut reactor = transport.reactor();
+        let script = transport.script();
+        script.then_read([bytes(b"question")]);
+        script.then_write([Writing::Takes(taken), Writing::Fails(ErrorKind::WouldBlock)]);
+        let conn = open(&mut reactor, script, Framing::raw());
+        reactor.handler.at_frame = Some(Box::new(move |cx| {
+            let _ = cx.send(conn, b"first ").expect("there is room");
+            let limits = cx.limits(conn).expect("it is open");
+            cx.set_limits(conn, limits).expect("they are sound");
+            let _ = cx.send(conn, b"second").expect("there is room");
+            assert_eq!(cx.queued_bytes(conn), Ok(12));
+        }));
+        event(&mut reactor, conn, Ready::READABLE);
+        event(&mut reactor, conn, Ready::WRITABLE);
+        let written = script.seen().written;
+        assert_eq!(written, b"first second", "after {taken} bytes");
+    }
+}
+
+/// What was gathered before counts with what is queued.
+fn own_limits_count_earlier_output_of_the_same_frame(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let script = transport.script();
+    script.then_read([bytes(b"question")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        let _ = cx.send(conn, &[1; 60]).expect("there is room");
+        let mut limits = cx.limits(conn).expect("it is open");
+        (limits.write_low_bytes, limits.write_high_bytes) = (10, 50);
+        limits.write_queue_bytes_max = 100;
+        cx.set_limits(conn, limits).expect("they are sound");
+        assert!(matches!(cx.send(conn, &[2; 50]), Err(SendError::Full)));
+        assert!(matches!(cx.send(conn, &[3; 40]), Ok(Sent::AboveHigh)));
+    }));
+    event(&mut reactor, conn, Ready::READABLE);
+    let expected = [[1; 60].as_slice(), &[3; 40]].concat();
+    assert_eq!(script.seen().written, expected);
+}
+
+fn failed_write_still_delivers_input_up_to_its_end(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let script = transport.script();
+    script.then_read([bytes(b"\x01a")]);
+    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    // The first read is short, so the socket counts as empty. The reply to its frame fails.
+    event(&mut reactor, conn, Ready::READABLE);
+    script.then_read([bytes(b"\x01b\x01"), bytes(b"c"), Reading::End]);
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
+    assert_eq!(reactor.handler.half_closes, 0, "nobody can be answered");
+    let closed = only_close(&reactor);
+    assert_io(closed, ErrorKind::BrokenPipe);
+    assert_eq!(
+        (closed.unsent_bytes, script.seen().writes),
+        (2, 1),
+        "the later answers are refused"
+    );
+}
+
+fn failed_write_to_a_silent_peer_closes_after_its_input(transport: Transport) {
+    let mut reactor = transport.reactor();
+    let script = transport.script();
+    script.then_read([bytes(b"\x01a")]);
+    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    event(&mut reactor, conn, Ready::READABLE);
+    script.then_read([bytes(b"\x01b\x01")]);
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert_eq!(reactor.handler.frames, [b"a", b"b"]);
+    let closed = only_close(&reactor);
+    assert_io(closed, ErrorKind::BrokenPipe);
+    assert_eq!((closed.unsent_bytes, closed.undecoded_bytes), (2, 1));
+}
+
+on_both_transports! {
+    write_of_zero_bytes_is_an_error_and_closes_once,
+    half_close_in_the_last_frame_sends_fin_at_once,
+    set_limits_between_two_sends_keeps_their_order,
+    own_limits_count_earlier_output_of_the_same_frame,
+    failed_write_still_delivers_input_up_to_its_end,
+    failed_write_to_a_silent_peer_closes_after_its_input,
+}
