@@ -753,6 +753,3 @@ impl std::fmt::Debug for State {
         write!(f, "State({:?}, {:#x})", self.phase(), self.0)
     }
 }
-
-#[cfg(test)]
-mod tests;

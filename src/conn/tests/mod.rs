@@ -13,6 +13,7 @@ mod partial;
 mod plain;
 mod skips;
 mod splits;
+mod state;
 
 use super::{Assembler, Delivery, Flow, FrameSink, Pool};
 use crate::codec::{Framing, Kind, Skipped};

@@ -1,6 +1,7 @@
 //! Tests of the state table in the documentation of [`state`](super).
 
-use super::*;
+use crate::conn::state::*;
+use crate::event::Hangup;
 
 /// Returns a state for each column of the table.
 fn columns() -> [(&'static str, State); 6] {
