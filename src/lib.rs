@@ -287,6 +287,14 @@
     clippy::print_stdout
 )]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
+#![cfg_attr(
+    unstick_general_path,
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "only the shortcuts use some functions"
+    )
+)]
 
 // The unit tests also compile `tests/common/naive.rs`, which calls this crate `unstick`.
 #[cfg(test)]

@@ -196,7 +196,7 @@ impl Stage {
     }
 
     /// Sends three datagrams to the first UDP socket of the reactor.
-    fn send_datagrams(&mut self) {
+    fn send_datagrams(&self) {
         let to = self
             .reactor
             .local_inet_addr(self.cast.udps.here[0])
