@@ -111,6 +111,7 @@ impl Source {
     /// Returns the functions that have a body.
     pub(crate) fn functions(&self) -> Vec<Function> {
         let mut functions = Vec::new();
+        let macro_tests = self.macro_tests();
         for offset in self.find("fn") {
             let rest = self.code[offset + 2..].trim_start();
             let name: String = rest.chars().take_while(|&c| is_ident(c)).collect();
@@ -123,7 +124,8 @@ impl Source {
                 .iter()
                 .filter(|comment| comment.kind != Kind::Plain && lines.contains(&comment.line));
             // Such as `for_every_framing!(name);`, which makes tests that call the function.
-            let is_macro_test = self.code.contains(&format!("!({name});"));
+            let is_macro_test =
+                self.code.contains(&format!("!({name});")) || macro_tests.contains(&name.as_str());
             functions.push(Function {
                 name,
                 line: lines.start,
@@ -132,6 +134,19 @@ impl Source {
             });
         }
         functions
+    }
+
+    /// Returns the names in the lists `on_both_transports! { .. }`, which make two tests of each
+    /// function. A name may have attributes, such as `#[cfg(unix)] name`.
+    fn macro_tests(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        for offset in self.find("on_both_transports! {") {
+            let start = offset + "on_both_transports! ".len();
+            let end = closing(&self.code, start).unwrap_or(self.code.len());
+            let items = self.code[start + 1..end].split(',');
+            names.extend(items.map(|item| item.rsplit(']').next().unwrap_or(item).trim()));
+        }
+        names
     }
 
     /// Returns true if `#[test]` is among the attributes before a `fn`.
@@ -474,6 +489,15 @@ fn unit_tests_are_not_the_library() {
     assert_eq!(lines, [1, 7]);
     let tests: Vec<_> = source.functions().iter().map(|it| it.is_test).collect();
     assert_eq!(tests, [false, false, true]);
+}
+
+#[test]
+fn functions_in_the_list_of_a_macro_are_tests() {
+    let text = "on_both_transports! {\n    #[cfg(unix)] a,\n    b,\n}\n\
+        fn a() { x }\nfn b() { x }\nfn c() { x }\n";
+    let source = Source::new("src/a.rs".to_owned(), text.to_owned());
+    let tests: Vec<_> = source.functions().iter().map(|it| it.is_test).collect();
+    assert_eq!(tests, [true, true, false]);
 }
 
 #[test]
