@@ -1,9 +1,10 @@
 //! Random operations in random callbacks, on sockets that split their bytes at random. No byte may
 //! be lost, repeated or out of order, and each connection must close once.
 //!
-//! A [model] tracks the operations of the handler and their results, and checks each callback
-//! against them. The sockets are scripted and each run has a seed, so a failure repeats.
+//! The handler is a [model] of all connections: it runs random [actions], and checks their results
+//! and each callback. The sockets are scripted and each run has a seed, so a failure repeats.
 
+mod actions;
 mod model;
 
 use std::io::ErrorKind;

@@ -1,21 +1,15 @@
-//! The model: it tracks the operations of the handler and their results, and checks each callback
-//! against them.
+//! The model: it holds the expected state of each connection, and checks each callback against it.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::panic::resume_unwind;
 
-use super::HOUR;
 use crate::codec::{Framing, Skipped};
 use crate::context::Context;
-use crate::error::{FrameError, SendError, Sent};
 use crate::event::{CloseReason, Closed};
 use crate::event::{Hangup, Origin};
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::memory::Buf;
 use crate::os::sim::Script;
-use crate::payload::Payload;
 use crate::reactor::tests::transport::Transport;
 use crate::testkit::Random;
 use crate::timer::TimerId;
@@ -46,7 +40,7 @@ pub(super) struct Expected {
     pub(super) stream: Vec<u8>,
     /// Number of bytes of `stream` that the socket has.
     pub(super) fed: usize,
-    /// What of it is encrypted, and not yet given to the socket.
+    /// Encrypted bytes of `stream` that the socket does not have yet.
     pub(super) wire: Vec<u8>,
     pub(super) is_fed_to_end: bool,
     /// The payloads in `stream`, each with the offset of the end of its frame.
@@ -131,113 +125,6 @@ impl Model {
         &mut self.conns[self.index[&conn]]
     }
 
-    /// Runs a few random operations, and sometimes panics.
-    pub(super) fn act(&mut self, cx: &mut Cx<'_>, own: Option<ConnId>, at: At) {
-        for _ in 0..self.random.below(4).min(self.acts_left) {
-            self.acts_left -= 1;
-            self.act_once(cx, own, at);
-        }
-        if self.panics && !self.is_over && self.random.one_in(60) {
-            if let Some(own) = own {
-                let expected = self.expected(own);
-                expected.was_panic = true;
-                expected.is_ended = true;
-            }
-            resume_unwind(Box::new(DeliberatePanic));
-        }
-    }
-
-    fn act_once(&mut self, cx: &mut Cx<'_>, own: Option<ConnId>, at: At) {
-        let any = self.random.below(self.conns.len().max(1));
-        let target = match own {
-            Some(own) if self.random.one_in(2) => Some(self.index[&own]),
-            _ => (!self.conns.is_empty()).then_some(any),
-        };
-        let Some(target) = target else {
-            return;
-        };
-        let is_own = own == Some(self.conns[target].conn);
-        let conn = self.conns[target].conn;
-        // During its own `on_close`, a connection still exists.
-        let is_closed = self.conns[target].closes > 0 && !(is_own && at == At::Close);
-        match self.random.below(80) {
-            0..12 => self.send(cx, target, is_closed),
-            12 => {
-                cx.close(conn);
-                self.conns[target].is_ended = true;
-            }
-            13 => {
-                cx.abort(conn);
-                self.conns[target].is_ended = true;
-            }
-            14 => {
-                assert_eq!(cx.half_close(conn).is_err(), is_closed);
-                self.conns[target].is_half_closed = true;
-            }
-            15..18 => {
-                assert_eq!(cx.pause(conn).is_err(), is_closed);
-                self.conns[target].is_paused = true;
-            }
-            18..21 => {
-                assert_eq!(cx.resume(conn).is_err(), is_closed);
-                self.conns[target].is_paused = false;
-            }
-            21..25 => self.grant(cx, target, is_own && at == At::Frame, is_closed),
-            25..27 => {
-                let framing = self.conns[target].framing.clone();
-                assert_eq!(cx.reframe(conn, framing).is_err(), is_closed);
-            }
-            27 => self.set_limits(cx, conn, is_closed),
-            28 => assert_eq!(cx.record(conn).is_err(), is_closed),
-            29 => assert_eq!(cx.stop_recording(conn).is_err(), is_closed),
-            30 => match self.random.below(3) {
-                0 => cx.record_all(),
-                1 => cx.stop_recording_all(),
-                _ => drop(cx.take_recording()),
-            },
-            31 => self.timer(cx),
-            32 => {
-                let nowhere: &[SocketAddr] = &[];
-                let tag = Some(self.conns.len());
-                let conn = cx.connect(nowhere, Framing::line(), tag);
-                self.add(conn, None, Framing::line());
-            }
-            33..35 => {
-                let session = cx.session(conn);
-                match session {
-                    Some(session) => assert!(!is_closed && *session == Some(target)),
-                    None => assert!(is_closed || is_own || self.conns[target].was_panic),
-                }
-            }
-            35 => self.broadcast(cx),
-            36 => {
-                let stats = cx.conn_stats(conn);
-                assert_eq!(stats.is_err(), is_closed);
-                if let Ok(stats) = stats {
-                    assert_eq!(stats.frames_out, self.conns[target].sent);
-                }
-            }
-            37 => {
-                let queued = cx.queued_bytes(conn);
-                assert_eq!(queued.is_err(), is_closed);
-                let expected = &self.conns[target];
-                if let Ok(queued) = queued
-                    && !expected.is_ended
-                    && !expected.has_failed
-                {
-                    let stats = cx.conn_stats(conn).expect("the connection exists");
-                    assert_eq!(
-                        queued as u64 + stats.written_bytes,
-                        expected.accepted.len() as u64
-                    );
-                }
-            }
-            38 => cx.stop(),
-            39..52 => {}
-            _ => self.send(cx, target, is_closed),
-        }
-    }
-
     pub(super) fn add(&mut self, conn: ConnId, script: Option<Script>, framing: Framing) {
         let number = self.conns.len();
         assert!(
@@ -260,134 +147,6 @@ impl Model {
         text.collect()
     }
 
-    fn send(&mut self, cx: &mut Cx<'_>, target: usize, is_closed: bool) {
-        let payload = self.payload();
-        let conn = self.conns[target].conn;
-        let sent = match self.random.below(4) {
-            0 => cx.send_parts(
-                conn,
-                &[&payload[..payload.len() / 2], &payload[payload.len() / 2..]],
-            ),
-            1 => cx.send_with(conn, |out| {
-                out.put(&payload);
-                Ok(())
-            }),
-            2 => cx
-                .send_owned(conn, Payload::from(payload.clone()))
-                .map_err(|refused| {
-                    assert_eq!(&refused.payload[..], payload);
-                    refused.error
-                }),
-            _ => cx.send(conn, &payload),
-        };
-        self.sent(cx, target, &payload, sent, is_closed);
-    }
-
-    /// Updates the model with the result of a send.
-    fn sent(
-        &mut self,
-        cx: &Cx<'_>,
-        target: usize,
-        payload: &[u8],
-        sent: Result<Sent, SendError>,
-        is_closed: bool,
-    ) {
-        let is_limited = self.has_memory_limit;
-        let expected = &mut self.conns[target];
-        match sent {
-            Ok(sent) => {
-                assert!(!expected.is_ended && !expected.is_half_closed && !is_closed);
-                encode(&expected.framing, payload, &mut expected.accepted);
-                expected.sent += 1;
-                expected.is_above |= matches!(sent, Sent::AboveHigh);
-            }
-            Err(SendError::Full) => {
-                expected.is_above |= !is_limited && cx.queued_bytes(expected.conn) != Ok(0);
-                expected.may_drain |= is_limited;
-            }
-            Err(SendError::Closing) => {
-                let may_be = expected.is_ended || expected.is_half_closed || expected.has_failed;
-                let is_dead = expected.closes > 0 || expected.script.is_none();
-                assert!(may_be || is_dead || is_limited, "the connection is open");
-            }
-            Err(SendError::Gone) => assert!(is_closed),
-            Err(SendError::Frame(FrameError::TooLong { .. })) => {
-                assert!(payload.len() > PAYLOAD_LEN_MAX);
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// Sends to all connections, including closed ones.
-    fn broadcast(&mut self, cx: &mut Cx<'_>) {
-        if self.has_memory_limit {
-            // The result does not show which connections were refused.
-            return;
-        }
-        let payload = [b'b'; 20];
-        let conns: Vec<_> = self.conns.iter().map(|expected| expected.conn).collect();
-        let before: Vec<_> = conns.iter().map(|conn| sent_count(cx, *conn)).collect();
-        let count = cx.broadcast(conns.iter().copied(), &payload);
-        let mut accepted = 0;
-        for (target, conn) in conns.into_iter().enumerate() {
-            let expected = &mut self.conns[target];
-            if sent_count(cx, conn) > before[target] {
-                accepted += 1;
-                encode(&expected.framing, &payload, &mut expected.accepted);
-                expected.sent += 1;
-            }
-            // The result does not show if the connection is above its high watermark.
-            expected.may_drain = true;
-        }
-        assert_eq!(accepted, count);
-    }
-
-    fn grant(&mut self, cx: &mut Cx<'_>, target: usize, is_fresh: bool, is_closed: bool) {
-        let frames = match self.random.below(6) {
-            0 => u64::MAX,
-            1 => 0,
-            _ => self.random.below(4) as u64,
-        };
-        let expected = &mut self.conns[target];
-        assert_eq!(cx.grant(expected.conn, frames).is_err(), is_closed);
-        if expected.credit.is_none() {
-            expected.is_credit_fresh = is_fresh;
-        }
-        let credit = expected.credit.unwrap_or(0).saturating_add(frames);
-        expected.credit = (credit < u64::MAX).then_some(credit);
-    }
-
-    fn set_limits(&mut self, cx: &mut Cx<'_>, conn: ConnId, is_closed: bool) {
-        let Ok(mut limits) = cx.limits(conn) else {
-            assert!(is_closed);
-            return;
-        };
-        limits.write_high_bytes = self.random.of(&[50, 500, PAYLOAD_LEN_MAX]);
-        limits.write_low_bytes = limits.write_high_bytes / 3;
-        limits.write_queue_bytes_max = 2 * limits.write_high_bytes;
-        limits.idle_timeout = Some(HOUR);
-        cx.set_limits(conn, limits).expect("the limits are valid");
-    }
-
-    fn timer(&mut self, cx: &mut Cx<'_>) {
-        if self.timers.is_empty() || self.random.one_in(2) {
-            let timer = match self.random.one_in(2) {
-                true => cx.set_timer(HOUR, 1),
-                false => cx.set_interval(HOUR, 2),
-            };
-            self.timers.push((timer, true));
-            return;
-        }
-        let index = self.random.below(self.timers.len());
-        let (timer, is_set) = &mut self.timers[index];
-        if self.random.one_in(2) {
-            assert_eq!(cx.reset_timer(*timer, 2 * HOUR), *is_set);
-        } else {
-            assert_eq!(cx.cancel_timer(*timer), *is_set);
-            *is_set = false;
-        }
-    }
-
     /// Checks the state before a callback about input.
     fn check_reading(&self, conn: ConnId, session: Option<usize>) {
         let number = self.index[&conn];
@@ -406,10 +165,6 @@ impl Model {
         assert_ne!(expected.credit, Some(0), "the connection has no credit");
         assert!(!expected.has_half_close, "the peer has ended its side");
     }
-}
-
-fn sent_count(cx: &Cx<'_>, conn: ConnId) -> u64 {
-    cx.conn_stats(conn).map_or(0, |stats| stats.frames_out)
 }
 
 pub(super) fn encode(framing: &Framing, payload: &[u8], out: &mut Vec<u8>) {
