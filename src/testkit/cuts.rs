@@ -1,6 +1,5 @@
 //! Test of a codec with every cut of a stream.
 
-use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,7 +7,8 @@ use super::failure::Failure;
 use super::probe::{self, Outcome, Stride};
 use super::random::Random;
 use super::read_side::ReadSide;
-use crate::codec::{Framing, Kind};
+use super::way::Way;
+use crate::codec::Framing;
 use crate::framed::Framer;
 
 /// Maximum length of a stream that is cut in every way: 32,768 ways.
@@ -19,15 +19,6 @@ const ONE_CUT_LEN_MAX: usize = 1024;
 /// Number of random cuts of a stream, and number of garbage streams.
 const RANDOM_COUNT: usize = 100;
 const GARBAGE_LEN_MAX: usize = 200;
-/// Maximum number of times that received bytes may be copied, in quarters: with a built-in framing,
-/// and with a user's codec.
-const MOVED_QUARTERS_MAX: u64 = 8;
-const MOVED_QUARTERS_MAX_OWN: u64 = 9;
-/// Maximum capacity of a buffer, as a multiple of the bytes held.
-const HELD_FACTOR: usize = 16;
-const HELD_MIN: usize = 1024;
-/// Maximum capacity of a buffer that is kept after an earlier frame, in bytes.
-const KEPT_LEN: usize = 64 * 1024;
 /// Maximum overhead of a frame beyond its payload, if a limit is checked: header and delimiter.
 const OVERHEAD_MAX: usize = 1024 + 256;
 
@@ -84,36 +75,6 @@ pub struct Cuts {
     is_stateful: bool,
     frame_len_max: Option<usize>,
     seed: u64,
-}
-
-/// Way in which a stream is passed to a codec.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Alone,
-    Through,
-    Shrunk,
-    Paused,
-    Reframed,
-}
-
-impl Way {
-    const ALL: [Self; 5] = [
-        Self::Alone,
-        Self::Through,
-        Self::Shrunk,
-        Self::Paused,
-        Self::Reframed,
-    ];
-
-    fn describe(self) -> &'static str {
-        match self {
-            Self::Alone => "the codec alone",
-            Self::Through => "through a connection",
-            Self::Shrunk => "through a connection whose buffer is shrunk after each read",
-            Self::Paused => "through a connection that is paused after each frame",
-            Self::Reframed => "through a connection that is reframed after each frame",
-        }
-    }
 }
 
 impl Cuts {
@@ -402,10 +363,7 @@ impl<'a> Trial<'a> {
                 continue;
             }
             let pieces: Vec<&[u8]> = pieces(self.stream, ends).collect();
-            let outcome = guarded(|| match way {
-                Way::Alone => probe::decode(&self.cuts.framing, &pieces, &self.strides),
-                _ => self.connection(way, &pieces),
-            });
+            let outcome = guarded(|| way.decode(&self.cuts.framing, &pieces, &self.strides));
             let what = match outcome {
                 Err(what) => what,
                 Ok(outcome) if outcome == self.expected => continue,
@@ -414,80 +372,6 @@ impl<'a> Trial<'a> {
             return Err(self.failure(what, way, ends));
         }
         Ok(())
-    }
-
-    fn connection(&self, way: Way, pieces: &[&[u8]]) -> Result<Outcome, String> {
-        let framing = &self.cuts.framing;
-        let mut side = ReadSide::new(framing.clone());
-        let mut outcome = Outcome::default();
-        let is_stopped = Cell::new(false);
-        let mut take = |frame: &[u8]| {
-            outcome.frames.push(frame.to_vec());
-            if matches!(way, Way::Paused | Way::Reframed) {
-                is_stopped.set(true);
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        };
-        let mut received = 0;
-        let mut pieces = pieces.iter().filter(|piece| !piece.is_empty());
-        let mut rest: &[u8] = &[];
-        let mut has_ended = false;
-        let result = loop {
-            if is_stopped.take() && way == Way::Reframed {
-                side.reframe(framing.clone());
-            }
-            if rest.is_empty() && !side.has_undelivered() {
-                match pieces.next() {
-                    Some(piece) => {
-                        rest = piece;
-                        received += piece.len();
-                    }
-                    None if has_ended => break Ok(()),
-                    None => {}
-                }
-            }
-            let step = if side.has_undelivered() {
-                side.resume(&mut take)
-            } else if rest.is_empty() {
-                side.end(&mut take).map(|ended| has_ended = ended)
-            } else {
-                side.read(rest, &mut take)
-                    .map(|taken| rest = &rest[taken..])
-            };
-            if step.is_err() {
-                break step;
-            }
-            let kept = match way {
-                Way::Through => KEPT_LEN.min(HELD_FACTOR * received),
-                Way::Shrunk => 0,
-                _ => continue,
-            };
-            if way == Way::Shrunk {
-                side.shrink_to_fit();
-            }
-            let (capacity, held) = (side.capacity(), side.held_bytes());
-            if capacity > kept.max(HELD_FACTOR * held.max(HELD_MIN)) {
-                return Err(format!(
-                    "a buffer of {capacity} bytes is kept for only {held} bytes"
-                ));
-            }
-        };
-        outcome.is_error = result.is_err();
-        outcome.taken = side.offset();
-        outcome.frames_skipped = side.frames_skipped();
-        let moved = side.moved_bytes();
-        let moved_quarters_max = match framing.kind() {
-            Kind::Custom(_) => MOVED_QUARTERS_MAX_OWN,
-            _ => MOVED_QUARTERS_MAX,
-        };
-        // Shrinking a buffer copies its bytes once more.
-        if way != Way::Shrunk && 4 * moved > moved_quarters_max * received as u64 {
-            return Err(format!(
-                "{moved} bytes are copied for {received} received bytes"
-            ));
-        }
-        Ok(outcome)
     }
 
     fn difference(&self, found: &Outcome) -> String {

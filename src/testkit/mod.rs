@@ -53,6 +53,7 @@ mod failure;
 mod probe;
 mod random;
 mod read_side;
+mod way;
 
 pub use cuts::Cuts;
 pub use failure::Failure;
