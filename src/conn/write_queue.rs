@@ -16,8 +16,8 @@ const HEADER_SPARE: usize = 32;
 /// Number of segments per write: a header, a payload and a trailer, a few times over.
 pub(crate) const SLICES_MAX: usize = 16;
 
-/// A queue of segments. Invariants: `len` is the sum of their lengths, and `owned_len` of those
-/// that are owned payloads; no segment is empty.
+/// A queue of segments. Invariants: `len` is the sum of their lengths, `owned_len` is the sum of
+/// the lengths of owned payloads, and no segment is empty.
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
     segments: VecDeque<Segment>,

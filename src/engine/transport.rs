@@ -11,14 +11,14 @@
 //!                     Stream::read                 Stream::write
 //! ```
 //!
-//! A filter may need to write before it can read, may hold plaintext that no event will report, and
-//! may hold output that the socket has not taken. The state of the connection covers all three:
+//! A filter may need to write before it can read. It may hold plaintext that no event will report,
+//! and output that the socket has not taken. The state of the connection covers all three cases:
 //!
 //! * A read that waits for a write clears `READABLE`. The flush that ends the wait sets it again,
 //!   and queues the entry.
 //! * While the filter holds plaintext, `READABLE` is not cleared.
-//! * Output that is left in the filter clears `WRITABLE`. The next writable event flushes it, and
-//!   until then the connection sends no FIN.
+//! * While the filter holds output, `WRITABLE` is cleared. The next writable event flushes the
+//!   output, and the connection sends no FIN before that.
 
 use std::io::{self, IoSlice};
 
@@ -37,7 +37,7 @@ pub(crate) enum Filled {
     Bytes(usize),
     /// The peer ended its side.
     End,
-    /// Nothing is available; an event reports the next bytes.
+    /// No bytes are available; an event will report the next ones.
     WouldBlock,
     Failed(io::Error),
 }
@@ -52,9 +52,11 @@ pub(crate) enum Filter {
 
 /// Reads into `spare`, which is not empty.
 ///
-/// Readiness is cleared by `WouldBlock`. It is cleared by a short read too, unless an event
-/// reported an end, which makes no further event if it arrived together with the data, or urgent
-/// data, at which a read stops short (tcp(7)).
+/// `WouldBlock` clears the readiness. A short read clears it too, with two exceptions:
+///
+/// * An event reported the end of the stream: if the FIN arrived together with the data, no further
+///   event will report it.
+/// * An event reported urgent data: a read stops at it, with more data behind it (tcp(7)).
 #[inline]
 pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -> Filled {
     stats.reads += 1;
@@ -83,8 +85,8 @@ pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -
     }
 }
 
-/// Writes `slices`, none of them empty; returns the number of bytes taken. A write that takes
-/// nothing is an error, not a reason to try again.
+/// Writes `slices`, none of which is empty. Returns the number of bytes that were taken; a write of
+/// zero bytes is an error.
 #[inline]
 pub(super) fn drain(
     conn: &mut Connection,
@@ -104,7 +106,7 @@ pub(super) fn drain(
     count_drained(conn, stats, written)
 }
 
-/// Writes the output that the filter holds, as much as the socket takes.
+/// Writes the output of the filter until the socket would block.
 pub(super) fn flush_filter(conn: &mut Connection, now: Stamp) -> io::Result<()> {
     #[cfg(test)]
     if (conn.state.is_writable() || has_write_error(conn))
@@ -132,8 +134,8 @@ pub(super) fn has_filter_output(conn: &Connection) -> bool {
     false
 }
 
-/// Ends the wait of a read for the output of the filter, if that is written. Returns true if the
-/// entry is to be queued: no event reports that the connection can be read.
+/// Ends the wait of a read for a write, if the filter has written all output. Returns true if the
+/// caller must queue the entry: no event will report that the connection is readable.
 pub(super) fn continue_read(conn: &mut Connection) -> bool {
     #[cfg(test)]
     if !has_filter_output(conn) {
@@ -153,7 +155,7 @@ pub(super) fn has_write_error(conn: &Connection) -> bool {
     false
 }
 
-/// Discards the output that the filter holds, and all that it produces later.
+/// Discards the output of the filter, also the output that it produces later.
 pub(super) fn discard_filter_output(conn: &mut Connection) {
     #[cfg(test)]
     if let Some((filter, _)) = filter_and_stream(conn) {
@@ -162,7 +164,7 @@ pub(super) fn discard_filter_output(conn: &mut Connection) {
     let _: &mut Connection = conn;
 }
 
-/// Stores the time of progress that the output of the filter has made.
+/// Stores the time of progress, if the filter has written output since the last call.
 pub(super) fn stamp_filter(conn: &mut Connection, now: Stamp) {
     #[cfg(test)]
     if let Some((filter, _)) = filter_and_stream(conn)
@@ -173,8 +175,8 @@ pub(super) fn stamp_filter(conn: &mut Connection, now: Stamp) {
     let _ = (conn, now);
 }
 
-/// Returns the time of the last progress of output that the socket has not taken; `None` if there
-/// is no such output. The write queue waits for the filter.
+/// Returns the time of the last progress of pending output, or `None` if no output is pending. The
+/// output of the filter comes first: the write queue waits for it.
 pub(super) fn blocked_since(conn: &Connection) -> Option<Stamp> {
     #[cfg(test)]
     if let Some(since) = filter(conn).and_then(xor_filter::XorFilter::blocked_since) {
@@ -183,7 +185,7 @@ pub(super) fn blocked_since(conn: &Connection) -> Option<Stamp> {
     conn.write_queue.as_ref().map(|queue| queue.progress)
 }
 
-/// Restarts the time in which output makes no progress.
+/// Sets the time of the last progress of pending output to `now`.
 pub(super) fn restart_blocked(conn: &mut Connection, now: Stamp) {
     #[cfg(test)]
     if let Some((filter, _)) = filter_and_stream(conn) {
@@ -194,7 +196,7 @@ pub(super) fn restart_blocked(conn: &mut Connection, now: Stamp) {
     }
 }
 
-/// Returns true if a read would return bytes, or may. It takes none.
+/// Returns true if unread input may be available. Reads no byte.
 pub(super) fn has_unread(conn: &Connection) -> bool {
     #[cfg(test)]
     if filter(conn).is_some_and(xor_filter::XorFilter::has_input) {
@@ -251,7 +253,7 @@ fn filter_and_stream(
     }
 }
 
-/// Records that the filter has written all that the socket takes.
+/// Clears the writability if the filter holds output after a write.
 #[cfg(test)]
 fn filter_written(conn: &mut Connection) {
     if has_filter_output(conn) {
@@ -259,8 +261,8 @@ fn filter_written(conn: &mut Connection) {
     }
 }
 
-/// Reads through the filter. A short read proves nothing here: only `WouldBlock` of the socket
-/// clears the readiness, and only if the filter holds no plaintext.
+/// Reads through the filter. A short read does not clear the readiness. Only `WouldBlock` of the
+/// socket does, if the filter holds no plaintext.
 #[cfg(test)]
 fn fill_filtered(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -> Filled {
     use xor_filter::Blocked;

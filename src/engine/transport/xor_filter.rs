@@ -1,8 +1,12 @@
 //! A filter that inverts every byte, to test the transport seam as TLS will use it.
 //!
-//! It has the difficulties of TLS: records of its own that may be split anywhere, plaintext that is
-//! left over when the caller's buffer is full, output that the socket has not taken, and reads that
-//! need a write first. Each side acknowledges every third data record; see [`AckOrder`].
+//! It has the difficulties of TLS:
+//!
+//! * Its records may be split anywhere.
+//! * It keeps plaintext if the caller's buffer is full.
+//! * It keeps output that the socket does not take.
+//! * Some reads need a write first: each side acknowledges every third data record; see
+//!   [`AckOrder`].
 //!
 //! ```text
 //!   | kind: 1 byte | length: 1 byte | payload, every byte XOR 0xFF |
@@ -17,11 +21,11 @@ use crate::timer::Stamp;
 pub(crate) const DATA: u8 = 1;
 pub(crate) const ACKNOWLEDGEMENT: u8 = 2;
 const HEADER_LEN: usize = 2;
-/// Plaintext bytes of the largest record.
+/// Maximum plaintext of a record, in bytes.
 pub(crate) const RECORD_LEN_MAX: usize = 50;
-/// Plaintext bytes that one `drain` accepts at most.
+/// Maximum plaintext that one `drain` accepts, in bytes.
 const DRAIN_LEN_MAX: usize = 400;
-/// Bytes that one read of the socket asks for: few, so that records are split.
+/// Maximum length of a read from the socket. It is small, so that reads split records.
 const READ_LEN: usize = 37;
 /// Number of data records after which an acknowledgement is due.
 pub(crate) const ACKNOWLEDGED_RECORDS: u32 = 3;
@@ -38,30 +42,30 @@ pub(crate) enum Blocked {
 pub(crate) enum AckOrder {
     /// The acknowledgement is written before the plaintext may be used.
     First,
-    /// The acknowledgement is queued, and reading continues. One side of a connection must do so:
-    /// if both waited for a write, two full pipes would never be emptied.
+    /// The acknowledgement is queued, and reading continues. One side of a connection must use this
+    /// order. If both sides waited for a write while all buffers are full, neither would read.
     Queued,
 }
 
 #[derive(Debug)]
 pub(crate) struct XorFilter {
     ack_order: AckOrder,
-    /// Ciphertext that is not a whole record yet.
+    /// Received ciphertext that is not decrypted yet.
     incoming: VecDeque<u8>,
     /// Decrypted bytes that the caller has not taken.
     plaintext: VecDeque<u8>,
     /// Ciphertext that the socket has not taken.
     outgoing: VecDeque<u8>,
     records: u32,
-    /// The last record needs an acknowledgement.
+    /// True if the last record needs an acknowledgement.
     is_ack_due: bool,
-    /// An acknowledgement must be written before `plaintext` may be used.
+    /// True if an acknowledgement must be written before `plaintext` may be used.
     must_flush: bool,
-    /// The FIN was sent or a write failed: all further output is discarded.
+    /// True if the FIN was sent or a write failed: all further output is discarded.
     is_output_over: bool,
     /// The error of a write during a read, until a flush returns it.
     write_error: Option<io::Error>,
-    /// Output began, or the socket took some of it, since the last call of `stamp`.
+    /// True if output was queued in an empty queue, or was written, since the last call of `stamp`.
     has_progress: bool,
     /// Time of the last progress of the output.
     progress: Stamp,
@@ -84,7 +88,7 @@ impl XorFilter {
         }
     }
 
-    /// Reads plaintext; `Ok(Ok(0))` is the end of the stream.
+    /// Reads plaintext. Returns `Ok(Ok(0))` at the end of the stream.
     pub(super) fn fill(
         &mut self,
         stream: &mut Stream,
@@ -121,7 +125,7 @@ impl XorFilter {
         }
     }
 
-    /// Decrypts the first record; returns false if it is not whole.
+    /// Decrypts the first record. Returns false if it is not complete.
     fn decrypt_record(&mut self) -> io::Result<bool> {
         let (Some(&kind), Some(&len)) = (self.incoming.front(), self.incoming.get(1)) else {
             return Ok(false);
@@ -154,7 +158,7 @@ impl XorFilter {
         }
     }
 
-    /// Writes output during a read. If that fails, the output is over, and the read continues.
+    /// Writes output during a read. If that fails, all output is discarded and the read continues.
     fn flush_between_reads(&mut self, stream: &mut Stream) {
         if let Err(error) = self.flush(stream)
             && error.kind() != io::ErrorKind::WouldBlock
@@ -203,7 +207,7 @@ impl XorFilter {
         self.outgoing.extend(ciphertext);
     }
 
-    /// Writes the ciphertext that is left; `WouldBlock` if the socket takes no more.
+    /// Writes all queued ciphertext. Fails with `WouldBlock` if the socket does not take all of it.
     pub(super) fn flush(&mut self, stream: &mut Stream) -> io::Result<()> {
         if let Some(error) = self.write_error.take() {
             return Err(error);
@@ -229,18 +233,18 @@ impl XorFilter {
         !self.outgoing.is_empty()
     }
 
-    /// Discards the output that is left, and all further output.
+    /// Discards all queued and all further output.
     pub(super) fn end_output(&mut self) {
         self.is_output_over = true;
         self.outgoing.clear();
     }
 
-    /// Returns true if it holds input that was not read.
+    /// Returns true if the filter holds input that the caller has not read.
     pub(super) fn has_input(&self) -> bool {
         !(self.plaintext.is_empty() && self.incoming.is_empty())
     }
 
-    /// Sets the time of progress that was made since the last call; returns false if there is none.
+    /// Stores the time of the progress since the last call. Returns false if there was no progress.
     pub(super) fn stamp(&mut self, now: Stamp) -> bool {
         let has_progress = std::mem::take(&mut self.has_progress);
         if has_progress {
@@ -249,12 +253,12 @@ impl XorFilter {
         has_progress
     }
 
-    /// Time of the last progress of the output, if some is left.
+    /// Returns the time of the last progress, if the filter holds output.
     pub(super) fn blocked_since(&self) -> Option<Stamp> {
         self.has_output().then_some(self.progress)
     }
 
-    /// Restarts the time in which the output makes no progress.
+    /// Sets the time of the last progress to `now`.
     pub(super) fn restart_progress(&mut self, now: Stamp) {
         self.progress = now;
     }

@@ -1,11 +1,11 @@
-//! What only a filter does: writes that a read needs, leftover plaintext, and output that it holds.
+//! Tests of a connection with a filter: writes that a read needs, buffered plaintext, held output.
 
 use super::sim_world::{MS, Node, SEC, node, run_for, seen, settle};
 use super::transport::AckOrder;
 use super::*;
 use crate::testkit::Random;
 
-/// A reactor that does not echo, and a filtered connection with frames behind a byte of length.
+/// Returns a reactor that does not echo, and its filtered connection with `length_u8` framing.
 fn silent(config: Config, order: AckOrder) -> (Reactor<Recorder>, Wire, ConnId) {
     let mut reactor = reactor_with(config);
     Transport::Filtered.install(&mut reactor, order);
@@ -15,7 +15,7 @@ fn silent(config: Config, order: AckOrder) -> (Reactor<Recorder>, Wire, ConnId) 
     (reactor, script, conn)
 }
 
-/// Takes turns without events until there is no more work.
+/// Runs turns without events until there is no more work.
 fn turns(reactor: &mut Reactor<Recorder>) {
     for _ in 0..100 {
         if reactor.next_turn_in() != Some(Duration::ZERO) {
@@ -23,10 +23,10 @@ fn turns(reactor: &mut Reactor<Recorder>) {
         }
         turn(reactor);
     }
-    panic!("the reactor never rests");
+    panic!("the reactor has work after 100 turns");
 }
 
-/// A record for each of the frames.
+/// Returns one record for each frame.
 fn records(frames: &[&[u8]]) -> Vec<Reading> {
     frames.iter().map(|frame| bytes(frame)).collect()
 }
@@ -39,7 +39,7 @@ fn end() -> Ready {
 }
 
 #[test]
-fn a_frame_is_delivered_once_its_record_is_acknowledged() {
+fn frame_is_delivered_once_its_record_is_acknowledged() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
     script.then_read(records(&THREE));
     script.then_write([WOULD_BLOCK]);
@@ -47,23 +47,29 @@ fn a_frame_is_delivered_once_its_record_is_acknowledged() {
     turns(&mut reactor);
     assert_eq!(reactor.handler.frames, [b"a", b"b"]);
     assert!(state(&reactor, conn).awaits_write());
-    assert_eq!(script.seen().writes, 1, "it waits for an event");
+    assert_eq!(
+        script.seen().writes,
+        1,
+        "the write is not repeated before an event"
+    );
     event(&mut reactor, conn, Ready::WRITABLE);
     assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
     assert_eq!(script.acknowledgements(), 1);
 }
 
-/// No further event reports that the connection can be read: only the socket's output was blocked.
+/// No further event reports that the connection is readable: only the output would block.
 #[test]
-fn a_read_continues_after_the_batch_has_flushed_the_filter() {
-    // The filter accepts a long batch in parts.
+fn read_waiting_for_a_write_continues_after_a_flush() {
+    // The filter accepts at most 400 bytes of a batch at once.
     for sends in [1, 20] {
         let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
         script.then_read(records(&THREE));
         script.then_write([WOULD_BLOCK]);
         reactor.handler.at_frame = Some(Box::new(move |cx| {
             for _ in 0..sends {
-                let _ = cx.send(conn, &[b'x'; 50]).expect("there is room");
+                let _ = cx
+                    .send(conn, &[b'x'; 50])
+                    .expect("the write queue is not full");
             }
         }));
         event(&mut reactor, conn, Ready::READABLE);
@@ -75,7 +81,7 @@ fn a_read_continues_after_the_batch_has_flushed_the_filter() {
 }
 
 #[test]
-fn a_queued_acknowledgement_is_flushed_without_output_of_the_handler() {
+fn queued_filter_output_is_flushed_at_the_next_writable_event() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::Queued);
     script.then_read(records(&THREE));
     script.then_write([Writing::Takes(1), WOULD_BLOCK]);
@@ -88,10 +94,10 @@ fn a_queued_acknowledgement_is_flushed_without_output_of_the_handler() {
 }
 
 #[test]
-fn the_fin_waits_for_the_output_of_the_filter() {
+fn fin_waits_for_the_output_of_the_filter() {
     type Act = fn(&mut Context<'_, Recorder>, ConnId);
     let acts: [Act; 2] = [
-        |cx, conn| cx.half_close(conn).expect("it is open"),
+        |cx, conn| cx.half_close(conn).expect("the connection is open"),
         |cx, conn| cx.close(conn),
     ];
     for act in acts {
@@ -99,7 +105,9 @@ fn the_fin_waits_for_the_output_of_the_filter() {
         script.then_read(records(&THREE[..1]));
         script.then_write([Writing::Takes(3), WOULD_BLOCK]);
         reactor.handler.at_frame = Some(Box::new(move |cx| {
-            let _ = cx.send(conn, b"answer").expect("there is room");
+            let _ = cx
+                .send(conn, b"answer")
+                .expect("the write queue is not full");
             act(cx, conn);
         }));
         event(&mut reactor, conn, Ready::READABLE);
@@ -112,9 +120,9 @@ fn the_fin_waits_for_the_output_of_the_filter() {
 }
 
 #[test]
-fn a_half_closed_side_is_read_on_without_acknowledgements() {
+fn half_closed_connection_is_read_without_acknowledgements() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
-    reactor.with(|_, cx| cx.half_close(conn).expect("it is open"));
+    reactor.with(|_, cx| cx.half_close(conn).expect("the connection is open"));
     turns(&mut reactor);
     assert!(script.seen().is_shut_down);
     script.then_read(records(&THREE));
@@ -125,9 +133,9 @@ fn a_half_closed_side_is_read_on_without_acknowledgements() {
     assert!(matches!(only_close(&reactor).reason, CloseReason::Local));
 }
 
-/// One read of the socket takes all records; the budget stops the dispatch after each frame.
+/// One read of the socket returns all records. The budget stops the dispatch after each frame.
 #[test]
-fn frames_of_leftover_plaintext_need_no_further_event() {
+fn frames_in_buffered_plaintext_need_no_further_event() {
     for read_len_max in [1, 2, 3, 1000] {
         let config = Config {
             read_len_max,
@@ -146,25 +154,27 @@ fn frames_of_leftover_plaintext_need_no_further_event() {
 }
 
 #[test]
-fn leftover_plaintext_is_delivered_after_a_pause() {
+fn buffered_plaintext_is_delivered_after_resume() {
     let config = Config {
         read_len_max: 2,
         ..Config::default()
     };
     let (mut reactor, script, conn) = silent(config, AckOrder::First);
     script.then_read(records(&[&THREE.concat()]));
-    reactor.handler.at_frame = Some(Box::new(move |cx| cx.pause(conn).expect("it is open")));
+    reactor.handler.at_frame = Some(Box::new(move |cx| {
+        cx.pause(conn).expect("the connection is open")
+    }));
     event(&mut reactor, conn, Ready::READABLE);
     turns(&mut reactor);
     assert_eq!(reactor.handler.frames, [b"a"]);
-    reactor.with(|_, cx| cx.resume(conn).expect("it is open"));
+    reactor.with(|_, cx| cx.resume(conn).expect("the connection is open"));
     turns(&mut reactor);
     assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
 }
 
-/// The socket is empty, and nothing can be sent: only the filter has something left to deliver.
+/// The socket is empty and the output is closed: only the filter holds undelivered input.
 #[test]
-fn a_hangup_while_paused_loses_no_leftover_plaintext() {
+fn hangup_while_paused_loses_no_buffered_plaintext() {
     let config = Config {
         read_len_max: 2,
         ..Config::default()
@@ -173,20 +183,20 @@ fn a_hangup_while_paused_loses_no_leftover_plaintext() {
     script.then_read(records(&[&THREE.concat()]));
     script.then_read([Reading::End]);
     reactor.handler.at_frame = Some(Box::new(move |cx| {
-        cx.pause(conn).expect("it is open");
-        cx.half_close(conn).expect("it is open");
+        cx.pause(conn).expect("the connection is open");
+        cx.half_close(conn).expect("the connection is open");
     }));
     event(&mut reactor, conn, end());
     turns(&mut reactor);
     assert!(reactor.handler.closes.is_empty());
-    reactor.with(|_, cx| cx.resume(conn).expect("it is open"));
+    reactor.with(|_, cx| cx.resume(conn).expect("the connection is open"));
     turns(&mut reactor);
     assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
     only_close(&reactor);
 }
 
 #[test]
-fn a_failed_acknowledgement_still_delivers_the_input_to_its_end() {
+fn failed_acknowledgement_still_delivers_all_input() {
     for order in [AckOrder::First, AckOrder::Queued] {
         let (mut reactor, script, conn) = silent(Config::default(), order);
         script.then_read(records(&THREE));
@@ -200,15 +210,17 @@ fn a_failed_acknowledgement_still_delivers_the_input_to_its_end() {
     }
 }
 
-/// The filter must not keep the entry in the ready queue with output that nothing can write.
+/// The filter must not keep the entry in the ready queue with output that cannot be written.
 #[test]
-fn a_failed_write_while_paused_leaves_the_reactor_idle() {
+fn failed_filter_write_while_paused_leaves_the_reactor_idle() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
     script.then_read(records(&THREE[..1]));
     script.then_write([WOULD_BLOCK, Writing::Fails(ErrorKind::BrokenPipe)]);
     reactor.with(|_, cx| {
-        cx.pause(conn).expect("it is open");
-        let _ = cx.send(conn, b"answer").expect("there is room");
+        cx.pause(conn).expect("the connection is open");
+        let _ = cx
+            .send(conn, b"answer")
+            .expect("the write queue is not full");
     });
     turns(&mut reactor);
     event(&mut reactor, conn, Ready::WRITABLE);
@@ -217,11 +229,11 @@ fn a_failed_write_while_paused_leaves_the_reactor_idle() {
     event(&mut reactor, conn, Ready::WRITABLE);
     turns(&mut reactor);
     assert_eq!(reactor.handler.hangups, [Hangup::Reset]);
-    assert_eq!(script.seen().writes, 2, "the output is over");
+    assert_eq!(script.seen().writes, 2, "the output was discarded");
 }
 
 #[test]
-fn a_stream_that_ends_within_a_record_is_an_error() {
+fn end_of_stream_within_a_record_closes_with_an_error() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
     let mut wire = Transport::Filtered.encrypt(b"\x01a\x02bc");
     wire.pop();
@@ -233,7 +245,7 @@ fn a_stream_that_ends_within_a_record_is_an_error() {
 }
 
 #[test]
-fn plain_text_for_a_filter_closes_the_connection_with_an_error() {
+fn plain_text_to_a_filter_closes_with_an_error() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
     let request = b"GET / HTTP/1.1\r\nhost: example.com\r\nuser-agent: a browser\r\n";
     Script::from(script).then_read([Reading::Bytes(request.repeat(3))]);
@@ -242,9 +254,9 @@ fn plain_text_for_a_filter_closes_the_connection_with_an_error() {
     assert_io(only_close(&reactor), ErrorKind::InvalidData);
 }
 
-/// All of the write queue is in the filter: only its own output has stalled.
+/// The write queue is empty: the filter holds all pending output.
 #[test]
-fn output_that_the_filter_holds_counts_for_the_write_stall() {
+fn output_held_by_the_filter_counts_as_write_stall() {
     let world = World::new(0);
     world.set_buffer_lens(100, 100);
     let config = Config {
@@ -254,26 +266,26 @@ fn output_that_the_filter_holds_counts_for_the_write_stall() {
     let mut reactor = Transport::Filtered.node(world, config);
     reactor.handler.greeting = vec![b'x'; 390];
     let listener = reactor.listen(any(), Framing::raw()).expect("a free port");
-    let addr = reactor.local_addr(listener).expect("it is bound");
+    let addr = reactor.local_addr(listener).expect("the listener is bound");
     let peer = Peer::new(Transport::Filtered, world.connect(addr));
     settle(&mut [&mut reactor]);
     assert_eq!(
         reactor.stats().written_bytes,
         390,
-        "the filter has all of it"
+        "the filter has accepted all output"
     );
-    // Progress restarts the time.
+    // Progress restarts the timeout.
     for _ in 0..3 {
         run_for(world, &mut [&mut reactor], 900 * MS);
         assert!(!peer.recv_up_to(50).is_empty());
     }
-    // So do limits of its own. The shorter timeout makes checks more frequent.
+    // New limits of the connection restart it too. The shorter deadline adds more frequent checks.
     run_for(world, &mut [&mut reactor], 900 * MS);
-    let conn = ConnId(only_conn(&reactor).expect("it is open"));
+    let conn = ConnId(only_conn(&reactor).expect("the connection is open"));
     reactor.with(|_, cx| {
-        let mut limits = cx.limits(conn).expect("it is open");
+        let mut limits = cx.limits(conn).expect("the connection is open");
         limits.frame_deadline = Some(100 * MS);
-        cx.set_limits(conn, limits).expect("they are sound");
+        cx.set_limits(conn, limits).expect("the limits are valid");
     });
     run_for(world, &mut [&mut reactor], 900 * MS);
     assert_eq!(seen(&mut reactor), ["0 open"]);
@@ -282,31 +294,34 @@ fn output_that_the_filter_holds_counts_for_the_write_stall() {
     assert!(seen[0].contains("close WriteStalled"), "{seen:?}");
 }
 
-/// The segments of one gathered write begin and end within records.
+/// Each segment of the gathered write begins and ends within a record.
 #[test]
-fn a_gathered_write_through_a_filter_keeps_every_byte() {
+fn gathered_write_through_a_filter_keeps_every_byte() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
     let mut expected = Vec::new();
     reactor.with(|_, cx| {
-        cx.reframe(conn, Framing::length_u32()).expect("it is open");
+        cx.reframe(conn, Framing::length_u32())
+            .expect("the connection is open");
         for (len, byte) in [(20_010, 1), (7, 2), (16_385, 3), (399, 4)] {
             let payload = vec![byte; len];
             let header = u32::try_from(len).expect("short").to_be_bytes();
             expected.extend([&header[..], &payload].concat());
-            let _ = cx.send_owned(conn, payload).expect("there is room");
+            let _ = cx
+                .send_owned(conn, payload)
+                .expect("the write queue is not full");
         }
     });
     turns(&mut reactor);
     assert!(script.seen().written == expected);
 }
 
-/// The bytes of all frames that a node has seen.
+/// Returns the bytes of all frames that a node has received.
 fn received(reactor: &Reactor<Node>) -> String {
     let frame = |event: &String| Some(event.split_once(" frame ")?.1.to_owned());
     reactor.handler.seen.iter().filter_map(frame).collect()
 }
 
-/// The only connection of a node, if it has one.
+/// Returns the connection of a node, if it has one.
 fn only_conn(reactor: &Reactor<Node>) -> Option<Token> {
     let mut tokens = reactor.engine.entries.tokens().into_iter();
     tokens.find(|token| reactor.engine.conn(*token).is_ok())
@@ -317,9 +332,9 @@ fn state_of_only(reactor: &Reactor<Node>) -> Option<State> {
     Some(conn.state)
 }
 
-/// Both write more than all buffers hold, and acknowledge what they read meanwhile.
+/// Both reactors send more bytes than all buffers hold, and acknowledge records at the same time.
 #[test]
-fn two_filtered_reactors_that_block_on_writes_do_not_deadlock() {
+fn two_filtered_reactors_with_full_buffers_do_not_deadlock() {
     let (mut both_blocked, mut read_waited) = (0, 0);
     for seed in 0..30 {
         let mut random = Random(seed);
@@ -337,7 +352,7 @@ fn two_filtered_reactors_that_block_on_writes_do_not_deadlock() {
         });
         let [server, client] = &mut nodes;
         let listener = server.listen(any(), Framing::raw()).expect("a free port");
-        let addr = server.local_addr(listener).expect("it is bound");
+        let addr = server.local_addr(listener).expect("the listener is bound");
         let conn = client.connect(addr, Framing::raw(), ());
         for _ in 0..5000 {
             run_for(world, &mut [server, client], MS / 2);
@@ -355,7 +370,11 @@ fn two_filtered_reactors_that_block_on_writes_do_not_deadlock() {
         client.with(|_, cx| cx.close(conn));
         run_for(world, &mut [server, client], SEC);
         for (reactor, reason) in [(server, "Peer"), (client, "Local")] {
-            let last = reactor.handler.seen.pop().expect("it has closed");
+            let last = reactor
+                .handler
+                .seen
+                .pop()
+                .expect("the connection has closed");
             let close = format!("close {reason}, 0 unsent, 0 undecoded");
             assert!(last.ends_with(&close), "seed {seed}: {last}");
         }

@@ -1,8 +1,8 @@
 //! The transports that the connection tests run over, and the far ends of their connections.
 //!
-//! A test that takes a [`Transport`] runs over plain TCP and through the test's filter; see
-//! [`on_both_transports`]. The far end of a filtered connection encrypts with a codec of its own,
-//! so that no error of the filter goes unnoticed.
+//! A test with a [`Transport`] argument runs over plain TCP and through the test filter; see
+//! [`on_both_transports`]. The far end of a filtered connection has a separate decoder, so that the
+//! tests notice each error of the filter.
 
 use std::cell::RefCell;
 use std::io;
@@ -42,7 +42,7 @@ impl Transport {
         self == Self::Plain
     }
 
-    /// Makes it the transport of all connections that the reactor opens from now on.
+    /// Sets the transport of all connections that the reactor opens later.
     pub(in crate::reactor) fn install<H: Handler>(self, reactor: &mut Reactor<H>, order: AckOrder) {
         let order = (!self.is_plain()).then_some(order);
         reactor.engine.admission.filters_connections = order;
@@ -52,7 +52,7 @@ impl Transport {
         self.reactor_with(Config::default())
     }
 
-    /// A reactor on the current simulated world.
+    /// Returns a reactor on the current simulated world.
     pub(super) fn reactor_with(self, config: Config) -> Reactor<Recorder> {
         let mut reactor = reactor_with(config);
         self.install(&mut reactor, AckOrder::First);
@@ -81,7 +81,7 @@ impl Transport {
         }
     }
 
-    /// Returns the plaintext of the first bytes of a stream.
+    /// Returns the plaintext of the first bytes on the wire.
     pub(in crate::reactor) fn decrypt(self, wire: &[u8]) -> Vec<u8> {
         match self {
             Self::Plain => wire.to_vec(),
@@ -94,7 +94,7 @@ impl Transport {
 #[derive(Debug, Default)]
 struct Decoder {
     kind: Option<u8>,
-    /// Bytes that the record still has, once its length is known.
+    /// Remaining payload of the record, in bytes; `None` until its length is known.
     left: Option<u8>,
     records: u32,
     acknowledgements: usize,
@@ -125,7 +125,7 @@ impl Decoder {
         plaintext
     }
 
-    /// Number of acknowledgements that are due for the records so far.
+    /// Returns the number of acknowledgements that the records need.
     fn acknowledgements_due(&self) -> u32 {
         self.records / ACKNOWLEDGED_RECORDS
     }
@@ -151,14 +151,14 @@ impl Wire {
         self.script.then_write(writings);
     }
 
-    /// The calls that were made on the stream; its output in plaintext.
+    /// Returns the calls on the stream, with its output in plaintext.
     pub(super) fn seen(self) -> Seen {
         let mut seen = self.script.seen();
         seen.written = self.transport.decrypt(&seen.written);
         seen
     }
 
-    /// Number of acknowledgements that were written.
+    /// Returns the number of written acknowledgements.
     pub(super) fn acknowledgements(self) -> usize {
         let mut decoder = Decoder::default();
         decoder.decrypt(&self.script.seen().written);
@@ -195,13 +195,13 @@ impl Peer {
         }
     }
 
-    /// Sends all of the bytes, which the send buffer must take.
+    /// Sends all bytes. Panics if the send buffer does not take them.
     pub(super) fn send(&self, bytes: &[u8]) {
         let wire = self.transport.encrypt(bytes);
         assert_eq!(self.sim.send(&wire), wire.len(), "the send buffer is full");
     }
 
-    /// Receives all bytes that are there.
+    /// Receives all available bytes.
     pub(super) fn recv(&self) -> Vec<u8> {
         self.recv_up_to(usize::MAX)
     }
@@ -218,14 +218,14 @@ impl Peer {
         } = &mut *self.input.borrow_mut();
         let plaintext = decoder.decrypt(&wire);
         while *acknowledged < decoder.acknowledgements_due() {
-            // It is lost after the end of this side.
+            // The acknowledgement is lost if this side has sent its FIN.
             self.sim.send(&[ACKNOWLEDGEMENT, 0]);
             *acknowledged += 1;
         }
         plaintext
     }
 
-    /// Reads when all bytes are received: `Ok(0)` is the end of the stream.
+    /// Reads after all bytes were received. Returns `Ok(0)` at the end of the stream.
     pub(super) fn read_end(&self) -> io::Result<usize> {
         let received = self.recv();
         assert!(received.is_empty(), "{received:?} is not the end");

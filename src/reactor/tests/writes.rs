@@ -1,9 +1,9 @@
-//! What the loop makes of the results of writes.
+//! Tests of the results of writes: short, blocked, failed.
 
 use super::*;
 
 fn write_of_zero_bytes_is_an_error_and_closes_once(transport: Transport) {
-    // At the first write, and after a part was taken.
+    // At the first write, and after a short write.
     for (writings, sent) in [(vec![0], 0), (vec![3, 0], 3)] {
         let mut reactor = transport.reactor();
         let script = transport.script();
@@ -16,7 +16,7 @@ fn write_of_zero_bytes_is_an_error_and_closes_once(transport: Transport) {
         }
         let closed = only_close(&reactor);
         assert_io(closed, ErrorKind::WriteZero);
-        // Of a record, a filter takes all or nothing.
+        // A filter accepts whole records only.
         let sent = if transport.is_plain() { sent } else { 0 };
         assert_eq!(
             (closed.stats.written_bytes, closed.unsent_bytes),
@@ -25,13 +25,13 @@ fn write_of_zero_bytes_is_an_error_and_closes_once(transport: Transport) {
         assert_eq!(
             script.seen().writes,
             writings.len(),
-            "it is not tried again"
+            "the write is not repeated"
         );
         assert!(reactor.engine.entries.is_empty());
     }
 }
 
-/// Plain only: the events and writes that the output takes are counted.
+/// Plain only: the test counts the events and writes.
 #[test]
 fn short_writes_neither_lose_nor_repeat_bytes() {
     let expected: Vec<u8> = (0..100_u8).collect();
@@ -56,16 +56,12 @@ fn short_writes_neither_lose_nor_repeat_bytes() {
             assert!(!state(&reactor, conn).is_writable());
             turn(&mut reactor);
             let seen = script.seen();
-            assert_eq!(
-                seen.written.len(),
-                written,
-                "nothing is tried without an event"
-            );
+            assert_eq!(seen.written.len(), written, "no write without an event");
             event(&mut reactor, conn, Ready::WRITABLE);
             events += 1;
             assert!(
                 script.seen().written.len() > written,
-                "each event moves it on"
+                "each event continues the output"
             );
         }
         assert_eq!(script.seen().written, expected);
@@ -74,9 +70,9 @@ fn short_writes_neither_lose_nor_repeat_bytes() {
     }
 }
 
-/// A short count alone is no reason to wait: no edge would come. It writes on to `WouldBlock`.
+/// A short write alone causes no event, so writing continues until `WouldBlock`.
 ///
-/// Plain only: the writes are counted.
+/// Plain only: the test counts the writes.
 #[test]
 fn short_write_is_continued_at_once() {
     let mut reactor = reactor();
@@ -92,22 +88,24 @@ fn short_write_is_continued_at_once() {
     assert!(state(&reactor, conn).is_writable());
 }
 
-/// All of its read is decoded then, and yet there is more to do than to write.
+/// The read buffer is empty after the frame, but the FIN must follow the output.
 fn half_close_in_the_last_frame_sends_fin_at_once(transport: Transport) {
     let mut reactor = transport.reactor();
     let script = transport.script();
     script.then_read([bytes(b"question")]);
     let conn = open(&mut reactor, script, Framing::raw());
     reactor.handler.at_frame = Some(Box::new(move |cx| {
-        let _ = cx.send(conn, b"answer").expect("there is room");
-        cx.half_close(conn).expect("it is open");
+        let _ = cx
+            .send(conn, b"answer")
+            .expect("the write queue is not full");
+        cx.half_close(conn).expect("the connection is open");
     }));
     event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(script.seen().written, b"answer");
     assert!(script.seen().is_shut_down);
 }
 
-/// From then on what it is sent is queued: behind what was gathered before.
+/// After `set_limits`, output is queued instead of batched. The batch must be written first.
 fn set_limits_between_two_sends_keeps_their_order(transport: Transport) {
     for taken in [1, 6, 12] {
         let mut reactor = transport.reactor();
@@ -116,10 +114,14 @@ fn set_limits_between_two_sends_keeps_their_order(transport: Transport) {
         script.then_write([Writing::Takes(taken), Writing::Fails(ErrorKind::WouldBlock)]);
         let conn = open(&mut reactor, script, Framing::raw());
         reactor.handler.at_frame = Some(Box::new(move |cx| {
-            let _ = cx.send(conn, b"first ").expect("there is room");
-            let limits = cx.limits(conn).expect("it is open");
-            cx.set_limits(conn, limits).expect("they are sound");
-            let _ = cx.send(conn, b"second").expect("there is room");
+            let _ = cx
+                .send(conn, b"first ")
+                .expect("the write queue is not full");
+            let limits = cx.limits(conn).expect("the connection is open");
+            cx.set_limits(conn, limits).expect("the limits are valid");
+            let _ = cx
+                .send(conn, b"second")
+                .expect("the write queue is not full");
             assert_eq!(cx.queued_bytes(conn), Ok(12));
         }));
         event(&mut reactor, conn, Ready::READABLE);
@@ -129,18 +131,20 @@ fn set_limits_between_two_sends_keeps_their_order(transport: Transport) {
     }
 }
 
-/// What was gathered before counts with what is queued.
+/// The earlier output is in the batch, the later output is queued. The limits count both.
 fn own_limits_count_earlier_output_of_the_same_frame(transport: Transport) {
     let mut reactor = transport.reactor();
     let script = transport.script();
     script.then_read([bytes(b"question")]);
     let conn = open(&mut reactor, script, Framing::raw());
     reactor.handler.at_frame = Some(Box::new(move |cx| {
-        let _ = cx.send(conn, &[1; 60]).expect("there is room");
-        let mut limits = cx.limits(conn).expect("it is open");
+        let _ = cx
+            .send(conn, &[1; 60])
+            .expect("the write queue is not full");
+        let mut limits = cx.limits(conn).expect("the connection is open");
         (limits.write_low_bytes, limits.write_high_bytes) = (10, 50);
         limits.write_queue_bytes_max = 100;
-        cx.set_limits(conn, limits).expect("they are sound");
+        cx.set_limits(conn, limits).expect("the limits are valid");
         assert!(matches!(cx.send(conn, &[2; 50]), Err(SendError::Full)));
         assert!(matches!(cx.send(conn, &[3; 40]), Ok(Sent::AboveHigh)));
     }));
@@ -162,13 +166,16 @@ fn failed_write_still_delivers_input_up_to_its_end(transport: Transport) {
         turn(&mut reactor);
     }
     assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
-    assert_eq!(reactor.handler.half_closes, 0, "nobody can be answered");
+    assert_eq!(
+        reactor.handler.half_closes, 0,
+        "on_half_close is skipped: no reply could be sent"
+    );
     let closed = only_close(&reactor);
     assert_io(closed, ErrorKind::BrokenPipe);
     assert_eq!(
         (closed.unsent_bytes, script.seen().writes),
         (2, 1),
-        "the later answers are refused"
+        "the later replies are refused"
     );
 }
 
