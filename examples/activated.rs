@@ -45,8 +45,6 @@ fn main() -> io::Result<()> {
         println!("listening {}", reactor.local_addr(listener)?);
     }
 
-    let remote = reactor.remote();
-    let on_signal = move || drop(remote.shutdown(Duration::from_secs(1)));
-    ctrlc::set_handler(on_signal).map_err(io::Error::other)?;
+    reactor.shutdown_on_signals(Duration::from_secs(1))?;
     reactor.run()
 }
