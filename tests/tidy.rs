@@ -211,13 +211,13 @@ fn handler_is_called_in_one_file() {
 #[test]
 fn sockets_are_read_and_written_in_transport_only() {
     let allowed = [
-        "src/engine/transport.rs",
+        "src/engine/transport/mod.rs",
         "src/engine/transport",
         "src/framed/framed_stream.rs",
         "src/os",
     ];
     let patterns = ["stream.read(", "stream.write(", ".write_gathered("];
-    let advice = "outside the transport; call `fill` or `drain` of src/engine/transport.rs";
+    let advice = "outside the transport; call `fill` or `drain` of src/engine/transport/mod.rs";
     assert_none(&uses_outside(&allowed, &patterns, advice));
 }
 

@@ -264,12 +264,12 @@ impl Engine {
                 return self.fail_write(token, error);
             }
         }
-        self.queue_batch_of_ended(token);
+        self.queue_rest_of_batch(token);
         self.flush(token)
     }
 
     /// Moves the unwritten bytes of the batch to the write queue, at the end of the dispatch.
-    fn queue_batch_of_ended(&mut self, token: Token) {
+    fn queue_rest_of_batch(&mut self, token: Token) {
         if let Ok(conn) = self.entries.conn_mut(token) {
             let (memory, stamp) = (&mut self.memory, self.timers.stamp);
             let queue = conn
