@@ -4,8 +4,8 @@
 //! A connection is *plain* while no frame of it needs a check: it has no hold, close, own limits,
 //! credit, recording, filter, timed callbacks or queued output.
 //!
-//! The figures are instructions in user space per echoed frame of 64 bytes, with 64 connections: one
-//! frame at a time, and 16 frames at a time. Each shortcut was removed alone. To count them again:
+//! The figures are instructions in user space per echoed frame of 64 bytes, with 64 connections:
+//! one frame at a time, and 16 frames at a time. Each shortcut was removed alone. To count them:
 //! `cargo run --release --manifest-path benches/peers/Cargo.toml -- instructions`.
 //!
 //! | shortcut | preconditions | saves |
