@@ -11,13 +11,14 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use common::{DEADLINE, drive, frame, listening};
+use unstick::testkit::ReadSide;
 use unstick::{
     Config, ConnId, Context, Datagram, Deframer, FramedStream, Framing, Handler, Origin, Reactor,
     SendError, Sent, Stats, TimerId, UdpId,
@@ -279,15 +280,17 @@ fn partial_frames_allocate_nothing() {
 /// is drained, and repeats that.
 #[test]
 fn repeated_watermark_crossings_allocate_nothing() {
-    const FRAME_LEN: usize = 16 * 1024;
+    const READ_LEN: usize = 32 * 1024;
+    /// Longer than a read, so one dispatch echoes at most one frame and never needs more memory
+    /// for its output than another.
+    const FRAME_LEN: usize = READ_LEN + 1024;
     const STALLS: u64 = FRAMES / 1000;
     let echo = Echo::default();
     let is_above = Arc::clone(&echo.is_above);
     let mut config = Config::default();
-    // The pool keeps all buffers of the warm-up, and the output of one dispatch fits the buffer
-    // that is kept for it. Returning memory is not tested here.
+    // The pool keeps all buffers of the warm-up. Returning memory is not tested here.
     config.pool_bytes_max = 64 << 20;
-    (config.read_len_max, config.read_budget_bytes) = (32 * 1024, 32 * 1024);
+    (config.read_len_max, config.read_budget_bytes) = (READ_LEN, READ_LEN);
     let (mut reactor, mut streams) = connected(echo, config, 1);
     fill_pool(&mut reactor, 16, 512 * 1024);
 
@@ -419,6 +422,35 @@ fn repeated_bursts_in_a_deframer_allocate_nothing() {
     };
     burst();
     let counted = allocation_counter::measure(|| (0..100).for_each(|_| burst()));
+    assert_eq!(counted.count_total, 0);
+}
+
+/// The connection has held partial frames of every length, but none that arrived in more than two
+/// pieces, so no buffer of a partial frame had to grow.
+#[test]
+fn first_growth_of_a_partial_frame_allocates_nothing() {
+    const LEN_MAX: usize = 256 * 1024;
+    let mut side = ReadSide::new(Framing::length_u32());
+    let mut deliver = |message: &[u8], cuts: &[usize]| {
+        let mut frames = 0;
+        let mut from = 0;
+        for to in cuts.iter().copied().chain([message.len()]) {
+            while from < to {
+                let read = side.read(&message[from..to], |_| {
+                    frames += 1;
+                    ControlFlow::Continue(())
+                });
+                from += read.expect("a valid frame");
+            }
+        }
+        assert_eq!(frames, 1);
+    };
+    let lens = (5..=LEN_MAX.ilog2()).map(|bits| 1 << bits);
+    for message in lens.map(|len| frame("u32", &vec![7; len])) {
+        deliver(&message, &[message.len() / 4 * 3]);
+    }
+    let message = frame("u32", &[7; LEN_MAX]);
+    let counted = allocation_counter::measure(|| deliver(&message, &[10, 300, 3000, 30_000]));
     assert_eq!(counted.count_total, 0);
 }
 

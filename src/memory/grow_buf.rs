@@ -17,6 +17,9 @@
 use super::buf::Buf;
 use super::pool::BufferPool;
 
+/// Number of outgrown pieces that a new buffer has space for. Most frames need no more.
+const OUTGROWN_LEN: usize = 4;
+
 /// A buffer of the pool, and the smaller ones that it replaced.
 ///
 /// Invariants, with `pieces` as `outgrown` followed by `buf`: no piece of `outgrown` is empty;
@@ -26,7 +29,8 @@ use super::pool::BufferPool;
 pub(crate) struct GrowBuf {
     /// The last piece; its length is that of all bytes, as it includes the gap.
     buf: Buf,
-    /// Allocated when the buffer grows for the first time, and reused from then on.
+    /// Allocated together with the first buffer, so that growth allocates nothing but buffers, and
+    /// reused from then on.
     outgrown: Vec<Buf>,
 }
 
@@ -37,6 +41,7 @@ impl GrowBuf {
             self.outgrown.is_empty(),
             "the previous buffer must be put back first"
         );
+        self.outgrown.reserve(OUTGROWN_LEN);
         self.buf = buf;
     }
 
