@@ -334,7 +334,6 @@ impl Partial {
         pool.moved_bytes += bytes.len() as u64;
     }
 
-    #[cold]
     #[inline(never)]
     fn append_grown(&mut self, bytes: &[u8], is_settled_next: bool, pool: &mut Pool) {
         let beside = match is_settled_next {
@@ -346,7 +345,6 @@ impl Partial {
         self.buf.put(bytes);
     }
 
-    #[cold]
     #[inline(never)]
     fn grow(&mut self, additional: usize, most: usize, pool: &mut Pool) {
         let capacity = match self.is_open_ended() {
@@ -402,7 +400,6 @@ impl Partial {
     }
 
     /// Moves the bytes into a buffer of their size. Nothing else changes.
-    #[cold]
     pub(super) fn shrink(&mut self, pool: &mut Pool) {
         self.buf.settle(pool);
         let mut smaller = pool.take(first_capacity(self.len(), self.need()));

@@ -17,8 +17,11 @@
 use super::buf::Buf;
 use super::pool::BufferPool;
 
-/// Number of outgrown pieces that a new buffer has space for. Most frames need no more.
+/// Number of outgrown pieces that a long buffer has space for. Most frames need no more.
 const OUTGROWN_LEN: usize = 4;
+/// Capacity of a long buffer, in bytes. The space for its outgrown pieces is small beside it, and a
+/// peer that sends only a header does not get it.
+const LONG_CAPACITY: usize = 4096;
 
 /// A buffer of the pool, and the smaller ones that it replaced.
 ///
@@ -29,8 +32,7 @@ const OUTGROWN_LEN: usize = 4;
 pub(crate) struct GrowBuf {
     /// The last piece; its length is that of all bytes, as it includes the gap.
     buf: Buf,
-    /// Allocated together with the first buffer, so that growth allocates nothing but buffers, and
-    /// reused from then on.
+    /// Allocated with the first long buffer, or when a short one grows, and reused from then on.
     outgrown: Vec<Buf>,
 }
 
@@ -41,7 +43,9 @@ impl GrowBuf {
             self.outgrown.is_empty(),
             "the previous buffer must be put back first"
         );
-        self.outgrown.reserve(OUTGROWN_LEN);
+        if buf.capacity() >= LONG_CAPACITY {
+            self.outgrown.reserve(OUTGROWN_LEN);
+        }
         self.buf = buf;
     }
 
@@ -145,7 +149,6 @@ impl GrowBuf {
     }
 
     /// The last byte.
-    #[cold]
     pub(crate) fn last(&self) -> Option<u8> {
         let mut last = [0];
         (!self.is_empty()).then(|| self.copy_end(&mut last))?;
@@ -188,7 +191,6 @@ impl GrowBuf {
         }
     }
 
-    #[cold]
     #[inline(never)]
     fn settle_outgrown<T>(&mut self, pool: &mut BufferPool<T>) {
         let mut copied = 0;
