@@ -62,15 +62,11 @@ impl Engine {
         }
     }
 
-    /// Marks the end of the stream as delivered. Returns false if delivery is stopped, because
-    /// `on_skipped` of an unfinished last frame paused the connection.
-    pub(crate) fn deliver_end(&mut self, token: Token) -> bool {
-        match self.conn_mut(token) {
-            Ok(conn) if conn.state.wants_frames() => {
-                conn.state.end_delivered();
-                true
-            }
-            _ => false,
+    /// Marks the end of the stream as delivered.
+    pub(crate) fn end_delivered(&mut self, token: Token) {
+        if let Ok(conn) = self.conn_mut(token) {
+            debug_assert!(conn.state.wants_frames(), "the delivery is not stopped");
+            conn.state.end_delivered();
         }
     }
 

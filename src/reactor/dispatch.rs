@@ -472,9 +472,7 @@ impl Input<'_> {
                 delivery => return delivery,
             }
         }
-        if !frames.engine().deliver_end(token) {
-            return Delivery::Stopped;
-        }
+        frames.engine().end_delivered(token);
         if frames.engine().failed_to_write(token) {
             frames.engine().end(token, CloseReason::Peer);
         } else {
