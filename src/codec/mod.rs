@@ -162,8 +162,8 @@ pub struct Out<'a> {
     buf: &'a mut Buf,
     /// Offset of this frame in the buffer.
     start: usize,
-    /// Payload that is not copied into the buffer, and its offset there once the encoder has put
-    /// it.
+    /// Payload that is not copied into the buffer. After the encoder has put it, also the offset
+    /// at which it belongs.
     suppressed: Option<(&'a [u8], Option<usize>)>,
 }
 

@@ -72,7 +72,7 @@ impl Timeouts {
 }
 
 impl Connection {
-    /// Returns its own timeouts, or those of the configuration.
+    /// Returns the timeouts of the connection, or `general` if it has none of its own.
     fn timeouts<'a>(&'a self, general: &'a Timeouts) -> &'a Timeouts {
         let own = self
             .extras

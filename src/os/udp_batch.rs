@@ -145,11 +145,11 @@ impl Batcher {
         Ok(count)
     }
 
-    /// Sends the oldest datagrams of `queue` in one call and returns how many it accepted. Returns
-    /// `None` if the oldest one has to be sent alone.
+    /// Sends the oldest datagrams of `queue` with one system call. Returns the number of datagrams
+    /// that the kernel accepted, or `None` if the oldest one must be sent alone.
     ///
-    /// On a connected socket a refusal may arrive during the call. It ends the call and is lost if
-    /// a message was already accepted (sendmmsg(2)). So such a call has one message.
+    /// A call on a connected socket has only one message. With more, a refusal that arrives during
+    /// the call would be lost if the kernel had already accepted a message (sendmmsg(2)).
     pub(super) fn send(
         &mut self,
         udp: &UdpSocket,

@@ -1,4 +1,5 @@
-//! Partial frames and their buffers, in the decode call that completes the frame.
+//! Partial frames and their buffers: tests of the decode calls that start, continue and complete a
+//! frame.
 
 use super::naive::{encode, header, payload};
 use super::*;
