@@ -72,7 +72,7 @@ impl Timeouts {
 }
 
 impl Connection {
-    /// Returns the timeouts of the connection, or `general` if it has none of its own.
+    /// Returns the own timeouts of the connection if it has any, else `general`.
     fn timeouts<'a>(&'a self, general: &'a Timeouts) -> &'a Timeouts {
         let own = self
             .extras
