@@ -63,45 +63,29 @@ impl AsRef<[u8]> for Payload {
     }
 }
 
-impl From<Vec<u8>> for Payload {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self(Kind::Given(bytes))
-    }
+/// Implements the conversion of each type into a payload of one [`Kind`].
+macro_rules! impl_from {
+    ($($source:ty, $bytes:ident => $kind:expr;)*) => {$(
+        impl From<$source> for Payload {
+            fn from($bytes: $source) -> Self {
+                Self($kind)
+            }
+        }
+    )*};
 }
 
-impl From<Box<[u8]>> for Payload {
-    fn from(bytes: Box<[u8]>) -> Self {
-        Self(Kind::Given(bytes.into_vec()))
-    }
-}
-
-impl From<String> for Payload {
-    fn from(text: String) -> Self {
-        Self(Kind::Given(text.into_bytes()))
-    }
-}
-
-impl From<Arc<[u8]>> for Payload {
-    fn from(bytes: Arc<[u8]>) -> Self {
-        Self(Kind::Shared(bytes))
-    }
-}
-
-impl From<&'static [u8]> for Payload {
-    fn from(bytes: &'static [u8]) -> Self {
-        Self(Kind::Static(bytes))
-    }
+impl_from! {
+    Vec<u8>, bytes => Kind::Given(bytes);
+    Box<[u8]>, bytes => Kind::Given(bytes.into_vec());
+    String, text => Kind::Given(text.into_bytes());
+    Arc<[u8]>, bytes => Kind::Shared(bytes);
+    &'static [u8], bytes => Kind::Static(bytes);
+    &'static str, text => Kind::Static(text.as_bytes());
 }
 
 impl<const N: usize> From<&'static [u8; N]> for Payload {
     fn from(bytes: &'static [u8; N]) -> Self {
         Self(Kind::Static(bytes))
-    }
-}
-
-impl From<&'static str> for Payload {
-    fn from(text: &'static str) -> Self {
-        Self(Kind::Static(text.as_bytes()))
     }
 }
 
