@@ -102,26 +102,16 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     while let Some((&first, others)) = rest.split_first() {
         let (byte, others) = match (first, others) {
             (b'\\', [b'x', high, low, others @ ..]) => {
-                let digits = [*high, *low];
-                let digits = str::from_utf8(&digits).ok()?;
-                let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-                (
-                    u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?,
-                    others,
-                )
+                let digit = |byte: &u8| char::from(*byte).to_digit(16);
+                let byte = digit(high)? << 4 | digit(low)?;
+                (u8::try_from(byte).ok()?, others)
             }
-            (b'\\', [escaped, others @ ..]) => {
-                let byte = match escaped {
-                    b'n' => b'\n',
-                    b'r' => b'\r',
-                    b't' => b'\t',
-                    b'\\' | b'\'' | b'"' => *escaped,
-                    _ => return None,
-                };
-                (byte, others)
-            }
-            (b'\\', []) => return None,
-            (byte, others) => (byte, others),
+            (b'\\', [b'n', others @ ..]) => (b'\n', others),
+            (b'\\', [b'r', others @ ..]) => (b'\r', others),
+            (b'\\', [b't', others @ ..]) => (b'\t', others),
+            (b'\\', [escaped @ (b'\\' | b'\'' | b'"'), others @ ..]) => (*escaped, others),
+            (b'\\', _) => return None,
+            plain => plain,
         };
         bytes.push(byte);
         rest = others;
