@@ -1,10 +1,11 @@
 //! Encoding in place: the caller writes a payload into the output buffer, and the codec adds header
-//! and trailer. Also payloads that consist of several parts.
+//! and trailer.
 
 use std::io;
 
 use super::{Codec, Framing, Kind, Out, with_builtin};
 use crate::error::FrameError;
+use crate::guard::OnUnwind;
 use crate::memory::Buf;
 
 impl Framing {
@@ -15,67 +16,24 @@ impl Framing {
         buf: &mut Buf,
         write: impl FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
     ) -> Result<(), FrameError> {
-        let unfinished = UnfinishedFrame::new(buf);
-        unfinished.buf.put_zeros(self.kind().headroom());
-        write(&mut Out::new(unfinished.buf))?;
-        let frame = &mut Out::since(unfinished.buf, unfinished.start);
-        self.kind().encode_in_place(frame)?;
-        unfinished.finish();
+        let start = buf.len();
+        let mut frame = unfinished_frame(buf);
+        frame.put_zeros(with_builtin!(self.kind(), codec => codec.headroom()));
+        write(&mut Out::new(&mut frame))?;
+        let out = &mut Out::since(&mut frame, start);
+        with_builtin!(self.kind(), codec => codec.encode_in_place(out))?;
+        frame.disarm();
         Ok(())
     }
 }
 
-/// A frame that is being appended to `buf`. If it is dropped before
-/// [`finish`](UnfinishedFrame::finish), by an error or a panic, it removes the appended bytes.
-pub(super) struct UnfinishedFrame<'a> {
-    pub(super) buf: &'a mut Buf,
-    /// Length of `buf` before the frame.
-    start: usize,
-    is_finished: bool,
-}
-
-impl<'a> UnfinishedFrame<'a> {
-    pub(super) fn new(buf: &'a mut Buf) -> Self {
-        let start = buf.len();
-        Self {
-            buf,
-            start,
-            is_finished: false,
-        }
-    }
-
-    pub(super) fn finish(mut self) {
-        self.is_finished = true;
-    }
-}
-
-impl Drop for UnfinishedFrame<'_> {
-    fn drop(&mut self) {
-        if !self.is_finished {
-            self.buf.truncate(self.start);
-        }
-    }
-}
-
-impl Kind {
-    fn headroom(&self) -> usize {
-        with_builtin!(self, codec => codec.headroom(), custom => custom.headroom_erased())
-    }
-
-    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
-        with_builtin!(
-            self,
-            codec => codec.encode_in_place(out),
-            custom => custom.encode_in_place_erased(out)
-        )
-    }
-}
-
-/// Appends the parts of a payload in order.
-pub(crate) fn put_all(parts: &[&[u8]], out: &mut Out<'_>) {
-    for part in parts {
-        out.put(part);
-    }
+/// Returns a guard for a frame that is being appended to `buf`. It removes the appended bytes if it
+/// is dropped by an error or a panic, before it is disarmed.
+pub(super) fn unfinished_frame<'a>(
+    buf: &'a mut Buf,
+) -> OnUnwind<&'a mut Buf, impl FnMut(&mut &'a mut Buf)> {
+    let start = buf.len();
+    OnUnwind::new(buf, move |buf| buf.truncate(start))
 }
 
 /// Appends all bytes and never fails; `flush` does nothing.

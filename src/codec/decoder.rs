@@ -87,13 +87,13 @@ impl<C: BuiltinCodec> Decoder for BoundCodec<'_, C> {
 
 /// A user's codec and its state.
 pub(crate) struct BoundCustom<'a> {
-    pub(crate) codec: &'a dyn ErasedCodec,
+    pub(crate) codec: &'a ErasedCodec,
     pub(crate) state: &'a mut ErasedState,
 }
 
 impl Decoder for BoundCustom<'_> {
     fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a> {
-        check(bytes, self.codec.decode_erased(self.state, bytes))
+        check(bytes, self.codec.decode(self.state, bytes))
     }
 }
 
@@ -101,25 +101,20 @@ impl Decoder for BoundCustom<'_> {
 pub(crate) struct AnyDecoder<'a> {
     pub(crate) kind: &'a Kind,
     pub(crate) scanned: &'a mut ScanState,
-    /// State of a user's codec; always `Some` for [`Kind::Custom`].
-    pub(crate) custom: Option<&'a mut ErasedState>,
+    /// State of a user's codec.
+    pub(crate) custom: &'a mut ErasedState,
     /// True once the stream has ended.
     pub(crate) has_ended: bool,
 }
 
 impl Decoder for AnyDecoder<'_> {
     fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a> {
-        let scanned = &mut *self.scanned;
         let step = with_builtin!(self.kind, codec => match self.has_ended {
-            false => codec.decode(scanned, bytes),
-            true => codec.finish(scanned, bytes),
-        }, custom => {
-            let state = self.custom.as_deref_mut();
-            let state = state.expect("a user's codec is bound with its state");
-            match self.has_ended {
-                false => custom.decode_erased(state, bytes),
-                true => custom.finish_erased(state, bytes),
-            }
+            false => codec.decode(self.scanned, bytes),
+            true => codec.finish(self.scanned, bytes),
+        }, custom => match self.has_ended {
+            false => custom.decode(self.custom, bytes),
+            true => custom.finish(self.custom, bytes),
         });
         check(bytes, step)
     }

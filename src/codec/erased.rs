@@ -4,57 +4,53 @@ use std::any::Any;
 use std::sync::{Mutex, PoisonError};
 
 use super::step::{CheckedStep, check};
-use super::{Codec, Kind, Out, ScanState, Step, with_builtin};
+use super::{AnyDecoder, Codec, Decoder, Kind, Out, ScanState, Step, with_builtin};
 use crate::error::FrameError;
 
-pub(crate) type ErasedState = Box<dyn Any + Send>;
+/// State of a user's codec for one connection; `None` until the codec is called.
+pub(crate) type ErasedState = Option<Box<dyn Any + Send>>;
 
-/// [`Codec`] without its associated type.
-pub(crate) trait ErasedCodec: Send + Sync {
-    fn new_state(&self) -> ErasedState;
-    fn decode_erased(&self, state: &mut ErasedState, bytes: &[u8]) -> Result<Step, FrameError>;
-    fn finish_erased(&self, state: &mut ErasedState, rest: &[u8]) -> Result<Step, FrameError>;
-    fn encode_erased(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError>;
-    fn headroom_erased(&self) -> usize;
-    fn encode_in_place_erased(&self, out: &mut Out<'_>) -> Result<(), FrameError>;
-}
+/// A user's codec without its type.
+pub(crate) type ErasedCodec = dyn Codec<State = ErasedState> + Send + Sync;
 
-impl<C> ErasedCodec for C
+/// A user's codec that keeps its state in a box.
+pub(super) struct Boxed<C>(pub(super) C);
+
+impl<C> Codec for Boxed<C>
 where
-    C: Codec + Send + Sync,
+    C: Codec,
     C::State: Send + 'static,
 {
-    fn new_state(&self) -> ErasedState {
-        Box::new(C::State::default())
+    type State = ErasedState;
+
+    fn decode(&self, state: &mut ErasedState, bytes: &[u8]) -> Result<Step, FrameError> {
+        self.0.decode(own_state::<C>(state), bytes)
     }
 
-    fn decode_erased(&self, state: &mut ErasedState, bytes: &[u8]) -> Result<Step, FrameError> {
-        Codec::decode(self, own_state::<C>(state), bytes)
+    fn finish(&self, state: &mut ErasedState, rest: &[u8]) -> Result<Step, FrameError> {
+        self.0.finish(own_state::<C>(state), rest)
     }
 
-    fn finish_erased(&self, state: &mut ErasedState, rest: &[u8]) -> Result<Step, FrameError> {
-        Codec::finish(self, own_state::<C>(state), rest)
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        self.0.encode(payload, out)
     }
 
-    fn encode_erased(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        Codec::encode(self, payload, out)
+    fn headroom(&self) -> usize {
+        self.0.headroom()
     }
 
-    fn headroom_erased(&self) -> usize {
-        Codec::headroom(self)
-    }
-
-    fn encode_in_place_erased(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
-        Codec::encode_in_place(self, out)
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        self.0.encode_in_place(out)
     }
 }
 
 fn own_state<C>(state: &mut ErasedState) -> &mut C::State
 where
     C: Codec,
-    C::State: 'static,
+    C::State: Send + 'static,
 {
-    (**state)
+    state
+        .get_or_insert_with(|| Box::new(C::State::default()))
         .downcast_mut()
         .expect("a state is only passed to the codec that made it")
 }
@@ -65,15 +61,7 @@ pub(crate) struct AnyState {
     scanned: ScanState,
     /// State of a user's codec. It is only reached by `&mut` and never locked: the mutex makes a
     /// state that is not `Sync` part of a type that is.
-    own: Mutex<Option<ErasedState>>,
-}
-
-fn own_of<'a>(
-    own: &'a mut Mutex<Option<ErasedState>>,
-    custom: &dyn ErasedCodec,
-) -> &'a mut ErasedState {
-    let own = own.get_mut().unwrap_or_else(PoisonError::into_inner);
-    own.get_or_insert_with(|| custom.new_state())
+    own: Mutex<ErasedState>,
 }
 
 impl AnyState {
@@ -84,14 +72,9 @@ impl AnyState {
         bytes: &'a [u8],
         has_ended: bool,
     ) -> CheckedStep<'a> {
-        if !has_ended {
-            return self.step_then(kind, bytes, |step| step);
-        }
         let Self { scanned, own } = self;
-        let step = with_builtin!(kind, codec => codec.finish(scanned, bytes), custom => {
-            custom.finish_erased(own_of(own, &**custom), bytes)
-        });
-        check(bytes, step)
+        let custom = own.get_mut().unwrap_or_else(PoisonError::into_inner);
+        AnyDecoder { kind, scanned, custom, has_ended }.step(bytes)
     }
 
     /// Decodes the start of `bytes` before the stream has ended, and returns the result of `then`
@@ -107,7 +90,8 @@ impl AnyState {
     ) -> T {
         let Self { scanned, own } = self;
         with_builtin!(kind, codec => then(check(bytes, codec.decode(scanned, bytes))), custom => {
-            then(check(bytes, custom.decode_erased(own_of(own, &**custom), bytes)))
+            let own = own.get_mut().unwrap_or_else(PoisonError::into_inner);
+            then(check(bytes, custom.decode(own, bytes)))
         })
     }
 }

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::compose::UnfinishedFrame;
+use super::compose::unfinished_frame;
 use super::delimited::Delimited;
+use super::erased::Boxed;
 use super::fixed::Fixed;
 use super::header_body::HeaderBody;
 use super::length::{Endian, Length};
@@ -63,6 +64,7 @@ use crate::memory::Buf;
 /// # Ok::<(), FrameError>(())
 /// ```
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct Framing(Arc<Kind>);
 
 #[derive(Clone)]
@@ -77,11 +79,15 @@ pub(crate) enum Kind {
     Delimited(Arc<Delimited>),
     LengthField(Arc<Headed>),
     HeaderBody(Arc<HeaderBody>),
-    Custom(Arc<dyn ErasedCodec>),
+    Custom(Arc<ErasedCodec>),
 }
 
-/// Evaluates `$builtin` with the codec of a built-in kind, or `$own` with a custom codec.
+/// Evaluates `$builtin` with the codec of a built-in kind, or `$own` with a custom codec. One
+/// expression may serve for both.
 macro_rules! with_builtin {
+    ($kind:expr, $codec:ident => $any:expr) => {
+        with_builtin!($kind, $codec => $any, $codec => $any)
+    };
     ($kind:expr, $codec:ident => $builtin:expr, $custom:ident => $own:expr) => {
         match $kind {
             Kind::Raw($codec) => $builtin,
@@ -118,7 +124,6 @@ impl Framing {
     /// ```
     ///
     /// Similar to Erlang's `{packet, raw}` and tokio-util's `BytesCodec`.
-    #[must_use]
     pub fn raw() -> Self {
         Self::of(Kind::Raw(Raw {
             frame_len_max: Self::FRAME_LEN_MAX,
@@ -145,7 +150,6 @@ impl Framing {
     /// * tokio-util's `LinesCodec`: its limit counts the `\r`, and it delivers a partial line at
     ///   the end of the stream.
     /// * Erlang's `{packet, line}` and asyncio's `readline`: the frame includes the line end.
-    #[must_use]
     pub fn line() -> Self {
         Self::of(Kind::Line(Line::new(Self::LIMIT)))
     }
@@ -159,7 +163,6 @@ impl Framing {
     /// ```
     ///
     /// Similar to Erlang's `{packet, 1}` and Twisted's `Int8StringReceiver`.
-    #[must_use]
     pub fn length_u8() -> Self {
         Self::length(1, Endian::Big)
     }
@@ -175,7 +178,6 @@ impl Framing {
     ///
     /// Similar to Erlang's `{packet, 2}` and Twisted's `Int16StringReceiver`. DNS over TCP uses it
     /// (RFC 1035, section 4.2.2).
-    #[must_use]
     pub fn length_u16() -> Self {
         Self::length(2, Endian::Big)
     }
@@ -189,7 +191,6 @@ impl Framing {
     /// ```
     ///
     /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(3)`.
-    #[must_use]
     pub fn length_u24() -> Self {
         Self::length(3, Endian::Big)
     }
@@ -204,7 +205,6 @@ impl Framing {
     ///
     /// Similar to Erlang's `{packet, 4}`, Twisted's `Int32StringReceiver` and tokio-util's
     /// `LengthDelimitedCodec` with its default settings.
-    #[must_use]
     pub fn length_u32() -> Self {
         Self::length(4, Endian::Big)
     }
@@ -218,7 +218,6 @@ impl Framing {
     /// ```
     ///
     /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(8)`.
-    #[must_use]
     pub fn length_u64() -> Self {
         Self::length(8, Endian::Big)
     }
@@ -233,7 +232,6 @@ impl Framing {
     ///
     /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(2)` and
     /// `little_endian()`.
-    #[must_use]
     pub fn length_u16_le() -> Self {
         Self::length(2, Endian::Little)
     }
@@ -248,7 +246,6 @@ impl Framing {
     ///
     /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(3)` and
     /// `little_endian()`.
-    #[must_use]
     pub fn length_u24_le() -> Self {
         Self::length(3, Endian::Little)
     }
@@ -263,7 +260,6 @@ impl Framing {
     ///
     /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(4)` and
     /// `little_endian()`.
-    #[must_use]
     pub fn length_u32_le() -> Self {
         Self::length(4, Endian::Little)
     }
@@ -278,7 +274,6 @@ impl Framing {
     ///
     /// Similar to tokio-util's `LengthDelimitedCodec` with `length_field_length(8)` and
     /// `little_endian()`.
-    #[must_use]
     pub fn length_u64_le() -> Self {
         Self::length(8, Endian::Little)
     }
@@ -299,7 +294,6 @@ impl Framing {
     /// # Panics
     ///
     /// Panics if `len` is zero.
-    #[must_use]
     pub fn fixed(len: usize) -> Self {
         assert!(len > 0, "the length of a fixed frame must not be zero");
         Self::of(Kind::Fixed(Fixed { frame_len: len }))
@@ -323,7 +317,6 @@ impl Framing {
     /// # Panics
     ///
     /// Panics if `delimiter` is empty.
-    #[must_use]
     pub fn delimiter(delimiter: &[u8]) -> Self {
         Self::delimiters(&[delimiter])
     }
@@ -367,7 +360,6 @@ impl Framing {
     /// }
     /// # Ok::<(), unstick::DecodeError>(())
     /// ```
-    #[must_use]
     pub fn delimiters(delimiters: &[&[u8]]) -> Self {
         Self::of(match delimiters {
             [[byte]] => Kind::Line(Line::ended_by(*byte, Self::LIMIT)),
@@ -392,7 +384,6 @@ impl Framing {
     ///
     /// Similar to protobuf's `writeDelimitedTo`, prost's `encode_length_delimited` and Netty's
     /// `ProtobufVarint32FrameDecoder`.
-    #[must_use]
     pub fn varint() -> Self {
         Self::of(Kind::Varint(Varint {
             limit: Self::LIMIT,
@@ -408,7 +399,6 @@ impl Framing {
     ///   |------| |-------|
     ///      5       frame
     /// ```
-    #[must_use]
     pub fn varint_lax() -> Self {
         Self::of(Kind::Varint(Varint {
             limit: Self::LIMIT,
@@ -429,7 +419,6 @@ impl Framing {
     ///
     /// Specified in <https://cr.yp.to/proto/netstrings.txt>. Similar to Twisted's
     /// `NetstringReceiver`; SCGI uses netstrings.
-    #[must_use]
     pub fn netstring() -> Self {
         Self::of(Kind::Netstring(Netstring { limit: Self::LIMIT }))
     }
@@ -450,7 +439,6 @@ impl Framing {
     ///
     /// The frame limit counts the delivered bytes, regardless of the bytes that the field counts. A
     /// length is malformed if the frame would end inside its header, even if the header is kept.
-    #[must_use]
     pub fn length_field(header: LengthField) -> Self {
         let (field, limit) = (header, Self::LIMIT);
         Self::of(Kind::LengthField(Arc::new(Headed { field, limit })))
@@ -519,7 +507,6 @@ impl Framing {
     /// # let frame = deframer.next_frame().expect("well-formed");
     /// # assert_eq!(frame, Some(&b"put key 5\r\nhello"[..]));
     /// ```
-    #[must_use]
     pub fn header_body<F>(header: Self, body_len: F) -> Self
     where
         F: Fn(&[u8]) -> Result<u64, FrameError> + Send + Sync + 'static,
@@ -536,13 +523,12 @@ impl Framing {
     ///
     /// Each connection makes one allocation for the state of its codec. Built-in framings make
     /// none.
-    #[must_use]
     pub fn custom<C>(codec: C) -> Self
     where
         C: Codec + Send + Sync + 'static,
         C::State: Send + 'static,
     {
-        Self::of(Kind::Custom(Arc::new(codec)))
+        Self::of(Kind::Custom(Arc::new(Boxed(codec))))
     }
 
     /// Sets the maximum payload of a frame, in bytes, for decoding and for encoding.
@@ -557,7 +543,6 @@ impl Framing {
     /// * [`raw`](Framing::raw): the limit bounds the bytes that are delivered at once. Zero counts
     ///   as one, and `send` accepts any payload.
     /// * [`fixed`](Framing::fixed) and [`custom`](Framing::custom): this method has no effect.
-    #[must_use]
     pub fn frame_len_max(self, bytes: usize) -> Self {
         let mut kind = Arc::unwrap_or_clone(self.0);
         match &mut kind {
@@ -611,7 +596,6 @@ impl Framing {
     /// assert_eq!(seen, ["hello", "(12 bytes)", "world"]);
     /// # Ok::<(), unstick::DecodeError>(())
     /// ```
-    #[must_use]
     pub fn skip_too_long(self) -> Self {
         let mut kind = Arc::unwrap_or_clone(self.0);
         kind.change_limit(&mut |limit| limit.skips = true);
@@ -720,14 +704,10 @@ impl Kind {
 
     #[inline(never)]
     fn encode(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
-        let unfinished = UnfinishedFrame::new(buf);
-        let out = &mut Out::new(unfinished.buf);
-        with_builtin!(
-            self,
-            codec => codec.encode(payload, out),
-            custom => custom.encode_erased(payload, out)
-        )?;
-        unfinished.finish();
+        let mut frame = unfinished_frame(buf);
+        let out = &mut Out::new(&mut frame);
+        with_builtin!(self, codec => codec.encode(payload, out))?;
+        frame.disarm();
         Ok(())
     }
 }

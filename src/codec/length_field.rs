@@ -68,6 +68,7 @@ use crate::error::FrameError;
 /// # Ok::<(), unstick::DecodeError>(())
 /// ```
 #[derive(Debug, Clone)]
+#[must_use]
 pub struct LengthField {
     width: u8,
     is_little: bool,
@@ -85,7 +86,6 @@ impl LengthField {
     /// # Panics
     ///
     /// Panics if `width` is not 1 to 8.
-    #[must_use]
     pub fn new(width: u8) -> Self {
         assert!(
             (1..=8).contains(&width),
@@ -102,7 +102,6 @@ impl LengthField {
     }
 
     /// Sets the byte order of the field to little-endian: the lowest byte comes first.
-    #[must_use]
     pub fn little_endian(mut self) -> Self {
         self.is_little = true;
         self
@@ -113,7 +112,6 @@ impl LengthField {
     /// `send` writes these bytes if they are stripped on delivery; otherwise the payload contains
     /// them. The bytes that a peer sends there are not compared with them. To check those, deliver
     /// them with [`keep_header`](LengthField::keep_header).
-    #[must_use]
     pub fn leading(mut self, bytes: &[u8]) -> Self {
         self.leading = Box::from(bytes);
         self
@@ -123,7 +121,6 @@ impl LengthField {
     ///
     /// `send` writes these bytes if they are stripped on delivery; otherwise the payload contains
     /// them. The bytes that a peer sends there are not compared with them.
-    #[must_use]
     pub fn following(mut self, bytes: &[u8]) -> Self {
         self.following = Box::from(bytes);
         self
@@ -135,7 +132,6 @@ impl LengthField {
     /// If the field counts the header too, the number is minus the length of the header up to the
     /// end of the field. If the field does not count a trailer, the number is the length of the
     /// trailer.
-    #[must_use]
     pub fn adjustment(mut self, bytes: i64) -> Self {
         self.adjustment = bytes;
         self
@@ -146,7 +142,6 @@ impl LengthField {
     /// Header bytes that are not stripped are delivered. `send` expects them at the start of the
     /// payload, and fills in the length. Body bytes that are stripped are sent as zeros. A received
     /// frame that is shorter than `bytes` is malformed.
-    #[must_use]
     pub fn strip(mut self, bytes: usize) -> Self {
         self.strip = Some(bytes);
         self
@@ -155,7 +150,6 @@ impl LengthField {
     /// Delivers frames with their header. Same as `strip(0)`.
     ///
     /// `send` expects a payload that begins with a header, and fills in the length field.
-    #[must_use]
     pub fn keep_header(self) -> Self {
         self.strip(0)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Context;
 #[cfg(unix)]
 use crate::addr::UnixAddr;
-use crate::codec::{Out, put_all};
+use crate::codec::Out;
 use crate::engine::InPlace;
 use crate::error::{FrameError, Gone, NotSent, SendError, Sent};
 use crate::handler::Handler;
@@ -87,7 +87,7 @@ impl<H: Handler> Context<'_, H> {
     pub fn send_parts(&mut self, conn: ConnId, parts: &[&[u8]]) -> Result<Sent, SendError> {
         let len = parts.iter().map(|part| part.len()).sum();
         let write = |out: &mut Out<'_>| {
-            put_all(parts, out);
+            parts.iter().for_each(|part| out.put(part));
             Ok(())
         };
         self.engine.send(conn.0, InPlace { len, write })

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use crate::codec::{Framing, Out, put_all};
+use crate::codec::{Framing, Out};
 use crate::error::FrameError;
 use crate::memory::Buf;
 
@@ -55,7 +55,7 @@ impl Framer {
     /// The errors of [`frame`](Framer::frame).
     pub fn frame_parts(&mut self, parts: &[&[u8]]) -> Result<&[u8], FrameError> {
         self.frame_with(|out| {
-            put_all(parts, out);
+            parts.iter().for_each(|part| out.put(part));
             Ok(())
         })
     }
@@ -81,10 +81,10 @@ impl Framer {
     /// assert_eq!(frame, b"\x00\x051 + 2");
     /// # Ok::<(), FrameError>(())
     /// ```
-    pub fn frame_with<F>(&mut self, write: F) -> Result<&[u8], FrameError>
-    where
-        F: FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
-    {
+    pub fn frame_with(
+        &mut self,
+        write: impl FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
+    ) -> Result<&[u8], FrameError> {
         self.buf.clear();
         self.framing.encode_with(&mut self.buf, write)?;
         Ok(self.buf.bytes())

@@ -63,7 +63,7 @@ impl Assembler {
             self.feed_builtin(bytes, sink, codec.itself())
         }, custom => {
             let codec = &*custom.clone();
-            let mut state = self.take_custom(|| codec.new_state());
+            let mut state = self.custom.take().unwrap_or_default();
             let decoder = BoundCustom { codec, state: &mut state };
             let outcome = self.feed_stateless(bytes, sink, decoder);
             self.custom = Some(state);
@@ -160,7 +160,7 @@ impl Assembler {
             outcome
         }, custom => {
             let codec = &*custom.clone();
-            let mut state = self.take_custom(|| codec.new_state());
+            let mut state = self.custom.take().unwrap_or_default();
             let mut decoder = BoundCustom { codec, state: &mut state };
             let outcome = self.decode_held(sink, &mut decoder);
             self.custom = Some(state);
@@ -186,14 +186,13 @@ impl Assembler {
     ) -> Delivery {
         let kind = sink.kind().clone();
         let mut scan = self.scan();
-        let mut state = match &kind {
-            Kind::Custom(custom) => Some(self.take_custom(|| custom.new_state())),
-            _ => None,
-        };
+        let is_custom = matches!(kind, Kind::Custom(_));
+        let mut state = is_custom.then(|| self.custom.take().unwrap_or_default());
+        let mut no_state = None;
         let decoder = AnyDecoder {
             kind: &kind,
             scanned: &mut scan,
-            custom: state.as_deref_mut(),
+            custom: state.as_deref_mut().unwrap_or(&mut no_state),
             has_ended,
         };
         let outcome = decode(self, sink, decoder);
@@ -330,11 +329,6 @@ impl Assembler {
                 sink.buffer_is_oversized();
             }
         }
-    }
-
-    #[inline]
-    fn take_custom(&mut self, new: impl FnOnce() -> ErasedState) -> Box<ErasedState> {
-        self.custom.take().unwrap_or_else(|| Box::new(new()))
     }
 
     #[inline]
