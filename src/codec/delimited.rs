@@ -10,7 +10,11 @@ use crate::memory::GrowBuf;
 /// Codec of [`Framing::delimiters`](super::Framing::delimiters).
 #[derive(Debug, Clone)]
 pub(crate) struct Delimited {
-    search: Search,
+    delimiters: Box<[Box<[u8]>]>,
+    /// First bytes of all delimiters.
+    firsts: Box<[u8]>,
+    /// Faster search for the only delimiter; `None` if there are several.
+    only: Option<Finder<'static>>,
     /// Delimiter that `encode` appends to a payload.
     ending: Box<[u8]>,
     /// Length of the longest delimiter, in bytes.
@@ -21,20 +25,6 @@ pub(crate) struct Delimited {
 /// Maximum number of bytes that are copied together to find a delimiter that begins in the held
 /// bytes.
 const BORDER_LEN_MAX: usize = 64;
-
-/// Search method: the fastest one for the set of delimiters.
-#[derive(Debug, Clone)]
-enum Search {
-    One(Box<Finder<'static>>),
-    Any(Any),
-}
-
-/// Several delimiters, and the first bytes of all of them.
-#[derive(Debug, Clone)]
-struct Any {
-    delimiters: Box<[Box<[u8]>]>,
-    firsts: Box<[u8]>,
-}
 
 /// Result of a search. Positions count from the frame's first byte.
 enum Found {
@@ -65,38 +55,80 @@ impl Delimited {
         // A prefix of another delimiter is not a suitable ending: the decoder would wait for the
         // longer one.
         let ending = delimiters.iter().copied().find(|one| !is_begun_by(one));
-        let search = match delimiters {
-            [one] => Search::One(Box::new(Finder::new(one).into_owned())),
-            _ => Search::Any(Any::new(delimiters)),
+        let ending = ending.expect("the longest delimiter is not a prefix of a longer one");
+        let mut firsts: Vec<u8> = delimiters
+            .iter()
+            .filter_map(|one| one.first().copied())
+            .collect();
+        firsts.sort_unstable();
+        firsts.dedup();
+        let only = match delimiters {
+            [only] => Some(Finder::new(only).into_owned()),
+            _ => None,
         };
-        let ending =
-            Box::from(ending.expect("the longest delimiter is not a prefix of a longer one"));
         let lens = delimiters.iter().map(|one| one.len());
         Self {
-            search,
-            ending,
+            delimiters: delimiters.iter().map(|one| Box::from(*one)).collect(),
+            firsts: firsts.into_boxed_slice(),
+            only,
+            ending: Box::from(ending),
             longest: lens.max().unwrap_or_default(),
             limit,
         }
     }
 
     pub(crate) fn delimiters(&self) -> impl Iterator<Item = &[u8]> {
-        let (one, any) = match &self.search {
-            Search::One(finder) => (Some(finder.needle()), &[][..]),
-            Search::Any(any) => (None, &*any.delimiters),
-        };
-        one.into_iter().chain(any.iter().map(|one| &**one))
+        self.delimiters.iter().map(|one| &**one)
     }
 
-    /// Finds the first delimiter that begins at or after `from`.
+    /// Finds the earliest delimiter that begins at or after `from`; of several that begin at one
+    /// position, the longest.
     ///
     /// If `more_may_come` is true, a longer delimiter that may still be completed has precedence:
     /// the result is then [`Found::NotBefore`].
     fn find(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
-        match &self.search {
-            Search::One(finder) => find_one(finder, bytes, from),
-            Search::Any(any) => any.find(bytes, from, more_may_come),
+        let mut at = from;
+        if let Some(finder) = &self.only {
+            let unseen = bytes.get(from..).unwrap_or_default();
+            if let Some(len) = finder.find(unseen) {
+                let start = from.saturating_add(len);
+                let end = start.saturating_add(self.longest);
+                return Found::At { start, end };
+            }
+            // Only a partial delimiter may be left, at the end.
+            let partial_len_max = self.longest.saturating_sub(1);
+            at = from.max(bytes.len().saturating_sub(partial_len_max));
         }
+        while let Some(start) = self.next_first(bytes, at) {
+            let here = bytes.get(start..).unwrap_or_default();
+            let whole = self.delimiters.iter().filter(|one| here.starts_with(one));
+            let whole = whole.map(|one| one.len()).max();
+            let longer_has_begun = more_may_come
+                && self.delimiters.iter().any(|one| {
+                    one.len() > here.len() && whole < Some(one.len()) && one.starts_with(here)
+                });
+            match whole {
+                _ if longer_has_begun => return Found::NotBefore(start),
+                Some(len) => {
+                    let end = start.saturating_add(len);
+                    return Found::At { start, end };
+                }
+                None => at = start.saturating_add(1),
+            }
+        }
+        Found::NotBefore(bytes.len())
+    }
+
+    /// Returns the position of the next byte that a delimiter begins with.
+    fn next_first(&self, bytes: &[u8], from: usize) -> Option<usize> {
+        let unseen = bytes.get(from..)?;
+        let at = match *self.firsts {
+            [a] => memchr::memchr(a, unseen),
+            [a, b] => memchr::memchr2(a, b, unseen),
+            [a, b, c] => memchr::memchr3(a, b, c, unseen),
+            _ => unseen.iter().position(|byte| self.firsts.contains(byte)),
+        };
+        at.map(|at| from.saturating_add(at))
     }
 
     /// Searches for a delimiter that begins in the held bytes, complete or partial. Returns `None`
@@ -133,65 +165,35 @@ impl Delimited {
             self.limit.without_end(scanned, held.len(), more)
         })
     }
-
-    /// Handles bytes that do not end the frame. All bytes before `at` are certainly payload.
-    #[inline(never)]
-    fn unfinished(
-        &self,
-        scanned: &mut ScanState,
-        bytes: &[u8],
-        at: usize,
-    ) -> Result<Step, FrameError> {
-        let len = scanned.dropped.saturating_add(at as u64);
-        if len > self.limit.len as u64 {
-            let shown = bytes.len();
-            return self.limit.exceeded_without_end(scanned, at, at, shown);
-        }
-        scanned.to = at;
-        Ok(Step::Need(bytes.len().saturating_add(1)))
-    }
-
-    /// Returns the frame whose end was found. Its payload consists of `dropped` bytes that were
-    /// skipped earlier, and of the first `len` bytes shown.
-    #[inline(always)]
-    fn frame(&self, dropped: u64, len: usize, consumed: usize) -> Result<Step, FrameError> {
-        let whole = dropped.saturating_add(len as u64);
-        if whole > self.limit.len as u64 {
-            return self.limit.exceeded(whole, consumed as u64);
-        }
-        Ok(Step::Frame {
-            frame: 0..len,
-            consumed,
-        })
-    }
 }
 
 impl Codec for Delimited {
     type State = ScanState;
 
     fn decode(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
-        let from = scanned.to;
-        let found = self.find(bytes, from, true);
-        let looked_at = match found {
-            Found::At { end, .. } => end,
-            Found::NotBefore(_) => bytes.len(),
-        };
-        count_scanned(looked_at.saturating_sub(from));
-        match found {
-            Found::At { start, end } => self.frame(std::mem::take(scanned).dropped, start, end),
-            Found::NotBefore(at) => self.unfinished(scanned, bytes, at),
+        let ScanState { to: from, dropped } = *scanned;
+        match self.find(bytes, from, true) {
+            Found::At { start, end } => {
+                count_scanned(end.saturating_sub(from));
+                *scanned = ScanState::default();
+                self.limit.step_with_end(dropped, start, end)
+            }
+            Found::NotBefore(at) => {
+                let shown = bytes.len();
+                count_scanned(shown.saturating_sub(from));
+                self.limit.step_without_end(scanned, at, at, shown)
+            }
         }
     }
 
     fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
-        let ScanState { to, dropped } = std::mem::take(scanned);
-        match self.find(rest, to, false) {
-            Found::At { start, end } => self.frame(dropped, start, end),
-            Found::NotBefore(_) => {
-                // No frame ends here; the limit must still be checked.
-                *scanned = ScanState { to, dropped };
-                self.decode(scanned, rest)
+        match self.find(rest, scanned.to, false) {
+            Found::At { start, end } => {
+                let dropped = std::mem::take(scanned).dropped;
+                self.limit.step_with_end(dropped, start, end)
             }
+            // No frame ends here; the limit must still be checked.
+            Found::NotBefore(_) => self.decode(scanned, rest),
         }
     }
 
@@ -238,77 +240,6 @@ impl BuiltinCodec for Delimited {
                 ahead
             }
         }
-    }
-}
-
-fn find_one(finder: &Finder<'_>, bytes: &[u8], from: usize) -> Found {
-    let delimiter = finder.needle();
-    let unseen = bytes.get(from..).unwrap_or_default();
-    if let Some(at) = finder.find(unseen) {
-        let start = from.saturating_add(at);
-        return Found::At {
-            start,
-            end: start.saturating_add(delimiter.len()),
-        };
-    }
-    let longest = delimiter.len().saturating_sub(1).min(unseen.len());
-    let begun = (1..=longest).rev().find(|&len| {
-        delimiter
-            .get(..len)
-            .is_some_and(|beginning| unseen.ends_with(beginning))
-    });
-    Found::NotBefore(bytes.len().saturating_sub(begun.unwrap_or_default()))
-}
-
-impl Any {
-    fn new(delimiters: &[&[u8]]) -> Self {
-        let mut firsts: Vec<u8> = delimiters
-            .iter()
-            .filter_map(|one| one.first().copied())
-            .collect();
-        firsts.sort_unstable();
-        firsts.dedup();
-        Self {
-            delimiters: delimiters.iter().map(|one| Box::from(*one)).collect(),
-            firsts: firsts.into_boxed_slice(),
-        }
-    }
-
-    /// Finds the earliest delimiter; of several that begin at one position, the longest.
-    fn find(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
-        let mut at = from;
-        while let Some(start) = self.next_first(bytes, at) {
-            let here = bytes.get(start..).unwrap_or_default();
-            let whole = self.delimiters.iter().filter(|one| here.starts_with(one));
-            let whole = whole.map(|one| one.len()).max();
-            let longer_has_begun = more_may_come
-                && self.delimiters.iter().any(|one| {
-                    one.len() > here.len() && whole < Some(one.len()) && one.starts_with(here)
-                });
-            match whole {
-                _ if longer_has_begun => return Found::NotBefore(start),
-                Some(len) => {
-                    return Found::At {
-                        start,
-                        end: start.saturating_add(len),
-                    };
-                }
-                None => at = start.saturating_add(1),
-            }
-        }
-        Found::NotBefore(bytes.len())
-    }
-
-    /// Returns the position of the next byte that a delimiter begins with.
-    fn next_first(&self, bytes: &[u8], from: usize) -> Option<usize> {
-        let unseen = bytes.get(from..)?;
-        let at = match *self.firsts {
-            [a] => memchr::memchr(a, unseen),
-            [a, b] => memchr::memchr2(a, b, unseen),
-            [a, b, c] => memchr::memchr3(a, b, c, unseen),
-            _ => unseen.iter().position(|byte| self.firsts.contains(byte)),
-        };
-        at.map(|at| from.saturating_add(at))
     }
 }
 

@@ -74,7 +74,13 @@ impl AnyState {
     ) -> CheckedStep<'a> {
         let Self { scanned, own } = self;
         let custom = own.get_mut().unwrap_or_else(PoisonError::into_inner);
-        AnyDecoder { kind, scanned, custom, has_ended }.step(bytes)
+        AnyDecoder {
+            kind,
+            scanned,
+            custom,
+            has_ended,
+        }
+        .step(bytes)
     }
 
     /// Decodes the start of `bytes` before the stream has ended, and returns the result of `then`

@@ -4,7 +4,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{BuiltinCodec, Codec, Kind, Limit, Out, ScanState, Step, with_builtin};
+use super::{
+    AnyDecoder, BuiltinCodec, CheckedStep, Codec, Decoder, Kind, Limit, Out, ScanState, Step,
+};
 use crate::error::FrameError;
 
 /// Function that returns the length of the body, computed from the header's payload.
@@ -20,15 +22,6 @@ pub(crate) struct HeaderBody {
     header_len_max: usize,
     body_len: Arc<BodyLen>,
     limit: Limit,
-}
-
-/// Result of decoding the header.
-enum Front {
-    /// Complete header, whose payload ends at `header_end`. Header and body have `len` bytes
-    /// together; `None` if that exceeds `u64`.
-    Header { header_end: usize, len: Option<u64> },
-    /// Partial header, which needs at least this many bytes.
-    Cut(usize),
 }
 
 impl HeaderBody {
@@ -61,39 +54,23 @@ impl HeaderBody {
 
     /// True if `head` ends within the header.
     pub(super) fn is_header_cut(&self, head: &[u8]) -> bool {
-        let scanned = &mut ScanState::default();
-        let step = with_builtin!(
-            &self.header,
-            codec => codec.decode(scanned, head),
-            _custom => return false
-        );
-        matches!(step, Ok(Step::Need(_)))
+        let step = self.decode_header(&mut ScanState::default(), head, false);
+        matches!(step, CheckedStep::Need(_))
     }
 
-    fn front(
+    fn decode_header<'a>(
         &self,
         scanned: &mut ScanState,
-        bytes: &[u8],
+        bytes: &'a [u8],
         has_ended: bool,
-    ) -> Result<Front, FrameError> {
-        let step = with_builtin!(&self.header, codec => match has_ended {
-            false => codec.decode(scanned, bytes),
-            true => codec.finish(scanned, bytes),
-        }, _custom => {
-            Err(FrameError::Contract("the header has a custom codec"))
-        })?;
-        match step {
-            Step::Frame { frame, consumed } => {
-                let header_end = frame.end;
-                let header = bytes.get(frame).unwrap_or_default();
-                let len = (self.body_len)(header)?.checked_add(consumed as u64);
-                Ok(Front::Header { header_end, len })
-            }
-            Step::Need(need) => Ok(Front::Cut(need)),
-            _ => Err(FrameError::Contract(
-                "the codec of the header skipped bytes",
-            )),
-        }
+    ) -> CheckedStep<'a> {
+        let mut decoder = AnyDecoder {
+            kind: &self.header,
+            scanned,
+            custom: &mut None,
+            has_ended,
+        };
+        decoder.step(bytes)
     }
 
     fn decode_step(
@@ -102,26 +79,49 @@ impl HeaderBody {
         bytes: &[u8],
         has_ended: bool,
     ) -> Result<Step, FrameError> {
-        let (header_end, len) = match self.front(scanned, bytes, has_ended)? {
-            Front::Header { header_end, len } => (header_end, len),
-            Front::Cut(need) => return Ok(Step::Need(need)),
-        };
-        let end = match len.map(usize::try_from) {
-            Some(Ok(end)) if end <= self.limit.len => end,
-            _ => {
-                let len = len.unwrap_or(u64::MAX);
-                return self.limit.exceeded(len, len);
+        match self.decode_header(scanned, bytes, has_ended) {
+            CheckedStep::Frame {
+                payload,
+                range,
+                consumed,
+                ..
+            } => {
+                let len = (self.body_len)(payload)?.checked_add(consumed as u64);
+                let step = match len {
+                    Some(len) => self.limit.step(0, len, bytes),
+                    None => self.limit.exceeded(u64::MAX, u64::MAX),
+                };
+                if matches!(step, Ok(Step::Need(_))) {
+                    // Makes the next call find the end of the header at once.
+                    scanned.to = range.end;
+                }
+                step
             }
-        };
-        if bytes.len() < end {
-            // Makes the next call find the end of the header at once.
-            scanned.to = header_end;
-            return Ok(Step::Need(end));
+            CheckedStep::Need(need) => Ok(Step::Need(need)),
+            CheckedStep::Skip(_) => Err(FrameError::Contract(
+                "the codec of the header skipped bytes",
+            )),
+            CheckedStep::Failed(error) => Err(error.into()),
         }
-        Ok(Step::Frame {
-            frame: 0..end,
-            consumed: end,
-        })
+    }
+
+    /// Checks that `payload` is exactly a header and its body.
+    fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
+        self.limit.check_payload(payload.len())?;
+        let step = match payload {
+            [] => Step::Need(1),
+            _ => self.decode(&mut ScanState::default(), payload)?,
+        };
+        match step {
+            Step::Frame { consumed, .. } if consumed == payload.len() => Ok(()),
+            Step::SkipFrame { len, limit, .. } => Err(FrameError::TooLong { len, limit }),
+            Step::Need(_) => Err(FrameError::Unencodable(
+                "the payload is shorter than its header and body",
+            )),
+            _ => Err(FrameError::Unencodable(
+                "its length differs from the length in its header",
+            )),
+        }
     }
 }
 
@@ -147,29 +147,6 @@ impl Codec for HeaderBody {
 
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
         self.check(out.bytes())
-    }
-}
-
-impl HeaderBody {
-    fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
-        self.limit.check_payload(payload.len())?;
-        let front = match payload {
-            [] => Front::Cut(1),
-            _ => self.front(&mut ScanState::default(), payload, false)?,
-        };
-        match front {
-            Front::Header { len, .. } if len == Some(payload.len() as u64) => Ok(()),
-            Front::Header { len, .. } if len.is_none_or(|len| len > self.limit.len as u64) => {
-                let len = len.unwrap_or(u64::MAX);
-                Err(FrameError::too_long(len, self.limit.len))
-            }
-            Front::Header { .. } => Err(FrameError::Unencodable(
-                "its length differs from the length in its header",
-            )),
-            Front::Cut(_) => Err(FrameError::Unencodable(
-                "the payload is shorter than its header",
-            )),
-        }
     }
 }
 

@@ -12,6 +12,32 @@ pub(crate) enum Endian {
     Little,
 }
 
+impl Endian {
+    /// Returns the number in a field of at most 8 bytes.
+    pub(super) fn read(self, field: &[u8]) -> u64 {
+        let push = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
+        match self {
+            Self::Big => field.iter().fold(0, push),
+            Self::Little => field.iter().rev().fold(0, push),
+        }
+    }
+
+    /// Writes a number that the field, of at most 8 bytes, can hold.
+    pub(super) fn write(self, value: u64, field: &mut [u8]) {
+        let low_first = value.to_le_bytes();
+        field.copy_from_slice(low_first.split_at(field.len()).0);
+        if self == Self::Big {
+            field.reverse();
+        }
+    }
+}
+
+/// Returns the largest number that a field of `width` bytes can hold; `width` is 1 to 8.
+pub(super) fn field_max(width: u8) -> u64 {
+    let unused_bits = 64_u32.saturating_sub(u32::from(width).saturating_mul(8));
+    u64::MAX.checked_shr(unused_bits).unwrap_or_default()
+}
+
 /// Codec of a length prefix: see [`Framing::length_u32`](super::Framing::length_u32).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Length {
@@ -25,9 +51,7 @@ pub(crate) struct Length {
 
 impl Length {
     pub(crate) fn new(width: u8, endian: Endian, limit: Limit) -> Self {
-        let unused_bits = 64_u32.saturating_sub(u32::from(width).saturating_mul(8));
-        let field_max = u64::MAX.checked_shr(unused_bits).unwrap_or_default();
-        let field_max = usize::try_from(field_max).unwrap_or(usize::MAX);
+        let field_max = usize::try_from(field_max(width)).unwrap_or(usize::MAX);
         Self {
             width,
             endian,
@@ -81,26 +105,17 @@ impl Length {
     #[inline(never)]
     fn read_any_field(&self, bytes: &[u8]) -> Option<u64> {
         let field = bytes.get(..usize::from(self.width))?;
-        let push = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
-        Some(match self.endian {
-            Endian::Big => field.iter().fold(0, push),
-            Endian::Little => field.iter().rev().fold(0, push),
-        })
+        Some(self.endian.read(field))
     }
 
     /// Appends `payload` as one frame. After an error nothing is appended.
     #[inline]
     pub(crate) fn encode_to(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
-        if payload.len() > self.payload_len_max {
-            let len = payload.len() as u64;
-            return Err(FrameError::too_long(len, self.payload_len_max));
-        }
-        if self.is_u32() {
+        if self.is_u32() && payload.len() <= self.payload_len_max {
             buf.put_with_header(Self::u32_of(payload), payload);
-        } else {
-            self.encode_by_parts(payload, &mut Out::new(buf));
+            return Ok(());
         }
-        Ok(())
+        self.encode(payload, &mut Out::new(buf))
     }
 
     /// Returns the maximum payload that can be encoded, in bytes.
@@ -116,14 +131,9 @@ impl Length {
         [a, b, c, d]
     }
 
-    #[inline(never)]
-    fn encode_by_parts(&self, payload: &[u8], out: &mut Out<'_>) {
-        let (len, width) = (payload.len() as u64, usize::from(self.width));
-        match self.endian {
-            Endian::Big => out.put(len.to_be_bytes().split_at(8_usize.saturating_sub(width)).1),
-            Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
-        }
-        out.put(payload);
+    /// Checks the length of a payload to encode.
+    fn check_payload(&self, len: usize) -> Result<(), FrameError> {
+        Limit::of(self.payload_len_max).check_payload(len)
     }
 }
 
@@ -137,31 +147,11 @@ impl Decoder for LengthU32 {
     #[inline(always)]
     fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a> {
         let step = match bytes.first_chunk() {
-            Some(field) => step(self.0, 4, u32::from_be_bytes(*field).into(), bytes),
+            Some(field) => self.0.step(4, u32::from_be_bytes(*field).into(), bytes),
             None => Ok(Step::Need(4)),
         };
         check(bytes, step)
     }
-}
-
-/// Returns the step for a header with a length of `len` bytes.
-#[inline(always)]
-fn step(limit: Limit, header: usize, len: u64, bytes: &[u8]) -> Result<Step, FrameError> {
-    // Compared as u64, before the length is used.
-    let end = match usize::try_from(len) {
-        Ok(len) if len <= limit.len => len.checked_add(header),
-        _ => None,
-    };
-    let Some(end) = end else {
-        return limit.exceeded(len, len.saturating_add(header as u64));
-    };
-    if bytes.len() < end {
-        return Ok(Step::Need(end));
-    }
-    Ok(Step::Frame {
-        frame: header..end,
-        consumed: end,
-    })
 }
 
 impl BuiltinCodec for Length {}
@@ -173,17 +163,20 @@ impl Codec for Length {
     fn decode(&self, _: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let header = usize::from(self.width);
         match self.read_field(bytes) {
-            Some(len) => step(self.limit, header, len, bytes),
+            Some(len) => self.limit.step(header, len, bytes),
             None => Ok(Step::Need(header)),
         }
     }
 
+    #[inline(never)]
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        if payload.len() > self.payload_len_max {
-            let len = payload.len() as u64;
-            return Err(FrameError::too_long(len, self.payload_len_max));
+        self.check_payload(payload.len())?;
+        let (len, width) = (payload.len() as u64, usize::from(self.width));
+        match self.endian {
+            Endian::Big => out.put(len.to_be_bytes().split_at(8_usize.saturating_sub(width)).1),
+            Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
         }
-        self.encode_by_parts(payload, out);
+        out.put(payload);
         Ok(())
     }
 
@@ -192,17 +185,9 @@ impl Codec for Length {
     }
 
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
-        let frame = out.bytes_mut();
-        let (field, payload) = frame.split_at_mut(usize::from(self.width));
-        let len = payload.len();
-        if len > self.payload_len_max {
-            return Err(FrameError::too_long(len as u64, self.payload_len_max));
-        }
-        let low_first = (len as u64).to_le_bytes();
-        field.copy_from_slice(low_first.split_at(field.len()).0);
-        if self.endian == Endian::Big {
-            field.reverse();
-        }
+        let (field, payload) = out.bytes_mut().split_at_mut(self.headroom());
+        self.check_payload(payload.len())?;
+        self.endian.write(payload.len() as u64, field);
         Ok(())
     }
 }

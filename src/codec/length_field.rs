@@ -1,5 +1,6 @@
 //! Length field inside a header: any offset, and a configurable meaning of its value.
 
+use super::length::{Endian, field_max};
 use super::{BuiltinCodec, Codec, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
 
@@ -71,7 +72,7 @@ use crate::error::FrameError;
 #[must_use]
 pub struct LengthField {
     width: u8,
-    is_little: bool,
+    endian: Endian,
     leading: Box<[u8]>,
     following: Box<[u8]>,
     adjustment: i64,
@@ -93,7 +94,7 @@ impl LengthField {
         );
         Self {
             width,
-            is_little: false,
+            endian: Endian::Big,
             leading: Box::default(),
             following: Box::default(),
             adjustment: 0,
@@ -103,7 +104,7 @@ impl LengthField {
 
     /// Sets the byte order of the field to little-endian: the lowest byte comes first.
     pub fn little_endian(mut self) -> Self {
-        self.is_little = true;
+        self.endian = Endian::Little;
         self
     }
 
@@ -184,9 +185,8 @@ impl LengthField {
         }
     }
 
-    /// Returns the big-endian field value of a frame of `frame_len` bytes, at least the length of
-    /// the header.
-    fn field_of(&self, frame_len: usize) -> Result<[u8; 8], FrameError> {
+    /// Returns the field value of a frame of `frame_len` bytes, at least the length of the header.
+    fn field_of(&self, frame_len: usize) -> Result<u64, FrameError> {
         let len = frame_len.saturating_sub(self.field_end()) as u64;
         let adjustment = self.adjustment.unsigned_abs();
         let value = if self.adjustment < 0 {
@@ -197,10 +197,9 @@ impl LengthField {
                 "it is shorter than the adjustment of the length field",
             ))?)
         };
-        let unused_bits = 64_u32.saturating_sub(u32::from(self.width).saturating_mul(8));
-        let field_max = u64::MAX.checked_shr(unused_bits).unwrap_or_default();
+        let field_max = field_max(self.width);
         match value {
-            Some(value) if value <= field_max => Ok(value.to_be_bytes()),
+            Some(value) if value <= field_max => Ok(value),
             // Reported in bytes of payload, like every limit.
             _ => Err(FrameError::TooLong {
                 len: frame_len.saturating_sub(self.stripped()) as u64,
@@ -231,25 +230,11 @@ impl Codec for Headed {
         let Some(value) = bytes.get(field.leading.len()..field_end) else {
             return Ok(Step::Need(field_end));
         };
-        let push = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
-        let value = match field.is_little {
-            true => value.iter().rev().fold(0, push),
-            false => value.iter().fold(0, push),
-        };
-        // Checked as u64 before any use, because the peer chose the length.
-        let (whole, start) = (field.frame_len(value)?, field.stripped());
-        let len = whole.map(|whole| whole.saturating_sub(start as u64));
-        let end = match (len, whole.map(usize::try_from)) {
-            (Some(len), Some(Ok(end))) if len <= limit.len as u64 => end,
-            _ => return limit.exceeded(len.unwrap_or(u64::MAX), whole.unwrap_or(u64::MAX)),
-        };
-        if bytes.len() < end {
-            return Ok(Step::Need(end));
+        let start = field.stripped();
+        match field.frame_len(field.endian.read(value))? {
+            Some(whole) => limit.step(start, whole.saturating_sub(start as u64), bytes),
+            None => limit.exceeded(u64::MAX, u64::MAX),
         }
-        Ok(Step::Frame {
-            frame: start..end,
-            consumed: end,
-        })
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
@@ -273,28 +258,17 @@ impl Codec for Headed {
                 "the payload is shorter than its header",
             ));
         }
-        let mut value = field.field_of(frame.len())?;
-        let width = usize::from(field.width);
-        let value = if field.is_little {
-            value.reverse();
-            value.split_at(width).0
-        } else {
-            value.split_at(8_usize.saturating_sub(width)).1
-        };
+        let value = field.field_of(frame.len())?;
         // The stripped part of the header comes from the configuration, the remaining part from the
         // payload.
         let (leading, rest) = frame.split_at_mut(field.leading.len());
-        let (place, following) = rest.split_at_mut(width);
-        place.copy_from_slice(value);
-        let parts = [
+        let (place, following) = rest.split_at_mut(usize::from(field.width));
+        field.endian.write(value, place);
+        let stripped_after = stripped.saturating_sub(field_end);
+        for (place, bytes, stripped) in [
             (leading, &field.leading, stripped),
-            (
-                following,
-                &field.following,
-                stripped.saturating_sub(field_end),
-            ),
-        ];
-        for (place, bytes, stripped) in parts {
+            (following, &field.following, stripped_after),
+        ] {
             for (place, byte) in place.iter_mut().zip(bytes).take(stripped) {
                 *place = *byte;
             }

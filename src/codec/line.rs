@@ -129,29 +129,15 @@ impl Line {
     fn frame(&self, dropped: u64, bytes: &[u8], end: usize) -> Result<Step, FrameError> {
         let line = self.payload(bytes.get(..end).unwrap_or_default());
         let consumed = end.saturating_add(1);
-        let len = dropped.saturating_add(line.len() as u64);
-        if len > self.limit.len as u64 {
-            return self.limit.exceeded(len, consumed as u64);
-        }
-        Ok(Step::Frame {
-            frame: 0..line.len(),
-            consumed,
-        })
+        self.limit.step_with_end(dropped, line.len(), consumed)
     }
 
     /// Handles bytes without a line end.
     #[inline(never)]
     fn unfinished(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         // A `\r` at the end may be the first half of the line end.
-        let line = self.payload(bytes);
-        if scanned.dropped.saturating_add(line.len() as u64) > self.limit.len as u64 {
-            let shown = bytes.len();
-            return self
-                .limit
-                .exceeded_without_end(scanned, line.len(), shown, shown);
-        }
-        scanned.to = bytes.len();
-        Ok(Step::Need(bytes.len().saturating_add(1)))
+        let (content, shown) = (self.payload(bytes).len(), bytes.len());
+        self.limit.step_without_end(scanned, content, shown, shown)
     }
 
     fn check(&self, payload: &[u8]) -> Result<(), FrameError> {

@@ -265,22 +265,60 @@ impl Limit {
         Err(FrameError::too_long(len, self.len))
     }
 
-    /// Returns the step for a frame that exceeds the limit before its end is found. The codec was
-    /// shown `shown` bytes and searched them up to `to`; the first `content` bytes are payload.
-    #[cold]
+    /// Returns the step for a frame at the start of `bytes`, whose header of `header_len` bytes
+    /// holds `len`, the length of the payload. Nothing follows the payload.
+    #[inline(always)]
+    fn step(self, header_len: usize, len: u64, bytes: &[u8]) -> Result<Step, FrameError> {
+        // Compared as u64, before the length is used.
+        let end = match usize::try_from(len) {
+            Ok(len) if len <= self.len => len.checked_add(header_len),
+            _ => None,
+        };
+        let Some(end) = end else {
+            return self.exceeded(len, len.saturating_add(header_len as u64));
+        };
+        if bytes.len() < end {
+            return Ok(Step::Need(end));
+        }
+        Ok(Step::Frame {
+            frame: header_len..end,
+            consumed: end,
+        })
+    }
+
+    /// Returns the step for a frame whose delimiter was found. Its payload consists of `dropped`
+    /// bytes that were skipped earlier, and of the first `len` bytes shown.
+    #[inline(always)]
+    fn step_with_end(self, dropped: u64, len: usize, consumed: usize) -> Result<Step, FrameError> {
+        let whole = dropped.saturating_add(len as u64);
+        if whole > self.len as u64 {
+            return self.exceeded(whole, consumed as u64);
+        }
+        Ok(Step::Frame {
+            frame: 0..len,
+            consumed,
+        })
+    }
+
+    /// Returns the step for a frame whose end is not found. The codec was shown `shown` bytes and
+    /// searched them up to `to`; the first `content` bytes are certainly payload.
     #[inline(never)]
-    fn exceeded_without_end(
+    fn step_without_end(
         self,
         scanned: &mut ScanState,
         content: usize,
         to: usize,
         shown: usize,
     ) -> Result<Step, FrameError> {
-        if !self.skips {
-            let len = scanned.dropped.saturating_add(content as u64);
+        let len = scanned.dropped.saturating_add(content as u64);
+        let is_exceeded = len > self.len as u64;
+        if is_exceeded && !self.skips {
             return Err(FrameError::too_long(len, self.len));
         }
-        let bytes = content.min(shown.saturating_sub(1));
+        let bytes = match is_exceeded {
+            true => content.min(shown.saturating_sub(1)),
+            false => 0,
+        };
         scanned.to = to.saturating_sub(bytes);
         if bytes == 0 {
             return Ok(Step::Need(shown.saturating_add(1)));

@@ -31,21 +31,7 @@ impl Codec for Varint {
         let Field::Whole { value, len } = read_field(bytes, self.is_lax)? else {
             return Ok(Step::Need(bytes.len().saturating_add(1)));
         };
-        let end = match usize::try_from(value) {
-            Ok(value) if value <= self.limit.len => value.checked_add(len),
-            _ => None,
-        };
-        let Some(end) = end else {
-            let bytes = value.saturating_add(len as u64);
-            return self.limit.exceeded(value, bytes);
-        };
-        if bytes.len() < end {
-            return Ok(Step::Need(end));
-        }
-        Ok(Step::Frame {
-            frame: len..end,
-            consumed: end,
-        })
+        self.limit.step(len, value, bytes)
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
