@@ -81,10 +81,10 @@ impl Framer {
     /// assert_eq!(frame, b"\x00\x051 + 2");
     /// # Ok::<(), FrameError>(())
     /// ```
-    pub fn frame_with(
-        &mut self,
-        write: impl FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
-    ) -> Result<&[u8], FrameError> {
+    pub fn frame_with<F>(&mut self, write: F) -> Result<&[u8], FrameError>
+    where
+        F: FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
+    {
         self.buf.clear();
         self.framing.encode_with(&mut self.buf, write)?;
         Ok(self.buf.bytes())

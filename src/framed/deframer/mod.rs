@@ -83,9 +83,6 @@ enum Found {
     /// Position in the buffer of a frame that is consumed.
     Frame(Range<usize>),
     Skipped(Skipped),
-    /// No whole frame yet.
-    Nothing,
-    Failed,
 }
 
 impl Deframer {
@@ -115,10 +112,8 @@ impl Deframer {
     /// and bytes that follow are dropped. [`rest`](Deframer::rest) begins with the offending frame.
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, DecodeError> {
-        match self.next_position(false)? {
-            Some(position) => Ok(Some(self.buf.at(position))),
-            None => Ok(None),
-        }
+        let position = self.next_position(false)?;
+        Ok(position.map(|position| self.buf.at(position)))
     }
 
     /// Returns the next frame of a stream that has ended. After the last whole frame, some framings
@@ -144,8 +139,8 @@ impl Deframer {
     ///
     /// The errors of [`next_frame`](Deframer::next_frame).
     pub fn decode(&mut self) -> Result<Option<Decoded<'_>>, DecodeError> {
-        let found = self.decode_front(false);
-        self.decoded(found)
+        let found = self.decode_front(false)?;
+        Ok(found.map(|found| self.decoded(found)))
     }
 
     /// Returns the next frame, or the notice of a skipped one, of a stream that has ended:
@@ -155,11 +150,11 @@ impl Deframer {
     ///
     /// The errors of [`next_frame`](Deframer::next_frame).
     pub fn decode_last(&mut self) -> Result<Option<Decoded<'_>>, DecodeError> {
-        let found = match self.decode_front(false) {
-            Found::Nothing => self.decode_front(true),
+        let found = match self.decode_front(false)? {
+            None => self.decode_front(true)?,
             found => found,
         };
-        self.decoded(found)
+        Ok(found.map(|found| self.decoded(found)))
     }
 
     /// Appends bytes of the stream. After an error they are dropped.
@@ -260,36 +255,33 @@ impl Deframer {
         Ok(frame.map(|position| self.buf.at(position)))
     }
 
-    fn decoded(&self, found: Found) -> Result<Option<Decoded<'_>>, DecodeError> {
+    fn decoded(&self, found: Found) -> Decoded<'_> {
         match found {
-            Found::Frame(position) => Ok(Some(Decoded::Frame(self.buf.at(position)))),
-            Found::Skipped(skipped) => Ok(Some(Decoded::Skipped(skipped))),
-            Found::Nothing => Ok(None),
-            Found::Failed => Err(self.failure()),
+            Found::Frame(position) => Decoded::Frame(self.buf.at(position)),
+            Found::Skipped(skipped) => Decoded::Skipped(skipped),
         }
     }
 
     /// Returns the position in the buffer of the next frame.
     #[inline]
     fn next_position(&mut self, has_ended: bool) -> Result<Option<Range<usize>>, DecodeError> {
-        loop {
-            match self.decode_front(has_ended) {
-                Found::Frame(position) => return Ok(Some(position)),
-                Found::Skipped(_) => {}
-                Found::Nothing => return Ok(None),
-                Found::Failed => return Err(self.failure()),
+        while let Some(found) = self.decode_front(has_ended)? {
+            if let Found::Frame(position) = found {
+                return Ok(Some(position));
             }
         }
+        Ok(None)
     }
 
-    fn decode_front(&mut self, has_ended: bool) -> Found {
+    /// Decodes the start of the buffer. Returns `None` if it holds no whole frame.
+    fn decode_front(&mut self, has_ended: bool) -> Result<Option<Found>, DecodeError> {
         loop {
             if self.error.is_some() {
-                return Found::Failed;
+                return Err(self.failure());
             }
             let need = if has_ended { 1 } else { self.need.max(1) };
             if self.buf.len() < need {
-                return Found::Nothing;
+                return Ok(None);
             }
             self.need = 0;
             let (kind, bytes) = (self.framing.kind(), self.buf.bytes());
@@ -301,17 +293,17 @@ impl Deframer {
                 Ok((range, consumed)) => {
                     let position = self.buf.position_of(range);
                     self.buf.consume(consumed);
-                    return Found::Frame(position);
+                    return Ok(Some(Found::Frame(position)));
                 }
                 Err(CheckedStep::Need(need)) => {
                     self.need = need;
-                    return Found::Nothing;
+                    return Ok(None);
                 }
                 Err(CheckedStep::Skip(Skip { bytes, kind })) => {
                     self.skip(bytes);
                     if let SkipKind::Frame(skipped) = kind {
                         self.frames_skipped += 1;
-                        return Found::Skipped(skipped);
+                        return Ok(Some(Found::Skipped(skipped)));
                     }
                 }
                 Err(CheckedStep::Failed(error)) => self.error = Some(error.into()),
