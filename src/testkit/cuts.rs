@@ -1,5 +1,6 @@
 //! Test of a codec with every cut of a stream.
 
+use std::iter;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -9,6 +10,7 @@ use super::random::Random;
 use super::read_side::ReadSide;
 use super::way::Way;
 use crate::codec::Framing;
+use crate::error::FrameError;
 use crate::framed::Framer;
 
 /// Maximum length of a stream that is cut in every way: 32,768 ways.
@@ -196,13 +198,13 @@ impl Cuts {
         whole.run_every_cut()?;
         self.check_limit()?;
         let mut random = Random(self.seed);
+        let lenient = Self {
+            expected: None,
+            expects_error: false,
+            ..self.clone()
+        };
         for _ in 0..RANDOM_COUNT {
             let garbage = random.garbage(&self.stream);
-            let lenient = Self {
-                expected: None,
-                expects_error: false,
-                ..self.clone()
-            };
             let trial = Trial::of(&lenient, &garbage, None)?;
             trial.run_shrinking(&random.ends(garbage.len()))?;
         }
@@ -219,23 +221,18 @@ impl Cuts {
         for head_len in 0..=head_len_max {
             for filler in [0, b'0', b'x', 0x7F, 0x80, 0xFF] {
                 let mut side = ReadSide::new(self.framing.clone());
-                let mut longest = 0;
-                let mut take = |frame: &[u8]| {
-                    longest = longest.max(frame.len());
-                    ControlFlow::Continue(())
-                };
+                let (mut longest, mut most) = (0, 0);
                 let (head, piece) = (&self.stream[..head_len], [filler; 64]);
-                let pieces = [head]
-                    .into_iter()
-                    .chain(std::iter::repeat_n(&piece[..], 2 * held_max / piece.len()));
-                let mut most = 0;
-                for piece in pieces {
-                    if read_all(&mut side, piece, &mut take).is_err() {
+                let repeated = iter::repeat_n(&piece[..], 2 * held_max / piece.len());
+                for piece in iter::once(head).chain(repeated) {
+                    let read = read_all(&mut side, piece, |frame| {
+                        longest = longest.max(frame.len());
+                    });
+                    if read.is_err() {
                         break;
                     }
                     most = most.max(side.held_bytes());
                 }
-                let pieces = [head.to_vec(), piece.to_vec()];
                 let what = if longest > limit {
                     format!("a frame of {longest} bytes is delivered, over the limit of {limit}")
                 } else if most > held_max {
@@ -243,11 +240,10 @@ impl Cuts {
                 } else {
                     continue;
                 };
-                let what = format!("{what}, if the last piece is repeated");
                 return Err(Failure {
-                    what,
+                    what: format!("{what}, if the last piece is repeated"),
                     way: Way::Through.describe(),
-                    pieces: pieces.to_vec(),
+                    pieces: vec![head.to_vec(), piece.to_vec()],
                     expected: None,
                 });
             }
@@ -379,16 +375,12 @@ impl<'a> Trial<'a> {
             return what;
         }
         let end = |outcome: &Outcome| {
-            let what = if outcome.is_error {
-                "an error at"
-            } else {
-                "undecoded bytes from"
+            let what = match outcome.is_error {
+                true => "an error at",
+                false => "undecoded bytes from",
             };
-            let skipped = outcome.frames_skipped;
-            format!(
-                "{what} byte {}, with {skipped} frames skipped",
-                outcome.taken
-            )
+            let (taken, skipped) = (outcome.taken, outcome.frames_skipped);
+            format!("{what} byte {taken}, with {skipped} frames skipped")
         };
         let (expected, found) = (end(&self.expected), end(found));
         format!("after the frames there is {found}, instead of {expected}")
@@ -417,11 +409,9 @@ fn pieces<'a>(stream: &'a [u8], ends: &[usize]) -> impl Iterator<Item = &'a [u8]
 /// Describes the first difference between the frames, if there is one.
 fn difference(expected: &[Vec<u8>], found: &[Vec<u8>]) -> Option<String> {
     let index = (0..expected.len().max(found.len())).find(|i| expected.get(*i) != found.get(*i))?;
-    let show = |frame: Option<&Vec<u8>>| {
-        frame.map_or_else(
-            || "none".to_owned(),
-            |frame| format!("b\"{}\"", frame.escape_ascii()),
-        )
+    let show = |frame: Option<&Vec<u8>>| match frame {
+        Some(frame) => format!("b\"{}\"", frame.escape_ascii()),
+        None => "none".to_owned(),
     };
     Some(format!(
         "frame {index} is {}, instead of {}",
@@ -434,10 +424,13 @@ fn difference(expected: &[Vec<u8>], found: &[Vec<u8>]) -> Option<String> {
 fn read_all(
     side: &mut ReadSide,
     mut bytes: &[u8],
-    mut on_frame: impl FnMut(&[u8]) -> ControlFlow<()>,
-) -> Result<(), crate::FrameError> {
+    mut on_frame: impl FnMut(&[u8]),
+) -> Result<(), FrameError> {
     while !bytes.is_empty() {
-        let taken = side.read(bytes, &mut on_frame)?;
+        let taken = side.read(bytes, |frame| {
+            on_frame(frame);
+            ControlFlow::Continue(())
+        })?;
         bytes = &bytes[taken..];
     }
     Ok(())

@@ -202,10 +202,9 @@ pub(super) fn searches_again(
             let delimiter = frame[enough - delimiter_len..].iter().cycle();
             let mut changed = frame.to_vec();
             let searched = &mut changed[FIRST_LEN..seen - LAST_LEN];
-            searched
-                .iter_mut()
-                .zip(delimiter)
-                .for_each(|(byte, delimiter)| *byte = *delimiter);
+            for (byte, copy) in searched.iter_mut().zip(delimiter) {
+                *byte = *copy;
+            }
             // A frame that differs when it is whole is allowed: a codec may verify a checksum.
             let second = step(framing, &mut state, &changed, false)?;
             if let Some(CheckedStep::Frame { consumed, .. }) = second

@@ -42,12 +42,10 @@ use crate::timer::Stamp;
 /// # Ok::<(), unstick::FrameError>(())
 /// ```
 pub struct ReadSide {
-    framing: Framing,
     assembler: Assembler,
-    pool: Pool,
+    context: SinkContext,
     /// Memory for reads that do not go directly to the buffer of a long frame.
     read_buffer: PageOffsetBox,
-    frames_skipped: u64,
     read_bytes: u64,
     /// Number of bytes of an invalid stream from the offending frame on, after an error.
     undecoded: Option<usize>,
@@ -58,11 +56,13 @@ impl ReadSide {
     #[must_use]
     pub fn new(framing: Framing) -> Self {
         Self {
-            framing,
             assembler: Assembler::default(),
-            pool: Pool::new(0),
+            context: SinkContext {
+                framing,
+                pool: Pool::new(0),
+                frames_skipped: 0,
+            },
             read_buffer: PageOffsetBox::new(0),
-            frames_skipped: 0,
             read_bytes: 0,
             undecoded: None,
         }
@@ -88,13 +88,8 @@ impl ReadSide {
         };
         read.copy_from_slice(bytes);
         self.read_bytes += bytes.len() as u64;
-        let mut sink = ClosureSink {
-            framing: &self.framing,
-            on_frame,
-            pool: &mut self.pool,
-            frames_skipped: &mut self.frames_skipped,
-        };
-        let outcome = self.assembler.ingest(read, &mut sink);
+        let sink = &mut ClosureSink(&mut self.context, on_frame);
+        let outcome = self.assembler.ingest(read, sink);
         self.finish_round(outcome).map(|_| bytes.len())
     }
 
@@ -108,20 +103,15 @@ impl ReadSide {
         if self.has_undelivered() || self.undecoded.is_some() || bytes.is_empty() {
             return Ok(0);
         }
-        let Some(spare) = self.assembler.direct(bytes.len(), &mut self.pool) else {
+        let Some(spare) = self.assembler.direct(bytes.len(), &mut self.context.pool) else {
             self.read_buffer = PageOffsetBox::new(bytes.len());
             return self.read(bytes, on_frame);
         };
         let len = spare.len();
         spare.copy_from_slice(&bytes[..len]);
         self.read_bytes += len as u64;
-        let mut sink = ClosureSink {
-            framing: &self.framing,
-            on_frame,
-            pool: &mut self.pool,
-            frames_skipped: &mut self.frames_skipped,
-        };
-        let outcome = self.assembler.ingest_direct(len, &mut sink);
+        let sink = &mut ClosureSink(&mut self.context, on_frame);
+        let outcome = self.assembler.ingest_direct(len, sink);
         self.finish_round(outcome).map(|_| len)
     }
 
@@ -137,13 +127,8 @@ impl ReadSide {
         if !self.has_undelivered() || self.undecoded.is_some() {
             return Ok(());
         }
-        let mut sink = ClosureSink {
-            framing: &self.framing,
-            on_frame,
-            pool: &mut self.pool,
-            frames_skipped: &mut self.frames_skipped,
-        };
-        let outcome = self.assembler.resume(&mut sink);
+        let sink = &mut ClosureSink(&mut self.context, on_frame);
+        let outcome = self.assembler.resume(sink);
         self.finish_round(outcome).map(drop)
     }
 
@@ -159,17 +144,10 @@ impl ReadSide {
     {
         while self.held_bytes() > 0 && self.undecoded.is_none() {
             let was_undelivered = self.has_undelivered();
-            let assembler = &mut self.assembler;
-            let mut sink = ClosureSink {
-                framing: &self.framing,
-                on_frame: &mut on_frame,
-                pool: &mut self.pool,
-                frames_skipped: &mut self.frames_skipped,
-            };
-            let outcome = if was_undelivered {
-                assembler.resume(&mut sink)
-            } else {
-                assembler.finish(&mut sink)
+            let sink = &mut ClosureSink(&mut self.context, &mut on_frame);
+            let outcome = match was_undelivered {
+                true => self.assembler.resume(sink),
+                false => self.assembler.finish(sink),
             };
             if self.finish_round(outcome)? == Flow::Stop {
                 return Ok(false);
@@ -183,7 +161,7 @@ impl ReadSide {
 
     /// Replaces the framing: undelivered bytes belong to the new one.
     pub fn reframe(&mut self, framing: Framing) {
-        self.framing = framing;
+        self.context.framing = framing;
         self.assembler.reframe();
     }
 
@@ -209,20 +187,20 @@ impl ReadSide {
     /// Moves the bytes that are held into a buffer of their size. A reactor does so if a buffer
     /// stays far larger than its bytes for a second.
     pub fn shrink_to_fit(&mut self) {
-        self.assembler.shrink_to_fit(&mut self.pool);
+        self.assembler.shrink_to_fit(&mut self.context.pool);
     }
 
     /// Returns the number of bytes copied so far, into a buffer or from a smaller one to a larger
     /// one.
     #[must_use]
     pub fn moved_bytes(&self) -> u64 {
-        self.pool.moved_bytes
+        self.context.pool.moved_bytes
     }
 
     /// Returns the number of frames that were skipped because they are too long.
     #[must_use]
     pub fn frames_skipped(&self) -> u64 {
-        self.frames_skipped
+        self.context.frames_skipped
     }
 
     /// Returns the offset in the stream of the bytes that are held, or of the offending frame.
@@ -238,7 +216,7 @@ impl ReadSide {
             Delivery::NeedMore => Ok(Flow::Continue),
             Delivery::Stopped => Ok(Flow::Stop),
             Delivery::Failed(failed) => {
-                self.assembler.clear(&mut self.pool);
+                self.assembler.clear(&mut self.context.pool);
                 self.undecoded = Some(failed.undecoded);
                 Err(failed.error)
             }
@@ -249,38 +227,40 @@ impl ReadSide {
 impl fmt::Debug for ReadSide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadSide")
-            .field("framing", &self.framing)
+            .field("framing", &self.context.framing)
             .field("offset", &self.offset())
             .field("held_bytes", &self.held_bytes())
             .finish_non_exhaustive()
     }
 }
 
-/// Sink that passes the frames to a closure.
-struct ClosureSink<'a, F> {
-    framing: &'a Framing,
-    on_frame: F,
-    pool: &'a mut Pool,
-    frames_skipped: &'a mut u64,
+/// The parts of a [`ReadSide`] that its sink uses.
+struct SinkContext {
+    framing: Framing,
+    pool: Pool,
+    frames_skipped: u64,
 }
+
+/// Sink that passes the frames to a closure.
+struct ClosureSink<'a, F>(&'a mut SinkContext, F);
 
 impl<F> FrameSink for ClosureSink<'_, F>
 where
     F: FnMut(&[u8]) -> ControlFlow<()>,
 {
     fn kind(&self) -> &Kind {
-        self.framing.kind()
+        self.0.framing.kind()
     }
 
     fn frame(&mut self, frame: &[u8]) -> Flow {
-        match (self.on_frame)(frame) {
+        match (self.1)(frame) {
             ControlFlow::Continue(()) => Flow::Continue,
             ControlFlow::Break(()) => Flow::Stop,
         }
     }
 
     fn skipped(&mut self, _: Skipped) -> Flow {
-        *self.frames_skipped += 1;
+        self.0.frames_skipped += 1;
         Flow::Continue
     }
 
@@ -291,6 +271,6 @@ where
     }
 
     fn pool(&mut self) -> &mut Pool {
-        self.pool
+        &mut self.0.pool
     }
 }
