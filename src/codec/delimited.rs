@@ -87,18 +87,24 @@ impl Delimited {
     /// If `more_may_come` is true, a longer delimiter that may still be completed has precedence:
     /// the result is then [`Found::NotBefore`].
     fn find(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
-        let mut at = from;
-        if let Some(finder) = &self.only {
-            let unseen = bytes.get(from..).unwrap_or_default();
-            if let Some(len) = finder.find(unseen) {
-                let start = from.saturating_add(len);
-                let end = start.saturating_add(self.longest);
-                return Found::At { start, end };
-            }
-            // Only a partial delimiter may be left, at the end.
-            let partial_len_max = self.longest.saturating_sub(1);
-            at = from.max(bytes.len().saturating_sub(partial_len_max));
+        let Some(finder) = &self.only else {
+            return self.find_any(bytes, from, more_may_come);
+        };
+        let unseen = bytes.get(from..).unwrap_or_default();
+        if let Some(len) = finder.find(unseen) {
+            let start = from.saturating_add(len);
+            let end = start.saturating_add(self.longest);
+            return Found::At { start, end };
         }
+        // Only a partial delimiter may be left, at the end.
+        let partial_len_max = self.longest.saturating_sub(1);
+        let at = from.max(bytes.len().saturating_sub(partial_len_max));
+        self.find_any(bytes, at, true)
+    }
+
+    /// Finds a delimiter, or the beginning of one, by the first bytes of all delimiters.
+    fn find_any(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
+        let mut at = from;
         while let Some(start) = self.next_first(bytes, at) {
             let here = bytes.get(start..).unwrap_or_default();
             let whole = self.delimiters.iter().filter(|one| here.starts_with(one));

@@ -634,7 +634,7 @@ impl Framing {
     /// [4-byte big-endian prefix](Length::u32_of). Zero for every other framing.
     pub(crate) fn u32_len_end(&self) -> usize {
         match self.kind() {
-            Kind::Length(length) if length.is_u32() => length.payload_len_max().saturating_add(1),
+            Kind::Length(length) if length.is_u32() => length.payload_len_max.saturating_add(1),
             _ => 0,
         }
     }
@@ -648,24 +648,16 @@ impl Framing {
         payload: &[u8],
         buf: &mut Buf,
     ) -> Result<Option<usize>, FrameError> {
-        let before = buf.len();
-        let mut out = Out::leaving_out(buf, payload);
-        let encoded = match self.kind() {
-            Kind::Raw(codec) => codec.encode(payload, &mut out),
-            Kind::Length(codec) => codec.encode(payload, &mut out),
-            Kind::Line(codec) => codec.encode(payload, &mut out),
-            Kind::Fixed(codec) => codec.encode(payload, &mut out),
-            Kind::Varint(codec) => codec.encode(payload, &mut out),
-            Kind::Netstring(codec) => codec.encode(payload, &mut out),
-            Kind::HeaderBody(codec) => codec.encode(payload, &mut out),
-            // These codecs read the whole frame after writing it.
-            Kind::Delimited(_) | Kind::LengthField(_) | Kind::Custom(_) => return Ok(None),
-        };
-        let place = out.suppressed.and_then(|(_, place)| place);
-        if encoded.is_err() {
-            buf.truncate(before);
+        // These codecs read the whole frame after writing it.
+        if let Kind::Delimited(_) | Kind::LengthField(_) | Kind::Custom(_) = self.kind() {
+            return Ok(None);
         }
-        encoded.map(|()| place)
+        let mut frame = unfinished_frame(buf);
+        let mut out = Out::leaving_out(&mut frame, payload);
+        with_builtin!(self.kind(), codec => codec.encode(payload, &mut out))?;
+        let place = out.suppressed.and_then(|(_, place)| place);
+        frame.disarm();
+        Ok(place)
     }
 }
 
@@ -674,7 +666,7 @@ impl Kind {
     /// a header and for a custom codec.
     pub(crate) fn is_header_cut(&self, head: &[u8]) -> bool {
         match self {
-            Self::Length(codec) => head.len() < usize::from(codec.width()),
+            Self::Length(codec) => head.len() < usize::from(codec.width),
             Self::Varint(_) => head.iter().all(|byte| byte & 0x80 != 0),
             Self::Netstring(_) => !head.contains(&b':'),
             Self::LengthField(codec) => head.len() < codec.field.header_len(),
@@ -688,9 +680,8 @@ impl Kind {
     pub(super) fn change_limit(&mut self, change: &mut dyn FnMut(&mut Limit)) {
         match self {
             Self::Length(length) => {
-                let mut limit = length.limit;
-                change(&mut limit);
-                *length = length.with_limit(limit);
+                change(&mut length.limit);
+                *length = Length::new(length.width, length.endian, length.limit);
             }
             Self::Line(line) => change(&mut line.limit),
             Self::Varint(varint) => change(&mut varint.limit),

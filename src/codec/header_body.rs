@@ -4,9 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{
-    AnyDecoder, BuiltinCodec, CheckedStep, Codec, Decoder, Kind, Limit, Out, ScanState, Step,
-};
+use super::{BuiltinCodec, Codec, Kind, Limit, Out, ScanState, Step, with_builtin};
 use crate::error::FrameError;
 
 /// Function that returns the length of the body, computed from the header's payload.
@@ -55,22 +53,19 @@ impl HeaderBody {
     /// True if `head` ends within the header.
     pub(super) fn is_header_cut(&self, head: &[u8]) -> bool {
         let step = self.decode_header(&mut ScanState::default(), head, false);
-        matches!(step, CheckedStep::Need(_))
+        matches!(step, Ok(Step::Need(_)))
     }
 
-    fn decode_header<'a>(
+    fn decode_header(
         &self,
         scanned: &mut ScanState,
-        bytes: &'a [u8],
+        bytes: &[u8],
         has_ended: bool,
-    ) -> CheckedStep<'a> {
-        let mut decoder = AnyDecoder {
-            kind: &self.header,
-            scanned,
-            custom: &mut None,
-            has_ended,
-        };
-        decoder.step(bytes)
+    ) -> Result<Step, FrameError> {
+        with_builtin!(&self.header, codec => match has_ended {
+            false => codec.decode(scanned, bytes),
+            true => codec.finish(scanned, bytes),
+        }, _custom => Err(FrameError::Contract("the header has a custom codec")))
     }
 
     fn decode_step(
@@ -79,29 +74,25 @@ impl HeaderBody {
         bytes: &[u8],
         has_ended: bool,
     ) -> Result<Step, FrameError> {
-        match self.decode_header(scanned, bytes, has_ended) {
-            CheckedStep::Frame {
-                payload,
-                range,
-                consumed,
-                ..
-            } => {
-                let len = (self.body_len)(payload)?.checked_add(consumed as u64);
+        match self.decode_header(scanned, bytes, has_ended)? {
+            Step::Frame { frame, consumed } => {
+                let header_end = frame.end;
+                let header = bytes.get(frame).unwrap_or_default();
+                let len = (self.body_len)(header)?.checked_add(consumed as u64);
                 let step = match len {
                     Some(len) => self.limit.step(0, len, bytes),
                     None => self.limit.exceeded(u64::MAX, u64::MAX),
                 };
                 if matches!(step, Ok(Step::Need(_))) {
                     // Makes the next call find the end of the header at once.
-                    scanned.to = range.end;
+                    scanned.to = header_end;
                 }
                 step
             }
-            CheckedStep::Need(need) => Ok(Step::Need(need)),
-            CheckedStep::Skip(_) => Err(FrameError::Contract(
+            Step::Need(need) => Ok(Step::Need(need)),
+            _ => Err(FrameError::Contract(
                 "the codec of the header skipped bytes",
             )),
-            CheckedStep::Failed(error) => Err(error.into()),
         }
     }
 

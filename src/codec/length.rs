@@ -24,10 +24,10 @@ impl Endian {
 
     /// Writes a number that the field, of at most 8 bytes, can hold.
     pub(super) fn write(self, value: u64, field: &mut [u8]) {
-        let low_first = value.to_le_bytes();
-        field.copy_from_slice(low_first.split_at(field.len()).0);
-        if self == Self::Big {
-            field.reverse();
+        let unused_len = 8_usize.saturating_sub(field.len());
+        match self {
+            Self::Big => field.copy_from_slice(value.to_be_bytes().split_at(unused_len).1),
+            Self::Little => field.copy_from_slice(value.to_le_bytes().split_at(field.len()).0),
         }
     }
 }
@@ -42,11 +42,11 @@ pub(super) fn field_max(width: u8) -> u64 {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Length {
     /// Width of the length field, in bytes: 1, 2, 3, 4 or 8.
-    width: u8,
-    endian: Endian,
+    pub(super) width: u8,
+    pub(super) endian: Endian,
     pub(crate) limit: Limit,
     /// Maximum length of a payload to encode: the limit, or less if the field cannot hold it.
-    payload_len_max: usize,
+    pub(super) payload_len_max: usize,
 }
 
 impl Length {
@@ -58,18 +58,6 @@ impl Length {
             limit,
             payload_len_max: limit.len.min(field_max),
         }
-    }
-
-    pub(crate) fn with_limit(self, limit: Limit) -> Self {
-        Self::new(self.width, self.endian, limit)
-    }
-
-    pub(crate) fn width(self) -> u8 {
-        self.width
-    }
-
-    pub(crate) fn endian(self) -> Endian {
-        self.endian
     }
 
     /// True for a 4-byte big-endian field, the usual one.
@@ -111,16 +99,16 @@ impl Length {
     /// Appends `payload` as one frame. After an error nothing is appended.
     #[inline]
     pub(crate) fn encode_to(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
-        if self.is_u32() && payload.len() <= self.payload_len_max {
-            buf.put_with_header(Self::u32_of(payload), payload);
-            return Ok(());
+        if payload.len() > self.payload_len_max {
+            let len = payload.len() as u64;
+            return Err(FrameError::too_long(len, self.payload_len_max));
         }
-        self.encode(payload, &mut Out::new(buf))
-    }
-
-    /// Returns the maximum payload that can be encoded, in bytes.
-    pub(crate) fn payload_len_max(self) -> usize {
-        self.payload_len_max
+        if self.is_u32() {
+            buf.put_with_header(Self::u32_of(payload), payload);
+        } else {
+            self.encode_by_parts(payload, &mut Out::new(buf));
+        }
+        Ok(())
     }
 
     /// Returns the header of a payload for a [4-byte big-endian length](Length::is_u32). The
@@ -129,6 +117,16 @@ impl Length {
     pub(crate) fn u32_of(payload: &[u8]) -> [u8; 4] {
         let [.., a, b, c, d] = (payload.len() as u64).to_be_bytes();
         [a, b, c, d]
+    }
+
+    #[inline(never)]
+    fn encode_by_parts(&self, payload: &[u8], out: &mut Out<'_>) {
+        let (len, width) = (payload.len() as u64, usize::from(self.width));
+        match self.endian {
+            Endian::Big => out.put(len.to_be_bytes().split_at(8_usize.saturating_sub(width)).1),
+            Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
+        }
+        out.put(payload);
     }
 
     /// Checks the length of a payload to encode.
@@ -168,15 +166,9 @@ impl Codec for Length {
         }
     }
 
-    #[inline(never)]
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         self.check_payload(payload.len())?;
-        let (len, width) = (payload.len() as u64, usize::from(self.width));
-        match self.endian {
-            Endian::Big => out.put(len.to_be_bytes().split_at(8_usize.saturating_sub(width)).1),
-            Endian::Little => out.put(len.to_le_bytes().split_at(width).0),
-        }
-        out.put(payload);
+        self.encode_by_parts(payload, out);
         Ok(())
     }
 

@@ -151,7 +151,7 @@ pub trait Codec {
             .get(self.headroom()..)
             .unwrap_or_default()
             .to_vec();
-        out.clear();
+        out.buf.truncate(out.start);
         self.encode(&payload, out)
     }
 }
@@ -226,10 +226,6 @@ impl<'a> Out<'a> {
     fn put_before(&mut self, bytes: &[u8]) {
         self.put(bytes);
         self.bytes_mut().rotate_right(bytes.len());
-    }
-
-    fn clear(&mut self) {
-        self.buf.truncate(self.start);
     }
 }
 

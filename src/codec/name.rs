@@ -26,9 +26,9 @@ impl fmt::Display for Framing {
                 None => f.write_str("line"),
             },
             Kind::Length(length) => {
-                let is_little = length.endian() == Endian::Little && length.width() > 1;
+                let is_little = length.endian == Endian::Little && length.width > 1;
                 let order = if is_little { "-le" } else { "" };
-                write!(f, "u{}{order}", 8 * u32::from(length.width()))
+                write!(f, "u{}{order}", 8 * u32::from(length.width))
             }
             Kind::Fixed(fixed) => write!(f, "fixed-{}", fixed.frame_len),
             Kind::Varint(varint) if varint.is_lax => f.write_str("varint-lax"),

@@ -16,19 +16,13 @@ pub(crate) struct Varint {
     pub(crate) is_lax: bool,
 }
 
-/// Length field at the start of some bytes, complete or cut.
-enum Field {
-    Whole { value: u64, len: usize },
-    Cut,
-}
-
 impl BuiltinCodec for Varint {}
 
 impl Codec for Varint {
     type State = ScanState;
 
     fn decode(&self, _: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
-        let Field::Whole { value, len } = read_field(bytes, self.is_lax)? else {
+        let Some((value, len)) = read_field(bytes, self.is_lax)? else {
             return Ok(Step::Need(bytes.len().saturating_add(1)));
         };
         self.limit.step(len, value, bytes)
@@ -70,11 +64,11 @@ fn field_of(payload_len: usize) -> ([u8; FIELD_LEN_MAX], usize) {
     (field, len)
 }
 
-/// Reads the varint at the start of `bytes`.
+/// Returns the varint at the start of `bytes` and its length, or `None` if it is incomplete.
 ///
 /// It must have its shortest form unless `is_lax` is true. If one length had several forms, two
 /// decoders could disagree about the same bytes. A varint of more than 64 bits is always malformed.
-fn read_field(bytes: &[u8], is_lax: bool) -> Result<Field, FrameError> {
+fn read_field(bytes: &[u8], is_lax: bool) -> Result<Option<(u64, usize)>, FrameError> {
     let mut value: u64 = 0;
     for (index, &byte) in bytes.iter().take(FIELD_LEN_MAX).enumerate() {
         let len = index.saturating_add(1);
@@ -92,10 +86,10 @@ fn read_field(bytes: &[u8], is_lax: bool) -> Result<Field, FrameError> {
             .checked_shl(shift)
             .unwrap_or_default();
         if is_last {
-            return Ok(Field::Whole { value, len });
+            return Ok(Some((value, len)));
         }
     }
-    Ok(Field::Cut)
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -118,8 +112,8 @@ mod tests {
             let field = read_field(&bytes[1..], false);
             let last = bytes[1..].iter().position(|byte| byte & 0x80 == 0);
             match (field, last) {
-                (Ok(Field::Cut), None) => {}
-                (Ok(Field::Whole { len, value }), Some(last)) => {
+                (Ok(None), None) => {}
+                (Ok(Some((value, len))), Some(last)) => {
                     assert_eq!(len, last + 1);
                     let (mut again, mut left, mut at) = ([0; 3], value, 0);
                     while left > 0x7F {
@@ -155,16 +149,13 @@ mod tests {
 
     #[test]
     fn lax_varint_accepts_longer_forms_of_up_to_ten_bytes() {
-        let whole = |bytes: &[u8]| match read_field(bytes, true) {
-            Ok(Field::Whole { value, len }) => Some((value, len)),
-            _ => None,
-        };
+        let whole = |bytes: &[u8]| read_field(bytes, true).ok().flatten();
         assert_eq!(whole(b"\x85\x00"), Some((5, 2)));
         assert_eq!(whole(b"\x85\x80\x80\x00"), Some((5, 4)));
         let longest = [&[0x80; 9][..], b"\0"].concat();
         assert_eq!(whole(&longest), Some((0, 10)));
         for bytes in [[0x80; 10], [0xFF; 10]] {
-            read_field(&bytes, true).err().expect("more than 64 bits");
+            read_field(&bytes, true).expect_err("more than 64 bits");
         }
     }
 
