@@ -1,6 +1,8 @@
 //! Delimited frames: each frame ends with one of several byte strings. A single delimiter of one
 //! byte is handled by [`line`](super::line).
 
+use std::cmp::Reverse;
+
 use memchr::memmem::Finder;
 
 use super::{BuiltinCodec, Codec, Limit, Lookahead, Out, ScanState, Step, count_scanned};
@@ -10,6 +12,8 @@ use crate::memory::GrowBuf;
 /// Codec of [`Framing::delimiters`](super::Framing::delimiters).
 #[derive(Debug, Clone)]
 pub(crate) struct Delimited {
+    /// The delimiters, in the order of the configuration.
+    delimiters: Box<[Box<[u8]>]>,
     search: Search,
     /// Delimiter that `encode` appends to a payload.
     ending: Box<[u8]>,
@@ -32,7 +36,7 @@ enum Search {
 /// Several delimiters, and the first bytes of all of them.
 #[derive(Debug, Clone)]
 struct Any {
-    delimiters: Box<[Box<[u8]>]>,
+    longest_first: Box<[Box<[u8]>]>,
     firsts: Box<[u8]>,
 }
 
@@ -73,6 +77,7 @@ impl Delimited {
             Box::from(ending.expect("the longest delimiter is not a prefix of a longer one"));
         let lens = delimiters.iter().map(|one| one.len());
         Self {
+            delimiters: delimiters.iter().map(|one| Box::from(*one)).collect(),
             search,
             ending,
             longest: lens.max().unwrap_or_default(),
@@ -81,11 +86,7 @@ impl Delimited {
     }
 
     pub(crate) fn delimiters(&self) -> impl Iterator<Item = &[u8]> {
-        let (one, any) = match &self.search {
-            Search::One(finder) => (Some(finder.needle()), &[][..]),
-            Search::Any(any) => (None, &*any.delimiters),
-        };
-        one.into_iter().chain(any.iter().map(|one| &**one))
+        self.delimiters.iter().map(|one| &**one)
     }
 
     /// Finds the first delimiter that begins at or after `from`.
@@ -268,8 +269,10 @@ impl Any {
             .collect();
         firsts.sort_unstable();
         firsts.dedup();
+        let mut longest_first: Vec<_> = delimiters.iter().map(|one| Box::from(*one)).collect();
+        longest_first.sort_by_key(|one: &Box<[u8]>| Reverse(one.len()));
         Self {
-            delimiters: delimiters.iter().map(|one| Box::from(*one)).collect(),
+            longest_first: longest_first.into_boxed_slice(),
             firsts: firsts.into_boxed_slice(),
         }
     }
@@ -279,20 +282,15 @@ impl Any {
         let mut at = from;
         while let Some(start) = self.next_first(bytes, at) {
             let here = bytes.get(start..).unwrap_or_default();
-            let whole = self.delimiters.iter().filter(|one| here.starts_with(one));
-            let whole = whole.map(|one| one.len()).max();
-            let longer_has_begun = more_may_come
-                && self.delimiters.iter().any(|one| {
-                    one.len() > here.len() && whole < Some(one.len()) && one.starts_with(here)
-                });
-            match whole {
-                _ if longer_has_begun => return Found::NotBefore(start),
-                Some(len) => {
-                    return Found::At {
-                        start,
-                        end: start.saturating_add(len),
-                    };
+            let found = self.longest_first.iter().find_map(|one| {
+                if here.starts_with(one) {
+                    let end = start.saturating_add(one.len());
+                    return Some(Found::At { start, end });
                 }
+                (more_may_come && one.starts_with(here)).then_some(Found::NotBefore(start))
+            });
+            match found {
+                Some(found) => return found,
                 None => at = start.saturating_add(1),
             }
         }
