@@ -1,5 +1,7 @@
 //! The receiver of a connection's frames, and the results of a decode call.
 
+use std::ops::ControlFlow;
+
 use super::Pool;
 use crate::codec::{Kind, Skipped};
 use crate::error::FrameError;
@@ -25,11 +27,7 @@ pub(crate) trait FrameSink {
 }
 
 /// Reply of a sink to a frame: continue decoding, or stop after the frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Flow {
-    Continue,
-    Stop,
-}
+pub(crate) type Flow = ControlFlow<()>;
 
 /// Result of a decode call.
 #[derive(Debug)]
@@ -60,8 +58,8 @@ impl Delivery {
 impl From<Flow> for Delivery {
     fn from(flow: Flow) -> Self {
         match flow {
-            Flow::Continue => Self::NeedMore,
-            Flow::Stop => Self::Stopped,
+            Flow::Continue(()) => Self::NeedMore,
+            Flow::Break(()) => Self::Stopped,
         }
     }
 }

@@ -310,9 +310,9 @@ impl<'a, H: Handler> Frames<'a, H> {
         // budget is spent now.
         let has_budget = self.engine().active.frames_left > 0;
         if has_budget && self.engine().active_state().wants_frames() {
-            Flow::Continue
+            Flow::Continue(())
         } else {
-            Flow::Stop
+            Flow::Break(())
         }
     }
 }
@@ -328,7 +328,7 @@ impl<H: Handler> FrameSink for Frames<'_, H> {
         let engine = self.engine();
         engine.active.frames_left -= 1;
         if engine.active.frames_left > 0 && engine.is_active_unchanged() {
-            Flow::Continue
+            Flow::Continue(())
         } else {
             self.after_callback("on_frame", Engine::spend_credit)
         }

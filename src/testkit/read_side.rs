@@ -171,7 +171,7 @@ impl ReadSide {
             } else {
                 assembler.finish(&mut sink)
             };
-            if self.finish_round(outcome)? == Flow::Stop {
+            if self.finish_round(outcome)? == Flow::Break(()) {
                 return Ok(false);
             }
             if !was_undelivered {
@@ -235,8 +235,8 @@ impl ReadSide {
     #[inline]
     fn finish_round(&mut self, outcome: Delivery) -> Result<Flow, FrameError> {
         match outcome {
-            Delivery::NeedMore => Ok(Flow::Continue),
-            Delivery::Stopped => Ok(Flow::Stop),
+            Delivery::NeedMore => Ok(Flow::Continue(())),
+            Delivery::Stopped => Ok(Flow::Break(())),
             Delivery::Failed(failed) => {
                 self.assembler.clear(&mut self.pool);
                 self.undecoded = Some(failed.undecoded);
@@ -273,15 +273,12 @@ where
     }
 
     fn frame(&mut self, frame: &[u8]) -> Flow {
-        match (self.on_frame)(frame) {
-            ControlFlow::Continue(()) => Flow::Continue,
-            ControlFlow::Break(()) => Flow::Stop,
-        }
+        (self.on_frame)(frame)
     }
 
     fn skipped(&mut self, _: Skipped) -> Flow {
         *self.frames_skipped += 1;
-        Flow::Continue
+        Flow::Continue(())
     }
 
     fn buffer_is_oversized(&mut self) {}

@@ -25,16 +25,12 @@ impl Assembler {
     /// Decodes new bytes: continues the partial frame in its buffer, and delivers the frames after
     /// it in place.
     #[inline(always)]
-    pub(in crate::conn) fn feed<S, D>(
+    pub(in crate::conn) fn feed<S: FrameSink, D: Decoder>(
         &mut self,
         bytes: &[u8],
         sink: &mut S,
         mut decoder: D,
-    ) -> Delivery
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    ) -> Delivery {
         let mut at = 0;
         while self.partial.is_some() {
             match self.continue_partial(bytes, &mut at, sink, &mut decoder) {
@@ -67,17 +63,13 @@ impl Assembler {
     /// Continues the partial frame with the bytes from `at` on, and advances `at`. It first
     /// searches for the end of the frame without copying.
     #[inline(always)]
-    fn continue_partial<S, D>(
+    fn continue_partial<S: FrameSink, D: Decoder>(
         &mut self,
         bytes: &[u8],
         at: &mut usize,
         sink: &mut S,
         decoder: &mut D,
-    ) -> Continued
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    ) -> Continued {
         let Some(partial) = &mut self.partial else {
             return Continued::Delivered;
         };
@@ -108,18 +100,14 @@ impl Assembler {
     /// Continues the partial frame with the bytes from `at` on. A decode step runs once the codec
     /// has the bytes that it needs, or after `step_after` bytes.
     #[inline(never)]
-    fn step_partial<S, D>(
+    fn step_partial<S: FrameSink, D: Decoder>(
         &mut self,
         bytes: &[u8],
         at: &mut usize,
         step_after: Option<usize>,
         sink: &mut S,
         decoder: &mut D,
-    ) -> Continued
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    ) -> Continued {
         let left = &bytes[*at..];
         let Some(partial) = &mut self.partial else {
             return Continued::Delivered;
@@ -139,8 +127,8 @@ impl Assembler {
         let undecoded_len = undecoded.len();
         let consumed = partial.len() - undecoded_len;
         let flow = match end {
-            ControlFlow::Continue(()) => Flow::Continue,
-            ControlFlow::Break(End::Stopped) => Flow::Stop,
+            ControlFlow::Continue(()) => Flow::Continue(()),
+            ControlFlow::Break(End::Stopped) => Flow::Break(()),
             ControlFlow::Break(End::Need(need)) => {
                 partial.consume(consumed);
                 partial.set_need(need);
@@ -184,24 +172,20 @@ impl Assembler {
         sink: &mut S,
     ) -> Continued {
         match flow {
-            Flow::Continue => Continued::Delivered,
-            Flow::Stop => Continued::Ended(self.keep_undecoded(undecoded, End::Stopped, sink)),
+            Flow::Continue(()) => Continued::Delivered,
+            Flow::Break(()) => Continued::Ended(self.keep_undecoded(undecoded, End::Stopped, sink)),
         }
     }
 
     /// Continues in the buffer after a delivered frame. `more` is the part of the new bytes that
     /// the buffer does not contain yet.
-    fn decode_on_in_buffer<S, D>(
+    fn decode_on_in_buffer<S: FrameSink, D: Decoder>(
         &mut self,
         more: &[u8],
         flow: Flow,
         sink: &mut S,
         decoder: &mut D,
-    ) -> Continued
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    ) -> Continued {
         if let Some(partial) = &mut self.partial {
             partial.set_since(sink.now());
             partial.set_undecoded();
@@ -211,8 +195,8 @@ impl Assembler {
             }
         }
         Continued::Ended(match flow {
-            Flow::Stop => Delivery::Stopped,
-            Flow::Continue => self.decode_held(sink, decoder),
+            Flow::Break(()) => Delivery::Stopped,
+            Flow::Continue(()) => self.decode_held(sink, decoder),
         })
     }
 
@@ -232,11 +216,11 @@ impl Assembler {
 
     /// Decodes the bytes held, in their buffer.
     #[inline(never)]
-    pub(in crate::conn) fn decode_held<S, D>(&mut self, sink: &mut S, decoder: &mut D) -> Delivery
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    pub(in crate::conn) fn decode_held<S: FrameSink, D: Decoder>(
+        &mut self,
+        sink: &mut S,
+        decoder: &mut D,
+    ) -> Delivery {
         let Some(partial) = &mut self.partial else {
             return Delivery::NeedMore;
         };

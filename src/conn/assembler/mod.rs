@@ -73,11 +73,12 @@ impl Assembler {
 
     // Not inlined: each framing gets its own loop, so that the loops do not compete for registers.
     #[inline(never)]
-    fn feed_builtin<S, C>(&mut self, bytes: &[u8], sink: &mut S, codec: &C) -> Delivery
-    where
-        S: FrameSink,
-        C: BuiltinCodec,
-    {
+    fn feed_builtin<S: FrameSink, C: BuiltinCodec>(
+        &mut self,
+        bytes: &[u8],
+        sink: &mut S,
+        codec: &C,
+    ) -> Delivery {
         let mut scan = self.scan();
         let outcome = self.feed(bytes, sink, codec.bind(&mut scan));
         self.set_scan(scan);
@@ -87,11 +88,12 @@ impl Assembler {
 
     /// Decodes `bytes` with a decoder whose state is not part of the partial frame.
     #[inline(never)]
-    fn feed_stateless<S, D>(&mut self, bytes: &[u8], sink: &mut S, decoder: D) -> Delivery
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    fn feed_stateless<S: FrameSink, D: Decoder>(
+        &mut self,
+        bytes: &[u8],
+        sink: &mut S,
+        decoder: D,
+    ) -> Delivery {
         let outcome = self.feed(bytes, sink, decoder);
         self.end_decode(sink);
         outcome
@@ -121,11 +123,12 @@ impl Assembler {
     /// Searches the bytes of a direct read for the end of the frame. If they do not contain it, the
     /// frame is not decoded, and not moved into one buffer yet.
     #[inline(never)]
-    fn search_direct<S, C>(&mut self, len: usize, sink: &mut S, codec: &C) -> Delivery
-    where
-        S: FrameSink,
-        C: BuiltinCodec,
-    {
+    fn search_direct<S: FrameSink, C: BuiltinCodec>(
+        &mut self,
+        len: usize,
+        sink: &mut S,
+        codec: &C,
+    ) -> Delivery {
         let mut scan = self.scan();
         let Some(partial) = &mut self.partial else {
             return Delivery::NeedMore;
