@@ -35,7 +35,7 @@ pub use name::ParseFramingError;
 pub use step::{Skipped, Step};
 
 pub(crate) use compose::put_all;
-pub(crate) use decoder::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, Lookahead};
+pub(crate) use decoder::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, FrameBounds, Lookahead};
 pub(crate) use erased::{AnyState, ErasedCodec, ErasedState};
 pub(crate) use framing::{Kind, with_builtin};
 pub(crate) use length::{Length, LengthU32};

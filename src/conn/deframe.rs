@@ -60,6 +60,9 @@ pub(super) fn deliver_next<S: FrameSink, D: Decoder>(
         match decoder.step(undecoded) {
             CheckedStep::Frame { payload, after, .. } => {
                 *undecoded = after;
+                if let Some(bounds) = decoder.recorded() {
+                    sink.recorded(bounds);
+                }
                 return sink.frame(payload).map_break(|()| End::Stopped);
             }
             CheckedStep::Need(need) => return ControlFlow::Break(End::Need(need)),

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::Pool;
-use crate::codec::{Kind, Skipped};
+use crate::codec::{FrameBounds, Kind, Skipped};
 use crate::error::FrameError;
 use crate::timer::Stamp;
 
@@ -12,6 +12,10 @@ pub(crate) trait FrameSink {
     /// The framing of the bytes.
     fn kind(&self) -> &Kind;
     fn frame(&mut self, frame: &[u8]) -> Flow;
+    /// Records the bounds of the next frame, if the connection is recorded.
+    fn recorded(&mut self, bounds: FrameBounds) {
+        let _ = bounds;
+    }
     /// Handles the notice of a frame that is too long. Its remaining bytes will be dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;
     /// Counts a cut frame, of which only `partial` has arrived. Called once per frame.

@@ -9,7 +9,7 @@
 
 use super::callbacks::{ActiveCallbacks, Started};
 use super::{Callbacks, Reactor};
-use crate::codec::{Kind, Skipped};
+use crate::codec::{FrameBounds, Kind, Skipped};
 use crate::conn::{
     Assembler, DecodeInput, Delivery, Failed, Flow, FrameSink, Pool, State, Watermark,
 };
@@ -334,6 +334,11 @@ impl<H: Handler> FrameSink for Frames<'_, H> {
         }
     }
 
+    fn recorded(&mut self, bounds: FrameBounds) {
+        let token = self.callbacks.token;
+        self.engine().record_frame(token, bounds);
+    }
+
     fn skipped(&mut self, skipped: Skipped) -> Flow {
         let token = self.callbacks.token;
         self.engine().frame_skipped(token, skipped);
@@ -527,10 +532,7 @@ fn deliver<H: Handler>(
     if state.is_recorded() {
         let token = frames.callbacks.token;
         let read_bytes = frames.engine().read_bytes(token);
-        return assembler.record(input, read_bytes, frames, |frames, bounds| {
-            let token = frames.callbacks.token;
-            frames.engine().record_frame(token, bounds);
-        });
+        return assembler.record(input, read_bytes, frames);
     }
     match input {
         DecodeInput::Bytes(bytes) => assembler.ingest(bytes, frames),
