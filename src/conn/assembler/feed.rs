@@ -77,13 +77,13 @@ impl Assembler {
         if partial.left_to_skip() > 0 {
             return self.continue_skip(left.len(), at, sink.pool());
         }
-        let step_after = match partial.ahead(left, decoder) {
+        let step_after = match decoder.ahead(&partial.buf, left) {
             Lookahead::Ends { len, payload_len } => {
                 partial.append(&left[..len], false, sink.pool());
                 *at += len;
-                partial.settle(sink.pool());
-                let flow = sink.frame(&partial.bytes()[..payload_len]);
-                partial.clear();
+                partial.buf.settle(sink.pool());
+                let flow = sink.frame(&partial.buf.bytes()[..payload_len]);
+                partial.buf.clear();
                 return self.continue_after_frame(&bytes[*at..], flow, sink);
             }
             Lookahead::Inside => {
@@ -121,8 +121,8 @@ impl Assembler {
             return Continued::Ended(Delivery::NeedMore);
         }
 
-        partial.settle(sink.pool());
-        let mut undecoded = partial.bytes();
+        partial.buf.settle(sink.pool());
+        let mut undecoded = partial.buf.bytes();
         let end = deliver_next(&mut undecoded, sink, decoder);
         let undecoded_len = undecoded.len();
         let consumed = partial.len() - undecoded_len;
@@ -130,7 +130,7 @@ impl Assembler {
             ControlFlow::Continue(()) => Flow::Continue(()),
             ControlFlow::Break(End::Stopped) => Flow::Break(()),
             ControlFlow::Break(End::Need(need)) => {
-                partial.consume(consumed);
+                partial.buf.consume(consumed);
                 partial.set_need(need);
                 return match *at < bytes.len() {
                     true => Continued::Partial,
@@ -141,7 +141,7 @@ impl Assembler {
                 let (here, beyond) = split_skip(beyond, bytes.len() - *at);
                 *at += here;
                 if beyond > 0 {
-                    let since = partial.since();
+                    let since = partial.since;
                     self.keep_skip(beyond, since, sink.pool());
                     return Continued::Ended(flow.into());
                 }
@@ -149,17 +149,17 @@ impl Assembler {
             }
             ControlFlow::Break(End::Failed(error)) => {
                 let undecoded_len = undecoded_len + bytes.len() - *at;
-                partial.consume(consumed);
+                partial.buf.consume(consumed);
                 return Continued::Ended(Delivery::failed(error, undecoded_len));
             }
         };
         if undecoded_len > *at || *at == bytes.len() {
-            partial.consume(consumed);
+            partial.buf.consume(consumed);
             return self.decode_on_in_buffer(&bytes[*at..], flow, sink, decoder);
         }
         // All undecoded bytes of the buffer are also in `bytes`: continue there, in place.
         *at -= undecoded_len;
-        partial.clear();
+        partial.buf.clear();
         self.continue_after_frame(&bytes[*at..], flow, sink)
     }
 
@@ -187,7 +187,7 @@ impl Assembler {
         decoder: &mut D,
     ) -> Continued {
         if let Some(partial) = &mut self.partial {
-            partial.set_since(sink.now());
+            partial.since = sink.now();
             partial.set_undecoded();
             partial.append(more, true, sink.pool());
             if partial.is_empty() {
@@ -225,13 +225,13 @@ impl Assembler {
             return Delivery::NeedMore;
         };
         let was_undecoded = partial.is_undecoded();
-        partial.settle(sink.pool());
-        let mut undecoded = partial.bytes();
+        partial.buf.settle(sink.pool());
+        let mut undecoded = partial.buf.bytes();
         let end = deliver_all(&mut undecoded, sink, decoder);
         let consumed = partial.len() - undecoded.len();
-        partial.consume(consumed);
+        partial.buf.consume(consumed);
         if consumed > 0 {
-            partial.set_since(sink.now());
+            partial.since = sink.now();
         }
         partial.set_undecoded();
         let outcome = match end {
@@ -239,7 +239,7 @@ impl Assembler {
             ControlFlow::Break(End::Need(need)) => {
                 partial.set_need(need);
                 if was_undecoded || consumed > 0 {
-                    sink.split(partial.bytes());
+                    sink.split(partial.buf.bytes());
                 }
                 Delivery::NeedMore
             }
