@@ -205,9 +205,7 @@ impl GrowBuf {
 
     /// Puts all pieces back; the buffer is empty then, and has no memory.
     pub(crate) fn put_back<T>(&mut self, pool: &mut BufferPool<T>) {
-        for piece in self.outgrown.drain(..) {
-            pool.put(piece);
-        }
+        self.outgrown.drain(..).for_each(|piece| pool.put(piece));
         pool.put(std::mem::take(&mut self.buf));
     }
 }
