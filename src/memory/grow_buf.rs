@@ -205,7 +205,9 @@ impl GrowBuf {
 
     /// Puts all pieces back; the buffer is empty then, and has no memory.
     pub(crate) fn put_back<T: Default>(&mut self, pool: &mut BufferPool<T>) {
-        self.outgrown.drain(..).for_each(|piece| pool.put(piece));
+        for piece in self.outgrown.drain(..) {
+            pool.put(piece);
+        }
         pool.put(std::mem::take(&mut self.buf));
     }
 }

@@ -39,7 +39,9 @@ impl fmt::Debug for TimerId {
 
 /// Returns the first tick at or after `elapsed`, so that a timer never fires early.
 pub(crate) fn tick_at_or_after(elapsed: Duration) -> u64 {
-    tick_passed(elapsed.saturating_add(Duration::from_nanos(999_999)))
+    let millis = u64::from(elapsed.subsec_nanos().div_ceil(1_000_000));
+    let seconds = elapsed.as_secs().saturating_mul(1000);
+    seconds.saturating_add(millis)
 }
 
 /// Returns the last tick at or before `elapsed`.

@@ -98,7 +98,7 @@ impl<K: Copy> Wheel<K> {
         let node = &mut self.nodes[index as usize];
         (node.deadline, node.value, node.kind) = (deadline, value, Some(kind));
         let generation = node.generation;
-        self.link(index);
+        self.link(index, deadline);
         self.len += 1;
         TimerId { index, generation }
     }
@@ -106,8 +106,8 @@ impl<K: Copy> Wheel<K> {
     /// Cancels a timer and returns its kind and value, or `None` if it has ended.
     pub(crate) fn cancel(&mut self, id: TimerId) -> Option<(K, u64)> {
         let node = self.node_mut(id)?;
-        let carried = (node.kind?, node.value);
-        self.unlink(id.index);
+        let (carried, spot) = ((node.kind?, node.value), node.spot);
+        self.unlink(spot);
         self.release(id.index);
         Some(carried)
     }
@@ -119,12 +119,13 @@ impl<K: Copy> Wheel<K> {
     pub(crate) fn reset(&mut self, id: TimerId, deadline: u64) -> Option<(K, u64)> {
         let deadline = self.after_now(deadline);
         let node = self.node_mut(id)?;
-        let (carried, list) = ((node.kind?, node.value), node.spot.list());
+        let (carried, spot) = ((node.kind?, node.value), node.spot);
         let is_brought_forward = deadline < node.deadline;
         node.deadline = deadline;
-        if is_brought_forward && self.comes_up_at(list / SLOTS, list % SLOTS) > deadline {
-            self.unlink(id.index);
-            self.link(id.index);
+        let (level, slot) = (spot.list() / SLOTS, spot.list() % SLOTS);
+        if is_brought_forward && self.comes_up_at(level, slot) > deadline {
+            self.unlink(spot);
+            self.link(id.index, deadline);
         }
         Some(carried)
     }
@@ -159,18 +160,20 @@ impl<K: Copy> Wheel<K> {
                 return None;
             };
             let node = &self.nodes[index as usize];
-            if node.deadline > self.hand {
-                self.unlink(index); // The timer was postponed.
-                self.link(index);
+            let (deadline, spot) = (node.deadline, node.spot);
+            if deadline > self.hand {
+                self.unlink(spot); // The timer was postponed.
+                self.link(index, deadline);
                 continue;
             }
             let kind = node.kind.expect("a node in a list holds a timer");
             let (value, generation) = (node.value, node.generation);
-            self.unlink(index);
+            self.unlink(spot);
             match next(kind, value) {
                 Some(deadline) => {
-                    self.nodes[index as usize].deadline = self.after_now(deadline);
-                    self.link(index);
+                    let deadline = self.after_now(deadline);
+                    self.nodes[index as usize].deadline = deadline;
+                    self.link(index, deadline);
                 }
                 None => self.release(index),
             }
@@ -203,7 +206,7 @@ impl<K: Copy> Wheel<K> {
         if level > 0 {
             self.occupied[level] &= !(1 << slot);
             while let Some(some) = self.lists.take_some(level * SLOTS + slot) {
-                some.for_each(|index| self.link(index));
+                some.for_each(|index| self.link(index, self.nodes[index as usize].deadline));
             }
         }
         true
@@ -233,20 +236,17 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Appends a timer that is in no list to the list of its deadline.
-    fn link(&mut self, index: u32) {
-        let node = &mut self.nodes[index as usize];
-        let deadline = node.deadline;
+    fn link(&mut self, index: u32, deadline: u64) {
         debug_assert!(deadline >= self.hand, "a deadline is never before the hand");
         let deadline = deadline.min(self.hand.saturating_add(HORIZON / 2));
         let differing = ((self.hand ^ deadline) | 1).ilog2() / SLOT_BITS;
         let level = (differing as usize).min(LEVELS - 1);
         let slot = slot_of(level, deadline);
         self.occupied[level] |= 1 << slot;
-        node.spot = self.lists.push(level * SLOTS + slot, index);
+        self.nodes[index as usize].spot = self.lists.push(level * SLOTS + slot, index);
     }
 
-    fn unlink(&mut self, index: u32) {
-        let spot = self.nodes[index as usize].spot;
+    fn unlink(&mut self, spot: Spot) {
         if self.lists.remove(spot) {
             let list = spot.list();
             self.occupied[list / SLOTS] &= !(1 << (list % SLOTS));
