@@ -366,11 +366,10 @@ impl Partial {
             Held::Frame { need, .. } => need >= 1 && !self.is_empty(),
             Held::Skipping { left } => left >= 1 && self.is_empty(),
         };
+        let (held, len) = (self.held, self.len());
         debug_assert!(
             is_sound,
-            "partial frame in state {:?} holds {} bytes",
-            self.held,
-            self.len()
+            "partial frame in state {held:?} holds {len} bytes"
         );
     }
 }

@@ -1,6 +1,6 @@
 //! Text output of recordings and maps: readable lines and JSON Lines.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 use super::{CutMap, Event, EventKind, Recording, Span};
 use crate::id::SocketId;
@@ -31,12 +31,7 @@ impl Recording {
     /// ```
     #[must_use]
     pub fn to_json_lines(&self) -> String {
-        let mut out = String::new();
-        for event in &self.events {
-            // Writing to a `String` never fails.
-            let _ = write_json(&mut out, event);
-        }
-        out
+        self.events.iter().map(json_line).collect()
     }
 }
 
@@ -98,12 +93,11 @@ impl fmt::Display for CutMap {
             }
             writeln!(f)?;
         }
-        let under_way = [
+        for (first, word) in [
             (self.first_unsent(), "unsent"),
             (self.first_unread(), "unread"),
             (self.first_undelivered(), "undelivered"),
-        ];
-        for (first, word) in under_way {
+        ] {
             if let Some(first) = first {
                 writeln!(f, "{word} from byte {first} on")?;
             }
@@ -125,22 +119,19 @@ impl fmt::Display for SocketId {
     }
 }
 
-fn write_json(out: &mut String, event: &Event) -> fmt::Result {
-    let word = event.kind.word();
+fn json_line(event: &Event) -> String {
+    let (socket, offset, len) = (event.socket, event.offset, event.len);
+    let (word, at) = (event.kind.word(), event.at.as_micros());
+    let frame = match event.kind {
+        EventKind::Frame {
+            header_len,
+            trailer_len,
+        } => format!(r#","header":{header_len},"trailer":{trailer_len}"#),
+        _ => String::new(),
+    };
     // Ids and event names contain no character that JSON must escape.
-    write!(
-        out,
-        r#"{{"socket":"{}","event":"{word}","offset":{},"len":{}"#,
-        event.socket, event.offset, event.len
-    )?;
-    if let EventKind::Frame {
-        header_len,
-        trailer_len,
-    } = event.kind
-    {
-        write!(out, r#","header":{header_len},"trailer":{trailer_len}"#)?;
-    }
-    writeln!(out, r#","t_us":{}}}"#, event.at.as_micros())
+    let object = format!(r#""socket":"{socket}","event":"{word}","offset":{offset},"len":{len}"#);
+    format!(r#"{{{object}{frame},"t_us":{at}}}"#) + "\n"
 }
 
 /// Returns a count with a noun, such as `1 read` or `2 reads`.

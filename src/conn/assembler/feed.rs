@@ -244,8 +244,7 @@ impl Assembler {
                 Delivery::NeedMore
             }
             ControlFlow::Break(End::Skip { beyond, flow }) => {
-                let now = sink.now();
-                self.keep_skip(beyond, now, sink.pool());
+                self.keep_skip(beyond, sink.now(), sink.pool());
                 return flow.into();
             }
             ControlFlow::Break(End::Stopped) => Delivery::Stopped,
