@@ -19,6 +19,24 @@ pub(crate) trait Decoder {
         let _ = (held, more);
         Lookahead::Unknown
     }
+
+    /// Returns the bounds of the frame of the last step, if the connection is recorded.
+    fn recorded(&self) -> Option<FrameBounds> {
+        None
+    }
+}
+
+/// Bounds of a frame in its stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct FrameBounds {
+    /// Offset of its first byte in the stream.
+    pub(crate) offset: u64,
+    /// Number of bytes, with header and trailer.
+    pub(crate) len: usize,
+    /// Number of bytes before its payload.
+    pub(crate) header_len: usize,
+    /// Number of bytes after its payload.
+    pub(crate) trailer_len: usize,
 }
 
 /// Result of searching new bytes for the end of a partial frame.

@@ -1,6 +1,8 @@
 //! Delimited frames: each frame ends with one of several byte strings. A single delimiter of one
 //! byte is handled by [`line`](super::line).
 
+use std::cmp::Reverse;
+
 use memchr::memmem::Finder;
 
 use super::{BuiltinCodec, Codec, Limit, Lookahead, Out, ScanState, Step, count_scanned};
@@ -10,7 +12,9 @@ use crate::memory::GrowBuf;
 /// Codec of [`Framing::delimiters`](super::Framing::delimiters).
 #[derive(Debug, Clone)]
 pub(crate) struct Delimited {
+    /// The delimiters, in the order of the configuration.
     delimiters: Box<[Box<[u8]>]>,
+    longest_first: Box<[Box<[u8]>]>,
     /// First bytes of all delimiters.
     firsts: Box<[u8]>,
     /// Faster search for the only delimiter; `None` if there are several.
@@ -66,13 +70,16 @@ impl Delimited {
             [only] => Some(Finder::new(only).into_owned()),
             _ => None,
         };
-        let lens = delimiters.iter().map(|one| one.len());
+        let delimiters: Box<[Box<[u8]>]> = delimiters.iter().map(|one| Box::from(*one)).collect();
+        let mut longest_first = delimiters.clone();
+        longest_first.sort_by_key(|one| Reverse(one.len()));
         Self {
-            delimiters: delimiters.iter().map(|one| Box::from(*one)).collect(),
+            longest: longest_first.first().map_or(0, |one| one.len()),
+            longest_first,
+            delimiters,
             firsts: firsts.into_boxed_slice(),
             only,
             ending: Box::from(ending),
-            longest: lens.max().unwrap_or_default(),
             limit,
         }
     }
@@ -107,18 +114,15 @@ impl Delimited {
         let mut at = from;
         while let Some(start) = self.next_first(bytes, at) {
             let here = bytes.get(start..).unwrap_or_default();
-            let whole = self.delimiters.iter().filter(|one| here.starts_with(one));
-            let whole = whole.map(|one| one.len()).max();
-            let longer_has_begun = more_may_come
-                && self.delimiters.iter().any(|one| {
-                    one.len() > here.len() && whole < Some(one.len()) && one.starts_with(here)
-                });
-            match whole {
-                _ if longer_has_begun => return Found::NotBefore(start),
-                Some(len) => {
-                    let end = start.saturating_add(len);
-                    return Found::At { start, end };
+            let found = self.longest_first.iter().find_map(|one| {
+                if here.starts_with(one) {
+                    let end = start.saturating_add(one.len());
+                    return Some(Found::At { start, end });
                 }
+                (more_may_come && one.starts_with(here)).then_some(Found::NotBefore(start))
+            });
+            match found {
+                Some(found) => return found,
                 None => at = start.saturating_add(1),
             }
         }

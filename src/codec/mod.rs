@@ -34,7 +34,7 @@ pub use length_field::LengthField;
 pub use name::ParseFramingError;
 pub use step::{Skipped, Step};
 
-pub(crate) use decoder::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, Lookahead};
+pub(crate) use decoder::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, FrameBounds, Lookahead};
 pub(crate) use erased::{AnyState, ErasedCodec, ErasedState};
 pub(crate) use framing::{Kind, with_builtin};
 pub(crate) use length::{Length, LengthU32};

@@ -33,15 +33,11 @@ pub(super) enum End {
 /// left.
 // Inlined, as is `deliver_next`: the loop over glued frames is one loop per codec, without calls.
 #[inline(always)]
-pub(super) fn deliver_all<S, D>(
+pub(super) fn deliver_all<S: FrameSink, D: Decoder>(
     undecoded: &mut &[u8],
     sink: &mut S,
     decoder: &mut D,
-) -> ControlFlow<End>
-where
-    S: FrameSink,
-    D: Decoder,
-{
+) -> ControlFlow<End> {
     while D::ACCEPTS_EMPTY || !undecoded.is_empty() {
         match deliver_next(undecoded, sink, decoder) {
             ControlFlow::Continue(()) => {}
@@ -55,20 +51,19 @@ where
 /// Delivers or skips the first frame of `undecoded` and removes it from there. Returns `Continue`
 /// if the sink accepts another frame.
 #[inline(always)]
-pub(super) fn deliver_next<S, D>(
+pub(super) fn deliver_next<S: FrameSink, D: Decoder>(
     undecoded: &mut &[u8],
     sink: &mut S,
     decoder: &mut D,
-) -> ControlFlow<End>
-where
-    S: FrameSink,
-    D: Decoder,
-{
+) -> ControlFlow<End> {
     loop {
         match decoder.step(undecoded) {
             CheckedStep::Frame { payload, after, .. } => {
                 *undecoded = after;
-                return end_after(sink.frame(payload));
+                if let Some(bounds) = decoder.recorded() {
+                    sink.recorded(bounds);
+                }
+                return sink.frame(payload).map_break(|()| End::Stopped);
             }
             CheckedStep::Need(need) => return ControlFlow::Break(End::Need(need)),
             CheckedStep::Skip(skip) => {
@@ -84,25 +79,17 @@ where
     }
 }
 
-#[inline(always)]
-fn end_after(flow: Flow) -> ControlFlow<End> {
-    match flow {
-        Flow::Continue => ControlFlow::Continue(()),
-        Flow::Stop => ControlFlow::Break(End::Stopped),
-    }
-}
-
 /// Notifies the sink of a skip. Returns the number of skipped bytes among the `len` available
 /// bytes, and `Break` if the loop ends.
 #[cold]
 fn start_skip<S: FrameSink>(skip: Skip, len: usize, sink: &mut S) -> (usize, ControlFlow<End>) {
     let flow = match skip.kind {
         SkipKind::Frame(skipped) => sink.skipped(skipped),
-        SkipKind::Filler | SkipKind::Part => Flow::Continue,
+        SkipKind::Filler | SkipKind::Part => Flow::Continue(()),
     };
     let (here, beyond) = split_skip(skip.bytes, len);
     match beyond {
-        0 => (here, end_after(flow)),
+        0 => (here, flow.map_break(|()| End::Stopped)),
         beyond => (here, ControlFlow::Break(End::Skip { beyond, flow })),
     }
 }

@@ -19,7 +19,7 @@ use crate::memory::BufferPool;
 
 pub(crate) use assembler::Assembler;
 pub(crate) use flow::Credit;
-pub(crate) use record::{DecodeInput, FrameBounds};
+pub(crate) use record::DecodeInput;
 pub(crate) use sink::{Delivery, Failed, Flow, FrameSink};
 pub(crate) use state::{Action, MemoryResume, Readiness, State, Watermark};
 pub(crate) use write_queue::{SLICES_MAX, WriteQueue};

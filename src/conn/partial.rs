@@ -9,7 +9,7 @@
 //! | an empty buffer between two frames | 64 KiB |
 
 use super::Pool;
-use crate::codec::{BuiltinCodec, Decoder, Lookahead, ScanState};
+use crate::codec::ScanState;
 use crate::memory::{Buf, GrowBuf};
 use crate::timer::Stamp;
 
@@ -69,12 +69,12 @@ enum Held {
 /// a decode call it may also be empty, while it is kept for the next partial frame.
 #[derive(Debug, Default)]
 pub(crate) struct Partial {
-    buf: GrowBuf,
+    pub(super) buf: GrowBuf,
     held: Held,
     /// Time at which the first byte arrived.
-    since: Stamp,
+    pub(super) since: Stamp,
     /// State of a built-in codec for the first frame.
-    scan: ScanState,
+    pub(super) scan: ScanState,
 }
 
 impl Partial {
@@ -123,36 +123,6 @@ impl Partial {
         self.buf.is_empty()
     }
 
-    /// Capacity of all its buffers.
-    pub(super) fn capacity(&self) -> usize {
-        self.buf.total_capacity()
-    }
-
-    /// Returns all bytes. Call [`settle`](Partial::settle) first.
-    #[inline]
-    pub(super) fn bytes(&self) -> &[u8] {
-        self.buf.bytes()
-    }
-
-    pub(super) fn since(&self) -> Stamp {
-        self.since
-    }
-
-    #[inline]
-    pub(super) fn set_since(&mut self, since: Stamp) {
-        self.since = since;
-    }
-
-    #[inline]
-    pub(super) fn scan(&self) -> ScanState {
-        self.scan
-    }
-
-    #[inline]
-    pub(super) fn set_scan(&mut self, scan: ScanState) {
-        self.scan = scan;
-    }
-
     /// True if a decode step is due: the codec has not seen the bytes, or all bytes that it needs
     /// have arrived.
     #[inline]
@@ -171,13 +141,10 @@ impl Partial {
 
     #[inline]
     pub(super) fn is_open_ended(&self) -> bool {
-        matches!(
-            self.held,
-            Held::Frame {
-                is_open_ended: true,
-                ..
-            }
-        )
+        match self.held {
+            Held::Frame { is_open_ended, .. } => is_open_ended,
+            Held::Undecoded | Held::Skipping { .. } => false,
+        }
     }
 
     /// Number of bytes to skip that have not arrived.
@@ -273,29 +240,6 @@ impl Partial {
         Some(&mut self.buf.spare_mut()[..len])
     }
 
-    /// Appends `len` bytes that a direct read has put into the spare capacity.
-    #[inline]
-    pub(super) fn advance(&mut self, len: usize) {
-        self.buf.advance(len);
-    }
-
-    /// Searches `more` for the end of the frame before it is copied.
-    #[inline]
-    pub(super) fn ahead<D: Decoder>(&self, more: &[u8], decoder: &mut D) -> Lookahead {
-        decoder.ahead(&self.buf, more)
-    }
-
-    /// Searches the first `len` bytes of the spare capacity for the end of the frame.
-    #[inline]
-    pub(super) fn ahead_in_spare<C: BuiltinCodec>(
-        &self,
-        len: usize,
-        codec: &C,
-        scan: &mut ScanState,
-    ) -> Lookahead {
-        codec.ahead(scan, &self.buf, &self.buf.spare()[..len])
-    }
-
     /// Returns the number of bytes to append, of the next `left_len` ones, and true if a decode
     /// step is due after them. `step_after` is the number of bytes after which a step is due, if it
     /// is known.
@@ -324,7 +268,7 @@ impl Partial {
     }
 
     /// Appends bytes. If the buffer is too small, a larger one is added, and
-    /// [`settle`](Partial::settle) moves all bytes there. `is_settled_next` is true if the caller
+    /// [`settle`](GrowBuf::settle) moves all bytes there. `is_settled_next` is true if the caller
     /// settles next; the smaller buffers then do not count.
     #[inline(always)]
     pub(super) fn append(&mut self, bytes: &[u8], is_settled_next: bool, pool: &mut Pool) {
@@ -365,24 +309,6 @@ impl Partial {
             need => self.set_need(need),
         }
         pool.moved_bytes += bytes.len() as u64;
-    }
-
-    /// Moves all bytes into one buffer.
-    #[inline]
-    pub(super) fn settle(&mut self, pool: &mut Pool) {
-        self.buf.settle(pool);
-    }
-
-    /// Drops `len` bytes from the start. Call [`settle`](Partial::settle) first.
-    #[inline]
-    pub(super) fn consume(&mut self, len: usize) {
-        self.buf.consume(len);
-    }
-
-    /// Drops all bytes, and keeps the buffer. Call [`settle`](Partial::settle) first.
-    #[inline]
-    pub(super) fn clear(&mut self) {
-        self.buf.clear();
     }
 
     /// True if the buffer is far larger than its bytes need.
@@ -440,11 +366,10 @@ impl Partial {
             Held::Frame { need, .. } => need >= 1 && !self.is_empty(),
             Held::Skipping { left } => left >= 1 && self.is_empty(),
         };
+        let (held, len) = (self.held, self.len());
         debug_assert!(
             is_sound,
-            "partial frame in state {:?} holds {} bytes",
-            self.held,
-            self.len()
+            "partial frame in state {held:?} holds {len} bytes"
         );
     }
 }

@@ -1,29 +1,11 @@
 //! The read side of a recorded connection: each frame is reported with its bounds in the stream.
 //!
-//! The decode loops do not know about recordings. For a recorded connection, a wrapper of the
-//! decoder stores the bounds of each frame, and a wrapper of the sink reports them before the
-//! frame.
+//! A wrapper of the decoder stores the bounds of each frame. The decode loop passes them to the
+//! sink before the frame.
 
-use std::cell::Cell;
-
-use super::Pool;
 use super::assembler::Assembler;
-use super::sink::{Delivery, Flow, FrameSink};
-use crate::codec::{CheckedStep, Decoder, Kind, Skipped};
-use crate::timer::Stamp;
-
-/// Bounds of a frame in its stream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct FrameBounds {
-    /// Offset of its first byte in the stream.
-    pub(crate) offset: u64,
-    /// Number of bytes, with header and trailer.
-    pub(crate) len: usize,
-    /// Number of bytes before its payload.
-    pub(crate) header_len: usize,
-    /// Number of bytes after its payload.
-    pub(crate) trailer_len: usize,
-}
+use super::sink::{Delivery, FrameSink};
+use crate::codec::{AnyDecoder, CheckedStep, Decoder, FrameBounds};
 
 /// Input of a decode call.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +20,7 @@ pub(crate) enum DecodeInput<'a> {
 
 impl Assembler {
     /// [Ingests](Assembler::ingest), [resumes](Assembler::resume) or [finishes](Assembler::finish),
-    /// and calls `found` with the bounds of each frame before the frame is delivered. `read_bytes`
+    /// and passes the bounds of each frame to the sink before the frame is delivered. `read_bytes`
     /// is the number of bytes read from the stream so far, including `input`.
     #[cold]
     pub(crate) fn record<S: FrameSink>(
@@ -46,7 +28,6 @@ impl Assembler {
         input: DecodeInput<'_>,
         read_bytes: u64,
         sink: &mut S,
-        found: fn(&mut S, FrameBounds),
     ) -> Delivery {
         let new_len = match input {
             DecodeInput::Bytes(bytes) => bytes.len(),
@@ -54,14 +35,9 @@ impl Assembler {
         };
         let offset = read_bytes.saturating_sub((self.len() + new_len) as u64)
             + self.left_to_skip().min(new_len as u64);
-        let bounds = &Cell::new(FrameBounds::default());
-        let mut sink = RecordingSink {
-            sink,
-            bounds,
-            found,
-        };
         let has_ended = matches!(input, DecodeInput::EndOfStream);
-        self.with_any_decoder(&mut sink, has_ended, |assembler, sink, decoder| {
+        self.with_any_decoder(sink, has_ended, |assembler, sink, decoder| {
+            let bounds = FrameBounds::default();
             let mut decoder = RecordingDecoder {
                 decoder,
                 offset,
@@ -78,26 +54,26 @@ impl Assembler {
 }
 
 /// A decoder that stores the bounds of the last frame.
-struct RecordingDecoder<'a, D> {
-    decoder: D,
+struct RecordingDecoder<'a> {
+    decoder: AnyDecoder<'a>,
     /// Offset in the stream of the bytes of the next step.
     offset: u64,
-    bounds: &'a Cell<FrameBounds>,
+    bounds: FrameBounds,
 }
 
-impl<D: Decoder> Decoder for RecordingDecoder<'_, D> {
+impl Decoder for RecordingDecoder<'_> {
     fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a> {
         let step = self.decoder.step(bytes);
         match &step {
             CheckedStep::Frame {
                 range, consumed, ..
             } => {
-                self.bounds.set(FrameBounds {
+                self.bounds = FrameBounds {
                     offset: self.offset,
                     len: *consumed,
                     header_len: range.start,
                     trailer_len: consumed - range.end,
-                });
+                };
                 self.offset += *consumed as u64;
             }
             CheckedStep::Skip(skip) => self.offset = self.offset.saturating_add(skip.bytes),
@@ -105,43 +81,8 @@ impl<D: Decoder> Decoder for RecordingDecoder<'_, D> {
         }
         step
     }
-}
 
-/// A sink that reports the bounds of each frame before it passes the frame on.
-struct RecordingSink<'a, S> {
-    sink: &'a mut S,
-    /// Bounds of the last frame.
-    bounds: &'a Cell<FrameBounds>,
-    found: fn(&mut S, FrameBounds),
-}
-
-impl<S: FrameSink> FrameSink for RecordingSink<'_, S> {
-    fn kind(&self) -> &Kind {
-        self.sink.kind()
-    }
-
-    fn frame(&mut self, frame: &[u8]) -> Flow {
-        (self.found)(self.sink, self.bounds.get());
-        self.sink.frame(frame)
-    }
-
-    fn skipped(&mut self, skipped: Skipped) -> Flow {
-        self.sink.skipped(skipped)
-    }
-
-    fn split(&mut self, partial: &[u8]) {
-        self.sink.split(partial);
-    }
-
-    fn buffer_is_oversized(&mut self) {
-        self.sink.buffer_is_oversized();
-    }
-
-    fn now(&self) -> Stamp {
-        self.sink.now()
-    }
-
-    fn pool(&mut self) -> &mut Pool {
-        self.sink.pool()
+    fn recorded(&self) -> Option<FrameBounds> {
+        Some(self.bounds)
     }
 }

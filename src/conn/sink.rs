@@ -1,7 +1,9 @@
 //! The receiver of a connection's frames, and the results of a decode call.
 
+use std::ops::ControlFlow;
+
 use super::Pool;
-use crate::codec::{Kind, Skipped};
+use crate::codec::{FrameBounds, Kind, Skipped};
 use crate::error::FrameError;
 use crate::timer::Stamp;
 
@@ -10,6 +12,10 @@ pub(crate) trait FrameSink {
     /// The framing of the bytes.
     fn kind(&self) -> &Kind;
     fn frame(&mut self, frame: &[u8]) -> Flow;
+    /// Records the bounds of the next frame, if the connection is recorded.
+    fn recorded(&mut self, bounds: FrameBounds) {
+        let _ = bounds;
+    }
     /// Handles the notice of a frame that is too long. Its remaining bytes will be dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;
     /// Counts a cut frame, of which only `partial` has arrived. Called once per frame.
@@ -25,11 +31,7 @@ pub(crate) trait FrameSink {
 }
 
 /// Reply of a sink to a frame: continue decoding, or stop after the frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Flow {
-    Continue,
-    Stop,
-}
+pub(crate) type Flow = ControlFlow<()>;
 
 /// Result of a decode call.
 #[derive(Debug)]
@@ -60,8 +62,8 @@ impl Delivery {
 impl From<Flow> for Delivery {
     fn from(flow: Flow) -> Self {
         match flow {
-            Flow::Continue => Self::NeedMore,
-            Flow::Stop => Self::Stopped,
+            Flow::Continue(()) => Self::NeedMore,
+            Flow::Break(()) => Self::Stopped,
         }
     }
 }

@@ -217,8 +217,12 @@ const CHECKED_PER_FRAME: u32 =
 pub(crate) struct State(u32);
 
 impl State {
-    fn has(self, bits: u32) -> bool {
+    fn any(self, bits: u32) -> bool {
         self.0 & bits != 0
+    }
+
+    fn none(self, bits: u32) -> bool {
+        self.0 & bits == 0
     }
 
     /// Sets `bits`; returns true if one of them was clear.
@@ -230,7 +234,7 @@ impl State {
 
     /// Clears `bits`; returns true if one of them was set.
     fn clear(&mut self, bits: u32) -> bool {
-        let changed = self.has(bits);
+        let changed = self.any(bits);
         self.0 &= !bits;
         changed
     }
@@ -241,7 +245,133 @@ impl State {
     }
 }
 
-/// Construction and connecting.
+/// Defines methods that only read the state: true if `any` or `none` of the bits is set.
+macro_rules! queries {
+    ($($(#[$doc:meta])* fn $name:ident = $test:ident($bits:expr);)*) => {
+        impl State { $($(#[$doc])* pub(crate) fn $name(self) -> bool { self.$test($bits) })* }
+    };
+}
+
+queries! {
+    // Readiness.
+
+    fn is_readable = any(READABLE);
+    fn is_writable = any(WRITABLE);
+
+    // The read half.
+
+    /// Returns true if the peer ended its side.
+    fn peer_ended = any(ENDED | END_DELIVERED);
+    /// Returns true if the handler was notified that the peer ended its side.
+    fn is_end_delivered = any(END_DELIVERED);
+    /// Returns true if a dispatch can read or deliver bytes, or the end of the stream.
+    fn has_input = any(READABLE | ENDED | END_DELIVERED);
+    /// Returns true if frames may be delivered.
+    fn wants_frames = none(STOPS_FRAMES);
+    /// Returns true if the socket is read when it is readable.
+    fn may_read = none(STOPS_FRAMES | PAUSED_FOR_MEMORY);
+    /// Returns true if a listener can accept.
+    fn may_accept = none(DEAD | PAUSED);
+    /// Returns true if a datagram socket is open, so that it delivers and accepts datagrams.
+    fn takes_datagrams = none(CLOSING | DEAD);
+
+    // Holds.
+
+    fn is_reframed = any(REFRAMED);
+    fn is_above_high = any(ABOVE_HIGH);
+
+    // Closing.
+
+    fn is_connecting = any(CONNECTING);
+    /// Returns true in the phases `Closing` and `Lingering`.
+    fn is_closing = any(CLOSING);
+    fn is_dead = any(DEAD);
+    /// Returns true if `send` refuses output for this connection.
+    fn stops_sending = any(STOPS_SENDING);
+    fn is_write_failed = any(WRITE_FAILED);
+    /// Returns true if a close or a half-close ends the write half, or has ended it.
+    fn ends_output = any(ENDS_OUTPUT);
+    /// Returns true if the socket may be written: it is connected and not ended.
+    fn may_write = none(CONNECTING | DEAD);
+    /// Returns true if no further output can reach the peer.
+    fn is_output_over = any(WRITE_FAILED | FIN_SENT);
+
+    // Properties and shortcuts.
+
+    fn is_recorded = any(RECORDED);
+    fn is_addr_counted = any(ADDR_COUNTED);
+    fn has_own_limits = any(OWN_LIMITS);
+    /// Returns true if the entry need not be looked up after each frame.
+    fn needs_no_check_per_frame = none(CHECKED_PER_FRAME);
+    /// Returns true if a dispatch has nothing left to do but to write its output, once all of its
+    /// bytes are decoded.
+    ///
+    /// A callback that changes the state usually stops the decoding. After a skipped frame nothing
+    /// is left to stop, so the state is checked here. `HUNG_UP` and `WRITE_FAILED` need no check:
+    /// they come with `END_HINT`, which keeps `READABLE` set. The end of the stream needs none
+    /// either, because a read that reports it returns no bytes.
+    fn is_dispatch_over = none(READABLE | REFRAMED | ENDS_OUTPUT | ABOVE_HIGH | RECORDED | DEAD);
+    /// Returns true if the end of a dispatch must continue a close or check for a hang-up.
+    fn has_epilogue = any(ENDS_OUTPUT | HUNG_UP);
+}
+
+/// Defines methods that only `set` or `clear` bits. They return true if a bit changed.
+macro_rules! changes {
+    ($($(#[$doc:meta])* fn $name:ident = $change:ident($bits:expr);)*) => {
+        impl State {
+            $($(#[$doc])* pub(crate) fn $name(&mut self) -> bool { self.$change($bits) })*
+        }
+    };
+}
+
+changes! {
+    // Connecting.
+
+    /// Records that the connect succeeded.
+    fn connected = clear(CONNECTING);
+    /// Forgets the events of a socket that was replaced by one for the next address.
+    fn socket_replaced = clear(READABLE | END_HINT | HUNG_UP);
+
+    // Readiness and queue marks.
+
+    /// Marks the entry as queued. Returns true if the caller must push it to the ready queue.
+    fn mark_queued = set(QUEUED);
+    /// Records that the entry was taken out of the ready queue.
+    fn unmark_queued = clear(QUEUED);
+    /// Marks the entry for the flush. Returns true if the caller must push it to the flush queue.
+    fn mark_to_flush = set(TO_FLUSH);
+    /// Records that the entry was taken out of the flush queue.
+    fn unmark_to_flush = clear(TO_FLUSH);
+    /// Marks the buffer of the entry as oversized. Returns true if the caller must push the entry
+    /// to the list of entries to trim.
+    fn mark_oversized = set(OVERSIZED);
+    /// Records that the entry was taken out of the list of entries to trim.
+    fn unmark_oversized = clear(OVERSIZED);
+    /// Clears the writable mark of a datagram socket; returns true if it was set.
+    fn take_writable = clear(WRITABLE);
+    /// Records that a read or a receive returned `WouldBlock`.
+    fn read_would_block = clear(READABLE | END_HINT);
+    /// Records that a write returned `WouldBlock`.
+    fn write_would_block = clear(WRITABLE);
+
+    // Holds and limits.
+
+    /// Stops delivery until the handler resumes it.
+    fn pause = set(PAUSED);
+    /// Ends the pause; returns true if there was one.
+    fn resume = clear(PAUSED);
+    /// Stops delivery until the handler grants more frames.
+    fn credit_used_up = set(NO_CREDIT);
+    /// Records that the framing was replaced while its bytes are being decoded.
+    fn reframed = set(REFRAMED);
+    /// Records that decoding starts with the new framing.
+    fn reframe_handled = clear(REFRAMED);
+    /// Records that the write queue is above the high watermark.
+    fn above_high = set(ABOVE_HIGH);
+    fn set_own_limits = set(OWN_LIMITS);
+}
+
+/// Construction.
 impl State {
     /// Returns the state of a connection whose connect is in progress.
     pub(crate) fn connecting(timed: bool) -> Self {
@@ -263,16 +393,6 @@ impl State {
     pub(crate) fn datagram_socket() -> Self {
         Self(WRITABLE)
     }
-
-    /// Records that the connect succeeded.
-    pub(crate) fn connected(&mut self) {
-        self.clear(CONNECTING);
-    }
-
-    /// Forgets the events of a socket that was replaced by one for the next address.
-    pub(crate) fn socket_replaced(&mut self) {
-        self.clear(READABLE | END_HINT | HUNG_UP);
-    }
 }
 
 /// Readiness and queue marks.
@@ -286,67 +406,13 @@ impl State {
         is_new
     }
 
-    /// Marks the entry as queued. Returns true if the caller must push it to the ready queue.
-    pub(crate) fn mark_queued(&mut self) -> bool {
-        self.set(QUEUED)
-    }
-
-    /// Records that the entry was taken out of the ready queue.
-    pub(crate) fn unmark_queued(&mut self) {
-        self.clear(QUEUED);
-    }
-
-    /// Marks the entry for the flush. Returns true if the caller must push it to the flush queue.
-    pub(crate) fn mark_to_flush(&mut self) -> bool {
-        self.set(TO_FLUSH)
-    }
-
-    /// Records that the entry was taken out of the flush queue.
-    pub(crate) fn unmark_to_flush(&mut self) {
-        self.clear(TO_FLUSH);
-    }
-
-    /// Marks the buffer of the entry as oversized. Returns true if the caller must push the entry
-    /// to the list of entries to trim.
-    pub(crate) fn mark_oversized(&mut self) -> bool {
-        self.set(OVERSIZED)
-    }
-
-    /// Records that the entry was taken out of the list of entries to trim.
-    pub(crate) fn unmark_oversized(&mut self) {
-        self.clear(OVERSIZED);
-    }
-
-    pub(crate) fn is_readable(self) -> bool {
-        self.has(READABLE)
-    }
-
-    pub(crate) fn is_writable(self) -> bool {
-        self.has(WRITABLE)
-    }
-
-    /// Clears the writable mark of a datagram socket; returns true if it was set.
-    pub(crate) fn take_writable(&mut self) -> bool {
-        self.clear(WRITABLE)
-    }
-
-    /// Records that a read or a receive returned `WouldBlock`.
-    pub(crate) fn read_would_block(&mut self) {
-        self.clear(READABLE | END_HINT);
-    }
-
     /// Records a read that returned fewer bytes than asked for, on a system on which that proves
     /// that the socket is empty. It proves nothing after an event that reported an end.
     #[inline]
     pub(crate) fn short_read(&mut self) {
-        if !self.has(END_HINT) {
+        if self.none(END_HINT) {
             self.0 &= !READABLE;
         }
-    }
-
-    /// Records that a write returned `WouldBlock`.
-    pub(crate) fn write_would_block(&mut self) {
-        self.clear(WRITABLE);
     }
 }
 
@@ -355,14 +421,9 @@ impl State {
     /// Records that a read returned 0: the peer ended its side.
     pub(crate) fn read_ended(&mut self) {
         self.clear(READABLE | END_HINT);
-        if !self.has(END_DELIVERED) {
+        if self.none(END_DELIVERED) {
             self.set(ENDED);
         }
-    }
-
-    /// Returns true if the peer ended its side.
-    pub(crate) fn peer_ended(self) -> bool {
-        self.has(ENDED | END_DELIVERED)
     }
 
     /// Records that the handler is notified of the end of the stream.
@@ -371,88 +432,20 @@ impl State {
         self.set(END_DELIVERED);
     }
 
-    /// Returns true if the handler was notified that the peer ended its side.
-    pub(crate) fn is_end_delivered(self) -> bool {
-        self.has(END_DELIVERED)
-    }
-
-    /// Returns true if a dispatch can read or deliver bytes, or the end of the stream.
-    pub(crate) fn has_input(self) -> bool {
-        self.has(READABLE | ENDED | END_DELIVERED)
-    }
-
-    /// Returns true if frames may be delivered.
-    pub(crate) fn wants_frames(self) -> bool {
-        !self.has(STOPS_FRAMES)
-    }
-
-    /// Returns true if the socket is read when it is readable.
-    pub(crate) fn may_read(self) -> bool {
-        !self.has(STOPS_FRAMES | PAUSED_FOR_MEMORY)
-    }
-
     /// Returns true if a datagram can be received.
     pub(crate) fn may_receive(self) -> bool {
-        self.has(READABLE) && !self.has(CLOSING | DEAD | PAUSED)
-    }
-
-    /// Returns true if a listener can accept.
-    pub(crate) fn may_accept(self) -> bool {
-        !self.has(DEAD | PAUSED)
-    }
-
-    /// Returns true if a datagram socket is open, so that it delivers and accepts datagrams.
-    pub(crate) fn takes_datagrams(self) -> bool {
-        !self.has(CLOSING | DEAD)
+        self.any(READABLE) && self.none(CLOSING | DEAD | PAUSED)
     }
 }
 
 /// Holds.
 impl State {
-    /// Stops delivery until the handler resumes it.
-    pub(crate) fn pause(&mut self) {
-        self.set(PAUSED);
-    }
-
-    /// Ends the pause; returns true if there was one.
-    pub(crate) fn resume(&mut self) -> bool {
-        self.clear(PAUSED)
-    }
-
     /// Applies a grant of frames; returns true if delivery resumes.
     pub(crate) fn credit_granted(&mut self, is_limited: bool, has_credit: bool) -> bool {
         self.assign(BY_CREDIT, is_limited);
-        let was_stopped = self.has(NO_CREDIT);
+        let was_stopped = self.any(NO_CREDIT);
         self.assign(NO_CREDIT, !has_credit);
         was_stopped && has_credit
-    }
-
-    /// Stops delivery until the handler grants more frames.
-    pub(crate) fn credit_used_up(&mut self) {
-        self.set(NO_CREDIT);
-    }
-
-    /// Records that the framing was replaced while its bytes are being decoded.
-    pub(crate) fn reframed(&mut self) {
-        self.set(REFRAMED);
-    }
-
-    pub(crate) fn is_reframed(self) -> bool {
-        self.has(REFRAMED)
-    }
-
-    /// Records that decoding starts with the new framing.
-    pub(crate) fn reframe_handled(&mut self) {
-        self.clear(REFRAMED);
-    }
-
-    /// Records that the write queue is above the high watermark.
-    pub(crate) fn above_high(&mut self) {
-        self.set(ABOVE_HIGH);
-    }
-
-    pub(crate) fn is_above_high(self) -> bool {
-        self.has(ABOVE_HIGH)
     }
 
     /// Records that the write queue is at or below the low watermark.
@@ -467,7 +460,7 @@ impl State {
     /// entry to the queue of connections that wait for memory.
     pub(crate) fn pause_for_memory(&mut self) -> bool {
         self.clear(READABLE);
-        let is_new = !self.has(PAUSED_FOR_MEMORY | AWAITS_MEMORY);
+        let is_new = self.none(PAUSED_FOR_MEMORY | AWAITS_MEMORY);
         self.set(PAUSED_FOR_MEMORY);
         is_new
     }
@@ -475,7 +468,7 @@ impl State {
     /// Records that output was refused because the memory budget is used up. Returns true if the
     /// caller must push the entry to the queue of connections that wait for memory.
     pub(crate) fn await_memory(&mut self) -> bool {
-        let is_new = !self.has(PAUSED_FOR_MEMORY | AWAITS_MEMORY);
+        let is_new = self.none(PAUSED_FOR_MEMORY | AWAITS_MEMORY);
         self.set(AWAITS_MEMORY);
         is_new
     }
@@ -489,10 +482,11 @@ impl State {
             self.set(READABLE);
         }
         let mut watermark = Watermark::Unchanged;
-        if self.clear(AWAITS_MEMORY) && !self.has(ABOVE_HIGH | STOPS_SENDING) {
-            match self.has(CONNECTING) {
-                true => self.above_high(),
-                false => watermark = Watermark::Drained,
+        if self.clear(AWAITS_MEMORY) && self.none(ABOVE_HIGH | STOPS_SENDING) {
+            if self.any(CONNECTING) {
+                self.set(ABOVE_HIGH);
+            } else {
+                watermark = Watermark::Drained;
             }
         }
         MemoryResume { read, watermark }
@@ -505,51 +499,19 @@ impl State {
     pub(crate) fn phase(self) -> Phase {
         match self.0 & PHASE {
             CONNECTING => Phase::Connecting,
-            CLOSING if self.has(FIN_SENT) => Phase::Lingering,
+            CLOSING if self.any(FIN_SENT) => Phase::Lingering,
             CLOSING => Phase::Closing,
             DEAD => Phase::Dead,
             _ => Phase::Open,
         }
     }
 
-    pub(crate) fn is_connecting(self) -> bool {
-        self.has(CONNECTING)
-    }
-
-    /// Returns true in the phases `Closing` and `Lingering`.
-    pub(crate) fn is_closing(self) -> bool {
-        self.has(CLOSING)
-    }
-
-    pub(crate) fn is_dead(self) -> bool {
-        self.has(DEAD)
-    }
-
-    /// Returns true if `send` refuses output for this connection.
-    pub(crate) fn stops_sending(self) -> bool {
-        self.has(STOPS_SENDING)
-    }
-
-    pub(crate) fn is_write_failed(self) -> bool {
-        self.has(WRITE_FAILED)
-    }
-
-    /// Returns true if a close or a half-close ends the write half, or has ended it.
-    pub(crate) fn ends_output(self) -> bool {
-        self.has(ENDS_OUTPUT)
-    }
-
-    /// Returns true if the socket may be written: it is connected and not ended.
-    pub(crate) fn may_write(self) -> bool {
-        !self.has(CONNECTING | DEAD)
-    }
-
     /// Closes the connection, for the handler, a timeout or a malformed frame.
     pub(crate) fn close(&mut self) -> Action {
-        if self.has(CLOSING | DEAD) {
+        if self.any(CLOSING | DEAD) {
             return Action::None;
         }
-        if self.has(CONNECTING | WRITE_FAILED) {
+        if self.any(CONNECTING | WRITE_FAILED) {
             return self.end();
         }
         self.set(CLOSING);
@@ -563,7 +525,7 @@ impl State {
 
     /// Ends the write half after the queued output.
     pub(crate) fn half_close(&mut self) -> Action {
-        if self.has(STOPS_SENDING) {
+        if self.any(STOPS_SENDING) {
             return Action::None;
         }
         self.set(FLUSHING);
@@ -572,7 +534,7 @@ impl State {
 
     /// Closes a datagram socket; it ends once its queue is sent. Returns true if it was open.
     pub(crate) fn close_datagrams(&mut self) -> bool {
-        !self.has(DEAD) && {
+        self.none(DEAD) && {
             self.set(CLOSING);
             true
         }
@@ -580,14 +542,14 @@ impl State {
 
     /// Returns the next action of a close after the kernel took all queued output.
     pub(crate) fn output_taken(self) -> Action {
-        if !self.has(ENDS_OUTPUT) || self.has(DEAD) {
+        if self.none(ENDS_OUTPUT) || self.any(DEAD) {
             return Action::None;
         }
-        if !self.has(FIN_SENT) {
+        if self.none(FIN_SENT) {
             return Action::SendFin;
         }
         // The peer's end counts if its frames are delivered, or if they are discarded.
-        match self.has(END_DELIVERED) || self.has(CLOSING) && self.has(ENDED) {
+        match self.any(END_DELIVERED) || self.any(CLOSING) && self.any(ENDED) {
             true => Action::Reap,
             false => Action::None,
         }
@@ -602,13 +564,13 @@ impl State {
     /// Records a failed write: queued output is lost. Remaining input is delivered first, unless it
     /// ended or is discarded.
     pub(crate) fn write_failed(&mut self) -> (Action, Watermark) {
-        if self.has(DEAD) {
+        if self.any(DEAD) {
             return (Action::None, Watermark::Unchanged);
         }
         self.clear(WRITE_HALF);
         self.set(WRITE_FAILED | READABLE | END_HINT | HUNG_UP);
         let watermark = self.at_low();
-        if self.has(CLOSING | ENDED | END_DELIVERED) {
+        if self.any(CLOSING | ENDED | END_DELIVERED) {
             return (self.end(), watermark);
         }
         (Action::Deliver, watermark)
@@ -625,7 +587,7 @@ impl State {
 
     /// Ends the entry, once.
     pub(crate) fn end(&mut self) -> Action {
-        if self.has(DEAD) {
+        if self.any(DEAD) {
             return Action::None;
         }
         self.clear(PHASE);
@@ -639,21 +601,16 @@ impl State {
     /// Returns true if an event reported a hang-up and the connection is not read, so that no read
     /// can report it.
     pub(crate) fn is_hung_up_unread(self) -> bool {
-        self.has(HUNG_UP) && !self.may_read() && !self.has(PHASE)
-    }
-
-    /// Returns true if no further output can reach the peer.
-    pub(crate) fn is_output_over(self) -> bool {
-        self.has(WRITE_FAILED | FIN_SENT)
+        self.any(HUNG_UP) && !self.may_read() && self.none(PHASE)
     }
 
     /// Returns the hang-up to report to the handler, if it was not reported before.
     pub(crate) fn report_hangup(&mut self) -> Option<Hangup> {
         self.clear(HUNG_UP);
-        if self.has(WRITE_FAILED) {
+        if self.any(WRITE_FAILED) {
             return Some(Hangup::Reset);
         }
-        let is_known = self.has(ENDED | END_DELIVERED | HANGUP_REPORTED);
+        let is_known = self.any(ENDED | END_DELIVERED | HANGUP_REPORTED);
         self.set(HANGUP_REPORTED);
         (!is_known).then_some(Hangup::Ended)
     }
@@ -661,10 +618,6 @@ impl State {
 
 /// Properties and shortcuts.
 impl State {
-    pub(crate) fn is_recorded(self) -> bool {
-        self.has(RECORDED)
-    }
-
     pub(crate) fn set_recorded(&mut self, on: bool) {
         self.assign(RECORDED, on);
     }
@@ -672,46 +625,13 @@ impl State {
     /// Returns true if the entry is in the ready queue or in the flush queue.
     #[cfg(test)]
     pub(crate) fn is_in_a_queue(self) -> bool {
-        self.has(QUEUED | TO_FLUSH)
-    }
-
-    pub(crate) fn is_addr_counted(self) -> bool {
-        self.has(ADDR_COUNTED)
-    }
-
-    pub(crate) fn has_own_limits(self) -> bool {
-        self.has(OWN_LIMITS)
-    }
-
-    pub(crate) fn set_own_limits(&mut self) {
-        self.set(OWN_LIMITS);
-    }
-
-    /// Returns true if the entry need not be looked up after each frame.
-    pub(crate) fn needs_no_check_per_frame(self) -> bool {
-        !self.has(CHECKED_PER_FRAME)
+        self.any(QUEUED | TO_FLUSH)
     }
 
     /// Returns true if the fast path can dispatch the connection: it needs a read, and no check per
     /// frame.
     pub(crate) fn is_plain_to_read(self) -> bool {
-        self.has(READABLE) && !self.has(CHECKED_PER_FRAME | RECORDED | CONNECTING)
-    }
-
-    /// Returns true if a dispatch has nothing left to do but to write its output, once all of its
-    /// bytes are decoded.
-    ///
-    /// A callback that changes the state usually stops the decoding. After a skipped frame nothing
-    /// is left to stop, so the state is checked here. `HUNG_UP` and `WRITE_FAILED` need no check:
-    /// they come with `END_HINT`, which keeps `READABLE` set. The end of the stream needs none
-    /// either, because a read that reports it returns no bytes.
-    pub(crate) fn is_dispatch_over(self) -> bool {
-        !self.has(READABLE | REFRAMED | ENDS_OUTPUT | ABOVE_HIGH | RECORDED | DEAD)
-    }
-
-    /// Returns true if the end of a dispatch must continue a close or check for a hang-up.
-    pub(crate) fn has_epilogue(self) -> bool {
-        self.has(ENDS_OUTPUT | HUNG_UP)
+        self.any(READABLE) && self.none(CHECKED_PER_FRAME | RECORDED | CONNECTING)
     }
 }
 
@@ -719,7 +639,7 @@ impl State {
 #[cfg(test)]
 impl State {
     pub(crate) fn is_filtered(self) -> bool {
-        self.has(FILTERED)
+        self.any(FILTERED)
     }
 
     pub(crate) fn set_filtered(&mut self) {
@@ -735,7 +655,7 @@ impl State {
 
     /// Returns true if a read waits until the filter's output is flushed.
     pub(crate) fn awaits_write(self) -> bool {
-        self.has(READ_AFTER_WRITE)
+        self.any(READ_AFTER_WRITE)
     }
 
     /// Records that the output of the filter is flushed. Returns true if a read waited for it and

@@ -63,11 +63,10 @@ impl Drop for Encoding<'_> {
             *len += back.len() - self.before;
             // An encoder may have reallocated it.
             self.pool.count(self.capacity_before, back.capacity());
-            if back.is_empty() {
-                segments
-                    .pop_back()
-                    .into_iter()
-                    .for_each(|back| back.give_back(self.pool));
+            if back.is_empty()
+                && let Some(back) = segments.pop_back()
+            {
+                back.give_back(self.pool);
             }
         }
     }
@@ -145,12 +144,10 @@ impl WriteQueue {
 
     /// Fills `slices` with the bytes to write next, and returns the number of slices filled.
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
-        let segments = self.segments.iter();
-        slices
-            .iter_mut()
-            .zip(segments)
-            .map(|(slice, segment)| *slice = IoSlice::new(segment.bytes()))
-            .count()
+        for (slice, segment) in slices.iter_mut().zip(&self.segments) {
+            *slice = IoSlice::new(segment.bytes());
+        }
+        self.segments.len().min(SLICES_MAX)
     }
 
     /// Drops `len` bytes from the start, which the kernel has taken.
@@ -166,11 +163,10 @@ impl WriteQueue {
             if let Segment::Given(_) = front {
                 self.owned_len -= here;
             }
-            if front.consume(here) {
-                self.segments
-                    .pop_front()
-                    .into_iter()
-                    .for_each(|front| front.give_back(pool));
+            if front.consume(here)
+                && let Some(front) = self.segments.pop_front()
+            {
+                front.give_back(pool);
             }
         }
     }
@@ -182,9 +178,8 @@ impl WriteQueue {
 
     /// Returns all segments to the pool, and returns the number of bytes dropped.
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
-        self.segments
-            .drain(..)
-            .for_each(|segment| segment.give_back(pool));
+        let segments = self.segments.drain(..);
+        segments.for_each(|segment| segment.give_back(pool));
         self.owned_len = 0;
         std::mem::take(&mut self.len)
     }

@@ -1,7 +1,7 @@
 //! [`CutMap`]: one direction of a connection, joined from the recordings of its two ends.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Event, EventKind, Recording};
 use crate::id::{ConnId, SocketId};
@@ -107,24 +107,17 @@ impl CutMap {
     #[must_use]
     pub fn join(sender: (&Recording, ConnId), receiver: (&Recording, ConnId)) -> Self {
         let began = sender.0.began.min(receiver.0.began);
-        let mut map = Self::default();
-        for (recording, conn) in [sender, receiver] {
-            let shift = recording.began.saturating_duration_since(began);
-            let is_sender = conn == sender.1 && std::ptr::eq(recording, sender.0);
-            let is_receiver = conn == receiver.1 && std::ptr::eq(recording, receiver.0);
-            map.take(recording, conn, shift, (is_sender, is_receiver));
-            if is_sender && is_receiver {
-                break;
-            }
-        }
+        let mut map = Self::of_conn(sender, began);
+        let received = Self::of_conn(receiver, began);
+        (map.reads, map.frames) = (received.reads, received.frames);
         map
     }
 
     /// Returns the sends and writes of a connection. Reads and frames are empty.
     #[must_use]
     pub fn outgoing(recording: &Recording, conn: ConnId) -> Self {
-        let mut map = Self::default();
-        map.take(recording, conn, Duration::ZERO, (true, false));
+        let mut map = Self::of_conn((recording, conn), recording.began);
+        (map.reads, map.frames) = Default::default();
         map
     }
 
@@ -134,8 +127,8 @@ impl CutMap {
     /// headers.
     #[must_use]
     pub fn incoming(recording: &Recording, conn: ConnId) -> Self {
-        let mut map = Self::default();
-        map.take(recording, conn, Duration::ZERO, (false, true));
+        let mut map = Self::of_conn((recording, conn), recording.began);
+        (map.sends, map.writes) = Default::default();
         map
     }
 
@@ -197,14 +190,7 @@ impl CutMap {
     /// Returns the frames that a read contains bytes of.
     #[must_use]
     pub fn frames_of_read(&self, read: usize) -> Range<usize> {
-        let range = of(&self.reads, read);
-        let begin = self
-            .frames
-            .partition_point(|frame| frame.span.range().end <= range.start);
-        let end = self
-            .frames
-            .partition_point(|frame| frame.span.offset < range.end);
-        begin..end.max(begin)
+        touching_by(&self.frames, of(&self.reads, read), |frame| frame.span)
     }
 
     /// Returns the sends that arrived in one read together with another send or a part of one.
@@ -267,10 +253,8 @@ impl CutMap {
     #[must_use]
     pub fn summary(&self) -> Summary {
         let ends_in = |read: &Span| {
-            let up_to = |offset| {
-                self.frames
-                    .partition_point(|frame| frame.span.range().end <= offset)
-            };
+            let ends = |frame: &FrameSpan| frame.span.range().end;
+            let up_to = |offset| self.frames.partition_point(|frame| ends(frame) <= offset);
             up_to(read.range().end) - up_to(read.offset)
         };
         Summary {
@@ -289,27 +273,25 @@ impl CutMap {
         }
     }
 
-    /// Adds a connection's events of the sending direction, the receiving direction, or both.
-    fn take(
-        &mut self,
-        recording: &Recording,
-        conn: ConnId,
-        shift: Duration,
-        (is_sender, is_receiver): (bool, bool),
-    ) {
-        for event in &recording.events {
-            if event.socket != SocketId::Conn(conn) {
-                continue;
-            }
-            let span = span(event, shift);
+    /// Returns the events of a connection in both directions. Times count from `began`.
+    fn of_conn((recording, conn): (&Recording, ConnId), began: Instant) -> Self {
+        let shift = recording.began.saturating_duration_since(began);
+        let mut map = Self::default();
+        let is_own = |event: &&Event| event.socket == SocketId::Conn(conn);
+        for event in recording.events.iter().filter(is_own) {
+            let span = Span {
+                offset: event.offset,
+                len: event.len,
+                at: event.at + shift,
+            };
             match event.kind {
-                EventKind::Send if is_sender => self.sends.push(span),
-                EventKind::Write if is_sender => self.writes.push(span),
-                EventKind::Read if is_receiver => self.reads.push(span),
+                EventKind::Send => map.sends.push(span),
+                EventKind::Write => map.writes.push(span),
+                EventKind::Read => map.reads.push(span),
                 EventKind::Frame {
                     header_len,
                     trailer_len,
-                } if is_receiver => self.frames.push(FrameSpan {
+                } => map.frames.push(FrameSpan {
                     span,
                     header_len,
                     trailer_len,
@@ -317,14 +299,7 @@ impl CutMap {
                 _ => {}
             }
         }
-    }
-}
-
-fn span(event: &Event, shift: Duration) -> Span {
-    Span {
-        offset: event.offset,
-        len: event.len,
-        at: event.at + shift,
+        map
     }
 }
 
@@ -335,11 +310,16 @@ fn of(spans: &[Span], index: usize) -> Range<u64> {
 
 /// Returns the indices of the `spans` that contain a byte of `range`.
 fn touching(spans: &[Span], range: Range<u64>) -> Range<usize> {
+    touching_by(spans, range, |span| *span)
+}
+
+/// Returns the indices of the `items` whose span contains a byte of `range`.
+fn touching_by<T>(items: &[T], range: Range<u64>, span: fn(&T) -> Span) -> Range<usize> {
     if range.is_empty() {
         return 0..0;
     }
-    let begin = spans.partition_point(|span| span.range().end <= range.start);
-    let end = spans.partition_point(|span| span.offset < range.end);
+    let begin = items.partition_point(|item| span(item).range().end <= range.start);
+    let end = items.partition_point(|item| span(item).offset < range.end);
     begin..end.max(begin)
 }
 

@@ -140,6 +140,12 @@ pub enum EventKind {
     DatagramDropped,
 }
 
+impl EventKind {
+    fn is_outgoing_datagram(self) -> bool {
+        matches!(self, Self::DatagramSent | Self::DatagramDropped)
+    }
+}
+
 /// Segment counters of a connection, from the kernel's `TCP_INFO` (Linux).
 ///
 /// The counters do not say which bytes a segment contained. A retransmitted segment is counted
@@ -205,11 +211,6 @@ impl Recording {
     pub fn datagrams(&self, socket: UdpId) -> (Vec<Event>, Vec<Event>) {
         let of_socket = |event: &&Event| event.socket == SocketId::Udp(socket);
         let events = self.events.iter().filter(of_socket).copied();
-        events.partition(|event| {
-            matches!(
-                event.kind,
-                EventKind::DatagramSent | EventKind::DatagramDropped
-            )
-        })
+        events.partition(|event| event.kind.is_outgoing_datagram())
     }
 }

@@ -1,5 +1,6 @@
 //! Recorder: a ring of limited length for the events of recorded sockets.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{Event, EventKind, Recording};
@@ -20,8 +21,7 @@ pub(crate) struct Recorder {
     oldest: usize,
     overwritten: u64,
     /// Number of datagrams that each open UDP socket has sent and received since its first record.
-    /// A linear search is enough: there are few such sockets.
-    datagrams: Vec<(UdpId, u64, u64)>,
+    datagrams: BTreeMap<UdpId, (u64, u64)>,
 }
 
 impl Recorder {
@@ -35,7 +35,7 @@ impl Recorder {
             events: Vec::new(),
             oldest: 0,
             overwritten: 0,
-            datagrams: Vec::new(),
+            datagrams: BTreeMap::new(),
         }
     }
 
@@ -69,15 +69,10 @@ impl Recorder {
 
     /// Records an event of a datagram, with the next number of its direction.
     pub(crate) fn note_datagram(&mut self, socket: UdpId, kind: EventKind, len: usize) {
-        let index = self.datagrams.iter().position(|(id, ..)| *id == socket);
-        let index = index.unwrap_or_else(|| {
-            self.datagrams.push((socket, 0, 0));
-            self.datagrams.len() - 1
-        });
-        let (_, sent, received) = &mut self.datagrams[index];
-        let number = match kind {
-            EventKind::DatagramSent | EventKind::DatagramDropped => sent,
-            _ => received,
+        let (sent, received) = self.datagrams.entry(socket).or_default();
+        let number = match kind.is_outgoing_datagram() {
+            true => sent,
+            false => received,
         };
         let offset = *number;
         *number += 1;
@@ -92,7 +87,7 @@ impl Recorder {
 
     /// Removes the datagram counts of a UDP socket that is closed.
     pub(crate) fn forget(&mut self, socket: UdpId) {
-        self.datagrams.retain(|(id, ..)| *id != socket);
+        self.datagrams.remove(&socket);
     }
 
     /// Returns the number of UDP sockets with datagram counts.
@@ -120,12 +115,8 @@ impl Recorder {
     fn push(&mut self, event: Event) {
         if self.events.len() < self.len_max {
             self.events.push(event);
-        } else {
-            self.overwrite(event);
+            return;
         }
-    }
-
-    fn overwrite(&mut self, event: Event) {
         self.overwritten += 1;
         if let Some(oldest) = self.events.get_mut(self.oldest) {
             *oldest = event;

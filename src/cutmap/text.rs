@@ -1,8 +1,8 @@
 //! Text output of recordings and maps: readable lines and JSON Lines.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
-use super::{CutMap, Event, EventKind, FrameSpan, Recording, Span};
+use super::{CutMap, Event, EventKind, Recording, Span};
 use crate::id::SocketId;
 
 impl EventKind {
@@ -31,12 +31,7 @@ impl Recording {
     /// ```
     #[must_use]
     pub fn to_json_lines(&self) -> String {
-        let mut out = String::new();
-        for event in &self.events {
-            // Writing to a `String` never fails.
-            let _ = write_json(&mut out, event);
-        }
-        out
+        self.events.iter().map(json_line).collect()
     }
 }
 
@@ -48,14 +43,13 @@ impl fmt::Display for Recording {
             writeln!(f, "({} older events were overwritten)", self.overwritten)?;
         }
         for event in &self.events {
-            let socket = event.socket;
+            let (socket, offset, len) = (event.socket, event.offset, event.len);
+            let end = offset.saturating_add(len);
             let (at, word) = (event.at.as_micros(), event.kind.word());
             write!(f, "{at:>10} us  {socket}  {word:<18} ")?;
-            match event.kind {
-                EventKind::Send | EventKind::Write | EventKind::Read | EventKind::Frame { .. } => {
-                    writeln!(f, "{}", Bytes(span_of(event)))?
-                }
-                _ => writeln!(f, "number {}, {} bytes", event.offset, event.len)?,
+            match socket {
+                SocketId::Conn(_) => writeln!(f, "bytes {offset}..{end}")?,
+                _ => writeln!(f, "number {offset}, {len} bytes")?,
             }
         }
         Ok(())
@@ -77,10 +71,10 @@ impl fmt::Display for CutMap {
         writeln!(
             f,
             "{}, {}, {}, {}",
-            Count(sum.sends, "send"),
-            Count(sum.writes, "write"),
-            Count(sum.reads, "read"),
-            Count(sum.frames, "frame")
+            count(sum.sends, "send"),
+            count(sum.writes, "write"),
+            count(sum.reads, "read"),
+            count(sum.frames, "frame")
         )?;
         writeln!(
             f,
@@ -93,18 +87,17 @@ impl fmt::Display for CutMap {
             sum.split_headers
         )?;
         for (index, read) in self.reads().iter().enumerate() {
-            write!(f, "read {index}: {}", Bytes(*read))?;
+            write!(f, "read {index}: bytes {:?}", read.range())?;
             for frame in self.frames_of_read(index) {
-                write!(f, ", {}", Part(frame, &self.frames()[frame], read))?;
+                write!(f, ", {} {frame}", part(self.frames()[frame].span, *read))?;
             }
             writeln!(f)?;
         }
-        let under_way = [
+        for (first, word) in [
             (self.first_unsent(), "unsent"),
             (self.first_unread(), "unread"),
             (self.first_undelivered(), "undelivered"),
-        ];
-        for (first, word) in under_way {
+        ] {
             if let Some(first) = first {
                 writeln!(f, "{word} from byte {first} on")?;
             }
@@ -126,66 +119,35 @@ impl fmt::Display for SocketId {
     }
 }
 
-fn write_json(out: &mut String, event: &Event) -> fmt::Result {
-    let word = event.kind.word();
+fn json_line(event: &Event) -> String {
+    let (socket, offset, len) = (event.socket, event.offset, event.len);
+    let (word, at) = (event.kind.word(), event.at.as_micros());
+    let frame = match event.kind {
+        EventKind::Frame {
+            header_len,
+            trailer_len,
+        } => format!(r#","header":{header_len},"trailer":{trailer_len}"#),
+        _ => String::new(),
+    };
     // Ids and event names contain no character that JSON must escape.
-    write!(
-        out,
-        r#"{{"socket":"{}","event":"{word}","offset":{},"len":{}"#,
-        event.socket, event.offset, event.len
-    )?;
-    if let EventKind::Frame {
-        header_len,
-        trailer_len,
-    } = event.kind
-    {
-        write!(out, r#","header":{header_len},"trailer":{trailer_len}"#)?;
-    }
-    writeln!(out, r#","t_us":{}}}"#, event.at.as_micros())
+    let object = format!(r#""socket":"{socket}","event":"{word}","offset":{offset},"len":{len}"#);
+    format!(r#"{{{object}{frame},"t_us":{at}}}"#) + "\n"
 }
 
-fn span_of(event: &Event) -> Span {
-    Span {
-        offset: event.offset,
-        len: event.len,
-        at: event.at,
-    }
+/// Returns a count with a noun, such as `1 read` or `2 reads`.
+fn count(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }
 
-/// Byte range, such as `bytes 10..25`.
-struct Bytes(Span);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let range = self.0.range();
-        write!(f, "bytes {}..{}", range.start, range.end)
-    }
-}
-
-/// Count with a noun, such as `1 read` or `2 reads`.
-struct Count(usize, &'static str);
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.0 == 1 { "" } else { "s" };
-        write!(f, "{} {}{plural}", self.0, self.1)
-    }
-}
-
-/// Part of a frame that lies in a read.
-struct Part<'a>(usize, &'a FrameSpan, &'a Span);
-
-impl fmt::Display for Part<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(index, frame, read) = *self;
-        let (whole, read) = (frame.span.range(), read.range());
-        let word = match (whole.start < read.start, whole.end > read.end) {
-            (false, false) => "frame",
-            (false, true) => "start of frame",
-            (true, true) => "middle of frame",
-            (true, false) => "end of frame",
-        };
-        write!(f, "{word} {index}")
+/// Returns a word for the part of a frame that lies in a read.
+fn part(frame: Span, read: Span) -> &'static str {
+    let (frame, read) = (frame.range(), read.range());
+    match (frame.start < read.start, frame.end > read.end) {
+        (false, false) => "frame",
+        (false, true) => "start of frame",
+        (true, true) => "middle of frame",
+        (true, false) => "end of frame",
     }
 }
 

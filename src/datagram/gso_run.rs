@@ -1,10 +1,10 @@
 //! GSO runs: queued datagrams that the kernel takes as one message and splits (generic segmentation
 //! offload).
 
-use std::collections::VecDeque;
+use std::iter;
 use std::net::SocketAddr;
 
-use super::{DatagramQueue, Head};
+use super::DatagramQueue;
 
 /// Consecutive datagrams with one destination. All are as long as the first, except the last, which
 /// may be shorter. The kernel takes them as one message and splits it.
@@ -35,56 +35,37 @@ impl GsoRun<'_> {
 impl DatagramQueue {
     /// Returns all datagrams, oldest first, as GSO runs with segments of at most `segment_len_max`
     /// bytes. A longer datagram forms its own run, and so does an empty one.
-    pub(crate) fn runs(&self, segment_len_max: usize) -> GsoRuns<'_> {
-        GsoRuns {
-            heads: &self.heads,
-            payload: self.payload.bytes(),
-            next: 0,
-            segment_len_max,
-        }
-    }
-}
-
-/// Iterator over the GSO runs of a queue: see [`DatagramQueue::runs`].
-#[derive(Debug, Clone)]
-pub(crate) struct GsoRuns<'a> {
-    heads: &'a VecDeque<Head>,
-    /// Payload from the datagram at `next` on.
-    payload: &'a [u8],
-    next: usize,
-    segment_len_max: usize,
-}
-
-impl<'a> Iterator for GsoRuns<'a> {
-    type Item = GsoRun<'a>;
-
-    fn next(&mut self) -> Option<GsoRun<'a>> {
-        let first = *self.heads.get(self.next)?;
-        let mut len = first.len;
-        let mut count = 1;
-        if (1..=self.segment_len_max).contains(&first.len) {
-            for head in self.heads.range(self.next + 1..) {
-                let belongs = head.to == first.to
-                    && (1..=first.len).contains(&head.len)
-                    && len + head.len <= RUN_LEN_MAX;
-                if !belongs || count == RUN_COUNT_MAX {
-                    break;
-                }
-                len += head.len;
-                count += 1;
-                if head.len < first.len {
-                    break;
+    pub(crate) fn runs(&self, segment_len_max: usize) -> impl Iterator<Item = GsoRun<'_>> {
+        // The next datagram, and the payload from it on.
+        let (mut next, mut payload) = (0, self.payload.bytes());
+        iter::from_fn(move || {
+            let first = *self.heads.get(next)?;
+            let mut len = first.len;
+            let mut count = 1;
+            if (1..=segment_len_max).contains(&first.len) {
+                for head in self.heads.range(next + 1..) {
+                    let belongs = head.to == first.to
+                        && (1..=first.len).contains(&head.len)
+                        && len + head.len <= RUN_LEN_MAX;
+                    if !belongs || count == RUN_COUNT_MAX {
+                        break;
+                    }
+                    len += head.len;
+                    count += 1;
+                    if head.len < first.len {
+                        break;
+                    }
                 }
             }
-        }
-        let (data, rest) = self.payload.split_at(len);
-        self.payload = rest;
-        self.next += count;
-        Some(GsoRun {
-            to: first.to,
-            data,
-            segment_len: first.len,
-            count,
+            let (data, rest) = payload.split_at(len);
+            payload = rest;
+            next += count;
+            Some(GsoRun {
+                to: first.to,
+                data,
+                segment_len: first.len,
+                count,
+            })
         })
     }
 }

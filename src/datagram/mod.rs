@@ -121,15 +121,12 @@ impl RecvBatch {
 
     /// Returns the datagrams of the message at `index`; at least one.
     pub(crate) fn datagrams(&self, index: usize) -> impl Iterator<Item = &[u8]> {
-        let Message {
-            len, segment_len, ..
-        } = self.messages[index];
-        let at = index * SLOT_STRIDE;
-        let mut left = Some(&self.buf[at..at + len]);
-        std::iter::from_fn(move || {
-            let (data, rest) = left?.split_at(left?.len().min(segment_len.max(1)));
-            left = Some(rest).filter(|rest| !rest.is_empty());
-            Some(data)
+        let message = self.messages[index];
+        let begin = index * SLOT_STRIDE;
+        let data = &self.buf[begin..begin + message.len];
+        (0..message.count()).map(move |part| {
+            let begin = part * message.segment_len;
+            &data[begin..data.len().min(begin + message.segment_len)]
         })
     }
 }

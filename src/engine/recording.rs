@@ -7,7 +7,7 @@ use std::io;
 
 use super::write::EncodePayload;
 use super::{Connection, Engine};
-use crate::conn::FrameBounds;
+use crate::codec::FrameBounds;
 use crate::cutmap::{EventKind, Recorder, Recording, Segments};
 use crate::error::{Gone, SendError, Sent};
 use crate::id::{SocketId, Token, UdpId};

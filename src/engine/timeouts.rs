@@ -237,11 +237,11 @@ mod tests {
         }
 
         fn frame(&mut self, _: &[u8]) -> Flow {
-            Flow::Continue
+            Flow::Continue(())
         }
 
         fn skipped(&mut self, _: Skipped) -> Flow {
-            Flow::Continue
+            Flow::Continue(())
         }
 
         fn buffer_is_oversized(&mut self) {}

@@ -128,7 +128,7 @@ impl Engine {
                 }
                 Err(blocked) if blocked.kind() == io::ErrorKind::WouldBlock => {
                     match entry.udp.await_writable(&self.os, token, true) {
-                        Ok(()) => entry.state.write_would_block(),
+                        Ok(()) => _ = entry.state.write_would_block(),
                         Err(failed) => error = Some(failed),
                     }
                 }

@@ -158,7 +158,7 @@ impl GrowBuf {
     /// Makes the spare capacity at least `additional` bytes. Moves the bytes to the start if that
     /// is enough and they are not more than the consumed bytes. Otherwise adds a piece of
     /// `capacity` bytes, or more if needed.
-    pub(crate) fn reserve<T>(
+    pub(crate) fn reserve<T: Default>(
         &mut self,
         additional: usize,
         capacity: usize,
@@ -185,14 +185,14 @@ impl GrowBuf {
 
     /// Copies all bytes into the last piece, and puts the other pieces back.
     #[inline]
-    pub(crate) fn settle<T>(&mut self, pool: &mut BufferPool<T>) {
+    pub(crate) fn settle<T: Default>(&mut self, pool: &mut BufferPool<T>) {
         if !self.outgrown.is_empty() {
             self.settle_outgrown(pool);
         }
     }
 
     #[inline(never)]
-    fn settle_outgrown<T>(&mut self, pool: &mut BufferPool<T>) {
+    fn settle_outgrown<T: Default>(&mut self, pool: &mut BufferPool<T>) {
         let mut copied = 0;
         for piece in self.outgrown.drain(..) {
             let own = &piece.bytes()[copied..];
@@ -204,7 +204,7 @@ impl GrowBuf {
     }
 
     /// Puts all pieces back; the buffer is empty then, and has no memory.
-    pub(crate) fn put_back<T>(&mut self, pool: &mut BufferPool<T>) {
+    pub(crate) fn put_back<T: Default>(&mut self, pool: &mut BufferPool<T>) {
         for piece in self.outgrown.drain(..) {
             pool.put(piece);
         }

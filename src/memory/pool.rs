@@ -12,7 +12,7 @@ const CAPACITY_MIN: usize = 64;
 /// The pool grows to the largest amount that was lent at once. [`trim`](BufferPool::trim), called
 /// at intervals while [`is_over_base`](BufferPool::is_over_base), frees the memory that was not
 /// needed since the last call.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct BufferPool<T> {
     /// `classes[i]` contains buffers with a capacity of `CAPACITY_MIN << i`, and no others.
     classes: Vec<Vec<Buf>>,
@@ -32,17 +32,11 @@ pub(crate) struct BufferPool<T> {
     pub(crate) moved_bytes: u64,
 }
 
-impl<T> BufferPool<T> {
+impl<T: Default> BufferPool<T> {
     pub(crate) fn new(base_bytes: usize) -> Self {
         Self {
-            classes: Vec::new(),
-            boxes: Vec::new(),
-            boxes_lent: 0,
-            free_bytes: 0,
-            idle_bytes: 0,
             base_bytes,
-            lent_bytes: 0,
-            moved_bytes: 0,
+            ..Self::default()
         }
     }
 
@@ -79,10 +73,7 @@ impl<T> BufferPool<T> {
     }
 
     /// Lends a box, with its default value or the value that was put back with it.
-    pub(crate) fn take_box(&mut self) -> Box<T>
-    where
-        T: Default,
-    {
+    pub(crate) fn take_box(&mut self) -> Box<T> {
         self.boxes_lent += 1;
         self.boxes.pop().unwrap_or_else(|| {
             // Reserved now, so that putting the box back does not allocate.

@@ -9,7 +9,7 @@
 
 use super::callbacks::{ActiveCallbacks, Started};
 use super::{Callbacks, Reactor};
-use crate::codec::{Kind, Skipped};
+use crate::codec::{FrameBounds, Kind, Skipped};
 use crate::conn::{
     Assembler, DecodeInput, Delivery, Failed, Flow, FrameSink, Pool, State, Watermark,
 };
@@ -310,9 +310,9 @@ impl<'a, H: Handler> Frames<'a, H> {
         // budget is spent now.
         let has_budget = self.engine().active.frames_left > 0;
         if has_budget && self.engine().active_state().wants_frames() {
-            Flow::Continue
+            Flow::Continue(())
         } else {
-            Flow::Stop
+            Flow::Break(())
         }
     }
 }
@@ -328,10 +328,15 @@ impl<H: Handler> FrameSink for Frames<'_, H> {
         let engine = self.engine();
         engine.active.frames_left -= 1;
         if engine.active.frames_left > 0 && engine.is_active_unchanged() {
-            Flow::Continue
+            Flow::Continue(())
         } else {
             self.after_callback("on_frame", Engine::spend_credit)
         }
+    }
+
+    fn recorded(&mut self, bounds: FrameBounds) {
+        let token = self.callbacks.token;
+        self.engine().record_frame(token, bounds);
     }
 
     fn skipped(&mut self, skipped: Skipped) -> Flow {
@@ -527,10 +532,7 @@ fn deliver<H: Handler>(
     if state.is_recorded() {
         let token = frames.callbacks.token;
         let read_bytes = frames.engine().read_bytes(token);
-        return assembler.record(input, read_bytes, frames, |frames, bounds| {
-            let token = frames.callbacks.token;
-            frames.engine().record_frame(token, bounds);
-        });
+        return assembler.record(input, read_bytes, frames);
     }
     match input {
         DecodeInput::Bytes(bytes) => assembler.ingest(bytes, frames),

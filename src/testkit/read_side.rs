@@ -149,7 +149,7 @@ impl ReadSide {
                 true => self.assembler.resume(sink),
                 false => self.assembler.finish(sink),
             };
-            if self.finish_round(outcome)? == Flow::Stop {
+            if self.finish_round(outcome)? == Flow::Break(()) {
                 return Ok(false);
             }
             if !was_undelivered {
@@ -213,8 +213,8 @@ impl ReadSide {
     #[inline]
     fn finish_round(&mut self, outcome: Delivery) -> Result<Flow, FrameError> {
         match outcome {
-            Delivery::NeedMore => Ok(Flow::Continue),
-            Delivery::Stopped => Ok(Flow::Stop),
+            Delivery::NeedMore => Ok(Flow::Continue(())),
+            Delivery::Stopped => Ok(Flow::Break(())),
             Delivery::Failed(failed) => {
                 self.assembler.clear(&mut self.context.pool);
                 self.undecoded = Some(failed.undecoded);
@@ -253,15 +253,12 @@ where
     }
 
     fn frame(&mut self, frame: &[u8]) -> Flow {
-        match (self.1)(frame) {
-            ControlFlow::Continue(()) => Flow::Continue,
-            ControlFlow::Break(()) => Flow::Stop,
-        }
+        (self.1)(frame)
     }
 
     fn skipped(&mut self, _: Skipped) -> Flow {
         self.0.frames_skipped += 1;
-        Flow::Continue
+        Flow::Continue(())
     }
 
     fn buffer_is_oversized(&mut self) {}

@@ -44,6 +44,10 @@ struct Node<K> {
     kind: Option<K>,
 }
 
+fn slot_of(level: usize, tick: u64) -> usize {
+    (tick >> (SLOT_BITS * level as u32)) as usize % SLOTS
+}
+
 /// Timing wheel. A timer carries a kind, which should be one byte, and a value.
 ///
 /// Invariants: `hand <= now`. The slot of a timer comes up at its deadline or before. The hand
@@ -91,28 +95,19 @@ impl<K: Copy> Wheel<K> {
             None => self.grow(),
         };
         let deadline = self.after_now(deadline);
-        let spot = self.link(index, deadline);
         let node = &mut self.nodes[index as usize];
+        (node.deadline, node.value, node.kind) = (deadline, value, Some(kind));
         let generation = node.generation;
-        *node = Node {
-            deadline,
-            value,
-            generation,
-            spot,
-            kind: Some(kind),
-        };
+        self.link(index, deadline);
         self.len += 1;
         TimerId { index, generation }
     }
 
     /// Cancels a timer and returns its kind and value, or `None` if it has ended.
     pub(crate) fn cancel(&mut self, id: TimerId) -> Option<(K, u64)> {
-        let node = self.nodes.get(id.index as usize)?;
-        if node.generation != id.generation {
-            return None;
-        }
-        let carried = (node.kind?, node.value);
-        self.unlink(node.spot);
+        let node = self.node_mut(id)?;
+        let (carried, spot) = ((node.kind?, node.value), node.spot);
+        self.unlink(spot);
         self.release(id.index);
         Some(carried)
     }
@@ -123,26 +118,21 @@ impl<K: Copy> Wheel<K> {
     /// when the slot comes up.
     pub(crate) fn reset(&mut self, id: TimerId, deadline: u64) -> Option<(K, u64)> {
         let deadline = self.after_now(deadline);
-        let node = self.nodes.get_mut(id.index as usize)?;
-        if node.generation != id.generation {
-            return None;
-        }
-        let carried = (node.kind?, node.value);
-        let is_put_off = deadline >= node.deadline;
+        let node = self.node_mut(id)?;
+        let (carried, spot) = ((node.kind?, node.value), node.spot);
+        let is_brought_forward = deadline < node.deadline;
         node.deadline = deadline;
-        if !is_put_off {
-            let spot = node.spot;
-            self.bring_forward(id.index, spot, deadline);
+        let (level, slot) = (spot.list() / SLOTS, spot.list() % SLOTS);
+        if is_brought_forward && self.comes_up_at(level, slot) > deadline {
+            self.unlink(spot);
+            self.link(id.index, deadline);
         }
         Some(carried)
     }
 
-    fn bring_forward(&mut self, index: u32, spot: Spot, deadline: u64) {
-        let (level, slot) = (spot.list() / SLOTS, spot.list() % SLOTS);
-        if self.comes_up_at(level, slot) > deadline {
-            self.unlink(spot);
-            self.nodes[index as usize].spot = self.link(index, deadline);
-        }
+    fn node_mut(&mut self, id: TimerId) -> Option<&mut Node<K>> {
+        let node = self.nodes.get_mut(id.index as usize)?;
+        (node.generation == id.generation).then_some(node)
     }
 
     /// Advances the current tick to `now`. Timers that are due by then, and only those, are
@@ -163,7 +153,7 @@ impl<K: Copy> Wheel<K> {
         next: impl FnOnce(K, u64) -> Option<u64>,
     ) -> Option<(TimerId, K, u64)> {
         loop {
-            let Some(index) = self.lists.first(self.slot_of(0, self.hand)) else {
+            let Some(index) = self.lists.first(slot_of(0, self.hand)) else {
                 if self.move_hand() {
                     continue;
                 }
@@ -173,7 +163,7 @@ impl<K: Copy> Wheel<K> {
             let (deadline, spot) = (node.deadline, node.spot);
             if deadline > self.hand {
                 self.unlink(spot); // The timer was postponed.
-                self.nodes[index as usize].spot = self.link(index, deadline);
+                self.link(index, deadline);
                 continue;
             }
             let kind = node.kind.expect("a node in a list holds a timer");
@@ -182,9 +172,8 @@ impl<K: Copy> Wheel<K> {
             match next(kind, value) {
                 Some(deadline) => {
                     let deadline = self.after_now(deadline);
-                    let spot = self.link(index, deadline);
-                    let node = &mut self.nodes[index as usize];
-                    (node.deadline, node.spot) = (deadline, spot);
+                    self.nodes[index as usize].deadline = deadline;
+                    self.link(index, deadline);
                 }
                 None => self.release(index),
             }
@@ -205,20 +194,19 @@ impl<K: Copy> Wheel<K> {
     /// The timers of a slot above level 0 move down. Those of a slot of level 0 stay for
     /// [`pop_due`](Wheel::pop_due).
     fn move_hand(&mut self) -> bool {
-        let next = self.next_slot();
-        let next = next.map(|(level, slot)| (level, slot, self.comes_up_at(level, slot)));
-        let Some((level, slot, at)) = next.filter(|&(.., at)| at <= self.now) else {
+        let Some((level, slot)) = self.next_slot() else {
             self.hand = self.now;
             return false;
         };
-        self.hand = at;
+        let at = self.comes_up_at(level, slot);
+        self.hand = at.min(self.now);
+        if at > self.now {
+            return false;
+        }
         if level > 0 {
             self.occupied[level] &= !(1 << slot);
             while let Some(some) = self.lists.take_some(level * SLOTS + slot) {
-                for index in some {
-                    let deadline = self.nodes[index as usize].deadline;
-                    self.nodes[index as usize].spot = self.link(index, deadline);
-                }
+                some.for_each(|index| self.link(index, self.nodes[index as usize].deadline));
             }
         }
         true
@@ -228,7 +216,7 @@ impl<K: Copy> Wheel<K> {
     /// that is not empty.
     fn next_slot(&self) -> Option<(usize, usize)> {
         let level = self.occupied.iter().position(|slots| *slots != 0)?;
-        let present = self.slot_of(level, self.hand);
+        let present = slot_of(level, self.hand);
         let ahead = self.occupied[level]
             .rotate_right(present as u32)
             .trailing_zeros();
@@ -239,12 +227,8 @@ impl<K: Copy> Wheel<K> {
     /// the tick at which the hand reached it.
     fn comes_up_at(&self, level: usize, slot: usize) -> u64 {
         let shift = SLOT_BITS * level as u32;
-        let ahead = slot.wrapping_sub(self.slot_of(level, self.hand)) % SLOTS;
+        let ahead = slot.wrapping_sub(slot_of(level, self.hand)) % SLOTS;
         ((self.hand >> shift) + ahead as u64) << shift
-    }
-
-    fn slot_of(&self, level: usize, tick: u64) -> usize {
-        (tick >> (SLOT_BITS * level as u32)) as usize % SLOTS
     }
 
     fn after_now(&self, deadline: u64) -> u64 {
@@ -252,14 +236,14 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Appends a timer that is in no list to the list of its deadline.
-    fn link(&mut self, index: u32, deadline: u64) -> Spot {
+    fn link(&mut self, index: u32, deadline: u64) {
         debug_assert!(deadline >= self.hand, "a deadline is never before the hand");
         let deadline = deadline.min(self.hand.saturating_add(HORIZON / 2));
         let differing = ((self.hand ^ deadline) | 1).ilog2() / SLOT_BITS;
         let level = (differing as usize).min(LEVELS - 1);
-        let slot = self.slot_of(level, deadline);
+        let slot = slot_of(level, deadline);
         self.occupied[level] |= 1 << slot;
-        self.lists.push(level * SLOTS + slot, index)
+        self.nodes[index as usize].spot = self.lists.push(level * SLOTS + slot, index);
     }
 
     fn unlink(&mut self, spot: Spot) {

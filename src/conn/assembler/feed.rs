@@ -25,16 +25,12 @@ impl Assembler {
     /// Decodes new bytes: continues the partial frame in its buffer, and delivers the frames after
     /// it in place.
     #[inline(always)]
-    pub(in crate::conn) fn feed<S, D>(
+    pub(in crate::conn) fn feed<S: FrameSink, D: Decoder>(
         &mut self,
         bytes: &[u8],
         sink: &mut S,
         mut decoder: D,
-    ) -> Delivery
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    ) -> Delivery {
         let mut at = 0;
         while self.partial.is_some() {
             match self.continue_partial(bytes, &mut at, sink, &mut decoder) {
@@ -67,17 +63,13 @@ impl Assembler {
     /// Continues the partial frame with the bytes from `at` on, and advances `at`. It first
     /// searches for the end of the frame without copying.
     #[inline(always)]
-    fn continue_partial<S, D>(
+    fn continue_partial<S: FrameSink, D: Decoder>(
         &mut self,
         bytes: &[u8],
         at: &mut usize,
         sink: &mut S,
         decoder: &mut D,
-    ) -> Continued
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    ) -> Continued {
         let Some(partial) = &mut self.partial else {
             return Continued::Delivered;
         };
@@ -85,13 +77,13 @@ impl Assembler {
         if partial.left_to_skip() > 0 {
             return self.continue_skip(left.len(), at, sink.pool());
         }
-        let step_after = match partial.ahead(left, decoder) {
+        let step_after = match decoder.ahead(&partial.buf, left) {
             Lookahead::Ends { len, payload_len } => {
                 partial.append(&left[..len], false, sink.pool());
                 *at += len;
-                partial.settle(sink.pool());
-                let flow = sink.frame(&partial.bytes()[..payload_len]);
-                partial.clear();
+                partial.buf.settle(sink.pool());
+                let flow = sink.frame(&partial.buf.bytes()[..payload_len]);
+                partial.buf.clear();
                 return self.continue_after_frame(&bytes[*at..], flow, sink);
             }
             Lookahead::Inside => {
@@ -108,18 +100,14 @@ impl Assembler {
     /// Continues the partial frame with the bytes from `at` on. A decode step runs once the codec
     /// has the bytes that it needs, or after `step_after` bytes.
     #[inline(never)]
-    fn step_partial<S, D>(
+    fn step_partial<S: FrameSink, D: Decoder>(
         &mut self,
         bytes: &[u8],
         at: &mut usize,
         step_after: Option<usize>,
         sink: &mut S,
         decoder: &mut D,
-    ) -> Continued
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    ) -> Continued {
         let left = &bytes[*at..];
         let Some(partial) = &mut self.partial else {
             return Continued::Delivered;
@@ -133,16 +121,16 @@ impl Assembler {
             return Continued::Ended(Delivery::NeedMore);
         }
 
-        partial.settle(sink.pool());
-        let mut undecoded = partial.bytes();
+        partial.buf.settle(sink.pool());
+        let mut undecoded = partial.buf.bytes();
         let end = deliver_next(&mut undecoded, sink, decoder);
         let undecoded_len = undecoded.len();
         let consumed = partial.len() - undecoded_len;
         let flow = match end {
-            ControlFlow::Continue(()) => Flow::Continue,
-            ControlFlow::Break(End::Stopped) => Flow::Stop,
+            ControlFlow::Continue(()) => Flow::Continue(()),
+            ControlFlow::Break(End::Stopped) => Flow::Break(()),
             ControlFlow::Break(End::Need(need)) => {
-                partial.consume(consumed);
+                partial.buf.consume(consumed);
                 partial.set_need(need);
                 return match *at < bytes.len() {
                     true => Continued::Partial,
@@ -153,7 +141,7 @@ impl Assembler {
                 let (here, beyond) = split_skip(beyond, bytes.len() - *at);
                 *at += here;
                 if beyond > 0 {
-                    let since = partial.since();
+                    let since = partial.since;
                     self.keep_skip(beyond, since, sink.pool());
                     return Continued::Ended(flow.into());
                 }
@@ -161,17 +149,17 @@ impl Assembler {
             }
             ControlFlow::Break(End::Failed(error)) => {
                 let undecoded_len = undecoded_len + bytes.len() - *at;
-                partial.consume(consumed);
+                partial.buf.consume(consumed);
                 return Continued::Ended(Delivery::failed(error, undecoded_len));
             }
         };
         if undecoded_len > *at || *at == bytes.len() {
-            partial.consume(consumed);
+            partial.buf.consume(consumed);
             return self.decode_on_in_buffer(&bytes[*at..], flow, sink, decoder);
         }
         // All undecoded bytes of the buffer are also in `bytes`: continue there, in place.
         *at -= undecoded_len;
-        partial.clear();
+        partial.buf.clear();
         self.continue_after_frame(&bytes[*at..], flow, sink)
     }
 
@@ -184,26 +172,22 @@ impl Assembler {
         sink: &mut S,
     ) -> Continued {
         match flow {
-            Flow::Continue => Continued::Delivered,
-            Flow::Stop => Continued::Ended(self.keep_undecoded(undecoded, End::Stopped, sink)),
+            Flow::Continue(()) => Continued::Delivered,
+            Flow::Break(()) => Continued::Ended(self.keep_undecoded(undecoded, End::Stopped, sink)),
         }
     }
 
     /// Continues in the buffer after a delivered frame. `more` is the part of the new bytes that
     /// the buffer does not contain yet.
-    fn decode_on_in_buffer<S, D>(
+    fn decode_on_in_buffer<S: FrameSink, D: Decoder>(
         &mut self,
         more: &[u8],
         flow: Flow,
         sink: &mut S,
         decoder: &mut D,
-    ) -> Continued
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    ) -> Continued {
         if let Some(partial) = &mut self.partial {
-            partial.set_since(sink.now());
+            partial.since = sink.now();
             partial.set_undecoded();
             partial.append(more, true, sink.pool());
             if partial.is_empty() {
@@ -211,8 +195,8 @@ impl Assembler {
             }
         }
         Continued::Ended(match flow {
-            Flow::Stop => Delivery::Stopped,
-            Flow::Continue => self.decode_held(sink, decoder),
+            Flow::Break(()) => Delivery::Stopped,
+            Flow::Continue(()) => self.decode_held(sink, decoder),
         })
     }
 
@@ -232,22 +216,22 @@ impl Assembler {
 
     /// Decodes the bytes held, in their buffer.
     #[inline(never)]
-    pub(in crate::conn) fn decode_held<S, D>(&mut self, sink: &mut S, decoder: &mut D) -> Delivery
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    pub(in crate::conn) fn decode_held<S: FrameSink, D: Decoder>(
+        &mut self,
+        sink: &mut S,
+        decoder: &mut D,
+    ) -> Delivery {
         let Some(partial) = &mut self.partial else {
             return Delivery::NeedMore;
         };
         let was_undecoded = partial.is_undecoded();
-        partial.settle(sink.pool());
-        let mut undecoded = partial.bytes();
+        partial.buf.settle(sink.pool());
+        let mut undecoded = partial.buf.bytes();
         let end = deliver_all(&mut undecoded, sink, decoder);
         let consumed = partial.len() - undecoded.len();
-        partial.consume(consumed);
+        partial.buf.consume(consumed);
         if consumed > 0 {
-            partial.set_since(sink.now());
+            partial.since = sink.now();
         }
         partial.set_undecoded();
         let outcome = match end {
@@ -255,13 +239,12 @@ impl Assembler {
             ControlFlow::Break(End::Need(need)) => {
                 partial.set_need(need);
                 if was_undecoded || consumed > 0 {
-                    sink.split(partial.bytes());
+                    sink.split(partial.buf.bytes());
                 }
                 Delivery::NeedMore
             }
             ControlFlow::Break(End::Skip { beyond, flow }) => {
-                let now = sink.now();
-                self.keep_skip(beyond, now, sink.pool());
+                self.keep_skip(beyond, sink.now(), sink.pool());
                 return flow.into();
             }
             ControlFlow::Break(End::Stopped) => Delivery::Stopped,

@@ -73,11 +73,12 @@ impl Assembler {
 
     // Not inlined: each framing gets its own loop, so that the loops do not compete for registers.
     #[inline(never)]
-    fn feed_builtin<S, C>(&mut self, bytes: &[u8], sink: &mut S, codec: &C) -> Delivery
-    where
-        S: FrameSink,
-        C: BuiltinCodec,
-    {
+    fn feed_builtin<S: FrameSink, C: BuiltinCodec>(
+        &mut self,
+        bytes: &[u8],
+        sink: &mut S,
+        codec: &C,
+    ) -> Delivery {
         let mut scan = self.scan();
         let outcome = self.feed(bytes, sink, codec.bind(&mut scan));
         self.set_scan(scan);
@@ -87,11 +88,12 @@ impl Assembler {
 
     /// Decodes `bytes` with a decoder whose state is not part of the partial frame.
     #[inline(never)]
-    fn feed_stateless<S, D>(&mut self, bytes: &[u8], sink: &mut S, decoder: D) -> Delivery
-    where
-        S: FrameSink,
-        D: Decoder,
-    {
+    fn feed_stateless<S: FrameSink, D: Decoder>(
+        &mut self,
+        bytes: &[u8],
+        sink: &mut S,
+        decoder: D,
+    ) -> Delivery {
         let outcome = self.feed(bytes, sink, decoder);
         self.end_decode(sink);
         outcome
@@ -100,11 +102,7 @@ impl Assembler {
     /// Decodes after a direct read: `len` bytes were read into [`direct`](Assembler::direct).
     #[inline]
     pub(crate) fn ingest_direct<S: FrameSink>(&mut self, len: usize, sink: &mut S) -> Delivery {
-        if self
-            .partial
-            .as_ref()
-            .is_some_and(|partial| partial.is_open_ended())
-        {
+        if self.partial.as_deref().is_some_and(Partial::is_open_ended) {
             with_builtin!(sink.kind(), codec => {
                 let codec = codec.to_owned();
                 return self.search_direct(len, sink, codec.itself());
@@ -121,17 +119,18 @@ impl Assembler {
     /// Searches the bytes of a direct read for the end of the frame. If they do not contain it, the
     /// frame is not decoded, and not moved into one buffer yet.
     #[inline(never)]
-    fn search_direct<S, C>(&mut self, len: usize, sink: &mut S, codec: &C) -> Delivery
-    where
-        S: FrameSink,
-        C: BuiltinCodec,
-    {
+    fn search_direct<S: FrameSink, C: BuiltinCodec>(
+        &mut self,
+        len: usize,
+        sink: &mut S,
+        codec: &C,
+    ) -> Delivery {
         let mut scan = self.scan();
         let Some(partial) = &mut self.partial else {
             return Delivery::NeedMore;
         };
-        let ahead = partial.ahead_in_spare(len, codec, &mut scan);
-        partial.advance(len);
+        let ahead = codec.ahead(&mut scan, &partial.buf, &partial.buf.spare()[..len]);
+        partial.buf.advance(len);
         let outcome = match ahead {
             Lookahead::Inside => {
                 partial.need_more();
@@ -207,7 +206,7 @@ impl Assembler {
     pub(crate) fn reframe(&mut self) {
         self.custom = None;
         if let Some(partial) = &mut self.partial {
-            partial.set_scan(ScanState::default());
+            partial.scan = ScanState::default();
             partial.set_undecoded();
         }
     }
@@ -222,49 +221,42 @@ impl Assembler {
     /// no long frame is to be read [directly](Assembler::direct).
     #[inline]
     pub(crate) fn is_to_ingest(&self) -> bool {
-        self.partial
-            .as_ref()
-            .is_none_or(|partial| partial.is_to_ingest())
+        self.partial.as_deref().is_none_or(Partial::is_to_ingest)
     }
 
     /// True if bytes are held that must be decoded before the next read.
     #[inline]
     pub(crate) fn has_undelivered(&self) -> bool {
-        self.partial
-            .as_ref()
-            .is_some_and(|partial| partial.is_due())
+        self.partial.as_deref().is_some_and(Partial::is_due)
     }
 
     /// Number of bytes that are read and not delivered.
     pub(crate) fn len(&self) -> usize {
-        self.partial.as_ref().map_or(0, |partial| partial.len())
+        self.partial.as_deref().map_or(0, Partial::len)
     }
 
     /// Number of bytes to skip that have not arrived.
     #[inline]
     pub(super) fn left_to_skip(&self) -> u64 {
-        self.partial
-            .as_ref()
-            .map_or(0, |partial| partial.left_to_skip())
+        self.partial.as_deref().map_or(0, Partial::left_to_skip)
     }
 
     /// Capacity of the buffers that hold undelivered bytes.
     pub(crate) fn capacity(&self) -> usize {
-        self.partial
-            .as_ref()
-            .map_or(0, |partial| partial.capacity())
+        let partial = self.partial.as_ref();
+        partial.map_or(0, |partial| partial.buf.total_capacity())
     }
 
     /// Arrival time of the first byte of the partial frame, if there is one.
     pub(crate) fn unfinished_since(&self) -> Option<Stamp> {
         let partial = self.partial.as_ref()?;
-        (!partial.is_due()).then_some(partial.since())
+        (!partial.is_due()).then_some(partial.since)
     }
 
     /// Sets the arrival time of the partial frame to `now`.
     pub(crate) fn restart_frame(&mut self, now: Stamp) {
         if let Some(partial) = &mut self.partial {
-            partial.set_since(now);
+            partial.since = now;
         }
     }
 
@@ -278,10 +270,9 @@ impl Assembler {
 
     /// Appends `len` bytes that were read into [`direct`](Assembler::direct).
     pub(crate) fn direct_advance(&mut self, len: usize) {
-        self.partial
-            .as_mut()
-            .expect("direct() returned capacity of a partial frame")
-            .advance(len);
+        let partial = self.partial.as_mut();
+        let partial = partial.expect("direct() returned capacity of a partial frame");
+        partial.buf.advance(len);
     }
 
     /// Drops all bytes, puts the buffer back into the pool, and returns the number of bytes
@@ -333,15 +324,14 @@ impl Assembler {
 
     #[inline]
     fn scan(&self) -> ScanState {
-        self.partial
-            .as_ref()
-            .map_or_else(ScanState::default, |partial| partial.scan())
+        let partial = self.partial.as_ref();
+        partial.map_or_else(ScanState::default, |partial| partial.scan)
     }
 
     #[inline]
     fn set_scan(&mut self, scan: ScanState) {
         if let Some(partial) = &mut self.partial {
-            partial.set_scan(scan);
+            partial.scan = scan;
         }
     }
 }

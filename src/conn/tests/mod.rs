@@ -194,9 +194,9 @@ impl FrameSink for Collect {
         self.stage_left -= 1;
         self.budget_left -= 1;
         if self.stage_left == 0 || self.budget_left == 0 {
-            Flow::Stop
+            Flow::Break(())
         } else {
-            Flow::Continue
+            Flow::Continue(())
         }
     }
 

@@ -167,16 +167,14 @@ fn closed_or_failed_write_half_accepts_no_output() {
 
 #[test]
 fn releasing_one_hold_keeps_the_others() {
-    type Change = fn(&mut State);
+    type Change = fn(&mut State) -> bool;
     let holds: [(Change, Change); 4] = [
-        (State::pause, |state| {
-            state.resume();
-        }),
+        (State::pause, State::resume),
         (State::above_high, |state| {
-            let _ = state.at_low();
+            state.at_low() == Watermark::Drained
         }),
         (State::credit_used_up, |state| {
-            let _ = state.credit_granted(true, true);
+            state.credit_granted(true, true)
         }),
         (State::reframed, State::reframe_handled),
     ];
