@@ -108,7 +108,7 @@ impl Generations {
 }
 
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident, $word:literal) => {
+    ($(#[$doc:meta])* $name:ident, $variant:ident, $word:literal) => {
         $(#[$doc])*
         ///
         /// An id takes eight bytes and is `Copy`. After its connection or socket has closed, calls
@@ -147,26 +147,32 @@ macro_rules! id {
                 write!(f, concat!($word, " {:?}"), self.0)
             }
         }
+
+        impl From<$name> for SocketId {
+            fn from(id: $name) -> Self {
+                Self::$variant(id)
+            }
+        }
     };
 }
 
 id! {
     /// Id of a connection over TCP or a Unix socket: accepted, connected or adopted.
-    ConnId, "connection"
+    ConnId, Conn, "connection"
 }
 id! {
     /// Id of a listener for TCP or Unix connections.
-    ListenerId, "listener"
+    ListenerId, Listener, "listener"
 }
 id! {
     /// Id of a UDP socket.
-    UdpId, "udp"
+    UdpId, Udp, "udp"
 }
 
 #[cfg(unix)]
 id! {
     /// Id of a Unix datagram socket.
-    UnixDatagramId, "unix datagram socket"
+    UnixDatagramId, UnixDatagram, "unix datagram socket"
 }
 
 /// Id of any socket of a reactor, for calls that accept every kind.
@@ -193,31 +199,6 @@ impl SocketId {
             #[cfg(unix)]
             Self::UnixDatagram(id) => id.0,
         }
-    }
-}
-
-impl From<ConnId> for SocketId {
-    fn from(id: ConnId) -> Self {
-        Self::Conn(id)
-    }
-}
-
-impl From<ListenerId> for SocketId {
-    fn from(id: ListenerId) -> Self {
-        Self::Listener(id)
-    }
-}
-
-#[cfg(unix)]
-impl From<UnixDatagramId> for SocketId {
-    fn from(id: UnixDatagramId) -> Self {
-        Self::UnixDatagram(id)
-    }
-}
-
-impl From<UdpId> for SocketId {
-    fn from(id: UdpId) -> Self {
-        Self::Udp(id)
     }
 }
 
