@@ -321,6 +321,7 @@ mod payload;
 mod reactor;
 mod reconnect;
 mod remote;
+mod setters;
 #[cfg(feature = "signals")]
 mod signals;
 mod stats;
@@ -337,8 +338,7 @@ pub use context::Context;
 pub use datagram::UnixDatagram;
 pub use datagram::{Datagram, DatagramError, DatagramFault};
 pub use error::{DecodeError, FrameError, Gone, NotSent, PostError, SendError, Sent};
-pub use event::{CloseReason, Closed, Refusal};
-pub use event::{Hangup, Origin};
+pub use event::{CloseReason, Closed, Hangup, Origin, Refusal};
 pub use framed::{Decoded, Deframer, FramedStream, Framer};
 pub use handler::Handler;
 #[cfg(unix)]
