@@ -8,6 +8,8 @@ mod send;
 mod sessions;
 mod sockets;
 mod timers;
+#[cfg(unix)]
+mod unix_datagram;
 
 use std::fmt;
 
