@@ -276,10 +276,7 @@ where
             return None;
         }
         self.state = State::Ended;
-        if cx.is_shutting_down() {
-            return None;
-        }
-        Some(self.open(cx, session))
+        (!cx.is_shutting_down()).then(|| self.open(cx, session))
     }
 
     /// Closes the connection gracefully or cancels the next attempt. No further attempt is made

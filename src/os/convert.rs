@@ -38,12 +38,6 @@ pub(super) fn to_sock_addr(addr: &Addr) -> io::Result<SockAddr> {
     }
 }
 
-/// Returns true if the socket is a Unix socket.
-#[cfg(unix)]
-pub(super) fn is_unix(socket: &Socket) -> io::Result<bool> {
-    Ok(socket.local_addr()?.is_unix())
-}
-
 fn unsupported(message: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, message)
 }

@@ -1,6 +1,6 @@
 //! Options that are set before a socket listens, connects or is bound.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -226,7 +226,7 @@ impl ConnectOptions {
     }
 }
 
-/// `EINPROGRESS`, which has no stable [`io::ErrorKind`]. Its value differs between Linux, BSD and
+/// `EINPROGRESS`, which has no stable [`ErrorKind`]. Its value differs between Linux, BSD and
 /// System V. Windows returns `WouldBlock` instead.
 const IN_PROGRESS: i32 = match () {
     () if cfg!(any(target_os = "solaris", target_os = "illumos")) => 150,
@@ -247,10 +247,7 @@ const IN_PROGRESS: i32 = match () {
 /// does not cancel it (connect(2), EINTR).
 fn is_under_way(error: &io::Error) -> bool {
     error.raw_os_error() == Some(IN_PROGRESS)
-        || matches!(
-            error.kind(),
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-        )
+        || matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 /// Options of a UDP socket, for [`Context::bind_udp_with`](crate::Context::bind_udp_with).

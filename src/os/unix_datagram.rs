@@ -8,7 +8,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 #[cfg(test)]
 use super::sim::SimSocket;
-use super::{Os, OwnedSocket, adopt, convert, local_addr, retry, to_sock_addr};
+use super::{Os, OwnedSocket, adopt, local_addr, retry, to_sock_addr};
 use crate::addr::{Addr, UnixAddr};
 use crate::id::PollToken;
 
@@ -33,7 +33,7 @@ impl UnixDatagramSocket {
 
     pub(crate) fn adopt(socket: OwnedSocket) -> io::Result<Self> {
         let socket = adopt::prepare(socket, Type::DGRAM)?;
-        if !convert::is_unix(&socket)? {
+        if !socket.local_addr()?.is_unix() {
             return Err(adopt::invalid("the socket is not a Unix socket"));
         }
         Ok(Self::Real(MioUnixDatagram::from_std(socket.into())))
