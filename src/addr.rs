@@ -14,6 +14,8 @@ use std::{
     os::unix::{ffi::OsStrExt, net::SocketAddr as StdUnixAddr},
     path::Path,
 };
+
+use crate::error::invalid_input;
 use std::{fmt, io};
 
 /// Address of any kind of socket.
@@ -88,9 +90,7 @@ impl FromStr for Addr {
             }
             return UnixAddr::from_pathname(rest).map(Self::Unix);
         }
-        text.parse()
-            .map(Self::Inet)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+        text.parse().map(Self::Inet).map_err(invalid_input)
     }
 }
 
@@ -150,8 +150,7 @@ impl UnixAddr {
         let path = path.as_ref();
         if path.as_os_str().is_empty() {
             // For an empty path, Linux would choose an abstract name (unix(7), "Autobind feature").
-            let error = "the path of a Unix socket must not be empty";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+            return Err(invalid_input("the path of a Unix socket must not be empty"));
         }
         StdUnixAddr::from_pathname(path).map(|addr| Self::from_std(&addr))
     }

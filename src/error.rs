@@ -287,6 +287,11 @@ impl<F> fmt::Display for PostError<F> {
 
 impl<F> Error for PostError<F> {}
 
+/// Returns an error of the kind `InvalidInput`.
+pub(crate) fn invalid_input(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

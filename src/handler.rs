@@ -6,14 +6,12 @@ use crate::addr::Addr;
 use crate::codec::Skipped;
 use crate::context::Context;
 use crate::datagram::Datagram;
-#[cfg(unix)]
-use crate::datagram::UnixDatagram;
 use crate::error::SendError;
 use crate::event::{Closed, Hangup, Origin, Refusal};
-#[cfg(unix)]
-use crate::id::UnixDatagramId;
 use crate::id::{ConnId, ListenerId, UdpId};
 use crate::timer::TimerId;
+#[cfg(unix)]
+use crate::{datagram::UnixDatagram, id::UnixDatagramId};
 
 /// The application on a reactor: its state and its callbacks.
 ///

@@ -67,10 +67,7 @@ pub(crate) struct PollToken(pub(crate) usize);
 impl PollToken {
     /// Returns the slab key in this number.
     pub(crate) fn key(self) -> usize {
-        #[cfg(target_pointer_width = "64")]
-        return self.0 & 0xFFFF_FFFF;
-        #[cfg(not(target_pointer_width = "64"))]
-        return self.0;
+        self.0 & 0xFFFF_FFFF
     }
 
     /// Returns the token of this number, if it was registered for an entry of this generation.
@@ -84,25 +81,21 @@ impl PollToken {
 /// Counter that supplies the generations. It skips zero, so that an `Option` of an id is no larger
 /// than the id.
 #[derive(Debug)]
-pub(crate) struct Generations {
-    next: NonZeroU32,
-}
+pub(crate) struct Generations(NonZeroU32);
 
 impl Generations {
     pub(crate) fn new() -> Self {
-        Self {
-            next: NonZeroU32::MIN,
-        }
+        Self(NonZeroU32::MIN)
     }
 
     #[cfg(test)]
     pub(crate) fn starting_at(next: NonZeroU32) -> Self {
-        Self { next }
+        Self(next)
     }
 
     pub(crate) fn take(&mut self) -> NonZeroU32 {
-        let taken = self.next;
-        self.next = taken.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        let taken = self.0;
+        self.0 = taken.checked_add(1).unwrap_or(NonZeroU32::MIN);
         taken
     }
 }

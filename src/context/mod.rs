@@ -3,7 +3,6 @@
 mod close;
 mod flow;
 mod open;
-mod recording;
 mod send;
 mod sessions;
 mod sockets;

@@ -84,7 +84,7 @@ impl Os {
 
     pub(crate) fn waker(&self) -> Waker {
         match self {
-            Self::Real(poller) => poller.waker(),
+            Self::Real(poller) => poller.waker.clone(),
             #[cfg(test)]
             Self::Sim(poll) => poll.waker(),
         }
@@ -121,7 +121,7 @@ impl Os {
     /// Returns true if the last wait may not have returned all events.
     pub(crate) fn was_full(&self) -> bool {
         match self {
-            Self::Real(poller) => poller.was_full(),
+            Self::Real(poller) => poller.was_full,
             #[cfg(test)]
             Self::Sim(_) => false,
         }

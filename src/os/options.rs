@@ -55,7 +55,7 @@ impl Before {
 }
 
 /// Opens a non-blocking socket, with one system call if the system supports it.
-fn new_nonblocking(domain: Domain, kind: Type) -> io::Result<Socket> {
+pub(super) fn new_nonblocking(domain: Domain, kind: Type) -> io::Result<Socket> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     return Socket::new(domain, kind.nonblocking(), None);
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]

@@ -115,8 +115,8 @@ impl Waker {
 pub(crate) struct Poller {
     poll: Poll,
     events: Events,
-    was_full: bool,
-    waker: Waker,
+    pub(super) was_full: bool,
+    pub(super) waker: Waker,
 }
 
 impl Poller {
@@ -129,10 +129,6 @@ impl Poller {
             was_full: false,
             waker: Waker::Real(Arc::new(waker)),
         })
-    }
-
-    pub(super) fn waker(&self) -> Waker {
-        self.waker.clone()
     }
 
     #[inline]
@@ -157,10 +153,6 @@ impl Poller {
             self.events = Events::with_capacity(2 * count);
         }
         count
-    }
-
-    pub(super) fn was_full(&self) -> bool {
-        self.was_full
     }
 
     /// Registers a socket once, for both directions, edge-triggered.

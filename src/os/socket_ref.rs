@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 
 use crate::setters::setters;
 
@@ -198,12 +198,7 @@ impl<'a> SocketRef<'a> {
     ///
     /// The system's error, if the socket does not have the option.
     pub fn ttl(&self) -> io::Result<u8> {
-        let hops = if self.is_v6 {
-            self.socket.unicast_hops_v6()
-        } else {
-            self.socket.ttl_v4()
-        };
-        octet(hops?)
+        octet(self.by_family(Socket::ttl_v4, Socket::unicast_hops_v6)?)
     }
 
     /// Sets the traffic class byte of packets (`IP_TOS`, `IPV6_TCLASS`). Its upper six bits are the
@@ -314,11 +309,10 @@ impl<'a> SocketRef<'a> {
     ///
     /// The system's error, if the socket does not have the option.
     pub fn set_multicast_loop(&self, on: bool) -> io::Result<()> {
-        if self.is_v6 {
-            self.socket.set_multicast_loop_v6(on)
-        } else {
-            self.socket.set_multicast_loop_v4(on)
-        }
+        self.by_family(
+            |socket| socket.set_multicast_loop_v4(on),
+            |socket| socket.set_multicast_loop_v6(on),
+        )
     }
 
     /// Returns the value of [`set_multicast_loop`](Self::set_multicast_loop).
@@ -327,11 +321,7 @@ impl<'a> SocketRef<'a> {
     ///
     /// The system's error, if the socket does not have the option.
     pub fn multicast_loop(&self) -> io::Result<bool> {
-        if self.is_v6 {
-            self.socket.multicast_loop_v6()
-        } else {
-            self.socket.multicast_loop_v4()
-        }
+        self.by_family(Socket::multicast_loop_v4, Socket::multicast_loop_v6)
     }
 
     /// Sets the maximum number of hops of a datagram to a group (`IP_MULTICAST_TTL`,
@@ -341,11 +331,10 @@ impl<'a> SocketRef<'a> {
     ///
     /// The system's error, if the socket does not have the option.
     pub fn set_multicast_ttl(&self, hops: u8) -> io::Result<()> {
-        if self.is_v6 {
-            self.socket.set_multicast_hops_v6(hops.into())
-        } else {
-            self.socket.set_multicast_ttl_v4(hops.into())
-        }
+        self.by_family(
+            |socket| socket.set_multicast_ttl_v4(hops.into()),
+            |socket| socket.set_multicast_hops_v6(hops.into()),
+        )
     }
 
     /// Returns the value of [`set_multicast_ttl`](Self::set_multicast_ttl).
@@ -354,11 +343,7 @@ impl<'a> SocketRef<'a> {
     ///
     /// The system's error, if the socket does not have the option.
     pub fn multicast_ttl(&self) -> io::Result<u8> {
-        octet(if self.is_v6 {
-            self.socket.multicast_hops_v6()?
-        } else {
-            self.socket.multicast_ttl_v4()?
-        })
+        octet(self.by_family(Socket::multicast_ttl_v4, Socket::multicast_hops_v6)?)
     }
 
     /// Joins a multicast group on the interface with the address `interface`. If that is
@@ -417,6 +402,18 @@ impl<'a> SocketRef<'a> {
     /// The system's error, if there is no such interface.
     pub fn set_multicast_if_v6(&self, interface: u32) -> io::Result<()> {
         self.socket.set_multicast_if_v6(interface)
+    }
+
+    /// Calls the function for the IP version of the socket.
+    fn by_family<T>(
+        &self,
+        v4: impl FnOnce(&Socket) -> io::Result<T>,
+        v6: impl FnOnce(&Socket) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self.is_v6 {
+            true => v6(&self.socket),
+            false => v4(&self.socket),
+        }
     }
 }
 

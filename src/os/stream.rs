@@ -228,7 +228,7 @@ impl Stream {
         local_addr(&*self.options()?)
     }
 
-    /// Sets `TCP_NODELAY`. It has no effect on a Unix socket, which delays nothing.
+    /// Sets `TCP_NODELAY` of a TCP socket. Other sockets delay nothing.
     pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.set_nodelay(on),

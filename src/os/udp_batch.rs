@@ -57,9 +57,11 @@ pub(super) struct Batcher {
 }
 
 thread_local! {
-    /// Message headers for `sendmmsg`, created once per thread. They contain pointers to
-    /// themselves, so they cannot be part of a reactor, which may move to another thread.
+    /// Message headers for `sendmmsg` of single datagrams, created once per thread. They contain
+    /// pointers to themselves, so they cannot be part of a reactor, which may move to another
+    /// thread.
     static PLAIN: Headers = RefCell::new(MultiHeaders::preallocate(BATCH_LEN, None));
+    /// Message headers for `sendmmsg` of GSO runs, with a control message for the segment length.
     static SEGMENTED: Headers =
         RefCell::new(MultiHeaders::preallocate(BATCH_LEN, Some(cmsg_space!(u16))));
 }
