@@ -259,31 +259,20 @@ impl<T: ToSocketAddrs + ?Sized> ToAddrs for T {
     }
 }
 
-impl ToAddrs for Addr {
-    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Self>> {
-        Ok(std::iter::once(self.clone()))
-    }
+/// Implements [`ToAddrs`] for types that hold one address.
+macro_rules! one_addr {
+    ($($type:ty),+) => {$(
+        impl ToAddrs for $type {
+            fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
+                Ok(std::iter::once(Addr::from((*self).clone())))
+            }
+        }
+    )+};
 }
 
-impl ToAddrs for &Addr {
-    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
-        (**self).to_addrs()
-    }
-}
-
+one_addr!(Addr, &Addr);
 #[cfg(unix)]
-impl ToAddrs for UnixAddr {
-    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
-        Ok(std::iter::once(Addr::Unix(self.clone())))
-    }
-}
-
-#[cfg(unix)]
-impl ToAddrs for &UnixAddr {
-    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
-        (**self).to_addrs()
-    }
-}
+one_addr!(UnixAddr, &UnixAddr);
 
 #[cfg(test)]
 mod tests {

@@ -48,10 +48,8 @@ impl FrameError {
 
     /// Builds [`FrameError::TooLong`]. Not inlined, which keeps the paths of valid frames short.
     pub(crate) fn too_long(len: u64, limit: usize) -> Self {
-        Self::TooLong {
-            len,
-            limit: limit as u64,
-        }
+        let limit = limit as u64;
+        Self::TooLong { len, limit }
     }
 }
 

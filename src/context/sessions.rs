@@ -10,7 +10,7 @@ pub(crate) struct Sessions<S> {
     slots: Vec<Option<S>>,
 }
 
-impl<S> Sessions<S> {
+impl<S: Default> Sessions<S> {
     pub(crate) fn new() -> Self {
         Self { slots: Vec::new() }
     }
@@ -23,14 +23,9 @@ impl<S> Sessions<S> {
     }
 
     /// Takes a session out for a callback. Returns the default if the key has no session yet.
-    pub(crate) fn take(&mut self, key: u32) -> S
-    where
-        S: Default,
-    {
-        self.slots
-            .get_mut(key as usize)
-            .and_then(Option::take)
-            .unwrap_or_default()
+    pub(crate) fn take(&mut self, key: u32) -> S {
+        let slot = self.slots.get_mut(key as usize);
+        slot.and_then(Option::take).unwrap_or_default()
     }
 
     pub(crate) fn at(&mut self, key: u32) -> Option<&mut S> {

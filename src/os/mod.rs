@@ -72,8 +72,8 @@ impl Os {
         Poller::new().map(Self::Real)
     }
 
-    /// Reads the clock: the monotonic clock of the system, or the virtual time of a simulated world.
-    /// No other code of the library reads it.
+    /// Reads the clock: the monotonic clock of the system, or the virtual time of a simulated
+    /// world. No other code of the library reads it.
     pub(crate) fn now(&self) -> Instant {
         match self {
             Self::Real(_) => Instant::now(),

@@ -182,7 +182,7 @@ impl ListenOptions {
 #[non_exhaustive]
 pub struct ConnectOptions {
     before: Before,
-    timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     local_addr: Option<Addr>,
 }
 
@@ -204,10 +204,6 @@ impl ConnectOptions {
         /// Allows a [`local_addr`](Self::local_addr) that an earlier connection still uses
         /// (`SO_REUSEADDR`). Off by default.
         reuse_addr(on: bool) => before.reuse_addr = Some(on);
-    }
-
-    pub(crate) fn timeout_or(&self, default: Duration) -> Duration {
-        self.timeout.unwrap_or(default)
     }
 
     /// Opens a socket and starts its connect. An event reports the end of the connect.

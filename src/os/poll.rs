@@ -157,9 +157,8 @@ impl Poller {
 
     /// Registers a socket once, for both directions, edge-triggered.
     pub(super) fn register(&self, source: &mut impl Source, token: PollToken) -> io::Result<()> {
-        self.poll
-            .registry()
-            .register(source, Token(token.0), INTEREST)
+        let registry = self.poll.registry();
+        registry.register(source, Token(token.0), INTEREST)
     }
 
     /// Registers a datagram socket for input only. Such a socket becomes writable again after every
@@ -169,9 +168,8 @@ impl Poller {
         source: &mut impl Source,
         token: PollToken,
     ) -> io::Result<()> {
-        self.poll
-            .registry()
-            .register(source, Token(token.0), Interest::READABLE)
+        let registry = self.poll.registry();
+        registry.register(source, Token(token.0), Interest::READABLE)
     }
 
     /// Adds or removes the interest in a writable socket.
@@ -182,9 +180,8 @@ impl Poller {
         on: bool,
     ) -> io::Result<()> {
         let interest = if on { INTEREST } else { Interest::READABLE };
-        self.poll
-            .registry()
-            .reregister(source, Token(token.0), interest)
+        let registry = self.poll.registry();
+        registry.reregister(source, Token(token.0), interest)
     }
 
     /// Removes a registration. Dropping the socket is not enough, since a duplicate of its

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Socket, Type};
 
 use crate::cutmap::Segments;
 
@@ -34,11 +34,7 @@ const DEADLINE: Duration = Duration::from_secs(1);
 ///
 /// `NotFound` if the kernel has no such connection, and the system's errors.
 pub(crate) fn of_connection(local: SocketAddr, peer: SocketAddr) -> io::Result<Segments> {
-    let mut socket = Socket::new(
-        Domain::from(NETLINK),
-        Type::RAW,
-        Some(Protocol::from(SOCK_DIAG)),
-    )?;
+    let mut socket = Socket::new(NETLINK.into(), Type::RAW, Some(SOCK_DIAG.into()))?;
     socket.set_read_timeout(Some(DEADLINE))?;
     socket.send(&request(local, peer))?;
     let mut reply = [0; 4096];
