@@ -165,7 +165,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// A socket without a peer reports the system's error to
     /// [`on_datagram_error`](Handler::on_datagram_error): `EDESTADDRREQ`, which has no
-    /// [`io::ErrorKind`], or `NotConnected`.
+    /// [`ErrorKind`](std::io::ErrorKind), or `NotConnected`.
     ///
     /// # Errors
     ///
