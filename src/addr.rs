@@ -2,14 +2,21 @@
 //!
 //! IP addresses are std's [`SocketAddr`]. [`Addr`] is either an IP address or a Unix address.
 
-use std::fmt;
-use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-#[cfg(unix)]
-use std::os::unix::net::SocketAddr as StdUnixAddr;
-#[cfg(unix)]
-use std::path::Path;
+#[cfg(target_os = "android")]
+use std::os::android::net::SocketAddrExt;
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
 use std::str::FromStr;
+#[cfg(unix)]
+use std::{
+    ffi::OsStr,
+    os::unix::{ffi::OsStrExt, net::SocketAddr as StdUnixAddr},
+    path::Path,
+};
+
+use crate::error::invalid_input;
+use std::{fmt, io};
 
 /// Address of any kind of socket.
 ///
@@ -83,9 +90,7 @@ impl FromStr for Addr {
             }
             return UnixAddr::from_pathname(rest).map(Self::Unix);
         }
-        text.parse()
-            .map(Self::Inet)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+        text.parse().map(Self::Inet).map_err(invalid_input)
     }
 }
 
@@ -127,17 +132,11 @@ impl From<UnixAddr> for Addr {
 /// unnamed, which is the default.
 #[cfg(unix)]
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct UnixAddr(Name);
-
-#[cfg(unix)]
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
-enum Name {
-    #[default]
-    Unnamed,
-    Path(Box<Path>),
-    /// Exists on Linux and Android only.
-    Abstract(Box<[u8]>),
-}
+pub struct UnixAddr(
+    /// The address as in `sun_path` (unix(7)), without a zero byte at the end: nothing, a path, or
+    /// a zero byte with an abstract name.
+    Box<[u8]>,
+);
 
 #[cfg(unix)]
 impl UnixAddr {
@@ -151,11 +150,9 @@ impl UnixAddr {
         let path = path.as_ref();
         if path.as_os_str().is_empty() {
             // For an empty path, Linux would choose an abstract name (unix(7), "Autobind feature").
-            let error = "the path of a Unix socket must not be empty";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+            return Err(invalid_input("the path of a Unix socket must not be empty"));
         }
-        StdUnixAddr::from_pathname(path)?;
-        Ok(Self(Name::Path(path.into())))
+        StdUnixAddr::from_pathname(path).map(|addr| Self::from_std(&addr))
     }
 
     /// Returns the address for an abstract name. Linux and Android only.
@@ -165,88 +162,73 @@ impl UnixAddr {
     /// * `InvalidInput`: the name is longer than 107 bytes.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn from_abstract_name(name: impl AsRef<[u8]>) -> io::Result<Self> {
-        let name = name.as_ref();
-        std_from_abstract_name(name)?;
-        Ok(Self(Name::Abstract(name.into())))
+        StdUnixAddr::from_abstract_name(name).map(|addr| Self::from_std(&addr))
     }
 
     /// Returns the path, if the address has one.
     #[must_use]
     pub fn as_pathname(&self) -> Option<&Path> {
-        match &self.0 {
-            Name::Path(path) => Some(path),
-            Name::Unnamed | Name::Abstract(_) => None,
-        }
+        let has_path = !matches!(*self.0, [] | [0, ..]);
+        has_path.then(|| Path::new(self.as_os_str()))
     }
 
     /// Returns the abstract name, if the address has one.
     #[must_use]
     pub fn as_abstract_name(&self) -> Option<&[u8]> {
-        match &self.0 {
-            Name::Abstract(name) => Some(name),
-            Name::Unnamed | Name::Path(_) => None,
-        }
+        self.0.strip_prefix(b"\0")
     }
 
     /// True if the address belongs to a socket that was not bound, as most clients are.
     #[must_use]
     pub fn is_unnamed(&self) -> bool {
-        self.0 == Name::Unnamed
+        self.0.is_empty()
+    }
+
+    /// Returns the path, or a zero byte with the abstract name. It is empty if the address is
+    /// unnamed.
+    pub(crate) fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(&self.0)
     }
 
     pub(crate) fn from_std(addr: &StdUnixAddr) -> Self {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let name = std_abstract_name(addr);
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        let name = None;
-        Self::from_parts(addr.as_pathname(), name)
+        Self::from_parts(addr.as_pathname(), std_abstract_name(addr))
     }
 
     /// True if `addr` is this address.
     pub(crate) fn is_std(&self, addr: &StdUnixAddr) -> bool {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let name = std_abstract_name(addr);
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        let name = None;
-        self.as_pathname() == addr.as_pathname() && self.as_abstract_name() == name
+        self.as_pathname() == addr.as_pathname()
+            && self.as_abstract_name() == std_abstract_name(addr)
     }
 
     /// Builds an address from the parts that the system reports.
     pub(crate) fn from_parts(path: Option<&Path>, abstract_name: Option<&[u8]>) -> Self {
-        Self(match (path, abstract_name) {
-            (Some(path), _) => Name::Path(path.into()),
-            (None, Some(name)) => Name::Abstract(name.into()),
-            (None, None) => Name::Unnamed,
-        })
+        match abstract_name {
+            Some(name) => Self([b"\0", name].concat().into()),
+            None => Self(
+                path.map_or(&[][..], |path| path.as_os_str().as_bytes())
+                    .into(),
+            ),
+        }
     }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn std_from_abstract_name(name: &[u8]) -> io::Result<StdUnixAddr> {
-    #[cfg(target_os = "android")]
-    use std::os::android::net::SocketAddrExt;
-    #[cfg(target_os = "linux")]
-    use std::os::linux::net::SocketAddrExt;
-    StdUnixAddr::from_abstract_name(name)
+fn std_abstract_name(addr: &StdUnixAddr) -> Option<&[u8]> {
+    addr.as_abstract_name()
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn std_abstract_name(addr: &StdUnixAddr) -> Option<&[u8]> {
-    #[cfg(target_os = "android")]
-    use std::os::android::net::SocketAddrExt;
-    #[cfg(target_os = "linux")]
-    use std::os::linux::net::SocketAddrExt;
-    addr.as_abstract_name()
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+fn std_abstract_name(_: &StdUnixAddr) -> Option<&[u8]> {
+    None
 }
 
 /// Writes `unix:/run/app.sock`, `unix:@name` or `unix:`.
 #[cfg(unix)]
 impl fmt::Display for UnixAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Name::Unnamed => f.write_str("unix:"),
-            Name::Path(path) => write!(f, "unix:{}", path.display()),
-            Name::Abstract(name) => write!(f, "unix:@{}", name.escape_ascii()),
+        match self.as_abstract_name() {
+            Some(name) => write!(f, "unix:@{}", name.escape_ascii()),
+            None => write!(f, "unix:{}", self.as_os_str().display()),
         }
     }
 }
@@ -277,31 +259,20 @@ impl<T: ToSocketAddrs + ?Sized> ToAddrs for T {
     }
 }
 
-impl ToAddrs for Addr {
-    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Self>> {
-        Ok(std::iter::once(self.clone()))
-    }
+/// Implements [`ToAddrs`] for types that hold one address.
+macro_rules! one_addr {
+    ($($type:ty),+) => {$(
+        impl ToAddrs for $type {
+            fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
+                Ok(std::iter::once(Addr::from((*self).clone())))
+            }
+        }
+    )+};
 }
 
-impl ToAddrs for &Addr {
-    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
-        (**self).to_addrs()
-    }
-}
-
+one_addr!(Addr, &Addr);
 #[cfg(unix)]
-impl ToAddrs for UnixAddr {
-    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
-        Ok(std::iter::once(Addr::Unix(self.clone())))
-    }
-}
-
-#[cfg(unix)]
-impl ToAddrs for &UnixAddr {
-    fn to_addrs(&self) -> io::Result<impl Iterator<Item = Addr>> {
-        (**self).to_addrs()
-    }
-}
+one_addr!(UnixAddr, &UnixAddr);
 
 #[cfg(test)]
 mod tests {

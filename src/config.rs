@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use crate::error::invalid_input;
+
 /// Limits and budgets of a reactor.
 ///
 /// Everything that a peer or a busy program could make grow is bounded by one of these fields. A
@@ -249,14 +251,13 @@ pub struct Limits {
 
 impl Limits {
     pub(crate) fn check(&self) -> io::Result<()> {
-        if self.write_low_bytes > self.write_high_bytes
-            || self.write_high_bytes > self.write_queue_bytes_max
-        {
-            return Err(invalid(
-                "write_low_bytes <= write_high_bytes <= write_queue_bytes_max must hold".to_owned(),
-            ));
+        let (low, high) = (self.write_low_bytes, self.write_high_bytes);
+        if low <= high && high <= self.write_queue_bytes_max {
+            return Ok(());
         }
-        Ok(())
+        Err(invalid_input(
+            "write_low_bytes <= write_high_bytes <= write_queue_bytes_max must hold",
+        ))
     }
 }
 
@@ -315,11 +316,11 @@ impl Config {
             ("post_budget", self.post_budget),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(invalid(format!("{name} must be at least 1")));
+            return Err(invalid_input(format!("{name} must be at least 1")));
         }
         if self.datagram_len_max > 65_535 || self.read_len_max > READ_LEN_MAX {
-            return Err(invalid(
-                "datagram_len_max must be at most 65,535 and read_len_max at most 1 GiB".to_owned(),
+            return Err(invalid_input(
+                "datagram_len_max must be at most 65,535 and read_len_max at most 1 GiB",
             ));
         }
         self.limits().check()
@@ -336,10 +337,6 @@ impl Config {
             write_stall_timeout: self.write_stall_timeout,
         }
     }
-}
-
-fn invalid(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, what)
 }
 
 #[cfg(test)]

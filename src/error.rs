@@ -48,10 +48,8 @@ impl FrameError {
 
     /// Builds [`FrameError::TooLong`]. Not inlined, which keeps the paths of valid frames short.
     pub(crate) fn too_long(len: u64, limit: usize) -> Self {
-        Self::TooLong {
-            len,
-            limit: limit as u64,
-        }
+        let limit = limit as u64;
+        Self::TooLong { len, limit }
     }
 }
 
@@ -286,6 +284,11 @@ impl<F> fmt::Display for PostError<F> {
 }
 
 impl<F> Error for PostError<F> {}
+
+/// Returns an error of the kind `InvalidInput`.
+pub(crate) fn invalid_input(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 ///
 /// A panic of the application unwinds through the reactor. Each call of application code is covered
 /// by such a guard. During unwinding, the guard does what the code after the call would have done.
-/// The value and the function own nothing: they are references and ids.
+/// A guard that is disarmed owns nothing: its value and its function are references and ids.
 #[derive(Debug)]
 pub(crate) struct OnUnwind<T, F: FnMut(&mut T)> {
     value: T,

@@ -6,14 +6,12 @@ use crate::addr::Addr;
 use crate::codec::Skipped;
 use crate::context::Context;
 use crate::datagram::Datagram;
-#[cfg(unix)]
-use crate::datagram::UnixDatagram;
 use crate::error::SendError;
 use crate::event::{Closed, Hangup, Origin, Refusal};
-#[cfg(unix)]
-use crate::id::UnixDatagramId;
 use crate::id::{ConnId, ListenerId, UdpId};
 use crate::timer::TimerId;
+#[cfg(unix)]
+use crate::{datagram::UnixDatagram, id::UnixDatagramId};
 
 /// The application on a reactor: its state and its callbacks.
 ///
@@ -61,6 +59,10 @@ use crate::timer::TimerId;
 ///     }
 /// }
 /// ```
+#[expect(
+    unused_variables,
+    reason = "the default callbacks ignore their arguments"
+)]
 pub trait Handler: Sized {
     /// State of one connection, kept by the reactor.
     ///
@@ -93,7 +95,6 @@ pub trait Handler: Sized {
         session: &mut Self::Session,
         skipped: Skipped,
     ) {
-        let _ = (cx, conn, session, skipped);
     }
 
     /// Reports that a connection is open.
@@ -107,7 +108,6 @@ pub trait Handler: Sized {
         session: &mut Self::Session,
         origin: Origin,
     ) {
-        let _ = (cx, conn, session, origin);
     }
 
     /// Reports a connection from `peer` that was accepted and closed at once because of a limit.
@@ -121,7 +121,6 @@ pub trait Handler: Sized {
         peer: &Addr,
         refusal: Refusal,
     ) {
-        let _ = (cx, listener, peer, refusal);
     }
 
     /// Reports that a write queue has drained: it was above the high watermark
@@ -136,7 +135,6 @@ pub trait Handler: Sized {
         conn: ConnId,
         session: &mut Self::Session,
     ) {
-        let _ = (cx, conn, session);
     }
 
     /// Reports that the peer has ended its side and all its frames are delivered.
@@ -149,7 +147,6 @@ pub trait Handler: Sized {
         conn: ConnId,
         session: &mut Self::Session,
     ) {
-        let _ = session;
         cx.close(conn);
     }
 
@@ -175,7 +172,6 @@ pub trait Handler: Sized {
         session: &mut Self::Session,
         hangup: Hangup,
     ) {
-        let _ = (cx, conn, session, hangup);
     }
 
     /// Reports that a connection has ended or could not be opened ([`CloseReason::ConnectFailed`]).
@@ -191,7 +187,6 @@ pub trait Handler: Sized {
         session: Self::Session,
         closed: Closed,
     ) {
-        let _ = (cx, conn, session, closed);
     }
 
     /// Receives one datagram. The default does nothing.
@@ -200,18 +195,14 @@ pub trait Handler: Sized {
     /// reply to every datagram can be made to reply to each other forever (CVE-2024-2169). Do not
     /// reply to an address or port that itself replies. Make sure that a reply is never a valid
     /// request and is not longer than the request.
-    fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
-        let _ = (cx, socket, datagram);
-    }
+    fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {}
 
     /// Reports an error of a UDP socket; the socket stays open.
     ///
     /// A datagram could not be sent, or the host of the connected peer rejected an earlier one
     /// (`ConnectionRefused`). Windows also reports a rejection on sockets that are not connected,
     /// as `ConnectionReset` (recvfrom, WSAECONNRESET). The default does nothing.
-    fn on_datagram_error(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, error: io::Error) {
-        let _ = (cx, socket, error);
-    }
+    fn on_datagram_error(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, error: io::Error) {}
 
     /// Receives one Unix datagram. The default does nothing.
     #[cfg(unix)]
@@ -221,7 +212,6 @@ pub trait Handler: Sized {
         socket: UnixDatagramId,
         datagram: UnixDatagram<'_>,
     ) {
-        let _ = (cx, socket, datagram);
     }
 
     /// Reports that a Unix datagram socket may send to its connected peer again.
@@ -229,17 +219,13 @@ pub trait Handler: Sized {
     /// Called after [`Context::send_unix_datagram`] returned `WouldBlock`. The default does
     /// nothing.
     #[cfg(unix)]
-    fn on_unix_writable(&mut self, cx: &mut Context<'_, Self>, socket: UnixDatagramId) {
-        let _ = (cx, socket);
-    }
+    fn on_unix_writable(&mut self, cx: &mut Context<'_, Self>, socket: UnixDatagramId) {}
 
     /// Reports that a timer fired.
     ///
     /// `key` is the number that the timer was set with. If it is a connection's id,
     /// [`Context::with_session`] gives access to the session. The default does nothing.
-    fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
-        let _ = (cx, timer, key);
-    }
+    fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {}
 
     /// Returns a payload of [`Remote::send`](crate::Remote::send) that its connection did not
     /// accept.
@@ -253,6 +239,5 @@ pub trait Handler: Sized {
         payload: Vec<u8>,
         error: SendError,
     ) {
-        let _ = (cx, conn, payload, error);
     }
 }

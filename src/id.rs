@@ -67,10 +67,7 @@ pub(crate) struct PollToken(pub(crate) usize);
 impl PollToken {
     /// Returns the slab key in this number.
     pub(crate) fn key(self) -> usize {
-        #[cfg(target_pointer_width = "64")]
-        return self.0 & 0xFFFF_FFFF;
-        #[cfg(not(target_pointer_width = "64"))]
-        return self.0;
+        self.0 & 0xFFFF_FFFF
     }
 
     /// Returns the token of this number, if it was registered for an entry of this generation.
@@ -84,31 +81,27 @@ impl PollToken {
 /// Counter that supplies the generations. It skips zero, so that an `Option` of an id is no larger
 /// than the id.
 #[derive(Debug)]
-pub(crate) struct Generations {
-    next: NonZeroU32,
-}
+pub(crate) struct Generations(NonZeroU32);
 
 impl Generations {
     pub(crate) fn new() -> Self {
-        Self {
-            next: NonZeroU32::MIN,
-        }
+        Self(NonZeroU32::MIN)
     }
 
     #[cfg(test)]
     pub(crate) fn starting_at(next: NonZeroU32) -> Self {
-        Self { next }
+        Self(next)
     }
 
     pub(crate) fn take(&mut self) -> NonZeroU32 {
-        let taken = self.next;
-        self.next = taken.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        let taken = self.0;
+        self.0 = taken.checked_add(1).unwrap_or(NonZeroU32::MIN);
         taken
     }
 }
 
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident, $word:literal) => {
+    ($(#[$doc:meta])* $name:ident, $variant:ident, $word:literal) => {
         $(#[$doc])*
         ///
         /// An id takes eight bytes and is `Copy`. After its connection or socket has closed, calls
@@ -147,26 +140,32 @@ macro_rules! id {
                 write!(f, concat!($word, " {:?}"), self.0)
             }
         }
+
+        impl From<$name> for SocketId {
+            fn from(id: $name) -> Self {
+                Self::$variant(id)
+            }
+        }
     };
 }
 
 id! {
     /// Id of a connection over TCP or a Unix socket: accepted, connected or adopted.
-    ConnId, "connection"
+    ConnId, Conn, "connection"
 }
 id! {
     /// Id of a listener for TCP or Unix connections.
-    ListenerId, "listener"
+    ListenerId, Listener, "listener"
 }
 id! {
     /// Id of a UDP socket.
-    UdpId, "udp"
+    UdpId, Udp, "udp"
 }
 
 #[cfg(unix)]
 id! {
     /// Id of a Unix datagram socket.
-    UnixDatagramId, "unix datagram socket"
+    UnixDatagramId, UnixDatagram, "unix datagram socket"
 }
 
 /// Id of any socket of a reactor, for calls that accept every kind.
@@ -193,31 +192,6 @@ impl SocketId {
             #[cfg(unix)]
             Self::UnixDatagram(id) => id.0,
         }
-    }
-}
-
-impl From<ConnId> for SocketId {
-    fn from(id: ConnId) -> Self {
-        Self::Conn(id)
-    }
-}
-
-impl From<ListenerId> for SocketId {
-    fn from(id: ListenerId) -> Self {
-        Self::Listener(id)
-    }
-}
-
-#[cfg(unix)]
-impl From<UnixDatagramId> for SocketId {
-    fn from(id: UnixDatagramId) -> Self {
-        Self::UnixDatagram(id)
-    }
-}
-
-impl From<UdpId> for SocketId {
-    fn from(id: UdpId) -> Self {
-        Self::Udp(id)
     }
 }
 

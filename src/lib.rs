@@ -321,28 +321,22 @@ mod payload;
 mod reactor;
 mod reconnect;
 mod remote;
+mod setters;
 #[cfg(feature = "signals")]
 mod signals;
 mod stats;
 pub mod testkit;
 mod timer;
 
-#[cfg(unix)]
-pub use addr::UnixAddr;
 pub use addr::{Addr, ToAddrs};
 pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Skipped, Step};
 pub use config::{Config, Limits};
 pub use context::Context;
-#[cfg(unix)]
-pub use datagram::UnixDatagram;
 pub use datagram::{Datagram, DatagramError, DatagramFault};
 pub use error::{DecodeError, FrameError, Gone, NotSent, PostError, SendError, Sent};
-pub use event::{CloseReason, Closed, Refusal};
-pub use event::{Hangup, Origin};
+pub use event::{CloseReason, Closed, Hangup, Origin, Refusal};
 pub use framed::{Decoded, Deframer, FramedStream, Framer};
 pub use handler::Handler;
-#[cfg(unix)]
-pub use id::UnixDatagramId;
 pub use id::{ConnId, ListenerId, SocketId, UdpId};
 pub use os::{ConnectOptions, Keepalive, ListenOptions, SocketRef, UdpOptions};
 pub use payload::Payload;
@@ -351,3 +345,5 @@ pub use reconnect::{Backoff, Reconnect};
 pub use remote::Remote;
 pub use stats::{ConnStats, Stats};
 pub use timer::TimerId;
+#[cfg(unix)]
+pub use {addr::UnixAddr, datagram::UnixDatagram, id::UnixDatagramId};

@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::os::ConnectOptions;
+use crate::setters::setters;
 use crate::timer::TimerId;
 
 /// Delays between attempts: longer after every failure, and randomised so that the clients of a
@@ -59,40 +60,23 @@ impl Backoff {
         }
     }
 
-    /// Sets the ratio of each delay to the previous one. Default: 2.
-    ///
-    /// A factor below 1, or NaN, counts as 1: every delay is `base`.
-    #[must_use]
-    pub fn factor(mut self, factor: f64) -> Self {
-        // A finite maximum: infinity times a delay of zero would be NaN.
-        self.factor = if factor.is_nan() {
-            1.0
-        } else {
-            factor.clamp(1.0, f64::MAX)
-        };
-        self
-    }
+    setters! {
+        /// Sets the ratio of each delay to the previous one. Default: 2.
+        ///
+        /// A factor below 1, or NaN, counts as 1: every delay is `base`.
+        // `max` replaces NaN. The upper limit is finite: infinity times zero would be NaN.
+        factor(factor: f64) => factor = factor.clamp(1.0, f64::MAX).max(1.0);
 
-    /// Sets the random share of each delay, from 0 (none) to 1 (all of it). Default: 0.5.
-    ///
-    /// A jitter of 0.5 turns a delay of one second into a random one from half a second to one
-    /// second. Values outside the range count as 0 or 1; NaN counts as 0.
-    #[must_use]
-    pub fn jitter(mut self, share: f64) -> Self {
-        self.jitter = if share.is_nan() {
-            0.0
-        } else {
-            share.clamp(0.0, 1.0)
-        };
-        self
-    }
+        /// Sets the random share of each delay, from 0 (none) to 1 (all of it). Default: 0.5.
+        ///
+        /// A jitter of 0.5 turns a delay of one second into a random one from half a second to one
+        /// second. Values outside the range count as 0 or 1; NaN counts as 0.
+        // `max` replaces NaN.
+        jitter(share: f64) => jitter = share.clamp(0.0, 1.0).max(0.0);
 
-    /// Sets the seed of the jitter, so that a test gets the same delays in every run. By default
-    /// the seed is random.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.random = seed;
-        self
+        /// Sets the seed of the jitter, so that a test gets the same delays in every run. By
+        /// default the seed is random.
+        seed(seed: u64) => random = seed;
     }
 
     /// Returns the delay to wait before the next attempt, and advances to a longer one. Call it
@@ -219,20 +203,15 @@ where
         }
     }
 
-    /// Sets the options of each attempt: the timeout and the local address, for example.
-    #[must_use]
-    pub fn options(mut self, options: ConnectOptions) -> Self {
-        self.options = options;
-        self
-    }
+    setters! {
+        /// Sets the options of each attempt: the timeout and the local address, for example.
+        options(options: ConnectOptions) => options = options;
 
-    /// Sets the key of the timers, which the handler's `on_timer` receives. Default: `u64::MAX`.
-    ///
-    /// A handler with many servers uses different keys to find the server of a timer.
-    #[must_use]
-    pub fn timer_key(mut self, key: u64) -> Self {
-        self.timer_key = key;
-        self
+        /// Sets the key of the timers, which the handler's `on_timer` receives. Default:
+        /// `u64::MAX`.
+        ///
+        /// A handler with many servers uses different keys to find the server of a timer.
+        timer_key(key: u64) => timer_key = key;
     }
 
     /// Connects at once with `session`, and cancels a pending attempt.
@@ -297,10 +276,7 @@ where
             return None;
         }
         self.state = State::Ended;
-        if cx.is_shutting_down() {
-            return None;
-        }
-        Some(self.open(cx, session))
+        (!cx.is_shutting_down()).then(|| self.open(cx, session))
     }
 
     /// Closes the connection gracefully or cancels the next attempt. No further attempt is made

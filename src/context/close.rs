@@ -6,8 +6,6 @@ use super::Context;
 use crate::error::Gone;
 use crate::event::CloseReason;
 use crate::handler::Handler;
-#[cfg(unix)]
-use crate::id::UnixDatagramId;
 use crate::id::{ConnId, ListenerId, UdpId};
 
 impl<H: Handler> Context<'_, H> {
@@ -64,15 +62,6 @@ impl<H: Handler> Context<'_, H> {
     /// closing or closed.
     pub fn close_udp(&mut self, socket: UdpId) {
         self.engine.close_udp(socket);
-    }
-
-    /// Closes a Unix datagram socket. The file of its path, if it has one, is not removed. Does
-    /// nothing if the socket is closed.
-    #[cfg(unix)]
-    pub fn close_unix_datagram(&mut self, socket: UnixDatagramId) {
-        if self.engine.unix_datagram_mut(socket).is_ok() {
-            self.engine.end_socket(socket.0);
-        }
     }
 
     /// Shuts down gracefully: closes all listeners, connections and sockets.

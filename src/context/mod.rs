@@ -3,11 +3,12 @@
 mod close;
 mod flow;
 mod open;
-mod recording;
 mod send;
 mod sessions;
 mod sockets;
 mod timers;
+#[cfg(unix)]
+mod unix_datagram;
 
 use std::fmt;
 

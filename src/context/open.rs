@@ -5,12 +5,8 @@ use std::net::ToSocketAddrs;
 
 use super::Context;
 use crate::addr::ToAddrs;
-#[cfg(unix)]
-use crate::addr::UnixAddr;
 use crate::codec::Framing;
 use crate::handler::Handler;
-#[cfg(unix)]
-use crate::id::UnixDatagramId;
 use crate::id::{ConnId, ListenerId, UdpId};
 use crate::os::{ConnectOptions, ListenOptions, OwnedSocket, UdpOptions};
 
@@ -24,7 +20,7 @@ impl<H: Handler> Context<'_, H> {
     /// # Errors
     ///
     /// * Any error of resolving, binding or listening, for the last address tried. `AddrInUse` for
-    ///   a Unix path that exists: see [`UnixAddr`].
+    ///   a Unix path that exists: see [`UnixAddr`](crate::UnixAddr).
     /// * `Other`: the reactor is shutting down.
     pub fn listen(&mut self, addr: impl ToAddrs, framing: Framing) -> io::Result<ListenerId> {
         self.listen_with(addr, framing, &ListenOptions::new())
@@ -178,52 +174,5 @@ impl<H: Handler> Context<'_, H> {
     /// * Any other error of the system.
     pub fn adopt_udp(&mut self, socket: impl Into<OwnedSocket>) -> io::Result<UdpId> {
         self.engine.adopt_udp(socket.into())
-    }
-
-    /// Opens a Unix datagram socket, bound to `addr`. `None` leaves it unbound, for a socket that
-    /// only sends.
-    ///
-    /// # Errors
-    ///
-    /// * `AddrInUse`: the path exists: see [`UnixAddr`].
-    /// * `Other`: the reactor is shutting down.
-    /// * Any other error of the system.
-    #[cfg(unix)]
-    pub fn bind_unix_datagram(&mut self, addr: Option<&UnixAddr>) -> io::Result<UnixDatagramId> {
-        self.engine.bind_unix_datagram(addr)
-    }
-
-    /// Takes over a Unix datagram socket: std's `UnixDatagram`, or a descriptor. Its mode changes
-    /// as described at [`adopt_listener`](Context::adopt_listener).
-    ///
-    /// # Errors
-    ///
-    /// The socket is closed in case of an error.
-    ///
-    /// * `InvalidInput`: it is not a Unix datagram socket.
-    /// * `Other`: the reactor is shutting down.
-    /// * Any other error of the system.
-    #[cfg(unix)]
-    pub fn adopt_unix_datagram(
-        &mut self,
-        socket: impl Into<OwnedSocket>,
-    ) -> io::Result<UnixDatagramId> {
-        self.engine.adopt_unix_datagram(socket.into())
-    }
-
-    /// Connects a Unix datagram socket to `peer`. From then on it receives from `peer` only, and
-    /// sends to `peer` by default.
-    ///
-    /// # Errors
-    ///
-    /// * `NotConnected`: the socket is closed.
-    /// * Any other error of the system.
-    #[cfg(unix)]
-    pub fn connect_unix_datagram(
-        &mut self,
-        socket: UnixDatagramId,
-        peer: &UnixAddr,
-    ) -> io::Result<()> {
-        self.engine.unix_datagram_mut(socket)?.socket.connect(peer)
     }
 }

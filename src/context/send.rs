@@ -4,18 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Context;
-#[cfg(unix)]
-use crate::addr::UnixAddr;
 use crate::codec::Out;
 use crate::engine::InPlace;
 use crate::error::{FrameError, Gone, NotSent, SendError, Sent};
 use crate::handler::Handler;
-#[cfg(unix)]
-use crate::id::UnixDatagramId;
 use crate::id::{ConnId, UdpId};
 use crate::payload::Payload;
-#[cfg(unix)]
-use std::io;
 
 /// Length in bytes from which a broadcast payload is shared by reference count. A shorter one is
 /// cheaper to copy.
@@ -171,39 +165,13 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// A socket without a peer reports the system's error to
     /// [`on_datagram_error`](Handler::on_datagram_error): `EDESTADDRREQ`, which has no
-    /// [`io::ErrorKind`], or `NotConnected`.
+    /// [`ErrorKind`](std::io::ErrorKind), or `NotConnected`.
     ///
     /// # Errors
     ///
     /// * Same as [`send_to`](Context::send_to).
     pub fn send_datagram(&mut self, socket: UdpId, data: &[u8]) -> Result<(), SendError> {
         self.engine.send_datagram(socket, None, data)
-    }
-
-    /// Sends one datagram on a Unix socket, to `to` or to the connected peer.
-    ///
-    /// The datagram is sent at once, by one system call, and nothing is queued here. The kernel
-    /// either puts it into the receiver's queue or reports an error, so no datagram is lost on the
-    /// way.
-    ///
-    /// # Errors
-    ///
-    /// An error means that nothing was sent.
-    ///
-    /// * `WouldBlock`: the receiver's queue is full. For a connected peer, wait for
-    ///   [`on_unix_writable`](Handler::on_unix_writable). For another receiver the system has no
-    ///   such event: try again later.
-    /// * `NotFound`, `ConnectionRefused`: no socket has this address, or its socket was closed.
-    /// * `NotConnected`: the socket is closed, or `to` is `None` and the socket has no peer.
-    /// * Any other error of the system.
-    #[cfg(unix)]
-    pub fn send_unix_datagram(
-        &mut self,
-        socket: UnixDatagramId,
-        to: Option<&UnixAddr>,
-        data: &[u8],
-    ) -> io::Result<()> {
-        self.engine.send_unix_datagram(socket, to, data)
     }
 
     /// Returns the number of bytes accepted for a connection that the kernel has not taken yet,

@@ -1,6 +1,7 @@
 //! Sessions: the application's state of each connection.
 
 use super::Context;
+use crate::guard::OnUnwind;
 use crate::handler::Handler;
 use crate::id::ConnId;
 
@@ -9,7 +10,7 @@ pub(crate) struct Sessions<S> {
     slots: Vec<Option<S>>,
 }
 
-impl<S> Sessions<S> {
+impl<S: Default> Sessions<S> {
     pub(crate) fn new() -> Self {
         Self { slots: Vec::new() }
     }
@@ -22,14 +23,9 @@ impl<S> Sessions<S> {
     }
 
     /// Takes a session out for a callback. Returns the default if the key has no session yet.
-    pub(crate) fn take(&mut self, key: u32) -> S
-    where
-        S: Default,
-    {
-        self.slots
-            .get_mut(key as usize)
-            .and_then(Option::take)
-            .unwrap_or_default()
+    pub(crate) fn take(&mut self, key: u32) -> S {
+        let slot = self.slots.get_mut(key as usize);
+        slot.and_then(Option::take).unwrap_or_default()
     }
 
     pub(crate) fn at(&mut self, key: u32) -> Option<&mut S> {
@@ -102,28 +98,14 @@ impl<H: Handler> Context<'_, H> {
     ) -> Option<R> {
         self.session(conn)?;
         let key = conn.0.key();
+        // The guard puts the session back, also if `f` panics.
         let session = Some(self.sessions.take(key));
-        let mut lent = Lent {
-            cx: self,
-            key,
-            session,
-        };
-        let Lent { cx, session, .. } = &mut lent;
+        let mut lent = OnUnwind::new((self, session), |(cx, session)| {
+            if let Some(session) = session.take() {
+                cx.sessions.put(key, session);
+            }
+        });
+        let (cx, session) = &mut *lent;
         session.as_mut().map(|session| f(cx, session))
-    }
-}
-
-/// A borrowed session. Dropping it puts the session back, also if the borrower panics.
-struct Lent<'l, 'a, H: Handler> {
-    cx: &'l mut Context<'a, H>,
-    key: u32,
-    session: Option<H::Session>,
-}
-
-impl<H: Handler> Drop for Lent<'_, '_, H> {
-    fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            self.cx.sessions.put(self.key, session);
-        }
     }
 }

@@ -63,7 +63,7 @@ impl Engine {
         let addrs: VecDeque<_> = addrs.to_addrs()?.collect();
         // The name look-up may have taken long, so the deadlines count from its end.
         self.timers.set_now(self.os.now());
-        let timeout = options.timeout_or(self.config.connect_deadline);
+        let timeout = options.timeout.unwrap_or(self.config.connect_deadline);
         let until = self.timers.since_epoch().saturating_add(timeout);
         let dial = Dial {
             addrs,

@@ -11,12 +11,13 @@ pub(crate) use std::os::fd::OwnedFd as OwnedSocket;
 pub(crate) use std::os::windows::io::OwnedSocket;
 
 use super::{Listener, Stream, Udp};
+use crate::error::invalid_input;
 
 impl Listener {
     pub(crate) fn adopt(socket: OwnedSocket) -> io::Result<Self> {
         let socket = prepare(socket, Type::STREAM)?;
         if !is_listening(&socket)? {
-            return Err(invalid("the socket does not listen"));
+            return Err(invalid_input("the socket does not listen"));
         }
         socket.try_into()
     }
@@ -35,7 +36,7 @@ impl Udp {
     pub(crate) fn adopt(socket: OwnedSocket, in_batches: bool) -> io::Result<Self> {
         let socket = prepare(socket, Type::DGRAM)?;
         if socket.local_addr()?.is_unix() {
-            return Err(invalid(
+            return Err(invalid_input(
                 "the socket is a Unix datagram socket, not a UDP socket",
             ));
         }
@@ -48,7 +49,9 @@ pub(super) fn prepare(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
     let socket = Socket::from(socket);
     let domain = socket.local_addr()?.domain();
     if socket.r#type()? != kind || ![Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&domain) {
-        return Err(invalid("the socket has another type or address family"));
+        return Err(invalid_input(
+            "the socket has another type or address family",
+        ));
     }
     socket.set_nonblocking(true)?;
     #[cfg(unix)]
@@ -65,8 +68,4 @@ fn is_listening(socket: &Socket) -> io::Result<bool> {
     // On other systems the first accept fails if the socket does not listen.
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
     Ok(socket.peer_addr().is_err())
-}
-
-pub(super) fn invalid(message: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, message)
 }

@@ -29,23 +29,13 @@ pub(super) fn to_sock_addr(addr: &Addr) -> io::Result<SockAddr> {
     match addr {
         Addr::Inet(addr) => Ok((*addr).into()),
         #[cfg(unix)]
-        Addr::Unix(addr) => match (addr.as_pathname(), addr.as_abstract_name()) {
-            (Some(path), _) => SockAddr::unix(path),
-            // socket2 reads a path that begins with a zero byte as an abstract name.
-            (_, Some(name)) => {
-                use std::os::unix::ffi::OsStrExt;
-                let name = [b"\0", name].concat();
-                SockAddr::unix(std::ffi::OsStr::from_bytes(&name))
-            }
-            _ => Err(unsupported("an unnamed Unix address identifies no socket")),
-        },
+        Addr::Unix(addr) if addr.is_unnamed() => {
+            Err(unsupported("an unnamed Unix address identifies no socket"))
+        }
+        // socket2 reads a path that begins with a zero byte as an abstract name.
+        #[cfg(unix)]
+        Addr::Unix(addr) => SockAddr::unix(addr.as_os_str()),
     }
-}
-
-/// Returns true if the socket is a Unix socket.
-#[cfg(unix)]
-pub(super) fn is_unix(socket: &Socket) -> io::Result<bool> {
-    Ok(socket.local_addr()?.is_unix())
 }
 
 fn unsupported(message: &'static str) -> io::Error {

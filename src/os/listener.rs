@@ -7,8 +7,6 @@ use mio::net::TcpListener;
 use mio::net::UnixListener;
 use socket2::{SockRef, Socket};
 
-#[cfg(unix)]
-use super::convert::is_unix;
 #[cfg(test)]
 use super::sim::SimSocket;
 use super::{Os, Stream, local_addr, retry};
@@ -105,7 +103,7 @@ impl TryFrom<Socket> for Listener {
 
     fn try_from(socket: Socket) -> io::Result<Self> {
         #[cfg(unix)]
-        if is_unix(&socket)? {
+        if socket.local_addr()?.is_unix() {
             return Ok(Self::Unix(UnixListener::from_std(socket.into())));
         }
         Ok(Self::Tcp(TcpListener::from_std(socket.into())))

@@ -4,7 +4,6 @@
 //! except for [`Os::wait`], since time has passed. `WouldBlock` is returned: it is flow control.
 
 mod adopt;
-mod clock;
 mod convert;
 mod listener;
 mod options;
@@ -30,7 +29,6 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 pub(crate) use adopt::OwnedSocket;
-pub(crate) use clock::Clock;
 pub(crate) use listener::{AcceptFailure, Listener};
 pub use options::{ConnectOptions, ListenOptions, UdpOptions};
 pub(crate) use poll::{Event, Waker};
@@ -74,21 +72,19 @@ impl Os {
         Poller::new().map(Self::Real)
     }
 
-    pub(crate) fn clock(&self) -> Clock {
-        match self {
-            Self::Real(_) => Clock::Real,
-            #[cfg(test)]
-            Self::Sim(poll) => Clock::Sim(poll.world()),
-        }
-    }
-
+    /// Reads the clock: the monotonic clock of the system, or the virtual time of a simulated
+    /// world. No other code of the library reads it.
     pub(crate) fn now(&self) -> Instant {
-        self.clock().now()
+        match self {
+            Self::Real(_) => Instant::now(),
+            #[cfg(test)]
+            Self::Sim(poll) => sim_epoch() + poll.world().now(),
+        }
     }
 
     pub(crate) fn waker(&self) -> Waker {
         match self {
-            Self::Real(poller) => poller.waker(),
+            Self::Real(poller) => poller.waker.clone(),
             #[cfg(test)]
             Self::Sim(poll) => poll.waker(),
         }
@@ -125,7 +121,7 @@ impl Os {
     /// Returns true if the last wait may not have returned all events.
     pub(crate) fn was_full(&self) -> bool {
         match self {
-            Self::Real(poller) => poller.was_full(),
+            Self::Real(poller) => poller.was_full,
             #[cfg(test)]
             Self::Sim(_) => false,
         }
@@ -209,6 +205,14 @@ impl Os {
             Self::Sim(poll) => poll,
         }
     }
+}
+
+/// Returns the instant at which the virtual time of every world begins. An [`Instant`] has no
+/// constructor, so this one is read from the real clock, once per process.
+#[cfg(test)]
+fn sim_epoch() -> Instant {
+    static EPOCH: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    *EPOCH
 }
 
 /// Repeats a call while a signal interrupts it.

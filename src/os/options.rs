@@ -1,6 +1,6 @@
 //! Options that are set before a socket listens, connects or is bound.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -8,11 +8,12 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{SocketRef, to_sock_addr};
 use crate::addr::Addr;
+use crate::setters::setters;
 
 /// Options of all socket types that are set before the bind.
 #[derive(Debug, Clone, Default)]
 struct Before {
-    reuse_addr: bool,
+    reuse_addr: Option<bool>,
     #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
     reuse_port: bool,
     only_v6: Option<bool>,
@@ -24,9 +25,10 @@ struct Before {
 
 impl Before {
     /// Opens a non-blocking socket with these options. Child processes do not inherit it.
-    fn open(&self, domain: Domain, kind: Type) -> io::Result<Socket> {
+    /// `reuse_addr` is the default of that option.
+    fn open(&self, domain: Domain, kind: Type, reuse_addr: bool) -> io::Result<Socket> {
         let socket = new_nonblocking(domain, kind)?;
-        if self.reuse_addr && domain != Domain::UNIX {
+        if self.reuse_addr.unwrap_or(reuse_addr) && domain != Domain::UNIX {
             socket.set_reuse_address(true)?;
         }
         if let Some(on) = self.only_v6
@@ -53,7 +55,7 @@ impl Before {
 }
 
 /// Opens a non-blocking socket, with one system call if the system supports it.
-fn new_nonblocking(domain: Domain, kind: Type) -> io::Result<Socket> {
+pub(super) fn new_nonblocking(domain: Domain, kind: Type) -> io::Result<Socket> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     return Socket::new(domain, kind.nonblocking(), None);
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
@@ -73,43 +75,29 @@ macro_rules! before {
             Self::default()
         }
 
-        /// Allows several sockets to be bound to one address (`SO_REUSEPORT`, socket(7)). They may
-        /// belong to several processes of one user, and each of them must set the option. Linux and
-        /// DragonFly distribute connections and datagrams over them. Other systems may deliver
-        /// everything to one. Off by default. Not available on Windows and Solaris.
-        #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
-        #[must_use]
-        pub fn reuse_port(mut self, on: bool) -> Self {
-            self.before.reuse_port = on;
-            self
-        }
+        setters! {
+            /// Allows several sockets to be bound to one address (`SO_REUSEPORT`, socket(7)). They
+            /// may belong to several processes of one user, and each of them must set the option.
+            /// Linux and DragonFly distribute connections and datagrams over them. Other systems
+            /// may deliver everything to one. Off by default. Not available on Windows and Solaris.
+            #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
+            reuse_port(on: bool) => before.reuse_port = on;
 
-        /// Restricts the socket to one network interface (`SO_BINDTODEVICE`, socket(7)). `ip link`
-        /// lists the names. Linux only.
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        #[must_use]
-        pub fn device(mut self, name: impl Into<String>) -> Self {
-            self.before.device = Some(name.into());
-            self
-        }
+            /// Restricts the socket to one network interface (`SO_BINDTODEVICE`, socket(7)). `ip
+            /// link` lists the names. Linux only.
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            device(name: impl Into<String>) => before.device = Some(name.into());
 
-        /// Sets the size of the kernel's receive buffer in bytes (`SO_RCVBUF`). It is set before
-        /// the handshake, which fixes the maximum TCP window (tcp(7)). Linux doubles the number for
-        /// its bookkeeping and limits it to `net.core.rmem_max`. By default the kernel adapts the
-        /// size to the connection; a fixed size turns that off.
-        #[must_use]
-        pub fn recv_buffer_len(mut self, bytes: usize) -> Self {
-            self.before.recv_buffer_len = Some(bytes);
-            self
-        }
+            /// Sets the size of the kernel's receive buffer in bytes (`SO_RCVBUF`). It is set
+            /// before the handshake, which fixes the maximum TCP window (tcp(7)). Linux doubles the
+            /// number for its bookkeeping and limits it to `net.core.rmem_max`. By default the
+            /// kernel adapts the size to the connection; a fixed size turns that off.
+            recv_buffer_len(bytes: usize) => before.recv_buffer_len = Some(bytes);
 
-        /// Sets the size of the kernel's send buffer in bytes (`SO_SNDBUF`). Linux doubles the
-        /// number and limits it to `net.core.wmem_max`. By default the kernel adapts the size to
-        /// the connection; a fixed size turns that off.
-        #[must_use]
-        pub fn send_buffer_len(mut self, bytes: usize) -> Self {
-            self.before.send_buffer_len = Some(bytes);
-            self
+            /// Sets the size of the kernel's send buffer in bytes (`SO_SNDBUF`). Linux doubles the
+            /// number and limits it to `net.core.wmem_max`. By default the kernel adapts the size
+            /// to the connection; a fixed size turns that off.
+            send_buffer_len(bytes: usize) => before.send_buffer_len = Some(bytes);
         }
     };
 }
@@ -138,60 +126,38 @@ macro_rules! before {
 /// # #[cfg(any(windows, target_os = "solaris", target_os = "illumos"))]
 /// # fn main() {}
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ListenOptions {
     before: Before,
     backlog: Option<u32>,
 }
 
-impl Default for ListenOptions {
-    fn default() -> Self {
-        let before = Before {
-            // On Unix it allows a server to restart while old connections are in TIME-WAIT. On
-            // Windows it would allow two servers to share a port.
-            reuse_addr: cfg!(unix),
-            ..Before::default()
-        };
-        Self {
-            before,
-            backlog: None,
-        }
-    }
-}
-
 impl ListenOptions {
     before!();
 
-    /// Allows the bind while connections of an earlier listener still use the address
-    /// (`SO_REUSEADDR`). On by default. Off by default on Windows, where the option allows another
-    /// socket to take over the address.
-    #[must_use]
-    pub fn reuse_addr(mut self, on: bool) -> Self {
-        self.before.reuse_addr = on;
-        self
-    }
+    setters! {
+        /// Allows the bind while connections of an earlier listener still use the address
+        /// (`SO_REUSEADDR`). On by default. Off by default on Windows, where the option allows
+        /// another socket to take over the address.
+        reuse_addr(on: bool) => before.reuse_addr = Some(on);
 
-    /// Restricts a listener at an IPv6 address to IPv6 (`IPV6_V6ONLY`). By default the system
-    /// decides: on Linux `[::]` accepts IPv4 too. No effect at an IPv4 address.
-    #[must_use]
-    pub fn only_v6(mut self, on: bool) -> Self {
-        self.before.only_v6 = Some(on);
-        self
-    }
+        /// Restricts a listener at an IPv6 address to IPv6 (`IPV6_V6ONLY`). By default the system
+        /// decides: on Linux `[::]` accepts IPv4 too. No effect at an IPv4 address.
+        only_v6(on: bool) => before.only_v6 = Some(on);
 
-    /// Sets the maximum number of connections that wait to be accepted. The kernel limits it
-    /// further (`net.core.somaxconn`). Default: [`Config::backlog`](crate::Config::backlog).
-    #[must_use]
-    pub fn backlog(mut self, connections: u32) -> Self {
-        self.backlog = Some(connections);
-        self
+        /// Sets the maximum number of connections that wait to be accepted. The kernel limits it
+        /// further (`net.core.somaxconn`). Default: [`Config::backlog`](crate::Config::backlog).
+        backlog(connections: u32) => backlog = Some(connections);
     }
 
     /// Opens a listening socket.
     pub(super) fn listen(&self, addr: &Addr, backlog: u32) -> io::Result<Socket> {
         let addr = to_sock_addr(addr)?;
-        let socket = self.before.open(addr.domain(), Type::STREAM)?;
+        // On Unix, the option allows a server to restart while old connections are in TIME-WAIT.
+        // On Windows, it would allow two servers to share a port.
+        let reuse_addr = cfg!(unix);
+        let socket = self.before.open(addr.domain(), Type::STREAM, reuse_addr)?;
         socket.bind(&addr)?;
         let backlog = self.backlog.unwrap_or(backlog);
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
@@ -216,48 +182,34 @@ impl ListenOptions {
 #[non_exhaustive]
 pub struct ConnectOptions {
     before: Before,
-    timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     local_addr: Option<Addr>,
 }
 
 impl ConnectOptions {
     before!();
 
-    /// Sets the time limit of the connect over all addresses that it tries. Each address gets an
-    /// equal share of the time that is left. The lookup of a name is not included. At the limit the
-    /// connect fails with `TimedOut`. Default:
-    /// [`Config::connect_deadline`](crate::Config::connect_deadline).
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
+    setters! {
+        /// Sets the time limit of the connect over all addresses that it tries. Each address gets
+        /// an equal share of the time that is left. The lookup of a name is not included. At the
+        /// limit the connect fails with `TimedOut`. Default:
+        /// [`Config::connect_deadline`](crate::Config::connect_deadline).
+        timeout(timeout: Duration) => timeout = Some(timeout);
 
-    /// Sets the local address of the connection: a [`SocketAddr`], or a path or name of a Unix
-    /// socket. Port 0 chooses a free port. A connect to an address of another family fails, and the
-    /// next address of the peer is tried.
-    #[must_use]
-    pub fn local_addr(mut self, addr: impl Into<Addr>) -> Self {
-        self.local_addr = Some(addr.into());
-        self
-    }
+        /// Sets the local address of the connection: a [`SocketAddr`], or a path or name of a Unix
+        /// socket. Port 0 chooses a free port. A connect to an address of another family fails, and
+        /// the next address of the peer is tried.
+        local_addr(addr: impl Into<Addr>) => local_addr = Some(addr.into());
 
-    /// Allows a [`local_addr`](Self::local_addr) that an earlier connection still uses
-    /// (`SO_REUSEADDR`). Off by default.
-    #[must_use]
-    pub fn reuse_addr(mut self, on: bool) -> Self {
-        self.before.reuse_addr = on;
-        self
-    }
-
-    pub(crate) fn timeout_or(&self, default: Duration) -> Duration {
-        self.timeout.unwrap_or(default)
+        /// Allows a [`local_addr`](Self::local_addr) that an earlier connection still uses
+        /// (`SO_REUSEADDR`). Off by default.
+        reuse_addr(on: bool) => before.reuse_addr = Some(on);
     }
 
     /// Opens a socket and starts its connect. An event reports the end of the connect.
     pub(super) fn connect(&self, addr: &Addr) -> io::Result<Socket> {
         let addr = to_sock_addr(addr)?;
-        let socket = self.before.open(addr.domain(), Type::STREAM)?;
+        let socket = self.before.open(addr.domain(), Type::STREAM, false)?;
         if let Some(local) = &self.local_addr {
             socket.bind(&to_sock_addr(local)?)?;
         }
@@ -270,7 +222,7 @@ impl ConnectOptions {
     }
 }
 
-/// `EINPROGRESS`, which has no stable [`io::ErrorKind`]. Its value differs between Linux, BSD and
+/// `EINPROGRESS`, which has no stable [`ErrorKind`]. Its value differs between Linux, BSD and
 /// System V. Windows returns `WouldBlock` instead.
 const IN_PROGRESS: i32 = match () {
     () if cfg!(any(target_os = "solaris", target_os = "illumos")) => 150,
@@ -291,10 +243,7 @@ const IN_PROGRESS: i32 = match () {
 /// does not cancel it (connect(2), EINTR).
 fn is_under_way(error: &io::Error) -> bool {
     error.raw_os_error() == Some(IN_PROGRESS)
-        || matches!(
-            error.kind(),
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-        )
+        || matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 /// Options of a UDP socket, for [`Context::bind_udp_with`](crate::Context::bind_udp_with).
@@ -324,44 +273,26 @@ pub struct UdpOptions {
 impl UdpOptions {
     before!();
 
-    /// Allows several sockets to be bound to one address (`SO_REUSEADDR`). Each of them must set
-    /// the option. All of them receive a multicast or broadcast datagram; one of them receives any
-    /// other. Off by default.
-    #[must_use]
-    pub fn reuse_addr(mut self, on: bool) -> Self {
-        self.before.reuse_addr = on;
-        self
-    }
+    setters! {
+        /// Allows several sockets to be bound to one address (`SO_REUSEADDR`). Each of them must
+        /// set the option. All of them receive a multicast or broadcast datagram; one of them
+        /// receives any other. Off by default.
+        reuse_addr(on: bool) => before.reuse_addr = Some(on);
 
-    /// Restricts a socket at an IPv6 address to IPv6 (`IPV6_V6ONLY`). By default the system
-    /// decides. No effect at an IPv4 address.
-    #[must_use]
-    pub fn only_v6(mut self, on: bool) -> Self {
-        self.before.only_v6 = Some(on);
-        self
-    }
+        /// Restricts a socket at an IPv6 address to IPv6 (`IPV6_V6ONLY`). By default the system
+        /// decides. No effect at an IPv4 address.
+        only_v6(on: bool) => before.only_v6 = Some(on);
 
-    /// Allows datagrams to broadcast addresses (`SO_BROADCAST`). Off by default.
-    #[must_use]
-    pub fn broadcast(mut self, on: bool) -> Self {
-        self.broadcast = on;
-        self
-    }
+        /// Allows datagrams to broadcast addresses (`SO_BROADCAST`). Off by default.
+        broadcast(on: bool) => broadcast = on;
 
-    /// Delivers datagrams that this socket sends to a group also to receivers on this host
-    /// (`IP_MULTICAST_LOOP`, `IPV6_MULTICAST_LOOP`). The system's default is on.
-    #[must_use]
-    pub fn multicast_loop(mut self, on: bool) -> Self {
-        self.multicast_loop = Some(on);
-        self
-    }
+        /// Delivers datagrams that this socket sends to a group also to receivers on this host
+        /// (`IP_MULTICAST_LOOP`, `IPV6_MULTICAST_LOOP`). The system's default is on.
+        multicast_loop(on: bool) => multicast_loop = Some(on);
 
-    /// Sets the number of hops of a datagram to a group (`IP_MULTICAST_TTL`,
-    /// `IPV6_MULTICAST_HOPS`). The system's default is 1, the local network.
-    #[must_use]
-    pub fn multicast_ttl(mut self, hops: u8) -> Self {
-        self.multicast_ttl = Some(hops);
-        self
+        /// Sets the number of hops of a datagram to a group (`IP_MULTICAST_TTL`,
+        /// `IPV6_MULTICAST_HOPS`). The system's default is 1, the local network.
+        multicast_ttl(hops: u8) => multicast_ttl = Some(hops);
     }
 
     /// Joins a multicast group on the interface with the address `interface`. If that is
@@ -383,7 +314,7 @@ impl UdpOptions {
     /// Opens and binds a socket.
     pub(super) fn bind(&self, addr: SocketAddr) -> io::Result<Socket> {
         let domain = Domain::for_address(addr);
-        let socket = self.before.open(domain, Type::DGRAM)?;
+        let socket = self.before.open(domain, Type::DGRAM, false)?;
         if self.broadcast {
             socket.set_broadcast(true)?;
         }

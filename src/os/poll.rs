@@ -115,8 +115,8 @@ impl Waker {
 pub(crate) struct Poller {
     poll: Poll,
     events: Events,
-    was_full: bool,
-    waker: Waker,
+    pub(super) was_full: bool,
+    pub(super) waker: Waker,
 }
 
 impl Poller {
@@ -129,10 +129,6 @@ impl Poller {
             was_full: false,
             waker: Waker::Real(Arc::new(waker)),
         })
-    }
-
-    pub(super) fn waker(&self) -> Waker {
-        self.waker.clone()
     }
 
     #[inline]
@@ -159,15 +155,10 @@ impl Poller {
         count
     }
 
-    pub(super) fn was_full(&self) -> bool {
-        self.was_full
-    }
-
     /// Registers a socket once, for both directions, edge-triggered.
     pub(super) fn register(&self, source: &mut impl Source, token: PollToken) -> io::Result<()> {
-        self.poll
-            .registry()
-            .register(source, Token(token.0), INTEREST)
+        let registry = self.poll.registry();
+        registry.register(source, Token(token.0), INTEREST)
     }
 
     /// Registers a datagram socket for input only. Such a socket becomes writable again after every
@@ -177,9 +168,8 @@ impl Poller {
         source: &mut impl Source,
         token: PollToken,
     ) -> io::Result<()> {
-        self.poll
-            .registry()
-            .register(source, Token(token.0), Interest::READABLE)
+        let registry = self.poll.registry();
+        registry.register(source, Token(token.0), Interest::READABLE)
     }
 
     /// Adds or removes the interest in a writable socket.
@@ -190,9 +180,8 @@ impl Poller {
         on: bool,
     ) -> io::Result<()> {
         let interest = if on { INTEREST } else { Interest::READABLE };
-        self.poll
-            .registry()
-            .reregister(source, Token(token.0), interest)
+        let registry = self.poll.registry();
+        registry.reregister(source, Token(token.0), interest)
     }
 
     /// Removes a registration. Dropping the socket is not enough, since a duplicate of its

@@ -4,7 +4,9 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
+
+use crate::setters::setters;
 
 /// Times of the kernel's keep-alive probes, which check that the peer of a silent connection still
 /// responds (`SO_KEEPALIVE`, tcp(7)). A value that is not set is the system's.
@@ -37,28 +39,18 @@ impl Keepalive {
         Self::default()
     }
 
-    /// Sets the time of silence before the first probe (`TCP_KEEPIDLE`). Most systems count whole
-    /// seconds.
-    #[must_use]
-    pub fn idle(mut self, time: Duration) -> Self {
-        self.idle = Some(time);
-        self
-    }
+    setters! {
+        /// Sets the time of silence before the first probe (`TCP_KEEPIDLE`). Most systems count
+        /// whole seconds.
+        idle(time: Duration) => idle = Some(time);
 
-    /// Sets the time between two probes (`TCP_KEEPINTVL`). Most systems count whole seconds. It is
-    /// ignored on systems without the option (OpenBSD).
-    #[must_use]
-    pub fn interval(mut self, time: Duration) -> Self {
-        self.interval = Some(time);
-        self
-    }
+        /// Sets the time between two probes (`TCP_KEEPINTVL`). Most systems count whole seconds. It
+        /// is ignored on systems without the option (OpenBSD).
+        interval(time: Duration) => interval = Some(time);
 
-    /// Sets the number of probes without a reply after which the connection is reset
-    /// (`TCP_KEEPCNT`). It is ignored on systems without the option (OpenBSD).
-    #[must_use]
-    pub fn count(mut self, probes: u32) -> Self {
-        self.count = Some(probes);
-        self
+        /// Sets the number of probes without a reply after which the connection is reset
+        /// (`TCP_KEEPCNT`). It is ignored on systems without the option (OpenBSD).
+        count(probes: u32) => count = Some(probes);
     }
 
     fn to_socket2(self) -> TcpKeepalive {
@@ -106,8 +98,8 @@ pub struct SocketRef<'a> {
 
 /// Defines a getter and a setter that call those of socket2.
 macro_rules! option {
-    ($get:ident, $set:ident: $type:ty => $raw_get:ident, $raw_set:ident; $($doc:literal)+) => {
-        $(#[doc = $doc])+
+    ($(#[$doc:meta])+ $get:ident, $set:ident: $type:ty => $raw_get:ident, $raw_set:ident) => {
+        $(#[$doc])+
         ///
         /// # Errors
         ///
@@ -134,23 +126,23 @@ impl<'a> SocketRef<'a> {
     }
 
     option! {
-        nodelay, set_nodelay: bool => tcp_nodelay, set_tcp_nodelay;
-        "Turns Nagle's algorithm off, so that small writes are sent at once (`TCP_NODELAY`,"
-        "RFC 896). [`Config::nodelay`](crate::Config::nodelay) sets it for new connections."
+        /// Turns Nagle's algorithm off, so that small writes are sent at once (`TCP_NODELAY`,
+        /// RFC 896). [`Config::nodelay`](crate::Config::nodelay) sets it for new connections.
+        nodelay, set_nodelay: bool => tcp_nodelay, set_tcp_nodelay
     }
 
     option! {
-        recv_buffer_len, set_recv_buffer_len: usize => recv_buffer_size, set_recv_buffer_size;
-        "Sets the size of the kernel's receive buffer in bytes (`SO_RCVBUF`). Linux limits the"
-        "number to `net.core.rmem_max`, doubles it, and returns the doubled one. For a TCP window"
-        "above 64 KiB, set it before the handshake:"
-        "[`ListenOptions::recv_buffer_len`](crate::ListenOptions::recv_buffer_len)."
+        /// Sets the size of the kernel's receive buffer in bytes (`SO_RCVBUF`). Linux limits the
+        /// number to `net.core.rmem_max`, doubles it, and returns the doubled one. For a TCP window
+        /// above 64 KiB, set it before the handshake:
+        /// [`ListenOptions::recv_buffer_len`](crate::ListenOptions::recv_buffer_len).
+        recv_buffer_len, set_recv_buffer_len: usize => recv_buffer_size, set_recv_buffer_size
     }
 
     option! {
-        send_buffer_len, set_send_buffer_len: usize => send_buffer_size, set_send_buffer_size;
-        "Sets the size of the kernel's send buffer in bytes (`SO_SNDBUF`). Linux limits the number"
-        "to `net.core.wmem_max`, doubles it, and returns the doubled one."
+        /// Sets the size of the kernel's send buffer in bytes (`SO_SNDBUF`). Linux limits the
+        /// number to `net.core.wmem_max`, doubles it, and returns the doubled one.
+        send_buffer_len, set_send_buffer_len: usize => send_buffer_size, set_send_buffer_size
     }
 
     /// Turns keep-alive probes of a TCP connection on, or off with `None` (`SO_KEEPALIVE`). They
@@ -206,12 +198,7 @@ impl<'a> SocketRef<'a> {
     ///
     /// The system's error, if the socket does not have the option.
     pub fn ttl(&self) -> io::Result<u8> {
-        let hops = if self.is_v6 {
-            self.socket.unicast_hops_v6()
-        } else {
-            self.socket.ttl_v4()
-        };
-        octet(hops?)
+        octet(self.by_family(Socket::ttl_v4, Socket::unicast_hops_v6)?)
     }
 
     /// Sets the traffic class byte of packets (`IP_TOS`, `IPV6_TCLASS`). Its upper six bits are the
@@ -252,34 +239,20 @@ impl<'a> SocketRef<'a> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Sets the time limit for data that is unacknowledged or queued in the kernel
-    /// (`TCP_USER_TIMEOUT`, RFC 5482). At the limit the connection ends with `TimedOut`. It is
-    /// counted in milliseconds; `None` restores the system's limit. Linux only.
-    ///
-    /// # Errors
-    ///
-    /// The system's error, if the socket does not have the option.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub fn set_user_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.socket.set_tcp_user_timeout(timeout)
-    }
-
-    /// Returns the value of [`set_user_timeout`](Self::set_user_timeout).
-    ///
-    /// # Errors
-    ///
-    /// The system's error, if the socket does not have the option.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub fn user_timeout(&self) -> io::Result<Option<Duration>> {
-        self.socket.tcp_user_timeout()
+    option! {
+        /// Sets the time limit for data that is unacknowledged or queued in the kernel
+        /// (`TCP_USER_TIMEOUT`, RFC 5482). At the limit the connection ends with `TimedOut`. It is
+        /// counted in milliseconds; `None` restores the system's limit. Linux only.
+        user_timeout, set_user_timeout: Option<Duration> => tcp_user_timeout, set_tcp_user_timeout
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     option! {
-        notsent_lowat, set_notsent_lowat: u32 => tcp_notsent_lowat, set_tcp_notsent_lowat;
-        "Sets the maximum number of unsent bytes that the kernel accepts for a connection"
-        "(`TCP_NOTSENT_LOWAT`, tcp(7)). With a small number, unsent bytes stay in the write queue"
-        "of the reactor, where they are counted. Linux only."
+        /// Sets the maximum number of unsent bytes that the kernel accepts for a connection
+        /// (`TCP_NOTSENT_LOWAT`, tcp(7)). With a small number, unsent bytes stay in the write queue
+        /// of the reactor, where they are counted. Linux only.
+        notsent_lowat, set_notsent_lowat: u32 => tcp_notsent_lowat, set_tcp_notsent_lowat
     }
 
     /// Returns the network interface that the socket is restricted to (`SO_BINDTODEVICE`), as set
@@ -325,8 +298,8 @@ impl<'a> SocketRef<'a> {
     }
 
     option! {
-        broadcast, set_broadcast: bool => broadcast, set_broadcast;
-        "Allows datagrams to broadcast addresses (`SO_BROADCAST`)."
+        /// Allows datagrams to broadcast addresses (`SO_BROADCAST`).
+        broadcast, set_broadcast: bool => broadcast, set_broadcast
     }
 
     /// Delivers datagrams that this socket sends to a group also to receivers on this host
@@ -336,11 +309,10 @@ impl<'a> SocketRef<'a> {
     ///
     /// The system's error, if the socket does not have the option.
     pub fn set_multicast_loop(&self, on: bool) -> io::Result<()> {
-        if self.is_v6 {
-            self.socket.set_multicast_loop_v6(on)
-        } else {
-            self.socket.set_multicast_loop_v4(on)
-        }
+        self.by_family(
+            |socket| socket.set_multicast_loop_v4(on),
+            |socket| socket.set_multicast_loop_v6(on),
+        )
     }
 
     /// Returns the value of [`set_multicast_loop`](Self::set_multicast_loop).
@@ -349,11 +321,7 @@ impl<'a> SocketRef<'a> {
     ///
     /// The system's error, if the socket does not have the option.
     pub fn multicast_loop(&self) -> io::Result<bool> {
-        if self.is_v6 {
-            self.socket.multicast_loop_v6()
-        } else {
-            self.socket.multicast_loop_v4()
-        }
+        self.by_family(Socket::multicast_loop_v4, Socket::multicast_loop_v6)
     }
 
     /// Sets the maximum number of hops of a datagram to a group (`IP_MULTICAST_TTL`,
@@ -363,11 +331,10 @@ impl<'a> SocketRef<'a> {
     ///
     /// The system's error, if the socket does not have the option.
     pub fn set_multicast_ttl(&self, hops: u8) -> io::Result<()> {
-        if self.is_v6 {
-            self.socket.set_multicast_hops_v6(hops.into())
-        } else {
-            self.socket.set_multicast_ttl_v4(hops.into())
-        }
+        self.by_family(
+            |socket| socket.set_multicast_ttl_v4(hops.into()),
+            |socket| socket.set_multicast_hops_v6(hops.into()),
+        )
     }
 
     /// Returns the value of [`set_multicast_ttl`](Self::set_multicast_ttl).
@@ -376,11 +343,7 @@ impl<'a> SocketRef<'a> {
     ///
     /// The system's error, if the socket does not have the option.
     pub fn multicast_ttl(&self) -> io::Result<u8> {
-        octet(if self.is_v6 {
-            self.socket.multicast_hops_v6()?
-        } else {
-            self.socket.multicast_ttl_v4()?
-        })
+        octet(self.by_family(Socket::multicast_ttl_v4, Socket::multicast_hops_v6)?)
     }
 
     /// Joins a multicast group on the interface with the address `interface`. If that is
@@ -439,6 +402,18 @@ impl<'a> SocketRef<'a> {
     /// The system's error, if there is no such interface.
     pub fn set_multicast_if_v6(&self, interface: u32) -> io::Result<()> {
         self.socket.set_multicast_if_v6(interface)
+    }
+
+    /// Calls the function for the IP version of the socket.
+    fn by_family<T>(
+        &self,
+        v4: impl FnOnce(&Socket) -> io::Result<T>,
+        v6: impl FnOnce(&Socket) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self.is_v6 {
+            true => v6(&self.socket),
+            false => v4(&self.socket),
+        }
     }
 }
 

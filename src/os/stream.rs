@@ -11,8 +11,6 @@ use mio::net::TcpStream;
 use mio::net::UnixStream;
 use socket2::{SockRef, Socket};
 
-#[cfg(unix)]
-use super::convert::is_unix;
 #[cfg(test)]
 use super::sim::SimSocket;
 use super::{Os, SHORT_READ_EMPTIES, local_addr, retry, to_addr};
@@ -81,13 +79,13 @@ impl Stream {
     /// Closes the socket with a reset, so that the kernel keeps no data for it. A Unix socket has
     /// no reset: its peer sees the end of the stream.
     pub(crate) fn reset(&mut self, os: &Os) {
-        match self {
-            // If setting the option fails, the kernel has already dropped the connection and its
-            // send queue.
-            Self::Tcp(tcp) => drop(SockRef::from(&*tcp).set_linger(Some(Duration::ZERO))),
-            #[cfg(test)]
-            Self::Sim(sim) => sim.reset(),
-            _ => {}
+        #[cfg(test)]
+        if let Self::Sim(sim) = self {
+            sim.reset();
+        }
+        if let Self::Tcp(tcp) = self {
+            // If it fails, the kernel has already dropped the connection and its send queue.
+            let _ = SockRef::from(&*tcp).set_linger(Some(Duration::ZERO));
         }
         self.close(os);
     }
@@ -132,20 +130,14 @@ impl Stream {
     ///
     /// `try_io` shows a `WouldBlock` to mio. On Windows mio needs it to report the next edge.
     pub(crate) fn write_gathered(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(flags) = NO_SIGNAL else {
+            return self.write(slices.first().map_or(&[], |slice| slice));
+        };
+        let send = |socket: SockRef<'_>| socket.send_vectored_with_flags(slices, flags);
         match self {
-            Self::Tcp(tcp) => retry(|| match NO_SIGNAL {
-                Some(flags) => {
-                    tcp.try_io(|| SockRef::from(&*tcp).send_vectored_with_flags(slices, flags))
-                }
-                None => tcp.write(slices.first().map_or(&[], |slice| slice)),
-            }),
+            Self::Tcp(tcp) => retry(|| tcp.try_io(|| send(SockRef::from(&*tcp)))),
             #[cfg(unix)]
-            Self::Unix(unix) => retry(|| match NO_SIGNAL {
-                Some(flags) => {
-                    unix.try_io(|| SockRef::from(&*unix).send_vectored_with_flags(slices, flags))
-                }
-                None => unix.write(slices.first().map_or(&[], |slice| slice)),
-            }),
+            Self::Unix(unix) => retry(|| unix.try_io(|| send(SockRef::from(&*unix)))),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
             #[cfg(test)]
             Self::Sim(sim) => {
@@ -157,14 +149,11 @@ impl Stream {
 
     /// Returns and clears the pending error of the socket.
     pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
-        match self {
-            Self::Tcp(tcp) => tcp.take_error(),
-            #[cfg(unix)]
-            Self::Unix(unix) => unix.take_error(),
-            Self::None => Err(io::ErrorKind::NotConnected.into()),
-            #[cfg(test)]
-            Self::Sim(sim) => Ok(sim.take_error()),
+        #[cfg(test)]
+        if let Self::Sim(sim) = self {
+            return Ok(sim.take_error());
         }
+        self.options()?.take_error()
     }
 
     /// Returns true if a read would return bytes. It reads none.
@@ -184,14 +173,11 @@ impl Stream {
 
     /// Sends the FIN.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(tcp) => tcp.shutdown(Shutdown::Write),
-            #[cfg(unix)]
-            Self::Unix(unix) => unix.shutdown(Shutdown::Write),
-            Self::None => Err(io::ErrorKind::NotConnected.into()),
-            #[cfg(test)]
-            Self::Sim(sim) => sim.shutdown_write(),
+        #[cfg(test)]
+        if let Self::Sim(sim) = self {
+            return sim.shutdown_write();
         }
+        self.options()?.shutdown(Shutdown::Write)
     }
 
     /// Returns true if a read that returned fewer bytes than requested has emptied the socket. A
@@ -242,15 +228,11 @@ impl Stream {
         local_addr(&*self.options()?)
     }
 
-    /// Sets `TCP_NODELAY`. It has no effect on a Unix socket, which delays nothing.
+    /// Sets `TCP_NODELAY` of a TCP socket. Other sockets delay nothing.
     pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.set_nodelay(on),
-            #[cfg(unix)]
-            Self::Unix(_) => Ok(()),
-            Self::None => Err(io::ErrorKind::NotConnected.into()),
-            #[cfg(test)]
-            Self::Sim(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -285,7 +267,7 @@ impl TryFrom<Socket> for Stream {
 
     fn try_from(socket: Socket) -> io::Result<Self> {
         #[cfg(unix)]
-        if is_unix(&socket)? {
+        if socket.local_addr()?.is_unix() {
             return Ok(Self::Unix(UnixStream::from_std(socket.into())));
         }
         Ok(Self::Tcp(TcpStream::from_std(socket.into())))

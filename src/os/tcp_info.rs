@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Socket, Type};
 
 use crate::cutmap::Segments;
 
@@ -34,11 +34,7 @@ const DEADLINE: Duration = Duration::from_secs(1);
 ///
 /// `NotFound` if the kernel has no such connection, and the system's errors.
 pub(crate) fn of_connection(local: SocketAddr, peer: SocketAddr) -> io::Result<Segments> {
-    let mut socket = Socket::new(
-        Domain::from(NETLINK),
-        Type::RAW,
-        Some(Protocol::from(SOCK_DIAG)),
-    )?;
+    let mut socket = Socket::new(NETLINK.into(), Type::RAW, Some(SOCK_DIAG.into()))?;
     socket.set_read_timeout(Some(DEADLINE))?;
     socket.send(&request(local, peer))?;
     let mut reply = [0; 4096];
@@ -48,22 +44,23 @@ pub(crate) fn of_connection(local: SocketAddr, peer: SocketAddr) -> io::Result<S
 
 /// Returns a request: a `struct nlmsghdr` and a `struct inet_diag_req_v2` for one connection.
 fn request(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
-    // AF_INET and AF_INET6.
-    let family = if local.is_ipv4() { 2 } else { 10 };
+    // AF_INET; AF_INET6, with the interface of a link-local address.
+    let (family, scope) = match local {
+        SocketAddr::V4(_) => (2, 0),
+        SocketAddr::V6(addr) => (10, addr.scope_id()),
+    };
     let every_state = u32::MAX;
     let mut body = vec![family, TCP, 1 << (INFO - 1), 0];
     body.extend(every_state.to_ne_bytes());
     body.extend(local.port().to_be_bytes());
     body.extend(peer.port().to_be_bytes());
     for addr in [local, peer] {
-        let mut bytes = [0; 16];
         match addr.ip() {
-            IpAddr::V4(ip) => bytes[..4].copy_from_slice(&ip.octets()),
-            IpAddr::V6(ip) => bytes = ip.octets(),
+            IpAddr::V4(ip) => body.extend([ip.octets(), [0; 4], [0; 4], [0; 4]].concat()),
+            IpAddr::V6(ip) => body.extend(ip.octets()),
         }
-        body.extend(bytes);
     }
-    body.extend(scope(local).to_ne_bytes());
+    body.extend(scope.to_ne_bytes());
     // INET_DIAG_NOCOOKIE matches any socket.
     body.extend([0xFF; 8]);
 
@@ -77,43 +74,34 @@ fn request(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     request
 }
 
-/// Returns the interface of a link-local address, or zero.
-fn scope(addr: SocketAddr) -> u32 {
-    match addr {
-        SocketAddr::V4(_) => 0,
-        SocketAddr::V6(addr) => addr.scope_id(),
-    }
-}
-
-/// Finds the `struct tcp_info` in a reply.
+/// Reads a reply: the counts, or an error message.
 fn parse(reply: &[u8]) -> io::Result<Segments> {
-    let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
-    if u16_at(reply, 4).ok_or_else(short)? == ERROR {
-        let errno = u32_at(reply, HEADER_LEN).ok_or_else(short)?;
-        return Err(io::Error::from_raw_os_error(
-            errno.cast_signed().saturating_neg(),
-        ));
+    if u16_at(reply, 4) == Some(ERROR)
+        && let Some(errno) = u32_at(reply, HEADER_LEN)
+    {
+        let errno = errno.cast_signed().saturating_neg();
+        return Err(io::Error::from_raw_os_error(errno));
     }
-    let mut attributes = reply.get(HEADER_LEN + MESSAGE_LEN..).ok_or_else(short)?;
-    loop {
-        let len = usize::from(u16_at(attributes, 0).ok_or_else(short)?);
-        let attribute = attributes.get(4..len).ok_or_else(short)?;
-        if u16_at(attributes, 2) == Some(INFO) {
-            return segments(attribute).ok_or_else(short);
-        }
-        let next = len.next_multiple_of(4);
-        attributes = attributes.get(next..).ok_or_else(short)?;
-    }
+    segments(reply).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Reads the counts of a `struct tcp_info` (linux/tcp.h). New fields are only added at its end.
-fn segments(info: &[u8]) -> Option<Segments> {
-    Some(Segments {
-        len_max: u32_at(info, 16)?,
-        retransmitted: u32_at(info, 100)?,
-        received: u32_at(info, 152)?,
-        sent: u32_at(info, 156)?,
-    })
+/// Reads the counts of the `struct tcp_info` (linux/tcp.h) in a reply. New fields are only added at
+/// its end.
+fn segments(reply: &[u8]) -> Option<Segments> {
+    let mut attributes = reply.get(HEADER_LEN + MESSAGE_LEN..)?;
+    loop {
+        let len = usize::from(u16_at(attributes, 0)?);
+        let info = attributes.get(4..len)?;
+        if u16_at(attributes, 2)? == INFO {
+            return Some(Segments {
+                len_max: u32_at(info, 16)?,
+                retransmitted: u32_at(info, 100)?,
+                received: u32_at(info, 152)?,
+                sent: u32_at(info, 156)?,
+            });
+        }
+        attributes = attributes.get(len.next_multiple_of(4)..)?;
+    }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -9,7 +9,7 @@ use socket2::{SockRef, Socket};
 #[cfg(test)]
 use super::sim::SimSocket;
 use super::udp_batch::Batcher;
-use super::{Os, retry};
+use super::{Os, local_addr, retry};
 use crate::addr::Addr;
 use crate::datagram::{DatagramQueue, Message, RecvBatch};
 use crate::id::PollToken;
@@ -131,7 +131,10 @@ impl Udp {
     /// An error concerns the oldest one, or one that was sent earlier.
     pub(crate) fn send(&mut self, queue: &DatagramQueue) -> io::Result<usize> {
         match self {
-            Self::Real(real) => real.send(queue),
+            Self::Real(real) => match &mut real.batcher {
+                Some(batcher) => batcher.send(&real.udp, real.is_connected, queue),
+                None => send_one(&real.udp, queue),
+            },
             #[cfg(test)]
             Self::Sim(sim) => {
                 let Some((to, data)) = queue.front() else {
@@ -143,11 +146,11 @@ impl Udp {
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
-        match self {
-            Self::Real(real) => real.udp.local_addr().map(Addr::Inet),
-            #[cfg(test)]
-            Self::Sim(sim) => Ok(sim.local_addr()),
+        #[cfg(test)]
+        if let Self::Sim(sim) = self {
+            return Ok(sim.local_addr());
         }
+        local_addr(&*self.options()?)
     }
 
     pub(crate) fn options(&self) -> io::Result<SockRef<'_>> {
@@ -159,24 +162,14 @@ impl Udp {
     }
 }
 
-impl RealUdp {
-    fn send(&mut self, queue: &DatagramQueue) -> io::Result<usize> {
-        if queue.count() > 1
-            && let Some(batcher) = &mut self.batcher
-            && let Some(result) = batcher.send(&self.udp, self.is_connected, queue)
-        {
-            return result;
-        }
-        let Some((to, data)) = queue.front() else {
-            return Ok(0);
-        };
-        let result = retry(|| match to {
-            Some(to) => self.udp.send_to(data, to),
-            None => self.udp.send(data),
-        });
-        if let Some(batcher) = &mut self.batcher {
-            batcher.sent_one(&result);
-        }
-        result.map(|_| 1)
-    }
+/// Sends the oldest datagram of `queue` alone, and returns 1; 0 if there is none.
+pub(super) fn send_one(udp: &UdpSocket, queue: &DatagramQueue) -> io::Result<usize> {
+    let Some((to, data)) = queue.front() else {
+        return Ok(0);
+    };
+    let sent = retry(|| match to {
+        Some(to) => udp.send_to(data, to),
+        None => udp.send(data),
+    });
+    sent.map(|_| 1)
 }

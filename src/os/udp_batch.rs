@@ -17,7 +17,8 @@
 
 use std::array;
 use std::cell::RefCell;
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::io::ErrorKind::{ConnectionRefused, WouldBlock};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 
 use mio::net::UdpSocket;
@@ -30,7 +31,7 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::{Domain, Socket, Type};
 
 use super::retry;
-use super::udp::Received;
+use super::udp::{Received, send_one};
 use crate::datagram::gso_run::GsoRun;
 use crate::datagram::{DatagramQueue, Message, RecvBatch};
 
@@ -56,24 +57,16 @@ pub(super) struct Batcher {
 }
 
 thread_local! {
-    /// Message headers for `sendmmsg`, created once per thread. They contain pointers to
-    /// themselves, so they cannot be part of a reactor, which may move to another thread.
-    static HEADERS: RefCell<Headers> = RefCell::new(Headers::new());
+    /// Message headers for `sendmmsg` of single datagrams, created once per thread. They contain
+    /// pointers to themselves, so they cannot be part of a reactor, which may move to another
+    /// thread.
+    static PLAIN: Headers = RefCell::new(MultiHeaders::preallocate(BATCH_LEN, None));
+    /// Message headers for `sendmmsg` of GSO runs, with a control message for the segment length.
+    static SEGMENTED: Headers =
+        RefCell::new(MultiHeaders::preallocate(BATCH_LEN, Some(cmsg_space!(u16))));
 }
 
-struct Headers {
-    plain: MultiHeaders<SockaddrStorage>,
-    segmented: MultiHeaders<SockaddrStorage>,
-}
-
-impl Headers {
-    fn new() -> Self {
-        Self {
-            plain: MultiHeaders::preallocate(BATCH_LEN, None),
-            segmented: MultiHeaders::preallocate(BATCH_LEN, Some(cmsg_space!(u16))),
-        }
-    }
-}
+type Headers = RefCell<MultiHeaders<SockaddrStorage>>;
 
 impl Batcher {
     /// Prepares `udp` for batches. Returns `None` if the kernel is too old.
@@ -85,16 +78,12 @@ impl Batcher {
         if setsockopt(udp, sockopt::UdpGroSegment, &true).is_err() {
             return Ok(None); // Linux before 5.0
         }
-        let segment_len_max = if receiver.max_gso_segments() > 1 {
-            usize::from(u16::MAX)
-        } else {
-            0
-        };
+        let has_gso = receiver.max_gso_segments() > 1;
         Ok(Some(Self {
             receiver,
             is_quiet: true,
             coalesced: 1,
-            segment_len_max,
+            segment_len_max: if has_gso { u16::MAX.into() } else { 0 },
             one_by_one: 0,
             doubt: None,
         }))
@@ -108,41 +97,60 @@ impl Batcher {
         datagrams_max: usize,
     ) -> io::Result<Received> {
         let slots = (datagrams_max / self.coalesced).max(1);
-        let (count, slots) = match slots {
-            1 => (self.receive_into::<1>(udp, recv_batch)?, 1),
-            _ if self.is_quiet => (self.receive_into::<2>(udp, recv_batch)?, 2),
-            2..8 => (self.receive_into::<2>(udp, recv_batch)?, 2),
-            8..BATCH_LEN => (self.receive_into::<8>(udp, recv_batch)?, 8),
-            _ => (self.receive_into::<BATCH_LEN>(udp, recv_batch)?, BATCH_LEN),
-        };
-        self.is_quiet = count == 1;
-        let most = (0..count)
-            .map(|index| recv_batch.message(index).count())
-            .max();
-        self.coalesced = most.unwrap_or(1).max(self.coalesced / 2);
-        Ok(Received {
-            // The call ended because no datagram was left, or with an error. The kernel keeps the
-            // error for the next call (recvmmsg(2)) and reports a separate event for it.
-            emptied: count < slots,
-        })
+        match slots {
+            1 => self.receive_into::<1>(udp, recv_batch),
+            _ if self.is_quiet => self.receive_into::<2>(udp, recv_batch),
+            2..8 => self.receive_into::<2>(udp, recv_batch),
+            8..BATCH_LEN => self.receive_into::<8>(udp, recv_batch),
+            _ => self.receive_into::<BATCH_LEN>(udp, recv_batch),
+        }
     }
 
     fn receive_into<const N: usize>(
-        &self,
+        &mut self,
         udp: &UdpSocket,
         recv_batch: &mut RecvBatch,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Received> {
         let mut slots = recv_batch.slots::<N>().map(IoSliceMut::new);
         let mut received = [RecvMeta::default(); N];
         let count = self.receiver.recv(udp.into(), &mut slots, &mut received)?;
+        self.is_quiet = count == 1;
+        self.coalesced = (self.coalesced / 2).max(1);
         for meta in &received[..count] {
-            recv_batch.push(Message {
+            let message = Message {
                 from: meta.addr,
                 len: meta.len,
                 segment_len: meta.stride,
-            });
+            };
+            self.coalesced = self.coalesced.max(message.count());
+            recv_batch.push(message);
         }
-        Ok(count)
+        // If fewer messages arrived, the call ended because no datagram was left, or with an error.
+        // The kernel keeps the error for the next call (recvmmsg(2)) and reports an event for it.
+        Ok(Received { emptied: count < N })
+    }
+
+    /// Sends the oldest datagrams of `queue`, as [`Udp::send`](super::Udp::send) does.
+    pub(super) fn send(
+        &mut self,
+        udp: &UdpSocket,
+        is_connected: bool,
+        queue: &DatagramQueue,
+    ) -> io::Result<usize> {
+        if self.one_by_one == 0
+            && queue.count() > 1
+            && let Some(result) = self.send_runs(udp, is_connected, queue)
+        {
+            return result;
+        }
+        let result = send_one(udp, queue);
+        match &result {
+            Err(error) if error.kind() == WouldBlock => return result,
+            Err(_) => self.doubt = None,
+            Ok(_) => self.segment_len_max = self.doubt.take().unwrap_or(self.segment_len_max),
+        }
+        self.one_by_one = self.one_by_one.saturating_sub(1);
+        result
     }
 
     /// Sends the oldest datagrams of `queue` with one system call. Returns the number of datagrams
@@ -150,15 +158,12 @@ impl Batcher {
     ///
     /// A call on a connected socket has only one message. With more, a refusal that arrives during
     /// the call would be lost if the kernel had already accepted a message (sendmmsg(2)).
-    pub(super) fn send(
+    fn send_runs(
         &mut self,
         udp: &UdpSocket,
         is_connected: bool,
         queue: &DatagramQueue,
     ) -> Option<io::Result<usize>> {
-        if self.one_by_one > 0 {
-            return None;
-        }
         let mut runs = queue.runs(self.segment_len_max);
         let first = runs.next()?;
         let mut batch = [first; BATCH_LEN];
@@ -180,11 +185,7 @@ impl Batcher {
         match retry(|| send_batch(udp, batch)) {
             Ok(taken) => Some(Ok(batch[..taken].iter().map(|run| run.count).sum())),
             Err(error)
-                if first.is_one()
-                    || matches!(
-                        error.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::ConnectionRefused
-                    ) =>
+                if first.is_one() || matches!(error.kind(), WouldBlock | ConnectionRefused) =>
             {
                 Some(Err(error))
             }
@@ -205,20 +206,6 @@ impl Batcher {
             }
         }
     }
-
-    /// Handles the result of a datagram that was sent alone.
-    pub(super) fn sent_one(&mut self, result: &io::Result<usize>) {
-        match result {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-            Err(_) => self.doubt = None,
-            Ok(_) => {
-                if let Some(segment_len_max) = self.doubt.take() {
-                    self.segment_len_max = segment_len_max;
-                }
-            }
-        }
-        self.one_by_one = self.one_by_one.saturating_sub(1);
-    }
 }
 
 /// Sends runs that all have one datagram, or that all have segments of one length.
@@ -230,12 +217,12 @@ fn send_batch(udp: &UdpSocket, batch: &[GsoRun<'_>]) -> io::Result<usize> {
         array::from_fn(|index| batch.get(index)?.to.map(SockaddrStorage::from));
     let segment_len = u16::try_from(first.segment_len).unwrap_or(u16::MAX);
     let segmented = [ControlMessage::UdpGsoSegments(&segment_len)];
-    HEADERS.with_borrow_mut(|headers| {
-        let (headers, control) = if first.is_one() {
-            (&mut headers.plain, &[][..])
-        } else {
-            (&mut headers.segmented, &segmented[..])
-        };
+    let (headers, control) = if first.is_one() {
+        (&PLAIN, &[][..])
+    } else {
+        (&SEGMENTED, &segmented[..])
+    };
+    headers.with_borrow_mut(|headers| {
         let sent = sendmmsg(
             udp.as_raw_fd(),
             headers,
@@ -331,7 +318,7 @@ mod tests {
             assert!(queue.push(None, b"as one", usize::MAX));
         }
         let error = udp.send(&queue).expect_err("no socket has the port");
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(error.kind(), ConnectionRefused);
         assert_eq!(calls(&mut udp, &mut queue), [3], "no datagram was lost");
     }
 }

@@ -25,16 +25,7 @@ impl Batcher {
         match *self {}
     }
 
-    pub(super) fn send(
-        &self,
-        _: &UdpSocket,
-        _: bool,
-        _: &DatagramQueue,
-    ) -> Option<io::Result<usize>> {
-        match *self {}
-    }
-
-    pub(super) fn sent_one(&self, _: &io::Result<usize>) {
+    pub(super) fn send(&self, _: &UdpSocket, _: bool, _: &DatagramQueue) -> io::Result<usize> {
         match *self {}
     }
 }

@@ -4,12 +4,14 @@ use std::io;
 use std::os::unix::net::SocketAddr;
 
 use mio::net::UnixDatagram as MioUnixDatagram;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Type};
 
+use super::options::new_nonblocking;
 #[cfg(test)]
 use super::sim::SimSocket;
-use super::{Os, OwnedSocket, adopt, convert, local_addr, retry, to_sock_addr};
+use super::{Os, OwnedSocket, adopt, local_addr, retry, to_sock_addr};
 use crate::addr::{Addr, UnixAddr};
+use crate::error::invalid_input;
 use crate::id::PollToken;
 
 /// A Unix datagram socket, bound or unnamed, connected to one peer or to none.
@@ -23,8 +25,7 @@ pub(crate) enum UnixDatagramSocket {
 impl UnixDatagramSocket {
     /// Opens a socket; without an address it stays unnamed.
     pub(super) fn open(addr: Option<&UnixAddr>) -> io::Result<Self> {
-        let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-        socket.set_nonblocking(true)?;
+        let socket = new_nonblocking(Domain::UNIX, Type::DGRAM)?;
         if let Some(addr) = addr {
             socket.bind(&to_sock_addr(&Addr::Unix(addr.clone()))?)?;
         }
@@ -33,8 +34,8 @@ impl UnixDatagramSocket {
 
     pub(crate) fn adopt(socket: OwnedSocket) -> io::Result<Self> {
         let socket = adopt::prepare(socket, Type::DGRAM)?;
-        if !convert::is_unix(&socket)? {
-            return Err(adopt::invalid("the socket is not a Unix socket"));
+        if !socket.local_addr()?.is_unix() {
+            return Err(invalid_input("the socket is not a Unix socket"));
         }
         Ok(Self::Real(MioUnixDatagram::from_std(socket.into())))
     }
@@ -57,14 +58,12 @@ impl UnixDatagramSocket {
 
     pub(crate) fn connect(&self, peer: &UnixAddr) -> io::Result<()> {
         let peer = Addr::Unix(peer.clone());
-        match self {
-            Self::Real(unix) => SockRef::from(unix).connect(&to_sock_addr(&peer)?),
-            #[cfg(test)]
-            Self::Sim(sim) => {
-                sim.connect_datagrams(peer);
-                Ok(())
-            }
+        #[cfg(test)]
+        if let Self::Sim(sim) = self {
+            sim.connect_datagrams(peer);
+            return Ok(());
         }
+        self.options()?.connect(&to_sock_addr(&peer)?)
     }
 
     /// Receives one datagram. Bytes that do not fit into `buf` are lost.
@@ -77,8 +76,7 @@ impl UnixDatagramSocket {
     }
 
     /// Sends one datagram, to the connected peer if `to` is `None`. It raises no signal: Linux
-    /// sends
-    /// `SIGPIPE` for streams only.
+    /// sends `SIGPIPE` for streams only.
     pub(crate) fn send(&self, to: Option<&UnixAddr>, data: &[u8]) -> io::Result<usize> {
         let unix = match self {
             Self::Real(unix) => unix,

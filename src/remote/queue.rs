@@ -129,10 +129,8 @@ impl<T, W: Wake> Queue<T, W> {
     /// Marks the loop as asleep before it waits. Returns false if the loop must not wait because
     /// something is queued.
     pub(super) fn fall_asleep(&self) -> bool {
-        match self.state.compare_exchange(AWAKE, ASLEEP, AcqRel, Acquire) {
-            Ok(_) | Err(ASLEEP) => true,
-            Err(_) => false,
-        }
+        let result = self.state.compare_exchange(AWAKE, ASLEEP, AcqRel, Acquire);
+        matches!(result, Ok(_) | Err(ASLEEP))
     }
 
     /// Marks the loop as awake after a wait. Until it falls asleep again, posts need not wake it.
