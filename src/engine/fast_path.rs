@@ -106,10 +106,12 @@ impl Engine {
         assembler: Assembler,
     ) -> Result<(), Assembler> {
         self.entries.watch(None);
-        let conn = match self.entries.watched_conn_mut(token) {
-            Ok(conn) if conn.state.is_dispatch_over() => conn,
-            _ => return Err(assembler),
+        let Ok(conn) = self.entries.watched_conn_mut(token) else {
+            return Err(assembler);
         };
+        if !conn.state.is_dispatch_over() {
+            return Err(assembler);
+        }
         self.active.end(conn, assembler, &mut self.telemetry.stats);
         if !self.active.batch.is_empty() {
             let wanted = self.active.batch.len();

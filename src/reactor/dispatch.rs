@@ -131,12 +131,18 @@ impl<H: Handler> Reactor<H> {
     #[cfg(not(unstick_general_path))]
     #[inline]
     fn dispatch_plain(&mut self, token: Token) -> bool {
-        let read_buffer = &mut self.read_buffer;
-        let first_read = self.engine.begin_plain(token, read_buffer.bytes_mut());
-        let Some((mut assembler, bytes)) = first_read else {
+        let Self {
+            engine,
+            handler,
+            sessions,
+            read_buffer,
+            ..
+        } = self;
+        let Some((mut assembler, bytes)) = engine.begin_plain(token, read_buffer.bytes_mut())
+        else {
             return false;
         };
-        let callbacks = Callbacks::new(&mut self.handler, &mut self.engine, &mut self.sessions);
+        let callbacks = Callbacks::new(handler, engine, sessions);
         let mut frames = Frames::new(callbacks, token, bytes.len());
         let delivery = frames.guarded(&mut assembler, |frames, assembler| {
             let only_frame = match assembler.is_empty() {
