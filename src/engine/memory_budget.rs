@@ -235,15 +235,15 @@ mod tests {
     }
 
     /// Advances the clock to the next timer that is due. Returns the time that passed, and its
-    /// task.
-    fn fire_next_timer(engine: &mut Engine) -> (Duration, Task) {
+    /// task and value.
+    fn fire_next_timer(engine: &mut Engine) -> (Duration, Task, u64) {
         let began = engine.timers.now;
         loop {
             let wait = engine.timers.time_to_next().expect("a timer is set");
             engine.timers.set_now(engine.timers.now + wait);
             engine.timers.snapshot_due();
-            if let Some((_, task, _)) = engine.timers.next_due() {
-                return (engine.timers.now - began, task);
+            if let Some((_, task, value)) = engine.timers.next_due() {
+                return (engine.timers.now - began, task, value);
             }
         }
     }
@@ -261,7 +261,7 @@ mod tests {
             engine.timers.set_now(engine.timers.now + DEADLINE / 4);
         }
         assert_eq!(engine.queues.paused_for_memory.len(), 1);
-        let (waited, task) = fire_next_timer(&mut engine);
+        let (waited, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(
             waited <= DEADLINE / 4 + Duration::from_millis(2),
@@ -278,7 +278,7 @@ mod tests {
         refuse(&mut engine, slow);
         engine.timers.set_now(engine.timers.now + DEADLINE / 2);
         engine.arm_memory_deadline();
-        let (waited, task) = fire_next_timer(&mut engine);
+        let (waited, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(waited >= DEADLINE, "{waited:?}");
     }
@@ -289,7 +289,7 @@ mod tests {
         engine.memory_deadline_passed();
         assert!(!is_dead(&engine, most), "no connection waits");
         refuse(&mut engine, first);
-        let (waited, task) = fire_next_timer(&mut engine);
+        let (waited, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(waited >= DEADLINE);
         engine.memory_deadline_passed();
@@ -344,18 +344,18 @@ mod tests {
         let (mut engine, [closing, slow]) = holding([8000, 8000]);
         refuse(&mut engine, closing);
         engine.close(closing, CloseReason::Local);
-        let (_, task) = fire_next_timer(&mut engine);
+        let (_, task, value) = fire_next_timer(&mut engine);
         assert_eq!(
-            task,
-            Task::Deadline,
+            (task, value),
+            (Task::Deadline, closing.to_bits()),
             "the deadline of the close comes first"
         );
-        let (_, task) = fire_next_timer(&mut engine);
+        let (_, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         engine.memory_deadline_passed();
         assert!(!is_dead(&engine, slow), "no connection waits any more");
         refuse(&mut engine, slow);
-        let (waited, task) = fire_next_timer(&mut engine);
+        let (waited, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(waited >= DEADLINE, "{waited:?}");
     }
