@@ -51,7 +51,7 @@ impl<H: Handler> Context<'_, H> {
     /// Connections that it accepted stay open. The kernel resets those that wait in its backlog.
     /// Does nothing if the listener is closed.
     pub fn close_listener(&mut self, listener: ListenerId) {
-        if self.engine.listener_mut(listener).is_ok() {
+        if self.engine.entries.listener_mut(listener).is_ok() {
             self.engine.end_socket(listener.0);
         }
     }

@@ -98,7 +98,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// * [`Gone`]: the connection is closed.
     pub fn limits(&self, conn: ConnId) -> Result<Limits, Gone> {
-        self.engine.limits(conn.0)
+        Ok(self.engine.conn(conn.0)?.limits(&self.engine.config))
     }
 
     /// Gives a connection its own limits from now on.
@@ -154,6 +154,6 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// * [`Gone`]: the connection is closed.
     pub fn undecoded_bytes(&self, conn: ConnId) -> Result<usize, Gone> {
-        self.engine.undecoded_bytes(conn.0)
+        Ok(self.engine.conn(conn.0)?.assembler.len())
     }
 }

@@ -165,7 +165,8 @@ impl<H: Handler> Context<'_, H> {
     /// * `Unsupported`: another operating system, or a Unix socket.
     /// * Any other error of the system.
     pub fn segments(&self, conn: ConnId) -> io::Result<Segments> {
-        self.engine.segments(conn.0)
+        let conn = self.engine.conn(conn.0)?;
+        conn.socket.segments(&conn.peer)
     }
 }
 

@@ -14,7 +14,7 @@ impl<H: Handler> Context<'_, H> {
     /// is allowed; the callback still comes after this call. Timers due in the same millisecond
     /// fire in the order in which they were set.
     pub fn set_timer(&mut self, after: Duration, key: u64) -> TimerId {
-        self.engine.set_timer(after, key)
+        self.engine.timers.set_timer(after, key)
     }
 
     /// Sets a periodic timer: [`on_timer`](Handler::on_timer) is called with `key` after each
@@ -24,7 +24,7 @@ impl<H: Handler> Context<'_, H> {
     /// Periods missed during a long turn are skipped. With a period below one millisecond,
     /// including zero, it fires at most once per millisecond.
     pub fn set_interval(&mut self, period: Duration, key: u64) -> TimerId {
-        self.engine.set_interval(period, key)
+        self.engine.timers.set_interval(period, key)
     }
 
     /// Sets a timer to fire once `after` has passed since [`now`](Context::now), under its id and
@@ -37,13 +37,13 @@ impl<H: Handler> Context<'_, H> {
     /// keeps its place and moves only when its old deadline comes. A reset timer has no fixed order
     /// among those due in the same millisecond.
     pub fn reset_timer(&mut self, timer: TimerId, after: Duration) -> bool {
-        self.engine.reset_timer(timer, after)
+        self.engine.timers.reset_timer(timer, after)
     }
 
     /// Cancels a timer. Returns false if it no longer exists: it was cancelled before, or it fired
     /// and is not an interval.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
-        self.engine.cancel_timer(timer)
+        self.engine.timers.cancel_timer(timer)
     }
 
     /// Returns the time of the current turn, from which timers count.
@@ -52,6 +52,6 @@ impl<H: Handler> Context<'_, H> {
     /// resolving a host name may block.
     #[must_use]
     pub fn now(&self) -> Instant {
-        self.engine.now()
+        self.engine.timers.now
     }
 }

@@ -48,12 +48,13 @@ impl Recorder {
         }
     }
 
-    /// Advances the recorded time to `now`. An earlier `now` has no effect.
-    pub(crate) fn pass(&mut self, now: Instant) {
+    /// Advances the recorded time to `now`, and returns itself. An earlier `now` has no effect.
+    pub(crate) fn pass(&mut self, now: Instant) -> &mut Self {
         if now > self.latest {
             self.latest = now;
             self.at = now.saturating_duration_since(self.began);
         }
+        self
     }
 
     /// Records an event of a connection.

@@ -150,11 +150,10 @@ impl Active {
 }
 
 impl Engine {
-    /// Makes a connection the active one; returns its read side and its state.
-    pub(crate) fn begin_dispatch(&mut self, token: Token) -> Option<(Assembler, State)> {
+    /// Makes a connection the active one; returns its read side.
+    pub(crate) fn begin_dispatch(&mut self, token: Token) -> Option<Assembler> {
         let conn = self.entries.watched_conn_mut(token).ok()?;
-        let assembler = self.active.begin(token, conn, self.config.frame_budget);
-        Some((assembler, self.active_state()))
+        Some(self.active.begin(token, conn, self.config.frame_budget))
     }
 
     /// Ends a dispatch on the general path: puts the read side back and writes the batch. The flag
@@ -172,25 +171,17 @@ impl Engine {
         (watermark, has_epilogue)
     }
 
-    /// Returns true if no callback has borrowed an entry since the active connection was looked up.
-    pub(crate) fn is_active_unchanged(&self) -> bool {
-        self.entries.is_watching()
-    }
-
     /// Looks up the state of the active connection. Returns `State::dead()` if the connection
     /// has ended.
     pub(crate) fn active_state(&mut self) -> State {
-        let conn = match self.active.token {
-            Some(token) => self.entries.watched_conn_mut(token),
-            None => Err(Gone),
-        };
-        let Ok(conn) = conn else {
+        let active = self.active.token;
+        let Some(Ok(conn)) = active.map(|token| self.entries.watched_conn_mut(token)) else {
             return State::dead();
         };
         let state = conn.state;
         #[cfg(not(unstick_general_path))]
         {
-            let watched = super::fast_path::watched_token(conn, self.active.token);
+            let watched = super::fast_path::watched_token(conn, active);
             self.entries.watch(watched);
         }
         state
@@ -220,11 +211,6 @@ impl Engine {
     /// Returns the number of bytes that `send` accepted and the kernel has not taken.
     pub(crate) fn queued_bytes(&self, token: Token) -> Result<usize, Gone> {
         Ok(self.conn(token)?.queued_bytes() + self.active.batched_bytes(token))
-    }
-
-    /// Returns the number of bytes that were read and are not delivered.
-    pub(crate) fn undecoded_bytes(&self, token: Token) -> Result<usize, Gone> {
-        Ok(self.conn(token)?.assembler.len())
     }
 
     /// Ends a connection whose callback panicked. Its session and the output of that dispatch are

@@ -36,25 +36,20 @@ impl Engine {
     /// peer ends too or the deadline passes. Unread input at the close of a socket would make the
     /// kernel send a reset, which destroys data that the peer has not read (RFC 1122, 4.2.2.13).
     pub(crate) fn close(&mut self, token: Token, reason: CloseReason) {
-        let Ok(conn) = self.conn_mut(token) else {
+        let Ok(conn) = self.entries.conn_mut(token) else {
             return;
         };
-        match conn.state.close() {
-            Action::None => return,
-            Action::Flush => {}
-            _ => {
-                conn.extras().set_reason(reason);
-                self.queues.to_reap.push_back(token);
-                return;
-            }
+        let action = conn.state.close();
+        if action == Action::None {
+            return;
+        }
+        conn.extras().set_reason(reason);
+        if action != Action::Flush {
+            return self.queues.to_reap.push_back(token);
         }
         let after = self.config.close_deadline;
-        let deadline = self.timers.set_task(after, Task::Deadline(token));
-        if let Ok(conn) = self.conn_mut(token) {
-            let extras = conn.extras();
-            extras.set_reason(reason);
-            extras.deadline = Some(deadline);
-        }
+        let deadline = self.timers.set_conn_task(after, Task::Deadline, token);
+        conn.extras().deadline = Some(deadline);
         // If the connection is being dispatched, the end of the dispatch flushes and queues it.
         if !self.active.is(token) {
             self.flush_later(token);
@@ -119,11 +114,7 @@ impl Engine {
         };
         conn.extras().deadline = None;
         match conn.state.deadline_passed() {
-            Action::NextAddress => {
-                if let Err(error) = self.connect_next(token, io::ErrorKind::TimedOut.into()) {
-                    self.end(token, CloseReason::ConnectFailed(error));
-                }
-            }
+            Action::NextAddress => self.connect_next(token, io::ErrorKind::TimedOut.into()),
             Action::Reset => self.abort(token, CloseReason::CloseTimeout),
             _ => {}
         }
@@ -181,22 +172,17 @@ impl Engine {
 
 /// The reap.
 impl Engine {
-    /// Returns the number of entries to reap now.
-    pub(crate) fn to_reap_count(&self) -> usize {
-        self.queues.to_reap.len()
-    }
-
     /// Takes the next ended entry and closes its socket. For a connection, returns the [`Closed`]
     /// to report. The key stays in use until [`free`](Engine::free).
     pub(crate) fn next_to_reap(&mut self) -> Option<(Token, Option<Closed>)> {
         let token = self.queues.to_reap.pop_front()?;
         let os = &self.os;
         match self.entries.get_mut(token).ok()? {
-            Entry::Listener(entry) => entry.listener.deregister(os),
+            Entry::Listener(entry) => entry.socket.deregister(os),
             #[cfg(unix)]
             Entry::UnixDatagram(entry) => entry.socket.deregister(os),
             Entry::Udp(entry) => {
-                entry.udp.deregister(os);
+                entry.socket.deregister(os);
                 self.telemetry.stats.datagrams_dropped += entry.queue.count() as u64;
                 self.memory.pool.count(entry.counted_bytes, 0);
                 self.telemetry.recorder.forget(UdpId(token));
@@ -216,11 +202,11 @@ impl Engine {
         {
             self.admission.per_addr.leave(peer.ip());
         }
-        let conn_stats = conn.stats(self.telemetry.callback_times.of(token));
+        let stats = conn.stats(self.telemetry.callback_times.of(token));
         let extras = conn.extras.take().unwrap_or_default();
         match extras.reset {
-            true => super::transport::reset(conn, &self.os),
-            false => conn.stream.close(&self.os),
+            true => conn.socket.reset(&self.os),
+            false => conn.socket.close(&self.os),
         }
         self.timers.cancel(extras.deadline);
         self.timers.cancel(conn.timeout_check.take());
@@ -228,14 +214,10 @@ impl Engine {
             reason: extras.reason.unwrap_or(CloseReason::Local),
             unsent_bytes: extras.unsent_bytes + unsent,
             undecoded_bytes: extras.undecoded_bytes + undelivered,
-            stats: conn_stats,
+            stats,
         };
-        log::debug!(
-            "{} with {} ended: {}",
-            ConnId(token),
-            conn.peer,
-            closed.reason
-        );
+        let (id, peer, reason) = (ConnId(token), &conn.peer, &closed.reason);
+        log::debug!("{id} with {peer} ended: {reason}");
         let stats = &mut self.telemetry.stats;
         stats.closed += 1;
         stats.unsent_bytes += closed.unsent_bytes;

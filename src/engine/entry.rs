@@ -32,6 +32,21 @@ pub(crate) enum Entry {
     UnixDatagram(Box<UnixDatagramEntry>),
 }
 
+/// Evaluates an expression for an entry of any kind.
+macro_rules! of_any_kind {
+    ($entry:expr, $name:ident => $result:expr) => {
+        match $entry {
+            Entry::Conn($name) => $result,
+            Entry::Listener($name) => $result,
+            Entry::Udp($name) => $result,
+            #[cfg(unix)]
+            Entry::UnixDatagram($name) => $result,
+        }
+    };
+}
+
+pub(super) use of_any_kind;
+
 /// One TCP or Unix stream connection. An idle connection uses the memory of this struct and no
 /// other.
 #[derive(Debug)]
@@ -45,7 +60,7 @@ pub(crate) struct Connection {
     pub(crate) extras: Option<Box<Extras>>,
     pub(crate) counts: ConnCounts,
     pub(crate) peer: Addr,
-    pub(crate) stream: Stream,
+    pub(crate) socket: Stream,
     /// The timer that checks the timeouts, if any is configured.
     pub(crate) timeout_check: Option<TimerId>,
     /// The time of the last read or write; maintained only while a timeout is configured.
@@ -97,7 +112,7 @@ pub(crate) struct Dial {
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct ListenerEntry {
-    pub(crate) listener: Listener,
+    pub(crate) socket: Listener,
     pub(crate) framing: Framing,
     pub(crate) generation: NonZeroU32,
     pub(crate) state: State,
@@ -106,7 +121,7 @@ pub(crate) struct ListenerEntry {
 /// A UDP socket.
 #[derive(Debug)]
 pub(crate) struct UdpEntry {
-    pub(crate) udp: Udp,
+    pub(crate) socket: Udp,
     pub(crate) queue: DatagramQueue,
     /// Bytes of the queue that the memory budget counts.
     pub(crate) counted_bytes: usize,
@@ -159,13 +174,7 @@ impl Extras {
 
 impl Entry {
     pub(crate) fn generation(&self) -> NonZeroU32 {
-        match self {
-            Self::Conn(conn) => conn.generation,
-            Self::Listener(listener) => listener.generation,
-            Self::Udp(udp) => udp.generation,
-            #[cfg(unix)]
-            Self::UnixDatagram(socket) => socket.generation,
-        }
+        of_any_kind!(self, entry => entry.generation)
     }
 
     pub(crate) fn state_mut(&mut self) -> &mut State {
@@ -184,19 +193,13 @@ impl Entry {
 
     #[cold]
     fn socket_head_mut(&mut self) -> (NonZeroU32, &mut State) {
-        match self {
-            Self::Conn(conn) => (conn.generation, &mut conn.state),
-            Self::Listener(listener) => (listener.generation, &mut listener.state),
-            Self::Udp(udp) => (udp.generation, &mut udp.state),
-            #[cfg(unix)]
-            Self::UnixDatagram(socket) => (socket.generation, &mut socket.state),
-        }
+        of_any_kind!(self, entry => (entry.generation, &mut entry.state))
     }
 }
 
 impl Connection {
     pub(crate) fn new(
-        stream: Stream,
+        socket: Stream,
         peer: Addr,
         framing: Framing,
         generation: NonZeroU32,
@@ -210,7 +213,7 @@ impl Connection {
             counts: ConnCounts::default(),
             reads_low: 0,
             peer,
-            stream,
+            socket,
             timeout_check: None,
             last_activity: Stamp::default(),
             generation,
@@ -220,14 +223,13 @@ impl Connection {
 
     /// Returns its own limits, or those of the configuration.
     pub(crate) fn limits(&self, config: &Config) -> Limits {
-        match self
-            .extras
-            .as_ref()
-            .and_then(|extras| extras.limits.as_ref())
-        {
-            Some((limits, _)) => *limits,
-            None => config.limits(),
-        }
+        self.own_limits()
+            .map_or_else(|| config.limits(), |(limits, _)| *limits)
+    }
+
+    /// Returns its own limits and timeouts, if it has any.
+    pub(super) fn own_limits(&self) -> Option<&(Limits, Timeouts)> {
+        self.extras.as_ref()?.limits.as_ref()
     }
 
     /// Returns the extras; allocates them if there are none.

@@ -26,14 +26,6 @@ use crate::conn::{Assembler, Watermark};
 use crate::event::CloseReason;
 use crate::id::Token;
 
-/// The first read of a plain connection.
-pub(crate) struct FirstRead<'a> {
-    /// The read side, taken out of the entry.
-    pub(crate) assembler: Assembler,
-    /// The bytes that were read, at least one.
-    pub(crate) bytes: &'a [u8],
-}
-
 /// Returns the token to watch during a dispatch. A recorded connection that is plain otherwise is
 /// watched under no token: its frames need no check, but its sends do.
 pub(super) fn watched_token(conn: &Connection, token: Option<Token>) -> Option<Token> {
@@ -47,14 +39,15 @@ pub(super) fn watched_token(conn: &Connection, token: Option<Token>) -> Option<T
 }
 
 impl Engine {
-    /// Starts the dispatch of a plain connection with its first read. Returns `None` if the general
-    /// path must dispatch the entry.
+    /// Starts the dispatch of a plain connection with its first read. Returns the read side, taken
+    /// out of the entry, and the bytes, at least one. Returns `None` if the general path must
+    /// dispatch the entry.
     #[inline]
     pub(crate) fn begin_plain<'a>(
         &mut self,
         token: Token,
         spare: &'a mut [u8],
-    ) -> Option<FirstRead<'a>> {
+    ) -> Option<(Assembler, &'a [u8])> {
         if self.memory.is_used_up() || self.telemetry.is_traced {
             return None;
         }
@@ -76,8 +69,7 @@ impl Engine {
         conn.last_activity = self.timers.stamp;
         let assembler = self.active.begin(token, conn, self.config.frame_budget);
         self.entries.watch(Some(token));
-        let bytes = &spare[..len];
-        Some(FirstRead { assembler, bytes })
+        Some((assembler, &spare[..len]))
     }
 
     /// Returns the payload of a read that is exactly one frame with a big-endian `u32` length.

@@ -24,9 +24,8 @@ impl Engine {
 
     /// Grants a connection `frames` more frames; `u64::MAX` removes the limit.
     pub(crate) fn grant(&mut self, token: Token, frames: u64) -> Result<(), Gone> {
-        let during_frame = self.active.is(token);
+        let none = Credit::new(self.active.is(token));
         let conn = self.conn_mut(token)?;
-        let none = Credit::new(during_frame);
         let credit = conn.extras().credit.get_or_insert(none);
         credit.grant(frames);
         let (has_credit, is_unlimited) = (!credit.is_empty(), credit.is_unlimited());
@@ -63,25 +62,21 @@ impl Engine {
     /// Checks if the peer reset a connection that is not read. A reset is handled like a failed
     /// write, because no output can reach the peer.
     pub(crate) fn check_reset(&mut self, token: Token) -> Watermark {
-        let Ok(conn) = self.conn_mut(token) else {
-            return Watermark::Unchanged;
-        };
-        if !conn.state.is_hung_up_unread() || conn.state.is_write_failed() {
-            return Watermark::Unchanged;
+        if let Ok(conn) = self.conn_mut(token)
+            && conn.state.is_hung_up_unread()
+            && !conn.state.is_write_failed()
+            && let Ok(Some(error)) | Err(error) = conn.socket.take_error()
+        {
+            return self.fail_write(token, error);
         }
-        match conn.stream.take_error() {
-            Ok(None) => Watermark::Unchanged,
-            Ok(Some(error)) | Err(error) => self.fail_write(token, error),
-        }
+        Watermark::Unchanged
     }
 
     /// Returns the hang-up to report for a connection that is not read. If the connection has
     /// nothing left to deliver and can send nothing, it ends here instead.
     pub(crate) fn take_hangup(&mut self, token: Token) -> Option<Hangup> {
-        let conn = self.conn_mut(token).ok()?;
-        if !conn.state.is_hung_up_unread() {
-            return None;
-        }
+        let conn = self.conn_mut(token).ok();
+        let conn = conn.filter(|conn| conn.state.is_hung_up_unread())?;
         if conn.state.is_output_over()
             && !conn.assembler.has_undelivered()
             && !super::transport::has_unread(conn)

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::log_limit::LogTopic;
+use super::log_limit::warn_limited;
 use super::open::first_ok;
 use super::per_addr::PerAddr;
 #[cfg(test)]
@@ -92,28 +92,25 @@ impl Engine {
     }
 
     fn add_listener(&mut self, listener: Listener, framing: Framing) -> io::Result<ListenerId> {
-        let token = self.entries.insert(|generation| {
+        let token = self.add(|generation| {
             Entry::Listener(Box::new(ListenerEntry {
-                listener,
+                socket: listener,
                 framing,
                 generation,
                 state: State::default(),
             }))
-        });
-        self.register(token)?;
+        })?;
         Ok(ListenerId(token))
     }
 
     /// Accepts one connection.
     pub(crate) fn accept(&mut self, id: ListenerId) -> Accepted {
-        let Ok(entry) = self.listener_mut(id) else {
-            return Accepted::Nothing;
+        let entry = match self.entries.listener_mut(id) {
+            Ok(entry) if entry.state.may_accept() => entry,
+            _ => return Accepted::Nothing,
         };
-        if !entry.state.may_accept() {
-            return Accepted::Nothing;
-        }
         let framing = entry.framing.clone();
-        match entry.listener.accept() {
+        match entry.socket.accept() {
             Ok((stream, peer)) => self.admit(stream, peer, framing),
             Err(error) => self.accept_failed(id, &error),
         }
@@ -132,19 +129,19 @@ impl Engine {
         }
         let state = State::accepted(self.times_callbacks(), counted.is_some());
         let from = peer.clone();
-        let token = self.entries.insert(|generation| {
+        let added = self.add(|generation| {
             Entry::Conn(Connection::new(stream, from, framing, generation, state))
         });
-        if let Err(error) = self.register(token) {
+        if let Err(error) = &added {
             self.telemetry.stats.accept_errors += 1;
-            if let Some(suppressed) = self.telemetry.may_log(LogTopic::Accept, self.timers.now) {
-                log::warn!("cannot register the connection from {peer}: {error}{suppressed}");
-            }
+            warn_limited!(self, Accept => "cannot register the connection from {peer}: {error}");
             if let Some(addr) = counted {
                 self.admission.per_addr.leave(addr);
             }
-            return Accepted::Lost;
         }
+        let Ok(token) = added else {
+            return Accepted::Lost;
+        };
         self.admission.retry_after = RETRY_AFTER_MIN;
         self.admission.connections += 1;
         self.telemetry.stats.accepted += 1;
@@ -155,31 +152,25 @@ impl Engine {
 
     fn refuse(&mut self, peer: Addr, refusal: Refusal) -> Accepted {
         self.telemetry.stats.refused += 1;
-        if let Some(suppressed) = self.telemetry.may_log(LogTopic::Refused, self.timers.now) {
-            log::warn!("refused the connection from {peer}: {refusal}{suppressed}");
-        }
+        warn_limited!(self, Refused => "refused the connection from {peer}: {refusal}");
         Accepted::Refused(peer, refusal)
     }
 
     fn accept_failed(&mut self, id: ListenerId, error: &io::Error) -> Accepted {
         let failure = AcceptFailure::of(error);
-        if failure != AcceptFailure::WouldBlock {
-            self.telemetry.stats.accept_errors += 1;
-            if let Some(suppressed) = self.telemetry.may_log(LogTopic::Accept, self.timers.now) {
-                log::warn!("{id} cannot accept: {error}{suppressed}");
-            }
+        if failure == AcceptFailure::WouldBlock {
+            return Accepted::Nothing;
         }
-        match failure {
-            AcceptFailure::ThisOne => return Accepted::Lost,
-            AcceptFailure::WouldBlock => {}
-            AcceptFailure::Exhausted => {
-                let admission = &mut self.admission;
-                admission.exhausted.push(id);
-                if !std::mem::replace(&mut admission.retry_armed, true) {
-                    self.timers
-                        .set_task(admission.retry_after, Task::AcceptRetry);
-                }
-            }
+        self.telemetry.stats.accept_errors += 1;
+        warn_limited!(self, Accept => "{id} cannot accept: {error}");
+        if failure == AcceptFailure::ThisOne {
+            return Accepted::Lost;
+        }
+        let admission = &mut self.admission;
+        admission.exhausted.push(id);
+        if !std::mem::replace(&mut admission.retry_armed, true) {
+            let after = admission.retry_after;
+            self.timers.set_task(after, Task::AcceptRetry);
         }
         Accepted::Nothing
     }
@@ -236,7 +227,7 @@ mod tests {
     /// Returns the next existing entry of a new turn.
     fn next_ready(engine: &mut Engine) -> Option<Token> {
         engine.begin_dispatch_phase();
-        let token = engine.next_ready()?;
+        let token = engine.queues.ready.pop()?;
         engine.take_ready(token).map(|_| token)
     }
 
@@ -262,20 +253,20 @@ mod tests {
         let (mut engine, _, listener) = exhausted();
         while next_ready(&mut engine).is_some() {}
         for millis in [100, 200, 400, 800, 800, 800] {
-            let begun = engine.now();
+            let begun = engine.timers.now;
             let task = loop {
                 let wait = engine
                     .timers
                     .time_to_next()
                     .expect("the retry timer is set");
-                engine.timers.set_now(engine.now() + wait);
+                engine.timers.set_now(engine.timers.now + wait);
                 engine.timers.snapshot_due();
-                if let Some((_, task)) = engine.timers.next_due() {
+                if let Some((_, task, _)) = engine.timers.next_due() {
                     break task;
                 }
             };
             assert!(matches!(task, Task::AcceptRetry), "{task:?}");
-            let waited = (engine.now() - begun).as_millis();
+            let waited = (engine.timers.now - begun).as_millis();
             assert!((millis..=millis + 1).contains(&waited), "{waited} ms");
             engine.accept_retry_due();
             assert_eq!(next_ready(&mut engine), Some(listener.0));

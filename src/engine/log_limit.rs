@@ -7,6 +7,19 @@ use std::time::{Duration, Instant};
 /// Minimum time between two lines of one topic.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// Logs a warning of an engine about a topic, unless the rate limit suppresses it.
+macro_rules! warn_limited {
+    ($engine:expr, $topic:ident => $($message:tt)+) => {{
+        let topic = $crate::engine::log_limit::LogTopic::$topic;
+        let now = $engine.timers.now;
+        if let Some(suppressed) = $engine.telemetry.log_limit.pass(topic, now) {
+            log::warn!("{}{suppressed}", format_args!($($message)+));
+        }
+    }};
+}
+
+pub(super) use warn_limited;
+
 /// The subject of a log line. Each topic has its own limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LogTopic {

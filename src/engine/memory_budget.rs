@@ -9,10 +9,10 @@
 //! connection can make progress. A deadline resolves this: it aborts the connections that
 //! hold the most memory, until enough is free.
 
-use super::log_limit::LogTopic;
+use super::log_limit::warn_limited;
 use super::write::SpareQueues;
 use super::{Engine, Task};
-use crate::conn::{MemoryResume, Pool, Watermark};
+use crate::conn::{MemoryResume, Pool, State, Watermark};
 use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
 use crate::timer::TimerId;
@@ -46,7 +46,7 @@ impl MemoryBudget {
     ///
     /// The last accepted output may exceed the budget. If a payload were rejected because of its
     /// length, its sender could not know when to send it again.
-    pub(super) fn is_used_up(&self) -> bool {
+    pub(crate) fn is_used_up(&self) -> bool {
         self.pool.lent_bytes() >= self.bytes_max
     }
 
@@ -64,31 +64,26 @@ impl MemoryBudget {
 impl Engine {
     /// Stops reading a connection until memory is available.
     pub(crate) fn pause_for_memory(&mut self, token: Token) {
-        if let Ok(conn) = self.conn_mut(token) {
-            let is_new = conn.state.pause_for_memory();
-            self.wait_for_memory(token, is_new);
-        }
+        self.wait_for_memory(token, State::pause_for_memory);
     }
 
     /// Queues a connection whose output was rejected. It is notified once memory is available.
     pub(super) fn await_memory(&mut self, token: Token) {
-        if let Ok(conn) = self.conn_mut(token) {
-            let is_new = conn.state.await_memory();
-            self.wait_for_memory(token, is_new);
-        }
+        self.wait_for_memory(token, State::await_memory);
     }
 
-    fn wait_for_memory(&mut self, token: Token, is_new: bool) {
-        if is_new {
+    /// Queues a connection until memory is available. `mark` returns false if it is queued already.
+    fn wait_for_memory(&mut self, token: Token, mark: fn(&mut State) -> bool) {
+        let Ok(conn) = self.entries.conn_mut(token) else {
+            return;
+        };
+        if mark(&mut conn.state) {
             self.queues.paused_for_memory.push_back(token);
         }
         if self.memory.deadline.is_none() {
             self.arm_memory_deadline();
-            let (topic, now) = (LogTopic::Memory, self.timers.now);
-            if let Some(suppressed) = self.telemetry.may_log(topic, now) {
-                let max = self.memory.bytes_max;
-                log::warn!("memory_bytes_max ({max}) is used up: reads are paused{suppressed}");
-            }
+            let max = self.memory.bytes_max;
+            warn_limited!(self, Memory => "memory_bytes_max ({max}) is used up: reads are paused");
         }
     }
 
@@ -103,23 +98,21 @@ impl Engine {
 
     /// Restarts the deadline if connections wait for memory; otherwise cancels it.
     pub(crate) fn arm_memory_deadline(&mut self) {
-        let deadline = self.memory.deadline.take();
-        self.timers.cancel(deadline);
+        self.timers.cancel(self.memory.deadline.take());
         if !self.queues.paused_for_memory.is_empty() {
             let after = self.config.memory_deadline;
             self.memory.deadline = Some(self.timers.set_task(after, Task::Memory));
         }
     }
 
-    /// Resumes the connection that waited longest for memory, if enough is still available.
+    /// Resumes the connection that waited longest for memory, if it still exists and enough memory
+    /// is still available.
     pub(crate) fn resume_next_for_memory(&mut self) -> Option<(Token, Watermark)> {
         if !self.memory.has_available() {
             return None;
         }
         let token = self.queues.paused_for_memory.pop_front()?;
-        let Ok(conn) = self.conn_mut(token) else {
-            return Some((token, Watermark::Unchanged));
-        };
+        let conn = self.conn_mut(token).ok()?;
         let MemoryResume { read, watermark } = conn.state.resume_from_memory();
         if read {
             self.resume_reading(token);
@@ -148,10 +141,8 @@ impl Engine {
                 // The end of this turn frees the memory of an ended connection.
                 continue;
             }
-            if let Some(suppressed) = self.telemetry.may_log(LogTopic::Shed, self.timers.now) {
-                let conn = ConnId(token);
-                log::warn!("aborting {conn} to free the {held} bytes that it holds{suppressed}");
-            }
+            let conn = ConnId(token);
+            warn_limited!(self, Shed => "aborting {conn} to free the {held} bytes that it holds");
             self.abort(token, CloseReason::MemoryFull);
         }
     }
@@ -187,14 +178,13 @@ impl Engine {
 
     /// Returns the connections that hold memory: true if ended, bytes held, and token.
     fn memory_holders(&self) -> Vec<(bool, usize, Token)> {
+        let holder = |token| {
+            let conn = self.conn(token).ok()?;
+            let held = conn.held_bytes();
+            (held > 0).then_some((conn.state.is_dead(), held, token))
+        };
         let tokens = self.entries.tokens().into_iter();
-        tokens
-            .filter_map(|token| {
-                let conn = self.conn(token).ok()?;
-                let held = conn.held_bytes();
-                (held > 0).then_some((conn.state.is_dead(), held, token))
-            })
-            .collect()
+        tokens.filter_map(holder).collect()
     }
 }
 #[cfg(test)]
@@ -245,15 +235,15 @@ mod tests {
     }
 
     /// Advances the clock to the next timer that is due. Returns the time that passed, and its
-    /// task.
-    fn fire_next_timer(engine: &mut Engine) -> (Duration, Task) {
-        let began = engine.now();
+    /// task and value.
+    fn fire_next_timer(engine: &mut Engine) -> (Duration, Task, u64) {
+        let began = engine.timers.now;
         loop {
             let wait = engine.timers.time_to_next().expect("a timer is set");
-            engine.timers.set_now(engine.now() + wait);
+            engine.timers.set_now(engine.timers.now + wait);
             engine.timers.snapshot_due();
-            if let Some((_, task)) = engine.timers.next_due() {
-                return (engine.now() - began, task);
+            if let Some((_, task, value)) = engine.timers.next_due() {
+                return (engine.timers.now - began, task, value);
             }
         }
     }
@@ -268,10 +258,10 @@ mod tests {
         let (mut engine, [slow, _]) = holding([8000, 8000]);
         for _ in 0..3 {
             refuse(&mut engine, slow);
-            engine.timers.set_now(engine.now() + DEADLINE / 4);
+            engine.timers.set_now(engine.timers.now + DEADLINE / 4);
         }
         assert_eq!(engine.queues.paused_for_memory.len(), 1);
-        let (waited, task) = fire_next_timer(&mut engine);
+        let (waited, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(
             waited <= DEADLINE / 4 + Duration::from_millis(2),
@@ -286,9 +276,9 @@ mod tests {
         engine.arm_memory_deadline();
         assert!(engine.memory.deadline.is_none(), "no connection waits");
         refuse(&mut engine, slow);
-        engine.timers.set_now(engine.now() + DEADLINE / 2);
+        engine.timers.set_now(engine.timers.now + DEADLINE / 2);
         engine.arm_memory_deadline();
-        let (waited, task) = fire_next_timer(&mut engine);
+        let (waited, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(waited >= DEADLINE, "{waited:?}");
     }
@@ -299,7 +289,7 @@ mod tests {
         engine.memory_deadline_passed();
         assert!(!is_dead(&engine, most), "no connection waits");
         refuse(&mut engine, first);
-        let (waited, task) = fire_next_timer(&mut engine);
+        let (waited, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(waited >= DEADLINE);
         engine.memory_deadline_passed();
@@ -354,18 +344,18 @@ mod tests {
         let (mut engine, [closing, slow]) = holding([8000, 8000]);
         refuse(&mut engine, closing);
         engine.close(closing, CloseReason::Local);
-        let (_, task) = fire_next_timer(&mut engine);
+        let (_, task, value) = fire_next_timer(&mut engine);
         assert_eq!(
-            task,
-            Task::Deadline(closing),
+            (task, value),
+            (Task::Deadline, closing.to_bits()),
             "the deadline of the close comes first"
         );
-        let (_, task) = fire_next_timer(&mut engine);
+        let (_, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         engine.memory_deadline_passed();
         assert!(!is_dead(&engine, slow), "no connection waits any more");
         refuse(&mut engine, slow);
-        let (waited, task) = fire_next_timer(&mut engine);
+        let (waited, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(waited >= DEADLINE, "{waited:?}");
     }

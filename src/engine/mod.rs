@@ -5,7 +5,6 @@
 //! [`Engine`] has ten parts. Each part is a type that owns its data, in the file of its subject.
 
 mod active;
-mod callback_times;
 mod close;
 mod entry;
 #[cfg(not(unstick_general_path))]
@@ -31,13 +30,12 @@ mod unix_datagram;
 mod write;
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 #[cfg(unix)]
 pub(crate) use entry::UnixDatagramEntry;
 pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
-#[cfg(not(unstick_general_path))]
-pub(crate) use fast_path::FirstRead;
 pub(crate) use listener::Accepted;
 pub(crate) use timers::Task;
 pub(crate) use transport::Filled;
@@ -53,10 +51,11 @@ use crate::config::Config;
 use crate::conn::Readiness;
 use crate::cutmap::Recorder;
 use crate::error::Gone;
-use crate::id::{ListenerId, SocketId, Token, UdpId};
+use crate::id::{SocketId, Token};
 use crate::os::{Event, Os};
 use active::{Active, BATCH_LEN_BASE};
 use close::Shutdown;
+use entry::of_any_kind;
 use listener::Admission;
 use memory_budget::MemoryBudget;
 use queues::Queues;
@@ -105,11 +104,6 @@ impl Engine {
         })
     }
 
-    /// Returns the time of the turn.
-    pub(crate) fn now(&self) -> Instant {
-        self.timers.now
-    }
-
     /// Records the events of the last wait: marks each entry ready and queues it. Does no I/O and
     /// calls no callback.
     pub(crate) fn record_events(&mut self) {
@@ -130,11 +124,6 @@ impl Engine {
         self.telemetry.is_traced = log::log_enabled!(target: IO_TARGET, log::Level::Trace);
     }
 
-    /// Takes the next ready entry of this turn.
-    pub(crate) fn next_ready(&mut self) -> Option<Token> {
-        self.queues.ready.pop()
-    }
-
     /// Looks up a ready entry and removes its queue mark.
     pub(crate) fn take_ready(&mut self, token: Token) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(token).ok()?;
@@ -151,18 +140,14 @@ impl Engine {
         }
     }
 
-    /// Returns true if the next turn has work even if no event arrives.
-    pub(crate) fn has_work(&self) -> bool {
-        self.queues.have_work()
-    }
-
     /// Sets the trim timer if a trim may free memory of the engine or, if `elsewhere` is true, of
     /// the reactor.
     pub(crate) fn arm_trim(&mut self, elsewhere: bool) {
         let can_trim = elsewhere
             || self.memory.pool.is_over_base()
             || self.active.batch.capacity() > BATCH_LEN_BASE
-            || self.queues.have_trimmable();
+            || !self.queues.grown_udp.is_empty()
+            || !self.queues.oversized.is_empty();
         if can_trim && !self.memory.trim_armed {
             self.memory.trim_armed = true;
             self.timers.set_task(TRIM_AFTER, Task::Trim);
@@ -179,20 +164,17 @@ impl Engine {
         self.active.trim_batch();
     }
 
-    /// Registers the socket of a new entry with the poll; removes the entry if that fails.
-    fn register(&mut self, token: Token) -> io::Result<()> {
+    /// Adds the entry that `entry` makes for a new generation, and registers its socket with the
+    /// poll. Returns its token.
+    fn add(&mut self, entry: impl FnOnce(NonZeroU32) -> Entry) -> io::Result<Token> {
+        let token = self.entries.insert(entry);
         let (os, poll_token) = (&self.os, token.to_poll());
-        let registered = match self.entries.get_mut(token)? {
-            Entry::Conn(conn) => conn.stream.register(os, poll_token),
-            Entry::Listener(entry) => entry.listener.register(os, poll_token),
-            Entry::Udp(entry) => entry.udp.register(os, poll_token),
-            #[cfg(unix)]
-            Entry::UnixDatagram(entry) => entry.socket.register(os, poll_token),
-        };
+        let entry = self.entries.get_mut(token)?;
+        let registered = of_any_kind!(entry, entry => entry.socket.register(os, poll_token));
         if registered.is_err() {
             self.entries.remove(token);
         }
-        registered
+        registered.map(|()| token)
     }
 
     pub(crate) fn conn(&self, token: Token) -> Result<&Connection, Gone> {
@@ -203,32 +185,12 @@ impl Engine {
         self.entries.conn_mut(token)
     }
 
-    pub(crate) fn listener_mut(&mut self, id: ListenerId) -> Result<&mut ListenerEntry, Gone> {
-        self.entries.listener_mut(id)
-    }
-
-    pub(crate) fn udp_mut(&mut self, id: UdpId) -> Result<&mut UdpEntry, Gone> {
-        self.entries.udp_mut(id)
-    }
-
     pub(crate) fn local_addr(&self, id: SocketId) -> io::Result<Addr> {
-        match self.entries.get(id.token())? {
-            Entry::Conn(conn) => conn.stream.local_addr(),
-            Entry::Listener(entry) => entry.listener.local_addr(),
-            Entry::Udp(entry) => entry.udp.local_addr(),
-            #[cfg(unix)]
-            Entry::UnixDatagram(entry) => entry.socket.local_addr(),
-        }
+        of_any_kind!(self.entries.get(id.token())?, entry => entry.socket.local_addr())
     }
 
     pub(crate) fn options(&self, id: SocketId) -> io::Result<socket2::SockRef<'_>> {
-        match self.entries.get(id.token())? {
-            Entry::Conn(conn) => conn.stream.options(),
-            Entry::Listener(entry) => entry.listener.options(),
-            Entry::Udp(entry) => entry.udp.options(),
-            #[cfg(unix)]
-            Entry::UnixDatagram(entry) => entry.socket.options(),
-        }
+        of_any_kind!(self.entries.get(id.token())?, entry => entry.socket.options())
     }
 }
 

@@ -22,17 +22,21 @@ impl Engine {
         options: &ConnectOptions,
     ) -> ConnId {
         let token = self.insert_connecting(framing);
-        if let Err(error) = self.begin_connect(token, addrs, options) {
-            self.end(token, CloseReason::ConnectFailed(error));
-        }
-        ConnId(token)
+        let begun = self.begin_connect(token, addrs, options);
+        self.end_if_failed(token, begun)
     }
 
     /// Adopts a connected socket, as a connection whose connect is complete. The first event of the
     /// socket opens it. Every failure is reported by `on_close`.
     pub(crate) fn adopt_stream(&mut self, socket: OwnedSocket, framing: Framing) -> ConnId {
         let token = self.insert_connecting(framing);
-        if let Err(error) = self.begin_adopt(token, socket) {
+        let begun = self.begin_adopt(token, socket);
+        self.end_if_failed(token, begun)
+    }
+
+    /// Ends a connection whose connect or adoption could not begin. Returns its id.
+    fn end_if_failed(&mut self, token: Token, begun: io::Result<()>) -> ConnId {
+        if let Err(error) = begun {
             self.end(token, CloseReason::ConnectFailed(error));
         }
         ConnId(token)
@@ -43,13 +47,8 @@ impl Engine {
         let state = State::connecting(self.times_callbacks());
         self.admission.connections += 1;
         self.entries.insert(|generation| {
-            Entry::Conn(Connection::new(
-                Stream::None,
-                unknown,
-                framing,
-                generation,
-                state,
-            ))
+            let stream = Stream::None;
+            Entry::Conn(Connection::new(stream, unknown, framing, generation, state))
         })
     }
 
@@ -71,7 +70,8 @@ impl Engine {
             until,
         };
         self.conn_mut(token)?.extras().dial = Some(Box::new(dial));
-        self.connect_next(token, no_address())
+        self.connect_next(token, no_address());
+        Ok(())
     }
 
     fn begin_adopt(&mut self, token: Token, socket: OwnedSocket) -> io::Result<()> {
@@ -85,66 +85,65 @@ impl Engine {
             conn.peer = peer;
         }
         stream.register(&self.os, token.to_poll())?;
-        conn.stream = stream;
+        conn.socket = stream;
         Ok(())
     }
 
     /// Connects to the next address. Each address gets an equal share of the remaining time, so a
-    /// silent address leaves time for the others. `last` is the error of the previous address.
-    pub(super) fn connect_next(&mut self, token: Token, mut last: io::Error) -> io::Result<()> {
+    /// silent address leaves time for the others. `last` is the error of the previous address; it
+    /// ends the connection if no address is left.
+    pub(super) fn connect_next(&mut self, token: Token, mut last: io::Error) {
         let now = self.timers.since_epoch();
-        let (entries, os) = (&mut self.entries, &self.os);
-        let conn = entries.conn_mut(token)?;
-        conn.stream.close(os);
+        let os = &self.os;
+        let Ok(conn) = self.entries.conn_mut(token) else {
+            return;
+        };
+        conn.socket.close(os);
         conn.state.socket_replaced();
         let mut dial = conn.extras().dial.take();
-        while let Some(Dial {
-            addrs,
-            options,
-            until,
-        }) = dial.as_deref_mut()
-            && let Some(addr) = addrs.pop_front()
+        while let Some(attempt) = dial.as_deref_mut()
+            && let Some(addr) = attempt.addrs.pop_front()
         {
-            let tries = u32::try_from(1 + addrs.len()).unwrap_or(u32::MAX);
-            let share = until.saturating_sub(now) / tries;
+            let tries = u32::try_from(1 + attempt.addrs.len()).unwrap_or(u32::MAX);
+            let share = attempt.until.saturating_sub(now) / tries;
             conn.peer = addr;
-            let registered = os.connect(&conn.peer, options).and_then(|mut stream| {
+            let connected = os.connect(&conn.peer, &attempt.options);
+            let registered = connected.and_then(|mut stream| {
                 stream.register(os, token.to_poll())?;
                 Ok(stream)
             });
             match registered {
                 Ok(stream) => {
-                    conn.stream = stream;
+                    conn.socket = stream;
                     let extras = conn.extras();
                     extras.dial = dial;
                     self.timers.cancel(extras.deadline.take());
-                    let deadline = self.timers.set_task(share, Task::Deadline(token));
+                    let deadline = self.timers.set_conn_task(share, Task::Deadline, token);
                     extras.deadline = Some(deadline);
-                    return Ok(());
+                    return;
                 }
                 Err(error) => last = error,
             }
         }
-        Err(last)
+        self.end(token, CloseReason::ConnectFailed(last));
     }
 
     /// Checks a connect in progress after an event. Returns the origin of the connection if it is
     /// open now.
     pub(crate) fn finish_connect(&mut self, token: Token) -> Option<Origin> {
         let conn = self.entries.conn_mut(token).ok()?;
-        match conn.stream.connected() {
+        match conn.socket.connected() {
             Ok(Some(peer)) => {
                 conn.peer = peer;
                 conn.state.connected();
                 let extras = conn.extras();
-                let deadline = extras.deadline.take();
+                self.timers.cancel(extras.deadline.take());
                 extras.dial = None;
                 let origin = match extras.adopted {
                     true => Origin::Adopted,
                     false => Origin::Connected,
                 };
                 conn.extras.take_if(|extras| extras.is_empty());
-                self.timers.cancel(deadline);
                 self.opened(token);
                 self.telemetry.stats.connected += 1;
                 log::debug!("{} connected", ConnId(token));
@@ -152,14 +151,9 @@ impl Engine {
             }
             Ok(None) => None,
             Err(error) => {
-                log::debug!(
-                    "connecting {} to {} failed: {error}",
-                    ConnId(token),
-                    conn.peer
-                );
-                if let Err(error) = self.connect_next(token, error) {
-                    self.end(token, CloseReason::ConnectFailed(error));
-                }
+                let (id, peer) = (ConnId(token), &conn.peer);
+                log::debug!("connecting {id} to {peer} failed: {error}");
+                self.connect_next(token, error);
                 None
             }
         }
@@ -170,7 +164,7 @@ impl Engine {
         self.start_timeouts(token);
         if self.config.nodelay
             && let Ok(conn) = self.conn(token)
-            && let Err(error) = conn.stream.set_nodelay(true)
+            && let Err(error) = conn.socket.set_nodelay(true)
         {
             // This fails only if the peer has reset the connection, which a read reports.
             log::debug!("setting TCP_NODELAY on {} failed: {error}", ConnId(token));

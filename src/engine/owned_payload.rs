@@ -76,21 +76,17 @@ impl Engine {
         self.queue_batch(token);
         let conn = self.entries.conn_mut(token);
         let conn = conn.expect("the envelope was just encoded for this connection");
-        let (memory, stamp) = (&mut self.memory, self.timers.stamp);
-        let queue = conn
-            .write_queue
-            .get_or_insert_with(|| memory.spare_queues.take(stamp));
+        let (spares, pool) = (&mut self.memory.spare_queues, &mut self.memory.pool);
+        let queue = spares.queue_of(&mut conn.write_queue, self.timers.stamp);
         let (header, trailer) = envelope.buf.bytes().split_at(envelope.header_len);
-        queue.push(header, &mut memory.pool);
-        queue.push_owned(payload, &mut memory.pool);
-        queue.push(trailer, &mut memory.pool);
+        queue.push(header, pool);
+        queue.push_owned(payload, pool);
+        queue.push(trailer, pool);
         self.active.envelope = envelope.buf;
         self.active.envelope.clear();
         let queued = queue.len();
-        if conn.state.mark_to_flush() {
-            self.queues.to_flush.push_back(token);
-        }
-        let stats = &mut self.telemetry.stats;
-        accepted(conn, queued, &self.config, stats)
+        let sent = accepted(conn, queued, &self.config, &mut self.telemetry.stats);
+        self.flush_later(token);
+        sent
     }
 }

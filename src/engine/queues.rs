@@ -10,15 +10,15 @@ use crate::id::{Token, UdpId};
 const OVERSIZED_LEN: usize = 16;
 
 /// All queues of the engine.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Queues {
     /// Entries that have work.
-    pub(super) ready: ReadyQueue,
+    pub(crate) ready: ReadyQueue,
     /// Entries with output to write at the end of the turn. The active connection is not among
     /// them: its output is written at the end of its dispatch.
-    pub(super) to_flush: VecDeque<Token>,
+    pub(crate) to_flush: VecDeque<Token>,
     /// Ended entries, to be reaped at the end of the turn.
-    pub(super) to_reap: VecDeque<Token>,
+    pub(crate) to_reap: VecDeque<Token>,
     /// Connections that wait for memory.
     pub(super) paused_for_memory: VecDeque<Token>,
     /// Connections whose partial frame is in an oversized buffer.
@@ -30,23 +30,14 @@ pub(crate) struct Queues {
 impl Queues {
     pub(super) fn new() -> Self {
         Self {
-            ready: ReadyQueue::default(),
-            to_flush: VecDeque::new(),
-            to_reap: VecDeque::new(),
-            paused_for_memory: VecDeque::new(),
             oversized: Vec::with_capacity(OVERSIZED_LEN),
-            grown_udp: Vec::new(),
+            ..Self::default()
         }
     }
 
     /// Returns true if the next turn has work even if no event arrives.
-    pub(super) fn have_work(&self) -> bool {
+    pub(crate) fn have_work(&self) -> bool {
         !(self.ready.is_empty() && self.to_flush.is_empty() && self.to_reap.is_empty())
-    }
-
-    /// Returns true if a trim can free memory of queued entries.
-    pub(super) fn have_trimmable(&self) -> bool {
-        !(self.grown_udp.is_empty() && self.oversized.is_empty())
     }
 }
 
@@ -54,7 +45,7 @@ impl Queues {
 ///
 /// Invariant: `dispatched <= current.len()`; the entries `current[..dispatched]` are dispatched.
 #[derive(Debug, Default)]
-pub(super) struct ReadyQueue {
+pub(crate) struct ReadyQueue {
     current: Vec<Token>,
     dispatched: usize,
     next: Vec<Token>,
@@ -77,7 +68,7 @@ impl ReadyQueue {
     }
 
     /// Takes the next entry of the current turn.
-    pub(super) fn pop(&mut self) -> Option<Token> {
+    pub(crate) fn pop(&mut self) -> Option<Token> {
         let token = *self.current.get(self.dispatched)?;
         self.dispatched += 1;
         Some(token)

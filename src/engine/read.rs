@@ -1,26 +1,19 @@
 //! One read of a connection, and the disposal of its input.
 
+use super::log_limit::warn_limited;
 use super::telemetry::IO_TARGET;
 use super::transport::{Filled, fill, has_write_error, stamp_filter};
 use super::{Connection, Engine};
 use crate::codec::Skipped;
-use crate::error::FrameError;
+use crate::error::{FrameError, Gone};
 use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
 
-use super::log_limit::LogTopic;
-
 impl Engine {
-    /// Returns true if no connection may be read at present, because the memory budget is used up.
-    pub(crate) fn is_memory_used_up(&self) -> bool {
-        self.memory.is_used_up()
-    }
-
     /// Reads once into `spare`, which is not empty.
     pub(crate) fn read(&mut self, token: Token, spare: &mut [u8]) -> Filled {
-        let conn = match self.entries.watched_conn_mut(token) {
-            Ok(conn) => conn,
-            Err(gone) => return Filled::Failed(gone.into()),
+        let Ok(conn) = self.entries.watched_conn_mut(token) else {
+            return Filled::Failed(Gone.into());
         };
         let filled = fill(conn, &mut self.telemetry.stats, spare);
         stamp_filter(conn, self.timers.stamp);
@@ -48,11 +41,6 @@ impl Engine {
             .is_ok_and(|conn| conn.state.is_write_failed())
     }
 
-    /// Returns the number of bytes that a connection has read, including the current read.
-    pub(crate) fn read_bytes(&self, token: Token) -> u64 {
-        self.conn(token).map_or(0, |conn| conn.counts.read_bytes)
-    }
-
     /// Counts input that is discarded.
     pub(crate) fn count_undecoded(&mut self, token: Token, bytes: usize) {
         if bytes > 0
@@ -78,12 +66,11 @@ impl Engine {
         };
         let offset = conn.counts.read_bytes.saturating_sub(undecoded as u64);
         let peer = conn.peer.clone();
-        if let Some(suppressed) = self.telemetry.may_log(LogTopic::Frame, self.timers.now) {
-            log::warn!(
-                "closing {} from {peer}: {error}, at byte {offset} of the stream{suppressed}",
-                ConnId(token)
-            );
-        }
+        let id = ConnId(token);
+        warn_limited!(
+            self,
+            Frame => "closing {id} from {peer}: {error}, at byte {offset} of the stream"
+        );
         self.close(token, CloseReason::Frame { error, offset });
     }
 
@@ -91,9 +78,7 @@ impl Engine {
     pub(crate) fn frame_skipped(&mut self, token: Token, skipped: Skipped) {
         self.active.charge_skipped();
         self.telemetry.stats.frames_skipped += 1;
-        if let Some(suppressed) = self.telemetry.may_log(LogTopic::Skipped, self.timers.now) {
-            log::warn!("{}: {skipped}{suppressed}", ConnId(token));
-        }
+        warn_limited!(self, Skipped => "{}: {skipped}", ConnId(token));
     }
 
     /// Counts a partial frame, of which only `bytes` have arrived.

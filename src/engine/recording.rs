@@ -3,15 +3,12 @@
 //! A bit in the state of a socket marks it as recorded. The hot path tests the bit together with
 //! others, and calls this module only if it is set.
 
-use std::io;
-
+use super::Engine;
 use super::write::EncodePayload;
-use super::{Connection, Engine};
 use crate::codec::FrameBounds;
-use crate::cutmap::{EventKind, Recorder, Recording, Segments};
+use crate::cutmap::{EventKind, Recording};
 use crate::error::{Gone, SendError, Sent};
 use crate::id::{SocketId, Token, UdpId};
-use crate::os::Os;
 
 impl Engine {
     /// Starts or stops the recording of a socket.
@@ -36,12 +33,6 @@ impl Engine {
         self.telemetry.recorder.take(self.os.now())
     }
 
-    /// Returns the segment counts of a connection, as the kernel reports them.
-    pub(crate) fn segments(&self, token: Token) -> io::Result<Segments> {
-        let conn = self.entries.conn(token)?;
-        conn.stream.segments(&conn.peer)
-    }
-
     /// Sends on a recorded connection, and records the bytes that were accepted.
     pub(super) fn send_recorded<P: EncodePayload>(
         &mut self,
@@ -63,8 +54,7 @@ impl Engine {
     pub(super) fn record_send(&mut self, token: Token, before: u64) {
         let len = self.accepted_bytes(token).saturating_sub(before);
         if len > 0 && self.is_recorded(token) {
-            let recorder = &mut self.telemetry.recorder;
-            recorder.pass(self.timers.now);
+            let recorder = self.telemetry.recorder.pass(self.timers.now);
             recorder.note(token, EventKind::Send, before, len);
         }
     }
@@ -76,8 +66,7 @@ impl Engine {
         {
             let len = len as u64;
             let offset = conn.counts.read_bytes.saturating_sub(len);
-            let recorder = &mut self.telemetry.recorder;
-            recorder.pass(self.os.now());
+            let recorder = self.telemetry.recorder.pass(self.os.now());
             recorder.note(token, EventKind::Read, offset, len);
         }
     }
@@ -91,8 +80,7 @@ impl Engine {
             header_len: u32::try_from(bounds.header_len).unwrap_or(u32::MAX),
             trailer_len: u32::try_from(bounds.trailer_len).unwrap_or(u32::MAX),
         };
-        let recorder = &mut self.telemetry.recorder;
-        recorder.pass(self.timers.now);
+        let recorder = self.telemetry.recorder.pass(self.timers.now);
         recorder.note(token, kind, bounds.offset, bounds.len as u64);
     }
 
@@ -101,19 +89,13 @@ impl Engine {
         conn.is_ok_and(|conn| conn.state.is_recorded())
     }
 
-    pub(crate) fn is_udp_recorded(&mut self, id: UdpId) -> bool {
-        let entry = self.entries.udp_mut(id);
-        entry.is_ok_and(|entry| entry.state.is_recorded())
-    }
-
     /// Records a datagram that was received.
     pub(crate) fn record_received(&mut self, id: UdpId, len: usize, truncated: bool) {
         let kind = match truncated {
             true => EventKind::DatagramTruncated,
             false => EventKind::DatagramReceived,
         };
-        let recorder = &mut self.telemetry.recorder;
-        recorder.pass(self.os.now());
+        let recorder = self.telemetry.recorder.pass(self.os.now());
         recorder.note_datagram(id, kind, len);
     }
 
@@ -127,21 +109,6 @@ impl Engine {
     }
 }
 
-/// Records a write of `len` bytes that the statistics already count.
-pub(super) fn record_write(
-    recorder: &mut Recorder,
-    os: &Os,
-    token: Token,
-    conn: &Connection,
-    len: usize,
-) {
-    if conn.state.is_recorded() {
-        let len = len as u64;
-        let offset = conn.counts.written_bytes.saturating_sub(len);
-        recorder.pass(os.now());
-        recorder.note(token, EventKind::Write, offset, len);
-    }
-}
 #[cfg(test)]
 mod tests {
 

@@ -154,8 +154,8 @@ impl Entries {
         self.watched == Some(token)
     }
 
-    /// Returns true if a connection is watched and unchanged.
-    pub(super) fn is_watching(&self) -> bool {
+    /// Returns true if a connection is watched and no entry was borrowed mutably since then.
+    pub(crate) fn is_watching(&self) -> bool {
         self.watched.is_some()
     }
 }

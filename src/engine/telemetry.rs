@@ -1,10 +1,9 @@
 //! Statistics, recordings and log limits: everything that the engine reports about itself.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Engine;
-use super::callback_times::CallbackTimes;
-use super::log_limit::{LogLimit, LogTopic, Suppressed};
+use super::log_limit::{LogLimit, warn_limited};
 use crate::cutmap::Recorder;
 use crate::error::Gone;
 use crate::id::{SocketId, Token};
@@ -20,7 +19,7 @@ pub(crate) struct Telemetry {
     pub(super) callback_times: CallbackTimes,
     /// The recorder of the sockets that are recorded for a cut map.
     pub(super) recorder: Recorder,
-    log_limit: LogLimit,
+    pub(super) log_limit: LogLimit,
     /// True if reads and writes are logged; updated once per turn.
     pub(super) is_traced: bool,
 }
@@ -35,10 +34,34 @@ impl Telemetry {
             is_traced: false,
         }
     }
+}
 
-    /// Returns `None` if a log line of this topic is suppressed at `now`.
-    pub(super) fn may_log(&mut self, topic: LogTopic, now: Instant) -> Option<Suppressed> {
-        self.log_limit.pass(topic, now)
+/// The callback time of each connection, indexed by slab key. It is stored beside the slab, so that
+/// connections that are not measured pay nothing.
+#[derive(Debug, Default)]
+pub(super) struct CallbackTimes(Vec<Duration>);
+
+impl CallbackTimes {
+    /// Adds the duration of one callback.
+    pub(super) fn add(&mut self, token: Token, took: Duration) {
+        let key = token.key() as usize;
+        if key >= self.0.len() {
+            self.0.resize(key + 1, Duration::ZERO);
+        }
+        self.0[key] += took;
+    }
+
+    /// Returns the total time of a connection; zero if it is not measured.
+    pub(super) fn of(&self, token: Token) -> Duration {
+        let time = self.0.get(token.key() as usize);
+        time.copied().unwrap_or_default()
+    }
+
+    /// Resets the time of a key that is freed.
+    pub(super) fn forget(&mut self, token: Token) {
+        if let Some(time) = self.0.get_mut(token.key() as usize) {
+            *time = Duration::ZERO;
+        }
     }
 }
 
@@ -55,17 +78,12 @@ impl Engine {
         if let Some(SocketId::Conn(conn)) = socket {
             telemetry.callback_times.add(conn.0, took);
         }
-        if self
-            .config
-            .slow_callback_min
-            .is_some_and(|slow| took >= slow)
-        {
+        let slow_min = self.config.slow_callback_min;
+        if slow_min.is_some_and(|slow_min| took >= slow_min) {
             telemetry.stats.slow_callbacks += 1;
-            if let Some(suppressed) = telemetry.may_log(LogTopic::Slow, self.timers.now) {
-                match socket {
-                    Some(socket) => log::warn!("{name} of {socket} took {took:?}{suppressed}"),
-                    None => log::warn!("{name} took {took:?}{suppressed}"),
-                }
+            match socket {
+                Some(socket) => warn_limited!(self, Slow => "{name} of {socket} took {took:?}"),
+                None => warn_limited!(self, Slow => "{name} took {took:?}"),
             }
         }
     }

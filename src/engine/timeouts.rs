@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use super::{Connection, Engine, Task};
 use crate::config::Limits;
-use crate::error::Gone;
 use crate::event::CloseReason;
 use crate::id::Token;
 use crate::timer::Stamp;
@@ -47,25 +46,25 @@ impl Timeouts {
     /// timeout expired.
     fn check(&self, conn: &Connection, now: Stamp) -> Result<u32, CloseReason> {
         let mut next = self.shortest.unwrap_or(u32::MAX);
-        let mut has_expired = |timeout: Option<u32>, since: Option<Stamp>| {
-            let (Some(timeout), Some(since)) = (timeout, since) else {
-                return false;
-            };
-            let left = timeout.saturating_sub(now.since(since));
-            next = next.min(left.max(1));
-            left == 0
-        };
         // A frame that the reactor does not read is not late through the fault of the peer.
         let is_read = conn.state.may_read();
         let partial = conn.assembler.unfinished_since().filter(|_| is_read);
-        if has_expired(self.frame, partial) {
-            return Err(CloseReason::FrameDeadline);
-        }
-        if has_expired(self.write_stall, super::transport::blocked_since(conn)) {
-            return Err(CloseReason::WriteStalled);
-        }
-        if has_expired(self.idle, Some(conn.last_activity)) {
-            return Err(CloseReason::IdleTimeout);
+        let blocked = super::transport::blocked_since(conn);
+        for (timeout, since, reason) in [
+            (self.frame, partial, CloseReason::FrameDeadline),
+            (self.write_stall, blocked, CloseReason::WriteStalled),
+            (
+                self.idle,
+                Some(conn.last_activity),
+                CloseReason::IdleTimeout,
+            ),
+        ] {
+            if let Some((timeout, since)) = timeout.zip(since) {
+                match timeout.saturating_sub(now.since(since)) {
+                    0 => return Err(reason),
+                    left => next = next.min(left),
+                }
+            }
         }
         Ok(next)
     }
@@ -74,23 +73,17 @@ impl Timeouts {
 impl Connection {
     /// Returns the own timeouts of the connection if it has any, else `general`.
     fn timeouts<'a>(&'a self, general: &'a Timeouts) -> &'a Timeouts {
-        let own = self
-            .extras
-            .as_ref()
-            .and_then(|extras| extras.limits.as_ref());
-        own.map_or(general, |(_, timeouts)| timeouts)
+        self.own_limits().map_or(general, |(_, timeouts)| timeouts)
     }
 }
 
 impl Engine {
     /// Starts the timeouts of a connection that has opened.
     pub(super) fn start_timeouts(&mut self, token: Token) {
-        let now = self.timers.stamp;
-        let Ok(conn) = self.entries.conn_mut(token) else {
-            return;
-        };
-        if let Some(shortest) = conn.timeouts(&self.timers.timeouts).shortest {
-            conn.last_activity = now;
+        if let Ok(conn) = self.entries.conn_mut(token)
+            && let Some(shortest) = conn.timeouts(&self.timers.timeouts).shortest
+        {
+            conn.last_activity = self.timers.stamp;
             self.check_timeouts_after(token, shortest);
         }
     }
@@ -104,29 +97,22 @@ impl Engine {
         }
         let now = self.timers.stamp;
         self.queue_batch(token);
-        let conn = self.conn_mut(token)?;
+        let conn = self.entries.conn_mut(token)?;
         conn.state.set_own_limits();
         conn.extras().limits = Some((limits, timeouts));
         conn.assembler.restart_frame(now);
         super::transport::restart_blocked(conn, now);
-        let check = conn.timeout_check.take();
+        self.timers.cancel(conn.timeout_check.take());
         // A connection starts its timeouts when it opens. An ended connection has none.
-        let is_open = !conn.state.is_connecting() && !conn.state.is_dead();
-        self.timers.cancel(check);
-        if is_open {
+        if !conn.state.is_connecting() && !conn.state.is_dead() {
             self.start_timeouts(token);
         }
         Ok(())
     }
 
-    pub(crate) fn limits(&self, token: Token) -> Result<Limits, Gone> {
-        Ok(self.conn(token)?.limits(&self.config))
-    }
-
     /// Handles the timer of a connection: closes the connection if a timeout expired, otherwise
     /// sets the timer again.
     pub(crate) fn check_timeouts(&mut self, token: Token) {
-        let now = self.timers.stamp;
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;
         };
@@ -135,7 +121,7 @@ impl Engine {
         if conn.state.is_closing() || conn.state.is_dead() {
             return;
         }
-        match timeouts.check(conn, now) {
+        match timeouts.check(conn, self.timers.stamp) {
             Ok(millis) => self.check_timeouts_after(token, millis),
             // The peer does not read, so a flush before the close would not end.
             Err(reason @ CloseReason::WriteStalled) => self.abort(token, reason),
@@ -146,17 +132,15 @@ impl Engine {
     /// Restarts the deadline of a partial frame. Time during which the connection was not read does
     /// not count.
     pub(crate) fn restart_frame_deadline(&mut self, token: Token) {
-        let now = self.timers.stamp;
         if let Ok(conn) = self.entries.conn_mut(token) {
-            conn.assembler.restart_frame(now);
+            conn.assembler.restart_frame(self.timers.stamp);
         }
     }
 
     fn check_timeouts_after(&mut self, token: Token, millis: u32) {
         let after = Duration::from_millis(u64::from(millis));
-        let check = self.timers.set_task(after, Task::Check(token));
-        if let Ok(conn) = self.conn_mut(token) {
-            conn.timeout_check = Some(check);
+        if let Ok(conn) = self.entries.conn_mut(token) {
+            conn.timeout_check = Some(self.timers.set_conn_task(after, Task::Check, token));
         }
     }
 }
@@ -186,7 +170,7 @@ mod tests {
         fn new(config: Config) -> Self {
             let engine =
                 Engine::new(config, World::current().os()).expect("the simulated poll opens");
-            let epoch = engine.now();
+            let epoch = engine.timers.now;
             Self { engine, epoch }
         }
 
@@ -211,8 +195,8 @@ mod tests {
         fn is_open_at(&mut self, at: u32, token: Token) -> bool {
             self.engine.timers.set_now(self.epoch + at * MS);
             self.engine.timers.snapshot_due();
-            while let Some((_, task)) = self.engine.timers.next_due() {
-                assert_eq!(task, Task::Check(token));
+            while let Some((_, task, value)) = self.engine.timers.next_due() {
+                assert_eq!((task, value), (Task::Check, token.to_bits()));
                 self.engine.check_timeouts(token);
             }
             let state = self
@@ -267,7 +251,8 @@ mod tests {
             |engine, conn| engine.resume(ConnId(conn).into()).expect("the id is valid"),
             |engine, conn| engine.grant(conn, 1).expect("the connection is open"),
             |engine, conn| {
-                let limits = engine.limits(conn).expect("the connection is open");
+                let open = engine.conn(conn).expect("the connection is open");
+                let limits = open.limits(&engine.config);
                 engine
                     .set_limits(conn, limits)
                     .expect("the limits are valid");
@@ -373,7 +358,9 @@ mod tests {
         let _ = sent.expect("the queue has space");
         let _ = clocked.engine.flush(conn);
         clocked.engine.timers.set_now(clocked.epoch + 100 * MS);
-        let mut limits = clocked.engine.limits(conn).expect("the connection is open");
+        let open = clocked.engine.conn(conn);
+        let open = open.expect("the connection is open");
+        let mut limits = open.limits(&clocked.engine.config);
         limits.write_stall_timeout = Some(50 * MS);
         limits.frame_deadline = Some(20 * MS);
         let set = clocked.engine.set_limits(conn, limits);

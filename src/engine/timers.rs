@@ -8,20 +8,22 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::Engine;
 use super::timeouts::Timeouts;
 use crate::id::Token;
 use crate::timer::{Stamp, TimerId, Wheel, tick_at_or_after, tick_passed};
 
-/// The work to do when a timer fires.
+/// The work to do when a timer fires. The wheel stores a 64-bit value beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// Calls `on_timer`.
-    User { key: u64 },
-    /// Ends a connect or a close that took too long.
-    Deadline(Token),
-    /// Checks the timeouts of a connection.
-    Check(Token),
+    /// Calls `on_timer` once; the value is the key.
+    User,
+    /// Calls `on_timer` once per period. The wheel stores the index of the interval, and
+    /// [`next_due`](Timers::next_due) returns its key.
+    Interval,
+    /// Ends a connect or a close that took too long; the value is the token.
+    Deadline,
+    /// Checks the timeouts of a connection; the value is the token.
+    Check,
     /// Lets listeners accept again that ran out of descriptors or memory.
     AcceptRetry,
     /// Frees memory that was not used since the last trim.
@@ -30,47 +32,6 @@ pub(crate) enum Task {
     Memory,
     /// Ends a shutdown that took too long.
     Shutdown,
-}
-
-/// The kind of a task, which the wheel stores beside a 64-bit value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TaskKind {
-    User,
-    Interval,
-    Deadline,
-    Check,
-    AcceptRetry,
-    Trim,
-    Memory,
-    Shutdown,
-}
-
-impl Task {
-    /// Converts a task to the kind and the value that the wheel stores.
-    fn pack(self) -> (TaskKind, u64) {
-        match self {
-            Self::User { key } => (TaskKind::User, key),
-            Self::Deadline(token) => (TaskKind::Deadline, token.to_bits()),
-            Self::Check(token) => (TaskKind::Check, token.to_bits()),
-            Self::AcceptRetry => (TaskKind::AcceptRetry, 0),
-            Self::Trim => (TaskKind::Trim, 0),
-            Self::Memory => (TaskKind::Memory, 0),
-            Self::Shutdown => (TaskKind::Shutdown, 0),
-        }
-    }
-
-    /// Returns the task of a timer that fired. For an interval, `value` is the key.
-    fn unpack(kind: TaskKind, value: u64) -> Self {
-        match kind {
-            TaskKind::User | TaskKind::Interval => Self::User { key: value },
-            TaskKind::Deadline => Self::Deadline(Token::from_bits(value)),
-            TaskKind::Check => Self::Check(Token::from_bits(value)),
-            TaskKind::AcceptRetry => Self::AcceptRetry,
-            TaskKind::Trim => Self::Trim,
-            TaskKind::Memory => Self::Memory,
-            TaskKind::Shutdown => Self::Shutdown,
-        }
-    }
 }
 
 /// The data of an interval that its node in the wheel cannot store.
@@ -101,7 +62,7 @@ fn interval_index(value: u64) -> usize {
 /// The timing wheel, and the time of the turn.
 #[derive(Debug)]
 pub(crate) struct Timers {
-    wheel: Wheel<TaskKind>,
+    wheel: Wheel<Task>,
     intervals: Slab<Interval>,
     /// The time of tick 0 of the wheel.
     epoch: Instant,
@@ -152,25 +113,27 @@ impl Timers {
 
     /// Starts to maintain the 32-bit stamp, if it is not maintained yet.
     pub(super) fn keep_stamp(&mut self) {
-        if !self.keeps_stamp {
-            self.keeps_stamp = true;
-            self.stamp = Stamp::at(self.since_epoch());
-        }
+        self.keeps_stamp = true;
+        self.set_now(self.now);
     }
 
-    /// Sets a one-shot timer for a task.
+    /// Sets a one-shot timer for a task that concerns no connection.
     pub(super) fn set_task(&mut self, after: Duration, task: Task) -> TimerId {
-        let at = self.since_epoch().saturating_add(after);
-        let (kind, value) = task.pack();
-        self.insert(at, kind, value)
+        self.insert(after, task, 0)
     }
 
-    fn insert(&mut self, at: Duration, kind: TaskKind, value: u64) -> TimerId {
+    /// Sets a one-shot timer for a task that concerns a connection.
+    pub(super) fn set_conn_task(&mut self, after: Duration, task: Task, conn: Token) -> TimerId {
+        self.insert(after, task, conn.to_bits())
+    }
+
+    fn insert(&mut self, after: Duration, task: Task, value: u64) -> TimerId {
         if self.wheel.is_empty() {
             // An empty wheel is not advanced by the turns, so it is advanced here.
             self.snapshot_due();
         }
-        self.wheel.insert(tick_at_or_after(at), kind, value)
+        let at = self.since_epoch().saturating_add(after);
+        self.wheel.insert(tick_at_or_after(at), task, value)
     }
 
     /// Cancels a timer of the engine, if it is set.
@@ -186,22 +149,20 @@ impl Timers {
         self.wheel.advance(tick_passed(self.since_epoch()));
     }
 
-    /// Returns the first timer of the snapshot and removes it. An interval is set again.
-    pub(crate) fn next_due(&mut self) -> Option<(TimerId, Task)> {
+    /// Returns the first timer of the snapshot with its task and value, and removes it. An interval
+    /// is set again; its value is the key.
+    pub(crate) fn next_due(&mut self) -> Option<(TimerId, Task, u64)> {
         let now = self.since_epoch();
-        let Self {
-            wheel, intervals, ..
-        } = self;
         let mut interval_key = None;
-        let (id, kind, value) = wheel.pop_due(|kind, index| {
-            if kind != TaskKind::Interval {
+        let (id, task, value) = self.wheel.pop_due(|task, index| {
+            if task != Task::Interval {
                 return None;
             }
-            let interval = &mut intervals[interval_index(index)];
+            let interval = &mut self.intervals[interval_index(index)];
             interval_key = Some(interval.key);
             Some(tick_at_or_after(interval.step(now)))
         })?;
-        Some((id, Task::unpack(kind, interval_key.unwrap_or(value))))
+        Some((id, task, interval_key.unwrap_or(value)))
     }
 
     /// Returns the time from the start of the turn to the next timer.
@@ -212,36 +173,34 @@ impl Timers {
         let tick = self.wheel.next_tick()?;
         Some(Duration::from_millis(tick).saturating_sub(self.since_epoch()))
     }
-}
 
-impl Engine {
+    /// Sets a one-shot timer of the handler.
     pub(crate) fn set_timer(&mut self, after: Duration, key: u64) -> TimerId {
-        self.timers.set_task(after, Task::User { key })
+        self.insert(after, Task::User, key)
     }
 
+    /// Sets a timer of the handler that fires once per period.
     pub(crate) fn set_interval(&mut self, period: Duration, key: u64) -> TimerId {
-        let timers = &mut self.timers;
-        let at = timers.since_epoch().saturating_add(period);
-        let index = timers.intervals.insert(Interval { key, at, period });
-        timers.insert(at, TaskKind::Interval, index as u64)
+        let at = self.since_epoch().saturating_add(period);
+        let index = self.intervals.insert(Interval { key, at, period });
+        self.insert(period, Task::Interval, index as u64)
     }
 
     /// Moves a timer to a new deadline; returns false if it no longer exists.
     pub(crate) fn reset_timer(&mut self, id: TimerId, after: Duration) -> bool {
-        let timers = &mut self.timers;
-        let at = timers.since_epoch().saturating_add(after);
-        let found = timers.wheel.reset(id, tick_at_or_after(at));
-        if let Some((TaskKind::Interval, index)) = found {
-            timers.intervals[interval_index(index)].at = at;
+        let at = self.since_epoch().saturating_add(after);
+        let found = self.wheel.reset(id, tick_at_or_after(at));
+        if let Some((Task::Interval, index)) = found {
+            self.intervals[interval_index(index)].at = at;
         }
         found.is_some()
     }
 
     /// Cancels a timer; returns false if it no longer exists.
     pub(crate) fn cancel_timer(&mut self, id: TimerId) -> bool {
-        let found = self.timers.wheel.cancel(id);
-        if let Some((TaskKind::Interval, index)) = found {
-            self.timers.intervals.remove(interval_index(index));
+        let found = self.wheel.cancel(id);
+        if let Some((Task::Interval, index)) = found {
+            self.intervals.remove(interval_index(index));
         }
         found.is_some()
     }
@@ -252,7 +211,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::engine::BATCH_LEN_BASE;
+    use crate::engine::{BATCH_LEN_BASE, Engine};
     use crate::memory::Buf;
     use crate::os::sim::World;
 
@@ -268,7 +227,7 @@ mod tests {
         fn new() -> Self {
             let engine = Engine::new(Config::default(), World::current().os())
                 .expect("the simulated poll opens");
-            let epoch = engine.now();
+            let epoch = engine.timers.now;
             Self { engine, epoch }
         }
 
@@ -277,8 +236,8 @@ mod tests {
             self.engine.timers.set_now(self.epoch + at);
             self.engine.timers.snapshot_due();
             let due = std::iter::from_fn(|| self.engine.timers.next_due());
-            due.map(|(id, task)| match task {
-                Task::User { key } => (id, key),
+            due.map(|(id, task, key)| match task {
+                Task::User | Task::Interval => (id, key),
                 other => panic!("{other:?}"),
             })
             .collect()
@@ -305,7 +264,10 @@ mod tests {
             for _ in 0..random(&mut state, 30) {
                 let spread = 1 << random(&mut state, 32);
                 let after = Duration::from_nanos(random(&mut state, spread));
-                clocked.engine.set_timer(after, deadlines.len() as u64);
+                clocked
+                    .engine
+                    .timers
+                    .set_timer(after, deadlines.len() as u64);
                 deadlines.push(now + after);
             }
             now += Duration::from_micros(random(&mut state, TURN_US));
@@ -332,7 +294,7 @@ mod tests {
         for period in [1500, 3333, 7000, 99_999].map(Duration::from_micros) {
             let mut state = 11;
             let mut clocked = Clocked::new();
-            let id = clocked.engine.set_interval(period, 5);
+            let id = clocked.engine.timers.set_interval(period, 5);
             let (mut now, mut last) = (Duration::ZERO, 0);
             while now < Duration::from_secs(3600) {
                 // Most turns come when the wheel asks for them, some much later.
@@ -357,7 +319,7 @@ mod tests {
                     "the interval drifts: firing {next} is late"
                 );
             }
-            assert!(clocked.engine.cancel_timer(id));
+            assert!(clocked.engine.timers.cancel_timer(id));
             assert!(clocked.engine.timers.intervals.is_empty());
         }
     }
@@ -366,7 +328,7 @@ mod tests {
     fn sub_millisecond_interval_fires_once_a_millisecond() {
         for period in [0, 1, 300_000, 999_999].map(Duration::from_nanos) {
             let mut clocked = Clocked::new();
-            let id = clocked.engine.set_interval(period, 5);
+            let id = clocked.engine.timers.set_interval(period, 5);
             for millis in 1..=20 {
                 let quarters = (0..4).map(|quarter| millis * MS + quarter * MS / 4);
                 let fired: Vec<_> = quarters.flat_map(|now| clocked.turn(now)).collect();
@@ -388,8 +350,8 @@ mod tests {
         let mut clocked = Clocked::new();
         clocked.turn(10 * MS);
         for (key, delay) in (0..).zip(delays) {
-            clocked.engine.set_timer(delay, key);
-            clocked.engine.set_interval(delay, 10 + key);
+            clocked.engine.timers.set_timer(delay, key);
+            clocked.engine.timers.set_interval(delay, 10 + key);
         }
         assert_eq!(
             clocked.turn(10 * MS),
@@ -425,30 +387,36 @@ mod tests {
             let now = Duration::from_secs(3600 * hour) + 7 * MS;
             clocked.engine.timers.set_now(clocked.epoch + now);
             let id = match hour % 2 {
-                0 => clocked.engine.set_timer(5 * MS, hour),
-                _ => clocked.engine.set_interval(5 * MS, hour),
+                0 => clocked.engine.timers.set_timer(5 * MS, hour),
+                _ => clocked.engine.timers.set_interval(5 * MS, hour),
             };
             assert_eq!(clocked.engine.timers.time_to_next(), Some(5 * MS));
             assert_eq!(clocked.turn(now + 5 * MS), [(id, hour)]);
-            clocked.engine.cancel_timer(id);
+            clocked.engine.timers.cancel_timer(id);
         }
     }
 
     #[test]
     fn reset_timer_fires_only_at_its_last_deadline() {
         let mut clocked = Clocked::new();
-        let id = clocked.engine.set_timer(10 * MS, 1);
-        assert!(clocked.engine.reset_timer(id, 500 * MS), "later");
+        let id = clocked.engine.timers.set_timer(10 * MS, 1);
+        assert!(clocked.engine.timers.reset_timer(id, 500 * MS), "later");
         assert_eq!(clocked.turn(499 * MS), []);
-        assert!(clocked.engine.reset_timer(id, 20 * MS), "later again");
-        assert!(clocked.engine.reset_timer(id, 5 * MS), "earlier");
+        assert!(
+            clocked.engine.timers.reset_timer(id, 20 * MS),
+            "later again"
+        );
+        assert!(clocked.engine.timers.reset_timer(id, 5 * MS), "earlier");
         assert_eq!(clocked.turn(503 * MS), []);
         assert_eq!(clocked.turn(504 * MS), [(id, 1)]);
-        assert!(!clocked.engine.reset_timer(id, MS), "the timer has fired");
+        assert!(
+            !clocked.engine.timers.reset_timer(id, MS),
+            "the timer has fired"
+        );
 
-        let id = clocked.engine.set_interval(10 * MS, 2);
+        let id = clocked.engine.timers.set_interval(10 * MS, 2);
         assert_eq!(clocked.turn(514 * MS), [(id, 2)]);
-        assert!(clocked.engine.reset_timer(id, 3 * MS));
+        assert!(clocked.engine.timers.reset_timer(id, 3 * MS));
         assert_eq!(clocked.turn(517 * MS), [(id, 2)]);
         assert_eq!(clocked.turn(526 * MS), []);
         assert_eq!(
@@ -456,15 +424,15 @@ mod tests {
             [(id, 2)],
             "one period after the reset deadline"
         );
-        assert!(clocked.engine.cancel_timer(id));
-        assert!(!clocked.engine.reset_timer(id, MS));
+        assert!(clocked.engine.timers.cancel_timer(id));
+        assert!(!clocked.engine.timers.reset_timer(id, MS));
     }
 
     /// An idle timeout is reset like this for every packet.
     #[test]
     fn timer_reset_by_every_packet_needs_few_turns() {
         let mut clocked = Clocked::new();
-        let id = clocked.engine.set_timer(1000 * MS, 1);
+        let id = clocked.engine.timers.set_timer(1000 * MS, 1);
         let mut turns = 0;
         for packet in 1..=100_000_u64 {
             let now = Duration::from_micros(100 * packet);
@@ -473,7 +441,7 @@ mod tests {
                 turns += 1;
                 assert_eq!(clocked.turn(now), []);
             }
-            assert!(clocked.engine.reset_timer(id, 1000 * MS));
+            assert!(clocked.engine.timers.reset_timer(id, 1000 * MS));
         }
         assert!(turns <= 30, "the wheel asked for {turns} turns in 10 s");
         assert_eq!(clocked.turn(Duration::from_millis(10_999)), []);
@@ -503,7 +471,7 @@ mod tests {
             assert!(now <= Duration::from_secs(5));
             engine.timers.set_now(epoch + now);
             engine.timers.snapshot_due();
-            while let Some((_, task)) = engine.timers.next_due() {
+            while let Some((_, task, _)) = engine.timers.next_due() {
                 assert_eq!(task, Task::Trim);
                 engine.trim();
             }

@@ -5,11 +5,10 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::{fmt, io};
 
-use super::log_limit::LogTopic;
+use super::log_limit::warn_limited;
 use super::open::first_ok;
 use super::{Engine, Entry, UdpEntry};
-use crate::conn::Pool;
-use crate::conn::State;
+use crate::conn::{Pool, State};
 use crate::cutmap::EventKind;
 use crate::datagram::DatagramQueue;
 use crate::error::{Gone, SendError};
@@ -43,9 +42,9 @@ impl Engine {
     }
 
     fn add_udp(&mut self, udp: Udp) -> io::Result<UdpId> {
-        let token = self.entries.insert(|generation| {
+        let token = self.add(|generation| {
             Entry::Udp(Box::new(UdpEntry {
-                udp,
+                socket: udp,
                 queue: DatagramQueue::default(),
                 counted_bytes: 0,
                 queue_peak: 0,
@@ -54,19 +53,18 @@ impl Engine {
                 generation,
                 state: State::datagram_socket(),
             }))
-        });
-        self.register(token)?;
+        })?;
         Ok(UdpId(token))
     }
 
     pub(crate) fn connect_udp(&mut self, id: UdpId, peer: impl ToSocketAddrs) -> io::Result<()> {
-        let entry = self.udp_mut(id)?;
-        first_ok(peer.to_socket_addrs()?, |peer| entry.udp.connect(peer))
+        let entry = self.entries.udp_mut(id)?;
+        first_ok(peer.to_socket_addrs()?, |peer| entry.socket.connect(peer))
     }
 
     /// Closes a UDP socket once its queue is sent.
     pub(crate) fn close_udp(&mut self, id: UdpId) {
-        if let Ok(entry) = self.udp_mut(id)
+        if let Ok(entry) = self.entries.udp_mut(id)
             && entry.state.close_datagrams()
         {
             self.flush_later(id.0);
@@ -112,11 +110,10 @@ impl Engine {
         let token = id.0.to_poll();
         let mut error = None;
         while error.is_none() && entry.state.is_writable() && !entry.queue.is_empty() {
-            match entry.udp.send(&entry.queue) {
+            match entry.socket.send(&entry.queue) {
                 Ok(count) => {
                     if entry.state.is_recorded() {
-                        let recorder = &mut self.telemetry.recorder;
-                        recorder.pass(self.os.now());
+                        let recorder = self.telemetry.recorder.pass(self.os.now());
                         for len in entry.queue.lens().take(count) {
                             recorder.note_datagram(id, EventKind::DatagramSent, len);
                         }
@@ -127,7 +124,7 @@ impl Engine {
                     entry.was_refused = false;
                 }
                 Err(blocked) if blocked.kind() == io::ErrorKind::WouldBlock => {
-                    match entry.udp.await_writable(&self.os, token, true) {
+                    match entry.socket.await_writable(&self.os, token, true) {
                         Ok(()) => _ = entry.state.write_would_block(),
                         Err(failed) => error = Some(failed),
                     }
@@ -141,8 +138,7 @@ impl Engine {
                     entry.was_refused = is_earlier;
                     if !is_earlier {
                         if entry.state.is_recorded() {
-                            let recorder = &mut self.telemetry.recorder;
-                            recorder.pass(self.os.now());
+                            let recorder = self.telemetry.recorder.pass(self.os.now());
                             let len = entry.queue.lens().next().unwrap_or_default();
                             recorder.note_datagram(id, EventKind::DatagramDropped, len);
                         }
@@ -154,7 +150,7 @@ impl Engine {
             }
         }
         if error.is_none() && entry.queue.is_empty() {
-            error = entry.udp.await_writable(&self.os, token, false).err();
+            error = entry.socket.await_writable(&self.os, token, false).err();
         }
         recount(entry, &mut self.memory.pool);
         if error.is_none() && entry.queue.is_empty() && entry.state.is_closing() {
@@ -196,9 +192,7 @@ impl Engine {
     /// Counts and logs an error of a datagram socket.
     pub(crate) fn datagram_failed(&mut self, id: impl fmt::Display, error: &io::Error) {
         self.telemetry.stats.datagram_errors += 1;
-        if let Some(suppressed) = self.telemetry.may_log(LogTopic::Datagram, self.timers.now) {
-            log::warn!("error on {id}: {error}{suppressed}");
-        }
+        warn_limited!(self, Datagram => "error on {id}: {error}");
     }
 }
 
@@ -235,15 +229,15 @@ mod tests {
             assert!(error.is_none(), "{error:?}");
             engine.arm_trim(false);
             while let Some(wait) = engine.timers.time_to_next() {
-                engine.timers.set_now(engine.now() + wait);
+                engine.timers.set_now(engine.timers.now + wait);
                 engine.timers.snapshot_due();
-                if let Some((_, task)) = engine.timers.next_due() {
+                if let Some((_, task, _)) = engine.timers.next_due() {
                     assert_eq!(task, Task::Trim);
                     engine.trim();
                 }
             }
         }
-        let entry = engine.udp_mut(socket).expect("the socket is open");
+        let entry = engine.entries.udp_mut(socket).expect("the socket is open");
         assert!(entry.queue.is_empty());
         let held = entry.queue.capacity();
         assert_eq!(entry.is_grown, held > QUEUE_LEN_BASE);
@@ -272,12 +266,12 @@ mod tests {
             let queued = engine.send_datagram(socket, None, &[0; 1024]);
             queued.expect("the queue has space");
         }
-        let entry = engine.udp_mut(socket).expect("the socket is open");
+        let entry = engine.entries.udp_mut(socket).expect("the socket is open");
         // The kernel took all datagrams but one.
         entry.queue.pop(899);
         engine.trim();
         engine.trim();
-        let entry = engine.udp_mut(socket).expect("the socket is open");
+        let entry = engine.entries.udp_mut(socket).expect("the socket is open");
         assert_eq!(entry.queue.count(), 1);
     }
 }

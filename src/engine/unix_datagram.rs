@@ -28,7 +28,7 @@ impl Engine {
     }
 
     fn add_unix_datagram(&mut self, socket: UnixDatagramSocket) -> io::Result<UnixDatagramId> {
-        let token = self.entries.insert(|generation| {
+        let token = self.add(|generation| {
             Entry::UnixDatagram(Box::new(UnixDatagramEntry {
                 socket,
                 from: UnixAddr::default(),
@@ -36,8 +36,7 @@ impl Engine {
                 generation,
                 state: State::default(),
             }))
-        });
-        self.register(token)?;
+        })?;
         Ok(UnixDatagramId(token))
     }
 
@@ -60,19 +59,15 @@ impl Engine {
         data: &[u8],
     ) -> io::Result<()> {
         let entry = self.unix_datagram_mut(id)?;
-        let sent = entry.socket.send(to, data);
-        if let Err(error) = &sent {
-            entry.was_full |= error.kind() == io::ErrorKind::WouldBlock && to.is_none();
-        }
-        let stats = &mut self.telemetry.stats;
-        match sent {
+        match entry.socket.send(to, data) {
             Ok(len) => {
-                stats.datagrams_out += 1;
-                stats.datagram_bytes_out += len as u64;
+                self.telemetry.stats.datagrams_out += 1;
+                self.telemetry.stats.datagram_bytes_out += len as u64;
                 Ok(())
             }
             Err(error) => {
-                stats.datagrams_dropped += 1;
+                entry.was_full |= error.kind() == io::ErrorKind::WouldBlock && to.is_none();
+                self.telemetry.stats.datagrams_dropped += 1;
                 Err(error)
             }
         }

@@ -11,7 +11,6 @@
 use std::io::{self, IoSlice};
 
 use super::active::{Active, BATCH_LEN_BASE};
-use super::recording::record_write;
 use super::telemetry::{IO_TARGET, Telemetry};
 use super::transport::{
     continue_read, discard_filter_output, drain, flush_filter, has_filter_output, stamp_filter,
@@ -20,6 +19,7 @@ use super::{Connection, Engine, Entry};
 use crate::codec::{Framing, Out};
 use crate::config::Config;
 use crate::conn::{Action, Pool, SLICES_MAX, Watermark, WriteQueue};
+use crate::cutmap::EventKind;
 use crate::error::{FrameError, SendError, Sent};
 use crate::event::CloseReason;
 use crate::id::Token;
@@ -61,10 +61,7 @@ pub(crate) struct InPlace<F> {
     pub(crate) write: F,
 }
 
-impl<F> EncodePayload for InPlace<F>
-where
-    F: FnOnce(&mut Out<'_>) -> Result<(), FrameError>,
-{
+impl<F: FnOnce(&mut Out<'_>) -> Result<(), FrameError>> EncodePayload for InPlace<F> {
     fn len(&self) -> usize {
         self.len
     }
@@ -154,21 +151,19 @@ impl Engine {
             return Err(SendError::Full);
         }
         let limit = conn.limits(&self.config).write_queue_bytes_max;
-        let (memory, stamp) = (&mut self.memory, self.timers.stamp);
-        let queue = conn
-            .write_queue
-            .get_or_insert_with(|| memory.spare_queues.take(stamp));
+        let spares = &mut self.memory.spare_queues;
+        let queue = spares.queue_of(&mut conn.write_queue, self.timers.stamp);
         // Queued before the encoding, so that the flush cleans up if the codec panics.
         if conn.state.mark_to_flush() {
             self.queues.to_flush.push_back(token);
         }
         let framing = &conn.framing;
-        let encoded = queue.encode(payload.len(), limit, &mut memory.pool, |buf| {
+        let encoded = queue.encode(payload.len(), limit, &mut self.memory.pool, |buf| {
             payload.encode(framing, buf)
         });
         let queued = queue.len();
         if queued == 0 {
-            memory.spare_queues.put(conn.write_queue.take());
+            spares.put(conn.write_queue.take());
         }
         if !encoded? {
             return Err(queue_full(conn, queued));
@@ -179,16 +174,8 @@ impl Engine {
 
     /// Moves the batch of a connection to its write queue, because its later output is queued too.
     pub(super) fn queue_batch(&mut self, token: Token) {
-        if self.active.batched_bytes(token) == 0 {
-            return;
-        }
-        if let Ok(conn) = self.entries.conn_mut(token) {
-            let (memory, stamp) = (&mut self.memory, self.timers.stamp);
-            let queue = conn
-                .write_queue
-                .get_or_insert_with(|| memory.spare_queues.take(stamp));
-            queue.push(self.active.batch.bytes(), &mut memory.pool);
-            self.active.batch.clear();
+        if self.active.batched_bytes(token) > 0 {
+            self.queue_rest_of_batch(token);
             self.flush_later(token);
         }
     }
@@ -203,11 +190,6 @@ impl Engine {
         {
             self.queues.to_flush.push_back(token);
         }
-    }
-
-    /// Returns the number of entries to flush now.
-    pub(crate) fn to_flush_count(&self) -> usize {
-        self.queues.to_flush.len()
     }
 
     /// Returns the entry that has waited longest for its flush, and removes it from the queue.
@@ -268,14 +250,12 @@ impl Engine {
         self.flush(token)
     }
 
-    /// Moves the unwritten bytes of the batch to the write queue, at the end of the dispatch.
+    /// Moves the bytes of the batch that are not written yet to the write queue.
     fn queue_rest_of_batch(&mut self, token: Token) {
         if let Ok(conn) = self.entries.conn_mut(token) {
-            let (memory, stamp) = (&mut self.memory, self.timers.stamp);
-            let queue = conn
-                .write_queue
-                .get_or_insert_with(|| memory.spare_queues.take(stamp));
-            queue.push(self.active.batch.bytes(), &mut memory.pool);
+            let spares = &mut self.memory.spare_queues;
+            let queue = spares.queue_of(&mut conn.write_queue, self.timers.stamp);
+            queue.push(self.active.batch.bytes(), &mut self.memory.pool);
         }
         self.active.batch.clear();
     }
@@ -283,12 +263,10 @@ impl Engine {
     /// Writes the queued output of a connection, until the queue is empty or the kernel takes no
     /// more.
     pub(crate) fn flush(&mut self, token: Token) -> Watermark {
-        let Ok(conn) = self.entries.conn_mut(token) else {
-            return Watermark::Unchanged;
+        let conn = match self.entries.conn_mut(token) {
+            Ok(conn) if conn.state.may_write() => conn,
+            _ => return Watermark::Unchanged,
         };
-        if !conn.state.may_write() {
-            return Watermark::Unchanged;
-        }
         let stamp = self.timers.stamp;
         if let Err(error) = flush_filter(conn, stamp) {
             return self.fail_write(token, error);
@@ -300,7 +278,9 @@ impl Engine {
                 self.memory.spare_queues.put(Some(queue));
                 break;
             }
-            let result = drain_queue(conn, &mut self.telemetry.stats, &queue);
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = queue.slices(&mut slices);
+            let result = drain(conn, &mut self.telemetry.stats, &slices[..count]);
             record_drained(&mut self.telemetry, &self.os, token, conn, stamp, &result);
             if let Ok(len) = result {
                 queue.progress = stamp;
@@ -333,12 +313,10 @@ impl Engine {
     /// Continues the close of a connection once all of its output is taken: sends the FIN, or ends
     /// it.
     pub(crate) fn step_close(&mut self, token: Token) {
-        let Ok(conn) = self.conn_mut(token) else {
-            return;
+        let conn = match self.conn_mut(token) {
+            Ok(conn) if conn.write_queue.is_none() && !has_filter_output(conn) => conn,
+            _ => return,
         };
-        if conn.write_queue.is_some() || has_filter_output(conn) {
-            return;
-        }
         if conn.state.output_taken() == Action::SendFin {
             conn.state.fin_sent();
             // This fails only if the peer has reset the connection, which a read reports.
@@ -394,11 +372,18 @@ pub(super) struct SpareQueues {
 }
 
 impl SpareQueues {
-    pub(super) fn take(&mut self, now: Stamp) -> Box<WriteQueue> {
-        let mut queue = self.boxes.pop().unwrap_or_default();
-        self.unused = self.unused.min(self.boxes.len());
-        queue.progress = now;
-        queue
+    /// Returns a write queue that is in use; takes a spare one if there is none.
+    pub(super) fn queue_of<'a>(
+        &mut self,
+        queue: &'a mut Option<Box<WriteQueue>>,
+        now: Stamp,
+    ) -> &'a mut WriteQueue {
+        queue.get_or_insert_with(|| {
+            let mut spare = self.boxes.pop().unwrap_or_default();
+            self.unused = self.unused.min(self.boxes.len());
+            spare.progress = now;
+            spare
+        })
     }
 
     pub(super) fn put(&mut self, queue: Option<Box<WriteQueue>>) {
@@ -453,13 +438,6 @@ pub(super) fn drain_batch(
     drain(conn, stats, &[IoSlice::new(active.batch.bytes())])
 }
 
-/// Writes the first segments of the queue, as many as fit into one gathered write.
-fn drain_queue(conn: &mut Connection, stats: &mut Stats, queue: &WriteQueue) -> io::Result<usize> {
-    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-    let count = queue.slices(&mut slices);
-    drain(conn, stats, &slices[..count])
-}
-
 /// Stamps, logs and records a write that the statistics already count.
 fn record_drained(
     telemetry: &mut Telemetry,
@@ -473,7 +451,11 @@ fn record_drained(
     if let Ok(len) = *result {
         conn.last_activity = now;
         log::trace!(target: IO_TARGET, "wrote {len} bytes to {}", conn.peer);
-        record_write(&mut telemetry.recorder, os, token, conn, len);
+        if conn.state.is_recorded() {
+            let offset = conn.counts.written_bytes.saturating_sub(len as u64);
+            let recorder = telemetry.recorder.pass(os.now());
+            recorder.note(token, EventKind::Write, offset, len as u64);
+        }
     }
 }
 #[cfg(test)]
@@ -483,15 +465,19 @@ mod tests {
     #[test]
     fn trim_frees_only_unused_spare_queues() {
         let mut spares = SpareQueues::default();
-        let held: Vec<_> = (0..8).map(|_| spares.take(Stamp::default())).collect();
-        held.into_iter().for_each(|one| spares.put(Some(one)));
+        let mut held = [const { None }; 8];
+        for queue in &mut held {
+            spares.queue_of(queue, Stamp::default());
+        }
+        held.into_iter().for_each(|queue| spares.put(queue));
         for _ in 0..3 {
             spares.trim();
             assert!(spares.boxes.len() >= 2, "the queues in use are kept");
-            let one = spares.take(Stamp::default());
-            let other = spares.take(Stamp::default());
-            spares.put(Some(one));
-            spares.put(Some(other));
+            let mut held = [None, None];
+            for queue in &mut held {
+                spares.queue_of(queue, Stamp::default());
+            }
+            held.into_iter().for_each(|queue| spares.put(queue));
         }
         assert_eq!(spares.boxes.len(), 2);
         spares.trim();

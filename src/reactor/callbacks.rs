@@ -27,20 +27,25 @@ use crate::timer::TimerId;
 /// The handler, and the parts of the reactor that its [`Context`] borrows.
 pub(super) struct Callbacks<'a, H: Handler> {
     pub(super) handler: &'a mut H,
-    pub(super) engine: &'a mut Engine,
-    pub(super) sessions: &'a mut Sessions<H::Session>,
+    pub(super) cx: Context<'a, H>,
+}
+
+impl<'a, H: Handler> Callbacks<'a, H> {
+    pub(super) fn new(
+        handler: &'a mut H,
+        engine: &'a mut Engine,
+        sessions: &'a mut Sessions<H::Session>,
+    ) -> Self {
+        let cx = Context { engine, sessions };
+        Self { handler, cx }
+    }
 }
 
 /// The start time of a callback; `None` if callbacks are not timed, so that the clock is not read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Started(Option<Instant>);
 
 impl Started {
-    /// Returns the value for a callback that is not timed.
-    pub(super) fn never() -> Self {
-        Self(None)
-    }
-
     /// Returns the current time, if callbacks are timed.
     pub(super) fn now(engine: &Engine) -> Self {
         Self(engine.config.slow_callback_min.map(|_| engine.os.now()))
@@ -68,18 +73,14 @@ pub(super) struct ActiveCallbacks<'a, H: Handler> {
 impl<'a, H: Handler> ActiveCallbacks<'a, H> {
     /// Takes the session of the connection out, for all callbacks of the dispatch.
     pub(super) fn begin(callbacks: Callbacks<'a, H>, token: Token) -> Self {
-        let Callbacks {
-            handler,
-            engine,
-            sessions,
-        } = callbacks;
-        let session = sessions.take(token.key());
+        let Callbacks { handler, cx } = callbacks;
+        let session = cx.sessions.take(token.key());
         Self {
             handler,
-            cx: Context { engine, sessions },
+            cx,
             token,
             session,
-            started: Started::never(),
+            started: Started::default(),
         }
     }
 
@@ -132,22 +133,13 @@ impl<H: Handler> Callbacks<'_, H> {
         name: &'static str,
         callback: impl FnOnce(&mut H, &mut Context<'_, H>, ConnId, &mut H::Session),
     ) {
-        let Self {
-            handler,
-            engine,
-            sessions,
-        } = self;
-        let mut session = sessions.take(token.key());
-        let mut engine = OnUnwind::new(engine, |engine| engine.handler_panicked(token));
-        let (conn, started) = (ConnId(token), Started::now(&engine));
-        let cx = &mut Context {
-            engine: &mut engine,
-            sessions,
-        };
-        callback(handler, cx, conn, &mut session);
-        started.report(&mut engine, name, Some(conn.into()));
-        engine.disarm();
-        sessions.put(token.key(), session);
+        let mut session = self.cx.sessions.take(token.key());
+        let mut cx = OnUnwind::new(self.cx, |cx| cx.engine.handler_panicked(token));
+        let (conn, started) = (ConnId(token), Started::now(cx.engine));
+        callback(self.handler, &mut cx, conn, &mut session);
+        started.report(cx.engine, name, Some(conn.into()));
+        cx.sessions.put(token.key(), session);
+        cx.disarm();
     }
 
     pub(super) fn opened(self, token: Token, origin: Origin) {
@@ -157,9 +149,7 @@ impl<H: Handler> Callbacks<'_, H> {
     }
 
     pub(super) fn drained(self, token: Token) {
-        self.with_session(token, "on_drained", |handler, cx, conn, session| {
-            handler.on_drained(cx, conn, session);
-        });
+        self.with_session(token, "on_drained", H::on_drained);
     }
 
     pub(super) fn hung_up(self, token: Token, hangup: Hangup) {
@@ -170,36 +160,26 @@ impl<H: Handler> Callbacks<'_, H> {
 
     /// Calls `on_close`, which takes the session. The key is freed even if the callback panics.
     pub(super) fn closed(self, token: Token, closed: Closed) {
-        let session = self.sessions.take(token.key());
-        let sessions = self.sessions;
-        let mut engine = OnUnwind::new(self.engine, |engine| engine.free(token));
-        let (conn, started) = (ConnId(token), Started::now(&engine));
-        let cx = &mut Context {
-            engine: &mut engine,
-            sessions,
-        };
-        self.handler.on_close(cx, conn, session, closed);
-        started.report(&mut engine, "on_close", Some(conn.into()));
-        engine.disarm();
+        let session = self.cx.sessions.take(token.key());
+        let mut cx = OnUnwind::new(self.cx, |cx| cx.engine.free(token));
+        let (conn, started) = (ConnId(token), Started::now(cx.engine));
+        self.handler.on_close(&mut cx, conn, session, closed);
+        started.report(cx.engine, "on_close", Some(conn.into()));
+        cx.disarm();
     }
 }
 
 /// Callbacks without a session.
 impl<H: Handler> Callbacks<'_, H> {
     fn call(
-        self,
+        mut self,
         name: &'static str,
         socket: Option<SocketId>,
         callback: impl FnOnce(&mut H, &mut Context<'_, H>),
     ) {
-        let Self {
-            handler,
-            engine,
-            sessions,
-        } = self;
-        let started = Started::now(engine);
-        callback(handler, &mut Context { engine, sessions });
-        started.report(engine, name, socket);
+        let started = Started::now(self.cx.engine);
+        callback(self.handler, &mut self.cx);
+        started.report(self.cx.engine, name, socket);
     }
 
     pub(super) fn refused(self, listener: ListenerId, peer: &Addr, refusal: Refusal) {
@@ -247,16 +227,11 @@ impl<H: Handler> Callbacks<'_, H> {
     }
 
     /// Runs the next posted closure; returns false if there is none.
-    pub(super) fn posted(self, closures: &mut dyn Closures<H>) -> bool {
-        let Self {
-            handler,
-            engine,
-            sessions,
-        } = self;
-        let started = Started::now(engine);
-        let has_run = closures.run_next(handler, &mut Context { engine, sessions });
+    pub(super) fn posted(mut self, closures: &mut dyn Closures<H>) -> bool {
+        let started = Started::now(self.cx.engine);
+        let has_run = closures.run_next(self.handler, &mut self.cx);
         if has_run {
-            started.report(engine, "a posted closure", None);
+            started.report(self.cx.engine, "a posted closure", None);
         }
         has_run
     }

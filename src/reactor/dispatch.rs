@@ -19,7 +19,7 @@ use crate::guard::OnUnwind;
 use crate::handler::Handler;
 #[cfg(unix)]
 use crate::id::UnixDatagramId;
-use crate::id::{ListenerId, Token, UdpId};
+use crate::id::{ListenerId, SocketId, Token, UdpId};
 use crate::memory::ReadBuffer;
 use crate::timer::Stamp;
 
@@ -42,19 +42,11 @@ impl<H: Handler> Reactor<H> {
                     self.dispatch_input(token);
                 }
             }
-            Some(Entry::Listener(_)) => {
-                self.or_queue(token, |reactor| {
-                    reactor.dispatch_listener(ListenerId(token));
-                });
-            }
-            Some(Entry::Udp(_)) => {
-                self.or_queue(token, |reactor| reactor.dispatch_udp(UdpId(token)));
-            }
+            Some(Entry::Listener(_)) => self.or_queue(ListenerId(token), Self::dispatch_listener),
+            Some(Entry::Udp(_)) => self.or_queue(UdpId(token), Self::dispatch_udp),
             #[cfg(unix)]
             Some(Entry::UnixDatagram(_)) => {
-                self.or_queue(token, |reactor| {
-                    reactor.dispatch_unix_datagram(UnixDatagramId(token));
-                });
+                self.or_queue(UnixDatagramId(token), Self::dispatch_unix_datagram);
             }
             None => {}
         }
@@ -77,23 +69,12 @@ impl<H: Handler> Reactor<H> {
 
     /// Delivers undelivered bytes of earlier reads, then reads more.
     fn dispatch_input(&mut self, token: Token) {
-        let Some((assembler, state)) = self.engine.begin_dispatch(token) else {
+        let Some(assembler) = self.engine.begin_dispatch(token) else {
             return;
         };
-        let Self {
-            engine,
-            handler,
-            sessions,
-            read_buffer,
-            ..
-        } = self;
-        let callbacks = Callbacks {
-            handler,
-            engine,
-            sessions,
-        };
+        let callbacks = Callbacks::new(&mut self.handler, &mut self.engine, &mut self.sessions);
         let mut frames = Frames::new(callbacks, token, 0);
-        let (assembler, budget) = frames.run(assembler, read_buffer, Start::State(state));
+        let (assembler, budget) = frames.run(assembler, &mut self.read_buffer, Delivery::NeedMore);
         frames.callbacks.end();
         self.end_dispatch(token, assembler, budget);
     }
@@ -138,9 +119,9 @@ impl<H: Handler> Reactor<H> {
 
     /// Dispatches a listener or a datagram socket, which survives a panic of its callbacks. After a
     /// panic it is queued again, because no event reports its remaining work.
-    pub(super) fn or_queue(&mut self, token: Token, dispatch: impl FnOnce(&mut Self)) {
-        let mut guard = OnUnwind::new(self, |reactor| reactor.engine.queue(token));
-        dispatch(&mut guard);
+    pub(super) fn or_queue<I: Copy + Into<SocketId>>(&mut self, id: I, dispatch: fn(&mut Self, I)) {
+        let mut guard = OnUnwind::new(self, |reactor| reactor.engine.queue(id.into().token()));
+        dispatch(&mut guard, id);
         guard.disarm();
     }
 
@@ -157,18 +138,11 @@ impl<H: Handler> Reactor<H> {
             read_buffer,
             ..
         } = self;
-        let Some(first) = engine.begin_plain(token, read_buffer.bytes_mut()) else {
+        let Some((mut assembler, bytes)) = engine.begin_plain(token, read_buffer.bytes_mut())
+        else {
             return false;
         };
-        let crate::engine::FirstRead {
-            mut assembler,
-            bytes,
-        } = first;
-        let callbacks = Callbacks {
-            handler,
-            engine,
-            sessions,
-        };
+        let callbacks = Callbacks::new(handler, engine, sessions);
         let mut frames = Frames::new(callbacks, token, bytes.len());
         let delivery = frames.guarded(&mut assembler, |frames, assembler| {
             let only_frame = match assembler.is_empty() {
@@ -190,7 +164,7 @@ impl<H: Handler> Reactor<H> {
                 Err(unfinished) => assembler = unfinished,
             }
         }
-        let (assembler, budget) = frames.run(assembler, read_buffer, Start::Delivery(delivery));
+        let (assembler, budget) = frames.run(assembler, read_buffer, delivery);
         frames.callbacks.end();
         self.end_dispatch(token, assembler, budget);
         true
@@ -204,15 +178,6 @@ enum Budget {
     Left,
     /// The budget ended the dispatch early, so the entry must be queued again.
     Spent,
-}
-
-/// The point at which the general path continues a dispatch.
-enum Start {
-    /// The start of the dispatch.
-    State(State),
-    /// The point after the delivery of the first read.
-    #[cfg(not(unstick_general_path))]
-    Delivery(Delivery),
 }
 
 /// The receiver of the frames of the active connection.
@@ -236,24 +201,21 @@ impl<'a, H: Handler> Frames<'a, H> {
         self.callbacks.cx.engine
     }
 
-    /// Runs the general path of a dispatch. Returns the read side, and the budget at the end.
+    /// Runs the general path of a dispatch. `delivery` is the result of the read that the fast path
+    /// did. Returns the read side, and the budget at the end.
     #[inline(never)]
     fn run(
         &mut self,
         mut assembler: Assembler,
         read_buffer: &mut ReadBuffer,
-        start: Start,
+        delivery: Delivery,
     ) -> (Assembler, Budget) {
         let budget = self.guarded(&mut assembler, |frames, assembler| {
             let mut input = Input {
                 assembler,
                 read_buffer,
             };
-            let state = match start {
-                Start::State(state) => state,
-                #[cfg(not(unstick_general_path))]
-                Start::Delivery(delivery) => input.handle(delivery, frames),
-            };
+            let state = input.handle(delivery, frames);
             input.run(state, frames)
         });
         (assembler, budget)
@@ -327,7 +289,7 @@ impl<H: Handler> FrameSink for Frames<'_, H> {
         self.callbacks.frame(frame);
         let engine = self.engine();
         engine.active.frames_left -= 1;
-        if engine.active.frames_left > 0 && engine.is_active_unchanged() {
+        if engine.active.frames_left > 0 && engine.entries.is_watching() {
             Flow::Continue(())
         } else {
             self.after_callback("on_frame", Engine::spend_credit)
@@ -422,7 +384,7 @@ impl Input<'_> {
         let token = frames.callbacks.token;
         let bytes_left = frames.bytes_left();
         let engine = frames.engine();
-        if engine.is_memory_used_up() {
+        if engine.memory.is_used_up() {
             engine.pause_for_memory(token);
             return Delivery::NeedMore;
         }
@@ -531,7 +493,8 @@ fn deliver<H: Handler>(
 ) -> Delivery {
     if state.is_recorded() {
         let token = frames.callbacks.token;
-        let read_bytes = frames.engine().read_bytes(token);
+        let conn = frames.engine().conn(token);
+        let read_bytes = conn.map_or(0, |conn| conn.counts.read_bytes);
         return assembler.record(input, read_bytes, frames);
     }
     match input {

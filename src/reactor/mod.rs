@@ -13,10 +13,9 @@ mod unix_datagram;
 mod wait;
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
+use std::{fmt, io};
 
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
@@ -158,15 +157,15 @@ impl<H: Handler> Reactor<H> {
         self.wait(timeout)?; // phases 1 and 2
         self.engine.record_events(); // phase 3
         self.engine.begin_dispatch_phase();
-        while let Some(token) = self.engine.next_ready() {
+        while let Some(token) = self.engine.queues.ready.pop() {
             self.dispatch(token); // phase 4
         }
         self.run_timers(); // phase 5
         self.run_posted();
-        for _ in 0..self.engine.to_flush_count() {
+        for _ in 0..self.engine.queues.to_flush.len() {
             self.flush_next(); // phase 6
         }
-        for _ in 0..self.engine.to_reap_count() {
+        for _ in 0..self.engine.queues.to_reap.len() {
             self.reap_next(); // phase 7
         }
         if self.engine.paused_for_memory_count() > 0 {
@@ -193,10 +192,10 @@ impl<H: Handler> Reactor<H> {
     #[must_use]
     pub fn next_turn_in(&self) -> Option<Duration> {
         let engine = &self.engine;
-        if engine.has_work() || !self.posted.is_empty() || engine.os.was_full() {
+        if engine.queues.have_work() || !self.posted.is_empty() || engine.os.was_full() {
             return Some(Duration::ZERO);
         }
-        let since_turn = engine.os.now().saturating_duration_since(engine.now());
+        let since_turn = engine.os.now().saturating_duration_since(engine.timers.now);
         let timer = engine.timers.time_to_next()?;
         Some(timer.saturating_sub(since_turn))
     }
@@ -208,12 +207,8 @@ impl<H: Handler> Reactor<H> {
     /// first connect, for sockets with options, or to read state between two turns.
     pub fn with<R>(&mut self, enter: impl FnOnce(&mut H, &mut Context<'_, H>) -> R) -> R {
         self.engine.timers.set_now(self.engine.os.now());
-        let Callbacks {
-            handler,
-            engine,
-            sessions,
-        } = self.callbacks();
-        enter(handler, &mut Context { engine, sessions })
+        let Callbacks { handler, mut cx } = self.callbacks();
+        enter(handler, &mut cx)
     }
 
     /// Opens a listener: [`Context::listen`] from outside of a callback.
@@ -295,11 +290,7 @@ impl<H: Handler> Reactor<H> {
     }
 
     fn callbacks(&mut self) -> Callbacks<'_, H> {
-        Callbacks {
-            handler: &mut self.handler,
-            engine: &mut self.engine,
-            sessions: &mut self.sessions,
-        }
+        Callbacks::new(&mut self.handler, &mut self.engine, &mut self.sessions)
     }
 }
 
@@ -312,9 +303,7 @@ impl<H: Handler> Reactor<H> {
                 let watermark = self.engine.flush(token);
                 self.notify_watermark(token, watermark);
             }
-            Some((token, Entry::Udp(_))) => {
-                self.or_queue(token, |reactor| reactor.flush_udp(UdpId(token)));
-            }
+            Some((token, Entry::Udp(_))) => self.or_queue(UdpId(token), Self::flush_udp),
             // The other kinds have no queue.
             Some(_) | None => {}
         }
@@ -322,13 +311,12 @@ impl<H: Handler> Reactor<H> {
 
     /// Runs phase 7 for one entry.
     fn reap_next(&mut self) {
-        let Some((token, closed)) = self.engine.next_to_reap() else {
-            return;
-        };
-        if let Some(closed) = closed {
-            self.callbacks().closed(token, closed);
+        if let Some((token, closed)) = self.engine.next_to_reap() {
+            if let Some(closed) = closed {
+                self.callbacks().closed(token, closed);
+            }
+            self.engine.free(token);
         }
-        self.engine.free(token);
     }
 
     /// Runs phase 8. A connection that resumes may use up the memory again; then the others keep

@@ -1,8 +1,9 @@
 //! Phase 5 of a turn: due timers, and posts of other threads.
 
-use super::Reactor;
+use super::{Callbacks, Reactor};
 use crate::engine::Task;
 use crate::handler::Handler;
+use crate::id::Token;
 use crate::remote::Posted;
 
 impl<H: Handler> Reactor<H> {
@@ -14,13 +15,13 @@ impl<H: Handler> Reactor<H> {
         }
         self.engine.timers.snapshot_due();
         for _ in 0..self.engine.config.timer_budget {
-            let Some((id, task)) = self.engine.timers.next_due() else {
+            let Some((id, task, value)) = self.engine.timers.next_due() else {
                 return;
             };
             match task {
-                Task::User { key } => self.callbacks().timer(id, key),
-                Task::Deadline(token) => self.engine.deadline_passed(token),
-                Task::Check(token) => self.engine.check_timeouts(token),
+                Task::User | Task::Interval => self.callbacks().timer(id, value),
+                Task::Deadline => self.engine.deadline_passed(Token::from_bits(value)),
+                Task::Check => self.engine.check_timeouts(Token::from_bits(value)),
                 Task::AcceptRetry => self.engine.accept_retry_due(),
                 Task::Trim => self.trim(),
                 Task::Memory => self.engine.memory_deadline_passed(),
@@ -56,11 +57,7 @@ impl<H: Handler> Reactor<H> {
     fn run_next_post(&mut self) -> bool {
         loop {
             // The fields are borrowed one by one, because the closure runs inside `posted`.
-            let callbacks = super::Callbacks {
-                handler: &mut self.handler,
-                engine: &mut self.engine,
-                sessions: &mut self.sessions,
-            };
+            let callbacks = Callbacks::new(&mut self.handler, &mut self.engine, &mut self.sessions);
             match self.posted.front_mut() {
                 None => return false,
                 Some(Posted::Run(closures)) => {
@@ -74,7 +71,7 @@ impl<H: Handler> Reactor<H> {
                     // not be sent again.
                     let (conn, payload) = (*conn, std::mem::take(payload));
                     self.posted.pop_front();
-                    if let Err(refused) = callbacks.engine.send_owned(conn.0, payload.into()) {
+                    if let Err(refused) = callbacks.cx.engine.send_owned(conn.0, payload.into()) {
                         callbacks.send_refused(conn, refused.payload.into(), refused.error);
                     }
                     return true;

@@ -17,13 +17,11 @@ impl<H: Handler> Reactor<H> {
         self.flush_udp(id);
         let mut left = self.engine.config.datagram_budget;
         while left > 0 {
-            let Ok(entry) = self.engine.udp_mut(id) else {
-                return;
+            let entry = match self.engine.entries.udp_mut(id) {
+                Ok(entry) if entry.state.may_receive() => entry,
+                _ => return self.flush_udp(id),
             };
-            if !entry.state.may_receive() {
-                return self.flush_udp(id);
-            }
-            match entry.udp.receive(&mut self.recv_batch, left) {
+            match entry.socket.receive(&mut self.recv_batch, left) {
                 Ok(received) => {
                     if received.emptied {
                         entry.state.short_read();
@@ -62,7 +60,8 @@ impl<H: Handler> Reactor<H> {
     /// Delivers the datagrams of one received message, and returns the number of these datagrams.
     fn deliver_message(&mut self, id: UdpId, index: usize) -> usize {
         let message = self.recv_batch.message(index);
-        let is_recorded = self.engine.is_udp_recorded(id);
+        let entry = self.engine.entries.udp_mut(id);
+        let is_recorded = entry.is_ok_and(|entry| entry.state.is_recorded());
         let len_max = self.engine.config.datagram_len_max;
         for whole in self.recv_batch.datagrams(index) {
             let datagram = Datagram {
@@ -70,19 +69,15 @@ impl<H: Handler> Reactor<H> {
                 data: &whole[..whole.len().min(len_max)],
                 truncated: whole.len() > len_max,
             };
-            let engine = &mut self.engine;
-            let stats = &mut engine.telemetry.stats;
+            let stats = &mut self.engine.telemetry.stats;
             stats.datagrams_in += 1;
             stats.datagram_bytes_in += datagram.data.len() as u64;
             stats.datagrams_truncated += u64::from(datagram.truncated);
             if is_recorded {
-                engine.record_received(id, datagram.data.len(), datagram.truncated);
+                self.engine
+                    .record_received(id, datagram.data.len(), datagram.truncated);
             }
-            let callbacks = Callbacks {
-                handler: &mut self.handler,
-                engine,
-                sessions: &mut self.sessions,
-            };
+            let callbacks = Callbacks::new(&mut self.handler, &mut self.engine, &mut self.sessions);
             callbacks.datagram(id, datagram);
             if !self.engine.takes_datagrams(id) {
                 break;

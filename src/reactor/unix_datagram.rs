@@ -14,12 +14,10 @@ impl<H: Handler> Reactor<H> {
         // The slot is one byte longer than the limit, which reveals truncation.
         let slot_len = self.engine.config.datagram_len_max.saturating_add(1);
         for _ in 0..self.engine.config.datagram_budget {
-            let Ok(entry) = self.engine.unix_datagram_mut(id) else {
-                return;
+            let entry = match self.engine.unix_datagram_mut(id) {
+                Ok(entry) if entry.state.may_receive() => entry,
+                _ => return,
             };
-            if !entry.state.may_receive() {
-                return;
-            }
             let [slot] = self.recv_batch.slots();
             let (len, from) = match entry.socket.recv_from(&mut slot[..slot_len]) {
                 Ok(received) => received,
@@ -47,11 +45,7 @@ impl<H: Handler> Reactor<H> {
             stats.datagrams_in += 1;
             stats.datagram_bytes_in += datagram.data.len() as u64;
             stats.datagrams_truncated += u64::from(datagram.truncated);
-            let callbacks = Callbacks {
-                handler: &mut self.handler,
-                engine: &mut self.engine,
-                sessions: &mut self.sessions,
-            };
+            let callbacks = Callbacks::new(&mut self.handler, &mut self.engine, &mut self.sessions);
             callbacks.unix_datagram(id, datagram);
             if let Ok(entry) = self.engine.unix_datagram_mut(id) {
                 entry.from = from;

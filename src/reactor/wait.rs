@@ -9,45 +9,37 @@ use crate::handler::Handler;
 /// Number of polls between two readings of the clock during busy polling. One reading costs a tenth
 /// of a poll.
 const POLLS_PER_CLOCK_READING: u32 = 8;
-
-/// The result of busy polling.
-enum BusyPoll {
-    /// The turn has work, or its timeout has passed.
-    TurnIsDue,
-    /// No event came: the wait continues without polling.
-    NothingHappened,
-}
+/// The timeout of a poll that returns at once.
+const NO_WAIT: Option<Duration> = Some(Duration::ZERO);
 
 impl<H: Handler> Reactor<H> {
     /// Waits for events, at most for `timeout`. Sets the time of the turn at the end of the wait.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let engine = &mut self.engine;
-        let mut left = if engine.has_work() || !self.posted.is_empty() {
-            Some(Duration::ZERO)
-        } else {
-            timeout
-        };
-        if left != Some(Duration::ZERO) && (left.is_some() || !engine.timers.is_empty()) {
+        let has_work = engine.queues.have_work() || !self.posted.is_empty();
+        let mut left = if has_work { NO_WAIT } else { timeout };
+        if left != NO_WAIT && (left.is_some() || !engine.timers.is_empty()) {
             // The wait has a limit, which counts from now, because the last turn may be long ago.
             engine.timers.set_now(engine.os.now());
         }
         if let Some(busy) = engine.config.busy_poll
-            && left != Some(Duration::ZERO)
+            && left != NO_WAIT
         {
-            let before = engine.now();
-            if let BusyPoll::TurnIsDue = self.poll_busily(busy, left)? {
+            let before = engine.timers.now;
+            let is_turn_due = self.poll_busily(busy, left)?;
+            if is_turn_due {
                 return Ok(());
             }
-            let spent = self.engine.now().saturating_duration_since(before);
+            let spent = self.engine.timers.now.saturating_duration_since(before);
             left = left.map(|left| left.saturating_sub(spent));
         }
         loop {
             let result = self.poll_once(left);
-            let before = self.engine.now();
+            let before = self.engine.timers.now;
             self.engine.timers.set_now(self.engine.os.now());
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    let waited = self.engine.now().saturating_duration_since(before);
+                    let waited = self.engine.timers.now.saturating_duration_since(before);
                     left = left.map(|left| left.saturating_sub(waited));
                 }
                 result => return result,
@@ -60,47 +52,42 @@ impl<H: Handler> Reactor<H> {
     fn poll_once(&mut self, left: Option<Duration>) -> io::Result<()> {
         let engine = &mut self.engine;
         let wait = shorter(left, engine.timers.time_to_next());
-        let may_block = wait != Some(Duration::ZERO) && self.inlet.fall_asleep();
-        let wait = if may_block {
-            wait
-        } else {
-            Some(Duration::ZERO)
-        };
+        let sleeps = wait != NO_WAIT && self.inlet.fall_asleep();
+        let wait = if sleeps { wait } else { NO_WAIT };
         let result = engine.os.wait(wait);
-        if may_block {
+        if sleeps {
             self.inlet.awake();
         }
         result
     }
 
-    /// Polls without waiting, for at most `busy`, `left` and the time to the next timer.
-    fn poll_busily(&mut self, busy: Duration, left: Option<Duration>) -> io::Result<BusyPoll> {
+    /// Polls without waiting, for at most `busy`, `left` and the time to the next timer. Returns
+    /// true if the turn is due: it has work, or its timeout has passed. Otherwise the wait goes on
+    /// without polling.
+    fn poll_busily(&mut self, busy: Duration, left: Option<Duration>) -> io::Result<bool> {
         let Self { engine, inlet, .. } = self;
         // Posts need no wake-up during busy polling.
         inlet.awake();
         let wait = shorter(left, engine.timers.time_to_next());
         let busy = wait.map_or(busy, |wait| wait.min(busy));
         // Without a limit, the time of the turn may be old.
-        let mut began = wait.map(|_| engine.now());
+        let mut began = wait.map(|_| engine.timers.now);
         loop {
             for _ in 0..POLLS_PER_CLOCK_READING {
-                match engine.os.wait(Some(Duration::ZERO)) {
+                match engine.os.wait(NO_WAIT) {
                     Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                     _ if engine.os.has_events() || inlet.is_pending() => {
                         engine.timers.set_now(engine.os.now());
-                        return Ok(BusyPoll::TurnIsDue);
+                        return Ok(true);
                     }
                     _ => {}
                 }
             }
             engine.timers.set_now(engine.os.now());
-            let began = *began.get_or_insert_with(|| engine.now());
-            let spent = engine.now().saturating_duration_since(began);
+            let began = *began.get_or_insert(engine.timers.now);
+            let spent = engine.timers.now.saturating_duration_since(began);
             if spent >= busy {
-                return Ok(match wait.is_some_and(|wait| spent >= wait) {
-                    true => BusyPoll::TurnIsDue,
-                    false => BusyPoll::NothingHappened,
-                });
+                return Ok(wait.is_some_and(|wait| spent >= wait));
             }
         }
     }

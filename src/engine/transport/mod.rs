@@ -23,7 +23,6 @@
 use std::io::{self, IoSlice};
 
 use super::Connection;
-use crate::os::Os;
 use crate::stats::Stats;
 use crate::timer::Stamp;
 
@@ -65,14 +64,14 @@ pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -
     if conn.state.is_filtered() {
         return fill_filtered(conn, stats, spare);
     }
-    match conn.stream.read(spare) {
+    match conn.socket.read(spare) {
         Ok(0) => {
             conn.state.read_ended();
             Filled::End
         }
         Ok(len) => {
             count_filled(conn, stats, len);
-            if len < spare.len() && conn.stream.short_read_empties() {
+            if len < spare.len() && conn.socket.short_read_empties() {
                 conn.state.short_read();
             }
             Filled::Bytes(len)
@@ -100,8 +99,8 @@ pub(super) fn drain(
         return count_drained(conn, stats, written);
     }
     let written = match slices {
-        [bytes] => conn.stream.write(bytes),
-        slices => conn.stream.write_gathered(slices),
+        [bytes] => conn.socket.write(bytes),
+        slices => conn.socket.write_gathered(slices),
     };
     count_drained(conn, stats, written)
 }
@@ -202,18 +201,13 @@ pub(super) fn has_unread(conn: &Connection) -> bool {
     if filter(conn).is_some_and(xor_filter::XorFilter::has_input) {
         return true;
     }
-    conn.stream.has_unread()
+    conn.socket.has_unread()
 }
 
 /// Ends the write half: sends the FIN.
 pub(super) fn end(conn: &mut Connection) -> io::Result<()> {
     discard_filter_output(conn);
-    conn.stream.shutdown_write()
-}
-
-/// Closes the socket with a reset.
-pub(super) fn reset(conn: &mut Connection, os: &Os) {
-    conn.stream.reset(os);
+    conn.socket.shutdown_write()
 }
 
 fn count_filled(conn: &mut Connection, stats: &mut Stats, len: usize) {
@@ -249,7 +243,7 @@ fn filter_and_stream(
     conn: &mut Connection,
 ) -> Option<(&mut xor_filter::XorFilter, &mut crate::os::Stream)> {
     match conn.extras.as_mut()?.filter.as_deref_mut()? {
-        Filter::Xor(filter) => Some((filter, &mut conn.stream)),
+        Filter::Xor(filter) => Some((filter, &mut conn.socket)),
     }
 }
 

@@ -295,9 +295,9 @@ impl Run {
         let engine = &mut self.reactor.engine;
         engine.timers.set_now(engine.os.now() + 100 * HOUR);
         engine.timers.snapshot_due();
-        while let Some((timer, task)) = engine.timers.next_due() {
+        while let Some((timer, task, _)) = engine.timers.next_due() {
             match task {
-                Task::User { .. } => drop(engine.cancel_timer(timer)),
+                Task::User | Task::Interval => drop(engine.timers.cancel_timer(timer)),
                 Task::Trim | Task::Memory => {}
                 task => panic!("a timer of the engine is left: {task:?}"),
             }

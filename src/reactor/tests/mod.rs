@@ -126,8 +126,8 @@ fn event(reactor: &mut Reactor<Recorder>, conn: ConnId, ready: Ready) {
 /// Injects an event of a connection into the next poll.
 fn note(reactor: &Reactor<Recorder>, conn: ConnId, ready: Ready) {
     let entry = reactor.engine.conn(conn.0).expect("the connection is open");
-    let Stream::Sim(socket) = &entry.stream else {
-        panic!("{:?}", entry.stream);
+    let Stream::Sim(socket) = &entry.socket else {
+        panic!("{:?}", entry.socket);
     };
     assert!(socket.inject(ready), "the socket is registered");
 }
@@ -413,7 +413,7 @@ fn stale_token_enters_no_queue(transport: Transport) {
     assert_eq!(earlier.0.key(), later.0.key());
     reactor.engine.queue(earlier.0);
     reactor.engine.flush_later(earlier.0);
-    assert!(!reactor.engine.has_work());
+    assert!(!reactor.engine.queues.have_work());
     assert!(!state(&reactor, later).is_in_a_queue());
 }
 
@@ -459,7 +459,11 @@ fn shutdown_deadline_drops_and_counts_queued_datagrams() {
     let to = reactor.local_inet_addr(udp).expect("the socket is bound");
     turn(&mut reactor);
     // The state after the kernel refused a datagram.
-    let entry = reactor.engine.udp_mut(udp).expect("the connection is open");
+    let entry = reactor
+        .engine
+        .entries
+        .udp_mut(udp)
+        .expect("the connection is open");
     entry.state.write_would_block();
     reactor.with(|_, cx| {
         for data in [b"one", b"two"] {
