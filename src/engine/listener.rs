@@ -190,6 +190,7 @@ impl Engine {
         }
     }
 }
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;

@@ -187,6 +187,7 @@ impl Engine {
         tokens.filter_map(holder).collect()
     }
 }
+
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;

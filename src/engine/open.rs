@@ -219,6 +219,7 @@ pub(super) fn first_ok<A, T>(
 fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")
 }
+
 #[cfg(test)]
 mod tests {
     use std::net::ToSocketAddrs;

@@ -144,6 +144,7 @@ impl Engine {
         }
     }
 }
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;

@@ -205,6 +205,7 @@ impl Timers {
         found.is_some()
     }
 }
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;

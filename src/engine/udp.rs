@@ -203,6 +203,7 @@ fn recount(entry: &mut UdpEntry, pool: &mut Pool) {
     let before = std::mem::replace(&mut entry.counted_bytes, now);
     pool.count(before, now);
 }
+
 #[cfg(test)]
 mod tests {
 

@@ -458,6 +458,7 @@ fn record_drained(
         }
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
