@@ -294,8 +294,8 @@ mod tests {
 
     #[test]
     fn an_entry_takes_at_most_136_bytes() {
-        // With debug assertions, sockets of mio also store their poll. In tests, a stream has one
-        // more variant, which needs one more word.
+        // With debug assertions, a mio socket also stores its poll. In tests, the type of a stream
+        // has one more variant, which needs one more word.
         let of_debug = if cfg!(debug_assertions) { 24 } else { 8 };
         let len = size_of::<Entry>();
         assert!(len <= 136 + of_debug, "an entry takes {len} bytes");

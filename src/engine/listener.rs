@@ -201,7 +201,8 @@ mod tests {
     use crate::id::Token;
     use crate::os::sim::{Script, World};
 
-    /// Returns an engine with a connection, and with a listener whose accept found no descriptor.
+    /// Returns an engine with a connection, and with a listener whose accept failed for lack of
+    /// descriptors.
     fn exhausted() -> (Engine, Token, ListenerId) {
         let mut engine = Engine::new(Config::default(), World::current().os())
             .expect("the simulated poll opens");
@@ -212,20 +213,21 @@ mod tests {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
         let stream = Script::new().stream();
         let Accepted::Conn(conn) = engine.admit(stream, peer, Framing::raw()) else {
-            panic!("the connection was refused");
+            panic!("the connection was not admitted");
         };
         fail_with_emfile(&mut engine, listener);
         (engine, conn.0, listener)
     }
 
     fn fail_with_emfile(engine: &mut Engine, listener: ListenerId) {
-        // EMFILE on every Unix, and WSAEMFILE.
+        // 10024 is WSAEMFILE on Windows, and 24 is EMFILE on every Unix.
         let error = io::Error::from_raw_os_error(if cfg!(windows) { 10024 } else { 24 });
         let accepted = engine.accept_failed(listener, &error);
         assert!(matches!(accepted, Accepted::Nothing), "{accepted:?}");
     }
 
-    /// Returns the next existing entry of a new turn.
+    /// Begins a dispatch phase, and takes its first ready entry. Returns `None` if there is no
+    /// ready entry, or if the entry no longer exists.
     fn next_ready(engine: &mut Engine) -> Option<Token> {
         engine.begin_dispatch_phase();
         let token = engine.queues.ready.pop()?;
@@ -247,8 +249,8 @@ mod tests {
         assert_eq!(next_ready(&mut engine), Some(listener.0));
     }
 
-    /// Another process may free descriptors, so a timer retries: with a growing delay, until an
-    /// accept succeeds.
+    /// A timer retries the accept, because another process may free descriptors. The delay doubles
+    /// up to a maximum, until an accept succeeds.
     #[test]
     fn accept_retry_delay_doubles_until_an_accept_succeeds() {
         let (mut engine, _, listener) = exhausted();
@@ -268,7 +270,10 @@ mod tests {
             };
             assert!(matches!(task, Task::AcceptRetry), "{task:?}");
             let waited = (engine.timers.now - begun).as_millis();
-            assert!((millis..=millis + 1).contains(&waited), "{waited} ms");
+            assert!(
+                (millis..=millis + 1).contains(&waited),
+                "the retry came after {waited} ms"
+            );
             engine.accept_retry_due();
             assert_eq!(next_ready(&mut engine), Some(listener.0));
             fail_with_emfile(&mut engine, listener);

@@ -200,12 +200,12 @@ mod tests {
     use crate::conn::Readiness;
     use crate::engine::Accepted;
     use crate::error::SendError;
-    use crate::os::sim::{Script, World, Writing};
+    use crate::os::sim::{Script, World, WriteResult};
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
-    /// Returns an engine with a memory budget of 16 KiB, and a connection for each length. Each has
-    /// queued that many bytes, and its peer reads none of them.
+    /// Returns an engine with a memory budget of 16 KiB, and one connection for each length. Each
+    /// connection has queued that number of bytes, and its peer reads nothing.
     fn holding<const N: usize>(lens: [usize; N]) -> (Engine, [Token; N]) {
         let config = Config {
             memory_bytes_max: 16 * 1024,
@@ -216,11 +216,11 @@ mod tests {
             Engine::new(config, World::current().os()).expect("the simulated poll opens");
         let conns = lens.map(|len| {
             let script = Script::new();
-            script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
+            script.then_write([WriteResult::Fails(ErrorKind::WouldBlock)]);
             let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
             let stream = script.stream();
             let Accepted::Conn(conn) = engine.admit(stream, peer, Framing::raw()) else {
-                panic!("the connection was refused");
+                panic!("the connection was not admitted");
             };
             let sent = engine.send(conn.0, &vec![0; len][..]);
             let _ = sent.expect("the memory budget is not used up");
@@ -230,13 +230,14 @@ mod tests {
         (engine, conns)
     }
 
+    /// Sends a payload, and checks that it is refused because the memory budget is used up.
     fn refuse(engine: &mut Engine, conn: Token) {
         let refused = engine.send(conn, &b"more"[..]);
         assert!(matches!(refused, Err(SendError::Full)), "{refused:?}");
     }
 
-    /// Advances the clock to the next timer that is due. Returns the time that passed, and its
-    /// task and value.
+    /// Advances the clock until a timer is due. Returns the time that passed, and the task and
+    /// value of the timer.
     fn fire_next_timer(engine: &mut Engine) -> (Duration, Task, u64) {
         let began = engine.timers.now;
         loop {
@@ -266,11 +267,12 @@ mod tests {
         assert_eq!(task, Task::Memory);
         assert!(
             waited <= DEADLINE / 4 + Duration::from_millis(2),
-            "{waited:?}"
+            "the deadline passed after {waited:?}"
         );
     }
 
-    /// The deadline restarts if another connection resumed before this one.
+    /// The engine sets the deadline again when another waiting connection has resumed. The deadline
+    /// must then run its full time.
     #[test]
     fn rearmed_memory_deadline_runs_its_full_time() {
         let (mut engine, [slow, _]) = holding([8000, 8000]);
@@ -281,26 +283,26 @@ mod tests {
         engine.arm_memory_deadline();
         let (waited, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
-        assert!(waited >= DEADLINE, "{waited:?}");
+        assert!(waited >= DEADLINE, "the deadline passed after {waited:?}");
     }
 
     #[test]
     fn memory_deadline_aborts_only_the_largest_holder() {
-        let (mut engine, [first, most, last]) = holding([4000, 8000, 4000]);
+        let (mut engine, [first, largest, last]) = holding([4000, 8000, 4000]);
         engine.memory_deadline_passed();
-        assert!(!is_dead(&engine, most), "no connection waits");
+        assert!(!is_dead(&engine, largest), "no connection waits");
         refuse(&mut engine, first);
         let (waited, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
         assert!(waited >= DEADLINE);
         engine.memory_deadline_passed();
-        let dead = [first, most, last].map(|conn| is_dead(&engine, conn));
+        let dead = [first, largest, last].map(|conn| is_dead(&engine, conn));
         assert_eq!(dead, [false, true, false]);
         assert!(engine.memory.deadline.is_some(), "connections still wait");
     }
 
-    /// The end of the turn frees the memory of the ended connection. The deadline counts it as
-    /// free.
+    /// The memory of an ended connection is freed only at the end of the turn. The deadline must
+    /// already count it as free.
     #[test]
     fn memory_deadline_counts_connections_that_just_ended() {
         for ended in [1, 2] {
@@ -313,7 +315,8 @@ mod tests {
         }
     }
 
-    /// Connections resume below the mark, not at the mark.
+    /// After one abort the memory in use is exactly at the resume mark. Connections resume only
+    /// below the mark, so a second connection is aborted.
     #[test]
     fn memory_deadline_aborts_until_waiters_can_resume() {
         let (mut engine, conns) = holding([2000; 8]);
@@ -325,7 +328,8 @@ mod tests {
         assert_eq!(engine.paused_for_memory_count(), 1);
     }
 
-    /// Queues of datagrams may hold all of the memory.
+    /// Datagram queues may use up the memory budget. Aborting a connection without memory would
+    /// then free nothing.
     #[test]
     fn memory_deadline_spares_connections_without_memory() {
         let (mut engine, [idle]) = holding([1000]);
@@ -358,6 +362,6 @@ mod tests {
         refuse(&mut engine, slow);
         let (waited, task, _) = fire_next_timer(&mut engine);
         assert_eq!(task, Task::Memory);
-        assert!(waited >= DEADLINE, "{waited:?}");
+        assert!(waited >= DEADLINE, "the deadline passed after {waited:?}");
     }
 }

@@ -217,7 +217,10 @@ pub(super) fn first_ok<A, T>(
 }
 
 fn no_address() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "the host name or the list of addresses has no address",
+    )
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ mod tests {
         assert!(!queue.is_empty(), "the turn is not over");
         queue.push(c);
         assert_eq!(queue.len(), 2);
-        // A panic: the next turn starts with the rest of this one.
+        // After a panic in this turn, the next turn begins with the remaining entries of this turn.
         queue.begin_turn();
         assert_eq!((queue.pop(), queue.pop()), (Some(b), None));
         assert!(!queue.is_empty());

@@ -157,7 +157,7 @@ mod tests {
     use crate::conn::{Flow, FrameSink, Pool};
     use crate::engine::Accepted;
     use crate::id::ConnId;
-    use crate::os::sim::{Script, World, Writing};
+    use crate::os::sim::{Script, World, WriteResult};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -178,7 +178,7 @@ mod tests {
         /// Opens a connection whose peer reads nothing.
         fn open(&mut self) -> Token {
             let script = Script::new();
-            script.then_write([Writing::Fails(io::ErrorKind::WouldBlock)]);
+            script.then_write([WriteResult::Fails(io::ErrorKind::WouldBlock)]);
             self.open_with(script)
         }
 
@@ -187,7 +187,7 @@ mod tests {
             let stream = script.stream();
             match self.engine.admit(stream, peer, Framing::raw()) {
                 Accepted::Conn(conn) => conn.0,
-                refused => panic!("{refused:?}"),
+                refused => panic!("the connection was not admitted: {refused:?}"),
             }
         }
 
@@ -209,7 +209,7 @@ mod tests {
         }
     }
 
-    /// A sink of frames that never become complete.
+    /// A sink for a partial frame that never becomes complete.
     struct PartialSink {
         framing: Framing,
         pool: Pool,
@@ -240,7 +240,7 @@ mod tests {
         }
     }
 
-    /// The second timeout only makes the checks more frequent.
+    /// The write stall timeout never expires here. It only makes the checks more frequent.
     #[test]
     fn resume_restarts_the_frame_deadline() {
         let config = Config {
@@ -289,14 +289,17 @@ mod tests {
                 entry.state.credit_granted(true, true);
             };
             for at in [101, 150, 189] {
-                assert!(clocked.is_open_at(at, conn), "at {at} ms");
+                assert!(
+                    clocked.is_open_at(at, conn),
+                    "the connection is closed at {at} ms"
+                );
             }
             assert!(!clocked.is_open_at(192, conn));
         }
     }
 
-    /// A shorter timeout that does not expire makes the checks more frequent. Stamps and ticks
-    /// round up, each by at most a millisecond.
+    /// The frame deadline never expires here. It only makes the checks more frequent. Stamps and
+    /// ticks are rounded up, each by at most a millisecond.
     #[test]
     fn idle_timeout_counts_from_the_open() {
         let config = Config {
@@ -308,7 +311,10 @@ mod tests {
         clocked.engine.timers.set_now(clocked.epoch + 1000 * MS);
         let conn = clocked.open();
         for at in [1030, 1060, 1099] {
-            assert!(clocked.is_open_at(at, conn), "at {at} ms");
+            assert!(
+                clocked.is_open_at(at, conn),
+                "the connection is closed at {at} ms"
+            );
         }
         assert!(!clocked.is_open_at(1102, conn));
     }
@@ -323,22 +329,31 @@ mod tests {
         let mut clocked = Clocked::new(config);
         let script = Script::new();
         let conn = clocked.open_with(script);
-        // The next queue reuses the spare queue that the first one left, with a new stamp.
+        // The second queue reuses the memory of the first queue, but it must have a new stamp.
         for begun in [1000, 3000] {
             clocked.engine.timers.set_now(clocked.epoch + begun * MS);
-            script.then_write([Writing::Fails(io::ErrorKind::WouldBlock)]);
+            script.then_write([WriteResult::Fails(io::ErrorKind::WouldBlock)]);
             let sent = clocked.engine.send(conn, &b"waits"[..]);
             let _ = sent.expect("the queue has space");
             let _ = clocked.engine.flush(conn);
-            assert!(clocked.is_open_at(begun + 99, conn), "begun at {begun} ms");
-            script.then_write([Writing::Takes(1), Writing::Fails(io::ErrorKind::WouldBlock)]);
+            assert!(
+                clocked.is_open_at(begun + 99, conn),
+                "the output queued at {begun} ms stalled too early"
+            );
+            script.then_write([
+                WriteResult::Takes(1),
+                WriteResult::Fails(io::ErrorKind::WouldBlock),
+            ]);
             let entry = clocked
                 .engine
                 .conn_mut(conn)
                 .expect("the connection is open");
             entry.state.add_readiness(Readiness::WRITABLE);
             let _ = clocked.engine.flush(conn);
-            assert!(clocked.is_open_at(begun + 198, conn), "begun at {begun} ms");
+            assert!(
+                clocked.is_open_at(begun + 198, conn),
+                "the output queued at {begun} ms stalled too early"
+            );
             if begun == 1000 {
                 let entry = clocked
                     .engine
@@ -367,7 +382,10 @@ mod tests {
         let set = clocked.engine.set_limits(conn, limits);
         set.expect("the limits are valid");
         for at in [120, 149] {
-            assert!(clocked.is_open_at(at, conn), "at {at} ms");
+            assert!(
+                clocked.is_open_at(at, conn),
+                "the connection is closed at {at} ms"
+            );
         }
         assert!(!clocked.is_open_at(152, conn));
     }

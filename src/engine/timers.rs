@@ -239,7 +239,7 @@ mod tests {
             let due = std::iter::from_fn(|| self.engine.timers.next_due());
             due.map(|(id, task, key)| match task {
                 Task::User | Task::Interval => (id, key),
-                other => panic!("{other:?}"),
+                other => panic!("unexpected task: {other:?}"),
             })
             .collect()
         }
@@ -274,7 +274,11 @@ mod tests {
             now += Duration::from_micros(random(&mut state, TURN_US));
             for (_, key) in clocked.turn(now) {
                 let deadline = deadlines[usize::try_from(key).expect("the key is an index")];
-                assert!(now >= deadline, "{:?} early", deadline - now);
+                assert!(
+                    now >= deadline,
+                    "the timer fired {:?} early",
+                    deadline - now
+                );
                 late_us.push((now - deadline).as_micros());
             }
         }
@@ -288,8 +292,8 @@ mod tests {
         );
     }
 
-    /// Uses periods that are not a whole number of ticks, and turns that come late. Each firing
-    /// belongs to one deadline of the grid and is never before it.
+    /// The periods are no whole numbers of ticks, and some turns come late. Each firing belongs to
+    /// a different multiple of the period, and never comes before it.
     #[test]
     fn intervals_do_not_drift() {
         for period in [1500, 3333, 7000, 99_999].map(Duration::from_micros) {
@@ -298,7 +302,7 @@ mod tests {
             let id = clocked.engine.timers.set_interval(period, 5);
             let (mut now, mut last) = (Duration::ZERO, 0);
             while now < Duration::from_secs(3600) {
-                // Most turns come when the wheel asks for them, some much later.
+                // Most turns come when the next timer is due. Some come much later.
                 let wait = clocked
                     .engine
                     .timers
@@ -311,7 +315,10 @@ mod tests {
                 for fired in clocked.turn(now) {
                     assert_eq!(fired, (id, 5));
                     let reached = now.as_nanos() / period.as_nanos();
-                    assert!(reached > last, "fired early, or twice for one deadline");
+                    assert!(
+                        reached > last,
+                        "the interval fired early, or twice for one deadline"
+                    );
                     last = reached;
                 }
                 let next = u32::try_from(last + 1).expect("an hour has fewer than 2^32 periods");
@@ -371,16 +378,17 @@ mod tests {
             assert_eq!(
                 keys(clocked.turn(at - MS)).len(),
                 2,
-                "only intervals {quick:?} fire"
+                "only the intervals {quick:?} fire"
             );
             let fired = keys(clocked.turn(at));
             assert!(fired.contains(&key) && fired.contains(&(10 + key)));
         }
-        // A timer set at the end of time is never due.
+        // A timer with the longest delay is never due.
         assert!(!keys(clocked.turn(1_000_000 * day)).contains(&4));
     }
 
-    /// An empty wheel is not advanced. Its next timer must not be searched for from an old tick.
+    /// An empty wheel is not advanced, so its tick is old. The wait for the next timer must be
+    /// computed from the current tick.
     #[test]
     fn first_timer_after_idle_hours_has_the_right_wait() {
         let mut clocked = Clocked::new();
@@ -401,13 +409,19 @@ mod tests {
     fn reset_timer_fires_only_at_its_last_deadline() {
         let mut clocked = Clocked::new();
         let id = clocked.engine.timers.set_timer(10 * MS, 1);
-        assert!(clocked.engine.timers.reset_timer(id, 500 * MS), "later");
+        assert!(
+            clocked.engine.timers.reset_timer(id, 500 * MS),
+            "the deadline becomes 500 ms"
+        );
         assert_eq!(clocked.turn(499 * MS), []);
         assert!(
             clocked.engine.timers.reset_timer(id, 20 * MS),
-            "later again"
+            "the deadline becomes 20 ms"
         );
-        assert!(clocked.engine.timers.reset_timer(id, 5 * MS), "earlier");
+        assert!(
+            clocked.engine.timers.reset_timer(id, 5 * MS),
+            "the deadline becomes 5 ms"
+        );
         assert_eq!(clocked.turn(503 * MS), []);
         assert_eq!(clocked.turn(504 * MS), [(id, 1)]);
         assert!(
@@ -423,13 +437,13 @@ mod tests {
         assert_eq!(
             clocked.turn(527 * MS),
             [(id, 2)],
-            "one period after the reset deadline"
+            "the interval fires one period after the reset deadline"
         );
         assert!(clocked.engine.timers.cancel_timer(id));
         assert!(!clocked.engine.timers.reset_timer(id, MS));
     }
 
-    /// An idle timeout is reset like this for every packet.
+    /// A program may reset an idle timeout for every packet, as this test does.
     #[test]
     fn timer_reset_by_every_packet_needs_few_turns() {
         let mut clocked = Clocked::new();
@@ -461,11 +475,7 @@ mod tests {
         engine.active.batch = Buf::with_capacity(4 * BATCH_LEN_BASE);
         for _ in 0..3 {
             engine.arm_trim(false);
-            assert_eq!(
-                engine.timers.len(),
-                1,
-                "one trim timer, for any number of turns"
-            );
+            assert_eq!(engine.timers.len(), 1, "only one trim timer is set");
         }
         while let Some(wait) = engine.timers.time_to_next() {
             let now = engine.timers.since_epoch() + wait;
@@ -478,7 +488,10 @@ mod tests {
             }
             engine.arm_trim(false);
         }
-        assert!(engine.memory.pool.free_bytes() <= base, "of {base} bytes");
+        assert!(
+            engine.memory.pool.free_bytes() <= base,
+            "the pool has more than {base} free bytes"
+        );
         assert_eq!(engine.active.batch.capacity(), BATCH_LEN_BASE);
     }
 }

@@ -227,7 +227,7 @@ mod tests {
                 queued.expect("the queue has space");
             }
             let error = engine.flush_datagrams(socket).expect("the socket is open");
-            assert!(error.is_none(), "{error:?}");
+            assert!(error.is_none(), "the flush failed: {error:?}");
             engine.arm_trim(false);
             while let Some(wait) = engine.timers.time_to_next() {
                 engine.timers.set_now(engine.timers.now + wait);
@@ -250,11 +250,24 @@ mod tests {
 
     #[test]
     fn udp_queue_memory_of_a_burst_is_freed_if_unused() {
-        assert!(held_after(&[900]) > 900 * 1024, "used since the last trim");
-        assert!(held_after(&[900, 900, 900]) > 900 * 1024, "used again");
-        assert_eq!(held_after(&[900, 0]), 0, "not used since");
-        let little = held_after(&[900, 10, 10]);
-        assert!((1..QUEUE_LEN_BASE).contains(&little), "{little} bytes");
+        assert!(
+            held_after(&[900]) > 900 * 1024,
+            "the capacity was used since the last trim"
+        );
+        assert!(
+            held_after(&[900, 900, 900]) > 900 * 1024,
+            "each burst uses the capacity again"
+        );
+        assert_eq!(
+            held_after(&[900, 0]),
+            0,
+            "the capacity was not used since the last trim"
+        );
+        let reduced = held_after(&[900, 10, 10]);
+        assert!(
+            (1..QUEUE_LEN_BASE).contains(&reduced),
+            "the capacity is {reduced} bytes"
+        );
     }
 
     #[test]
@@ -268,7 +281,7 @@ mod tests {
             queued.expect("the queue has space");
         }
         let entry = engine.entries.udp_mut(socket).expect("the socket is open");
-        // The kernel took all datagrams but one.
+        // The state after the kernel has taken all datagrams except one.
         entry.queue.pop(899);
         engine.trim();
         engine.trim();

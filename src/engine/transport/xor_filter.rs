@@ -1,11 +1,12 @@
-//! A filter that inverts every byte, to test the transport seam as TLS will use it.
+//! A filter that inverts every byte. It tests the filter interface of connections, which a TLS
+//! filter would use too.
 //!
-//! It has the difficulties of TLS:
+//! The filter has the same difficulties as TLS:
 //!
-//! * Its records may be split anywhere.
-//! * It keeps plaintext if the caller's buffer is full.
-//! * It keeps output that the socket does not take.
-//! * Some reads need a write first: each side acknowledges every third data record; see
+//! * Reads may split a record at any byte.
+//! * The filter keeps plaintext that does not fit into the buffer of the caller.
+//! * The filter keeps ciphertext that the socket does not take.
+//! * Some reads need a write first, because each side acknowledges every third data record; see
 //!   [`AckOrder`].
 //!
 //! ```text
@@ -30,20 +31,22 @@ const READ_LEN: usize = 37;
 /// Number of data records after which an acknowledgement is due.
 pub(crate) const ACKNOWLEDGED_RECORDS: u32 = 3;
 
-/// The direction that blocks a read.
+/// The call of the socket that blocks a read of plaintext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Blocked {
     OnRead,
     OnWrite,
 }
 
-/// The order of an acknowledgement and the plaintext of the record that it acknowledges.
+/// Order of two steps: writing an acknowledgement, and using the plaintext of the acknowledged
+/// record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AckOrder {
-    /// The acknowledgement is written before the plaintext may be used.
+    /// The plaintext may be used only after the acknowledgement is written.
     First,
-    /// The acknowledgement is queued, and reading continues. One side of a connection must use this
-    /// order. If both sides waited for a write while all buffers are full, neither would read.
+    /// The acknowledgement is queued, and reading continues. At least one side of a connection must
+    /// use this order: if both sides waited for a write while all buffers are full, neither would
+    /// read.
     Queued,
 }
 
@@ -56,8 +59,9 @@ pub(crate) struct XorFilter {
     plaintext: VecDeque<u8>,
     /// Ciphertext that the socket has not taken.
     outgoing: VecDeque<u8>,
+    /// Number of data records received.
     records: u32,
-    /// True if the last record needs an acknowledgement.
+    /// True if the last received record needs an acknowledgement.
     is_ack_due: bool,
     /// True if an acknowledgement must be written before `plaintext` may be used.
     must_flush: bool,
@@ -125,7 +129,7 @@ impl XorFilter {
         }
     }
 
-    /// Decrypts the first record. Returns false if it is not complete.
+    /// Decrypts the first received record. Returns false if the record is not complete.
     fn decrypt_record(&mut self) -> io::Result<bool> {
         let (Some(&kind), Some(&len)) = (self.incoming.front(), self.incoming.get(1)) else {
             return Ok(false);
@@ -158,7 +162,8 @@ impl XorFilter {
         }
     }
 
-    /// Writes output during a read. If that fails, all output is discarded and the read continues.
+    /// Writes output during a read. If the write fails, all output is discarded and the read
+    /// continues.
     fn flush_between_reads(&mut self, stream: &mut Stream) {
         if let Err(error) = self.flush(stream)
             && error.kind() != io::ErrorKind::WouldBlock
@@ -244,7 +249,8 @@ impl XorFilter {
         !(self.plaintext.is_empty() && self.incoming.is_empty())
     }
 
-    /// Stores the time of the progress since the last call. Returns false if there was no progress.
+    /// Stores `now` as the time of the last progress if the output made progress since the last
+    /// call. Returns true if it did.
     pub(super) fn stamp(&mut self, now: Stamp) -> bool {
         let has_progress = std::mem::take(&mut self.has_progress);
         if has_progress {

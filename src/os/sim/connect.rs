@@ -13,19 +13,20 @@ use crate::os::{self, ConnectOptions, ListenOptions};
 /// A listening socket.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
-    /// Connections that are established and not accepted yet. Invariant: at most `backlog_max`.
+    /// Established connections that are not accepted yet. Invariant: `backlog.len() <=
+    /// backlog_max`.
     backlog: VecDeque<usize>,
     backlog_max: usize,
-    /// Connects that found the backlog full.
+    /// Sockets whose connect waits because the backlog is full.
     waiting: VecDeque<usize>,
     buffer_lens: (usize, usize),
-    /// Errors of the next accepts.
+    /// Errors that the next accepts return.
     failing: VecDeque<io::Error>,
 }
 
 impl Listener {
     pub(super) fn ready(&self) -> Ready {
-        Ready::READABLE.given(!self.backlog.is_empty())
+        Ready::READABLE.only_if(!self.backlog.is_empty())
     }
 }
 
@@ -111,7 +112,10 @@ impl SimSocket {
                 index: u32::try_from(accepted).expect("tests open few sockets"),
             };
             state.note(|| format!("socket {index} accepted socket {accepted}"));
-            Ok((socket, peer.expect("the connection has a peer")))
+            Ok((
+                socket,
+                peer.expect("an accepted stream stores the address of its peer"),
+            ))
         })
     }
 }
@@ -140,7 +144,8 @@ impl State {
         local
     }
 
-    /// Returns the errors that the connect of a Unix socket reports at once (connect(2)).
+    /// Checks the target of a Unix connect. The connect fails at once if no socket listens there or
+    /// if the backlog is full (connect(2)).
     fn check_unix_connect(&mut self, addr: &Addr) -> io::Result<()> {
         let listener = self.bound(addr, is_listener);
         let listener = self.listener(listener.ok_or(ErrorKind::ConnectionRefused)?);
@@ -154,7 +159,7 @@ impl State {
     pub(super) fn receive_syn(&mut self, client: usize) {
         let local = self.sockets[client].local.clone();
         let to = self.stream(client).peer_addr.clone();
-        let to = to.expect("a connect has a target");
+        let to = to.expect("a connecting stream stores its target");
         if self.sockets[client].is_closed {
             return;
         }
@@ -175,7 +180,7 @@ impl State {
         self.edge(index, Ready::READABLE);
     }
 
-    /// Continues a connect that found the backlog full.
+    /// Continues the first waiting connect, after an accept freed a place in the backlog.
     fn resume_connect(&mut self, listener: usize) {
         while let Some(client) = self.listener(listener).waiting.pop_front() {
             if !self.sockets[client].is_closed {
@@ -184,7 +189,7 @@ impl State {
         }
     }
 
-    /// Resets connections that were not accepted, and refuses pending connects.
+    /// Resets connections that were not accepted, and makes waiting connects fail as refused.
     pub(super) fn close_listener(&mut self, index: usize) {
         let listener = std::mem::take(self.listener(index));
         for accepted in listener.backlog {

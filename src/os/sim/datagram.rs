@@ -1,4 +1,4 @@
-//! UDP and Unix datagram sockets: boundaries, loss, truncation and refusals.
+//! Simulated UDP and Unix datagram sockets: boundaries, loss, truncation and refused datagrams.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -15,24 +15,25 @@ const LEN_MAX: usize = 65_507;
 /// A datagram socket.
 #[derive(Debug, Default)]
 pub(super) struct Datagrams {
-    /// The peer that it is connected to.
+    /// Address that the socket is connected to.
     peer: Option<Addr>,
     queue: VecDeque<(Addr, Vec<u8>)>,
     queued_bytes: usize,
     queued_bytes_max: usize,
     error: Option<ErrorKind>,
-    /// True if a send would block: the test has set it, or the queue of the peer was full.
+    /// True if sends block, because the test blocked them or because the queue of the peer was
+    /// full.
     no_space: bool,
-    /// Errors of the next sends.
+    /// Errors that the next sends return.
     failing: VecDeque<ErrorKind>,
 }
 
 impl Datagrams {
     pub(super) fn ready(&self) -> Ready {
         let has_failed = self.error.is_some();
-        Ready::READABLE.given(!self.queue.is_empty() || has_failed)
-            | Ready::WRITABLE.given(!self.no_space)
-            | Ready::ENDED.given(has_failed)
+        Ready::READABLE.only_if(!self.queue.is_empty() || has_failed)
+            | Ready::WRITABLE.only_if(!self.no_space)
+            | Ready::ENDED.only_if(has_failed)
     }
 }
 
@@ -41,7 +42,7 @@ fn is_datagrams(kind: &Kind) -> bool {
 }
 
 impl World {
-    /// Binds a datagram socket: the engine's, or one of the test.
+    /// Binds a datagram socket, for the engine or for the test.
     pub(crate) fn bind_datagram(self, addr: Addr) -> io::Result<SimSocket> {
         self.with(|state| {
             let local = state.choose_local(&addr, is_datagrams)?;
@@ -74,7 +75,8 @@ impl SimSocket {
         self.with(|state, index| state.datagrams(index).failing.extend(kinds));
     }
 
-    /// Makes sends of a datagram socket block, or lets them succeed again, which is an edge.
+    /// Makes sends of a datagram socket block if `on` is true. Otherwise sends succeed again, and
+    /// the poll reports a writable edge.
     pub(crate) fn block_sends(self, on: bool) {
         self.with(|state, index| {
             state.datagrams(index).no_space = on;
@@ -180,7 +182,8 @@ impl State {
             }
             None if !is_udp => Err(ErrorKind::ConnectionRefused.into()),
             None => {
-                // Only a connected socket receives refusals (udp(7)).
+                // Only a connected UDP socket receives the report that a datagram was refused
+                // (udp(7)).
                 if is_connected {
                     self.send(Action::Refusal(from));
                 }
@@ -212,7 +215,8 @@ impl State {
         self.edge(index, Ready::READABLE | Ready::ENDED);
     }
 
-    /// Notifies the sockets connected to a Unix socket that its queue has spare capacity.
+    /// Reports a writable edge to the senders that are connected to a Unix socket and wait for its
+    /// queue.
     fn unblock_senders(&mut self, index: usize) {
         let local = self.sockets[index].local.clone();
         for sender in 0..self.sockets.len() {

@@ -1,4 +1,4 @@
-//! The far ends of connections, driven by the test.
+//! Peers of the connections of a reactor: the test calls them directly.
 
 use std::io;
 
@@ -8,28 +8,28 @@ use super::world::World;
 use crate::addr::Addr;
 use crate::os::{self, ConnectOptions, ListenOptions};
 
-/// A connection outside of any reactor.
+/// One end of a connection, which the test uses without a reactor.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SimPeer(pub(super) SimSocket);
 
-/// A listener outside of any reactor.
+/// A listener that the test uses without a reactor.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SimListener(SimSocket);
 
 impl World {
-    /// Connects from outside of any reactor. Without latency the connect is done or refused when it
-    /// returns.
+    /// Connects without a reactor. If the latency is zero, the result of the connect is known on
+    /// return, unless the target does not respond or its backlog is full.
     pub(crate) fn connect(self, addr: impl Into<Addr>) -> SimPeer {
         self.connect_with(addr, &ConnectOptions::new())
     }
 
-    /// Connects with options, of which the simulation knows the local address and buffer lengths.
+    /// Connects with options. The simulation uses only the local address and the buffer lengths.
     pub(crate) fn connect_with(self, addr: impl Into<Addr>, options: &ConnectOptions) -> SimPeer {
         let socket = self.connect_socket(&addr.into(), options);
-        SimPeer(socket.expect("a Unix listener with a backlog that is not full"))
+        SimPeer(socket.expect("the Unix listener exists, and its backlog is not full"))
     }
 
-    /// Listens outside of any reactor.
+    /// Listens without a reactor.
     pub(crate) fn listen(self, addr: impl Into<Addr>) -> SimListener {
         self.listen_with(addr, &ListenOptions::new())
     }
@@ -37,13 +37,13 @@ impl World {
     pub(crate) fn listen_with(self, addr: impl Into<Addr>, options: &ListenOptions) -> SimListener {
         match self.bind_listener(&addr.into(), options, 1024) {
             Ok(os::Listener::Sim(socket)) => SimListener(socket),
-            other => panic!("{other:?}"),
+            other => panic!("the listener cannot be bound: {other:?}"),
         }
     }
 }
 
 impl SimListener {
-    /// Accepts a connection, if one waits.
+    /// Accepts a connection. Returns `None` if the backlog is empty.
     pub(crate) fn accept(self) -> Option<SimPeer> {
         self.0.accept().ok().map(|(socket, _)| SimPeer(socket))
     }
@@ -82,7 +82,7 @@ impl SimPeer {
         received
     }
 
-    /// Reads once into a buffer of a byte: `Ok(0)` is the end of the stream.
+    /// Reads at most one byte. The result `Ok(0)` is the end of the stream.
     pub(crate) fn read_end(self) -> io::Result<usize> {
         self.0.read(&mut [0])
     }
@@ -97,7 +97,7 @@ impl SimPeer {
         let _ = self.0.shutdown_write();
     }
 
-    /// Closes with a reset.
+    /// Closes the connection with a reset.
     pub(crate) fn reset(self) {
         self.0.reset();
         self.0.close();
@@ -107,7 +107,7 @@ impl SimPeer {
         self.0.close();
     }
 
-    /// Returns the script of the other end: the faults of the reactor's socket.
+    /// Returns the script of the socket at the other end, to inject faults into the reactor.
     pub(crate) fn faults(self) -> Script {
         self.0.with(|state, index| {
             let other = state.stream(index).peer.expect("the stream is connected");

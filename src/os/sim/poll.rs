@@ -1,7 +1,8 @@
-//! The simulated poll: edge-triggered, by the rules of epoll.
+//! The simulated poll: it is edge-triggered and follows the rules of epoll.
 //!
-//! A change of a socket puts it on the poll's list, once. A wait takes the list and reports the
-//! current readiness of each socket in it. Data that stays unread makes no further event.
+//! A change of a socket puts it on the list of its poll, unless it is already there. A wait takes
+//! the list, and reports the current readiness of each listed socket. Unread data alone causes no
+//! further event.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,11 +28,14 @@ impl Ready {
     pub(crate) const NONE: Self = Self(0);
     pub(crate) const READABLE: Self = Self(1);
     pub(crate) const WRITABLE: Self = Self(2);
-    /// An end, a reset or an error: `EPOLLRDHUP`, `EPOLLHUP`, `EPOLLERR`.
+    /// The stream has ended, was reset, or has an error: `EPOLLRDHUP`, `EPOLLHUP`, `EPOLLERR`.
     pub(crate) const ENDED: Self = Self(4);
-    /// The peer ended or reset: `EPOLLRDHUP` or `EPOLLHUP`. It comes with `ENDED`.
+    /// The peer has ended or reset the stream: `EPOLLRDHUP` or `EPOLLHUP`. An event that has this
+    /// bit also has `ENDED`.
     pub(crate) const HUNG_UP: Self = Self(8);
+    /// Readable and writable.
     pub(super) const BOTH: Self = Self(3);
+    /// Conditions that an event reports even if they are not in the registered interest.
     const ALWAYS: Self = Self(12);
     pub(super) const ALL: Self = Self(15);
 
@@ -39,7 +43,7 @@ impl Ready {
         self.0 & other.0 != 0
     }
 
-    pub(crate) fn given(self, condition: bool) -> Self {
+    pub(crate) fn only_if(self, condition: bool) -> Self {
         if condition { self } else { Self::NONE }
     }
 
@@ -67,7 +71,7 @@ pub(crate) struct SimEvent {
     pub(crate) ready: Ready,
 }
 
-/// A poll of the world, as one engine owns it.
+/// Handle of a poll of the world, with the events of its last wait. Each engine owns one.
 #[derive(Debug)]
 pub(crate) struct SimPoll {
     world: World,
@@ -76,9 +80,10 @@ pub(crate) struct SimPoll {
     events: Vec<SimEvent>,
 }
 
-/// The world's side of a poll: sockets that changed since the last wait, each once.
+/// State of a poll in the world.
 #[derive(Debug, Default)]
 pub(super) struct Poll {
+    /// Sockets that changed since the last wait. Each socket is listed at most once.
     changed: VecDeque<usize>,
     pub(super) is_closed: bool,
 }
@@ -89,9 +94,9 @@ pub(super) struct Registration {
     poll: usize,
     token: PollToken,
     interest: Ready,
-    /// True if the socket is on the poll's list.
+    /// True if `Poll::changed` contains the socket.
     is_listed: bool,
-    /// An event that the test injected.
+    /// Readiness that the test injected for the next wait.
     injected: Ready,
 }
 
@@ -123,10 +128,11 @@ impl SimPoll {
         Waker::Sim(Arc::clone(&self.woken))
     }
 
-    /// Waits in virtual time: up to the first event, else to the end of `timeout`.
+    /// Waits in virtual time until the first event, or until `timeout` has passed.
     ///
-    /// An endless wait that nothing can end is a deadlock of the test. It panics if this poll is
-    /// the only one of its world. Otherwise it returns, so that the other reactors can go on.
+    /// A wait without a timeout is a deadlock if no event and no scheduled action is left. The wait
+    /// then panics if this poll is the only one of its world. Otherwise it returns without events,
+    /// so that the test can run the other reactors.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let world = self.world;
         let until = timeout.map(|timeout| world.now().saturating_add(timeout));
@@ -151,7 +157,9 @@ impl SimPoll {
                 (_, Some(until)) if world.now() < until => world.advance_to(until),
                 (_, Some(_)) => return Ok(()),
                 (None, None) if world.with(|state| state.is_only_poll()) => {
-                    panic!("deadlock: no event can end the endless wait of a simulated poll")
+                    panic!(
+                        "deadlock: a simulated poll waits without a timeout, and no event can come"
+                    )
                 }
                 _ => return Ok(()),
             }
@@ -169,7 +177,8 @@ impl SimPoll {
         self.events.len()
     }
 
-    /// Registers a socket for both directions. Readiness that exists already makes the first event.
+    /// Registers a socket for input and output. If the socket is already ready, the next wait
+    /// reports it.
     pub(crate) fn register(&self, socket: SimSocket, token: PollToken) -> io::Result<()> {
         self.register_for(socket, token, Ready::BOTH)
     }
@@ -211,8 +220,8 @@ impl Drop for SimPoll {
 }
 
 impl SimSocket {
-    /// Adds or removes the interest in a writable socket. As with `EPOLL_CTL_MOD`, readiness that
-    /// exists already makes an event.
+    /// Registers a socket for input and output if `on` is true, otherwise for input only. After a
+    /// change, the next wait reports existing readiness again, as after `EPOLL_CTL_MOD`.
     pub(crate) fn await_writable(self, on: bool) {
         self.with(|state, index| {
             let interest = if on { Ready::BOTH } else { Ready::READABLE };
@@ -226,8 +235,8 @@ impl SimSocket {
         });
     }
 
-    /// Makes the next wait report `ready`, whatever the socket's state is. Returns false if the
-    /// socket is not registered any more.
+    /// Makes the next wait report `ready`, even if the socket is not ready. Returns false if the
+    /// socket is not registered.
     pub(crate) fn inject(self, ready: Ready) -> bool {
         self.with(|state, index| {
             let Some(registration) = &mut state.sockets[index].registration else {
@@ -241,7 +250,7 @@ impl SimSocket {
 }
 
 impl State {
-    /// Reports a change of a socket to the poll that watches it.
+    /// Puts a socket on the list of its poll if `change` is of interest to the poll.
     pub(super) fn edge(&mut self, index: usize, change: Ready) {
         let socket = &self.sockets[index];
         let is_scripted = matches!(&socket.kind, Kind::Stream(stream) if stream.is_scripted);
@@ -276,7 +285,7 @@ impl State {
             }
             let token = registration.token;
             if let Kind::Stream(stream) = &mut self.sockets[index].kind {
-                stream.script.told(ready);
+                stream.script.record_event(ready);
             }
             self.note(|| format!("poll {poll}: socket {index} {ready:?}"));
             events.push(SimEvent { token, ready });

@@ -1,4 +1,5 @@
-//! Scripts: the results of single reads and writes, chosen by the test, and counters of the calls.
+//! Scripts: a test chooses the results of single reads and writes of a stream, and counts the
+//! calls.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,48 +10,50 @@ use super::world::World;
 
 /// The result of one read.
 #[derive(Debug)]
-pub(crate) enum Reading {
-    /// Bytes to return. The next read returns the bytes that do not fit.
+pub(crate) enum ReadResult {
+    /// The read returns these bytes. Bytes that do not fit into its buffer are left for the next
+    /// read.
     Bytes(Vec<u8>),
-    /// The end of the stream, also for all later reads.
+    /// The read reports the end of the stream, and so do all later reads.
     End,
     Fails(io::ErrorKind),
 }
 
 /// The result of one write.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Writing {
+pub(crate) enum WriteResult {
     /// The write accepts at most this many bytes.
     Takes(usize),
     Fails(io::ErrorKind),
 }
 
-/// A handle of the script of one stream. Its entries precede the actions of the peer.
+/// Handle of the script of one stream. While the script has entries, they decide the results of
+/// reads and writes. Afterwards the actions of the peer decide them.
 ///
-/// After the last entry, a stream without a peer (see [`World::script`](super::World::script))
-/// returns `WouldBlock` from reads and accepts all writes.
+/// Without a peer (see [`World::script`](super::World::script)), reads after the last entry return
+/// `WouldBlock`, and writes accept all bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Script(pub(super) SimSocket);
 
-/// The content of a script.
+/// Entries of a script, and the calls that were made on its stream.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
-    readings: VecDeque<Reading>,
-    writings: VecDeque<Writing>,
-    pub(super) seen: Seen,
-    /// Readiness that events have reported and that no later call has cleared.
-    told: Ready,
+pub(super) struct Entries {
+    read_results: VecDeque<ReadResult>,
+    write_results: VecDeque<WriteResult>,
+    pub(super) calls: Calls,
+    /// Readiness that events have reported and that no later read or write has cleared.
+    reported: Ready,
 }
 
-/// The calls that were made on the stream.
+/// Calls that the engine made on the stream.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Seen {
+pub(crate) struct Calls {
     pub(crate) reads: usize,
     pub(crate) writes: usize,
     pub(crate) written: Vec<u8>,
     pub(crate) is_shut_down: bool,
-    /// Number of times that the pending error was asked for.
-    pub(crate) error_asks: usize,
+    /// Number of calls that took the pending error.
+    pub(crate) take_errors: usize,
 }
 
 impl Script {
@@ -64,27 +67,28 @@ impl Script {
         crate::os::Stream::Sim(self.0)
     }
 
-    pub(crate) fn then_read(self, readings: impl IntoIterator<Item = Reading>) {
-        self.with(|lines| lines.readings.extend(readings));
+    pub(crate) fn then_read(self, read_results: impl IntoIterator<Item = ReadResult>) {
+        self.with(|entries| entries.read_results.extend(read_results));
     }
 
-    pub(crate) fn then_write(self, writings: impl IntoIterator<Item = Writing>) {
-        self.with(|lines| lines.writings.extend(writings));
+    pub(crate) fn then_write(self, write_results: impl IntoIterator<Item = WriteResult>) {
+        self.with(|entries| entries.write_results.extend(write_results));
     }
 
-    /// Returns true if all readings were read.
-    pub(crate) fn is_played(self) -> bool {
-        self.with(|lines| lines.readings.is_empty())
+    /// Returns true if the script has no read result left.
+    pub(crate) fn is_used_up(self) -> bool {
+        self.with(|entries| entries.read_results.is_empty())
     }
 
-    pub(crate) fn seen(self) -> Seen {
-        self.with(|lines| lines.seen.clone())
+    pub(crate) fn calls(self) -> Calls {
+        self.with(|entries| entries.calls.clone())
     }
 
     /// Returns the readiness that events have reported and that is still valid. A `WouldBlock`
-    /// clears it, and so does a short read, unless the event reported an end.
-    pub(crate) fn told(self) -> Ready {
-        self.with(|lines| lines.told)
+    /// clears the readiness of its direction. A short read clears the readable state, unless an
+    /// event reported an end.
+    pub(crate) fn reported(self) -> Ready {
+        self.with(|entries| entries.reported)
     }
 
     /// Makes the next wait report `ready`. Returns false if the stream is closed.
@@ -92,76 +96,80 @@ impl Script {
         self.0.inject(ready)
     }
 
-    fn with<R>(self, look: impl FnOnce(&mut Lines) -> R) -> R {
+    fn with<R>(self, change: impl FnOnce(&mut Entries) -> R) -> R {
         self.0
             .with(|state, index| match &mut state.sockets[index].kind {
-                Kind::Stream(stream) => look(&mut stream.script),
-                _ => panic!("only streams have scripts"),
+                Kind::Stream(stream) => change(&mut stream.script),
+                _ => panic!("the socket is not a stream, so it has no script"),
             })
     }
 }
 
-impl Lines {
-    /// Records an event that was reported.
-    pub(super) fn told(&mut self, ready: Ready) {
-        let both = (Ready::READABLE | Ready::WRITABLE).given(ready.has(Ready::ENDED));
-        self.told = self.told | ready | both;
+impl Entries {
+    /// Records the readiness of a reported event. An end counts as readable and writable.
+    pub(super) fn record_event(&mut self, ready: Ready) {
+        let both = (Ready::READABLE | Ready::WRITABLE).only_if(ready.has(Ready::ENDED));
+        self.reported = self.reported | ready | both;
     }
 
-    /// Returns the next reading, or `None` if the script has none.
+    /// Performs a read with the next result of the script. Returns `None` if the script has no read
+    /// result left.
     pub(super) fn read(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
-        Some(match self.readings.pop_front()? {
-            Reading::Bytes(mut bytes) => {
+        Some(match self.read_results.pop_front()? {
+            ReadResult::Bytes(mut bytes) => {
                 let len = bytes.len().min(buf.len());
                 buf[..len].copy_from_slice(&bytes[..len]);
                 let rest = bytes.split_off(len);
                 if !rest.is_empty() {
-                    self.readings.push_front(Reading::Bytes(rest));
+                    self.read_results.push_front(ReadResult::Bytes(rest));
                 }
                 Ok(len)
             }
-            Reading::End => {
-                self.readings.push_front(Reading::End);
+            ReadResult::End => {
+                self.read_results.push_front(ReadResult::End);
                 Ok(0)
             }
-            Reading::Fails(kind) => Err(kind.into()),
+            ReadResult::Fails(kind) => Err(kind.into()),
         })
     }
 
-    /// Records the result of a read into `len` bytes.
+    /// Counts a read into a buffer of `len` bytes. Clears the readiness if the result shows that
+    /// the socket is empty.
     pub(super) fn was_read(&mut self, len: usize, result: &io::Result<usize>) {
-        self.seen.reads += 1;
-        let disproves = match result {
-            Ok(count) => (1..len).contains(count) && !self.told.has(Ready::ENDED),
+        self.calls.reads += 1;
+        let shows_empty = match result {
+            Ok(count) => (1..len).contains(count) && !self.reported.has(Ready::ENDED),
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         };
-        if disproves {
-            self.told = self.told.without(Ready::READABLE | Ready::ENDED);
+        if shows_empty {
+            self.reported = self.reported.without(Ready::READABLE | Ready::ENDED);
         }
     }
 
-    /// Returns how much of `len` bytes the next writing accepts, or its error.
+    /// Returns the number of bytes, at most `len`, that the next result of the script lets a write
+    /// accept, or its error. Returns `Ok(None)` if the script has no write result left.
     pub(super) fn write(&mut self, len: usize) -> io::Result<Option<usize>> {
-        match self.writings.pop_front() {
-            Some(Writing::Takes(taken)) => Ok(Some(taken.min(len))),
-            Some(Writing::Fails(kind)) => Err(kind.into()),
+        match self.write_results.pop_front() {
+            Some(WriteResult::Takes(taken)) => Ok(Some(taken.min(len))),
+            Some(WriteResult::Fails(kind)) => Err(kind.into()),
             None => Ok(None),
         }
     }
 
-    /// Records the result of a write.
+    /// Counts a write and records the bytes that it accepted. `WouldBlock` clears the writable
+    /// state.
     pub(super) fn was_written(&mut self, bytes: &[u8], result: &io::Result<usize>) {
-        self.seen.writes += 1;
+        self.calls.writes += 1;
         match result {
-            Ok(len) => self.seen.written.extend_from_slice(&bytes[..*len]),
+            Ok(len) => self.calls.written.extend_from_slice(&bytes[..*len]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.told = self.told.without(Ready::WRITABLE);
+                self.reported = self.reported.without(Ready::WRITABLE);
             }
             Err(_) => {}
         }
     }
 
     pub(super) fn has_unread(&self) -> bool {
-        matches!(self.readings.front(), Some(Reading::Bytes(_)))
+        matches!(self.read_results.front(), Some(ReadResult::Bytes(_)))
     }
 }

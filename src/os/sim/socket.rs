@@ -1,4 +1,4 @@
-//! A socket of the world, and the handle through which the engine calls it.
+//! Sockets of a simulated world, and the handle through which the engine calls a socket.
 
 use std::io;
 
@@ -10,7 +10,8 @@ use super::stream::Stream;
 use super::world::{State, World};
 use crate::addr::Addr;
 
-/// A handle of a socket. Copies are the same socket; [`close`](Self::close) closes it.
+/// Handle of a socket. All copies of a handle refer to one socket, which [`close`](Self::close)
+/// closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SimSocket {
     pub(super) world: World,
@@ -50,7 +51,7 @@ impl SimSocket {
         self.local_addr().inet().is_none()
     }
 
-    /// Returns the script of a stream. Its entries precede the actions of the peer.
+    /// Returns the script of a stream.
     pub(crate) fn script(self) -> Script {
         Script(self)
     }
@@ -70,14 +71,14 @@ impl SimSocket {
         });
     }
 
-    pub(super) fn with<R>(self, look: impl FnOnce(&mut State, usize) -> R) -> R {
-        self.world.with(|state| look(state, self.index as usize))
+    pub(super) fn with<R>(self, call: impl FnOnce(&mut State, usize) -> R) -> R {
+        self.world.with(|state| call(state, self.index as usize))
     }
 }
 
 impl State {
-    /// Returns the socket that is bound to `addr` and that `is_of_kind` accepts. A wildcard address
-    /// matches every address of its port.
+    /// Returns the open socket that is bound to `addr` and whose kind `is_of_kind` accepts. A
+    /// wildcard address matches every address of its port.
     pub(super) fn bound(&self, addr: &Addr, is_of_kind: fn(&Kind) -> bool) -> Option<usize> {
         let matches = |local: &Addr| {
             local == addr
@@ -88,9 +89,9 @@ impl State {
                     _ => false,
                 }
         };
-        self.sockets
-            .iter()
-            .position(|one| !one.is_closed && is_of_kind(&one.kind) && matches(&one.local))
+        self.sockets.iter().position(|socket| {
+            !socket.is_closed && is_of_kind(&socket.kind) && matches(&socket.local)
+        })
     }
 
     /// Chooses a port if the address has none, and checks that the address is free.

@@ -1,18 +1,18 @@
-//! Streams: two byte queues with limited buffers, half-close, reset and pending errors.
+//! Simulated streams: two byte queues with limited lengths, half-close, reset and pending errors.
 //!
 //! ```text
 //!   write -> send buffer [ arrived | in flight ] -> the peer's receive buffer -> read
 //! ```
 //!
-//! Bytes in flight become arrived after the latency. Arrived bytes move while the receive buffer of
-//! the peer has spare capacity, and occupy the send buffer until then.
+//! Bytes in flight become arrived bytes after the latency. Arrived bytes stay in the send buffer
+//! until the receive buffer of the peer has spare capacity for them.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use super::poll::Ready;
-use super::script::Lines;
+use super::script::Entries;
 use super::socket::{Kind, SimSocket};
 use super::world::{Action, State};
 use crate::addr::Addr;
@@ -20,30 +20,34 @@ use crate::addr::Addr;
 /// One end of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    /// True if the stream has no peer; only the test makes its events.
+    /// True if the stream has no peer. The poll then reports only the events that the test injects.
     pub(super) is_scripted: bool,
-    pub(super) script: Lines,
+    pub(super) script: Entries,
     /// True if the connect is pending.
     is_connecting: bool,
-    /// The socket of the peer, and its address.
+    /// Index of the socket at the other end.
     pub(super) peer: Option<usize>,
+    /// Address of the peer. While the connect is pending, it is the target of the connect.
     pub(super) peer_addr: Option<Addr>,
+    /// Invariant: `send.len() <= send_len_max`.
     send: VecDeque<u8>,
+    /// Invariant: `recv.len() <= recv_len_max`.
     recv: VecDeque<u8>,
-    /// Invariant: `arrived <= send.len() <= send_len_max` and `recv.len() <= recv_len_max`.
+    /// Number of bytes of `send` that have reached the host of the peer. Invariant: `arrived <=
+    /// send.len()`.
     arrived: usize,
     send_len_max: usize,
     recv_len_max: usize,
-    /// True if this side is shut down; `fin_arrived` is true if its FIN has reached the peer's
-    /// host.
+    /// True if this side has sent its FIN or a reset.
     has_sent_fin: bool,
+    /// True if the FIN of this side has reached the host of the peer.
     fin_arrived: bool,
     /// True if the peer's FIN was received.
     has_fin: bool,
     is_reset: bool,
     pub(super) error: Option<ErrorKind>,
-    /// True if a write was short or would have blocked. The socket then reports an edge when it
-    /// becomes writable.
+    /// True if a write was short or failed. The socket then reports an edge when it becomes
+    /// writable.
     no_space: bool,
     pub(super) last_arrival: Duration,
 }
@@ -57,7 +61,8 @@ impl Stream {
         }
     }
 
-    /// Creates one end of a pending connection, with the lengths of its buffers.
+    /// Creates one end of a pending connection. The pair is the maximum lengths of its send and
+    /// receive buffers.
     pub(super) fn connecting(peer_addr: Addr, (send, recv): (usize, usize)) -> Self {
         Self {
             is_connecting: true,
@@ -68,7 +73,7 @@ impl Stream {
         }
     }
 
-    /// Makes `peer` the socket of the other end.
+    /// Completes the connect. `peer` is the index of the socket at the other end.
     pub(super) fn connect_to(&mut self, peer: usize) {
         self.is_connecting = false;
         self.peer = Some(peer);
@@ -79,9 +84,9 @@ impl Stream {
             return Ready::NONE;
         }
         let has_failed = self.is_reset || self.error.is_some();
-        Ready::READABLE.given(!self.recv.is_empty() || self.has_fin || has_failed)
-            | Ready::WRITABLE.given(self.is_writable() || self.has_sent_fin || has_failed)
-            | (Ready::ENDED | Ready::HUNG_UP).given(self.has_fin || has_failed)
+        Ready::READABLE.only_if(!self.recv.is_empty() || self.has_fin || has_failed)
+            | Ready::WRITABLE.only_if(self.is_writable() || self.has_sent_fin || has_failed)
+            | (Ready::ENDED | Ready::HUNG_UP).only_if(self.has_fin || has_failed)
     }
 
     /// Returns true if a third of the send buffer is free, as on Linux (`sk_stream_is_writeable`).
@@ -141,7 +146,7 @@ impl SimSocket {
             stream.script.was_read(buf.len(), &result);
             let peer = stream.peer;
             state.note(|| format!("socket {index} read {}: {result:?}", buf.len()));
-            // The window of the peer has opened.
+            // The read freed space in the receive buffer, so bytes of the peer can move into it.
             peer.into_iter().for_each(|peer| state.pump(peer));
             result
         })
@@ -157,8 +162,9 @@ impl SimSocket {
             state.note(|| format!("socket {index} write {}: {result:?}", bytes.len()));
             if has_peer {
                 state.send_bytes(index, *result.as_ref().unwrap_or(&0), false);
-                // A scripted refusal ends at once if there is space.
-                state.drained(index);
+                // If the script made the write block although the buffer has space, report the edge
+                // now.
+                state.report_writable(index);
             }
             result
         })
@@ -167,7 +173,7 @@ impl SimSocket {
     pub(crate) fn shutdown_write(self) -> io::Result<()> {
         self.with(|state, index| {
             let stream = state.stream(index);
-            stream.script.seen.is_shut_down = true;
+            stream.script.calls.is_shut_down = true;
             if stream.is_connecting || stream.is_reset {
                 return Err(ErrorKind::NotConnected.into());
             }
@@ -181,7 +187,7 @@ impl SimSocket {
     pub(crate) fn take_error(self) -> Option<io::Error> {
         self.with(|state, index| {
             let stream = state.stream(index);
-            stream.script.seen.error_asks += 1;
+            stream.script.calls.take_errors += 1;
             stream.error.take().map(io::Error::from)
         })
     }
@@ -193,7 +199,8 @@ impl SimSocket {
         })
     }
 
-    /// Checks a connect, as [`Stream::connected`](crate::os::Stream::connected) does.
+    /// Checks a connect. The results are those of
+    /// [`Stream::connected`](crate::os::Stream::connected).
     pub(crate) fn connected(self) -> io::Result<Option<Addr>> {
         self.with(|state, index| {
             let stream = state.stream(index);
@@ -205,12 +212,12 @@ impl SimSocket {
         })
     }
 
-    /// Sends a reset to the peer, and discards undelivered bytes.
+    /// Sends a reset to the peer, and discards the bytes of the send buffer.
     pub(crate) fn reset(self) {
         self.with(|state, index| state.send_reset(index));
     }
 
-    /// Returns the number of bytes that the send buffer holds.
+    /// Returns the number of bytes in the send buffer.
     pub(crate) fn unsent_len(self) -> usize {
         self.with(|state, index| state.stream(index).send.len())
     }
@@ -227,20 +234,20 @@ impl State {
     /// Handles bytes of a stream that have reached the host of its peer.
     pub(super) fn arrive(&mut self, from: usize, len: usize, fin: bool) {
         let stream = self.stream(from);
-        // A reset may have discarded them meanwhile.
+        // A reset may have discarded these bytes in the meantime.
         stream.arrived = (stream.arrived + len).min(stream.send.len());
         stream.fin_arrived |= fin;
         self.pump(from);
     }
 
-    /// Moves arrived bytes of a stream to its peer, as many as fit.
+    /// Moves arrived bytes of a stream to its peer, up to the spare capacity of the receive buffer.
     pub(super) fn pump(&mut self, from: usize) {
         let Some(peer) = self.stream(from).peer else {
             return;
         };
         let is_closed = self.sockets[peer].is_closed;
         if is_closed && self.stream(from).arrived > 0 {
-            // A host replies with a reset to bytes for a closed socket.
+            // A host sends a reset when bytes arrive for a closed socket.
             return self.receive_reset(from);
         }
         let receiver = self.stream(peer);
@@ -254,16 +261,17 @@ impl State {
         receiver.recv.extend(moved);
         let ends = ends && !receiver.has_fin;
         receiver.has_fin |= ends;
-        let change = Ready::READABLE.given(len > 0)
-            | (Ready::READABLE | Ready::ENDED | Ready::HUNG_UP).given(ends);
+        let change = Ready::READABLE.only_if(len > 0)
+            | (Ready::READABLE | Ready::ENDED | Ready::HUNG_UP).only_if(ends);
         if change != Ready::NONE {
             self.edge(peer, change);
         }
-        self.drained(from);
+        self.report_writable(from);
     }
 
-    /// Reports a writable socket after a short write, once enough of its send buffer is free.
-    fn drained(&mut self, index: usize) {
+    /// Reports a writable edge after a short or failed write, once a third of the send buffer is
+    /// free.
+    fn report_writable(&mut self, index: usize) {
         let stream = self.stream(index);
         if stream.no_space && stream.is_writable() {
             stream.no_space = false;

@@ -1,4 +1,5 @@
-//! Facts about the simulated poll and sockets: the table of the design document, row by row.
+//! Tests of the simulated poll and sockets. Each test checks a rule of epoll or of sockets on
+//! Linux.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ fn any() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-/// Returns the pending events, each as its token and readiness.
+/// Returns the pending events. Each element is the token and the readiness of one event.
 fn events(poll: &mut SimPoll) -> Vec<(usize, Ready)> {
     poll.wait(Some(Duration::ZERO)).expect("the poll works");
     let mut events = Vec::new();
@@ -32,12 +33,12 @@ fn events(poll: &mut SimPoll) -> Vec<(usize, Ready)> {
 fn listener(world: World) -> (SimSocket, Addr) {
     let bound = world.bind_listener(&any().into(), &ListenOptions::new(), 9);
     let Ok(Listener::Sim(socket)) = bound else {
-        panic!("{bound:?}");
+        panic!("the listener is not bound: {bound:?}");
     };
     (socket, socket.local_addr())
 }
 
-/// Makes a connection and registers its accepted end with token 7.
+/// Creates a connection and registers its accepted end with token 7.
 fn connected(world: World, poll: &SimPoll) -> (SimPeer, SimSocket) {
     let (listener, addr) = listener(world);
     let peer = world.connect(addr);
@@ -53,7 +54,7 @@ fn set_up() -> (World, SimPoll) {
 }
 
 #[test]
-fn unaccepted_connections_make_no_event_until_the_next_one() {
+fn unaccepted_connections_make_no_event_until_the_next_connect() {
     let (world, mut poll) = set_up();
     let (listener, addr) = listener(world);
     poll.register(listener, PollToken(1))
@@ -62,14 +63,18 @@ fn unaccepted_connections_make_no_event_until_the_next_one() {
         world.connect(addr.clone());
     }
     assert_eq!(events(&mut poll), [(1, Ready::READABLE)]);
-    listener.accept().expect("three have connected");
+    listener
+        .accept()
+        .expect("three connections are in the backlog");
     assert_eq!(events(&mut poll), []);
     world.connect(addr);
     assert_eq!(events(&mut poll), [(1, Ready::READABLE)]);
     for _ in 0..3 {
-        listener.accept().expect("three are left");
+        listener
+            .accept()
+            .expect("three connections are in the backlog");
     }
-    let error = listener.accept().expect_err("none is left");
+    let error = listener.accept().expect_err("the backlog is empty");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
 }
 
@@ -83,19 +88,29 @@ fn emfile_at_accept_keeps_the_backlog_and_makes_no_event() {
     world.fail_next_accept(addr.clone(), EMFILE);
     world.connect(addr);
     assert_eq!(events(&mut poll).len(), 1);
-    let error = listener.accept().expect_err("no descriptor is free");
+    let error = listener.accept().expect_err("the accept fails with EMFILE");
     assert_eq!(error.raw_os_error(), Some(EMFILE));
     assert_eq!(events(&mut poll), []);
-    listener.accept().expect("the backlog is kept");
+    listener
+        .accept()
+        .expect("the connection is still in the backlog");
 }
 
 #[test]
 fn unread_bytes_make_no_event_until_another_byte_arrives() {
     let (world, mut poll) = set_up();
     let (peer, socket) = connected(world, &poll);
-    assert_eq!(events(&mut poll), [(7, Ready::WRITABLE)], "at registration");
+    assert_eq!(
+        events(&mut poll),
+        [(7, Ready::WRITABLE)],
+        "registration reports a writable socket"
+    );
     assert_eq!(peer.send(&[1; 100]), 100);
-    assert_eq!(events(&mut poll), [(7, BOTH)], "both directions");
+    assert_eq!(
+        events(&mut poll),
+        [(7, BOTH)],
+        "an event reports both directions"
+    );
     assert_eq!(
         socket.read(&mut [0; 10]).expect("the bytes have arrived"),
         10
@@ -107,12 +122,14 @@ fn unread_bytes_make_no_event_until_another_byte_arrives() {
         socket.read(&mut [0; 100]).expect("the bytes have arrived"),
         91
     );
-    let error = socket.read(&mut [0; 1]).expect_err("it is empty");
+    let error = socket
+        .read(&mut [0; 1])
+        .expect_err("the receive buffer is empty");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
 }
 
 #[test]
-fn registration_reports_what_is_ready_already() {
+fn registration_reports_a_socket_that_is_already_ready() {
     let (world, mut poll) = set_up();
     let (listener, addr) = listener(world);
     let peer = world.connect(addr);
@@ -122,7 +139,9 @@ fn registration_reports_what_is_ready_already() {
     poll.register(socket, PollToken(7))
         .expect("the socket is not registered yet");
     assert_eq!(events(&mut poll), [(7, BOTH)]);
-    let error = poll.register(socket, PollToken(8)).expect_err("twice");
+    let error = poll
+        .register(socket, PollToken(8))
+        .expect_err("the socket is already registered");
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
 }
 
@@ -147,14 +166,14 @@ fn bytes_and_fin_that_arrive_together_make_one_event() {
     );
 }
 
-/// The figures of the table: a send buffer of 58,000 bytes that is full.
+/// Fills a send buffer of 58,000 bytes, and frees its space in steps.
 #[test]
 fn full_send_buffer_makes_an_edge_once_a_third_is_free() {
     let (world, mut poll) = set_up();
     let buffers = ListenOptions::new().send_buffer_len(58_000);
     let bound = world.bind_listener(&any().into(), &buffers, 9);
     let Ok(Listener::Sim(listener)) = bound else {
-        panic!("{bound:?}");
+        panic!("the listener is not bound: {bound:?}");
     };
     let small = ConnectOptions::new().recv_buffer_len(50_000);
     let peer = world.connect_with(listener.local_addr(), &small);
@@ -163,19 +182,27 @@ fn full_send_buffer_makes_an_edge_once_a_third_is_free() {
         .expect("the socket is not registered yet");
     events(&mut poll);
     assert_eq!(
-        socket.write(&[7; 50_000]).expect("the queue has space"),
+        socket
+            .write(&[7; 50_000])
+            .expect("the send buffer has space"),
         50_000
     );
     assert_eq!(
-        socket.write(&[7; 60_000]).expect("the kernel takes a part"),
+        socket
+            .write(&[7; 60_000])
+            .expect("the send buffer takes a part of the bytes"),
         58_000
     );
-    let error = socket.write(&[7; 1]).expect_err("it is full");
+    let error = socket.write(&[7; 1]).expect_err("the send buffer is full");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     assert_eq!(events(&mut poll), []);
     assert_eq!(peer.recv_up_to(10_000).len(), 10_000);
     assert_eq!(socket.unsent_len(), 48_000);
-    assert_eq!(events(&mut poll), [], "10,000 bytes are too few");
+    assert_eq!(
+        events(&mut poll),
+        [],
+        "10,000 free bytes are less than a third of the send buffer"
+    );
     assert_eq!(peer.recv_up_to(16_000).len(), 16_000);
     assert_eq!(events(&mut poll), [(7, Ready::WRITABLE)]);
     assert_eq!(peer.recv_up_to(1000).len(), 1000);
@@ -193,26 +220,32 @@ fn close_with_unread_input_resets_the_peer() {
         [],
         "the socket is not registered any more"
     );
-    let error = peer.read_end().expect_err("it is reset");
+    let error = peer.read_end().expect_err("the connection is reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert_eq!(peer.read_end().expect("an error is reported once"), 0);
 }
 
 #[test]
-fn bytes_to_a_closed_socket_are_answered_by_a_reset() {
+fn bytes_to_a_closed_socket_cause_a_reset() {
     let (world, mut poll) = set_up();
     let (peer, socket) = connected(world, &poll);
     events(&mut poll);
     peer.close();
-    assert_eq!(events(&mut poll), [(7, Ready::ALL)], "a FIN");
+    assert_eq!(
+        events(&mut poll),
+        [(7, Ready::ALL)],
+        "the FIN of the peer arrives"
+    );
     assert_eq!(
         socket
             .read(&mut [0; 1])
             .expect("the end of the stream is reported"),
         0
     );
-    assert_eq!(socket.write(b"late").expect("the kernel takes it"), 4);
-    let error = socket.write(b"later").expect_err("it was reset");
+    assert_eq!(socket.write(b"late").expect("the send buffer has space"), 4);
+    let error = socket
+        .write(b"later")
+        .expect_err("the connection was reset");
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
 }
 
@@ -223,7 +256,9 @@ fn received_bytes_stay_readable_after_a_reset() {
     peer.send(b"data");
     peer.reset();
     assert_eq!(socket.read(&mut [0; 9]).expect("the bytes have arrived"), 4);
-    let error = socket.read(&mut [0; 9]).expect_err("it was reset");
+    let error = socket
+        .read(&mut [0; 9])
+        .expect_err("the connection was reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
@@ -233,23 +268,32 @@ fn connect_waits_while_the_backlog_is_full() {
     let listener = world.listen_with(any(), &ListenOptions::new().backlog(1));
     let peers = [(); 3].map(|()| world.connect(listener.local_addr()));
     assert_eq!(peers.map(SimPeer::is_connected), [true, false, false]);
-    listener.accept().expect("the first one");
+    listener
+        .accept()
+        .expect("the first connection is in the backlog");
     assert_eq!(peers.map(SimPeer::is_connected), [true, true, false]);
     listener.close();
     assert_eq!(
-        peers[1].read_end().expect_err("it is reset").kind(),
+        peers[1]
+            .read_end()
+            .expect_err("the connection is reset")
+            .kind(),
         ErrorKind::ConnectionReset
     );
     assert_eq!(
-        peers[2].read_end().expect_err("no listener").kind(),
+        peers[2]
+            .read_end()
+            .expect_err("the listener is closed")
+            .kind(),
         ErrorKind::ConnectionRefused
     );
 }
 
 #[test]
-fn datagram_boundaries_truncation_and_the_empty_datagram() {
+fn datagrams_keep_boundaries_and_long_ones_are_truncated() {
     let (world, mut poll) = set_up();
-    let [socket, peer] = [(); 2].map(|()| world.bind_datagram(any().into()).expect("a free port"));
+    let [socket, peer] =
+        [(); 2].map(|()| world.bind_datagram(any().into()).expect("a port is free"));
     poll.register_datagrams(socket, PollToken(3))
         .expect("the socket is not registered yet");
     assert_eq!(
@@ -268,15 +312,17 @@ fn datagram_boundaries_truncation_and_the_empty_datagram() {
             .expect("the datagram has arrived");
         assert_eq!(received, (len, peer.local_addr()));
     }
-    socket.recv_datagram(&mut [0; 4]).expect_err("none is left");
+    socket
+        .recv_datagram(&mut [0; 4])
+        .expect_err("the queue is empty");
     socket.await_writable(true);
     assert_eq!(events(&mut poll), [(3, Ready::WRITABLE)]);
 }
 
 #[test]
-fn only_a_connected_udp_socket_receives_a_refusal() {
+fn only_a_connected_udp_socket_reports_a_refused_datagram() {
     let (world, mut poll) = set_up();
-    let socket = world.bind_datagram(any().into()).expect("a free port");
+    let socket = world.bind_datagram(any().into()).expect("a port is free");
     poll.register_datagrams(socket, PollToken(3))
         .expect("the socket is not registered yet");
     let unused = Addr::from(SocketAddr::from(([127, 0, 0, 1], 9)));
@@ -291,12 +337,14 @@ fn only_a_connected_udp_socket_receives_a_refusal() {
         .send_datagram(None, b"lost")
         .expect("the datagram is sent");
     assert_eq!(events(&mut poll), [(3, Ready::READABLE | Ready::ENDED)]);
-    let error = socket.recv_datagram(&mut [0; 4]).expect_err("refused");
+    let error = socket
+        .recv_datagram(&mut [0; 4])
+        .expect_err("the datagram was refused");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
 
 #[test]
-fn wait_advances_time_to_the_next_action_or_to_its_end() {
+fn wait_advances_time_to_the_next_action_or_its_timeout() {
     let (world, mut poll) = set_up();
     let (peer, _) = connected(world, &poll);
     events(&mut poll);
@@ -310,12 +358,13 @@ fn wait_advances_time_to_the_next_action_or_to_its_end() {
     assert_eq!((world.now(), poll.has_events()), (8 * MS, true));
     world.fail_next_wait(ErrorKind::Interrupted);
     peer.send(b"kept");
-    let error = poll.wait(None).expect_err("it is interrupted");
+    let error = poll.wait(None).expect_err("the wait is interrupted");
     assert_eq!(error.kind(), ErrorKind::Interrupted);
-    poll.wait(None).expect("the event is kept");
+    poll.wait(None)
+        .expect("the event is reported by the next wait");
     assert!(poll.has_events());
     let panic = catch_unwind(AssertUnwindSafe(|| poll.wait(None)));
-    panic.expect_err("nothing can end it");
+    panic.expect_err("a wait that no event can end panics");
 }
 
 #[test]
@@ -352,13 +401,16 @@ fn segments_arrive_one_by_one_and_in_order() {
     let bytes: Vec<u8> = (0..100).collect();
     peer.send(&bytes);
     peer.shutdown();
-    let mut pieces = Vec::new();
+    let mut segments = Vec::new();
     while let Some(wait) = world.next_action_in() {
         world.advance(wait);
-        pieces.push(accepted.recv());
+        segments.push(accepted.recv());
     }
-    assert!(pieces.len() > 10, "{pieces:?}");
-    assert_eq!(pieces.concat(), bytes);
+    assert!(
+        segments.len() > 10,
+        "the bytes arrived in too few segments: {segments:?}"
+    );
+    assert_eq!(segments.concat(), bytes);
     assert_eq!(
         accepted
             .read_end()
@@ -372,13 +424,13 @@ fn segments_arrive_one_by_one_and_in_order() {
 fn unix_datagrams_block_while_the_receiver_is_full() {
     let (world, mut poll) = set_up();
     world.set_buffer_lens(100, 100);
-    let name = |path| crate::UnixAddr::from_pathname(path).expect("a path");
+    let name = |path| crate::UnixAddr::from_pathname(path).expect("the path is short");
     let receiver = world
         .bind_datagram(name("/sim/a").into())
         .expect("the path is free");
     world
         .bind_datagram(name("/sim/a").into())
-        .expect_err("it is taken");
+        .expect_err("the path is in use");
     let sender = world.bind_datagram(crate::UnixAddr::default().into());
     let sender = sender.expect("an unnamed socket needs no path");
     poll.register(sender, PollToken(3))
@@ -387,10 +439,10 @@ fn unix_datagrams_block_while_the_receiver_is_full() {
     sender.connect_datagrams(name("/sim/a").into());
     sender
         .send_datagram(None, &[7; 80])
-        .expect("the queue has space");
+        .expect("the queue of the receiver has space");
     let error = sender
         .send_datagram(None, &[7; 80])
-        .expect_err("it is full");
+        .expect_err("the queue of the receiver is full");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     assert_eq!(events(&mut poll), []);
     receiver
@@ -399,7 +451,7 @@ fn unix_datagrams_block_while_the_receiver_is_full() {
     assert_eq!(events(&mut poll), [(3, Ready::WRITABLE)]);
     let error = sender.send_datagram(Some(name("/sim/b").into()), b"x");
     assert_eq!(
-        error.expect_err("no socket").kind(),
+        error.expect_err("no socket is bound to the path").kind(),
         ErrorKind::ConnectionRefused
     );
 }

@@ -21,29 +21,32 @@ thread_local! {
 /// Time between two segments of one write, if a segment length is set.
 const SEGMENT_GAP: Duration = Duration::from_micros(1);
 
-/// A handle of a simulated world of this thread.
+/// Handle of a simulated world of this thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct World(u32);
 
-/// The content of a world.
+/// State of a world.
 pub(super) struct State {
     pub(super) now: Duration,
     pub(super) random: Random,
     /// All sockets that ever existed; a [`SimSocket`] is an index of it.
     pub(super) sockets: Vec<Socket>,
     pub(super) polls: Vec<Poll>,
-    /// Actions by time; those of one time run in the order in which they were scheduled.
+    /// Actions by their time and a sequence number: actions of the same time run in the order in
+    /// which they were scheduled.
     actions: BTreeMap<(Duration, u64), Action>,
+    /// Number of actions that were ever scheduled.
     scheduled: u64,
     pub(super) next_port: u16,
     pub(super) latency: Duration,
     segment_len_max: usize,
     pub(super) loss_percent: usize,
-    /// Default lengths of send and receive buffers.
+    /// Maximum lengths of the send and receive buffers of sockets that are opened without options
+    /// for them.
     pub(super) buffer_lens: (usize, usize),
     /// Addresses that do not respond to connects.
     pub(super) silent: Vec<Addr>,
-    /// Errors of the next waits.
+    /// Errors that the next waits return.
     pub(super) failing_waits: Vec<io::ErrorKind>,
     log: Option<String>,
 }
@@ -52,23 +55,25 @@ pub(super) struct State {
 pub(super) enum Action {
     /// Calls a function of the test.
     Call(Box<dyn FnOnce()>),
-    /// A connect reaches the host of the listener.
+    /// The connect of this socket reaches the host of its target.
     Syn(usize),
-    /// The next `len` bytes of a stream reach the host of the peer, and after them its FIN.
+    /// The next `len` bytes of the stream `from` reach the host of its peer. If `fin` is true, its
+    /// FIN follows them.
     Arrive { from: usize, len: usize, fin: bool },
     /// A reset reaches this socket.
     Reset(usize),
+    /// A datagram reaches the socket `to`.
     Datagram {
         to: usize,
         from: Addr,
         data: Vec<u8>,
     },
-    /// A refusal of a datagram reaches its sender.
+    /// The report that a datagram was refused (ICMP port unreachable) reaches its sender.
     Refusal(usize),
 }
 
 impl World {
-    /// Creates a world. The seed decides losses and segment lengths.
+    /// Creates a world. The seed determines the lost datagrams and the segment lengths.
     pub(crate) fn new(seed: u64) -> Self {
         WORLDS.with_borrow_mut(|worlds| {
             worlds.push(State {
@@ -91,19 +96,20 @@ impl World {
         })
     }
 
-    /// Returns the first world of this thread, which is made at the first call.
+    /// Returns the first world of this thread. Creates it if the thread has none.
     pub(crate) fn current() -> Self {
         let exists = WORLDS.with_borrow(|worlds| !worlds.is_empty());
         if exists { Self(0) } else { Self::new(0) }
     }
 
-    /// Returns an operating system for one reactor or engine of this world.
+    /// Returns the simulated operating system for one reactor or engine of this world.
     pub(crate) fn os(self) -> Os {
         Os::Sim(SimPoll::new(self))
     }
 
-    /// Returns a connected stream without a peer. Its script decides the result of each call, and
-    /// the poll reports only injected events of it: see [`Script::event`].
+    /// Creates a connected stream without a peer, and returns its script. The script decides the
+    /// result of each read and write. The poll reports only the events that the test injects with
+    /// [`Script::event`].
     pub(crate) fn script(self) -> Script {
         let stream = Stream::scripted();
         let local = Addr::Inet(([127, 0, 0, 1], 1).into());
@@ -116,7 +122,7 @@ impl World {
         self.with(|state| state.now)
     }
 
-    /// Advances the virtual time, and runs the actions on the way.
+    /// Advances the virtual time by `time`, and runs the actions that are due by then.
     pub(crate) fn advance(self, time: Duration) {
         self.advance_to(self.now() + time);
     }
@@ -129,7 +135,7 @@ impl World {
         });
     }
 
-    /// Returns the time to the next action, if there is one.
+    /// Returns the time until the next action, if one is scheduled.
     pub(crate) fn next_action_in(self) -> Option<Duration> {
         let next = self.with(|state| state.next_action());
         next.map(|at| at.saturating_sub(self.now()))
@@ -140,12 +146,12 @@ impl World {
         self.with(|state| state.polls.iter().all(Poll::is_quiet))
     }
 
-    /// Sets the time that connects, bytes, resets and datagrams need to their destination.
+    /// Sets the time after which connects, bytes, resets and datagrams reach their destination.
     pub(crate) fn set_latency(self, latency: Duration) {
         self.with(|state| state.latency = latency);
     }
 
-    /// Makes the bytes of a stream arrive in segments of random lengths up to `len`, a microsecond
+    /// Makes the bytes of streams arrive in segments of random lengths up to `len`, a microsecond
     /// apart.
     pub(crate) fn set_segment_len_max(self, len: usize) {
         self.with(|state| state.segment_len_max = len);
@@ -156,7 +162,7 @@ impl World {
         self.with(|state| state.loss_percent = percent);
     }
 
-    /// Sets the buffer lengths of sockets that are opened from now on without such options.
+    /// Sets the maximum buffer lengths of sockets that are opened later without options for them.
     pub(crate) fn set_buffer_lens(self, send: usize, recv: usize) {
         self.with(|state| state.buffer_lens = (send, recv));
     }
@@ -177,20 +183,22 @@ impl World {
         self.with(|state| state.log = Some(String::new()));
     }
 
-    /// Returns the event log: a line per event and per call that moved data, with its time.
+    /// Returns the event log. It has one line with the time for each event and for each call that
+    /// moved data.
     pub(crate) fn log(self) -> String {
         self.with(|state| state.log.clone().unwrap_or_default())
     }
 
-    /// Advances to `until`, and runs the actions on the way. They may call the world.
+    /// Advances the virtual time to `until`, and runs the actions that are due by then. An action
+    /// of the test may call the world.
     pub(super) fn advance_to(self, until: Duration) {
         while let Some(call) = self.with(|state| state.run_until(until)) {
             call();
         }
     }
 
-    pub(super) fn with<R>(self, look: impl FnOnce(&mut State) -> R) -> R {
-        WORLDS.with_borrow_mut(|worlds| look(&mut worlds[self.0 as usize]))
+    pub(super) fn with<R>(self, call: impl FnOnce(&mut State) -> R) -> R {
+        WORLDS.with_borrow_mut(|worlds| call(&mut worlds[self.0 as usize]))
     }
 }
 
@@ -205,7 +213,7 @@ impl State {
         self.scheduled += 1;
     }
 
-    /// Performs an action after the latency, or at once if there is none.
+    /// Performs an action after the latency, or at once if the latency is zero.
     pub(super) fn send(&mut self, action: Action) {
         if self.latency.is_zero() {
             self.perform(action);
@@ -214,7 +222,8 @@ impl State {
         }
     }
 
-    /// Sends `len` bytes of a stream to its peer, in segments, and after them its FIN.
+    /// Makes `len` bytes of a stream arrive at the host of its peer, in segments and after the
+    /// latency. If `fin` is true, the FIN follows them.
     pub(super) fn send_bytes(&mut self, from: usize, len: usize, fin: bool) {
         let mut left = len;
         let mut at = self.now + self.latency;
@@ -254,8 +263,9 @@ impl State {
         self.actions.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Runs actions up to `until`, and the clock with them. Stops at a function of the test and
-    /// returns it, since it needs the world.
+    /// Runs the actions up to `until`, and advances the clock. Stops at an action that is a
+    /// function of the test, and returns the function: the caller must call it after releasing the
+    /// state.
     fn run_until(&mut self, until: Duration) -> Option<Box<dyn FnOnce()>> {
         while let Some(entry) = self.actions.first_entry()
             && entry.key().0 <= until
@@ -273,7 +283,9 @@ impl State {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Call(_) => unreachable!("the test's functions run outside of the state"),
+            Action::Call(_) => unreachable!(
+                "`advance_to` calls the functions of the test, because they need the state"
+            ),
             Action::Syn(client) => self.receive_syn(client),
             Action::Arrive { from, len, fin } => self.arrive(from, len, fin),
             Action::Reset(index) => self.receive_reset(index),
@@ -282,7 +294,7 @@ impl State {
         }
     }
 
-    /// Appends a line to the log, if there is one.
+    /// Appends a line to the event log, if the log is kept.
     pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
         let now = self.now;
         if let Some(log) = &mut self.log {

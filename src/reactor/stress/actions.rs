@@ -1,4 +1,5 @@
-//! The random operations of the model: each runs one operation, and updates the expected state.
+//! Random operations of the model. Each function runs one operation, and updates the expected
+//! state.
 
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
@@ -16,7 +17,7 @@ struct Target {
     /// Index in `Model::conns`.
     index: usize,
     conn: ConnId,
-    /// True if its callback runs the operation.
+    /// True if the operation runs in a callback of this connection.
     is_own: bool,
     is_closed: bool,
 }
@@ -71,7 +72,8 @@ impl Model {
         }
     }
 
-    /// Returns a random connection, if there is one; the active connection every other time.
+    /// Returns the connection of the callback every other time, otherwise a random connection.
+    /// Returns `None` if no connection exists.
     fn target(&mut self, own: Option<ConnId>, at: At) -> Option<Target> {
         let any = self.random.below(self.conns.len().max(1));
         let index = match own {
@@ -114,13 +116,13 @@ impl Model {
         self.conns[target.index].is_paused = false;
     }
 
-    /// Replaces the framing by an equal one.
+    /// Replaces the framing by an equal framing.
     fn reframe(&self, cx: &mut Cx<'_>, target: Target) {
         let framing = self.conns[target.index].framing.clone();
         assert_eq!(cx.reframe(target.conn, framing).is_err(), target.is_closed);
     }
 
-    /// Starts or ends the recording of all connections, or takes it.
+    /// Starts or ends the recording of all connections, or takes the recording.
     fn record_all(&mut self, cx: &mut Cx<'_>) {
         match self.random.below(3) {
             0 => cx.record_all(),
@@ -167,7 +169,7 @@ impl Model {
         }
     }
 
-    /// Sends a payload in one of the four ways.
+    /// Sends a random payload with one of the four send calls.
     fn send(&mut self, cx: &mut Cx<'_>, target: Target) {
         let payload = self.payload();
         let conn = target.conn;
@@ -210,20 +212,23 @@ impl Model {
             Err(SendError::Closing) => {
                 let may_be = expected.is_ended || expected.is_half_closed || expected.has_failed;
                 let is_dead = expected.closes > 0 || expected.script.is_none();
-                assert!(may_be || is_dead || is_limited, "the connection is open");
+                assert!(
+                    may_be || is_dead || is_limited,
+                    "`send` returned `Closing` for an open connection"
+                );
             }
             Err(SendError::Gone) => assert!(is_closed),
             Err(SendError::Frame(FrameError::TooLong { .. })) => {
                 assert!(payload.len() > PAYLOAD_LEN_MAX);
             }
-            Err(error) => panic!("{error}"),
+            Err(error) => panic!("unexpected send error: {error}"),
         }
     }
 
     /// Sends to all connections, including closed ones.
     fn broadcast(&mut self, cx: &mut Cx<'_>) {
         if self.has_memory_limit {
-            // The result does not show which connections were refused.
+            // The result does not show which connections refused the payload.
             return;
         }
         let payload = [b'b'; 20];
@@ -272,7 +277,7 @@ impl Model {
             .expect("the limits are valid");
     }
 
-    /// Sets a timer, or resets or cancels one.
+    /// Sets, resets or cancels a timer.
     fn timer(&mut self, cx: &mut Cx<'_>) {
         if self.timers.is_empty() || self.random.one_in(2) {
             let timer = match self.random.one_in(2) {

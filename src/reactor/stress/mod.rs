@@ -14,17 +14,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use super::*;
 use crate::engine::{Accepted, Task};
 use crate::event::Origin;
-use crate::os::sim::{Reading, Ready, World, Writing};
+use crate::os::sim::{ReadResult, Ready, World, WriteResult};
 use crate::reactor::tests::transport::{AckOrder, Transport};
 use crate::testkit::Random;
 use model::{At, DeliberatePanic, Expected, Model, PAYLOAD_LEN_MAX, encode};
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// Number of runs, unless `UNSTICK_SEEDS` sets another.
+/// Number of runs, unless the environment variable `UNSTICK_SEEDS` sets another number.
 const SEEDS: u64 = 60;
+/// Number of steps of one run.
 const STEPS: usize = 500;
 
-/// One run: its reactor, and the events from outside.
+/// One run: a world and its reactor. Each step adds random input, events or operations.
 struct Run {
     world: World,
     reactor: Reactor<Model>,
@@ -59,7 +60,7 @@ impl Run {
         let has_long = config.read_len_max > 64;
         let order = random.of(&[AckOrder::First, AckOrder::Queued]);
         let model = Model::new(random, has_memory_limit, has_long, transport);
-        let mut reactor = Reactor::with_os(model, config, world.os()).expect("a reactor");
+        let mut reactor = Reactor::with_os(model, config, world.os()).expect("the reactor opens");
         transport.install(&mut reactor, order);
         Self { world, reactor }
     }
@@ -68,7 +69,7 @@ impl Run {
         &mut self.reactor.handler.random
     }
 
-    /// Enters the reactor; catches the deliberate panics of the handler.
+    /// Calls the reactor, and catches the deliberate panics of the handler.
     fn enter(&mut self, enter: impl FnOnce(&mut Reactor<Model>)) {
         let reactor = &mut self.reactor;
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| enter(reactor)))
@@ -97,7 +98,7 @@ impl Run {
             .engine
             .admit(script.stream(), peer, limited.clone());
         let Accepted::Conn(conn) = admitted else {
-            panic!("{admitted:?}");
+            panic!("the connection was not admitted: {admitted:?}");
         };
         let model = &mut self.reactor.handler;
         model.add(conn, Some(script), limited);
@@ -114,7 +115,7 @@ impl Run {
         });
     }
 
-    /// Scripts more input from the peer, in pieces, or a failure.
+    /// Adds random input, short writes and failures to the script of a connection.
     fn feed(&mut self, number: usize) {
         let model = &mut self.reactor.handler;
         let (random, expected) = (&mut model.random, &mut model.conns[number]);
@@ -128,27 +129,28 @@ impl Run {
                 let piece = &expected.stream[expected.fed..expected.fed + len];
                 expected.wire.extend(model.transport.encrypt(piece));
                 expected.fed += len;
-                // Of a filtered piece, some bytes may come later: records are split anywhere.
+                // A cut may be anywhere in a record, so some bytes of a filtered stream are kept
+                // for a later read.
                 let kept = match model.transport {
                     Transport::Plain => 0,
                     Transport::Filtered => random.of(&[0, 0, 1, 2, 40]).min(expected.wire.len()),
                 };
                 let kept = expected.wire.split_off(expected.wire.len() - kept);
                 let ready = std::mem::replace(&mut expected.wire, kept);
-                script.then_read([Reading::Bytes(ready)].into_iter().filter(is_not_empty));
+                script.then_read([ReadResult::Bytes(ready)].into_iter().filter(is_not_empty));
             }
             match random.below(8) {
-                0 => script.then_read([Reading::Fails(ErrorKind::Interrupted)]),
-                1 => script.then_read([Reading::Fails(ErrorKind::WouldBlock)]),
-                2 => script.then_write([Writing::Fails(ErrorKind::Interrupted)]),
-                3 | 4 => script.then_write([Writing::Fails(ErrorKind::WouldBlock)]),
-                5 => script.then_write([Writing::Takes(1 + random.below(300))]),
+                0 => script.then_read([ReadResult::Fails(ErrorKind::Interrupted)]),
+                1 => script.then_read([ReadResult::Fails(ErrorKind::WouldBlock)]),
+                2 => script.then_write([WriteResult::Fails(ErrorKind::Interrupted)]),
+                3 | 4 => script.then_write([WriteResult::Fails(ErrorKind::WouldBlock)]),
+                5 => script.then_write([WriteResult::Takes(1 + random.below(300))]),
                 6 if random.one_in(20) => {
-                    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+                    script.then_write([WriteResult::Fails(ErrorKind::BrokenPipe)]);
                     expected.has_failed = true;
                 }
                 7 if random.one_in(20) => {
-                    script.then_read([Reading::Fails(ErrorKind::ConnectionReset)]);
+                    script.then_read([ReadResult::Fails(ErrorKind::ConnectionReset)]);
                     expected.has_failed = true;
                 }
                 _ => {}
@@ -156,26 +158,27 @@ impl Run {
         }
     }
 
-    /// Scripts the rest of the input from the peer, and its end.
+    /// Adds the rest of the input and the end of the stream to the script of a connection. Does
+    /// nothing before all earlier reads are used up.
     fn feed_to_end(&mut self, number: usize) {
         let model = &mut self.reactor.handler;
         let expected = &mut model.conns[number];
         if let Some(script) = expected.script
-            && script.is_played()
+            && script.is_used_up()
             && !std::mem::replace(&mut expected.is_fed_to_end, true)
         {
             let mut rest = std::mem::take(&mut expected.wire);
             rest.extend(model.transport.encrypt(&expected.stream[expected.fed..]));
             expected.fed = expected.stream.len();
-            script.then_read([Reading::Bytes(rest)].into_iter().filter(is_not_empty));
-            script.then_read([Reading::End]);
+            script.then_read([ReadResult::Bytes(rest)].into_iter().filter(is_not_empty));
+            script.then_read([ReadResult::End]);
         }
     }
 
-    /// Returns all readiness that an event may report.
+    /// Returns the readiness of an event that reports every condition of the connection.
     fn whole_event(&self, number: usize) -> Ready {
         let both = Ready::READABLE | Ready::WRITABLE | Ready::ENDED;
-        both | Ready::HUNG_UP.given(self.reactor.handler.conns[number].is_fed_to_end)
+        both | Ready::HUNG_UP.only_if(self.reactor.handler.conns[number].is_fed_to_end)
     }
 
     fn event(&self, number: usize, ready: Ready) {
@@ -184,27 +187,27 @@ impl Run {
         }
     }
 
-    /// Injects only the events that a kernel would report. An edge-triggered kernel reports a
+    /// Injects only the events that a kernel would report. An edge-triggered kernel reports
     /// readiness once, and again only after a call returned `WouldBlock`.
     fn edge(&self, number: usize) {
         let expected = &self.reactor.handler.conns[number];
         let Some(script) = expected.script else {
             return;
         };
-        let reported = script.told();
+        let reported = script.reported();
         let can_write = !reported.has(Ready::WRITABLE);
-        let can_read = !reported.has(Ready::READABLE) && !script.is_played();
+        let can_read = !reported.has(Ready::READABLE) && !script.is_used_up();
         let has_ended = can_read && expected.is_fed_to_end;
-        let ready = Ready::WRITABLE.given(can_write)
-            | Ready::READABLE.given(can_read)
-            | Ready::ENDED.given(has_ended);
+        let ready = Ready::WRITABLE.only_if(can_write)
+            | Ready::READABLE.only_if(can_read)
+            | Ready::ENDED.only_if(has_ended);
         if can_write || can_read {
             self.event(number, ready);
         }
     }
 
-    /// Runs a turn. Then checks the connections that were above their high watermark: if the queue
-    /// of one is empty now, it must have got `on_drained`.
+    /// Runs a turn. Then checks each connection that is above its high watermark: if its queue is
+    /// empty now, a call of `on_drained` is missing.
     fn turn(&mut self) {
         self.enter(|reactor| reactor.turn(Some(Duration::ZERO)).expect("the poll works"));
         self.reactor.with(|model, cx| {
@@ -214,7 +217,7 @@ impl Run {
                 let queued = cx.queued_bytes(expected.conn);
                 assert!(
                     is_waiting || queued != Ok(0),
-                    "{} drained without on_drained",
+                    "the queue of {} is empty, but on_drained was not called",
                     expected.conn
                 );
             }
@@ -282,7 +285,7 @@ impl Run {
             }
             self.turn();
         }
-        panic!("some connections never end: {:?}", self.reactor.stats());
+        panic!("some connections did not end: {:?}", self.reactor.stats());
     }
 
     fn check(mut self) {
@@ -291,7 +294,7 @@ impl Run {
         assert!(conns.iter().all(|expected| expected.closes == 1));
         assert_eq!(stats.closed, conns.len() as u64);
         assert_eq!((stats.connections, stats.held_bytes), (0, 0));
-        // Only timers of the handler may be left.
+        // Only timers of the handler, and the timers for trims and for memory, may be left.
         let engine = &mut self.reactor.engine;
         engine.timers.set_now(engine.os.now() + 100 * HOUR);
         engine.timers.snapshot_due();
@@ -305,11 +308,11 @@ impl Run {
     }
 }
 
-fn is_not_empty(reading: &Reading) -> bool {
-    !matches!(reading, Reading::Bytes(bytes) if bytes.is_empty())
+fn is_not_empty(reading: &ReadResult) -> bool {
+    !matches!(reading, ReadResult::Bytes(bytes) if bytes.is_empty())
 }
 
-fn run_lives(transport: Transport) {
+fn run_all_seeds(transport: Transport) {
     let seeds = match std::env::var("UNSTICK_SEEDS") {
         Ok(count) => 0..count.parse().expect("UNSTICK_SEEDS is a number"),
         Err(_) => 0..SEEDS,
@@ -328,10 +331,10 @@ fn run_lives(transport: Transport) {
 
 #[test]
 fn random_operations_lose_no_byte_and_close_each_conn_once() {
-    run_lives(Transport::Plain);
+    run_all_seeds(Transport::Plain);
 }
 
 #[test]
-fn random_lives_through_a_filter_lose_no_byte_and_end_once() {
-    run_lives(Transport::Filtered);
+fn random_operations_with_a_filter_lose_no_byte() {
+    run_all_seeds(Transport::Filtered);
 }

@@ -1,4 +1,5 @@
-//! The model: it holds the expected state of each connection, and checks each callback against it.
+//! The model of the stress tests. It has the expected state of each connection, and compares each
+//! callback with that state.
 
 use std::collections::HashMap;
 
@@ -14,7 +15,7 @@ use crate::reactor::tests::transport::Transport;
 use crate::testkit::Random;
 use crate::timer::TimerId;
 
-/// Maximum length of a payload, in both directions. A longer one from the peer is skipped.
+/// Maximum length of a payload, in both directions. A longer payload from the peer is skipped.
 pub(super) const PAYLOAD_LEN_MAX: usize = 20_000;
 
 impl Random {
@@ -38,10 +39,11 @@ pub(super) struct Expected {
     pub(super) framing: Framing,
     /// All bytes that the peer sends.
     pub(super) stream: Vec<u8>,
-    /// Number of bytes of `stream` that the socket has.
+    /// Number of bytes of `stream` that were added to the script or to `wire`.
     pub(super) fed: usize,
-    /// Encrypted bytes of `stream` that the socket does not have yet.
+    /// Encrypted bytes of `stream` that will be added to the script later.
     pub(super) wire: Vec<u8>,
+    /// True if the script contains the end of the stream.
     pub(super) is_fed_to_end: bool,
     /// The payloads in `stream`, each with the offset of the end of its frame.
     pub(super) payloads: Vec<(Vec<u8>, usize)>,
@@ -56,18 +58,21 @@ pub(super) struct Expected {
     pub(super) is_open: bool,
     pub(super) is_paused: bool,
     pub(super) credit: Option<u64>,
-    /// True if the credit began in a frame callback, whose frame costs nothing.
+    /// True if the first credit was granted in `on_frame`. The frame of that callback uses no
+    /// credit.
     pub(super) is_credit_fresh: bool,
-    /// True if `on_drained` must come.
+    /// True if `on_drained` must be called before the queue is empty.
     pub(super) is_above: bool,
-    /// True if `on_drained` may come.
+    /// True if `on_drained` may be called.
     pub(super) may_drain: bool,
     /// True if the handler has closed or aborted the connection.
     pub(super) is_ended: bool,
     pub(super) is_half_closed: bool,
     /// True if a read or a write was scripted to fail.
     pub(super) has_failed: bool,
+    /// True if a callback of the connection panicked.
     pub(super) was_panic: bool,
+    /// True if `on_half_close` was called.
     pub(super) has_half_close: bool,
     pub(super) closes: usize,
 }
@@ -84,14 +89,16 @@ pub(super) struct Model {
     pub(super) random: Random,
     pub(super) conns: Vec<Expected>,
     pub(super) index: HashMap<ConnId, usize>,
+    /// Timers of the handler, with true for each timer that is set.
     pub(super) timers: Vec<(TimerId, bool)>,
     /// Number of operations that may still run.
     pub(super) acts_left: usize,
+    /// True if callbacks may panic.
     pub(super) panics: bool,
     pub(super) has_memory_limit: bool,
     /// True if some payloads are long.
     pub(super) has_long: bool,
-    /// True at the end of the run: all connections must end soon.
+    /// True at the end of the run, when all connections are closed.
     pub(super) is_over: bool,
     pub(super) transport: Transport,
 }
@@ -147,14 +154,18 @@ impl Model {
         text.collect()
     }
 
-    /// Checks the state before a callback about input.
+    /// Checks that a connection may get a callback about its input.
     fn check_reading(&self, conn: ConnId, session: Option<usize>) {
         let number = self.index[&conn];
-        assert_eq!(session, Some(number), "the session of another connection");
+        assert_eq!(
+            session,
+            Some(number),
+            "the callback got the session of another connection"
+        );
         let expected = &self.conns[number];
         assert!(
             expected.is_open && expected.closes == 0,
-            "callback before open or after close"
+            "a callback came before the open or after the close"
         );
         assert!(!expected.is_ended, "the connection was closed");
         assert!(!expected.is_paused, "the connection is paused");
@@ -233,7 +244,7 @@ impl Handler for Model {
         let expected = self.expected(conn);
         assert!(
             expected.is_open && expected.closes == 0,
-            "callback before open or after close"
+            "a callback came before the open or after the close"
         );
         assert!(
             expected.is_above || expected.may_drain,
@@ -265,7 +276,7 @@ impl Handler for Model {
         let is_stopped = expected.is_paused || expected.is_above || expected.credit == Some(0);
         assert!(
             is_stopped || expected.may_drain || is_limited,
-            "the connection is read"
+            "on_hangup was called although the connection is read"
         );
         assert!(expected.is_open && expected.closes == 0 && !expected.is_ended);
         assert_eq!(*session, Some(self.index[&conn]));
@@ -277,14 +288,18 @@ impl Handler for Model {
         let expected = &mut self.conns[number];
         expected.closes += 1;
         assert_eq!(expected.closes, 1, "{conn} closes twice");
-        assert_eq!(session.is_none(), expected.was_panic, "{session:?}");
+        assert_eq!(
+            session.is_none(),
+            expected.was_panic,
+            "the session is missing only after a panic: {session:?}"
+        );
         assert!(session.is_none_or(|session| session == number));
         expected.check_end(&closed, self.transport);
         self.act(cx, Some(conn), At::Close);
     }
 
     fn on_timer(&mut self, _: &mut Cx<'_>, _: TimerId, _: u64) {
-        panic!("an hour has not passed");
+        panic!("a timer of one hour fired, but no hour has passed");
     }
 }
 
@@ -334,26 +349,34 @@ impl Expected {
             assert!(matches!(closed.reason, CloseReason::ConnectFailed(_)));
             return;
         };
-        let seen = script.seen();
-        let written = transport.decrypt(&seen.written);
-        assert!(written == self.accepted[..written.len()], "out of order");
-        // A filter accepts bytes before the socket does. If a write fails, it has taken none.
+        let calls = script.calls();
+        let written = transport.decrypt(&calls.written);
+        assert!(
+            written == self.accepted[..written.len()],
+            "the written bytes differ from the accepted output"
+        );
+        // A filter accepts bytes before the socket takes them. If a write fails, the filter reports
+        // no byte of that call as accepted, although the socket may have taken some.
         let all_written = stats.written_bytes == written.len() as u64;
         let may_differ = self.has_failed || stats.written_bytes > written.len() as u64;
         assert!(
             all_written || !transport.is_plain() && may_differ,
-            "{closed:?}"
+            "the statistics count other bytes than the socket took: {closed:?}"
         );
         if self.was_panic {
             assert!(matches!(closed.reason, CloseReason::HandlerPanicked));
         }
         let is_clean = matches!(closed.reason, CloseReason::Local | CloseReason::Peer);
         if is_clean && !self.has_failed {
-            assert_eq!(closed.unsent_bytes, 0, "it was closed gently");
-            assert!(all_written, "it was closed gently");
-            assert!(seen.is_shut_down, "its peer was not told");
+            assert_eq!(
+                closed.unsent_bytes, 0,
+                "a clean close leaves no unsent byte"
+            );
+            assert!(all_written, "a clean close writes all accepted bytes");
+            assert!(calls.is_shut_down, "a clean close sends a FIN");
         }
-        // Input after a close is not counted, nor is the rest of a skipped frame.
+        // Input after a close is not counted as undecoded, and neither is the rest of a skipped
+        // frame.
         let handled_len = self
             .handled
             .checked_sub(1)
@@ -362,7 +385,7 @@ impl Expected {
         let ends_in_skip =
             self.handled > 0 && self.payloads[self.handled - 1].0.len() > PAYLOAD_LEN_MAX;
         if !self.is_ended && !ends_in_skip {
-            assert_eq!(stats.read_bytes, known, "{closed:?}");
+            assert_eq!(stats.read_bytes, known, "all input is counted: {closed:?}");
         }
     }
 }

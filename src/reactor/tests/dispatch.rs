@@ -1,5 +1,5 @@
-//! The fast path of a dispatch: one read, its frames and one write. The tests check its counts and
-//! the events that leave it.
+//! Tests of the fast path of a dispatch: one read, its frames and one write. They check its counts,
+//! and the events after which the general path continues.
 
 use super::*;
 use crate::codec::{Codec, Out, Step};
@@ -13,7 +13,7 @@ fn skipping() -> Framing {
     Framing::length_u8().frame_len_max(3).skip_too_long()
 }
 
-/// The input of a read that ends inside a skipped frame, four bytes before its end. Nothing is left
+/// Input of one read: a frame, and a skipped frame without its last four bytes. No bytes are left
 /// to decode after it.
 const SKIPPED: &[u8] = b"\x01a\x05x";
 
@@ -33,7 +33,7 @@ fn at_skip(
     (script, conn)
 }
 
-/// The first frame allocates the batch. Later replies are copied into it by the fast path.
+/// The first reply allocates the batch. The fast path copies later replies into the batch.
 fn each_echoed_frame_is_counted_once(transport: Transport) {
     let mut reactor = transport.reactor();
     let script = transport.script();
@@ -53,15 +53,15 @@ fn each_echoed_frame_is_counted_once(transport: Transport) {
         assert_eq!(of_all, (counted, counted), "counts of the reactor");
     }
     if transport.is_plain() {
-        assert_eq!(script.seen().writes, 4, "one a read");
+        assert_eq!(script.calls().writes, 4, "one write for each read");
     }
 }
 
-/// Plain only: a filtered connection never takes the fast path.
+/// Runs only over the plain transport, because a filtered connection never takes the fast path.
 #[cfg(not(unstick_general_path))]
 #[test]
 fn short_send_is_copied_without_calling_the_framing() {
-    /// A payload that may be copied but not encoded.
+    /// A payload that can only be copied: `encode` panics.
     struct Copied<'a>(&'a [u8]);
 
     impl EncodePayload for Copied<'_> {
@@ -70,7 +70,7 @@ fn short_send_is_copied_without_calling_the_framing() {
         }
 
         fn encode(self, _: &Framing, _: &mut Buf) -> Result<(), FrameError> {
-            panic!("encoded on the general path");
+            panic!("the payload was encoded on the general path");
         }
 
         fn bytes(&self) -> Option<&[u8]> {
@@ -90,7 +90,7 @@ fn short_send_is_copied_without_calling_the_framing() {
         }
     }));
     event(&mut reactor, conn, Ready::READABLE);
-    let written = script.seen().written;
+    let written = script.calls().written;
     assert!(written.ends_with(b"it\0\0\0\x02me\0\0\0\x02me"));
 }
 
@@ -98,23 +98,27 @@ fn close_in_on_skipped_sends_fin_in_the_same_dispatch(transport: Transport) {
     let (script, _) = at_skip(transport, &mut transport.reactor(), |cx, conn| {
         cx.close(conn)
     });
-    assert_eq!(script.seen().written, b"\x01a", "what was sent before it");
-    assert!(script.seen().is_shut_down);
+    assert_eq!(
+        script.calls().written,
+        b"\x01a",
+        "the output before the close is written"
+    );
+    assert!(script.calls().is_shut_down);
 }
 
 fn abort_in_on_skipped_discards_and_counts_output(transport: Transport) {
     let mut reactor = transport.reactor();
     let (script, _) = at_skip(transport, &mut reactor, |cx, conn| cx.abort(conn));
-    assert_eq!(script.seen().writes, 0);
+    assert_eq!(script.calls().writes, 0);
     assert_eq!(only_close(&reactor).unsent_bytes, 2);
 }
 
-/// A dispatch that does not apply the new framing would leave the connection without a frame
-/// deadline.
+/// If the dispatch did not apply the new framing, the connection would have no frame deadline.
 fn reframe_in_on_skipped_applies_in_the_same_dispatch(transport: Transport) {
     let mut reactor = transport.reactor();
     let (script, conn) = at_skip(transport, &mut reactor, |cx, conn| {
-        cx.reframe(conn, Framing::raw()).expect("it is open");
+        cx.reframe(conn, Framing::raw())
+            .expect("the connection is open");
     });
     assert!(state(&reactor, conn).may_read());
     script.then_read([bytes(b"xxxxas it is")]);
@@ -143,7 +147,7 @@ fn queue_refilled_by_on_drained_after_a_skip_drains_again(transport: Transport) 
     reactor.handler.at_drained = Some(Box::new(fill));
     event(&mut reactor, conn, Ready::READABLE);
     let expected = b"\x01a\x03abc\x03abc\x03abc\x03abc";
-    assert_eq!(script.seen().written, expected);
+    assert_eq!(script.calls().written, expected);
     assert_eq!(reactor.handler.drains, 2);
     assert!(state(&reactor, conn).may_read());
 }
@@ -186,7 +190,8 @@ fn stats_in_callbacks_include_the_current_dispatch(transport: Transport) {
     assert!(reactor.handler.at_skip.is_none(), "on_skipped was called");
 }
 
-/// A skipped frame costs a callback, and may be only a few bytes long.
+/// Each skipped frame causes a callback, and may have only a few bytes. It therefore counts in the
+/// frame budget.
 fn skipped_frames_use_the_budget_and_are_not_counted(transport: Transport) {
     let config = Config {
         frame_budget: 2,
@@ -196,7 +201,7 @@ fn skipped_frames_use_the_budget_and_are_not_counted(transport: Transport) {
     let script = transport.script();
     script.then_read([bytes(&[b"\x04long".repeat(5), b"\x01a".to_vec()].concat())]);
     let conn = open(&mut reactor, script, skipping());
-    note(&reactor, conn, Ready::READABLE);
+    inject_event(&reactor, conn, Ready::READABLE);
     for skipped in [2, 4, 5] {
         turn(&mut reactor);
         assert_eq!(reactor.stats().frames_skipped, skipped);
@@ -208,7 +213,7 @@ fn skipped_frames_use_the_budget_and_are_not_counted(transport: Transport) {
     assert_eq!((of_conn.frames_in, reactor.stats().frames_in), (1, 1));
 }
 
-/// The queue can be filled to the last byte, and a refused payload is not sent.
+/// The queue can be filled to the last byte. A payload that does not fit is not sent.
 fn batch_respects_write_queue_bytes_max(transport: Transport) {
     let config = Config {
         write_low_bytes: 0,
@@ -228,7 +233,7 @@ fn batch_respects_write_queue_bytes_max(transport: Transport) {
         assert_eq!(cx.queued_bytes(conn), Ok(8));
     }));
     event(&mut reactor, conn, Ready::READABLE);
-    assert_eq!(script.seen().written, b"abcdefgh");
+    assert_eq!(script.calls().written, b"abcdefgh");
 }
 
 /// Output above the high watermark is refused if the memory budget is used up. The handler is
@@ -242,7 +247,7 @@ fn batch_above_high_watermark_respects_memory_budget(transport: Transport) {
     };
     let mut reactor = transport.reactor_with(config);
     let slow = transport.script();
-    slow.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
+    slow.then_write([WriteResult::Fails(ErrorKind::WouldBlock)]);
     let slow_conn = open(&mut reactor, slow, Framing::raw());
     let script = transport.script();
     script.then_read([bytes(b"question")]);
@@ -257,14 +262,14 @@ fn batch_above_high_watermark_respects_memory_budget(transport: Transport) {
         assert!(matches!(cx.send(conn, b"!"), Ok(Sent::Queued)));
     }));
     event(&mut reactor, conn, Ready::READABLE);
-    assert_eq!(script.seen().written, b"be!");
+    assert_eq!(script.calls().written, b"be!");
     assert_eq!(reactor.handler.drains, 0);
     event(&mut reactor, slow_conn, Ready::WRITABLE);
     turn(&mut reactor);
     assert_eq!(reactor.handler.drains, 2, "both connections are notified");
 }
 
-/// The dispatch has ended, and the connection has not changed since.
+/// The send comes after the dispatch of the connection has ended.
 fn send_to_the_last_active_connection_is_flushed(transport: Transport) {
     for (framing, frame) in [
         (Framing::length_u32(), &b"\0\0\0\x05later"[..]),
@@ -281,7 +286,7 @@ fn send_to_the_last_active_connection_is_flushed(transport: Transport) {
         sent.expect("the queue has space");
         assert_eq!(reactor.engine.queued_bytes(conn.0), Ok(frame.len()));
         turn(&mut reactor);
-        assert_eq!(script.seen().written, frame.repeat(4));
+        assert_eq!(script.calls().written, frame.repeat(4));
     }
 }
 
@@ -292,9 +297,9 @@ fn frame_without_a_reply_costs_no_write(transport: Transport) {
     let conn = open(&mut reactor, script, Framing::length_u32());
     reactor.handler.at_frame = Some(Box::new(|_| {}));
     event(&mut reactor, conn, Ready::READABLE);
-    assert_eq!(script.seen().writes, 0);
+    assert_eq!(script.calls().writes, 0);
     if transport.is_plain() {
-        assert_eq!(script.seen().reads, 1);
+        assert_eq!(script.calls().reads, 1);
     }
 }
 
@@ -311,7 +316,7 @@ fn hangup_of_a_paused_connection_is_reported_once(transport: Transport) {
     assert_eq!(reactor.handler.hangups, [Hangup::Ended]);
 }
 
-/// The query is a system call. It also takes the error away from the read that would report it.
+/// The query is a system call. It also clears the error, so a later read would not report it.
 fn socket_error_is_queried_only_while_not_reading(transport: Transport) {
     let config = Config {
         frame_budget: 1,
@@ -324,27 +329,27 @@ fn socket_error_is_queried_only_while_not_reading(transport: Transport) {
     let end = Ready::READABLE | Ready::WRITABLE | Ready::ENDED | Ready::HUNG_UP;
     event(&mut reactor, conn, end);
     assert_eq!(
-        script.seen().error_asks,
+        script.calls().take_errors,
         0,
         "the frame budget stopped the dispatch"
     );
     let paused = reactor.with(|_, cx| cx.pause(conn));
     paused.expect("the connection is open");
     turn(&mut reactor);
-    assert_eq!(script.seen().error_asks, 1);
+    assert_eq!(script.calls().take_errors, 1);
     assert_eq!(reactor.handler.hangups, [Hangup::Ended]);
     reactor.with(|_, cx| cx.close(conn));
     event(&mut reactor, conn, end);
     assert_eq!(
-        script.seen().error_asks,
+        script.calls().take_errors,
         1,
-        "a closed connection is read to its end"
+        "a closing connection is read to its end, so no query is needed"
     );
 
-    // A failed write has reported the error before.
+    // A failed write has already reported the error, so it is not queried.
     let script = transport.script();
     script.then_read([bytes(b"\x01a")]);
-    script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+    script.then_write([WriteResult::Fails(ErrorKind::BrokenPipe)]);
     let conn = open(&mut reactor, script, Framing::length_u8());
     reactor.with(|_, cx| {
         cx.pause(conn).expect("the connection is open");
@@ -353,11 +358,11 @@ fn socket_error_is_queried_only_while_not_reading(transport: Transport) {
     for _ in 0..2 {
         turn(&mut reactor);
     }
-    assert_eq!(script.seen().error_asks, 0);
+    assert_eq!(script.calls().take_errors, 0);
     assert_eq!(reactor.handler.hangups[1..], [Hangup::Reset]);
 }
 
-/// The kernel takes the replies as fast as they are sent.
+/// The kernel takes each reply at once, so the queue never stays above the high watermark.
 fn replies_above_high_watermark_do_not_stop_the_read(transport: Transport) {
     let config = Config {
         write_high_bytes: 4,
@@ -373,13 +378,13 @@ fn replies_above_high_watermark_do_not_stop_the_read(transport: Transport) {
     assert_eq!(
         reactor.handler.frames.len(),
         3,
-        "all frames come in one turn"
+        "all frames are delivered in one turn"
     );
-    assert_eq!((reactor.handler.drains, script.seen().writes), (3, 3));
-    assert_eq!(script.seen().written, input);
+    assert_eq!((reactor.handler.drains, script.calls().writes), (3, 3));
+    assert_eq!(script.calls().written, input);
 }
 
-/// The credit is checked after each frame.
+/// A connection with credit is not plain, because the credit is checked after each frame.
 fn frames_with_credit_are_not_moved_and_share_a_write(transport: Transport) {
     let mut reactor = transport.reactor();
     let script = transport.script();
@@ -390,12 +395,12 @@ fn frames_with_credit_are_not_moved_and_share_a_write(transport: Transport) {
     event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
     assert_eq!(reactor.engine.memory.pool.moved_bytes, 0);
-    assert_eq!(script.seen().writes, 1);
+    assert_eq!(script.calls().writes, 1);
 }
 
-/// The reframe happens within a read, and after its last frame.
+/// Covers two cases: the reframe happens before the last frame of a read, or in its last frame.
 fn reframe_gives_a_codec_a_new_state(transport: Transport) {
-    /// A codec whose frames grow by one byte each.
+    /// A codec whose frames are each one byte longer than the frame before.
     struct Growing;
 
     impl Codec for Growing {
@@ -424,8 +429,8 @@ fn reframe_gives_a_codec_a_new_state(transport: Transport) {
         let script = transport.script();
         let conn = open(&mut reactor, script, Framing::custom(Growing));
         reactor.handler.at_frame = Some(Box::new(move |cx| {
-            let given = cx.reframe(conn, Framing::custom(Growing));
-            given.expect("the connection is open");
+            let reframed = cx.reframe(conn, Framing::custom(Growing));
+            reframed.expect("the connection is open");
         }));
         for read in reads {
             script.then_read([read]);
@@ -439,7 +444,7 @@ fn reframe_gives_a_codec_a_new_state(transport: Transport) {
 fn peer_end_after_a_skip_that_paused_waits_for_resume(transport: Transport) {
     let mut reactor = transport.reactor();
     let script = transport.script();
-    script.then_read([bytes(b"9;"), Reading::End]);
+    script.then_read([bytes(b"9;"), ReadResult::End]);
     let header = Framing::delimiters(&[b";", b";;"]);
     let framing = Framing::header_body(header, |_| Ok(9));
     let framing = framing.frame_len_max(5).skip_too_long();

@@ -1,6 +1,7 @@
-//! Tests of a connection with a filter: writes that a read needs, buffered plaintext, held output.
+//! Tests of filtered connections: writes that a read needs, buffered plaintext, output that the
+//! filter holds.
 
-use super::sim_world::{MS, Node, SEC, node, run_for, seen, settle};
+use super::sim_world::{MS, Node, SEC, node, run_for, settle, take_events};
 use super::transport::AckOrder;
 use super::*;
 use crate::testkit::Random;
@@ -15,7 +16,7 @@ fn silent(config: Config, order: AckOrder) -> (Reactor<Recorder>, Wire, ConnId) 
     (reactor, script, conn)
 }
 
-/// Runs turns without events until there is no more work.
+/// Runs turns without new events until no work is left.
 fn turns(reactor: &mut Reactor<Recorder>) {
     for _ in 0..100 {
         if reactor.next_turn_in() != Some(Duration::ZERO) {
@@ -26,14 +27,15 @@ fn turns(reactor: &mut Reactor<Recorder>) {
     panic!("the reactor has work after 100 turns");
 }
 
-/// Returns one record for each frame.
-fn records(frames: &[&[u8]]) -> Vec<Reading> {
+/// Returns one read result for each frame. The transport makes each of them one record.
+fn records(frames: &[&[u8]]) -> Vec<ReadResult> {
     frames.iter().map(|frame| bytes(frame)).collect()
 }
 
 const THREE: [&[u8]; 3] = [b"\x01a", b"\x01b", b"\x01c"];
-const WOULD_BLOCK: Writing = Writing::Fails(ErrorKind::WouldBlock);
+const WOULD_BLOCK: WriteResult = WriteResult::Fails(ErrorKind::WouldBlock);
 
+/// Returns the readiness that an event reports at the end of the stream.
 fn end() -> Ready {
     Ready::READABLE | Ready::WRITABLE | Ready::ENDED | Ready::HUNG_UP
 }
@@ -48,7 +50,7 @@ fn frame_is_delivered_once_its_record_is_acknowledged() {
     assert_eq!(reactor.handler.frames, [b"a", b"b"]);
     assert!(state(&reactor, conn).awaits_write());
     assert_eq!(
-        script.seen().writes,
+        script.calls().writes,
         1,
         "the write is not repeated before an event"
     );
@@ -57,7 +59,7 @@ fn frame_is_delivered_once_its_record_is_acknowledged() {
     assert_eq!(script.acknowledgements(), 1);
 }
 
-/// No further event reports that the connection is readable: only the output would block.
+/// Only the write would block, so no further event reports that the connection is readable.
 #[test]
 fn read_waiting_for_a_write_continues_after_a_flush() {
     // The filter accepts at most 400 bytes of a batch at once.
@@ -76,7 +78,7 @@ fn read_waiting_for_a_write_continues_after_a_flush() {
         turns(&mut reactor);
         assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
         event(&mut reactor, conn, Ready::WRITABLE);
-        assert_eq!(script.seen().written.len(), 51 * sends);
+        assert_eq!(script.calls().written.len(), 51 * sends);
     }
 }
 
@@ -84,7 +86,7 @@ fn read_waiting_for_a_write_continues_after_a_flush() {
 fn queued_filter_output_is_flushed_at_the_next_writable_event() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::Queued);
     script.then_read(records(&THREE));
-    script.then_write([Writing::Takes(1), WOULD_BLOCK]);
+    script.then_write([WriteResult::Takes(1), WOULD_BLOCK]);
     event(&mut reactor, conn, Ready::READABLE);
     assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
     turns(&mut reactor);
@@ -103,7 +105,7 @@ fn fin_waits_for_the_output_of_the_filter() {
     for act in acts {
         let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
         script.then_read(records(&THREE[..1]));
-        script.then_write([Writing::Takes(3), WOULD_BLOCK]);
+        script.then_write([WriteResult::Takes(3), WOULD_BLOCK]);
         reactor.handler.at_frame = Some(Box::new(move |cx| {
             let _ = cx
                 .send(conn, b"answer")
@@ -112,10 +114,10 @@ fn fin_waits_for_the_output_of_the_filter() {
         }));
         event(&mut reactor, conn, Ready::READABLE);
         turns(&mut reactor);
-        assert!(!script.seen().is_shut_down);
+        assert!(!script.calls().is_shut_down);
         event(&mut reactor, conn, Ready::WRITABLE);
-        assert_eq!(script.seen().written, b"\x06answer");
-        assert!(script.seen().is_shut_down);
+        assert_eq!(script.calls().written, b"\x06answer");
+        assert!(script.calls().is_shut_down);
     }
 }
 
@@ -124,12 +126,12 @@ fn half_closed_connection_is_read_without_acknowledgements() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
     reactor.with(|_, cx| cx.half_close(conn).expect("the connection is open"));
     turns(&mut reactor);
-    assert!(script.seen().is_shut_down);
+    assert!(script.calls().is_shut_down);
     script.then_read(records(&THREE));
-    script.then_read([Reading::End]);
+    script.then_read([ReadResult::End]);
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert_eq!(reactor.handler.frames, [b"a", b"b", b"c"]);
-    assert_eq!(script.seen().writes, 0);
+    assert_eq!(script.calls().writes, 0);
     assert!(matches!(only_close(&reactor).reason, CloseReason::Local));
 }
 
@@ -146,7 +148,7 @@ fn frames_in_buffered_plaintext_need_no_further_event() {
         let frames = [b"\x01a\x01b\x02cc\x01d".as_slice(), b"\x01e", b"\x01f"];
         script.then_read(records(&[&frames.concat()]));
         event(&mut reactor, conn, Ready::READABLE);
-        assert_eq!(script.seen().reads, 1);
+        assert_eq!(script.calls().reads, 1);
         turns(&mut reactor);
         assert_eq!(reactor.handler.frames.concat(), b"abccdef");
         assert!(!state(&reactor, conn).is_readable());
@@ -181,7 +183,7 @@ fn hangup_while_paused_loses_no_buffered_plaintext() {
     };
     let (mut reactor, script, conn) = silent(config, AckOrder::First);
     script.then_read(records(&[&THREE.concat()]));
-    script.then_read([Reading::End]);
+    script.then_read([ReadResult::End]);
     reactor.handler.at_frame = Some(Box::new(move |cx| {
         cx.pause(conn).expect("the connection is open");
         cx.half_close(conn).expect("the connection is open");
@@ -201,21 +203,21 @@ fn failed_acknowledgement_still_delivers_all_input() {
         let (mut reactor, script, conn) = silent(Config::default(), order);
         script.then_read(records(&THREE));
         script.then_read(records(&[b"\x01d"]));
-        script.then_write([Writing::Fails(ErrorKind::BrokenPipe)]);
+        script.then_write([WriteResult::Fails(ErrorKind::BrokenPipe)]);
         event(&mut reactor, conn, Ready::READABLE);
         turns(&mut reactor);
         assert_eq!(reactor.handler.frames, [b"a", b"b", b"c", b"d"]);
         assert_io(only_close(&reactor), ErrorKind::BrokenPipe);
-        assert_eq!(script.seen().writes, 1);
+        assert_eq!(script.calls().writes, 1);
     }
 }
 
-/// The filter must not keep the entry in the ready queue with output that cannot be written.
+/// Output that cannot be written must not keep the connection in the ready queue.
 #[test]
 fn failed_filter_write_while_paused_leaves_the_reactor_idle() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
     script.then_read(records(&THREE[..1]));
-    script.then_write([WOULD_BLOCK, Writing::Fails(ErrorKind::BrokenPipe)]);
+    script.then_write([WOULD_BLOCK, WriteResult::Fails(ErrorKind::BrokenPipe)]);
     reactor.with(|_, cx| {
         cx.pause(conn).expect("the connection is open");
         let _ = cx
@@ -225,11 +227,11 @@ fn failed_filter_write_while_paused_leaves_the_reactor_idle() {
     turns(&mut reactor);
     event(&mut reactor, conn, Ready::WRITABLE);
     turns(&mut reactor);
-    script.then_write([Writing::Fails(ErrorKind::BrokenPipe); 9]);
+    script.then_write([WriteResult::Fails(ErrorKind::BrokenPipe); 9]);
     event(&mut reactor, conn, Ready::WRITABLE);
     turns(&mut reactor);
     assert_eq!(reactor.handler.hangups, [Hangup::Reset]);
-    assert_eq!(script.seen().writes, 2, "the output was discarded");
+    assert_eq!(script.calls().writes, 2, "the output was discarded");
 }
 
 #[test]
@@ -237,7 +239,7 @@ fn end_of_stream_within_a_record_closes_with_an_error() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
     let mut wire = Transport::Filtered.encrypt(b"\x01a\x02bc");
     wire.pop();
-    Script::from(script).then_read([Reading::Bytes(wire), Reading::End]);
+    Script::from(script).then_read([ReadResult::Bytes(wire), ReadResult::End]);
     event(&mut reactor, conn, end());
     turns(&mut reactor);
     assert_io(only_close(&reactor), ErrorKind::UnexpectedEof);
@@ -248,7 +250,7 @@ fn end_of_stream_within_a_record_closes_with_an_error() {
 fn plain_text_to_a_filter_closes_with_an_error() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
     let request = b"GET / HTTP/1.1\r\nhost: example.com\r\nuser-agent: a browser\r\n";
-    Script::from(script).then_read([Reading::Bytes(request.repeat(3))]);
+    Script::from(script).then_read([ReadResult::Bytes(request.repeat(3))]);
     event(&mut reactor, conn, Ready::READABLE);
     turns(&mut reactor);
     assert_io(only_close(&reactor), ErrorKind::InvalidData);
@@ -265,7 +267,9 @@ fn output_held_by_the_filter_counts_as_write_stall() {
     };
     let mut reactor = Transport::Filtered.node(world, config);
     reactor.handler.greeting = vec![b'x'; 390];
-    let listener = reactor.listen(any(), Framing::raw()).expect("a free port");
+    let listener = reactor
+        .listen(any(), Framing::raw())
+        .expect("a port is free");
     let addr = reactor.local_addr(listener).expect("the listener is bound");
     let peer = Peer::new(Transport::Filtered, world.connect(addr));
     settle(&mut [&mut reactor]);
@@ -274,12 +278,13 @@ fn output_held_by_the_filter_counts_as_write_stall() {
         390,
         "the filter has accepted all output"
     );
-    // Progress restarts the timeout.
+    // Progress of the output restarts the write stall timeout.
     for _ in 0..3 {
         run_for(world, &mut [&mut reactor], 900 * MS);
         assert!(!peer.recv_up_to(50).is_empty());
     }
-    // New limits of the connection restart it too. The shorter deadline adds more frequent checks.
+    // New limits of the connection restart the timeout too. The short frame deadline only makes the
+    // checks more frequent.
     run_for(world, &mut [&mut reactor], 900 * MS);
     let conn = ConnId(only_conn(&reactor).expect("the connection is open"));
     reactor.with(|_, cx| {
@@ -288,13 +293,14 @@ fn output_held_by_the_filter_counts_as_write_stall() {
         cx.set_limits(conn, limits).expect("the limits are valid");
     });
     run_for(world, &mut [&mut reactor], 900 * MS);
-    assert_eq!(seen(&mut reactor), ["0 open"]);
+    assert_eq!(take_events(&mut reactor), ["0 open"]);
     run_for(world, &mut [&mut reactor], SEC);
-    let seen = seen(&mut reactor);
-    assert!(seen[0].contains("close WriteStalled"), "{seen:?}");
+    let events = take_events(&mut reactor);
+    assert!(events[0].contains("close WriteStalled"), "{events:?}");
 }
 
-/// Each segment of the gathered write begins and ends within a record.
+/// The payload lengths are no multiples of the record length, so each payload ends with a short
+/// record.
 #[test]
 fn gathered_write_through_a_filter_keeps_every_byte() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
@@ -304,7 +310,9 @@ fn gathered_write_through_a_filter_keeps_every_byte() {
             .expect("the connection is open");
         for (len, byte) in [(20_010, 1), (7, 2), (16_385, 3), (399, 4)] {
             let payload = vec![byte; len];
-            let header = u32::try_from(len).expect("short").to_be_bytes();
+            let header = u32::try_from(len)
+                .expect("the length fits into 32 bits")
+                .to_be_bytes();
             expected.extend([&header[..], &payload].concat());
             let _ = cx
                 .send_owned(conn, payload)
@@ -312,13 +320,13 @@ fn gathered_write_through_a_filter_keeps_every_byte() {
         }
     });
     turns(&mut reactor);
-    assert!(script.seen().written == expected);
+    assert!(script.calls().written == expected);
 }
 
 /// Returns the bytes of all frames that a node has received.
 fn received(reactor: &Reactor<Node>) -> String {
     let frame = |event: &String| Some(event.split_once(" frame ")?.1.to_owned());
-    reactor.handler.seen.iter().filter_map(frame).collect()
+    reactor.handler.events.iter().filter_map(frame).collect()
 }
 
 /// Returns the connection of a node, if it has one.
@@ -351,7 +359,9 @@ fn two_filtered_reactors_with_full_buffers_do_not_deadlock() {
             reactor
         });
         let [server, client] = &mut nodes;
-        let listener = server.listen(any(), Framing::raw()).expect("a free port");
+        let listener = server
+            .listen(any(), Framing::raw())
+            .expect("a port is free");
         let addr = server.local_addr(listener).expect("the listener is bound");
         let conn = client.connect(addr, Framing::raw(), ());
         for _ in 0..5000 {
@@ -372,13 +382,16 @@ fn two_filtered_reactors_with_full_buffers_do_not_deadlock() {
         for (reactor, reason) in [(server, "Peer"), (client, "Local")] {
             let last = reactor
                 .handler
-                .seen
+                .events
                 .pop()
                 .expect("the connection has closed");
             let close = format!("close {reason}, 0 unsent, 0 undecoded");
             assert!(last.ends_with(&close), "seed {seed}: {last}");
         }
     }
-    assert!(both_blocked > 100, "both were blocked {both_blocked} times");
-    assert!(read_waited > 100, "a read waited {read_waited} times");
+    assert!(
+        both_blocked > 100,
+        "both sides were blocked only {both_blocked} times"
+    );
+    assert!(read_waited > 100, "a read waited only {read_waited} times");
 }

@@ -1,8 +1,8 @@
-//! Tests of connections that wait for memory: the order of resuming, and `on_drained`.
+//! Tests of connections that wait for memory: the order in which they resume, and `on_drained`.
 
 use super::*;
 
-/// Sends a payload that is refused because the memory budget is used up.
+/// Sends a payload, and checks that it is refused because the memory budget is used up.
 fn refuse(reactor: &mut Reactor<Recorder>, conn: ConnId) {
     reactor.with(|_, cx| {
         let refused = cx.send(conn, b"more");
@@ -10,8 +10,8 @@ fn refuse(reactor: &mut Reactor<Recorder>, conn: ConnId) {
     });
 }
 
-/// The event of the first connection came before. No event came for the connection whose output was
-/// refused.
+/// An event has reported the input of the first connection, so it is read once memory is free. No
+/// event came for the second connection, so it is not read.
 fn connection_paused_for_memory_is_read_once_memory_is_free(transport: Transport) {
     let (mut reactor, slow) = with_full_memory(transport);
     let [read, refused] = [transport.script(), transport.script()];
@@ -20,19 +20,19 @@ fn connection_paused_for_memory_is_read_once_memory_is_free(transport: Transport
     read.then_read([bytes(b"question")]);
     event(&mut reactor, conn, Ready::READABLE);
     refuse(&mut reactor, other);
-    assert_eq!(read.seen().reads, 0);
+    assert_eq!(read.calls().reads, 0);
     reactor.with(|_, cx| cx.abort(slow));
     for _ in 0..2 {
         turn(&mut reactor);
     }
     assert_eq!(reactor.handler.frames, [b"question"]);
-    assert_eq!((reactor.handler.drains, refused.seen().reads), (1, 0));
+    assert_eq!((reactor.handler.drains, refused.calls().reads), (1, 0));
 }
 
 fn waiter_that_uses_up_the_memory_keeps_the_next_waiting(transport: Transport) {
     let (mut reactor, slow) = with_full_memory(transport);
     let script = transport.script();
-    script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
+    script.then_write([WriteResult::Fails(ErrorKind::WouldBlock)]);
     let first = open(&mut reactor, script, Framing::raw());
     let next = open(&mut reactor, transport.script(), Framing::raw());
     refuse(&mut reactor, first);
@@ -63,7 +63,7 @@ fn memory_waiter_above_high_watermark_is_notified_at_low(transport: Transport) {
     let mut reactor = transport.reactor_with(config);
     let [aborted, above] = [(); 2].map(|()| {
         let script = transport.script();
-        script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
+        script.then_write([WriteResult::Fails(ErrorKind::WouldBlock)]);
         let conn = open(&mut reactor, script, Framing::raw());
         let sent = reactor.with(|_, cx| cx.send(conn, &[0; 4000]).map(drop));
         sent.expect("the queue has space");
@@ -73,7 +73,11 @@ fn memory_waiter_above_high_watermark_is_notified_at_low(transport: Transport) {
     refuse(&mut reactor, above);
     reactor.with(|_, cx| cx.abort(aborted));
     turn(&mut reactor);
-    assert_eq!(reactor.stats().held_bytes, 4096, "memory is available");
+    assert_eq!(
+        reactor.stats().held_bytes,
+        4096,
+        "the memory of the aborted connection is free"
+    );
     assert_eq!(reactor.handler.drains, 0);
     event(&mut reactor, above, Ready::WRITABLE);
     turn(&mut reactor);
@@ -99,7 +103,7 @@ fn memory_waiter_that_ends_its_output_is_not_notified(transport: Transport) {
     }
 }
 
-/// There is no notification if the handler half-closed the connection before.
+/// The handler is not notified if it half-closed the connection before the open.
 fn send_refused_while_connecting_is_notified_after_open(transport: Transport) {
     for (ends, drains) in [(false, 1), (true, 0)] {
         let (mut reactor, slow) = with_full_memory(transport);
@@ -111,7 +115,7 @@ fn send_refused_while_connecting_is_notified_after_open(transport: Transport) {
             ended.expect("the connection is not closed");
         }
         reactor.with(|_, cx| cx.abort(slow));
-        // Phases 7 and 8 of a turn in which the connect does not complete.
+        // Only phases 7 and 8 of a turn run here, so the connect does not complete.
         reactor.reap_next();
         reactor.resume_paused_for_memory();
         assert_eq!(reactor.handler.drains, 0);
@@ -125,7 +129,7 @@ fn send_refused_while_connecting_is_notified_after_open(transport: Transport) {
     }
 }
 
-/// Plain only: it is about datagrams.
+/// Runs only over the plain transport, because datagram sockets have no filter.
 #[test]
 fn queued_datagrams_count_in_the_memory_budget() {
     let (mut reactor, slow) = with_full_memory(Transport::Plain);

@@ -1,4 +1,4 @@
-//! Tests of the loop with scripted sockets: each result of a read or a write, and late events.
+//! Tests of the reactor with scripted sockets: each result of a read or a write, and stale events.
 
 mod dispatch;
 mod filter;
@@ -20,7 +20,7 @@ use crate::engine::Accepted;
 use crate::error::{SendError, Sent};
 use crate::event::Hangup;
 use crate::event::{CloseReason, Closed};
-use crate::os::sim::{Reading, Ready, Script, World, Writing};
+use crate::os::sim::{ReadResult, Ready, Script, World, WriteResult};
 use crate::os::{ListenOptions, Stream};
 use transport::{Peer, Transport, Wire, on_both_transports};
 
@@ -32,15 +32,15 @@ struct Recorder {
     frames: Vec<Vec<u8>>,
     half_closes: usize,
     closes: Vec<(ConnId, Closed)>,
-    /// Called at the next frame, instead of the echo.
+    /// Function to call at the next frame instead of the echo.
     at_frame: Option<Act>,
-    /// Called at the next skipped frame.
+    /// Function to call at the next skipped frame.
     at_skip: Option<Act>,
-    /// Called at the next `on_drained`.
+    /// Function to call at the next `on_drained`.
     at_drained: Option<Act>,
     drains: usize,
     hangups: Vec<Hangup>,
-    /// Sends no echo.
+    /// True if frames are not echoed.
     is_silent: bool,
 }
 
@@ -91,7 +91,7 @@ fn reactor_with(config: Config) -> Reactor<Recorder> {
     Reactor::with_os(Recorder::default(), config, os).expect("the reactor opens")
 }
 
-/// Opens a connection whose stream plays `script`.
+/// Opens a connection whose reads and writes have the results of `script`.
 fn open(reactor: &mut Reactor<Recorder>, script: impl Into<Script>, framing: Framing) -> ConnId {
     let script = script.into();
     let peer = SocketAddr::from(([127, 0, 0, 1], 1)).into();
@@ -100,7 +100,7 @@ fn open(reactor: &mut Reactor<Recorder>, script: impl Into<Script>, framing: Fra
             reactor.sessions.put(conn.0.key(), ());
             conn
         }
-        refused => panic!("{refused:?}"),
+        refused => panic!("the connection was not admitted: {refused:?}"),
     }
 }
 
@@ -119,15 +119,15 @@ fn state(reactor: &Reactor<Recorder>, conn: ConnId) -> State {
 
 /// Injects an event of a connection, and runs the turn that handles it.
 fn event(reactor: &mut Reactor<Recorder>, conn: ConnId, ready: Ready) {
-    note(reactor, conn, ready);
+    inject_event(reactor, conn, ready);
     turn(reactor);
 }
 
-/// Injects an event of a connection into the next poll.
-fn note(reactor: &Reactor<Recorder>, conn: ConnId, ready: Ready) {
+/// Injects an event of a connection, which the next turn handles.
+fn inject_event(reactor: &Reactor<Recorder>, conn: ConnId, ready: Ready) {
     let entry = reactor.engine.conn(conn.0).expect("the connection is open");
     let Stream::Sim(socket) = &entry.socket else {
-        panic!("{:?}", entry.socket);
+        panic!("the socket is not simulated: {:?}", entry.socket);
     };
     assert!(socket.inject(ready), "the socket is registered");
 }
@@ -140,19 +140,23 @@ fn turn(reactor: &mut Reactor<Recorder>) {
 
 fn only_close(reactor: &Reactor<Recorder>) -> &Closed {
     let closes = &reactor.handler.closes;
-    assert_eq!(closes.len(), 1, "{closes:?}");
+    assert_eq!(
+        closes.len(),
+        1,
+        "the number of closed connections is not 1: {closes:?}"
+    );
     &closes[0].1
 }
 
 fn assert_io(closed: &Closed, kind: ErrorKind) {
     assert!(
         matches!(&closed.reason, CloseReason::Io(error) if error.kind() == kind),
-        "not {kind}: {closed:?}"
+        "the connection was not closed with {kind}: {closed:?}"
     );
 }
 
-fn bytes(bytes: &[u8]) -> Reading {
-    Reading::Bytes(bytes.to_vec())
+fn bytes(bytes: &[u8]) -> ReadResult {
+    ReadResult::Bytes(bytes.to_vec())
 }
 
 // Reading.
@@ -165,10 +169,10 @@ fn interrupted_and_blocked_reads_give_the_same_frames(transport: Transport) {
         let conn = open(&mut reactor, script, Framing::length_u8());
         for piece in stream.chunks(piece) {
             script.then_read([
-                Reading::Fails(ErrorKind::Interrupted),
+                ReadResult::Fails(ErrorKind::Interrupted),
                 bytes(piece),
-                Reading::Fails(ErrorKind::Interrupted),
-                Reading::Fails(ErrorKind::WouldBlock),
+                ReadResult::Fails(ErrorKind::Interrupted),
+                ReadResult::Fails(ErrorKind::WouldBlock),
             ]);
             // The second event is spurious and finds no byte.
             event(&mut reactor, conn, Ready::READABLE);
@@ -176,7 +180,7 @@ fn interrupted_and_blocked_reads_give_the_same_frames(transport: Transport) {
         }
         let frames = &reactor.handler.frames;
         assert_eq!(frames, &[&b""[..], b"a", b"bc", b"defgh"]);
-        assert_eq!(script.seen().written, stream, "each frame is echoed");
+        assert_eq!(script.calls().written, stream, "each frame is echoed");
     }
 }
 
@@ -189,10 +193,10 @@ fn read_that_would_block_clears_readiness(transport: Transport) {
     for _ in 0..3 {
         turn(&mut reactor);
     }
-    assert_eq!(script.seen().reads, 1, "no call without an event");
+    assert_eq!(script.calls().reads, 1, "no read without an event");
 }
 
-/// Plain only: a filter reads up to `WouldBlock`.
+/// Runs only over the plain transport, because a filter reads until `WouldBlock`.
 #[test]
 fn short_read_after_an_end_event_is_followed_by_a_read() {
     let mut reactor = reactor();
@@ -200,19 +204,23 @@ fn short_read_after_an_end_event_is_followed_by_a_read() {
     let conn = open(&mut reactor, script, Framing::raw());
     script.then_read([bytes(b"data")]);
     event(&mut reactor, conn, Ready::READABLE);
-    assert_eq!(script.seen().reads, 1);
+    assert_eq!(script.calls().reads, 1);
     assert!(!state(&reactor, conn).is_readable());
 
-    script.then_read([bytes(b"last"), Reading::End]);
+    script.then_read([bytes(b"last"), ReadResult::End]);
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
-    assert_eq!(script.seen().reads, 3, "the end made no separate event");
+    assert_eq!(
+        script.calls().reads,
+        3,
+        "no separate event reports the end of the stream"
+    );
     assert_eq!(reactor.handler.frames, [b"data", b"last"]);
     assert_eq!(reactor.handler.half_closes, 1);
     assert!(matches!(only_close(&reactor).reason, CloseReason::Peer));
-    assert!(script.seen().is_shut_down, "the FIN was sent");
+    assert!(script.calls().is_shut_down, "the FIN was sent");
 }
 
-/// A full read does not show if more bytes wait.
+/// The socket may have more bytes after a read that filled the buffer.
 #[test]
 fn full_read_is_followed_by_another() {
     let config = Config {
@@ -224,7 +232,7 @@ fn full_read_is_followed_by_another() {
     let conn = open(&mut reactor, script, Framing::raw());
     script.then_read([bytes(b"data")]);
     event(&mut reactor, conn, Ready::READABLE);
-    assert_eq!(script.seen().reads, 2);
+    assert_eq!(script.calls().reads, 2);
 }
 
 fn failed_read_delivers_earlier_frames_and_closes_once(transport: Transport) {
@@ -232,7 +240,7 @@ fn failed_read_delivers_earlier_frames_and_closes_once(transport: Transport) {
     let script = transport.script();
     script.then_read([
         bytes(b"\x01a\x02b"),
-        Reading::Fails(ErrorKind::ConnectionReset),
+        ReadResult::Fails(ErrorKind::ConnectionReset),
     ]);
     let conn = open(&mut reactor, script, Framing::length_u8());
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
@@ -243,7 +251,7 @@ fn failed_read_delivers_earlier_frames_and_closes_once(transport: Transport) {
     assert_eq!((closed.undecoded_bytes, closed.unsent_bytes), (2, 2));
 }
 
-/// The first read of a dispatch counts like the later ones. No read is longer than the remaining
+/// The first read of a dispatch counts in the budget too. No read is longer than the remaining
 /// budget.
 fn reads_of_a_turn_stay_within_read_budget_bytes(transport: Transport) {
     for read_len_max in [4, 16] {
@@ -256,7 +264,7 @@ fn reads_of_a_turn_stay_within_read_budget_bytes(transport: Transport) {
         let script = transport.script();
         script.then_read([bytes(&[7; 3]), bytes(&[7; 17])]);
         let conn = open(&mut reactor, script, Framing::fixed(1));
-        // The event reports an end, so a short read is followed by another.
+        // The event reports an end, so another read follows a short read.
         event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
         for frames in [8, 16, 20] {
             assert_eq!(reactor.handler.frames.len(), frames);
@@ -265,9 +273,9 @@ fn reads_of_a_turn_stay_within_read_budget_bytes(transport: Transport) {
     }
 }
 
-/// The missing bytes are not copied from the shared read buffer.
+/// The second read must not go through the shared read buffer, so `moved_bytes` does not change.
 #[test]
-fn rest_of_a_long_cut_frame_is_read_into_its_own_buffer() {
+fn rest_of_a_long_frame_is_read_into_its_own_buffer() {
     let mut reactor = reactor();
     let script = Script::new();
     let stream = [&60_000_u32.to_be_bytes()[..], &[7; 60_000]].concat();
@@ -281,22 +289,25 @@ fn rest_of_a_long_cut_frame_is_read_into_its_own_buffer() {
     assert_eq!(reactor.handler.frames, [[7; 60_000]]);
 }
 
-/// The kernel reports an error once; a second read would report a plain end.
+/// The kernel reports an error once, so a second read would only report the end of the stream.
 fn failed_first_read_closes_with_its_error(transport: Transport) {
     let mut reactor = transport.reactor();
     let script = transport.script();
-    script.then_read([Reading::Fails(ErrorKind::ConnectionReset), Reading::End]);
+    script.then_read([
+        ReadResult::Fails(ErrorKind::ConnectionReset),
+        ReadResult::End,
+    ]);
     let conn = open(&mut reactor, script, Framing::raw());
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert_io(only_close(&reactor), ErrorKind::ConnectionReset);
-    assert_eq!(script.seen().reads, 1);
+    assert_eq!(script.calls().reads, 1);
     assert_eq!(reactor.handler.half_closes, 0);
 }
 
 // Stale events and ids.
 
-/// A second socket is registered with the token of a closed connection, whose key is used again.
-/// Its event names the old generation.
+/// A stray socket is registered with the poll token of a connection. The connection closes, and its
+/// key is reused. The next event of the stray socket then has the old generation.
 #[cfg(target_pointer_width = "64")]
 fn stale_event_does_not_reach_a_reused_key(transport: Transport) {
     use crate::os::ConnectOptions;
@@ -327,18 +338,17 @@ fn stale_event_does_not_reach_a_reused_key(transport: Transport) {
         .turn(Some(Duration::from_secs(60)))
         .expect("the poll succeeds");
     assert!(reactor.stats().events > before, "the stray socket is reset");
-    assert_eq!(script.seen().reads, 0);
+    assert_eq!(script.calls().reads, 0);
     assert!(!state(&reactor, second).is_readable());
     stray.close(&reactor.engine.os);
 }
 
-/// The generation counter wraps while one key is used again and again. No old id reaches a later
-/// connection.
+/// One key is reused while the generation counter wraps. No old id may reach a later connection.
 fn ids_stay_distinct_when_generations_wrap(transport: Transport) {
     use std::num::NonZeroU32;
 
     let mut reactor = transport.reactor();
-    let nearly_all = NonZeroU32::new(u32::MAX - 1).expect("it is not zero");
+    let nearly_all = NonZeroU32::new(u32::MAX - 1).expect("the number is not zero");
     reactor.engine.entries.set_next_generation(nearly_all);
     let mut earlier: Vec<ConnId> = Vec::new();
     for number in 0..6_u8 {
@@ -359,10 +369,10 @@ fn ids_stay_distinct_when_generations_wrap(transport: Transport) {
             });
         }
         turn(&mut reactor);
-        assert_eq!(script.seen().reads, 0, "a stale id causes no read");
+        assert_eq!(script.calls().reads, 0, "a stale id causes no read");
         script.then_read([bytes(&[number])]);
         event(&mut reactor, conn, Ready::READABLE);
-        assert_eq!(script.seen().written, [number]);
+        assert_eq!(script.calls().written, [number]);
         reactor.with(|_, cx| cx.abort(conn));
         turn(&mut reactor);
         assert_eq!(reactor.handler.closes.len(), usize::from(number) + 1);
@@ -374,7 +384,8 @@ fn ids_stay_distinct_when_generations_wrap(transport: Transport) {
     assert!(earlier[5].0.is_of(wrapped), "{:?}", earlier[5]);
 }
 
-/// Two connections are ready in one turn. The first aborts the second and opens a third.
+/// Two connections are ready in one turn. The first connection aborts the second one, and opens a
+/// third one.
 fn slab_key_is_not_reused_within_a_turn(transport: Transport) {
     let mut reactor = transport.reactor();
     let script = transport.script();
@@ -388,12 +399,16 @@ fn slab_key_is_not_reused_within_a_turn(transport: Transport) {
         cx.abort(second);
         let nowhere: &[SocketAddr] = &[];
         let third = cx.connect(nowhere, Framing::raw(), ());
-        assert_eq!(third.0.key(), 2, "the key of the second is not free yet");
+        assert_eq!(
+            third.0.key(),
+            2,
+            "the key of the second connection is not free yet"
+        );
     }));
-    note(&reactor, first, Ready::READABLE);
-    note(&reactor, second, Ready::READABLE);
+    inject_event(&reactor, first, Ready::READABLE);
+    inject_event(&reactor, second, Ready::READABLE);
     turn(&mut reactor);
-    assert_eq!(second_script.seen().reads, 0);
+    assert_eq!(second_script.calls().reads, 0);
     assert_eq!(reactor.handler.frames, [b"first"]);
     let closed: Vec<_> = reactor
         .handler
@@ -425,13 +440,14 @@ fn connecting_connection_is_not_read(transport: Transport) {
     assert!(world.connect(addr.clone()).is_connected());
     let mut reactor = transport.reactor();
     let conn = reactor.connect(addr, Framing::raw(), ());
-    note(&reactor, conn, Ready::READABLE);
+    inject_event(&reactor, conn, Ready::READABLE);
     turn(&mut reactor);
     assert!(state(&reactor, conn).is_connecting());
     assert_eq!(reactor.stats().reads, 0);
 }
 
-/// Plain only: a filter is kept after the connect.
+/// Runs only over the plain transport, because the filter of a connection is kept after the
+/// connect.
 #[test]
 fn open_connection_keeps_no_connect_state() {
     let addr = World::current().listen(any()).local_addr();
@@ -439,7 +455,7 @@ fn open_connection_keeps_no_connect_state() {
     let conn = reactor.connect(addr, Framing::raw(), ());
     assert!(
         reactor.next_turn_in().is_some(),
-        "the deadline of the connect"
+        "the connect deadline is set"
     );
     while reactor.stats().connected == 0 {
         reactor
@@ -447,23 +463,31 @@ fn open_connection_keeps_no_connect_state() {
             .expect("the poll succeeds");
     }
     let open = reactor.engine.conn(conn.0).expect("the connection is open");
-    assert!(open.extras.is_none(), "{open:?}");
-    assert_eq!(reactor.next_turn_in(), None, "no deadline is left");
+    assert!(
+        open.extras.is_none(),
+        "the open connection keeps extra state: {open:?}"
+    );
+    assert_eq!(
+        reactor.next_turn_in(),
+        None,
+        "no deadline is set after the connect"
+    );
 }
 
-/// A closed socket waits until the kernel takes its queue, but not past the deadline of a shutdown.
+/// A closed datagram socket stays until the kernel takes its queue, but only until the shutdown
+/// deadline.
 #[test]
 fn shutdown_deadline_drops_and_counts_queued_datagrams() {
     let mut reactor = reactor();
     let udp = reactor.bind_udp("127.0.0.1:0").expect("port 0 is free");
     let to = reactor.local_inet_addr(udp).expect("the socket is bound");
     turn(&mut reactor);
-    // The state after the kernel refused a datagram.
+    // The state after a send that would block.
     let entry = reactor
         .engine
         .entries
         .udp_mut(udp)
-        .expect("the connection is open");
+        .expect("the socket is open");
     entry.state.write_would_block();
     reactor.with(|_, cx| {
         for data in [b"one", b"two"] {
@@ -490,7 +514,7 @@ fn with_full_memory(transport: Transport) -> (Reactor<Recorder>, ConnId) {
     };
     let mut reactor = transport.reactor_with(config);
     let script = transport.script();
-    script.then_write([Writing::Fails(ErrorKind::WouldBlock)]);
+    script.then_write([WriteResult::Fails(ErrorKind::WouldBlock)]);
     let slow = open(&mut reactor, script, Framing::raw());
     reactor
         .with(|_, cx| cx.send(slow, &[0; 4000]).map(drop))
@@ -500,14 +524,15 @@ fn with_full_memory(transport: Transport) -> (Reactor<Recorder>, ConnId) {
     (reactor, slow)
 }
 
-/// Discarding input takes no memory. The event for the input has come already.
+/// A closed connection discards its input, which needs no memory. The event that reports the input
+/// was handled before the close, so no further event comes.
 fn closed_connection_waiting_for_memory_is_read_to_its_end(transport: Transport) {
     let (mut reactor, _) = with_full_memory(transport);
     let script = transport.script();
-    script.then_read([bytes(b"unread"), Reading::End]);
+    script.then_read([bytes(b"unread"), ReadResult::End]);
     let conn = open(&mut reactor, script, Framing::raw());
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
-    assert_eq!(script.seen().reads, 0);
+    assert_eq!(script.calls().reads, 0);
     reactor.with(|_, cx| cx.close(conn));
     for _ in 0..3 {
         turn(&mut reactor);
@@ -516,7 +541,7 @@ fn closed_connection_waiting_for_memory_is_read_to_its_end(transport: Transport)
     assert!(reactor.handler.frames.is_empty());
 }
 
-/// A connection that waits later gets the whole deadline.
+/// The only connection that waits for memory is aborted before the deadline passes.
 fn memory_deadline_without_waiters_aborts_no_connection(transport: Transport) {
     let (mut reactor, slow) = with_full_memory(transport);
     let script = transport.script();
@@ -534,8 +559,8 @@ fn memory_deadline_without_waiters_aborts_no_connection(transport: Transport) {
 
 // Panics.
 
-/// The panic comes when a read completes a partial frame, or when a later turn continues with the
-/// undelivered bytes.
+/// Covers two cases: a read completes a partial frame, or a later turn continues with undelivered
+/// bytes.
 fn panic_in_on_frame_returns_buffers_to_the_pool(transport: Transport) {
     let cut = (&b"\x02o"[..], Some(bytes(b"n\x02tw\x02th")));
     let stopped = (&b"\x02on\x02tw\x02th"[..], None);
@@ -550,9 +575,13 @@ fn panic_in_on_frame_returns_buffers_to_the_pool(transport: Transport) {
         let conn = open(&mut reactor, script, Framing::length_u8());
         event(&mut reactor, conn, Ready::READABLE);
         assert_eq!(reactor.handler.frames.len(), delivered);
-        assert_eq!(reactor.stats().held_bytes, 64, "a tail");
+        assert_eq!(
+            reactor.stats().held_bytes,
+            64,
+            "the undelivered bytes use a buffer"
+        );
         script.then_read(second);
-        note(&reactor, conn, Ready::READABLE);
+        inject_event(&reactor, conn, Ready::READABLE);
         assert_eq!(reactor.engine.memory.pool.free_bytes(), 0);
         reactor.handler.at_frame = Some(Box::new(|_| panic!("panic of the handler")));
         let panic = catch_unwind(AssertUnwindSafe(|| turn(&mut reactor)));
@@ -562,7 +591,7 @@ fn panic_in_on_frame_returns_buffers_to_the_pool(transport: Transport) {
         assert_eq!(
             reactor.engine.memory.pool.free_bytes(),
             64,
-            "the buffer of the partial frame"
+            "the buffer is in the pool again"
         );
         turn(&mut reactor);
         let closed = only_close(&reactor);

@@ -4,13 +4,13 @@ use super::*;
 
 const LEN_BASE: usize = 68 * 1024;
 
-/// Returns the lengths of the reads, which are the frames of the raw framing.
+/// Returns the lengths of the reads. With the raw framing, each read is one frame.
 fn reads(reactor: &mut Reactor<Recorder>) -> Vec<usize> {
     let frames = std::mem::take(&mut reactor.handler.frames);
     frames.iter().map(Vec::len).collect()
 }
 
-/// Plain only: the lengths of the reads are compared.
+/// Runs only over the plain transport, because a filter changes the lengths of reads.
 #[test]
 fn read_length_grows_with_input_and_shrinks_after_trims() {
     let config = Config {
@@ -33,13 +33,13 @@ fn read_length_grows_with_input_and_shrinks_after_trims() {
     assert_eq!(
         flood(&mut reactor, 100_000),
         [100_000],
-        "the size was needed since the last trim"
+        "the buffer of 200,000 bytes was used since the last trim"
     );
     reactor.trim();
     assert_eq!(
         flood(&mut reactor, 100_000),
         [100_000],
-        "the input is less than two such reads"
+        "the buffer is not longer than twice the longest read"
     );
     reactor.trim();
     reactor.trim();
@@ -64,8 +64,8 @@ fn input_after_close_is_discarded_within_the_read_budget(transport: Transport) {
     assert_eq!(reactor.stats().read_bytes, 200_000);
 }
 
-/// A stream of long frames keeps its buffer between two frames. A silent connection holds only the
-/// bytes that came.
+/// The buffer of a long frame is kept for the next frame of the same read. If the next frame
+/// stalls, the trim frees the buffer.
 fn oversized_buffer_of_a_stalled_frame_is_trimmed(transport: Transport) {
     let mut reactor = transport.reactor();
     let script = transport.script();
@@ -80,7 +80,7 @@ fn oversized_buffer_of_a_stalled_frame_is_trimmed(transport: Transport) {
             script.then_read([bytes(piece)]);
             event(&mut reactor, conn, Ready::READABLE);
         }
-        assert_eq!(held(&reactor), 0, "between two frames");
+        assert_eq!(held(&reactor), 0, "no buffer is held between two frames");
         script.then_read([bytes(head)]);
         event(&mut reactor, conn, Ready::READABLE);
         assert!(held(&reactor) < 8 * 1024 + 1000);
@@ -111,7 +111,7 @@ fn oversized_buffer_of_a_stalled_frame_is_trimmed(transport: Transport) {
     );
 }
 
-/// The bytes are recorded, or wait for a resume.
+/// Covers two cases: the connection is recorded, or it is paused.
 fn oversized_buffer_is_trimmed_while_recorded_or_paused(transport: Transport) {
     type Act = fn(&mut Context<'_, Recorder>, ConnId);
     let acts: [Act; 2] = [
@@ -132,7 +132,7 @@ fn oversized_buffer_is_trimmed_while_recorded_or_paused(transport: Transport) {
             event(&mut reactor, conn, Ready::READABLE);
             reactor.trim();
             let held = reactor.stats().held_bytes;
-            assert!((10..=8 * 256).contains(&held), "{held} bytes");
+            assert!((10..=8 * 256).contains(&held), "{held} bytes are held");
             reactor.with(|_, cx| cx.resume(conn).expect("the connection is open"));
             script.then_read([bytes(&head[10..])]);
             event(&mut reactor, conn, Ready::READABLE);
@@ -141,7 +141,7 @@ fn oversized_buffer_is_trimmed_while_recorded_or_paused(transport: Transport) {
     }
 }
 
-/// The peer may end its side much later.
+/// The input is freed at the close, because the peer may end its side much later.
 fn input_left_at_a_close_is_counted_and_freed(transport: Transport) {
     let mut reactor = transport.reactor();
     let script = transport.script();
@@ -149,24 +149,24 @@ fn input_left_at_a_close_is_counted_and_freed(transport: Transport) {
     let conn = open(&mut reactor, script, Framing::length_u8());
     reactor.handler.at_frame = Some(Box::new(move |cx| cx.close(conn)));
     event(&mut reactor, conn, Ready::READABLE);
-    assert!(script.seen().is_shut_down && reactor.handler.closes.is_empty());
+    assert!(script.calls().is_shut_down && reactor.handler.closes.is_empty());
     assert_eq!(reactor.stats().held_bytes, 0);
-    script.then_read([bytes(b"\x01c"), Reading::End]);
+    script.then_read([bytes(b"\x01c"), ReadResult::End]);
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert_eq!(only_close(&reactor).undecoded_bytes, 3);
 }
 
-/// A failed read does not clear the readiness.
+/// A failed read does not clear the readiness, so only the error prevents another read.
 fn failed_read_after_close_is_not_repeated(transport: Transport) {
     let mut reactor = transport.reactor();
     let script = transport.script();
-    let reset = Reading::Fails(ErrorKind::ConnectionReset);
+    let reset = ReadResult::Fails(ErrorKind::ConnectionReset);
     script.then_read([bytes(b"question"), reset]);
     let conn = open(&mut reactor, script, Framing::raw());
     reactor.handler.at_frame = Some(Box::new(move |cx| cx.close(conn)));
     event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
     assert_io(only_close(&reactor), ErrorKind::ConnectionReset);
-    assert_eq!(script.seen().reads, 2);
+    assert_eq!(script.calls().reads, 2);
 }
 
 on_both_transports! {

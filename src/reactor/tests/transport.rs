@@ -1,8 +1,8 @@
-//! The transports that the connection tests run over, and the far ends of their connections.
+//! The transports of the connection tests, and the peers of their connections.
 //!
-//! A test with a [`Transport`] argument runs over plain TCP and through the test filter; see
-//! [`on_both_transports`]. The far end of a filtered connection has a separate decoder, so that the
-//! tests notice each error of the filter.
+//! A test with a [`Transport`] argument runs twice: over plain connections and over filtered
+//! connections; see [`on_both_transports`]. The peer of a filtered connection has a separate
+//! decoder, so that the tests detect errors of the filter.
 
 use std::cell::RefCell;
 use std::io;
@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::engine::xor_filter::{ACKNOWLEDGED_RECORDS, ACKNOWLEDGEMENT, DATA, RECORD_LEN_MAX};
-use crate::os::sim::{Seen, SimPeer};
+use crate::os::sim::{Calls, SimPeer};
 
 pub(in crate::reactor) use crate::engine::xor_filter::AckOrder;
 
@@ -73,7 +73,7 @@ impl Transport {
             Self::Filtered => plaintext
                 .chunks(RECORD_LEN_MAX)
                 .flat_map(|record| {
-                    let len = u8::try_from(record.len()).expect("a short record");
+                    let len = u8::try_from(record.len()).expect("a record has at most 50 bytes");
                     let payload = record.iter().map(|byte| !byte);
                     [DATA, len].into_iter().chain(payload)
                 })
@@ -81,7 +81,7 @@ impl Transport {
         }
     }
 
-    /// Returns the plaintext of the first bytes on the wire.
+    /// Returns the plaintext of the first bytes that were written to the wire.
     pub(in crate::reactor) fn decrypt(self, wire: &[u8]) -> Vec<u8> {
         match self {
             Self::Plain => wire.to_vec(),
@@ -90,7 +90,7 @@ impl Transport {
     }
 }
 
-/// Decrypts byte by byte, and counts records.
+/// Decoder of a filtered stream. It decrypts byte by byte, and counts the records.
 #[derive(Debug, Default)]
 struct Decoder {
     kind: Option<u8>,
@@ -108,7 +108,7 @@ impl Decoder {
                 (None, _) => self.kind = Some(*byte),
                 (Some(_), None) => self.left = Some(*byte),
                 (Some(kind), Some(left)) => {
-                    assert_eq!(kind, DATA, "only data has a payload");
+                    assert_eq!(kind, DATA, "only a data record has a payload");
                     plaintext.push(!byte);
                     self.left = Some(left - 1);
                 }
@@ -118,7 +118,7 @@ impl Decoder {
                 match self.kind.take() {
                     Some(DATA) => self.records += 1,
                     Some(ACKNOWLEDGEMENT) => self.acknowledgements += 1,
-                    kind => panic!("a record of kind {kind:?}"),
+                    kind => panic!("unknown record kind: {kind:?}"),
                 }
             }
         }
@@ -131,7 +131,7 @@ impl Decoder {
     }
 }
 
-/// The script of a connection in plaintext.
+/// Script of a connection. Its methods take and return plaintext.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wire {
     script: Script,
@@ -139,29 +139,29 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn then_read(self, readings: impl IntoIterator<Item = Reading>) {
+    pub(super) fn then_read(self, read_results: impl IntoIterator<Item = ReadResult>) {
         let encrypt = |reading| match reading {
-            Reading::Bytes(bytes) => Reading::Bytes(self.transport.encrypt(&bytes)),
+            ReadResult::Bytes(bytes) => ReadResult::Bytes(self.transport.encrypt(&bytes)),
             other => other,
         };
-        self.script.then_read(readings.into_iter().map(encrypt));
+        self.script.then_read(read_results.into_iter().map(encrypt));
     }
 
-    pub(super) fn then_write(self, writings: impl IntoIterator<Item = Writing>) {
-        self.script.then_write(writings);
+    pub(super) fn then_write(self, write_results: impl IntoIterator<Item = WriteResult>) {
+        self.script.then_write(write_results);
     }
 
     /// Returns the calls on the stream, with its output in plaintext.
-    pub(super) fn seen(self) -> Seen {
-        let mut seen = self.script.seen();
-        seen.written = self.transport.decrypt(&seen.written);
-        seen
+    pub(super) fn calls(self) -> Calls {
+        let mut calls = self.script.calls();
+        calls.written = self.transport.decrypt(&calls.written);
+        calls
     }
 
     /// Returns the number of written acknowledgements.
     pub(super) fn acknowledgements(self) -> usize {
         let mut decoder = Decoder::default();
-        decoder.decrypt(&self.script.seen().written);
+        decoder.decrypt(&self.script.calls().written);
         decoder.acknowledgements
     }
 }
@@ -172,7 +172,7 @@ impl From<Wire> for Script {
     }
 }
 
-/// The far end of a connection, outside of any reactor.
+/// The peer of a connection, which the test uses without a reactor.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
     sim: SimPeer,
@@ -206,7 +206,8 @@ impl Peer {
         self.recv_up_to(usize::MAX)
     }
 
-    /// Receives at most `len` bytes of the wire, and acknowledges them.
+    /// Receives at most `len` bytes of the wire, and acknowledges their records. Returns the
+    /// plaintext.
     pub(super) fn recv_up_to(&self, len: usize) -> Vec<u8> {
         let wire = self.sim.recv_up_to(len);
         if self.transport.is_plain() {
@@ -228,7 +229,10 @@ impl Peer {
     /// Reads after all bytes were received. Returns `Ok(0)` at the end of the stream.
     pub(super) fn read_end(&self) -> io::Result<usize> {
         let received = self.recv();
-        assert!(received.is_empty(), "{received:?} is not the end");
+        assert!(
+            received.is_empty(),
+            "the stream has not ended: {received:?}"
+        );
         self.sim.read_end()
     }
 
