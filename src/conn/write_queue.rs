@@ -157,7 +157,7 @@ impl WriteQueue {
             let front = self
                 .segments
                 .front_mut()
-                .expect("consume() is called with at most len()");
+                .expect("`len` of consume() must not exceed the queued bytes");
             let here = len.min(front.bytes().len());
             len -= here;
             if let Segment::Given(_) = front {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_payload_leaves_the_queue_as_it_was() {
+    fn failed_encode_leaves_the_queue_unchanged() {
         let mut pool = Pool::new(0);
         let mut queue = WriteQueue::default();
         queue.push(b"before", &mut pool);
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(empty.front(), b"");
         assert!(
             empty.segments.is_empty(),
-            "its buffer went back to the pool"
+            "the unused buffer is returned to the pool"
         );
     }
 
@@ -310,12 +310,15 @@ mod tests {
                 assert_eq!(queue.encode(0, usize::MAX, &mut pool, put), Ok(true));
             }
             let longest = queue.segments.iter().map(Segment::held_bytes).max();
-            let longest = longest.expect("there are some");
+            let longest = longest.expect("the queue has segments");
             assert!(
                 longest <= SEGMENT_LEN.max(8 * len),
-                "{longest} for {len} each"
+                "payloads of {len} bytes: a segment holds {longest} bytes"
             );
-            assert!(queue.held_bytes() <= 2 * queue.len(), "with {len} each");
+            assert!(
+                queue.held_bytes() <= 2 * queue.len(),
+                "payloads of {len} bytes"
+            );
             let queued = queue.len();
             assert_eq!(drain(&mut queue, 100_000, &mut pool).len(), queued);
         }

@@ -147,15 +147,15 @@ impl<S: Read> FramedStream<S> {
 mod tests {
     use super::*;
 
-    /// A stream that transfers at most `piece` bytes, and times out every other call.
+    /// A stream that transfers at most `len_max` bytes per call. Every other call times out.
     struct Slow {
         bytes: Vec<u8>,
-        piece: usize,
+        len_max: usize,
         is_late: bool,
     }
 
     impl Slow {
-        fn wait(&mut self) -> io::Result<()> {
+        fn time_out(&mut self) -> io::Result<()> {
             self.is_late = !self.is_late;
             match self.is_late {
                 true => Err(io::ErrorKind::WouldBlock.into()),
@@ -166,18 +166,18 @@ mod tests {
 
     impl Read for Slow {
         fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-            self.wait()?;
-            let len = self.piece.min(buf.len()).min(self.bytes.len());
-            let piece: Vec<u8> = self.bytes.drain(..len).collect();
-            buf[..len].copy_from_slice(&piece);
+            self.time_out()?;
+            let len = self.len_max.min(buf.len()).min(self.bytes.len());
+            let taken: Vec<u8> = self.bytes.drain(..len).collect();
+            buf[..len].copy_from_slice(&taken);
             Ok(len)
         }
     }
 
     impl Write for Slow {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.wait()?;
-            let len = self.piece.min(bytes.len());
+            self.time_out()?;
+            let len = self.len_max.min(bytes.len());
             self.bytes.extend_from_slice(&bytes[..len]);
             Ok(len)
         }
@@ -187,7 +187,7 @@ mod tests {
         }
     }
 
-    /// A writer that interrupts every other call, and takes a limited number of bytes.
+    /// A stream that interrupts every other call, and accepts at most `spare_len` bytes in total.
     struct Interrupting {
         input: &'static [u8],
         output: Vec<u8>,
@@ -238,13 +238,21 @@ mod tests {
             is_interrupted: false,
         };
         let mut stream = FramedStream::new(interrupting, Framing::line());
-        stream.send(b"one").expect("it fits");
-        assert_eq!(stream.receive().expect("a line"), Some(&b"hi"[..]));
+        stream.send(b"one").expect("the frame fits");
+        assert_eq!(
+            stream.receive().expect("the input begins with a line"),
+            Some(&b"hi"[..])
+        );
         stream.reframe(Framing::length_u8());
-        assert_eq!(stream.receive().expect("a frame"), Some(&b"abc"[..]));
-        stream.send(b"two").expect("it fits");
+        assert_eq!(
+            stream.receive().expect("the input begins with a frame"),
+            Some(&b"abc"[..])
+        );
+        stream.send(b"two").expect("the frame fits");
         assert_eq!(stream.stream().flushes, 2);
-        let error = stream.send(b"three").expect_err("only its length fits");
+        let error = stream
+            .send(b"three")
+            .expect_err("the stream accepts only the length of the frame");
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);
         assert_eq!(stream.unsent_bytes(), 5);
         let (stream, rest) = stream.into_inner();
@@ -262,29 +270,38 @@ mod tests {
             is_interrupted: false,
         };
         let mut stream = FramedStream::new(taking, Framing::length_u16());
-        stream.send(&[1; 60_000]).expect("it fits");
-        assert_eq!(stream.receive().expect("a frame"), Some(&b"hello"[..]));
+        stream.send(&[1; 60_000]).expect("the frame fits");
+        assert_eq!(
+            stream.receive().expect("the input begins with a frame"),
+            Some(&b"hello"[..])
+        );
         assert!(stream.unsent.capacity() > 60_000);
         stream.shrink_to_fit();
         assert_eq!(stream.unsent.capacity(), 0);
-        assert_eq!(stream.deframer.rest(), b"\0\x02", "not handed out");
+        assert_eq!(
+            stream.deframer.rest(),
+            b"\0\x02",
+            "the bytes of the partial frame are kept"
+        );
 
         stream.stream_mut().spare_len = 3;
-        stream.send(b"hi").expect_err("not all of it fits");
+        stream
+            .send(b"hi")
+            .expect_err("the stream accepts only a part of the frame");
         stream.shrink_to_fit();
         stream.stream_mut().spare_len = 100;
-        stream.send(b"again").expect("it fits");
+        stream.send(b"again").expect("the frame fits");
         assert!(stream.stream.output.ends_with(b"\0\x02hi\0\x05again"));
     }
 
     #[test]
     fn a_timeout_in_the_middle_of_a_frame_loses_nothing() {
-        for piece in [1, 3, 1000] {
+        for len_max in [1, 3, 1000] {
             let bytes = Vec::new();
             let (is_late, framing) = (false, Framing::length_u16());
             let slow = Slow {
                 bytes,
-                piece,
+                len_max,
                 is_late,
             };
             let mut stream = FramedStream::new(slow, framing);
@@ -295,9 +312,11 @@ mod tests {
                     assert!(stream.unsent_bytes() > 0 || payload.is_empty());
                     sent = stream.flush();
                 }
-                sent.expect("no other error");
+                sent.expect("the send fails only with timeouts");
             }
-            let too_long = stream.send(&[0; 65_536]).expect_err("a field of two bytes");
+            let too_long = stream
+                .send(&[0; 65_536])
+                .expect_err("the payload is too long for a length field of two bytes");
             assert_eq!(too_long.kind(), io::ErrorKind::InvalidInput);
             assert_eq!(stream.unsent_bytes(), 0);
             assert_eq!(stream.stream().bytes, b"\0\x03one\0\0\0\x05three");

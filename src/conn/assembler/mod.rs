@@ -46,7 +46,7 @@ impl Assembler {
     pub(crate) fn ingest<S: FrameSink>(&mut self, bytes: &[u8], sink: &mut S) -> Delivery {
         debug_assert!(
             !self.has_undelivered(),
-            "undelivered bytes must be delivered before new ones"
+            "undelivered bytes must be delivered before new bytes are decoded"
         );
         self.ingest_any(bytes, sink)
     }

@@ -1,4 +1,4 @@
-//! User codecs, each with a trait that the built-in ones do not have.
+//! Custom codecs for the tests. Each codec has a property that no built-in framing has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,23 +7,24 @@ use super::plain::Tagged;
 use crate::codec::{Codec, Framing, LengthField, Out, Step};
 use crate::error::FrameError;
 
-/// Delimiters; a `;` does not end a frame while `;;;` may still come.
+/// Delimiters of the framing `delimiters`. After a `;`, the decoder must wait until it knows if
+/// `;;;` follows.
 pub(super) const DELIMITERS: [&[u8]; 3] = [b";", b";;;", b"\r\n"];
 
-/// Returns the framing of that name, built in or of this file.
+/// Returns the framing with a name of the tests: a built-in framing or a codec of this file.
 pub(super) fn framing(name: &str) -> Framing {
     match name {
         "fixed" => Framing::fixed(3),
         "byte" => Framing::delimiter(b";"),
         "delimiter" => Framing::delimiter(b"--"),
         "delimiters" => Framing::delimiters(&DELIMITERS),
-        // The field counts the whole frame.
+        // The length field counts the whole frame, including the header of three bytes.
         "field" => {
             let header = LengthField::new(2).little_endian().leading(b"M");
             Framing::length_field(header.adjustment(-3))
         }
         "kept" => Framing::length_field(LengthField::new(1).leading(b"t").keep_header()),
-        // An `r`, and a count of records of three bytes each.
+        // The header is an `r` and the number of records. Each record has three bytes.
         "records" => Framing::header_body(Framing::fixed(2), |header| match header {
             [b'r', count] => Ok(3 * u64::from(*count)),
             _ => Err(FrameError::Malformed("unknown type")),
@@ -32,11 +33,14 @@ pub(super) fn framing(name: &str) -> Framing {
         "marked" => Framing::custom(Marked),
         "tagged" => Framing::custom(Tagged),
         "blocks" => Framing::custom(Blocks),
-        name => name.parse().expect("the name of a framing"),
+        name => name
+            .parse()
+            .expect("the name is the short name of a framing"),
     }
 }
 
-/// Frames that end with a NUL byte. The state is the offset up to which the frame was searched.
+/// Codec of frames that end with a NUL byte. The state is the offset up to which the frame was
+/// searched.
 #[derive(Debug, Default)]
 pub(super) struct NulEnded {
     pub(super) scanned_bytes: Arc<AtomicUsize>,
@@ -68,7 +72,8 @@ impl Codec for NulEnded {
     }
 }
 
-/// Frames that begin with `<>`, and end before the next `<>`. The last one ends with the stream.
+/// Codec of frames that begin with `<>` and end before the next `<>`. The end of the stream ends
+/// the last frame.
 struct Marked;
 
 impl Codec for Marked {
@@ -112,7 +117,7 @@ impl Codec for Marked {
     }
 }
 
-/// Frames of three bytes. Bytes left at the end are delivered one by one.
+/// Codec of frames of three bytes. At the end of the stream, each remaining byte is a frame.
 struct Blocks;
 
 impl Codec for Blocks {

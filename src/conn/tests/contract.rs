@@ -1,11 +1,11 @@
-//! Errors are final: no frame after an error is delivered.
+//! Tests of invalid frames and payloads: an error is final, and no frame after it is delivered.
 
 use super::naive::{encode, header, is_length, payload, payload_len_max};
 use super::*;
 use crate::memory::Buf;
 
 #[test]
-fn a_length_over_the_limit_is_refused_by_the_header_alone() {
+fn length_over_the_limit_fails_without_a_byte_of_the_body() {
     let others = ["varint", "netstring", "field"];
     let names = FRAMINGS.into_iter().filter(|name| is_length(name));
     for name in names.chain(others) {
@@ -15,7 +15,7 @@ fn a_length_over_the_limit_is_refused_by_the_header_alone() {
         for read_len in 1..=stream.len() {
             let mut sink = Collect::new();
             let outcome = deliver(&plan, &stream, AT_ONCE, &mut sink, |_| read_len);
-            assert_eq!(outcome.bad_at, Some(first.len()), "{name}");
+            assert_eq!(outcome.error_offset, Some(first.len()), "{name}");
             assert_eq!(outcome.frames, [payload(3)], "{name}");
             assert!(
                 matches!(
@@ -33,7 +33,7 @@ fn a_length_over_the_limit_is_refused_by_the_header_alone() {
 }
 
 #[test]
-fn nothing_behind_an_error_is_delivered() {
+fn frames_after_an_error_are_not_delivered() {
     for (name, bad) in [
         ("line", &b"a line too long\n"[..]),
         ("u8", b"\xff"),
@@ -49,7 +49,8 @@ fn nothing_behind_an_error_is_delivered() {
     ] {
         let plan = Stage::all(name, 8);
         let good = encode(name, b"good");
-        // `marked` takes the invalid bytes as a part of the frame before them, if there is one.
+        // A `marked` frame ends only at the next mark. Invalid bytes after it would therefore be a
+        // part of it.
         let first = if name == "marked" {
             vec![]
         } else {
@@ -58,19 +59,23 @@ fn nothing_behind_an_error_is_delivered() {
         let stream = [&first[..], bad, &good.repeat(3)].concat();
         let frames = vec![b"good".to_vec(); usize::from(!first.is_empty())];
         for cut in 1..=stream.len() {
-            for how in [AT_ONCE, ONE_BY_ONE] {
+            for mode in [AT_ONCE, ONE_BY_ONE] {
                 let mut sink = Collect::new();
                 let read_len = |at| if at == 0 { cut } else { usize::MAX };
-                let outcome = deliver(&plan, &stream, how, &mut sink, read_len);
+                let outcome = deliver(&plan, &stream, mode, &mut sink, read_len);
                 assert_eq!(outcome.frames, frames, "{name} cut at {cut}");
-                assert_eq!(outcome.bad_at, Some(first.len()), "{name} cut at {cut}");
+                assert_eq!(
+                    outcome.error_offset,
+                    Some(first.len()),
+                    "{name} cut at {cut}"
+                );
             }
         }
     }
 }
 
 #[test]
-fn a_payload_too_long_for_its_length_field_is_refused() {
+fn payload_too_long_for_its_length_field_is_an_error() {
     for name in ["u8", "u16", "u24", "u16-le", "u24-le"] {
         let field_max = (1 << (8 * header(name, 0).len())) - 1;
         assert!(payload_len_max(name) == field_max || name.starts_with("u24"));

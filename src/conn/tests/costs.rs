@@ -1,4 +1,4 @@
-//! Costs of the read side: bytes scanned, bytes moved, bytes held.
+//! Tests of the costs of the read side: bytes scanned, bytes moved, bytes held.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use crate::testkit::ReadSide;
 /// Delivers a stream in reads of `read_len` bytes. Returns the numbers of bytes moved and of
 /// frames.
 fn moved_and_count(plan: &[Stage], stream: &[u8], budget: usize, read_len: usize) -> (u64, usize) {
-    let how = How { budget, ..AT_ONCE };
-    moved_and_count_as(plan, stream, how, read_len)
+    let mode = Mode { budget, ..AT_ONCE };
+    moved_and_count_as(plan, stream, mode, read_len)
 }
 
-fn moved_and_count_as(plan: &[Stage], stream: &[u8], how: How, read_len: usize) -> (u64, usize) {
+fn moved_and_count_as(plan: &[Stage], stream: &[u8], mode: Mode, read_len: usize) -> (u64, usize) {
     let mut sink = Collect::counting();
-    let outcome = deliver(plan, stream, how, &mut sink, |_| read_len);
-    assert_eq!((outcome.left, outcome.bad_at), (0, None));
+    let outcome = deliver(plan, stream, mode, &mut sink, |_| read_len);
+    assert_eq!((outcome.left, outcome.error_offset), (0, None));
     (sink.pool.moved_bytes, sink.count)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+#[expect(clippy::cast_precision_loss, reason = "the ratio needs no exact value")]
 fn ratio(part: u64, whole: usize) -> f64 {
     part as f64 / whole as f64
 }
 
 #[test]
-fn glued_frames_are_moved_at_most_once_if_each_is_stopped_at() {
+fn glued_frames_are_moved_at_most_once_if_each_one_stops() {
     for (name, count) in [
         ("u8", 1_000_000),
         ("line", 20_000),
@@ -43,13 +43,16 @@ fn glued_frames_are_moved_at_most_once_if_each_is_stopped_at() {
         assert_eq!(at_once, (0, count), "{name}");
         let (moved, delivered) = moved_and_count(&plan, &stream, 1, usize::MAX);
         assert_eq!(delivered, count);
-        assert!(moved <= stream.len() as u64, "{name}: {moved}");
+        assert!(
+            moved <= stream.len() as u64,
+            "{name}: {moved} bytes were moved"
+        );
         for budget in [1024, 1] {
-            // Each read also cuts a frame.
+            // The end of each read cuts a frame, so the cut frame must be copied.
             let (moved, delivered) = moved_and_count(&plan, &stream, budget, 256 * 1024);
             assert_eq!(delivered, count);
             let ratio = ratio(moved, stream.len());
-            assert!(ratio <= 1.01, "{name}: {ratio}");
+            assert!(ratio <= 1.01, "{name}: each byte is moved {ratio} times");
         }
     }
 }
@@ -70,17 +73,17 @@ fn a_long_frame_in_small_reads_is_moved_about_twice() {
             let (moved, delivered) = moved_and_count(&plan, &stream, usize::MAX, read_len);
             assert_eq!(delivered, count);
             let ratio = ratio(moved, stream.len());
-            let is_own = ["nul", "marked", "tagged", "blocks"].contains(&name);
+            let is_custom = ["nul", "marked", "tagged", "blocks"].contains(&name);
             assert!(
-                ratio <= if is_own { 2.25 } else { 2.0 },
-                "{name}, {len} bytes in reads of {read_len}: {ratio}"
+                ratio <= if is_custom { 2.25 } else { 2.0 },
+                "{name}, frames of {len} bytes in reads of {read_len}: moved {ratio} times"
             );
         }
     }
 }
 
-/// Each byte is copied once, and once more if the buffer became too small. A user's codec needs all
-/// bytes in one piece at each step, so that some bytes after the frame are copied too.
+/// Each byte is copied once, and again if the buffer is too small. A custom codec needs all bytes
+/// in one buffer at each step, so some bytes after the frame are copied too.
 #[test]
 fn bytes_are_moved_at_most_twice_for_any_frame_and_read_length() {
     let lens = [
@@ -89,7 +92,7 @@ fn bytes_are_moved_at_most_twice_for_any_frame_and_read_length() {
     let read_lens = [
         1, 2, 22, 64, 65, 127, 256, 513, 1024, 1025, 1028, 1460, 2049, 4096, 65_536,
     ];
-    for (name, most) in [
+    for (name, ratio_max) in [
         ("u8", 2.0),
         ("u16", 2.0),
         ("u32", 2.0),
@@ -104,15 +107,16 @@ fn bytes_are_moved_at_most_twice_for_any_frame_and_read_length() {
         for len in lens.into_iter().filter(|len| *len <= payload_len_max(name)) {
             for read_len in read_lens {
                 let count = (8 * read_len.max(len) / len).clamp(4, 60);
-                // A first frame, so that frames and reads do not begin together.
+                // The short first frame keeps the starts of later frames away from the starts of
+                // reads.
                 let first = encode(name, b"abc");
                 let stream = [first, encode(name, &payload(len)).repeat(count)].concat();
                 for budget in [usize::MAX, 1] {
                     let (moved, _) = moved_and_count(&plan, &stream, budget, read_len);
                     let ratio = ratio(moved, stream.len());
                     assert!(
-                        ratio <= most,
-                        "{name}, {len} in reads of {read_len}: {ratio}"
+                        ratio <= ratio_max,
+                        "{name}, frames of {len} bytes in reads of {read_len}: moved {ratio} times"
                     );
                 }
             }
@@ -128,11 +132,11 @@ fn no_byte_is_scanned_twice_for_a_delimiter() {
 }
 
 fn no_byte_is_scanned_twice(name: &'static str) {
-    let longest = if name == "line" { 16 << 20 } else { 2 << 20 };
-    let plan = Stage::all(name, longest);
+    let len_max = if name == "line" { 16 << 20 } else { 2 << 20 };
+    let plan = Stage::all(name, len_max);
     for (len, payload_max, read_len) in [
         (1 << 20, 1 << 20, 64),
-        (longest, longest, 64),
+        (len_max, len_max, 64),
         (10_000, 10_000, 1),
         (1 << 20, 30_000, 1460),
         (1 << 20, 3000, 64),
@@ -148,13 +152,16 @@ fn no_byte_is_scanned_twice(name: &'static str) {
         ] {
             let stream = encode(name, &payload(payload_max)).repeat(len / payload_max);
             SCANNED_BYTES.set(0);
-            moved_and_count_as(&plan, &stream, How { budget, direct }, read_len);
+            moved_and_count_as(&plan, &stream, Mode { budget, direct }, read_len);
             let scanned = SCANNED_BYTES.get();
-            assert!(scanned >= stream.len() as u64, "the counter counts");
+            assert!(
+                scanned >= stream.len() as u64,
+                "SCANNED_BYTES counts each byte at least once"
+            );
             let ratio = ratio(scanned, stream.len());
             assert!(
                 ratio <= 1.1,
-                "{name}, {payload_max} of {len} bytes: {ratio}"
+                "{name}, payloads of {payload_max} bytes: each byte is scanned {ratio} times"
             );
         }
     }
@@ -180,11 +187,11 @@ fn the_state_of_a_custom_codec_survives_between_reads() {
     }
 }
 
-/// Reads `bytes` on each of `count` connections. Returns the capacity of their buffers.
+/// Reads `bytes` on each of `count` connections. Returns the total capacity of their buffers.
 fn held_by(count: usize, framing: &Framing, budget: usize, bytes: &[u8]) -> usize {
     let mut sink = Collect::counting_of(framing);
-    let mut inbounds: Vec<Assembler> = (0..count).map(|_| Assembler::default()).collect();
-    for assembler in &mut inbounds {
+    let mut assemblers: Vec<Assembler> = (0..count).map(|_| Assembler::default()).collect();
+    for assembler in &mut assemblers {
         sink.budget_left = budget;
         let mut outcome = assembler.ingest(bytes, &mut sink);
         while assembler.has_undelivered() {
@@ -194,7 +201,7 @@ fn held_by(count: usize, framing: &Framing, budget: usize, bytes: &[u8]) -> usiz
         assert!(!matches!(outcome, Delivery::Failed(_)));
     }
     let free = sink.pool.free_bytes();
-    for assembler in &mut inbounds {
+    for assembler in &mut assemblers {
         assembler.clear(&mut sink.pool);
     }
     sink.pool.free_bytes() - free
@@ -207,10 +214,10 @@ const LARGEST: u64 = usize::MAX as u64 - 20;
 fn a_thousand_headers_of_the_largest_frame_hold_64_bytes_each() {
     for name in FRAMINGS.into_iter().filter(|name| is_length(name)) {
         for limit in [1 << 20, usize::MAX] {
-            let most = (limit as u64).min(LARGEST);
+            let payload_max = (limit as u64).min(LARGEST);
             let largest = match header(name, 0).len() {
-                8 => most,
-                width => most.min((1 << (8 * width)) - 1),
+                8 => payload_max,
+                width => payload_max.min((1 << (8 * width)) - 1),
             };
             holds_no_more_than_64_bytes_each(name, limit, largest);
         }
@@ -226,7 +233,10 @@ fn a_thousand_headers_of_the_largest_frame_hold_64_bytes_each() {
 fn holds_no_more_than_64_bytes_each(name: &str, limit: usize, largest: u64) {
     let framing = codecs::framing(name).frame_len_max(limit);
     let held = held_by(1000, &framing, usize::MAX, &header(name, largest));
-    assert!(held <= 64_000, "{name}, {limit}: {held} bytes");
+    assert!(
+        held <= 64_000,
+        "{name}, limit {limit}: {held} bytes are held"
+    );
 }
 
 #[test]
@@ -242,7 +252,7 @@ fn a_partial_frame_holds_a_few_times_the_bytes_received() {
         let framing = codecs::framing(name).frame_len_max(usize::MAX);
         let long = if is_length(name) { 65_000 } else { 600_000 };
         for len in [1, 9, 63, 64, 65, 129, 1025, 20_000, long] {
-            let most = if len == 600_000 { 4 } else { 8 };
+            let factor_max = if len == 600_000 { 4 } else { 8 };
             let stream = [&start[..], &payload(len)].concat();
             let read_lens = [1, 7, 1000, usize::MAX].into_iter();
             for read_len in read_lens.filter(|read_len| len <= 20_000 || *read_len >= 1000) {
@@ -256,8 +266,8 @@ fn a_partial_frame_holds_a_few_times_the_bytes_received() {
                 assembler.clear(&mut sink.pool);
                 let held = sink.pool.free_bytes() - free;
                 assert!(
-                    held <= most * stream.len().max(9),
-                    "{name}: {held} for {}",
+                    held <= factor_max * stream.len().max(9),
+                    "{name}: {held} bytes are held for {} received bytes",
                     stream.len()
                 );
             }
@@ -266,7 +276,7 @@ fn a_partial_frame_holds_a_few_times_the_bytes_received() {
 }
 
 #[test]
-fn a_direct_read_has_at_most_three_times_the_bytes_received() {
+fn direct_read_has_at_most_three_times_the_bytes_received() {
     let framing = codecs::framing("u32").frame_len_max(usize::MAX);
     let mut sink = Collect::counting_of(&framing);
     let mut assembler = Assembler::default();
@@ -294,31 +304,36 @@ fn a_connection_without_a_partial_frame_holds_no_buffer() {
     }
 }
 
-/// Many bytes are kept when the delivery is stopped. After the delivery resumes, only a short
-/// partial frame remains, which may wait for a long time.
+/// Many bytes are kept when the delivery is stopped. After it resumes, only a short partial frame
+/// remains. Its buffer must be small, because the rest of the frame may arrive much later.
 #[test]
 fn a_burst_that_ends_within_a_frame_leaves_a_small_buffer() {
     for name in ["line", "u32", "nul", "tagged"] {
         let mut stream = encode(name, b"abcdefgh").repeat(20_000);
         stream.truncate(stream.len() - 5);
         let held = held_by(10, &codecs::framing(name), 1024, &stream);
-        assert!(held <= 10 * 64, "{name}: {} each", held / 10);
+        assert!(
+            held <= 10 * 64,
+            "{name}: each connection holds {} bytes",
+            held / 10
+        );
     }
 }
 
-/// Codec that needs ten bytes, then a hundred, and panics if it is shown fewer.
+/// Codec that asks for 10 bytes and then for 100 bytes. It panics if it is called with fewer bytes
+/// than it asked for.
 struct Patient {
-    looks: Arc<AtomicUsize>,
+    calls: Arc<AtomicUsize>,
 }
 
 impl Codec for Patient {
     type State = usize;
 
     fn decode(&self, needed: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
-        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.calls.fetch_add(1, Ordering::Relaxed);
         assert!(
             bytes.len() >= *needed,
-            "the codec was shown {} bytes and needs {needed}",
+            "the codec was called with {} bytes and needs {needed}",
             bytes.len()
         );
         *needed = match bytes.len() {
@@ -342,11 +357,11 @@ impl Codec for Patient {
 }
 
 #[test]
-fn a_codec_is_not_called_before_its_need_is_there() {
-    let looks = Arc::new(AtomicUsize::new(0));
+fn codec_is_not_called_before_the_needed_bytes_arrive() {
+    let calls = Arc::new(AtomicUsize::new(0));
     let plan = [Stage {
         framing: Framing::custom(Patient {
-            looks: Arc::clone(&looks),
+            calls: Arc::clone(&calls),
         }),
         ..Stage::new("raw", 0, usize::MAX)
     }];
@@ -354,10 +369,10 @@ fn a_codec_is_not_called_before_its_need_is_there() {
     for read_len in [1, 3, 9, 10, 11, 64, 99, 100, 101, 1000] {
         let (_, count) = moved_and_count(&plan, &stream, usize::MAX, read_len);
         assert_eq!(count, 100);
-        let looks = looks.swap(0, Ordering::Relaxed);
+        let calls = calls.swap(0, Ordering::Relaxed);
         assert!(
-            looks <= 300,
-            "reads of {read_len}: asked {looks} times for 100 frames"
+            calls <= 300,
+            "reads of {read_len} bytes: {calls} calls for 100 frames"
         );
     }
 }
@@ -380,7 +395,7 @@ fn a_buffer_is_reused_after_its_frame_is_delivered() {
 }
 
 #[test]
-fn a_buffer_of_64_kib_is_kept_and_a_larger_one_given_back() {
+fn buffer_of_64_kib_is_kept_and_a_larger_one_is_returned() {
     for name in ["line", "byte", "delimiter", "u32"] {
         for (len, is_kept) in [(1000, true), (30_000, true), (70_000, false)] {
             let framing = codecs::framing(name);
@@ -394,7 +409,7 @@ fn a_buffer_of_64_kib_is_kept_and_a_larger_one_given_back() {
                 assembler.ingest(&[rest, &frame[..30]].concat(), &mut sink);
                 assert_eq!(assembler.len(), 30, "{name}");
                 let is_same = (assembler.capacity(), sink.pool.free_bytes()) == (capacity, free);
-                assert_eq!(is_same, is_kept, "{name}, {len}");
+                assert_eq!(is_same, is_kept, "{name}, frames of {len} bytes");
                 assert!(is_kept || assembler.capacity() <= 8 * 30, "{name}");
                 assembler.ingest(&frame[30..len], &mut sink);
             }
@@ -403,10 +418,11 @@ fn a_buffer_of_64_kib_is_kept_and_a_larger_one_given_back() {
     }
 }
 
-/// The buffer exists, so most bytes are read directly into it. Only the first and the last ones
-/// arrive in a shared read, together with other frames.
+/// The buffer of the previous frame is kept, so most bytes are read directly into it. Only the
+/// first and last bytes of a frame are copied, because they arrive in a read that other frames
+/// share.
 #[test]
-fn frames_as_long_as_the_one_before_are_hardly_moved() {
+fn frames_as_long_as_the_previous_frame_are_hardly_moved() {
     for name in ["line", "byte", "u32"] {
         let mut side = ReadSide::new(codecs::framing(name));
         let frame = encode(name, &payload(1 << 16));
@@ -418,7 +434,7 @@ fn frames_as_long_as_the_one_before_are_hardly_moved() {
                     count += 1;
                     ControlFlow::Continue(())
                 });
-                piece = &piece[taken.expect("frames")..];
+                piece = &piece[taken.expect("the stream is valid")..];
             }
             if count == 0 {
                 moved_before = side.moved_bytes();
@@ -426,11 +442,12 @@ fn frames_as_long_as_the_one_before_are_hardly_moved() {
         }
         assert_eq!(count, 11, "{name}");
         let ratio = ratio(side.moved_bytes() - moved_before, 10 * frame.len());
-        assert!(ratio < 0.4, "{name}: {ratio}");
+        assert!(ratio < 0.4, "{name}: each byte is moved {ratio} times");
     }
 }
 
-/// A frame stops the delivery. The bytes after it are kept, and are more than the frame.
+/// The delivery stops after a frame. The bytes after it are kept, but do not fit into the buffer of
+/// that frame.
 #[test]
 fn a_kept_buffer_is_replaced_if_the_kept_bytes_do_not_fit() {
     let framing = codecs::framing("u32");

@@ -1,7 +1,8 @@
-//! Tests of the state machine without sockets: every framing, every cut, and the costs.
+//! Tests of the code of a connection without sockets: every framing, every cut of a stream, and the
+//! costs.
 //!
-//! [`deliver`] runs an [`Assembler`] as the reactor does, with a stream that is cut as a test needs
-//! it; [`naive`] returns the expected outcome.
+//! [`deliver`] passes a stream to an [`Assembler`] as the reactor does; the test chooses the read
+//! lengths. [`naive`] returns the expected outcome.
 
 mod codecs;
 mod contract;
@@ -21,8 +22,8 @@ use crate::error::FrameError;
 use crate::testkit::Random;
 use crate::timer::Stamp;
 
-/// Passes the names of all framings to another macro: the built-in ones, some of them with settings
-/// of [`codecs`], and those of that module.
+/// Passes the names of all tested framings to another macro. Each name is the short name of a
+/// built-in framing, or a name that [`codecs::framing`] defines.
 macro_rules! with_framings {
     ($then:ident! $($with:tt)*) => {
         $then! {
@@ -59,13 +60,14 @@ macro_rules! for_every_framing {
 }
 use {for_every_framing, with_framings};
 
-/// A part of a stream: `frames` frames of one framing; then comes the next part.
+/// A part of a stream, whose frames all have one framing. The next stage follows it.
 #[derive(Debug, Clone)]
 struct Stage {
     name: &'static str,
     /// Maximum length of a frame, if the framing has one.
     limit: usize,
     framing: Framing,
+    /// Number of frames; `usize::MAX` for the last stage.
     frames: usize,
 }
 
@@ -80,48 +82,52 @@ impl Stage {
         }
     }
 
-    /// Returns a whole stream of one framing.
+    /// Returns the plan of a stream with a single framing.
     fn all(name: &'static str, limit: usize) -> [Self; 1] {
         [Self::new(name, limit, usize::MAX)]
     }
 }
 
-/// Outcome of a stream.
+/// Result of decoding a whole stream.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     frames: Vec<Vec<u8>>,
     /// Number of bytes left undelivered at the end of the stream.
     left: usize,
-    /// Offset in the stream of the invalid bytes.
-    bad_at: Option<usize>,
+    /// Offset of the invalid frame in the stream, or `None` if no frame is invalid.
+    error_offset: Option<usize>,
 }
 
-/// Way in which a stream is read and delivered.
+/// Settings of the delivery of a stream.
 #[derive(Debug, Clone, Copy)]
-struct How {
+struct Mode {
     /// Number of frames after which the delivery is stopped and resumed.
     budget: usize,
     /// True if long frames are read directly into their buffer.
     direct: bool,
 }
 
-const AT_ONCE: How = How {
+/// Never stops the delivery.
+const AT_ONCE: Mode = Mode {
     budget: usize::MAX,
     direct: false,
 };
-const ONE_BY_ONE: How = How {
+/// Stops and resumes the delivery after each frame.
+const ONE_BY_ONE: Mode = Mode {
     budget: 1,
     direct: false,
 };
 
-/// Sink that collects frames, and stops at the end of a budget or of a stage.
+/// Sink that collects frames. It stops the delivery at the end of a budget or of a stage.
 struct Collect {
     framing: Framing,
     frames: Vec<Vec<u8>>,
     count: usize,
     /// True if frames are counted and not kept.
     only_counts: bool,
+    /// Number of frames until the stage ends.
     stage_left: usize,
+    /// Number of frames until the budget is used up.
     budget_left: usize,
     pool: Pool,
     now: Stamp,
@@ -209,11 +215,12 @@ impl FrameSink for Collect {
     }
 }
 
-/// Reads `stream` as the reactor does, at most `read_len(at)` bytes at a time, and delivers it.
+/// Delivers `stream` to the sink as the reactor does. A read at the offset `at` has at most
+/// `read_len(at)` bytes.
 fn deliver(
     plan: &[Stage],
     stream: &[u8],
-    how: How,
+    mode: Mode,
     sink: &mut Collect,
     mut read_len: impl FnMut(usize) -> usize,
 ) -> Outcome {
@@ -223,19 +230,21 @@ fn deliver(
     sink.error = None;
     let mut assembler = Assembler::default();
     let mut at = 0;
-    let bad_at = loop {
+    let error_offset = loop {
         if sink.stage_left == 0 {
-            stage = stages.next().expect("the last stage is endless");
+            stage = stages
+                .next()
+                .expect("another stage follows a stage that ends");
             sink.stage_left = stage.frames;
             assembler.reframe();
         }
-        sink.budget_left = how.budget;
+        sink.budget_left = mode.budget;
         sink.framing = stage.framing.clone();
         let outcome = if assembler.has_undelivered() {
             assembler.resume(sink)
         } else if at < stream.len() {
             let len = read_len(at).min(stream.len() - at);
-            if how.direct
+            if mode.direct
                 && let Some(spare) = assembler.direct(len, &mut sink.pool)
             {
                 let len = spare.len();
@@ -257,7 +266,7 @@ fn deliver(
         let (held, capacity) = (assembler.len(), assembler.capacity());
         assert!(
             std::mem::take(&mut sink.is_oversized) || capacity <= 8 * held.max(256),
-            "{held} bytes are held in a buffer of {capacity} without a notice"
+            "the sink was not notified of an oversized buffer: {held} bytes, capacity {capacity}"
         );
         if let Delivery::Failed(failed) = outcome {
             sink.error = Some(failed.error);
@@ -267,22 +276,22 @@ fn deliver(
     let left = assembler.clear(&mut sink.pool);
     Outcome {
         frames: std::mem::take(&mut sink.frames),
-        left: if bad_at.is_none() { left } else { 0 },
-        bad_at,
+        left: if error_offset.is_none() { left } else { 0 },
+        error_offset,
     }
 }
 
-/// Delivers `stream`, and compares the outcome with `expected`. Raw frames are compared as one
-/// string of bytes.
+/// Delivers `stream`, and compares the outcome with `expected`. Raw frames are joined first,
+/// because their ends depend on the cuts.
 fn check(
     plan: &[Stage],
     stream: &[u8],
     expected: &Outcome,
-    how: How,
+    mode: Mode,
     sink: &mut Collect,
-    (what, read_len): (impl Fn() -> String, impl FnMut(usize) -> usize),
+    (describe_cuts, read_len): (impl Fn() -> String, impl FnMut(usize) -> usize),
 ) {
-    let mut outcome = deliver(plan, stream, how, sink, read_len);
+    let mut outcome = deliver(plan, stream, mode, sink, read_len);
     if plan.last().is_some_and(|stage| stage.name == "raw") {
         let framed: usize = plan[..plan.len() - 1]
             .iter()
@@ -295,19 +304,19 @@ fn check(
     }
     assert!(
         outcome == *expected,
-        "{}, {how:?}, {}: {outcome:?} instead of {expected:?}",
+        "{}, {mode:?}, {}: {outcome:?} instead of {expected:?}",
         plan.iter()
             .map(|stage| stage.name)
             .collect::<Vec<_>>()
             .join(" then "),
-        what(),
+        describe_cuts(),
     );
 }
 
-/// A partial frame that follows the end of another frame has the arrival time of that end, even if
-/// the delivery was stopped between them.
+/// One read brings the end of a frame and the start of the next frame. The next frame must have the
+/// time of that read, even if the delivery was stopped between the two frames.
 #[test]
-fn a_frame_is_as_old_as_the_read_that_brought_its_first_byte() {
+fn unfinished_since_is_the_time_of_the_read_of_the_first_byte() {
     let at = |millis| Stamp::at(std::time::Duration::from_millis(millis));
     let line = Framing::line();
     let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&line));
@@ -333,6 +342,6 @@ fn a_frame_is_as_old_as_the_read_that_brought_its_first_byte() {
     assert_eq!(
         assembler.unfinished_since(),
         Some(at(10)),
-        "more of it makes it no younger"
+        "a later read of the same frame does not change the time"
     );
 }

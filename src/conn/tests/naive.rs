@@ -1,5 +1,5 @@
-//! Reference decoders that are as simple as possible, and streams to decode. A decoder gets all
-//! remaining bytes of the stream and keeps no state.
+//! Simple reference decoders, and the streams of the tests. A decoder gets all remaining bytes of
+//! the stream and keeps no state.
 
 use super::codecs::DELIMITERS;
 use super::plain::{Fault, Field, Format, Found, Limit};
@@ -8,7 +8,7 @@ use super::{Outcome, Random, Stage};
 const MORE: Found = Found::Cut(0);
 const BAD: Found = Found::Bad(Fault::Malformed);
 
-/// Decodes a whole stream.
+/// Returns the expected outcome of a whole stream.
 pub(super) fn decode(plan: &[Stage], stream: &[u8]) -> Outcome {
     let mut frames = Vec::new();
     let mut rest = stream;
@@ -17,14 +17,16 @@ pub(super) fn decode(plan: &[Stage], stream: &[u8]) -> Outcome {
     let mut stage_left = stage.frames;
     loop {
         if stage_left == 0 {
-            stage = stages.next().expect("the last stage is endless");
+            stage = stages
+                .next()
+                .expect("another stage follows a stage that ends");
             stage_left = stage.frames;
         }
         let mut found = first(stage, rest);
         if found == MORE {
             found = at_the_end(stage.name, rest);
         }
-        let bad_at = match found {
+        let error_offset = match found {
             Found::Frame { payload, len } => {
                 frames.push(payload);
                 rest = &rest[len..];
@@ -37,19 +39,28 @@ pub(super) fn decode(plan: &[Stage], stream: &[u8]) -> Outcome {
             }
             Found::Cut(_) => None,
             Found::Bad(_) => Some(stream.len() - rest.len()),
-            Found::TooLong { .. } => unreachable!("no frame is to be skipped"),
+            Found::TooLong { .. } => {
+                unreachable!("the reference decoders do not skip frames that are too long")
+            }
         };
         return Outcome {
             frames,
-            left: if bad_at.is_none() { rest.len() } else { 0 },
-            bad_at,
+            left: if error_offset.is_none() {
+                rest.len()
+            } else {
+                0
+            },
+            error_offset,
         };
     }
 }
 
-/// Returns the settings of a built-in framing.
+/// Returns the format for the shared plain decoder, or `None` if only this file can decode the
+/// framing.
 fn format(name: &str) -> Option<Format> {
-    let set = |all: &[&[u8]]| Format::Delimiters(all.iter().map(|one| one.to_vec()).collect());
+    let set = |all: &[&[u8]]| {
+        Format::Delimiters(all.iter().map(|delimiter| delimiter.to_vec()).collect())
+    };
     Some(match name {
         "line" => Format::Line,
         "fixed" => Format::Fixed(3),
@@ -77,13 +88,14 @@ fn format(name: &str) -> Option<Format> {
         "tagged" => Format::Tagged,
         name if is_length(name) => {
             let (width, is_little) = length_field(name);
-            let width = u8::try_from(width).expect("at most 8");
+            let width = u8::try_from(width).expect("a length field has at most 8 bytes");
             Format::Length { width, is_little }
         }
         _ => return None,
     })
 }
 
+/// Returns the first frame of `rest`, or the reason why there is none.
 fn first(stage: &Stage, rest: &[u8]) -> Found {
     let Some(&tag) = rest.first() else {
         return MORE;
@@ -119,7 +131,8 @@ fn first(stage: &Stage, rest: &[u8]) -> Found {
     }
 }
 
-/// Result for the last bytes of an ended stream, with a codec that decodes them.
+/// Returns the result for the bytes that are left at the end of the stream. Some codecs decode
+/// them.
 fn at_the_end(name: &str, rest: &[u8]) -> Found {
     match name {
         "marked" if rest.len() >= 2 => frame(rest, 2, rest.len() - 2),
@@ -151,7 +164,7 @@ fn length_field(name: &str) -> (usize, bool) {
     (bits / 8, name.ends_with("-le"))
 }
 
-/// Returns one frame, encoded without this crate's code.
+/// Encodes one frame without the code of this crate.
 pub(super) fn encode(name: &str, payload: &[u8]) -> Vec<u8> {
     match name {
         "raw" | "blocks" | "fixed" => payload.to_vec(),
@@ -164,16 +177,17 @@ pub(super) fn encode(name: &str, payload: &[u8]) -> Vec<u8> {
         "nul" => [payload, b"\0"].concat(),
         "marked" => [b"<>", payload].concat(),
         "tagged" => {
-            let len = u8::try_from(payload.len()).expect("a short payload");
+            let len = u8::try_from(payload.len()).expect("the payload has at most 255 bytes");
             [&[b'f', len], payload].concat()
         }
         name => [&header(name, payload.len() as u64)[..], payload].concat(),
     }
 }
 
-/// Returns the delivered frame of a payload: with the header, if that is kept.
+/// Returns the frame that is delivered for a payload. It includes the header if the framing keeps
+/// it.
 pub(super) fn delivered(name: &str, payload: &[u8]) -> Vec<u8> {
-    let count = |len: usize| u8::try_from(len).expect("a short payload");
+    let count = |len: usize| u8::try_from(len).expect("the payload has at most 255 bytes");
     match name {
         "kept" => [&[b't', count(payload.len())], payload].concat(),
         "records" => {
@@ -191,7 +205,7 @@ pub(super) fn header(name: &str, len: u64) -> Vec<u8> {
             let width = (64 - len.leading_zeros()).div_ceil(7).max(1);
             let digits = (0..width).map(|digit| (len >> (7 * digit)).to_le_bytes()[0] | 128);
             let mut field: Vec<u8> = digits.collect();
-            *field.last_mut().expect("one digit at least") &= 127;
+            *field.last_mut().expect("a varint has at least one byte") &= 127;
             return field;
         }
         "netstring" => return format!("{len}:").into_bytes(),
@@ -211,7 +225,7 @@ pub(super) fn is_length(name: &str) -> bool {
     name.starts_with('u')
 }
 
-/// Maximum length of a payload with this framing in these tests.
+/// Returns the maximum length of a payload in the tests of a framing.
 pub(super) fn payload_len_max(name: &str) -> usize {
     match name {
         "u8" | "tagged" | "kept" => 255,
@@ -230,7 +244,8 @@ pub(super) fn payload(len: usize) -> Vec<u8> {
     payload
 }
 
-/// A stream of whole frames of up to `payload_max` bytes, at least `len` bytes of it.
+/// Returns a stream of whole frames with at least `len` bytes in total. Each payload has at most
+/// `payload_max` bytes.
 pub(super) fn random_stream(
     name: &str,
     len: usize,
@@ -240,14 +255,14 @@ pub(super) fn random_stream(
     let payload_max = payload_max.min(payload_len_max(name));
     let mut stream = Vec::new();
     while stream.len() < len {
-        // Short and long payloads are equally frequent.
+        // The random shift makes payloads of every order of magnitude frequent.
         let bound = 1 + (payload_max >> random.below(16)).max(1);
         let payload = payload(random.below(bound).min(payload_max));
         stream.extend(encode(name, &payload));
         if name == "tagged" && random.below(3) == 0 {
             let skipped = random.below(3000);
             let field = u16::try_from(skipped)
-                .expect("less than 3000")
+                .expect("the length is below 3000")
                 .to_be_bytes();
             stream.extend([&b"s"[..], &field, &vec![b'f'; skipped], b"."].concat());
         }

@@ -1,12 +1,11 @@
-//! Partial frames and their buffers: tests of the decode calls that start, continue and complete a
+//! Tests of partial frames and their buffers: the decode calls that start, continue and complete a
 //! frame.
 
 use super::naive::{encode, header, payload};
 use super::*;
 use crate::codec::{Codec, Out, Step};
 
-/// Framings that find the end of a frame by a delimiter that two reads may cut, by a length, or by
-/// a user's codec.
+/// Framings of each kind: a delimiter, which two reads may cut; a length; a custom codec.
 const NAMES: [&str; 6] = ["line", "delimiter", "delimiters", "u32", "varint", "nul"];
 
 fn at(millis: u64) -> Stamp {
@@ -14,7 +13,7 @@ fn at(millis: u64) -> Stamp {
 }
 
 #[test]
-fn a_stop_behind_a_cut_frame_keeps_the_bytes_behind_it() {
+fn stop_after_a_cut_frame_keeps_the_bytes_after_it() {
     for name in NAMES {
         let framing = codecs::framing(name);
         let frame = encode(name, b"abcdef");
@@ -35,7 +34,7 @@ fn a_stop_behind_a_cut_frame_keeps_the_bytes_behind_it() {
 }
 
 #[test]
-fn a_partial_frame_is_as_old_as_its_read_behind_a_cut_frame() {
+fn partial_frame_after_a_cut_frame_has_the_time_of_its_read() {
     for name in NAMES {
         let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&codecs::framing(name)));
         let frame = encode(name, b"abcdef");
@@ -48,7 +47,7 @@ fn a_partial_frame_is_as_old_as_its_read_behind_a_cut_frame() {
 }
 
 #[test]
-fn each_cut_frame_is_notified_once() {
+fn sink_is_notified_once_of_each_cut_frame() {
     for name in NAMES {
         let frame = encode(name, b"abcdef");
         let stream = frame.repeat(30);
@@ -71,29 +70,29 @@ fn each_cut_frame_is_notified_once() {
                 assert_eq!(
                     sink.partial_lens.len(),
                     starts.filter(is_cut).count(),
-                    "{name}, {read_len}"
+                    "{name}, reads of {read_len} bytes"
                 );
             }
         }
     }
 }
 
-/// The capacity does not depend on the length that a header claims, nor on how often the buffer
-/// grew.
+/// The capacity must not depend on the length in a header, nor on the number of times that the
+/// buffer grew.
 #[test]
-fn a_direct_read_has_a_few_times_the_bytes_received() {
+fn direct_reads_keep_the_capacity_near_the_bytes_received() {
     for (name, start) in [("u32", header("u32", 1 << 30)), ("line", vec![])] {
         let framing = codecs::framing(name).frame_len_max(usize::MAX);
         for first_len in [20_000, 300_000] {
             let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
             let mut reads = 0;
             assembler.ingest(&[&start[..], &payload(first_len)].concat(), &mut sink);
-            let most = if first_len < 256 << 10 || name == "line" {
+            let factor_max = if first_len < 256 << 10 || name == "line" {
                 4
             } else {
                 2
             };
-            assert!(assembler.capacity() <= most * assembler.len());
+            assert!(assembler.capacity() <= factor_max * assembler.len());
             while assembler.len() < 8 << 20 {
                 let before = assembler.len();
                 match assembler
@@ -111,11 +110,14 @@ fn a_direct_read_has_a_few_times_the_bytes_received() {
                 assert!(assembler.len() > before);
                 assert!(assembler.capacity() <= 8 * before, "{name}");
             }
-            assert!(reads > 4 << 20, "{name}: {reads} bytes directly");
+            assert!(
+                reads > 4 << 20,
+                "{name}: only {reads} bytes were read directly"
+            );
             let moved = sink.pool.moved_bytes;
             assert!(
                 moved <= assembler.len() as u64,
-                "{name}: {moved} bytes moved"
+                "{name}: {moved} bytes were moved"
             );
         }
     }
@@ -133,7 +135,7 @@ fn a_direct_read_ends_where_the_frame_ends() {
     assert_eq!(spare.len(), frame.len() - 30_000);
 }
 
-/// Codec that skips a leading `x` as a part of a frame, and rejects a `!` after it.
+/// Codec that drops a leading `x` if a `!` follows, and fails at a leading `!`.
 struct Picky;
 
 impl Codec for Picky {
@@ -152,20 +154,20 @@ impl Codec for Picky {
     }
 }
 
-/// The reactor adds the bytes held and the undecoded bytes of the error: no byte is counted in
-/// both.
+/// The reactor reports all held bytes as undecoded. The `x` was dropped, so the assembler must not
+/// hold it any more.
 #[test]
 fn bytes_dropped_before_an_error_are_not_held() {
     let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&Framing::custom(Picky)));
     assembler.ingest(b"x", &mut sink);
     let Delivery::Failed(failed) = assembler.ingest(b"!", &mut sink) else {
-        panic!("the bytes are malformed");
+        panic!("malformed bytes were accepted");
     };
     assert_eq!((failed.undecoded, assembler.len()), (1, 1));
 }
 
 #[test]
-fn a_skip_by_length_ends_at_its_end_also_after_a_reframe() {
+fn skip_by_length_keeps_its_end_after_a_reframe() {
     for name in NAMES {
         let skipping = codecs::framing("u32").frame_len_max(8).skip_too_long();
         let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&skipping));
@@ -185,10 +187,10 @@ fn a_skip_by_length_ends_at_its_end_also_after_a_reframe() {
     }
 }
 
-/// A new buffer for this frame would be larger than its first bytes need, so the kept buffer is
-/// reused.
+/// The second frame needs more than the kept buffer. The buffer is still reused, because the first
+/// bytes of the frame fit into it.
 #[test]
-fn a_kept_buffer_is_used_for_a_frame_that_makes_it_grow() {
+fn kept_buffer_is_reused_if_the_first_bytes_of_a_frame_fit() {
     let framing = codecs::framing("u32").frame_len_max(usize::MAX);
     let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
     let frame = encode("u32", &payload(4000));
@@ -212,7 +214,7 @@ fn a_kept_buffer_too_small_for_the_next_frame_is_replaced() {
 }
 
 #[test]
-fn a_skip_by_a_cut_header_stops_and_is_as_old_as_the_header() {
+fn skip_after_a_cut_header_has_the_time_of_the_header() {
     for name in ["u32", "varint", "netstring"] {
         let skipping = codecs::framing(name).frame_len_max(8).skip_too_long();
         let header = header(name, 1000);
@@ -229,7 +231,7 @@ fn a_skip_by_a_cut_header_stops_and_is_as_old_as_the_header() {
     }
 }
 
-/// The search offset of the former framing means nothing to the new one.
+/// The search offset of the previous framing must not be used by the new one.
 #[test]
 fn a_new_framing_searches_a_partial_frame_from_its_start() {
     let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&Framing::line()));
@@ -244,7 +246,7 @@ fn a_new_framing_searches_a_partial_frame_from_its_start() {
 }
 
 #[test]
-fn a_partial_frame_behind_a_direct_read_is_notified_as_cut() {
+fn partial_frame_after_a_direct_read_is_notified_as_cut() {
     let framing = codecs::framing("line").frame_len_max(usize::MAX);
     let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
     assembler.ingest(&payload(30_000), &mut sink);
@@ -268,10 +270,10 @@ fn each_byte_copied_into_a_buffer_is_counted() {
 #[test]
 fn nothing_is_read_after_an_error() {
     let mut side = crate::testkit::ReadSide::new(Framing::line().frame_len_max(3));
-    side.read(b"too long\n", |_| panic!("the bytes are not a frame"))
-        .expect_err("too long");
+    side.read(b"too long\n", |_| panic!("no frame is delivered"))
+        .expect_err("the line exceeds the limit");
     for bytes in [&b"abc\n"[..], &[b'\n'; 100]] {
-        let taken = side.read(bytes, |_| panic!("an error is final"));
+        let taken = side.read(bytes, |_| panic!("no frame is delivered after an error"));
         assert_eq!((taken.ok(), side.offset()), (Some(0), 0));
     }
 }

@@ -1,5 +1,5 @@
-//! Skipping: the frames are those of a framing without a limit, with a notice instead of each frame
-//! that is too long.
+//! Tests of skipping: a notice replaces each frame over the limit, and every other frame is
+//! delivered.
 
 use super::naive::{encode, payload, payload_len_max};
 use super::*;
@@ -32,10 +32,14 @@ fn skipping(name: &'static str, limit: usize) -> [Stage; 1] {
     plan
 }
 
-/// Expected outcome of a stream.
+/// Returns the expected outcome: a notice replaces each frame that is longer than `limit`.
 fn expected(name: &'static str, limit: usize, stream: &[u8]) -> Outcome {
     let mut outcome = naive::decode(&Stage::all(name, usize::MAX), stream);
-    assert_eq!((outcome.left, outcome.bad_at), (0, None), "whole frames");
+    assert_eq!(
+        (outcome.left, outcome.error_offset),
+        (0, None),
+        "the stream has only whole frames"
+    );
     for frame in &mut outcome.frames {
         if frame.len() > limit {
             let (len, limit) = (frame.len() as u64, limit as u64);
@@ -72,11 +76,18 @@ fn every_split_skips_exactly_the_frames_that_are_too_long() {
             let plan = skipping(name, limit);
             let expected = expected(name, limit, &stream);
             for split in 0..1_u32 << (stream.len() - 1) {
-                // Bit `i` is a cut after byte `i`.
+                // If bit `i` of `split` is set, a read ends after byte `i`.
                 let read_len = |at: usize| 1 + (split >> at).trailing_zeros() as usize;
-                let what = || format!("{stream:?} split by {split:#b}");
-                for how in [AT_ONCE, ONE_BY_ONE] {
-                    check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+                let describe_cuts = || format!("{stream:?} split by {split:#b}");
+                for mode in [AT_ONCE, ONE_BY_ONE] {
+                    check(
+                        &plan,
+                        &stream,
+                        &expected,
+                        mode,
+                        &mut sink,
+                        (describe_cuts, read_len),
+                    );
                 }
             }
         }
@@ -105,23 +116,29 @@ fn random_cuts_skip_exactly_the_frames_that_are_too_long() {
                 if len_max.div_ceil(10_000) > read_len_max {
                     continue;
                 }
-                let how = How {
+                let mode = Mode {
                     budget: [usize::MAX, 1, 3][random.below(3)],
                     direct: random.below(2) == 0,
                 };
                 let read_len = |_| 1 + random.below(read_len_max);
-                let what = || format!("seed {seed}, reads of up to {read_len_max}");
-                check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+                let describe_cuts = || format!("seed {seed}, reads of up to {read_len_max}");
+                check(
+                    &plan,
+                    &stream,
+                    &expected,
+                    mode,
+                    &mut sink,
+                    (describe_cuts, read_len),
+                );
             }
         }
     }
 }
 
-/// A skipped frame of 1 GB needs a few kilobytes of memory, with a delimiter or with a length. No
-/// byte of it is searched twice. If a frame that is too long ends the stream, no more of it is
-/// read.
+/// A skipped frame of up to 1 GiB holds only a few times the limit of 1 MiB. No byte of the frame
+/// is searched twice. If such frames are not skipped, the stream fails shortly after the limit.
 #[test]
-fn a_delimiter_that_never_comes_holds_next_to_nothing() {
+fn endless_frame_holds_a_few_times_the_limit() {
     let reads = vec![b'z'; 1 << 16];
     for (name, first, count) in [
         ("line", &b"z"[..], 1 << 14),
@@ -141,33 +158,36 @@ fn a_delimiter_that_never_comes_holds_next_to_nothing() {
             held = held.max(assembler.capacity() + sink.pool.free_bytes());
             assert!(
                 assembler.unfinished_since().is_some(),
-                "its deadline applies"
+                "the frame deadline applies to a skipped frame"
             );
         }
-        // Bytes are held while the frame may still be within the limit, and twice while the buffer
-        // grows.
-        assert!(held <= 8 << 20, "{name}: {held} bytes");
+        // The bytes are held until the frame exceeds the limit. While the buffer grows, a second
+        // buffer is held.
+        assert!(held <= 8 << 20, "{name}: {held} bytes are held");
         let received: u64 = count << 16;
         assert!(SCANNED_BYTES.get() <= received + received / 10, "{name}");
-        let is_told = sink.count == 1;
-        assert_eq!(is_told, matches!(name, "u64" | "netstring"), "{name}");
+        let is_notified = sink.count == 1;
+        assert_eq!(is_notified, matches!(name, "u64" | "netstring"), "{name}");
 
         let [ends] = Stage::all(name, 1 << 20);
         let (mut sink, mut assembler) = (Collect::counting_of(&ends.framing), Assembler::default());
-        let mut pieces = std::iter::once(first).chain(std::iter::repeat(&reads[..]));
+        let mut input = std::iter::once(first).chain(std::iter::repeat(&reads[..]));
         let (mut read, mut failed) = (0, false);
         while !failed {
-            let bytes = pieces.next().expect("the pieces are endless");
+            let bytes = input.next().expect("the input has no end");
             read += bytes.len();
             let outcome = assembler.ingest(bytes, &mut sink);
             failed = matches!(outcome, Delivery::Failed(_));
         }
-        assert!(read <= (1 << 20) + (2 << 16), "{name}: {read} bytes");
+        assert!(
+            read <= (1 << 20) + (2 << 16),
+            "{name}: the error came only after {read} bytes"
+        );
     }
 }
 
 #[test]
-fn a_frame_skipped_in_parts_is_as_old_as_its_first_byte() {
+fn skipped_frame_has_the_time_of_its_first_byte() {
     let at = |millis| Stamp::at(std::time::Duration::from_millis(millis));
     for (name, bytes) in [
         ("line", [&b"long"[..], b"er", b"and"]),
@@ -184,7 +204,7 @@ fn a_frame_skipped_in_parts_is_as_old_as_its_first_byte() {
 }
 
 #[test]
-fn a_length_that_no_stream_reaches_is_skipped_without_end() {
+fn frame_of_u64_max_bytes_is_skipped_without_end() {
     for (name, header) in [
         ("u64", &[0xFF; 8][..]),
         ("u64-le", &[0xFF; 8]),
@@ -204,7 +224,7 @@ fn a_length_that_no_stream_reaches_is_skipped_without_end() {
 }
 
 #[test]
-fn malformed_bytes_are_final_also_if_frames_are_skipped() {
+fn malformed_bytes_fail_even_if_long_frames_are_skipped() {
     for (name, bytes) in [
         ("varint", &[0xFF; 10][..]),
         ("varint", b"\x85\x00"),
@@ -223,9 +243,9 @@ fn malformed_bytes_are_final_also_if_frames_are_skipped() {
     }
 }
 
-/// The codec keeps its state of the skipped frame.
+/// The codec must keep its state of the skipped frame when the buffer shrinks.
 #[test]
-fn a_frame_is_skipped_to_its_end_if_its_buffer_shrinks() {
+fn frame_is_skipped_to_its_end_after_its_buffer_shrinks() {
     for framing in [
         Framing::line(),
         Framing::delimiter(b"\n"),
@@ -250,10 +270,10 @@ fn a_frame_is_skipped_to_its_end_if_its_buffer_shrinks() {
                 assembler.unfinished_since().is_some(),
                 matches!(assembler.len(), 1..)
             );
-            let is_told = std::mem::take(&mut sink.is_oversized);
+            let is_notified = std::mem::take(&mut sink.is_oversized);
             let before = assembler.capacity();
             assembler.trim(&mut sink.pool);
-            assert_eq!(assembler.capacity() < before, is_told, "{name}");
+            assert_eq!(assembler.capacity() < before, is_notified, "{name}");
         }
         let [first, second, third] = &sink.frames[..] else {
             panic!("{name}: {:?}", sink.frames);
@@ -267,9 +287,10 @@ fn a_frame_is_skipped_to_its_end_if_its_buffer_shrinks() {
     }
 }
 
-/// The beginning of the skipped frame is decoded in place, after a partial frame, or in the buffer.
+/// Covers three cases: the skipped frame starts in the read, in a partial frame before the read, or
+/// in undelivered bytes.
 #[test]
-fn a_stop_at_a_skipped_frame_is_reported_before_its_end() {
+fn stop_at_a_skipped_frame_comes_before_the_end_of_the_frame() {
     let long = encode("u32", &payload(100));
     for (held_len, is_stopped_before) in [(0, false), (2, false), (0, true)] {
         let mut sink = Collect::of(&skipping("u32", 10)[0].framing);
@@ -291,7 +312,7 @@ fn a_stop_at_a_skipped_frame_is_reported_before_its_end() {
         };
         assert!(
             matches!(outcome, Delivery::Stopped),
-            "{held_len} {is_stopped_before}"
+            "held_len: {held_len}, is_stopped_before: {is_stopped_before}"
         );
         assert_eq!(assembler.left_to_skip(), long.len() as u64 - 50);
     }

@@ -1,4 +1,4 @@
-//! The frames of a stream do not depend on its cuts.
+//! Tests that cut streams into reads: the delivered frames must not depend on the cuts.
 
 use super::naive::{delivered, encode, header, payload, payload_len_max, random_stream};
 use super::*;
@@ -6,15 +6,15 @@ use super::*;
 /// Maximum length of a frame in the short streams of this file.
 const LIMIT: usize = 200;
 
-const HOW: [How; 2] = [AT_ONCE, ONE_BY_ONE];
+const MODES: [Mode; 2] = [AT_ONCE, ONE_BY_ONE];
 
 for_every_framing!(every_split_of_a_short_stream_gives_the_same_frames);
 for_every_framing!(every_one_and_two_cuts_of_a_long_stream_give_the_same_frames);
 for_every_framing!(a_short_read_before_a_long_one_gives_the_same_frames);
 for_every_framing!(random_cuts_give_the_same_frames);
-for_every_framing!(a_reframe_between_two_frames_keeps_the_bytes_behind_it);
-for_every_framing!(ten_thousand_glued_frames_are_ten_thousand);
-for_every_framing!(a_frame_that_comes_byte_by_byte_is_one);
+for_every_framing!(reframe_between_two_frames_keeps_the_bytes_after_it);
+for_every_framing!(ten_thousand_glued_frames_are_delivered_one_by_one);
+for_every_framing!(frame_received_byte_by_byte_is_one_frame);
 
 fn every_split_of_a_short_stream_gives_the_same_frames(name: &'static str) {
     let mut sink = Collect::new();
@@ -23,18 +23,25 @@ fn every_split_of_a_short_stream_gives_the_same_frames(name: &'static str) {
         let plan = Stage::all(name, limit);
         let expected = naive::decode(&plan, &stream);
         for split in 0..1_u32 << (stream.len() - 1) {
-            // Bit `i` is a cut after byte `i`.
+            // If bit `i` of `split` is set, a read ends after byte `i`.
             let read_len = |at: usize| 1 + (split >> at).trailing_zeros() as usize;
-            let what = || format!("{stream:?} split by {split:#b}");
-            for how in HOW {
-                check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+            let describe_cuts = || format!("{stream:?} split by {split:#b}");
+            for mode in MODES {
+                check(
+                    &plan,
+                    &stream,
+                    &expected,
+                    mode,
+                    &mut sink,
+                    (describe_cuts, read_len),
+                );
             }
         }
     }
 }
 
-/// Streams of up to 16 bytes, each with a limit: whole frames, a cut one at the end, an invalid one
-/// between valid ones.
+/// Returns streams of up to 16 bytes, each with its frame limit. They contain whole frames, a
+/// partial frame at the end, or an invalid frame between valid ones.
 fn short_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
     let streams: &[(usize, &[u8])] = match name {
         "raw" => &[(LIMIT, b"0123456789abcdef"), (3, b"0123456789")],
@@ -126,7 +133,8 @@ fn short_length_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
         let frames = lens.iter().map(|len| encode(name, &payload(*len)));
         frames.collect::<Vec<_>>().concat()
     };
-    // A whole frame if it fits, and then bytes that would be frames.
+    // A valid frame, an invalid header, and then bytes that look like valid frames. The 64-bit
+    // header leaves no space for the first frame.
     let bad = |len: u64| {
         let first = if name.starts_with("u64") {
             Vec::new()
@@ -162,34 +170,55 @@ fn every_one_and_two_cuts_of_a_long_stream_give_the_same_frames(name: &'static s
     stream.extend(&encode(name, &payload(3))[..2]);
     let expected = naive::decode(&plan, &stream);
     let budgets = [usize::MAX, 1, 3];
-    let hows = budgets.map(|budget| How { budget, ..AT_ONCE });
-    for how in hows {
+    let modes = budgets.map(|budget| Mode { budget, ..AT_ONCE });
+    for mode in modes {
         let bytewise = |_| 1;
-        let what = || "byte by byte".to_owned();
-        check(&plan, &stream, &expected, how, &mut sink, (what, bytewise));
+        let describe_cuts = || "byte by byte".to_owned();
+        check(
+            &plan,
+            &stream,
+            &expected,
+            mode,
+            &mut sink,
+            (describe_cuts, bytewise),
+        );
         for_every_two_cuts(stream.len().min(100), |first, second| {
-            let what = || format!("{stream:?} cut at {first} and {second}");
+            let describe_cuts = || format!("{stream:?} cut at {first} and {second}");
             let read_len = two_cuts(first, second);
-            check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+            check(
+                &plan,
+                &stream,
+                &expected,
+                mode,
+                &mut sink,
+                (describe_cuts, read_len),
+            );
         });
     }
 }
 
-/// The long read exceeds the number of bytes decoded per step while the length of the frame is
+/// The long read has more bytes than one decode step takes while the length of the frame is
 /// unknown.
 fn a_short_read_before_a_long_one_gives_the_same_frames(name: &'static str) {
     let mut sink = Collect::new();
     let plan = Stage::all(name, 1 << 20);
     let lens = [3, 0, 20, 4000, 2, 1100].map(|len: usize| len.min(payload_len_max(name)));
     let stream = lens.map(|len| encode(name, &payload(len))).concat();
-    // Short frames are repeated.
+    // A stream of short frames is repeated until it is longer than 3000 bytes.
     let stream = stream.repeat(1 + 3000 / stream.len());
     let expected = naive::decode(&plan, &stream);
     for first in 1..stream.len().min(60) {
-        for how in HOW {
-            let what = || format!("cut at {first}");
+        for mode in MODES {
+            let describe_cuts = || format!("cut at {first}");
             let read_len = two_cuts(first, stream.len());
-            check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+            check(
+                &plan,
+                &stream,
+                &expected,
+                mode,
+                &mut sink,
+                (describe_cuts, read_len),
+            );
         }
     }
 }
@@ -212,7 +241,7 @@ fn random_cuts_give_the_same_frames(name: &'static str) {
             if payload_max >= 1000 * read_len_max {
                 continue;
             }
-            let how = How {
+            let mode = Mode {
                 budget: if random.below(2) == 0 {
                     usize::MAX
                 } else {
@@ -221,15 +250,22 @@ fn random_cuts_give_the_same_frames(name: &'static str) {
                 direct: random.below(2) == 0,
             };
             let read_len = |_| 1 + random.below(read_len_max);
-            let what = || format!("seed {seed}, reads of up to {read_len_max}");
-            check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+            let describe_cuts = || format!("seed {seed}, reads of up to {read_len_max}");
+            check(
+                &plan,
+                &stream,
+                &expected,
+                mode,
+                &mut sink,
+                (describe_cuts, read_len),
+            );
         }
     }
 }
 
-/// Two frames of this framing, one of each other, and again one of this, all glued. Raw comes last,
-/// because it takes all bytes.
-fn a_reframe_between_two_frames_keeps_the_bytes_behind_it(name: &'static str) {
+/// The stream has two glued frames of this framing, one of another framing, and again frames of
+/// this framing. Raw is the last framing of its streams, because it takes all bytes.
+fn reframe_between_two_frames_keeps_the_bytes_after_it(name: &'static str) {
     let mut sink = Collect::new();
     for other in FRAMINGS.into_iter().filter(|other| *other != "raw") {
         let stage = |name, frames| Stage::new(name, 1 << 20, frames);
@@ -238,7 +274,7 @@ fn a_reframe_between_two_frames_keeps_the_bytes_behind_it(name: &'static str) {
         } else {
             vec![stage(name, 2), stage(other, 1), stage(name, usize::MAX)]
         };
-        // One more mark, which ends a `marked` frame before it.
+        // The payload `<>` is a mark, which ends a `marked` frame before it.
         let first = if name == "raw" { other } else { name };
         let stream = [
             encode(first, b"abc"),
@@ -250,16 +286,24 @@ fn a_reframe_between_two_frames_keeps_the_bytes_behind_it(name: &'static str) {
         .concat();
         let expected = naive::decode(&plan, &stream);
         for_every_two_cuts(stream.len(), |first, second| {
-            for how in HOW {
-                let what = || format!("{stream:?} cut at {first} and {second}");
+            for mode in MODES {
+                let describe_cuts = || format!("{stream:?} cut at {first} and {second}");
                 let read_len = two_cuts(first, second);
-                check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+                check(
+                    &plan,
+                    &stream,
+                    &expected,
+                    mode,
+                    &mut sink,
+                    (describe_cuts, read_len),
+                );
             }
         });
     }
 }
 
-/// Calls `test` with every pair of offsets to cut `len` bytes at; the last offset is their end.
+/// Calls `test` with every pair of offsets at which a stream of `len` bytes can be cut. The offset
+/// `len` is the end of the stream.
 fn for_every_two_cuts(len: usize, mut test: impl FnMut(usize, usize)) {
     for first in 1..=len {
         for second in first..=len {
@@ -277,7 +321,7 @@ fn two_cuts(first: usize, second: usize) -> impl Fn(usize) -> usize {
     }
 }
 
-fn ten_thousand_glued_frames_are_ten_thousand(name: &'static str) {
+fn ten_thousand_glued_frames_are_delivered_one_by_one(name: &'static str) {
     let mut sink = Collect::new();
     let plan = Stage::all(name, 1 << 20);
     let frames: Vec<Vec<u8>> = (0..10_000_u32)
@@ -287,13 +331,13 @@ fn ten_thousand_glued_frames_are_ten_thousand(name: &'static str) {
         })
         .collect();
     let stream = frames.concat();
-    for how in HOW {
+    for mode in MODES {
         let Outcome {
             frames,
             left,
-            bad_at,
-        } = deliver(&plan, &stream, how, &mut sink, |_| usize::MAX);
-        assert_eq!((left, bad_at), (0, None));
+            error_offset,
+        } = deliver(&plan, &stream, mode, &mut sink, |_| usize::MAX);
+        assert_eq!((left, error_offset), (0, None));
         if name == "raw" {
             assert!(frames.concat() == stream);
             continue;
@@ -306,7 +350,7 @@ fn ten_thousand_glued_frames_are_ten_thousand(name: &'static str) {
     }
 }
 
-fn a_frame_that_comes_byte_by_byte_is_one(name: &'static str) {
+fn frame_received_byte_by_byte_is_one_frame(name: &'static str) {
     let mut sink = Collect::new();
     let plan = Stage::all(name, 1 << 20);
     let len = if matches!(name, "blocks" | "fixed") {
@@ -319,9 +363,9 @@ fn a_frame_that_comes_byte_by_byte_is_one(name: &'static str) {
     let Outcome {
         frames,
         left,
-        bad_at,
+        error_offset,
     } = deliver(&plan, &stream, AT_ONCE, &mut sink, |_| 1);
-    assert_eq!((left, bad_at), (0, None));
+    assert_eq!((left, error_offset), (0, None));
     let frames = if name == "raw" {
         vec![frames.concat()]
     } else {
@@ -331,7 +375,7 @@ fn a_frame_that_comes_byte_by_byte_is_one(name: &'static str) {
 }
 
 #[test]
-fn encoded_frames_are_what_a_peer_expects() {
+fn encoded_frames_equal_the_reference_encoding() {
     for name in FRAMINGS {
         let payload = payload(if matches!(name, "blocks" | "fixed") {
             3
@@ -341,13 +385,13 @@ fn encoded_frames_are_what_a_peer_expects() {
         let mut buf = crate::memory::Buf::default();
         codecs::framing(name)
             .encode(&delivered(name, &payload), &mut buf)
-            .expect("a payload that every framing takes");
+            .expect("every framing can encode the payload");
         assert_eq!(buf.bytes(), encode(name, &payload), "{name}");
     }
 }
 
-/// A long frame is read directly into its buffer once enough of it is there. The frames do not
-/// depend on it, nor on a short frame before or after.
+/// A long frame is read directly into its buffer once enough of its bytes have arrived. The
+/// delivered frames must be the same as without direct reads.
 #[test]
 fn direct_reads_of_long_frames_give_the_same_frames() {
     let mut sink = Collect::new();
@@ -370,15 +414,22 @@ fn direct_reads_of_long_frames_give_the_same_frames() {
         for read_len_max in [16_385, 20_000, 65_536, 262_144] {
             let moved = [false, true].map(|direct| {
                 sink.pool.moved_bytes = 0;
-                let how = How { direct, ..AT_ONCE };
-                let what = || format!("reads of {read_len_max}");
+                let mode = Mode { direct, ..AT_ONCE };
+                let describe_cuts = || format!("reads of {read_len_max}");
                 let read_len = |_| read_len_max;
-                check(&plan, &stream, &expected, how, &mut sink, (what, read_len));
+                check(
+                    &plan,
+                    &stream,
+                    &expected,
+                    mode,
+                    &mut sink,
+                    (describe_cuts, read_len),
+                );
                 sink.pool.moved_bytes
             });
             assert!(
                 moved[1] < moved[0] * 3 / 4,
-                "{moved:?}: fewer bytes are copied"
+                "direct reads copy at least a quarter less: {moved:?}"
             );
         }
     }

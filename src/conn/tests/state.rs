@@ -1,4 +1,4 @@
-//! Tests of the state table in the documentation of [`state`](super).
+//! Tests of the state table in the documentation of [`state`](crate::conn::state).
 
 use crate::conn::state::*;
 use crate::event::Hangup;
@@ -158,8 +158,8 @@ fn every_event_in_every_phase_returns_the_tables_action() {
 #[test]
 fn closed_or_failed_write_half_accepts_no_output() {
     for (column, mut state) in columns() {
-        let takes = ["connecting", "open"].contains(&column);
-        assert_eq!(!state.stops_sending(), takes, "{column}");
+        let accepts = ["connecting", "open"].contains(&column);
+        assert_eq!(!state.stops_sending(), accepts, "{column}");
         let _ = state.write_failed();
         assert!(state.stops_sending(), "{column} after a failed write");
     }
@@ -184,7 +184,11 @@ fn releasing_one_hold_keeps_the_others() {
             hold(&mut state);
             assert!(!state.wants_frames() && !state.may_read());
             other_release(&mut state);
-            assert_eq!(state.wants_frames(), index == other, "{index} and {other}");
+            assert_eq!(
+                state.wants_frames(),
+                index == other,
+                "hold {index} after the release of {other}"
+            );
             release(&mut state);
             assert!(state.wants_frames());
         }
@@ -200,7 +204,10 @@ fn short_read_clears_readiness_unless_an_end_was_reported() {
     ] {
         let mut state = State::accepted(false, false);
         assert!(state.add_readiness(readiness));
-        assert!(!state.add_readiness(readiness), "an entry is queued once");
+        assert!(
+            !state.add_readiness(readiness),
+            "a queued entry is not queued again"
+        );
         state.short_read();
         assert_eq!(state.is_readable(), stays);
         state.read_would_block();
@@ -225,7 +232,7 @@ fn resume_from_memory_restores_readiness_and_watermark() {
     let mut state = State::accepted(false, false);
     assert!(state.add_readiness(Readiness::READABLE));
     assert!(state.pause_for_memory());
-    assert!(!state.await_memory(), "an entry is in the queue once");
+    assert!(!state.await_memory(), "a queued entry is not queued again");
     assert!(!state.is_readable() && !state.may_read());
     let resume = state.resume_from_memory();
     assert!(resume.read && state.is_readable());
@@ -237,7 +244,7 @@ fn resume_from_memory_restores_readiness_and_watermark() {
     assert_eq!(resume.watermark, Watermark::Unchanged);
     assert!(
         connecting.is_above_high(),
-        "on_drained comes after the open"
+        "on_drained waits until the connection is open"
     );
 }
 

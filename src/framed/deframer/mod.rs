@@ -316,7 +316,7 @@ impl Deframer {
     fn failure(&self) -> DecodeError {
         let error = self.error.clone();
         DecodeError {
-            error: error.expect("failure() follows an error"),
+            error: error.expect("failure() is called only after an error"),
             offset: self.offset(),
         }
     }
