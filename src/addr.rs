@@ -293,12 +293,12 @@ mod tests {
             "unix:@app",
             "unix:app",
         ] {
-            let addr: Addr = text.parse().expect("a valid address");
+            let addr: Addr = text.parse().expect("the address is valid");
             assert_eq!(addr.to_string(), text);
         }
-        let addr: Addr = "unix:@app".parse().expect("a valid address");
+        let addr: Addr = "unix:@app".parse().expect("the address is valid");
         let name = addr.unix().and_then(UnixAddr::as_abstract_name);
-        assert_eq!(name, Some(&b"app"[..]), "an abstract name, not a path");
+        assert_eq!(name, Some(&b"app"[..]), "`@` begins an abstract name");
         let long = format!("unix:{}", "x".repeat(108));
         let long_name = format!("unix:@{}", "x".repeat(108));
         for text in [
@@ -310,7 +310,7 @@ mod tests {
             &long,
             &long_name,
         ] {
-            let error = text.parse::<Addr>().expect_err("an invalid address");
+            let error = text.parse::<Addr>().expect_err("the address is invalid");
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{text}");
         }
     }
@@ -318,11 +318,12 @@ mod tests {
     #[test]
     #[cfg(unix)]
     fn unix_path_and_unnamed_addresses_differ() {
-        let path = UnixAddr::from_pathname("app").expect("a short path");
+        let path = UnixAddr::from_pathname("app").expect("the path is short");
         assert_eq!(path.as_pathname(), Some(Path::new("app")));
         assert!(path.as_abstract_name().is_none() && !path.is_unnamed());
-        let (unnamed, _other) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
-        let unnamed = UnixAddr::from_std(&unnamed.local_addr().expect("an open socket"));
+        let (unnamed, _other) =
+            std::os::unix::net::UnixStream::pair().expect("the socket pair can be opened");
+        let unnamed = UnixAddr::from_std(&unnamed.local_addr().expect("the socket is open"));
         assert!(unnamed.is_unnamed() && unnamed.as_pathname().is_none());
         assert_ne!(path, unnamed);
     }

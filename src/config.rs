@@ -352,18 +352,21 @@ mod tests {
             .encode(&[0; 256 * 1024], &mut frame)
             .expect("the frame is below the limit");
         let config = Config::default();
-        let room = [
+        let limits = [
             config.read_len_max,
             config.read_budget_bytes,
             config.write_high_bytes,
         ];
-        assert!(room.iter().all(|room| frame.len() <= *room), "{room:?}");
+        assert!(
+            limits.iter().all(|limit| frame.len() <= *limit),
+            "a limit is below the frame length: {limits:?}"
+        );
     }
 
     #[test]
-    fn default_config_is_valid_and_bad_values_are_rejected() {
+    fn default_config_is_valid_and_invalid_values_are_rejected() {
         Config::default().check().expect("the default is valid");
-        let nonsense: [fn(&mut Config); 6] = [
+        let changes: [fn(&mut Config); 6] = [
             |config| config.read_len_max = usize::MAX,
             |config| config.datagram_len_max = 65_536,
             |config| config.read_len_max = 0,
@@ -371,9 +374,9 @@ mod tests {
             |config| config.write_low_bytes = config.write_high_bytes + 1,
             |config| config.write_high_bytes = config.write_queue_bytes_max + 1,
         ];
-        for spoil in nonsense {
+        for change in changes {
             let mut config = Config::default();
-            spoil(&mut config);
+            change(&mut config);
             let error = config.check().expect_err("the value is invalid");
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         }

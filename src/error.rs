@@ -333,8 +333,8 @@ mod tests {
         ];
         for error in errors {
             let chain = chain(&*error);
-            let told = chain.join(": ");
-            assert_eq!(told.matches("refused").count(), 1, "{chain:?}");
+            let text = chain.join(": ");
+            assert_eq!(text.matches("refused").count(), 1, "{chain:?}");
         }
     }
 

@@ -317,11 +317,14 @@ mod tests {
         let full = |index: u32| (SECOND * 2_u32.pow(index.min(6))).min(60 * SECOND);
         for (index, delay) in (0..).zip(delays(7)) {
             let full = full(index);
-            assert!(delay <= full && delay > full.mul_f64(0.7499), "{delay:?}");
+            assert!(
+                delay <= full && delay > full.mul_f64(0.7499),
+                "the delay is {delay:?}"
+            );
         }
         let rest = delays(7).split_off(6);
-        let (least, most) = (rest.iter().min(), rest.iter().max());
-        assert!(least < Some(&(46 * SECOND)) && most > Some(&(59 * SECOND)));
+        let (shortest, longest) = (rest.iter().min(), rest.iter().max());
+        assert!(shortest < Some(&(46 * SECOND)) && longest > Some(&(59 * SECOND)));
         assert_eq!(delays(7), delays(7));
         assert_ne!(delays(7), delays(8));
     }
@@ -340,21 +343,21 @@ mod tests {
     #[test]
     fn backoff_with_extreme_settings_returns_valid_delays() {
         let all = |mut backoff: Backoff| (0..2000).all(|_| backoff.next_delay() <= backoff.max);
-        for odd in [0.0, -1.0, 1e300, f64::INFINITY, f64::NAN] {
+        for extreme in [0.0, -1.0, 1e300, f64::INFINITY, f64::NAN] {
             for (base, max) in [
                 (Duration::ZERO, Duration::MAX),
                 (SECOND, Duration::MAX),
                 (Duration::MAX, Duration::MAX),
                 (SECOND, Duration::ZERO),
             ] {
-                assert!(all(Backoff::new(base, max).factor(odd).jitter(0.0)));
-                assert!(all(Backoff::new(base, max).jitter(odd)));
+                assert!(all(Backoff::new(base, max).factor(extreme).jitter(0.0)));
+                assert!(all(Backoff::new(base, max).jitter(extreme)));
             }
         }
-        for odd in [1e300, f64::INFINITY] {
-            let mut nothing = Backoff::new(Duration::ZERO, SECOND).factor(odd);
+        for extreme in [1e300, f64::INFINITY] {
+            let mut backoff = Backoff::new(Duration::ZERO, SECOND).factor(extreme);
             assert_eq!(
-                [nothing.next_delay(), nothing.next_delay()],
+                [backoff.next_delay(), backoff.next_delay()],
                 [Duration::ZERO; 2]
             );
         }

@@ -55,8 +55,8 @@ mod tests {
     use super::*;
     use crate::codec::LengthField;
 
-    /// Codec with a one-byte header: 1 if the payload has more than 3 bytes, otherwise 0. It
-    /// encodes no length: all bytes are one frame.
+    /// Codec with a one-byte header: 1 if the payload has more than 3 bytes, otherwise 0. The
+    /// header has no length, so all bytes of the input are one frame.
     struct Flagged;
 
     impl Codec for Flagged {
@@ -85,7 +85,7 @@ mod tests {
                      netstring fixed-3 delimiter-; delimiter-ab|abab";
         let named = names.split_ascii_whitespace();
         let mut framings: Vec<Framing> = named
-            .map(|name| name.parse().expect("a valid short name"))
+            .map(|name| name.parse().expect("the short name is valid"))
             .collect();
         let field = LengthField::new(3)
             .leading(b"M")
@@ -136,7 +136,7 @@ mod tests {
                 let (front, back) = payload.split_at(payload.len() / 2);
                 let composed = framing.encode_with(&mut buf, |out| {
                     out.put(front);
-                    assert_eq!(out.bytes(), front, "the header is hidden from the writer");
+                    assert_eq!(out.bytes(), front, "the writer sees only the payload");
                     out.put_zeros(back.len()).copy_from_slice(back);
                     Ok(())
                 });
@@ -147,7 +147,9 @@ mod tests {
                         assert_eq!(one.to_string(), other.to_string(), "{context}");
                         assert_eq!(buf.bytes(), b"before", "{context}");
                     }
-                    both => panic!("{context}: {both:?}"),
+                    both => {
+                        panic!("{context}: only one of encode and encode_with succeeded: {both:?}")
+                    }
                 }
             }
         }
@@ -157,12 +159,12 @@ mod tests {
     fn failed_encode_with_leaves_the_buffer_unchanged() {
         for framing in framings() {
             let mut buf = Buf::default();
-            let given_up = framing.encode_with(&mut buf, |out| {
+            let result = framing.encode_with(&mut buf, |out| {
                 write!(out, "{}", 17).expect("a write to Out never fails");
                 Err(FrameError::other("no more"))
             });
             assert_eq!(
-                given_up.expect_err("the writer failed").to_string(),
+                result.expect_err("the writer failed").to_string(),
                 "no more"
             );
             assert!(buf.is_empty());

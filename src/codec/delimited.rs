@@ -59,7 +59,7 @@ impl Delimited {
         // A prefix of another delimiter is not a suitable ending: the decoder would wait for the
         // longer one.
         let ending = delimiters.iter().copied().find(|one| !is_begun_by(one));
-        let ending = ending.expect("the longest delimiter is not a prefix of a longer one");
+        let ending = ending.expect("the longest delimiter is no prefix of another delimiter");
         let mut firsts: Vec<u8> = delimiters
             .iter()
             .filter_map(|one| one.first().copied())
@@ -222,7 +222,7 @@ impl Codec for Delimited {
         match self.find(out.bytes(), 0, true) {
             Found::At { start, .. } if start == len => Ok(()),
             _ => Err(FrameError::Unencodable(
-                "it contains or completes a delimiter",
+                "a delimiter starts inside the payload",
             )),
         }
     }
@@ -258,7 +258,8 @@ mod tests {
     use super::*;
     use crate::memory::Buf;
 
-    /// Decodes `bytes` in two pieces, split at `cut`, and then the end of the stream.
+    /// Decodes `bytes` as two reads, split at `cut`, and then the end of the stream. Returns the
+    /// frames.
     fn frames(codec: &Delimited, bytes: &[u8], cut: usize) -> Vec<Vec<u8>> {
         let (mut frames, mut start, mut scanned) = (Vec::new(), 0, ScanState::default());
         for (end, is_last) in [(cut, false), (bytes.len(), false), (bytes.len(), true)] {
@@ -268,7 +269,8 @@ mod tests {
                     true => codec.finish(&mut scanned, rest),
                     false => codec.decode(&mut scanned, rest),
                 };
-                let Step::Frame { frame, consumed } = step.expect("within the limit") else {
+                let Step::Frame { frame, consumed } = step.expect("the frame is within the limit")
+                else {
                     break;
                 };
                 frames.push(rest[frame].to_vec());
@@ -284,7 +286,7 @@ mod tests {
             let frames = frames(&codec, bytes, cut);
             let frames: Vec<_> = frames
                 .iter()
-                .map(|one| one.escape_ascii().to_string())
+                .map(|frame| frame.escape_ascii().to_string())
                 .collect();
             assert_eq!(frames, expected, "cut at {cut}");
         }
@@ -313,25 +315,28 @@ mod tests {
 
     #[test]
     fn payload_that_would_end_early_is_unencodable() {
-        let refused = |delimiters: &[&[u8]], payload: &[u8]| {
+        let is_rejected = |delimiters: &[&[u8]], payload: &[u8]| {
             let codec = Delimited::new(delimiters, Limit::of(100));
             let mut buf = Buf::default();
             codec.encode(payload, &mut Out::new(&mut buf)).is_err()
         };
-        assert!(refused(&[b"\n"], b"a\nb"));
-        assert!(refused(&[b"abab"], b"1ab"), "1ababab would end after the 1");
+        assert!(is_rejected(&[b"\n"], b"a\nb"));
         assert!(
-            refused(&[b"\n", b"\r\n"], b"a\r"),
-            "the \\r would become part of the ending \\r\\n"
+            is_rejected(&[b"abab"], b"1ab"),
+            "in 1ababab the delimiter starts after the 1"
         );
-        assert!(refused(&[b";", b"|"], b"a|b"));
         assert!(
-            refused(&[b";", b"x;y"], b"ax"),
-            "ax; and a next payload that begins with y contain x;y"
+            is_rejected(&[b"\n", b"\r\n"], b"a\r"),
+            "the \\r and the delimiter \\n form the delimiter \\r\\n"
         );
-        assert!(!refused(&[b";", b"x;y"], b"ay"));
-        assert!(!refused(&[b"abab"], b"1aba-"));
-        assert!(!refused(&[b"\r\n"], b"a\rb\n"));
+        assert!(is_rejected(&[b";", b"|"], b"a|b"));
+        assert!(
+            is_rejected(&[b";", b"x;y"], b"ax"),
+            "ax; and a following frame that begins with y contain x;y"
+        );
+        assert!(!is_rejected(&[b";", b"x;y"], b"ay"));
+        assert!(!is_rejected(&[b"abab"], b"1aba-"));
+        assert!(!is_rejected(&[b"\r\n"], b"a\rb\n"));
     }
 
     #[test]
@@ -340,7 +345,7 @@ mod tests {
         let mut buf = Buf::default();
         codec
             .encode(b"x", &mut Out::new(&mut buf))
-            .expect("a valid payload");
+            .expect("the payload is valid");
         assert_eq!(buf.bytes(), b"xabc");
     }
 

@@ -42,7 +42,7 @@ impl Fixed {
         match payload.len() == self.frame_len {
             true => Ok(()),
             false => Err(FrameError::Unencodable(
-                "its length differs from the fixed frame length",
+                "the payload length differs from the fixed frame length",
             )),
         }
     }

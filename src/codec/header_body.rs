@@ -65,7 +65,7 @@ impl HeaderBody {
         with_builtin!(&self.header, codec => match has_ended {
             false => codec.decode(scanned, bytes),
             true => codec.finish(scanned, bytes),
-        }, _custom => Err(FrameError::Contract("the header has a custom codec")))
+        }, _custom => Err(FrameError::Contract("the codec of the header is not a built-in codec")))
     }
 
     fn decode_step(
@@ -110,7 +110,7 @@ impl HeaderBody {
                 "the payload is shorter than its header and body",
             )),
             _ => Err(FrameError::Unencodable(
-                "its length differs from the length in its header",
+                "the payload length differs from the length in its header",
             )),
         }
     }
@@ -159,7 +159,8 @@ mod tests {
     use crate::codec::line::Line;
     use crate::memory::Buf;
 
-    /// Codec with a two-byte header: a type, and a count of six-byte records.
+    /// Returns a codec with a two-byte header: a type, and the number of records. Each record has
+    /// six bytes.
     fn records() -> HeaderBody {
         let body_len = |header: &[u8]| match header[0] {
             1 => Ok(6 * u64::from(header[1])),
@@ -208,8 +209,16 @@ mod tests {
             })
         );
         let finish = |rest: &[u8]| codec.finish(&mut ScanState::default(), rest);
-        assert_eq!(finish(b"ab;").ok(), Some(Step::Need(4)), "no body");
-        assert_eq!(finish(b"ab").ok(), Some(Step::Need(3)), "no header");
+        assert_eq!(
+            finish(b"ab;").ok(),
+            Some(Step::Need(4)),
+            "the stream ends before the body"
+        );
+        assert_eq!(
+            finish(b"ab").ok(),
+            Some(Step::Need(3)),
+            "the stream ends within the header"
+        );
         assert!(matches!(
             finish(b"abc;"),
             Err(FrameError::TooLong { len: 6, limit: 5 })
@@ -223,10 +232,14 @@ mod tests {
         let (mut scanned, bytes) = (ScanState::default(), [&[b'h'; 80][..], b"\n12"].concat());
         SCANNED_BYTES.set(0);
         for end in [40, 81, 82] {
-            let step = codec.decode(&mut scanned, &bytes[..end]).expect("no fault");
+            let step = codec
+                .decode(&mut scanned, &bytes[..end])
+                .expect("the bytes are valid");
             assert!(matches!(step, Step::Need(_)), "{step:?}");
         }
-        let step = codec.decode(&mut scanned, &bytes).expect("no fault");
+        let step = codec
+            .decode(&mut scanned, &bytes)
+            .expect("the bytes are valid");
         assert!(matches!(step, Step::Frame { consumed: 83, .. }), "{step:?}");
         assert_eq!(
             SCANNED_BYTES.get(),
@@ -261,9 +274,9 @@ mod tests {
         };
         assert_eq!(encode(b"\x01\x01abcdef").ok(), Some(8));
         for payload in [&b"\x01"[..], b"\x01\x01abcde", b"\x01\x00a", b"\x07\x00"] {
-            encode(payload).expect_err("the length differs");
+            encode(payload).expect_err("the payload differs from the length in its header");
         }
-        let error = encode(b"\x01\x64").expect_err("it would be too long");
+        let error = encode(b"\x01\x64").expect_err("the frame exceeds the limit");
         assert!(
             matches!(error, FrameError::TooLong { len: 602, .. }),
             "{error}"
@@ -289,7 +302,7 @@ mod tests {
         let codec = HeaderBody::new(header, body_len, Limit::of(usize::MAX));
         let error = codec
             .decode(&mut ScanState::default(), b"h")
-            .expect_err("too long");
+            .expect_err("the frame exceeds every limit");
         assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
     }
 }

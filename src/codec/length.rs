@@ -254,7 +254,7 @@ mod tests {
             for cut in 0..header.len() {
                 let step = codec
                     .decode(&mut ScanState::default(), &header[..cut])
-                    .expect("no error yet");
+                    .expect("a partial header is valid");
                 assert_eq!(step, Step::Need(header.len()));
             }
         }
@@ -268,14 +268,14 @@ mod tests {
             let mut buf = Buf::default();
             let error = codec
                 .encode(&payload, &mut Out::new(&mut buf))
-                .expect_err("too long");
+                .expect_err("the payload exceeds the limit");
             assert!(
                 matches!(error, FrameError::TooLong { limit: reported, .. } if reported == limit)
             );
             assert!(buf.is_empty());
             codec
                 .encode(&payload[1..], &mut Out::new(&mut buf))
-                .expect("the largest fits");
+                .expect("the largest payload fits");
             let step = codec
                 .decode(&mut ScanState::default(), buf.bytes())
                 .expect("the frame decodes");

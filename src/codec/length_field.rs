@@ -194,7 +194,7 @@ impl LengthField {
         } else {
             let value = len.checked_sub(adjustment);
             Some(value.ok_or(FrameError::Unencodable(
-                "it is shorter than the adjustment of the length field",
+                "the payload is shorter than the adjustment of the length field",
             ))?)
         };
         let field_max = field_max(self.width);
@@ -305,7 +305,7 @@ mod tests {
                 assert_eq!(consumed, bytes.len());
                 Ok(bytes[frame].to_vec())
             }
-            step => panic!("{step:?}"),
+            step => panic!("the bytes are not a frame: {step:?}"),
         }
     }
 
@@ -395,7 +395,8 @@ mod tests {
                 limit: 255
             })
         ));
-        // The largest payload depends on the header bytes that the length or the payload includes.
+        // The largest payload depends on the header bytes that the length counts, and on those that
+        // the payload contains.
         let field = LengthField::new(1).leading(b"?").following(b"!!");
         for (field, largest) in [
             (field.clone(), 253),
@@ -406,7 +407,8 @@ mod tests {
             (field.keep_header(), 257),
         ] {
             encode(&field, &vec![7; largest]).expect("the payload fits");
-            let error = encode(&field, &vec![7; largest + 1]).expect_err("one byte more");
+            let error = encode(&field, &vec![7; largest + 1])
+                .expect_err("the payload has one byte too many");
             let FrameError::TooLong { len, limit } = error else {
                 panic!("{field:?}: {error}");
             };
@@ -435,8 +437,8 @@ mod tests {
             let step = with_limit(&field, limit).decode(&mut ScanState::default(), bytes);
             step.map(drop)
         };
-        decode(6, b"??\0\x02ab").expect("at the limit");
-        encode(6, b"??\0\0ab").expect("at the limit");
+        decode(6, b"??\0\x02ab").expect("the frame is at the limit");
+        encode(6, b"??\0\0ab").expect("the frame is at the limit");
         for result in [decode(6, b"??\0\x03abc"), encode(6, b"??\0\0abc")] {
             assert!(matches!(
                 result,
@@ -451,8 +453,9 @@ mod tests {
         }
     }
 
-    /// Examples from the documentation of Netty's `LengthFieldBasedFrameDecoder`: offset, width,
-    /// adjustment and bytes to strip, then the first bytes received and the first bytes delivered.
+    /// Examples from the documentation of Netty's `LengthFieldBasedFrameDecoder`. Each row has the
+    /// offset, the width, the adjustment and the number of stripped bytes. The first bytes received
+    /// and the first bytes delivered follow.
     #[test]
     fn netty_strip_examples_are_decoded_and_encoded() {
         let hello = |front: &[u8]| [front, b"HELLO, WORLD"].concat();
@@ -519,7 +522,7 @@ mod tests {
             );
         }
         let codec = LengthField::new(8).adjustment(i64::MAX);
-        encode(&codec, b"abc").expect_err("shorter than the adjustment");
+        encode(&codec, b"abc").expect_err("the payload is shorter than the adjustment");
     }
 
     #[test]
@@ -529,7 +532,7 @@ mod tests {
         for field in [field.clone(), field.keep_header()] {
             let codec = with_limit(&field, usize::MAX);
             let step = codec.decode(&mut ScanState::default(), bytes);
-            let error = step.expect_err("too long");
+            let error = step.expect_err("the frame exceeds every limit");
             assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
         }
     }

@@ -247,7 +247,7 @@ mod tests {
         for payload in [&b"a\nb"[..], b"ab\n", b"ab\r", b"abcde"] {
             let mut buf = Buf::default();
             LINE.encode(payload, &mut Out::new(&mut buf))
-                .expect_err("unencodable");
+                .expect_err("the payload cannot be encoded as a line");
             assert!(buf.is_empty());
         }
         let mut buf = Buf::default();

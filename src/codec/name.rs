@@ -152,7 +152,7 @@ mod tests {
         let name = Framing::delimiter(&all).to_string();
         assert_eq!(
             name.parse::<Framing>()
-                .expect("a valid short name")
+                .expect("the short name is valid")
                 .to_string(),
             name
         );

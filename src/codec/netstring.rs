@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn netstring_example_of_the_specification_is_decoded() {
-        let step = decode(b"12:hello world!,").expect("a netstring");
+        let step = decode(b"12:hello world!,").expect("the bytes are a netstring");
         assert_eq!(
             step,
             Step::Frame {
@@ -182,9 +182,9 @@ mod tests {
             let mut buf = Buf::default();
             CODEC
                 .encode(&vec![b','; len], &mut Out::new(&mut buf))
-                .expect("within the limit");
+                .expect("the payload is within the limit");
             let end = buf.len();
-            let step = decode(buf.bytes()).expect("a frame");
+            let step = decode(buf.bytes()).expect("the bytes are a frame");
             assert_eq!(
                 step,
                 Step::Frame {
@@ -196,7 +196,7 @@ mod tests {
         let mut buf = Buf::default();
         CODEC
             .encode(&[0; 101], &mut Out::new(&mut buf))
-            .expect_err("too long");
+            .expect_err("the payload exceeds the limit");
         assert!(buf.is_empty());
     }
 
@@ -209,7 +209,7 @@ mod tests {
         for header in [format!("{}:", usize::MAX), "9".repeat(21)] {
             let error = codec
                 .decode(&mut ScanState::default(), header.as_bytes())
-                .expect_err("too long");
+                .expect_err("the length exceeds every limit");
             assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
         }
     }

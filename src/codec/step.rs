@@ -188,7 +188,7 @@ fn check_skip(step: Step, shown: usize) -> Result<Skip, Box<StepError>> {
 fn broken(step: Step) -> Box<StepError> {
     let breach = match &step {
         Step::Frame { frame, .. } if frame.start > frame.end => {
-            "a range that ends before it begins"
+            "the range of the frame ends before it starts"
         }
         Step::Frame { .. } => "the frame is not within the bytes passed to the codec",
         Step::Need(_) => "`Need` does not exceed the number of bytes passed to the codec",
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_need_exceeds_the_bytes_shown_and_a_skip_drops_some() {
+    fn need_exceeds_the_bytes_passed_and_a_skip_drops_some() {
         let frame = |bytes| {
             let (len, limit) = (9, 8);
             Step::SkipFrame { bytes, len, limit }

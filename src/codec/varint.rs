@@ -130,7 +130,7 @@ mod tests {
                 (Err(FrameError::Malformed(_)), Some(last)) => {
                     assert!(last > 0 && bytes[1 + last] == 0);
                 }
-                _ => panic!("{bytes:?}"),
+                _ => panic!("the result for {bytes:?} is wrong"),
             }
         }
     }
@@ -155,7 +155,7 @@ mod tests {
         let longest = [&[0x80; 9][..], b"\0"].concat();
         assert_eq!(whole(&longest), Some((0, 10)));
         for bytes in [[0x80; 10], [0xFF; 10]] {
-            read_field(&bytes, true).expect_err("more than 64 bits");
+            read_field(&bytes, true).expect_err("the varint has more than 64 bits");
         }
     }
 
@@ -170,11 +170,11 @@ mod tests {
             let mut buf = Buf::default();
             codec
                 .encode(&payload, &mut Out::new(&mut buf))
-                .expect("within the limit");
+                .expect("the payload is within the limit");
             let end = buf.len();
             let step = codec
                 .decode(&mut ScanState::default(), buf.bytes())
-                .expect("a frame");
+                .expect("the bytes are a frame");
             assert_eq!(
                 step,
                 Step::Frame {
@@ -186,7 +186,7 @@ mod tests {
         let mut buf = Buf::default();
         codec
             .encode(&vec![7; (1 << 20) + 1], &mut Out::new(&mut buf))
-            .expect_err("too long");
+            .expect_err("the payload exceeds the limit");
         assert!(buf.is_empty());
     }
 }

@@ -349,7 +349,7 @@ mod tests {
 
     fn spans(lens: &[u64]) -> Vec<Span> {
         let mut offset = 0;
-        let place = |len: &u64| {
+        let next_span = |len: &u64| {
             let at = Duration::ZERO;
             let span = Span {
                 offset,
@@ -359,10 +359,10 @@ mod tests {
             offset += len;
             span
         };
-        lens.iter().map(place).collect()
+        lens.iter().map(next_span).collect()
     }
 
-    /// Map in which every frame has a 2-byte header and a 1-byte trailer.
+    /// Returns a map in which every frame has a 2-byte header and a 1-byte trailer.
     fn map(sends: &[u64], writes: &[u64], reads: &[u64]) -> CutMap {
         let frame = |span| FrameSpan {
             span,

@@ -144,7 +144,11 @@ mod tests {
                 recorder.note(token(), EventKind::Read, offset, 1);
             }
             let recording = recorder.take(Instant::now());
-            let offsets: Vec<_> = recording.events().iter().map(|one| one.offset).collect();
+            let offsets: Vec<_> = recording
+                .events()
+                .iter()
+                .map(|event| event.offset)
+                .collect();
             let kept = len_max.min(20);
             assert_eq!(offsets, (20 - kept as u64..20).collect::<Vec<_>>());
             assert_eq!(recording.overwritten(), 20 - kept as u64);

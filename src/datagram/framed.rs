@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_datagram_is_one_frame_or_an_error_with_its_source() {
-        let from = "192.0.2.1:7".parse().expect("an address");
+        let from = "192.0.2.1:7".parse().expect("the text is an address");
         let limit = 5;
         let frames: [(&str, &[u8]); 9] = [
             ("raw", b"abc"),
@@ -180,7 +180,7 @@ mod tests {
             ("delimiter-;|;abcde", b"abc;"),
         ];
         for (name, whole) in frames {
-            let framing: Framing = name.parse().expect("a name");
+            let framing: Framing = name.parse().expect("the text is the name of a framing");
             let frame = |data: &[u8], truncated| {
                 let datagram = Datagram {
                     from,
@@ -198,19 +198,20 @@ mod tests {
                     error.fault
                 })
             };
-            assert_eq!(frame(whole, false).expect("one frame"), b"abc", "{name}");
+            let payload = frame(whole, false).expect("the datagram is one frame");
+            assert_eq!(payload, b"abc", "{name}");
             assert!(matches!(frame(whole, true), Err(DatagramFault::Truncated)));
             if name == "raw" {
-                assert_eq!(frame(b"", false).expect("an empty one"), b"");
+                assert_eq!(frame(b"", false).expect("raw has empty frames"), b"");
                 continue;
             }
             for cut in 0..whole.len() {
-                let fault = frame(&whole[..cut], false).expect_err("cut");
+                let fault = frame(&whole[..cut], false).expect_err("the frame is cut");
                 assert!(matches!(fault, DatagramFault::Cut), "{name}: {fault:?}");
             }
             let two = [whole, whole].concat();
             let Err(DatagramFault::LeftOver { bytes }) = frame(&two, false) else {
-                panic!("{name}: more than one");
+                panic!("{name}: a datagram with two frames must be an error");
             };
             assert_eq!(bytes, whole.len());
         }

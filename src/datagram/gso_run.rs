@@ -74,7 +74,7 @@ impl DatagramQueue {
 mod tests {
     use super::*;
 
-    /// The runs contain the queued datagrams in order.
+    /// Checks also that the runs contain all queued datagrams in order.
     #[test]
     fn only_the_last_datagram_of_a_gso_run_is_shorter() {
         let addrs: [SocketAddr; 2] = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()];
@@ -108,7 +108,11 @@ mod tests {
             }
             assert_eq!(at, sent.len());
             let runs = queue.runs(segment_len_max).count();
-            assert_eq!(runs == sent.len(), segment_len_max == 0, "{runs} runs");
+            assert_eq!(
+                runs == sent.len(),
+                segment_len_max == 0,
+                "the queue is split into {runs} runs"
+            );
         }
     }
 

@@ -215,7 +215,10 @@ mod tests {
         for (index, data) in sent.iter().enumerate() {
             assert!(queue.push(to.filter(|_| index % 2 == 0), data, usize::MAX));
             if index % 3 == 0 {
-                assert_eq!(queue.front().expect("not empty").1, sent[index / 3]);
+                assert_eq!(
+                    queue.front().expect("the queue is not empty").1,
+                    sent[index / 3]
+                );
                 queue.pop(1);
             }
         }
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_is_queued_if_it_fits_to_the_byte() {
+    fn datagram_is_queued_if_it_fits_exactly() {
         let mut queue = DatagramQueue::default();
         assert!(!queue.push(None, &[7; 1000 - OVERHEAD + 1], 1000));
         assert!(queue.push(None, &[7; 500 - OVERHEAD], 1000));
@@ -240,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_holds_for_empty_datagrams_too() {
+    fn queue_limit_applies_to_empty_datagrams_too() {
         let mut queue = DatagramQueue::default();
         let accepted = (0..1000).filter(|_| queue.push(None, b"", 6400)).count();
         assert_eq!(accepted, 100);
@@ -275,7 +278,7 @@ mod tests {
             for (index, byte) in [(0, 1), (1, 2)] {
                 assert_eq!(recv_batch.message(index).count(), parts.len());
                 let datagrams: Vec<_> = recv_batch.datagrams(index).collect();
-                assert!(datagrams.concat().iter().all(|seen| *seen == byte));
+                assert!(datagrams.concat().iter().all(|received| *received == byte));
                 let lens: Vec<_> = datagrams.iter().map(|data| data.len()).collect();
                 assert_eq!(lens, parts);
             }

@@ -348,14 +348,18 @@ mod tests {
             assert_eq!(page_offset(&buf), PAGE_LEN / 2);
             buf.consume(capacity - 1);
             buf.put(&vec![2; capacity / 2 - 1]);
-            assert_eq!(page_offset(&buf), PAGE_LEN / 2, "moved to the front");
+            assert_eq!(
+                page_offset(&buf),
+                PAGE_LEN / 2,
+                "the bytes were moved to the start of the buffer"
+            );
             buf.put(&vec![3; capacity]);
-            assert_eq!(page_offset(&buf), PAGE_LEN / 2, "grown");
+            assert_eq!(page_offset(&buf), PAGE_LEN / 2, "the buffer has grown");
             assert!(buf.capacity() > capacity && buf.capacity().is_power_of_two());
             assert_eq!(buf.bytes()[..3], [1, 2, 2]);
             buf.clear();
             buf.put(b"again");
-            assert_eq!(page_offset(&buf), PAGE_LEN / 2, "cleared");
+            assert_eq!(page_offset(&buf), PAGE_LEN / 2, "the buffer was cleared");
         }
     }
 
@@ -377,7 +381,10 @@ mod tests {
             assert_eq!(buf.capacity(), capacity);
             assert!(buf.is_larger_than(capacity - 1));
             for more in [0, 1, HEADER_SPARE_LEN - 1, HEADER_SPARE_LEN + PAGE_LEN - 1] {
-                assert!(!buf.is_larger_than(capacity + more), "{capacity}");
+                assert!(
+                    !buf.is_larger_than(capacity + more),
+                    "a buffer with a capacity of {capacity} bytes"
+                );
             }
         }
     }

@@ -41,7 +41,7 @@ impl GrowBuf {
     pub(crate) fn set_buf(&mut self, buf: Buf) {
         debug_assert!(
             self.outgrown.is_empty(),
-            "the previous buffer must be put back first"
+            "put_back() must be called before a new buffer is set"
         );
         if buf.capacity() >= LONG_CAPACITY {
             self.outgrown.reserve(OUTGROWN_LEN);
@@ -62,7 +62,10 @@ impl GrowBuf {
     /// All bytes. Call [`settle`](GrowBuf::settle) first.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        debug_assert!(self.outgrown.is_empty(), "the buffer must be settled first");
+        debug_assert!(
+            self.outgrown.is_empty(),
+            "settle() must be called before this method"
+        );
         self.buf.bytes()
     }
 
@@ -109,14 +112,20 @@ impl GrowBuf {
     /// Drops `len` bytes from the start. Call [`settle`](GrowBuf::settle) first.
     #[inline]
     pub(crate) fn consume(&mut self, len: usize) {
-        debug_assert!(self.outgrown.is_empty(), "the buffer must be settled first");
+        debug_assert!(
+            self.outgrown.is_empty(),
+            "settle() must be called before this method"
+        );
         self.buf.consume(len);
     }
 
     /// Drops all bytes. Call [`settle`](GrowBuf::settle) first.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        debug_assert!(self.outgrown.is_empty(), "the buffer must be settled first");
+        debug_assert!(
+            self.outgrown.is_empty(),
+            "settle() must be called before this method"
+        );
         self.buf.clear();
     }
 
@@ -230,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn reserve_moves_to_the_front_before_it_grows() {
+    fn reserve_moves_bytes_to_the_start_before_it_grows() {
         let mut pool = Pool::new(0);
         let mut buf = taken(&mut pool, 64);
         buf.put(&[7; 60]);

@@ -156,7 +156,7 @@ mod tests {
             assert_eq!(
                 buf.capacity(),
                 CAPACITY_MIN << class,
-                "the pool did not grow"
+                "the payload fits without a larger buffer"
             );
             pool.put(buf);
             assert_eq!(pool.free_bytes(), CAPACITY_MIN << class);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lent_buffer_that_was_reallocated_is_counted_by_its_user() {
+    fn growth_of_a_lent_buffer_is_counted_by_its_user() {
         let mut pool = Pool::new(0);
         let mut buf = pool.take(100);
         let other = pool.take(64);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn trim_frees_only_what_was_idle_and_stops_at_the_base() {
+    fn trim_frees_only_unused_buffers_down_to_the_base() {
         let mut pool = Pool::new(1024);
         let held: Vec<_> = (0..8).map(|_| pool.take(1024)).collect();
         for buf in held {
@@ -208,14 +208,18 @@ mod tests {
         assert_eq!(
             pool.free_bytes(),
             8192,
-            "all of it was in use since the last call"
+            "all buffers were in use since the last trim"
         );
         let in_use = pool.take(1024);
         pool.put(in_use);
         pool.trim();
         assert_eq!(pool.free_bytes(), 1024);
         assert!(!pool.is_over_base());
-        assert_eq!(pool.boxes.len(), 1, "as many as free buffers");
+        assert_eq!(
+            pool.boxes.len(),
+            1,
+            "trim keeps one box for each free buffer"
+        );
     }
 
     #[test]
@@ -226,7 +230,7 @@ mod tests {
         pool.trim();
         assert!(
             pool.is_over_base(),
-            "the buffer was in use since the last call"
+            "the buffer was in use since the last trim"
         );
         pool.trim();
         assert_eq!(pool.free_bytes(), 0);

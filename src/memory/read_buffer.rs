@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_grows_to_its_maximum_and_shrinks_to_what_reads_need() {
+    fn read_buffer_grows_to_its_maximum_and_shrinks_to_its_use() {
         let mut read_buffer = ReadBuffer::new(1_000_000);
         assert_eq!(read_buffer.bytes_mut().len(), LEN_BASE);
         assert!(!read_buffer.is_over_base());
@@ -92,10 +92,14 @@ mod tests {
             read_buffer.note(1);
             read_buffer.trim();
             let after = if before > 2 * needed { needed } else { before };
-            assert_eq!(read_buffer.len(), after, "{needed}");
+            assert_eq!(read_buffer.len(), after, "after a read of {needed} bytes");
         }
         read_buffer.trim();
-        assert_eq!(read_buffer.len(), LEN_BASE, "the trim timer stops");
+        assert_eq!(
+            read_buffer.len(),
+            LEN_BASE,
+            "the last trim restores the base length"
+        );
     }
 
     #[test]

@@ -285,9 +285,11 @@ mod tests {
     fn a_connection_to_itself_counts_as_refused() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be opened");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        socket.bind(&any.into()).expect("a free port");
+        socket.bind(&any.into()).expect("a port is free");
         let own = socket.local_addr().expect("the socket is bound");
-        socket.connect(&own).expect("the kernel allows it");
+        socket
+            .connect(&own)
+            .expect("the kernel lets a socket connect to itself");
         socket.set_nonblocking(true).expect("the option can be set");
         let stream = Stream::try_from(socket).expect("the socket is a TCP socket");
         let error = stream.connected().expect_err("no server listens there");

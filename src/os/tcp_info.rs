@@ -137,14 +137,14 @@ mod tests {
             }
             let local = client.local_addr().expect("the client is connected");
             let counted = of_connection(local, addr).expect("the connection is open");
-            assert!(counted.sent >= 3, "{counted:?}");
-            assert_eq!(counted.received, 0, "{counted:?}");
-            assert!(counted.len_max > 0, "{counted:?}");
+            assert!(counted.sent >= 3, "counts of the client: {counted:?}");
+            assert_eq!(counted.received, 0, "counts of the client: {counted:?}");
+            assert!(counted.len_max > 0, "counts of the client: {counted:?}");
             let other = of_connection(addr, peer).expect("the connection is open");
-            assert!(other.received >= 3, "{other:?}");
+            assert!(other.received >= 3, "counts of the server: {other:?}");
             drop((client, server));
             let unused = SocketAddr::new(local.ip(), 1);
-            of_connection(unused, unused).expect_err("no such connection");
+            of_connection(unused, unused).expect_err("no connection has these addresses");
         }
     }
 
@@ -152,13 +152,13 @@ mod tests {
     fn a_reply_that_is_truncated_or_malformed_is_an_error() {
         let mut reply = vec![0; HEADER_LEN + MESSAGE_LEN];
         for len in 0..reply.len() {
-            parse(&reply[..len]).expect_err("truncated");
+            parse(&reply[..len]).expect_err("the reply is truncated");
         }
         reply.extend([0; 64]);
-        parse(&reply).expect_err("an attribute without a length");
+        parse(&reply).expect_err("an attribute has the length zero");
         reply[4..6].copy_from_slice(&ERROR.to_ne_bytes());
         reply[16..20].copy_from_slice(&(-2_i32).to_ne_bytes());
-        let error = parse(&reply).expect_err("an error message");
+        let error = parse(&reply).expect_err("the reply is an error message");
         assert_eq!(error.raw_os_error(), Some(2));
     }
 }

@@ -191,7 +191,7 @@ impl Batcher {
             }
             Err(error) => {
                 log::debug!(
-                    "sending {} datagrams as one message failed, sending them one by one: {error}",
+                    "sending {} datagrams in one message failed, so they are sent singly: {error}",
                     first.count
                 );
                 self.one_by_one = first.count;
@@ -244,22 +244,22 @@ mod tests {
 
     fn bound() -> Udp {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let os = Os::real().expect("a poll");
+        let os = Os::real().expect("the poll can be opened");
         let udp = os.bind_udp(any, &UdpOptions::new(), true);
-        udp.expect("a free port")
+        udp.expect("a port is free")
     }
 
     fn peers(count: usize) -> Vec<(std::net::UdpSocket, SocketAddr)> {
         let peer = |_| {
-            let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port is free");
             let addr = socket.local_addr().expect("the socket is bound");
             (socket, addr)
         };
         (0..count).map(peer).collect()
     }
 
-    /// Returns how many datagrams each call accepts, until all are sent.
-    fn calls(udp: &mut Udp, queue: &mut DatagramQueue) -> Vec<usize> {
+    /// Sends all queued datagrams. Returns the number of datagrams that each call accepted.
+    fn send_all(udp: &mut Udp, queue: &mut DatagramQueue) -> Vec<usize> {
         let calls = std::iter::from_fn(|| {
             let sent =
                 (!queue.is_empty()).then(|| udp.send(queue).expect("the socket is writable"))?;
@@ -276,7 +276,7 @@ mod tests {
         for (_, to) in &peers {
             assert!(queue.push(Some(*to), b"alone", usize::MAX));
         }
-        assert_eq!(calls(&mut udp, &mut queue), [BATCH_LEN, 8]);
+        assert_eq!(send_all(&mut udp, &mut queue), [BATCH_LEN, 8]);
 
         // All GSO runs of a call share one segment length.
         for (at, count, len) in [
@@ -290,7 +290,7 @@ mod tests {
                 assert!(queue.push(Some(peers[at].1), &[7; 100][..len], usize::MAX));
             }
         }
-        assert_eq!(calls(&mut udp, &mut queue), [2, 3 + 4, 2]);
+        assert_eq!(send_all(&mut udp, &mut queue), [2, 3 + 4, 2]);
         for (at, count, len) in [(2, 3, 100), (3, 4, 100), (4, 2, 50)] {
             let mut buf = [0; 200];
             assert_eq!(
@@ -307,18 +307,19 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_reported_by_the_next_call_also_for_a_run() {
+    fn refused_datagram_is_reported_by_the_next_call_for_a_run() {
         let (mut udp, mut queue) = (bound(), DatagramQueue::default());
         let (gone, addr) = peers(1).remove(0);
         drop(gone);
-        udp.connect(addr).expect("connecting UDP is local");
+        udp.connect(addr)
+            .expect("connecting a UDP socket needs no peer");
         assert!(queue.push(None, b"to a closed port", usize::MAX));
-        assert_eq!(calls(&mut udp, &mut queue), [1]);
+        assert_eq!(send_all(&mut udp, &mut queue), [1]);
         for _ in 0..3 {
             assert!(queue.push(None, b"as one", usize::MAX));
         }
         let error = udp.send(&queue).expect_err("no socket has the port");
         assert_eq!(error.kind(), ConnectionRefused);
-        assert_eq!(calls(&mut udp, &mut queue), [3], "no datagram was lost");
+        assert_eq!(send_all(&mut udp, &mut queue), [3], "no datagram was lost");
     }
 }

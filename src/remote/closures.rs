@@ -86,22 +86,23 @@ mod tests {
     use super::*;
     use crate::id::ConnId;
 
-    struct Nobody;
+    struct NoOp;
 
-    impl Handler for Nobody {
+    impl Handler for NoOp {
         type Session = ();
 
         fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
     }
 
-    /// Returns a closure of `LEN` bytes. Closures of one length have one type.
-    fn closure<const LEN: usize>() -> impl FnOnce(&mut Nobody, &mut Context<'_, Nobody>) {
+    /// Returns a closure that captures `LEN` bytes. All closures of one length have the same type.
+    fn closure<const LEN: usize>() -> impl FnOnce(&mut NoOp, &mut Context<'_, NoOp>) {
         let captured = [7_u8; LEN];
         move |_, _| assert_eq!(captured, [7; LEN])
     }
 
+    /// Returns the number of closures of `LEN` bytes that share one run.
     fn shared<const LEN: usize>() -> usize {
-        let mut run = first::<Nobody, _>(closure::<LEN>());
+        let mut run = first::<NoOp, _>(closure::<LEN>());
         let appended =
             (0..100).take_while(|_| append(run.as_any_mut(), closure::<LEN>()).is_none());
         1 + appended.count()
@@ -117,7 +118,7 @@ mod tests {
 
     #[test]
     fn closure_of_another_type_is_returned() {
-        let mut run = first::<Nobody, _>(closure::<8>());
+        let mut run = first::<NoOp, _>(closure::<8>());
         assert!(append(run.as_any_mut(), closure::<9>()).is_some());
         assert!(append(run.as_any_mut(), closure::<8>()).is_none());
     }

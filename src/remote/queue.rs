@@ -191,17 +191,17 @@ mod tests {
 
     use super::*;
 
-    /// A waker that fails `refusals` times and then counts its wake-ups.
+    /// A waker that fails `failures` times, and then counts the wake-ups.
     #[derive(Default)]
     struct Counter {
         woken: Cell<u32>,
-        refusals: Cell<u32>,
+        failures: Cell<u32>,
     }
 
     impl Wake for Counter {
         fn wake(&self) -> io::Result<()> {
-            if self.refusals.get() > 0 {
-                self.refusals.set(self.refusals.get() - 1);
+            if self.failures.get() > 0 {
+                self.failures.set(self.failures.get() - 1);
                 return Err(io::ErrorKind::OutOfMemory.into());
             }
             self.woken.set(self.woken.get() + 1);
@@ -258,7 +258,7 @@ mod tests {
         let queue = Numbers::new(Counter::default(), 10);
         queue.awake();
         queue.park();
-        assert_eq!(queue.waker.woken.get(), 0, "nothing is queued");
+        assert_eq!(queue.waker.woken.get(), 0, "no post is pending");
         queue.awake();
         post(&queue, 1).expect("the queue is not full");
         queue.park();
@@ -268,10 +268,10 @@ mod tests {
     #[test]
     fn failed_wake_up_is_retried_by_the_next_post() {
         let queue = Numbers::new(Counter::default(), 10);
-        queue.waker.refusals.set(2);
+        queue.waker.failures.set(2);
         for number in 0..2 {
-            let refused = post(&queue, number);
-            assert!(matches!(refused, Err(PostError::Wake(_))), "{refused:?}");
+            let failed = post(&queue, number);
+            assert!(matches!(failed, Err(PostError::Wake(_))), "{failed:?}");
             assert!(queue.is_pending() && !queue.fall_asleep());
         }
         post(&queue, 2).expect("the third wake-up succeeds");
@@ -307,7 +307,7 @@ mod loom_tests {
 
     use super::*;
 
-    /// Model of an eventfd and of the wait for it.
+    /// Model of an eventfd that a thread waits for.
     #[derive(Default)]
     struct Bell {
         rung: Mutex<bool>,
@@ -349,7 +349,8 @@ mod loom_tests {
         })
     }
 
-    /// Runs turns of a loop, in the steps of the reactor, until `posts` posts have arrived.
+    /// Takes posts in the same steps as the reactor, until `posts` posts have arrived. Returns the
+    /// posts.
     fn turns(queue: &Shared, bell: &Bell, posts: usize) -> Vec<u32> {
         let mut seen = Vec::new();
         let mut items = VecDeque::new();
@@ -366,11 +367,12 @@ mod loom_tests {
         seen
     }
 
-    /// Runs `model` in every order with at most `interruptions` preemptions. According to loom's
-    /// documentation, two to three find most faults. Without a bound, two producers take hours.
-    fn model(interruptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    /// Runs `model` in every order of its threads with at most `preemptions_max` preemptions.
+    /// According to the documentation of loom, two to three find most faults. Without a bound, two
+    /// producers take hours.
+    fn model(preemptions_max: usize, model: impl Fn() + Sync + Send + 'static) {
         let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(interruptions);
+        builder.preemption_bound = Some(preemptions_max);
         builder.check(model);
     }
 
@@ -398,7 +400,7 @@ mod loom_tests {
         });
     }
 
-    /// Models a loop driven by another loop, which takes a turn only after a wake-up.
+    /// Models a reactor that another loop drives. The reactor runs a turn only after a wake-up.
     #[test]
     fn loom_parked_loop_is_woken_by_pending_posts() {
         model(3, || {

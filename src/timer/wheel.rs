@@ -300,7 +300,7 @@ mod tests {
         std::iter::from_fn(|| wheel.pop_due(|(), _| None).map(|(_, (), task)| task)).collect()
     }
 
-    /// Seeded pseudo-random numbers, so that a failure can be repeated.
+    /// Returns the next pseudo-random number. `state` is the seed, so a failure repeats.
     fn random(state: &mut u64) -> u64 {
         *state = state
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -328,7 +328,10 @@ mod tests {
                 wheel.advance(start);
                 wheel.insert(start + deadline, (), 7);
                 while let Some(tick) = wheel.next_tick().filter(|&tick| tick < start + deadline) {
-                    assert!(due(&mut wheel, tick).is_empty(), "nothing is due at {tick}");
+                    assert!(
+                        due(&mut wheel, tick).is_empty(),
+                        "no timer is due at tick {tick}"
+                    );
                 }
                 assert_eq!(wheel.next_tick(), Some(start + deadline));
                 assert_eq!(due(&mut wheel, start + deadline), [7]);
@@ -373,7 +376,7 @@ mod tests {
                         .map(|(deadline, serial, _)| (deadline, serial))
                         .collect();
                     expected.sort_unstable();
-                    // The order of a reset timer among those of its tick is not defined.
+                    // The position of a reset timer among the timers of its tick is not defined.
                     let place = |&(deadline, serial): &(u64, u64)| {
                         (deadline, was_reset.contains(&serial), serial)
                     };
@@ -440,7 +443,7 @@ mod tests {
         assert_eq!(due(&mut wheel, 9), [2]);
     }
 
-    /// A used-up budget may leave due timers for the next turn.
+    /// If a turn has used its budget, due timers remain for the next turn.
     #[test]
     fn timers_fire_in_order_of_deadline_across_advances() {
         let mut wheel = Wheel::new();
@@ -461,7 +464,8 @@ mod tests {
         assert_eq!(due(&mut wheel, 401), [2000]);
     }
 
-    /// Example: an idle timeout of one minute is replaced by a deadline of ten seconds.
+    /// A program may, for example, replace an idle timeout of one minute by a deadline of ten
+    /// seconds.
     #[test]
     fn postponed_timer_can_be_brought_forward() {
         let mut wheel = Wheel::new();
@@ -470,7 +474,7 @@ mod tests {
             let before = wheel.nodes[id.index as usize].spot.list();
             assert_eq!(wheel.reset(id, deadline), Some(((), 7)));
             let after = wheel.nodes[id.index as usize].spot.list();
-            assert_eq!(before != after, moves, "to {deadline}");
+            assert_eq!(before != after, moves, "after a reset to {deadline}");
         }
         assert!(due(&mut wheel, 8999).is_empty());
         assert_eq!(due(&mut wheel, 9000), [7]);
