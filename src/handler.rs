@@ -9,6 +9,8 @@ use crate::datagram::Datagram;
 use crate::error::SendError;
 use crate::event::{Closed, Hangup, Origin, Refusal};
 use crate::id::{ConnId, ListenerId, UdpId};
+#[cfg(feature = "signals")]
+use crate::signal::Signal;
 use crate::timer::TimerId;
 #[cfg(unix)]
 use crate::{datagram::UnixDatagram, id::UnixDatagramId};
@@ -226,6 +228,17 @@ pub trait Handler: Sized {
     /// `key` is the number that the timer was set with. If it is a connection's id,
     /// [`Context::with_session`] gives access to the session. The default does nothing.
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {}
+
+    /// Reports a signal that [`Context::catch_signal`] catches.
+    ///
+    /// This is a normal callback of the loop, so it may do anything that other callbacks may.
+    /// Deliveries of one signal that come before the callback are reported as one, and the order of
+    /// different signals is not kept, as in signal(7). The default does nothing. Requires the
+    /// feature `signals`.
+    #[cfg(feature = "signals")]
+    fn on_signal(&mut self, cx: &mut Context<'_, Self>, signal: Signal) {
+        let _ = (cx, signal);
+    }
 
     /// Returns a payload of [`Remote::send`](crate::Remote::send) that its connection did not
     /// accept.

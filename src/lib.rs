@@ -250,8 +250,11 @@
 //! payload is returned. A program with its own event loop calls [`Reactor::turn`] and may [watch
 //! the poll's descriptor](guide::embedding).
 //!
-//! `Reactor::shutdown_on_signals` shuts down gracefully on SIGINT, SIGTERM and SIGHUP. It requires
-//! the feature `signals`. [`Config::busy_poll`] trades processor time for lower latency.
+//! `Reactor::shutdown_on_signals` shuts down gracefully on SIGINT, SIGTERM and SIGHUP.
+//! `Context::catch_signal` makes any signal a callback, `Handler::on_signal`. Both require the
+//! feature `signals`, and start no thread.
+//!
+//! [`Config::busy_poll`] trades processor time for lower latency.
 //!
 //! # Cost
 //!
@@ -323,7 +326,7 @@ mod reconnect;
 mod remote;
 mod setters;
 #[cfg(feature = "signals")]
-mod signals;
+mod signal;
 mod stats;
 pub mod testkit;
 mod timer;
@@ -343,6 +346,8 @@ pub use payload::Payload;
 pub use reactor::Reactor;
 pub use reconnect::{Backoff, Reconnect};
 pub use remote::Remote;
+#[cfg(feature = "signals")]
+pub use signal::Signal;
 pub use stats::{ConnStats, Stats};
 pub use timer::TimerId;
 #[cfg(unix)]

@@ -12,8 +12,8 @@ use unstick::{
     Addr, Backoff, CloseReason, Closed, Config, ConnId, ConnStats, ConnectOptions, Context,
     DatagramError, DecodeError, Deframer, FrameError, FramedStream, Framer, Framing, Gone, Handler,
     Keepalive, LengthField, Limits, ListenOptions, ListenerId, NotSent, ParseFramingError, Payload,
-    PostError, Reactor, Reconnect, Refusal, Remote, SendError, SocketId, Stats, TimerId, UdpId,
-    UdpOptions,
+    PostError, Reactor, Reconnect, Refusal, Remote, SendError, Signal, SocketId, Stats, TimerId,
+    UdpId, UdpOptions,
 };
 
 fn is_send<T: Send + Debug>() {}
@@ -72,6 +72,7 @@ fn ids_and_report_types_can_be_cloned_or_stored() {
     is_key::<ListenerId>();
     is_key::<UdpId>();
     is_key::<TimerId>();
+    is_key::<Signal>();
     is_cloned::<SocketId>();
 }
 

@@ -221,6 +221,9 @@ mod process {
         let spare: Vec<_> = (0..SPARE_DESCRIPTORS)
             .map(|_| std::fs::File::open("/dev/null").expect("a descriptor is available"))
             .collect();
+        reactor
+            .shutdown_on_signals(DEADLINE)
+            .expect("the signals can be caught");
         println!("listening on {addr}");
         let remote = reactor.remote();
         let listener = std::thread::spawn(move || {

@@ -249,7 +249,7 @@ fn ignored_sigint_prevented_shutdown_on_signals() {
 
     let name = "ignored_sigint_prevented_shutdown_on_signals";
     if common::is_child() {
-        let reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+        let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
         reactor
             .shutdown_on_signals(DEADLINE)
             .expect("an ignored signal has no handler");

@@ -8,6 +8,9 @@ mod convert;
 mod listener;
 mod options;
 mod poll;
+#[cfg(feature = "signals")]
+#[cfg_attr(not(unix), path = "signals_by_thread.rs")]
+mod signals;
 #[cfg(test)]
 pub(crate) mod sim;
 mod socket_ref;
@@ -32,6 +35,8 @@ pub(crate) use adopt::OwnedSocket;
 pub(crate) use listener::{AcceptFailure, Listener};
 pub use options::{ConnectOptions, ListenOptions, UdpOptions};
 pub(crate) use poll::{Event, Waker};
+#[cfg(feature = "signals")]
+pub(crate) use signals::{CaughtSignal, ENDING};
 pub use socket_ref::{Keepalive, SocketRef};
 pub(crate) use stream::Stream;
 pub(crate) use udp::Udp;

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 use unstick::{
     Addr, CloseReason, Closed, Config, ConnId, Context, Datagram, Framing, Handler, Hangup,
-    ListenerId, Origin, Reactor, Refusal, Remote, SendError, Skipped, Stats, TimerId, UdpId,
+    ListenerId, Origin, Reactor, Refusal, Remote, SendError, Signal, Skipped, Stats, TimerId,
+    UdpId,
 };
 #[cfg(unix)]
 use unstick::{UnixDatagram, UnixDatagramId};
@@ -58,6 +59,7 @@ pub enum Event {
     Datagram(UdpId, SocketAddr, Vec<u8>, bool),
     DatagramError(UdpId, std::io::Error),
     Timer(TimerId, u64),
+    Signal(Signal),
     SendRefused(ConnId, Vec<u8>),
     #[cfg(unix)]
     UnixDatagram(UnixDatagramId, Vec<u8>),
@@ -203,6 +205,10 @@ impl Handler for Probe {
 
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
         self.see(cx, Event::Timer(timer, key));
+    }
+
+    fn on_signal(&mut self, cx: &mut Context<'_, Self>, signal: Signal) {
+        self.see(cx, Event::Signal(signal));
     }
 
     fn on_send_refused(
