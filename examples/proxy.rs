@@ -7,11 +7,16 @@
 //!
 //! Memory stays bounded for any amount of data: while the write queue of one side is above its high
 //! watermark, the other side is not read.
+//!
+//! An orderly end of one side becomes an orderly end of the other, after all bytes. Any other end
+//! becomes a reset at once, so that no side takes a part of the data for all of it.
 
 use std::io;
 use std::time::Duration;
 
-use unstick::{Closed, ConnId, Context, Framing, Handler, Origin, Reactor, Sent};
+use unstick::{
+    CloseReason, Closed, Config, ConnId, Context, Framing, Handler, Hangup, Origin, Reactor, Sent,
+};
 
 struct Proxy {
     upstream: String,
@@ -50,8 +55,8 @@ impl Handler for Proxy {
         match side.other.map(|other| cx.send(other, frame)) {
             Some(Ok(Sent::Queued)) => {}
             Some(Ok(_)) => drop(cx.pause(conn)),
-            // The other side is closing. Its `on_close` closes this side too.
-            Some(Err(_)) | None => cx.close(conn),
+            // The bytes are lost.
+            Some(Err(_)) | None => cx.abort(conn),
         }
     }
 
@@ -69,12 +74,31 @@ impl Handler for Proxy {
         }
     }
 
+    fn on_hangup(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        _: &mut Side,
+        hangup: Hangup,
+    ) {
+        // The connection is paused. Bytes before an orderly end are still passed on.
+        if hangup == Hangup::Reset {
+            cx.abort(conn);
+        }
+    }
+
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, side: Side, closed: Closed) {
         log::info!("{conn} closed: {}", closed.reason);
-        if let Some(other) = side.other {
+        let Some(other) = side.other else {
+            return;
+        };
+        match closed.reason {
             // Close the other side after its queued output is sent.
-            let _ = cx.resume(other);
-            cx.close(other);
+            CloseReason::Local | CloseReason::Peer => {
+                let _ = cx.resume(other);
+                cx.close(other);
+            }
+            _ => cx.abort(other),
         }
     }
 }
@@ -85,7 +109,10 @@ fn main() -> io::Result<()> {
     let (Some(listen), Some(upstream)) = (args.next(), args.next()) else {
         return Err(io::Error::other("usage: proxy LISTEN-ADDR UPSTREAM-ADDR"));
     };
-    let mut reactor = Reactor::new(Proxy { upstream })?;
+    let mut config = Config::default();
+    // The queue of one side must not stop its input, only the input of the other side.
+    config.read_above_high = true;
+    let mut reactor = Reactor::with_config(Proxy { upstream }, config)?;
     let listener = reactor.listen(listen, Framing::raw())?;
     println!("listening tcp {}", reactor.local_inet_addr(listener)?);
 

@@ -57,7 +57,7 @@ pub struct Config {
     /// High watermark of a write queue, in bytes.
     ///
     /// Above it, `send` still accepts but returns [`Sent::AboveHigh`](crate::Sent), and the
-    /// connection is not read until the queue has drained. Must be at least `write_low_bytes` and
+    /// connection is not read until the queue has drained (see `read_above_high`). Must be at least `write_low_bytes` and
     /// at most `write_queue_bytes_max`.
     ///
     /// Default: 260 KiB, the most that one read can bring in. So the echo of one read does not stop
@@ -70,6 +70,15 @@ pub struct Config {
     ///
     /// Default: 64 KiB, so that the socket still has output while the handler produces more.
     pub write_low_bytes: usize,
+    /// True if a connection is read while its write queue is above the high watermark.
+    ///
+    /// The queue is then bounded by the handler alone: after [`Sent::AboveHigh`](crate::Sent) it
+    /// [pauses](crate::Context::pause) the source of the output. A proxy needs this, because the
+    /// source is another connection. Without it, two peers that wait for each other's output would
+    /// wait forever.
+    ///
+    /// Default: false, because most output is the reply to a frame of the same connection.
+    pub read_above_high: bool,
     /// Maximum size of a write queue, in bytes. A payload that would exceed it is rejected with
     /// [`SendError::Full`](crate::SendError).
     ///
@@ -276,6 +285,7 @@ impl Default for Config {
             datagram_budget: 64,
             write_high_bytes: READ_LEN,
             write_low_bytes: 64 * 1024,
+            read_above_high: false,
             write_queue_bytes_max: 16 << 20,
             memory_bytes_max: usize::MAX,
             memory_deadline: Duration::from_secs(10),

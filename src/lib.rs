@@ -150,7 +150,8 @@
 //!
 //! A connection above its high watermark is not read until its write queue has drained. So an echo
 //! server stays bounded, without additional code, if a peer does not read. Accepted bytes are
-//! either taken by the kernel or counted in [`Closed::unsent_bytes`].
+//! either taken by the kernel or counted in [`Closed::unsent_bytes`]. A proxy sets
+//! [`Config::read_above_high`], and pauses the connection that its output comes from.
 //!
 //! A handler can also limit its input. [`Context::pause`] stops reading and
 //! [`resume`](Context::resume) continues. [`Context::grant`] allows a number of further frames.

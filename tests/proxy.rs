@@ -7,13 +7,13 @@
 mod child;
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use child::Proxy;
 use common::{DEADLINE, client};
 
 /// Bytes to send: 1 GB, or 100 MB in a debug build.
@@ -28,51 +28,6 @@ const BLOCK_LEN: usize = 65_521;
 /// holds its high watermark and one read, 520 KiB, in buffers of up to twice that. The read buffer
 /// has 260 KiB and the batch buffer 512 KiB. These are 2.9 MB; the rest is for the allocator.
 const GROWTH_MAX: usize = 3_500_000;
-
-struct Proxy {
-    child: Child,
-    addr: SocketAddr,
-}
-
-impl Proxy {
-    fn start(upstream: SocketAddr) -> Self {
-        let mut child = Command::new(child::example("proxy"))
-            .args(["127.0.0.1:0", &upstream.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the proxy example starts");
-        let stdout = child.stdout.take().expect("stdout is piped");
-        let mut line = String::new();
-        let read = BufReader::new(stdout).read_line(&mut line);
-        read.expect("the proxy prints its address");
-        let addr = line
-            .split_whitespace()
-            .nth(2)
-            .expect("the third word is the address");
-        let addr = addr.parse().expect("the address is valid");
-        Self { child, addr }
-    }
-
-    /// Anonymous resident memory in bytes (`RssAnon` in proc_pid_status(5)).
-    fn memory(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("the proxy runs");
-        let line = status.lines().find(|line| line.starts_with("RssAnon:"));
-        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
-        1024 * kilobytes
-            .expect("Linux reports RssAnon")
-            .parse::<usize>()
-            .expect("the text is a number")
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Writes the block's number at its start; the rest is the common pattern.
 fn block(number: usize, bytes: &mut [u8]) -> &[u8] {

@@ -3,9 +3,16 @@
 //!
 //! Each test is named after its bug, and its comment says what was wrong.
 
+#[path = "common/child.rs"]
+mod child;
 mod common;
 
-use common::{DEADLINE, Probe};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use child::Proxy;
+use common::{DEADLINE, Probe, client, refusing, reset};
 use unstick::Reactor;
 
 // A second thread caught the signals. For glibc the process was then multi-threaded, which made
@@ -31,4 +38,89 @@ fn signals_made_a_process_multi_threaded() {
         .status()
         .expect("the test binary starts again");
     assert!(status.success(), "{status}");
+}
+
+/// A client and a server that are connected through the proxy example.
+fn proxied() -> (Proxy, TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let proxy = Proxy::start(listener.local_addr().expect("the socket is bound"));
+    let mut client = client(proxy.addr);
+    client.write_all(b"hello").expect("the proxy reads");
+    let (mut server, _) = listener.accept().expect("the proxy connects");
+    server
+        .read_exact(&mut [0; 5])
+        .expect("the proxy passes the bytes on");
+    (proxy, client, server)
+}
+
+/// Writes until the proxy no longer reads.
+fn flood(stream: &mut TcpStream) {
+    stream
+        .set_write_timeout(Some(Duration::from_millis(200)))
+        .expect("the timeout can be set");
+    let bytes = [7; 65_536];
+    while stream.write(&bytes).is_ok() {}
+}
+
+/// Waits for an error of the socket, without a read: unread bytes would come before the error.
+fn await_error(stream: &TcpStream) -> io::Error {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(error) = stream.take_error().expect("the socket is open") {
+            return error;
+        }
+        assert!(Instant::now() < deadline, "the proxy passes no reset on");
+        std::thread::yield_now();
+    }
+}
+
+// The proxy turned a reset into an orderly end, so the other side took a part of the data for all
+// of it. If a side was paused, its reset was noticed only after the other side had read everything.
+#[test]
+fn reset_was_an_orderly_end_behind_the_proxy() {
+    for resets_client in [true, false] {
+        for [floods_near, floods_far] in [[false; 2], [true, false], [false, true], [true; 2]] {
+            let (_proxy, client, server) = proxied();
+            let (mut near, mut far) = match resets_client {
+                true => (client, server),
+                false => (server, client),
+            };
+            if floods_near {
+                flood(&mut near);
+            }
+            if floods_far {
+                flood(&mut far);
+            }
+            let case = format!("client: {resets_client}, floods: {floods_near}, {floods_far}");
+            println!("{case}");
+            match floods_far {
+                // A close with unread bytes is a reset, too.
+                true => drop(near),
+                false => reset(near),
+            }
+            let error = await_error(&far);
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{case}");
+        }
+    }
+}
+
+// A side that did not read was not read either. So its bytes did not arrive while it was flooded,
+// and a server that answers before it reads everything waited forever.
+#[test]
+fn flooded_side_of_the_proxy_could_not_send() {
+    let (_proxy, mut client, mut server) = proxied();
+    flood(&mut client);
+    server.write_all(b"answer").expect("the proxy reads");
+    let mut answer = [0; 6];
+    client.read_exact(&mut answer).expect("the answer arrives");
+    assert_eq!(&answer, b"answer");
+}
+
+// For other ends than a reset the proxy did the same. If the server refused the connection of the proxy, the client got an orderly end.
+#[test]
+fn refused_connect_was_an_orderly_end_behind_the_proxy() {
+    let (_socket, addr) = refusing();
+    let proxy = Proxy::start(addr);
+    let client = client(proxy.addr);
+    assert_eq!(await_error(&client).kind(), ErrorKind::ConnectionReset);
 }

@@ -100,6 +100,52 @@ impl Drop for Echo {
     }
 }
 
+/// A running proxy, killed when this value is dropped.
+pub struct Proxy {
+    child: Child,
+    pub addr: SocketAddr,
+}
+
+impl Proxy {
+    pub fn start(upstream: SocketAddr) -> Self {
+        let mut child = Command::new(example("proxy"))
+            .args(["127.0.0.1:0", &upstream.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the proxy example starts");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let mut line = String::new();
+        let read = BufReader::new(stdout).read_line(&mut line);
+        read.expect("the proxy prints its address");
+        let addr = line
+            .split_whitespace()
+            .nth(2)
+            .expect("the third word is the address");
+        let addr = addr.parse().expect("the address is valid");
+        Self { child, addr }
+    }
+
+    /// Anonymous resident memory in bytes (`RssAnon` in proc_pid_status(5)).
+    pub fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the proxy runs");
+        let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+        1024 * kilobytes
+            .expect("Linux reports RssAnon")
+            .parse::<usize>()
+            .expect("the text is a number")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn echo() -> &'static Path {
     static ECHO: OnceLock<PathBuf> = OnceLock::new();
     ECHO.get_or_init(|| example("echo"))
