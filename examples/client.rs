@@ -9,12 +9,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead};
+use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use unstick::{
-    Backoff, Closed, ConnId, Context, Framing, Handler, Origin, PostError, Reactor, Reconnect,
-    Remote, TimerId,
+    Backoff, CloseReason, Closed, ConnId, Context, Framing, Handler, Origin, PostError, Reactor,
+    Reconnect, Remote, TimerId,
 };
 
 /// Maximum number of lines kept while there is no connection; beyond it the oldest are dropped.
@@ -24,6 +25,8 @@ struct Client {
     server: Reconnect<String>,
     is_open: bool,
     unsent: VecDeque<String>,
+    /// The error that ended the client.
+    error: Option<CloseReason>,
 }
 
 impl Client {
@@ -43,9 +46,8 @@ impl Client {
 impl Handler for Client {
     type Session = ();
 
-    fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: Origin) {
+    fn on_open(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: Origin) {
         eprintln!("connected");
-        self.server.on_open(conn);
         self.is_open = true;
         for line in std::mem::take(&mut self.unsent) {
             self.send(cx, line);
@@ -58,12 +60,18 @@ impl Handler for Client {
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
         self.is_open = false;
-        if let Some(delay) = self.server.on_close(cx, conn) {
-            eprintln!(
+        match self.server.on_close(cx, conn, &closed) {
+            Some(delay) => eprintln!(
                 "{}; connecting again in {} ms",
                 closed.reason,
                 delay.as_millis()
-            );
+            ),
+            None if cx.is_shutting_down() => {}
+            None => {
+                // The address is invalid.
+                self.error = Some(closed.reason);
+                cx.stop();
+            }
         }
     }
 
@@ -85,7 +93,17 @@ fn read_lines(remote: &Remote<Client>) -> io::Result<()> {
     remote.shutdown(Duration::from_secs(1))
 }
 
-fn main() -> io::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("client: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
     env_logger::init();
     let addr = std::env::args()
         .nth(1)
@@ -95,10 +113,15 @@ fn main() -> io::Result<()> {
         server: Reconnect::new(addr, Framing::line(), backoff),
         is_open: false,
         unsent: VecDeque::new(),
+        error: None,
     })?;
     reactor.shutdown_on_signals(Duration::from_secs(1))?;
     reactor.with(|client, cx| client.server.open(cx, ()));
     let remote = reactor.remote();
     thread::spawn(move || read_lines(&remote));
-    reactor.run()
+    reactor.run()?;
+    match reactor.into_handler().error {
+        Some(error) => Err(io::Error::other(error)),
+        None => Ok(()),
+    }
 }

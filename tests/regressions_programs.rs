@@ -7,8 +7,9 @@
 mod child;
 mod common;
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use child::Proxy;
@@ -123,4 +124,64 @@ fn refused_connect_was_an_orderly_end_behind_the_proxy() {
     let proxy = Proxy::start(addr);
     let client = client(proxy.addr);
     assert_eq!(await_error(&client).kind(), ErrorKind::ConnectionReset);
+}
+
+// Each accept reset the delay between the attempts. So a server that accepted and closed at once
+// got a new connection after each shortest delay.
+#[test]
+fn accept_and_close_reset_the_delay_of_reconnect() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let addr = listener.local_addr().expect("the socket is bound");
+    let mut client = Command::new(child::example("client"))
+        .arg(addr.to_string())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the client example starts");
+    let mut lines = BufReader::new(client.stderr.take().expect("the stream is piped")).lines();
+    let mut delays = Vec::new();
+    while delays.len() < 4 {
+        let (mut stream, _) = listener.accept().expect("the client connects");
+        // A frame is no proof that the server works: many servers report their overload by one.
+        stream.write_all(b"busy\n").expect("the client reads");
+        drop(stream);
+        delays.push(loop {
+            let line = lines.next().expect("the client runs");
+            let line = line.expect("the text is UTF-8");
+            if let Some((_, delay)) = line.split_once("connecting again in ") {
+                let delay = delay.split(' ').next().expect("the delay is a word");
+                break delay.parse::<u32>().expect("the delay is a number");
+            }
+        });
+    }
+    client.kill().expect("the client runs");
+    client.wait().expect("the process is a child of this one");
+    // The delays of the example are 200, 400, 800 and 1600 ms, less up to a half.
+    assert!(delays[3] >= 800, "{delays:?}");
+}
+
+// An address that no server can have was tried again forever.
+#[test]
+fn invalid_address_was_tried_forever_by_reconnect() {
+    for addr in [
+        "127.0.0.1",
+        "127.0.0.1:99999",
+        "127.0.0.1:0",
+        "224.0.0.1:7000",
+    ] {
+        let mut client = Command::new(child::example("client"))
+            .arg(addr)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the client example starts");
+        // The end of its input would end the client, too.
+        let _input = client.stdin.take();
+        let output = client
+            .wait_with_output()
+            .expect("the process is a child of this one");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{addr}: {errors}");
+        assert!(errors.contains("connect failed"), "{addr}: {errors}");
+    }
 }

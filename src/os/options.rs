@@ -1,7 +1,7 @@
 //! Options that are set before a socket listens, connects or is bound.
 
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -208,6 +208,10 @@ impl ConnectOptions {
 
     /// Opens a socket and starts its connect. An event reports the end of the connect.
     pub(super) fn connect(&self, addr: &Addr) -> io::Result<Socket> {
+        if addr.inet().is_some_and(names_no_server) {
+            let error = "no TCP server can have this address";
+            return Err(io::Error::new(ErrorKind::InvalidInput, error));
+        }
         let addr = to_sock_addr(addr)?;
         let socket = self.before.open(addr.domain(), Type::STREAM, false)?;
         if let Some(local) = &self.local_addr {
@@ -220,6 +224,15 @@ impl ConnectOptions {
             _ => Ok(socket),
         }
     }
+}
+
+/// Returns true if the port is 0 or the address names a group of hosts (RFC 1122, 4.2.3.10).
+fn names_no_server(addr: SocketAddr) -> bool {
+    addr.port() == 0
+        || match addr.ip() {
+            IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_multicast(),
+        }
 }
 
 /// `EINPROGRESS`, which has no stable [`ErrorKind`]. Its value differs between Linux, BSD and
