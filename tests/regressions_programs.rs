@@ -185,3 +185,87 @@ fn invalid_address_was_tried_forever_by_reconnect() {
         assert!(errors.contains("connect failed"), "{addr}: {errors}");
     }
 }
+
+// The write that wakes the loop was not repeated if a signal interrupted it. The post of another
+// thread then waited for the next event, which may never come.
+#[test]
+#[cfg(target_os = "linux")]
+fn interrupted_wake_up_delayed_a_post() {
+    const NAME: &str = "interrupted_wake_up_delayed_a_post";
+    if common::is_child() {
+        let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+        let remote = reactor.remote();
+        for _ in 0..5 {
+            // After a turn the loop counts as asleep, so the next post wakes it.
+            reactor
+                .turn(Some(Duration::ZERO))
+                .expect("polling succeeds");
+            remote.post(|_, _| {}).expect("the loop is woken");
+        }
+        return;
+    }
+    for error in ["EINTR", "EAGAIN"] {
+        let inject = format!("inject=write:error={error}:when=1+2");
+        let inner = common::rerun(NAME);
+        // Only the waker of mio has an event descriptor (eventfd(2)).
+        let strace = [
+            "-f",
+            "-P",
+            "anon_inode:[eventfd]",
+            "-e",
+            "trace=write",
+            "-e",
+            &*inject,
+        ];
+        let mut command = Command::new("strace");
+        command
+            .args(strace)
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        for (key, value) in inner.get_envs() {
+            command.env(key, value.expect("the variable is set"));
+        }
+        let Ok(output) = command.output() else {
+            eprintln!("skipped: strace cannot be run");
+            return;
+        };
+        let errors = String::from_utf8_lossy(&output.stderr);
+        if errors.contains("ptrace") {
+            eprintln!("skipped: strace cannot be run: {errors}");
+            return;
+        }
+        assert!(output.status.success(), "{error}: {errors}");
+        assert!(
+            errors.contains("INJECTED"),
+            "no wake-up was traced: {errors}"
+        );
+    }
+}
+
+// If nobody read the output of the echo example, its last line panicked.
+#[test]
+#[cfg(unix)]
+fn closed_output_was_a_panic_of_the_echo_example() {
+    let mut echo = Command::new(child::example("echo"))
+        .args(["--tcp", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the echo example starts");
+    let mut stdout = BufReader::new(echo.stdout.take().expect("the stream is piped"));
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("the output is UTF-8");
+    drop(stdout);
+    let pid = echo.id().to_string();
+    let killed = Command::new("kill").args(["-TERM", &*pid]).status();
+    assert!(killed.expect("the kill command can be started").success());
+    let mut errors = String::new();
+    let mut stderr = echo.stderr.take().expect("the stream is piped");
+    stderr
+        .read_to_string(&mut errors)
+        .expect("the output is UTF-8");
+    let status = echo.wait().expect("the process is a child of this one");
+    assert_eq!(status.code(), Some(1), "{errors}");
+    assert!(errors.starts_with("echo: "), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}

@@ -108,7 +108,7 @@ pub(crate) enum Waker {
 impl Waker {
     pub(crate) fn wake(&self) -> io::Result<()> {
         match self {
-            Self::Real(waker) => waker.wake(),
+            Self::Real(waker) => super::retry(|| waker.wake()),
             #[cfg(test)]
             Self::Sim(woken) => {
                 woken.store(true, Ordering::Release);
