@@ -9,7 +9,7 @@
 //! cargo run --release --example activated -- unix:/tmp/echo.sock
 //! ```
 
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use listenfd::ListenFd;
@@ -33,7 +33,7 @@ fn main() -> io::Result<()> {
         // Fails if the inherited socket is not a TCP listener.
         if let Some(listener) = inherited.take_tcp_listener(index)? {
             let listener = reactor.with(|_, cx| cx.adopt_listener(listener, Framing::line()))?;
-            println!("listening {}", reactor.local_addr(listener)?);
+            writeln!(io::stdout(), "listening {}", reactor.local_addr(listener)?)?;
         }
     }
     if inherited.len() == 0 {
@@ -42,7 +42,7 @@ fn main() -> io::Result<()> {
             None => std::net::SocketAddr::from(([127, 0, 0, 1], 7003)).into(),
         };
         let listener = reactor.listen(addr, Framing::line())?;
-        println!("listening {}", reactor.local_addr(listener)?);
+        writeln!(io::stdout(), "listening {}", reactor.local_addr(listener)?)?;
     }
 
     reactor.shutdown_on_signals(Duration::from_secs(1))?;

@@ -8,14 +8,14 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use unstick::{
-    Backoff, CloseReason, Closed, ConnId, Context, Framing, Handler, Origin, PostError, Reactor,
-    Reconnect, Remote, TimerId,
+    Backoff, Closed, ConnId, Context, Framing, Handler, Origin, PostError, Reactor, Reconnect,
+    Remote, TimerId,
 };
 
 /// Maximum number of lines kept while there is no connection; beyond it the oldest are dropped.
@@ -26,7 +26,7 @@ struct Client {
     is_open: bool,
     unsent: VecDeque<String>,
     /// The error that ended the client.
-    error: Option<CloseReason>,
+    error: Option<io::Error>,
 }
 
 impl Client {
@@ -54,8 +54,11 @@ impl Handler for Client {
         }
     }
 
-    fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), frame: &[u8]) {
-        println!("{}", String::from_utf8_lossy(frame));
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut (), frame: &[u8]) {
+        if let Err(error) = writeln!(io::stdout(), "{}", String::from_utf8_lossy(frame)) {
+            self.error = Some(error);
+            cx.stop();
+        }
     }
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
@@ -69,7 +72,7 @@ impl Handler for Client {
             None if cx.is_shutting_down() => {}
             None => {
                 // The address is invalid.
-                self.error = Some(closed.reason);
+                self.error = Some(io::Error::other(closed.reason));
                 cx.stop();
             }
         }
@@ -121,7 +124,7 @@ fn run() -> io::Result<()> {
     thread::spawn(move || read_lines(&remote));
     reactor.run()?;
     match reactor.into_handler().error {
-        Some(error) => Err(io::Error::other(error)),
+        Some(error) => Err(error),
         None => Ok(()),
     }
 }

@@ -6,6 +6,7 @@
 //! ```
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -107,7 +108,7 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), Box<dyn Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let Some(options) = parse_options()? else {
-        println!("{HELP}");
+        writeln!(io::stdout(), "{HELP}")?;
         return Ok(());
     };
 
@@ -121,10 +122,11 @@ fn serve() -> Result<(), Box<dyn Error>> {
         let listener = reactor
             .listen(&addr, framing.clone())
             .map_err(|error| format!("cannot listen on tcp {addr}: {error}"))?;
-        println!(
+        writeln!(
+            io::stdout(),
             "listening tcp {} framing={framing}",
             reactor.local_inet_addr(listener)?
-        );
+        )?;
     }
     if let Some(addr) = options.udp {
         let socket = reactor
@@ -132,16 +134,17 @@ fn serve() -> Result<(), Box<dyn Error>> {
             .map_err(|error| format!("cannot receive on udp {addr}: {error}"))?;
         let addr = reactor.local_inet_addr(socket)?;
         reactor.handler_mut().udp_addr = Some(addr);
-        println!("listening udp {addr}");
+        writeln!(io::stdout(), "listening udp {addr}")?;
     }
 
     reactor.run()?;
-    print_totals(&reactor.stats());
+    print_totals(&reactor.stats())?;
     Ok(())
 }
 
-fn print_totals(stats: &Stats) {
-    println!(
+fn print_totals(stats: &Stats) -> io::Result<()> {
+    writeln!(
+        io::stdout(),
         "served {} connections, {} frames ({} bytes in, {} out), {} datagrams ({} bytes); \
          lost {} bytes unsent, {} undecoded, {} datagrams",
         stats.accepted,
@@ -153,7 +156,7 @@ fn print_totals(stats: &Stats) {
         stats.unsent_bytes,
         stats.undecoded_bytes,
         stats.datagrams_dropped,
-    );
+    )
 }
 
 /// Parses the command line. Returns `None` if the help text is requested.

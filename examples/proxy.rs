@@ -11,7 +11,7 @@
 //! An orderly end of one side becomes an orderly end of the other, after all bytes. Any other end
 //! becomes a reset at once, so that no side takes a part of the data for all of it.
 
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use unstick::{
@@ -114,7 +114,11 @@ fn main() -> io::Result<()> {
     config.read_above_high = true;
     let mut reactor = Reactor::with_config(Proxy { upstream }, config)?;
     let listener = reactor.listen(listen, Framing::raw())?;
-    println!("listening tcp {}", reactor.local_inet_addr(listener)?);
+    writeln!(
+        io::stdout(),
+        "listening tcp {}",
+        reactor.local_inet_addr(listener)?
+    )?;
 
     reactor.shutdown_on_signals(Duration::from_secs(1))?;
     reactor.run()
