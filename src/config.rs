@@ -57,8 +57,8 @@ pub struct Config {
     /// High watermark of a write queue, in bytes.
     ///
     /// Above it, `send` still accepts but returns [`Sent::AboveHigh`](crate::Sent), and the
-    /// connection is not read until the queue has drained (see `read_above_high`). Must be at least `write_low_bytes` and
-    /// at most `write_queue_bytes_max`.
+    /// connection is not read until the queue has drained (see `read_above_high`). Must be at least
+    /// `write_low_bytes` and at most `write_queue_bytes_max`.
     ///
     /// Default: 260 KiB, the most that one read can bring in. So the echo of one read does not stop
     /// the reading.

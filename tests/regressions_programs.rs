@@ -117,7 +117,8 @@ fn flooded_side_of_the_proxy_could_not_send() {
     assert_eq!(&answer, b"answer");
 }
 
-// For other ends than a reset the proxy did the same. If the server refused the connection of the proxy, the client got an orderly end.
+// The proxy did the same for other ends than a reset. If the server refused the connection of the
+// proxy, the client got an orderly end.
 #[test]
 fn refused_connect_was_an_orderly_end_behind_the_proxy() {
     let (_socket, addr) = refusing();
@@ -242,7 +243,7 @@ fn interrupted_wake_up_delayed_a_post() {
     }
 }
 
-// If nobody read the output of the echo example, its last line panicked.
+// If the reader of its output had ended, the echo example panicked at its last line.
 #[test]
 #[cfg(unix)]
 fn closed_output_was_a_panic_of_the_echo_example() {

@@ -135,7 +135,8 @@ impl<H: Handler> Reactor<H> {
     ///
     /// 1. Time to wait: zero while the ready queue holds work, else the time to the next timer, at
     ///    most `timeout`.
-    /// 2. Poll: waits for events. A signal does not end it early.
+    /// 2. Poll: waits for events. A signal that is not caught does not end
+    ///    it early.
     /// 3. Events: each one marks its entry as ready and queues it. No I/O, no callback.
     /// 4. Dispatch: each entry of the ready queue once. A listener accepts; a connection is read,
     ///    decoded and written; a datagram socket receives and sends. Each has a budget. An entry
