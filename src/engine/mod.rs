@@ -117,9 +117,8 @@ impl Engine {
         let count = self.os.for_each_event(|event| {
             let Some((token, state)) = entries.of_poll(event.token()) else {
                 #[cfg(feature = "signals")]
-                self.queues
-                    .signals
-                    .extend(self.signals.of_poll(event.token()));
+                self.signals
+                    .record_event(event.token(), &mut self.queues.signals);
                 return;
             };
             if state.add_readiness(readiness(event)) {

@@ -40,10 +40,16 @@ impl Queues {
         }
     }
 
+    /// Returns true if a signal is not handled yet.
+    #[cfg(feature = "signals")]
+    pub(crate) fn has_signals(&self) -> bool {
+        !self.signals.is_empty()
+    }
+
     /// Returns true if the next turn has work even if no event arrives.
     pub(crate) fn have_work(&self) -> bool {
         #[cfg(feature = "signals")]
-        if !self.signals.is_empty() {
+        if self.has_signals() {
             return true;
         }
         !(self.ready.is_empty() && self.to_flush.is_empty() && self.to_reap.is_empty())

@@ -28,14 +28,14 @@ struct Caught {
 }
 
 impl Signals {
-    /// Returns the signal that an event reports, if the event belongs to a signal.
+    /// Queues the signal that an event reports, if the event belongs to a signal.
+    // If it were inlined, each event of a socket would take five more instructions.
     #[cold]
-    pub(super) fn of_poll(&self, token: PollToken) -> Option<Signal> {
-        let sources = self.caught.iter().map(|caught| &caught.source);
-        sources
-            .filter(|source| source.is_of(token))
-            .map(CaughtSignal::signal)
-            .next()
+    pub(super) fn record_event(&self, token: PollToken, ready: &mut Vec<Signal>) {
+        let mut sources = self.caught.iter().map(|caught| &caught.source);
+        if let Some(source) = sources.find(|source| source.is_of(token)) {
+            ready.push(source.signal());
+        }
     }
 }
 

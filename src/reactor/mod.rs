@@ -165,7 +165,9 @@ impl<H: Handler> Reactor<H> {
         }
         self.run_timers(); // phase 5
         #[cfg(feature = "signals")]
-        self.run_signals();
+        if self.engine.queues.has_signals() {
+            self.run_signals();
+        }
         self.run_posted();
         for _ in 0..self.engine.queues.to_flush.len() {
             self.flush_next(); // phase 6
