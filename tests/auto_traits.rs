@@ -1,5 +1,6 @@
 //! The traits of public types: `Send`, `Sync`, `Clone`, `Copy`, `Hash`, `Ord` and `Error`. A new
-//! private field could remove an automatic trait unnoticed; these tests would no longer compile.
+//! private field can remove an automatic trait of its type. If this happens, these tests do not
+//! compile.
 
 use std::error::Error;
 use std::fmt::Debug;

@@ -22,7 +22,8 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Starts the server and waits until it listens. Writes its log to `log` if that is given.
+    /// Starts the server and waits until it listens. If `log` is a path, the server's log is
+    /// written to that file.
     ///
     /// # Errors
     ///
@@ -45,8 +46,8 @@ impl Echo {
             stdout: BufReader::new(stdout),
             addrs: Vec::new(),
         };
-        let wanted = args.iter().filter(|arg| ["--tcp", "--udp"].contains(arg));
-        for _ in wanted {
+        let socket_args = args.iter().filter(|arg| ["--tcp", "--udp"].contains(arg));
+        for _ in socket_args {
             let mut line = String::new();
             echo.stdout.read_line(&mut line)?;
             let addr = line.split_whitespace().nth(2);
@@ -62,7 +63,7 @@ impl Echo {
         self.child.id()
     }
 
-    /// Number of open descriptors of the server (Linux only, from `/proc`).
+    /// Returns the number of open descriptors of the server (Linux only, from `/proc`).
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .expect("the server runs")
@@ -151,11 +152,17 @@ fn echo() -> &'static Path {
     ECHO.get_or_init(|| example("echo"))
 }
 
-/// Builds an example with the profile of this test and returns its path. `cargo test` builds it
-/// too, but `cargo test --test NAME` and `cargo test --all-targets` do not.
+/// Builds an example with the profile of this test, and returns the path of its executable.
+///
+/// The build is necessary because `cargo test --test NAME` and `cargo test --all-targets` do not
+/// produce this executable. `cargo test` does.
 pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its executable");
-    let in_target = |nth| test.ancestors().nth(nth).expect("target/PROFILE/deps/NAME");
+    let in_target = |nth| {
+        test.ancestors()
+            .nth(nth)
+            .expect("the test is in target/PROFILE/deps")
+    };
     let profile = match in_target(2).file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(profile) => profile,
@@ -172,7 +179,7 @@ pub fn example(name: &str) -> PathBuf {
             .status();
         assert!(
             built.is_ok_and(|status| status.success()),
-            "the example compiles"
+            "the example {name} does not compile"
         );
     }
     in_target(2).join("examples").join(name)
