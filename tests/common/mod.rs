@@ -220,7 +220,7 @@ impl Handler for Probe {
     }
 
     fn on_signal(&mut self, cx: &mut Context<'_, Self>, signal: Signal) {
-        self.see(cx, Event::Signal(signal));
+        self.record(cx, Event::Signal(signal));
     }
 
     fn on_send_refused(
