@@ -99,7 +99,9 @@ impl Engine {
             entry.is_grown = true;
             self.queues.grown_udp.push(id);
         }
-        self.flush_later(id.0);
+        if entry.state.mark_to_flush() {
+            self.queues.to_flush.push_back(id.0);
+        }
         Ok(())
     }
 
