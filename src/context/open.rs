@@ -71,7 +71,9 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Connects a UDP socket to `peer`. From then on it receives from `peer` only, and
-    /// [`send_datagram`](Context::send_datagram) sends to `peer`.
+    /// [`send_datagram`](Context::send_datagram) sends to `peer`. Datagrams of other senders that
+    /// are queued already are dropped, and counted in
+    /// [`Stats::datagrams_filtered`](crate::Stats::datagrams_filtered).
     ///
     /// # Errors
     ///

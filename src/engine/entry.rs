@@ -1,6 +1,7 @@
 //! The entries of the slab: connections, listeners and datagram sockets.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -122,6 +123,8 @@ pub(crate) struct ListenerEntry {
 #[derive(Debug)]
 pub(crate) struct UdpEntry {
     pub(crate) socket: Udp,
+    /// The connected peer. Datagrams of other senders may have been queued before the connect.
+    pub(crate) peer: Option<SocketAddr>,
     pub(crate) queue: DatagramQueue,
     /// Bytes of the queue that the memory budget counts.
     pub(crate) counted_bytes: usize,
@@ -144,6 +147,8 @@ pub(crate) struct UnixDatagramEntry {
     /// The sender of the last datagram. It is kept because the next datagram usually has the same
     /// sender.
     pub(crate) from: UnixAddr,
+    /// The connected peer. Datagrams of other senders may have been queued before the connect.
+    pub(crate) peer: Option<UnixAddr>,
     /// True if the queue of the connected peer was full at the last send.
     pub(crate) was_full: bool,
     pub(crate) generation: NonZeroU32,

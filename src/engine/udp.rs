@@ -42,9 +42,11 @@ impl Engine {
     }
 
     fn add_udp(&mut self, udp: Udp) -> io::Result<UdpId> {
+        let peer = udp.peer_addr().ok();
         let token = self.add(|generation| {
             Entry::Udp(Box::new(UdpEntry {
                 socket: udp,
+                peer,
                 queue: DatagramQueue::default(),
                 counted_bytes: 0,
                 queue_peak: 0,
@@ -59,7 +61,10 @@ impl Engine {
 
     pub(crate) fn connect_udp(&mut self, id: UdpId, peer: impl ToSocketAddrs) -> io::Result<()> {
         let entry = self.entries.udp_mut(id)?;
-        first_ok(peer.to_socket_addrs()?, |peer| entry.socket.connect(peer))
+        first_ok(peer.to_socket_addrs()?, |peer| entry.socket.connect(peer))?;
+        // The kernel may have completed the address: 0.0.0.0 means the loopback address.
+        entry.peer = Some(entry.socket.peer_addr()?);
+        Ok(())
     }
 
     /// Closes a UDP socket once its queue is sent.
@@ -178,10 +183,20 @@ impl Engine {
         });
     }
 
-    /// Returns true if the socket is open, so that datagrams may be delivered to it.
-    pub(crate) fn takes_datagrams(&mut self, id: UdpId) -> bool {
-        let entry = self.entries.udp_mut(id);
-        entry.is_ok_and(|entry| entry.state.takes_datagrams())
+    /// Returns the entry if a datagram of `from` may be delivered: the socket is open, and is
+    /// connected to `from` or to no peer. A datagram of another sender is counted.
+    pub(crate) fn receiver_of(&mut self, id: UdpId, from: &SocketAddr) -> Option<&mut UdpEntry> {
+        let entry = self.entries.udp_mut(id).ok()?;
+        if !entry.state.takes_datagrams() {
+            return None;
+        }
+        if let Some(peer) = &entry.peer
+            && !is_same_host_and_port(peer, from)
+        {
+            self.telemetry.stats.datagrams_filtered += 1;
+            return None;
+        }
+        Some(entry)
     }
 
     /// Returns true if the queue is so long that it must be sent before more is received.
@@ -196,6 +211,19 @@ impl Engine {
         self.telemetry.stats.datagram_errors += 1;
         warn_limited!(self, Datagram => "error on {id}: {error}");
     }
+}
+
+/// Compares the address of a connected peer with that of a sender. The flow label of an IPv6
+/// address belongs to a datagram and not to a peer.
+fn is_same_host_and_port(peer: &SocketAddr, from: &SocketAddr) -> bool {
+    let scope_of = |addr: &SocketAddr| match addr {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(addr) => addr.scope_id(),
+    };
+    peer == from
+        || peer.port() == from.port()
+            && peer.ip().to_canonical() == from.ip().to_canonical()
+            && scope_of(peer) == scope_of(from)
 }
 
 /// Updates the memory budget with the present size of the queue.

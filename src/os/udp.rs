@@ -145,6 +145,18 @@ impl Udp {
         }
     }
 
+    /// Returns the address of the connected peer, as the kernel reports it for its datagrams.
+    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Real(real) => real.udp.peer_addr(),
+            #[cfg(test)]
+            Self::Sim(sim) => {
+                let peer = sim.datagram_peer().and_then(|peer| peer.inet());
+                peer.ok_or_else(|| io::ErrorKind::NotConnected.into())
+            }
+        }
+    }
+
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
         #[cfg(test)]
         if let Self::Sim(sim) = self {

@@ -50,9 +50,6 @@ impl<H: Handler> Reactor<H> {
             if self.engine.has_many_datagrams(id) {
                 self.flush_udp(id);
             }
-            if !self.engine.takes_datagrams(id) {
-                break;
-            }
         }
         count
     }
@@ -60,15 +57,17 @@ impl<H: Handler> Reactor<H> {
     /// Delivers the datagrams of one received message, and returns the number of these datagrams.
     fn deliver_message(&mut self, id: UdpId, index: usize) -> usize {
         let message = self.recv_batch.message(index);
-        let entry = self.engine.entries.udp_mut(id);
-        let is_recorded = entry.is_ok_and(|entry| entry.state.is_recorded());
         let len_max = self.engine.config.datagram_len_max;
         for whole in self.recv_batch.datagrams(index) {
+            let Some(entry) = self.engine.receiver_of(id, &message.from) else {
+                continue;
+            };
             let datagram = Datagram {
                 from: message.from,
                 data: &whole[..whole.len().min(len_max)],
                 truncated: whole.len() > len_max,
             };
+            let is_recorded = entry.state.is_recorded();
             let stats = &mut self.engine.telemetry.stats;
             stats.datagrams_in += 1;
             stats.datagram_bytes_in += datagram.data.len() as u64;
@@ -79,9 +78,6 @@ impl<H: Handler> Reactor<H> {
             }
             let callbacks = Callbacks::new(&mut self.handler, &mut self.engine, &mut self.sessions);
             callbacks.datagram(id, datagram);
-            if !self.engine.takes_datagrams(id) {
-                break;
-            }
         }
         message.count()
     }

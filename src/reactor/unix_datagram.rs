@@ -35,6 +35,10 @@ impl<H: Handler> Reactor<H> {
             if !entry.from.is_std(&from) {
                 entry.from = UnixAddr::from_std(&from);
             }
+            if entry.peer.as_ref().is_some_and(|peer| *peer != entry.from) {
+                self.engine.telemetry.stats.datagrams_filtered += 1;
+                continue;
+            }
             let from = std::mem::take(&mut entry.from);
             let datagram = UnixDatagram {
                 from: &from,
