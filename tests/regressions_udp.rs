@@ -123,3 +123,33 @@ fn datagram_of_a_stranger_came_after_a_unix_connect() {
     assert_eq!(data, [&b"friend"[..], b"after"]);
     assert_eq!(reactor.stats().datagrams_filtered, 2);
 }
+
+// A socket bound to 0.0.0.0 or [::] that was asked at 127.0.0.2 replied from 127.0.0.1. A client
+// that compares the addresses dropped the reply (RFC 2181, 4.1).
+#[test]
+#[cfg(all(target_os = "linux", feature = "udp-batch"))]
+fn wildcard_socket_replied_from_another_address() {
+    use std::collections::HashSet;
+    use std::net::IpAddr;
+
+    for addr in ["0.0.0.0:0", "[::]:0"] {
+        let (mut reactor, _, port) = bound(addr);
+        let client = peer("127.0.0.1:0");
+        let asked: HashSet<IpAddr> = (2..=254).map(|last| [127, 0, 0, last].into()).collect();
+        for chunk in asked.iter().collect::<Vec<_>>().chunks(50) {
+            let before = reactor.stats().datagrams_out;
+            for ip in chunk {
+                client.send_to(b"request", (**ip, port)).expect("loopback");
+            }
+            drive(&mut reactor, |reactor| {
+                reactor.stats().datagrams_out - before >= chunk.len() as u64
+            });
+        }
+        let replied = (0..asked.len()).map(|_| {
+            let (len, from) = client.recv_from(&mut [0; 16]).expect("a reply");
+            assert_eq!((len, from.port()), (7, port));
+            from.ip()
+        });
+        assert_eq!(replied.collect::<HashSet<_>>(), asked, "{addr}");
+    }
+}

@@ -47,6 +47,9 @@ impl<H: Handler> Context<'_, H> {
     /// selects a free port; [`local_inet_addr`](Context::local_inet_addr) returns it. Resolving a
     /// host name blocks.
     ///
+    /// A socket at a wildcard address such as `0.0.0.0` replies from the address that was asked:
+    /// see [`send_to`](Context::send_to).
+    ///
     /// # Errors
     ///
     /// * Any error of resolving or binding, for the last address tried.

@@ -8,13 +8,14 @@ use std::time::Duration;
 use super::timeouts::Timeouts;
 #[cfg(test)]
 use super::transport::Filter;
+use super::udp::ReceiveFailures;
 use crate::addr::Addr;
 #[cfg(unix)]
 use crate::addr::UnixAddr;
 use crate::codec::Framing;
 use crate::config::{Config, Limits};
 use crate::conn::{Assembler, Credit, State, WriteQueue};
-use crate::datagram::DatagramQueue;
+use crate::datagram::{DatagramQueue, Route};
 use crate::event::CloseReason;
 #[cfg(unix)]
 use crate::os::UnixDatagramSocket;
@@ -125,6 +126,10 @@ pub(crate) struct UdpEntry {
     pub(crate) socket: Udp,
     /// The connected peer. Datagrams of other senders may have been queued before the connect.
     pub(crate) peer: Option<SocketAddr>,
+    /// Route back to the sender of the datagram being delivered, if its destination is known.
+    pub(crate) reply: Option<Route>,
+    /// Number of receives in a row that failed.
+    pub(crate) failures: ReceiveFailures,
     pub(crate) queue: DatagramQueue,
     /// Bytes of the queue that the memory budget counts.
     pub(crate) counted_bytes: usize,
@@ -149,6 +154,8 @@ pub(crate) struct UnixDatagramEntry {
     pub(crate) from: UnixAddr,
     /// The connected peer. Datagrams of other senders may have been queued before the connect.
     pub(crate) peer: Option<UnixAddr>,
+    /// Number of receives in a row that failed.
+    pub(crate) failures: ReceiveFailures,
     /// True if the queue of the connected peer was full at the last send.
     pub(crate) was_full: bool,
     pub(crate) generation: NonZeroU32,

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::udp::ReceiveFailures;
 use super::{Engine, Entry, UnixDatagramEntry};
 use crate::addr::UnixAddr;
 use crate::conn::State;
@@ -34,6 +35,7 @@ impl Engine {
                 socket,
                 from: UnixAddr::default(),
                 peer,
+                failures: ReceiveFailures::default(),
                 was_full: false,
                 generation,
                 state: State::default(),

@@ -27,10 +27,14 @@ impl<H: Handler> Reactor<H> {
                 }
                 Err(error) => {
                     // More datagrams may wait, and no other event reports them.
+                    if entry.failures.is_last(&error) {
+                        entry.state.read_would_block();
+                    }
                     self.engine.datagram_failed(id, &error);
                     continue;
                 }
             };
+            entry.failures.clear();
             // The address of the last sender is kept, because most datagrams have the same sender.
             if !entry.from.is_std(&from) {
                 entry.from = UnixAddr::from_std(&from);
