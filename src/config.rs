@@ -141,6 +141,9 @@ pub struct Config {
     /// * A turn may receive more than `datagram_budget`. Up to 64 datagrams that a sender passed to
     ///   its kernel as one are received together. The budget applies again after them.
     ///
+    /// A sandbox or an old kernel may refuse these system calls. Then the datagrams are received
+    /// and sent one by one, and one log line reports it.
+    ///
     /// Default: true, because one system call per datagram limits the throughput.
     pub datagram_batches: bool,
     /// Maximum size of a socket's queue of outgoing datagrams, in bytes. Each datagram counts as

@@ -204,6 +204,9 @@ pub trait Handler: Sized {
     /// A datagram could not be sent, or the host of the connected peer rejected an earlier one
     /// (`ConnectionRefused`). Windows also reports a rejection on sockets that are not connected,
     /// as `ConnectionReset` (recvfrom, WSAECONNRESET). The default does nothing.
+    ///
+    /// If 16 receives in a row fail, for example because a sandbox refuses the system call, the
+    /// socket waits for its next datagram before it tries again.
     fn on_datagram_error(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, error: io::Error) {}
 
     /// Receives one Unix datagram. The default does nothing.

@@ -169,6 +169,8 @@
 //! `truncated` is true if it was longer than the limit.
 //!
 //! [`Context::send_to`] queues a datagram. The queue is sent at the end of the turn, or earlier.
+//! A reply leaves from the address that the request was sent to, also if the socket is bound to a
+//! wildcard address. [`UdpOptions`] asks for more details of a datagram: ECN mark, receive time.
 //! [`Handler::on_datagram_error`] reports the errors of the kernel; they do not close the socket.
 //!
 //! On Linux one system call receives or sends many datagrams (`recvmmsg`, `sendmmsg`). Consecutive
@@ -336,7 +338,7 @@ pub use addr::{Addr, ToAddrs};
 pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Skipped, Step};
 pub use config::{Config, Limits};
 pub use context::Context;
-pub use datagram::{Datagram, DatagramError, DatagramFault};
+pub use datagram::{Datagram, DatagramError, DatagramFault, Ecn, Route};
 pub use error::{DecodeError, FrameError, Gone, NotSent, PostError, SendError, Sent};
 pub use event::{CloseReason, Closed, Hangup, Origin, Refusal};
 pub use framed::{Decoded, Deframer, FramedStream, Framer};

@@ -356,27 +356,43 @@ fn repeated_watermark_crossings_allocate_nothing() {
 
 #[test]
 fn batched_datagrams_allocate_nothing() {
-    assert_datagrams_allocate_nothing(true);
+    assert_datagrams_allocate_nothing("127.0.0.1:0", true);
 }
 
 #[test]
 fn unbatched_datagrams_allocate_nothing() {
-    assert_datagrams_allocate_nothing(false);
+    assert_datagrams_allocate_nothing("127.0.0.1:0", false);
 }
 
-fn assert_datagrams_allocate_nothing(in_batches: bool) {
+/// Replies of a socket at a wildcard address carry their source address.
+#[test]
+fn datagrams_of_a_wildcard_socket_allocate_nothing() {
+    assert_datagrams_allocate_nothing("0.0.0.0:0", true);
+    assert_datagrams_allocate_nothing("0.0.0.0:0", false);
+}
+
+fn assert_datagrams_allocate_nothing(addr: &str, in_batches: bool) {
     const WINDOW: usize = 32;
     let mut config = Config::default();
     config.datagram_batches = in_batches;
     let mut reactor =
         Reactor::with_config(Echo::default(), config).expect("the reactor is created");
-    let socket = reactor
-        .bind_udp("127.0.0.1:0")
-        .expect("a free port is available");
+    let socket = reactor.bind_udp(addr).expect("a free port is available");
     let addr = reactor
         .local_inet_addr(socket)
         .expect("the socket is bound");
+    let addr = SocketAddr::from(([127, 0, 0, 1], addr.port()));
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+    // A reply of one datagram and a reply of several need different headers.
+    socket
+        .send_to(&[7; PAYLOAD_LEN], addr)
+        .expect("the kernel accepts the datagram");
+    while reactor.stats().datagrams_out == 0 {
+        reactor.turn(None).expect("polling succeeds");
+    }
+    socket
+        .recv(&mut [0; PAYLOAD_LEN])
+        .expect("the kernel delivers the reply");
     // The client first sends two windows of datagrams. They make the reactor's send queue grow to
     // the largest number of replies in a turn.
     let window = |socket: &UdpSocket, addr: SocketAddr| {

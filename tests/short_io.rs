@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use child::Echo;
 use common::{DEADLINE, Event, Probe, Random, drive, frame, listening, round_trip};
-use unstick::{Config, Framing};
+use unstick::{Config, Framing, Reactor, UnixAddr};
 
 const SEED: u64 = 20_260_101;
 
@@ -52,6 +52,80 @@ fn shim() -> Option<&'static Path> {
         }
     };
     SHIM.get_or_init(compile).as_deref()
+}
+
+/// The echo of a frame and of a datagram over sockets of one address family.
+fn echo_over_one_family(addr: &str) {
+    let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
+    let [listener, client] = [Framing::length_u32(), Framing::length_u32()];
+    if addr == "unix" {
+        let name = |name| {
+            let name = format!("unstick-family-{name}-{}", std::process::id());
+            UnixAddr::from_abstract_name(name).expect("a short name")
+        };
+        reactor
+            .listen(name("stream"), listener)
+            .expect("the name is free");
+        reactor.with(|_, cx| {
+            let conn = cx.connect(name("stream"), client, ());
+            let _ = cx.send(conn, b"ping").expect("there is space");
+            let server = cx.bind_unix_datagram(Some(&name("server")));
+            server.expect("the name is free");
+            let socket = cx.bind_unix_datagram(None).expect("a socket opens");
+            cx.send_unix_datagram(socket, Some(&name("server")), b"ping")
+                .expect("there is space");
+        });
+        drive(&mut reactor, |it| {
+            it.stats().frames_in >= 3 && it.stats().datagrams_in == 1
+        });
+        return;
+    }
+    let listener = reactor
+        .listen(addr, listener)
+        .expect("a free port is available");
+    let server = reactor.bind_udp(addr).expect("a free port is available");
+    let [tcp, udp] = [listener.into(), server.into()].map(|socket: unstick::SocketId| {
+        reactor
+            .local_inet_addr(socket)
+            .expect("the socket is bound")
+    });
+    reactor.with(|_, cx| {
+        let conn = cx.connect(tcp, client, ());
+        let _ = cx.send(conn, b"ping").expect("there is space");
+        let socket = cx.bind_udp(addr).expect("a free port is available");
+        cx.connect_udp(socket, udp)
+            .expect("a connect of UDP is local");
+        cx.send_datagram(socket, b"ping").expect("there is space");
+    });
+    drive(&mut reactor, |it| {
+        it.stats().frames_in >= 3 && it.stats().datagrams_in >= 3
+    });
+    assert_eq!(reactor.stats().datagram_errors, 0);
+}
+
+/// A sandbox may lack the other address families (systemd's `RestrictAddressFamilies`).
+#[test]
+fn one_address_family_is_enough() {
+    if let Ok(addr) = std::env::var("UNSTICK_TEST_ADDR") {
+        env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
+        return echo_over_one_family(&addr);
+    }
+    let Some(shim) = shim() else { return };
+    let has_v6 = UdpSocket::bind("[::1]:0").is_ok();
+    for (family, addr) in [("1", "unix"), ("2", "127.0.0.1:0"), ("10", "[::1]:0")] {
+        if family == "10" && !has_v6 {
+            println!("skipped: the loopback interface has no IPv6 address");
+            continue;
+        }
+        let output = common::rerun("one_address_family_is_enough")
+            .env("LD_PRELOAD", shim)
+            .envs([("SHIM_FAMILY", family), ("UNSTICK_TEST_ADDR", addr)])
+            .output()
+            .expect("the test binary starts again");
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{addr}: {log}");
+        assert!(!log.contains("WARN"), "{addr} works, but in part: {log}");
+    }
 }
 
 /// The echo example, running with the shim.

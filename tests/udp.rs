@@ -334,7 +334,7 @@ fn resend_in_on_datagram_error_does_not_loop() {
     const FAR_TOO_MANY: usize = 100_000;
     let errors = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&errors);
-    let nowhere = "127.0.0.1:0".parse().expect("the address is valid");
+    let nowhere: SocketAddr = "127.0.0.1:0".parse().expect("the address is valid");
     let probe = Probe::new(move |cx, event| {
         if let Event::DatagramError(socket, _) = event
             && seen.fetch_add(1, Ordering::Relaxed) < FAR_TOO_MANY
@@ -364,7 +364,7 @@ fn failing_datagrams_do_not_block_the_next_one() {
     config.datagram_budget = 8;
     let (mut reactor, socket, _) = bound(Probe::silent(), config);
     let peer = peer();
-    let nowhere = "127.0.0.1:0".parse().expect("the address is valid");
+    let nowhere: SocketAddr = "127.0.0.1:0".parse().expect("the address is valid");
     reactor.with(|_, cx| {
         for _ in 0..RUN {
             cx.send_to(socket, nowhere, b"lost")

@@ -47,6 +47,9 @@ impl<H: Handler> Context<'_, H> {
     /// selects a free port; [`local_inet_addr`](Context::local_inet_addr) returns it. Resolving a
     /// host name blocks.
     ///
+    /// A socket at a wildcard address such as `0.0.0.0` replies from the address that was asked:
+    /// see [`send_to`](Context::send_to).
+    ///
     /// # Errors
     ///
     /// * Any error of resolving or binding, for the last address tried.
@@ -71,7 +74,9 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Connects a UDP socket to `peer`. From then on it receives from `peer` only, and
-    /// [`send_datagram`](Context::send_datagram) sends to `peer`.
+    /// [`send_datagram`](Context::send_datagram) sends to `peer`. Datagrams of other senders that
+    /// are queued already are dropped, and counted in
+    /// [`Stats::datagrams_filtered`](crate::Stats::datagrams_filtered).
     ///
     /// # Errors
     ///

@@ -162,6 +162,7 @@ impl From<DatagramError> for io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Details;
     use super::*;
 
     #[test]
@@ -186,6 +187,7 @@ mod tests {
                     from,
                     data,
                     truncated,
+                    details: Details::NONE,
                 };
                 let frame = datagram.frame(&framing.clone().frame_len_max(limit));
                 frame.map(<[u8]>::to_vec).map_err(|error| {
@@ -220,6 +222,7 @@ mod tests {
                 from,
                 data,
                 truncated,
+                details: Details::NONE,
             };
             let fault = datagram
                 .frame(&framing.frame_len_max(limit))

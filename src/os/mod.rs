@@ -23,6 +23,8 @@ mod udp;
     path = "udp_no_batch.rs"
 )]
 mod udp_batch;
+#[cfg(all(feature = "udp-batch", any(target_os = "linux", target_os = "android")))]
+mod udp_control;
 #[cfg(unix)]
 mod unix_datagram;
 
@@ -170,7 +172,7 @@ impl Os {
         in_batches: bool,
     ) -> io::Result<Udp> {
         match self {
-            Self::Real(_) => Udp::new(options.bind(addr)?, in_batches),
+            Self::Real(_) => Udp::new(options.bind(addr)?, in_batches, options.wanted),
             #[cfg(test)]
             Self::Sim(poll) => poll.world().bind_datagram(addr.into()).map(Udp::Sim),
         }

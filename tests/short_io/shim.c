@@ -10,6 +10,8 @@
  *   SHIM_ACCEPT           results of accept in a cycle: errnos, 0 for success, for example "103,0"
  *   SHIM_SETSOCKOPT_EVERY every n-th setsockopt on an accepted socket fails with ENOBUFS
  *   SHIM_EPOLL_EVERY      registering every n-th accepted socket with epoll fails with ENOSPC
+ *   SHIM_FAMILY           number of the only address family that exists: socket() fails with
+ *                         EAFNOSUPPORT for any other
  *   SHIM_REPORT           file for the number of injected faults, written at exit
  *
  * After a short read or EAGAIN, a real kernel raises a new edge once more input or space is there.
@@ -42,7 +44,7 @@ static struct {
 } fds[FDS];
 
 static unsigned short_percent, eintr_percent, block_percent;
-static unsigned setsockopt_every, epoll_every;
+static unsigned setsockopt_every, epoll_every, family;
 static int accepts[ACCEPTS];
 static unsigned accepts_len;
 static uint64_t state;
@@ -64,6 +66,7 @@ __attribute__((constructor)) static void begin(void)
     block_percent = number("SHIM_BLOCK_PERCENT");
     setsockopt_every = number("SHIM_SETSOCKOPT_EVERY");
     epoll_every = number("SHIM_EPOLL_EVERY");
+    family = number("SHIM_FAMILY");
     const char *list = getenv("SHIM_ACCEPT");
     while (list && *list && accepts_len < ACCEPTS) {
         char *end;
@@ -161,6 +164,16 @@ static ssize_t read_done(int fd, size_t asked, size_t len, ssize_t got)
         rearm(fd);
     errno = kept;
     return got;
+}
+
+int socket(int domain, int type, int protocol)
+{
+    REAL(socket);
+    if (family && (unsigned)domain != family) {
+        errno = EAFNOSUPPORT;
+        return -1;
+    }
+    return real(domain, type, protocol);
 }
 
 ssize_t read(int fd, void *buf, size_t len)
