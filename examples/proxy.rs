@@ -1,12 +1,12 @@
-//! A TCP proxy: forwards the bytes of each side to the other, at the pace of the slower side.
+//! A TCP proxy: forwards the bytes between a client and an upstream server, in both directions.
 //!
 //! ```text
 //! cargo run --release --example echo
 //! cargo run --release --example proxy -- 127.0.0.1:7003 127.0.0.1:7000
 //! ```
 //!
-//! Memory stays bounded for any amount of data: while the write queue of one side is above its high
-//! watermark, the other side is not read.
+//! Memory stays bounded for any amount of data: while the write queue of one connection is above
+//! its high watermark, the proxy does not read the other connection.
 
 use std::io;
 use std::time::Duration;
@@ -17,7 +17,7 @@ struct Proxy {
     upstream: String,
 }
 
-/// The state of a connection: the other connection of its pair.
+/// Session of a connection: the id of the other connection of its pair.
 #[derive(Default)]
 struct Side {
     other: Option<ConnId>,
@@ -34,7 +34,7 @@ impl Handler for Proxy {
         origin: Origin,
     ) {
         if let Origin::Accepted(_) = origin {
-            // Bytes of the client are queued until the upstream connection is open.
+            // `send` can be called at once: it queues bytes until the upstream connection is open.
             let other = Side { other: Some(conn) };
             side.other = Some(cx.connect(self.upstream.as_str(), Framing::raw(), other));
         }
@@ -50,7 +50,8 @@ impl Handler for Proxy {
         match side.other.map(|other| cx.send(other, frame)) {
             Some(Ok(Sent::Queued)) => {}
             Some(Ok(_)) => drop(cx.pause(conn)),
-            // The other side is closing. Its `on_close` closes this side too.
+            // The bytes cannot be forwarded, so close this connection. The call of `on_close` for
+            // this connection then closes the other one.
             Some(Err(_)) | None => cx.close(conn),
         }
     }
@@ -62,7 +63,8 @@ impl Handler for Proxy {
     }
 
     fn on_half_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, side: &mut Side) {
-        // This side has ended its stream; the reply of the other side can still pass.
+        // The peer of `conn` ended its stream, so end the stream to the other peer as well. The
+        // proxy still forwards bytes in the opposite direction.
         match side.other.map(|other| cx.half_close(other)) {
             Some(Ok(())) => {}
             Some(Err(_)) | None => cx.close(conn),
@@ -72,7 +74,7 @@ impl Handler for Proxy {
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, side: Side, closed: Closed) {
         log::info!("{conn} closed: {}", closed.reason);
         if let Some(other) = side.other {
-            // Close the other side after its queued output is sent.
+            // No pause is needed any more. `close` sends the queued output first.
             let _ = cx.resume(other);
             cx.close(other);
         }
