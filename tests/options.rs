@@ -18,7 +18,7 @@ fn reactor() -> Reactor<Probe> {
     Reactor::new(Probe::silent()).expect("the reactor is created")
 }
 
-/// Calls `look` with an open socket.
+/// Calls `look` with an open socket and returns the result.
 fn look<R>(
     reactor: &mut Reactor<Probe>,
     id: impl Into<SocketId>,
@@ -250,7 +250,7 @@ fn listener_buffer_sizes_are_inherited() {
     let _client = common::client(addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let Event::Open(conn, _) = reactor.handler().events[0] else {
-        panic!("the first event is on_open");
+        panic!("the first event is not on_open");
     };
     let expected = look(&mut reactor, listener, |socket| {
         (socket.recv_buffer_len(), socket.send_buffer_len())
@@ -353,7 +353,7 @@ fn reuse_addr_allows_a_port_in_time_wait() {
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     // The side that closes first stays in TIME-WAIT (RFC 9293, section 3.6).
     let Event::Open(conn, _) = reactor.handler().events[0] else {
-        panic!("the first event is on_open");
+        panic!("the first event is not on_open");
     };
     reactor.with(|_, cx| cx.close(conn));
     reactor

@@ -65,8 +65,8 @@ fn assert_panic_is_reported(reactor: &mut Reactor<Probe>) {
     );
 }
 
-/// Checks that a new connection is echoed, that every connection closes exactly once, and that no
-/// memory is left.
+/// Checks that a new connection gets its echo, that every connection closes exactly once, and that
+/// no memory is left.
 fn assert_still_works(mut reactor: Reactor<Probe>, addr: SocketAddr) {
     let server = std::thread::spawn(move || {
         let mut client = common::client(addr);

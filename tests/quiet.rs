@@ -123,7 +123,8 @@ mod process {
     use unstick::{Context, Stats};
 
     /// A server in another process: this test binary again, running [`serve_as_child`]. The server
-    /// ends at the end of its standard input, so when this value is dropped or this process ends.
+    /// ends when its standard input is closed: when this value is dropped, or when this process
+    /// ends.
     struct ChildServer {
         child: Child,
         stdout: BufReader<ChildStdout>,
@@ -268,7 +269,7 @@ mod process {
         assert_eq!(round_trip(&mut client, b"ping"), b"ping");
         drop(client);
         read_word_after(&mut server.stdout, "closed ");
-        // Wait one second: an idle loop that is not quiet makes a call in this time.
+        // Wait one second, so that a loop that makes calls while idle makes at least one.
         let calls = || {
             common::let_pass(Duration::from_secs(1));
             std::fs::read_to_string(&trace)

@@ -33,8 +33,8 @@ fn frames_of_stream(config: Config, framing: Framing, stream: &[u8]) -> Vec<Vec<
     frames.into_iter().map(<[u8]>::to_vec).collect()
 }
 
-// A trim of the buffer in the middle of a too long line lost the note that this line is skipped. So
-// the end of the line was delivered as a frame.
+// After a trim of the buffer in the middle of a too long line, the decoder no longer skipped this
+// line. So the end of the line was delivered as a frame.
 #[test]
 fn end_of_a_skipped_line_was_a_line_after_a_memory_trim() {
     let framing = Framing::line().frame_len_max(4096).skip_too_long();
@@ -71,7 +71,7 @@ fn timers_of_one_deadline_fired_in_reverse_order() {
         let fired = std::mem::take(&mut reactor.handler_mut().events);
         let keys = fired.iter().map(|event| match event {
             Event::Timer(_, key) => *key,
-            other => panic!("no timer: {other:?}"),
+            other => panic!("not a timer: {other:?}"),
         });
         assert!(keys.eq(0..100), "{delay} ms: {fired:?}");
     }
@@ -103,7 +103,7 @@ impl ToSocketAddrs for SlowName {
     }
 }
 
-// The deadline counted from before the name look-up, so a slow look-up left no time to connect.
+// The connect deadline started before the name look-up, so a slow look-up left no time to connect.
 #[test]
 fn connect_deadline_counted_the_name_look_up() {
     let mut config = Config::default();

@@ -155,7 +155,7 @@ fn full_post_queue_returns_the_closure() {
     }
     let ten_more = |tally: &mut Tally, _: &mut Context<'_, Tally>| tally.total += 10;
     let Err(PostError::Full(ten_more)) = remote.post(ten_more) else {
-        panic!("the queue is full after three posts");
+        panic!("the full queue did not return the closure");
     };
     reactor
         .turn(Some(Duration::ZERO))
@@ -190,7 +190,7 @@ fn post_to_a_dropped_reactor_returns_the_closure() {
 
     let refused = remote.post(task(Arc::clone(&held)));
     let Err(PostError::Closed(task)) = refused else {
-        panic!("the post fails with Closed");
+        panic!("the post did not fail with Closed");
     };
     assert_eq!(Arc::strong_count(&held), 2, "the closure was returned");
     drop(task);
@@ -467,7 +467,7 @@ fn remote_send_that_fails_returns_the_payload() {
         .expect("the remote queue has space");
     match remote.send(conn, "third") {
         Err(PostError::Full(payload)) => assert_eq!(payload, b"third"),
-        other => panic!("{other:?}"),
+        other => panic!("a send to a full queue returned {other:?}"),
     }
     reactor.turn(None).expect("polling succeeds");
     reactor.with(|_, cx| cx.abort(conn));
@@ -488,7 +488,7 @@ fn remote_send_that_fails_returns_the_payload() {
     drop(reactor);
     match remote.send(conn, "dropped") {
         Err(PostError::Closed(payload)) => assert_eq!(payload, b"dropped"),
-        other => panic!("{other:?}"),
+        other => panic!("a send to a dropped reactor returned {other:?}"),
     }
 }
 
@@ -533,8 +533,8 @@ fn panic_in_a_posted_closure_loses_no_other_post() {
     assert_eq!(reactor.handler().total, 4);
 }
 
-/// Another loop can wait for the poll's descriptor. It becomes readable after a post between two
-/// turns, and after a post during a turn.
+/// Another loop can wait for the poll's descriptor. The descriptor becomes readable after a post
+/// between two turns, and after a post during a turn.
 #[test]
 #[cfg(unix)]
 fn post_makes_the_poll_descriptor_readable() {
@@ -560,8 +560,8 @@ fn post_makes_the_poll_descriptor_readable() {
     }
 }
 
-/// The loop checks the post queue before it polls. Waking it for a post made during a turn would
-/// cost a system call and an event for every reply of a fast worker thread.
+/// The loop checks the post queue before it polls, so a post during a turn need not wake the loop.
+/// Waking it would cost a system call and an event for every reply of a fast worker thread.
 #[test]
 #[cfg(unix)]
 fn post_during_a_turn_does_not_wake_the_poll() {

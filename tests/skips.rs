@@ -178,7 +178,7 @@ fn too_long_frame_closes_unless_skipped() {
         assert_eq!(reactor.handler().frames(), [b"a"], "{name}");
         let closes = reactor.handler().closes();
         let CloseReason::Frame { error, offset } = &closes[0].1.reason else {
-            panic!("{name}: {:?}", closes[0]);
+            panic!("{name}: no frame error: {:?}", closes[0]);
         };
         assert!(
             matches!(error, FrameError::TooLong { limit: 10, .. }),

@@ -47,7 +47,7 @@ fn conn_stats_count_reads_and_undecoded_bytes() {
     idle(&mut reactor);
     let closes = reactor.handler().closes();
     let [(_, closed)] = &closes[..] else {
-        panic!("{closes:?}");
+        panic!("one close is expected: {closes:?}");
     };
     assert!(closed.stats.reads >= 4, "{closed:?}");
     reactor.with(|_, cx| assert_eq!(cx.undecoded_bytes(other), Err(Gone)));

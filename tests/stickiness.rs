@@ -1,7 +1,7 @@
 //! TCP coalesces and splits messages, UDP keeps them, and framing restores them over TCP.
 //!
 //! No test depends on timing. A receiver that takes no turn reads nothing, so everything written in
-//! the meantime is in one queue. A message larger than a buffer cannot fit in it. The tests do not
+//! the meantime is in one queue. A message larger than a buffer is always cut. The tests do not
 //! depend on the number of TCP segments or on their exact boundaries.
 
 mod common;
@@ -39,7 +39,7 @@ impl Pair {
         drive(&mut near, |near| near.stats().connected == 1);
         drive(&mut far, |far| far.stats().accepted == 1);
         let Some(Event::Open(rx, _)) = far.handler().events.first() else {
-            panic!("the first event is on_open");
+            panic!("the first event is not on_open");
         };
         let rx = *rx;
         Self { near, tx, far, rx }
@@ -237,7 +237,7 @@ fn truncated_datagram_does_not_affect_the_next_one() {
         .iter()
         .map(|event| match event {
             Event::Datagram(_, _, data, truncated) => (&data[..], *truncated),
-            other => panic!("{other:?}"),
+            other => panic!("not a datagram: {other:?}"),
         })
         .collect();
     assert_eq!(seen, [(&b"mess"[..], true), (b"next", false)]);

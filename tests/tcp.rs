@@ -202,7 +202,7 @@ fn write_some(client: &mut TcpStream, rest: &mut Vec<u8>) {
             rest.drain(..len);
         }
         Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-        Err(error) => panic!("{error}"),
+        Err(error) => panic!("the write fails: {error}"),
     }
 }
 
@@ -374,7 +374,7 @@ fn close_outside_a_callback_is_flushed_at_once() {
         drive(&mut reactor, |reactor| reactor.stats().accepted == accepted);
         settle(&mut reactor);
         let Some(&Event::Open(conn, _)) = reactor.handler().events.last() else {
-            panic!("the last event is on_open");
+            panic!("the last event is not on_open");
         };
         reactor.with(|_, cx| {
             if let Some(word) = last_word {
@@ -438,7 +438,7 @@ fn failed_write_closes_the_connection() {
     let _silent = client(addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let Some(&Event::Open(conn, _)) = reactor.handler().events.first() else {
-        panic!("the first event is on_open");
+        panic!("the first event is not on_open");
     };
     settle(&mut reactor);
     reactor.with(|_, cx| {
@@ -601,7 +601,7 @@ fn write_to_a_reset_peer_raises_no_sigpipe() {
         });
         let conn = match reactor.handler().events.last() {
             Some(Event::HalfClose(conn)) => *conn,
-            event => panic!("the last event is on_half_close, not {event:?}"),
+            event => panic!("the last event is not on_half_close: {event:?}"),
         };
         // After a FIN and a reset, the next write fails with EPIPE.
         reset(client);

@@ -181,7 +181,7 @@ fn frame_deadline_does_not_run_during_a_pause() {
     drive(&mut reactor, |reactor| reactor.stats().read_bytes == 12);
     let conn = match reactor.handler().events[0] {
         Event::Open(conn, _) => conn,
-        ref event => panic!("{event:?}"),
+        ref event => panic!("the first event is not on_open: {event:?}"),
     };
     reactor
         .with(|_, cx| cx.pause(conn))

@@ -1,4 +1,4 @@
-//! Timers fire never early, and never after they were cancelled.
+//! Timers never fire early, and never fire after they were cancelled.
 
 mod common;
 

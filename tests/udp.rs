@@ -494,7 +494,7 @@ fn flood_of_datagrams_does_not_starve_a_frame() {
     let mut client = common::client(tcp_addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let Event::Open(conn, _) = reactor.handler().events[0] else {
-        panic!("the first event is on_open");
+        panic!("the first event is not on_open");
     };
 
     // The flood is sent first, so that it is queued first. Then a frame is sent, and its arrival is
@@ -602,7 +602,7 @@ fn local_addr_of_a_closed_udp_socket_is_an_error() {
 
 #[test]
 fn port_of_a_closed_udp_socket_is_free() {
-    // Another process may take a port in the meantime, but hardly all ten.
+    // Another process may take one of the ten ports in the meantime, but probably not all of them.
     let is_free = (0..10).any(|_| {
         let (mut reactor, socket, addr) = bound(Probe::silent(), config());
         reactor.with(|_, cx| cx.close_udp(socket));

@@ -18,7 +18,7 @@ use unstick::{
 /// A received datagram: its sender, its data, and true if it was truncated.
 type Received = (UnixAddr, Vec<u8>, bool);
 
-/// Records datagrams and echoes those whose sender has a name.
+/// Records datagrams, and echoes each datagram whose sender has a name.
 #[derive(Default)]
 struct Echo {
     received: Vec<Received>,
@@ -419,8 +419,8 @@ fn flood_of_unix_datagrams_is_spread_over_turns() {
 }
 
 /// On Linux, a peer causes an error if it connects to another address while it has unread
-/// datagrams. The error is reported before the datagrams that it sent, and no further edge reports
-/// them.
+/// datagrams. The reactor gets the error before the datagrams of this peer, and no further edge
+/// reports these datagrams.
 #[test]
 #[cfg(target_os = "linux")]
 fn datagrams_queued_behind_an_error_are_delivered() {

@@ -1,5 +1,5 @@
-//! Operations, callbacks, and the handler that runs the operations in the callbacks and checks
-//! them.
+//! Operations and callbacks, and the handler that runs the operations in the callbacks and checks
+//! their results.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -589,7 +589,7 @@ impl Matrix {
             SocketId::Listener(listener) => cx.close_listener(listener),
             SocketId::Udp(udp) => cx.close_udp(udp),
             SocketId::UnixDatagram(unix) => cx.close_unix_datagram(unix),
-            other => panic!("{other:?}"),
+            other => panic!("unknown kind of socket: {other:?}"),
         }
     }
 
@@ -616,7 +616,7 @@ impl Matrix {
             }
             Err(SendError::Closing | SendError::Full) => assert_ne!(of, Of::Gone),
             Err(SendError::Gone) => {}
-            Err(error) => panic!("{error}"),
+            Err(error) => panic!("unexpected send error: {error}"),
         }
     }
 
