@@ -1,7 +1,7 @@
 //! An echo server for lines that can inherit its listening sockets from the program that starts it.
 //!
-//! It supports systemd's socket activation (`LISTEN_FDS`, sd_listen_fds(3)). Started without
-//! inherited sockets, it listens on a TCP address or on a Unix socket.
+//! The server supports systemd's socket activation (`LISTEN_FDS`, sd_listen_fds(3)). Without
+//! inherited sockets, the server listens on a TCP address or on a Unix socket.
 //!
 //! ```text
 //! systemd-socket-activate -l 7003 target/release/examples/activated

@@ -32,7 +32,7 @@ impl Chat {
 }
 
 impl Handler for Chat {
-    /// The name of a client, once the client has sent it.
+    /// Name of the client; `None` until the client has sent its name.
     type Session = Option<String>;
 
     fn on_open(

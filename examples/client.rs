@@ -1,6 +1,6 @@
 //! A client that reconnects: it sends each line of standard input and prints each received line.
 //!
-//! If the connection ends it connects again, with growing delays.
+//! If the connection ends, the client connects again. The delay between attempts grows.
 //!
 //! ```text
 //! cargo run --release --example chat
@@ -18,7 +18,8 @@ use unstick::{
     Remote, TimerId,
 };
 
-/// Maximum number of lines kept while there is no connection; beyond it the oldest are dropped.
+/// Maximum number of lines kept while there is no connection. If there are more lines, the oldest
+/// ones are dropped.
 const UNSENT_MAX: usize = 100;
 
 struct Client {
@@ -83,8 +84,8 @@ impl Handler for Client {
     }
 }
 
-/// Reads standard input and posts each line to the reactor; runs in its own thread, because it
-/// blocks.
+/// Reads standard input and posts each line to the reactor. Runs in its own thread, because
+/// reading standard input blocks.
 fn read_lines(remote: &Remote<Client>) -> io::Result<()> {
     for line in io::stdin().lock().lines() {
         let line = line?;

@@ -1,15 +1,15 @@
-//! A TCP proxy: forwards the bytes of each side to the other, at the pace of the slower side.
+//! A TCP proxy: forwards the bytes between a client and an upstream server, in both directions.
 //!
 //! ```text
 //! cargo run --release --example echo
 //! cargo run --release --example proxy -- 127.0.0.1:7003 127.0.0.1:7000
 //! ```
 //!
-//! Memory stays bounded for any amount of data: while the write queue of one side is above its high
-//! watermark, the other side is not read.
+//! Memory stays bounded for any amount of data: while the write queue of one connection is above
+//! its high watermark, the proxy does not read the other connection.
 //!
-//! An orderly end of one side becomes an orderly end of the other, after all bytes. Any other end
-//! becomes a reset at once, so that no side takes a part of the data for all of it.
+//! An orderly end of one connection becomes an orderly end of the other one, after all bytes. Any
+//! other end becomes a reset at once. So neither peer takes a part of the data for all of it.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -22,7 +22,7 @@ struct Proxy {
     upstream: String,
 }
 
-/// The state of a connection: the other connection of its pair.
+/// Session of a connection: the id of the other connection of its pair.
 #[derive(Default)]
 struct Side {
     other: Option<ConnId>,
@@ -39,7 +39,7 @@ impl Handler for Proxy {
         origin: Origin,
     ) {
         if let Origin::Accepted(_) = origin {
-            // Bytes of the client are queued until the upstream connection is open.
+            // `send` can be called at once: it queues bytes until the upstream connection is open.
             let other = Side { other: Some(conn) };
             side.other = Some(cx.connect(self.upstream.as_str(), Framing::raw(), other));
         }
@@ -55,7 +55,8 @@ impl Handler for Proxy {
         match side.other.map(|other| cx.send(other, frame)) {
             Some(Ok(Sent::Queued)) => {}
             Some(Ok(_)) => drop(cx.pause(conn)),
-            // The bytes are lost.
+            // The bytes cannot be forwarded. The call of `on_close` for this connection then aborts
+            // the other one.
             Some(Err(_)) | None => cx.abort(conn),
         }
     }
@@ -67,7 +68,8 @@ impl Handler for Proxy {
     }
 
     fn on_half_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, side: &mut Side) {
-        // This side has ended its stream; the reply of the other side can still pass.
+        // The peer of `conn` ended its stream, so end the stream to the other peer as well. The
+        // proxy still forwards bytes in the opposite direction.
         match side.other.map(|other| cx.half_close(other)) {
             Some(Ok(())) => {}
             Some(Err(_)) | None => cx.close(conn),
@@ -93,7 +95,7 @@ impl Handler for Proxy {
             return;
         };
         match closed.reason {
-            // Close the other side after its queued output is sent.
+            // No pause is needed any more. `close` sends the queued output first.
             CloseReason::Local | CloseReason::Peer => {
                 let _ = cx.resume(other);
                 cx.close(other);

@@ -25,11 +25,12 @@ const LEN: usize = if cfg!(debug_assertions) {
 /// Length of one block; not a multiple of any buffer's length.
 const BLOCK_LEN: usize = 65_521;
 /// Maximum growth of the proxy's memory, in bytes. By default the pool keeps 1 MiB. The write queue
-/// holds its high watermark and one read, 520 KiB, in buffers of up to twice that. The read buffer
-/// has 260 KiB and the batch buffer 512 KiB. These are 2.9 MB; the rest is for the allocator.
+/// holds up to its high watermark and one read, 520 KiB, in buffers of up to twice that size. The
+/// read buffer has 260 KiB and the batch buffer 512 KiB. The sum is 2.9 MB, and 0.6 MB more are for
+/// the allocator.
 const GROWTH_MAX: usize = 3_500_000;
 
-/// Writes the block's number at its start; the rest is the common pattern.
+/// Writes the block's number into the first eight bytes. The other bytes are equal in all blocks.
 fn block(number: usize, bytes: &mut [u8]) -> &[u8] {
     bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
     bytes
@@ -73,7 +74,7 @@ fn proxy_delivers_to_a_slow_reader_in_bounded_memory() {
     let (mut expected, mut bytes) = (pattern(), vec![0; BLOCK_LEN]);
     let (mut highest, mut lead) = (base, 0);
     for number in 0..LEN / BLOCK_LEN {
-        // The sender is ahead of the reader. The bytes between them are in kernel buffers and in
+        // Measure the lead of the sender over the reader. These bytes are in kernel buffers and in
         // the proxy.
         let ahead = sent.load(Ordering::Relaxed);
         lead = lead.max(ahead.saturating_sub(number * BLOCK_LEN));
@@ -88,15 +89,15 @@ fn proxy_delivers_to_a_slow_reader_in_bounded_memory() {
     );
     slow.write_all(b"all of it").expect("the proxy reads");
     drop(slow);
-    let mut answer = Vec::new();
+    let mut reply = Vec::new();
     let mut fast = sender.join().expect("the sender thread does not panic");
-    fast.read_to_end(&mut answer)
+    fast.read_to_end(&mut reply)
         .expect("the reply and the end of the stream arrive");
-    assert_eq!(answer, b"all of it");
+    assert_eq!(reply, b"all of it");
 
     assert!(
         lead > 500_000,
-        "the reader was too fast for this test: {lead} bytes behind"
+        "the reader was at most {lead} bytes behind the sender, which is too fast for this test"
     );
     let growth = highest.saturating_sub(base);
     println!("{LEN} bytes; the sender was ahead by {lead}; the proxy grew by {growth}");

@@ -19,7 +19,7 @@ struct Client {
     server: Reconnect<Addr>,
     opened: u32,
     frames: u32,
-    /// Delays since the connection was last open.
+    /// Retry delays since the last `on_open`.
     delays: Vec<Duration>,
     refusals: u32,
     closed: Option<Closed>,
@@ -82,13 +82,13 @@ fn client_of(server: Reconnect<Addr>) -> Reactor<Client> {
 
 #[test]
 fn reconnect_finds_a_returning_server_every_time() {
-    // This socket is bound during the whole test. So no other program takes the port while it has
-    // no listener.
+    // This socket is bound during the whole test. So no other program takes the port while the port
+    // has no listener.
     let (reserved, addr) = common::refusing();
     reserved
         .set_reuse_address(true)
         .expect("SO_REUSEADDR can be set");
-    // Only Linux lets a second socket bind this address while the first one does not listen.
+    // Drop the socket on other systems, because only Linux lets a listener bind the same address.
     let _reserved = cfg!(target_os = "linux").then_some(reserved);
     let mut listener = TcpListener::bind(addr).expect("the port has no listener");
     let mut reactor = client(addr);
@@ -237,7 +237,7 @@ fn reconnect_ignores_foreign_ids_and_timers() {
             assert_eq!(
                 second.on_timer(cx, timer, ()),
                 None,
-                "the timer is not this client's"
+                "this client did not set the timer"
             );
             assert_eq!(second.conn(), None);
         }
@@ -303,7 +303,7 @@ fn reconnect_uses_its_timer_key_and_options() {
     }
 
     let (_socket, addr) = common::refusing();
-    // An address that no interface has: the connect fails before the peer can refuse it.
+    // No interface has this address, so the connect fails before the peer can refuse it.
     let nowhere = SocketAddr::from(([192, 0, 2, 1], 0));
     let server = |key| {
         Reconnect::new(addr.into(), Framing::line(), Backoff::new(BASE, MAX))

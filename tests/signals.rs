@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use common::{DEADLINE, Event, Probe, drive, listening};
 use unstick::{CloseReason, Config, Framing, Reactor, Signal};
 
-/// Bytes of a payload that exceeds the kernel's buffers for a peer that does not read.
+/// Length of a payload in bytes; it exceeds the kernel's buffers for a peer that does not read.
 const PAYLOAD_LEN: usize = 12 << 20;
 
-/// The program under test: sends a long frame to its first client and ends on a signal.
+/// Runs the program under test: it sends a long frame to its first client and ends on a signal.
 fn serve() {
     let mut is_first = true;
     let probe = Probe::new(move |cx, event| {
@@ -54,12 +54,12 @@ impl Program {
             .expect("the test binary starts again");
         let stdout = BufReader::new(child.stdout.take().expect("the stream is piped"));
         let mut program = Self { child, stdout };
-        let addr = program.said("listening ");
+        let addr = program.line_after("listening ");
         (program, addr.parse().expect("the address is valid"))
     }
 
     /// Returns the rest of the next output line that starts with `start`.
-    fn said(&mut self, start: &str) -> String {
+    fn line_after(&mut self, start: &str) -> String {
         let lines = self.stdout.by_ref().lines();
         let mut lines = lines.map(|line| line.expect("the output is UTF-8"));
         let line = lines.find_map(|line| line.strip_prefix(start).map(str::to_owned));
@@ -74,7 +74,8 @@ impl Program {
 
     /// Waits for the program to end without an error. Returns the number of unsent bytes.
     fn end(mut self) -> usize {
-        let unsent = self.said("unsent ").parse().expect("the text is a number");
+        let unsent = self.line_after("unsent ");
+        let unsent = unsent.parse().expect("the text is a number");
         assert!(
             self.child
                 .wait()
@@ -85,7 +86,7 @@ impl Program {
     }
 }
 
-/// A client that has read only the frame's header.
+/// Connects a client and reads only the header of the frame.
 fn stalled_client(addr: SocketAddr) -> TcpStream {
     let mut client = common::client(addr);
     let mut header = [0; 4];
