@@ -1,28 +1,30 @@
 //! Decoding and encoding without a reactor, compared with tokio-util in one run.
 //!
-//! Each decode benchmark feeds one mebibyte of frames in pieces, as a socket would deliver them.
-//! Every implementation does the same work:
+//! Each decode benchmark passes one mebibyte of frames to the decoder, split into reads as a socket
+//! would deliver them. Every implementation does the same work:
 //!
-//! * It copies each piece once into a buffer, as the kernel would, and keeps its buffers between
+//! * It copies each read once into a buffer, as the kernel would, and keeps its buffers between
 //!   streams.
-//! * It hands out each frame borrowed or reference-counted, and never copies it.
-//! * It reads each payload byte with `touch`. That function is not inlined, because the place of
-//!   such a loop in the machine code changes its time by a seventh.
-//! * It must compute the expected sum of all payload bytes before it is measured.
+//! * It delivers each frame borrowed or reference-counted, and never copies a frame.
+//! * It reads each payload byte with `touch`. This function is not inlined, because the position of
+//!   its loop in the machine code can change the time by a seventh.
+//! * It must return the expected sum of all payload bytes before it is measured.
 //!
-//! Three loops around memchr show the lower bound. They have no frame length limit and keep no
-//! codec contract.
+//! Three loops around memchr show the lower bound. They have no frame length limit, and they do not
+//! implement a codec.
 //!
 //! * `memchr` finds line ends in place and does not join a line that two reads share. A decoder
 //!   that searches for line ends cannot be faster.
-//! * `memchr_own` delivers every line whole. It has a buffer for itself, reads behind the partial
-//!   line, and moves only partial lines. A server would need one such buffer per connection.
+//! * `memchr_own` delivers every line whole. It has its own buffer, appends each read to the
+//!   partial line, and moves only partial lines. A server would need one such buffer per
+//!   connection.
 //! * `memchr_shared` delivers every line whole. It reads into memory that all connections share, as
-//!   the reactor does, and keeps partial lines in a vector. Compare the reactor with this one.
+//!   the reactor does, and keeps partial lines in a vector. Compare the implementation `connection`
+//!   with this loop.
 //!
 //! Criterion measures one implementation after the other, while the speed of the machine changes.
-//! The argument `ratios` (`cargo bench --bench decode -- ratios`) interleaves them and prints only
-//! ratios.
+//! The argument `ratios` (`cargo bench --bench decode -- ratios`) interleaves the implementations
+//! and prints the ratios of their times.
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
@@ -49,12 +51,12 @@ fn touch(payload: &[u8]) -> u8 {
 
 /// Decodes in place in the read buffer, as a connection of the reactor does.
 #[inline(never)]
-fn by_connection(side: &mut ReadSide, pieces: &[&[u8]]) -> u8 {
+fn by_connection(read_side: &mut ReadSide, reads: &[&[u8]]) -> u8 {
     let mut sum = 0_u8;
-    for piece in pieces {
+    for bytes in reads {
         let mut at = 0;
-        while at < piece.len() {
-            let taken = side.read(&piece[at..], |frame| {
+        while at < bytes.len() {
+            let taken = read_side.read(&bytes[at..], |frame| {
                 sum = sum.wrapping_add(touch(frame));
                 ControlFlow::Continue(())
             });
@@ -65,10 +67,10 @@ fn by_connection(side: &mut ReadSide, pieces: &[&[u8]]) -> u8 {
 }
 
 #[inline(never)]
-fn by_deframer(deframer: &mut Deframer, pieces: &[&[u8]]) -> u8 {
+fn by_deframer(deframer: &mut Deframer, reads: &[&[u8]]) -> u8 {
     let mut sum = 0_u8;
-    for piece in pieces {
-        deframer.extend(piece);
+    for bytes in reads {
+        deframer.extend(bytes);
         while let Some(frame) = deframer
             .next_frame()
             .expect("the stream holds valid frames")
@@ -80,14 +82,14 @@ fn by_deframer(deframer: &mut Deframer, pieces: &[&[u8]]) -> u8 {
 }
 
 #[inline(never)]
-fn by_tokio_util<D>(decoder: &mut D, buf: &mut BytesMut, pieces: &[&[u8]]) -> u8
+fn by_tokio_util<D>(decoder: &mut D, buf: &mut BytesMut, reads: &[&[u8]]) -> u8
 where
     D: Decoder<Error: std::fmt::Debug>,
     D::Item: AsRef<[u8]>,
 {
     let mut sum = 0_u8;
-    for piece in pieces {
-        buf.extend_from_slice(piece);
+    for bytes in reads {
+        buf.extend_from_slice(bytes);
         while let Some(frame) = decoder.decode(buf).expect("the stream holds valid frames") {
             sum = sum.wrapping_add(touch(frame.as_ref()));
         }
@@ -96,11 +98,11 @@ where
 }
 
 #[inline(never)]
-fn by_memchr(pieces: &[&[u8]], read_buffer: &mut [u8]) -> u8 {
+fn by_memchr(reads: &[&[u8]], read_buffer: &mut [u8]) -> u8 {
     let mut sum = 0_u8;
-    for piece in pieces {
-        let read = &mut read_buffer[..piece.len()];
-        read.copy_from_slice(piece);
+    for bytes in reads {
+        let read = &mut read_buffer[..bytes.len()];
+        read.copy_from_slice(bytes);
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', read) {
             sum = sum.wrapping_add(touch(&read[start..end]));
@@ -111,44 +113,45 @@ fn by_memchr(pieces: &[&[u8]], read_buffer: &mut [u8]) -> u8 {
     sum
 }
 
-/// Finds lines with memchr and delivers each line whole. `buf` has space for a line and a read.
+/// Finds lines with memchr and delivers each line whole. `buf` is long enough for a line and a
+/// read.
 #[inline(never)]
-fn by_memchr_own(pieces: &[&[u8]], buf: &mut [u8]) -> u8 {
+fn by_memchr_own(reads: &[&[u8]], buf: &mut [u8]) -> u8 {
     let mut sum = 0_u8;
-    let mut held = 0;
-    for piece in pieces {
-        let end = held + piece.len();
-        buf[held..end].copy_from_slice(piece);
+    let mut partial_len = 0;
+    for bytes in reads {
+        let end = partial_len + bytes.len();
+        buf[partial_len..end].copy_from_slice(bytes);
         let mut start = 0;
-        for at in memchr::memchr_iter(b'\n', &buf[held..end]) {
-            sum = sum.wrapping_add(touch(&buf[start..held + at]));
-            start = held + at + 1;
+        for at in memchr::memchr_iter(b'\n', &buf[partial_len..end]) {
+            sum = sum.wrapping_add(touch(&buf[start..partial_len + at]));
+            start = partial_len + at + 1;
         }
         if start > 0 {
             buf.copy_within(start..end, 0);
         }
-        held = end - start;
+        partial_len = end - start;
     }
     sum
 }
 
 /// Finds lines with memchr in a read buffer that connections share, and delivers each line whole.
-/// Partial lines are copied to `tail`.
+/// Partial lines are copied to `partial_line`.
 #[inline(never)]
-fn by_memchr_shared(pieces: &[&[u8]], read_buffer: &mut [u8], tail: &mut Vec<u8>) -> u8 {
+fn by_memchr_shared(reads: &[&[u8]], read_buffer: &mut [u8], partial_line: &mut Vec<u8>) -> u8 {
     let mut sum = 0_u8;
-    for piece in pieces {
-        let read = &mut read_buffer[..piece.len()];
-        read.copy_from_slice(piece);
+    for bytes in reads {
+        let read = &mut read_buffer[..bytes.len()];
+        read.copy_from_slice(bytes);
         let mut rest = &*read;
-        if !tail.is_empty() {
+        if !partial_line.is_empty() {
             let Some(at) = memchr::memchr(b'\n', rest) else {
-                tail.extend_from_slice(rest);
+                partial_line.extend_from_slice(rest);
                 continue;
             };
-            tail.extend_from_slice(&rest[..at]);
-            sum = sum.wrapping_add(touch(tail));
-            tail.clear();
+            partial_line.extend_from_slice(&rest[..at]);
+            sum = sum.wrapping_add(touch(partial_line));
+            partial_line.clear();
             rest = &rest[at + 1..];
         }
         let mut start = 0;
@@ -156,7 +159,7 @@ fn by_memchr_shared(pieces: &[&[u8]], read_buffer: &mut [u8], tail: &mut Vec<u8>
             sum = sum.wrapping_add(touch(&rest[start..at]));
             start = at + 1;
         }
-        tail.extend_from_slice(&rest[start..]);
+        partial_line.extend_from_slice(&rest[start..]);
     }
     sum
 }
@@ -187,7 +190,7 @@ fn stream_of(framing: &Framing, frame_len: usize) -> Stream {
     // The payload's sum is odd, so a missing or extra frame changes the sum of the stream.
     payload[0] = b'y';
     let mut framer = Framer::new(framing.clone());
-    let frame = framer.frame(&payload).expect("valid payload");
+    let frame = framer.frame(&payload).expect("the payload is valid");
     let count = STREAM_LEN.div_ceil(frame.len());
     Stream {
         bytes: frame.repeat(count),
@@ -197,90 +200,92 @@ fn stream_of(framing: &Framing, frame_len: usize) -> Stream {
 }
 
 /// An implementation: its name, and a function that decodes a stream and returns the payload sum.
-type Side<'a> = (&'static str, Box<dyn FnMut() -> u8 + 'a>);
+type Implementation<'a> = (&'static str, Box<dyn FnMut() -> u8 + 'a>);
 
 /// Returns all implementations of one framing.
-fn sides<'a>(name: &str, framing: &Framing, pieces: &'a [&'a [u8]]) -> Vec<Side<'a>> {
-    let mut side = ReadSide::new(framing.clone());
+fn implementations<'a>(
+    name: &str,
+    framing: &Framing,
+    reads: &'a [&'a [u8]],
+) -> Vec<Implementation<'a>> {
+    let mut read_side = ReadSide::new(framing.clone());
     let mut deframer = Deframer::new(framing.clone());
     let mut buf = BytesMut::with_capacity(READ_LEN);
-    let mut sides: Vec<Side<'a>> = vec![
+    let mut implementations: Vec<Implementation<'a>> = vec![
         (
             "connection",
-            Box::new(move || by_connection(black_box(&mut side), pieces)),
+            Box::new(move || by_connection(black_box(&mut read_side), reads)),
         ),
         (
             "deframer",
-            Box::new(move || by_deframer(black_box(&mut deframer), pieces)),
+            Box::new(move || by_deframer(black_box(&mut deframer), reads)),
         ),
     ];
     let tokio_util: Option<Box<dyn FnMut() -> u8 + 'a>> = match name {
         "u32" => {
             let mut codec = LengthDelimitedCodec::new();
-            Some(Box::new(move || {
-                by_tokio_util(&mut codec, &mut buf, pieces)
-            }))
+            Some(Box::new(move || by_tokio_util(&mut codec, &mut buf, reads)))
         }
         "line" => {
             let mut codec = LinesCodec::new();
-            Some(Box::new(move || {
-                by_tokio_util(&mut codec, &mut buf, pieces)
-            }))
+            Some(Box::new(move || by_tokio_util(&mut codec, &mut buf, reads)))
         }
         "delimiter" | "two_delimiters" => {
             let set = [&b"\n"[..], b"\n\0"][usize::from(name != "delimiter")];
             let mut codec = AnyDelimiterCodec::new(set.into(), b"\n".into());
-            Some(Box::new(move || {
-                by_tokio_util(&mut codec, &mut buf, pieces)
-            }))
+            Some(Box::new(move || by_tokio_util(&mut codec, &mut buf, reads)))
         }
         _ => None,
     };
-    sides.extend(tokio_util.map(|decode| ("tokio_util", decode)));
+    implementations.extend(tokio_util.map(|decode| ("tokio_util", decode)));
     if ["line", "delimiter"].contains(&name) {
         let mut read_buffer = vec![0; 2 * READ_LEN];
-        sides.push((
+        implementations.push((
             "memchr",
-            Box::new(move || by_memchr(black_box(pieces), &mut read_buffer)),
+            Box::new(move || by_memchr(black_box(reads), &mut read_buffer)),
         ));
         let mut read_buffer = vec![0; 2 * READ_LEN];
-        sides.push((
+        implementations.push((
             "memchr_own",
-            Box::new(move || by_memchr_own(black_box(pieces), &mut read_buffer)),
+            Box::new(move || by_memchr_own(black_box(reads), &mut read_buffer)),
         ));
-        let (mut read_buffer, mut tail) = (vec![0; 2 * READ_LEN], Vec::new());
-        sides.push((
+        let (mut read_buffer, mut partial_line) = (vec![0; 2 * READ_LEN], Vec::new());
+        implementations.push((
             "memchr_shared",
-            Box::new(move || by_memchr_shared(black_box(pieces), &mut read_buffer, &mut tail)),
+            Box::new(move || {
+                by_memchr_shared(black_box(reads), &mut read_buffer, &mut partial_line)
+            }),
         ));
     }
-    sides
+    implementations
 }
 
-/// Splits a stream into reads: reads of whole frames, or a cut after every `SEGMENT_LEN` bytes.
-fn pieces_of(stream: &Stream, is_aligned: bool) -> Vec<&[u8]> {
-    let piece_len = match is_aligned {
+/// Splits a stream into reads: of whole frames if `is_aligned`, otherwise of `SEGMENT_LEN` bytes.
+fn reads_of(stream: &Stream, is_aligned: bool) -> Vec<&[u8]> {
+    let read_len = match is_aligned {
         true => (READ_LEN / stream.sent_len).max(1) * stream.sent_len,
         false => SEGMENT_LEN,
     };
-    stream.bytes.chunks(piece_len).collect()
+    stream.bytes.chunks(read_len).collect()
 }
 
 fn decode(c: &mut Criterion) {
-    for (how, is_aligned) in [("aligned", true), ("segments", false)] {
+    for (split, is_aligned) in [("aligned", true), ("segments", false)] {
         for (name, framing) in framings() {
-            let mut group = c.benchmark_group(format!("decode/{how}/{name}"));
+            let mut group = c.benchmark_group(format!("decode/{split}/{name}"));
             for frame_len in FRAME_LENS {
                 let stream = stream_of(&framing, frame_len);
-                let pieces = pieces_of(&stream, is_aligned);
+                let reads = reads_of(&stream, is_aligned);
                 group.throughput(Throughput::Bytes(stream.bytes.len() as u64));
-                for (who, mut decode) in sides(name, &framing, &pieces) {
+                for (implementation, mut decode) in implementations(name, &framing, &reads) {
                     assert_eq!(
                         decode(),
                         stream.sum,
                         "the sum of the payload bytes is wrong"
                     );
-                    group.bench_function(BenchmarkId::new(who, frame_len), |b| b.iter(&mut decode));
+                    group.bench_function(BenchmarkId::new(implementation, frame_len), |b| {
+                        b.iter(&mut decode)
+                    });
                 }
             }
             group.finish();
@@ -290,22 +295,22 @@ fn decode(c: &mut Criterion) {
 
 /// Prints the connection's time divided by the time of each other implementation.
 ///
-/// The implementations take turns, so a change of the machine's speed affects all of them alike.
-/// Each time is the 5th percentile of its runs.
+/// The implementations run alternately, so a change of the machine's speed affects all of them
+/// alike. The time of an implementation is the 5th percentile of its runs.
 fn ratios() {
-    const TURNS: usize = 400;
+    const RUNS: usize = 400;
     println!(
-        "time of `connection` divided by the time of each other implementation (all take turns)"
+        "time of `connection` divided by the time of each other implementation (run alternately)"
     );
-    for (how, is_aligned) in [("aligned", true), ("segments", false)] {
+    for (split, is_aligned) in [("aligned", true), ("segments", false)] {
         for (name, framing) in framings() {
             for frame_len in FRAME_LENS {
                 let stream = stream_of(&framing, frame_len);
-                let pieces = pieces_of(&stream, is_aligned);
-                let mut sides = sides(name, &framing, &pieces);
-                let mut times = vec![Vec::with_capacity(TURNS); sides.len()];
-                for _ in 0..TURNS {
-                    for ((_, decode), times) in sides.iter_mut().zip(&mut times) {
+                let reads = reads_of(&stream, is_aligned);
+                let mut implementations = implementations(name, &framing, &reads);
+                let mut times = vec![Vec::with_capacity(RUNS); implementations.len()];
+                for _ in 0..RUNS {
+                    for ((_, decode), times) in implementations.iter_mut().zip(&mut times) {
                         let begin = Instant::now();
                         let sum = decode();
                         times.push(begin.elapsed().as_secs_f64());
@@ -316,12 +321,12 @@ fn ratios() {
                     .iter_mut()
                     .map(|times| {
                         times.sort_by(f64::total_cmp);
-                        times[TURNS / 20]
+                        times[RUNS / 20]
                     })
                     .collect();
-                print!("{how}/{name}/{frame_len}: {:.0} us", fast[0] * 1e6);
-                for ((who, _), time) in sides.iter().zip(&fast).skip(1) {
-                    print!(", {who} {:.2}", fast[0] / time);
+                print!("{split}/{name}/{frame_len}: {:.0} us", fast[0] * 1e6);
+                for ((implementation, _), time) in implementations.iter().zip(&fast).skip(1) {
+                    print!(", {implementation} {:.2}", fast[0] / time);
                 }
                 println!();
             }
@@ -337,7 +342,13 @@ fn encode(c: &mut Criterion) {
             group.throughput(Throughput::Bytes(frame_len as u64));
             let mut framer = Framer::new(framing.clone());
             group.bench_function(BenchmarkId::new("framer", frame_len), |b| {
-                b.iter(|| touch(framer.frame(black_box(&payload)).expect("valid payload")));
+                b.iter(|| {
+                    touch(
+                        framer
+                            .frame(black_box(&payload))
+                            .expect("the payload is valid"),
+                    )
+                });
             });
             let id = BenchmarkId::new("tokio_util", frame_len);
             let mut buf = BytesMut::new();
@@ -349,18 +360,18 @@ fn encode(c: &mut Criterion) {
                         buf.clear();
                         codec
                             .encode(black_box(payload.clone()), &mut buf)
-                            .expect("valid payload");
+                            .expect("the payload is valid");
                         touch(&buf)
                     });
                 }),
                 "line" => group.bench_function(id, |b| {
-                    let payload = str::from_utf8(&payload).expect("valid payload");
+                    let payload = str::from_utf8(&payload).expect("the payload is valid");
                     let mut codec = LinesCodec::new();
                     b.iter(|| {
                         buf.clear();
                         codec
                             .encode(black_box(payload), &mut buf)
-                            .expect("valid payload");
+                            .expect("the payload is valid");
                         touch(&buf)
                     });
                 }),

@@ -1,5 +1,5 @@
-//! Round trips through a whole reactor: the server runs in its own thread, a blocking client in
-//! this one.
+//! Round trips through a whole reactor: the server runs in its own thread, and a blocking client in
+//! the main thread.
 //!
 //! The figures include the client and the thread switch, so use them only to compare two versions
 //! of this crate. `benches/peers` compares the crate with other libraries.
@@ -67,7 +67,7 @@ impl Server {
     }
 }
 
-/// Writes `depth` frames of `len` bytes with one write, and reads all of them back.
+/// Measures round trips: one write of `depth` frames of `len` bytes, until all echoes are read.
 fn tcp(c: &mut Criterion) {
     let server = Server::start();
     let mut group = c.benchmark_group("tcp_round_trip");

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! The server is a separate process, so the memory of the clients is not counted. The benchmark
-//! prints the growth of the server's anonymous resident memory per connection: after all are
-//! opened, and after each has echoed one frame. Kernel memory of the sockets is not included.
+//! prints the growth of the server's anonymous resident memory per connection: after all
+//! connections are opened, and after each of them has echoed one frame. Kernel memory of the
+//! sockets is not included.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,14 +16,14 @@ use std::process::{Child, Command, ExitCode, Stdio};
 
 use unstick::{ConnId, Context, Framing, Handler, Reactor};
 
-/// Maximum number of connections; fits into a limit of 20,000 descriptors with some to spare.
+/// Maximum number of connections; chosen for a limit of 20,000 descriptors per process.
 const CONNECTIONS: usize = 19_000;
 /// Descriptors reserved for everything that is not a connection.
 const SPARE_DESCRIPTORS: usize = 200;
 /// Limit per connection in bytes; the benchmark fails above it.
 const BYTES_MAX: usize = 200;
-/// Minimum number of connections to check `BYTES_MAX` for; with fewer, memory pages and one-time
-/// allocations dominate.
+/// Minimum number of connections for which `BYTES_MAX` is checked. With fewer connections, partly
+/// used memory pages and one-time allocations dominate the result.
 const JUDGED_MIN: usize = 4000;
 /// Environment variable that makes this process the server.
 const SERVER_VARIABLE: &str = "UNSTICK_IDLE_SERVER";
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     let is_test = std::env::args().any(|arg| arg == "--test");
     let result = match std::env::var_os(SERVER_VARIABLE) {
         Some(_) => serve().map(|()| true),
-        None => measure(if is_test { 100 } else { possible() }),
+        None => measure(if is_test { 100 } else { connections_allowed() }),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -53,9 +54,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns how many connections the system's limits allow. A client beyond them would wait for
-/// ever.
-fn possible() -> usize {
+/// Returns the number of connections that the system's limits allow, at most `CONNECTIONS`. A
+/// client beyond these limits would wait for ever.
+fn connections_allowed() -> usize {
     let number = |path: &str, find: fn(&str) -> Option<usize>| {
         let text = std::fs::read_to_string(path).ok();
         text.and_then(|text| find(&text)).unwrap_or(usize::MAX)
@@ -71,11 +72,11 @@ fn possible() -> usize {
         let (first, last): (usize, usize) = (first.parse().ok()?, last.trim().parse().ok()?);
         Some(last.saturating_sub(first))
     });
-    let possible = descriptors.min(ports).saturating_sub(SPARE_DESCRIPTORS);
-    if possible < CONNECTIONS {
+    let allowed = descriptors.min(ports).saturating_sub(SPARE_DESCRIPTORS);
+    if allowed < CONNECTIONS {
         println!("the system allows {descriptors} descriptors and {ports} local ports");
     }
-    possible.clamp(1, CONNECTIONS)
+    allowed.clamp(1, CONNECTIONS)
 }
 
 fn serve() -> Result<(), Box<dyn Error>> {
@@ -93,7 +94,8 @@ fn measure(connections: usize) -> Result<bool, Box<dyn Error>> {
         println!("skipped: the memory of a process cannot be read, because /proc is missing");
         return Ok(true);
     }
-    // Open one connection before the first reading, so that one-time allocations are not counted.
+    // Open one connection before the memory is measured, so that one-time allocations are not
+    // counted.
     let mut clients = vec![server.connect()?];
     let before = server.resident_bytes()?;
     for _ in 0..connections {

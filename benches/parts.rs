@@ -1,17 +1,18 @@
-//! Parts of the loop whose cost no system call hides: finding a connection by its id, delivering an
-//! event to its callback, and queueing output.
+//! Benchmarks of single parts of the loop. The first three parts make almost no system calls,
+//! because the time of system calls would hide the cost of these parts.
 //!
 //! ```text
 //! look_up    id -> slab, generation checked -> session
 //! dispatch   grant -> ready queue -> connection -> one of its undelivered frames -> on_frame
-//! queue      send -> encoded behind queued output     drain   queue -> socket -> peer
+//! queue      send -> frame encoded and appended to the write queue
+//! drain      send -> write queue -> socket -> peer
 //! ```
 //!
-//! The connections are real ones over loopback. `dispatch` delivers frames that were read earlier
-//! and grants one frame at a time. So its figure contains only one empty poll for all connections
-//! together. `queue` sends while the loop does not turn, so nothing is written. `drain` is the
-//! complete path: it queues one mebibyte, writes it, and the peer reads it. Timers and posts are
-//! measured in `benches/peers`.
+//! The connections are TCP connections over loopback. `dispatch` delivers frames that the reactor
+//! read earlier, and grants one frame to each connection at a time. So its time contains only one
+//! system call: a poll without events for all connections together. `queue` sends while the loop
+//! does not turn, so nothing is written. `drain` is the complete path: it queues one mebibyte,
+//! writes it, and the peer reads it. Timers and posts are measured in `benches/peers`.
 
 use std::hint::black_box;
 use std::io::{ErrorKind, Read, Write};
@@ -21,10 +22,11 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use unstick::{ConnId, Context, Framing, Handler, Origin, Payload, Reactor};
 
-/// Number of connections. Each takes two descriptors, and a process often has 1,024.
+/// Number of connections. A connection takes two descriptors, and the limit of a process is often
+/// 1,024 descriptors.
 const CONNECTIONS: usize = 400;
-/// Frames that a connection holds undelivered before they are granted one by one.
-const HELD: usize = 1000;
+/// Number of frames that each connection has received and that are then delivered one by one.
+const UNDELIVERED: usize = 1000;
 const FRAME_LEN: u32 = 8;
 /// Maximum number of frames queued before the queue is drained.
 const QUEUED: usize = 1000;
@@ -49,7 +51,7 @@ impl Handler for Counting {
     }
 }
 
-/// A reactor, its connections, and their peers in the same order.
+/// A reactor with its connections, and the peers of these connections in the same order.
 struct Bench {
     reactor: Reactor<Counting>,
     conns: Vec<ConnId>,
@@ -95,11 +97,11 @@ impl Bench {
         }
     }
 
-    /// Sends `HELD` frames on each connection and delivers only the first of them.
+    /// Sends `UNDELIVERED` frames on each connection, and delivers only the first of them.
     fn fill(&mut self) {
         let mut frame = [7; 4 + FRAME_LEN as usize];
         frame[..4].copy_from_slice(&FRAME_LEN.to_be_bytes());
-        let frames = frame.repeat(HELD);
+        let frames = frame.repeat(UNDELIVERED);
         for peer in &mut self.peers {
             let written = peer.write_all(&frames);
             written.expect("the frames fit into the socket buffers");
@@ -127,8 +129,8 @@ fn look_up(c: &mut Criterion) {
         mut conns,
         peers: _peers,
     } = Bench::new(CONNECTIONS);
-    // Look up in a scattered order: the stride has no factor in common with the number of
-    // connections.
+    // The stride 147 has no common factor with the number of connections. So the order is scattered
+    // and contains every connection once.
     conns = (0..CONNECTIONS)
         .map(|at| conns[at * 147 % CONNECTIONS])
         .collect();
@@ -170,16 +172,16 @@ fn dispatch(c: &mut Criterion) {
             granted.expect("the connection is open");
         }
         group.throughput(Throughput::Elements(connections as u64));
-        let mut held = 0;
-        group.bench_function(BenchmarkId::new("held_frame", connections), |b| {
+        let mut undelivered = 0;
+        group.bench_function(BenchmarkId::new("undelivered_frame", connections), |b| {
             b.iter_custom(|iterations| {
                 let mut taken = Duration::ZERO;
                 for _ in 0..iterations {
-                    if held == 0 {
+                    if undelivered == 0 {
                         bench.fill();
-                        held = HELD - 1;
+                        undelivered = UNDELIVERED - 1;
                     }
-                    held -= 1;
+                    undelivered -= 1;
                     let before = bench.reactor.handler().frames;
                     let started = Instant::now();
                     bench.grant_one_each();
@@ -189,7 +191,7 @@ fn dispatch(c: &mut Criterion) {
                     assert_eq!(
                         bench.reactor.handler().frames - before,
                         connections as u64,
-                        "each connection delivered one frame"
+                        "number of delivered frames, one per connection"
                     );
                 }
                 taken
@@ -224,7 +226,7 @@ fn queue(c: &mut Criterion) {
     let conn = bench.conns[0];
     for len in [64, 1024, 16 * 1024] {
         let payload = Payload::from(vec![7; len]).into_shared();
-        // The number of long payloads is bounded by the queue's limit.
+        // The limit of the write queue bounds the number of long payloads.
         let count = QUEUED.min((8 << 20) / len);
         let mut group = c.benchmark_group(format!("queue/{len}_bytes"));
         group.throughput(Throughput::Elements(count as u64));

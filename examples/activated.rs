@@ -1,7 +1,7 @@
 //! An echo server for lines that can inherit its listening sockets from the program that starts it.
 //!
-//! It supports systemd's socket activation (`LISTEN_FDS`, sd_listen_fds(3)). Started without
-//! inherited sockets, it listens on a TCP address or on a Unix socket.
+//! The server supports systemd's socket activation (`LISTEN_FDS`, sd_listen_fds(3)). Without
+//! inherited sockets, the server listens on a TCP address or on a Unix socket.
 //!
 //! ```text
 //! systemd-socket-activate -l 7003 target/release/examples/activated
@@ -9,7 +9,7 @@
 //! cargo run --release --example activated -- unix:/tmp/echo.sock
 //! ```
 
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use listenfd::ListenFd;
@@ -33,7 +33,7 @@ fn main() -> io::Result<()> {
         // Fails if the inherited socket is not a TCP listener.
         if let Some(listener) = inherited.take_tcp_listener(index)? {
             let listener = reactor.with(|_, cx| cx.adopt_listener(listener, Framing::line()))?;
-            println!("listening {}", reactor.local_addr(listener)?);
+            writeln!(io::stdout(), "listening {}", reactor.local_addr(listener)?)?;
         }
     }
     if inherited.len() == 0 {
@@ -42,7 +42,7 @@ fn main() -> io::Result<()> {
             None => std::net::SocketAddr::from(([127, 0, 0, 1], 7003)).into(),
         };
         let listener = reactor.listen(addr, Framing::line())?;
-        println!("listening {}", reactor.local_addr(listener)?);
+        writeln!(io::stdout(), "listening {}", reactor.local_addr(listener)?)?;
     }
 
     reactor.shutdown_on_signals(Duration::from_secs(1))?;

@@ -6,7 +6,7 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use unstick::{Closed, ConnId, Context, Framing, Handler, Origin, Reactor};
@@ -32,7 +32,7 @@ impl Chat {
 }
 
 impl Handler for Chat {
-    /// The name of a client, once the client has sent it.
+    /// Name of the client; `None` until the client has sent its name.
     type Session = Option<String>;
 
     fn on_open(
@@ -85,7 +85,11 @@ fn main() -> io::Result<()> {
         .unwrap_or_else(|| "127.0.0.1:7002".to_owned());
     let mut reactor = Reactor::new(Chat::default())?;
     let listener = reactor.listen(addr, Framing::line().frame_len_max(LINE_LEN_MAX))?;
-    println!("listening tcp {}", reactor.local_inet_addr(listener)?);
+    writeln!(
+        io::stdout(),
+        "listening tcp {}",
+        reactor.local_inet_addr(listener)?
+    )?;
 
     reactor.shutdown_on_signals(Duration::from_secs(1))?;
     reactor.run()

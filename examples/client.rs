@@ -1,6 +1,6 @@
 //! A client that reconnects: it sends each line of standard input and prints each received line.
 //!
-//! If the connection ends it connects again, with growing delays.
+//! If the connection ends, the client connects again. The delay between attempts grows.
 //!
 //! ```text
 //! cargo run --release --example chat
@@ -8,7 +8,8 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Write};
+use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
@@ -17,13 +18,16 @@ use unstick::{
     Remote, TimerId,
 };
 
-/// Maximum number of lines kept while there is no connection; beyond it the oldest are dropped.
+/// Maximum number of lines kept while there is no connection. If there are more lines, the oldest
+/// ones are dropped.
 const UNSENT_MAX: usize = 100;
 
 struct Client {
     server: Reconnect<String>,
     is_open: bool,
     unsent: VecDeque<String>,
+    /// The error that ended the client.
+    error: Option<io::Error>,
 }
 
 impl Client {
@@ -43,27 +47,35 @@ impl Client {
 impl Handler for Client {
     type Session = ();
 
-    fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: Origin) {
+    fn on_open(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: Origin) {
         eprintln!("connected");
-        self.server.on_open(conn);
         self.is_open = true;
         for line in std::mem::take(&mut self.unsent) {
             self.send(cx, line);
         }
     }
 
-    fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), frame: &[u8]) {
-        println!("{}", String::from_utf8_lossy(frame));
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut (), frame: &[u8]) {
+        if let Err(error) = writeln!(io::stdout(), "{}", String::from_utf8_lossy(frame)) {
+            self.error = Some(error);
+            cx.stop();
+        }
     }
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
         self.is_open = false;
-        if let Some(delay) = self.server.on_close(cx, conn) {
-            eprintln!(
+        match self.server.on_close(cx, conn, &closed) {
+            Some(delay) => eprintln!(
                 "{}; connecting again in {} ms",
                 closed.reason,
                 delay.as_millis()
-            );
+            ),
+            None if cx.is_shutting_down() => {}
+            None => {
+                // The address is invalid.
+                self.error = Some(io::Error::other(closed.reason));
+                cx.stop();
+            }
         }
     }
 
@@ -72,8 +84,8 @@ impl Handler for Client {
     }
 }
 
-/// Reads standard input and posts each line to the reactor; runs in its own thread, because it
-/// blocks.
+/// Reads standard input and posts each line to the reactor. Runs in its own thread, because
+/// reading standard input blocks.
 fn read_lines(remote: &Remote<Client>) -> io::Result<()> {
     for line in io::stdin().lock().lines() {
         let line = line?;
@@ -85,7 +97,17 @@ fn read_lines(remote: &Remote<Client>) -> io::Result<()> {
     remote.shutdown(Duration::from_secs(1))
 }
 
-fn main() -> io::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("client: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
     env_logger::init();
     let addr = std::env::args()
         .nth(1)
@@ -95,10 +117,15 @@ fn main() -> io::Result<()> {
         server: Reconnect::new(addr, Framing::line(), backoff),
         is_open: false,
         unsent: VecDeque::new(),
+        error: None,
     })?;
     reactor.shutdown_on_signals(Duration::from_secs(1))?;
     reactor.with(|client, cx| client.server.open(cx, ()));
     let remote = reactor.remote();
     thread::spawn(move || read_lines(&remote));
-    reactor.run()
+    reactor.run()?;
+    match reactor.into_handler().error {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
 }

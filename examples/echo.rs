@@ -6,6 +6,7 @@
 //! ```
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -32,10 +33,11 @@ Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
 Set RUST_LOG=debug to log every connection. Ctrl-C or SIGTERM ends the server:
 it sends its queued output first, then prints a line of totals.";
 
-/// Maximum time for clients to read queued output after the server was asked to end.
+/// Maximum time that the server waits, after Ctrl-C or SIGTERM, for clients to read queued output.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Lowest port of ordinary users; some services on lower ports reply to any datagram.
+/// Lowest port that is not reserved for system services. Some of these services, such as echo on
+/// port 7, reply to any datagram.
 const USER_PORT_MIN: u16 = 1024;
 
 struct Echo {
@@ -48,7 +50,8 @@ impl Handler for Echo {
 
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
         match cx.send(conn, frame) {
-            // A client that sends without reading is not read until it reads again.
+            // After `Ok`, nothing is left to do: the reactor stops reading a client whose write
+            // queue is above its high watermark. A closed or closing connection needs no echo.
             Ok(_) | Err(SendError::Closing | SendError::Gone) => {}
             Err(error) => {
                 log::warn!(
@@ -65,7 +68,7 @@ impl Handler for Echo {
     }
 
     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
-        if self.might_be_a_loop(datagram.from) {
+        if self.reply_may_loop(datagram.from) {
             log::debug!(
                 "ignored a datagram from {}: replying to it could cause an endless loop",
                 datagram.from
@@ -77,13 +80,15 @@ impl Handler for Echo {
 }
 
 impl Echo {
-    /// True if a reply to this sender could cause an endless loop.
+    /// Returns true if a reply to this sender could cause an endless loop.
     ///
-    /// The reply to another echo service would itself get a reply, and so on, and anyone can forge
-    /// a sender's address. No client sends from a service's port, or from the port of this server.
-    /// An echo service on another user's port looks like any client. A protocol that must be safe
-    /// from that too marks its replies, and does not reply to replies.
-    fn might_be_a_loop(&self, from: SocketAddr) -> bool {
+    /// Two echo services that reply to each other never stop. One datagram with a forged sender
+    /// address can start such a loop. Therefore this server ignores datagrams from a port below
+    /// 1024 and from its own port number, because clients do not normally send from these ports.
+    ///
+    /// This check does not recognise an echo service on any other port. A protocol without this
+    /// weakness marks each reply, and never replies to a reply.
+    fn reply_may_loop(&self, from: SocketAddr) -> bool {
         from.port() < USER_PORT_MIN || self.udp_addr.is_some_and(|own| own.port() == from.port())
     }
 }
@@ -107,7 +112,7 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), Box<dyn Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let Some(options) = parse_options()? else {
-        println!("{HELP}");
+        writeln!(io::stdout(), "{HELP}")?;
         return Ok(());
     };
 
@@ -121,10 +126,11 @@ fn serve() -> Result<(), Box<dyn Error>> {
         let listener = reactor
             .listen(&addr, framing.clone())
             .map_err(|error| format!("cannot listen on tcp {addr}: {error}"))?;
-        println!(
+        writeln!(
+            io::stdout(),
             "listening tcp {} framing={framing}",
             reactor.local_inet_addr(listener)?
-        );
+        )?;
     }
     if let Some(addr) = options.udp {
         let socket = reactor
@@ -132,16 +138,17 @@ fn serve() -> Result<(), Box<dyn Error>> {
             .map_err(|error| format!("cannot receive on udp {addr}: {error}"))?;
         let addr = reactor.local_inet_addr(socket)?;
         reactor.handler_mut().udp_addr = Some(addr);
-        println!("listening udp {addr}");
+        writeln!(io::stdout(), "listening udp {addr}")?;
     }
 
     reactor.run()?;
-    print_totals(&reactor.stats());
+    print_totals(&reactor.stats())?;
     Ok(())
 }
 
-fn print_totals(stats: &Stats) {
-    println!(
+fn print_totals(stats: &Stats) -> io::Result<()> {
+    writeln!(
+        io::stdout(),
         "served {} connections, {} frames ({} bytes in, {} out), {} datagrams ({} bytes); \
          lost {} bytes unsent, {} undecoded, {} datagrams",
         stats.accepted,
@@ -153,7 +160,7 @@ fn print_totals(stats: &Stats) {
         stats.unsent_bytes,
         stats.undecoded_bytes,
         stats.datagrams_dropped,
-    );
+    )
 }
 
 /// Parses the command line. Returns `None` if the help text is requested.

@@ -1,23 +1,28 @@
-//! A TCP proxy: forwards the bytes of each side to the other, at the pace of the slower side.
+//! A TCP proxy: forwards the bytes between a client and an upstream server, in both directions.
 //!
 //! ```text
 //! cargo run --release --example echo
 //! cargo run --release --example proxy -- 127.0.0.1:7003 127.0.0.1:7000
 //! ```
 //!
-//! Memory stays bounded for any amount of data: while the write queue of one side is above its high
-//! watermark, the other side is not read.
+//! Memory stays bounded for any amount of data: while the write queue of one connection is above
+//! its high watermark, the proxy does not read the other connection.
+//!
+//! An orderly end of one connection becomes an orderly end of the other one, after all bytes. Any
+//! other end becomes a reset at once. So neither peer takes a part of the data for all of it.
 
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
-use unstick::{Closed, ConnId, Context, Framing, Handler, Origin, Reactor, Sent};
+use unstick::{
+    CloseReason, Closed, Config, ConnId, Context, Framing, Handler, Hangup, Origin, Reactor, Sent,
+};
 
 struct Proxy {
     upstream: String,
 }
 
-/// The state of a connection: the other connection of its pair.
+/// Session of a connection: the id of the other connection of its pair.
 #[derive(Default)]
 struct Side {
     other: Option<ConnId>,
@@ -34,7 +39,7 @@ impl Handler for Proxy {
         origin: Origin,
     ) {
         if let Origin::Accepted(_) = origin {
-            // Bytes of the client are queued until the upstream connection is open.
+            // `send` can be called at once: it queues bytes until the upstream connection is open.
             let other = Side { other: Some(conn) };
             side.other = Some(cx.connect(self.upstream.as_str(), Framing::raw(), other));
         }
@@ -50,8 +55,9 @@ impl Handler for Proxy {
         match side.other.map(|other| cx.send(other, frame)) {
             Some(Ok(Sent::Queued)) => {}
             Some(Ok(_)) => drop(cx.pause(conn)),
-            // The other side is closing. Its `on_close` closes this side too.
-            Some(Err(_)) | None => cx.close(conn),
+            // The bytes cannot be forwarded. The call of `on_close` for this connection then aborts
+            // the other one.
+            Some(Err(_)) | None => cx.abort(conn),
         }
     }
 
@@ -62,19 +68,39 @@ impl Handler for Proxy {
     }
 
     fn on_half_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, side: &mut Side) {
-        // This side has ended its stream; the reply of the other side can still pass.
+        // The peer of `conn` ended its stream, so end the stream to the other peer as well. The
+        // proxy still forwards bytes in the opposite direction.
         match side.other.map(|other| cx.half_close(other)) {
             Some(Ok(())) => {}
             Some(Err(_)) | None => cx.close(conn),
         }
     }
 
+    fn on_hangup(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        _: &mut Side,
+        hangup: Hangup,
+    ) {
+        // The connection is paused. Bytes before an orderly end are still passed on.
+        if hangup == Hangup::Reset {
+            cx.abort(conn);
+        }
+    }
+
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, side: Side, closed: Closed) {
         log::info!("{conn} closed: {}", closed.reason);
-        if let Some(other) = side.other {
-            // Close the other side after its queued output is sent.
-            let _ = cx.resume(other);
-            cx.close(other);
+        let Some(other) = side.other else {
+            return;
+        };
+        match closed.reason {
+            // No pause is needed any more. `close` sends the queued output first.
+            CloseReason::Local | CloseReason::Peer => {
+                let _ = cx.resume(other);
+                cx.close(other);
+            }
+            _ => cx.abort(other),
         }
     }
 }
@@ -85,9 +111,16 @@ fn main() -> io::Result<()> {
     let (Some(listen), Some(upstream)) = (args.next(), args.next()) else {
         return Err(io::Error::other("usage: proxy LISTEN-ADDR UPSTREAM-ADDR"));
     };
-    let mut reactor = Reactor::new(Proxy { upstream })?;
+    let mut config = Config::default();
+    // The queue of one side must not stop its input, only the input of the other side.
+    config.read_above_high = true;
+    let mut reactor = Reactor::with_config(Proxy { upstream }, config)?;
     let listener = reactor.listen(listen, Framing::raw())?;
-    println!("listening tcp {}", reactor.local_inet_addr(listener)?);
+    writeln!(
+        io::stdout(),
+        "listening tcp {}",
+        reactor.local_inet_addr(listener)?
+    )?;
 
     reactor.shutdown_on_signals(Duration::from_secs(1))?;
     reactor.run()

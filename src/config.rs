@@ -57,8 +57,8 @@ pub struct Config {
     /// High watermark of a write queue, in bytes.
     ///
     /// Above it, `send` still accepts but returns [`Sent::AboveHigh`](crate::Sent), and the
-    /// connection is not read until the queue has drained. Must be at least `write_low_bytes` and
-    /// at most `write_queue_bytes_max`.
+    /// connection is not read until the queue has drained (see `read_above_high`). Must be at least
+    /// `write_low_bytes` and at most `write_queue_bytes_max`.
     ///
     /// Default: 260 KiB, the most that one read can bring in. So the echo of one read does not stop
     /// the reading.
@@ -70,6 +70,15 @@ pub struct Config {
     ///
     /// Default: 64 KiB, so that the socket still has output while the handler produces more.
     pub write_low_bytes: usize,
+    /// True if a connection is read while its write queue is above the high watermark.
+    ///
+    /// The queue is then bounded by the handler alone: after [`Sent::AboveHigh`](crate::Sent) it
+    /// [pauses](crate::Context::pause) the source of the output. A proxy needs this, because the
+    /// source is another connection. Without it, two peers that wait for each other's output would
+    /// wait forever.
+    ///
+    /// Default: false, because most output is the reply to a frame of the same connection.
+    pub read_above_high: bool,
     /// Maximum size of a write queue, in bytes. A payload that would exceed it is rejected with
     /// [`SendError::Full`](crate::SendError).
     ///
@@ -131,6 +140,9 @@ pub struct Config {
     ///   get several datagrams as one.
     /// * A turn may receive more than `datagram_budget`. Up to 64 datagrams that a sender passed to
     ///   its kernel as one are received together. The budget applies again after them.
+    ///
+    /// A sandbox or an old kernel may refuse these system calls. Then the datagrams are received
+    /// and sent one by one, and one log line reports it.
     ///
     /// Default: true, because one system call per datagram limits the throughput.
     pub datagram_batches: bool,
@@ -276,6 +288,7 @@ impl Default for Config {
             datagram_budget: 64,
             write_high_bytes: READ_LEN,
             write_low_bytes: 64 * 1024,
+            read_above_high: false,
             write_queue_bytes_max: 16 << 20,
             memory_bytes_max: usize::MAX,
             memory_deadline: Duration::from_secs(10),

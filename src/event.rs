@@ -32,6 +32,11 @@ pub enum Origin {
 }
 
 /// Reason for the end of a connection.
+///
+/// [`Local`](CloseReason::Local) and [`Peer`](CloseReason::Peer) are orderly ends: each side ended
+/// its stream. After any other end, bytes of either side may be lost. So a proxy passes these two
+/// on with [`Context::close`](crate::Context::close), and all others with
+/// [`Context::abort`](crate::Context::abort), as the example `proxy` does.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CloseReason {

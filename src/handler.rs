@@ -9,6 +9,8 @@ use crate::datagram::Datagram;
 use crate::error::SendError;
 use crate::event::{Closed, Hangup, Origin, Refusal};
 use crate::id::{ConnId, ListenerId, UdpId};
+#[cfg(feature = "signals")]
+use crate::signal::Signal;
 use crate::timer::TimerId;
 #[cfg(unix)]
 use crate::{datagram::UnixDatagram, id::UnixDatagramId};
@@ -202,6 +204,9 @@ pub trait Handler: Sized {
     /// A datagram could not be sent, or the host of the connected peer rejected an earlier one
     /// (`ConnectionRefused`). Windows also reports a rejection on sockets that are not connected,
     /// as `ConnectionReset` (recvfrom, WSAECONNRESET). The default does nothing.
+    ///
+    /// If 16 receives in a row fail, for example because a sandbox refuses the system call, the
+    /// socket waits for its next datagram before it tries again.
     fn on_datagram_error(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, error: io::Error) {}
 
     /// Receives one Unix datagram. The default does nothing.
@@ -226,6 +231,17 @@ pub trait Handler: Sized {
     /// `key` is the number that the timer was set with. If it is a connection's id,
     /// [`Context::with_session`] gives access to the session. The default does nothing.
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {}
+
+    /// Reports a signal that [`Context::catch_signal`] catches.
+    ///
+    /// This is a normal callback of the loop, so it may do anything that other callbacks may.
+    /// Deliveries of one signal that come before the callback are reported as one, and the order of
+    /// different signals is not kept, as in signal(7). The default does nothing. Requires the
+    /// feature `signals`.
+    #[cfg(feature = "signals")]
+    fn on_signal(&mut self, cx: &mut Context<'_, Self>, signal: Signal) {
+        let _ = (cx, signal);
+    }
 
     /// Returns a payload of [`Remote::send`](crate::Remote::send) that its connection did not
     /// accept.

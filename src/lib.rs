@@ -150,7 +150,8 @@
 //!
 //! A connection above its high watermark is not read until its write queue has drained. So an echo
 //! server stays bounded, without additional code, if a peer does not read. Accepted bytes are
-//! either taken by the kernel or counted in [`Closed::unsent_bytes`].
+//! either taken by the kernel or counted in [`Closed::unsent_bytes`]. A proxy sets
+//! [`Config::read_above_high`], and pauses the connection that its output comes from.
 //!
 //! A handler can also limit its input. [`Context::pause`] stops reading and
 //! [`resume`](Context::resume) continues. [`Context::grant`] allows a number of further frames.
@@ -168,6 +169,8 @@
 //! `truncated` is true if it was longer than the limit.
 //!
 //! [`Context::send_to`] queues a datagram. The queue is sent at the end of the turn, or earlier.
+//! A reply leaves from the address that the request was sent to, also if the socket is bound to a
+//! wildcard address. [`UdpOptions`] asks for more details of a datagram: ECN mark, receive time.
 //! [`Handler::on_datagram_error`] reports the errors of the kernel; they do not close the socket.
 //!
 //! On Linux one system call receives or sends many datagrams (`recvmmsg`, `sendmmsg`). Consecutive
@@ -250,8 +253,11 @@
 //! payload is returned. A program with its own event loop calls [`Reactor::turn`] and may [watch
 //! the poll's descriptor](guide::embedding).
 //!
-//! `Reactor::shutdown_on_signals` shuts down gracefully on SIGINT, SIGTERM and SIGHUP. It requires
-//! the feature `signals`. [`Config::busy_poll`] trades processor time for lower latency.
+//! `Reactor::shutdown_on_signals` shuts down gracefully on SIGINT, SIGTERM and SIGHUP.
+//! `Context::catch_signal` makes any signal a callback, `Handler::on_signal`. Both require the
+//! feature `signals`, and start no thread.
+//!
+//! [`Config::busy_poll`] trades processor time for lower latency.
 //!
 //! # Cost
 //!
@@ -323,7 +329,7 @@ mod reconnect;
 mod remote;
 mod setters;
 #[cfg(feature = "signals")]
-mod signals;
+mod signal;
 mod stats;
 pub mod testkit;
 mod timer;
@@ -332,7 +338,7 @@ pub use addr::{Addr, ToAddrs};
 pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Skipped, Step};
 pub use config::{Config, Limits};
 pub use context::Context;
-pub use datagram::{Datagram, DatagramError, DatagramFault};
+pub use datagram::{Datagram, DatagramError, DatagramFault, Ecn, Route};
 pub use error::{DecodeError, FrameError, Gone, NotSent, PostError, SendError, Sent};
 pub use event::{CloseReason, Closed, Hangup, Origin, Refusal};
 pub use framed::{Decoded, Deframer, FramedStream, Framer};
@@ -343,6 +349,8 @@ pub use payload::Payload;
 pub use reactor::Reactor;
 pub use reconnect::{Backoff, Reconnect};
 pub use remote::Remote;
+#[cfg(feature = "signals")]
+pub use signal::Signal;
 pub use stats::{ConnStats, Stats};
 pub use timer::TimerId;
 #[cfg(unix)]

@@ -4,11 +4,13 @@
 //! with about a page of code.
 
 use std::hash::{BuildHasher, RandomState};
-use std::time::Duration;
+use std::io;
+use std::time::{Duration, Instant};
 
 use crate::addr::ToAddrs;
 use crate::codec::Framing;
 use crate::context::Context;
+use crate::event::{CloseReason, Closed};
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::os::ConnectOptions;
@@ -90,7 +92,8 @@ impl Backoff {
         Duration::try_from_secs_f64(kept).map_or(delay, |kept| kept.min(delay))
     }
 
-    /// Starts again with `base`. Call it after a success.
+    /// Starts again with `base`. Call it after a success: a connection that has lived, not one that
+    /// was only accepted.
     pub fn reset(&mut self) {
         self.next = self.base;
     }
@@ -111,11 +114,14 @@ impl Backoff {
 /// A connection to one server that is opened again after it ends or fails to open.
 ///
 /// A handler keeps one `Reconnect` per server and forwards its callbacks to it:
-/// [`open`](Reconnect::open) to start, then [`on_open`](Reconnect::on_open),
-/// [`on_close`](Reconnect::on_close) and [`on_timer`](Reconnect::on_timer). Each method ignores the
-/// connections and timers of other servers, so one handler can have several.
+/// [`open`](Reconnect::open) to start, then [`on_close`](Reconnect::on_close) and
+/// [`on_timer`](Reconnect::on_timer). Each method ignores the connections and timers of other
+/// servers, so one handler can have several.
 ///
-/// No further attempt is made while the reactor shuts down.
+/// The delays between the attempts grow until a connection has lived for
+/// [`lifetime_min`](Reconnect::lifetime_min). An accept is no success: a server that is overloaded
+/// or broken may accept each connection, send an error and close. No further attempt is made while
+/// the reactor shuts down, or after an error that cannot heal: an address that no server can have.
 ///
 /// # Examples
 ///
@@ -132,7 +138,6 @@ impl Backoff {
 ///     type Session = ();
 ///
 ///     fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: Origin) {
-///         self.server.on_open(conn);
 ///         let _ = cx.send(conn, b"hello");
 ///     }
 ///
@@ -141,10 +146,11 @@ impl Backoff {
 ///     }
 ///
 ///     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
-///         if let Some(delay) = self.server.on_close(cx, conn) {
-///             println!("{}; again in {delay:?}", closed.reason);
-/// #           cx.stop();
+///         match self.server.on_close(cx, conn, &closed) {
+///             Some(delay) => println!("{}; again in {delay:?}", closed.reason),
+///             None => cx.stop(), // the address is invalid
 ///         }
+/// #       cx.stop();
 ///     }
 ///
 ///     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, _: u64) {
@@ -170,14 +176,15 @@ pub struct Reconnect<A> {
     backoff: Backoff,
     options: ConnectOptions,
     timer_key: u64,
+    lifetime_min: Duration,
     state: State,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Ended,
-    /// Connecting, or connected.
-    Up(ConnId),
+    /// Connecting since this time, or connected.
+    Up(ConnId, Instant),
     /// Waiting for this timer to start the next attempt.
     Waiting(TimerId),
 }
@@ -196,6 +203,7 @@ where
         Self {
             addr,
             framing,
+            lifetime_min: backoff.max,
             backoff,
             options: ConnectOptions::new(),
             timer_key: u64::MAX,
@@ -214,47 +222,62 @@ where
         timer_key(key: u64) => timer_key = key;
     }
 
+    /// Sets the time after which a connection counts as a success, so that the next delay is the
+    /// shortest one again. Default: the longest delay of the backoff.
+    ///
+    /// The time counts from the start of the attempt. A connect that fails is never a success. With
+    /// zero, each connection that opens is one. Such a client reconnects at the shortest delay, for
+    /// ever, to a server that accepts and closes.
+    #[must_use]
+    pub fn lifetime_min(mut self, min: Duration) -> Self {
+        self.lifetime_min = min;
+        self
+    }
+
     /// Connects at once with `session`, and cancels a pending attempt.
     ///
     /// If it is connected or connecting already, returns the existing connection and drops
     /// `session`.
     pub fn open<H: Handler>(&mut self, cx: &mut Context<'_, H>, session: H::Session) -> ConnId {
         match self.state {
-            State::Up(conn) => return conn,
+            State::Up(conn, _) => return conn,
             State::Waiting(timer) => {
                 cx.cancel_timer(timer);
             }
             State::Ended => {}
         }
         let conn = cx.connect_with(&self.addr, self.framing.clone(), session, &self.options);
-        self.state = State::Up(conn);
+        // The time after the connect, because resolving a host name may take long.
+        self.state = State::Up(conn, cx.now());
         conn
-    }
-
-    /// Records a success: the next delay is the shortest one again. Ignores other connections.
-    ///
-    /// Call it from [`Handler::on_open`]. Call it later, for example with the first frame, if a
-    /// server that accepts and closes at once must not count as a success.
-    pub fn on_open(&mut self, conn: ConnId) {
-        if self.state == State::Up(conn) {
-            self.backoff.reset();
-        }
     }
 
     /// Sets a timer for the next attempt and returns its delay. Call it from [`Handler::on_close`].
     ///
-    /// Returns `None`, and sets no timer, if `conn` is another connection or the reactor shuts
-    /// down.
+    /// Returns `None`, and sets no timer, in these cases:
+    ///
+    /// * `conn` is another connection.
+    /// * The reactor shuts down.
+    /// * No attempt can succeed, because of the address itself: it is malformed, for example
+    ///   without a port, its port is 0, or it names a group of hosts. These are connect errors of
+    ///   the kinds `InvalidInput` and `Unsupported` that do not come from the system. A host name
+    ///   that is not found is tried again.
     pub fn on_close<H: Handler>(
         &mut self,
         cx: &mut Context<'_, H>,
         conn: ConnId,
+        closed: &Closed,
     ) -> Option<Duration> {
-        if self.state != State::Up(conn) {
-            return None;
-        }
+        let since = match self.state {
+            State::Up(own, since) if own == conn => since,
+            _ => return None,
+        };
         self.state = State::Ended;
-        if cx.is_shutting_down() {
+        let is_failed = matches!(closed.reason, CloseReason::ConnectFailed(_));
+        if !is_failed && cx.now().saturating_duration_since(since) >= self.lifetime_min {
+            self.backoff.reset();
+        }
+        if cx.is_shutting_down() || is_final(&closed.reason) {
             return None;
         }
         let delay = self.backoff.next_delay();
@@ -283,7 +306,7 @@ where
     /// until [`open`](Reconnect::open).
     pub fn close<H: Handler>(&mut self, cx: &mut Context<'_, H>) {
         match std::mem::replace(&mut self.state, State::Ended) {
-            State::Up(conn) => cx.close(conn),
+            State::Up(conn, _) => cx.close(conn),
             State::Waiting(timer) => {
                 cx.cancel_timer(timer);
             }
@@ -295,10 +318,20 @@ where
     #[must_use]
     pub fn conn(&self) -> Option<ConnId> {
         match self.state {
-            State::Up(conn) => Some(conn),
+            State::Up(conn, _) => Some(conn),
             State::Waiting(_) | State::Ended => None,
         }
     }
+}
+
+/// Returns true if no further attempt can succeed. The system uses `InvalidInput` for a missing
+/// route, too, which can heal (ip-route(8), "blackhole").
+fn is_final(reason: &CloseReason) -> bool {
+    let is_invalid = |error: &io::Error| {
+        let kinds = [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported];
+        kinds.contains(&error.kind()) && error.raw_os_error().is_none()
+    };
+    matches!(reason, CloseReason::ConnectFailed(error) if is_invalid(error))
 }
 
 #[cfg(test)]

@@ -116,6 +116,14 @@ pub struct Stats {
     pub ready: usize,
     /// Current number of timers: those of the handler and a few of the reactor itself.
     pub timers: usize,
+    /// Number of received datagrams of other senders that a connected socket dropped: they were
+    /// queued before the connect.
+    pub datagrams_filtered: u64,
+    /// Number of datagrams that the kernel dropped because the receive buffer of their socket was
+    /// full. Zero unless [`UdpOptions::count_overflows`] is set.
+    ///
+    /// [`UdpOptions::count_overflows`]: crate::UdpOptions::count_overflows
+    pub datagrams_overflowed: u64,
     /// Number of errors of datagram sockets; each was reported to `on_datagram_error`.
     pub datagram_errors: u64,
 }

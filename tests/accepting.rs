@@ -18,13 +18,15 @@ fn refusals(reactor: &Reactor<Probe>) -> Vec<(ListenerId, SocketAddr, Refusal)> 
         .collect()
 }
 
-/// Connects a client from the given local address; all of 127.0.0.0/8 is this host.
+/// Connects a client from the given local address. On Linux, every address in 127.0.0.0/8 is local.
 #[cfg(target_os = "linux")]
 fn client_from(addr: [u8; 4], server: SocketAddr) -> TcpStream {
     use socket2::{Domain, Socket, Type};
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("the socket is created");
     let local = SocketAddr::from((addr, 0));
-    socket.bind(&local.into()).expect("127.0.0.0/8 is local");
+    socket
+        .bind(&local.into())
+        .expect("every address in 127.0.0.0/8 is local");
     socket.connect(&server.into()).expect("the server accepts");
     let stream = TcpStream::from(socket);
     stream
@@ -43,7 +45,7 @@ fn on_refused_names_listener_and_peer_at_connections_max() {
     config.connections_max = 2;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
     let second = reactor.listen("127.0.0.1:0", Framing::line());
-    let second = second.expect("a free port");
+    let second = second.expect("a free port is available");
     let second_addr = reactor
         .local_inet_addr(second)
         .expect("the socket is bound");
@@ -53,7 +55,9 @@ fn on_refused_names_listener_and_peer_at_connections_max() {
     let expected = (second, addr_of(&refused), Refusal::Connections);
     assert_eq!(refusals(&reactor), [expected]);
     assert_eq!(
-        refused.read(&mut [0]).expect("an end of stream, no reset"),
+        refused
+            .read(&mut [0])
+            .expect("the server sends a FIN, not a reset"),
         0
     );
     assert_eq!((reactor.stats().accepted, reactor.stats().closed), (2, 0));
@@ -73,14 +77,16 @@ fn connections_per_addr_max_limits_each_address_alone() {
     assert_eq!(peer, addr_of(&refused));
     assert_eq!(refusal, Refusal::ConnectionsPerAddr);
     assert_eq!(
-        refused.read(&mut [0]).expect("an end of stream, no reset"),
+        refused
+            .read(&mut [0])
+            .expect("the server sends a FIN, not a reset"),
         0
     );
 
     let _other = client_from([127, 0, 0, 2], addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 3);
 
-    // A connection of that address closes, so the next one is accepted.
+    // After a connection from 127.0.0.1 has closed, the next connection from 127.0.0.1 is accepted.
     let [leaving, _staying] = accepted;
     common::reset(leaving);
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
@@ -89,26 +95,27 @@ fn connections_per_addr_max_limits_each_address_alone() {
     assert_eq!(reactor.stats().refused, 1);
 }
 
-/// The limit counts accepted connections only.
+/// The limit counts accepted connections, not connections that the reactor opened.
 #[test]
 fn connections_per_addr_max_ignores_outgoing_connections() {
     let mut config = Config::default();
     config.connections_per_addr_max = 1;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
-    let outside = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let outside = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
     let to = outside.local_addr().expect("the socket is bound");
-    let made = reactor.connect(to, Framing::line(), ());
+    let outgoing = reactor.connect(to, Framing::line(), ());
     drive(&mut reactor, |reactor| reactor.stats().connected == 1);
     let (_client, _) = open(&mut reactor, addr);
-    reactor.with(|_, cx| cx.abort(made));
+    reactor.with(|_, cx| cx.abort(outgoing));
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     let _refused = client(addr);
     drive(&mut reactor, |reactor| reactor.stats().refused == 1);
     assert_eq!(reactor.stats().accepted, 1);
 }
 
-/// 100 clients connect at once. Each turn accepts at most the budget, the remaining clients need
-/// no further event, and another connection's frame is delivered in the first turn.
+/// 100 clients connect before the first turn. Each turn accepts `accept_budget` clients, and the
+/// next turn continues without a further event. The first turn also delivers the frame of a
+/// connection that was already open.
 #[test]
 fn accept_budget_bounds_each_turn_and_does_not_delay_frames() {
     const CLIENTS: u64 = 100;
@@ -124,7 +131,7 @@ fn accept_budget_bounds_each_turn_and_does_not_delay_frames() {
     for turn in 0..CLIENTS.div_ceil(BUDGET) {
         reactor
             .turn(Some(common::DEADLINE))
-            .expect("the poll works");
+            .expect("polling succeeds");
         accepted += BUDGET.min(CLIENTS - turn * BUDGET);
         let stats = reactor.stats();
         assert_eq!((stats.accepted, stats.frames_in), (accepted, 1));
@@ -134,10 +141,11 @@ fn accept_budget_bounds_each_turn_and_does_not_delay_frames() {
 #[test]
 #[cfg(unix)]
 fn paused_unix_datagram_socket_sends_but_does_not_receive() {
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
-    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+    let (ours, theirs) =
+        std::os::unix::net::UnixDatagram::pair().expect("the socket pair is created");
     let unix = reactor.with(|_, cx| cx.adopt_unix_datagram(ours));
-    let unix = unix.expect("it is a Unix datagram socket");
+    let unix = unix.expect("the adopted socket is a Unix datagram socket");
     reactor
         .with(|_, cx| cx.pause(unix))
         .expect("the socket is open");
@@ -160,9 +168,9 @@ fn paused_unix_datagram_socket_sends_but_does_not_receive() {
 
 #[test]
 fn resumed_listener_accepts_all_pending_connections() {
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let listener = reactor.listen("127.0.0.1:0", Framing::line());
-    let listener = listener.expect("a free port");
+    let listener = listener.expect("a free port is available");
     let addr = reactor
         .local_inet_addr(listener)
         .expect("the socket is bound");
@@ -177,7 +185,7 @@ fn resumed_listener_accepts_all_pending_connections() {
     assert_eq!(
         reactor.stats().accepted,
         5,
-        "no further client is needed to accept them"
+        "resume accepts all pending connections without a further connect"
     );
     reactor.with(|_, cx| cx.close_listener(listener));
     idle(&mut reactor);
@@ -203,13 +211,16 @@ fn listener_paused_in_on_open_accepts_no_more() {
 
 #[test]
 fn paused_udp_socket_sends_but_does_not_receive() {
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
-    let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+    let udp = reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
     let addr = reactor.local_inet_addr(udp).expect("the socket is bound");
     reactor
         .with(|_, cx| cx.pause(udp))
         .expect("the socket is open");
-    let peer = UdpSocket::bind((IpAddr::from([127, 0, 0, 1]), 0)).expect("a free port");
+    let peer =
+        UdpSocket::bind((IpAddr::from([127, 0, 0, 1]), 0)).expect("a free port is available");
     for payload in [&b"one"[..], b"two"] {
         peer.send_to(payload, addr)
             .expect("the kernel accepts the datagram");

@@ -1,5 +1,5 @@
-//! Adopting sockets that were made by std, by a parent process or by systemd. Also descriptor
-//! flags, and events of duplicated descriptors.
+//! Adopting sockets that std, a parent process or systemd created. Also the flags of descriptors,
+//! and the events of duplicated descriptors.
 
 mod common;
 
@@ -11,12 +11,12 @@ use common::{Event, Probe, client, drive, round_trip, settle};
 use unstick::{CloseReason, Closed, ConnId, Context, Framing, Handler, Origin, Reactor};
 
 fn reactor(probe: Probe) -> Reactor<Probe> {
-    Reactor::new(probe).expect("a reactor")
+    Reactor::new(probe).expect("the reactor is created")
 }
 
-/// Both ends of a TCP connection, as blocking std streams.
+/// Returns both ends of a TCP connection, as blocking std streams.
 fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
     let near = client(listener.local_addr().expect("the socket is bound"));
     let (far, _) = listener.accept().expect("the client has connected");
     (near, far)
@@ -30,13 +30,13 @@ fn echo_one_and_close(reactor: &mut Reactor<Probe>, mut stream: TcpStream) {
 
 #[test]
 fn adopted_listener_accepts_connections_made_before_adoption() {
-    // On Linux, all of 127.0.0.0/8 is this host. No other test uses this address, so no other test
-    // opens its port again after this test has closed it.
+    // On Linux, every address in 127.0.0.0/8 is local. No other test uses 127.0.0.49, so no other
+    // test can open the port again after this test has closed it.
     let host = match cfg!(target_os = "linux") {
         true => "127.0.0.49:0",
         false => "127.0.0.1:0",
     };
-    let listener = TcpListener::bind(host).expect("a free port");
+    let listener = TcpListener::bind(host).expect("a free port is available");
     let addr = listener.local_addr().expect("the socket is bound");
     let early = client(addr);
     let mut reactor = reactor(Probe::echo());
@@ -49,9 +49,13 @@ fn adopted_listener_accepts_connections_made_before_adoption() {
     );
     echo_one_and_close(&mut reactor, early);
     // If the socket were still blocking, this turn would hang in accept.
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
     reactor.with(|_, cx| cx.close_listener(id));
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
     TcpStream::connect(addr).expect_err("the listening socket is closed");
 }
 
@@ -85,16 +89,28 @@ fn adopted_stream_opens_once_and_reads_bytes_sent_before() {
         "{opened:?}"
     );
     assert_eq!(reactor.handler().frames(), [b"one", b"two"]);
-    let mut lines = BufReader::new(far.try_clone().expect("a descriptor")).lines();
+    let mut lines = BufReader::new(far.try_clone().expect("a descriptor is free")).lines();
     for wanted in ["early", "one", "two"] {
-        assert_eq!(lines.next().expect("a line").expect("text"), wanted);
+        assert_eq!(
+            lines
+                .next()
+                .expect("the echo arrives")
+                .expect("the echo is UTF-8"),
+            wanted
+        );
     }
     far.write_all(b"ee\n")
         .expect("the kernel accepts the bytes");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 3);
     assert_eq!(reactor.handler().frames()[2], b"three");
     // The client has read everything, so dropping it sends a FIN and not a reset.
-    assert_eq!(lines.next().expect("a line").expect("text"), "three");
+    assert_eq!(
+        lines
+            .next()
+            .expect("the echo arrives")
+            .expect("the echo is UTF-8"),
+        "three"
+    );
     drop((far, lines));
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     assert!(matches!(
@@ -106,14 +122,18 @@ fn adopted_stream_opens_once_and_reads_bytes_sent_before() {
 #[test]
 #[cfg(unix)]
 fn adopted_unix_stream_pair_connects_two_reactors() {
-    let (one, other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let (one, other) = std::os::unix::net::UnixStream::pair().expect("the socket pair is created");
     let mut server = reactor(Probe::echo());
     server.with(|_, cx| cx.adopt_stream(one, Framing::varint(), ()));
     let mut reactor = reactor(Probe::silent());
     let conn = reactor.with(|_, cx| cx.adopt_stream(other, Framing::varint(), ()));
-    reactor.with(|_, cx| cx.send(conn, b"hello").map(drop).expect("queued"));
+    reactor.with(|_, cx| {
+        cx.send(conn, b"hello")
+            .map(drop)
+            .expect("the queue has space")
+    });
     drive(&mut reactor, |reactor| {
-        server.turn(Some(Duration::ZERO)).expect("the poll works");
+        server.turn(Some(Duration::ZERO)).expect("polling succeeds");
         reactor.stats().frames_in == 1
     });
     assert_eq!(reactor.handler().frames(), [b"hello"]);
@@ -140,9 +160,9 @@ fn adopted_unix_listener_accepts() {
 
 #[test]
 fn adopted_udp_socket_sends_and_receives_earlier_datagrams() {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     let addr = socket.local_addr().expect("the socket is bound");
-    let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     peer.set_read_timeout(Some(common::DEADLINE))
         .expect("a timeout can be set");
     peer.send_to(b"early", addr)
@@ -150,7 +170,7 @@ fn adopted_udp_socket_sends_and_receives_earlier_datagrams() {
     let mut reactor = reactor(Probe::echo());
     let id = reactor
         .with(|_, cx| cx.adopt_udp(socket))
-        .expect("it is a UDP socket");
+        .expect("the adopted socket is a UDP socket");
     assert_eq!(
         reactor.local_inet_addr(id).expect("the socket is open"),
         addr
@@ -163,7 +183,7 @@ fn adopted_udp_socket_sends_and_receives_earlier_datagrams() {
     settle(&mut reactor);
 }
 
-/// A handler that keeps the session and the reason of every `on_close`.
+/// A handler that records the connection, the session and the close reason of every `on_close`.
 #[derive(Default)]
 struct CloseLog(Vec<(ConnId, String, Closed)>);
 
@@ -172,26 +192,26 @@ impl Handler for CloseLog {
 
     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut String, _: &[u8]) {}
 
-    fn on_close(&mut self, _: &mut Context<'_, Self>, conn: ConnId, mine: String, why: Closed) {
-        self.0.push((conn, mine, why));
+    fn on_close(&mut self, _: &mut Context<'_, Self>, conn: ConnId, name: String, closed: Closed) {
+        self.0.push((conn, name, closed));
     }
 }
 
 #[test]
 fn adopt_stream_of_another_kind_closes_as_connect_failed() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let mut reactor = Reactor::new(CloseLog::default()).expect("a reactor");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+    let mut reactor = Reactor::new(CloseLog::default()).expect("the reactor is created");
     reactor.with(|_, cx| {
         cx.adopt_stream(listener, Framing::raw(), "a listener".to_owned());
         cx.adopt_stream(udp, Framing::raw(), "a UDP socket".to_owned());
     });
     drive(&mut reactor, |reactor| reactor.stats().closed == 2);
-    let seen = reactor.handler().0.iter().map(|(_, mine, closed)| {
+    let seen = reactor.handler().0.iter().map(|(_, name, closed)| {
         let CloseReason::ConnectFailed(error) = &closed.reason else {
             panic!("{closed:?}");
         };
-        (mine.as_str(), error.kind())
+        (name.as_str(), error.kind())
     });
     let seen: Vec<_> = seen.collect();
     assert_eq!(
@@ -210,19 +230,20 @@ fn adopting_a_socket_of_the_wrong_kind_fails_and_closes_it() {
         let error = result.expect_err("the socket has the wrong kind");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     };
-    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     let addr = udp.local_addr().expect("the socket is bound");
     reactor.with(|_, cx| refused(cx.adopt_listener(udp, Framing::raw()).map(drop)));
     UdpSocket::bind(addr).expect("the failed adoption closed the socket");
     let (_far, near) = pair();
     reactor.with(|_, cx| refused(cx.adopt_listener(near, Framing::raw()).map(drop)));
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
     reactor.with(|_, cx| refused(cx.adopt_udp(listener).map(drop)));
     #[cfg(unix)]
     {
-        let (datagram, _other) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
+        let (datagram, _other) =
+            std::os::unix::net::UnixDatagram::pair().expect("the socket pair is created");
         reactor.with(|_, cx| refused(cx.adopt_udp(datagram).map(drop)));
-        let (stdin, _other) = std::io::pipe().expect("a pipe");
+        let (stdin, _other) = std::io::pipe().expect("the pipe is created");
         let stdin = std::os::fd::OwnedFd::from(stdin);
         let error = reactor.with(|_, cx| cx.adopt_listener(stdin, Framing::raw()));
         error.expect_err("a pipe is not a socket");
@@ -230,23 +251,26 @@ fn adopting_a_socket_of_the_wrong_kind_fails_and_closes_it() {
     #[cfg(target_os = "linux")]
     {
         use socket2::{Domain, Socket, Type};
-        // AF_NETLINK also has datagrams, but its addresses are of an unknown family.
-        let netlink = Socket::new(Domain::from(16), Type::DGRAM, None).expect("a socket");
+        // A socket of AF_NETLINK (16) has datagrams, but it has no IP address, so it is not a UDP
+        // socket.
+        let netlink =
+            Socket::new(Domain::from(16), Type::DGRAM, None).expect("the socket is created");
         reactor.with(|_, cx| refused(cx.adopt_udp(netlink).map(drop)));
     }
 }
 
-/// Body of a child process: adopts the listener from `take`, echoes on one connection, and returns.
+/// Runs a child process: adopts the listener that `take_listener` returns, echoes the frames of one
+/// connection, and returns when the connection is closed.
 #[cfg(unix)]
-fn run_child(take: impl FnOnce() -> std::os::fd::OwnedFd) {
+fn run_child(take_listener: impl FnOnce() -> std::os::fd::OwnedFd) {
     let mut reactor = reactor(Probe::echo());
     reactor
-        .with(|_, cx| cx.adopt_listener(take(), Framing::length_u32()))
+        .with(|_, cx| cx.adopt_listener(take_listener(), Framing::length_u32()))
         .expect("the parent's socket listens");
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
 }
 
-/// The parent passes its listener as standard input, like inetd.
+/// The parent passes its listener as standard input, as inetd does.
 #[test]
 #[cfg(unix)]
 fn listener_inherited_as_stdin_is_adopted_by_a_child() {
@@ -258,7 +282,7 @@ fn listener_inherited_as_stdin_is_adopted_by_a_child() {
             stdin.as_fd().try_clone_to_owned().expect("stdin is open")
         });
     }
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
     let addr = listener.local_addr().expect("the socket is bound");
     let mut child = common::rerun("listener_inherited_as_stdin_is_adopted_by_a_child")
         .stdin(OwnedFd::from(listener))
@@ -271,8 +295,8 @@ fn listener_inherited_as_stdin_is_adopted_by_a_child() {
     assert!(child.wait().expect("the child can be waited for").success());
 }
 
-/// Follows systemd's protocol: the sockets begin at descriptor 3, and `LISTEN_FDS` is their number
-/// (sd_listen_fds(3)).
+/// A Python script passes a listener as systemd does: the sockets begin at descriptor 3, and
+/// `LISTEN_FDS` is the number of sockets (sd_listen_fds(3)).
 #[test]
 #[cfg(unix)]
 fn listener_passed_by_systemd_is_adopted() {
@@ -317,20 +341,21 @@ os.execv(sys.argv[1], sys.argv[1:])
     stdout
         .read_line(&mut port)
         .expect("the child prints its port");
-    let port: u16 = port.trim().parse().expect("a number");
+    let port: u16 = port.trim().parse().expect("the port is a number");
     let mut stream = client(([127, 0, 0, 1], port).into());
     assert_eq!(round_trip(&mut stream, b"hello"), b"hello");
     drop(stream);
     assert!(child.wait().expect("the child can be waited for").success());
 }
 
-/// epoll watches an open file description, not a descriptor. Without a deregistration it would
-/// report events as long as a duplicate is open (epoll(7), "Questions and answers", 6).
+/// epoll watches an open file description, not a descriptor. If the reactor only closed its
+/// descriptor, epoll would report events as long as a duplicate is open (epoll(7), "Questions and
+/// answers", 6). Therefore the reactor also removes the socket from epoll.
 #[test]
 fn duplicate_descriptor_of_closed_connection_gives_no_event() {
     let mut reactor = reactor(Probe::silent());
     let (mut far, near) = pair();
-    let duplicate = near.try_clone().expect("a descriptor");
+    let duplicate = near.try_clone().expect("a descriptor is free");
     let conn = reactor.with(|_, cx| cx.adopt_stream(near, Framing::line(), ()));
     far.write_all(b"before\n")
         .expect("the kernel accepts the bytes");
@@ -345,7 +370,7 @@ fn duplicate_descriptor_of_closed_connection_gives_no_event() {
     let peeked = duplicate.set_nonblocking(false);
     peeked.expect("the flag can be set");
     let len = duplicate.peek(&mut seen).expect("the bytes have arrived");
-    assert!(len > 0, "the bytes that would cause an event have arrived");
+    assert!(len > 0, "no bytes arrived that could cause an event");
     settle(&mut reactor);
     assert_eq!(reactor.stats().events, events);
     assert_eq!(reactor.handler().frames(), [b"before"]);
@@ -354,13 +379,13 @@ fn duplicate_descriptor_of_closed_connection_gives_no_event() {
 #[test]
 fn duplicate_descriptor_of_closed_udp_socket_gives_no_event() {
     let mut reactor = reactor(Probe::silent());
-    let near = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let near = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     let addr = near.local_addr().expect("the socket is bound");
-    let far = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let duplicate = near.try_clone().expect("a descriptor");
+    let far = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+    let duplicate = near.try_clone().expect("a descriptor is free");
     let id = reactor
         .with(|_, cx| cx.adopt_udp(near))
-        .expect("it is a UDP socket");
+        .expect("the adopted socket is a UDP socket");
     far.send_to(b"before", addr)
         .expect("the kernel accepts the datagram");
     drive(&mut reactor, |reactor| reactor.stats().datagrams_in == 1);
@@ -386,7 +411,7 @@ fn every_descriptor_of_a_reactor_is_close_on_exec() {
     use socket2::{Domain, Socket, Type};
     use unstick::Config;
     if !common::is_child() {
-        // Runs in its own process, because other tests open descriptors too.
+        // The test runs again in its own process, because other tests open descriptors too.
         let output = common::rerun("every_descriptor_of_a_reactor_is_close_on_exec")
             .output()
             .expect("the test binary runs again");
@@ -396,15 +421,18 @@ fn every_descriptor_of_a_reactor_is_close_on_exec() {
     let (mut reactor, addr) =
         common::listening(Probe::silent(), Config::default(), Framing::line());
     let conn = reactor.connect(addr, Framing::line(), ());
-    reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
     let (far, near) = pair();
     let inherited = Socket::from(near);
     inherited.set_cloexec(false).expect("the flag can be set");
     reactor.with(|_, cx| {
         cx.adopt_stream(inherited, Framing::line(), ());
-        let plain = Socket::new_raw(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let plain =
+            Socket::new_raw(Domain::IPV4, Type::STREAM, None).expect("the socket is created");
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        plain.bind(&any.into()).expect("a free port");
+        plain.bind(&any.into()).expect("a free port is available");
         plain.listen(1).expect("the socket is bound");
         cx.adopt_listener(plain, Framing::line())
             .expect("the socket is a listener");
@@ -427,7 +455,7 @@ fn every_descriptor_of_a_reactor_is_close_on_exec() {
             .file_name()
             .to_string_lossy()
             .parse()
-            .expect("a number");
+            .expect("the names in this folder are numbers");
         if fd < 3 || !(target.starts_with("socket:") || target.starts_with("anon_inode:")) {
             continue;
         }
@@ -437,13 +465,13 @@ fn every_descriptor_of_a_reactor_is_close_on_exec() {
         let flags = u32::from_str_radix(flags.expect("proc(5) documents a flags line").trim(), 8);
         // The constant is O_CLOEXEC (open(2)).
         assert_ne!(
-            flags.expect("proc(5) gives the flags in octal") & 0o2_000_000,
+            flags.expect("the flags are an octal number (proc(5))") & 0o2_000_000,
             0,
-            "{fd}: {target}"
+            "descriptor {fd} ({target}) lacks the flag close-on-exec"
         );
         checked += 1;
     }
-    // The descriptors are: the poll and its waker, three listeners, one UDP socket, five
+    // The checked descriptors are the poll and its waker, three listeners, one UDP socket, five
     // connections, and `far`.
     assert_eq!(checked, 2 + 3 + 1 + 5 + 1);
     reactor.with(|_, cx| cx.abort(conn));

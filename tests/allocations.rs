@@ -1,11 +1,11 @@
-//! The steady state allocates nothing. Once a reactor has had its peak load, a counting allocator
-//! sees no allocation in the reactor's thread over a million frames.
+//! The steady state allocates nothing: after its peak load, a reactor handles a million frames
+//! without an allocation in its thread.
 //!
-//! The clients run in other threads, which are not counted. Before the count begins, the pool has
-//! lent a buffer of every size to all of the test's connections at once. The kernel decides how
-//! many connections read half a frame at a time, so the test covers the worst case.
+//! The clients run in other threads, whose allocations are not counted. The kernel decides how many
+//! connections hold a partial frame, and thus a buffer, at the same time. To cover the worst case,
+//! most tests first fill the pool with buffers of every size for all connections ([`fill_pool`]).
 //!
-//! Repeated bursts in a deframer without a reactor allocate nothing either.
+//! Further tests check a deframer, a read side and a framed stream without a reactor.
 
 mod common;
 
@@ -24,24 +24,24 @@ use unstick::{
     SendError, Sent, Stats, TimerId, UdpId,
 };
 
-/// Frames per test; a build without optimisation uses a tenth of them.
+/// Number of frames per test. A debug build is slow, so it handles only a tenth of them.
 const FRAMES: u64 = if cfg!(debug_assertions) {
     100_000
 } else {
     1_000_000
 };
-/// Frames before the count begins.
+/// Number of frames that are handled before allocations are counted.
 const WARM_UP: u64 = FRAMES / 100;
-/// Frames for tests in which each frame or two costs a switch between threads.
+/// Number of frames or datagrams in slow tests, where many of them cost a switch between threads.
 const SINGLE_FRAMES: u64 = FRAMES / 10;
 const PAYLOAD_LEN: usize = 64;
 const FRAMES_IN_FLIGHT: usize = 32;
 
 #[derive(Default)]
 struct Echo {
-    /// The connection that was accepted last.
+    /// Connection that was accepted last.
     conn: Option<ConnId>,
-    /// True from the time a write queue exceeds its high watermark until it is drained.
+    /// True from the time a write queue exceeds its high watermark until the queue is drained.
     is_above: Arc<AtomicBool>,
     /// True if each frame sets a timer and cancels the previous frame's timer.
     with_timers: bool,
@@ -68,7 +68,10 @@ impl Handler for Echo {
         if self.with_timers {
             let timer = cx.set_timer(Duration::from_secs(3600), 1);
             if let Some(last) = self.timer.replace(timer) {
-                assert!(cx.cancel_timer(last), "the timer fires in an hour");
+                assert!(
+                    cx.cancel_timer(last),
+                    "the previous timer has not fired yet"
+                );
             }
         }
     }
@@ -87,7 +90,7 @@ impl Handler for Echo {
     }
 }
 
-/// A reactor with `conns` accepted connections, and the clients' ends.
+/// Returns a reactor with `conns` accepted connections, and the clients of these connections.
 fn connected(handler: Echo, config: Config, conns: usize) -> (Reactor<Echo>, Vec<TcpStream>) {
     let (mut reactor, addr) = listening(handler, config, Framing::length_u32());
     let clients: Vec<_> = (0..conns).map(|_| common::client(addr)).collect();
@@ -97,9 +100,10 @@ fn connected(handler: Echo, config: Config, conns: usize) -> (Reactor<Echo>, Vec
     (reactor, clients)
 }
 
-/// Makes the pool lend `count` buffers of each size up to `len_max` at once, then returns them.
+/// Makes the pool allocate `count` buffers of each size up to `len_max` at once. The pool gets all
+/// of them back, because their connections are aborted.
 fn fill_pool(reactor: &mut Reactor<Echo>, count: usize, len_max: usize) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
     let addr = listener.local_addr().expect("the socket is bound");
     let closed = reactor.stats().closed;
     let mut opened = 0;
@@ -110,7 +114,7 @@ fn fill_pool(reactor: &mut Reactor<Echo>, count: usize, len_max: usize) {
         reactor.with(|_, cx| {
             for _ in 0..count {
                 let conn = cx.connect(addr, Framing::length_u32(), ());
-                // The payload and the space reserved for a header fill one buffer of `len` bytes.
+                // The payload and the 32 bytes reserved for a header fill a buffer of `len` bytes.
                 let _ = cx
                     .send(conn, &vec![0; len - 32])
                     .expect("the queue has space");
@@ -122,7 +126,8 @@ fn fill_pool(reactor: &mut Reactor<Echo>, count: usize, len_max: usize) {
     }
 }
 
-/// Sends `message` on each stream in pieces cut at `cuts` and reads it back, `rounds` times.
+/// Starts a thread that sends `message` on each stream, cut at the offsets `cuts`, and then reads
+/// the echoes. The thread repeats this `rounds` times.
 fn client(
     mut streams: Vec<TcpStream>,
     message: Vec<u8>,
@@ -150,7 +155,8 @@ fn client(
     })
 }
 
-/// Counts the allocations of all turns from `progress >= from` until `progress >= to`.
+/// Runs turns until `progress` reaches `to`, and returns the number of allocations in all turns
+/// after `progress` reached `from`.
 fn allocations(
     reactor: &mut Reactor<Echo>,
     progress: impl Fn(&Stats) -> u64,
@@ -160,21 +166,21 @@ fn allocations(
     drive(reactor, |reactor| progress(&reactor.stats()) >= from);
     assert!(
         progress(&reactor.stats()) < to,
-        "counting starts before `to` is reached"
+        "the test ended before allocations were counted"
     );
     let counted = allocation_counter::measure(|| {
         let mut last = (Instant::now(), progress(&reactor.stats()));
         while progress(&reactor.stats()) < to {
             reactor
                 .turn(Some(Duration::from_secs(1)))
-                .expect("the poll works");
+                .expect("polling succeeds");
             let now = (Instant::now(), progress(&reactor.stats()));
             if now.1 > last.1 {
                 last = now;
             }
             assert!(
                 now.0 - last.0 < DEADLINE,
-                "no progress for {DEADLINE:?} at {}",
+                "the count of messages stayed at {} for {DEADLINE:?}",
                 now.1
             );
         }
@@ -194,7 +200,7 @@ fn assert_no_allocation(config: Config, conns: usize, depth: usize, frames: u64)
     let count = allocations(&mut reactor, |stats| stats.frames_in, WARM_UP, to);
     assert_eq!(
         count, 0,
-        "{conns} connections, {depth} frames in flight on each"
+        "allocations with {conns} connections and {depth} frames in flight on each"
     );
     finish(reactor, client);
 }
@@ -203,7 +209,7 @@ fn finish(mut reactor: Reactor<Echo>, client: JoinHandle<()>) -> Echo {
     while !client.is_finished() {
         reactor
             .turn(Some(Duration::from_millis(1)))
-            .expect("the poll works");
+            .expect("polling succeeds");
     }
     client.join().expect("the client received every echo");
     reactor.into_handler()
@@ -239,7 +245,7 @@ fn timeouts_on_every_frame_allocate_nothing() {
     assert_no_allocation(config, 64, FRAMES_IN_FLIGHT, FRAMES);
 }
 
-/// Another timer fires every millisecond meanwhile.
+/// An interval timer also fires every millisecond during the test.
 #[test]
 fn setting_and_cancelling_a_timer_per_frame_allocates_nothing() {
     let echo = Echo {
@@ -253,10 +259,13 @@ fn setting_and_cancelling_a_timer_per_frame_allocates_nothing() {
     let client = client(streams, message, vec![], to / FRAMES_IN_FLIGHT as u64 + 1);
     let count = allocations(&mut reactor, |stats| stats.frames_in, WARM_UP, to);
     assert_eq!(count, 0);
-    assert!(finish(reactor, client).fired > 0, "the interval fires");
+    assert!(
+        finish(reactor, client).fired > 0,
+        "the interval timer did not fire"
+    );
 }
 
-/// Every frame arrives in four pieces: cut within the header, and twice in the payload.
+/// Every frame arrives in four pieces: it is cut once in the header and twice in the payload.
 #[test]
 fn partial_frames_allocate_nothing() {
     const CONNS: usize = 64;
@@ -271,30 +280,31 @@ fn partial_frames_allocate_nothing() {
     let stats = reactor.stats();
     assert!(
         stats.reads > stats.frames_in,
-        "frames arrived in pieces: {stats:?}"
+        "no frame took more than one read: {stats:?}"
     );
     finish(reactor, client);
 }
 
-/// The client stops reading until the write queue exceeds its high watermark, then reads until it
-/// is drained, and repeats that.
+/// The client does not read until the write queue exceeds its high watermark. It then reads until
+/// the write queue is drained. The client repeats both steps.
 #[test]
 fn repeated_watermark_crossings_allocate_nothing() {
     const READ_LEN: usize = 32 * 1024;
-    /// Longer than a read, so one dispatch echoes at most one frame and never needs more memory
-    /// for its output than another.
+    /// Frame length, in bytes. A frame is longer than a read, so a dispatch echoes at most one
+    /// frame. Therefore every dispatch needs the same memory for its output.
     const FRAME_LEN: usize = READ_LEN + 1024;
     const STALLS: u64 = FRAMES / 1000;
     let echo = Echo::default();
     let is_above = Arc::clone(&echo.is_above);
     let mut config = Config::default();
-    // The pool keeps all buffers of the warm-up. Returning memory is not tested here.
+    // The pool keeps all buffers of the warm-up, because this test does not cover freeing memory.
     config.pool_bytes_max = 64 << 20;
     (config.read_len_max, config.read_budget_bytes) = (READ_LEN, READ_LEN);
     let (mut reactor, mut streams) = connected(echo, config, 1);
     fill_pool(&mut reactor, 16, 512 * 1024);
 
-    // Small kernel buffers, so that the output waits in the reactor's queue.
+    /// Length of the kernel's buffers, in bytes. They are small, so that output stays in the write
+    /// queue.
     const KERNEL_LEN: usize = 64 * 1024;
     let conn = reactor.handler().conn.expect("the connection is open");
     reactor
@@ -308,7 +318,7 @@ fn repeated_watermark_crossings_allocate_nothing() {
     let message = frame("u32", &[7; FRAME_LEN]);
     let sender = thread::spawn({
         let message = message.clone();
-        // Ends when the reader shuts the connection down.
+        // The writes fail when the reader shuts the connection down.
         move || while writer.write_all(&message).is_ok() {}
     });
     let stalls = Arc::new(AtomicU64::new(0));
@@ -346,26 +356,45 @@ fn repeated_watermark_crossings_allocate_nothing() {
 
 #[test]
 fn batched_datagrams_allocate_nothing() {
-    assert_datagrams_allocate_nothing(true);
+    assert_datagrams_allocate_nothing("127.0.0.1:0", true);
 }
 
 #[test]
 fn unbatched_datagrams_allocate_nothing() {
-    assert_datagrams_allocate_nothing(false);
+    assert_datagrams_allocate_nothing("127.0.0.1:0", false);
 }
 
-fn assert_datagrams_allocate_nothing(in_batches: bool) {
+/// Replies of a socket at a wildcard address carry their source address.
+#[test]
+fn datagrams_of_a_wildcard_socket_allocate_nothing() {
+    assert_datagrams_allocate_nothing("0.0.0.0:0", true);
+    assert_datagrams_allocate_nothing("0.0.0.0:0", false);
+}
+
+fn assert_datagrams_allocate_nothing(addr: &str, in_batches: bool) {
     const WINDOW: usize = 32;
     let mut config = Config::default();
     config.datagram_batches = in_batches;
-    let mut reactor = Reactor::with_config(Echo::default(), config).expect("a reactor");
-    let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let mut reactor =
+        Reactor::with_config(Echo::default(), config).expect("the reactor is created");
+    let socket = reactor.bind_udp(addr).expect("a free port is available");
     let addr = reactor
         .local_inet_addr(socket)
         .expect("the socket is bound");
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    // Two windows of datagrams warm the reactor up: its send queue grows to the largest number of
-    // replies that one turn makes.
+    let addr = SocketAddr::from(([127, 0, 0, 1], addr.port()));
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+    // A reply of one datagram and a reply of several need different headers.
+    socket
+        .send_to(&[7; PAYLOAD_LEN], addr)
+        .expect("the kernel accepts the datagram");
+    while reactor.stats().datagrams_out == 0 {
+        reactor.turn(None).expect("polling succeeds");
+    }
+    socket
+        .recv(&mut [0; PAYLOAD_LEN])
+        .expect("the kernel delivers the reply");
+    // The client first sends two windows of datagrams. They make the reactor's send queue grow to
+    // the largest number of replies in a turn.
     let window = |socket: &UdpSocket, addr: SocketAddr| {
         for _ in 0..WINDOW {
             socket
@@ -386,7 +415,7 @@ fn assert_datagrams_allocate_nothing(in_batches: bool) {
                 window(&socket, addr);
             }
             for _ in 0..WINDOW {
-                let len = socket.recv(&mut echoed).expect("each is echoed");
+                let len = socket.recv(&mut echoed).expect("every datagram is echoed");
                 assert!(echoed[..len] == [7; PAYLOAD_LEN]);
             }
         }
@@ -402,7 +431,7 @@ fn assert_datagrams_allocate_nothing(in_batches: bool) {
     finish(reactor, client);
 }
 
-/// A deframer shrinks its buffer slowly, so it keeps the buffer from one burst to the next.
+/// A deframer shrinks its buffer slowly, so the buffer of one burst still exists in the next burst.
 #[test]
 fn repeated_bursts_in_a_deframer_allocate_nothing() {
     const SHORT: usize = 200;
@@ -414,7 +443,11 @@ fn repeated_bursts_in_a_deframer_allocate_nothing() {
         let mut frames = 0;
         for piece in long.chunks(1460).chain(shorts) {
             deframer.extend(piece);
-            while deframer.next_frame().expect("whole frames").is_some() {
+            while deframer
+                .next_frame()
+                .expect("every frame is valid")
+                .is_some()
+            {
                 frames += 1;
             }
         }
@@ -425,8 +458,9 @@ fn repeated_bursts_in_a_deframer_allocate_nothing() {
     assert_eq!(counted.count_total, 0);
 }
 
-/// The connection has held partial frames of every length, but none that arrived in more than two
-/// pieces, so no buffer of a partial frame had to grow.
+/// Before the count, frames of all sizes arrive in two pieces each, so the buffer of a partial
+/// frame is allocated but never grows. The counted frame arrives in five pieces, so its buffer
+/// grows.
 #[test]
 fn first_growth_of_a_partial_frame_allocates_nothing() {
     const LEN_MAX: usize = 256 * 1024;
@@ -440,7 +474,7 @@ fn first_growth_of_a_partial_frame_allocates_nothing() {
                     frames += 1;
                     ControlFlow::Continue(())
                 });
-                from += read.expect("a valid frame");
+                from += read.expect("the frame is valid");
             }
         }
         assert_eq!(frames, 1);
@@ -454,7 +488,7 @@ fn first_growth_of_a_partial_frame_allocates_nothing() {
     assert_eq!(counted.count_total, 0);
 }
 
-/// A stream whose reads return one line each and whose writes accept everything.
+/// A stream whose reads return one line each, and whose writes accept all bytes.
 struct Steady;
 
 impl Read for Steady {
@@ -480,10 +514,14 @@ fn framed_stream_allocates_only_at_first_and_after_shrink() {
     for _ in 0..3 {
         for is_first in [true, false] {
             let receive = allocation_counter::measure(|| {
-                let frame = stream.receive().expect("a line");
+                let frame = stream.receive().expect("the frame is valid");
                 assert_eq!(frame, Some(&b"hello"[..]));
             });
-            let send = allocation_counter::measure(|| stream.send(b"hello").expect("accepted"));
+            let send = allocation_counter::measure(|| {
+                stream
+                    .send(b"hello")
+                    .expect("the stream accepts every write")
+            });
             assert_eq!(receive.count_total > 0, is_first);
             assert_eq!(send.count_total > 0, is_first);
         }

@@ -1,5 +1,6 @@
 //! The traits of public types: `Send`, `Sync`, `Clone`, `Copy`, `Hash`, `Ord` and `Error`. A new
-//! private field could remove an automatic trait unnoticed; these tests would no longer compile.
+//! private field can remove an automatic trait of its type. If this happens, these tests do not
+//! compile.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -12,8 +13,8 @@ use unstick::{
     Addr, Backoff, CloseReason, Closed, Config, ConnId, ConnStats, ConnectOptions, Context,
     DatagramError, DecodeError, Deframer, FrameError, FramedStream, Framer, Framing, Gone, Handler,
     Keepalive, LengthField, Limits, ListenOptions, ListenerId, NotSent, ParseFramingError, Payload,
-    PostError, Reactor, Reconnect, Refusal, Remote, SendError, SocketId, Stats, TimerId, UdpId,
-    UdpOptions,
+    PostError, Reactor, Reconnect, Refusal, Remote, SendError, Signal, SocketId, Stats, TimerId,
+    UdpId, UdpOptions,
 };
 
 fn is_send<T: Send + Debug>() {}
@@ -72,6 +73,7 @@ fn ids_and_report_types_can_be_cloned_or_stored() {
     is_key::<ListenerId>();
     is_key::<UdpId>();
     is_key::<TimerId>();
+    is_key::<Signal>();
     is_cloned::<SocketId>();
 }
 

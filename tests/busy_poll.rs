@@ -1,4 +1,4 @@
-//! Busy polling: a loop that polls without sleeping handles the same events as one that sleeps.
+//! Busy polling: a loop that polls without sleeping handles the same events as a loop that sleeps.
 
 mod common;
 
@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use common::{DEADLINE, Event, Probe, Server, drive, listening, round_trip};
 use unstick::{Config, Framing};
 
+/// Returns a config with the given `busy_poll`.
 fn busy(time: Duration) -> Config {
     let mut config = Config::default();
     config.busy_poll = Some(time);
     config
 }
 
-/// The loop never blocks in the poll, so nothing here relies on a poll being woken.
+/// The loop never blocks in the poll, so it must find frames, posts and timers without a wake-up.
 #[test]
 fn busy_poll_without_end_handles_frames_posts_and_timers() {
     let server = Server::start(Probe::echo(), busy(Duration::MAX), Framing::length_u32());
@@ -50,7 +51,7 @@ fn busy_poll_without_end_handles_frames_posts_and_timers() {
             .count(|event| matches!(event, Event::Timer(..)))
             == fired
         {
-            reactor.turn(None).expect("the poll works");
+            reactor.turn(None).expect("polling succeeds");
         }
         assert!(Instant::now() >= due);
     }
@@ -63,12 +64,16 @@ fn busy_poll_does_not_shorten_the_timeout_of_a_turn() {
         let (mut reactor, _) = listening(Probe::silent(), busy(time), Framing::line());
         let _remote = reactor.remote();
         let started = Instant::now();
-        reactor.turn(Some(timeout)).expect("the poll works");
-        assert!(started.elapsed() >= timeout, "busy for {time:?}");
+        reactor.turn(Some(timeout)).expect("polling succeeds");
+        assert!(
+            started.elapsed() >= timeout,
+            "the turn ended early with busy_poll {time:?}"
+        );
     }
 }
 
-/// Some pauses are longer than the busy polling, so the loop sleeps and must be woken.
+/// Some pauses are longer than `busy_poll`, so the loop sleeps in the poll and must be woken by an
+/// event.
 #[test]
 fn events_wake_the_loop_after_busy_poll_has_ended() {
     let config = busy(Duration::from_millis(1));

@@ -1,4 +1,4 @@
-//! Callback time: measured only if `Config::slow_callback_min` is set.
+//! Callback time, which is measured only if `Config::slow_callback_min` is set.
 
 mod common;
 
@@ -7,9 +7,10 @@ use std::time::Duration;
 use common::{DEADLINE, Event, Probe, deposit, idle, listening, open};
 use unstick::{Config, Framing, Reactor};
 
+/// Time that the handler takes for each frame.
 const STEP: Duration = Duration::from_millis(5);
 
-/// Delivers three lines to a handler that takes five milliseconds for each.
+/// Delivers three frames to a handler that sleeps for [`STEP`] in each `on_frame`.
 fn run_three_frames(slow_callback_min: Option<Duration>) -> Reactor<Probe> {
     let probe = Probe::new(|_, event| {
         if matches!(event, Event::Frame(..)) {
@@ -46,7 +47,7 @@ fn callback_time_is_not_measured_by_default() {
 fn callback_time_is_summed_and_slow_callbacks_are_counted() {
     let stats = run_three_frames(Some(STEP)).stats();
     assert!(stats.callback_time >= 3 * STEP, "{stats:?}");
-    // Other callbacks may be slow too if the machine is busy.
+    // On a busy machine, other callbacks can be slow too, so the count can exceed 3.
     assert!(stats.slow_callbacks >= 3, "{stats:?}");
 }
 

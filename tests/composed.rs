@@ -1,4 +1,4 @@
-//! `send_parts` and `send_with`: they queue the same bytes as `send`, or nothing at all.
+//! `send_parts` and `send_with` queue the same bytes as `send`, and queue nothing if they fail.
 
 mod common;
 
@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use common::{Event, Probe, drive, listening};
 use unstick::{Config, FrameError, Framing, SendError, Sent};
 
+/// Names of the tested framings.
 const NAMES: [&str; 8] = [
     "raw",
     "line",
@@ -18,8 +19,9 @@ const NAMES: [&str; 8] = [
     "delimiter-;;",
 ];
 
-/// A handler that sends each frame three times to every open connection: with `send`, `send_parts`
-/// and `send_with`.
+/// Returns a handler that sends each frame three times to every open connection: with `send`,
+/// `send_parts` and `send_with`. The handler also makes a `send_with` fail, which must queue
+/// nothing.
 fn echoes_three_times() -> Probe {
     let mut conns = Vec::new();
     Probe::new(move |cx, event| match event {
@@ -29,7 +31,8 @@ fn echoes_three_times() -> Probe {
             for conn in &conns {
                 let sent = cx.send(*conn, frame).expect("the queue has space");
                 assert_eq!(
-                    cx.send_parts(*conn, &[front, b"", back]).expect("queued"),
+                    cx.send_parts(*conn, &[front, b"", back])
+                        .expect("the queue has space"),
                     sent
                 );
                 let written = cx.send_with(*conn, |out| {
@@ -37,13 +40,16 @@ fn echoes_three_times() -> Probe {
                     Ok(out.write_all(back)?)
                 });
                 assert_eq!(written.expect("the queue has space"), sent);
-                let queued = cx.queued_bytes(*conn).expect("open");
+                let queued = cx.queued_bytes(*conn).expect("the connection is open");
                 let cancelled = cx.send_with(*conn, |out| {
                     out.put(frame);
                     Err(FrameError::other("cancelled"))
                 });
                 assert!(matches!(cancelled, Err(SendError::Frame(_))));
-                assert_eq!(cx.queued_bytes(*conn).expect("open"), queued);
+                assert_eq!(
+                    cx.queued_bytes(*conn).expect("the connection is open"),
+                    queued
+                );
             }
         }
         _ => {}
@@ -53,7 +59,7 @@ fn echoes_three_times() -> Probe {
 #[test]
 fn send_send_parts_and_send_with_write_the_same_bytes() {
     for name in NAMES {
-        let framing: Framing = name.parse().expect("the name of a framing");
+        let framing: Framing = name.parse().expect("the framing's name is valid");
         let (mut reactor, addr) = listening(echoes_three_times(), Config::default(), framing);
         let mut clients = [common::client(addr), common::client(addr)];
         drive(&mut reactor, |reactor| reactor.stats().accepted == 2);
@@ -72,7 +78,7 @@ fn send_send_parts_and_send_with_write_the_same_bytes() {
             });
             for client in &mut clients {
                 let mut answer = vec![0; 3 * frame.len()];
-                client.read_exact(&mut answer).expect("three frames");
+                client.read_exact(&mut answer).expect("three frames arrive");
                 assert_eq!(answer, frame.repeat(3), "{name}");
             }
         }
@@ -113,6 +119,6 @@ fn send_with_checks_limits_and_queues_nothing_on_error() {
     let mut client = common::client(addr);
     drive(&mut reactor, |reactor| reactor.stats().frames_out == 2);
     let mut all = vec![0; 152];
-    client.read_exact(&mut all).expect("two frames");
+    client.read_exact(&mut all).expect("two frames arrive");
     assert_eq!((all[0], all[51]), (50, 100));
 }

@@ -1,5 +1,5 @@
-//! A custom codec that breaks the `Codec` contract is detected wherever it is used. Its stream ends
-//! at that frame with `FrameError::Contract`; other streams are not affected.
+//! Every decoder detects a custom codec that breaks the `Codec` contract. Decoding of the stream
+//! ends with `FrameError::Contract`; other streams are not affected.
 
 mod common;
 
@@ -16,8 +16,9 @@ use unstick::{
 
 type MakeStep = fn(&[u8]) -> Step;
 
-/// A codec that breaks its contract. A `g` is a frame of one byte. Input that begins with `h` gets
-/// the wrong step at once; input that begins with `e` gets it at the end of the stream.
+/// A codec that breaks its contract. A `g` is a valid frame of one byte. If the input begins with
+/// `h` and has three bytes, the codec returns the wrong step at once. For other input, it returns
+/// the wrong step at the end of the stream.
 struct Hostile(MakeStep);
 
 impl Codec for Hostile {
@@ -60,7 +61,7 @@ const fn skip_frame(bytes: u64) -> Step {
     Step::SkipFrame { bytes, len, limit }
 }
 
-/// Each way to break the contract, with its description.
+/// Ways to break the contract, each with a description.
 const BROKEN: [(&str, MakeStep); 16] = [
     ("consumes 0 bytes", |_| frame(0, 0, 0)),
     ("consumes one byte too many", |bytes| {
@@ -76,19 +77,22 @@ const BROKEN: [(&str, MakeStep); 16] = [
     ("frame starts at usize::MAX", |_| frame(usize::MAX, 1, 1)),
     ("needs 0 bytes", |_| Step::Need(0)),
     ("needs too few bytes", |bytes| Step::Need(bytes.len() - 1)),
-    ("needs no further bytes", |bytes| Step::Need(bytes.len())),
+    ("needs only the bytes that it has", |bytes| {
+        Step::Need(bytes.len())
+    }),
     ("skips 0 bytes", |_| Step::Skip { bytes: 0 }),
     ("skips a frame of 0 bytes", |_| skip_frame(0)),
     ("skips a part of 0 bytes", |_| Step::SkipPart { bytes: 0 }),
-    ("the part is all", |bytes| Step::SkipPart {
+    ("skips all bytes as a part", |bytes| Step::SkipPart {
         bytes: bytes.len(),
     }),
-    ("skips usize::MAX bytes", |_| Step::SkipPart {
+    ("skips a part of usize::MAX bytes", |_| Step::SkipPart {
         bytes: usize::MAX,
     }),
 ];
 
-/// Input after two good frames: broken in mid-stream, and broken at the end of the stream.
+/// Inputs that follow two valid frames. The codec breaks its contract within the stream for the
+/// first input, and at the end of the stream for the second input.
 const BAD_INPUTS: [&[u8]; 2] = [b"hxxgg", b"egg"];
 
 fn is_contract(error: &FrameError) -> bool {
@@ -149,7 +153,9 @@ fn read_frame_reports_contract_error_as_invalid_data() {
             let mut reader = &stream[..];
             let mut deframer = Deframer::new(Framing::custom(Hostile(make_step)));
             for _ in 0..2 {
-                let frame = deframer.read_frame(&mut reader).expect("a frame");
+                let frame = deframer
+                    .read_frame(&mut reader)
+                    .expect("the frame is valid");
                 assert_eq!(frame, Some(&b"g"[..]));
             }
             let error = deframer.read_frame(&mut reader).expect_err(fault);
@@ -162,7 +168,7 @@ fn read_frame_reports_contract_error_as_invalid_data() {
     }
 }
 
-/// Tests every way to cut the stream into reads.
+/// Cuts the stream into reads in every possible way.
 #[test]
 fn read_side_stops_at_contract_error_for_every_cut() {
     for (fault, make_step) in BROKEN {
@@ -254,14 +260,16 @@ impl Handler for Datagrams {
 
 #[test]
 fn contract_error_rejects_one_datagram_only() {
-    let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     for (fault, make_step) in BROKEN {
         let handler = Datagrams {
             framing: Framing::custom(Hostile(make_step)),
             decoded: Vec::new(),
         };
-        let mut reactor = Reactor::new(handler).expect("a reactor");
-        let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+        let mut reactor = Reactor::new(handler).expect("the reactor is created");
+        let socket = reactor
+            .bind_udp("127.0.0.1:0")
+            .expect("a free port is available");
         let addr = reactor
             .local_inet_addr(socket)
             .expect("the socket is bound");
@@ -283,7 +291,8 @@ fn contract_error_rejects_one_datagram_only() {
     }
 }
 
-/// A skip may be longer than the stream. The skipped bytes are neither buffered nor required.
+/// A skip may be longer than the stream. The skipped bytes are not buffered. If the stream ends
+/// within them, `decode_last` returns no frame, and `read_frame` returns `UnexpectedEof`.
 #[test]
 fn skip_beyond_the_stream_is_allowed_and_buffers_nothing() {
     let skips: [(MakeStep, u64); 2] = [
@@ -293,15 +302,15 @@ fn skip_beyond_the_stream_is_allowed_and_buffers_nothing() {
     for (make_step, frames_skipped) in skips {
         let mut deframer = Deframer::new(Framing::custom(Hostile(make_step)));
         deframer.extend(b"ghxx");
-        let frame = deframer.decode().expect("no error");
+        let frame = deframer.decode().expect("the skip is valid");
         assert_eq!(frame, Some(Decoded::Frame(b"g")));
-        let skipped = deframer.decode().expect("no error");
+        let skipped = deframer.decode().expect("the skip is valid");
         assert_eq!(skipped.is_some(), frames_skipped == 1, "{skipped:?}");
         for _ in 0..1000 {
             deframer.extend(&[b'g'; 1000]);
-            assert_eq!(deframer.decode().expect("no error"), None);
+            assert_eq!(deframer.decode().expect("the skip is valid"), None);
         }
-        assert_eq!(deframer.decode_last().expect("no error"), None);
+        assert_eq!(deframer.decode_last().expect("the skip is valid"), None);
         assert_eq!(deframer.frames_skipped(), frames_skipped);
         assert_eq!((deframer.rest(), deframer.offset()), (&b""[..], 1_000_004));
         let error = deframer
@@ -316,7 +325,7 @@ fn skip_beyond_the_stream_is_allowed_and_buffers_nothing() {
                 frames += 1;
                 ControlFlow::Continue(())
             });
-            assert_eq!(taken.expect("no error"), 2);
+            assert_eq!(taken.expect("the skip is valid"), 2);
         }
         assert_eq!((frames, side.held_bytes()), (1, 0));
     }

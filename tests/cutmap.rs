@@ -1,5 +1,5 @@
-//! The cut map of real connections: its lists cover the same bytes, and only recorded sockets
-//! appear in it.
+//! The cut map of real connections. Its lists of sends, writes, reads and frames cover the same
+//! bytes, and it contains only recorded sockets.
 
 mod common;
 
@@ -10,7 +10,8 @@ use common::{Event, Probe, Random, drive, listening, settle};
 use unstick::cutmap::{self, CutMap, EventKind, FrameSpan, Recording, Span};
 use unstick::{CloseReason, Config, ConnId, Context, Framing, Origin, Reactor, SocketId};
 
-/// Ids of both ends of a connection within one reactor: the connecting end and the accepted end.
+/// Returns the ids of both ends of a connection within one reactor: first the connecting end, then
+/// the accepted end. Returns `None` until both ends are open.
 fn pair(reactor: &Reactor<Probe>) -> Option<(ConnId, ConnId)> {
     let find = |wanted: fn(&Origin) -> bool| {
         let mut events = reactor.handler().events.iter();
@@ -24,7 +25,8 @@ fn pair(reactor: &Reactor<Probe>) -> Option<(ConnId, ConnId)> {
     Some((connected, accepted))
 }
 
-/// A reactor that records all connections, with an open connection to itself.
+/// Returns a reactor that records all connections and has a connection to itself, and the ids of
+/// both ends: sender and receiver.
 fn connected(config: Config, framing: &Framing) -> (Reactor<Probe>, ConnId, ConnId) {
     let (mut reactor, addr) = listening(Probe::silent(), config, framing.clone());
     reactor.with(|_, cx| cx.record_all());
@@ -65,12 +67,15 @@ fn check(map: &CutMap) -> [u64; 4] {
         (read > delivered).then_some(delivered)
     );
     for spans in [map.sends(), map.writes(), map.reads(), &frames] {
-        assert!(spans.is_sorted_by_key(|span| span.at), "times are in order");
+        assert!(
+            spans.is_sorted_by_key(|span| span.at),
+            "the times of each list are in order"
+        );
     }
     [sent, written, read, delivered]
 }
 
-fn small_buffers(cx: &Context<'_, Probe>, conns: [ConnId; 2], len: usize) {
+fn set_buffer_sizes(cx: &Context<'_, Probe>, conns: [ConnId; 2], len: usize) {
     for conn in conns {
         let options = cx.socket_options(conn).expect("the connection is open");
         options
@@ -82,8 +87,8 @@ fn small_buffers(cx: &Context<'_, Probe>, conns: [ConnId; 2], len: usize) {
     }
 }
 
-/// An owned payload is queued without a copy, between its header and trailer. All three together
-/// are recorded as one send.
+/// An owned payload is queued without a copy, between its header and trailer. Header, payload and
+/// trailer together are recorded as one send.
 #[test]
 fn owned_payload_is_recorded_as_one_send() {
     let (mut reactor, tx, rx) = connected(Config::default(), &Framing::netstring());
@@ -102,7 +107,8 @@ fn owned_payload_is_recorded_as_one_send() {
     assert_eq!(check(&map), [70_020; 4]);
 }
 
-/// A long frame is read straight into its own buffer once enough of it has arrived.
+/// Once enough of a long frame has arrived, its other bytes are read directly into its own buffer.
+/// These reads are recorded too, and the frame is recorded once.
 #[test]
 fn frame_in_many_reads_is_recorded_as_one_frame() {
     for framing in [Framing::line(), Framing::length_u32()] {
@@ -126,8 +132,8 @@ fn frame_in_many_reads_is_recorded_as_one_frame() {
     }
 }
 
-/// Uses random payloads, small socket buffers, small reads and budgets, and a reader that is paused
-/// at random. Once everything is delivered, all four lists cover the same bytes.
+/// The payloads and the pauses of the reader are random, and the socket buffers, reads and budgets
+/// are small. After all frames are delivered, all four lists cover the same bytes.
 #[test]
 fn sends_writes_reads_and_frames_cover_the_same_bytes() {
     let framings = [
@@ -145,7 +151,7 @@ fn sends_writes_reads_and_frames_cover_the_same_bytes() {
             config.read_budget_bytes = [50, 1000, 256 * 1024][random.below(3)];
             config.frame_budget = [1, 7, 1024][random.below(3)];
             let (mut reactor, tx, rx) = connected(config, framing);
-            reactor.with(|_, cx| small_buffers(cx, [tx, rx], 4096));
+            reactor.with(|_, cx| set_buffer_sizes(cx, [tx, rx], 4096));
             let mut sent = 0;
             for _ in 0..30 {
                 let len = [0, 1, 10, 300, 3000][random.below(5)];
@@ -168,7 +174,9 @@ fn sends_writes_reads_and_frames_cover_the_same_bytes() {
                     };
                 });
                 sent += count;
-                reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+                reactor
+                    .turn(Some(Duration::ZERO))
+                    .expect("polling succeeds");
             }
             reactor
                 .with(|_, cx| cx.resume(rx))
@@ -185,8 +193,8 @@ fn sends_writes_reads_and_frames_cover_the_same_bytes() {
     }
 }
 
-/// Takes the recording after every turn. Bytes between two stages are in transit: queued, in the
-/// kernel, or read and not yet delivered. Each of the three is seen at least once.
+/// The test takes the recording after every turn. Sent bytes are in transit while they are queued,
+/// in the kernel, or read and not yet delivered. Each of these three states occurs at least once.
 #[test]
 fn bytes_in_transit_are_recorded_in_every_turn() {
     let mut config = Config::default();
@@ -194,7 +202,7 @@ fn bytes_in_transit_are_recorded_in_every_turn() {
     config.read_budget_bytes = 1500;
     let (mut reactor, tx, rx) = connected(config, &Framing::length_u32());
     reactor.with(|_, cx| {
-        small_buffers(cx, [tx, rx], 4096);
+        set_buffer_sizes(cx, [tx, rx], 4096);
         for _ in 0..20 {
             let _ = cx.send(tx, &[7; 10_000]).expect("the queue has space");
         }
@@ -203,12 +211,12 @@ fn bytes_in_transit_are_recorded_in_every_turn() {
     while reactor.handler().frames().len() < 20 {
         reactor
             .turn(Some(Duration::from_millis(20)))
-            .expect("the poll works");
+            .expect("polling succeeds");
         recorded.extend(take(&mut reactor).events().iter().copied());
         let last = |kind: fn(EventKind) -> bool, conn| {
-            let of =
+            let is_match =
                 |event: &&cutmap::Event| kind(event.kind) && event.socket == SocketId::Conn(conn);
-            let last = recorded.iter().rfind(of);
+            let last = recorded.iter().rfind(is_match);
             last.map_or(0, |event| event.offset + event.len)
         };
         let ends = [
@@ -224,16 +232,17 @@ fn bytes_in_transit_are_recorded_in_every_turn() {
     }
     assert_eq!(
         in_transit, [true; 3],
-        "bytes were seen in transit at each stage"
+        "bytes were never recorded in one of the states"
     );
 }
 
-/// A connection is aborted with unsent bytes; the map and `on_close` report the same number.
+/// A connection is aborted while it has unsent bytes. The map and `on_close` report the same number
+/// of unsent bytes.
 #[test]
 fn first_unsent_is_the_offset_of_the_first_unsent_byte() {
     let (mut reactor, tx, rx) = connected(Config::default(), &Framing::length_u16());
     reactor.with(|_, cx| {
-        small_buffers(cx, [tx, rx], 4096);
+        set_buffer_sizes(cx, [tx, rx], 4096);
         cx.pause(rx).expect("the connection is open");
         for _ in 0..200 {
             let _ = cx.send(tx, &[7; 10_000]).expect("the queue has space");
@@ -248,7 +257,11 @@ fn first_unsent_is_the_offset_of_the_first_unsent_byte() {
         written < sent,
         "the kernel buffers are smaller than the output"
     );
-    assert_eq!((read, delivered), (0, 0), "the receiver is paused");
+    assert_eq!(
+        (read, delivered),
+        (0, 0),
+        "the paused receiver reads and delivers nothing"
+    );
     assert_eq!(map.first_unsent(), Some(written));
 
     reactor.with(|_, cx| cx.abort(tx));
@@ -260,7 +273,7 @@ fn first_unsent_is_the_offset_of_the_first_unsent_byte() {
     drive(&mut reactor, |reactor| reactor.handler().count(lost) == 1);
 }
 
-/// A header is the bytes of a frame before its payload; a trailer is the bytes after it.
+/// The map reports how many bytes of a frame are its header and how many are its trailer.
 #[test]
 fn recorded_header_and_trailer_lengths_match_the_framing() {
     for (framing, header_len, trailer_len) in [
@@ -277,7 +290,7 @@ fn recorded_header_and_trailer_lengths_match_the_framing() {
         let recording = take(&mut reactor);
         let map = CutMap::incoming(&recording, rx);
         let [FrameSpan { span, .. }] = map.frames() else {
-            panic!("one frame: {map}");
+            panic!("the map does not have exactly one frame: {map}");
         };
         assert_eq!(span.range(), 0..u64::from(5 + header_len + trailer_len));
         let frame = map.frames()[0];
@@ -305,7 +318,10 @@ fn only_recorded_connections_appear_in_a_recording() {
         drive(reactor, |reactor| reactor.stats().frames_in == frames);
     };
     say(&mut reactor, 2);
-    assert!(take(&mut reactor).events().is_empty(), "not recording");
+    assert!(
+        take(&mut reactor).events().is_empty(),
+        "no event is recorded before `record` is called"
+    );
     reactor
         .with(|_, cx| cx.record(one))
         .expect("the connection is open");
@@ -326,7 +342,7 @@ fn only_recorded_connections_appear_in_a_recording() {
     say(&mut reactor, 6);
     assert!(
         take(&mut reactor).events().is_empty(),
-        "recording has stopped"
+        "no event is recorded after `stop_recording`"
     );
     reactor.with(|_, cx| cx.record_all());
     say(&mut reactor, 8);
@@ -340,7 +356,7 @@ fn only_recorded_connections_appear_in_a_recording() {
     );
 }
 
-/// The connection's own callback starts the recording between two sends; only the second send is
+/// A callback of the connection starts the recording between two sends. Only the second send is
 /// recorded.
 #[test]
 fn recording_started_in_a_callback_includes_later_sends() {
@@ -371,8 +387,8 @@ fn recording_started_in_a_callback_includes_later_sends() {
     }
 }
 
-/// The ring buffer keeps `recording_events_max` events and counts those it has overwritten. A map
-/// of the remaining events is consistent.
+/// The recording keeps the newest `recording_events_max` events and counts the overwritten events.
+/// A map of the remaining events is consistent.
 #[test]
 fn recording_events_max_keeps_the_newest_events() {
     let mut config = Config::default();
@@ -398,7 +414,7 @@ fn recording_events_max_keeps_the_newest_events() {
     assert_eq!(map.summary().split_frames, 0);
 }
 
-/// A recorded connection has the same frames and bytes as an unrecorded one.
+/// A recorded connection has the same frames and bytes as an unrecorded connection.
 #[test]
 fn recording_does_not_change_frames_or_bytes() {
     for is_recorded in [false, true] {
@@ -422,7 +438,8 @@ fn recording_does_not_change_frames_or_bytes() {
     }
 }
 
-/// Covers echoes from a callback, sends from outside, owned payloads, and datagrams.
+/// The test sends echoes in a callback, frames and owned payloads outside of callbacks, and
+/// datagrams.
 #[test]
 fn unrecorded_connections_and_sockets_leave_no_events() {
     let probe = Probe::new(|cx, event| {
@@ -431,9 +448,13 @@ fn unrecorded_connections_and_sockets_leave_no_events() {
         }
     });
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
-    let [(mut seen, conn), (mut unseen, other)] =
+    let [(mut recorded, conn), (mut unrecorded, other)] =
         [(); 2].map(|()| common::open(&mut reactor, addr));
-    let mut sockets = [(); 2].map(|()| reactor.bind_udp("127.0.0.1:0").expect("a free port"));
+    let mut sockets = [(); 2].map(|()| {
+        reactor
+            .bind_udp("127.0.0.1:0")
+            .expect("a free port is available")
+    });
     let to = reactor
         .local_inet_addr(sockets[1])
         .expect("the socket is bound");
@@ -443,7 +464,7 @@ fn unrecorded_connections_and_sockets_leave_no_events() {
         cx.record(conn).expect("the connection is open");
         cx.record(sockets[0]).expect("the socket is open");
     });
-    for (client, conn) in [(&mut seen, conn), (&mut unseen, other)] {
+    for (client, conn) in [(&mut recorded, conn), (&mut unrecorded, other)] {
         common::deposit(&mut reactor, client, conn, b"echoed\n");
         reactor.with(|_, cx| {
             let _ = cx.send(conn, b"from outside").expect("the queue has space");
@@ -459,7 +480,7 @@ fn unrecorded_connections_and_sockets_leave_no_events() {
             cx.send_to(socket, to, b"heard")
                 .expect("the queue has space");
             cx.send_to(socket, to, &[0; 65_535])
-                .expect("the size is rejected only by the kernel");
+                .expect("only the kernel rejects the size");
         });
     }
     drive(&mut reactor, |reactor| {
@@ -490,23 +511,28 @@ fn unrecorded_connections_and_sockets_leave_no_events() {
     );
 }
 
-/// Each UDP datagram is one event at each end, numbered by its offset. Truncated and dropped
-/// datagrams have their own event kinds.
+/// Each datagram is recorded as one event. Its offset is the number of earlier datagrams in the
+/// same direction. Truncated and dropped datagrams have their own event kinds.
 #[test]
 fn datagrams_sent_received_truncated_dropped_are_recorded() {
     let mut config = Config::default();
     config.datagram_len_max = 100;
     config.datagram_queue_bytes_max = 1000;
-    let mut reactor = Reactor::with_config(Probe::silent(), config).expect("a reactor");
-    let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let mut reactor =
+        Reactor::with_config(Probe::silent(), config).expect("the reactor is created");
+    let socket = reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
     let addr = reactor
         .local_inet_addr(socket)
         .expect("the socket is bound");
     reactor
         .with(|_, cx| cx.record(socket))
         .expect("the socket is open");
-    let unrecorded = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let unrecorded = reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     for len in [5, 0, 200] {
         client
             .send_to(&[7; 200][..len], addr)
@@ -526,7 +552,10 @@ fn datagrams_sent_received_truncated_dropped_are_recorded() {
     assert_eq!(reactor.stats().datagrams_dropped, 2);
     let recording = take(&mut reactor);
     let (sent, received) = recording.datagrams(unrecorded);
-    assert!(sent.is_empty() && received.is_empty(), "not recording");
+    assert!(
+        sent.is_empty() && received.is_empty(),
+        "a socket without `record` has no recorded datagrams"
+    );
     let (sent, received) = recording.datagrams(socket);
     let seen = |events: &[cutmap::Event]| {
         let seen = events.iter();
@@ -550,13 +579,13 @@ fn datagrams_sent_received_truncated_dropped_are_recorded() {
     );
 }
 
-/// Each of two reactors has its own recording; in the joined map, times count from the start of the
-/// earlier recording.
+/// Two reactors record one connection, each in its own recording. In the joined map, times count
+/// from the start of the earlier recording.
 #[test]
 fn recordings_of_two_reactors_can_be_joined() {
     let (mut far, addr) = listening(Probe::silent(), Config::default(), Framing::line());
     far.with(|_, cx| cx.record_all());
-    let mut near = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut near = Reactor::new(Probe::silent()).expect("the reactor is created");
     near.with(|_, cx| cx.record_all());
     let tx = near.connect(addr, Framing::line(), ());
     let sent = near.with(|_, cx| cx.send(tx, b"hello"));

@@ -1,6 +1,8 @@
-//! Differential tests of the framings against other crates (tokio-util, integer-encoding) or
-//! against naive decoders. Both sides must encode a payload to the same bytes, and decode a stream
-//! to the same frames, for any cuts. An intended difference is computed and must match exactly.
+//! Differential tests of the framings against references: other crates (tokio-util,
+//! integer-encoding) or naive decoders. This crate and the reference must encode a payload to the
+//! same bytes. They must decode a stream to the same frames, wherever the stream is cut. Each
+//! reference defines the intended differences ([`Reference::explains`]). Every other difference
+//! fails the test.
 
 mod common;
 #[path = "common/naive.rs"]
@@ -20,23 +22,23 @@ use streams::{Seen, deframe, frame, garbage, mutate, payload, pieces};
 
 /// Number of stream bytes to decode for each framing.
 const STREAM_BYTES: usize = 10_000_000;
-/// Maximum frame length on both sides. Some payloads are longer, and many lengths are near a power
-/// of two.
+/// Maximum frame length in this crate and in the reference. Some payloads are longer. Many payload
+/// lengths are near a power of two, so the limit is a power of two.
 const LIMIT: usize = 4096;
 
-/// The decoder that returned an error while the other one continued.
+/// The decoder that returned an error while the other decoder continued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stopped {
     Ours,
     Theirs,
 }
 
-/// Another implementation of one framing.
+/// A reference implementation of one framing.
 trait Reference {
     fn framing(&self) -> Framing;
-    /// Bytes with a meaning in the framing.
+    /// Returns the bytes that have a meaning in the framing.
     fn alphabet(&self) -> Vec<u8>;
-    /// Encodes one frame; `None` if the payload must be rejected.
+    /// Encodes one frame; returns `None` if the payload must be rejected.
     fn encode(&self, payload: &[u8]) -> Option<Vec<u8>>;
     fn decode(&self, stream: &[u8], pieces: &[&[u8]]) -> Seen;
 
@@ -44,18 +46,20 @@ trait Reference {
         payload(&self.alphabet(), random)
     }
 
-    /// Converts our frame to the form that the reference returns.
+    /// Converts a frame of this crate to the form that the reference returns.
     fn view(&self, frame: Vec<u8>) -> Vec<u8> {
         frame
     }
 
-    /// True if only the decoder `stopped` is meant to fail at the frame at the start of `rest`.
+    /// Returns true if it is intended that only the decoder `stopped` fails at the first frame of
+    /// `rest`.
     fn explains(&self, _rest: &[u8], _stopped: Stopped) -> bool {
         false
     }
 }
 
-/// Compares both sides on random streams, with a new reference for each stream.
+/// Compares this crate with references on random streams; `make` creates a reference for each
+/// stream.
 fn compare<R: Reference>(first_seed: u64, make: impl Fn(&mut Random) -> R) {
     let (mut decoded, mut frames, mut errors, mut explained) = (0, 0, 0, 0);
     for seed in first_seed.. {
@@ -81,7 +85,7 @@ fn compare<R: Reference>(first_seed: u64, make: impl Fn(&mut Random) -> R) {
     println!("{decoded} bytes, {frames} frames, {errors} errors, {explained} explained");
 }
 
-/// Returns whole frames, whole frames with a few bytes changed, or garbage.
+/// Returns a random stream: whole frames, whole frames with a few bytes changed, or garbage.
 fn stream(reference: &impl Reference, seed: u64, random: &mut Random) -> Vec<u8> {
     let (len, is_mutated) = match random.below(8) {
         0..3 => return garbage(&reference.alphabet(), random),
@@ -95,7 +99,7 @@ fn stream(reference: &impl Reference, seed: u64, random: &mut Random) -> Vec<u8>
         let ours = frame(&reference.framing(), &payload);
         assert!(
             ours == theirs,
-            "seed {seed}: {} is encoded as {}, by the reference as {}",
+            "seed {seed}: {} is encoded as {} by this crate, and as {} by the reference",
             show(&payload),
             show(ours.as_deref().unwrap_or(b"(rejected)")),
             show(theirs.as_deref().unwrap_or(b"(rejected)")),
@@ -111,8 +115,8 @@ fn stream(reference: &impl Reference, seed: u64, random: &mut Random) -> Vec<u8>
     stream
 }
 
-/// Fails if the two results differ without an explanation. Returns the side that stopped if the
-/// difference is explained, and `None` if the results are equal.
+/// Fails if the two results differ and the difference is not intended. Returns the decoder that
+/// stopped if the difference is intended, and `None` if the results are equal.
 fn assert_same(
     reference: &impl Reference,
     seed: u64,
@@ -135,14 +139,17 @@ fn assert_same(
                 "seed {seed}: the undecoded bytes differ"
             );
             let skipped = (&ours.skipped, &theirs.skipped);
-            assert!(skipped.0 == skipped.1, "seed {seed}: {skipped:?}");
+            assert!(
+                skipped.0 == skipped.1,
+                "seed {seed}: the skipped frames differ: {skipped:?}"
+            );
             return None;
         }
     };
     let rest = &stream[ours.starts[same]..];
     assert!(
         reference.explains(rest, stopped),
-        "seed {seed}: {:?} failed only on one side at frame {same}: {stopped:?}, at {}",
+        "seed {seed}, {:?}: only one decoder failed at frame {same}: {stopped:?}, at the bytes {}",
         reference.framing(),
         show(rest),
     );
@@ -155,13 +162,13 @@ fn show(bytes: &[u8]) -> String {
 
 /// Result of one decode call of tokio-util.
 enum DecodeResult {
-    /// A frame, and the number of bytes consumed with its header and delimiter.
+    /// A frame, and the number of bytes consumed, including header and delimiter.
     Frame(Vec<u8>, usize),
     More,
     Error,
 }
 
-/// Feeds the pieces to a decoder of tokio-util and collects its frames.
+/// Passes the pieces to a decoder of tokio-util, and returns the frames that it decodes.
 fn drive(
     stream: &[u8],
     pieces: &[&[u8]],
@@ -174,8 +181,8 @@ fn drive(
         buf.extend_from_slice(piece);
         loop {
             match decode(&mut buf) {
-                // A kept header with a length that cancels it gives a frame of 0 bytes. It would be
-                // returned forever.
+                // If the header is kept, the length field can claim a whole frame of 0 bytes.
+                // tokio-util would return this frame forever, so it counts as an error.
                 DecodeResult::Frame(_, 0) => return seen,
                 DecodeResult::Frame(frame, len) => {
                     seen.frames.push(frame);
@@ -218,7 +225,7 @@ impl Lengths {
     fn random(random: &mut Random) -> Self {
         let width = 1 + random.below(8);
         let leading = random.below(4);
-        let header_len = isize::try_from(leading + width).expect("a short header");
+        let header_len = isize::try_from(leading + width).expect("the header is short");
         Self {
             name: None,
             width,
@@ -245,9 +252,9 @@ impl Lengths {
         u64::MAX >> (64 - 8 * self.width)
     }
 
-    /// Difference between the bytes delivered and the field's value.
+    /// Returns the number of bytes delivered minus the value of the length field.
     fn delivered_adjustment(&self) -> isize {
-        self.adjustment + isize::try_from(self.kept_len()).expect("a short header")
+        self.adjustment + isize::try_from(self.kept_len()).expect("the header is short")
     }
 
     fn codec(&self, adjustment: isize, limit: usize) -> LengthDelimitedCodec {
@@ -270,9 +277,9 @@ impl Lengths {
 impl Reference for Lengths {
     fn framing(&self) -> Framing {
         let framing = if let Some(name) = self.name {
-            name.parse().expect("the name of a framing")
+            name.parse().expect("the framing's name is valid")
         } else {
-            let width = u8::try_from(self.width).expect("at most 8");
+            let width = u8::try_from(self.width).expect("the width is at most 8 bytes");
             let mut field = LengthField::new(width)
                 .leading(&self.leading)
                 .adjustment(i64::try_from(self.adjustment).expect("the adjustment is small"));
@@ -294,7 +301,8 @@ impl Reference for Lengths {
     fn payload(&self, random: &mut Random) -> Vec<u8> {
         let len = self.kept_len() + streams::payload_len(random);
         let len = len.saturating_sub(random.below(2));
-        // `encode` overwrites the field of a kept header, so its content is arbitrary.
+        // The payload starts with a kept header of any content: `encode` overwrites its length
+        // field.
         streams::counting(len, random)
     }
 
@@ -305,7 +313,9 @@ impl Reference for Lengths {
         } else {
             (&self.leading[..], payload)
         };
-        // tokio-util writes no bytes before the field and expects no header in the payload.
+        // tokio-util does not write the bytes before the length field, and expects a payload
+        // without a header. Therefore the leading bytes are written here, and the header is
+        // removed.
         let mut buf = BytesMut::from(leading);
         let mut codec = self.codec(self.adjustment, LIMIT - self.kept_len());
         codec
@@ -324,9 +334,9 @@ impl Reference for Lengths {
         })
     }
 
-    /// The reference compares the field's value with the limit and with the adjusted maximum of the
-    /// field; this crate compares the delivered length. With a kept header, the reference accepts a
-    /// frame that ends within the header.
+    /// Returns true for two intended differences. The reference compares the field's value with the
+    /// limit and with the adjusted maximum of the field; this crate compares the delivered length.
+    /// If the header is kept, the reference accepts a frame that ends within the header.
     fn explains(&self, rest: &[u8], stopped: Stopped) -> bool {
         let Some(field) = rest.get(self.leading.len()..self.header_len()) else {
             return false;
@@ -371,7 +381,8 @@ fn length_fields_match_tokio_util() {
 /// `LinesCodec` of tokio-util.
 struct Lines;
 
-/// Placeholder for a line that is not UTF-8. The reference rejects it and continues after it.
+/// Placeholder for a line that is not UTF-8. The reference rejects the line and continues with the
+/// next line.
 const NOT_UTF_8: &[u8] = b"\xFF";
 
 impl Reference for Lines {
@@ -383,7 +394,8 @@ impl Reference for Lines {
         b"\n\r\n\r\t \0a".to_vec()
     }
 
-    /// The reference does not check payloads, so its encoding must decode to the payload again.
+    /// Encodes a payload. The reference does not check payloads, so the payload counts as rejected
+    /// if its encoding does not decode to the same payload.
     fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
         let mut buf = BytesMut::new();
         let line = str::from_utf8(payload).expect("the alphabet is ASCII");
@@ -416,7 +428,8 @@ impl Reference for Lines {
         }
     }
 
-    /// The reference includes the `\r` when it compares a line with the limit.
+    /// Returns true if only the `\r` makes the line too long. The reference counts the `\r` of a
+    /// line against the limit, and this crate does not.
     fn explains(&self, rest: &[u8], stopped: Stopped) -> bool {
         let len = rest.iter().position(|&byte| byte == b'\n');
         let line = &rest[..len.unwrap_or(rest.len())];
@@ -455,7 +468,8 @@ impl Reference for Delimiters {
         [&self.0[..], b"-"].concat()
     }
 
-    /// The reference does not check payloads, so its encoding must decode to the payload again.
+    /// Encodes a payload. The reference does not check payloads, so the payload counts as rejected
+    /// if its encoding does not decode to the same payload.
     fn encode(&self, payload: &[u8]) -> Option<Vec<u8>> {
         let mut buf = BytesMut::new();
         let text = str::from_utf8(payload).expect("the alphabet is ASCII");
@@ -489,7 +503,7 @@ fn one_byte_delimiters_match_tokio_util() {
     });
 }
 
-/// Varint lengths, read and written by the crate integer-encoding.
+/// Varint lengths before payloads, read and written by the crate integer-encoding.
 struct Varints;
 
 impl Reference for Varints {
@@ -515,7 +529,7 @@ impl Reference for Varints {
             match field {
                 None if is_cut => break,
                 Some((len, header_len)) if len <= LIMIT as u64 => {
-                    let len = usize::try_from(len).expect("within the limit");
+                    let len = usize::try_from(len).expect("the length is within the limit");
                     let Some(frame) = rest.get(header_len..header_len + len) else {
                         break;
                     };
@@ -529,7 +543,8 @@ impl Reference for Varints {
         seen
     }
 
-    /// The reference accepts a length in any form; this crate accepts only the shortest form.
+    /// Returns true if a length is not in its shortest form: the reference accepts the length, and
+    /// this crate does not.
     fn explains(&self, rest: &[u8], stopped: Stopped) -> bool {
         let field = u64::decode_var(rest);
         stopped == Stopped::Ours && field.is_some_and(|(len, bytes)| bytes > len.required_space())
@@ -549,7 +564,7 @@ struct Naive {
 }
 
 impl Naive {
-    /// Creates a reference; at random, it skips too long frames or fails on them.
+    /// Creates a reference that skips frames over the limit or fails on them, chosen at random.
     fn new(format: Format, alphabet: &[u8], random: &mut Random) -> Self {
         let skips = random.below(2) == 0;
         Self {
@@ -571,8 +586,8 @@ impl Naive {
         let header_len = field.header_len();
         field.adjustment = match random.below(4) {
             0 => 0,
-            1 => i64::try_from(field.following).expect("a short header"),
-            2 => -i64::try_from(header_len).expect("a short header"),
+            1 => i64::try_from(field.following).expect("the header is short"),
+            2 => -i64::try_from(header_len).expect("the header is short"),
             _ => [-20, -1, 1, i64::MIN, i64::MAX][random.below(5)],
         };
         field.strip = [header_len, 0, random.below(header_len + 4)][random.below(3)];
@@ -623,8 +638,10 @@ impl Reference for Naive {
             Format::HeaderBody(header_len) => {
                 let mut header = random.bytes(*header_len);
                 header[0] %= 4;
-                let body_len = naive::body_len(&header).expect("the header's unit is below four");
-                let len = usize::try_from(body_len).expect("a short body") + random.below(20) / 19;
+                let body_len =
+                    naive::body_len(&header).expect("the first byte of the header is below 4");
+                let len =
+                    usize::try_from(body_len).expect("the body is short") + random.below(20) / 19;
                 [header, streams::counting(len, random)].concat()
             }
             _ => payload(&self.alphabet, random),

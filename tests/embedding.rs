@@ -14,8 +14,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use unstick::{Config, Framing, Reactor};
 
-/// An edge-triggered outer loop. A wake-up that is lost is never repeated, so a test with a lost
-/// wake-up stalls.
+/// An edge-triggered outer loop. Its poll never repeats a lost wake-up, so a lost wake-up makes a
+/// test miss its deadline.
 struct Outer {
     poll: Poll,
     events: Events,
@@ -34,7 +34,8 @@ impl Outer {
         }
     }
 
-    /// Runs a turn when the descriptor is readable or `next_turn_in` has elapsed.
+    /// Runs a turn each time the descriptor becomes readable or `next_turn_in` elapses, until
+    /// `done` returns true.
     fn drive(&mut self, reactor: &mut Reactor<Probe>, done: impl Fn(&Reactor<Probe>) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         while !done(reactor) {
@@ -46,8 +47,10 @@ impl Outer {
             let wait = reactor.next_turn_in().unwrap_or(left).min(left);
             self.poll
                 .poll(&mut self.events, Some(wait))
-                .expect("the poll works");
-            reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+                .expect("polling succeeds");
+            reactor
+                .turn(Some(Duration::ZERO))
+                .expect("polling succeeds");
         }
     }
 }
@@ -56,7 +59,7 @@ impl Outer {
 fn outer_loop_on_the_descriptor_gets_every_frame() {
     const FRAMES: usize = 500;
     let mut config = Config::default();
-    // Every budget is small, so that each one ends a dispatch early.
+    // Every budget is small, so dispatches end with work left for a later turn.
     (
         config.frame_budget,
         config.read_budget_bytes,
@@ -83,7 +86,7 @@ fn outer_loop_on_the_descriptor_gets_every_frame() {
     assert_eq!(reactor.handler().frames().len(), 4 * FRAMES);
 }
 
-/// More sockets are ready than the initial list of events can hold.
+/// More sockets are ready at once than fit the initial event list of the reactor.
 #[test]
 fn more_ready_sockets_than_event_slots_are_all_handled() {
     const CLIENTS: usize = 300;
@@ -106,9 +109,13 @@ fn more_ready_sockets_than_event_slots_are_all_handled() {
 
 #[test]
 fn next_turn_in_lasts_until_the_next_timer() {
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let mut outer = Outer::around(&reactor);
-    assert_eq!(reactor.next_turn_in(), None, "no timer is set");
+    assert_eq!(
+        reactor.next_turn_in(),
+        None,
+        "without a timer, no turn is due"
+    );
     let after = Duration::from_millis(30);
     let started = Instant::now();
     reactor.with(|_, cx| cx.set_timer(after, 7));
@@ -119,11 +126,11 @@ fn next_turn_in_lasts_until_the_next_timer() {
         reactor.handler().count(is_timer) == 1
     });
     assert!(started.elapsed() >= after);
-    // The timer takes one turn, and two more if the poll returns a tick early. More turns would
-    // show a busy loop.
+    // The timer needs one turn, or up to three turns if the poll returns before the timer is due.
+    // More turns would mean a busy loop.
     assert!(
         reactor.stats().turns <= 3,
-        "{} turns",
+        "{} turns for one timer",
         reactor.stats().turns
     );
     assert_eq!(reactor.next_turn_in(), None);
@@ -140,15 +147,21 @@ fn next_turn_in_is_zero_after_a_send_between_turns() {
         panic!("the first event is not on_open");
     };
     assert_eq!(reactor.next_turn_in(), None);
-    reactor.with(|_, cx| cx.send(conn, b"hello").map(drop).expect("the id is open"));
+    reactor.with(|_, cx| {
+        cx.send(conn, b"hello")
+            .map(drop)
+            .expect("the connection is open")
+    });
     assert_eq!(reactor.next_turn_in(), Some(Duration::ZERO));
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
     assert_eq!(read_u32_frame(&mut stream), b"hello");
 }
 
 #[test]
 fn post_from_another_thread_wakes_the_outer_loop() {
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let mut outer = Outer::around(&reactor);
     let remote = reactor.remote();
     let poster = thread::spawn(move || {

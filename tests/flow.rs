@@ -9,7 +9,7 @@ use unstick::{Config, ConnId, Framing, Reactor};
 
 const TEN_LINES: &[u8] = b"0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n";
 
-/// A handler that grants each connection credit for `frames` frames in `on_open`.
+/// Returns a handler that grants each connection credit for `frames` frames in `on_open`.
 fn granting(frames: u64) -> Probe {
     Probe::new(move |cx, event| {
         if let Event::Open(conn, _) = event {
@@ -83,7 +83,7 @@ fn credit_granted_in_on_frame_applies_to_the_next_frame() {
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, TEN_LINES);
-    reactor.turn(Some(DEADLINE)).expect("the poll works");
+    reactor.turn(Some(DEADLINE)).expect("polling succeeds");
     assert_eq!(frame_count(&reactor), 10);
 }
 
@@ -124,7 +124,7 @@ fn first_grant_in_on_skipped_counts_from_the_next_frame() {
 
 #[test]
 fn credit_of_u64_max_removes_the_credit_limit() {
-    // The first case is one grant; the second is two grants whose sum saturates.
+    // The first case makes one grant; the second case makes two grants whose sum saturates.
     for grants in [&[u64::MAX][..], &[u64::MAX - 1, 2]] {
         let (mut reactor, addr) = listening(granting(0), Config::default(), Framing::line());
         let (mut client, conn) = open(&mut reactor, addr);
@@ -134,7 +134,7 @@ fn credit_of_u64_max_removes_the_credit_limit() {
         deposit(&mut reactor, &mut client, conn, TEN_LINES);
         idle(&mut reactor);
         assert_eq!(frame_count(&reactor), 10);
-        // The next grant starts a new limit.
+        // The next grant limits the credit again.
         grant(&mut reactor, conn, 1);
         deposit(&mut reactor, &mut client, conn, TEN_LINES);
         idle(&mut reactor);
@@ -184,13 +184,13 @@ fn end_of_stream_waits_for_frames_but_needs_no_credit() {
 
 #[test]
 fn credit_can_be_granted_while_connecting() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port is available");
     let addr = listener.local_addr().expect("the listener is bound");
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let conn = reactor.connect(addr, Framing::line(), ());
     reactor
         .with(|_, cx| cx.grant(conn, 2))
-        .expect("the id is valid");
+        .expect("the connection exists");
     let (mut server, _) = listener.accept().expect("the client connects");
     drive(&mut reactor, |reactor| reactor.stats().connected == 1);
     deposit(&mut reactor, &mut server, conn, TEN_LINES);
@@ -198,7 +198,8 @@ fn credit_can_be_granted_while_connecting() {
     assert_eq!(frame_count(&reactor), 2);
 }
 
-/// A connection without credit is not read, so the peer cannot complete its frame.
+/// A connection without credit is not read, so the peer cannot complete its frame. Therefore the
+/// frame deadline must not close the connection.
 #[test]
 fn frame_deadline_does_not_run_without_credit() {
     let timeout = Duration::from_millis(200);

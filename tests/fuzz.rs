@@ -1,4 +1,4 @@
-//! Runs the entry of each fuzz target over its committed corpus.
+//! Runs the entry function of each fuzz target with the inputs of its committed corpus.
 
 #[path = "fuzz/entries/lib.rs"]
 mod entries;
@@ -6,8 +6,9 @@ mod entries;
 use std::fs;
 use std::path::Path;
 
-/// Maximum number of files in a corpus. The corpus stays small enough to review.
+/// Maximum number of files in a corpus, which keeps the corpus small enough to review.
 const FILES_MAX: usize = 50;
+/// Maximum length of a corpus file, in bytes.
 const FILE_LEN_MAX: usize = 4096;
 
 #[test]
@@ -19,15 +20,19 @@ fn every_fuzz_entry_passes_its_corpus() {
         for file in folder {
             let path = file.expect("the folder can be read").path();
             let data = fs::read(&path).expect("the file can be read");
-            assert!(data.len() <= FILE_LEN_MAX, "{}", path.display());
-            // The path is printed so that a failure shows its input.
+            assert!(
+                data.len() <= FILE_LEN_MAX,
+                "{} is longer than {FILE_LEN_MAX} bytes",
+                path.display()
+            );
+            // This line makes the output of a failed test end with the input that failed.
             println!("{}", path.display());
             entry(&data);
             count += 1;
         }
         assert!(
             (1..=FILES_MAX).contains(&count),
-            "{name} has {count} corpus files"
+            "{name} has {count} corpus files, not 1 to {FILES_MAX}"
         );
     }
 }

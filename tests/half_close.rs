@@ -9,11 +9,11 @@ use std::thread;
 use common::{Event, Probe, drive, frame, listening};
 use unstick::{CloseReason, Config, ConnId, Framing, Reactor, SendError};
 
-/// Starts a peer that reads to the end of the stream, then sends three frames of 1 MiB.
-/// The thread returns the request.
-fn answer_after_the_end(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
+/// Starts a peer in a thread. The peer reads to the end of the stream, then sends three frames of
+/// 1 MiB. The thread returns the bytes that it read.
+fn spawn_peer_that_replies_after_fin(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a client connects");
+        let (mut stream, _) = listener.accept().expect("the reactor connects");
         stream
             .set_read_timeout(Some(common::DEADLINE))
             .expect("a timeout can be set");
@@ -30,7 +30,7 @@ fn answer_after_the_end(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
     })
 }
 
-fn request_and_end(reactor: &mut Reactor<Probe>, conn: ConnId) {
+fn send_request_and_half_close(reactor: &mut Reactor<Probe>, conn: ConnId) {
     reactor.with(|_, cx| {
         assert!(cx.send(conn, &[7; 100_000]).is_ok());
         cx.half_close(conn).expect("the connection is open");
@@ -38,7 +38,7 @@ fn request_and_end(reactor: &mut Reactor<Probe>, conn: ConnId) {
     });
 }
 
-fn assert_answered(reactor: &Reactor<Probe>, request: &[u8]) {
+fn assert_reply_received(reactor: &Reactor<Probe>, request: &[u8]) {
     let probe = reactor.handler();
     assert!(request == frame("u32", &[7; 100_000]));
     let frames = probe.frames();
@@ -65,34 +65,34 @@ fn assert_answered(reactor: &Reactor<Probe>, request: &[u8]) {
 
 #[test]
 fn half_close_sends_fin_and_still_receives_the_answer() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
     let addr = listener.local_addr().expect("the listener is bound");
-    let peer = answer_after_the_end(listener);
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let peer = spawn_peer_that_replies_after_fin(listener);
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let conn = reactor.connect(addr, Framing::length_u32(), ());
     drive(&mut reactor, |reactor| reactor.stats().connected == 1);
-    request_and_end(&mut reactor, conn);
+    send_request_and_half_close(&mut reactor, conn);
     drive(&mut reactor, |reactor| {
         !reactor.handler().closes().is_empty()
     });
-    assert_answered(&reactor, &peer.join().expect("the peer does not panic"));
+    assert_reply_received(&reactor, &peer.join().expect("the peer does not panic"));
 }
 
 #[test]
 fn half_close_while_connecting_takes_effect_once_connected() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
     let addr = listener.local_addr().expect("the listener is bound");
-    let peer = answer_after_the_end(listener);
-    let mut reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let peer = spawn_peer_that_replies_after_fin(listener);
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let conn = reactor.connect(addr, Framing::length_u32(), ());
-    request_and_end(&mut reactor, conn);
+    send_request_and_half_close(&mut reactor, conn);
     drive(&mut reactor, |reactor| {
         !reactor.handler().closes().is_empty()
     });
-    assert_answered(&reactor, &peer.join().expect("the peer does not panic"));
+    assert_reply_received(&reactor, &peer.join().expect("the peer does not panic"));
 }
 
-/// The peer half-closes first. The handler keeps the connection open and answers later.
+/// The peer half-closes first. The handler keeps the connection open and sends a reply later.
 #[test]
 fn half_closed_peer_can_be_answered_later() {
     let mut probe = Probe::silent();
@@ -116,7 +116,7 @@ fn half_closed_peer_can_be_answered_later() {
     for _ in 0..3 {
         reactor
             .turn(Some(std::time::Duration::ZERO))
-            .expect("the poll works");
+            .expect("polling succeeds");
     }
     reactor.with(|_, cx| {
         assert!(cx.send(conn, b"a late answer").is_ok());
@@ -126,7 +126,7 @@ fn half_closed_peer_can_be_answered_later() {
         !reactor.handler().closes().is_empty()
     });
     assert_eq!(common::read_u32_frame(&mut client), b"a late answer");
-    assert_eq!(client.read(&mut [0]).expect("an end of stream"), 0);
+    assert_eq!(client.read(&mut [0]).expect("the server ends its side"), 0);
     assert!(matches!(
         reactor.handler().closes()[0].1.reason,
         CloseReason::Peer

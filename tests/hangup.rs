@@ -1,5 +1,5 @@
 //! Hangups of connections that are not read (paused or without credit). A FIN or reset is reported
-//! at once, and the frames sent before it are not lost.
+//! at once, and the frames before the FIN or reset are not lost.
 
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
@@ -11,7 +11,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use common::{Event, Probe, deposit, drive, idle, is_io, listening, open, reset};
 use unstick::{CloseReason, Config, ConnId, Framing, Hangup, Reactor, SendError};
 
-/// The reason that a connection is not read.
+/// Reason why a connection is not read.
 #[derive(Clone, Copy)]
 enum Stop {
     Pause,
@@ -36,7 +36,8 @@ impl Stop {
         listening(self.probe(), Config::default(), Framing::line())
     }
 
-    fn end(self, reactor: &mut Reactor<Probe>, conn: ConnId) {
+    /// Lets the reactor read the connection again: resumes the connection or grants credit.
+    fn resume_reading(self, reactor: &mut Reactor<Probe>, conn: ConnId) {
         let ended = reactor.with(|_, cx| match self {
             Self::Pause => cx.resume(conn),
             Self::Credit => cx.grant(conn, 100),
@@ -63,7 +64,7 @@ fn drive_to_close(reactor: &mut Reactor<Probe>) {
     drive(reactor, |reactor| reactor.stats().closed == 1);
 }
 
-fn end_side(client: &TcpStream) {
+fn send_fin(client: &TcpStream) {
     client
         .shutdown(Shutdown::Write)
         .expect("the connection is open");
@@ -81,7 +82,11 @@ fn reset_closes_an_unread_connection_without_pending_bytes() {
             is_io(&closed.reason, ErrorKind::ConnectionReset),
             "{closed:?}"
         );
-        assert_eq!(hangups(&reactor), [], "on_close already reports the reset");
+        assert_eq!(
+            hangups(&reactor),
+            [],
+            "on_hangup is not called, because on_close reports the reset"
+        );
     }
 }
 
@@ -97,10 +102,14 @@ fn on_hangup_reports_reset_at_once_and_frames_before_it_wait() {
         let refused = reactor.with(|_, cx| cx.send(conn, b"answer"));
         assert!(matches!(refused, Err(SendError::Closing)), "{refused:?}");
         idle(&mut reactor);
-        assert_eq!(reactor.stats().closed, 0, "two frames are pending");
+        assert_eq!(
+            reactor.stats().closed,
+            0,
+            "the connection stays open while frames are pending"
+        );
         assert_eq!(reactor.stats().reads, 0);
 
-        stop.end(&mut reactor, conn);
+        stop.resume_reading(&mut reactor, conn);
         drive_to_close(&mut reactor);
         assert_eq!(reactor.handler().frames(), [b"1", b"2"]);
         let closed = reactor.handler().only_close();
@@ -135,7 +144,7 @@ fn on_hangup_reports_fin_without_a_read() {
             let (mut reactor, addr) = stop.listening();
             let (mut client, conn) = open(&mut reactor, addr);
             deposit(&mut reactor, &mut client, conn, sent);
-            end_side(&client);
+            send_fin(&client);
             drive_to_hangups(&mut reactor, 1);
             assert_eq!(hangups(&reactor), [Hangup::Ended]);
             assert_eq!(reactor.stats().reads, 0);
@@ -146,10 +155,12 @@ fn on_hangup_reports_fin_without_a_read() {
             assert_eq!(hangups(&reactor).len(), 1, "on_hangup runs once");
             assert_eq!(reactor.stats().closed, 0);
 
-            stop.end(&mut reactor, conn);
+            stop.resume_reading(&mut reactor, conn);
             drive_to_close(&mut reactor);
             let mut answer = Vec::new();
-            client.read_to_end(&mut answer).expect("a FIN, no reset");
+            client
+                .read_to_end(&mut answer)
+                .expect("the reactor sends a FIN, not a reset");
             assert_eq!(answer, b"answer\n");
             let frames = sent.split_inclusive(|byte| *byte == b'\n').count();
             assert_eq!(reactor.handler().frames().len(), frames);
@@ -159,17 +170,19 @@ fn on_hangup_reports_fin_without_a_read() {
     }
 }
 
-/// The FIN arrives before the handler pauses, so no further event reports it.
+/// The FIN arrives before the handler pauses, so the poll reports no further event for the FIN.
 #[test]
 fn on_hangup_reports_fin_received_before_the_pause() {
     let probe = Probe::new(|cx, event| match event {
-        Event::Frame(conn, frame) if frame == b"1" => cx.pause(*conn).expect("it is open"),
+        Event::Frame(conn, frame) if frame == b"1" => {
+            cx.pause(*conn).expect("the connection is open")
+        }
         _ => {}
     });
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, b"1\n2\n");
-    end_side(&client);
+    send_fin(&client);
     drop(client);
     drive_to_hangups(&mut reactor, 1);
     assert_eq!(reactor.handler().frames(), [b"1"]);
@@ -190,7 +203,7 @@ fn both_sides_half_closed_closes_without_a_resume() {
             .expect("the connection is open");
         idle(&mut reactor);
         assert_eq!(reactor.stats().closed, 0);
-        end_side(&client);
+        send_fin(&client);
         drive_to_close(&mut reactor);
         let closed = reactor.handler().only_close();
         assert!(matches!(closed.reason, CloseReason::Local), "{closed:?}");
@@ -206,11 +219,11 @@ fn both_sides_half_closed_keeps_pending_frames_for_resume() {
             .with(|_, cx| cx.half_close(conn))
             .expect("the connection is open");
         deposit(&mut reactor, &mut client, conn, b"1\n2\n");
-        end_side(&client);
+        send_fin(&client);
         drive_to_hangups(&mut reactor, 1);
         idle(&mut reactor);
         assert_eq!(reactor.stats().closed, 0);
-        stop.end(&mut reactor, conn);
+        stop.resume_reading(&mut reactor, conn);
         drive_to_close(&mut reactor);
         assert_eq!(reactor.handler().frames(), [b"1", b"2"]);
     }
@@ -221,7 +234,7 @@ fn fin_then_reset_are_two_hangups() {
     let (mut reactor, addr) = Stop::Pause.listening();
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, b"1\n");
-    end_side(&client);
+    send_fin(&client);
     drive_to_hangups(&mut reactor, 1);
     reset(client);
     drive_to_hangups(&mut reactor, 2);
@@ -258,7 +271,7 @@ fn connection_that_is_read_gets_no_on_hangup() {
         if is_reset {
             reset(client);
         } else {
-            end_side(&client);
+            send_fin(&client);
             drop(client);
         }
         drive_to_close(&mut reactor);
@@ -267,14 +280,14 @@ fn connection_that_is_read_gets_no_on_hangup() {
     }
 }
 
-/// A refused connect raises the same poll event as a hangup.
+/// A refused connect raises the same poll event as a hangup, but must not cause `on_hangup`.
 #[test]
 fn refused_first_address_is_no_hangup() {
     for stop in STOPS {
         let (_socket, refusing) = common::refusing();
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
         let addr = listener.local_addr().expect("the listener is bound");
-        let mut reactor = Reactor::new(stop.probe()).expect("a reactor");
+        let mut reactor = Reactor::new(stop.probe()).expect("the reactor is created");
         let conn = reactor.connect(&[refusing, addr][..], Framing::line(), ());
         drive(&mut reactor, |reactor| reactor.stats().connected == 1);
         let (mut peer, _) = listener.accept().expect("the client has connected");
@@ -283,7 +296,7 @@ fn refused_first_address_is_no_hangup() {
         let events = reactor.stats().events;
         drive(&mut reactor, |reactor| reactor.stats().events > events);
         assert_eq!(hangups(&reactor), []);
-        stop.end(&mut reactor, conn);
+        stop.resume_reading(&mut reactor, conn);
         drive(&mut reactor, |reactor| {
             reactor.handler().frames() == [b"hello"]
         });

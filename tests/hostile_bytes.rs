@@ -11,11 +11,12 @@ use unstick::{Codec, Deframer, FrameError, Framing, LengthField, Out, Step};
 use common::{FRAMINGS, Random};
 use streams::{deframe, frame, garbage, mutate, payload, pieces};
 
-/// Memory of a deframer beyond the bytes received, in bytes: spare capacity for one read after a
-/// partial frame, rounded up, and the old buffer during growth.
+/// Maximum memory of a deframer that is independent of the bytes received, in bytes. It consists of
+/// spare capacity for one read after a partial frame, rounded up, and the old buffer during growth.
 const BASE_BYTES: u64 = 3 * 8 * 1024;
-/// Maximum memory per byte received: the bytes and spare capacity for four times as many, rounded
-/// up to a power of two, and the old buffer during growth.
+/// Maximum memory of a deframer per byte received, in bytes. A buffer contains the bytes and spare
+/// capacity of four times their length, rounded up to a power of two. During growth, the old buffer
+/// exists too.
 const GROWTH_MAX: u64 = 15;
 
 /// Returns every framing with each length limit, and the bytes with a meaning in that framing.
@@ -25,7 +26,7 @@ fn framings() -> Vec<(Framing, &'static [u8])> {
         .filter(|name| name.starts_with('u'))
         .map(|name| {
             (
-                name.parse().expect("the name of a framing"),
+                name.parse().expect("the framing's name is valid"),
                 &b"\0\0\0\0\x01\x02\x7F\xFF"[..],
             )
         })
@@ -135,7 +136,7 @@ fn stream(framing: &Framing, alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     stream
 }
 
-/// [`deframe`] limits the number of calls, which detects a loop without progress.
+/// [`deframe`] fails after too many calls, so a loop without progress fails the test.
 #[test]
 fn hostile_bytes_never_panic_or_loop_a_deframer() {
     for (framing, alphabet) in framings() {
@@ -178,7 +179,7 @@ fn deframer_memory_is_bounded_by_the_bytes_received() {
             });
             assert!(
                 used.bytes_max <= BASE_BYTES + GROWTH_MAX * stream.len() as u64,
-                "{framing:?}, seed {seed}: {} bytes for {}",
+                "{framing:?}, seed {seed}: {} bytes of memory for {} received bytes",
                 used.bytes_max,
                 stream.len(),
             );
@@ -186,7 +187,7 @@ fn deframer_memory_is_bounded_by_the_bytes_received() {
     }
 }
 
-/// Feeds a header with a very large length, then asks for spare capacity.
+/// The deframer gets a header with a very large length. Then the test requests spare capacity.
 #[test]
 fn large_claimed_length_allocates_no_memory() {
     let headers: [(Framing, &[u8]); 5] = [
@@ -199,7 +200,7 @@ fn large_claimed_length_allocates_no_memory() {
             b"x",
         ),
     ];
-    // The other lengths do not fit a 32-bit `usize`.
+    // Only the first length fits a 32-bit `usize`.
     let count = if usize::BITS < 64 { 1 } else { 5 };
     for (framing, header) in headers.into_iter().take(count) {
         let framing = framing.frame_len_max(usize::MAX);
@@ -214,7 +215,9 @@ fn large_claimed_length_allocates_no_memory() {
             );
             assert!(!deframer.spare_capacity_mut().is_empty());
             assert_eq!(
-                deframer.last_frame().expect("no error for a partial frame"),
+                deframer
+                    .last_frame()
+                    .expect("a partial frame at the end is not an error"),
                 None
             );
         });

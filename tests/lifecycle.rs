@@ -19,12 +19,12 @@ use unstick::{
 
 const MIB: usize = 1 << 20;
 
-fn short(framed: &str) -> Vec<u8> {
-    frame("u32", framed.as_bytes())
+fn text_frame(text: &str) -> Vec<u8> {
+    frame("u32", text.as_bytes())
 }
 
-/// Returns `wanted`, or fewer if the descriptor limit is lower. Both ends of each connection are in
-/// this process.
+/// Returns the number of clients to use: `wanted`, or fewer if the descriptor limit is too low.
+/// Each client needs two descriptors, because both ends of its connection are in this process.
 fn clients_max(wanted: usize) -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits
@@ -41,15 +41,15 @@ fn clients_max(wanted: usize) -> usize {
     count
 }
 
-/// Every connection has a frame pending before the first turn. By the second burst the list of
-/// events has grown, so a few turns handle all connections.
+/// All clients send a frame before the next turn, in each of two bursts. The event list of the
+/// reactor grows during the first burst, so a few turns handle the second burst.
 #[test]
 fn five_thousand_active_connections_are_all_echoed() {
     let count = clients_max(5000);
     let (mut reactor, first) = listening(Probe::echo(), Config::default(), Framing::length_u32());
     let second = reactor
         .listen("127.0.0.1:0", Framing::length_u32())
-        .expect("a free port");
+        .expect("a free port is available");
     let second = reactor
         .local_inet_addr(second)
         .expect("the socket is bound");
@@ -60,7 +60,7 @@ fn five_thousand_active_connections_are_all_echoed() {
         let turns_before = reactor.stats().turns;
         for (index, client) in clients.iter_mut().enumerate() {
             client
-                .write_all(&short(&format!("{round}: {index}")))
+                .write_all(&text_frame(&format!("{round}: {index}")))
                 .expect("the kernel accepts the bytes");
         }
         let frames = round * count as u64;
@@ -68,7 +68,7 @@ fn five_thousand_active_connections_are_all_echoed() {
         let turns = reactor.stats().turns - turns_before;
         assert!(
             round == 1 || turns <= 10,
-            "{turns} turns for one burst of frames"
+            "the second burst of frames took {turns} turns"
         );
         for (index, client) in clients.iter_mut().enumerate() {
             let echo = read_u32_frame(client);
@@ -77,8 +77,8 @@ fn five_thousand_active_connections_are_all_echoed() {
     }
 }
 
-/// A handler that echoes and stores the first frame in the session. In `on_open` it uses the id of
-/// every closed connection, and checks that each call reports it closed.
+/// A handler that echoes frames, and stores the first frame in the session. In `on_open`, it uses
+/// the ids of closed connections, and checks that each call reports a closed connection.
 #[derive(Default)]
 struct StaleIdChecker {
     closed: Vec<ConnId>,
@@ -117,14 +117,20 @@ impl Handler for StaleIdChecker {
             assert_eq!(cx.resume(closed), Err(Gone));
             assert_eq!(cx.reframe(closed, Framing::raw()), Err(Gone));
             assert_eq!(cx.peer_addr(closed), Err(Gone));
-            cx.peer_inet_addr(closed).expect_err("closed");
+            cx.peer_inet_addr(closed)
+                .expect_err("the connection is closed");
             assert_eq!(cx.queued_bytes(closed), Err(Gone));
             assert_eq!(cx.conn_stats(closed), Err(Gone));
             assert!(cx.session(closed).is_none());
             assert!(cx.with_session(closed, |_, _| ()).is_none());
-            let error = cx.socket_options(closed).map(|_| ()).expect_err("closed");
+            let error = cx
+                .socket_options(closed)
+                .map(|_| ())
+                .expect_err("the connection is closed");
             assert_eq!(error.kind(), ErrorKind::NotConnected);
-            let error = cx.local_inet_addr(closed).expect_err("closed");
+            let error = cx
+                .local_inet_addr(closed)
+                .expect_err("the connection is closed");
             assert_eq!(error.kind(), ErrorKind::NotConnected);
             cx.close(closed);
             cx.abort(closed);
@@ -153,7 +159,7 @@ fn ids_of_closed_connections_never_reach_a_reused_slot() {
     for number in 0..CONNECTIONS {
         let mut client = server.connect();
         client
-            .write_all(&short(&number.to_string()))
+            .write_all(&text_frame(&number.to_string()))
             .expect("the server reads");
         open.push((number.to_string(), client));
         if open.len() == 8 {
@@ -164,7 +170,7 @@ fn ids_of_closed_connections_never_reach_a_reused_slot() {
                 round_trip(&mut client, number.as_bytes()),
                 number.as_bytes()
             );
-            // A reset leaves no port in TIME-WAIT.
+            // A reset leaves no port in TIME-WAIT, so the test does not run out of ports.
             reset(client);
         }
     }
@@ -176,7 +182,7 @@ fn ids_of_closed_connections_never_reach_a_reused_slot() {
     );
     assert!(
         handler.checks > CONNECTIONS as u64 / 2,
-        "{}",
+        "only {} ids of closed connections were used",
         handler.checks
     );
 }
@@ -192,7 +198,9 @@ fn connections_max_refuses_and_counts_the_next_connection() {
     }
     let mut refused = server.connect();
     assert_eq!(
-        refused.read(&mut [0]).expect("an end of stream, no reset"),
+        refused
+            .read(&mut [0])
+            .expect("the server sends a FIN, not a reset"),
         0,
         "the refused connection is closed at once"
     );
@@ -205,8 +213,8 @@ fn connections_max_refuses_and_counts_the_next_connection() {
         .shutdown(Shutdown::Write)
         .expect("the client is connected");
     let mut leaving = leaving;
-    assert_eq!(leaving.read(&mut [0]).expect("an end of stream"), 0);
-    // The slot is free after `on_close`, at the end of that turn.
+    assert_eq!(leaving.read(&mut [0]).expect("the server ends its side"), 0);
+    // The slot becomes free at the end of the turn, after `on_close`.
     let mut next = server.connect();
     assert_eq!(round_trip(&mut next, b"in its place"), b"in its place");
     drop((accepted, next, refused));
@@ -214,8 +222,8 @@ fn connections_max_refuses_and_counts_the_next_connection() {
     assert_eq!((stats.accepted, stats.refused), (4, 1));
 }
 
-/// A duplicate keeps the socket open after the reactor has closed its own descriptor. The reactor
-/// gets no event of it.
+/// A duplicate descriptor keeps a socket open after the reactor has closed its own descriptor. The
+/// reactor must not get events of this socket.
 #[test]
 fn duplicate_descriptors_of_closed_sockets_give_no_event() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
@@ -225,13 +233,21 @@ fn duplicate_descriptors_of_closed_sockets_give_no_event() {
     else {
         panic!("the first event is not on_open");
     };
-    let udp = reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    let udp = reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
     let udp_addr = reactor.local_inet_addr(udp).expect("the socket is bound");
     let duplicates = reactor.with(|_, cx| {
         let duplicates = [
-            cx.socket_options(conn).expect("open").try_clone(),
-            cx.socket_options(listener).expect("open").try_clone(),
-            cx.socket_options(udp).expect("open").try_clone(),
+            cx.socket_options(conn)
+                .expect("the connection is open")
+                .try_clone(),
+            cx.socket_options(listener)
+                .expect("the listener is open")
+                .try_clone(),
+            cx.socket_options(udp)
+                .expect("the socket is open")
+                .try_clone(),
         ];
         cx.abort(conn);
         cx.close_listener(listener);
@@ -244,14 +260,14 @@ fn duplicate_descriptors_of_closed_sockets_give_no_event() {
     let before = reactor.stats();
     client
         .write_all(b"no event")
-        .expect("the duplicate keeps it open");
+        .expect("the duplicate keeps the socket open");
     let second = common::client(addr);
     UdpSocket::bind("127.0.0.1:0")
         .and_then(|udp| udp.send_to(b"no event", udp_addr))
         .expect("the kernel accepts the bytes");
     reactor
         .turn(Some(Duration::from_millis(100)))
-        .expect("the poll works");
+        .expect("polling succeeds");
     assert_eq!(reactor.stats().events, before.events);
     drop((duplicates, second));
 }
@@ -265,7 +281,9 @@ fn drive_to_closed<H: Handler>(reactor: &mut Reactor<H>, count: u64) {
 fn child_process_inherits_no_descriptor() {
     use std::process::{Command, Stdio};
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
-    reactor.bind_udp("127.0.0.1:0").expect("a free port");
+    reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
     reactor.connect(addr, Framing::raw(), ());
     drive(&mut reactor, |reactor| {
         reactor.stats().accepted + reactor.stats().connected == 2
@@ -274,20 +292,20 @@ fn child_process_inherits_no_descriptor() {
         .args(["-l", "/proc/self/fd"])
         .stdin(Stdio::null())
         .output()
-        .expect("ls runs");
+        .expect("ls can be started");
     let list = String::from_utf8_lossy(&output.stdout);
     assert!(
         list.contains("/proc/"),
-        "ls lists its own descriptors: {list}"
+        "ls did not list its own descriptors: {list}"
     );
     assert!(
         !list.contains("socket:") && !list.contains("anon_inode"),
-        "{list}"
+        "ls inherited a descriptor: {list}"
     );
 }
 
 /// Connections end in every way: FIN or reset of the peer, failed connect, graceful shutdown, and
-/// shutdown deadline. At the shutdown some are open and some are still connecting.
+/// shutdown deadline. At the shutdown, some connections are open and some are still connecting.
 #[test]
 fn on_close_comes_once_and_last_for_every_connection() {
     const EACH: usize = 10;
@@ -322,9 +340,9 @@ fn on_close_comes_once_and_last_for_every_connection() {
     for event in &probe.events {
         let conn = match event {
             Event::Open(conn, _) | Event::HalfClose(conn) | Event::Close(conn, _) => conn,
-            event => panic!("{event:?}"),
+            event => panic!("unexpected callback {event:?}"),
         };
-        assert!(!reasons.contains_key(conn), "{event:?} after on_close");
+        assert!(!reasons.contains_key(conn), "{event:?} came after on_close");
         if let Event::Close(conn, closed) = event {
             reasons.insert(*conn, &closed.reason);
         }
@@ -339,7 +357,7 @@ fn on_close_comes_once_and_last_for_every_connection() {
     assert_eq!(count(|reason| matches!(reason, CloseReason::Io(_))), EACH);
     let failed = count(|reason| matches!(reason, CloseReason::ConnectFailed(_)));
     assert_eq!(failed, 2 * EACH);
-    // Two groups end as closed by this side: connections whose peers closed during the shutdown,
+    // Two groups end with `CloseReason::Local`: connections whose peers closed during the shutdown,
     // and connections that were still connecting.
     assert_eq!(
         count(|reason| matches!(reason, CloseReason::Local)),
@@ -351,7 +369,7 @@ fn on_close_comes_once_and_last_for_every_connection() {
     );
 }
 
-/// A handler that answers each frame with 1 MiB; the kernel's send buffer is much smaller.
+/// Returns a handler that replies to each frame with 1 MiB, and sets a much smaller send buffer.
 fn megabyte_per_frame() -> Probe {
     Probe::new(|cx, event| match event {
         Event::Open(conn, _) => cx
@@ -365,14 +383,15 @@ fn megabyte_per_frame() -> Probe {
     })
 }
 
-/// Returns a reactor with 1 MiB pending for each of 100 clients, which have not read anything yet.
+/// Returns a reactor and 100 clients that have not read anything. The reactor has queued 1 MiB of
+/// output for each client.
 fn with_megabytes_pending() -> (Reactor<Probe>, Vec<TcpStream>) {
     let framing = Framing::length_u32();
     let (mut reactor, addr) = listening(megabyte_per_frame(), Config::default(), framing);
     let mut clients: Vec<_> = (0..100).map(|_| client(addr)).collect();
     for client in &mut clients {
         client
-            .write_all(&short("go"))
+            .write_all(&text_frame("go"))
             .expect("the kernel accepts the bytes");
     }
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 100);
@@ -380,7 +399,7 @@ fn with_megabytes_pending() -> (Reactor<Probe>, Vec<TcpStream>) {
     let written = reactor.stats().written_bytes;
     assert!(
         written < 50 * MIB as u64,
-        "the kernel took too much: {written} bytes"
+        "only a small part of the output stays queued: the kernel accepted {written} bytes"
     );
     (reactor, clients)
 }
@@ -392,13 +411,15 @@ fn shutdown_delivers_queued_output_to_reading_peers() {
     let reader = std::thread::spawn(move || {
         for mut client in clients {
             let mut got = Vec::new();
-            client.read_to_end(&mut got).expect("no reset");
+            client
+                .read_to_end(&mut got)
+                .expect("the server sends a FIN, not a reset");
             assert_eq!(got.len(), MIB + 4);
         }
     });
     reactor.with(|_, cx| cx.shutdown(DEADLINE));
-    // Returns once all connections are closed.
-    reactor.run().expect("the poll works");
+    // `run` returns when all connections are closed.
+    reactor.run().expect("polling succeeds");
     assert!(reactor.is_shut_down());
     reader.join().expect("every client got all its bytes");
     assert_eq!(reactor.stats().unsent_bytes, 0);
@@ -418,7 +439,7 @@ fn shutdown_deadline_aborts_and_counts_unsent_bytes() {
     let (mut reactor, mut clients) = with_megabytes_pending();
     let started = Instant::now();
     reactor.with(|_, cx| cx.shutdown(Duration::from_millis(100)));
-    reactor.run().expect("the poll works");
+    reactor.run().expect("polling succeeds");
     assert!(started.elapsed() >= Duration::from_millis(100));
     let probe = reactor.handler();
     assert_eq!(probe.closes().len(), 100);
@@ -432,12 +453,14 @@ fn shutdown_deadline_aborts_and_counts_unsent_bytes() {
         assert_eq!(total, MIB as u64 + 4, "{conn}");
     }
     for client in &mut clients {
-        let error = client.read_to_end(&mut Vec::new()).expect_err("a reset");
+        let error = client
+            .read_to_end(&mut Vec::new())
+            .expect_err("the server resets the connection");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
 }
 
-/// A handler that reconnects in every `on_close`, without a limit.
+/// A handler that connects again in every `on_close`, without a limit.
 struct Reconnecting {
     addr: SocketAddr,
     failures: u64,
@@ -449,7 +472,7 @@ impl Handler for Reconnecting {
     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: (), closed: Closed) {
-        // The connect failed, or the shutdown ended the connection.
+        // Either the connect failed, or the shutdown ended the connection.
         let is_expected = matches!(
             closed.reason,
             CloseReason::ConnectFailed(_) | CloseReason::Local
@@ -463,7 +486,8 @@ impl Handler for Reconnecting {
 #[test]
 fn shutdown_ends_if_on_close_always_reconnects() {
     let (_held, addr) = common::refusing();
-    let mut reactor = Reactor::new(Reconnecting { addr, failures: 0 }).expect("a reactor");
+    let mut reactor =
+        Reactor::new(Reconnecting { addr, failures: 0 }).expect("the reactor is created");
     reactor.connect(addr, Framing::raw(), ());
     drive(&mut reactor, |reactor| reactor.handler().failures >= 3);
     reactor.with(|_, cx| cx.shutdown(Duration::from_millis(20)));
@@ -477,30 +501,33 @@ fn opening_a_socket_fails_after_shutdown() {
     let (_held, _) = common::open(&mut reactor, addr);
     reactor.with(|_, cx| {
         cx.shutdown(DEADLINE);
-        let refused = |error: std::io::Error| assert_eq!(error.kind(), ErrorKind::Other, "{error}");
-        refused(
+        let assert_refused =
+            |error: std::io::Error| assert_eq!(error.kind(), ErrorKind::Other, "{error}");
+        assert_refused(
             cx.listen("127.0.0.1:0", Framing::raw())
                 .expect_err("a shutdown has begun"),
         );
-        refused(
+        assert_refused(
             cx.bind_udp("127.0.0.1:0")
                 .expect_err("a shutdown has begun"),
         );
-        let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        refused(cx.adopt_udp(udp).expect_err("a shutdown has begun"));
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        refused(
+        let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+        assert_refused(cx.adopt_udp(udp).expect_err("a shutdown has begun"));
+        let listener =
+            std::net::TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+        assert_refused(
             cx.adopt_listener(listener, Framing::raw())
                 .expect_err("a shutdown has begun"),
         );
         #[cfg(unix)]
         {
-            refused(
+            assert_refused(
                 cx.bind_unix_datagram(None)
                     .expect_err("a shutdown has begun"),
             );
-            let (one, _other) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
-            refused(
+            let (one, _other) =
+                std::os::unix::net::UnixDatagram::pair().expect("the socket pair is created");
+            assert_refused(
                 cx.adopt_unix_datagram(one)
                     .expect_err("a shutdown has begun"),
             );
@@ -520,9 +547,9 @@ fn run_after_stop_keeps_all_connections() {
     let mut client = client(addr);
     for round in 1..=3 {
         client
-            .write_all(&short("ping"))
+            .write_all(&text_frame("ping"))
             .expect("the kernel accepts the bytes");
-        reactor.run().expect("the poll works");
+        reactor.run().expect("polling succeeds");
         assert_eq!(reactor.stats().frames_in, round);
         // The echo was written before `run` returned.
         assert_eq!(read_u32_frame(&mut client), b"ping");
@@ -533,16 +560,16 @@ fn run_after_stop_keeps_all_connections() {
 
 #[test]
 fn post_to_a_dropped_reactor_returns_the_closure() {
-    let reactor = Reactor::new(Probe::silent()).expect("a reactor");
+    let reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let remote = reactor.remote();
     let (queued, receiver) = mpsc::channel::<u8>();
     remote
-        .post(move |_, _| queued.send(1).expect("the closure does not run"))
+        .post(move |_, _| queued.send(1).expect("the receiver is open"))
         .expect("the reactor is open");
     drop(reactor);
     let error = receiver
         .recv_timeout(DEADLINE)
-        .expect_err("the closure was dropped");
+        .expect_err("the closure and its sender were dropped");
     assert_eq!(error, mpsc::RecvTimeoutError::Disconnected);
 
     let (sender, receiver) = mpsc::channel();
@@ -552,11 +579,11 @@ fn post_to_a_dropped_reactor_returns_the_closure() {
     };
     remote
         .shutdown(Duration::ZERO)
-        .expect("shutdown of a dropped reactor is no error");
+        .expect("shutting down a dropped reactor is not an error");
 
     // The returned closure still works: another reactor runs it.
-    let mut another = Reactor::new(Probe::silent()).expect("a reactor");
+    let mut another = Reactor::new(Probe::silent()).expect("the reactor is created");
     another.remote().post(task).expect("the queue has space");
-    another.turn(Some(DEADLINE)).expect("the poll works");
+    another.turn(Some(DEADLINE)).expect("polling succeeds");
     assert_eq!(receiver.recv_timeout(DEADLINE), Ok("back"));
 }

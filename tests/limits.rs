@@ -27,8 +27,7 @@ fn drained_count(reactor: &Reactor<Probe>) -> usize {
         .count(|event| matches!(event, Event::Drained(_)))
 }
 
-/// Number of connections; both ends fit a limit of 1,024 descriptors. The memory of each is counted
-/// exactly.
+/// Number of connections. The descriptors of both ends fit a limit of 1,024.
 const CONNECTIONS: usize = 400;
 
 #[test]
@@ -38,7 +37,7 @@ fn header_of_the_largest_frame_allocates_no_frame_buffer() {
     let mut clients: Vec<TcpStream> = (0..CONNECTIONS).map(|_| client(addr)).collect();
     let all = CONNECTIONS as u64;
     drive(&mut reactor, |reactor| reactor.stats().accepted == all);
-    let header = u32::try_from(Framing::FRAME_LEN_MAX).expect("1 MiB");
+    let header = u32::try_from(Framing::FRAME_LEN_MAX).expect("the limit of 1 MiB fits a u32");
     let grown = allocation_counter::measure(|| {
         for client in &mut clients {
             client
@@ -49,11 +48,15 @@ fn header_of_the_largest_frame_allocates_no_frame_buffer() {
             reactor.stats().read_bytes == 4 * all
         });
     });
-    assert_eq!(reactor.stats().closed, 0, "the length is within the limit");
+    assert_eq!(
+        reactor.stats().closed,
+        0,
+        "a length within the limit closes no connection"
+    );
     let each = grown.bytes_max / all;
     assert!(
         each <= 256,
-        "{each} bytes of memory for a header of 4 bytes"
+        "{each} bytes of memory per connection for a header of 4 bytes"
     );
 }
 
@@ -62,7 +65,7 @@ fn length_over_frame_len_max_closes_after_the_header() {
     for name in [
         "u8", "u16", "u24", "u32", "u64", "u16-le", "u24-le", "u32-le", "u64-le",
     ] {
-        let framing: Framing = name.parse().expect("the name of a framing");
+        let framing: Framing = name.parse().expect("the framing's name is valid");
         let framing = framing.frame_len_max(200);
         let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
         let (mut client, conn) = open(&mut reactor, addr);
@@ -138,7 +141,10 @@ fn codec_without_progress_closes_the_connection() {
 
         fn decode(&self, calls: &mut u32, bytes: &[u8]) -> Result<Step, FrameError> {
             *calls += 1;
-            assert!(*calls < 100, "the codec is called again without end");
+            assert!(
+                *calls < 100,
+                "the codec was called 100 times without progress"
+            );
             Ok(match bytes[0] {
                 b'.' => Step::Frame {
                     frame: 0..1,
@@ -174,8 +180,8 @@ fn codec_without_progress_closes_the_connection() {
     assert_eq!(frame_count(&reactor), 2);
 }
 
-/// Counts turns instead of time. Each turn delivers at most the budget of frames from the
-/// flooding client, and every frame of the other clients.
+/// Each turn delivers `frame_budget` frames of the flooding client, and every frame of the other
+/// clients. The test counts turns instead of time, so it does not depend on the machine's speed.
 #[test]
 fn frame_budget_bounds_the_delay_by_a_flood_of_frames() {
     let mut config = Config::default();
@@ -190,14 +196,14 @@ fn frame_budget_bounds_the_delay_by_a_flood_of_frames() {
             deposit(&mut reactor, client, *conn, &frame("u8", b"ping"));
         }
         reactor.handler_mut().events.clear();
-        reactor.turn(Some(DEADLINE)).expect("the poll works");
+        reactor.turn(Some(DEADLINE)).expect("polling succeeds");
         let handler = reactor.handler();
-        let of = |wanted: ConnId| {
+        let frames_of = |wanted: ConnId| {
             handler.count(|event| matches!(event, Event::Frame(conn, _) if *conn == wanted))
         };
-        assert_eq!(of(flooding), 16, "turn {turn}");
+        assert_eq!(frames_of(flooding), 16, "turn {turn}");
         assert!(
-            pingers.iter().all(|(_, conn)| of(*conn) == 1),
+            pingers.iter().all(|(_, conn)| frames_of(*conn) == 1),
             "turn {turn}"
         );
     }
@@ -212,7 +218,7 @@ fn endless_line_closes_at_frame_len_max() {
         for _ in 0..SENT / 65_536 {
             client
                 .write_all(&[b'x'; 65_536])
-                .expect("the reactor reads or discards it");
+                .expect("the reactor reads or discards the bytes");
         }
     });
     let grown = allocation_counter::measure(|| {
@@ -234,7 +240,8 @@ fn endless_line_closes_at_frame_len_max() {
         panic!("{error:?}");
     };
     assert!(*reported == limit && *len > limit, "{error:?}");
-    // Only bytes read before the close count: at most one read more than the limit.
+    // `undecoded_bytes` includes only the bytes read before the close. These bytes exceed the limit
+    // by at most one read.
     let undecoded_max = limit + Config::default().read_len_max as u64;
     assert!(
         (limit + 1..=undecoded_max).contains(&closed.undecoded_bytes),
@@ -309,7 +316,7 @@ fn pause_between_turns_stops_pending_frames_and_reads() {
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, b"1\n2\n3\n");
-    reactor.turn(Some(DEADLINE)).expect("the poll works");
+    reactor.turn(Some(DEADLINE)).expect("polling succeeds");
     assert_eq!(frame_count(&reactor), 1);
     reactor
         .with(|_, cx| cx.pause(conn))
@@ -325,7 +332,7 @@ fn pause_between_turns_stops_pending_frames_and_reads() {
     assert_eq!(reactor.handler().frames(), [b"1", b"2", b"3", b"4", b"5"]);
 }
 
-/// A config with low write watermarks.
+/// Returns a config with low write watermarks.
 fn low_watermarks() -> Config {
     let mut config = Config::default();
     config.write_high_bytes = 64 * 1024;
@@ -334,9 +341,10 @@ fn low_watermarks() -> Config {
     config
 }
 
+/// Number of bytes that [`send_above_high`] sends, headers included.
 const FLOOD_LEN: usize = 1_000_000;
 
-/// Sends [`FLOOD_LEN`] bytes: more than the high watermark and the kernel's buffer together.
+/// Sends [`FLOOD_LEN`] bytes, which exceed the high watermark and the kernel's buffers together.
 fn send_above_high(cx: &mut Context<'_, Probe>, conn: ConnId) {
     let payload = [b'x'; 9996];
     for _ in 0..99 {
@@ -345,7 +353,8 @@ fn send_above_high(cx: &mut Context<'_, Probe>, conn: ConnId) {
     assert!(matches!(cx.send(conn, &payload), Ok(Sent::AboveHigh)));
 }
 
-/// Returns a reactor whose handler answers each `flood` with [`FLOOD_LEN`] bytes.
+/// Returns a reactor whose handler replies with [`FLOOD_LEN`] bytes to each frame that starts with
+/// `flood`. If the frame ends with `pause`, the handler also pauses the connection.
 fn flooding(config: Config) -> (Reactor<Probe>, SocketAddr) {
     let probe = Probe::new(|cx, event| match event {
         Event::Frame(conn, frame) if frame.starts_with(b"flood") => {
@@ -408,7 +417,7 @@ fn on_drained_runs_once_per_high_watermark_crossing() {
             let queued = cx.queued_bytes(*conn).expect("the connection is open");
             assert!(
                 queued <= 16 * 1024,
-                "{queued} bytes are above the low watermark"
+                "the queue of {queued} bytes exceeds the low watermark"
             );
             // This send stays below the high watermark, so it causes no second `on_drained`.
             let sent = cx.send(*conn, &[0; 96]);
@@ -423,11 +432,14 @@ fn on_drained_runs_once_per_high_watermark_crossing() {
         let queued = reactor
             .with(|_, cx| cx.queued_bytes(conn))
             .expect("the connection is open");
-        assert!(queued > 16 * 1024, "only {queued} bytes are queued");
+        assert!(
+            queued > 16 * 1024,
+            "the queue of only {queued} bytes is not above the low watermark"
+        );
         assert_eq!(
             drained_count(&reactor),
             round,
-            "the client has read nothing"
+            "on_drained runs only after the client has read"
         );
         read_slowly(&mut reactor, &mut client, FLOOD_LEN + 100);
         idle(&mut reactor);
@@ -510,15 +522,18 @@ fn send_to_a_full_write_queue_queues_nothing() {
             assert!(accepted == expected);
         }
         let received = read_slowly(&mut reactor, &mut client, expected.len());
-        assert!(received == expected, "only the accepted payloads arrive");
+        assert!(
+            received == expected,
+            "the client did not receive exactly the accepted payloads"
+        );
         idle(&mut reactor);
         let queued = reactor.with(|_, cx| cx.queued_bytes(conn));
         assert_eq!((queued, drained_count(&reactor)), (Ok(0), 1));
     }
 }
 
-/// The high watermark equals the hard limit here, so the queue never exceeds it. `on_drained` must
-/// still follow a send that failed with `SendError::Full`.
+/// The high watermark equals the hard limit, so the queue never exceeds the high watermark.
+/// `on_drained` must still follow a send that failed with `SendError::Full`.
 #[test]
 fn on_drained_follows_send_error_full_below_high_watermark() {
     for from_a_callback in [true, false] {
@@ -550,7 +565,7 @@ fn send_twice(cx: &mut Context<'_, Probe>, conn: ConnId) {
     assert!(matches!(cx.send(conn, &[7; 600]), Err(SendError::Full)));
 }
 
-/// A line codec that writes the payload before it checks it.
+/// A line codec that first writes the payload to the output, and then checks the payload.
 struct EncodesBeforeCheck;
 
 impl Codec for EncodesBeforeCheck {
@@ -576,7 +591,7 @@ impl Codec for EncodesBeforeCheck {
 
 #[test]
 fn payload_that_cannot_be_encoded_queues_nothing() {
-    fn refused(cx: &mut Context<'_, Probe>, conn: ConnId) {
+    fn assert_refused(cx: &mut Context<'_, Probe>, conn: ConnId) {
         for payload in [&b"two\nlines"[..], &[b'x'; 101]] {
             let before = cx.queued_bytes(conn);
             let sent = cx.send(conn, payload);
@@ -591,19 +606,19 @@ fn payload_that_cannot_be_encoded_queues_nothing() {
     ] {
         let probe = Probe::new(|cx, event| {
             if let Event::Frame(conn, _) = event {
-                refused(cx, *conn);
+                assert_refused(cx, *conn);
             }
         });
         let (mut reactor, addr) = listening(probe, Config::default(), framing);
         let (mut client, conn) = open(&mut reactor, addr);
-        reactor.with(|_, cx| refused(cx, conn));
+        reactor.with(|_, cx| assert_refused(cx, conn));
         deposit(&mut reactor, &mut client, conn, b"go\n");
         let received = read_slowly(&mut reactor, &mut client, 10);
         assert_eq!(received, b"fine\nfine\n");
     }
 }
 
-/// A handshake of one line, followed by length-prefixed frames, all in one write.
+/// Returns a handshake of one line, followed by length-prefixed frames.
 fn handshake_and_frames() -> Vec<u8> {
     let frames = [&b"a\nb"[..], b"", b"\n"].map(|payload| frame("u32", payload));
     [&b"HELLO\n"[..], &frames.concat()].concat()
@@ -664,7 +679,9 @@ fn reframe_outside_on_frame_applies_to_pending_bytes() {
                         cx.set_timer(Duration::ZERO, 1);
                     }
                 }
-                Event::Timer(_, 1) => reframe_and_resume(cx, paused.expect("set on HELLO")),
+                Event::Timer(_, 1) => {
+                    reframe_and_resume(cx, paused.expect("the frame `HELLO` stored the connection"))
+                }
                 _ => {}
             });
             let (mut reactor, addr) = listening(probe, config.clone(), Framing::line());
@@ -688,14 +705,22 @@ fn reframe_decodes_a_partial_frame_again() {
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, b"\x03abc\x02de\x08f");
     idle(&mut reactor);
-    assert_eq!(frame_count(&reactor), 0, "the line is not complete");
+    assert_eq!(
+        frame_count(&reactor),
+        0,
+        "no frame is delivered before the line is complete"
+    );
     let reframed = reactor.with(|_, cx| cx.reframe(conn, Framing::length_u8()));
     reframed.expect("the connection is open");
     idle(&mut reactor);
     assert_eq!(reactor.handler().frames(), [&b"abc"[..], b"de"]);
     deposit(&mut reactor, &mut client, conn, b"\ng");
     idle(&mut reactor);
-    assert_eq!(frame_count(&reactor), 2, "the frame is not complete");
+    assert_eq!(
+        frame_count(&reactor),
+        2,
+        "no frame is delivered before the third frame is complete"
+    );
     let reframed = reactor.with(|_, cx| cx.reframe(conn, Framing::line()));
     reframed.expect("the connection is open");
     idle(&mut reactor);

@@ -1,5 +1,6 @@
 //! The memory budget that all connections share (`Config::memory_bytes_max`): pausing at the
-//! budget, resuming below it, and aborting the largest holder at the deadline.
+//! budget, resuming below it, and aborting the connection that uses the most memory at the
+//! deadline.
 
 mod common;
 
@@ -36,10 +37,10 @@ fn frame_lens(reactor: &Reactor<Probe>) -> Vec<usize> {
     frames.map(<[u8]>::len).collect()
 }
 
-/// Sends a long frame without its last byte.
-fn send_most(reactor: &mut Reactor<Probe>, client: &mut TcpStream) -> u8 {
+/// Sends a long frame without its last byte, but stops when the memory budget is used up.
+fn send_partial_frame(reactor: &mut Reactor<Probe>, client: &mut TcpStream) {
     let mut bytes = frame("u32", &vec![7; FRAME_LEN]);
-    let last = bytes.pop().expect("the encoded frame is not empty");
+    bytes.pop();
     client
         .set_nonblocking(true)
         .expect("non-blocking mode can be set");
@@ -56,10 +57,10 @@ fn send_most(reactor: &mut Reactor<Probe>, client: &mut TcpStream) -> u8 {
     client
         .set_nonblocking(false)
         .expect("non-blocking mode can be set");
-    last
 }
 
-/// Queues output for a peer that does not read until the memory budget is used up.
+/// Queues output for a peer that does not read, until the memory budget is used up. Returns the
+/// number of queued bytes.
 fn fill_with_output(reactor: &mut Reactor<Probe>, conn: ConnId) -> usize {
     let mut sent = 0;
     while held(reactor) < MEMORY_MAX {
@@ -81,15 +82,16 @@ fn closed_for_memory(reactor: &Reactor<Probe>) -> Vec<ConnId> {
         .collect()
 }
 
-/// Two partial frames exceed the budget together, so neither can be completed.
+/// Two partial frames use up the budget together. Their connections are then not read, so neither
+/// frame can be completed.
 #[test]
 fn memory_deadline_frees_stuck_partial_frames() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), Duration::from_millis(300));
     let (mut first, first_conn) = open(&mut reactor, addr);
     let (mut second, second_conn) = open(&mut reactor, addr);
     let (mut third, third_conn) = open(&mut reactor, addr);
-    send_most(&mut reactor, &mut first);
-    send_most(&mut reactor, &mut second);
+    send_partial_frame(&mut reactor, &mut first);
+    send_partial_frame(&mut reactor, &mut second);
     assert!(held(&reactor) >= MEMORY_MAX);
     deposit(
         &mut reactor,
@@ -105,7 +107,7 @@ fn memory_deadline_frees_stuck_partial_frames() {
     assert_eq!(
         frame_lens(&reactor),
         [0; 0],
-        "no connection is read while memory is used up"
+        "a connection was read while the memory budget was used up"
     );
 
     drive(&mut reactor, |reactor| frame_lens(reactor) == [5]);
@@ -167,7 +169,7 @@ fn memory_pauses_are_resumed_in_order() {
     assert_eq!(held(&reactor), 0);
 }
 
-/// Reading resumes only below seven eighths of the budget, not directly below the budget.
+/// Reading resumes only when less than seven eighths of the budget is used.
 #[test]
 fn memory_pause_ends_below_seven_eighths() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
@@ -188,7 +190,7 @@ fn memory_pause_ends_below_seven_eighths() {
     }
     assert!(
         lowest < MEMORY_MAX - 30_000,
-        "usage was sampled between the budget and seven eighths: {lowest}"
+        "no sample of the memory usage is well below the budget; the lowest is {lowest} bytes"
     );
     assert!(held(&reactor) < MEMORY_MAX / 8 * 7);
 }
@@ -209,11 +211,11 @@ fn send_at_the_memory_budget_is_refused() {
     let (mut slow, slow_conn) = open_narrow(&mut reactor, addr);
     let (mut other, other_conn) = open(&mut reactor, addr);
     let sent = fill_with_output(&mut reactor, slow_conn);
-    let (_giving, giving_conn) = open(&mut reactor, addr);
+    let (_owned, owned_conn) = open(&mut reactor, addr);
     for _ in 0..3 {
         let refused = reactor.with(|_, cx| cx.send(other_conn, b"refused"));
         assert!(matches!(refused, Err(SendError::Full)), "{refused:?}");
-        let refused = reactor.with(|_, cx| cx.send_owned(giving_conn, vec![7; 100_000]));
+        let refused = reactor.with(|_, cx| cx.send_owned(owned_conn, vec![7; 100_000]));
         let refused = refused.map_err(|refused| refused.error);
         assert!(matches!(refused, Err(SendError::Full)), "{refused:?}");
         idle(&mut reactor);
@@ -221,9 +223,9 @@ fn send_at_the_memory_budget_is_refused() {
     assert_eq!(drained(&reactor), []);
     read_slowly(&mut reactor, &mut slow, sent);
     idle(&mut reactor);
-    for refused in [other_conn, giving_conn] {
-        let told = drained(&reactor).into_iter();
-        assert_eq!(told.filter(|conn| *conn == refused).count(), 1);
+    for refused in [other_conn, owned_conn] {
+        let drained = drained(&reactor).into_iter();
+        assert_eq!(drained.filter(|conn| *conn == refused).count(), 1);
     }
     let _ = reactor
         .with(|_, cx| cx.send(other_conn, b"taken"))
@@ -232,14 +234,14 @@ fn send_at_the_memory_budget_is_refused() {
     assert_eq!(common::read_u32_frame(&mut other), b"taken");
 }
 
-/// A send that fails during the connect must not trigger `on_drained` before `on_open`.
+/// After a send failed during the connect, `on_drained` must not be called before `on_open`.
 #[test]
 fn on_drained_for_memory_waits_for_on_open() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
     let (_slow, slow_conn) = open_narrow(&mut reactor, addr);
     fill_with_output(&mut reactor, slow_conn);
-    let (_held, nowhere) = common::silent();
-    let conns = [nowhere, addr].map(|to| reactor.connect(to, Framing::length_u32(), ()));
+    let (_held, silent) = common::silent();
+    let conns = [silent, addr].map(|to| reactor.connect(to, Framing::length_u32(), ()));
     reactor.with(|_, cx| {
         for conn in conns {
             let refused = cx.send(conn, b"refused");
@@ -281,7 +283,7 @@ fn memory_budget_includes_queued_datagrams() {
     assert_eq!(held(&reactor), before);
 }
 
-/// Closing frees memory, so it must work while the budget is used up.
+/// Closing a connection frees memory, so a close must work while the budget is used up.
 #[test]
 fn close_works_at_the_memory_budget() {
     let (mut reactor, addr) = u32_listening(Probe::silent(), DEADLINE);
@@ -310,12 +312,12 @@ fn reset_is_reported_at_the_memory_budget() {
         fill_with_output(&mut reactor, slow_conn);
         deposit(&mut reactor, &mut other, other_conn, sent);
         reset(other);
-        let is_told = |event: &Event| matches!(event, Event::Hangup(_, Hangup::Reset));
+        let is_reset = |event: &Event| matches!(event, Event::Hangup(_, Hangup::Reset));
         if sent.is_empty() {
             drive(&mut reactor, |reactor| reactor.stats().closed == 1);
         } else {
             drive(&mut reactor, |reactor| {
-                reactor.handler().count(is_told) == 1
+                reactor.handler().count(is_reset) == 1
             });
             assert_eq!(
                 reactor.stats().closed,
@@ -328,13 +330,15 @@ fn reset_is_reported_at_the_memory_budget() {
 
 #[test]
 fn frame_deadline_stops_while_paused_for_memory() {
-    // A slow machine may miss the first timeout, so longer ones are tried too.
+    // On a slow machine, the first deadline may pass before the memory is used up. The test then
+    // tries a longer deadline.
     let timeouts = [200, 2_000, 20_000].map(Duration::from_millis);
-    assert!(timeouts.into_iter().any(outlives_its_deadline));
+    assert!(timeouts.into_iter().any(frame_outlives_its_deadline));
 }
 
-/// Returns true if memory was used up before the frame deadline and the frame survived it.
-fn outlives_its_deadline(timeout: Duration) -> bool {
+/// Returns false if the frame deadline passed before the memory was used up. Otherwise checks that
+/// the connection survives its frame deadline while it is paused for memory, and returns true.
+fn frame_outlives_its_deadline(timeout: Duration) -> bool {
     let mut config = config(DEADLINE);
     config.frame_deadline = Some(timeout);
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::length_u32());
@@ -355,7 +359,7 @@ fn outlives_its_deadline(timeout: Duration) -> bool {
     true
 }
 
-/// A panic drops the buffers of its connection, so their bytes must leave the count.
+/// A panic drops the buffers of its connection, so `held_bytes` must no longer count them.
 #[test]
 fn memory_dropped_by_a_panic_is_not_counted() {
     let probe = Probe::new(|_, event| {
@@ -370,7 +374,7 @@ fn memory_dropped_by_a_panic_is_not_counted() {
         other_conn,
         &frame("u32", &[1; 100])[..50],
     );
-    // The frame is delivered from the connection's own buffer, because it arrives in two parts.
+    // The frame arrives in two parts, so it is delivered from the connection's own buffer.
     deposit(
         &mut reactor,
         &mut client,
@@ -389,8 +393,8 @@ fn memory_dropped_by_a_panic_is_not_counted() {
     assert_eq!(held(&reactor), 0);
 }
 
-/// Forty peers request echoes and read nothing, each below its own high watermark. Together they
-/// hold less than twice the budget, and a peer that does read still gets its echo.
+/// Forty peers request echoes and read nothing. Together their queues stay below twice the memory
+/// budget, and a peer that reads still gets its echo.
 #[test]
 fn slow_readers_together_keep_the_memory_budget() {
     let mut config = config(Duration::from_millis(50));
@@ -405,12 +409,13 @@ fn slow_readers_together_keep_the_memory_budget() {
             client
         })
         .collect();
-    let question = frame("u32", &[7; 8000]);
+    let request = frame("u32", &[7; 8000]);
     let mut highest = 0;
     for _ in 0..200 {
         for client in &mut clients {
-            // Bytes that do not fit are dropped: these peers ignore framing.
-            let _ = client.write(&question);
+            // After a short write, the client does not send the other bytes of the frame. Later
+            // frames can then be invalid, which does not affect this test.
+            let _ = client.write(&request);
         }
         reactor
             .turn(Some(Duration::ZERO))
@@ -421,15 +426,18 @@ fn slow_readers_together_keep_the_memory_budget() {
         highest >= MEMORY_MAX,
         "the budget was never reached: {highest} bytes"
     );
-    assert!(highest < 2 * MEMORY_MAX, "{highest}");
-    let (mut honest, _) = open(&mut reactor, addr);
-    honest
+    assert!(
+        highest < 2 * MEMORY_MAX,
+        "{highest} bytes exceed twice the budget"
+    );
+    let (mut reader, _) = open(&mut reactor, addr);
+    reader
         .write_all(&frame("u32", b"hello"))
         .expect("the write succeeds");
-    honest
+    reader
         .set_nonblocking(true)
         .expect("non-blocking mode can be set");
     let mut answer = [0; 9];
-    drive(&mut reactor, |_| honest.read(&mut answer).is_ok());
+    drive(&mut reactor, |_| reader.read(&mut answer).is_ok());
     assert_eq!(answer[4..], *b"hello");
 }

@@ -18,7 +18,7 @@ fn reactor() -> Reactor<Probe> {
     Reactor::new(Probe::silent()).expect("the reactor is created")
 }
 
-/// Calls `look` with an open socket.
+/// Calls `look` with an open socket and returns the result.
 fn look<R>(
     reactor: &mut Reactor<Probe>,
     id: impl Into<SocketId>,
@@ -27,7 +27,8 @@ fn look<R>(
     reactor.with(|_, cx| look(&cx.socket(id).expect("the socket is open")))
 }
 
-/// Returns a reactor that holds both ends of one connection: the connected and the accepted one.
+/// Returns a reactor with both ends of one connection, and the ids of the connected and the
+/// accepted end.
 fn connected(options: &ConnectOptions) -> (Reactor<Probe>, ConnId, ConnId) {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
     let client = reactor.with(|_, cx| cx.connect_with(addr, Framing::raw(), (), options));
@@ -55,7 +56,7 @@ fn only_failure(reactor: &mut Reactor<Probe>) -> ErrorKind {
     assert_eq!(reactor.handler().events.len(), 1, "no other callback ran");
     match &reactor.handler().closes()[0].1.reason {
         CloseReason::ConnectFailed(error) => error.kind(),
-        reason => panic!("{reason}"),
+        reason => panic!("the reason of the close is not a failed connect: {reason}"),
     }
 }
 
@@ -79,37 +80,38 @@ fn tcp_socket_options_read_back_as_set() {
             .set_recv_buffer_len(16 * 1024)
             .expect("the socket option can be set");
         let len = socket.recv_buffer_len().expect("the option can be read");
-        assert!(len != default && (16..=32).contains(&(len / 1024)), "{len}");
+        let is_as_set = (16..=32).contains(&(len / 1024));
+        assert!(len != default && is_as_set, "a buffer of {len} bytes");
         socket
             .set_send_buffer_len(24 * 1024)
             .expect("the socket option can be set");
         let len = socket.send_buffer_len().expect("the option can be read");
-        assert!((24..=48).contains(&(len / 1024)), "{len}");
+        assert!((24..=48).contains(&(len / 1024)), "a buffer of {len} bytes");
     });
 }
 
 #[test]
 fn keepalive_is_off_by_default_and_can_be_set() {
     let (mut reactor, conn, _) = connected(&ConnectOptions::new());
-    let asked = Keepalive::new()
+    let requested = Keepalive::new()
         .idle(Duration::from_secs(61))
         .interval(Duration::from_secs(7))
         .count(3);
-    let told = if cfg!(target_os = "openbsd") {
+    let expected = if cfg!(target_os = "openbsd") {
         Keepalive::new()
     } else if cfg!(windows) {
         Keepalive::new().count(3)
     } else {
-        asked
+        requested
     };
     look(&mut reactor, conn, |socket| {
         assert_eq!(socket.keepalive().expect("the option can be read"), None);
         socket
-            .set_keepalive(Some(asked))
+            .set_keepalive(Some(requested))
             .expect("the TCP option can be set");
         assert_eq!(
             socket.keepalive().expect("the option can be read"),
-            Some(told)
+            Some(expected)
         );
         socket
             .set_keepalive(None)
@@ -195,7 +197,7 @@ fn ipv6_multicast_group_is_joined_and_left_once() {
         sends_by.expect("the loopback interface exists");
     });
     let interface = reactor.with(|_, cx| {
-        let options = cx.socket_options(later).expect("the connection is open");
+        let options = cx.socket_options(later).expect("the socket is open");
         options.multicast_if_v6().expect("the option can be read")
     });
     assert_eq!(interface, LOOPBACK_INTERFACE);
@@ -248,7 +250,7 @@ fn listener_buffer_sizes_are_inherited() {
     let _client = common::client(addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let Event::Open(conn, _) = reactor.handler().events[0] else {
-        panic!("the first event is on_open");
+        panic!("the first event is not on_open");
     };
     let expected = look(&mut reactor, listener, |socket| {
         (socket.recv_buffer_len(), socket.send_buffer_len())
@@ -293,8 +295,8 @@ fn listen_backlog_is_the_configured_one() {
         };
         let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
         // Columns of ss(8): State, Recv-Q, Send-Q. Send-Q of a listener is its backlog.
-        let asked = listing.split_whitespace().nth(2).map(str::to_owned);
-        assert_eq!(asked, Some(backlog.to_string()), "{listing}");
+        let reported = listing.split_whitespace().nth(2).map(str::to_owned);
+        assert_eq!(reported, Some(backlog.to_string()), "{listing}");
     }
 }
 
@@ -324,7 +326,8 @@ fn reuse_port_must_be_set_by_every_listener() {
     second
         .with(|_, cx| cx.listen_with(addr, Framing::raw(), &shared))
         .expect("SO_REUSEPORT shares the port");
-    // The kernel chooses a listener by a hash of the ports: of 64 connections, each gets some.
+    // The kernel chooses the listener of a connection by a hash of its ports. So each of the two
+    // listeners gets some of 64 connections.
     let _clients: Vec<_> = (0..64).map(|_| common::client(addr)).collect();
     let deadline = std::time::Instant::now() + common::DEADLINE;
     while reactors.iter().map(|r| r.stats().accepted).sum::<u64>() < 64 {
@@ -350,7 +353,7 @@ fn reuse_addr_allows_a_port_in_time_wait() {
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     // The side that closes first stays in TIME-WAIT (RFC 9293, section 3.6).
     let Event::Open(conn, _) = reactor.handler().events[0] else {
-        panic!("the first event is on_open");
+        panic!("the first event is not on_open");
     };
     reactor.with(|_, cx| cx.close(conn));
     reactor
@@ -386,7 +389,7 @@ fn only_v6_listener_leaves_the_ipv4_port_free() {
     });
     let four = reactor.with(|_, cx| cx.listen_with(LOOPBACK, Framing::raw(), &alone));
     four.expect("only_v6 has no effect on an IPv4 listener");
-    // The listen may fail only if another process has taken the port in the meantime.
+    // `listen` may fail only if another process has taken the port in the meantime.
     if let Err(error) = reactor.listen((Ipv4Addr::UNSPECIFIED, port), Framing::raw()) {
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect_err("another process has the port");
         eprintln!("{error}");
@@ -411,7 +414,7 @@ fn udp_socket_has_the_options_it_was_opened_with() {
         assert!(!socket.multicast_loop().expect("the option can be read"));
         assert_eq!(socket.multicast_ttl().expect("the option can be read"), 3);
         let len = socket.recv_buffer_len().expect("the option can be read");
-        assert!((40..=80).contains(&(len / 1024)), "{len}");
+        assert!((40..=80).contains(&(len / 1024)), "a buffer of {len} bytes");
         socket
             .set_broadcast(false)
             .expect("the socket option can be set");
@@ -427,7 +430,8 @@ fn udp_socket_has_the_options_it_was_opened_with() {
     });
 }
 
-/// Two sockets on one port receive datagrams to a group they joined, until one of them leaves.
+/// Two sockets on one port receive the datagrams to a group that both joined. After one socket left
+/// the group, only the other one receives them.
 #[test]
 #[cfg(target_os = "linux")]
 fn multicast_reaches_only_joined_sockets() {
@@ -536,7 +540,7 @@ fn connect_from_an_unavailable_address_fails() {
     }
 }
 
-/// The peer never answers, and the timeout is far below `Config::connect_deadline`.
+/// The peer never replies to the connect, and the timeout is far below `Config::connect_deadline`.
 #[test]
 fn connect_options_timeout_fails_the_connect() {
     let (_held, addr) = silent();
@@ -554,16 +558,17 @@ fn connect_options_timeout_fails_the_connect() {
     );
 }
 
-/// A typical example is a name with an IPv6 address, on a network that drops IPv6.
+/// Each address gets only a part of the connect deadline. So an address without a reply, such as an
+/// IPv6 address on a network that drops IPv6, leaves time for the next address.
 #[test]
 fn connect_leaves_time_for_the_next_address() {
-    let (_held, nobody) = silent();
+    let (_held, without_reply) = silent();
     let listener = TcpListener::bind(LOOPBACK).expect("a free port is available");
     let addr = listener.local_addr().expect("the listener is bound");
     let mut reactor = reactor();
     // Each address gets a hundredth of `Config::connect_deadline`.
-    let mut addrs = vec![nobody, nobody, addr];
-    addrs.resize(100, nobody);
+    let mut addrs = vec![without_reply, without_reply, addr];
+    addrs.resize(100, without_reply);
     let conn = reactor.connect(&addrs[..], Framing::raw(), ());
     drive(&mut reactor, |reactor| reactor.stats().connected == 1);
     let peer = reactor.with(|_, cx| cx.peer_inet_addr(conn));
@@ -580,7 +585,7 @@ fn connect_to_its_own_port_is_refused() {
     const ROUNDS: usize = 100;
     let mut free_count = 0;
     for _ in 0..ROUNDS {
-        // A loopback address that other programs rarely use.
+        // Use a loopback address that other programs rarely use, so that the port stays free.
         let free = TcpListener::bind("127.0.77.1:0").expect("a free port is available");
         let own = free.local_addr().expect("the socket is bound");
         drop(free);

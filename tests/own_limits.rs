@@ -29,7 +29,7 @@ fn closes(reactor: &Reactor<Probe>) -> Vec<(ConnId, &CloseReason)> {
         .collect()
 }
 
-/// Waits until the client receives the FIN, drops it, and waits for the close: the connection
+/// Waits until the client receives the FIN, drops the client, and waits for the close. A connection
 /// closes only after the peer has ended its side too.
 fn drive_to_fin(reactor: &mut Reactor<Probe>, client: TcpStream) {
     client
@@ -79,7 +79,7 @@ fn set_limits_removes_the_idle_timeout() {
     assert_eq!(read_u32_frame(&mut client), b"alive");
 }
 
-/// The second timeout replaces the first and counts from the moment it is set.
+/// The second timeout replaces the first one and starts when it is set.
 #[test]
 fn set_limits_restarts_the_idle_timeout() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
@@ -103,7 +103,7 @@ fn set_limits_restarts_the_idle_timeout() {
 fn set_limits_frame_deadline_ends_a_trickle() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let (mut client, conn) = open(&mut reactor, addr);
-    // The frame began long before the deadline was set.
+    // The frame begins before the deadline is set, but the deadline starts when it is set.
     deposit(&mut reactor, &mut client, conn, &[0, 0, 0, 9, 1]);
     idle(&mut reactor);
     let before = Instant::now();
@@ -182,7 +182,8 @@ fn set_limits_while_connecting_applies_once_open() {
     assert!(matches!(closes[..], [(closed, CloseReason::IdleTimeout)] if closed == conn));
 }
 
-/// Sends 1,000 bytes at a time until `send` returns anything but `Queued`.
+/// Sends frames of 1,000 bytes until `send` does not return `Queued`. Returns the number of frames
+/// that were queued, and the last result.
 fn send_on(reactor: &mut Reactor<Probe>, conn: ConnId) -> (usize, Result<Sent, SendError>) {
     reactor.with(|_, cx| {
         let mut count = 0;
@@ -205,8 +206,8 @@ fn set_limits_applies_to_one_connection_only() {
         limits.write_high_bytes = 5_000;
         limits.write_queue_bytes_max = 7_000;
     });
-    let (count, answer) = send_on(&mut reactor, conn);
-    assert!(matches!((count, answer), (5, Ok(Sent::AboveHigh))));
+    let (count, last) = send_on(&mut reactor, conn);
+    assert!(matches!((count, last), (5, Ok(Sent::AboveHigh))));
     let refused = reactor.with(|_, cx| {
         let _ = cx.send(conn, &[7; 996]);
         cx.send(conn, &[7; 996])
@@ -215,10 +216,10 @@ fn set_limits_applies_to_one_connection_only() {
     assert!(send_on(&mut reactor, other).0 > 100);
     let bytes = read_slowly(&mut reactor, &mut client, 7_000);
     assert_eq!(bytes.len(), 7_000);
-    let told = reactor
+    let drained_count = reactor
         .handler()
         .count(|event| matches!(event, Event::Drained(drained) if *drained == conn));
-    assert_eq!(told, 1);
+    assert_eq!(drained_count, 1);
 }
 
 /// Replies sent within `on_frame` are batched before they are written. The high watermark also
@@ -247,8 +248,10 @@ fn set_limits_high_watermark_stops_reading() {
     for round in 0..3 {
         assert_eq!(read_u32_frame(&mut client), [round; 2_000]);
     }
-    let told = |event: &Event| matches!(event, Event::Drained(_));
-    drive(&mut reactor, |reactor| reactor.handler().count(told) == 3);
+    let is_drained = |event: &Event| matches!(event, Event::Drained(_));
+    drive(&mut reactor, |reactor| {
+        reactor.handler().count(is_drained) == 3
+    });
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Owned payloads (`send_owned`): order among borrowed payloads, one copy at most, and the payload
-//! returned on error.
+//! Owned payloads (`send_owned`): they keep their order among borrowed payloads, are copied at most
+//! once, and are returned on an error.
 
 mod common;
 
@@ -32,9 +32,9 @@ fn sent_one_by_one(framing: &Framing, payloads: &[Vec<u8>]) -> Vec<u8> {
 
 /// Sends five payloads in order; the second, third and fifth are owned.
 fn send_five(cx: &mut Context<'_, Probe>, conn: ConnId, payloads: &[Vec<u8>; 5]) {
-    let mut given = payloads.clone().map(Payload::from);
-    given[4] = Arc::<[u8]>::from(&payloads[4][..]).into();
-    let [a, b, c, d, e] = given;
+    let mut owned = payloads.clone().map(Payload::from);
+    owned[4] = Arc::<[u8]>::from(&payloads[4][..]).into();
+    let [a, b, c, d, e] = owned;
     let accepted = "the write queue has space";
     cx.send(conn, &a).map(drop).expect(accepted);
     cx.send_owned(conn, b).map(drop).expect(accepted);
@@ -66,8 +66,8 @@ fn owned_and_borrowed_payloads_keep_their_order() {
             long(b'e'),
         ];
         let expected = sent_one_by_one(&framing, &payloads);
-        // Sends outside a dispatch, and within one, in which earlier output is batched.
-        for is_served in [false, true] {
+        // Send outside a dispatch, and then within a dispatch, in which earlier output is batched.
+        for is_in_dispatch in [false, true] {
             let sent = payloads.clone();
             let handler = Probe::new(move |cx, event| {
                 if let Event::Frame(conn, _) = event {
@@ -76,7 +76,7 @@ fn owned_and_borrowed_payloads_keep_their_order() {
             });
             let (mut reactor, addr) = listening(handler, Config::default(), framing.clone());
             let (mut client, conn) = open_narrow(&mut reactor, addr);
-            if is_served {
+            if is_in_dispatch {
                 let request = sent_one_by_one(&framing, &[b"go".to_vec()]);
                 client.write_all(&request).expect("the write succeeds");
                 drive(&mut reactor, |reactor| {
@@ -88,7 +88,7 @@ fn owned_and_borrowed_payloads_keep_their_order() {
             let read = read_slowly(&mut reactor, &mut client, expected.len());
             assert!(
                 read == expected,
-                "{framing}, within a dispatch: {is_served}"
+                "{framing}, within a dispatch: {is_in_dispatch}"
             );
             let stats = reactor.stats();
             assert_eq!((stats.frames_out, stats.held_bytes), (5, 0), "{framing}");
@@ -104,11 +104,11 @@ fn owned_payload_is_returned_if_it_is_refused() {
     config.write_low_bytes = 0;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::line());
     let (_client, conn) = open_narrow(&mut reactor, addr);
-    let bad = [long(b'x'), b"\n".to_vec(), long(b'x')].concat();
-    let refused = reactor.with(|_, cx| cx.send_owned(conn, bad.clone()));
+    let two_lines = [long(b'x'), b"\n".to_vec(), long(b'x')].concat();
+    let refused = reactor.with(|_, cx| cx.send_owned(conn, two_lines.clone()));
     let refused = refused.expect_err("the payload contains a line ending");
     assert!(matches!(refused.error, SendError::Frame(_)));
-    assert!(*refused.payload == bad);
+    assert!(*refused.payload == two_lines);
 
     let mut accepted = 0;
     let refused = loop {
@@ -138,7 +138,7 @@ fn owned_payload_is_returned_if_it_is_refused() {
     assert!(matches!(refused.error, SendError::Gone));
 }
 
-/// Number of bytes allocated while `run` runs.
+/// Returns the number of bytes that `run` allocates.
 fn allocated(run: impl FnOnce()) -> u64 {
     allocation_counter::measure(run).bytes_total
 }
@@ -151,7 +151,10 @@ fn broadcast_copies_a_long_payload_once() {
     let mut count = 0;
     let bytes = allocated(|| count = reactor.with(|_, cx| cx.broadcast(conns, &payload)));
     assert_eq!(count, 5);
-    assert!(bytes < 2 * LONG_LEN as u64, "one copy needs {bytes} bytes");
+    assert!(
+        bytes < 2 * LONG_LEN as u64,
+        "broadcast allocated {bytes} bytes"
+    );
     let expected = frame("u32", &payload);
     for mut client in clients {
         let read = std::thread::spawn(move || {
@@ -167,7 +170,7 @@ fn broadcast_copies_a_long_payload_once() {
 }
 
 #[test]
-fn owned_payload_is_not_copied_by_these_framings() {
+fn owned_payload_is_not_copied_by_common_framings() {
     for framing in ["raw", "line", "u32", "varint", "netstring"] {
         let framing: Framing = framing.parse().expect("the name is a known framing");
         let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing.clone());

@@ -13,13 +13,13 @@ use unstick::{CloseReason, Codec, Config, FrameError, Framing, Origin, Out, Reac
 
 /// Echoes every frame, and panics in the first callback for which `is_chosen` returns true.
 fn fragile(is_chosen: fn(&Event) -> bool) -> Probe {
-    let mut fuse = true;
+    let mut may_panic = true;
     Probe::new(move |cx, event| {
         if let Event::Frame(conn, frame) = event {
             let _ = cx.send(*conn, frame);
         }
-        if fuse && is_chosen(event) {
-            fuse = false;
+        if may_panic && is_chosen(event) {
+            may_panic = false;
             panic!("panic raised by the handler");
         }
     })
@@ -32,10 +32,10 @@ fn turn_into_panic(reactor: &mut Reactor<Probe>) {
     assert_eq!(panic.downcast_ref(), Some(&"panic raised by the handler"));
 }
 
-fn a_panic_closes_its_connection_and_no_other(is_chosen: fn(&Event) -> bool) {
+fn assert_panic_closes_only_its_connection(is_chosen: fn(&Event) -> bool) {
     let (mut reactor, addr, client) = panicked(is_chosen);
-    is_told_of(&mut reactor);
-    goes_on(reactor, addr);
+    assert_panic_is_reported(&mut reactor);
+    assert_still_works(reactor, addr);
     drop(client);
 }
 
@@ -55,7 +55,7 @@ fn panicked(is_chosen: fn(&Event) -> bool) -> (Reactor<Probe>, SocketAddr, TcpSt
 }
 
 /// Waits until the connection of the panicking callback is closed with `HandlerPanicked`.
-fn is_told_of(reactor: &mut Reactor<Probe>) {
+fn assert_panic_is_reported(reactor: &mut Reactor<Probe>) {
     drive(reactor, |reactor| !reactor.handler().closes().is_empty());
     let closes = reactor.handler().closes();
     let reasons: Vec<_> = closes.iter().map(|(_, closed)| &closed.reason).collect();
@@ -65,9 +65,9 @@ fn is_told_of(reactor: &mut Reactor<Probe>) {
     );
 }
 
-/// Checks that a new connection is echoed, that every connection closes exactly once, and that no
-/// memory is left.
-fn goes_on(mut reactor: Reactor<Probe>, addr: SocketAddr) {
+/// Checks that a new connection gets its echo, that every connection closes exactly once, and that
+/// no memory is left.
+fn assert_still_works(mut reactor: Reactor<Probe>, addr: SocketAddr) {
     let server = std::thread::spawn(move || {
         let mut client = common::client(addr);
         let echoed = common::round_trip(&mut client, b"three");
@@ -83,7 +83,8 @@ fn goes_on(mut reactor: Reactor<Probe>, addr: SocketAddr) {
     });
     drive(&mut reactor, |_| server.is_finished());
     server.join().expect("the new connection gets its echo");
-    // A deadline that is too long to be reached, so that it cannot hide a missing reap.
+    // Use a deadline that the test does not reach. At its deadline, a shutdown would also close a
+    // connection that was not reaped, and hide that bug.
     reactor.with(|_, cx| cx.shutdown(2 * common::DEADLINE));
     drive(&mut reactor, Reactor::is_shut_down);
     let stats = reactor.stats();
@@ -99,23 +100,23 @@ fn goes_on(mut reactor: Reactor<Probe>, addr: SocketAddr) {
 
 #[test]
 fn panic_in_on_open_closes_only_its_connection() {
-    a_panic_closes_its_connection_and_no_other(|event| matches!(event, Event::Open(..)));
+    assert_panic_closes_only_its_connection(|event| matches!(event, Event::Open(..)));
 }
 
 #[test]
 fn panic_in_on_frame_closes_only_its_connection() {
-    a_panic_closes_its_connection_and_no_other(|event| matches!(event, Event::Frame(..)));
+    assert_panic_closes_only_its_connection(|event| matches!(event, Event::Frame(..)));
 }
 
 #[test]
 fn panic_in_on_half_close_closes_only_its_connection() {
-    a_panic_closes_its_connection_and_no_other(|event| matches!(event, Event::HalfClose(_)));
+    assert_panic_closes_only_its_connection(|event| matches!(event, Event::HalfClose(_)));
 }
 
 #[test]
 fn panic_in_on_close_keeps_the_reactor_usable() {
     let (reactor, addr, client) = panicked(|event| matches!(event, Event::Close(..)));
-    goes_on(reactor, addr);
+    assert_still_works(reactor, addr);
     drop(client);
 }
 
@@ -130,8 +131,8 @@ fn panic_in_on_drained_closes_only_its_connection() {
         .write_all(&frame("u32", b"one"))
         .expect("the write succeeds");
     turn_into_panic(&mut reactor);
-    is_told_of(&mut reactor);
-    goes_on(reactor, addr);
+    assert_panic_is_reported(&mut reactor);
+    assert_still_works(reactor, addr);
 }
 
 #[test]
@@ -144,8 +145,8 @@ fn panic_in_on_skipped_closes_only_its_connection() {
         .write_all(&frame("u32", &[7; 11]))
         .expect("the write succeeds");
     turn_into_panic(&mut reactor);
-    is_told_of(&mut reactor);
-    goes_on(reactor, addr);
+    assert_panic_is_reported(&mut reactor);
+    assert_still_works(reactor, addr);
 }
 
 #[test]
@@ -159,8 +160,8 @@ fn panic_in_on_hangup_closes_only_its_connection() {
     deposit(&mut reactor, &mut client, conn, b"unread");
     common::reset(client);
     turn_into_panic(&mut reactor);
-    is_told_of(&mut reactor);
-    goes_on(reactor, addr);
+    assert_panic_is_reported(&mut reactor);
+    assert_still_works(reactor, addr);
 }
 
 #[test]
@@ -182,12 +183,13 @@ fn panic_on_a_connected_or_adopted_stream_closes_it() {
             reactor.with(|_, cx| cx.adopt_stream(stream, Framing::length_u32(), ()));
         }
         turn_into_panic(&mut reactor);
-        is_told_of(&mut reactor);
-        goes_on(reactor, addr);
+        assert_panic_is_reported(&mut reactor);
+        assert_still_works(reactor, addr);
     }
 }
 
-/// Clients further back in the backlog cause no event, so the listener must stay queued.
+/// The clients behind the first one in the backlog cause no further event. So the listener must
+/// stay in the ready queue.
 #[test]
 fn panic_in_on_refused_or_on_open_keeps_accepting() {
     for connections_max in [0, 100] {
@@ -244,10 +246,10 @@ fn panic_in_on_timer_or_a_post_loses_no_other() {
             .count(|event| matches!(event, Event::SendRefused(..)))
             == 1
     });
-    goes_on(reactor, addr);
+    assert_still_works(reactor, addr);
 }
 
-/// The send must not be tried again, because it would panic every time.
+/// After the panic, the send must not be tried again, because it would panic every time.
 #[test]
 fn panic_in_encode_loses_no_other_remote_send() {
     struct Fragile;
@@ -320,7 +322,7 @@ fn panic_in_send_with_leaves_the_output_whole() {
     assert_eq!(common::read_u32_frame(&mut client), b"after");
     assert_eq!(reactor.stats().held_bytes, 0);
     drop(client);
-    goes_on(reactor, addr);
+    assert_still_works(reactor, addr);
 }
 
 #[test]
@@ -353,7 +355,7 @@ fn panic_in_on_datagram_error_keeps_sending() {
     });
     turn_into_panic(&mut reactor);
     drive(&mut reactor, |reactor| reactor.stats().datagram_errors == 3);
-    goes_on(reactor, addr);
+    assert_still_works(reactor, addr);
 }
 
 #[test]
@@ -375,7 +377,7 @@ fn panic_in_on_unix_datagram_keeps_reading() {
             .count(|event| matches!(event, Event::UnixDatagram(..)))
             == 2
     });
-    goes_on(reactor, addr);
+    assert_still_works(reactor, addr);
 }
 
 /// Output queued before the panic is never written; `on_close` reports it as unsent.
@@ -423,8 +425,8 @@ fn panic_after_abort_reports_handler_panicked() {
     assert!(matches!(closes[0].1.reason, CloseReason::HandlerPanicked));
 }
 
-/// Datagrams received in the same batch are lost, which UDP allows. Datagrams that the kernel still
-/// holds are delivered.
+/// Datagrams received in the same batch are lost, which UDP allows. Datagrams that are still in the
+/// kernel's receive queue are delivered.
 #[test]
 fn panic_in_on_datagram_keeps_reading() {
     const COUNT: u8 = 20;

@@ -7,13 +7,13 @@
 mod child;
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use child::Proxy;
 use common::{DEADLINE, client};
 
 /// Bytes to send: 1 GB, or 100 MB in a debug build.
@@ -25,56 +25,12 @@ const LEN: usize = if cfg!(debug_assertions) {
 /// Length of one block; not a multiple of any buffer's length.
 const BLOCK_LEN: usize = 65_521;
 /// Maximum growth of the proxy's memory, in bytes. By default the pool keeps 1 MiB. The write queue
-/// holds its high watermark and one read, 520 KiB, in buffers of up to twice that. The read buffer
-/// has 260 KiB and the batch buffer 512 KiB. These are 2.9 MB; the rest is for the allocator.
+/// holds up to its high watermark and one read, 520 KiB, in buffers of up to twice that size. The
+/// read buffer has 260 KiB and the batch buffer 512 KiB. The sum is 2.9 MB, and 0.6 MB more are for
+/// the allocator.
 const GROWTH_MAX: usize = 3_500_000;
 
-struct Proxy {
-    child: Child,
-    addr: SocketAddr,
-}
-
-impl Proxy {
-    fn start(upstream: SocketAddr) -> Self {
-        let mut child = Command::new(child::example("proxy"))
-            .args(["127.0.0.1:0", &upstream.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the proxy example starts");
-        let stdout = child.stdout.take().expect("stdout is piped");
-        let mut line = String::new();
-        let read = BufReader::new(stdout).read_line(&mut line);
-        read.expect("the proxy prints its address");
-        let addr = line
-            .split_whitespace()
-            .nth(2)
-            .expect("the third word is the address");
-        let addr = addr.parse().expect("the address is valid");
-        Self { child, addr }
-    }
-
-    /// Anonymous resident memory in bytes (`RssAnon` in proc_pid_status(5)).
-    fn memory(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("the proxy runs");
-        let line = status.lines().find(|line| line.starts_with("RssAnon:"));
-        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
-        1024 * kilobytes
-            .expect("Linux reports RssAnon")
-            .parse::<usize>()
-            .expect("the text is a number")
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Writes the block's number at its start; the rest is the common pattern.
+/// Writes the block's number into the first eight bytes. The other bytes are equal in all blocks.
 fn block(number: usize, bytes: &mut [u8]) -> &[u8] {
     bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
     bytes
@@ -118,7 +74,7 @@ fn proxy_delivers_to_a_slow_reader_in_bounded_memory() {
     let (mut expected, mut bytes) = (pattern(), vec![0; BLOCK_LEN]);
     let (mut highest, mut lead) = (base, 0);
     for number in 0..LEN / BLOCK_LEN {
-        // The sender is ahead of the reader. The bytes between them are in kernel buffers and in
+        // Measure the lead of the sender over the reader. These bytes are in kernel buffers and in
         // the proxy.
         let ahead = sent.load(Ordering::Relaxed);
         lead = lead.max(ahead.saturating_sub(number * BLOCK_LEN));
@@ -133,15 +89,15 @@ fn proxy_delivers_to_a_slow_reader_in_bounded_memory() {
     );
     slow.write_all(b"all of it").expect("the proxy reads");
     drop(slow);
-    let mut answer = Vec::new();
+    let mut reply = Vec::new();
     let mut fast = sender.join().expect("the sender thread does not panic");
-    fast.read_to_end(&mut answer)
+    fast.read_to_end(&mut reply)
         .expect("the reply and the end of the stream arrive");
-    assert_eq!(answer, b"all of it");
+    assert_eq!(reply, b"all of it");
 
     assert!(
         lead > 500_000,
-        "the reader was too fast for this test: {lead} bytes behind"
+        "the reader was at most {lead} bytes behind the sender, which is too fast for this test"
     );
     let growth = highest.saturating_sub(base);
     println!("{LEN} bytes; the sender was ahead by {lead}; the proxy grew by {growth}");

@@ -1,4 +1,4 @@
-//! An idle loop: no system call, no turn, and no busy loop when descriptors run out.
+//! An idle loop makes no system call, takes no turn, and does not spin when descriptors run out.
 
 mod common;
 
@@ -33,28 +33,30 @@ fn idle_turn_is_one_poll_and_no_other_call() {
     assert_eq!(reactor.stats(), expected);
 }
 
-/// Each of the two queries takes one turn; the loop takes no other turn between them.
+/// Each of the two queries for the number of turns takes one turn. The loop must take no other turn
+/// between them.
 #[test]
 fn idle_loop_takes_no_turn() {
     let server = Server::start(Probe::echo(), Config::default(), Framing::length_u32());
     let mut client = server.connect();
     assert_eq!(round_trip(&mut client, b"ping"), b"ping");
     let turns = || {
-        let (tell, told) = mpsc::channel();
+        let (tx, rx) = mpsc::channel();
         server
             .remote
             .post(move |_, cx| {
-                tell.send(cx.stats().turns)
+                tx.send(cx.stats().turns)
                     .expect("the test waits for the result")
             })
             .expect("the loop runs");
-        told.recv_timeout(DEADLINE).expect("the loop runs the post")
+        rx.recv_timeout(DEADLINE).expect("the loop runs the post")
     };
     turns();
     let first = turns();
-    let (_tell, nothing) = mpsc::channel::<()>();
-    let quiet = nothing.recv_timeout(Duration::from_millis(500));
-    assert_eq!(quiet, Err(mpsc::RecvTimeoutError::Timeout));
+    // Wait half a second: this channel never receives anything.
+    let (_tx, rx) = mpsc::channel::<()>();
+    let received = rx.recv_timeout(Duration::from_millis(500));
+    assert_eq!(received, Err(mpsc::RecvTimeoutError::Timeout));
     assert_eq!(turns(), first + 1);
     drop(client);
     server.stop();
@@ -81,7 +83,7 @@ fn interrupted_poll_does_not_end_a_turn() {
                 started.elapsed()
             );
             assert_eq!((reactor.stats().turns, reactor.stats().events), (turn, 0));
-            // Time that passes outside the reactor.
+            // This time passes outside the reactor, so it must not count for the next turn.
             common::let_pass(TIMEOUT);
         }
         return;
@@ -108,7 +110,8 @@ fn interrupted_poll_does_not_end_a_turn() {
     assert!(status.success(), "{status}");
 }
 
-/// Facts seen from outside the process: by strace, in proc(5), and with a limit on descriptors.
+/// Tests that observe a server from outside its process: with strace, with proc(5), and under a
+/// limit of descriptors.
 #[cfg(target_os = "linux")]
 mod process {
     use std::io::{BufRead, BufReader, ErrorKind, Read};
@@ -119,8 +122,9 @@ mod process {
     use common::{Event, read_u32_frame};
     use unstick::{Context, Stats};
 
-    /// A server in another process: this test binary again, running [`serve_as_child`]. It ends
-    /// when this value is dropped or when this process ends, because its standard input ends then.
+    /// A server in another process: this test binary again, running [`serve_as_child`]. The server
+    /// ends when its standard input is closed: when this value is dropped, or when this process
+    /// ends.
     struct ChildServer {
         child: Child,
         stdout: BufReader<ChildStdout>,
@@ -128,8 +132,8 @@ mod process {
     }
 
     impl ChildServer {
-        /// Starts the server through `wrapper`: a program and its arguments, which runs the command
-        /// that follows them.
+        /// Starts the server with `wrapper`, a program and its arguments. This program runs the
+        /// command that follows its arguments.
         fn start(test: &str, wrapper: &[&str]) -> Self {
             let inner = common::rerun(test);
             let mut command = Command::new(wrapper[0]);
@@ -157,7 +161,7 @@ mod process {
             }
         }
 
-        fn say(&mut self, line: &str) {
+        fn write_line(&mut self, line: &str) {
             let stdin = self.child.stdin.as_mut().expect("the stream is piped");
             writeln!(stdin, "{line}").expect("the child process reads its standard input");
         }
@@ -171,9 +175,9 @@ mod process {
         }
 
         fn ask(&mut self, count: &str) -> u64 {
-            self.say(count);
-            let answer = read_word_after(&mut self.stdout, &format!("{count}: "));
-            answer.parse().expect("the text is a number")
+            self.write_line(count);
+            let reply = read_word_after(&mut self.stdout, &format!("{count}: "));
+            reply.parse().expect("the text is a number")
         }
 
         /// Ends the server and returns its standard error.
@@ -204,7 +208,7 @@ mod process {
         panic!("the output ended without a line with {prefix:?}");
     }
 
-    /// Number of descriptors that the child process holds open until it is told to free them.
+    /// Number of descriptors that the child process keeps open until it reads `free descriptors`.
     const SPARE_DESCRIPTORS: usize = 30;
 
     /// The server side of [`ChildServer`]: echoes frames and prints a line for each close.
@@ -221,20 +225,23 @@ mod process {
         let spare: Vec<_> = (0..SPARE_DESCRIPTORS)
             .map(|_| std::fs::File::open("/dev/null").expect("a descriptor is available"))
             .collect();
+        reactor
+            .shutdown_on_signals(DEADLINE)
+            .expect("the signals can be caught");
         println!("listening on {addr}");
         let remote = reactor.remote();
         let listener = std::thread::spawn(move || {
             let mut spare = Some(spare);
-            let tell = |name: &'static str, count: fn(Stats) -> u64| {
+            let print = |name: &'static str, count: fn(Stats) -> u64| {
                 let task = move |_: &mut Probe, cx: &mut Context<'_, Probe>| {
                     println!("{name}: {}", count(cx.stats()));
                 };
                 remote.post(task).expect("the loop runs");
             };
             for line in std::io::stdin().lines() {
-                match line.expect("the output is UTF-8").as_str() {
-                    "turns" => tell("turns", |stats| stats.turns),
-                    "accepted" => tell("accepted", |stats| stats.accepted),
+                match line.expect("the input is UTF-8").as_str() {
+                    "turns" => print("turns", |stats| stats.turns),
+                    "accepted" => print("accepted", |stats| stats.accepted),
                     _ => drop(spare.take()),
                 }
             }
@@ -265,7 +272,7 @@ mod process {
         assert_eq!(round_trip(&mut client, b"ping"), b"ping");
         drop(client);
         read_word_after(&mut server.stdout, "closed ");
-        // This sleep is the measurement: it gives an idle loop time to make a call.
+        // Wait one second, so that a loop that makes calls while idle makes at least one.
         let calls = || {
             common::let_pass(Duration::from_secs(1));
             std::fs::read_to_string(&trace)
@@ -277,7 +284,7 @@ mod process {
         let (_idle, after) = (calls(), calls());
         server.stop();
         std::fs::remove_file(&trace).expect("strace created the trace file");
-        assert!(before > 20, "strace recorded the server's calls");
+        assert!(before > 20, "strace recorded only {before} calls");
         assert!(
             after - before <= 2,
             "{} system calls while idle",
@@ -286,9 +293,9 @@ mod process {
     }
 
     /// 200 clients connect to a process with at most 64 descriptors, 30 of which are in use. The
-    /// clients without a descriptor wait; the loop neither spins nor floods the log. They are
-    /// accepted when descriptors are free again, even if no new client connects and even if other
-    /// code freed them.
+    /// other clients wait in the backlog; meanwhile the loop neither spins nor floods the log. The
+    /// waiting clients are accepted when descriptors are free again. No new client must connect for
+    /// that, and code outside the reactor may have freed the descriptors.
     #[test]
     fn emfile_backlog_is_accepted_when_descriptors_free_up() {
         const NAME: &str = "process::emfile_backlog_is_accepted_when_descriptors_free_up";
@@ -321,16 +328,17 @@ mod process {
         let turns = server.turns() - turns_before;
         assert!(turns <= 30, "the server took {turns} turns in 2 s");
 
-        server.say("free them");
+        server.write_line("free descriptors");
         middle
             .set_read_timeout(Some(DEADLINE))
             .expect("the timeout can be set");
         assert_eq!(read_u32_frame(&mut middle), b"40");
-        let served = usize::try_from(server.accepted()).expect("at most 200 clients are accepted");
-        // From here on, each client that leaves makes space for the next one.
-        let waiting = clients.split_off(served - 1);
+        let accepted =
+            usize::try_from(server.accepted()).expect("at most 200 clients are accepted");
+        // Each client that is dropped frees a descriptor for the next waiting client.
+        let waiting = clients.split_off(accepted - 1);
         drop(clients.remove(0));
-        for (index, mut client) in (served..).zip(waiting) {
+        for (index, mut client) in (accepted..).zip(waiting) {
             assert_eq!(read_u32_frame(&mut client), index.to_string().as_bytes());
         }
         for (index, mut client) in (1..).zip(clients) {
@@ -369,7 +377,7 @@ mod process {
         );
     }
 
-    /// Processor time that a process has used, from proc(5).
+    /// Returns the processor time that a process has used (`/proc/PID/stat` in proc(5)).
     fn cpu_time(pid: u32) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
         let (_, fields) = stat

@@ -19,9 +19,10 @@ struct Client {
     server: Reconnect<Addr>,
     opened: u32,
     frames: u32,
-    /// Delays since the connection was last open.
+    /// Retry delays since the last `on_open`.
     delays: Vec<Duration>,
     refusals: u32,
+    closed: Option<Closed>,
     /// True if the next retry timer shuts the reactor down.
     ends_at_timer: bool,
     /// Connection that the last retry timer started.
@@ -31,8 +32,7 @@ struct Client {
 impl Handler for Client {
     type Session = ();
 
-    fn on_open(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: Origin) {
-        self.server.on_open(conn);
+    fn on_open(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: Origin) {
         self.opened += 1;
         self.delays.clear();
     }
@@ -43,7 +43,8 @@ impl Handler for Client {
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
         self.refusals += u32::from(matches!(closed.reason, CloseReason::ConnectFailed(_)));
-        self.delays.extend(self.server.on_close(cx, conn));
+        self.delays.extend(self.server.on_close(cx, conn, &closed));
+        self.closed = Some(closed);
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, _: u64) {
@@ -55,13 +56,22 @@ impl Handler for Client {
 }
 
 fn client(addr: impl Into<Addr>) -> Reactor<Client> {
+    client_of(server(addr.into()))
+}
+
+fn server(addr: Addr) -> Reconnect<Addr> {
     let backoff = Backoff::new(BASE, MAX).jitter(0.0);
+    Reconnect::new(addr, Framing::line(), backoff)
+}
+
+fn client_of(server: Reconnect<Addr>) -> Reactor<Client> {
     let client = Client {
-        server: Reconnect::new(addr.into(), Framing::line(), backoff),
+        server,
         opened: 0,
         frames: 0,
         delays: Vec::new(),
         refusals: 0,
+        closed: None,
         ends_at_timer: false,
         tried: None,
     };
@@ -72,13 +82,13 @@ fn client(addr: impl Into<Addr>) -> Reactor<Client> {
 
 #[test]
 fn reconnect_finds_a_returning_server_every_time() {
-    // This socket is bound during the whole test. So no other program takes the port while it has
-    // no listener.
+    // This socket is bound during the whole test. So no other program takes the port while the port
+    // has no listener.
     let (reserved, addr) = common::refusing();
     reserved
         .set_reuse_address(true)
         .expect("SO_REUSEADDR can be set");
-    // Only Linux lets a second socket bind this address while the first one does not listen.
+    // Drop the socket on other systems, because only Linux lets a listener bind the same address.
     let _reserved = cfg!(target_os = "linux").then_some(reserved);
     let mut listener = TcpListener::bind(addr).expect("the port has no listener");
     let mut reactor = client(addr);
@@ -87,6 +97,8 @@ fn reconnect_finds_a_returning_server_every_time() {
         let (mut stream, _) = listener.accept().expect("the client connects");
         stream.write_all(b"hello\n").expect("the write succeeds");
         drive(&mut reactor, |reactor| reactor.handler().frames == round);
+        // A connection that has lived for the longest delay is a success.
+        common::let_pass(MAX);
 
         // Without a listener every attempt fails, after a growing delay.
         drop(listener);
@@ -103,6 +115,46 @@ fn reconnect_finds_a_returning_server_every_time() {
             "each outage starts with the shortest delay"
         );
         listener = TcpListener::bind(addr).expect("the port is free again");
+    }
+}
+
+#[test]
+fn reconnect_delays_grow_until_a_connection_has_lived() {
+    for (lifetime_min, expected) in [
+        (common::DEADLINE, [2, 4, 8, 16, 16]),
+        (Duration::ZERO, [2; 5]),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+        let addr = listener.local_addr().expect("the socket is bound");
+        let mut reactor = client_of(server(addr.into()).lifetime_min(lifetime_min));
+        let delays = [1, 2, 3, 4, 5].map(|opened| {
+            drive(&mut reactor, |it| it.handler().opened == opened);
+            drop(listener.accept().expect("the client connects"));
+            drive(&mut reactor, |it| !it.handler().delays.is_empty());
+            reactor.handler().delays[0]
+        });
+        assert_eq!(delays, expected.map(Duration::from_millis));
+    }
+}
+
+#[test]
+fn reconnect_ends_at_an_address_that_no_server_can_have() {
+    let mut addrs = vec![
+        Addr::from(SocketAddr::from(([127, 0, 0, 1], 0))),
+        SocketAddr::from(([255; 4], 7)).into(),
+        SocketAddr::from(([0xFF02, 0, 0, 0, 0, 0, 0, 1], 7)).into(),
+    ];
+    #[cfg(unix)]
+    addrs.push(unstick::UnixAddr::default().into());
+    for addr in addrs {
+        let mut reactor = client(addr);
+        drive(&mut reactor, |reactor| reactor.handler().refusals == 1);
+        assert!(reactor.handler().delays.is_empty());
+        assert_eq!(reactor.next_turn_in(), None, "no retry timer is set");
+        // A later `open` tries once more.
+        reactor.with(|client, cx| client.server.open(cx, ()));
+        drive(&mut reactor, |reactor| reactor.handler().refusals == 2);
+        assert_eq!(reactor.next_turn_in(), None);
     }
 }
 
@@ -167,22 +219,25 @@ fn reconnect_ignores_foreign_ids_and_timers() {
     drive(&mut reactor, |reactor| reactor.handler().opened == 1);
     let backoff = Backoff::new(BASE, MAX).jitter(0.0);
     let (_socket, refusing) = common::refusing();
+    let mut refused = client(refusing);
+    drive(&mut refused, |reactor| reactor.handler().refusals == 1);
+    let closed = refused.handler_mut().closed.take();
+    let closed = &closed.expect("the connect was refused");
     let mut second = Reconnect::new(Addr::from(refusing), Framing::line(), backoff);
     let timers = reactor.with(|client, cx| {
         let foreign = client.server.conn().expect("the connection is open");
         let timer = cx.set_timer(common::DEADLINE, 0);
         for delay in [BASE, 2 * BASE, 4 * BASE] {
-            assert_eq!(second.on_close(cx, foreign), None);
+            assert_eq!(second.on_close(cx, foreign, closed), None);
             let conn = second.open(cx, ());
             assert_eq!(second.conn(), Some(conn));
-            second.on_open(foreign);
-            assert_eq!(second.on_close(cx, foreign), None);
+            assert_eq!(second.on_close(cx, foreign, closed), None);
             assert_eq!(second.on_timer(cx, timer, ()), None);
-            assert_eq!(second.on_close(cx, conn), Some(delay));
+            assert_eq!(second.on_close(cx, conn, closed), Some(delay));
             assert_eq!(
                 second.on_timer(cx, timer, ()),
                 None,
-                "the timer is not this client's"
+                "this client did not set the timer"
             );
             assert_eq!(second.conn(), None);
         }
@@ -194,7 +249,7 @@ fn reconnect_ignores_foreign_ids_and_timers() {
     reactor.with(|_, cx| {
         let conn = second.open(cx, ());
         second
-            .on_close(cx, conn)
+            .on_close(cx, conn, closed)
             .expect("the connection is this client's");
         let waiting = cx.stats().timers;
         second.open(cx, ());
@@ -237,7 +292,7 @@ fn reconnect_uses_its_timer_key_and_options() {
             if let CloseReason::ConnectFailed(error) = &end.reason {
                 self.failed.push(error.kind());
             }
-            assert!(self.servers[at].on_close(cx, conn).is_some());
+            assert!(self.servers[at].on_close(cx, conn, &end).is_some());
         }
 
         fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
@@ -248,7 +303,7 @@ fn reconnect_uses_its_timer_key_and_options() {
     }
 
     let (_socket, addr) = common::refusing();
-    // An address that no interface has: the connect fails before the peer can refuse it.
+    // No interface has this address, so the connect fails before the peer can refuse it.
     let nowhere = SocketAddr::from(([192, 0, 2, 1], 0));
     let server = |key| {
         Reconnect::new(addr.into(), Framing::line(), Backoff::new(BASE, MAX))

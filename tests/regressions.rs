@@ -1,4 +1,4 @@
-//! One test for each fixed bug that no other test over the public API proves.
+//! One test for each fixed bug that no other test over the public API detects.
 //!
 //! Each test is named after its bug, and its comment says what was wrong.
 
@@ -20,7 +20,7 @@ fn events(reactor: &Reactor<Probe>, wanted: impl Fn(&Event) -> bool) -> usize {
     reactor.handler().count(wanted)
 }
 
-/// Sends a stream with its end to a reactor, and returns the frames that it delivers.
+/// Sends a stream and a FIN to a reactor, and returns the delivered frames.
 fn frames_of_stream(config: Config, framing: Framing, stream: &[u8]) -> Vec<Vec<u8>> {
     let (mut reactor, addr) = listening(Probe::silent(), config, framing);
     let (mut client, conn) = open(&mut reactor, addr);
@@ -33,8 +33,8 @@ fn frames_of_stream(config: Config, framing: Framing, stream: &[u8]) -> Vec<Vec<
     frames.into_iter().map(<[u8]>::to_vec).collect()
 }
 
-// While a too long line was skipped, a trim of the buffer forgot that. So the end of that line was
-// delivered as a frame.
+// After a trim of the buffer in the middle of a too long line, the decoder no longer skipped this
+// line. So the end of the line was delivered as a frame.
 #[test]
 fn end_of_a_skipped_line_was_a_line_after_a_memory_trim() {
     let framing = Framing::line().frame_len_max(4096).skip_too_long();
@@ -57,7 +57,7 @@ fn end_of_a_skipped_line_was_a_line_after_a_memory_trim() {
     assert_eq!(events(&reactor, is_skipped), 1);
 }
 
-// Timers of one deadline fired in the reverse of the order in which they were set.
+// Timers with the same deadline fired in reverse order.
 #[test]
 fn timers_of_one_deadline_fired_in_reverse_order() {
     let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
@@ -71,7 +71,7 @@ fn timers_of_one_deadline_fired_in_reverse_order() {
         let fired = std::mem::take(&mut reactor.handler_mut().events);
         let keys = fired.iter().map(|event| match event {
             Event::Timer(_, key) => *key,
-            other => panic!("no timer: {other:?}"),
+            other => panic!("not a timer: {other:?}"),
         });
         assert!(keys.eq(0..100), "{delay} ms: {fired:?}");
     }
@@ -103,21 +103,21 @@ impl ToSocketAddrs for SlowName {
     }
 }
 
-// The deadline counted from before the name look-up, so a slow look-up left no time to connect.
+// The connect deadline started before the name look-up, so a slow look-up left no time to connect.
 #[test]
 fn connect_deadline_counted_the_name_look_up() {
     let mut config = Config::default();
     config.connect_deadline = Duration::from_millis(300);
     let (_held, addr) = silent();
     let delay = 2 * config.connect_deadline;
-    let least = config.connect_deadline / 2;
+    let time_min = config.connect_deadline / 2;
     let mut reactor =
         Reactor::with_config(Probe::silent(), config).expect("the reactor is created");
     reactor.connect(SlowName { addr, delay }, Framing::raw(), ());
     let begin = Instant::now();
     drive(&mut reactor, |it| it.stats().closed == 1);
     let time = begin.elapsed();
-    assert!(time >= least, "only {time:?} to connect");
+    assert!(time >= time_min, "the connect got only {time:?}");
 }
 
 // If `on_skipped` of the last frame paused the connection, the end of the stream was never
@@ -153,7 +153,7 @@ fn pause_at_a_skipped_last_frame_lost_the_half_close() {
     assert_eq!(half_closes(&reactor), 1);
 }
 
-// A UDP socket kept the memory of its longest send queue until it was closed.
+// A UDP socket kept the memory of its longest send queue until the socket was closed.
 #[test]
 fn udp_send_queue_kept_the_memory_of_a_burst() {
     let receiver = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
@@ -202,16 +202,19 @@ fn change_of_limits_in_a_callback_reordered_output() {
     let (mut client, conn) = open_narrow(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, b"question");
     let answer = read_slowly(&mut reactor, &mut client, 2 * LEN);
-    assert!(answer.is_sorted(), "the order is lost");
+    assert!(
+        answer.is_sorted(),
+        "the two outputs arrived in the wrong order"
+    );
     assert_eq!(answer.partition_point(|&byte| byte == 1), LEN);
 }
 
-// Without a frame limit, a length of endless digits was collected for ever.
+// Without a frame limit, the decoder collected the digits of an endless length for ever.
 #[test]
 fn endless_netstring_length_was_read_for_ever() {
     let framing = Framing::netstring().frame_len_max(usize::MAX);
     let mut config = Config::default();
-    // The client keeps its side open.
+    // The client keeps its side open, so the close needs a short deadline.
     config.close_deadline = Duration::from_millis(10);
     let (mut reactor, addr) = listening(Probe::silent(), config, framing);
     let (mut client, _) = open(&mut reactor, addr);
@@ -221,8 +224,7 @@ fn endless_netstring_length_was_read_for_ever() {
     assert!(matches!(reason, CloseReason::Frame { .. }), "{reason}");
 }
 
-// The end of the stream can end a frame. It did not end the header of a frame, so that frame was
-// lost.
+// If the end of the stream ended the header of a frame, this frame was lost.
 #[test]
 fn frame_whose_header_ends_with_the_stream_was_lost() {
     let header = Framing::delimiters(&[b";", b";;"]);
@@ -231,7 +233,8 @@ fn frame_whose_header_ends_with_the_stream_was_lost() {
     assert_eq!(frames, [b"a;"]);
 }
 
-// If the frame budget ended before the last frame, the search for that frame started too late.
+// If the frame budget was used up before the last frame, the search for the end of this frame
+// started at too high an offset. So the frame was lost.
 #[test]
 fn last_frame_after_a_spent_frame_budget_was_lost() {
     let mut config = Config::default();
@@ -241,7 +244,8 @@ fn last_frame_after_a_spent_frame_budget_was_lost() {
     assert_eq!(frames, [&b"first"[..], b"2"]);
 }
 
-// A reactor refused to handle signals if its parent ignored one, as shells do for background jobs.
+// `shutdown_on_signals` failed if the parent process ignored one of the signals, as shells do for
+// background jobs.
 #[cfg(all(unix, feature = "signals"))]
 #[test]
 fn ignored_sigint_prevented_shutdown_on_signals() {
@@ -249,7 +253,7 @@ fn ignored_sigint_prevented_shutdown_on_signals() {
 
     let name = "ignored_sigint_prevented_shutdown_on_signals";
     if common::is_child() {
-        let reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+        let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
         reactor
             .shutdown_on_signals(DEADLINE)
             .expect("an ignored signal has no handler");

@@ -1,5 +1,5 @@
-//! Closures and payloads from other threads (`Remote`): each runs exactly once, in the order of its
-//! producer, and no wake-up is lost.
+//! Closures and payloads from other threads (`Remote`): each closure runs and each payload is sent
+//! exactly once, in the order of its producer. No wake-up is lost.
 
 mod common;
 
@@ -16,9 +16,10 @@ use unstick::{Config, ConnId, Context, Framing, Handler, PostError, Reactor, Rem
 /// test.
 const FAR_TOO_MANY: u64 = 10_000_000;
 
-/// Closures that ran: the next index of each producer, and the total.
+/// Counts the closures that ran.
 #[derive(Default)]
 struct Tally {
+    /// Index of the next closure of each producer.
     next: Vec<u64>,
     total: u64,
 }
@@ -37,14 +38,15 @@ where
     loop {
         match remote.post(task) {
             Ok(()) => return,
-            Err(PostError::Full(refused)) => task = refused,
-            Err(error) => panic!("{error}"),
+            Err(PostError::Full(returned)) => task = returned,
+            Err(error) => panic!("cannot post: {error}"),
         }
         thread::yield_now();
     }
 }
 
-/// Runs the reactor in another thread, in which only posts end its polls.
+/// Runs the reactor in another thread. The returned channel receives the handler when the loop
+/// ends.
 fn run<H: Handler + Send + 'static>(mut reactor: Reactor<H>) -> Receiver<H>
 where
     H::Session: Send,
@@ -68,8 +70,8 @@ fn tally(producers: usize, config: Config) -> (Reactor<Tally>, Remote<Tally>) {
     (reactor, remote)
 }
 
-/// Ten million posts: through short queues, which are full most of the time, and through long ones,
-/// which hardly ever are.
+/// Ten million posts: through short queues, which are full most of the time, and through a long
+/// queue, which is rarely full.
 #[test]
 fn every_post_runs_once_and_in_order() {
     const PRODUCERS: usize = 4;
@@ -123,8 +125,8 @@ fn post_wakes_a_loop_that_is_about_to_poll() {
                     let (ack, acked) = mpsc::channel();
                     for index in 0..POSTS {
                         let ack = ack.clone();
-                        // The acknowledgement arrives during a turn, so the next post hits the loop
-                        // at any point on its way to the poll.
+                        // The acknowledgement arrives during a turn. So the next post can arrive at
+                        // any moment before or during the poll.
                         post(&remote, move |_: &mut Tally, _| {
                             let _ = ack.send(index);
                         });
@@ -153,7 +155,7 @@ fn full_post_queue_returns_the_closure() {
     }
     let ten_more = |tally: &mut Tally, _: &mut Context<'_, Tally>| tally.total += 10;
     let Err(PostError::Full(ten_more)) = remote.post(ten_more) else {
-        panic!("the queue is full after three posts");
+        panic!("the full queue did not return the closure");
     };
     reactor
         .turn(Some(Duration::ZERO))
@@ -188,7 +190,7 @@ fn post_to_a_dropped_reactor_returns_the_closure() {
 
     let refused = remote.post(task(Arc::clone(&held)));
     let Err(PostError::Closed(task)) = refused else {
-        panic!("the post fails with Closed");
+        panic!("the post did not fail with Closed");
     };
     assert_eq!(Arc::strong_count(&held), 2, "the closure was returned");
     drop(task);
@@ -197,23 +199,23 @@ fn post_to_a_dropped_reactor_returns_the_closure() {
         .expect("shutdown of a dropped reactor is not an error");
 }
 
-/// The captures of this closure post when they are dropped together with the reactor, which must
-/// not deadlock.
+/// The closure owns a value that posts when it is dropped. The reactor drops the closure, and this
+/// must not cause a deadlock.
 #[test]
 fn drop_of_a_post_may_post_without_deadlock() {
     struct PostsOnDrop(Remote<Tally>, mpsc::Sender<bool>);
     impl Drop for PostsOnDrop {
         fn drop(&mut self) {
-            let refused = self.0.post(|_, _| {});
-            let closed = matches!(refused, Err(PostError::Closed(_)));
+            let posted = self.0.post(|_, _| {});
+            let closed = matches!(posted, Err(PostError::Closed(_)));
             self.1.send(closed).expect("the test waits for the result");
         }
     }
     let (reactor, remote) = tally(1, Config::default());
     let (dropped, result) = mpsc::channel();
-    let captive = PostsOnDrop(remote.clone(), dropped);
+    let captured = PostsOnDrop(remote.clone(), dropped);
     remote
-        .post(move |_, _| drop(captive))
+        .post(move |_, _| drop(captured))
         .expect("the post queue has space");
     let ender = thread::spawn(move || drop(reactor));
     assert!(
@@ -411,7 +413,7 @@ fn remote_send_does_not_copy_a_long_payload() {
     let held = reactor.stats().held_bytes;
     assert!(
         (LEN..LEN + LEN / 8).contains(&held),
-        "a copy would have a larger buffer"
+        "the queue holds {held} bytes; a copied payload would have a larger buffer"
     );
 
     reactor.with(|_, cx| cx.abort(conn));
@@ -465,7 +467,7 @@ fn remote_send_that_fails_returns_the_payload() {
         .expect("the remote queue has space");
     match remote.send(conn, "third") {
         Err(PostError::Full(payload)) => assert_eq!(payload, b"third"),
-        other => panic!("{other:?}"),
+        other => panic!("a send to a full queue returned {other:?}"),
     }
     reactor.turn(None).expect("polling succeeds");
     reactor.with(|_, cx| cx.abort(conn));
@@ -484,21 +486,21 @@ fn remote_send_that_fails_returns_the_payload() {
     );
     assert!(matches!(refusals[1].2, SendError::Gone));
     drop(reactor);
-    match remote.send(conn, "nobody") {
-        Err(PostError::Closed(payload)) => assert_eq!(payload, b"nobody"),
-        other => panic!("{other:?}"),
+    match remote.send(conn, "dropped") {
+        Err(PostError::Closed(payload)) => assert_eq!(payload, b"dropped"),
+        other => panic!("a send to a dropped reactor returned {other:?}"),
     }
 }
 
-/// A turn runs at most `post_budget` of the waiting posts; later ones wait behind them.
+/// A turn runs at most `post_budget` posts. The other posts wait for the next turn.
 #[test]
 fn turn_runs_at_most_post_budget_posts() {
     let mut config = Config::default();
     config.post_budget = 10;
     let (mut reactor, remote) = tally(1, config);
     for index in 0..35 {
-        // The closures have two types. So the budget ends both between two runs of one type and
-        // within a run.
+        // Consecutive closures of one type form a batch. With closures of two types, the budget is
+        // used up both between two batches and within a batch.
         let posted = if index % 7 == 0 {
             let one = index.max(1) / index.max(1);
             remote.post(move |tally, _| tally.total += one).is_ok()
@@ -513,7 +515,7 @@ fn turn_runs_at_most_post_budget_posts() {
     }
 }
 
-/// Posts left over after a panic run in the next turn, and none runs twice.
+/// Posts that did not run because of a panic run in the next turn. No post runs twice.
 #[test]
 fn panic_in_a_posted_closure_loses_no_other_post() {
     let (mut reactor, remote) = tally(1, Config::default());
@@ -531,8 +533,8 @@ fn panic_in_a_posted_closure_loses_no_other_post() {
     assert_eq!(reactor.handler().total, 4);
 }
 
-/// Another loop can wait for the poll's descriptor. It becomes readable after a post between two
-/// turns, and after a post during a turn.
+/// Another loop can wait for the poll's descriptor. The descriptor becomes readable after a post
+/// between two turns, and after a post during a turn.
 #[test]
 #[cfg(unix)]
 fn post_makes_the_poll_descriptor_readable() {
@@ -558,15 +560,15 @@ fn post_makes_the_poll_descriptor_readable() {
     }
 }
 
-/// The loop checks the post queue before it polls. Waking it for a post made during a turn would
-/// cost a system call and an event for every reply of a fast worker thread.
+/// The loop checks the post queue before it polls, so a post during a turn need not wake the loop.
+/// Waking it would cost a system call and an event for every reply of a fast worker thread.
 #[test]
 #[cfg(unix)]
 fn post_during_a_turn_does_not_wake_the_poll() {
-    let (tell_remote, has_remote) = mpsc::channel::<Remote<Probe>>();
+    let (remote_tx, remote_rx) = mpsc::channel::<Remote<Probe>>();
     let probe = Probe::new(move |_, event| {
         if let Event::Frame(..) = event {
-            let remote = has_remote.recv().expect("the test sent the remote");
+            let remote = remote_rx.recv().expect("the test sent the remote");
             remote
                 .post(|_, cx| cx.stop())
                 .expect("the post queue has space");
@@ -575,7 +577,7 @@ fn post_during_a_turn_does_not_wake_the_poll() {
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
     let (mut client, conn) = common::open(&mut reactor, addr);
     for _ in 0..3 {
-        tell_remote
+        remote_tx
             .send(reactor.remote())
             .expect("the handler waits for the remote");
         common::deposit(&mut reactor, &mut client, conn, b"work\n");
@@ -584,7 +586,7 @@ fn post_during_a_turn_does_not_wake_the_poll() {
     }
 }
 
-/// Returns true if another poll finds the reactor's poll readable.
+/// Returns true if another poll reports the reactor's poll descriptor as readable.
 #[cfg(unix)]
 fn is_readable<H: Handler>(reactor: &Reactor<H>) -> bool {
     use mio::{Events, Interest, Poll, Token, unix::SourceFd};

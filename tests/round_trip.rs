@@ -12,7 +12,7 @@ use streams::{counting, deframe, frame, payload, pieces, text};
 
 const LIMIT: usize = 1000;
 
-/// All built-in framings except `raw`, each with the bytes that have a meaning in it.
+/// Returns all built-in framings except `raw`. Each has a list of bytes that are special in it.
 fn framings() -> Vec<(Framing, &'static [u8])> {
     let mut framings: Vec<(Framing, &[u8])> = FRAMINGS
         .into_iter()
@@ -60,7 +60,7 @@ fn framings() -> Vec<(Framing, &'static [u8])> {
 
 /// Checks that each payload either comes back as exactly one equal frame or is rejected. Returns
 /// the number of accepted payloads.
-fn check(framing: &Framing, payloads: &[Vec<u8>], random: &mut Random, what: &str) -> usize {
+fn check(framing: &Framing, payloads: &[Vec<u8>], random: &mut Random, context: &str) -> usize {
     let mut stream = Vec::new();
     let mut accepted = Vec::new();
     for payload in payloads {
@@ -74,11 +74,12 @@ fn check(framing: &Framing, payloads: &[Vec<u8>], random: &mut Random, what: &st
     for payload in &accepted {
         deframer.extend(&frame(framing, payload).expect("the payload was accepted before"));
         let back = deframer.next_frame().expect("the frame is valid");
-        assert_eq!(back, Some(&payload[..]), "{framing:?}, {what}");
+        assert_eq!(back, Some(&payload[..]), "{framing:?}, {context}");
     }
     let seen = deframe(framing, &pieces(&stream, random));
-    assert_eq!(seen.frames, accepted, "{framing:?}, {what}");
-    assert_eq!(seen.rest.as_deref(), Some(&[][..]), "{framing:?}, {what}");
+    assert_eq!(seen.frames, accepted, "{framing:?}, {context}");
+    let rest = seen.rest.as_deref();
+    assert_eq!(rest, Some(&[][..]), "{framing:?}, {context}");
     accepted.len()
 }
 
@@ -105,7 +106,8 @@ fn accepted_payload_comes_back_as_one_frame() {
     }
 }
 
-/// Only the length field is changed; if it already holds the length, no byte changes.
+/// Encoding changes only the length field. If this field already contains the length, no byte
+/// changes.
 #[test]
 fn kept_header_comes_back_with_its_length() {
     let field = LengthField::new(3).little_endian().leading(b"??");
@@ -127,8 +129,8 @@ fn kept_header_comes_back_with_its_length() {
     }
 }
 
-/// Every pair of payloads of up to four bytes over two letters. This covers every end of a first
-/// payload and every start of a second one.
+/// Tests every pair of payloads of up to four bytes over two letters. These pairs cover every end
+/// of a first payload and every start of a second payload.
 #[test]
 fn no_two_adjacent_payloads_form_a_delimiter() {
     let alphabets: [(&[&[u8]], &[u8; 2]); 9] = [
@@ -195,13 +197,13 @@ fn frame_len_max_zero_allows_only_empty_frames() {
     for unlimited in named.chain(delimited) {
         let framing: Framing = Framing::frame_len_max(unlimited.clone(), 0);
         let what = framing.to_string();
-        let taken = check(
+        let accepted = check(
             &framing,
             &[vec![], b"a".to_vec(), vec![]],
             &mut Random(1),
             &what,
         );
-        assert_eq!(taken, 2, "{what}");
+        assert_eq!(accepted, 2, "{what}");
         let mut deframer = unstick::Deframer::new(framing);
         deframer.extend(&frame(&unlimited, b"a").expect("the payload is accepted without a limit"));
         assert!(
@@ -217,7 +219,7 @@ fn frame_len_max_zero_allows_only_empty_frames() {
     }
 }
 
-/// `raw` has no frames: all bytes come back, in any pieces.
+/// `raw` has no frame boundaries: all bytes come back in order, in frames of any length.
 #[test]
 fn raw_bytes_come_back_in_order() {
     for seed in 0..100 {

@@ -17,7 +17,7 @@ struct Later {
 }
 
 impl Later {
-    fn answer(cx: &mut Context<'_, Self>, conn: ConnId, seen: &[u8]) {
+    fn reply(cx: &mut Context<'_, Self>, conn: ConnId, seen: &[u8]) {
         assert!(cx.session(conn).is_none(), "the session is borrowed");
         assert!(
             cx.with_session(conn, |_, _| ()).is_none(),
@@ -44,27 +44,27 @@ impl Handler for Later {
         seen.extend_from_slice(frame);
         assert!(
             cx.with_session(conn, |_, _| ()).is_none(),
-            "the callback has the session"
+            "the callback already has the session"
         );
         cx.set_timer(Duration::ZERO, conn.to_bits());
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, _: TimerId, key: u64) {
         let conn = ConnId::from_bits(key).expect("the key is a connection id");
-        let answered = cx.with_session(conn, |cx, seen| {
+        let replied = cx.with_session(conn, |cx, seen| {
             seen.push(b'!');
-            Self::answer(cx, conn, seen);
+            Self::reply(cx, conn, seen);
             if seen.starts_with(b"bye") {
                 cx.abort(conn);
             }
         });
-        answered.expect("the session is available");
+        replied.expect("the session is available");
     }
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, seen: Vec<u8>, _: Closed) {
         assert!(
             cx.with_session(conn, |_, _| ()).is_none(),
-            "the callback has the session"
+            "the callback already has the session"
         );
         self.ended.push(seen);
     }
@@ -116,7 +116,7 @@ fn with_session_in_on_timer_reaches_a_session() {
     assert_eq!(
         reactor.handler().ended,
         [b"a!b!"],
-        "on_close gets the session as it was left"
+        "on_close receives the session with all changes"
     );
     let ran = reactor.with(|_, cx| {
         cx.with_session(conns[0], |_, _| {

@@ -1,5 +1,5 @@
-//! System calls at their worst: short reads, short writes, `EINTR`, `EAGAIN`, failing `accept`, and
-//! connections whose setup fails.
+//! System calls that fail or transfer few bytes: short reads, short writes, `EINTR`, `EAGAIN`,
+//! failing `accept`, and connections whose setup fails.
 //!
 //! A preloaded library (`short_io/shim.c`) wraps the C library's calls in a child process, the echo
 //! example. Its report at exit shows the number of injected faults.
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use child::Echo;
 use common::{DEADLINE, Event, Probe, Random, drive, frame, listening, round_trip};
-use unstick::{Config, Framing};
+use unstick::{Config, Framing, Reactor, UnixAddr};
 
 const SEED: u64 = 20_260_101;
 
@@ -54,6 +54,80 @@ fn shim() -> Option<&'static Path> {
     SHIM.get_or_init(compile).as_deref()
 }
 
+/// The echo of a frame and of a datagram over sockets of one address family.
+fn echo_over_one_family(addr: &str) {
+    let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
+    let [listener, client] = [Framing::length_u32(), Framing::length_u32()];
+    if addr == "unix" {
+        let name = |name| {
+            let name = format!("unstick-family-{name}-{}", std::process::id());
+            UnixAddr::from_abstract_name(name).expect("a short name")
+        };
+        reactor
+            .listen(name("stream"), listener)
+            .expect("the name is free");
+        reactor.with(|_, cx| {
+            let conn = cx.connect(name("stream"), client, ());
+            let _ = cx.send(conn, b"ping").expect("there is space");
+            let server = cx.bind_unix_datagram(Some(&name("server")));
+            server.expect("the name is free");
+            let socket = cx.bind_unix_datagram(None).expect("a socket opens");
+            cx.send_unix_datagram(socket, Some(&name("server")), b"ping")
+                .expect("there is space");
+        });
+        drive(&mut reactor, |it| {
+            it.stats().frames_in >= 3 && it.stats().datagrams_in == 1
+        });
+        return;
+    }
+    let listener = reactor
+        .listen(addr, listener)
+        .expect("a free port is available");
+    let server = reactor.bind_udp(addr).expect("a free port is available");
+    let [tcp, udp] = [listener.into(), server.into()].map(|socket: unstick::SocketId| {
+        reactor
+            .local_inet_addr(socket)
+            .expect("the socket is bound")
+    });
+    reactor.with(|_, cx| {
+        let conn = cx.connect(tcp, client, ());
+        let _ = cx.send(conn, b"ping").expect("there is space");
+        let socket = cx.bind_udp(addr).expect("a free port is available");
+        cx.connect_udp(socket, udp)
+            .expect("a connect of UDP is local");
+        cx.send_datagram(socket, b"ping").expect("there is space");
+    });
+    drive(&mut reactor, |it| {
+        it.stats().frames_in >= 3 && it.stats().datagrams_in >= 3
+    });
+    assert_eq!(reactor.stats().datagram_errors, 0);
+}
+
+/// A sandbox may lack the other address families (systemd's `RestrictAddressFamilies`).
+#[test]
+fn one_address_family_is_enough() {
+    if let Ok(addr) = std::env::var("UNSTICK_TEST_ADDR") {
+        env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
+        return echo_over_one_family(&addr);
+    }
+    let Some(shim) = shim() else { return };
+    let has_v6 = UdpSocket::bind("[::1]:0").is_ok();
+    for (family, addr) in [("1", "unix"), ("2", "127.0.0.1:0"), ("10", "[::1]:0")] {
+        if family == "10" && !has_v6 {
+            println!("skipped: the loopback interface has no IPv6 address");
+            continue;
+        }
+        let output = common::rerun("one_address_family_is_enough")
+            .env("LD_PRELOAD", shim)
+            .envs([("SHIM_FAMILY", family), ("UNSTICK_TEST_ADDR", addr)])
+            .output()
+            .expect("the test binary starts again");
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{addr}: {log}");
+        assert!(!log.contains("WARN"), "{addr} works, but in part: {log}");
+    }
+}
+
 /// The echo example, running with the shim.
 struct Shimmed {
     echo: Echo,
@@ -64,7 +138,7 @@ struct Shimmed {
 impl Shimmed {
     /// Starts the example; `name` is unique to the test, because tests run in parallel.
     fn start(name: &str, args: &[&str], env: &[(&str, &str)]) -> Option<Self> {
-        let shim = shim()?.to_str().expect("a path in UTF-8");
+        let shim = shim()?.to_str().expect("the path is UTF-8");
         let file = |suffix| Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{suffix}"));
         let (report, log) = (file("report"), file("log"));
         let seed = SEED.to_string();
@@ -72,7 +146,7 @@ impl Shimmed {
         let mut all = vec![
             ("LD_PRELOAD", shim),
             ("SHIM_SEED", &seed),
-            ("SHIM_REPORT", report.to_str().expect("a path in UTF-8")),
+            ("SHIM_REPORT", report.to_str().expect("the path is UTF-8")),
         ];
         all.extend(env);
         let echo = Echo::start(args, &all, Some(&log)).expect("the example starts");
@@ -84,8 +158,13 @@ impl Shimmed {
         let totals = self.echo.end();
         let report = fs::read_to_string(&self.report).expect("the shim writes its report at exit");
         let counts = report.lines().map(|line| {
-            let (kind, count) = line.split_once(' ').expect("a name and a number");
-            (kind.to_owned(), count.parse().expect("a number"))
+            let (kind, count) = line
+                .split_once(' ')
+                .expect("the line has a name and a number");
+            (
+                kind.to_owned(),
+                count.parse().expect("the text is a number"),
+            )
         });
         (totals, counts.collect())
     }
@@ -137,14 +216,21 @@ fn echo_exactly(mut stream: TcpStream, framing: &'static str, seed: u64, len: us
         let expected = next_frame(&mut random, framing);
         let mut frame = vec![0; expected.len()];
         stream.read_exact(&mut frame).expect("the server echoes");
-        assert!(frame == expected, "at byte {received} of seed {seed}");
+        assert!(
+            frame == expected,
+            "the echo differs in the frame at byte {received}, seed {seed}"
+        );
         received += frame.len();
     }
     let mut rest = Vec::new();
     stream
         .read_to_end(&mut rest)
-        .expect("an end of stream after the last frame");
-    assert!(rest.is_empty(), "{} bytes too many", rest.len());
+        .expect("the stream ends without a reset");
+    assert!(
+        rest.is_empty(),
+        "{} bytes follow the last frame",
+        rest.len()
+    );
     writer.join().expect("the writer does not panic");
 }
 
@@ -214,14 +300,17 @@ fn datagrams_stay_whole_with_eintr_and_would_block() {
         }
         let mut buf = [0; 4096];
         for payload in &sent {
-            let len = client.recv(&mut buf).expect("each is echoed");
-            assert!(buf[..len] == payload[..], "whole and in order");
+            let len = client.recv(&mut buf).expect("each datagram is echoed");
+            assert!(
+                buf[..len] == payload[..],
+                "an echo differs from the datagram that was sent"
+            );
         }
     }
     let (totals, faults) = server.end();
     assert!(
         totals.contains("0 datagrams\n"),
-        "no datagram was lost: {totals}"
+        "the totals report a lost datagram: {totals}"
     );
     assert!(
         faults["interrupted"] > 100 && faults["blocked"] > 100,
@@ -229,7 +318,7 @@ fn datagrams_stay_whole_with_eintr_and_would_block() {
     );
 }
 
-/// A shutdown while answers are queued; the kernel accepts one `sendto` in a hundred.
+/// The server shuts down while replies are queued. Only one `sendto` in a hundred succeeds.
 #[test]
 fn closing_udp_socket_sends_datagrams_that_would_block() {
     let env = [("SHIM_BLOCK_PERCENT", "99")];
@@ -243,36 +332,38 @@ fn closing_udp_socket_sends_datagrams_that_would_block() {
             .send_to(&index.to_be_bytes(), server.addr())
             .expect("the kernel accepts the bytes");
     }
-    // By the first answer the server has received a full turn of datagrams, and answers are queued.
+    // When the first reply arrives, the server has received the datagrams of a full turn. So
+    // replies are queued.
     let mut buf = [0; 16];
     let mut receive = || {
-        let len = client.recv(&mut buf).expect("each is echoed");
-        u32::from_be_bytes(buf[..len].try_into().expect("four bytes"))
+        let len = client.recv(&mut buf).expect("each datagram is echoed");
+        let number = buf[..len].try_into();
+        u32::from_be_bytes(number.expect("the datagram has four bytes"))
     };
     assert_eq!(receive(), 0);
     let (totals, faults) = server.end();
-    let answered = word_before(&totals, " datagrams (");
+    let received = word_before(&totals, " datagrams (");
     assert!(faults["blocked"] > 0, "{faults:?}");
     assert!(
         totals.contains("0 datagrams\n"),
-        "no datagram was lost: {totals}"
+        "the totals report a lost datagram: {totals}"
     );
-    for index in 1..answered.parse().expect("a number") {
+    for index in 1..received.parse().expect("the text is a number") {
         assert_eq!(receive(), index);
     }
 }
 
 fn udp_client() -> UdpSocket {
-    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     client
         .set_read_timeout(Some(DEADLINE))
-        .expect("a timeout can be set");
+        .expect("the timeout can be set");
     client
 }
 
 fn word_before<'a>(text: &'a str, mark: &str) -> &'a str {
     let (before, _) = text.split_once(mark).expect("the totals contain the mark");
-    before.rsplit(' ').next().expect("a word before the mark")
+    before.rsplit(' ').next().expect("a word precedes the mark")
 }
 
 /// The third `accept` of each connection succeeds. No further client connects meanwhile, so only
@@ -326,7 +417,8 @@ fn failed_epoll_registration_leaks_no_descriptor() {
         let mut client = common::client(server.addr());
         let message = frame("u32", &index.to_be_bytes());
         let mut echoed = vec![0; message.len()];
-        // A dropped client sees an end of stream, a reset or a broken pipe.
+        // If the server drops the connection, the client gets an end of stream, a reset or a broken
+        // pipe.
         let result = client
             .write_all(&message)
             .and_then(|()| client.read_exact(&mut echoed));
@@ -348,7 +440,7 @@ fn failed_epoll_registration_leaks_no_descriptor() {
     }
     assert_eq!(accepted.len(), CLIENTS / 2);
     wait_for_descriptors(&server, base + CLIENTS / 2);
-    let seconds = usize::try_from(started.elapsed().as_secs()).expect("the test takes seconds");
+    let seconds = usize::try_from(started.elapsed().as_secs()).expect("the test is short");
     let lines = server.log_lines();
     assert!(
         (1..=1 + seconds).contains(&lines),
@@ -399,14 +491,16 @@ fn wait_for_descriptors(server: &Shimmed, wanted: usize) {
     }
 }
 
-/// A read stops at urgent data even though more bytes follow (tcp(7)). The bytes after the urgent
-/// data cause no further edge.
+/// A read stops at urgent data, even if more bytes follow (tcp(7)). The bytes after the urgent data
+/// cause no further edge, so the reactor must read again.
 #[test]
 fn frames_after_urgent_data_need_no_further_input() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
     let mut client = common::client(addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
-    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
 
     client
         .write_all(&frame("u32", b"before"))

@@ -28,14 +28,14 @@ fn sent(name: &str, payload: &[u8]) -> Vec<u8> {
 /// Returns the callbacks in order: frames by content, other callbacks by a name.
 fn story(reactor: &Reactor<Probe>) -> Vec<String> {
     let events = reactor.handler().events.iter();
-    let tell = |event: &Event| match event {
+    let describe = |event: &Event| match event {
         Event::Frame(_, frame) => Some(frame.escape_ascii().to_string()),
         Event::Skipped(_, skipped) => Some(format!("{} > {}", skipped.len, skipped.limit)),
         Event::HalfClose(_) => Some("end".to_owned()),
         Event::Close(_, closed) => Some(closed.reason.to_string()),
         _ => None,
     };
-    events.filter_map(tell).collect()
+    events.filter_map(describe).collect()
 }
 
 /// Encodes the frame `a`, a frame of `len` bytes that exceeds the limit, and the frame `b`.
@@ -86,8 +86,8 @@ fn pause_in_on_skipped_holds_back_later_frames() {
                 .expect("the write succeeds");
             drive(&mut reactor, |reactor| reactor.stats().frames_skipped == 1);
             settle(&mut reactor);
-            let told = format!("{len} > 10");
-            assert_eq!(story(&reactor), ["a", &told], "{name}");
+            let skipped = format!("{len} > 10");
+            assert_eq!(story(&reactor), ["a", &skipped], "{name}");
             let conn = reactor
                 .handler()
                 .events
@@ -100,7 +100,7 @@ fn pause_in_on_skipped_holds_back_later_frames() {
                 .with(|_, cx| cx.resume(conn.expect("on_skipped was called")))
                 .expect("the connection is open");
             drive(&mut reactor, |reactor| reactor.stats().frames_in == 2);
-            assert_eq!(story(&reactor), ["a", &told, "b"], "{name}");
+            assert_eq!(story(&reactor), ["a", &skipped, "b"], "{name}");
         }
     }
 }
@@ -178,7 +178,7 @@ fn too_long_frame_closes_unless_skipped() {
         assert_eq!(reactor.handler().frames(), [b"a"], "{name}");
         let closes = reactor.handler().closes();
         let CloseReason::Frame { error, offset } = &closes[0].1.reason else {
-            panic!("{name}: {:?}", closes[0]);
+            panic!("{name}: no frame error: {:?}", closes[0]);
         };
         assert!(
             matches!(error, FrameError::TooLong { limit: 10, .. }),

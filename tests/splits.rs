@@ -15,7 +15,7 @@ fn framing(name: &str) -> Framing {
     name.parse().expect("the name is a known framing")
 }
 
-/// Writes in a thread, because the kernel may not take everything before the reactor reads.
+/// Writes in a thread, because the kernel may not accept all bytes before the reactor reads.
 fn write_in_background(mut client: TcpStream, bytes: Vec<u8>) -> JoinHandle<TcpStream> {
     thread::spawn(move || {
         client.write_all(&bytes).expect("the reactor reads");
@@ -23,8 +23,8 @@ fn write_in_background(mut client: TcpStream, bytes: Vec<u8>) -> JoinHandle<TcpS
     })
 }
 
-/// Takes turns that only an event or remaining work can end. No timeout hides work that the reactor
-/// forgot.
+/// Takes turns with a long timeout, so that only an event or remaining work ends a turn. A short
+/// timeout would hide the bug that the reactor forgets remaining work.
 fn drive_without_timeout<H: Handler>(
     reactor: &mut Reactor<H>,
     mut done: impl FnMut(&Reactor<H>) -> bool,
@@ -117,7 +117,7 @@ fn burst_arrives_for_every_read_size_and_budget() {
                     (1000 / frame_budget as u64).max(100_000 / read_budget_bytes as u64);
                 assert!(
                     stats.turns >= turns_min,
-                    "the budgets limited the turns: {stats:?}"
+                    "the budgets require at least {turns_min} turns: {stats:?}"
                 );
             }
         }
@@ -149,7 +149,7 @@ fn frame_budget_of_one_frame_loses_no_frame() {
     }
 }
 
-/// A framing in which each frame starts with `<`. It ends before the next `<` or with the stream.
+/// A framing in which each frame starts with `<`, and ends before the next `<` or with the stream.
 struct Marked;
 
 impl Codec for Marked {

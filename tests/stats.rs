@@ -20,8 +20,8 @@ fn conn_stats_count_reads_and_undecoded_bytes() {
     });
     deposit(&mut reactor, &mut glued, one, b"1\n2\n3\n4\n5\n6\nhalf");
     idle(&mut reactor);
-    for piece in [b"in ", b"fou", b"r p", b"ar\n"] {
-        deposit(&mut reactor, &mut cut, other, piece);
+    for part in [b"in ", b"fou", b"r p", b"ar\n"] {
+        deposit(&mut reactor, &mut cut, other, part);
         idle(&mut reactor);
     }
     reactor.with(|_, cx| {
@@ -30,7 +30,7 @@ fn conn_stats_count_reads_and_undecoded_bytes() {
         let reads = stats.reads - before;
         assert!(
             (1..=2).contains(&reads),
-            "one read for all bytes, and at most one that would block"
+            "{reads} reads, instead of one for all bytes and at most one that would block"
         );
         assert!(stats.frames_per_read() >= 2.0, "{stats:?}");
         assert_eq!(cx.undecoded_bytes(one), Ok(4));
@@ -47,7 +47,7 @@ fn conn_stats_count_reads_and_undecoded_bytes() {
     idle(&mut reactor);
     let closes = reactor.handler().closes();
     let [(_, closed)] = &closes[..] else {
-        panic!("{closes:?}");
+        panic!("one close is expected: {closes:?}");
     };
     assert!(closed.stats.reads >= 4, "{closed:?}");
     reactor.with(|_, cx| assert_eq!(cx.undecoded_bytes(other), Err(Gone)));
@@ -72,7 +72,8 @@ fn paused_connection_reports_undecoded_bytes() {
     }
 }
 
-/// The connections of the second round reuse the slab keys of the first round.
+/// The connections of the second round reuse the slab keys of the first round. They must not have
+/// the callback time of the first connections.
 #[test]
 fn callback_time_is_counted_for_each_connection() {
     const STEP: Duration = Duration::from_millis(5);

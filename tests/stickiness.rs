@@ -1,7 +1,7 @@
 //! TCP coalesces and splits messages, UDP keeps them, and framing restores them over TCP.
 //!
 //! No test depends on timing. A receiver that takes no turn reads nothing, so everything written in
-//! the meantime is in one queue. A message larger than a buffer cannot fit in it. The tests do not
+//! the meantime is in one queue. A message larger than a buffer is always cut. The tests do not
 //! depend on the number of TCP segments or on their exact boundaries.
 
 mod common;
@@ -18,9 +18,13 @@ const MESSAGES: usize = 10;
 
 /// A sending and a receiving reactor, with one connection between them.
 struct Pair {
+    /// Sending reactor.
     near: Reactor<Probe>,
+    /// Connection in the sending reactor.
     tx: ConnId,
+    /// Receiving reactor.
     far: Reactor<Probe>,
+    /// Connection in the receiving reactor.
     rx: ConnId,
 }
 
@@ -35,13 +39,13 @@ impl Pair {
         drive(&mut near, |near| near.stats().connected == 1);
         drive(&mut far, |far| far.stats().accepted == 1);
         let Some(Event::Open(rx, _)) = far.handler().events.first() else {
-            panic!("the first event is on_open");
+            panic!("the first event is not on_open");
         };
         let rx = *rx;
         Self { near, tx, far, rx }
     }
 
-    /// Sends each payload in a separate turn, so that each gets its own write.
+    /// Sends each payload in a separate turn, so that the reactor writes each payload alone.
     fn send(&mut self, payloads: &[Vec<u8>]) {
         for payload in payloads {
             let sent = self.near.with(|_, cx| cx.send(self.tx, payload));
@@ -52,7 +56,7 @@ impl Pair {
         }
     }
 
-    /// Lets the receiver read until it has `bytes` bytes, and returns the cut map.
+    /// Turns both reactors until the receiver has read `bytes` bytes, and returns the cut map.
     fn receive(&mut self, bytes: u64) -> CutMap {
         let Self { near, far, .. } = self;
         drive(far, |far| {
@@ -93,7 +97,7 @@ fn late_reader_gets_ten_tcp_messages_glued() {
     drive(&mut reactor, |reactor| reactor.stats().read_bytes == 70);
     assert!(
         reactor.stats().frames_in < 10,
-        "there are fewer reads than sends"
+        "no read returned two messages"
     );
 }
 
@@ -124,7 +128,7 @@ fn sender_options_do_not_prevent_gluing() {
         assert_eq!(
             (sum.sends, sum.writes),
             (10, 10),
-            "each send got its own write"
+            "number of sends and number of writes"
         );
         assert!(sum.reads < sum.sends, "{map}");
         assert!(sum.glued_sends >= 2, "{map}");
@@ -233,7 +237,7 @@ fn truncated_datagram_does_not_affect_the_next_one() {
         .iter()
         .map(|event| match event {
             Event::Datagram(_, _, data, truncated) => (&data[..], *truncated),
-            other => panic!("{other:?}"),
+            other => panic!("not a datagram: {other:?}"),
         })
         .collect();
     assert_eq!(seen, [(&b"mess"[..], true), (b"next", false)]);
@@ -263,9 +267,10 @@ fn datagrams_beyond_the_receive_buffer_are_lost() {
             .expect("the datagram is sent");
     }
     settle(&mut reactor);
-    let came = &reactor.handler().events;
-    assert!((1..100).contains(&came.len()), "{} came", came.len());
-    for (index, event) in came.iter().enumerate() {
+    let events = &reactor.handler().events;
+    let count = events.len();
+    assert!((1..100).contains(&count), "{count} datagrams arrived");
+    for (index, event) in events.iter().enumerate() {
         let expected = vec![index.to_le_bytes()[0]; 1000];
         let is_next = matches!(event, Event::Datagram(_, _, data, false) if *data == expected);
         assert!(is_next, "datagram {index} differs from the one sent");
@@ -307,15 +312,15 @@ fn udp(config: Config) -> (Reactor<Probe>, SocketAddr, UdpSocket) {
     (reactor, addr, client)
 }
 
-/// The ordinary counters show how a stream was split, without a recording.
+/// The statistics count split frames and split headers, also without a recording.
 #[test]
 fn stats_count_split_frames_and_split_headers() {
     let mut config = Config::default();
     config.read_len_max = 6;
     let (mut reactor, addr) = listening(Probe::silent(), config, Framing::length_u32());
     let mut client = common::client(addr);
-    // With six bytes a read, the first frame is whole, the second is split in its payload and the
-    // third in its header.
+    // Each read has at most six bytes. So the first frame is whole, the second frame is split in
+    // its payload, and the third frame is split in its header.
     let frames = [
         frame("u32", b"ab"),
         frame("u32", b"0123456"),

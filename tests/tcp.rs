@@ -38,7 +38,7 @@ fn is_half_close(event: &Event) -> bool {
     matches!(event, Event::HalfClose(_))
 }
 
-/// The only close that a probe recorded, which must be its last event.
+/// Returns the only close that a probe recorded, which must be its last event.
 fn only_close(probe: &Probe) -> &Closed {
     assert!(matches!(probe.events.last(), Some(Event::Close(..))));
     probe.only_close()
@@ -46,8 +46,8 @@ fn only_close(probe: &Probe) -> &Closed {
 
 // Tests of the end of a stream and of resets.
 
-/// Data and a FIN cause one edge, and the read of the data is short. In every second round the
-/// connection is already registered and idle when they arrive.
+/// Data and a FIN cause one edge, and the read of the data is short. So the reactor must look for
+/// the FIN itself. In every second round the data arrives on a registered, idle connection.
 #[test]
 fn fin_with_data_needs_no_further_traffic() {
     const ROUNDS: u64 = 100;
@@ -110,9 +110,9 @@ fn initial(event: &Event) -> char {
     }
 }
 
-/// The client sends three frames, `cut` bytes of a fourth and a reset. The reset arrives either
-/// before the first read or while the connection is idle. Both times the whole frames come first,
-/// then one close.
+/// The client sends three frames, `cut` bytes of a fourth frame, and a reset. The data arrives
+/// before the connection is accepted, or while it is idle. In both cases the reactor delivers the
+/// three frames and then reports one close.
 #[test]
 fn rst_after_partial_frame_reports_undecoded_bytes() {
     let whole: Vec<u8> = (0..3).flat_map(|n| frame("u32", &[n; 64])).collect();
@@ -153,8 +153,8 @@ fn rst_after_partial_frame_reports_undecoded_bytes() {
     }
 }
 
-/// A write to a peer that has reset fails before the peer's last frames are read. They are
-/// delivered all the same.
+/// After a reset by the peer, a write fails before the last frames of the peer are read. These
+/// frames must still be delivered.
 #[test]
 fn reset_with_queued_output_delivers_earlier_frames() {
     let mut config = Config::default();
@@ -195,14 +195,14 @@ fn reset_with_queued_output_delivers_earlier_frames() {
     );
 }
 
-/// Writes as many bytes as the kernel takes now.
+/// Writes as many bytes as the kernel accepts now.
 fn write_some(client: &mut TcpStream, rest: &mut Vec<u8>) {
     match client.write(rest) {
         Ok(len) => {
             rest.drain(..len);
         }
         Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-        Err(error) => panic!("{error}"),
+        Err(error) => panic!("the write fails: {error}"),
     }
 }
 
@@ -246,7 +246,7 @@ fn half_closed_peer_receives_ten_megabytes() {
 }
 
 /// Closing a socket that has unread input makes the kernel send a reset, which can destroy the
-/// reply on its way. So a closing connection reads on and discards its input.
+/// reply on its way. So a closing connection continues to read, and discards its input.
 #[test]
 fn reply_before_close_survives_unread_input() {
     let answer = Random(5).bytes(MIB);
@@ -357,7 +357,7 @@ fn reset_during_a_close_reports_unsent_bytes() {
     );
 }
 
-/// The client stays silent until it receives the FIN, so no event moves the connection on.
+/// The client stays silent until it receives the FIN. So no event triggers the flush of the output.
 #[test]
 fn close_outside_a_callback_is_flushed_at_once() {
     let mut config = Config::default();
@@ -374,7 +374,7 @@ fn close_outside_a_callback_is_flushed_at_once() {
         drive(&mut reactor, |reactor| reactor.stats().accepted == accepted);
         settle(&mut reactor);
         let Some(&Event::Open(conn, _)) = reactor.handler().events.last() else {
-            panic!("the last event is on_open");
+            panic!("the last event is not on_open");
         };
         reactor.with(|_, cx| {
             if let Some(word) = last_word {
@@ -438,7 +438,7 @@ fn failed_write_closes_the_connection() {
     let _silent = client(addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let Some(&Event::Open(conn, _)) = reactor.handler().events.first() else {
-        panic!("the first event is on_open");
+        panic!("the first event is not on_open");
     };
     settle(&mut reactor);
     reactor.with(|_, cx| {
@@ -495,8 +495,8 @@ fn slow_reader_gets_every_byte() {
                 .expect("the buffer size can be set");
         }
         Event::Frame(conn, _) => {
-            for piece in answer.chunks(10_000) {
-                let _ = cx.send(*conn, piece).expect("the write queue has space");
+            for part in answer.chunks(10_000) {
+                let _ = cx.send(*conn, part).expect("the write queue has space");
             }
         }
         _ => {}
@@ -520,8 +520,8 @@ fn slow_reader_gets_every_byte() {
     assert_eq!(stats.unsent_bytes, 0);
 }
 
-/// A peer that sends requests and reads nothing is no longer read at the high watermark. Other
-/// connections are not affected.
+/// A peer sends requests and reads no replies. At the high watermark the reactor stops reading this
+/// peer. Other connections are not affected.
 #[test]
 fn write_queue_of_a_peer_that_does_not_read_is_bounded() {
     const FRAME_LEN: usize = 1000;
@@ -530,8 +530,8 @@ fn write_queue_of_a_peer_that_does_not_read_is_bounded() {
         config.write_high_bytes,
         config.write_high_bytes + FRAME_LEN + 4,
     );
-    // Largest write queue seen. The kernel may take bytes at any time, so the current length proves
-    // nothing.
+    // Maximum length of the write queue so far. The current length is no proof, because the kernel
+    // may accept bytes at any time.
     let peak = Arc::new(AtomicUsize::new(0));
     let seen = peak.clone();
     let echo = Probe::new(move |cx, event| {
@@ -575,8 +575,8 @@ fn write_queue_of_a_peer_that_does_not_read_is_bounded() {
     server.stop();
 }
 
-/// Runs in a child process in which SIGPIPE kills, as in a host program written in C. Rust's
-/// runtime would ignore the signal.
+/// Runs in a child process in which SIGPIPE ends the process, as in a host program written in C.
+/// Without `sigpipe::reset`, Rust's runtime ignores the signal.
 #[test]
 #[cfg(unix)]
 fn write_to_a_reset_peer_raises_no_sigpipe() {
@@ -601,7 +601,7 @@ fn write_to_a_reset_peer_raises_no_sigpipe() {
         });
         let conn = match reactor.handler().events.last() {
             Some(Event::HalfClose(conn)) => *conn,
-            event => panic!("the last event is on_half_close, not {event:?}"),
+            event => panic!("the last event is not on_half_close: {event:?}"),
         };
         // After a FIN and a reset, the next write fails with EPIPE.
         reset(client);
@@ -612,8 +612,8 @@ fn write_to_a_reset_peer_raises_no_sigpipe() {
                     .expect("the reset is not known yet");
             }
             if round % 2 == 0 {
-                let given = cx.send_owned(conn, vec![0; 20_000]);
-                let _ = given.expect(
+                let sent = cx.send_owned(conn, vec![0; 20_000]);
+                let _ = sent.expect(
                     "the reset is not known yet; an owned payload makes the write a vectored one",
                 );
             }
@@ -689,7 +689,7 @@ fn failure(mut reactor: Reactor<Dialer>, conn: ConnId) -> Closed {
     assert_eq!(
         dialer.closed.len(),
         1,
-        "one connect closes once: {:?}",
+        "one connect causes one close: {:?}",
         dialer.closed
     );
     let (closed_conn, session, closed) = dialer.closed.remove(0);
@@ -751,10 +751,10 @@ fn connect_to_an_unknown_name_fails() {
 #[test]
 fn connection_closed_while_connecting_never_opens() {
     let (_held, silent) = silent();
-    // This listener accepts: the socket may be connected when it is closed, but `on_open` has not
-    // run.
-    let (_listening, answering) = u32_listening(Probe::silent());
-    for addr in [silent, answering] {
+    // This listener accepts. So the socket may be connected when it is closed, but `on_open` was
+    // not called.
+    let (_listening, accepting) = u32_listening(Probe::silent());
+    for addr in [silent, accepting] {
         let mut reactor = dialer();
         let conn = reactor.connect(addr, Framing::raw(), "mine".to_owned());
         reactor.with(|_, cx| cx.close(conn));
@@ -772,9 +772,9 @@ fn connection_closed_while_connecting_never_opens() {
 #[test]
 fn connect_continues_with_the_next_address() {
     let (_held, refusing) = refusing();
-    let (mut listening, answering) = u32_listening(Probe::silent());
+    let (mut listening, accepting) = u32_listening(Probe::silent());
     let mut reactor = dialer();
-    let addrs = [refusing, refusing, answering];
+    let addrs = [refusing, refusing, accepting];
     let conn = reactor.connect(&addrs[..], Framing::length_u32(), "mine".to_owned());
     let sent = reactor.with(|_, cx| cx.send(conn, b"early"));
     assert!(
@@ -782,7 +782,7 @@ fn connect_continues_with_the_next_address() {
         "output is queued until the connection opens"
     );
     drive(&mut reactor, |reactor| !reactor.handler().opened.is_empty());
-    assert_eq!(reactor.handler().opened, [(conn, answering)]);
+    assert_eq!(reactor.handler().opened, [(conn, accepting)]);
     drive(&mut listening, |reactor| reactor.stats().frames_in == 1);
     assert_eq!(listening.handler().frames(), [b"early"]);
 

@@ -8,7 +8,7 @@ use unstick::testkit::{Cuts, Failure};
 use unstick::{Codec, FrameError, Framing, Out, Step};
 
 const LIMIT: usize = 2000;
-/// A limit that some of the frames exceed; those are skipped.
+/// Frame limit that some frames exceed. These frames are skipped.
 const SHORT: usize = 4;
 
 /// Checks a framing with valid, truncated and malformed streams.
@@ -16,7 +16,7 @@ fn check(format: &Format, streams: &[&[u8]]) {
     let limits = [(LIMIT, false), (SHORT, true)];
     for (stream, (len, skips)) in streams
         .iter()
-        .flat_map(|one| limits.map(|limit| (one, limit)))
+        .flat_map(|stream| limits.map(|limit| (stream, limit)))
     {
         let limit = Limit { len, skips };
         let expected = format.decode(limit, stream);
@@ -60,7 +60,8 @@ fn payload(format: &Format, len: usize) -> Vec<u8> {
             header[header_len - 1] =
                 u8::try_from(payload.len()).expect("the payload has at most 200 bytes");
             if *header_len == 1 {
-                // The one byte of this header is count and unit at once: the body has 2 x 2 bytes.
+                // The body length is the header's first byte times its last byte. This header has
+                // only one byte, 2, so the body has 2 x 2 bytes.
                 return vec![2, b'x', b'x', b'x', b'x'];
             }
             payload.splice(0..0, header);
@@ -91,7 +92,7 @@ fn testkit_passes_lines_and_delimiters() {
         [&[b"1", b"2", b"3", b"4."], &[b"a1b4.c42d3"]],
     ];
     for [set, streams] in sets {
-        let set = set.iter().map(|one| one.to_vec()).collect();
+        let set = set.iter().map(|delimiter| delimiter.to_vec()).collect();
         check(&Format::Delimiters(set), streams);
     }
 }
@@ -143,7 +144,8 @@ fn testkit_passes_length_fields_and_header_body() {
             &[b"\0\x02Tab\0\0U\0\x01Vc", b"\0\x05Tabcde\0\x01Uf\0"],
         );
     }
-    // These frames also lose the first byte of the body, or keep the last byte of the header.
+    // The header has three bytes. Stripping two bytes delivers the last byte of the header, and
+    // stripping four bytes also removes the first byte of the body.
     for strip in [2, 4] {
         let field = Field {
             leading: 0,
@@ -211,10 +213,11 @@ enum Fault {
     None,
     /// Misses a delimiter that is split between two reads.
     MissesACutDelimiter,
-    /// Starts the next search at the offset at which the last frame's search stopped.
+    /// Starts the search for the next frame at offset 1 instead of 0.
     KeepsItsOffset,
-    /// Needs a kilobyte, whatever the frame's length.
+    /// Requests a kilobyte, whatever the frame's length.
     NeedsTooMuch,
+    /// Requests no more bytes than it has.
     NeedsTooLittle,
     /// Checks the limit only for whole frames, so an endless frame is buffered for ever.
     Grows,
@@ -223,9 +226,11 @@ enum Fault {
     PanicsOnEscape,
     /// Treats the bytes of one read as a whole frame if they contain no delimiter.
     TrustsReads,
+    /// Consumes no byte for a frame of three bytes.
     TakesNothing,
+    /// Skips zero bytes instead of delivering a frame of three bytes.
     SkipsNothing,
-    /// Consumes three bytes for a delimiter at the start, which has two.
+    /// Consumes three bytes for an empty frame, which has two.
     RunsOver,
     /// Accepts payloads that contain a delimiter.
     EncodesAnything,
@@ -304,7 +309,7 @@ fn try_faulty(fault: Fault) -> Result<(), Failure> {
         .expect(&[b"ab", b"", b"cde"])
         .frame_len_max(100)
         .try_check()?;
-    // A stream over the limit, which must fail at one offset under every cut.
+    // A frame over the limit must fail at the same offset for every cut.
     Cuts::of(&framing).stream(&long).try_check()
 }
 
@@ -313,7 +318,7 @@ fn testkit_passes_a_codec_without_a_fault() {
     try_faulty(Fault::None).expect("the codec has no fault");
 }
 
-/// Each fault with the smallest cut that shows it.
+/// The test kit reports each fault with the smallest cut that reveals it.
 #[test]
 fn testkit_reports_faults_by_the_smallest_cut() {
     let faults: [(Fault, &str, &[&[u8]]); 9] = [

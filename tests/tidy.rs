@@ -13,19 +13,19 @@ use source::{Kind, Source, files, read, sources};
 
 const LINE_COLUMNS_MAX: usize = 100;
 const FILE_LINES_MAX: usize = 800;
-/// Length above which a file counts as long.
+/// Number of lines above which a file counts as long.
 const LONG_FILE_LINES: usize = 600;
 const LONG_FILES_MAX: usize = 3;
 const FUNCTION_LINES_MAX: usize = 70;
 const TEST_NAME_LEN_MAX: usize = 60;
-/// Maximum uses of the words "what" and "where" per 10,000 words of prose. Clear technical English
-/// has 2 to 7 uses of "what" and 6 to 11 of "where".
+/// Maximum uses of the word "what" per 10,000 words of prose. Clear technical English has 2 to 7.
 const WHAT_MAX: f64 = 12.0;
+/// Maximum uses of the word "where" per 10,000 words of prose. Clear technical English has 6 to 11.
 const WHERE_MAX: f64 = 15.0;
 
 const TREE: [&str; 4] = ["src", "tests", "examples", "benches"];
 
-/// Modules that handle bytes and time as arguments: no sockets, no clock, no loop.
+/// Modules that receive bytes and times as arguments, and use no socket, clock or event loop.
 const PURE: [&str; 6] = [
     "src/codec",
     "src/conn",
@@ -35,12 +35,12 @@ const PURE: [&str; 6] = [
     "src/cutmap",
 ];
 
-/// Returns `path:line`.
+/// Returns the place of an offset as `path:line`.
 fn place(source: &Source, offset: usize) -> String {
     format!("{}:{}", source.path, source.line_of(offset))
 }
 
-/// Fails with all places, not only the first.
+/// Fails with a list of all places, unless `found` is empty.
 fn assert_none(found: &[String]) {
     assert!(
         found.is_empty(),
@@ -66,7 +66,7 @@ fn uses_outside(allowed: &[&str], patterns: &[&str], advice: &str) -> Vec<String
     found
 }
 
-/// Returns each path from files in `folder` to one of the `forbidden` modules or their types.
+/// Returns each place in `folder` that uses a `forbidden` module, or the type that it exports.
 fn paths_to(folder: &str, forbidden: &[&str]) -> Vec<String> {
     let exported = [
         ("context", "Context"),
@@ -92,7 +92,7 @@ fn paths_to(folder: &str, forbidden: &[&str]) -> Vec<String> {
     found
 }
 
-/// The exceptions are the escape hatches for options of an open socket.
+/// Two files may name `socket2::SockRef`: they let a program set all options of an open socket.
 #[test]
 fn mio_and_socket2_are_used_in_os_only() {
     let advice = "is used outside src/os; add a method to a type of src/os";
@@ -101,10 +101,11 @@ fn mio_and_socket2_are_used_in_os_only() {
         if source.is_under("src/os") {
             continue;
         }
-        let is_hatch = ["src/context/sockets.rs", "src/engine/mod.rs"].contains(&&*source.path);
+        let exceptions = ["src/context/sockets.rs", "src/engine/mod.rs"];
+        let may_use_sock_ref = exceptions.contains(&&*source.path);
         for offset in source.find_in_library("socket2") {
             let is_sock_ref = source.code[offset..].starts_with("socket2::SockRef");
-            if !is_hatch || !is_sock_ref {
+            if !may_use_sock_ref || !is_sock_ref {
                 found.push(format!("{}: `socket2` {advice}", place(&source, offset)));
             }
         }
@@ -119,7 +120,7 @@ fn pure_modules_know_no_io_and_no_loop() {
     assert_none(&found.concat());
 }
 
-/// The cut map may store times that it receives.
+/// `src/cutmap` may name `Instant`, because it stores times that it receives.
 #[test]
 fn pure_modules_know_no_clock() {
     let mut found = Vec::new();
@@ -199,7 +200,7 @@ fn handler_is_called_in_one_file() {
         .collect();
     assert!(
         callbacks.contains(&".on_frame(".to_owned()) && callbacks.len() > 20,
-        "the trait has other callbacks: {callbacks:?}"
+        "src/handler.rs has too few callbacks, or no on_frame: {callbacks:?}"
     );
     let callbacks: Vec<&str> = callbacks.iter().map(String::as_str).collect();
     let advice = "calls the handler; only src/reactor/callbacks.rs does, add a method there";
@@ -207,7 +208,7 @@ fn handler_is_called_in_one_file() {
     assert_none(&uses_outside(&allowed, &callbacks, advice));
 }
 
-/// `FramedStream` is exempt: its stream belongs to the user.
+/// `FramedStream` is exempt, because its stream belongs to the user.
 #[test]
 fn sockets_are_read_and_written_in_transport_only() {
     let allowed = [
@@ -269,7 +270,7 @@ fn library_never_sleeps_or_spins() {
     assert_none(&uses_outside(&[], &patterns, advice));
 }
 
-/// The one place is `let_pass`, for tests about time itself.
+/// Only `common::let_pass` may sleep, because tests of timers and timeouts need time to pass.
 #[test]
 fn tests_do_not_sleep() {
     let mut found = Vec::new();
@@ -318,7 +319,8 @@ fn files_are_at_most_800_lines() {
     assert_none(&found);
 }
 
-/// A file of the library has one subject. A test file may hold all tests of a large one.
+/// A library file has one subject. A test file may be longer, because it may contain all tests of a
+/// large subject.
 #[test]
 fn at_most_three_files_of_src_exceed_600_lines() {
     let mut found = Vec::new();
@@ -335,7 +337,8 @@ fn at_most_three_files_of_src_exceed_600_lines() {
     assert!(found.len() <= LONG_FILES_MAX, "{}", found.join("\n"));
 }
 
-/// Rows of tables and words that do not fit, such as addresses, cannot be broken.
+/// Rows of tables, code blocks of Markdown, and lines with a very long word are exempt, because
+/// they cannot be broken.
 #[test]
 fn lines_are_at_most_100_columns() {
     let mut found = Vec::new();
@@ -460,7 +463,7 @@ fn prose_rarely_says_what_and_where() {
 }
 
 fn per_10_000(uses: usize, count: usize) -> f64 {
-    let number = |it| f64::from(u32::try_from(it).expect("the tree has fewer words"));
+    let number = |count| f64::from(u32::try_from(count).expect("a number of words fits 32 bits"));
     10_000.0 * number(uses) / number(count)
 }
 
@@ -512,7 +515,7 @@ fn promise_rows() -> Vec<(usize, Vec<String>)> {
             (index + 1, cells.map(|it| it.trim().to_owned()).collect())
         })
         .collect();
-    assert!(rows.len() > 50, "{PROMISES} has {} rows", rows.len());
+    assert!(rows.len() > 50, "{PROMISES} has only {} rows", rows.len());
     rows
 }
 

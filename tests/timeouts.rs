@@ -69,10 +69,10 @@ fn traffic_prevents_the_idle_timeout() {
     assert!(!probe.closes().iter().any(|(_, closed)| is_idle(closed)));
 }
 
-/// The peer gets no reply, or sends no request.
+/// Only the peer sends in the first case, and only this side in the second case.
 #[test]
 fn traffic_in_one_direction_prevents_the_idle_timeout() {
-    for is_read in [true, false] {
+    for peer_sends in [true, false] {
         let mut config = Config::default();
         config.idle_timeout = Some(TIMEOUT);
         config.close_deadline = Duration::from_millis(1);
@@ -81,7 +81,7 @@ fn traffic_in_one_direction_prevents_the_idle_timeout() {
         let end = Instant::now() + 3 * TIMEOUT;
         let mut last = Instant::now();
         while Instant::now() < end {
-            if is_read {
+            if peer_sends {
                 client
                     .write_all(&frame("u32", b"one"))
                     .expect("the write succeeds");
@@ -92,19 +92,20 @@ fn traffic_in_one_direction_prevents_the_idle_timeout() {
             reactor
                 .turn(Some(Duration::from_millis(5)))
                 .expect("polling succeeds");
-            // If the machine delayed this thread that long, the connection really was idle.
+            // If the machine delayed this thread for the whole timeout, the connection was idle.
             if last.elapsed() >= TIMEOUT {
                 break;
             }
             last = Instant::now();
         }
         if last.elapsed() < TIMEOUT {
-            assert!(closes(&reactor).is_empty(), "peer sends: {is_read}");
+            assert!(closes(&reactor).is_empty(), "peer sends: {peer_sends}");
         }
     }
 }
 
-/// Each client sends a partial frame and then single bytes, which must not extend the deadline.
+/// Each client sends a partial frame and then single bytes. These bytes must not extend the
+/// deadline.
 #[test]
 fn frame_deadline_closes_trickling_peers() {
     let mut config = Config::default();
@@ -164,7 +165,7 @@ fn frame_deadline_does_not_run_between_frames() {
     assert!(closes(&reactor).is_empty());
 }
 
-/// A paused connection is not read, so its partial frame cannot grow.
+/// A paused connection is not read, so the peer cannot complete its partial frame.
 #[test]
 fn frame_deadline_does_not_run_during_a_pause() {
     let mut config = Config::default();
@@ -180,7 +181,7 @@ fn frame_deadline_does_not_run_during_a_pause() {
     drive(&mut reactor, |reactor| reactor.stats().read_bytes == 12);
     let conn = match reactor.handler().events[0] {
         Event::Open(conn, _) => conn,
-        ref event => panic!("{event:?}"),
+        ref event => panic!("the first event is not on_open: {event:?}"),
     };
     reactor
         .with(|_, cx| cx.pause(conn))

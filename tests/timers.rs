@@ -1,4 +1,4 @@
-//! Timers: never early, and never after they were cancelled.
+//! Timers never fire early, and never fire after they were cancelled.
 
 mod common;
 
@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use common::{Event, Probe, Random, drive, listening};
 use unstick::{Config, ConnId, Context, Framing, Handler, Reactor, TimerId};
 
-/// Records each timer that fires. Key 0 is an interval, cancelled after `interval_left` firings. Of
-/// a pair with key 1, the first timer that fires cancels the other.
+/// Records each timer that fires.
 #[derive(Default)]
 struct Alarm {
     fired: Vec<(TimerId, u64, Instant)>,
+    /// Number of firings that are left before the handler cancels the interval with key 0.
     interval_left: usize,
+    /// Timers with key 1, of which the first one that fires cancels the other.
     pair: Vec<TimerId>,
 }
 
@@ -120,7 +121,7 @@ fn cancelled_timer_never_fires_even_if_due() {
     assert_eq!(keys, [1, 3]);
 }
 
-/// The program did not take turns while the timer came due. The next turn does not wait again.
+/// The timer becomes due while the program takes no turn. The next turn must not wait again.
 #[test]
 fn overdue_timer_fires_at_once_in_the_next_turn() {
     let mut reactor = alarm();
@@ -133,7 +134,7 @@ fn overdue_timer_fires_at_once_in_the_next_turn() {
     }
     assert!(
         started.elapsed() < after / 2,
-        "{:?} later",
+        "the timer fired {:?} later",
         started.elapsed()
     );
 }
@@ -148,7 +149,7 @@ fn timer_that_sets_itself_fires_once_a_turn() {
         Event::Frame(conn, frame) => drop(cx.send(*conn, frame)),
         _ => {}
     });
-    frames_go_on_beside(probe, Config::default(), |reactor| {
+    assert_timers_do_not_block_frames(probe, Config::default(), |reactor| {
         reactor.with(|_, cx| cx.set_timer(Duration::ZERO, 7));
         1
     });
@@ -167,7 +168,7 @@ fn timer_budget_spreads_timers_over_turns() {
         Event::Frame(conn, frame) => drop(cx.send(*conn, frame)),
         _ => {}
     });
-    frames_go_on_beside(probe, config, |reactor| {
+    assert_timers_do_not_block_frames(probe, config, |reactor| {
         reactor.with(|_, cx| {
             for key in 0..STORM {
                 cx.set_timer(Duration::ZERO, key);
@@ -177,8 +178,9 @@ fn timer_budget_spreads_timers_over_turns() {
     });
 }
 
-/// Echoes a hundred frames, and checks that no turn fires more timers than `begin` returns.
-fn frames_go_on_beside(
+/// Sets timers with `begin`, which returns the maximum number of timers that a turn may fire.
+/// Checks this maximum in each turn, until a client has received a hundred echoes.
+fn assert_timers_do_not_block_frames(
     probe: Probe,
     config: Config,
     begin: impl FnOnce(&mut Reactor<Probe>) -> usize,
@@ -204,7 +206,7 @@ fn frames_go_on_beside(
             .expect("polling succeeds");
         assert!(
             fired(&reactor) <= fired_max,
-            "the timer budget holds in each turn"
+            "a turn fired more than {fired_max} timers"
         );
     }
     client.join().expect("the client receives every echo");

@@ -1,4 +1,4 @@
-//! UDP: datagrams that are sent, refused, received and truncated. No error closes a socket.
+//! UDP: datagrams that are sent, dropped, received and truncated. No error closes a socket.
 //!
 //! `tests/udp_one_by_one.rs` runs all of these tests again without batches.
 
@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use common::{DEADLINE, Event, Probe, Random, drive, frame};
 use unstick::{Config, Framing, Reactor, SendError, UdpId};
 
-/// Turns batches on in this crate, and off if `udp_one_by_one` includes this file as a module.
+/// Returns a configuration with datagram batches, or without them in `udp_one_by_one`, which
+/// includes this file as a module.
 fn config() -> Config {
     let mut config = Config::default();
     config.datagram_batches = env!("CARGO_CRATE_NAME") == "udp";
@@ -52,9 +53,9 @@ fn peer_at(addr: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// Returns a peer at an address that no other test uses, because its port must be free after it is
+/// Returns a peer at an address that no other test uses. So its port stays free after the peer is
 /// dropped.
-fn mortal_peer(last: u8) -> UdpSocket {
+fn temporary_peer(last: u8) -> UdpSocket {
     // Other systems assign only one address to the loopback interface.
     let host = if cfg!(target_os = "linux") { last } else { 1 };
     peer_at(SocketAddr::from(([127, 0, 0, host], 0)))
@@ -116,7 +117,7 @@ fn send_all(reactor: &mut Reactor<Probe>, socket: UdpId, payloads: &[&[u8]]) {
 #[test]
 fn refused_datagram_keeps_the_udp_socket_usable() {
     let (mut reactor, socket, addr) = bound(Probe::silent(), config());
-    let first = mortal_peer(2);
+    let first = temporary_peer(2);
     let peer_addr = addr_of(&first);
     reactor
         .with(|_, cx| cx.connect_udp(socket, peer_addr))
@@ -128,10 +129,10 @@ fn refused_datagram_keeps_the_udp_socket_usable() {
     assert_eq!(burst.map(<[u8]>::to_vec), burst.map(|_| receive(&first)));
     drop(first);
 
-    for told in 1..=2 {
+    for count in 1..=2 {
         send_all(&mut reactor, socket, &[b"anybody there?"]);
         drive(&mut reactor, |reactor| {
-            reactor.stats().datagram_errors == told
+            reactor.stats().datagram_errors == count
         });
     }
     // See recvfrom on Windows, WSAECONNRESET.
@@ -146,7 +147,7 @@ fn refused_datagram_keeps_the_udp_socket_usable() {
     assert_eq!(
         reactor.stats().datagrams_dropped,
         0,
-        "the kernel accepted them"
+        "the kernel accepted all datagrams"
     );
 
     let second = peer_at(peer_addr);
@@ -158,12 +159,12 @@ fn refused_datagram_keeps_the_udp_socket_usable() {
     assert_eq!(datagrams(reactor.handler()), [(&b"back"[..], false)]);
 }
 
-/// The kernel reports a refusal by failing the next call on the socket, whatever that call is
+/// After a refused datagram, the kernel fails the next call on the socket, whatever that call is
 /// (udp(7): "an error for an earlier packet"). If that call is a send, its datagram was not sent.
 #[test]
 fn send_that_reports_an_earlier_error_is_repeated() {
     let (mut reactor, socket, _) = bound(Probe::silent(), config());
-    let peer_addr = addr_of(&mortal_peer(3));
+    let peer_addr = addr_of(&temporary_peer(3));
     reactor
         .with(|_, cx| cx.connect_udp(socket, peer_addr))
         .expect("the UDP socket connects");
@@ -180,7 +181,7 @@ fn send_that_reports_an_earlier_error_is_repeated() {
     assert_eq!(reactor.stats().datagrams_dropped, 0);
 }
 
-/// Leaves a refusal pending on a socket, through a duplicate of its descriptor.
+/// Leaves a "connection refused" error pending on a socket, through a duplicate of its descriptor.
 #[cfg(target_os = "linux")]
 struct Refused {
     duplicate: mio::net::UdpSocket,
@@ -198,7 +199,7 @@ impl Refused {
         Self { duplicate, poll }
     }
 
-    fn once_more(&mut self) {
+    fn cause_error(&mut self) {
         self.duplicate
             .send(b"into the void")
             .expect("the datagram is sent");
@@ -206,18 +207,18 @@ impl Refused {
         while !events.iter().any(mio::event::Event::is_error) {
             let polled = self.poll.poll(&mut events, Some(DEADLINE));
             polled.expect("polling succeeds");
-            assert!(!events.is_empty(), "no refusal arrived before the deadline");
+            assert!(!events.is_empty(), "no error arrived before the deadline");
         }
     }
 }
 
-/// A send that fails with an earlier refusal is tried again. If it fails twice in a row, its own
-/// datagram counts as refused and is dropped; others are not affected.
+/// A send that fails with the error of an earlier datagram is tried again. If it fails twice in a
+/// row, its datagram is dropped; other datagrams are not affected.
 #[test]
 #[cfg(target_os = "linux")]
 fn datagram_refused_twice_in_a_row_is_dropped() {
     let near = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
-    let dead = mortal_peer(4);
+    let dead = temporary_peer(4);
     near.connect(addr_of(&dead))
         .expect("the UDP socket connects");
     drop(dead);
@@ -230,7 +231,8 @@ fn datagram_refused_twice_in_a_row_is_dropped() {
     let (seen, left) = (Arc::clone(&refused), Arc::clone(&again));
     let probe = Probe::new(move |_, event| {
         if matches!(event, Event::DatagramError(..)) && left.swap(0, Ordering::Relaxed) == 1 {
-            seen.lock().expect("the mutex is not poisoned").once_more();
+            let mut refused = seen.lock().expect("the mutex is not poisoned");
+            refused.cause_error();
         }
     });
     let mut reactor = Reactor::with_config(probe, config()).expect("the reactor is created");
@@ -245,7 +247,7 @@ fn datagram_refused_twice_in_a_row_is_dropped() {
         refused
             .lock()
             .expect("the mutex is not poisoned")
-            .once_more();
+            .cause_error();
         reactor.with(|_, cx| {
             cx.send_to(socket, to, b"one")
                 .expect("the datagram queue has space");
@@ -261,14 +263,15 @@ fn datagram_refused_twice_in_a_row_is_dropped() {
         assert_eq!(reactor.stats().datagrams_dropped, lost);
     }
     assert!(nothing_to_receive(&living));
-    let told = errors(reactor.handler());
-    assert_eq!(told.len(), 7);
+    let reported = errors(reactor.handler());
+    assert_eq!(reported.len(), 7);
     let is_refusal = |error: &(ErrorKind, _)| error.0 == ErrorKind::ConnectionRefused;
-    assert!(told.iter().all(is_refusal), "{told:?}");
+    assert!(reported.iter().all(is_refusal), "{reported:?}");
 }
 
-/// Sends three datagrams, and checks that only the second one, which the kernel rejects, is lost.
-fn assert_only_it_is_dropped(to: Option<SocketAddr>, len: usize, errno: i32) {
+/// Sends three datagrams, and checks that only the second one, which the kernel rejects, is
+/// dropped.
+fn assert_only_second_is_dropped(to: Option<SocketAddr>, len: usize, errno: i32) {
     let (mut reactor, socket, _) = bound(Probe::silent(), config());
     let peer = peer();
     let peer_addr = addr_of(&peer);
@@ -276,7 +279,7 @@ fn assert_only_it_is_dropped(to: Option<SocketAddr>, len: usize, errno: i32) {
         cx.send_to(socket, peer_addr, b"before")
             .expect("the datagram queue has space");
         cx.send_to(socket, to.unwrap_or(peer_addr), &vec![7; len])
-            .expect("the queue accepts what the kernel refuses");
+            .expect("the queue accepts a datagram that the kernel will reject");
         cx.send_to(socket, peer_addr, b"after")
             .expect("the datagram queue has space");
     });
@@ -287,10 +290,10 @@ fn assert_only_it_is_dropped(to: Option<SocketAddr>, len: usize, errno: i32) {
         .turn(Some(Duration::ZERO))
         .expect("polling succeeds");
 
-    let told = errors(reactor.handler());
-    assert_eq!(told.len(), 1, "the error is reported once: {told:?}");
+    let reported = errors(reactor.handler());
+    assert_eq!(reported.len(), 1, "one error is expected: {reported:?}");
     if cfg!(target_os = "linux") {
-        assert_eq!(told[0].1, Some(errno));
+        assert_eq!(reported[0].1, Some(errno));
     }
     let stats = reactor.stats();
     assert_eq!((stats.datagram_errors, stats.datagrams_dropped), (1, 1));
@@ -299,19 +302,19 @@ fn assert_only_it_is_dropped(to: Option<SocketAddr>, len: usize, errno: i32) {
 #[test]
 fn datagram_over_the_udp_maximum_is_dropped() {
     const EMSGSIZE: i32 = 90;
-    assert_only_it_is_dropped(None, PAYLOAD_LEN_MAX + 1, EMSGSIZE);
+    assert_only_second_is_dropped(None, PAYLOAD_LEN_MAX + 1, EMSGSIZE);
 }
 
 #[test]
 fn udp_broadcast_without_permission_is_dropped() {
     const EACCES: i32 = 13;
-    assert_only_it_is_dropped("255.255.255.255:9".parse().ok(), 1, EACCES);
+    assert_only_second_is_dropped("255.255.255.255:9".parse().ok(), 1, EACCES);
 }
 
 #[test]
 fn datagram_to_port_zero_is_dropped() {
     const EINVAL: i32 = 22;
-    assert_only_it_is_dropped("127.0.0.1:0".parse().ok(), 1, EINVAL);
+    assert_only_second_is_dropped("127.0.0.1:0".parse().ok(), 1, EINVAL);
 }
 
 #[test]
@@ -319,22 +322,22 @@ fn send_datagram_without_a_peer_is_dropped() {
     let (mut reactor, socket, _) = bound(Probe::silent(), config());
     send_all(&mut reactor, socket, &[b"to whom?"]);
     drive(&mut reactor, |reactor| reactor.stats().datagram_errors == 1);
-    let told = errors(reactor.handler());
-    assert_eq!(told.len(), 1);
+    let reported = errors(reactor.handler());
+    assert_eq!(reported.len(), 1);
     if cfg!(target_os = "linux") {
         const EDESTADDRREQ: i32 = 89;
-        assert_eq!(told[0].1, Some(EDESTADDRREQ));
+        assert_eq!(reported[0].1, Some(EDESTADDRREQ));
     }
     assert_eq!(reactor.stats().datagrams_dropped, 1);
 }
 
-/// A handler that sends again after each send error must not block the turn.
+/// A handler that sends again after each send error must not cause an endless turn.
 #[test]
 fn resend_in_on_datagram_error_does_not_loop() {
     const FAR_TOO_MANY: usize = 100_000;
     let errors = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&errors);
-    let nowhere = "127.0.0.1:0".parse().expect("the address is valid");
+    let nowhere: SocketAddr = "127.0.0.1:0".parse().expect("the address is valid");
     let probe = Probe::new(move |cx, event| {
         if let Event::DatagramError(socket, _) = event
             && seen.fetch_add(1, Ordering::Relaxed) < FAR_TOO_MANY
@@ -356,17 +359,17 @@ fn resend_in_on_datagram_error_does_not_loop() {
     assert!(errors < FAR_TOO_MANY, "ten turns reported {errors} errors");
 }
 
-/// More errors than one turn reports must not stop the queue either.
+/// More failing datagrams than the budget of a turn must not block the queue.
 #[test]
 fn failing_datagrams_do_not_block_the_next_one() {
-    const RUN: usize = 200;
+    const FAILING: usize = 200;
     let mut config = config();
     config.datagram_budget = 8;
     let (mut reactor, socket, _) = bound(Probe::silent(), config);
     let peer = peer();
-    let nowhere = "127.0.0.1:0".parse().expect("the address is valid");
+    let nowhere: SocketAddr = "127.0.0.1:0".parse().expect("the address is valid");
     reactor.with(|_, cx| {
-        for _ in 0..RUN {
+        for _ in 0..FAILING {
             cx.send_to(socket, nowhere, b"lost")
                 .expect("the datagram queue has space");
         }
@@ -375,8 +378,8 @@ fn failing_datagrams_do_not_block_the_next_one() {
     });
     drive(&mut reactor, |reactor| reactor.stats().datagrams_out == 1);
     assert_eq!(receive(&peer), b"found");
-    assert_eq!(errors(reactor.handler()).len(), RUN);
-    assert_eq!(reactor.stats().datagrams_dropped, RUN as u64);
+    assert_eq!(errors(reactor.handler()).len(), FAILING);
+    assert_eq!(reactor.stats().datagrams_dropped, FAILING as u64);
 }
 
 #[test]
@@ -491,7 +494,7 @@ fn flood_of_datagrams_does_not_starve_a_frame() {
     let mut client = common::client(tcp_addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let Event::Open(conn, _) = reactor.handler().events[0] else {
-        panic!("the first event is on_open");
+        panic!("the first event is not on_open");
     };
 
     // The flood is sent first, so that it is queued first. Then a frame is sent, and its arrival is
@@ -599,7 +602,7 @@ fn local_addr_of_a_closed_udp_socket_is_an_error() {
 
 #[test]
 fn port_of_a_closed_udp_socket_is_free() {
-    // Another process may take a port in the meantime, but hardly all ten.
+    // Another process may take one of the ten ports in the meantime, but probably not all of them.
     let is_free = (0..10).any(|_| {
         let (mut reactor, socket, addr) = bound(Probe::silent(), config());
         reactor.with(|_, cx| cx.close_udp(socket));
@@ -736,8 +739,8 @@ mod echo_example {
         count.parse().expect("the text is a number")
     }
 
-    /// If an echo server replied to a datagram forged from an echo server, two servers, or one
-    /// server and itself, would echo it for ever.
+    /// Two echo servers would echo a datagram for ever if its forged sender were one of them. A
+    /// server would do the same with itself.
     #[test]
     fn echo_example_does_not_loop_on_forged_datagrams() {
         const ROUNDS: usize = 100;
@@ -763,7 +766,7 @@ mod echo_example {
         let (by_first, by_second) = (received(first), received(second));
         assert!(
             by_first >= ROUNDS + 2,
-            "only one of the two forged datagrams arrived: {by_first}"
+            "a forged datagram did not arrive: the server received {by_first} datagrams"
         );
         assert!(
             by_first <= ROUNDS + 4 && by_second <= ROUNDS + 1,

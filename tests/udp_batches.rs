@@ -75,8 +75,9 @@ fn errors(probe: &Probe) -> usize {
     probe.count(|event| matches!(event, Event::DatagramError(..)))
 }
 
-/// Peers send single datagrams of any length, also empty ones, and runs that travel as one message.
-/// The handler sees the datagrams of each peer, and each peer gets them back, both in order.
+/// Peers send single datagrams of any length, also empty ones, and several datagrams as one
+/// message. The handler receives the datagrams of each peer in order, and each peer gets them back
+/// in order.
 fn assert_boundaries_are_the_senders(server: &str, peers: &[UdpSocket], in_batches: bool) {
     let seed = 11;
     println!("seed {seed}, batches: {in_batches}");
@@ -149,13 +150,13 @@ fn gro_keeps_the_boundaries_of_the_senders() {
 
 #[test]
 fn gro_keeps_boundaries_on_a_dual_stack_socket() {
-    let six = || {
+    let ipv6_peer = || {
         let socket = UdpSocket::bind("[::1]:0")?;
         socket.set_read_timeout(Some(DEADLINE))?;
         Ok::<_, std::io::Error>(socket)
     };
     for in_batches in [true, false] {
-        let (Ok(third), Ok(fourth)) = (six(), six()) else {
+        let (Ok(third), Ok(fourth)) = (ipv6_peer(), ipv6_peer()) else {
             return println!("skipped: the IPv6 loopback address is not available");
         };
         let peers = [peer(), peer(), third, fourth];
@@ -193,8 +194,8 @@ fn gro_reports_truncation_for_each_datagram() {
     }
 }
 
-/// Queues runs that the kernel takes as one message, more datagrams than one system call takes, and
-/// single datagrams between them.
+/// Queues datagrams of equal length, which the kernel accepts as one message, and single datagrams
+/// between them. Some rounds have more datagrams than one system call accepts.
 #[test]
 fn batched_datagrams_arrive_in_order() {
     for in_batches in [true, false] {
@@ -208,8 +209,8 @@ fn batched_datagrams_arrive_in_order() {
             reactor.with(|_, cx| {
                 let mut len = 0;
                 for at in 0..count {
-                    // Mostly runs of one length: every third round to one peer, otherwise to random
-                    // peers.
+                    // Mostly keep the length of the previous datagram. Every third round sends to
+                    // one peer, the others to random peers.
                     if at == 0 || random.below(8) == 0 {
                         len = random.below(200) * random.below(6);
                     }
@@ -234,7 +235,7 @@ fn batched_datagrams_arrive_in_order() {
     }
 }
 
-/// The client enables `UDP_GRO`, so it receives in one read what was sent as one message.
+/// The client enables `UDP_GRO`, so one read returns all datagrams that were sent as one message.
 #[test]
 fn echoes_of_a_gro_message_use_gso() {
     let data = Random(2).bytes(32 * 64);
@@ -269,8 +270,8 @@ fn sends_to_a_connected_peer_use_gso() {
     }
 }
 
-/// One `sendmmsg` for several datagrams would hide an error behind the datagrams sent before it
-/// (sendmmsg(2)).
+/// If one datagram of a `sendmmsg` fails, the call only returns the number of datagrams before it
+/// (sendmmsg(2)). The reactor must still report the error.
 #[test]
 fn each_refused_datagram_of_a_burst_is_reported() {
     const BURST: usize = 10;
@@ -295,8 +296,8 @@ fn each_refused_datagram_of_a_burst_is_reported() {
 }
 
 #[test]
-fn gso_run_that_is_refused_reports_each_datagram() {
-    const RUN: usize = 10;
+fn failed_gso_message_reports_each_datagram() {
+    const COUNT: usize = 10;
     for in_batches in [true, false] {
         let (mut reactor, socket, _) = bound(Probe::silent(), config(in_batches));
         let client = peer();
@@ -304,23 +305,23 @@ fn gso_run_that_is_refused_reports_each_datagram() {
         for round in 1..=3 {
             reactor.with(|_, cx| {
                 for to in [addr_of(&client), nowhere, addr_of(&client)] {
-                    for index in 0..RUN {
+                    for index in 0..COUNT {
                         cx.send_to(socket, to, &[index.to_le_bytes()[0]; 50])
                             .expect("the datagram queue has space");
                     }
                 }
             });
             drive(&mut reactor, |reactor| {
-                reactor.stats().datagrams_out == 2 * round * RUN as u64
+                reactor.stats().datagrams_out == 2 * round * COUNT as u64
             });
-            for index in (0..RUN).chain(0..RUN) {
+            for index in (0..COUNT).chain(0..COUNT) {
                 assert_eq!(receive(&client), [index.to_le_bytes()[0]; 50]);
             }
             let stats = reactor.stats();
-            assert_eq!(stats.datagram_errors, round * RUN as u64);
-            assert_eq!(stats.datagrams_dropped, round * RUN as u64);
+            assert_eq!(stats.datagram_errors, round * COUNT as u64);
+            assert_eq!(stats.datagrams_dropped, round * COUNT as u64);
         }
-        // The error was due to the destination, so segmentation offload is still used.
+        // The destination caused the error, so the reactor still uses segmentation offload.
         setsockopt(&client, sockopt::UdpGroSegment, &true).expect("UDP_GRO exists since Linux 5.0");
         reactor.with(|_, cx| {
             for _ in 0..2 {
@@ -335,9 +336,9 @@ fn gso_run_that_is_refused_reports_each_datagram() {
     }
 }
 
-/// Moves this thread to a new network namespace and runs the commands in it. Returns false if
-/// either fails.
-fn has_network_of_its_own(commands: &[&[&str]]) -> bool {
+/// Moves this thread to a new network namespace and runs the commands in it. Returns false if the
+/// namespace cannot be created or a command fails.
+fn enter_new_network(commands: &[&[&str]]) -> bool {
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
         println!("skipped: a network namespace cannot be created ({error})");
         return false;
@@ -352,11 +353,11 @@ fn has_network_of_its_own(commands: &[&[&str]]) -> bool {
     })
 }
 
-/// The MTU is smaller than the datagrams, so they are fragmented, which the kernel does not do with
-/// segments. The test changes the loopback interface of a new network namespace.
+/// Some datagrams are longer than the MTU. The kernel fragments a datagram, but not the segments of
+/// a GSO message. The test changes the loopback interface of a new network namespace.
 #[test]
 fn datagrams_longer_than_the_mtu_are_sent_whole() {
-    if !has_network_of_its_own(&[&["ip", "link", "set", "lo", "mtu", "1500", "up"]]) {
+    if !enter_new_network(&[&["ip", "link", "set", "lo", "mtu", "1500", "up"]]) {
         return;
     }
     for in_batches in [true, false] {
@@ -395,7 +396,8 @@ fn datagrams_longer_than_the_mtu_are_sent_whole() {
     }
 }
 
-/// The budget counts the datagrams in a message, not messages: a few messages could hold thousands.
+/// The budget counts datagrams and not messages, because a few messages can contain thousands of
+/// datagrams.
 #[test]
 fn flood_of_gro_messages_does_not_starve_a_frame() {
     const MESSAGES: usize = 40;
@@ -425,7 +427,7 @@ fn flood_of_gro_messages_does_not_starve_a_frame() {
         before <= 3 * PARTS,
         "{before} datagrams were delivered before the frame"
     );
-    // A message may exceed the budget once; after that each turn delivers one message.
+    // Each message has more datagrams than the budget, so each turn delivers one message.
     let turns = reactor.stats().turns;
     drive(&mut reactor, |reactor| {
         reactor.stats().datagrams_in == (MESSAGES * PARTS) as u64
@@ -455,7 +457,8 @@ fn echo_of_a_whole_batch_fits_the_datagram_queue() {
     }
 }
 
-/// A batch that is not full shows that the socket would block, so the next datagram causes an edge.
+/// After a batch that is not full, the reactor does not receive again, because the socket would
+/// block. So the next datagram must cause an edge.
 #[test]
 fn datagram_after_a_partial_batch_is_received() {
     let (mut reactor, _, addr) = bound(Probe::silent(), config(true));
@@ -474,13 +477,13 @@ fn datagram_after_a_partial_batch_is_received() {
     }
 }
 
-/// The link is slower than the sender, so datagrams that the kernel refuses wait for writability.
+/// The link is slower than the sender, so sends would block. Their datagrams wait for writability.
 #[test]
 fn datagrams_that_would_block_are_sent_later() {
     const COUNT: usize = 600;
     let slow = "tc qdisc add dev lo root tbf rate 80mbit burst 64kb limit 10mb";
     let slow: Vec<_> = slow.split(' ').collect();
-    if !has_network_of_its_own(&[&["ip", "link", "set", "lo", "up"], &slow]) {
+    if !enter_new_network(&[&["ip", "link", "set", "lo", "up"], &slow]) {
         return;
     }
     for in_batches in [true, false] {
@@ -525,8 +528,8 @@ fn datagrams_that_would_block_are_sent_later() {
     }
 }
 
-/// Each sent datagram frees send buffer space. That must not cause an event unless a send would
-/// block.
+/// Each datagram that the kernel has sent frees space in the send buffer. This must not cause an
+/// event, unless a send would block.
 #[test]
 fn sent_datagram_causes_no_event() {
     for in_batches in [true, false] {

@@ -80,12 +80,14 @@ fn failure(addr: &Addr) -> ErrorKind {
     assert_eq!(reactor.handler().events.len(), 1);
     match &reactor.handler().closes()[0].1.reason {
         CloseReason::ConnectFailed(error) => error.kind(),
-        reason => panic!("{reason}"),
+        reason => panic!("the reason of the close is not a failed connect: {reason}"),
     }
 }
 
-/// A process started by another test inherits a copy of a closed listener until it executes its
-/// program. Until then the kernel still accepts connects and the name is in use.
+/// Waits until connects to a closed listener are refused.
+///
+/// A process that another test starts inherits a copy of the listener until it executes its
+/// program. Until then the kernel still accepts connects, and the name is in use.
 fn wait_until_closed(
     reactor: &mut Reactor<Probe>,
     connect: impl Fn() -> std::io::Result<UnixStream>,
@@ -95,7 +97,7 @@ fn wait_until_closed(
     });
 }
 
-/// Starts a client in Python, which is independent of this crate.
+/// Starts a Python client, which does not use this crate. Returns `None` if Python is missing.
 fn python(script: &str, path: &Path) -> Option<Child> {
     let child = Command::new("python3")
         .args(["-c", script])
@@ -142,8 +144,8 @@ print('whole')
     assert_eq!(closes[0].1.undecoded_bytes, 0);
 }
 
-/// A read of a Unix socket stops after bytes that came with a descriptor, and no event reports the
-/// bytes behind them (unix(7), SCM_RIGHTS).
+/// A read of a Unix socket stops after bytes that came with a descriptor. No event reports the
+/// bytes that follow, so the reactor must read again (unix(7), SCM_RIGHTS).
 #[test]
 fn frames_after_scm_rights_need_no_further_traffic() {
     const SCRIPT: &str = "
@@ -163,10 +165,7 @@ sys.stdin.read()
     let mut said = String::new();
     let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
     stdout.read_line(&mut said).expect("the output is UTF-8");
-    assert_eq!(
-        said, "sent\n",
-        "the client sent everything before the reactor read"
-    );
+    assert_eq!(said, "sent\n", "the client did not send everything");
     drive(&mut reactor, |reactor| reactor.stats().frames_in == 40);
     drop(child.stdin.take());
     assert!(
@@ -215,7 +214,7 @@ fn unix_peer_addr_and_local_addr_match_the_kernel() {
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         cx.close(conn);
     });
-    // A client that was not bound is unnamed.
+    // A client socket that was not bound has no name.
     let _client = client(&directory);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 2);
     let (unnamed, _) = opened(&reactor)[2];
@@ -290,8 +289,8 @@ fn socket_file_stays_until_it_is_removed() {
         .expect("the path is free");
 }
 
-/// Linux fails such a connect at once and has no event for a backlog with space (connect(2),
-/// EAGAIN).
+/// Linux fails a connect to a full backlog at once, and no event reports that the backlog has space
+/// again (connect(2), EAGAIN).
 #[test]
 #[cfg(target_os = "linux")]
 fn connect_to_a_full_unix_backlog_tries_the_next() {
@@ -354,7 +353,7 @@ fn slow_unix_reader_gets_every_byte() {
     writing.join().expect("the writer does not panic");
     assert!(
         reading.join().expect("the reader does not panic") == sent,
-        "the echo equals the sent bytes"
+        "the echo differs from the sent bytes"
     );
 }
 
@@ -433,7 +432,7 @@ fn half_closed_unix_peer_gets_its_reply() {
     );
 }
 
-/// Runs in a child process in which SIGPIPE kills, as in a host program written in C.
+/// Runs in a child process in which SIGPIPE ends the process, as in a host program written in C.
 #[test]
 fn write_to_a_closed_unix_peer_raises_no_sigpipe() {
     if !common::is_child() {

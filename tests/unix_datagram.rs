@@ -1,4 +1,4 @@
-//! Unix datagram sockets: boundaries are kept, and every loss is reported.
+//! Unix datagram sockets keep the boundaries of datagrams and report every loss.
 #![cfg(unix)]
 
 mod common;
@@ -15,15 +15,18 @@ use unstick::{
     UnixDatagramId,
 };
 
-/// A received datagram: sender, data, and whether it was truncated.
-type Came = (UnixAddr, Vec<u8>, bool);
+/// A received datagram: its sender, its data, and true if it was truncated.
+type Received = (UnixAddr, Vec<u8>, bool);
 
-/// Records datagrams and echoes those whose sender has a name.
+/// Records datagrams, and echoes each datagram whose sender has a name.
 #[derive(Default)]
 struct Echo {
-    came: Vec<Came>,
+    received: Vec<Received>,
+    /// Number of calls of `on_unix_writable`.
     writable: usize,
+    /// True if the first datagram closes the socket.
     closes_at_once: bool,
+    /// True if no datagram is echoed.
     is_silent: bool,
 }
 
@@ -44,7 +47,7 @@ impl Handler for Echo {
             truncated,
             ..
         } = datagram;
-        self.came.push((from.clone(), data.to_vec(), truncated));
+        self.received.push((from.clone(), data.to_vec(), truncated));
         if !from.is_unnamed() && !self.is_silent {
             cx.send_unix_datagram(socket, Some(from), data)
                 .expect("the receive queue of the sender has space");
@@ -113,14 +116,16 @@ fn unix_datagrams_keep_boundaries_and_sender_names() {
     unnamed
         .send_to(b"nobody", &bound.0)
         .expect("the datagram is sent");
-    drive(&mut reactor, |reactor| reactor.handler().came.len() == 5);
+    drive(&mut reactor, |reactor| {
+        reactor.handler().received.len() == 5
+    });
     let mut buf = [0; 10_000];
-    for (data, came) in sent.iter().zip(&reactor.handler().came) {
-        assert_eq!(*came, (named.addr(), data.to_vec(), false));
+    for (data, received) in sent.iter().zip(&reactor.handler().received) {
+        assert_eq!(*received, (named.addr(), data.to_vec(), false));
         let len = client.recv(&mut buf).expect("the echo arrives");
         assert_eq!(&buf[..len], *data);
     }
-    let (from, data, _) = &reactor.handler().came[4];
+    let (from, data, _) = &reactor.handler().received[4];
     assert!(from.is_unnamed() && data == b"nobody", "{from}");
     let stats = reactor.stats();
     assert_eq!((stats.datagrams_in, stats.datagrams_out), (5, 4));
@@ -150,7 +155,9 @@ for data in b'hello', b'', b'world' * 100:
         eprintln!("skipped: python3 is not available");
         return;
     };
-    drive(&mut reactor, |reactor| reactor.handler().came.len() == 3);
+    drive(&mut reactor, |reactor| {
+        reactor.handler().received.len() == 3
+    });
     assert!(
         child
             .wait()
@@ -170,10 +177,12 @@ fn unix_datagram_over_the_limit_is_truncated() {
             .send_to(&vec![7; len], &bound.0)
             .expect("the datagram is sent");
     }
-    drive(&mut reactor, |reactor| reactor.handler().came.len() == 2);
-    let came = &reactor.handler().came;
-    assert_eq!((came[0].1.len(), came[0].2), (100, false));
-    assert_eq!((came[1].1.len(), came[1].2), (100, true));
+    drive(&mut reactor, |reactor| {
+        reactor.handler().received.len() == 2
+    });
+    let received = &reactor.handler().received;
+    assert_eq!((received[0].1.len(), received[0].2), (100, false));
+    assert_eq!((received[1].1.len(), received[1].2), (100, true));
     assert_eq!(reactor.stats().datagrams_truncated, 1);
 }
 
@@ -233,8 +242,10 @@ fn full_unix_receiver_causes_on_unix_writable() {
     drop(bound);
 }
 
-/// A process started by another test inherits a copy of a closed socket until it executes its
-/// program. Until then the kernel accepts datagrams for it.
+/// Waits until datagrams to a closed socket are refused.
+///
+/// A process that another test starts inherits a copy of the socket until it executes its program.
+/// Until then the kernel accepts datagrams for the socket.
 fn wait_until_closed(reactor: &mut Reactor<Echo>, bound: &Bound) {
     let client = StdDatagram::unbound().expect("the socket can be created");
     client
@@ -300,12 +311,20 @@ fn unix_datagrams_use_abstract_names_and_pairs() {
     let len = other.recv(&mut buf).expect("the datagram arrived");
     assert_eq!(&buf[..len], b"by pair");
     other.send(b"back").expect("the datagram is sent");
-    drive(&mut reactor, |reactor| reactor.handler().came.len() == 2);
-    let came: Vec<_> = reactor.handler().came.iter().map(|c| &c.1[..]).collect();
-    assert!(came.contains(&&b"by name"[..]) && came.contains(&&b"back"[..]));
+    drive(&mut reactor, |reactor| {
+        reactor.handler().received.len() == 2
+    });
+    let received: Vec<_> = reactor
+        .handler()
+        .received
+        .iter()
+        .map(|c| &c.1[..])
+        .collect();
+    assert!(received.contains(&&b"by name"[..]) && received.contains(&&b"back"[..]));
 }
 
-/// The address of the last sender may be reused only for an equal one.
+/// The reactor may keep the address of the last sender only if the next sender has an equal
+/// address.
 #[test]
 #[cfg(target_os = "linux")]
 fn each_unix_datagram_reports_its_own_sender() {
@@ -337,8 +356,10 @@ fn each_unix_datagram_reports_its_own_sender() {
             .0
             .send_to(b"x", &bound.0)
             .expect("the datagram is sent");
-        drive(&mut reactor, |reactor| !reactor.handler().came.is_empty());
-        let (from, ..) = reactor.handler_mut().came.remove(0);
+        drive(&mut reactor, |reactor| {
+            !reactor.handler().received.is_empty()
+        });
+        let (from, ..) = reactor.handler_mut().received.remove(0);
         assert_eq!(from, senders[at].1);
     }
 }
@@ -355,12 +376,12 @@ fn closed_unix_datagram_socket_delivers_nothing() {
     }
     drive(&mut reactor, |reactor| reactor.local_addr(socket).is_err());
     settle(&mut reactor);
-    assert_eq!(reactor.handler().came.len(), 1);
+    assert_eq!(reactor.handler().received.len(), 1);
     let error = reactor.with(|_, cx| cx.send_unix_datagram(socket, None, b"late"));
     let error = error.expect_err("the socket is closed");
     assert_eq!(error.kind(), ErrorKind::NotConnected);
     wait_until_closed(&mut reactor, &bound);
-    assert_eq!(reactor.handler().came.len(), 1);
+    assert_eq!(reactor.handler().received.len(), 1);
 }
 
 /// A flood is spread over turns, so that other entries are dispatched in between.
@@ -381,7 +402,7 @@ fn flood_of_unix_datagrams_is_spread_over_turns() {
     reactor
         .turn(Some(Duration::ZERO))
         .expect("polling succeeds");
-    assert_eq!(reactor.handler().came.len(), 2);
+    assert_eq!(reactor.handler().received.len(), 2);
     let _client = common::client(
         reactor
             .local_inet_addr(listener)
@@ -389,14 +410,17 @@ fn flood_of_unix_datagrams_is_spread_over_turns() {
     );
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     assert!(
-        reactor.handler().came.len() <= 4,
+        reactor.handler().received.len() <= 4,
         "the connection was accepted within one more turn"
     );
-    drive(&mut reactor, |reactor| reactor.handler().came.len() == 6);
+    drive(&mut reactor, |reactor| {
+        reactor.handler().received.len() == 6
+    });
 }
 
-/// On Linux, a peer that connects elsewhere with unread datagrams causes an error. The error is
-/// reported before the queued datagrams, and no further edge arrives for them.
+/// On Linux, a peer causes an error if it connects to another address while it has unread
+/// datagrams. The reactor gets the error before the datagrams of this peer, and no further edge
+/// reports these datagrams.
 #[test]
 #[cfg(target_os = "linux")]
 fn datagrams_queued_behind_an_error_are_delivered() {
@@ -417,6 +441,11 @@ fn datagrams_queued_behind_an_error_are_delivered() {
         .expect("the other socket is bound");
     drive(&mut reactor, |reactor| reactor.stats().datagram_errors == 1);
     settle(&mut reactor);
-    let came: Vec<_> = reactor.handler().came.iter().map(|c| &c.1[..]).collect();
-    assert_eq!(came, [b"last words"]);
+    let received: Vec<_> = reactor
+        .handler()
+        .received
+        .iter()
+        .map(|c| &c.1[..])
+        .collect();
+    assert_eq!(received, [b"last words"]);
 }

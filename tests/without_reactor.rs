@@ -17,14 +17,14 @@ fn framing(name: &str) -> Framing {
     name.parse().expect("the name is a known framing")
 }
 
-/// Payloads that the framing accepts, and their encoding.
+/// Returns payloads that the framing accepts, and their encoding.
 fn sent(name: &str) -> (Vec<Vec<u8>>, Vec<u8>) {
-    let most = match name {
+    let len_max = match name {
         "u8" => 255,
         "u16" | "u16-le" => 65_535,
         _ => usize::MAX,
     };
-    let payloads: Vec<_> = LENS.map(|len| vec![b'x'; len.min(most)]).to_vec();
+    let payloads: Vec<_> = LENS.map(|len| vec![b'x'; len.min(len_max)]).to_vec();
     let bytes = payloads.iter().map(|payload| frame(name, payload));
     let bytes = bytes.collect::<Vec<_>>().concat();
     (payloads, bytes)
@@ -88,7 +88,7 @@ fn frames_in_a_file_are_read_back_as_written() {
         assert_same(name, &frames, &payloads);
     }
 
-    // A file whose writer stopped within a frame.
+    // The writer of this file stopped within a frame.
     let mut file = options
         .open(&path)
         .expect("the temporary file can be opened");
@@ -105,7 +105,7 @@ fn frames_in_a_file_are_read_back_as_written() {
         .expect_err("the last frame is incomplete");
     assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
     assert_eq!((deframer.rest(), deframer.offset()), (&b"\x05cut"[..], 3));
-    // The writer of the file adds the end of the frame.
+    // The writer of this file adds the end of the frame.
     file.write_all(b"ok").expect("the file can be written");
     file.seek(SeekFrom::End(-2)).expect("the file can be read");
     let frame = deframer
@@ -166,7 +166,7 @@ fn frames_go_both_ways_over_a_childs_pipes() {
     let mut framer = Framer::new(Framing::length_u32());
     let mut deframer = Deframer::new(Framing::length_u32());
     for len in LENS {
-        // The pipes hold one whole payload, so neither side blocks the other for ever.
+        // A pipe has space for a whole payload, so the two processes do not block each other.
         let payload = vec![b'x'; len.min(50_000)];
         framer
             .write_frame(&mut stdin, &payload)
@@ -190,8 +190,8 @@ fn frames_go_both_ways_over_a_childs_pipes() {
 }
 
 /// A pseudo-terminal replaces the serial line: its device is read and written like a serial port.
-/// It is set to raw mode (termios(3)), as binary protocols need. Otherwise some bytes control the
-/// line and the others are echoed.
+/// The test sets it to raw mode (termios(3)), which binary protocols need. In other modes, a
+/// terminal interprets some bytes as control characters, and echoes its input.
 #[cfg(target_os = "linux")]
 #[test]
 fn frames_go_both_ways_over_a_serial_line() {
@@ -221,7 +221,7 @@ fn frames_go_both_ways_over_a_serial_line() {
                 assert!(frame == Some(&expected[..]), "{name}");
                 stream.send(&expected).expect("the peer reads the frame");
             }
-            stream // The line must not hang up before the other side has read everything.
+            stream // Keep the line open until the other side has read everything.
         });
         let mut stream = FramedStream::new(File::from(line.master), framing(name));
         for payload in payloads {
@@ -242,8 +242,8 @@ fn blocking_client_gets_its_frames_echoed() {
         for payload in payloads {
             client.send(&payload).expect("the peer reads the frame");
             let mut back = Vec::new();
-            // With `raw`, an empty payload sends nothing, and a long one comes back in several
-            // pieces.
+            // With `raw`, an empty payload sends nothing, and a long payload comes back as several
+            // frames.
             let mut is_whole = name == "raw" && payload.is_empty();
             while !is_whole {
                 let frame = client.receive().expect("the server replies");
@@ -306,9 +306,9 @@ mod unix {
                 assert!(name != "raw" || frames.concat().len() == bytes.len());
                 assert_same(name, &frames, &payloads);
             };
-            let there = thread::spawn(move || talk(other));
+            let other_side = thread::spawn(move || talk(other));
             talk(one);
-            there.join().expect("the other side does not panic");
+            other_side.join().expect("the other side does not panic");
         }
     }
 
@@ -405,8 +405,8 @@ mod unix {
             let (payloads, bytes) = sent(name);
             let mut deframer = Deframer::new(framing(name));
             let mut frames = Vec::new();
-            for piece in bytes.chunks(1009) {
-                other.write_all(piece).expect("the write succeeds");
+            for part in bytes.chunks(1009) {
+                other.write_all(part).expect("the write succeeds");
                 loop {
                     let read = match (&one).read(deframer.spare_capacity_mut()) {
                         Err(error) if error.kind() == ErrorKind::WouldBlock => break,

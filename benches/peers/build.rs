@@ -1,6 +1,6 @@
 //! Builds the peers that are written in C and C++, if their libraries are installed.
 //!
-//! A missing peer is left out with a warning. The next build looks for it again.
+//! If a library is missing, its peer is left out with a warning. The next build tries again.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(libuv, asio)");

@@ -17,7 +17,7 @@ pub(crate) struct Experiment {
     pub(crate) why: &'static str,
 }
 
-/// All experiments, in an order in which each builds on the ones before.
+/// All experiments. The explanation of an experiment builds on those of earlier experiments.
 pub(crate) const ALL: &[Experiment] = &[
     Experiment {
         name: "gathered",
@@ -207,7 +207,8 @@ impl Experiment {
         ALL.iter().find(|experiment| experiment.name == name)
     }
 
-    /// True if the result matches the explanation. A few results depend on timing.
+    /// Returns true if the result matches the explanation. Some results depend on timing, so the
+    /// explanation can be wrong for them.
     fn confirms_explanation(&self, outcome: &Outcome) -> bool {
         match self.name {
             "nodelay" | "pauses" => outcome.glued == 0,
@@ -237,12 +238,13 @@ impl Experiment {
         knobs
     }
 
-    /// Runs the experiment with the given settings, which may differ from its own.
+    /// Runs the experiment over its own transport. `knobs` may differ from the experiment's own
+    /// settings.
     pub(crate) fn run(&self, knobs: &Knobs) -> io::Result<Outcome> {
         self.run_over(self.transport, knobs)
     }
 
-    /// Runs the experiment over the given transport, to compare transports.
+    /// Runs the experiment over the given transport.
     pub(crate) fn run_over(&self, transport: &str, knobs: &Knobs) -> io::Result<Outcome> {
         let mut outcome = run(transport, knobs, &mut |_| {})?;
         self.name.clone_into(&mut outcome.experiment);
@@ -250,7 +252,8 @@ impl Experiment {
     }
 }
 
-/// Runs the given settings, which may be those of an experiment, and explains the result.
+/// Runs the given settings and explains the result. If an experiment has the same transport and
+/// settings, the result gets its name, and its explanation if that is correct.
 pub(crate) fn run(
     transport: &str,
     knobs: &Knobs,
@@ -261,8 +264,8 @@ pub(crate) fn run(
         _ => lab::run_tcp(knobs, report)?,
     };
     explain(&outcome).clone_into(&mut outcome.why);
-    let is_it = |it: &&Experiment| it.transport == transport && it.knobs() == *knobs;
-    if let Some(experiment) = ALL.iter().find(is_it) {
+    let is_equal = |other: &&Experiment| other.transport == transport && other.knobs() == *knobs;
+    if let Some(experiment) = ALL.iter().find(is_equal) {
         experiment.name.clone_into(&mut outcome.experiment);
         if experiment.confirms_explanation(&outcome) {
             experiment.why.clone_into(&mut outcome.why);
@@ -271,7 +274,7 @@ pub(crate) fn run(
     Ok(outcome)
 }
 
-/// Returns an explanation of the result, derived from the cut map.
+/// Returns an explanation that is derived from the counts of the result.
 fn explain(outcome: &Outcome) -> &'static str {
     let by_writer = outcome.writes.len() < outcome.sends.len();
     let by_segments = outcome

@@ -1,8 +1,8 @@
-//! HTTP/1.1 as a framing: a frame is the head of a request, which httparse finds.
+//! HTTP/1.1 as a framing: each frame is one request head. The crate httparse finds its end.
 
 use unstick::{Codec, FrameError, Out, Step};
 
-/// Maximum length of a request head; a longer one gets the status 431.
+/// Maximum length of a request head, in bytes; a longer head gets the status 431.
 pub(crate) const HEAD_LEN_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 64;
 
@@ -26,8 +26,8 @@ impl Codec for Http {
                 consumed: head_len,
             },
             Parsed::Bad(_) => all,
-            // Each new piece makes the codec parse the head again. The length limit bounds that
-            // work.
+            // After each read, the codec parses the partial head from its start. The length limit
+            // of a head bounds this work.
             Parsed::Partial => Step::Need(bytes.len() + 1),
         })
     }
@@ -105,7 +105,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed<'_> {
         let header = headers.find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(header.value).ok()
     };
-    // No resource accepts a body, so the server does not wait for one.
+    // No resource accepts a body, so a request with a body is rejected.
     let has_body = header("content-length").is_some_and(|len| len.trim() != "0");
     if has_body || header("transfer-encoding").is_some() {
         return Parsed::Bad(Status::ContentTooLarge);
@@ -134,10 +134,10 @@ mod tests {
     fn request_head_is_complete_only_at_its_end() {
         let head = b"GET /run?count=3 HTTP/1.1\r\nHost: here\r\n\r\n";
         for len in 0..head.len() {
-            assert_eq!(parse(&head[..len]), Parsed::Partial, "{len}");
+            assert_eq!(parse(&head[..len]), Parsed::Partial, "first {len} bytes");
         }
         let Parsed::Request { request, head_len } = parse(head) else {
-            panic!("the request is complete");
+            panic!("a complete request head was not recognised");
         };
         assert_eq!(head_len, head.len());
         let Request {
@@ -150,7 +150,7 @@ mod tests {
     fn invalid_requests_map_to_a_status() {
         let bad = |bytes: &[u8]| match parse(bytes) {
             Parsed::Bad(status) => status,
-            other => panic!("{other:?}"),
+            other => panic!("an invalid request was accepted: {other:?}"),
         };
         assert_eq!(bad(b"\x16\x03\x01"), Status::BadRequest);
         let body = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n";

@@ -19,7 +19,7 @@ pub(crate) struct Knobs {
     pub(crate) size: usize,
     /// Time between two sends, in milliseconds.
     pub(crate) gap: usize,
-    /// Makes all sends in one turn, so the reactor writes them by one call.
+    /// Sends all messages in one turn, so that the reactor writes them with one system call.
     pub(crate) gather: bool,
     /// Turns on Nagle's algorithm, which means no `TCP_NODELAY`.
     pub(crate) nagle: bool,
@@ -27,12 +27,12 @@ pub(crate) struct Knobs {
     pub(crate) send_buffer: usize,
     /// `SO_RCVBUF` of the receiver in bytes; zero keeps the default.
     pub(crate) receive_buffer: usize,
-    /// Time before the receiver reads, in milliseconds. If not zero, it also waits until all is
-    /// sent.
+    /// Time before the receiver reads, in milliseconds. If the time is not zero, the receiver also
+    /// waits until all messages are sent.
     pub(crate) delay: usize,
     /// Maximum length of one read of the receiver, in bytes.
     pub(crate) read: usize,
-    /// Maximum datagram that the receiver accepts in full, in bytes.
+    /// Maximum length of a datagram that the receiver does not truncate, in bytes.
     pub(crate) slot: usize,
     /// Name of the framing on TCP.
     pub(crate) framing: String,
@@ -154,7 +154,8 @@ pub(crate) const FRAMINGS: [&str; 10] = [
 ];
 
 impl Knobs {
-    /// Sets one setting by its name. The error describes a wrong name or value.
+    /// Sets one setting by its name. Fails with a message if the name is unknown or the value is
+    /// invalid.
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         if let Some((_, min, max, place, _)) = NUMBERS.iter().find(|knob| knob.0 == name) {
             let number = value.parse().ok();
@@ -178,7 +179,8 @@ impl Knobs {
         Ok(())
     }
 
-    /// Checks the limits of the run as a whole, because strangers may request runs.
+    /// Checks the limits that depend on several settings. Unknown users may request runs, so each
+    /// run must be bounded.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.count * self.size > BYTES_MAX {
             return Err(format!(

@@ -1,7 +1,8 @@
-//! A run: a sending and a receiving reactor on loopback, and the cut map of their traffic.
+//! One run of an experiment: a sending and a receiving reactor on loopback, and the cut map of
+//! their traffic.
 //!
-//! One thread turns both reactors. A busy receiver is simply not turned, and the state of the
-//! kernel is certain: written bytes are in the receive queue.
+//! One thread turns both reactors. To simulate a busy receiver, the thread does not turn the
+//! receiving reactor. Meanwhile the kernel queues the bytes that the sender writes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,15 +14,15 @@ use unstick::{Config, ConnId, Context, Datagram, Handler, Origin, Reactor, Socke
 use crate::knobs::Knobs;
 use crate::outcome::Outcome;
 
-/// Maximum time of a run beyond its planned duration. After it the run ends, with the messages
-/// that were received by then.
+/// Maximum time that a run may take beyond its planned duration. Then the run ends with the
+/// messages that were received so far.
 const GRACE: Duration = Duration::from_secs(3);
-/// Silence after which missing datagrams count as lost.
+/// Time without any arrival after which missing datagrams count as lost.
 const QUIET: Duration = Duration::from_millis(50);
 /// Maximum wait of one turn of the receiver.
 const NAP: Duration = Duration::from_millis(1);
 
-/// Progress of a run, reported while it runs.
+/// Number of messages sent and received so far in a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Progress {
     pub(crate) sent: usize,
@@ -58,7 +59,7 @@ impl Handler for Endpoint {
     }
 }
 
-/// Sends the messages over TCP.
+/// Runs the settings over TCP and returns the result.
 pub(crate) fn run_tcp(knobs: &Knobs, report: &mut dyn FnMut(Progress)) -> io::Result<Outcome> {
     let mut receiver = Reactor::with_config(Endpoint::default(), receiver_config(knobs))?;
     let listener = receiver.listen("127.0.0.1:0", knobs.framing())?;
@@ -76,12 +77,12 @@ pub(crate) fn run_tcp(knobs: &Knobs, report: &mut dyn FnMut(Progress)) -> io::Re
         &mut sender,
         &mut receiver,
         |cx, payload| cx.send(tx, payload).map(drop).map_err(io::Error::from),
-        |end| {
-            // Without framing only the bytes can be counted.
+        |endpoint| {
+            // Without framing, a received frame is not a message, so count the bytes.
             if is_raw {
-                end.bytes >= total
+                endpoint.bytes >= total
             } else {
-                end.messages.len() >= knobs.count
+                endpoint.messages.len() >= knobs.count
             }
         },
     )?;
@@ -94,7 +95,7 @@ pub(crate) fn run_tcp(knobs: &Knobs, report: &mut dyn FnMut(Progress)) -> io::Re
     Ok(Outcome::of_tcp(knobs, &map, segments, whole.count()))
 }
 
-/// Sends the messages over UDP.
+/// Runs the settings over UDP and returns the result.
 pub(crate) fn run_udp(knobs: &Knobs, report: &mut dyn FnMut(Progress)) -> io::Result<Outcome> {
     let mut receiver = Reactor::with_config(Endpoint::default(), receiver_config(knobs))?;
     let rx = receiver.bind_udp("127.0.0.1:0")?;
@@ -110,7 +111,7 @@ pub(crate) fn run_udp(knobs: &Knobs, report: &mut dyn FnMut(Progress)) -> io::Re
         &mut sender,
         &mut receiver,
         |cx, payload| cx.send_to(tx, addr, payload).map_err(io::Error::from),
-        |end| end.messages.len() >= knobs.count,
+        |endpoint| endpoint.messages.len() >= knobs.count,
     )?;
     let (sent, _) = take(&mut sender).datagrams(tx);
     let (_, received) = take(&mut receiver).datagrams(rx);
@@ -122,12 +123,13 @@ pub(crate) fn run_udp(knobs: &Knobs, report: &mut dyn FnMut(Progress)) -> io::Re
     Ok(Outcome::of_udp(knobs, &sent, &received))
 }
 
-/// True if a message fits into one UDP datagram over IPv4.
+/// Returns true if a message fits into one UDP datagram over IPv4.
 pub(crate) fn fits_udp(knobs: &Knobs) -> bool {
     knobs.size <= 65_507
 }
 
-/// The state of a run: sends the messages, and receives during or after that.
+/// State of a run. Its method `drive` sends all messages, and receives them meanwhile or
+/// afterwards.
 struct Run<'a> {
     knobs: &'a Knobs,
     report: &'a mut dyn FnMut(Progress),
@@ -212,7 +214,8 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// Sends the due messages: one per turn, so that each is written alone, or all at once.
+    /// Sends the messages that are due: all of them with `gather`, otherwise at most one per turn,
+    /// so that each message is written alone.
     fn send_due(
         &mut self,
         sender: &mut Reactor<Endpoint>,
@@ -232,7 +235,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Returns the time of the next send, or a time after the deadline if all is sent.
+    /// Returns the time of the next send, or the deadline of the run if all messages are sent.
     fn next_send(&self) -> Instant {
         if self.sent == self.knobs.count {
             return self.started + self.knobs.planned() + GRACE;
@@ -241,7 +244,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Returns a message: its number and a letter that differs from those of its neighbours.
+/// Returns a message: its number in four digits, filled up with one letter. Two consecutive
+/// messages have different letters. A message of less than four bytes has no number.
 fn message(knobs: &Knobs, index: usize) -> Vec<u8> {
     let letter = b'a' + u8::try_from(index % 26).expect("the index is below 26");
     let mut message = format!("{index:04}").into_bytes();
@@ -319,8 +323,9 @@ fn prepare(
                 .set_send_buffer_size(knobs.send_buffer)
         })?;
     }
-    // A new connection acknowledges at once, an older one with a delay, and Nagle's algorithm waits
-    // for that acknowledgement. This makes the connection behave like an older one.
+    // Linux acknowledges the first segments of a connection at once, and later segments with a
+    // delay. Nagle's algorithm waits for that acknowledgement. Turning quick acknowledgements off
+    // makes this new connection use the delay from the start.
     #[cfg(target_os = "linux")]
     receiver.with(|_, cx| cx.socket_options(rx)?.set_tcp_quickack(false))?;
     sender.with(|_, cx| cx.record_all());

@@ -42,7 +42,7 @@ Usage: stickiness [EXPERIMENT]... [OPTION]...
   --public               allow --serve on an address that other machines can reach
   --help                 print this help
 
-Settings (they override those of an experiment):
+Settings (they override the settings of an experiment):
 ";
 
 /// The options of the command line.
@@ -53,7 +53,8 @@ struct Options {
     knobs: Vec<(String, String)>,
     json: bool,
     html: Option<PathBuf>,
-    /// Transport to use; if none, that of the experiment, or both for a custom run.
+    /// Transport of all runs. If `None`, an experiment uses its own transport. A custom run and an
+    /// HTML page then use both transports.
     transport: Option<String>,
 }
 
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     match run_command() {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader of the output has closed it, so there is nothing left to do.
+        // The process that reads the output has closed the pipe, so no more output is needed.
         Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("stickiness: {error}");
@@ -127,13 +128,13 @@ fn run_all(
         knobs.check().map(|()| knobs)
     };
     let both: &[&str] = &["tcp", "udp"];
-    let own = options.transport.as_deref();
-    let transports = own.as_ref().map_or(both, std::slice::from_ref);
-    let can = |transport: &str, knobs: &Knobs| transport == "tcp" || lab::fits_udp(knobs);
+    let requested = options.transport.as_deref();
+    let transports = requested.as_ref().map_or(both, std::slice::from_ref);
+    let fits = |transport: &str, knobs: &Knobs| transport == "tcp" || lab::fits_udp(knobs);
     if options.experiments.is_empty() && !options.knobs.is_empty() {
         let knobs = change(Knobs::default())?;
         for transport in transports {
-            if can(transport, &knobs) {
+            if fits(transport, &knobs) {
                 report(&experiments::run(transport, &knobs, &mut |_| {})?)?;
             } else {
                 eprintln!(
@@ -147,13 +148,13 @@ fn run_all(
     let all = ALL.iter().filter(|_| options.experiments.is_empty());
     for experiment in options.experiments.iter().copied().chain(all) {
         let knobs = change(experiment.knobs())?;
-        if options.html.is_none() && own.is_none() {
+        if options.html.is_none() && requested.is_none() {
             report(&experiment.run(&knobs)?)?;
             continue;
         }
         // The page shows both transports one below the other.
         for transport in transports {
-            if can(transport, &knobs) {
+            if fits(transport, &knobs) {
                 report(&experiment.run_over(transport, &knobs)?)?;
             }
         }
@@ -172,8 +173,7 @@ fn knobs_help() -> String {
         help += &format!("  {option:<22} {description}\n");
     }
     help += &format!("  --framing NAME         on TCP: {}\n", FRAMINGS.join(", "));
-    help +=
-        "  --transport tcp|udp    default: that of the experiment, or both for a custom run\n\n";
+    help += "  --transport tcp|udp    default: the experiment's own, or both for a custom run\n\n";
     help += "The output has no colours if NO_COLOR is set or the output is not a terminal.";
     help
 }

@@ -1,5 +1,5 @@
-//! The result of a run: its sends, writes, reads and frames, their counts, and a sentence about
-//! them.
+//! The result of a run: its sends, writes, reads and frames, with counts, a summary in words and an
+//! explanation.
 
 use std::fmt::Write;
 
@@ -10,11 +10,12 @@ use crate::knobs::Knobs;
 /// A range of bytes that was sent, written, read or decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// TCP: offset in the stream. UDP: number of the datagram.
+    /// Offset in the stream of a TCP run, or number of the datagram in a UDP run.
     pub(crate) offset: u64,
     pub(crate) len: u64,
+    /// Time in microseconds.
     pub(crate) t_us: u128,
-    /// Length of the header in bytes.
+    /// Length of the header in bytes; 0 without a header.
     pub(crate) header: u32,
 }
 
@@ -89,7 +90,7 @@ impl Outcome {
 
     /// Builds the result of a UDP run from the events of both sockets.
     ///
-    /// Each received event comes with the number of its datagram.
+    /// `received` has one pair per received datagram: its number, and its event.
     pub(crate) fn of_udp(knobs: &Knobs, sent: &[Event], received: &[(u64, Event)]) -> Self {
         let numbered = |(number, event): &(u64, Event)| Block {
             offset: *number,
@@ -155,14 +156,14 @@ impl Outcome {
         let _ = if framing == "raw" {
             write!(
                 sentence,
-                "; without framing the program received {} pieces",
-                self.frames.len()
+                "; without framing the program received {} of bytes",
+                counted(self.frames.len(), "block")
             )
         } else if self.lost > 0 {
             write!(
                 sentence,
                 "; {} had not arrived at the time limit",
-                self.lost
+                counted(self.lost, "message")
             )
         } else {
             write!(

@@ -38,7 +38,7 @@ function messagesIn(outcome, start, end) {
   return found;
 }
 
-/* Draws a row of bars. */
+/* Draws a row of bars, one bar for each block. */
 function drawRow(outcome, name, blocks, width, scale) {
   const height = 34;
   const row = shape('svg', {
@@ -121,7 +121,7 @@ function describe(outcome, singular, index, block, messages) {
   return lines.join('\n');
 }
 
-/* Tooltips by pointer and by keyboard. */
+/* Shows the tooltip of a bar: at the pointer, or above the bar if the keyboard selected it. */
 function show(bar, event) {
   hide();
   bar.classList.add('on');
@@ -211,7 +211,7 @@ function render() {
   for (const element of cards) element.fill();
 }
 
-/* The settings. */
+/* Builds the form of the settings. */
 function buildForm() {
   const fields = $('fields');
   for (const knob of data.knobs) {
@@ -259,7 +259,7 @@ function notice(text, bad) {
   $('notice').classList.toggle('bad', Boolean(bad));
 }
 
-/* Starts a run; the response is a stream of server-sent events, handled as they arrive. */
+/* Starts a run, and handles the server-sent events of the response as they arrive. */
 async function run() {
   if (running) running.abort();
   const controller = running = new AbortController();

@@ -1,4 +1,4 @@
-//! The page: one HTML file that contains its style, its script and its data.
+//! The web page of the results: one HTML file with its style, its script and its data.
 
 use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
@@ -10,11 +10,11 @@ use crate::outcome::{Outcome, quoted};
 const HTML: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Builds a page with the given results, which needs no server. Without results, the page requests
-/// runs from its server.
+/// Builds the HTML page. A page with results needs no server. A page without results requests runs
+/// from the server that sent it.
 pub(crate) fn build(outcomes: &[Outcome], nonce: &str) -> String {
     let html = HTML.replace("{{NONCE}}", nonce);
-    // Insert the data last, so that it is not searched for placeholders.
+    // Insert the data last, because `replace` would also replace a placeholder within the data.
     let html = html.replace("{{SCRIPT}}", SCRIPT);
     html.replace("{{DATA}}", &data(outcomes))
 }
@@ -82,11 +82,15 @@ mod tests {
     fn page_requests_nothing_external_and_uses_one_nonce() {
         let page = build(&[], "word");
         for foreign in ["http://", "https://", "//cdn", "@import", "{{"] {
-            let places = page.matches(foreign).count();
-            // The SVG namespace looks like an address, but no browser requests it.
-            let names = usize::from(foreign == "http://");
-            assert_eq!(places, names, "{foreign}");
+            let found = page.matches(foreign).count();
+            // The page has one `http://`: the SVG namespace, a name that no browser requests.
+            let allowed = usize::from(foreign == "http://");
+            assert_eq!(
+                found, allowed,
+                "number of occurrences of {foreign} in the page"
+            );
         }
+        // The nonce is on each script and on the one style element.
         assert_eq!(
             page.matches("<script").count(),
             page.matches("nonce=\"word\"").count() - 1

@@ -1,9 +1,9 @@
-//! The server of the page: one reactor. Threads run the experiments and post the results to it;
-//! it sends them to the browser as server-sent events.
+//! The HTTP server of the web page: one reactor. Each run has a thread, which posts its results to
+//! the reactor. The reactor sends these results to the browser as server-sent events.
 //!
-//! A run has its own reactors, so that it does not measure the traffic of this page. Strangers may
-//! request runs, so the bytes and the time of a run are [bounded](crate::knobs), and so is the
-//! number of runs.
+//! A run has its own reactors, so that it does not measure the traffic of this page. Unknown users
+//! may request runs. So the number of runs at a time is limited, and so are the bytes and the time
+//! of each run (see [`knobs`](crate::knobs)).
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ const CONNECTIONS_MAX: usize = 256;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum time to receive a request, and maximum time without progress of a response.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// Maximum time for clients to read queued output after the server was asked to end.
+/// Maximum time that the server waits, after Ctrl-C or SIGTERM, for clients to read queued output.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Headers of every response. They forbid caching, content sniffing and referrers.
@@ -42,7 +42,7 @@ struct Site {
 enum ConnState {
     #[default]
     AwaitingRequest,
-    /// The response is an event stream or the last one; further requests are ignored.
+    /// The connection sends an event stream, or its last response. Further requests are ignored.
     Finished,
 }
 
@@ -79,7 +79,7 @@ impl Handler for Site {
 }
 
 impl Site {
-    /// Sends the response to a request. Returns true if it is the last of the connection.
+    /// Sends the response to a request. Returns true if the connection accepts no further request.
     fn handle_request(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -140,7 +140,7 @@ impl Site {
     }
 }
 
-/// The event stream of a run. Dropping it, even during a panic, ends the stream.
+/// Event stream of a run to one browser. `drop` ends the stream, also if the run panics.
 struct EventStream {
     remote: Remote<Site>,
     conn: ConnId,
@@ -149,7 +149,7 @@ struct EventStream {
 impl EventStream {
     fn send_event(&self, event: &str, json: &str) {
         let (conn, event) = (self.conn, format!("event: {event}\ndata: {json}\n\n"));
-        // An error means that the server has ended; then the event is not needed.
+        // On an error the event is lost: the server has ended, or its queue of posts is full.
         let _ = self.remote.post(move |_, cx| {
             let _ = cx.send(conn, event.as_bytes());
         });
@@ -167,7 +167,7 @@ impl Drop for EventStream {
     }
 }
 
-/// Runs the settings over TCP and over UDP.
+/// Runs the settings over TCP and over UDP, and sends the results as events.
 fn run(event_stream: &EventStream, knobs: &Knobs) {
     for transport in ["tcp", "udp"] {
         if transport == "udp" && !lab::fits_udp(knobs) {

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use crate::experiments::Experiment;
 use crate::outcome::{Block, Outcome, counted};
 
-/// Width of the labels in front of the bars.
+/// Width of the labels to the left of the bars, in columns.
 const LABEL_LEN: usize = 12;
 const COLUMNS_MIN: usize = 40;
 const COLUMNS_MAX: usize = 160;
@@ -46,7 +46,7 @@ impl Style {
     }
 }
 
-/// Draws an experiment: title, bars, result and explanation.
+/// Returns a result as text: title, bars, summary and explanation.
 pub(crate) fn draw(outcome: &Outcome, style: Style) -> String {
     let mut out = String::new();
     let experiment = Experiment::find(&outcome.experiment);
@@ -73,7 +73,7 @@ pub(crate) fn draw(outcome: &Outcome, style: Style) -> String {
     ];
     let scale = Scale::new(outcome, style.columns - LABEL_LEN);
     for (label, blocks) in rows {
-        // On UDP every send is a write, and every read is a frame.
+        // On UDP every send is a write, and every read is a frame, so these rows would be equal.
         if outcome.transport == "udp" && (label == "writes" || label == "frames") {
             continue;
         }

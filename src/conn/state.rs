@@ -172,8 +172,8 @@ const END_DELIVERED: u32 = 1 << 14;
 
 /// The handler paused the socket.
 const PAUSED: u32 = 1 << 15;
-/// The write queue is above the high watermark, and has not gone down to the low one since.
-const ABOVE_HIGH: u32 = 1 << 16;
+/// The write queue is above the high watermark, and the connection is not read meanwhile.
+const HELD_ABOVE_HIGH: u32 = 1 << 16;
 /// The handler limits delivery by credit, and the credit is used up.
 const NO_CREDIT: u32 = 1 << 17;
 /// The framing was replaced: decoding must start again with the new one.
@@ -203,14 +203,18 @@ const FILTERED: u32 = 1 << 27;
 /// The filter must write before it can continue to read.
 #[cfg(test)]
 const READ_AFTER_WRITE: u32 = 1 << 28;
+/// The connection is read while its write queue is above the high watermark.
+const READS_ABOVE_HIGH: u32 = 1 << 29;
+/// The write queue is above the high watermark, and has not gone down to the low one since.
+const ABOVE_HIGH: u32 = 1 << 30;
 
 // Masks of bits that are tested together.
-const STOPS_FRAMES: u32 = PAUSED | ABOVE_HIGH | CLOSING | DEAD | REFRAMED | NO_CREDIT;
+const STOPS_FRAMES: u32 = PAUSED | HELD_ABOVE_HIGH | CLOSING | DEAD | REFRAMED | NO_CREDIT;
 const STOPS_SENDING: u32 = CLOSING | DEAD | WRITE_HALF;
 const ENDS_OUTPUT: u32 = CLOSING | FLUSHING | FIN_SENT;
 /// Bits that require a look-up of the entry after each frame.
 const CHECKED_PER_FRAME: u32 =
-    STOPS_SENDING | STOPS_FRAMES | BY_CREDIT | OWN_LIMITS | TIMED | FILTERED;
+    STOPS_SENDING | STOPS_FRAMES | ABOVE_HIGH | BY_CREDIT | OWN_LIMITS | TIMED | FILTERED;
 
 /// The state of one entry.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -366,8 +370,6 @@ changes! {
     fn reframed = set(REFRAMED);
     /// Records that decoding starts with the new framing.
     fn reframe_handled = clear(REFRAMED);
-    /// Records that the write queue is above the high watermark.
-    fn above_high = set(ABOVE_HIGH);
     fn set_own_limits = set(OWN_LIMITS);
 }
 
@@ -448,8 +450,20 @@ impl State {
         was_stopped && has_credit
     }
 
+    /// Sets if the connection is read while its write queue is above the high watermark.
+    pub(crate) fn set_reads_above_high(&mut self, on: bool) {
+        self.assign(READS_ABOVE_HIGH, on);
+    }
+
+    /// Records that the write queue is above the high watermark.
+    pub(crate) fn above_high(&mut self) -> bool {
+        self.assign(HELD_ABOVE_HIGH, self.none(READS_ABOVE_HIGH));
+        self.set(ABOVE_HIGH)
+    }
+
     /// Records that the write queue is at or below the low watermark.
     pub(crate) fn at_low(&mut self) -> Watermark {
+        self.clear(HELD_ABOVE_HIGH);
         match self.clear(ABOVE_HIGH) {
             true => Watermark::Drained,
             false => Watermark::Unchanged,
@@ -484,7 +498,7 @@ impl State {
         let mut watermark = Watermark::Unchanged;
         if self.clear(AWAITS_MEMORY) && self.none(ABOVE_HIGH | STOPS_SENDING) {
             if self.any(CONNECTING) {
-                self.set(ABOVE_HIGH);
+                self.above_high();
             } else {
                 watermark = Watermark::Drained;
             }

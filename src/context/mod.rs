@@ -5,6 +5,8 @@ mod flow;
 mod open;
 mod send;
 mod sessions;
+#[cfg(feature = "signals")]
+mod signals;
 mod sockets;
 mod timers;
 #[cfg(unix)]

@@ -47,6 +47,9 @@ impl<H: Handler> Context<'_, H> {
     /// selects a free port; [`local_inet_addr`](Context::local_inet_addr) returns it. Resolving a
     /// host name blocks.
     ///
+    /// A socket at a wildcard address such as `0.0.0.0` replies from the address that was asked:
+    /// see [`send_to`](Context::send_to).
+    ///
     /// # Errors
     ///
     /// * Any error of resolving or binding, for the last address tried.
@@ -71,7 +74,9 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Connects a UDP socket to `peer`. From then on it receives from `peer` only, and
-    /// [`send_datagram`](Context::send_datagram) sends to `peer`.
+    /// [`send_datagram`](Context::send_datagram) sends to `peer`. Datagrams of other senders that
+    /// are queued already are dropped, and counted in
+    /// [`Stats::datagrams_filtered`](crate::Stats::datagrams_filtered).
     ///
     /// # Errors
     ///
@@ -89,7 +94,8 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// [`on_open`](Handler::on_open) reports success. [`on_close`](Handler::on_close) reports every
     /// failure and returns the session: an unknown host name, no free descriptor, a refusal by the
-    /// peer, [`Config::connections_max`](crate::Config::connections_max) or a shutdown.
+    /// peer, [`Config::connections_max`](crate::Config::connections_max) or a shutdown. Port 0, a
+    /// multicast or a broadcast address fails with `InvalidInput`.
     pub fn connect(&mut self, addr: impl ToAddrs, framing: Framing, session: H::Session) -> ConnId {
         self.connect_with(addr, framing, session, &ConnectOptions::new())
     }

@@ -1,10 +1,10 @@
 //! Sending frames and datagrams.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Context;
 use crate::codec::Out;
+use crate::datagram::Route;
 use crate::engine::InPlace;
 use crate::error::{FrameError, Gone, NotSent, SendError, Sent};
 use crate::handler::Handler;
@@ -141,7 +141,12 @@ impl<H: Handler> Context<'_, H> {
             .count()
     }
 
-    /// Sends one datagram to `to`.
+    /// Sends one datagram to `to`: a [`SocketAddr`](std::net::SocketAddr), or a [`Route`].
+    ///
+    /// A reply leaves from the address that the request was sent to: inside of
+    /// [`on_datagram`](Handler::on_datagram), that is a datagram to the sender on the same socket.
+    /// For a later reply, store [`Datagram::reply_route`](crate::Datagram::reply_route). On other
+    /// systems than Linux, and for any other datagram, the system chooses the local address.
     ///
     /// The datagram is queued and sent after the callback has returned, at the latest at the end of
     /// the turn. If the kernel rejects it, it is dropped, counted in
@@ -156,8 +161,14 @@ impl<H: Handler> Context<'_, H> {
     ///   [`Config::datagram_queue_bytes_max`](crate::Config::datagram_queue_bytes_max), or
     ///   [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up. The datagram is
     ///   dropped.
-    pub fn send_to(&mut self, socket: UdpId, to: SocketAddr, data: &[u8]) -> Result<(), SendError> {
-        self.engine.send_datagram(socket, Some(to), data)
+    pub fn send_to(
+        &mut self,
+        socket: UdpId,
+        to: impl Into<Route>,
+        data: &[u8],
+    ) -> Result<(), SendError> {
+        let Route { to, marks } = to.into();
+        self.engine.send_datagram(socket, Some(to), marks, data)
     }
 
     /// Sends one datagram to the peer of a socket connected by
@@ -171,7 +182,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// * Same as [`send_to`](Context::send_to).
     pub fn send_datagram(&mut self, socket: UdpId, data: &[u8]) -> Result<(), SendError> {
-        self.engine.send_datagram(socket, None, data)
+        self.engine.send_datagram(socket, None, None, data)
     }
 
     /// Returns the number of bytes accepted for a connection that the kernel has not taken yet,

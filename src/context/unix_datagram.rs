@@ -39,7 +39,8 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Connects a Unix datagram socket to `peer`. From then on it receives from `peer` only, and
-    /// sends to `peer` by default.
+    /// sends to `peer` by default. Datagrams of other senders that are queued already are dropped,
+    /// and counted in [`Stats::datagrams_filtered`](crate::Stats::datagrams_filtered).
     ///
     /// # Errors
     ///
@@ -50,7 +51,7 @@ impl<H: Handler> Context<'_, H> {
         socket: UnixDatagramId,
         peer: &UnixAddr,
     ) -> io::Result<()> {
-        self.engine.unix_datagram_mut(socket)?.socket.connect(peer)
+        self.engine.connect_unix_datagram(socket, peer)
     }
 
     /// Sends one datagram on a Unix socket, to `to` or to the connected peer.

@@ -162,6 +162,7 @@ impl From<DatagramError> for io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Details;
     use super::*;
 
     #[test]
@@ -186,6 +187,7 @@ mod tests {
                     from,
                     data,
                     truncated,
+                    details: Details::NONE,
                 };
                 let frame = datagram.frame(&framing.clone().frame_len_max(limit));
                 frame.map(<[u8]>::to_vec).map_err(|error| {
@@ -198,8 +200,7 @@ mod tests {
                     error.fault
                 })
             };
-            let payload = frame(whole, false).expect("the datagram is one frame");
-            assert_eq!(payload, b"abc", "{name}");
+            assert_eq!(frame(whole, false).expect("one frame"), b"abc", "{name}");
             assert!(matches!(frame(whole, true), Err(DatagramFault::Truncated)));
             if name == "raw" {
                 assert_eq!(frame(b"", false).expect("raw has empty frames"), b"");
@@ -221,6 +222,7 @@ mod tests {
                 from,
                 data,
                 truncated,
+                details: Details::NONE,
             };
             let fault = datagram
                 .frame(&framing.frame_len_max(limit))

@@ -4,17 +4,19 @@
 use std::iter;
 use std::net::SocketAddr;
 
-use super::DatagramQueue;
+use super::{DatagramQueue, Marks};
 
-/// Consecutive datagrams with one destination. All are as long as the first, except the last, which
-/// may be shorter. The kernel takes them as one message and splits it.
+/// Consecutive datagrams with one destination and the same marks. All are as long as the first,
+/// except the last, which may be shorter. The kernel takes them as one message and splits it.
 ///
 /// ```text
 ///   | segment_len | segment_len | segment_len | up to segment_len |
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GsoRun<'a> {
+    /// `None` for the connected peer.
     pub(crate) to: Option<SocketAddr>,
+    pub(crate) marks: Option<&'a Marks>,
     pub(crate) data: &'a [u8],
     pub(crate) segment_len: usize,
     /// Number of datagrams; at least 1.
@@ -26,9 +28,32 @@ const RUN_COUNT_MAX: usize = 64;
 /// Maximum length of a GSO run: the 65,535 bytes of a packet less the headers of IPv4 and UDP.
 const RUN_LEN_MAX: usize = 65_507;
 
-impl GsoRun<'_> {
+impl<'a> GsoRun<'a> {
+    /// Creates the run of one datagram.
+    pub(crate) fn one(to: Option<SocketAddr>, marks: Option<&'a Marks>, data: &'a [u8]) -> Self {
+        Self {
+            to,
+            marks,
+            data,
+            segment_len: data.len(),
+            count: 1,
+        }
+    }
+
     pub(crate) fn is_one(&self) -> bool {
         self.count == 1
+    }
+
+    /// True if the datagrams leave from a given address.
+    pub(crate) fn has_source(&self) -> bool {
+        self.marks.is_some_and(|marks| marks.source.is_some())
+    }
+
+    /// True if both runs can be messages of one call: they differ in destination and data only.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let are_one = self.is_one() && other.is_one();
+        let are_runs = !self.is_one() && !other.is_one() && self.segment_len == other.segment_len;
+        (are_one || are_runs) && self.marks == other.marks
     }
 }
 
@@ -36,21 +61,27 @@ impl DatagramQueue {
     /// Returns all datagrams, oldest first, as GSO runs with segments of at most `segment_len_max`
     /// bytes. A longer datagram forms its own run, and so does an empty one.
     pub(crate) fn runs(&self, segment_len_max: usize) -> impl Iterator<Item = GsoRun<'_>> {
-        // The next datagram, and the payload from it on.
-        let (mut next, mut payload) = (0, self.payload.bytes());
+        // The next datagram, the payload from it on, and the index of the next marks.
+        let (mut next, mut payload, mut next_marks) = (0, self.payload.bytes(), 0);
         iter::from_fn(move || {
             let first = *self.heads.get(next)?;
-            let mut len = first.len;
+            let marks = first
+                .has_marks
+                .then(|| self.marks.get(next_marks))
+                .flatten();
+            let mut len = first.len as usize;
             let mut count = 1;
-            if (1..=segment_len_max).contains(&first.len) {
+            if (1..=segment_len_max).contains(&len) {
                 for head in self.heads.range(next + 1..) {
                     let belongs = head.to == first.to
                         && (1..=first.len).contains(&head.len)
-                        && len + head.len <= RUN_LEN_MAX;
+                        && len + head.len as usize <= RUN_LEN_MAX
+                        && head.has_marks == first.has_marks
+                        && (!head.has_marks || self.marks.get(next_marks + count) == marks);
                     if !belongs || count == RUN_COUNT_MAX {
                         break;
                     }
-                    len += head.len;
+                    len += head.len as usize;
                     count += 1;
                     if head.len < first.len {
                         break;
@@ -60,10 +91,12 @@ impl DatagramQueue {
             let (data, rest) = payload.split_at(len);
             payload = rest;
             next += count;
+            next_marks += if first.has_marks { count } else { 0 };
             Some(GsoRun {
                 to: first.to,
+                marks,
                 data,
-                segment_len: first.len,
+                segment_len: first.len as usize,
                 count,
             })
         })
@@ -78,15 +111,22 @@ mod tests {
     #[test]
     fn only_the_last_datagram_of_a_gso_run_is_shorter() {
         let addrs: [SocketAddr; 2] = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()];
+        let marks = [None, Some(1), Some(2)].map(|tos| {
+            tos.map(|tos| Marks {
+                source: None,
+                tos: Some(tos),
+            })
+        });
         let lens = [5, 5, 5, 3, 3, 0, 0, 5, 5, 6, 5, 5, 2, 2, 9, 9, 9];
         for segment_len_max in [0, 4, 5, 65_535] {
             let mut queue = DatagramQueue::default();
             let mut sent = Vec::new();
             for at in 0..300 {
                 let to = addrs[at / 7 % 2];
+                let marks = marks[at / 9 % 3];
                 let data = vec![at.to_le_bytes()[0]; lens[at % lens.len()]];
-                assert!(queue.push(Some(to), &data, usize::MAX));
-                sent.push((to, data));
+                assert!(queue.push(Some(to), marks.as_ref(), &data, usize::MAX));
+                sent.push((to, marks, data));
             }
             let mut at = 0;
             for run in queue.runs(segment_len_max) {
@@ -100,7 +140,11 @@ mod tests {
                     let (data, after) = rest.split_at(segment_len.min(rest.len()));
                     assert_eq!(
                         sent[at],
-                        (run.to.expect("the run has a destination"), data.to_vec())
+                        (
+                            run.to.expect("the run has a destination"),
+                            run.marks.copied(),
+                            data.to_vec()
+                        )
                     );
                     rest = after;
                     at += 1;
@@ -120,13 +164,13 @@ mod tests {
     fn a_gso_run_ends_at_the_limits_of_the_kernel() {
         let mut queue = DatagramQueue::default();
         for _ in 0..200 {
-            assert!(queue.push(None, &[1], usize::MAX));
+            assert!(queue.push(None, None, &[1], usize::MAX));
         }
         let counts: Vec<_> = queue.runs(1).map(|run| run.count).collect();
         assert_eq!(counts, [64, 64, 64, 8]);
         assert_eq!(queue.pop(200), 200);
         for _ in 0..3 {
-            assert!(queue.push(None, &[1; 32_754], usize::MAX));
+            assert!(queue.push(None, None, &[1; 32_754], usize::MAX));
         }
         let lens: Vec<_> = queue.runs(65_535).map(|run| run.data.len()).collect();
         assert_eq!(

@@ -10,13 +10,18 @@ mod framed;
     allow(dead_code, reason = "only batches are made of runs")
 )]
 pub(crate) mod gso_run;
+mod route;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use crate::memory::Buf;
+use gso_run::GsoRun;
 
 pub use framed::{DatagramError, DatagramFault};
+pub(crate) use route::Marks;
+pub use route::{Ecn, Route};
 
 /// One received datagram.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +34,118 @@ pub struct Datagram<'a> {
     /// True if the datagram exceeded [`Config::datagram_len_max`](crate::Config::datagram_len_max):
     /// `data` is its beginning; the remaining bytes are lost.
     pub truncated: bool,
+    pub(crate) details: &'a Details,
+}
+
+impl<'a> Datagram<'a> {
+    /// Returns the destination address: the address of this host that the sender used, or a
+    /// multicast or broadcast address. An IPv4 address on an IPv6 socket is in IPv4 form.
+    ///
+    /// Returns `None` unless the socket is bound to a wildcard address or
+    /// [`UdpOptions::destination`](crate::UdpOptions::destination) is set.
+    #[must_use]
+    pub fn to(&self) -> Option<IpAddr> {
+        self.details.to
+    }
+
+    /// Returns the index of the network interface that the datagram arrived on. It is available
+    /// together with [`to`](Self::to).
+    #[must_use]
+    pub fn interface(&self) -> Option<u32> {
+        self.details.interface
+    }
+
+    /// Returns the ECN mark; `None` unless [`UdpOptions::ecn`](crate::UdpOptions::ecn) is set.
+    #[must_use]
+    pub fn ecn(&self) -> Option<Ecn> {
+        self.details.ecn
+    }
+
+    /// Returns the time when the kernel received the datagram, since the Unix epoch; `None` unless
+    /// [`UdpOptions::receive_time`](crate::UdpOptions::receive_time) is set. It is a time of the
+    /// system clock, which may be set back.
+    #[must_use]
+    pub fn received_at(&self) -> Option<Duration> {
+        self.details.received_at
+    }
+
+    /// Returns the route back to the sender, from the address that the sender used. Store it for a
+    /// reply after the callback. Inside of [`on_datagram`](crate::Handler::on_datagram),
+    /// [`send_to`](crate::Context::send_to) with the address `from` takes this route by itself.
+    ///
+    /// The system chooses the local address if [`to`](Self::to) is `None`, is a multicast address,
+    /// or is no address of this host when the reply is sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use unstick::{Context, Datagram, Handler, Route, UdpId};
+    /// # use std::time::Duration;
+    /// # use unstick::{ConnId, TimerId};
+    ///
+    /// struct Late {
+    ///     pending: Vec<(UdpId, Route)>,
+    /// }
+    ///
+    /// impl Handler for Late {
+    ///     type Session = ();
+    /// #   fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
+    ///
+    ///     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, udp: UdpId, got: Datagram<'_>) {
+    ///         self.pending.push((udp, got.reply_route()));
+    ///         cx.set_timer(Duration::from_millis(10), 0);
+    ///     }
+    ///
+    ///     fn on_timer(&mut self, cx: &mut Context<'_, Self>, _: TimerId, _: u64) {
+    ///         for (udp, route) in self.pending.drain(..) {
+    ///             let _ = cx.send_to(udp, route, b"late");
+    ///         }
+    ///     }
+    /// }
+    /// # let mut reactor = unstick::Reactor::new(Late { pending: Vec::new() }).expect("a reactor");
+    /// # let udp = reactor.bind_udp("0.0.0.0:0").expect("a free port");
+    /// # let port = reactor.local_inet_addr(udp).expect("bound").port();
+    /// # let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    /// # peer.connect(("127.0.0.1", port)).expect("loopback");
+    /// # peer.send(b"request").expect("loopback");
+    /// # while reactor.stats().datagrams_out == 0 { reactor.turn(None).expect("a turn"); }
+    /// # assert_eq!(peer.recv(&mut [0; 9]).expect("an answer"), 4);
+    /// ```
+    #[must_use]
+    pub fn reply_route(&self) -> Route {
+        let is_of_one_host = |to: &IpAddr| !to.is_multicast() && *to != Ipv4Addr::BROADCAST;
+        Route::new(self.from).with_source(self.to().filter(is_of_one_host))
+    }
+}
+
+/// Details of a message that its socket asked for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Details {
+    pub(crate) to: Option<IpAddr>,
+    pub(crate) interface: Option<u32>,
+    pub(crate) ecn: Option<Ecn>,
+    pub(crate) received_at: Option<Duration>,
+}
+
+impl Details {
+    /// Details of a socket that asked for none.
+    pub(crate) const NONE: &'static Self = &Self {
+        to: None,
+        interface: None,
+        ecn: None,
+        received_at: None,
+    };
+
+    /// Sets the destination address and the index of the interface. An IPv4-mapped IPv6 address is
+    /// stored in IPv4 form.
+    #[cfg_attr(
+        not(all(feature = "udp-batch", any(target_os = "linux", target_os = "android"))),
+        allow(dead_code, reason = "details are received on Linux only")
+    )]
+    pub(crate) fn set_destination(&mut self, to: IpAddr, interface: Option<u32>) {
+        self.to = Some(to.to_canonical());
+        self.interface = interface;
+    }
 }
 
 /// One datagram received by a Unix socket.
@@ -60,6 +177,8 @@ const SLOT_STRIDE: usize = SLOT_LEN + 192;
 pub(crate) struct RecvBatch {
     buf: Box<[u8]>,
     messages: Vec<Message>,
+    /// Details of each message; empty if the socket asked for none.
+    details: Vec<Details>,
 }
 
 /// Content of one slot: one datagram, or several of one sender. All of these are `segment_len`
@@ -95,6 +214,7 @@ impl RecvBatch {
             self.messages.reserve(N);
         }
         self.messages.clear();
+        self.details.clear();
         let mut slots = self.buf.chunks_exact_mut(SLOT_STRIDE);
         std::array::from_fn(|_| {
             let slot = slots
@@ -108,6 +228,25 @@ impl RecvBatch {
     pub(crate) fn push(&mut self, message: Message) {
         debug_assert!(message.len <= SLOT_LEN, "a message must fit into its slot");
         self.messages.push(message);
+    }
+
+    /// Appends the details of the message that was appended last.
+    #[cfg_attr(
+        not(all(feature = "udp-batch", any(target_os = "linux", target_os = "android"))),
+        allow(dead_code, reason = "details are received on Linux only")
+    )]
+    pub(crate) fn push_details(&mut self, details: Details) {
+        self.details.push(details);
+        debug_assert_eq!(
+            self.details.len(),
+            self.messages.len(),
+            "one for each message"
+        );
+    }
+
+    /// Returns the details of the message at `index`; `None` if the socket asked for none.
+    pub(crate) fn details(&self, index: usize) -> Option<&Details> {
+        self.details.get(index)
     }
 
     /// Number of messages received.
@@ -136,17 +275,20 @@ impl RecvBatch {
 const OVERHEAD: usize = 64;
 
 /// Datagrams that wait for the socket. Invariant: the lengths of `heads` add up to the length of
-/// `payload`.
+/// `payload`, and `marks` has an element for each head with `has_marks`.
 #[derive(Debug, Default)]
 pub(crate) struct DatagramQueue {
     heads: VecDeque<Head>,
     payload: Buf,
+    marks: VecDeque<Marks>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Head {
+    /// `None` for the connected peer.
     to: Option<SocketAddr>,
-    len: usize,
+    len: u32,
+    has_marks: bool,
 }
 
 impl DatagramQueue {
@@ -166,38 +308,73 @@ impl DatagramQueue {
 
     /// Memory of the queue, in bytes.
     pub(crate) fn capacity(&self) -> usize {
-        self.payload.capacity() + size_of::<Head>() * self.heads.capacity()
+        let heads = size_of::<Head>() * self.heads.capacity();
+        self.payload.capacity() + heads + size_of::<Marks>() * self.marks.capacity()
     }
 
     /// Queues a datagram and returns true, or returns false if the queue would exceed `limit`
-    /// bytes.
-    pub(crate) fn push(&mut self, to: Option<SocketAddr>, data: &[u8], limit: usize) -> bool {
+    /// bytes. `to` is `None` for the connected peer.
+    pub(crate) fn push(
+        &mut self,
+        to: Option<SocketAddr>,
+        marks: Option<&Marks>,
+        data: &[u8],
+        limit: usize,
+    ) -> bool {
         let queued = self.queued_bytes();
+        let Ok(len) = u32::try_from(data.len()) else {
+            return false;
+        };
         if queued.saturating_add(data.len()).saturating_add(OVERHEAD) > limit {
             return false;
         }
         self.payload.put(data);
+        if let Some(marks) = marks {
+            self.marks.push_back(*marks);
+        }
         self.heads.push_back(Head {
             to,
-            len: data.len(),
+            len,
+            has_marks: marks.is_some(),
         });
         true
     }
 
-    /// The oldest datagram. Its address is `None` if it goes to the connected peer.
-    pub(crate) fn front(&self) -> Option<(Option<SocketAddr>, &[u8])> {
+    /// The oldest datagram, as a run. Its address is `None` if it goes to the connected peer.
+    pub(crate) fn front(&self) -> Option<GsoRun<'_>> {
         let head = self.heads.front()?;
-        Some((head.to, &self.payload.bytes()[..head.len]))
+        let marks = if head.has_marks {
+            self.marks.front()
+        } else {
+            None
+        };
+        Some(GsoRun::one(
+            head.to,
+            marks,
+            &self.payload.bytes()[..head.len as usize],
+        ))
     }
 
     /// Payload lengths, the oldest datagram first.
     pub(crate) fn lens(&self) -> impl Iterator<Item = usize> {
-        self.heads.iter().map(|head| head.len)
+        self.heads.iter().map(|head| head.len as usize)
     }
 
     /// Drops the `count` oldest datagrams, and returns the number of payload bytes dropped.
     pub(crate) fn pop(&mut self, count: usize) -> usize {
-        let len = self.heads.drain(..count).map(|head| head.len).sum();
+        if !self.marks.is_empty() {
+            let marks = self
+                .heads
+                .range(..count)
+                .filter(|head| head.has_marks)
+                .count();
+            self.marks.drain(..marks);
+        }
+        let len = self
+            .heads
+            .drain(..count)
+            .map(|head| head.len as usize)
+            .sum();
         self.payload.consume(len);
         len
     }
@@ -213,20 +390,16 @@ mod tests {
         let to = "127.0.0.1:9".parse().ok();
         let sent: Vec<Vec<u8>> = (0..50).map(|len| vec![7; len % 5 * 100]).collect();
         for (index, data) in sent.iter().enumerate() {
-            assert!(queue.push(to.filter(|_| index % 2 == 0), data, usize::MAX));
+            assert!(queue.push(to.filter(|_| index % 2 == 0), None, data, usize::MAX));
             if index % 3 == 0 {
-                assert_eq!(
-                    queue.front().expect("the queue is not empty").1,
-                    sent[index / 3]
-                );
+                let front = queue.front().expect("the queue is not empty");
+                assert_eq!(front.data, sent[index / 3]);
                 queue.pop(1);
             }
         }
         for (index, data) in sent.iter().enumerate().skip(17) {
-            assert_eq!(
-                queue.front(),
-                Some((to.filter(|_| index % 2 == 0), &data[..]))
-            );
+            let to = to.filter(|_| index % 2 == 0);
+            assert_eq!(queue.front(), Some(GsoRun::one(to, None, data)));
             queue.pop(1);
         }
         assert!(queue.is_empty());
@@ -235,21 +408,23 @@ mod tests {
     #[test]
     fn datagram_is_queued_if_it_fits_exactly() {
         let mut queue = DatagramQueue::default();
-        assert!(!queue.push(None, &[7; 1000 - OVERHEAD + 1], 1000));
-        assert!(queue.push(None, &[7; 500 - OVERHEAD], 1000));
-        assert!(!queue.push(None, &[7; 500 - OVERHEAD + 1], 1000));
-        assert!(queue.push(None, &[7; 500 - OVERHEAD], 1000));
+        assert!(!queue.push(None, None, &[7; 1000 - OVERHEAD + 1], 1000));
+        assert!(queue.push(None, None, &[7; 500 - OVERHEAD], 1000));
+        assert!(!queue.push(None, None, &[7; 500 - OVERHEAD + 1], 1000));
+        assert!(queue.push(None, None, &[7; 500 - OVERHEAD], 1000));
         assert_eq!(queue.queued_bytes(), 1000);
     }
 
     #[test]
     fn queue_limit_applies_to_empty_datagrams_too() {
         let mut queue = DatagramQueue::default();
-        let accepted = (0..1000).filter(|_| queue.push(None, b"", 6400)).count();
+        let accepted = (0..1000)
+            .filter(|_| queue.push(None, None, b"", 6400))
+            .count();
         assert_eq!(accepted, 100);
         queue.pop(1);
-        assert!(queue.push(None, b"", 6400));
-        assert!(!queue.push(None, b"", 6400));
+        assert!(queue.push(None, None, b"", 6400));
+        assert!(!queue.push(None, None, b"", 6400));
     }
 
     #[test]

@@ -1,19 +1,21 @@
 //! The entries of the slab: connections, listeners and datagram sockets.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::timeouts::Timeouts;
 #[cfg(test)]
 use super::transport::Filter;
+use super::udp::ReceiveFailures;
 use crate::addr::Addr;
 #[cfg(unix)]
 use crate::addr::UnixAddr;
 use crate::codec::Framing;
 use crate::config::{Config, Limits};
 use crate::conn::{Assembler, Credit, State, WriteQueue};
-use crate::datagram::DatagramQueue;
+use crate::datagram::{DatagramQueue, Route};
 use crate::event::CloseReason;
 #[cfg(unix)]
 use crate::os::UnixDatagramSocket;
@@ -122,6 +124,12 @@ pub(crate) struct ListenerEntry {
 #[derive(Debug)]
 pub(crate) struct UdpEntry {
     pub(crate) socket: Udp,
+    /// The connected peer. Datagrams of other senders may have been queued before the connect.
+    pub(crate) peer: Option<SocketAddr>,
+    /// Route back to the sender of the datagram being delivered, if its destination is known.
+    pub(crate) reply: Option<Route>,
+    /// Number of receives in a row that failed.
+    pub(crate) failures: ReceiveFailures,
     pub(crate) queue: DatagramQueue,
     /// Bytes of the queue that the memory budget counts.
     pub(crate) counted_bytes: usize,
@@ -144,6 +152,10 @@ pub(crate) struct UnixDatagramEntry {
     /// The sender of the last datagram. It is kept because the next datagram usually has the same
     /// sender.
     pub(crate) from: UnixAddr,
+    /// The connected peer. Datagrams of other senders may have been queued before the connect.
+    pub(crate) peer: Option<UnixAddr>,
+    /// Number of receives in a row that failed.
+    pub(crate) failures: ReceiveFailures,
     /// True if the queue of the connected peer was full at the last send.
     pub(crate) was_full: bool,
     pub(crate) generation: NonZeroU32,

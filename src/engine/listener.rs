@@ -127,7 +127,8 @@ impl Engine {
         if counted.is_some_and(|addr| !self.admission.per_addr.enter(addr, per_addr_max)) {
             return self.refuse(peer, Refusal::ConnectionsPerAddr);
         }
-        let state = State::accepted(self.times_callbacks(), counted.is_some());
+        let mut state = State::accepted(self.times_callbacks(), counted.is_some());
+        state.set_reads_above_high(self.config.read_above_high);
         let from = peer.clone();
         let added = self.add(|generation| {
             Entry::Conn(Connection::new(stream, from, framing, generation, state))

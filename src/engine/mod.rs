@@ -2,7 +2,7 @@
 //!
 //! It is not generic and never calls the application. Its methods return the events to report, and
 //! the reactor reports them. The [`Context`](crate::Context) of a callback is a view of the engine.
-//! [`Engine`] has ten parts. Each part is a type that owns its data, in the file of its subject.
+//! [`Engine`] has eleven parts. Each part is a type that owns its data, in the file of its subject.
 
 mod active;
 mod close;
@@ -19,6 +19,8 @@ mod per_addr;
 mod queues;
 mod read;
 mod recording;
+#[cfg(feature = "signals")]
+mod signals;
 mod slab;
 mod telemetry;
 mod timeouts;
@@ -80,6 +82,8 @@ pub(crate) struct Engine {
     pub(crate) admission: Admission,
     pub(crate) telemetry: Telemetry,
     pub(crate) shutdown: Shutdown,
+    #[cfg(feature = "signals")]
+    signals: signals::Signals,
 }
 
 impl Engine {
@@ -100,6 +104,8 @@ impl Engine {
             admission: Admission::new(),
             telemetry: Telemetry::new(recorder),
             shutdown: Shutdown::default(),
+            #[cfg(feature = "signals")]
+            signals: signals::Signals::default(),
             config,
         })
     }
@@ -109,9 +115,13 @@ impl Engine {
     pub(crate) fn record_events(&mut self) {
         let (entries, ready) = (&mut self.entries, &mut self.queues.ready);
         let count = self.os.for_each_event(|event| {
-            if let Some((token, state)) = entries.of_poll(event.token())
-                && state.add_readiness(readiness(event))
-            {
+            let Some((token, state)) = entries.of_poll(event.token()) else {
+                #[cfg(feature = "signals")]
+                self.signals
+                    .record_event(event.token(), &mut self.queues.signals);
+                return;
+            };
+            if state.add_readiness(readiness(event)) {
                 ready.push(token);
             }
         });

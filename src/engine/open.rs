@@ -44,7 +44,8 @@ impl Engine {
 
     fn insert_connecting(&mut self, framing: Framing) -> Token {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0)).into();
-        let state = State::connecting(self.times_callbacks());
+        let mut state = State::connecting(self.times_callbacks());
+        state.set_reads_above_high(self.config.read_above_high);
         self.admission.connections += 1;
         self.entries.insert(|generation| {
             let stream = Stream::None;

@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 
 use crate::id::{Token, UdpId};
+#[cfg(feature = "signals")]
+use crate::signal::Signal;
 
 /// Preallocated length of the list of oversized buffers, because its first entry may appear in the
 /// steady state, which must not allocate.
@@ -25,6 +27,9 @@ pub(crate) struct Queues {
     pub(super) oversized: Vec<Token>,
     /// UDP sockets whose queues have grown.
     pub(super) grown_udp: Vec<UdpId>,
+    /// Signals with an event that is not handled yet.
+    #[cfg(feature = "signals")]
+    pub(super) signals: Vec<Signal>,
 }
 
 impl Queues {
@@ -35,8 +40,18 @@ impl Queues {
         }
     }
 
+    /// Returns true if a signal is not handled yet.
+    #[cfg(feature = "signals")]
+    pub(crate) fn has_signals(&self) -> bool {
+        !self.signals.is_empty()
+    }
+
     /// Returns true if the next turn has work even if no event arrives.
     pub(crate) fn have_work(&self) -> bool {
+        #[cfg(feature = "signals")]
+        if self.has_signals() {
+            return true;
+        }
         !(self.ready.is_empty() && self.to_flush.is_empty() && self.to_reap.is_empty())
     }
 }

@@ -129,7 +129,7 @@ mod tests {
         for _ in 0..3 {
             let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
             let socket = socket.expect("port 0 is free");
-            let sent = engine.send_datagram(socket, None, b"refused");
+            let sent = engine.send_datagram(socket, None, None, b"refused");
             sent.expect_err("the limit of the queue is zero");
             assert_eq!(engine.telemetry.recorder.socket_count(), 1);
             engine.end_socket(socket.0);

@@ -138,8 +138,9 @@ impl Entries {
     }
 
     pub(crate) fn udp_mut(&mut self, id: UdpId) -> Result<&mut UdpEntry, Gone> {
-        match self.get_mut(id.0)? {
-            Entry::Udp(entry) => Ok(entry),
+        self.watched = None;
+        match self.slab.get_mut(id.0.key() as usize) {
+            Some(Entry::Udp(entry)) if id.0.is_of(entry.generation) => Ok(entry),
             _ => Err(Gone),
         }
     }

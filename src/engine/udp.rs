@@ -10,7 +10,7 @@ use super::open::first_ok;
 use super::{Engine, Entry, UdpEntry};
 use crate::conn::{Pool, State};
 use crate::cutmap::EventKind;
-use crate::datagram::DatagramQueue;
+use crate::datagram::{DatagramQueue, Marks};
 use crate::error::{Gone, SendError};
 use crate::id::UdpId;
 use crate::os::{OwnedSocket, Udp, UdpOptions};
@@ -42,9 +42,13 @@ impl Engine {
     }
 
     fn add_udp(&mut self, udp: Udp) -> io::Result<UdpId> {
+        let peer = udp.peer_addr().ok();
         let token = self.add(|generation| {
             Entry::Udp(Box::new(UdpEntry {
                 socket: udp,
+                peer,
+                reply: None,
+                failures: ReceiveFailures::default(),
                 queue: DatagramQueue::default(),
                 counted_bytes: 0,
                 queue_peak: 0,
@@ -59,7 +63,10 @@ impl Engine {
 
     pub(crate) fn connect_udp(&mut self, id: UdpId, peer: impl ToSocketAddrs) -> io::Result<()> {
         let entry = self.entries.udp_mut(id)?;
-        first_ok(peer.to_socket_addrs()?, |peer| entry.socket.connect(peer))
+        first_ok(peer.to_socket_addrs()?, |peer| entry.socket.connect(peer))?;
+        // The kernel may have completed the address: 0.0.0.0 means the loopback address.
+        entry.peer = Some(entry.socket.peer_addr()?);
+        Ok(())
     }
 
     /// Closes a UDP socket once its queue is sent.
@@ -79,6 +86,7 @@ impl Engine {
         &mut self,
         id: UdpId,
         to: Option<SocketAddr>,
+        mut marks: Option<Marks>,
         data: &[u8],
     ) -> Result<(), SendError> {
         let limit = self.config.datagram_queue_bytes_max;
@@ -86,7 +94,13 @@ impl Engine {
         if !entry.state.takes_datagrams() {
             return Err(SendError::Closing);
         }
-        if self.memory.is_used_up() || !entry.queue.push(to, data, limit) {
+        if let Some(reply) = &entry.reply
+            && to == Some(reply.to)
+        {
+            let marks = marks.get_or_insert_default();
+            marks.source = marks.source.or_else(|| reply.source());
+        }
+        if self.memory.is_used_up() || !entry.queue.push(to, marks.as_ref(), data, limit) {
             self.telemetry.stats.datagrams_dropped += 1;
             if entry.state.is_recorded() {
                 let recorder = &mut self.telemetry.recorder;
@@ -99,7 +113,9 @@ impl Engine {
             entry.is_grown = true;
             self.queues.grown_udp.push(id);
         }
-        self.flush_later(id.0);
+        if entry.state.mark_to_flush() {
+            self.queues.to_flush.push_back(id.0);
+        }
         Ok(())
     }
 
@@ -176,10 +192,20 @@ impl Engine {
         });
     }
 
-    /// Returns true if the socket is open, so that datagrams may be delivered to it.
-    pub(crate) fn takes_datagrams(&mut self, id: UdpId) -> bool {
-        let entry = self.entries.udp_mut(id);
-        entry.is_ok_and(|entry| entry.state.takes_datagrams())
+    /// Returns the entry if a datagram of `from` may be delivered: the socket is open, and is
+    /// connected to `from` or to no peer. A datagram of another sender is counted.
+    pub(crate) fn receiver_of(&mut self, id: UdpId, from: &SocketAddr) -> Option<&mut UdpEntry> {
+        let entry = self.entries.udp_mut(id).ok()?;
+        if !entry.state.takes_datagrams() {
+            return None;
+        }
+        if let Some(peer) = &entry.peer
+            && !is_same_host_and_port(peer, from)
+        {
+            self.telemetry.stats.datagrams_filtered += 1;
+            return None;
+        }
+        Some(entry)
     }
 
     /// Returns true if the queue is so long that it must be sent before more is received.
@@ -194,6 +220,47 @@ impl Engine {
         self.telemetry.stats.datagram_errors += 1;
         warn_limited!(self, Datagram => "error on {id}: {error}");
     }
+}
+
+/// Number of receives in a row that may fail before the socket waits for its next event. Without
+/// it, a receive that always fails would make a busy loop.
+const RECEIVE_FAILURES_MAX: u8 = 16;
+
+/// Number of receives of a datagram socket that failed in a row.
+#[derive(Debug, Default)]
+pub(crate) struct ReceiveFailures(u8);
+
+impl ReceiveFailures {
+    /// Forgets the failures: a receive succeeded.
+    pub(crate) fn clear(&mut self) {
+        self.0 = 0;
+    }
+
+    /// Counts a failed receive. Returns true if the socket must wait for its next event. The
+    /// refusal of a sent datagram does not count, because each is reported once.
+    pub(crate) fn is_last(&mut self, error: &io::Error) -> bool {
+        let is_of_peer = matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+        );
+        self.0 = if is_of_peer { 0 } else { self.0 + 1 };
+        let is_last = self.0 == RECEIVE_FAILURES_MAX;
+        self.0 %= RECEIVE_FAILURES_MAX;
+        is_last
+    }
+}
+
+/// Compares the address of a connected peer with that of a sender. The flow label of an IPv6
+/// address belongs to a datagram and not to a peer.
+fn is_same_host_and_port(peer: &SocketAddr, from: &SocketAddr) -> bool {
+    let scope_of = |addr: &SocketAddr| match addr {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(addr) => addr.scope_id(),
+    };
+    peer == from
+        || peer.port() == from.port()
+            && peer.ip().to_canonical() == from.ip().to_canonical()
+            && scope_of(peer) == scope_of(from)
 }
 
 /// Updates the memory budget with the present size of the queue.
@@ -223,7 +290,7 @@ mod tests {
         let to = SocketAddr::from(([127, 0, 0, 1], 9));
         for burst in bursts {
             for _ in 0..*burst {
-                let queued = engine.send_datagram(socket, Some(to), &[0; 1024]);
+                let queued = engine.send_datagram(socket, Some(to), None, &[0; 1024]);
                 queued.expect("the queue has space");
             }
             let error = engine.flush_datagrams(socket).expect("the socket is open");
@@ -277,7 +344,7 @@ mod tests {
         let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
         let socket = socket.expect("port 0 is free");
         for _ in 0..900 {
-            let queued = engine.send_datagram(socket, None, &[0; 1024]);
+            let queued = engine.send_datagram(socket, None, None, &[0; 1024]);
             queued.expect("the queue has space");
         }
         let entry = engine.entries.udp_mut(socket).expect("the socket is open");

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::udp::ReceiveFailures;
 use super::{Engine, Entry, UnixDatagramEntry};
 use crate::addr::UnixAddr;
 use crate::conn::State;
@@ -28,16 +29,30 @@ impl Engine {
     }
 
     fn add_unix_datagram(&mut self, socket: UnixDatagramSocket) -> io::Result<UnixDatagramId> {
+        let peer = socket.peer_addr();
         let token = self.add(|generation| {
             Entry::UnixDatagram(Box::new(UnixDatagramEntry {
                 socket,
                 from: UnixAddr::default(),
+                peer,
+                failures: ReceiveFailures::default(),
                 was_full: false,
                 generation,
                 state: State::default(),
             }))
         })?;
         Ok(UnixDatagramId(token))
+    }
+
+    pub(crate) fn connect_unix_datagram(
+        &mut self,
+        id: UnixDatagramId,
+        peer: &UnixAddr,
+    ) -> io::Result<()> {
+        let entry = self.unix_datagram_mut(id)?;
+        entry.socket.connect(peer)?;
+        entry.peer = entry.socket.peer_addr();
+        Ok(())
     }
 
     /// Returns the entry of an open Unix datagram socket.

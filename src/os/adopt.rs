@@ -10,6 +10,7 @@ pub(crate) use std::os::fd::OwnedFd as OwnedSocket;
 #[cfg(windows)]
 pub(crate) use std::os::windows::io::OwnedSocket;
 
+use super::udp_batch::Wanted;
 use super::{Listener, Stream, Udp};
 use crate::error::invalid_input;
 
@@ -40,7 +41,7 @@ impl Udp {
                 "the socket is a Unix datagram socket, not a UDP socket",
             ));
         }
-        Self::new(socket, in_batches)
+        Self::new(socket, in_batches, Wanted::default())
     }
 }
 

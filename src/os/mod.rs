@@ -8,6 +8,9 @@ mod convert;
 mod listener;
 mod options;
 mod poll;
+#[cfg(feature = "signals")]
+#[cfg_attr(not(unix), path = "signals_by_thread.rs")]
+mod signals;
 #[cfg(test)]
 pub(crate) mod sim;
 mod socket_ref;
@@ -20,6 +23,8 @@ mod udp;
     path = "udp_no_batch.rs"
 )]
 mod udp_batch;
+#[cfg(all(feature = "udp-batch", any(target_os = "linux", target_os = "android")))]
+mod udp_control;
 #[cfg(unix)]
 mod unix_datagram;
 
@@ -32,6 +37,8 @@ pub(crate) use adopt::OwnedSocket;
 pub(crate) use listener::{AcceptFailure, Listener};
 pub use options::{ConnectOptions, ListenOptions, UdpOptions};
 pub(crate) use poll::{Event, Waker};
+#[cfg(feature = "signals")]
+pub(crate) use signals::{CaughtSignal, ENDING};
 pub use socket_ref::{Keepalive, SocketRef};
 pub(crate) use stream::Stream;
 pub(crate) use udp::Udp;
@@ -165,7 +172,7 @@ impl Os {
         in_batches: bool,
     ) -> io::Result<Udp> {
         match self {
-            Self::Real(_) => Udp::new(options.bind(addr)?, in_batches),
+            Self::Real(_) => Udp::new(options.bind(addr)?, in_batches, options.wanted),
             #[cfg(test)]
             Self::Sim(poll) => poll.world().bind_datagram(addr.into()).map(Udp::Sim),
         }

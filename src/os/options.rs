@@ -1,11 +1,12 @@
 //! Options that are set before a socket listens, connects or is bound.
 
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::udp_batch::Wanted;
 use super::{SocketRef, to_sock_addr};
 use crate::addr::Addr;
 use crate::setters::setters;
@@ -208,6 +209,10 @@ impl ConnectOptions {
 
     /// Opens a socket and starts its connect. An event reports the end of the connect.
     pub(super) fn connect(&self, addr: &Addr) -> io::Result<Socket> {
+        if addr.inet().is_some_and(names_no_server) {
+            let error = "no TCP server can have this address";
+            return Err(io::Error::new(ErrorKind::InvalidInput, error));
+        }
         let addr = to_sock_addr(addr)?;
         let socket = self.before.open(addr.domain(), Type::STREAM, false)?;
         if let Some(local) = &self.local_addr {
@@ -220,6 +225,15 @@ impl ConnectOptions {
             _ => Ok(socket),
         }
     }
+}
+
+/// Returns true if the port is 0 or the address names a group of hosts (RFC 1122, 4.2.3.10).
+fn names_no_server(addr: SocketAddr) -> bool {
+    addr.port() == 0
+        || match addr.ip() {
+            IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_multicast(),
+        }
 }
 
 /// `EINPROGRESS`, which has no stable [`ErrorKind`]. Its value differs between Linux, BSD and
@@ -266,6 +280,9 @@ pub struct UdpOptions {
     broadcast: bool,
     multicast_loop: Option<bool>,
     multicast_ttl: Option<u8>,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    multicast_all: Option<bool>,
+    pub(super) wanted: Wanted,
     groups_v4: Vec<(Ipv4Addr, Ipv4Addr)>,
     groups_v6: Vec<(Ipv6Addr, u32)>,
 }
@@ -295,6 +312,18 @@ impl UdpOptions {
         multicast_ttl(hops: u8) => multicast_ttl = Some(hops);
     }
 
+    /// Receives datagrams to groups that other sockets of this host have joined
+    /// (`IP_MULTICAST_ALL`, `IPV6_MULTICAST_ALL`). The system's default is on: a socket bound to a
+    /// wildcard address and the port of a group receives the group's datagrams as soon as any
+    /// process joins it. Turn it off to receive only the groups that this socket joined;
+    /// [`Datagram::to`](crate::Datagram::to) names the group. Linux only.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[must_use]
+    pub fn multicast_all(mut self, on: bool) -> Self {
+        self.multicast_all = Some(on);
+        self
+    }
+
     /// Joins a multicast group on the interface with the address `interface`. If that is
     /// unspecified, the system chooses one. Call it once per group.
     #[must_use]
@@ -308,6 +337,82 @@ impl UdpOptions {
     #[must_use]
     pub fn join_multicast_v6(mut self, group: Ipv6Addr, interface: u32) -> Self {
         self.groups_v6.push((group, interface));
+        self
+    }
+
+    /// Reports the destination of each datagram, in [`Datagram::to`](crate::Datagram::to) and
+    /// [`Datagram::interface`](crate::Datagram::interface), and replies from that address
+    /// (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
+    ///
+    /// On by default for a socket bound to a wildcard address such as `0.0.0.0`, because a client
+    /// drops a reply from another address than the one that it asked (RFC 2181, 4.1). Off by
+    /// default for a socket bound to one address. Linux only; needs the feature `udp-batch`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use unstick::{ConnId, Context, Handler};
+    /// use unstick::{Datagram, Reactor, UdpId, UdpOptions};
+    ///
+    /// struct Echo;
+    ///
+    /// impl Handler for Echo {
+    ///     type Session = ();
+    /// #   fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
+    ///
+    ///     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, udp: UdpId, got: Datagram<'_>) {
+    ///         println!("{} asked {:?}", got.from, got.to());
+    ///         let _ = cx.send_to(udp, got.from, got.data); // leaves from `got.to()`
+    ///     }
+    /// }
+    ///
+    /// let mut reactor = Reactor::new(Echo)?;
+    /// let options = UdpOptions::new().ecn(true).receive_time(true);
+    /// let udp = reactor.with(|_, cx| cx.bind_udp_with("0.0.0.0:0", &options))?;
+    /// # let port = reactor.local_inet_addr(udp)?.port();
+    /// # let peer = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    /// # peer.connect(("127.0.0.7", port))?;
+    /// # peer.send(b"request")?;
+    /// # while reactor.stats().datagrams_out == 0 { reactor.turn(None)?; }
+    /// # assert_eq!(peer.recv(&mut [0; 9])?, 7);
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[cfg(all(feature = "udp-batch", any(target_os = "linux", target_os = "android")))]
+    #[must_use]
+    pub fn destination(mut self, on: bool) -> Self {
+        self.wanted.destination = Some(on);
+        self
+    }
+
+    /// Reports the ECN mark of each datagram, in [`Datagram::ecn`](crate::Datagram::ecn)
+    /// (`IP_RECVTOS`, `IPV6_RECVTCLASS`). Off by default. [`Route::tos`](crate::Route::tos) sets
+    /// the mark of a sent datagram. Linux only; needs the feature `udp-batch`.
+    #[cfg(all(feature = "udp-batch", any(target_os = "linux", target_os = "android")))]
+    #[must_use]
+    pub fn ecn(mut self, on: bool) -> Self {
+        self.wanted.ecn = on;
+        self
+    }
+
+    /// Reports when the kernel received each datagram, in
+    /// [`Datagram::received_at`](crate::Datagram::received_at) (`SO_TIMESTAMPNS`). Off by default.
+    /// A socket with this option receives one message per system call. Linux only; needs the
+    /// feature `udp-batch`.
+    #[cfg(all(feature = "udp-batch", any(target_os = "linux", target_os = "android")))]
+    #[must_use]
+    pub fn receive_time(mut self, on: bool) -> Self {
+        self.wanted.receive_time = on;
+        self
+    }
+
+    /// Counts datagrams that the kernel dropped because the receive buffer was full, in
+    /// [`Stats::datagrams_overflowed`](crate::Stats::datagrams_overflowed) (`SO_RXQ_OVFL`). The
+    /// kernel reports a loss with the next datagram that it queues. Off by default. A socket with
+    /// this option receives one message per system call. Linux only; needs the feature `udp-batch`.
+    #[cfg(all(feature = "udp-batch", any(target_os = "linux", target_os = "android")))]
+    #[must_use]
+    pub fn count_overflows(mut self, on: bool) -> Self {
+        self.wanted.kernel_drops = on;
         self
     }
 
@@ -327,6 +432,16 @@ impl UdpOptions {
         }
         if let Some(hops) = self.multicast_ttl {
             live.set_multicast_ttl(hops)?;
+        }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(on) = self.multicast_all {
+            // An IPv6 socket may be a member of IPv4 groups too.
+            let v4 = socket.set_multicast_all_v4(on);
+            if live.is_v6 {
+                socket.set_multicast_all_v6(on)?;
+            } else {
+                v4?;
+            }
         }
         socket.bind(&addr.into())?;
         for (group, interface) in &self.groups_v4 {

@@ -15,7 +15,15 @@ use crate::id::PollToken;
 
 /// Token of the waker. It is larger than any slab key, so the event of the waker belongs to no
 /// entry.
-const WAKER_TOKEN: Token = Token(usize::MAX);
+pub(super) const WAKER: PollToken = PollToken(usize::MAX);
+
+/// Returns the token of a caught signal. It is larger than any slab key, too.
+#[cfg(all(unix, feature = "signals"))]
+pub(super) fn signal_token(signal: crate::signal::Signal) -> PollToken {
+    let number = usize::try_from(signal.as_raw()).unwrap_or_default();
+    PollToken(WAKER.0 - number)
+}
+
 /// Initial capacity of the event list, about a kilobyte.
 const EVENTS_MIN: usize = 128;
 /// Maximum capacity of the event list. The next poll returns the remaining events of a larger ready
@@ -100,7 +108,7 @@ pub(crate) enum Waker {
 impl Waker {
     pub(crate) fn wake(&self) -> io::Result<()> {
         match self {
-            Self::Real(waker) => waker.wake(),
+            Self::Real(waker) => super::retry(|| waker.wake()),
             #[cfg(test)]
             Self::Sim(woken) => {
                 woken.store(true, Ordering::Release);
@@ -122,7 +130,7 @@ pub(crate) struct Poller {
 impl Poller {
     pub(super) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = mio::Waker::new(poll.registry(), WAKER_TOKEN)?;
+        let waker = mio::Waker::new(poll.registry(), Token(WAKER.0))?;
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_MIN),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use socket2::{Socket, Type};
 
+use super::retry;
 use crate::cutmap::Segments;
 
 /// `AF_NETLINK` and `NETLINK_SOCK_DIAG` (linux/netlink.h).
@@ -36,9 +37,10 @@ const DEADLINE: Duration = Duration::from_secs(1);
 pub(crate) fn of_connection(local: SocketAddr, peer: SocketAddr) -> io::Result<Segments> {
     let mut socket = Socket::new(NETLINK.into(), Type::RAW, Some(SOCK_DIAG.into()))?;
     socket.set_read_timeout(Some(DEADLINE))?;
-    socket.send(&request(local, peer))?;
+    let request = request(local, peer);
+    retry(|| socket.send(&request))?;
     let mut reply = [0; 4096];
-    let len = socket.read(&mut reply)?;
+    let len = retry(|| socket.read(&mut reply))?;
     parse(reply.get(..len).unwrap_or_default())
 }
 

@@ -8,7 +8,7 @@ use socket2::{SockRef, Socket};
 
 #[cfg(test)]
 use super::sim::SimSocket;
-use super::udp_batch::Batcher;
+use super::udp_batch::{Batcher, Wanted, send_marked};
 use super::{Os, local_addr, retry};
 use crate::addr::Addr;
 use crate::datagram::{DatagramQueue, Message, RecvBatch};
@@ -28,7 +28,7 @@ pub(crate) struct RealUdp {
     udp: UdpSocket,
     is_connected: bool,
     awaits_writable: bool,
-    /// None if the system does not support batches or the program turned them off.
+    /// `None` if neither batches nor details are possible and asked for.
     batcher: Option<Batcher>,
 }
 
@@ -37,18 +37,16 @@ pub(crate) struct RealUdp {
 pub(crate) struct Received {
     /// No datagram is left: the next one makes an edge, as after `WouldBlock`.
     pub(crate) emptied: bool,
+    /// Number of datagrams that the kernel dropped since the last report.
+    pub(crate) dropped: u32,
 }
 
 impl Udp {
     /// Wraps a non-blocking socket. `in_batches` asks for many datagrams per system call.
-    pub(super) fn new(socket: Socket, in_batches: bool) -> io::Result<Self> {
+    pub(super) fn new(socket: Socket, in_batches: bool, wanted: Wanted) -> io::Result<Self> {
         let is_connected = socket.peer_addr().is_ok();
         let udp = UdpSocket::from_std(socket.into());
-        let batcher = if in_batches {
-            Batcher::new(&udp)?
-        } else {
-            None
-        };
+        let batcher = Batcher::new(&udp, in_batches, wanted)?;
         Ok(Self::Real(RealUdp {
             udp,
             is_connected,
@@ -124,7 +122,10 @@ impl Udp {
             }
         };
         recv_batch.push(Message::one(from, len));
-        Ok(Received { emptied: false })
+        Ok(Received {
+            emptied: false,
+            dropped: 0,
+        })
     }
 
     /// Sends the oldest datagrams of `queue`, as many as one call takes, and returns their number.
@@ -133,14 +134,26 @@ impl Udp {
         match self {
             Self::Real(real) => match &mut real.batcher {
                 Some(batcher) => batcher.send(&real.udp, real.is_connected, queue),
-                None => send_one(&real.udp, queue),
+                None => send_front(&real.udp, queue),
             },
             #[cfg(test)]
             Self::Sim(sim) => {
-                let Some((to, data)) = queue.front() else {
+                let Some(front) = queue.front() else {
                     return Ok(0);
                 };
-                retry(|| sim.send_datagram(to.map(Addr::Inet), data)).map(|_| 1)
+                retry(|| sim.send_datagram(front.to.map(Addr::Inet), front.data)).map(|_| 1)
+            }
+        }
+    }
+
+    /// Returns the address of the connected peer, as the kernel reports it for its datagrams.
+    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Real(real) => real.udp.peer_addr(),
+            #[cfg(test)]
+            Self::Sim(sim) => {
+                let peer = sim.datagram_peer().and_then(|peer| peer.inet());
+                peer.ok_or_else(|| io::ErrorKind::NotConnected.into())
             }
         }
     }
@@ -163,13 +176,14 @@ impl Udp {
 }
 
 /// Sends the oldest datagram of `queue` alone, and returns 1; 0 if there is none.
-pub(super) fn send_one(udp: &UdpSocket, queue: &DatagramQueue) -> io::Result<usize> {
-    let Some((to, data)) = queue.front() else {
+pub(super) fn send_front(udp: &UdpSocket, queue: &DatagramQueue) -> io::Result<usize> {
+    let Some(front) = queue.front() else {
         return Ok(0);
     };
-    let sent = retry(|| match to {
-        Some(to) => udp.send_to(data, to),
-        None => udp.send(data),
-    });
+    let sent = match (front.to, front.marks) {
+        (_, Some(marks)) => send_marked(udp, front, *marks),
+        (Some(to), None) => retry(|| udp.send_to(front.data, to)),
+        (None, None) => retry(|| udp.send(front.data)),
+    };
     sent.map(|_| 1)
 }

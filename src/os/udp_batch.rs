@@ -11,38 +11,49 @@
 //! single sends: if the kernel rejects a message of several datagrams, they are sent again one by
 //! one, and each has its own result.
 //!
+//! An old kernel or a sandbox may refuse a batched call (`ENOSYS`, or `EPERM` by seccomp(2)). Each
+//! refused call is repeated as a call for one datagram. If that works several times in a row, the
+//! thread stops using the batched call.
+//!
 //! quinn-udp provides `recvmmsg` and decodes its control data. nix provides `sendmmsg` and
 //! `UDP_GRO`. The `recvmmsg` of nix does not reset the length of the control buffer: after a plain
 //! datagram, the next message of several datagrams would look like one.
 
-use std::array;
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::io::ErrorKind::{ConnectionRefused, WouldBlock};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::AsRawFd;
+use std::io::{self, IoSliceMut};
+use std::thread::LocalKey;
 
 use mio::net::UdpSocket;
-use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, setsockopt, sockopt,
-};
+use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::{Domain, Socket, Type};
 
 use super::retry;
-use super::udp::{Received, send_one};
+use super::udp::{Received, send_front};
+use super::udp_control::{ReceivedOne, receive_one, send_many, send_one};
 use crate::datagram::gso_run::GsoRun;
-use crate::datagram::{DatagramQueue, Message, RecvBatch};
+use crate::datagram::{DatagramQueue, Details, Ecn, Marks, Message, RecvBatch};
+
+pub(super) use super::udp_control::Wanted;
 
 /// Maximum number of messages per call; quinn-udp receives no more at once.
-const BATCH_LEN: usize = quinn_udp::BATCH_SIZE;
+pub(super) const BATCH_LEN: usize = quinn_udp::BATCH_SIZE;
+/// Number of refused calls in a row, with a working replacement, after which a call counts as
+/// refused for good. A firewall may reject single datagrams with `EPERM`, at random too.
+const REFUSALS_MAX: u8 = 8;
 
-/// State of one socket that sends and receives in batches.
+/// State of one socket that sends and receives in batches, or that receives details.
 #[derive(Debug)]
 pub(super) struct Batcher {
-    /// Receiver of quinn-udp, made from another socket: see [`Batcher::new`].
-    receiver: UdpSocketState,
+    /// Receiver of quinn-udp, made from another socket: see [`new_receiver`]. `None` if each call
+    /// receives one message.
+    receiver: Option<UdpSocketState>,
+    sends_in_batches: bool,
+    wanted: Wanted,
+    /// Number of datagrams that the kernel has reported as dropped, modulo 2^32.
+    drops: u32,
     /// True if the last receive returned one message. The next receive then prepares few slots.
     is_quiet: bool,
     /// Recent number of datagrams per message. At least one.
@@ -54,43 +65,141 @@ pub(super) struct Batcher {
     /// New value of `segment_len_max` if the first of these datagrams is accepted. The kernel then
     /// rejected the GSO run and not the datagram.
     doubt: Option<usize>,
+    /// The error of `sendmmsg`, if it may be a refusal of the call. It is one if the first of these
+    /// datagrams is accepted.
+    refusal: Option<io::Error>,
 }
 
 thread_local! {
-    /// Message headers for `sendmmsg` of single datagrams, created once per thread. They contain
-    /// pointers to themselves, so they cannot be part of a reactor, which may move to another
-    /// thread.
-    static PLAIN: Headers = RefCell::new(MultiHeaders::preallocate(BATCH_LEN, None));
-    /// Message headers for `sendmmsg` of GSO runs, with a control message for the segment length.
-    static SEGMENTED: Headers =
-        RefCell::new(MultiHeaders::preallocate(BATCH_LEN, Some(cmsg_space!(u16))));
+    /// Refusals of `recvmmsg` in a row. A sandbox applies to all sockets of a thread.
+    static RECEIVE_REFUSALS: Cell<u8> = const { Cell::new(0) };
+    /// Refusals of `sendmmsg` in a row.
+    static SEND_REFUSALS: Cell<u8> = const { Cell::new(0) };
 }
 
-type Headers = RefCell<MultiHeaders<SockaddrStorage>>;
+type Refusals = LocalKey<Cell<u8>>;
+
+fn is_refused_for_good(call: &'static Refusals) -> bool {
+    call.get() == REFUSALS_MAX
+}
+
+/// Counts a refused call whose replacement worked.
+fn count_refusal(call: &'static Refusals, name: &str, error: &io::Error) {
+    let count = match error.raw_os_error().map(Errno::from_raw) {
+        _ if is_refused_for_good(call) => return,
+        Some(Errno::ENOSYS) => REFUSALS_MAX,
+        _ => call.get() + 1,
+    };
+    call.set(count);
+    if count == REFUSALS_MAX {
+        log::warn!("the system refuses {name}, datagrams are handled one by one: {error}");
+    }
+}
+
+/// Returns true if the error may mean that the system refuses the call, whatever its arguments are.
+fn may_be_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::ENOSYS | Errno::EPERM | Errno::EACCES | Errno::EINVAL)
+    )
+}
+
+/// Returns true if the error may mean that no datagram can leave from the source address.
+fn may_be_source(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EINVAL | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL)
+    )
+}
+
+/// Creates a receiver of quinn-udp. Its creation sets options that QUIC needs: no fragments,
+/// timestamps. Receiving needs none of them, and the receiver does not depend on its socket. So it
+/// is made from another socket, of the one address family that is known to exist.
+fn new_receiver(udp: &UdpSocket) -> io::Result<UdpSocketState> {
+    let other = Socket::new(Domain::for_address(udp.local_addr()?), Type::DGRAM, None)?;
+    UdpSocketState::new((&other).into())
+}
 
 impl Batcher {
-    /// Prepares `udp` for batches. Returns `None` if the kernel is too old.
-    pub(super) fn new(udp: &UdpSocket) -> io::Result<Option<Self>> {
-        // Making the state sets options that QUIC needs: no fragments, timestamps. Receiving needs
-        // none of them, and the state does not depend on the socket.
-        let other = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-        let receiver = UdpSocketState::new((&other).into())?;
-        if setsockopt(udp, sockopt::UdpGroSegment, &true).is_err() {
-            return Ok(None); // Linux before 5.0
+    /// Prepares `udp` for batches and for the details that it should report. Returns `None` if it
+    /// needs no more than single calls without control data.
+    pub(super) fn new(
+        udp: &UdpSocket,
+        in_batches: bool,
+        wanted: Wanted,
+    ) -> io::Result<Option<Self>> {
+        let wanted = wanted.ask(udp)?;
+        // The kernel counts a dropped message of several datagrams as one.
+        let has_gro = !wanted.kernel_drops;
+        let mut receiver = None;
+        if in_batches {
+            match new_receiver(udp) {
+                // Fails on Linux before 5.0.
+                Ok(made) if setsockopt(udp, sockopt::UdpGroSegment, &has_gro).is_ok() => {
+                    receiver = Some(made);
+                }
+                Ok(_) => {}
+                Err(error) => log::warn!("cannot prepare batches of datagrams: {error}"),
+            }
         }
-        let has_gso = receiver.max_gso_segments() > 1;
-        Ok(Some(Self {
+        let Some(made) = &receiver else {
+            let needs_control = wanted.has_details() || wanted.needs_recvmsg();
+            return Ok(needs_control.then(|| Self::with(None, false, 0, wanted)));
+        };
+        let has_gso = made.max_gso_segments() > 1;
+        let segment_len_max = if has_gso { u16::MAX.into() } else { 0 };
+        if wanted.needs_recvmsg() || is_refused_for_good(&RECEIVE_REFUSALS) {
+            receiver = None;
+        }
+        Ok(Some(Self::with(receiver, true, segment_len_max, wanted)))
+    }
+
+    fn with(
+        receiver: Option<UdpSocketState>,
+        sends_in_batches: bool,
+        segment_len_max: usize,
+        wanted: Wanted,
+    ) -> Self {
+        Self {
             receiver,
+            sends_in_batches,
+            wanted,
+            drops: 0,
             is_quiet: true,
             coalesced: 1,
-            segment_len_max: if has_gso { u16::MAX.into() } else { 0 },
+            segment_len_max,
             one_by_one: 0,
             doubt: None,
-        }))
+            refusal: None,
+        }
     }
 
     /// Receives once, as [`Udp::receive`](super::Udp::receive) does.
     pub(super) fn receive(
+        &mut self,
+        udp: &UdpSocket,
+        recv_batch: &mut RecvBatch,
+        datagrams_max: usize,
+    ) -> io::Result<Received> {
+        if self.receiver.is_none() {
+            return self.receive_one(udp, recv_batch);
+        }
+        match self.receive_many(udp, recv_batch, datagrams_max) {
+            Err(error) if may_be_refusal(&error) => {
+                let received = self.receive_one(udp, recv_batch);
+                if !matches!(&received, Err(other) if may_be_refusal(other)) {
+                    count_refusal(&RECEIVE_REFUSALS, "recvmmsg", &error);
+                }
+                if is_refused_for_good(&RECEIVE_REFUSALS) {
+                    self.receiver = None;
+                }
+                received
+            }
+            received => received,
+        }
+    }
+
+    fn receive_many(
         &mut self,
         udp: &UdpSocket,
         recv_batch: &mut RecvBatch,
@@ -111,11 +220,16 @@ impl Batcher {
         udp: &UdpSocket,
         recv_batch: &mut RecvBatch,
     ) -> io::Result<Received> {
+        #[cfg(test)]
+        faults::take(faults::Call::ReceiveMany)?;
+        let receiver = self.receiver.as_ref().expect("receives are in batches");
         let mut slots = recv_batch.slots::<N>().map(IoSliceMut::new);
         let mut received = [RecvMeta::default(); N];
-        let count = self.receiver.recv(udp.into(), &mut slots, &mut received)?;
+        let count = receiver.recv(udp.into(), &mut slots, &mut received)?;
+        RECEIVE_REFUSALS.set(0);
         self.is_quiet = count == 1;
         self.coalesced = (self.coalesced / 2).max(1);
+        let has_details = self.wanted.has_details();
         for meta in &received[..count] {
             let message = Message {
                 from: meta.addr,
@@ -124,10 +238,47 @@ impl Batcher {
             };
             self.coalesced = self.coalesced.max(message.count());
             recv_batch.push(message);
+            if has_details {
+                recv_batch.push_details(self.details(meta));
+            }
         }
         // If fewer messages arrived, the call ended because no datagram was left, or with an error.
         // The kernel keeps the error for the next call (recvmmsg(2)) and reports an event for it.
-        Ok(Received { emptied: count < N })
+        Ok(Received {
+            emptied: count < N,
+            dropped: 0,
+        })
+    }
+
+    fn details(&self, meta: &RecvMeta) -> Details {
+        let mut details = Details::default();
+        if let Some(to) = meta.dst_ip {
+            details.set_destination(to, meta.interface_index);
+        }
+        if self.wanted.ecn {
+            details.ecn = Some(Ecn::of_tos(meta.ecn.map_or(0, |mark| mark as u8)));
+        }
+        details
+    }
+
+    /// Receives one message with all of its control data.
+    fn receive_one(&mut self, udp: &UdpSocket, recv_batch: &mut RecvBatch) -> io::Result<Received> {
+        let [slot] = recv_batch.slots();
+        let ReceivedOne {
+            message,
+            details,
+            drops,
+        } = retry(|| receive_one(udp, slot))?;
+        recv_batch.push(message);
+        if self.wanted.has_details() {
+            recv_batch.push_details(details);
+        }
+        let drops = drops.unwrap_or(self.drops);
+        let dropped = drops.wrapping_sub(std::mem::replace(&mut self.drops, drops));
+        Ok(Received {
+            emptied: false,
+            dropped,
+        })
     }
 
     /// Sends the oldest datagrams of `queue`, as [`Udp::send`](super::Udp::send) does.
@@ -139,15 +290,22 @@ impl Batcher {
     ) -> io::Result<usize> {
         if self.one_by_one == 0
             && queue.count() > 1
+            && self.sends_in_batches
+            && !is_refused_for_good(&SEND_REFUSALS)
             && let Some(result) = self.send_runs(udp, is_connected, queue)
         {
             return result;
         }
-        let result = send_one(udp, queue);
+        let result = send_front(udp, queue);
         match &result {
             Err(error) if error.kind() == WouldBlock => return result,
-            Err(_) => self.doubt = None,
-            Ok(_) => self.segment_len_max = self.doubt.take().unwrap_or(self.segment_len_max),
+            Err(_) => (self.doubt, self.refusal) = (None, None),
+            Ok(_) => {
+                self.segment_len_max = self.doubt.take().unwrap_or(self.segment_len_max);
+                if let Some(error) = self.refusal.take() {
+                    count_refusal(&SEND_REFUSALS, "sendmmsg", &error);
+                }
+            }
         }
         self.one_by_one = self.one_by_one.saturating_sub(1);
         result
@@ -171,8 +329,7 @@ impl Batcher {
         if !is_connected {
             while len < BATCH_LEN
                 && let Some(run) = runs.next()
-                && (run.is_one() && first.is_one()
-                    || run.segment_len == first.segment_len && !run.is_one() && !first.is_one())
+                && run.is_like(&first)
             {
                 batch[len] = run;
                 len += 1;
@@ -182,64 +339,128 @@ impl Batcher {
         if len == 1 && first.is_one() {
             return None;
         }
-        match retry(|| send_batch(udp, batch)) {
-            Ok(taken) => Some(Ok(batch[..taken].iter().map(|run| run.count).sum())),
-            Err(error)
-                if first.is_one() || matches!(error.kind(), WouldBlock | ConnectionRefused) =>
-            {
-                Some(Err(error))
+        match retry(|| send_many(udp, batch)) {
+            Ok(taken) => {
+                SEND_REFUSALS.set(0);
+                Some(Ok(batch[..taken].iter().map(|run| run.count).sum()))
             }
-            Err(error) => {
-                log::debug!(
-                    "sending {} datagrams in one message failed, so they are sent singly: {error}",
-                    first.count
-                );
-                self.one_by_one = first.count;
-                self.doubt = match error.raw_os_error().map(Errno::from_raw) {
-                    // EIO: the route does not support GSO. Any other error: the segments are too
-                    // long for the route.
-                    Some(Errno::EIO) => Some(0),
-                    Some(Errno::EINVAL | Errno::EMSGSIZE) => Some(first.segment_len - 1),
-                    _ => None,
-                };
+            Err(error) if Self::must_send_alone(&first, &error) => {
+                self.note_failure(&first, error);
                 None
             }
+            Err(error) => Some(Err(error)),
         }
+    }
+
+    /// Returns true if the error of a batch may concern more than its first datagram.
+    fn must_send_alone(first: &GsoRun<'_>, error: &io::Error) -> bool {
+        match error.kind() {
+            WouldBlock | ConnectionRefused => false,
+            _ if !first.is_one() => true,
+            _ => may_be_refusal(error) || first.has_source() && may_be_source(error),
+        }
+    }
+
+    /// Prepares to send the datagrams of the first run alone, since the batch failed.
+    fn note_failure(&mut self, first: &GsoRun<'_>, error: io::Error) {
+        log::debug!(
+            "sending a batch failed, so its first {} datagrams are sent one by one: {error}",
+            first.count
+        );
+        self.one_by_one = first.count;
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        self.doubt = match errno {
+            _ if first.is_one() => None,
+            // EIO: the route does not support GSO. Any other error: the segments are too long for
+            // the route.
+            Some(Errno::EIO) => Some(0),
+            Some(Errno::EINVAL | Errno::EMSGSIZE) => Some(first.segment_len - 1),
+            _ => None,
+        };
+        // EINVAL may also mean the segments or the source address.
+        let is_ambiguous = !first.is_one() || first.has_source();
+        let is_refusal = may_be_refusal(&error) && !(is_ambiguous && errno == Some(Errno::EINVAL));
+        self.refusal = is_refusal.then_some(error);
     }
 }
 
-/// Sends runs that all have one datagram, or that all have segments of one length.
-fn send_batch(udp: &UdpSocket, batch: &[GsoRun<'_>]) -> io::Result<usize> {
-    let first = batch[0];
-    let slices: [_; BATCH_LEN] =
-        array::from_fn(|index| [IoSlice::new(batch.get(index).map_or(&[], |run| run.data))]);
-    let addrs: [_; BATCH_LEN] =
-        array::from_fn(|index| batch.get(index)?.to.map(SockaddrStorage::from));
-    let segment_len = u16::try_from(first.segment_len).unwrap_or(u16::MAX);
-    let segmented = [ControlMessage::UdpGsoSegments(&segment_len)];
-    let (headers, control) = if first.is_one() {
-        (&PLAIN, &[][..])
-    } else {
-        (&SEGMENTED, &segmented[..])
+/// Sends one datagram that has marks: a source address or a traffic class.
+///
+/// If the source address is no address of this host, or a broadcast address, the system chooses the
+/// source.
+pub(super) fn send_marked(udp: &UdpSocket, one: GsoRun<'_>, marks: Marks) -> io::Result<usize> {
+    let sent = match send_alone(udp, &one) {
+        Err(error) if one.has_source() && may_be_source(&error) => {
+            let marks = Marks {
+                source: None,
+                ..marks
+            };
+            send_alone(udp, &GsoRun::one(one.to, Some(&marks), one.data))
+        }
+        sent => sent,
     };
-    headers.with_borrow_mut(|headers| {
-        let sent = sendmmsg(
-            udp.as_raw_fd(),
-            headers,
-            slices[..batch.len()].iter(),
-            &addrs[..batch.len()],
-            control,
-            MsgFlags::MSG_NOSIGNAL,
-        )?;
-        Ok(sent.count())
-    })
+    sent.map(|()| one.data.len())
+}
+
+/// Sends one datagram by `sendmmsg`, because its headers are kept, or by `sendmsg`, which
+/// allocates.
+fn send_alone(udp: &UdpSocket, one: &GsoRun<'_>) -> io::Result<()> {
+    if is_refused_for_good(&SEND_REFUSALS) {
+        return retry(|| send_one(udp, one));
+    }
+    let refusal = match retry(|| send_many(udp, std::slice::from_ref(one))) {
+        Ok(_) => {
+            SEND_REFUSALS.set(0);
+            return Ok(());
+        }
+        Err(error) if may_be_refusal(&error) => error,
+        Err(error) => return Err(error),
+    };
+    retry(|| send_one(udp, one))?;
+    count_refusal(&SEND_REFUSALS, "sendmmsg", &refusal);
+    Ok(())
+}
+
+/// System calls that a test makes fail.
+#[cfg(test)]
+pub(super) mod faults {
+    use std::cell::RefCell;
+    use std::io;
+
+    use nix::errno::Errno;
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(in crate::os) enum Call {
+        ReceiveMany,
+        ReceiveOne,
+        SendMany,
+        SendOne,
+    }
+
+    type Fault = Box<dyn FnMut(Call) -> Option<Errno>>;
+
+    thread_local! {
+        static FAULT: RefCell<Option<Fault>> = const { RefCell::new(None) };
+    }
+
+    /// Makes the calls fail for which `fault` returns an error.
+    pub(in crate::os) fn inject(fault: impl FnMut(Call) -> Option<Errno> + 'static) {
+        FAULT.set(Some(Box::new(fault)));
+    }
+
+    pub(in crate::os) fn take(call: Call) -> io::Result<()> {
+        let error = FAULT.with_borrow_mut(|fault| fault.as_mut().and_then(|fault| fault(call)));
+        error.map_or(Ok(()), |errno| Err(errno.into()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::rc::Rc;
 
     use super::super::{Os, Udp, UdpOptions};
+    use super::faults::Call;
     use super::*;
 
     fn bound() -> Udp {
@@ -274,7 +495,7 @@ mod tests {
         let (mut udp, mut queue) = (bound(), DatagramQueue::default());
         let peers = peers(BATCH_LEN + 8);
         for (_, to) in &peers {
-            assert!(queue.push(Some(*to), b"alone", usize::MAX));
+            assert!(queue.push(Some(*to), None, b"alone", usize::MAX));
         }
         assert_eq!(send_all(&mut udp, &mut queue), [BATCH_LEN, 8]);
 
@@ -287,7 +508,7 @@ mod tests {
             (4, 2, 50),
         ] {
             for _ in 0..count {
-                assert!(queue.push(Some(peers[at].1), &[7; 100][..len], usize::MAX));
+                assert!(queue.push(Some(peers[at].1), None, &[7; 100][..len], usize::MAX));
             }
         }
         assert_eq!(send_all(&mut udp, &mut queue), [2, 3 + 4, 2]);
@@ -313,13 +534,166 @@ mod tests {
         drop(gone);
         udp.connect(addr)
             .expect("connecting a UDP socket needs no peer");
-        assert!(queue.push(None, b"to a closed port", usize::MAX));
+        assert!(queue.push(None, None, b"to a closed port", usize::MAX));
         assert_eq!(send_all(&mut udp, &mut queue), [1]);
         for _ in 0..3 {
-            assert!(queue.push(None, b"as one", usize::MAX));
+            assert!(queue.push(None, None, b"as one", usize::MAX));
         }
         let error = udp.send(&queue).expect_err("no socket has the port");
         assert_eq!(error.kind(), ConnectionRefused);
         assert_eq!(send_all(&mut udp, &mut queue), [3], "no datagram was lost");
+    }
+
+    /// Makes the first `count` calls of the kind `call` fail with `errno`. Returns a counter of all
+    /// calls of that kind.
+    fn fail_calls(call: Call, errno: Errno, count: usize) -> Rc<Cell<usize>> {
+        let tried = Rc::new(Cell::new(0));
+        let counter = Rc::clone(&tried);
+        faults::inject(move |tried| {
+            let index = counter.get();
+            counter.set(index + usize::from(tried == call));
+            (tried == call && index < count).then_some(errno)
+        });
+        tried
+    }
+
+    /// Sends batches of two datagrams. Returns the number of datagrams that each call accepted.
+    fn send_pairs(udp: &mut Udp, to: SocketAddr, batches: usize) -> Vec<usize> {
+        let mut results = Vec::new();
+        for _ in 0..batches {
+            let mut queue = DatagramQueue::default();
+            for data in [&b"one"[..], b"three"] {
+                assert!(queue.push(Some(to), None, data, usize::MAX));
+            }
+            results.extend(send_all(udp, &mut queue));
+        }
+        results
+    }
+
+    #[test]
+    fn refused_sendmmsg_is_given_up_after_some_refusals() {
+        for (errno, refusals) in [(Errno::ENOSYS, 1), (Errno::EPERM, 8), (Errno::EINVAL, 8)] {
+            SEND_REFUSALS.set(0);
+            let (mut udp, peer) = (bound(), peers(1).remove(0));
+            // One refusal less than the limit changes nothing.
+            for allowed in [refusals - 1, usize::MAX] {
+                let tried = fail_calls(Call::SendMany, errno, allowed);
+                send_pairs(&mut udp, peer.1, 20);
+                let is_given_up = is_refused_for_good(&SEND_REFUSALS);
+                assert_eq!(
+                    is_given_up,
+                    allowed == usize::MAX,
+                    "{errno}, {allowed} refusals"
+                );
+                let expected = if is_given_up { refusals } else { 20 };
+                assert_eq!(tried.get(), expected, "{errno}, {allowed} refusals");
+            }
+            for _ in 0..40 {
+                for len in [3, 5] {
+                    let mut buf = [0; 9];
+                    assert_eq!(peer.0.recv(&mut buf).expect("the datagram arrives"), len);
+                }
+            }
+        }
+    }
+
+    /// A firewall rejects datagrams with `EPERM`, in batches and alone.
+    #[test]
+    fn eperm_of_a_firewall_is_an_error_of_one_datagram() {
+        let (mut udp, peer) = (bound(), peers(1).remove(0));
+        let port = SocketAddr::from(([127, 0, 0, 1], 0));
+        for _ in 0..50 {
+            let tried = fail_calls(Call::SendMany, Errno::EPERM, 1);
+            let mut queue = DatagramQueue::default();
+            // The kernel also rejects a single datagram to port 0.
+            for (to, data) in [(port, "one"), (peer.1, "two"), (peer.1, "three")] {
+                assert!(queue.push(Some(to), None, data.as_bytes(), usize::MAX));
+            }
+            udp.send(&queue).expect_err("the datagram is rejected");
+            queue.pop(1);
+            assert_eq!(
+                send_all(&mut udp, &mut queue),
+                [2],
+                "the other datagrams are one batch"
+            );
+            assert_eq!(tried.get(), 2);
+        }
+        assert!(!is_refused_for_good(&SEND_REFUSALS));
+    }
+
+    #[test]
+    fn refused_recvmmsg_is_given_up_after_some_refusals() {
+        for (errno, refusals) in [(Errno::ENOSYS, 1), (Errno::EPERM, 8), (Errno::EINVAL, 8)] {
+            RECEIVE_REFUSALS.set(0);
+            let (mut udp, peer) = (bound(), peers(1).remove(0));
+            let to = udp.local_addr().expect("the socket is bound").inet();
+            let mut recv_batch = RecvBatch::default();
+            for allowed in [refusals - 1, usize::MAX] {
+                let tried = fail_calls(Call::ReceiveMany, errno, allowed);
+                for _ in 0..20 {
+                    let sent = peer
+                        .0
+                        .send_to(b"data", to.expect("the socket has an IP address"));
+                    sent.expect("the datagram is sent");
+                    udp.receive(&mut recv_batch, 8)
+                        .expect("the datagram has arrived");
+                    let first = recv_batch.datagrams(0).next();
+                    assert_eq!((recv_batch.count(), first), (1, Some(&b"data"[..])));
+                }
+                let is_given_up = is_refused_for_good(&RECEIVE_REFUSALS);
+                assert_eq!(
+                    is_given_up,
+                    allowed == usize::MAX,
+                    "{errno}, {allowed} refusals"
+                );
+                let expected = if is_given_up { refusals } else { 20 };
+                assert_eq!(tried.get(), expected, "{errno}, {allowed} refusals");
+            }
+            let error = udp
+                .receive(&mut recv_batch, 8)
+                .expect_err("the socket has no further datagram");
+            assert_eq!(error.kind(), WouldBlock);
+        }
+    }
+
+    /// The source of a reply may be a broadcast address of the network. The reply is then sent
+    /// without this source, so the system chooses the source.
+    #[test]
+    fn source_that_is_no_address_of_the_host_is_ignored() {
+        let (mut udp, peer) = (bound(), peers(1).remove(0));
+        let marks = Marks {
+            source: Some([127, 255, 255, 255].into()),
+            tos: None,
+        };
+        for count in [1, 2, 20] {
+            let mut queue = DatagramQueue::default();
+            for _ in 0..count {
+                assert!(queue.push(Some(peer.1), Some(&marks), b"data", usize::MAX));
+            }
+            assert_eq!(send_all(&mut udp, &mut queue).iter().sum::<usize>(), count);
+            for _ in 0..count {
+                assert_eq!(peer.0.recv(&mut [0; 9]).expect("the datagram arrives"), 4);
+            }
+        }
+        assert!(!is_refused_for_good(&SEND_REFUSALS));
+    }
+
+    /// The kernel refuses `sendmsg` too, so the error concerns only one datagram, and the batched
+    /// call is not given up.
+    #[test]
+    fn refused_sendmsg_is_an_error_of_one_datagram() {
+        let (mut udp, peer) = (bound(), peers(1).remove(0));
+        faults::inject(|call| {
+            matches!(call, Call::SendMany | Call::SendOne).then_some(Errno::EPERM)
+        });
+        let mut queue = DatagramQueue::default();
+        let marks = Marks {
+            source: Some([127, 0, 0, 1].into()),
+            tos: None,
+        };
+        assert!(queue.push(Some(peer.1), Some(&marks), b"data", usize::MAX));
+        let error = udp.send(&queue).expect_err("both calls are refused");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(!is_refused_for_good(&SEND_REFUSALS));
     }
 }

@@ -5,14 +5,19 @@ use std::io;
 use mio::net::UdpSocket;
 
 use super::udp::Received;
-use crate::datagram::{DatagramQueue, RecvBatch};
+use crate::datagram::gso_run::GsoRun;
+use crate::datagram::{DatagramQueue, Marks, RecvBatch};
+
+/// Details that the program asked for: none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted {}
 
 /// A type without values.
 #[derive(Debug)]
 pub(super) enum Batcher {}
 
 impl Batcher {
-    pub(super) fn new(_: &UdpSocket) -> io::Result<Option<Self>> {
+    pub(super) fn new(_: &UdpSocket, _: bool, _: Wanted) -> io::Result<Option<Self>> {
         Ok(None)
     }
 
@@ -27,5 +32,13 @@ impl Batcher {
 
     pub(super) fn send(&self, _: &UdpSocket, _: bool, _: &DatagramQueue) -> io::Result<usize> {
         match *self {}
+    }
+}
+
+/// Sends one datagram. Datagrams have no marks on these systems.
+pub(super) fn send_marked(udp: &UdpSocket, one: GsoRun<'_>, _: Marks) -> io::Result<usize> {
+    match one.to {
+        Some(to) => udp.send_to(one.data, to),
+        None => udp.send(one.data),
     }
 }

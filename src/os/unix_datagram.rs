@@ -9,7 +9,7 @@ use socket2::{Domain, SockRef, Type};
 use super::options::new_nonblocking;
 #[cfg(test)]
 use super::sim::SimSocket;
-use super::{Os, OwnedSocket, adopt, local_addr, retry, to_sock_addr};
+use super::{Os, OwnedSocket, adopt, local_addr, retry, to_addr, to_sock_addr};
 use crate::addr::{Addr, UnixAddr};
 use crate::error::invalid_input;
 use crate::id::PollToken;
@@ -64,6 +64,16 @@ impl UnixDatagramSocket {
             return Ok(());
         }
         self.options()?.connect(&to_sock_addr(&peer)?)
+    }
+
+    /// Returns the address of the connected peer; `None` if there is no peer.
+    pub(crate) fn peer_addr(&self) -> Option<UnixAddr> {
+        let peer = match self {
+            Self::Real(unix) => to_addr(&SockRef::from(unix).peer_addr().ok()?).ok(),
+            #[cfg(test)]
+            Self::Sim(sim) => sim.datagram_peer(),
+        };
+        peer?.unix().cloned()
     }
 
     /// Receives one datagram. Bytes that do not fit into `buf` are lost.

@@ -22,6 +22,8 @@ use crate::handler::Handler;
 use crate::id::UnixDatagramId;
 use crate::id::{ConnId, ListenerId, SocketId, Token, UdpId};
 use crate::remote::Closures;
+#[cfg(feature = "signals")]
+use crate::signal::Signal;
 use crate::timer::TimerId;
 
 /// The handler, and the parts of the reactor that its [`Context`] borrows.
@@ -217,6 +219,13 @@ impl<H: Handler> Callbacks<'_, H> {
     pub(super) fn timer(self, timer: TimerId, key: u64) {
         self.call("on_timer", None, |handler, cx| {
             handler.on_timer(cx, timer, key);
+        });
+    }
+
+    #[cfg(feature = "signals")]
+    pub(super) fn signal(self, signal: Signal) {
+        self.call("on_signal", None, |handler, cx| {
+            handler.on_signal(cx, signal);
         });
     }
 

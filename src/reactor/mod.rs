@@ -2,6 +2,8 @@
 
 mod callbacks;
 mod dispatch;
+#[cfg(feature = "signals")]
+mod signals;
 #[cfg(test)]
 mod stress;
 mod tasks;
@@ -133,12 +135,13 @@ impl<H: Handler> Reactor<H> {
     ///
     /// 1. Time to wait: zero while the ready queue holds work, else the time to the next timer, at
     ///    most `timeout`.
-    /// 2. Poll: waits for events. A signal does not end it early.
+    /// 2. Poll: waits for events. A signal that is not caught does not end
+    ///    it early.
     /// 3. Events: each one marks its entry as ready and queues it. No I/O, no callback.
     /// 4. Dispatch: each entry of the ready queue once. A listener accepts; a connection is read,
     ///    decoded and written; a datagram socket receives and sends. Each has a budget. An entry
     ///    whose budget is spent goes to the back of the queue.
-    /// 5. Timers that are due and posts of other threads, each within a budget.
+    /// 5. Timers that are due and posts of other threads, each within a budget. Caught signals.
     /// 6. Flush: writes output that was queued for connections other than the active one. This is
     ///    done after the timers and posts, so that their output leaves in the same turn.
     /// 7. Reap: `on_close` is called for each ended connection, and its key is freed.
@@ -161,6 +164,10 @@ impl<H: Handler> Reactor<H> {
             self.dispatch(token); // phase 4
         }
         self.run_timers(); // phase 5
+        #[cfg(feature = "signals")]
+        if self.engine.queues.has_signals() {
+            self.run_signals();
+        }
         self.run_posted();
         for _ in 0..self.engine.queues.to_flush.len() {
             self.flush_next(); // phase 6

@@ -7,7 +7,7 @@
 use std::io;
 
 use super::{Callbacks, Reactor};
-use crate::datagram::Datagram;
+use crate::datagram::{Datagram, Details};
 use crate::error::Gone;
 use crate::handler::Handler;
 use crate::id::UdpId;
@@ -23,9 +23,12 @@ impl<H: Handler> Reactor<H> {
             };
             match entry.socket.receive(&mut self.recv_batch, left) {
                 Ok(received) => {
+                    entry.failures.clear();
                     if received.emptied {
                         entry.state.short_read();
                     }
+                    let stats = &mut self.engine.telemetry.stats;
+                    stats.datagrams_overflowed += u64::from(received.dropped);
                     left = left.saturating_sub(self.deliver_datagrams(id));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -33,6 +36,9 @@ impl<H: Handler> Reactor<H> {
                 }
                 Err(error) => {
                     left -= 1;
+                    if entry.failures.is_last(&error) {
+                        entry.state.read_would_block();
+                    }
                     self.report_datagram_error(id, error);
                 }
             }
@@ -50,9 +56,6 @@ impl<H: Handler> Reactor<H> {
             if self.engine.has_many_datagrams(id) {
                 self.flush_udp(id);
             }
-            if !self.engine.takes_datagrams(id) {
-                break;
-            }
         }
         count
     }
@@ -60,15 +63,22 @@ impl<H: Handler> Reactor<H> {
     /// Delivers the datagrams of one received message, and returns the number of these datagrams.
     fn deliver_message(&mut self, id: UdpId, index: usize) -> usize {
         let message = self.recv_batch.message(index);
-        let entry = self.engine.entries.udp_mut(id);
-        let is_recorded = entry.is_ok_and(|entry| entry.state.is_recorded());
+        let details = self.recv_batch.details(index);
         let len_max = self.engine.config.datagram_len_max;
         for whole in self.recv_batch.datagrams(index) {
+            let Some(entry) = self.engine.receiver_of(id, &message.from) else {
+                continue;
+            };
             let datagram = Datagram {
                 from: message.from,
                 data: &whole[..whole.len().min(len_max)],
                 truncated: whole.len() > len_max,
+                details: details.unwrap_or(Details::NONE),
             };
+            if details.is_some() {
+                entry.reply = Some(datagram.reply_route());
+            }
+            let is_recorded = entry.state.is_recorded();
             let stats = &mut self.engine.telemetry.stats;
             stats.datagrams_in += 1;
             stats.datagram_bytes_in += datagram.data.len() as u64;
@@ -79,9 +89,11 @@ impl<H: Handler> Reactor<H> {
             }
             let callbacks = Callbacks::new(&mut self.handler, &mut self.engine, &mut self.sessions);
             callbacks.datagram(id, datagram);
-            if !self.engine.takes_datagrams(id) {
-                break;
-            }
+        }
+        if details.is_some()
+            && let Ok(entry) = self.engine.entries.udp_mut(id)
+        {
+            entry.reply = None;
         }
         message.count()
     }

@@ -27,13 +27,21 @@ impl<H: Handler> Reactor<H> {
                 }
                 Err(error) => {
                     // More datagrams may wait, and no other event reports them.
+                    if entry.failures.is_last(&error) {
+                        entry.state.read_would_block();
+                    }
                     self.engine.datagram_failed(id, &error);
                     continue;
                 }
             };
+            entry.failures.clear();
             // The address of the last sender is kept, because most datagrams have the same sender.
             if !entry.from.is_std(&from) {
                 entry.from = UnixAddr::from_std(&from);
+            }
+            if entry.peer.as_ref().is_some_and(|peer| *peer != entry.from) {
+                self.engine.telemetry.stats.datagrams_filtered += 1;
+                continue;
             }
             let from = std::mem::take(&mut entry.from);
             let datagram = UnixDatagram {

@@ -29,7 +29,7 @@ class Page:
         self.inp, theirs_out = os.pipe()
 
         def descriptors():
-            # Duplicate both first: either one may already be 3 or 4.
+            # One of the pipes may already have number 3 or 4, so both are duplicated first.
             inp = os.dup(theirs_in)
             out = os.dup(theirs_out)
             os.dup2(inp, 3)
@@ -59,6 +59,7 @@ class Page:
         self.profile.cleanup()
 
     def call(self, method, **params):
+        """Calls a method of the DevTools protocol and returns its result."""
         self.number += 1
         message = {"id": self.number, "method": method, "params": params}
         if self.session:
@@ -92,7 +93,7 @@ class Page:
             self.errors.append(json.dumps(params["entry"]))
         return message
 
-    def look(self, width, height=900, dark=False):
+    def set_window(self, width, height=900, dark=False):
         """Sets the window size and the colour scheme, and turns animations off."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
                   deviceScaleFactor=1, mobile=width < 600)
@@ -102,10 +103,12 @@ class Page:
                             {"name": "prefers-reduced-motion", "value": "reduce"}])
 
     def go(self, url):
+        """Opens a URL and waits until the page is loaded."""
         self.call("Page.navigate", url=url)
         self.wait("document.readyState === 'complete'")
 
     def js(self, expression):
+        """Evaluates a JavaScript expression in the page and returns its value."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True,
                            awaitPromise=True)
         if "exceptionDetails" in result:
@@ -117,14 +120,16 @@ class Page:
         end = time.monotonic() + DEADLINE
         while not self.js(condition):
             if time.monotonic() > end:
-                raise TimeoutError(f"not true before the deadline: {condition}")
+                raise TimeoutError(f"the condition is still false at the deadline: {condition}")
             time.sleep(0.02)
 
     def press(self, key):
+        """Presses and releases a key."""
         for kind in ["keyDown", "keyUp"]:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
     def shot(self, path, full=True):
+        """Writes a screenshot to a PNG file: the full page, or only the visible part."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=full)
         with open(path, "wb") as file:
             file.write(base64.b64decode(shot["data"]))

@@ -31,15 +31,16 @@ def run(page, **knobs):
 
 
 def check_served_page(page, url):
-    page.look(1280)
+    page.set_window(1280)
     page.go(url)
     page.wait(DONE)
-    assert page.js("document.querySelectorAll('.result').length") == 2, "TCP and UDP"
+    assert page.js("document.querySelectorAll('.result').length") == 2, "the page does not show two results"
     above = page.js("document.querySelector('[data-transport=tcp]').getBoundingClientRect().top"
                     " < document.querySelector('[data-transport=udp]').getBoundingClientRect().top")
-    assert above, "TCP is above UDP"
+    assert above, "the result of TCP is not above the result of UDP"
 
-    # With a late reader, TCP has ten sends, fewer reads, and ten frames. UDP receives all ten.
+    # The reader is late, so TCP has ten sends, fewer reads, and ten frames. UDP receives all ten
+    # datagrams.
     assert bars(page, "tcp", "send") == 10
     glued = bars(page, "tcp", "read")
     assert 1 <= glued < 10, glued
@@ -58,7 +59,7 @@ def check_served_page(page, url):
     row = page.js("document.querySelector('[data-transport=tcp] .row').getBoundingClientRect().width")
     assert max(widths) - min(widths) < 2 and abs(sum(widths) - row) < 2 * len(widths), (widths, row)
 
-    # The page's link reproduces the run.
+    # The link contains the settings, so it reproduces the run.
     link = page.js("location.href")
     assert "read=35" in link, link
     page.go(link)
@@ -84,7 +85,7 @@ def check_served_page(page, url):
     page.js("document.querySelector('[data-view=time]').click()")
     assert bars(page, "tcp", "read") == cut
 
-    # Lost datagrams are drawn as lost.
+    # Each lost datagram has its own mark.
     run(page, count=40, size=1000, receive_buffer=8192, delay=20, read=262144)
     page.js("document.querySelector('[data-view=bytes]').click()")
     lost = 40 - bars(page, "udp", "received")
@@ -95,7 +96,7 @@ def check_served_page(page, url):
     run(page, count=200, size=1048576)
     notice = page.js("document.getElementById('notice').textContent")
     assert "at most" in notice, notice
-    # The browser logs the status 400 of the rejection.
+    # The server rejects the settings with status 400, and the browser logs this status.
     refused = page.errors[errors:]
     assert all("400" in error for error in refused), refused
     del page.errors[errors:]
@@ -105,7 +106,7 @@ def check_widths(page):
     """Checks at several widths that the page fits its window, and that colours have contrast."""
     for width in [360, 390, 768, 1280, 1720]:
         for dark in [False, True]:
-            page.look(width, dark=dark)
+            page.set_window(width, dark=dark)
             page.wait("document.querySelectorAll('.bar').length > 0")
             over = page.js("document.documentElement.scrollWidth - innerWidth")
             assert over <= 0, f"the page is {over} pixels wider than the window of {width}"

@@ -35,7 +35,7 @@ def echoes_frames_of_every_size(addr):
         for length in (0, 1, 65_536, FRAME_LEN_MAX):
             payload = os.urandom(length)
             stream.sendall(framed(payload))
-            assert read_frame(stream) == payload, f"a frame of {length} bytes"
+            assert read_frame(stream) == payload, f"wrong echo of a frame of {length} bytes"
             print(f"ok: a frame of {length} bytes")
 
 
@@ -59,7 +59,7 @@ def echoes_glued_and_cut_frames(addr):
 def too_long_frame_closes_the_connection(addr):
     with connect(addr) as stream:
         stream.sendall(struct.pack(">I", FRAME_LEN_MAX + 1))
-        assert stream.recv(1) == b"", "the server closes without an answer"
+        assert stream.recv(1) == b"", "the server sent bytes instead of closing"
         print("ok: a frame of 1048577 bytes closes the connection")
 
 
@@ -76,7 +76,7 @@ def half_closed_stream_gets_the_whole_echo(addr):
         writer.start()
         for _ in range(10):
             assert read_frame(stream) == payload
-        assert stream.recv(1) == b"", "the server ends its side too"
+        assert stream.recv(1) == b"", "the server sent more bytes than the echo"
         writer.join()
         print("ok: an echo of 10 MB after SHUT_WR")
 
@@ -87,7 +87,8 @@ def echoes_datagrams_of_every_size(addr):
         for length in (0, 1, 65_507):
             payload = os.urandom(length)
             udp.sendto(payload, addr)
-            assert udp.recvfrom(65_536)[0] == payload, f"a datagram of {length} bytes"
+            echo = udp.recvfrom(65_536)[0]
+            assert echo == payload, f"wrong echo of a datagram of {length} bytes"
             print(f"ok: a datagram of {length} bytes")
 
 

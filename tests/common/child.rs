@@ -22,7 +22,8 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Starts the server and waits until it listens. Writes its log to `log` if that is given.
+    /// Starts the server and waits until it listens. If `log` is a path, the server's log is
+    /// written to that file.
     ///
     /// # Errors
     ///
@@ -45,8 +46,8 @@ impl Echo {
             stdout: BufReader::new(stdout),
             addrs: Vec::new(),
         };
-        let wanted = args.iter().filter(|arg| ["--tcp", "--udp"].contains(arg));
-        for _ in wanted {
+        let socket_args = args.iter().filter(|arg| ["--tcp", "--udp"].contains(arg));
+        for _ in socket_args {
             let mut line = String::new();
             echo.stdout.read_line(&mut line)?;
             let addr = line.split_whitespace().nth(2);
@@ -62,7 +63,7 @@ impl Echo {
         self.child.id()
     }
 
-    /// Number of open descriptors of the server (Linux only, from `/proc`).
+    /// Returns the number of open descriptors of the server (Linux only, from `/proc`).
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .expect("the server runs")
@@ -100,16 +101,68 @@ impl Drop for Echo {
     }
 }
 
+/// A running proxy, killed when this value is dropped.
+pub struct Proxy {
+    child: Child,
+    pub addr: SocketAddr,
+}
+
+impl Proxy {
+    pub fn start(upstream: SocketAddr) -> Self {
+        let mut child = Command::new(example("proxy"))
+            .args(["127.0.0.1:0", &upstream.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the proxy example starts");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let mut line = String::new();
+        let read = BufReader::new(stdout).read_line(&mut line);
+        read.expect("the proxy prints its address");
+        let addr = line
+            .split_whitespace()
+            .nth(2)
+            .expect("the third word is the address");
+        let addr = addr.parse().expect("the address is valid");
+        Self { child, addr }
+    }
+
+    /// Anonymous resident memory in bytes (`RssAnon` in proc_pid_status(5)).
+    pub fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the proxy runs");
+        let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+        1024 * kilobytes
+            .expect("Linux reports RssAnon")
+            .parse::<usize>()
+            .expect("the text is a number")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn echo() -> &'static Path {
     static ECHO: OnceLock<PathBuf> = OnceLock::new();
     ECHO.get_or_init(|| example("echo"))
 }
 
-/// Builds an example with the profile of this test and returns its path. `cargo test` builds it
-/// too, but `cargo test --test NAME` and `cargo test --all-targets` do not.
+/// Builds an example with the profile of this test, and returns the path of its executable.
+///
+/// The build is necessary because `cargo test --test NAME` and `cargo test --all-targets` do not
+/// produce this executable. `cargo test` does.
 pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its executable");
-    let in_target = |nth| test.ancestors().nth(nth).expect("target/PROFILE/deps/NAME");
+    let in_target = |nth| {
+        test.ancestors()
+            .nth(nth)
+            .expect("the test is in target/PROFILE/deps")
+    };
     let profile = match in_target(2).file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(profile) => profile,
@@ -126,7 +179,7 @@ pub fn example(name: &str) -> PathBuf {
             .status();
         assert!(
             built.is_ok_and(|status| status.success()),
-            "the example compiles"
+            "the example {name} does not compile"
         );
     }
     in_target(2).join("examples").join(name)

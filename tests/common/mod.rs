@@ -1,7 +1,7 @@
-//! Helpers for tests: a reactor in a thread or driven turn by turn, and blocking clients.
+//! Helpers for tests: a reactor that runs in a thread or turn by turn, and blocking clients.
 //!
-//! No helper waits by sleeping. Each wait checks a condition and fails at a deadline that only a
-//! broken program reaches.
+//! No helper sleeps to wait for a condition. Each wait checks its condition repeatedly, and fails
+//! at a deadline that only a broken program reaches.
 
 #![allow(
     dead_code,
@@ -19,12 +19,14 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 use unstick::{
     Addr, CloseReason, Closed, Config, ConnId, Context, Datagram, Framing, Handler, Hangup,
-    ListenerId, Origin, Reactor, Refusal, Remote, SendError, Skipped, Stats, TimerId, UdpId,
+    ListenerId, Origin, Reactor, Refusal, Remote, SendError, Signal, Skipped, Stats, TimerId,
+    UdpId,
 };
 #[cfg(unix)]
 use unstick::{UnixDatagram, UnixDatagramId};
 
-/// Time limit of every wait; long enough that only a lost wake-up or a lost byte exceeds it.
+/// Time limit of every wait. The limit is so long that only a lost wake-up or a lost byte exceeds
+/// it.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// All framings that have a short name.
@@ -44,7 +46,7 @@ pub const FRAMINGS: [&str; 13] = [
     "netstring",
 ];
 
-/// A callback that ran, with its arguments.
+/// A callback that the reactor called, with its arguments.
 #[derive(Debug)]
 pub enum Event {
     Open(ConnId, Origin),
@@ -58,6 +60,7 @@ pub enum Event {
     Datagram(UdpId, SocketAddr, Vec<u8>, bool),
     DatagramError(UdpId, std::io::Error),
     Timer(TimerId, u64),
+    Signal(Signal),
     SendRefused(ConnId, Vec<u8>),
     #[cfg(unix)]
     UnixDatagram(UnixDatagramId, Vec<u8>),
@@ -69,7 +72,8 @@ pub type React = Box<dyn FnMut(&mut Context<'_, Probe>, &Event) + Send>;
 /// A handler that records every callback and passes it to a closure.
 pub struct Probe {
     pub events: Vec<Event>,
-    /// Set to true to keep the connection open in `on_half_close`; the default closes it.
+    /// True if `on_half_close` keeps the connection open, false if it closes the connection
+    /// (default).
     pub keep_half_closed: bool,
     react: React,
 }
@@ -83,7 +87,7 @@ impl Probe {
         }
     }
 
-    /// Returns a probe that only records.
+    /// Returns a probe that records every callback and does nothing else.
     pub fn silent() -> Self {
         Self::new(|_, _| {})
     }
@@ -121,10 +125,14 @@ impl Probe {
             .collect()
     }
 
-    /// Returns the only close recorded; fails if there is not exactly one.
+    /// Returns the only recorded close; fails unless `on_close` was called exactly once.
     pub fn only_close(&self) -> &Closed {
         let closes = self.closes();
-        assert_eq!(closes.len(), 1, "expected one close: {closes:?}");
+        assert_eq!(
+            closes.len(),
+            1,
+            "on_close was not called exactly once: {closes:?}"
+        );
         closes[0].1
     }
 
@@ -132,7 +140,7 @@ impl Probe {
         self.events.iter().filter(|event| wanted(event)).count()
     }
 
-    fn see(&mut self, cx: &mut Context<'_, Self>, event: Event) {
+    fn record(&mut self, cx: &mut Context<'_, Self>, event: Event) {
         (self.react)(cx, &event);
         self.events.push(event);
     }
@@ -142,15 +150,21 @@ impl Handler for Probe {
     type Session = ();
 
     fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), origin: Origin) {
-        self.see(cx, Event::Open(conn, origin));
+        self.record(cx, Event::Open(conn, origin));
     }
 
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
-        self.see(cx, Event::Frame(conn, frame.to_vec()));
+        self.record(cx, Event::Frame(conn, frame.to_vec()));
     }
 
-    fn on_skipped(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), told: Skipped) {
-        self.see(cx, Event::Skipped(conn, told));
+    fn on_skipped(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        _: &mut (),
+        skipped: Skipped,
+    ) {
+        self.record(cx, Event::Skipped(conn, skipped));
     }
 
     fn on_refused(
@@ -160,26 +174,26 @@ impl Handler for Probe {
         peer: &Addr,
         refusal: Refusal,
     ) {
-        self.see(cx, Event::Refused(listener, peer.clone(), refusal));
+        self.record(cx, Event::Refused(listener, peer.clone(), refusal));
     }
 
     fn on_drained(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut ()) {
-        self.see(cx, Event::Drained(conn));
+        self.record(cx, Event::Drained(conn));
     }
 
     fn on_half_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut ()) {
-        self.see(cx, Event::HalfClose(conn));
+        self.record(cx, Event::HalfClose(conn));
         if !self.keep_half_closed {
             cx.close(conn);
         }
     }
 
     fn on_hangup(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), hangup: Hangup) {
-        self.see(cx, Event::Hangup(conn, hangup));
+        self.record(cx, Event::Hangup(conn, hangup));
     }
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
-        self.see(cx, Event::Close(conn, closed));
+        self.record(cx, Event::Close(conn, closed));
     }
 
     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {
@@ -189,7 +203,7 @@ impl Handler for Probe {
             truncated,
             ..
         } = datagram;
-        self.see(cx, Event::Datagram(socket, from, data.to_vec(), truncated));
+        self.record(cx, Event::Datagram(socket, from, data.to_vec(), truncated));
     }
 
     fn on_datagram_error(
@@ -198,11 +212,15 @@ impl Handler for Probe {
         socket: UdpId,
         error: std::io::Error,
     ) {
-        self.see(cx, Event::DatagramError(socket, error));
+        self.record(cx, Event::DatagramError(socket, error));
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
-        self.see(cx, Event::Timer(timer, key));
+        self.record(cx, Event::Timer(timer, key));
+    }
+
+    fn on_signal(&mut self, cx: &mut Context<'_, Self>, signal: Signal) {
+        self.record(cx, Event::Signal(signal));
     }
 
     fn on_send_refused(
@@ -212,7 +230,7 @@ impl Handler for Probe {
         payload: Vec<u8>,
         _: SendError,
     ) {
-        self.see(cx, Event::SendRefused(conn, payload));
+        self.record(cx, Event::SendRefused(conn, payload));
     }
 
     #[cfg(unix)]
@@ -222,27 +240,29 @@ impl Handler for Probe {
         socket: UnixDatagramId,
         datagram: UnixDatagram<'_>,
     ) {
-        self.see(cx, Event::UnixDatagram(socket, datagram.data.to_vec()));
+        self.record(cx, Event::UnixDatagram(socket, datagram.data.to_vec()));
     }
 }
 
-/// Takes turns until `done` returns true; fails after [`DEADLINE`].
+/// Runs turns until `done` returns true; fails after [`DEADLINE`].
 pub fn drive<H: Handler>(reactor: &mut Reactor<H>, mut done: impl FnMut(&Reactor<H>) -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !done(reactor) {
         assert!(
             Instant::now() < deadline,
-            "the reactor stalled: {:?}",
+            "`done` was still false at the deadline: {:?}",
             reactor.stats()
         );
-        // The timeout is short, so that `done` may depend on state outside the reactor.
+        // The timeout is short because `done` may depend on state outside the reactor. A change of
+        // such state does not wake the reactor.
         reactor
             .turn(Some(Duration::from_millis(20)))
             .expect("polling succeeds");
     }
 }
 
-/// Takes turns until one finds no event and leaves no work. Only an outside event causes more work.
+/// Runs turns until a turn finds no event and does no I/O. The reactor then has no work until the
+/// next event from outside.
 pub fn settle<H: Handler>(reactor: &mut Reactor<H>) {
     loop {
         let before = reactor.stats();
@@ -258,7 +278,8 @@ pub fn settle<H: Handler>(reactor: &mut Reactor<H>) {
     }
 }
 
-/// Sleeps. Only for tests about time itself, never to wait for a condition.
+/// Sleeps for `time`. Only tests about time itself may call this function, because all other tests
+/// wait for a condition.
 pub fn let_pass(time: Duration) {
     thread::sleep(time);
 }
@@ -279,7 +300,7 @@ pub fn listening<H: Handler>(
     (reactor, addr)
 }
 
-/// Returns a client and its connection in the reactor.
+/// Connects a client, and returns the client and its connection in the reactor.
 pub fn open(reactor: &mut Reactor<Probe>, addr: SocketAddr) -> (TcpStream, ConnId) {
     let count = reactor.stats().accepted + 1;
     let client = client(addr);
@@ -296,7 +317,8 @@ pub fn open(reactor: &mut Reactor<Probe>, addr: SocketAddr) -> (TcpStream, ConnI
     (client, newest.expect("on_open was called"))
 }
 
-/// Like [`open`], but with a small send buffer, so that most of a megabyte stays queued.
+/// Connects a client like [`open`], and makes the send buffer of its connection small. Most of a
+/// megabyte of output then stays in the write queue.
 pub fn open_narrow(reactor: &mut Reactor<Probe>, addr: SocketAddr) -> (TcpStream, ConnId) {
     let (client, conn) = open(reactor, addr);
     reactor
@@ -305,8 +327,9 @@ pub fn open_narrow(reactor: &mut Reactor<Probe>, addr: SocketAddr) -> (TcpStream
     (client, conn)
 }
 
-/// Sends to a connection that has no unread input, and waits until the kernel holds all the bytes.
-/// The reactor takes no turn in the meantime, so its next turn finds exactly these bytes.
+/// Sends bytes to a connection without unread input, and waits until all of them have arrived in
+/// the kernel's receive buffer. No turn runs during the wait, so the next turn finds exactly these
+/// bytes.
 pub fn deposit(reactor: &mut Reactor<Probe>, client: &mut TcpStream, conn: ConnId, bytes: &[u8]) {
     client.write_all(bytes).expect("the write succeeds");
     let deadline = Instant::now() + DEADLINE;
@@ -325,7 +348,7 @@ pub fn deposit(reactor: &mut Reactor<Probe>, client: &mut TcpStream, conn: ConnI
     }
 }
 
-/// Takes 20 turns without waiting.
+/// Runs 20 turns that do not wait for events.
 pub fn idle(reactor: &mut Reactor<Probe>) {
     for _ in 0..20 {
         reactor
@@ -334,7 +357,8 @@ pub fn idle(reactor: &mut Reactor<Probe>) {
     }
 }
 
-/// Reads `len` bytes in pieces of at most 10,000, and takes a turn after each.
+/// Reads `len` bytes from a client, at most 10,000 bytes at a time, and runs a turn after each
+/// read.
 pub fn read_slowly(reactor: &mut Reactor<Probe>, client: &mut TcpStream, len: usize) -> Vec<u8> {
     let deadline = Instant::now() + DEADLINE;
     let mut bytes = vec![0; len];
@@ -417,7 +441,7 @@ pub fn client(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Closes a client with a reset.
+/// Closes a client's connection with a reset instead of a FIN.
 pub fn reset(stream: TcpStream) {
     let options = socket2::SockRef::from(&stream);
     options
@@ -425,8 +449,8 @@ pub fn reset(stream: TcpStream) {
         .expect("SO_LINGER can be set");
 }
 
-/// Returns an address that refuses connects. The socket is bound, so that no other program takes
-/// the port, but does not listen.
+/// Returns a bound socket that does not listen, and its address. The kernel refuses connects to the
+/// address, and no other program can take its port while the socket is open.
 pub fn refusing() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("the socket can be created");
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -438,8 +462,9 @@ pub fn refusing() -> (Socket, SocketAddr) {
     )
 }
 
-/// Returns an address that never answers a connect. Its listener accepts nothing and its backlog is
-/// full, so the kernel drops every SYN.
+/// Returns an address to which a connect neither succeeds nor fails, and the sockets that block the
+/// address while they are open. The listener at the address accepts nothing and its backlog is
+/// full, so the kernel drops every further SYN.
 pub fn silent() -> (Vec<Socket>, SocketAddr) {
     let (listener, addr) = refusing();
     listener.listen(0).expect("the socket is bound");
@@ -474,7 +499,7 @@ pub fn rerun(test: &str) -> Command {
     command
 }
 
-/// Encodes a payload without the crate's code, as an independent peer would.
+/// Encodes a payload without the crate's code, as an independent peer does.
 pub fn frame(framing: &str, payload: &[u8]) -> Vec<u8> {
     let len = payload.len() as u64;
     let mut bytes = match framing {
@@ -514,7 +539,7 @@ fn varint(mut value: u64) -> Vec<u8> {
     }
 }
 
-/// Reads one frame with a length prefix of four bytes.
+/// Reads one frame with a length prefix of four bytes, and returns its payload.
 pub fn read_u32_frame(stream: &mut TcpStream) -> Vec<u8> {
     let mut header = [0; 4];
     stream
@@ -527,7 +552,7 @@ pub fn read_u32_frame(stream: &mut TcpStream) -> Vec<u8> {
     payload
 }
 
-/// Sends a frame with a length prefix of four bytes, and reads one back.
+/// Sends a frame with a length prefix of four bytes, and returns the payload of the reply frame.
 pub fn round_trip(stream: &mut TcpStream, payload: &[u8]) -> Vec<u8> {
     stream
         .write_all(&frame("u32", payload))
@@ -535,7 +560,7 @@ pub fn round_trip(stream: &mut TcpStream, payload: &[u8]) -> Vec<u8> {
     read_u32_frame(stream)
 }
 
-/// Returns true if the close reason is a socket error of this kind.
+/// Returns true if the close reason is a socket error of kind `kind`.
 pub fn is_io(reason: &CloseReason, kind: ErrorKind) -> bool {
     matches!(reason, CloseReason::Io(error) if error.kind() == kind)
 }
@@ -554,7 +579,8 @@ impl Random {
 
     /// Returns a number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).expect("the number is below a usize")
+        usize::try_from(self.next() % bound as u64)
+            .expect("the number is below `bound`, which is a usize")
     }
 
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {

@@ -1,5 +1,6 @@
-//! Simple reference decoders: each reads the whole rest of a stream byte by byte and keeps no
-//! state. The tests compare the crate's results with theirs.
+//! Simple reference decoders. Each call decodes the first frame of the remaining stream, and no
+//! state is kept between calls. Tests compare the results of the crate with those of these
+//! decoders.
 
 #![allow(
     dead_code,
@@ -9,8 +10,9 @@
 
 use unstick::{Codec, FrameError, Framing, LengthField, Out, Step};
 
-/// Bytes before and after the length field of a header, cut to the length needed.
+/// Bytes before the length field of a header; a header uses the first `leading` of them.
 const LEADING: &[u8] = b"magic";
+/// Bytes after the length field of a header; a header uses the first `following` of them.
 const FOLLOWING: &[u8] = b"flags";
 
 /// A framing and its settings.
@@ -29,9 +31,9 @@ pub enum Format {
         is_lax: bool,
     },
     Netstring,
-    /// Header of this many bytes, and a body; see [`body_len`].
+    /// Header of the given length, and a body whose length [`body_len`] computes.
     HeaderBody(usize),
-    /// Custom codec; see [`Tagged`].
+    /// The custom codec [`Tagged`].
     Tagged,
 }
 
@@ -43,14 +45,17 @@ pub struct Field {
     pub following: usize,
     pub is_little: bool,
     pub adjustment: i64,
-    /// Number of bytes at the front that are not delivered; the default is the header's length.
+    /// Number of bytes at the start of a frame that are not delivered. A [`LengthField`] strips the
+    /// whole header by default.
     pub strip: usize,
 }
 
-/// Maximum payload length, and whether longer frames are skipped.
+/// Limit of the payload length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
+    /// Maximum payload length, in bytes.
     pub len: usize,
+    /// True if longer frames are skipped; false if they are errors.
     pub skips: bool,
 }
 
@@ -58,41 +63,44 @@ pub struct Limit {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Decoded {
     pub frames: Vec<Vec<u8>>,
-    /// Skipped frames: the number of frames before each, and its length.
+    /// Skipped frames, each as the number of delivered frames before it and its payload length.
     pub skipped: Vec<(usize, u64)>,
-    /// Number of bytes consumed, up to the end of the last frame or skip.
+    /// Number of bytes consumed: delivered frames, skipped bytes, and the dropped bytes of a
+    /// partial frame over the limit.
     pub taken: usize,
-    /// Fault that follows the consumed bytes.
+    /// Error of the frame after the consumed bytes; `None` if there is no error.
     pub fault: Option<Fault>,
 }
 
+/// Kind of a decode error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     TooLong,
     Malformed,
 }
 
-/// First item of a stream.
+/// Result of decoding the start of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
     Frame {
         payload: Vec<u8>,
         len: usize,
     },
+    /// Number of bytes to skip that belong to no frame.
     Skip(usize),
-    /// A skipped frame that exceeds the limit. `len` counts its header and trailer too.
+    /// A skipped frame that exceeds the limit. `len` is its whole length, with header and trailer.
     TooLong {
         payload: u64,
         len: usize,
     },
-    /// A partial frame, or no bytes at all. The number of bytes is dropped already, because the
-    /// frame exceeds the limit.
+    /// A partial frame, or no bytes at all. The value is the number of its bytes that are dropped
+    /// because the frame exceeds the limit.
     Cut(usize),
     Bad(Fault),
 }
 
 impl Fault {
-    /// Kind of an error. Panics for an error that no stream can cause.
+    /// Returns the kind of an error. Panics for an error that no stream can cause.
     pub fn of(error: &FrameError) -> Self {
         match error {
             FrameError::TooLong { .. } => Self::TooLong,
@@ -131,14 +139,14 @@ impl Format {
         }
     }
 
-    /// Decodes a whole stream that has ended.
+    /// Decodes all items of a stream that has ended.
     pub fn decode(&self, limit: Limit, stream: &[u8]) -> Decoded {
         let mut decoded = Decoded::default();
         while decoded.take(self.first(limit, &stream[decoded.taken..]), stream.len()) {}
         decoded
     }
 
-    /// Returns the first item of a stream that has ended.
+    /// Decodes the first item of `rest`, the remaining bytes of a stream that has ended.
     pub fn first(&self, limit: Limit, rest: &[u8]) -> Found {
         if rest.is_empty() {
             return Found::Cut(0);
@@ -167,8 +175,8 @@ impl Format {
         }
     }
 
-    /// Returns true if the payload can be encoded so that it comes back unchanged, whatever follows
-    /// it.
+    /// Returns true if the encoded payload is decoded unchanged, whatever bytes follow it in the
+    /// stream.
     pub fn can_carry(&self, limit: Limit, payload: &[u8]) -> bool {
         let is_short = payload.len() <= limit.len;
         match self {
@@ -183,9 +191,9 @@ impl Format {
             Self::Field(field) => is_short && field.can_carry(payload),
             Self::Varint { .. } | Self::Netstring => is_short,
             Self::HeaderBody(header_len) => {
-                let told = payload.get(..*header_len).map(body_len);
+                let claimed = payload.get(..*header_len).map(body_len);
                 let body_len = payload.len().saturating_sub(*header_len) as u64;
-                is_short && matches!(told, Some(Ok(len)) if len == body_len)
+                is_short && matches!(claimed, Some(Ok(len)) if len == body_len)
             }
             Self::Tagged => payload.len() < 256,
         }
@@ -194,7 +202,7 @@ impl Format {
     /// Encodes a payload for which `can_carry` returns true.
     pub fn encode(&self, payload: &[u8]) -> Vec<u8> {
         let len = payload.len();
-        let front = match self {
+        let header = match self {
             Self::Length { width, is_little } => digits(len as i128, *width, *is_little),
             Self::Field(field) => return field.encode(payload),
             Self::Varint { .. } => {
@@ -207,16 +215,16 @@ impl Format {
             Self::Tagged => vec![b'f', len.to_le_bytes()[0]],
             _ => Vec::new(),
         };
-        let behind = match self {
+        let trailer = match self {
             Self::Line => b"\n",
             Self::Delimiters(all) => ending(all),
             Self::Netstring => b",",
             _ => &[][..],
         };
-        [&front, payload, behind].concat()
+        [&header, payload, trailer].concat()
     }
 
-    /// Returns the frame that is delivered for an accepted payload.
+    /// Returns the frame that a receiver decodes if this payload is sent.
     pub fn delivered(&self, payload: &[u8]) -> Vec<u8> {
         match self {
             Self::Field(field) => field.encode(payload)[field.strip..].to_vec(),
@@ -225,17 +233,20 @@ impl Format {
     }
 }
 
-/// Returns the first delimiter that is not the start of a longer one.
+/// Returns the first delimiter that is not the start of a longer delimiter.
 fn ending(all: &[Vec<u8>]) -> &[u8] {
     let ends = |one: &&Vec<u8>| {
         let mut others = all.iter();
         !others.any(|other| other.len() > one.len() && other.starts_with(one))
     };
-    all.iter().find(ends).expect("the longest delimiter is one")
+    all.iter()
+        .find(ends)
+        .expect("the longest delimiter is not the start of another")
 }
 
 impl Decoded {
-    /// Records an item. Returns true if decoding of the stream, `stream_len` bytes long, continues.
+    /// Records an item of a stream of `stream_len` bytes. Returns true if decoding continues after
+    /// the item.
     pub fn take(&mut self, found: Found, stream_len: usize) -> bool {
         let (len, goes_on) = match found {
             Found::Frame { payload, len } => {
@@ -298,8 +309,8 @@ impl Field {
                 let len = end - self.strip as u64;
                 counted(rest, self.strip, u128::from(len), 0, limit)
             }
-            // A frame that ends beyond 64 bits is reported with the largest length; it exceeds
-            // every limit.
+            // The end of the frame does not fit 64 bits, so the frame exceeds every limit. It is
+            // reported with the largest length.
             Err(_) => limit.exceeded(u128::MAX, u128::MAX),
         }
     }
@@ -309,22 +320,22 @@ impl Field {
         frame_len >= self.header_len() && fits(self.value(frame_len), self.width)
     }
 
-    /// Value of the length field in a frame of `frame_len` bytes.
+    /// Returns the value of the length field in a frame of `frame_len` bytes.
     fn value(&self, frame_len: usize) -> i128 {
         frame_len as i128 - self.field_end() as i128 - i128::from(self.adjustment)
     }
 
-    /// Builds the frame: stripped header bytes come from the settings, the others from the payload,
-    /// and the length is filled in.
+    /// Encodes a payload. Bytes that the receiver strips come from the settings, and all later
+    /// bytes come from the payload. The length field is set last.
     fn encode(&self, payload: &[u8]) -> Vec<u8> {
-        let mut front = [
+        let mut stripped = [
             &LEADING[..self.leading],
             &vec![0; usize::from(self.width)],
             &FOLLOWING[..self.following],
         ]
         .concat();
-        front.resize(self.strip, 0);
-        let mut frame = [&front, payload].concat();
+        stripped.resize(self.strip, 0);
+        let mut frame = [&stripped, payload].concat();
         let value = self.value(frame.len());
         let digits = digits(value, self.width, self.is_little);
         frame[self.leading..self.field_end()].copy_from_slice(&digits);
@@ -354,8 +365,8 @@ fn fits(value: i128, width: u8) -> bool {
     (0..1 << (8 * width)).contains(&value)
 }
 
-/// Returns the body length for a [`Format::HeaderBody`]: the header's last byte times the unit in
-/// its first byte. A header that starts with `?` is invalid.
+/// Returns the body length of a [`Format::HeaderBody`]: the header's last byte times its first byte
+/// modulo 4. A first byte `?` is an error, and a first byte 0xFF means [`u64::MAX`].
 pub fn body_len(header: &[u8]) -> Result<u64, FrameError> {
     let count = u64::from(*header.last().expect("the header has at least one byte"));
     match header[0] {
@@ -365,10 +376,11 @@ pub fn body_len(header: &[u8]) -> Result<u64, FrameError> {
     }
 }
 
-/// Returns a frame with the length `len` claimed by its header, after checking it.
+/// Decodes a frame whose header claims a payload of `len` bytes, and checks `len` against the
+/// limit.
 fn counted(rest: &[u8], header: usize, len: u128, trailer: usize, limit: Limit) -> Found {
     match usize::try_from(len) {
-        // A length that overflows usize exceeds every limit.
+        // A length that does not fit usize exceeds every limit.
         Ok(len) if len <= limit.len && len.checked_add(header + trailer).is_some() => {
             frame(rest, header, len, trailer)
         }
@@ -377,7 +389,8 @@ fn counted(rest: &[u8], header: usize, len: u128, trailer: usize, limit: Limit) 
 }
 
 impl Limit {
-    /// Item for a frame over the limit, with `payload` bytes of payload and `len` bytes in all.
+    /// Returns the result for a frame over the limit: `payload` is the length of its payload, and
+    /// `len` is its whole length.
     fn exceeded(self, payload: u128, len: u128) -> Found {
         if !self.skips {
             return Found::Bad(Fault::TooLong);
@@ -388,8 +401,8 @@ impl Limit {
         }
     }
 
-    /// Item for a complete frame of `len` bytes in all.
-    fn hold(self, payload: &[u8], len: usize) -> Found {
+    /// Returns the result for a complete frame of `len` bytes, header and trailer included.
+    fn complete(self, payload: &[u8], len: usize) -> Found {
         if payload.len() > self.len {
             return self.exceeded(payload.len() as u128, len as u128);
         }
@@ -399,9 +412,10 @@ impl Limit {
         }
     }
 
-    /// Item for a partial frame of which at least `content` bytes are payload. If they exceed the
-    /// limit, all but one are dropped; the last one shows that the frame is incomplete.
-    fn hold_cut(self, rest: &[u8], content: usize) -> Found {
+    /// Returns the result for a partial frame with at least `content` bytes of payload. If these
+    /// bytes exceed the limit, and longer frames are skipped, the bytes are dropped. At least one
+    /// byte of the frame stays, because it shows that the frame is incomplete.
+    fn partial(self, rest: &[u8], content: usize) -> Found {
         match content <= self.len {
             true => Found::Cut(0),
             false if self.skips => Found::Cut(content.min(rest.len() - 1)),
@@ -426,13 +440,14 @@ fn line(rest: &[u8], limit: Limit) -> Found {
     let line = &rest[..end.unwrap_or(rest.len())];
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     match end {
-        Some(end) => limit.hold(line, end + 1),
-        None => limit.hold_cut(rest, line.len()),
+        Some(end) => limit.complete(line, end + 1),
+        None => limit.partial(rest, line.len()),
     }
 }
 
-/// The first delimiter ends the frame; if several start at one offset, the longest does. Bytes that
-/// cannot belong to a delimiter may exceed the limit before a delimiter arrives.
+/// Decodes a frame that ends at the first delimiter; if several delimiters start at that offset,
+/// the longest of them ends the frame. The bytes before the first possible start of a delimiter are
+/// certainly payload, so they can exceed the limit before a delimiter arrives.
 fn delimited(rest: &[u8], all: &[Vec<u8>], limit: Limit) -> Found {
     let longest = |start: &usize| {
         let here = all.iter().filter(|one| rest[*start..].starts_with(one));
@@ -442,12 +457,12 @@ fn delimited(rest: &[u8], all: &[Vec<u8>], limit: Limit) -> Found {
     let content = starts.clone().find(|start| may_begin(all, &rest[*start..]));
     let end = starts.find_map(|start| longest(&start).map(|len| (start, len)));
     match end {
-        Some((start, len)) => limit.hold(&rest[..start], start + len),
-        None => limit.hold_cut(rest, content.unwrap_or(rest.len())),
+        Some((start, len)) => limit.complete(&rest[..start], start + len),
+        None => limit.partial(rest, content.unwrap_or(rest.len())),
     }
 }
 
-/// Returns true if the bytes start with a delimiter or with the start of one.
+/// Returns true if the bytes start with a delimiter, or if a delimiter starts with the bytes.
 fn may_begin(all: &[Vec<u8>], bytes: &[u8]) -> bool {
     all.iter()
         .any(|one| bytes.starts_with(one) || one.starts_with(bytes))
@@ -511,8 +526,9 @@ fn tagged(rest: &[u8]) -> Found {
     }
 }
 
-/// A custom codec: `f`, a length byte and a payload are a frame. `.` is skipped. `s` and a length
-/// of two bytes skip that many further bytes, which may extend far beyond the buffer.
+/// A custom codec with three tags. `f`, a length byte and a payload are a frame. `.` is skipped.
+/// `s` and a two-byte length are skipped with that number of further bytes, which may extend far
+/// beyond the buffer.
 #[derive(Debug)]
 pub struct Tagged;
 

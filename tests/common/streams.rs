@@ -1,4 +1,4 @@
-//! Random payloads, random streams, and random splits of them.
+//! Random payloads, random streams, and random splits of streams.
 
 #![allow(
     dead_code,
@@ -10,7 +10,7 @@ use unstick::{Decoded, Deframer, Framer, Framing};
 
 use super::common::Random;
 
-/// Returns a random length: 0, 1, below 20, near a power of two, or up to 9,000.
+/// Returns a random length: 0, 1, below 20, near a power of two, or below 9,000.
 pub fn payload_len(random: &mut Random) -> usize {
     match random.below(6) {
         0 => 0,
@@ -21,14 +21,16 @@ pub fn payload_len(random: &mut Random) -> usize {
     }
 }
 
-/// Returns bytes that count upwards from a random one.
+/// Returns `len` bytes: the first byte is random, and each later byte is the previous one plus 1,
+/// modulo 256.
 pub fn counting(len: usize, random: &mut Random) -> Vec<u8> {
     let first = random.bytes(1)[0];
     let bytes = (first..=u8::MAX).chain(0..=u8::MAX).cycle();
     bytes.take(len).collect()
 }
 
-/// Returns bytes that are `z`, except one in `rarity` on average, which is from the alphabet.
+/// Returns `len` bytes. On average, one of `rarity` bytes is from the alphabet; all other bytes are
+/// `z`.
 pub fn text(alphabet: &[u8], rarity: usize, len: usize, random: &mut Random) -> Vec<u8> {
     let mut bytes = vec![b'z'; len];
     let mut at = random.below(rarity);
@@ -39,7 +41,7 @@ pub fn text(alphabet: &[u8], rarity: usize, len: usize, random: &mut Random) -> 
     bytes
 }
 
-/// Returns a long payload with few bytes of the alphabet, or a short one with many.
+/// Returns a long payload with few bytes of the alphabet, or a short payload with many of them.
 pub fn payload(alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     let (rarity, len) = match random.below(3) {
         0 => (1, random.below(6)),
@@ -49,8 +51,8 @@ pub fn payload(alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     text(alphabet, rarity, len, random)
 }
 
-/// Returns bytes that no framing encoded: bytes with a meaning in the framing, or `z` bytes with
-/// some of them in between.
+/// Returns a stream that no framing encoded: `z` bytes mixed with bytes of the alphabet, and
+/// at times with random bytes. The alphabet contains the bytes that have a meaning in the framing.
 pub fn garbage(alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = Vec::new();
     if random.below(2) == 0 {
@@ -69,7 +71,7 @@ pub fn garbage(alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Changes, drops or doubles a few bytes, and truncates the end.
+/// Changes, removes or duplicates a few bytes of a stream, and removes up to 9 bytes at its end.
 pub fn mutate(stream: &mut Vec<u8>, alphabet: &[u8], random: &mut Random) {
     for _ in 0..1 + random.below(4) {
         if stream.is_empty() {
@@ -88,10 +90,10 @@ pub fn mutate(stream: &mut Vec<u8>, alphabet: &[u8], random: &mut Random) {
     stream.truncate(stream.len() - random.below(10.min(stream.len() + 1)));
 }
 
-/// Splits a stream into pieces: single bytes, short ones, typical reads, or the whole stream.
+/// Splits a stream into pieces of random lengths: from a few bytes to the whole stream.
 pub fn pieces<'a>(stream: &'a [u8], random: &mut Random) -> Vec<&'a [u8]> {
     let len_max = match random.below(8) {
-        // Splitting a long stream into single bytes takes long and shows little.
+        // A long stream is not split into pieces of a few bytes: that takes long and finds little.
         0..3 if stream.len() < 10_000 => 1 + random.below(3),
         0..3 => 16,
         3 => 100,
@@ -119,16 +121,17 @@ pub fn pieces<'a>(stream: &'a [u8], random: &mut Random) -> Vec<&'a [u8]> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     pub frames: Vec<Vec<u8>>,
-    /// Skipped frames: the number of frames before each, and its length.
+    /// Skipped frames, each as the number of delivered frames before it and its payload length.
     pub skipped: Vec<(usize, u64)>,
-    /// Offset of each frame, and the offset after the last one.
+    /// Offset of each frame, followed by the offset after the last frame.
     pub starts: Vec<usize>,
-    /// Bytes left at the end; `None` after an error.
+    /// Undecoded bytes at the end of the stream; `None` after a decode error.
     pub rest: Option<Vec<u8>>,
 }
 
-/// Passes the pieces to a [`Deframer`] in turn through both of its inputs. Fails if the deframer is
-/// called far more often than there are bytes.
+/// Decodes a stream in pieces with a [`Deframer`]. Every second piece is written to the deframer's
+/// spare capacity, and the other pieces are passed to `extend`. Fails after more than about two
+/// decode calls per byte, because decoding then makes no progress.
 pub fn deframe(framing: &Framing, pieces: &[&[u8]]) -> Seen {
     let mut deframer = Deframer::new(framing.clone());
     let mut seen = Seen::default();
@@ -151,7 +154,7 @@ pub fn deframe(framing: &Framing, pieces: &[&[u8]]) -> Seen {
                 Ok(Some(Decoded::Skipped(skipped))) => {
                     seen.skipped.push((seen.frames.len(), skipped.len));
                 }
-                Ok(Some(other)) => panic!("the test does not know {other:?}"),
+                Ok(Some(other)) => panic!("unexpected result {other:?}"),
                 Ok(None) => return true,
                 Err(_) => return false,
             }
@@ -180,7 +183,7 @@ pub fn deframe(framing: &Framing, pieces: &[&[u8]]) -> Seen {
     seen
 }
 
-/// Encodes one payload; returns `None` if the framing refuses it.
+/// Encodes one payload; returns `None` if the framing rejects the payload.
 pub fn frame(framing: &Framing, payload: &[u8]) -> Option<Vec<u8>> {
     let mut framer = Framer::new(framing.clone());
     framer.frame(payload).ok().map(<[u8]>::to_vec)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests echo servers with length prefixes from Python's struct, glued and cut.
+"""Tests echo servers with length prefixes from Python's struct, in glued and cut frames.
 
 usage: struct_peer.py NAME=HOST:PORT...        (NAME is the framing of the echo server)
 """

@@ -1,4 +1,4 @@
-//! Every operation in every callback, on every kind of socket: a table of all combinations, and
+//! Tests of every operation in every callback, on every kind of socket: all combinations, and
 //! random sequences of operations.
 //!
 //! No callback can run inside another one, because the running callback borrows the handler. These
@@ -116,7 +116,7 @@ impl Stage {
             clients,
             ..
         } = self;
-        let [conn, _] = cast.conns.here;
+        let [conn, _] = cast.conns.open;
         match at {
             Callback::OpenAccepted | Callback::Refused => {
                 clients.push((conn, client(self.listening)));
@@ -133,8 +133,8 @@ impl Stage {
                 let frames = [frame("u32", &[0; 30_000]), frame("u32", b"n\0")];
                 write_to_all(clients, &frames.concat());
             }
-            Callback::DrainedServed => write_to_all(clients, &frame("u32", b"d")),
-            Callback::DrainedFlushed => reactor.with(|matrix, cx| {
+            Callback::DrainedInDispatch => write_to_all(clients, &frame("u32", b"d")),
+            Callback::DrainedInFlush => reactor.with(|matrix, cx| {
                 matrix.apply(cx, Op::Send(matrix::Of::Own), Own::default());
             }),
             Callback::HalfClose => clients.iter().for_each(|(_, client)| send_fin(client)),
@@ -148,8 +148,8 @@ impl Stage {
             }
             Callback::Datagram => self.send_datagrams(),
             Callback::DatagramError => {
-                let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
-                let sent = reactor.with(|_, cx| cx.send_to(cast.udps.here[0], nobody, b""));
+                let port_zero = SocketAddr::from(([127, 0, 0, 1], 0));
+                let sent = reactor.with(|_, cx| cx.send_to(cast.udps.open[0], port_zero, b""));
                 sent.expect("the datagram queue has space");
             }
             Callback::UnixDatagram => {
@@ -185,7 +185,7 @@ impl Stage {
     }
 
     /// Pauses `conn`, the connection of the first client. Then every client sends a frame, and the
-    /// first client a FIN.
+    /// first client also sends a FIN.
     fn hang_up(&mut self, conn: ConnId) {
         self.reactor
             .with(|_, cx| cx.pause(conn))
@@ -199,16 +199,16 @@ impl Stage {
     fn send_datagrams(&self) {
         let to = self
             .reactor
-            .local_inet_addr(self.cast.udps.here[0])
+            .local_inet_addr(self.cast.udps.open[0])
             .expect("the socket is bound");
         for payload in [b"1", b"2", b"3"] {
             self.udp.send_to(payload, to).expect("the datagram is sent");
         }
     }
 
-    /// Sends on the first Unix socket until it would block, then reads all at its peer.
+    /// Sends on the first Unix socket until a send fails. Then receives all datagrams at its peer.
     fn fill_and_empty_unix_queue(&mut self) {
-        let unix = self.cast.unixes.here[0];
+        let unix = self.cast.unixes.open[0];
         while self
             .reactor
             .with(|_, cx| cx.send_unix_datagram(unix, None, b"1"))
@@ -285,7 +285,7 @@ impl Stage {
         }
         self.end_all();
         if !self.reactor.handler().is_shutting_down {
-            self.serve_later();
+            self.echo_to_new_client();
             self.end_all();
         }
         self.close_all();
@@ -315,7 +315,8 @@ impl Stage {
         assert_eq!(self.reactor.stats().closed, lives.len() as u64);
     }
 
-    fn serve_later(&mut self) {
+    /// Checks that a new client is accepted and gets its echo.
+    fn echo_to_new_client(&mut self) {
         let mut client = client(self.later);
         let before = self.reactor.stats().frames_out;
         client
@@ -339,10 +340,10 @@ impl Stage {
         reactor.with(|matrix, cx| {
             let sockets = std::mem::take(&mut matrix.sockets);
             let [udps, listeners] = [
-                cast.udps.here.map(SocketId::from),
-                cast.listeners.here.map(SocketId::from),
+                cast.udps.open.map(SocketId::from),
+                cast.listeners.open.map(SocketId::from),
             ];
-            let unixes = cast.unixes.here.map(SocketId::from);
+            let unixes = cast.unixes.open.map(SocketId::from);
             for socket in sockets
                 .into_iter()
                 .chain(udps)
@@ -351,7 +352,7 @@ impl Stage {
             {
                 matrix.close(cx, socket);
             }
-            for timer in matrix.timers.iter().chain(&cast.timers.here) {
+            for timer in matrix.timers.iter().chain(&cast.timers.open) {
                 cx.cancel_timer(*timer);
             }
         });
@@ -359,6 +360,7 @@ impl Stage {
         assert_eq!(reactor.stats().held_bytes, 0);
         if reactor.handler().is_shutting_down {
             assert!(reactor.is_shut_down());
+            // The shutdown also closed the listener that was open before the count.
             assert_eq!(descriptor_count(), descriptors - 1);
         } else {
             assert_eq!(descriptor_count(), descriptors);
@@ -413,7 +415,7 @@ fn received(mut client: &TcpStream) -> Vec<u8> {
         .set_nonblocking(true)
         .expect("non-blocking mode can be set");
     let mut received = Vec::new();
-    // Every outcome is fine: the end of the stream, a reset, or no more bytes.
+    // Ignore the result: the stream may end, may be reset, or may have no more bytes.
     let _ = client.read_to_end(&mut received);
     received
 }

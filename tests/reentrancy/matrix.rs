@@ -1,5 +1,5 @@
-//! Operations, callbacks, and the handler that runs the operations in the callbacks and checks
-//! them.
+//! Operations and callbacks, and the handler that runs the operations in the callbacks and checks
+//! their results.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -19,9 +19,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Selects the socket or timer of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Of {
-    /// The one that the callback is about, or the first if the callback is about another kind.
+    /// Socket or timer of the callback; the first of its kind if the callback has none.
     Own,
+    /// Another open socket or timer than `Own`.
     Other,
+    /// A closed socket or a cancelled timer.
     Gone,
 }
 
@@ -52,9 +54,9 @@ pub(crate) enum Op {
     Pause(Kind, Of),
     Resume(Kind, Of),
     Close(Kind, Of),
-    Observe(Kind, Of),
-    Unobserve(Kind, Of),
-    Look(Kind, Of),
+    Record(Kind, Of),
+    StopRecording(Kind, Of),
+    Inspect(Kind, Of),
     Abort(Of),
     SendTo(Of),
     SendDatagram(Of),
@@ -75,8 +77,8 @@ pub(crate) enum Op {
     AdoptUnix,
     SetTimer,
     SetInterval,
-    ObserveAll,
-    UnobserveAll,
+    RecordAll,
+    StopRecordingAll,
     TakeRecording,
     Stop,
     Shutdown(Duration),
@@ -98,8 +100,8 @@ pub(crate) fn all_ops() -> Vec<Op> {
         Op::AdoptUnix,
         Op::SetTimer,
         Op::SetInterval,
-        Op::ObserveAll,
-        Op::UnobserveAll,
+        Op::RecordAll,
+        Op::StopRecordingAll,
         Op::TakeRecording,
         Op::Stop,
         Op::Shutdown(HOUR),
@@ -114,8 +116,8 @@ pub(crate) fn all_ops() -> Vec<Op> {
         ops.extend([Op::SendUnix(of), Op::ResetTimer(of), Op::CancelTimer(of)]);
         for kind in KINDS {
             ops.extend([Op::Pause(kind, of), Op::Resume(kind, of)]);
-            ops.extend([Op::Close(kind, of), Op::Look(kind, of)]);
-            ops.extend([Op::Observe(kind, of), Op::Unobserve(kind, of)]);
+            ops.extend([Op::Close(kind, of), Op::Inspect(kind, of)]);
+            ops.extend([Op::Record(kind, of), Op::StopRecording(kind, of)]);
         }
     }
     ops
@@ -128,10 +130,10 @@ pub(crate) enum Callback {
     OpenAdopted,
     Frame,
     Skipped,
-    /// `on_drained` for a queue written by its connection's dispatch.
-    DrainedServed,
-    /// `on_drained` for a queue flushed at the end of the turn.
-    DrainedFlushed,
+    /// `on_drained` for a queue that the dispatch of its connection wrote.
+    DrainedInDispatch,
+    /// `on_drained` for a queue that was flushed at the end of the turn.
+    DrainedInFlush,
     HalfClose,
     Hangup,
     Close,
@@ -154,8 +156,8 @@ pub(crate) const CALLBACKS: [Callback; 20] = [
     Callback::OpenAdopted,
     Callback::Frame,
     Callback::Skipped,
-    Callback::DrainedServed,
-    Callback::DrainedFlushed,
+    Callback::DrainedInDispatch,
+    Callback::DrainedInFlush,
     Callback::HalfClose,
     Callback::Hangup,
     Callback::Close,
@@ -171,27 +173,27 @@ pub(crate) const CALLBACKS: [Callback; 20] = [
     Callback::Outside,
 ];
 
-/// Two open ids and a closed one.
+/// Ids of two open sockets and of a closed socket, or of timers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Three<T> {
-    pub(crate) here: [T; 2],
+    pub(crate) open: [T; 2],
     pub(crate) gone: T,
 }
 
 impl<T: Copy + PartialEq> Three<T> {
     pub(crate) fn new([first, second, gone]: [T; 3]) -> Self {
         Self {
-            here: [first, second],
+            open: [first, second],
             gone,
         }
     }
 
     fn pick(&self, of: Of, own: Option<T>) -> T {
-        let own = own.unwrap_or(self.here[0]);
+        let own = own.unwrap_or(self.open[0]);
         match of {
             Of::Own => own,
             Of::Other => *self
-                .here
+                .open
                 .iter()
                 .find(|one| **one != own)
                 .expect("one of two ids differs"),
@@ -210,7 +212,7 @@ pub(crate) struct Cast {
     pub(crate) timers: Three<TimerId>,
 }
 
-/// Sockets and timers that a callback is about.
+/// Socket or timer for which a callback is called.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Own {
     conn: Option<ConnId>,
@@ -220,7 +222,7 @@ pub(crate) struct Own {
     timer: Option<TimerId>,
 }
 
-/// Resolves the operand of an operation to an id.
+/// The ids to which the operands of an operation refer.
 #[derive(Clone, Copy)]
 struct Targets {
     cast: Cast,
@@ -257,12 +259,12 @@ impl Targets {
 /// Payload of a deliberate panic, which prints no message.
 pub(crate) struct Chosen;
 
-/// State of a connection, as the test expects it.
+/// Expected state of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Life {
     pub(crate) is_open: bool,
     pub(crate) closes: u32,
-    /// Closed or aborted by the handler: no more input is delivered.
+    /// True if the handler closed or aborted the connection: no more input may be delivered.
     pub(crate) is_ended: bool,
     pub(crate) is_paused: bool,
     pub(crate) is_raw: bool,
@@ -279,9 +281,11 @@ pub(crate) struct Matrix {
     /// Callback in which the operations run.
     pub(crate) at: Option<Callback>,
     pub(crate) ops: Vec<Op>,
+    /// Number of remaining calls of the callback in which the operations run.
     pub(crate) rounds: usize,
     /// True if the callback panics after the operations.
     pub(crate) panics: bool,
+    /// Number of calls of the callback `at`.
     pub(crate) hits: usize,
     /// Connection that opened last.
     pub(crate) newest: Option<ConnId>,
@@ -341,9 +345,9 @@ impl Matrix {
             Op::Pause(..)
             | Op::Resume(..)
             | Op::Close(..)
-            | Op::Observe(..)
-            | Op::Unobserve(..)
-            | Op::Look(..)
+            | Op::Record(..)
+            | Op::StopRecording(..)
+            | Op::Inspect(..)
             | Op::ConnectUdp(_) => self.apply_socket(cx, op, targets),
             Op::ResetTimer(_) | Op::CancelTimer(_) | Op::SetTimer | Op::SetInterval => {
                 self.apply_timer(cx, op, targets)
@@ -358,8 +362,8 @@ impl Matrix {
             | Op::AdoptListener
             | Op::AdoptUdp
             | Op::AdoptUnix => self.apply_opening(cx, op),
-            Op::ObserveAll => cx.record_all(),
-            Op::UnobserveAll => cx.stop_recording_all(),
+            Op::RecordAll => cx.record_all(),
+            Op::StopRecordingAll => cx.stop_recording_all(),
             Op::TakeRecording => drop(cx.take_recording()),
             Op::Stop => cx.stop(),
             Op::Shutdown(deadline) => {
@@ -405,12 +409,14 @@ impl Matrix {
             Op::Broadcast(len) => self.broadcast(cx, &vec![5; len]),
             Op::SendTo(of) => {
                 let to = self.udp_to.expect("the peer address is set up");
-                assert_gone(of, cx.send_to(targets.udp(of), to, b"to"));
+                assert_fails_if_closed(of, cx.send_to(targets.udp(of), to, b"to"));
             }
-            Op::SendDatagram(of) => assert_gone(of, cx.send_datagram(targets.udp(of), b"on")),
+            Op::SendDatagram(of) => {
+                assert_fails_if_closed(of, cx.send_datagram(targets.udp(of), b"on"))
+            }
             Op::SendUnix(of) => {
                 let socket = targets.unix(of);
-                assert_gone(of, cx.send_unix_datagram(socket, None, b"on"));
+                assert_fails_if_closed(of, cx.send_unix_datagram(socket, None, b"on"));
             }
             other => panic!("{other:?} is not a send operation"),
         }
@@ -419,10 +425,10 @@ impl Matrix {
     /// Changes, reads or aborts a connection.
     fn apply_connection(&mut self, cx: &mut Cx<'_>, op: Op, targets: Targets) {
         match op {
-            Op::Grant(of, frames) => assert_gone(of, cx.grant(targets.conn(of), frames)),
+            Op::Grant(of, frames) => assert_fails_if_closed(of, cx.grant(targets.conn(of), frames)),
             Op::SetLimits(of) => {
                 let limits = cx.limits(targets.conn(of));
-                assert_gone(of, limits);
+                assert_fails_if_closed(of, limits);
                 if let Ok(mut limits) = limits {
                     (limits.write_low_bytes, limits.write_high_bytes) = (10, 100);
                     limits.idle_timeout = Some(HOUR);
@@ -432,7 +438,7 @@ impl Matrix {
             }
             Op::HalfClose(of) => {
                 let ended = cx.half_close(targets.conn(of));
-                assert_gone(of, ended);
+                assert_fails_if_closed(of, ended);
                 if ended.is_ok() {
                     let sent = cx.send(targets.conn(of), b"");
                     assert!(matches!(sent, Err(SendError::Closing)), "{sent:?}");
@@ -440,7 +446,7 @@ impl Matrix {
             }
             Op::Reframe(of) => {
                 let reframed = cx.reframe(targets.conn(of), Framing::raw());
-                assert_gone(of, reframed);
+                assert_fails_if_closed(of, reframed);
                 self.life(targets.conn(of)).is_raw = true;
             }
             Op::Session(of) => {
@@ -463,27 +469,29 @@ impl Matrix {
     fn apply_socket(&mut self, cx: &mut Cx<'_>, op: Op, targets: Targets) {
         match op {
             Op::Pause(kind, of) => {
-                assert_gone(of, cx.pause(targets.socket(kind, of)));
+                assert_fails_if_closed(of, cx.pause(targets.socket(kind, of)));
                 if kind == Kind::Conn {
                     self.life(targets.conn(of)).is_paused = true;
                 }
             }
             Op::Resume(kind, of) => {
-                assert_gone(of, cx.resume(targets.socket(kind, of)));
+                assert_fails_if_closed(of, cx.resume(targets.socket(kind, of)));
                 if kind == Kind::Conn {
                     self.life(targets.conn(of)).is_paused = false;
                 }
             }
             Op::Close(kind, of) => self.close(cx, targets.socket(kind, of)),
-            Op::Observe(kind, of) => assert_gone(of, cx.record(targets.socket(kind, of))),
-            Op::Unobserve(kind, of) => assert_gone(of, cx.stop_recording(targets.socket(kind, of))),
-            Op::Look(kind, of) => {
-                assert_gone(of, cx.local_addr(targets.socket(kind, of)));
-                assert_gone(of, cx.socket_options(targets.socket(kind, of)).map(drop));
+            Op::Record(kind, of) => assert_fails_if_closed(of, cx.record(targets.socket(kind, of))),
+            Op::StopRecording(kind, of) => {
+                assert_fails_if_closed(of, cx.stop_recording(targets.socket(kind, of)))
+            }
+            Op::Inspect(kind, of) => {
+                assert_fails_if_closed(of, cx.local_addr(targets.socket(kind, of)));
+                assert_fails_if_closed(of, cx.socket_options(targets.socket(kind, of)).map(drop));
             }
             Op::ConnectUdp(of) => {
                 let to = self.udp_to.expect("the peer address is set up");
-                assert_gone(of, cx.connect_udp(targets.udp(of), to));
+                assert_fails_if_closed(of, cx.connect_udp(targets.udp(of), to));
             }
             other => panic!("{other:?} is not a socket operation"),
         }
@@ -563,7 +571,7 @@ impl Matrix {
         let to = to.expect("the address is set up");
         let conn = cx.connect(to, Framing::length_u32(), ());
         let life = self.lives.insert(conn, Life::default());
-        assert!(life.is_none(), "the id {conn} was handed out before");
+        assert!(life.is_none(), "the id {conn} was returned before");
         conn
     }
 
@@ -581,7 +589,7 @@ impl Matrix {
             SocketId::Listener(listener) => cx.close_listener(listener),
             SocketId::Udp(udp) => cx.close_udp(udp),
             SocketId::UnixDatagram(unix) => cx.close_unix_datagram(unix),
-            other => panic!("{other:?}"),
+            other => panic!("unknown kind of socket: {other:?}"),
         }
     }
 
@@ -590,14 +598,14 @@ impl Matrix {
         let sent = |cx: &Cx<'_>, conn| cx.conn_stats(conn).map_or(0, |stats| stats.frames_out);
         let before: Vec<_> = conns.iter().map(|conn| sent(cx, *conn)).collect();
         let count = cx.broadcast(conns.iter().copied(), payload);
-        let mut told = 0;
+        let mut accepted = 0;
         for (conn, before) in conns.into_iter().zip(before) {
             if sent(cx, conn) > before {
-                told += 1;
+                accepted += 1;
                 self.life(conn).accept(payload);
             }
         }
-        assert_eq!(count, told);
+        assert_eq!(count, accepted);
     }
 
     fn sent(&mut self, conn: ConnId, of: Of, payload: &[u8], sent: Result<Sent, SendError>) {
@@ -608,12 +616,12 @@ impl Matrix {
             }
             Err(SendError::Closing | SendError::Full) => assert_ne!(of, Of::Gone),
             Err(SendError::Gone) => {}
-            Err(error) => panic!("{error}"),
+            Err(error) => panic!("unexpected send error: {error}"),
         }
     }
 
     /// Checks that input of a connection may be delivered now.
-    fn reading(&mut self, conn: ConnId) {
+    fn assert_may_deliver(&mut self, conn: ConnId) {
         let life = self.life(conn);
         assert!(
             life.is_open && life.closes == 0,
@@ -641,9 +649,9 @@ impl Life {
     }
 }
 
-fn assert_gone<T, E>(of: Of, answer: Result<T, E>) {
+fn assert_fails_if_closed<T, E>(of: Of, result: Result<T, E>) {
     assert!(
-        answer.is_err() || of != Of::Gone,
+        result.is_err() || of != Of::Gone,
         "an operation on a closed id must fail"
     );
 }
@@ -672,7 +680,7 @@ impl Handler for Matrix {
     }
 
     fn on_frame(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut (), frame: &[u8]) {
-        self.reading(conn);
+        self.assert_may_deliver(conn);
         let life = self.life(conn);
         match *frame {
             [b'n', number] if !life.is_raw => {
@@ -694,7 +702,7 @@ impl Handler for Matrix {
     }
 
     fn on_skipped(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut (), _: Skipped) {
-        self.reading(conn);
+        self.assert_may_deliver(conn);
         self.entered(cx, Callback::Skipped, of_conn(conn));
     }
 
@@ -704,12 +712,12 @@ impl Handler for Matrix {
             life.is_open && life.closes == 0,
             "on_drained of a connection that is not open"
         );
-        self.entered(cx, Callback::DrainedServed, of_conn(conn));
-        self.entered(cx, Callback::DrainedFlushed, of_conn(conn));
+        self.entered(cx, Callback::DrainedInDispatch, of_conn(conn));
+        self.entered(cx, Callback::DrainedInFlush, of_conn(conn));
     }
 
     fn on_half_close(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut ()) {
-        self.reading(conn);
+        self.assert_may_deliver(conn);
         self.entered(cx, Callback::HalfClose, of_conn(conn));
         cx.close(conn);
         self.life(conn).is_ended = true;
@@ -726,8 +734,8 @@ impl Handler for Matrix {
             .expect("the entry exists until on_close returns");
         let life = self.life(conn);
         life.closes += 1;
-        let told = closed.stats.written_bytes + closed.unsent_bytes;
-        assert_eq!(told, life.accepted.len() as u64, "{closed:?}");
+        let counted = closed.stats.written_bytes + closed.unsent_bytes;
+        assert_eq!(counted, life.accepted.len() as u64, "{closed:?}");
         let at = match life.is_open {
             true => Callback::Close,
             false => Callback::ConnectFailed,

@@ -10,11 +10,13 @@
  *   SHIM_ACCEPT           results of accept in a cycle: errnos, 0 for success, for example "103,0"
  *   SHIM_SETSOCKOPT_EVERY every n-th setsockopt on an accepted socket fails with ENOBUFS
  *   SHIM_EPOLL_EVERY      registering every n-th accepted socket with epoll fails with ENOSPC
+ *   SHIM_FAMILY           number of the only address family that exists: socket() fails with
+ *                         EAFNOSUPPORT for any other
  *   SHIM_REPORT           file for the number of injected faults, written at exit
  *
- * After a short read or EAGAIN, a real kernel raises a new edge once more input or space is there.
- * This library does so by registering the descriptor again with its old events, which makes epoll
- * report its current readiness.
+ * After a short read or EAGAIN, a real kernel raises a new edge when more input or space is
+ * available. To do the same, this library registers the descriptor again with its old events. Then
+ * epoll reports the current readiness of the descriptor.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -42,7 +44,7 @@ static struct {
 } fds[FDS];
 
 static unsigned short_percent, eintr_percent, block_percent;
-static unsigned setsockopt_every, epoll_every;
+static unsigned setsockopt_every, epoll_every, family;
 static int accepts[ACCEPTS];
 static unsigned accepts_len;
 static uint64_t state;
@@ -64,6 +66,7 @@ __attribute__((constructor)) static void begin(void)
     block_percent = number("SHIM_BLOCK_PERCENT");
     setsockopt_every = number("SHIM_SETSOCKOPT_EVERY");
     epoll_every = number("SHIM_EPOLL_EVERY");
+    family = number("SHIM_FAMILY");
     const char *list = getenv("SHIM_ACCEPT");
     while (list && *list && accepts_len < ACCEPTS) {
         char *end;
@@ -99,6 +102,7 @@ static unsigned below(unsigned bound)
     return (unsigned)(state >> 16) % bound;
 }
 
+/* Returns 1 with the given probability in per cent, otherwise 0. */
 static int hits(unsigned percent)
 {
     return percent && below(100) < percent;
@@ -114,6 +118,7 @@ static int type_of(int fd)
     return type;
 }
 
+/* Registers a descriptor again with its old events, so that epoll reports its readiness. */
 static void rearm(int fd)
 {
     int epoll_ctl_real(int, int, int, struct epoll_event *);
@@ -124,7 +129,7 @@ static void rearm(int fd)
     }
 }
 
-/* True if the call on a socket must fail before it does anything; sets errno. */
+/* Returns 1 and sets errno if the call on a socket must fail before it does anything. */
 static int fails(int fd, int type)
 {
     if (!type)
@@ -143,17 +148,18 @@ static int fails(int fd, int type)
     return 0;
 }
 
-/* Number of bytes that the call may transfer: `len`, or a random part, sometimes at most 16. */
+/* Returns the number of bytes that the call may transfer: `len`, or a random number below it of at
+ * most 8192, sometimes of at most 16. */
 static size_t part(int type, size_t len)
 {
     if (type != SOCK_STREAM || len < 2 || !hits(short_percent))
         return len;
     done.shortened++;
-    size_t most = below(4) ? 8192 : 16;
-    return 1 + below((unsigned)(len - 1 < most ? len - 1 : most));
+    size_t max = below(4) ? 8192 : 16;
+    return 1 + below((unsigned)(len - 1 < max ? len - 1 : max));
 }
 
-/* Called after a shortened read: raises an edge if the socket still has input. */
+/* Causes a new event if a shortened read left input in the socket. Returns `got`. */
 static ssize_t read_done(int fd, size_t asked, size_t len, ssize_t got)
 {
     int left = 0, kept = errno;
@@ -161,6 +167,16 @@ static ssize_t read_done(int fd, size_t asked, size_t len, ssize_t got)
         rearm(fd);
     errno = kept;
     return got;
+}
+
+int socket(int domain, int type, int protocol)
+{
+    REAL(socket);
+    if (family && (unsigned)domain != family) {
+        errno = EAFNOSUPPORT;
+        return -1;
+    }
+    return real(domain, type, protocol);
 }
 
 ssize_t read(int fd, void *buf, size_t len)
@@ -234,7 +250,7 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
     return real(fd, &cut, flags);
 }
 
-/* Number of messages that the call may transfer, of `count`. */
+/* Returns the number of messages that the call may transfer, at most `count`. */
 static unsigned fewer(int fd, unsigned count)
 {
     if (count < 2 || !hits(short_percent))

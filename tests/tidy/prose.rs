@@ -1,4 +1,4 @@
-//! The English of comments, docs and Markdown: banned words, and paragraphs to search in.
+//! The English of comments, docs and Markdown: the banned words, and the paragraphs of the tree.
 
 use crate::source::{Comment, Kind, Source, files, read, sources};
 
@@ -66,7 +66,7 @@ pub(crate) const HEADLESS: [&str; 23] = [
     "with",
 ];
 
-/// Files and folders with prose beside the folders of source code.
+/// Files and folders with prose, outside the folders of source code.
 const ROOT_FILES: [&str; 5] = [
     ".ci",
     "CHANGELOG.md",
@@ -81,7 +81,7 @@ pub(crate) struct Paragraph {
     pub kind: Kind,
     /// True if the paragraph is the first of its comment.
     pub is_first: bool,
-    /// Lower-case words with their line numbers. Code and addresses are left out.
+    /// Line number and lower-case text of each word. Link targets are left out.
     pub words: Vec<(usize, String)>,
 }
 
@@ -161,8 +161,8 @@ fn script_lines(text: &str) -> Vec<Comment> {
         .collect()
 }
 
-/// Splits comments into paragraphs. Code blocks, tables and headings of a standard section are
-/// left out.
+/// Splits comments into paragraphs. Leaves out code blocks, tables, headings, and lines that start
+/// with a bracket.
 fn split(path: &str, comments: &[Comment]) -> Vec<Paragraph> {
     let mut paragraphs: Vec<Paragraph> = Vec::new();
     let mut is_open = false;

@@ -1,10 +1,10 @@
-//! The source files of the package, with code, comments and unit tests told apart.
+//! The source files of the package, separated into code, comments and unit tests.
 
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Folders that hold no source code of the package.
+/// Names of folders without source code of the package.
 const SKIPPED_FOLDERS: [&str; 5] = ["target", "corpus", "runs", "artifacts", "node_modules"];
 
 /// A comment, or the part of a comment that is on one line.
@@ -68,7 +68,7 @@ impl Source {
         }
     }
 
-    /// Returns true if the file is this file, or is in this folder.
+    /// Returns true if `place` is the path of this file, or of a folder that contains this file.
     pub(crate) fn is_under(&self, place: &str) -> bool {
         self.path
             .strip_prefix(place)
@@ -80,7 +80,7 @@ impl Source {
         1 + self.code[..offset].matches('\n').count()
     }
 
-    /// Returns true if unit tests alone contain this offset.
+    /// Returns true if the code at this offset is compiled only for unit tests.
     pub(crate) fn is_unit_test(&self, offset: usize) -> bool {
         self.test_parts.iter().any(|part| part.contains(&offset))
     }
@@ -123,7 +123,7 @@ impl Source {
                 .comments
                 .iter()
                 .filter(|comment| comment.kind != Kind::Plain && lines.contains(&comment.line));
-            // Such as `for_every_framing!(name);`, which makes tests that call the function.
+            // A macro call such as `for_every_framing!(name);` creates tests that call `name`.
             let is_macro_test =
                 self.code.contains(&format!("!({name});")) || macro_tests.contains(&name.as_str());
             functions.push(Function {
@@ -136,8 +136,8 @@ impl Source {
         functions
     }
 
-    /// Returns the names in the lists `on_both_transports! { .. }`, which make two tests of each
-    /// function. A name may have attributes, such as `#[cfg(unix)] name`.
+    /// Returns the function names in each `on_both_transports! { .. }`. This macro creates two
+    /// tests per function. An attribute may precede a name, as in `#[cfg(unix)] name`.
     fn macro_tests(&self) -> Vec<&str> {
         let mut names = Vec::new();
         for offset in self.find("on_both_transports! {") {
@@ -233,7 +233,7 @@ pub(crate) fn files(places: &[&str]) -> Vec<String> {
     files
 }
 
-/// Marks the files of modules that a `mod name;` behind `#[cfg(test)]` declares.
+/// Marks a file as test code if a `mod name;` with `#[cfg(test)]` declares its module.
 fn mark_test_files(sources: &mut [Source]) {
     let mut test_modules = Vec::new();
     for source in sources.iter() {
@@ -273,7 +273,7 @@ fn ident_at(code: &str, start: usize) -> &str {
     &rest[..end]
 }
 
-/// Returns the offset of the bracket that closes the one at `start`.
+/// Returns the offset of the bracket that closes the bracket at `start`.
 fn closing(code: &str, start: usize) -> Option<usize> {
     let mut depth = 0_usize;
     for (at, c) in code[start..].char_indices() {
@@ -289,7 +289,8 @@ fn closing(code: &str, start: usize) -> Option<usize> {
     None
 }
 
-/// Returns the body of the function whose `fn` is at `start`: the opening to the closing brace.
+/// Returns the range of a function body, from the opening to the closing brace. The function's `fn`
+/// is at `start`.
 fn body(code: &str, start: usize) -> Option<Range<usize>> {
     let mut at = start;
     loop {
@@ -322,7 +323,7 @@ fn group_names(code: &str, group: Range<usize>) -> Vec<(usize, &str)> {
     names
 }
 
-/// Returns the items that follow a `#[cfg(test)]`.
+/// Returns the ranges of the items that follow an attribute such as `#[cfg(test)]`.
 fn test_parts(code: &str) -> Vec<Range<usize>> {
     let mut parts = Vec::new();
     for attribute in ["#[cfg(test)]", "#[cfg(all(test", "#[cfg(loom)]"] {
@@ -455,7 +456,8 @@ fn quoted_len(rest: &str, quote: char) -> usize {
     rest.len()
 }
 
-/// Returns the length of the character that `rest` starts with. A lifetime is not a character.
+/// Returns the length of the character literal that `rest` starts with. Returns `None` if `rest`
+/// starts with a lifetime such as `'a`, which has no closing quote.
 fn char_len(rest: &str) -> Option<usize> {
     let mut chars = rest.strip_prefix('\'')?.chars();
     let first = chars.next()?;
@@ -472,7 +474,7 @@ fn comments_and_strings_are_not_code() {
     for word in ["x", "y", "z"] {
         assert_eq!(source.find(word), [], "{word} is not code");
     }
-    assert_eq!(source.find("k").len(), 1, "only the lifetime is code");
+    assert_eq!(source.find("k").len(), 1, "`k` is code only in `'k`");
     let comments: Vec<_> = source.comments.iter().map(|it| it.text.trim()).collect();
     assert_eq!(comments, ["\"z\"", "k */"]);
     assert_eq!(source.functions()[0].line, 2);

@@ -6,27 +6,28 @@
 //! ```
 //!
 //! One connection sends one frame of 64 bytes at a time. The client does not sleep either, so the
-//! figures contain no wake-up by the kernel. The benchmark needs two free processors. The servers
-//! take turns, each in its own process. Each figure is the median over all turns.
+//! figures contain no wake-up by the kernel. The benchmark needs two free processors. Each server
+//! runs in its own process. In each round, the servers are measured one after the other. Each
+//! figure is the median over all rounds.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-const TURNS: usize = 15;
+const ROUNDS: usize = 15;
 const ROUND_TRIPS: usize = 20_000;
 const SERVERS: [&str; 4] = ["epoll-busy", "unstick-busy", "epoll", "unstick"];
 
 fn main() -> io::Result<()> {
     let is_test = std::env::args().any(|arg| arg == "--test");
-    let (turns, round_trips) = if is_test {
+    let (rounds, round_trips) = if is_test {
         (1, 100)
     } else {
-        (TURNS, ROUND_TRIPS)
+        (ROUNDS, ROUND_TRIPS)
     };
     let mut figures = SERVERS.map(|_| Vec::new());
-    for _ in 0..turns {
+    for _ in 0..rounds {
         for (server, figures) in SERVERS.iter().zip(&mut figures) {
             figures.push(Server::start(server)?.ping_pong(round_trips)?);
         }
@@ -40,19 +41,19 @@ fn main() -> io::Result<()> {
         figures.sort_unstable();
         figures[figures.len() / 2]
     };
-    let first = [0, 1].map(|which| median(&figures[0], which));
+    let reference = [0, 1].map(|which| median(&figures[0], which));
     for (server, figures) in SERVERS.iter().zip(&figures) {
         let [p50, p99] = [0, 1].map(|which| median(figures, which));
         println!(
             "{server:<14} p50 {p50:>7} ({:.3})   p99 {p99:>7} ({:.3})",
-            p50 as f64 / first[0] as f64,
-            p99 as f64 / first[1] as f64
+            p50 as f64 / reference[0] as f64,
+            p99 as f64 / reference[1] as f64
         );
     }
     Ok(())
 }
 
-/// A server in its own process, which is killed on drop.
+/// A server in its own process. Dropping this value kills the process.
 struct Server {
     child: Child,
     port: u16,
@@ -69,7 +70,8 @@ impl Server {
         BufReader::new(stdout).read_line(&mut line)?;
         let port = line.trim().strip_prefix("port ");
         let port = port.and_then(|port| port.parse().ok());
-        let port = port.ok_or_else(|| io::Error::other(format!("the server printed {line:?}")))?;
+        let unexpected = || format!("the server printed {line:?} instead of `port N`");
+        let port = port.ok_or_else(|| io::Error::other(unexpected()))?;
         Ok(Self { child, port })
     }
 

@@ -8,23 +8,26 @@
 //! of 64 bytes, and a connection has at most one ping outstanding. Pings come in bursts, with
 //! pauses between them:
 //!
-//! * 16 pings at a time, on the next 16 connections: a ping waits for little but the flood.
-//! * 1,000 pings at once: a ping also waits for the other pings.
+//! * 16 pings at a time, on the next 16 connections: a ping waits for few other pings, so its
+//!   latency shows the effect of the flood.
+//! * 1,000 pings at once: a ping also waits for many other pings.
 //!
-//! Both are measured without a flood (`quiet`), and while one peer does one of these:
+//! Both kinds of bursts are measured without a flood (`quiet`), and during three floods by one
+//! peer:
 //!
-//! * `frames`: sends frames of 64 bytes on one connection as fast as the kernel takes them, and
+//! * `frames`: sends frames of 64 bytes on one connection as fast as the kernel accepts them, and
 //!   reads their echoes.
 //! * `datagrams`: sends datagrams of 64 bytes, and reads nothing.
 //! * `connects`: opens connections and resets them.
 //!
-//! The four cases take turns, and each figure is the median of its rounds. The goal is a 99th
-//! percentile of at most three times the quiet one. The output also shows the reactor turns that
-//! ended between a ping and its echo. They show if a ping waited for many turns or for long ones.
+//! Each round measures the four cases one after the other, and each figure is the median of all
+//! rounds. The goal is a 99th percentile of at most three times the percentile without a flood. The
+//! output also shows the number of reactor turns that ended between a ping and its echo. A high
+//! number means that the ping waited for many turns; otherwise a late ping waited for long turns.
 //! The last column is the rate of the flood.
 //!
-//! The server and the load each have their own processor, and the flood takes a third one. With
-//! only two processors the flood shares the load's, at a priority that never delays the load.
+//! The server, the load and the flood each have their own processor. With only two processors, the
+//! flood runs on the processor of the load, at a priority that never delays the load.
 
 #[expect(
     dead_code,
@@ -48,11 +51,12 @@ use system::Epoll;
 
 const PINGERS: usize = 1_000;
 const ROUNDS: usize = 5;
-/// Pings per burst, and bursts per round.
+/// Kinds of bursts: the pings per burst, and the bursts per round.
 const LOADS: [(usize, usize); 2] = [(16, 100), (PINGERS, 10)];
 const PAUSE: Duration = Duration::from_millis(5);
 const FLOODS: [&str; 4] = ["quiet", "frames", "datagrams", "connects"];
-/// Number of received flood items after which a flood counts as running.
+/// Number of frames, datagrams or connections that the server must receive before the measurement
+/// of a flood begins.
 const FLOOD_MIN: u64 = 100;
 
 fn main() -> io::Result<()> {
@@ -71,7 +75,8 @@ fn main() -> io::Result<()> {
     for _ in 0..rounds {
         for (name, figures) in FLOODS.iter().zip(&mut figures) {
             let flood = Flood::start(name, &server, core(2))?;
-            // The echoes of this burst come after all output of the previous flood.
+            // The times of this burst are discarded, because the server may still handle input of
+            // the previous flood.
             pingers.burst(PINGERS)?;
             for ((burst, bursts), figures) in LOADS.iter().zip(figures) {
                 let bursts = if is_test { 2 } else { *bursts };
@@ -86,20 +91,20 @@ fn main() -> io::Result<()> {
 
     for (load, (burst, _)) in LOADS.iter().enumerate() {
         println!("{PINGERS} pingers, {burst} pings at a time; microseconds (ratio to quiet):");
-        let of = |flood: usize| Figures::medians(&figures[flood][load]);
-        let quiet = of(0);
+        let medians = |flood: usize| Figures::medians(&figures[flood][load]);
+        let quiet = medians(0);
         for (flood, name) in FLOODS.iter().enumerate() {
-            let it = of(flood);
+            let flooded = medians(flood);
             println!(
                 "{name:<10} p50 {:>8.1} ({:5.2})   p99 {:>8.1} ({:5.2})   \
                  turns p50 {:>3} p99 {:>3}   flood {:>9}/s",
-                it.p50 as f64 / 1e3,
-                it.p50 as f64 / quiet.p50 as f64,
-                it.p99 as f64 / 1e3,
-                it.p99 as f64 / quiet.p99 as f64,
-                it.turns_p50,
-                it.turns_p99,
-                it.flood_per_second
+                flooded.p50 as f64 / 1e3,
+                flooded.p50 as f64 / quiet.p50 as f64,
+                flooded.p99 as f64 / 1e3,
+                flooded.p99 as f64 / quiet.p99 as f64,
+                flooded.turns_p50,
+                flooded.turns_p99,
+                flooded.flood_per_second
             );
         }
     }
@@ -143,7 +148,7 @@ impl Handler for Echo {
     type Session = ();
 
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
-        // If the echo fails, the pinger notices that it is missing and reports an error.
+        // If the echo cannot be sent, the pinger detects the missing echo and reports an error.
         let _ = cx.send(conn, frame);
     }
 
@@ -162,7 +167,8 @@ struct Counts {
 }
 
 impl Counts {
-    /// Returns the counter of the items that a flood consists of.
+    /// Returns the number of frames, datagrams or connections that the server received, depending
+    /// on the kind of flood. Returns 0 for `quiet`.
     fn of(&self, flood: &str) -> u64 {
         match flood {
             "frames" => self.frames.load(Relaxed),
@@ -185,7 +191,7 @@ impl Server {
     fn start(core: Option<usize>) -> io::Result<Self> {
         let counts = Arc::new(Counts::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let (tell, told) = mpsc::channel();
+        let (addrs_tx, addrs_rx) = mpsc::channel();
         let thread = thread::spawn({
             let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
             move || {
@@ -199,7 +205,7 @@ impl Server {
                     reactor.local_inet_addr(listener)?,
                     reactor.local_inet_addr(socket)?,
                 );
-                tell.send(addrs).map_err(io::Error::other)?;
+                addrs_tx.send(addrs).map_err(io::Error::other)?;
                 while !stop.load(Relaxed) {
                     reactor.turn(Some(Duration::from_millis(100)))?;
                     let stats = reactor.stats();
@@ -211,8 +217,8 @@ impl Server {
                 Ok(())
             }
         });
-        let Ok((tcp, udp)) = told.recv() else {
-            joined(thread)?;
+        let Ok((tcp, udp)) = addrs_rx.recv() else {
+            join(thread)?;
             return Err(ErrorKind::BrokenPipe.into());
         };
         Ok(Self {
@@ -226,11 +232,12 @@ impl Server {
 
     fn stop(self) -> io::Result<()> {
         self.stop.store(true, Relaxed);
-        joined(self.thread)
+        join(self.thread)
     }
 }
 
-fn joined(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
+/// Waits for the end of a thread and returns its result. A panic becomes an error.
+fn join(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
     let ended = thread.join();
     ended.unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
 }
@@ -238,14 +245,16 @@ fn joined(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
 struct Pingers {
     epoll: Epoll,
     streams: Vec<TcpStream>,
-    /// Time of the last ping of each connection, and the turns completed until then.
+    /// One pair per connection: the time of its last ping, and the number of turns that the server
+    /// had completed by then.
     sent: Vec<(Instant, u64)>,
     /// Index of the connection that sends the next ping.
     next: usize,
     frame: [u8; 68],
     counts: Arc<Counts>,
-    /// Round-trip times of the pings in this round, in nanoseconds; `turns` has the reactor turns.
+    /// Round-trip time of each ping in this round, in nanoseconds.
     times: Vec<u64>,
+    /// Number of reactor turns that ended during each ping in this round.
     turns: Vec<u64>,
 }
 
@@ -296,9 +305,9 @@ impl Pingers {
     /// Sends `pings` pings, each on the next connection, and waits for their echoes.
     fn burst(&mut self, pings: usize) -> io::Result<()> {
         let mut events = [system::NO_EVENT; 64];
-        let (mut to_send, mut to_come) = (pings, pings);
-        while to_come > 0 {
-            // Send a few at a time, so that no echo waits here for long.
+        let (mut to_send, mut missing) = (pings, pings);
+        while missing > 0 {
+            // Send at most 16 pings before reading echoes, so that no echo waits long to be read.
             for _ in 0..to_send.min(16) {
                 let turns = self.counts.turns.load(Relaxed);
                 self.sent[self.next] = (Instant::now(), turns);
@@ -310,7 +319,7 @@ impl Pingers {
             let came = self.epoll.wait(&mut events, timeout_ms)?;
             if came == 0 && to_send == 0 {
                 return Err(io::Error::other(format!(
-                    "{to_come} echoes did not arrive within 10 seconds"
+                    "{missing} echoes did not arrive within 10 seconds"
                 )));
             }
             for event in &events[..came] {
@@ -322,7 +331,7 @@ impl Pingers {
                 self.times.push(sent.elapsed().as_nanos() as u64);
                 self.turns.push(self.counts.turns.load(Relaxed) - turns);
             }
-            to_come -= came;
+            missing -= came;
         }
         Ok(())
     }
@@ -342,7 +351,7 @@ struct Flood {
 }
 
 impl Flood {
-    /// Starts the flood, and waits until the server receives it. Returns none for `quiet`.
+    /// Starts the flood, and waits until the server receives it. Returns `None` for `quiet`.
     fn start(name: &str, server: &Server, core: Option<usize>) -> io::Result<Option<Self>> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = {
@@ -381,7 +390,8 @@ impl Flood {
             "connects" => vec![in_background(core, move || {
                 while !stopped() {
                     let stream = TcpStream::connect(tcp)?;
-                    // Close with a reset: ports in TIME_WAIT would soon run out.
+                    // Close with a reset. Otherwise each port stays in TIME_WAIT after its
+                    // connection, and soon no port is free.
                     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
                 }
                 Ok(())
@@ -406,7 +416,7 @@ impl Flood {
         if let Some(stream) = self.stream {
             stream.shutdown(Shutdown::Both)?;
         }
-        self.threads.into_iter().try_for_each(joined)
+        self.threads.into_iter().try_for_each(join)
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Each post adds its number to a sum on the loop's thread. `Remote::post` is compared with two
 //! channels: tokio's bounded channel into a task of a current-thread runtime that also drives
-//! sockets, and calloop's channel. A thread that finds a queue full tries again.
+//! sockets, and calloop's channel. If a queue is full, the posting thread tries again.
 
 use std::sync::mpsc;
 use std::thread;
@@ -48,7 +48,8 @@ impl Handler for Sum {
     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
 }
 
-/// Starts `threads` threads that share the posts. Returns the time until `run` has handled all.
+/// Starts `threads` threads that share the posts. Returns the time until `run` has handled all
+/// posts.
 fn measured<P>(threads: u64, post: P, run: impl FnOnce()) -> Duration
 where
     P: FnMut(u64) + Clone + Send + 'static,
@@ -81,8 +82,8 @@ fn post(remote: &Remote<Sum>, number: u64) {
     loop {
         match remote.post(task) {
             Ok(()) => return,
-            Err(PostError::Full(refused)) => task = refused,
-            Err(error) => panic!("{error}"),
+            Err(PostError::Full(returned)) => task = returned,
+            Err(error) => panic!("cannot post: {error}"),
         }
         thread::yield_now();
     }
@@ -106,10 +107,10 @@ fn tokio(threads: u64) -> Duration {
     let mut sum = Sum::default();
     let post = move |number| {
         let mut number = number;
-        while let Err(tokio::sync::mpsc::error::TrySendError::Full(refused)) =
+        while let Err(tokio::sync::mpsc::error::TrySendError::Full(returned)) =
             sender.try_send(number)
         {
-            number = refused;
+            number = returned;
             thread::yield_now();
         }
     };
@@ -151,19 +152,19 @@ fn calloop(threads: u64) -> Duration {
     time
 }
 
-/// Measures the cost of a wake-up: one post to a sleeping loop, and its reply.
+/// Measures the cost of a wake-up: one post to a sleeping loop, and the message that confirms it.
 fn round_trip(criterion: &mut Criterion) {
     let mut reactor = Reactor::new(Sum::default()).expect("the reactor is created");
     let remote = reactor.remote();
     let runner = thread::spawn(move || reactor.run());
-    let (ran, has_run) = mpsc::channel();
+    let (done_tx, done_rx) = mpsc::channel();
     criterion.bench_function("post to a sleeping loop and back", |bencher| {
         bencher.iter(|| {
-            let ran = ran.clone();
-            let posted =
-                remote.post(move |_, _| ran.send(()).expect("the benchmark waits for the post"));
+            let done_tx = done_tx.clone();
+            let posted = remote
+                .post(move |_, _| done_tx.send(()).expect("the benchmark waits for the post"));
             assert!(posted.is_ok());
-            has_run.recv().expect("the post runs");
+            done_rx.recv().expect("the post runs");
         });
     });
     remote

@@ -4,13 +4,14 @@
 //! cargo bench --manifest-path benches/peers/Cargo.toml --bench timers
 //! ```
 //!
-//! The reactor's timer wheel is compared with three others: a `BinaryHeap` that does not remove
-//! cancelled entries, the wheel of tokio-util (`DelayQueue`), and the wheel of the crate
-//! `hierarchical_hash_wheel_timer`. Each timer holds a key of 64 bits.
+//! The reactor's timer wheel is compared with three timer queues: a `BinaryHeap` that does not
+//! remove cancelled entries, the wheel of tokio-util (`DelayQueue`), and the wheel of the crate
+//! `hierarchical_hash_wheel_timer`. Each timer has a key of 64 bits.
 //!
-//! The figure is the CPU time of the thread, taken in rounds. In each round every contender sets,
-//! postpones, cancels and fires all timers, so all see the same machine. A round takes about ten
-//! seconds, most of them in `DelayQueue`.
+//! The benchmark measures the CPU time of the thread, in rounds. In each round, every
+//! implementation sets, postpones, cancels and fires all timers. So a change of the machine's speed
+//! affects all implementations alike. A round takes about ten seconds, most of them in
+//! `DelayQueue`.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -45,10 +46,10 @@ const SHORT_MS: std::ops::Range<u64> = 1..200;
 /// A timer implementation. A timer is identified by its index.
 trait Timers {
     fn set(&mut self, delays_ms: &[u64]);
-    fn put_off(&mut self, order: &[usize], delays_ms: &[u64]);
+    fn postpone(&mut self, order: &[usize], delays_ms: &[u64]);
     fn cancel(&mut self, order: &[usize]);
-    /// Waits until all timers are due; not measured.
-    fn let_pass(&mut self, time: Duration);
+    /// Lets time pass on the clock of this implementation, so that timers become due; not measured.
+    fn let_time_pass(&mut self, time: Duration);
     /// Fires all due timers, and returns their number.
     fn fire(&mut self) -> usize;
     /// Removes entries of cancelled timers.
@@ -95,7 +96,7 @@ impl Timers for Unstick {
         });
     }
 
-    fn put_off(&mut self, order: &[usize], delays_ms: &[u64]) {
+    fn postpone(&mut self, order: &[usize], delays_ms: &[u64]) {
         self.reactor.with(|_, cx| {
             for (index, ms) in order.iter().zip(delays_ms) {
                 assert!(cx.reset_timer(self.ids[*index], Duration::from_millis(*ms)));
@@ -111,7 +112,7 @@ impl Timers for Unstick {
         });
     }
 
-    fn let_pass(&mut self, time: Duration) {
+    fn let_time_pass(&mut self, time: Duration) {
         std::thread::sleep(time);
     }
 
@@ -125,7 +126,7 @@ impl Timers for Unstick {
     fn clear(&mut self) {}
 }
 
-/// The usual hand-written timer queue. The entry of a cancelled or postponed timer stays in the
+/// The usual hand-written timer queue. The old entry of a cancelled or postponed timer stays in the
 /// heap and is skipped when it is popped.
 #[derive(Default)]
 struct Heap {
@@ -143,7 +144,7 @@ impl Timers for Heap {
         }
     }
 
-    fn put_off(&mut self, order: &[usize], delays_ms: &[u64]) {
+    fn postpone(&mut self, order: &[usize], delays_ms: &[u64]) {
         for (index, ms) in order.iter().zip(delays_ms) {
             self.generations[*index] += 1;
             let generation = self.generations[*index];
@@ -158,7 +159,7 @@ impl Timers for Heap {
         }
     }
 
-    fn let_pass(&mut self, time: Duration) {
+    fn let_time_pass(&mut self, time: Duration) {
         self.now += time.as_millis() as u64;
     }
 
@@ -214,7 +215,7 @@ impl Timers for Tokio {
         }
     }
 
-    fn put_off(&mut self, order: &[usize], delays_ms: &[u64]) {
+    fn postpone(&mut self, order: &[usize], delays_ms: &[u64]) {
         let _entered = self.runtime.enter();
         for (index, ms) in order.iter().zip(delays_ms) {
             self.queue
@@ -229,7 +230,7 @@ impl Timers for Tokio {
         }
     }
 
-    fn let_pass(&mut self, time: Duration) {
+    fn let_time_pass(&mut self, time: Duration) {
         self.runtime.block_on(tokio::time::advance(time));
     }
 
@@ -271,7 +272,7 @@ impl Timers for HashWheel {
         }
     }
 
-    fn put_off(&mut self, order: &[usize], delays_ms: &[u64]) {
+    fn postpone(&mut self, order: &[usize], delays_ms: &[u64]) {
         for (index, ms) in order.iter().zip(delays_ms) {
             let id = *index as u64;
             self.wheel.cancel(&id).expect("the timer is set");
@@ -287,7 +288,7 @@ impl Timers for HashWheel {
         }
     }
 
-    fn let_pass(&mut self, time: Duration) {
+    fn let_time_pass(&mut self, time: Duration) {
         self.ticks = time.as_millis() as u64;
     }
 
@@ -317,7 +318,7 @@ fn measured(work: impl FnOnce()) -> Duration {
     now() - before
 }
 
-/// A pseudo-random generator that gives equal numbers in every run.
+/// A pseudo-random generator that returns the same numbers in every run of the benchmark.
 struct Random(u64);
 
 impl Random {
@@ -343,15 +344,15 @@ impl Random {
     }
 }
 
-const OPERATIONS: [&str; 4] = ["set", "put off", "cancel", "fire"];
+const OPERATIONS: [&str; 4] = ["set", "postpone", "cancel", "fire"];
 
 /// The delays, and the orders in which timers are postponed and cancelled.
 struct Work {
     first: Vec<u64>,
     later: Vec<u64>,
     short: Vec<u64>,
-    order: Vec<usize>,
-    order_of_end: Vec<usize>,
+    postpone_order: Vec<usize>,
+    cancel_order: Vec<usize>,
 }
 
 impl Work {
@@ -361,31 +362,31 @@ impl Work {
             first: random.delays(FIRST_MS),
             later: random.delays(LATER_MS),
             short: random.delays(SHORT_MS),
-            order: random.order(),
-            order_of_end: random.order(),
+            postpone_order: random.order(),
+            cancel_order: random.order(),
         }
     }
 
     /// Sets, postpones and cancels all timers, then sets them again and fires them.
     fn round(&self, timers: &mut dyn Timers) -> [Duration; OPERATIONS.len()] {
         let set = measured(|| timers.set(&self.first));
-        let put_off = measured(|| timers.put_off(&self.order, &self.later));
-        let cancel = measured(|| timers.cancel(&self.order_of_end));
+        let postpone = measured(|| timers.postpone(&self.postpone_order, &self.later));
+        let cancel = measured(|| timers.cancel(&self.cancel_order));
         timers.clear();
         timers.set(&self.short);
-        timers.let_pass(Duration::from_millis(SHORT_MS.end + 1));
+        timers.let_time_pass(Duration::from_millis(SHORT_MS.end + 1));
         let mut fired = 0;
         let fire = measured(|| fired = timers.fire());
-        assert_eq!(fired, *TIMERS);
+        assert_eq!(fired, *TIMERS, "number of fired timers");
         timers.clear();
-        [set, put_off, cancel, fire]
+        [set, postpone, cancel, fire]
     }
 }
 
-/// Times of the contenders from finished rounds that criterion has not consumed yet.
+/// The implementations, and the times of their finished rounds that criterion has not read yet.
 struct Rounds {
     work: Work,
-    contenders: [(&'static str, Box<dyn Timers>); 4],
+    implementations: [(&'static str, Box<dyn Timers>); 4],
     times: [[VecDeque<Duration>; OPERATIONS.len()]; 4],
 }
 
@@ -393,7 +394,7 @@ impl Rounds {
     fn new() -> Self {
         let mut rounds = Self {
             work: Work::new(),
-            contenders: [
+            implementations: [
                 ("unstick", Box::new(Unstick::new())),
                 ("BinaryHeap", Box::new(Heap::default())),
                 ("DelayQueue", Box::new(Tokio::new())),
@@ -401,14 +402,14 @@ impl Rounds {
             ],
             times: Default::default(),
         };
-        // The first round allocates memory that is kept, so its times are discarded.
+        // The first round allocates memory that later rounds use again, so discard its times.
         rounds.take_one();
         rounds.times = Default::default();
         rounds
     }
 
     fn take_one(&mut self) {
-        for ((_, timers), times) in self.contenders.iter_mut().zip(&mut self.times) {
+        for ((_, timers), times) in self.implementations.iter_mut().zip(&mut self.times) {
             let round = self.work.round(&mut **timers);
             times
                 .iter_mut()
@@ -417,10 +418,11 @@ impl Rounds {
         }
     }
 
-    /// Returns the contender's time for the operation in its next round.
-    fn next(&mut self, contender: usize, operation: usize) -> Duration {
+    /// Returns the next unread time of an implementation for an operation. Runs another round if
+    /// all times are read.
+    fn next(&mut self, implementation: usize, operation: usize) -> Duration {
         loop {
-            if let Some(time) = self.times[contender][operation].pop_front() {
+            if let Some(time) = self.times[implementation][operation].pop_front() {
                 return time;
             }
             self.take_one();
@@ -430,7 +432,7 @@ impl Rounds {
 
 fn timers(c: &mut Criterion) {
     let mut rounds = Rounds::new();
-    let names = rounds.contenders.each_ref().map(|(name, _)| *name);
+    let names = rounds.implementations.each_ref().map(|(name, _)| *name);
     for (operation, name) in OPERATIONS.into_iter().enumerate() {
         let mut group = c.benchmark_group(format!("{} timers, {name}", *TIMERS));
         group
@@ -439,11 +441,11 @@ fn timers(c: &mut Criterion) {
             .sample_size(10)
             .warm_up_time(Duration::from_nanos(1))
             .measurement_time(Duration::from_nanos(1));
-        for (contender, name) in names.into_iter().enumerate() {
+        for (implementation, name) in names.into_iter().enumerate() {
             group.bench_function(BenchmarkId::from_parameter(name), |b| {
                 b.iter_custom(|iterations| {
                     (0..iterations)
-                        .map(|_| rounds.next(contender, operation))
+                        .map(|_| rounds.next(implementation, operation))
                         .sum()
                 });
             });

@@ -39,8 +39,9 @@ Options:
   --slice-ms N         duration of one load of a server, in milliseconds (default 20 to 60,
                        depending on the load)
   --check              compare every echoed byte, not only the frame lengths
-  --quick              smoke test of a few seconds: small loads, 2 rounds, every byte compared
-  --frames N           frames to count over (default 100000 for syscalls, 50000 for instructions)
+  --quick              short test of a few seconds: small loads, 2 rounds, every byte compared
+  --frames N           frames for which calls or instructions are counted (default 100000 for
+                       syscalls, 50000 for instructions)
   --markdown           print the tables as Markdown
   --core N             (serve) run only on this core
   -h, --help           print this help
@@ -62,10 +63,10 @@ pub(crate) enum Mode {
 pub(crate) struct Arguments {
     pub(crate) mode: Mode,
     pub(crate) servers: Vec<&'static Server>,
-    /// The loads named on the command line; if empty, the mode chooses.
+    /// Loads from the command line; if there are none, the mode uses its default loads.
     pub(crate) cells: Vec<Cell>,
     pub(crate) idle: Option<usize>,
-    pub(crate) turns: usize,
+    pub(crate) rounds: usize,
     pub(crate) slice_ms: Option<u64>,
     pub(crate) check: bool,
     pub(crate) frames: Option<u64>,
@@ -85,7 +86,7 @@ impl Arguments {
             servers: servers::ALL.iter().collect(),
             cells: Vec::new(),
             idle: None,
-            turns: 30,
+            rounds: 30,
             slice_ms: None,
             check: false,
             frames: None,
@@ -104,12 +105,12 @@ impl Arguments {
                     arguments.cells.push(cell);
                 }
                 Long("idle") => arguments.idle = Some(parse_positive(&mut parser)?),
-                Long("rounds") => arguments.turns = parse_positive(&mut parser)?,
+                Long("rounds") => arguments.rounds = parse_positive(&mut parser)?,
                 Long("slice-ms") => arguments.slice_ms = Some(parse_positive(&mut parser)?),
                 Long("check") => arguments.check = true,
                 Long("quick") => {
                     arguments.cells.extend(QUICK);
-                    (arguments.turns, arguments.slice_ms) = (2, Some(5));
+                    (arguments.rounds, arguments.slice_ms) = (2, Some(5));
                     (arguments.check, arguments.frames) = (true, Some(5_000));
                 }
                 Long("frames") => arguments.frames = Some(parse_positive(&mut parser)?),
@@ -177,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn words_mean_what_the_help_says() -> Result<(), lexopt::Error> {
+    fn valid_arguments_are_parsed() -> Result<(), lexopt::Error> {
         let arguments = parse(&["--servers", "tokio,epoll", "--cell", "2x3x64", "--rounds=7"])?;
         assert!(matches!(arguments.mode, Mode::Measure));
         let names: Vec<_> = arguments.servers.iter().map(|server| server.name).collect();
         assert_eq!(names, ["tokio", "epoll"]);
         assert_eq!(arguments.cells, ["2x3x64".parse()?]);
-        assert_eq!(arguments.turns, 7);
+        assert_eq!(arguments.rounds, 7);
         let arguments = parse(&["serve", "epoll", "--core", "1"])?;
         assert!(matches!(arguments.mode, Mode::Serve(server) if server.name == "epoll"));
         let arguments = parse(&["hold", "epoll", "7000", "3"])?;
@@ -192,8 +193,8 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_refused() {
-        let mistakes: [&[&str]; 7] = [
+    fn invalid_arguments_are_rejected() {
+        let invalid: [&[&str]; 7] = [
             &["walk"],
             &["serve"],
             &["serve", "none"],
@@ -202,7 +203,7 @@ mod tests {
             &["--rounds", "0"],
             &["--cell", "1x1"],
         ];
-        for words in mistakes {
+        for words in invalid {
             assert!(parse(words).is_err(), "{words:?} was accepted");
         }
     }

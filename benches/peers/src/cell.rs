@@ -1,4 +1,4 @@
-//! A cell of the table: a load with its number of connections, frames in flight and frame size.
+//! A cell, which is one kind of load: its number of connections, frames in flight and frame size.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,13 +11,14 @@ use crate::framing::Framing;
 pub(crate) enum Transport {
     /// Frames on TCP connections.
     Tcp,
-    /// Datagrams; the client makes one system call for each.
+    /// Datagrams; the client makes one system call for each datagram.
     Udp,
     /// Datagrams; the client sends a whole batch with one system call (GSO).
     UdpSegmented,
 }
 
-/// A load, written `CONNECTIONSxDEPTHxSIZE`, with the prefix `udp-` or `udp-gso-` for datagrams.
+/// One kind of load. It is written `CONNECTIONSxDEPTHxSIZE`, with the prefix `udp-` or `udp-gso-`
+/// for datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub(crate) transport: Transport,
@@ -28,7 +29,7 @@ pub(crate) struct Cell {
     pub(crate) size: usize,
 }
 
-/// Default cells: small frames, whose cost is mainly that of the loop.
+/// Default cells: small frames, so the cost of the loop dominates.
 pub(crate) const FIRST: &[Cell] = &[
     Cell::new(1, 1, 64),
     Cell::new(64, 1, 64),
@@ -38,7 +39,7 @@ pub(crate) const FIRST: &[Cell] = &[
     Cell::new(1000, 32, 64),
 ];
 
-/// Cells added by `--cells all`: other depths, and large frames, whose cost is mainly copying.
+/// Cells added by `--cells all`: other depths, and large frames, for which copying dominates.
 pub(crate) const FURTHER: &[Cell] = &[
     Cell::new(64, 16, 64),
     Cell::new(64, 64, 64),
@@ -59,7 +60,7 @@ pub(crate) const UDP: &[Cell] = &[
     Cell::new(4, 32, 1200).over(Transport::UdpSegmented),
 ];
 
-/// Cells of the smoke test: single frames, glued frames, and frames that are cut.
+/// Cells of `--quick`: single frames, glued frames, cut frames, and datagrams.
 pub(crate) const QUICK: &[Cell] = &[
     Cell::new(1, 1, 64),
     Cell::new(64, 32, 64),
@@ -68,13 +69,12 @@ pub(crate) const QUICK: &[Cell] = &[
     Cell::new(4, 8, 64).over(Transport::UdpSegmented),
 ];
 
-/// Minimum payload in bytes; a smaller one could be shorter than the length prefix of a framing.
+/// Minimum payload in bytes; a smaller payload could be shorter than the prefix of its frame.
 const SIZE_MIN: usize = 16;
 const SIZE_MAX: usize = 1 << 20;
 /// Maximum payload of one UDP send over IPv4, in bytes.
 const DATAGRAM_LEN_MAX: usize = 65_507;
-/// Maximum batch in bytes. Memory holds each batch twice per connection, so this stops typing
-/// errors.
+/// Maximum length of a batch in bytes, so that a typing error does not use up the memory.
 const BATCH_BYTES_MAX: usize = 1 << 24;
 
 impl Cell {
@@ -87,7 +87,7 @@ impl Cell {
         }
     }
 
-    /// Returns a cell of connections that each exchange one short frame and then idle.
+    /// Returns a cell whose connections each exchange one short frame and then stay idle.
     pub(crate) fn idle(connections: usize) -> Self {
         Self::new(connections, 1, 64)
     }
@@ -101,12 +101,12 @@ impl Cell {
         self.transport != Transport::Tcp
     }
 
-    /// True if the client's kernel splits a batch into datagrams (GSO).
+    /// Returns true if the client's kernel splits a batch into datagrams (GSO).
     pub(crate) fn is_segmented(self) -> bool {
         self.transport == Transport::UdpSegmented
     }
 
-    /// Returns the batch of a socket: `depth` datagrams in a row.
+    /// Returns the batch of a socket: `depth` datagrams, one after the other.
     pub(crate) fn datagrams(self) -> Vec<u8> {
         (0..self.depth)
             .flat_map(|datagram| self.content(datagram))
@@ -129,10 +129,10 @@ impl Cell {
         batch
     }
 
-    /// Returns the duration for which one server is loaded before the next.
+    /// Returns the duration of a slice, in which one server is loaded before the next server.
     ///
-    /// A slice is long enough for many batches of every connection, and no longer. The speed of the
-    /// machine changes within a second, and all slices of a round should see one speed.
+    /// A slice is just long enough for many batches of every connection. The speed of the machine
+    /// changes within a second, so the slices of a round must be short to see the same speed.
     pub(crate) fn slice(self) -> Duration {
         let in_flight = self.connections * self.depth * self.size;
         if self.connections >= 500 {
@@ -191,12 +191,12 @@ impl FromStr for Cell {
                 "{text:?}: SIZE is {SIZE_MIN} to {SIZE_MAX}, DEPTH x SIZE at most {BATCH_BYTES_MAX}"
             ));
         }
-        let at_once = match transport {
+        let send_len = match transport {
             Transport::Tcp => 0,
             Transport::Udp => size,
             Transport::UdpSegmented => depth * size,
         };
-        if at_once > DATAGRAM_LEN_MAX {
+        if send_len > DATAGRAM_LEN_MAX {
             return Err(format!(
                 "{text:?}: a UDP send takes at most {DATAGRAM_LEN_MAX} bytes"
             ));
@@ -215,14 +215,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_can_be_read() {
+    fn printed_cell_parses_to_an_equal_cell() {
         for &cell in [FIRST, FURTHER, UDP, QUICK].concat().iter() {
             assert_eq!(cell.to_string().parse(), Ok(cell));
         }
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_cells_are_rejected() {
         for text in [
             "",
             "64",

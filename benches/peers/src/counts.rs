@@ -1,6 +1,6 @@
 //! Exact counts per frame: system calls under strace, user-space instructions under callgrind.
 //!
-//! Times resolve a few per cent at best, counts also show smaller differences. Each server runs
+//! Time measurements do not show differences below a few per cent, but counts do. Each server runs
 //! twice under the tool, with few and with many frames. The difference of the counts is divided by
 //! the difference of the frames, so the cost of start-up and connecting cancels out.
 
@@ -15,10 +15,10 @@ use crate::load::{AnyLoad, Until, Waiting};
 use crate::process::Process;
 use crate::servers::Server;
 
-/// The counts of one run, by name.
+/// Counts of one run, by the name of the system call or `instructions`.
 type Counts = BTreeMap<String, f64>;
 
-/// The counting tool: strace counts system calls, callgrind counts instructions.
+/// The counting tool: strace counts system calls, and callgrind counts instructions.
 #[derive(Clone, Copy)]
 pub(crate) enum Tool {
     Strace,
@@ -33,8 +33,8 @@ impl Tool {
         }
     }
 
-    /// True if the tool is installed.
-    pub(crate) fn is_there(self) -> bool {
+    /// Returns true if the tool is installed.
+    pub(crate) fn is_installed(self) -> bool {
         let mut command = Command::new(self.program());
         let command = command
             .arg("--version")
@@ -64,10 +64,11 @@ impl Tool {
     }
 }
 
-/// Returns the counts per frame of one server in one cell, the highest first.
+/// Returns the counts per frame of one server in one cell, sorted from the highest.
 ///
-/// `frames` is the difference of the two runs, rounded up to whole batches of every connection.
-/// `idle` more connections are open and send nothing.
+/// `frames` is the number of frames by which the two runs differ. It is rounded up to a multiple of
+/// one batch on every connection. `idle` is the number of additional connections, which send
+/// nothing.
 pub(crate) fn per_frame(
     tool: Tool,
     server: &Server,
@@ -77,7 +78,7 @@ pub(crate) fn per_frame(
 ) -> io::Result<Vec<(String, f64)>> {
     let batches_of_all = frames.div_ceil((cell.connections * cell.depth) as u64);
     let batches = batches_of_all * cell.connections as u64;
-    // The shorter run is long enough to grow every buffer and to take every path.
+    // The shorter run is long enough to grow every buffer, so this cost cancels out, too.
     let few = run(tool, server, cell, idle, batches.div_ceil(4))?;
     let many = run(tool, server, cell, idle, batches.div_ceil(4) + batches)?;
     let difference = (batches * cell.depth as u64) as f64;
@@ -110,7 +111,7 @@ fn run(tool: Tool, server: &Server, cell: Cell, idle: usize, batches: u64) -> io
         .ok_or_else(|| io::Error::other(format!("the report of {} has no counts", tool.program())))
 }
 
-/// The tool's report file, removed on drop.
+/// Report file of the tool. Dropping this value removes the file.
 struct Report(PathBuf);
 
 impl Report {
@@ -122,7 +123,7 @@ impl Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        // This fails if the report was never written; then nothing remains to be removed.
+        // If the tool wrote no report, the call fails, and there is nothing to remove.
         let _ = fs::remove_file(&self.0);
     }
 }

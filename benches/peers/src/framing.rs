@@ -27,7 +27,7 @@ impl Framing {
 /// Returns the four-byte prefix of a payload.
 ///
 /// # Panics
-/// If the length does not fit into four bytes. The limits of the arguments exclude that.
+/// If the length does not fit into four bytes. The limits of a cell exclude such a length.
 #[inline]
 pub(crate) fn prefix_u32(payload_len: usize) -> [u8; 4] {
     u32::try_from(payload_len)
@@ -35,9 +35,9 @@ pub(crate) fn prefix_u32(payload_len: usize) -> [u8; 4] {
         .to_be_bytes()
 }
 
-/// Returns the payload of the first frame in `bytes`, or none if the frame is not complete.
+/// Returns the payload of the first frame in `bytes`, or `None` if the frame is not complete.
 ///
-/// The frame takes four bytes more than its payload.
+/// The frame is four bytes longer than its payload, because of the prefix.
 #[inline]
 pub(crate) fn first_frame_u32(bytes: &[u8]) -> Option<&[u8]> {
     let (prefix, rest) = bytes.split_first_chunk::<4>()?;
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn frame_is_found_only_when_whole() {
+    fn frame_is_found_only_if_complete() {
         let bytes = [0, 0, 0, 2, 7, 8, 9];
         for cut in 0..6 {
             assert_eq!(first_frame_u32(&bytes[..cut]), None);

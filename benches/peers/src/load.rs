@@ -5,11 +5,12 @@
 //! ```
 //!
 //! A batch is `depth` frames. The client checks the echo: the number of bytes, the prefix of each
-//! frame, and in check mode every byte. It has no knowledge of the server's implementation.
+//! frame, and in check mode every byte. The client does not depend on the server's implementation.
 //!
-//! If the load has its own core it never sleeps. The kernel charges the sender with waking the
-//! receiver, and waking a halted core costs more than an echo, above all in a virtual machine. A
-//! sleeping load would add that cost to each server and hide their differences.
+//! If the load has its own core, it never sleeps. The kernel charges the cost of waking a receiver
+//! to the sender. Waking a halted core costs more than an echo, above all in a virtual machine. So
+//! a sleeping load would add this cost to every server and hide the differences between the
+//! servers.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -23,7 +24,7 @@ use crate::udp_load::UdpLoad;
 
 const INPUT_LEN: usize = 256 * 1024;
 const EVENTS_LEN: usize = 1024;
-/// Maximum time without any echo; after it the server counts as stalled.
+/// Maximum time without any echo. After this time the server counts as stalled.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// The connections to one server, and the batch that they send.
@@ -35,7 +36,8 @@ pub(crate) struct Load {
     input: Vec<u8>,
     events: Vec<Event>,
     waiting: Waiting,
-    /// Number of connections whose batch is not back: `outstanding <= connections.len()`.
+    /// Number of connections whose batch is not echoed completely:
+    /// `outstanding <= connections.len()`.
     outstanding: usize,
 }
 
@@ -44,11 +46,11 @@ pub(crate) struct Load {
 pub(crate) enum Waiting {
     /// Polls again and again without sleeping; needs its own core.
     Spin,
-    /// Sleeps in the kernel, and leaves the core to others.
+    /// Sleeps in the kernel, and leaves the core to other threads.
     Sleep,
 }
 
-/// Condition after which no more batches are started; outstanding batches are still awaited.
+/// Condition after which a run starts no more batches; it still waits for outstanding batches.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
     Deadline(Instant),
@@ -98,10 +100,10 @@ impl AnyLoad {
 }
 
 impl Load {
-    /// Opens all connections; waits for the echo of one frame on each before opening the next.
+    /// Opens all connections. When this function returns, the server has accepted every connection.
     ///
-    /// When this returns, the server has accepted every connection. Its queue of pending
-    /// connections never overflows.
+    /// Each connection waits for the echo of one frame before the next connection is opened. So the
+    /// listen backlog of the server never overflows.
     pub(crate) fn open(
         port: u16,
         framing: Framing,
@@ -135,7 +137,8 @@ impl Load {
         })
     }
 
-    /// Keeps one batch per connection in flight, then waits until all are back.
+    /// Keeps one batch per connection in flight until `until` is reached, then waits for the
+    /// outstanding batches.
     ///
     /// The round-trip time of each batch is added to `round_trips`, in nanoseconds. With `check`,
     /// every byte is compared with the sent bytes.
@@ -217,8 +220,8 @@ impl Load {
         u32::try_from(round_trip.as_nanos()).unwrap_or(u32::MAX)
     }
 
-    /// Writes and reads at most once each, as the event allows. Returns true if the whole batch is
-    /// back.
+    /// Handles one event with at most one write and one read. Returns true if the batch is echoed
+    /// completely.
     fn progress(&mut self, key: usize, readiness: u32, check: bool) -> io::Result<bool> {
         if readiness & WRITABLE != 0 {
             self.send(key)?;
@@ -242,8 +245,8 @@ impl Load {
         Ok(connection.received == self.batch.bytes.len())
     }
 
-    /// Sends the rest of the batch; more than one write is needed only if the socket buffer is
-    /// full.
+    /// Writes the unsent bytes of the batch once. If the socket buffer is full, registers for
+    /// writability to continue later.
     fn send(&mut self, key: usize) -> io::Result<()> {
         let connection = &mut self.connections[key];
         match connection
@@ -284,9 +287,9 @@ impl Until {
 
 struct Connection {
     stream: TcpStream,
-    /// Number of bytes of the batch that the kernel took: `sent <= batch.len()`.
+    /// Number of bytes of the batch that the kernel accepted: `sent <= batch.len()`.
     sent: usize,
-    /// Number of bytes of the batch that came back: `received <= sent`.
+    /// Number of bytes of the batch that were echoed: `received <= sent`.
     received: usize,
     begun: Instant,
     awaits_writable: bool,
@@ -324,8 +327,8 @@ impl Batch {
 
     /// Compares echoed bytes with the batch, starting at `offset` of the batch.
     ///
-    /// Without `check` only prefixes that lie completely within `echoed` are compared. That costs
-    /// little, so the load does not limit the server.
+    /// Without `check`, only prefixes that lie completely within `echoed` are compared. This is
+    /// cheap, so that the server and not the load limits the speed.
     fn verify(&self, offset: usize, echoed: &[u8], check: bool) -> io::Result<()> {
         let end = offset + echoed.len();
         if end > self.bytes.len() {
@@ -376,9 +379,10 @@ mod tests {
     }
 
     #[test]
-    fn wrong_bytes_are_refused() {
+    fn wrong_bytes_are_rejected() {
         let batch = batch();
         let mut echoed = batch.bytes.clone();
+        // A frame has 20 bytes. So byte 30 is payload, and byte 23 belongs to a prefix.
         echoed[30] ^= 1;
         assert!(batch.verify(0, &echoed, true).is_err());
         assert!(batch.verify(0, &echoed, false).is_ok());

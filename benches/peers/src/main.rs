@@ -1,12 +1,12 @@
 //! Compares echo servers: the CPU time of each server per frame, in one interleaved run.
 //!
 //! `cargo run --release --manifest-path benches/peers/Cargo.toml` measures the server CPU time per
-//! echoed frame. It prints the time as a ratio to the plainest hand-written epoll loop. `--help`
-//! lists the modes, the loads and the servers.
+//! echoed frame. It prints this time as a ratio to the time of the plainest hand-written epoll
+//! loop. `--help` lists the modes, the loads and the servers.
 //!
-//! The modules explain the method: `measure` the measurement, `load` the load, `counts` the
-//! counting, and each file of `servers` one server. The program runs only on Linux, because it
-//! reads the CPU time of threads from `/proc`.
+//! The modules `measure`, `load` and `counts` explain the method, and each file in `servers`
+//! explains one server. The program runs only on Linux, because it reads the CPU time of threads
+//! from `/proc`.
 
 mod arguments;
 mod cell;
@@ -34,13 +34,13 @@ use load::{AnyLoad, Waiting};
 use measure::{Cores, Plan, Row};
 use table::Table;
 
-/// Default load of `idle`: few connections, one frame at a time.
+/// Default load of the mode `idle`: few connections, one frame at a time.
 const IDLE_CELL: &str = "10x1x64";
-/// Default number of idle connections; fits into a limit of 20,000 descriptors.
+/// Default number of idle connections; chosen for a limit of 20,000 descriptors.
 const IDLE: usize = 19_000;
-/// Default loads of `syscalls`: one call per frame, and calls shared by many frames.
+/// Default loads of the mode `syscalls`: one frame per system call, and many frames per call.
 const SYSCALLS_CELLS: [&str; 2] = ["64x1x64", "64x32x64"];
-/// Default loads of `instructions`.
+/// Default loads of the mode `instructions`.
 const INSTRUCTIONS_CELLS: [&str; 3] = ["1x1x64", "64x1x64", "64x16x64"];
 
 fn main() -> ExitCode {
@@ -101,7 +101,7 @@ fn measure_all(arguments: &Arguments, idle: usize) -> Result<(), Box<dyn Error>>
     check_descriptors(cells, arguments.servers.len(), idle)?;
     let plan = Plan {
         servers: arguments.servers.clone(),
-        turns: arguments.turns,
+        rounds: arguments.rounds,
         slice_ms: arguments.slice_ms,
         check: arguments.check,
         idle,
@@ -125,11 +125,11 @@ fn measure_all(arguments: &Arguments, idle: usize) -> Result<(), Box<dyn Error>>
 
 /// Raises the descriptor limit, and checks that it suffices.
 ///
-/// The load needs one descriptor per connection and server, a server one per connection. Separate
-/// processes hold the idle connections.
+/// The load needs one descriptor per connection to each server. A server needs one descriptor per
+/// connection. Separate processes open the idle connections.
 fn check_descriptors(cells: &[Cell], servers: usize, idle: usize) -> Result<(), Box<dyn Error>> {
     let limit = system::raise_descriptor_limit()?;
-    let most = cells
+    let connections_max = cells
         .iter()
         .map(|cell| cell.connections)
         .max()
@@ -137,16 +137,19 @@ fn check_descriptors(cells: &[Cell], servers: usize, idle: usize) -> Result<(), 
     // With idle connections, each server runs twice.
     let servers = if idle > 0 { 2 * servers } else { servers };
     // Descriptors for the standard streams, for epoll, and for the CPU statistics of each server.
-    let needed = (most * servers + 16 * servers + 16).max(most + idle + 32) as u64;
+    let of_load = connections_max * servers + 16 * servers + 16;
+    let of_server = connections_max + idle + 32;
+    let needed = of_load.max(of_server) as u64;
     if needed > limit {
         return Err(format!("{needed} descriptors are needed, but the limit is {limit}").into());
     }
     Ok(())
 }
 
-/// Chooses the first core for the servers and the second for the load, and pins this process to it.
+/// Chooses the first core for the servers and the second core for the load. Pins this process,
+/// which is the load, to the second core.
 ///
-/// Returns none if only one core is available.
+/// Returns `None` if only one core is available.
 fn cores() -> io::Result<Option<Cores>> {
     let &[servers, load, ..] = &system::cores()[..] else {
         return Ok(None);
@@ -158,7 +161,7 @@ fn cores() -> io::Result<Option<Cores>> {
 fn describe(plan: &Plan, output: &mut impl Write) -> io::Result<()> {
     writeln!(output, "{}", machine())?;
     for peer in servers::LEFT_OUT {
-        writeln!(output, "Left out because it was not built: {peer}.")?;
+        writeln!(output, "Not measured, because it was not built: {peer}.")?;
     }
     match plan.cores {
         Some(Cores { servers, load }) => {
@@ -174,10 +177,10 @@ fn describe(plan: &Plan, output: &mut impl Write) -> io::Result<()> {
     }
     writeln!(
         output,
-        "ns/frame: server CPU time, 20th percentile of slices. ratio: to the first server in the\n\
-         same round, median and quartiles of {} rounds. p50, p99, p99.9: round trip of a whole\n\
-         batch in microseconds.",
-        plan.turns
+        "ns/frame: server CPU time, 20th percentile of slices. ratio: this time divided by the\n\
+         time of the first server in the same round, median and quartiles of {} rounds. p50, p99,\n\
+         p99.9: round-trip time of a batch in microseconds.",
+        plan.rounds
     )?;
     writeln!(output)
 }
@@ -191,7 +194,7 @@ fn machine() -> String {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
         .map_or("unknown", |(_, model)| model.trim());
-    // Other programs on the cores make every figure worse; the ratios suffer least.
+    // Other programs that use the cores worsen every figure, so the line contains the load average.
     let load = read("/proc/loadavg");
     let load = load.split_whitespace().next().unwrap_or("unknown");
     format!(
@@ -220,7 +223,7 @@ fn heading(output: &mut impl Write, cell: Cell, idle: usize, markdown: bool) -> 
     };
     let beside = match idle {
         0 => String::new(),
-        _ => format!(", beside {idle} idle ones"),
+        _ => format!(", beside {idle} idle connections"),
     };
     writeln!(
         output,
@@ -261,7 +264,8 @@ fn table_of(rows: &[Row]) -> Table {
     table
 }
 
-/// Returns the table of `idle`. Rows come in pairs: without idle connections, and beside them.
+/// Returns the table of the mode `idle`. `rows` has two rows per server: without and with idle
+/// connections.
 fn table_of_idle(rows: &[Row]) -> Table {
     let mut table = Table::new([
         "server",
@@ -296,7 +300,7 @@ fn count_all(
     default_cells: &[&str],
     default_frames: u64,
 ) -> Result<(), Box<dyn Error>> {
-    if !tool.is_there() {
+    if !tool.is_installed() {
         return Err(format!("{} is not installed", tool.program()).into());
     }
     let default_cells: Vec<Cell> = default_cells
@@ -318,7 +322,11 @@ fn count_all(
             Tool::Strace => Table::new(["server", "calls/frame", "by name"]),
             Tool::Callgrind => Table::new(["server", "instructions/frame"]),
         };
-        for server in arguments.servers.iter().filter(|one| one.serves(cell)) {
+        for server in arguments
+            .servers
+            .iter()
+            .filter(|server| server.serves(cell))
+        {
             let counts = counts::per_frame(tool, server, cell, idle, frames)?;
             table.push(row_of_counts(tool, server.name, &counts));
         }
@@ -333,7 +341,7 @@ fn row_of_counts(tool: Tool, server: &str, counts: &[(String, f64)]) -> Vec<Stri
     match tool {
         Tool::Callgrind => vec![server.to_owned(), format!("{sum:.0}")],
         Tool::Strace => {
-            // Rarer calls, below one in 10,000 frames, do not belong to the loop.
+            // Omit calls that occur less than once in 10,000 frames: the loop does not make them.
             let names = counts.iter().filter(|(_, count)| *count >= 0.0001);
             let names: Vec<_> = names
                 .map(|(name, count)| format!("{name} {count:.3}"))

@@ -1,10 +1,15 @@
-//! Measurement of one cell: all servers run at once and are loaded in turn, in short slices.
+//! Measures one cell, which is one kind of load, with all servers.
 //!
-//! The speed of a machine can change by a third within a second, because of its clock, other
-//! programs or interrupts. Runs one after the other would see different speeds. So each server is
-//! loaded for one short slice, one after the other, and then again in reverse order. That is one
-//! round, and its middle is the same instant for every server. Servers are compared within a round,
-//! and the result is the median over all rounds.
+//! The speed of a machine can change by a third within a second, because of its clock frequency,
+//! other programs or interrupts. If each server were measured completely before the next one, the
+//! servers would see different speeds. So all servers run at the same time, and the load alternates
+//! between them:
+//!
+//! * A slice is a short time (20 to 60 ms) during which one server is loaded.
+//! * A round has two slices per server: all servers in order, then all servers in reverse order.
+//!   So the middle of a round is the same instant for every server.
+//!
+//! Servers are compared within a round, and the result is the median over all rounds.
 
 use std::io;
 use std::time::Instant;
@@ -15,7 +20,7 @@ use crate::process::{CpuClock, Process};
 use crate::servers::Server;
 use crate::statistics::{Quartiles, percentile, quartiles};
 
-/// The cores of the servers and of the load.
+/// Processor cores of the servers and of the load.
 #[derive(Clone, Copy)]
 pub(crate) struct Cores {
     pub(crate) servers: usize,
@@ -25,13 +30,14 @@ pub(crate) struct Cores {
 /// Parameters of the measurement, equal for every cell.
 pub(crate) struct Plan {
     pub(crate) servers: Vec<&'static Server>,
-    pub(crate) turns: usize,
-    /// Duration of a slice in milliseconds; if none, the cell chooses.
+    pub(crate) rounds: usize,
+    /// Duration of a slice in milliseconds; if `None`, [`Cell::slice`] returns it.
     pub(crate) slice_ms: Option<u64>,
     pub(crate) check: bool,
-    /// Number of idle connections. If not 0, each server runs twice: without and with them.
+    /// Number of idle connections. If it is not 0, each server runs twice: without and with idle
+    /// connections.
     pub(crate) idle: usize,
-    /// None if there is only one core, which all then share.
+    /// `None` if only one core is available, which the servers and the load then share.
     pub(crate) cores: Option<Cores>,
 }
 
@@ -40,10 +46,10 @@ pub(crate) struct Row {
     pub(crate) server: &'static str,
     /// CPU time of the server per frame, in nanoseconds: the 20th percentile of its slices.
     pub(crate) nanoseconds_per_frame: f64,
-    /// CPU time per frame of each round, in nanoseconds, over both of its slices.
-    turns: Vec<f64>,
+    /// CPU time per frame of each round, in nanoseconds, over both slices of the round.
+    rounds: Vec<f64>,
     pub(crate) frames_per_second: f64,
-    /// Round-trip times of whole batches in microseconds: percentiles 50, 99 and 99.9.
+    /// Round-trip times of batches in microseconds: percentiles 50, 99 and 99.9.
     pub(crate) round_trips: [f64; 3],
     pub(crate) slices: usize,
     /// Server memory per idle connection, in bytes; 0 without idle connections.
@@ -51,12 +57,13 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Returns the ratio of the CPU time per frame to that of `other`, taken within each round.
+    /// Returns the quartiles of the ratio of this row's CPU time per frame to the CPU time of
+    /// `other`. Each ratio compares the two within one round.
     ///
     /// `other` is another server, or this server without idle connections.
     pub(crate) fn ratio_to(&self, other: &Self) -> Quartiles {
-        let turns = self.turns.iter().zip(&other.turns);
-        quartiles(turns.map(|(own, other)| own / other).collect())
+        let rounds = self.rounds.iter().zip(&other.rounds);
+        quartiles(rounds.map(|(own, other)| own / other).collect())
     }
 }
 
@@ -67,24 +74,24 @@ pub(crate) fn measure(cell: Cell, plan: &Plan) -> io::Result<Vec<Row>> {
         .map_or_else(|| cell.slice(), std::time::Duration::from_millis);
     let mut subjects = Vec::new();
     for server in plan.servers.iter().filter(|server| server.serves(cell)) {
-        let crowds = if plan.idle > 0 {
+        let idle_counts = if plan.idle > 0 {
             &[0, plan.idle][..]
         } else {
             &[0]
         };
-        for &idle in crowds {
+        for &idle in idle_counts {
             let subject = Subject::start(server, cell, plan, idle);
             subjects.push(subject.map_err(|error| named(server, &error))?);
         }
     }
-    // Warm up, because the set-up at first use is not a cost of a frame. Every byte is checked
-    // here.
+    // Warm up, so that one-time costs of a server are not measured. This first run also checks
+    // every echoed byte.
     for subject in &mut subjects {
         let until = Until::Deadline(Instant::now() + slice * 3);
         let outcome = subject.load.run(until, true, &mut Vec::new());
         outcome.map_err(|error| named(subject.server, &error))?;
     }
-    for _ in 0..plan.turns {
+    for _ in 0..plan.rounds {
         let forth_and_back = (0..subjects.len()).chain((0..subjects.len()).rev());
         for index in forth_and_back {
             let subject = &mut subjects[index];
@@ -97,6 +104,7 @@ pub(crate) fn measure(cell: Cell, plan: &Plan) -> io::Result<Vec<Row>> {
     Ok(subjects.into_iter().map(Subject::into_row).collect())
 }
 
+/// Adds the name of the server to an error.
 fn named(server: &Server, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", server.name))
 }
@@ -109,7 +117,8 @@ struct Subject {
     round_trips: Vec<u32>,
     idle_bytes: u64,
     _idle: Option<Process>,
-    /// The last field, so that the connections are closed before the server is killed.
+    /// Declared last, because fields are dropped in the order of their declaration. So the
+    /// connections are closed before the server is killed.
     _process: Process,
 }
 
@@ -128,14 +137,16 @@ impl Subject {
             Waiting::Sleep
         };
         let load = AnyLoad::open(process.port(), server, cell, waiting)?;
-        // One-time allocations exist by now, and are not counted as the cost of a connection.
+        // Measure the memory after `open`: the server has made its one-time allocations, so they
+        // are not counted for the idle connections.
         let before = process.resident_bytes()?;
-        let crowd = match idle {
+        let idle_client = match idle {
             0 => None,
             _ => Some(Process::hold(server, process.port(), idle)?),
         };
         let grown = process.resident_bytes()?.saturating_sub(before);
-        // All threads of the server exist after it has accepted and echoed.
+        // The clock covers the threads that exist now. The server has accepted connections and
+        // echoed, so it has started all its threads.
         let clock = process.clock()?;
         Ok(Self {
             server,
@@ -144,7 +155,7 @@ impl Subject {
             slices: Vec::new(),
             round_trips: Vec::new(),
             idle_bytes: grown.checked_div(idle as u64).unwrap_or_default(),
-            _idle: crowd,
+            _idle: idle_client,
             _process: process,
         })
     }
@@ -161,8 +172,8 @@ impl Subject {
         Ok(())
     }
 
-    /// Returns the nanoseconds per frame of each round, which is two slices.
-    fn turns(&self) -> Vec<f64> {
+    /// Returns the nanoseconds per frame of each round. A round is two consecutive slices.
+    fn rounds(&self) -> Vec<f64> {
         self.slices.chunks(2).map(nanoseconds_per_frame).collect()
     }
 
@@ -181,7 +192,7 @@ impl Subject {
         Row {
             server: self.server.name,
             nanoseconds_per_frame: percentile(&slices, 0.2),
-            turns: self.turns(),
+            rounds: self.rounds(),
             frames_per_second: frames as f64 / seconds,
             round_trips: [microseconds(0.5), microseconds(0.99), microseconds(0.999)],
             slices: slices.len(),

@@ -1,6 +1,6 @@
 //! Servers as child processes: start, end, CPU time and memory.
 //!
-//! The clients that only hold idle connections are child processes, too.
+//! The clients that keep idle connections open are child processes, too.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -11,17 +11,19 @@ use std::time::{Duration, Instant};
 
 use crate::servers::Server;
 
-/// Maximum time to wait until the threads of a server sleep; then the CPU time is read anyway.
+/// Maximum time to wait until all threads of a server sleep. After this time, the CPU time is read
+/// while some of them still run.
 const SLEEP_LIMIT: Duration = Duration::from_millis(20);
 
-/// A running server, or a client that holds idle connections; killed on drop.
+/// A running server, or a client that keeps idle connections open. Dropping this value kills the
+/// process.
 pub(crate) struct Process {
     child: Child,
     port: u16,
 }
 
 impl Process {
-    /// Starts a server, on the given core or on any.
+    /// Starts a server, on the given core or, if `core` is `None`, on any core.
     pub(crate) fn start(server: &Server, core: Option<usize>) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["serve", server.name]);
@@ -44,9 +46,11 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Opens idle connections to a server. Each has echoed one frame when this returns.
+    /// Starts a process that opens idle connections to a server. When this function returns, each
+    /// connection has echoed one frame.
     ///
-    /// A separate process holds them, so that they use its descriptors.
+    /// A separate process keeps the connections open, so that they do not use up the descriptors of
+    /// this process.
     pub(crate) fn hold(server: &Server, port: u16, connections: usize) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["hold", server.name, &port.to_string()]);
@@ -54,7 +58,8 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Starts a process and waits for its line `port N`. The server listens when this returns.
+    /// Starts a process and waits for its line `port N`. When this function returns, the server
+    /// listens.
     fn spawn(mut command: Command) -> io::Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
@@ -68,7 +73,9 @@ impl Process {
         process.port = line
             .strip_prefix("port ")
             .and_then(|port| port.trim().parse().ok())
-            .ok_or_else(|| io::Error::other(format!("not a line `port N`: {line:?}")))?;
+            .ok_or_else(|| {
+                io::Error::other(format!("the process printed {line:?} instead of `port N`"))
+            })?;
         Ok(process)
     }
 
@@ -76,7 +83,8 @@ impl Process {
         self.port
     }
 
-    /// Ends the server with a signal that a tool around it can catch, and waits for both.
+    /// Sends SIGTERM to the server, or to the tool that runs it, and waits for the end of the
+    /// process. A tool can handle this signal and then write its report.
     pub(crate) fn terminate(mut self) -> io::Result<()> {
         crate::system::terminate(self.child.id())?;
         self.child.wait()?;
@@ -91,7 +99,7 @@ impl Process {
             .ok_or_else(|| io::Error::other("/proc/PID/status has no RssAnon line"))
     }
 
-    /// Returns a clock of the CPU time of all threads that exist now.
+    /// Returns a clock of the CPU time of all threads that the process has now.
     pub(crate) fn clock(&self) -> io::Result<CpuClock> {
         let mut threads = Vec::new();
         for entry in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
@@ -113,7 +121,7 @@ impl Drop for Process {
     }
 }
 
-/// CPU time of a process in nanoseconds, as the scheduler counts it.
+/// Clock of the CPU time of a process, as the scheduler counts it.
 ///
 /// See `Documentation/scheduler/sched-stats.rst` in the kernel's sources: the first field of a
 /// task's `schedstat` is the time it spent on a processor.
@@ -127,14 +135,16 @@ struct Thread {
 }
 
 impl CpuClock {
-    /// Returns the CPU time of all threads so far, in nanoseconds, read when all of them sleep.
+    /// Returns the CPU time of all threads so far, in nanoseconds. Waits until all threads sleep,
+    /// for at most `SLEEP_LIMIT`.
     ///
-    /// The scheduler updates the time of a running thread only at its next tick, but that of a
-    /// sleeping thread when it goes to sleep.
+    /// The scheduler updates the time of a thread when the thread goes to sleep, but while it runs
+    /// only at each tick. So the time is exact only if the thread sleeps.
     pub(crate) fn nanoseconds(&self) -> io::Result<u64> {
         let deadline = Instant::now() + SLEEP_LIMIT;
         while !self.all_sleep()? && Instant::now() < deadline {
-            // Sleeping would let this core go idle, and the next slice would begin with waking it.
+            // Do not sleep here: this core would become idle, and the next slice would include the
+            // time to wake it.
             thread::yield_now();
         }
         let mut sum = 0;
@@ -154,7 +164,8 @@ impl CpuClock {
     }
 }
 
-/// Reads a short file from its start; the kernel generates its content at each read.
+/// Reads a short file of `/proc` from its start. The kernel generates the content again for each
+/// such read.
 fn read_at_start<T>(file: &File, parse: fn(&str) -> Option<T>) -> io::Result<T> {
     let mut buffer = [0; 512];
     let len = file.read_at(&mut buffer, 0)?;
@@ -168,15 +179,16 @@ fn first_number(schedstat: &str) -> Option<u64> {
     schedstat.split_whitespace().next()?.parse().ok()
 }
 
-/// Parses the size of the pages without a file: `RssAnon` in proc_pid_status(5).
+/// Parses the resident memory that belongs to no file, in kilobytes: `RssAnon` in
+/// proc_pid_status(5).
 fn resident_kilobytes(status: &str) -> Option<u64> {
     let mut lines = status.lines();
     let line = lines.find_map(|line| line.strip_prefix("RssAnon:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// Parses the state of a thread. It follows the name, which is in parentheses and may hold any
-/// character.
+/// Returns true if the thread sleeps. The state follows the thread's name, which is in parentheses
+/// and may contain any character.
 fn is_asleep(stat: &str) -> Option<bool> {
     let (_, after_name) = stat.rsplit_once(')')?;
     Some(after_name.trim_start().starts_with('S'))
@@ -187,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accounts_are_parsed() {
+    fn proc_files_are_parsed() {
         assert_eq!(first_number("123 45 6\n"), Some(123));
         assert_eq!(is_asleep("7 (a) b) S 1 2"), Some(true));
         assert_eq!(is_asleep("7 (S) R 1 2"), Some(false));

@@ -18,7 +18,7 @@ pub(crate) fn quartiles(mut values: Vec<f64>) -> Quartiles {
     }
 }
 
-/// Returns the value that this share of the sorted values does not exceed, by nearest rank.
+/// Returns a percentile of sorted values by the nearest-rank method. `share` is 0.5 for the median.
 ///
 /// Returns the default value if there are no values.
 pub(crate) fn percentile<T: Copy + Default>(sorted: &[T], share: f64) -> T {
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn quartiles_need_no_order() {
+    fn quartiles_accept_unsorted_values() {
         let expected = Quartiles {
             first: 1.0,
             median: 2.0,

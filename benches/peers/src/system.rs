@@ -23,7 +23,7 @@ impl Epoll {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
 
-    /// Registers a socket; closing the socket removes it.
+    /// Registers a socket. Closing the socket removes its registration.
     pub(crate) fn add(&self, socket: &impl AsRawFd, key: usize, interest: u32) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, socket.as_raw_fd(), key, interest)
     }
@@ -38,8 +38,8 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, socket.as_raw_fd(), key, interest)
     }
 
-    /// Waits for events, and returns how many of `events` were filled. A signal does not end the
-    /// wait.
+    /// Waits for events, writes them to `events`, and returns their number. A signal does not end
+    /// the wait.
     ///
     /// The timeout is in milliseconds; -1 means no timeout. The result 0 means that the timeout
     /// passed.
@@ -73,7 +73,7 @@ impl Epoll {
     }
 }
 
-/// An empty event, to fill the array that `Epoll::wait` writes to.
+/// Initial value of the events in the slice that `Epoll::wait` writes to.
 pub(crate) const NO_EVENT: Event = Event { events: 0, u64: 0 };
 
 /// Returns the processor cores on which this process may run, lowest first.
@@ -138,14 +138,15 @@ pub(crate) fn set_nodelay(descriptor: RawFd) -> io::Result<()> {
     set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
-/// Requests a receive buffer that holds every datagram in flight; the kernel may grant less.
+/// Requests a receive buffer of 4 MiB, enough for every datagram in flight. The kernel may choose a
+/// smaller buffer.
 pub(crate) fn set_receive_buffer(socket: &impl AsRawFd) -> io::Result<()> {
     let level = libc::SOL_SOCKET;
     set_option(socket.as_raw_fd(), level, libc::SO_RCVBUF, 1 << 22)
 }
 
-/// Turns on GSO and GRO: the kernel splits sends into datagrams of `len` bytes, and may deliver
-/// received datagrams joined.
+/// Turns on GSO and GRO: the kernel splits each send into datagrams of `len` bytes, and may join
+/// received datagrams.
 pub(crate) fn set_segments(socket: &impl AsRawFd, len: usize) -> io::Result<()> {
     let len = i32::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     set_option(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, len)?;

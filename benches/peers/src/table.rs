@@ -79,7 +79,7 @@ fn line(row: &[String], columns: &[Column], markdown: bool) -> String {
     if markdown {
         format!("| {} |", cells.join(" | "))
     } else {
-        // Padding of the last column would be white space at the end of the line.
+        // Remove the padding of the last column, which is white space at the end of the line.
         cells.join("  ").trim_end().to_owned()
     }
 }

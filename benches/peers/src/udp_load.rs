@@ -1,15 +1,16 @@
 //! The load of datagrams: sockets that each keep one batch in flight.
 //!
 //! ```text
-//! batch: [datagram][datagram].. -> one send each, or one for all -> server -> all back -> again
+//! batch: [datagram][datagram].. -> one or many sends -> server -> receives until all are back
 //! ```
 //!
-//! Each socket is connected, so it receives only from the server. With segmentation it sends a
-//! batch with one call (`UDP_SEGMENT`) and receives joined datagrams (`UDP_GRO`), as a client with
-//! much data does. The echo is checked as for frames, each datagram by its length.
+//! Each socket is connected, so it receives only from the server. With segmentation, a socket sends
+//! a batch with one call (`UDP_SEGMENT`) and receives joined datagrams (`UDP_GRO`), as a client
+//! with much data does. The load checks the length of each echoed datagram, and in check mode every
+//! byte.
 //!
-//! A datagram is lost if a receive buffer is full. A batch that is not back after a time limit is
-//! given up and sent again. Repeated losses without any datagram between them are an error.
+//! A datagram is lost if a receive buffer is full. If a batch is not echoed within a time limit,
+//! the load sends the batch again. Repeated time limits without any datagram are an error.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -23,8 +24,7 @@ const INPUT_LEN: usize = 65_536;
 const EVENTS_LEN: usize = 1024;
 /// Time after which a datagram counts as lost; a round trip on one machine is far shorter.
 const LOSS_LIMIT: Duration = Duration::from_millis(200);
-/// Number of losses in a row, without any datagram between, after which the server counts as
-/// stalled.
+/// Number of consecutive time limits without any datagram after which the server counts as stalled.
 const LOSSES_MAX: u32 = 50;
 
 /// The sockets that load one server.
@@ -42,16 +42,16 @@ pub(crate) struct UdpLoad {
 
 struct Socket {
     udp: UdpSocket,
-    /// Number of bytes of the batch that came back.
+    /// Number of bytes of the batch that were echoed.
     received: usize,
-    /// Offset in the batch at which the next datagram is expected, unless one is lost.
+    /// Offset in the batch at which the next datagram is expected, unless a datagram is lost.
     next: usize,
     begun: Instant,
     is_outstanding: bool,
 }
 
 impl UdpLoad {
-    /// Opens all sockets, and waits for the echo of one datagram on each.
+    /// Opens all sockets, and waits for the echo of one batch on each socket.
     pub(crate) fn open(port: u16, cell: Cell, waiting: Waiting) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let mut sockets = Vec::with_capacity(cell.connections);
@@ -87,9 +87,10 @@ impl UdpLoad {
         Ok(load)
     }
 
-    /// Keeps one batch per socket in flight, then waits until all are back.
+    /// Keeps one batch per socket in flight until `until` is reached, then waits for the
+    /// outstanding batches.
     ///
-    /// Parameters and result are those of [`Load::run`](crate::load::Load::run).
+    /// [`Load::run`](crate::load::Load::run) describes the parameters and the result.
     pub(crate) fn run(
         &mut self,
         mut until: Until,
@@ -157,12 +158,12 @@ impl UdpLoad {
         socket.begun = now;
         socket.is_outstanding = true;
         self.outstanding += 1;
-        let at_once = if self.cell.is_segmented() {
+        let send_len = if self.cell.is_segmented() {
             self.batch.len()
         } else {
             self.cell.size
         };
-        for datagrams in self.batch.chunks(at_once) {
+        for datagrams in self.batch.chunks(send_len) {
             socket.udp.send(datagrams)?;
         }
         Ok(())
@@ -175,7 +176,7 @@ impl UdpLoad {
         u32::try_from(round_trip.as_nanos()).unwrap_or(u32::MAX)
     }
 
-    /// Receives until the socket would block. Returns true if the whole batch is back.
+    /// Receives until the socket would block. Returns true if the batch is echoed completely.
     fn progress(&mut self, key: usize, check: bool) -> io::Result<bool> {
         let socket = &mut self.sockets[key];
         while socket.is_outstanding && socket.received < self.batch.len() {
@@ -185,17 +186,18 @@ impl UdpLoad {
                 Err(error) => return Err(error),
             };
             let size = self.cell.size;
-            let whole = len > 0 && len.is_multiple_of(size);
-            let one = len == size || self.cell.is_segmented();
-            // A lost datagram leaves a gap, and the batch is given up after the time limit.
+            let is_whole = len > 0 && len.is_multiple_of(size);
+            let is_allowed_len = len == size || self.cell.is_segmented();
+            // Earlier datagrams may be lost, so search from the expected offset. With a lost
+            // datagram, the batch stays incomplete and is sent again after the time limit.
             let place = (socket.next..)
                 .step_by(size)
                 .take_while(|at| at + len <= self.batch.len())
                 .find(|&at| !check || self.batch[at..at + len] == self.input[..len]);
-            let Some(place) = place.filter(|_| whole && one) else {
+            let Some(place) = place.filter(|_| is_whole && is_allowed_len) else {
                 return Err(io::Error::new(
                     ErrorKind::InvalidData,
-                    "an echoed datagram differs from the sent ones",
+                    "an echoed datagram differs from every datagram that was sent",
                 ));
             };
             socket.next = place + len;

@@ -196,6 +196,18 @@ fn releasing_one_hold_keeps_the_others() {
 }
 
 #[test]
+fn state_that_reads_above_high_is_still_checked_per_frame() {
+    let mut state = State::accepted(false, false);
+    state.set_reads_above_high(true);
+    assert!(state.needs_no_check_per_frame());
+    state.above_high();
+    assert!(state.wants_frames() && state.may_read() && state.is_above_high());
+    assert!(!state.needs_no_check_per_frame() && !state.is_dispatch_over());
+    assert_eq!(state.at_low(), Watermark::Drained);
+    assert!(state.needs_no_check_per_frame());
+}
+
+#[test]
 fn short_read_clears_readiness_unless_an_end_was_reported() {
     for (readiness, stays) in [
         (Readiness::READABLE, false),

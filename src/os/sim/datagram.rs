@@ -70,6 +70,10 @@ impl SimSocket {
         self.with(|state, index| state.datagrams(index).peer = Some(peer));
     }
 
+    pub(crate) fn datagram_peer(self) -> Option<Addr> {
+        self.with(|state, index| state.datagrams(index).peer.clone())
+    }
+
     /// Makes the next sends of a datagram socket fail.
     pub(crate) fn fail_sends(self, kinds: impl IntoIterator<Item = ErrorKind>) {
         self.with(|state, index| state.datagrams(index).failing.extend(kinds));

@@ -2,6 +2,24 @@
 
 use super::*;
 
+/// Returns a reactor whose memory budget is used up by a connection whose peer reads nothing.
+fn with_full_memory(transport: Transport) -> (Reactor<Recorder>, ConnId) {
+    let config = Config {
+        memory_bytes_max: 4096,
+        ..Config::default()
+    };
+    let mut reactor = transport.reactor_with(config);
+    let script = transport.script();
+    script.then_write([WriteResult::Fails(ErrorKind::WouldBlock)]);
+    let slow = open(&mut reactor, script, Framing::raw());
+    reactor
+        .with(|_, cx| cx.send(slow, &[0; 4000]).map(drop))
+        .expect("the queue has space");
+    turn(&mut reactor);
+    assert_eq!(reactor.stats().held_bytes, 4096);
+    (reactor, slow)
+}
+
 /// Sends a payload, and checks that it is refused because the memory budget is used up.
 fn refuse(reactor: &mut Reactor<Recorder>, conn: ConnId) {
     reactor.with(|_, cx| {
@@ -148,7 +166,42 @@ fn queued_datagrams_count_in_the_memory_budget() {
     assert_eq!((stats.datagrams_out, stats.held_bytes), (1, 0));
 }
 
+/// A closed connection discards its input, which needs no memory. The event that reports the input
+/// was handled before the close, so no further event comes.
+fn closed_connection_waiting_for_memory_is_read_to_its_end(transport: Transport) {
+    let (mut reactor, _) = with_full_memory(transport);
+    let script = transport.script();
+    script.then_read([bytes(b"unread"), ReadResult::End]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
+    assert_eq!(script.calls().reads, 0);
+    reactor.with(|_, cx| cx.close(conn));
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert!(matches!(only_close(&reactor).reason, CloseReason::Local));
+    assert!(reactor.handler.frames.is_empty());
+}
+
+/// The only connection that waits for memory is aborted before the deadline passes.
+fn memory_deadline_without_waiters_aborts_no_connection(transport: Transport) {
+    let (mut reactor, slow) = with_full_memory(transport);
+    let script = transport.script();
+    script.then_read([bytes(b"unread")]);
+    let conn = open(&mut reactor, script, Framing::raw());
+    event(&mut reactor, conn, Ready::READABLE);
+    reactor.with(|_, cx| cx.abort(conn));
+    turn(&mut reactor);
+    only_close(&reactor);
+    reactor.engine.memory_deadline_passed();
+    turn(&mut reactor);
+    only_close(&reactor);
+    assert!(!state(&reactor, slow).is_dead());
+}
+
 on_both_transports! {
+    closed_connection_waiting_for_memory_is_read_to_its_end,
+    memory_deadline_without_waiters_aborts_no_connection,
     connection_paused_for_memory_is_read_once_memory_is_free,
     waiter_that_uses_up_the_memory_keeps_the_next_waiting,
     memory_waiter_above_high_watermark_is_notified_at_low,

@@ -1,14 +1,16 @@
-//! Decoding of a fuzzer's input: settings first, then a stream.
+//! Converts the input of a fuzzer to settings and a stream; the settings come first.
 
 use super::naive::{Field, Format, Limit};
 
-/// Input byte that becomes a long stretch of equal bytes, at most `STRETCHES_MAX` times in a
-/// stream. Two stretches make a line long enough to be read straight into its own buffer.
+/// Input byte that becomes a long stretch of equal bytes. Two stretches make a line so long that it
+/// is read directly into its own buffer.
 const STRETCH: u8 = 0xDF;
+/// Length of a stretch, in bytes.
 const STRETCH_LEN: usize = 3000;
+/// Maximum number of stretches in a stream.
 const STRETCHES_MAX: usize = 6;
 
-/// Input bytes that settings are read from; once they are used up, every read returns 0.
+/// The remaining input bytes. When all bytes are used up, each setting is read as 0.
 pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
@@ -36,7 +38,7 @@ impl<'a> Input<'a> {
         self.byte() & 1 == 1
     }
 
-    /// Reads a frame limit: mostly small, so that short streams exceed it.
+    /// Reads a frame limit. Most limits are small, so that short streams exceed them.
     pub fn limit(&mut self) -> Limit {
         let len = match self.byte() {
             small @ 0..200 => usize::from(small),
@@ -48,7 +50,7 @@ impl<'a> Input<'a> {
         Limit { len, skips }
     }
 
-    /// Reads the length of a piece: at least 1 and mostly short.
+    /// Reads the length of a piece of the stream. A piece has at least one byte; most are short.
     pub fn piece_len(&mut self) -> usize {
         match self.byte() {
             short @ 0..192 => 1 + usize::from(short),
@@ -56,7 +58,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Reads up to 8 piece lengths, to be used in turn.
+    /// Reads 1 to 8 lengths of pieces. The pieces of the stream use them in rotation.
     pub fn piece_lens(&mut self) -> Vec<usize> {
         (0..=self.below(8)).map(|_| self.piece_len()).collect()
     }
@@ -104,13 +106,15 @@ impl<'a> Input<'a> {
             return Format::Line;
         }
         let one = |input: &mut Self| {
-            // Short delimiters, and some that are too long for the search across two pieces.
+            // Most delimiters are short. Some are longer than the bytes that the decoder copies to
+            // find a delimiter across two pieces.
             let (len, times) = match input.below(24) {
                 short @ 0..20 => (1 + usize::from(short % 5), 1),
                 long => (usize::from(long - 18), 30),
             };
             let mut one = input.bytes(len).repeat(times);
-            // Four different bytes only, so that delimiters overlap themselves and each other.
+            // Only four different bytes occur, so that delimiters overlap themselves and each
+            // other.
             one.iter_mut()
                 .for_each(|byte| *byte = b"ab;\n"[usize::from(*byte % 4)]);
             one.resize(one.len().max(1), b'a');
@@ -119,8 +123,8 @@ impl<'a> Input<'a> {
         Format::Delimiters((0..=self.below(4)).map(|_| one(self)).collect())
     }
 
-    /// Returns the remaining input as a stream. One input byte can become a whole delimiter, the
-    /// start of one, or a long stretch of equal bytes, so that a fuzzer finds them.
+    /// Returns the remaining input as a stream. One input byte can become a delimiter, the start of
+    /// a delimiter, or a long stretch of equal bytes, so that a fuzzer reaches these cases quickly.
     pub fn stream(&self, format: &Format) -> Vec<u8> {
         let mut stretches = 0..STRETCHES_MAX;
         let mut stream = Vec::with_capacity(self.0.len());
@@ -148,7 +152,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Reads any framing except raw, because raw frames depend on the cuts.
+    /// Reads any framing except `raw`, whose frames depend on the cuts of the stream.
     pub fn format(&mut self) -> Format {
         match self.below(8) {
             0..3 => self.length(),

@@ -1,5 +1,5 @@
-//! Entry functions of the fuzz targets. `tests/fuzz.rs` also runs them over the committed corpus,
-//! so that they are checked without a fuzzer.
+//! Entry functions of the fuzz targets. `tests/fuzz.rs` also runs the functions with the committed
+//! corpus, which checks them without a fuzzer.
 
 #![allow(
     dead_code,
@@ -28,6 +28,7 @@ const KEPT_LEN: usize = 64 * 1024;
 /// Name of a fuzz target and its entry function.
 pub type Entry = (&'static str, fn(&[u8]));
 
+/// All fuzz targets.
 pub const ENTRIES: [Entry; 6] = [
     ("lengths", lengths),
     ("delimiters", delimiters),
@@ -37,29 +38,29 @@ pub const ENTRIES: [Entry; 6] = [
     ("round_trip", round_trip),
 ];
 
-/// Length prefixes, length fields in a header, and framings of header and body.
+/// Tests length prefixes, length fields in a header, and framings of header and body.
 pub fn lengths(data: &[u8]) {
     let mut input = Input(data);
     let format = input.length();
     family(&format, &mut input);
 }
 
-/// Lines, single delimiters and sets of delimiters.
+/// Tests lines, single delimiters and sets of delimiters.
 pub fn delimiters(data: &[u8]) {
     let mut input = Input(data);
     let format = input.delimiters();
     family(&format, &mut input);
 }
 
-/// Varints and netstrings.
+/// Tests varints and netstrings.
 pub fn numbers(data: &[u8]) {
     let mut input = Input(data);
     let format = input.number();
     family(&format, &mut input);
 }
 
-/// Compares a deframer with the reference decoder: the stream whole, in two pieces and byte by
-/// byte.
+/// Compares a deframer with the reference decoder. The deframer gets the stream in one piece, in
+/// two pieces, and byte by byte.
 fn family(format: &Format, input: &mut Input<'_>) {
     let limit = input.limit();
     let cut = input.piece_len();
@@ -70,9 +71,9 @@ fn family(format: &Format, input: &mut Input<'_>) {
     }
 }
 
-/// Any framing and any stream, split anywhere, through a deframer and through a connection's read
-/// side. Checks that the frames are equal, few bytes are copied, and memory follows the bytes
-/// received.
+/// Compares a deframer and the read side of a connection with the reference decoder, for any
+/// framing, any stream and any cuts. Also checks that the read side copies few bytes, and that its
+/// buffer grows only with the bytes received.
 pub fn cuts(data: &[u8]) {
     let mut input = Input(data);
     let format = input.format();
@@ -98,12 +99,12 @@ pub fn cuts(data: &[u8]) {
         if at == stream.len() {
             break side
                 .end(&mut take)
-                .map(|ended| assert!(ended, "no frame stopped the decoding"));
+                .map(|ended| assert!(ended, "decoding of the stream is complete"));
         }
         let len = lens.next().map_or(1, |len| (*len).min(stream.len() - at));
         match side.read(&stream[at..at + len], &mut take) {
             Ok(taken) => {
-                assert!(taken > 0, "each read consumes bytes");
+                assert!(taken > 0, "a read consumed no bytes");
                 at += taken;
             }
             Err(error) => break Err(error),
@@ -111,7 +112,7 @@ pub fn cuts(data: &[u8]) {
         let kept = KEPT_LEN.min(HELD_FACTOR * at);
         assert!(
             side.capacity() <= kept.max(HELD_FACTOR * side.held_bytes().max(1024)),
-            "{format:?} holds {side:?} in a buffer of {} bytes",
+            "{format:?}: the buffer of {} bytes is too large for {side:?}",
             side.capacity()
         );
     };
@@ -123,12 +124,13 @@ pub fn cuts(data: &[u8]) {
     let moved = side.moved_bytes();
     assert!(
         moved <= 3 * stream.len() as u64,
-        "{format:?}: {moved} bytes were copied"
+        "{format:?}: too many bytes were copied: {moved}"
     );
 }
 
-/// The read side of a connection whose handler pauses, reframes or closes after each frame. The
-/// connection continues after each pause, and its buffer is shrunk from time to time.
+/// Tests the read side of a connection whose handler continues, pauses, reframes or closes after
+/// each frame. The test resumes after each pause, and sometimes shrinks the buffer of the
+/// connection.
 pub fn connection(data: &[u8]) {
     let mut input = Input(data);
     let limit = input.limit();
@@ -139,7 +141,7 @@ pub fn connection(data: &[u8]) {
         .collect();
     let stream = &input.stream(&formats[0]);
 
-    let expected = play(&formats, limit, &actions, stream);
+    let expected = expected_result(&formats, limit, &actions, stream);
     let mut handler = Script {
         formats: &formats,
         actions: &actions,
@@ -178,11 +180,11 @@ pub fn connection(data: &[u8]) {
             break Err(error);
         }
     };
-    // The offset of an error does not depend on the bytes read after it.
     assert_eq!(side.frames_skipped(), expected.skipped.len() as u64);
     let decoded = Decoded {
         frames: handler.frames,
         skipped: expected.skipped.clone(),
+        // After an error, the offset is the start of the invalid frame, whatever bytes follow.
         taken: usize::try_from(side.offset()).expect("the stream length fits usize"),
         fault: result.err().as_ref().map(Fault::of),
     };
@@ -192,7 +194,7 @@ pub fn connection(data: &[u8]) {
 /// Action of the handler after a frame.
 #[derive(Debug, Clone, Copy)]
 enum Action {
-    GoOn,
+    Continue,
     Pause,
     Reframe,
     Close,
@@ -201,7 +203,7 @@ enum Action {
 impl Action {
     fn of(input: &mut Input<'_>) -> Self {
         match input.byte() {
-            0..100 => Self::GoOn,
+            0..100 => Self::Continue,
             100..180 => Self::Pause,
             180..250 => Self::Reframe,
             _ => Self::Close,
@@ -209,6 +211,7 @@ impl Action {
     }
 }
 
+/// A handler that executes the next action after each frame.
 struct Script<'a> {
     formats: &'a [Format],
     actions: &'a [Action],
@@ -227,7 +230,7 @@ impl Script<'_> {
         let action = self.actions[self.frames.len() % self.actions.len()];
         self.frames.push(frame.to_vec());
         match action {
-            Action::GoOn => return ControlFlow::Continue(()),
+            Action::Continue => return ControlFlow::Continue(()),
             Action::Pause => {}
             Action::Reframe => self.current += 1,
             Action::Close => self.is_closed = true,
@@ -236,8 +239,9 @@ impl Script<'_> {
     }
 }
 
-/// Returns the expected result if each frame is followed by the next action.
-fn play(formats: &[Format], limit: Limit, actions: &[Action], stream: &[u8]) -> Decoded {
+/// Returns the result of the reference decoder if the handler executes the next action after each
+/// frame.
+fn expected_result(formats: &[Format], limit: Limit, actions: &[Action], stream: &[u8]) -> Decoded {
     let mut decoded = Decoded::default();
     let mut current = 0;
     loop {
@@ -245,7 +249,7 @@ fn play(formats: &[Format], limit: Limit, actions: &[Action], stream: &[u8]) -> 
         let found = format.first(limit, &stream[decoded.taken..]);
         if matches!(found, Found::Frame { .. }) {
             match actions[decoded.frames.len() % actions.len()] {
-                Action::GoOn | Action::Pause => {}
+                Action::Continue | Action::Pause => {}
                 Action::Reframe => current += 1,
                 Action::Close => {
                     decoded.take(found, stream.len());
@@ -259,8 +263,8 @@ fn play(formats: &[Format], limit: Limit, actions: &[Action], stream: &[u8]) -> 
     }
 }
 
-/// Accepted payloads come back unchanged, whatever follows them. Payloads are refused only if they
-/// could not come back unchanged.
+/// Tests that accepted payloads are decoded unchanged, whatever bytes follow them. Also tests that
+/// only payloads that would change are rejected.
 pub fn round_trip(data: &[u8]) {
     let mut input = Input(data);
     let format = input.format();
@@ -290,7 +294,7 @@ pub fn round_trip(data: &[u8]) {
     assert_eq!(decoded.frames, expected, "{format:?}");
 }
 
-/// Decodes a stream with a deframer, in pieces of the given lengths in turn.
+/// Decodes a stream with a deframer, in pieces whose lengths repeat the list `lens`.
 fn deframe(format: &Format, limit: Limit, stream: &[u8], lens: &[usize]) -> Decoded {
     let mut deframer = Deframer::new(format.framing(limit));
     let mut decoded = Decoded::default();
@@ -312,7 +316,7 @@ fn deframe(format: &Format, limit: Limit, stream: &[u8], lens: &[usize]) -> Deco
                 Ok(Some(Item::Skipped(skipped))) => {
                     decoded.skipped.push((decoded.frames.len(), skipped.len));
                 }
-                Ok(Some(other)) => panic!("the entry does not know {other:?}"),
+                Ok(Some(other)) => panic!("unexpected result {other:?}"),
                 Ok(None) if has_ended => break 'stream None,
                 Ok(None) => break,
                 Err(error) => break 'stream Some(error),

@@ -15,7 +15,7 @@ namespace {
 using asio::ip::tcp;
 using asio::ip::udp;
 
-// The user's code: takes a whole frame, and returns the reply, which has the same length.
+// User's code: returns the reply to a frame. The reply is as long as the frame.
 using OnFrame = const char *(*)(const char *frame, std::size_t len);
 // Prints the server's port for the parent process; returns zero on success.
 using Announce = int (*)(std::uint16_t port);
@@ -34,10 +34,10 @@ public:
 
     void read() {
         if (filled_ == input_.size()) input_.resize(2 * input_.size());
-        auto room = asio::buffer(input_.data() + filled_, input_.size() - filled_);
+        auto spare = asio::buffer(input_.data() + filled_, input_.size() - filled_);
         socket_.async_read_some(
-            room, [self = shared_from_this()](const asio::error_code &error, std::size_t len) {
-                // Dropping the last handler closes the connection.
+            spare, [self = shared_from_this()](const asio::error_code &error, std::size_t len) {
+                // After an error, no handler keeps the connection alive, so its socket is closed.
                 if (error) return;
                 self->filled_ += len;
                 self->echo();
@@ -102,7 +102,7 @@ public:
                     return;
                 }
                 const char *answer = on_frame_(input_.data(), len);
-                // The load detects a lost datagram.
+                // Ignore an error: the load detects that the datagram is missing.
                 socket_.async_send_to(asio::buffer(answer, len), from_,
                                       [this](const asio::error_code &, std::size_t) { receive(); });
             });
@@ -115,7 +115,7 @@ private:
     udp::endpoint from_;
 };
 
-// Runs a server, and returns the negated system error that ended it, or zero.
+// Runs a server. Returns the negated system error that ended the server, or zero.
 template <class Serve> int run(Serve serve) {
     try {
         // The hint 1 says that one thread runs the loop, so asio takes no locks.

@@ -5,8 +5,9 @@
 //!                               \-> tail: a partial frame          \-> queue: unwritten output
 //! ```
 //!
-//! It is level-triggered, stops at a short read, and writes once per readiness event. It has no
-//! limits, no timers, and cannot send from elsewhere. It is a lower bound, not a library.
+//! The loop is level-triggered, stops at a short read, and writes once per readiness event. It has
+//! no limits and no timers, and it sends only replies. It shows a lower bound of the CPU time and
+//! is not a library.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -58,12 +59,12 @@ fn serve_waiting(timeout_ms: i32) -> io::Result<()> {
 struct Server {
     epoll: Epoll,
     listener: TcpListener,
-    /// The connections; the index is the key in epoll.
+    /// Connections by index, which is also the key in epoll.
     connections: Vec<Option<Connection>>,
     /// Indices of the empty entries of `connections`.
     vacant: Vec<usize>,
     input: Vec<u8>,
-    /// The echoes of one readiness event; empty between events.
+    /// Echoes of the current readiness event; empty between events.
     output: Vec<u8>,
 }
 
@@ -87,7 +88,7 @@ impl Server {
     }
 
     fn serve(&mut self, key: usize, readiness: u32) {
-        // The event may belong to a connection that was closed earlier in this batch.
+        // The event may belong to a connection that was closed by an earlier event of this wait.
         let Some(connection) = &mut self.connections[key] else {
             return;
         };
@@ -116,7 +117,7 @@ struct Connection {
     stream: TcpStream,
     /// The bytes of a partial frame; empty if there is none.
     tail: Vec<u8>,
-    /// Output that the kernel did not take. It has no limit if the peer does not read.
+    /// Output that the kernel did not accept. Its length has no limit if the peer does not read.
     queue: Vec<u8>,
     /// Number of bytes of `queue` already written: `written <= queue.len()`.
     written: usize,
@@ -146,7 +147,8 @@ impl Connection {
         if readiness & WRITABLE != 0 {
             self.write_queue()?;
         }
-        // A read also reports an error or the end of the stream.
+        // Every event except writability leads to a read: the read also reports an error or the end
+        // of the stream.
         let open = readiness & !WRITABLE == 0 || self.read(input, output)?;
         self.write(output)?;
         Ok(open)
@@ -211,7 +213,8 @@ fn echo(bytes: &[u8], output: &mut Vec<u8>) -> usize {
     consumed
 }
 
-/// Writes once. Returns zero if the socket's buffer is full.
+/// Writes once and returns the number of bytes written, which is zero if the socket's buffer is
+/// full.
 fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match stream.write(bytes) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),

@@ -5,15 +5,15 @@
  *                             \-> tail: a partial frame               \-> uv_write: the rest
  *
  * The rest of a long partial frame is read directly into the buffer of that frame. If memory
- * cannot be allocated the program ends, as it does in Rust. An error of the library ends the
- * connection, or the program during start-up.
+ * cannot be allocated, the program ends, as a Rust program does. An error of the library ends the
+ * connection, or during start-up the program.
  */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uv.h>
 
-/* The user's code: takes a whole frame, and returns the reply, which has the same length. */
+/* User's code: returns the reply to a frame. The reply is as long as the frame. */
 typedef const char *(*on_frame_cb)(const char *frame, size_t len);
 /* Prints the server's port for the parent process; returns zero on success. */
 typedef int (*announce_cb)(uint16_t port);
@@ -25,7 +25,7 @@ enum {
      * bytes per read. */
     DIRECT_LEN = 64 * 1024,
     BACKLOG = 4096,
-    /* Maximum that uv__udp_recvmmsg fills with one call: 20 datagrams of up to 64 KiB. */
+    /* Maximum length that uv__udp_recvmmsg can use in one call: 20 datagrams of up to 64 KiB. */
     DATAGRAMS_LEN = 20 * 64 * 1024,
     UDP_BUFFER_LEN = 1 << 22,
 };
@@ -38,7 +38,7 @@ struct bytes {
 
 struct connection {
     uv_tcp_t tcp;
-    /* The bytes of a partial frame; owns no memory while there is none. */
+    /* Bytes of a partial frame; without a partial frame it owns no memory. */
     struct bytes tail;
 };
 
@@ -81,7 +81,7 @@ static void consume(struct bytes *bytes, size_t len) {
     }
 }
 
-/* Appends the echoes of all whole frames to the output; returns their length in the input. */
+/* Appends the echoes of all whole frames to the output. Returns the length of these frames. */
 static size_t echo(const char *bytes, size_t len) {
     size_t consumed = 0;
     while (len - consumed >= PREFIX_LEN) {
@@ -113,7 +113,7 @@ static void on_written(uv_write_t *request, int status) {
     free(request);
 }
 
-/* Writes as much as the kernel takes, and queues a copy of the rest. */
+/* Writes as many bytes as the kernel accepts, and queues a copy of the other bytes. */
 static void flush(struct connection *connection) {
     uv_stream_t *stream = (uv_stream_t *)&connection->tcp;
     uv_buf_t whole = uv_buf_init(output.data, (unsigned)output.len);
@@ -207,10 +207,10 @@ static void on_datagrams_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *
 static void on_datagram(uv_udp_t *udp, ssize_t nread, const uv_buf_t *buf,
                         const struct sockaddr *from, unsigned flags) {
     (void)flags;
-    /* Without an address, the call only means that no more data exists or the buffer is free. */
+    /* A call without an address has no datagram: there is no more data, or the buffer is free. */
     if (nread < 0 || from == NULL) return;
     uv_buf_t answer = uv_buf_init((char *)on_frame(buf->base, (size_t)nread), (unsigned)nread);
-    /* The load detects a lost datagram. */
+    /* Ignore an error: the load detects that the datagram is missing. */
     uv_udp_try_send(udp, &answer, 1, from);
 }
 

@@ -1,9 +1,8 @@
 //! An echo server with message-io's `FramedTcp`, as in its ping-pong example.
 //!
-//! message-io writes the prefix and the payload of a frame separately and leaves Nagle's algorithm
-//! on. Each batch would wait 40 ms for the acknowledgement of its first prefix, while the server
-//! idles. So this file sets `TCP_NODELAY` without the library's knowledge, to show its cost when it
-//! does not wait.
+//! message-io writes the prefix and the payload of a frame separately, and leaves Nagle's algorithm
+//! on. So each batch would wait 40 ms for the acknowledgement of its first prefix. To measure the
+//! library without these waits, this file sets `TCP_NODELAY` on the library's listener.
 
 use std::fs;
 use std::io;
@@ -23,7 +22,7 @@ pub(super) fn serve() -> io::Result<()> {
     announce(addr.port())?;
     listener.for_each(move |event| {
         if let NodeEvent::Network(NetEvent::Message(endpoint, frame)) = event {
-            // A closed connection is reported by its own event.
+            // Ignore an error: the library reports a closed connection with another event.
             let _ = handler.network().send(endpoint, on_frame(frame));
         }
     });

@@ -1,8 +1,8 @@
 //! An echo server with a plain mio loop, written after mio's `tcp_server` example.
 //!
-//! A `HashMap` holds the connections by token. Each read continues until `WouldBlock`, into the
-//! connection's own buffer, which grows when it is full. If the kernel does not take all
-//! output, the connection registers for writability and writes the remaining bytes then.
+//! A `HashMap` maps tokens to connections. A connection reads until `WouldBlock` into its own
+//! buffer, which grows when it is full. If the kernel does not accept all output, the connection
+//! registers for writability, and writes the remaining bytes when the socket is writable.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};

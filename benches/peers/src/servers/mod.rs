@@ -1,9 +1,9 @@
 //! The echo servers, one file each, and their common parts: the user's function and the start
 //! message.
 //!
-//! Each server binds a free port of 127.0.0.1, prints `port N`, and echoes until it is killed. It
-//! passes every decoded frame to [`on_frame`], which is not inlined. So each server pays for a call
-//! into user code, and none can echo bytes without finding the frames.
+//! Each server binds a free port of 127.0.0.1, prints `port N`, and echoes until it is killed. Each
+//! server passes every decoded frame to [`on_frame`], which is not inlined. So the time of a server
+//! contains a call of user code, and no server can echo bytes without finding the frames.
 
 mod epoll;
 mod message_io;
@@ -26,15 +26,15 @@ use crate::framing::Framing;
 /// A server of the comparison.
 pub(crate) struct Server {
     pub(crate) name: &'static str,
-    /// Framing of the server; none for datagrams.
+    /// Framing of a TCP server; `None` for a UDP server.
     pub(crate) framing: Option<Framing>,
     /// One line for the help text.
     pub(crate) summary: &'static str,
-    /// Serves until the process is killed; returns only with an error.
+    /// Function that runs the server until the process is killed. It returns only with an error.
     pub(crate) serve: fn() -> io::Result<()>,
 }
 
-/// All servers. The first for frames and the first for datagrams are the references of the ratios.
+/// All servers. By default, ratios refer to the first TCP server or the first UDP server.
 pub(crate) const ALL: &[Server] = &[
     Server {
         name: "epoll",
@@ -134,8 +134,8 @@ pub(crate) const LEFT_OUT: &[&str] = &[
     "asio (Debian: libasio-dev)",
 ];
 
-/// Servers that never sleep. The benchmark `busy` measures them one at a time, because on a shared
-/// core they would take the CPU time of the others.
+/// Servers that never sleep. The benchmark `busy` measures one of them at a time, because on a
+/// shared core each server would take the CPU time of the others.
 pub(crate) const BUSY: &[Server] = &[
     Server {
         name: "epoll-busy",
@@ -152,7 +152,7 @@ pub(crate) const BUSY: &[Server] = &[
 ];
 
 impl Server {
-    /// True if the server handles the transport of the cell.
+    /// Returns true if the server handles the transport of the cell.
     pub(crate) fn serves(&self, cell: Cell) -> bool {
         cell.is_udp() == self.framing.is_none()
     }
@@ -164,7 +164,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Server> {
     all.find(|server| server.name == name)
 }
 
-/// The user's code: takes a whole frame, and returns the reply.
+/// Returns the reply to a frame. This function represents the user's code.
 ///
 /// The black box hides from the optimiser that the reply is the frame itself.
 #[inline(never)]

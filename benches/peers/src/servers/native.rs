@@ -1,6 +1,6 @@
-//! The peers written in C and C++: libuv and asio. Their complete loops are in those languages.
+//! The servers that are written in C with libuv and in C++ with asio.
 //!
-//! `build.rs` compiles them if their libraries are installed, and sets `cfg(libuv)` and
+//! `build.rs` compiles each server whose library is installed, and sets `cfg(libuv)` or
 //! `cfg(asio)`.
 #![expect(unsafe_code, reason = "the peers are called through C functions")]
 
@@ -9,11 +9,11 @@ use std::io;
 
 use super::announce;
 
-/// The user's code as a C function: [`on_frame`](super::on_frame), also not inlined.
+/// User's code as a C function, which is not inlined; see [`on_frame`](super::on_frame).
 type OnFrame = extern "C" fn(*const u8, usize) -> *const u8;
 /// [`announce`] as a C function; returns zero on success.
 type Announce = extern "C" fn(u16) -> i32;
-/// A server; returns a negated system error, or zero.
+/// Main function of a server; returns a negated system error, or zero.
 type Serve = unsafe extern "C" fn(OnFrame, Announce) -> i32;
 
 unsafe extern "C" {
@@ -51,12 +51,12 @@ fn serve(serve: Serve) -> io::Result<()> {
     extern "C" fn on_frame(frame: *const u8, _len: usize) -> *const u8 {
         black_box(frame)
     }
-    extern "C" fn tell(port: u16) -> i32 {
+    extern "C" fn print_port(port: u16) -> i32 {
         announce(port).map_or(-libc::EIO, |()| 0)
     }
-    // SAFETY: the functions use C types only. They call back on this thread only, with the
-    // arguments they were given, and read no more of a frame than its length.
-    match unsafe { serve(on_frame, tell) } {
+    // SAFETY: the functions use C types only, and call both callbacks only on this thread.
+    // `on_frame` returns the pointer that it receives, so the reply is as long as the frame.
+    match unsafe { serve(on_frame, print_port) } {
         0 => Err(io::Error::other("the event loop ended without an error")),
         status => Err(io::Error::from_raw_os_error(-status)),
     }

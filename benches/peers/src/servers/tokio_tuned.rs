@@ -33,7 +33,8 @@ async fn echo(stream: TcpStream) -> io::Result<()> {
     let mut next = framed.next().await;
     while let Some(frame) = next {
         framed.feed(on_frame(&frame?)).await?;
-        // After a short read tokio knows that the socket is empty, so this makes no system call.
+        // After a short read, tokio knows that the socket is empty. Then `next` makes no system
+        // call here.
         next = match framed.next().now_or_never() {
             Some(ready) => ready,
             None => {
@@ -45,7 +46,8 @@ async fn echo(stream: TcpStream) -> io::Result<()> {
     flush(&mut framed).await
 }
 
-/// Writes the fed frames. The codec accepts several types, so `flush` needs the type here.
+/// Writes all frames that were fed. The codec accepts several frame types, so `flush` must name
+/// one.
 async fn flush(framed: &mut Framed<TcpStream, LengthDelimitedCodec>) -> io::Result<()> {
     SinkExt::<&[u8]>::flush(framed).await
 }

@@ -13,7 +13,8 @@ use crate::system::set_receive_buffer;
 pub(super) fn serve() -> io::Result<()> {
     let (handler, listener) = node::split::<()>();
     let (_, addr) = handler.network().listen(Transport::Udp, "127.0.0.1:0")?;
-    // The library does not expose its sockets. The option fails for all other descriptors.
+    // The library does not expose its socket, so set the option on every descriptor. The call fails
+    // on a descriptor that is not a socket, and that error is ignored.
     for entry in fs::read_dir("/proc/self/fd")? {
         let name = entry?.file_name();
         if let Some(descriptor) = name.to_str().and_then(|name| name.parse::<RawFd>().ok()) {
@@ -23,7 +24,7 @@ pub(super) fn serve() -> io::Result<()> {
     announce(addr.port())?;
     listener.for_each(move |event| {
         if let NodeEvent::Network(NetEvent::Message(endpoint, datagram)) = event {
-            // The load detects a lost datagram.
+            // Ignore an error: the load detects that the datagram is missing.
             let _ = handler.network().send(endpoint, on_frame(datagram));
         }
     });

@@ -1,4 +1,4 @@
-//! The echo server of this crate's guide, with the default configuration.
+//! An echo server with unstick and its default configuration.
 
 use std::io;
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl Handler for Echo {
     type Session = ();
 
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
-        // If the echo fails, the load detects that it is missing and ends with an error.
+        // If the echo cannot be sent, the load detects the missing echo and ends with an error.
         let _ = cx.send(conn, on_frame(frame));
     }
 

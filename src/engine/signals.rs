@@ -1,0 +1,102 @@
+//! Signals of the process that this reactor catches.
+//!
+//! An event queues a signal. The task phase of the turn handles it: it shuts down, or the
+//! reactor calls `on_signal`.
+
+use std::io;
+use std::time::Duration;
+
+use super::Engine;
+use crate::id::PollToken;
+use crate::os::{CaughtSignal, ENDING};
+use crate::signal::Signal;
+
+/// The caught signals of a reactor.
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    caught: Vec<Caught>,
+    /// The deadline of a shutdown by the next signal, if signals shut down. After the first such
+    /// signal it is zero.
+    deadline: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Caught {
+    source: CaughtSignal,
+    /// True if `on_signal` reports it; false if it shuts down.
+    is_reported: bool,
+}
+
+impl Signals {
+    /// Queues the signal that an event reports, if the event belongs to a signal.
+    // If it were inlined, each event of a socket would take five more instructions.
+    #[cold]
+    pub(super) fn record_event(&self, token: PollToken, ready: &mut Vec<Signal>) {
+        let mut sources = self.caught.iter().map(|caught| &caught.source);
+        if let Some(source) = sources.find(|source| source.is_of(token)) {
+            ready.push(source.signal());
+        }
+    }
+}
+
+impl Engine {
+    /// Catches a signal and reports it with `on_signal`, even if it shut down before.
+    pub(crate) fn catch_signal(&mut self, signal: Signal) -> io::Result<()> {
+        self.caught(signal)?.is_reported = true;
+        Ok(())
+    }
+
+    /// Catches the signals that end a program. They shut down, unless `on_signal` reports them.
+    pub(crate) fn shutdown_on_signals(&mut self, deadline: Duration) -> io::Result<()> {
+        if self.signals.deadline.is_some() {
+            let error = "the reactor shuts down on signals already";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
+        }
+        self.signals.deadline = Some(deadline);
+        for &signal in ENDING {
+            self.caught(signal)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the entry of a signal; catches it first if it is not caught yet.
+    fn caught(&mut self, signal: Signal) -> io::Result<&mut Caught> {
+        let caught = &mut self.signals.caught;
+        let index = caught.iter().position(|it| it.source.signal() == signal);
+        let index = match index {
+            Some(index) => index,
+            None => {
+                caught.push(Caught {
+                    source: CaughtSignal::new(&self.os, signal)?,
+                    is_reported: false,
+                });
+                caught.len() - 1
+            }
+        };
+        Ok(&mut caught[index])
+    }
+
+    /// Returns the next signal to report with `on_signal`. Handles the signals that shut down.
+    pub(crate) fn next_signal(&mut self) -> Option<Signal> {
+        while let Some(signal) = self.queues.signals.pop() {
+            let caught = self.caught(signal).ok()?;
+            let count = caught.source.take_count();
+            match (count, caught.is_reported) {
+                (0, _) => {}
+                (_, true) => return Some(signal),
+                (_, false) => self.signal_shuts_down(signal, count),
+            }
+        }
+        None
+    }
+
+    fn signal_shuts_down(&mut self, signal: Signal, count: usize) {
+        let first = self.signals.deadline.replace(Duration::ZERO);
+        let deadline = match count {
+            1 => first.unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        log::debug!("{signal}: the reactor shuts down within {deadline:?}");
+        self.shutdown(deadline);
+    }
+}

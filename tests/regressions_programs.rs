@@ -1,0 +1,272 @@
+//! One test for each fixed bug of a whole process: signals, the wake-up of the loop, and the
+//! example programs.
+//!
+//! Each test is named after its bug, and its comment says what was wrong.
+
+#[path = "common/child.rs"]
+mod child;
+mod common;
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use child::Proxy;
+use common::{DEADLINE, Probe, client, refusing, reset};
+use unstick::Reactor;
+
+// A second thread caught the signals. For glibc the process was then multi-threaded, which made
+// every lock and every allocation slower: 492 instead of 398 instructions a frame.
+#[test]
+#[cfg(target_os = "linux")]
+fn signals_made_a_process_multi_threaded() {
+    const NAME: &str = "signals_made_a_process_multi_threaded";
+    let threads = || {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("proc is mounted");
+        tasks.count()
+    };
+    if common::is_child() {
+        let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+        let before = threads();
+        reactor
+            .shutdown_on_signals(DEADLINE)
+            .expect("the signals can be caught");
+        assert_eq!(threads(), before);
+        return;
+    }
+    let status = common::rerun(NAME)
+        .status()
+        .expect("the test binary starts again");
+    assert!(status.success(), "{status}");
+}
+
+/// A client and a server that are connected through the proxy example.
+fn proxied() -> (Proxy, TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let proxy = Proxy::start(listener.local_addr().expect("the socket is bound"));
+    let mut client = client(proxy.addr);
+    client.write_all(b"hello").expect("the proxy reads");
+    let (mut server, _) = listener.accept().expect("the proxy connects");
+    server
+        .read_exact(&mut [0; 5])
+        .expect("the proxy passes the bytes on");
+    (proxy, client, server)
+}
+
+/// Writes until the proxy no longer reads.
+fn flood(stream: &mut TcpStream) {
+    stream
+        .set_write_timeout(Some(Duration::from_millis(200)))
+        .expect("the timeout can be set");
+    let bytes = [7; 65_536];
+    while stream.write(&bytes).is_ok() {}
+}
+
+/// Waits for an error of the socket, without a read: unread bytes would come before the error.
+fn await_error(stream: &TcpStream) -> io::Error {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(error) = stream.take_error().expect("the socket is open") {
+            return error;
+        }
+        assert!(Instant::now() < deadline, "the proxy passes no reset on");
+        std::thread::yield_now();
+    }
+}
+
+// The proxy turned a reset into an orderly end, so the other side took a part of the data for all
+// of it. If a side was paused, its reset was noticed only after the other side had read everything.
+#[test]
+fn reset_was_an_orderly_end_behind_the_proxy() {
+    for resets_client in [true, false] {
+        for [floods_near, floods_far] in [[false; 2], [true, false], [false, true], [true; 2]] {
+            let (_proxy, client, server) = proxied();
+            let (mut near, mut far) = match resets_client {
+                true => (client, server),
+                false => (server, client),
+            };
+            if floods_near {
+                flood(&mut near);
+            }
+            if floods_far {
+                flood(&mut far);
+            }
+            let case = format!("client: {resets_client}, floods: {floods_near}, {floods_far}");
+            println!("{case}");
+            match floods_far {
+                // A close with unread bytes is a reset, too.
+                true => drop(near),
+                false => reset(near),
+            }
+            let error = await_error(&far);
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{case}");
+        }
+    }
+}
+
+// A side that did not read was not read either. So its bytes did not arrive while it was flooded,
+// and a server that answers before it reads everything waited forever.
+#[test]
+fn flooded_side_of_the_proxy_could_not_send() {
+    let (_proxy, mut client, mut server) = proxied();
+    flood(&mut client);
+    server.write_all(b"answer").expect("the proxy reads");
+    let mut answer = [0; 6];
+    client.read_exact(&mut answer).expect("the answer arrives");
+    assert_eq!(&answer, b"answer");
+}
+
+// The proxy did the same for other ends than a reset. If the server refused the connection of the
+// proxy, the client got an orderly end.
+#[test]
+fn refused_connect_was_an_orderly_end_behind_the_proxy() {
+    let (_socket, addr) = refusing();
+    let proxy = Proxy::start(addr);
+    let client = client(proxy.addr);
+    assert_eq!(await_error(&client).kind(), ErrorKind::ConnectionReset);
+}
+
+// Each accept reset the delay between the attempts. So a server that accepted and closed at once
+// got a new connection after each shortest delay.
+#[test]
+fn accept_and_close_reset_the_delay_of_reconnect() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let addr = listener.local_addr().expect("the socket is bound");
+    let mut client = Command::new(child::example("client"))
+        .arg(addr.to_string())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the client example starts");
+    let mut lines = BufReader::new(client.stderr.take().expect("the stream is piped")).lines();
+    let mut delays = Vec::new();
+    while delays.len() < 4 {
+        let (mut stream, _) = listener.accept().expect("the client connects");
+        // A frame is no proof that the server works: many servers report their overload by one.
+        stream.write_all(b"busy\n").expect("the client reads");
+        drop(stream);
+        delays.push(loop {
+            let line = lines.next().expect("the client runs");
+            let line = line.expect("the text is UTF-8");
+            if let Some((_, delay)) = line.split_once("connecting again in ") {
+                let delay = delay.split(' ').next().expect("the delay is a word");
+                break delay.parse::<u32>().expect("the delay is a number");
+            }
+        });
+    }
+    client.kill().expect("the client runs");
+    client.wait().expect("the process is a child of this one");
+    // The delays of the example are 200, 400, 800 and 1600 ms, less up to a half.
+    assert!(delays[3] >= 800, "{delays:?}");
+}
+
+// An address that no server can have was tried again forever.
+#[test]
+fn invalid_address_was_tried_forever_by_reconnect() {
+    for addr in [
+        "127.0.0.1",
+        "127.0.0.1:99999",
+        "127.0.0.1:0",
+        "224.0.0.1:7000",
+    ] {
+        let mut client = Command::new(child::example("client"))
+            .arg(addr)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the client example starts");
+        // The end of its input would end the client, too.
+        let _input = client.stdin.take();
+        let output = client
+            .wait_with_output()
+            .expect("the process is a child of this one");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{addr}: {errors}");
+        assert!(errors.contains("connect failed"), "{addr}: {errors}");
+    }
+}
+
+// The write that wakes the loop was not repeated if a signal interrupted it. The post of another
+// thread then waited for the next event, which may never come.
+#[test]
+#[cfg(target_os = "linux")]
+fn interrupted_wake_up_delayed_a_post() {
+    const NAME: &str = "interrupted_wake_up_delayed_a_post";
+    if common::is_child() {
+        let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+        let remote = reactor.remote();
+        for _ in 0..5 {
+            // After a turn the loop counts as asleep, so the next post wakes it.
+            reactor
+                .turn(Some(Duration::ZERO))
+                .expect("polling succeeds");
+            remote.post(|_, _| {}).expect("the loop is woken");
+        }
+        return;
+    }
+    for error in ["EINTR", "EAGAIN"] {
+        let inject = format!("inject=write:error={error}:when=1+2");
+        let inner = common::rerun(NAME);
+        // Only the waker of mio has an event descriptor (eventfd(2)).
+        let strace = [
+            "-f",
+            "-P",
+            "anon_inode:[eventfd]",
+            "-e",
+            "trace=write",
+            "-e",
+            &*inject,
+        ];
+        let mut command = Command::new("strace");
+        command
+            .args(strace)
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        for (key, value) in inner.get_envs() {
+            command.env(key, value.expect("the variable is set"));
+        }
+        let Ok(output) = command.output() else {
+            eprintln!("skipped: strace cannot be run");
+            return;
+        };
+        let errors = String::from_utf8_lossy(&output.stderr);
+        if errors.contains("ptrace") {
+            eprintln!("skipped: strace cannot be run: {errors}");
+            return;
+        }
+        assert!(output.status.success(), "{error}: {errors}");
+        assert!(
+            errors.contains("INJECTED"),
+            "no wake-up was traced: {errors}"
+        );
+    }
+}
+
+// If the reader of its output had ended, the echo example panicked at its last line.
+#[test]
+#[cfg(unix)]
+fn closed_output_was_a_panic_of_the_echo_example() {
+    let mut echo = Command::new(child::example("echo"))
+        .args(["--tcp", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the echo example starts");
+    let mut stdout = BufReader::new(echo.stdout.take().expect("the stream is piped"));
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("the output is UTF-8");
+    drop(stdout);
+    let pid = echo.id().to_string();
+    let killed = Command::new("kill").args(["-TERM", &*pid]).status();
+    assert!(killed.expect("the kill command can be started").success());
+    let mut errors = String::new();
+    let mut stderr = echo.stderr.take().expect("the stream is piped");
+    stderr
+        .read_to_string(&mut errors)
+        .expect("the output is UTF-8");
+    let status = echo.wait().expect("the process is a child of this one");
+    assert_eq!(status.code(), Some(1), "{errors}");
+    assert!(errors.starts_with("echo: "), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}

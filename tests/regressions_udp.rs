@@ -1,0 +1,155 @@
+//! One test for each fixed bug of datagram sockets: see `tests/regressions.rs`.
+
+mod common;
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+
+use common::{DEADLINE, Event, Probe, drive};
+use unstick::{Reactor, UdpId};
+
+fn bound(addr: &str) -> (Reactor<Probe>, UdpId, u16) {
+    let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
+    let socket = reactor.bind_udp(addr).expect("a free port is available");
+    let addr = reactor.local_inet_addr(socket).expect("it is bound");
+    (reactor, socket, addr.port())
+}
+
+fn peer(addr: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(addr).expect("a free port is available");
+    socket
+        .set_read_timeout(Some(DEADLINE))
+        .expect("the timeout can be set");
+    socket
+}
+
+fn addr_of(socket: &UdpSocket) -> SocketAddr {
+    socket.local_addr().expect("the socket is bound")
+}
+
+fn senders(reactor: &Reactor<Probe>) -> Vec<SocketAddr> {
+    let events = reactor.handler().events.iter();
+    let senders = events.filter_map(|event| match event {
+        Event::Datagram(_, from, ..) => Some(*from),
+        _ => None,
+    });
+    senders.collect()
+}
+
+// A connect of a UDP socket does not remove the datagrams that are queued already. So a datagram of
+// a stranger was delivered after `connect_udp`, although the documentation promised otherwise.
+#[test]
+fn datagram_of_a_stranger_came_after_connect_udp() {
+    let (mut reactor, socket, port) = bound("127.0.0.1:0");
+    let (stranger, friend) = (peer("127.0.0.1:0"), peer("127.0.0.1:0"));
+    let to = (Ipv4Addr::LOCALHOST, port);
+    stranger.send_to(b"before", to).expect("loopback");
+    friend.send_to(b"before", to).expect("loopback");
+    reactor
+        .with(|_, cx| cx.connect_udp(socket, addr_of(&friend)))
+        .expect("a connect of UDP is local");
+    stranger.send_to(b"after", to).expect("loopback");
+    friend.send_to(b"after", to).expect("loopback");
+    drive(&mut reactor, |reactor| reactor.stats().datagrams_in >= 2);
+    assert_eq!(senders(&reactor), [addr_of(&friend); 2]);
+    assert_eq!(reactor.stats().datagrams_filtered, 1);
+}
+
+// A socket that the program had connected before it gave it to the reactor had the same fault.
+#[test]
+fn datagram_of_a_stranger_came_to_an_adopted_socket() {
+    let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
+    let (stranger, friend) = (peer("127.0.0.1:0"), peer("127.0.0.1:0"));
+    let adopted = peer("127.0.0.1:0");
+    stranger
+        .send_to(b"before", addr_of(&adopted))
+        .expect("loopback");
+    adopted.connect(addr_of(&friend)).expect("it is local");
+    friend
+        .send_to(b"after", addr_of(&adopted))
+        .expect("loopback");
+    reactor
+        .with(|_, cx| cx.adopt_udp(adopted))
+        .expect("it is a UDP socket");
+    drive(&mut reactor, |reactor| reactor.stats().datagrams_in >= 1);
+    assert_eq!(senders(&reactor), [addr_of(&friend)]);
+    assert_eq!(reactor.stats().datagrams_filtered, 1);
+}
+
+// Unix datagram sockets had the same fault: their first connect keeps the queue, too.
+#[test]
+#[cfg(target_os = "linux")]
+fn datagram_of_a_stranger_came_after_a_unix_connect() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr as StdUnixAddr, UnixDatagram};
+
+    let named = |name: &str| {
+        let name = format!("unstick-stranger-{}-{name}", std::process::id());
+        let std = StdUnixAddr::from_abstract_name(&name).expect("a short name");
+        let addr: unstick::UnixAddr =
+            unstick::UnixAddr::from_abstract_name(&name).expect("a short name");
+        (std, addr)
+    };
+    let (server, friend, stranger) = (named("server"), named("friend"), named("stranger"));
+    let friend_socket = UnixDatagram::bind_addr(&friend.0).expect("the name is free");
+    let stranger_socket = UnixDatagram::bind_addr(&stranger.0).expect("the name is free");
+    let unnamed = UnixDatagram::unbound().expect("a socket");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+    let socket = reactor
+        .with(|_, cx| cx.bind_unix_datagram(Some(&server.1)))
+        .expect("the name is free");
+    for (sender, data) in [
+        (&stranger_socket, &b"stranger"[..]),
+        (&unnamed, b"unnamed"),
+        (&friend_socket, b"friend"),
+    ] {
+        sender
+            .send_to_addr(data, &server.0)
+            .expect("the queue has space");
+    }
+    reactor
+        .with(|_, cx| cx.connect_unix_datagram(socket, &friend.1))
+        .expect("the friend is bound");
+    friend_socket
+        .send_to_addr(b"after", &server.0)
+        .expect("the queue has space");
+    drive(&mut reactor, |reactor| reactor.stats().datagrams_in >= 2);
+    let events = reactor.handler().events.iter();
+    let data: Vec<_> = events
+        .filter_map(|event| match event {
+            Event::UnixDatagram(_, data) => Some(&data[..]),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(data, [&b"friend"[..], b"after"]);
+    assert_eq!(reactor.stats().datagrams_filtered, 2);
+}
+
+// A socket bound to 0.0.0.0 or [::] that was asked at 127.0.0.2 replied from 127.0.0.1. A client
+// that compares the addresses dropped the reply (RFC 2181, 4.1).
+#[test]
+#[cfg(all(target_os = "linux", feature = "udp-batch"))]
+fn wildcard_socket_replied_from_another_address() {
+    use std::collections::HashSet;
+    use std::net::IpAddr;
+
+    for addr in ["0.0.0.0:0", "[::]:0"] {
+        let (mut reactor, _, port) = bound(addr);
+        let client = peer("127.0.0.1:0");
+        let asked: HashSet<IpAddr> = (2..=254).map(|last| [127, 0, 0, last].into()).collect();
+        for chunk in asked.iter().collect::<Vec<_>>().chunks(50) {
+            let before = reactor.stats().datagrams_out;
+            for ip in chunk {
+                client.send_to(b"request", (**ip, port)).expect("loopback");
+            }
+            drive(&mut reactor, |reactor| {
+                reactor.stats().datagrams_out - before >= chunk.len() as u64
+            });
+        }
+        let replied = (0..asked.len()).map(|_| {
+            let (len, from) = client.recv_from(&mut [0; 16]).expect("a reply");
+            assert_eq!((len, from.port()), (7, port));
+            from.ip()
+        });
+        assert_eq!(replied.collect::<HashSet<_>>(), asked, "{addr}");
+    }
+}

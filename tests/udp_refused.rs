@@ -1,0 +1,249 @@
+//! System calls of UDP batches that the kernel or a sandbox refuses: at first, sometimes or always.
+//!
+//! strace makes the calls of a child process fail: this test binary again. Without strace the tests
+//! print a message and pass.
+
+#![cfg(all(target_os = "linux", feature = "udp-batch"))]
+
+mod common;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{DEADLINE, Event, Probe, drive};
+use nix::sys::socket::{setsockopt, sockopt};
+use unstick::{Reactor, UnixAddr};
+
+const PEERS: usize = 32;
+const ROUNDS: usize = 12;
+
+fn peer() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+    socket
+        .set_read_timeout(Some(DEADLINE))
+        .expect("the timeout can be set");
+    socket
+}
+
+/// Runs a test of this binary under strace, which injects `faults`. Returns the log of the test and
+/// the trace of the system calls `traced`; `None` if there is no strace.
+fn rerun_with(test: &str, traced: &str, faults: &[String]) -> Option<(String, String)> {
+    let works = Command::new("strace")
+        .args(["-f", "-o", "/dev/null", "true"])
+        .output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        println!("skipped: strace cannot be run");
+        return None;
+    }
+    let inner = common::rerun(test);
+    let name = format!("unstick-{}-{}", test.replace(':', "-"), std::process::id());
+    let trace = std::env::temp_dir().join(name);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o"]).arg(&trace);
+    command.args(["-e", &format!("trace={traced}")]);
+    for fault in faults {
+        command.args(["-e", &format!("inject={fault}")]);
+    }
+    let output = command
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .envs(
+            inner
+                .get_envs()
+                .filter_map(|(key, value)| Some((key, value?))),
+        )
+        .output()
+        .expect("strace can be started");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{faults:?}: {out}\n{log}");
+    let calls = std::fs::read_to_string(&trace).expect("strace writes its trace");
+    std::fs::remove_file(&trace).expect("strace created the file");
+    Some((log, calls))
+}
+
+/// Echoes datagrams of 32 peers, in rounds, and then waits. All of them must arrive, although
+/// system calls fail, and the wait must be quiet.
+fn echo_as_child(addr: &str) {
+    env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
+    let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
+    let socket = reactor.bind_udp(addr).expect("a free port is available");
+    let port = reactor.local_inet_addr(socket).expect("it is bound").port();
+    let to = SocketAddr::from(([127, 0, 0, 3], port));
+    let to = if addr.starts_with("127") {
+        ([127, 0, 0, 1], port).into()
+    } else {
+        to
+    };
+    let peers: Vec<_> = (0..PEERS).map(|_| peer()).collect();
+    for round in 1..=ROUNDS {
+        for peer in &peers {
+            peer.send_to(b"alone", to).expect("loopback");
+        }
+        // Three datagrams that travel as one message, as long as that was not refused.
+        setsockopt(&peers[0], sockopt::UdpGsoSegment, &2).expect("Linux 4.18");
+        peers[0].send_to(b"aabbc", to).expect("loopback");
+        setsockopt(&peers[0], sockopt::UdpGsoSegment, &0).expect("Linux 4.18");
+        let wanted = (round * (PEERS + 3)) as u64;
+        drive(&mut reactor, |reactor| {
+            assert_eq!(reactor.handler().count(is_error), 0);
+            reactor.stats().datagrams_out >= wanted
+        });
+        for (index, peer) in peers.iter().enumerate() {
+            let alone: &[&[u8]] = &[b"alone", b"aa", b"bb", b"c"];
+            for data in if index == 0 { alone } else { &alone[..1] } {
+                let mut buf = [0; 16];
+                let (len, from) = peer.recv_from(&mut buf).expect("an echo arrives");
+                assert_eq!((&buf[..len], from), (*data, to));
+            }
+        }
+    }
+    assert!(reactor.stats().turns < 1000, "{:?}", reactor.stats());
+    assert_is_idle(&mut reactor);
+}
+
+fn is_error(event: &Event) -> bool {
+    matches!(event, Event::DatagramError(..))
+}
+
+fn assert_is_idle(reactor: &mut Reactor<Probe>) {
+    let (started, wait) = (Instant::now(), Duration::from_millis(100));
+    reactor.turn(Some(wait)).expect("polling succeeds");
+    assert!(
+        started.elapsed() >= wait,
+        "the turn had work: {:?}",
+        reactor.stats()
+    );
+}
+
+/// Runs the echo with each fault of `call`: at first, in every third call, and always.
+fn assert_echoes_without(test: &str, call: &str) {
+    for errno in ["ENOSYS", "EPERM", "EINVAL"] {
+        for when in [":when=1", ":when=2+3", ""] {
+            let fault = format!("{call}:error={errno}{when}");
+            println!("{fault}");
+            let Some((log, calls)) = rerun_with(test, call, &[fault]) else {
+                return;
+            };
+            let warnings = log.matches("the system refuses").count();
+            let refused = calls.matches("(INJECTED)").count();
+            let is_for_good = when.is_empty() || errno == "ENOSYS";
+            assert_eq!(warnings, usize::from(is_for_good), "{errno}{when}: {log}");
+            assert!(refused >= 1, "{errno}{when}: {calls}");
+            let most = if errno == "ENOSYS" { 1 } else { 8 };
+            assert!(!is_for_good || refused <= most, "{errno}{when}: {calls}");
+        }
+    }
+}
+
+#[test]
+fn refused_recvmmsg_falls_back_to_recvmsg() {
+    const NAME: &str = "refused_recvmmsg_falls_back_to_recvmsg";
+    if common::is_child() {
+        return echo_as_child("127.0.0.1:0");
+    }
+    assert_echoes_without(NAME, "recvmmsg");
+}
+
+#[test]
+fn refused_sendmmsg_falls_back_to_sendto() {
+    const NAME: &str = "refused_sendmmsg_falls_back_to_sendto";
+    if common::is_child() {
+        return echo_as_child("127.0.0.1:0");
+    }
+    assert_echoes_without(NAME, "sendmmsg");
+}
+
+/// Replies of a socket at a wildcard address need control data, so `sendto` cannot send them.
+#[test]
+fn refused_sendmmsg_falls_back_to_sendmsg() {
+    const NAME: &str = "refused_sendmmsg_falls_back_to_sendmsg";
+    if common::is_child() {
+        return echo_as_child("0.0.0.0:0");
+    }
+    for errno in ["ENOSYS", "EPERM", "EINVAL"] {
+        for when in [":when=1", ":when=2+3", ""] {
+            let fault = format!("sendmmsg:error={errno}{when}");
+            let Some((_, calls)) = rerun_with(NAME, "sendmmsg", &[fault]) else {
+                return;
+            };
+            assert!(calls.contains("(INJECTED)"), "{errno}{when}: {calls}");
+        }
+    }
+}
+
+/// The socket works without GRO, GSO and control data.
+#[test]
+fn refused_setsockopt_turns_batches_off() {
+    const NAME: &str = "refused_setsockopt_turns_batches_off";
+    if common::is_child() {
+        let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
+        for addr in ["127.0.0.1:0", "0.0.0.0:0"] {
+            let socket = reactor.bind_udp(addr).expect("a free port is available");
+            let port = reactor.local_inet_addr(socket).expect("it is bound").port();
+            let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+            for count in 1..=3 {
+                peer.send_to(b"data", ("127.0.0.1", port))
+                    .expect("loopback");
+                let before = reactor.stats().datagrams_out;
+                drive(&mut reactor, |it| it.stats().datagrams_out > before);
+                assert_eq!(peer.recv(&mut [0; 9]).expect("an echo"), 4, "{count}");
+            }
+        }
+        return;
+    }
+    for errno in ["ENOPROTOOPT", "EPERM", "ENOSYS"] {
+        for calls in ["setsockopt", "setsockopt,getsockopt"] {
+            let fault = format!("{calls}:error={errno}");
+            if rerun_with(NAME, calls, &[fault]).is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// If every receive is refused, the socket reports errors, a few for each datagram. A Unix socket
+/// counts them.
+#[test]
+fn socket_that_cannot_receive_makes_no_busy_loop() {
+    const NAME: &str = "socket_that_cannot_receive_makes_no_busy_loop";
+    if common::is_child() {
+        let name = format!("unstick-refused-{}", std::process::id());
+        let name = UnixAddr::from_abstract_name(name).expect("a short name");
+        let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
+        let socket = reactor.bind_udp("127.0.0.1:0");
+        let socket = socket.expect("a free port is available");
+        let to = reactor.local_inet_addr(socket).expect("it is bound");
+        let sender = reactor.with(|_, cx| {
+            let server = cx.bind_unix_datagram(Some(&name));
+            server.expect("the name is free");
+            cx.bind_unix_datagram(None).expect("a socket opens")
+        });
+        for count in 1..=5 {
+            peer().send_to(b"data", to).expect("loopback");
+            let before = reactor.stats().datagram_errors;
+            reactor
+                .with(|_, cx| cx.send_unix_datagram(sender, Some(&name), b"data"))
+                .expect("the queue has space");
+            drive(&mut reactor, |it| it.stats().datagram_errors > before + 16);
+            for _ in 0..3 {
+                reactor
+                    .turn(Some(Duration::ZERO))
+                    .expect("polling succeeds");
+            }
+            assert_is_idle(&mut reactor);
+            let errors = reactor.stats().datagram_errors;
+            assert!(errors <= 40 * count, "{errors} errors");
+        }
+        assert_eq!(reactor.stats().datagrams_in, 0);
+        return;
+    }
+    for errno in ["ENOSYS", "EPERM"] {
+        let calls = "recvmmsg,recvmsg,recvfrom";
+        let faults = [format!("{calls}:error={errno}")];
+        if rerun_with(NAME, calls, &faults).is_none() {
+            return;
+        }
+    }
+}
