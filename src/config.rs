@@ -196,6 +196,19 @@ pub struct Config {
     ///
     /// Default: `None`, because some protocols are silent for hours.
     pub idle_timeout: Option<Duration>,
+    /// Time without any input after which a connection is closed, even if this side sends output.
+    /// Must not be zero. At most 48 days; a longer time counts as `None`.
+    ///
+    /// `idle_timeout` counts output too, so a server that sends regularly keeps a silent peer for
+    /// ever. Set this timeout for a peer that must send something at intervals. An MQTT client, for
+    /// example, has one and a half times its keep-alive time (MQTT 3.1.1, 3.1.2.10); set it with
+    /// [`set_limits`](crate::Context::set_limits).
+    ///
+    /// Any byte counts as input, also a part of a frame. A peer is not silent while its input waits
+    /// because the connection is not read, or after it has ended its side.
+    ///
+    /// Default: `None`, because in many protocols one side only listens.
+    pub read_idle_timeout: Option<Duration>,
     /// Time allowed from the first byte of a frame to its last, no matter how many bytes arrive in
     /// between. After it the connection is closed. Time during which the connection is paused does
     /// not count. At most 48 days; a longer time counts as `None`.
@@ -255,6 +268,8 @@ pub struct Limits {
     pub write_queue_bytes_max: usize,
     /// Overrides [`Config::idle_timeout`].
     pub idle_timeout: Option<Duration>,
+    /// Overrides [`Config::read_idle_timeout`].
+    pub read_idle_timeout: Option<Duration>,
     /// Overrides [`Config::frame_deadline`].
     pub frame_deadline: Option<Duration>,
     /// Overrides [`Config::write_stall_timeout`].
@@ -304,6 +319,7 @@ impl Default for Config {
             connect_deadline: Duration::from_secs(30),
             close_deadline: Duration::from_secs(10),
             idle_timeout: None,
+            read_idle_timeout: None,
             frame_deadline: None,
             write_stall_timeout: None,
             slow_callback_min: None,
@@ -346,6 +362,7 @@ impl Config {
             write_low_bytes: self.write_low_bytes,
             write_queue_bytes_max: self.write_queue_bytes_max,
             idle_timeout: self.idle_timeout,
+            read_idle_timeout: self.read_idle_timeout,
             frame_deadline: self.frame_deadline,
             write_stall_timeout: self.write_stall_timeout,
         }

@@ -63,6 +63,9 @@ pub enum CloseReason {
     CloseTimeout,
     /// No bytes were received or sent for [`Config::idle_timeout`](crate::Config::idle_timeout).
     IdleTimeout,
+    /// No bytes were received for
+    /// [`Config::read_idle_timeout`](crate::Config::read_idle_timeout).
+    ReadIdleTimeout,
     /// A frame was not complete within [`Config::frame_deadline`](crate::Config::frame_deadline).
     FrameDeadline,
     /// The peer accepted no output for
@@ -88,6 +91,7 @@ impl fmt::Display for CloseReason {
             Self::Frame { error, offset } => write!(f, "{error}, at byte {offset} of the stream"),
             Self::CloseTimeout => f.write_str("close_deadline passed before both sides closed"),
             Self::IdleTimeout => f.write_str("idle_timeout passed without input or output"),
+            Self::ReadIdleTimeout => f.write_str("read_idle_timeout passed without input"),
             Self::FrameDeadline => f.write_str("frame_deadline passed before a frame was complete"),
             Self::WriteStalled => f.write_str("write_stall_timeout passed without any output"),
             Self::MemoryFull => f.write_str("aborted to free memory: memory_bytes_max was used up"),

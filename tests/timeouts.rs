@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use common::{Event, Probe, drive, frame, listening};
-use unstick::{CloseReason, Closed, Config, Framing, Reactor};
+use unstick::{CloseReason, Closed, Config, ConnId, Framing, Reactor};
 
 const TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -102,6 +102,31 @@ fn traffic_in_one_direction_prevents_the_idle_timeout() {
             assert!(closes(&reactor).is_empty(), "peer sends: {peer_sends}");
         }
     }
+}
+
+/// An idle timeout would never end this connection, because the server writes all the time.
+#[test]
+fn silent_peer_is_closed_while_the_server_writes() {
+    let probe = Probe::new(|cx, event| {
+        if let Event::Open(conn, _) = event {
+            cx.set_interval(Duration::from_millis(10), conn.to_bits());
+        }
+        if let Event::Timer(_, conn) = event {
+            let conn = ConnId::from_bits(*conn).expect("the key is an id");
+            let _ = cx.send(conn, b"news");
+        }
+    });
+    let mut config = Config::default();
+    config.read_idle_timeout = Some(TIMEOUT);
+    config.close_deadline = Duration::from_millis(1);
+    let (mut reactor, addr) = listening(probe, config, Framing::length_u32());
+    let begin = Instant::now();
+    let (_client, _) = common::open(&mut reactor, addr);
+    drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    let reason = &closes(&reactor)[0].reason;
+    assert!(matches!(reason, CloseReason::ReadIdleTimeout), "{reason}");
+    assert!(begin.elapsed() >= TIMEOUT);
+    assert!(reactor.stats().frames_out > 1, "the server wrote");
 }
 
 /// Each client sends a partial frame and then single bytes. These bytes must not extend the

@@ -270,6 +270,8 @@ queries! {
     fn is_end_delivered = any(END_DELIVERED);
     /// Returns true if a dispatch can read or deliver bytes, or the end of the stream.
     fn has_input = any(READABLE | ENDED | END_DELIVERED);
+    /// Returns true if the peer may send, and no event reported input that is not read yet.
+    fn awaits_input = none(READABLE | PAUSED_FOR_MEMORY | ENDED | END_DELIVERED);
     /// Returns true if frames may be delivered.
     fn wants_frames = none(STOPS_FRAMES);
     /// Returns true if the socket is read when it is readable.

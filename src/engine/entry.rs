@@ -65,8 +65,9 @@ pub(crate) struct Connection {
     pub(crate) socket: Stream,
     /// The timer that checks the timeouts, if any is configured.
     pub(crate) timeout_check: Option<TimerId>,
-    /// The time of the last read or write; maintained only while a timeout is configured.
-    pub(crate) last_activity: Stamp,
+    /// The time of the last read or write, or only of the last read if the extras have a
+    /// `last_write`; maintained only while a timeout is configured.
+    pub(super) last_activity: Stamp,
     pub(crate) generation: NonZeroU32,
     pub(crate) state: State,
     /// Number of reads, modulo 2^32.
@@ -92,6 +93,8 @@ pub(crate) struct Extras {
     pub(crate) adopted: bool,
     /// The credit, if the handler limits delivery by credit.
     pub(crate) credit: Option<Credit>,
+    /// The time of the last write, while a timeout counts reads alone.
+    pub(super) last_write: Option<Stamp>,
     /// Number of reads, divided by 2^32.
     reads_high: u32,
     /// The limits of this connection, if they differ from the configuration.
@@ -169,7 +172,10 @@ impl Extras {
         if self.filter.is_some() {
             return false;
         }
-        self.reason.is_none() && self.credit.is_none() && self.limits.is_none()
+        self.reason.is_none()
+            && self.credit.is_none()
+            && self.limits.is_none()
+            && self.last_write.is_none()
     }
 
     /// Records the reason of the close. The first reason is kept. But an error, an abort or a
@@ -264,6 +270,15 @@ impl Connection {
     /// allowed, no output is queued before it, and no own limits apply.
     pub(crate) fn batches_output(&self) -> bool {
         self.write_queue.is_none() && !self.state.stops_sending() && !self.state.has_own_limits()
+    }
+
+    /// Records the time of a write. Not called on the fast path, which has read in this turn.
+    pub(super) fn stamp_write(&mut self, now: Stamp) {
+        let extras = self.extras.as_mut();
+        match extras.and_then(|extras| extras.last_write.as_mut()) {
+            Some(last_write) => *last_write = now,
+            None => self.last_activity = now,
+        }
     }
 
     #[inline]

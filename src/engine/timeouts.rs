@@ -1,6 +1,7 @@
-//! Timeouts: idle connections, frames that are not completed, and peers that do not read.
+//! Timeouts: idle connections, silent peers, frames that are not completed, and peers that do not
+//! read.
 //!
-//! A connection has one timer for all three timeouts. A read, a frame or a write only stores a
+//! A connection has one timer for all of its timeouts. A read, a frame or a write only stores a
 //! stamp, and sets no timer. When the timer fires, it checks the stamps. It is then set again for
 //! the earliest time at which a timeout can expire.
 
@@ -17,6 +18,7 @@ use crate::timer::Stamp;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
     idle: Option<u32>,
+    read_idle: Option<u32>,
     frame: Option<u32>,
     write_stall: Option<u32>,
     /// The shortest timeout, which is the longest time between two checks.
@@ -26,11 +28,16 @@ pub(super) struct Timeouts {
 impl Timeouts {
     pub(super) fn new(limits: &Limits) -> Self {
         let idle = limits.idle_timeout.and_then(Stamp::span);
+        let read_idle = limits.read_idle_timeout.and_then(Stamp::span);
         let frame = limits.frame_deadline.and_then(Stamp::span);
         let write_stall = limits.write_stall_timeout.and_then(Stamp::span);
-        let shortest = [idle, frame, write_stall].into_iter().flatten().min();
+        let shortest = [idle, read_idle, frame, write_stall]
+            .into_iter()
+            .flatten()
+            .min();
         Self {
             idle,
+            read_idle,
             frame,
             write_stall,
             shortest,
@@ -49,13 +56,15 @@ impl Timeouts {
         // A frame that the reactor does not read is not late through the fault of the peer.
         let is_read = conn.state.may_read();
         let partial = conn.assembler.unfinished_since().filter(|_| is_read);
+        let silent = conn.state.awaits_input().then_some(conn.last_activity);
         let blocked = super::transport::blocked_since(conn);
         for (timeout, since, reason) in [
             (self.frame, partial, CloseReason::FrameDeadline),
             (self.write_stall, blocked, CloseReason::WriteStalled),
+            (self.read_idle, silent, CloseReason::ReadIdleTimeout),
             (
                 self.idle,
-                Some(conn.last_activity),
+                Some(conn.idle_since(now)),
                 CloseReason::IdleTimeout,
             ),
         ] {
@@ -71,6 +80,13 @@ impl Timeouts {
 }
 
 impl Connection {
+    /// Returns the time of the last read or write.
+    fn idle_since(&self, now: Stamp) -> Stamp {
+        let last_write = self.extras.as_ref().and_then(|extras| extras.last_write);
+        let is_later = |write: &Stamp| now.since(*write) < now.since(self.last_activity);
+        last_write.filter(is_later).unwrap_or(self.last_activity)
+    }
+
     /// Returns the own timeouts of the connection if it has any, else `general`.
     fn timeouts<'a>(&'a self, general: &'a Timeouts) -> &'a Timeouts {
         self.own_limits().map_or(general, |(_, timeouts)| timeouts)
@@ -81,9 +97,14 @@ impl Engine {
     /// Starts the timeouts of a connection that has opened.
     pub(super) fn start_timeouts(&mut self, token: Token) {
         if let Ok(conn) = self.entries.conn_mut(token)
-            && let Some(shortest) = conn.timeouts(&self.timers.timeouts).shortest
+            && let timeouts = *conn.timeouts(&self.timers.timeouts)
+            && let Some(shortest) = timeouts.shortest
         {
-            conn.last_activity = self.timers.stamp;
+            let now = self.timers.stamp;
+            conn.last_activity = now;
+            if timeouts.read_idle.is_some() {
+                conn.extras().last_write = Some(now);
+            }
             self.check_timeouts_after(token, shortest);
         }
     }
@@ -153,8 +174,8 @@ mod tests {
     use super::*;
     use crate::codec::{Framing, Kind, Skipped};
     use crate::config::Config;
-    use crate::conn::Readiness;
     use crate::conn::{Flow, FrameSink, Pool};
+    use crate::conn::{Readiness, State};
     use crate::engine::Accepted;
     use crate::id::ConnId;
     use crate::os::sim::{Script, World, WriteResult};
@@ -317,6 +338,74 @@ mod tests {
             );
         }
         assert!(!clocked.is_open_at(1102, conn));
+    }
+
+    impl Clocked {
+        /// Sends one byte `at` milliseconds after the epoch; the kernel takes it.
+        fn write_at(&mut self, at: u32, token: Token) {
+            self.engine.timers.set_now(self.epoch + at * MS);
+            let sent = self.engine.send(token, &b"."[..]);
+            let _ = sent.expect("the queue has space");
+            let _ = self.engine.flush(token);
+        }
+    }
+
+    #[test]
+    fn read_idle_timeout_ignores_writes() {
+        let config = Config {
+            idle_timeout: Some(40 * MS),
+            read_idle_timeout: Some(100 * MS),
+            ..Config::default()
+        };
+        let mut clocked = Clocked::new(config);
+        let conn = clocked.open_with(Script::new());
+        for at in (0..100).step_by(20) {
+            clocked.write_at(at, conn);
+            assert!(clocked.is_open_at(at + 19, conn), "at {at} ms");
+        }
+        assert!(!clocked.is_open_at(102, conn));
+
+        let quiet = clocked.open_with(Script::new());
+        clocked.write_at(122, quiet);
+        assert!(
+            clocked.is_open_at(161, quiet),
+            "a write delays idle_timeout"
+        );
+        assert!(!clocked.is_open_at(164, quiet));
+    }
+
+    /// Unread input of a connection that is not read, or that waits for memory, and a peer that has
+    /// ended its side.
+    #[test]
+    fn read_idle_timeout_spares_peers_that_are_not_silent() {
+        let config = Config {
+            read_idle_timeout: Some(100 * MS),
+            ..Config::default()
+        };
+        let ready: fn(&mut State) = |state| {
+            state.add_readiness(Readiness::READABLE);
+        };
+        let starved: fn(&mut State) = |state| {
+            state.add_readiness(Readiness::READABLE);
+            state.pause_for_memory();
+        };
+        let ended: fn(&mut State) = |state| state.read_ended();
+        let told: fn(&mut State) = |state| state.end_delivered();
+        for change in [ready, starved, ended, told] {
+            let mut clocked = Clocked::new(config.clone());
+            let conn = clocked.open_with(Script::new());
+            let entry = clocked.engine.conn_mut(conn);
+            change(&mut entry.expect("the connection is open").state);
+            assert!(clocked.is_open_at(1000, conn));
+        }
+        let mut clocked = Clocked::new(config);
+        let conn = clocked.open_with(Script::new());
+        let paused = clocked.engine.pause(ConnId(conn).into());
+        paused.expect("the connection is open");
+        assert!(
+            !clocked.is_open_at(102, conn),
+            "a pause alone excuses no peer"
+        );
     }
 
     #[test]

@@ -449,7 +449,7 @@ fn record_drained(
 ) {
     stamp_filter(conn, now);
     if let Ok(len) = *result {
-        conn.last_activity = now;
+        conn.stamp_write(now);
         log::trace!(target: IO_TARGET, "wrote {len} bytes to {}", conn.peer);
         if conn.state.is_recorded() {
             let offset = conn.counts.written_bytes.saturating_sub(len as u64);

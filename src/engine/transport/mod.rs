@@ -169,7 +169,7 @@ pub(super) fn stamp_filter(conn: &mut Connection, now: Stamp) {
     if let Some((filter, _)) = filter_and_stream(conn)
         && filter.stamp(now)
     {
-        conn.last_activity = now;
+        conn.stamp_write(now);
     }
     let _ = (conn, now);
 }
