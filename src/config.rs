@@ -26,6 +26,12 @@ use crate::error::invalid_input;
 /// * up to 64 KiB, for one second, if the buffer of the previous frame is used again.
 ///
 /// An idle connection holds no buffer.
+///
+/// # Errors
+///
+/// [`Reactor::with_config`](crate::Reactor::with_config) rejects a value outside the range of its
+/// field with `InvalidInput`. The error names the field, its value and the bound, such as
+/// `connections_max is 0, but must be at least 1`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
@@ -80,11 +86,12 @@ pub struct Config {
     /// Default: false, because most output is the reply to a frame of the same connection.
     pub read_above_high: bool,
     /// Maximum size of a write queue, in bytes. A payload that would exceed it is rejected with
-    /// [`SendError::Full`](crate::SendError).
+    /// [`SendError::Full`](crate::SendError). At least 1.
     ///
     /// Default: 16 MiB, which fits sixteen of the largest frames.
     pub write_queue_bytes_max: usize,
-    /// Maximum number of bytes that all connections and sockets may hold together. At least 1.
+    /// Maximum number of bytes that all connections and sockets may hold together. At least
+    /// `write_low_bytes`: otherwise a single slow reader would stop all connections.
     ///
     /// Counted are the buffers of incomplete or undelivered input, queued output and queued
     /// datagrams. A payload that several queues share counts in each of them.
@@ -109,7 +116,8 @@ pub struct Config {
     ///
     /// Default: 10 s.
     pub memory_deadline: Duration,
-    /// Maximum number of connections open at a time, accepted and connected ones together.
+    /// Maximum number of connections open at a time, accepted and connected ones together. At least
+    /// 1.
     ///
     /// A connection accepted beyond it is closed at once, counted in
     /// [`Stats::refused`](crate::Stats::refused) and reported to
@@ -117,7 +125,7 @@ pub struct Config {
     ///
     /// Default: 1,000,000; in practice the descriptor limit applies first.
     pub connections_max: usize,
-    /// Maximum number of open connections that were accepted from one IP address.
+    /// Maximum number of open connections that were accepted from one IP address. At least 1.
     ///
     /// Further connections are refused like those beyond `connections_max`. All addresses of an
     /// IPv6 /64 count as one, because a single host may use any of them. An IPv4 address counts as
@@ -181,7 +189,7 @@ pub struct Config {
     /// Default: 1,024, so that threads that post as fast as they can do not delay sockets and
     /// timers.
     pub post_budget: usize,
-    /// Time allowed for a connect, for all addresses of a name together.
+    /// Time allowed for a connect, for all addresses of a name together. Must not be zero.
     ///
     /// Default: 30 s, enough for several retries of a lost first packet.
     pub connect_deadline: Duration,
@@ -191,8 +199,8 @@ pub struct Config {
     ///
     /// Default: 10 s, so that a peer that never closes does not keep a descriptor for long.
     pub close_deadline: Duration,
-    /// Time without any input or output after which a connection is closed. At most 48 days; a
-    /// longer time counts as `None`.
+    /// Time without any input or output after which a connection is closed. Must not be zero. At
+    /// most 48 days; a longer time counts as `None`.
     ///
     /// Default: `None`, because some protocols are silent for hours.
     pub idle_timeout: Option<Duration>,
@@ -211,13 +219,14 @@ pub struct Config {
     pub read_idle_timeout: Option<Duration>,
     /// Time allowed from the first byte of a frame to its last, no matter how many bytes arrive in
     /// between. After it the connection is closed. Time during which the connection is paused does
-    /// not count. At most 48 days; a longer time counts as `None`.
+    /// not count. Must not be zero. At most 48 days; a longer time counts as `None`.
     ///
     /// Default: `None`, because it depends on the largest frame and the slowest honest peer. A
     /// server on the public internet should set it.
     pub frame_deadline: Option<Duration>,
     /// Time without progress after which a connection with queued output is aborted. Progress means
-    /// that the kernel took some of the output. At most 48 days; a longer time counts as `None`.
+    /// that the kernel took some of the output. Must not be zero. At most 48 days; a longer time
+    /// counts as `None`.
     ///
     /// Default: `None`, because it depends on the slowest honest peer. A server on the public
     /// internet should set it.
@@ -235,8 +244,8 @@ pub struct Config {
     /// Default: true. The reactor coalesces the output of a turn itself, and Nagle's algorithm
     /// costs 40 ms when the peer delays its acknowledgements (RFC 896).
     pub nodelay: bool,
-    /// Number of connections that the kernel may queue for a listener before they are accepted. The
-    /// kernel caps it at its own limit.
+    /// Number of connections that the kernel may queue for a listener before they are accepted. At
+    /// least 1. The kernel caps it at its own limit.
     ///
     /// Default: 4,096, which survives a burst of connects between two turns.
     pub backlog: u32,
@@ -277,14 +286,17 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Returns an error that names the first field with an invalid value.
     pub(crate) fn check(&self) -> io::Result<()> {
         let (low, high) = (self.write_low_bytes, self.write_high_bytes);
-        if low <= high && high <= self.write_queue_bytes_max {
-            return Ok(());
-        }
-        Err(invalid_input(
-            "write_low_bytes <= write_high_bytes <= write_queue_bytes_max must hold",
-        ))
+        let max = self.write_queue_bytes_max;
+        check_most("write_low_bytes", low, "write_high_bytes", high)?;
+        check_most("write_high_bytes", high, "write_queue_bytes_max", max)?;
+        check_positive("write_queue_bytes_max", max)?;
+        check_nonzero("idle_timeout", self.idle_timeout)?;
+        check_nonzero("read_idle_timeout", self.read_idle_timeout)?;
+        check_nonzero("frame_deadline", self.frame_deadline)?;
+        check_nonzero("write_stall_timeout", self.write_stall_timeout)
     }
 }
 
@@ -332,26 +344,38 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Returns an error that names the first field with an invalid value.
     pub(crate) fn check(&self) -> io::Result<()> {
-        let positive = [
+        for (field, value) in [
             ("read_len_max", self.read_len_max),
             ("read_budget_bytes", self.read_budget_bytes),
             ("frame_budget", self.frame_budget),
             ("accept_budget", self.accept_budget),
             ("datagram_budget", self.datagram_budget),
+            ("memory_bytes_max", self.memory_bytes_max),
+            ("connections_max", self.connections_max),
+            ("connections_per_addr_max", self.connections_per_addr_max),
             ("timer_budget", self.timer_budget),
             ("posts_max", self.posts_max),
-            ("memory_bytes_max", self.memory_bytes_max),
             ("post_budget", self.post_budget),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(invalid_input(format!("{name} must be at least 1")));
+            ("backlog", self.backlog as usize),
+        ] {
+            check_positive(field, value)?;
         }
-        if self.datagram_len_max > 65_535 || self.read_len_max > READ_LEN_MAX {
-            return Err(invalid_input(
-                "datagram_len_max must be at most 65,535 and read_len_max at most 1 GiB",
-            ));
-        }
+        check_most("read_len_max", self.read_len_max, "1 GiB", READ_LEN_MAX)?;
+        check_most(
+            "datagram_len_max",
+            self.datagram_len_max,
+            "the maximum of UDP",
+            65_535,
+        )?;
+        check_most(
+            "write_low_bytes",
+            self.write_low_bytes,
+            "memory_bytes_max",
+            self.memory_bytes_max,
+        )?;
+        check_nonzero("connect_deadline", Some(self.connect_deadline))?;
         self.limits().check()
     }
 
@@ -366,6 +390,34 @@ impl Config {
             frame_deadline: self.frame_deadline,
             write_stall_timeout: self.write_stall_timeout,
         }
+    }
+}
+
+fn check_positive(field: &str, value: usize) -> io::Result<()> {
+    match value {
+        0 => Err(invalid_input(format!(
+            "{field} is 0, but must be at least 1"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn check_most(field: &str, value: usize, bound_name: &str, bound: usize) -> io::Result<()> {
+    match value > bound {
+        true => Err(invalid_input(format!(
+            "{field} is {value}, but must be at most {bound_name} ({bound})"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Checks a timeout. Zero would end every connection at once.
+fn check_nonzero(field: &str, timeout: Option<Duration>) -> io::Result<()> {
+    match timeout {
+        Some(Duration::ZERO) => Err(invalid_input(format!(
+            "{field} is 0, but must be at least 1 ns"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -393,22 +445,79 @@ mod tests {
         );
     }
 
+    type Spoil = fn(&mut Config);
+
+    /// Checks that the changed default configuration is rejected with this message.
+    fn assert_rejected(spoil: Spoil, message: &str) {
+        let mut config = Config::default();
+        config.check().expect("the default is valid");
+        spoil(&mut config);
+        let error = config.check().expect_err(message);
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(error.to_string(), message);
+    }
+
     #[test]
-    fn default_config_is_valid_and_invalid_values_are_rejected() {
-        Config::default().check().expect("the default is valid");
-        let changes: [fn(&mut Config); 6] = [
-            |config| config.read_len_max = usize::MAX,
-            |config| config.datagram_len_max = 65_536,
-            |config| config.read_len_max = 0,
-            |config| config.frame_budget = 0,
-            |config| config.write_low_bytes = config.write_high_bytes + 1,
-            |config| config.write_high_bytes = config.write_queue_bytes_max + 1,
+    fn config_rejects_zero_of_fields_that_need_a_value() {
+        let counts: [(&str, Spoil); 8] = [
+            ("read_len_max", |it| it.read_len_max = 0),
+            ("frame_budget", |it| it.frame_budget = 0),
+            ("posts_max", |it| it.posts_max = 0),
+            ("memory_bytes_max", |it| it.memory_bytes_max = 0),
+            ("connections_max", |it| it.connections_max = 0),
+            ("connections_per_addr_max", |it| {
+                it.connections_per_addr_max = 0
+            }),
+            ("backlog", |it| it.backlog = 0),
+            ("write_queue_bytes_max", |it| {
+                (it.write_low_bytes, it.write_high_bytes) = (0, 0);
+                it.write_queue_bytes_max = 0;
+            }),
         ];
-        for change in changes {
-            let mut config = Config::default();
-            change(&mut config);
-            let error = config.check().expect_err("the value is invalid");
-            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        for (field, spoil) in counts {
+            assert_rejected(spoil, &format!("{field} is 0, but must be at least 1"));
+        }
+        const ZERO: Option<Duration> = Some(Duration::ZERO);
+        let times: [(&str, Spoil); 5] = [
+            ("idle_timeout", |it| it.idle_timeout = ZERO),
+            ("read_idle_timeout", |it| it.read_idle_timeout = ZERO),
+            ("frame_deadline", |it| it.frame_deadline = ZERO),
+            ("write_stall_timeout", |it| it.write_stall_timeout = ZERO),
+            ("connect_deadline", |it| {
+                it.connect_deadline = Duration::ZERO
+            }),
+        ];
+        for (field, spoil) in times {
+            assert_rejected(spoil, &format!("{field} is 0, but must be at least 1 ns"));
+        }
+    }
+
+    #[test]
+    fn config_rejects_values_beyond_their_bound() {
+        let beyond: [(&str, Spoil); 5] = [
+            (
+                "read_len_max is 1073741825, but must be at most 1 GiB (1073741824)",
+                |it| it.read_len_max = READ_LEN_MAX + 1,
+            ),
+            (
+                "datagram_len_max is 65536, but must be at most the maximum of UDP (65535)",
+                |it| it.datagram_len_max = 65_536,
+            ),
+            (
+                "write_low_bytes is 65536, but must be at most memory_bytes_max (10)",
+                |it| it.memory_bytes_max = 10,
+            ),
+            (
+                "write_low_bytes is 300000, but must be at most write_high_bytes (266240)",
+                |it| it.write_low_bytes = 300_000,
+            ),
+            (
+                "write_high_bytes is 266240, but must be at most write_queue_bytes_max (100000)",
+                |it| it.write_queue_bytes_max = 100_000,
+            ),
+        ];
+        for (message, spoil) in beyond {
+            assert_rejected(spoil, message);
         }
     }
 }

@@ -192,10 +192,11 @@ fn panic_on_a_connected_or_adopted_stream_closes_it() {
 /// stay in the ready queue.
 #[test]
 fn panic_in_on_refused_or_on_open_keeps_accepting() {
-    for connections_max in [0, 100] {
+    let is_refused: fn(&Event) -> bool = |event| matches!(event, Event::Refused(..));
+    let is_open: fn(&Event) -> bool = |event| matches!(event, Event::Open(..));
+    for (connections_max, chosen) in [(1, is_refused), (100, is_open)] {
         let mut config = Config::default();
         config.connections_max = connections_max;
-        let chosen = |event: &Event| matches!(event, Event::Refused(..) | Event::Open(..));
         let (mut reactor, addr) = listening(fragile(chosen), config, Framing::length_u32());
         let clients = [0; 5].map(|_| common::client(addr));
         turn_into_panic(&mut reactor);

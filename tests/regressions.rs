@@ -244,6 +244,37 @@ fn last_frame_after_a_spent_frame_budget_was_lost() {
     assert_eq!(frames, [&b"first"[..], b"2"]);
 }
 
+// Values with which a reactor cannot work were accepted without a word.
+#[test]
+fn useless_config_values_were_accepted() {
+    type Spoil = fn(&mut Config);
+    let useless: [(&str, Spoil); 4] = [
+        ("idle_timeout is 0", |it| {
+            it.idle_timeout = Some(Duration::ZERO)
+        }),
+        ("memory_bytes_max (10)", |it| it.memory_bytes_max = 10),
+        ("connections_max is 0", |it| it.connections_max = 0),
+        ("backlog is 0", |it| it.backlog = 0),
+    ];
+    for (message, spoil) in useless {
+        let mut config = Config::default();
+        spoil(&mut config);
+        let error = Reactor::with_config(Probe::silent(), config).expect_err(message);
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+    let (_held, addr) = silent();
+    let conn = reactor.connect(addr, Framing::raw(), ());
+    let set = reactor.with(|_, cx| {
+        let mut limits = cx.limits(conn)?;
+        limits.frame_deadline = Some(Duration::ZERO);
+        cx.set_limits(conn, limits)
+    });
+    let error = set.expect_err("the deadline is zero");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+}
+
 // `shutdown_on_signals` failed if the parent process ignored one of the signals, as shells do for
 // background jobs.
 #[cfg(all(unix, feature = "signals"))]

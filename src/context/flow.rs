@@ -111,8 +111,8 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// An error changes nothing.
     ///
-    /// * `InvalidInput`: `write_low_bytes <= write_high_bytes <= write_queue_bytes_max` does not
-    ///   hold.
+    /// * `InvalidInput`: a timeout is zero, or `write_low_bytes <= write_high_bytes <=
+    ///   write_queue_bytes_max` does not hold. The error names the field.
     /// * `NotConnected`: the connection is closed.
     ///
     /// # Examples

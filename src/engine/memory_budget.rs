@@ -208,6 +208,7 @@ mod tests {
     /// connection has queued that number of bytes, and its peer reads nothing.
     fn holding<const N: usize>(lens: [usize; N]) -> (Engine, [Token; N]) {
         let config = Config {
+            write_low_bytes: 16 * 1024,
             memory_bytes_max: 16 * 1024,
             memory_deadline: DEADLINE,
             ..Config::default()

@@ -93,7 +93,7 @@ impl<H: Handler> Reactor<H> {
     ///
     /// # Errors
     ///
-    /// * `InvalidInput`: limits of the configuration contradict each other.
+    /// * `InvalidInput`: a field of the configuration has an invalid value; the error names it.
     /// * The system's error if it cannot create the poll, which needs two descriptors.
     pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
         Self::with_os(handler, config, Os::real()?)

@@ -49,7 +49,8 @@ impl Run {
         config.write_queue_bytes_max = 2 * config.write_high_bytes;
         let has_memory_limit = random.one_in(4);
         if has_memory_limit {
-            config.memory_bytes_max = random.of(&[300, 3000, 30_000]);
+            let least = config.write_low_bytes;
+            config.memory_bytes_max = random.of(&[300, 3000, 30_000]).max(least);
         }
         if random.one_in(4) {
             config.idle_timeout = Some(HOUR);

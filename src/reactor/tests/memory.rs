@@ -5,6 +5,7 @@ use super::*;
 /// Returns a reactor whose memory budget is used up by a connection whose peer reads nothing.
 fn with_full_memory(transport: Transport) -> (Reactor<Recorder>, ConnId) {
     let config = Config {
+        write_low_bytes: 4096,
         memory_bytes_max: 4096,
         ..Config::default()
     };
