@@ -18,10 +18,10 @@ impl Framing {
     ) -> Result<(), FrameError> {
         let start = buf.len();
         let mut frame = unfinished_frame(buf);
-        frame.put_zeros(with_builtin!(self.kind(), codec => codec.headroom()));
+        frame.put_zeros(with_builtin!(self.output(), codec => codec.headroom()));
         write(&mut Out::new(&mut frame))?;
         let out = &mut Out::since(&mut frame, start);
-        with_builtin!(self.kind(), codec => codec.encode_in_place(out))?;
+        with_builtin!(self.output(), codec => codec.encode_in_place(out))?;
         frame.disarm();
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::length::{Endian, Length};
 use super::length_field::{Headed, LengthField};
 use super::line::Line;
 use super::netstring::Netstring;
+use super::output::Codecs;
 use super::raw::Raw;
 use super::varint::Varint;
 use super::{Codec, ErasedCodec, Limit, Out};
@@ -21,6 +22,9 @@ use crate::memory::Buf;
 /// Rule that divides a byte stream into frames: a built-in framing, or a custom [`Codec`].
 ///
 /// A framing is one pointer, so cloning it is cheap. All connections that use a framing share it.
+///
+/// A framing applies to both directions. [`with_output`](Framing::with_output) combines two of them
+/// for a protocol whose replies are framed differently.
 ///
 /// The payload of a frame is limited, by default to 1 MiB ([`Framing::FRAME_LEN_MAX`]). The limit
 /// bounds the memory that one peer can make a connection hold. 1 MiB is enough for most protocols,
@@ -65,7 +69,7 @@ use crate::memory::Buf;
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct Framing(Arc<Kind>);
+pub struct Framing(pub(super) Arc<Codecs>);
 
 #[derive(Clone)]
 pub(crate) enum Kind {
@@ -511,7 +515,7 @@ impl Framing {
     where
         F: Fn(&[u8]) -> Result<u64, FrameError> + Send + Sync + 'static,
     {
-        let header = Arc::unwrap_or_clone(header.0);
+        let header = header.kind().clone();
         let codec = HeaderBody::new(header, Arc::new(body_len), Self::LIMIT);
         Self::of(Kind::HeaderBody(Arc::new(codec)))
     }
@@ -544,12 +548,12 @@ impl Framing {
     ///   as one, and `send` accepts any payload.
     /// * [`fixed`](Framing::fixed) and [`custom`](Framing::custom): this method has no effect.
     pub fn frame_len_max(self, bytes: usize) -> Self {
-        let mut kind = Arc::unwrap_or_clone(self.0);
-        match &mut kind {
+        let mut codecs = Arc::unwrap_or_clone(self.0);
+        match &mut codecs.input {
             Kind::Raw(raw) => raw.frame_len_max = bytes.max(1),
             other => other.change_limit(&mut |limit| limit.len = bytes),
         }
-        Self::of(kind)
+        Self(Arc::new(codecs))
     }
 
     /// Skips frames that exceed the limit, and continues with the next frame. By default such a
@@ -597,9 +601,9 @@ impl Framing {
     /// # Ok::<(), unstick::DecodeError>(())
     /// ```
     pub fn skip_too_long(self) -> Self {
-        let mut kind = Arc::unwrap_or_clone(self.0);
-        kind.change_limit(&mut |limit| limit.skips = true);
-        Self::of(kind)
+        let mut codecs = Arc::unwrap_or_clone(self.0);
+        codecs.input.change_limit(&mut |limit| limit.skips = true);
+        Self(Arc::new(codecs))
     }
 
     fn length(width: u8, endian: Endian) -> Self {
@@ -607,7 +611,10 @@ impl Framing {
     }
 
     fn of(kind: Kind) -> Self {
-        Self(Arc::new(kind))
+        Self(Arc::new(Codecs {
+            input: kind,
+            output: None,
+        }))
     }
 
     /// True if both are clones of one framing.
@@ -616,25 +623,28 @@ impl Framing {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// Returns the codec of the input.
     #[inline]
     pub(crate) fn kind(&self) -> &Kind {
-        &self.0
+        &self.0.input
     }
 
     /// Appends `payload` as one frame. After an error nothing is appended.
     #[inline]
     pub(crate) fn encode(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
-        match self.kind() {
+        match self.output() {
             Kind::Length(length) => length.encode_to(payload, buf),
             other => other.encode(payload, buf),
         }
     }
 
-    /// Returns the exclusive upper bound of the payload lengths that this framing encodes with a
-    /// [4-byte big-endian prefix](Length::u32_of). Zero for every other framing.
+    /// Returns the exclusive upper bound of the payload lengths that this framing decodes and
+    /// encodes with a [4-byte big-endian prefix](Length::u32_of). Zero for every other framing.
     pub(crate) fn u32_len_end(&self) -> usize {
         match self.kind() {
-            Kind::Length(length) if length.is_u32() => length.payload_len_max.saturating_add(1),
+            Kind::Length(length) if length.is_u32() && self.0.output.is_none() => {
+                length.payload_len_max.saturating_add(1)
+            }
             _ => 0,
         }
     }
@@ -649,12 +659,12 @@ impl Framing {
         buf: &mut Buf,
     ) -> Result<Option<usize>, FrameError> {
         // These codecs read the whole frame after writing it.
-        if let Kind::Delimited(_) | Kind::LengthField(_) | Kind::Custom(_) = self.kind() {
+        if let Kind::Delimited(_) | Kind::LengthField(_) | Kind::Custom(_) = self.output() {
             return Ok(None);
         }
         let mut frame = unfinished_frame(buf);
         let mut out = Out::leaving_out(&mut frame, payload);
-        with_builtin!(self.kind(), codec => codec.encode(payload, &mut out))?;
+        with_builtin!(self.output(), codec => codec.encode(payload, &mut out))?;
         let place = out.suppressed.and_then(|(_, place)| place);
         frame.disarm();
         Ok(place)

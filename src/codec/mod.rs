@@ -25,6 +25,7 @@ mod length_field;
 mod line;
 mod name;
 mod netstring;
+mod output;
 mod raw;
 mod step;
 mod varint;

@@ -16,7 +16,7 @@ use super::{Framing, Kind};
 /// * `delimiter-` and the delimiters, escaped and separated by `|`, such as `delimiter-\r\n\r\n`
 /// * `length-field`, `header-body` or `custom`
 ///
-/// The name does not contain limits.
+/// The name does not contain limits, nor the codec of [`Framing::with_output`].
 impl fmt::Display for Framing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind() {

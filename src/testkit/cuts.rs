@@ -104,7 +104,8 @@ impl Cuts {
     }
 
     /// Sets the stream to these payloads, each encoded by the framing. They are the expected
-    /// frames, unless [`expect`](Cuts::expect) sets others.
+    /// frames, unless [`expect`](Cuts::expect) sets others. For a framing whose
+    /// [output](Framing::with_output) is not its own input, use [`stream`](Cuts::stream).
     pub fn payloads(mut self, payloads: &[&[u8]]) -> Self {
         let mut framer = Framer::new(self.framing.clone());
         let mut stream = Vec::new();
