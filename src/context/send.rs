@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Context;
 use crate::codec::Out;
 use crate::datagram::Route;
-use crate::engine::InPlace;
+use crate::engine::{InPlace, Unframed};
 use crate::error::{FrameError, Gone, NotSent, SendError, Sent};
 use crate::handler::Handler;
 use crate::id::{ConnId, UdpId};
@@ -35,9 +35,52 @@ impl<H: Handler> Context<'_, H> {
     ///   [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up. Wait for
     ///   [`on_drained`](Handler::on_drained).
     /// * [`SendError::Frame`]: the payload is too long for the framing, or the framing cannot
-    ///   represent it. Another attempt will fail too.
+    ///   represent it. Another attempt will fail too. [`send_unframed`](Context::send_unframed)
+    ///   sends bytes that need no framing.
     pub fn send(&mut self, conn: ConnId, payload: &[u8]) -> Result<Sent, SendError> {
         self.engine.send(conn.0, payload)
+    }
+
+    /// Sends `bytes` without any framing, in order with the frames of the connection.
+    ///
+    /// Use it for a message that the framing cannot express: the single byte that answers a
+    /// PostgreSQL `SSLRequest`, or an HTTP reply on a connection whose requests end with a
+    /// delimiter. If all output is framed differently, use
+    /// [`Framing::with_output`](crate::Framing::with_output) instead.
+    ///
+    /// The limits, the watermarks, the statistics and the recording are those of
+    /// [`send`](Context::send); the bytes count as one payload. Empty `bytes` send nothing. The
+    /// framing is not consulted, so it is the caller's task that the peer understands the bytes.
+    ///
+    /// # Errors
+    ///
+    /// * Same as [`send`](Context::send), except [`SendError::Frame`].
+    ///
+    /// # Examples
+    ///
+    /// A tracker's login frame is accepted with a single byte (Teltonika, codec 8):
+    ///
+    /// ```
+    /// # use unstick::{ConnId, Context, Handler};
+    /// # struct Trackers;
+    /// # impl Handler for Trackers {
+    /// # type Session = bool;
+    /// fn on_frame(
+    ///     &mut self,
+    ///     cx: &mut Context<'_, Self>,
+    ///     conn: ConnId,
+    ///     is_known: &mut bool,
+    ///     frame: &[u8],
+    /// ) {
+    ///     if !*is_known {
+    ///         *is_known = frame.len() == 15; // the IMEI, behind a 2-byte length
+    ///         let _ = cx.send_unframed(conn, &[u8::from(*is_known)]);
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn send_unframed(&mut self, conn: ConnId, bytes: &[u8]) -> Result<Sent, SendError> {
+        self.engine.send(conn.0, Unframed(bytes))
     }
 
     /// Sends an owned payload as one frame.

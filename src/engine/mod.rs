@@ -45,7 +45,7 @@ pub(crate) use transport::Filled;
 pub(crate) use transport::xor_filter;
 #[cfg(test)]
 pub(crate) use write::EncodePayload;
-pub(crate) use write::InPlace;
+pub(crate) use write::{InPlace, Unframed};
 
 use self::slab::Entries;
 use crate::addr::Addr;

@@ -54,6 +54,20 @@ impl EncodePayload for &[u8] {
     }
 }
 
+/// Bytes that are sent without framing.
+pub(crate) struct Unframed<'a>(pub(crate) &'a [u8]);
+
+impl EncodePayload for Unframed<'_> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn encode(self, _: &Framing, buf: &mut Buf) -> Result<(), FrameError> {
+        buf.put(self.0);
+        Ok(())
+    }
+}
+
 /// A payload that a closure writes directly into the output.
 pub(crate) struct InPlace<F> {
     /// Length of the payload in bytes; 0 if it is not known.
