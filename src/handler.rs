@@ -6,7 +6,7 @@ use crate::addr::Addr;
 use crate::codec::Skipped;
 use crate::context::Context;
 use crate::datagram::Datagram;
-use crate::error::SendError;
+use crate::error::{FrameError, SendError};
 use crate::event::{Closed, Hangup, Origin, Refusal};
 use crate::id::{ConnId, ListenerId, UdpId};
 #[cfg(feature = "signals")]
@@ -27,9 +27,10 @@ use crate::{datagram::UnixDatagram, id::UnixDatagramId};
 /// # Order of callbacks
 ///
 /// Every accepted or connected connection gets its callbacks in this order: `on_open (on_frame |
-/// on_skipped | on_drained)* on_half_close? on_drained* on_close`. A connection that never opened
-/// gets `on_close` only. `on_close` is called exactly once and is the last callback. `on_hangup`
-/// may come before the remaining callbacks, while the connection is not read.
+/// on_skipped | on_drained)* (on_half_close | on_frame_error)? on_drained* on_close`. A
+/// connection that never opened gets `on_close` only. `on_close` is called exactly once and is the
+/// last callback. `on_hangup` may come before the remaining callbacks, while the connection is not
+/// read.
 ///
 /// # Panics
 ///
@@ -96,6 +97,55 @@ pub trait Handler: Sized {
         conn: ConnId,
         session: &mut Self::Session,
         skipped: Skipped,
+    ) {
+    }
+
+    /// Reports that the peer's bytes are not a valid frame. The connection closes after this
+    /// callback.
+    ///
+    /// The handler can send a last reply here, such as the `431` of an HTTP server or the
+    /// `NOTIFICATION` of a BGP speaker. [`Context::send_unframed`] sends a reply that the framing
+    /// does not cover. The reply reaches the peer even if unread input is left: the
+    /// [close](Context::close) sends the queued output and the FIN, and then discards the input
+    /// until the peer ends or [`Config::close_deadline`](crate::Config::close_deadline) passes.
+    ///
+    /// No further frame is delivered, and no call prevents the close. An
+    /// [`abort`](Context::abort) here drops the reply and resets the connection.
+    /// [`on_close`](Handler::on_close) follows once, with [`CloseReason::Frame`]. The default sends
+    /// nothing.
+    ///
+    /// [`CloseReason::Frame`]: crate::CloseReason::Frame
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use unstick::{ConnId, Context, FrameError, Handler};
+    /// # struct Http;
+    /// # impl Handler for Http {
+    /// # type Session = ();
+    /// # fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
+    /// fn on_frame_error(
+    ///     &mut self,
+    ///     cx: &mut Context<'_, Self>,
+    ///     conn: ConnId,
+    ///     _: &mut (),
+    ///     error: &FrameError,
+    /// ) {
+    ///     let status = match error {
+    ///         FrameError::TooLong { .. } => "431 Request Header Fields Too Large",
+    ///         _ => "400 Bad Request",
+    ///     };
+    ///     let reply = format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n");
+    ///     let _ = cx.send_unframed(conn, reply.as_bytes());
+    /// }
+    /// # }
+    /// ```
+    fn on_frame_error(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        session: &mut Self::Session,
+        error: &FrameError,
     ) {
     }
 

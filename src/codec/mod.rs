@@ -57,9 +57,9 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 /// 4. `Need(n)` has `n > bytes.len()`.
 /// 5. An error is final: the connection delivers nothing after it.
 ///
-/// An error closes the connection without a reply. If an invalid message deserves a reply, such as
-/// a bad HTTP request, return it as a frame: the handler replies and
-/// [closes](crate::Context::close).
+/// An error closes the connection, after
+/// [`on_frame_error`](crate::Handler::on_frame_error) has had the chance to send a last reply. If
+/// the stream can continue after an invalid message, return the message as a frame.
 ///
 /// # Examples
 ///

@@ -26,6 +26,9 @@
 //!
 //! The action of each event by phase; `-` changes nothing. The unit tests check every cell.
 //!
+//! A malformed frame is a `close` whose reason is recorded before. In between, `on_frame_error` is
+//! called in the phase that the connection has, so that a last reply is accepted.
+//!
 //! | event | Connecting | Open | Open, FIN sent | Closing | Lingering | Dead |
 //! |---|---|---|---|---|---|---|
 //! | `close` | Reap | Flush, then Closing | Flush, then Lingering | - | - | - |

@@ -58,20 +58,20 @@ impl Engine {
         }
     }
 
-    /// Closes a connection whose bytes are malformed. The malformed frame starts at the first of
-    /// the last `undecoded` bytes that were read.
-    pub(crate) fn close_for_frame(&mut self, token: Token, error: FrameError, undecoded: usize) {
-        let Ok(conn) = self.conn_mut(token) else {
-            return;
-        };
-        let offset = conn.counts.read_bytes.saturating_sub(undecoded as u64);
-        let peer = conn.peer.clone();
-        let id = ConnId(token);
-        warn_limited!(
-            self,
-            Frame => "closing {id} from {peer}: {error}, at byte {offset} of the stream"
-        );
-        self.close(token, CloseReason::Frame { error, offset });
+    /// Records malformed bytes as the reason of the close that follows. The malformed frame starts
+    /// at the first of the last `undecoded` bytes that were read.
+    pub(crate) fn frame_failed(&mut self, token: Token, error: &FrameError, undecoded: usize) {
+        if let Ok(conn) = self.entries.conn_mut(token) {
+            let offset = conn.counts.read_bytes.saturating_sub(undecoded as u64);
+            let (id, peer) = (ConnId(token), conn.peer.clone());
+            warn_limited!(
+                self,
+                Frame => "closing {id} from {peer}: {error}, at byte {offset} of the stream"
+            );
+            let error = error.clone();
+            conn.extras()
+                .set_reason(CloseReason::Frame { error, offset });
+        }
     }
 
     /// Counts and logs a frame that was skipped because it was too long.

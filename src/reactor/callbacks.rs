@@ -14,7 +14,7 @@ use crate::datagram::Datagram;
 #[cfg(unix)]
 use crate::datagram::UnixDatagram;
 use crate::engine::Engine;
-use crate::error::SendError;
+use crate::error::{FrameError, SendError};
 use crate::event::{Closed, Hangup, Origin, Refusal};
 use crate::guard::OnUnwind;
 use crate::handler::Handler;
@@ -115,6 +115,13 @@ impl<'a, H: Handler> ActiveCallbacks<'a, H> {
         self.handler
             .on_drained(&mut self.cx, conn, &mut self.session);
         started.report(self.cx.engine, "on_drained", Some(conn.into()));
+    }
+
+    pub(super) fn frame_error(&mut self, error: &FrameError) {
+        let (conn, started) = (ConnId(self.token), Started::now(self.cx.engine));
+        self.handler
+            .on_frame_error(&mut self.cx, conn, &mut self.session, error);
+        started.report(self.cx.engine, "on_frame_error", Some(conn.into()));
     }
 
     pub(super) fn half_closed(&mut self) {

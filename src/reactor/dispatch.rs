@@ -372,7 +372,10 @@ impl Input<'_> {
         let token = frames.callbacks.token;
         if let Delivery::Failed(failed) = delivery {
             let Failed { error, undecoded } = *failed;
-            frames.engine().close_for_frame(token, error, undecoded);
+            frames.engine().frame_failed(token, &error, undecoded);
+            frames.callbacks.frame_error(&error);
+            // This reason does not replace the recorded one.
+            frames.engine().close(token, CloseReason::Local);
             self.discard_held(frames, undecoded.saturating_sub(self.assembler.len()));
         }
         frames.engine().active_state()

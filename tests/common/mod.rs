@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 use unstick::{
-    Addr, CloseReason, Closed, Config, ConnId, Context, Datagram, Framing, Handler, Hangup,
-    ListenerId, Origin, Reactor, Refusal, Remote, SendError, Signal, Skipped, Stats, TimerId,
-    UdpId,
+    Addr, CloseReason, Closed, Config, ConnId, Context, Datagram, FrameError, Framing, Handler,
+    Hangup, ListenerId, Origin, Reactor, Refusal, Remote, SendError, Signal, Skipped, Stats,
+    TimerId, UdpId,
 };
 #[cfg(unix)]
 use unstick::{UnixDatagram, UnixDatagramId};
@@ -52,6 +52,7 @@ pub enum Event {
     Open(ConnId, Origin),
     Frame(ConnId, Vec<u8>),
     Skipped(ConnId, Skipped),
+    FrameError(ConnId, FrameError),
     Drained(ConnId),
     HalfClose(ConnId),
     Hangup(ConnId, Hangup),
@@ -165,6 +166,16 @@ impl Handler for Probe {
         skipped: Skipped,
     ) {
         self.record(cx, Event::Skipped(conn, skipped));
+    }
+
+    fn on_frame_error(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        _: &mut (),
+        error: &FrameError,
+    ) {
+        self.record(cx, Event::FrameError(conn, error.clone()));
     }
 
     fn on_refused(
