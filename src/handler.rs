@@ -192,7 +192,64 @@ pub trait Handler: Sized {
     /// Reports that the peer has ended its side and all its frames are delivered.
     ///
     /// Output still reaches the peer. The default closes the connection, which sends the queued
-    /// output first.
+    /// output first. So it suits a handler that replies in [`on_frame`](Handler::on_frame).
+    ///
+    /// It does not suit a handler that computes replies later. A peer may send its request and its
+    /// FIN together. The default then closes the connection, and a `send` 100 ms later fails with
+    /// [`SendError::Closing`]. Such a handler overrides this callback. A connection that it does
+    /// not close stays open for output until the handler closes it. No deadline ends it,
+    /// so set [`Config::idle_timeout`](crate::Config::idle_timeout).
+    ///
+    /// # Examples
+    ///
+    /// The connection stays open while replies are missing; the last one closes it:
+    ///
+    /// ```
+    /// # use unstick::{ConnId, Context, Handler};
+    /// struct Jobs;
+    ///
+    /// #[derive(Default)]
+    /// struct Pending {
+    ///     replies: usize,
+    ///     has_ended: bool,
+    /// }
+    ///
+    /// impl Handler for Jobs {
+    ///     type Session = Pending;
+    ///
+    ///     fn on_frame(
+    ///         &mut self,
+    ///         _: &mut Context<'_, Self>,
+    ///         _: ConnId,
+    ///         pending: &mut Pending,
+    ///         _: &[u8],
+    ///     ) {
+    ///         pending.replies += 1; // a thread computes the reply and posts it to `reply`
+    ///     }
+    ///
+    ///     fn on_half_close(
+    ///         &mut self,
+    ///         cx: &mut Context<'_, Self>,
+    ///         conn: ConnId,
+    ///         pending: &mut Pending,
+    ///     ) {
+    ///         pending.has_ended = true;
+    ///         if pending.replies == 0 {
+    ///             cx.close(conn);
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// fn reply(cx: &mut Context<'_, Jobs>, conn: ConnId, payload: &[u8]) {
+    ///     let _ = cx.send(conn, payload);
+    ///     cx.with_session(conn, |cx, pending| {
+    ///         pending.replies -= 1;
+    ///         if pending.has_ended && pending.replies == 0 {
+    ///             cx.close(conn); // after the reply is sent
+    ///         }
+    ///     });
+    /// }
+    /// ```
     fn on_half_close(
         &mut self,
         cx: &mut Context<'_, Self>,

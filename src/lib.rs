@@ -186,7 +186,8 @@
 //! make the kernel send a reset. A reset destroys data that the peer has not read yet.
 //! [`Context::abort`] sends a reset on purpose.
 //!
-//! `on_half_close` reports a peer that has ended its side; the peer still receives output.
+//! `on_half_close` reports a peer that has ended its side; the peer still receives output. Its
+//! default closes the connection: see [`Handler::on_half_close`] if a reply may come later.
 //! [`Context::half_close`] ends this side in that way.
 //!
 //! `on_close` is called exactly once for every connection, also for one that never opened. It

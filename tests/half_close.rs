@@ -5,9 +5,12 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
+use std::time::Duration;
 
 use common::{Event, Probe, drive, frame, listening};
-use unstick::{CloseReason, Config, ConnId, Framing, Reactor, SendError};
+use unstick::{
+    CloseReason, Closed, Config, ConnId, Context, Framing, Handler, Reactor, SendError, TimerId,
+};
 
 /// Starts a peer in a thread. The peer reads to the end of the stream, then sends three frames of
 /// 1 MiB. The thread returns the bytes that it read.
@@ -115,7 +118,7 @@ fn half_closed_peer_can_be_answered_later() {
     let conn = opened.expect("on_open comes before on_half_close");
     for _ in 0..3 {
         reactor
-            .turn(Some(std::time::Duration::ZERO))
+            .turn(Some(Duration::ZERO))
             .expect("polling succeeds");
     }
     reactor.with(|_, cx| {
@@ -131,4 +134,86 @@ fn half_closed_peer_can_be_answered_later() {
         reactor.handler().closes()[0].1.reason,
         CloseReason::Peer
     ));
+}
+
+/// A handler that answers each request 100 ms later. It counts the requests that wait for their
+/// answer, and keeps a half-closed connection while there are any.
+#[derive(Default)]
+struct Slow {
+    closed: Vec<CloseReason>,
+}
+
+impl Handler for Slow {
+    type Session = Pending;
+
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, it: &mut Pending, _: &[u8]) {
+        it.answers += 1;
+        cx.set_timer(Duration::from_millis(100), conn.to_bits());
+    }
+
+    fn on_half_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, it: &mut Pending) {
+        it.has_ended = true;
+        if it.answers == 0 {
+            cx.close(conn);
+        }
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, Self>, _: TimerId, key: u64) {
+        let conn = ConnId::from_bits(key).expect("the key is an id");
+        cx.with_session(conn, |cx, it| {
+            let _ = cx.send(conn, b"answer").expect("the connection is kept");
+            it.answers -= 1;
+            if it.has_ended && it.answers == 0 {
+                cx.close(conn);
+            }
+        });
+    }
+
+    fn on_close(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: Pending, closed: Closed) {
+        assert_eq!(closed.unsent_bytes, 0);
+        self.closed.push(closed.reason);
+    }
+}
+
+#[derive(Default)]
+struct Pending {
+    answers: usize,
+    has_ended: bool,
+}
+
+/// Request, FIN, answer after 100 ms: the default of `on_half_close` would lose the answer.
+#[test]
+fn answer_computed_after_the_peers_end_is_not_lost() {
+    let (mut reactor, addr) = listening(Slow::default(), Config::default(), Framing::length_u32());
+    let mut client = common::client(addr);
+    client
+        .write_all(&[frame("u32", b"one"), frame("u32", b"two")].concat())
+        .expect("the server reads");
+    client
+        .shutdown(std::net::Shutdown::Write)
+        .expect("the client ends its side");
+    drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    for _ in 0..2 {
+        assert_eq!(common::read_u32_frame(&mut client), b"answer");
+    }
+    assert_eq!(client.read(&mut [0]).expect("an end of stream"), 0);
+    assert!(matches!(reactor.handler().closed[..], [CloseReason::Peer]));
+}
+
+/// The default closes at once: a later answer is refused, not lost silently.
+#[test]
+fn default_on_half_close_refuses_a_later_answer() {
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
+    let (mut client, conn) = common::open(&mut reactor, addr);
+    client
+        .write_all(&frame("u32", b"request"))
+        .expect("the server reads");
+    client
+        .shutdown(std::net::Shutdown::Write)
+        .expect("the client ends its side");
+    let ended = |event: &Event| matches!(event, Event::HalfClose(_));
+    drive(&mut reactor, |reactor| reactor.handler().count(ended) == 1);
+    let sent = reactor.with(|_, cx| cx.send(conn, b"late"));
+    let is_refused = matches!(sent, Err(SendError::Closing | SendError::Gone));
+    assert!(is_refused, "{sent:?}");
 }
