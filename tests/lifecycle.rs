@@ -460,6 +460,31 @@ fn shutdown_deadline_aborts_and_counts_unsent_bytes() {
     }
 }
 
+/// The earliest deadline applies, in whichever order the calls come.
+#[test]
+fn second_shutdown_can_only_bring_its_deadline_forward() {
+    let hour = Duration::from_secs(3600);
+    for deadlines in [
+        [Duration::from_millis(50), hour],
+        [hour, Duration::from_millis(50)],
+    ] {
+        let (mut reactor, mut clients) = with_megabytes_pending();
+        let started = Instant::now();
+        for deadline in deadlines {
+            reactor.with(|_, cx| cx.shutdown(deadline));
+        }
+        reactor.run().expect("polling succeeds");
+        assert!(started.elapsed() >= Duration::from_millis(50));
+        let closes = reactor.handler().closes();
+        let is_cut = |closed: &Closed| matches!(closed.reason, CloseReason::Shutdown);
+        assert!(
+            closes.iter().all(|(_, closed)| is_cut(closed)),
+            "{deadlines:?}"
+        );
+        clients.clear();
+    }
+}
+
 /// A handler that connects again in every `on_close`, without a limit.
 struct Reconnecting {
     addr: SocketAddr,

@@ -68,7 +68,11 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// [`Reactor::run`](crate::Reactor::run) returns when all of them are closed. After `deadline`
     /// the remaining ones are aborted, and their lost bytes are counted. A deadline of zero aborts
-    /// them in this turn or the next. Another call adds another deadline; the earliest one applies.
+    /// them in this turn or the next.
+    ///
+    /// Another call can only bring the end forward: the earliest deadline applies. So code that
+    /// needs an end by a certain time can rely on it. To allow more time, start with a longer
+    /// deadline.
     ///
     /// From now on nothing new can be opened: a connect fails and is reported to
     /// [`on_close`](Handler::on_close).
