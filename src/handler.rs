@@ -27,10 +27,10 @@ use crate::{datagram::UnixDatagram, id::UnixDatagramId};
 /// # Order of callbacks
 ///
 /// Every accepted or connected connection gets its callbacks in this order: `on_open (on_frame |
-/// on_skipped | on_drained)* (on_half_close | on_frame_error)? on_drained* on_close`. A
+/// on_skipped | on_peek | on_drained)* (on_half_close | on_frame_error)? on_drained* on_close`. A
 /// connection that never opened gets `on_close` only. `on_close` is called exactly once and is the
 /// last callback. `on_hangup` may come before the remaining callbacks, while the connection is not
-/// read.
+/// read. `on_peek` may also follow `on_half_close`.
 ///
 /// # Panics
 ///
@@ -146,6 +146,21 @@ pub trait Handler: Sized {
         conn: ConnId,
         session: &mut Self::Session,
         error: &FrameError,
+    ) {
+    }
+
+    /// Receives the bytes that are read and not decoded yet, after a call of [`Context::peek`].
+    ///
+    /// The bytes stay in the stream and are decoded after this callback, with the framing that the
+    /// connection then has. They are fewer than the handler asked for if the peer has ended its
+    /// side. To wait for more bytes, call [`Context::peek`] again with a larger number. The default
+    /// does nothing.
+    fn on_peek(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        session: &mut Self::Session,
+        bytes: &[u8],
     ) {
     }
 

@@ -167,11 +167,12 @@ fn answered_peer_that_stays_is_aborted_at_close_deadline() {
 #[test]
 fn no_operation_in_on_frame_error_prevents_the_close() {
     type React = fn(&mut Context<'_, Probe>, ConnId);
-    let reacts: [React; 9] = [
+    let reacts: [React; 10] = [
         |_, _| {},
         |cx, conn| cx.pause(conn).expect("open"),
         |cx, conn| cx.grant(conn, 0).expect("open"),
         |cx, conn| cx.reframe(conn, Framing::raw()).expect("open"),
+        |cx, conn| cx.peek(conn, 1).expect("open"),
         |cx, conn| cx.close(conn),
         |cx, conn| cx.half_close(conn).expect("open"),
         |cx, conn| cx.abort(conn),

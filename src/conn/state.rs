@@ -210,11 +210,19 @@ const READ_AFTER_WRITE: u32 = 1 << 28;
 const READS_ABOVE_HIGH: u32 = 1 << 29;
 /// The write queue is above the high watermark, and has not gone down to the low one since.
 const ABOVE_HIGH: u32 = 1 << 30;
+/// The handler waits for `on_peek`: input is read, but not decoded.
+const PEEKING: u32 = 1 << 31;
 
 // Masks of bits that are tested together.
-const STOPS_FRAMES: u32 = PAUSED | HELD_ABOVE_HIGH | CLOSING | DEAD | REFRAMED | NO_CREDIT;
+
+/// Bits that stop reading too.
+const STOPS_INPUT: u32 = PAUSED | HELD_ABOVE_HIGH | CLOSING | DEAD | REFRAMED | NO_CREDIT;
+const STOPS_FRAMES: u32 = STOPS_INPUT | PEEKING;
 const STOPS_SENDING: u32 = CLOSING | DEAD | WRITE_HALF;
 const ENDS_OUTPUT: u32 = CLOSING | FLUSHING | FIN_SENT;
+/// Bits with which a dispatch has work left although all of its bytes are decoded.
+const KEEPS_DISPATCH: u32 =
+    READABLE | REFRAMED | PEEKING | ENDS_OUTPUT | ABOVE_HIGH | RECORDED | DEAD;
 /// Bits that require a look-up of the entry after each frame.
 const CHECKED_PER_FRAME: u32 =
     STOPS_SENDING | STOPS_FRAMES | ABOVE_HIGH | BY_CREDIT | OWN_LIMITS | TIMED | FILTERED;
@@ -278,7 +286,9 @@ queries! {
     /// Returns true if frames may be delivered.
     fn wants_frames = none(STOPS_FRAMES);
     /// Returns true if the socket is read when it is readable.
-    fn may_read = none(STOPS_FRAMES | PAUSED_FOR_MEMORY);
+    fn may_read = none(STOPS_INPUT | PAUSED_FOR_MEMORY);
+    /// Returns true if input may be read or delivered, except to pause for memory.
+    fn wants_input = none(STOPS_INPUT);
     /// Returns true if a listener can accept.
     fn may_accept = none(DEAD | PAUSED);
     /// Returns true if a datagram socket is open, so that it delivers and accepts datagrams.
@@ -287,6 +297,7 @@ queries! {
     // Holds.
 
     fn is_reframed = any(REFRAMED);
+    fn is_peeking = any(PEEKING);
     fn is_above_high = any(ABOVE_HIGH);
 
     // Closing.
@@ -319,7 +330,7 @@ queries! {
     /// is left to stop, so the state is checked here. `HUNG_UP` and `WRITE_FAILED` need no check:
     /// they come with `END_HINT`, which keeps `READABLE` set. The end of the stream needs none
     /// either, because a read that reports it returns no bytes.
-    fn is_dispatch_over = none(READABLE | REFRAMED | ENDS_OUTPUT | ABOVE_HIGH | RECORDED | DEAD);
+    fn is_dispatch_over = none(KEEPS_DISPATCH);
     /// Returns true if the end of a dispatch must continue a close or check for a hang-up.
     fn has_epilogue = any(ENDS_OUTPUT | HUNG_UP);
 }
@@ -375,6 +386,10 @@ changes! {
     fn reframed = set(REFRAMED);
     /// Records that decoding starts with the new framing.
     fn reframe_handled = clear(REFRAMED);
+    /// Stops delivery until enough bytes are read for `on_peek`.
+    fn peek = set(PEEKING);
+    /// Ends the wait for `on_peek`, because it is called now.
+    fn peek_handled = clear(PEEKING);
     fn set_own_limits = set(OWN_LIMITS);
 }
 

@@ -144,11 +144,90 @@ impl<H: Handler> Context<'_, H> {
         self.engine.reframe(conn.0, framing)
     }
 
+    /// Calls [`on_peek`](Handler::on_peek) once with the bytes that are read from a connection and
+    /// not decoded yet. They stay in the stream.
+    ///
+    /// No frame is decoded before that callback. It is called as soon as at least `len_min` such
+    /// bytes are read, or the peer ends its side; with a `len_min` of zero at once, after the
+    /// current callback. A repeated call replaces `len_min`.
+    ///
+    /// Use it to choose the [framing](Context::reframe) by the first bytes of a connection, or to
+    /// refuse bytes that a peer sent too early, such as plaintext after `STARTTLS`.
+    ///
+    /// * The bytes begin after the frame being delivered. They include the rest of its read, and
+    ///   the bytes of a partial frame. Bytes that are still in the kernel are not among them.
+    /// * A connection that waits for `on_peek` holds at most `len_min` bytes and one read. Its
+    ///   bytes count as a partial frame for
+    ///   [`Config::frame_deadline`](crate::Config::frame_deadline).
+    /// * A paused connection, or one without credit, waits until it is resumed.
+    /// * Nothing happens if the connection is closing.
+    ///
+    /// # Errors
+    ///
+    /// * [`Gone`]: the connection is closed.
+    ///
+    /// # Examples
+    ///
+    /// One port for two protocols. The first byte tells them apart, and stays in the stream:
+    ///
+    /// ```
+    /// use unstick::{ConnId, Context, Framing, Handler, Origin};
+    ///
+    /// struct TwoProtocols;
+    ///
+    /// impl Handler for TwoProtocols {
+    ///     type Session = ();
+    ///
+    ///     fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: Origin) {
+    ///         let _ = cx.peek(conn, 1);
+    ///     }
+    ///
+    ///     fn on_peek(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), b: &[u8]) {
+    ///         let framing = match b.first() {
+    ///             Some(b'{') => Framing::line(), // a JSON object per line
+    ///             _ => Framing::length_u32(),    // binary messages
+    ///         };
+    ///         let _ = cx.reframe(conn, framing);
+    ///     }
+    ///
+    ///     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
+    /// }
+    /// ```
+    ///
+    /// A client may send nothing after `STARTTLS` until the server answers (RFC 3207). Bytes that
+    /// follow in plain text would be taken for encrypted ones:
+    ///
+    /// ```
+    /// # use unstick::{ConnId, Context, Framing, Handler};
+    /// # struct Smtp;
+    /// # impl Handler for Smtp {
+    /// # type Session = ();
+    /// fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), line: &[u8]) {
+    ///     if line == b"STARTTLS" {
+    ///         let _ = cx.peek(conn, 0);
+    ///     }
+    /// }
+    ///
+    /// fn on_peek(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), bytes: &[u8]) {
+    ///     if bytes.is_empty() {
+    ///         let _ = cx.send(conn, b"220 Ready to start TLS");
+    ///         let _ = cx.reframe(conn, Framing::raw());
+    ///     } else {
+    ///         let _ = cx.send(conn, b"554 Commands after STARTTLS");
+    ///         cx.close(conn);
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn peek(&mut self, conn: ConnId, len_min: usize) -> Result<(), Gone> {
+        self.engine.peek(conn.0, len_min)
+    }
+
     /// Returns the number of bytes read from a connection that wait for delivery or for the end of
     /// their frame.
     ///
     /// Returns zero inside the callbacks about the connection's own frames, because the rest of the
-    /// read is still being decoded.
+    /// read is still being decoded. [`peek`](Context::peek) shows the bytes.
     ///
     /// # Errors
     ///

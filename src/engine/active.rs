@@ -120,7 +120,7 @@ impl Active {
         }
     }
 
-    /// Charges a skipped frame to the budget. It does not count as delivered.
+    /// Charges a skipped frame or a peek to the budget. It does not count as delivered.
     pub(crate) fn charge_skipped(&mut self) {
         self.frames_left -= 1;
         self.frames_max -= 1;
@@ -206,6 +206,36 @@ impl Engine {
             self.queue(token);
         }
         Ok(())
+    }
+
+    /// Stops the decoding of a connection until `len_min` bytes are read for `on_peek`.
+    pub(crate) fn peek(&mut self, token: Token, len_min: usize) -> Result<(), Gone> {
+        let conn = self.entries.conn_mut(token)?;
+        conn.state.peek();
+        conn.extras().peek_len = Some(len_min);
+        if !self.active.is(token) {
+            self.queue(token);
+        }
+        Ok(())
+    }
+
+    /// Returns true if `on_peek` is due for a connection that holds `undecoded_len` bytes: they are
+    /// enough, or the last ones.
+    pub(crate) fn is_peek_due(&self, token: Token, undecoded_len: usize) -> bool {
+        let Ok(conn) = self.entries.conn(token) else {
+            return false;
+        };
+        let len_min = conn.extras.as_ref().and_then(|extras| extras.peek_len);
+        conn.state.is_peeking() && (len_min <= Some(undecoded_len) || conn.state.peer_ended())
+    }
+
+    /// Ends the wait for `on_peek`, which is called next. It costs as much budget as a frame.
+    pub(crate) fn begin_peek(&mut self, token: Token) {
+        self.active.charge_skipped();
+        if let Ok(conn) = self.entries.conn_mut(token) {
+            conn.state.peek_handled();
+            conn.extras().peek_len = None;
+        }
     }
 
     /// Returns the number of bytes that `send` accepted and the kernel has not taken.

@@ -95,6 +95,8 @@ pub(crate) struct Extras {
     pub(crate) credit: Option<Credit>,
     /// The time of the last write, while a timeout counts reads alone.
     pub(super) last_write: Option<Stamp>,
+    /// Number of bytes that `on_peek` waits for, while the handler peeks.
+    pub(super) peek_len: Option<usize>,
     /// Number of reads, divided by 2^32.
     reads_high: u32,
     /// The limits of this connection, if they differ from the configuration.
@@ -176,6 +178,7 @@ impl Extras {
             && self.credit.is_none()
             && self.limits.is_none()
             && self.last_write.is_none()
+            && self.peek_len.is_none()
     }
 
     /// Records the reason of the close. The first reason is kept. But an error, an abort or a

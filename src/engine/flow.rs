@@ -50,7 +50,7 @@ impl Engine {
         }
     }
 
-    /// Records a skipped frame, which costs no credit.
+    /// Records a skipped frame or a peek, which costs no credit.
     pub(crate) fn spend_nothing(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token)
             && let Some(credit) = conn.credit()

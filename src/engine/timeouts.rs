@@ -55,7 +55,11 @@ impl Timeouts {
         let mut next = self.shortest.unwrap_or(u32::MAX);
         // A frame that the reactor does not read is not late through the fault of the peer.
         let is_read = conn.state.may_read();
-        let partial = conn.assembler.unfinished_since().filter(|_| is_read);
+        let since = match conn.state.is_peeking() {
+            true => conn.assembler.held_since(),
+            false => conn.assembler.unfinished_since(),
+        };
+        let partial = since.filter(|_| is_read);
         let silent = conn.state.awaits_input().then_some(conn.last_activity);
         let blocked = super::transport::blocked_since(conn);
         for (timeout, since, reason) in [

@@ -124,6 +124,13 @@ impl<'a, H: Handler> ActiveCallbacks<'a, H> {
         started.report(self.cx.engine, "on_frame_error", Some(conn.into()));
     }
 
+    pub(super) fn peeked(&mut self, bytes: &[u8]) {
+        let (conn, started) = (ConnId(self.token), Started::now(self.cx.engine));
+        self.handler
+            .on_peek(&mut self.cx, conn, &mut self.session, bytes);
+        started.report(self.cx.engine, "on_peek", Some(conn.into()));
+    }
+
     pub(super) fn half_closed(&mut self) {
         let (conn, started) = (ConnId(self.token), Started::now(self.cx.engine));
         self.handler

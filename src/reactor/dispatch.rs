@@ -346,14 +346,18 @@ impl Input<'_> {
             if state.is_closing() {
                 return self.discard(frames);
             }
-            let has_undelivered = self.assembler.has_undelivered();
-            if !(has_undelivered || state.has_input()) || !state.wants_frames() {
+            let is_peek_due = frames.engine().is_peek_due(token, self.assembler.len());
+            let has_undelivered = !state.is_peeking() && self.assembler.has_undelivered();
+            let has_work = is_peek_due || has_undelivered || state.has_input();
+            if !has_work || !state.wants_input() {
                 return Budget::Left;
             }
             if frames.is_budget_spent() {
                 return Budget::Spent;
             }
-            let delivery = if has_undelivered {
+            let delivery = if is_peek_due {
+                self.peek(frames)
+            } else if has_undelivered {
                 frames.start_timing();
                 deliver(self.assembler, DecodeInput::Undelivered, state, frames)
             } else if state.is_readable() {
@@ -379,6 +383,17 @@ impl Input<'_> {
             self.discard_held(frames, undecoded.saturating_sub(self.assembler.len()));
         }
         frames.engine().active_state()
+    }
+
+    /// Passes the undecoded bytes to the handler.
+    fn peek<H: Handler>(&mut self, frames: &mut Frames<'_, H>) -> Delivery {
+        let token = frames.callbacks.token;
+        let engine = frames.engine();
+        engine.begin_peek(token);
+        let bytes = self.assembler.held_bytes(&mut engine.memory.pool);
+        frames.callbacks.peeked(bytes);
+        frames.engine().spend_nothing(token);
+        Delivery::NeedMore
     }
 
     /// Reads once, and delivers the frames of the bytes. If a long frame is incomplete, its next
@@ -418,14 +433,19 @@ impl Input<'_> {
         }
         frames.start_timing();
         if is_direct {
-            if state.is_recorded() {
+            if state.is_recorded() || state.is_peeking() {
                 self.assembler.direct_advance(len);
                 return Delivery::NeedMore;
             }
             return self.assembler.ingest_direct(len, frames);
         }
         let bytes = &self.read_buffer.bytes_mut()[..len];
-        let delivery = deliver(self.assembler, DecodeInput::Bytes(bytes), state, frames);
+        let delivery = if state.is_peeking() {
+            self.assembler.hold(bytes, frames.now(), frames.pool());
+            Delivery::NeedMore
+        } else {
+            deliver(self.assembler, DecodeInput::Bytes(bytes), state, frames)
+        };
         self.read_buffer.note(len);
         delivery
     }

@@ -52,6 +52,7 @@ pub enum Event {
     Open(ConnId, Origin),
     Frame(ConnId, Vec<u8>),
     Skipped(ConnId, Skipped),
+    Peek(ConnId, Vec<u8>),
     FrameError(ConnId, FrameError),
     Drained(ConnId),
     HalfClose(ConnId),
@@ -166,6 +167,10 @@ impl Handler for Probe {
         skipped: Skipped,
     ) {
         self.record(cx, Event::Skipped(conn, skipped));
+    }
+
+    fn on_peek(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), bytes: &[u8]) {
+        self.record(cx, Event::Peek(conn, bytes.to_vec()));
     }
 
     fn on_frame_error(

@@ -214,6 +214,21 @@ impl Assembler {
         Continued::Delivered
     }
 
+    /// Stores `bytes`, the next bytes of the stream, without decoding them. Bytes that are skipped
+    /// are dropped.
+    pub(crate) fn hold(&mut self, bytes: &[u8], now: Stamp, pool: &mut Pool) {
+        let mut at = 0;
+        if self.left_to_skip() > 0
+            && let Continued::Ended(_) = self.continue_skip(bytes.len(), &mut at, pool)
+        {
+            return;
+        }
+        match &mut self.partial {
+            Some(partial) => partial.append(&bytes[at..], true, pool),
+            None => self.keep(&bytes[at..], 0, now, pool),
+        }
+    }
+
     /// Decodes the bytes held, in their buffer.
     #[inline(never)]
     pub(in crate::conn) fn decode_held<S: FrameSink, D: Decoder>(

@@ -253,6 +253,12 @@ impl Assembler {
         (!partial.is_due()).then_some(partial.since)
     }
 
+    /// Arrival time of the first byte that is held, if there is one.
+    pub(crate) fn held_since(&self) -> Option<Stamp> {
+        let partial = self.partial.as_ref()?;
+        (!partial.is_empty()).then_some(partial.since)
+    }
+
     /// Sets the arrival time of the partial frame to `now`.
     pub(crate) fn restart_frame(&mut self, now: Stamp) {
         if let Some(partial) = &mut self.partial {
@@ -273,6 +279,15 @@ impl Assembler {
         let partial = self.partial.as_mut();
         let partial = partial.expect("direct() returned capacity of a partial frame");
         partial.buf.advance(len);
+    }
+
+    /// Returns the bytes that are held, in one piece.
+    pub(crate) fn held_bytes(&mut self, pool: &mut Pool) -> &[u8] {
+        let Some(partial) = &mut self.partial else {
+            return &[];
+        };
+        partial.buf.settle(pool);
+        partial.buf.bytes()
     }
 
     /// Drops all bytes, puts the buffer back into the pool, and returns the number of bytes

@@ -208,6 +208,19 @@ fn state_that_reads_above_high_is_still_checked_per_frame() {
 }
 
 #[test]
+fn peek_stops_frames_and_not_reads() {
+    let mut state = State::accepted(false, false);
+    state.peek();
+    assert!(!state.wants_frames() && state.may_read() && state.wants_input());
+    assert!(!state.needs_no_check_per_frame() && !state.is_dispatch_over());
+    state.pause();
+    assert!(!state.may_read() && !state.wants_input());
+    state.resume();
+    state.peek_handled();
+    assert!(state.wants_frames() && state.needs_no_check_per_frame());
+}
+
+#[test]
 fn short_read_clears_readiness_unless_an_end_was_reported() {
     for (readiness, stays) in [
         (Readiness::READABLE, false),

@@ -67,7 +67,8 @@ impl Model {
             36 => self.check_stats(cx, target),
             37 => self.check_queued_bytes(cx, target),
             38 => cx.stop(),
-            39..52 => {}
+            39..43 => self.peek(cx, target),
+            43..52 => {}
             _ => self.send(cx, target),
         }
     }
@@ -120,6 +121,11 @@ impl Model {
     fn reframe(&self, cx: &mut Cx<'_>, target: Target) {
         let framing = self.conns[target.index].framing.clone();
         assert_eq!(cx.reframe(target.conn, framing).is_err(), target.is_closed);
+    }
+
+    fn peek(&mut self, cx: &mut Cx<'_>, target: Target) {
+        let len_min = self.random.of(&[0, 1, 9, 100]);
+        assert_eq!(cx.peek(target.conn, len_min).is_err(), target.is_closed);
     }
 
     /// Starts or ends the recording of all connections, or takes the recording.

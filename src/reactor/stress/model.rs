@@ -240,6 +240,27 @@ impl Handler for Model {
         self.act(cx, Some(conn), At::Other);
     }
 
+    fn on_peek(
+        &mut self,
+        cx: &mut Cx<'_>,
+        conn: ConnId,
+        session: &mut Option<usize>,
+        bytes: &[u8],
+    ) {
+        if self.expected(conn).has_half_close {
+            assert!(bytes.is_empty(), "bytes after the end of the stream");
+        } else {
+            self.check_reading(conn, *session);
+        }
+        let read = cx
+            .conn_stats(conn)
+            .expect("the connection is open")
+            .read_bytes;
+        let read = usize::try_from(read).expect("the streams are short");
+        assert!(self.expected(conn).stream[..read].ends_with(bytes));
+        self.act(cx, Some(conn), At::Other);
+    }
+
     fn on_drained(&mut self, cx: &mut Cx<'_>, conn: ConnId, session: &mut Option<usize>) {
         let expected = self.expected(conn);
         assert!(
