@@ -11,6 +11,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod matrix;
+mod ops;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -20,7 +21,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{Random, client, drive, frame, listening, read_u32_frame, settle};
-use matrix::{CALLBACKS, Callback, Cast, Chosen, Matrix, Op, Own, Three, all_ops};
+use matrix::{Cast, Chosen, Matrix, Own, Three};
+use ops::{CALLBACKS, Callback, Of, Op, all_ops};
 use unstick::{Config, ConnId, Framing, Reactor, SocketId, UnixDatagramId};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -55,7 +57,11 @@ impl Stage {
         if at == Callback::Refused {
             config.connections_max = 2;
         }
-        let framing = Framing::length_u32().frame_len_max(25_000).skip_too_long();
+        let framing = Framing::length_u32().frame_len_max(25_000);
+        let framing = match at {
+            Callback::FrameError => framing,
+            _ => framing.skip_too_long(),
+        };
         let (mut reactor, later) = listening(Matrix::default(), config, framing.clone());
         let descriptors = descriptor_count();
         let listeners = [0; 3].map(|_| {
@@ -133,9 +139,11 @@ impl Stage {
                 let frames = [frame("u32", &[0; 30_000]), frame("u32", b"n\0")];
                 write_to_all(clients, &frames.concat());
             }
+            Callback::Peek => self.peek(conn),
+            Callback::FrameError => self.send_malformed(),
             Callback::DrainedInDispatch => write_to_all(clients, &frame("u32", b"d")),
             Callback::DrainedInFlush => reactor.with(|matrix, cx| {
-                matrix.apply(cx, Op::Send(matrix::Of::Own), Own::default());
+                matrix.apply(cx, Op::Send(Of::Own), Own::default());
             }),
             Callback::HalfClose => clients.iter().for_each(|(_, client)| send_fin(client)),
             Callback::Hangup => self.hang_up(conn),
@@ -175,6 +183,19 @@ impl Stage {
                 reactor.with(|matrix, cx| matrix.entered(cx, at, Own::default()));
             }
         }
+    }
+
+    fn peek(&mut self, conn: ConnId) {
+        let peeked = self.reactor.with(|_, cx| cx.peek(conn, 1));
+        peeked.expect("the connection is open");
+        let frames = [frame("u32", b"n\0"), frame("u32", b"n\x01")];
+        write_to_all(&self.clients, &frames.concat());
+    }
+
+    /// The second client stays, so that a test can check that it still gets its echo.
+    fn send_malformed(&self) {
+        let frames = [frame("u32", b"n\0"), frame("u32", &[0; 30_000])];
+        write_to_all(&self.clients[..1], &frames.concat());
     }
 
     fn adopt_stream(&mut self) {

@@ -1,5 +1,4 @@
-//! Operations and callbacks, and the handler that runs the operations in the callbacks and checks
-//! their results.
+//! The handler that runs the operations in the callbacks and checks their results.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -8,170 +7,15 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use unstick::{
-    Addr, Closed, ConnId, Context, Datagram, Framing, Handler, Hangup, ListenerId, Origin, Payload,
-    Refusal, SendError, Sent, Skipped, SocketId, TimerId, UdpId, UnixDatagram, UnixDatagramId,
+    Addr, Closed, ConnId, Context, Datagram, FrameError, Framing, Handler, Hangup, ListenerId,
+    Origin, Payload, Refusal, SendError, Sent, Skipped, SocketId, TimerId, UdpId, UnixDatagram,
+    UnixDatagramId,
 };
 
 use crate::common::frame;
+use crate::ops::{Callback, Kind, Of, Op};
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// Selects the socket or timer of an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Of {
-    /// Socket or timer of the callback; the first of its kind if the callback has none.
-    Own,
-    /// Another open socket or timer than `Own`.
-    Other,
-    /// A closed socket or a cancelled timer.
-    Gone,
-}
-
-const ALL_OF: [Of; 3] = [Of::Own, Of::Other, Of::Gone];
-
-/// Kinds of sockets that share operations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Conn,
-    Listener,
-    Udp,
-    Unix,
-}
-
-const KINDS: [Kind; 4] = [Kind::Conn, Kind::Listener, Kind::Udp, Kind::Unix];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Op {
-    Send(Of),
-    SendLong(Of),
-    SendParts(Of),
-    SendWith(Of),
-    Grant(Of, u64),
-    SetLimits(Of),
-    HalfClose(Of),
-    Reframe(Of),
-    Session(Of),
-    Pause(Kind, Of),
-    Resume(Kind, Of),
-    Close(Kind, Of),
-    Record(Kind, Of),
-    StopRecording(Kind, Of),
-    Inspect(Kind, Of),
-    Abort(Of),
-    SendTo(Of),
-    SendDatagram(Of),
-    ConnectUdp(Of),
-    SendUnix(Of),
-    ResetTimer(Of),
-    CancelTimer(Of),
-    Broadcast(usize),
-    Connect,
-    ConnectRefused,
-    ConnectAndAbort,
-    Listen,
-    BindUdp,
-    BindUnix,
-    AdoptStream,
-    AdoptListener,
-    AdoptUdp,
-    AdoptUnix,
-    SetTimer,
-    SetInterval,
-    RecordAll,
-    StopRecordingAll,
-    TakeRecording,
-    Stop,
-    Shutdown(Duration),
-}
-
-pub(crate) fn all_ops() -> Vec<Op> {
-    let mut ops = vec![
-        Op::Broadcast(300),
-        Op::Broadcast(20_000),
-        Op::Connect,
-        Op::ConnectRefused,
-        Op::ConnectAndAbort,
-        Op::Listen,
-        Op::BindUdp,
-        Op::BindUnix,
-        Op::AdoptStream,
-        Op::AdoptListener,
-        Op::AdoptUdp,
-        Op::AdoptUnix,
-        Op::SetTimer,
-        Op::SetInterval,
-        Op::RecordAll,
-        Op::StopRecordingAll,
-        Op::TakeRecording,
-        Op::Stop,
-        Op::Shutdown(HOUR),
-        Op::Shutdown(Duration::ZERO),
-    ];
-    for of in ALL_OF {
-        ops.extend([Op::Send(of), Op::SendLong(of), Op::SendParts(of)]);
-        ops.extend([Op::SendWith(of), Op::SetLimits(of), Op::HalfClose(of)]);
-        ops.extend([0, 2, u64::MAX].map(|frames| Op::Grant(of, frames)));
-        ops.extend([Op::Reframe(of), Op::Session(of), Op::Abort(of)]);
-        ops.extend([Op::SendTo(of), Op::SendDatagram(of), Op::ConnectUdp(of)]);
-        ops.extend([Op::SendUnix(of), Op::ResetTimer(of), Op::CancelTimer(of)]);
-        for kind in KINDS {
-            ops.extend([Op::Pause(kind, of), Op::Resume(kind, of)]);
-            ops.extend([Op::Close(kind, of), Op::Inspect(kind, of)]);
-            ops.extend([Op::Record(kind, of), Op::StopRecording(kind, of)]);
-        }
-    }
-    ops
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Callback {
-    OpenAccepted,
-    OpenConnected,
-    OpenAdopted,
-    Frame,
-    Skipped,
-    /// `on_drained` for a queue that the dispatch of its connection wrote.
-    DrainedInDispatch,
-    /// `on_drained` for a queue that was flushed at the end of the turn.
-    DrainedInFlush,
-    HalfClose,
-    Hangup,
-    Close,
-    ConnectFailed,
-    Refused,
-    Datagram,
-    DatagramError,
-    UnixDatagram,
-    UnixWritable,
-    Timer,
-    SendRefused,
-    Posted,
-    /// No callback: the operations run in [`Reactor::with`].
-    Outside,
-}
-
-pub(crate) const CALLBACKS: [Callback; 20] = [
-    Callback::OpenAccepted,
-    Callback::OpenConnected,
-    Callback::OpenAdopted,
-    Callback::Frame,
-    Callback::Skipped,
-    Callback::DrainedInDispatch,
-    Callback::DrainedInFlush,
-    Callback::HalfClose,
-    Callback::Hangup,
-    Callback::Close,
-    Callback::ConnectFailed,
-    Callback::Refused,
-    Callback::Datagram,
-    Callback::DatagramError,
-    Callback::UnixDatagram,
-    Callback::UnixWritable,
-    Callback::Timer,
-    Callback::SendRefused,
-    Callback::Posted,
-    Callback::Outside,
-];
 
 /// Ids of two open sockets and of a closed socket, or of timers.
 #[derive(Debug, Clone, Copy)]
@@ -332,6 +176,7 @@ impl Matrix {
             | Op::SendLong(_)
             | Op::SendParts(_)
             | Op::SendWith(_)
+            | Op::SendUnframed(_)
             | Op::Broadcast(_)
             | Op::SendTo(_)
             | Op::SendDatagram(_)
@@ -340,6 +185,7 @@ impl Matrix {
             | Op::SetLimits(_)
             | Op::HalfClose(_)
             | Op::Reframe(_)
+            | Op::Peek(..)
             | Op::Session(_)
             | Op::Abort(_) => self.apply_connection(cx, op, targets),
             Op::Pause(..)
@@ -406,6 +252,13 @@ impl Matrix {
                 });
                 self.sent(targets.conn(of), of, &[4; 40], sent);
             }
+            Op::SendUnframed(of) => {
+                let conn = targets.conn(of);
+                let was_raw = std::mem::replace(&mut self.life(conn).is_raw, true);
+                let sent = cx.send_unframed(conn, &[7; 50]);
+                self.sent(conn, of, &[7; 50], sent);
+                self.life(conn).is_raw = was_raw;
+            }
             Op::Broadcast(len) => self.broadcast(cx, &vec![5; len]),
             Op::SendTo(of) => {
                 let to = self.udp_to.expect("the peer address is set up");
@@ -449,6 +302,7 @@ impl Matrix {
                 assert_fails_if_closed(of, reframed);
                 self.life(targets.conn(of)).is_raw = true;
             }
+            Op::Peek(of, len_min) => assert_fails_if_closed(of, cx.peek(targets.conn(of), len_min)),
             Op::Session(of) => {
                 let is_there = cx.session(targets.conn(of)).is_some();
                 assert!(
@@ -704,6 +558,17 @@ impl Handler for Matrix {
     fn on_skipped(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut (), _: Skipped) {
         self.assert_may_deliver(conn);
         self.entered(cx, Callback::Skipped, of_conn(conn));
+    }
+
+    fn on_peek(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut (), _: &[u8]) {
+        self.assert_may_deliver(conn);
+        self.entered(cx, Callback::Peek, of_conn(conn));
+    }
+
+    fn on_frame_error(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut (), _: &FrameError) {
+        self.assert_may_deliver(conn);
+        self.entered(cx, Callback::FrameError, of_conn(conn));
+        self.life(conn).is_ended = true;
     }
 
     fn on_drained(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut ()) {
