@@ -442,10 +442,15 @@ impl Framing {
     /// `LengthFieldBasedFrameDecoder` and tokio-util's `LengthDelimitedCodec`.
     ///
     /// The frame limit counts the delivered bytes, regardless of the bytes that the field counts. A
-    /// length is malformed if the frame would end inside its header, even if the header is kept.
+    /// length is malformed if the frame would end inside its header, even if the header is kept. A
+    /// length beyond 64 bits is too long for every limit.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the header [strips](LengthField::strip) more than 1 MiB beyond itself.
     pub fn length_field(header: LengthField) -> Self {
-        let (field, limit) = (header, Self::LIMIT);
-        Self::of(Kind::LengthField(Arc::new(Headed { field, limit })))
+        let codec = Headed::new(header, Self::LIMIT);
+        Self::of(Kind::LengthField(Arc::new(codec)))
     }
 
     /// Creates a framing for frames that consist of a header and a body.

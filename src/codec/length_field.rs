@@ -140,6 +140,8 @@ impl LengthField {
 
     /// Sets the number of bytes to remove from the start of each frame. Default: the header.
     ///
+    /// At most 1 MiB more than the header: `send` must reserve these bytes.
+    ///
     /// Header bytes that are not stripped are delivered. `send` expects them at the start of the
     /// payload, and fills in the length. Body bytes that are stripped are sent as zeros. A received
     /// frame that is shorter than `bytes` is malformed.
@@ -212,11 +214,31 @@ impl LengthField {
     }
 }
 
+/// Maximum number of bytes that are stripped after the header. Each frame that is sent begins with
+/// as many zeros, however short its payload is.
+const STRIPPED_BODY_MAX: usize = 1 << 20;
+
 /// Codec that a [`LengthField`] describes.
 #[derive(Debug, Clone)]
 pub(crate) struct Headed {
     pub(crate) field: LengthField,
     pub(crate) limit: Limit,
+}
+
+impl Headed {
+    /// # Panics
+    ///
+    /// Panics if `field` strips too many bytes: see [`LengthField::strip`].
+    pub(super) fn new(field: LengthField, limit: Limit) -> Self {
+        let stripped_max = field.header_len().saturating_add(STRIPPED_BODY_MAX);
+        assert!(
+            field.stripped() <= stripped_max,
+            "a length field cannot strip {} bytes: at most {stripped_max}, 1 MiB more than its \
+             header",
+            field.stripped(),
+        );
+        Self { field, limit }
+    }
 }
 
 impl BuiltinCodec for Headed {}
