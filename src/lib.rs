@@ -336,10 +336,10 @@ pub mod testkit;
 mod timer;
 
 pub use addr::{Addr, ToAddrs};
-pub use codec::{Codec, Framing, LengthField, Out, ParseFramingError, Skipped, Step};
+pub use codec::{Codec, FrameLen, Framing, LengthField, Out, ParseFramingError, Skipped, Step};
 pub use config::{Config, Limits};
 pub use context::Context;
-pub use datagram::{Datagram, DatagramError, DatagramFault, Ecn, Route};
+pub use datagram::{Datagram, DatagramError, DatagramFault, DatagramFrames, Ecn, Route};
 pub use error::{DecodeError, FrameError, Gone, NotSent, PostError, SendError, Sent};
 pub use event::{CloseReason, Closed, Hangup, Origin, Refusal};
 pub use framed::{Decoded, Deframer, FramedStream, Framer};

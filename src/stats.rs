@@ -73,6 +73,10 @@ pub struct Stats {
     pub headers_split: u64,
     /// Number of frames that were too long and were skipped; each was reported to `on_skipped`.
     pub frames_skipped: u64,
+    /// Bytes between frames of connections that belong to no frame: those of
+    /// [`Framing::skip_between`](crate::Framing::skip_between), and those that a custom codec skips
+    /// with [`Step::Skip`](crate::Step::Skip), counted when the codec announces them.
+    pub filler_bytes: u64,
     /// Number of payloads accepted by `send`.
     pub frames_out: u64,
     /// Number of read calls on connections, including those that would have blocked.

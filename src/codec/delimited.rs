@@ -1,5 +1,5 @@
 //! Delimited frames: each frame ends with one of several byte strings. A single delimiter of one
-//! byte is handled by [`line`](super::line).
+//! byte is handled by [`line`](super::line). Also lines that strictly end with `\r\n`.
 
 use std::cmp::Reverse;
 
@@ -9,7 +9,8 @@ use super::{BuiltinCodec, Codec, Limit, Lookahead, Out, ScanState, Step, count_s
 use crate::error::FrameError;
 use crate::memory::GrowBuf;
 
-/// Codec of [`Framing::delimiters`](super::Framing::delimiters).
+/// Codec of [`Framing::delimiters`](super::Framing::delimiters) and
+/// [`Framing::line_crlf`](super::Framing::line_crlf).
 #[derive(Debug, Clone)]
 pub(crate) struct Delimited {
     /// The delimiters, in the order of the configuration.
@@ -23,6 +24,10 @@ pub(crate) struct Delimited {
     ending: Box<[u8]>,
     /// Length of the longest delimiter, in bytes.
     longest: usize,
+    /// True if the only delimiter is `\r\n`, and neither of its bytes may occur alone.
+    pub(super) is_strict_crlf: bool,
+    /// True if bytes without a delimiter at the end of the stream are a frame.
+    pub(super) delivers_rest: bool,
     pub(crate) limit: Limit,
 }
 
@@ -30,12 +35,18 @@ pub(crate) struct Delimited {
 /// bytes.
 const BORDER_LEN_MAX: usize = 64;
 
+const CRLF: &[u8] = b"\r\n";
+const BARE_CR: &str = "a carriage return without a line feed after it";
+const BARE_LF: &str = "a line feed without a carriage return before it";
+
 /// Result of a search. Positions count from the frame's first byte.
 enum Found {
     /// Delimiter at `start..end`.
     At { start: usize, end: usize },
     /// No complete delimiter; one may begin at this position or later.
     NotBefore(usize),
+    /// A part of a delimiter at `start` that must not occur alone within the frame limit.
+    Bare { start: usize, what: &'static str },
 }
 
 impl Delimited {
@@ -80,7 +91,17 @@ impl Delimited {
             firsts: firsts.into_boxed_slice(),
             only,
             ending: Box::from(ending),
+            is_strict_crlf: false,
+            delivers_rest: false,
             limit,
+        }
+    }
+
+    /// Returns the codec of lines that strictly end with `\r\n`.
+    pub(crate) fn strict_crlf(limit: Limit) -> Self {
+        Self {
+            is_strict_crlf: true,
+            ..Self::new(&[CRLF], limit)
         }
     }
 
@@ -93,7 +114,12 @@ impl Delimited {
     ///
     /// If `more_may_come` is true, a longer delimiter that may still be completed has precedence:
     /// the result is then [`Found::NotBefore`].
-    fn find(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
+    ///
+    /// `before` is the number of bytes of the frame before `bytes`.
+    fn find(&self, bytes: &[u8], from: usize, before: u64, more_may_come: bool) -> Found {
+        if self.is_strict_crlf {
+            return find_strict_crlf(bytes, from, self.strict_len(before));
+        }
         let Some(finder) = &self.only else {
             return self.find_any(bytes, from, more_may_come);
         };
@@ -107,6 +133,17 @@ impl Delimited {
         let partial_len_max = self.longest.saturating_sub(1);
         let at = from.max(bytes.len().saturating_sub(partial_len_max));
         self.find_any(bytes, at, true)
+    }
+
+    /// Returns the number of bytes in which no part of a delimiter may occur alone. If frames are
+    /// skipped, bytes over the limit are only searched for the end of the frame: no byte of such a
+    /// frame is delivered.
+    fn strict_len(&self, before: u64) -> u64 {
+        let strict_len = (self.limit.len as u64).saturating_add(1);
+        match self.limit.skips {
+            true => strict_len.saturating_sub(before),
+            false => u64::MAX,
+        }
     }
 
     /// Finds a delimiter, or the beginning of one, by the first bytes of all delimiters.
@@ -159,8 +196,9 @@ impl Delimited {
         let (front, back) = border.split_at_mut_checked(begun)?;
         held.copy_end(front);
         back.copy_from_slice(more.get(..more_len)?);
-        let (start, is_there) = match self.find(border, 0, true) {
-            Found::At { start, .. } => (start, true),
+        let before = scanned.dropped.saturating_add(scanned.to as u64);
+        let (start, is_there) = match self.find(border, 0, before, true) {
+            Found::At { start, .. } | Found::Bare { start, .. } => (start, true),
             Found::NotBefore(start) => (start, false),
         };
         if start >= begun {
@@ -182,7 +220,7 @@ impl Codec for Delimited {
 
     fn decode(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let ScanState { to: from, dropped } = *scanned;
-        match self.find(bytes, from, true) {
+        match self.find(bytes, from, dropped, true) {
             Found::At { start, end } => {
                 count_scanned(end.saturating_sub(from));
                 *scanned = ScanState::default();
@@ -193,17 +231,33 @@ impl Codec for Delimited {
                 count_scanned(shown.saturating_sub(from));
                 self.limit.step_without_end(scanned, at, at, shown)
             }
+            Found::Bare { start, what } => {
+                count_scanned(start.saturating_add(1).saturating_sub(from));
+                // A frame that is too long already is reported as such, wherever it was cut.
+                self.limit.check_payload(start)?;
+                Err(FrameError::Malformed(what))
+            }
         }
     }
 
     fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
-        match self.find(rest, scanned.to, false) {
-            Found::At { start, end } => {
-                let dropped = std::mem::take(scanned).dropped;
-                self.limit.step_with_end(dropped, start, end)
+        let ScanState { to, dropped } = *scanned;
+        if let Found::At { start, end } = self.find(rest, to, dropped, false) {
+            *scanned = ScanState::default();
+            return self.limit.step_with_end(dropped, start, end);
+        }
+        // No frame ends here; the limit must still be checked.
+        match self.decode(scanned, rest)? {
+            Step::Need(_) if self.delivers_rest => {
+                let cr = rest.len().saturating_sub(1) as u64;
+                let is_strict = self.is_strict_crlf && cr < self.strict_len(dropped);
+                if is_strict && rest.ends_with(b"\r") {
+                    return Err(FrameError::Malformed(BARE_CR));
+                }
+                *scanned = ScanState::default();
+                self.limit.step_with_end(dropped, rest.len(), rest.len())
             }
-            // No frame ends here; the limit must still be checked.
-            Found::NotBefore(_) => self.decode(scanned, rest),
+            step => Ok(step),
         }
     }
 
@@ -219,8 +273,11 @@ impl Codec for Delimited {
         out.put(&self.ending);
         // A delimiter may also begin in the payload and end in the appended delimiter or in the
         // next frame.
-        match self.find(out.bytes(), 0, true) {
+        match self.find(out.bytes(), 0, 0, true) {
             Found::At { start, .. } if start == len => Ok(()),
+            _ if self.is_strict_crlf => Err(FrameError::Unencodable(
+                "the payload contains a carriage return or a line feed",
+            )),
             _ => Err(FrameError::Unencodable(
                 "a delimiter starts inside the payload",
             )),
@@ -237,7 +294,8 @@ impl BuiltinCodec for Delimited {
         {
             return ahead;
         }
-        match self.find(more, 0, true) {
+        let before = scanned.dropped.saturating_add(held.len() as u64);
+        match self.find(more, 0, before, true) {
             Found::At { start, end } => {
                 count_scanned(end);
                 let to = held.len().saturating_add(start);
@@ -249,8 +307,34 @@ impl BuiltinCodec for Delimited {
                 scanned.to = held.len().saturating_add(start);
                 ahead
             }
+            // The decode step finds the same byte, and the one after it.
+            Found::Bare { start, .. } => {
+                Lookahead::StepAfter(start.saturating_add(CRLF.len()).min(more.len()))
+            }
         }
     }
+}
+
+/// Finds the first `\r\n`, or a `\r` or `\n` in the first `strict_len` bytes that is not part of
+/// one. A `\r` at the end of the bytes may still be completed.
+fn find_strict_crlf(bytes: &[u8], from: usize, strict_len: u64) -> Found {
+    let unseen = bytes.get(from..).unwrap_or_default();
+    for at in memchr::memchr2_iter(b'\r', b'\n', unseen) {
+        let start = from.saturating_add(at);
+        let what = match unseen.get(at..) {
+            Some([b'\r', b'\n', ..]) => {
+                let end = start.saturating_add(CRLF.len());
+                return Found::At { start, end };
+            }
+            Some([b'\r']) => return Found::NotBefore(start),
+            Some([b'\r', ..]) => BARE_CR,
+            _ => BARE_LF,
+        };
+        if (start as u64) < strict_len {
+            return Found::Bare { start, what };
+        }
+    }
+    Found::NotBefore(bytes.len())
 }
 
 #[cfg(test)]

@@ -7,8 +7,14 @@ use super::step::{CheckedStep, check};
 use super::{AnyDecoder, Codec, Decoder, Kind, Out, ScanState, Step, with_builtin};
 use crate::error::FrameError;
 
-/// State of a user's codec for one connection; `None` until the codec is called.
-pub(crate) type ErasedState = Option<Box<dyn Any + Send>>;
+/// State of a user's codec for one connection.
+#[derive(Debug, Default)]
+pub(crate) struct ErasedState {
+    /// `None` until the codec is called.
+    state: Option<Box<dyn Any + Send>>,
+    /// True if the last step but `Need` was [`Step::SkipPart`]: a frame is being skipped.
+    is_skipping: bool,
+}
 
 /// A user's codec without its type.
 pub(crate) type ErasedCodec = dyn Codec<State = ErasedState> + Send + Sync;
@@ -24,11 +30,13 @@ where
     type State = ErasedState;
 
     fn decode(&self, state: &mut ErasedState, bytes: &[u8]) -> Result<Step, FrameError> {
-        self.0.decode(own_state::<C>(state), bytes)
+        let step = self.0.decode(state.of::<C>(), bytes);
+        state.record(step)
     }
 
     fn finish(&self, state: &mut ErasedState, rest: &[u8]) -> Result<Step, FrameError> {
-        self.0.finish(own_state::<C>(state), rest)
+        let step = self.0.finish(state.of::<C>(), rest);
+        state.record(step)
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
@@ -44,15 +52,36 @@ where
     }
 }
 
-fn own_state<C>(state: &mut ErasedState) -> &mut C::State
-where
-    C: Codec,
-    C::State: Send + 'static,
-{
-    state
-        .get_or_insert_with(|| Box::new(C::State::default()))
-        .downcast_mut()
-        .expect("a state is only passed to the codec that made it")
+impl ErasedState {
+    /// Returns the state as that of the codec `C`.
+    fn of<C>(&mut self) -> &mut C::State
+    where
+        C: Codec,
+        C::State: Send + 'static,
+    {
+        self.state
+            .get_or_insert_with(|| Box::new(C::State::default()))
+            .downcast_mut()
+            .expect("a state is only passed to the codec that made it")
+    }
+
+    /// Records a step of the codec, and checks that a frame whose beginning was skipped is not
+    /// delivered.
+    #[inline]
+    fn record(&mut self, step: Result<Step, FrameError>) -> Result<Step, FrameError> {
+        let was_skipping = self.is_skipping;
+        match &step {
+            Ok(Step::Frame { .. }) if was_skipping => {
+                return Err(FrameError::Contract(
+                    "a frame whose beginning was skipped by `SkipPart` is not skipped to its end",
+                ));
+            }
+            Ok(Step::Need(_)) => {}
+            Ok(Step::SkipPart { .. }) => self.is_skipping = true,
+            _ => self.is_skipping = false,
+        }
+        step
+    }
 }
 
 /// State of any codec for one stream.
@@ -65,6 +94,18 @@ pub(crate) struct AnyState {
 }
 
 impl AnyState {
+    /// Puts together the state of a stream whose codec was called with its parts.
+    pub(crate) fn new(scanned: ScanState, own: ErasedState) -> Self {
+        let own = Mutex::new(own);
+        Self { scanned, own }
+    }
+
+    /// True if the codec has skipped the beginning of a frame that is too long, and not its end.
+    pub(crate) fn is_skipping(&mut self, kind: &Kind) -> bool {
+        let own = self.own.get_mut().unwrap_or_else(PoisonError::into_inner);
+        own.is_skipping || kind.is_skipping(self.scanned)
+    }
+
     /// Decodes the start of `bytes`: one call of the codec, also once the stream `has_ended`.
     pub(crate) fn step<'a>(
         &mut self,

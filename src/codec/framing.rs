@@ -1,6 +1,5 @@
 //! [`Framing`]: the public type that selects the codec of a listener, connection or other stream.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::compose::unfinished_frame;
@@ -8,14 +7,16 @@ use super::delimited::Delimited;
 use super::erased::Boxed;
 use super::fixed::Fixed;
 use super::header_body::HeaderBody;
+use super::kind::{Kind, with_builtin};
 use super::length::{Endian, Length};
 use super::length_field::{Headed, LengthField};
+use super::length_fn::{FrameLen, LengthFn};
 use super::line::Line;
 use super::netstring::Netstring;
 use super::output::Codecs;
 use super::raw::Raw;
 use super::varint::Varint;
-use super::{Codec, ErasedCodec, Limit, Out};
+use super::{Codec, Limit, Out};
 use crate::error::FrameError;
 use crate::memory::Buf;
 
@@ -35,7 +36,7 @@ use crate::memory::Buf;
 /// One payload in each framing:
 ///
 /// ```
-/// use unstick::{FrameError, Framer, Framing, LengthField};
+/// use unstick::{FrameError, FrameLen, Framer, Framing, LengthField};
 ///
 /// fn framed(framing: Framing) -> Result<Vec<u8>, FrameError> {
 ///     Ok(Framer::new(framing).frame(b"hello")?.to_vec())
@@ -44,6 +45,7 @@ use crate::memory::Buf;
 /// assert_eq!(framed(Framing::raw())?, b"hello");
 /// assert_eq!(framed(Framing::fixed(5))?, b"hello");
 /// assert_eq!(framed(Framing::line())?, b"hello\n");
+/// assert_eq!(framed(Framing::line_crlf())?, b"hello\r\n");
 /// assert_eq!(framed(Framing::delimiter(b";;"))?, b"hello;;");
 /// assert_eq!(framed(Framing::delimiters(&[b"\n", b"\r\n"]))?, b"hello\n");
 /// assert_eq!(framed(Framing::length_u8())?, b"\x05hello");
@@ -65,49 +67,14 @@ use crate::memory::Buf;
 /// // The payload begins with a one-byte header, which determines the length of the body.
 /// let is_hello = |header: &[u8]| Ok(if header == b"h" { 4 } else { 0 });
 /// assert_eq!(framed(Framing::header_body(Framing::fixed(1), is_hello))?, b"hello");
+///
+/// // A function computes the length of the whole payload.
+/// assert_eq!(framed(Framing::length_fn(|_| Ok(FrameLen::Total(5))))?, b"hello");
 /// # Ok::<(), FrameError>(())
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Framing(pub(super) Arc<Codecs>);
-
-#[derive(Clone)]
-pub(crate) enum Kind {
-    Raw(Raw),
-    Length(Length),
-    Line(Line),
-    Fixed(Fixed),
-    Varint(Varint),
-    Netstring(Netstring),
-    // Stored behind an `Arc`, so that `Kind` is small: a dispatch clones it.
-    Delimited(Arc<Delimited>),
-    LengthField(Arc<Headed>),
-    HeaderBody(Arc<HeaderBody>),
-    Custom(Arc<ErasedCodec>),
-}
-
-/// Evaluates `$builtin` with the codec of a built-in kind, or `$own` with a custom codec. One
-/// expression may serve for both.
-macro_rules! with_builtin {
-    ($kind:expr, $codec:ident => $any:expr) => {
-        with_builtin!($kind, $codec => $any, $codec => $any)
-    };
-    ($kind:expr, $codec:ident => $builtin:expr, $custom:ident => $own:expr) => {
-        match $kind {
-            Kind::Raw($codec) => $builtin,
-            Kind::Length($codec) => $builtin,
-            Kind::Line($codec) => $builtin,
-            Kind::Fixed($codec) => $builtin,
-            Kind::Varint($codec) => $builtin,
-            Kind::Netstring($codec) => $builtin,
-            Kind::Delimited($codec) => $builtin,
-            Kind::LengthField($codec) => $builtin,
-            Kind::HeaderBody($codec) => $builtin,
-            Kind::Custom($custom) => $own,
-        }
-    };
-}
-pub(crate) use with_builtin;
 
 impl Framing {
     /// Default maximum payload of a frame, in bytes: 1 MiB.
@@ -142,9 +109,14 @@ impl Framing {
     ///     frame           frame
     /// ```
     ///
+    /// Use it for logs, NDJSON, Redis commands and other protocols whose peers send `\n` or `\r\n`.
+    /// Do not use it where another program decides with `\r\n` alone where a line ends, as in SMTP:
+    /// see [`line_crlf`](Framing::line_crlf).
+    ///
     /// `send` appends `\n`. It rejects a payload that contains `\n` or ends with `\r`, because the
     /// peer would decode something else. A partial line at the end of the stream is not delivered;
-    /// its bytes are counted in [`Closed::undecoded_bytes`](crate::Closed).
+    /// its bytes are counted in [`Closed::undecoded_bytes`](crate::Closed). To deliver it, use
+    /// [`unterminated_last_frame`](Framing::unterminated_last_frame).
     ///
     /// A line may contain any bytes; UTF-8 is not checked. The frame limit counts the line without
     /// `\n` and without a stripped `\r`.
@@ -156,6 +128,46 @@ impl Framing {
     /// * Erlang's `{packet, line}` and asyncio's `readline`: the frame includes the line end.
     pub fn line() -> Self {
         Self::of(Kind::Line(Line::new(Self::LIMIT)))
+    }
+
+    /// Creates a framing for lines that end with `\r\n`, and with nothing else.
+    ///
+    /// A `\r` without a `\n` after it, or a `\n` without a `\r` before it, is
+    /// [`FrameError::Malformed`]. `send` appends `\r\n`. It rejects a payload that contains `\r` or
+    /// `\n`.
+    ///
+    /// ```text
+    ///   h e l l o \r \n . \r \n e v i l \n
+    ///   |-------|       |                |
+    ///     frame       frame          malformed
+    /// ```
+    ///
+    /// Use it for SMTP, SIP, HTTP, IRC and other protocols whose lines are defined to end with
+    /// `\r\n`, if another program reads the same bytes. If two programs disagree about the end of a
+    /// line, a sender can hide lines from one of them. SMTP smuggling works this way: one server
+    /// passes on `\n.\n` or `\r.\r` as text. The next server takes it for the end of the message,
+    /// and the text after it for a second message. [`line`](Framing::line) accepts a bare `\n`;
+    /// [`delimiter(b"\r\n")`](Framing::delimiter) delivers bare bytes as payload, to be passed on.
+    ///
+    /// The frame limit counts the line without `\r\n`. A partial line at the end of the stream is
+    /// not delivered, as with [`line`](Framing::line).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use unstick::{Deframer, FrameError, Framing};
+    ///
+    /// let mut deframer = Deframer::new(Framing::line_crlf());
+    /// deframer.extend(b"DATA\r\ntext\n.\nMAIL FROM:<evil@example.org>\r\n");
+    /// assert_eq!(deframer.next_frame()?, Some(&b"DATA"[..]));
+    /// let error = deframer.next_frame().expect_err("a bare line feed");
+    /// assert!(matches!(error.error, FrameError::Malformed(_)));
+    /// # Ok::<(), unstick::DecodeError>(())
+    /// ```
+    pub fn line_crlf() -> Self {
+        Self::of(Kind::Delimited(Arc::new(Delimited::strict_crlf(
+            Self::LIMIT,
+        ))))
     }
 
     /// Creates a framing with a 1-byte length prefix, for frames of up to 255 bytes.
@@ -311,9 +323,16 @@ impl Framing {
     ///     frame         frame
     /// ```
     ///
+    /// Use it for delimiters that are not line ends, such as a NUL byte. For lines, choose between
+    /// [`line`](Framing::line), which accepts both line ends, and
+    /// [`line_crlf`](Framing::line_crlf). The delimiter `\r\n` delivers a bare `\r` or `\n` as part
+    /// of the frame. That is unsafe if the frame is passed on to a program that takes one of them
+    /// for a line end.
+    ///
     /// `send` rejects a payload that contains the delimiter, or that completes one together with
     /// the delimiter that follows it. A partial frame at the end of the stream is not delivered;
-    /// its bytes are counted in [`Closed::undecoded_bytes`](crate::Closed).
+    /// its bytes are counted in [`Closed::undecoded_bytes`](crate::Closed). To deliver it, use
+    /// [`unterminated_last_frame`](Framing::unterminated_last_frame).
     ///
     /// Similar to Netty's `DelimiterBasedFrameDecoder` and Twisted's `LineOnlyReceiver` with a
     /// `delimiter`. Asyncio's `readuntil` includes the delimiter in the frame.
@@ -336,6 +355,10 @@ impl Framing {
     ///   |---|   |---|       |-------|
     ///   frame   frame         frame
     /// ```
+    ///
+    /// Use it for protocols that define several ends. For lines, [`line`](Framing::line) and
+    /// [`line_crlf`](Framing::line_crlf) are safer: with `\r` and `\n` among the delimiters, a
+    /// sender can make line ends that other programs do not see.
     ///
     /// `send` appends the first delimiter that is not a prefix of another. It rejects a payload
     /// whose frame might end earlier. Such a payload contains a delimiter, or the beginning of one
@@ -478,6 +501,10 @@ impl Framing {
     /// frame limit counts all of them. `send` rejects a payload whose length differs from the
     /// length in its header.
     ///
+    /// `body_len` is called exactly once for each received header, when the header is complete, and
+    /// once for each payload that is sent. It may therefore consult a queue, such as that of the
+    /// requests to which the headers reply.
+    ///
     /// A header that exceeds its own limit, or the limit of the whole frame, closes the connection.
     /// This is so even with [`skip_too_long`](Framing::skip_too_long), because the length of the
     /// frame is unknown.
@@ -486,8 +513,9 @@ impl Framing {
     ///
     /// # Panics
     ///
-    /// Panics if `header` is [`raw`](Framing::raw), which has no end, [`custom`](Framing::custom),
-    /// or itself a framing with header and body.
+    /// Panics if `header` is [`raw`](Framing::raw), which has no end, [`custom`](Framing::custom)
+    /// or [`length_fn`](Framing::length_fn), or itself a framing with header and body. Panics if it
+    /// has [`skip_between`](Framing::skip_between), which belongs to the whole framing.
     ///
     /// # Examples
     ///
@@ -525,6 +553,69 @@ impl Framing {
         Self::of(Kind::HeaderBody(Arc::new(codec)))
     }
 
+    /// Creates a framing whose frame length a function computes from the first bytes of the frame.
+    ///
+    /// The function sees the bytes from the frame's first byte on; bytes of the next frames may
+    /// follow. It returns [`FrameLen::Total`] with the length of the whole frame, or
+    /// [`FrameLen::Need`] if it needs more bytes, or an error if they are malformed.
+    ///
+    /// ```text
+    ///   30 03 h e l l o        a tag, then a length that the function understands
+    ///   |-----|                Need(2), then Total(2 + 5)
+    ///   |-------------|
+    ///        frame
+    /// ```
+    ///
+    /// The delivered frame is the whole frame with its header. `send` sends the payload as it is.
+    /// It rejects a payload for which the function does not return its length.
+    ///
+    /// The function is called when a frame's first byte is received, and again only when all bytes
+    /// have arrived that it asked for. Once it has returned the length, it is not called for that
+    /// frame again. It is also called once for each payload that is sent. It never sees more bytes
+    /// than the frame limit. A function that asks for one more byte each time searches all bytes
+    /// again: let it return an error if its header becomes too long.
+    ///
+    /// [`skip_too_long`](Framing::skip_too_long) skips a frame whose total length exceeds the
+    /// limit. A header that exceeds the limit still ends the stream.
+    ///
+    /// Similar to Swoole's `package_length_func`.
+    ///
+    /// # Examples
+    ///
+    /// MQTT: a type byte, then the length of the rest in one to four bytes of seven bits each.
+    ///
+    /// ```
+    /// use unstick::{Deframer, FrameError, FrameLen, Framing};
+    ///
+    /// let mqtt = Framing::length_fn(|bytes| {
+    ///     let mut rest = 0;
+    ///     for index in 1..=4 {
+    ///         let Some(byte) = bytes.get(index) else {
+    ///             return Ok(FrameLen::Need(index + 1));
+    ///         };
+    ///         rest |= u64::from(byte & 0x7F) << (7 * (index - 1));
+    ///         if byte & 0x80 == 0 {
+    ///             return Ok(FrameLen::Total(1 + index as u64 + rest));
+    ///         }
+    ///     }
+    ///     Err(FrameError::Malformed("the length has more than four bytes"))
+    /// });
+    /// let mut deframer = Deframer::new(mqtt);
+    /// deframer.extend(b"\xC0\x00\x30\x05\x00\x01a"); // PINGREQ, and the start of a PUBLISH
+    /// assert_eq!(deframer.next_frame()?, Some(&b"\xC0\x00"[..]));
+    /// assert_eq!(deframer.next_frame()?, None);
+    /// deframer.extend(b"hi");
+    /// assert_eq!(deframer.next_frame()?, Some(&b"\x30\x05\x00\x01ahi"[..]));
+    /// # Ok::<(), unstick::DecodeError>(())
+    /// ```
+    pub fn length_fn<F>(frame_len: F) -> Self
+    where
+        F: Fn(&[u8]) -> Result<FrameLen, FrameError> + Send + Sync + 'static,
+    {
+        let (frame_len, limit) = (Arc::new(frame_len), Self::LIMIT);
+        Self::of(Kind::LengthFn(Arc::new(LengthFn { frame_len, limit })))
+    }
+
     /// Creates a framing from a custom [`Codec`], which has its own limits.
     ///
     /// Similar to tokio-util's `Decoder` and `Encoder`, Netty's `ByteToMessageDecoder` and Go's
@@ -540,82 +631,11 @@ impl Framing {
         Self::of(Kind::Custom(Arc::new(Boxed(codec))))
     }
 
-    /// Sets the maximum payload of a frame, in bytes, for decoding and for encoding.
-    ///
-    /// A longer frame from the peer closes the connection with [`FrameError::TooLong`], unless such
-    /// frames are [skipped](Framing::skip_too_long). The connection closes as soon as the header is
-    /// received, or as soon as more than `bytes` bytes are received without a delimiter. `send`
-    /// rejects a longer payload. Zero allows empty frames only.
-    ///
-    /// Some framings differ:
-    ///
-    /// * [`raw`](Framing::raw): the limit bounds the bytes that are delivered at once. Zero counts
-    ///   as one, and `send` accepts any payload.
-    /// * [`fixed`](Framing::fixed) and [`custom`](Framing::custom): this method has no effect.
-    pub fn frame_len_max(self, bytes: usize) -> Self {
-        let mut codecs = Arc::unwrap_or_clone(self.0);
-        match &mut codecs.input {
-            Kind::Raw(raw) => raw.frame_len_max = bytes.max(1),
-            other => other.change_limit(&mut |limit| limit.len = bytes),
-        }
-        Self(Arc::new(codecs))
-    }
-
-    /// Skips frames that exceed the limit, and continues with the next frame. By default such a
-    /// frame ends the stream.
-    ///
-    /// ```text
-    ///   00 02 o k FF FF . . 65,535 bytes . . 00 03 y e s
-    ///         |-| |------------------------|       |---|
-    ///        frame    skipped, reported            frame
-    /// ```
-    ///
-    /// Exactly that frame is skipped, whatever its length: by its number of bytes, or up to its
-    /// delimiter. None of its bytes is stored.
-    ///
-    /// The callback [`on_skipped`](crate::Handler::on_skipped) reports the frame as soon as its
-    /// length is known, in order with the delivered frames. If a header contains the length, that
-    /// is before the payload arrives. A skipped frame counts as a frame for the budget and for
-    /// [`Config::frame_deadline`](crate::Config::frame_deadline).
-    ///
-    /// Malformed input still ends the stream, because the start of the next frame is unknown.
-    /// Examples are a length of more than 64 bits and a header that is itself too long. The comma
-    /// after a skipped [`netstring`](Framing::netstring) is not checked.
-    ///
-    /// This method has no effect on [`raw`](Framing::raw) and [`fixed`](Framing::fixed), which have
-    /// no frames that are too long. It has none on [`custom`](Framing::custom) either, because the
-    /// codec has its own rules.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use unstick::{Decoded, Deframer, Framing};
-    ///
-    /// let framing = Framing::line().frame_len_max(5).skip_too_long();
-    /// let mut deframer = Deframer::new(framing);
-    /// deframer.extend(b"hello\nfar too long\nworld\n");
-    /// let mut seen = Vec::new();
-    /// while let Some(decoded) = deframer.decode()? {
-    ///     seen.push(match decoded {
-    ///         Decoded::Frame(line) => String::from_utf8_lossy(line).into_owned(),
-    ///         Decoded::Skipped(skipped) => format!("({} bytes)", skipped.len),
-    ///         _ => continue,
-    ///     });
-    /// }
-    /// assert_eq!(seen, ["hello", "(12 bytes)", "world"]);
-    /// # Ok::<(), unstick::DecodeError>(())
-    /// ```
-    pub fn skip_too_long(self) -> Self {
-        let mut codecs = Arc::unwrap_or_clone(self.0);
-        codecs.input.change_limit(&mut |limit| limit.skips = true);
-        Self(Arc::new(codecs))
-    }
-
     fn length(width: u8, endian: Endian) -> Self {
         Self::of(Kind::Length(Length::new(width, endian, Self::LIMIT)))
     }
 
-    fn of(kind: Kind) -> Self {
+    pub(super) fn of(kind: Kind) -> Self {
         Self(Arc::new(Codecs {
             input: kind,
             output: None,
@@ -626,6 +646,13 @@ impl Framing {
     #[inline]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Changes the codec of the input.
+    pub(super) fn map_input(self, change: impl FnOnce(Kind) -> Kind) -> Self {
+        let mut codecs = Arc::unwrap_or_clone(self.0);
+        codecs.input = change(codecs.input);
+        Self(Arc::new(codecs))
     }
 
     /// Returns the codec of the input.
@@ -664,7 +691,9 @@ impl Framing {
         buf: &mut Buf,
     ) -> Result<Option<usize>, FrameError> {
         // These codecs read the whole frame after writing it.
-        if let Kind::Delimited(_) | Kind::LengthField(_) | Kind::Custom(_) = self.output() {
+        if let Kind::Delimited(_) | Kind::LengthField(_) | Kind::Between(_) | Kind::Custom(_) =
+            self.output()
+        {
             return Ok(None);
         }
         let mut frame = unfinished_frame(buf);
@@ -676,82 +705,9 @@ impl Framing {
     }
 }
 
-impl Kind {
-    /// True if the partial frame `head` ends inside its header. Always false for a framing without
-    /// a header and for a custom codec.
-    pub(crate) fn is_header_cut(&self, head: &[u8]) -> bool {
-        match self {
-            Self::Length(codec) => head.len() < usize::from(codec.width),
-            Self::Varint(_) => head.iter().all(|byte| byte & 0x80 != 0),
-            Self::Netstring(_) => !head.contains(&b':'),
-            Self::LengthField(codec) => head.len() < codec.field.header_len(),
-            Self::HeaderBody(codec) => codec.is_header_cut(head),
-            Self::Raw(_) | Self::Line(_) | Self::Fixed(_) => false,
-            Self::Delimited(_) | Self::Custom(_) => false,
-        }
-    }
-
-    /// Applies `change` to the frame limit. Does nothing for raw, fixed and custom framings.
-    pub(super) fn change_limit(&mut self, change: &mut dyn FnMut(&mut Limit)) {
-        match self {
-            Self::Length(length) => {
-                change(&mut length.limit);
-                *length = Length::new(length.width, length.endian, length.limit);
-            }
-            Self::Line(line) => change(&mut line.limit),
-            Self::Varint(varint) => change(&mut varint.limit),
-            Self::Netstring(netstring) => change(&mut netstring.limit),
-            Self::Delimited(codec) => change(&mut Arc::make_mut(codec).limit),
-            Self::LengthField(codec) => change(&mut Arc::make_mut(codec).limit),
-            Self::HeaderBody(codec) => Arc::make_mut(codec).change_limit(change),
-            Self::Raw(_) | Self::Fixed(_) | Self::Custom(_) => {}
-        }
-    }
-
-    #[inline(never)]
-    fn encode(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
-        let mut frame = unfinished_frame(buf);
-        let out = &mut Out::new(&mut frame);
-        with_builtin!(self, codec => codec.encode(payload, out))?;
-        frame.disarm();
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        with_builtin!(self, codec => codec.fmt(f), _custom => f.write_str("Custom(..)"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn header_is_cut_until_its_last_byte_is_received() {
-        let field = LengthField::new(2).leading(b"?").following(b"!");
-        let body_len = |_: &[u8]| Ok(9);
-        let framings = [
-            (Framing::length_u24(), &b"\0\0\x09"[..]),
-            (Framing::varint(), b"\x80\x80\x01"),
-            (Framing::netstring(), b"10:"),
-            (Framing::length_field(field), b"?\0\x09!"),
-            (Framing::header_body(Framing::line(), body_len), b"head\n"),
-        ];
-        for (framing, header) in framings {
-            for len in 1..header.len() {
-                assert!(framing.kind().is_header_cut(&header[..len]), "{framing}");
-            }
-            for after in [&b""[..], b"12345"] {
-                let head = [header, after].concat();
-                assert!(!framing.kind().is_header_cut(&head), "{framing}");
-            }
-        }
-        for framing in [Framing::line(), Framing::fixed(9), Framing::raw()] {
-            assert!(!framing.kind().is_header_cut(b"head"), "{framing}");
-        }
-    }
 
     #[test]
     fn framing_is_one_pointer_wide() {

@@ -13,8 +13,8 @@ pub(crate) type BodyLen = dyn Fn(&[u8]) -> Result<u64, FrameError> + Send + Sync
 /// Codec of [`Framing::header_body`](super::Framing::header_body).
 #[derive(Clone)]
 pub(crate) struct HeaderBody {
-    /// Codec of the header: not raw, custom or header-body, and never skipping. Its limit is
-    /// `header_len_max` or the frame limit, whichever is smaller.
+    /// Codec of the header: see [`is_header_kind`]. It never skips. Its limit is `header_len_max`
+    /// or the frame limit, whichever is smaller.
     header: Kind,
     /// Maximum payload of the header that was configured, in bytes.
     header_len_max: usize,
@@ -22,14 +22,26 @@ pub(crate) struct HeaderBody {
     limit: Limit,
 }
 
+/// True if a header can have this framing: it has an end, skips no bytes, and its state does not
+/// conflict with that of [`HeaderBody`].
+fn is_header_kind(kind: &Kind) -> bool {
+    match kind {
+        Kind::Raw(_) | Kind::Custom(_) => false,
+        Kind::HeaderBody(_) | Kind::LengthFn(_) | Kind::Between(_) => false,
+        Kind::Length(_) | Kind::Varint(_) | Kind::Netstring(_) | Kind::LengthField(_) => true,
+        Kind::Line(_) | Kind::Delimited(_) | Kind::Fixed(_) => true,
+    }
+}
+
 impl HeaderBody {
     /// # Panics
     ///
-    /// Panics if `header` is raw, custom or header-body.
+    /// Panics if `header` is not a [kind of header](is_header_kind).
     pub(crate) fn new(mut header: Kind, body_len: Arc<BodyLen>, limit: Limit) -> Self {
         assert!(
-            !matches!(header, Kind::Raw(_) | Kind::Custom(_) | Kind::HeaderBody(_)),
-            "the header of a header-body framing cannot be raw, custom or header-body"
+            is_header_kind(&header),
+            "the header of a header-body framing cannot be raw, custom, header-body or length-fn, \
+             nor have skip_between"
         );
         let mut header_len_max = usize::MAX;
         header.change_limit(&mut |limit| header_len_max = limit.len);
@@ -74,20 +86,14 @@ impl HeaderBody {
         bytes: &[u8],
         has_ended: bool,
     ) -> Result<Step, FrameError> {
+        if let Some(len) = scanned.whole_len() {
+            return self.limit.whole_frame(scanned, Some(len), bytes);
+        }
         match self.decode_header(scanned, bytes, has_ended)? {
             Step::Frame { frame, consumed } => {
-                let header_end = frame.end;
                 let header = bytes.get(frame).unwrap_or_default();
                 let len = (self.body_len)(header)?.checked_add(consumed as u64);
-                let step = match len {
-                    Some(len) => self.limit.step(0, len, bytes),
-                    None => self.limit.exceeded(u64::MAX, u64::MAX),
-                };
-                if matches!(step, Ok(Step::Need(_))) {
-                    // Makes the next call find the end of the header at once.
-                    scanned.to = header_end;
-                }
-                step
+                self.limit.whole_frame(scanned, len, bytes)
             }
             Step::Need(need) => Ok(Step::Need(need)),
             _ => Err(FrameError::Contract(
@@ -243,8 +249,8 @@ mod tests {
         assert!(matches!(step, Step::Frame { consumed: 83, .. }), "{step:?}");
         assert_eq!(
             SCANNED_BYTES.get(),
-            81 + 2,
-            "only the last byte of the header is searched again"
+            81,
+            "no byte of the header is searched again"
         );
     }
 

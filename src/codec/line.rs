@@ -13,6 +13,8 @@ pub(crate) struct Line {
     end: u8,
     /// True if a `\r` before `end` belongs to the line end.
     strips_cr: bool,
+    /// True if bytes without `end` at the end of the stream are a frame.
+    pub(crate) delivers_rest: bool,
     pub(crate) limit: Limit,
 }
 
@@ -32,6 +34,17 @@ impl Codec for Line {
                 Ok(Step::Need(bytes.len().saturating_add(1)))
             }
             _ => self.unfinished(scanned, bytes),
+        }
+    }
+
+    fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
+        match self.decode(scanned, rest)? {
+            Step::Need(_) if self.delivers_rest => {
+                let len = self.payload(rest).len();
+                let dropped = std::mem::take(scanned).dropped;
+                self.limit.step_with_end(dropped, len, rest.len())
+            }
+            step => Ok(step),
         }
     }
 
@@ -75,6 +88,7 @@ impl Line {
         Self {
             end: b'\n',
             strips_cr: true,
+            delivers_rest: false,
             limit,
         }
     }
@@ -84,6 +98,7 @@ impl Line {
         Self {
             end,
             strips_cr: false,
+            delivers_rest: false,
             limit,
         }
     }

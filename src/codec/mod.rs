@@ -13,6 +13,7 @@ use std::fmt;
 use crate::error::FrameError;
 use crate::memory::Buf;
 
+mod between;
 mod compose;
 mod decoder;
 mod delimited;
@@ -20,11 +21,14 @@ mod erased;
 mod fixed;
 mod framing;
 mod header_body;
+mod kind;
 mod length;
 mod length_field;
+mod length_fn;
 mod line;
 mod name;
 mod netstring;
+mod options;
 mod output;
 mod raw;
 mod step;
@@ -32,12 +36,13 @@ mod varint;
 
 pub use framing::Framing;
 pub use length_field::LengthField;
+pub use length_fn::FrameLen;
 pub use name::ParseFramingError;
 pub use step::{Skipped, Step};
 
 pub(crate) use decoder::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, FrameBounds, Lookahead};
 pub(crate) use erased::{AnyState, ErasedCodec, ErasedState};
-pub(crate) use framing::{Kind, with_builtin};
+pub(crate) use kind::{Kind, with_builtin};
 pub(crate) use length::{Length, LengthU32};
 pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 
@@ -53,7 +58,8 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 /// 1. `bytes` begins at the first byte of a frame and is never empty. It only grows from one call
 ///    to the next, until a `Frame` or a skip removes bytes from its start.
 /// 2. `Frame` has `1 <= consumed <= bytes.len()`, and its range lies within `0..consumed`.
-/// 3. `Skip` and `SkipFrame` have `bytes >= 1`; `SkipPart` has `1 <= bytes < bytes.len()`.
+/// 3. `Skip` and `SkipFrame` have `bytes >= 1`; `SkipPart` has `1 <= bytes < bytes.len()`. A frame
+///    whose beginning was skipped by `SkipPart` is never delivered as a `Frame`.
 /// 4. `Need(n)` has `n > bytes.len()`.
 /// 5. An error is final: the connection delivers nothing after it.
 ///
@@ -283,6 +289,25 @@ impl Limit {
         })
     }
 
+    /// Returns the step for a frame that has `len` bytes in all, of which `bytes` have arrived.
+    /// Stores the length if the frame is incomplete. `None` is a length beyond 64 bits.
+    fn whole_frame(
+        self,
+        scanned: &mut ScanState,
+        len: Option<u64>,
+        bytes: &[u8],
+    ) -> Result<Step, FrameError> {
+        *scanned = ScanState::default();
+        let Some(len) = len else {
+            return self.exceeded(u64::MAX, u64::MAX);
+        };
+        let step = self.step(0, len, bytes);
+        if matches!(step, Ok(Step::Need(_))) {
+            scanned.dropped = len;
+        }
+        step
+    }
+
     /// Returns the step for a frame whose delimiter was found. Its payload consists of `dropped`
     /// bytes that were skipped earlier, and of the first `len` bytes shown.
     #[inline(always)]
@@ -391,10 +416,20 @@ const OVERRUN_MAX: usize = 1024;
 /// State of a built-in codec for the first frame in a connection's bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ScanState {
-    /// Offset up to which the frame was searched for its end.
+    /// Offset up to which the frame was searched for its end, or number of bytes that the function
+    /// of [`Framing::length_fn`] needs.
     pub(crate) to: usize,
-    /// Number of payload bytes that were dropped because the frame is too long and is skipped.
+    /// Number of payload bytes that were dropped because the frame is too long and is skipped. For
+    /// a framing that computes the length with a user's function: [`ScanState::whole_len`].
     pub(crate) dropped: u64,
+}
+
+impl ScanState {
+    /// Returns the length of the whole frame, once a user's function has computed it. A framing
+    /// with such a function drops no part of a frame, so the field is free.
+    fn whole_len(self) -> Option<u64> {
+        (self.dropped > 0).then_some(self.dropped)
+    }
 }
 
 #[cfg(test)]

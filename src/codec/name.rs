@@ -9,35 +9,45 @@ use super::{Framing, Kind};
 
 /// Writes the short name of the framing:
 ///
-/// * `raw`, `line`, `netstring`, `varint` or `varint-lax`
+/// * `raw`, `line`, `line-crlf`, `netstring`, `varint` or `varint-lax`
 /// * `u8`, `u16`, `u24`, `u32` or `u64` for a big-endian length prefix
 /// * `u16-le`, `u24-le`, `u32-le` or `u64-le` for a little-endian one
 /// * `fixed-` and the length in bytes, such as `fixed-64`
 /// * `delimiter-` and the delimiters, escaped and separated by `|`, such as `delimiter-\r\n\r\n`
-/// * `length-field`, `header-body` or `custom`
+/// * `length-field`, `header-body`, `length-fn` or `custom`
 ///
-/// The name does not contain limits, nor the codec of [`Framing::with_output`].
+/// The name does not contain limits and other options, nor the codec of
+/// [`Framing::with_output`].
 impl fmt::Display for Framing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind() {
-            Kind::Raw(_) => f.write_str("raw"),
-            Kind::Line(line) => match line.delimiter() {
+        self.kind().write_name(f)
+    }
+}
+
+impl Kind {
+    fn write_name(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Raw(_) => f.write_str("raw"),
+            Self::Line(line) => match line.delimiter() {
                 Some(byte) => write_delimiters(f, [&[byte][..]]),
                 None => f.write_str("line"),
             },
-            Kind::Length(length) => {
+            Self::Length(length) => {
                 let is_little = length.endian == Endian::Little && length.width > 1;
                 let order = if is_little { "-le" } else { "" };
                 write!(f, "u{}{order}", 8 * u32::from(length.width))
             }
-            Kind::Fixed(fixed) => write!(f, "fixed-{}", fixed.frame_len),
-            Kind::Varint(varint) if varint.is_lax => f.write_str("varint-lax"),
-            Kind::Varint(_) => f.write_str("varint"),
-            Kind::Netstring(_) => f.write_str("netstring"),
-            Kind::Delimited(codec) => write_delimiters(f, codec.delimiters()),
-            Kind::LengthField(_) => f.write_str("length-field"),
-            Kind::HeaderBody(_) => f.write_str("header-body"),
-            Kind::Custom(_) => f.write_str("custom"),
+            Self::Fixed(fixed) => write!(f, "fixed-{}", fixed.frame_len),
+            Self::Varint(varint) if varint.is_lax => f.write_str("varint-lax"),
+            Self::Varint(_) => f.write_str("varint"),
+            Self::Netstring(_) => f.write_str("netstring"),
+            Self::Delimited(codec) if codec.is_strict_crlf => f.write_str("line-crlf"),
+            Self::Delimited(codec) => write_delimiters(f, codec.delimiters()),
+            Self::LengthField(_) => f.write_str("length-field"),
+            Self::HeaderBody(_) => f.write_str("header-body"),
+            Self::LengthFn(_) => f.write_str("length-fn"),
+            Self::Between(codec) => codec.frames().write_name(f),
+            Self::Custom(_) => f.write_str("custom"),
         }
     }
 }
@@ -56,8 +66,8 @@ fn write_delimiters<'a>(
 
 /// Parses the short name that [`Display`](fmt::Display) writes.
 ///
-/// The names `length-field`, `header-body` and `custom` are rejected, because they do not contain
-/// the settings of the framing.
+/// The names `length-field`, `header-body`, `length-fn` and `custom` are rejected, because they do
+/// not contain the settings of the framing.
 impl FromStr for Framing {
     type Err = ParseFramingError;
 
@@ -65,6 +75,7 @@ impl FromStr for Framing {
         Ok(match name {
             "raw" => Self::raw(),
             "line" => Self::line(),
+            "line-crlf" => Self::line_crlf(),
             "u8" => Self::length_u8(),
             "u16" => Self::length_u16(),
             "u24" => Self::length_u24(),
@@ -126,8 +137,8 @@ pub struct ParseFramingError(());
 impl fmt::Display for ParseFramingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "unknown framing: expected raw, line, varint, varint-lax, netstring, u8, u16, u24, \
-             u32, u64, u16-le, u24-le, u32-le, u64-le, fixed-LENGTH or delimiter-BYTES",
+            "unknown framing: expected raw, line, line-crlf, varint, varint-lax, netstring, u8, \
+             u16, u24, u32, u64, u16-le, u24-le, u32-le, u64-le, fixed-LENGTH or delimiter-BYTES",
         )
     }
 }
@@ -140,7 +151,8 @@ mod tests {
 
     #[test]
     fn every_short_name_round_trips() {
-        let names = "raw line u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le varint varint-lax \
+        let names = "raw line line-crlf u8 u16 u24 u32 u64 u16-le u24-le u32-le u64-le varint \
+                     varint-lax \
                      netstring fixed-1 fixed-4096 delimiter-; delimiter-\\r\\n\\r\\n \
                      delimiter-;|,,|\\x00\\xff|\\x7c delimiter-\\\\n\\'\\\"-";
         for name in names.split_ascii_whitespace() {

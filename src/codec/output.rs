@@ -22,9 +22,9 @@ impl Framing {
     /// messages without their framing, call
     /// [`send_unframed`](crate::Context::send_unframed) instead.
     ///
-    /// Set the limits of `output` before this call. Later calls of
-    /// [`frame_len_max`](Framing::frame_len_max) and [`skip_too_long`](Framing::skip_too_long)
-    /// change only the input. The short name of the framing is that of the input.
+    /// Set the options of `output` before this call. Later calls of
+    /// [`frame_len_max`](Framing::frame_len_max), [`skip_too_long`](Framing::skip_too_long) and the
+    /// other options change only the input. The short name of the framing is that of the input.
     ///
     /// # Examples
     ///

@@ -19,7 +19,9 @@ pub enum Step {
         /// Number of bytes that the frame takes, with header and delimiter; at least 1.
         consumed: usize,
     },
-    /// Bytes to drop that do not belong to a frame.
+    /// Bytes to drop that do not belong to a frame. They are counted in
+    /// [`Stats::filler_bytes`](crate::Stats) and [`Deframer::filler_bytes`](crate::Deframer); in a
+    /// datagram they are [`DatagramFault::Skipped`](crate::DatagramFault::Skipped).
     Skip {
         /// Number of bytes; at least 1. It may exceed the bytes shown: the others are dropped when
         /// they arrive.
@@ -37,7 +39,8 @@ pub enum Step {
         limit: u64,
     },
     /// The beginning of a frame to drop: the frame is too long already, and its end has not
-    /// arrived.
+    /// arrived. Further parts may follow; `SkipFrame` drops the last one. If the framing is
+    /// replaced meanwhile, this codec decodes until then.
     SkipPart {
         /// Number of bytes; at least 1, and fewer than were shown. The remaining bytes mark the
         /// frame as unfinished.

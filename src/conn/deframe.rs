@@ -85,7 +85,11 @@ pub(super) fn deliver_next<S: FrameSink, D: Decoder>(
 fn start_skip<S: FrameSink>(skip: Skip, len: usize, sink: &mut S) -> (usize, ControlFlow<End>) {
     let flow = match skip.kind {
         SkipKind::Frame(skipped) => sink.skipped(skipped),
-        SkipKind::Filler | SkipKind::Part => Flow::Continue(()),
+        SkipKind::Filler => {
+            sink.filler(skip.bytes);
+            Flow::Continue(())
+        }
+        SkipKind::Part => Flow::Continue(()),
     };
     let (here, beyond) = split_skip(skip.bytes, len);
     match beyond {

@@ -18,6 +18,10 @@ pub(crate) trait FrameSink {
     }
     /// Handles the notice of a frame that is too long. Its remaining bytes will be dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;
+    /// Counts `bytes` that the codec skips between frames.
+    fn filler(&mut self, bytes: u64) {
+        let _ = bytes;
+    }
     /// Counts a cut frame, of which only `partial` has arrived. Called once per frame.
     fn split(&mut self, partial: &[u8]) {
         let _ = partial;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::memory::Buf;
 use gso_run::GsoRun;
 
-pub use framed::{DatagramError, DatagramFault};
+pub use framed::{DatagramError, DatagramFault, DatagramFrames};
 pub(crate) use route::Marks;
 pub use route::{Ecn, Route};
 

@@ -81,6 +81,12 @@ impl Engine {
         warn_limited!(self, Skipped => "{}: {skipped}", ConnId(token));
     }
 
+    /// Counts bytes that the codec skips between frames.
+    pub(crate) fn count_filler(&mut self, bytes: u64) {
+        let stats = &mut self.telemetry.stats;
+        stats.filler_bytes = stats.filler_bytes.saturating_add(bytes);
+    }
+
     /// Counts a partial frame, of which only `bytes` have arrived.
     pub(crate) fn frame_split(&mut self, bytes: &[u8]) {
         let stats = &mut self.telemetry.stats;

@@ -187,7 +187,7 @@ impl Assembler {
         let mut scan = self.scan();
         let is_custom = matches!(kind, Kind::Custom(_));
         let mut state = is_custom.then(|| self.custom.take().unwrap_or_default());
-        let mut no_state = None;
+        let mut no_state = ErasedState::default();
         let decoder = AnyDecoder {
             kind: &kind,
             scanned: &mut scan,

@@ -1,0 +1,126 @@
+//! Bytes between frames, such as heart-beats: they are skipped before another codec sees the frame.
+
+use std::fmt;
+
+use super::{BuiltinCodec, Codec, Kind, Lookahead, Out, ScanState, Step, with_builtin};
+use crate::error::FrameError;
+use crate::memory::GrowBuf;
+
+/// Codec of [`Framing::skip_between`](super::Framing::skip_between).
+#[derive(Clone)]
+pub(crate) struct Between {
+    /// The codec of the frames: not raw, custom or [`Between`].
+    frames: Kind,
+    /// Values of the bytes to skip; not empty.
+    skipped: Vec<u8>,
+}
+
+impl Between {
+    /// Returns `kind` with further bytes to skip. A raw or custom kind is returned unchanged.
+    pub(super) fn of(kind: Kind, bytes: &[u8]) -> Kind {
+        let mut between = match kind {
+            Kind::Raw(_) | Kind::Custom(_) => return kind,
+            Kind::Between(between) => std::sync::Arc::unwrap_or_clone(between),
+            frames => Self {
+                frames,
+                skipped: Vec::new(),
+            },
+        };
+        between.skipped.extend_from_slice(bytes);
+        Kind::Between(between.into())
+    }
+
+    pub(super) fn frames(&self) -> &Kind {
+        &self.frames
+    }
+
+    pub(super) fn frames_mut(&mut self) -> &mut Kind {
+        &mut self.frames
+    }
+
+    /// Returns the step for the bytes to skip at the start of `bytes`; `None` if there are none, or
+    /// if `bytes` does not begin at a frame's first byte.
+    fn skip(&self, scanned: &ScanState, bytes: &[u8]) -> Option<Step> {
+        // A partial frame without a state begins with a byte that was not skipped before.
+        if *scanned != ScanState::default() {
+            return None;
+        }
+        let is_skipped = |byte: &&u8| self.skipped.contains(byte);
+        let bytes = bytes.iter().take_while(is_skipped).count() as u64;
+        (bytes > 0).then_some(Step::Skip { bytes })
+    }
+
+    /// Checks that the peer does not skip the first byte of an encoded frame.
+    fn check(&self, frame: &[u8]) -> Result<(), FrameError> {
+        match frame.first() {
+            Some(first) if self.skipped.contains(first) => Err(FrameError::Unencodable(
+                "the frame begins with a byte that is skipped between frames",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The frames have a built-in codec: see [`Between::of`].
+fn custom() -> FrameError {
+    FrameError::Contract("skip_between has a custom codec")
+}
+
+impl BuiltinCodec for Between {
+    fn ahead(&self, scanned: &mut ScanState, held: &GrowBuf, more: &[u8]) -> Lookahead {
+        with_builtin!(
+            &self.frames,
+            codec => codec.ahead(scanned, held, more),
+            _custom => Lookahead::Unknown
+        )
+    }
+}
+
+impl Codec for Between {
+    type State = ScanState;
+
+    fn decode(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
+        if let Some(skip) = self.skip(scanned, bytes) {
+            return Ok(skip);
+        }
+        with_builtin!(
+            &self.frames,
+            codec => codec.decode(scanned, bytes),
+            _custom => Err(custom())
+        )
+    }
+
+    fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
+        if let Some(skip) = self.skip(scanned, rest) {
+            return Ok(skip);
+        }
+        with_builtin!(
+            &self.frames,
+            codec => codec.finish(scanned, rest),
+            _custom => Err(custom())
+        )
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        with_builtin!(&self.frames, codec => codec.encode(payload, out))?;
+        self.check(out.bytes())
+    }
+
+    fn headroom(&self) -> usize {
+        with_builtin!(&self.frames, codec => codec.headroom())
+    }
+
+    fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
+        with_builtin!(&self.frames, codec => codec.encode_in_place(out))?;
+        self.check(out.bytes())
+    }
+}
+
+impl fmt::Debug for Between {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Between")
+            .field("frames", &self.frames)
+            .field("skipped", &self.skipped.escape_ascii().to_string())
+            .finish()
+    }
+}
