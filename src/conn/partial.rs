@@ -8,8 +8,10 @@
 //! | more, if the length of the frame is unknown | 4 times the bytes |
 //! | an empty buffer between two frames | 64 KiB |
 
+use std::fmt;
+
 use super::Pool;
-use crate::codec::ScanState;
+use crate::codec::{CheckedStep, ScanState};
 use crate::memory::{Buf, GrowBuf};
 use crate::timer::Stamp;
 
@@ -61,7 +63,19 @@ enum Held {
     },
     /// No bytes, while the next `left >= 1` bytes of the stream are skipped.
     Skipping { left: u64 },
+    /// The bytes of a frame that is skipped to its end by its [former](Former) framing.
+    Former,
 }
+
+/// The decode step of a framing that was replaced while it skipped a frame that is too long. Only
+/// that framing finds the end of the frame. The arguments are the bytes, and true if the stream has
+/// ended.
+///
+/// It is a trait object, so that the code that drops a partial frame stays short: a larger one
+/// costs 6 instructions per frame.
+pub(super) struct Former(pub(super) Box<FormerStep>);
+
+pub(super) type FormerStep = dyn for<'a> FnMut(&'a [u8], bool) -> CheckedStep<'a> + Send + Sync;
 
 /// Bytes that are read and not delivered.
 ///
@@ -75,6 +89,14 @@ pub(crate) struct Partial {
     pub(super) since: Stamp,
     /// State of a built-in codec for the first frame.
     pub(super) scan: ScanState,
+    /// `Some` if and only if `held` is [`Held::Former`].
+    former: Option<Former>,
+}
+
+impl fmt::Debug for Former {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Former(..)")
+    }
 }
 
 impl Partial {
@@ -110,6 +132,7 @@ impl Partial {
     pub(super) fn put_back(mut self: Box<Self>, pool: &mut Pool) {
         self.buf.put_back(pool);
         (self.held, self.scan) = (Held::Undecoded, ScanState::default());
+        self.former = None;
         pool.put_box(self);
     }
 
@@ -130,7 +153,7 @@ impl Partial {
         match self.held {
             Held::Undecoded => true,
             Held::Frame { need, .. } => need <= self.len(),
-            Held::Skipping { .. } => false,
+            Held::Skipping { .. } | Held::Former => false,
         }
     }
 
@@ -143,7 +166,7 @@ impl Partial {
     pub(super) fn is_open_ended(&self) -> bool {
         match self.held {
             Held::Frame { is_open_ended, .. } => is_open_ended,
-            Held::Undecoded | Held::Skipping { .. } => false,
+            Held::Undecoded | Held::Skipping { .. } | Held::Former => false,
         }
     }
 
@@ -152,7 +175,7 @@ impl Partial {
     pub(super) fn left_to_skip(&self) -> u64 {
         match self.held {
             Held::Skipping { left } => left,
-            Held::Undecoded | Held::Frame { .. } => 0,
+            Held::Undecoded | Held::Frame { .. } | Held::Former => 0,
         }
     }
 
@@ -161,10 +184,34 @@ impl Partial {
         self.held = Held::Skipping { left };
     }
 
+    /// True if the next bytes are skipped: by their number, or up to the end of a frame.
+    #[inline]
+    pub(super) fn is_skipping(&self) -> bool {
+        matches!(self.held, Held::Skipping { .. } | Held::Former)
+    }
+
+    /// True if a [former](Former) framing skips a frame.
+    pub(super) fn has_former(&self) -> bool {
+        self.former.is_some()
+    }
+
+    /// Takes the former framing for a decode call. The bytes then count as undecoded.
+    pub(super) fn take_former(&mut self) -> Option<Former> {
+        let former = self.former.take()?;
+        self.held = Held::Undecoded;
+        Some(former)
+    }
+
+    /// Lets a former framing skip the frame to its end.
+    pub(super) fn set_former(&mut self, former: Former) {
+        self.held = Held::Former;
+        self.former = Some(former);
+    }
+
     /// Marks the bytes as not seen by the codec, unless bytes are skipped.
     #[inline]
     pub(super) fn set_undecoded(&mut self) {
-        if self.left_to_skip() == 0 {
+        if !self.is_skipping() {
             self.held = Held::Undecoded;
         }
     }
@@ -191,7 +238,7 @@ impl Partial {
     fn need(&self) -> usize {
         match self.held {
             Held::Frame { need, .. } => need,
-            Held::Undecoded | Held::Skipping { .. } => 0,
+            Held::Undecoded | Held::Skipping { .. } | Held::Former => 0,
         }
     }
 
@@ -206,7 +253,7 @@ impl Partial {
         match self.held {
             Held::Undecoded => false,
             Held::Frame { need, .. } => need > self.len() && !self.is_direct(),
-            Held::Skipping { .. } => true,
+            Held::Skipping { .. } | Held::Former => true,
         }
     }
 
@@ -365,6 +412,7 @@ impl Partial {
             Held::Undecoded => !self.is_empty(),
             Held::Frame { need, .. } => need >= 1 && !self.is_empty(),
             Held::Skipping { left } => left >= 1 && self.is_empty(),
+            Held::Former => self.former.is_some() && !self.is_empty(),
         };
         let (held, len) = (self.held, self.len());
         debug_assert!(

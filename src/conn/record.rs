@@ -29,13 +29,25 @@ impl Assembler {
         read_bytes: u64,
         sink: &mut S,
     ) -> Delivery {
+        let has_ended = matches!(input, DecodeInput::EndOfStream);
+        if self.has_former() {
+            let bytes = match input {
+                DecodeInput::Bytes(bytes) => bytes,
+                DecodeInput::Undelivered | DecodeInput::EndOfStream => &[],
+            };
+            if let Some(outcome) = self.skip_by_former(bytes, has_ended, sink) {
+                return outcome;
+            }
+            if !has_ended {
+                return self.record(DecodeInput::Undelivered, read_bytes, sink);
+            }
+        }
         let new_len = match input {
             DecodeInput::Bytes(bytes) => bytes.len(),
             DecodeInput::Undelivered | DecodeInput::EndOfStream => 0,
         };
         let offset = read_bytes.saturating_sub((self.len() + new_len) as u64)
             + self.left_to_skip().min(new_len as u64);
-        let has_ended = matches!(input, DecodeInput::EndOfStream);
         self.with_any_decoder(sink, has_ended, |assembler, sink, decoder| {
             let bounds = FrameBounds::default();
             let mut decoder = RecordingDecoder {

@@ -135,7 +135,9 @@ impl<H: Handler> Context<'_, H> {
     /// Replaces the framing of a connection.
     ///
     /// The new framing applies from the next frame on, in both directions. Bytes that are read but
-    /// not yet decoded are decoded with it.
+    /// not yet decoded are decoded with it, except those of a frame that is being
+    /// [skipped](Framing::skip_too_long): that frame is skipped to its end, and reported, by the
+    /// rules of the former framing.
     ///
     /// # Errors
     ///

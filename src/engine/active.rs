@@ -197,12 +197,12 @@ impl Engine {
     /// Replaces the framing of a connection.
     pub(crate) fn reframe(&mut self, token: Token, framing: Framing) -> Result<(), Gone> {
         let conn = self.entries.conn_mut(token)?;
-        conn.framing = framing;
+        let former = mem::replace(&mut conn.framing, framing);
         if self.active.is(token) {
             conn.state.reframed();
             self.active.set_framing(conn.framing.clone());
         } else {
-            conn.assembler.reframe();
+            conn.assembler.reframe(&former);
             self.queue(token);
         }
         Ok(())

@@ -60,7 +60,8 @@ impl<S> FramedStream<S> {
         }
     }
 
-    /// Replaces the framing of both directions. Bytes that are read already are kept.
+    /// Replaces the framing of both directions. Bytes that are read already are kept, and a frame
+    /// that is being skipped is skipped to its end: see [`Deframer::reframe`].
     pub fn reframe(&mut self, framing: Framing) {
         self.deframer.reframe(framing.clone());
         self.framing = framing;

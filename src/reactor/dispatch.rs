@@ -308,6 +308,10 @@ impl<H: Handler> FrameSink for Frames<'_, H> {
         self.after_callback("on_skipped", Engine::spend_nothing)
     }
 
+    fn filler(&mut self, bytes: u64) {
+        self.engine().count_filler(bytes);
+    }
+
     fn split(&mut self, bytes: &[u8]) {
         self.engine().frame_split(bytes);
     }
@@ -339,7 +343,8 @@ impl Input<'_> {
         loop {
             if state.is_reframed() {
                 frames.engine().decode_with_new_framing(token);
-                self.assembler.reframe();
+                // The callback that replaced the framing was called after a frame.
+                self.assembler.reframe_between_frames();
                 state = frames.engine().active_state();
                 continue;
             }

@@ -33,7 +33,7 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 ///   cut after every byte, and in a hundred random ways;
 /// * each cut with the codec alone, and as the input of a connection: not paused, with its buffer
 ///   shrunk after each read, paused after each frame, and with the framing replaced by an equal one
-///   after each frame;
+///   after each frame, and after each read of the first 1,024 bytes;
 /// * streams of garbage, seeded: random bytes, and the stream with some bytes changed.
 ///
 /// It checks that:

@@ -61,6 +61,7 @@ impl ReadSide {
                 framing,
                 pool: Pool::new(0),
                 frames_skipped: 0,
+                filler_bytes: 0,
             },
             read_buffer: PageOffsetBox::new(0),
             read_bytes: 0,
@@ -159,10 +160,11 @@ impl ReadSide {
         Ok(true)
     }
 
-    /// Replaces the framing: undelivered bytes belong to the new one.
+    /// Replaces the framing: undelivered bytes belong to the new one, except those of a frame that
+    /// is being skipped. That frame is skipped to its end.
     pub fn reframe(&mut self, framing: Framing) {
-        self.context.framing = framing;
-        self.assembler.reframe();
+        let former = std::mem::replace(&mut self.context.framing, framing);
+        self.assembler.reframe(&former);
     }
 
     /// Returns true if bytes are held that the codec has not seen: the delivery was stopped before
@@ -203,6 +205,13 @@ impl ReadSide {
         self.context.frames_skipped
     }
 
+    /// Returns the number of bytes between frames that belong to no frame: see
+    /// [`Stats::filler_bytes`](crate::Stats).
+    #[must_use]
+    pub fn filler_bytes(&self) -> u64 {
+        self.context.filler_bytes
+    }
+
     /// Returns the offset in the stream of the bytes that are held, or of the offending frame.
     #[must_use]
     pub fn offset(&self) -> u64 {
@@ -239,6 +248,7 @@ struct SinkContext {
     framing: Framing,
     pool: Pool,
     frames_skipped: u64,
+    filler_bytes: u64,
 }
 
 /// Sink that passes the frames to a closure.
@@ -259,6 +269,10 @@ where
     fn skipped(&mut self, _: Skipped) -> Flow {
         self.0.frames_skipped += 1;
         Flow::Continue(())
+    }
+
+    fn filler(&mut self, bytes: u64) {
+        self.0.filler_bytes = self.0.filler_bytes.saturating_add(bytes);
     }
 
     fn buffer_is_oversized(&mut self) {}

@@ -17,6 +17,10 @@ const HELD_MIN: usize = 1024;
 /// Maximum capacity of a buffer that is kept after an earlier frame, in bytes.
 const KEPT_LEN: usize = 64 * 1024;
 
+/// Maximum number of bytes received for a reframe after each read. Each one repeats the search for
+/// the end of the frame.
+const REFRAMED_LEN_MAX: usize = 1024;
+
 /// Way of passing a stream to a codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -42,7 +46,7 @@ impl Way {
             Self::Through => "through a connection",
             Self::Shrunk => "through a connection whose buffer is shrunk after each read",
             Self::Paused => "through a connection that is paused after each frame",
-            Self::Reframed => "through a connection that is reframed after each frame",
+            Self::Reframed => "through a connection that is reframed after each frame and read",
         }
     }
 
@@ -98,8 +102,9 @@ impl Way {
             } else if unread.is_empty() {
                 side.end(&mut take).map(|ended| has_ended = ended)
             } else {
-                side.read(unread, &mut take)
-                    .map(|taken| unread = &unread[taken..])
+                let read = side.read(unread, &mut take);
+                is_stopped.set(is_stopped.get() || received <= REFRAMED_LEN_MAX);
+                read.map(|taken| unread = &unread[taken..])
             };
             if step.is_err() {
                 break step;
@@ -143,6 +148,11 @@ impl Way {
         let moved_quarters_max = match framing.kind() {
             Kind::Custom(_) => MOVED_QUARTERS_MAX_OWN,
             _ => MOVED_QUARTERS_MAX,
+        };
+        // A reframe within a frame may copy its bytes once more.
+        let moved_quarters_max = match self {
+            Self::Reframed => moved_quarters_max + 4,
+            _ => moved_quarters_max,
         };
         // Shrinking a buffer copies its bytes once more.
         if self != Self::Shrunk && 4 * moved > moved_quarters_max * received as u64 {

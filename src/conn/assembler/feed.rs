@@ -74,8 +74,11 @@ impl Assembler {
             return Continued::Delivered;
         };
         let left = &bytes[*at..];
-        if partial.left_to_skip() > 0 {
-            return self.continue_skip(left.len(), at, sink.pool());
+        if partial.is_skipping() {
+            return match self.continue_skip(left, at, sink) {
+                Some(continued) => continued,
+                None => Continued::Ended(self.decode_held(sink, decoder)),
+            };
         }
         let step_after = match decoder.ahead(&partial.buf, left) {
             Lookahead::Ends { len, payload_len } => {
@@ -200,18 +203,29 @@ impl Assembler {
         })
     }
 
-    /// Skips up to `left_len` bytes, and advances `at`.
-    fn continue_skip(&mut self, left_len: usize, at: &mut usize, pool: &mut Pool) -> Continued {
+    /// Skips bytes of `left`, and advances `at`. Returns `None` if the bytes after a skipped frame
+    /// are held and are to be decoded.
+    fn continue_skip<S: FrameSink>(
+        &mut self,
+        left: &[u8],
+        at: &mut usize,
+        sink: &mut S,
+    ) -> Option<Continued> {
         if let Some(partial) = &mut self.partial {
-            let (here, beyond) = split_skip(partial.left_to_skip(), left_len);
+            if partial.has_former() {
+                *at += left.len();
+                let outcome = self.skip_by_former(left, false, sink)?;
+                return Some(Continued::Ended(outcome));
+            }
+            let (here, beyond) = split_skip(partial.left_to_skip(), left.len());
             *at += here;
             if beyond > 0 {
                 partial.set_left_to_skip(beyond);
-                return Continued::Ended(Delivery::NeedMore);
+                return Some(Continued::Ended(Delivery::NeedMore));
             }
         }
-        self.put_partial(pool);
-        Continued::Delivered
+        self.put_partial(sink.pool());
+        Some(Continued::Delivered)
     }
 
     /// Stores `bytes`, the next bytes of the stream, without decoding them. Bytes that are skipped

@@ -20,6 +20,7 @@
 //! copied too: at most two and a quarter times.
 
 mod feed;
+mod former;
 
 use super::Pool;
 use super::partial::Partial;
@@ -151,6 +152,7 @@ impl Assembler {
 
     /// Decodes the bytes that an earlier call left undelivered.
     pub(crate) fn resume<S: FrameSink>(&mut self, sink: &mut S) -> Delivery {
+        debug_assert!(!self.has_former(), "no bytes are undelivered");
         let outcome = with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
             let mut scan = self.scan();
@@ -171,6 +173,11 @@ impl Assembler {
 
     /// Decodes the remaining bytes at the end of the stream.
     pub(crate) fn finish<S: FrameSink>(&mut self, sink: &mut S) -> Delivery {
+        if self.has_former()
+            && let Some(outcome) = self.skip_by_former(&[], true, sink)
+        {
+            return outcome;
+        }
         self.with_any_decoder(sink, true, |assembler, sink, mut decoder| {
             assembler.decode_held(sink, &mut decoder)
         })
@@ -199,16 +206,6 @@ impl Assembler {
         self.set_scan(scan);
         self.end_decode(sink);
         outcome
-    }
-
-    /// Drops the codec state of the former framing, and keeps the bytes. If a frame is being
-    /// skipped by its length, the skip continues to the end of that frame.
-    pub(crate) fn reframe(&mut self) {
-        self.custom = None;
-        if let Some(partial) = &mut self.partial {
-            partial.scan = ScanState::default();
-            partial.set_undecoded();
-        }
     }
 
     /// True if no bytes are held and no skip is in progress.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::plain::Tagged;
+use super::plain::{Tagged, digits_len};
 use crate::codec::{Codec, Framing, LengthField, Out, Step};
 use crate::error::FrameError;
 
@@ -29,6 +29,9 @@ pub(super) fn framing(name: &str) -> Framing {
             [b'r', count] => Ok(3 * u64::from(*count)),
             _ => Err(FrameError::Malformed("unknown type")),
         }),
+        "rest" => Framing::line().unterminated_last_frame(),
+        "beats" => Framing::delimiter(b"--").skip_between(b"~+"),
+        "digits" => Framing::length_fn(digits_len),
         "nul" => Framing::custom(NulEnded::default()),
         "marked" => Framing::custom(Marked),
         "tagged" => Framing::custom(Tagged),

@@ -17,7 +17,7 @@ mod splits;
 mod state;
 
 use super::{Assembler, Delivery, Flow, FrameSink, Pool};
-use crate::codec::{Framing, Kind, Skipped};
+use crate::codec::{FrameBounds, Framing, Kind, Skipped};
 use crate::error::FrameError;
 use crate::testkit::Random;
 use crate::timer::Stamp;
@@ -31,6 +31,7 @@ macro_rules! with_framings {
             u16_le "u16-le", u24_le "u24-le", u32_le "u32-le", u64_le "u64-le",
             fixed "fixed", byte "byte", delimiter "delimiter", delimiters "delimiters",
             varint "varint", netstring "netstring", field "field", kept "kept", records "records",
+            crlf "line-crlf", rest "rest", beats "beats", digits "digits",
             nul "nul", marked "marked", tagged "tagged", blocks "blocks"
         }
     };
@@ -42,7 +43,7 @@ macro_rules! names {
     };
 }
 
-const FRAMINGS: [&str; 24] = with_framings!(names!);
+const FRAMINGS: [&str; 28] = with_framings!(names!);
 
 /// Defines a test for every framing.
 macro_rules! for_every_framing {
@@ -123,6 +124,9 @@ struct Collect {
     framing: Framing,
     frames: Vec<Vec<u8>>,
     count: usize,
+    filler_bytes: u64,
+    /// Offsets of the frames of a recorded stream.
+    offsets: Vec<u64>,
     /// True if frames are counted and not kept.
     only_counts: bool,
     /// Number of frames until the stage ends.
@@ -145,6 +149,8 @@ impl Collect {
             framing: Framing::raw(),
             frames: Vec::new(),
             count: 0,
+            filler_bytes: 0,
+            offsets: Vec::new(),
             only_counts: false,
             stage_left: usize::MAX,
             budget_left: usize::MAX,
@@ -178,6 +184,14 @@ impl Collect {
 impl FrameSink for Collect {
     fn kind(&self) -> &Kind {
         self.framing.kind()
+    }
+
+    fn recorded(&mut self, bounds: FrameBounds) {
+        self.offsets.push(bounds.offset);
+    }
+
+    fn filler(&mut self, bytes: u64) {
+        self.filler_bytes += bytes;
     }
 
     fn split(&mut self, partial: &[u8]) {
@@ -236,7 +250,7 @@ fn deliver(
                 .next()
                 .expect("another stage follows a stage that ends");
             sink.stage_left = stage.frames;
-            assembler.reframe();
+            assembler.reframe_between_frames();
         }
         sink.budget_left = mode.budget;
         sink.framing = stage.framing.clone();

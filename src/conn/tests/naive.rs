@@ -62,7 +62,10 @@ fn format(name: &str) -> Option<Format> {
         Format::Delimiters(all.iter().map(|delimiter| delimiter.to_vec()).collect())
     };
     Some(match name {
-        "line" => Format::Line,
+        "line" | "rest" => Format::Line,
+        "line-crlf" => Format::LineCrlf,
+        "beats" => Format::Between(Box::new(set(&[b"--"])), b"~+".to_vec()),
+        "digits" => Format::Digits,
         "fixed" => Format::Fixed(3),
         "byte" => set(&[b";"]),
         "delimiter" => set(&[b"--"]),
@@ -137,6 +140,10 @@ fn at_the_end(name: &str, rest: &[u8]) -> Found {
     match name {
         "marked" if rest.len() >= 2 => frame(rest, 2, rest.len() - 2),
         "blocks" if !rest.is_empty() => frame(rest, 0, 1),
+        "rest" if !rest.is_empty() => Found::Frame {
+            payload: rest.strip_suffix(b"\r").unwrap_or(rest).to_vec(),
+            len: rest.len(),
+        },
         _ => MORE,
     }
 }
@@ -168,12 +175,13 @@ fn length_field(name: &str) -> (usize, bool) {
 pub(super) fn encode(name: &str, payload: &[u8]) -> Vec<u8> {
     match name {
         "raw" | "blocks" | "fixed" => payload.to_vec(),
-        "kept" | "records" => delivered(name, payload),
+        "kept" | "records" | "digits" => delivered(name, payload),
         "byte" => [payload, b";"].concat(),
-        "delimiter" => [payload, b"--"].concat(),
+        "delimiter" | "beats" => [payload, b"--"].concat(),
         "delimiters" => [payload, b";;;"].concat(),
         "netstring" => [&header(name, payload.len() as u64), payload, b","].concat(),
-        "line" => [payload, b"\n"].concat(),
+        "line" | "rest" => [payload, b"\n"].concat(),
+        "line-crlf" => [payload, b"\r\n"].concat(),
         "nul" => [payload, b"\0"].concat(),
         "marked" => [b"<>", payload].concat(),
         "tagged" => {
@@ -190,6 +198,7 @@ pub(super) fn delivered(name: &str, payload: &[u8]) -> Vec<u8> {
     let count = |len: usize| u8::try_from(len).expect("the payload has at most 255 bytes");
     match name {
         "kept" => [&[b't', count(payload.len())], payload].concat(),
+        "digits" => [format!("{}:", payload.len()).as_bytes(), payload].concat(),
         "records" => {
             let records = payload.len() / 3;
             [&[b'r', count(records)], &payload[..3 * records]].concat()
@@ -208,7 +217,7 @@ pub(super) fn header(name: &str, len: u64) -> Vec<u8> {
             *field.last_mut().expect("a varint has at least one byte") &= 127;
             return field;
         }
-        "netstring" => return format!("{len}:").into_bytes(),
+        "netstring" | "digits" => return format!("{len}:").into_bytes(),
         "kept" => return vec![b't', len.to_le_bytes()[0]],
         "field" => return [b"M", &(len + 3).to_le_bytes()[..2]].concat(),
         _ => {}
@@ -232,6 +241,7 @@ pub(super) fn payload_len_max(name: &str) -> usize {
         "blocks" | "fixed" => 3,
         "records" => 765,
         "field" => 65_532,
+        "digits" => 999_999,
         "u16" | "u16-le" => 65_535,
         _ => usize::MAX,
     }
@@ -259,6 +269,9 @@ pub(super) fn random_stream(
         let bound = 1 + (payload_max >> random.below(16)).max(1);
         let payload = payload(random.below(bound).min(payload_max));
         stream.extend(encode(name, &payload));
+        if name == "beats" && random.below(3) == 0 {
+            stream.extend(b"~+".repeat(random.below(3000)));
+        }
         if name == "tagged" && random.below(3) == 0 {
             let skipped = random.below(3000);
             let field = u16::try_from(skipped)

@@ -172,7 +172,7 @@ fn skip_by_length_keeps_its_end_after_a_reframe() {
         let skipping = codecs::framing("u32").frame_len_max(8).skip_too_long();
         let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&skipping));
         assembler.ingest(&[header("u32", 20), payload(7)].concat(), &mut sink);
-        assembler.reframe();
+        assembler.reframe(&skipping);
         sink.framing = codecs::framing(name);
         let frame = encode(name, b"new");
         let part = encode(name, b"");
@@ -236,7 +236,7 @@ fn skip_after_a_cut_header_has_the_time_of_the_header() {
 fn a_new_framing_searches_a_partial_frame_from_its_start() {
     let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&Framing::line()));
     assembler.ingest(b"a;bc", &mut sink);
-    assembler.reframe();
+    assembler.reframe(&Framing::line());
     sink.framing = codecs::framing("byte");
     assert!(matches!(assembler.resume(&mut sink), Delivery::NeedMore));
     assert_eq!(

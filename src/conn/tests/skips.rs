@@ -1,13 +1,17 @@
 //! Tests of skipping: a notice replaces each frame over the limit, and every other frame is
 //! delivered.
 
+use super::super::DecodeInput;
 use super::naive::{encode, payload, payload_len_max};
 use super::*;
-use crate::codec::SCANNED_BYTES;
+use crate::codec::{Codec, Out, SCANNED_BYTES, Step};
 
 /// Framings that can skip frames.
-const SKIPPING: [&str; 17] = [
+const SKIPPING: [&str; 20] = [
     "line",
+    "line-crlf",
+    "beats",
+    "digits",
     "u8",
     "u16",
     "u24",
@@ -70,7 +74,8 @@ fn every_split_skips_exactly_the_frames_that_are_too_long() {
             if name == "line" && stream.len() < 16 {
                 stream.insert(stream.len() - 1, b'\r');
             }
-            if stream.len() > 16 {
+            // A header of `digits` that exceeds the limit ends the stream.
+            if stream.len() > 16 || (name, limit) == ("digits", 0) {
                 continue;
             }
             let plan = skipping(name, limit);
@@ -316,4 +321,180 @@ fn stop_at_a_skipped_frame_comes_before_the_end_of_the_frame() {
         );
         assert_eq!(assembler.left_to_skip(), long.len() as u64 - 50);
     }
+}
+
+/// A user's codec that skips its frames in parts: they end with a NUL byte.
+struct LongNul;
+
+impl Codec for LongNul {
+    type State = u64;
+
+    fn decode(&self, dropped: &mut u64, bytes: &[u8]) -> Result<Step, FrameError> {
+        let limit = 8;
+        let found = bytes.iter().position(|byte| *byte == 0);
+        let len = *dropped + found.unwrap_or(bytes.len()) as u64;
+        Ok(match found {
+            Some(at) if len > limit => {
+                *dropped = 0;
+                let bytes = at as u64 + 1;
+                Step::SkipFrame { bytes, len, limit }
+            }
+            Some(at) => Step::Frame {
+                frame: 0..at,
+                consumed: at + 1,
+            },
+            None if len > limit && bytes.len() > 1 => {
+                *dropped += bytes.len() as u64 - 1;
+                Step::SkipPart {
+                    bytes: bytes.len() - 1,
+                }
+            }
+            None => Step::Need(bytes.len() + 1),
+        })
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        out.put(payload);
+        out.put(b"\0");
+        Ok(())
+    }
+}
+
+/// The framing is replaced at every offset in the end of a skipped frame, once or twice. The bytes
+/// after the frame belong to the newest framing.
+#[test]
+fn reframe_within_a_skipped_frame_keeps_the_rule_of_its_end() {
+    let crlf = Framing::line_crlf();
+    let set = Framing::delimiters(&[b";", b";;;"]);
+    let framings = [
+        (Framing::line(), &b"\n"[..]),
+        (crlf.clone().skip_between(b"~"), b"\r\n"),
+        (crlf, b"\r\n"),
+        (Framing::delimiter(b"--"), b"--"),
+        (set, b";;;"),
+        (Framing::custom(LongNul), b"\0"),
+    ];
+    for (framing, end) in framings {
+        let former = framing.frame_len_max(8).skip_too_long();
+        let stream = [&[b'a'; 20][..], end, b"\x03new\x01x"].concat();
+        for (at, piece_len) in (10..20 + end.len()).flat_map(|at| [1, 2, 99].map(|len| (at, len))) {
+            for is_recorded in [false, true] {
+                let context = format!("{former} at {at}, pieces of {piece_len}, {is_recorded}");
+                let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&former));
+                assembler.ingest(&stream[..at], &mut sink);
+                assert!(sink.frames.is_empty(), "{context}");
+                assembler.reframe(&former);
+                assembler.reframe(&Framing::line());
+                sink.framing = Framing::length_u8();
+                let mut read = at;
+                for piece in stream[at..].chunks(piece_len) {
+                    read += piece.len();
+                    let outcome = match is_recorded {
+                        true => assembler.record(DecodeInput::Bytes(piece), read as u64, &mut sink),
+                        false => assembler.ingest(piece, &mut sink),
+                    };
+                    assert!(matches!(outcome, Delivery::NeedMore), "{context}");
+                }
+                let (len, limit) = (20, 8);
+                let notice = Skipped { len, limit }.to_string().into_bytes();
+                let frames = [&notice[..], b"new", b"x"];
+                assert_eq!(sink.frames, frames, "{context}");
+                assert!(assembler.is_empty(), "{context}");
+                let first = 20 + end.len() as u64;
+                if is_recorded {
+                    assert_eq!(sink.offsets, [first, first + 4], "{context}");
+                }
+            }
+        }
+    }
+}
+
+/// A user's codec that skips bytes in parts, and fails at a `!`.
+struct Moody;
+
+impl Codec for Moody {
+    type State = ();
+
+    fn decode(&self, (): &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
+        match bytes.len() {
+            _ if bytes.contains(&b'!') => Err(FrameError::Malformed("a `!`")),
+            1 => Ok(Step::Need(2)),
+            len => Ok(Step::SkipPart { bytes: len - 1 }),
+        }
+    }
+
+    fn encode(&self, _: &[u8], _: &mut Out<'_>) -> Result<(), FrameError> {
+        Ok(())
+    }
+}
+
+/// The former framing also sees the end of the stream, its errors end the stream, and the notice
+/// may stop the delivery.
+#[test]
+fn former_framing_of_a_skip_sees_the_end_of_stream_and_stops() {
+    let reframed = |framing: Framing, bytes: &[u8]| {
+        let framing = framing.frame_len_max(2).skip_too_long();
+        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&framing));
+        assembler.ingest(bytes, &mut sink);
+        assembler.reframe(&framing);
+        assert!(!assembler.has_undelivered() && assembler.is_to_ingest());
+        sink.framing = Framing::length_u8();
+        (assembler, sink)
+    };
+    let set = Framing::delimiters(&[b";", b";;;"]);
+    for (framing, count) in [
+        (set, 1),
+        (Framing::line().unterminated_last_frame(), 1),
+        (Framing::line(), 0),
+    ] {
+        let (mut assembler, mut sink) = reframed(framing, b"abcd;");
+        assert!(matches!(assembler.finish(&mut sink), Delivery::NeedMore));
+        assert_eq!(sink.frames.len(), count);
+        assert_eq!(assembler.is_empty(), count == 1);
+    }
+
+    let (mut assembler, mut sink) = reframed(Framing::custom(Moody), b"abcd");
+    let outcome = assembler.ingest(b"e!fg", &mut sink);
+    let Delivery::Failed(failed) = outcome else {
+        panic!("an error: {outcome:?}");
+    };
+    assert!(matches!(failed.error, FrameError::Malformed(_)));
+    assert_eq!(failed.undecoded, 5, "from the last byte that was held");
+
+    let (mut assembler, mut sink) = reframed(Framing::line(), b"abcd");
+    sink.budget_left = 1;
+    let outcome = assembler.ingest(b"e\n\x01x\x01y", &mut sink);
+    assert!(matches!(outcome, Delivery::Stopped));
+    assert!(assembler.has_undelivered());
+    sink.budget_left = 9;
+    assembler.resume(&mut sink);
+    assert_eq!(sink.frames[1..], [b"x", b"y"]);
+}
+
+#[test]
+fn frame_after_a_skipped_part_of_it_breaks_the_contract() {
+    struct Delivers;
+
+    impl Codec for Delivers {
+        type State = bool;
+
+        fn decode(&self, was_cut: &mut bool, bytes: &[u8]) -> Result<Step, FrameError> {
+            if std::mem::replace(was_cut, true) {
+                let (frame, consumed) = (0..bytes.len(), bytes.len());
+                return Ok(Step::Frame { frame, consumed });
+            }
+            Ok(Step::SkipPart { bytes: 1 })
+        }
+
+        fn encode(&self, _: &[u8], _: &mut Out<'_>) -> Result<(), FrameError> {
+            Ok(())
+        }
+    }
+
+    let mut sink = Collect::of(&Framing::custom(Delivers));
+    let outcome = Assembler::default().ingest(b"abc", &mut sink);
+    let Delivery::Failed(failed) = outcome else {
+        panic!("a frame without its beginning: {outcome:?}");
+    };
+    assert!(matches!(failed.error, FrameError::Contract(_)));
 }

@@ -100,12 +100,52 @@ fn short_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
             (LIMIT, b"r\0r\x43r\0r\0"),
         ],
         "nul" | "marked" | "tagged" | "blocks" => short_custom_streams(name),
+        "line-crlf" | "rest" | "beats" | "digits" => short_optional_streams(name),
         name => return short_length_streams(name),
     };
     streams
         .iter()
         .map(|(limit, stream)| (*limit, stream.to_vec()))
         .collect()
+}
+
+fn short_optional_streams(name: &str) -> &'static [(usize, &'static [u8])] {
+    match name {
+        "line-crlf" => &[
+            (LIMIT, b"a\r\n\r\n\r\nbc\r\nd"),
+            (LIMIT, b"a\r\n\r\nbc\r"),
+            (LIMIT, b"a\r\n.\nb\r\n"),
+            (LIMIT, b"a\r\n.\r.\r\n"),
+            (LIMIT, b"a\r\n\r\r\n\r\n"),
+            (LIMIT, b"\n\r\n"),
+            (4, b"abcd\r\nabcde\r\n"),
+            (4, b"abcd\r\nabcde\n"),
+        ],
+        "rest" => &[
+            (LIMIT, b"a\r\n\nbc\rd"),
+            (LIMIT, b"a\r\nbcdefg\nhi\r"),
+            (LIMIT, b"a\n\r"),
+            (LIMIT, b"abc\n"),
+            (4, b"abcd\r\nabcd\r"),
+        ],
+        "beats" => &[
+            (LIMIT, b"~+a--~~~bcd--+--"),
+            (LIMIT, b"~~a~--~b-"),
+            (4, b"~~~~~~abcd--~+"),
+            (4, b"~abcd-efg--"),
+        ],
+        "digits" => &[
+            (LIMIT, b"0:1:a3:b:,0:12:"),
+            (LIMIT, b"10:abcdefghij2:"),
+            (LIMIT, b"0:a:b0:"),
+            (LIMIT, b"0::0:"),
+            (LIMIT, b"0:199:0:"),
+            (LIMIT, b"0:000000000001:a"),
+            (4, b"0:2:ab1:a3:abc"),
+            (4, b"0:0001:a"),
+        ],
+        name => unreachable!("{name} has no option"),
+    }
 }
 
 fn short_custom_streams(name: &str) -> &'static [(usize, &'static [u8])] {

@@ -62,6 +62,8 @@ pub enum Decoded<'a> {
 /// ```
 pub struct Deframer {
     framing: Framing,
+    /// The framing that replaces `framing` once the frame is skipped that is being skipped.
+    next_framing: Option<Framing>,
     state: AnyState,
     buf: Buf,
     /// Number of bytes that the partial frame at the start of `buf` needs; 0 if unknown.
@@ -74,6 +76,7 @@ pub struct Deframer {
     /// an empty buffer count more: see [`ALONE`].
     since_filled: u64,
     frames_skipped: u64,
+    filler_bytes: u64,
     /// The error that ended the stream.
     error: Option<FrameError>,
 }
@@ -91,6 +94,7 @@ impl Deframer {
     pub fn new(framing: Framing) -> Self {
         Self {
             framing,
+            next_framing: None,
             state: AnyState::default(),
             buf: Buf::default(),
             need: 0,
@@ -98,6 +102,7 @@ impl Deframer {
             received: 0,
             since_filled: 0,
             frames_skipped: 0,
+            filler_bytes: 0,
             error: None,
         }
     }
@@ -194,8 +199,16 @@ impl Deframer {
     }
 
     /// Replaces the framing. Undelivered bytes belong to the new one, except those of a frame that
-    /// is being skipped by its length. An error stays.
+    /// is being skipped. That frame is skipped to its end by the former framing. An error stays.
     pub fn reframe(&mut self, framing: Framing) {
+        if self.state.is_skipping(self.framing.kind()) {
+            self.next_framing = Some(framing);
+        } else {
+            self.set_framing(framing);
+        }
+    }
+
+    fn set_framing(&mut self, framing: Framing) {
         self.framing = framing;
         self.state = AnyState::default();
         self.need = 0;
@@ -224,6 +237,14 @@ impl Deframer {
     #[must_use]
     pub fn frames_skipped(&self) -> u64 {
         self.frames_skipped
+    }
+
+    /// Returns the number of bytes between frames that belong to no frame: those of
+    /// [`Framing::skip_between`], and those that a custom codec skips with
+    /// [`Step::Skip`](crate::Step::Skip), counted when the codec announces them.
+    #[must_use]
+    pub fn filler_bytes(&self) -> u64 {
+        self.filler_bytes
     }
 
     /// Reads until a whole frame is there; returns `None` at the end of the stream. Skipped frames
@@ -301,9 +322,20 @@ impl Deframer {
                 }
                 Err(CheckedStep::Skip(Skip { bytes, kind })) => {
                     self.skip(bytes);
-                    if let SkipKind::Frame(skipped) = kind {
-                        self.frames_skipped += 1;
-                        return Ok(Some(Found::Skipped(skipped)));
+                    if kind != SkipKind::Part
+                        && let Some(framing) = self.next_framing.take()
+                    {
+                        self.set_framing(framing);
+                    }
+                    match kind {
+                        SkipKind::Frame(skipped) => {
+                            self.frames_skipped += 1;
+                            return Ok(Some(Found::Skipped(skipped)));
+                        }
+                        SkipKind::Filler => {
+                            self.filler_bytes = self.filler_bytes.saturating_add(bytes);
+                        }
+                        SkipKind::Part => {}
                     }
                 }
                 Err(CheckedStep::Failed(error)) => self.error = Some(error.into()),

@@ -1,0 +1,104 @@
+//! Replacing the framing, also in the middle of a frame that is skipped.
+//!
+//! A frame that is too long is skipped up to its end. If the framing finds the end by a search,
+//! only that framing knows where the frame ends. So it stays in use until then:
+//!
+//! ```text
+//!   | end of a skipped line \n | frames of the new framing
+//!   `-----------+-------------'
+//!               `-- skipped by the former framing
+//! ```
+
+use super::super::deframe::split_skip;
+use super::super::partial::Former;
+use super::super::sink::{Delivery, Flow, FrameSink};
+use super::Assembler;
+use crate::codec::{AnyState, CheckedStep, Framing, ScanState, SkipKind};
+
+impl Assembler {
+    /// Replaces the framing `former`, and keeps the bytes. A frame that is being skipped is skipped
+    /// to its end.
+    pub(crate) fn reframe(&mut self, former: &Framing) {
+        let custom = *self.custom.take().unwrap_or_default();
+        if let Some(partial) = &mut self.partial
+            && !partial.has_former()
+        {
+            let mut state = AnyState::new(partial.scan, custom);
+            if state.is_skipping(former.kind()) {
+                let framing = former.clone();
+                partial.set_former(Former(Box::new(move |bytes, has_ended| {
+                    state.step(framing.kind(), bytes, has_ended)
+                })));
+            }
+        }
+        self.reframe_between_frames();
+    }
+
+    /// Replaces a framing that is not in the middle of a skip: after one of its frames. The bytes
+    /// are kept.
+    pub(crate) fn reframe_between_frames(&mut self) {
+        self.custom = None;
+        if let Some(partial) = &mut self.partial {
+            partial.scan = ScanState::default();
+            partial.set_undecoded();
+        }
+    }
+
+    pub(in crate::conn) fn has_former(&self) -> bool {
+        let partial = self.partial.as_ref();
+        partial.is_some_and(|partial| partial.has_former())
+    }
+
+    /// Skips the frame at the start of the held bytes and of `bytes`, all of which are then held.
+    /// Returns `None` if it has ended and the bytes after it are to be decoded.
+    #[cold]
+    #[inline(never)]
+    pub(in crate::conn) fn skip_by_former<S: FrameSink>(
+        &mut self,
+        bytes: &[u8],
+        has_ended: bool,
+        sink: &mut S,
+    ) -> Option<Delivery> {
+        let partial = self.partial.as_mut()?;
+        let mut former = partial.take_former()?;
+        partial.append(bytes, true, sink.pool());
+        partial.buf.settle(sink.pool());
+        loop {
+            let partial = self.partial.as_mut()?;
+            let skip = match (former.0)(partial.buf.bytes(), has_ended) {
+                CheckedStep::Need(_) => {
+                    partial.set_former(former);
+                    self.end_decode(sink);
+                    return Some(Delivery::NeedMore);
+                }
+                CheckedStep::Failed(error) => {
+                    return Some(Delivery::failed(error.into(), partial.len()));
+                }
+                // The contract forbids a frame whose beginning is skipped.
+                CheckedStep::Frame { .. } => return None,
+                CheckedStep::Skip(skip) => skip,
+            };
+            let (here, beyond) = split_skip(skip.bytes, partial.len());
+            partial.buf.consume(here);
+            if skip.kind == SkipKind::Part {
+                continue;
+            }
+            partial.since = sink.now();
+            if beyond > 0 {
+                partial.set_left_to_skip(beyond);
+            } else if partial.is_empty() {
+                self.put_partial(sink.pool());
+            }
+            let flow = match skip.kind {
+                SkipKind::Frame(skipped) => sink.skipped(skipped),
+                SkipKind::Filler | SkipKind::Part => Flow::Continue(()),
+            };
+            self.end_decode(sink);
+            return match flow {
+                Flow::Break(()) => Some(Delivery::Stopped),
+                Flow::Continue(()) if beyond > 0 => Some(Delivery::NeedMore),
+                Flow::Continue(()) => None,
+            };
+        }
+    }
+}
