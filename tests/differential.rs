@@ -644,6 +644,10 @@ impl Reference for Naive {
                     usize::try_from(body_len).expect("the body is short") + random.below(20) / 19;
                 [header, streams::counting(len, random)].concat()
             }
+            Format::Digits => {
+                let payload = payload(&self.alphabet, random);
+                [format!("{}:", payload.len()).as_bytes(), &payload].concat()
+            }
             _ => payload(&self.alphabet, random),
         }
     }
@@ -718,5 +722,29 @@ fn header_body_frames_match_the_naive_decoder() {
             b"\0\x01\x02\x05?\xFE\xFF",
             random,
         )
+    });
+}
+
+#[test]
+fn strict_crlf_lines_match_the_naive_decoder() {
+    compare(130_000_000, |random| {
+        Naive::new(Format::LineCrlf, b"\n\r\r\n. ", random)
+    });
+}
+
+#[test]
+fn length_functions_match_the_naive_decoder() {
+    compare(140_000_000, |random| {
+        Naive::new(Format::Digits, b"0123:9", random)
+    });
+}
+
+#[test]
+fn frames_between_skipped_bytes_match_the_naive_decoder() {
+    compare(150_000_000, |random| {
+        let inner = [Format::Line, Format::Digits, Format::LineCrlf];
+        let inner = Box::new(inner[random.below(3)].clone());
+        let format = Format::Between(inner, b"~\n".to_vec());
+        Naive::new(format, b"~\n\r1:~", random)
     });
 }

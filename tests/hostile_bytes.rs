@@ -6,7 +6,7 @@ mod common;
 mod streams;
 
 use allocation_counter::measure;
-use unstick::{Codec, Deframer, FrameError, Framing, LengthField, Out, Step};
+use unstick::{Codec, Deframer, FrameError, FrameLen, Framing, LengthField, Out, Step};
 
 use common::{FRAMINGS, Random};
 use streams::{deframe, frame, garbage, mutate, payload, pieces};
@@ -63,6 +63,21 @@ fn framings() -> Vec<(Framing, &'static [u8])> {
             Framing::header_body(Framing::fixed(2), body_len),
             b"\0\x01\x05\x3F\xFE\xFF",
         ),
+        (
+            Framing::length_fn(erratic_len),
+            b"\0\x01\x05\x3F\xFD\xFE\xFF",
+        ),
+        (
+            Framing::length_fn(erratic_len).skip_between(b"\0\xFF"),
+            b"\0\x01\x05\x3F\xFD\xFE\xFF",
+        ),
+        (Framing::line_crlf(), b"\r\n\r\n\0"),
+        (
+            Framing::line()
+                .skip_between(b"\n~")
+                .unterminated_last_frame(),
+            b"\r\n~\0",
+        ),
         (Framing::custom(Erratic), b"\0\x01\x02\x03\x04\x05\x06\x07"),
     ]);
     let limits = [0, 1, 100, 1 << 20, usize::MAX];
@@ -70,6 +85,17 @@ fn framings() -> Vec<(Framing, &'static [u8])> {
         limits.map(|limit| (framing.clone().frame_len_max(limit), alphabet))
     };
     framings.into_iter().flat_map(with_limits).collect()
+}
+
+/// Length function whose input selects the result.
+fn erratic_len(bytes: &[u8]) -> Result<FrameLen, FrameError> {
+    match bytes {
+        [0xFF, ..] => Ok(FrameLen::Total(u64::MAX)),
+        [0xFE, ..] => Err(FrameError::Malformed("no such type")),
+        [0xFD, ..] => Ok(FrameLen::Need(usize::MAX)),
+        [shift, len, ..] => Ok(FrameLen::Total(u64::from(*len) << (shift % 64))),
+        _ => Ok(FrameLen::Need(2)),
+    }
 }
 
 /// A codec whose input selects the step that it returns; most steps break the contract.

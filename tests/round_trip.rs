@@ -5,7 +5,7 @@ mod common;
 #[path = "common/streams.rs"]
 mod streams;
 
-use unstick::{DecodeError, FrameError, Framing, LengthField};
+use unstick::{DecodeError, FrameError, FrameLen, Framing, LengthField};
 
 use common::{FRAMINGS, Random};
 use streams::{counting, deframe, frame, payload, pieces, text};
@@ -48,10 +48,21 @@ fn framings() -> Vec<(Framing, &'static [u8])> {
     framings.extend(sets.map(|set| (Framing::delimiters(set), &b"abc;\r\n\0d"[..])));
     framings.push((Framing::fixed(7), b"a\n"));
     let body_len = |header: &[u8]| Ok(u64::from(header[1]));
-    framings.push((
-        Framing::header_body(Framing::fixed(2), body_len),
-        b"\0\x01\x02\x03",
-    ));
+    let header_body = Framing::header_body(Framing::fixed(2), body_len);
+    let frame_len = |bytes: &[u8]| match bytes {
+        [first, ..] => Ok(FrameLen::Total(1 + u64::from(*first))),
+        [] => Err(FrameError::Malformed("the function is not called for this")),
+    };
+    framings.extend([
+        (
+            Framing::delimiter(b";").skip_between(b"\r\n"),
+            &b"a;\r\n"[..],
+        ),
+        (Framing::line().unterminated_last_frame(), b"\r\nab"),
+        (header_body.clone().skip_between(b"\x03"), b"\0\x01\x02\x03"),
+        (header_body, b"\0\x01\x02\x03"),
+        (Framing::length_fn(frame_len), b"\0\x01\x02\x03"),
+    ]);
     framings
         .into_iter()
         .map(|(framing, alphabet)| (framing.frame_len_max(LIMIT), alphabet))

@@ -66,6 +66,8 @@ fn payload(format: &Format, len: usize) -> Vec<u8> {
             }
             payload.splice(0..0, header);
         }
+        Format::Between(inner, _) => return self::payload(inner, len),
+        Format::Digits => return [format!("{len}:").as_bytes(), &payload].concat(),
         Format::Length { width: 1, .. } | Format::Tagged => payload.truncate(255),
         Format::Field(field) => {
             payload.truncate(200);
@@ -84,6 +86,16 @@ fn testkit_passes_lines_and_delimiters() {
         &Format::Line,
         &[b"a\r\n\n\r\n\r\r\nc\rd\n\r", b"abc\ndefghi\nj"],
     );
+    let crlf: [&[u8]; 4] = [
+        b"a\r\n\r\n\r\nbc\r\nd\r",
+        b"abc\r\ndefghi\r\nj",
+        b"a\r\n.\nb\r\n",
+        b"a\r\n.\r.\r\n",
+    ];
+    check(&Format::LineCrlf, &crlf);
+    for format in [Format::Line, Format::LineCrlf] {
+        check(&Format::Unterminated(Box::new(format)), &crlf);
+    }
     let sets: [[&[&[u8]]; 2]; 5] = [
         [&[b"--"], &[b"--a-----b-", b"abc--de-"]],
         [&[b";", b";;;", b"\r\n"], &[b"a;;;;;\r;\r\nb", b"a;;\r"]],
@@ -93,8 +105,25 @@ fn testkit_passes_lines_and_delimiters() {
     ];
     for [set, streams] in sets {
         let set = set.iter().map(|delimiter| delimiter.to_vec()).collect();
-        check(&Format::Delimiters(set), streams);
+        let format = Format::Delimiters(set);
+        check(&format, streams);
+        let last = Format::Unterminated(Box::new(format));
+        check(&last, streams);
+        check(&Format::Between(Box::new(last), b"~c".to_vec()), streams);
     }
+}
+
+#[test]
+fn testkit_passes_length_functions_and_heart_beats() {
+    check(
+        &Format::Digits,
+        &[b"0:1:a12:abcdefghijkl2:a", b"0:3:abcx", b"0:99999999999:"],
+    );
+    let beats = |inner| Format::Between(Box::new(inner), b"\n~".to_vec());
+    check(&beats(Format::Digits), &[b"~\n\n1:\n~0:~2:a"]);
+    check(&beats(Format::HeaderBody(2)), &[b"\n~\x01\x02\n~~\x01\x07"]);
+    check(&beats(Format::Netstring), &[b"\n1:\n,~~0:,\n\n"]);
+    check(&beats(Format::LineCrlf), &[b"~~~abcdefg\r\n~\r\n~"]);
 }
 
 #[test]

@@ -30,9 +30,10 @@ use unstick::{UnixDatagram, UnixDatagramId};
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// All framings that have a short name.
-pub const FRAMINGS: [&str; 13] = [
+pub const FRAMINGS: [&str; 14] = [
     "raw",
     "line",
+    "line-crlf",
     "u8",
     "u16",
     "u24",
@@ -519,7 +520,7 @@ pub fn rerun(test: &str) -> Command {
 pub fn frame(framing: &str, payload: &[u8]) -> Vec<u8> {
     let len = payload.len() as u64;
     let mut bytes = match framing {
-        "raw" | "line" => Vec::new(),
+        "raw" | "line" | "line-crlf" => Vec::new(),
         "u8" => vec![u8::try_from(len).expect("the payload is at most 255 bytes long")],
         "u16" => len.to_be_bytes()[6..].to_vec(),
         "u24" => len.to_be_bytes()[5..].to_vec(),
@@ -536,6 +537,7 @@ pub fn frame(framing: &str, payload: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(payload);
     match framing {
         "line" => bytes.push(b'\n'),
+        "line-crlf" => bytes.extend(b"\r\n"),
         "netstring" => bytes.push(b','),
         _ => {}
     }

@@ -8,7 +8,7 @@
     reason = "each test file uses only some of these helpers"
 )]
 
-use unstick::{Codec, FrameError, Framing, LengthField, Out, Step};
+use unstick::{Codec, FrameError, FrameLen, Framing, LengthField, Out, Step};
 
 /// Bytes before the length field of a header; a header uses the first `leading` of them.
 const LEADING: &[u8] = b"magic";
@@ -20,8 +20,11 @@ const FOLLOWING: &[u8] = b"flags";
 pub enum Format {
     Raw,
     Line,
+    LineCrlf,
     Fixed(usize),
     Delimiters(Vec<Vec<u8>>),
+    /// Lines or delimiters whose last frame needs no end.
+    Unterminated(Box<Self>),
     Length {
         width: u8,
         is_little: bool,
@@ -33,6 +36,10 @@ pub enum Format {
     Netstring,
     /// Header of the given length, and a body whose length [`body_len`] computes.
     HeaderBody(usize),
+    /// Function of the first bytes; see [`digits_len`].
+    Digits,
+    /// Frames of a format, with bytes to skip between them.
+    Between(Box<Self>, Vec<u8>),
     /// The custom codec [`Tagged`].
     Tagged,
 }
@@ -116,6 +123,10 @@ impl Format {
         let framing = match self {
             Self::Raw => Framing::raw(),
             Self::Line => Framing::line(),
+            Self::LineCrlf => Framing::line_crlf(),
+            Self::Unterminated(inner) => inner.framing(limit).unterminated_last_frame(),
+            Self::Digits => Framing::length_fn(digits_len),
+            Self::Between(inner, bytes) => inner.framing(limit).skip_between(bytes),
             Self::Fixed(len) => Framing::fixed(*len),
             Self::Delimiters(all) => {
                 Framing::delimiters(&all.iter().map(Vec::as_slice).collect::<Vec<_>>())
@@ -154,6 +165,14 @@ impl Format {
         match self {
             Self::Raw => frame(rest, 0, rest.len().min(limit.len.max(1)), 0),
             Self::Line => line(rest, limit),
+            Self::LineCrlf => line_crlf(rest, limit),
+            Self::Unterminated(inner) => match inner.first(limit, rest) {
+                Found::Cut(_) => inner.last(limit, rest),
+                found => found,
+            },
+            Self::Digits => digits_frame(rest, limit),
+            Self::Between(_, bytes) if bytes.contains(&rest[0]) => Found::Skip(1),
+            Self::Between(inner, _) => inner.first(limit, rest),
             Self::Fixed(len) => frame(rest, 0, *len, 0),
             Self::Delimiters(all) => delimited(rest, all, limit),
             Self::Length { width, is_little } => {
@@ -175,6 +194,20 @@ impl Format {
         }
     }
 
+    /// Returns the last item of a stream, which has no end.
+    fn last(&self, limit: Limit, rest: &[u8]) -> Found {
+        match self {
+            Self::Line => limit.complete(rest.strip_suffix(b"\r").unwrap_or(rest), rest.len()),
+            Self::LineCrlf
+                if rest.ends_with(b"\r") && rest.len() <= limit.len.saturating_add(1) =>
+            {
+                Found::Bad(Fault::Malformed)
+            }
+            Self::LineCrlf | Self::Delimiters(_) => limit.complete(rest, rest.len()),
+            other => panic!("{other:?} has no delimiter"),
+        }
+    }
+
     /// Returns true if the encoded payload is decoded unchanged, whatever bytes follow it in the
     /// stream.
     pub fn can_carry(&self, limit: Limit, payload: &[u8]) -> bool {
@@ -182,6 +215,22 @@ impl Format {
         match self {
             Self::Raw => true,
             Self::Line => is_short && !payload.contains(&b'\n') && !payload.ends_with(b"\r"),
+            Self::LineCrlf => is_short && !payload.contains(&b'\n') && !payload.contains(&b'\r'),
+            Self::Unterminated(inner) => inner.can_carry(limit, payload),
+            Self::Digits => {
+                let whole = Found::Frame {
+                    payload: payload.to_vec(),
+                    len: payload.len(),
+                };
+                !payload.is_empty() && digits_frame(payload, limit) == whole
+            }
+            Self::Between(inner, bytes) => {
+                inner.can_carry(limit, payload)
+                    && !inner
+                        .encode(payload)
+                        .first()
+                        .is_some_and(|byte| bytes.contains(byte))
+            }
             Self::Fixed(len) => payload.len() == *len,
             Self::Delimiters(all) => {
                 let sent = [payload, ending(all)].concat();
@@ -205,6 +254,7 @@ impl Format {
         let header = match self {
             Self::Length { width, is_little } => digits(len as i128, *width, *is_little),
             Self::Field(field) => return field.encode(payload),
+            Self::Unterminated(inner) | Self::Between(inner, _) => return inner.encode(payload),
             Self::Varint { .. } => {
                 let digits = (usize::BITS - len.leading_zeros()).div_ceil(7).max(1);
                 let digit = |at: u32| (len >> (7 * at)).to_le_bytes()[0] % 128;
@@ -216,10 +266,11 @@ impl Format {
             _ => Vec::new(),
         };
         let trailer = match self {
-            Self::Line => b"\n",
+            Self::Line => &b"\n"[..],
+            Self::LineCrlf => b"\r\n",
             Self::Delimiters(all) => ending(all),
             Self::Netstring => b",",
-            _ => &[][..],
+            _ => b"",
         };
         [&header, payload, trailer].concat()
     }
@@ -228,6 +279,7 @@ impl Format {
     pub fn delivered(&self, payload: &[u8]) -> Vec<u8> {
         match self {
             Self::Field(field) => field.encode(payload)[field.strip..].to_vec(),
+            Self::Between(inner, _) => inner.delivered(payload),
             _ => payload.to_vec(),
         }
     }
@@ -442,6 +494,62 @@ fn line(rest: &[u8], limit: Limit) -> Found {
     match end {
         Some(end) => limit.complete(line, end + 1),
         None => limit.partial(rest, line.len()),
+    }
+}
+
+/// The first `\r` or `\n` must begin a `\r\n`. A line over the limit is reported as such, even if
+/// it is malformed later. If it is skipped, only its end is searched.
+fn line_crlf(rest: &[u8], limit: Limit) -> Found {
+    let is_end = |at: &usize| match &rest[*at..] {
+        [b'\r', b'\n', ..] | [b'\r'] => true,
+        [b'\r' | b'\n', ..] => *at <= limit.len || !limit.skips,
+        _ => false,
+    };
+    let end = (0..rest.len()).find(is_end);
+    let line = &rest[..end.unwrap_or(rest.len())];
+    match &rest[line.len()..] {
+        [b'\r', b'\n', ..] => limit.complete(line, line.len() + 2),
+        [] | [b'\r'] => limit.partial(rest, line.len()),
+        _ if line.len() > limit.len => Found::Bad(Fault::TooLong),
+        _ => Found::Bad(Fault::Malformed),
+    }
+}
+
+/// Length function of a [`Format::Digits`]: decimal digits and a colon before the payload.
+pub fn digits_len(bytes: &[u8]) -> Result<FrameLen, FrameError> {
+    let digits = bytes
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    match bytes.get(digits) {
+        Some(b':') if digits > 0 => {
+            let text = str::from_utf8(&bytes[..digits]).expect("digits are ASCII");
+            let len: u64 = text
+                .parse()
+                .map_err(|_| FrameError::Malformed("more than 64 bits"))?;
+            Ok(FrameLen::Total(len.saturating_add(digits as u64 + 1)))
+        }
+        Some(_) => Err(FrameError::Malformed("not a length")),
+        None => Ok(FrameLen::Need(digits + 1)),
+    }
+}
+
+fn digits_frame(rest: &[u8], limit: Limit) -> Found {
+    let shown = &rest[..rest.len().min(limit.len.max(1))];
+    let mut len = 0_u128;
+    for (index, byte) in shown.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => len = (10 * len + u128::from(byte - b'0')).min(1 << 100),
+            b':' if index > 0 && len <= u128::from(u64::MAX) => {
+                let total = (len + index as u128 + 1).min(u128::from(u64::MAX));
+                return counted(rest, 0, total, 0, limit);
+            }
+            _ => return Found::Bad(Fault::Malformed),
+        }
+    }
+    match shown.len() < limit.len {
+        true => Found::Cut(0),
+        false => Found::Bad(Fault::TooLong),
     }
 }
 

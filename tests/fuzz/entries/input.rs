@@ -64,9 +64,11 @@ impl<'a> Input<'a> {
     }
 
     pub fn length(&mut self) -> Format {
-        match self.below(4) {
+        match self.below(6) {
             0 => self.field(),
             1 => Format::HeaderBody(1 + usize::from(self.below(5))),
+            2 => Format::Digits,
+            3 => self.between(Self::length),
             _ => Format::Length {
                 width: [1, 2, 3, 4, 8][usize::from(self.below(5))],
                 is_little: self.flag(),
@@ -102,8 +104,17 @@ impl<'a> Input<'a> {
     }
 
     pub fn delimiters(&mut self) -> Format {
-        if self.below(4) == 0 {
-            return Format::Line;
+        match self.below(8) {
+            0 => return Format::Line,
+            1 => return Format::LineCrlf,
+            2 => return self.between(Self::delimiters),
+            3 => {
+                return match self.delimiters() {
+                    Format::Between(..) | Format::Unterminated(_) => Format::LineCrlf,
+                    inner => Format::Unterminated(Box::new(inner)),
+                };
+            }
+            _ => {}
         }
         let one = |input: &mut Self| {
             // Most delimiters are short. Some are longer than the bytes that the decoder copies to
@@ -121,6 +132,19 @@ impl<'a> Input<'a> {
             one
         };
         Format::Delimiters((0..=self.below(4)).map(|_| one(self)).collect())
+    }
+
+    /// Reads a format and the bytes that are skipped between its frames.
+    fn between(&mut self, inner: fn(&mut Self) -> Format) -> Format {
+        match inner(self) {
+            between @ Format::Between(..) => between,
+            inner => {
+                let len = 1 + usize::from(self.below(3));
+                let mut skipped = self.bytes(len).to_vec();
+                skipped.push(b'\n');
+                Format::Between(Box::new(inner), skipped)
+            }
+        }
     }
 
     /// Returns the remaining input as a stream. One input byte can become a delimiter, the start of

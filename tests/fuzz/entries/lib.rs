@@ -79,12 +79,17 @@ pub fn cuts(data: &[u8]) {
     let format = input.format();
     let limit = input.limit();
     let lens = input.piece_lens();
-    let stream = &input.stream(&format);
+    compare_cuts(&format, limit, &input.stream(&format), &lens);
+}
+
+/// Compares the results of a deframer and of the read side of a connection with the reference
+/// decoder, for a stream in pieces of the given lengths in turn.
+pub fn compare_cuts(format: &Format, limit: Limit, stream: &[u8], lens: &[usize]) {
     let expected = format.decode(limit, stream);
     assert_eq!(
-        deframe(&format, limit, stream, &lens),
+        deframe(format, limit, stream, lens),
         expected,
-        "{format:?}"
+        "{format:?} {limit:?}"
     );
 
     let mut side = ReadSide::new(format.framing(limit));
@@ -120,7 +125,7 @@ pub fn cuts(data: &[u8]) {
     decoded.taken = usize::try_from(side.offset()).expect("the stream length fits usize");
     assert_eq!(side.frames_skipped(), expected.skipped.len() as u64);
     decoded.skipped.clone_from(&expected.skipped);
-    assert_eq!(decoded, expected, "{format:?}");
+    assert_eq!(decoded, expected, "{format:?} {limit:?}");
     let moved = side.moved_bytes();
     assert!(
         moved <= 3 * stream.len() as u64,

@@ -1,0 +1,459 @@
+//! One test for each fixed bug of the framings. Each test is named after its bug, and its comment
+//! describes the fault.
+
+mod common;
+#[path = "fuzz/entries/lib.rs"]
+mod entries;
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{Event, Probe, deposit, drive, listening, open, settle};
+use entries::naive::{Field, Format, Limit};
+use unstick::testkit::ReadSide;
+use unstick::{
+    CloseReason, Config, Deframer, FrameError, FramedStream, Framer, Framing, LengthField, Skipped,
+};
+
+/// Framing of a header line and a body. The function counts its calls.
+fn counted_header_body() -> (Framing, Arc<AtomicUsize>) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&calls);
+    let framing = Framing::header_body(Framing::line(), move |header| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(header.len() as u64)
+    });
+    (framing, calls)
+}
+
+// The function of `header_body` was called again for the same header if the body came later. A
+// function with a state, such as a queue of requests, then returned the length of another body.
+#[test]
+fn header_body_called_its_function_twice_for_a_cut_body() {
+    let stream = b"abc\nABC\nde\r\nDEfghij\nFGHIJ";
+    for cut in 0..=stream.len() {
+        let pieces = [&stream[..cut], &stream[cut..]];
+        let (framing, calls) = counted_header_body();
+        let mut deframer = Deframer::new(framing);
+        let mut frames = 0;
+        for piece in pieces {
+            deframer.extend(piece);
+            while deframer.next_frame().expect("valid").is_some() {
+                frames += 1;
+            }
+        }
+        assert!(deframer.last_frame().expect("valid").is_none());
+        assert_eq!(frames, calls.load(Ordering::Relaxed), "cut at {cut}");
+        assert_eq!(frames, 4);
+
+        let (framing, calls) = counted_header_body();
+        let mut side = ReadSide::new(framing);
+        let mut take = |_: &[u8]| ControlFlow::Break(());
+        for piece in pieces {
+            for byte in piece {
+                side.read(&[*byte], &mut take).expect("valid");
+                side.resume(&mut take).expect("valid");
+            }
+        }
+        assert!(side.end(&mut take).expect("valid"));
+        assert_eq!(calls.load(Ordering::Relaxed), 4, "byte by byte");
+    }
+
+    let (framing, calls) = counted_header_body();
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
+    let (mut client, conn) = open(&mut reactor, addr);
+    reactor.with(|_, cx| cx.record(conn).expect("it is open"));
+    for piece in [&b"abc\nA"[..], b"B", b"Cd"] {
+        deposit(&mut reactor, &mut client, conn, piece);
+        settle(&mut reactor);
+    }
+    assert_eq!(reactor.handler().frames(), [b"abc\nABC"]);
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+/// A function of `length_fn` sees no byte twice, unless it asked for a further one.
+#[test]
+fn length_fn_is_called_once_for_the_bytes_it_asked_for() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let last = Arc::clone(&seen);
+    let framing = Framing::length_fn(move |bytes| {
+        let before = last.swap(bytes.len(), Ordering::Relaxed);
+        assert!(
+            before == 0 || bytes.len() >= 3,
+            "{before} bytes were enough"
+        );
+        match bytes {
+            [_, _, len, ..] => {
+                last.store(0, Ordering::Relaxed);
+                Ok(unstick::FrameLen::Total(3 + u64::from(*len)))
+            }
+            _ => Ok(unstick::FrameLen::Need(3)),
+        }
+    });
+    let stream = b"ab\x02xycd\0ef\x01z";
+    let mut deframer = Deframer::new(framing.clone());
+    let mut side = ReadSide::new(framing);
+    let mut frames = Vec::new();
+    for byte in stream {
+        let frame = |frame: &[u8]| {
+            frames.push(frame.to_vec());
+            ControlFlow::Continue(())
+        };
+        side.read(&[*byte], frame).expect("valid");
+    }
+    assert_eq!(frames, [&b"ab\x02xy"[..], b"cd\0", b"ef\x01z"]);
+    seen.store(0, Ordering::Relaxed);
+    for byte in stream {
+        deframer.extend(&[*byte]);
+        if let Some(frame) = deframer.next_frame().expect("valid") {
+            assert_eq!(frame, frames.remove(0));
+        }
+    }
+    assert!(frames.is_empty());
+}
+
+// A new framing ended the skip of a line that is too long. The end of that line was delivered as a
+// frame, and `on_skipped` was not called.
+#[test]
+fn reframe_within_a_skipped_line_delivered_the_end_of_the_line() {
+    let framing = Framing::line().frame_len_max(8).skip_too_long();
+    for next in [framing.clone(), Framing::length_u8()] {
+        let rest = match next.to_string().as_str() {
+            "u8" => &b"bbb\n\x04good"[..],
+            _ => b"bbb\ngood\n",
+        };
+        let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing.clone());
+        let (mut client, conn) = open(&mut reactor, addr);
+        deposit(&mut reactor, &mut client, conn, &[b'a'; 20]);
+        settle(&mut reactor);
+        reactor.with(|_, cx| cx.reframe(conn, next.clone()).expect("it is open"));
+        settle(&mut reactor);
+        deposit(&mut reactor, &mut client, conn, rest);
+        drive(&mut reactor, |it| it.stats().frames_in > 0);
+        settle(&mut reactor);
+        assert_eq!(reactor.handler().frames(), [b"good"]);
+        let is_skipped = |event: &Event| {
+            matches!(
+                event,
+                Event::Skipped(
+                    _,
+                    Skipped {
+                        len: 23,
+                        limit: 8,
+                        ..
+                    }
+                )
+            )
+        };
+        assert_eq!(reactor.handler().count(is_skipped), 1);
+
+        let mut deframer = Deframer::new(framing.clone());
+        deframer.extend(&[b'a'; 20]);
+        assert!(deframer.next_frame().expect("skipped").is_none());
+        deframer.reframe(Framing::raw());
+        deframer.reframe(next.clone());
+        deframer.extend(rest);
+        assert_eq!(deframer.next_frame().expect("valid"), Some(&b"good"[..]));
+        assert_eq!(deframer.frames_skipped(), 1);
+        assert_eq!(deframer.next_frame().expect("valid"), None);
+
+        let mut side = ReadSide::new(framing.clone());
+        let mut frames = Vec::new();
+        let mut take = |frame: &[u8]| {
+            frames.push(frame.to_vec());
+            ControlFlow::Continue(())
+        };
+        side.read(&[b'a'; 20], &mut take).expect("skipped");
+        side.reframe(next.clone());
+        side.read(rest, &mut take).expect("valid");
+        assert_eq!((frames, side.frames_skipped()), (vec![b"good".to_vec()], 1));
+    }
+
+    let input = [&[b'a'; 20][..], b"bbb\n\x04good"].concat();
+    let mut pieces = Pieces(vec![input[20..].to_vec(), input[..20].to_vec()]);
+    pieces.0.insert(1, Vec::new());
+    let mut stream = FramedStream::new(pieces, framing);
+    stream.receive().expect_err("it would block in the line");
+    stream.reframe(Framing::length_u8());
+    assert_eq!(stream.receive().expect("valid"), Some(&b"good"[..]));
+}
+
+/// A reader that returns the last piece at each read; an empty piece would block.
+struct Pieces(Vec<Vec<u8>>);
+
+impl std::io::Read for Pieces {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let piece = self.0.pop().unwrap_or_default();
+        if piece.is_empty() && !self.0.is_empty() {
+            return Err(std::io::ErrorKind::WouldBlock.into());
+        }
+        buf[..piece.len()].copy_from_slice(&piece);
+        Ok(piece.len())
+    }
+}
+
+// `line` accepts a bare `\n`, so a server behind it could be made to see a second message: there
+// was no framing by name that rejects it.
+#[test]
+fn smtp_smuggling_passed_as_lines() {
+    for (smuggled, rest) in [
+        (&b"DATA\r\n\n.\nMAIL\r\n"[..], 9),
+        (b"DATA\r\n\r.\rMAIL\r\n", 9),
+    ] {
+        for name in ["line-crlf", "line"] {
+            let framing: Framing = name.parse().expect("a name");
+            let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
+            let (mut client, _) = open(&mut reactor, addr);
+            client.write_all(smuggled).expect("it is connected");
+            if name == "line" {
+                drive(&mut reactor, |it| it.stats().frames_in > 1);
+                continue;
+            }
+            client
+                .shutdown(std::net::Shutdown::Write)
+                .expect("it is connected");
+            drive(&mut reactor, |it| it.stats().closed == 1);
+            assert_eq!(reactor.handler().frames(), [b"DATA"]);
+            let closed = reactor.handler().only_close();
+            assert!(
+                matches!(
+                    closed.reason,
+                    CloseReason::Frame {
+                        error: FrameError::Malformed(_),
+                        offset: 6
+                    }
+                ),
+                "{closed:?}"
+            );
+            assert_eq!(closed.undecoded_bytes, rest);
+        }
+    }
+    for payload in [
+        &b"\n"[..],
+        b"\r",
+        b"a\rb",
+        b"a\nb",
+        b"a\r\nb",
+        b"a\r",
+        b"\na",
+    ] {
+        let mut framer = Framer::new(Framing::line_crlf());
+        let error = framer.frame(payload).expect_err("it contains a line end");
+        assert!(matches!(error, FrameError::Unencodable(_)), "{error}");
+        let error = framer.frame_parts(&[payload, b""]);
+        error.expect_err("it contains a line end");
+    }
+}
+
+/// Lengths at the edges of every integer that may hold one.
+fn extreme_lengths(limit: usize) -> impl Iterator<Item = u64> {
+    let limit = limit as u64;
+    let edges = [0, 1, 2, 255, 1 << 16, 1 << 24, 1 << 31, 1 << 32, 1 << 63];
+    let edges = edges.into_iter().chain([limit, u64::MAX]);
+    edges.flat_map(|edge| [edge.wrapping_sub(1), edge, edge.wrapping_add(1)])
+}
+
+const LIMITS: [usize; 5] = [0, 1, 255, 1 << 20, usize::MAX];
+
+/// Compares the outcome of a stream with the reference decoder.
+fn compare(format: &Format, limit: Limit, stream: &[u8]) {
+    for lens in [&[usize::MAX][..], &[1]] {
+        entries::compare_cuts(format, limit, stream, lens);
+    }
+}
+
+/// Compares the payloads that can be encoded with those of the reference.
+fn compare_encoders(format: &Format, limit: Limit) {
+    let mut framer = Framer::new(format.framing(limit));
+    for payload in [&b""[..], b"a", &[7; 300]] {
+        let is_encoded = framer.frame(payload).is_ok();
+        assert_eq!(
+            is_encoded,
+            format.can_carry(limit, payload),
+            "{format:?} {limit:?}: {} bytes",
+            payload.len()
+        );
+        let in_place = framer.frame_parts(&[payload, b""]).is_ok();
+        assert_eq!(is_encoded, in_place, "{format:?} {limit:?}");
+    }
+}
+
+/// Returns the low `width` bytes of a length.
+fn field(len: u64, width: u8, is_little: bool) -> Vec<u8> {
+    let mut bytes = len.to_be_bytes()[8 - usize::from(width)..].to_vec();
+    if is_little {
+        bytes.reverse();
+    }
+    bytes
+}
+
+/// Every setting with every extreme length.
+#[test]
+fn length_fields_do_not_overflow_at_any_extreme() {
+    let adjustments = [0, 300, -300, i64::MAX, i64::MIN, i64::MIN + 9];
+    for (width, adjustment) in (1..=8).flat_map(|width| adjustments.map(|it| (width, it))) {
+        for (leading, following, is_little) in [(0, 0, false), (3, 2, true)] {
+            let header_len = leading + usize::from(width) + following;
+            for strip in [0, header_len, header_len + 400] {
+                let format = Format::Field(Field {
+                    leading,
+                    width,
+                    following,
+                    is_little,
+                    adjustment,
+                    strip,
+                });
+                for (len, skips) in LIMITS.into_iter().flat_map(|it| [(it, false), (it, true)]) {
+                    let limit = Limit { len, skips };
+                    compare_encoders(&format, limit);
+                    for len in extreme_lengths(limit.len) {
+                        let field = field(len, width, is_little);
+                        let stream = [&b"abc"[..leading], &field, b"12345"].concat();
+                        compare(&format, limit, &stream);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn length_prefixes_do_not_overflow_at_any_extreme() {
+    for (len, skips) in LIMITS.into_iter().flat_map(|it| [(it, false), (it, true)]) {
+        let limit = Limit { len, skips };
+        for len in extreme_lengths(limit.len) {
+            for (width, is_little) in [1, 2, 3, 4, 8]
+                .into_iter()
+                .flat_map(|it| [(it, false), (it, true)])
+            {
+                let stream = [&field(len, width, is_little)[..], b"12345"].concat();
+                compare(&Format::Length { width, is_little }, limit, &stream);
+            }
+            let digits = format!("{len}:12345").into_bytes();
+            compare(&Format::Netstring, limit, &digits);
+            compare(&Format::Digits, limit, &digits);
+            let mut varint = Vec::new();
+            let mut left = len;
+            while left > 127 {
+                varint.push(128 | left.to_le_bytes()[0]);
+                left >>= 7;
+            }
+            varint.extend([left.to_le_bytes()[0], b'1', b'2']);
+            compare(&Format::Varint { is_lax: false }, limit, &varint);
+            compare(&Format::HeaderBody(1), limit, b"\xFF123");
+        }
+    }
+}
+
+// `send` reserved the stripped bytes of a `length_field` before each frame: "attempt to add with
+// overflow" for an extreme number. Such a number is refused when the framing is created.
+#[test]
+fn length_field_overflowed_with_an_extreme_strip() {
+    let most = 1 + (1 << 20);
+    for strip in [
+        most + 1,
+        usize::MAX / 2,
+        18_446_744_073_709_551_614,
+        usize::MAX,
+    ] {
+        let field = LengthField::new(1).adjustment(i64::MIN).strip(strip);
+        let result = catch_unwind(AssertUnwindSafe(|| Framing::length_field(field)));
+        let message = result.expect_err("it strips more than any frame has");
+        let message = message
+            .downcast_ref::<String>()
+            .expect("a formatted message");
+        assert!(message.contains("cannot strip"), "{message}");
+    }
+    let mut framer = Framer::new(Framing::length_field(LengthField::new(4).strip(most)));
+    assert!(framer.frame(b"a").is_ok());
+}
+
+/// Legal settings at their extremes, on a live connection in both directions.
+#[test]
+fn extreme_length_fields_work_on_a_live_connection() {
+    for (adjustment, strip) in [(i64::MIN, 1 << 20), (i64::MAX, 0), (i64::MIN, 0)] {
+        for width in [1, 8] {
+            let field = LengthField::new(width).adjustment(adjustment).strip(strip);
+            let framing = Framing::length_field(field).frame_len_max(usize::MAX);
+            let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
+            let (mut client, conn) = open(&mut reactor, addr);
+            reactor.with(|_, cx| {
+                for payload in [&b""[..], b"a", b"123456789"] {
+                    let _ = cx.send(conn, payload);
+                    let _ = cx.send_parts(conn, &[payload]);
+                    let _ = cx.send_owned(conn, vec![7; 100_000]);
+                }
+            });
+            client.write_all(&[0xFF; 100]).expect("it is connected");
+            settle(&mut reactor);
+            assert_eq!(reactor.stats().frames_in, 0);
+        }
+    }
+}
+
+// Heart-beats were the start of a frame: they began its deadline and were delivered with it.
+#[test]
+fn heart_beats_were_part_of_the_next_frame() {
+    let mut config = Config::default();
+    config.frame_deadline = Some(std::time::Duration::from_millis(60));
+    let stomp = Framing::delimiter(b"\0")
+        .frame_len_max(4)
+        .skip_between(b"\n");
+    let sip = Framing::header_body(Framing::delimiter(b"\r\n\r\n"), |_| Ok(0));
+    let sip = sip.skip_between(b"\r\n");
+    for (framing, beat, frame, delivered) in [
+        (stomp, &b"\n"[..], &b"beat\0"[..], &b"beat"[..]),
+        (sip, b"\r\n", b"INVITE\r\n\r\n", b"INVITE\r\n\r\n"),
+    ] {
+        let (mut reactor, addr) = listening(Probe::silent(), config.clone(), framing);
+        let (mut client, conn) = open(&mut reactor, addr);
+        let begin = std::time::Instant::now();
+        let mut beats = 0;
+        while begin.elapsed() < 3 * config.frame_deadline.expect("it is set") {
+            deposit(&mut reactor, &mut client, conn, beat);
+            settle(&mut reactor);
+            beats += beat.len() as u64;
+            common::let_pass(std::time::Duration::from_millis(15));
+        }
+        assert_eq!(reactor.with(|_, cx| cx.undecoded_bytes(conn)), Ok(0));
+        client.write_all(frame).expect("it is connected");
+        drive(&mut reactor, |it| it.stats().frames_in == 1);
+        assert_eq!(reactor.handler().frames(), [delivered]);
+        assert_eq!(reactor.stats().closed, 0);
+        assert_eq!(reactor.stats().filler_bytes, beats);
+        assert!(beats >= 3);
+    }
+}
+
+// The last record of a stream that ends without a delimiter was lost, whatever the framing.
+#[test]
+fn last_record_without_its_delimiter_was_lost() {
+    for (framing, frames, undecoded) in [
+        (Framing::line(), &[&b"See me"[..]][..], 10),
+        (
+            Framing::line().unterminated_last_frame(),
+            &[b"See me", b"See me not"],
+            0,
+        ),
+    ] {
+        for cut in 0..=17 {
+            let (mut reactor, addr) =
+                listening(Probe::silent(), Config::default(), framing.clone());
+            let (mut client, conn) = open(&mut reactor, addr);
+            let stream = b"See me\nSee me not";
+            for piece in [&stream[..cut], &stream[cut..]] {
+                deposit(&mut reactor, &mut client, conn, piece);
+                settle(&mut reactor);
+            }
+            client
+                .shutdown(std::net::Shutdown::Write)
+                .expect("it is connected");
+            drive(&mut reactor, |it| it.stats().closed == 1);
+            assert_eq!(reactor.handler().frames(), frames);
+            assert_eq!(reactor.handler().only_close().undecoded_bytes, undecoded);
+        }
+    }
+}
