@@ -5,6 +5,7 @@ mod check;
 mod delimited;
 mod header;
 mod length;
+mod page;
 mod resync;
 mod stateful;
 mod text;
