@@ -1,6 +1,9 @@
 //! Protocols with a length field that needs no check but its size.
 
-use unstick::{Framing, LengthField};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use unstick::{ConnId, Context, Framing, Handler, LengthField, Reactor};
 
 use crate::check::{check, check_error, check_frames, check_whole};
 
@@ -43,6 +46,13 @@ fn postgresql_startup() -> Framing {
 fn postgresql() -> Framing {
     let header = LengthField::new(4).leading(&[0]).adjustment(-4);
     Framing::length_field(header.keep_header())
+}
+
+/// Sends the answer `N` to SSLRequest, which has no length.
+fn refuse_tls<H: Handler>(cx: &mut Context<'_, H>, conn: ConnId) -> std::io::Result<()> {
+    cx.reframe(conn, Framing::raw())?;
+    let _ = cx.send(conn, b"N")?;
+    Ok(cx.reframe(conn, postgresql_startup())?)
 }
 
 fn ssh_identification() -> Framing {
@@ -216,6 +226,39 @@ fn postgresql_messages_come_back_from_every_cut() {
         &[],
         "frame of 1195725856 bytes exceeds the limit of 10000",
     );
+}
+
+/// Records the first messages of a client, and refuses TLS.
+struct Startup(Vec<Vec<u8>>);
+
+impl Handler for Startup {
+    type Session = ();
+
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, (): &mut (), frame: &[u8]) {
+        self.0.push(frame.to_vec());
+        match self.0.len() {
+            1 => refuse_tls(cx, conn).expect("the connection is open"),
+            _ => cx.shutdown(std::time::Duration::from_secs(10)),
+        }
+    }
+}
+
+#[test]
+fn postgresql_answer_to_ssl_request_is_one_byte() {
+    let mut reactor = Reactor::new(Startup(Vec::new())).expect("a reactor");
+    let listener = reactor.listen("127.0.0.1:0", postgresql_startup());
+    let addr = reactor.local_inet_addr(listener.expect("a free port"));
+    let mut client = TcpStream::connect(addr.expect("bound")).expect("loopback");
+    let messages = [
+        &b"\0\0\0\x08\x04\xD2\x16\x2F"[..],
+        b"\0\0\0\x14\0\x03\0\0user\0alice\0\0",
+    ];
+    client.write_all(&messages.concat()).expect("loopback");
+    reactor.run().expect("the loop ends by itself");
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).expect("loopback");
+    assert_eq!(answer, b"N");
+    assert_eq!(reactor.into_handler().0, messages);
 }
 
 #[test]
