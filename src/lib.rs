@@ -123,6 +123,9 @@
 //! | [`netstring`](Framing::netstring) | `hello` for `5:hello,` | none |
 //! | [`custom`](Framing::custom) | defined by your [`Codec`] | defined by your [`Codec`] |
 //!
+//! The chapter [on protocols](guide::protocols) has the framing of each well-known protocol, from
+//! AMQP to WebSocket.
+//!
 //! All framings except `raw` reject frames longer than [`frame_len_max`](Framing::frame_len_max),
 //! in both directions. The length that a peer announces is checked when the header is complete. No
 //! memory is reserved for it: a connection's buffer grows with the bytes received.

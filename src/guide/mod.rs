@@ -3,6 +3,9 @@
 #[doc = include_str!("stickiness.md")]
 pub mod stickiness {}
 
+#[doc = include_str!("protocols.md")]
+pub mod protocols {}
+
 #[doc = include_str!("sockets.md")]
 pub mod sockets {}
 

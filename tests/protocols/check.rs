@@ -1,0 +1,82 @@
+//! Checks of a framing: messages in every cut, and the exact outcome of invalid bytes.
+
+use unstick::testkit::Cuts;
+use unstick::{Decoded, Deframer, Framer, Framing};
+
+/// Checks that each message is encoded as the bytes beside it, and that all messages come back from
+/// every cut of the stream.
+#[track_caller]
+pub(crate) fn check(framing: &Framing, messages: &[(&[u8], &[u8])]) {
+    let mut framer = Framer::new(framing.clone());
+    let mut stream = Vec::new();
+    let mut frames = Vec::new();
+    assert!(messages.len() >= 3, "three messages or more");
+    for &(message, wire) in messages {
+        let encoded = framer.frame(message).expect("the message is valid");
+        assert_eq!(
+            encoded.escape_ascii().to_string(),
+            wire.escape_ascii().to_string()
+        );
+        stream.extend_from_slice(wire);
+        frames.push(message);
+    }
+    Cuts::of(framing).stream(&stream).expect(&frames).check();
+}
+
+/// Checks messages that a framing delivers with all of their bytes.
+#[track_caller]
+pub(crate) fn check_whole(framing: &Framing, messages: &[&[u8]]) {
+    let pairs: Vec<_> = messages
+        .iter()
+        .map(|message| (*message, *message))
+        .collect();
+    check(framing, &pairs);
+}
+
+/// Checks the frames before an error, and the error, however the stream is cut.
+#[track_caller]
+pub(crate) fn check_error(framing: &Framing, stream: &[u8], frames: &[&[u8]], error: &str) {
+    let mut deframer = Deframer::new(framing.clone());
+    deframer.extend(stream);
+    for frame in frames {
+        let found = deframer.next_frame().expect("the frame is valid");
+        assert_eq!(found, Some(*frame));
+    }
+    let found = deframer.next_frame().expect_err("the bytes are invalid");
+    assert_eq!(found.error.to_string(), error);
+    Cuts::of(framing)
+        .stream(stream)
+        .expect(frames)
+        .expect_error()
+        .check();
+}
+
+/// Checks the frames of a stream that is valid or recovers, however it is cut.
+#[track_caller]
+pub(crate) fn check_frames(framing: &Framing, stream: &[u8], frames: &[&[u8]]) {
+    Cuts::of(framing).stream(stream).expect(frames).check();
+}
+
+/// Checks that exactly one frame is skipped, and returns its length.
+#[track_caller]
+pub(crate) fn skipped_len(framing: &Framing, stream: &[u8]) -> u64 {
+    let mut deframer = Deframer::new(framing.clone());
+    deframer.extend(stream);
+    let mut len = None;
+    while let Some(decoded) = deframer.decode().expect("the stream is valid") {
+        if let Decoded::Skipped(skipped) = decoded {
+            assert_eq!(len.replace(skipped.len), None, "a second frame is skipped");
+        }
+    }
+    len.expect("a frame is skipped")
+}
+
+/// Returns the error for a message that the framing does not encode.
+#[track_caller]
+pub(crate) fn refusal(framing: &Framing, message: &[u8]) -> String {
+    let mut framer = Framer::new(framing.clone());
+    framer
+        .frame(message)
+        .expect_err("the message is invalid")
+        .to_string()
+}

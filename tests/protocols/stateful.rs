@@ -1,0 +1,404 @@
+//! Protocols with frames of two kinds: codecs that search for an end, or count.
+
+use std::io::Write;
+
+use unstick::testkit::Cuts;
+use unstick::{Codec, FrameError, Framing, Out, Step};
+
+use crate::check::{check, check_error, check_frames, check_whole, refusal};
+use crate::text::{content_length, decimal};
+
+/// Maximum length of a message of this codec, in bytes.
+const SYSLOG_LEN_MAX: usize = 8192;
+
+/// Codec for syslog over TCP: a message with its length in front, or a message that ends with `\n`.
+struct Syslog;
+
+impl Codec for Syslog {
+    type State = usize; // how far a message without a length was searched
+
+    fn decode(&self, searched: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
+        match bytes[0] {
+            b'\n' => return Ok(Step::Skip { bytes: 1 }), // after a message with a length
+            b'1'..=b'9' => return counted(bytes),
+            b'<' => {}
+            _ => return Err(FrameError::Malformed("neither a length nor a priority")),
+        }
+        let len = match bytes[*searched..].iter().position(|&byte| byte == b'\n') {
+            Some(more) => *searched + more,
+            None => bytes.len(),
+        };
+        if len > SYSLOG_LEN_MAX {
+            return Err(FrameError::TooLong {
+                len: len as u64,
+                limit: SYSLOG_LEN_MAX as u64,
+            });
+        }
+        *searched = if len < bytes.len() { 0 } else { len };
+        match len < bytes.len() {
+            true => Ok(Step::Frame {
+                frame: 0..len,
+                consumed: len + 1,
+            }),
+            false => Ok(Step::Need(len + 1)),
+        }
+    }
+
+    /// Delivers a last message that no `\n` ends.
+    fn finish(&self, _: &mut usize, rest: &[u8]) -> Result<Step, FrameError> {
+        match rest[0] {
+            b'<' => Ok(Step::Frame {
+                frame: 0..rest.len(),
+                consumed: rest.len(),
+            }),
+            _ => Ok(Step::Need(rest.len() + 1)),
+        }
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        let (len, limit) = (payload.len() as u64, SYSLOG_LEN_MAX as u64);
+        match payload.len() {
+            0 => return Err(FrameError::Unencodable("an empty message")),
+            1..=SYSLOG_LEN_MAX => write!(out, "{len} ")?,
+            _ => return Err(FrameError::TooLong { len, limit }),
+        }
+        out.put(payload);
+        Ok(())
+    }
+}
+
+/// Decodes a message with its length in front.
+fn counted(bytes: &[u8]) -> Result<Step, FrameError> {
+    let digits = bytes
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    let len = decimal(&bytes[..digits]).unwrap_or(u64::MAX);
+    let end = match usize::try_from(len) {
+        Ok(len) if len <= SYSLOG_LEN_MAX => digits + 1 + len,
+        _ => {
+            return Err(FrameError::TooLong {
+                len,
+                limit: SYSLOG_LEN_MAX as u64,
+            });
+        }
+    };
+    match bytes.get(digits) {
+        None => Ok(Step::Need(digits + 1)),
+        Some(b' ') if bytes.len() < end => Ok(Step::Need(end)),
+        Some(b' ') => Ok(Step::Frame {
+            frame: digits + 1..end,
+            consumed: end,
+        }),
+        Some(_) => Err(FrameError::Malformed("no space after the length")),
+    }
+}
+
+/// Maximum length of a message of the RTSP codec, in bytes.
+const RTSP_LEN_MAX: usize = 128 * 1024;
+
+/// Codec for RTSP: messages with a head, between them `$` frames with a length of two bytes.
+struct Rtsp;
+
+impl Codec for Rtsp {
+    type State = usize; // how far a head was searched for its end
+
+    fn decode(&self, searched: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
+        let end = match *bytes {
+            [b'$', _, high, low, ..] => 4 + usize::from(u16::from_be_bytes([high, low])),
+            [b'$', ..] => 4,
+            [b'\r' | b'\n', ..] => return Ok(Step::Skip { bytes: 1 }), // an empty line
+            _ => {
+                let unseen = &bytes[searched.saturating_sub(3)..];
+                match unseen.windows(4).position(|window| window == b"\r\n\r\n") {
+                    Some(at) => {
+                        let head_len = bytes.len() - unseen.len() + at + 4;
+                        *searched = head_len - 1; // finds the same end again at once
+                        let body_len = content_length(&bytes[..head_len], &["Content-Length"])?;
+                        let len = body_len.unwrap_or(0).saturating_add(head_len as u64);
+                        usize::try_from(len).unwrap_or(usize::MAX)
+                    }
+                    None => {
+                        *searched = bytes.len();
+                        bytes.len() + 1
+                    }
+                }
+            }
+        };
+        if end > RTSP_LEN_MAX {
+            return Err(FrameError::TooLong {
+                len: end as u64,
+                limit: RTSP_LEN_MAX as u64,
+            });
+        }
+        if bytes.len() < end {
+            return Ok(Step::Need(end));
+        }
+        *searched = 0;
+        Ok(Step::Frame {
+            frame: 0..end,
+            consumed: end,
+        })
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        match self.decode(&mut 0, if payload.is_empty() { b"\n" } else { payload })? {
+            Step::Frame { consumed, .. } if consumed == payload.len() => out.put(payload),
+            _ => return Err(FrameError::Unencodable("not exactly one RTSP message")),
+        }
+        Ok(())
+    }
+}
+
+/// Maximum length of a frame of the STOMP codec, in bytes.
+const STOMP_LEN_MAX: usize = 256 * 1024;
+
+/// Codec for STOMP. A frame ends with a NUL byte: the next one, or the one after the body if the
+/// head has a `content-length`.
+struct Stomp;
+
+/// Position in one frame of STOMP.
+#[derive(Default)]
+struct StompState {
+    searched: usize,
+    /// Length of the head, with its empty line; 0 until it is found.
+    head_len: usize,
+    /// Offset of the NUL byte, if the head has a `content-length`.
+    nul: Option<u64>,
+}
+
+impl Codec for Stomp {
+    type State = StompState;
+
+    fn decode(&self, state: &mut StompState, bytes: &[u8]) -> Result<Step, FrameError> {
+        if matches!(bytes[0], b'\r' | b'\n') {
+            return Ok(Step::Skip { bytes: 1 }); // a heart-beat
+        }
+        if state.head_len == 0 {
+            let from = state.searched.saturating_sub(2);
+            let head_end = |at: &usize| {
+                bytes[*at..].starts_with(b"\n\n") || bytes[*at..].starts_with(b"\n\r\n")
+            };
+            if let Some(at) = (from..bytes.len()).find(head_end) {
+                state.head_len = at + if bytes[at + 1] == b'\r' { 3 } else { 2 };
+                state.searched = state.head_len;
+                let len = content_length(&bytes[..at], &["content-length"])?;
+                state.nul = len.map(|len| len.saturating_add(state.head_len as u64));
+            }
+        }
+        let nul = match state.nul {
+            Some(nul) => usize::try_from(nul).unwrap_or(usize::MAX),
+            None if state.head_len == 0 => bytes.len(),
+            None => {
+                let more = bytes[state.searched..].iter().position(|&byte| byte == 0);
+                more.map_or(bytes.len(), |more| state.searched + more)
+            }
+        };
+        if nul > STOMP_LEN_MAX {
+            return Err(FrameError::TooLong {
+                len: nul as u64,
+                limit: STOMP_LEN_MAX as u64,
+            });
+        }
+        match bytes.get(nul) {
+            None => {
+                state.searched = bytes.len();
+                Ok(Step::Need(nul + 1))
+            }
+            Some(0) => {
+                *state = StompState::default();
+                Ok(Step::Frame {
+                    frame: 0..nul,
+                    consumed: nul + 1,
+                })
+            }
+            Some(_) => Err(FrameError::Malformed("no NUL byte after the body")),
+        }
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        out.put(payload);
+        out.put(b"\0");
+        match self.decode(&mut StompState::default(), out.bytes())? {
+            Step::Frame { frame, .. } if frame.len() == payload.len() => Ok(()),
+            _ => Err(FrameError::Unencodable("not exactly one STOMP frame")),
+        }
+    }
+}
+
+#[test]
+fn syslog_messages_come_back_from_every_cut() {
+    // RFC 5424, section 6.5, shortened; RFC 3164, section 5.4.
+    let new = b"<165>1 2003-10-11T22:14:15.003Z host app - ID47 - text";
+    let old = b"<34>Oct 11 22:14:15 host su: failed";
+    let framing = Framing::custom(Syslog);
+    check(
+        &framing,
+        &[
+            (new, &[b"54 ", &new[..]].concat()),
+            (old, &[b"35 ", &old[..]].concat()),
+            (b"<1>a\nb", b"6 <1>a\nb"),
+        ],
+    );
+    // Both kinds on one port, and a sender that adds a line end to a counted message.
+    let mixed = [b"35 ", &old[..], b"\n", old, b"\n6 <1>a\nb<2>c\n"].concat();
+    check_frames(&framing, &mixed, &[old, old, b"<1>a\nb", b"<2>c"]);
+    let short = b"<1>a\n4 <2>b3 x\nz";
+    Cuts::of(&framing)
+        .stream(short)
+        .expect(&[b"<1>a", b"<2>b", b"x\nz"])
+        .check();
+}
+
+#[test]
+fn syslog_delivers_a_last_message_without_line_end() {
+    let framing = Framing::custom(Syslog);
+    check_frames(&framing, b"<1>a\n<2>b", &[b"<1>a", b"<2>b"]);
+    // A counted message that is cut short is no message.
+    check_frames(&framing, b"<1>a\n9 <2>b", &[b"<1>a"]);
+}
+
+#[test]
+fn syslog_stream_without_a_length_or_priority_is_malformed() {
+    let framing = Framing::custom(Syslog);
+    let start = "malformed frame: neither a length nor a priority";
+    check_error(&framing, b"<1>a\n0 x", &[b"<1>a"], start);
+    check_error(&framing, b"text\n", &[], start);
+    check_error(
+        &framing,
+        b"5x",
+        &[],
+        "malformed frame: no space after the length",
+    );
+    check_error(
+        &framing,
+        b"99999",
+        &[],
+        "frame of 99999 bytes exceeds the limit of 8192",
+    );
+    let endless = [&b"<1>"[..], &[b'x'; 9000]].concat();
+    let cuts = Cuts::of(&framing)
+        .stream(&endless)
+        .expect(&[])
+        .expect_error();
+    cuts.frame_len_max(SYSLOG_LEN_MAX).check();
+    assert_eq!(
+        refusal(&framing, b""),
+        "payload cannot be encoded as a frame: an empty message"
+    );
+    assert_eq!(
+        refusal(&framing, &[b'x'; 8193]),
+        "frame of 8193 bytes exceeds the limit of 8192"
+    );
+}
+
+#[test]
+fn rtsp_messages_come_back_from_every_cut() {
+    // RFC 7826, sections 14, 13.1 and 13.8.
+    check_whole(
+        &Framing::custom(Rtsp),
+        &[
+            b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n",
+            b"$\0\0\x04\x80\x60\r\n",
+            b"RTSP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nv=0\r\n",
+            b"$\x01\0\0",
+        ],
+    );
+    let big = [&b"$\0\xFF\xFF"[..], &[b'$'; 65_535]].concat();
+    check_whole(&Framing::custom(Rtsp), &[&big, &big, b"$\0\0\x01$"]);
+    check_frames(
+        &Framing::custom(Rtsp),
+        b"\r\nOPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n\r\n$\0\0\0",
+        &[b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n", b"$\0\0\0"],
+    );
+}
+
+#[test]
+fn rtsp_message_with_an_invalid_length_is_rejected() {
+    let framing = Framing::custom(Rtsp);
+    check_error(
+        &framing,
+        b"$\0\0\0GET / RTSP/1.0\r\nContent-Length: 5\r\ncontent-length: 6\r\n\r\n",
+        &[b"$\0\0\0"],
+        "malformed frame: an invalid Content-Length",
+    );
+    check_error(
+        &framing,
+        b"RTSP/1.0 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n",
+        &[],
+        "frame of 18446744073709551615 bytes exceeds the limit of 131072",
+    );
+    Cuts::of(&framing)
+        .stream(b"$\0\0\x01x")
+        .frame_len_max(RTSP_LEN_MAX)
+        .check();
+    let error = "payload cannot be encoded as a frame: not exactly one RTSP message";
+    for payload in [&b""[..], b"$\0\0\x02x", b"OPTIONS * RTSP/1.0\r\n"] {
+        assert_eq!(refusal(&framing, payload), error);
+    }
+}
+
+#[test]
+fn stomp_frames_come_back_from_every_cut() {
+    // STOMP 1.2: CONNECT, SEND with a NUL byte in its body, MESSAGE with CRLF, and a receipt.
+    let frames: [&[u8]; 4] = [
+        b"CONNECT\naccept-version:1.2\nheart-beat:0,1000\n\n",
+        b"SEND\ndestination:/q\ncontent-length:3\n\na\0b",
+        b"MESSAGE\r\nsubscription:0\r\n\r\nhello\n\nyou",
+        b"RECEIPT\nreceipt-id:1\n\n",
+    ];
+    let wire = frames.map(|frame| [frame, b"\0"].concat());
+    let framing = Framing::custom(Stomp);
+    check(
+        &framing,
+        &[0, 1, 2, 3].map(|index| (frames[index], &wire[index][..])),
+    );
+    // Heart-beats between frames, in both forms of a line end.
+    let stream = [
+        b"\n\r\n",
+        &wire[0][..],
+        b"\n\n",
+        &wire[1],
+        b"\r\n",
+        &wire[3],
+        b"\n",
+    ]
+    .concat();
+    check_frames(&framing, &stream, &[frames[0], frames[1], frames[3]]);
+    Cuts::of(&framing)
+        .stream(b"\nA\n\nx\0\r\nB\r\n\r\n\0")
+        .expect(&[b"A\n\nx", b"B\r\n\r\n"])
+        .check();
+}
+
+#[test]
+fn stomp_frame_with_a_wrong_length_is_malformed() {
+    let framing = Framing::custom(Stomp);
+    check_error(
+        &framing,
+        b"A\n\n\0SEND\ncontent-length:2\n\nabc\0",
+        &[b"A\n\n"],
+        "malformed frame: no NUL byte after the body",
+    );
+    check_error(
+        &framing,
+        b"SEND\ncontent-length:-1\n\n\0",
+        &[],
+        "malformed frame: an invalid Content-Length",
+    );
+    check_error(
+        &framing,
+        b"SEND\ncontent-length:999999999\n\n",
+        &[],
+        "frame of 1000000030 bytes exceeds the limit of 262144",
+    );
+    let long = [&b"SEND\n\n"[..], &[b'x'; 1000], b"\0"].concat();
+    Cuts::of(&framing)
+        .stream(&long)
+        .frame_len_max(STOMP_LEN_MAX)
+        .check();
+    let error = "payload cannot be encoded as a frame: not exactly one STOMP frame";
+    for payload in [&b"A\n\nx\0y"[..], b"A\n", b"\nA\n\n"] {
+        assert_eq!(refusal(&framing, payload), error);
+    }
+}

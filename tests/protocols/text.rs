@@ -1,0 +1,459 @@
+//! Text protocols with a head and a body, and protocols of lines.
+
+use unstick::testkit::Cuts;
+use unstick::{Deframer, FrameError, Framing};
+
+use crate::NewFramings as _;
+use crate::check::{check, check_error, check_frames, check_whole, refusal, skipped_len};
+use crate::header::hex;
+
+/// Parses digits only: `str::parse` also accepts a `+`.
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
+    let has_digits_only = digits.iter().all(u8::is_ascii_digit);
+    let number = str::from_utf8(digits).ok()?.parse().ok();
+    number.filter(|_| has_digits_only)
+}
+
+/// Returns the length in the field with any of these names, or `None` if there is no such field.
+pub(crate) fn content_length(head: &[u8], names: &[&str]) -> Result<Option<u64>, FrameError> {
+    let mut len = None;
+    for line in String::from_utf8_lossy(head).lines() {
+        let (name, value) = line.split_once(':').unwrap_or_default();
+        if !names
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(name.trim_end()))
+        {
+            continue;
+        }
+        match decimal(value.trim().as_bytes()) {
+            Some(value) if len.is_none_or(|len| len == value) => len = Some(value),
+            _ => return Err(FrameError::Malformed("an invalid Content-Length")),
+        }
+    }
+    Ok(len)
+}
+
+fn http_request() -> Framing {
+    let head = Framing::delimiter(b"\r\n\r\n").frame_len_max(8 * 1024);
+    Framing::header_body(head, |head| {
+        let head = String::from_utf8_lossy(head);
+        for (index, line) in head.split("\r\n").enumerate() {
+            let name = line.split(':').next().unwrap_or_default();
+            let is_field = name.len() < line.len() && !name.contains([' ', '\t']);
+            if line.contains(['\r', '\n']) || index > 0 && !is_field {
+                return Err(FrameError::Malformed("an invalid header line"));
+            }
+            if name.eq_ignore_ascii_case("transfer-encoding") {
+                return Err(FrameError::Malformed("a body in chunks is not accepted"));
+            }
+        }
+        Ok(content_length(head.as_bytes(), &["Content-Length"])?.unwrap_or(0))
+    })
+}
+
+fn http_chunk() -> Framing {
+    let size_line = Framing::delimiter(b"\r\n").frame_len_max(256);
+    Framing::header_body(size_line, |line| {
+        let digits = line.split(|&byte| byte == b';').next().unwrap_or_default();
+        match hex(digits.trim_ascii_end()) {
+            Some(0) => Ok(0), // the trailer section follows
+            Some(len) => Ok(len.saturating_add(2)),
+            None => Err(FrameError::Malformed("not the size of a chunk")),
+        }
+    })
+}
+
+fn sip() -> Framing {
+    let head = Framing::delimiter(b"\r\n\r\n").frame_len_max(16 * 1024);
+    Framing::header_body(head, |head| {
+        if head.trim_ascii().is_empty() {
+            return Ok(0); // keep-alive: answer it with `\r\n`
+        }
+        let len = content_length(head, &["Content-Length", "l"])?;
+        len.ok_or(FrameError::Malformed("no Content-Length"))
+    })
+}
+
+fn language_server() -> Framing {
+    let head = Framing::delimiter(b"\r\n\r\n").frame_len_max(1024);
+    Framing::header_body(head, |head| {
+        let len = content_length(head, &["Content-Length"])?;
+        len.ok_or(FrameError::Malformed("no Content-Length"))
+    })
+}
+
+fn memcached_server() -> Framing {
+    Framing::header_body(Framing::line().frame_len_max(2048), |line| {
+        let words = line.split(|&byte| byte == b' ');
+        let mut words = words.filter(|word| !word.is_empty());
+        match words.next() {
+            Some(b"set" | b"add" | b"replace" | b"append" | b"prepend" | b"cas") => {
+                let len = words.nth(3).and_then(decimal);
+                let len = len.and_then(|len| len.checked_add(2));
+                len.ok_or(FrameError::Malformed("no valid length of the data"))
+            }
+            _ => Ok(0),
+        }
+    })
+    .skip_too_long()
+}
+
+fn redis() -> Framing {
+    let line = Framing::delimiter(b"\r\n").frame_len_max(64 * 1024);
+    Framing::header_body(line, |line| match line {
+        b"$-1" => Ok(0), // null
+        [b'$' | b'=' | b'!', digits @ ..] => {
+            let len = decimal(digits).and_then(|len| len.checked_add(2));
+            len.ok_or(FrameError::Malformed("not the length of a string"))
+        }
+        _ => Ok(0),
+    })
+}
+
+fn smtp() -> Framing {
+    Framing::line_crlf()
+}
+
+/// Returns a line of a message, or `None` for the line that ends the message.
+fn smtp_data(line: &[u8]) -> Option<&[u8]> {
+    match line {
+        b"." => None,
+        [b'.', text @ ..] => Some(text),
+        text => Some(text),
+    }
+}
+
+fn ndjson() -> Framing {
+    Framing::line()
+}
+
+fn nmea() -> Framing {
+    Framing::line().frame_len_max(80).skip_too_long()
+}
+
+/// Returns the fields of a sentence, or `None` if its checksum is wrong or missing.
+fn nmea_fields(sentence: &[u8]) -> Option<&[u8]> {
+    let (fields, sum) = sentence.split_at_checked(sentence.len().checked_sub(3)?)?;
+    let fields = fields.strip_prefix(b"$")?;
+    let expected = fields.iter().fold(0, |sum, byte| sum ^ byte);
+    (sum == format!("*{expected:02X}").as_bytes()).then_some(fields)
+}
+
+#[test]
+fn http_requests_come_back_from_every_cut() {
+    check_whole(
+        &http_request(),
+        &[
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"POST /x HTTP/1.1\r\nHost: a\r\ncontent-length:5\r\n\r\nhello",
+            b"DELETE /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+        ],
+    );
+}
+
+#[test]
+fn http_request_with_two_lengths_is_malformed() {
+    let len = "malformed frame: an invalid Content-Length";
+    let line = "malformed frame: an invalid header line";
+    let chunks = "malformed frame: a body in chunks is not accepted";
+    for (fields, error) in [
+        ("Content-Length: 5\r\nContent-Length: 6", len),
+        ("Content-Length: +5", len),
+        ("Content-Length: 5, 5", len),
+        ("Content-Length: 18446744073709551616", len),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked", chunks),
+        ("Content-Length : 5", line),
+        ("A: b\nContent-Length: 5", line),
+        ("A: b\r\n c", line),
+        ("A: b\rc: d", line),
+        ("A", line),
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\nhello");
+        check_error(&http_request(), request.as_bytes(), &[], error);
+    }
+    let long = [&b"GET /"[..], &[b'x'; 10_000]].concat();
+    let mut deframer = Deframer::new(http_request());
+    deframer.extend(&long);
+    let error = deframer.next_frame().expect_err("the head is too long");
+    let FrameError::TooLong { limit: 8192, .. } = error.error else {
+        panic!("{error}");
+    };
+}
+
+#[test]
+fn http_chunks_come_back_from_every_cut() {
+    check_whole(
+        &http_chunk(),
+        &[
+            b"5\r\nhello\r\n",
+            b"0a;name=value\r\n0123456789\r\n",
+            b"1 \r\n!\r\n",
+            b"0\r\n",
+        ],
+    );
+    let error = "malformed frame: not the size of a chunk";
+    for size in [
+        &b"\r\n"[..],
+        b"0x5\r\n",
+        b"+5\r\n",
+        b"-1\r\n",
+        b"10000000000000000\r\n",
+    ] {
+        check_error(&http_chunk(), size, &[], error);
+    }
+    check_error(
+        &http_chunk(),
+        b"FFFFFFFFFFFFFFFF\r\n",
+        &[],
+        "frame of 18446744073709551615 bytes exceeds the limit of 1048576",
+    );
+}
+
+/// A head, chunks, a trailer section and the next request: three framings take turns.
+#[test]
+fn http_framings_take_turns_on_one_connection() {
+    let head = || Framing::delimiter(b"\r\n\r\n");
+    let mut deframer = Deframer::new(head());
+    deframer.extend(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+    deframer.extend(b"5\r\nhello\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+    let mut seen = Vec::new();
+    while let Some(frame) = deframer.next_frame().expect("the stream is valid") {
+        let frame = String::from_utf8_lossy(frame).into_owned();
+        match frame.as_str() {
+            head if head.ends_with("chunked") => deframer.reframe(http_chunk()),
+            "0\r\n" => deframer.reframe(Framing::delimiter(b"\r\n")),
+            "" => deframer.reframe(head()),
+            _ => {}
+        }
+        seen.push(frame);
+    }
+    assert_eq!(
+        seen,
+        [
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked",
+            "5\r\nhello\r\n",
+            "0\r\n",
+            "A: b",
+            "",
+            "GET / HTTP/1.1"
+        ]
+    );
+}
+
+#[test]
+fn sip_messages_come_back_from_every_cut() {
+    check_whole(
+        &sip(),
+        &[
+            b"OPTIONS sip:b@c SIP/2.0\r\nVia: SIP/2.0/TCP a\r\nContent-Length: 0\r\n\r\n",
+            b"MESSAGE sip:b@c SIP/2.0\r\nl : 5\r\n\r\nhello",
+            b"\r\n\r\n",
+            b"SIP/2.0 200 OK\r\nCONTENT-LENGTH: 0\r\n\r\n",
+        ],
+    );
+    check_error(
+        &sip(),
+        b"\r\n\r\nOPTIONS sip:b@c SIP/2.0\r\nVia: a\r\n\r\n",
+        &[b"\r\n\r\n"],
+        "malformed frame: no Content-Length",
+    );
+    check_error(
+        &sip(),
+        b"OPTIONS sip:b@c SIP/2.0\r\nContent-Length: 5\r\nl: 6\r\n\r\nhello!",
+        &[],
+        "malformed frame: an invalid Content-Length",
+    );
+    // A pong before a message becomes a part of it.
+    check_frames(
+        &sip(),
+        b"\r\nSIP/2.0 200 OK\r\nl: 0\r\n\r\n",
+        &[b"\r\nSIP/2.0 200 OK\r\nl: 0\r\n\r\n"],
+    );
+}
+
+#[test]
+fn language_server_messages_come_back_from_every_cut() {
+    check_whole(
+        &language_server(),
+        &[
+            b"Content-Length: 40\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"init\"}",
+            b"Content-Length: 17\r\nContent-Type: application/vscode-jsonrpc; charset=utf-8\r\n\r\n\
+                {\"jsonrpc\":\"2.0\"}",
+            b"Content-Length: 2\r\n\r\n{}",
+            "Content-Length: 4\r\n\r\n\"é\"".as_bytes(),
+        ],
+    );
+    check_error(
+        &language_server(),
+        b"Content-Type: x\r\n\r\n{}",
+        &[],
+        "malformed frame: no Content-Length",
+    );
+    check_error(
+        &language_server(),
+        b"Content-Length: 4294967296\r\n\r\n",
+        &[],
+        "frame of 4294967326 bytes exceeds the limit of 1048576",
+    );
+}
+
+#[test]
+fn memcached_commands_come_back_from_every_cut() {
+    check_whole(
+        &memcached_server(),
+        &[
+            b"set key 0 60 5\r\nhello\r\n",
+            b"get key\r\n",
+            b"cas key 0 0 4 17 noreply\r\n\r\n\r\n\r\n",
+            b"delete key noreply\r\n",
+            b" set  key 0 0 5\r\nhello\r\n",
+        ],
+    );
+    let error = "malformed frame: no valid length of the data";
+    for line in [
+        &b"set key 0 0 -1\r\n"[..],
+        b"set key 0\r\n",
+        b"set  key 0 0\r\n",
+    ] {
+        check_error(&memcached_server(), line, &[], error);
+    }
+    let value = vec![b'.'; 2_000_000];
+    let stream = [b"set key 0 0 2000000\r\n", &value[..], b"\r\nget key\r\n"].concat();
+    assert_eq!(skipped_len(&memcached_server(), &stream), 2_000_023);
+    let mut deframer = Deframer::new(memcached_server());
+    deframer.extend(&stream);
+    assert_eq!(
+        deframer.next_frame().expect("valid"),
+        Some(&b"get key\r\n"[..])
+    );
+}
+
+#[test]
+fn redis_elements_come_back_from_every_cut() {
+    // A command and its answer, a null, an error, and a RESP3 string with its format.
+    check_whole(
+        &redis(),
+        &[
+            b"*2\r\n",
+            b"$4\r\nECHO\r\n",
+            b"$4\r\na\r\nb\r\n",
+            b"$-1\r\n",
+            b"-ERR unknown\r\n",
+            b"=6\r\ntxt:hi\r\n",
+            b":1000\r\n",
+        ],
+    );
+    // The framing does not check the end of a string; the program closes the connection.
+    check_frames(&redis(), b"$2\r\nabcd+OK\r\n", &[b"$2\r\nabcd", b"+OK\r\n"]);
+    let error = "malformed frame: not the length of a string";
+    for length in [
+        &b"$-2\r\n"[..],
+        b"$+5\r\n",
+        b"$\r\n",
+        b"$18446744073709551615\r\n",
+    ] {
+        check_error(&redis(), length, &[], error);
+    }
+    check_error(
+        &redis(),
+        b"+OK\r\n$2000000\r\n",
+        &[b"+OK\r\n"],
+        "frame of 2000012 bytes exceeds the limit of 1048576",
+    );
+}
+
+#[test]
+fn smtp_lines_come_back_from_every_cut() {
+    check(
+        &smtp(),
+        &[
+            (b"EHLO client.example", b"EHLO client.example\r\n"),
+            (b"250-8BITMIME", b"250-8BITMIME\r\n"),
+            (b"..dot", b"..dot\r\n"),
+            (b"", b"\r\n"),
+            (b".", b".\r\n"),
+        ],
+    );
+    assert_eq!(smtp_data(b"..dot"), Some(&b".dot"[..]));
+    assert_eq!(smtp_data(b"text"), Some(&b"text"[..]));
+    assert_eq!(smtp_data(b"."), None);
+}
+
+/// The ends of a message that some servers accept, and a relay passes on as text.
+#[test]
+fn smtp_smuggling_is_malformed() {
+    for end in ["\n.\n", "\n.\r\n", "\r.\r", "\r.\r\n", "\r\n.\n", "\r\n.\r"] {
+        let stream = format!("text{end}MAIL FROM:<a@b>\r\n");
+        let mut deframer = Deframer::new(smtp());
+        deframer.extend(stream.as_bytes());
+        let mut seen = Vec::new();
+        let error = loop {
+            match deframer.next_frame() {
+                Ok(frame) => seen.extend(frame.map(<[u8]>::to_vec)),
+                Err(error) => break error.error,
+            }
+        };
+        assert!(
+            matches!(error, FrameError::Malformed(_)),
+            "{end:?}: {error}"
+        );
+        assert!(!seen.contains(&b".".to_vec()), "{end:?} ends the message");
+        Cuts::of(&smtp())
+            .stream(stream.as_bytes())
+            .expect_error()
+            .check();
+    }
+    for line in [&b"a\nb"[..], b"a\rb", b"\r", b"\n"] {
+        assert!(refusal(&smtp(), line).starts_with("payload cannot be encoded as a frame"));
+    }
+}
+
+#[test]
+fn json_lines_come_back_from_every_cut() {
+    check(
+        &ndjson(),
+        &[
+            (b"{\"a\":1}", b"{\"a\":1}\n"),
+            (b"", b"\n"),
+            (b"{\"a\":\"x\\ny\"}", b"{\"a\":\"x\\ny\"}\n"),
+            (b"[1,2]", b"[1,2]\n"),
+        ],
+    );
+    check_frames(&ndjson(), b"{}\r\n[]\nfalse", &[b"{}", b"[]"]);
+    assert_eq!(
+        refusal(&ndjson(), b"{\n}"),
+        "payload cannot be encoded as a frame: the payload contains a line end"
+    );
+}
+
+#[test]
+fn nmea_sentences_come_back_from_every_cut() {
+    let sentences: [&[u8]; 3] = [
+        b"$GPGGA,123519,4807.038,N,01131.000,E,1,08,0.9,545.4,M,46.9,M,,*47",
+        b"$GPGLL,4916.45,N,12311.12,W,225444,A*31",
+        b"$GPRMC,123519,A,4807.038,N,01131.000,E,022.4,084.4,230394,003.1,W*6A",
+    ];
+    let wire = sentences.map(|sentence| [sentence, b"\n"].concat());
+    check(
+        &nmea(),
+        &[0, 1, 2].map(|index| (sentences[index], &wire[index][..])),
+    );
+    assert_eq!(
+        nmea_fields(sentences[1]),
+        Some(&sentences[1][1..sentences[1].len() - 3])
+    );
+    for wrong in [&b"$GPGLL*00"[..], b"GPGLL*50", b"$*", b"", b"4.45,N,A*31"] {
+        assert_eq!(nmea_fields(wrong), None);
+    }
+    // A reader that starts in the middle of a sentence, and noise without a line end.
+    let stream = [
+        b"A*31\r\n",
+        &[b'U'; 100][..],
+        b"\r\n",
+        sentences[1],
+        b"\r\n",
+    ]
+    .concat();
+    check_frames(&nmea(), &stream, &[b"A*31", sentences[1]]);
+    assert_eq!(skipped_len(&nmea(), &stream), 100);
+}
