@@ -94,7 +94,7 @@ fn mllp_messages_come_back_from_every_cut() {
     check_frames(&mllp(), b"\x0Ba\x1Cb\x1C\x1C\r", &[b"\x0Ba\x1Cb\x1C"]);
     assert_eq!(
         refusal(&mllp(), b"\x0Ba\x1C\rb"),
-        "payload cannot be encoded as a frame: it contains or completes a delimiter"
+        "payload cannot be encoded as a frame: a delimiter starts inside the payload"
     );
 }
 

@@ -10,5 +10,3 @@ mod resync;
 mod stateful;
 mod text;
 mod variable;
-
-include!("new_api.txt");

@@ -3,7 +3,6 @@
 use unstick::testkit::Cuts;
 use unstick::{Deframer, FrameError, Framing};
 
-use crate::NewFramings as _;
 use crate::check::{check, check_error, check_frames, check_whole, refusal, skipped_len};
 use crate::header::hex;
 
@@ -49,6 +48,7 @@ fn http_request() -> Framing {
         }
         Ok(content_length(head.as_bytes(), &["Content-Length"])?.unwrap_or(0))
     })
+    .skip_between(b"\r\n")
 }
 
 fn http_chunk() -> Framing {
@@ -99,7 +99,7 @@ fn memcached_server() -> Framing {
 }
 
 fn redis() -> Framing {
-    let line = Framing::delimiter(b"\r\n").frame_len_max(64 * 1024);
+    let line = Framing::line_crlf().frame_len_max(64 * 1024);
     Framing::header_body(line, |line| match line {
         b"$-1" => Ok(0), // null
         [b'$' | b'=' | b'!', digits @ ..] => {
@@ -111,7 +111,7 @@ fn redis() -> Framing {
 }
 
 fn smtp() -> Framing {
-    Framing::line_crlf()
+    Framing::line_crlf().frame_len_max(998)
 }
 
 /// Returns a line of a message, or `None` for the line that ends the message.
@@ -124,7 +124,7 @@ fn smtp_data(line: &[u8]) -> Option<&[u8]> {
 }
 
 fn ndjson() -> Framing {
-    Framing::line()
+    Framing::line().unterminated_last_frame()
 }
 
 fn nmea() -> Framing {
@@ -149,6 +149,14 @@ fn http_requests_come_back_from_every_cut() {
             b"DELETE /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
         ],
     );
+}
+
+/// RFC 9112, section 2.2: a server ignores empty lines before a request.
+#[test]
+fn http_request_may_follow_empty_lines() {
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let stream = [b"\r\n\r\n", &request[..], b"\r\n", request].concat();
+    check_frames(&http_request(), &stream, &[request, request]);
 }
 
 #[test]
@@ -354,6 +362,8 @@ fn redis_elements_come_back_from_every_cut() {
     ] {
         check_error(&redis(), length, &[], error);
     }
+    let bare = "malformed frame: a line feed without a carriage return before it";
+    check_error(&redis(), b"+OK\r\n+O\nK\r\n", &[b"+OK\r\n"], bare);
     check_error(
         &redis(),
         b"+OK\r\n$2000000\r\n",
@@ -373,6 +383,13 @@ fn smtp_lines_come_back_from_every_cut() {
             (b"", b"\r\n"),
             (b".", b".\r\n"),
         ],
+    );
+    let long = [&[b'x'; 999][..], b"\r\n"].concat();
+    check_error(
+        &smtp(),
+        &long,
+        &[],
+        "frame of 999 bytes exceeds the limit of 998",
     );
     assert_eq!(smtp_data(b"..dot"), Some(&b".dot"[..]));
     assert_eq!(smtp_data(b"text"), Some(&b"text"[..]));
@@ -419,7 +436,7 @@ fn json_lines_come_back_from_every_cut() {
             (b"[1,2]", b"[1,2]\n"),
         ],
     );
-    check_frames(&ndjson(), b"{}\r\n[]\nfalse", &[b"{}", b"[]"]);
+    check_frames(&ndjson(), b"{}\r\n[]\nfalse", &[b"{}", b"[]", b"false"]);
     assert_eq!(
         refusal(&ndjson(), b"{\n}"),
         "payload cannot be encoded as a frame: the payload contains a line end"

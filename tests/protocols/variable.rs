@@ -1,13 +1,12 @@
 //! Protocols whose header varies in length.
 
 use unstick::testkit::ReadSide;
-use unstick::{FrameError, Framing};
+use unstick::{FrameError, FrameLen, Framing};
 
 use std::ops::ControlFlow;
 
 use crate::check::{check, check_error, check_frames, check_whole, refusal};
 use crate::text::decimal;
-use crate::{FrameLen, NewFramings as _};
 
 fn websocket() -> Framing {
     Framing::length_fn(|bytes| {
