@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::addr::canonical;
 use crate::memory::Buf;
 use gso_run::GsoRun;
 
@@ -27,7 +28,8 @@ pub use route::{Ecn, Route};
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Datagram<'a> {
-    /// Source address. UDP lets a sender write any address here.
+    /// Source address, in IPv4 form for an IPv4 sender of an IPv6 socket. UDP lets a sender write
+    /// any address here.
     pub from: SocketAddr,
     /// Payload; empty is valid.
     pub data: &'a [u8],
@@ -225,8 +227,9 @@ impl RecvBatch {
     }
 
     /// Appends the message of the next slot.
-    pub(crate) fn push(&mut self, message: Message) {
+    pub(crate) fn push(&mut self, mut message: Message) {
         debug_assert!(message.len <= SLOT_LEN, "a message must fit into its slot");
+        message.from = canonical(message.from);
         self.messages.push(message);
     }
 

@@ -182,8 +182,19 @@ pub(super) fn send_front(udp: &UdpSocket, queue: &DatagramQueue) -> io::Result<u
     };
     let sent = match (front.to, front.marks) {
         (_, Some(marks)) => send_marked(udp, front, *marks),
-        (Some(to), None) => retry(|| udp.send_to(front.data, to)),
+        (Some(to), None) => retry(|| udp.send_to(front.data, to_family(udp, to))),
         (None, None) => retry(|| udp.send(front.data)),
     };
     sent.map(|_| 1)
+}
+
+/// Returns an IPv4 address in the form that the socket accepts. A Windows socket of IPv6 needs the
+/// mapped form. Other systems accept both forms.
+fn to_family(udp: &UdpSocket, to: SocketAddr) -> SocketAddr {
+    match (to, cfg!(windows)) {
+        (SocketAddr::V4(v4), true) if udp.local_addr().is_ok_and(|it| it.is_ipv6()) => {
+            SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
+        }
+        _ => to,
+    }
 }
