@@ -344,7 +344,7 @@ pub use config::{Config, Limits};
 pub use context::Context;
 pub use datagram::{Datagram, DatagramError, DatagramFault, DatagramFrames, Ecn, Route};
 pub use error::{DecodeError, FrameError, Gone, NotSent, PostError, SendError, Sent};
-pub use event::{CloseReason, Closed, Hangup, Origin, Refusal};
+pub use event::{CloseReason, Closed, Detached, Hangup, Origin, Refusal};
 pub use framed::{Decoded, Deframer, FramedStream, Framer};
 pub use handler::Handler;
 pub use id::{ConnId, ListenerId, SocketId, UdpId};

@@ -358,6 +358,14 @@ impl Partial {
         pool.moved_bytes += bytes.len() as u64;
     }
 
+    /// Returns a copy of the bytes, the number of bytes to skip, and the number of bytes that were
+    /// skipped of the frame in the bytes.
+    pub(super) fn content(&mut self, pool: &mut Pool) -> (Vec<u8>, u64, u64) {
+        self.buf.settle(pool);
+        let bytes = self.buf.bytes().to_vec();
+        (bytes, self.left_to_skip(), self.scan.dropped)
+    }
+
     /// True if the buffer is far larger than its bytes need.
     #[inline]
     pub(super) fn is_oversized(&self) -> bool {

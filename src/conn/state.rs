@@ -349,7 +349,7 @@ changes! {
 
     /// Records that the connect succeeded.
     fn connected = clear(CONNECTING);
-    /// Forgets the events of a socket that was replaced by one for the next address.
+    /// Forgets the events of sockets that another one replaced.
     fn socket_replaced = clear(READABLE | END_HINT | HUNG_UP);
 
     // Readiness and queue marks.

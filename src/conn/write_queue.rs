@@ -184,6 +184,12 @@ impl WriteQueue {
         std::mem::take(&mut self.len)
     }
 
+    /// Returns a copy of all bytes.
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        let segments = self.segments.iter();
+        segments.flat_map(Segment::bytes).copied().collect()
+    }
+
     fn back_with_spare(&mut self, len: usize, pool: &mut Pool) -> &mut Buf {
         let fits = match self.segments.back() {
             Some(Segment::Pooled(back)) => back.spare_len() >= len,

@@ -222,6 +222,27 @@ fn sim_epoch() -> Instant {
     *EPOCH
 }
 
+/// `EAFNOSUPPORT`, which has no stable [`io::ErrorKind`].
+const FAMILY_UNSUPPORTED: i32 = match () {
+    () if cfg!(windows) => 10047,
+    () if cfg!(any(target_os = "solaris", target_os = "illumos")) => 124,
+    () if cfg!(any(target_arch = "mips", target_arch = "mips64")) => 124,
+    () if cfg!(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "fuchsia"
+    )) =>
+    {
+        97
+    }
+    () => 47,
+};
+
+/// Returns true if a socket cannot be opened because the system lacks its address family.
+pub(crate) fn lacks_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(FAMILY_UNSUPPORTED)
+}
+
 /// Repeats a call while a signal interrupts it.
 #[inline]
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {

@@ -148,8 +148,14 @@ impl ListenOptions {
         only_v6(on: bool) => before.only_v6 = Some(on);
 
         /// Sets the maximum number of connections that wait to be accepted. The kernel limits it
-        /// further (`net.core.somaxconn`). Default: [`Config::backlog`](crate::Config::backlog).
+        /// further (`net.core.somaxconn` on Linux). [`Config::backlog`](crate::Config::backlog) is
+        /// the default, and describes how to notice a backlog that is too short.
         backlog(connections: u32) => backlog = Some(connections);
+    }
+
+    /// Restricts IPv6 addresses to IPv6, unless the program has chosen.
+    pub(crate) fn or_only_v6(&mut self) {
+        self.before.only_v6.get_or_insert(true);
     }
 
     /// Opens a listening socket.
@@ -191,9 +197,9 @@ impl ConnectOptions {
     before!();
 
     setters! {
-        /// Sets the time limit of the connect over all addresses that it tries. Each address gets
-        /// an equal share of the time that is left. The lookup of a name is not included. At the
-        /// limit the connect fails with `TimedOut`. Default:
+        /// Sets the time limit of the connect over all addresses that it tries. The lookup of a
+        /// name is not included. At the limit all pending attempts are closed, and the connect
+        /// fails with `TimedOut`. Default:
         /// [`Config::connect_deadline`](crate::Config::connect_deadline).
         timeout(timeout: Duration) => timeout = Some(timeout);
 

@@ -169,6 +169,14 @@ impl Poller {
         registry.register(source, Token(token.0), INTEREST)
     }
 
+    /// Registers a registered socket again, so that the next wait reports its current readiness
+    /// (epoll_ctl(2), `EPOLL_CTL_MOD`).
+    pub(super) fn reregister(&self, source: &mut impl Source, token: PollToken) -> io::Result<()> {
+        self.poll
+            .registry()
+            .reregister(source, Token(token.0), INTEREST)
+    }
+
     /// Registers a datagram socket for input only. Such a socket becomes writable again after every
     /// datagram that was sent, and each time would be an event.
     pub(super) fn register_datagrams(

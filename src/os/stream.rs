@@ -13,7 +13,7 @@ use socket2::{SockRef, Socket};
 
 #[cfg(test)]
 use super::sim::SimSocket;
-use super::{Os, SHORT_READ_EMPTIES, local_addr, retry, to_addr};
+use super::{Os, OwnedSocket, SHORT_READ_EMPTIES, local_addr, retry, to_addr};
 use crate::addr::Addr;
 use crate::cutmap::Segments;
 use crate::id::PollToken;
@@ -63,6 +63,21 @@ impl Stream {
         }
     }
 
+    /// Reports the current readiness of a registered socket again.
+    pub(crate) fn reregister(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => os.poller().reregister(tcp, token),
+            #[cfg(unix)]
+            Self::Unix(unix) => os.poller().reregister(unix, token),
+            Self::None => Ok(()),
+            #[cfg(test)]
+            Self::Sim(sim) => {
+                sim.rearm();
+                Ok(())
+            }
+        }
+    }
+
     /// Deregisters and closes the socket.
     pub(crate) fn close(&mut self, os: &Os) {
         match self {
@@ -74,6 +89,28 @@ impl Stream {
             Self::Sim(sim) => sim.close(),
         }
         *self = Self::None;
+    }
+
+    /// Deregisters the socket and returns it; `None` if there is none.
+    pub(crate) fn detach(&mut self, os: &Os) -> Option<OwnedSocket> {
+        match std::mem::replace(self, Self::None) {
+            Self::Tcp(mut tcp) => {
+                os.poller().deregister(&mut tcp);
+                Some(tcp.into())
+            }
+            #[cfg(unix)]
+            Self::Unix(mut unix) => {
+                os.poller().deregister(&mut unix);
+                Some(unix.into())
+            }
+            Self::None => None,
+            // A simulated socket has no descriptor.
+            #[cfg(test)]
+            Self::Sim(sim) => {
+                sim.close();
+                None
+            }
+        }
     }
 
     /// Closes the socket with a reset, so that the kernel keeps no data for it. A Unix socket has
