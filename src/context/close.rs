@@ -57,8 +57,8 @@ impl<H: Handler> Context<'_, H> {
     ///   [`CloseReason::Detached`]: the socket, the bytes that were read and not delivered, and the
     ///   output that the kernel has not taken. No byte is lost or duplicated. The counts of lost
     ///   bytes are 0.
-    /// * A frame that is being skipped is skipped further after the move, but not if the framing was
-    ///   replaced since the skip began.
+    /// * A frame that is being skipped is skipped further after the move, but not if the framing
+    ///   was replaced since the skip began.
     /// * The socket stays in non-blocking mode and keeps its options, such as `TCP_NODELAY`.
     ///
     /// [`adopt_detached`](Context::adopt_detached) continues the connection, in any reactor.
