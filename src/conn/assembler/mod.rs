@@ -153,7 +153,11 @@ impl Assembler {
 
     /// Decodes the bytes that an earlier call left undelivered.
     pub(crate) fn resume<S: FrameSink>(&mut self, sink: &mut S) -> Delivery {
-        debug_assert!(!self.has_former(), "no bytes are undelivered");
+        if self.has_former()
+            && let Some(outcome) = self.skip_by_former(&[], false, sink)
+        {
+            return outcome;
+        }
         let outcome = with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
             let mut scan = self.scan();
