@@ -220,7 +220,9 @@ ssize_t write(int fd, const void *buf, size_t len)
 ssize_t send(int fd, const void *buf, size_t len, int flags)
 {
     REAL(send);
-    int type = type_of(fd);
+    /* Only the signal handler of signal-hook passes MSG_DONTWAIT. A kernel refuses its byte only if
+     * earlier bytes are unread, so a refusal here would lose the signal. */
+    int type = flags & MSG_DONTWAIT ? 0 : type_of(fd);
     return fails(fd, type) ? -1 : real(fd, buf, part(type, len), flags);
 }
 
