@@ -6,7 +6,7 @@ use nix::sched::{CloneFlags, unshare};
 
 /// Moves this thread to a new network namespace and runs the commands in it. Returns false if the
 /// namespace cannot be created or a command fails.
-pub fn enter_new_network(commands: &[&[&str]]) -> bool {
+pub(crate) fn enter_new_network(commands: &[&[&str]]) -> bool {
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
         println!("skipped: a network namespace cannot be created ({error})");
         return false;
@@ -21,7 +21,7 @@ pub fn enter_new_network(commands: &[&[&str]]) -> bool {
 }
 
 /// Runs a command in the network namespace of this thread. Returns true if it succeeds.
-pub fn run(command: &[&str]) -> bool {
+pub(crate) fn run(command: &[&str]) -> bool {
     let status = Command::new(command[0]).args(&command[1..]).status();
     status.is_ok_and(|status| status.success())
 }
