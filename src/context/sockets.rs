@@ -94,7 +94,7 @@ impl<H: Handler> Context<'_, H> {
     /// only method with a type of another crate, [`socket2::SockRef`], in its signature.
     ///
     /// Do not set the socket to blocking mode: the reactor needs it to be non-blocking. A duplicate
-    /// shares the state of the socket: see [`detach`](Context::detach#duplicates).
+    /// shares the state of the socket: see [`detach`](Context::detach).
     ///
     /// # Errors
     ///

@@ -29,13 +29,15 @@ pub(crate) enum Listener {
 /// Consequence of a failed accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AcceptFailure {
-    /// No connection is left to accept. An event reports the next one.
+    /// No connection is left to accept. An event reports the next connection.
     WouldBlock,
     /// One connection was lost before it was accepted (accept(2), "Error handling"). Accept the
-    /// next one. A security module or a sandbox may return some of these errors for every accept.
+    /// next connection. A security module or a sandbox may return some of these errors for every
+    /// accept.
     ThisOne,
     /// Descriptors or memory ran out, or the listener itself has failed. The backlog stays, and no
-    /// event reports when accepting works again. Trying at once would spin: try again later.
+    /// event reports when accepting works again. Accept again after a pause, because immediate
+    /// attempts would keep the processor busy.
     Exhausted,
 }
 
@@ -158,7 +160,8 @@ impl AcceptFailure {
             | Kind::TimedOut
             | Kind::PermissionDenied => Self::ThisOne,
             // mio's error for an address without a family. macOS accepts a connection that was
-            // already reset and has no address for it (Go's syscall_bsd.go, Accept).
+            // already reset, and reports no address for the connection (Go's syscall_bsd.go,
+            // Accept).
             Kind::InvalidInput if error.raw_os_error().is_none() => Self::ThisOne,
             // EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET and EOPNOTSUPP have no `ErrorKind`.
             #[cfg(any(target_os = "linux", target_os = "android"))]
