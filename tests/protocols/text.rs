@@ -353,6 +353,9 @@ fn memcached_commands_come_back_from_every_cut() {
     ] {
         check_error(&memcached_server(), line, &[], error);
     }
+    let answer = b"VALUE key 0 5\r\nhello\r\nEND\r\n";
+    let mut framer = unstick::Framer::new(memcached_server());
+    assert_eq!(framer.frame(answer).expect("output is raw"), answer);
     let value = vec![b'.'; 2_000_000];
     let stream = [b"set key 0 0 2000000\r\n", &value[..], b"\r\nget key\r\n"].concat();
     assert_eq!(skipped_len(&memcached_server(), &stream), 2_000_023);
