@@ -15,7 +15,7 @@ fn diameter() -> Framing {
     })
 }
 
-fn bgp() -> Framing {
+pub(crate) fn bgp() -> Framing {
     Framing::header_body(Framing::fixed(19), |header| {
         let len = [header[16], header[17]];
         let len_min = match header[18] {
@@ -54,6 +54,15 @@ impl std::fmt::Display for BgpError {
     }
 }
 
+/// Returns the NOTIFICATION that an error of this framing contains.
+pub(crate) fn bgp_notification(error: &FrameError) -> Vec<u8> {
+    let FrameError::Other(error) = error else {
+        return Vec::new();
+    };
+    let error = error.downcast_ref::<BgpError>();
+    error.map_or(Vec::new(), |error| error.notification.clone())
+}
+
 fn modbus_tcp() -> Framing {
     Framing::header_body(Framing::fixed(6), |header| match *header {
         [_, _, 0, 0, 0, len @ 2..=254] => Ok(u64::from(len)),
@@ -77,6 +86,19 @@ fn stun_and_turn() -> Framing {
             _ => Err(FrameError::Malformed("neither STUN nor ChannelData")),
         }
     })
+}
+
+pub(crate) fn teltonika_login() -> Framing {
+    let login = Framing::length_u16().frame_len_max(15);
+    login.with_output(Framing::raw())
+}
+
+pub(crate) fn teltonika() -> Framing {
+    let packets = Framing::header_body(Framing::fixed(8), |header| match *header {
+        [0, 0, 0, 0, 0, 0, high, low] => Ok(u64::from(u16::from_be_bytes([high, low])) + 4),
+        _ => Err(FrameError::Malformed("not the start of an AVL packet")),
+    });
+    packets.with_output(Framing::raw())
 }
 
 fn pkt_line() -> Framing {

@@ -1,9 +1,6 @@
 //! Protocols with a length field that needs no check but its size.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
-use unstick::{ConnId, Context, Framing, Handler, LengthField, Reactor};
+use unstick::{FrameError, Framing, LengthField};
 
 use crate::check::{check, check_error, check_frames, check_whole};
 
@@ -15,9 +12,14 @@ fn kafka() -> Framing {
     Framing::length_u32().frame_len_max(100 << 20)
 }
 
-fn smpp() -> Framing {
+pub(crate) fn smpp() -> Framing {
     let header = LengthField::new(4).following(&[0; 12]).adjustment(-4);
     Framing::length_field(header.keep_header()).frame_len_max(70_000)
+}
+
+/// Returns the answer to an invalid length: `generic_nack` with the status ESME_RINVCMDLEN.
+pub(crate) fn smpp_error(_: &FrameError) -> Vec<u8> {
+    b"\0\0\0\x10\x80\0\0\0\0\0\0\x02\0\0\0\0".to_vec()
 }
 
 fn mysql() -> Framing {
@@ -28,7 +30,7 @@ fn mysql() -> Framing {
     Framing::length_field(header.keep_header())
 }
 
-fn amqp() -> Framing {
+pub(crate) fn amqp() -> Framing {
     let header = LengthField::new(4).leading(&[0; 3]).adjustment(1);
     Framing::length_field(header.keep_header()).frame_len_max(131_072)
 }
@@ -38,21 +40,14 @@ fn amqp_payload(frame: &[u8]) -> Option<&[u8]> {
     frame.get(7..)?.strip_suffix(b"\xCE")
 }
 
-fn postgresql_startup() -> Framing {
+pub(crate) fn postgresql_startup() -> Framing {
     let header = LengthField::new(4).adjustment(-4).keep_header();
     Framing::length_field(header).frame_len_max(10_000)
 }
 
-fn postgresql() -> Framing {
+pub(crate) fn postgresql() -> Framing {
     let header = LengthField::new(4).leading(&[0]).adjustment(-4);
     Framing::length_field(header.keep_header())
-}
-
-/// Sends the answer `N` to SSLRequest, which has no length.
-fn refuse_tls<H: Handler>(cx: &mut Context<'_, H>, conn: ConnId) -> std::io::Result<()> {
-    cx.reframe(conn, Framing::raw())?;
-    let _ = cx.send(conn, b"N")?;
-    Ok(cx.reframe(conn, postgresql_startup())?)
 }
 
 fn ssh_identification() -> Framing {
@@ -226,39 +221,6 @@ fn postgresql_messages_come_back_from_every_cut() {
         &[],
         "frame of 1195725856 bytes exceeds the limit of 10000",
     );
-}
-
-/// Records the first messages of a client, and refuses TLS.
-struct Startup(Vec<Vec<u8>>);
-
-impl Handler for Startup {
-    type Session = ();
-
-    fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, (): &mut (), frame: &[u8]) {
-        self.0.push(frame.to_vec());
-        match self.0.len() {
-            1 => refuse_tls(cx, conn).expect("the connection is open"),
-            _ => cx.shutdown(std::time::Duration::from_secs(10)),
-        }
-    }
-}
-
-#[test]
-fn postgresql_answer_to_ssl_request_is_one_byte() {
-    let mut reactor = Reactor::new(Startup(Vec::new())).expect("a reactor");
-    let listener = reactor.listen("127.0.0.1:0", postgresql_startup());
-    let addr = reactor.local_inet_addr(listener.expect("a free port"));
-    let mut client = TcpStream::connect(addr.expect("bound")).expect("loopback");
-    let messages = [
-        &b"\0\0\0\x08\x04\xD2\x16\x2F"[..],
-        b"\0\0\0\x14\0\x03\0\0user\0alice\0\0",
-    ];
-    client.write_all(&messages.concat()).expect("loopback");
-    reactor.run().expect("the loop ends by itself");
-    let mut answer = Vec::new();
-    client.read_to_end(&mut answer).expect("loopback");
-    assert_eq!(answer, b"N");
-    assert_eq!(reactor.into_handler().0, messages);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The guide page: it shows the code that these tests run.
 
 /// Source files whose items above the first test are on the page.
-const SHOWN: [(&str, &str); 6] = [
+const SHOWN: [(&str, &str); 7] = [
     ("length.rs", include_str!("length.rs")),
     ("header.rs", include_str!("header.rs")),
     ("variable.rs", include_str!("variable.rs")),
     ("text.rs", include_str!("text.rs")),
+    ("sockets.rs", include_str!("sockets.rs")),
     ("stateful.rs", include_str!("stateful.rs")),
     ("delimited.rs", include_str!("delimited.rs")),
 ];

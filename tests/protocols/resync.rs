@@ -104,7 +104,7 @@ fn gt06() -> Framing {
 }
 
 /// Framing for the answer to one request to `unit`. A regular answer has `answer_len` bytes.
-fn modbus_rtu_answer(unit: u8, function: u8, answer_len: usize) -> Framing {
+pub(crate) fn modbus_rtu_answer(unit: u8, function: u8, answer_len: usize) -> Framing {
     Framing::custom(Resync(move |bytes: &[u8]| {
         let len = match *bytes {
             [first] if first == unit => return Found::Need(2),
@@ -118,6 +118,7 @@ fn modbus_rtu_answer(unit: u8, function: u8, answer_len: usize) -> Framing {
             Some(_) => Found::Nothing,
         }
     }))
+    .with_output(Framing::raw())
 }
 
 #[test]

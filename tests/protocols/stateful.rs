@@ -1,98 +1,10 @@
 //! Protocols with frames of two kinds: codecs that search for an end, or count.
 
-use std::io::Write;
-
 use unstick::testkit::Cuts;
 use unstick::{Codec, FrameError, Framing, Out, Step};
 
 use crate::check::{check, check_error, check_frames, check_whole, refusal};
-use crate::text::{content_length, decimal};
-
-/// Maximum length of a message of this codec, in bytes.
-const SYSLOG_LEN_MAX: usize = 8192;
-
-/// Codec for syslog over TCP: a message with its length in front, or a message that ends with `\n`.
-struct Syslog;
-
-impl Codec for Syslog {
-    type State = usize; // how far a message without a length was searched
-
-    fn decode(&self, searched: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
-        match bytes[0] {
-            b'\n' => return Ok(Step::Skip { bytes: 1 }), // after a message with a length
-            b'1'..=b'9' => return counted(bytes),
-            b'<' => {}
-            _ => return Err(FrameError::Malformed("neither a length nor a priority")),
-        }
-        let len = match bytes[*searched..].iter().position(|&byte| byte == b'\n') {
-            Some(more) => *searched + more,
-            None => bytes.len(),
-        };
-        if len > SYSLOG_LEN_MAX {
-            return Err(FrameError::TooLong {
-                len: len as u64,
-                limit: SYSLOG_LEN_MAX as u64,
-            });
-        }
-        *searched = if len < bytes.len() { 0 } else { len };
-        match len < bytes.len() {
-            true => Ok(Step::Frame {
-                frame: 0..len,
-                consumed: len + 1,
-            }),
-            false => Ok(Step::Need(len + 1)),
-        }
-    }
-
-    /// Delivers a last message that no `\n` ends.
-    fn finish(&self, _: &mut usize, rest: &[u8]) -> Result<Step, FrameError> {
-        match rest[0] {
-            b'<' => Ok(Step::Frame {
-                frame: 0..rest.len(),
-                consumed: rest.len(),
-            }),
-            _ => Ok(Step::Need(rest.len() + 1)),
-        }
-    }
-
-    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        let (len, limit) = (payload.len() as u64, SYSLOG_LEN_MAX as u64);
-        match payload.len() {
-            0 => return Err(FrameError::Unencodable("an empty message")),
-            1..=SYSLOG_LEN_MAX => write!(out, "{len} ")?,
-            _ => return Err(FrameError::TooLong { len, limit }),
-        }
-        out.put(payload);
-        Ok(())
-    }
-}
-
-/// Decodes a message with its length in front.
-fn counted(bytes: &[u8]) -> Result<Step, FrameError> {
-    let digits = bytes
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    let len = decimal(&bytes[..digits]).unwrap_or(u64::MAX);
-    let end = match usize::try_from(len) {
-        Ok(len) if len <= SYSLOG_LEN_MAX => digits + 1 + len,
-        _ => {
-            return Err(FrameError::TooLong {
-                len,
-                limit: SYSLOG_LEN_MAX as u64,
-            });
-        }
-    };
-    match bytes.get(digits) {
-        None => Ok(Step::Need(digits + 1)),
-        Some(b' ') if bytes.len() < end => Ok(Step::Need(end)),
-        Some(b' ') => Ok(Step::Frame {
-            frame: digits + 1..end,
-            consumed: end,
-        }),
-        Some(_) => Err(FrameError::Malformed("no space after the length")),
-    }
-}
+use crate::text::content_length;
 
 /// Maximum length of a message of the RTSP codec, in bytes.
 const RTSP_LEN_MAX: usize = 128 * 1024;
@@ -224,72 +136,6 @@ impl Codec for Stomp {
             _ => Err(FrameError::Unencodable("not exactly one STOMP frame")),
         }
     }
-}
-
-#[test]
-fn syslog_messages_come_back_from_every_cut() {
-    // RFC 5424, section 6.5, shortened; RFC 3164, section 5.4.
-    let new = b"<165>1 2003-10-11T22:14:15.003Z host app - ID47 - text";
-    let old = b"<34>Oct 11 22:14:15 host su: failed";
-    let framing = Framing::custom(Syslog);
-    check(
-        &framing,
-        &[
-            (new, &[b"54 ", &new[..]].concat()),
-            (old, &[b"35 ", &old[..]].concat()),
-            (b"<1>a\nb", b"6 <1>a\nb"),
-        ],
-    );
-    // Both kinds on one port, and a sender that adds a line end to a counted message.
-    let mixed = [b"35 ", &old[..], b"\n", old, b"\n6 <1>a\nb<2>c\n"].concat();
-    check_frames(&framing, &mixed, &[old, old, b"<1>a\nb", b"<2>c"]);
-    let short = b"<1>a\n4 <2>b3 x\nz";
-    Cuts::of(&framing)
-        .stream(short)
-        .expect(&[b"<1>a", b"<2>b", b"x\nz"])
-        .check();
-}
-
-#[test]
-fn syslog_delivers_a_last_message_without_line_end() {
-    let framing = Framing::custom(Syslog);
-    check_frames(&framing, b"<1>a\n<2>b", &[b"<1>a", b"<2>b"]);
-    // A counted message that is cut short is no message.
-    check_frames(&framing, b"<1>a\n9 <2>b", &[b"<1>a"]);
-}
-
-#[test]
-fn syslog_stream_without_a_length_or_priority_is_malformed() {
-    let framing = Framing::custom(Syslog);
-    let start = "malformed frame: neither a length nor a priority";
-    check_error(&framing, b"<1>a\n0 x", &[b"<1>a"], start);
-    check_error(&framing, b"text\n", &[], start);
-    check_error(
-        &framing,
-        b"5x",
-        &[],
-        "malformed frame: no space after the length",
-    );
-    check_error(
-        &framing,
-        b"99999",
-        &[],
-        "frame of 99999 bytes exceeds the limit of 8192",
-    );
-    let endless = [&b"<1>"[..], &[b'x'; 9000]].concat();
-    let cuts = Cuts::of(&framing)
-        .stream(&endless)
-        .expect(&[])
-        .expect_error();
-    cuts.frame_len_max(SYSLOG_LEN_MAX).check();
-    assert_eq!(
-        refusal(&framing, b""),
-        "payload cannot be encoded as a frame: an empty message"
-    );
-    assert_eq!(
-        refusal(&framing, &[b'x'; 8193]),
-        "frame of 8193 bytes exceeds the limit of 8192"
-    );
 }
 
 #[test]

@@ -32,8 +32,11 @@ pub(crate) fn content_length(head: &[u8], names: &[&str]) -> Result<Option<u64>,
     Ok(len)
 }
 
-fn http_request() -> Framing {
-    let head = Framing::delimiter(b"\r\n\r\n").frame_len_max(8 * 1024);
+/// Maximum length of the head of a request, in bytes.
+const HTTP_HEAD_LEN_MAX: usize = 8 * 1024;
+
+pub(crate) fn http_request() -> Framing {
+    let head = Framing::delimiter(b"\r\n\r\n").frame_len_max(HTTP_HEAD_LEN_MAX);
     Framing::header_body(head, |head| {
         let head = String::from_utf8_lossy(head);
         for (index, line) in head.split("\r\n").enumerate() {
@@ -49,6 +52,19 @@ fn http_request() -> Framing {
         Ok(content_length(head.as_bytes(), &["Content-Length"])?.unwrap_or(0))
     })
     .skip_between(b"\r\n")
+    .with_output(Framing::raw())
+}
+
+/// Returns the answer to an invalid request.
+pub(crate) fn http_error(error: &FrameError) -> Vec<u8> {
+    let status = match *error {
+        FrameError::TooLong { limit, .. } if limit == HTTP_HEAD_LEN_MAX as u64 => {
+            "431 Request Header Fields Too Large"
+        }
+        FrameError::TooLong { .. } => "413 Content Too Large",
+        _ => "400 Bad Request",
+    };
+    format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").into()
 }
 
 fn http_chunk() -> Framing {
@@ -63,7 +79,7 @@ fn http_chunk() -> Framing {
     })
 }
 
-fn sip() -> Framing {
+pub(crate) fn sip() -> Framing {
     let head = Framing::delimiter(b"\r\n\r\n").frame_len_max(16 * 1024);
     Framing::header_body(head, |head| {
         if head.trim_ascii().is_empty() {
@@ -72,6 +88,11 @@ fn sip() -> Framing {
         let len = content_length(head, &["Content-Length", "l"])?;
         len.ok_or(FrameError::Malformed("no Content-Length"))
     })
+}
+
+/// Framing of a client: it skips the answers to its keep-alives.
+fn sip_client() -> Framing {
+    sip().skip_between(b"\r\n")
 }
 
 fn language_server() -> Framing {
@@ -96,6 +117,7 @@ fn memcached_server() -> Framing {
         }
     })
     .skip_too_long()
+    .with_output(Framing::raw())
 }
 
 fn redis() -> Framing {
@@ -110,8 +132,16 @@ fn redis() -> Framing {
     })
 }
 
-fn smtp() -> Framing {
+pub(crate) fn smtp() -> Framing {
     Framing::line_crlf().frame_len_max(998)
+}
+
+/// Returns the answer to an invalid line.
+pub(crate) fn smtp_error(error: &FrameError) -> Vec<u8> {
+    match error {
+        FrameError::TooLong { .. } => b"500 Line too long".to_vec(),
+        _ => b"500 Syntax error: a line ends with CRLF".to_vec(),
+    }
 }
 
 /// Returns a line of a message, or `None` for the line that ends the message.
@@ -271,12 +301,10 @@ fn sip_messages_come_back_from_every_cut() {
         &[],
         "malformed frame: an invalid Content-Length",
     );
-    // A pong before a message becomes a part of it.
-    check_frames(
-        &sip(),
-        b"\r\nSIP/2.0 200 OK\r\nl: 0\r\n\r\n",
-        &[b"\r\nSIP/2.0 200 OK\r\nl: 0\r\n\r\n"],
-    );
+    // A client skips the answer to a keep-alive. Otherwise it is a part of the next message.
+    let stream = b"\r\nSIP/2.0 200 OK\r\nl: 0\r\n\r\n";
+    check_frames(&sip_client(), stream, &[&stream[2..]]);
+    check_frames(&sip(), stream, &[stream]);
 }
 
 #[test]
@@ -325,6 +353,9 @@ fn memcached_commands_come_back_from_every_cut() {
     ] {
         check_error(&memcached_server(), line, &[], error);
     }
+    let answer = b"VALUE key 0 5\r\nhello\r\nEND\r\n";
+    let mut framer = unstick::Framer::new(memcached_server());
+    assert_eq!(framer.frame(answer).expect("output is raw"), answer);
     let value = vec![b'.'; 2_000_000];
     let stream = [b"set key 0 0 2000000\r\n", &value[..], b"\r\nget key\r\n"].concat();
     assert_eq!(skipped_len(&memcached_server(), &stream), 2_000_023);

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use crate::check::{check, check_error, check_frames, check_whole, refusal};
 use crate::text::decimal;
 
-fn websocket() -> Framing {
+pub(crate) fn websocket() -> Framing {
     Framing::length_fn(|bytes| {
         let &[first, second, ref rest @ ..] = bytes else {
             return Ok(FrameLen::Need(2));
@@ -39,6 +39,14 @@ fn websocket() -> Framing {
         let header_len = if has_mask { 2 + width + 4 } else { 2 + width };
         Ok(FrameLen::Total(header_len as u64 + len))
     })
+}
+
+/// Returns the close frame of a server that reports an error of this framing.
+pub(crate) fn websocket_error(error: &FrameError) -> Vec<u8> {
+    match error {
+        FrameError::TooLong { .. } => b"\x88\x02\x03\xF1".to_vec(), // 1009
+        _ => b"\x88\x02\x03\xEA".to_vec(),                          // 1002
+    }
 }
 
 fn mqtt() -> Framing {
