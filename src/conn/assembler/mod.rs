@@ -152,7 +152,10 @@ impl Assembler {
 
     /// Decodes the bytes that an earlier call left undelivered.
     pub(crate) fn resume<S: FrameSink>(&mut self, sink: &mut S) -> Delivery {
-        debug_assert!(!self.has_former(), "no bytes are undelivered");
+        debug_assert!(
+            !self.has_former(),
+            "while a former framing skips a frame, no bytes are undelivered"
+        );
         let outcome = with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
             let mut scan = self.scan();
@@ -227,30 +230,30 @@ impl Assembler {
         self.partial.as_deref().is_some_and(Partial::is_due)
     }
 
-    /// Number of bytes that are read and not delivered.
+    /// Returns the number of bytes that are read but not delivered.
     pub(crate) fn len(&self) -> usize {
         self.partial.as_deref().map_or(0, Partial::len)
     }
 
-    /// Number of bytes to skip that have not arrived.
+    /// Returns the number of bytes to skip that have not arrived.
     #[inline]
     pub(super) fn left_to_skip(&self) -> u64 {
         self.partial.as_deref().map_or(0, Partial::left_to_skip)
     }
 
-    /// Capacity of the buffers that hold undelivered bytes.
+    /// Returns the capacity of the buffers that hold undelivered bytes.
     pub(crate) fn capacity(&self) -> usize {
         let partial = self.partial.as_ref();
         partial.map_or(0, |partial| partial.buf.total_capacity())
     }
 
-    /// Arrival time of the first byte of the partial frame, if there is one.
+    /// Returns the arrival time of the first byte of the partial frame, if there is one.
     pub(crate) fn unfinished_since(&self) -> Option<Stamp> {
         let partial = self.partial.as_ref()?;
         (!partial.is_due()).then_some(partial.since)
     }
 
-    /// Arrival time of the first byte that is held, if there is one.
+    /// Returns the arrival time of the first byte that is held, if there is one.
     pub(crate) fn held_since(&self) -> Option<Stamp> {
         let partial = self.partial.as_ref()?;
         (!partial.is_empty()).then_some(partial.since)
@@ -263,9 +266,9 @@ impl Assembler {
         }
     }
 
-    /// Spare capacity to read the missing bytes of a long partial frame into; `None` if there is no
-    /// such frame. It is never empty. It has at most `len_max` bytes, and no more than are missing,
-    /// if that number is known.
+    /// Returns spare capacity into which to read the missing bytes of a long partial frame; `None`
+    /// if there is no such frame. The capacity is never empty. It has at most `len_max` bytes. If
+    /// the number of missing bytes is known, the capacity does not exceed that number.
     #[inline]
     pub(crate) fn direct(&mut self, len_max: usize, pool: &mut Pool) -> Option<&mut [u8]> {
         self.partial.as_mut()?.direct(len_max, pool)
