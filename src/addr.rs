@@ -20,8 +20,12 @@ use std::{fmt, io};
 
 /// Address of any kind of socket.
 ///
-/// The text form, for [parsing](str::parse) and for display, is `127.0.0.1:7000`, `[::1]:7000`,
-/// `unix:/run/app.sock` or, for an abstract name on Linux, `unix:@app`.
+/// The text form, for [parsing](str::parse) and for display, is `127.0.0.1:7000`, `[::1]:7000`, or
+/// the text of a [`UnixAddr`]: `unix:/run/app.sock`, `unix:@app`. Parsing the text of an address
+/// gives that address. One field has no text: the flow information of an IPv6 address.
+///
+/// IPv4 peers of an IPv6 socket are reported in the IPv4 form: `127.0.0.1` and never
+/// `::ffff:127.0.0.1`. So one host has one address, whatever the family of the listener is.
 ///
 /// # Examples
 ///
@@ -83,12 +87,8 @@ impl FromStr for Addr {
 
     fn from_str(text: &str) -> io::Result<Self> {
         #[cfg(unix)]
-        if let Some(rest) = text.strip_prefix("unix:") {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            if let Some(name) = rest.strip_prefix('@') {
-                return UnixAddr::from_abstract_name(name).map(Self::Unix);
-            }
-            return UnixAddr::from_pathname(rest).map(Self::Unix);
+        if text.starts_with(SCHEME) {
+            return text.parse().map(Self::Unix);
         }
         text.parse().map(Self::Inet).map_err(invalid_input)
     }
@@ -130,6 +130,28 @@ impl From<UnixAddr> for Addr {
 ///
 /// An abstract name (Linux, unix(7)) is not a file and disappears with its socket. Most clients are
 /// unnamed, which is the default.
+///
+/// # Text
+///
+/// The text is `unix:` and the path, or on Linux `unix:@` and the abstract name. It is `unix:`
+/// alone for an unnamed address. These bytes of a path or name are escaped, for display and for
+/// parsing:
+///
+/// * A backslash is written as `\\`.
+/// * A control character, and a byte that is not UTF-8, is written as `\xNN` with two hexadecimal
+///   digits.
+/// * An `@` at the start of a path is written as `\x40`.
+///
+/// ```
+/// # #[cfg(target_os = "linux")] {
+/// use unstick::{Addr, UnixAddr};
+///
+/// let name = UnixAddr::from_abstract_name(b"a\0b")?;
+/// assert_eq!(name.to_string(), r"unix:@a\x00b");
+/// assert_eq!(r"unix:@a\x00b".parse::<UnixAddr>()?, name);
+/// # }
+/// # std::io::Result::Ok(())
+/// ```
 #[cfg(unix)]
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct UnixAddr(
@@ -222,14 +244,96 @@ fn std_abstract_name(_: &StdUnixAddr) -> Option<&[u8]> {
     None
 }
 
-/// Writes `unix:/run/app.sock`, `unix:@name` or `unix:`.
+/// The start of the text of a Unix address.
+#[cfg(unix)]
+const SCHEME: &str = "unix:";
+
+/// Writes the [text](UnixAddr#text) of the address.
 #[cfg(unix)]
 impl fmt::Display for UnixAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.as_abstract_name() {
-            Some(name) => write!(f, "unix:@{}", name.escape_ascii()),
-            None => write!(f, "unix:{}", self.as_os_str().display()),
+        f.write_str(SCHEME)?;
+        let mut bytes = &*self.0;
+        match bytes {
+            [0, name @ ..] => {
+                f.write_str("@")?;
+                bytes = name;
+            }
+            [b'@', path @ ..] => {
+                f.write_str(r"\x40")?;
+                bytes = path;
+            }
+            _ => {}
         }
+        for chunk in bytes.utf8_chunks() {
+            for char in chunk.valid().chars() {
+                match char {
+                    '\\' => f.write_str(r"\\")?,
+                    char if char.is_control() => {
+                        escape(f, char.encode_utf8(&mut [0; 4]).as_bytes())?
+                    }
+                    char => char.fmt(f)?,
+                }
+            }
+            escape(f, chunk.invalid())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn escape(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, r"\x{byte:02x}"))
+}
+
+/// Returns the bytes of an escaped path or name; `None` if an escape is invalid.
+#[cfg(unix)]
+fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut parts = text.split('\\');
+    let mut bytes = Vec::from(parts.next()?);
+    while let Some(part) = parts.next() {
+        let after = match part.strip_prefix('x') {
+            Some(digits) => {
+                let (digits, after) = digits.split_at_checked(2)?;
+                // The conversion alone would accept a sign.
+                let is_sign = digits.starts_with('+');
+                bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| !is_sign)?);
+                after
+            }
+            // Two backslashes have nothing between them.
+            None if part.is_empty() => {
+                bytes.push(b'\\');
+                parts.next()?
+            }
+            None => return None,
+        };
+        bytes.extend_from_slice(after.as_bytes());
+    }
+    Some(bytes)
+}
+
+/// Parses the [text](UnixAddr#text) of an address. Fails with `InvalidInput` if it does not begin
+/// with `unix:`, has an invalid escape, or is longer than the system allows.
+#[cfg(unix)]
+impl FromStr for UnixAddr {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        let rest = text.strip_prefix(SCHEME);
+        let rest = rest.ok_or_else(|| invalid_input("the address does not begin with `unix:`"))?;
+        let unescape = |text| {
+            unescape(text).ok_or_else(|| {
+                invalid_input(r"a backslash of a Unix address must begin `\\` or `\xNN`")
+            })
+        };
+        if rest.is_empty() {
+            return Ok(Self::default());
+        }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(name) = rest.strip_prefix('@') {
+            return Self::from_abstract_name(unescape(name)?);
+        }
+        Self::from_pathname(OsStr::from_bytes(&unescape(rest)?))
     }
 }
 
@@ -237,6 +341,20 @@ impl fmt::Display for UnixAddr {
 impl fmt::Debug for UnixAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "UnixAddr({self})")
+    }
+}
+
+/// Returns the address of a peer that is not known. No peer has it.
+pub(crate) fn unknown() -> Addr {
+    Addr::Inet(SocketAddr::from(([0, 0, 0, 0], 0)))
+}
+
+/// Returns an address in the form in which it is reported: an IPv4 address that an IPv6 socket
+/// reports as `::ffff:a.b.c.d` in the IPv4 form (RFC 4291, 2.5.5.2).
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        ip if ip.is_ipv4() => SocketAddr::new(ip, addr.port()),
+        _ => addr,
     }
 }
 
@@ -277,6 +395,8 @@ one_addr!(UnixAddr, &UnixAddr);
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::testkit::Random;
 
     #[test]
     fn addr_is_no_larger_than_socket_addr() {
@@ -305,13 +425,60 @@ mod tests {
             "",
             "7000",
             "localhost:7000",
-            "unix:",
             "unix:\0",
+            r"unix:\",
+            r"unix:\n",
+            r"unix:\x4",
+            r"unix:\x+4",
+            r"unix:\xä",
+            r"unix:@\\\",
             &long,
             &long_name,
         ] {
             let error = text.parse::<Addr>().expect_err("the address is invalid");
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{text}");
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn text_of_random_addrs_parses_to_the_same_addr() {
+        let seed = 7;
+        let mut random = Random(seed);
+        let alphabet = [
+            0, b'@', b'\\', b'x', b'0', b'/', b'\n', 0x7F, 0xC3, 0xA4, 0xFF,
+        ];
+        for _ in 0..20_000 {
+            let len_max = [5, 107][random.below(2)];
+            let len = random.below(len_max + 1);
+            let bytes: Vec<u8> = (0..len)
+                .map(|_| match random.below(2) {
+                    0 => alphabet[random.below(alphabet.len())],
+                    _ => u8::try_from(random.below(256)).expect("a byte"),
+                })
+                .collect();
+            let name = UnixAddr::from_abstract_name(&bytes);
+            let path = UnixAddr::from_pathname(OsStr::from_bytes(&bytes));
+            for addr in [name, path].into_iter().flatten() {
+                let text = addr.to_string();
+                let is_plain = !text.contains(char::is_control);
+                assert!(is_plain, "seed {seed}: {text:?}");
+                let parsed: UnixAddr = text.parse().expect(&text);
+                assert_eq!(parsed, addr, "seed {seed}: {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_mapped_addresses_have_another_canonical_form() {
+        for (addr, expected) in [
+            ("[::ffff:192.0.2.1]:7", "192.0.2.1:7"),
+            ("192.0.2.1:7", "192.0.2.1:7"),
+            ("[::192.0.2.1]:7", "[::192.0.2.1]:7"),
+            ("[fe80::1%3]:7", "[fe80::1%3]:7"),
+        ] {
+            let addr = addr.parse().expect("a valid address");
+            assert_eq!(Ok(canonical(addr)), expected.parse(), "{addr}");
         }
     }
 

@@ -245,7 +245,12 @@ pub struct Config {
     /// costs 40 ms when the peer delays its acknowledgements (RFC 896).
     pub nodelay: bool,
     /// Number of connections that the kernel may queue for a listener before they are accepted. At
-    /// least 1. The kernel caps it at its own limit.
+    /// least 1. The kernel caps it at its own limit: `net.core.somaxconn` on Linux, 4,096 by
+    /// default since Linux 5.4 and 128 before.
+    ///
+    /// If the queue is full, the kernel drops further connects. The clients try again after a
+    /// second, and the reactor is not notified.
+    /// [The guide](crate::guide::tuning#the-backlog-of-a-listener) shows how to count the drops.
     ///
     /// Default: 4,096, which survives a burst of connects between two turns.
     pub backlog: u32,

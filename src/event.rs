@@ -2,6 +2,10 @@
 //! close.
 
 use std::error::Error;
+#[cfg(unix)]
+use std::os::fd::OwnedFd as OwnedSocket;
+#[cfg(windows)]
+use std::os::windows::io::OwnedSocket;
 use std::{fmt, io};
 
 use crate::error::FrameError;
@@ -47,7 +51,10 @@ pub enum CloseReason {
     Peer,
     /// The handler aborted the connection.
     Aborted,
-    /// The connection never opened. The error is that of the last address tried.
+    /// The handler [detached](crate::Context::detach) the connection. Its socket is still open, and
+    /// belongs to the handler now.
+    Detached(Detached),
+    /// The connection never opened. The error is that of the attempt that failed last.
     ConnectFailed(io::Error),
     /// A read or write on the socket failed, for example with `ConnectionReset`.
     Io(io::Error),
@@ -86,6 +93,7 @@ impl fmt::Display for CloseReason {
             Self::Local => f.write_str("closed by this side"),
             Self::Peer => f.write_str("closed by the peer"),
             Self::Aborted => f.write_str("aborted by this side"),
+            Self::Detached(_) => f.write_str("detached from the reactor by this side"),
             Self::ConnectFailed(error) => write!(f, "connect failed: {error}"),
             Self::Io(error) => error.fmt(f),
             Self::Frame { error, offset } => write!(f, "{error}, at byte {offset} of the stream"),
@@ -130,6 +138,52 @@ impl fmt::Display for Refusal {
             Self::Connections => "connections_max is reached",
             Self::ConnectionsPerAddr => "connections_per_addr_max is reached",
         })
+    }
+}
+
+/// An open socket without a reactor, and the bytes that its reactor held.
+///
+/// [`Context::detach`](crate::Context::detach) creates it.
+/// [`Context::adopt_detached`](crate::Context::adopt_detached) continues the stream, in the same
+/// reactor or in another one. A program that continues without a reactor first writes
+/// [`unsent`](Self::unsent) and handles [`undelivered`](Self::undelivered). Then it uses the
+/// socket.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Detached {
+    /// The socket: a std `TcpStream` or `UnixStream` by [`From`]. It is in non-blocking mode.
+    pub socket: OwnedSocket,
+    /// Bytes that were read and not delivered as part of a frame, with their framing. Empty if the
+    /// last frame that was delivered was the last one read.
+    pub undelivered: Vec<u8>,
+    /// Output that `send` accepted and the kernel has not taken, with its framing. It may begin
+    /// within a frame.
+    pub unsent: Vec<u8>,
+    /// Number of bytes to skip before `undelivered`.
+    pub(crate) left_to_skip: u64,
+    /// Number of bytes that were skipped of the frame that continues in `undelivered`.
+    pub(crate) skipped: u64,
+}
+
+impl Detached {
+    /// Creates a value for a socket that was not in a reactor before, without any bytes. Set the
+    /// fields if the program has read or owes some.
+    pub fn new(socket: impl Into<OwnedSocket>) -> Self {
+        Self {
+            socket: socket.into(),
+            undelivered: Vec::new(),
+            unsent: Vec::new(),
+            left_to_skip: 0,
+            skipped: 0,
+        }
+    }
+
+    /// Returns true if the stream continues within a frame that is too long and is being
+    /// [skipped](crate::Framing::skip_too_long). Only the framing of the connection finds its end,
+    /// so adopt the connection with that framing.
+    #[must_use]
+    pub fn is_skipping(&self) -> bool {
+        self.left_to_skip > 0 || self.skipped > 0
     }
 }
 

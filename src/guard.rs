@@ -5,9 +5,11 @@ use std::ops::{Deref, DerefMut};
 
 /// A value, and a recovery function that runs on drop unless the guard is disarmed.
 ///
-/// A panic of the application unwinds through the reactor. Each call of application code is covered
-/// by such a guard. During unwinding, the guard does what the code after the call would have done.
-/// A guard that is disarmed owns nothing: its value and its function are references and ids.
+/// A panic of the application unwinds through the reactor. Therefore a guard covers each call of
+/// application code. During unwinding, the guard does the work of the code after the call.
+///
+/// The value and the function must contain only references and ids. Disarming does not drop them,
+/// so owned memory would leak.
 #[derive(Debug)]
 pub(crate) struct OnUnwind<T, F: FnMut(&mut T)> {
     value: T,
@@ -19,7 +21,8 @@ impl<T, F: FnMut(&mut T)> OnUnwind<T, F> {
         Self { value, recover }
     }
 
-    /// Ends the guard without recovery, after the call returned.
+    /// Ends the guard without running the recovery function. Call it after the application code
+    /// returned.
     pub(crate) fn disarm(self) {
         let _ = ManuallyDrop::new(self);
     }

@@ -4,7 +4,8 @@
 //!
 //! TCP carries a stream of bytes and no message boundaries. Ten calls of `send` may arrive as one
 //! `recv`: the sender's kernel coalesced them, or the receiver read late. One `send` may arrive as
-//! ten, because it did not fit. Messages arrive *glued* together or *cut* into pieces.
+//! ten, because it did not fit into a buffer. Messages arrive *glued* together or *cut* into
+//! pieces.
 //!
 //! ```text
 //!         sent   | hello | world | how are you |
@@ -17,9 +18,9 @@
 //! ```
 //!
 //! The remedy is *framing*: a length before each message or a delimiter after it, and a receiver
-//! that puts the pieces together again. An event loop has more such problems: edge triggers,
-//! partial writes, back-pressure, stale ids, accept storms, closing without losing data. This crate
-//! solves them once.
+//! that puts the pieces together again. An event loop has more problems of this kind: edge
+//! triggers, partial writes, back-pressure, stale ids, accept storms, and closing without losing
+//! data. This crate solves them.
 //!
 //! # A server
 //!
@@ -55,9 +56,9 @@
 //!
 //! # A client
 //!
-//! A client uses the handler and the ids of a server. Payloads that are sent before the connection
-//! is open are queued until it opens. A failed connect is reported to `on_close` with the error of
-//! the operating system.
+//! A client uses the same `Handler` trait and the same ids as a server. Payloads that are sent
+//! before the connection is open are queued until it opens. A failed connect is reported to
+//! `on_close` with the error of the operating system.
 //!
 //! ```
 //! use unstick::{CloseReason, Closed, ConnId, Context, Framing, Handler, Reactor};
@@ -140,8 +141,8 @@
 //! The framings also work without a reactor: [`Deframer`] and [`Framer`] for bytes from any source,
 //! and [`FramedStream`] for a blocking stream.
 //!
-//! [`testkit`] tests a custom codec. It feeds the codec every possible cut of a stream and reports
-//! the smallest cut that the codec decodes incorrectly.
+//! [`testkit`] tests a custom codec. It cuts a stream in many ways, feeds the pieces to the codec,
+//! and reports a small cut that the codec decodes incorrectly.
 //!
 //! # Back-pressure
 //!
@@ -151,19 +152,19 @@
 //! * [`Sent::AboveHigh`]: the frame is accepted; stop until `on_drained`.
 //! * [`SendError`]: the frame is not accepted, and the error is the reason.
 //!
-//! A connection above its high watermark is not read until its write queue has drained. So an echo
-//! server stays bounded, without additional code, if a peer does not read. Accepted bytes are
-//! either taken by the kernel or counted in [`Closed::unsent_bytes`]. A proxy sets
-//! [`Config::read_above_high`], and pauses the connection that its output comes from.
+//! A connection above its high watermark is not read until its write queue has drained. So the
+//! memory of an echo server stays bounded, without additional code, if a peer does not read.
+//! Accepted bytes are either taken by the kernel or counted in [`Closed::unsent_bytes`]. A proxy
+//! sets [`Config::read_above_high`], and pauses the connection that its output comes from.
 //!
 //! A handler can also limit its input. [`Context::pause`] stops reading and
 //! [`resume`](Context::resume) continues. [`Context::grant`] allows a number of further frames.
 //! [`on_hangup`](Handler::on_hangup) reports a peer that leaves while its connection is not read.
 //!
 //! Output that a connection gets while its own frames are delivered is written with one system call
-//! after them. Output for other connections is written once, at the end of the turn. A payload is
-//! copied once. [`send_owned`](Context::send_owned) does not copy a long payload at all, and
-//! [`broadcast`](Context::broadcast) copies a long payload once for all receivers.
+//! after the delivery. Output for other connections is written once, at the end of the turn. A
+//! payload is copied once. [`send_owned`](Context::send_owned) does not copy a long payload at all,
+//! and [`broadcast`](Context::broadcast) copies a long payload once for all receivers.
 //!
 //! # Datagrams
 //!
@@ -191,7 +192,7 @@
 //!
 //! `on_half_close` reports a peer that has ended its side; the peer still receives output. Its
 //! default closes the connection: see [`Handler::on_half_close`] if a reply may come later.
-//! [`Context::half_close`] ends this side in that way.
+//! [`Context::half_close`] ends this side in the same way, and input still arrives.
 //!
 //! `on_close` is called exactly once for every connection, also for one that never opened. It
 //! receives the reason and the number of bytes lost.
@@ -213,8 +214,8 @@
 //! # Limits
 //!
 //! [`Config`] bounds everything: frames, queues, connections, timers, posted closures, and the work
-//! that one connection may cause before the others have their turn. An idle connection owns no
-//! buffer. An active one holds at most one read, one frame and its write queue.
+//! that one connection may cause before other connections are handled. An idle connection owns no
+//! buffer. A connection with traffic holds at most one read, one frame and its write queue.
 //!
 //! [`Context::set_limits`] sets watermarks and timeouts for a single connection.
 //!
@@ -253,13 +254,13 @@
 //! # Threads and other event loops
 //!
 //! [`Reactor::remote`] returns a [`Remote`]. Other threads use it to post closures to the loop's
-//! thread and to send to its connections. Both queues are bounded, and a rejected closure or
-//! payload is returned. A program with its own event loop calls [`Reactor::turn`] and may [watch
-//! the poll's descriptor](guide::embedding).
+//! thread and to send to its connections. Their queue is bounded, and a rejected closure or payload
+//! is returned. A program with its own event loop calls [`Reactor::turn`] and may [watch the poll's
+//! descriptor](guide::embedding).
 //!
 //! `Reactor::shutdown_on_signals` shuts down gracefully on SIGINT, SIGTERM and SIGHUP.
-//! `Context::catch_signal` makes any signal a callback, `Handler::on_signal`. Both require the
-//! feature `signals`, and start no thread.
+//! `Context::catch_signal` reports a signal to `Handler::on_signal`. Both require the feature
+//! `signals`. On Unix, neither starts a thread.
 //!
 //! [`Config::busy_poll`] trades processor time for lower latency.
 //!
@@ -285,8 +286,9 @@
 //! # Platforms
 //!
 //! Linux is the primary platform, and all measurements were made on it. The crate supports every
-//! platform that mio supports. If a short read does not prove that a socket is empty, the crate
-//! reads until the socket would block. Without batches, each datagram takes one system call.
+//! platform that mio supports. On a system on which a short read does not prove that a socket is
+//! empty, the crate reads until the socket would block. On a system without batches, each datagram
+//! takes one system call.
 //!
 //! [mio]: https://docs.rs/mio
 
@@ -344,7 +346,7 @@ pub use config::{Config, Limits};
 pub use context::Context;
 pub use datagram::{Datagram, DatagramError, DatagramFault, DatagramFrames, Ecn, Route};
 pub use error::{DecodeError, FrameError, Gone, NotSent, PostError, SendError, Sent};
-pub use event::{CloseReason, Closed, Hangup, Origin, Refusal};
+pub use event::{CloseReason, Closed, Detached, Hangup, Origin, Refusal};
 pub use framed::{Decoded, Deframer, FramedStream, Framer};
 pub use handler::Handler;
 pub use id::{ConnId, ListenerId, SocketId, UdpId};

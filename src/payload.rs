@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 /// A payload passed by value, which can be queued without a copy.
 ///
-/// A `Vec<u8>`, a `Box<[u8]>` or a `String` gives an owned payload. An `Arc<[u8]>`, a `&'static
-/// [u8]` or a literal gives a shared payload. Cloning a shared payload copies no bytes; cloning an
-/// owned one copies all of them.
+/// A `Vec<u8>`, a `Box<[u8]>` or a `String` becomes an owned payload. An `Arc<[u8]>`, a `&'static
+/// [u8]` or a literal becomes a shared payload. Cloning a shared payload copies no bytes; cloning
+/// an owned one copies all of them.
 ///
 /// # Examples
 ///
@@ -18,8 +18,8 @@ use std::sync::Arc;
 /// for literal in [Payload::from("hello"), Payload::from(b"hello")] {
 ///     assert_eq!(literal[..], *b"hello");
 /// }
-/// let given = Payload::from(vec![0; 1 << 20]);
-/// let shared = given.into_shared(); // copies once
+/// let owned = Payload::from(vec![0; 1 << 20]);
+/// let shared = owned.into_shared(); // copies once
 /// let same = shared.clone(); // copies nothing
 /// assert_eq!(&shared[..4], &same[..4]);
 /// ```
@@ -28,18 +28,18 @@ pub struct Payload(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Given(Vec<u8>),
+    Owned(Vec<u8>),
     Shared(Arc<[u8]>),
     Static(&'static [u8]),
 }
 
 impl Payload {
-    /// Returns a payload with the same bytes whose clones share them. Copies the bytes once if the
-    /// payload is owned.
+    /// Returns a shared payload with the same bytes. Copies the bytes once if this payload is
+    /// owned.
     #[must_use]
     pub fn into_shared(self) -> Self {
         match self.0 {
-            Kind::Given(bytes) => Self(Kind::Shared(bytes.into())),
+            Kind::Owned(bytes) => Self(Kind::Shared(bytes.into())),
             shared => Self(shared),
         }
     }
@@ -50,7 +50,7 @@ impl Deref for Payload {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Kind::Given(bytes) => bytes,
+            Kind::Owned(bytes) => bytes,
             Kind::Shared(bytes) => bytes,
             Kind::Static(bytes) => bytes,
         }
@@ -75,9 +75,9 @@ macro_rules! impl_from {
 }
 
 impl_from! {
-    Vec<u8>, bytes => Kind::Given(bytes);
-    Box<[u8]>, bytes => Kind::Given(bytes.into_vec());
-    String, text => Kind::Given(text.into_bytes());
+    Vec<u8>, bytes => Kind::Owned(bytes);
+    Box<[u8]>, bytes => Kind::Owned(bytes.into_vec());
+    String, text => Kind::Owned(text.into_bytes());
     Arc<[u8]>, bytes => Kind::Shared(bytes);
     &'static [u8], bytes => Kind::Static(bytes);
     &'static str, text => Kind::Static(text.as_bytes());
@@ -89,11 +89,11 @@ impl<const N: usize> From<&'static [u8; N]> for Payload {
     }
 }
 
-/// Returns the bytes of an owned payload without a copy; copies those of a shared one.
+/// Returns the bytes of an owned payload without a copy. Copies the bytes of a shared payload.
 impl From<Payload> for Vec<u8> {
     fn from(payload: Payload) -> Self {
         match payload.0 {
-            Kind::Given(bytes) => bytes,
+            Kind::Owned(bytes) => bytes,
             Kind::Shared(bytes) => bytes.to_vec(),
             Kind::Static(bytes) => bytes.to_vec(),
         }

@@ -20,8 +20,8 @@ use crate::timer::TimerId;
 /// Delays between attempts: longer after every failure, and randomised so that the clients of a
 /// restarted server do not all return at once.
 ///
-/// Without jitter, the first delay is `base` and each next one is `factor` times the previous one,
-/// up to `max`. This type reads no clock and sets no timer.
+/// Without jitter, the first delay is `base` and each later delay is `factor` times the previous
+/// delay, up to `max`. This type reads no clock and sets no timer.
 ///
 /// # Examples
 ///
@@ -66,14 +66,15 @@ impl Backoff {
         /// Sets the ratio of each delay to the previous one. Default: 2.
         ///
         /// A factor below 1, or NaN, counts as 1: every delay is `base`.
-        // `max` replaces NaN. The upper limit is finite: infinity times zero would be NaN.
+        // `f64::max` replaces NaN by 1. The upper limit is finite, because infinity times zero is
+        // NaN.
         factor(factor: f64) => factor = factor.clamp(1.0, f64::MAX).max(1.0);
 
         /// Sets the random share of each delay, from 0 (none) to 1 (all of it). Default: 0.5.
         ///
-        /// A jitter of 0.5 turns a delay of one second into a random one from half a second to one
-        /// second. Values outside the range count as 0 or 1; NaN counts as 0.
-        // `max` replaces NaN.
+        /// A jitter of 0.5 turns a delay of one second into a random delay from half a second to
+        /// one second. Values outside the range count as 0 or 1; NaN counts as 0.
+        // `f64::max` replaces NaN by 0.
         jitter(share: f64) => jitter = share.clamp(0.0, 1.0).max(0.0);
 
         /// Sets the seed of the jitter, so that a test gets the same delays in every run. By
@@ -81,19 +82,19 @@ impl Backoff {
         seed(seed: u64) => random = seed;
     }
 
-    /// Returns the delay to wait before the next attempt, and advances to a longer one. Call it
+    /// Returns the delay to wait before the next attempt, and makes the next delay longer. Call it
     /// after a failure.
     pub fn next_delay(&mut self) -> Duration {
         let delay = self.next;
         let longer = delay.as_secs_f64() * self.factor;
         self.next = Duration::try_from_secs_f64(longer).map_or(self.max, |next| next.min(self.max));
         let kept = delay.as_secs_f64() * (1.0 - self.jitter * self.chance());
-        // The longest durations round up to a value that no `Duration` can hold.
+        // The longest delays are rounded up to a value that is too large for a `Duration`.
         Duration::try_from_secs_f64(kept).map_or(delay, |kept| kept.min(delay))
     }
 
-    /// Starts again with `base`. Call it after a success: a connection that has lived, not one that
-    /// was only accepted.
+    /// Makes `base` the next delay again. Call it after a success: a connection that lived for some
+    /// time, not a connection that was only accepted.
     pub fn reset(&mut self) {
         self.next = self.base;
     }
@@ -116,12 +117,13 @@ impl Backoff {
 /// A handler keeps one `Reconnect` per server and forwards its callbacks to it:
 /// [`open`](Reconnect::open) to start, then [`on_close`](Reconnect::on_close) and
 /// [`on_timer`](Reconnect::on_timer). Each method ignores the connections and timers of other
-/// servers, so one handler can have several.
+/// servers, so one handler can have several `Reconnect` values.
 ///
 /// The delays between the attempts grow until a connection has lived for
 /// [`lifetime_min`](Reconnect::lifetime_min). An accept is no success: a server that is overloaded
 /// or broken may accept each connection, send an error and close. No further attempt is made while
-/// the reactor shuts down, or after an error that cannot heal: an address that no server can have.
+/// the reactor shuts down, or after an error that will not go away: an address that no server can
+/// have.
 ///
 /// # Examples
 ///
@@ -183,9 +185,9 @@ pub struct Reconnect<A> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Ended,
-    /// Connecting since this time, or connected.
+    /// A connection that is connecting or open, and the start time of its attempt.
     Up(ConnId, Instant),
-    /// Waiting for this timer to start the next attempt.
+    /// The timer that starts the next attempt.
     Waiting(TimerId),
 }
 
@@ -225,9 +227,9 @@ where
     /// Sets the time after which a connection counts as a success, so that the next delay is the
     /// shortest one again. Default: the longest delay of the backoff.
     ///
-    /// The time counts from the start of the attempt. A connect that fails is never a success. With
-    /// zero, each connection that opens is one. Such a client reconnects at the shortest delay, for
-    /// ever, to a server that accepts and closes.
+    /// The time counts from the start of the attempt. A connect that fails is never a success. If
+    /// `min` is zero, each connection that opens is a success. Such a client reconnects at the
+    /// shortest delay, for ever, to a server that accepts and closes.
     #[must_use]
     pub fn lifetime_min(mut self, min: Duration) -> Self {
         self.lifetime_min = min;
@@ -236,8 +238,7 @@ where
 
     /// Connects at once with `session`, and cancels a pending attempt.
     ///
-    /// If it is connected or connecting already, returns the existing connection and drops
-    /// `session`.
+    /// If a connection is open or connecting already, returns this connection and drops `session`.
     pub fn open<H: Handler>(&mut self, cx: &mut Context<'_, H>, session: H::Session) -> ConnId {
         match self.state {
             State::Up(conn, _) => return conn,
@@ -285,10 +286,10 @@ where
         Some(delay)
     }
 
-    /// Connects, if `timer` is the one set for the next attempt. Call it from
-    /// [`Handler::on_timer`].
+    /// Connects, if `timer` was set for the next attempt. Call it from [`Handler::on_timer`].
     ///
-    /// Returns `None`, and drops `session`, if the timer is another one or the reactor shuts down.
+    /// Returns `None`, and drops `session`, if `timer` is a different timer or the reactor shuts
+    /// down.
     pub fn on_timer<H: Handler>(
         &mut self,
         cx: &mut Context<'_, H>,
@@ -324,8 +325,8 @@ where
     }
 }
 
-/// Returns true if no further attempt can succeed. The system uses `InvalidInput` for a missing
-/// route, too, which can heal (ip-route(8), "blackhole").
+/// Returns true if no further attempt can succeed. An `InvalidInput` of the system does not count,
+/// because it may mean a missing route, which may appear later (ip-route(8), "blackhole").
 fn is_final(reason: &CloseReason) -> bool {
     let is_invalid = |error: &io::Error| {
         let kinds = [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported];

@@ -37,8 +37,8 @@ impl ConnStats {
     }
 }
 
-/// Counters kept in the entry of a connection for its [`ConnStats`]. The entry counts reads
-/// separately.
+/// Counters that the entry of a connection keeps for its [`ConnStats`]. The entry counts the reads
+/// in another field.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ConnCounts {
     pub(crate) read_bytes: u64,
@@ -104,7 +104,7 @@ pub struct Stats {
     /// Number of outgoing datagrams lost: rejected by a full queue, failed to be sent, or still
     /// queued when their socket was closed.
     pub datagrams_dropped: u64,
-    /// Time spent in callbacks, including the time to decode their frames. Zero unless
+    /// Time spent in callbacks, including the time to decode the frames passed to them. Zero unless
     /// [`Config::slow_callback_min`](crate::Config::slow_callback_min) is set.
     pub callback_time: Duration,
     /// Number of callbacks that took at least
@@ -120,8 +120,8 @@ pub struct Stats {
     pub ready: usize,
     /// Current number of timers: those of the handler and a few of the reactor itself.
     pub timers: usize,
-    /// Number of received datagrams of other senders that a connected socket dropped: they were
-    /// queued before the connect.
+    /// Number of datagrams that a connected socket dropped, because they came from another sender.
+    /// They had arrived before the connect.
     pub datagrams_filtered: u64,
     /// Number of datagrams that the kernel dropped because the receive buffer of their socket was
     /// full. Zero unless [`UdpOptions::count_overflows`] is set.

@@ -11,10 +11,10 @@ use unstick::cutmap::{CutMap, Event, EventKind, FrameSpan, Recording, Segments, 
 use unstick::testkit::{Cuts, Failure, ReadSide};
 use unstick::{
     Addr, Backoff, CloseReason, Closed, Config, ConnId, ConnStats, ConnectOptions, Context,
-    DatagramError, DecodeError, Deframer, FrameError, FramedStream, Framer, Framing, Gone, Handler,
-    Keepalive, LengthField, Limits, ListenOptions, ListenerId, NotSent, ParseFramingError, Payload,
-    PostError, Reactor, Reconnect, Refusal, Remote, SendError, Signal, SocketId, Stats, TimerId,
-    UdpId, UdpOptions,
+    DatagramError, DecodeError, Deframer, Detached, FrameError, FramedStream, Framer, Framing,
+    Gone, Handler, Keepalive, LengthField, Limits, ListenOptions, ListenerId, NotSent,
+    ParseFramingError, Payload, PostError, Reactor, Reconnect, Refusal, Remote, SendError, Signal,
+    SocketId, Stats, TimerId, UdpId, UdpOptions,
 };
 
 fn is_send<T: Send + Debug>() {}
@@ -63,6 +63,7 @@ fn framing_types_and_config_types_are_send_and_sync() {
 #[test]
 fn ids_and_report_types_can_be_cloned_or_stored() {
     is_shared::<Closed>();
+    is_shared::<Detached>();
     is_cloned::<Stats>();
     is_cloned::<ConnStats>();
     is_cloned::<CutMap>();

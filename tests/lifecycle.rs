@@ -116,7 +116,8 @@ impl Handler for StaleIdChecker {
             assert_eq!(cx.pause(closed), Err(Gone));
             assert_eq!(cx.resume(closed), Err(Gone));
             assert_eq!(cx.reframe(closed, Framing::raw()), Err(Gone));
-            assert_eq!(cx.peer_addr(closed), Err(Gone));
+            let error = cx.peer_addr(closed).expect_err("the connection is closed");
+            assert_eq!(error.kind(), ErrorKind::NotConnected);
             cx.peer_inet_addr(closed)
                 .expect_err("the connection is closed");
             assert_eq!(cx.queued_bytes(closed), Err(Gone));

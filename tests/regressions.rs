@@ -85,7 +85,10 @@ fn empty_unix_path_listened_on_a_name_of_the_kernel() {
 
     let path = UnixAddr::from_pathname("").expect_err("the path is empty");
     assert_eq!(path.kind(), io::ErrorKind::InvalidInput);
-    assert!("unix:".parse::<Addr>().is_err(), "the path is empty");
+    let unnamed: Addr = "unix:".parse().expect("the text of an unnamed address");
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+    let listen = reactor.listen(&unnamed, Framing::raw());
+    listen.expect_err("an unnamed address identifies no socket");
 }
 
 /// A host name whose look-up takes longer than `connect_deadline`.

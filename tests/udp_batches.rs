@@ -1,18 +1,20 @@
-//! UDP batches and segmentation offload (GSO, GRO): datagrams that the kernel carries as one
-//! message are delivered and sent one by one. Every test runs with and without batches.
+//! UDP batches and segmentation offload (GSO, GRO). The handler receives and sends single
+//! datagrams, even if the kernel carries several of them as one message. Every test runs with and
+//! without batches.
 
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/network.rs"]
+mod network;
 
 use std::collections::HashMap;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::Command;
 use std::time::Duration;
 
 use common::{DEADLINE, Event, Probe, Random, drive, frame};
-use nix::sched::{CloneFlags, unshare};
+use network::enter_new_network;
 use nix::sys::socket::{setsockopt, sockopt};
 use unstick::{Config, Framing, Reactor, UdpId};
 
@@ -334,23 +336,6 @@ fn failed_gso_message_reports_each_datagram() {
             .expect("polling succeeds");
         assert_eq!(receive(&client).len(), if in_batches { 100 } else { 50 });
     }
-}
-
-/// Moves this thread to a new network namespace and runs the commands in it. Returns false if the
-/// namespace cannot be created or a command fails.
-fn enter_new_network(commands: &[&[&str]]) -> bool {
-    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-        println!("skipped: a network namespace cannot be created ({error})");
-        return false;
-    }
-    commands.iter().all(|command| {
-        let status = Command::new(command[0]).args(&command[1..]).status();
-        let is_done = status.is_ok_and(|status| status.success());
-        if !is_done {
-            println!("skipped: {command:?} fails");
-        }
-        is_done
-    })
 }
 
 /// Some datagrams are longer than the MTU. The kernel fragments a datagram, but not the segments of

@@ -2,6 +2,7 @@
 //! with `\r\n`. A single delimiter of one byte is handled by [`line`](super::line).
 
 use std::cmp::Reverse;
+use std::fmt;
 
 use memchr::memmem::Finder;
 
@@ -11,7 +12,7 @@ use crate::memory::GrowBuf;
 
 /// Codec of [`Framing::delimiters`](super::Framing::delimiters) and
 /// [`Framing::line_crlf`](super::Framing::line_crlf).
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Delimited {
     /// The delimiters, in the order of the configuration.
     delimiters: Box<[Box<[u8]>]>,
@@ -32,6 +33,16 @@ pub(crate) struct Delimited {
     /// stream.
     pub(super) delivers_rest: bool,
     pub(crate) limit: Limit,
+}
+
+/// Leaves out the tables of the search, which follow from the delimiters.
+impl fmt::Debug for Delimited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delimited")
+            .field("delimiters", &self.delimiters)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Maximum number of bytes that are copied together to find a delimiter that begins in the held

@@ -66,8 +66,9 @@ enum Held {
     },
     /// No bytes, while the next `left >= 1` bytes of the stream are skipped.
     Skipping { left: u64 },
-    /// The bytes of a frame that the [former](Former) framing skips to its end.
-    Former,
+    /// The bytes of a frame that the [former](Former) framing skips to its end. `is_due` is true if
+    /// bytes were added that this framing has not decoded.
+    Former { is_due: bool },
 }
 
 /// The decode step of a framing that was replaced while it skipped a frame that is too long. Only
@@ -157,7 +158,8 @@ impl Partial {
         match self.held {
             Held::Undecoded => true,
             Held::Frame { need, .. } => need <= self.len(),
-            Held::Skipping { .. } | Held::Former => false,
+            Held::Skipping { .. } => false,
+            Held::Former { is_due } => is_due,
         }
     }
 
@@ -170,7 +172,7 @@ impl Partial {
     pub(super) fn is_open_ended(&self) -> bool {
         match self.held {
             Held::Frame { is_open_ended, .. } => is_open_ended,
-            Held::Undecoded | Held::Skipping { .. } | Held::Former => false,
+            Held::Undecoded | Held::Skipping { .. } | Held::Former { .. } => false,
         }
     }
 
@@ -179,7 +181,7 @@ impl Partial {
     pub(super) fn left_to_skip(&self) -> u64 {
         match self.held {
             Held::Skipping { left } => left,
-            Held::Undecoded | Held::Frame { .. } | Held::Former => 0,
+            Held::Undecoded | Held::Frame { .. } | Held::Former { .. } => 0,
         }
     }
 
@@ -191,12 +193,19 @@ impl Partial {
     /// True if the next bytes are skipped: by their number, or up to the end of a frame.
     #[inline]
     pub(super) fn is_skipping(&self) -> bool {
-        matches!(self.held, Held::Skipping { .. } | Held::Former)
+        matches!(self.held, Held::Skipping { .. } | Held::Former { .. })
     }
 
     /// True if a [former](Former) framing skips a frame.
     pub(super) fn has_former(&self) -> bool {
         self.former.is_some()
+    }
+
+    /// Marks bytes that were added as not seen by the former framing, if there is one.
+    pub(super) fn set_former_due(&mut self) {
+        if let Held::Former { is_due } = &mut self.held {
+            *is_due = true;
+        }
     }
 
     /// Takes the former framing for a decode call. The bytes then count as undecoded.
@@ -208,7 +217,7 @@ impl Partial {
 
     /// Makes `former` skip the frame to its end.
     pub(super) fn set_former(&mut self, former: Former) {
-        self.held = Held::Former;
+        self.held = Held::Former { is_due: false };
         self.former = Some(former);
     }
 
@@ -243,7 +252,7 @@ impl Partial {
     fn need(&self) -> usize {
         match self.held {
             Held::Frame { need, .. } => need,
-            Held::Undecoded | Held::Skipping { .. } | Held::Former => 0,
+            Held::Undecoded | Held::Skipping { .. } | Held::Former { .. } => 0,
         }
     }
 
@@ -259,7 +268,8 @@ impl Partial {
         match self.held {
             Held::Undecoded => false,
             Held::Frame { need, .. } => need > self.len() && !self.is_direct(),
-            Held::Skipping { .. } | Held::Former => true,
+            Held::Skipping { .. } => true,
+            Held::Former { is_due } => !is_due,
         }
     }
 
@@ -366,6 +376,14 @@ impl Partial {
         pool.moved_bytes += bytes.len() as u64;
     }
 
+    /// Returns a copy of the bytes, the number of bytes to skip, and the number of bytes that were
+    /// skipped of the frame in the bytes.
+    pub(super) fn content(&mut self, pool: &mut Pool) -> (Vec<u8>, u64, u64) {
+        self.buf.settle(pool);
+        let bytes = self.buf.bytes().to_vec();
+        (bytes, self.left_to_skip(), self.scan.dropped)
+    }
+
     /// True if the buffer is far larger than its bytes need.
     #[inline]
     pub(super) fn is_oversized(&self) -> bool {
@@ -421,7 +439,7 @@ impl Partial {
             Held::Undecoded => !self.is_empty(),
             Held::Frame { need, .. } => need >= 1 && !self.is_empty(),
             Held::Skipping { left } => left >= 1 && self.is_empty(),
-            Held::Former => self.former.is_some() && !self.is_empty(),
+            Held::Former { .. } => self.former.is_some() && !self.is_empty(),
         };
         let (held, len) = (self.held, self.len());
         debug_assert!(

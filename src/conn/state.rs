@@ -359,7 +359,7 @@ changes! {
 
     /// Records that the connect succeeded.
     fn connected = clear(CONNECTING);
-    /// Clears the readiness of the former socket, after a connect continued with the next address.
+    /// Clears the readiness that earlier sockets of the connect reported.
     fn socket_replaced = clear(READABLE | END_HINT | HUNG_UP);
 
     // Readiness and queue marks.

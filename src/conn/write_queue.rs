@@ -191,6 +191,12 @@ impl WriteQueue {
         std::mem::take(&mut self.len)
     }
 
+    /// Returns a copy of all bytes.
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        let segments = self.segments.iter();
+        segments.flat_map(Segment::bytes).copied().collect()
+    }
+
     /// Returns the last segment with a spare capacity of at least `len` bytes. Adds a segment if the
     /// last one has less.
     fn back_with_spare(&mut self, len: usize, pool: &mut Pool) -> &mut Buf {

@@ -1,5 +1,6 @@
 //! Closing sockets, stopping the loop and shutting down.
 
+use std::io;
 use std::time::Duration;
 
 use super::Context;
@@ -41,9 +42,93 @@ impl<H: Handler> Context<'_, H> {
     /// Ends a connection at once with a reset.
     ///
     /// Queued output is lost and counted in [`Closed::unsent_bytes`](crate::Closed::unsent_bytes).
-    /// Does nothing if the connection is closed.
+    /// If a [duplicate](Context::detach#duplicates) of the socket is open, the reset is sent when
+    /// the last duplicate is closed. Does nothing if the connection is closed.
     pub fn abort(&mut self, conn: ConnId) {
         self.engine.abort(conn.0, CloseReason::Aborted);
+    }
+
+    /// Ends a connection without closing its socket: the socket and the bytes around it become a
+    /// [`Detached`](crate::Detached), for another reactor or for code without a reactor.
+    ///
+    /// * No further frame is delivered, and `send` fails with
+    ///   [`SendError::Gone`](crate::SendError::Gone) or [`Closing`](crate::SendError::Closing).
+    /// * At the end of the turn, [`on_close`](Handler::on_close) takes the session. Its reason is
+    ///   [`CloseReason::Detached`]: the socket, the bytes that were read and not delivered, and the
+    ///   output that the kernel has not taken. No byte is lost or duplicated. The counts of lost
+    ///   bytes are 0.
+    /// * A frame that is being skipped is skipped further after the move, but not if the framing
+    ///   was replaced since the skip began.
+    /// * The socket stays in non-blocking mode and keeps its options, such as `TCP_NODELAY`.
+    ///
+    /// [`adopt_detached`](Context::adopt_detached) continues the connection, in any reactor.
+    ///
+    /// # Duplicates
+    ///
+    /// A duplicate of a connection's socket, from [`socket_options`](Context::socket_options) or
+    /// from before its adoption, is the same socket. `close` and `half_close` send a FIN, after
+    /// which no duplicate can send. `abort` makes the close of the last duplicate a reset, which
+    /// destroys the output of its new owner. So a duplicate can only set options and wait. To move
+    /// a connection, detach it.
+    ///
+    /// # Errors
+    ///
+    /// The connection is unchanged in case of an error.
+    ///
+    /// * `NotConnected`: the connection is closed or still connecting.
+    /// * `BrokenPipe`: this side has ended or is closing, a write failed, or the peer sent a
+    ///   malformed frame.
+    /// * `Unsupported`: the bytes pass through a transport filter, so the socket alone is useless.
+    ///
+    /// # Examples
+    ///
+    /// One reactor accepts, and moves each connection to another thread after its first line:
+    ///
+    /// ```
+    /// use unstick::{CloseReason, Closed, ConnId, Context, Framing, Handler, Remote};
+    ///
+    /// struct Worker;
+    ///
+    /// impl Handler for Worker {
+    ///     type Session = String; // the first line
+    ///
+    /// fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut String, _: &[u8]) {} }
+    ///
+    /// struct Front {
+    ///     worker: Remote<Worker>,
+    /// }
+    ///
+    /// impl Handler for Front {
+    ///     type Session = String;
+    ///
+    ///     fn on_frame(
+    ///         &mut self,
+    ///         cx: &mut Context<'_, Self>,
+    ///         conn: ConnId,
+    ///         first: &mut String,
+    ///         line: &[u8],
+    ///     ) {
+    ///         *first = String::from_utf8_lossy(line).into_owned();
+    ///         let _ = cx.detach(conn);
+    ///     }
+    ///
+    ///     fn on_close(
+    ///         &mut self,
+    ///         _: &mut Context<'_, Self>,
+    ///         _: ConnId,
+    ///         first: String,
+    ///         closed: Closed,
+    ///     ) {
+    ///         if let CloseReason::Detached(detached) = closed.reason {
+    ///             let _ = self.worker.post(move |_, cx| {
+    ///                 cx.adopt_detached(detached, Framing::line(), first);
+    ///             });
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn detach(&mut self, conn: ConnId) -> io::Result<()> {
+        self.engine.detach(conn.0)
     }
 
     /// Closes a listener.

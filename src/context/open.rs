@@ -6,6 +6,7 @@ use std::net::ToSocketAddrs;
 use super::Context;
 use crate::addr::ToAddrs;
 use crate::codec::Framing;
+use crate::event::Detached;
 use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, UdpId};
 use crate::os::{ConnectOptions, ListenOptions, OwnedSocket, UdpOptions};
@@ -13,9 +14,11 @@ use crate::os::{ConnectOptions, ListenOptions, OwnedSocket, UdpOptions};
 impl<H: Handler> Context<'_, H> {
     /// Listens for TCP or Unix connections. Each accepted connection starts with `framing`.
     ///
-    /// If `addr` resolves to several addresses, the first one that can be bound is used. Port 0
-    /// selects a free port; [`local_inet_addr`](Context::local_inet_addr) returns it. Resolving a
-    /// host name blocks.
+    /// If `addr` resolves to several addresses, the first one that can be bound is used. So
+    /// `localhost` may listen for IPv6 alone, or for IPv4 alone;
+    /// [`listen_all`](Context::listen_all) listens at all addresses of a name. Port 0 selects a
+    /// free port; [`local_inet_addr`](Context::local_inet_addr) returns it. Resolving a host name
+    /// blocks.
     ///
     /// # Errors
     ///
@@ -39,6 +42,44 @@ impl<H: Handler> Context<'_, H> {
         options: &ListenOptions,
     ) -> io::Result<ListenerId> {
         self.engine.listen(addr, framing, options)
+    }
+
+    /// Listens at all addresses of a name, with one listener for each. Returns their ids in the
+    /// order of the addresses.
+    ///
+    /// * If the port is 0, the system chooses one port for all of them.
+    /// * If there are IPv4 and IPv6 addresses, a listener at an IPv6 address accepts IPv6 only,
+    ///   unless [`ListenOptions::only_v6`] is set.
+    /// * An address is left out if the system lacks its family, because no client can have it
+    ///   either. An address that occurs twice counts once.
+    ///
+    /// # Errors
+    ///
+    /// No listener stays open in case of an error.
+    ///
+    /// * Any error of resolving, binding or listening, for the first address that fails.
+    /// * `AddrInUse`: one of the addresses is in use. If the port is 0, several ports were tried.
+    /// * `Other`: the reactor is shutting down.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use unstick::{Context, Framing, Handler, ListenOptions};
+    ///
+    /// fn listen<H: Handler>(cx: &mut Context<'_, H>) -> std::io::Result<()> {
+    ///     for id in cx.listen_all("localhost:0", Framing::line(), &ListenOptions::new())? {
+    ///         println!("listening on {}", cx.local_addr(id)?); // [::1]:41234, 127.0.0.1:41234
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn listen_all(
+        &mut self,
+        addr: impl ToAddrs,
+        framing: Framing,
+        options: &ListenOptions,
+    ) -> io::Result<Vec<ListenerId>> {
+        self.engine.listen_all(addr, &framing, options)
     }
 
     /// Opens a UDP socket.
@@ -89,8 +130,13 @@ impl<H: Handler> Context<'_, H> {
     /// Opens a connection and returns its id at once. `session` becomes the session of the
     /// connection.
     ///
-    /// The addresses are tried one after the other until one accepts. Resolving a host name blocks;
-    /// an IP or Unix address does not. Payloads sent before the connection is open are queued.
+    /// If a name has several addresses, the attempts overlap (RFC 8305). The families alternate.
+    /// The next address is tried 250 ms after the last one, or as soon as that fails. The first
+    /// address that accepts is used, and the other attempts are closed. At most 8 attempts are
+    /// pending; the oldest one is closed for the next.
+    ///
+    /// Resolving a host name blocks; an IP or Unix address does not. Payloads sent before the
+    /// connection is open are queued.
     ///
     /// [`on_open`](Handler::on_open) reports success. [`on_close`](Handler::on_close) reports every
     /// failure and returns the session: an unknown host name, no free descriptor, a refusal by the
@@ -164,6 +210,44 @@ impl<H: Handler> Context<'_, H> {
         session: H::Session,
     ) -> ConnId {
         let conn = self.engine.adopt_stream(stream.into(), framing);
+        self.sessions.put(conn.0.key(), session);
+        conn
+    }
+
+    /// Takes over a connection that was [detached](Context::detach), with the bytes that belong to
+    /// it.
+    ///
+    /// [`on_open`](Handler::on_open) is called first, with [`Origin::Adopted`]. The undelivered
+    /// bytes come before the bytes that are still in the socket, and `framing` decodes both. The
+    /// unsent bytes leave before anything that is sent from now on. The state of a custom codec is
+    /// new.
+    ///
+    /// [`on_close`](Handler::on_close) reports every failure, as for
+    /// [`adopt_stream`](Context::adopt_stream). The bytes then count as unsent and as undecoded.
+    ///
+    /// [`Origin::Adopted`]: crate::Origin::Adopted
+    ///
+    /// # Examples
+    ///
+    /// A program has read the first bytes of a stream itself, and puts them back:
+    ///
+    /// ```
+    /// use std::net::TcpStream;
+    /// use unstick::{ConnId, Context, Detached, Framing, Handler};
+    ///
+    /// fn adopt<H: Handler>(cx: &mut Context<'_, H>, stream: TcpStream, read: &[u8]) -> ConnId {
+    ///     let mut detached = Detached::new(stream);
+    ///     detached.undelivered = read.to_vec();
+    ///     cx.adopt_detached(detached, Framing::line(), H::Session::default())
+    /// }
+    /// ```
+    pub fn adopt_detached(
+        &mut self,
+        detached: Detached,
+        framing: Framing,
+        session: H::Session,
+    ) -> ConnId {
+        let conn = self.engine.adopt_detached(detached, framing);
         self.sessions.put(conn.0.key(), session);
         conn
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::Context;
-use crate::addr::Addr;
+use crate::addr::{Addr, unknown};
 use crate::cutmap::{Recording, Segments};
 use crate::error::Gone;
 use crate::handler::Handler;
@@ -15,28 +15,38 @@ use crate::stats::{ConnStats, Stats};
 impl<H: Handler> Context<'_, H> {
     /// Returns the IP address and port of a TCP connection's peer. Makes no system call.
     ///
-    /// A connection that is connecting returns the address being tried. The address stays
-    /// available until `on_close` has returned.
+    /// A connection that is connecting returns the address that was tried last. The address stays
+    /// available until `on_close` has returned. An IPv4 peer of an IPv6 socket has its IPv4
+    /// address.
     ///
     /// # Errors
     ///
     /// * `NotConnected`: the connection is closed.
+    /// * `AddrNotAvailable`: no address is known. The name of a connect has none, or the connection
+    ///   was refused by a limit of this side.
     /// * `Unsupported`: it is a Unix connection; use [`peer_addr`](Context::peer_addr).
     pub fn peer_inet_addr(&self, conn: ConnId) -> io::Result<SocketAddr> {
-        self.engine.conn(conn.0)?.peer.inet().ok_or_else(not_inet)
+        self.peer_addr(conn)?.inet().ok_or_else(not_inet)
     }
 
     /// Returns the address of a connection's peer, for TCP and Unix connections. Makes no system
     /// call.
     ///
-    /// A connection that is connecting returns the address being tried. The address stays
-    /// available until `on_close` has returned.
+    /// A connection that is connecting returns the address that was tried last. The address stays
+    /// available until `on_close` has returned. An IPv4 peer of an IPv6 socket has its IPv4
+    /// address.
     ///
     /// # Errors
     ///
-    /// * [`Gone`]: the connection is closed.
-    pub fn peer_addr(&self, conn: ConnId) -> Result<Addr, Gone> {
-        self.engine.conn(conn.0).map(|conn| conn.peer.clone())
+    /// * `NotConnected`: the connection is closed.
+    /// * `AddrNotAvailable`: no address is known. The name of a connect has none, or the connection
+    ///   was refused by a limit of this side.
+    pub fn peer_addr(&self, conn: ConnId) -> io::Result<Addr> {
+        let peer = &self.engine.conn(conn.0)?.peer;
+        match *peer == unknown() {
+            true => Err(io::ErrorKind::AddrNotAvailable.into()),
+            false => Ok(peer.clone()),
+        }
     }
 
     /// Returns the local IP address and port of a connection, a listener or a UDP socket, as
@@ -83,7 +93,8 @@ impl<H: Handler> Context<'_, H> {
     /// Returns access to the options that [`socket`](Context::socket) does not cover. This is the
     /// only method with a type of another crate, [`socket2::SockRef`], in its signature.
     ///
-    /// Do not set the socket to blocking mode: the reactor needs it to be non-blocking.
+    /// Do not set the socket to blocking mode: the reactor needs it to be non-blocking. A duplicate
+    /// shares the state of the socket: see [`detach`](Context::detach#duplicates).
     ///
     /// # Errors
     ///

@@ -72,7 +72,7 @@ pub struct Summary {
     pub split_headers: usize,
     /// Maximum number of frames that ended in one read.
     pub frames_per_read_max: usize,
-    /// Sum, over all frames, of the number of reads that each arrived in.
+    /// Sum, over all frames, of the number of reads in which the frame arrived.
     reads_of_frames: usize,
 }
 
@@ -156,38 +156,39 @@ impl CutMap {
         &self.frames
     }
 
-    /// Returns the writes that contain bytes of a send; several if the sender's kernel cut it.
+    /// Returns the writes that contain bytes of a send; several if the sender's kernel cut the
+    /// send.
     #[must_use]
     pub fn writes_of_send(&self, send: usize) -> Range<usize> {
         touching(&self.writes, of(&self.sends, send))
     }
 
-    /// Returns the sends that a write contains bytes of; several if the reactor batched them.
+    /// Returns the sends whose bytes a write contains; several if the reactor batched the sends.
     #[must_use]
     pub fn sends_of_write(&self, write: usize) -> Range<usize> {
         touching(&self.sends, of(&self.writes, write))
     }
 
-    /// Returns the reads that contain bytes of a send; several if it was cut.
+    /// Returns the reads that contain bytes of a send; several if the send was cut.
     #[must_use]
     pub fn reads_of_send(&self, send: usize) -> Range<usize> {
         touching(&self.reads, of(&self.sends, send))
     }
 
-    /// Returns the sends that a read contains bytes of; several if they were glued.
+    /// Returns the sends whose bytes a read contains; several if the sends were glued.
     #[must_use]
     pub fn sends_of_read(&self, read: usize) -> Range<usize> {
         touching(&self.sends, of(&self.reads, read))
     }
 
-    /// Returns the reads that contain bytes of a frame; several if it was split.
+    /// Returns the reads that contain bytes of a frame; several if the frame was split.
     #[must_use]
     pub fn reads_of_frame(&self, frame: usize) -> Range<usize> {
         let frame = self.frames.get(frame);
         touching(&self.reads, frame.map_or(0..0, |frame| frame.span.range()))
     }
 
-    /// Returns the frames that a read contains bytes of.
+    /// Returns the frames whose bytes a read contains.
     #[must_use]
     pub fn frames_of_read(&self, read: usize) -> Range<usize> {
         touching_by(&self.frames, of(&self.reads, read), |frame| frame.span)

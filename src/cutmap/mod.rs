@@ -97,17 +97,17 @@ pub struct Event {
     pub socket: SocketId,
     /// Time since the [start of the recording](Recording::began).
     ///
-    /// Writes, reads and datagrams have the time at which their system call returned. Frames and
-    /// sends do not read the clock. They have the latest such time or the start of the turn,
-    /// whichever is later.
+    /// Writes, reads and datagrams have the time at which their system call returned. The clock is
+    /// not read for frames and sends. Their time is the latest time of a system call, or the start
+    /// of the turn if that is later.
     pub at: Duration,
     /// Type of the event.
     pub kind: EventKind,
     /// TCP: offset of the first byte in the stream of its direction, including headers. It is zero
     /// at the start of the connection.
     ///
-    /// UDP: number of the datagram among the recorded ones of its socket and direction, from zero.
-    /// The numbers continue in the next recording.
+    /// UDP: number of the datagram among the recorded datagrams of its socket and direction. The
+    /// first has the number zero, and the next recording continues the numbers.
     pub offset: u64,
     /// Number of bytes, including headers.
     pub len: u64,
@@ -121,7 +121,7 @@ pub enum EventKind {
     Send,
     /// Write; `len` is the number of bytes that the kernel took.
     Write,
-    /// Read; `len` is the number of bytes that it returned.
+    /// Read; `len` is the number of bytes that the kernel returned.
     Read,
     /// Decoded frame, recorded just before its delivery.
     Frame {
@@ -190,9 +190,11 @@ impl Recording {
         self.overwritten
     }
 
-    /// Returns the start of the recording, from which the times of its events count. It is the time
-    /// at which the previous recording was taken, or of the last [`record`](crate::Context::record)
-    /// or [`record_all`](crate::Context::record_all) before the first event.
+    /// Returns the start of the recording, from which the times of its events count.
+    ///
+    /// A recording starts when the previous recording is taken. Each call of
+    /// [`record`](crate::Context::record) or [`record_all`](crate::Context::record_all) before the
+    /// first event sets the start again.
     #[must_use]
     pub fn began(&self) -> Instant {
         self.began

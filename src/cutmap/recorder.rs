@@ -6,21 +6,23 @@ use std::time::{Duration, Instant};
 use super::{Event, EventKind, Recording};
 use crate::id::{SocketId, Token, UdpId};
 
-/// Ring of events.
+/// Ring of the most recent events.
 ///
 /// Invariant: `oldest < events.len()`, or both are zero. `oldest` is zero until the ring is full.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     began: Instant,
-    /// Latest time that was read from the clock; `at` is that time counted from `began`.
+    /// Latest time that was passed to the recorder.
     latest: Instant,
+    /// Time from `began` to `latest`, which the next event gets.
     at: Duration,
+    /// Maximum number of events.
     len_max: usize,
     events: Vec<Event>,
     /// Index of the oldest event, which the next event overwrites.
     oldest: usize,
     overwritten: u64,
-    /// Number of datagrams that each open UDP socket has sent and received since its first record.
+    /// Number of recorded datagrams of each open UDP socket: outgoing, incoming.
     datagrams: BTreeMap<UdpId, (u64, u64)>,
 }
 
@@ -39,7 +41,7 @@ impl Recorder {
         }
     }
 
-    /// Restarts the time at zero, unless there are events already.
+    /// Restarts the time at zero, unless events are already recorded.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.pass(now);
         if self.events.is_empty() {
@@ -48,7 +50,8 @@ impl Recorder {
         }
     }
 
-    /// Advances the recorded time to `now`, and returns itself. An earlier `now` has no effect.
+    /// Advances the recorded time to `now`, and returns the recorder. A `now` before the recorded
+    /// time has no effect.
     pub(crate) fn pass(&mut self, now: Instant) -> &mut Self {
         if now > self.latest {
             self.latest = now;

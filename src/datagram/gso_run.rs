@@ -1,21 +1,23 @@
-//! GSO runs: queued datagrams that the kernel takes as one message and splits (generic segmentation
-//! offload).
+//! GSO runs: queued datagrams that the kernel takes as one message, and splits again (generic
+//! segmentation offload).
 
 use std::iter;
 use std::net::SocketAddr;
 
 use super::{DatagramQueue, Marks};
 
-/// Consecutive datagrams with one destination and the same marks. All are as long as the first,
-/// except the last, which may be shorter. The kernel takes them as one message and splits it.
+/// Consecutive queued datagrams with the same destination and the same marks. All are as long as
+/// the first datagram, except the last, which may be shorter. The kernel takes the run as one
+/// message, and splits it into the datagrams again.
 ///
 /// ```text
 ///   | segment_len | segment_len | segment_len | up to segment_len |
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GsoRun<'a> {
-    /// `None` for the connected peer.
+    /// Destination; `None` if the datagrams go to the connected peer.
     pub(crate) to: Option<SocketAddr>,
+    /// Source address and traffic class, if the program set them.
     pub(crate) marks: Option<&'a Marks>,
     pub(crate) data: &'a [u8],
     pub(crate) segment_len: usize,
@@ -44,12 +46,13 @@ impl<'a> GsoRun<'a> {
         self.count == 1
     }
 
-    /// True if the datagrams leave from a given address.
+    /// Returns true if the datagrams must leave from a given source address.
     pub(crate) fn has_source(&self) -> bool {
         self.marks.is_some_and(|marks| marks.source.is_some())
     }
 
-    /// True if both runs can be messages of one call: they differ in destination and data only.
+    /// Returns true if both runs can be sent with one system call: the marks are equal, and both
+    /// are one datagram or both have the same segment length.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let are_one = self.is_one() && other.is_one();
         let are_runs = !self.is_one() && !other.is_one() && self.segment_len == other.segment_len;
@@ -59,9 +62,9 @@ impl<'a> GsoRun<'a> {
 
 impl DatagramQueue {
     /// Returns all datagrams, oldest first, as GSO runs with segments of at most `segment_len_max`
-    /// bytes. A longer datagram forms its own run, and so does an empty one.
+    /// bytes. A longer or an empty datagram is a run of one datagram.
     pub(crate) fn runs(&self, segment_len_max: usize) -> impl Iterator<Item = GsoRun<'_>> {
-        // The next datagram, the payload from it on, and the index of the next marks.
+        // Index of the next datagram, payload from this datagram on, and index of the next marks.
         let (mut next, mut payload, mut next_marks) = (0, self.payload.bytes(), 0);
         iter::from_fn(move || {
             let first = *self.heads.get(next)?;

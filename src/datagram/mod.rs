@@ -1,13 +1,13 @@
 //! Datagrams: messages that keep their boundaries.
 //!
-//! A connection has bytes, and needs a state machine to find frames in them. A datagram is whole
-//! when it arrives and when it is sent. So a send queue is two rings: payload bytes, and lengths
-//! with addresses.
+//! A connection needs a state machine to find frames in its bytes. A datagram needs none, because
+//! it arrives whole and is sent whole. So a send queue stores only the payload bytes, and the
+//! length, address and marks of each datagram.
 
 mod framed;
 #[cfg_attr(
     not(all(feature = "udp-batch", any(target_os = "linux", target_os = "android"))),
-    allow(dead_code, reason = "only batches are made of runs")
+    allow(dead_code, reason = "only batches use GSO runs")
 )]
 pub(crate) mod gso_run;
 mod route;
@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::addr::canonical;
 use crate::memory::Buf;
 use gso_run::GsoRun;
 
@@ -27,7 +28,8 @@ pub use route::{Ecn, Route};
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Datagram<'a> {
-    /// Source address. UDP lets a sender write any address here.
+    /// Source address, in IPv4 form for an IPv4 sender of an IPv6 socket. UDP lets a sender write
+    /// any address here.
     pub from: SocketAddr,
     /// Payload; empty is valid.
     pub data: &'a [u8],
@@ -48,8 +50,8 @@ impl<'a> Datagram<'a> {
         self.details.to
     }
 
-    /// Returns the index of the network interface that the datagram arrived on. It is available
-    /// together with [`to`](Self::to).
+    /// Returns the index of the network interface that the datagram arrived on. It is `None` if
+    /// [`to`](Self::to) is `None`.
     #[must_use]
     pub fn interface(&self) -> Option<u32> {
         self.details.interface
@@ -71,10 +73,10 @@ impl<'a> Datagram<'a> {
 
     /// Returns the route back to the sender, from the address that the sender used. Store it for a
     /// reply after the callback. Inside of [`on_datagram`](crate::Handler::on_datagram),
-    /// [`send_to`](crate::Context::send_to) with the address `from` takes this route by itself.
+    /// [`send_to`](crate::Context::send_to) with the address `from` uses this route automatically.
     ///
     /// The system chooses the local address if [`to`](Self::to) is `None`, is a multicast address,
-    /// or is no address of this host when the reply is sent.
+    /// or is not an address of this host when the reply is sent.
     ///
     /// # Examples
     ///
@@ -118,7 +120,7 @@ impl<'a> Datagram<'a> {
     }
 }
 
-/// Details of a message that its socket asked for.
+/// Details of a received message. The options of the socket select the details that are set.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Details {
     pub(crate) to: Option<IpAddr>,
@@ -128,7 +130,7 @@ pub(crate) struct Details {
 }
 
 impl Details {
-    /// Details of a socket that asked for none.
+    /// Empty details, for a socket whose options select none.
     pub(crate) const NONE: &'static Self = &Self {
         to: None,
         interface: None,
@@ -153,8 +155,8 @@ impl Details {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct UnixDatagram<'a> {
-    /// Address that its sender is bound to. It is unnamed if the sender is not bound; such a
-    /// datagram cannot be answered.
+    /// Address to which the sender is bound. If the sender is not bound, the address is unnamed and
+    /// no reply is possible.
     pub from: &'a crate::UnixAddr,
     /// Payload; empty is valid.
     pub data: &'a [u8],
@@ -163,26 +165,30 @@ pub struct UnixDatagram<'a> {
     pub truncated: bool,
 }
 
-/// Length of a slot, in bytes: the longest datagram, or the longest message of several datagrams
-/// (`UDP_GRO`).
+/// Length of a slot, in bytes. A slot is the memory for one received message. A message is one
+/// datagram, or several datagrams of one sender that the kernel joined (`UDP_GRO`). No message is
+/// longer than a slot.
 const SLOT_LEN: usize = 65_536;
-/// Distance between two slots, in bytes. It is no power of two: otherwise the first bytes of all
-/// slots would share one set of a cache.
+/// Distance from the start of a slot to the start of the next slot, in bytes. It is not a power of
+/// two. Otherwise the first bytes of all slots would compete for the same few lines of the
+/// processor cache.
 const SLOT_STRIDE: usize = SLOT_LEN + 192;
 
-/// Slots that datagrams are received into, shared by all sockets of a reactor. It is empty until
-/// the first receive, then as large as the largest number of slots asked for. A datagram touches
-/// only the pages that it needs.
+/// Received messages, each in its own slot. All sockets of a reactor share this memory. It is
+/// allocated with the first receive, and grows if a later receive needs more slots. A short message
+/// touches only the first memory pages of its slot.
 #[derive(Debug, Default)]
 pub(crate) struct RecvBatch {
+    /// Memory of all slots.
     buf: Box<[u8]>,
+    /// Received messages, in the order of their slots.
     messages: Vec<Message>,
-    /// Details of each message; empty if the socket asked for none.
+    /// Details of each message; empty if the options of the socket select none.
     details: Vec<Details>,
 }
 
-/// Content of one slot: one datagram, or several of one sender. All of these are `segment_len`
-/// bytes long except the last, which may be shorter.
+/// Content of one slot: one datagram, or several datagrams of one sender. Each datagram is
+/// `segment_len` bytes long, except the last, which may be shorter.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Message {
     pub(crate) from: SocketAddr,
@@ -200,14 +206,14 @@ impl Message {
         }
     }
 
-    /// Number of datagrams; at least 1.
+    /// Returns the number of datagrams; at least 1.
     pub(crate) fn count(&self) -> usize {
         self.len.div_ceil(self.segment_len.max(1)).max(1)
     }
 }
 
 impl RecvBatch {
-    /// Returns `N` slots to receive into. Messages received before are dropped.
+    /// Returns `N` slots to receive into, and drops the messages of the previous receive.
     pub(crate) fn slots<const N: usize>(&mut self) -> [&mut [u8]; N] {
         if self.buf.len() < N * SLOT_STRIDE {
             self.buf = vec![0; N * SLOT_STRIDE].into_boxed_slice();
@@ -217,16 +223,15 @@ impl RecvBatch {
         self.details.clear();
         let mut slots = self.buf.chunks_exact_mut(SLOT_STRIDE);
         std::array::from_fn(|_| {
-            let slot = slots
-                .next()
-                .expect("the buffer has a slot for each message");
+            let slot = slots.next().expect("the buffer must have at least N slots");
             &mut slot[..SLOT_LEN]
         })
     }
 
-    /// Appends the message of the next slot.
-    pub(crate) fn push(&mut self, message: Message) {
+    /// Appends a message that was received into the next slot.
+    pub(crate) fn push(&mut self, mut message: Message) {
         debug_assert!(message.len <= SLOT_LEN, "a message must fit into its slot");
+        message.from = canonical(message.from);
         self.messages.push(message);
     }
 
@@ -240,16 +245,17 @@ impl RecvBatch {
         debug_assert_eq!(
             self.details.len(),
             self.messages.len(),
-            "one for each message"
+            "each message must have details"
         );
     }
 
-    /// Returns the details of the message at `index`; `None` if the socket asked for none.
+    /// Returns the details of the message at `index`; `None` if the options of the socket select
+    /// none.
     pub(crate) fn details(&self, index: usize) -> Option<&Details> {
         self.details.get(index)
     }
 
-    /// Number of messages received.
+    /// Returns the number of received messages.
     pub(crate) fn count(&self) -> usize {
         self.messages.len()
     }
@@ -270,12 +276,12 @@ impl RecvBatch {
     }
 }
 
-/// Bytes that a queued datagram counts beyond its payload. Without them the queue of empty
-/// datagrams would be unbounded.
+/// Number of bytes that a queued datagram counts in addition to its payload. Without them, a limit
+/// in bytes would allow any number of empty datagrams.
 const OVERHEAD: usize = 64;
 
-/// Datagrams that wait for the socket. Invariant: the lengths of `heads` add up to the length of
-/// `payload`, and `marks` has an element for each head with `has_marks`.
+/// Datagrams that wait until the socket accepts them. Invariant: the lengths of `heads` add up to
+/// the length of `payload`, and `marks` has an element for each head with `has_marks`.
 #[derive(Debug, Default)]
 pub(crate) struct DatagramQueue {
     heads: VecDeque<Head>,
@@ -285,7 +291,7 @@ pub(crate) struct DatagramQueue {
 
 #[derive(Debug, Clone, Copy)]
 struct Head {
-    /// `None` for the connected peer.
+    /// Destination; `None` if the datagram goes to the connected peer.
     to: Option<SocketAddr>,
     len: u32,
     has_marks: bool,
@@ -296,24 +302,24 @@ impl DatagramQueue {
         self.heads.is_empty()
     }
 
-    /// Number of datagrams queued.
+    /// Returns the number of queued datagrams.
     pub(crate) fn count(&self) -> usize {
         self.heads.len()
     }
 
-    /// Number of bytes queued, with [`OVERHEAD`] per datagram.
+    /// Returns the number of queued bytes, with [`OVERHEAD`] per datagram.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.payload.len() + OVERHEAD * self.heads.len()
     }
 
-    /// Memory of the queue, in bytes.
+    /// Returns the capacity of the queue, in bytes.
     pub(crate) fn capacity(&self) -> usize {
         let heads = size_of::<Head>() * self.heads.capacity();
         self.payload.capacity() + heads + size_of::<Marks>() * self.marks.capacity()
     }
 
     /// Queues a datagram and returns true, or returns false if the queue would exceed `limit`
-    /// bytes. `to` is `None` for the connected peer.
+    /// bytes. `to` is `None` if the datagram goes to the connected peer.
     pub(crate) fn push(
         &mut self,
         to: Option<SocketAddr>,
@@ -340,7 +346,7 @@ impl DatagramQueue {
         true
     }
 
-    /// The oldest datagram, as a run. Its address is `None` if it goes to the connected peer.
+    /// Returns the oldest datagram, as a GSO run of one datagram.
     pub(crate) fn front(&self) -> Option<GsoRun<'_>> {
         let head = self.heads.front()?;
         let marks = if head.has_marks {
@@ -355,7 +361,7 @@ impl DatagramQueue {
         ))
     }
 
-    /// Payload lengths, the oldest datagram first.
+    /// Returns the payload length of each datagram, oldest first.
     pub(crate) fn lens(&self) -> impl Iterator<Item = usize> {
         self.heads.iter().map(|head| head.len as usize)
     }

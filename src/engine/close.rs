@@ -114,7 +114,7 @@ impl Engine {
         };
         conn.extras().deadline = None;
         match conn.state.deadline_passed() {
-            Action::NextAddress => self.connect_next(token, io::ErrorKind::TimedOut.into()),
+            Action::NextAddress => self.connect_timer_fired(token),
             Action::Reset => self.abort(token, CloseReason::CloseTimeout),
             _ => {}
         }
@@ -193,6 +193,7 @@ impl Engine {
     }
 
     fn reap_conn(&mut self, token: Token) -> Option<Closed> {
+        let detached = self.take_detached(token);
         let conn = self.entries.conn_mut(token).ok()?;
         let memory = &mut self.memory;
         let unsent = discard_output(conn, &mut memory.pool, &mut memory.spare_queues);
@@ -203,7 +204,10 @@ impl Engine {
             self.admission.per_addr.leave(peer.ip());
         }
         let stats = conn.stats(self.telemetry.callback_times.of(token));
-        let extras = conn.extras.take().unwrap_or_default();
+        let mut extras = conn.extras.take().unwrap_or_default();
+        if let Some(dial) = &mut extras.dial {
+            dial.close(&self.os);
+        }
         match extras.reset {
             true => conn.socket.reset(&self.os),
             false => conn.socket.close(&self.os),
@@ -211,7 +215,7 @@ impl Engine {
         self.timers.cancel(extras.deadline);
         self.timers.cancel(conn.timeout_check.take());
         let closed = Closed {
-            reason: extras.reason.unwrap_or(CloseReason::Local),
+            reason: detached.or(extras.reason).unwrap_or(CloseReason::Local),
             unsent_bytes: extras.unsent_bytes + unsent,
             undecoded_bytes: extras.undecoded_bytes + undelivered,
             stats,

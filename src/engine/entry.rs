@@ -1,10 +1,10 @@
 //! The entries of the slab: connections, listeners and datagram sockets.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::dial::Dial;
 use super::timeouts::Timeouts;
 #[cfg(test)]
 use super::transport::Filter;
@@ -19,7 +19,7 @@ use crate::datagram::{DatagramQueue, Route};
 use crate::event::CloseReason;
 #[cfg(unix)]
 use crate::os::UnixDatagramSocket;
-use crate::os::{ConnectOptions, Listener, Stream, Udp};
+use crate::os::{Listener, Stream, Udp};
 use crate::stats::{ConnCounts, ConnStats};
 use crate::timer::{Stamp, TimerId};
 
@@ -87,7 +87,9 @@ pub(crate) struct Extras {
     pub(crate) deadline: Option<TimerId>,
     /// True if the connection ends with a reset.
     pub(crate) reset: bool,
-    /// The connect in progress, with the addresses that remain to be tried.
+    /// True if the connection ends without a close of its socket.
+    pub(crate) is_detached: bool,
+    /// The connect in progress.
     pub(crate) dial: Option<Box<Dial>>,
     /// True if the socket was opened outside the reactor.
     pub(crate) adopted: bool,
@@ -106,21 +108,13 @@ pub(crate) struct Extras {
     pub(super) filter: Option<Box<Filter>>,
 }
 
-/// A connect to a list of addresses.
-#[derive(Debug)]
-pub(crate) struct Dial {
-    /// The addresses that were not tried yet.
-    pub(crate) addrs: VecDeque<Addr>,
-    pub(crate) options: ConnectOptions,
-    /// The deadline of the last address, as time since the epoch.
-    pub(crate) until: Duration,
-}
-
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct ListenerEntry {
     pub(crate) socket: Listener,
     pub(crate) framing: Framing,
+    /// Number of accepts that failed since the last success.
+    pub(crate) failures: u32,
     pub(crate) generation: NonZeroU32,
     pub(crate) state: State,
 }

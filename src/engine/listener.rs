@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::log_limit::warn_limited;
-use super::open::first_ok;
+use super::open::{first_ok, no_address};
 use super::per_addr::PerAddr;
 #[cfg(test)]
 use super::transport::xor_filter::AckOrder;
@@ -14,7 +14,7 @@ use crate::codec::Framing;
 use crate::conn::State;
 use crate::event::Refusal;
 use crate::id::{ConnId, ListenerId};
-use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream};
+use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream, lacks_family};
 
 /// First delay of the retry after an accept failed for lack of descriptors or memory. A close in
 /// the reactor retries at once.
@@ -23,6 +23,14 @@ const RETRY_AFTER_MIN: Duration = Duration::from_millis(100);
 /// becomes free.
 const RETRY_AFTER_MAX: Duration = Duration::from_millis(800);
 
+/// Number of ports that `listen_all` tries if the system chooses the port. A port that is free for
+/// one address may be in use for another.
+const PORT_TRIES: u32 = 16;
+/// Number of failed accepts in a row from which the next ones wait for the retry. Each failure may
+/// concern one connection only. But if a security module or a sandbox forbids the call, every
+/// accept fails and no connection leaves the backlog. Trying at once would then spin.
+const FAILURES_MAX: u32 = 16;
+
 /// Number of open connections, and the listeners that cannot accept at present.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -30,7 +38,8 @@ pub(crate) struct Admission {
     pub(super) connections: usize,
     /// Number of connections by address; maintained only while `connections_per_addr_max` is set.
     pub(super) per_addr: PerAddr,
-    /// Listeners whose last accept failed for lack of descriptors or memory.
+    /// Listeners that cannot accept at present: the last accept failed for lack of descriptors or
+    /// memory, or `FAILURES_MAX` accepts failed.
     exhausted: Vec<ListenerId>,
     /// True while the retry timer is set.
     retry_armed: bool,
@@ -82,6 +91,89 @@ impl Engine {
         self.add_listener(listener, framing)
     }
 
+    /// Listens at each address, with one port for all. If one address fails, nothing stays open.
+    pub(crate) fn listen_all(
+        &mut self,
+        addrs: impl ToAddrs,
+        framing: &Framing,
+        options: &ListenOptions,
+    ) -> io::Result<Vec<ListenerId>> {
+        self.check_not_shutting_down()?;
+        let mut distinct = Vec::new();
+        for addr in addrs.to_addrs()? {
+            if !distinct.contains(&addr) {
+                distinct.push(addr);
+            }
+        }
+        let is_family =
+            |is_v4| move |addr: &Addr| addr.inet().is_some_and(|it| it.is_ipv4() == is_v4);
+        let mut options = options.clone();
+        if distinct.iter().any(is_family(true)) && distinct.iter().any(is_family(false)) {
+            // Otherwise `[::]` takes the port of `0.0.0.0` too.
+            options.or_only_v6();
+        }
+        let has_no_port = |addr: &Addr| addr.inet().is_some_and(|addr| addr.port() == 0);
+        let mut tries = match distinct.iter().any(has_no_port) {
+            true => PORT_TRIES,
+            false => 1,
+        };
+        let listeners = loop {
+            tries -= 1;
+            match self.open_listeners(&distinct, &options) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+                opened => break opened?,
+            }
+        };
+        let mut ids = Vec::new();
+        for listener in listeners {
+            match self.add_listener(listener, framing.clone()) {
+                Ok(id) => ids.push(id),
+                Err(error) => {
+                    self.remove_listeners(&ids);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Opens a listening socket for each address whose family the system has. The port that the
+    /// system chooses for the first one is used for the others too.
+    fn open_listeners(&self, addrs: &[Addr], options: &ListenOptions) -> io::Result<Vec<Listener>> {
+        let backlog = self.config.backlog;
+        let mut listeners: Vec<Listener> = Vec::new();
+        let mut skipped = no_address();
+        for addr in addrs {
+            let mut addr = addr.clone();
+            if let Addr::Inet(inet) = &mut addr
+                && inet.port() == 0
+                && let Some(first) = listeners.first()
+                && let Some(chosen) = first.local_addr()?.inet()
+            {
+                inet.set_port(chosen.port());
+            }
+            match self.os.listen(&addr, options, backlog) {
+                Ok(listener) => listeners.push(listener),
+                Err(error) if lacks_family(&error) => skipped = error,
+                Err(error) => return Err(error),
+            }
+        }
+        match listeners.is_empty() {
+            true => Err(skipped),
+            false => Ok(listeners),
+        }
+    }
+
+    /// Closes listeners that this call has opened, so that no event of them can be recorded yet.
+    fn remove_listeners(&mut self, ids: &[ListenerId]) {
+        for id in ids {
+            if let Ok(entry) = self.entries.listener_mut(*id) {
+                entry.socket.deregister(&self.os);
+                self.entries.remove(id.0);
+            }
+        }
+    }
+
     pub(crate) fn adopt_listener(
         &mut self,
         socket: OwnedSocket,
@@ -96,6 +188,7 @@ impl Engine {
             Entry::Listener(Box::new(ListenerEntry {
                 socket: listener,
                 framing,
+                failures: 0,
                 generation,
                 state: State::default(),
             }))
@@ -111,7 +204,10 @@ impl Engine {
         };
         let framing = entry.framing.clone();
         match entry.socket.accept() {
-            Ok((stream, peer)) => self.admit(stream, peer, framing),
+            Ok((stream, peer)) => {
+                entry.failures = 0;
+                self.admit(stream, peer, framing)
+            }
             Err(error) => self.accept_failed(id, &error),
         }
     }
@@ -158,7 +254,17 @@ impl Engine {
     }
 
     fn accept_failed(&mut self, id: ListenerId, error: &io::Error) -> Accepted {
-        let failure = AcceptFailure::of(error);
+        let mut failure = AcceptFailure::of(error);
+        if let Ok(entry) = self.entries.listener_mut(id) {
+            match failure {
+                AcceptFailure::WouldBlock => entry.failures = 0,
+                AcceptFailure::ThisOne if entry.failures >= FAILURES_MAX => {
+                    failure = AcceptFailure::Exhausted;
+                }
+                AcceptFailure::ThisOne => entry.failures += 1,
+                AcceptFailure::Exhausted => {}
+            }
+        }
         if failure == AcceptFailure::WouldBlock {
             return Accepted::Nothing;
         }
@@ -168,7 +274,9 @@ impl Engine {
             return Accepted::Lost;
         }
         let admission = &mut self.admission;
-        admission.exhausted.push(id);
+        if !admission.exhausted.contains(&id) {
+            admission.exhausted.push(id);
+        }
         if !std::mem::replace(&mut admission.retry_armed, true) {
             let after = admission.retry_after;
             self.timers.set_task(after, Task::AcceptRetry);

@@ -6,6 +6,8 @@
 
 mod active;
 mod close;
+mod detach;
+mod dial;
 mod entry;
 #[cfg(not(unstick_general_path))]
 mod fast_path;
@@ -218,7 +220,7 @@ impl std::fmt::Debug for Engine {
         f.debug_struct("Engine")
             .field("entries", &self.entries.len())
             .field("ready", &self.queues.ready.len())
-            .field("stats", &self.telemetry.stats)
+            .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
 }

@@ -1,12 +1,10 @@
 //! Connections that are opened from this side: by a connect, or by adopting a connected socket.
 
-use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 
-use super::entry::Dial;
-use super::{Connection, Engine, Entry, Task};
-use crate::addr::ToAddrs;
+use super::dial::Dial;
+use super::{Connection, Engine, Entry};
+use crate::addr::{ToAddrs, unknown};
 use crate::codec::Framing;
 use crate::conn::State;
 use crate::event::{CloseReason, Origin};
@@ -26,8 +24,8 @@ impl Engine {
         self.end_if_failed(token, begun)
     }
 
-    /// Adopts a connected socket, as a connection whose connect is complete. The first event of the
-    /// socket opens it. Every failure is reported by `on_close`.
+    /// Adopts a connected socket, as a connection whose connect is complete. The next turn opens
+    /// it. Every failure is reported by `on_close`.
     pub(crate) fn adopt_stream(&mut self, socket: OwnedSocket, framing: Framing) -> ConnId {
         let token = self.insert_connecting(framing);
         let begun = self.begin_adopt(token, socket);
@@ -35,21 +33,26 @@ impl Engine {
     }
 
     /// Ends a connection whose connect or adoption could not begin. Returns its id.
-    fn end_if_failed(&mut self, token: Token, begun: io::Result<()>) -> ConnId {
+    pub(super) fn end_if_failed(&mut self, token: Token, begun: io::Result<()>) -> ConnId {
         if let Err(error) = begun {
             self.end(token, CloseReason::ConnectFailed(error));
         }
         ConnId(token)
     }
 
-    fn insert_connecting(&mut self, framing: Framing) -> Token {
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0)).into();
+    pub(super) fn insert_connecting(&mut self, framing: Framing) -> Token {
         let mut state = State::connecting(self.times_callbacks());
         state.set_reads_above_high(self.config.read_above_high);
         self.admission.connections += 1;
         self.entries.insert(|generation| {
             let stream = Stream::None;
-            Entry::Conn(Connection::new(stream, unknown, framing, generation, state))
+            Entry::Conn(Connection::new(
+                stream,
+                unknown(),
+                framing,
+                generation,
+                state,
+            ))
         })
     }
 
@@ -60,22 +63,18 @@ impl Engine {
         options: &ConnectOptions,
     ) -> io::Result<()> {
         self.check_may_open()?;
-        let addrs: VecDeque<_> = addrs.to_addrs()?.collect();
+        let addrs = addrs.to_addrs()?.collect();
         // The name look-up may have taken long, so the deadlines count from its end.
         self.timers.set_now(self.os.now());
         let timeout = options.timeout.unwrap_or(self.config.connect_deadline);
         let until = self.timers.since_epoch().saturating_add(timeout);
-        let dial = Dial {
-            addrs,
-            options: options.clone(),
-            until,
-        };
+        let dial = Dial::new(addrs, options.clone(), until);
         self.conn_mut(token)?.extras().dial = Some(Box::new(dial));
         self.connect_next(token, no_address());
         Ok(())
     }
 
-    fn begin_adopt(&mut self, token: Token, socket: OwnedSocket) -> io::Result<()> {
+    pub(super) fn begin_adopt(&mut self, token: Token, socket: OwnedSocket) -> io::Result<()> {
         self.check_may_open()?;
         let mut stream = Stream::adopt(socket)?;
         let conn = self.entries.conn_mut(token)?;
@@ -87,77 +86,30 @@ impl Engine {
         }
         stream.register(&self.os, token.to_poll())?;
         conn.socket = stream;
+        // No event reports a socket whose send buffer is full and that has no input.
+        self.queue(token);
         Ok(())
-    }
-
-    /// Connects to the next address. Each address gets an equal share of the remaining time, so a
-    /// silent address leaves time for the others. `last` is the error of the previous address; it
-    /// ends the connection if no address is left.
-    pub(super) fn connect_next(&mut self, token: Token, mut last: io::Error) {
-        let now = self.timers.since_epoch();
-        let os = &self.os;
-        let Ok(conn) = self.entries.conn_mut(token) else {
-            return;
-        };
-        conn.socket.close(os);
-        conn.state.socket_replaced();
-        let mut dial = conn.extras().dial.take();
-        while let Some(attempt) = dial.as_deref_mut()
-            && let Some(addr) = attempt.addrs.pop_front()
-        {
-            let tries = u32::try_from(1 + attempt.addrs.len()).unwrap_or(u32::MAX);
-            let share = attempt.until.saturating_sub(now) / tries;
-            conn.peer = addr;
-            let connected = os.connect(&conn.peer, &attempt.options);
-            let registered = connected.and_then(|mut stream| {
-                stream.register(os, token.to_poll())?;
-                Ok(stream)
-            });
-            match registered {
-                Ok(stream) => {
-                    conn.socket = stream;
-                    let extras = conn.extras();
-                    extras.dial = dial;
-                    self.timers.cancel(extras.deadline.take());
-                    let deadline = self.timers.set_conn_task(share, Task::Deadline, token);
-                    extras.deadline = Some(deadline);
-                    return;
-                }
-                Err(error) => last = error,
-            }
-        }
-        self.end(token, CloseReason::ConnectFailed(last));
     }
 
     /// Checks a connect in progress after an event. Returns the origin of the connection if it is
     /// open now.
     pub(crate) fn finish_connect(&mut self, token: Token) -> Option<Origin> {
-        let conn = self.entries.conn_mut(token).ok()?;
-        match conn.socket.connected() {
-            Ok(Some(peer)) => {
-                conn.peer = peer;
-                conn.state.connected();
-                let extras = conn.extras();
-                self.timers.cancel(extras.deadline.take());
-                extras.dial = None;
-                let origin = match extras.adopted {
-                    true => Origin::Adopted,
-                    false => Origin::Connected,
-                };
-                conn.extras.take_if(|extras| extras.is_empty());
-                self.opened(token);
-                self.telemetry.stats.connected += 1;
-                log::debug!("{} connected", ConnId(token));
-                Some(origin)
-            }
-            Ok(None) => None,
-            Err(error) => {
-                let (id, peer) = (ConnId(token), &conn.peer);
-                log::debug!("connecting {id} to {peer} failed: {error}");
-                self.connect_next(token, error);
-                None
-            }
+        if !self.is_connected(token) {
+            return None;
         }
+        let conn = self.entries.conn_mut(token).ok()?;
+        conn.state.connected();
+        let extras = conn.extras();
+        self.timers.cancel(extras.deadline.take());
+        let origin = match extras.adopted {
+            true => Origin::Adopted,
+            false => Origin::Connected,
+        };
+        conn.extras.take_if(|extras| extras.is_empty());
+        self.opened(token);
+        self.telemetry.stats.connected += 1;
+        log::debug!("{} connected", ConnId(token));
+        Some(origin)
     }
 
     /// Prepares a connection that has just opened.
@@ -217,7 +169,7 @@ pub(super) fn first_ok<A, T>(
     Err(last)
 }
 
-fn no_address() -> io::Error {
+pub(super) fn no_address() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidInput,
         "the host name or the list of addresses has no address",
@@ -226,7 +178,7 @@ fn no_address() -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::net::ToSocketAddrs;
+    use std::net::{SocketAddr, ToSocketAddrs};
     use std::time::Duration;
 
     use super::*;

@@ -7,12 +7,11 @@ use super::framer::invalid_input;
 use crate::codec::Framing;
 use crate::memory::Buf;
 
-/// Frames over anything that reads or writes and blocks: a std socket, a file, a serial line. It is
-/// meant for tools and tests; for many connections at once use a [`Reactor`](crate::Reactor).
+/// Frames over a blocking stream: a std socket, a file or a serial line. The type is meant for
+/// tools and tests. For many connections at once, use a [`Reactor`](crate::Reactor).
 ///
-/// A timeout of the stream loses nothing. A partial frame is continued by the next
-/// [`receive`](FramedStream::receive). A frame that was sent in part is kept, and continued by
-/// [`flush`](FramedStream::flush).
+/// A timeout of the stream loses no bytes. The next [`receive`](FramedStream::receive) continues a
+/// partial frame. [`flush`](FramedStream::flush) continues a frame that was sent in part.
 ///
 /// Each direction keeps a buffer as large as its traffic needed: see
 /// [`shrink_to_fit`](FramedStream::shrink_to_fit).
@@ -67,8 +66,9 @@ impl<S> FramedStream<S> {
         self.framing = framing;
     }
 
-    /// Returns the stream, for its options and its end. Bytes read from it directly are lost to
-    /// [`receive`](FramedStream::receive).
+    /// Returns the stream, for example to set its options or to shut it down.
+    /// [`receive`](FramedStream::receive) does not see bytes that are read from the stream
+    /// directly.
     pub fn stream(&self) -> &S {
         &self.stream
     }
@@ -79,14 +79,14 @@ impl<S> FramedStream<S> {
         &mut self.stream
     }
 
-    /// Number of encoded bytes that the stream has not taken: 0, except after an error of
-    /// [`send`](FramedStream::send) or [`flush`](FramedStream::flush).
+    /// Returns the number of encoded bytes that the stream has not taken: 0, except after an error
+    /// of [`send`](FramedStream::send) or [`flush`](FramedStream::flush).
     pub fn unsent_bytes(&self) -> usize {
         self.unsent.len()
     }
 
-    /// Frees the memory that undelivered bytes and unsent frames do not need: for a stream that may
-    /// be silent for long. The next frame of either direction allocates again.
+    /// Frees the memory that undelivered bytes and unsent frames do not need. Call it if the stream
+    /// may be silent for long. The next frame of either direction allocates again.
     pub fn shrink_to_fit(&mut self) {
         self.deframer.shrink_to_fit();
         self.unsent.shrink_to_fit();
@@ -101,14 +101,15 @@ impl<S> FramedStream<S> {
 }
 
 impl<S: Write> FramedStream<S> {
-    /// Sends one frame; returns when the stream has taken all of it.
+    /// Sends one frame. Returns when the stream has taken the whole frame.
     ///
     /// # Errors
     ///
     /// * `InvalidInput` with a [`FrameError`](crate::FrameError) if the framing cannot carry the
-    ///   payload; nothing of it is sent.
-    /// * The error of the stream. The frame is kept: after `WouldBlock` or `TimedOut`,
-    ///   [`flush`](FramedStream::flush) or the next `send` continues it. Do not send it again.
+    ///   payload. No byte of the payload is sent.
+    /// * The error of the stream. The unsent part of the frame is kept: after `WouldBlock` or
+    ///   `TimedOut`, [`flush`](FramedStream::flush) or the next `send` continues it. Do not send it
+    ///   again.
     pub fn send(&mut self, payload: &[u8]) -> io::Result<()> {
         let encoded = self.framing.encode(payload, &mut self.unsent);
         encoded.map_err(invalid_input)?;
@@ -119,7 +120,8 @@ impl<S: Write> FramedStream<S> {
     ///
     /// # Errors
     ///
-    /// The error of the stream; `Interrupted` is retried. `WriteZero` if the stream takes no more.
+    /// The error of the stream; `Interrupted` is retried. `WriteZero` if the stream accepts no
+    /// byte.
     pub fn flush(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {
             match self.stream.write(self.unsent.bytes()) {
@@ -134,7 +136,7 @@ impl<S: Write> FramedStream<S> {
 }
 
 impl<S: Read> FramedStream<S> {
-    /// Waits for one frame; returns `None` when the peer has ended its side.
+    /// Waits for one frame. Returns `None` if the peer has ended its side.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The encoder without a reactor: the reverse of [`Deframer`](crate::Deframer).
+//! Encoding without a reactor: the reverse of [`Deframer`](crate::Deframer).
 
 use std::fmt;
 use std::io::{self, Write};
@@ -90,12 +90,13 @@ impl Framer {
         Ok(self.buf.bytes())
     }
 
-    /// Writes one frame; with one call of `write` if the writer takes it whole.
+    /// Writes one frame. This is one call of `write` if the writer accepts the whole frame.
     ///
     /// # Errors
     ///
-    /// The error of `writer`: it is unknown then how much of the frame was written. `InvalidInput`
-    /// with a [`FrameError`] if the framing cannot carry the payload: nothing was written.
+    /// * The error of `writer`. A part of the frame may have been written.
+    /// * `InvalidInput` with a [`FrameError`] if the framing cannot carry the payload. No byte was
+    ///   written.
     pub fn write_frame(&mut self, writer: &mut impl Write, payload: &[u8]) -> io::Result<()> {
         writer.write_all(self.frame(payload).map_err(invalid_input)?)
     }

@@ -1,37 +1,39 @@
 //! A contiguous byte buffer.
 //!
-//! One buffer type serves both directions. Its memory is initialised once, when it is allocated, so
-//! that a socket can be read directly into it. Two cursors mark the bytes in use:
+//! Reading and writing use the same buffer type. Its memory is filled with zeros once, when it is
+//! allocated, so that a socket can be read directly into it. Two cursors mark the bytes in use:
 //!
 //! ```text
 //!   base          start            end             data.len()
 //!   |  consumed    | bytes in use   | spare capacity |
 //! ```
 //!
-//! A long buffer begins in the middle of a memory page. The kernel's own buffers begin at a page
-//! boundary. Processors copy slowly between two addresses that have nearly equal offsets in their
-//! pages. An echo of 256 KiB frames takes half the processor time that it takes with buffers at
-//! malloc's addresses.
+//! A long buffer begins in the middle of a memory page, because the kernel's own buffers begin at a
+//! page boundary. Processors copy slowly between two addresses with nearly equal offsets in their
+//! pages. Compared with buffers at malloc's addresses, an echo of 256 KiB frames takes half the
+//! processor time.
 
 use std::ops::Range;
 
-/// Capacity from which a buffer begins in the middle of a page.
+/// Minimum capacity, in bytes, of a buffer that begins in the middle of a page.
 const PAGE_OFFSET_LEN_MIN: usize = 64 * 1024;
-/// Assumed length of a memory page. If the real length differs, copies are slower, but still
-/// correct.
+/// Assumed length of a memory page, in bytes. If the real length differs, copies are slower, but
+/// still correct.
 const PAGE_LEN: usize = 4096;
 
-/// Capacity from which a buffer has [`HEADER_SPARE_LEN`] bytes more. Many payloads are a power of
-/// two long: with its header, such a frame fits into a buffer of that capacity.
+/// Minimum capacity, in bytes, of a buffer with [`HEADER_SPARE_LEN`] additional bytes. The length
+/// of a payload is often a power of two. With the additional bytes, a buffer of that capacity holds
+/// the payload and its header.
 const HEADER_SPARE_LEN_MIN: usize = 1024;
-/// Bytes beyond the capacity, for a header.
+/// Number of additional bytes beyond the capacity, for the header of a frame.
 const HEADER_SPARE_LEN: usize = 64;
 
 /// A contiguous buffer. Invariant: `base <= start <= end <= data.len()`.
 #[derive(Debug, Default)]
 pub(crate) struct Buf {
     data: Box<[u8]>,
-    /// Offset of the first byte that is used: `base < PAGE_LEN`.
+    /// Offset in `data` at which the buffer begins: `base < PAGE_LEN`. Earlier bytes are never
+    /// used.
     base: usize,
     /// Offset of the first byte in use: `base <= start <= end`.
     start: usize,
@@ -50,7 +52,7 @@ impl Buf {
         }
     }
 
-    /// Maximum number of bytes that a buffer of this capacity holds.
+    /// Returns the maximum number of bytes that a buffer of this capacity holds.
     pub(crate) const fn len_max_of(capacity: usize) -> usize {
         if capacity < HEADER_SPARE_LEN_MIN {
             capacity
@@ -59,7 +61,8 @@ impl Buf {
         }
     }
 
-    /// Smallest capacity, not below `capacity_min`, of a buffer that holds `len` bytes.
+    /// Returns the smallest capacity of a buffer that holds `len` bytes, but at least
+    /// `capacity_min`.
     pub(super) fn capacity_for(len: usize, capacity_min: usize) -> usize {
         let spared = len
             .saturating_sub(HEADER_SPARE_LEN)
@@ -88,19 +91,20 @@ impl Buf {
         }
     }
 
-    /// True if the capacity exceeds `capacity`. Mostly one comparison.
+    /// Returns true if the capacity exceeds `capacity`.
     #[inline]
     pub(crate) fn is_larger_than(&self, capacity: usize) -> bool {
         self.data.len() > capacity && self.capacity() > capacity
     }
 
-    /// Number of bytes that can be appended without moving anything.
+    /// Returns the number of bytes that can be appended without moving or reallocating the content.
     #[inline]
     pub(crate) fn spare_len(&self) -> usize {
         self.data.len() - self.end
     }
 
-    /// Number of bytes that were consumed and whose memory is not used again yet.
+    /// Returns the number of consumed bytes before the bytes in use. [`Buf::move_to_front`] turns
+    /// their memory into spare capacity.
     pub(super) fn consumed_len(&self) -> usize {
         self.start - self.base
     }
@@ -115,31 +119,33 @@ impl Buf {
         &mut self.data[self.start..self.end]
     }
 
-    /// Position in memory of a part of the bytes in use, for [`Buf::at`].
+    /// Converts a range of the bytes in use into a range of `data`, for [`Buf::at`].
     #[inline]
     pub(crate) fn position_of(&self, part: Range<usize>) -> Range<usize> {
         self.start + part.start..self.start + part.end
     }
 
-    /// Bytes at a position. They stay valid after they are consumed, until bytes are appended.
+    /// Returns the bytes at a range from [`Buf::position_of`]. The range stays valid after its
+    /// bytes are consumed, until bytes are appended.
     #[inline]
     pub(crate) fn at(&self, position: Range<usize>) -> &[u8] {
         &self.data[position]
     }
 
-    /// Spare capacity to read into; call [`Buf::advance`] with the number of bytes read.
+    /// Returns the spare capacity to read into; call [`Buf::advance`] with the number of bytes
+    /// read.
     #[inline]
     pub(crate) fn spare_mut(&mut self) -> &mut [u8] {
         &mut self.data[self.end..]
     }
 
-    /// Content of the spare capacity.
+    /// Returns the spare capacity, to check bytes that were read into it and are not appended yet.
     #[inline]
     pub(crate) fn spare(&self) -> &[u8] {
         &self.data[self.end..]
     }
 
-    /// Appends `len` bytes that are in the spare capacity already.
+    /// Appends the first `len` bytes of the spare capacity to the bytes in use.
     #[inline]
     pub(crate) fn advance(&mut self, len: usize) {
         debug_assert!(
@@ -149,7 +155,7 @@ impl Buf {
         self.end += len;
     }
 
-    /// Drops `len` bytes from the start.
+    /// Drops the first `len` bytes in use.
     #[inline]
     pub(crate) fn consume(&mut self, len: usize) {
         debug_assert!(len <= self.len(), "`len` must not exceed the bytes in use");
@@ -165,7 +171,8 @@ impl Buf {
         self.end = self.base;
     }
 
-    /// Moves the bytes in use to the start.
+    /// Moves the bytes in use to the start of the buffer, so that the consumed bytes become spare
+    /// capacity.
     pub(super) fn move_to_front(&mut self) {
         self.data.copy_within(self.start..self.end, self.base);
         self.end -= self.start - self.base;
@@ -197,7 +204,7 @@ impl Buf {
         }
     }
 
-    /// Appends zeros, and returns them.
+    /// Appends `len` zeros, and returns the appended bytes.
     pub(crate) fn put_zeros(&mut self, len: usize) -> &mut [u8] {
         self.reserve(len);
         let zeros = &mut self.data[self.end..self.end + len];
@@ -206,7 +213,7 @@ impl Buf {
         zeros
     }
 
-    /// Appends a header and a payload.
+    /// Appends a header and a payload; allocates more memory if the spare capacity is too small.
     #[inline]
     pub(crate) fn put_with_header<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) {
         while !self.try_put_with_header(header, payload, usize::MAX) {
@@ -237,21 +244,22 @@ impl Buf {
         false
     }
 
-    /// Removes bytes from the end until `len` are left.
+    /// Keeps the first `len` bytes in use and drops the bytes after them.
     #[inline]
     pub(crate) fn truncate(&mut self, len: usize) {
         debug_assert!(len <= self.len(), "`len` must not exceed the bytes in use");
         self.end = self.start + len;
     }
 
-    /// Makes the spare capacity at least `additional` bytes.
+    /// Ensures a spare capacity of at least `additional` bytes.
     pub(crate) fn reserve(&mut self, additional: usize) {
         if additional > self.spare_len() {
             self.grow(additional);
         }
     }
 
-    /// Moves the bytes to the start if at least half of the buffer is free, else reallocates.
+    /// Creates spare capacity for `additional` bytes. Moves the bytes in use to the start if they
+    /// and the additional bytes fill at most half of the capacity. Otherwise reallocates.
     #[cold]
     #[inline(never)]
     fn grow(&mut self, additional: usize) {
@@ -282,11 +290,11 @@ impl Buf {
     }
 }
 
-/// Memory of a fixed length that begins in the middle of a page, if it is long.
+/// Memory of a fixed length. From 64 KiB on, it begins in the middle of a memory page.
 #[derive(Debug)]
 pub(crate) struct PageOffsetBox {
     data: Vec<u8>,
-    /// Offset of the first byte that is used.
+    /// Offset in `data` at which the memory begins. Earlier bytes are never used.
     base: usize,
 }
 
@@ -308,7 +316,8 @@ impl PageOffsetBox {
     }
 }
 
-/// Allocates memory for `capacity` bytes, and returns it with the offset of the first one.
+/// Allocates memory for `capacity` bytes. Returns the memory and the offset at which a buffer in it
+/// begins.
 fn memory(capacity: usize) -> (Box<[u8]>, usize) {
     let len = Buf::len_max_of(capacity);
     if capacity < PAGE_OFFSET_LEN_MIN {

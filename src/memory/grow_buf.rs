@@ -1,8 +1,9 @@
-//! A buffer that grows without copying.
+//! A buffer that grows without copying its bytes each time.
 //!
-//! If the buffer is too small, its bytes stay there, and a larger buffer takes the next bytes. The
-//! larger buffer has a gap at its start for the earlier bytes. [`GrowBuf::settle`] fills the gaps,
-//! so that a byte is copied once, however often the buffer grew meanwhile:
+//! If a buffer becomes too small, its bytes stay in it, and a larger buffer receives the next
+//! bytes. At its start, the larger buffer has a gap that is as long as all earlier bytes.
+//! [`GrowBuf::settle`] copies the earlier bytes into the gap of the largest buffer. So each byte is
+//! copied at most once, even if the buffer grew several times:
 //!
 //! ```text
 //!   outgrown[0]   | a b c |
@@ -10,38 +11,38 @@
 //!   outgrown[1]   |  gap  | d e f g |
 //!                          |
 //!   buf           |       gap       | h i j |   spare capacity   |
-//!
-//!   settled       | a b c d e f g h i j |       spare capacity   |
+//!   buf, settled  | a b c d e f g h i j |       spare capacity   |
 //! ```
 
 use super::buf::Buf;
 use super::pool::BufferPool;
 
-/// Number of outgrown pieces that a long buffer has space for. Most frames need no more.
+/// Number of elements of `outgrown` that are reserved for a long buffer. Few frames need more.
 const OUTGROWN_LEN: usize = 4;
-/// Capacity of a long buffer, in bytes. The space for its outgrown pieces is small beside it, and a
-/// peer that sends only a header does not get it.
+/// Minimum capacity of a long buffer, in bytes. The memory of `outgrown` is small compared with
+/// such a buffer. A peer that sends only a header gets a shorter buffer, for which nothing is
+/// reserved.
 const LONG_CAPACITY: usize = 4096;
 
-/// A buffer of the pool, and the smaller ones that it replaced.
+/// A buffer from the pool, and the smaller buffers that it replaced.
 ///
-/// Invariants, with `pieces` as `outgrown` followed by `buf`: no piece of `outgrown` is empty;
-/// `pieces[i].len() <= pieces[i + 1].len()`; the first `pieces[i].len()` bytes of `pieces[i + 1]`
-/// are the gap.
+/// Invariants, where `all` is `outgrown` followed by `buf`: no buffer of `outgrown` is empty;
+/// `all[i].len() <= all[i + 1].len()`; the first `all[i].len()` bytes of `all[i + 1]` are its gap.
 #[derive(Debug, Default)]
 pub(crate) struct GrowBuf {
-    /// The last piece; its length is that of all bytes, as it includes the gap.
+    /// The largest buffer. Its length includes its gap, so it is the number of all bytes.
     buf: Buf,
-    /// Allocated with the first long buffer, or when a short one grows, and reused from then on.
+    /// Buffers that became too small, in the order of their length. The memory of this list is
+    /// allocated with the first long buffer, or when a short buffer grows, and is then kept.
     outgrown: Vec<Buf>,
 }
 
 impl GrowBuf {
-    /// Sets the buffer. The previous one must have been put back.
+    /// Sets the buffer. [`GrowBuf::put_back`] must have returned the previous buffer to the pool.
     pub(crate) fn set_buf(&mut self, buf: Buf) {
         debug_assert!(
             self.outgrown.is_empty(),
-            "put_back() must be called before a new buffer is set"
+            "put_back() must have returned all previous buffers to the pool"
         );
         if buf.capacity() >= LONG_CAPACITY {
             self.outgrown.reserve(OUTGROWN_LEN);
@@ -59,28 +60,28 @@ impl GrowBuf {
         self.buf.is_empty()
     }
 
-    /// All bytes. Call [`settle`](GrowBuf::settle) first.
+    /// Returns all bytes. Call [`settle`](GrowBuf::settle) first, so that one buffer contains them.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         debug_assert!(
             self.outgrown.is_empty(),
-            "settle() must be called before this method"
+            "settle() must be called first, so that one buffer contains all bytes"
         );
         self.buf.bytes()
     }
 
-    /// Capacity of the last piece.
+    /// Returns the capacity of the largest buffer.
     pub(crate) fn capacity(&self) -> usize {
         self.buf.capacity()
     }
 
-    /// True if the capacity of the last piece exceeds `capacity`.
+    /// Returns true if the capacity of the largest buffer exceeds `capacity`.
     #[inline]
     pub(crate) fn is_larger_than(&self, capacity: usize) -> bool {
         self.buf.is_larger_than(capacity)
     }
 
-    /// Capacity of all pieces together.
+    /// Returns the capacity of all buffers together.
     pub(crate) fn total_capacity(&self) -> usize {
         let outgrown = self.outgrown.iter().map(Buf::capacity);
         self.buf.capacity() + outgrown.sum::<usize>()
@@ -91,40 +92,42 @@ impl GrowBuf {
         self.buf.spare_len()
     }
 
-    /// Spare capacity to read into; call [`GrowBuf::advance`] with the number of bytes read.
+    /// Returns the spare capacity to read into; call [`GrowBuf::advance`] with the number of bytes
+    /// read.
     #[inline]
     pub(crate) fn spare_mut(&mut self) -> &mut [u8] {
         self.buf.spare_mut()
     }
 
-    /// Content of the spare capacity.
+    /// Returns the spare capacity, to check bytes that were read into it and are not appended yet.
     #[inline]
     pub(crate) fn spare(&self) -> &[u8] {
         self.buf.spare()
     }
 
-    /// Appends `len` bytes that are in the spare capacity already.
+    /// Appends the first `len` bytes of the spare capacity to the content.
     #[inline]
     pub(crate) fn advance(&mut self, len: usize) {
         self.buf.advance(len);
     }
 
-    /// Drops `len` bytes from the start. Call [`settle`](GrowBuf::settle) first.
+    /// Drops the first `len` bytes. Call [`settle`](GrowBuf::settle) first, so that one buffer
+    /// contains all bytes.
     #[inline]
     pub(crate) fn consume(&mut self, len: usize) {
         debug_assert!(
             self.outgrown.is_empty(),
-            "settle() must be called before this method"
+            "settle() must be called first, so that one buffer contains all bytes"
         );
         self.buf.consume(len);
     }
 
-    /// Drops all bytes. Call [`settle`](GrowBuf::settle) first.
+    /// Drops all bytes. Call [`settle`](GrowBuf::settle) first, so that one buffer contains them.
     #[inline]
     pub(crate) fn clear(&mut self) {
         debug_assert!(
             self.outgrown.is_empty(),
-            "settle() must be called before this method"
+            "settle() must be called first, so that one buffer contains all bytes"
         );
         self.buf.clear();
     }
@@ -145,28 +148,30 @@ impl GrowBuf {
         self.buf.try_put(bytes)
     }
 
-    /// Copies the last `end.len()` bytes to `end`. The buffer must hold at least this many.
-    pub(crate) fn copy_end(&self, mut end: &mut [u8]) {
-        let mut piece = &self.buf;
+    /// Copies the last `target.len()` bytes to `target`. The content must be at least that long.
+    pub(crate) fn copy_end(&self, mut target: &mut [u8]) {
+        let mut buf = &self.buf;
         for previous in self.outgrown.iter().rev() {
-            let own = piece.len() - previous.len();
-            let (before, copied) = end.split_at_mut(end.len().saturating_sub(own));
-            copied.copy_from_slice(end_of(piece, copied.len()));
-            (piece, end) = (previous, before);
+            let own_len = buf.len() - previous.len();
+            let (before, copied) = target.split_at_mut(target.len().saturating_sub(own_len));
+            copied.copy_from_slice(end_of(buf, copied.len()));
+            (buf, target) = (previous, before);
         }
-        end.copy_from_slice(end_of(piece, end.len()));
+        target.copy_from_slice(end_of(buf, target.len()));
     }
 
-    /// The last byte.
+    /// Returns the last byte.
     pub(crate) fn last(&self) -> Option<u8> {
         let mut last = [0];
         (!self.is_empty()).then(|| self.copy_end(&mut last))?;
         Some(last[0])
     }
 
-    /// Makes the spare capacity at least `additional` bytes. Moves the bytes to the start if that
-    /// is enough and they are not more than the consumed bytes. Otherwise adds a piece of
-    /// `capacity` bytes, or more if needed.
+    /// Ensures a spare capacity of at least `additional` bytes.
+    ///
+    /// Moves the bytes in use to the start of the buffer if that is enough and they are not more
+    /// than the consumed bytes. Otherwise takes a larger buffer from the pool, with at least
+    /// `capacity` bytes.
     pub(crate) fn reserve<T: Default>(
         &mut self,
         additional: usize,
@@ -192,7 +197,7 @@ impl GrowBuf {
         }
     }
 
-    /// Copies all bytes into the last piece, and puts the other pieces back.
+    /// Copies all bytes into the largest buffer, and returns the smaller buffers to the pool.
     #[inline]
     pub(crate) fn settle<T: Default>(&mut self, pool: &mut BufferPool<T>) {
         if !self.outgrown.is_empty() {
@@ -203,26 +208,27 @@ impl GrowBuf {
     #[inline(never)]
     fn settle_outgrown<T: Default>(&mut self, pool: &mut BufferPool<T>) {
         let mut copied = 0;
-        for piece in self.outgrown.drain(..) {
-            let own = &piece.bytes()[copied..];
+        for smaller in self.outgrown.drain(..) {
+            let own = &smaller.bytes()[copied..];
             pool.moved_bytes += own.len() as u64;
-            self.buf.bytes_mut()[copied..piece.len()].copy_from_slice(own);
-            copied = piece.len();
-            pool.put(piece);
+            self.buf.bytes_mut()[copied..smaller.len()].copy_from_slice(own);
+            copied = smaller.len();
+            pool.put(smaller);
         }
     }
 
-    /// Puts all pieces back; the buffer is empty then, and has no memory.
+    /// Returns all buffers to the pool. The `GrowBuf` is then empty and owns no buffer.
     pub(crate) fn put_back<T: Default>(&mut self, pool: &mut BufferPool<T>) {
-        for piece in self.outgrown.drain(..) {
-            pool.put(piece);
+        for smaller in self.outgrown.drain(..) {
+            pool.put(smaller);
         }
         pool.put(std::mem::take(&mut self.buf));
     }
 }
 
-fn end_of(piece: &Buf, len: usize) -> &[u8] {
-    let bytes = piece.bytes();
+/// Returns the last `len` bytes of a buffer.
+fn end_of(buf: &Buf, len: usize) -> &[u8] {
+    let bytes = buf.bytes();
     &bytes[bytes.len() - len..]
 }
 

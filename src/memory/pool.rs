@@ -2,22 +2,24 @@
 
 use super::buf::Buf;
 
-/// Smallest capacity of a buffer, in bytes. It holds a partial header or a short frame, and a
-/// thousand connections with such a buffer each hold 64 KB.
+/// Smallest capacity of a buffer, in bytes: enough for a partial header or a short frame. A
+/// thousand connections with such a buffer use only 64 KB.
 const CAPACITY_MIN: usize = 64;
 
-/// Free lists of buffers, one per power of two, and spare boxes for the state that a connection
-/// keeps while it holds a buffer.
+/// Free buffers, in one list per power of two, and free boxes. A box contains the state that a
+/// connection needs only while it has a buffer.
 ///
-/// The pool grows to the largest amount that was lent at once. [`trim`](BufferPool::trim), called
-/// at intervals while [`is_over_base`](BufferPool::is_over_base), frees the memory that was not
-/// needed since the last call.
+/// The pool grows to the largest amount of memory that was lent at once. The reactor calls
+/// [`trim`](BufferPool::trim) at intervals while [`is_over_base`](BufferPool::is_over_base) is
+/// true. This frees the memory that was not needed since the previous call.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool<T> {
-    /// `classes[i]` contains buffers with a capacity of `CAPACITY_MIN << i`, and no others.
+    /// `classes[i]` contains the free buffers with a capacity of `CAPACITY_MIN << i`.
     classes: Vec<Vec<Buf>>,
+    /// Free boxes.
     boxes: Vec<Box<T>>,
-    /// Number of boxes that are lent: `boxes` has capacity for all of them.
+    /// Number of boxes that are lent. `boxes` has capacity for them, so that taking them back does
+    /// not allocate.
     boxes_lent: usize,
     /// Capacity of all free buffers, in bytes.
     free_bytes: usize,
@@ -40,7 +42,8 @@ impl<T: Default> BufferPool<T> {
         }
     }
 
-    /// Lends an empty buffer that holds `len` bytes, with less than twice the capacity needed.
+    /// Lends an empty buffer for `len` bytes. Its capacity is the smallest power of two that is
+    /// enough, and at least [`CAPACITY_MIN`].
     pub(crate) fn take(&mut self, len: usize) -> Buf {
         let class = class_of(len);
         let buf = match self.classes.get_mut(class).and_then(Vec::pop) {
@@ -55,8 +58,8 @@ impl<T: Default> BufferPool<T> {
         buf
     }
 
-    /// Takes a buffer back. If it was reallocated meanwhile, its growth was
-    /// [counted](BufferPool::count).
+    /// Takes a lent buffer back. If the buffer was reallocated meanwhile, the caller must have
+    /// passed the change to [`count`](BufferPool::count).
     pub(crate) fn put(&mut self, mut buf: Buf) {
         let capacity = buf.capacity();
         self.count(capacity, 0);
@@ -72,7 +75,7 @@ impl<T: Default> BufferPool<T> {
         self.classes[class].push(buf);
     }
 
-    /// Lends a box, with its default value or the value that was put back with it.
+    /// Lends a box. Its value is the default, or the value that it had when it was taken back.
     pub(crate) fn take_box(&mut self) -> Box<T> {
         self.boxes_lent += 1;
         self.boxes.pop().unwrap_or_else(|| {
@@ -88,8 +91,8 @@ impl<T: Default> BufferPool<T> {
         self.boxes.push(spare);
     }
 
-    /// Replaces `before` bytes with `after` bytes in the count of lent memory: for memory that is
-    /// allocated elsewhere, and for a lent buffer that was reallocated.
+    /// Subtracts `before` bytes from the count of lent memory, and adds `after` bytes. The count
+    /// includes memory that was allocated outside the pool, and the growth of lent buffers.
     #[inline]
     pub(crate) fn count(&mut self, before: usize, after: usize) {
         self.lent_bytes = self.lent_bytes - before + after;
@@ -104,8 +107,8 @@ impl<T: Default> BufferPool<T> {
         self.free_bytes > self.base_bytes
     }
 
-    /// Frees buffers that were idle since the last call, the largest first, until only the base is
-    /// left; and boxes for which no free buffer is left.
+    /// Frees buffers that were not needed since the last call, the largest first, until only
+    /// `base_bytes` are free. Then frees boxes, until at most one box is left for each free buffer.
     pub(crate) fn trim(&mut self) {
         let mut idle_bytes = self.idle_bytes;
         for class in self.classes.iter_mut().rev() {
@@ -133,7 +136,7 @@ impl<T: Default> BufferPool<T> {
     }
 }
 
-/// Index of the class of the smallest buffers that hold `len` bytes.
+/// Returns the index of the class with the smallest buffers that hold `len` bytes.
 fn class_of(len: usize) -> usize {
     let capacity = Buf::capacity_for(len, CAPACITY_MIN).next_power_of_two();
     (capacity.ilog2() - CAPACITY_MIN.ilog2()) as usize

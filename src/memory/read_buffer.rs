@@ -4,10 +4,11 @@ use std::mem;
 
 use crate::memory::PageOffsetBox;
 
-/// Length while no read needs more: 64 KiB, plus space for headers and partial frames.
+/// Initial length, in bytes: 64 KiB, plus space for headers and partial frames. The buffer is
+/// longer only while reads fill it.
 const LEN_BASE: usize = 68 * 1024;
 
-/// Memory that all reads go to.
+/// Memory into which all connections read, one after the other.
 ///
 /// Its length adapts to the reads: it doubles when a read fills it, and [`trim`](ReadBuffer::trim)
 /// frees the memory that no read needed for a while.
@@ -37,7 +38,8 @@ impl ReadBuffer {
         self.memory.bytes_mut()
     }
 
-    /// Records the length of a read whose bytes are handled. It may reallocate the memory.
+    /// Records the length of a read. Call it after the bytes of the read are handled, because it
+    /// may reallocate the memory.
     #[inline]
     pub(crate) fn note(&mut self, len: usize) {
         if len >= LEN_BASE {

@@ -4,7 +4,8 @@ use std::io;
 
 use socket2::{Domain, Socket, Type};
 
-/// The owned handle that std's sockets convert into, and that a parent process passes down.
+/// Owned handle of a socket. The sockets of std convert into it, and a parent process can pass it
+/// on.
 #[cfg(unix)]
 pub(crate) use std::os::fd::OwnedFd as OwnedSocket;
 #[cfg(windows)]
@@ -25,7 +26,7 @@ impl Listener {
 }
 
 impl Stream {
-    /// Adopts a connected socket. Any other fails with `NotConnected`.
+    /// Adopts a connected socket. Any other socket fails with `NotConnected`.
     pub(crate) fn adopt(socket: OwnedSocket) -> io::Result<Self> {
         let socket = prepare(socket, Type::STREAM)?;
         socket.peer_addr()?;
@@ -45,19 +46,20 @@ impl Udp {
     }
 }
 
-/// Checks the type and the family of a socket. Makes it non-blocking and not inherited by children.
+/// Checks the type and the address family of a socket. Makes the socket non-blocking, and prevents
+/// that child processes inherit it.
 pub(super) fn prepare(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
     let socket = Socket::from(socket);
     let domain = socket.local_addr()?.domain();
     if socket.r#type()? != kind || ![Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&domain) {
         return Err(invalid_input(
-            "the socket has another type or address family",
+            "the type or the address family of the socket is wrong",
         ));
     }
     socket.set_nonblocking(true)?;
     #[cfg(unix)]
     socket.set_cloexec(true)?;
-    // On other systems each write suppresses the signal.
+    // On other systems, each write suppresses `SIGPIPE`.
     #[cfg(target_vendor = "apple")]
     socket.set_nosigpipe(true)?;
     Ok(socket)

@@ -4,9 +4,9 @@ use std::io;
 
 use socket2::{SockAddr, Socket};
 
-use crate::addr::Addr;
 #[cfg(unix)]
 use crate::addr::UnixAddr;
+use crate::addr::{Addr, canonical};
 
 /// Returns the address that a socket is bound to.
 pub(super) fn local_addr(socket: &Socket) -> io::Result<Addr> {
@@ -20,7 +20,7 @@ pub(super) fn to_addr(addr: &SockAddr) -> io::Result<Addr> {
         return Ok(Addr::Unix(UnixAddr::from_parts(path, name)));
     }
     match addr.as_socket() {
-        Some(inet) => Ok(Addr::Inet(inet)),
+        Some(inet) => Ok(Addr::Inet(canonical(inet))),
         None => Err(unsupported("the address family is neither IP nor Unix")),
     }
 }

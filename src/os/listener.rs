@@ -1,6 +1,7 @@
 //! A listening socket.
 
 use std::io;
+use std::sync::Once;
 
 use mio::net::TcpListener;
 #[cfg(unix)]
@@ -9,10 +10,10 @@ use socket2::{SockRef, Socket};
 
 #[cfg(test)]
 use super::sim::SimSocket;
-use super::{Os, Stream, local_addr, retry};
-use crate::addr::Addr;
+use super::{Os, Stream, local_addr, retry, to_addr};
 #[cfg(unix)]
 use crate::addr::UnixAddr;
+use crate::addr::{Addr, canonical};
 use crate::id::PollToken;
 
 /// A listening TCP or Unix socket.
@@ -28,13 +29,15 @@ pub(crate) enum Listener {
 /// Consequence of a failed accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AcceptFailure {
-    /// No connection is left to accept. An event reports the next one.
+    /// No connection is left to accept. An event reports the next connection.
     WouldBlock,
     /// One connection was lost before it was accepted (accept(2), "Error handling"). Accept the
-    /// next one.
+    /// next connection. A security module or a sandbox may return some of these errors for every
+    /// accept.
     ThisOne,
     /// Descriptors or memory ran out, or the listener itself has failed. The backlog stays, and no
-    /// event reports when accepting works again. Trying at once would spin: try again later.
+    /// event reports when accepting works again. Accept again after a pause, because immediate
+    /// attempts would keep the processor busy.
     Exhausted,
 }
 
@@ -62,12 +65,22 @@ impl Listener {
     pub(crate) fn accept(&self) -> io::Result<(Stream, Addr)> {
         match self {
             Self::Tcp(tcp) => {
-                let (stream, peer) = retry(|| tcp.accept())?;
-                Ok((Stream::Tcp(stream), Addr::Inet(peer)))
+                let (stream, peer) = match retry(|| tcp.accept()) {
+                    Err(error) if is_accept4_refused(&error) => {
+                        return accept_portable(&SockRef::from(tcp), &error);
+                    }
+                    accepted => accepted?,
+                };
+                Ok((Stream::Tcp(stream), Addr::Inet(canonical(peer))))
             }
             #[cfg(unix)]
             Self::Unix(unix) => {
-                let (stream, peer) = retry(|| unix.accept())?;
+                let (stream, peer) = match retry(|| unix.accept()) {
+                    Err(error) if is_accept4_refused(&error) => {
+                        return accept_portable(&SockRef::from(unix), &error);
+                    }
+                    accepted => accepted?,
+                };
                 Ok((Stream::Unix(stream), UnixAddr::from_std(&peer).into()))
             }
             #[cfg(test)]
@@ -110,6 +123,28 @@ impl TryFrom<Socket> for Listener {
     }
 }
 
+/// Returns true if an accept may have failed because the system or a sandbox does not allow
+/// `accept4`, which mio calls on Linux. `ENOSYS` has the kind `Unsupported`. `EPERM` and `EACCES`
+/// may also concern a single connection: the portable call then accepts the next one.
+fn is_accept4_refused(error: &io::Error) -> bool {
+    cfg!(any(target_os = "linux", target_os = "android"))
+        && matches!(
+            error.kind(),
+            io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
+        )
+}
+
+/// Accepts with the portable call, `accept`. `error` is the error of `accept4`.
+fn accept_portable(listener: &Socket, error: &io::Error) -> io::Result<(Stream, Addr)> {
+    static WARNED: Once = Once::new();
+    let (socket, peer) = retry(|| listener.accept_raw())?;
+    WARNED.call_once(|| log::warn!("accept4 failed ({error}); `accept` is called instead"));
+    socket.set_nonblocking(true)?;
+    #[cfg(unix)]
+    socket.set_cloexec(true)?;
+    Ok((socket.try_into()?, to_addr(&peer)?))
+}
+
 impl AcceptFailure {
     /// Classifies the error of an accept.
     pub(crate) fn of(error: &io::Error) -> Self {
@@ -125,7 +160,8 @@ impl AcceptFailure {
             | Kind::TimedOut
             | Kind::PermissionDenied => Self::ThisOne,
             // mio's error for an address without a family. macOS accepts a connection that was
-            // already reset and has no address for it (Go's syscall_bsd.go, Accept).
+            // already reset, and reports no address for the connection (Go's syscall_bsd.go,
+            // Accept).
             Kind::InvalidInput if error.raw_os_error().is_none() => Self::ThisOne,
             // EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET and EOPNOTSUPP have no `ErrorKind`.
             #[cfg(any(target_os = "linux", target_os = "android"))]

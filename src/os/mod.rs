@@ -1,7 +1,8 @@
 //! All system calls and the clock, behind one type: [`Os`], real or simulated.
 //!
-//! This module does not know frames or handlers. It repeats a call that a signal interrupted,
-//! except for [`Os::wait`], since time has passed. `WouldBlock` is returned: it is flow control.
+//! This module does not know frames or handlers. It repeats a call that a signal interrupted. It
+//! does not repeat [`Os::wait`], because a part of the timeout has passed. `WouldBlock` is
+//! returned: it is flow control.
 
 mod adopt;
 mod convert;
@@ -53,7 +54,7 @@ use poll::Poller;
 
 /// True if a read that returned fewer bytes than requested has emptied the socket, so that the next
 /// byte makes a new edge. This holds for epoll and kqueue (epoll(7), "Questions and answers", 9).
-/// On other systems only `WouldBlock` shows that the socket is empty.
+/// On other systems, only `WouldBlock` proves that the socket is empty.
 pub(crate) const SHORT_READ_EMPTIES: bool = cfg!(any(
     target_os = "linux",
     target_os = "android",
@@ -65,7 +66,7 @@ pub(crate) const SHORT_READ_EMPTIES: bool = cfg!(any(
 ));
 
 /// The operating system, as one engine uses it: the clock, the poll, and the calls that open
-/// sockets. The sockets themselves are of the same kind, real or simulated.
+/// sockets. A real `Os` opens real sockets, and a simulated `Os` opens simulated sockets.
 #[derive(Debug)]
 pub(crate) enum Os {
     Real(Poller),
@@ -80,7 +81,7 @@ impl Os {
     }
 
     /// Reads the clock: the monotonic clock of the system, or the virtual time of a simulated
-    /// world. No other code of the library reads it.
+    /// world. No other code of the library reads the clock.
     pub(crate) fn now(&self) -> Instant {
         match self {
             Self::Real(_) => Instant::now(),
@@ -97,8 +98,8 @@ impl Os {
         }
     }
 
-    /// Waits for events, at most for `timeout`. Returns `Interrupted` if a signal ended the wait,
-    /// since time has passed.
+    /// Waits for events, at most for `timeout`. Returns `Interrupted` if a signal ended the wait.
+    /// The wait is not repeated, because a part of the timeout has passed.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Real(poller) => poller.wait(timeout),
@@ -140,7 +141,7 @@ impl Os {
         self.poller().as_fd()
     }
 
-    /// Opens a listener. `backlog` applies if the options set none.
+    /// Opens a listener. `backlog` applies if `options` sets no backlog.
     pub(crate) fn listen(
         &self,
         addr: &Addr,
@@ -154,7 +155,7 @@ impl Os {
         }
     }
 
-    /// Starts a connect. An event reports its end.
+    /// Starts a connect. An event reports the end of the connect.
     pub(crate) fn connect(&self, addr: &Addr, options: &ConnectOptions) -> io::Result<Stream> {
         match self {
             Self::Real(_) => options.connect(addr)?.try_into(),
@@ -163,7 +164,7 @@ impl Os {
         }
     }
 
-    /// Binds a UDP socket. `in_batches` asks for many datagrams per system call, if the system
+    /// Binds a UDP socket. `in_batches` requests several datagrams per system call, if the system
     /// supports it.
     pub(crate) fn bind_udp(
         &self,
@@ -215,11 +216,32 @@ impl Os {
 }
 
 /// Returns the instant at which the virtual time of every world begins. An [`Instant`] has no
-/// constructor, so this one is read from the real clock, once per process.
+/// constructor, so the real clock is read once per process.
 #[cfg(test)]
 fn sim_epoch() -> Instant {
     static EPOCH: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     *EPOCH
+}
+
+/// `EAFNOSUPPORT`, which has no stable [`io::ErrorKind`].
+const FAMILY_UNSUPPORTED: i32 = match () {
+    () if cfg!(windows) => 10047,
+    () if cfg!(any(target_os = "solaris", target_os = "illumos")) => 124,
+    () if cfg!(any(target_arch = "mips", target_arch = "mips64")) => 124,
+    () if cfg!(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "fuchsia"
+    )) =>
+    {
+        97
+    }
+    () => 47,
+};
+
+/// Returns true if a socket cannot be opened because the system lacks its address family.
+pub(crate) fn lacks_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(FAMILY_UNSUPPORTED)
 }
 
 /// Repeats a call while a signal interrupts it.

@@ -89,10 +89,11 @@ macro_rules! before {
             #[cfg(any(target_os = "linux", target_os = "android"))]
             device(name: impl Into<String>) => before.device = Some(name.into());
 
-            /// Sets the size of the kernel's receive buffer in bytes (`SO_RCVBUF`). It is set
-            /// before the handshake, which fixes the maximum TCP window (tcp(7)). Linux doubles the
-            /// number for its bookkeeping and limits it to `net.core.rmem_max`. By default the
-            /// kernel adapts the size to the connection; a fixed size turns that off.
+            /// Sets the size of the kernel's receive buffer in bytes (`SO_RCVBUF`). The option is
+            /// set before the handshake, because the handshake fixes the maximum TCP window
+            /// (tcp(7)). Linux doubles the number for its bookkeeping and limits it to
+            /// `net.core.rmem_max`. By default the kernel adapts the size to the connection; a
+            /// fixed size turns that off.
             recv_buffer_len(bytes: usize) => before.recv_buffer_len = Some(bytes);
 
             /// Sets the size of the kernel's send buffer in bytes (`SO_SNDBUF`). Linux doubles the
@@ -148,8 +149,14 @@ impl ListenOptions {
         only_v6(on: bool) => before.only_v6 = Some(on);
 
         /// Sets the maximum number of connections that wait to be accepted. The kernel limits it
-        /// further (`net.core.somaxconn`). Default: [`Config::backlog`](crate::Config::backlog).
+        /// further (`net.core.somaxconn` on Linux). [`Config::backlog`](crate::Config::backlog) is
+        /// the default, and describes how to notice a backlog that is too short.
         backlog(connections: u32) => backlog = Some(connections);
+    }
+
+    /// Restricts IPv6 addresses to IPv6, unless the program has chosen.
+    pub(crate) fn or_only_v6(&mut self) {
+        self.before.only_v6.get_or_insert(true);
     }
 
     /// Opens a listening socket.
@@ -191,9 +198,9 @@ impl ConnectOptions {
     before!();
 
     setters! {
-        /// Sets the time limit of the connect over all addresses that it tries. Each address gets
-        /// an equal share of the time that is left. The lookup of a name is not included. At the
-        /// limit the connect fails with `TimedOut`. Default:
+        /// Sets the time limit of the connect over all addresses that it tries. The lookup of a
+        /// name is not included. At the limit all pending attempts are closed, and the connect
+        /// fails with `TimedOut`. Default:
         /// [`Config::connect_deadline`](crate::Config::connect_deadline).
         timeout(timeout: Duration) => timeout = Some(timeout);
 
@@ -236,8 +243,8 @@ fn names_no_server(addr: SocketAddr) -> bool {
         }
 }
 
-/// `EINPROGRESS`, which has no stable [`ErrorKind`]. Its value differs between Linux, BSD and
-/// System V. Windows returns `WouldBlock` instead.
+/// Error number `EINPROGRESS`, for which there is no stable [`ErrorKind`]. Its value differs
+/// between Linux, BSD and System V. Windows returns `WouldBlock` instead.
 const IN_PROGRESS: i32 = match () {
     () if cfg!(any(target_os = "solaris", target_os = "illumos")) => 150,
     () if cfg!(any(target_arch = "mips", target_arch = "mips64")) => 150,
@@ -253,8 +260,8 @@ const IN_PROGRESS: i32 = match () {
     () => 36,
 };
 
-/// Returns true if a non-blocking connect has begun, which the systems report as an error. A signal
-/// does not cancel it (connect(2), EINTR).
+/// Returns true if the error means that a non-blocking connect is in progress. A signal does not
+/// cancel the connect (connect(2), EINTR).
 fn is_under_way(error: &io::Error) -> bool {
     error.raw_os_error() == Some(IN_PROGRESS)
         || matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
@@ -292,8 +299,8 @@ impl UdpOptions {
 
     setters! {
         /// Allows several sockets to be bound to one address (`SO_REUSEADDR`). Each of them must
-        /// set the option. All of them receive a multicast or broadcast datagram; one of them
-        /// receives any other. Off by default.
+        /// set the option. A multicast or broadcast datagram is delivered to all of them, any other
+        /// datagram to one of them. Off by default.
         reuse_addr(on: bool) => before.reuse_addr = Some(on);
 
         /// Restricts a socket at an IPv6 address to IPv6 (`IPV6_V6ONLY`). By default the system
@@ -303,7 +310,7 @@ impl UdpOptions {
         /// Allows datagrams to broadcast addresses (`SO_BROADCAST`). Off by default.
         broadcast(on: bool) => broadcast = on;
 
-        /// Delivers datagrams that this socket sends to a group also to receivers on this host
+        /// Lets receivers on this host also get the datagrams that this socket sends to a group
         /// (`IP_MULTICAST_LOOP`, `IPV6_MULTICAST_LOOP`). The system's default is on.
         multicast_loop(on: bool) => multicast_loop = Some(on);
 
@@ -324,16 +331,16 @@ impl UdpOptions {
         self
     }
 
-    /// Joins a multicast group on the interface with the address `interface`. If that is
-    /// unspecified, the system chooses one. Call it once per group.
+    /// Joins a multicast group on the interface with the address `interface`. If this address is
+    /// unspecified, the system chooses an interface. Call the method once per group.
     #[must_use]
     pub fn join_multicast_v4(mut self, group: Ipv4Addr, interface: Ipv4Addr) -> Self {
         self.groups_v4.push((group, interface));
         self
     }
 
-    /// Joins a multicast group on the interface with the index `interface`. If that is 0, the
-    /// system chooses one. Call it once per group.
+    /// Joins a multicast group on the interface with the index `interface`. If this index is 0, the
+    /// system chooses an interface. Call the method once per group.
     #[must_use]
     pub fn join_multicast_v6(mut self, group: Ipv6Addr, interface: u32) -> Self {
         self.groups_v6.push((group, interface));
@@ -345,8 +352,8 @@ impl UdpOptions {
     /// (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
     ///
     /// On by default for a socket bound to a wildcard address such as `0.0.0.0`, because a client
-    /// drops a reply from another address than the one that it asked (RFC 2181, 4.1). Off by
-    /// default for a socket bound to one address. Linux only; needs the feature `udp-batch`.
+    /// drops a reply if it comes from another address than the request was sent to (RFC 2181, 4.1).
+    /// Off by default for a socket bound to one address. Linux only; needs the feature `udp-batch`.
     ///
     /// # Examples
     ///
@@ -435,7 +442,8 @@ impl UdpOptions {
         }
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(on) = self.multicast_all {
-            // An IPv6 socket may be a member of IPv4 groups too.
+            // An IPv6 socket may be a member of IPv4 groups too, so the IPv4 option is always set.
+            // Its error is ignored for an IPv6 socket, because the system may not support it.
             let v4 = socket.set_multicast_all_v4(on);
             if live.is_v6 {
                 socket.set_multicast_all_v6(on)?;

@@ -13,11 +13,11 @@ use mio::{Events, Interest, Poll, Token};
 use super::sim;
 use crate::id::PollToken;
 
-/// Token of the waker. It is larger than any slab key, so the event of the waker belongs to no
-/// entry.
+/// Token of the waker. It is larger than any slab key, so no entry has this token.
 pub(super) const WAKER: PollToken = PollToken(usize::MAX);
 
-/// Returns the token of a caught signal. It is larger than any slab key, too.
+/// Returns the token of a caught signal. It is larger than any slab key, so no entry has this
+/// token.
 #[cfg(all(unix, feature = "signals"))]
 pub(super) fn signal_token(signal: crate::signal::Signal) -> PollToken {
     let number = usize::try_from(signal.as_raw()).unwrap_or_default();
@@ -26,11 +26,11 @@ pub(super) fn signal_token(signal: crate::signal::Signal) -> PollToken {
 
 /// Initial capacity of the event list, about a kilobyte.
 const EVENTS_MIN: usize = 128;
-/// Maximum capacity of the event list. The next poll returns the remaining events of a larger ready
-/// set.
+/// Maximum capacity of the event list. If more sockets are ready, the next poll returns the
+/// remaining events.
 const EVENTS_MAX: usize = 16 * 1024;
 
-/// Both directions, and urgent data if the poll can report it.
+/// Events of a stream or listener: readable, writable, and urgent data if the poll can report it.
 const INTEREST: Interest = {
     let both = Interest::READABLE.add(Interest::WRITABLE);
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -38,7 +38,7 @@ const INTEREST: Interest = {
     both
 };
 
-/// An event of one socket. It is a hint: only reading and writing show the true state.
+/// An event of one socket. It is a hint: only a read or a write reports the true state.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Event<'a> {
     Real(&'a mio::event::Event),
@@ -72,7 +72,7 @@ impl Event<'_> {
     }
 
     /// Returns true if the peer ended its side or reset the connection, or if an error or a byte of
-    /// urgent data is pending. Reads stop short at urgent data.
+    /// urgent data is pending. A read returns only the bytes before urgent data.
     pub(crate) fn has_ended(self) -> bool {
         match self {
             // In this order the compiler needs only two bit tests for epoll.
@@ -96,11 +96,11 @@ impl Event<'_> {
     }
 }
 
-/// A handle that ends a wait from any thread, also a wait that begins later.
+/// A handle that ends the current or the next wait, from any thread.
 #[derive(Debug, Clone)]
 pub(crate) enum Waker {
     Real(Arc<mio::Waker>),
-    /// A flag that ends the next simulated wait, which clears it.
+    /// Flag that ends the next simulated wait. The wait clears the flag.
     #[cfg(test)]
     Sim(Arc<AtomicBool>),
 }
@@ -148,8 +148,8 @@ impl Poller {
         !self.events.is_empty()
     }
 
-    /// Calls `each` for every event and returns their number. A list that was full is doubled, so
-    /// that a large ready set is reported at once.
+    /// Calls `each` for every event and returns their number. If the list was full, its capacity is
+    /// doubled, so that the next wait can return more events.
     pub(super) fn for_each_event(&mut self, mut each: impl FnMut(Event<'_>)) -> usize {
         let mut count = 0;
         for event in &self.events {
@@ -169,8 +169,16 @@ impl Poller {
         registry.register(source, Token(token.0), INTEREST)
     }
 
-    /// Registers a datagram socket for input only. Such a socket becomes writable again after every
-    /// datagram that was sent, and each time would be an event.
+    /// Registers a registered socket again, so that the next wait reports its current readiness
+    /// (epoll_ctl(2), `EPOLL_CTL_MOD`).
+    pub(super) fn reregister(&self, source: &mut impl Source, token: PollToken) -> io::Result<()> {
+        self.poll
+            .registry()
+            .reregister(source, Token(token.0), INTEREST)
+    }
+
+    /// Registers a datagram socket for input only. With output events, each sent datagram would
+    /// cause an event, because the socket becomes writable again.
     pub(super) fn register_datagrams(
         &self,
         source: &mut impl Source,
@@ -180,7 +188,7 @@ impl Poller {
         registry.register(source, Token(token.0), Interest::READABLE)
     }
 
-    /// Adds or removes the interest in a writable socket.
+    /// Enables or disables the event that reports that a datagram socket is writable.
     pub(super) fn await_writable(
         &self,
         source: &mut impl Source,
@@ -192,8 +200,8 @@ impl Poller {
         registry.reregister(source, Token(token.0), interest)
     }
 
-    /// Removes a registration. Dropping the socket is not enough, since a duplicate of its
-    /// descriptor keeps the registration. An error means that the socket was not registered any
+    /// Removes a registration. Dropping the socket is not enough, because a duplicate of its
+    /// descriptor keeps the registration. An error is ignored: the socket was not registered any
     /// more.
     pub(super) fn deregister(&self, source: &mut impl Source) {
         let _ = self.poll.registry().deregister(source);

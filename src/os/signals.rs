@@ -1,4 +1,5 @@
-//! A signal that comes through the poll, by signal-hook's pipe. No thread is needed.
+//! A caught signal, which the poll reports. The signal handler of signal-hook writes to a socket in
+//! the poll, so no thread is needed.
 
 use std::io::{self, Read};
 
@@ -10,11 +11,11 @@ use super::{Os, poll, retry};
 use crate::id::PollToken;
 use crate::signal::Signal;
 
-/// Signals that end a program.
+/// Signals that request the end of a program.
 pub(crate) const ENDING: &[Signal] = &[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// A caught signal: a pair of connected sockets. The signal handler writes a byte for each
-/// delivery, and the poll reports the other end.
+/// A caught signal, with a pair of connected sockets. The signal handler writes a byte to the
+/// sender for each delivery, and the poll reports that the receiver is readable.
 #[derive(Debug)]
 pub(crate) struct CaughtSignal {
     signal: Signal,
@@ -24,7 +25,7 @@ pub(crate) struct CaughtSignal {
 
 impl CaughtSignal {
     pub(crate) fn new(os: &Os, signal: Signal) -> io::Result<Self> {
-        // signal-hook panics for these, because a program cannot catch them safely.
+        // signal-hook panics for these signals, because a program cannot catch them safely.
         if FORBIDDEN.contains(&signal.as_raw()) {
             let error = format!("{signal} cannot be caught");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
@@ -55,7 +56,8 @@ impl CaughtSignal {
         let mut count = 0;
         let mut bytes = [0; 64];
         loop {
-            // An error is `WouldBlock`: the sender stays open as long as the action.
+            // An error can only be `WouldBlock`, because the sender stays open until the action is
+            // unregistered.
             let len = retry(|| self.receiver.read(&mut bytes)).unwrap_or(0);
             count += len;
             if len < bytes.len() {
@@ -66,7 +68,7 @@ impl CaughtSignal {
 }
 
 impl Drop for CaughtSignal {
-    /// Closes the sender, too.
+    /// Unregisters the action of the signal, which also closes the sender.
     fn drop(&mut self) {
         low_level::unregister(self.action);
     }

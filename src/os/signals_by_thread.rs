@@ -8,7 +8,7 @@ use super::{Os, poll};
 use crate::id::PollToken;
 use crate::signal::Signal;
 
-/// Signals that end a program.
+/// Signals that request the end of a program.
 pub(crate) const ENDING: &[Signal] = &[Signal::SIGINT];
 
 /// A caught signal: a count of its deliveries. Each delivery wakes the loop.

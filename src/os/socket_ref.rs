@@ -9,7 +9,7 @@ use socket2::{SockRef, Socket, TcpKeepalive};
 use crate::setters::setters;
 
 /// Times of the kernel's keep-alive probes, which check that the peer of a silent connection still
-/// responds (`SO_KEEPALIVE`, tcp(7)). A value that is not set is the system's.
+/// responds (`SO_KEEPALIVE`, tcp(7)). For a value that is not set, the system's default applies.
 ///
 /// # Examples
 ///
@@ -33,7 +33,8 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// Creates keep-alive options with the system's times; on Linux the first is two hours.
+    /// Creates keep-alive options with the system's times. On Linux, the first probe is sent after
+    /// two hours.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -44,12 +45,12 @@ impl Keepalive {
         /// whole seconds.
         idle(time: Duration) => idle = Some(time);
 
-        /// Sets the time between two probes (`TCP_KEEPINTVL`). Most systems count whole seconds. It
-        /// is ignored on systems without the option (OpenBSD).
+        /// Sets the time between two probes (`TCP_KEEPINTVL`). Most systems count whole seconds.
+        /// The value is ignored on systems without the option (OpenBSD).
         interval(time: Duration) => interval = Some(time);
 
         /// Sets the number of probes without a reply after which the connection is reset
-        /// (`TCP_KEEPCNT`). It is ignored on systems without the option (OpenBSD).
+        /// (`TCP_KEEPCNT`). The value is ignored on systems without the option (OpenBSD).
         count(probes: u32) => count = Some(probes);
     }
 
@@ -73,9 +74,9 @@ impl Keepalive {
 /// The options of a live socket, from [`Context::socket`](crate::Context::socket). Each function
 /// makes one or two system calls.
 ///
-/// Every error is the system's. The usual one is that this type of socket does not have the option,
-/// for example a TCP option of a UDP socket: `InvalidInput`, `Unsupported`, or an error without a
-/// specific kind. The socket stays usable.
+/// Every error comes from the system. The usual reason is that this type of socket does not have
+/// the option, for example a TCP option of a UDP socket: `InvalidInput`, `Unsupported`, or an error
+/// without a specific kind. The socket stays usable.
 ///
 /// [`Context::socket_options`](crate::Context::socket_options) gives access to further options.
 ///
@@ -96,7 +97,7 @@ pub struct SocketRef<'a> {
     pub(super) is_v6: bool,
 }
 
-/// Defines a getter and a setter that call those of socket2.
+/// Defines a getter and a setter that call the getter and the setter of socket2.
 macro_rules! option {
     ($(#[$doc:meta])+ $get:ident, $set:ident: $type:ty => $raw_get:ident, $raw_set:ident) => {
         $(#[$doc])+
@@ -133,20 +134,20 @@ impl<'a> SocketRef<'a> {
 
     option! {
         /// Sets the size of the kernel's receive buffer in bytes (`SO_RCVBUF`). Linux limits the
-        /// number to `net.core.rmem_max`, doubles it, and returns the doubled one. For a TCP window
-        /// above 64 KiB, set it before the handshake:
+        /// number to `net.core.rmem_max`, doubles it, and returns the doubled number. For a TCP
+        /// window above 64 KiB, set it before the handshake:
         /// [`ListenOptions::recv_buffer_len`](crate::ListenOptions::recv_buffer_len).
         recv_buffer_len, set_recv_buffer_len: usize => recv_buffer_size, set_recv_buffer_size
     }
 
     option! {
         /// Sets the size of the kernel's send buffer in bytes (`SO_SNDBUF`). Linux limits the
-        /// number to `net.core.wmem_max`, doubles it, and returns the doubled one.
+        /// number to `net.core.wmem_max`, doubles it, and returns the doubled number.
         send_buffer_len, set_send_buffer_len: usize => send_buffer_size, set_send_buffer_size
     }
 
-    /// Turns keep-alive probes of a TCP connection on, or off with `None` (`SO_KEEPALIVE`). They
-    /// end a connection only if its peer does not reply. An [idle
+    /// Turns keep-alive probes of a TCP connection on, or off with `None` (`SO_KEEPALIVE`). The
+    /// probes end a connection only if its peer does not reply. In contrast, an [idle
     /// timeout](crate::Config::idle_timeout) ends any connection without traffic.
     ///
     /// # Errors
@@ -187,7 +188,8 @@ impl<'a> SocketRef<'a> {
         if !self.is_v6 {
             return self.socket.set_ttl_v4(hops.into());
         }
-        // An IPv6 socket may carry IPv4 too, if the system supports it.
+        // An IPv6 socket may carry IPv4 too, so the IPv4 option is set too. Its error is ignored,
+        // because the system may not support IPv4 on this socket.
         let _ = self.socket.set_ttl_v4(hops.into());
         self.socket.set_unicast_hops_v6(hops.into())
     }
@@ -214,7 +216,8 @@ impl<'a> SocketRef<'a> {
         if !self.is_v6 {
             return self.socket.set_tos_v4(tos.into());
         }
-        // An IPv6 socket may carry IPv4 too, if the system supports it.
+        // An IPv6 socket may carry IPv4 too, so the IPv4 option is set too. Its error is ignored,
+        // because the system may not support IPv4 on this socket.
         let _ = self.socket.set_tos_v4(tos.into());
         #[cfg(not(any(windows, all(target_vendor = "apple", not(target_os = "macos")))))]
         return self.socket.set_tclass_v6(tos.into());
@@ -242,8 +245,8 @@ impl<'a> SocketRef<'a> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     option! {
         /// Sets the time limit for data that is unacknowledged or queued in the kernel
-        /// (`TCP_USER_TIMEOUT`, RFC 5482). At the limit the connection ends with `TimedOut`. It is
-        /// counted in milliseconds; `None` restores the system's limit. Linux only.
+        /// (`TCP_USER_TIMEOUT`, RFC 5482). At the limit, the connection ends with `TimedOut`. The
+        /// limit is counted in milliseconds; `None` restores the system's limit. Linux only.
         user_timeout, set_user_timeout: Option<Duration> => tcp_user_timeout, set_tcp_user_timeout
     }
 
@@ -302,7 +305,7 @@ impl<'a> SocketRef<'a> {
         broadcast, set_broadcast: bool => broadcast, set_broadcast
     }
 
-    /// Delivers datagrams that this socket sends to a group also to receivers on this host
+    /// Lets receivers on this host also get the datagrams that this socket sends to a group
     /// (`IP_MULTICAST_LOOP`, `IPV6_MULTICAST_LOOP`).
     ///
     /// # Errors
@@ -325,7 +328,7 @@ impl<'a> SocketRef<'a> {
     }
 
     /// Sets the maximum number of hops of a datagram to a group (`IP_MULTICAST_TTL`,
-    /// `IPV6_MULTICAST_HOPS`). With 0 it stays on this host.
+    /// `IPV6_MULTICAST_HOPS`). With 0, the datagram stays on this host.
     ///
     /// # Errors
     ///
@@ -346,8 +349,8 @@ impl<'a> SocketRef<'a> {
         octet(self.by_family(Socket::multicast_ttl_v4, Socket::multicast_hops_v6)?)
     }
 
-    /// Joins a multicast group on the interface with the address `interface`. If that is
-    /// unspecified, the system chooses one.
+    /// Joins a multicast group on the interface with the address `interface`. If this address is
+    /// unspecified, the system chooses an interface.
     ///
     /// # Errors
     ///
@@ -356,8 +359,8 @@ impl<'a> SocketRef<'a> {
         self.socket.join_multicast_v4(&group, &interface)
     }
 
-    /// Joins a multicast group on the interface with the index `interface`. If that is 0, the
-    /// system chooses one.
+    /// Joins a multicast group on the interface with the index `interface`. If this index is 0, the
+    /// system chooses an interface.
     ///
     /// # Errors
     ///
@@ -366,26 +369,26 @@ impl<'a> SocketRef<'a> {
         self.socket.join_multicast_v6(&group, interface)
     }
 
-    /// Leaves a multicast group that was joined on that interface.
+    /// Leaves a multicast group that was joined on the interface with the address `interface`.
     ///
     /// # Errors
     ///
-    /// The system's error, if the socket has not joined the group there.
+    /// The system's error, if the socket has not joined the group on this interface.
     pub fn leave_multicast_v4(&self, group: Ipv4Addr, interface: Ipv4Addr) -> io::Result<()> {
         self.socket.leave_multicast_v4(&group, &interface)
     }
 
-    /// Leaves a multicast group that was joined on that interface.
+    /// Leaves a multicast group that was joined on the interface with the index `interface`.
     ///
     /// # Errors
     ///
-    /// The system's error, if the socket has not joined the group there.
+    /// The system's error, if the socket has not joined the group on this interface.
     pub fn leave_multicast_v6(&self, group: Ipv6Addr, interface: u32) -> io::Result<()> {
         self.socket.leave_multicast_v6(&group, interface)
     }
 
     /// Sets the interface, by its address, for datagrams to a group (`IP_MULTICAST_IF`). If the
-    /// address is unspecified, the system chooses one.
+    /// address is unspecified, the system chooses an interface.
     ///
     /// # Errors
     ///
@@ -395,7 +398,7 @@ impl<'a> SocketRef<'a> {
     }
 
     /// Sets the interface, by its index, for datagrams to a group (`IPV6_MULTICAST_IF`). If the
-    /// index is 0, the system chooses one.
+    /// index is 0, the system chooses an interface.
     ///
     /// # Errors
     ///
@@ -417,7 +420,7 @@ impl<'a> SocketRef<'a> {
     }
 }
 
-/// Converts an option that the system returns as a number and packets carry as a byte.
+/// Converts the number that the system returns for an option into the byte that packets carry.
 fn octet(number: u32) -> io::Result<u8> {
     u8::try_from(number).map_err(|_| io::ErrorKind::InvalidData.into())
 }

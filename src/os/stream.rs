@@ -13,14 +13,15 @@ use socket2::{SockRef, Socket};
 
 #[cfg(test)]
 use super::sim::SimSocket;
-use super::{Os, SHORT_READ_EMPTIES, local_addr, retry, to_addr};
+use super::{Os, OwnedSocket, SHORT_READ_EMPTIES, local_addr, retry, to_addr};
 use crate::addr::Addr;
 use crate::cutmap::Segments;
 use crate::id::PollToken;
 
-/// `MSG_NOSIGNAL` (sys/socket.h), if its value is known. Otherwise slices are written one by one.
-/// Windows has no such signal. Apple's systems have a socket option for it: socket2 sets it, and
-/// accepted sockets inherit it from their listener (XNU's `sonewconn_internal`).
+/// Value of the flag `MSG_NOSIGNAL` (sys/socket.h), which prevents `SIGPIPE`. If the value is
+/// unknown, slices are written one by one. Windows has no such signal. Apple's systems have a
+/// socket option instead. socket2 sets the option, and accepted sockets inherit it from their
+/// listener (XNU's `sonewconn_internal`).
 const NO_SIGNAL: Option<i32> = {
     if cfg!(any(target_os = "linux", target_os = "android")) {
         Some(0x4000)
@@ -63,6 +64,21 @@ impl Stream {
         }
     }
 
+    /// Reports the current readiness of a registered socket again.
+    pub(crate) fn reregister(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => os.poller().reregister(tcp, token),
+            #[cfg(unix)]
+            Self::Unix(unix) => os.poller().reregister(unix, token),
+            Self::None => Ok(()),
+            #[cfg(test)]
+            Self::Sim(sim) => {
+                sim.rearm();
+                Ok(())
+            }
+        }
+    }
+
     /// Deregisters and closes the socket.
     pub(crate) fn close(&mut self, os: &Os) {
         match self {
@@ -76,15 +92,37 @@ impl Stream {
         *self = Self::None;
     }
 
+    /// Deregisters the socket and returns it; `None` if there is none.
+    pub(crate) fn detach(&mut self, os: &Os) -> Option<OwnedSocket> {
+        match std::mem::replace(self, Self::None) {
+            Self::Tcp(mut tcp) => {
+                os.poller().deregister(&mut tcp);
+                Some(tcp.into())
+            }
+            #[cfg(unix)]
+            Self::Unix(mut unix) => {
+                os.poller().deregister(&mut unix);
+                Some(unix.into())
+            }
+            Self::None => None,
+            // A simulated socket has no descriptor.
+            #[cfg(test)]
+            Self::Sim(sim) => {
+                sim.close();
+                None
+            }
+        }
+    }
+
     /// Closes the socket with a reset, so that the kernel keeps no data for it. A Unix socket has
-    /// no reset: its peer sees the end of the stream.
+    /// no reset, so its peer receives the end of the stream.
     pub(crate) fn reset(&mut self, os: &Os) {
         #[cfg(test)]
         if let Self::Sim(sim) = self {
             sim.reset();
         }
         if let Self::Tcp(tcp) = self {
-            // If it fails, the kernel has already dropped the connection and its send queue.
+            // If this call fails, the kernel has already dropped the connection and its send queue.
             let _ = SockRef::from(&*tcp).set_linger(Some(Duration::ZERO));
         }
         self.close(os);
@@ -95,7 +133,7 @@ impl Stream {
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         debug_assert!(
             !buf.is_empty(),
-            "an empty read looks like the end of the stream"
+            "`buf` must not be empty, because the result 0 means the end of the stream"
         );
         match self {
             Self::Tcp(tcp) => retry(|| tcp.read(buf)),
@@ -125,10 +163,11 @@ impl Stream {
     }
 
     /// Writes several slices with one call, without raising `SIGPIPE`. The standard call, `writev`,
-    /// raises it if the peer has closed the connection and the program has not ignored the signal
-    /// (signal(7)).
+    /// raises the signal if the peer has closed the connection and the program does not ignore the
+    /// signal (signal(7)).
     ///
-    /// `try_io` shows a `WouldBlock` to mio. On Windows mio needs it to report the next edge.
+    /// `try_io` reports a `WouldBlock` to mio. On Windows, mio needs this report to deliver the
+    /// next edge.
     pub(crate) fn write_gathered(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let Some(flags) = NO_SIGNAL else {
             return self.write(slices.first().map_or(&[], |slice| slice));
@@ -156,7 +195,7 @@ impl Stream {
         self.options()?.take_error()
     }
 
-    /// Returns true if a read would return bytes. It reads none.
+    /// Returns true if a read would return bytes. The bytes stay unread.
     pub(crate) fn has_unread(&self) -> bool {
         match self {
             Self::Tcp(tcp) => retry(|| tcp.peek(&mut [0])).is_ok_and(|len| len > 0),
@@ -187,17 +226,17 @@ impl Stream {
             Self::Tcp(_) | Self::None => SHORT_READ_EMPTIES,
             #[cfg(unix)]
             Self::Unix(_) => false,
-            // A simulated poll follows epoll on every system.
+            // The simulated poll behaves like epoll on every system.
             #[cfg(test)]
             Self::Sim(sim) => !sim.is_unix(),
         }
     }
 
-    /// Checks a connect. Returns `Ok(None)` while it is pending, the address of the peer when it is
-    /// done, and the error if it failed.
+    /// Checks the progress of a connect. Returns `Ok(None)` while the connect is pending, the
+    /// address of the peer after success, and the error after a failure.
     ///
-    /// The kernel may connect a socket to itself if the target is a free ephemeral port. That
-    /// counts as refused, since no server listens there.
+    /// The kernel may connect a socket to itself if the target is a free ephemeral port. Such a
+    /// connect fails with `ConnectionRefused`, because no server listens on that port.
     pub(crate) fn connected(&self) -> io::Result<Option<Addr>> {
         #[cfg(test)]
         if let Self::Sim(sim) = self {
@@ -228,7 +267,8 @@ impl Stream {
         local_addr(&*self.options()?)
     }
 
-    /// Sets `TCP_NODELAY` of a TCP socket. Other sockets delay nothing.
+    /// Sets `TCP_NODELAY` of a TCP socket. Does nothing for other sockets, because they never delay
+    /// writes.
     pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.set_nodelay(on),

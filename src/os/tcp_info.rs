@@ -1,7 +1,7 @@
 //! The kernel's segment counts of a TCP connection, read through a netlink socket.
 //!
 //! `getsockopt(TCP_INFO)` returns the same structure, but std and socket2 have no safe call for it.
-//! sock_diag(7) returns the structure to plain reads and writes.
+//! Plain writes and reads of a netlink socket are enough (sock_diag(7)).
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -12,24 +12,29 @@ use socket2::{Socket, Type};
 use super::retry;
 use crate::cutmap::Segments;
 
-/// `AF_NETLINK` and `NETLINK_SOCK_DIAG` (linux/netlink.h).
+/// Address family `AF_NETLINK`.
 const NETLINK: i32 = 16;
+/// Protocol `NETLINK_SOCK_DIAG` (linux/netlink.h).
 const SOCK_DIAG: i32 = 4;
-/// `SOCK_DIAG_BY_FAMILY` and `NLM_F_REQUEST`: type and flag of the request. `NLMSG_ERROR`: type of
-/// an error message.
+/// Type of the request: `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
 const BY_FAMILY: u16 = 20;
+/// Flag of the request: `NLM_F_REQUEST` (linux/netlink.h).
 const REQUEST: u16 = 1;
+/// Type of an error message: `NLMSG_ERROR` (linux/netlink.h).
 const ERROR: u16 = 2;
 /// `INET_DIAG_INFO`: type of the attribute with a `struct tcp_info` (linux/inet_diag.h).
 const INFO: u16 = 2;
+/// Protocol number `IPPROTO_TCP`.
 const TCP: u8 = 6;
-/// Lengths of `struct nlmsghdr` and `struct inet_diag_msg`, which precede the attributes.
+/// Length of `struct nlmsghdr`, the header of each message.
 const HEADER_LEN: usize = 16;
+/// Length of `struct inet_diag_msg`, between the header and the attributes.
 const MESSAGE_LEN: usize = 72;
-/// Read timeout of the netlink socket. The kernel replies within the send, so it never elapses.
+/// Read timeout of the netlink socket. The kernel queues its reply during the send, so the timeout
+/// never elapses.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// Returns the counts of the connection between two addresses.
+/// Returns the segment counts of the connection between two addresses.
 ///
 /// # Errors
 ///
@@ -46,7 +51,7 @@ pub(crate) fn of_connection(local: SocketAddr, peer: SocketAddr) -> io::Result<S
 
 /// Returns a request: a `struct nlmsghdr` and a `struct inet_diag_req_v2` for one connection.
 fn request(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
-    // AF_INET; AF_INET6, with the interface of a link-local address.
+    // `AF_INET` is 2 and `AF_INET6` is 10. The scope is the interface of a link-local address.
     let (family, scope) = match local {
         SocketAddr::V4(_) => (2, 0),
         SocketAddr::V6(addr) => (10, addr.scope_id()),
@@ -63,10 +68,11 @@ fn request(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
         }
     }
     body.extend(scope.to_ne_bytes());
-    // INET_DIAG_NOCOOKIE matches any socket.
+    // The cookie `INET_DIAG_NOCOOKIE` matches any socket.
     body.extend([0xFF; 8]);
 
-    let len = u32::try_from(HEADER_LEN + body.len()).expect("a request is short");
+    let len = u32::try_from(HEADER_LEN + body.len())
+        .expect("the length of a request must fit in 32 bits");
     let mut request = Vec::from(len.to_ne_bytes());
     request.extend(BY_FAMILY.to_ne_bytes());
     request.extend(REQUEST.to_ne_bytes());
@@ -76,7 +82,7 @@ fn request(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     request
 }
 
-/// Reads a reply: the counts, or an error message.
+/// Parses a reply: the segment counts, or an error message.
 fn parse(reply: &[u8]) -> io::Result<Segments> {
     if u16_at(reply, 4) == Some(ERROR)
         && let Some(errno) = u32_at(reply, HEADER_LEN)
@@ -87,8 +93,8 @@ fn parse(reply: &[u8]) -> io::Result<Segments> {
     segments(reply).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Reads the counts of the `struct tcp_info` (linux/tcp.h) in a reply. New fields are only added at
-/// its end.
+/// Reads the segment counts of the `struct tcp_info` (linux/tcp.h) in a reply. The offsets are
+/// stable, because new fields are only added at the end of the structure.
 fn segments(reply: &[u8]) -> Option<Segments> {
     let mut attributes = reply.get(HEADER_LEN + MESSAGE_LEN..)?;
     loop {

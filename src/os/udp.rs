@@ -28,21 +28,22 @@ pub(crate) struct RealUdp {
     udp: UdpSocket,
     is_connected: bool,
     awaits_writable: bool,
-    /// `None` if neither batches nor details are possible and asked for.
+    /// `None` if the socket needs only calls for one datagram without details.
     batcher: Option<Batcher>,
 }
 
 /// The result of a receive.
 #[derive(Debug)]
 pub(crate) struct Received {
-    /// No datagram is left: the next one makes an edge, as after `WouldBlock`.
+    /// True if no datagram is left, so that the next datagram causes an event, as after
+    /// `WouldBlock`.
     pub(crate) emptied: bool,
     /// Number of datagrams that the kernel dropped since the last report.
     pub(crate) dropped: u32,
 }
 
 impl Udp {
-    /// Wraps a non-blocking socket. `in_batches` asks for many datagrams per system call.
+    /// Wraps a non-blocking socket. `in_batches` requests several datagrams per system call.
     pub(super) fn new(socket: Socket, in_batches: bool, wanted: Wanted) -> io::Result<Self> {
         let is_connected = socket.peer_addr().is_ok();
         let udp = UdpSocket::from_std(socket.into());
@@ -63,7 +64,7 @@ impl Udp {
         }
     }
 
-    /// Enables or disables the event that reports a writable socket.
+    /// Enables or disables the event that reports that the socket is writable.
     pub(crate) fn await_writable(&mut self, os: &Os, token: PollToken, on: bool) -> io::Result<()> {
         match self {
             Self::Real(real) if real.awaits_writable != on => {
@@ -97,9 +98,9 @@ impl Udp {
         Ok(())
     }
 
-    /// Receives once into `recv_batch`, about `datagrams_max` datagrams. A system call counts
-    /// messages, and one message may carry up to 64 datagrams of one sender. The recent number of
-    /// datagrams per message is taken into account.
+    /// Receives about `datagrams_max` datagrams into `recv_batch`. The system call limits only the
+    /// number of messages, and a message may contain up to 64 datagrams of one sender. So the
+    /// number of messages is computed from the recent number of datagrams per message.
     pub(crate) fn receive(
         &mut self,
         recv_batch: &mut RecvBatch,
@@ -128,8 +129,8 @@ impl Udp {
         })
     }
 
-    /// Sends the oldest datagrams of `queue`, as many as one call takes, and returns their number.
-    /// An error concerns the oldest one, or one that was sent earlier.
+    /// Sends the oldest datagrams of `queue`. Returns the number of datagrams that the kernel
+    /// accepted. An error concerns the oldest datagram, or a datagram that was sent earlier.
     pub(crate) fn send(&mut self, queue: &DatagramQueue) -> io::Result<usize> {
         match self {
             Self::Real(real) => match &mut real.batcher {
@@ -175,15 +176,26 @@ impl Udp {
     }
 }
 
-/// Sends the oldest datagram of `queue` alone, and returns 1; 0 if there is none.
+/// Sends the oldest datagram of `queue` alone and returns 1. Returns 0 if the queue is empty.
 pub(super) fn send_front(udp: &UdpSocket, queue: &DatagramQueue) -> io::Result<usize> {
     let Some(front) = queue.front() else {
         return Ok(0);
     };
     let sent = match (front.to, front.marks) {
         (_, Some(marks)) => send_marked(udp, front, *marks),
-        (Some(to), None) => retry(|| udp.send_to(front.data, to)),
+        (Some(to), None) => retry(|| udp.send_to(front.data, to_family(udp, to))),
         (None, None) => retry(|| udp.send(front.data)),
     };
     sent.map(|_| 1)
+}
+
+/// Returns an IPv4 address in the form that the socket accepts. A Windows socket of IPv6 needs the
+/// mapped form. Other systems accept both forms.
+fn to_family(udp: &UdpSocket, to: SocketAddr) -> SocketAddr {
+    match (to, cfg!(windows)) {
+        (SocketAddr::V4(v4), true) if udp.local_addr().is_ok_and(|it| it.is_ipv6()) => {
+            SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
+        }
+        _ => to,
+    }
 }

@@ -6,18 +6,19 @@
 //!            or up to 64 of one sender                      or a run of up to 64
 //! ```
 //!
-//! The handler receives single datagrams, as they were sent. A message of several datagrams comes
-//! with the length of its segments, of which only the last may be shorter. Errors are also those of
-//! single sends: if the kernel rejects a message of several datagrams, they are sent again one by
-//! one, and each has its own result.
+//! The handler receives single datagrams, as the peer sent them. The kernel reports a message of
+//! several datagrams with the length of its segments. Only the last segment may be shorter. Errors
+//! are reported per datagram. If the kernel rejects a message of several datagrams, the datagrams
+//! are sent again one by one, and each has its own result.
 //!
 //! An old kernel or a sandbox may refuse a batched call (`ENOSYS`, or `EPERM` by seccomp(2)). Each
 //! refused call is repeated as a call for one datagram. If that works several times in a row, the
 //! thread stops using the batched call.
 //!
 //! quinn-udp provides `recvmmsg` and decodes its control data. nix provides `sendmmsg` and
-//! `UDP_GRO`. The `recvmmsg` of nix does not reset the length of the control buffer: after a plain
-//! datagram, the next message of several datagrams would look like one.
+//! `UDP_GRO`. The `recvmmsg` of nix does not reset the length of the control buffer: after a
+//! message of one datagram, the next message of several datagrams would look like a single
+//! datagram.
 
 use std::cell::Cell;
 use std::io::ErrorKind::{ConnectionRefused, WouldBlock};
@@ -40,40 +41,41 @@ pub(super) use super::udp_control::Wanted;
 
 /// Maximum number of messages per call; quinn-udp receives no more at once.
 pub(super) const BATCH_LEN: usize = quinn_udp::BATCH_SIZE;
-/// Number of refused calls in a row, with a working replacement, after which a call counts as
-/// refused for good. A firewall may reject single datagrams with `EPERM`, at random too.
+/// Number of refused calls in a row after which a batched call is not used any more. A refused call
+/// counts only if the call for one datagram then works. A single refused call proves nothing,
+/// because a firewall may reject single datagrams with `EPERM`, even at random.
 const REFUSALS_MAX: u8 = 8;
 
 /// State of one socket that sends and receives in batches, or that receives details.
 #[derive(Debug)]
 pub(super) struct Batcher {
-    /// Receiver of quinn-udp, made from another socket: see [`new_receiver`]. `None` if each call
-    /// receives one message.
+    /// Receiver of quinn-udp: see [`new_receiver`]. `None` if each call receives one message.
     receiver: Option<UdpSocketState>,
     sends_in_batches: bool,
     wanted: Wanted,
-    /// Number of datagrams that the kernel has reported as dropped, modulo 2^32.
+    /// Number of dropped datagrams that the kernel has reported so far, modulo 2^32.
     drops: u32,
-    /// True if the last receive returned one message. The next receive then prepares few slots.
+    /// True if the last receive returned one message. The next receive then uses few slots.
     is_quiet: bool,
-    /// Recent number of datagrams per message. At least one.
+    /// Estimate of the number of datagrams per message, from recent messages; at least one.
     coalesced: usize,
     /// Maximum segment length of a GSO run; zero if each datagram is sent as its own message.
     segment_len_max: usize,
-    /// Number of datagrams to send one by one, since the kernel rejected them as one message.
+    /// Number of datagrams to send one by one, because the kernel rejected them as one message.
     one_by_one: usize,
-    /// New value of `segment_len_max` if the first of these datagrams is accepted. The kernel then
-    /// rejected the GSO run and not the datagram.
+    /// New value of `segment_len_max`, if the segments of the failed GSO run may have been too
+    /// long. It is adopted if the kernel accepts the first datagram of that run alone.
     doubt: Option<usize>,
-    /// The error of `sendmmsg`, if it may be a refusal of the call. It is one if the first of these
-    /// datagrams is accepted.
+    /// Error of a failed `sendmmsg`, if it may mean that the system refuses the call. It counts as
+    /// a refused call if the kernel accepts the first datagram of that call alone.
     refusal: Option<io::Error>,
 }
 
 thread_local! {
-    /// Refusals of `recvmmsg` in a row. A sandbox applies to all sockets of a thread.
+    /// Number of refused `recvmmsg` calls in a row. It is kept per thread, because a sandbox
+    /// applies to all sockets of a thread.
     static RECEIVE_REFUSALS: Cell<u8> = const { Cell::new(0) };
-    /// Refusals of `sendmmsg` in a row.
+    /// Number of refused `sendmmsg` calls in a row, for all sockets of this thread.
     static SEND_REFUSALS: Cell<u8> = const { Cell::new(0) };
 }
 
@@ -83,7 +85,7 @@ fn is_refused_for_good(call: &'static Refusals) -> bool {
     call.get() == REFUSALS_MAX
 }
 
-/// Counts a refused call whose replacement worked.
+/// Counts a refused call, after the call for one datagram worked. `name` is the batched call.
 fn count_refusal(call: &'static Refusals, name: &str, error: &io::Error) {
     let count = match error.raw_os_error().map(Errno::from_raw) {
         _ if is_refused_for_good(call) => return,
@@ -96,7 +98,7 @@ fn count_refusal(call: &'static Refusals, name: &str, error: &io::Error) {
     }
 }
 
-/// Returns true if the error may mean that the system refuses the call, whatever its arguments are.
+/// Returns true if the error may mean that the system refuses the call itself, with any arguments.
 fn may_be_refusal(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error().map(Errno::from_raw),
@@ -112,29 +114,33 @@ fn may_be_source(error: &io::Error) -> bool {
     )
 }
 
-/// Creates a receiver of quinn-udp. Its creation sets options that QUIC needs: no fragments,
-/// timestamps. Receiving needs none of them, and the receiver does not depend on its socket. So it
-/// is made from another socket, of the one address family that is known to exist.
+/// Creates a receiver of quinn-udp.
+///
+/// Its constructor sets options on the socket that only QUIC needs: no fragments, timestamps. To
+/// keep them off `udp`, the constructor gets another socket. This is possible, because the receiver
+/// does not depend on that socket. The other socket has the address family of `udp`, because the
+/// system may not support another family.
 fn new_receiver(udp: &UdpSocket) -> io::Result<UdpSocketState> {
     let other = Socket::new(Domain::for_address(udp.local_addr()?), Type::DGRAM, None)?;
     UdpSocketState::new((&other).into())
 }
 
 impl Batcher {
-    /// Prepares `udp` for batches and for the details that it should report. Returns `None` if it
-    /// needs no more than single calls without control data.
+    /// Prepares `udp` for batches and for the details that it should report. Returns `None` if
+    /// calls for one datagram without control data are enough.
     pub(super) fn new(
         udp: &UdpSocket,
         in_batches: bool,
         wanted: Wanted,
     ) -> io::Result<Option<Self>> {
         let wanted = wanted.ask(udp)?;
-        // The kernel counts a dropped message of several datagrams as one.
+        // The kernel counts a dropped message of several datagrams as one datagram. So the kernel
+        // must not join datagrams if dropped datagrams are counted.
         let has_gro = !wanted.kernel_drops;
         let mut receiver = None;
         if in_batches {
             match new_receiver(udp) {
-                // Fails on Linux before 5.0.
+                // Setting `UDP_GRO` fails on Linux before 5.0.
                 Ok(made) if setsockopt(udp, sockopt::UdpGroSegment, &has_gro).is_ok() => {
                     receiver = Some(made);
                 }
@@ -174,7 +180,7 @@ impl Batcher {
         }
     }
 
-    /// Receives once, as [`Udp::receive`](super::Udp::receive) does.
+    /// Receives datagrams: see [`Udp::receive`](super::Udp::receive).
     pub(super) fn receive(
         &mut self,
         udp: &UdpSocket,
@@ -222,7 +228,10 @@ impl Batcher {
     ) -> io::Result<Received> {
         #[cfg(test)]
         faults::take(faults::Call::ReceiveMany)?;
-        let receiver = self.receiver.as_ref().expect("receives are in batches");
+        let receiver = self
+            .receiver
+            .as_ref()
+            .expect("receive_into() must be called with a receiver");
         let mut slots = recv_batch.slots::<N>().map(IoSliceMut::new);
         let mut received = [RecvMeta::default(); N];
         let count = receiver.recv(udp.into(), &mut slots, &mut received)?;
@@ -242,8 +251,8 @@ impl Batcher {
                 recv_batch.push_details(self.details(meta));
             }
         }
-        // If fewer messages arrived, the call ended because no datagram was left, or with an error.
-        // The kernel keeps the error for the next call (recvmmsg(2)) and reports an event for it.
+        // If fewer than `N` messages arrived, no datagram was left, or an error ended the call. The
+        // kernel keeps the error for the next call (recvmmsg(2)) and reports an event for it.
         Ok(Received {
             emptied: count < N,
             dropped: 0,
@@ -281,7 +290,7 @@ impl Batcher {
         })
     }
 
-    /// Sends the oldest datagrams of `queue`, as [`Udp::send`](super::Udp::send) does.
+    /// Sends the oldest datagrams of `queue`: see [`Udp::send`](super::Udp::send).
     pub(super) fn send(
         &mut self,
         udp: &UdpSocket,
@@ -314,8 +323,9 @@ impl Batcher {
     /// Sends the oldest datagrams of `queue` with one system call. Returns the number of datagrams
     /// that the kernel accepted, or `None` if the oldest one must be sent alone.
     ///
-    /// A call on a connected socket has only one message. With more, a refusal that arrives during
-    /// the call would be lost if the kernel had already accepted a message (sendmmsg(2)).
+    /// On a connected socket, one call sends only one message. With several messages,
+    /// `ConnectionRefused` could be lost: a call that has already accepted a message does not
+    /// report an error (sendmmsg(2)).
     fn send_runs(
         &mut self,
         udp: &UdpSocket,
@@ -352,7 +362,8 @@ impl Batcher {
         }
     }
 
-    /// Returns true if the error of a batch may concern more than its first datagram.
+    /// Returns true if the first datagram must be sent again alone, because the error of the batch
+    /// may not be an error of this datagram.
     fn must_send_alone(first: &GsoRun<'_>, error: &io::Error) -> bool {
         match error.kind() {
             WouldBlock | ConnectionRefused => false,
@@ -361,7 +372,7 @@ impl Batcher {
         }
     }
 
-    /// Prepares to send the datagrams of the first run alone, since the batch failed.
+    /// Prepares to send the datagrams of the first run one by one, after the batch failed.
     fn note_failure(&mut self, first: &GsoRun<'_>, error: io::Error) {
         log::debug!(
             "sending a batch failed, so its first {} datagrams are sent one by one: {error}",
@@ -371,13 +382,13 @@ impl Batcher {
         let errno = error.raw_os_error().map(Errno::from_raw);
         self.doubt = match errno {
             _ if first.is_one() => None,
-            // EIO: the route does not support GSO. Any other error: the segments are too long for
-            // the route.
+            // `EIO`: the route does not support GSO. `EINVAL`, `EMSGSIZE`: the segments are too
+            // long for the route.
             Some(Errno::EIO) => Some(0),
             Some(Errno::EINVAL | Errno::EMSGSIZE) => Some(first.segment_len - 1),
             _ => None,
         };
-        // EINVAL may also mean the segments or the source address.
+        // The cause of `EINVAL` may also be the segment length or the source address.
         let is_ambiguous = !first.is_one() || first.has_source();
         let is_refusal = may_be_refusal(&error) && !(is_ambiguous && errno == Some(Errno::EINVAL));
         self.refusal = is_refusal.then_some(error);
@@ -386,8 +397,8 @@ impl Batcher {
 
 /// Sends one datagram that has marks: a source address or a traffic class.
 ///
-/// If the source address is no address of this host, or a broadcast address, the system chooses the
-/// source.
+/// If the source address is not an address of this host, or is a broadcast address, the system
+/// chooses the source.
 pub(super) fn send_marked(udp: &UdpSocket, one: GsoRun<'_>, marks: Marks) -> io::Result<usize> {
     let sent = match send_alone(udp, &one) {
         Err(error) if one.has_source() && may_be_source(&error) => {
@@ -402,8 +413,8 @@ pub(super) fn send_marked(udp: &UdpSocket, one: GsoRun<'_>, marks: Marks) -> io:
     sent.map(|()| one.data.len())
 }
 
-/// Sends one datagram by `sendmmsg`, because its headers are kept, or by `sendmsg`, which
-/// allocates.
+/// Sends one datagram with `sendmmsg`, because its message headers are reused. If the system
+/// refuses `sendmmsg`, uses `sendmsg`, which allocates memory.
 fn send_alone(udp: &UdpSocket, one: &GsoRun<'_>) -> io::Result<()> {
     if is_refused_for_good(&SEND_REFUSALS) {
         return retry(|| send_one(udp, one));

@@ -1,7 +1,7 @@
-//! Control data of datagrams on Linux (cmsg(3)): the details of a received one, and the source
-//! address and traffic class of a sent one.
+//! Control data of datagrams on Linux (cmsg(3)): the details of received datagrams, and the source
+//! address and traffic class of sent datagrams.
 //!
-//! nix encodes and decodes it, except for batches that are received: see
+//! nix encodes and decodes the control data. Only received batches are decoded by quinn-udp: see
 //! [`udp_batch`](super::udp_batch).
 
 use std::array;
@@ -24,10 +24,11 @@ use super::udp_batch::faults::{self, Call};
 use crate::datagram::gso_run::GsoRun;
 use crate::datagram::{Details, Ecn, Message};
 
-/// Details that the program asked for, by [`UdpOptions`](super::UdpOptions).
+/// Details of received datagrams that the program selected with [`UdpOptions`](super::UdpOptions).
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Wanted {
-    /// `None` asks for it if the socket is bound to a wildcard address.
+    /// True to receive the destination address of each datagram. `None` counts as true if the
+    /// socket is bound to a wildcard address.
     pub(super) destination: Option<bool>,
     pub(super) ecn: bool,
     pub(super) receive_time: bool,
@@ -35,7 +36,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Asks the kernel for the details, and returns those that it will report.
+    /// Turns the details on in the kernel. Returns the details that the kernel will report.
     pub(super) fn ask(mut self, udp: &UdpSocket) -> io::Result<Self> {
         let local = udp.local_addr()?;
         let is_v6 = local.is_ipv6();
@@ -43,7 +44,7 @@ impl Wanted {
             .destination
             .unwrap_or_else(|| local.ip().is_unspecified())
         {
-            // A dual-stack socket reports IPv4 addresses through the IPv6 option, too.
+            // The IPv6 option of a dual-stack socket also reports IPv4 addresses.
             let asked = if is_v6 {
                 setsockopt(udp, sockopt::Ipv6RecvPacketInfo, &true)
             } else {
@@ -53,7 +54,9 @@ impl Wanted {
                 (Ok(()), _) => self.destination = Some(true),
                 (Err(error), Some(_)) => return Err(error.into()),
                 (Err(error), None) => {
-                    log::warn!("replies of {local} leave from the address of the route: {error}");
+                    log::warn!(
+                        "the source address of replies of {local} is left to the route: {error}"
+                    );
                 }
             }
         }
@@ -75,12 +78,13 @@ impl Wanted {
         Ok(self)
     }
 
-    /// True if each message comes with [`Details`].
+    /// Returns true if each message has [`Details`].
     pub(super) fn has_details(self) -> bool {
         self.destination == Some(true) || self.ecn || self.receive_time
     }
 
-    /// True if the control buffer of quinn-udp, or its decoder, is too small for these details.
+    /// Returns true if quinn-udp cannot receive these details: its control buffer is too small, or
+    /// it does not decode them.
     pub(super) fn needs_recvmsg(self) -> bool {
         self.receive_time || self.kernel_drops
     }
@@ -89,7 +93,7 @@ impl Wanted {
 /// Length of a control buffer for all control data of one message.
 const CONTROL_LEN: usize = 256;
 
-/// A control buffer. The alignment is that of `cmsghdr`.
+/// A control buffer, aligned like `cmsghdr`.
 #[repr(align(8))]
 struct Control([u8; CONTROL_LEN]);
 
@@ -99,7 +103,7 @@ pub(super) struct ReceivedOne {
     pub(super) message: Message,
     pub(super) details: Details,
     /// Number of datagrams that the kernel dropped since the socket was opened, modulo 2^32; `None`
-    /// if it is zero or not asked for.
+    /// if it is zero or is not counted.
     pub(super) drops: Option<u32>,
 }
 
@@ -188,15 +192,15 @@ enum Source {
     V6(in6_pktinfo),
 }
 
-/// A traffic class byte, as the family of the destination needs it.
+/// Traffic class byte, in the type that the address family of the destination requires.
 #[derive(Clone, Copy)]
 enum Tos {
     V4(u8),
     V6(i32),
 }
 
-/// Kinds of control data of a send. Message headers are kept for each layout, because their control
-/// buffers must have exactly its length.
+/// Sizes of the control data of a send. Message headers are kept for each layout, because their
+/// control buffers must be exactly as long as the control data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Layout {
     is_segmented: bool,
@@ -260,8 +264,8 @@ impl Outgoing {
     }
 }
 
-/// Returns the packet information that makes a datagram leave from `ip`. An IPv6 socket accepts
-/// that of IPv4 for an IPv4 destination (`ip_cmsg_send` in Linux).
+/// Returns the packet information that makes a datagram leave from `ip`. For an IPv4 destination,
+/// an IPv6 socket accepts the packet information of IPv4 (`ip_cmsg_send` in Linux).
 fn to_source(ip: IpAddr) -> Source {
     match ip {
         IpAddr::V4(v4) => Source::V4(in_pktinfo {
@@ -304,8 +308,11 @@ fn headers(all: &mut Vec<(Layout, Headers)>, layout: Layout) -> &mut Headers {
     &mut all[index].1
 }
 
-/// Sends runs with one `sendmmsg` and returns the number of runs that the kernel accepted. All have
-/// one datagram, or all have segments of one length. All have the same control data.
+/// Sends the runs of `batch` with one `sendmmsg`. Returns the number of runs that the kernel
+/// accepted.
+///
+/// All runs must have the same control data. Each run must be a single datagram, or all runs must
+/// have the same segment length.
 pub(super) fn send_many(udp: &UdpSocket, batch: &[GsoRun<'_>]) -> io::Result<usize> {
     #[cfg(test)]
     faults::take(Call::SendMany)?;
@@ -330,7 +337,7 @@ pub(super) fn send_many(udp: &UdpSocket, batch: &[GsoRun<'_>]) -> io::Result<usi
     })
 }
 
-/// Sends one datagram with one `sendmsg`, which allocates.
+/// Sends one datagram with `sendmsg`, which allocates memory.
 pub(super) fn send_one(udp: &UdpSocket, one: &GsoRun<'_>) -> io::Result<()> {
     #[cfg(test)]
     faults::take(Call::SendOne)?;

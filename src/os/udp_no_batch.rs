@@ -8,11 +8,11 @@ use super::udp::Received;
 use crate::datagram::gso_run::GsoRun;
 use crate::datagram::{DatagramQueue, Marks, RecvBatch};
 
-/// Details that the program asked for: none.
+/// Details that the program can select: none on these systems.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Wanted {}
 
-/// A type without values.
+/// Type without values, because no socket on these systems uses batches.
 #[derive(Debug)]
 pub(super) enum Batcher {}
 

@@ -85,8 +85,8 @@ impl UnixDatagramSocket {
         }
     }
 
-    /// Sends one datagram, to the connected peer if `to` is `None`. It raises no signal: Linux
-    /// sends `SIGPIPE` for streams only.
+    /// Sends one datagram, to the connected peer if `to` is `None`. The send raises no signal,
+    /// because Linux sends `SIGPIPE` for streams only.
     pub(crate) fn send(&self, to: Option<&UnixAddr>, data: &[u8]) -> io::Result<usize> {
         let unix = match self {
             Self::Real(unix) => unix,

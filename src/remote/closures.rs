@@ -10,23 +10,25 @@ use std::collections::VecDeque;
 use crate::context::Context;
 use crate::handler::Handler;
 
-/// Maximum number of closures that share a buffer, which bounds the time to fill or move it.
+/// Maximum number of closures that share a buffer. It bounds the time to fill or move a buffer.
 const RUN_LEN_MAX: usize = 32;
-/// Maximum size of the closures that share a buffer, in bytes. A larger closure gets its own
+/// Maximum total size of the closures that share a buffer, in bytes. A larger closure gets its own
 /// buffer.
 const RUN_BYTES_MAX: usize = 4096;
 
 /// Closures waiting to run on the loop's thread.
 pub(crate) trait Closures<H: Handler> {
-    /// Runs the closure that has waited longest. Returns false if none is left.
+    /// Runs the closure that has waited longest. Returns false if no closure is left.
     fn run_next(&mut self, handler: &mut H, cx: &mut Context<'_, H>) -> bool;
 
     fn as_any_mut(&mut self) -> &mut dyn Any;
 }
 
-/// A run: closures of one type that were posted one after the other, in that order.
+/// A run: consecutive posted closures of one type, in the order of their posts.
 struct Run<F> {
-    /// Stored apart from `others`, because a run often holds only one closure if types alternate.
+    /// The first closure, until it runs. It is stored apart from `others`, so that a run of one
+    /// closure needs no second allocation. Such runs are common if closures of several types
+    /// alternate.
     first: Option<F>,
     others: VecDeque<F>,
 }

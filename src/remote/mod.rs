@@ -18,9 +18,9 @@ use crate::os::Waker;
 pub(crate) use closures::Closures;
 use queue::Queue;
 
-/// A request of another thread.
+/// A request from another thread.
 pub(crate) enum Posted<H: Handler> {
-    /// One closure, or several of one type.
+    /// One or several closures of one type.
     Run(Box<dyn Closures<H> + Send>),
     /// A payload for a connection.
     Send { conn: ConnId, payload: Vec<u8> },
@@ -126,8 +126,8 @@ impl<H: Handler> Remote<H> {
 
     /// Shuts the reactor down, like [`Context::shutdown`].
     ///
-    /// It works even if the queue of posts is full. It does nothing, and succeeds, if the reactor
-    /// was dropped.
+    /// The call works even if the queue of posts is full. If the reactor was dropped, the call does
+    /// nothing and returns `Ok`.
     ///
     /// # Errors
     ///
@@ -138,7 +138,8 @@ impl<H: Handler> Remote<H> {
     }
 }
 
-/// The loop's end of the queue. Dropping it closes the queue for posts.
+/// Receiver of the queue, owned by the loop. Dropping it closes the queue, so that later posts
+/// fail.
 pub(crate) struct Inlet<H: Handler> {
     queue: Arc<Queue<Posted<H>, Waker>>,
     /// True once a [`Remote`] was created. Until then the loop skips the queue.
@@ -169,7 +170,7 @@ impl<H: Handler> Inlet<H> {
         !self.is_open() || self.queue.fall_asleep()
     }
 
-    /// Marks the loop as awake after a wait; it checks the queue before it waits again.
+    /// Marks the loop as awake after a wait. The loop checks the queue before it waits again.
     pub(crate) fn awake(&self) {
         if self.is_open() {
             self.queue.awake();
@@ -183,8 +184,8 @@ impl<H: Handler> Inlet<H> {
     }
 
     /// Returns a guard for the time in which the loop runs. If posts are pending when the guard is
-    /// dropped, it makes the poll's descriptor readable. It is dropped when the loop returns to its
-    /// caller, also by a panic.
+    /// dropped, it makes the poll's descriptor readable. The guard is dropped when the loop returns
+    /// to its caller, or when a panic unwinds through the loop.
     pub(crate) fn parks(&self) -> Option<Parks<H>> {
         self.is_open().then(|| Parks {
             queue: Arc::downgrade(&self.queue),

@@ -1,7 +1,7 @@
 //! The queue between other threads and the loop. Many posts share one wake-up.
 //!
-//! The queue is independent of handlers, so that loom can run this code too (see the end of the
-//! file). Loom tries every order in which the threads may run.
+//! The queue is independent of handlers, so that the tests at the end of the file can run it with
+//! loom. Loom tries every order in which the threads may run.
 //!
 //! ```text
 //!            loop falls asleep                     first post: wakes
@@ -25,16 +25,18 @@ use std::sync::{Mutex, MutexGuard, atomic::AtomicU8};
 
 use crate::error::PostError;
 
-/// The loop is in a turn and checks the queue before it waits. Nothing is queued.
+/// The loop is in a turn and checks the queue before it waits. No post is queued.
 const AWAKE: u8 = 0;
-/// The loop is waiting for events or may start to wait at any time. Nothing is queued.
+/// The loop is waiting for events or may start to wait at any time. No post is queued.
 const ASLEEP: u8 = 1;
-/// Something is queued. The loop is in a turn or is being woken.
+/// A post or a shutdown is queued. The loop is in a turn or is being woken.
 const PENDING: u8 = 2;
-/// Something is queued, but the wake-up failed. The next post tries again.
+/// A post or a shutdown is queued, but the wake-up failed. The next post tries to wake the loop
+/// again.
 const UNWOKEN: u8 = 3;
 
-/// Wakes the loop: ends its current wait, or its next wait if it is not waiting yet.
+/// Wakes the loop: ends the current wait of the loop, or its next wait if the loop is not waiting
+/// yet.
 pub(crate) trait Wake {
     fn wake(&self) -> io::Result<()>;
 }
@@ -51,18 +53,21 @@ impl Wake for crate::os::Waker {
 /// Either the post finds the loop asleep and wakes it, or the loop finds the post before it sleeps.
 /// Posts to an awake loop cause no wake-up. Posts to a sleeping loop cause one wake-up in total.
 pub(super) struct Queue<T, W> {
-    recv_batch: Mutex<RecvBatch<T>>,
-    /// `AWAKE`, `ASLEEP` or one of the states in which posts are queued. The loop reads it without
-    /// the lock. `AWAKE` and `PENDING` are written under the lock.
+    posts: Mutex<Posts<T>>,
+    /// `AWAKE`, `ASLEEP`, or one of the two states in which posts are queued. `post`, `shut_down`
+    /// and `take` change the state under the lock. `fall_asleep`, `awake` and `wake` change it
+    /// without the lock, by compare-and-exchange.
     state: AtomicU8,
     waker: W,
     len_max: usize,
 }
 
-struct RecvBatch<T> {
+/// Content of the queue, protected by its lock.
+struct Posts<T> {
     items: VecDeque<T>,
     /// Number of posts in `items`, at most `len_max`. One item may hold several posts.
     len: usize,
+    /// Deadline of a requested shutdown.
     shutdown: Option<Duration>,
     closed: bool,
 }
@@ -70,7 +75,7 @@ struct RecvBatch<T> {
 impl<T, W: Wake> Queue<T, W> {
     pub(super) fn new(waker: W, len_max: usize) -> Self {
         Self {
-            recv_batch: Mutex::new(RecvBatch {
+            posts: Mutex::new(Posts {
                 items: VecDeque::new(),
                 len: 0,
                 shutdown: None,
@@ -88,46 +93,46 @@ impl<T, W: Wake> Queue<T, W> {
         post: P,
         put: impl FnOnce(&mut VecDeque<T>, P),
     ) -> Result<(), PostError<P>> {
-        let mut recv_batch = self.lock();
-        if recv_batch.closed {
+        let mut posts = self.lock();
+        if posts.closed {
             return Err(PostError::Closed(post));
         }
-        if recv_batch.len >= self.len_max {
+        if posts.len >= self.len_max {
             return Err(PostError::Full(post));
         }
-        recv_batch.len += 1;
-        put(&mut recv_batch.items, post);
-        self.tell(recv_batch).map_err(PostError::Wake)
+        posts.len += 1;
+        put(&mut posts.items, post);
+        self.publish(posts).map_err(PostError::Wake)
     }
 
     /// Requests a shutdown. It is accepted even if the queue is full.
     pub(super) fn shut_down(&self, deadline: Duration) -> io::Result<()> {
-        let mut recv_batch = self.lock();
-        if recv_batch.closed {
+        let mut posts = self.lock();
+        if posts.closed {
             return Ok(());
         }
-        recv_batch.shutdown = Some(deadline);
-        self.tell(recv_batch)
+        posts.shutdown = Some(deadline);
+        self.publish(posts)
     }
 
     /// Moves all posts into the empty queue `items`, and returns the deadline of a requested
     /// shutdown.
     pub(super) fn take(&self, items: &mut VecDeque<T>) -> Option<Duration> {
-        debug_assert!(items.is_empty(), "the queue passed to take() is empty");
-        let mut recv_batch = self.lock();
+        debug_assert!(items.is_empty(), "the queue passed to take() must be empty");
+        let mut posts = self.lock();
         self.state.store(AWAKE, Relaxed);
-        recv_batch.len = 0;
-        std::mem::swap(&mut recv_batch.items, items);
-        recv_batch.shutdown.take()
+        posts.len = 0;
+        std::mem::swap(&mut posts.items, items);
+        posts.shutdown.take()
     }
 
-    /// True if posts or a shutdown are pending.
+    /// Returns true if posts or a shutdown are pending.
     pub(super) fn is_pending(&self) -> bool {
         self.state.load(Acquire) >= PENDING
     }
 
-    /// Marks the loop as asleep before it waits. Returns false if the loop must not wait because
-    /// something is queued.
+    /// Marks the loop as asleep before it waits. Returns false if the loop must not wait, because a
+    /// post or a shutdown is queued.
     pub(super) fn fall_asleep(&self) -> bool {
         let result = self.state.compare_exchange(AWAKE, ASLEEP, AcqRel, Acquire);
         matches!(result, Ok(_) | Err(ASLEEP))
@@ -136,7 +141,7 @@ impl<T, W: Wake> Queue<T, W> {
     /// Marks the loop as awake after a wait. Until it falls asleep again, posts need not wake it.
     pub(super) fn awake(&self) {
         if self.state.load(Relaxed) == ASLEEP {
-            // Fails if a post arrived in between; that post stays pending.
+            // This fails if a post arrived in between. The post then stays pending.
             let _ = self.state.compare_exchange(ASLEEP, AWAKE, AcqRel, Acquire);
         }
     }
@@ -145,27 +150,27 @@ impl<T, W: Wake> Queue<T, W> {
     /// makes the descriptor readable, even if it arrived while the loop was awake.
     pub(super) fn park(&self) {
         if !self.fall_asleep() {
-            // If the wake-up fails, the next post tries again.
+            // If the wake-up fails, the next post tries to wake the loop again.
             let _ = self.wake();
         }
     }
 
-    /// Rejects all later posts and drops the queued ones.
+    /// Rejects all later posts and drops the queued posts.
     pub(super) fn close(&self) {
-        let mut recv_batch = self.lock();
-        recv_batch.closed = true;
-        let items = std::mem::take(&mut recv_batch.items);
-        drop(recv_batch);
+        let mut posts = self.lock();
+        posts.closed = true;
+        let items = std::mem::take(&mut posts.items);
+        drop(posts);
         // The posts are dropped without the lock, because a closure may contain a `Remote`.
         drop(items);
     }
 
     /// Marks the queue as pending, releases the lock, and wakes the loop if it is asleep and no
     /// other post has woken it.
-    fn tell(&self, recv_batch: MutexGuard<'_, RecvBatch<T>>) -> io::Result<()> {
+    fn publish(&self, posts: MutexGuard<'_, Posts<T>>) -> io::Result<()> {
         let must_wake = self.state.load(Relaxed) != PENDING
             && matches!(self.state.swap(PENDING, AcqRel), ASLEEP | UNWOKEN);
-        drop(recv_batch);
+        drop(posts);
         if must_wake { self.wake() } else { Ok(()) }
     }
 
@@ -177,11 +182,10 @@ impl<T, W: Wake> Queue<T, W> {
         })
     }
 
-    /// Locks the queue. A poisoned lock is still consistent, because no user code runs under it.
-    fn lock(&self) -> MutexGuard<'_, RecvBatch<T>> {
-        self.recv_batch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Locks the queue. The content is consistent even if the lock is poisoned, because no user
+    /// code runs under the lock.
+    fn lock(&self) -> MutexGuard<'_, Posts<T>> {
+        self.posts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,15 +13,19 @@ use crate::codec::Framing;
 use crate::error::FrameError;
 use crate::framed::Framer;
 
-/// Maximum length of a stream that is cut in every way: 32,768 ways.
+/// Maximum length of a stream that is cut in every possible way. A stream of 16 bytes can be cut in
+/// 32,768 ways.
 const EVERY_SPLIT_LEN_MAX: usize = 16;
-/// Maximum lengths of a stream that is cut at every two offsets, and at every single one.
+/// Maximum length of a stream that is cut at every pair of offsets.
 const TWO_CUTS_LEN_MAX: usize = 96;
+/// Maximum length of a stream that is cut at every single offset.
 const ONE_CUT_LEN_MAX: usize = 1024;
 /// Number of random cuts of a stream, and number of garbage streams.
 const RANDOM_COUNT: usize = 100;
+/// Maximum length of a garbage stream before bytes are inserted into it.
 const GARBAGE_LEN_MAX: usize = 200;
-/// Maximum overhead of a frame beyond its payload, if a limit is checked: header and delimiter.
+/// Number of bytes that the check of a length limit allows for the header and the delimiter of a
+/// frame.
 const OVERHEAD_MAX: usize = 1024 + 256;
 
 /// Test of a framing with every cut of a stream.
@@ -29,27 +33,29 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 /// It tries:
 ///
 /// * all cuts of a stream of up to 16 bytes. A stream of up to 96 bytes is cut at every pair of
-///   offsets, one of up to 1,024 bytes at every offset. All streams of more than 16 bytes are also
-///   cut after every byte, and in a hundred random ways;
+///   offsets, a stream of up to 1,024 bytes at every offset. All streams of more than 16 bytes are
+///   also cut after every byte, and in a hundred random ways;
 /// * each cut with the codec alone, and as the input of a connection: not paused, with its buffer
 ///   shrunk after each read, paused after each frame, and with the framing replaced by an equal one
 ///   after each frame, and after each read of the first 1,024 bytes;
-/// * streams of garbage, seeded: random bytes, and the stream with some bytes changed.
+/// * streams of garbage, made from a seed: random bytes, and the given stream with some bytes
+///   changed.
 ///
 /// It checks that:
 ///
-/// * the frames are the same, and the undelivered or invalid bytes begin at the same offset;
-/// * the [contract](crate::Codec) is kept, and no `Need` exceeds the number of bytes that is
-///   enough;
-/// * no byte of a long frame is searched twice for its end: checked if the stream has a frame of
-///   200 bytes or more;
-/// * received bytes are copied at most twice, or two and a quarter times with a user's codec.
-///   Buffers are at most a few times as large as their bytes, or 64 KiB if an earlier frame needed
-///   them;
+/// * every cut leads to the same frames, and the undelivered or invalid bytes begin at the same
+///   offset;
+/// * the [contract](crate::Codec) is kept, and no `Step::Need` requests more bytes than the codec
+///   needs for the next frame;
+/// * the codec does not search the same bytes of a long frame twice for the end of the frame. This
+///   is checked if the stream has a frame of 200 bytes or more;
+/// * received bytes are copied at most twice, or two and a quarter times with a custom codec. A
+///   buffer is at most a few times as large as its content, or 64 KiB if an earlier frame needed
+///   the buffer;
 /// * a [limit](Cuts::frame_len_max) is kept;
 /// * nothing panics, and no loop is endless.
 ///
-/// A framing whose frames depend on the reads cannot pass: [`Framing::raw`] is one.
+/// [`Framing::raw`] cannot pass the test, because its frames depend on the reads.
 ///
 /// # Examples
 ///
@@ -68,10 +74,10 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 pub struct Cuts {
     framing: Framing,
     stream: Vec<u8>,
-    /// Ends of the pieces of the one cut to try; `None` tries all cuts.
+    /// End offsets of the pieces, if the stream is cut in only one way; `None` tries all cuts.
     ends: Option<Vec<usize>>,
     expected: Option<Vec<Vec<u8>>>,
-    /// Description of a payload that the framing refused.
+    /// Error message, if the framing rejected a payload.
     refused: Option<String>,
     expects_error: bool,
     is_stateful: bool,
@@ -80,7 +86,7 @@ pub struct Cuts {
 }
 
 impl Cuts {
-    /// Creates the test of a framing without a stream: it is tried with garbage only.
+    /// Creates the test of a framing. Without a stream, the framing is tested with garbage only.
     pub fn of(framing: &Framing) -> Self {
         Self {
             framing: framing.clone(),
@@ -95,16 +101,16 @@ impl Cuts {
         }
     }
 
-    /// Sets the stream to cut. Short streams find most bugs. A stream with a long frame finds a
-    /// codec that restarts its search with every piece.
+    /// Sets the stream to cut. Short streams find most bugs. A stream with a long frame detects a
+    /// codec that starts its search from the beginning with every piece.
     pub fn stream(mut self, bytes: &[u8]) -> Self {
         self.stream = bytes.to_vec();
         self.ends = None;
         self
     }
 
-    /// Sets the stream to these payloads, each encoded by the framing. They are the expected
-    /// frames, unless [`expect`](Cuts::expect) sets others. For a framing whose
+    /// Sets the stream to these payloads, each encoded by the framing. The payloads are the
+    /// expected frames, unless [`expect`](Cuts::expect) sets other frames. For a framing whose
     /// [output](Framing::with_output) is not its own input, use [`stream`](Cuts::stream).
     pub fn payloads(mut self, payloads: &[&[u8]]) -> Self {
         let mut framer = Framer::new(self.framing.clone());
@@ -123,7 +129,7 @@ impl Cuts {
         self.stream(&stream).expect(payloads)
     }
 
-    /// Sets the stream in pieces, and tries no other cut of it: this repeats a failure.
+    /// Sets the stream and the only way in which it is cut. Use it to repeat a reported failure.
     pub fn pieces(mut self, pieces: &[&[u8]]) -> Self {
         let ends = pieces.iter().scan(0, |end, piece| {
             *end += piece.len();
@@ -134,7 +140,7 @@ impl Cuts {
         self
     }
 
-    /// Sets the expected frames. By default they are those of the stream in one piece.
+    /// Sets the expected frames. By default, the frames of the uncut stream are expected.
     pub fn expect(mut self, frames: &[&[u8]]) -> Self {
         self.expected = Some(frames.iter().map(|frame| frame.to_vec()).collect());
         self
@@ -146,8 +152,8 @@ impl Cuts {
         self
     }
 
-    /// Sets the maximum length of a frame. The test fails if a longer frame is delivered, or if
-    /// more bytes of an unfinished frame are held.
+    /// Sets the maximum length of a frame. The test fails if a longer frame is delivered, or if a
+    /// longer partial frame is buffered.
     pub fn frame_len_max(mut self, bytes: usize) -> Self {
         self.frame_len_max = Some(bytes);
         self
@@ -170,7 +176,7 @@ impl Cuts {
     ///
     /// # Panics
     ///
-    /// Panics with the [`Failure`] as its message, if there is one.
+    /// Panics if the codec fails the test. The message is the [`Failure`].
     #[track_caller]
     pub fn check(&self) {
         if let Err(failure) = self.try_check() {
@@ -178,11 +184,10 @@ impl Cuts {
         }
     }
 
-    /// Runs the test, and returns the failure with the fewest cuts that were found.
+    /// Runs the test. If the codec fails, returns a [`Failure`] with few cuts.
     ///
     /// # Errors
-    ///
-    /// The failure.
+    /// The failure, if the codec fails the test.
     pub fn try_check(&self) -> Result<(), Failure> {
         if let Some(what) = &self.refused {
             return Err(Failure {
@@ -212,7 +217,8 @@ impl Cuts {
         Ok(())
     }
 
-    /// Tries streams that begin like this one and contain a frame that never ends.
+    /// Checks the limit of the frame length. Tries streams that begin like the given stream and
+    /// continue with a repeated byte, so that a frame may never end.
     fn check_limit(&self) -> Result<(), Failure> {
         let Some(limit) = self.frame_len_max else {
             return Ok(());
@@ -222,7 +228,7 @@ impl Cuts {
         for head_len in 0..=head_len_max {
             for filler in [0, b'0', b'x', 0x7F, 0x80, 0xFF] {
                 let mut side = ReadSide::new(self.framing.clone());
-                let (mut longest, mut most) = (0, 0);
+                let (mut longest, mut held_most) = (0, 0);
                 let (head, piece) = (&self.stream[..head_len], [filler; 64]);
                 let repeated = iter::repeat_n(&piece[..], 2 * held_max / piece.len());
                 for piece in iter::once(head).chain(repeated) {
@@ -232,12 +238,16 @@ impl Cuts {
                     if read.is_err() {
                         break;
                     }
-                    most = most.max(side.held_bytes());
+                    held_most = held_most.max(side.held_bytes());
                 }
                 let what = if longest > limit {
-                    format!("a frame of {longest} bytes is delivered, over the limit of {limit}")
-                } else if most > held_max {
-                    format!("{most} bytes of one frame are held, with a limit of {limit}")
+                    format!(
+                        "a frame of {longest} bytes was delivered, with a limit of {limit} bytes"
+                    )
+                } else if held_most > held_max {
+                    format!(
+                        "{held_most} bytes of a frame were buffered, with a limit of {limit} bytes"
+                    )
                 } else {
                     continue;
                 };
@@ -253,7 +263,7 @@ impl Cuts {
     }
 }
 
-/// A stream, and its expected outcome however it is cut.
+/// A stream, and the outcome that each of its cuts must have.
 struct Trial<'a> {
     cuts: &'a Cuts,
     stream: &'a [u8],
@@ -264,7 +274,7 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    /// Decodes the stream in one piece.
+    /// Decodes the uncut stream. Its outcome is the expected outcome of all cuts.
     fn of(
         cuts: &'a Cuts,
         stream: &'a [u8],
@@ -280,7 +290,7 @@ impl<'a> Trial<'a> {
         let first = guarded(|| {
             trial.strides = probe::strides(&cuts.framing, stream)?;
             if probe::searches_again(&cuts.framing, stream, &trial.strides)? {
-                return Err("the codec searches bytes again that it has already searched".into());
+                return Err("the codec searches bytes again that it had already searched".into());
             }
             probe::decode(&cuts.framing, &[stream], &trial.strides)
         });
@@ -302,7 +312,8 @@ impl<'a> Trial<'a> {
         Err(trial.failure(what.to_owned(), Way::Alone, &[]))
     }
 
-    /// Tries fewer cuts before more, so that the first failure is the smallest.
+    /// Tries all cuts. Cuts into few pieces are tried first, so that the first failure has few
+    /// pieces.
     fn run_every_cut(&self) -> Result<(), Failure> {
         let len = self.stream.len();
         self.run_all_ways(&[])?;
@@ -330,7 +341,7 @@ impl<'a> Trial<'a> {
         (0..RANDOM_COUNT).try_for_each(|_| self.run_shrinking(&random.ends(len)))
     }
 
-    /// Tries one set of cuts. If the codec fails, removes cuts while it still fails.
+    /// Tries one set of cuts. If the codec fails, removes cuts while the codec still fails.
     fn run_shrinking(&self, ends: &[usize]) -> Result<(), Failure> {
         let Err(mut failure) = self.run_all_ways(ends) else {
             return Ok(());
@@ -384,7 +395,7 @@ impl<'a> Trial<'a> {
             format!("{what} byte {taken}, with {skipped} frames skipped")
         };
         let (expected, found) = (end(&self.expected), end(found));
-        format!("after the frames there is {found}, instead of {expected}")
+        format!("after the frames: {found}; expected: {expected}")
     }
 
     fn failure(&self, what: String, way: Way, ends: &[usize]) -> Failure {
@@ -407,7 +418,7 @@ fn pieces<'a>(stream: &'a [u8], ends: &[usize]) -> impl Iterator<Item = &'a [u8]
     })
 }
 
-/// Describes the first difference between the frames, if there is one.
+/// Describes the first frame that differs from the expected frame, if there is such a frame.
 fn difference(expected: &[Vec<u8>], found: &[Vec<u8>]) -> Option<String> {
     let index = (0..expected.len().max(found.len())).find(|i| expected.get(*i) != found.get(*i))?;
     let show = |frame: Option<&Vec<u8>>| match frame {
@@ -421,7 +432,7 @@ fn difference(expected: &[Vec<u8>], found: &[Vec<u8>]) -> Option<String> {
     ))
 }
 
-/// Reads bytes on a connection that is not paused.
+/// Reads all bytes through the read side of a connection that is not paused.
 fn read_all(
     side: &mut ReadSide,
     mut bytes: &[u8],

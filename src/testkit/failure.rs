@@ -3,10 +3,10 @@
 use std::error::Error;
 use std::fmt;
 
-/// A cut under which a codec fails. It is minimal: without any of its cuts the codec does not fail
-/// in this way.
+/// A stream, cut into pieces, for which a codec fails. It has few pieces, because the test removes
+/// cuts while the codec still fails.
 ///
-/// [`Display`](fmt::Display) shows the failure, and code that repeats it.
+/// [`Display`](fmt::Display) writes the description of the failure, and code that repeats it.
 #[derive(Debug, Clone)]
 pub struct Failure {
     pub(super) what: String,
@@ -22,7 +22,7 @@ impl Failure {
         &self.what
     }
 
-    /// Returns the stream, cut as it was when the codec failed.
+    /// Returns the stream in the pieces with which the codec failed.
     #[must_use]
     pub fn pieces(&self) -> &[Vec<u8>] {
         &self.pieces
@@ -32,7 +32,11 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.what)?;
-        writeln!(f, "  {}; again, in a test:", self.way)?;
+        writeln!(
+            f,
+            "  {}; this code repeats the failure in a test:",
+            self.way
+        )?;
         writeln!(f)?;
         writeln!(f, "    unstick::testkit::Cuts::of(&framing)")?;
         writeln!(f, "        .pieces(&[{}])", Literals(&self.pieces))?;

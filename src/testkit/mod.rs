@@ -1,12 +1,12 @@
 //! Tests of codecs: a codec must find the same frames however a stream is cut.
 //!
-//! [`Cuts`] passes the bytes of a stream to a codec, a built-in or a user's own, cut in every way
-//! that a network may cut them. It checks the [contract](crate::Codec), and reports the smallest
-//! cut under which the codec fails. [`ReadSide`] is the read side of one connection, for further
+//! [`Cuts`] cuts a stream in the ways in which a network may cut it, and passes the pieces to a
+//! codec, built-in or custom. It checks the [contract](crate::Codec), and reports a cut with few
+//! pieces for which the codec fails. [`ReadSide`] is the read side of one connection, for further
 //! tests.
 //!
-//! It uses no socket, no thread and no clock, so that a failure repeats. It is not meant for
-//! servers, and a program that does not use it contains none of it.
+//! This module uses no socket, no thread and no clock, so that each failure can be repeated. It is
+//! not meant for servers. A program that does not use the module contains none of its code.
 //!
 //! # Examples
 //!
@@ -19,7 +19,7 @@
 //! struct Crlf;
 //!
 //! impl Codec for Crlf {
-//!     type State = usize; // how far it has searched
+//!     type State = usize; // number of bytes already searched
 //!
 //!     fn decode(&self, searched: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
 //!         let unseen = &bytes[*searched..];
@@ -43,9 +43,9 @@
 //!     .stream(b"ab\r\nc\r\n")
 //!     .expect(&[b"ab", b"c"])
 //!     .try_check()
-//!     .expect_err("it loses a frame");
+//!     .expect_err("the codec loses a frame");
 //! assert_eq!(failure.pieces(), [&b"ab\r"[..], b"\nc\r\n"]);
-//! println!("{failure}"); // with a line of code that repeats it
+//! println!("{failure}"); // with code that repeats the failure
 //! ```
 
 mod cuts;

@@ -1,4 +1,4 @@
-//! A codec called directly, and checked against its contract.
+//! Direct calls of a codec, and checks of its contract.
 
 use crate::codec::{AnyState, CheckedStep, Framing, Skip, SkipKind, StepError};
 
@@ -12,21 +12,22 @@ pub(super) struct Outcome {
     pub(super) frames_skipped: u64,
 }
 
-/// Frame or skip of a stream, found by decoding the stream in one piece.
+/// A frame or a skipped part of a stream, found by decoding the uncut stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stride {
-    /// Offset of the first byte of the frame.
+    /// Offset of its first byte in the stream.
     pub(super) start: usize,
     /// Minimum number of bytes for which the codec returns a step other than `Need`.
     pub(super) enough: usize,
 }
 
-/// Number of bytes up to which every length is tried for `Stride::enough`. Beyond it the length is
-/// found by bisection.
+/// Maximum length that is tried one by one to find `Stride::enough`. A larger length is found by
+/// bisection.
 const TRIED_LEN_MAX: usize = 300;
-/// Bytes at the start and at the end of a long frame that a codec may read again: its header, and
-/// the bytes at which the search stopped.
+/// Number of bytes at the start of a long frame that a codec may read again: the header.
 const FIRST_LEN: usize = 64;
+/// Number of bytes at the end of a long frame that a codec may read again, because its search
+/// stopped there.
 const LAST_LEN: usize = 64;
 /// Maximum length of a delimiter that [`searches_again`] tries.
 const DELIMITER_LEN_MAX: usize = 8;
@@ -102,7 +103,7 @@ pub(super) fn decode(
     Ok(outcome)
 }
 
-/// Performs one step. Returns `None` for an error of the stream.
+/// Performs one step. Returns `None` if the codec reports an error of the stream.
 ///
 /// # Errors
 ///
@@ -125,7 +126,7 @@ fn step<'a>(
     }
 }
 
-/// Returns the frames and skips of a stream, decoded in one piece.
+/// Returns the frames and the skipped parts of an uncut stream.
 pub(super) fn strides(framing: &Framing, stream: &[u8]) -> Result<Vec<Stride>, String> {
     let mut strides = Vec::new();
     let mut start = 0;
@@ -205,7 +206,8 @@ pub(super) fn searches_again(
             for (byte, copy) in searched.iter_mut().zip(delimiter) {
                 *byte = *copy;
             }
-            // A frame that differs when it is whole is allowed: a codec may verify a checksum.
+            // Only an earlier end is a failure. A codec may also reject the changed frame, for
+            // example because of a checksum.
             let second = step(framing, &mut state, &changed, false)?;
             if let Some(CheckedStep::Frame { consumed, .. }) = second
                 && let Some(CheckedStep::Frame { consumed: all, .. }) = first_step(framing, frame)?

@@ -14,9 +14,9 @@ use crate::timer::Stamp;
 ///
 /// A callback that returns [`ControlFlow::Break`] stops the delivery after its frame, like a
 /// handler that pauses its connection or replaces its framing. While undelivered bytes are left,
-/// nothing is read: [`resume`](ReadSide::resume) delivers them. Frames that are
-/// [skipped](Framing::skip_too_long) are passed over. If a callback panics, a reactor drops the
-/// bytes of the connection; a `ReadSide` cannot be used any further.
+/// [`read`](ReadSide::read) accepts no bytes; call [`resume`](ReadSide::resume) to deliver them.
+/// The callback does not receive [skipped](Framing::skip_too_long) frames. If a callback panics,
+/// the `ReadSide` cannot be used any more.
 ///
 /// # Examples
 ///
@@ -44,10 +44,11 @@ use crate::timer::Stamp;
 pub struct ReadSide {
     assembler: Assembler,
     context: SinkContext,
-    /// Memory for reads that do not go directly to the buffer of a long frame.
+    /// Memory for reads that do not go directly into the buffer of a long frame.
     read_buffer: PageOffsetBox,
+    /// Number of bytes read so far.
     read_bytes: u64,
-    /// Number of bytes of an invalid stream from the offending frame on, after an error.
+    /// After an error: number of bytes that were read from the start of the offending frame on.
     undecoded: Option<usize>,
 }
 
@@ -76,7 +77,8 @@ impl ReadSide {
     ///
     /// # Errors
     ///
-    /// The error of the codec for the bytes at [`offset`](ReadSide::offset). It is final.
+    /// The error of the codec for the bytes at [`offset`](ReadSide::offset). It is final: later
+    /// calls read nothing.
     #[inline]
     pub fn read<F>(&mut self, bytes: &[u8], on_frame: F) -> Result<usize, FrameError>
     where
@@ -91,11 +93,11 @@ impl ReadSide {
         self.read_bytes += bytes.len() as u64;
         let sink = &mut ClosureSink(&mut self.context, on_frame);
         let outcome = self.assembler.ingest(read, sink);
-        self.finish_round(outcome).map(|_| bytes.len())
+        self.finish_delivery(outcome).map(|_| bytes.len())
     }
 
-    /// Performs a read that is longer than all earlier ones, or goes directly to the buffer of a
-    /// long frame. Returns 0 if no read is possible.
+    /// Performs a read that is longer than all earlier ones, or that goes directly into the buffer
+    /// of a long frame. Returns 0 if no read is possible.
     #[inline(never)]
     fn read_slow<F>(&mut self, bytes: &[u8], on_frame: F) -> Result<usize, FrameError>
     where
@@ -113,7 +115,7 @@ impl ReadSide {
         self.read_bytes += len as u64;
         let sink = &mut ClosureSink(&mut self.context, on_frame);
         let outcome = self.assembler.ingest_direct(len, sink);
-        self.finish_round(outcome).map(|_| len)
+        self.finish_delivery(outcome).map(|_| len)
     }
 
     /// Delivers undelivered bytes, if there are any.
@@ -130,11 +132,11 @@ impl ReadSide {
         }
         let sink = &mut ClosureSink(&mut self.context, on_frame);
         let outcome = self.assembler.resume(sink);
-        self.finish_round(outcome).map(drop)
+        self.finish_delivery(outcome).map(drop)
     }
 
     /// Ends the stream: delivers undelivered bytes, and then the last frame that the codec finds.
-    /// Returns `false` if the callback stopped the delivery; call it again then.
+    /// Returns `false` if the callback stopped the delivery; then call `end` again.
     ///
     /// # Errors
     ///
@@ -150,7 +152,7 @@ impl ReadSide {
                 true => self.assembler.resume(sink),
                 false => self.assembler.finish(sink),
             };
-            if self.finish_round(outcome)? == Flow::Break(()) {
+            if self.finish_delivery(outcome)? == Flow::Break(()) {
                 return Ok(false);
             }
             if !was_undelivered {
@@ -160,15 +162,15 @@ impl ReadSide {
         Ok(true)
     }
 
-    /// Replaces the framing: undelivered bytes belong to the new one, except those of a frame that
-    /// is being skipped. That frame is skipped to its end.
+    /// Replaces the framing. Undelivered bytes are decoded with the new framing, except the bytes
+    /// of a frame that is being skipped: the former framing skips that frame to its end.
     pub fn reframe(&mut self, framing: Framing) {
         let former = std::mem::replace(&mut self.context.framing, framing);
         self.assembler.reframe(&former);
     }
 
-    /// Returns true if bytes are held that the codec has not seen: the delivery was stopped before
-    /// them, or the framing was replaced.
+    /// Returns true if bytes are buffered that were not passed to the codec, because a callback
+    /// stopped the delivery or the framing was replaced.
     #[must_use]
     pub fn has_undelivered(&self) -> bool {
         self.assembler.has_undelivered()
@@ -186,8 +188,8 @@ impl ReadSide {
         self.assembler.capacity()
     }
 
-    /// Moves the bytes that are held into a buffer of their size. A reactor does so if a buffer
-    /// stays far larger than its bytes for a second.
+    /// Moves the buffered bytes into a buffer of their size. A reactor does so if a buffer stays
+    /// far larger than its content for a second.
     pub fn shrink_to_fit(&mut self) {
         self.assembler.shrink_to_fit(&mut self.context.pool);
     }
@@ -212,7 +214,8 @@ impl ReadSide {
         self.context.filler_bytes
     }
 
-    /// Returns the offset in the stream of the bytes that are held, or of the offending frame.
+    /// Returns the stream offset of the first buffered byte. After an error, returns the stream
+    /// offset of the offending frame.
     #[must_use]
     pub fn offset(&self) -> u64 {
         let held = self.undecoded.unwrap_or(self.assembler.len());
@@ -220,7 +223,7 @@ impl ReadSide {
     }
 
     #[inline]
-    fn finish_round(&mut self, outcome: Delivery) -> Result<Flow, FrameError> {
+    fn finish_delivery(&mut self, outcome: Delivery) -> Result<Flow, FrameError> {
         match outcome {
             Delivery::NeedMore => Ok(Flow::Continue(())),
             Delivery::Stopped => Ok(Flow::Break(())),

@@ -7,12 +7,13 @@ use super::probe::{self, Outcome, Stride};
 use super::read_side::ReadSide;
 use crate::codec::{Framing, Kind};
 
-/// Maximum number of times that received bytes may be copied, in quarters: with a built-in framing,
-/// and with a user's codec.
+/// Maximum number of times that received bytes may be copied with a built-in framing, in quarters.
 const MOVED_QUARTERS_MAX: u64 = 8;
+/// Maximum number of times that received bytes may be copied with a custom codec, in quarters.
 const MOVED_QUARTERS_MAX_OWN: u64 = 9;
 /// Maximum capacity of a buffer, as a multiple of the bytes held.
 const HELD_FACTOR: usize = 16;
+/// Minimum number of held bytes for the check of the capacity; fewer bytes count as this many.
 const HELD_MIN: usize = 1024;
 /// Maximum capacity of a buffer that is kept after an earlier frame, in bytes.
 const KEPT_LEN: usize = 64 * 1024;
@@ -24,10 +25,15 @@ const REFRAMED_LEN_MAX: usize = 1024;
 /// Way of passing a stream to a codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
+    /// The codec, called directly.
     Alone,
+    /// A connection that is not paused.
     Through,
+    /// A connection whose buffer is shrunk after each read.
     Shrunk,
+    /// A connection that is paused after each frame.
     Paused,
+    /// A connection whose framing is replaced by an equal framing after each frame.
     Reframed,
 }
 
@@ -50,11 +56,11 @@ impl Way {
         }
     }
 
-    /// Decodes a stream in pieces. `strides` are the frames of the stream in one piece.
+    /// Decodes a stream in pieces. `strides` are the frames of the uncut stream.
     ///
     /// # Errors
     ///
-    /// The broken rule: of the contract, or of the use of memory.
+    /// A description of the rule that was broken: a rule of the contract, or of the use of memory.
     pub(super) fn decode(
         self,
         framing: &Framing,
@@ -118,7 +124,8 @@ impl Way {
         Ok(outcome)
     }
 
-    /// Checks the capacity of the buffer after a read, and shrinks the buffer if this way does.
+    /// Checks the capacity of the buffer after a read. For [`Way::Shrunk`], shrinks the buffer
+    /// first.
     fn check_capacity(self, side: &mut ReadSide, received: usize) -> Result<(), String> {
         let kept = match self {
             Self::Through => KEPT_LEN.min(HELD_FACTOR * received),
@@ -137,7 +144,7 @@ impl Way {
         Ok(())
     }
 
-    /// Checks how often received bytes were copied.
+    /// Checks the number of times that received bytes were copied.
     fn check_moved(
         self,
         side: &ReadSide,

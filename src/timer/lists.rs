@@ -1,14 +1,14 @@
 //! Lists of timers, one per slot of the wheel.
 //!
-//! A list is a chain of chunks, oldest first. Each chunk is one cache line of timer indices. The
-//! indices are known before their timers are fetched, so the timers can be fetched in parallel. A
-//! chain through the timers themselves would wait for memory at each of them. Removing a timer
-//! would also touch its two neighbours.
+//! A list is a chain of chunks, oldest first. Each chunk is one cache line of timer indices. A
+//! chunk contains the indices of several timers, so the processor can fetch these timers in
+//! parallel. In a linked list of the timers themselves, each step would wait for memory. Removing a
+//! timer from such a list would also touch its two neighbours.
 //!
 //! ```text
 //!   first            last
-//!   [3 9 . 4 ..] <-> [. 7 8 6 . .]      a dot is a free entry; removing an index leaves one
-//!                         push ^        and frees the chunk if no index is left in it
+//!   [3 9 . 4 ..] <-> [. 7 8 6 . .]      A dot is a free entry. A removed index leaves a dot.
+//!                         push ^        A chunk without any index is removed and freed.
 //! ```
 
 use super::places::{BLOCK_LEN, Places};
@@ -21,7 +21,8 @@ const CHUNK_LEN: usize = 13;
 #[repr(align(64))]
 struct Chunk {
     entries: [u32; CHUNK_LEN],
-    /// One bit for each entry that holds an index. Not zero while the chunk is in a list.
+    /// Bit set of the entries that hold an index. At least one bit is set while the chunk is in a
+    /// list.
     held: u16,
     prev: u32,
     next: u32,
@@ -57,7 +58,7 @@ impl Spot {
 pub(super) struct Lists<const COUNT: usize> {
     ends: [Ends; COUNT],
     chunks: Vec<Chunk>,
-    /// Elements of `chunks` that are free.
+    /// Allocator of the elements of `chunks`.
     places: Places,
 }
 
@@ -74,7 +75,7 @@ impl<const COUNT: usize> Lists<COUNT> {
     /// Appends an index to a list and returns its position.
     pub(super) fn push(&mut self, list: usize, index: u32) -> Spot {
         let last = self.ends[list].last;
-        let (chunk, entry) = match self.chunks.get(last as usize).map(Chunk::behind) {
+        let (chunk, entry) = match self.chunks.get(last as usize).map(Chunk::next_entry) {
             Some(entry) if entry < CHUNK_LEN => (last, entry),
             _ => (self.append_chunk(list), 0),
         };
@@ -101,8 +102,8 @@ impl<const COUNT: usize> Lists<COUNT> {
         chunk.held == 0 && self.remove_chunk(spot.list(), spot.chunk)
     }
 
-    /// Removes the first chunk of a list and returns its indices, oldest first. Returns `None` if
-    /// the list is empty.
+    /// Removes the first chunk of a list, and returns the indices in the chunk, oldest first.
+    /// Returns `None` if the list is empty.
     pub(super) fn take_some(
         &mut self,
         list: usize,
@@ -143,7 +144,7 @@ impl<const COUNT: usize> Lists<COUNT> {
         number
     }
 
-    /// Frees a chunk of a list. Returns true if the list is empty afterwards.
+    /// Removes a chunk from a list and frees it. Returns true if the list is empty afterwards.
     fn remove_chunk(&mut self, list: usize, number: u32) -> bool {
         let Chunk { prev, next, .. } = self.chunks[number as usize];
         match self.chunks.get_mut(prev as usize) {
@@ -154,14 +155,15 @@ impl<const COUNT: usize> Lists<COUNT> {
             Some(behind) => behind.prev = prev,
             None => self.ends[list].last = prev,
         }
-        self.places.give(number);
+        self.places.free(number);
         self.ends[list].first == NIL
     }
 }
 
 impl Chunk {
-    /// Returns the number of the entry after the last one that holds an index.
-    fn behind(&self) -> usize {
+    /// Returns the position of the first free entry after all used entries; `CHUNK_LEN` if there is
+    /// none.
+    fn next_entry(&self) -> usize {
         (u16::BITS - self.held.leading_zeros()) as usize
     }
 }

@@ -1,8 +1,9 @@
 //! Timers: a hierarchical timing wheel.
 //!
-//! Time is an argument: ticks of one millisecond since the wheel was created. Setting and
-//! cancelling a timer take constant time. They allocate only if more timers are set than ever
-//! before. Postponing a timer only stores its deadline; the timer moves when its slot comes up.
+//! Callers pass the time in ticks: milliseconds since the wheel was created. Setting and cancelling
+//! a timer take constant time. They allocate memory only if more timers are set than ever before.
+//! Postponing a timer only stores its new deadline. The timer moves to another slot when the wheel
+//! reaches its present slot.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -20,11 +21,11 @@ use std::time::Duration;
 
 pub(crate) use wheel::Wheel;
 
-/// Id of a timer of a reactor: eight bytes, `Copy`. It is valid until the timer fires or is
-/// cancelled; for a periodic timer, until it is cancelled.
+/// Id of a timer: a `Copy` value of eight bytes. It is valid until the timer fires or is cancelled.
+/// The id of a periodic timer is valid until the timer is cancelled.
 ///
 /// A timer uses about 37 bytes of the reactor's memory, and at most 96. The memory of an ended
-/// timer is kept for later ones.
+/// timer is kept for later timers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TimerId {
     index: u32,
@@ -50,21 +51,21 @@ pub(crate) fn tick_passed(elapsed: Duration) -> u64 {
     seconds.saturating_add(u64::from(elapsed.subsec_millis()))
 }
 
-/// Time in milliseconds in four bytes, which wraps around. Two stamps can be compared if they are
-/// less than [`Stamp::SPAN_MAX`] apart.
+/// Time in milliseconds as a 32-bit number, which wraps around after 49 days. Two stamps can be
+/// compared if they are at most [`Stamp::SPAN_MAX`] apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stamp(u32);
 
 impl Stamp {
-    /// Maximum span that can be measured with stamps, in milliseconds: 48 days. The remaining 27
-    /// hours before the wrap allow for a late comparison.
+    /// Maximum span that can be measured with stamps, in milliseconds: 48 days. The 27 hours that
+    /// remain until the number wraps around are a reserve for a late comparison.
     const SPAN_MAX: u32 = u32::MAX - 100_000_000;
 
     pub(crate) fn at(elapsed: Duration) -> Self {
         Self(elapsed.as_millis() as u32)
     }
 
-    /// Returns the milliseconds from `earlier` to `self`.
+    /// Returns the number of milliseconds from `earlier` to `self`.
     pub(crate) fn since(self, earlier: Self) -> u32 {
         self.0.wrapping_sub(earlier.0)
     }

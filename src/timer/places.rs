@@ -1,21 +1,21 @@
-//! Free and used elements of an array.
+//! Allocation of the elements of an array.
 //!
 //! The array is divided into blocks of 64 elements, with one bit per element. Blocks with a free
 //! element are on a stack. The block that joined the stack last is filled first, from its start. A
-//! new element therefore uses memory that the cache still holds.
+//! new element therefore often uses memory that is still in the processor cache.
 //!
-//! If a million elements are freed in any order, the next million fill the memory nearly in address
-//! order. A list of free elements would return them in the order in which they were freed, and wait
-//! for memory at each.
+//! If a million elements are freed in any order, the next million allocations use the memory nearly
+//! in address order. A linked list of free elements would follow the order in which they were
+//! freed, and each allocation would wait for memory.
 
 const NIL: u32 = u32::MAX;
 pub(super) const BLOCK_LEN: usize = 64;
 
 #[derive(Debug)]
 struct Block {
-    /// One bit for each free element.
+    /// Bit set of the free elements.
     free: u64,
-    /// Number of the next block on the stack; meaningless in a block that is not on it.
+    /// Number of the next block on the stack; meaningless if this block is not on the stack.
     next: u32,
 }
 
@@ -25,6 +25,7 @@ struct Block {
 #[derive(Debug)]
 pub(super) struct Places {
     blocks: Vec<Block>,
+    /// Number of the first block on the stack; `NIL` if no element is free.
     top: u32,
 }
 
@@ -48,7 +49,7 @@ impl Places {
     }
 
     /// Frees an element that was taken.
-    pub(super) fn give(&mut self, index: u32) {
+    pub(super) fn free(&mut self, index: u32) {
         let number = index / BLOCK_LEN as u32;
         let block = &mut self.blocks[number as usize];
         if block.free == 0 {
@@ -81,7 +82,7 @@ mod tests {
         taken.sort_unstable();
         assert_eq!(taken, (0..128).collect::<Vec<_>>());
         for index in [70, 3, 127, 64, 0] {
-            places.give(index);
+            places.free(index);
         }
         let mut again: Vec<_> = std::iter::from_fn(|| places.take()).collect();
         again.sort_unstable();
@@ -96,7 +97,7 @@ mod tests {
             while places.take().is_some() {}
         }
         for step in 0..256 {
-            places.give(step * 37 % 256);
+            places.free(step * 37 % 256);
         }
         let again: Vec<_> = std::iter::from_fn(|| places.take()).collect();
         assert_eq!(again.len(), 256);

@@ -1,14 +1,19 @@
 //! Hierarchical timing wheel.
 //!
 //! ```text
-//!   level 0:  64 slots of 1 tick         a timer is at the highest level on which its deadline and
-//!   level 1:  64 slots of 64 ticks       the hand differ; it moves down when its slot comes up, at
-//!   level 2:  64 slots of 4,096 ticks    most once per level
+//!   level 0:  64 slots of 1 tick
+//!   level 1:  64 slots of 64 ticks
+//!   level 2:  64 slots of 4,096 ticks
 //!   ...
 //! ```
 //!
-//! A million timers do not fit into a cache. The cost of an operation is therefore the number of
-//! cache lines that it fetches, and whether it must wait for one before it knows the next:
+//! The *hand* is the tick up to which timers have fired. Each level is one digit of a tick, written
+//! in base 64. A timer is on the highest level whose digit differs between the deadline and the
+//! hand. When the hand reaches the slot of the timer, the timer moves to a lower level, or fires on
+//! level 0. So a timer moves at most once per level.
+//!
+//! A million timers do not fit into a processor cache. The cost of an operation is therefore the
+//! number of cache lines that it fetches. Lines that can be fetched in parallel cost less:
 //!
 //! * Setting a timer takes the next free node and appends its index to the list of a slot.
 //! * Postponing a timer is one store in its node.
@@ -16,8 +21,8 @@
 //! * Firing a timer touches its node once per level.
 //!
 //! A timer uses 32 bytes for its node, 5 bytes for its list entry and less than one byte for other
-//! data. If most timers of a slot are cancelled, a remaining one may use a chunk of 64 bytes alone.
-//! Freed memory is kept for later timers.
+//! data. If most timers of a slot are cancelled, a remaining timer may occupy a chunk of 64 bytes
+//! alone. The memory of ended timers is kept for later timers.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -29,11 +34,12 @@ use super::places::{BLOCK_LEN, Places};
 const LEVELS: usize = 6;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-/// Span of the wheel in ticks, about two years. A timer whose deadline is more than half of it
-/// ahead is put into the slot at the half, and is linked again when that slot comes up.
+/// Span of the wheel in ticks, about two years. A timer whose deadline is further ahead than half
+/// of the span is put into the slot at half the span. When the hand reaches that slot, the timer is
+/// put into another slot.
 const HORIZON: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
 
-/// Timer, or a free node.
+/// A timer, or a node that is free for a later timer.
 #[derive(Debug, Clone)]
 struct Node<K> {
     deadline: u64,
@@ -48,17 +54,18 @@ fn slot_of(level: usize, tick: u64) -> usize {
     (tick >> (SLOT_BITS * level as u32)) as usize % SLOTS
 }
 
-/// Timing wheel. A timer carries a kind, which should be one byte, and a value.
+/// Timing wheel. Each timer carries a kind and a value. A kind of one byte keeps the node of a
+/// timer at 32 bytes.
 ///
-/// Invariants: `hand <= now`. The slot of a timer comes up at its deadline or before. The hand
-/// passes a slot only if the slot's list is empty.
+/// Invariants: `hand <= now`. The hand reaches the slot of a timer at the timer's deadline or
+/// before. The hand passes a slot only if the slot's list is empty.
 pub(crate) struct Wheel<K> {
     /// Current tick. Every new deadline is later.
     now: u64,
-    /// Tick up to which timers have fired. Timers of this tick may still be firing.
+    /// The hand: the tick up to which timers have fired. Timers of this tick may still fire.
     hand: u64,
     lists: Lists<{ LEVELS * SLOTS }>,
-    /// One bit for each slot of a level whose list is not empty.
+    /// Bit set, for each level, of the slots whose list is not empty.
     occupied: [u64; LEVELS],
     nodes: Vec<Node<K>>,
     places: Places,
@@ -103,7 +110,7 @@ impl<K: Copy> Wheel<K> {
         TimerId { index, generation }
     }
 
-    /// Cancels a timer and returns its kind and value, or `None` if it has ended.
+    /// Cancels a timer and returns its kind and value, or `None` if the timer has ended.
     pub(crate) fn cancel(&mut self, id: TimerId) -> Option<(K, u64)> {
         let node = self.node_mut(id)?;
         let (carried, spot) = ((node.kind?, node.value), node.spot);
@@ -112,10 +119,11 @@ impl<K: Copy> Wheel<K> {
         Some(carried)
     }
 
-    /// Changes the deadline of a timer and returns its kind and value, or `None` if it has ended.
+    /// Changes the deadline of a timer. Returns its kind and value, or `None` if the timer has
+    /// ended.
     ///
-    /// The timer stays in its slot if the slot comes up at or before the new deadline. It moves
-    /// when the slot comes up.
+    /// The timer stays in its slot if the hand reaches the slot at or before the new deadline. The
+    /// timer moves when the hand reaches the slot.
     pub(crate) fn reset(&mut self, id: TimerId, deadline: u64) -> Option<(K, u64)> {
         let deadline = self.after_now(deadline);
         let node = self.node_mut(id)?;
@@ -123,7 +131,7 @@ impl<K: Copy> Wheel<K> {
         let is_brought_forward = deadline < node.deadline;
         node.deadline = deadline;
         let (level, slot) = (spot.list() / SLOTS, spot.list() % SLOTS);
-        if is_brought_forward && self.comes_up_at(level, slot) > deadline {
+        if is_brought_forward && self.tick_of_slot(level, slot) > deadline {
             self.unlink(spot);
             self.link(id.index, deadline);
         }
@@ -135,8 +143,8 @@ impl<K: Copy> Wheel<K> {
         (node.generation == id.generation).then_some(node)
     }
 
-    /// Advances the current tick to `now`. Timers that are due by then, and only those, are
-    /// returned by [`pop_due`](Wheel::pop_due).
+    /// Advances the current tick to `now`. [`pop_due`](Wheel::pop_due) then returns the timers that
+    /// are due at or before `now`.
     pub(crate) fn advance(&mut self, now: u64) {
         self.now = self.now.max(now);
         if self.is_empty() {
@@ -146,8 +154,8 @@ impl<K: Copy> Wheel<K> {
 
     /// Removes the timer that was due first and returns it, or `None` if no timer is due.
     ///
-    /// If `next` returns a deadline, the timer continues with that deadline under its id. Otherwise
-    /// its id has ended.
+    /// If `next` returns a deadline, the timer stays set with that deadline and its id. Otherwise
+    /// the timer has ended, and its id is invalid.
     pub(crate) fn pop_due(
         &mut self,
         next: impl FnOnce(K, u64) -> Option<u64>,
@@ -181,24 +189,24 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
-    /// Returns the tick at which the wheel must be advanced next, or `None` if no timer is set. A
-    /// timer may be due then, or may only move down a level. No timer is due before.
+    /// Returns the tick at which the wheel must be advanced next, or `None` if no timer is set. At
+    /// that tick, a timer may be due, or may only move to a lower level. No timer is due earlier.
     pub(crate) fn next_tick(&self) -> Option<u64> {
         let (level, slot) = self.next_slot()?;
-        Some(self.comes_up_at(level, slot))
+        Some(self.tick_of_slot(level, slot))
     }
 
     /// Moves the hand to the next slot that is not empty, and returns true. If that slot is later
     /// than `now`, moves the hand to `now` and returns false.
     ///
-    /// The timers of a slot above level 0 move down. Those of a slot of level 0 stay for
-    /// [`pop_due`](Wheel::pop_due).
+    /// On a level above 0, the timers of that slot move to lower levels. On level 0, they stay in
+    /// the slot until [`pop_due`](Wheel::pop_due) removes them.
     fn move_hand(&mut self) -> bool {
         let Some((level, slot)) = self.next_slot() else {
             self.hand = self.now;
             return false;
         };
-        let at = self.comes_up_at(level, slot);
+        let at = self.tick_of_slot(level, slot);
         self.hand = at.min(self.now);
         if at > self.now {
             return false;
@@ -212,8 +220,8 @@ impl<K: Copy> Wheel<K> {
         true
     }
 
-    /// Returns level and number of the slot that comes up next. It is always on the lowest level
-    /// that is not empty.
+    /// Returns the level and the number of the slot that the hand reaches next, or `None` if no
+    /// timer is set. That slot is always on the lowest level that is not empty.
     fn next_slot(&self) -> Option<(usize, usize)> {
         let level = self.occupied.iter().position(|slots| *slots != 0)?;
         let present = slot_of(level, self.hand);
@@ -223,9 +231,9 @@ impl<K: Copy> Wheel<K> {
         Some((level, (present + ahead as usize) % SLOTS))
     }
 
-    /// Returns the tick at which the hand reaches a slot. For the slot that the hand is in, it is
-    /// the tick at which the hand reached it.
-    fn comes_up_at(&self, level: usize, slot: usize) -> u64 {
+    /// Returns the tick at which the hand reaches a slot. If the hand is in the slot, returns the
+    /// tick at which the hand entered the slot.
+    fn tick_of_slot(&self, level: usize, slot: usize) -> u64 {
         let shift = SLOT_BITS * level as u32;
         let ahead = slot.wrapping_sub(slot_of(level, self.hand)) % SLOTS;
         ((self.hand >> shift) + ahead as u64) << shift
@@ -235,9 +243,12 @@ impl<K: Copy> Wheel<K> {
         deadline.max(self.now.saturating_add(1))
     }
 
-    /// Appends a timer that is in no list to the list of its deadline.
+    /// Appends a timer to the list of its deadline. The timer must be in no list.
     fn link(&mut self, index: u32, deadline: u64) {
-        debug_assert!(deadline >= self.hand, "a deadline is never before the hand");
+        debug_assert!(
+            deadline >= self.hand,
+            "the deadline of a timer must not be before the hand"
+        );
         let deadline = deadline.min(self.hand.saturating_add(HORIZON / 2));
         let differing = ((self.hand ^ deadline) | 1).ilog2() / SLOT_BITS;
         let level = (differing as usize).min(LEVELS - 1);
@@ -253,21 +264,21 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
-    /// Frees a node that is in no list. Its id has ended.
+    /// Frees the node of a timer that is in no list, and makes the id of the timer invalid.
     fn release(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
         node.generation = node.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         node.kind = None;
-        self.places.give(index);
+        self.places.free(index);
         self.len -= 1;
     }
 
-    /// Adds [`BLOCK_LEN`] nodes and returns the index of the first, which is taken.
+    /// Adds [`BLOCK_LEN`] nodes, takes the first of them and returns its index.
     fn grow(&mut self) -> u32 {
         let len = self.nodes.len() + BLOCK_LEN;
         assert!(
             u32::try_from(len).is_ok(),
-            "a wheel has fewer than 2^32 timers"
+            "a wheel must have fewer than 2^32 timers"
         );
         let free = Node {
             deadline: 0,

@@ -220,7 +220,9 @@ ssize_t write(int fd, const void *buf, size_t len)
 ssize_t send(int fd, const void *buf, size_t len, int flags)
 {
     REAL(send);
-    int type = type_of(fd);
+    /* Only the signal handler of signal-hook passes MSG_DONTWAIT. A kernel refuses its byte only if
+     * earlier bytes are unread, so a refusal here would lose the signal. */
+    int type = flags & MSG_DONTWAIT ? 0 : type_of(fd);
     return fails(fd, type) ? -1 : real(fd, buf, part(type, len), flags);
 }
 
@@ -337,27 +339,50 @@ int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
     return real(fd, level, name, value, len);
 }
 
-int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
+/* Returns the scheduled errno of an accept, or 0. */
+static int accept_failure(void)
 {
-    REAL(accept4);
     static unsigned calls;
     if (hits(eintr_percent)) {
         done.interrupted++;
-        errno = EINTR;
-        return -1;
+        return EINTR;
     }
     int failure = accepts_len ? accepts[calls++ % accepts_len] : 0;
     if (failure) {
         done.accept++;
-        errno = failure;
-        return -1;
     }
-    int accepted = real(fd, addr, len, flags);
+    return failure;
+}
+
+static int note_accepted(int accepted)
+{
     if (accepted >= 0 && accepted < FDS) {
         fds[accepted].watched = 0;
         fds[accepted].accepted = 1;
     }
     return accepted;
+}
+
+int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
+{
+    REAL(accept4);
+    int failure = accept_failure();
+    if (failure) {
+        errno = failure;
+        return -1;
+    }
+    return note_accepted(real(fd, addr, len, flags));
+}
+
+int accept(int fd, struct sockaddr *addr, socklen_t *len)
+{
+    REAL(accept);
+    int failure = accept_failure();
+    if (failure) {
+        errno = failure;
+        return -1;
+    }
+    return note_accepted(real(fd, addr, len));
 }
 
 int close(int fd)

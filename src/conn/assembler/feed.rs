@@ -75,7 +75,7 @@ impl Assembler {
         };
         let left = &bytes[*at..];
         if partial.is_skipping() {
-            return match self.continue_skip(left, at, sink) {
+            return match self.continue_any_skip(left, at, sink) {
                 Some(continued) => continued,
                 None => Continued::Ended(self.decode_held(sink, decoder)),
             };
@@ -203,29 +203,35 @@ impl Assembler {
         })
     }
 
-    /// Skips bytes of `left`, and advances `at`. Returns `None` if the skip has ended and the bytes
-    /// after the skipped frame are held: the caller must then decode the held bytes.
-    fn continue_skip<S: FrameSink>(
+    /// Skips bytes of `left`, by their number or with a former framing, and advances `at`. Returns
+    /// `None` if the skip has ended and the bytes after the skipped frame are held: the caller must
+    /// then decode the held bytes.
+    fn continue_any_skip<S: FrameSink>(
         &mut self,
         left: &[u8],
         at: &mut usize,
         sink: &mut S,
     ) -> Option<Continued> {
+        if !self.has_former() {
+            return Some(self.continue_skip(left.len(), at, sink.pool()));
+        }
+        *at += left.len();
+        let outcome = self.skip_by_former(left, false, sink)?;
+        Some(Continued::Ended(outcome))
+    }
+
+    /// Skips up to `left_len` bytes, and advances `at`.
+    fn continue_skip(&mut self, left_len: usize, at: &mut usize, pool: &mut Pool) -> Continued {
         if let Some(partial) = &mut self.partial {
-            if partial.has_former() {
-                *at += left.len();
-                let outcome = self.skip_by_former(left, false, sink)?;
-                return Some(Continued::Ended(outcome));
-            }
-            let (here, beyond) = split_skip(partial.left_to_skip(), left.len());
+            let (here, beyond) = split_skip(partial.left_to_skip(), left_len);
             *at += here;
             if beyond > 0 {
                 partial.set_left_to_skip(beyond);
-                return Some(Continued::Ended(Delivery::NeedMore));
+                return Continued::Ended(Delivery::NeedMore);
             }
         }
-        self.put_partial(sink.pool());
-        Some(Continued::Delivered)
+        self.put_partial(pool);
+        Continued::Delivered
     }
 
     /// Stores `bytes`, the next bytes of the stream, without decoding them. Bytes that are skipped
@@ -238,7 +244,10 @@ impl Assembler {
             return;
         }
         match &mut self.partial {
-            Some(partial) => partial.append(&bytes[at..], true, pool),
+            Some(partial) => {
+                partial.append(&bytes[at..], true, pool);
+                partial.set_former_due();
+            }
             None => self.keep(&bytes[at..], 0, now, pool),
         }
     }

@@ -23,6 +23,7 @@ mod feed;
 mod former;
 
 use super::Pool;
+use super::deframe::split_skip;
 use super::partial::Partial;
 use super::sink::{Delivery, FrameSink};
 use crate::codec::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, ErasedState, Kind};
@@ -152,10 +153,11 @@ impl Assembler {
 
     /// Decodes the bytes that an earlier call left undelivered.
     pub(crate) fn resume<S: FrameSink>(&mut self, sink: &mut S) -> Delivery {
-        debug_assert!(
-            !self.has_former(),
-            "while a former framing skips a frame, no bytes are undelivered"
-        );
+        if self.has_former()
+            && let Some(outcome) = self.skip_by_former(&[], false, sink)
+        {
+            return outcome;
+        }
         let outcome = with_builtin!(sink.kind(), codec => {
             let codec = codec.to_owned();
             let mut scan = self.scan();
@@ -297,6 +299,34 @@ impl Assembler {
         let len = self.len();
         self.put_partial(pool);
         len
+    }
+
+    /// Returns the content and drops it: the bytes, the number of bytes to skip, and the number of
+    /// bytes that were skipped of the frame in the bytes.
+    pub(crate) fn take(&mut self, pool: &mut Pool) -> (Vec<u8>, u64, u64) {
+        let partial = self.partial.as_mut();
+        let content = partial.map_or_else(Default::default, |partial| partial.content(pool));
+        self.clear(pool);
+        content
+    }
+
+    /// Stores content of another read side: see [`take`](Assembler::take). Call it only while
+    /// nothing is held.
+    pub(crate) fn put(
+        &mut self,
+        (bytes, left_to_skip, skipped): (&[u8], u64, u64),
+        now: Stamp,
+        pool: &mut Pool,
+    ) {
+        let (here, left_to_skip) = split_skip(left_to_skip, bytes.len());
+        let bytes = &bytes[here..];
+        if left_to_skip > 0 {
+            self.partial = Some(Partial::skipping(left_to_skip, now, pool));
+        } else if !bytes.is_empty() {
+            let mut partial = Partial::with_bytes(bytes, 0, now, pool);
+            partial.scan.dropped = skipped;
+            self.partial = Some(partial);
+        }
     }
 
     /// Moves the bytes into a buffer of their size, if their buffer is oversized. Call it some time

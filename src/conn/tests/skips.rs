@@ -462,6 +462,16 @@ fn former_framing_of_a_skip_sees_the_end_of_stream_and_stops() {
     assert_eq!(failed.undecoded, 5, "from the last byte that was held");
 
     let (mut assembler, mut sink) = reframed(Framing::line(), b"abcd");
+    for bytes in [&b"e"[..], b"f\n\x01x", b"\x01y"] {
+        assembler.hold(bytes, sink.now, &mut sink.pool);
+        assert!(assembler.has_undelivered() && !assembler.is_to_ingest());
+        if bytes.len() != 4 {
+            assembler.resume(&mut sink);
+        }
+    }
+    assert_eq!(sink.frames[1..], [b"x", b"y"], "the bytes held for a peek");
+
+    let (mut assembler, mut sink) = reframed(Framing::line(), b"abcd");
     sink.budget_left = 1;
     let outcome = assembler.ingest(b"e\n\x01x\x01y", &mut sink);
     assert!(matches!(outcome, Delivery::Stopped));

@@ -123,6 +123,16 @@ pub(super) fn flush_filter(conn: &mut Connection, now: Stamp) -> io::Result<()> 
     Ok(())
 }
 
+/// Returns true if the bytes pass through a filter.
+pub(super) fn has_filter(conn: &Connection) -> bool {
+    #[cfg(test)]
+    if filter(conn).is_some() {
+        return true;
+    }
+    let _ = conn;
+    false
+}
+
 /// Returns true if the filter holds output that the socket has not taken.
 pub(super) fn has_filter_output(conn: &Connection) -> bool {
     #[cfg(test)]

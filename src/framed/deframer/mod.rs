@@ -2,8 +2,7 @@
 //! other runtimes.
 //!
 //! [`Deframer`] turns bytes into frames and [`Framer`](crate::Framer) frames into bytes, both
-//! without I/O. [`FramedStream`](crate::FramedStream) combines them over anything that reads and
-//! writes.
+//! without I/O. [`FramedStream`](crate::FramedStream) combines both over a blocking stream.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -13,15 +12,16 @@ use crate::codec::{AnyState, CheckedStep, Framing, Skip, SkipKind, Skipped};
 use crate::error::{DecodeError, FrameError};
 use crate::memory::Buf;
 
-/// Spare capacity for a read while the length of the frame is unknown.
+/// Spare capacity for a read while the length of the frame is unknown, in bytes.
 const READ_LEN: usize = 8 * 1024;
 /// Maximum capacity reserved for one frame, as a multiple of the bytes received.
 const GROWTH: usize = 4;
-/// Divisor of the capacity. If `SHRINK` times the capacity arrives and never fills this part of the
-/// buffer, a buffer of this part replaces it.
+/// Divisor of the capacity for shrinking. The buffer is shrunk to `capacity / SHRINK` if it was
+/// never filled up to that length while `SHRINK` times its capacity arrived.
 const SHRINK: usize = 4;
-/// Divisor of the capacity: bytes that arrive in an empty buffer count as at least this part of it.
-/// A few hundred short frames then shrink the buffer, but bursts that come more often keep it.
+/// Divisor of the capacity for counting: bytes that arrive in an empty buffer count as at least
+/// `capacity / ALONE` bytes. So a few hundred short frames shrink the buffer. A burst within these
+/// frames keeps the buffer large.
 const ALONE: usize = 64;
 
 /// An item that a [`Deframer`] found in its bytes.
@@ -31,7 +31,7 @@ pub enum Decoded<'a> {
     /// A frame, without header and delimiter.
     Frame(&'a [u8]),
     /// Notice of a frame that was skipped because it is too long: see [`Framing::skip_too_long`].
-    /// Bytes of it that are still to come will be dropped.
+    /// Bytes of the frame that arrive later are dropped.
     Skipped(Skipped),
 }
 
@@ -41,7 +41,7 @@ pub enum Decoded<'a> {
 /// [`extend`](Deframer::extend). [`next_frame`](Deframer::next_frame) returns the frames as slices
 /// of the buffer. The buffer grows with the bytes received, never by the length that a header
 /// claims. It shrinks step by step if a burst made it much larger than later traffic needs. If no
-/// traffic follows, it stays as it is: see [`shrink_to_fit`](Deframer::shrink_to_fit).
+/// traffic follows, it keeps its size: see [`shrink_to_fit`](Deframer::shrink_to_fit).
 ///
 /// # Examples
 ///
@@ -68,9 +68,9 @@ pub struct Deframer {
     buf: Buf,
     /// Number of bytes that the partial frame at the start of `buf` needs; 0 if unknown.
     need: usize,
-    /// Number of bytes still to come that are skipped. While it is not 0, `buf` is empty.
+    /// Number of bytes that must be skipped when they arrive. While it is not 0, `buf` is empty.
     skip: u64,
-    /// Number of bytes received so far; those in `buf` are the last of them.
+    /// Number of bytes received so far. `buf` contains the last of them.
     received: u64,
     /// Number of bytes received since a large part of the buffer was filled. Bytes that arrived in
     /// an empty buffer count more: see [`ALONE`].
@@ -83,7 +83,7 @@ pub struct Deframer {
 
 /// Result of decoding the start of the buffer.
 enum Found {
-    /// Position in the buffer of a frame that is consumed.
+    /// Position in the buffer of a frame that is already consumed.
     Frame(Range<usize>),
     Skipped(Skipped),
 }
@@ -108,13 +108,14 @@ impl Deframer {
     }
 
     /// Returns the next whole frame, or `None` if more bytes are needed.
-    /// [Skipped](Framing::skip_too_long) frames are passed over and
+    /// [Skipped](Framing::skip_too_long) frames are not returned, only
     /// [counted](Deframer::frames_skipped).
     ///
     /// # Errors
     ///
-    /// The fault of the bytes and its offset. It is final: every later call returns the same error,
-    /// and bytes that follow are dropped. [`rest`](Deframer::rest) begins with the offending frame.
+    /// The error and the stream offset of the invalid bytes. It is final: every later call returns
+    /// the same error, and later bytes are dropped. [`rest`](Deframer::rest) begins with the
+    /// offending frame.
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, DecodeError> {
         let position = self.next_position(false)?;
@@ -129,7 +130,7 @@ impl Deframer {
     ///
     /// The errors of [`next_frame`](Deframer::next_frame).
     pub fn last_frame(&mut self) -> Result<Option<&[u8]>, DecodeError> {
-        // A codec sees the end only when it has decoded all whole frames.
+        // The codec must decode all whole frames before it is called with the end of the stream.
         let position = match self.next_position(false)? {
             None => self.next_position(true)?,
             position => position,
@@ -137,8 +138,8 @@ impl Deframer {
         Ok(position.map(|position| self.buf.at(position)))
     }
 
-    /// Returns the next whole frame or the notice of a skipped one, in their order, or `None` if
-    /// more bytes are needed.
+    /// Returns the next whole frame or the notice of a skipped frame, in stream order. Returns
+    /// `None` if more bytes are needed.
     ///
     /// # Errors
     ///
@@ -148,8 +149,8 @@ impl Deframer {
         Ok(found.map(|found| self.decoded(found)))
     }
 
-    /// Returns the next frame, or the notice of a skipped one, of a stream that has ended:
-    /// [`last_frame`](Deframer::last_frame) with notices.
+    /// Returns the next frame of a stream that has ended, or the notice of a skipped frame. It
+    /// works like [`last_frame`](Deframer::last_frame), which returns no notices.
     ///
     /// # Errors
     ///
@@ -162,7 +163,7 @@ impl Deframer {
         Ok(found.map(|found| self.decoded(found)))
     }
 
-    /// Appends bytes of the stream. After an error they are dropped.
+    /// Appends bytes of the stream. After an error, the bytes are dropped.
     pub fn extend(&mut self, bytes: &[u8]) {
         if self.error.is_none() {
             self.shrink();
@@ -171,8 +172,8 @@ impl Deframer {
         }
     }
 
-    /// Returns spare capacity to read into; never empty. Call [`advance`](Deframer::advance) with
-    /// the number of bytes read.
+    /// Returns spare capacity to read into; it is never empty. Call [`advance`](Deframer::advance)
+    /// with the number of bytes read.
     pub fn spare_capacity_mut(&mut self) -> &mut [u8] {
         self.shrink();
         let missing = self.need.saturating_sub(self.buf.len());
@@ -198,8 +199,9 @@ impl Deframer {
         }
     }
 
-    /// Replaces the framing. Undelivered bytes belong to the new one, except those of a frame that
-    /// is being skipped. That frame is skipped to its end by the former framing. An error stays.
+    /// Replaces the framing. Undelivered bytes are decoded with the new framing, except the bytes
+    /// of a frame that is being skipped: the former framing skips that frame to its end. An earlier
+    /// error stays.
     pub fn reframe(&mut self, framing: Framing) {
         if self.state.is_skipping(self.framing.kind()) {
             self.next_framing = Some(framing);
@@ -214,7 +216,7 @@ impl Deframer {
         self.need = 0;
     }
 
-    /// Frees the memory that undelivered bytes do not need: for a stream that may be silent for
+    /// Frees the memory that undelivered bytes do not need. Call it if the stream may be silent for
     /// long. The next bytes allocate again.
     pub fn shrink_to_fit(&mut self) {
         self.buf.shrink_to_fit();
@@ -247,13 +249,13 @@ impl Deframer {
         self.filler_bytes
     }
 
-    /// Reads until a whole frame is there; returns `None` at the end of the stream. Skipped frames
-    /// are passed over.
+    /// Reads until a whole frame has arrived. Returns `None` at the end of the stream. Skipped
+    /// frames are not returned.
     ///
     /// # Errors
     ///
-    /// * The error of `reader`; `Interrupted` is retried. Nothing is lost by it: after `WouldBlock`
-    ///   or `TimedOut` in the middle of a frame, the next call continues.
+    /// * The error of `reader`; `Interrupted` is retried. No bytes are lost: after `WouldBlock` or
+    ///   `TimedOut` in the middle of a frame, the next call continues.
     /// * `UnexpectedEof` if the stream ends within a frame.
     /// * `InvalidData` with a [`DecodeError`] if the bytes are not a frame.
     pub fn read_frame(&mut self, reader: &mut impl Read) -> io::Result<Option<&[u8]>> {
@@ -339,7 +341,9 @@ impl Deframer {
                     }
                 }
                 Err(CheckedStep::Failed(error)) => self.error = Some(error.into()),
-                Err(CheckedStep::Frame { .. }) => unreachable!("a frame is Ok"),
+                Err(CheckedStep::Frame { .. }) => {
+                    unreachable!("frame_or_other() must return a frame as Ok")
+                }
             }
         }
     }
@@ -348,7 +352,7 @@ impl Deframer {
     fn failure(&self) -> DecodeError {
         let error = self.error.clone();
         DecodeError {
-            error: error.expect("failure() is called only after an error"),
+            error: error.expect("failure() must be called after an error"),
             offset: self.offset(),
         }
     }

@@ -22,6 +22,8 @@ pub(super) struct Listener {
     buffer_lens: (usize, usize),
     /// Errors that the next accepts return.
     failing: VecDeque<io::Error>,
+    /// The error of every accept, as a system error number.
+    fails_always: Option<i32>,
 }
 
 impl Listener {
@@ -85,13 +87,20 @@ impl World {
     /// Makes the next accept at this address fail with a system error number. Later accepts
     /// succeed.
     pub(crate) fn fail_next_accept(self, addr: impl Into<Addr>, errno: i32) {
+        let error = io::Error::from_raw_os_error(errno);
+        self.with_listener(addr, |listener| listener.failing.push_back(error));
+    }
+
+    /// Makes every accept at this address fail with a system error number, or none.
+    pub(crate) fn fail_accepts(self, addr: impl Into<Addr>, errno: Option<i32>) {
+        self.with_listener(addr, |listener| listener.fails_always = errno);
+    }
+
+    fn with_listener(self, addr: impl Into<Addr>, change: impl FnOnce(&mut Listener)) {
         let addr = addr.into();
         self.with(|state| {
-            let index = state
-                .bound(&addr, is_listener)
-                .expect("a listener is bound to the address");
-            let error = io::Error::from_raw_os_error(errno);
-            state.listener(index).failing.push_back(error);
+            let index = state.bound(&addr, is_listener);
+            change(state.listener(index.expect("a listener is bound to the address")));
         });
     }
 }
@@ -102,6 +111,9 @@ impl SimSocket {
             let listener = state.listener(index);
             if let Some(error) = listener.failing.pop_front() {
                 return Err(error);
+            }
+            if let Some(errno) = listener.fails_always {
+                return Err(io::Error::from_raw_os_error(errno));
             }
             let accepted = listener.backlog.pop_front();
             let accepted = accepted.ok_or(ErrorKind::WouldBlock)?;

@@ -235,6 +235,14 @@ impl SimSocket {
         });
     }
 
+    /// Reports the current readiness again, as `EPOLL_CTL_MOD` does.
+    pub(crate) fn rearm(self) {
+        self.with(|state, index| {
+            let ready = state.ready(index);
+            state.edge(index, ready);
+        });
+    }
+
     /// Makes the next wait report `ready`, even if the socket is not ready. Returns false if the
     /// socket is not registered.
     pub(crate) fn inject(self, ready: Ready) -> bool {

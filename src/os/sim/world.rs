@@ -178,6 +178,12 @@ impl World {
         self.with(|state| state.failing_waits.push(kind));
     }
 
+    /// Returns the number of streams that are not closed.
+    pub(crate) fn open_streams(self) -> usize {
+        let is_open = |it: &&Socket| !it.is_closed && matches!(it.kind, Kind::Stream(_));
+        self.with(|state| state.sockets.iter().filter(is_open).count())
+    }
+
     /// Starts the event log.
     pub(crate) fn keep_log(self) {
         self.with(|state| state.log = Some(String::new()));

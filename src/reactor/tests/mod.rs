@@ -1,5 +1,6 @@
 //! Tests of the reactor with scripted sockets: each result of a read or a write, and stale events.
 
+mod connects;
 mod dispatch;
 mod filter;
 mod memory;

@@ -1,0 +1,84 @@
+//! Connections that leave a reactor with their socket, and those that come from another one.
+//!
+//! A connection that is detached ends like any other, at the end of the turn. By then, the dispatch
+//! has put the bytes that were read and not delivered into its read side. The reap takes them, the
+//! write queue and the socket.
+
+use std::io;
+
+use super::Engine;
+use crate::codec::Framing;
+use crate::conn::Action;
+use crate::error::SendError;
+use crate::event::{CloseReason, Detached};
+use crate::id::{ConnId, Token};
+
+impl Engine {
+    /// Ends a connection and keeps its socket open. The reap reports the socket.
+    pub(crate) fn detach(&mut self, token: Token) -> io::Result<()> {
+        let conn = self.entries.conn(token)?;
+        if conn.state.is_connecting() || conn.state.is_dead() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let has_reason = conn.extras.as_ref().is_some_and(|it| it.reason.is_some());
+        if conn.state.stops_sending() || has_reason {
+            return Err(SendError::Closing.into());
+        }
+        if super::transport::has_filter(conn) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.queue_batch(token);
+        let conn = self.entries.conn_mut(token)?;
+        conn.extras().is_detached = true;
+        if conn.state.end() == Action::Reap {
+            self.queues.to_reap.push_back(token);
+        }
+        Ok(())
+    }
+
+    /// Takes the socket of a detached connection and its bytes, as the reason to report.
+    pub(super) fn take_detached(&mut self, token: Token) -> Option<CloseReason> {
+        let conn = self.entries.conn_mut(token).ok()?;
+        let extras = conn.extras.as_ref()?;
+        // A panic of the handler after the call takes precedence.
+        if !extras.is_detached || extras.reason.is_some() {
+            return None;
+        }
+        let mut detached = Detached::new(conn.socket.detach(&self.os)?);
+        let pool = &mut self.memory.pool;
+        if let Some(mut queue) = conn.write_queue.take() {
+            detached.unsent = queue.to_vec();
+            queue.clear(pool);
+            self.memory.spare_queues.put(Some(queue));
+        }
+        let (undelivered, left_to_skip, skipped) = conn.assembler.take(&mut self.memory.pool);
+        detached.undelivered = undelivered;
+        (detached.left_to_skip, detached.skipped) = (left_to_skip, skipped);
+        Some(CloseReason::Detached(detached))
+    }
+
+    /// Adopts the socket of a detached connection with its bytes. Every failure is reported by
+    /// `on_close`, and then the bytes count as lost.
+    pub(crate) fn adopt_detached(&mut self, detached: Detached, framing: Framing) -> ConnId {
+        let token = self.insert_connecting(framing);
+        let (memory, now) = (&mut self.memory, self.timers.stamp);
+        if let Ok(conn) = self.entries.conn_mut(token) {
+            let Detached {
+                undelivered,
+                unsent,
+                left_to_skip,
+                skipped,
+                ..
+            } = &detached;
+            let content = (&undelivered[..], *left_to_skip, *skipped);
+            conn.assembler.put(content, now, &mut memory.pool);
+            if !unsent.is_empty() {
+                let spares = &mut memory.spare_queues;
+                let queue = spares.queue_of(&mut conn.write_queue, now);
+                queue.push(unsent, &mut memory.pool);
+            }
+        }
+        let begun = self.begin_adopt(token, detached.socket);
+        self.end_if_failed(token, begun)
+    }
+}

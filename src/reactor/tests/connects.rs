@@ -1,0 +1,267 @@
+//! Connects to several addresses, and accepts that fail, in virtual time.
+
+use super::sim_world::{MS, Node, SEC, node, run_for, settle, take_events};
+use super::*;
+use crate::os::ConnectOptions;
+
+/// Returns the nth address, of either family.
+fn addr(nth: u8, is_v4: bool) -> SocketAddr {
+    match is_v4 {
+        true => SocketAddr::from(([192, 0, 2, nth], 80)),
+        false => SocketAddr::from(([0x2001, 0xDB8, 0, 0, 0, 0, 0, u16::from(nth)], 80)),
+    }
+}
+
+/// Returns addresses of a new world that do not reply, and a reactor.
+fn silent(families: &[bool]) -> (World, Vec<SocketAddr>, Reactor<Node>) {
+    let world = World::new(0);
+    let addrs: Vec<_> = (1..)
+        .zip(families)
+        .map(|(nth, is_v4)| addr(nth, *is_v4))
+        .collect();
+    addrs.iter().for_each(|addr| world.silence(*addr));
+    (world, addrs, node(world, Config::default()))
+}
+
+fn dial(reactor: &mut Reactor<Node>, addrs: &[SocketAddr], timeout: Duration) -> ConnId {
+    let options = ConnectOptions::new().timeout(timeout);
+    reactor.with(|_, cx| cx.connect_with(addrs, Framing::line(), (), &options))
+}
+
+#[test]
+fn dead_first_address_delays_a_connect_by_250_ms() {
+    let (world, mut addrs, mut reactor) = silent(&[false]);
+    let live = world.listen(addr(9, true));
+    addrs.push(addr(9, true));
+    let conn = dial(&mut reactor, &addrs, 15 * SEC);
+    run_for(world, &mut [&mut reactor], 60 * SEC);
+    assert_eq!(take_events(&mut reactor), ["250 open"]);
+    let server = live.accept().expect("the client has connected");
+    assert_eq!(world.open_streams(), 2, "the first attempt is closed");
+    let peer = reactor.with(|_, cx| cx.peer_inet_addr(conn));
+    assert_eq!(peer.expect("it is open"), addr(9, true));
+    // Events of the socket that has won are not lost.
+    server.send(b"one\n");
+    run_for(world, &mut [&mut reactor], SEC);
+    assert_eq!(server.recv(), b"one\n");
+    server.close();
+    run_for(world, &mut [&mut reactor], SEC);
+    let expected = [
+        "60000 frame one",
+        "61000 half-close",
+        "61000 close Peer, 0 unsent, 0 undecoded",
+    ];
+    assert_eq!(take_events(&mut reactor), expected);
+    assert_eq!(world.open_streams(), 0);
+}
+
+#[test]
+fn dead_addresses_of_one_family_do_not_delay_the_other_family() {
+    let (world, mut addrs, mut reactor) = silent(&[false; 4]);
+    world.listen(addr(9, true));
+    addrs.push(addr(9, true));
+    dial(&mut reactor, &addrs, 15 * SEC);
+    run_for(world, &mut [&mut reactor], 60 * SEC);
+    assert_eq!(take_events(&mut reactor), ["250 open"]);
+}
+
+/// The first address replies after 600 ms, when two more attempts are pending.
+#[test]
+fn slow_first_address_can_still_win() {
+    let (world, mut addrs, mut reactor) = silent(&[true; 4]);
+    let options = ListenOptions::new().backlog(1);
+    let slow = world.listen_with(addr(9, true), &options);
+    world.connect(addr(9, true));
+    addrs.insert(0, addr(9, true));
+    let conn = dial(&mut reactor, &addrs, 15 * SEC);
+    // The client that was first leaves the full backlog.
+    world.after(600 * MS, move || _ = slow.accept());
+    run_for(world, &mut [&mut reactor], 599 * MS);
+    assert_eq!(
+        (take_events(&mut reactor), world.open_streams()),
+        (vec![], 5)
+    );
+    run_for(world, &mut [&mut reactor], 60 * SEC);
+    assert_eq!(take_events(&mut reactor), ["600 open"]);
+    let peer = reactor.with(|_, cx| cx.peer_inet_addr(conn));
+    assert_eq!(peer.expect("it is open"), addr(9, true));
+    assert_eq!(world.open_streams(), 4, "both ends of two connections");
+}
+
+#[test]
+fn failed_attempt_is_followed_by_the_next_address_at_once() {
+    let (world, _, mut reactor) = silent(&[]);
+    world.listen(addr(9, true));
+    let addrs = [addr(1, true), addr(2, false), addr(3, true), addr(9, true)];
+    dial(&mut reactor, &addrs, 15 * SEC);
+    run_for(world, &mut [&mut reactor], 60 * SEC);
+    assert_eq!(take_events(&mut reactor), ["0 open"]);
+    assert_eq!(world.open_streams(), 2);
+}
+
+#[test]
+fn connect_fails_once_at_the_deadline_of_all_addresses() {
+    let (world, addrs, mut reactor) = silent(&[true, false, true]);
+    dial(&mut reactor, &addrs, 3 * SEC);
+    run_for(world, &mut [&mut reactor], SEC);
+    assert_eq!(
+        (take_events(&mut reactor), world.open_streams()),
+        (vec![], 3)
+    );
+    run_for(world, &mut [&mut reactor], 60 * SEC);
+    let close = "3000 close ConnectFailed TimedOut, 0 unsent, 0 undecoded";
+    assert_eq!(take_events(&mut reactor), [close]);
+    assert_eq!(world.open_streams(), 0);
+    // A deadline shorter than the delay ends the connect too.
+    dial(&mut reactor, &addrs, 100 * MS);
+    run_for(world, &mut [&mut reactor], 60 * SEC);
+    let close = "61100 close ConnectFailed TimedOut, 0 unsent, 0 undecoded";
+    assert_eq!(take_events(&mut reactor), [close]);
+}
+
+#[test]
+fn attempts_of_one_connect_are_bounded() {
+    let (world, addrs, mut reactor) = silent(&[true; 100]);
+    dial(&mut reactor, &addrs, 15 * SEC);
+    let mut most = 0;
+    for _ in 0..150 {
+        run_for(world, &mut [&mut reactor], 100 * MS - MS / 10);
+        most = most.max(world.open_streams());
+    }
+    assert_eq!(most, 8);
+    run_for(world, &mut [&mut reactor], SEC);
+    assert_eq!(take_events(&mut reactor).len(), 1);
+    assert_eq!(world.open_streams(), 0);
+}
+
+#[test]
+fn close_while_connecting_closes_all_attempts() {
+    let (world, addrs, mut reactor) = silent(&[true, true, true]);
+    let conn = dial(&mut reactor, &addrs, 3 * SEC);
+    run_for(world, &mut [&mut reactor], 600 * MS);
+    reactor.with(|_, cx| cx.close(conn));
+    run_for(world, &mut [&mut reactor], 60 * SEC);
+    let close = "600 close Local, 0 unsent, 0 undecoded";
+    assert_eq!(take_events(&mut reactor), [close]);
+    assert_eq!(world.open_streams(), 0);
+}
+
+/// All attempts succeed in one turn, and another one fails in it.
+#[test]
+fn attempts_that_succeed_together_open_one_connection() {
+    let world = World::new(0);
+    world.set_latency(300 * MS);
+    let mut reactor = node(world, Config::default());
+    let addrs = [addr(1, true), addr(2, true), addr(3, true)];
+    let listeners = [1, 3].map(|nth| world.listen(addr(nth, true)));
+    dial(&mut reactor, &addrs, 15 * SEC);
+    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    world.advance(250 * MS);
+    settle(&mut [&mut reactor]);
+    // No turn in between: all replies are in one batch of events.
+    world.advance(10 * SEC);
+    settle(&mut [&mut reactor]);
+    run_for(world, &mut [&mut reactor], 10 * SEC);
+    assert_eq!(take_events(&mut reactor), ["10250 open"]);
+    assert_eq!(world.open_streams(), 2);
+    let server = listeners[0].accept().expect("the client has connected");
+    server.send(b"hello\n");
+    run_for(world, &mut [&mut reactor], SEC);
+    assert_eq!(take_events(&mut reactor), ["20550 frame hello"]);
+}
+
+/// A loser's refusal arrives with the winner's reply. It must not count as a hang-up of the winner.
+#[test]
+fn refusal_of_a_losing_attempt_is_no_hangup() {
+    let world = World::new(0);
+    world.set_latency(300 * MS);
+    let mut reactor = Reactor::with_os(Recorder::default(), Config::default(), world.os());
+    let reactor = reactor.as_mut().expect("the simulated poll opens");
+    world.listen(addr(1, true));
+    let addrs = [addr(1, true), addr(2, true)];
+    let conn = reactor.connect(&addrs[..], Framing::line(), ());
+    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    world.advance(260 * MS);
+    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    reactor
+        .with(|_, cx| cx.pause(conn))
+        .expect("it is connecting");
+    world.advance(10 * SEC);
+    for _ in 0..10 {
+        reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    }
+    assert_eq!(reactor.stats().connected, 1);
+    assert_eq!(reactor.handler.hangups, []);
+}
+
+#[test]
+fn accept_that_always_fails_is_tried_at_most_twice_a_second() {
+    // EPERM, EACCES, ECONNABORTED and EPROTO
+    for errno in [1, 13, 103, 71] {
+        let world = World::new(0);
+        let mut reactor = node(world, Config::default());
+        let listener = reactor.listen(addr(1, true), Framing::line());
+        let listener = listener.expect("the address is free");
+        world.fail_accepts(addr(1, true), Some(errno));
+        world.connect(addr(1, true));
+        run_for(world, &mut [&mut reactor], 60 * SEC);
+        let errors = reactor.stats().accept_errors;
+        assert!((60..=120).contains(&errors), "errno {errno}: {errors}");
+        world.fail_accepts(addr(1, true), None);
+        run_for(world, &mut [&mut reactor], SEC);
+        assert_eq!(reactor.stats().accepted, 1, "errno {errno}");
+        // A closed listener is not retried for ever.
+        world.fail_accepts(addr(1, true), Some(errno));
+        world.connect(addr(1, true));
+        run_for(world, &mut [&mut reactor], SEC);
+        reactor.with(|_, cx| cx.close_listener(listener));
+        run_for(world, &mut [&mut reactor], 60 * SEC);
+        let errors = reactor.stats().accept_errors - errors;
+        assert!(errors < 40, "errno {errno}: {errors}");
+    }
+}
+
+#[test]
+fn accept_error_of_one_connection_does_not_delay_the_others() {
+    for errno in [1, 13, 103] {
+        let world = World::new(0);
+        let mut reactor = node(world, Config::default());
+        reactor
+            .listen(addr(1, true), Framing::line())
+            .expect("it is free");
+        for _ in 0..10 {
+            world.fail_next_accept(addr(1, true), errno);
+            world.connect(addr(1, true));
+        }
+        world.connect(addr(1, true));
+        settle(&mut [&mut reactor]);
+        assert_eq!(take_events(&mut reactor), ["0 open"; 11], "errno {errno}");
+    }
+}
+
+#[test]
+fn listen_all_opens_each_distinct_address_at_one_port_or_none() {
+    let world = World::new(0);
+    let mut reactor = node(world, Config::default());
+    let at = |addr: SocketAddr, port| SocketAddr::new(addr.ip(), port);
+    let (one, other) = (addr(1, true), addr(2, false));
+    let addrs = [at(one, 0), at(other, 0), at(one, 0)];
+    let options = ListenOptions::new();
+    // The first port that the system chooses is in use at the second address.
+    world.listen(at(other, 49_152));
+    let ids = reactor.with(|_, cx| cx.listen_all(&addrs[..], Framing::line(), &options));
+    let ids = ids.expect("another port is free");
+    let locals = ids
+        .iter()
+        .map(|id| reactor.local_inet_addr(*id).expect("it is open"));
+    let locals: Vec<_> = locals.collect();
+    assert_eq!(locals, [at(one, 49_153), at(other, 49_153)]);
+
+    let addrs = [at(one, 7), at(other, 49_153)];
+    let ids = reactor.with(|_, cx| cx.listen_all(&addrs[..], Framing::line(), &options));
+    let error = ids.expect_err("the second address is in use");
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    let nothing: &[SocketAddr] = &[];
+    let ids = reactor.with(|_, cx| cx.listen_all(nothing, Framing::line(), &options));
+    assert_eq!(ids.expect_err("no address").kind(), ErrorKind::InvalidInput);
+}
