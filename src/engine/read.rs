@@ -53,7 +53,10 @@ impl Engine {
     /// Marks the end of the stream as delivered.
     pub(crate) fn end_delivered(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token) {
-            debug_assert!(conn.state.wants_frames(), "the end of the stream is not delivered while delivery is stopped");
+            debug_assert!(
+                conn.state.wants_frames(),
+                "the end of the stream is not delivered while delivery is stopped"
+            );
             conn.state.end_delivered();
         }
     }
