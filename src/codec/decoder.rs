@@ -14,7 +14,7 @@ pub(crate) trait Decoder {
     /// Decodes the start of `bytes`: one call of the codec.
     fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a>;
 
-    /// See [`BuiltinCodec::ahead`].
+    /// Searches `more` for the end of the partial frame `held`: see [`BuiltinCodec::ahead`].
     fn ahead(&mut self, held: &GrowBuf, more: &[u8]) -> Lookahead {
         let _ = (held, more);
         Lookahead::Unknown

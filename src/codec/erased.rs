@@ -101,8 +101,8 @@ impl AnyState {
         Self { scanned, own }
     }
 
-    /// True if the codec has skipped the beginning of a frame that is too long, but not yet its
-    /// end.
+    /// Returns true if the codec has skipped the beginning of a frame that is too long, but not yet
+    /// its end.
     pub(crate) fn is_skipping(&mut self, kind: &Kind) -> bool {
         let own = self.own.get_mut().unwrap_or_else(PoisonError::into_inner);
         own.is_skipping || kind.is_skipping(self.scanned)

@@ -650,7 +650,7 @@ impl Framing {
         }))
     }
 
-    /// True if `self` and `other` are clones of one framing.
+    /// Returns true if `self` and `other` are clones of one framing.
     #[inline]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

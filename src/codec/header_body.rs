@@ -22,8 +22,8 @@ pub(crate) struct HeaderBody {
     limit: Limit,
 }
 
-/// True if the header may have this framing. Such a framing has an end and skips no bytes, and its
-/// state does not conflict with the state of [`HeaderBody`].
+/// Returns true if the header may have this framing. Such a framing has an end and skips no bytes,
+/// and its state does not conflict with the state of [`HeaderBody`].
 fn is_header_kind(kind: &Kind) -> bool {
     match kind {
         Kind::Raw(_) | Kind::Custom(_) => false,
@@ -65,7 +65,7 @@ impl HeaderBody {
             .change_limit(&mut |limit| *limit = Limit::of(header_len_max));
     }
 
-    /// True if `head`, the bytes of a partial frame, ends within the header.
+    /// Returns true if `head`, the bytes of a partial frame, ends within the header.
     pub(super) fn is_header_cut(&self, head: &[u8]) -> bool {
         let step = self.decode_header(&mut ScanState::default(), head, false);
         matches!(step, Ok(Step::Need(_)))

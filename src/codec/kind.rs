@@ -64,9 +64,9 @@ macro_rules! with_builtin {
 pub(crate) use with_builtin;
 
 impl Kind {
-    /// True if `head`, the bytes of a partial frame, ends inside the header. Always false for a
-    /// framing without a header, for a custom codec, and for [`LengthFn`], whose function is not
-    /// called here.
+    /// Returns true if `head`, the bytes of a partial frame, ends inside the header. The result is
+    /// always false for a framing without a header, for a custom codec, and for [`LengthFn`], whose
+    /// function is not called here.
     pub(crate) fn is_header_cut(&self, head: &[u8]) -> bool {
         match self {
             Self::Length(codec) => head.len() < usize::from(codec.width),
@@ -80,8 +80,8 @@ impl Kind {
         }
     }
 
-    /// True if a built-in codec with this state has skipped the beginning of a frame that is too
-    /// long, but not yet its end.
+    /// Returns true if a built-in codec with this state has skipped the beginning of a frame that
+    /// is too long, but not yet its end.
     pub(super) fn is_skipping(&self, scanned: ScanState) -> bool {
         match self {
             Self::Line(_) | Self::Delimited(_) => scanned.dropped > 0,

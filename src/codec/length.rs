@@ -61,7 +61,8 @@ impl Length {
         }
     }
 
-    /// True if the length field has 4 bytes and is big-endian, which is the most common form.
+    /// Returns true if the length field has 4 bytes and is big-endian, which is the most common
+    /// form.
     #[inline(always)]
     pub(crate) fn is_u32(&self) -> bool {
         self.width == 4 && self.endian == Endian::Big

@@ -230,6 +230,8 @@ pub(crate) struct Headed {
 }
 
 impl Headed {
+    /// Creates the codec that `field` describes.
+    ///
     /// # Panics
     ///
     /// Panics if `field` strips too many bytes: see [`LengthField::strip`].

@@ -124,7 +124,8 @@ mod tests {
         codec.decode(&mut ScanState::default(), bytes)
     }
 
-    /// Two bytes of header: any, and the number of bytes after it.
+    /// Returns the length of a frame whose header has two bytes. The second byte is the number of
+    /// bytes after the header.
     fn second_byte(bytes: &[u8]) -> Result<FrameLen, FrameError> {
         Ok(match bytes {
             [_, len, ..] => FrameLen::Total(2 + u64::from(*len)),

@@ -173,7 +173,8 @@ impl Line {
     }
 }
 
-/// True if a `\r` precedes the byte at offset `at` of `more`. The held bytes precede `more`.
+/// Returns true if a `\r` precedes the byte at offset `at` of `more`. The held bytes precede
+/// `more`.
 #[inline(always)]
 fn ends_with_cr(held: &GrowBuf, more: &[u8], at: usize) -> bool {
     let before = match at.checked_sub(1) {

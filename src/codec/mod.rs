@@ -141,8 +141,8 @@ pub trait Codec {
     /// not return the payload unchanged.
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError>;
 
-    /// Number of bytes reserved before a payload that is written in place, for the header that
-    /// [`encode_in_place`](Codec::encode_in_place) writes. The default is 0.
+    /// Returns the number of bytes to reserve before a payload that is written in place.
+    /// [`encode_in_place`](Codec::encode_in_place) writes the header there. The default is 0.
     fn headroom(&self) -> usize {
         0
     }

@@ -151,8 +151,8 @@ impl Partial {
         self.buf.is_empty()
     }
 
-    /// True if the next decode step can run: the codec has not decoded the bytes, or all bytes that
-    /// it needs have arrived.
+    /// Returns true if the next decode step can run: the codec has not decoded the bytes, or all
+    /// bytes that it needs have arrived.
     #[inline]
     pub(super) fn is_due(&self) -> bool {
         match self.held {
@@ -190,13 +190,13 @@ impl Partial {
         self.held = Held::Skipping { left };
     }
 
-    /// True if the next bytes are skipped: by their number, or up to the end of a frame.
+    /// Returns true if the next bytes are skipped: by their number, or up to the end of a frame.
     #[inline]
     pub(super) fn is_skipping(&self) -> bool {
         matches!(self.held, Held::Skipping { .. } | Held::Former { .. })
     }
 
-    /// True if a [former](Former) framing skips a frame.
+    /// Returns true if a [former](Former) framing skips a frame.
     pub(super) fn has_former(&self) -> bool {
         self.former.is_some()
     }
@@ -262,7 +262,7 @@ impl Partial {
         self.need().saturating_sub(self.len())
     }
 
-    /// True if the next bytes are to be read into the shared read buffer.
+    /// Returns true if the next bytes are to be read into the shared read buffer.
     #[inline]
     pub(super) fn is_to_ingest(&self) -> bool {
         match self.held {
@@ -273,7 +273,7 @@ impl Partial {
         }
     }
 
-    /// True if the next bytes are to be read directly into the buffer of the frame: see
+    /// Returns true if the next bytes are to be read directly into the buffer of the frame: see
     /// [`DIRECT_LEN_MIN`] and [`OPEN_ENDED_LEN_MIN`].
     #[inline]
     fn is_direct(&self) -> bool {
@@ -384,14 +384,14 @@ impl Partial {
         (bytes, self.left_to_skip(), self.scan.dropped)
     }
 
-    /// True if the buffer is far larger than its bytes need.
+    /// Returns true if the buffer is far larger than its bytes need.
     #[inline]
     pub(super) fn is_oversized(&self) -> bool {
         self.buf.is_larger_than(GROWTH * self.len().max(SMALL_LEN))
     }
 
-    /// True if a decode call has left a partial frame in a buffer that is too large for it. A
-    /// buffer of up to [`KEPT_LEN`] is kept, unless it held undecoded bytes before the call
+    /// Returns true if a decode call has left a partial frame in a buffer that is too large for it.
+    /// A buffer of up to [`KEPT_LEN`] is kept, unless it held undecoded bytes before the call
     /// (`was_undecoded`): their number says nothing about the length of a frame.
     pub(super) fn is_to_shrink(&self, was_undecoded: bool) -> bool {
         self.need() > self.len()
@@ -409,8 +409,8 @@ impl Partial {
         self.buf.set_buf(smaller);
     }
 
-    /// True if the empty buffer is suitable for the first `len` bytes of a frame that needs `need`
-    /// bytes. For undecoded bytes `need` is zero.
+    /// Returns true if the empty buffer is suitable for the first `len` bytes of a frame that needs
+    /// `need` bytes. For undecoded bytes `need` is zero.
     #[inline]
     pub(super) fn is_suitable(&self, len: usize, need: usize) -> bool {
         let len_min = match is_long_open_ended(len, need) {
@@ -421,8 +421,8 @@ impl Partial {
         fits || self.is_suitable_slow(len, need)
     }
 
-    /// Slow path of [`is_suitable`](Partial::is_suitable), for a buffer that is larger than
-    /// [`KEPT_LEN`] or smaller than the frame.
+    /// Computes [`is_suitable`](Partial::is_suitable) for a buffer that is larger than [`KEPT_LEN`]
+    /// or smaller than the frame.
     #[inline(never)]
     fn is_suitable_slow(&self, len: usize, need: usize) -> bool {
         let len_min = match is_long_open_ended(len, need) {
@@ -459,8 +459,8 @@ fn first_capacity(len: usize, need: usize) -> usize {
     }
 }
 
-/// True if the length of the frame is unknown, and the bytes are more than an incomplete length
-/// field can have.
+/// Returns true if the length of the frame is unknown, and the bytes are more than an incomplete
+/// length field can have.
 fn is_long_open_ended(len: usize, need: usize) -> bool {
     need == len + 1 && len > LENGTH_LEN_MAX
 }

@@ -213,20 +213,20 @@ impl Assembler {
         outcome
     }
 
-    /// True if no bytes are held and no skip is in progress.
+    /// Returns true if no bytes are held and no skip is in progress.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.partial.is_none()
     }
 
-    /// True if the next bytes are to be [ingested](Assembler::ingest): nothing is undelivered, and
-    /// no long frame is to be read [directly](Assembler::direct).
+    /// Returns true if the next bytes are to be [ingested](Assembler::ingest): nothing is
+    /// undelivered, and no long frame is to be read [directly](Assembler::direct).
     #[inline]
     pub(crate) fn is_to_ingest(&self) -> bool {
         self.partial.as_deref().is_none_or(Partial::is_to_ingest)
     }
 
-    /// True if bytes are held that must be decoded before the next read.
+    /// Returns true if bytes are held that must be decoded before the next read.
     #[inline]
     pub(crate) fn has_undelivered(&self) -> bool {
         self.partial.as_deref().is_some_and(Partial::is_due)
