@@ -126,6 +126,21 @@ fn length_fn_is_called_once_for_the_bytes_it_asked_for() {
     assert!(frames.is_empty());
 }
 
+/// Returns true if the event reports a skipped line of 23 bytes with a limit of 8 bytes.
+fn is_skipped_line(event: &Event) -> bool {
+    let Event::Skipped(_, skipped) = event else {
+        return false;
+    };
+    matches!(
+        skipped,
+        Skipped {
+            len: 23,
+            limit: 8,
+            ..
+        }
+    )
+}
+
 // A new framing ended the skip of a line that is too long. So the end of that line was delivered as
 // a frame, and `on_skipped` was not called.
 #[test]
@@ -149,20 +164,7 @@ fn reframe_within_a_skipped_line_delivered_the_end_of_the_line() {
         drive(&mut reactor, |it| it.stats().frames_in > 0);
         settle(&mut reactor);
         assert_eq!(reactor.handler().frames(), [b"good"]);
-        let is_skipped = |event: &Event| {
-            matches!(
-                event,
-                Event::Skipped(
-                    _,
-                    Skipped {
-                        len: 23,
-                        limit: 8,
-                        ..
-                    }
-                )
-            )
-        };
-        assert_eq!(reactor.handler().count(is_skipped), 1);
+        assert_eq!(reactor.handler().count(is_skipped_line), 1);
 
         let mut deframer = Deframer::new(framing.clone());
         deframer.extend(&[b'a'; 20]);

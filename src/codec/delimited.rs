@@ -154,9 +154,8 @@ impl Delimited {
     }
 
     /// Returns the number of bytes in which a bare `\r` or `\n` is an error. If long frames are
-    /// skipped, bytes over the limit are only searched for the end of the frame, because no byte of
-    /// such a frame is delivered. `before` is the number of bytes of the frame before the searched
-    /// bytes.
+    /// skipped, bytes over the limit are only searched for the end of the frame: they are not
+    /// delivered. `before` is the number of bytes of the frame before the searched bytes.
     fn strict_len(&self, before: u64) -> u64 {
         let strict_len = (self.limit.len as u64).saturating_add(1);
         match self.limit.skips {

@@ -587,8 +587,8 @@ impl Framing {
     ///
     /// # Examples
     ///
-    /// MQTT: a type byte, then the length of the remaining frame in one to four bytes, each with seven
-    /// bits.
+    /// MQTT: a type byte, then the length of the remaining frame in one to four bytes of seven bits
+    /// each.
     ///
     /// ```
     /// use unstick::{Deframer, FrameError, FrameLen, Framing};

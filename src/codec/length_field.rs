@@ -111,8 +111,8 @@ impl LengthField {
     /// Sets the header bytes before the field. Their number is the offset of the field.
     ///
     /// `send` writes these bytes if they are stripped on delivery; otherwise the payload contains
-    /// them. Received header bytes are not compared with `bytes`. To check them in the handler, call
-    /// [`keep_header`](LengthField::keep_header), which delivers them.
+    /// them. Received header bytes are not compared with `bytes`. To check them in the handler,
+    /// call [`keep_header`](LengthField::keep_header), which delivers them.
     pub fn leading(mut self, bytes: &[u8]) -> Self {
         self.leading = Box::from(bytes);
         self

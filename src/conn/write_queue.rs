@@ -17,8 +17,8 @@ const HEADER_SPARE: usize = 32;
 /// header, the payload and the trailer.
 pub(crate) const SLICES_MAX: usize = 16;
 
-/// A queue of segments. Invariants: `len` is the sum of the lengths of all segments, `owned_len` is
-/// the sum of the lengths of the owned payloads, and no segment is empty.
+/// A queue of segments. Invariants: no segment is empty, `len` is the sum of the lengths of all
+/// segments, and `owned_len` is the sum of the lengths of the owned payloads.
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
     segments: VecDeque<Segment>,
@@ -197,8 +197,8 @@ impl WriteQueue {
         segments.flat_map(Segment::bytes).copied().collect()
     }
 
-    /// Returns the last segment with a spare capacity of at least `len` bytes. Adds a segment if the
-    /// last one has less.
+    /// Returns the last segment, with a spare capacity of at least `len` bytes. Adds a segment if
+    /// the last one has less.
     fn back_with_spare(&mut self, len: usize, pool: &mut Pool) -> &mut Buf {
         let fits = match self.segments.back() {
             Some(Segment::Pooled(back)) => back.spare_len() >= len,

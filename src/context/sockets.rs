@@ -16,14 +16,14 @@ impl<H: Handler> Context<'_, H> {
     /// Returns the IP address and port of a TCP connection's peer. Makes no system call.
     ///
     /// While the connect is in progress, this is the address that was tried last. The address stays
-    /// available until `on_close` has returned. The address of an IPv4 peer is in IPv4 form, even if
-    /// the socket is an IPv6 socket.
+    /// available until `on_close` has returned. The address of an IPv4 peer is in IPv4 form, even
+    /// if the socket is an IPv6 socket.
     ///
     /// # Errors
     ///
     /// * `NotConnected`: the connection is closed.
-    /// * `AddrNotAvailable`: no address is known, because the host name of a connect has no address,
-    ///   or because a limit of this reactor prevented the connect.
+    /// * `AddrNotAvailable`: no address is known. The host name of the connect has no address, or a
+    ///   limit of this reactor prevented the connect.
     /// * `Unsupported`: the connection has a Unix socket; use [`peer_addr`](Context::peer_addr).
     pub fn peer_inet_addr(&self, conn: ConnId) -> io::Result<SocketAddr> {
         self.peer_addr(conn)?.inet().ok_or_else(not_inet)
@@ -33,14 +33,14 @@ impl<H: Handler> Context<'_, H> {
     /// call.
     ///
     /// While the connect is in progress, this is the address that was tried last. The address stays
-    /// available until `on_close` has returned. The address of an IPv4 peer is in IPv4 form, even if
-    /// the socket is an IPv6 socket.
+    /// available until `on_close` has returned. The address of an IPv4 peer is in IPv4 form, even
+    /// if the socket is an IPv6 socket.
     ///
     /// # Errors
     ///
     /// * `NotConnected`: the connection is closed.
-    /// * `AddrNotAvailable`: no address is known, because the host name of a connect has no address,
-    ///   or because a limit of this reactor prevented the connect.
+    /// * `AddrNotAvailable`: no address is known. The host name of the connect has no address, or a
+    ///   limit of this reactor prevented the connect.
     pub fn peer_addr(&self, conn: ConnId) -> io::Result<Addr> {
         let peer = &self.engine.conn(conn.0)?.peer;
         match *peer == unknown() {

@@ -40,7 +40,7 @@ impl<'a> Datagram<'a> {
     ///         match got.frame(&self.framing) {
     ///             Ok(frame) => {
     ///                 let answer = self.framer.frame(&frame.to_ascii_uppercase());
-    ///                 let answer = answer.expect("the answer is as long as the request, so it fits the framing");
+    ///                 let answer = answer.expect("the answer fits the framing");
     ///                 let _ = cx.send_to(udp, got.from, answer);
     ///             }
     ///             Err(error) => log::debug!("{error}"),
