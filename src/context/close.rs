@@ -42,7 +42,7 @@ impl<H: Handler> Context<'_, H> {
     /// Ends a connection at once with a reset.
     ///
     /// Queued output is lost and counted in [`Closed::unsent_bytes`](crate::Closed::unsent_bytes).
-    /// If a [duplicate](Context::detach#duplicates) of the socket is open, the reset is sent when
+    /// If a [duplicate](Context::detach) of the socket is open, the reset is sent when
     /// the last duplicate is closed. Does nothing if the connection is closed.
     pub fn abort(&mut self, conn: ConnId) {
         self.engine.abort(conn.0, CloseReason::Aborted);

@@ -95,7 +95,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// Do not set the socket to blocking mode, because the reactor needs a non-blocking socket. A
     /// duplicate descriptor shares the state of the socket: see
-    /// [`detach`](Context::detach#duplicates).
+    /// [`detach`](Context::detach).
     ///
     /// # Errors
     ///
