@@ -73,9 +73,9 @@ pub struct Stats {
     pub headers_split: u64,
     /// Number of frames that were too long and were skipped; each was reported to `on_skipped`.
     pub frames_skipped: u64,
-    /// Bytes between frames of connections that belong to no frame: those of
-    /// [`Framing::skip_between`](crate::Framing::skip_between), and those that a custom codec skips
-    /// with [`Step::Skip`](crate::Step::Skip), counted when the codec announces them.
+    /// Bytes of connections that lie between frames and belong to no frame. These are the bytes of
+    /// [`Framing::skip_between`](crate::Framing::skip_between), and bytes that a custom codec skips
+    /// with [`Step::Skip`](crate::Step::Skip). The latter count when the codec returns the step.
     pub filler_bytes: u64,
     /// Number of payloads accepted by `send`.
     pub frames_out: u64,

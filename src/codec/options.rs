@@ -9,7 +9,7 @@ impl Framing {
     /// Sets the maximum payload of a frame, in bytes, for decoding and for encoding.
     ///
     /// A longer frame from the peer closes the connection with
-    /// [`FrameError::TooLong`](crate::FrameError::TooLong), unless such frames are
+    /// [`TooLong`](crate::FrameError::TooLong), unless such frames are
     /// [skipped](Framing::skip_too_long). The connection closes as soon as the header is received,
     /// or as soon as more than `bytes` bytes are received without a delimiter. `send` rejects a
     /// longer payload. Zero allows empty frames only.

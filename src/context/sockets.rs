@@ -94,8 +94,7 @@ impl<H: Handler> Context<'_, H> {
     /// only method with a type of another crate, [`socket2::SockRef`], in its signature.
     ///
     /// Do not set the socket to blocking mode, because the reactor needs a non-blocking socket. A
-    /// duplicate descriptor shares the state of the socket: see
-    /// [`detach`](Context::detach).
+    /// duplicate descriptor shares the state of the socket: see [`detach`](Context::detach).
     ///
     /// # Errors
     ///

@@ -59,8 +59,9 @@ impl<S> FramedStream<S> {
         }
     }
 
-    /// Replaces the framing of both directions. Bytes that are read already are kept, and a frame
-    /// that is being skipped is skipped to its end: see [`Deframer::reframe`].
+    /// Replaces the framing of both directions. Bytes that were read and not delivered are decoded
+    /// with the new framing. [`Deframer::reframe`] describes the exception: a frame that is being
+    /// skipped.
     pub fn reframe(&mut self, framing: Framing) {
         self.deframer.reframe(framing.clone());
         self.framing = framing;

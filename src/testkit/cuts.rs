@@ -110,8 +110,8 @@ impl Cuts {
     }
 
     /// Sets the stream to these payloads, each encoded by the framing. The payloads are the
-    /// expected frames, unless [`expect`](Cuts::expect) sets other frames. For a framing whose
-    /// [output](Framing::with_output) is not its own input, use [`stream`](Cuts::stream).
+    /// expected frames, unless [`expect`](Cuts::expect) sets other frames. If the framing cannot
+    /// decode its own [output](Framing::with_output), use [`stream`](Cuts::stream).
     pub fn payloads(mut self, payloads: &[&[u8]]) -> Self {
         let mut framer = Framer::new(self.framing.clone());
         let mut stream = Vec::new();

@@ -18,8 +18,8 @@ const HELD_MIN: usize = 1024;
 /// Maximum capacity of a buffer that is kept after an earlier frame, in bytes.
 const KEPT_LEN: usize = 64 * 1024;
 
-/// Maximum number of bytes received for a reframe after each read. Each one repeats the search for
-/// the end of the frame.
+/// Number of received bytes up to which the framing is replaced after each read. Later bytes are
+/// not tested in this way, because each replacement repeats the search for the end of the frame.
 const REFRAMED_LEN_MAX: usize = 1024;
 
 /// Way of passing a stream to a codec.
@@ -33,7 +33,8 @@ pub(super) enum Way {
     Shrunk,
     /// A connection that is paused after each frame.
     Paused,
-    /// A connection whose framing is replaced by an equal framing after each frame.
+    /// A connection whose framing is replaced by an equal framing after each frame, and after each
+    /// read of the first 1,024 bytes.
     Reframed,
 }
 
@@ -156,7 +157,7 @@ impl Way {
             Kind::Custom(_) => MOVED_QUARTERS_MAX_OWN,
             _ => MOVED_QUARTERS_MAX,
         };
-        // A reframe within a frame may copy its bytes once more.
+        // Replacing the framing within a frame may copy the bytes of the frame once more.
         let moved_quarters_max = match self {
             Self::Reframed => moved_quarters_max + 4,
             _ => moved_quarters_max,

@@ -62,7 +62,7 @@ pub enum Decoded<'a> {
 /// ```
 pub struct Deframer {
     framing: Framing,
-    /// The framing that replaces `framing` once the frame is skipped that is being skipped.
+    /// Framing that replaces `framing` at the end of the frame that is being skipped.
     next_framing: Option<Framing>,
     state: AnyState,
     buf: Buf,
@@ -241,9 +241,9 @@ impl Deframer {
         self.frames_skipped
     }
 
-    /// Returns the number of bytes between frames that belong to no frame: those of
-    /// [`Framing::skip_between`], and those that a custom codec skips with
-    /// [`Step::Skip`](crate::Step::Skip), counted when the codec announces them.
+    /// Returns the number of bytes that lie between frames and belong to no frame. These are the
+    /// bytes of [`Framing::skip_between`], and bytes that a custom codec skips with
+    /// [`Step::Skip`](crate::Step::Skip). The latter count when the codec returns the step.
     #[must_use]
     pub fn filler_bytes(&self) -> u64 {
         self.filler_bytes
