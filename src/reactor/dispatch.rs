@@ -1,10 +1,10 @@
 //! Phase 4 of a turn: the dispatch of one ready entry.
 //!
 //! ```text
-//!   dispatch -> dispatch_conn -> read -> Assembler -> Frames::frame -> on_frame
-//!                                 ^ bytes                                | send
-//!                                 |                                      v
-//!                            transport::fill          batch -> transport::drain, once, at the end
+//!   dispatch -> dispatch_input -> read -> Assembler -> Frames::frame -> on_frame
+//!                                  ^ bytes                                | send
+//!                                  |                                      v
+//!                             transport::fill          batch -> transport::drain, once, at the end
 //! ```
 
 use super::callbacks::{ActiveCallbacks, Started};
@@ -344,8 +344,8 @@ impl Input<'_> {
         loop {
             if state.is_reframed() {
                 frames.engine().decode_with_new_framing(token);
-                // No skip is in progress, because the framing was replaced by a callback that is
-                // called after a whole frame.
+                // A callback replaced the framing. `on_frame` and `on_skipped` are called between
+                // frames, when no skip is in progress.
                 self.assembler.reframe_between_frames();
                 state = frames.engine().active_state();
                 continue;

@@ -33,8 +33,8 @@ use crate::timer::Stamp;
 /// The read side of one connection. It owns no memory while the connection is idle.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
-    /// Bytes that are read and not delivered. It is not moved out during the delivery, so that a
-    /// panic of the sink does not lose the buffer.
+    /// Bytes that are read but not delivered. The box is not moved out during the delivery, so that
+    /// a panic of the sink does not lose the buffer.
     partial: Option<Box<Partial>>,
     /// State of a user's codec, once it has seen a byte. Boxed twice, so that it adds only one
     /// pointer to every connection.
