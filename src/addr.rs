@@ -25,7 +25,7 @@ use std::{fmt, io};
 /// gives that address. One field has no text: the flow information of an IPv6 address.
 ///
 /// IPv4 peers of an IPv6 socket are reported in the IPv4 form: `127.0.0.1` and never
-/// `::ffff:127.0.0.1`. So one host has one address, whatever the family of the listener is.
+/// `::ffff:127.0.0.1`. So one host has one address, regardless of the family of the listener.
 ///
 /// # Examples
 ///
@@ -200,14 +200,15 @@ impl UnixAddr {
         self.0.strip_prefix(b"\0")
     }
 
-    /// True if the address belongs to a socket that was not bound, as most clients are.
+    /// Returns true if the address belongs to a socket that was not bound. Most client sockets are
+    /// not bound.
     #[must_use]
     pub fn is_unnamed(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns the path, or a zero byte with the abstract name. It is empty if the address is
-    /// unnamed.
+    /// Returns the path, or a zero byte followed by the abstract name. The result is empty if the
+    /// address is unnamed.
     pub(crate) fn as_os_str(&self) -> &OsStr {
         OsStr::from_bytes(&self.0)
     }
@@ -216,7 +217,7 @@ impl UnixAddr {
         Self::from_parts(addr.as_pathname(), std_abstract_name(addr))
     }
 
-    /// True if `addr` is this address.
+    /// Returns true if `addr` is the same address.
     pub(crate) fn is_std(&self, addr: &StdUnixAddr) -> bool {
         self.as_pathname() == addr.as_pathname()
             && self.as_abstract_name() == std_abstract_name(addr)
@@ -295,12 +296,12 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
         let after = match part.strip_prefix('x') {
             Some(digits) => {
                 let (digits, after) = digits.split_at_checked(2)?;
-                // The conversion alone would accept a sign.
+                // The conversion accepts a sign, which is not valid here.
                 let is_sign = digits.starts_with('+');
                 bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| !is_sign)?);
                 after
             }
-            // Two backslashes have nothing between them.
+            // An empty part lies between two backslashes, which stand for one backslash.
             None if part.is_empty() => {
                 bytes.push(b'\\');
                 parts.next()?
@@ -344,7 +345,7 @@ impl fmt::Debug for UnixAddr {
     }
 }
 
-/// Returns the address of a peer that is not known. No peer has it.
+/// Returns the address that stands for an unknown peer: 0.0.0.0:0, which no peer can have.
 pub(crate) fn unknown() -> Addr {
     Addr::Inet(SocketAddr::from(([0, 0, 0, 0], 0)))
 }

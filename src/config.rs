@@ -8,8 +8,8 @@ use crate::error::invalid_input;
 /// Limits and budgets of a reactor.
 ///
 /// Everything that a peer or a busy program could make grow is bounded by one of these fields. A
-/// *budget* is the work allowed per turn; the rest of the work waits for the next turn. A *limit*
-/// is a maximum: beyond it, bytes, connections or posts are rejected.
+/// *budget* is the work allowed per turn; further work waits for the next turn. A *limit* is a
+/// maximum: bytes, connections or posts that exceed it are rejected.
 ///
 /// ```
 /// let mut config = unstick::Config::default();
@@ -20,7 +20,8 @@ use crate::error::invalid_input;
 /// # Memory of one connection
 ///
 /// A connection holds at most `read_len_max`, one frame and `write_queue_bytes_max`, counted in
-/// bytes received or sent. Their buffers are powers of two and can be larger than their content:
+/// bytes received or sent. The buffers have sizes that are powers of two, and can be larger than
+/// their content:
 ///
 /// * up to eight times the first bytes of a frame;
 /// * up to 64 KiB, for one second, if the buffer of the previous frame is used again.
@@ -35,72 +36,73 @@ use crate::error::invalid_input;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// Maximum number of bytes that one read asks for. Allowed: 1 to 1 GiB.
+    /// Maximum length of one read, in bytes. Allowed: 1 to 1 GiB.
     ///
-    /// Default: 260 KiB, which fits a batch of 16 KiB frames, or one frame of 256 KiB and its
-    /// header. All reads share one buffer. It has 68 KiB and grows, up to this limit, if more data
-    /// arrives at once.
+    /// Default: 260 KiB, which fits sixteen frames of 16 KiB, or one frame of 256 KiB, with their
+    /// headers. All reads share one buffer. It starts with 68 KiB and grows, up to this limit, if
+    /// more data arrives at once.
     pub read_len_max: usize,
     /// Number of bytes that one connection may read per turn. At least 1.
     ///
     /// Default: 260 KiB, one read of the default `read_len_max`, so that a fast peer does not delay
-    /// the others for longer than one read.
+    /// other connections for longer than one read.
     pub read_budget_bytes: usize,
     /// Number of frames that one connection may be delivered per turn. At least 1.
     ///
-    /// Default: 1,024. An empty frame costs one byte and one callback, so a budget in bytes alone
-    /// does not bound the work.
+    /// Default: 1,024. A budget in bytes alone does not bound the work, because an empty frame can
+    /// have one byte and still takes one callback.
     pub frame_budget: usize,
     /// Number of connections that one listener may accept per turn. At least 1.
     ///
-    /// Default: 64, so that a burst of new connections does not delay the open ones.
+    /// Default: 64, so that a burst of new connections does not delay the open connections.
     pub accept_budget: usize,
     /// Number of datagrams that one socket may receive per turn. At least 1.
     ///
     /// Default: 64, so that a flood of datagrams does not delay the other sockets. With
-    /// `datagram_batches`, a turn may exceed it.
+    /// `datagram_batches`, a socket may receive more datagrams in a turn.
     pub datagram_budget: usize,
     /// High watermark of a write queue, in bytes.
     ///
-    /// Above it, `send` still accepts but returns [`Sent::AboveHigh`](crate::Sent), and the
-    /// connection is not read until the queue has drained (see `read_above_high`). Must be at least
-    /// `write_low_bytes` and at most `write_queue_bytes_max`.
+    /// Above the high watermark, `send` still accepts payloads but returns
+    /// [`Sent::AboveHigh`](crate::Sent), and the connection is not read until the queue has drained
+    /// (see `read_above_high`). Must be at least `write_low_bytes` and at most
+    /// `write_queue_bytes_max`.
     ///
-    /// Default: 260 KiB, the most that one read can bring in. So the echo of one read does not stop
-    /// the reading.
+    /// Default: 260 KiB, the maximum length of one read. So the echo of one read does not exceed
+    /// the watermark and stop the reading.
     pub write_high_bytes: usize,
     /// Low watermark of a write queue, in bytes.
     ///
-    /// A queue that was above the high watermark has drained at or below this value: reading
-    /// resumes and [`on_drained`](crate::Handler::on_drained) is called.
+    /// When a queue that was above the high watermark goes down to this value, it has drained:
+    /// reading resumes and [`on_drained`](crate::Handler::on_drained) is called.
     ///
     /// Default: 64 KiB, so that the socket still has output while the handler produces more.
     pub write_low_bytes: usize,
     /// True if a connection is read while its write queue is above the high watermark.
     ///
-    /// The queue is then bounded by the handler alone: after [`Sent::AboveHigh`](crate::Sent) it
-    /// [pauses](crate::Context::pause) the source of the output. A proxy needs this, because the
-    /// source is another connection. Without it, two peers that wait for each other's output would
-    /// wait forever.
+    /// If true, only the handler bounds the queue: after [`Sent::AboveHigh`](crate::Sent) it must
+    /// [pause](crate::Context::pause) the source of the output. A proxy needs this option, because
+    /// the source is another connection. Without the option, two peers that wait for each other's
+    /// output would wait forever.
     ///
     /// Default: false, because most output is the reply to a frame of the same connection.
     pub read_above_high: bool,
-    /// Maximum size of a write queue, in bytes. A payload that would exceed it is rejected with
-    /// [`SendError::Full`](crate::SendError). At least 1.
+    /// Maximum size of a write queue, in bytes. If a payload would make the queue exceed this size,
+    /// it is rejected with [`SendError::Full`](crate::SendError). At least 1.
     ///
-    /// Default: 16 MiB, which fits sixteen of the largest frames.
+    /// Default: 16 MiB, which is sixteen times the default frame limit.
     pub write_queue_bytes_max: usize,
     /// Maximum number of bytes that all connections and sockets may hold together. At least
     /// `write_low_bytes`: otherwise a single slow reader would stop all connections.
     ///
-    /// Counted are the buffers of incomplete or undelivered input, queued output and queued
-    /// datagrams. A payload that several queues share counts in each of them.
+    /// The limit counts the buffers of incomplete or undelivered input, queued output and queued
+    /// datagrams. A payload that several queues share is counted once for each queue.
     ///
     /// * At the limit, no connection is read, and `send` fails with
     ///   [`SendError::Full`](crate::SendError). Connections that are closing still send their
     ///   output.
-    /// * Below seven eighths of the limit, the connections are read again, in the order in which
-    ///   they stopped. Connections whose output was rejected get
+    /// * When less than seven eighths of the limit are in use, the connections are read again, in
+    ///   the order in which they stopped. Connections whose output was rejected get
     ///   [`on_drained`](crate::Handler::on_drained).
     /// * The last read or payload accepted before the limit may exceed it, by at most the [memory
     ///   of one connection](Config#memory-of-one-connection).
@@ -108,56 +110,57 @@ pub struct Config {
     /// Default: no limit, because only the program knows how much memory it may use. A server on
     /// the public internet should set it to many times the longest frame.
     pub memory_bytes_max: usize,
-    /// Time for which `memory_bytes_max` may stay used up.
+    /// Maximum time for which `memory_bytes_max` may be used up.
     ///
-    /// After it, the connections that hold the most memory are aborted with
-    /// [`CloseReason::MemoryFull`](crate::CloseReason) until enough is free. Otherwise peers that
-    /// send incomplete frames or read nothing could block all others forever.
+    /// After this time, the connections that hold the most memory are aborted with
+    /// [`CloseReason::MemoryFull`](crate::CloseReason) until enough memory is free. Otherwise peers
+    /// that send incomplete frames or read nothing could block all other connections forever.
     ///
     /// Default: 10 s.
     pub memory_deadline: Duration,
-    /// Maximum number of connections open at a time, accepted and connected ones together. At least
-    /// 1.
+    /// Maximum number of connections that are open at the same time, whether accepted, connected or
+    /// adopted. At least 1.
     ///
-    /// A connection accepted beyond it is closed at once, counted in
+    /// A connection accepted beyond this number is closed at once, counted in
     /// [`Stats::refused`](crate::Stats::refused) and reported to
-    /// [`on_refused`](crate::Handler::on_refused). A connect beyond it fails.
+    /// [`on_refused`](crate::Handler::on_refused). A connect beyond this number fails.
     ///
     /// Default: 1,000,000; in practice the descriptor limit applies first.
     pub connections_max: usize,
     /// Maximum number of open connections that were accepted from one IP address. At least 1.
     ///
-    /// Further connections are refused like those beyond `connections_max`. All addresses of an
-    /// IPv6 /64 count as one, because a single host may use any of them. An IPv4 address counts as
-    /// one address, whether it appears as IPv4 or mapped into IPv6.
+    /// Further connections are closed and reported as for `connections_max`. All addresses of an
+    /// IPv6 /64 network count as one, because a single host may use any of them. An IPv4 address
+    /// counts as one address, whether it appears as IPv4 or mapped into IPv6.
     ///
     /// Default: no limit, because thousands of hosts may share one address behind a NAT. With a
     /// limit, each address that has a connection takes about 40 bytes.
     pub connections_per_addr_max: usize,
     /// Maximum length of a received datagram, in bytes. A longer datagram is delivered truncated
-    /// and marked as such. At most 65,535.
+    /// and marked as [truncated](crate::Datagram::truncated). At most 65,535.
     ///
     /// Default: 65,535, the maximum of UDP.
     pub datagram_len_max: usize,
     /// True to receive and send many datagrams with one system call. This works on Linux with the
     /// crate's feature `udp-batch`, which is on by default; elsewhere the field has no effect.
     ///
-    /// Batches change no boundary, order or error, with two side effects:
+    /// Batches change no boundaries, order or errors of datagrams, but have two side effects:
     ///
     /// * The sockets have `UDP_GRO` set. Code that reads from such a socket outside the reactor may
     ///   get several datagrams as one.
-    /// * A turn may receive more than `datagram_budget`. Up to 64 datagrams that a sender passed to
-    ///   its kernel as one are received together. The budget applies again after them.
+    /// * A turn may receive more than `datagram_budget` datagrams. The kernel of a sender may
+    ///   combine up to 64 datagrams, which are then received together. After them, the budget
+    ///   applies again.
     ///
-    /// A sandbox or an old kernel may refuse these system calls. Then the datagrams are received
-    /// and sent one by one, and one log line reports it.
+    /// A sandbox or an old kernel may reject these system calls. Then datagrams are received and
+    /// sent one by one, and one log line reports this.
     ///
     /// Default: true, because one system call per datagram limits the throughput.
     pub datagram_batches: bool,
     /// Maximum size of a socket's queue of outgoing datagrams, in bytes. Each datagram counts as
     /// its length plus 64 bytes.
     ///
-    /// A datagram that would exceed it is dropped, and `send_to` fails with
+    /// A datagram that would make the queue exceed this size is dropped, and `send_to` fails with
     /// [`SendError::Full`](crate::SendError).
     ///
     /// Default: 1 MiB, about 700 datagrams of 1,400 bytes.
@@ -169,17 +172,17 @@ pub struct Config {
     /// Time for which an idle turn polls in a loop before it lets the thread sleep. `None` and zero
     /// turn busy polling off.
     ///
-    /// Busy polling trades processor time for latency: an event is seen without the microseconds
-    /// that the kernel takes to wake a thread. Set it longer than the usual pause between two
-    /// messages. With [`Duration::MAX`] the thread never sleeps. Timers and posts are as prompt as
-    /// without it.
+    /// Busy polling uses processor time to reduce latency: an event is handled without the
+    /// microseconds that the kernel takes to wake a thread. Set the time longer than the usual
+    /// pause between two messages. With [`Duration::MAX`] the thread never sleeps. Busy polling
+    /// does not delay timers and posts.
     ///
     /// Default: `None`, because busy polling occupies a whole processor.
     pub busy_poll: Option<Duration>,
     /// Maximum number of closures and payloads from other threads that wait for the loop.
     ///
-    /// The loop takes the whole queue at once. While those posts wait to run, the queue can fill up
-    /// again, so up to twice this number may wait. Beyond it, posting fails with
+    /// The loop takes the whole queue at once. While the taken posts wait to run, the queue can
+    /// fill up again, so up to twice this number may wait. If the queue is full, posting fails with
     /// [`PostError::Full`](crate::PostError).
     ///
     /// Default: 65,536, which bounds the memory if threads post faster than the loop runs.
@@ -193,8 +196,8 @@ pub struct Config {
     ///
     /// Default: 30 s, enough for several retries of a lost first packet.
     pub connect_deadline: Duration,
-    /// Time allowed for a connection to send its queued output and to see the peer's end after
-    /// [`close`](crate::Context::close). After it the connection is aborted with
+    /// Time allowed after [`close`](crate::Context::close) for sending the queued output and for
+    /// the peer to end its side. When this time has passed, the connection is aborted with
     /// [`CloseReason::CloseTimeout`](crate::CloseReason).
     ///
     /// Default: 10 s, so that a peer that never closes does not keep a descriptor for long.
@@ -207,29 +210,30 @@ pub struct Config {
     /// Time without any input after which a connection is closed, even if this side sends output.
     /// Must not be zero. At most 48 days; a longer time counts as `None`.
     ///
-    /// `idle_timeout` counts output too, so a server that sends regularly keeps a silent peer for
-    /// ever. Set this timeout for a peer that must send something at intervals. An MQTT client, for
-    /// example, has one and a half times its keep-alive time (MQTT 3.1.1, 3.1.2.10); set it with
-    /// [`set_limits`](crate::Context::set_limits).
+    /// `idle_timeout` is restarted by output too, so a server that sends regularly keeps a silent
+    /// peer forever. Set this timeout for a peer that must send something at intervals. An MQTT
+    /// client, for example, may be silent for one and a half times its keep-alive time (MQTT 3.1.1,
+    /// 3.1.2.10). Set it for one connection with [`set_limits`](crate::Context::set_limits).
     ///
-    /// Any byte counts as input, also a part of a frame. A peer is not silent while its input waits
-    /// because the connection is not read, or after it has ended its side.
+    /// Any byte counts as input, even if its frame is incomplete. A peer does not count as silent
+    /// while its input waits because the connection is not read, or after it has ended its side.
     ///
     /// Default: `None`, because in many protocols one side only listens.
     pub read_idle_timeout: Option<Duration>,
-    /// Time allowed from the first byte of a frame to its last, no matter how many bytes arrive in
-    /// between. After it the connection is closed. Time during which the connection is paused does
-    /// not count. Must not be zero. At most 48 days; a longer time counts as `None`.
+    /// Time allowed from the first byte of a frame to its last byte, no matter how many bytes
+    /// arrive in between. When this time has passed, the connection is closed. Time during which
+    /// the connection is paused does not count. Must not be zero. At most 48 days; a longer time
+    /// counts as `None`.
     ///
-    /// Default: `None`, because it depends on the largest frame and the slowest honest peer. A
-    /// server on the public internet should set it.
+    /// Default: `None`, because a suitable time depends on the largest frame and on the slowest
+    /// legitimate peer. A server on the public internet should set this deadline.
     pub frame_deadline: Option<Duration>,
     /// Time without progress after which a connection with queued output is aborted. Progress means
     /// that the kernel took some of the output. Must not be zero. At most 48 days; a longer time
     /// counts as `None`.
     ///
-    /// Default: `None`, because it depends on the slowest honest peer. A server on the public
-    /// internet should set it.
+    /// Default: `None`, because a suitable time depends on the slowest legitimate peer. A server on
+    /// the public internet should set this timeout.
     pub write_stall_timeout: Option<Duration>,
     /// Duration from which a callback counts as slow. If set, the time of every callback is
     /// measured and added to [`Stats::callback_time`](crate::Stats::callback_time).
@@ -237,32 +241,32 @@ pub struct Config {
     /// A slow callback is reported in the log with its name and connection, at most once a second.
     /// No other connection makes progress while a callback runs.
     ///
-    /// Default: `None`; then no clock is read for callbacks.
+    /// Default: `None`, so that no clock is read for callbacks.
     pub slow_callback_min: Option<Duration>,
     /// True to send small writes at once (`TCP_NODELAY`).
     ///
-    /// Default: true. The reactor coalesces the output of a turn itself, and Nagle's algorithm
-    /// costs 40 ms when the peer delays its acknowledgements (RFC 896).
+    /// Default: true. The reactor combines the output of a turn itself, so Nagle's algorithm is not
+    /// needed. That algorithm costs 40 ms if the peer delays its acknowledgements (RFC 896).
     pub nodelay: bool,
     /// Number of connections that the kernel may queue for a listener before they are accepted. At
-    /// least 1. The kernel caps it at its own limit: `net.core.somaxconn` on Linux, 4,096 by
-    /// default since Linux 5.4 and 128 before.
+    /// least 1. The kernel limits the number to its own maximum: `net.core.somaxconn` on Linux,
+    /// 4,096 by default since Linux 5.4 and 128 before.
     ///
     /// If the queue is full, the kernel drops further connects. The clients try again after a
     /// second, and the reactor is not notified.
     /// [The guide](crate::guide::tuning#the-backlog-of-a-listener) shows how to count the drops.
     ///
-    /// Default: 4,096, which survives a burst of connects between two turns.
+    /// Default: 4,096, so that a burst of connects between two turns fits into the queue.
     pub backlog: u32,
-    /// Maximum number of events in a [recording](crate::cutmap). Beyond it, the oldest events are
-    /// discarded. Zero records nothing.
+    /// Maximum number of events in a [recording](crate::cutmap). If it is reached, the oldest
+    /// events are discarded. Zero records nothing.
     ///
     /// Each event takes 72 bytes. No memory is used until recording begins.
     ///
     /// Default: 65,536, about one minute at 1,000 events a second.
     pub recording_events_max: usize,
-    /// Maximum size of the free buffers that are kept permanently, in bytes. Free buffers beyond it
-    /// are released if they were not used for one second.
+    /// Maximum size of the free buffers that are kept permanently, in bytes. Free buffers that
+    /// exceed this size are released if they were not used for one second.
     ///
     /// Default: 1 MiB, which avoids allocations in the steady state and costs little.
     pub pool_bytes_max: usize,
@@ -305,9 +309,9 @@ impl Limits {
     }
 }
 
-/// Default length of a read: 256 KiB of payload, plus 4 KiB for its header.
+/// Default length of a read: a payload of 256 KiB, plus 4 KiB for its header.
 const READ_LEN: usize = 260 * 1024;
-/// Maximum of `read_len_max`, because one fast peer can make the read buffer grow to it.
+/// Maximum of `read_len_max`: one fast peer can make the read buffer grow to that length.
 const READ_LEN_MAX: usize = 1 << 30;
 
 impl Default for Config {

@@ -12,21 +12,22 @@ use crate::payload::Payload;
 pub enum FrameError {
     /// The frame is longer than the framing allows.
     ///
-    /// A decoder reports it from the header alone, before it stores any byte of the frame. A
-    /// framing with a delimiter reports it as soon as the limit is exceeded.
+    /// A decoder reports this error as soon as the header is received. A framing with a delimiter
+    /// reports it as soon as the limit is exceeded.
     TooLong {
-        /// Payload bytes announced by the header or passed to the encoder. For a framing with a
-        /// delimiter: payload bytes received so far.
+        /// Number of payload bytes that the header announces or that are passed to the encoder. For
+        /// a framing with a delimiter: number of payload bytes received so far.
         len: u64,
         /// Maximum length of a payload, in bytes.
         limit: u64,
     },
     /// The bytes violate the rules of the framing.
     Malformed(&'static str),
-    /// The framing cannot represent the payload: it contains the delimiter, for example.
+    /// The framing cannot represent the payload, for example because the payload contains the
+    /// delimiter.
     Unencodable(&'static str),
-    /// The codec violated the contract of [`Codec`](crate::Codec): it made no progress, or returned
-    /// a range outside its input.
+    /// The codec violated the contract of [`Codec`](crate::Codec): for example, it made no
+    /// progress, or returned a range outside its input.
     Contract(&'static str),
     /// Error of a custom codec: see [`FrameError::other`].
     Other(Arc<dyn Error + Send + Sync>),
@@ -46,7 +47,7 @@ impl FrameError {
         Self::Other(Arc::from(error.into()))
     }
 
-    /// Builds [`FrameError::TooLong`]. Not inlined, which keeps the paths of valid frames short.
+    /// Returns [`FrameError::TooLong`]. Not inlined, so that the code for valid frames stays short.
     pub(crate) fn too_long(len: u64, limit: usize) -> Self {
         let limit = limit as u64;
         Self::TooLong { len, limit }
@@ -76,8 +77,8 @@ impl Error for FrameError {
     }
 }
 
-/// Converts with [`FrameError::other`]. So a `write!` to an [`Out`](crate::Out), which cannot fail,
-/// may end with `?`.
+/// Converts with [`FrameError::other`]. So the `?` operator can follow a `write!` to an
+/// [`Out`](crate::Out), which itself cannot fail.
 impl From<io::Error> for FrameError {
     fn from(error: io::Error) -> Self {
         Self::other(error)
@@ -95,7 +96,7 @@ impl From<FrameError> for io::Error {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DecodeError {
-    /// The violation found.
+    /// Violation of the framing.
     pub error: FrameError,
     /// Offset of the invalid frame in the stream, in bytes.
     pub offset: u64,
@@ -122,8 +123,8 @@ impl From<DecodeError> for io::Error {
 
 /// The connection or socket of an id is closed.
 ///
-/// An id is never used again: it does not refer to a later connection in the same slot. Converts to
-/// an [`io::Error`] of the kind `NotConnected`.
+/// An id is never used again: it does not refer to a later connection in the same slot. This error
+/// converts to an [`io::Error`] of the kind `NotConnected`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the error needs no fields")]
 pub struct Gone;
@@ -147,9 +148,10 @@ impl From<Gone> for io::Error {
 #[must_use = "a sender that ignores `AboveHigh` grows the write queue up to its limit"]
 #[non_exhaustive]
 pub enum Sent {
-    /// Accepted; the write queue is at or below its high watermark.
+    /// The payload was accepted, and the write queue is at or below its high watermark.
     Queued,
-    /// Accepted; the write queue is above its high watermark. Stop sending until `on_drained`.
+    /// The payload was accepted, and the write queue is above its high watermark. Stop sending
+    /// until `on_drained`.
     AboveHigh,
 }
 
@@ -161,15 +163,15 @@ pub enum SendError {
     Gone,
     /// The connection or socket accepts no more output: it is closing, or a write failed.
     ///
-    /// `on_close` follows after the frames received before. If the connection is paused and has
-    /// such frames, it follows after the connection is resumed.
+    /// `on_close` follows after the frames that were received before. If the connection is paused
+    /// and such frames wait, `on_close` follows after the connection is resumed.
     Closing,
-    /// The payload would take the write queue over its limit, or the reactor's
+    /// The payload would make the write queue exceed its limit, or the reactor's
     /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up.
     ///
-    /// A connection gets `on_drained`; try again then. A payload that does not fit into an
-    /// empty queue will never be accepted. For a datagram no callback follows: the datagram is
-    /// dropped, as networks drop datagrams too.
+    /// For a connection, `on_drained` follows: send again then. A payload that does not fit into an
+    /// empty queue will never be accepted. For a datagram no callback follows, and the datagram is
+    /// dropped.
     Full,
     /// The payload cannot be encoded as a frame. Another attempt with this payload will fail too.
     Frame(FrameError),
@@ -179,7 +181,9 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => Gone.fmt(f),
-            Self::Closing => f.write_str("the connection or socket is closing: no more output"),
+            Self::Closing => {
+                f.write_str("the connection or socket is closing and accepts no more output")
+            }
             Self::Full => f.write_str("the output queue or the memory budget is full"),
             Self::Frame(error) => error.fmt(f),
         }
@@ -254,9 +258,9 @@ impl From<FrameError> for SendError {
 /// Failure to post a closure or a payload from another thread.
 #[non_exhaustive]
 pub enum PostError<F> {
-    /// The queue of posts is full; the post is returned. Try again later, or drop it.
+    /// The queue of posts is full. The post is returned: try again later, or drop it.
     Full(F),
-    /// The reactor was dropped; the post is returned.
+    /// The reactor was dropped. The post is returned.
     Closed(F),
     /// The post is queued, but the loop could not be woken. The post is handled with the next
     /// event, so do not post it again.

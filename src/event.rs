@@ -27,40 +27,42 @@ pub enum Hangup {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// Accepted by this listener.
+    /// This listener accepted the connection.
     Accepted(ListenerId),
-    /// Opened by [`Context::connect`](crate::Context::connect).
+    /// [`Context::connect`](crate::Context::connect) opened the connection.
     Connected,
-    /// Taken over by [`Context::adopt_stream`](crate::Context::adopt_stream).
+    /// [`Context::adopt_stream`](crate::Context::adopt_stream) or
+    /// [`Context::adopt_detached`](crate::Context::adopt_detached) adopted the connection.
     Adopted,
 }
 
 /// Reason for the end of a connection.
 ///
 /// [`Local`](CloseReason::Local) and [`Peer`](CloseReason::Peer) are orderly ends: each side ended
-/// its stream. After any other end, bytes of either side may be lost. So a proxy passes these two
-/// on with [`Context::close`](crate::Context::close), and all others with
-/// [`Context::abort`](crate::Context::abort), as the example `proxy` does.
+/// its stream. After any other end, bytes of either side may be lost. So after these two reasons, a
+/// proxy ends the other connection with [`Context::close`](crate::Context::close). After every
+/// other reason it uses [`Context::abort`](crate::Context::abort), as the example `proxy` does.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The handler closed the connection: the kernel took all output and the peer ended its side
-    /// too. Also used for a connection closed while connecting; its queued output counts as unsent.
+    /// The handler closed the connection: the kernel took all output, and the peer ended its side
+    /// too. Also used for a connection that is closed while its connect is in progress. Its queued
+    /// output then counts as unsent.
     Local,
-    /// The peer ended its side first; then this side was closed.
+    /// The peer ended its side first, and the handler then closed the connection.
     Peer,
     /// The handler aborted the connection.
     Aborted,
     /// The handler [detached](crate::Context::detach) the connection. Its socket is still open, and
     /// belongs to the handler now.
     Detached(Detached),
-    /// The connection never opened. The error is that of the attempt that failed last.
+    /// The connection never opened. The error is the error of the attempt that failed last.
     ConnectFailed(io::Error),
     /// A read or write on the socket failed, for example with `ConnectionReset`.
     Io(io::Error),
     /// The peer's bytes are not a valid frame.
     Frame {
-        /// The violation found.
+        /// Violation of the framing.
         error: FrameError,
         /// Offset of the invalid frame in the peer's stream, in bytes.
         offset: u64,
@@ -79,7 +81,7 @@ pub enum CloseReason {
     /// [`Config::write_stall_timeout`](crate::Config::write_stall_timeout).
     WriteStalled,
     /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) was used up for too long, and
-    /// this connection was one of the largest holders.
+    /// this connection was one of those that held the most memory.
     MemoryFull,
     /// The reactor shut down, and the deadline of the shutdown passed.
     Shutdown,
@@ -109,7 +111,7 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// Lets a program pass the reason on as an error, for example to code that waits for a reply. Some
+/// A program can pass the reason on as an error, for example to code that waits for a reply. Some
 /// reasons, such as [`CloseReason::Local`], are a normal end.
 impl Error for CloseReason {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
@@ -151,23 +153,24 @@ impl fmt::Display for Refusal {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Detached {
-    /// The socket: a std `TcpStream` or `UnixStream` by [`From`]. It is in non-blocking mode.
+    /// The socket, in non-blocking mode. It converts to std's `TcpStream` or `UnixStream` with
+    /// [`From`].
     pub socket: OwnedSocket,
-    /// Bytes that were read and not delivered as part of a frame, with their framing. Empty if the
-    /// last frame that was delivered was the last one read.
+    /// Bytes that were read and not delivered as part of a frame, including their framing. Empty if
+    /// the bytes of all reads were delivered.
     pub undelivered: Vec<u8>,
-    /// Output that `send` accepted and the kernel has not taken, with its framing. It may begin
-    /// within a frame.
+    /// Output that `send` accepted and the kernel has not taken, including its framing. The first
+    /// byte may be inside a frame, because the kernel may have taken a part of it.
     pub unsent: Vec<u8>,
     /// Number of bytes to skip before `undelivered`.
     pub(crate) left_to_skip: u64,
-    /// Number of bytes that were skipped of the frame that continues in `undelivered`.
+    /// Number of skipped bytes of the frame that continues in `undelivered`.
     pub(crate) skipped: u64,
 }
 
 impl Detached {
-    /// Creates a value for a socket that was not in a reactor before, without any bytes. Set the
-    /// fields if the program has read or owes some.
+    /// Creates a value for a socket that was not in a reactor before, without any bytes. If the
+    /// program has read bytes or must still send some, set the fields.
     pub fn new(socket: impl Into<OwnedSocket>) -> Self {
         Self {
             socket: socket.into(),
@@ -178,9 +181,9 @@ impl Detached {
         }
     }
 
-    /// Returns true if the stream continues within a frame that is too long and is being
-    /// [skipped](crate::Framing::skip_too_long). Only the framing of the connection finds its end,
-    /// so adopt the connection with that framing.
+    /// Returns true if the stream continues inside a frame that is too long and is being
+    /// [skipped](crate::Framing::skip_too_long). Only the framing of the connection finds the end
+    /// of this frame, so adopt the connection with the same framing.
     #[must_use]
     pub fn is_skipping(&self) -> bool {
         self.left_to_skip > 0 || self.skipped > 0
@@ -193,12 +196,13 @@ impl Detached {
 pub struct Closed {
     /// Reason for the end.
     pub reason: CloseReason,
-    /// Bytes accepted by `send`, including their framing, that the kernel did not take.
+    /// Number of bytes that `send` accepted and the kernel did not take, including framing.
     pub unsent_bytes: u64,
-    /// Bytes read that were not delivered as part of a frame.
+    /// Number of bytes that were read and not delivered as part of a frame.
     ///
-    /// Not counted: bytes still unread in the kernel, input after [`close`](crate::Context::close),
-    /// and the frame being delivered when the handler panicked.
+    /// It does not include bytes that are still in the kernel, input after
+    /// [`close`](crate::Context::close), and the frame that was being delivered when the handler
+    /// panicked.
     pub undecoded_bytes: u64,
     /// Totals over the life of the connection.
     pub stats: crate::ConnStats,

@@ -17,20 +17,20 @@ use crate::{datagram::UnixDatagram, id::UnixDatagramId};
 
 /// The application on a reactor: its state and its callbacks.
 ///
-/// The reactor owns the only handler and runs one callback at a time. The handler needs no `Rc`,
-/// `Arc`, `RefCell`, `Send` or `'static`. A [`Context`] method never calls another callback before
-/// the current callback has returned.
+/// A reactor owns one handler and runs one callback at a time. So the handler needs no `Rc`, `Arc`,
+/// `RefCell`, `Send` or `'static`. A [`Context`] method never calls another callback before the
+/// current callback has returned.
 ///
 /// [`Session`](Handler::Session) is the state of one connection. A callback about a connection
 /// receives its id and its session. `cx.session(other)` returns the session of another connection.
 ///
 /// # Order of callbacks
 ///
-/// Every accepted or connected connection gets its callbacks in this order: `on_open (on_frame |
-/// on_skipped | on_peek | on_drained)* (on_half_close | on_frame_error)? on_drained* on_close`. A
-/// connection that never opened gets `on_close` only. `on_close` is called exactly once and is the
-/// last callback. `on_hangup` may come before the remaining callbacks, while the connection is not
-/// read. `on_peek` may also follow `on_half_close`.
+/// Every connection that opened gets its callbacks in this order: `on_open (on_frame | on_skipped |
+/// on_peek | on_drained)* (on_half_close | on_frame_error)? on_drained* on_close`. A connection
+/// that never opened gets `on_close` only. `on_close` is called exactly once and is the last
+/// callback. `on_hangup` may come before the remaining callbacks, while the connection is not read.
+/// `on_peek` may also follow `on_half_close`.
 ///
 /// # Panics
 ///
@@ -77,8 +77,8 @@ pub trait Handler: Sized {
     /// Receives one whole frame.
     ///
     /// `frame` is the payload, without header or delimiter, and may be empty. It borrows from the
-    /// reactor's buffer: copy any bytes that must outlive the callback. If this callback closes
-    /// or paused the connection, no further frame is delivered.
+    /// reactor's buffer, so copy any bytes that must outlive the callback. If this callback closes
+    /// or pauses the connection, no further frame is delivered.
     fn on_frame(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -89,8 +89,8 @@ pub trait Handler: Sized {
 
     /// Reports a frame that was too long and was discarded.
     ///
-    /// Only a framing with [`skip_too_long`](crate::Framing::skip_too_long) skips frames; the next
-    /// frame follows. The default does nothing.
+    /// Only a framing with [`skip_too_long`](crate::Framing::skip_too_long) skips frames. Frames
+    /// after the skipped frame are delivered normally. The default does nothing.
     fn on_skipped(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -109,8 +109,8 @@ pub trait Handler: Sized {
     /// [close](Context::close) sends the queued output and the FIN, and then discards the input
     /// until the peer ends or [`Config::close_deadline`](crate::Config::close_deadline) passes.
     ///
-    /// No further frame is delivered, and no call prevents the close. An
-    /// [`abort`](Context::abort) here drops the reply and resets the connection.
+    /// No further frame is delivered, and the handler cannot prevent the close.
+    /// [`abort`](Context::abort) drops the reply and resets the connection.
     /// [`on_close`](Handler::on_close) follows once, with [`CloseReason::Frame`]. The default sends
     /// nothing.
     ///
@@ -152,9 +152,9 @@ pub trait Handler: Sized {
     /// Receives the bytes that are read and not decoded yet, after a call of [`Context::peek`].
     ///
     /// The bytes stay in the stream and are decoded after this callback, with the framing that the
-    /// connection then has. They are fewer than the handler asked for if the peer has ended its
-    /// side. To wait for more bytes, call [`Context::peek`] again with a larger number. The default
-    /// does nothing.
+    /// connection then has. If the peer has ended its side, there may be fewer bytes than the
+    /// requested number. To wait for more bytes, call [`Context::peek`] again with a larger number.
+    /// The default does nothing.
     fn on_peek(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -166,7 +166,7 @@ pub trait Handler: Sized {
 
     /// Reports that a connection is open.
     ///
-    /// The connection was accepted or adopted, or its connect succeeded; `origin` says which. The
+    /// `origin` tells if the connection was accepted or adopted, or if its connect succeeded. The
     /// default does nothing.
     fn on_open(
         &mut self,
@@ -191,10 +191,10 @@ pub trait Handler: Sized {
     }
 
     /// Reports that a write queue has drained: it was above the high watermark
-    /// ([`Sent::AboveHigh`](crate::Sent)) and is now at or below the low one.
+    /// ([`Sent::AboveHigh`](crate::Sent)), and is now at or below the low watermark.
     ///
-    /// Sending may continue. Called exactly once per crossing. Also called when memory is free
-    /// again, for a connection whose output was rejected at
+    /// Sending may continue. The callback is called once each time the queue drains. It is also
+    /// called when memory is free again, for a connection whose output was rejected at
     /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max). The default does nothing.
     fn on_drained(
         &mut self,
@@ -207,17 +207,18 @@ pub trait Handler: Sized {
     /// Reports that the peer has ended its side and all its frames are delivered.
     ///
     /// Output still reaches the peer. The default closes the connection, which sends the queued
-    /// output first. So it suits a handler that replies in [`on_frame`](Handler::on_frame).
+    /// output first. So the default suits a handler that replies in
+    /// [`on_frame`](Handler::on_frame).
     ///
-    /// It does not suit a handler that computes replies later. A peer may send its request and its
-    /// FIN together. The default then closes the connection, and a `send` 100 ms later fails with
-    /// [`SendError::Closing`]. Such a handler overrides this callback. A connection that it does
-    /// not close stays open for output until the handler closes it. No deadline ends it,
-    /// so set [`Config::idle_timeout`](crate::Config::idle_timeout).
+    /// The default does not suit a handler that computes replies later. A peer may send its request
+    /// and its FIN together. The default then closes the connection, and a `send` 100 ms later
+    /// fails with [`SendError::Closing`]. Such a handler overrides this callback. If the callback
+    /// does not close the connection, it stays open for output until the handler closes it. No
+    /// deadline ends it, so set [`Config::idle_timeout`](crate::Config::idle_timeout).
     ///
     /// # Examples
     ///
-    /// The connection stays open while replies are missing; the last one closes it:
+    /// The connection stays open while replies are missing. The last reply closes it:
     ///
     /// ```
     /// # use unstick::{ConnId, Context, Handler};
@@ -274,17 +275,17 @@ pub trait Handler: Sized {
         cx.close(conn);
     }
 
-    /// Reports that the peer has ended or reset a connection that is not read at present.
+    /// Reports that the peer has ended or reset a connection that is currently not read.
     ///
     /// The connection is paused, has no credit or is above its high watermark. Frames that the peer
     /// sent before may still wait. They are delivered when the connection is read again, followed
-    /// by the end of the stream. A handler that does not need them closes or aborts the connection.
-    /// The default does nothing.
+    /// by the end of the stream. A handler that does not need these frames closes or aborts the
+    /// connection. The default does nothing.
     ///
-    /// A connection that is being read never gets this callback: its frames are delivered at once,
-    /// followed by [`on_half_close`](Handler::on_half_close) or [`on_close`](Handler::on_close). A
-    /// connection with nothing left to deliver is closed at once, even if it is paused, after a
-    /// reset or after both sides have ended.
+    /// A connection that is being read never gets this callback. Its frames are delivered at once,
+    /// followed by [`on_half_close`](Handler::on_half_close) or [`on_close`](Handler::on_close).
+    /// After a reset, or after both sides have ended, a connection with nothing left to deliver is
+    /// closed at once, even if it is paused.
     ///
     /// The callback depends on the events of the operating system for a socket that is not read.
     /// Linux and the BSDs, including macOS, report the end at once. Other systems report it when
@@ -300,8 +301,8 @@ pub trait Handler: Sized {
 
     /// Reports that a connection has ended or could not be opened ([`CloseReason::ConnectFailed`]).
     ///
-    /// The socket is closed. The peer's address is available until this callback returns; after
-    /// that the id is closed. The default does nothing.
+    /// The socket is closed. The peer's address is available until this callback returns. After
+    /// that, calls with the id fail or do nothing. The default does nothing.
     ///
     /// [`CloseReason::ConnectFailed`]: crate::CloseReason::ConnectFailed
     fn on_close(
@@ -321,13 +322,13 @@ pub trait Handler: Sized {
     /// request and is not longer than the request.
     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {}
 
-    /// Reports an error of a UDP socket; the socket stays open.
+    /// Reports an error of a UDP socket, which stays open.
     ///
-    /// A datagram could not be sent, or the host of the connected peer rejected an earlier one
-    /// (`ConnectionRefused`). Windows also reports a rejection on sockets that are not connected,
-    /// as `ConnectionReset` (recvfrom, WSAECONNRESET). The default does nothing.
+    /// Either a datagram could not be sent, or the host of the connected peer rejected an earlier
+    /// datagram (`ConnectionRefused`). Windows also reports a rejection on sockets that are not
+    /// connected, as `ConnectionReset` (recvfrom, WSAECONNRESET). The default does nothing.
     ///
-    /// If 16 receives in a row fail, for example because a sandbox refuses the system call, the
+    /// If 16 consecutive receives fail, for example because a sandbox rejects the system call, the
     /// socket waits for its next datagram before it tries again.
     fn on_datagram_error(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, error: io::Error) {}
 
@@ -343,7 +344,7 @@ pub trait Handler: Sized {
 
     /// Reports that a Unix datagram socket may send to its connected peer again.
     ///
-    /// Called after [`Context::send_unix_datagram`] returned `WouldBlock`. The default does
+    /// Called if [`Context::send_unix_datagram`] returned `WouldBlock` before. The default does
     /// nothing.
     #[cfg(unix)]
     fn on_unix_writable(&mut self, cx: &mut Context<'_, Self>, socket: UnixDatagramId) {}
@@ -356,8 +357,8 @@ pub trait Handler: Sized {
 
     /// Reports a signal that [`Context::catch_signal`] catches.
     ///
-    /// This is a normal callback of the loop, so it may do anything that other callbacks may.
-    /// Deliveries of one signal that come before the callback are reported as one, and the order of
+    /// This is a normal callback of the loop, so it may do anything that other callbacks may. If
+    /// one signal arrives several times before the callback, it is reported once. The order of
     /// different signals is not kept, as in signal(7). The default does nothing. Requires the
     /// feature `signals`.
     #[cfg(feature = "signals")]

@@ -7,18 +7,18 @@
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 
-/// A slab key in the lower 32 bits and the generation of its entry in the upper 32 bits. One number
-/// is cheap to pass and to compare.
+/// A slab key in the lower 32 bits, and the generation of its entry in the upper 32 bits. Both are
+/// stored in one number, which is cheap to pass and to compare.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Token(NonZeroU64);
 
 impl Token {
-    /// Refers to no entry, because no entry has the generation zero.
+    /// A token that refers to no entry. Its generation is zero, which no entry has.
     pub(crate) const NONE: Self = Self(NonZeroU64::MIN);
 
     pub(crate) fn new(key: u32, generation: NonZeroU32) -> Self {
         let bits = u64::from(generation.get()) << 32 | u64::from(key);
-        Self(NonZeroU64::new(bits).expect("a generation is not zero"))
+        Self(NonZeroU64::new(bits).expect("the generation in the upper half is not zero"))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is the key")]
@@ -37,14 +37,14 @@ impl Token {
 
     /// Returns the token of a number from [`to_bits`](Self::to_bits).
     pub(crate) fn from_bits(bits: u64) -> Self {
-        Self(NonZeroU64::new(bits).expect("a generation is not zero"))
+        Self(NonZeroU64::new(bits).expect("the generation in the upper half is not zero"))
     }
 
     /// Returns the number to register with the poll: the generation and the key if both fit into a
     /// `usize`, else the key alone.
     ///
-    /// If only the key fits, stale events are still harmless. A key is freed only after the batch
-    /// of events that could contain it has been read.
+    /// If only the key fits, events of a closed entry are still harmless: a key is freed only after
+    /// all events of the turn are recorded.
     pub(crate) fn to_poll(self) -> PollToken {
         #[cfg(target_pointer_width = "64")]
         let bits = self.0.get();
@@ -70,7 +70,8 @@ impl PollToken {
         self.0 & 0xFFFF_FFFF
     }
 
-    /// Returns the token of this number, if it was registered for an entry of this generation.
+    /// Returns the token of this number; `None` if it was registered for an entry of another
+    /// generation.
     #[inline]
     pub(crate) fn of(self, generation: NonZeroU32) -> Option<Token> {
         let token = Token::new(u32::try_from(self.key()).ok()?, generation);
@@ -111,7 +112,7 @@ macro_rules! id {
         pub struct $name(pub(crate) Token);
 
         impl $name {
-            /// Returns the id as a number, to be used as the key of a
+            /// Returns the id as a number, which can be the key of a
             /// [timer](crate::Context::set_timer), for example.
             #[must_use]
             pub fn to_bits(self) -> u64 {
@@ -121,8 +122,8 @@ macro_rules! id {
             /// Returns the id of a number from [`to_bits`](Self::to_bits).
             ///
             /// Returns `None` for numbers below 2^32, because no id has such a number. So keys
-            /// below 2^32 are free for other uses. An invented number acts as a closed id, or at
-            /// worst as the id of another socket of this kind.
+            /// below 2^32 are free for other uses. A number that was not created by `to_bits` acts
+            /// as a closed id. In the worst case it acts as the id of another socket of this kind.
             #[must_use]
             pub fn from_bits(bits: u64) -> Option<Self> {
                 (bits >> 32 != 0).then(|| Self(Token::from_bits(bits)))

@@ -15,7 +15,7 @@ use unstick::{
 
 const REPLY: &[u8] = b"431 too large\r\n";
 
-/// A codec that violates its contract after a `!`, and fails after a `?`.
+/// A codec that violates its contract at a `!`, and fails at a `?`.
 struct Broken;
 
 impl Codec for Broken {
@@ -38,11 +38,11 @@ impl Codec for Broken {
     }
 }
 
-/// Framings, each with malformed bytes and the offset of the malformed frame.
+/// Returns framings, each with malformed bytes and the offset of the malformed frame.
 fn malformed() -> Vec<(Framing, &'static [u8], u64)> {
     let short = |framing: Framing| framing.frame_len_max(4);
     let field = LengthField::new(2).leading(b"v1").adjustment(-9);
-    let refuses = |_: &[u8]| Err(FrameError::Malformed("unknown type"));
+    let rejects = |_: &[u8]| Err(FrameError::Malformed("unknown type"));
     vec![
         (short(Framing::line()), b"ok\nfar too long", 3),
         (short(Framing::delimiter(b"\r\n\r\n")), b"GET / HTTP/1.1", 0),
@@ -58,7 +58,7 @@ fn malformed() -> Vec<(Framing, &'static [u8], u64)> {
         (Framing::varint(), &[0xff; 11], 0),
         (Framing::netstring(), b"1:a,05:", 4),
         (Framing::length_field(field), b"v1\0\x01", 0),
-        (Framing::header_body(Framing::fixed(1), refuses), b"xyz", 0),
+        (Framing::header_body(Framing::fixed(1), rejects), b"xyz", 0),
         (Framing::custom(Broken), b"ab!", 2),
         (Framing::custom(Broken), b"a?", 1),
     ]
@@ -91,7 +91,7 @@ fn assert_replied(mut reactor: Reactor<Probe>, mut client: std::net::TcpStream, 
     let reader = std::thread::spawn(move || client.read_to_end(&mut received).map(|_| received));
     drive(&mut reactor, |it| it.stats().closed == 1);
     let received = reader.join().expect("the reader does not panic");
-    assert_eq!(received.expect("no reset"), REPLY);
+    assert_eq!(received.expect("the connection is not reset"), REPLY);
     let errors = errors(&reactor);
     assert_eq!(errors.len(), 1);
     let closed = reactor.handler().only_close();
@@ -114,22 +114,28 @@ fn every_framing_error_can_be_answered_before_the_close() {
             let (mut reactor, addr) = listening(probe, Config::default(), framing.clone());
             let (mut client, conn) = open(&mut reactor, addr);
             if is_recorded {
-                reactor.with(|_, cx| cx.record(conn)).expect("open");
+                reactor
+                    .with(|_, cx| cx.record(conn))
+                    .expect("the connection is open");
             }
             deposit(&mut reactor, &mut client, conn, bytes);
             drive(&mut reactor, |it| !errors(it).is_empty());
-            client.shutdown(Shutdown::Write).expect("connected");
+            client
+                .shutdown(Shutdown::Write)
+                .expect("the client is connected");
             assert_replied(reactor, client, at);
         }
     }
 }
 
-/// Without the discard of the input, the kernel would answer it with a reset, and the peer would
+/// The close discards unread input. Otherwise the kernel would send a reset, and the peer would
 /// lose the reply.
 #[test]
 fn reply_to_a_malformed_frame_survives_unread_input() {
     let probe = replying(|cx, conn| {
-        let _ = cx.send_unframed(conn, REPLY).expect("not closing yet");
+        let _ = cx
+            .send_unframed(conn, REPLY)
+            .expect("the connection is not closing yet");
     });
     let mut config = Config::default();
     (config.read_len_max, config.read_budget_bytes) = (1000, 1000);
@@ -140,15 +146,19 @@ fn reply_to_a_malformed_frame_survives_unread_input() {
     client
         .write_all(&[b'b'; 1000])
         .expect("the server still reads");
-    client.shutdown(Shutdown::Write).expect("connected");
+    client
+        .shutdown(Shutdown::Write)
+        .expect("the client is connected");
     assert_replied(reactor, client, 0);
 }
 
-/// A peer that never ends its side loses the connection at the deadline, after it got the reply.
+/// A peer that never ends its side gets the reply, and is aborted at the close deadline.
 #[test]
 fn answered_peer_that_stays_is_aborted_at_close_deadline() {
     let probe = replying(|cx, conn| {
-        let _ = cx.send_unframed(conn, REPLY).expect("not closing yet");
+        let _ = cx
+            .send_unframed(conn, REPLY)
+            .expect("the connection is not closing yet");
     });
     let mut config = Config::default();
     config.close_deadline = Duration::from_millis(20);
@@ -169,16 +179,19 @@ fn no_operation_in_on_frame_error_prevents_the_close() {
     type React = fn(&mut Context<'_, Probe>, ConnId);
     let reacts: [React; 10] = [
         |_, _| {},
-        |cx, conn| cx.pause(conn).expect("open"),
-        |cx, conn| cx.grant(conn, 0).expect("open"),
-        |cx, conn| cx.reframe(conn, Framing::raw()).expect("open"),
-        |cx, conn| cx.peek(conn, 1).expect("open"),
+        |cx, conn| cx.pause(conn).expect("the connection is open"),
+        |cx, conn| cx.grant(conn, 0).expect("the connection is open"),
+        |cx, conn| {
+            cx.reframe(conn, Framing::raw())
+                .expect("the connection is open")
+        },
+        |cx, conn| cx.peek(conn, 1).expect("the connection is open"),
         |cx, conn| cx.close(conn),
-        |cx, conn| cx.half_close(conn).expect("open"),
+        |cx, conn| cx.half_close(conn).expect("the connection is open"),
         |cx, conn| cx.abort(conn),
         |cx, conn| {
-            let limits = cx.limits(conn).expect("open");
-            cx.set_limits(conn, limits).expect("valid");
+            let limits = cx.limits(conn).expect("the connection is open");
+            cx.set_limits(conn, limits).expect("the limits are valid");
         },
         |cx, _| cx.shutdown(DEADLINE),
     ];
@@ -191,7 +204,7 @@ fn no_operation_in_on_frame_error_prevents_the_close() {
         let sent = reactor.with(|_, cx| cx.send(conn, b"late"));
         let is_refused = matches!(sent, Err(SendError::Closing | SendError::Gone));
         assert!(is_refused, "operation {index}: {sent:?}");
-        // An abort has reset the client.
+        // The result is ignored, because an abort has reset the client.
         let _ = client.shutdown(Shutdown::Write);
         drive(&mut reactor, |it| it.stats().closed == 1);
         let closed = reactor.handler().only_close();
@@ -202,12 +215,15 @@ fn no_operation_in_on_frame_error_prevents_the_close() {
     }
 }
 
-/// The new framing applies to the reply.
+/// A framing that `on_frame_error` sets applies to the reply.
 #[test]
 fn reframe_in_on_frame_error_frames_the_reply() {
     let probe = replying(|cx, conn| {
-        cx.reframe(conn, Framing::length_u8()).expect("open");
-        let _ = cx.send(conn, &REPLY[1..]).expect("not closing yet");
+        cx.reframe(conn, Framing::length_u8())
+            .expect("the connection is open");
+        let _ = cx
+            .send(conn, &REPLY[1..])
+            .expect("the connection is not closing yet");
     });
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::line().frame_len_max(3));
     let (mut client, conn) = open(&mut reactor, addr);

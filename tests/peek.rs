@@ -18,7 +18,7 @@ fn peeks(reactor: &Reactor<Probe>) -> Vec<&[u8]> {
     peeks.collect()
 }
 
-/// Peeks at `len_min` bytes of each new connection.
+/// Returns a probe that peeks at `len_min` bytes of each new connection.
 fn peeks_at_open(len_min: usize) -> Probe {
     Probe::new(move |cx, event| {
         if let Event::Open(conn, _) = event {
@@ -27,7 +27,7 @@ fn peeks_at_open(len_min: usize) -> Probe {
     })
 }
 
-/// The first byte decides between two framings, and stays in the stream.
+/// Returns a probe that chooses one of two framings by the first byte, which stays in the stream.
 fn detects() -> Probe {
     Probe::new(|cx, event| match event {
         Event::Open(conn, _) => cx.peek(*conn, 1).expect("the connection is open"),
@@ -62,7 +62,7 @@ fn first_byte_decides_between_two_framings() {
     }
 }
 
-/// The bytes that follow `STARTTLS` in the same read are seen before they are decoded.
+/// `on_peek` receives the bytes that follow `STARTTLS` in the same read before they are decoded.
 #[test]
 fn bytes_after_the_current_frame_are_visible_at_once() {
     for after in [&b""[..], b"M", b"MAIL FROM:<a>\r\nRCPT"] {
@@ -83,7 +83,9 @@ fn bytes_after_the_current_frame_are_visible_at_once() {
             let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
             let (mut client, conn) = open(&mut reactor, addr);
             if is_recorded {
-                reactor.with(|_, cx| cx.record(conn)).expect("open");
+                reactor
+                    .with(|_, cx| cx.record(conn))
+                    .expect("the connection is open");
             }
             let stream = [b"EHLO b\r\nSTARTTLS\r\n", after].concat();
             deposit(&mut reactor, &mut client, conn, &stream);
@@ -99,7 +101,7 @@ fn bytes_after_the_current_frame_are_visible_at_once() {
     }
 }
 
-/// Each framing decodes the same frames, wherever `peek` stops the stream.
+/// Each framing decodes the same frames, regardless of the offset at which `peek` stops the stream.
 #[test]
 fn peek_changes_no_frame_of_any_framing() {
     for name in FRAMINGS {
@@ -111,13 +113,15 @@ fn peek_changes_no_frame_of_any_framing() {
                 }
                 _ => {}
             });
-            let framing: Framing = name.parse().expect("a short name");
+            let framing: Framing = name.parse().expect("the short name is valid");
             let (mut reactor, addr) = listening(probe, Config::default(), framing);
             let (mut client, conn) = open(&mut reactor, addr);
             deposit(&mut reactor, &mut client, conn, &stream[..cut]);
             drive(&mut reactor, |it| it.stats().read_bytes == cut as u64);
             client.write_all(&stream[cut..]).expect("the server reads");
-            client.shutdown(Shutdown::Write).expect("connected");
+            client
+                .shutdown(Shutdown::Write)
+                .expect("the client is connected");
             drive(&mut reactor, |it| it.stats().closed == 1);
             let frames = reactor.handler().frames().concat();
             let all: Vec<u8> = (0..5).flat_map(|n| [b'a' + n; 9]).collect();
@@ -128,7 +132,8 @@ fn peek_changes_no_frame_of_any_framing() {
     }
 }
 
-/// A long frame is read directly into its buffer, and a skipped frame is not stored.
+/// Tests a frame of 200,000 bytes, which is read directly into its buffer, and a frame that is
+/// skipped and not stored.
 #[test]
 fn peek_inside_a_long_or_skipped_frame_keeps_the_stream() {
     let framing = Framing::length_u32().frame_len_max(300_000).skip_too_long();
@@ -146,7 +151,9 @@ fn peek_inside_a_long_or_skipped_frame_keeps_the_stream() {
             settle(&mut reactor);
         }
         client.write_all(&stream[sent..]).expect("the server reads");
-        client.shutdown(Shutdown::Write).expect("connected");
+        client
+            .shutdown(Shutdown::Write)
+            .expect("the client is connected");
         drive(&mut reactor, |it| it.stats().closed == 1);
         let lens: Vec<_> = reactor
             .handler()
@@ -176,20 +183,23 @@ fn peek_waits_for_its_bytes_or_the_end() {
     assert!(peeks(&reactor).is_empty());
     assert!(reactor.handler().frames().is_empty());
     assert_eq!(reactor.with(|_, cx| cx.undecoded_bytes(conn)), Ok(4));
-    client.shutdown(Shutdown::Write).expect("connected");
+    client
+        .shutdown(Shutdown::Write)
+        .expect("the client is connected");
     drive(&mut reactor, |it| it.stats().closed == 1);
     assert_eq!(peeks(&reactor), [b"\x01a\x01b"]);
     assert_eq!(reactor.handler().frames(), [b"a", b"b"]);
     assert_eq!(reactor.with(|_, cx| cx.peek(conn, 0)), Err(Gone));
 }
 
-/// A handler may ask for more bytes each time.
+/// A handler may call `peek` again in `on_peek` to wait for more bytes.
 #[test]
 fn repeated_peek_sees_a_growing_stream() {
     let probe = Probe::new(|cx, event| match event {
-        Event::Open(conn, _) => cx.peek(*conn, 1).expect("open"),
+        Event::Open(conn, _) => cx.peek(*conn, 1).expect("the connection is open"),
         Event::Peek(conn, bytes) if bytes.len() < 4 => {
-            cx.peek(*conn, bytes.len() + 1).expect("open");
+            cx.peek(*conn, bytes.len() + 1)
+                .expect("the connection is open");
         }
         _ => {}
     });
@@ -203,7 +213,8 @@ fn repeated_peek_sees_a_growing_stream() {
     assert_eq!(reactor.handler().frames(), [b"abc"]);
 }
 
-/// A peek in every peek costs budget, so that it does not keep a turn from its end.
+/// Each peek is deducted from the frame budget. So a turn ends even if every `on_peek` calls
+/// `peek`.
 #[test]
 fn endless_peeks_spend_the_frame_budget() {
     let probe = Probe::new(|cx, event| {
@@ -222,7 +233,11 @@ fn endless_peeks_spend_the_frame_budget() {
             .expect("polling succeeds");
     }
     assert_eq!(peeks(&reactor).len() - before.1, 30);
-    assert_eq!(reactor.stats().frames_in, 0, "a peek is no frame");
+    assert_eq!(
+        reactor.stats().frames_in,
+        0,
+        "a peek does not count as a frame"
+    );
 }
 
 #[test]
@@ -235,22 +250,27 @@ fn pause_and_credit_delay_a_peek() {
     for (hold, release) in holds {
         let (mut reactor, addr) = listening(peeks_at_open(1), Config::default(), Framing::line());
         let (mut client, conn) = open(&mut reactor, addr);
-        reactor.with(|_, cx| hold(cx, conn)).expect("open");
+        reactor
+            .with(|_, cx| hold(cx, conn))
+            .expect("the connection is open");
         deposit(&mut reactor, &mut client, conn, b"a\n");
         settle(&mut reactor);
         assert!(peeks(&reactor).is_empty());
-        reactor.with(|_, cx| release(cx, conn)).expect("open");
+        reactor
+            .with(|_, cx| release(cx, conn))
+            .expect("the connection is open");
         drive(&mut reactor, |it| it.stats().frames_in == 1);
         assert_eq!(peeks(&reactor), [b"a\n"]);
     }
 }
 
-/// A first grant in `on_peek` counts the next frame, unlike one in `on_frame`.
+/// After a first grant in `on_peek`, the next frame is counted. After a first grant in `on_frame`,
+/// the current frame is not.
 #[test]
 fn first_grant_in_on_peek_counts_the_next_frame() {
     let probe = Probe::new(|cx, event| match event {
-        Event::Open(conn, _) => cx.peek(*conn, 1).expect("open"),
-        Event::Peek(conn, _) => cx.grant(*conn, 1).expect("open"),
+        Event::Open(conn, _) => cx.peek(*conn, 1).expect("the connection is open"),
+        Event::Peek(conn, _) => cx.grant(*conn, 1).expect("the connection is open"),
         _ => {}
     });
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
@@ -260,7 +280,7 @@ fn first_grant_in_on_peek_counts_the_next_frame() {
     assert_eq!(reactor.handler().frames(), [b"a"]);
 }
 
-/// Peers that never send the bytes of a peek are bounded by the frame deadline.
+/// The frame deadline closes a connection whose peer does not send the bytes that a peek waits for.
 #[test]
 fn bytes_of_a_peek_count_for_frame_deadline() {
     let mut config = Config::default();
@@ -277,11 +297,13 @@ fn bytes_of_a_peek_count_for_frame_deadline() {
 
 #[test]
 fn peek_while_connecting_takes_effect_once_connected() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port is available");
     let addr = listener.local_addr().expect("the listener is bound");
     let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let conn = reactor.connect(addr, Framing::line(), ());
-    reactor.with(|_, cx| cx.peek(conn, 2)).expect("connecting");
+    reactor
+        .with(|_, cx| cx.peek(conn, 2))
+        .expect("the connect is in progress");
     let (mut peer, _) = listener.accept().expect("the reactor connects");
     drive(&mut reactor, |it| it.stats().connected == 1);
     peer.write_all(b"hi\n").expect("the reactor reads");

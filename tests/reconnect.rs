@@ -1,4 +1,4 @@
-//! `Reconnect`: a client whose server disappears and returns.
+//! `Reconnect`: a client that connects again when its server ends and restarts.
 
 mod common;
 
@@ -82,13 +82,14 @@ fn client_of(server: Reconnect<Addr>) -> Reactor<Client> {
 
 #[test]
 fn reconnect_finds_a_returning_server_every_time() {
-    // This socket is bound during the whole test. So no other program takes the port while the port
-    // has no listener.
+    // This socket stays bound during the whole test, so that no other program takes the port while
+    // the server has no listener.
     let (reserved, addr) = common::refusing();
     reserved
         .set_reuse_address(true)
         .expect("SO_REUSEADDR can be set");
-    // Drop the socket on other systems, because only Linux lets a listener bind the same address.
+    // On other systems the socket is dropped, because only Linux lets a listener bind the same
+    // address.
     let _reserved = cfg!(target_os = "linux").then_some(reserved);
     let mut listener = TcpListener::bind(addr).expect("the port has no listener");
     let mut reactor = client(addr);
@@ -100,7 +101,7 @@ fn reconnect_finds_a_returning_server_every_time() {
         // A connection that has lived for the longest delay is a success.
         common::let_pass(MAX);
 
-        // Without a listener every attempt fails, after a growing delay.
+        // Without a listener every attempt fails, and the delays grow.
         drop(listener);
         drop(stream);
         let refusals = reactor.handler().refusals;
@@ -303,7 +304,7 @@ fn reconnect_uses_its_timer_key_and_options() {
     }
 
     let (_socket, addr) = common::refusing();
-    // No interface has this address, so the connect fails before the peer can refuse it.
+    // No interface has this address, so the local bind fails before the connect.
     let nowhere = SocketAddr::from(([192, 0, 2, 1], 0));
     let server = |key| {
         Reconnect::new(addr.into(), Framing::line(), Backoff::new(BASE, MAX))

@@ -1,6 +1,6 @@
 //! One test for each fixed bug that no other test over the public API detects.
 //!
-//! Each test is named after its bug, and its comment says what was wrong.
+//! Each test is named after its bug, and its comment describes the bug.
 
 mod common;
 
@@ -137,7 +137,7 @@ fn pause_at_a_skipped_last_frame_lost_the_half_close() {
     });
     let (mut reactor, addr) = listening(probe, Config::default(), framing);
     let (mut client, conn) = open(&mut reactor, addr);
-    // The end of the stream ends the header; its body of nine bytes is skipped and never arrives.
+    // At the end of the stream, the header `9;` is complete. Its frame is too long and is skipped.
     client.write_all(b"9;").expect("the server reads");
     client
         .shutdown(Shutdown::Write)
@@ -212,12 +212,13 @@ fn change_of_limits_in_a_callback_reordered_output() {
     assert_eq!(answer.partition_point(|&byte| byte == 1), LEN);
 }
 
-// Without a frame limit, the decoder collected the digits of an endless length for ever.
+// Without a frame limit, the decoder collected the digits of an endless length forever.
 #[test]
 fn endless_netstring_length_was_read_for_ever() {
     let framing = Framing::netstring().frame_len_max(usize::MAX);
     let mut config = Config::default();
-    // The client keeps its side open, so the close needs a short deadline.
+    // The client keeps its side open, so a close ends only at its deadline, which is therefore
+    // short.
     config.close_deadline = Duration::from_millis(10);
     let (mut reactor, addr) = listening(Probe::silent(), config, framing);
     let (mut client, _) = open(&mut reactor, addr);
@@ -227,7 +228,7 @@ fn endless_netstring_length_was_read_for_ever() {
     assert!(matches!(reason, CloseReason::Frame { .. }), "{reason}");
 }
 
-// If the end of the stream ended the header of a frame, this frame was lost.
+// If only the end of the stream showed where a header ended, the frame of this header was lost.
 #[test]
 fn frame_whose_header_ends_with_the_stream_was_lost() {
     let header = Framing::delimiters(&[b";", b";;"]);
@@ -247,11 +248,11 @@ fn last_frame_after_a_spent_frame_budget_was_lost() {
     assert_eq!(frames, [&b"first"[..], b"2"]);
 }
 
-// Values with which a reactor cannot work were accepted without a word.
+// Values with which a reactor cannot work were accepted without an error.
 #[test]
 fn useless_config_values_were_accepted() {
-    type Spoil = fn(&mut Config);
-    let useless: [(&str, Spoil); 4] = [
+    type SetUseless = fn(&mut Config);
+    let useless: [(&str, SetUseless); 4] = [
         ("idle_timeout is 0", |it| {
             it.idle_timeout = Some(Duration::ZERO)
         }),
@@ -259,9 +260,9 @@ fn useless_config_values_were_accepted() {
         ("connections_max is 0", |it| it.connections_max = 0),
         ("backlog is 0", |it| it.backlog = 0),
     ];
-    for (message, spoil) in useless {
+    for (message, set_useless) in useless {
         let mut config = Config::default();
-        spoil(&mut config);
+        set_useless(&mut config);
         let error = Reactor::with_config(Probe::silent(), config).expect_err(message);
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         assert!(error.to_string().contains(message), "{error}");

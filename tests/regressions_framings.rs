@@ -18,7 +18,8 @@ use unstick::{
     CloseReason, Config, Deframer, FrameError, FramedStream, Framer, Framing, LengthField, Skipped,
 };
 
-/// Framing of a header line and a body. The function counts its calls.
+/// Returns a framing of a header line and a body, and the number of calls of its `body_len`
+/// function.
 fn counted_header_body() -> (Framing, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&calls);
@@ -41,11 +42,20 @@ fn header_body_called_its_function_twice_for_a_cut_body() {
         let mut frames = 0;
         for piece in pieces {
             deframer.extend(piece);
-            while deframer.next_frame().expect("valid").is_some() {
+            while deframer
+                .next_frame()
+                .expect("the stream is valid")
+                .is_some()
+            {
                 frames += 1;
             }
         }
-        assert!(deframer.last_frame().expect("valid").is_none());
+        assert!(
+            deframer
+                .last_frame()
+                .expect("the stream is valid")
+                .is_none()
+        );
         assert_eq!(frames, calls.load(Ordering::Relaxed), "cut at {cut}");
         assert_eq!(frames, 4);
 
@@ -54,18 +64,18 @@ fn header_body_called_its_function_twice_for_a_cut_body() {
         let mut take = |_: &[u8]| ControlFlow::Break(());
         for piece in pieces {
             for byte in piece {
-                side.read(&[*byte], &mut take).expect("valid");
-                side.resume(&mut take).expect("valid");
+                side.read(&[*byte], &mut take).expect("the stream is valid");
+                side.resume(&mut take).expect("the stream is valid");
             }
         }
-        assert!(side.end(&mut take).expect("valid"));
+        assert!(side.end(&mut take).expect("the stream is valid"));
         assert_eq!(calls.load(Ordering::Relaxed), 4, "byte by byte");
     }
 
     let (framing, calls) = counted_header_body();
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
     let (mut client, conn) = open(&mut reactor, addr);
-    reactor.with(|_, cx| cx.record(conn).expect("it is open"));
+    reactor.with(|_, cx| cx.record(conn).expect("the connection is open"));
     for piece in [&b"abc\nA"[..], b"B", b"Cd"] {
         deposit(&mut reactor, &mut client, conn, piece);
         settle(&mut reactor);
@@ -74,7 +84,8 @@ fn header_body_called_its_function_twice_for_a_cut_body() {
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
-/// A function of `length_fn` sees no byte twice, unless it asked for a further one.
+/// After `Need`, the function of `length_fn` is not called again before the needed bytes have
+/// arrived.
 #[test]
 fn length_fn_is_called_once_for_the_bytes_it_asked_for() {
     let seen = Arc::new(AtomicUsize::new(0));
@@ -102,21 +113,36 @@ fn length_fn_is_called_once_for_the_bytes_it_asked_for() {
             frames.push(frame.to_vec());
             ControlFlow::Continue(())
         };
-        side.read(&[*byte], frame).expect("valid");
+        side.read(&[*byte], frame).expect("the stream is valid");
     }
     assert_eq!(frames, [&b"ab\x02xy"[..], b"cd\0", b"ef\x01z"]);
     seen.store(0, Ordering::Relaxed);
     for byte in stream {
         deframer.extend(&[*byte]);
-        if let Some(frame) = deframer.next_frame().expect("valid") {
+        if let Some(frame) = deframer.next_frame().expect("the stream is valid") {
             assert_eq!(frame, frames.remove(0));
         }
     }
     assert!(frames.is_empty());
 }
 
-// A new framing ended the skip of a line that is too long. The end of that line was delivered as a
-// frame, and `on_skipped` was not called.
+/// Returns true if the event reports a skipped line of 23 bytes with a limit of 8 bytes.
+fn is_skipped_line(event: &Event) -> bool {
+    let Event::Skipped(_, skipped) = event else {
+        return false;
+    };
+    matches!(
+        skipped,
+        Skipped {
+            len: 23,
+            limit: 8,
+            ..
+        }
+    )
+}
+
+// A new framing ended the skip of a line that is too long. So the end of that line was delivered as
+// a frame, and `on_skipped` was not called.
 #[test]
 fn reframe_within_a_skipped_line_delivered_the_end_of_the_line() {
     let framing = Framing::line().frame_len_max(8).skip_too_long();
@@ -129,36 +155,34 @@ fn reframe_within_a_skipped_line_delivered_the_end_of_the_line() {
         let (mut client, conn) = open(&mut reactor, addr);
         deposit(&mut reactor, &mut client, conn, &[b'a'; 20]);
         settle(&mut reactor);
-        reactor.with(|_, cx| cx.reframe(conn, next.clone()).expect("it is open"));
+        reactor.with(|_, cx| {
+            cx.reframe(conn, next.clone())
+                .expect("the connection is open")
+        });
         settle(&mut reactor);
         deposit(&mut reactor, &mut client, conn, rest);
         drive(&mut reactor, |it| it.stats().frames_in > 0);
         settle(&mut reactor);
         assert_eq!(reactor.handler().frames(), [b"good"]);
-        let is_skipped = |event: &Event| {
-            matches!(
-                event,
-                Event::Skipped(
-                    _,
-                    Skipped {
-                        len: 23,
-                        limit: 8,
-                        ..
-                    }
-                )
-            )
-        };
-        assert_eq!(reactor.handler().count(is_skipped), 1);
+        assert_eq!(reactor.handler().count(is_skipped_line), 1);
 
         let mut deframer = Deframer::new(framing.clone());
         deframer.extend(&[b'a'; 20]);
-        assert!(deframer.next_frame().expect("skipped").is_none());
+        assert!(
+            deframer
+                .next_frame()
+                .expect("a skipped frame is not an error")
+                .is_none()
+        );
         deframer.reframe(Framing::raw());
         deframer.reframe(next.clone());
         deframer.extend(rest);
-        assert_eq!(deframer.next_frame().expect("valid"), Some(&b"good"[..]));
+        assert_eq!(
+            deframer.next_frame().expect("the stream is valid"),
+            Some(&b"good"[..])
+        );
         assert_eq!(deframer.frames_skipped(), 1);
-        assert_eq!(deframer.next_frame().expect("valid"), None);
+        assert_eq!(deframer.next_frame().expect("the stream is valid"), None);
 
         let mut side = ReadSide::new(framing.clone());
         let mut frames = Vec::new();
@@ -166,9 +190,10 @@ fn reframe_within_a_skipped_line_delivered_the_end_of_the_line() {
             frames.push(frame.to_vec());
             ControlFlow::Continue(())
         };
-        side.read(&[b'a'; 20], &mut take).expect("skipped");
+        side.read(&[b'a'; 20], &mut take)
+            .expect("a skipped frame is not an error");
         side.reframe(next.clone());
-        side.read(rest, &mut take).expect("valid");
+        side.read(rest, &mut take).expect("the stream is valid");
         assert_eq!((frames, side.frames_skipped()), (vec![b"good".to_vec()], 1));
     }
 
@@ -176,12 +201,18 @@ fn reframe_within_a_skipped_line_delivered_the_end_of_the_line() {
     let mut pieces = Pieces(vec![input[20..].to_vec(), input[..20].to_vec()]);
     pieces.0.insert(1, Vec::new());
     let mut stream = FramedStream::new(pieces, framing);
-    stream.receive().expect_err("it would block in the line");
+    stream
+        .receive()
+        .expect_err("the read would block inside the line");
     stream.reframe(Framing::length_u8());
-    assert_eq!(stream.receive().expect("valid"), Some(&b"good"[..]));
+    assert_eq!(
+        stream.receive().expect("the stream is valid"),
+        Some(&b"good"[..])
+    );
 }
 
-/// A reader that returns the last piece at each read; an empty piece would block.
+/// A reader that removes and returns the last piece at each read. For an empty piece, the read
+/// would block.
 struct Pieces(Vec<Vec<u8>>);
 
 impl std::io::Read for Pieces {
@@ -195,8 +226,8 @@ impl std::io::Read for Pieces {
     }
 }
 
-// `line` accepts a bare `\n`, so a server behind it could be made to see a second message: there
-// was no framing by name that rejects it.
+// `line` accepts a bare `\n`, so a sender could smuggle a second message to a server behind it. No
+// built-in framing rejected the bare `\n`.
 #[test]
 fn smtp_smuggling_passed_as_lines() {
     for (smuggled, rest) in [
@@ -204,17 +235,17 @@ fn smtp_smuggling_passed_as_lines() {
         (b"DATA\r\n\r.\rMAIL\r\n", 9),
     ] {
         for name in ["line-crlf", "line"] {
-            let framing: Framing = name.parse().expect("a name");
+            let framing: Framing = name.parse().expect("the short name is valid");
             let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
             let (mut client, _) = open(&mut reactor, addr);
-            client.write_all(smuggled).expect("it is connected");
+            client.write_all(smuggled).expect("the client is connected");
             if name == "line" {
                 drive(&mut reactor, |it| it.stats().frames_in > 1);
                 continue;
             }
             client
                 .shutdown(std::net::Shutdown::Write)
-                .expect("it is connected");
+                .expect("the client is connected");
             drive(&mut reactor, |it| it.stats().closed == 1);
             assert_eq!(reactor.handler().frames(), [b"DATA"]);
             let closed = reactor.handler().only_close();
@@ -241,14 +272,16 @@ fn smtp_smuggling_passed_as_lines() {
         b"\na",
     ] {
         let mut framer = Framer::new(Framing::line_crlf());
-        let error = framer.frame(payload).expect_err("it contains a line end");
+        let error = framer
+            .frame(payload)
+            .expect_err("the payload contains a line end");
         assert!(matches!(error, FrameError::Unencodable(_)), "{error}");
         let error = framer.frame_parts(&[payload, b""]);
-        error.expect_err("it contains a line end");
+        error.expect_err("the payload contains a line end");
     }
 }
 
-/// Lengths at the edges of every integer that may hold one.
+/// Returns lengths near the bounds of every integer type that may store a length.
 fn extreme_lengths(limit: usize) -> impl Iterator<Item = u64> {
     let limit = limit as u64;
     let edges = [0, 1, 2, 255, 1 << 16, 1 << 24, 1 << 31, 1 << 32, 1 << 63];
@@ -258,14 +291,14 @@ fn extreme_lengths(limit: usize) -> impl Iterator<Item = u64> {
 
 const LIMITS: [usize; 5] = [0, 1, 255, 1 << 20, usize::MAX];
 
-/// Compares the outcome of a stream with the reference decoder.
+/// Decodes a stream, and compares the result with the result of the reference decoder.
 fn compare(format: &Format, limit: Limit, stream: &[u8]) {
     for lens in [&[usize::MAX][..], &[1]] {
         entries::compare_cuts(format, limit, stream, lens);
     }
 }
 
-/// Compares the payloads that can be encoded with those of the reference.
+/// Checks that the framer accepts exactly the payloads that the reference accepts.
 fn compare_encoders(format: &Format, limit: Limit) {
     let mut framer = Framer::new(format.framing(limit));
     for payload in [&b""[..], b"a", &[7; 300]] {
@@ -290,7 +323,7 @@ fn field(len: u64, width: u8, is_little: bool) -> Vec<u8> {
     bytes
 }
 
-/// Every setting with every extreme length.
+/// Tests every setting of a length field with every extreme length.
 #[test]
 fn length_fields_do_not_overflow_at_any_extreme() {
     let adjustments = [0, 300, -300, i64::MAX, i64::MIN, i64::MIN + 9];
@@ -348,30 +381,31 @@ fn length_prefixes_do_not_overflow_at_any_extreme() {
     }
 }
 
-// `send` reserved the stripped bytes of a `length_field` before each frame: "attempt to add with
-// overflow" for an extreme number. Such a number is refused when the framing is created.
+// `send` reserved the stripped bytes of a `length_field` before each frame. An extreme number
+// caused a panic: "attempt to add with overflow". Such a number is now rejected when the framing is
+// created.
 #[test]
 fn length_field_overflowed_with_an_extreme_strip() {
-    let most = 1 + (1 << 20);
+    let strip_max = 1 + (1 << 20);
     for strip in [
-        most + 1,
+        strip_max + 1,
         usize::MAX / 2,
         18_446_744_073_709_551_614,
         usize::MAX,
     ] {
         let field = LengthField::new(1).adjustment(i64::MIN).strip(strip);
         let result = catch_unwind(AssertUnwindSafe(|| Framing::length_field(field)));
-        let message = result.expect_err("it strips more than any frame has");
+        let message = result.expect_err("the number of stripped bytes is too large");
         let message = message
             .downcast_ref::<String>()
-            .expect("a formatted message");
+            .expect("the panic message is a formatted string");
         assert!(message.contains("cannot strip"), "{message}");
     }
-    let mut framer = Framer::new(Framing::length_field(LengthField::new(4).strip(most)));
+    let mut framer = Framer::new(Framing::length_field(LengthField::new(4).strip(strip_max)));
     assert!(framer.frame(b"a").is_ok());
 }
 
-/// Legal settings at their extremes, on a live connection in both directions.
+/// Tests valid settings with extreme values on a live connection, in both directions.
 #[test]
 fn extreme_length_fields_work_on_a_live_connection() {
     for (adjustment, strip) in [(i64::MIN, 1 << 20), (i64::MAX, 0), (i64::MIN, 0)] {
@@ -387,14 +421,17 @@ fn extreme_length_fields_work_on_a_live_connection() {
                     let _ = cx.send_owned(conn, vec![7; 100_000]);
                 }
             });
-            client.write_all(&[0xFF; 100]).expect("it is connected");
+            client
+                .write_all(&[0xFF; 100])
+                .expect("the client is connected");
             settle(&mut reactor);
             assert_eq!(reactor.stats().frames_in, 0);
         }
     }
 }
 
-// Heart-beats were the start of a frame: they began its deadline and were delivered with it.
+// Heart-beats counted as the start of the next frame: they started its deadline and were delivered
+// with it.
 #[test]
 fn heart_beats_were_part_of_the_next_frame() {
     let mut config = Config::default();
@@ -412,14 +449,14 @@ fn heart_beats_were_part_of_the_next_frame() {
         let (mut client, conn) = open(&mut reactor, addr);
         let begin = std::time::Instant::now();
         let mut beats = 0;
-        while begin.elapsed() < 3 * config.frame_deadline.expect("it is set") {
+        while begin.elapsed() < 3 * config.frame_deadline.expect("the deadline is set") {
             deposit(&mut reactor, &mut client, conn, beat);
             settle(&mut reactor);
             beats += beat.len() as u64;
             common::let_pass(std::time::Duration::from_millis(15));
         }
         assert_eq!(reactor.with(|_, cx| cx.undecoded_bytes(conn)), Ok(0));
-        client.write_all(frame).expect("it is connected");
+        client.write_all(frame).expect("the client is connected");
         drive(&mut reactor, |it| it.stats().frames_in == 1);
         assert_eq!(reactor.handler().frames(), [delivered]);
         assert_eq!(reactor.stats().closed, 0);
@@ -428,7 +465,8 @@ fn heart_beats_were_part_of_the_next_frame() {
     }
 }
 
-// The last record of a stream that ends without a delimiter was lost, whatever the framing.
+// The last record of a stream that ends without a delimiter was lost, because no framing could
+// deliver it.
 #[test]
 fn last_record_without_its_delimiter_was_lost() {
     for (framing, frames, undecoded) in [
@@ -450,7 +488,7 @@ fn last_record_without_its_delimiter_was_lost() {
             }
             client
                 .shutdown(std::net::Shutdown::Write)
-                .expect("it is connected");
+                .expect("the client is connected");
             drive(&mut reactor, |it| it.stats().closed == 1);
             assert_eq!(reactor.handler().frames(), frames);
             assert_eq!(reactor.handler().only_close().undecoded_bytes, undecoded);

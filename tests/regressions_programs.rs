@@ -1,7 +1,7 @@
 //! One test for each fixed bug of a whole process: signals, the wake-up of the loop, and the
 //! example programs.
 //!
-//! Each test is named after its bug, and its comment says what was wrong.
+//! Each test is named after its bug, and its comment describes the bug.
 
 #[path = "common/child.rs"]
 mod child;
@@ -16,8 +16,8 @@ use child::Proxy;
 use common::{DEADLINE, Probe, client, refusing, reset};
 use unstick::Reactor;
 
-// A second thread caught the signals. For glibc the process was then multi-threaded, which made
-// every lock and every allocation slower: 492 instead of 398 instructions a frame.
+// A second thread caught the signals. The process was then multi-threaded for glibc, which made
+// every lock and every allocation slower: a frame took 492 instead of 398 instructions.
 #[test]
 #[cfg(target_os = "linux")]
 fn signals_made_a_process_multi_threaded() {
@@ -41,7 +41,7 @@ fn signals_made_a_process_multi_threaded() {
     assert!(status.success(), "{status}");
 }
 
-/// A client and a server that are connected through the proxy example.
+/// Returns the proxy example, and a client and a server that are connected through it.
 fn proxied() -> (Proxy, TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
     let proxy = Proxy::start(listener.local_addr().expect("the socket is bound"));
@@ -63,20 +63,25 @@ fn flood(stream: &mut TcpStream) {
     while stream.write(&bytes).is_ok() {}
 }
 
-/// Waits for an error of the socket, without a read: unread bytes would come before the error.
+/// Waits for an error of the socket and returns it. Does not read, because unread bytes would come
+/// before the error.
 fn await_error(stream: &TcpStream) -> io::Error {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(error) = stream.take_error().expect("the socket is open") {
             return error;
         }
-        assert!(Instant::now() < deadline, "the proxy passes no reset on");
+        assert!(
+            Instant::now() < deadline,
+            "the proxy did not reset the connection"
+        );
         std::thread::yield_now();
     }
 }
 
-// The proxy turned a reset into an orderly end, so the other side took a part of the data for all
-// of it. If a side was paused, its reset was noticed only after the other side had read everything.
+// The proxy turned a reset of one side into an orderly end for the other side. So the other side
+// treated a part of the data as all of it. If the connection to a side was paused, its reset was
+// noticed only after the other side had read everything.
 #[test]
 fn reset_was_an_orderly_end_behind_the_proxy() {
     for resets_client in [true, false] {
@@ -95,7 +100,7 @@ fn reset_was_an_orderly_end_behind_the_proxy() {
             let case = format!("client: {resets_client}, floods: {floods_near}, {floods_far}");
             println!("{case}");
             match floods_far {
-                // A close with unread bytes is a reset, too.
+                // The close of a socket with unread bytes sends a reset, too.
                 true => drop(near),
                 false => reset(near),
             }
@@ -105,8 +110,9 @@ fn reset_was_an_orderly_end_behind_the_proxy() {
     }
 }
 
-// A side that did not read was not read either. So its bytes did not arrive while it was flooded,
-// and a server that answers before it reads everything waited forever.
+// If a side of the proxy did not read, the proxy did not read from this side either. So its bytes
+// did not arrive while it was flooded, and a server that replies before it reads everything waited
+// forever.
 #[test]
 fn flooded_side_of_the_proxy_could_not_send() {
     let (_proxy, mut client, mut server) = proxied();
@@ -117,8 +123,8 @@ fn flooded_side_of_the_proxy_could_not_send() {
     assert_eq!(&answer, b"answer");
 }
 
-// The proxy did the same for other ends than a reset. If the server refused the connection of the
-// proxy, the client got an orderly end.
+// The proxy turned a refused connect into an orderly end, too. If the server refused the connection
+// of the proxy, the client got an orderly end instead of a reset.
 #[test]
 fn refused_connect_was_an_orderly_end_behind_the_proxy() {
     let (_socket, addr) = refusing();
@@ -127,8 +133,8 @@ fn refused_connect_was_an_orderly_end_behind_the_proxy() {
     assert_eq!(await_error(&client).kind(), ErrorKind::ConnectionReset);
 }
 
-// Each accept reset the delay between the attempts. So a server that accepted and closed at once
-// got a new connection after each shortest delay.
+// Each successful connect reset the delay of `Reconnect`. So a server that accepted and closed at
+// once got a new connection after each minimum delay.
 #[test]
 fn accept_and_close_reset_the_delay_of_reconnect() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
@@ -143,7 +149,8 @@ fn accept_and_close_reset_the_delay_of_reconnect() {
     let mut delays = Vec::new();
     while delays.len() < 4 {
         let (mut stream, _) = listener.accept().expect("the client connects");
-        // A frame is no proof that the server works: many servers report their overload by one.
+        // A received frame does not reset the delay either, because many servers report an overload
+        // with a frame.
         stream.write_all(b"busy\n").expect("the client reads");
         drop(stream);
         delays.push(loop {
@@ -161,7 +168,7 @@ fn accept_and_close_reset_the_delay_of_reconnect() {
     assert!(delays[3] >= 800, "{delays:?}");
 }
 
-// An address that no server can have was tried again forever.
+// `Reconnect` tried an address that no server can have again and again.
 #[test]
 fn invalid_address_was_tried_forever_by_reconnect() {
     for addr in [
@@ -176,7 +183,7 @@ fn invalid_address_was_tried_forever_by_reconnect() {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the client example starts");
-        // The end of its input would end the client, too.
+        // The input of the client stays open, because its end would end the client too.
         let _input = client.stdin.take();
         let output = client
             .wait_with_output()
@@ -208,7 +215,7 @@ fn interrupted_wake_up_delayed_a_post() {
     for error in ["EINTR", "EAGAIN"] {
         let inject = format!("inject=write:error={error}:when=1+2");
         let inner = common::rerun(NAME);
-        // Only the waker of mio has an event descriptor (eventfd(2)).
+        // The path selects the event descriptor of mio's waker, which is the only one (eventfd(2)).
         let strace = [
             "-f",
             "-P",
@@ -243,7 +250,8 @@ fn interrupted_wake_up_delayed_a_post() {
     }
 }
 
-// If the reader of its output had ended, the echo example panicked at its last line.
+// If the program that reads its output had ended, the echo example panicked while it printed its
+// last line.
 #[test]
 #[cfg(unix)]
 fn closed_output_was_a_panic_of_the_echo_example() {

@@ -20,7 +20,7 @@ fn reactor() -> Reactor<Probe> {
 }
 
 /// Runs a test of this file again under strace, which makes system calls fail. `inject` is the
-/// argument of its option `inject`. Prints a message and does nothing if strace cannot be run.
+/// value of strace's option `inject`. Prints a message and does nothing if strace cannot be run.
 #[cfg(target_os = "linux")]
 fn rerun_with_errors(test: &str, inject: &str) {
     let inject = format!("inject={inject}");
@@ -44,8 +44,8 @@ fn rerun_with_errors(test: &str, inject: &str) {
     assert!(stdout.contains("1 passed"), "{inject}: {stdout}{stderr}");
 }
 
-// EPERM and EACCES counted as errors of one connection. A security module returns them for every
-// accept, so the listener accepted in an endless loop.
+// EPERM and EACCES counted as errors of one connection, so the listener accepted again at once. A
+// security module returns them for every accept, so this loop was endless.
 #[cfg(target_os = "linux")]
 #[test]
 fn accept_that_is_never_permitted_used_a_whole_processor() {
@@ -71,7 +71,7 @@ fn accept_that_is_never_permitted_used_a_whole_processor() {
     assert!(stats.turns <= 60, "{stats:?}");
 }
 
-// The same kind: other calls that a sandbox may refuse for good.
+// Other socket calls that a sandbox rejects permanently must not cause a busy loop either.
 #[cfg(target_os = "linux")]
 #[test]
 fn refused_socket_call_ends_with_an_error_and_no_busy_loop() {
@@ -116,7 +116,10 @@ fn refused_socket_call_ends_with_an_error_and_no_busy_loop() {
     let opened = |event: &Event| matches!(event, Event::Open(id, _) if *id == conn);
     let closed = reactor.handler().closes();
     let failed = closed.iter().any(|(id, _)| *id == conn);
-    assert!(failed || reactor.handler().count(opened) == 1, "no report");
+    assert!(
+        failed || reactor.handler().count(opened) == 1,
+        "neither on_open nor on_close was called"
+    );
     // A close that fails is no reason for a busy loop either.
     reactor.with(|_, cx| cx.close(conn));
     let turns_before = reactor.stats().turns;
@@ -125,7 +128,7 @@ fn refused_socket_call_ends_with_an_error_and_no_busy_loop() {
     assert!(turns <= 40, "{turns} turns");
 }
 
-// A sandbox may forbid `accept4` or not know it. The listener then accepted nothing for ever.
+// A sandbox may forbid `accept4` or not support it. The listener then never accepted a connection.
 #[cfg(target_os = "linux")]
 #[test]
 fn sandbox_without_accept4_accepted_no_connection() {
@@ -148,11 +151,12 @@ fn sandbox_without_accept4_accepted_no_connection() {
     for client in &mut clients {
         client.write_all(b"hello\n").expect("the server reads");
     }
-    // A blocking socket would stop this loop.
+    // If an accepted socket were in blocking mode, a turn would not return.
     drive(&mut reactor, |reactor| reactor.stats().frames_out == 2);
 }
 
-// The addresses of a name were tried one after the other, each with a share of the whole timeout.
+// The addresses of a name were tried one after the other. An address without a server then cost its
+// whole share of the timeout.
 #[test]
 fn dead_first_address_cost_its_whole_timeout() {
     let (_held, dead) = silent();
@@ -176,7 +180,8 @@ fn dead_first_address_cost_its_whole_timeout() {
     assert_eq!((opens, reactor.handler().closes().len()), (1, 0));
 }
 
-// A dual-stack listener reported its IPv4 clients as IPv6, so a ban of their address missed them.
+// A dual-stack listener reported its IPv4 clients as IPv6, so a check of the IPv4 address did not
+// match them.
 #[test]
 fn ipv4_client_of_a_dual_stack_listener_was_reported_as_ipv6() {
     let mut reactor = reactor();
@@ -188,7 +193,7 @@ fn ipv4_client_of_a_dual_stack_listener_was_reported_as_ipv6() {
     };
     let port = reactor
         .local_inet_addr(listener)
-        .expect("it is bound")
+        .expect("the socket is bound")
         .port();
     let client = client(SocketAddr::from(([127, 0, 0, 1], port)));
     drive(&mut reactor, |it| it.stats().accepted == 1);
@@ -224,11 +229,14 @@ fn ipv4_sender_to_a_dual_stack_socket_was_reported_as_ipv6() {
             eprintln!("skipped: this machine has no IPv6");
             return;
         };
-        let port = reactor.local_inet_addr(socket).expect("it is bound").port();
+        let port = reactor
+            .local_inet_addr(socket)
+            .expect("the socket is bound")
+            .port();
         let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
         peer.connect(("127.0.0.1", port))
             .expect("the address is valid");
-        let deadline = peer.set_read_timeout(Some(common::DEADLINE));
+        let deadline = peer.set_read_timeout(Some(DEADLINE));
         deadline.expect("the timeout can be set");
         for nth in 0..3 {
             peer.send(&[nth]).expect("the socket is open");
@@ -256,7 +264,9 @@ fn text_of_a_unix_addr_named_another_addr() {
     use std::os::unix::ffi::OsStrExt;
     use unstick::UnixAddr;
 
-    let path = |bytes| UnixAddr::from_pathname(OsStr::from_bytes(bytes)).expect("a short path");
+    let path = |bytes| {
+        UnixAddr::from_pathname(OsStr::from_bytes(bytes)).expect("the path is short enough")
+    };
     let mut addrs = vec![
         path(b"@app"),
         path(b"/run/\xff\xfe"),
@@ -275,7 +285,7 @@ fn text_of_a_unix_addr_named_another_addr() {
         b"@",
         b"\xff",
     ] {
-        addrs.push(UnixAddr::from_abstract_name(name).expect("a short name"));
+        addrs.push(UnixAddr::from_abstract_name(name).expect("the name is short enough"));
     }
     for addr in addrs.into_iter().map(Addr::from) {
         let text = addr.to_string();
@@ -302,7 +312,8 @@ fn peer_of_an_unknown_name_was_reported_as_0_0_0_0() {
     assert!(matches!(closed.reason, CloseReason::ConnectFailed(_)));
 }
 
-// The debug text of a reactor showed counters that only `stats` fills in.
+// The debug text of a reactor contained counters that only the method `stats` computes, so they
+// were zero.
 #[test]
 fn debug_text_of_a_reactor_counted_no_timers() {
     let mut reactor = reactor();
@@ -319,7 +330,8 @@ fn debug_text_of_a_delimiter_contained_search_tables() {
     assert!(!text.contains("Finder"), "{text}");
 }
 
-// An adopted socket opened with its first event. A socket whose send buffer is full has none.
+// An adopted socket opened with its first event. A socket with a full send buffer and no input has
+// no event, so it never opened.
 #[test]
 fn adopted_stream_with_a_full_send_buffer_never_opened() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
@@ -333,7 +345,7 @@ fn adopted_stream_with_a_full_send_buffer_never_opened() {
     drop(far);
 }
 
-// `listen` opens the first address of a name. The clients of the other family were refused.
+// `listen` opens only the first address of a name. So clients of the other family were refused.
 #[test]
 fn listen_on_a_name_left_out_one_address_family() {
     let v6 = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0));
@@ -349,18 +361,23 @@ fn listen_on_a_name_left_out_one_address_family() {
     };
     for addrs in [
         [v6, v4],
-        // The first one would take the port of the second one too.
+        // Without `only_v6`, the listener at `[::]` would occupy the port for IPv4 too.
         [v6, v4].map(|addr| SocketAddr::new(unspecified(addr), 0)),
     ] {
         let ids = listen_all(&mut reactor, &addrs).expect("a free port is available");
-        let port = |id| reactor.local_inet_addr(id).expect("it is open").port();
+        let port = |id| {
+            reactor
+                .local_inet_addr(id)
+                .expect("the listener is open")
+                .port()
+        };
         assert_eq!(port(ids[0]), port(ids[1]));
         let _clients = [v6, v4].map(|addr| client(SocketAddr::new(addr.ip(), port(ids[0]))));
         let accepted = reactor.stats().accepted + 2;
         drive(&mut reactor, |it| it.stats().accepted == accepted);
     }
 
-    // If one address fails, none stays open.
+    // If one address fails, no listener stays open.
     let holder = TcpListener::bind(v4).expect("a free port is available");
     let taken = holder.local_addr().expect("the listener is bound");
     let v6 = SocketAddr::new(v6.ip(), taken.port());
@@ -376,9 +393,9 @@ fn unspecified(addr: SocketAddr) -> std::net::IpAddr {
     }
 }
 
-// A new owner used a duplicate of a connection's socket after an `abort`. The abort had set
-// `SO_LINGER` to zero, so the close of the duplicate destroyed its output: of 200,004 bytes,
-// 128,004 arrived. `detach` moves the socket without this.
+// To move a connection, a program duplicated its socket and aborted the connection. The abort had
+// set `SO_LINGER` to zero, so the close of the duplicate destroyed its output: of 200,004 bytes,
+// 128,004 arrived. `detach` moves the socket without this loss.
 #[test]
 fn duplicate_of_an_aborted_socket_destroyed_its_output() {
     let probe = Probe::new(|cx, event| {
@@ -408,10 +425,11 @@ fn duplicate_of_an_aborted_socket_destroyed_its_output() {
     owner.write_all(&[7; 200_000]).expect("the client reads");
     drop(owner);
     let len = reader.join().expect("the reader does not panic");
-    assert_eq!(len.expect("an end, not a reset"), 200_004);
+    assert_eq!(len.expect("the stream ends without a reset"), 200_004);
 }
 
-// The system drops connects if a backlog is full, and the docs did not say how to notice it.
+// The system drops connects if a backlog is full, and the documentation did not explain how to
+// notice this.
 #[cfg(target_os = "linux")]
 #[test]
 fn overflow_of_a_backlog_could_not_be_noticed() {
@@ -432,17 +450,21 @@ fn overflow_of_a_backlog_could_not_be_noticed() {
     let options = ListenOptions::new().backlog(1);
     let listener = reactor.with(|_, cx| cx.listen_with("127.0.0.1:0", Framing::raw(), &options));
     let listener = listener.expect("a free port is available");
-    let addr = reactor.local_inet_addr(listener).expect("it is bound");
+    let addr = reactor
+        .local_inet_addr(listener)
+        .expect("the socket is bound");
     let before = listen_overflows().expect("the kernel counts overflows");
     let _clients: Vec<_> = (0..8)
         .map(|_| {
-            let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            let client =
+                Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be created");
             client.set_nonblocking(true).expect("the mode can be set");
             let _ = client.connect(&addr.into());
             client
         })
         .collect();
-    // No turn accepts meanwhile, and the loopback interface delivers each SYN at once.
+    // No turn runs before this line, so nothing is accepted. The loopback interface delivers each
+    // SYN at once.
     let overflows = listen_overflows().expect("the kernel counts overflows") - before;
     assert!(overflows >= 1, "{overflows} overflows of 8 connects");
     drive(&mut reactor, |it| it.stats().accepted >= 2);

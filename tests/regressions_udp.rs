@@ -10,7 +10,9 @@ use unstick::{Reactor, UdpId};
 fn bound(addr: &str) -> (Reactor<Probe>, UdpId, u16) {
     let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
     let socket = reactor.bind_udp(addr).expect("a free port is available");
-    let addr = reactor.local_inet_addr(socket).expect("it is bound");
+    let addr = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound");
     (reactor, socket, addr.port())
 }
 
@@ -35,26 +37,36 @@ fn senders(reactor: &Reactor<Probe>) -> Vec<SocketAddr> {
     senders.collect()
 }
 
-// A connect of a UDP socket does not remove the datagrams that are queued already. So a datagram of
-// a stranger was delivered after `connect_udp`, although the documentation promised otherwise.
+// A connect of a UDP socket does not remove datagrams that the kernel has queued already. So a
+// datagram of another sender was delivered after `connect_udp`, although the documentation excluded
+// this.
 #[test]
 fn datagram_of_a_stranger_came_after_connect_udp() {
     let (mut reactor, socket, port) = bound("127.0.0.1:0");
     let (stranger, friend) = (peer("127.0.0.1:0"), peer("127.0.0.1:0"));
     let to = (Ipv4Addr::LOCALHOST, port);
-    stranger.send_to(b"before", to).expect("loopback");
-    friend.send_to(b"before", to).expect("loopback");
+    stranger
+        .send_to(b"before", to)
+        .expect("the loopback interface accepts the datagram");
+    friend
+        .send_to(b"before", to)
+        .expect("the loopback interface accepts the datagram");
     reactor
         .with(|_, cx| cx.connect_udp(socket, addr_of(&friend)))
         .expect("a connect of UDP is local");
-    stranger.send_to(b"after", to).expect("loopback");
-    friend.send_to(b"after", to).expect("loopback");
+    stranger
+        .send_to(b"after", to)
+        .expect("the loopback interface accepts the datagram");
+    friend
+        .send_to(b"after", to)
+        .expect("the loopback interface accepts the datagram");
     drive(&mut reactor, |reactor| reactor.stats().datagrams_in >= 2);
     assert_eq!(senders(&reactor), [addr_of(&friend); 2]);
     assert_eq!(reactor.stats().datagrams_filtered, 1);
 }
 
-// A socket that the program had connected before it gave it to the reactor had the same fault.
+// An adopted socket that the program had connected also delivered datagrams that were queued before
+// the connect.
 #[test]
 fn datagram_of_a_stranger_came_to_an_adopted_socket() {
     let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
@@ -62,20 +74,22 @@ fn datagram_of_a_stranger_came_to_an_adopted_socket() {
     let adopted = peer("127.0.0.1:0");
     stranger
         .send_to(b"before", addr_of(&adopted))
-        .expect("loopback");
-    adopted.connect(addr_of(&friend)).expect("it is local");
+        .expect("the loopback interface accepts the datagram");
+    adopted
+        .connect(addr_of(&friend))
+        .expect("a connect of UDP is local");
     friend
         .send_to(b"after", addr_of(&adopted))
-        .expect("loopback");
+        .expect("the loopback interface accepts the datagram");
     reactor
         .with(|_, cx| cx.adopt_udp(adopted))
-        .expect("it is a UDP socket");
+        .expect("the socket is a UDP socket");
     drive(&mut reactor, |reactor| reactor.stats().datagrams_in >= 1);
     assert_eq!(senders(&reactor), [addr_of(&friend)]);
     assert_eq!(reactor.stats().datagrams_filtered, 1);
 }
 
-// Unix datagram sockets had the same fault: their first connect keeps the queue, too.
+// Unix datagram sockets delivered such datagrams too, because a connect keeps the queued datagrams.
 #[test]
 #[cfg(target_os = "linux")]
 fn datagram_of_a_stranger_came_after_a_unix_connect() {
@@ -84,15 +98,15 @@ fn datagram_of_a_stranger_came_after_a_unix_connect() {
 
     let named = |name: &str| {
         let name = format!("unstick-stranger-{}-{name}", std::process::id());
-        let std = StdUnixAddr::from_abstract_name(&name).expect("a short name");
+        let std = StdUnixAddr::from_abstract_name(&name).expect("the name is short enough");
         let addr: unstick::UnixAddr =
-            unstick::UnixAddr::from_abstract_name(&name).expect("a short name");
+            unstick::UnixAddr::from_abstract_name(&name).expect("the name is short enough");
         (std, addr)
     };
     let (server, friend, stranger) = (named("server"), named("friend"), named("stranger"));
     let friend_socket = UnixDatagram::bind_addr(&friend.0).expect("the name is free");
     let stranger_socket = UnixDatagram::bind_addr(&stranger.0).expect("the name is free");
-    let unnamed = UnixDatagram::unbound().expect("a socket");
+    let unnamed = UnixDatagram::unbound().expect("a socket can be created");
     let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
     let socket = reactor
         .with(|_, cx| cx.bind_unix_datagram(Some(&server.1)))
@@ -124,8 +138,8 @@ fn datagram_of_a_stranger_came_after_a_unix_connect() {
     assert_eq!(reactor.stats().datagrams_filtered, 2);
 }
 
-// A socket bound to 0.0.0.0 or [::] that was asked at 127.0.0.2 replied from 127.0.0.1. A client
-// that compares the addresses dropped the reply (RFC 2181, 4.1).
+// A socket bound to 0.0.0.0 or [::] received a request at 127.0.0.2 and replied from 127.0.0.1. A
+// client that compares the addresses dropped the reply (RFC 2181, 4.1).
 #[test]
 #[cfg(all(target_os = "linux", feature = "udp-batch"))]
 fn wildcard_socket_replied_from_another_address() {
@@ -139,14 +153,16 @@ fn wildcard_socket_replied_from_another_address() {
         for chunk in asked.iter().collect::<Vec<_>>().chunks(50) {
             let before = reactor.stats().datagrams_out;
             for ip in chunk {
-                client.send_to(b"request", (**ip, port)).expect("loopback");
+                client
+                    .send_to(b"request", (**ip, port))
+                    .expect("the loopback interface accepts the datagram");
             }
             drive(&mut reactor, |reactor| {
                 reactor.stats().datagrams_out - before >= chunk.len() as u64
             });
         }
         let replied = (0..asked.len()).map(|_| {
-            let (len, from) = client.recv_from(&mut [0; 16]).expect("a reply");
+            let (len, from) = client.recv_from(&mut [0; 16]).expect("a reply arrives");
             assert_eq!((len, from.port()), (7, port));
             from.ip()
         });

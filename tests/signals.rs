@@ -1,5 +1,5 @@
-//! Signals. By default they end a program: queued output is sent first, unless a second signal
-//! arrives. Other signals are callbacks.
+//! Signals that shut a reactor down, and signals that are reported to the handler. A shutdown first
+//! sends the queued output, unless a second signal arrives.
 
 #![cfg(all(unix, feature = "signals"))]
 
@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use common::{DEADLINE, Event, Probe, drive, listening};
 use unstick::{CloseReason, Config, Framing, Reactor, Signal};
 
-/// Length of a payload in bytes; it exceeds the kernel's buffers for a peer that does not read.
+/// Length of a payload in bytes. It exceeds the kernel's buffers, so a peer that does not read
+/// leaves output in the write queue.
 const PAYLOAD_LEN: usize = 12 << 20;
 
-/// Runs the program under test: it sends a long frame to its first client and ends on a signal.
+/// Runs the program under test, which sends a long frame to its first client and ends on a signal.
 fn serve() {
     let mut is_first = true;
     let probe = Probe::new(move |cx, event| {
@@ -41,6 +42,7 @@ fn serve() {
     println!("\nunsent {}", reactor.stats().unsent_bytes);
 }
 
+/// A running program under test.
 struct Program {
     child: Child,
     stdout: BufReader<std::process::ChildStdout>,
@@ -136,7 +138,7 @@ fn second_signal_stops_without_flushing() {
     drop(client);
 }
 
-/// Waits until connects are refused, which shows that the first signal was handled.
+/// Waits until connects are refused, because then the first signal was handled.
 fn until_refused(addr: SocketAddr) {
     let end = Instant::now() + DEADLINE;
     while TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_ok() {
@@ -144,8 +146,9 @@ fn until_refused(addr: SocketAddr) {
     }
 }
 
-/// Sends signals to this process. Waits for each signal, because the kernel delivers it later. A
-/// reactor that catches it last shows that the other reactors have it, too.
+/// Sends signals to this process, and waits for each signal, because the kernel may deliver it
+/// later. For this, another reactor catches the signal last. When it reports the signal, the
+/// earlier reactors have received it too.
 fn raise(signals: &[Signal]) {
     let pid = std::process::id().to_string();
     for &signal in signals {
@@ -208,7 +211,7 @@ fn caught_signals_are_callbacks_of_every_reactor() {
     // A real-time signal (signal(7)).
     #[cfg(target_os = "linux")]
     catch(&mut second, Signal::from_raw(40));
-    // Deliveries before the callback are reported as one.
+    // Several signals of one kind that arrive before the callback are reported once.
     raise(&[
         Signal::SIGUSR1,
         Signal::SIGUSR1,
@@ -249,7 +252,7 @@ fn catch_signal_takes_a_signal_from_the_shutdown() {
     assert_eq!(reported(&reactor), [Signal::SIGHUP, Signal::SIGINT]);
 }
 
-/// Both signals come before a turn, so they are handled together.
+/// Both signals arrive before the turn, which therefore handles them together.
 #[test]
 fn second_signal_of_the_same_turn_aborts() {
     if has_run_in_child("second_signal_of_the_same_turn_aborts") {
@@ -275,7 +278,7 @@ fn second_signal_of_the_same_turn_aborts() {
 fn signals_that_cannot_be_caught_are_errors() {
     for number in [9, 19, 4, 8, 11, 0, -1, i32::MIN, 10_000, i32::MAX] {
         let caught = reactor().with(|_, cx| cx.catch_signal(Signal::from_raw(number)));
-        let error = caught.expect_err("no program can catch it");
+        let error = caught.expect_err("no program can catch this signal");
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{number}");
     }
     assert_eq!(Signal::from_raw(9).to_string(), "SIGKILL");
@@ -303,7 +306,7 @@ fn panic_in_on_signal_loses_no_other_signal() {
     assert_eq!(reported(&reactor).len(), 1);
 }
 
-/// The pairs of sockets are closed with the reactor, also after an error.
+/// The descriptors of each signal are closed with the reactor, also after a failed `catch_signal`.
 #[test]
 #[cfg(target_os = "linux")]
 fn signals_leak_no_descriptor() {
@@ -322,7 +325,7 @@ fn signals_leak_no_descriptor() {
         reactor
             .shutdown_on_signals(DEADLINE)
             .expect("the signals can be caught");
-        assert_eq!(descriptors(), own + 6, "two for each signal");
+        assert_eq!(descriptors(), own + 6, "each signal has two descriptors");
         drop(reactor);
         assert_eq!(descriptors(), before);
     }

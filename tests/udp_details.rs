@@ -14,7 +14,7 @@ use unstick::{
     Config, ConnId, Context, Datagram, Ecn, Handler, Reactor, Route, TimerId, UdpId, UdpOptions,
 };
 
-/// A datagram as it was delivered, without its payload.
+/// Details of a delivered datagram, without its payload.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     to: Option<IpAddr>,
@@ -24,7 +24,7 @@ struct Seen {
     route: Route,
 }
 
-/// Records datagrams and echoes them, at once or from a timer.
+/// A handler that records datagrams and echoes them: at once, or from a timer if `is_late` is true.
 #[derive(Debug, Default)]
 struct Recorder {
     seen: Vec<Seen>,
@@ -78,7 +78,9 @@ fn bound(
     let socket = reactor
         .with(|_, cx| cx.bind_udp_with(addr, options))
         .expect("a free port is available");
-    let addr = reactor.local_inet_addr(socket).expect("it is bound");
+    let addr = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound");
     (reactor, socket, addr)
 }
 
@@ -101,10 +103,11 @@ fn with_and_without_batches(test: impl Fn(bool)) {
     }
 }
 
-/// Sends a datagram and returns its echo's source.
+/// Sends a datagram, and returns the source address of its echo.
 fn ask(reactor: &mut Reactor<Recorder>, peer: &UdpSocket, to: SocketAddr) -> SocketAddr {
     let before = reactor.stats().datagrams_out;
-    peer.send_to(b"data", to).expect("loopback");
+    peer.send_to(b"data", to)
+        .expect("the loopback interface accepts the datagram");
     drive(reactor, |it| it.stats().datagrams_out > before);
     let (len, from) = peer.recv_from(&mut [0; 9]).expect("an echo arrives");
     assert_eq!(len, 4);
@@ -121,7 +124,11 @@ fn late_reply_leaves_from_the_address_that_was_asked() {
             for last in [2, 77, 254] {
                 let to = SocketAddr::from(([127, 0, 0, last], local.port()));
                 assert_eq!(ask(&mut reactor, &peer, to), to);
-                let seen = reactor.handler().seen.last().expect("it was delivered");
+                let seen = reactor
+                    .handler()
+                    .seen
+                    .last()
+                    .expect("the datagram was delivered");
                 assert_eq!((seen.to, seen.interface), (Some(to.ip()), Some(1)));
                 assert_eq!(seen.route.source(), Some(to.ip()));
             }
@@ -136,7 +143,7 @@ fn destination_of_an_ipv6_datagram_is_reported() {
         return;
     };
     peer.set_read_timeout(Some(DEADLINE))
-        .expect("it can be set");
+        .expect("the option can be set");
     with_and_without_batches(|in_batches| {
         let (mut reactor, _, local) = bound("[::]:0", &UdpOptions::new(), in_batches);
         let to = SocketAddr::from((ip("::1"), local.port()));
@@ -203,7 +210,7 @@ fn details_are_reported_only_if_asked_for() {
     });
 }
 
-/// A marked datagram arrives with its mark, and the mark of a route is on the datagram.
+/// A received datagram reports the ECN mark that it was sent with, in both directions.
 #[test]
 fn ecn_marks_survive_a_round_trip() {
     with_and_without_batches(|in_batches| {
@@ -216,9 +223,10 @@ fn ecn_marks_survive_a_round_trip() {
             };
             let udp = reactor.with(|_, cx| cx.bind_udp_with(client, &options));
             let udp = udp.expect("a free port is available");
-            let client = reactor.local_inet_addr(udp).expect("it is bound");
+            let client = reactor.local_inet_addr(udp).expect("the socket is bound");
             let to = SocketAddr::from((client.ip(), local.port()));
-            // The server echoes, the client echoes the echo, and so on: each datagram is marked.
+            // Each step sends marked datagrams to the server, and then marked replies to the
+            // client.
             for (index, mark) in [Ecn::Ect0, Ecn::Ect1, Ecn::Ce, Ecn::NotEct]
                 .into_iter()
                 .enumerate()
@@ -228,7 +236,8 @@ fn ecn_marks_survive_a_round_trip() {
                 reactor.with(|_, cx| {
                     let route = Route::new(to).tos(0x20 | mark as u8);
                     for _ in 0..=index {
-                        cx.send_to(udp, route, b"marked").expect("there is space");
+                        cx.send_to(udp, route, b"marked")
+                            .expect("the queue has space");
                     }
                 });
                 drive(&mut reactor, |it| it.handler().seen.len() > before + index);
@@ -237,13 +246,13 @@ fn ecn_marks_survive_a_round_trip() {
                     seen.iter().all(|seen| seen.ecn == Some(mark)),
                     "{addr} {seen:?}"
                 );
-                // The routes back, with the mark that arrived.
+                // The replies are sent along the recorded routes, with the mark that was received.
                 let pending = std::mem::take(&mut reactor.handler_mut().pending);
                 let before = reactor.handler().seen.len();
                 reactor.with(|_, cx| {
                     for (_, route, data) in &pending {
                         cx.send_to(server, route.tos(mark as u8), data)
-                            .expect("there is space");
+                            .expect("the queue has space");
                     }
                 });
                 drive(&mut reactor, |it| it.handler().seen.len() > before + index);
@@ -264,7 +273,7 @@ fn ecn_marks_survive_a_round_trip() {
     });
 }
 
-/// A burst is longer than the receive buffer. Each datagram is either delivered or counted.
+/// The burst exceeds the receive buffer. Each datagram is either delivered or counted.
 #[test]
 fn datagrams_that_the_kernel_dropped_are_counted() {
     with_and_without_batches(|in_batches| {
@@ -278,16 +287,19 @@ fn datagrams_that_the_kernel_dropped_are_counted() {
             for _ in 0..3 {
                 for _ in 0..50 {
                     if gso {
-                        setsockopt(&peer, sockopt::UdpGsoSegment, &500).expect("Linux 4.18");
+                        setsockopt(&peer, sockopt::UdpGsoSegment, &500)
+                            .expect("the kernel has UDP_SEGMENT (Linux 4.18)");
                     }
-                    peer.send_to(&[7; 2000], to).expect("loopback");
+                    peer.send_to(&[7; 2000], to)
+                        .expect("the loopback interface accepts the datagram");
                     sent += if gso { 4 } else { 1 };
                 }
                 let _ = setsockopt(&peer, sockopt::UdpGsoSegment, &0);
                 common::settle(&mut reactor);
             }
             // The kernel reports a loss with the next datagram that it queues.
-            peer.send_to(b"last", to).expect("loopback");
+            peer.send_to(b"last", to)
+                .expect("the loopback interface accepts the datagram");
             common::settle(&mut reactor);
             let stats = reactor.stats();
             assert!(stats.datagrams_overflowed > 0, "{stats:?}");
@@ -325,7 +337,7 @@ fn multicast_group_of_another_socket_is_recognised() {
             let (_other, ..) = bound(&addr.to_string(), &other, in_batches);
             for group in [groups[1], groups[0]] {
                 let sent = sender.send_to(b"to a group", (group, local.port()));
-                sent.expect("loopback");
+                sent.expect("the loopback interface accepts the datagram");
             }
             let count = if all { 2 } else { 1 };
             drive(&mut reactor, |it| it.stats().datagrams_out >= count);
@@ -350,7 +362,7 @@ fn multicast_group_of_another_socket_is_recognised() {
                     .all(|seen| seen.route.source().is_none())
             );
             for _ in 0..count {
-                let (_, from) = sender.recv_from(&mut [0; 16]).expect("a reply");
+                let (_, from) = sender.recv_from(&mut [0; 16]).expect("a reply arrives");
                 assert_eq!(from, SocketAddr::from((lo, local.port())));
             }
             assert!(reactor.handler().errors.is_empty());
@@ -358,13 +370,14 @@ fn multicast_group_of_another_socket_is_recognised() {
     });
 }
 
-/// A request to a broadcast address, which no reply can leave from, is answered too.
+/// A request to a broadcast address is answered from an address of the host, because no reply can
+/// have a broadcast address as its source.
 #[test]
 fn request_to_a_broadcast_address_is_answered() {
     with_and_without_batches(|in_batches| {
         let (mut reactor, _, local) = bound("0.0.0.0:0", &UdpOptions::new(), in_batches);
         let peer = peer("127.0.0.1:0");
-        peer.set_broadcast(true).expect("it can be set");
+        peer.set_broadcast(true).expect("the option can be set");
         let to = SocketAddr::from(([127, 255, 255, 255], local.port()));
         let from = ask(&mut reactor, &peer, to);
         assert_eq!(from, SocketAddr::from(([127, 0, 0, 1], local.port())));
@@ -373,7 +386,8 @@ fn request_to_a_broadcast_address_is_answered() {
     });
 }
 
-/// A reply to another address than the sender's takes the route that the system chooses.
+/// A datagram to another address than the sender's is not a reply, so the system chooses its source
+/// address.
 #[test]
 fn datagram_to_another_peer_is_no_reply() {
     struct Forward(SocketAddr);
@@ -381,22 +395,35 @@ fn datagram_to_another_peer_is_no_reply() {
         type Session = ();
         fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
         fn on_datagram(&mut self, cx: &mut Context<'_, Self>, udp: UdpId, got: Datagram<'_>) {
-            cx.send_to(udp, self.0, got.data).expect("there is space");
-            cx.send_to(udp, got.from, got.data).expect("there is space");
-            cx.send_to(udp, self.0, got.data).expect("there is space");
+            cx.send_to(udp, self.0, got.data)
+                .expect("the queue has space");
+            cx.send_to(udp, got.from, got.data)
+                .expect("the queue has space");
+            cx.send_to(udp, self.0, got.data)
+                .expect("the queue has space");
         }
     }
     let (first, second) = (peer("127.0.0.1:0"), peer("127.0.0.1:0"));
-    let other = second.local_addr().expect("it is bound");
+    let other = second.local_addr().expect("the socket is bound");
     let mut reactor = Reactor::new(Forward(other)).expect("the reactor is created");
     let udp = reactor
         .bind_udp("0.0.0.0:0")
         .expect("a free port is available");
-    let port = reactor.local_inet_addr(udp).expect("it is bound").port();
+    let port = reactor
+        .local_inet_addr(udp)
+        .expect("the socket is bound")
+        .port();
     let to = SocketAddr::from(([127, 0, 0, 9], port));
-    first.send_to(b"data", to).expect("loopback");
+    first
+        .send_to(b"data", to)
+        .expect("the loopback interface accepts the datagram");
     drive(&mut reactor, |it| it.stats().datagrams_out == 3);
-    let from = |peer: &UdpSocket| peer.recv_from(&mut [0; 9]).expect("it arrives").1.ip();
+    let from = |peer: &UdpSocket| {
+        peer.recv_from(&mut [0; 9])
+            .expect("the datagram arrives")
+            .1
+            .ip()
+    };
     assert_eq!(from(&first), ip("127.0.0.9"));
     assert_eq!([from(&second), from(&second)], [ip("127.0.0.1"); 2]);
 }

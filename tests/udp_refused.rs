@@ -1,7 +1,8 @@
-//! System calls of UDP batches that the kernel or a sandbox refuses: at first, sometimes or always.
+//! System calls of UDP batches that the kernel or a sandbox rejects: the first call, some calls, or
+//! all calls.
 //!
-//! strace makes the calls of a child process fail: this test binary again. Without strace the tests
-//! print a message and pass.
+//! Each test runs this test binary again as a child process, and strace makes system calls of the
+//! child fail. Without strace, the tests print a message and pass.
 
 #![cfg(all(target_os = "linux", feature = "udp-batch"))]
 
@@ -63,13 +64,16 @@ fn rerun_with(test: &str, traced: &str, faults: &[String]) -> Option<(String, St
     Some((log, calls))
 }
 
-/// Echoes datagrams of 32 peers, in rounds, and then waits. All of them must arrive, although
-/// system calls fail, and the wait must be quiet.
+/// Echoes datagrams of 32 peers, in several rounds, and then waits. All echoes must arrive although
+/// system calls fail, and the wait must have no work.
 fn echo_as_child(addr: &str) {
     env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
     let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
     let socket = reactor.bind_udp(addr).expect("a free port is available");
-    let port = reactor.local_inet_addr(socket).expect("it is bound").port();
+    let port = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound")
+        .port();
     let to = SocketAddr::from(([127, 0, 0, 3], port));
     let to = if addr.starts_with("127") {
         ([127, 0, 0, 1], port).into()
@@ -79,12 +83,17 @@ fn echo_as_child(addr: &str) {
     let peers: Vec<_> = (0..PEERS).map(|_| peer()).collect();
     for round in 1..=ROUNDS {
         for peer in &peers {
-            peer.send_to(b"alone", to).expect("loopback");
+            peer.send_to(b"alone", to)
+                .expect("the loopback interface accepts the datagram");
         }
-        // Three datagrams that travel as one message, as long as that was not refused.
-        setsockopt(&peers[0], sockopt::UdpGsoSegment, &2).expect("Linux 4.18");
-        peers[0].send_to(b"aabbc", to).expect("loopback");
-        setsockopt(&peers[0], sockopt::UdpGsoSegment, &0).expect("Linux 4.18");
+        // Three datagrams that the kernel handles as one message, unless batches are turned off.
+        setsockopt(&peers[0], sockopt::UdpGsoSegment, &2)
+            .expect("the kernel has UDP_SEGMENT (Linux 4.18)");
+        peers[0]
+            .send_to(b"aabbc", to)
+            .expect("the loopback interface accepts the datagram");
+        setsockopt(&peers[0], sockopt::UdpGsoSegment, &0)
+            .expect("the kernel has UDP_SEGMENT (Linux 4.18)");
         let wanted = (round * (PEERS + 3)) as u64;
         drive(&mut reactor, |reactor| {
             assert_eq!(reactor.handler().count(is_error), 0);
@@ -117,7 +126,8 @@ fn assert_is_idle(reactor: &mut Reactor<Probe>) {
     );
 }
 
-/// Runs the echo with each fault of `call`: at first, in every third call, and always.
+/// Runs the echo with each fault of `call`: in the first call, in every third call, and in all
+/// calls.
 fn assert_echoes_without(test: &str, call: &str) {
     for errno in ["ENOSYS", "EPERM", "EINVAL"] {
         for when in [":when=1", ":when=2+3", ""] {
@@ -128,11 +138,14 @@ fn assert_echoes_without(test: &str, call: &str) {
             };
             let warnings = log.matches("the system refuses").count();
             let refused = calls.matches("(INJECTED)").count();
-            let is_for_good = when.is_empty() || errno == "ENOSYS";
-            assert_eq!(warnings, usize::from(is_for_good), "{errno}{when}: {log}");
+            let is_permanent = when.is_empty() || errno == "ENOSYS";
+            assert_eq!(warnings, usize::from(is_permanent), "{errno}{when}: {log}");
             assert!(refused >= 1, "{errno}{when}: {calls}");
-            let most = if errno == "ENOSYS" { 1 } else { 8 };
-            assert!(!is_for_good || refused <= most, "{errno}{when}: {calls}");
+            let refused_max = if errno == "ENOSYS" { 1 } else { 8 };
+            assert!(
+                !is_permanent || refused <= refused_max,
+                "{errno}{when}: {calls}"
+            );
         }
     }
 }
@@ -173,7 +186,7 @@ fn refused_sendmmsg_falls_back_to_sendmsg() {
     }
 }
 
-/// The socket works without GRO, GSO and control data.
+/// If `setsockopt` fails, the socket works without GRO, GSO and control data.
 #[test]
 fn refused_setsockopt_turns_batches_off() {
     const NAME: &str = "refused_setsockopt_turns_batches_off";
@@ -181,14 +194,21 @@ fn refused_setsockopt_turns_batches_off() {
         let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
         for addr in ["127.0.0.1:0", "0.0.0.0:0"] {
             let socket = reactor.bind_udp(addr).expect("a free port is available");
-            let port = reactor.local_inet_addr(socket).expect("it is bound").port();
+            let port = reactor
+                .local_inet_addr(socket)
+                .expect("the socket is bound")
+                .port();
             let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
             for count in 1..=3 {
                 peer.send_to(b"data", ("127.0.0.1", port))
-                    .expect("loopback");
+                    .expect("the loopback interface accepts the datagram");
                 let before = reactor.stats().datagrams_out;
                 drive(&mut reactor, |it| it.stats().datagrams_out > before);
-                assert_eq!(peer.recv(&mut [0; 9]).expect("an echo"), 4, "{count}");
+                assert_eq!(
+                    peer.recv(&mut [0; 9]).expect("an echo arrives"),
+                    4,
+                    "{count}"
+                );
             }
         }
         return;
@@ -203,25 +223,29 @@ fn refused_setsockopt_turns_batches_off() {
     }
 }
 
-/// If every receive is refused, the socket reports errors, a few for each datagram. A Unix socket
-/// counts them.
+/// If every receive fails, the socket reports a few errors for each datagram, and then waits. A UDP
+/// socket reports the errors to the handler; a Unix socket only counts them.
 #[test]
 fn socket_that_cannot_receive_makes_no_busy_loop() {
     const NAME: &str = "socket_that_cannot_receive_makes_no_busy_loop";
     if common::is_child() {
         let name = format!("unstick-refused-{}", std::process::id());
-        let name = UnixAddr::from_abstract_name(name).expect("a short name");
+        let name = UnixAddr::from_abstract_name(name).expect("the name is short enough");
         let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
         let socket = reactor.bind_udp("127.0.0.1:0");
         let socket = socket.expect("a free port is available");
-        let to = reactor.local_inet_addr(socket).expect("it is bound");
+        let to = reactor
+            .local_inet_addr(socket)
+            .expect("the socket is bound");
         let sender = reactor.with(|_, cx| {
             let server = cx.bind_unix_datagram(Some(&name));
             server.expect("the name is free");
-            cx.bind_unix_datagram(None).expect("a socket opens")
+            cx.bind_unix_datagram(None).expect("a socket can be opened")
         });
         for count in 1..=5 {
-            peer().send_to(b"data", to).expect("loopback");
+            peer()
+                .send_to(b"data", to)
+                .expect("the loopback interface accepts the datagram");
             let before = reactor.stats().datagram_errors;
             reactor
                 .with(|_, cx| cx.send_unix_datagram(sender, Some(&name), b"data"))

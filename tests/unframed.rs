@@ -1,4 +1,5 @@
-//! Output that is not framed like the input: `send_unframed`, and a framing with its own output.
+//! Output that is not framed like the input: `send_unframed`, and a framing with a separate output
+//! framing.
 
 mod common;
 
@@ -11,10 +12,11 @@ use unstick::{
     Config, Deframer, FrameError, FramedStream, Framer, Framing, LengthField, SendError, Sent,
 };
 
-/// Longer than the batch, the high watermark and the segments of a write queue.
+/// Length in bytes that exceeds the batch, the high watermark and the segments of a write queue.
 const LONG: usize = 400_000;
 
-/// Sends a frame, unframed bytes and another frame to each connection, for each frame received.
+/// Returns a probe that replies to each frame: it sends a frame, unframed bytes and another frame
+/// to each connection.
 fn mixes() -> Probe {
     let mut conns = Vec::new();
     Probe::new(move |cx, event| match event {
@@ -31,12 +33,12 @@ fn mixes() -> Probe {
     })
 }
 
-/// The first connection is the active one, and its output is batched. The output of the second one
-/// is queued. The third one has own limits.
+/// The three connections use three paths. The output of the first, which is the active connection,
+/// is batched. The output of the second is queued. The third has own limits.
 #[test]
 fn unframed_bytes_keep_their_order_among_frames() {
     for name in FRAMINGS {
-        let framing: Framing = name.parse().expect("a short name");
+        let framing: Framing = name.parse().expect("the short name is valid");
         let (mut reactor, addr) = listening(mixes(), Config::default(), framing);
         let mut conns = [(); 3].map(|()| open(&mut reactor, addr));
         let own = conns[2].1;
@@ -115,9 +117,11 @@ fn unframed_bytes_are_recorded_like_a_send() {
     assert_eq!(&received, b"\0\0\0\x04fourN");
 }
 
-/// Output framings that a split framing is tried with.
+/// Returns the output framings that are combined with another input framing.
 fn outputs() -> Vec<Framing> {
-    let mut outputs: Vec<Framing> = FRAMINGS.map(|name| name.parse().expect("a name")).into();
+    let mut outputs: Vec<Framing> = FRAMINGS
+        .map(|name| name.parse().expect("the short name is valid"))
+        .into();
     outputs.extend([
         Framing::delimiter(b"\r\n"),
         Framing::length_field(LengthField::new(2).leading(b"v1")),
@@ -126,7 +130,7 @@ fn outputs() -> Vec<Framing> {
     outputs
 }
 
-/// Every way of encoding uses the output; decoding uses the input.
+/// Every method that sends uses the output framing. Decoding uses the input framing.
 #[test]
 fn framing_with_output_encodes_like_its_output() {
     let payload = b"\x05hello".as_slice();
@@ -140,21 +144,28 @@ fn framing_with_output_encodes_like_its_output() {
         assert_eq!(parts.expect("the payload fits"), expected);
         let mut deframer = Deframer::new(framing.clone().frame_len_max(7));
         deframer.extend(b"GET /\r\n\r\nfar too long");
-        assert_eq!(deframer.next_frame().expect("whole"), Some(&b"GET /"[..]));
+        assert_eq!(
+            deframer.next_frame().expect("the first frame is valid"),
+            Some(&b"GET /"[..])
+        );
         let error = deframer.next_frame().expect_err("the input has a limit");
         assert!(matches!(error.error, FrameError::TooLong { .. }));
         assert_eq!(framing.to_string(), "delimiter-\\r\\n\\r\\n");
 
         let probe = Probe::new(move |cx, event| {
             if let Event::Frame(conn, _) = event {
-                let _ = cx.send(*conn, payload).expect("queued");
-                let _ = cx.send_parts(*conn, &[payload]).expect("queued");
+                let _ = cx.send(*conn, payload).expect("the queue has space");
+                let _ = cx
+                    .send_parts(*conn, &[payload])
+                    .expect("the queue has space");
                 let written = cx.send_with(*conn, |out| {
                     out.put(payload);
                     Ok(())
                 });
-                let _ = written.expect("queued");
-                let _ = cx.send_owned(*conn, payload.to_vec()).expect("queued");
+                let _ = written.expect("the queue has space");
+                let _ = cx
+                    .send_owned(*conn, payload.to_vec())
+                    .expect("the queue has space");
             }
         });
         let (mut reactor, addr) = listening(probe, Config::default(), framing);
@@ -170,7 +181,7 @@ fn framing_with_output_encodes_like_its_output() {
     }
 }
 
-/// The shortcuts for a `u32` length must not be taken if only one direction has one.
+/// The shortcuts for a `u32` length must not be used if only one direction has this framing.
 #[test]
 fn framing_with_output_may_share_one_direction_with_u32() {
     let raw = Framing::raw;
@@ -180,7 +191,8 @@ fn framing_with_output_may_share_one_direction_with_u32() {
         ("u32", "u16"),
         ("u16", "u32"),
     ] {
-        let [from, to] = [input, output].map(|name| name.parse::<Framing>().expect("a name"));
+        let [from, to] =
+            [input, output].map(|name| name.parse::<Framing>().expect("the short name is valid"));
         let framing = from.with_output(raw().with_output(to));
         let (mut reactor, addr) = listening(Probe::echo(), Config::default(), framing);
         let (mut client, conn) = open(&mut reactor, addr);

@@ -1,4 +1,5 @@
-//! Bytes between frames, such as heart-beats: they are skipped before another codec sees the frame.
+//! Bytes between frames, such as heart-beats. They are skipped, and another codec decodes the
+//! frames.
 
 use std::fmt;
 
@@ -9,14 +10,15 @@ use crate::memory::GrowBuf;
 /// Codec of [`Framing::skip_between`](super::Framing::skip_between).
 #[derive(Clone)]
 pub(crate) struct Between {
-    /// The codec of the frames: not raw, custom or [`Between`].
+    /// Codec of the frames; never raw, custom or [`Between`].
     frames: Kind,
     /// Values of the bytes to skip; not empty.
     skipped: Vec<u8>,
 }
 
 impl Between {
-    /// Returns `kind` with further bytes to skip. A raw or custom kind is returned unchanged.
+    /// Returns `kind` with `bytes` as further bytes to skip. A raw or custom kind is returned
+    /// unchanged.
     pub(super) fn of(kind: Kind, bytes: &[u8]) -> Kind {
         let mut between = match kind {
             Kind::Raw(_) | Kind::Custom(_) => return kind,
@@ -30,6 +32,7 @@ impl Between {
         Kind::Between(between.into())
     }
 
+    /// Returns the codec of the frames.
     pub(super) fn frames(&self) -> &Kind {
         &self.frames
     }
@@ -38,10 +41,12 @@ impl Between {
         &mut self.frames
     }
 
-    /// Returns the step for the bytes to skip at the start of `bytes`; `None` if there are none, or
-    /// if `bytes` does not begin at a frame's first byte.
+    /// Returns a step that skips the bytes to skip at the start of `bytes`. Returns `None` if there
+    /// are none, or if `bytes` begins inside a frame.
     fn skip(&self, scanned: &ScanState, bytes: &[u8]) -> Option<Step> {
-        // A partial frame without a state begins with a byte that was not skipped before.
+        // A state other than the default belongs to a partial frame. A partial frame with the
+        // default state begins with a byte that is not to be skipped, because this method was
+        // called for it before.
         if *scanned != ScanState::default() {
             return None;
         }
@@ -50,7 +55,7 @@ impl Between {
         (bytes > 0).then_some(Step::Skip { bytes })
     }
 
-    /// Checks that the peer does not skip the first byte of an encoded frame.
+    /// Checks that the peer will not skip the first byte of `frame`, an encoded frame.
     fn check(&self, frame: &[u8]) -> Result<(), FrameError> {
         match frame.first() {
             Some(first) if self.skipped.contains(first) => Err(FrameError::Unencodable(
@@ -61,9 +66,9 @@ impl Between {
     }
 }
 
-/// The frames have a built-in codec: see [`Between::of`].
+/// Returns the error for a custom codec of the frames, which [`Between::of`] prevents.
 fn custom() -> FrameError {
-    FrameError::Contract("skip_between has a custom codec")
+    FrameError::Contract("the codec of `skip_between` is not a built-in codec")
 }
 
 impl BuiltinCodec for Between {

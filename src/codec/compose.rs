@@ -9,8 +9,8 @@ use crate::guard::OnUnwind;
 use crate::memory::Buf;
 
 impl Framing {
-    /// Appends one frame, whose payload `write` puts directly into the buffer. After an error the
-    /// buffer has its former content.
+    /// Appends one frame. `write` puts the payload directly into the buffer. After an error, the
+    /// buffer has the content that it had before the call.
     pub(crate) fn encode_with(
         &self,
         buf: &mut Buf,
@@ -27,8 +27,8 @@ impl Framing {
     }
 }
 
-/// Returns a guard for a frame that is being appended to `buf`. It removes the appended bytes if it
-/// is dropped by an error or a panic, before it is disarmed.
+/// Returns a guard for a frame that is being appended to `buf`. If an error or a panic drops the
+/// guard before it is disarmed, it removes the appended bytes.
 pub(super) fn unfinished_frame<'a>(
     buf: &'a mut Buf,
 ) -> OnUnwind<&'a mut Buf, impl FnMut(&mut &'a mut Buf)> {

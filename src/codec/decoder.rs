@@ -14,13 +14,14 @@ pub(crate) trait Decoder {
     /// Decodes the start of `bytes`: one call of the codec.
     fn step<'a>(&mut self, bytes: &'a [u8]) -> CheckedStep<'a>;
 
-    /// See [`BuiltinCodec::ahead`].
+    /// Searches `more` for the end of the partial frame `held`: see [`BuiltinCodec::ahead`].
     fn ahead(&mut self, held: &GrowBuf, more: &[u8]) -> Lookahead {
         let _ = (held, more);
         Lookahead::Unknown
     }
 
-    /// Returns the bounds of the frame of the last step, if the connection is recorded.
+    /// Returns the bounds of the frame that the last step returned; `None` if the connection is not
+    /// recorded.
     fn recorded(&self) -> Option<FrameBounds> {
         None
     }
@@ -29,13 +30,13 @@ pub(crate) trait Decoder {
 /// Bounds of a frame in its stream.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct FrameBounds {
-    /// Offset of its first byte in the stream.
+    /// Offset of the frame's first byte in the stream.
     pub(crate) offset: u64,
-    /// Number of bytes, with header and trailer.
+    /// Length of the frame in bytes, including header and trailer.
     pub(crate) len: usize,
-    /// Number of bytes before its payload.
+    /// Number of bytes before the payload.
     pub(crate) header_len: usize,
-    /// Number of bytes after its payload.
+    /// Number of bytes after the payload.
     pub(crate) trailer_len: usize,
 }
 
@@ -46,8 +47,9 @@ pub(crate) enum Lookahead {
     Unknown,
     /// All new bytes belong to the frame, and its end is not among them.
     Inside,
-    /// A decode step is due once this many new bytes, at least 1, are held. They contain fewer
-    /// bytes after the frame than the longest delimiter has.
+    /// A decode step is needed once this many new bytes, at least 1, have been copied to the held
+    /// bytes. If these new bytes contain bytes after the frame, these are fewer than the bytes of
+    /// the longest delimiter.
     StepAfter(usize),
     /// The new bytes contain the end of the frame.
     Ends {
@@ -60,14 +62,15 @@ pub(crate) enum Lookahead {
 
 /// Abilities of a built-in codec beyond [`Codec`].
 pub(crate) trait BuiltinCodec: Codec<State = ScanState> {
-    /// Searches `more`, the bytes after `held`, for the end of the frame before they are copied, so
-    /// that no byte of another frame is copied. All of `held` was searched before.
+    /// Searches `more`, the bytes after `held`, for the end of the frame before `more` is copied.
+    /// Bytes of the next frame are then not copied. All of `held` was searched before.
     fn ahead(&self, scanned: &mut ScanState, held: &GrowBuf, more: &[u8]) -> Lookahead {
         let _ = (scanned, held, more);
         Lookahead::Unknown
     }
 
-    /// Returns the codec itself, even if it is called on an `Arc`.
+    /// Returns the codec itself. Called on an `Arc` of a codec, it returns the codec and not the
+    /// `Arc`.
     fn itself(&self) -> &Self {
         self
     }

@@ -1,5 +1,5 @@
-//! Delimited frames: each frame ends with one of several byte strings. A single delimiter of one
-//! byte is handled by [`line`](super::line). Also lines that strictly end with `\r\n`.
+//! Delimited frames: each frame ends with one of several byte strings. Also lines that strictly end
+//! with `\r\n`. A single delimiter of one byte is handled by [`line`](super::line).
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -16,18 +16,21 @@ use crate::memory::GrowBuf;
 pub(crate) struct Delimited {
     /// The delimiters, in the order of the configuration.
     delimiters: Box<[Box<[u8]>]>,
+    /// The delimiters, sorted by length, the longest first.
     longest_first: Box<[Box<[u8]>]>,
-    /// First bytes of all delimiters.
+    /// First byte of every delimiter, without duplicates.
     firsts: Box<[u8]>,
-    /// Faster search for the only delimiter; `None` if there are several.
+    /// Searcher for the delimiter if there is only one, which is faster; `None` if there are
+    /// several.
     only: Option<Finder<'static>>,
     /// Delimiter that `encode` appends to a payload.
     ending: Box<[u8]>,
     /// Length of the longest delimiter, in bytes.
     longest: usize,
-    /// True if the only delimiter is `\r\n`, and neither of its bytes may occur alone.
+    /// True if the only delimiter is `\r\n`, and a `\r` or `\n` outside it is malformed.
     pub(super) is_strict_crlf: bool,
-    /// True if bytes without a delimiter at the end of the stream are a frame.
+    /// True if the bytes after the last delimiter are delivered as a frame at the end of the
+    /// stream.
     pub(super) delivers_rest: bool,
     pub(crate) limit: Limit,
 }
@@ -50,20 +53,23 @@ const CRLF: &[u8] = b"\r\n";
 const BARE_CR: &str = "a carriage return without a line feed after it";
 const BARE_LF: &str = "a line feed without a carriage return before it";
 
-/// Result of a search. Positions count from the frame's first byte.
+/// Result of a search. Positions are offsets in the searched bytes.
 enum Found {
-    /// Delimiter at `start..end`.
+    /// A delimiter at `start..end`.
     At { start: usize, end: usize },
-    /// No complete delimiter; one may begin at this position or later.
+    /// No complete delimiter. A delimiter may begin at this position or later, but not before.
     NotBefore(usize),
-    /// A part of a delimiter at `start` that must not occur alone within the frame limit.
+    /// A `\r` or `\n` at `start` that is not part of `\r\n`, and therefore malformed. `what`
+    /// describes it.
     Bare { start: usize, what: &'static str },
 }
 
 impl Delimited {
+    /// Creates a codec for frames that end with any of `delimiters`.
+    ///
     /// # Panics
     ///
-    /// Panics if `delimiters` is empty or contains an empty one.
+    /// Panics if `delimiters` is empty or contains an empty delimiter.
     pub(crate) fn new(delimiters: &[&[u8]], limit: Limit) -> Self {
         assert!(
             !delimiters.is_empty(),
@@ -73,15 +79,15 @@ impl Delimited {
             delimiters.iter().all(|one| !one.is_empty()),
             "a delimiter must not be empty"
         );
-        let is_begun_by = |one: &&[u8]| {
+        let is_prefix = |one: &&[u8]| {
             delimiters
                 .iter()
                 .any(|other| other.len() > one.len() && other.starts_with(one))
         };
-        // A prefix of another delimiter is not a suitable ending: the decoder would wait for the
-        // longer one.
-        let ending = delimiters.iter().copied().find(|one| !is_begun_by(one));
-        let ending = ending.expect("the longest delimiter is no prefix of another delimiter");
+        // A prefix of another delimiter is not a suitable ending, because the decoder would wait
+        // for the longer delimiter.
+        let ending = delimiters.iter().copied().find(|one| !is_prefix(one));
+        let ending = ending.expect("the longest delimiter is not a prefix of another delimiter");
         let mut firsts: Vec<u8> = delimiters
             .iter()
             .filter_map(|one| one.first().copied())
@@ -120,11 +126,12 @@ impl Delimited {
         self.delimiters.iter().map(|one| &**one)
     }
 
-    /// Finds the earliest delimiter that begins at or after `from`; of several that begin at one
-    /// position, the longest.
+    /// Finds the earliest delimiter that begins at or after offset `from`. If several delimiters
+    /// begin at one position, finds the longest of them.
     ///
-    /// If `more_may_come` is true, a longer delimiter that may still be completed has precedence:
-    /// the result is then [`Found::NotBefore`].
+    /// `more_may_come` is true if further bytes may follow `bytes`. A longer delimiter that they
+    /// may complete then has precedence over a complete shorter one, and the result is
+    /// [`Found::NotBefore`].
     ///
     /// `before` is the number of bytes of the frame before `bytes`.
     fn find(&self, bytes: &[u8], from: usize, before: u64, more_may_come: bool) -> Found {
@@ -140,15 +147,15 @@ impl Delimited {
             let end = start.saturating_add(self.longest);
             return Found::At { start, end };
         }
-        // Only a partial delimiter may be left, at the end.
+        // `bytes` contains no complete delimiter, but may end with a partial one.
         let partial_len_max = self.longest.saturating_sub(1);
         let at = from.max(bytes.len().saturating_sub(partial_len_max));
         self.find_any(bytes, at, true)
     }
 
-    /// Returns the number of bytes in which no part of a delimiter may occur alone. If frames are
-    /// skipped, bytes over the limit are only searched for the end of the frame: no byte of such a
-    /// frame is delivered.
+    /// Returns the number of bytes in which a bare `\r` or `\n` is an error. If long frames are
+    /// skipped, bytes over the limit are only searched for the end of the frame: they are not
+    /// delivered. `before` is the number of bytes of the frame before the searched bytes.
     fn strict_len(&self, before: u64) -> u64 {
         let strict_len = (self.limit.len as u64).saturating_add(1);
         match self.limit.skips {
@@ -157,7 +164,8 @@ impl Delimited {
         }
     }
 
-    /// Finds a delimiter, or the beginning of one, by the first bytes of all delimiters.
+    /// Finds a delimiter, or the beginning of one, by searching for the first bytes of all
+    /// delimiters.
     fn find_any(&self, bytes: &[u8], from: usize, more_may_come: bool) -> Found {
         let mut at = from;
         while let Some(start) = self.next_first(bytes, at) {
@@ -177,7 +185,8 @@ impl Delimited {
         Found::NotBefore(bytes.len())
     }
 
-    /// Returns the position of the next byte that a delimiter begins with.
+    /// Returns the position of the next byte, at or after `from`, that is the first byte of a
+    /// delimiter.
     fn next_first(&self, bytes: &[u8], from: usize) -> Option<usize> {
         let unseen = bytes.get(from..)?;
         let at = match *self.firsts {
@@ -189,8 +198,8 @@ impl Delimited {
         at.map(|at| from.saturating_add(at))
     }
 
-    /// Searches for a delimiter that begins in the held bytes, complete or partial. Returns `None`
-    /// if there is none.
+    /// Searches for a complete or partial delimiter that begins in the held bytes. Returns `None`
+    /// if no delimiter begins there.
     #[cold]
     fn ahead_at_border(
         &self,
@@ -238,13 +247,14 @@ impl Codec for Delimited {
                 self.limit.step_with_end(dropped, start, end)
             }
             Found::NotBefore(at) => {
-                let shown = bytes.len();
-                count_scanned(shown.saturating_sub(from));
-                self.limit.step_without_end(scanned, at, at, shown)
+                let len = bytes.len();
+                count_scanned(len.saturating_sub(from));
+                self.limit.step_without_end(scanned, at, at, len)
             }
             Found::Bare { start, what } => {
                 count_scanned(start.saturating_add(1).saturating_sub(from));
-                // A frame that is too long already is reported as such, wherever it was cut.
+                // If the frame exceeds the limit before the bare byte, it is reported as too long.
+                // The error then does not depend on the cuts of the stream.
                 self.limit.check_payload(start)?;
                 Err(FrameError::Malformed(what))
             }
@@ -257,7 +267,7 @@ impl Codec for Delimited {
             *scanned = ScanState::default();
             return self.limit.step_with_end(dropped, start, end);
         }
-        // No frame ends here; the limit must still be checked.
+        // No delimiter was found. `decode` checks the limit.
         match self.decode(scanned, rest)? {
             Step::Need(_) if self.delivers_rest => {
                 let cr = rest.len().saturating_sub(1) as u64;
@@ -282,8 +292,8 @@ impl Codec for Delimited {
         let len = out.bytes().len();
         self.limit.check_payload(len)?;
         out.put(&self.ending);
-        // A delimiter may also begin in the payload and end in the appended delimiter or in the
-        // next frame.
+        // The search includes the appended delimiter, because a delimiter may begin in the payload
+        // and end in the appended delimiter or in the next frame.
         match self.find(out.bytes(), 0, 0, true) {
             Found::At { start, .. } if start == len => Ok(()),
             _ if self.is_strict_crlf => Err(FrameError::Unencodable(
@@ -318,7 +328,8 @@ impl BuiltinCodec for Delimited {
                 scanned.to = held.len().saturating_add(start);
                 ahead
             }
-            // The decode step finds the same byte, and the one after it.
+            // A decode step reports the error. It needs the bare byte, and the byte after it if
+            // there is one.
             Found::Bare { start, .. } => {
                 Lookahead::StepAfter(start.saturating_add(CRLF.len()).min(more.len()))
             }
@@ -326,8 +337,8 @@ impl BuiltinCodec for Delimited {
     }
 }
 
-/// Finds the first `\r\n`, or a `\r` or `\n` in the first `strict_len` bytes that is not part of
-/// one. A `\r` at the end of the bytes may still be completed.
+/// Finds the first `\r\n`, or the first bare `\r` or `\n` within the first `strict_len` bytes. A
+/// `\r` at the end of `bytes` is not bare yet, because a `\n` may follow.
 fn find_strict_crlf(bytes: &[u8], from: usize, strict_len: u64) -> Found {
     let unseen = bytes.get(from..).unwrap_or_default();
     for at in memchr::memchr2_iter(b'\r', b'\n', unseen) {

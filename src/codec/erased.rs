@@ -1,4 +1,4 @@
-//! A user's codec behind a trait object, with its state in a box; and the state of any codec.
+//! A user's codec as a trait object, whose state is in a box; and the state of any codec.
 
 use std::any::Any;
 use std::sync::{Mutex, PoisonError};
@@ -10,9 +10,9 @@ use crate::error::FrameError;
 /// State of a user's codec for one connection.
 #[derive(Debug, Default)]
 pub(crate) struct ErasedState {
-    /// `None` until the codec is called.
+    /// State of the codec; `None` until the codec is called.
     state: Option<Box<dyn Any + Send>>,
-    /// True if the last step but `Need` was [`Step::SkipPart`]: a frame is being skipped.
+    /// True while a frame is being skipped: the last step other than `Need` was [`Step::SkipPart`].
     is_skipping: bool,
 }
 
@@ -53,7 +53,7 @@ where
 }
 
 impl ErasedState {
-    /// Returns the state as that of the codec `C`.
+    /// Returns the state as the state type of the codec `C`.
     fn of<C>(&mut self) -> &mut C::State
     where
         C: Codec,
@@ -62,7 +62,7 @@ impl ErasedState {
         self.state
             .get_or_insert_with(|| Box::new(C::State::default()))
             .downcast_mut()
-            .expect("a state is only passed to the codec that made it")
+            .expect("a state is only passed to the codec that created it")
     }
 
     /// Records a step of the codec, and checks that a frame whose beginning was skipped is not
@@ -73,7 +73,7 @@ impl ErasedState {
         match &step {
             Ok(Step::Frame { .. }) if was_skipping => {
                 return Err(FrameError::Contract(
-                    "a frame whose beginning was skipped by `SkipPart` is not skipped to its end",
+                    "`Frame` for a frame whose beginning was skipped by `SkipPart`",
                 ));
             }
             Ok(Step::Need(_)) => {}
@@ -88,25 +88,28 @@ impl ErasedState {
 #[derive(Default)]
 pub(crate) struct AnyState {
     scanned: ScanState,
-    /// State of a user's codec. It is only reached by `&mut` and never locked: the mutex makes a
-    /// state that is not `Sync` part of a type that is.
+    /// State of a user's codec. It is only accessed by `&mut`, so the mutex is never locked. The
+    /// mutex makes `AnyState` `Sync` even if the state is not.
     own: Mutex<ErasedState>,
 }
 
 impl AnyState {
-    /// Puts together the state of a stream whose codec was called with its parts.
+    /// Creates the state of a stream whose codec was called with its two parts, `scanned` and
+    /// `own`.
     pub(crate) fn new(scanned: ScanState, own: ErasedState) -> Self {
         let own = Mutex::new(own);
         Self { scanned, own }
     }
 
-    /// True if the codec has skipped the beginning of a frame that is too long, and not its end.
+    /// Returns true if the codec has skipped the beginning of a frame that is too long, but not yet
+    /// its end.
     pub(crate) fn is_skipping(&mut self, kind: &Kind) -> bool {
         let own = self.own.get_mut().unwrap_or_else(PoisonError::into_inner);
         own.is_skipping || kind.is_skipping(self.scanned)
     }
 
-    /// Decodes the start of `bytes`: one call of the codec, also once the stream `has_ended`.
+    /// Decodes the start of `bytes` with one call of the codec: of `finish` if the stream
+    /// `has_ended`, otherwise of `decode`.
     pub(crate) fn step<'a>(
         &mut self,
         kind: &Kind,
@@ -124,8 +127,8 @@ impl AnyState {
         .step(bytes)
     }
 
-    /// Decodes the start of `bytes` before the stream has ended, and returns the result of `then`
-    /// for the step.
+    /// Decodes the start of `bytes` before the stream has ended. Calls `then` with the step and
+    /// returns its result.
     // Inlined together with `then` for each codec. Otherwise a loop over single frames reads each
     // step back from memory and takes twice the time.
     #[inline(always)]

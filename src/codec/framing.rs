@@ -24,16 +24,16 @@ use crate::memory::Buf;
 ///
 /// A framing is one pointer, so cloning it is cheap. All connections that use a framing share it.
 ///
-/// A framing applies to both directions. [`with_output`](Framing::with_output) combines two of them
-/// for a protocol whose replies are framed differently.
+/// A framing applies to both directions. For a protocol whose replies are framed differently,
+/// [`with_output`](Framing::with_output) combines two framings.
 ///
 /// The payload of a frame is limited, by default to 1 MiB ([`Framing::FRAME_LEN_MAX`]). The limit
-/// bounds the memory that one peer can make a connection hold. 1 MiB is enough for most protocols,
-/// and small enough that thousands of peers may use all of it.
+/// bounds the memory that one peer can make a connection hold. The default is enough for most
+/// protocols, and small enough that thousands of peers may use all of it.
 ///
 /// # Examples
 ///
-/// One payload in each framing:
+/// The same payload, encoded with each framing:
 ///
 /// ```
 /// use unstick::{FrameError, FrameLen, Framer, Framing, LengthField};
@@ -60,7 +60,7 @@ use crate::memory::Buf;
 /// assert_eq!(framed(Framing::varint())?, b"\x05hello");
 /// assert_eq!(framed(Framing::netstring())?, b"5:hello,");
 ///
-/// // Two bytes of header and one byte of length, which counts all three.
+/// // The header has two constant bytes and a one-byte length, which counts the header too.
 /// let field = LengthField::new(1).leading(b"v1").adjustment(-3);
 /// assert_eq!(framed(Framing::length_field(field))?, b"v1\x08hello");
 ///
@@ -85,8 +85,8 @@ impl Framing {
 
     /// Creates a framing without boundaries: the bytes of each read are delivered as one frame.
     ///
-    /// A frame says nothing about the messages that the peer sent. The frame limit only bounds the
-    /// number of bytes that one call of `on_frame` gets.
+    /// The frames do not correspond to the messages that the peer sent. The frame limit only bounds
+    /// the number of bytes that one call of `on_frame` gets.
     ///
     /// ```text
     ///   h e l l o w o     r l d       two messages, received in two reads
@@ -110,13 +110,13 @@ impl Framing {
     /// ```
     ///
     /// Use it for logs, NDJSON, Redis commands and other protocols whose peers send `\n` or `\r\n`.
-    /// Do not use it where another program decides with `\r\n` alone where a line ends, as in SMTP:
-    /// see [`line_crlf`](Framing::line_crlf).
+    /// Do not use it if another program that reads the same bytes accepts only `\r\n` as a line
+    /// end, as in SMTP: see [`line_crlf`](Framing::line_crlf).
     ///
     /// `send` appends `\n`. It rejects a payload that contains `\n` or ends with `\r`, because the
-    /// peer would decode something else. A partial line at the end of the stream is not delivered;
-    /// its bytes are counted in [`Closed::undecoded_bytes`](crate::Closed). To deliver it, use
-    /// [`unterminated_last_frame`](Framing::unterminated_last_frame).
+    /// peer would not decode the same payload. A partial line at the end of the stream is not
+    /// delivered; its bytes are counted in [`Closed::undecoded_bytes`](crate::Closed). To deliver
+    /// it, use [`unterminated_last_frame`](Framing::unterminated_last_frame).
     ///
     /// A line may contain any bytes; UTF-8 is not checked. The frame limit counts the line without
     /// `\n` and without a stripped `\r`.
@@ -144,10 +144,11 @@ impl Framing {
     ///
     /// Use it for SMTP, SIP, HTTP, IRC and other protocols whose lines are defined to end with
     /// `\r\n`, if another program reads the same bytes. If two programs disagree about the end of a
-    /// line, a sender can hide lines from one of them. SMTP smuggling works this way: one server
-    /// passes on `\n.\n` or `\r.\r` as text. The next server takes it for the end of the message,
-    /// and the text after it for a second message. [`line`](Framing::line) accepts a bare `\n`;
-    /// [`delimiter(b"\r\n")`](Framing::delimiter) delivers bare bytes as payload, to be passed on.
+    /// line, a sender can hide lines from one of them. SMTP smuggling works this way. One server
+    /// forwards `\n.\n` or `\r.\r` as text. The next server treats these bytes as the end of the
+    /// message, and the text after them as a second message. [`line`](Framing::line) accepts a bare
+    /// `\n` as a line end. [`delimiter(b"\r\n")`](Framing::delimiter) delivers a bare `\r` or `\n`
+    /// as payload, so the program may forward it.
     ///
     /// The frame limit counts the line without `\r\n`. A partial line at the end of the stream is
     /// not delivered, as with [`line`](Framing::line).
@@ -329,10 +330,10 @@ impl Framing {
     /// of the frame. That is unsafe if the frame is passed on to a program that takes one of them
     /// for a line end.
     ///
-    /// `send` rejects a payload that contains the delimiter, or that completes one together with
-    /// the delimiter that follows it. A partial frame at the end of the stream is not delivered;
-    /// its bytes are counted in [`Closed::undecoded_bytes`](crate::Closed). To deliver it, use
-    /// [`unterminated_last_frame`](Framing::unterminated_last_frame).
+    /// `send` rejects a payload that contains the delimiter, or whose last bytes form a delimiter
+    /// together with the appended delimiter. A partial frame at the end of the stream is not
+    /// delivered; its bytes are counted in [`Closed::undecoded_bytes`](crate::Closed). To deliver
+    /// it, use [`unterminated_last_frame`](Framing::unterminated_last_frame).
     ///
     /// Similar to Netty's `DelimiterBasedFrameDecoder` and Twisted's `LineOnlyReceiver` with a
     /// `delimiter`. Asyncio's `readuntil` includes the delimiter in the frame.
@@ -346,9 +347,10 @@ impl Framing {
 
     /// Creates a framing for frames that end with any of `delimiters`.
     ///
-    /// The delimiter that begins first ends the frame; of several that begin at one position, the
-    /// longest. If a longer delimiter may still be completed, the decoder waits for more bytes. At
-    /// the end of the stream, the shorter one ends the frame.
+    /// The delimiter that begins first ends the frame. If several delimiters begin at one position,
+    /// the longest of them ends the frame. If a longer delimiter may still be completed, the
+    /// decoder waits for more bytes. At the end of the stream, it no longer waits, and the shorter
+    /// delimiter ends the frame.
     ///
     /// ```text
     ///   o n e ; t w o ; ; ; t h r e e |       with the delimiters ";", ";;;" and "|"
@@ -356,13 +358,13 @@ impl Framing {
     ///   frame   frame         frame
     /// ```
     ///
-    /// Use it for protocols that define several ends. For lines, [`line`](Framing::line) and
-    /// [`line_crlf`](Framing::line_crlf) are safer: with `\r` and `\n` among the delimiters, a
-    /// sender can make line ends that other programs do not see.
+    /// Use it for protocols that define several delimiters. For lines, [`line`](Framing::line) and
+    /// [`line_crlf`](Framing::line_crlf) are safer. With `\r` and `\n` as separate delimiters, a
+    /// sender can make line ends that other programs do not recognize.
     ///
     /// `send` appends the first delimiter that is not a prefix of another. It rejects a payload
-    /// whose frame might end earlier. Such a payload contains a delimiter, or the beginning of one
-    /// that the appended delimiter or the next frame may complete.
+    /// whose frame might end too early: a payload that contains a delimiter, or that ends with the
+    /// beginning of a delimiter which the appended delimiter or the next frame may complete.
     ///
     /// A partial frame at the end of the stream is not delivered, as with
     /// [`delimiter`](Framing::delimiter).
@@ -481,9 +483,9 @@ impl Framing {
     /// `header` is the framing of the header. `body_len` computes the number of body bytes from the
     /// header's payload.
     ///
-    /// A [fixed](Framing::fixed) header is a struct that describes the body after it. A header that
-    /// is a [line](Framing::line) or ends with a [delimiter](Framing::delimiter) suits text
-    /// protocols.
+    /// A [fixed](Framing::fixed) header suits binary protocols, in which a struct describes the
+    /// body after it. A header that is a [line](Framing::line) or ends with a
+    /// [delimiter](Framing::delimiter) suits text protocols.
     ///
     /// ```text
     ///   | type | count |  record  |  record  | type | count | ...
@@ -497,13 +499,13 @@ impl Framing {
     ///                frame                             Framing::line()
     /// ```
     ///
-    /// The delivered frame is header and body, including the bytes of the header's own framing. The
-    /// frame limit counts all of them. `send` rejects a payload whose length differs from the
-    /// length in its header.
+    /// The delivered frame consists of header and body, including the length prefix or delimiter of
+    /// the header. The frame limit counts all these bytes. `send` rejects a payload whose length
+    /// differs from the length in its header.
     ///
     /// `body_len` is called exactly once for each received header, when the header is complete, and
-    /// once for each payload that is sent. It may therefore consult a queue, such as that of the
-    /// requests to which the headers reply.
+    /// once for each payload that is sent. It may therefore use a queue, such as the queue of the
+    /// requests that the received frames answer.
     ///
     /// A header that exceeds its own limit, or the limit of the whole frame, closes the connection.
     /// This is so even with [`skip_too_long`](Framing::skip_too_long), because the length of the
@@ -513,9 +515,10 @@ impl Framing {
     ///
     /// # Panics
     ///
-    /// Panics if `header` is [`raw`](Framing::raw), which has no end, [`custom`](Framing::custom)
-    /// or [`length_fn`](Framing::length_fn), or itself a framing with header and body. Panics if it
-    /// has [`skip_between`](Framing::skip_between), which belongs to the whole framing.
+    /// Panics if `header` is [`raw`](Framing::raw), which has no end, [`custom`](Framing::custom),
+    /// [`length_fn`](Framing::length_fn), or another framing with header and body. Also panics if
+    /// `header` has [`skip_between`](Framing::skip_between): set this option on the framing that
+    /// this function returns.
     ///
     /// # Examples
     ///
@@ -555,9 +558,9 @@ impl Framing {
 
     /// Creates a framing whose frame length a function computes from the first bytes of the frame.
     ///
-    /// The function sees the bytes from the frame's first byte on; bytes of the next frames may
-    /// follow. It returns [`FrameLen::Total`] with the length of the whole frame, or
-    /// [`FrameLen::Need`] if it needs more bytes, or an error if they are malformed.
+    /// The function receives bytes that begin at the frame's first byte; bytes of the next frames
+    /// may follow the frame. The function returns [`FrameLen::Total`] with the length of the whole
+    /// frame, [`FrameLen::Need`] if it needs more bytes, or an error if the bytes are malformed.
     ///
     /// ```text
     ///   30 03 h e l l o        a tag, then a length that the function understands
@@ -566,14 +569,16 @@ impl Framing {
     ///        frame
     /// ```
     ///
-    /// The delivered frame is the whole frame with its header. `send` sends the payload as it is.
-    /// It rejects a payload for which the function does not return its length.
+    /// The delivered frame is the whole frame with its header. `send` sends the payload unchanged.
+    /// It rejects a payload if the function, called with this payload, does not return its length.
     ///
-    /// The function is called when a frame's first byte is received, and again only when all bytes
-    /// have arrived that it asked for. Once it has returned the length, it is not called for that
-    /// frame again. It is also called once for each payload that is sent. It never sees more bytes
-    /// than the frame limit. A function that asks for one more byte each time searches all bytes
-    /// again: let it return an error if its header becomes too long.
+    /// The function is called when a frame's first byte is received. After [`FrameLen::Need`], it
+    /// is called again when the needed bytes have arrived. Once it has returned the length, it is
+    /// not called for that frame again. It is also called once for each payload that is sent.
+    ///
+    /// The function never receives more bytes than the frame limit. A function that needs one more
+    /// byte at each call searches all bytes at each call. Such a function should return an error if
+    /// the header becomes too long.
     ///
     /// [`skip_too_long`](Framing::skip_too_long) skips a frame whose total length exceeds the
     /// limit. A header that exceeds the limit still ends the stream.
@@ -582,7 +587,8 @@ impl Framing {
     ///
     /// # Examples
     ///
-    /// MQTT: a type byte, then the length of the rest in one to four bytes of seven bits each.
+    /// MQTT: a type byte, then the length of the remaining frame in one to four bytes of seven bits
+    /// each.
     ///
     /// ```
     /// use unstick::{Deframer, FrameError, FrameLen, Framing};
@@ -631,10 +637,12 @@ impl Framing {
         Self::of(Kind::Custom(Arc::new(Boxed(codec))))
     }
 
+    /// Returns the framing with a length prefix of `width` bytes.
     fn length(width: u8, endian: Endian) -> Self {
         Self::of(Kind::Length(Length::new(width, endian, Self::LIMIT)))
     }
 
+    /// Returns the framing with the codec `kind` for both directions.
     pub(super) fn of(kind: Kind) -> Self {
         Self(Arc::new(Codecs {
             input: kind,
@@ -642,13 +650,13 @@ impl Framing {
         }))
     }
 
-    /// True if both are clones of one framing.
+    /// Returns true if `self` and `other` are clones of one framing.
     #[inline]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Changes the codec of the input.
+    /// Returns the framing with the codec of the input that `change` returns.
     pub(super) fn map_input(self, change: impl FnOnce(Kind) -> Kind) -> Self {
         let mut codecs = Arc::unwrap_or_clone(self.0);
         codecs.input = change(codecs.input);
@@ -670,8 +678,8 @@ impl Framing {
         }
     }
 
-    /// Returns the exclusive upper bound of the payload lengths that this framing decodes and
-    /// encodes with a [4-byte big-endian prefix](Length::u32_of). Zero for every other framing.
+    /// Returns 1 more than the maximum payload length, if this framing uses a [4-byte big-endian
+    /// prefix](Length::u32_of) in both directions. Returns zero for every other framing.
     pub(crate) fn u32_len_end(&self) -> usize {
         match self.kind() {
             Kind::Length(length) if length.is_u32() && self.0.output.is_none() => {
@@ -690,7 +698,8 @@ impl Framing {
         payload: &[u8],
         buf: &mut Buf,
     ) -> Result<Option<usize>, FrameError> {
-        // These codecs read the whole frame after writing it.
+        // These codecs check or change the whole frame after the payload was put, so they need the
+        // payload in the buffer.
         if let Kind::Delimited(_) | Kind::LengthField(_) | Kind::Between(_) | Kind::Custom(_) =
             self.output()
         {

@@ -13,17 +13,17 @@ pub(crate) type BodyLen = dyn Fn(&[u8]) -> Result<u64, FrameError> + Send + Sync
 /// Codec of [`Framing::header_body`](super::Framing::header_body).
 #[derive(Clone)]
 pub(crate) struct HeaderBody {
-    /// Codec of the header: see [`is_header_kind`]. It never skips. Its limit is `header_len_max`
-    /// or the frame limit, whichever is smaller.
+    /// Codec of the header: see [`is_header_kind`]. This codec never skips. Its limit is
+    /// `header_len_max` or the frame limit, whichever is smaller.
     header: Kind,
-    /// Maximum payload of the header that was configured, in bytes.
+    /// Configured maximum payload of the header, in bytes.
     header_len_max: usize,
     body_len: Arc<BodyLen>,
     limit: Limit,
 }
 
-/// True if a header can have this framing: it has an end, skips no bytes, and its state does not
-/// conflict with that of [`HeaderBody`].
+/// Returns true if the header may have this framing. Such a framing has an end and skips no bytes,
+/// and its state does not conflict with the state of [`HeaderBody`].
 fn is_header_kind(kind: &Kind) -> bool {
     match kind {
         Kind::Raw(_) | Kind::Custom(_) => false,
@@ -34,6 +34,8 @@ fn is_header_kind(kind: &Kind) -> bool {
 }
 
 impl HeaderBody {
+    /// Creates a codec for frames whose header has the codec `header`.
+    ///
     /// # Panics
     ///
     /// Panics if `header` is not a [kind of header](is_header_kind).
@@ -55,6 +57,7 @@ impl HeaderBody {
         codec
     }
 
+    /// Applies `change` to the frame limit, and limits the header to the new frame limit.
     pub(crate) fn change_limit(&mut self, change: &mut dyn FnMut(&mut Limit)) {
         change(&mut self.limit);
         let header_len_max = self.header_len_max.min(self.limit.len);
@@ -62,7 +65,7 @@ impl HeaderBody {
             .change_limit(&mut |limit| *limit = Limit::of(header_len_max));
     }
 
-    /// True if `head` ends within the header.
+    /// Returns true if `head`, the bytes of a partial frame, ends within the header.
     pub(super) fn is_header_cut(&self, head: &[u8]) -> bool {
         let step = self.decode_header(&mut ScanState::default(), head, false);
         matches!(step, Ok(Step::Need(_)))
@@ -97,7 +100,7 @@ impl HeaderBody {
             }
             Step::Need(need) => Ok(Step::Need(need)),
             _ => Err(FrameError::Contract(
-                "the codec of the header skipped bytes",
+                "the codec of the header returned a skip step",
             )),
         }
     }
@@ -131,7 +134,8 @@ impl Codec for HeaderBody {
         self.decode_step(scanned, bytes, false)
     }
 
-    /// Accepts a header that the end of the stream completes, if its body is empty.
+    /// Decodes at the end of the stream. The header may be completed by that end, for example by an
+    /// unterminated last line; its body must then be empty.
     fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
         self.decode_step(scanned, rest, true)
     }

@@ -28,7 +28,8 @@ pub(crate) enum Kind {
     Fixed(Fixed),
     Varint(Varint),
     Netstring(Netstring),
-    // Stored behind an `Arc`, so that `Kind` is small: a dispatch clones it.
+    // The following codecs are stored behind an `Arc`, so that `Kind` is small: a dispatch clones
+    // it.
     Delimited(Arc<Delimited>),
     LengthField(Arc<Headed>),
     HeaderBody(Arc<HeaderBody>),
@@ -37,8 +38,8 @@ pub(crate) enum Kind {
     Custom(Arc<ErasedCodec>),
 }
 
-/// Evaluates `$builtin` with the codec of a built-in kind, or `$own` with a custom codec. One
-/// expression may serve for both.
+/// Evaluates `$builtin` with the codec of a built-in kind, or `$own` with a custom codec. The form
+/// with one expression uses that expression for both.
 macro_rules! with_builtin {
     ($kind:expr, $codec:ident => $any:expr) => {
         with_builtin!($kind, $codec => $any, $codec => $any)
@@ -63,8 +64,9 @@ macro_rules! with_builtin {
 pub(crate) use with_builtin;
 
 impl Kind {
-    /// True if the partial frame `head` ends inside its header. Always false for a framing without
-    /// a header, for a custom codec, and for a user's function, which is not called for this.
+    /// Returns true if `head`, the bytes of a partial frame, ends inside the header. The result is
+    /// always false for a framing without a header, for a custom codec, and for [`LengthFn`], whose
+    /// function is not called here.
     pub(crate) fn is_header_cut(&self, head: &[u8]) -> bool {
         match self {
             Self::Length(codec) => head.len() < usize::from(codec.width),
@@ -78,8 +80,8 @@ impl Kind {
         }
     }
 
-    /// True if a built-in codec with this state has skipped the beginning of a frame that is too
-    /// long, and not its end.
+    /// Returns true if a built-in codec with this state has skipped the beginning of a frame that
+    /// is too long, but not yet its end.
     pub(super) fn is_skipping(&self, scanned: ScanState) -> bool {
         match self {
             Self::Line(_) | Self::Delimited(_) => scanned.dropped > 0,
@@ -109,6 +111,7 @@ impl Kind {
         }
     }
 
+    /// Appends `payload` as one frame. After an error nothing is appended.
     #[inline(never)]
     pub(super) fn encode(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
         let mut frame = unfinished_frame(buf);

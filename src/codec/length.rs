@@ -13,7 +13,7 @@ pub(crate) enum Endian {
 }
 
 impl Endian {
-    /// Returns the number in a field of at most 8 bytes.
+    /// Returns the number that is stored in `field`, which has at most 8 bytes.
     pub(super) fn read(self, field: &[u8]) -> u64 {
         let push = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
         match self {
@@ -22,7 +22,7 @@ impl Endian {
         }
     }
 
-    /// Writes a number that the field, of at most 8 bytes, can hold.
+    /// Writes `value` to `field`, which has at most 8 bytes. `value` must fit in `field`.
     pub(super) fn write(self, value: u64, field: &mut [u8]) {
         let unused_len = 8_usize.saturating_sub(field.len());
         match self {
@@ -45,7 +45,8 @@ pub(crate) struct Length {
     pub(super) width: u8,
     pub(super) endian: Endian,
     pub(crate) limit: Limit,
-    /// Maximum length of a payload to encode: the limit, or less if the field cannot hold it.
+    /// Maximum length of a payload to encode: the limit, or the maximum of the field if it is
+    /// smaller.
     pub(super) payload_len_max: usize,
 }
 
@@ -60,7 +61,8 @@ impl Length {
         }
     }
 
-    /// True for a 4-byte big-endian field, the usual one.
+    /// Returns true if the length field has 4 bytes and is big-endian, which is the most common
+    /// form.
     #[inline(always)]
     pub(crate) fn is_u32(&self) -> bool {
         self.width == 4 && self.endian == Endian::Big
@@ -79,7 +81,7 @@ impl Length {
     /// incomplete.
     #[inline(always)]
     fn read_field(&self, bytes: &[u8]) -> Option<u64> {
-        // Fast path: the usual width is read at once.
+        // Fast path: a field of 4 bytes, the most common width, is read without a loop.
         if self.width == 4 {
             let field = *bytes.first_chunk()?;
             return Some(u64::from(match self.endian {
@@ -111,8 +113,8 @@ impl Length {
         Ok(())
     }
 
-    /// Returns the header of a payload for a [4-byte big-endian length](Length::is_u32). The
-    /// payload must not exceed the limit.
+    /// Returns the header for `payload` in a framing with a [4-byte big-endian
+    /// length](Length::is_u32). `payload` must not exceed the limit.
     #[inline(always)]
     pub(crate) fn u32_of(payload: &[u8]) -> [u8; 4] {
         let [.., a, b, c, d] = (payload.len() as u64).to_be_bytes();
@@ -129,7 +131,7 @@ impl Length {
         out.put(payload);
     }
 
-    /// Checks the length of a payload to encode.
+    /// Checks that a payload of `len` bytes can be encoded.
     fn check_payload(&self, len: usize) -> Result<(), FrameError> {
         Limit::of(self.payload_len_max).check_payload(len)
     }

@@ -76,13 +76,13 @@ pub struct LengthField {
     leading: Box<[u8]>,
     following: Box<[u8]>,
     adjustment: i64,
-    /// Bytes removed from the start of each frame; `None` removes the header.
+    /// Number of bytes to remove from the start of each frame; `None` for the length of the header.
     strip: Option<usize>,
 }
 
 impl LengthField {
-    /// Describes a big-endian length of `width` bytes at the start of the frame, which counts the
-    /// bytes after it.
+    /// Describes a header that is only a big-endian length of `width` bytes. The length counts the
+    /// bytes after the field.
     ///
     /// # Panics
     ///
@@ -111,28 +111,29 @@ impl LengthField {
     /// Sets the header bytes before the field. Their number is the offset of the field.
     ///
     /// `send` writes these bytes if they are stripped on delivery; otherwise the payload contains
-    /// them. The bytes that a peer sends there are not compared with them. To check those, deliver
-    /// them with [`keep_header`](LengthField::keep_header).
+    /// them. Received header bytes are not compared with `bytes`. To check them in the handler,
+    /// call [`keep_header`](LengthField::keep_header), which delivers them.
     pub fn leading(mut self, bytes: &[u8]) -> Self {
         self.leading = Box::from(bytes);
         self
     }
 
-    /// Sets the header bytes after the field. The length includes them.
+    /// Sets the header bytes after the field. The [adjusted](LengthField::adjustment) length counts
+    /// these bytes too.
     ///
     /// `send` writes these bytes if they are stripped on delivery; otherwise the payload contains
-    /// them. The bytes that a peer sends there are not compared with them.
+    /// them. Received header bytes are not compared with `bytes`.
     pub fn following(mut self, bytes: &[u8]) -> Self {
         self.following = Box::from(bytes);
         self
     }
 
-    /// Sets the number that is added to the field's value to get the number of bytes after the
-    /// field.
+    /// Sets the adjustment: a number that is added to the value of the field. The sum is the number
+    /// of bytes after the field.
     ///
-    /// If the field counts the header too, the number is minus the length of the header up to the
-    /// end of the field. If the field does not count a trailer, the number is the length of the
-    /// trailer.
+    /// If the field counts the header too, the adjustment is minus the length of the header up to
+    /// the end of the field. If the field does not count a trailer, the adjustment is the length of
+    /// the trailer.
     pub fn adjustment(mut self, bytes: i64) -> Self {
         self.adjustment = bytes;
         self
@@ -140,11 +141,12 @@ impl LengthField {
 
     /// Sets the number of bytes to remove from the start of each frame. Default: the header.
     ///
-    /// At most 1 MiB more than the header: `send` must reserve these bytes.
+    /// `bytes` is at most the length of the header plus 1 MiB, because `send` must reserve this
+    /// number of bytes.
     ///
-    /// Header bytes that are not stripped are delivered. `send` expects them at the start of the
-    /// payload, and fills in the length. Body bytes that are stripped are sent as zeros. A received
-    /// frame that is shorter than `bytes` is malformed.
+    /// Header bytes that are not stripped are delivered. `send` expects these bytes at the start of
+    /// the payload, and fills in the length. If body bytes are stripped too, `send` writes zeros
+    /// for them. A received frame that is shorter than `bytes` is malformed.
     pub fn strip(mut self, bytes: usize) -> Self {
         self.strip = Some(bytes);
         self
@@ -170,8 +172,9 @@ impl LengthField {
         self.strip.unwrap_or_else(|| self.header_len())
     }
 
-    /// Returns the length of a whole frame whose field holds `value`, or `None` if it exceeds
-    /// `u64`. A length below the header or the stripped bytes is an error.
+    /// Returns the length of a whole frame whose field holds `value`, or `None` if the length
+    /// exceeds `u64`. Fails if the length is less than the length of the header or of the stripped
+    /// bytes.
     fn frame_len(&self, value: u64) -> Result<Option<u64>, FrameError> {
         let after_field = value.checked_add_signed(self.adjustment);
         let len = after_field.and_then(|len| len.checked_add(self.field_end() as u64));
@@ -187,7 +190,8 @@ impl LengthField {
         }
     }
 
-    /// Returns the field value of a frame of `frame_len` bytes, at least the length of the header.
+    /// Returns the field value for a frame of `frame_len` bytes, which is at least the length of
+    /// the header.
     fn field_of(&self, frame_len: usize) -> Result<u64, FrameError> {
         let len = frame_len.saturating_sub(self.field_end()) as u64;
         let adjustment = self.adjustment.unsigned_abs();
@@ -202,7 +206,7 @@ impl LengthField {
         let field_max = field_max(self.width);
         match value {
             Some(value) if value <= field_max => Ok(value),
-            // Reported in bytes of payload, like every limit.
+            // Both numbers of the error count bytes of payload, as in every `TooLong`.
             _ => Err(FrameError::TooLong {
                 len: frame_len.saturating_sub(self.stripped()) as u64,
                 limit: field_max
@@ -214,8 +218,8 @@ impl LengthField {
     }
 }
 
-/// Maximum number of bytes that are stripped after the header. Each frame that is sent begins with
-/// as many zeros, however short its payload is.
+/// Maximum number of bytes that are stripped after the header. Each sent frame contains a zero for
+/// each of these bytes, even if its payload is short.
 const STRIPPED_BODY_MAX: usize = 1 << 20;
 
 /// Codec that a [`LengthField`] describes.
@@ -226,6 +230,8 @@ pub(crate) struct Headed {
 }
 
 impl Headed {
+    /// Creates the codec that `field` describes.
+    ///
     /// # Panics
     ///
     /// Panics if `field` strips too many bytes: see [`LengthField::strip`].
@@ -233,8 +239,8 @@ impl Headed {
         let stripped_max = field.header_len().saturating_add(STRIPPED_BODY_MAX);
         assert!(
             field.stripped() <= stripped_max,
-            "a length field cannot strip {} bytes: at most {stripped_max}, 1 MiB more than its \
-             header",
+            "a length field cannot strip {} bytes: the maximum is {stripped_max}, which is 1 MiB \
+             more than its header",
             field.stripped(),
         );
         Self { field, limit }

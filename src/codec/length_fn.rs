@@ -11,18 +11,18 @@ use crate::error::FrameError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameLen {
-    /// The function must see at least the first `n` bytes of the frame: more than it was shown.
+    /// The function needs at least the first `n` bytes of the frame: more bytes than it received.
     ///
     /// A value above [`frame_len_max`](super::Framing::frame_len_max) ends the stream with
-    /// [`FrameError::TooLong`]. A value that the bytes shown already reach is
-    /// [`FrameError::Contract`].
+    /// [`FrameError::TooLong`]. A value that does not exceed the number of bytes that the function
+    /// received ends the stream with [`FrameError::Contract`].
     Need(usize),
     /// The frame has this many bytes in total, including its header; at least 1. A length of zero
     /// ends the stream with [`FrameError::Malformed`].
     Total(u64),
 }
 
-/// Function that returns the length of the frame that begins with the bytes.
+/// Function that returns the length of a frame. The argument begins at the first byte of the frame.
 pub(super) type LenFn = dyn Fn(&[u8]) -> Result<FrameLen, FrameError> + Send + Sync;
 
 /// Codec of [`Framing::length_fn`](super::Framing::length_fn).
@@ -33,14 +33,14 @@ pub(crate) struct LengthFn {
 }
 
 impl LengthFn {
-    /// Calls the function and checks its result. It sees no bytes beyond the limit, so that its
-    /// result does not depend on the cuts of the stream.
+    /// Calls the user's function and checks its result. The function receives no bytes beyond the
+    /// limit, so that its result does not depend on the cuts of the stream.
     fn frame_len(&self, bytes: &[u8]) -> Result<FrameLen, FrameError> {
         let limit = self.limit.len;
-        let shown = bytes.get(..limit.max(1)).unwrap_or(bytes);
-        match (self.frame_len)(shown)? {
-            FrameLen::Need(need) if need <= shown.len() => Err(FrameError::Contract(
-                "the function of `length_fn` needs no more bytes than it was shown",
+        let start = bytes.get(..limit.max(1)).unwrap_or(bytes);
+        match (self.frame_len)(start)? {
+            FrameLen::Need(need) if need <= start.len() => Err(FrameError::Contract(
+                "the function of `length_fn` returned `Need` for bytes that it had received",
             )),
             FrameLen::Need(need) if need > limit => Err(FrameError::too_long(need as u64, limit)),
             FrameLen::Total(0) => Err(FrameError::Malformed("the length of the frame is zero")),
@@ -48,6 +48,7 @@ impl LengthFn {
         }
     }
 
+    /// Checks that the function returns the length of `payload` for it.
     fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
         self.limit.check_payload(payload.len())?;
         let step = match payload {
@@ -58,7 +59,7 @@ impl LengthFn {
             Step::Frame { consumed, .. } if consumed == payload.len() => Ok(()),
             Step::SkipFrame { len, limit, .. } => Err(FrameError::TooLong { len, limit }),
             _ => Err(FrameError::Unencodable(
-                "its length differs from the length in its first bytes",
+                "the payload length differs from the length that `length_fn` computes",
             )),
         }
     }
@@ -72,7 +73,7 @@ impl Codec for LengthFn {
     fn decode(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let whole_len = match scanned.whole_len() {
             Some(len) => len,
-            // The function asked for more bytes than these.
+            // The function returned `Need` with a larger number of bytes.
             None if bytes.len() < scanned.to => return Ok(Step::Need(scanned.to)),
             None => match self.frame_len(bytes)? {
                 FrameLen::Total(len) => len,
@@ -123,7 +124,8 @@ mod tests {
         codec.decode(&mut ScanState::default(), bytes)
     }
 
-    /// Two bytes of header: any, and the number of bytes after it.
+    /// Returns the length of a frame whose header has two bytes. The second byte is the number of
+    /// bytes after the header.
     fn second_byte(bytes: &[u8]) -> Result<FrameLen, FrameError> {
         Ok(match bytes {
             [_, len, ..] => FrameLen::Total(2 + u64::from(*len)),

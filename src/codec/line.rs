@@ -1,5 +1,5 @@
 //! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame. Also frames that
-//! end with any other single byte; those strip no `\r`.
+//! end with any other single byte, from which no `\r` is stripped.
 
 use super::{BuiltinCodec, Codec, Limit, Lookahead, Out, ScanState, Step, count_scanned};
 use crate::error::FrameError;
@@ -11,9 +11,9 @@ use crate::memory::GrowBuf;
 pub(crate) struct Line {
     /// Byte that ends a line.
     end: u8,
-    /// True if a `\r` before `end` belongs to the line end.
+    /// True if a `\r` before `end` is part of the line end, and therefore stripped.
     strips_cr: bool,
-    /// True if bytes without `end` at the end of the stream are a frame.
+    /// True if the bytes after the last `end` are delivered as a frame at the end of the stream.
     pub(crate) delivers_rest: bool,
     pub(crate) limit: Limit,
 }
@@ -23,7 +23,7 @@ impl Codec for Line {
 
     #[inline(always)]
     fn decode(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
-        // Inlined for the usual case: the line is new, and its end is in `bytes`.
+        // This function is inlined for the usual case: a new line, whose end is in `bytes`.
         if *scanned != ScanState::default() {
             return self.decode_on(scanned, bytes);
         }
@@ -93,7 +93,7 @@ impl Line {
         }
     }
 
-    /// Returns a codec for frames that end with the byte `end`. It strips no `\r`.
+    /// Returns a codec for frames that end with the byte `end`, from which no `\r` is stripped.
     pub(crate) const fn ended_by(end: u8, limit: Limit) -> Self {
         Self {
             end,
@@ -116,7 +116,7 @@ impl Line {
         found
     }
 
-    /// Returns the payload of a line, complete or partial, without its `end`.
+    /// Returns the payload of a complete or partial line, which is passed without its `end`.
     #[inline(always)]
     fn payload<'a>(&self, line: &'a [u8]) -> &'a [u8] {
         match line {
@@ -125,7 +125,7 @@ impl Line {
         }
     }
 
-    /// Decodes a line whose beginning was searched or dropped before.
+    /// Decodes a line of which earlier calls have searched or dropped a part.
     #[inline(never)]
     fn decode_on(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let unseen = bytes.get(scanned.to..).unwrap_or_default();
@@ -138,8 +138,8 @@ impl Line {
         }
     }
 
-    /// Returns the frame of a line that ends at `end`. `dropped` bytes of the line were skipped
-    /// before `bytes`.
+    /// Returns the step for a line whose line end is at `end`. `dropped` bytes of this line were
+    /// skipped before `bytes`.
     #[inline(always)]
     fn frame(&self, dropped: u64, bytes: &[u8], end: usize) -> Result<Step, FrameError> {
         let line = self.payload(bytes.get(..end).unwrap_or_default());
@@ -147,14 +147,15 @@ impl Line {
         self.limit.step_with_end(dropped, line.len(), consumed)
     }
 
-    /// Handles bytes without a line end.
+    /// Returns the step for bytes without a line end.
     #[inline(never)]
     fn unfinished(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
-        // A `\r` at the end may be the first half of the line end.
-        let (content, shown) = (self.payload(bytes).len(), bytes.len());
-        self.limit.step_without_end(scanned, content, shown, shown)
+        // A `\r` at the end may belong to the line end, so it is not counted as payload yet.
+        let (content, len) = (self.payload(bytes).len(), bytes.len());
+        self.limit.step_without_end(scanned, content, len, len)
     }
 
+    /// Checks that `decode` would return `payload` unchanged.
     fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
         self.limit.check_payload(payload.len())?;
         if memchr::memchr(self.end, payload).is_some() {
@@ -172,7 +173,8 @@ impl Line {
     }
 }
 
-/// True if a `\r` precedes the byte at `at` of `more`. The held bytes precede `more`.
+/// Returns true if a `\r` precedes the byte at offset `at` of `more`. The held bytes precede
+/// `more`.
 #[inline(always)]
 fn ends_with_cr(held: &GrowBuf, more: &[u8], at: usize) -> bool {
     let before = match at.checked_sub(1) {

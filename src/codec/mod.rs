@@ -52,8 +52,8 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 /// it keeps between two calls, such as the offset up to which it searched, is its
 /// [`State`](Codec::State).
 ///
-/// The contract of [`decode`](Codec::decode). A breach of it ends the connection with
-/// [`FrameError::Contract`].
+/// [`decode`](Codec::decode) must keep the following contract. A codec that breaks it ends the
+/// connection with [`FrameError::Contract`].
 ///
 /// 1. `bytes` begins at the first byte of a frame and is never empty. It only grows from one call
 ///    to the next, until a `Frame` or a skip removes bytes from its start.
@@ -69,7 +69,8 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 ///
 /// # Examples
 ///
-/// Frames that end with a NUL byte. No byte is searched twice:
+/// A codec for frames that end with a NUL byte. Its state makes sure that no byte is searched
+/// twice:
 ///
 /// ```
 /// use unstick::{Codec, FrameError, Framing, Out, Step};
@@ -77,7 +78,7 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 /// struct NulEnded;
 ///
 /// impl Codec for NulEnded {
-///     type State = usize; // how far this frame was searched
+///     type State = usize; // number of bytes of this frame that were searched
 ///
 ///     fn decode(&self, searched: &mut usize, bytes: &[u8]) -> Result<Step, FrameError> {
 ///         if let Some(more) = bytes[*searched..].iter().position(|&byte| byte == 0) {
@@ -94,7 +95,7 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 ///
 ///     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
 ///         if payload.contains(&0) {
-///             return Err(FrameError::Unencodable("a NUL byte inside"));
+///             return Err(FrameError::Unencodable("the payload contains a NUL byte"));
 ///         }
 ///         out.put(payload);
 ///         out.put(&[0]);
@@ -113,13 +114,15 @@ pub trait Codec {
     ///
     /// # Errors
     ///
-    /// An error after which the remaining stream has no meaning. It closes the connection.
+    /// An error if the bytes are malformed or a frame is too long. The error closes the connection,
+    /// because the start of the next frame is unknown.
     fn decode(&self, state: &mut Self::State, bytes: &[u8]) -> Result<Step, FrameError>;
 
     /// Decodes the bytes that remain at the end of the stream; `rest` is never empty.
     ///
-    /// `Need` means that a partial frame is left: it is dropped and counted in
-    /// [`Closed::undecoded_bytes`](crate::Closed). The default returns `Need`.
+    /// `Need` means that the remaining bytes are a partial frame. The reactor drops these bytes and
+    /// counts them in [`Closed::undecoded_bytes`](crate::Closed). The default implementation
+    /// returns `Need`.
     ///
     /// # Errors
     ///
@@ -129,7 +132,8 @@ pub trait Codec {
         Ok(Step::Need(rest.len().saturating_add(1)))
     }
 
-    /// Encodes `payload` as one frame. After an error, nothing that was put is sent.
+    /// Appends `payload` as one frame to `out`. After an error, the bytes that the codec appended
+    /// are removed and not sent.
     ///
     /// # Errors
     ///
@@ -137,17 +141,17 @@ pub trait Codec {
     /// not return the payload unchanged.
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError>;
 
-    /// Number of bytes reserved before a payload that is written in place, for the header that
-    /// [`encode_in_place`](Codec::encode_in_place) writes. The default is 0.
+    /// Returns the number of bytes to reserve before a payload that is written in place.
+    /// [`encode_in_place`](Codec::encode_in_place) writes the header there. The default is 0.
     fn headroom(&self) -> usize {
         0
     }
 
-    /// Encodes the bytes in `out` as one frame. They are [`headroom`](Codec::headroom) zeros and
-    /// then the payload. The method may change them and append more; after an error, none of them
-    /// are sent.
+    /// Encodes the bytes in `out` as one frame. On entry, `out` contains
+    /// [`headroom`](Codec::headroom) zeros and then the payload. The method may change these bytes
+    /// and append more. After an error, none of them are sent.
     ///
-    /// The default copies the payload and [encodes](Codec::encode) it.
+    /// The default implementation copies the payload and [encodes](Codec::encode) the copy.
     ///
     /// # Errors
     ///
@@ -163,13 +167,13 @@ pub trait Codec {
     }
 }
 
-/// Output of an encoder.
+/// Output buffer of an encoder, limited to the frame that is being encoded.
 pub struct Out<'a> {
     buf: &'a mut Buf,
     /// Offset of this frame in the buffer.
     start: usize,
-    /// Payload that is not copied into the buffer. After the encoder has put it, also the offset
-    /// at which it belongs.
+    /// Payload that `put` does not copy into the buffer. The second value is the offset at which
+    /// the payload belongs; `None` until the encoder has put the payload.
     suppressed: Option<(&'a [u8], Option<usize>)>,
 }
 
@@ -180,7 +184,7 @@ impl<'a> Out<'a> {
         Self::since(buf, start)
     }
 
-    /// Continues a frame that begins at `start`.
+    /// Returns the output for a frame whose first bytes, from offset `start`, are already in `buf`.
     #[inline]
     fn since(buf: &'a mut Buf, start: usize) -> Self {
         Self {
@@ -190,7 +194,8 @@ impl<'a> Out<'a> {
         }
     }
 
-    /// Does not copy `payload` into the buffer when the encoder puts it unchanged.
+    /// Returns an output that does not copy `payload` into the buffer when the encoder puts it
+    /// unchanged.
     fn leaving_out(buf: &'a mut Buf, payload: &'a [u8]) -> Self {
         Self {
             suppressed: Some((payload, None)),
@@ -198,13 +203,13 @@ impl<'a> Out<'a> {
         }
     }
 
-    /// Bytes of this frame so far.
+    /// Returns the bytes of this frame that were appended so far.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.buf.bytes().get(self.start..).unwrap_or_default()
     }
 
-    /// Bytes of this frame so far, mutable.
+    /// Returns the bytes of this frame that were appended so far, for changing them.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.buf
             .bytes_mut()
@@ -212,7 +217,7 @@ impl<'a> Out<'a> {
             .unwrap_or_default()
     }
 
-    /// Appends bytes.
+    /// Appends `bytes` to the frame.
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
         if let Some((payload, place @ None)) = &mut self.suppressed
@@ -224,12 +229,12 @@ impl<'a> Out<'a> {
         self.buf.put(bytes);
     }
 
-    /// Appends `len` zeros, and returns them for writing.
+    /// Appends `len` zero bytes, and returns them so that the encoder can overwrite them.
     pub fn put_zeros(&mut self, len: usize) -> &mut [u8] {
         self.buf.put_zeros(len)
     }
 
-    /// Inserts bytes before those of this frame so far.
+    /// Inserts `bytes` at the start of this frame.
     fn put_before(&mut self, bytes: &[u8]) {
         self.put(bytes);
         self.bytes_mut().rotate_right(bytes.len());
@@ -242,10 +247,12 @@ impl fmt::Debug for Out<'_> {
     }
 }
 
-/// Maximum length of a payload of a built-in framing, and the treatment of a longer one.
+/// Frame limit of a built-in framing, and the treatment of a frame that exceeds it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
+    /// Maximum length of a payload, in bytes.
     pub(crate) len: usize,
+    /// True if a longer frame is skipped; false if it ends the stream with an error.
     pub(crate) skips: bool,
 }
 
@@ -254,8 +261,8 @@ impl Limit {
         Self { len, skips: false }
     }
 
-    /// Returns the step for a frame whose payload of `len` bytes exceeds the limit. The frame has
-    /// `bytes` bytes with header and trailer.
+    /// Returns the step for a frame whose payload of `len` bytes exceeds the limit. `bytes` is the
+    /// length of the whole frame, including header and trailer.
     ///
     /// Inlined, so that the step of a codec stays in registers; only the error is created
     /// elsewhere.
@@ -268,11 +275,11 @@ impl Limit {
         Err(FrameError::too_long(len, self.len))
     }
 
-    /// Returns the step for a frame at the start of `bytes`, whose header of `header_len` bytes
-    /// holds `len`, the length of the payload. Nothing follows the payload.
+    /// Returns the step for a frame at the start of `bytes`. Its header has `header_len` bytes and
+    /// holds `len`, the length of the payload. The frame has no trailer.
     #[inline(always)]
     fn step(self, header_len: usize, len: u64, bytes: &[u8]) -> Result<Step, FrameError> {
-        // Compared as u64, before the length is used.
+        // The peer chose the length, so it is checked before it is used.
         let end = match usize::try_from(len) {
             Ok(len) if len <= self.len => len.checked_add(header_len),
             _ => None,
@@ -289,8 +296,9 @@ impl Limit {
         })
     }
 
-    /// Returns the step for a frame that has `len` bytes in all, of which `bytes` have arrived.
-    /// Stores the length if the frame is incomplete. `None` is a length beyond 64 bits.
+    /// Returns the step for a frame that is delivered with its header and has `len` bytes in total.
+    /// `bytes` are the received bytes from the start of the frame. Stores the length in `scanned`
+    /// if the frame is incomplete. `None` is a length of more than 64 bits.
     fn whole_frame(
         self,
         scanned: &mut ScanState,
@@ -309,7 +317,7 @@ impl Limit {
     }
 
     /// Returns the step for a frame whose delimiter was found. Its payload consists of `dropped`
-    /// bytes that were skipped earlier, and of the first `len` bytes shown.
+    /// bytes that were skipped earlier, and of the first `len` bytes in the buffer.
     #[inline(always)]
     fn step_with_end(self, dropped: u64, len: usize, consumed: usize) -> Result<Step, FrameError> {
         let whole = dropped.saturating_add(len as u64);
@@ -322,15 +330,15 @@ impl Limit {
         })
     }
 
-    /// Returns the step for a frame whose end is not found. The codec was shown `shown` bytes and
-    /// searched them up to `to`; the first `content` bytes are certainly payload.
+    /// Returns the step for a frame whose end was not found. The codec received `bytes_len` bytes
+    /// and searched them up to offset `to`. The first `content` bytes are certainly payload.
     #[inline(never)]
     fn step_without_end(
         self,
         scanned: &mut ScanState,
         content: usize,
         to: usize,
-        shown: usize,
+        bytes_len: usize,
     ) -> Result<Step, FrameError> {
         let len = scanned.dropped.saturating_add(content as u64);
         let is_exceeded = len > self.len as u64;
@@ -338,19 +346,19 @@ impl Limit {
             return Err(FrameError::too_long(len, self.len));
         }
         let bytes = match is_exceeded {
-            true => content.min(shown.saturating_sub(1)),
+            true => content.min(bytes_len.saturating_sub(1)),
             false => 0,
         };
         scanned.to = to.saturating_sub(bytes);
         if bytes == 0 {
-            return Ok(Step::Need(shown.saturating_add(1)));
+            return Ok(Step::Need(bytes_len.saturating_add(1)));
         }
         scanned.dropped = scanned.dropped.saturating_add(bytes as u64);
         Ok(Step::SkipPart { bytes })
     }
 
-    /// Returns the part of `more` to search for the end of a frame: enough bytes to exceed the
-    /// limit together with the `held` bytes, or all.
+    /// Returns the first part of `more`, in which to search for the end of a frame. It has enough
+    /// bytes to exceed the limit together with the `held` bytes, or is all of `more`.
     #[inline]
     fn clip<'a>(self, scanned: &ScanState, held: usize, more: &'a [u8]) -> &'a [u8] {
         match self.left(scanned, held) {
@@ -403,7 +411,8 @@ impl Limit {
     }
 }
 
-/// Returns the first bytes of `more`; `enough` of them make the frame too long.
+/// Returns at most the first `enough` bytes of `more`, or [`OVERRUN_MAX`] bytes if `enough` is
+/// smaller. `enough` bytes make the frame too long.
 #[cold]
 fn clip_at(more: &[u8], enough: usize) -> &[u8] {
     let len = more.len().min(enough.max(OVERRUN_MAX));
@@ -416,17 +425,19 @@ const OVERRUN_MAX: usize = 1024;
 /// State of a built-in codec for the first frame in a connection's bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ScanState {
-    /// Offset up to which the frame was searched for its end, or number of bytes that the function
-    /// of [`Framing::length_fn`] needs.
+    /// Offset up to which the frame was searched for its end. For [`Framing::length_fn`]: number of
+    /// bytes that the user's function needs for its next call.
     pub(crate) to: usize,
     /// Number of payload bytes that were dropped because the frame is too long and is skipped. For
-    /// a framing that computes the length with a user's function: [`ScanState::whole_len`].
+    /// a framing that computes the length with a user's function: the length of the whole frame,
+    /// see [`ScanState::whole_len`].
     pub(crate) dropped: u64,
 }
 
 impl ScanState {
-    /// Returns the length of the whole frame, once a user's function has computed it. A framing
-    /// with such a function drops no part of a frame, so the field is free.
+    /// Returns the length of the whole frame, or `None` if the user's function has not computed it.
+    /// The length is stored in `dropped`, which is free because a framing with such a function
+    /// drops no part of a frame.
     fn whole_len(self) -> Option<u64> {
         (self.dropped > 0).then_some(self.dropped)
     }
@@ -434,11 +445,11 @@ impl ScanState {
 
 #[cfg(test)]
 thread_local! {
-    /// Bytes searched on this thread; tests compare it with the bytes received.
+    /// Number of bytes searched on this thread. Tests compare it with the number of bytes received.
     pub(crate) static SCANNED_BYTES: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Counts bytes that were searched for a delimiter.
+/// Adds to the number of bytes that were searched for a delimiter.
 #[cfg(test)]
 fn count_scanned(bytes: usize) {
     SCANNED_BYTES.with(|count| count.set(count.get() + bytes as u64));

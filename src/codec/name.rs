@@ -11,13 +11,13 @@ use super::{Framing, Kind};
 ///
 /// * `raw`, `line`, `line-crlf`, `netstring`, `varint` or `varint-lax`
 /// * `u8`, `u16`, `u24`, `u32` or `u64` for a big-endian length prefix
-/// * `u16-le`, `u24-le`, `u32-le` or `u64-le` for a little-endian one
+/// * `u16-le`, `u24-le`, `u32-le` or `u64-le` for a little-endian length prefix
 /// * `fixed-` and the length in bytes, such as `fixed-64`
 /// * `delimiter-` and the delimiters, escaped and separated by `|`, such as `delimiter-\r\n\r\n`
 /// * `length-field`, `header-body`, `length-fn` or `custom`
 ///
-/// The name does not contain limits and other options, nor the codec of
-/// [`Framing::with_output`].
+/// The name contains neither limits and other options, nor the codec that [`Framing::with_output`]
+/// sets.
 impl fmt::Display for Framing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.kind().write_name(f)
@@ -106,8 +106,8 @@ fn parse_parameter(name: &str) -> Option<Framing> {
     Some(Framing::delimiters(&delimiters))
 }
 
-/// Returns the bytes that [`slice::escape_ascii`] writes as `text`. Returns `None` if `text` is
-/// malformed or empty.
+/// Returns the bytes of which `text` is the form that [`slice::escape_ascii`] writes. Returns
+/// `None` if `text` is malformed or empty.
 fn unescape(text: &str) -> Option<Vec<u8>> {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((&first, others)) = rest.split_first() {

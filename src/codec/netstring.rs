@@ -54,8 +54,8 @@ impl Codec for Netstring {
         Ok(())
     }
 
-    /// Moves the payload back to insert the header. The length of the header depends on the length
-    /// of the payload, which is known only now.
+    /// Moves the payload towards the end of the buffer and inserts the header before it. No
+    /// headroom is reserved, because the length of the header depends on the length of the payload.
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
         let payload_len = out.bytes().len();
         self.limit.check_payload(payload_len)?;
@@ -66,7 +66,8 @@ impl Codec for Netstring {
     }
 }
 
-/// Returns the digits of a length and a colon, right-aligned, and the index of the first digit.
+/// Returns an array that ends with the digits of a length and a colon, and the index of the first
+/// digit.
 fn header_of(payload_len: usize) -> ([u8; HEADER_LEN_MAX], usize) {
     let mut header = [b':'; HEADER_LEN_MAX];
     let (mut left, mut first) = (payload_len as u64, HEADER_LEN_MAX);
@@ -84,11 +85,11 @@ fn header_of(payload_len: usize) -> ([u8; HEADER_LEN_MAX], usize) {
 }
 
 impl Netstring {
-    /// Returns the length at the start of the bytes and the index of its colon, or `None` if the
-    /// header is incomplete.
+    /// Returns the length at the start of `bytes` and the index of the colon after it, or `None` if
+    /// the header is incomplete.
     ///
-    /// A length over the limit is reported from the digits received so far, because further digits
-    /// only make it larger. Skipping such a frame needs all digits.
+    /// A length over the limit is reported without waiting for further digits, which only make the
+    /// length larger. If such a frame is skipped, all digits are needed.
     fn read_header(&self, bytes: &[u8]) -> Result<Option<(u64, usize)>, FrameError> {
         let limit = self.limit.len;
         let mut value: u64 = 0;

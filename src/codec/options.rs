@@ -38,22 +38,22 @@ impl Framing {
     ///        frame    skipped, reported            frame
     /// ```
     ///
-    /// Exactly that frame is skipped, whatever its length: by its number of bytes, or up to its
-    /// delimiter. None of its bytes is stored.
+    /// Only the bytes of this frame are skipped: the number of bytes that its length field
+    /// announces, or all bytes up to its delimiter. The skipped bytes are not stored.
     ///
     /// The callback [`on_skipped`](crate::Handler::on_skipped) reports the frame as soon as its
-    /// length is known, in order with the delivered frames. If a header contains the length, that
-    /// is before the payload arrives. A skipped frame counts as a frame for the budget and for
-    /// [`Config::frame_deadline`](crate::Config::frame_deadline).
+    /// length is known, in order with the delivered frames. If a header contains the length, the
+    /// callback runs before the payload arrives. A skipped frame counts as a frame for the budget
+    /// and for [`Config::frame_deadline`](crate::Config::frame_deadline).
     ///
     /// Malformed input still ends the stream, because the start of the next frame is unknown.
-    /// Examples are a length of more than 64 bits and a header that is itself too long. The comma
-    /// after a skipped [`netstring`](Framing::netstring) is not checked, nor are bare `\r` and `\n`
-    /// beyond the limit in a line of [`line_crlf`](Framing::line_crlf).
+    /// Examples are a length of more than 64 bits and a header that is itself too long. Some bytes
+    /// of a skipped frame are not checked: the comma after a [`netstring`](Framing::netstring), and
+    /// bare `\r` and `\n` beyond the limit in a line of [`line_crlf`](Framing::line_crlf).
     ///
-    /// This method has no effect on [`raw`](Framing::raw) and [`fixed`](Framing::fixed), which have
-    /// no frames that are too long. It has none on [`custom`](Framing::custom) either, because the
-    /// codec has its own rules.
+    /// This method has no effect on [`raw`](Framing::raw) and [`fixed`](Framing::fixed), whose
+    /// frames are never too long. It has no effect on [`custom`](Framing::custom) either, because a
+    /// custom codec has its own limits.
     ///
     /// # Examples
     ///
@@ -90,18 +90,21 @@ impl Framing {
     ///   frame    frame
     /// ```
     ///
-    /// Use it for sources that do not end their last record, such as log files and statistics in
-    /// datagrams. Do not use it if a cut record is worse than a missing one: a peer that crashes in
-    /// the middle of a record looks the same.
+    /// Use this option for sources that do not end their last record, such as log files and
+    /// statistics in datagrams. Do not use it if a truncated record is worse than a missing record:
+    /// the last bytes of a peer that crashed in the middle of a record are delivered too.
     ///
-    /// It applies to [`line`](Framing::line), [`line_crlf`](Framing::line_crlf),
+    /// The option applies to [`line`](Framing::line), [`line_crlf`](Framing::line_crlf),
     /// [`delimiter`](Framing::delimiter) and [`delimiters`](Framing::delimiters), and has no effect
-    /// on other framings. A connection that is reset delivers no such frame. If no bytes follow the
-    /// last delimiter, no frame is delivered. The frame limit applies. A part of a delimiter at the
-    /// end is delivered as payload, except that `line` strips a `\r`, and that a `\r` is malformed
-    /// in `line_crlf`.
+    /// on other framings. If the connection is reset or no bytes follow the last delimiter, no such
+    /// frame is delivered. The frame limit applies.
     ///
-    /// Similar to the last line of tokio-util's `LinesCodec` and of [`std::io::BufRead::lines`].
+    /// The last bytes may end with an incomplete delimiter, which is then delivered as payload.
+    /// There are two exceptions: `line` strips a `\r` at the end, and in `line_crlf` a `\r` at the
+    /// end is malformed.
+    ///
+    /// Similar to the treatment of the last line by tokio-util's `LinesCodec` and by
+    /// [`std::io::BufRead::lines`].
     ///
     /// # Examples
     ///
@@ -123,8 +126,7 @@ impl Framing {
         })
     }
 
-    /// Skips these bytes between frames: any number of bytes, in any order, whose values occur in
-    /// `bytes`.
+    /// Skips all bytes between frames whose value occurs in `bytes`, in any number and order.
     ///
     /// ```text
     ///   o n e \0 \n \n t w o \0       delimiter(b"\0").skip_between(b"\n")
@@ -132,19 +134,19 @@ impl Framing {
     ///   frame          frame
     /// ```
     ///
-    /// Use it for heart-beats: `b"\n"` for STOMP, `b"\r\n"` for SIP, whose heart-beats are `\r\n`
-    /// and `\r\n\r\n`.
+    /// Use this option for heart-beats: pass `b"\n"` for STOMP, and `b"\r\n"` for SIP, whose
+    /// heart-beats are `\r\n` and `\r\n\r\n`.
     ///
-    /// Skipped bytes are not delivered, no limit of a frame counts them, and they start no
+    /// Skipped bytes are not delivered, do not count for the frame limit, and start no
     /// [`frame_deadline`](crate::Config::frame_deadline). They do count as input for
-    /// [`idle_timeout`](crate::Config::idle_timeout). [`Stats::filler_bytes`](crate::Stats) counts
-    /// them.
+    /// [`idle_timeout`](crate::Config::idle_timeout). [`Stats::filler_bytes`](crate::Stats) is the
+    /// number of skipped bytes.
     ///
-    /// A frame can then not begin with one of these bytes: `send` rejects such a frame. With
-    /// `line().skip_between(b"\n")`, empty lines are skipped. A further call adds its bytes; an
-    /// empty slice changes nothing. The method has no effect on [`raw`](Framing::raw), which has no
-    /// frames, and [`custom`](Framing::custom), whose codec returns
-    /// [`Step::Skip`](crate::Step::Skip).
+    /// With this option, a frame cannot begin with one of these bytes, so `send` rejects such a
+    /// frame. With `line().skip_between(b"\n")`, empty lines are skipped. A second call adds
+    /// further bytes to skip; an empty slice changes nothing. The method has no effect on
+    /// [`raw`](Framing::raw), which has no frames. It has no effect on [`custom`](Framing::custom)
+    /// either: such a codec can return [`Step::Skip`](crate::Step::Skip) itself.
     ///
     /// # Examples
     ///
@@ -169,7 +171,7 @@ impl Framing {
 }
 
 impl Kind {
-    /// Makes the bytes after the last delimiter a frame.
+    /// Makes the codec deliver the bytes after the last delimiter as a frame.
     fn deliver_rest(&mut self) {
         match self {
             Self::Line(codec) => codec.delivers_rest = true,

@@ -8,28 +8,29 @@ use super::{Framing, Kind};
 /// The codecs of the two directions of a stream.
 #[derive(Clone)]
 pub(super) struct Codecs {
+    /// Codec of the input.
     pub(super) input: Kind,
-    /// The codec of the output, if it is not that of the input.
+    /// Codec of the output; `None` if the output has the codec of the input.
     pub(super) output: Option<Kind>,
 }
 
 impl Framing {
     /// Returns a framing that decodes input like `self` and encodes output like `output`.
     ///
-    /// Use it for a protocol whose two directions are framed differently. It works in every place
-    /// that takes a framing: a listener, a connect, [`reframe`](crate::Context::reframe),
-    /// [`Framer`](crate::Framer), [`FramedStream`](crate::FramedStream). To send only a few
-    /// messages without their framing, call
-    /// [`send_unframed`](crate::Context::send_unframed) instead.
+    /// Use this method for a protocol whose two directions are framed differently. The returned
+    /// framing can be passed to every call that takes a framing: a listener, a connect,
+    /// [`reframe`](crate::Context::reframe), [`Framer`](crate::Framer),
+    /// [`FramedStream`](crate::FramedStream). To send only a few messages without their framing,
+    /// call [`send_unframed`](crate::Context::send_unframed) instead.
     ///
     /// Set the options of `output` before this call. Later calls of
     /// [`frame_len_max`](Framing::frame_len_max), [`skip_too_long`](Framing::skip_too_long) and the
-    /// other options change only the input. The short name of the framing is that of the input.
+    /// other options change only the input. The short name describes only the input.
     ///
     /// # Examples
     ///
-    /// A server for HTTP requests without a body. A request ends with an empty line, and a reply is
-    /// sent as it is:
+    /// A server for HTTP requests without a body. A request ends with an empty line. A reply is
+    /// sent without a further header or trailer:
     ///
     /// ```
     /// use unstick::{Deframer, Framer, Framing};

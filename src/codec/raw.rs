@@ -6,6 +6,7 @@ use crate::error::FrameError;
 /// Codec of [`Framing::raw`](super::Framing::raw).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Raw {
+    /// Maximum number of bytes that are delivered at once; at least 1.
     pub(crate) frame_len_max: usize,
 }
 

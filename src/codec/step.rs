@@ -1,4 +1,5 @@
-//! One decode step of a codec, and the check that it keeps the contract of [`Codec`](super::Codec).
+//! One decode step of a codec, and the check that the codec keeps the contract of
+//! [`Codec`](super::Codec).
 //!
 //! A raw [`Step`] stays inside [`codec`](super). All decode loops take [`CheckedStep`]s, which only
 //! [`check`] creates.
@@ -19,19 +20,20 @@ pub enum Step {
         /// Number of bytes that the frame takes, with header and delimiter; at least 1.
         consumed: usize,
     },
-    /// Bytes to drop that do not belong to a frame. They are counted in
-    /// [`Stats::filler_bytes`](crate::Stats) and [`Deframer::filler_bytes`](crate::Deframer); in a
-    /// datagram they are [`DatagramFault::Skipped`](crate::DatagramFault::Skipped).
+    /// Bytes to drop that do not belong to a frame. The reactor counts them in
+    /// [`Stats::filler_bytes`](crate::Stats), and a deframer in
+    /// [`Deframer::filler_bytes`](crate::Deframer). In a datagram, these bytes are reported as
+    /// [`DatagramFault::Skipped`](crate::DatagramFault::Skipped).
     Skip {
-        /// Number of bytes; at least 1. It may exceed the bytes shown: the others are dropped when
-        /// they arrive.
+        /// Number of bytes to drop; at least 1. The number may exceed `bytes.len()`. The bytes that
+        /// have not arrived are then dropped when they arrive.
         bytes: u64,
     },
-    /// A frame to drop because it is too long; the handler is notified. If the codec searches for
-    /// the end of a frame, earlier `SkipPart` steps may have dropped the beginning.
+    /// A frame to drop because it is too long. The handler is notified. If the codec searches for
+    /// the end of a frame, earlier `SkipPart` steps may have dropped the beginning of this frame.
     SkipFrame {
-        /// Number of bytes, with header and delimiter; at least 1. It may exceed the bytes shown:
-        /// the others are dropped when they arrive.
+        /// Number of bytes to drop, including header and delimiter; at least 1. The number may
+        /// exceed `bytes.len()`. The bytes that have not arrived are then dropped when they arrive.
         bytes: u64,
         /// Length of the payload, in bytes.
         len: u64,
@@ -39,17 +41,18 @@ pub enum Step {
         limit: u64,
     },
     /// The beginning of a frame to drop: the frame is too long already, and its end has not
-    /// arrived. Further parts may follow; `SkipFrame` drops the last one. If the framing is
-    /// replaced meanwhile, this codec decodes until then.
+    /// arrived. Further `SkipPart` steps may follow, and `SkipFrame` drops the last part. If the
+    /// program replaces the framing before that `SkipFrame`, this codec still decodes up to the end
+    /// of the frame.
     SkipPart {
-        /// Number of bytes; at least 1, and fewer than were shown. The remaining bytes mark the
-        /// frame as unfinished.
+        /// Number of bytes to drop; at least 1 and less than `bytes.len()`. At least one byte must
+        /// remain, because the remaining bytes show that a frame is incomplete.
         bytes: usize,
     },
-    /// No whole frame yet: decode again when at least this many bytes have arrived. The number
-    /// exceeds the number of bytes shown.
+    /// No whole frame yet: decode again when at least this many bytes of the frame have arrived.
+    /// The number exceeds `bytes.len()`.
     ///
-    /// If the codec knows how long the frame will be, that length is the best value: a long frame
+    /// If the codec knows the length of the whole frame, it should return this length: a long frame
     /// is then read directly into its own buffer.
     Need(usize),
 }
@@ -75,7 +78,7 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// One decode step that keeps the contract. Made by [`check`] only.
+/// One decode step that keeps the contract. Only [`check`] creates it.
 #[derive(Debug)]
 pub(crate) enum CheckedStep<'a> {
     /// A whole frame at the start of the bytes.
@@ -86,24 +89,26 @@ pub(crate) enum CheckedStep<'a> {
     /// ```
     Frame {
         payload: &'a [u8],
-        /// Position of `payload` in the bytes: `range.start <= range.end <= consumed`.
+        /// Position of `payload` in the decoded bytes: `range.start <= range.end <= consumed`.
         range: Range<usize>,
         /// `1 <= consumed <= bytes.len()`.
         consumed: usize,
         /// The bytes after the frame: `bytes[consumed..]`.
         after: &'a [u8],
     },
-    /// Number of bytes to wait for, `> bytes.len()`.
+    /// No whole frame yet. The value is the number of bytes needed for the next step, `>
+    /// bytes.len()`.
     Need(usize),
+    /// Bytes to drop.
     Skip(Skip),
-    /// Boxed, so that a step stays in registers.
+    /// The codec failed. The error is boxed, so that a step stays in registers.
     Failed(Box<StepError>),
 }
 
 /// Bytes that are dropped and not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Skip {
-    /// `>= 1`; it may exceed the bytes shown, except for [`SkipKind::Part`].
+    /// Number of bytes, `>= 1`. It may exceed `bytes.len()`, except for [`SkipKind::Part`].
     pub(crate) bytes: u64,
     pub(crate) kind: SkipKind,
 }
@@ -114,7 +119,8 @@ pub(crate) enum SkipKind {
     Filler,
     /// A frame that is too long, up to its end.
     Frame(Skipped),
-    /// The beginning of a frame that is too long. The bytes shown contain more of it.
+    /// The beginning of a frame that is too long. At least one more byte of this frame is in the
+    /// buffer.
     Part,
 }
 
@@ -137,9 +143,10 @@ impl From<Box<StepError>> for FrameError {
     }
 }
 
-/// Checks the result of a codec that was shown `bytes`. This is the only check of the contract.
-// Inlined: the step of a built-in codec stays in registers, in the loop over glued frames. The rare
-// steps are checked out of line, which spares that loop a jump table.
+/// Checks the step that a codec returned for `bytes`. This is the only check of the contract.
+// Inlined, so that the step of a built-in codec stays in registers in the loop over glued frames.
+// The rare steps are checked out of line, because inlining them would add a jump table to that
+// loop.
 #[inline(always)]
 pub(super) fn check(bytes: &[u8], step: Result<Step, FrameError>) -> CheckedStep<'_> {
     match step {
@@ -169,17 +176,19 @@ pub(super) fn check(bytes: &[u8], step: Result<Step, FrameError>) -> CheckedStep
     }
 }
 
-/// Checks a step that is not a frame, of a codec that was shown `shown` bytes. It is the second
-/// half of [`check`].
+/// Checks a skip step that a codec returned for `bytes_len` bytes. This is the part of [`check`]
+/// for steps that are neither a frame nor a valid `Need`.
 #[cold]
 #[inline(never)]
-fn check_skip(step: Step, shown: usize) -> Result<Skip, Box<StepError>> {
+fn check_skip(step: Step, bytes_len: usize) -> Result<Skip, Box<StepError>> {
     let (bytes, kind) = match step {
         Step::Skip { bytes } if bytes >= 1 => (bytes, SkipKind::Filler),
         Step::SkipFrame { bytes, len, limit } if bytes >= 1 => {
             (bytes, SkipKind::Frame(Skipped { len, limit }))
         }
-        Step::SkipPart { bytes } if 1 <= bytes && bytes < shown => (bytes as u64, SkipKind::Part),
+        Step::SkipPart { bytes } if 1 <= bytes && bytes < bytes_len => {
+            (bytes as u64, SkipKind::Part)
+        }
         step => return Err(broken(step)),
     };
     Ok(Skip { bytes, kind })
@@ -195,7 +204,7 @@ fn broken(step: Step) -> Box<StepError> {
         }
         Step::Frame { .. } => "the frame is not within the bytes passed to the codec",
         Step::Need(_) => "`Need` does not exceed the number of bytes passed to the codec",
-        Step::Skip { .. } | Step::SkipFrame { .. } => "a skip of zero bytes",
+        Step::Skip { .. } | Step::SkipFrame { .. } => "`Skip` or `SkipFrame` of zero bytes",
         Step::SkipPart { .. } => "`SkipPart` of zero bytes, or of all bytes passed to the codec",
     };
     Box::new(StepError::Contract { step, breach })

@@ -1,5 +1,5 @@
-//! Varint length prefix (LEB128): seven bits of the length per byte, the lowest first. Protobuf's
-//! delimited streams use it.
+//! Varint length prefix (LEB128): each byte holds seven bits of the length, the lowest bits first.
+//! Protobuf's delimited streams use this prefix.
 
 use super::{BuiltinCodec, Codec, Limit, Out, ScanState, Step};
 use crate::error::FrameError;
@@ -36,8 +36,8 @@ impl Codec for Varint {
         Ok(())
     }
 
-    /// Moves the payload back to insert the length field. Its width depends on the length of the
-    /// payload, which is known only now.
+    /// Moves the payload towards the end of the buffer and inserts the length field before it. No
+    /// headroom is reserved, because the width of the field depends on the length of the payload.
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
         let payload_len = out.bytes().len();
         self.limit.check_payload(payload_len)?;
@@ -64,10 +64,12 @@ fn field_of(payload_len: usize) -> ([u8; FIELD_LEN_MAX], usize) {
     (field, len)
 }
 
-/// Returns the varint at the start of `bytes` and its length, or `None` if it is incomplete.
+/// Returns the varint at the start of `bytes` and its number of bytes, or `None` if the varint is
+/// incomplete.
 ///
-/// It must have its shortest form unless `is_lax` is true. If one length had several forms, two
-/// decoders could disagree about the same bytes. A varint of more than 64 bits is always malformed.
+/// The varint must have its shortest form unless `is_lax` is true. If one length had several forms,
+/// two decoders could disagree about the same bytes. A varint of more than 64 bits is always
+/// malformed.
 fn read_field(bytes: &[u8], is_lax: bool) -> Result<Option<(u64, usize)>, FrameError> {
     let mut value: u64 = 0;
     for (index, &byte) in bytes.iter().take(FIELD_LEN_MAX).enumerate() {

@@ -21,7 +21,8 @@ use crate::error::FrameError;
 pub(super) enum End {
     /// The undecoded bytes are a partial frame of at least this many bytes.
     Need(usize),
-    /// All bytes are decoded. The next `beyond >= 1` bytes of the stream must be skipped.
+    /// All bytes are decoded. The next `beyond >= 1` bytes of the stream must be skipped. `flow` is
+    /// the reply of the sink to the skipped frame.
     Skip { beyond: u64, flow: Flow },
     /// The sink stopped the delivery.
     Stopped,
@@ -29,9 +30,10 @@ pub(super) enum End {
     Failed(FrameError),
 }
 
-/// Delivers all frames of `undecoded` and removes them from it. Returns `Continue` if no bytes are
-/// left.
-// Inlined, as is `deliver_next`: the loop over glued frames is one loop per codec, without calls.
+/// Delivers all frames of `undecoded` and removes them from it. Returns `Continue` if `undecoded`
+/// is then empty and the sink accepts another frame.
+// This function and `deliver_next` are inlined, so that the loop over glued frames is one loop per
+// codec, without calls.
 #[inline(always)]
 pub(super) fn deliver_all<S: FrameSink, D: Decoder>(
     undecoded: &mut &[u8],
@@ -69,7 +71,8 @@ pub(super) fn deliver_next<S: FrameSink, D: Decoder>(
             CheckedStep::Skip(skip) => {
                 let (here, end) = start_skip(skip, undecoded.len(), sink);
                 *undecoded = &undecoded[here..];
-                // The bytes after a skipped part belong to that frame too.
+                // The bytes after a skipped part belong to the same frame, so no frame boundary is
+                // reached.
                 if skip.kind != SkipKind::Part {
                     return end;
                 }
@@ -98,8 +101,8 @@ fn start_skip<S: FrameSink>(skip: Skip, len: usize, sink: &mut S) -> (usize, Con
     }
 }
 
-/// Splits a skip of `skip` bytes into the bytes within the `len` available ones and the bytes
-/// beyond.
+/// Splits a skip of `skip` bytes. Returns the number of skipped bytes among the `len` available
+/// bytes, and the number of bytes to skip after them.
 pub(super) fn split_skip(skip: u64, len: usize) -> (usize, u64) {
     let here = usize::try_from(skip).map_or(len, |skip| skip.min(len));
     (here, skip - here as u64)

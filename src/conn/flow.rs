@@ -4,8 +4,8 @@
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Credit {
     frames: u64,
-    /// True if the first grant was made while a frame was being delivered. That frame costs
-    /// nothing.
+    /// True while the frame is being delivered during which the first grant was made. This frame is
+    /// not deducted from the credit.
     is_fresh: bool,
 }
 
@@ -38,8 +38,8 @@ impl Credit {
         }
     }
 
-    /// Records a skipped frame. It costs nothing, but it ends the exception for the frame during
-    /// which the first grant was made.
+    /// Records a skipped frame, which is not deducted. It only ends the exception for the frame
+    /// during which the first grant was made.
     pub(crate) fn spend_nothing(&mut self) {
         self.is_fresh = false;
     }

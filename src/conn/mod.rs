@@ -1,10 +1,10 @@
 //! One connection without its socket: bytes, states and limits. No I/O, no clock, no callbacks.
 //!
-//! [`State`] is the life of the connection, [`Assembler`] turns bytes into frames, [`WriteQueue`]
-//! holds output that the kernel has not taken, and [`Credit`] counts the frames that the handler
-//! granted.
+//! [`State`] is the state of the connection, and [`Assembler`] turns bytes into frames.
+//! [`WriteQueue`] holds output that the kernel has not taken. [`Credit`] counts the frames that the
+//! handler granted.
 //!
-//! Datagrams need none of this: see [`datagram`](crate::datagram).
+//! Datagram sockets use only [`State`]: for datagrams, see [`datagram`](crate::datagram).
 
 mod assembler;
 mod deframe;

@@ -1,4 +1,4 @@
-//! The bytes of a connection that are read and not delivered, and the sizing rules of their buffer.
+//! The bytes of a connection that are read but not delivered, and the sizing rules of their buffer.
 //!
 //! The buffer grows with the bytes received, never by a length that a header claims:
 //!
@@ -15,23 +15,27 @@ use crate::codec::{CheckedStep, ScanState};
 use crate::memory::{Buf, GrowBuf};
 use crate::timer::Stamp;
 
-/// Minimum and maximum number of new bytes per decode step while the length of a frame is unknown.
-/// Between them it is a quarter of the bytes held. So few bytes after the end of the frame are
-/// copied.
+/// Minimum number of new bytes per decode step while the length of a frame is unknown. Each step
+/// adds a quarter of the bytes held, within [`STEP_MIN`] and [`STEP_MAX`]. Few bytes after the end
+/// of the frame are then copied.
 const STEP_MIN: usize = 128;
+/// Maximum number of new bytes per decode step while the length of a frame is unknown.
 const STEP_MAX: usize = 1024;
 /// Maximum length of a length field of variable width: the 20 digits and the colon of a netstring.
 /// A varint has up to 10 bytes.
 const LENGTH_LEN_MAX: usize = 21;
-/// Minimum number of missing bytes for a direct read into the buffer of the frame. This many bytes
-/// must also have arrived, or the missing bytes must fit. With fewer missing bytes a shared read is
-/// cheaper: it costs one more copy, but also returns the next frames.
+/// Minimum number of missing bytes for a direct read into the buffer of the frame. In addition,
+/// this many bytes must have arrived, or the spare capacity must hold the missing bytes. With fewer
+/// missing bytes a shared read is cheaper: it costs one more copy, but also returns the next
+/// frames.
 const DIRECT_LEN_MIN: usize = 16 * 1024;
 /// Maximum capacity of all buffers of a partial frame, as a multiple of its bytes.
 const GROWTH: usize = 8;
-/// Number of bytes from which a buffer grows by [`GROWTH_OF_LONG`]. A frame of unknown length that
-/// is this long ends soon, or its sender tries to use up memory.
+/// Length in bytes from which the capacity is limited by [`GROWTH_OF_LONG`] instead of [`GROWTH`].
+/// A frame of unknown length that is this long ends soon, or its sender tries to use up memory.
 const LONG_LEN: usize = 256 * 1024;
+/// Maximum capacity of all buffers of a partial frame of at least [`LONG_LEN`] bytes, as a multiple
+/// of its bytes.
 const GROWTH_OF_LONG: usize = 4;
 /// Minimum number of bytes held for a direct read of a frame of unknown length. Such a read may
 /// also return the next frames.
@@ -40,57 +44,57 @@ const OPEN_ENDED_LEN_MIN: usize = 4 * 1024;
 /// have arrived. An earlier frame needed the buffer, and most frames of a stream have a similar
 /// length.
 const KEPT_LEN: usize = 64 * 1024;
-/// Minimum length in bytes for the check for an oversized buffer; a shorter partial frame counts as
-/// this long.
+/// Length in bytes that a shorter partial frame is treated as in the check for an oversized buffer.
 const SMALL_LEN: usize = 256;
-/// Maximum capacity, as a multiple of the bytes, that a partial frame keeps after other frames.
-/// Twice the growth, so that a buffer does not grow and shrink alternately.
+/// Maximum capacity, as a multiple of its bytes, that a partial frame keeps after the frames before
+/// it are delivered. It is twice the growth, so that a buffer does not grow and shrink alternately.
 const SHRINK: usize = 2 * GROWTH;
 
 /// State of the bytes in a [`Partial`].
 #[derive(Debug, Clone, Copy, Default)]
 enum Held {
-    /// Bytes that the codec has not seen: the delivery was stopped before them.
+    /// Bytes that the codec has not decoded, because the delivery was stopped before them.
     #[default]
     Undecoded,
-    /// The first bytes of a frame that has at least `need` bytes. `need > len`, except between a
-    /// direct read that completes the frame and the decode step that follows it.
+    /// The first bytes of a frame. The next decode step needs `need` bytes. `need > len`, except
+    /// between a direct read that provides the needed bytes and the decode step that follows it.
     Frame {
         need: usize,
-        /// True if the codec asked for exactly one more byte. Usually the length of the frame is
-        /// then unknown; otherwise the frame lacks one byte.
+        /// True if the codec needs exactly one more byte. Usually the length of the frame is then
+        /// unknown; otherwise the frame is complete but for one byte.
         is_open_ended: bool,
     },
     /// No bytes, while the next `left >= 1` bytes of the stream are skipped.
     Skipping { left: u64 },
-    /// The bytes of a frame that is skipped to its end by its [former](Former) framing. A decode
-    /// step `is_due` if bytes were added that this framing has not seen.
+    /// The bytes of a frame that the [former](Former) framing skips to its end. `is_due` is true if
+    /// bytes were added that this framing has not decoded.
     Former { is_due: bool },
 }
 
 /// The decode step of a framing that was replaced while it skipped a frame that is too long. Only
-/// that framing finds the end of the frame. The arguments are the bytes, and true if the stream has
-/// ended.
+/// that framing finds the end of the frame. The arguments of the function are the bytes, and true
+/// if the stream has ended.
 ///
-/// It is a trait object, so that the code that drops a partial frame stays short: a larger one
-/// costs 6 instructions per frame.
+/// The function is a trait object, so that the code that drops a partial frame stays short. Longer
+/// code would cost 6 instructions per frame.
 pub(super) struct Former(pub(super) Box<FormerStep>);
 
 pub(super) type FormerStep = dyn for<'a> FnMut(&'a [u8], bool) -> CheckedStep<'a> + Send + Sync;
 
-/// Bytes that are read and not delivered.
+/// Bytes that are read but not delivered.
 ///
 /// Invariant between two decode calls: the buffer is empty if and only if bytes are skipped. During
 /// a decode call it may also be empty, while it is kept for the next partial frame.
 #[derive(Debug, Default)]
 pub(crate) struct Partial {
     pub(super) buf: GrowBuf,
+    /// State of the bytes in `buf`.
     held: Held,
-    /// Time at which the first byte arrived.
+    /// Arrival time of the first byte.
     pub(super) since: Stamp,
-    /// State of a built-in codec for the first frame.
+    /// State of a built-in codec for the frame that begins at the first byte.
     pub(super) scan: ScanState,
-    /// `Some` if and only if `held` is [`Held::Former`].
+    /// Former framing that skips the bytes; `Some` if and only if `held` is [`Held::Former`].
     former: Option<Former>,
 }
 
@@ -101,15 +105,15 @@ impl fmt::Debug for Former {
 }
 
 impl Partial {
-    /// Takes an empty buffer that holds `len` bytes from the pool.
+    /// Takes a box and an empty buffer with a capacity of at least `len` bytes from the pool.
     fn take(len: usize, pool: &mut Pool) -> Box<Self> {
         let mut partial = pool.take_box();
         partial.buf.set_buf(pool.take(len));
         partial
     }
 
-    /// Takes a buffer for the first bytes of a frame that needs `need` bytes, or for undecoded
-    /// bytes if `need` is zero.
+    /// Stores `bytes` in a buffer of the pool: the first bytes of a frame that needs `need` bytes,
+    /// or undecoded bytes if `need` is zero.
     pub(super) fn with_bytes(
         bytes: &[u8],
         need: usize,
@@ -121,7 +125,7 @@ impl Partial {
         partial
     }
 
-    /// Skips the next `left` bytes of the stream.
+    /// Creates the state in which the next `left` bytes of the stream are skipped.
     pub(super) fn skipping(left: u64, since: Stamp, pool: &mut Pool) -> Box<Self> {
         let mut partial = Self::take(0, pool);
         partial.held = Held::Skipping { left };
@@ -147,8 +151,8 @@ impl Partial {
         self.buf.is_empty()
     }
 
-    /// True if a decode step is due: the codec has not seen the bytes, or all bytes that it needs
-    /// have arrived.
+    /// Returns true if the next decode step can run: the codec has not decoded the bytes, or all
+    /// bytes that it needs have arrived.
     #[inline]
     pub(super) fn is_due(&self) -> bool {
         match self.held {
@@ -172,7 +176,7 @@ impl Partial {
         }
     }
 
-    /// Number of bytes to skip that have not arrived.
+    /// Returns the number of bytes to skip that have not arrived.
     #[inline]
     pub(super) fn left_to_skip(&self) -> u64 {
         match self.held {
@@ -181,18 +185,18 @@ impl Partial {
         }
     }
 
-    /// Continues a skip; `left` is at least 1.
+    /// Sets the number of bytes to skip that have not arrived; `left` is at least 1.
     pub(super) fn set_left_to_skip(&mut self, left: u64) {
         self.held = Held::Skipping { left };
     }
 
-    /// True if the next bytes are skipped: by their number, or up to the end of a frame.
+    /// Returns true if the next bytes are skipped: by their number, or up to the end of a frame.
     #[inline]
     pub(super) fn is_skipping(&self) -> bool {
         matches!(self.held, Held::Skipping { .. } | Held::Former { .. })
     }
 
-    /// True if a [former](Former) framing skips a frame.
+    /// Returns true if a [former](Former) framing skips a frame.
     pub(super) fn has_former(&self) -> bool {
         self.former.is_some()
     }
@@ -211,13 +215,13 @@ impl Partial {
         Some(former)
     }
 
-    /// Lets a former framing skip the frame to its end.
+    /// Makes `former` skip the frame to its end.
     pub(super) fn set_former(&mut self, former: Former) {
         self.held = Held::Former { is_due: false };
         self.former = Some(former);
     }
 
-    /// Marks the bytes as not seen by the codec, unless bytes are skipped.
+    /// Marks the bytes as not decoded, unless bytes are being skipped.
     #[inline]
     pub(super) fn set_undecoded(&mut self) {
         if !self.is_skipping() {
@@ -225,7 +229,7 @@ impl Partial {
         }
     }
 
-    /// Stores the need that the codec reported for the bytes held.
+    /// Stores the number of bytes that the codec needs for the next step.
     #[inline]
     pub(super) fn set_need(&mut self, need: usize) {
         let is_open_ended = need == self.len() + 1;
@@ -235,7 +239,7 @@ impl Partial {
         };
     }
 
-    /// Updates the need after bytes were appended that do not contain the end of the frame.
+    /// Updates the number of needed bytes after bytes inside the frame were appended.
     #[inline]
     pub(super) fn need_more(&mut self) {
         if self.is_open_ended() {
@@ -243,6 +247,7 @@ impl Partial {
         }
     }
 
+    /// Returns the number of bytes that the next decode step needs; 0 outside a frame.
     #[inline]
     fn need(&self) -> usize {
         match self.held {
@@ -251,12 +256,13 @@ impl Partial {
         }
     }
 
+    /// Returns the number of needed bytes that have not arrived.
     #[inline]
     fn missing(&self) -> usize {
         self.need().saturating_sub(self.len())
     }
 
-    /// True if the next bytes are to be read into the shared read buffer.
+    /// Returns true if the next bytes are to be read into the shared read buffer.
     #[inline]
     pub(super) fn is_to_ingest(&self) -> bool {
         match self.held {
@@ -267,8 +273,8 @@ impl Partial {
         }
     }
 
-    /// True if the frame is read directly into its buffer: it is long, or its buffer holds all of
-    /// it already.
+    /// Returns true if the next bytes are to be read directly into the buffer of the frame: see
+    /// [`DIRECT_LEN_MIN`] and [`OPEN_ENDED_LEN_MIN`].
     #[inline]
     fn is_direct(&self) -> bool {
         if self.is_open_ended() {
@@ -279,15 +285,16 @@ impl Partial {
         missing >= DIRECT_LEN_MIN && fits
     }
 
-    /// Spare capacity for a direct read: see [`Assembler::direct`](super::Assembler::direct).
+    /// Returns the spare capacity for a direct read: see
+    /// [`Assembler::direct`](super::Assembler::direct).
     pub(super) fn direct(&mut self, len_max: usize, pool: &mut Pool) -> Option<&mut [u8]> {
         if !self.is_direct() {
             return None;
         }
         let missing = self.missing();
         if self.buf.spare_len() < DIRECT_LEN_MIN {
-            let most = capacity_max(self.len(), self.buf.total_capacity());
-            self.grow(missing.min(self.len()), most, pool);
+            let capacity_max = capacity_max(self.len(), self.buf.total_capacity());
+            self.grow(missing.min(self.len()), capacity_max, pool);
         }
         let len = self.buf.spare_len().min(len_max);
         let len = match self.is_open_ended() {
@@ -297,9 +304,8 @@ impl Partial {
         Some(&mut self.buf.spare_mut()[..len])
     }
 
-    /// Returns the number of bytes to append, of the next `left_len` ones, and true if a decode
-    /// step is due after them. `step_after` is the number of bytes after which a step is due, if it
-    /// is known.
+    /// Returns the number of bytes to append, out of the next `left_len` bytes, and true if a
+    /// decode step must follow. `step_after` is that number if the codec knows it.
     #[inline]
     pub(super) fn next_append(&self, left_len: usize, step_after: Option<usize>) -> (usize, bool) {
         if let Some(len) = step_after {
@@ -314,8 +320,9 @@ impl Partial {
         (len, len >= missing)
     }
 
-    /// Number of new bytes for the next decode step if the length of the frame is unknown. It is
-    /// limited to the spare capacity, if there is any, so that the buffer does not grow.
+    /// Returns the number of new bytes for the next decode step if the length of the frame is
+    /// unknown. The number is limited to the spare capacity, if there is any, so that the buffer
+    /// does not grow.
     fn open_ended_step(&self) -> usize {
         let step = (self.len() / 4).clamp(STEP_MIN, STEP_MAX);
         match self.buf.spare_len() {
@@ -324,9 +331,10 @@ impl Partial {
         }
     }
 
-    /// Appends bytes. If the buffer is too small, a larger one is added, and
+    /// Appends bytes. If the buffer is too small, a larger buffer is added, and
     /// [`settle`](GrowBuf::settle) moves all bytes there. `is_settled_next` is true if the caller
-    /// settles next; the smaller buffers then do not count.
+    /// calls `settle` next. The capacity of the smaller buffers then does not count, because they
+    /// are returned to the pool.
     #[inline(always)]
     pub(super) fn append(&mut self, bytes: &[u8], is_settled_next: bool, pool: &mut Pool) {
         if !self.buf.try_put(bytes) {
@@ -337,20 +345,20 @@ impl Partial {
 
     #[inline(never)]
     fn append_grown(&mut self, bytes: &[u8], is_settled_next: bool, pool: &mut Pool) {
-        let beside = match is_settled_next {
+        let used = match is_settled_next {
             true => 0,
             false => self.buf.total_capacity(),
         };
-        let most = capacity_max(self.len() + bytes.len(), beside);
-        self.grow(bytes.len(), most, pool);
+        let capacity_max = capacity_max(self.len() + bytes.len(), used);
+        self.grow(bytes.len(), capacity_max, pool);
         self.buf.put(bytes);
     }
 
     #[inline(never)]
-    fn grow(&mut self, additional: usize, most: usize, pool: &mut Pool) {
+    fn grow(&mut self, additional: usize, capacity_max: usize, pool: &mut Pool) {
         let capacity = match self.is_open_ended() {
-            true => open_ended_capacity(self.len() + additional, most),
-            false => capacity_for(self.need(), most),
+            true => open_ended_capacity(self.len() + additional, capacity_max),
+            false => capacity_for(self.need(), capacity_max),
         };
         self.buf.reserve(additional, capacity, pool);
     }
@@ -376,21 +384,22 @@ impl Partial {
         (bytes, self.left_to_skip(), self.scan.dropped)
     }
 
-    /// True if the buffer is far larger than its bytes need.
+    /// Returns true if the buffer is far larger than its bytes need.
     #[inline]
     pub(super) fn is_oversized(&self) -> bool {
         self.buf.is_larger_than(GROWTH * self.len().max(SMALL_LEN))
     }
 
-    /// True if a decode call has left a partial frame in a buffer that is too large for it. A
-    /// buffer of up to [`KEPT_LEN`] may stay, unless it held a burst of frames (`was_undecoded`).
+    /// Returns true if a decode call has left a partial frame in a buffer that is too large for it.
+    /// A buffer of up to [`KEPT_LEN`] is kept, unless it held undecoded bytes before the call
+    /// (`was_undecoded`): their number says nothing about the length of a frame.
     pub(super) fn is_to_shrink(&self, was_undecoded: bool) -> bool {
         self.need() > self.len()
             && self.buf.is_larger_than(SHRINK * self.len().max(STEP_MAX))
             && (was_undecoded || self.buf.is_larger_than(KEPT_LEN))
     }
 
-    /// Moves the bytes into a buffer of their size. Nothing else changes.
+    /// Moves the bytes into a buffer of their size. The state does not change.
     pub(super) fn shrink(&mut self, pool: &mut Pool) {
         self.buf.settle(pool);
         let mut smaller = pool.take(first_capacity(self.len(), self.need()));
@@ -400,28 +409,28 @@ impl Partial {
         self.buf.set_buf(smaller);
     }
 
-    /// True if the empty buffer is suitable for the first `len` bytes of a frame that needs `need`
-    /// bytes. For undecoded bytes `need` is zero.
+    /// Returns true if the empty buffer is suitable for the first `len` bytes of a frame that needs
+    /// `need` bytes. For undecoded bytes `need` is zero.
     #[inline]
     pub(super) fn is_suitable(&self, len: usize, need: usize) -> bool {
-        let least = match is_long_open_ended(len, need) {
+        let len_min = match is_long_open_ended(len, need) {
             true => 2 * len,
             false => need.max(len),
         };
-        let fits = self.buf.spare_len() >= least && !self.buf.is_larger_than(KEPT_LEN);
+        let fits = self.buf.spare_len() >= len_min && !self.buf.is_larger_than(KEPT_LEN);
         fits || self.is_suitable_slow(len, need)
     }
 
-    /// Slow path of [`is_suitable`](Partial::is_suitable): the buffer is large, or smaller than the
-    /// frame.
+    /// Computes [`is_suitable`](Partial::is_suitable) for a buffer that is larger than [`KEPT_LEN`]
+    /// or smaller than the frame.
     #[inline(never)]
     fn is_suitable_slow(&self, len: usize, need: usize) -> bool {
-        let least = match is_long_open_ended(len, need) {
+        let len_min = match is_long_open_ended(len, need) {
             true => 2 * len,
             false => first_capacity(len, need),
         };
-        let most = capacity_max(len, 0).max(KEPT_LEN);
-        self.buf.spare_len() >= least && self.buf.capacity() <= most
+        let capacity_max = capacity_max(len, 0).max(KEPT_LEN);
+        self.buf.spare_len() >= len_min && self.buf.capacity() <= capacity_max
     }
 
     /// Checks the invariants that hold between two decode calls.
@@ -440,43 +449,46 @@ impl Partial {
     }
 }
 
-/// Capacity of the buffer for the first `len` bytes of a frame that needs `need` bytes.
+/// Returns the capacity of the buffer for the first `len` bytes of a frame that needs `need` bytes.
 fn first_capacity(len: usize, need: usize) -> usize {
-    let most = capacity_max(len, 0);
+    let capacity_max = capacity_max(len, 0);
     if is_long_open_ended(len, need) {
-        open_ended_capacity(2 * len, most)
+        open_ended_capacity(2 * len, capacity_max)
     } else {
-        capacity_for(need, most).max(len)
+        capacity_for(need, capacity_max).max(len)
     }
 }
 
-/// True if the length of the frame is unknown, and more bytes have arrived than a length field has.
+/// Returns true if the length of the frame is unknown, and the bytes are more than an incomplete
+/// length field can have.
 fn is_long_open_ended(len: usize, need: usize) -> bool {
     need == len + 1 && len > LENGTH_LEN_MAX
 }
 
-/// Capacity for a frame that needs `need` bytes; at most `most`. It is `need` if that fits into
-/// `most`. Otherwise it is half of `most`, so that growing copies at most half of the frame.
-fn capacity_for(need: usize, most: usize) -> usize {
-    if need <= Buf::len_max_of(most) {
+/// Returns the capacity of a buffer for a frame that needs `need` bytes. The capacity is `need` if
+/// a buffer of `capacity_max` bytes can hold that. Otherwise it is half of `capacity_max`, so that
+/// growing copies at most half of the frame.
+fn capacity_for(need: usize, capacity_max: usize) -> usize {
+    if need <= Buf::len_max_of(capacity_max) {
         need
     } else {
-        most / 2
+        capacity_max / 2
     }
 }
 
-/// Capacity for at least `least` bytes of a frame of unknown length; at most `most`.
-fn open_ended_capacity(least: usize, most: usize) -> usize {
-    most.min(KEPT_LEN.max(least.next_power_of_two()))
+/// Returns the capacity of a buffer for `len` bytes of a frame of unknown length. The capacity is
+/// at capacity_max `capacity_max`.
+fn open_ended_capacity(len: usize, capacity_max: usize) -> usize {
+    capacity_max.min(KEPT_LEN.max(len.next_power_of_two()))
 }
 
-/// Largest capacity, a power of two, of a buffer for `len` bytes, with `beside` bytes of capacity
-/// in the buffers before it.
-fn capacity_max(len: usize, beside: usize) -> usize {
+/// Returns the maximum capacity, a power of two, of a new buffer for a partial frame of `len`
+/// bytes. `used` is the capacity of the buffers that the partial frame already has.
+fn capacity_max(len: usize, used: usize) -> usize {
     let growth = match len < LONG_LEN {
         true => GROWTH,
         false => GROWTH_OF_LONG,
     };
-    let most = len.saturating_mul(growth).saturating_sub(beside);
-    1 << most.max(1).ilog2()
+    let capacity = len.saturating_mul(growth).saturating_sub(used);
+    1 << capacity.max(1).ilog2()
 }

@@ -1,4 +1,4 @@
-//! The read side of a recorded connection: each frame is reported with its bounds in the stream.
+//! The read side of a recorded connection: the sink gets the bounds of each frame in the stream.
 //!
 //! A wrapper of the decoder stores the bounds of each frame. The decode loop passes them to the
 //! sink before the frame.
@@ -14,14 +14,14 @@ pub(crate) enum DecodeInput<'a> {
     Bytes(&'a [u8]),
     /// Bytes that an earlier call left undelivered.
     Undelivered,
-    /// The end of the stream, and the bytes held at that time.
+    /// The end of the stream, and the bytes that are held at that time.
     EndOfStream,
 }
 
 impl Assembler {
-    /// [Ingests](Assembler::ingest), [resumes](Assembler::resume) or [finishes](Assembler::finish),
-    /// and passes the bounds of each frame to the sink before the frame is delivered. `read_bytes`
-    /// is the number of bytes read from the stream so far, including `input`.
+    /// Decodes `input` like [`ingest`](Assembler::ingest), [`resume`](Assembler::resume) or
+    /// [`finish`](Assembler::finish), and passes the bounds of each frame to the sink before the
+    /// frame. `read_bytes` is the number of bytes read from the stream so far, including `input`.
     #[cold]
     pub(crate) fn record<S: FrameSink>(
         &mut self,
@@ -68,8 +68,9 @@ impl Assembler {
 /// A decoder that stores the bounds of the last frame.
 struct RecordingDecoder<'a> {
     decoder: AnyDecoder<'a>,
-    /// Offset in the stream of the bytes of the next step.
+    /// Offset in the stream of the first byte that the next step decodes.
     offset: u64,
+    /// Bounds of the last frame.
     bounds: FrameBounds,
 }
 

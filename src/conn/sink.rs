@@ -9,28 +9,32 @@ use crate::timer::Stamp;
 
 /// Receiver of frames. It also provides the framing, the time and the pool.
 pub(crate) trait FrameSink {
-    /// The framing of the bytes.
+    /// Returns the codec that decodes the bytes.
     fn kind(&self) -> &Kind;
+    /// Handles a frame.
     fn frame(&mut self, frame: &[u8]) -> Flow;
-    /// Records the bounds of the next frame, if the connection is recorded.
+    /// Records the bounds of the next frame. Called only if the connection is recorded.
     fn recorded(&mut self, bounds: FrameBounds) {
         let _ = bounds;
     }
-    /// Handles the notice of a frame that is too long. Its remaining bytes will be dropped.
+    /// Handles a frame that is too long. The bytes of this frame are dropped.
     fn skipped(&mut self, skipped: Skipped) -> Flow;
     /// Counts `bytes` that the codec skips between frames.
     fn filler(&mut self, bytes: u64) {
         let _ = bytes;
     }
-    /// Counts a cut frame, of which only `partial` has arrived. Called once per frame.
+    /// Counts a cut frame: `partial` are the bytes of the frame that have arrived. Called once per
+    /// frame.
     fn split(&mut self, partial: &[u8]) {
         let _ = partial;
     }
-    /// Handles the notice that a partial frame has an oversized buffer. The frame keeps the buffer,
-    /// because the next bytes will probably need it: see
-    /// [`Assembler::trim`](super::Assembler::trim).
+    /// Records that a partial frame has an oversized buffer, for a later
+    /// [`Assembler::trim`](super::Assembler::trim). The frame keeps the buffer until then, because
+    /// the next bytes will probably need it.
     fn buffer_is_oversized(&mut self);
+    /// Returns the current time.
     fn now(&self) -> Stamp;
+    /// Returns the pool of the buffers.
     fn pool(&mut self) -> &mut Pool;
 }
 
@@ -42,16 +46,17 @@ pub(crate) type Flow = ControlFlow<()>;
 pub(crate) enum Delivery {
     /// All bytes are decoded, up to a partial frame.
     NeedMore,
-    /// The sink stopped the delivery; undelivered bytes may be left.
+    /// The sink stopped the delivery. Undelivered bytes may remain in the buffer.
     Stopped,
-    /// The bytes are invalid. Boxed, so that the result fits into registers.
+    /// The bytes are invalid. The error is boxed, so that the result fits into registers.
     Failed(Box<Failed>),
 }
 
+/// Failure of a decode call.
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) error: FrameError,
-    /// Number of undelivered bytes, including the offending frame.
+    /// Number of undelivered bytes, including the invalid frame.
     pub(crate) undecoded: usize,
 }
 

@@ -26,8 +26,9 @@
 //!
 //! The action of each event by phase; `-` changes nothing. The unit tests check every cell.
 //!
-//! A malformed frame is a `close` whose reason is recorded before. In between, `on_frame_error` is
-//! called in the phase that the connection has, so that a last reply is accepted.
+//! A malformed frame causes a `close`. The engine records the reason before, and then calls
+//! `on_frame_error`. The phase is still the former one during this call, so that a last reply is
+//! accepted.
 //!
 //! | event | Connecting | Open | Open, FIN sent | Closing | Lingering | Dead |
 //! |---|---|---|---|---|---|---|
@@ -44,8 +45,9 @@ use crate::event::Hangup;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Action {
+    /// Do nothing.
     None,
-    /// Write the queued output; the FIN follows once all of it is taken.
+    /// Write the queued output, and send the FIN once the kernel has taken all of it.
     Flush,
     /// Shut down the write half of the socket, then call [`State::fin_sent`].
     SendFin,
@@ -59,12 +61,14 @@ pub(crate) enum Action {
     Reap,
 }
 
-/// A change of the write queue that the handler is notified of, exactly once per crossing.
+/// A notification that a change of the write queue causes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Watermark {
+    /// No notification.
     Unchanged,
-    /// The queue was above the high watermark and went down to the low one: call `on_drained`.
+    /// The queue was above the high watermark and went down to the low watermark: call
+    /// `on_drained`.
     Drained,
 }
 
@@ -89,11 +93,11 @@ pub(crate) enum Phase {
 pub(crate) struct MemoryResume {
     /// True if the connection can be read again.
     pub(crate) read: bool,
-    /// `Drained` if its output was refused and the handler waits for `on_drained`.
+    /// `Drained` if a send failed because the memory budget was used up, and `on_drained` is due.
     pub(crate) watermark: Watermark,
 }
 
-/// The readiness of a socket, as an event reports it.
+/// The readiness that an event reports for a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Readiness(u32);
 
@@ -104,21 +108,22 @@ impl Readiness {
     /// The socket can be written.
     #[cfg(test)]
     pub(crate) const WRITABLE: Self = Self(WRITABLE);
-    /// The peer ended its side. A short read does not prove that the socket is empty.
+    /// The peer ended its side, so a read will return 0 after the remaining bytes.
     #[cfg(test)]
     pub(crate) const END: Self = Self(READABLE | WRITABLE | END_HINT);
     /// The peer ended or reset the connection.
     #[cfg(test)]
     pub(crate) const HANGUP: Self = Self(READABLE | WRITABLE | END_HINT | HUNG_UP);
 
-    /// Returns the readiness of an event that reports neither an end nor an error.
+    /// Returns the readiness of an event that reports no end of the stream, no error and no urgent
+    /// data.
     #[inline]
     pub(crate) fn new(readable: bool, writable: bool) -> Self {
         Self((READABLE * u32::from(readable)) | (WRITABLE * u32::from(writable)))
     }
 
-    /// Returns the readiness of an event that reports an end, an error or urgent data: both
-    /// directions count as ready.
+    /// Returns the readiness of an event that reports the end of the stream, an error or urgent
+    /// data. Both directions count as ready.
     #[inline]
     pub(crate) fn ended(hung_up: bool) -> Self {
         Self(READABLE | WRITABLE | END_HINT | (HUNG_UP * u32::from(hung_up)))
@@ -128,11 +133,11 @@ impl Readiness {
 // Readiness. `READABLE` and `WRITABLE` have the values of `EPOLLIN` and `EPOLLOUT`, so that the
 // compiler copies them from an event without a branch.
 
-/// The socket can be read. Set by events; cleared by `WouldBlock` and by a short read.
+/// The socket can be read. Set by events; cleared by `WouldBlock` and usually by a short read.
 const READABLE: u32 = 1;
-/// An event reported an end, an error or urgent data. An end or an error makes no further event,
-/// and a read stops short at urgent data (tcp(7)). So a short read does not prove that the socket
-/// is empty.
+/// An event reported the end of the stream, an error or urgent data. While this bit is set, a short
+/// read does not clear `READABLE`. The reasons: no further event reports the end or the error, and
+/// a read returns only the bytes before urgent data (tcp(7)).
 const END_HINT: u32 = 1 << 1;
 /// The socket can be written. Set initially and by events; cleared by `WouldBlock`.
 const WRITABLE: u32 = 1 << 2;
@@ -148,13 +153,13 @@ const TO_FLUSH: u32 = 1 << 5;
 /// The partial frame is in an oversized buffer, and the entry is in the list of entries to trim.
 const OVERSIZED: u32 = 1 << 6;
 
-// Phase: at most one bit; none is `Open`. `Lingering` is `CLOSING` and `FIN_SENT`.
+// Phase: at most one bit is set. No bit means `Open`; `CLOSING` with `FIN_SENT` means `Lingering`.
 const CONNECTING: u32 = 1 << 7;
 const CLOSING: u32 = 1 << 8;
 const DEAD: u32 = 1 << 9;
 const PHASE: u32 = CONNECTING | CLOSING | DEAD;
 
-// Write half: at most one bit; none is `Open`.
+// Write half: at most one bit is set. No bit means `Open`.
 
 /// `half_close` was called: queued output is flushed, then the FIN is sent.
 const FLUSHING: u32 = 1 << 10;
@@ -163,27 +168,27 @@ const FIN_SENT: u32 = 1 << 11;
 const WRITE_FAILED: u32 = 1 << 12;
 const WRITE_HALF: u32 = FLUSHING | FIN_SENT | WRITE_FAILED;
 
-// Read half: at most one bit; none is `Open`.
+// Read half: at most one bit is set. No bit means `Open`.
 
 /// A read returned 0.
 const ENDED: u32 = 1 << 13;
 /// The handler was notified that the peer ended its side.
 const END_DELIVERED: u32 = 1 << 14;
 
-// Holds: no further frame is delivered while one of them is set. Each has its own bit, so that no
-// release undoes another hold.
+// Holds: no further frame is delivered while one of them is set. Each hold has its own bit, so that
+// releasing one hold does not release another.
 
 /// The handler paused the socket.
 const PAUSED: u32 = 1 << 15;
-/// The write queue is above the high watermark, and the connection is not read meanwhile.
+/// The write queue is above the high watermark, and therefore the connection is not read.
 const HELD_ABOVE_HIGH: u32 = 1 << 16;
 /// The handler limits delivery by credit, and the credit is used up.
 const NO_CREDIT: u32 = 1 << 17;
-/// The framing was replaced: decoding must start again with the new one.
+/// The framing was replaced: decoding must start again with the new framing.
 const REFRAMED: u32 = 1 << 18;
 /// The connection is not read because the memory budget is used up.
 const PAUSED_FOR_MEMORY: u32 = 1 << 19;
-/// Output was refused because the memory budget is used up; the handler waits for `on_drained`.
+/// A send failed because the memory budget was used up, and the handler waits for `on_drained`.
 const AWAITS_MEMORY: u32 = 1 << 20;
 
 // Properties.
@@ -191,36 +196,39 @@ const AWAITS_MEMORY: u32 = 1 << 20;
 /// The handler limits delivery by credit.
 const BY_CREDIT: u32 = 1 << 21;
 /// The connection has its own limits. Its output goes to the write queue and not to the batch,
-/// because only the queue checks them.
+/// because only the write queue checks these limits.
 const OWN_LIMITS: u32 = 1 << 22;
-/// The time of its callbacks is measured.
+/// The time of the connection's callbacks is measured.
 const TIMED: u32 = 1 << 23;
-/// Its sends, writes, reads and frames are recorded for a cut map.
+/// The sends, writes, reads and frames of the connection are recorded for a cut map.
 const RECORDED: u32 = 1 << 24;
-/// It is counted among the connections of its address.
+/// The connection is counted among the connections of its peer address.
 const ADDR_COUNTED: u32 = 1 << 25;
 /// `on_hangup` was called with [`Hangup::Ended`].
 const HANGUP_REPORTED: u32 = 1 << 26;
-/// Its bytes pass through a transport filter.
+/// The bytes of the connection pass through a transport filter.
 const FILTERED: u32 = 1 << 27;
 /// The filter must write before it can continue to read.
 #[cfg(test)]
 const READ_AFTER_WRITE: u32 = 1 << 28;
 /// The connection is read while its write queue is above the high watermark.
 const READS_ABOVE_HIGH: u32 = 1 << 29;
-/// The write queue is above the high watermark, and has not gone down to the low one since.
+/// The write queue went above the high watermark, and has not yet gone down to the low watermark.
 const ABOVE_HIGH: u32 = 1 << 30;
 /// The handler waits for `on_peek`: input is read, but not decoded.
 const PEEKING: u32 = 1 << 31;
 
 // Masks of bits that are tested together.
 
-/// Bits that stop reading too.
+/// Bits that stop both reading and the delivery of frames.
 const STOPS_INPUT: u32 = PAUSED | HELD_ABOVE_HIGH | CLOSING | DEAD | REFRAMED | NO_CREDIT;
+/// Bits that stop the delivery of frames.
 const STOPS_FRAMES: u32 = STOPS_INPUT | PEEKING;
+/// Bits with which `send` fails.
 const STOPS_SENDING: u32 = CLOSING | DEAD | WRITE_HALF;
+/// Bits of a close or half-close.
 const ENDS_OUTPUT: u32 = CLOSING | FLUSHING | FIN_SENT;
-/// Bits with which a dispatch has work left although all of its bytes are decoded.
+/// Bits with which a dispatch has work left after all of its bytes are decoded.
 const KEEPS_DISPATCH: u32 =
     READABLE | REFRAMED | PEEKING | ENDS_OUTPUT | ABOVE_HIGH | RECORDED | DEAD;
 /// Bits that require a look-up of the entry after each frame.
@@ -285,9 +293,10 @@ queries! {
     fn awaits_input = none(READABLE | PAUSED_FOR_MEMORY | ENDED | END_DELIVERED);
     /// Returns true if frames may be delivered.
     fn wants_frames = none(STOPS_FRAMES);
-    /// Returns true if the socket is read when it is readable.
+    /// Returns true if the socket may be read, provided that it is readable.
     fn may_read = none(STOPS_INPUT | PAUSED_FOR_MEMORY);
-    /// Returns true if input may be read or delivered, except to pause for memory.
+    /// Returns true if input may be read or delivered; a pause for memory is not taken into
+    /// account.
     fn wants_input = none(STOPS_INPUT);
     /// Returns true if a listener can accept.
     fn may_accept = none(DEAD | PAUSED);
@@ -306,12 +315,13 @@ queries! {
     /// Returns true in the phases `Closing` and `Lingering`.
     fn is_closing = any(CLOSING);
     fn is_dead = any(DEAD);
-    /// Returns true if `send` refuses output for this connection.
+    /// Returns true if `send` to this connection fails because its write half is ended or a close
+    /// began.
     fn stops_sending = any(STOPS_SENDING);
     fn is_write_failed = any(WRITE_FAILED);
     /// Returns true if a close or a half-close ends the write half, or has ended it.
     fn ends_output = any(ENDS_OUTPUT);
-    /// Returns true if the socket may be written: it is connected and not ended.
+    /// Returns true if the socket may be written: it is connected and the connection has not ended.
     fn may_write = none(CONNECTING | DEAD);
     /// Returns true if no further output can reach the peer.
     fn is_output_over = any(WRITE_FAILED | FIN_SENT);
@@ -326,10 +336,10 @@ queries! {
     /// Returns true if a dispatch has nothing left to do but to write its output, once all of its
     /// bytes are decoded.
     ///
-    /// A callback that changes the state usually stops the decoding. After a skipped frame nothing
-    /// is left to stop, so the state is checked here. `HUNG_UP` and `WRITE_FAILED` need no check:
-    /// they come with `END_HINT`, which keeps `READABLE` set. The end of the stream needs none
-    /// either, because a read that reports it returns no bytes.
+    /// A callback that changes the state usually stops the decoding. If the last frame was skipped,
+    /// no decoding is left to stop, so the state is checked here. `HUNG_UP` and `WRITE_FAILED` need
+    /// no check: they are set together with `END_HINT`, which keeps `READABLE` set. The end of the
+    /// stream needs no check either, because the read that reports it returns no bytes.
     fn is_dispatch_over = none(KEEPS_DISPATCH);
     /// Returns true if the end of a dispatch must continue a close or check for a hang-up.
     fn has_epilogue = any(ENDS_OUTPUT | HUNG_UP);
@@ -349,7 +359,7 @@ changes! {
 
     /// Records that the connect succeeded.
     fn connected = clear(CONNECTING);
-    /// Forgets the events of sockets that another one replaced.
+    /// Clears the readiness that earlier sockets of the connect reported.
     fn socket_replaced = clear(READABLE | END_HINT | HUNG_UP);
 
     // Readiness and queue marks.
@@ -382,13 +392,13 @@ changes! {
     fn resume = clear(PAUSED);
     /// Stops delivery until the handler grants more frames.
     fn credit_used_up = set(NO_CREDIT);
-    /// Records that the framing was replaced while its bytes are being decoded.
+    /// Records that a callback replaced the framing while bytes are being decoded.
     fn reframed = set(REFRAMED);
     /// Records that decoding starts with the new framing.
     fn reframe_handled = clear(REFRAMED);
-    /// Stops delivery until enough bytes are read for `on_peek`.
+    /// Stops delivery until enough bytes are read to call `on_peek`.
     fn peek = set(PEEKING);
-    /// Ends the wait for `on_peek`, because it is called now.
+    /// Ends the wait for `on_peek`, because the caller now calls it.
     fn peek_handled = clear(PEEKING);
     fn set_own_limits = set(OWN_LIMITS);
 }
@@ -428,8 +438,9 @@ impl State {
         is_new
     }
 
-    /// Records a read that returned fewer bytes than asked for, on a system on which that proves
-    /// that the socket is empty. It proves nothing after an event that reported an end.
+    /// Records a read that returned fewer bytes than the buffer has. Only called on systems on
+    /// which such a read proves that the socket is empty. After an event that reported an end, it
+    /// does not prove this, so the socket remains readable.
     #[inline]
     pub(crate) fn short_read(&mut self) {
         if self.none(END_HINT) {
@@ -470,12 +481,13 @@ impl State {
         was_stopped && has_credit
     }
 
-    /// Sets if the connection is read while its write queue is above the high watermark.
+    /// Sets to `on` whether the connection is read while its write queue is above the high
+    /// watermark.
     pub(crate) fn set_reads_above_high(&mut self, on: bool) {
         self.assign(READS_ABOVE_HIGH, on);
     }
 
-    /// Records that the write queue is above the high watermark.
+    /// Records that the write queue is above the high watermark. Returns true if it was not before.
     pub(crate) fn above_high(&mut self) -> bool {
         self.assign(HELD_ABOVE_HIGH, self.none(READS_ABOVE_HIGH));
         self.set(ABOVE_HIGH)
@@ -499,17 +511,18 @@ impl State {
         is_new
     }
 
-    /// Records that output was refused because the memory budget is used up. Returns true if the
-    /// caller must push the entry to the queue of connections that wait for memory.
+    /// Records that a send failed because the memory budget is used up. Returns true if the caller
+    /// must push the entry to the queue of connections that wait for memory.
     pub(crate) fn await_memory(&mut self) -> bool {
         let is_new = self.none(PAUSED_FOR_MEMORY | AWAITS_MEMORY);
         self.set(AWAITS_MEMORY);
         is_new
     }
 
-    /// Ends the wait for memory. If output was refused, the handler is notified: at once, or later
-    /// if the write queue is above the high watermark or the connection is still connecting. It is
-    /// not notified if the connection no longer accepts output.
+    /// Ends the wait for memory. If a send failed before, the handler is notified with
+    /// `on_drained`. This happens at once, or later if the write queue is above the high watermark
+    /// or the connect is in progress. The handler is not notified if the connection no longer
+    /// accepts output.
     pub(crate) fn resume_from_memory(&mut self) -> MemoryResume {
         let read = self.clear(PAUSED_FOR_MEMORY);
         if read {
@@ -549,15 +562,15 @@ impl State {
             return self.end();
         }
         self.set(CLOSING);
-        // Input is discarded from now on, which takes no memory. So readiness that was set aside by
-        // the pause counts again.
+        // From now on input is discarded, which takes no memory. So the pause for memory ends, and
+        // the socket counts as readable again.
         if self.clear(PAUSED_FOR_MEMORY) {
             self.set(READABLE);
         }
         Action::Flush
     }
 
-    /// Ends the write half after the queued output.
+    /// Starts to end the write half: the FIN follows the queued output.
     pub(crate) fn half_close(&mut self) -> Action {
         if self.any(STOPS_SENDING) {
             return Action::None;
@@ -566,7 +579,8 @@ impl State {
         Action::Flush
     }
 
-    /// Closes a datagram socket; it ends once its queue is sent. Returns true if it was open.
+    /// Closes a datagram socket, which ends after its queue is sent. Returns false if it was dead
+    /// before.
     pub(crate) fn close_datagrams(&mut self) -> bool {
         self.none(DEAD) && {
             self.set(CLOSING);
@@ -582,7 +596,8 @@ impl State {
         if self.none(FIN_SENT) {
             return Action::SendFin;
         }
-        // The peer's end counts if its frames are delivered, or if they are discarded.
+        // Both directions have ended if the peer's end was delivered to the handler, or if the
+        // remaining input is discarded.
         match self.any(END_DELIVERED) || self.any(CLOSING) && self.any(ENDED) {
             true => Action::Reap,
             false => Action::None,
@@ -595,8 +610,8 @@ impl State {
         self.set(FIN_SENT);
     }
 
-    /// Records a failed write: queued output is lost. Remaining input is delivered first, unless it
-    /// ended or is discarded.
+    /// Records a failed write: queued output is lost. The connection ends after the remaining input
+    /// is delivered, or at once if the input has ended or is discarded.
     pub(crate) fn write_failed(&mut self) -> (Action, Watermark) {
         if self.any(DEAD) {
             return (Action::None, Watermark::Unchanged);
@@ -619,7 +634,7 @@ impl State {
         }
     }
 
-    /// Ends the entry, once.
+    /// Ends the entry. Returns `Reap` only for the first call.
     pub(crate) fn end(&mut self) -> Action {
         if self.any(DEAD) {
             return Action::None;
@@ -630,7 +645,7 @@ impl State {
     }
 }
 
-/// A peer that hangs up while the connection is not read.
+/// Hang-ups of the peer while the connection is not read.
 impl State {
     /// Returns true if an event reported a hang-up and the connection is not read, so that no read
     /// can report it.
@@ -662,8 +677,8 @@ impl State {
         self.any(QUEUED | TO_FLUSH)
     }
 
-    /// Returns true if the fast path can dispatch the connection: it needs a read, and no check per
-    /// frame.
+    /// Returns true if the fast path can dispatch the connection: it is readable and needs no check
+    /// after each frame.
     pub(crate) fn is_plain_to_read(self) -> bool {
         self.any(READABLE) && self.none(CHECKED_PER_FRAME | RECORDED | CONNECTING)
     }

@@ -11,38 +11,42 @@ use crate::timer::Stamp;
 /// Maximum length of a segment for several payloads. Segments are freed one by one as they are
 /// written, so that a long queue releases its memory while it shrinks.
 const SEGMENT_LEN: usize = 64 * 1024;
-/// Spare capacity beyond the payload, for its header.
+/// Spare capacity for a header, in addition to the length of the payload.
 const HEADER_SPARE: usize = 32;
-/// Number of segments per write: a header, a payload and a trailer, a few times over.
+/// Maximum number of segments per write: enough for several frames, each with a segment for the
+/// header, the payload and the trailer.
 pub(crate) const SLICES_MAX: usize = 16;
 
-/// A queue of segments. Invariants: `len` is the sum of their lengths, `owned_len` is the sum of
-/// the lengths of owned payloads, and no segment is empty.
+/// A queue of segments. Invariants: no segment is empty, `len` is the sum of the lengths of all
+/// segments, and `owned_len` is the sum of the lengths of the owned payloads.
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
     segments: VecDeque<Segment>,
     len: usize,
     owned_len: usize,
-    /// Time at which the kernel last took bytes, or the queue began.
+    /// Time at which the kernel last took bytes, or at which the queue became non-empty if that is
+    /// later.
     pub(crate) progress: Stamp,
 }
 
 #[derive(Debug)]
 enum Segment {
+    /// Encoded bytes in a buffer of the pool.
     Pooled(Buf),
-    /// An owned payload. Its memory counts as lent by the pool.
-    Given(Box<Given>),
+    /// An owned payload. Its length is added to the memory that the pool has lent.
+    Owned(Box<Owned>),
 }
 
-/// Invariant: `start < payload.len()`.
+/// The bytes of an owned payload from offset `start` on, which the kernel has not taken. Invariant:
+/// `start < payload.len()`.
 #[derive(Debug)]
-struct Given {
+struct Owned {
     payload: Payload,
     start: usize,
 }
 
-/// A queue whose last segment is being appended to. Its drop counts the accepted bytes and removes
-/// the others, also after a panic of the encoder.
+/// A queue to whose last segment an encoder appends. Dropping it counts the appended bytes if they
+/// are accepted, and otherwise removes them, also after a panic of the encoder.
 struct Encoding<'a> {
     write_queue: &'a mut WriteQueue,
     pool: &'a mut Pool,
@@ -50,6 +54,7 @@ struct Encoding<'a> {
     before: usize,
     /// Capacity of the segment before the append.
     capacity_before: usize,
+    /// True if the appended bytes stay in the queue.
     is_accepted: bool,
 }
 
@@ -61,7 +66,7 @@ impl Drop for Encoding<'_> {
                 back.truncate(self.before);
             }
             *len += back.len() - self.before;
-            // An encoder may have reallocated it.
+            // The encoder may have reallocated the segment.
             self.pool.count(self.capacity_before, back.capacity());
             if back.is_empty()
                 && let Some(back) = segments.pop_back()
@@ -98,13 +103,13 @@ impl WriteQueue {
         pool.count(0, payload.len());
         self.len += payload.len();
         self.owned_len += payload.len();
-        let given = Given { payload, start: 0 };
-        self.segments.push_back(Segment::Given(Box::new(given)));
+        let owned = Owned { payload, start: 0 };
+        self.segments.push_back(Segment::Owned(Box::new(owned)));
     }
 
     /// Appends the bytes that `encode` puts. `payload_len` is the length of the payload, or 0 if it
-    /// is unknown. Appends nothing if `encode` fails, or if the queue would exceed `limit` bytes:
-    /// `Ok(false)`.
+    /// is unknown. Appends nothing if `encode` fails. Returns `Ok(false)` and appends nothing if
+    /// the queue would exceed `limit` bytes.
     pub(crate) fn encode<E>(
         &mut self,
         payload_len: usize,
@@ -114,8 +119,9 @@ impl WriteQueue {
     ) -> Result<bool, E> {
         let queued = self.len;
         let wanted = match self.segments.back() {
-            // A segment that is nearly full would grow again and again, and would become the whole
-            // queue. So it grows only for a payload that is long compared with it.
+            // The payload has an unknown length. If a nearly full segment grew for each such
+            // payload, it would become the whole queue. So a new segment begins unless a quarter of
+            // the capacity is free.
             Some(Segment::Pooled(back)) if payload_len == 0 => back.capacity() / 4,
             _ => payload_len,
         };
@@ -142,7 +148,8 @@ impl WriteQueue {
         self.segments.front().map_or(&[], |front| front.bytes())
     }
 
-    /// Fills `slices` with the bytes to write next, and returns the number of slices filled.
+    /// Fills `slices` with the first segments of the queue, and returns the number of slices
+    /// filled.
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
         for (slice, segment) in slices.iter_mut().zip(&self.segments) {
             *slice = IoSlice::new(segment.bytes());
@@ -150,17 +157,17 @@ impl WriteQueue {
         self.segments.len().min(SLICES_MAX)
     }
 
-    /// Drops `len` bytes from the start, which the kernel has taken.
+    /// Removes the first `len` bytes, which the kernel has taken.
     pub(crate) fn consume(&mut self, mut len: usize, pool: &mut Pool) {
         self.len -= len;
         while len > 0 {
             let front = self
                 .segments
                 .front_mut()
-                .expect("`len` of consume() must not exceed the queued bytes");
+                .expect("the kernel takes at most the queued bytes");
             let here = len.min(front.bytes().len());
             len -= here;
-            if let Segment::Given(_) = front {
+            if let Segment::Owned(_) = front {
                 self.owned_len -= here;
             }
             if front.consume(here)
@@ -171,12 +178,12 @@ impl WriteQueue {
         }
     }
 
-    /// Memory of the queue, in bytes.
+    /// Returns the memory that the queue holds, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.segments.iter().map(Segment::held_bytes).sum()
     }
 
-    /// Returns all segments to the pool, and returns the number of bytes dropped.
+    /// Returns all segments to the pool, and returns the number of bytes that were queued.
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
         let segments = self.segments.drain(..);
         segments.for_each(|segment| segment.give_back(pool));
@@ -190,6 +197,8 @@ impl WriteQueue {
         segments.flat_map(Segment::bytes).copied().collect()
     }
 
+    /// Returns the last segment, with a spare capacity of at least `len` bytes. Adds a segment if
+    /// the last one has less.
     fn back_with_spare(&mut self, len: usize, pool: &mut Pool) -> &mut Buf {
         let fits = match self.segments.back() {
             Some(Segment::Pooled(back)) => back.spare_len() >= len,
@@ -212,20 +221,20 @@ impl Segment {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Pooled(buf) => buf.bytes(),
-            Self::Given(given) => &given.payload[given.start..],
+            Self::Owned(owned) => &owned.payload[owned.start..],
         }
     }
 
-    /// Drops bytes from the start, and returns true if none are left.
+    /// Removes the first `len` bytes, and returns true if the segment is then empty.
     fn consume(&mut self, len: usize) -> bool {
         match self {
             Self::Pooled(buf) => {
                 buf.consume(len);
                 buf.is_empty()
             }
-            Self::Given(given) => {
-                given.start += len;
-                given.start == given.payload.len()
+            Self::Owned(owned) => {
+                owned.start += len;
+                owned.start == owned.payload.len()
             }
         }
     }
@@ -233,14 +242,14 @@ impl Segment {
     fn held_bytes(&self) -> usize {
         match self {
             Self::Pooled(buf) => buf.capacity(),
-            Self::Given(given) => given.payload.len(),
+            Self::Owned(owned) => owned.payload.len(),
         }
     }
 
     fn give_back(self, pool: &mut Pool) {
         match self {
             Self::Pooled(buf) => pool.put(buf),
-            Self::Given(given) => pool.count(given.payload.len(), 0),
+            Self::Owned(owned) => pool.count(owned.payload.len(), 0),
         }
     }
 }

@@ -25,7 +25,7 @@ impl<H: Handler> Context<'_, H> {
         self.engine.close(conn.0, reason);
     }
 
-    /// Ends this side of a connection, like `shutdown(SHUT_WR)`.
+    /// Ends the write half of a connection, like `shutdown(SHUT_WR)`.
     ///
     /// The queued output is sent, followed by the FIN, and `send` fails with
     /// [`SendError::Closing`](crate::SendError::Closing). Frames of the peer are still delivered.
@@ -48,8 +48,9 @@ impl<H: Handler> Context<'_, H> {
         self.engine.abort(conn.0, CloseReason::Aborted);
     }
 
-    /// Ends a connection without closing its socket: the socket and the bytes around it become a
-    /// [`Detached`](crate::Detached), for another reactor or for code without a reactor.
+    /// Ends a connection without closing its socket. The socket, the undelivered input and the
+    /// unsent output become a [`Detached`](crate::Detached), for another reactor or for code
+    /// without a reactor.
     ///
     /// * No further frame is delivered, and `send` fails with
     ///   [`SendError::Gone`](crate::SendError::Gone) or [`Closing`](crate::SendError::Closing).
@@ -57,19 +58,19 @@ impl<H: Handler> Context<'_, H> {
     ///   [`CloseReason::Detached`]: the socket, the bytes that were read and not delivered, and the
     ///   output that the kernel has not taken. No byte is lost or duplicated. The counts of lost
     ///   bytes are 0.
-    /// * A frame that is being skipped is skipped further after the move, but not if the framing
-    ///   was replaced since the skip began.
+    /// * If a frame is being skipped, the skip continues after the move. This is not so if the
+    ///   framing was replaced after the skip began.
     /// * The socket stays in non-blocking mode and keeps its options, such as `TCP_NODELAY`.
     ///
     /// [`adopt_detached`](Context::adopt_detached) continues the connection, in any reactor.
     ///
     /// # Duplicates
     ///
-    /// A duplicate of a connection's socket, from [`socket_options`](Context::socket_options) or
-    /// from before its adoption, is the same socket. `close` and `half_close` send a FIN, after
-    /// which no duplicate can send. `abort` makes the close of the last duplicate a reset, which
-    /// destroys the output of its new owner. So a duplicate can only set options and wait. To move
-    /// a connection, detach it.
+    /// A duplicate of a connection's socket is the same open socket with another descriptor.
+    /// [`socket_options`](Context::socket_options) can create one, or it was created before the
+    /// adoption. `close` and `half_close` send a FIN, after which no duplicate can send. `abort`
+    /// makes the close of the last duplicate a reset, which destroys the output of its owner. So
+    /// use a duplicate only to set options or to wait. To move a connection, detach it.
     ///
     /// # Errors
     ///
@@ -133,8 +134,8 @@ impl<H: Handler> Context<'_, H> {
 
     /// Closes a listener.
     ///
-    /// Connections that it accepted stay open. The kernel resets those that wait in its backlog.
-    /// Does nothing if the listener is closed.
+    /// Connections that it accepted stay open. The kernel resets connections that wait in its
+    /// backlog. Does nothing if the listener is closed.
     pub fn close_listener(&mut self, listener: ListenerId) {
         if self.engine.entries.listener_mut(listener).is_ok() {
             self.engine.end_socket(listener.0);
@@ -151,21 +152,22 @@ impl<H: Handler> Context<'_, H> {
 
     /// Shuts down gracefully: closes all listeners, connections and sockets.
     ///
-    /// [`Reactor::run`](crate::Reactor::run) returns when all of them are closed. After `deadline`
-    /// the remaining ones are aborted, and their lost bytes are counted. A deadline of zero aborts
-    /// them in this turn or the next.
+    /// [`Reactor::run`](crate::Reactor::run) returns when all of these are closed. After `deadline`
+    /// the remaining connections are aborted, and their lost bytes are counted. With a deadline of
+    /// zero, they are aborted in this turn or the next.
     ///
-    /// Another call can only bring the end forward: the earliest deadline applies. So code that
-    /// needs an end by a certain time can rely on it. To allow more time, start with a longer
-    /// deadline.
+    /// A second call cannot extend the deadline: the earliest deadline applies. So code that needs
+    /// an end by a certain time can rely on it. To allow more time, use a longer deadline in the
+    /// first call.
     ///
-    /// From now on nothing new can be opened: a connect fails and is reported to
+    /// From now on no connection or socket can be opened: a connect fails and is reported to
     /// [`on_close`](Handler::on_close).
     pub fn shutdown(&mut self, deadline: Duration) {
         self.engine.shutdown(deadline);
     }
 
-    /// True after [`shutdown`](Context::shutdown) was called. Nothing new can be opened.
+    /// Returns true after [`shutdown`](Context::shutdown) was called. No connection or socket can
+    /// then be opened.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
         self.engine.shutdown.is_shutting_down

@@ -10,17 +10,17 @@ use crate::handler::Handler;
 use crate::id::{ConnId, SocketId};
 
 impl<H: Handler> Context<'_, H> {
-    /// Stops the input of a socket until [`resume`](Context::resume). Does nothing if it is paused
-    /// already. Makes no system call.
+    /// Stops the input of a socket until [`resume`](Context::resume). Does nothing if the socket is
+    /// paused already. Makes no system call.
     ///
     /// * A connection is not read, and no further frame is delivered. This pause is independent of
-    ///   the one above the high watermark. [`on_hangup`](Handler::on_hangup) reports a peer that
-    ///   leaves meanwhile.
-    /// * A listener accepts no connection. New connections wait in its backlog; if that is full,
-    ///   the kernel refuses them.
-    /// * A datagram socket delivers no datagram, except those that one system call has read
-    ///   already. Further datagrams wait in the kernel's receive buffer; if that is full, they are
-    ///   dropped. The socket still sends.
+    ///   the pause above the high watermark. [`on_hangup`](Handler::on_hangup) reports a peer that
+    ///   ends or resets the connection during the pause.
+    /// * A listener accepts no connection. New connections wait in its backlog. If the backlog is
+    ///   full, the kernel drops further connects.
+    /// * A datagram socket delivers no datagram, except datagrams that the last system call has
+    ///   already received. Further datagrams wait in the kernel's receive buffer. If this buffer is
+    ///   full, they are dropped. The socket still sends.
     ///
     /// # Errors
     ///
@@ -39,7 +39,7 @@ impl<H: Handler> Context<'_, H> {
         self.engine.resume(socket.into())
     }
 
-    /// Gives a connection credit for `frames` more frames.
+    /// Grants a connection credit for `frames` more frames.
     ///
     /// The first grant turns credit on for the connection. From then on each delivered frame costs
     /// one credit. Without credit, nothing is delivered or read until the next grant. Makes no
@@ -50,11 +50,11 @@ impl<H: Handler> Context<'_, H> {
     /// * If the first grant is made in [`on_frame`](Handler::on_frame), the frame being delivered
     ///   is not counted. To count every frame, make the first grant in
     ///   [`on_open`](Handler::on_open).
-    /// * Skipped frames cost nothing. The end of the peer's side costs nothing, but it waits while
-    ///   there is no credit.
+    /// * Skipped frames and the end of the peer's side cost no credit. But the end of the peer's
+    ///   side is not reported while there is no credit.
     ///
     /// Credit is independent of [`pause`](Context::pause) and of the pause above the high
-    /// watermark: frames are delivered if none of the three stops them.
+    /// watermark: frames are delivered only if none of the three stops them.
     ///
     /// # Errors
     ///
@@ -92,7 +92,8 @@ impl<H: Handler> Context<'_, H> {
         self.engine.grant(conn.0, frames)
     }
 
-    /// Returns the limits of a connection: its own, or those of the [`Config`](crate::Config).
+    /// Returns the limits of a connection: its own limits, or the limits of the
+    /// [`Config`](crate::Config).
     ///
     /// # Errors
     ///
@@ -101,11 +102,11 @@ impl<H: Handler> Context<'_, H> {
         Ok(self.engine.conn(conn.0)?.limits(&self.engine.config))
     }
 
-    /// Gives a connection its own limits from now on.
+    /// Sets own limits for a connection, which apply from now on.
     ///
-    /// Its timeouts start now, and its watermarks apply to the next payload sent. `None` turns a
-    /// timeout of the configuration off. Such a connection takes some memory for its limits. Its
-    /// output is queued before it is written, which costs one copy per frame.
+    /// The timeouts start now, and the watermarks apply to the next payload sent. A timeout of
+    /// `None` turns off the timeout of the configuration. Such a connection takes some memory for
+    /// its limits. Its output is queued before it is written, which costs one copy per frame.
     ///
     /// # Errors
     ///
@@ -134,10 +135,10 @@ impl<H: Handler> Context<'_, H> {
 
     /// Replaces the framing of a connection.
     ///
-    /// The new framing applies from the next frame on, in both directions. Bytes that are read but
-    /// not yet decoded are decoded with it, except those of a frame that is being
-    /// [skipped](Framing::skip_too_long): that frame is skipped to its end, and reported, by the
-    /// rules of the former framing.
+    /// The new framing applies from the next frame on, in both directions. It also decodes bytes
+    /// that are read but not yet decoded. There is one exception: if a frame is being
+    /// [skipped](Framing::skip_too_long), the former framing skips this frame to its end and
+    /// reports it.
     ///
     /// # Errors
     ///
@@ -146,22 +147,24 @@ impl<H: Handler> Context<'_, H> {
         self.engine.reframe(conn.0, framing)
     }
 
-    /// Calls [`on_peek`](Handler::on_peek) once with the bytes that are read from a connection and
-    /// not decoded yet. They stay in the stream.
+    /// Calls [`on_peek`](Handler::on_peek) once with the bytes of a connection that are read and
+    /// not decoded yet. These bytes stay in the stream.
     ///
-    /// No frame is decoded before that callback. It is called as soon as at least `len_min` such
-    /// bytes are read, or the peer ends its side; with a `len_min` of zero at once, after the
+    /// No frame is decoded before `on_peek`. It is called as soon as at least `len_min` such bytes
+    /// are read, or the peer ends its side. If `len_min` is zero, it is called directly after the
     /// current callback. A repeated call replaces `len_min`.
     ///
     /// Use it to choose the [framing](Context::reframe) by the first bytes of a connection, or to
-    /// refuse bytes that a peer sent too early, such as plaintext after `STARTTLS`.
+    /// reject bytes that a peer sent too early, such as plaintext after `STARTTLS`.
     ///
-    /// * The bytes begin after the frame being delivered. They include the rest of its read, and
-    ///   the bytes of a partial frame. Bytes that are still in the kernel are not among them.
+    /// * The bytes begin after the frame being delivered. They include all further bytes of the
+    ///   same read, and the bytes of a partial frame. They do not include bytes that are still in
+    ///   the kernel.
     /// * A connection that waits for `on_peek` holds at most `len_min` bytes and one read. Its
     ///   bytes count as a partial frame for
     ///   [`Config::frame_deadline`](crate::Config::frame_deadline).
-    /// * A paused connection, or one without credit, waits until it is resumed.
+    /// * While the connection is paused or has no credit, `on_peek` is not called.
+    ///   resumed.
     /// * Nothing happens if the connection is closing.
     ///
     /// # Errors
@@ -170,7 +173,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// # Examples
     ///
-    /// One port for two protocols. The first byte tells them apart, and stays in the stream:
+    /// One port for two protocols. The first byte determines the protocol, and stays in the stream:
     ///
     /// ```
     /// use unstick::{ConnId, Context, Framing, Handler, Origin};
@@ -196,8 +199,8 @@ impl<H: Handler> Context<'_, H> {
     /// }
     /// ```
     ///
-    /// A client may send nothing after `STARTTLS` until the server answers (RFC 3207). Bytes that
-    /// follow in plain text would be taken for encrypted ones:
+    /// A client may send nothing after `STARTTLS` until the server answers (RFC 3207). A server
+    /// must not treat plaintext bytes after `STARTTLS` as encrypted input:
     ///
     /// ```
     /// # use unstick::{ConnId, Context, Framing, Handler};
@@ -228,8 +231,9 @@ impl<H: Handler> Context<'_, H> {
     /// Returns the number of bytes read from a connection that wait for delivery or for the end of
     /// their frame.
     ///
-    /// Returns zero inside the callbacks about the connection's own frames, because the rest of the
-    /// read is still being decoded. [`peek`](Context::peek) shows the bytes.
+    /// Returns zero inside callbacks about the connection's own frames, because the remaining bytes
+    /// of the read are still being decoded. [`peek`](Context::peek) passes these bytes to the
+    /// handler.
     ///
     /// # Errors
     ///

@@ -14,11 +14,11 @@ use crate::os::{ConnectOptions, ListenOptions, OwnedSocket, UdpOptions};
 impl<H: Handler> Context<'_, H> {
     /// Listens for TCP or Unix connections. Each accepted connection starts with `framing`.
     ///
-    /// If `addr` resolves to several addresses, the first one that can be bound is used. So
+    /// If `addr` resolves to several addresses, the first address that can be bound is used. So
     /// `localhost` may listen for IPv6 alone, or for IPv4 alone;
     /// [`listen_all`](Context::listen_all) listens at all addresses of a name. Port 0 selects a
-    /// free port; [`local_inet_addr`](Context::local_inet_addr) returns it. Resolving a host name
-    /// blocks.
+    /// free port, which [`local_inet_addr`](Context::local_inet_addr) returns. Resolving a host
+    /// name blocks.
     ///
     /// # Errors
     ///
@@ -29,8 +29,8 @@ impl<H: Handler> Context<'_, H> {
         self.listen_with(addr, framing, &ListenOptions::new())
     }
 
-    /// Listens like [`listen`](Context::listen), with options of the socket: a port shared by
-    /// several reactors, for example.
+    /// Listens like [`listen`](Context::listen), with options of the socket, for example a port
+    /// that several reactors share.
     ///
     /// # Errors
     ///
@@ -44,14 +44,14 @@ impl<H: Handler> Context<'_, H> {
         self.engine.listen(addr, framing, options)
     }
 
-    /// Listens at all addresses of a name, with one listener for each. Returns their ids in the
-    /// order of the addresses.
+    /// Listens at all addresses of a name, with one listener for each. Returns the ids of the
+    /// listeners in the order of the addresses.
     ///
     /// * If the port is 0, the system chooses one port for all of them.
     /// * If there are IPv4 and IPv6 addresses, a listener at an IPv6 address accepts IPv6 only,
     ///   unless [`ListenOptions::only_v6`] is set.
-    /// * An address is left out if the system lacks its family, because no client can have it
-    ///   either. An address that occurs twice counts once.
+    /// * An address is skipped if the system does not support its family, because no client can
+    ///   reach it either. An address that occurs twice counts once.
     ///
     /// # Errors
     ///
@@ -84,12 +84,12 @@ impl<H: Handler> Context<'_, H> {
 
     /// Opens a UDP socket.
     ///
-    /// If `addr` resolves to several addresses, the first one that can be bound is used. Port 0
-    /// selects a free port; [`local_inet_addr`](Context::local_inet_addr) returns it. Resolving a
-    /// host name blocks.
+    /// If `addr` resolves to several addresses, the first address that can be bound is used. Port 0
+    /// selects a free port, which [`local_inet_addr`](Context::local_inet_addr) returns. Resolving
+    /// a host name blocks.
     ///
-    /// A socket at a wildcard address such as `0.0.0.0` replies from the address that was asked:
-    /// see [`send_to`](Context::send_to).
+    /// If a socket is bound to a wildcard address such as `0.0.0.0`, a reply leaves from the
+    /// address to which the request was sent: see [`send_to`](Context::send_to).
     ///
     /// # Errors
     ///
@@ -99,8 +99,8 @@ impl<H: Handler> Context<'_, H> {
         self.bind_udp_with(addr, &UdpOptions::new())
     }
 
-    /// Opens a UDP socket like [`bind_udp`](Context::bind_udp), with options of the socket:
-    /// broadcast or multicast groups, for example.
+    /// Opens a UDP socket like [`bind_udp`](Context::bind_udp), with options of the socket, for
+    /// example broadcast or multicast groups.
     ///
     /// # Errors
     ///
@@ -116,7 +116,7 @@ impl<H: Handler> Context<'_, H> {
 
     /// Connects a UDP socket to `peer`. From then on it receives from `peer` only, and
     /// [`send_datagram`](Context::send_datagram) sends to `peer`. Datagrams of other senders that
-    /// are queued already are dropped, and counted in
+    /// the kernel has queued already are dropped, and counted in
     /// [`Stats::datagrams_filtered`](crate::Stats::datagrams_filtered).
     ///
     /// # Errors
@@ -130,10 +130,10 @@ impl<H: Handler> Context<'_, H> {
     /// Opens a connection and returns its id at once. `session` becomes the session of the
     /// connection.
     ///
-    /// If a name has several addresses, the attempts overlap (RFC 8305). The families alternate.
-    /// The next address is tried 250 ms after the last one, or as soon as that fails. The first
-    /// address that accepts is used, and the other attempts are closed. At most 8 attempts are
-    /// pending; the oldest one is closed for the next.
+    /// If a name has several addresses, the attempts overlap (RFC 8305). IPv6 and IPv4 addresses
+    /// alternate. The next address is tried 250 ms after the previous one, or as soon as an attempt
+    /// fails. The first attempt that succeeds is used, and the other attempts are closed. At most 8
+    /// attempts are pending; for a further attempt, the oldest one is closed.
     ///
     /// Resolving a host name blocks; an IP or Unix address does not. Payloads sent before the
     /// connection is open are queued.
@@ -147,7 +147,7 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Opens a connection like [`connect`](Context::connect), with a timeout and options of the
-    /// socket: the local address, for example.
+    /// socket, for example the local address.
     ///
     /// [`on_close`](Handler::on_close) also reports a failure to set an option.
     pub fn connect_with(
@@ -162,18 +162,18 @@ impl<H: Handler> Context<'_, H> {
         conn
     }
 
-    /// Takes over a listening socket: std's `TcpListener` or `UnixListener`, or a descriptor from a
+    /// Adopts a listening socket: std's `TcpListener` or `UnixListener`, or a descriptor from a
     /// parent process, such as systemd's `LISTEN_FDS`.
     ///
-    /// From then on the reactor owns the socket. It is set to non-blocking, is not inherited by
-    /// child processes, and is closed with the listener. Non-blocking mode applies to every process
-    /// that shares the open socket, including the parent (fcntl(2), `O_NONBLOCK`).
+    /// From then on the reactor owns the socket. It is set to non-blocking mode, is not inherited
+    /// by child processes, and is closed with the listener. Non-blocking mode applies to every
+    /// process that shares the open socket, including the parent (fcntl(2), `O_NONBLOCK`).
     ///
     /// # Errors
     ///
     /// The socket is closed in case of an error.
     ///
-    /// * `InvalidInput`: it is not a stream socket or is not listening.
+    /// * `InvalidInput`: the socket is not a stream socket or is not listening.
     /// * `Other`: the reactor is shutting down.
     /// * Any other error of the system.
     ///
@@ -195,12 +195,12 @@ impl<H: Handler> Context<'_, H> {
         self.engine.adopt_listener(listener.into(), framing)
     }
 
-    /// Takes over a connected stream socket: std's `TcpStream` or `UnixStream`, or a descriptor.
-    /// Its mode changes as described at [`adopt_listener`](Context::adopt_listener).
+    /// Adopts a connected stream socket: std's `TcpStream` or `UnixStream`, or a descriptor. The
+    /// mode of the socket changes as described at [`adopt_listener`](Context::adopt_listener).
     ///
     /// [`on_open`](Handler::on_open) reports success with [`Origin::Adopted`].
     /// [`on_close`](Handler::on_close) reports every failure and returns the session:
-    /// `InvalidInput` if it is not a stream socket, `NotConnected` if it has no peer.
+    /// `InvalidInput` if the socket is not a stream socket, `NotConnected` if it has no peer.
     ///
     /// [`Origin::Adopted`]: crate::Origin::Adopted
     pub fn adopt_stream(
@@ -214,13 +214,12 @@ impl<H: Handler> Context<'_, H> {
         conn
     }
 
-    /// Takes over a connection that was [detached](Context::detach), with the bytes that belong to
-    /// it.
+    /// Adopts a connection that was [detached](Context::detach), with its undelivered and unsent
+    /// bytes.
     ///
     /// [`on_open`](Handler::on_open) is called first, with [`Origin::Adopted`]. The undelivered
     /// bytes come before the bytes that are still in the socket, and `framing` decodes both. The
-    /// unsent bytes leave before anything that is sent from now on. The state of a custom codec is
-    /// new.
+    /// unsent bytes are sent before any output from now on. A custom codec starts with a new state.
     ///
     /// [`on_close`](Handler::on_close) reports every failure, as for
     /// [`adopt_stream`](Context::adopt_stream). The bytes then count as unsent and as undecoded.
@@ -252,14 +251,14 @@ impl<H: Handler> Context<'_, H> {
         conn
     }
 
-    /// Takes over a bound UDP socket: std's `UdpSocket`, or a descriptor. Its mode changes as
-    /// described at [`adopt_listener`](Context::adopt_listener).
+    /// Adopts a bound UDP socket: std's `UdpSocket`, or a descriptor. The mode of the socket
+    /// changes as described at [`adopt_listener`](Context::adopt_listener).
     ///
     /// # Errors
     ///
     /// The socket is closed in case of an error.
     ///
-    /// * `InvalidInput`: it is not a UDP socket.
+    /// * `InvalidInput`: the socket is not a UDP socket.
     /// * `Other`: the reactor is shutting down.
     /// * Any other error of the system.
     pub fn adopt_udp(&mut self, socket: impl Into<OwnedSocket>) -> io::Result<UdpId> {

@@ -11,8 +11,8 @@ use crate::handler::Handler;
 use crate::id::{ConnId, UdpId};
 use crate::payload::Payload;
 
-/// Length in bytes from which a broadcast payload is shared by reference count. A shorter one is
-/// cheaper to copy.
+/// Length in bytes from which a broadcast payload is shared by reference count. A shorter payload
+/// is cheaper to copy.
 const SHARED_LEN_MIN: usize = 16 * 1024;
 
 impl<H: Handler> Context<'_, H> {
@@ -43,14 +43,14 @@ impl<H: Handler> Context<'_, H> {
 
     /// Sends `bytes` without any framing, in order with the frames of the connection.
     ///
-    /// Use it for a message that the framing cannot express: the single byte that answers a
-    /// PostgreSQL `SSLRequest`, or an HTTP reply on a connection whose requests end with a
-    /// delimiter. If all output is framed differently, use
+    /// Use it for a message that the framing cannot express. Examples are the single byte that
+    /// answers a PostgreSQL `SSLRequest`, or an HTTP reply on a connection whose requests end with
+    /// a delimiter. If all output is framed differently, use
     /// [`Framing::with_output`](crate::Framing::with_output) instead.
     ///
-    /// The limits, the watermarks, the statistics and the recording are those of
-    /// [`send`](Context::send); the bytes count as one payload. Empty `bytes` send nothing. The
-    /// framing is not consulted, so it is the caller's task that the peer understands the bytes.
+    /// Limits, watermarks, statistics and recording apply as for [`send`](Context::send), and the
+    /// bytes count as one payload. Empty `bytes` send nothing. The framing does not check the
+    /// bytes, so the caller must make sure that the peer understands them.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// # Examples
     ///
-    /// A tracker's login frame is accepted with a single byte (Teltonika, codec 8):
+    /// A server accepts the login frame of a GPS tracker with a single byte (Teltonika, codec 8):
     ///
     /// ```
     /// # use unstick::{ConnId, Context, Handler};
@@ -115,8 +115,8 @@ impl<H: Handler> Context<'_, H> {
         self.engine.send_owned(conn.0, payload.into())
     }
 
-    /// Sends a payload made of several parts as one frame: a header and a body from different
-    /// places, for example.
+    /// Sends a payload that consists of several parts as one frame, for example a header and a body
+    /// that are stored separately.
     ///
     /// # Errors
     ///
@@ -130,8 +130,8 @@ impl<H: Handler> Context<'_, H> {
         self.engine.send(conn.0, InPlace { len, write })
     }
 
-    /// Sends the payload that `write` appends to the output buffer, without a copy. The length in
-    /// the header is filled in afterwards.
+    /// Sends a payload that `write` appends directly to the output buffer, so that it is not
+    /// copied. The header is completed after `write` has returned.
     ///
     /// If the size of the header depends on the length of the payload
     /// ([`varint`](crate::Framing::varint), [`netstring`](crate::Framing::netstring)), the payload
@@ -168,9 +168,9 @@ impl<H: Handler> Context<'_, H> {
     /// Sends `payload` to each of `conns`, like [`send`](Context::send). Returns the number of
     /// connections that accepted it.
     ///
-    /// Connections that are closed, closing or full are skipped. A payload of 16 KiB or more is
-    /// copied once for all connections, except with the framings that
-    /// [`send_owned`](Context::send_owned) copies.
+    /// A connection is skipped if it is closed or closing, or if its write queue is full. A payload
+    /// of 16 KiB or more is copied once for all connections, except with the framings for which
+    /// [`send_owned`](Context::send_owned) makes a copy.
     pub fn broadcast(&mut self, conns: impl IntoIterator<Item = ConnId>, payload: &[u8]) -> usize {
         let conns = conns.into_iter();
         if payload.len() < SHARED_LEN_MIN {
@@ -186,13 +186,13 @@ impl<H: Handler> Context<'_, H> {
 
     /// Sends one datagram to `to`: a [`SocketAddr`](std::net::SocketAddr), or a [`Route`].
     ///
-    /// A reply leaves from the address that the request was sent to: inside of
-    /// [`on_datagram`](Handler::on_datagram), that is a datagram to the sender on the same socket.
-    /// For a later reply, store [`Datagram::reply_route`](crate::Datagram::reply_route). On other
-    /// systems than Linux, and for any other datagram, the system chooses the local address.
+    /// A reply leaves from the address to which the request was sent. A reply is a datagram to the
+    /// sender, on the same socket, sent inside of [`on_datagram`](Handler::on_datagram). For a
+    /// later reply, store [`Datagram::reply_route`](crate::Datagram::reply_route). On other systems
+    /// than Linux, and for any other datagram, the system chooses the local address.
     ///
-    /// The datagram is queued and sent after the callback has returned, at the latest at the end of
-    /// the turn. If the kernel rejects it, it is dropped, counted in
+    /// The datagram is queued. It is sent after the callback has returned, at the latest at the end
+    /// of the turn. If the kernel rejects the datagram, it is dropped, counted in
     /// [`Stats::datagrams_dropped`](crate::Stats::datagrams_dropped) and reported to
     /// [`on_datagram_error`](Handler::on_datagram_error).
     ///
@@ -217,9 +217,9 @@ impl<H: Handler> Context<'_, H> {
     /// Sends one datagram to the peer of a socket connected by
     /// [`connect_udp`](Context::connect_udp).
     ///
-    /// A socket without a peer reports the system's error to
-    /// [`on_datagram_error`](Handler::on_datagram_error): `EDESTADDRREQ`, which has no
-    /// [`ErrorKind`](std::io::ErrorKind), or `NotConnected`.
+    /// If the socket has no peer, [`on_datagram_error`](Handler::on_datagram_error) reports the
+    /// system's error: `EDESTADDRREQ`, which has no [`ErrorKind`](std::io::ErrorKind), or
+    /// `NotConnected`.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ use crate::guard::OnUnwind;
 use crate::handler::Handler;
 use crate::id::ConnId;
 
-/// Sessions by slab key. A slot is empty while a callback holds its session.
+/// Sessions by slab key. A slot is `None` while a callback uses its session.
 pub(crate) struct Sessions<S> {
     slots: Vec<Option<S>>,
 }
@@ -22,7 +22,7 @@ impl<S: Default> Sessions<S> {
         }
     }
 
-    /// Takes a session out for a callback. Returns the default if the key has no session yet.
+    /// Moves a session out for a callback. Returns the default value if the key has no session yet.
     pub(crate) fn take(&mut self, key: u32) -> S {
         let slot = self.slots.get_mut(key as usize);
         slot.and_then(Option::take).unwrap_or_default()
@@ -43,15 +43,16 @@ impl<H: Handler> Context<'_, H> {
     /// Returns the session of another connection.
     ///
     /// Returns `None` if the connection is closed. Also returns `None` for the connection whose
-    /// callback is running, because the callback has that session as an argument.
-    /// While the session is borrowed, the context
-    /// cannot be used; [`with_session`](Context::with_session) lends both.
+    /// callback is running, because the callback has that session as an argument. While the session
+    /// is borrowed, the context cannot be used; [`with_session`](Context::with_session) provides
+    /// both.
     pub fn session(&mut self, conn: ConnId) -> Option<&mut H::Session> {
         self.engine.conn(conn.0).ok()?;
         self.sessions.at(conn.0.key())
     }
 
-    /// Calls `f` with this context and the session of another connection, and returns its result.
+    /// Calls `f` with this context and the session of another connection, and returns the result of
+    /// `f`.
     ///
     /// Use it in timers, in posted closures and in callbacks about other connections. Returns
     /// `None` without calling `f` if [`session`](Context::session) would return `None`. While `f`
@@ -59,7 +60,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// # Examples
     ///
-    /// A timer per connection, whose key is the id of the connection:
+    /// One timer per connection. The key of the timer is the id of the connection:
     ///
     /// ```
     /// use std::time::Duration;

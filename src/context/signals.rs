@@ -10,13 +10,14 @@ impl<H: Handler> Context<'_, H> {
     /// Catches a signal: [`on_signal`](Handler::on_signal) reports it from now on.
     ///
     /// The signal loses its default effect until the process ends, even after the reactor is
-    /// dropped. It no longer shuts down by
-    /// [`Reactor::shutdown_on_signals`](crate::Reactor::shutdown_on_signals). If several reactors
-    /// of a process catch a signal, each of them reports it. Succeeds and does nothing if this
-    /// reactor reports the signal already.
+    /// dropped. If [`Reactor::shutdown_on_signals`](crate::Reactor::shutdown_on_signals) caught it
+    /// before, the signal no longer shuts the reactor down. If several reactors of a process catch
+    /// a signal, each of them reports it. Succeeds and does nothing if this reactor reports the
+    /// signal already.
     ///
-    /// A signal takes two descriptors, which are closed with the reactor. Call it in programs, not
-    /// in libraries, because signals belong to the process. Requires the feature `signals`.
+    /// A signal takes two descriptors, which are closed with the reactor. Call this method in
+    /// programs, not in libraries, because signals belong to the process. Requires the feature
+    /// `signals`.
     ///
     /// # Errors
     ///

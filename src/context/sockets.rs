@@ -15,16 +15,16 @@ use crate::stats::{ConnStats, Stats};
 impl<H: Handler> Context<'_, H> {
     /// Returns the IP address and port of a TCP connection's peer. Makes no system call.
     ///
-    /// A connection that is connecting returns the address that was tried last. The address stays
-    /// available until `on_close` has returned. An IPv4 peer of an IPv6 socket has its IPv4
-    /// address.
+    /// While the connect is in progress, this is the address that was tried last. The address stays
+    /// available until `on_close` has returned. The address of an IPv4 peer is in IPv4 form, even
+    /// if the socket is an IPv6 socket.
     ///
     /// # Errors
     ///
     /// * `NotConnected`: the connection is closed.
-    /// * `AddrNotAvailable`: no address is known. The name of a connect has none, or the connection
-    ///   was refused by a limit of this side.
-    /// * `Unsupported`: it is a Unix connection; use [`peer_addr`](Context::peer_addr).
+    /// * `AddrNotAvailable`: no address is known. The host name of the connect has no address, or a
+    ///   limit of this reactor prevented the connect.
+    /// * `Unsupported`: the connection has a Unix socket; use [`peer_addr`](Context::peer_addr).
     pub fn peer_inet_addr(&self, conn: ConnId) -> io::Result<SocketAddr> {
         self.peer_addr(conn)?.inet().ok_or_else(not_inet)
     }
@@ -32,15 +32,15 @@ impl<H: Handler> Context<'_, H> {
     /// Returns the address of a connection's peer, for TCP and Unix connections. Makes no system
     /// call.
     ///
-    /// A connection that is connecting returns the address that was tried last. The address stays
-    /// available until `on_close` has returned. An IPv4 peer of an IPv6 socket has its IPv4
-    /// address.
+    /// While the connect is in progress, this is the address that was tried last. The address stays
+    /// available until `on_close` has returned. The address of an IPv4 peer is in IPv4 form, even
+    /// if the socket is an IPv6 socket.
     ///
     /// # Errors
     ///
     /// * `NotConnected`: the connection is closed.
-    /// * `AddrNotAvailable`: no address is known. The name of a connect has none, or the connection
-    ///   was refused by a limit of this side.
+    /// * `AddrNotAvailable`: no address is known. The host name of the connect has no address, or a
+    ///   limit of this reactor prevented the connect.
     pub fn peer_addr(&self, conn: ConnId) -> io::Result<Addr> {
         let peer = &self.engine.conn(conn.0)?.peer;
         match *peer == unknown() {
@@ -55,7 +55,7 @@ impl<H: Handler> Context<'_, H> {
     /// # Errors
     ///
     /// * `NotConnected`: the socket is closed, or its connection has no socket yet.
-    /// * `Unsupported`: it is a Unix socket; use [`local_addr`](Context::local_addr).
+    /// * `Unsupported`: the socket is a Unix socket; use [`local_addr`](Context::local_addr).
     /// * Any other error of the system.
     pub fn local_inet_addr(&self, socket: impl Into<SocketId>) -> io::Result<SocketAddr> {
         self.local_addr(socket)?.inet().ok_or_else(not_inet)
@@ -93,8 +93,8 @@ impl<H: Handler> Context<'_, H> {
     /// Returns access to the options that [`socket`](Context::socket) does not cover. This is the
     /// only method with a type of another crate, [`socket2::SockRef`], in its signature.
     ///
-    /// Do not set the socket to blocking mode: the reactor needs it to be non-blocking. A duplicate
-    /// shares the state of the socket: see [`detach`](Context::detach).
+    /// Do not set the socket to blocking mode, because the reactor needs a non-blocking socket. A
+    /// duplicate descriptor shares the state of the socket: see [`detach`](Context::detach).
     ///
     /// # Errors
     ///
@@ -129,9 +129,9 @@ impl<H: Handler> Context<'_, H> {
 
     /// Starts the recording of a socket, for a [cut map](crate::cutmap).
     ///
-    /// The recording starts with the next read if this is called in a callback of the connection
-    /// itself. It ends with [`stop_recording`](Context::stop_recording) or when the socket closes.
-    /// Does nothing for a listener or for a socket that is being recorded.
+    /// If a callback of the connection itself calls this method, the recording starts with the next
+    /// read. The recording ends with [`stop_recording`](Context::stop_recording) or when the socket
+    /// closes. Does nothing for a listener or for a socket that is recorded already.
     ///
     /// # Errors
     ///
@@ -140,7 +140,7 @@ impl<H: Handler> Context<'_, H> {
         self.engine.record(socket.into(), true)
     }
 
-    /// Stops the recording of one socket. Its events stay in the recording until
+    /// Stops the recording of one socket. The recorded events are kept until
     /// [`take_recording`](Context::take_recording).
     ///
     /// # Errors
@@ -150,17 +150,17 @@ impl<H: Handler> Context<'_, H> {
         self.engine.record(socket.into(), false)
     }
 
-    /// Starts the recording of all sockets that are open, and of all that are opened later.
+    /// Starts the recording of all sockets, including sockets that are opened later.
     pub fn record_all(&mut self) {
         self.engine.record_all(true);
     }
 
-    /// Stops the recording of all sockets, also of those opened later.
+    /// Stops the recording of all sockets, including sockets that are opened later.
     pub fn stop_recording_all(&mut self) {
         self.engine.record_all(false);
     }
 
-    /// Takes the events recorded so far. Recording continues, and the next recording starts empty.
+    /// Returns the events recorded so far, and removes them from the reactor. Recording continues.
     pub fn take_recording(&mut self) -> Recording {
         self.engine.take_recording()
     }

@@ -10,9 +10,9 @@ impl<H: Handler> Context<'_, H> {
     /// Sets a timer: [`on_timer`](Handler::on_timer) is called once with `key`, after `after` has
     /// passed since [`now`](Context::now).
     ///
-    /// The timer never fires early, and at most one millisecond and one turn late. A delay of zero
-    /// is allowed; the callback still comes after this call. Timers due in the same millisecond
-    /// fire in the order in which they were set.
+    /// The timer never fires early, and at most one millisecond and one turn late. With a delay of
+    /// zero, the callback is called after the current callback has returned. Timers due in the same
+    /// millisecond fire in the order in which they were set.
     pub fn set_timer(&mut self, after: Duration, key: u64) -> TimerId {
         self.engine.timers.set_timer(after, key)
     }
@@ -27,21 +27,21 @@ impl<H: Handler> Context<'_, H> {
         self.engine.timers.set_interval(period, key)
     }
 
-    /// Sets a timer to fire once `after` has passed since [`now`](Context::now), under its id and
-    /// key. An interval continues from there with its period.
+    /// Sets the deadline of an existing timer to `after` from [`now`](Context::now). Its id and key
+    /// are kept. An interval continues from that deadline with its period.
     ///
-    /// Returns false and changes nothing if the timer no longer exists: it was cancelled, or it
-    /// fired and is not an interval.
+    /// Returns false and changes nothing if the timer no longer exists: it was cancelled, or it is
+    /// a one-shot timer and has fired.
     ///
-    /// Postponing a timer is cheap, so an idle timeout can be reset for every packet: the timer
-    /// keeps its place and moves only when its old deadline comes. A reset timer has no fixed order
-    /// among those due in the same millisecond.
+    /// Postponing a timer is cheap, so an idle timeout can be reset for every packet. Only the new
+    /// deadline is stored, and the timer is sorted again when its old deadline comes. Among timers
+    /// due in the same millisecond, a reset timer has no fixed order.
     pub fn reset_timer(&mut self, timer: TimerId, after: Duration) -> bool {
         self.engine.timers.reset_timer(timer, after)
     }
 
-    /// Cancels a timer. Returns false if it no longer exists: it was cancelled before, or it fired
-    /// and is not an interval.
+    /// Cancels a timer. Returns false if it no longer exists: it was cancelled before, or it is a
+    /// one-shot timer and has fired.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
         self.engine.timers.cancel_timer(timer)
     }

@@ -9,8 +9,8 @@ use crate::id::UnixDatagramId;
 use crate::os::OwnedSocket;
 
 impl<H: Handler> Context<'_, H> {
-    /// Opens a Unix datagram socket, bound to `addr`. `None` leaves it unbound, for a socket that
-    /// only sends.
+    /// Opens a Unix datagram socket, bound to `addr`. With `None` the socket is not bound, so it
+    /// can only send.
     ///
     /// # Errors
     ///
@@ -21,14 +21,14 @@ impl<H: Handler> Context<'_, H> {
         self.engine.bind_unix_datagram(addr)
     }
 
-    /// Takes over a Unix datagram socket: std's `UnixDatagram`, or a descriptor. Its mode changes
-    /// as described at [`adopt_listener`](Context::adopt_listener).
+    /// Adopts a Unix datagram socket: std's `UnixDatagram`, or a descriptor. The mode of the socket
+    /// changes as described at [`adopt_listener`](Context::adopt_listener).
     ///
     /// # Errors
     ///
     /// The socket is closed in case of an error.
     ///
-    /// * `InvalidInput`: it is not a Unix datagram socket.
+    /// * `InvalidInput`: the socket is not a Unix datagram socket.
     /// * `Other`: the reactor is shutting down.
     /// * Any other error of the system.
     pub fn adopt_unix_datagram(
@@ -39,8 +39,8 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Connects a Unix datagram socket to `peer`. From then on it receives from `peer` only, and
-    /// sends to `peer` by default. Datagrams of other senders that are queued already are dropped,
-    /// and counted in [`Stats::datagrams_filtered`](crate::Stats::datagrams_filtered).
+    /// sends to `peer` by default. Datagrams of other senders that the kernel has queued already
+    /// are dropped, and counted in [`Stats::datagrams_filtered`](crate::Stats::datagrams_filtered).
     ///
     /// # Errors
     ///
@@ -56,9 +56,9 @@ impl<H: Handler> Context<'_, H> {
 
     /// Sends one datagram on a Unix socket, to `to` or to the connected peer.
     ///
-    /// The datagram is sent at once, by one system call, and nothing is queued here. The kernel
-    /// either puts it into the receiver's queue or reports an error, so no datagram is lost on the
-    /// way.
+    /// The datagram is sent at once, by one system call. The reactor queues nothing. The kernel
+    /// either puts the datagram into the receiver's queue or reports an error, so no datagram is
+    /// lost.
     ///
     /// # Errors
     ///

@@ -10,11 +10,12 @@ use crate::codec::{AnyState, CheckedStep, Framing, Kind, Skip, SkipKind, Skipped
 use crate::error::FrameError;
 
 impl<'a> Datagram<'a> {
-    /// Returns the one frame of the datagram: for protocols that frame their messages over UDP too.
+    /// Returns the frame of a datagram that consists of exactly one frame. For protocols that frame
+    /// their messages over UDP too.
     ///
-    /// Datagrams are independent: a fault of one does not affect the next, even from the same
-    /// sender. Bytes that [`skip_between`](Framing::skip_between) skips may surround the frame.
-    /// Bytes that a custom codec skips are a fault.
+    /// Datagrams are independent: a fault of one datagram does not affect the next, even from the
+    /// same sender. Bytes that [`skip_between`](Framing::skip_between) skips may surround the
+    /// frame. Bytes that a custom codec skips are a fault.
     ///
     /// # Errors
     ///
@@ -39,7 +40,7 @@ impl<'a> Datagram<'a> {
     ///         match got.frame(&self.framing) {
     ///             Ok(frame) => {
     ///                 let answer = self.framer.frame(&frame.to_ascii_uppercase());
-    ///                 let answer = answer.expect("it is as long as the request");
+    ///                 let answer = answer.expect("the answer fits the framing");
     ///                 let _ = cx.send_to(udp, got.from, answer);
     ///             }
     ///             Err(error) => log::debug!("{error}"),
@@ -69,18 +70,18 @@ impl<'a> Datagram<'a> {
         })
     }
 
-    /// Returns an iterator over all frames of the datagram, in order: for protocols that put
+    /// Returns an iterator over all frames of the datagram, in order. For protocols that put
     /// several records into a datagram.
     ///
     /// An empty datagram has no frames; with [`Framing::raw`], every datagram is one frame. If the
-    /// datagram ends within a frame, the last item is [`DatagramFault::Cut`]. Instead,
-    /// [`unterminated_last_frame`](Framing::unterminated_last_frame) makes the last record a frame
-    /// although its delimiter is missing. A [truncated](Datagram::truncated) datagram gives its
-    /// whole frames, and [`DatagramFault::Truncated`] as the last item.
+    /// datagram ends inside a frame, the last item is [`DatagramFault::Cut`]. With
+    /// [`unterminated_last_frame`](Framing::unterminated_last_frame), the last record is a frame
+    /// even if its delimiter is missing. For a [truncated](Datagram::truncated) datagram, the
+    /// iterator returns the whole frames, and [`DatagramFault::Truncated`] as the last item.
     ///
-    /// Invalid bytes are the last item. But a frame that is too long is passed over if the framing
-    /// [skips](Framing::skip_too_long) such frames, and so are bytes that a custom codec skips:
-    /// each is an `Err` item, and the frames after it follow.
+    /// If bytes are invalid, the fault is the last item. There are two exceptions, after which the
+    /// next frames follow: a frame that the framing [skips](Framing::skip_too_long) because it is
+    /// too long, and bytes that a custom codec skips. Each of them is one `Err` item.
     ///
     /// # Examples
     ///
@@ -132,7 +133,7 @@ impl<'a> super::UnixDatagram<'a> {
 pub struct DatagramFrames<'a> {
     framing: Framing,
     state: AnyState,
-    /// `None` once all frames are returned.
+    /// Bytes that are not decoded yet; `None` after the last item.
     undecoded: Option<&'a [u8]>,
     truncated: bool,
 }
@@ -147,7 +148,7 @@ impl<'a> DatagramFrames<'a> {
         }
     }
 
-    /// Returns the frame of a datagram that should have exactly one.
+    /// Returns the frame, or a fault if the datagram does not consist of exactly one frame.
     fn only(mut self) -> Result<&'a [u8], DatagramFault> {
         if self.truncated {
             return Err(DatagramFault::Truncated);
@@ -166,7 +167,8 @@ impl<'a> DatagramFrames<'a> {
         Some(Err(fault))
     }
 
-    /// Drops the bytes of a skip. Returns the fault that reports it, if it is to be reported.
+    /// Drops the bytes of a skip. Returns the fault to report, or `None` if the skip is not a
+    /// fault.
     fn skip(&mut self, undecoded: &'a [u8], skip: Skip) -> Option<DatagramFault> {
         let len = usize::try_from(skip.bytes).unwrap_or(usize::MAX);
         let len = len.min(undecoded.len());
@@ -178,7 +180,7 @@ impl<'a> DatagramFrames<'a> {
             SkipKind::Filler if matches!(self.framing.kind(), Kind::Custom(_)) => {
                 Some(DatagramFault::Skipped { bytes: len })
             }
-            // `skip_between` asks for it.
+            // Filler of `skip_between` is not a fault, and `Part` is reported when its frame ends.
             SkipKind::Filler | SkipKind::Part => None,
         }
     }
@@ -249,15 +251,15 @@ pub struct DatagramError {
 pub enum DatagramFault {
     /// The datagram exceeds [`Config::datagram_len_max`](crate::Config::datagram_len_max).
     Truncated,
-    /// The datagram ends within a frame, or contains none.
+    /// The datagram ends inside a frame, or contains no frame.
     Cut,
     /// Bytes follow the frame.
     LeftOver {
         /// Number of these bytes.
         bytes: usize,
     },
-    /// Bytes that belong to no frame: a custom codec skipped them with
-    /// [`Step::Skip`](crate::Step::Skip), because of a bad checksum for example.
+    /// Some bytes belong to no frame. A custom codec skipped them with
+    /// [`Step::Skip`](crate::Step::Skip), for example because of a wrong checksum.
     Skipped {
         /// Number of these bytes.
         bytes: usize,
@@ -275,10 +277,14 @@ impl From<FrameError> for DatagramFault {
 impl fmt::Display for DatagramFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Truncated => f.write_str("longer than datagram_len_max, so its end is lost"),
-            Self::Cut => f.write_str("it ends before its frame does"),
-            Self::LeftOver { bytes } => write!(f, "{bytes} bytes follow its frame"),
-            Self::Skipped { bytes } => write!(f, "{bytes} bytes of it belong to no frame"),
+            Self::Truncated => {
+                f.write_str("the datagram is longer than datagram_len_max, so its end is lost")
+            }
+            Self::Cut => f.write_str("the datagram ends before its frame is complete"),
+            Self::LeftOver { bytes } => write!(f, "{bytes} bytes follow the frame of the datagram"),
+            Self::Skipped { bytes } => {
+                write!(f, "{bytes} bytes of the datagram belong to no frame")
+            }
             Self::Frame(error) => error.fmt(f),
         }
     }
@@ -305,7 +311,7 @@ impl Error for DatagramError {
     }
 }
 
-/// An error of kind `InvalidData`.
+/// Converts to an error of the kind `InvalidData`.
 impl From<DatagramError> for io::Error {
     fn from(error: DatagramError) -> Self {
         Self::new(io::ErrorKind::InvalidData, error)

@@ -1,9 +1,9 @@
 //! The active connection, which is the connection being dispatched.
 //!
-//! A dispatch takes the read side out of the entry and shares the framing with [`Active`]. So
+//! A dispatch moves the read side out of the entry and shares the framing with [`Active`]. So
 //! callbacks can use the entry while the bytes of the connection are borrowed, and a frame needs no
-//! look-up. At its end, the dispatch puts the read side back, adds its counts to the statistics and
-//! writes the batch.
+//! look-up. At its end, the dispatch moves the read side back, adds its counts to the statistics
+//! and writes the batch.
 
 use std::mem;
 
@@ -16,7 +16,8 @@ use crate::id::Token;
 use crate::memory::Buf;
 use crate::stats::Stats;
 
-/// Capacity that a trim leaves to the batch buffer, in bytes. It fits the replies to one read.
+/// Capacity that a trim leaves to the batch buffer, in bytes. It is enough for the replies to one
+/// read.
 pub(super) const BATCH_LEN_BASE: usize = 64 * 1024;
 
 /// The active connection, its framing and its output.
@@ -27,8 +28,8 @@ pub(crate) struct Active {
     /// The framing of the active connection. It is kept after the dispatch, because the next
     /// connection usually has the same framing.
     pub(super) framing: Framing,
-    /// Payloads shorter than this are framed by a big-endian `u32` length; see
-    /// [`Framing::u32_len_end`].
+    /// Result of [`Framing::u32_len_end`]: shorter payloads are framed by a big-endian `u32`
+    /// length.
     pub(crate) u32_len_end: usize,
     /// Frame budget of this dispatch, minus the skipped frames.
     frames_max: usize,
@@ -36,7 +37,7 @@ pub(crate) struct Active {
     pub(crate) frames_left: usize,
     /// Number of payloads in the batch that the statistics do not count yet.
     pub(super) frames_out: u64,
-    /// Output of this dispatch, written at its end.
+    /// Output of this dispatch, written at the end of the dispatch.
     pub(crate) batch: Buf,
     /// Largest batch since the last trim, in bytes, if it was larger than `BATCH_LEN_BASE`.
     pub(super) batch_peak: usize,
@@ -45,6 +46,7 @@ pub(crate) struct Active {
 }
 
 impl Active {
+    /// Returns the value between two dispatches: no connection is active.
     pub(super) fn none() -> Self {
         Self {
             token: None,
@@ -59,8 +61,8 @@ impl Active {
         }
     }
 
-    /// Starts a dispatch: makes the connection active and returns its read side, taken out of the
-    /// entry.
+    /// Starts a dispatch: makes the connection active, and returns its read side, which is moved
+    /// out of the entry.
     #[inline]
     pub(super) fn begin(
         &mut self,
@@ -91,7 +93,7 @@ impl Active {
             0,
             "the read side must be taken out during a dispatch"
         );
-        // The replaced read side owns nothing, so dropping it would only cost time.
+        // The replaced read side owns no memory, so its drop is skipped to save time.
         mem::forget(mem::replace(&mut conn.assembler, assembler));
         let frames_in = self.frames_in();
         let frames_out = mem::take(&mut self.frames_out);
@@ -102,7 +104,7 @@ impl Active {
         self.token = None;
     }
 
-    /// Returns true if this connection is the active one.
+    /// Returns true if `token` is the active connection.
     pub(super) fn is(&self, token: Token) -> bool {
         self.token == Some(token)
     }
@@ -120,7 +122,7 @@ impl Active {
         }
     }
 
-    /// Charges a skipped frame or a peek to the budget. It does not count as delivered.
+    /// Deducts a skipped frame or a peek from the frame budget, without counting a delivered frame.
     pub(crate) fn charge_skipped(&mut self) {
         self.frames_left -= 1;
         self.frames_max -= 1;
@@ -150,14 +152,14 @@ impl Active {
 }
 
 impl Engine {
-    /// Makes a connection the active one; returns its read side.
+    /// Makes a connection the active connection, and returns its read side.
     pub(crate) fn begin_dispatch(&mut self, token: Token) -> Option<Assembler> {
         let conn = self.entries.watched_conn_mut(token).ok()?;
         Some(self.active.begin(token, conn, self.config.frame_budget))
     }
 
-    /// Ends a dispatch on the general path: puts the read side back and writes the batch. The flag
-    /// is true if the caller must check for a hang-up.
+    /// Ends a dispatch on the general path: puts the read side back and writes the batch. The
+    /// returned flag is true if the caller must check for a hang-up.
     pub(crate) fn end_dispatch(&mut self, token: Token, assembler: Assembler) -> (Watermark, bool) {
         self.entries.watch(None);
         let conn = self.entries.watched_conn_mut(token);
@@ -187,7 +189,7 @@ impl Engine {
         state
     }
 
-    /// Records that the active connection is decoded with its new framing from now on.
+    /// Records that the decoding of the active connection continues with its new framing.
     pub(crate) fn decode_with_new_framing(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token) {
             conn.state.reframe_handled();
@@ -219,8 +221,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Returns true if `on_peek` is due for a connection that holds `undecoded_len` bytes: they are
-    /// enough, or the last ones.
+    /// Returns true if `on_peek` must be called for a connection that holds `undecoded_len` bytes:
+    /// these are enough bytes, or the stream has ended.
     pub(crate) fn is_peek_due(&self, token: Token, undecoded_len: usize) -> bool {
         let Ok(conn) = self.entries.conn(token) else {
             return false;
@@ -229,7 +231,8 @@ impl Engine {
         conn.state.is_peeking() && (len_min <= Some(undecoded_len) || conn.state.peer_ended())
     }
 
-    /// Ends the wait for `on_peek`, which is called next. It costs as much budget as a frame.
+    /// Ends the wait for `on_peek`, which the caller calls next. The peek is deducted from the
+    /// frame budget like a frame.
     pub(crate) fn begin_peek(&mut self, token: Token) {
         self.active.charge_skipped();
         if let Ok(conn) = self.entries.conn_mut(token) {
@@ -243,8 +246,9 @@ impl Engine {
         Ok(self.conn(token)?.queued_bytes() + self.active.batched_bytes(token))
     }
 
-    /// Ends a connection whose callback panicked. Its session and the output of that dispatch are
-    /// lost. The reason replaces any other, because it reports that the session is lost.
+    /// Ends a connection whose callback panicked. Its session and the output of this dispatch are
+    /// lost. The reason `HandlerPanicked` replaces any other reason, because it reports that the
+    /// session is lost.
     pub(crate) fn handler_panicked(&mut self, token: Token) {
         let is_active = self.active.is(token);
         let discarded = self.active.batched_bytes(token);

@@ -1,7 +1,7 @@
 //! The end of an entry: close, half-close, abort, shutdown and the reap.
 //!
-//! An entry that ends is only marked. The reap at the end of the turn frees its key. So no event,
-//! queue or id of this turn can reach a socket that reuses the key.
+//! An entry that ends is only marked as dead. The reap at the end of the turn frees its key. So no
+//! event, queue or id of this turn can reach a later socket with the same key.
 
 use std::io;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use crate::error::Gone;
 use crate::event::{CloseReason, Closed};
 use crate::id::{ConnId, Token, UdpId};
 
-/// Maximum number of turns after the deadline of a shutdown. These turns report sockets that
-/// `on_close` opens. Without a maximum, a handler that always opens another socket would prevent
-/// the end.
+/// Maximum number of turns after the deadline of a shutdown. The deadline ends all sockets, but
+/// `on_close` may open further ones, which the next turns end. Without a maximum, a handler that
+/// always opens another socket would prevent the end of the shutdown.
 const TURNS_AFTER_DEADLINE_MAX: u64 = 100;
 
 /// The state of the loop: running, stopped by the handler, or shutting down.
@@ -23,8 +23,8 @@ const TURNS_AFTER_DEADLINE_MAX: u64 = 100;
 pub(crate) struct Shutdown {
     /// True from the start of a shutdown.
     pub(crate) is_shutting_down: bool,
-    /// The turn that ends a shutdown whose deadline has passed, counted from the start of the
-    /// reactor.
+    /// Number of the last turn of a shutdown whose deadline has passed. Turns are counted from the
+    /// start of the reactor.
     turn_max: Option<u64>,
     /// True if the handler called `stop`.
     pub(crate) is_stopped: bool,

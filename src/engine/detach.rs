@@ -1,8 +1,8 @@
-//! Connections that leave a reactor with their socket, and those that come from another one.
+//! Detaching a connection from a reactor with its socket, and adopting a detached connection.
 //!
-//! A connection that is detached ends like any other, at the end of the turn. By then, the dispatch
-//! has put the bytes that were read and not delivered into its read side. The reap takes them, the
-//! write queue and the socket.
+//! A detached connection ends like any other, at the end of the turn. By then, the dispatch has
+//! stored the bytes that were read but not delivered in the read side. The reap takes these bytes,
+//! the write queue and the socket.
 
 use std::io;
 
@@ -36,11 +36,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes the socket of a detached connection and its bytes, as the reason to report.
+    /// Takes the socket and the bytes of a detached connection. Returns them as the reason of the
+    /// close; `None` if the connection was not detached.
     pub(super) fn take_detached(&mut self, token: Token) -> Option<CloseReason> {
         let conn = self.entries.conn_mut(token).ok()?;
         let extras = conn.extras.as_ref()?;
-        // A panic of the handler after the call takes precedence.
+        // If the handler panicked after `detach`, that reason takes precedence.
         if !extras.is_detached || extras.reason.is_some() {
             return None;
         }

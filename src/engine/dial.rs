@@ -8,8 +8,8 @@
 //!   third                       |-- connected: the socket of the connection
 //! ```
 //!
-//! All attempts are registered with the token of the connection. An event does not say which one it
-//! concerns, so each event checks all of them.
+//! All attempts are registered with the token of the connection. An event does not tell which
+//! attempt it concerns, so each event causes a check of all attempts.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,11 +21,11 @@ use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
 use crate::os::{ConnectOptions, Os, Stream};
 
-/// Time for an attempt alone. After it, the next address is tried too (RFC 8305, section 5,
+/// Time from the start of an attempt until the next address is tried too (RFC 8305, section 5,
 /// "Connection Attempt Delay").
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Maximum number of pending attempts of one connect. Beyond it, the oldest one is closed. It then
-/// had two seconds, in which TCP sends a lost SYN again (RFC 6298, 2.1).
+/// Maximum number of pending attempts of one connect. For a further attempt, the oldest attempt is
+/// closed. It then had two seconds, in which TCP sends a lost SYN again (RFC 6298, 2.1).
 const ATTEMPTS_MAX: usize = 8;
 
 /// A connect to a list of addresses.
@@ -61,8 +61,8 @@ impl Dial {
         }
     }
 
-    /// Starts an attempt with the next address. An address that fails at once is followed by the
-    /// next one, and its error is stored in `last`.
+    /// Starts an attempt with the next address. If this attempt fails at once, stores its error in
+    /// `last` and tries the address after it.
     fn attempt(&mut self, conn: &mut Connection, os: &Os, token: Token, last: &mut io::Error) {
         while let Some(addr) = self.addrs.pop_front() {
             let attempt = os.connect(&addr, &self.options).and_then(|mut stream| {
@@ -120,8 +120,9 @@ fn alternate_families(addrs: Vec<Addr>) -> VecDeque<Addr> {
 }
 
 impl Engine {
-    /// Tries the next address beside the pending attempts. If no attempt is pending, the connection
-    /// ends with the last error, or with `last`.
+    /// Tries the next address in addition to the pending attempts. If no attempt is pending then,
+    /// the connection ends with the error of the last attempt. This error is `last` if no address
+    /// was left.
     pub(super) fn connect_next(&mut self, token: Token, mut last: io::Error) {
         let now = self.timers.since_epoch();
         let Ok(conn) = self.entries.conn_mut(token) else {
@@ -153,8 +154,9 @@ impl Engine {
         }
     }
 
-    /// Checks the pending attempts. Returns true if one is connected: it becomes the socket of the
-    /// connection, and the others are closed. If one failed, the next address is tried at once.
+    /// Checks the pending attempts. If an attempt has succeeded, returns true: its socket becomes
+    /// the socket of the connection, and the other attempts are closed. If an attempt failed, the
+    /// next address is tried at once.
     pub(super) fn is_connected(&mut self, token: Token) -> bool {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return false;
@@ -185,7 +187,8 @@ impl Engine {
             (conn.socket, conn.peer) = (stream, peer);
             attempts.iter_mut().for_each(|(it, _)| it.close(&self.os));
             if dial.is_some_and(|dial| dial.opened > 1) {
-                // Events of the other sockets are forgotten. Those of this one are reported again.
+                // Readiness that the other sockets reported is cleared. The registration below
+                // makes the poll report the readiness of this socket again.
                 conn.state.socket_replaced();
                 let registered = conn.socket.reregister(&self.os, token.to_poll());
                 if let Err(error) = registered {

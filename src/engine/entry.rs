@@ -34,7 +34,7 @@ pub(crate) enum Entry {
     UnixDatagram(Box<UnixDatagramEntry>),
 }
 
-/// Evaluates an expression for an entry of any kind.
+/// Evaluates `$result` with `$name` bound to the entry of any kind.
 macro_rules! of_any_kind {
     ($entry:expr, $name:ident => $result:expr) => {
         match $entry {
@@ -49,12 +49,11 @@ macro_rules! of_any_kind {
 
 pub(super) use of_any_kind;
 
-/// One TCP or Unix stream connection. An idle connection uses the memory of this struct and no
-/// other.
+/// One TCP or Unix stream connection. An idle connection uses no memory other than this struct.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) framing: Framing,
-    /// The read side. A dispatch takes it out and leaves an empty one here.
+    /// The read side. A dispatch moves the assembler out and leaves an empty one in its place.
     pub(crate) assembler: Assembler,
     /// Output that the kernel has not taken; `None` if there is none.
     pub(crate) write_queue: Option<Box<WriteQueue>>,
@@ -63,14 +62,14 @@ pub(crate) struct Connection {
     pub(crate) counts: ConnCounts,
     pub(crate) peer: Addr,
     pub(crate) socket: Stream,
-    /// The timer that checks the timeouts, if any is configured.
+    /// The timer that checks the timeouts; `None` if no timeout is configured.
     pub(crate) timeout_check: Option<TimerId>,
-    /// The time of the last read or write, or only of the last read if the extras have a
-    /// `last_write`; maintained only while a timeout is configured.
+    /// The time of the last read or write; only of the last read if [`Extras::last_write`] is set.
+    /// Maintained only while a timeout is configured.
     pub(super) last_activity: Stamp,
     pub(crate) generation: NonZeroU32,
     pub(crate) state: State,
-    /// Number of reads, modulo 2^32.
+    /// Lower 32 bits of the number of reads.
     reads_low: u32,
 }
 
@@ -95,15 +94,17 @@ pub(crate) struct Extras {
     pub(crate) adopted: bool,
     /// The credit, if the handler limits delivery by credit.
     pub(crate) credit: Option<Credit>,
-    /// The time of the last write, while a timeout counts reads alone.
+    /// The time of the last write; set only if a read-idle timeout is configured, which does not
+    /// count writes.
     pub(super) last_write: Option<Stamp>,
-    /// Number of bytes that `on_peek` waits for, while the handler peeks.
+    /// Number of bytes that must be read before `on_peek` is called; `None` if the handler does not
+    /// peek.
     pub(super) peek_len: Option<usize>,
-    /// Number of reads, divided by 2^32.
+    /// Upper 32 bits of the number of reads.
     reads_high: u32,
     /// The limits of this connection, if they differ from the configuration.
     pub(super) limits: Option<(Limits, Timeouts)>,
-    /// The transport filter, if the bytes pass through one.
+    /// The transport filter through which the bytes pass, if there is one.
     #[cfg(test)]
     pub(super) filter: Option<Box<Filter>>,
 }
@@ -123,21 +124,22 @@ pub(crate) struct ListenerEntry {
 #[derive(Debug)]
 pub(crate) struct UdpEntry {
     pub(crate) socket: Udp,
-    /// The connected peer. Datagrams of other senders may have been queued before the connect.
+    /// The connected peer. The kernel may hold datagrams of other senders, which arrived before the
+    /// connect and are not delivered.
     pub(crate) peer: Option<SocketAddr>,
     /// Route back to the sender of the datagram being delivered, if its destination is known.
     pub(crate) reply: Option<Route>,
-    /// Number of receives in a row that failed.
+    /// Number of consecutive failed receives.
     pub(crate) failures: ReceiveFailures,
     pub(crate) queue: DatagramQueue,
-    /// Bytes of the queue that the memory budget counts.
+    /// Number of bytes of the queue that the memory budget currently counts.
     pub(crate) counted_bytes: usize,
     /// Largest queue size since the last trim, in bytes.
     pub(crate) queue_peak: usize,
     /// True if the socket is in the list of sockets whose queues may be trimmed.
     pub(crate) is_grown: bool,
-    /// True if the last send reported the refusal of an earlier datagram. The first datagram of the
-    /// queue is then sent once more.
+    /// True if the last send failed with "connection refused" for an earlier datagram. The first
+    /// datagram of the queue is then sent once more.
     pub(crate) was_refused: bool,
     pub(crate) generation: NonZeroU32,
     pub(crate) state: State,
@@ -151,9 +153,10 @@ pub(crate) struct UnixDatagramEntry {
     /// The sender of the last datagram. It is kept because the next datagram usually has the same
     /// sender.
     pub(crate) from: UnixAddr,
-    /// The connected peer. Datagrams of other senders may have been queued before the connect.
+    /// The connected peer. The kernel may hold datagrams of other senders, which arrived before the
+    /// connect and are not delivered.
     pub(crate) peer: Option<UnixAddr>,
-    /// Number of receives in a row that failed.
+    /// Number of consecutive failed receives.
     pub(crate) failures: ReceiveFailures,
     /// True if the queue of the connected peer was full at the last send.
     pub(crate) was_full: bool,
@@ -162,7 +165,7 @@ pub(crate) struct UnixDatagramEntry {
 }
 
 impl Extras {
-    /// Returns true if an open connection needs no field of it.
+    /// Returns true if an open connection needs none of these fields, so that they can be freed.
     pub(crate) fn is_empty(&self) -> bool {
         #[cfg(test)]
         if self.filter.is_some() {
@@ -175,8 +178,8 @@ impl Extras {
             && self.peek_len.is_none()
     }
 
-    /// Records the reason of the close. The first reason is kept. But an error, an abort or a
-    /// deadline replaces an earlier plain close.
+    /// Records the reason of the close. The first reason is kept, with one exception: an error, an
+    /// abort or a deadline replaces an earlier plain close.
     pub(crate) fn set_reason(&mut self, reason: CloseReason) {
         let is_close =
             |reason: &CloseReason| matches!(reason, CloseReason::Local | CloseReason::Peer);
@@ -196,8 +199,8 @@ impl Entry {
         self.head_mut().1
     }
 
-    /// Returns the generation and the state, which all kinds have. Nearly all entries are
-    /// connections.
+    /// Returns the generation and the state, which all kinds have. Connections are checked first,
+    /// because nearly all entries are connections.
     #[inline]
     pub(crate) fn head_mut(&mut self) -> (NonZeroU32, &mut State) {
         match self {
@@ -236,13 +239,13 @@ impl Connection {
         }
     }
 
-    /// Returns its own limits, or those of the configuration.
+    /// Returns the own limits of the connection, or the limits of the configuration if it has none.
     pub(crate) fn limits(&self, config: &Config) -> Limits {
         self.own_limits()
             .map_or_else(|| config.limits(), |(limits, _)| *limits)
     }
 
-    /// Returns its own limits and timeouts, if it has any.
+    /// Returns the own limits and timeouts of the connection, if it has any.
     pub(super) fn own_limits(&self) -> Option<&(Limits, Timeouts)> {
         self.extras.as_ref()?.limits.as_ref()
     }
@@ -257,19 +260,20 @@ impl Connection {
         self.extras.as_mut()?.credit.as_mut()
     }
 
-    /// Returns the capacity of the buffers that it holds, in bytes.
+    /// Returns the capacity of the buffers of the connection, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let queue = self.write_queue.as_ref();
         self.assembler.capacity() + queue.map_or(0, |queue| queue.held_bytes())
     }
 
-    /// Returns true if output sent during its dispatch may be collected in the batch: sending is
-    /// allowed, no output is queued before it, and no own limits apply.
+    /// Returns true if output sent during the dispatch of the connection may be collected in the
+    /// batch: sending is allowed, the write queue is empty, and the connection has no own limits.
     pub(crate) fn batches_output(&self) -> bool {
         self.write_queue.is_none() && !self.state.stops_sending() && !self.state.has_own_limits()
     }
 
-    /// Records the time of a write. Not called on the fast path, which has read in this turn.
+    /// Records the time of a write. The fast path does not call this method, because it recorded
+    /// the time of a read in the same turn.
     pub(super) fn stamp_write(&mut self, now: Stamp) {
         let extras = self.extras.as_mut();
         match extras.and_then(|extras| extras.last_write.as_mut()) {
@@ -290,7 +294,7 @@ impl Connection {
         self.extras().reads_high += 1;
     }
 
-    /// Returns its statistics, without the counts of a dispatch in progress.
+    /// Returns the statistics of the connection, without the counts of a dispatch in progress.
     pub(crate) fn stats(&self, callback_time: Duration) -> ConnStats {
         let reads_high = self.extras.as_ref().map_or(0, |extras| extras.reads_high);
         ConnStats {

@@ -1,12 +1,13 @@
 //! All shortcuts of the engine. The general path is complete without this file. With `--cfg
 //! unstick_general_path` this file is not compiled, and all tests pass.
 //!
-//! A connection is *plain* while no frame of it needs a check: it has no hold, close, own limits,
-//! credit, recording, filter, timed callbacks or queued output.
+//! A connection is *plain* while none of its frames needs a check. It then has no hold, close, own
+//! limits, credit, recording, filter, timed callbacks or queued output.
 //!
-//! The figures are instructions in user space per echoed frame of 64 bytes, with 64 connections:
-//! one frame at a time, and 16 frames at a time. Each shortcut was removed alone. To count them:
-//! `cargo run --release --manifest-path benches/peers/Cargo.toml -- instructions`.
+//! The last column has two numbers: instructions in user space per echoed frame of 64 bytes, with
+//! 64 connections. The first number is for one frame at a time, the second for 16 frames at a time.
+//! Each shortcut was removed alone. To count them: `cargo run --release --manifest-path
+//! benches/peers/Cargo.toml -- instructions`.
 //!
 //! | shortcut | preconditions | saves |
 //! |---|---|---|
@@ -16,7 +17,7 @@
 //! | [`send_short`](Engine::send_short) | to the watched connection, `u32` length, fits the batch and the high watermark | 99, 102 |
 //! | [`end_plain`](Engine::end_plain) | all bytes decoded, still plain | 332, 21 |
 //!
-//! A frame takes 391 and 110 instructions with all of them, and 1,110 and 349 on the general path.
+//! With all shortcuts, a frame takes 391 and 110 instructions; on the general path, 1,110 and 349.
 
 use super::transport::{Filled, fill};
 use super::write::{EncodePayload, drain_batch};
@@ -26,8 +27,9 @@ use crate::conn::{Assembler, Watermark};
 use crate::event::CloseReason;
 use crate::id::Token;
 
-/// Returns the token to watch during a dispatch. A recorded connection that is plain otherwise is
-/// watched under no token: its frames need no check, but its sends do.
+/// Returns the token to watch during a dispatch; `None` if the connection needs a check after each
+/// frame. For a recorded connection that is plain otherwise, returns [`Token::NONE`]: its frames
+/// need no check, but its sends do.
 pub(super) fn watched_token(conn: &Connection, token: Option<Token>) -> Option<Token> {
     if conn.write_queue.is_some() || !conn.state.needs_no_check_per_frame() {
         return None;
@@ -39,9 +41,9 @@ pub(super) fn watched_token(conn: &Connection, token: Option<Token>) -> Option<T
 }
 
 impl Engine {
-    /// Starts the dispatch of a plain connection with its first read. Returns the read side, taken
-    /// out of the entry, and the bytes, at least one. Returns `None` if the general path must
-    /// dispatch the entry.
+    /// Starts the dispatch of a plain connection with its first read. Returns the read side, moved
+    /// out of the entry, and the bytes that were read, at least one. Returns `None` if the general
+    /// path must dispatch the entry.
     #[inline]
     pub(crate) fn begin_plain<'a>(
         &mut self,
@@ -72,15 +74,16 @@ impl Engine {
         Some((assembler, &spare[..len]))
     }
 
-    /// Returns the payload of a read that is exactly one frame with a big-endian `u32` length.
+    /// Returns the payload if the bytes of a read are exactly one frame with a big-endian `u32`
+    /// length.
     #[inline]
     pub(crate) fn only_frame<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let payload = Length::only_u32(bytes)?;
         (payload.len() < self.active.u32_len_end).then_some(payload)
     }
 
-    /// Appends a short payload to the batch of the watched connection. Returns false, and changes
-    /// nothing, if the general path must send it.
+    /// Appends a short payload to the batch of the watched connection. Returns false and changes
+    /// nothing if the general path must send the payload.
     #[inline(always)]
     pub(super) fn send_short<P: EncodePayload>(&mut self, token: Token, payload: &P) -> bool {
         let active = &mut self.active;

@@ -50,7 +50,7 @@ impl Engine {
         }
     }
 
-    /// Records a skipped frame or a peek, which costs no credit.
+    /// Records a skipped frame or a peek, which is not deducted from the credit.
     pub(crate) fn spend_nothing(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token)
             && let Some(credit) = conn.credit()
@@ -73,7 +73,7 @@ impl Engine {
     }
 
     /// Returns the hang-up to report for a connection that is not read. If the connection has
-    /// nothing left to deliver and can send nothing, it ends here instead.
+    /// nothing left to deliver and can send nothing, it ends instead and `None` is returned.
     pub(crate) fn take_hangup(&mut self, token: Token) -> Option<Hangup> {
         let conn = self.conn_mut(token).ok();
         let conn = conn.filter(|conn| conn.state.is_hung_up_unread())?;

@@ -16,8 +16,8 @@ use crate::event::Refusal;
 use crate::id::{ConnId, ListenerId};
 use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream, lacks_family};
 
-/// First delay of the retry after an accept failed for lack of descriptors or memory. A close in
-/// the reactor retries at once.
+/// First delay of the retry after an accept failed for lack of descriptors or memory. When the
+/// reactor closes a socket, it retries at once.
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(100);
 /// Longest delay of the retry. A waiting client is accepted within a second after a descriptor
 /// becomes free.
@@ -45,7 +45,7 @@ pub(crate) struct Admission {
     retry_armed: bool,
     /// Delay of the next retry.
     retry_after: Duration,
-    /// True if new connections pass their bytes through the test filter.
+    /// The order of acknowledgements of the test filter; `None` if new connections have no filter.
     #[cfg(test)]
     pub(crate) filters_connections: Option<AckOrder>,
 }
@@ -68,11 +68,11 @@ impl Admission {
 #[derive(Debug)]
 pub(crate) enum Accepted {
     Conn(ConnId),
-    /// A connection was refused by a limit; more may wait.
+    /// A limit refused the connection. More connections may wait.
     Refused(Addr, Refusal),
-    /// An accept or a registration failed; more may wait.
+    /// The accept or the registration failed. More connections may wait.
     Lost,
-    /// No connection waits, or none can be accepted now.
+    /// No connection waits, or the listener cannot accept now.
     Nothing,
 }
 
@@ -284,7 +284,8 @@ impl Engine {
         Accepted::Nothing
     }
 
-    /// Handles the retry timer: lets the listeners accept again and doubles the delay.
+    /// Handles the retry timer: queues the listeners so that they accept again, and doubles the
+    /// delay.
     pub(crate) fn accept_retry_due(&mut self) {
         let admission = &mut self.admission;
         admission.retry_armed = false;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Minimum time between two lines of one topic.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Logs a warning of an engine about a topic, unless the rate limit suppresses it.
+/// Logs a warning of an engine about a topic, unless the rate limit suppresses the warning.
 macro_rules! warn_limited {
     ($engine:expr, $topic:ident => $($message:tt)+) => {{
         let topic = $crate::engine::log_limit::LogTopic::$topic;
@@ -53,7 +53,8 @@ impl LogLimit {
     }
 }
 
-/// Number of lines suppressed before this one. Displayed as the suffix of the line.
+/// Number of lines suppressed since the last line of the topic. Displayed as the suffix of the next
+/// line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Suppressed(u64);
 

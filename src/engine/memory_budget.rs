@@ -1,13 +1,13 @@
 //! The memory budget: one limit for the buffers of all connections and sockets together.
 //!
-//! The budget counts the buffers that the pool has lent and the queues of datagram sockets. They
-//! hold partial frames, undelivered input and queued output. While the budget is used up, no
-//! connection is read and `send` fails. Below seven eighths of the budget, paused connections
-//! resume in the order in which they were paused.
+//! The budget counts the buffers that the pool has lent and the queues of datagram sockets. The
+//! buffers hold partial frames, undelivered input and queued output. While the budget is used up,
+//! no connection is read and `send` fails. When less than seven eighths of the budget are in use,
+//! paused connections resume in the order in which they were paused.
 //!
-//! Frames that are never completed, and peers that do not read, may use up the budget. Then no
-//! connection can make progress. A deadline resolves this: it aborts the connections that
-//! hold the most memory, until enough is free.
+//! Frames that are never completed, and peers that do not read, may use up the budget, so that no
+//! connection can make progress. A deadline resolves this: when it passes, the engine aborts the
+//! connections that hold the most memory, until enough is free.
 
 use super::log_limit::warn_limited;
 use super::write::SpareQueues;
@@ -21,13 +21,13 @@ use crate::timer::TimerId;
 /// memory.
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
-    /// Limit of the memory that is lent, in bytes.
+    /// The memory budget, in bytes.
     bytes_max: usize,
     pub(crate) pool: Pool,
     pub(super) spare_queues: SpareQueues,
     /// True while the trim timer is set.
     pub(super) trim_armed: bool,
-    /// The deadline; set while connections wait for memory.
+    /// Timer of the memory deadline; set while connections wait for memory.
     deadline: Option<TimerId>,
 }
 
@@ -44,8 +44,8 @@ impl MemoryBudget {
 
     /// Returns true if no input may be read and no output accepted.
     ///
-    /// The last accepted output may exceed the budget. If a payload were rejected because of its
-    /// length, its sender could not know when to send it again.
+    /// The last accepted output may exceed the budget. Otherwise a long payload could be rejected
+    /// although memory is available, and its sender could not know when to send it again.
     pub(crate) fn is_used_up(&self) -> bool {
         self.pool.lent_bytes() >= self.bytes_max
     }
@@ -67,12 +67,14 @@ impl Engine {
         self.wait_for_memory(token, State::pause_for_memory);
     }
 
-    /// Queues a connection whose output was rejected. It is notified once memory is available.
+    /// Queues a connection on which a send failed. Its handler is notified once memory is
+    /// available.
     pub(super) fn await_memory(&mut self, token: Token) {
         self.wait_for_memory(token, State::await_memory);
     }
 
-    /// Queues a connection until memory is available. `mark` returns false if it is queued already.
+    /// Queues a connection until memory is available. `mark` sets the bit of the wait, and returns
+    /// false if the connection is queued already.
     fn wait_for_memory(&mut self, token: Token, mark: fn(&mut State) -> bool) {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;
@@ -147,7 +149,8 @@ impl Engine {
         }
     }
 
-    /// Lists a connection whose partial frame is in an oversized buffer, until the next trim.
+    /// Adds a connection to the list of connections whose partial frame is in an oversized buffer.
+    /// The next trim empties the list.
     pub(crate) fn mark_oversized(&mut self, token: Token) {
         if let Ok(conn) = self.entries.watched_conn_mut(token)
             && conn.state.mark_oversized()
@@ -176,7 +179,8 @@ impl Engine {
         });
     }
 
-    /// Returns the connections that hold memory: true if ended, bytes held, and token.
+    /// Returns the connections that hold memory. The three values are: true if the connection has
+    /// ended, number of bytes held, and token.
     fn memory_holders(&self) -> Vec<(bool, usize, Token)> {
         let holder = |token| {
             let conn = self.conn(token).ok()?;

@@ -1,8 +1,9 @@
 //! The engine: everything that a reactor owns and does, except for calls of the handler.
 //!
-//! It is not generic and never calls the application. Its methods return the events to report, and
-//! the reactor reports them. The [`Context`](crate::Context) of a callback is a view of the engine.
-//! [`Engine`] has eleven parts. Each part is a type that owns its data, in the file of its subject.
+//! [`Engine`] is not generic and never calls the application. Its methods return the events to
+//! report, and the reactor reports them. The [`Context`](crate::Context) of a callback is a view of
+//! the engine. The engine has eleven parts. Each part is a type that owns its data, in the file of
+//! its subject.
 
 mod active;
 mod close;
@@ -91,7 +92,7 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn new(mut config: Config, os: Os) -> io::Result<Self> {
         config.check()?;
-        // One read must not exceed the budget of a turn.
+        // One read must not exceed the read budget of a turn.
         config.read_len_max = config.read_len_max.min(config.read_budget_bytes);
         let timeouts = Timeouts::new(&config.limits());
         let now = os.now();
@@ -176,8 +177,8 @@ impl Engine {
         self.active.trim_batch();
     }
 
-    /// Adds the entry that `entry` makes for a new generation, and registers its socket with the
-    /// poll. Returns its token.
+    /// Adds the entry that `entry` creates for a new generation, and registers its socket with the
+    /// poll. Returns the token of the entry.
     fn add(&mut self, entry: impl FnOnce(NonZeroU32) -> Entry) -> io::Result<Token> {
         let token = self.entries.insert(entry);
         let (os, poll_token) = (&self.os, token.to_poll());
@@ -206,8 +207,8 @@ impl Engine {
     }
 }
 
-/// Converts an event to the readiness that it reports. After an end, both directions count as
-/// ready.
+/// Converts an event to the readiness that it reports. An event of an ended stream makes both
+/// directions ready.
 fn readiness(event: Event<'_>) -> Readiness {
     if event.has_ended() {
         return Readiness::ended(event.has_hung_up());

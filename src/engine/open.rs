@@ -24,8 +24,8 @@ impl Engine {
         self.end_if_failed(token, begun)
     }
 
-    /// Adopts a connected socket, as a connection whose connect is complete. The next turn opens
-    /// it. Every failure is reported by `on_close`.
+    /// Adopts a connected socket. The new connection is in the connecting phase, and the next turn
+    /// opens it. Every failure is reported by `on_close`.
     pub(crate) fn adopt_stream(&mut self, socket: OwnedSocket, framing: Framing) -> ConnId {
         let token = self.insert_connecting(framing);
         let begun = self.begin_adopt(token, socket);
@@ -79,20 +79,21 @@ impl Engine {
         let mut stream = Stream::adopt(socket)?;
         let conn = self.entries.conn_mut(token)?;
         conn.extras().adopted = true;
-        // Done before the registration. If a duplicate of the socket exists, the registration
-        // outlives a socket that is dropped here.
+        // The peer is checked before the registration. If the socket has a duplicate, its
+        // registration would remain after a failed check dropped the socket.
         if let Some(peer) = stream.connected()? {
             conn.peer = peer;
         }
         stream.register(&self.os, token.to_poll())?;
         conn.socket = stream;
-        // No event reports a socket whose send buffer is full and that has no input.
+        // The entry is queued, because no event reports a socket that has no input and a full send
+        // buffer.
         self.queue(token);
         Ok(())
     }
 
-    /// Checks a connect in progress after an event. Returns the origin of the connection if it is
-    /// open now.
+    /// Checks a connect in progress after an event. Returns the origin of the connection if the
+    /// connect has succeeded.
     pub(crate) fn finish_connect(&mut self, token: Token) -> Option<Origin> {
         if !self.is_connected(token) {
             return None;
@@ -144,7 +145,8 @@ impl Engine {
         self.config.slow_callback_min.is_some()
     }
 
-    /// Returns an error if a new connection may not be opened. The connection is counted already.
+    /// Returns an error if a new connection may not be opened. The number of connections already
+    /// includes it.
     fn check_may_open(&self) -> io::Result<()> {
         self.check_not_shutting_down()?;
         if self.admission.connections > self.config.connections_max {

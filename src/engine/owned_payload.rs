@@ -9,8 +9,8 @@ use crate::id::Token;
 use crate::memory::Buf;
 use crate::payload::Payload;
 
-/// Minimum length of a payload that is queued without a copy, in bytes. Copying a shorter one costs
-/// less than a segment of the write queue and its share of the vectored write.
+/// Minimum length of a payload that is queued without a copy, in bytes. For a shorter payload, a
+/// copy costs less than a segment of the write queue and its share of the vectored write.
 const OWNED_LEN_MIN: usize = 16 * 1024;
 /// Capacity reserved for the header and the trailer of a frame, in bytes.
 const ENVELOPE_LEN: usize = 64;
@@ -58,8 +58,8 @@ impl Engine {
             self.await_memory(token);
             return Err(SendError::Full);
         }
-        // This buffer is not from the pool. If the codec panicked, the pool would count it as lent
-        // for ever.
+        // The buffer is not taken from the pool, because after a panic of the codec the pool would
+        // always count it as lent.
         let mut buf = mem::take(&mut self.active.envelope);
         buf.reserve(ENVELOPE_LEN);
         let header_len = conn.framing.encode_around(payload, &mut buf);

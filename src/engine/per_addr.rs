@@ -3,19 +3,19 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Capacity up to which the table never shrinks.
+/// Capacity of the table up to which it never shrinks.
 const CAPACITY_MIN: usize = 1024;
 
-/// The counts. An address without connections has no entry, so the table is never longer than the
-/// number of connections.
+/// The number of connections of each address. An address without connections has no entry, so the
+/// table is never longer than the number of connections.
 #[derive(Debug, Default)]
 pub(super) struct PerAddr {
     counts: HashMap<IpAddr, usize>,
 }
 
 impl PerAddr {
-    /// Counts one more connection. Returns false, and counts nothing, if the address already has
-    /// `max`.
+    /// Counts one more connection of `addr`. Returns false and counts nothing if the address
+    /// already has `max` connections.
     pub(super) fn enter(&mut self, addr: IpAddr, max: usize) -> bool {
         let count = self.counts.entry(owner(addr)).or_default();
         let is_admitted = *count < max;
@@ -23,7 +23,8 @@ impl PerAddr {
         is_admitted
     }
 
-    /// Counts one connection less. Removes the entry of an address without connections.
+    /// Counts one connection of `addr` less. Removes the entry if the address has no connections
+    /// left.
     pub(super) fn leave(&mut self, addr: IpAddr) {
         let addr = owner(addr);
         let Some(count) = self.counts.get_mut(&addr) else {

@@ -1,4 +1,4 @@
-//! The queues of entries that have work. An entry is in each of them at most once; its
+//! The queues of entries that have work. An entry is in each queue at most once, because its
 //! [`State`](crate::conn::State) has a mark for each queue.
 
 use std::collections::VecDeque;
@@ -7,8 +7,8 @@ use crate::id::{Token, UdpId};
 #[cfg(feature = "signals")]
 use crate::signal::Signal;
 
-/// Preallocated length of the list of oversized buffers, because its first entry may appear in the
-/// steady state, which must not allocate.
+/// Preallocated capacity of [`Queues::oversized`]. Oversized buffers may appear for the first time
+/// in the steady state, which must not allocate.
 const OVERSIZED_LEN: usize = 16;
 
 /// All queues of the engine.
@@ -16,8 +16,8 @@ const OVERSIZED_LEN: usize = 16;
 pub(crate) struct Queues {
     /// Entries that have work.
     pub(crate) ready: ReadyQueue,
-    /// Entries with output to write at the end of the turn. The active connection is not among
-    /// them: its output is written at the end of its dispatch.
+    /// Entries with output to write at the end of the turn. The batch of the active connection is
+    /// not written then, but at the end of its dispatch.
     pub(crate) to_flush: VecDeque<Token>,
     /// Ended entries, to be reaped at the end of the turn.
     pub(crate) to_reap: VecDeque<Token>,
@@ -27,7 +27,7 @@ pub(crate) struct Queues {
     pub(super) oversized: Vec<Token>,
     /// UDP sockets whose queues have grown.
     pub(super) grown_udp: Vec<UdpId>,
-    /// Signals with an event that is not handled yet.
+    /// Signals that were reported by an event and are not handled yet.
     #[cfg(feature = "signals")]
     pub(super) signals: Vec<Signal>,
 }
@@ -56,9 +56,10 @@ impl Queues {
     }
 }
 
-/// The ready queue: the entries of the current turn, and those of the next one.
+/// The ready queue: the entries of the current turn, and the entries of the next turn.
 ///
-/// Invariant: `dispatched <= current.len()`; the entries `current[..dispatched]` are dispatched.
+/// Invariant: `dispatched <= current.len()`. The entries `current[..dispatched]` are dispatched
+/// already.
 #[derive(Debug, Default)]
 pub(crate) struct ReadyQueue {
     current: Vec<Token>,
@@ -72,8 +73,8 @@ impl ReadyQueue {
         self.next.push(token);
     }
 
-    /// Starts a turn with the entries that wait for it. After a panic, the entries that the last
-    /// turn did not reach come first.
+    /// Starts a turn with the entries that were queued for it. If a panic ended the last turn, this
+    /// turn first takes the entries that the last turn did not reach.
     pub(super) fn begin_turn(&mut self) {
         if self.dispatched == self.current.len() {
             self.current.clear();

@@ -1,4 +1,4 @@
-//! One read of a connection, and the disposal of its input.
+//! One read of a connection, and the counts of its input.
 
 use super::log_limit::warn_limited;
 use super::telemetry::IO_TARGET;
@@ -10,7 +10,7 @@ use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
 
 impl Engine {
-    /// Reads once into `spare`, which is not empty.
+    /// Reads once into `spare`, which must not be empty.
     pub(crate) fn read(&mut self, token: Token, spare: &mut [u8]) -> Filled {
         let Ok(conn) = self.entries.watched_conn_mut(token) else {
             return Filled::Failed(Gone.into());
@@ -27,8 +27,8 @@ impl Engine {
         filled
     }
 
-    /// Called when the socket is empty: ends the connection if its write half has failed. A silent
-    /// peer might never end its side.
+    /// Ends the connection if its write half has failed. Called when the socket is empty; the
+    /// connection does not wait for the peer, which might never end its side.
     pub(crate) fn input_is_empty(&mut self, token: Token) {
         if self.failed_to_write(token) {
             self.end(token, CloseReason::Local);
@@ -53,13 +53,16 @@ impl Engine {
     /// Marks the end of the stream as delivered.
     pub(crate) fn end_delivered(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token) {
-            debug_assert!(conn.state.wants_frames(), "the delivery is not stopped");
+            debug_assert!(
+                conn.state.wants_frames(),
+                "the end of the stream is not delivered while delivery is stopped"
+            );
             conn.state.end_delivered();
         }
     }
 
-    /// Records malformed bytes as the reason of the close that follows. The malformed frame starts
-    /// at the first of the last `undecoded` bytes that were read.
+    /// Records a malformed frame as the reason of the close that follows. `undecoded` is the number
+    /// of read bytes from the start of the malformed frame on.
     pub(crate) fn frame_failed(&mut self, token: Token, error: &FrameError, undecoded: usize) {
         if let Ok(conn) = self.entries.conn_mut(token) {
             let offset = conn.counts.read_bytes.saturating_sub(undecoded as u64);
@@ -87,7 +90,8 @@ impl Engine {
         stats.filler_bytes = stats.filler_bytes.saturating_add(bytes);
     }
 
-    /// Counts a partial frame, of which only `bytes` have arrived.
+    /// Counts a frame that was split between two reads. `bytes` are the bytes of the frame that
+    /// have arrived.
     pub(crate) fn frame_split(&mut self, bytes: &[u8]) {
         let stats = &mut self.telemetry.stats;
         stats.frames_split += 1;

@@ -1,7 +1,7 @@
 //! The recording of sockets, from which cut maps are made.
 //!
-//! A bit in the state of a socket marks it as recorded. The hot path tests the bit together with
-//! others, and calls this module only if it is set.
+//! A bit in the state of a socket marks the socket as recorded. The hot path tests this bit
+//! together with others, and calls this module only if it is set.
 
 use super::Engine;
 use super::write::EncodePayload;
@@ -28,7 +28,7 @@ impl Engine {
         }
     }
 
-    /// Returns the recording so far, and empties it.
+    /// Returns the events recorded so far, and removes them from the recorder.
     pub(crate) fn take_recording(&mut self) -> Recording {
         self.telemetry.recorder.take(self.os.now())
     }

@@ -1,7 +1,7 @@
 //! Signals of the process that this reactor catches.
 //!
-//! An event queues a signal. The task phase of the turn handles it: it shuts down, or the
-//! reactor calls `on_signal`.
+//! An event queues a signal. The task phase of the turn handles the signal: either the engine shuts
+//! down, or the reactor calls `on_signal`.
 
 use std::io;
 use std::time::Duration;
@@ -15,21 +15,22 @@ use crate::signal::Signal;
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
     caught: Vec<Caught>,
-    /// The deadline of a shutdown by the next signal, if signals shut down. After the first such
-    /// signal it is zero.
+    /// Deadline of the shutdown that the next signal starts; `None` if signals do not shut down.
+    /// After the first such signal, the deadline is zero.
     deadline: Option<Duration>,
 }
 
+/// A caught signal.
 #[derive(Debug)]
 struct Caught {
     source: CaughtSignal,
-    /// True if `on_signal` reports it; false if it shuts down.
+    /// True if `on_signal` reports the signal; false if the signal shuts the reactor down.
     is_reported: bool,
 }
 
 impl Signals {
     /// Queues the signal that an event reports, if the event belongs to a signal.
-    // If it were inlined, each event of a socket would take five more instructions.
+    // Not inlined: inlining would cost each event of a socket five more instructions.
     #[cold]
     pub(super) fn record_event(&self, token: PollToken, ready: &mut Vec<Signal>) {
         let mut sources = self.caught.iter().map(|caught| &caught.source);
@@ -40,16 +41,18 @@ impl Signals {
 }
 
 impl Engine {
-    /// Catches a signal and reports it with `on_signal`, even if it shut down before.
+    /// Catches a signal that `on_signal` reports from now on, even if the signal shut the reactor
+    /// down before.
     pub(crate) fn catch_signal(&mut self, signal: Signal) -> io::Result<()> {
         self.caught(signal)?.is_reported = true;
         Ok(())
     }
 
-    /// Catches the signals that end a program. They shut down, unless `on_signal` reports them.
+    /// Catches the signals that end a program. They shut the reactor down, unless `on_signal`
+    /// reports them.
     pub(crate) fn shutdown_on_signals(&mut self, deadline: Duration) -> io::Result<()> {
         if self.signals.deadline.is_some() {
-            let error = "the reactor shuts down on signals already";
+            let error = "shutdown_on_signals was called before for this reactor";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
         }
         self.signals.deadline = Some(deadline);
@@ -59,7 +62,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Returns the entry of a signal; catches it first if it is not caught yet.
+    /// Returns the entry of a signal. Catches the signal first if it is not caught yet.
     fn caught(&mut self, signal: Signal) -> io::Result<&mut Caught> {
         let caught = &mut self.signals.caught;
         let index = caught.iter().position(|it| it.source.signal() == signal);
@@ -76,7 +79,8 @@ impl Engine {
         Ok(&mut caught[index])
     }
 
-    /// Returns the next signal to report with `on_signal`. Handles the signals that shut down.
+    /// Returns the next signal to report with `on_signal`. Before that, handles queued signals that
+    /// shut the reactor down.
     pub(crate) fn next_signal(&mut self) -> Option<Signal> {
         while let Some(signal) = self.queues.signals.pop() {
             let caught = self.caught(signal).ok()?;
@@ -90,6 +94,7 @@ impl Engine {
         None
     }
 
+    /// Shuts down because of a signal. The deadline is zero if this is not the first signal.
     fn signal_shuts_down(&mut self, signal: Signal, count: usize) {
         let first = self.signals.deadline.replace(Duration::ZERO);
         let deadline = match count {

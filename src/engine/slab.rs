@@ -12,8 +12,8 @@ use crate::id::{Generations, ListenerId, PollToken, Token, UdpId};
 /// All entries of a reactor.
 ///
 /// Callbacks can change an entry only through this type, so the dispatch can *watch* the active
-/// connection. While no entry was borrowed mutably, the connection is unchanged and need not be
-/// looked up after each frame.
+/// connection. As long as no entry was borrowed mutably since then, the connection is unchanged,
+/// and the dispatch need not look it up after each frame.
 #[derive(Debug)]
 pub(crate) struct Entries {
     slab: Slab<Entry>,
@@ -40,7 +40,7 @@ impl Entries {
         self.generations = Generations::starting_at(next);
     }
 
-    /// Adds the entry that `entry` makes for a new generation; returns its token.
+    /// Adds the entry that `entry` creates for a new generation. Returns the token of the entry.
     pub(super) fn insert(&mut self, entry: impl FnOnce(NonZeroU32) -> Entry) -> Token {
         let generation = self.generations.take();
         let vacant = self.slab.vacant_entry();
@@ -101,8 +101,8 @@ impl Entries {
         Ok(self.get_mut(token)?.state_mut())
     }
 
-    /// Returns the token and the state of the entry that an event names; `None` if its socket is
-    /// closed.
+    /// Returns the token and the state of the entry to which the token of an event belongs; `None`
+    /// if the socket is closed.
     #[inline]
     pub(super) fn of_poll(&mut self, token: PollToken) -> Option<(Token, &mut State)> {
         let (generation, state) = self.slab.get_mut(token.key())?.head_mut();
@@ -121,8 +121,8 @@ impl Entries {
         self.watched_conn_mut(token)
     }
 
-    /// Borrows a connection without ending the watch. Only for code of the dispatch, which knows
-    /// its own changes.
+    /// Borrows a connection without ending the watch. Only for code of the dispatch, which takes
+    /// its own changes into account.
     pub(super) fn watched_conn_mut(&mut self, token: Token) -> Result<&mut Connection, Gone> {
         match self.slab.get_mut(token.key() as usize) {
             Some(Entry::Conn(conn)) if token.is_of(conn.generation) => Ok(conn),
@@ -145,17 +145,19 @@ impl Entries {
         }
     }
 
-    /// Watches a connection, or none, from now on.
+    /// Watches the connection `token` from now on; `None` ends the watch.
     pub(super) fn watch(&mut self, token: Option<Token>) {
         self.watched = token;
     }
 
-    /// Returns true if this connection is watched and unchanged.
+    /// Returns true if this connection is watched, and no entry was borrowed mutably since the
+    /// watch began.
     pub(super) fn is_unchanged(&self, token: Token) -> bool {
         self.watched == Some(token)
     }
 
-    /// Returns true if a connection is watched and no entry was borrowed mutably since then.
+    /// Returns true if any connection is watched, and no entry was borrowed mutably since the watch
+    /// began.
     pub(crate) fn is_watching(&self) -> bool {
         self.watched.is_some()
     }

@@ -36,8 +36,8 @@ impl Telemetry {
     }
 }
 
-/// The callback time of each connection, indexed by slab key. It is stored beside the slab, so that
-/// connections that are not measured pay nothing.
+/// The callback time of each connection, indexed by slab key. The times are not stored in the slab,
+/// so that they take no memory unless they are measured.
 #[derive(Debug, Default)]
 pub(super) struct CallbackTimes(Vec<Duration>);
 
@@ -57,7 +57,7 @@ impl CallbackTimes {
         time.copied().unwrap_or_default()
     }
 
-    /// Resets the time of a key that is freed.
+    /// Resets the time of a slab key that is freed.
     pub(super) fn forget(&mut self, token: Token) {
         if let Some(time) = self.0.get_mut(token.key() as usize) {
             *time = Duration::ZERO;

@@ -2,8 +2,8 @@
 //! read.
 //!
 //! A connection has one timer for all of its timeouts. A read, a frame or a write only stores a
-//! stamp, and sets no timer. When the timer fires, it checks the stamps. It is then set again for
-//! the earliest time at which a timeout can expire.
+//! stamp, and sets no timer. When the timer fires, the engine checks the stamps. It then sets the
+//! timer again for the earliest time at which a timeout can expire.
 
 use std::io;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::event::CloseReason;
 use crate::id::Token;
 use crate::timer::Stamp;
 
-/// The timeouts in milliseconds, each at most the longest time that a stamp can measure.
+/// The timeouts in milliseconds. Each is limited to the longest time that a stamp can measure.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
     idle: Option<u32>,
@@ -53,7 +53,8 @@ impl Timeouts {
     /// timeout expired.
     fn check(&self, conn: &Connection, now: Stamp) -> Result<u32, CloseReason> {
         let mut next = self.shortest.unwrap_or(u32::MAX);
-        // A frame that the reactor does not read is not late through the fault of the peer.
+        // While the reactor does not read the connection, the frame deadline does not apply: the
+        // peer cannot complete the frame.
         let is_read = conn.state.may_read();
         let since = match conn.state.is_peeking() {
             true => conn.assembler.held_since(),
@@ -113,7 +114,7 @@ impl Engine {
         }
     }
 
-    /// Gives a connection its own limits. Its timeouts restart now.
+    /// Sets own limits for a connection, and restarts its timeouts.
     pub(crate) fn set_limits(&mut self, token: Token, limits: Limits) -> io::Result<()> {
         limits.check()?;
         let timeouts = Timeouts::new(&limits);
@@ -128,7 +129,8 @@ impl Engine {
         conn.assembler.restart_frame(now);
         super::transport::restart_blocked(conn, now);
         self.timers.cancel(conn.timeout_check.take());
-        // A connection starts its timeouts when it opens. An ended connection has none.
+        // While the connect is in progress, no timeout runs: `opened` starts the timeouts. After
+        // the end of the connection, no timeout runs either.
         if !conn.state.is_connecting() && !conn.state.is_dead() {
             self.start_timeouts(token);
         }
@@ -154,8 +156,8 @@ impl Engine {
         }
     }
 
-    /// Restarts the deadline of a partial frame. Time during which the connection was not read does
-    /// not count.
+    /// Restarts the deadline of a partial frame, because the time during which the connection was
+    /// not read does not count.
     pub(crate) fn restart_frame_deadline(&mut self, token: Token) {
         if let Ok(conn) = self.entries.conn_mut(token) {
             conn.assembler.restart_frame(self.timers.stamp);

@@ -1,4 +1,4 @@
-//! The timers: those of the handler, and those of the engine itself.
+//! The timers of the handler and of the engine itself.
 //!
 //! All timers count from the time of the turn. A one-shot timer is a node of the wheel and needs no
 //! other memory. An interval also stores its exact deadline and its period, because ticks alone
@@ -12,7 +12,7 @@ use super::timeouts::Timeouts;
 use crate::id::Token;
 use crate::timer::{Stamp, TimerId, Wheel, tick_at_or_after, tick_passed};
 
-/// The work to do when a timer fires. The wheel stores a 64-bit value beside it.
+/// The work to do when a timer fires. For each timer, the wheel stores the task and a 64-bit value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Calls `on_timer` once; the value is the key.
@@ -45,7 +45,7 @@ struct Interval {
 
 impl Interval {
     /// Moves to the first deadline after `now` that is a whole number of periods after the previous
-    /// one. So an interval does not drift, and missed periods are skipped.
+    /// deadline. So an interval does not drift, and missed periods are skipped.
     fn step(&mut self, now: Duration) -> Duration {
         let missed = now.saturating_sub(self.at).as_nanos() / self.period.as_nanos().max(1);
         let periods = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
@@ -56,7 +56,7 @@ impl Interval {
 
 /// Returns the index of an interval from the value in the wheel.
 fn interval_index(value: u64) -> usize {
-    usize::try_from(value).expect("the value was stored from an index")
+    usize::try_from(value).expect("the value of an interval in the wheel is its index")
 }
 
 /// The timing wheel, and the time of the turn.
@@ -70,9 +70,9 @@ pub(crate) struct Timers {
     pub(crate) now: Instant,
     /// `now` in 32-bit milliseconds; maintained only while a timeout is configured.
     pub(crate) stamp: Stamp,
-    /// True if a timeout is configured, or ever was.
+    /// True if a timeout is configured now or was configured earlier.
     keeps_stamp: bool,
-    /// The timeouts of connections that have no limits of their own.
+    /// The timeouts of connections without own limits.
     pub(super) timeouts: Timeouts,
 }
 
@@ -149,8 +149,8 @@ impl Timers {
         self.wheel.advance(tick_passed(self.since_epoch()));
     }
 
-    /// Returns the first timer of the snapshot with its task and value, and removes it. An interval
-    /// is set again; its value is the key.
+    /// Removes the first timer of the snapshot, and returns it with its task and value. An interval
+    /// is set again, and the returned value is its key.
     pub(crate) fn next_due(&mut self) -> Option<(TimerId, Task, u64)> {
         let now = self.since_epoch();
         let mut interval_key = None;

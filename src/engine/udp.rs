@@ -15,8 +15,8 @@ use crate::error::{Gone, SendError};
 use crate::id::UdpId;
 use crate::os::{OwnedSocket, Udp, UdpOptions};
 
-/// Maximum number of queued bytes before the queue is sent. Without it, the replies to a batch of
-/// long datagrams could exceed the limit of the queue.
+/// Number of queued bytes above which the queue is sent before more datagrams are received. Without
+/// this limit, the replies to a batch of long datagrams could exceed `datagram_queue_bytes_max`.
 const FLUSH_LEN: usize = 128 * 1024;
 /// Capacity that a trim leaves to a queue, in bytes.
 const QUEUE_LEN_BASE: usize = 64 * 1024;
@@ -69,7 +69,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Closes a UDP socket once its queue is sent.
+    /// Closes a UDP socket. The socket ends after its queue is sent.
     pub(crate) fn close_udp(&mut self, id: UdpId) {
         if let Ok(entry) = self.entries.udp_mut(id)
             && entry.state.close_datagrams()
@@ -81,7 +81,7 @@ impl Engine {
 
 /// The send queue of UDP sockets.
 impl Engine {
-    /// Queues a datagram; `to` is `None` for the connected peer.
+    /// Queues a datagram. `to` is `None` if the connected peer is the receiver.
     pub(crate) fn send_datagram(
         &mut self,
         id: UdpId,
@@ -120,7 +120,7 @@ impl Engine {
     }
 
     /// Sends queued datagrams until the kernel takes no more, then updates the memory budget.
-    /// Returns the first error, which costs one datagram at most.
+    /// Returns the first error. Sending stops there, so an error loses one datagram at most.
     pub(crate) fn flush_datagrams(&mut self, id: UdpId) -> Result<Option<io::Error>, Gone> {
         let entry = self.entries.udp_mut(id)?;
         let token = id.0.to_poll();
@@ -146,9 +146,9 @@ impl Engine {
                     }
                 }
                 Err(failed) => {
-                    // The error is the refusal of an earlier datagram, sent to a port without a
-                    // socket (udp(7)). The first datagram of the queue is not sent yet, so it is
-                    // sent once more.
+                    // "Connection refused" reports an earlier datagram that was sent to a port
+                    // without a socket (udp(7)). The first datagram of the queue is not sent yet,
+                    // so it is sent once more.
                     let is_earlier =
                         failed.kind() == io::ErrorKind::ConnectionRefused && !entry.was_refused;
                     entry.was_refused = is_earlier;
@@ -193,7 +193,7 @@ impl Engine {
     }
 
     /// Returns the entry if a datagram of `from` may be delivered: the socket is open, and is
-    /// connected to `from` or to no peer. A datagram of another sender is counted.
+    /// connected to `from` or to no peer. A datagram of another sender is counted as filtered.
     pub(crate) fn receiver_of(&mut self, id: UdpId, from: &SocketAddr) -> Option<&mut UdpEntry> {
         let entry = self.entries.udp_mut(id).ok()?;
         if !entry.state.takes_datagrams() {
@@ -208,7 +208,8 @@ impl Engine {
         Some(entry)
     }
 
-    /// Returns true if the queue is so long that it must be sent before more is received.
+    /// Returns true if the queue is so long that it must be sent before more datagrams are
+    /// received.
     pub(crate) fn has_many_datagrams(&mut self, id: UdpId) -> bool {
         let many = FLUSH_LEN.min(self.config.datagram_queue_bytes_max / 2);
         let entry = self.entries.udp_mut(id);
@@ -222,22 +223,23 @@ impl Engine {
     }
 }
 
-/// Number of receives in a row that may fail before the socket waits for its next event. Without
-/// it, a receive that always fails would make a busy loop.
+/// Number of consecutive failed receives after which the socket waits for its next event. Without
+/// this limit, a receive that always fails would make a busy loop.
 const RECEIVE_FAILURES_MAX: u8 = 16;
 
-/// Number of receives of a datagram socket that failed in a row.
+/// Number of consecutive failed receives of a datagram socket.
 #[derive(Debug, Default)]
 pub(crate) struct ReceiveFailures(u8);
 
 impl ReceiveFailures {
-    /// Forgets the failures: a receive succeeded.
+    /// Resets the number of failures after a successful receive.
     pub(crate) fn clear(&mut self) {
         self.0 = 0;
     }
 
-    /// Counts a failed receive. Returns true if the socket must wait for its next event. The
-    /// refusal of a sent datagram does not count, because each is reported once.
+    /// Counts a failed receive. Returns true if the socket must wait for its next event.
+    /// "Connection refused" and "connection reset" reset the number, because each such error is
+    /// reported once, for a datagram that was sent earlier.
     pub(crate) fn is_last(&mut self, error: &io::Error) -> bool {
         let is_of_peer = matches!(
             error.kind(),
@@ -250,8 +252,8 @@ impl ReceiveFailures {
     }
 }
 
-/// Compares the address of a connected peer with that of a sender. The flow label of an IPv6
-/// address belongs to a datagram and not to a peer.
+/// Returns true if a connected peer and a sender have the same host and port. The flow label of an
+/// IPv6 address is not compared, because it belongs to a datagram and not to a peer.
 fn is_same_host_and_port(peer: &SocketAddr, from: &SocketAddr) -> bool {
     let scope_of = |addr: &SocketAddr| match addr {
         SocketAddr::V4(_) => 0,
@@ -263,7 +265,7 @@ fn is_same_host_and_port(peer: &SocketAddr, from: &SocketAddr) -> bool {
             && scope_of(peer) == scope_of(from)
 }
 
-/// Updates the memory budget with the present size of the queue.
+/// Updates the memory budget with the current number of queued bytes.
 fn recount(entry: &mut UdpEntry, pool: &mut Pool) {
     let now = entry.queue.queued_bytes();
     entry.queue_peak = entry.queue_peak.max(now);

@@ -66,7 +66,7 @@ impl Engine {
         }
     }
 
-    /// Sends a datagram at once; `to` is `None` for the connected peer.
+    /// Sends a datagram at once. `to` is `None` if the connected peer is the receiver.
     pub(crate) fn send_unix_datagram(
         &mut self,
         id: UnixDatagramId,

@@ -1,4 +1,5 @@
-//! Output: `send` encodes it, the dispatch writes it once, and the rest is queued.
+//! Output: `send` encodes a payload, the end of the dispatch writes the batch once, and the
+//! remaining bytes are queued.
 //!
 //! ```text
 //!   send to the active connection -> encode into its batch -> one write at the end of the dispatch
@@ -30,11 +31,11 @@ use crate::timer::Stamp;
 
 /// A payload that can be encoded as a frame.
 pub(crate) trait EncodePayload {
-    /// Length of the payload in bytes; 0 if it is not known.
+    /// Returns the length of the payload in bytes; 0 if it is not known.
     fn len(&self) -> usize;
     /// Appends the frame to `buf`; appends no byte on an error.
     fn encode(self, framing: &Framing, buf: &mut Buf) -> Result<(), FrameError>;
-    /// Returns the payload, if it exists before the encoding.
+    /// Returns the payload; `None` if its bytes exist only after the encoding.
     fn bytes(&self) -> Option<&[u8]> {
         None
     }
@@ -133,8 +134,8 @@ impl Engine {
         Ok(Sent::Queued)
     }
 
-    /// Handles a batch that exceeds the high watermark or the hard limit because of the frame at
-    /// `before`.
+    /// Handles a batch that exceeds the high watermark or the hard limit because of its last frame,
+    /// which begins at offset `before`.
     fn batch_above_high(&mut self, before: usize) -> Result<Sent, SendError> {
         let token = self.active.token.ok_or(SendError::Gone)?;
         let conn = self.entries.conn_mut(token)?;
@@ -167,7 +168,8 @@ impl Engine {
         let limit = conn.limits(&self.config).write_queue_bytes_max;
         let spares = &mut self.memory.spare_queues;
         let queue = spares.queue_of(&mut conn.write_queue, self.timers.stamp);
-        // Queued before the encoding, so that the flush cleans up if the codec panics.
+        // The entry is queued before the encoding. If the codec panics, the flush then removes an
+        // empty write queue.
         if conn.state.mark_to_flush() {
             self.queues.to_flush.push_back(token);
         }
@@ -186,7 +188,8 @@ impl Engine {
         Ok(accepted(conn, queued, &self.config, stats))
     }
 
-    /// Moves the batch of a connection to its write queue, because its later output is queued too.
+    /// Moves the batch of a connection to its write queue. Called before later output goes to the
+    /// write queue, so that the order is kept.
     pub(super) fn queue_batch(&mut self, token: Token) {
         if self.active.batched_bytes(token) > 0 {
             self.queue_rest_of_batch(token);
@@ -324,8 +327,8 @@ impl Engine {
         watermark
     }
 
-    /// Continues the close of a connection once all of its output is taken: sends the FIN, or ends
-    /// it.
+    /// Continues the close of a connection after the kernel took all of its output: sends the FIN,
+    /// or ends the connection.
     pub(crate) fn step_close(&mut self, token: Token) {
         let conn = match self.conn_mut(token) {
             Ok(conn) if conn.write_queue.is_none() && !has_filter_output(conn) => conn,
@@ -381,12 +384,13 @@ pub(super) struct SpareQueues {
         reason = "a connection stores the box, which takes eight bytes while it is idle"
     )]
     boxes: Vec<Box<WriteQueue>>,
-    /// Smallest number of spare queues since the last trim. That number of queues was not needed.
+    /// Smallest number of spare queues since the last trim. This many spare queues were not needed
+    /// since then.
     unused: usize,
 }
 
 impl SpareQueues {
-    /// Returns a write queue that is in use; takes a spare one if there is none.
+    /// Returns the write queue of a connection. If it has none, takes a spare queue or creates one.
     pub(super) fn queue_of<'a>(
         &mut self,
         queue: &'a mut Option<Box<WriteQueue>>,
@@ -404,16 +408,17 @@ impl SpareQueues {
         self.boxes.extend(queue);
     }
 
-    /// Frees the queues that were not used since the last trim. They are the first ones, because
-    /// the last queue is taken first.
+    /// Frees the queues that were not used since the last trim. These are the first queues of
+    /// `boxes`, because `queue_of` takes the last one.
     pub(super) fn trim(&mut self) {
         self.boxes.drain(..self.unused);
         self.unused = self.boxes.len();
     }
 }
 
-/// Returns the error for a payload that does not fit after `queued` bytes. The queue then counts as
-/// above the high watermark, so that `on_drained` reports when to send again.
+/// Returns the error for a payload that would exceed the limit of the queue, which holds `queued`
+/// bytes. The queue then counts as above the high watermark, so that `on_drained` reports when to
+/// send again.
 pub(super) fn queue_full(conn: &mut Connection, queued: usize) -> SendError {
     if queued > 0 {
         conn.state.above_high();
@@ -421,7 +426,8 @@ pub(super) fn queue_full(conn: &mut Connection, queued: usize) -> SendError {
     SendError::Full
 }
 
-/// Counts an accepted payload. Returns `AboveHigh` if `queued` bytes exceed the high watermark.
+/// Counts an accepted payload. Returns `AboveHigh` if `queued`, the number of queued bytes, exceeds
+/// the high watermark.
 pub(super) fn accepted(
     conn: &mut Connection,
     queued: usize,
@@ -438,7 +444,7 @@ pub(super) fn accepted(
     }
 }
 
-/// Writes the batch once.
+/// Writes the batch with one system call.
 #[inline]
 pub(super) fn drain_batch(
     conn: &mut Connection,
@@ -452,7 +458,7 @@ pub(super) fn drain_batch(
     drain(conn, stats, &[IoSlice::new(active.batch.bytes())])
 }
 
-/// Stamps, logs and records a write that the statistics already count.
+/// Stores the time of a write, logs it and records it. The statistics already count the write.
 fn record_drained(
     telemetry: &mut Telemetry,
     os: &Os,

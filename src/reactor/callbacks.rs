@@ -1,8 +1,8 @@
 //! Calls of the handler. No other file calls `Handler::on_*`.
 //!
 //! A callback about a connection borrows its session, may be timed, and may panic. This file
-//! handles all three: [`Callbacks::with_session`] for a connection that is not active,
-//! [`ActiveCallbacks`] for the active one.
+//! handles all three. [`ActiveCallbacks`] is for the active connection, and
+//! [`Callbacks::with_session`] for every other connection.
 
 use std::io;
 use std::time::Instant;
@@ -62,7 +62,8 @@ impl Started {
     }
 }
 
-/// The callbacks of the active connection. Its session is taken out once per dispatch.
+/// The callbacks of the active connection. The session is moved out of the sessions once per
+/// dispatch.
 pub(super) struct ActiveCallbacks<'a, H: Handler> {
     handler: &'a mut H,
     pub(super) cx: Context<'a, H>,
@@ -73,7 +74,7 @@ pub(super) struct ActiveCallbacks<'a, H: Handler> {
 }
 
 impl<'a, H: Handler> ActiveCallbacks<'a, H> {
-    /// Takes the session of the connection out, for all callbacks of the dispatch.
+    /// Moves the session of the connection out of the sessions, for all callbacks of the dispatch.
     pub(super) fn begin(callbacks: Callbacks<'a, H>, token: Token) -> Self {
         let Callbacks { handler, cx } = callbacks;
         let session = cx.sessions.take(token.key());
@@ -249,7 +250,7 @@ impl<H: Handler> Callbacks<'_, H> {
         });
     }
 
-    /// Runs the next posted closure; returns false if there is none.
+    /// Runs the next posted closure. Returns false if no closure is left.
     pub(super) fn posted(mut self, closures: &mut dyn Closures<H>) -> bool {
         let started = Started::now(self.cx.engine);
         let has_run = closures.run_next(self.handler, &mut self.cx);

@@ -1,10 +1,10 @@
 //! Phase 4 of a turn: the dispatch of one ready entry.
 //!
 //! ```text
-//!   dispatch -> dispatch_conn -> read -> Assembler -> Frames::frame -> on_frame
-//!                                 ^ bytes                                | send
-//!                                 |                                      v
-//!                            transport::fill          batch -> transport::drain, once, at the end
+//!   dispatch -> dispatch_input -> read -> Assembler -> Frames::frame -> on_frame
+//!                                  ^ bytes                                | send
+//!                                  |                                      v
+//!                             transport::fill          batch -> transport::drain, once, at the end
 //! ```
 
 use super::callbacks::{ActiveCallbacks, Started};
@@ -91,8 +91,8 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Reports a peer that hung up while the connection is not read. No read can notice that, so an
-    /// event of the poll has to show it.
+    /// Reports a peer that hung up while the connection is not read. Without a read, only an event
+    /// of the poll can report the hang-up.
     fn dispatch_hangup(&mut self, token: Token) {
         let watermark = self.engine.check_reset(token);
         self.notify_watermark(token, watermark);
@@ -117,17 +117,18 @@ impl<H: Handler> Reactor<H> {
         self.engine.queue(id.0);
     }
 
-    /// Dispatches a listener or a datagram socket, which survives a panic of its callbacks. After a
-    /// panic it is queued again, because no event reports its remaining work.
+    /// Calls `dispatch` for a listener or a datagram socket, which stays open after a panic of its
+    /// callbacks. After a panic, the entry is queued again, because no event reports its remaining
+    /// work.
     pub(super) fn or_queue<I: Copy + Into<SocketId>>(&mut self, id: I, dispatch: fn(&mut Self, I)) {
         let mut guard = OnUnwind::new(self, |reactor| reactor.engine.queue(id.into().token()));
         dispatch(&mut guard, id);
         guard.disarm();
     }
 
-    /// Dispatches a plain connection on the fast path: one read returns all of its input, and its
-    /// callbacks do not change its state. Returns false if the general path must dispatch the
-    /// entry.
+    /// Dispatches a plain connection on the fast path. This path suffices if one read returns all
+    /// of its input and its callbacks do not change its state; otherwise the general path
+    /// continues. Returns false if the general path must dispatch the entry from the start.
     #[cfg(not(unstick_general_path))]
     #[inline]
     fn dispatch_plain(&mut self, token: Token) -> bool {
@@ -201,8 +202,8 @@ impl<'a, H: Handler> Frames<'a, H> {
         self.callbacks.cx.engine
     }
 
-    /// Runs the general path of a dispatch. `delivery` is the result of the read that the fast path
-    /// did. Returns the read side, and the budget at the end.
+    /// Runs the general path of a dispatch. `delivery` is the result of the read on the fast path,
+    /// if there was one. Returns the read side, and the budget at the end.
     #[inline(never)]
     fn run(
         &mut self,
@@ -240,7 +241,8 @@ impl<'a, H: Handler> Frames<'a, H> {
         result
     }
 
-    /// Starts the timing of a callback, or of the decoding before it.
+    /// Starts the timing of the next callback. The measured time includes the decoding before the
+    /// callback.
     fn start_timing(&mut self) {
         self.callbacks.started = Started::now(self.callbacks.cx.engine);
     }
@@ -250,13 +252,13 @@ impl<'a, H: Handler> Frames<'a, H> {
         self.callbacks.cx.engine.active.frames_left == 0 || self.bytes_left() == 0
     }
 
-    /// Number of bytes that may still be read in this turn.
+    /// Returns the number of bytes that may still be read in this turn.
     fn bytes_left(&self) -> usize {
         self.callbacks.cx.engine.config.read_budget_bytes - self.read_len
     }
 
-    /// Decides after a callback if decoding continues. A batch above the high watermark is written
-    /// now, because it would stop the decoding.
+    /// Decides after a callback if decoding continues. If the batch is above the high watermark,
+    /// which would stop the decoding, it is written first.
     #[inline(never)]
     fn after_callback(&mut self, name: &'static str, spend: fn(&mut Engine, Token)) -> Flow {
         let token = self.callbacks.token;
@@ -268,8 +270,7 @@ impl<'a, H: Handler> Frames<'a, H> {
         }
         self.start_timing();
         spend(self.engine(), token);
-        // Bytes that were read within the byte budget are delivered in this turn, even if that
-        // budget is spent now.
+        // The byte budget is not checked: bytes that were read are delivered in this turn.
         let has_budget = self.engine().active.frames_left > 0;
         if has_budget && self.engine().active_state().wants_frames() {
             Flow::Continue(())
@@ -343,7 +344,8 @@ impl Input<'_> {
         loop {
             if state.is_reframed() {
                 frames.engine().decode_with_new_framing(token);
-                // The callback that replaced the framing was called after a frame.
+                // A callback replaced the framing. `on_frame` and `on_skipped` are called between
+                // frames, when no skip is in progress.
                 self.assembler.reframe_between_frames();
                 state = frames.engine().active_state();
                 continue;
@@ -376,14 +378,14 @@ impl Input<'_> {
         }
     }
 
-    /// Handles the result of a delivery. Returns the state of the connection after it.
+    /// Handles the result of a delivery. Returns the state that the connection then has.
     fn handle<H: Handler>(&mut self, delivery: Delivery, frames: &mut Frames<'_, H>) -> State {
         let token = frames.callbacks.token;
         if let Delivery::Failed(failed) = delivery {
             let Failed { error, undecoded } = *failed;
             frames.engine().frame_failed(token, &error, undecoded);
             frames.callbacks.frame_error(&error);
-            // This reason does not replace the recorded one.
+            // `frame_failed` recorded the reason of the close, which `Local` does not replace.
             frames.engine().close(token, CloseReason::Local);
             self.discard_held(frames, undecoded.saturating_sub(self.assembler.len()));
         }
@@ -476,7 +478,8 @@ impl Input<'_> {
         Delivery::NeedMore
     }
 
-    /// Discards the input of a closed connection. Unread input would make the kernel send a reset.
+    /// Discards the input of a closing connection, because unread input would make the kernel send
+    /// a reset.
     fn discard<H: Handler>(&mut self, frames: &mut Frames<'_, H>) -> Budget {
         let token = frames.callbacks.token;
         self.discard_held(frames, 0);
@@ -502,8 +505,8 @@ impl Input<'_> {
         }
     }
 
-    /// Discards the undelivered bytes and counts them, together with `more` bytes that were already
-    /// discarded.
+    /// Discards the undelivered bytes, and counts them together with `more` bytes that were
+    /// discarded before.
     fn discard_held<H: Handler>(&mut self, frames: &mut Frames<'_, H>, more: usize) {
         let token = frames.callbacks.token;
         let undecoded = self.assembler.clear(&mut frames.engine().memory.pool) + more;

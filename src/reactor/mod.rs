@@ -135,18 +135,19 @@ impl<H: Handler> Reactor<H> {
     ///
     /// 1. Time to wait: zero while the ready queue holds work, else the time to the next timer, at
     ///    most `timeout`.
-    /// 2. Poll: waits for events. A signal that is not caught does not end
-    ///    it early.
-    /// 3. Events: each one marks its entry as ready and queues it. No I/O, no callback.
-    /// 4. Dispatch: each entry of the ready queue once. A listener accepts; a connection is read,
-    ///    decoded and written; a datagram socket receives and sends. Each has a budget. An entry
-    ///    whose budget is spent goes to the back of the queue.
-    /// 5. Timers that are due and posts of other threads, each within a budget. Caught signals.
+    /// 2. Poll: waits for events. A signal that is not caught does not shorten the wait.
+    /// 3. Events: each event marks its entry as ready and queues it. This phase does no I/O and
+    /// calls no callback.
+    /// 4. Dispatch: handles each entry of the ready queue once. A listener accepts; a connection is
+    /// read, decoded and written; a datagram socket receives and sends. Each entry has a budget. An
+    /// entry whose budget is spent is queued for the next turn.
+    /// 5. Tasks: runs due timers, caught signals, and posts of other threads. Timers and posts each
+    /// have a budget.
     /// 6. Flush: writes output that was queued for connections other than the active one. This is
     ///    done after the timers and posts, so that their output leaves in the same turn.
     /// 7. Reap: `on_close` is called for each ended connection, and its key is freed.
     /// 8. Resume: connections that were paused for memory resume if memory is available again. They
-    ///    are read in the next turn.
+    /// are read in the next turn.
     ///
     /// # Errors
     ///
@@ -183,12 +184,12 @@ impl<H: Handler> Reactor<H> {
         Ok(())
     }
 
-    /// Returns the longest time to wait before the next [`turn`](Reactor::turn), if no event
-    /// arrives; for a program with its own loop.
+    /// Returns the longest time to wait before the next [`turn`](Reactor::turn) if no event
+    /// arrives. For a program with its own loop.
     ///
-    /// The time is zero if a budget cut the last turn short. It is the time to the next timer if
-    /// one is set, and `None` for no limit. Socket events and posts of other threads make the
-    /// descriptor of the poll readable.
+    /// The time is zero if the last turn left work because a budget was spent. Otherwise it is the
+    /// time to the next timer, or `None` if no timer is set. Socket events and posts of other
+    /// threads make the descriptor of the poll readable.
     ///
     /// The result is valid until the next call of [`turn`](Reactor::turn) or
     /// [`with`](Reactor::with). The method reads the clock and makes no other system call.
@@ -218,7 +219,7 @@ impl<H: Handler> Reactor<H> {
         enter(handler, &mut cx)
     }
 
-    /// Opens a listener: [`Context::listen`] from outside of a callback.
+    /// Opens a listener from outside of a callback: see [`Context::listen`].
     ///
     /// # Errors
     ///
@@ -227,7 +228,7 @@ impl<H: Handler> Reactor<H> {
         self.with(|_, cx| cx.listen(addr, framing))
     }
 
-    /// Opens a UDP socket: [`Context::bind_udp`] from outside of a callback.
+    /// Opens a UDP socket from outside of a callback: see [`Context::bind_udp`].
     ///
     /// # Errors
     ///
@@ -236,13 +237,12 @@ impl<H: Handler> Reactor<H> {
         self.with(|_, cx| cx.bind_udp(addr))
     }
 
-    /// Starts to connect: [`Context::connect`] from outside of a callback.
+    /// Starts to connect from outside of a callback: see [`Context::connect`].
     pub fn connect(&mut self, addr: impl ToAddrs, framing: Framing, session: H::Session) -> ConnId {
         self.with(|_, cx| cx.connect(addr, framing, session))
     }
 
-    /// Returns the local internet address of a socket: [`Context::local_inet_addr`] from outside of
-    /// a callback.
+    /// Returns the local IP address and port of a socket: see [`Context::local_inet_addr`].
     ///
     /// # Errors
     ///
@@ -251,7 +251,7 @@ impl<H: Handler> Reactor<H> {
         self.local_addr(socket)?.inet().ok_or_else(not_inet)
     }
 
-    /// Returns the local address of any socket: [`Context::local_addr`] from outside of a callback.
+    /// Returns the local address of any socket: see [`Context::local_addr`].
     ///
     /// # Errors
     ///
@@ -272,7 +272,7 @@ impl<H: Handler> Reactor<H> {
         &self.handler
     }
 
-    /// Returns the handler, mutable.
+    /// Returns the handler, for changing it.
     pub fn handler_mut(&mut self) -> &mut H {
         &mut self.handler
     }
@@ -311,7 +311,7 @@ impl<H: Handler> Reactor<H> {
                 self.notify_watermark(token, watermark);
             }
             Some((token, Entry::Udp(_))) => self.or_queue(UdpId(token), Self::flush_udp),
-            // The other kinds have no queue.
+            // Listeners and Unix datagram sockets have no output to flush.
             Some(_) | None => {}
         }
     }
@@ -326,8 +326,8 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Runs phase 8. A connection that resumes may use up the memory again; then the others keep
-    /// waiting.
+    /// Runs phase 8. If a connection that resumes uses up the memory again, the remaining
+    /// connections keep waiting.
     fn resume_paused_for_memory(&mut self) {
         for _ in 0..self.engine.paused_for_memory_count() {
             if let Some((token, watermark)) = self.engine.resume_next_for_memory() {
@@ -347,8 +347,9 @@ impl<H: Handler> Reactor<H> {
     }
 }
 
-/// The descriptor of the poll, for use in another event loop. It is readable when a turn has
-/// events, as [the guide](crate::guide::embedding) shows. Do not use it for any other purpose.
+/// The descriptor of the poll, for use in another event loop. The descriptor becomes readable when
+/// a turn has events to handle: see [the guide](crate::guide::embedding). Do not use it for any
+/// other purpose.
 #[cfg(unix)]
 impl<H: Handler> std::os::fd::AsFd for Reactor<H> {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {

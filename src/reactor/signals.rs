@@ -1,4 +1,5 @@
-//! Signals: the call that catches the usual ones, and their part of phase 5 of a turn.
+//! Signals: the method that catches the signals that end a program, and the reports in phase 5 of a
+//! turn.
 
 use std::io;
 use std::time::Duration;
@@ -10,25 +11,25 @@ impl<H: Handler> Reactor<H> {
     /// Shuts the reactor down, like [`Context::shutdown`](crate::Context::shutdown), when the
     /// process receives SIGINT (Ctrl-C), SIGTERM or SIGHUP.
     ///
-    /// On Windows, Ctrl-C, Ctrl-Break and closing the console have this effect. A second signal
-    /// does not wait for `deadline`: the remaining connections are aborted at once. A signal that
-    /// [`Context::catch_signal`](crate::Context::catch_signal) names, before or after this call, is
-    /// reported and does not shut down.
+    /// On Windows, Ctrl-C, Ctrl-Break and closing the console shut the reactor down. A second
+    /// signal does not wait for `deadline`: the remaining connections are aborted at once. If
+    /// [`Context::catch_signal`](crate::Context::catch_signal) catches one of these signals, before
+    /// or after this call, that signal is reported and does not shut down.
     ///
-    /// Call it in programs, not in libraries, because signals belong to the process. No thread is
-    /// started: the poll reports the signals, and an idle loop makes no system call for them. Each
-    /// signal takes two descriptors, which are closed with the reactor. The signals stay caught
-    /// until the process ends. After the reactor is dropped, they have no effect. Signals that the
-    /// parent process ignored, such as SIGHUP under `nohup`, are caught too.
+    /// Call this method in programs, not in libraries, because signals belong to the process. No
+    /// thread is started: the poll reports the signals, and an idle loop makes no system call for
+    /// them. Each signal takes two descriptors, which are closed with the reactor. The signals stay
+    /// caught until the process ends, and have no effect after the reactor is dropped. Signals that
+    /// the parent process ignored, such as SIGHUP under `nohup`, are caught too.
     ///
-    /// On Windows, the thread of the crate `ctrlc` wakes the loop. Requires the feature `signals`.
+    /// On Windows, a thread of the crate `ctrlc` wakes the loop. Requires the feature `signals`.
     ///
     /// # Errors
     ///
-    /// * `AlreadyExists`: the method was called before. On Windows also: the process has another
-    ///   handler of `ctrlc`, for example of another reactor.
-    /// * Any other error of the system while the signals are caught. The signals that were caught
-    ///   before the error shut down.
+    /// * `AlreadyExists`: the method was called before. On Windows also if the process has another
+    ///   handler of the crate `ctrlc`, for example the handler of another reactor.
+    /// * Any other error of the system. The signals that were caught before the error still shut
+    ///   the reactor down.
     pub fn shutdown_on_signals(&mut self, deadline: Duration) -> io::Result<()> {
         self.engine.shutdown_on_signals(deadline)
     }

@@ -53,10 +53,11 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Runs one posted closure or send; returns false if none is left.
+    /// Runs one posted closure or send. Returns false if no post is left.
     fn run_next_post(&mut self) -> bool {
         loop {
-            // The fields are borrowed one by one, because the closure runs inside `posted`.
+            // The fields are borrowed one by one, because the closure is borrowed from `posted`
+            // while it runs.
             let callbacks = Callbacks::new(&mut self.handler, &mut self.engine, &mut self.sessions);
             match self.posted.front_mut() {
                 None => return false,
@@ -67,7 +68,7 @@ impl<H: Handler> Reactor<H> {
                     self.posted.pop_front();
                 }
                 Some(Posted::Send { conn, payload }) => {
-                    // The payload is removed before the send. If it makes a codec panic, it must
+                    // The payload is removed before the send: if it makes a codec panic, it must
                     // not be sent again.
                     let (conn, payload) = (*conn, std::mem::take(payload));
                     self.posted.pop_front();

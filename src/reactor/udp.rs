@@ -1,7 +1,7 @@
 //! Dispatch of a UDP socket: receiving, sending, and errors.
 //!
-//! Datagrams are received into the one receive batch of the reactor, several per system call if the
-//! system can. They are delivered one by one. Replies are queued and sent by the end of the
+//! Datagrams are received into the receive batch of the reactor, several per system call if the
+//! system supports it. They are delivered one by one. Replies are queued and sent by the end of the
 //! dispatch, or earlier if many are queued.
 
 use std::io;
@@ -13,6 +13,7 @@ use crate::handler::Handler;
 use crate::id::UdpId;
 
 impl<H: Handler> Reactor<H> {
+    /// Dispatches a UDP socket: sends its queue, receives and delivers, and sends the replies.
     pub(super) fn dispatch_udp(&mut self, id: UdpId) {
         self.flush_udp(id);
         let mut left = self.engine.config.datagram_budget;
@@ -47,8 +48,8 @@ impl<H: Handler> Reactor<H> {
         self.engine.queue(id.0);
     }
 
-    /// Delivers the receive batch; returns the number of datagrams. If the handler closes the
-    /// socket, the rest of the batch is dropped.
+    /// Delivers the receive batch, and returns the number of its datagrams. If the handler closes
+    /// the socket, the remaining datagrams of the batch are dropped.
     fn deliver_datagrams(&mut self, id: UdpId) -> usize {
         let mut count = 0;
         for index in 0..self.recv_batch.count() {

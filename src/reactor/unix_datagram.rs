@@ -9,9 +9,11 @@ use crate::handler::Handler;
 use crate::id::UnixDatagramId;
 
 impl<H: Handler> Reactor<H> {
+    /// Dispatches a Unix datagram socket: reports that it is writable, then receives and delivers.
     pub(super) fn dispatch_unix_datagram(&mut self, id: UnixDatagramId) {
         self.notify_writable(id);
-        // The slot is one byte longer than the limit, which reveals truncation.
+        // The buffer is one byte longer than the limit, so that a longer datagram is recognized as
+        // truncated.
         let slot_len = self.engine.config.datagram_len_max.saturating_add(1);
         for _ in 0..self.engine.config.datagram_budget {
             let entry = match self.engine.unix_datagram_mut(id) {
@@ -26,7 +28,8 @@ impl<H: Handler> Reactor<H> {
                     return;
                 }
                 Err(error) => {
-                    // More datagrams may wait, and no other event reports them.
+                    // Receiving continues, because more datagrams may wait that no other event
+                    // reports.
                     if entry.failures.is_last(&error) {
                         entry.state.read_would_block();
                     }
@@ -35,7 +38,8 @@ impl<H: Handler> Reactor<H> {
                 }
             };
             entry.failures.clear();
-            // The address of the last sender is kept, because most datagrams have the same sender.
+            // The address is converted only if the sender has changed, because the next datagram
+            // usually has the same sender.
             if !entry.from.is_std(&from) {
                 entry.from = UnixAddr::from_std(&from);
             }

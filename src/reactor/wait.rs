@@ -19,7 +19,7 @@ impl<H: Handler> Reactor<H> {
         let has_work = engine.queues.have_work() || !self.posted.is_empty();
         let mut left = if has_work { NO_WAIT } else { timeout };
         if left != NO_WAIT && (left.is_some() || !engine.timers.is_empty()) {
-            // The wait has a limit, which counts from now, because the last turn may be long ago.
+            // The wait has a limit. It counts from now, because the last turn may be long ago.
             engine.timers.set_now(engine.os.now());
         }
         if let Some(busy) = engine.config.busy_poll
@@ -47,8 +47,8 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Polls once, for at most `left` and the time to the next timer. Returns an `Interrupted`
-    /// error to the caller, because time has passed.
+    /// Polls once. Waits at most for `left`, and at most until the next timer. Returns an
+    /// `Interrupted` error to the caller, which computes the remaining time.
     fn poll_once(&mut self, left: Option<Duration>) -> io::Result<()> {
         let engine = &mut self.engine;
         let wait = shorter(left, engine.timers.time_to_next());
@@ -61,16 +61,17 @@ impl<H: Handler> Reactor<H> {
         result
     }
 
-    /// Polls without waiting, for at most `busy`, `left` and the time to the next timer. Returns
-    /// true if the turn is due: it has work, or its timeout has passed. Otherwise the wait goes on
-    /// without polling.
+    /// Polls repeatedly without waiting, for at most `busy`, `left` and the time to the next timer.
+    /// Returns true if the turn can start: it has work, or its wait is over. Returns false if the
+    /// wait must continue in the kernel.
     fn poll_busily(&mut self, busy: Duration, left: Option<Duration>) -> io::Result<bool> {
         let Self { engine, inlet, .. } = self;
-        // Posts need no wake-up during busy polling.
+        // Busy polling checks for posts itself, so posts need not wake the loop.
         inlet.awake();
         let wait = shorter(left, engine.timers.time_to_next());
         let busy = wait.map_or(busy, |wait| wait.min(busy));
-        // Without a limit, the time of the turn may be old.
+        // If the wait has no limit, the time of the turn may be old. The busy polling then begins
+        // at the first reading of the clock.
         let mut began = wait.map(|_| engine.timers.now);
         loop {
             for _ in 0..POLLS_PER_CLOCK_READING {

@@ -49,8 +49,8 @@ impl Assembler {
         partial.is_some_and(|partial| partial.has_former())
     }
 
-    /// Skips the frame at the start of the held bytes and of `bytes`, all of which are then held.
-    /// Returns `None` if it has ended and the bytes after it are to be decoded.
+    /// Appends `bytes` to the held bytes, and skips the frame at their start. Returns `None` if the
+    /// end of this frame was found: the caller must then decode the held bytes.
     #[cold]
     #[inline(never)]
     pub(in crate::conn) fn skip_by_former<S: FrameSink>(

@@ -33,8 +33,8 @@ use crate::timer::Stamp;
 /// The read side of one connection. It owns no memory while the connection is idle.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
-    /// Bytes that are read and not delivered. It is not moved out during the delivery, so that a
-    /// panic of the sink does not lose the buffer.
+    /// Bytes that are read but not delivered. The box is not moved out during the delivery, so that
+    /// a panic of the sink does not lose the buffer.
     partial: Option<Box<Partial>>,
     /// State of a user's codec, once it has seen a byte. Boxed twice, so that it adds only one
     /// pointer to every connection.
@@ -213,49 +213,49 @@ impl Assembler {
         outcome
     }
 
-    /// True if no bytes are held and no skip is in progress.
+    /// Returns true if no bytes are held and no skip is in progress.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.partial.is_none()
     }
 
-    /// True if the next bytes are to be [ingested](Assembler::ingest): nothing is undelivered, and
-    /// no long frame is to be read [directly](Assembler::direct).
+    /// Returns true if the next bytes are to be [ingested](Assembler::ingest): nothing is
+    /// undelivered, and no long frame is to be read [directly](Assembler::direct).
     #[inline]
     pub(crate) fn is_to_ingest(&self) -> bool {
         self.partial.as_deref().is_none_or(Partial::is_to_ingest)
     }
 
-    /// True if bytes are held that must be decoded before the next read.
+    /// Returns true if bytes are held that must be decoded before the next read.
     #[inline]
     pub(crate) fn has_undelivered(&self) -> bool {
         self.partial.as_deref().is_some_and(Partial::is_due)
     }
 
-    /// Number of bytes that are read and not delivered.
+    /// Returns the number of bytes that are read but not delivered.
     pub(crate) fn len(&self) -> usize {
         self.partial.as_deref().map_or(0, Partial::len)
     }
 
-    /// Number of bytes to skip that have not arrived.
+    /// Returns the number of bytes to skip that have not arrived.
     #[inline]
     pub(super) fn left_to_skip(&self) -> u64 {
         self.partial.as_deref().map_or(0, Partial::left_to_skip)
     }
 
-    /// Capacity of the buffers that hold undelivered bytes.
+    /// Returns the capacity of the buffers that hold undelivered bytes.
     pub(crate) fn capacity(&self) -> usize {
         let partial = self.partial.as_ref();
         partial.map_or(0, |partial| partial.buf.total_capacity())
     }
 
-    /// Arrival time of the first byte of the partial frame, if there is one.
+    /// Returns the arrival time of the first byte of the partial frame, if there is one.
     pub(crate) fn unfinished_since(&self) -> Option<Stamp> {
         let partial = self.partial.as_ref()?;
         (!partial.is_due()).then_some(partial.since)
     }
 
-    /// Arrival time of the first byte that is held, if there is one.
+    /// Returns the arrival time of the first byte that is held, if there is one.
     pub(crate) fn held_since(&self) -> Option<Stamp> {
         let partial = self.partial.as_ref()?;
         (!partial.is_empty()).then_some(partial.since)
@@ -268,9 +268,9 @@ impl Assembler {
         }
     }
 
-    /// Spare capacity to read the missing bytes of a long partial frame into; `None` if there is no
-    /// such frame. It is never empty. It has at most `len_max` bytes, and no more than are missing,
-    /// if that number is known.
+    /// Returns spare capacity into which to read the missing bytes of a long partial frame; `None`
+    /// if there is no such frame. The capacity is never empty. It has at most `len_max` bytes. If
+    /// the number of missing bytes is known, the capacity does not exceed that number.
     #[inline]
     pub(crate) fn direct(&mut self, len_max: usize, pool: &mut Pool) -> Option<&mut [u8]> {
         self.partial.as_mut()?.direct(len_max, pool)

@@ -36,8 +36,9 @@ pub(crate) enum Filled {
     Bytes(usize),
     /// The peer ended its side.
     End,
-    /// No bytes are available; an event will report the next ones.
+    /// No bytes are available. An event will report when the next bytes arrive.
     WouldBlock,
+    /// The read failed.
     Failed(io::Error),
 }
 
@@ -45,17 +46,18 @@ pub(crate) enum Filled {
 #[cfg(test)]
 #[derive(Debug)]
 pub(crate) enum Filter {
-    /// Encrypts with XOR, in records; for tests of the seam.
+    /// A filter that encrypts records with XOR, for tests of the filter interface.
     Xor(xor_filter::XorFilter),
 }
 
-/// Reads into `spare`, which is not empty.
+/// Reads once into `spare`, which must not be empty.
 ///
 /// `WouldBlock` clears the readiness. A short read clears it too, with two exceptions:
 ///
-/// * An event reported the end of the stream: if the FIN arrived together with the data, no further
-///   event will report it.
-/// * An event reported urgent data: a read stops at it, with more data behind it (tcp(7)).
+/// * An event reported the end of the stream. If the FIN arrived together with the data, no further
+///   event will report the FIN.
+/// * An event reported urgent data. A read stops at urgent data, although more data follows
+///   (tcp(7)).
 #[inline]
 pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -> Filled {
     stats.reads += 1;
@@ -84,8 +86,8 @@ pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -
     }
 }
 
-/// Writes `slices`, none of which is empty. Returns the number of bytes that were taken; a write of
-/// zero bytes is an error.
+/// Writes `slices`, none of which may be empty. Returns the number of bytes that the socket or the
+/// filter took. A write of zero bytes is an error.
 #[inline]
 pub(super) fn drain(
     conn: &mut Connection,
@@ -144,7 +146,7 @@ pub(super) fn has_filter_output(conn: &Connection) -> bool {
 }
 
 /// Ends the wait of a read for a write, if the filter has written all output. Returns true if the
-/// caller must queue the entry: no event will report that the connection is readable.
+/// caller must queue the entry, because no event will report that the connection is readable.
 pub(super) fn continue_read(conn: &mut Connection) -> bool {
     #[cfg(test)]
     if !has_filter_output(conn) {
@@ -164,7 +166,7 @@ pub(super) fn has_write_error(conn: &Connection) -> bool {
     false
 }
 
-/// Discards the output of the filter, also the output that it produces later.
+/// Discards the queued and all later output of the filter.
 pub(super) fn discard_filter_output(conn: &mut Connection) {
     #[cfg(test)]
     if let Some((filter, _)) = filter_and_stream(conn) {
@@ -173,7 +175,8 @@ pub(super) fn discard_filter_output(conn: &mut Connection) {
     let _: &mut Connection = conn;
 }
 
-/// Stores the time of progress, if the filter has written output since the last call.
+/// Records `now` as the time of a write, if the output of the filter made progress since the last
+/// call.
 pub(super) fn stamp_filter(conn: &mut Connection, now: Stamp) {
     #[cfg(test)]
     if let Some((filter, _)) = filter_and_stream(conn)
@@ -184,8 +187,8 @@ pub(super) fn stamp_filter(conn: &mut Connection, now: Stamp) {
     let _ = (conn, now);
 }
 
-/// Returns the time of the last progress of pending output, or `None` if no output is pending. The
-/// output of the filter comes first: the write queue waits for it.
+/// Returns the time of the last progress of pending output, or `None` if no output is pending. If
+/// the filter holds output, returns its time, because the write queue waits for this output.
 pub(super) fn blocked_since(conn: &Connection) -> Option<Stamp> {
     #[cfg(test)]
     if let Some(since) = filter(conn).and_then(xor_filter::XorFilter::blocked_since) {
@@ -205,7 +208,7 @@ pub(super) fn restart_blocked(conn: &mut Connection, now: Stamp) {
     }
 }
 
-/// Returns true if unread input may be available. Reads no byte.
+/// Returns true if unread input may be available. Does not read it.
 pub(super) fn has_unread(conn: &Connection) -> bool {
     #[cfg(test)]
     if filter(conn).is_some_and(xor_filter::XorFilter::has_input) {
@@ -257,7 +260,7 @@ fn filter_and_stream(
     }
 }
 
-/// Clears the writability if the filter holds output after a write.
+/// Marks the connection as not writable if the filter holds output after a write.
 #[cfg(test)]
 fn filter_written(conn: &mut Connection) {
     if has_filter_output(conn) {
@@ -265,8 +268,8 @@ fn filter_written(conn: &mut Connection) {
     }
 }
 
-/// Reads through the filter. A short read does not clear the readiness. Only `WouldBlock` of the
-/// socket does, if the filter holds no plaintext.
+/// Reads through the filter. A short read does not clear the readiness, because the filter may hold
+/// plaintext. `WouldBlock` of the socket clears it.
 #[cfg(test)]
 fn fill_filtered(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -> Filled {
     use xor_filter::Blocked;

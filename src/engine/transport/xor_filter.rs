@@ -28,10 +28,10 @@ pub(crate) const RECORD_LEN_MAX: usize = 50;
 const DRAIN_LEN_MAX: usize = 400;
 /// Maximum length of a read from the socket. It is small, so that reads split records.
 const READ_LEN: usize = 37;
-/// Number of data records after which an acknowledgement is due.
+/// Number of received data records after which the receiver sends an acknowledgement.
 pub(crate) const ACKNOWLEDGED_RECORDS: u32 = 3;
 
-/// The call of the socket that blocks a read of plaintext.
+/// The socket operation for which a read of plaintext must wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Blocked {
     OnRead,
@@ -45,8 +45,8 @@ pub(crate) enum AckOrder {
     /// The plaintext may be used only after the acknowledgement is written.
     First,
     /// The acknowledgement is queued, and reading continues. At least one side of a connection must
-    /// use this order: if both sides waited for a write while all buffers are full, neither would
-    /// read.
+    /// use this order. If both sides waited for a write while all buffers are full, neither side
+    /// would read.
     Queued,
 }
 
@@ -249,8 +249,8 @@ impl XorFilter {
         !(self.plaintext.is_empty() && self.incoming.is_empty())
     }
 
-    /// Stores `now` as the time of the last progress if the output made progress since the last
-    /// call. Returns true if it did.
+    /// Returns true if the output made progress since the last call, and then stores `now` as the
+    /// time of the last progress.
     pub(super) fn stamp(&mut self, now: Stamp) -> bool {
         let has_progress = std::mem::take(&mut self.has_progress);
         if has_progress {
