@@ -137,17 +137,17 @@ impl<H: Handler> Reactor<H> {
     ///    most `timeout`.
     /// 2. Poll: waits for events. A signal that is not caught does not shorten the wait.
     /// 3. Events: each event marks its entry as ready and queues it. This phase does no I/O and
-    /// calls no callback.
+    ///    calls no callback.
     /// 4. Dispatch: handles each entry of the ready queue once. A listener accepts; a connection is
-    /// read, decoded and written; a datagram socket receives and sends. Each entry has a budget. An
-    /// entry whose budget is spent is queued for the next turn.
+    ///    read, decoded and written; a datagram socket receives and sends. Each entry has a budget.
+    ///    An entry whose budget is spent is queued for the next turn.
     /// 5. Tasks: runs due timers, caught signals, and posts of other threads. Timers and posts each
-    /// have a budget.
+    ///    have a budget.
     /// 6. Flush: writes output that was queued for connections other than the active one. This is
     ///    done after the timers and posts, so that their output leaves in the same turn.
     /// 7. Reap: `on_close` is called for each ended connection, and its key is freed.
     /// 8. Resume: connections that were paused for memory resume if memory is available again. They
-    /// are read in the next turn.
+    ///    are read in the next turn.
     ///
     /// # Errors
     ///
