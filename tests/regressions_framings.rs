@@ -211,6 +211,34 @@ fn reframe_within_a_skipped_line_delivered_the_end_of_the_line() {
     );
 }
 
+// The same fault existed for a reframe in `on_peek`, which may be called in the middle of a frame.
+#[test]
+fn reframe_in_on_peek_forgot_a_skipped_line() {
+    let framing = Framing::line().frame_len_max(8).skip_too_long();
+    let next = framing.clone();
+    let probe = Probe::new(move |cx, event| {
+        if let Event::Peek(conn, _) = event {
+            let reframed = cx.reframe(*conn, next.clone());
+            reframed.expect("the connection is open");
+        }
+    });
+    let (mut reactor, addr) = listening(probe, Config::default(), framing);
+    let (mut client, conn) = open(&mut reactor, addr);
+    deposit(&mut reactor, &mut client, conn, &[b'a'; 20]);
+    settle(&mut reactor);
+    reactor.with(|_, cx| cx.peek(conn, 0).expect("the connection is open"));
+    settle(&mut reactor);
+    assert_eq!(
+        reactor.handler().count(|it| matches!(it, Event::Peek(..))),
+        1
+    );
+    deposit(&mut reactor, &mut client, conn, b"bbb\ngood\n");
+    drive(&mut reactor, |it| it.stats().frames_in > 0);
+    settle(&mut reactor);
+    assert_eq!(reactor.handler().frames(), [b"good"]);
+    assert_eq!(reactor.handler().count(is_skipped_line), 1);
+}
+
 /// A reader that removes and returns the last piece at each read. For an empty piece, the read
 /// would block.
 struct Pieces(Vec<Vec<u8>>);

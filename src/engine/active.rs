@@ -80,6 +80,11 @@ impl Active {
         mem::take(&mut conn.assembler)
     }
 
+    /// Returns the framing of the active connection.
+    pub(crate) fn framing(&self) -> &Framing {
+        &self.framing
+    }
+
     fn set_framing(&mut self, framing: Framing) {
         self.u32_len_end = framing.u32_len_end();
         self.framing = framing;

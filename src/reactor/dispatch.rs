@@ -344,8 +344,8 @@ impl Input<'_> {
         loop {
             if state.is_reframed() {
                 frames.engine().decode_with_new_framing(token);
-                // A callback replaced the framing. `on_frame` and `on_skipped` are called between
-                // frames, when no skip is in progress.
+                // `on_frame` or `on_skipped` replaced the framing. They are called between frames,
+                // when no skip is in progress.
                 self.assembler.reframe_between_frames();
                 state = frames.engine().active_state();
                 continue;
@@ -397,9 +397,16 @@ impl Input<'_> {
         let token = frames.callbacks.token;
         let engine = frames.engine();
         engine.begin_peek(token);
+        let former = engine.active.framing().clone();
         let bytes = self.assembler.held_bytes(&mut engine.memory.pool);
         frames.callbacks.peeked(bytes);
-        frames.engine().spend_nothing(token);
+        let engine = frames.engine();
+        engine.spend_nothing(token);
+        if engine.active_state().is_reframed() {
+            // The peek may be in the middle of a frame that is being skipped.
+            self.assembler.reframe(&former);
+            engine.decode_with_new_framing(token);
+        }
         Delivery::NeedMore
     }
 
