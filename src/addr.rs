@@ -22,7 +22,8 @@ use std::{fmt, io};
 ///
 /// The text form, for [parsing](str::parse) and for display, is `127.0.0.1:7000`, `[::1]:7000`, or
 /// the text of a [`UnixAddr`]: `unix:/run/app.sock`, `unix:@app`. Parsing the text of an address
-/// gives that address. One field has no text: the flow information of an IPv6 address.
+/// returns the same address, except for the flow information of an IPv6 address, which the text
+/// does not contain.
 ///
 /// IPv4 peers of an IPv6 socket are reported in the IPv4 form: `127.0.0.1` and never
 /// `::ffff:127.0.0.1`. So one host has one address, regardless of the family of the listener.
@@ -345,7 +346,7 @@ impl fmt::Debug for UnixAddr {
     }
 }
 
-/// Returns the address that stands for an unknown peer: 0.0.0.0:0, which no peer can have.
+/// Returns the address 0.0.0.0:0, which marks an unknown peer. No peer can have this address.
 pub(crate) fn unknown() -> Addr {
     Addr::Inet(SocketAddr::from(([0, 0, 0, 0], 0)))
 }

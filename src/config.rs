@@ -169,8 +169,8 @@ pub struct Config {
     ///
     /// Default: 1,024, so that many timers due at once do not delay the sockets.
     pub timer_budget: usize,
-    /// Time for which an idle turn polls in a loop before it lets the thread sleep. `None` and zero
-    /// turn busy polling off.
+    /// Time for which an idle turn polls in a loop before the thread sleeps. `None` and zero turn
+    /// busy polling off.
     ///
     /// Busy polling uses processor time to reduce latency: an event is handled without the
     /// microseconds that the kernel takes to wake a thread. Set the time longer than the usual

@@ -60,7 +60,7 @@ impl Program {
         (program, addr.parse().expect("the address is valid"))
     }
 
-    /// Returns the rest of the next output line that starts with `start`.
+    /// Returns the text after `start` in the next output line that starts with `start`.
     fn line_after(&mut self, start: &str) -> String {
         let lines = self.stdout.by_ref().lines();
         let mut lines = lines.map(|line| line.expect("the output is UTF-8"));

@@ -161,7 +161,7 @@ impl Framing {
     /// let mut deframer = Deframer::new(Framing::line_crlf());
     /// deframer.extend(b"DATA\r\ntext\n.\nMAIL FROM:<evil@example.org>\r\n");
     /// assert_eq!(deframer.next_frame()?, Some(&b"DATA"[..]));
-    /// let error = deframer.next_frame().expect_err("a bare line feed");
+    /// let error = deframer.next_frame().expect_err("the line contains a bare line feed");
     /// assert!(matches!(error.error, FrameError::Malformed(_)));
     /// # Ok::<(), unstick::DecodeError>(())
     /// ```

@@ -201,7 +201,8 @@ impl Partial {
         self.former.is_some()
     }
 
-    /// Marks bytes that were added as not seen by the former framing, if there is one.
+    /// Records that bytes were added, if a former framing skips a frame: it has not decoded them
+    /// yet.
     pub(super) fn set_former_due(&mut self) {
         if let Held::Former { is_due } = &mut self.held {
             *is_due = true;

@@ -70,7 +70,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Returns the reason of a close that the handler asks for.
+    /// Returns the reason of a close that the handler requests.
     pub(crate) fn local_reason(&self, token: Token) -> CloseReason {
         match self.conn(token) {
             Ok(conn) if conn.state.peer_ended() => CloseReason::Peer,

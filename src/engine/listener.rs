@@ -24,22 +24,23 @@ const RETRY_AFTER_MIN: Duration = Duration::from_millis(100);
 const RETRY_AFTER_MAX: Duration = Duration::from_millis(800);
 
 /// Number of ports that `listen_all` tries if the system chooses the port. A port that is free for
-/// one address may be in use for another.
+/// one address may be in use for another address.
 const PORT_TRIES: u32 = 16;
-/// Number of failed accepts in a row from which the next ones wait for the retry. Each failure may
-/// concern one connection only. But if a security module or a sandbox forbids the call, every
-/// accept fails and no connection leaves the backlog. Trying at once would then spin.
+/// Number of consecutive failed accepts after which a listener waits for the retry. Each failure
+/// may concern one connection only. But if a security module or a sandbox forbids the call, every
+/// accept fails and no connection leaves the backlog. Without a wait, the listener would then cause
+/// a busy loop.
 const FAILURES_MAX: u32 = 16;
 
-/// Number of open connections, and the listeners that cannot accept at present.
+/// Number of open connections, and the listeners that currently cannot accept.
 #[derive(Debug)]
 pub(crate) struct Admission {
     /// Number of connections, including connects in progress.
     pub(super) connections: usize,
     /// Number of connections by address; maintained only while `connections_per_addr_max` is set.
     pub(super) per_addr: PerAddr,
-    /// Listeners that cannot accept at present: the last accept failed for lack of descriptors or
-    /// memory, or `FAILURES_MAX` accepts failed.
+    /// Listeners that currently cannot accept: the last accept failed for lack of descriptors or
+    /// memory, or `FAILURES_MAX` consecutive accepts failed.
     exhausted: Vec<ListenerId>,
     /// True while the retry timer is set.
     retry_armed: bool,
@@ -109,7 +110,7 @@ impl Engine {
             |is_v4| move |addr: &Addr| addr.inet().is_some_and(|it| it.is_ipv4() == is_v4);
         let mut options = options.clone();
         if distinct.iter().any(is_family(true)) && distinct.iter().any(is_family(false)) {
-            // Otherwise `[::]` takes the port of `0.0.0.0` too.
+            // Without this option, a listener at `[::]` would occupy the port at `0.0.0.0` too.
             options.or_only_v6();
         }
         let has_no_port = |addr: &Addr| addr.inet().is_some_and(|addr| addr.port() == 0);
@@ -137,8 +138,8 @@ impl Engine {
         Ok(ids)
     }
 
-    /// Opens a listening socket for each address whose family the system has. The port that the
-    /// system chooses for the first one is used for the others too.
+    /// Opens a listening socket for each address whose family the system supports. If the system
+    /// chooses the port of the first socket, the other sockets use the same port.
     fn open_listeners(&self, addrs: &[Addr], options: &ListenOptions) -> io::Result<Vec<Listener>> {
         let backlog = self.config.backlog;
         let mut listeners: Vec<Listener> = Vec::new();
@@ -164,7 +165,8 @@ impl Engine {
         }
     }
 
-    /// Closes listeners that this call has opened, so that no event of them can be recorded yet.
+    /// Closes listeners that the current call has opened. They need no reap, because no event can
+    /// refer to them yet.
     fn remove_listeners(&mut self, ids: &[ListenerId]) {
         for id in ids {
             if let Ok(entry) = self.entries.listener_mut(*id) {

@@ -36,8 +36,8 @@ pub(crate) struct Assembler {
     /// Bytes that are read but not delivered. The box is not moved out during the delivery, so that
     /// a panic of the sink does not lose the buffer.
     partial: Option<Box<Partial>>,
-    /// State of a user's codec, once it has seen a byte. Boxed twice, so that it adds only one
-    /// pointer to every connection.
+    /// State of a user's codec; `None` until the codec is called. The state is boxed twice, so that
+    /// this field adds only one pointer to every connection.
     custom: Option<Box<ErasedState>>,
 }
 
