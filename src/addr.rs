@@ -325,7 +325,7 @@ impl FromStr for UnixAddr {
         let rest = rest.ok_or_else(|| invalid_input("the address does not begin with `unix:`"))?;
         let unescape = |text| {
             unescape(text).ok_or_else(|| {
-                invalid_input(r"a backslash of a Unix address must begin `\\` or `\xNN`")
+                invalid_input(r"a backslash in a Unix address must be the start of `\\` or `\xNN`")
             })
         };
         if rest.is_empty() {

@@ -282,7 +282,10 @@ impl<F> fmt::Display for PostError<F> {
         match self {
             Self::Full(_) => f.write_str("the queue of posts is full (posts_max)"),
             Self::Closed(_) => f.write_str("the reactor was dropped"),
-            Self::Wake(error) => write!(f, "posted, but the loop could not be woken: {error}"),
+            Self::Wake(error) => write!(
+                f,
+                "the post was queued, but the loop could not be woken: {error}"
+            ),
         }
     }
 }

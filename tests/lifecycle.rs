@@ -41,8 +41,9 @@ fn clients_max(wanted: usize) -> usize {
     count
 }
 
-/// All clients send a frame before the next turn, in each of two bursts. The event list of the
-/// reactor grows during the first burst, so a few turns handle the second burst.
+/// There are two bursts. In each, all clients send one frame before the reactor runs a turn. The
+/// event list of the reactor grows during the first burst, so the second burst needs few turns (at
+/// most 10).
 #[test]
 fn five_thousand_active_connections_are_all_echoed() {
     let count = clients_max(5000);
@@ -214,7 +215,7 @@ fn connections_max_refuses_and_counts_the_next_connection() {
         .shutdown(Shutdown::Write)
         .expect("the client is connected");
     let mut leaving = leaving;
-    assert_eq!(leaving.read(&mut [0]).expect("the server ends its side"), 0);
+    assert_eq!(leaving.read(&mut [0]).expect("the server sends its FIN"), 0);
     // The slot becomes free at the end of the turn, after `on_close`.
     let mut next = server.connect();
     assert_eq!(round_trip(&mut next, b"in its place"), b"in its place");

@@ -71,7 +71,8 @@ fn accept_that_is_never_permitted_used_a_whole_processor() {
     assert!(stats.turns <= 60, "{stats:?}");
 }
 
-// Other socket calls that a sandbox rejects permanently must not cause a busy loop either.
+// A socket call that a sandbox always rejects must end with an error and must not cause a busy
+// loop.
 #[cfg(target_os = "linux")]
 #[test]
 fn refused_socket_call_ends_with_an_error_and_no_busy_loop() {
@@ -120,12 +121,12 @@ fn refused_socket_call_ends_with_an_error_and_no_busy_loop() {
         failed || reactor.handler().count(opened) == 1,
         "neither on_open nor on_close was called"
     );
-    // A close that fails is no reason for a busy loop either.
+    // A close that fails must not cause a busy loop.
     reactor.with(|_, cx| cx.close(conn));
     let turns_before = reactor.stats().turns;
     run(&mut reactor);
     let turns = reactor.stats().turns - turns_before;
-    assert!(turns <= 40, "{turns} turns");
+    assert!(turns <= 40, "the close caused {turns} turns");
 }
 
 // A sandbox may forbid `accept4` or not support it. The listener then never accepted a connection.
@@ -170,7 +171,10 @@ fn dead_first_address_cost_its_whole_timeout() {
         reactor.with(|_, cx| cx.connect_with(&[dead, live_addr][..], Framing::raw(), (), &options));
     drive(&mut reactor, |it| it.stats().connected == 1);
     let time = start.elapsed();
-    assert!(time >= Duration::from_millis(250), "only {time:?}");
+    assert!(
+        time >= Duration::from_millis(250),
+        "the connect took only {time:?}"
+    );
     let peer = reactor.with(|_, cx| cx.peer_inet_addr(conn));
     assert_eq!(peer.expect("the connection is open"), live_addr);
     settle(&mut reactor);

@@ -44,9 +44,9 @@ impl Between {
     /// Returns a step that skips the bytes to skip at the start of `bytes`. Returns `None` if there
     /// are none, or if `bytes` begins inside a frame.
     fn skip(&self, scanned: &ScanState, bytes: &[u8]) -> Option<Step> {
-        // A state other than the default belongs to a partial frame. A partial frame with the
-        // default state begins with a byte that is not to be skipped, because this method was
-        // called for it before.
+        // A state other than the default belongs to a partial frame. A partial frame may also have
+        // the default state. It then begins with a byte that is not skipped: an earlier call
+        // already removed the skipped bytes before it.
         if *scanned != ScanState::default() {
             return None;
         }

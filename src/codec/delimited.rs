@@ -429,16 +429,16 @@ mod tests {
         assert!(is_rejected(&[b"\n"], b"a\nb"));
         assert!(
             is_rejected(&[b"abab"], b"1ab"),
-            "in 1ababab the delimiter starts after the 1"
+            "in `1ababab` the delimiter starts after the `1`"
         );
         assert!(
             is_rejected(&[b"\n", b"\r\n"], b"a\r"),
-            "the \\r and the delimiter \\n form the delimiter \\r\\n"
+            "the `\\r` and the delimiter `\\n` form the delimiter `\\r\\n`"
         );
         assert!(is_rejected(&[b";", b"|"], b"a|b"));
         assert!(
             is_rejected(&[b";", b"x;y"], b"ax"),
-            "ax; and a following frame that begins with y contain x;y"
+            "`ax;` and a following frame that begins with `y` contain `x;y`"
         );
         assert!(!is_rejected(&[b";", b"x;y"], b"ay"));
         assert!(!is_rejected(&[b"abab"], b"1aba-"));
@@ -484,7 +484,7 @@ mod tests {
         ));
         let step = codec
             .finish(&mut scanned, bytes)
-            .expect("; ends the frame at the end of the stream");
+            .expect("`;` ends the frame at the end of the stream");
         assert!(matches!(step, Step::Frame { consumed: 1, .. }));
         let finish = |rest: &[u8]| codec.finish(&mut ScanState::default(), rest);
         assert!(matches!(finish(b"abc"), Ok(Step::Need(_))));

@@ -576,9 +576,10 @@ impl Framing {
     /// is called again when the needed bytes have arrived. Once it has returned the length, it is
     /// not called for that frame again. It is also called once for each payload that is sent.
     ///
-    /// The function never receives more bytes than the frame limit. A function that needs one more
-    /// byte at each call searches all bytes at each call. Such a function should return an error if
-    /// the header becomes too long.
+    /// The function never receives more bytes than the frame limit. A function that asks for only
+    /// one more byte at each call may examine all earlier bytes again each time. Its work then
+    /// grows with the square of the header length. Such a function should return an error if the
+    /// header becomes too long.
     ///
     /// [`skip_too_long`](Framing::skip_too_long) skips a frame whose total length exceeds the
     /// limit. A header that exceeds the limit still ends the stream.

@@ -172,7 +172,9 @@ mod tests {
         for (limit, skips) in [(8, false), (8, true), (0, false), (0, true)] {
             let mut codec = codec(limit, greedy);
             codec.limit.skips = skips;
-            let error = decode(&codec, &long).expect_err("no length in 8 bytes");
+            let Err(error) = decode(&codec, &long) else {
+                panic!("the function finds no length within the limit of {limit} bytes");
+            };
             assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
         }
         for len in [9, u64::MAX] {
@@ -193,13 +195,14 @@ mod tests {
             let mut buf = Buf::default();
             codec.encode(payload, &mut Out::new(&mut buf))
         };
-        encode(b"t\x03abc").expect("its length is right");
+        encode(b"t\x03abc").expect("the payload has the length that the function returns");
         for payload in [&b""[..], b"t", b"t\x03ab", b"t\x03abcd"] {
-            let error = encode(payload).expect_err("its length is wrong");
+            let error = encode(payload)
+                .expect_err("the payload does not have the length that the function returns");
             assert!(matches!(error, FrameError::Unencodable(_)), "{error}");
         }
         for payload in [&b"t\x09"[..], &[9; 11]] {
-            let error = encode(payload).expect_err("over the limit");
+            let error = encode(payload).expect_err("the length exceeds the limit");
             assert!(matches!(error, FrameError::TooLong { .. }), "{error}");
         }
     }

@@ -125,7 +125,7 @@ impl Line {
         }
     }
 
-    /// Decodes a line of which earlier calls have searched or dropped a part.
+    /// Decodes a line that earlier calls have partly searched or partly dropped.
     #[inline(never)]
     fn decode_on(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let unseen = bytes.get(scanned.to..).unwrap_or_default();

@@ -411,8 +411,8 @@ impl Limit {
     }
 }
 
-/// Returns at most the first `enough` bytes of `more`, or [`OVERRUN_MAX`] bytes if `enough` is
-/// smaller. `enough` bytes make the frame too long.
+/// Returns the start of `more`, at most `max(enough, OVERRUN_MAX)` bytes. `enough` is the number of
+/// bytes with which the frame exceeds the limit.
 #[cold]
 fn clip_at(more: &[u8], enough: usize) -> &[u8] {
     let len = more.len().min(enough.max(OVERRUN_MAX));

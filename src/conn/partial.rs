@@ -190,7 +190,8 @@ impl Partial {
         self.held = Held::Skipping { left };
     }
 
-    /// Returns true if the next bytes are skipped: by their number, or up to the end of a frame.
+    /// Returns true if the next bytes are skipped: either a known number of bytes, or all bytes up
+    /// to the end of a frame.
     #[inline]
     pub(super) fn is_skipping(&self) -> bool {
         matches!(self.held, Held::Skipping { .. } | Held::Former { .. })

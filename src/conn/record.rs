@@ -65,12 +65,12 @@ impl Assembler {
     }
 }
 
-/// A decoder that stores the bounds of the last frame.
+/// A decoder that stores the bounds of the most recently decoded frame.
 struct RecordingDecoder<'a> {
     decoder: AnyDecoder<'a>,
     /// Offset in the stream of the first byte that the next step decodes.
     offset: u64,
-    /// Bounds of the last frame.
+    /// Bounds of the most recently decoded frame.
     bounds: FrameBounds,
 }
 

@@ -67,7 +67,8 @@ impl Delivery {
     }
 }
 
-/// Result of a decode call that has decoded all its bytes.
+/// Converts the flow after a decode call that has decoded all its bytes: `NeedMore` if decoding may
+/// continue, `Stopped` if not.
 impl From<Flow> for Delivery {
     fn from(flow: Flow) -> Self {
         match flow {

@@ -120,9 +120,9 @@ fn alternate_families(addrs: Vec<Addr>) -> VecDeque<Addr> {
 }
 
 impl Engine {
-    /// Tries the next address in addition to the pending attempts. If no attempt is pending then,
-    /// the connection ends with the error of the last attempt. This error is `last` if no address
-    /// was left.
+    /// Starts an attempt to the next address; pending attempts continue, up to [`ATTEMPTS_MAX`]. If
+    /// no attempt is pending afterwards, the connection ends with the error of the last attempt, or
+    /// with `last` if no address was left.
     pub(super) fn connect_next(&mut self, token: Token, mut last: io::Error) {
         let now = self.timers.since_epoch();
         let Ok(conn) = self.entries.conn_mut(token) else {

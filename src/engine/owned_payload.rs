@@ -75,7 +75,9 @@ impl Engine {
     fn queue_owned(&mut self, token: Token, envelope: Envelope, payload: Payload) -> Sent {
         self.queue_batch(token);
         let conn = self.entries.conn_mut(token);
-        let conn = conn.expect("the envelope was just encoded for this connection");
+        let conn = conn.expect(
+            "the connection is open, because the header and trailer were just encoded for it",
+        );
         let (spares, pool) = (&mut self.memory.spare_queues, &mut self.memory.pool);
         let queue = spares.queue_of(&mut conn.write_queue, self.timers.stamp);
         let (header, trailer) = envelope.buf.bytes().split_at(envelope.header_len);

@@ -150,14 +150,14 @@ impl Entries {
         self.watched = token;
     }
 
-    /// Returns true if this connection is watched, and no entry was borrowed mutably since the
-    /// watch began.
+    /// Returns true if `token` is still the watched connection. A mutable borrow of any entry ends
+    /// the watch, except by `watched_conn_mut` and `of_poll`.
     pub(super) fn is_unchanged(&self, token: Token) -> bool {
         self.watched == Some(token)
     }
 
-    /// Returns true if any connection is watched, and no entry was borrowed mutably since the watch
-    /// began.
+    /// Returns true if a connection is still watched. A mutable borrow of any entry ends the watch,
+    /// except by `watched_conn_mut` and `of_poll`.
     pub(crate) fn is_watching(&self) -> bool {
         self.watched.is_some()
     }

@@ -82,8 +82,10 @@ impl Engine {
         if slow_min.is_some_and(|slow_min| took >= slow_min) {
             telemetry.stats.slow_callbacks += 1;
             match socket {
-                Some(socket) => warn_limited!(self, Slow => "{name} of {socket} took {took:?}"),
-                None => warn_limited!(self, Slow => "{name} took {took:?}"),
+                Some(socket) => {
+                    warn_limited!(self, Slow => "slow callback: {name} of {socket} took {took:?}")
+                }
+                None => warn_limited!(self, Slow => "slow callback: {name} took {took:?}"),
             }
         }
     }

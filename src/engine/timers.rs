@@ -56,7 +56,8 @@ impl Interval {
 
 /// Returns the index of an interval from the value in the wheel.
 fn interval_index(value: u64) -> usize {
-    usize::try_from(value).expect("the value of an interval in the wheel is its index")
+    usize::try_from(value)
+        .expect("the wheel stores the index of the interval, which fits into usize")
 }
 
 /// The timing wheel, and the time of the turn.

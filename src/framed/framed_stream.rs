@@ -137,7 +137,7 @@ impl<S: Write> FramedStream<S> {
 }
 
 impl<S: Read> FramedStream<S> {
-    /// Waits for one frame. Returns `None` if the peer has ended its side.
+    /// Waits for one frame. Returns `None` if the peer has ended its stream.
     ///
     /// # Errors
     ///
@@ -316,7 +316,7 @@ mod tests {
                     assert!(stream.unsent_bytes() > 0 || payload.is_empty());
                     sent = stream.flush();
                 }
-                sent.expect("the send fails only with timeouts");
+                sent.expect("the send fails only with `WouldBlock`, which is retried");
             }
             let too_long = stream
                 .send(&[0; 65_536])

@@ -360,15 +360,23 @@ mod tests {
             assert_eq!(
                 page_offset(&buf),
                 PAGE_LEN / 2,
-                "the bytes were moved to the start of the buffer"
+                "the page offset must be half a page after the bytes were moved to the start"
             );
             buf.put(&vec![3; capacity]);
-            assert_eq!(page_offset(&buf), PAGE_LEN / 2, "the buffer has grown");
+            assert_eq!(
+                page_offset(&buf),
+                PAGE_LEN / 2,
+                "the page offset must be half a page after the buffer grew"
+            );
             assert!(buf.capacity() > capacity && buf.capacity().is_power_of_two());
             assert_eq!(buf.bytes()[..3], [1, 2, 2]);
             buf.clear();
             buf.put(b"again");
-            assert_eq!(page_offset(&buf), PAGE_LEN / 2, "the buffer was cleared");
+            assert_eq!(
+                page_offset(&buf),
+                PAGE_LEN / 2,
+                "the page offset must be half a page after the buffer was cleared"
+            );
         }
     }
 
@@ -392,7 +400,7 @@ mod tests {
             for more in [0, 1, HEADER_SPARE_LEN - 1, HEADER_SPARE_LEN + PAGE_LEN - 1] {
                 assert!(
                     !buf.is_larger_than(capacity + more),
-                    "a buffer with a capacity of {capacity} bytes"
+                    "a buffer of {capacity} bytes is not larger than {capacity} + {more} bytes"
                 );
             }
         }

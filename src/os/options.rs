@@ -217,7 +217,10 @@ impl ConnectOptions {
     /// Opens a socket and starts its connect. An event reports the end of the connect.
     pub(super) fn connect(&self, addr: &Addr) -> io::Result<Socket> {
         if addr.inet().is_some_and(names_no_server) {
-            let error = "no TCP server can have this address";
+            let error = format!(
+                "cannot connect to {addr}: port 0, multicast and broadcast addresses have no TCP \
+                 server"
+            );
             return Err(io::Error::new(ErrorKind::InvalidInput, error));
         }
         let addr = to_sock_addr(addr)?;

@@ -594,10 +594,14 @@ mod tests {
                 assert_eq!(
                     is_given_up,
                     allowed == usize::MAX,
-                    "{errno}, {allowed} refusals"
+                    "`sendmmsg` must be given up after exactly {refusals} refusals with {errno}"
                 );
                 let expected = if is_given_up { refusals } else { 20 };
-                assert_eq!(tried.get(), expected, "{errno}, {allowed} refusals");
+                assert_eq!(
+                    tried.get(),
+                    expected,
+                    "wrong number of tried calls with {errno} and {allowed} refusals"
+                );
             }
             for _ in 0..40 {
                 for len in [3, 5] {
@@ -655,10 +659,14 @@ mod tests {
                 assert_eq!(
                     is_given_up,
                     allowed == usize::MAX,
-                    "{errno}, {allowed} refusals"
+                    "`recvmmsg` must be given up after exactly {refusals} refusals with {errno}"
                 );
                 let expected = if is_given_up { refusals } else { 20 };
-                assert_eq!(tried.get(), expected, "{errno}, {allowed} refusals");
+                assert_eq!(
+                    tried.get(),
+                    expected,
+                    "wrong number of tried calls with {errno} and {allowed} refusals"
+                );
             }
             let error = udp
                 .receive(&mut recv_batch, 8)

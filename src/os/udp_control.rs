@@ -55,7 +55,8 @@ impl Wanted {
                 (Err(error), Some(_)) => return Err(error.into()),
                 (Err(error), None) => {
                     log::warn!(
-                        "the source address of replies of {local} is left to the route: {error}"
+                        "cannot learn the destination of datagrams on {local}, so the system \
+                         chooses the source address of replies: {error}"
                     );
                 }
             }
@@ -83,8 +84,8 @@ impl Wanted {
         self.destination == Some(true) || self.ecn || self.receive_time
     }
 
-    /// Returns true if quinn-udp cannot receive these details: its control buffer is too small, or
-    /// it does not decode them.
+    /// Returns true if the requested details include the receive time or the kernel's drop count.
+    /// quinn-udp cannot receive them: its control buffer is too small, or it does not decode them.
     pub(super) fn needs_recvmsg(self) -> bool {
         self.receive_time || self.kernel_drops
     }

@@ -290,7 +290,7 @@ impl<'a> Trial<'a> {
         let first = guarded(|| {
             trial.strides = probe::strides(&cuts.framing, stream)?;
             if probe::searches_again(&cuts.framing, stream, &trial.strides)? {
-                return Err("the codec searches bytes again that it had already searched".into());
+                return Err("the codec searches the same bytes more than once".into());
             }
             probe::decode(&cuts.framing, &[stream], &trial.strides)
         });

@@ -485,7 +485,11 @@ mod tests {
             let before = wheel.nodes[id.index as usize].spot.list();
             assert_eq!(wheel.reset(id, deadline), Some(((), 7)));
             let after = wheel.nodes[id.index as usize].spot.list();
-            assert_eq!(before != after, moves, "after a reset to {deadline}");
+            assert_eq!(
+                before != after,
+                moves,
+                "wrong list of the timer after a reset to {deadline}"
+            );
         }
         assert!(due(&mut wheel, 8999).is_empty());
         assert_eq!(due(&mut wheel, 9000), [7]);

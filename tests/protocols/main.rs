@@ -1,5 +1,5 @@
-//! Framings of well-known protocols: real messages in every cut, and hostile ones with their exact
-//! outcome. The guide page `guide::protocols` shows the same code.
+//! Framings of well-known protocols. Real messages are split at every byte. Hostile messages must
+//! have an exact outcome. The guide page `guide::protocols` shows the same code.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -202,14 +202,18 @@ fn statsd_datagrams_hold_several_metrics() {
         lines: Vec::new(),
         fault_count: 0,
     };
-    let mut reactor = Reactor::with_config(metrics, config).expect("a reactor");
-    let socket = reactor.bind_udp("127.0.0.1:0").expect("a free port");
-    let addr = reactor.local_inet_addr(socket).expect("bound");
-    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let mut reactor = Reactor::with_config(metrics, config).expect("the reactor is created");
+    let socket = reactor
+        .bind_udp("127.0.0.1:0")
+        .expect("a free port is available");
+    let addr = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
     // The last one is longer than the limit, so its last metric is cut: `b:22` is not a value.
     for datagram in ["a:1|c\nb:2|g", "a:3|c\n", "a:45678|c\nb:2222|c"] {
         let sent = client.send_to(datagram.as_bytes(), addr);
-        sent.expect("loopback");
+        sent.expect("the datagram is sent");
     }
     drive(&mut reactor, |it| it.stats().datagrams_in == 3);
     let metrics = reactor.into_handler();
@@ -217,8 +221,8 @@ fn statsd_datagrams_hold_several_metrics() {
     assert_eq!(metrics.fault_count, 1);
 }
 
-/// Sends a stream to a server, and ends the side of the client if `ends` is true. Returns the bytes
-/// up to the end of the server's side, and the reactor.
+/// Sends a stream to a server; if `ends` is true, the client then sends its FIN. Returns all bytes
+/// that the server sent before its own FIN, and the reactor.
 fn exchange<H: Handler>(
     handler: H,
     framing: Framing,
@@ -241,7 +245,7 @@ fn exchange<H: Handler>(
         client.is_finished() && it.stats().closed == 1
     });
     let received = client.join().expect("the client does not panic");
-    (received.expect("no reset"), reactor)
+    (received.expect("the stream ends without a reset"), reactor)
 }
 
 /// Checks the answer to invalid bytes that more bytes follow, and the end of the stream after it.
@@ -372,9 +376,9 @@ fn amqp_header_is_sent_without_a_frame() {
     let stream = b"AMQP\x01\x01\0\x0A";
     let (answer, _) = exchange(Amqp, Framing::fixed(8), stream, false);
     assert_eq!(answer, AMQP_HEADER);
-    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = server.local_addr().expect("bound");
-    let mut reactor = Reactor::new(Amqp).expect("a reactor");
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let addr = server.local_addr().expect("the socket is bound");
+    let mut reactor = Reactor::new(Amqp).expect("the reactor is created");
     reactor.connect(addr, amqp(), ());
     drive(&mut reactor, |it| it.stats().written_bytes == 16);
     let mut received = [0; 16];
@@ -383,7 +387,7 @@ fn amqp_header_is_sent_without_a_frame() {
     assert_eq!(received, *b"AMQP\0\0\x09\x01\x08\0\0\0\0\0\0\xCE");
 }
 
-/// A server of SIP that answers keep-alives only.
+/// A SIP server that replies to keep-alives only.
 struct Pong;
 
 impl Handler for Pong {
@@ -432,7 +436,12 @@ fn teltonika_packets_come_back_from_every_cut() {
 fn modbus_rtu_request_is_sent_with_the_framing_of_its_answer() {
     let mut framer = unstick::Framer::new(modbus_rtu_answer(0x11, 3, 11));
     let request = b"\x11\x03\0\x6B\0\x03\x76\x87";
-    assert_eq!(framer.frame(request).expect("output is raw"), request);
+    assert_eq!(
+        framer
+            .frame(request)
+            .expect("the framing accepts every payload"),
+        request
+    );
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(crate) mod xor_filter;
 pub(crate) enum Filled {
     /// Number of bytes, at least one.
     Bytes(usize),
-    /// The peer ended its side.
+    /// The peer ended its stream.
     End,
     /// No bytes are available. An event will report when the next bytes arrive.
     WouldBlock,
@@ -125,7 +125,7 @@ pub(super) fn flush_filter(conn: &mut Connection, now: Stamp) -> io::Result<()> 
     Ok(())
 }
 
-/// Returns true if the bytes pass through a filter.
+/// Returns true if the connection has a filter.
 pub(super) fn has_filter(conn: &Connection) -> bool {
     #[cfg(test)]
     if filter(conn).is_some() {

@@ -62,7 +62,7 @@ impl Script {
         World::current().script()
     }
 
-    /// Returns the stream, for the engine.
+    /// Returns the simulated stream of this script as a `Stream`, the type that the engine uses.
     pub(crate) fn stream(self) -> crate::os::Stream {
         crate::os::Stream::Sim(self.0)
     }

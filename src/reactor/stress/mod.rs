@@ -160,7 +160,7 @@ impl Run {
     }
 
     /// Adds the rest of the input and the end of the stream to the script of a connection. Does
-    /// nothing before all earlier reads are used up.
+    /// nothing while the script still has unused reads, or if the end was already added.
     fn feed_to_end(&mut self, number: usize) {
         let model = &mut self.reactor.handler;
         let expected = &mut model.conns[number];

@@ -39,7 +39,7 @@ fn dead_first_address_delays_a_connect_by_250_ms() {
     let server = live.accept().expect("the client has connected");
     assert_eq!(world.open_streams(), 2, "the first attempt is closed");
     let peer = reactor.with(|_, cx| cx.peer_inet_addr(conn));
-    assert_eq!(peer.expect("it is open"), addr(9, true));
+    assert_eq!(peer.expect("the connection is open"), addr(9, true));
     // Events of the socket that has won are not lost.
     server.send(b"one\n");
     run_for(world, &mut [&mut reactor], SEC);
@@ -74,7 +74,8 @@ fn slow_first_address_can_still_win() {
     world.connect(addr(9, true));
     addrs.insert(0, addr(9, true));
     let conn = dial(&mut reactor, &addrs, 15 * SEC);
-    // The client that was first leaves the full backlog.
+    // After 600 ms, `slow` accepts the connection that filled its backlog, so it can take the next
+    // one.
     world.after(600 * MS, move || _ = slow.accept());
     run_for(world, &mut [&mut reactor], 599 * MS);
     assert_eq!(
@@ -84,7 +85,7 @@ fn slow_first_address_can_still_win() {
     run_for(world, &mut [&mut reactor], 60 * SEC);
     assert_eq!(take_events(&mut reactor), ["600 open"]);
     let peer = reactor.with(|_, cx| cx.peer_inet_addr(conn));
-    assert_eq!(peer.expect("it is open"), addr(9, true));
+    assert_eq!(peer.expect("the connection is open"), addr(9, true));
     assert_eq!(world.open_streams(), 4, "both ends of two connections");
 }
 
@@ -185,7 +186,7 @@ fn refusal_of_a_losing_attempt_is_no_hangup() {
     reactor.turn(Some(Duration::ZERO)).expect("the poll works");
     reactor
         .with(|_, cx| cx.pause(conn))
-        .expect("it is connecting");
+        .expect("the connection exists");
     world.advance(10 * SEC);
     for _ in 0..10 {
         reactor.turn(Some(Duration::ZERO)).expect("the poll works");
@@ -228,7 +229,7 @@ fn accept_error_of_one_connection_does_not_delay_the_others() {
         let mut reactor = node(world, Config::default());
         reactor
             .listen(addr(1, true), Framing::line())
-            .expect("it is free");
+            .expect("the address is free");
         for _ in 0..10 {
             world.fail_next_accept(addr(1, true), errno);
             world.connect(addr(1, true));
@@ -253,7 +254,7 @@ fn listen_all_opens_each_distinct_address_at_one_port_or_none() {
     let ids = ids.expect("another port is free");
     let locals = ids
         .iter()
-        .map(|id| reactor.local_inet_addr(*id).expect("it is open"));
+        .map(|id| reactor.local_inet_addr(*id).expect("the listener is open"));
     let locals: Vec<_> = locals.collect();
     assert_eq!(locals, [at(one, 49_153), at(other, 49_153)]);
 
@@ -263,5 +264,8 @@ fn listen_all_opens_each_distinct_address_at_one_port_or_none() {
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     let nothing: &[SocketAddr] = &[];
     let ids = reactor.with(|_, cx| cx.listen_all(nothing, Framing::line(), &options));
-    assert_eq!(ids.expect_err("no address").kind(), ErrorKind::InvalidInput);
+    assert_eq!(
+        ids.expect_err("the list has no address").kind(),
+        ErrorKind::InvalidInput
+    );
 }

@@ -1,4 +1,4 @@
-//! Fuzz target of the read side of a connection whose handler acts on each frame.
+//! Fuzz target for the read side of a connection whose handler acts on each frame.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Fuzz target of streams that are split anywhere.
+//! Fuzz target for streams that are split at arbitrary bytes.
 
 #![no_main]
 

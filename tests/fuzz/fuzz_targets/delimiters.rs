@@ -1,4 +1,4 @@
-//! Fuzz target of lines and delimiters.
+//! Fuzz target for lines and delimiters.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Fuzz target of length prefixes, length fields and framings of header and body.
+//! Fuzz target for length prefixes, length fields and framings of header and body.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Fuzz target of varints and netstrings.
+//! Fuzz target for varints and netstrings.
 
 #![no_main]
 

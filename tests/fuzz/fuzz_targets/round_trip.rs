@@ -1,4 +1,4 @@
-//! Fuzz target of encoding followed by decoding.
+//! Fuzz target for encoding followed by decoding.
 
 #![no_main]
 
