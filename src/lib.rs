@@ -115,9 +115,11 @@
 //! |---|---|---|
 //! | [`raw`](Framing::raw) | the bytes of one read, without framing | none |
 //! | [`line`](Framing::line) | the bytes before `\n` or `\r\n` | a `\n` inside, a `\r` at the end |
+//! | [`line_crlf`](Framing::line_crlf) | the bytes before `\r\n`; a bare `\r` or `\n` is an error | a `\r` or `\n` inside |
 //! | [`length_u8`](Framing::length_u8), [`u16`](Framing::length_u16), [`u24`](Framing::length_u24), [`u32`](Framing::length_u32), [`u64`](Framing::length_u64); all but the first also as `_le` | the number of bytes given by a fixed-size integer before it | longer than the integer can express |
 //! | [`varint`](Framing::varint) | the number of bytes given by a LEB128 integer before it | none |
 //! | [`length_field`](Framing::length_field) | the number of bytes given by a [`LengthField`] in its header | longer than the field can express |
+//! | [`length_fn`](Framing::length_fn) | the whole frame, whose length your function computes from its first bytes | a length that differs from the function's result |
 //! | [`header_body`](Framing::header_body) | a header, and a body whose length your function computes from the header | a length that differs from the one in its header |
 //! | [`fixed`](Framing::fixed) | a constant number of bytes | any other length |
 //! | [`delimiter`](Framing::delimiter), [`delimiters`](Framing::delimiters) | the bytes before a delimiter | a delimiter inside |
@@ -127,16 +129,18 @@
 //! The chapter [on protocols](guide::protocols) has the framing of each well-known protocol, from
 //! AMQP to WebSocket.
 //!
-//! All framings except `raw` reject frames longer than [`frame_len_max`](Framing::frame_len_max),
-//! in both directions. The length that a peer announces is checked when the header is complete. No
-//! memory is reserved for it: a connection's buffer grows with the bytes received.
+//! All framings except `raw`, `fixed` and `custom` reject frames longer than
+//! [`frame_len_max`](Framing::frame_len_max), in both directions. The length that a peer announces
+//! is checked when the header is complete. No memory is reserved for it: a connection's buffer
+//! grows with the bytes received.
 //!
 //! A frame that is too long ends the connection with [`CloseReason::Frame`], which reports the
 //! frame's offset in the stream. [`Framing::skip_too_long`] discards such frames instead, and
 //! [`on_skipped`](Handler::on_skipped) reports each one.
 //!
 //! A datagram is a message already. For protocols that also frame their messages over UDP,
-//! [`Datagram::frame`] decodes the one frame that a datagram must contain.
+//! [`Datagram::frame`] decodes the one frame that a datagram must contain, and
+//! [`Datagram::frames`] decodes any number of frames.
 //!
 //! The framings also work without a reactor: [`Deframer`] and [`Framer`] for bytes from any source,
 //! and [`FramedStream`] for a blocking stream.
@@ -173,8 +177,9 @@
 //! `truncated` is true if it was longer than the limit.
 //!
 //! [`Context::send_to`] queues a datagram. The queue is sent at the end of the turn, or earlier.
-//! A reply leaves from the address that the request was sent to, also if the socket is bound to a
-//! wildcard address. [`UdpOptions`] asks for more details of a datagram: ECN mark, receive time.
+//! On Linux, a reply leaves from the address that the request was sent to, also if the socket is
+//! bound to a wildcard address. [`UdpOptions`] asks for more details of a datagram: ECN mark,
+//! receive time. Both need the feature `udp-batch`, which is on by default.
 //! [`Handler::on_datagram_error`] reports the errors of the kernel; they do not close the socket.
 //!
 //! On Linux one system call receives or sends many datagrams (`recvmmsg`, `sendmmsg`). Consecutive

@@ -163,8 +163,8 @@ impl<H: Handler> Context<'_, H> {
     /// * A connection that waits for `on_peek` holds at most `len_min` bytes and one read. Its
     ///   bytes count as a partial frame for
     ///   [`Config::frame_deadline`](crate::Config::frame_deadline).
-    /// * While the connection is paused or has no credit, `on_peek` is not called.
-    ///   resumed.
+    /// * While the connection is paused, has no credit or is above its high watermark, `on_peek`
+    ///   waits.
     /// * Nothing happens if the connection is closing.
     ///
     /// # Errors

@@ -189,7 +189,8 @@ impl<H: Handler> Context<'_, H> {
     /// A reply leaves from the address to which the request was sent. A reply is a datagram to the
     /// sender, on the same socket, sent inside of [`on_datagram`](Handler::on_datagram). For a
     /// later reply, store [`Datagram::reply_route`](crate::Datagram::reply_route). On other systems
-    /// than Linux, and for any other datagram, the system chooses the local address.
+    /// than Linux, without the feature `udp-batch`, and for any other datagram, the system chooses
+    /// the local address.
     ///
     /// The datagram is queued. It is sent after the callback has returned, at the latest at the end
     /// of the turn. If the kernel rejects the datagram, it is dropped, counted in

@@ -44,7 +44,9 @@ impl<'a> Datagram<'a> {
     /// multicast or broadcast address. An IPv4 address on an IPv6 socket is in IPv4 form.
     ///
     /// Returns `None` unless the socket is bound to a wildcard address or
-    /// [`UdpOptions::destination`](crate::UdpOptions::destination) is set.
+    /// [`UdpOptions::destination`](crate::UdpOptions::destination) is set. Always returns `None` if
+    /// the system does not report the address: on other systems than Linux, without the feature
+    /// `udp-batch`, or if a sandbox rejects the option.
     #[must_use]
     pub fn to(&self) -> Option<IpAddr> {
         self.details.to
@@ -65,7 +67,7 @@ impl<'a> Datagram<'a> {
 
     /// Returns the time when the kernel received the datagram, since the Unix epoch; `None` unless
     /// [`UdpOptions::receive_time`](crate::UdpOptions::receive_time) is set. It is a time of the
-    /// system clock, which may be set back.
+    /// system clock, which may be set back. Linux only.
     #[must_use]
     pub fn received_at(&self) -> Option<Duration> {
         self.details.received_at
