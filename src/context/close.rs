@@ -58,8 +58,8 @@ impl<H: Handler> Context<'_, H> {
     ///   [`CloseReason::Detached`]: the socket, the bytes that were read and not delivered, and the
     ///   output that the kernel has not taken. No byte is lost or duplicated. The counts of lost
     ///   bytes are 0.
-    /// * If a frame is being skipped, the skip continues after the move. This is not so if the
-    ///   framing was replaced after the skip began.
+    /// * If a frame is being skipped, the skip continues after the move: see
+    ///   [`Detached::is_skipping`](crate::Detached::is_skipping).
     /// * The socket stays in non-blocking mode and keeps its options, such as `TCP_NODELAY`.
     ///
     /// [`adopt_detached`](Context::adopt_detached) continues the connection, in any reactor.

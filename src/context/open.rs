@@ -220,6 +220,8 @@ impl<H: Handler> Context<'_, H> {
     /// [`on_open`](Handler::on_open) is called first, with [`Origin::Adopted`]. The undelivered
     /// bytes come before the bytes that are still in the socket, and `framing` decodes both. The
     /// unsent bytes are sent before any output from now on. A custom codec starts with a new state.
+    /// A frame that [was being skipped](Detached::is_skipping) is skipped to its end, by the framing
+    /// that began the skip. `framing` decodes the bytes after it.
     ///
     /// [`on_close`](Handler::on_close) reports every failure, as for
     /// [`adopt_stream`](Context::adopt_stream). The bytes then count as unsent and as undecoded.
