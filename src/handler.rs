@@ -191,7 +191,9 @@ pub trait Handler: Sized {
     }
 
     /// Reports that a write queue has drained: it was above the high watermark
-    /// ([`Sent::AboveHigh`](crate::Sent)), and is now at or below the low watermark.
+    /// ([`Sent::AboveHigh`](crate::Sent)), and is now at or below the low watermark. The unsent
+    /// bytes of an [adopted](Context::adopt_detached) connection count as above the high watermark
+    /// if they exceed the low one.
     ///
     /// Sending may continue. The callback is called once each time the queue drains. It is also
     /// called when memory is free again, for a connection whose output was rejected at

@@ -207,6 +207,28 @@ fn skip_of_a_too_long_frame_continues_after_a_move() {
     }
 }
 
+/// The unsent output counts for the watermarks, like the output of `send`.
+#[test]
+fn unsent_output_above_watermark_holds_the_reads_after_a_move() {
+    const LEN: usize = 4_000_000;
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
+    let (mut far, conn) = open_narrow(&mut reactor, addr);
+    let mut moved = detach(&mut reactor, conn);
+    moved.unsent = vec![b'x'; LEN];
+    far.write_all(b"request\n")
+        .expect("the kernel takes the bytes");
+    let mut other = Reactor::new(Probe::silent()).expect("the reactor is created");
+    other.with(|_, cx| cx.adopt_detached(moved, Framing::line(), ()));
+    drive(&mut other, |it| it.stats().connected == 1);
+    settle(&mut other);
+    let is_drained = |event: &Event| matches!(event, Event::Drained(_));
+    assert_eq!(other.stats().frames_in, 0);
+    assert_eq!(other.handler().count(is_drained), 0);
+    common::read_slowly(&mut other, &mut far, LEN);
+    drive(&mut other, |it| it.stats().frames_in == 1);
+    assert_eq!(other.handler().count(is_drained), 1);
+}
+
 /// A user's codec for frames that end with a NUL byte. It skips a frame of more than 4 bytes.
 struct Nul;
 

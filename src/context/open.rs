@@ -223,6 +223,13 @@ impl<H: Handler> Context<'_, H> {
     /// A frame that [was being skipped](Detached::is_skipping) is skipped to its end, by the framing
     /// that began the skip. `framing` decodes the bytes after it.
     ///
+    /// If the unsent bytes exceed [`Config::write_low_bytes`](crate::Config::write_low_bytes), the
+    /// write queue counts as above the high watermark: the connection is not read
+    /// ([`Config::read_above_high`](crate::Config::read_above_high) changes this), and
+    /// [`on_drained`](Handler::on_drained) reports when the queue has drained. The hard limits, such
+    /// as [`Config::write_queue_bytes_max`](crate::Config::write_queue_bytes_max), do not apply to
+    /// the adopted bytes: all of them are kept.
+    ///
     /// [`on_close`](Handler::on_close) reports every failure, as for
     /// [`adopt_stream`](Context::adopt_stream). The bytes then count as unsent and as undecoded.
     ///

@@ -75,6 +75,11 @@ impl Engine {
                 let queue = spares.queue_of(&mut conn.write_queue, now);
                 queue.push(&unsent, &mut memory.pool);
             }
+            // The low watermark counts, because the handler cannot see that output is queued.
+            // `on_drained` then reports when the kernel has taken it.
+            if unsent.len() > self.config.write_low_bytes {
+                conn.state.above_high();
+            }
         }
         let begun = self.begin_adopt(token, socket);
         self.end_if_failed(token, begun)
