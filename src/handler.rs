@@ -303,10 +303,13 @@ pub trait Handler: Sized {
 
     /// Reports that a connection has ended or could not be opened ([`CloseReason::ConnectFailed`]).
     ///
-    /// The socket is closed. The peer's address is available until this callback returns. After
-    /// that, calls with the id fail or do nothing. The default does nothing.
+    /// The socket is closed, unless the reason is [`CloseReason::Detached`]: the handler then owns
+    /// the open socket, and closes it when it drops the [`Detached`](crate::Detached). The peer's
+    /// address is available until this callback returns. After that, calls with the id fail or do
+    /// nothing. The default does nothing, so it closes a detached socket too.
     ///
     /// [`CloseReason::ConnectFailed`]: crate::CloseReason::ConnectFailed
+    /// [`CloseReason::Detached`]: crate::CloseReason::Detached
     fn on_close(
         &mut self,
         cx: &mut Context<'_, Self>,
