@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd as OwnedSocket;
 use std::os::windows::io::OwnedSocket;
 use std::{fmt, io};
 
+use crate::conn::Skip;
 use crate::error::FrameError;
 use crate::id::ListenerId;
 
@@ -162,10 +163,8 @@ pub struct Detached {
     /// Output that `send` accepted and the kernel has not taken, including its framing. The first
     /// byte may be inside a frame, because the kernel may have taken a part of it.
     pub unsent: Vec<u8>,
-    /// Number of bytes to skip before `undelivered`.
-    pub(crate) left_to_skip: u64,
-    /// Number of skipped bytes of the frame that continues in `undelivered`.
-    pub(crate) skipped: u64,
+    /// Skip that continues at the first byte of `undelivered`.
+    pub(crate) skip: Skip,
 }
 
 impl Detached {
@@ -176,17 +175,21 @@ impl Detached {
             socket: socket.into(),
             undelivered: Vec::new(),
             unsent: Vec::new(),
-            left_to_skip: 0,
-            skipped: 0,
+            skip: Skip::None,
         }
     }
 
     /// Returns true if the stream continues inside a frame that is too long and is being
-    /// [skipped](crate::Framing::skip_too_long). Only the framing of the connection finds the end
-    /// of this frame, so adopt the connection with the same framing.
+    /// [skipped](crate::Framing::skip_too_long), or whose beginning a custom codec has skipped with
+    /// [`Step::SkipPart`](crate::Step::SkipPart).
+    ///
+    /// [`Context::adopt_detached`](crate::Context::adopt_detached) continues this skip, whatever
+    /// framing it is called with. The skip needs the bytes of [`undelivered`](Self::undelivered):
+    /// if some were removed, the rest of the frame may be decoded as frames. A program that
+    /// continues without a reactor has to find the end of this frame itself.
     #[must_use]
     pub fn is_skipping(&self) -> bool {
-        self.left_to_skip > 0 || self.skipped > 0
+        !matches!(self.skip, Skip::None)
     }
 }
 

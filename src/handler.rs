@@ -191,7 +191,9 @@ pub trait Handler: Sized {
     }
 
     /// Reports that a write queue has drained: it was above the high watermark
-    /// ([`Sent::AboveHigh`](crate::Sent)), and is now at or below the low watermark.
+    /// ([`Sent::AboveHigh`](crate::Sent)), and is now at or below the low watermark. The unsent
+    /// bytes of an [adopted](Context::adopt_detached) connection count as above the high watermark
+    /// if they exceed the low one.
     ///
     /// Sending may continue. The callback is called once each time the queue drains. It is also
     /// called when memory is free again, for a connection whose output was rejected at
@@ -301,10 +303,13 @@ pub trait Handler: Sized {
 
     /// Reports that a connection has ended or could not be opened ([`CloseReason::ConnectFailed`]).
     ///
-    /// The socket is closed. The peer's address is available until this callback returns. After
-    /// that, calls with the id fail or do nothing. The default does nothing.
+    /// The socket is closed, unless the reason is [`CloseReason::Detached`]: the handler then owns
+    /// the open socket, and closes it when it drops the [`Detached`](crate::Detached). The peer's
+    /// address is available until this callback returns. After that, calls with the id fail or do
+    /// nothing. The default does nothing, so it closes a detached socket too.
     ///
     /// [`CloseReason::ConnectFailed`]: crate::CloseReason::ConnectFailed
+    /// [`CloseReason::Detached`]: crate::CloseReason::Detached
     fn on_close(
         &mut self,
         cx: &mut Context<'_, Self>,

@@ -122,8 +122,8 @@ impl Backoff {
 /// The delays between the attempts grow until a connection has lived for
 /// [`lifetime_min`](Reconnect::lifetime_min). An accept is no success: a server that is overloaded
 /// or broken may accept each connection, send an error and close. No further attempt is made while
-/// the reactor shuts down, or after an error that will not go away: an address that no server can
-/// have.
+/// the reactor shuts down, after the handler [detached](Context::detach) the connection, or after
+/// an error that will not go away: an address that no server can have.
 ///
 /// # Examples
 ///
@@ -259,6 +259,8 @@ where
     ///
     /// * `conn` is another connection.
     /// * The reactor shuts down.
+    /// * The handler [detached](Context::detach) the connection, so the connection to the server is
+    ///   still open. Call [`open`](Reconnect::open) for a second one.
     /// * No attempt can succeed, because of the address itself: it is malformed, for example
     ///   without a port, its port is 0, or it names a group of hosts. These are connect errors of
     ///   the kinds `InvalidInput` and `Unsupported` that do not come from the system. A host name
@@ -278,7 +280,8 @@ where
         if !is_failed && cx.now().saturating_duration_since(since) >= self.lifetime_min {
             self.backoff.reset();
         }
-        if cx.is_shutting_down() || is_final(&closed.reason) {
+        let is_detached = matches!(closed.reason, CloseReason::Detached(_));
+        if is_detached || cx.is_shutting_down() || is_final(&closed.reason) {
             return None;
         }
         let delay = self.backoff.next_delay();

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::{Event, Probe, client, deposit, drive, listening, open, open_narrow, settle, silent};
 use unstick::{
-    CloseReason, Closed, Config, ConnId, Context, Detached, Framing, Handler, Origin, Reactor,
+    CloseReason, Closed, Codec, Config, ConnId, Context, Detached, FrameError, Framing, Handler,
+    Origin, Out, Reactor, Step,
 };
 
 /// Returns the sockets that the last turns have detached.
@@ -201,6 +202,131 @@ fn skip_of_a_too_long_frame_continues_after_a_move() {
         assert!(moved.is_skipping(), "{framing}: {moved:?}");
         far.write_all(end).expect("the kernel takes the bytes");
         reactor.with(|_, cx| cx.adopt_detached(moved, framing.clone(), ()));
+        drive(&mut reactor, |it| it.stats().frames_in == 1);
+        assert_eq!(reactor.handler().frames(), [b"ok"], "{framing}");
+    }
+}
+
+/// The unsent output counts for the watermarks, like the output of `send`.
+#[test]
+fn unsent_output_above_watermark_holds_the_reads_after_a_move() {
+    const LEN: usize = 4_000_000;
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
+    let (mut far, conn) = open_narrow(&mut reactor, addr);
+    let mut moved = detach(&mut reactor, conn);
+    moved.unsent = vec![b'x'; LEN];
+    far.write_all(b"request\n")
+        .expect("the kernel takes the bytes");
+    let mut other = Reactor::new(Probe::silent()).expect("the reactor is created");
+    other.with(|_, cx| cx.adopt_detached(moved, Framing::line(), ()));
+    drive(&mut other, |it| it.stats().connected == 1);
+    settle(&mut other);
+    let is_drained = |event: &Event| matches!(event, Event::Drained(_));
+    assert_eq!(other.stats().frames_in, 0);
+    assert_eq!(other.handler().count(is_drained), 0);
+    common::read_slowly(&mut other, &mut far, LEN);
+    drive(&mut other, |it| it.stats().frames_in == 1);
+    assert_eq!(other.handler().count(is_drained), 1);
+}
+
+/// A user's codec for frames that end with a NUL byte. It skips a frame of more than 4 bytes.
+struct Nul;
+
+impl Codec for Nul {
+    /// Number of bytes that were skipped of the frame, and number of its bytes that were searched.
+    type State = (u64, usize);
+
+    fn decode(
+        &self,
+        (skipped, searched): &mut (u64, usize),
+        bytes: &[u8],
+    ) -> Result<Step, FrameError> {
+        let found = bytes[*searched..].iter().position(|byte| *byte == 0);
+        let Some(at) = found.map(|at| *searched + at) else {
+            if bytes.len() <= 4 {
+                *searched = bytes.len();
+                return Ok(Step::Need(bytes.len() + 1));
+            }
+            // Two bytes remain, so that the search state is checked too.
+            let bytes = bytes.len() - 2;
+            *skipped += bytes as u64;
+            *searched = 0;
+            return Ok(Step::SkipPart { bytes });
+        };
+        let len = std::mem::take(skipped) + at as u64;
+        *searched = 0;
+        if len > 4 {
+            let (bytes, limit) = (at as u64 + 1, 4);
+            return Ok(Step::SkipFrame { bytes, len, limit });
+        }
+        Ok(Step::Frame {
+            frame: 0..at,
+            consumed: at + 1,
+        })
+    }
+
+    fn encode(&self, _: &[u8], _: &mut Out<'_>) -> Result<(), FrameError> {
+        Ok(())
+    }
+}
+
+/// Moves a connection whose framing has skipped the beginning of a frame that is too long.
+fn moved_in_a_skip(framing: &Framing, reframed: Option<Framing>) -> (TcpStream, Detached) {
+    let framing = framing.clone().frame_len_max(4).skip_too_long();
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
+    let (mut far, conn) = open(&mut reactor, addr);
+    deposit(&mut reactor, &mut far, conn, b"abcdefgh");
+    settle(&mut reactor);
+    if let Some(framing) = reframed {
+        let result = reactor.with(|_, cx| cx.reframe(conn, framing));
+        result.expect("the connection is open");
+    }
+    (far, detach(&mut reactor, conn))
+}
+
+/// The framing that skips the frame moves with its state.
+#[test]
+fn skip_of_another_framing_continues_after_a_move() {
+    let custom = Framing::custom(Nul);
+    let short = Framing::length_u8();
+    for (framing, reframed, adopted, end) in [
+        (&custom, None, &custom, &b"ij\0ok\0"[..]),
+        (&custom, None, &short, b"ij\0\x02ok"),
+        (&custom, Some(short.clone()), &short, b"ij\0\x02ok"),
+        (&Framing::line(), Some(short.clone()), &short, b"ij\n\x02ok"),
+        (&Framing::line(), None, &short, b"ij\n\x02ok"),
+    ] {
+        let context = format!("{framing}, {reframed:?}, {adopted}");
+        let (mut far, mut moved) = moved_in_a_skip(framing, reframed);
+        assert!(moved.is_skipping(), "{context}: {moved:?}");
+        let mut hops = 0;
+        let mut reactor = loop {
+            let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+            let conn = reactor.with(|_, cx| cx.adopt_detached(moved, adopted.clone(), ()));
+            drive(&mut reactor, |it| it.stats().connected == 1);
+            if hops == 2 {
+                break reactor;
+            }
+            hops += 1;
+            moved = detach(&mut reactor, conn);
+            assert!(moved.is_skipping(), "{context}: {moved:?}");
+        };
+        far.write_all(end).expect("the kernel takes the bytes");
+        drive(&mut reactor, |it| it.stats().frames_in == 1);
+        assert_eq!(reactor.handler().frames(), [b"ok"], "{context}");
+    }
+}
+
+/// The program has handled the bytes itself, so the search of the framing has no start any more.
+#[test]
+fn skip_ends_if_the_program_takes_undelivered_bytes() {
+    for framing in [Framing::custom(Nul), Framing::line()] {
+        let (mut far, mut moved) = moved_in_a_skip(&framing, None);
+        let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+        moved.undelivered.clear();
+        reactor.with(|_, cx| cx.adopt_detached(moved, Framing::length_u8(), ()));
+        far.write_all(b"\x02ok")
+            .expect("the kernel takes the bytes");
         drive(&mut reactor, |it| it.stats().frames_in == 1);
         assert_eq!(reactor.handler().frames(), [b"ok"], "{framing}");
     }

@@ -197,6 +197,23 @@ fn reconnect_stops_after_close_and_during_shutdown() {
     assert_eq!(reactor.handler().server.conn(), None);
 }
 
+/// The handler keeps the socket of a detached connection, so a second connection is not wanted.
+#[test]
+fn reconnect_does_not_replace_a_detached_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let mut reactor = client(listener.local_addr().expect("the listener is bound"));
+    drive(&mut reactor, |reactor| reactor.handler().opened == 1);
+    reactor.with(|client, cx| {
+        let conn = client.server.conn().expect("the connection is open");
+        cx.detach(conn).expect("the connection is open");
+    });
+    drive(&mut reactor, |reactor| reactor.handler().closed.is_some());
+    let client = reactor.handler();
+    let closed = client.closed.as_ref().expect("the connection has ended");
+    assert!(matches!(closed.reason, CloseReason::Detached(_)));
+    assert_eq!((client.server.conn(), &client.delays[..]), (None, &[][..]));
+}
+
 #[test]
 fn reconnect_starts_no_connect_during_shutdown() {
     let (_socket, addr) = common::refusing();

@@ -77,9 +77,21 @@ enum Held {
 ///
 /// The function is a trait object, so that the code that drops a partial frame stays short. Longer
 /// code would cost 6 instructions per frame.
-pub(super) struct Former(pub(super) Box<FormerStep>);
+pub(crate) struct Former(pub(super) Box<FormerStep>);
 
 pub(super) type FormerStep = dyn for<'a> FnMut(&'a [u8], bool) -> CheckedStep<'a> + Send + Sync;
+
+/// Skip of a frame whose end has not arrived, while it moves from one read side to another.
+#[derive(Debug, Default)]
+pub(crate) enum Skip {
+    #[default]
+    None,
+    /// The next `left >= 1` bytes of the stream are skipped.
+    Bytes { left: u64 },
+    /// The framing has decoded the first `decoded_len >= 1` bytes that are held. It skips them, and
+    /// the bytes after them, to the end of the frame.
+    ToEnd { framing: Former, decoded_len: usize },
+}
 
 /// Bytes that are read but not delivered.
 ///
@@ -365,6 +377,12 @@ impl Partial {
         self.buf.reserve(additional, capacity, pool);
     }
 
+    /// Makes `former`, which has decoded the first bytes, skip the frame in the bytes to its end.
+    pub(super) fn set_moved_former(&mut self, former: Former) {
+        self.held = Held::Former { is_due: true };
+        self.former = Some(former);
+    }
+
     /// Puts bytes into the empty buffer: the first bytes of a frame that needs `need` bytes, or
     /// undecoded bytes if `need` is zero.
     #[inline]
@@ -378,12 +396,20 @@ impl Partial {
         pool.moved_bytes += bytes.len() as u64;
     }
 
-    /// Returns a copy of the bytes, the number of bytes to skip, and the number of bytes that were
-    /// skipped of the frame in the bytes.
-    pub(super) fn content(&mut self, pool: &mut Pool) -> (Vec<u8>, u64, u64) {
+    /// Takes the former framing, and returns it with a copy of the bytes, or with the number of
+    /// bytes to skip.
+    pub(super) fn content(&mut self, pool: &mut Pool) -> (Vec<u8>, Skip) {
         self.buf.settle(pool);
         let bytes = self.buf.bytes().to_vec();
-        (bytes, self.left_to_skip(), self.scan.dropped)
+        let skip = match (self.former.take(), self.left_to_skip()) {
+            (Some(framing), _) => Skip::ToEnd {
+                framing,
+                decoded_len: bytes.len(),
+            },
+            (None, 0) => Skip::None,
+            (None, left) => Skip::Bytes { left },
+        };
+        (bytes, skip)
     }
 
     /// Returns true if the buffer is far larger than its bytes need.

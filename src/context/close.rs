@@ -58,11 +58,27 @@ impl<H: Handler> Context<'_, H> {
     ///   [`CloseReason::Detached`]: the socket, the bytes that were read and not delivered, and the
     ///   output that the kernel has not taken. No byte is lost or duplicated. The counts of lost
     ///   bytes are 0.
-    /// * If a frame is being skipped, the skip continues after the move. This is not so if the
-    ///   framing was replaced after the skip began.
-    /// * The socket stays in non-blocking mode and keeps its options, such as `TCP_NODELAY`.
+    /// * If the handler drops the `Detached`, the socket is closed.
     ///
-    /// [`adopt_detached`](Context::adopt_detached) continues the connection, in any reactor.
+    /// [`adopt_detached`](Context::adopt_detached) continues the connection, in any reactor. These
+    /// move with the connection:
+    ///
+    /// * the socket, in non-blocking mode and with its options, such as `TCP_NODELAY`
+    /// * the undelivered input and the unsent output
+    /// * the skip of a frame that is too long: see
+    ///   [`Detached::is_skipping`](crate::Detached::is_skipping)
+    ///
+    /// These do not move, so the connection starts without them, or with their defaults:
+    ///
+    /// * the id and the statistics
+    /// * a [pause](Context::pause), and the credit of [`grant`](Context::grant)
+    /// * its own [limits](Context::set_limits)
+    /// * a pending [`peek`](Context::peek)
+    /// * the watermark state: `adopt_detached` sets it from the unsent bytes
+    /// * the running times of timeouts and of [`Config::frame_deadline`]: they begin again
+    /// * the state of a custom codec, except while it skips a frame
+    ///
+    /// [`Config::frame_deadline`]: crate::Config::frame_deadline
     ///
     /// # Duplicates
     ///

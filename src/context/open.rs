@@ -220,9 +220,20 @@ impl<H: Handler> Context<'_, H> {
     /// [`on_open`](Handler::on_open) is called first, with [`Origin::Adopted`]. The undelivered
     /// bytes come before the bytes that are still in the socket, and `framing` decodes both. The
     /// unsent bytes are sent before any output from now on. A custom codec starts with a new state.
+    /// A frame that [was being skipped](Detached::is_skipping) is skipped to its end, by the
+    /// framing that began the skip. `framing` decodes the bytes after it.
+    ///
+    /// If the unsent bytes exceed [`Config::write_low_bytes`](crate::Config::write_low_bytes), the
+    /// write queue counts as above the high watermark: the connection is not read
+    /// ([`Config::read_above_high`](crate::Config::read_above_high) changes this), and
+    /// [`on_drained`](Handler::on_drained) reports when the queue has drained. The hard limits,
+    /// such as [`Config::write_queue_bytes_max`](crate::Config::write_queue_bytes_max), do not
+    /// apply to the adopted bytes: all of them are kept.
     ///
     /// [`on_close`](Handler::on_close) reports every failure, as for
     /// [`adopt_stream`](Context::adopt_stream). The bytes then count as unsent and as undecoded.
+    /// The same happens if [`close`](Context::close) is called before `on_open`: the unsent bytes
+    /// are dropped.
     ///
     /// [`Origin::Adopted`]: crate::Origin::Adopted
     ///

@@ -52,34 +52,36 @@ impl Engine {
             queue.clear(pool);
             self.memory.spare_queues.put(Some(queue));
         }
-        let (undelivered, left_to_skip, skipped) = conn.assembler.take(&mut self.memory.pool);
-        detached.undelivered = undelivered;
-        (detached.left_to_skip, detached.skipped) = (left_to_skip, skipped);
+        (detached.undelivered, detached.skip) = conn.assembler.take(&conn.framing, pool);
         Some(CloseReason::Detached(detached))
     }
 
     /// Adopts the socket of a detached connection with its bytes. Every failure is reported by
     /// `on_close`, and then the bytes count as lost.
     pub(crate) fn adopt_detached(&mut self, detached: Detached, framing: Framing) -> ConnId {
+        let Detached {
+            socket,
+            undelivered,
+            unsent,
+            skip,
+        } = detached;
         let token = self.insert_connecting(framing);
         let (memory, now) = (&mut self.memory, self.timers.stamp);
         if let Ok(conn) = self.entries.conn_mut(token) {
-            let Detached {
-                undelivered,
-                unsent,
-                left_to_skip,
-                skipped,
-                ..
-            } = &detached;
-            let content = (&undelivered[..], *left_to_skip, *skipped);
+            let content = (&undelivered[..], skip);
             conn.assembler.put(content, now, &mut memory.pool);
             if !unsent.is_empty() {
                 let spares = &mut memory.spare_queues;
                 let queue = spares.queue_of(&mut conn.write_queue, now);
-                queue.push(unsent, &mut memory.pool);
+                queue.push(&unsent, &mut memory.pool);
+            }
+            // The low watermark counts, because the handler cannot see that output is queued.
+            // `on_drained` then reports when the kernel has taken it.
+            if unsent.len() > self.config.write_low_bytes {
+                conn.state.above_high();
             }
         }
-        let begun = self.begin_adopt(token, detached.socket);
+        let begun = self.begin_adopt(token, socket);
         self.end_if_failed(token, begun)
     }
 }

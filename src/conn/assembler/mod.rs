@@ -24,9 +24,9 @@ mod former;
 
 use super::Pool;
 use super::deframe::split_skip;
-use super::partial::Partial;
+use super::partial::{Partial, Skip};
 use super::sink::{Delivery, FrameSink};
-use crate::codec::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, ErasedState, Kind};
+use crate::codec::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, ErasedState, Framing, Kind};
 use crate::codec::{LengthU32, Lookahead, ScanState, with_builtin};
 use crate::timer::Stamp;
 
@@ -301,30 +301,38 @@ impl Assembler {
         len
     }
 
-    /// Returns the content and drops it: the bytes, the number of bytes to skip, and the number of
-    /// bytes that were skipped of the frame in the bytes.
-    pub(crate) fn take(&mut self, pool: &mut Pool) -> (Vec<u8>, u64, u64) {
+    /// Returns the content and drops it: the bytes, and the skip of a frame whose end has not
+    /// arrived. The skip includes `framing`, which decoded the bytes, if only this framing finds
+    /// the end.
+    pub(crate) fn take(&mut self, framing: &Framing, pool: &mut Pool) -> (Vec<u8>, Skip) {
+        self.reframe(framing);
         let partial = self.partial.as_mut();
         let content = partial.map_or_else(Default::default, |partial| partial.content(pool));
         self.clear(pool);
         content
     }
 
-    /// Stores content of another read side: see [`take`](Assembler::take). Call it only while
-    /// nothing is held.
-    pub(crate) fn put(
-        &mut self,
-        (bytes, left_to_skip, skipped): (&[u8], u64, u64),
-        now: Stamp,
-        pool: &mut Pool,
-    ) {
-        let (here, left_to_skip) = split_skip(left_to_skip, bytes.len());
+    /// Stores content of another read side: see [`take`](Assembler::take). If bytes were removed
+    /// that the framing of a skip has decoded, the skip ends. Call it only while nothing is held.
+    pub(crate) fn put(&mut self, (bytes, skip): (&[u8], Skip), now: Stamp, pool: &mut Pool) {
+        let left = match skip {
+            Skip::Bytes { left } => left,
+            Skip::None | Skip::ToEnd { .. } => 0,
+        };
+        let (here, left) = split_skip(left, bytes.len());
         let bytes = &bytes[here..];
-        if left_to_skip > 0 {
-            self.partial = Some(Partial::skipping(left_to_skip, now, pool));
+        if left > 0 {
+            self.partial = Some(Partial::skipping(left, now, pool));
         } else if !bytes.is_empty() {
             let mut partial = Partial::with_bytes(bytes, 0, now, pool);
-            partial.scan.dropped = skipped;
+            if let Skip::ToEnd {
+                framing,
+                decoded_len,
+            } = skip
+                && decoded_len <= bytes.len()
+            {
+                partial.set_moved_former(framing);
+            }
             self.partial = Some(partial);
         }
     }
