@@ -133,7 +133,8 @@ impl<H: Handler> Context<'_, H> {
     /// If a name has several addresses, the attempts overlap (RFC 8305). IPv6 and IPv4 addresses
     /// alternate. The next address is tried 250 ms after the previous one, or as soon as an attempt
     /// fails. The first attempt that succeeds is used, and the other attempts are closed. At most 8
-    /// attempts are pending; for a further attempt, the oldest one is closed.
+    /// attempts are pending; for a further attempt, the oldest one is closed. If this host lacks a
+    /// descriptor or memory for a further attempt, the address is tried again later.
     ///
     /// Resolving a host name blocks; an IP or Unix address does not. Payloads sent before the
     /// connection is open are queued.

@@ -207,11 +207,21 @@ impl ConnectOptions {
         /// Sets the local address of the connection: a [`SocketAddr`], or a path or name of a Unix
         /// socket. Port 0 chooses a free port. A connect to an address of another family fails, and
         /// the next address of the peer is tried.
+        ///
+        /// Two attempts cannot use one port. So with a port other than 0, the attempts of a name
+        /// with several addresses do not overlap. The next address is tried when the attempt before
+        /// it fails.
         local_addr(addr: impl Into<Addr>) => local_addr = Some(addr.into());
 
         /// Allows a [`local_addr`](Self::local_addr) that an earlier connection still uses
         /// (`SO_REUSEADDR`). Off by default.
         reuse_addr(on: bool) => before.reuse_addr = Some(on);
+    }
+
+    /// Returns true if the program has chosen the local port. Two attempts cannot use it together.
+    pub(crate) fn has_local_port(&self) -> bool {
+        let local = self.local_addr.as_ref().and_then(Addr::inet);
+        local.is_some_and(|local| local.port() != 0)
     }
 
     /// Opens a socket and starts its connect. An event reports the end of the connect.

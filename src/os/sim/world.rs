@@ -46,6 +46,8 @@ pub(super) struct State {
     pub(super) buffer_lens: (usize, usize),
     /// Addresses that do not respond to connects.
     pub(super) silent: Vec<Addr>,
+    /// The error of every connect, as a system error number.
+    pub(super) connects_fail: Option<i32>,
     /// Errors that the next waits return.
     pub(super) failing_waits: Vec<io::ErrorKind>,
     log: Option<String>,
@@ -89,6 +91,7 @@ impl World {
                 loss_percent: 0,
                 buffer_lens: (64 * 1024, 64 * 1024),
                 silent: Vec::new(),
+                connects_fail: None,
                 failing_waits: Vec::new(),
                 log: None,
             });
@@ -171,6 +174,11 @@ impl World {
     pub(crate) fn silence(self, addr: impl Into<Addr>) {
         let addr = addr.into();
         self.with(|state| state.silent.push(addr));
+    }
+
+    /// Makes every connect fail at once with a system error number, or none.
+    pub(crate) fn fail_connects(self, errno: Option<i32>) {
+        self.with(|state| state.connects_fail = errno);
     }
 
     /// Makes the next wait of any poll fail.
