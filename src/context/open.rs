@@ -142,7 +142,8 @@ impl<H: Handler> Context<'_, H> {
     /// [`on_open`](Handler::on_open) reports success. [`on_close`](Handler::on_close) reports every
     /// failure and returns the session: an unknown host name, no free descriptor, a refusal by the
     /// peer, [`Config::connections_max`](crate::Config::connections_max) or a shutdown. Port 0, a
-    /// multicast or a broadcast address fails with `InvalidInput`.
+    /// multicast or a broadcast address fails with `InvalidInput`; if a name has other addresses
+    /// too, it is skipped.
     pub fn connect(&mut self, addr: impl ToAddrs, framing: Framing, session: H::Session) -> ConnId {
         self.connect_with(addr, framing, session, &ConnectOptions::new())
     }

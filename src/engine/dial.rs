@@ -19,7 +19,7 @@ use super::{Connection, Engine, Task};
 use crate::addr::Addr;
 use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
-use crate::os::{ConnectOptions, Os, Stream, lacks_resources};
+use crate::os::{ConnectOptions, Os, Stream, lacks_resources, names_no_server};
 
 /// Time from the start of an attempt until the next address is tried too (RFC 8305, section 5,
 /// "Connection Attempt Delay").
@@ -44,7 +44,13 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
-    pub(super) fn new(addrs: Vec<Addr>, options: ConnectOptions, until: Duration) -> Self {
+    /// Creates a connect. Addresses that no server can have are dropped, so that their error does
+    /// not replace the error of the other addresses. If no other address exists, they are kept.
+    pub(super) fn new(mut addrs: Vec<Addr>, options: ConnectOptions, until: Duration) -> Self {
+        let may_name_server = |addr: &Addr| !addr.inet().is_some_and(names_no_server);
+        if addrs.iter().any(may_name_server) {
+            addrs.retain(may_name_server);
+        }
         Self {
             addrs: alternate_families(addrs),
             options,

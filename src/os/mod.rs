@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use adopt::OwnedSocket;
 pub(crate) use listener::{AcceptFailure, Listener};
+pub(crate) use options::names_no_server;
 pub use options::{ConnectOptions, ListenOptions, UdpOptions};
 pub(crate) use poll::{Event, Waker};
 #[cfg(feature = "signals")]

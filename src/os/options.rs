@@ -245,7 +245,7 @@ impl ConnectOptions {
 }
 
 /// Returns true if the port is 0 or the address names a group of hosts (RFC 1122, 4.2.3.10).
-fn names_no_server(addr: SocketAddr) -> bool {
+pub(crate) fn names_no_server(addr: SocketAddr) -> bool {
     addr.port() == 0
         || match addr.ip() {
             IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
