@@ -51,7 +51,9 @@ impl<H: Handler> Context<'_, H> {
     /// * If there are IPv4 and IPv6 addresses, a listener at an IPv6 address accepts IPv6 only,
     ///   unless [`ListenOptions::only_v6`] is set.
     /// * An address is skipped if the system does not support its family, because no client can
-    ///   reach it either. An address that occurs twice counts once.
+    ///   reach it either. `[::1]` and `[::]` are also skipped if this host does not have them:
+    ///   IPv6 may be turned off. If no address is left, the call fails with the last such error.
+    /// * An address that occurs twice counts once.
     ///
     /// # Errors
     ///

@@ -44,6 +44,12 @@ impl World {
         backlog: u32,
     ) -> io::Result<os::Listener> {
         self.with(|state| {
+            if addr
+                .inet()
+                .is_some_and(|it| state.absent.contains(&it.ip()))
+            {
+                return Err(ErrorKind::AddrNotAvailable.into());
+            }
             let local = state.choose_local(addr, is_listener)?;
             let listener = Listener {
                 backlog_max: options.backlog_or(backlog).max(1),

@@ -299,3 +299,23 @@ fn listen_all_opens_each_distinct_address_at_one_port_or_none() {
     let ids = reactor.with(|_, cx| cx.listen_all(nothing, Framing::line(), &options));
     assert_eq!(ids.expect_err("no address").kind(), ErrorKind::InvalidInput);
 }
+
+/// A name file may list `::1` for a host on which IPv6 is turned off.
+#[test]
+fn listen_all_skips_ipv6_loopback_that_the_host_lacks() {
+    let world = World::new(0);
+    let mut reactor = node(world, Config::default());
+    let options = ListenOptions::new();
+    let v4: SocketAddr = ([127, 0, 0, 1], 7).into();
+    let v6: SocketAddr = ([0, 0, 0, 0, 0, 0, 0, 1], 7).into();
+    let lost = addr(1, false);
+    world.remove_ip(v6.ip());
+    world.remove_ip(lost.ip());
+    let mut listen_all = |addrs: &[SocketAddr]| {
+        let ids = reactor.with(|_, cx| cx.listen_all(addrs, Framing::line(), &options));
+        ids.map(|ids| ids.len()).map_err(|error| error.kind())
+    };
+    assert_eq!(listen_all(&[v6]), Err(ErrorKind::AddrNotAvailable));
+    assert_eq!(listen_all(&[lost, v4]), Err(ErrorKind::AddrNotAvailable));
+    assert_eq!(listen_all(&[v6, v4]), Ok(1));
+}
