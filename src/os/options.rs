@@ -150,7 +150,8 @@ impl ListenOptions {
 
         /// Sets the maximum number of connections that wait to be accepted. The kernel limits it
         /// further (`net.core.somaxconn` on Linux). [`Config::backlog`](crate::Config::backlog) is
-        /// the default, and describes how to notice a backlog that is too short.
+        /// the default, and describes how to notice a backlog that is too short. Zero selects the
+        /// minimum of the system: on Linux one connection waits.
         backlog(connections: u32) => backlog = Some(connections);
     }
 
@@ -201,7 +202,8 @@ impl ConnectOptions {
         /// Sets the time limit of the connect over all addresses that it tries. The lookup of a
         /// name is not included. At the limit all pending attempts are closed, and the connect
         /// fails with `TimedOut`. Default:
-        /// [`Config::connect_deadline`](crate::Config::connect_deadline).
+        /// [`Config::connect_deadline`](crate::Config::connect_deadline). With zero, only a connect
+        /// that completes before the next turn can succeed.
         timeout(timeout: Duration) => timeout = Some(timeout);
 
         /// Sets the local address of the connection: a [`SocketAddr`], or a path or name of a Unix
