@@ -158,7 +158,7 @@ pub struct Config {
     /// Default: true, because one system call per datagram limits the throughput.
     pub datagram_batches: bool,
     /// Maximum size of a socket's queue of outgoing datagrams, in bytes. Each datagram counts as
-    /// its length plus 64 bytes.
+    /// its length plus 64 bytes, so a queue with a maximum below 64 accepts no datagram.
     ///
     /// A datagram that would make the queue exceed this size is dropped, and `send_to` fails with
     /// [`SendError::Full`](crate::SendError).
@@ -179,7 +179,8 @@ pub struct Config {
     ///
     /// Default: `None`, because busy polling occupies a whole processor.
     pub busy_poll: Option<Duration>,
-    /// Maximum number of closures and payloads from other threads that wait for the loop.
+    /// Maximum number of closures and payloads from other threads that wait for the loop. At least
+    /// 1.
     ///
     /// The loop takes the whole queue at once. While the taken posts wait to run, the queue can
     /// fill up again, so up to twice this number may wait. If the queue is full, posting fails with
@@ -295,10 +296,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns an error that names the first field with an invalid value.
-    pub(crate) fn check(&self) -> io::Result<()> {
+    /// Returns an error that names the first field with an invalid value. `memory_bytes_max` is the
+    /// field of the reactor's configuration.
+    pub(crate) fn check(&self, memory_bytes_max: usize) -> io::Result<()> {
         let (low, high) = (self.write_low_bytes, self.write_high_bytes);
         let max = self.write_queue_bytes_max;
+        check_most("write_low_bytes", low, "memory_bytes_max", memory_bytes_max)?;
         check_most("write_low_bytes", low, "write_high_bytes", high)?;
         check_most("write_high_bytes", high, "write_queue_bytes_max", max)?;
         check_positive("write_queue_bytes_max", max)?;
@@ -378,14 +381,8 @@ impl Config {
             "the maximum of UDP",
             65_535,
         )?;
-        check_most(
-            "write_low_bytes",
-            self.write_low_bytes,
-            "memory_bytes_max",
-            self.memory_bytes_max,
-        )?;
         check_nonzero("connect_deadline", Some(self.connect_deadline))?;
-        self.limits().check()
+        self.limits().check(self.memory_bytes_max)
     }
 
     /// Returns the default limits of a connection.

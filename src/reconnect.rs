@@ -262,9 +262,10 @@ where
     /// * The handler [detached](Context::detach) the connection, so the connection to the server is
     ///   still open. Call [`open`](Reconnect::open) for a second one.
     /// * No attempt can succeed, because of the address itself: it is malformed, for example
-    ///   without a port, its port is 0, or it names a group of hosts. These are connect errors of
-    ///   the kinds `InvalidInput` and `Unsupported` that do not come from the system. A host name
-    ///   that is not found is tried again.
+    ///   without a port, its port is 0, or it names a group of hosts. If a name has several
+    ///   addresses, this must hold for all of them. These are connect errors of the kinds
+    ///   `InvalidInput` and `Unsupported` that do not come from the system. A host name that is not
+    ///   found is tried again.
     pub fn on_close<H: Handler>(
         &mut self,
         cx: &mut Context<'_, H>,

@@ -256,13 +256,23 @@ fn set_limits_high_watermark_stops_reading() {
 
 #[test]
 fn set_limits_with_invalid_values_changes_nothing() {
-    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
+    let mut config = Config::default();
+    config.memory_bytes_max = 1 << 20;
+    let (mut reactor, addr) = listening(Probe::silent(), config, Framing::length_u32());
     let (_client, conn) = open(&mut reactor, addr);
     reactor.with(|_, cx| {
         let before = cx.limits(conn).expect("the connection is open");
         let mut limits = before;
         limits.write_low_bytes = limits.write_high_bytes + 1;
         let error = cx.set_limits(conn, limits).expect_err("low exceeds high");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert_eq!(cx.limits(conn), Ok(before));
+        let mut limits = before;
+        limits.write_low_bytes = (1 << 20) + 1;
+        limits.write_high_bytes = limits.write_low_bytes;
+        let error = cx
+            .set_limits(conn, limits)
+            .expect_err("low exceeds memory_bytes_max");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert_eq!(cx.limits(conn), Ok(before));
         cx.abort(conn);

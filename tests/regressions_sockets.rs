@@ -184,6 +184,28 @@ fn dead_first_address_cost_its_whole_timeout() {
     assert_eq!((opens, reactor.handler().closes().len()), (1, 0));
 }
 
+// The last address of a name decided the error. If this address had port 0 or was a multicast
+// address, the error was `InvalidInput`, and `Reconnect` made no further attempt.
+#[test]
+fn address_of_no_server_hid_the_error_of_the_others() {
+    let (_held, refusing) = common::refusing();
+    let port_0 = SocketAddr::from(([127, 0, 0, 1], 0));
+    let multicast = SocketAddr::from(([224, 0, 0, 1], 80));
+    for (addrs, expected) in [
+        ([refusing, port_0], ErrorKind::ConnectionRefused),
+        ([refusing, multicast], ErrorKind::ConnectionRefused),
+        ([multicast, port_0], ErrorKind::InvalidInput),
+    ] {
+        let mut reactor = reactor();
+        reactor.connect(&addrs[..], Framing::raw(), ());
+        drive(&mut reactor, |it| !it.handler().closes().is_empty());
+        let CloseReason::ConnectFailed(error) = &reactor.handler().only_close().reason else {
+            panic!("{:?}", reactor.handler().only_close());
+        };
+        assert_eq!(error.kind(), expected, "{addrs:?}");
+    }
+}
+
 // A dual-stack listener reported its IPv4 clients as IPv6, so a check of the IPv4 address did not
 // match them.
 #[test]

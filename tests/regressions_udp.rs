@@ -169,3 +169,32 @@ fn wildcard_socket_replied_from_another_address() {
         assert_eq!(replied.collect::<HashSet<_>>(), asked, "{addr}");
     }
 }
+
+// If `on_datagram` panicked, the route of the reply was kept. A datagram that was later sent to the
+// same peer left from the address of the old request.
+#[cfg(all(target_os = "linux", feature = "udp-batch"))]
+#[test]
+fn panic_in_on_datagram_left_the_route_of_its_reply() {
+    let probe = Probe::new(|_, event| {
+        assert!(!matches!(event, Event::Datagram(..)), "the handler fails");
+    });
+    let mut reactor = Reactor::new(probe).expect("the reactor is created");
+    let socket = reactor
+        .bind_udp("0.0.0.0:0")
+        .expect("a free port is available");
+    let port = reactor
+        .local_inet_addr(socket)
+        .expect("the socket is bound")
+        .port();
+    let peer = peer("127.0.0.1:0");
+    peer.send_to(b"request", (Ipv4Addr::new(127, 0, 0, 7), port))
+        .expect("the loopback interface accepts the datagram");
+    let turns = std::panic::AssertUnwindSafe(|| drive(&mut reactor, |_| false));
+    std::panic::catch_unwind(turns).expect_err("the handler panics");
+    reactor
+        .with(|_, cx| cx.send_to(socket, addr_of(&peer), b"notice"))
+        .expect("the queue has space");
+    drive(&mut reactor, |it| it.stats().datagrams_out == 1);
+    let (_, from) = peer.recv_from(&mut [0; 9]).expect("the datagram arrives");
+    assert_eq!(from, SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+}

@@ -112,8 +112,9 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// An error changes nothing.
     ///
-    /// * `InvalidInput`: a timeout is zero, or `write_low_bytes <= write_high_bytes <=
-    ///   write_queue_bytes_max` does not hold. The error names the field.
+    /// * `InvalidInput`: a timeout or `write_queue_bytes_max` is zero, or `write_low_bytes <=
+    ///   write_high_bytes <= write_queue_bytes_max` does not hold, or `write_low_bytes` exceeds
+    ///   [`Config::memory_bytes_max`](crate::Config::memory_bytes_max). The error names the field.
     /// * `NotConnected`: the connection is closed.
     ///
     /// # Examples

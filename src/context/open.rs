@@ -51,7 +51,9 @@ impl<H: Handler> Context<'_, H> {
     /// * If there are IPv4 and IPv6 addresses, a listener at an IPv6 address accepts IPv6 only,
     ///   unless [`ListenOptions::only_v6`] is set.
     /// * An address is skipped if the system does not support its family, because no client can
-    ///   reach it either. An address that occurs twice counts once.
+    ///   reach it either. `[::1]` and `[::]` are also skipped if this host does not have them:
+    ///   IPv6 may be turned off. If no address is left, the call fails with the last such error.
+    /// * An address that occurs twice counts once.
     ///
     /// # Errors
     ///
@@ -133,7 +135,8 @@ impl<H: Handler> Context<'_, H> {
     /// If a name has several addresses, the attempts overlap (RFC 8305). IPv6 and IPv4 addresses
     /// alternate. The next address is tried 250 ms after the previous one, or as soon as an attempt
     /// fails. The first attempt that succeeds is used, and the other attempts are closed. At most 8
-    /// attempts are pending; for a further attempt, the oldest one is closed.
+    /// attempts are pending; for a further attempt, the oldest one is closed. If this host lacks a
+    /// descriptor or memory for a further attempt, the address is tried again later.
     ///
     /// Resolving a host name blocks; an IP or Unix address does not. Payloads sent before the
     /// connection is open are queued.
@@ -141,7 +144,8 @@ impl<H: Handler> Context<'_, H> {
     /// [`on_open`](Handler::on_open) reports success. [`on_close`](Handler::on_close) reports every
     /// failure and returns the session: an unknown host name, no free descriptor, a refusal by the
     /// peer, [`Config::connections_max`](crate::Config::connections_max) or a shutdown. Port 0, a
-    /// multicast or a broadcast address fails with `InvalidInput`.
+    /// multicast or a broadcast address fails with `InvalidInput`; if a name has other addresses
+    /// too, it is skipped.
     pub fn connect(&mut self, addr: impl ToAddrs, framing: Framing, session: H::Session) -> ConnId {
         self.connect_with(addr, framing, session, &ConnectOptions::new())
     }

@@ -19,7 +19,7 @@ use super::{Connection, Engine, Task};
 use crate::addr::Addr;
 use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
-use crate::os::{ConnectOptions, Os, Stream};
+use crate::os::{ConnectOptions, Os, Stream, lacks_resources, names_no_server};
 
 /// Time from the start of an attempt until the next address is tried too (RFC 8305, section 5,
 /// "Connection Attempt Delay").
@@ -44,7 +44,13 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
-    pub(super) fn new(addrs: Vec<Addr>, options: ConnectOptions, until: Duration) -> Self {
+    /// Creates a connect. Addresses that no server can have are dropped, so that their error does
+    /// not replace the error of the other addresses. If no other address exists, they are kept.
+    pub(super) fn new(mut addrs: Vec<Addr>, options: ConnectOptions, until: Duration) -> Self {
+        let may_name_server = |addr: &Addr| !addr.inet().is_some_and(names_no_server);
+        if addrs.iter().any(may_name_server) {
+            addrs.retain(may_name_server);
+        }
         Self {
             addrs: alternate_families(addrs),
             options,
@@ -63,13 +69,19 @@ impl Dial {
 
     /// Starts an attempt with the next address. If this attempt fails at once, stores its error in
     /// `last` and tries the address after it.
+    ///
+    /// While an attempt is pending, a lack of local resources says nothing about the address. The
+    /// address is then tried again when an attempt ends or the timer fires.
     fn attempt(&mut self, conn: &mut Connection, os: &Os, token: Token, last: &mut io::Error) {
+        let is_pending = !matches!(conn.socket, Stream::None);
+        if is_pending && self.options.has_local_port() {
+            return;
+        }
         while let Some(addr) = self.addrs.pop_front() {
             let attempt = os.connect(&addr, &self.options).and_then(|mut stream| {
                 stream.register(os, token.to_poll())?;
                 Ok(stream)
             });
-            let is_pending = !matches!(conn.socket, Stream::None);
             match attempt {
                 Ok(stream) => {
                     self.opened += 1;
@@ -81,6 +93,10 @@ impl Dial {
                     if self.earlier.len() == ATTEMPTS_MAX {
                         self.earlier.remove(0).0.close(os);
                     }
+                    return;
+                }
+                Err(error) if is_pending && lacks_resources(&error) => {
+                    self.addrs.push_front(addr);
                     return;
                 }
                 Err(error) => {
@@ -96,7 +112,7 @@ impl Dial {
     /// Returns the time until the next address is tried, or until the connect fails.
     fn next_after(&self, now: Duration) -> Duration {
         let left = self.until.saturating_sub(now);
-        match self.addrs.is_empty() {
+        match self.addrs.is_empty() || self.options.has_local_port() {
             true => left,
             false => left.min(ATTEMPT_DELAY),
         }

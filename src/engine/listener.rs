@@ -1,6 +1,7 @@
 //! Listeners: opening them, accepting, and retrying after a failed accept.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::log_limit::warn_limited;
@@ -138,8 +139,9 @@ impl Engine {
         Ok(ids)
     }
 
-    /// Opens a listening socket for each address whose family the system supports. If the system
-    /// chooses the port of the first socket, the other sockets use the same port.
+    /// Opens a listening socket for each address, except addresses of a family that the system does
+    /// not support or that is turned off. If the system chooses the port of the first socket, the
+    /// other sockets use the same port.
     fn open_listeners(&self, addrs: &[Addr], options: &ListenOptions) -> io::Result<Vec<Listener>> {
         let backlog = self.config.backlog;
         let mut listeners: Vec<Listener> = Vec::new();
@@ -155,7 +157,9 @@ impl Engine {
             }
             match self.os.listen(&addr, options, backlog) {
                 Ok(listener) => listeners.push(listener),
-                Err(error) if lacks_family(&error) => skipped = error,
+                Err(error) if lacks_family(&error) || lacks_local_v6(&error, &addr) => {
+                    skipped = error;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -301,6 +305,14 @@ impl Engine {
             self.queue(id.0);
         }
     }
+}
+
+/// Returns true if a bind failed because IPv6 is turned off. The system then supports the family,
+/// but no interface has an IPv6 address, not even `::1` (Linux: `disable_ipv6`).
+fn lacks_local_v6(error: &io::Error, addr: &Addr) -> bool {
+    let is_local = |ip: IpAddr| ip.is_ipv6() && (ip.is_loopback() || ip.is_unspecified());
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        && addr.inet().is_some_and(|addr| is_local(addr.ip()))
 }
 
 #[cfg(test)]

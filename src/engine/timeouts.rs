@@ -116,7 +116,7 @@ impl Engine {
 
     /// Sets own limits for a connection, and restarts its timeouts.
     pub(crate) fn set_limits(&mut self, token: Token, limits: Limits) -> io::Result<()> {
-        limits.check()?;
+        limits.check(self.config.memory_bytes_max)?;
         let timeouts = Timeouts::new(&limits);
         if timeouts.are_set() {
             self.timers.keep_stamp();

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use adopt::OwnedSocket;
 pub(crate) use listener::{AcceptFailure, Listener};
+pub(crate) use options::names_no_server;
 pub use options::{ConnectOptions, ListenOptions, UdpOptions};
 pub(crate) use poll::{Event, Waker};
 #[cfg(feature = "signals")]
@@ -242,6 +243,35 @@ const FAMILY_UNSUPPORTED: i32 = match () {
 /// Returns true if a socket cannot be opened because the system lacks its address family.
 pub(crate) fn lacks_family(error: &io::Error) -> bool {
     error.raw_os_error() == Some(FAMILY_UNSUPPORTED)
+}
+
+/// `ENOBUFS`, which has no stable [`io::ErrorKind`].
+const NO_BUFFERS: i32 = match () {
+    () if cfg!(windows) => 10055,
+    () if cfg!(any(target_os = "solaris", target_os = "illumos")) => 132,
+    () if cfg!(any(target_arch = "mips", target_arch = "mips64")) => 132,
+    () if cfg!(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "fuchsia"
+    )) =>
+    {
+        105
+    }
+    () => 55,
+};
+
+/// `EMFILE` and `ENFILE`, which have no stable [`io::ErrorKind`]. Windows has one code for both.
+const NO_DESCRIPTORS: &[i32] = if cfg!(windows) { &[10024] } else { &[24, 23] };
+
+/// Returns true if a connect could not begin because this host lacks a descriptor, memory or a free
+/// port. The same connect may succeed later.
+pub(crate) fn lacks_resources(error: &io::Error) -> bool {
+    let is_lack = |code| code == NO_BUFFERS || NO_DESCRIPTORS.contains(&code);
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::OutOfMemory
+    ) || error.raw_os_error().is_some_and(is_lack)
 }
 
 /// Repeats a call while a signal interrupts it.

@@ -150,7 +150,8 @@ impl ListenOptions {
 
         /// Sets the maximum number of connections that wait to be accepted. The kernel limits it
         /// further (`net.core.somaxconn` on Linux). [`Config::backlog`](crate::Config::backlog) is
-        /// the default, and describes how to notice a backlog that is too short.
+        /// the default, and describes how to notice a backlog that is too short. Zero selects the
+        /// minimum of the system: on Linux one connection waits.
         backlog(connections: u32) => backlog = Some(connections);
     }
 
@@ -201,17 +202,28 @@ impl ConnectOptions {
         /// Sets the time limit of the connect over all addresses that it tries. The lookup of a
         /// name is not included. At the limit all pending attempts are closed, and the connect
         /// fails with `TimedOut`. Default:
-        /// [`Config::connect_deadline`](crate::Config::connect_deadline).
+        /// [`Config::connect_deadline`](crate::Config::connect_deadline). With zero, only a connect
+        /// that completes before the next turn can succeed.
         timeout(timeout: Duration) => timeout = Some(timeout);
 
         /// Sets the local address of the connection: a [`SocketAddr`], or a path or name of a Unix
         /// socket. Port 0 chooses a free port. A connect to an address of another family fails, and
         /// the next address of the peer is tried.
+        ///
+        /// Two attempts cannot use one port. So with a port other than 0, the attempts of a name
+        /// with several addresses do not overlap. The next address is tried when the attempt before
+        /// it fails.
         local_addr(addr: impl Into<Addr>) => local_addr = Some(addr.into());
 
         /// Allows a [`local_addr`](Self::local_addr) that an earlier connection still uses
         /// (`SO_REUSEADDR`). Off by default.
         reuse_addr(on: bool) => before.reuse_addr = Some(on);
+    }
+
+    /// Returns true if the program has chosen the local port. Two attempts cannot use it together.
+    pub(crate) fn has_local_port(&self) -> bool {
+        let local = self.local_addr.as_ref().and_then(Addr::inet);
+        local.is_some_and(|local| local.port() != 0)
     }
 
     /// Opens a socket and starts its connect. An event reports the end of the connect.
@@ -238,7 +250,7 @@ impl ConnectOptions {
 }
 
 /// Returns true if the port is 0 or the address names a group of hosts (RFC 1122, 4.2.3.10).
-fn names_no_server(addr: SocketAddr) -> bool {
+pub(crate) fn names_no_server(addr: SocketAddr) -> bool {
     addr.port() == 0
         || match addr.ip() {
             IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),

@@ -27,10 +27,16 @@ pub(crate) enum Udp {
 pub(crate) struct RealUdp {
     udp: UdpSocket,
     is_connected: bool,
+    /// True if this IPv6 socket accepts an IPv4 destination only if it is mapped into IPv6.
+    maps_v4: bool,
     awaits_writable: bool,
     /// `None` if the socket needs only calls for one datagram without details.
     batcher: Option<Batcher>,
 }
+
+/// True if an IPv6 socket accepts IPv4 destinations in both forms: as IPv4, and mapped into IPv6.
+/// The BSDs and Windows accept only the mapped form.
+const TAKES_BOTH_FAMILIES: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// The result of a receive.
 #[derive(Debug)]
@@ -46,11 +52,13 @@ impl Udp {
     /// Wraps a non-blocking socket. `in_batches` requests several datagrams per system call.
     pub(super) fn new(socket: Socket, in_batches: bool, wanted: Wanted) -> io::Result<Self> {
         let is_connected = socket.peer_addr().is_ok();
+        let maps_v4 = !TAKES_BOTH_FAMILIES && socket.local_addr()?.is_ipv6();
         let udp = UdpSocket::from_std(socket.into());
         let batcher = Batcher::new(&udp, in_batches, wanted)?;
         Ok(Self::Real(RealUdp {
             udp,
             is_connected,
+            maps_v4,
             awaits_writable: false,
             batcher,
         }))
@@ -89,7 +97,7 @@ impl Udp {
     pub(crate) fn connect(&mut self, peer: SocketAddr) -> io::Result<()> {
         match self {
             Self::Real(real) => {
-                real.udp.connect(peer)?;
+                real.udp.connect(to_family(peer, real.maps_v4))?;
                 real.is_connected = true;
             }
             #[cfg(test)]
@@ -135,7 +143,7 @@ impl Udp {
         match self {
             Self::Real(real) => match &mut real.batcher {
                 Some(batcher) => batcher.send(&real.udp, real.is_connected, queue),
-                None => send_front(&real.udp, queue),
+                None => send_front(&real.udp, queue, real.maps_v4),
             },
             #[cfg(test)]
             Self::Sim(sim) => {
@@ -177,25 +185,48 @@ impl Udp {
 }
 
 /// Sends the oldest datagram of `queue` alone and returns 1. Returns 0 if the queue is empty.
-pub(super) fn send_front(udp: &UdpSocket, queue: &DatagramQueue) -> io::Result<usize> {
-    let Some(front) = queue.front() else {
+pub(super) fn send_front(
+    udp: &UdpSocket,
+    queue: &DatagramQueue,
+    maps_v4: bool,
+) -> io::Result<usize> {
+    let Some(mut front) = queue.front() else {
         return Ok(0);
     };
+    front.to = front.to.map(|to| to_family(to, maps_v4));
     let sent = match (front.to, front.marks) {
         (_, Some(marks)) => send_marked(udp, front, *marks),
-        (Some(to), None) => retry(|| udp.send_to(front.data, to_family(udp, to))),
+        (Some(to), None) => retry(|| udp.send_to(front.data, to)),
         (None, None) => retry(|| udp.send(front.data)),
     };
     sent.map(|_| 1)
 }
 
-/// Returns an IPv4 address in the form that the socket accepts. A Windows socket of IPv6 needs the
-/// mapped form. Other systems accept both forms.
-fn to_family(udp: &UdpSocket, to: SocketAddr) -> SocketAddr {
-    match (to, cfg!(windows)) {
-        (SocketAddr::V4(v4), true) if udp.local_addr().is_ok_and(|it| it.is_ipv6()) => {
+/// Returns a destination in the form that the socket accepts. If `maps_v4` is true, an IPv4 address
+/// is mapped into IPv6 (RFC 4291, 2.5.5.2).
+fn to_family(to: SocketAddr, maps_v4: bool) -> SocketAddr {
+    match to {
+        SocketAddr::V4(v4) if maps_v4 => {
             SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
         }
         _ => to,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ipv4_destinations_are_mapped_into_ipv6() {
+        for (to, mapped) in [
+            ("192.0.2.1:7", "[::ffff:192.0.2.1]:7"),
+            ("[2001:db8::1]:7", "[2001:db8::1]:7"),
+            ("[fe80::1%3]:7", "[fe80::1%3]:7"),
+        ] {
+            let to: SocketAddr = to.parse().expect("a valid address");
+            assert_eq!(to_family(to, false), to);
+            assert_eq!(Ok(to_family(to, true)), mapped.parse());
+        }
     }
 }

@@ -305,7 +305,8 @@ impl Batcher {
         {
             return result;
         }
-        let result = send_front(udp, queue);
+        // Linux needs no mapping of addresses.
+        let result = send_front(udp, queue, false);
         match &result {
             Err(error) if error.kind() == WouldBlock => return result,
             Err(_) => (self.doubt, self.refusal) = (None, None),

@@ -9,6 +9,7 @@ use std::io;
 use super::{Callbacks, Reactor};
 use crate::datagram::{Datagram, Details};
 use crate::error::Gone;
+use crate::guard::OnUnwind;
 use crate::handler::Handler;
 use crate::id::UdpId;
 
@@ -66,8 +67,16 @@ impl<H: Handler> Reactor<H> {
         let message = self.recv_batch.message(index);
         let details = self.recv_batch.details(index);
         let len_max = self.engine.config.datagram_len_max;
+        // The guard runs after a panic and after a return.
+        let mut engine = OnUnwind::new(&mut self.engine, |engine| {
+            if details.is_some()
+                && let Ok(entry) = engine.entries.udp_mut(id)
+            {
+                entry.reply = None;
+            }
+        });
         for whole in self.recv_batch.datagrams(index) {
-            let Some(entry) = self.engine.receiver_of(id, &message.from) else {
+            let Some(entry) = engine.receiver_of(id, &message.from) else {
                 continue;
             };
             let datagram = Datagram {
@@ -80,21 +89,15 @@ impl<H: Handler> Reactor<H> {
                 entry.reply = Some(datagram.reply_route());
             }
             let is_recorded = entry.state.is_recorded();
-            let stats = &mut self.engine.telemetry.stats;
+            let stats = &mut engine.telemetry.stats;
             stats.datagrams_in += 1;
             stats.datagram_bytes_in += datagram.data.len() as u64;
             stats.datagrams_truncated += u64::from(datagram.truncated);
             if is_recorded {
-                self.engine
-                    .record_received(id, datagram.data.len(), datagram.truncated);
+                engine.record_received(id, datagram.data.len(), datagram.truncated);
             }
-            let callbacks = Callbacks::new(&mut self.handler, &mut self.engine, &mut self.sessions);
+            let callbacks = Callbacks::new(&mut self.handler, &mut engine, &mut self.sessions);
             callbacks.datagram(id, datagram);
-        }
-        if details.is_some()
-            && let Ok(entry) = self.engine.entries.udp_mut(id)
-        {
-            entry.reply = None;
         }
         message.count()
     }

@@ -44,6 +44,12 @@ impl World {
         backlog: u32,
     ) -> io::Result<os::Listener> {
         self.with(|state| {
+            if addr
+                .inet()
+                .is_some_and(|it| state.absent.contains(&it.ip()))
+            {
+                return Err(ErrorKind::AddrNotAvailable.into());
+            }
             let local = state.choose_local(addr, is_listener)?;
             let listener = Listener {
                 backlog_max: options.backlog_or(backlog).max(1),
@@ -70,7 +76,10 @@ impl World {
         options: &ConnectOptions,
     ) -> io::Result<SimSocket> {
         self.with(|state| {
-            let local = state.local_for(addr, options.local());
+            if let Some(errno) = state.connects_fail {
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+            let local = state.local_for(addr, options.local())?;
             let lens = options.buffer_lens(state.buffer_lens);
             let stream = Stream::connecting(addr.clone(), lens);
             if addr.inet().is_none() {
@@ -141,7 +150,13 @@ impl State {
     }
 
     /// Returns the local address of a connect.
-    fn local_for(&mut self, to: &Addr, local: Option<&Addr>) -> Addr {
+    fn local_for(&mut self, to: &Addr, local: Option<&Addr>) -> io::Result<Addr> {
+        let is_stream: fn(&Kind) -> bool = |kind| matches!(kind, Kind::Stream(_));
+        if let Some(local @ Addr::Inet(_)) = local
+            && self.bound(local, is_stream).is_some()
+        {
+            return Err(ErrorKind::AddrInUse.into());
+        }
         let mut local = match (local, to) {
             (Some(local), _) => local.clone(),
             (None, Addr::Inet(to)) => Addr::Inet((to.ip(), 0).into()),
@@ -153,7 +168,7 @@ impl State {
         {
             inet.set_port(self.free_port());
         }
-        local
+        Ok(local)
     }
 
     /// Checks the target of a Unix connect. The connect fails at once if no socket listens there or

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::poll::{Poll, SimPoll};
@@ -46,6 +47,10 @@ pub(super) struct State {
     pub(super) buffer_lens: (usize, usize),
     /// Addresses that do not respond to connects.
     pub(super) silent: Vec<Addr>,
+    /// The error of every connect, as a system error number.
+    pub(super) connects_fail: Option<i32>,
+    /// Addresses that this host does not have, so that no socket can be bound to them.
+    pub(super) absent: Vec<IpAddr>,
     /// Errors that the next waits return.
     pub(super) failing_waits: Vec<io::ErrorKind>,
     log: Option<String>,
@@ -89,6 +94,8 @@ impl World {
                 loss_percent: 0,
                 buffer_lens: (64 * 1024, 64 * 1024),
                 silent: Vec::new(),
+                connects_fail: None,
+                absent: Vec::new(),
                 failing_waits: Vec::new(),
                 log: None,
             });
@@ -171,6 +178,16 @@ impl World {
     pub(crate) fn silence(self, addr: impl Into<Addr>) {
         let addr = addr.into();
         self.with(|state| state.silent.push(addr));
+    }
+
+    /// Makes every connect fail at once with a system error number, or none.
+    pub(crate) fn fail_connects(self, errno: Option<i32>) {
+        self.with(|state| state.connects_fail = errno);
+    }
+
+    /// Removes an address of the host, so that a listener cannot be bound to it.
+    pub(crate) fn remove_ip(self, ip: IpAddr) {
+        self.with(|state| state.absent.push(ip));
     }
 
     /// Makes the next wait of any poll fail.

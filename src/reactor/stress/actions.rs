@@ -276,7 +276,8 @@ impl Model {
             return;
         };
         limits.write_high_bytes = self.random.of(&[50, 500, PAYLOAD_LEN_MAX]);
-        limits.write_low_bytes = limits.write_high_bytes / 3;
+        // The value before is at most `memory_bytes_max`.
+        limits.write_low_bytes = limits.write_low_bytes.min(limits.write_high_bytes / 3);
         limits.write_queue_bytes_max = 2 * limits.write_high_bytes;
         limits.idle_timeout = Some(HOUR);
         cx.set_limits(target.conn, limits)

@@ -147,6 +147,40 @@ fn close_while_connecting_closes_all_attempts() {
     assert_eq!(world.open_streams(), 0);
 }
 
+/// Two sockets cannot be bound to one port, so a second attempt would fail at once.
+#[test]
+fn attempts_from_a_fixed_local_port_do_not_overlap() {
+    let world = World::new(0);
+    world.set_latency(300 * MS);
+    let mut reactor = node(world, Config::default());
+    world.listen(addr(9, true));
+    let options = ConnectOptions::new().local_addr(SocketAddr::from(([192, 0, 2, 200], 7)));
+    let addrs = [addr(1, true), addr(2, true), addr(9, true)];
+    reactor.with(|_, cx| cx.connect_with(&addrs[..], Framing::line(), (), &options));
+    run_for(world, &mut [&mut reactor], 60 * SEC);
+    assert_eq!(take_events(&mut reactor), ["900 open"]);
+}
+
+/// The address is tried again when the pending attempt fails, or when the timer fires.
+#[test]
+fn lack_of_descriptors_skips_no_address() {
+    let emfile = if cfg!(windows) { 10_024 } else { 24 };
+    for (refused_after, expected) in [(300 * MS, "600 open"), (60 * SEC, "800 open")] {
+        let world = World::new(0);
+        world.set_latency(refused_after);
+        let mut reactor = node(world, Config::default());
+        world.listen(addr(9, true));
+        dial(&mut reactor, &[addr(1, true), addr(9, true)], 90 * SEC);
+        run_for(world, &mut [&mut reactor], 200 * MS);
+        world.fail_connects(Some(emfile));
+        run_for(world, &mut [&mut reactor], 80 * MS);
+        world.fail_connects(None);
+        world.set_latency(300 * MS);
+        run_for(world, &mut [&mut reactor], 70 * SEC);
+        assert_eq!(take_events(&mut reactor), [expected]);
+    }
+}
+
 /// All attempts succeed in one turn, and another one fails in it.
 #[test]
 fn attempts_that_succeed_together_open_one_connection() {
@@ -268,4 +302,24 @@ fn listen_all_opens_each_distinct_address_at_one_port_or_none() {
         ids.expect_err("the list has no address").kind(),
         ErrorKind::InvalidInput
     );
+}
+
+/// A name file may list `::1` for a host on which IPv6 is turned off.
+#[test]
+fn listen_all_skips_ipv6_loopback_that_the_host_lacks() {
+    let world = World::new(0);
+    let mut reactor = node(world, Config::default());
+    let options = ListenOptions::new();
+    let v4: SocketAddr = ([127, 0, 0, 1], 7).into();
+    let v6: SocketAddr = ([0, 0, 0, 0, 0, 0, 0, 1], 7).into();
+    let lost = addr(1, false);
+    world.remove_ip(v6.ip());
+    world.remove_ip(lost.ip());
+    let mut listen_all = |addrs: &[SocketAddr]| {
+        let ids = reactor.with(|_, cx| cx.listen_all(addrs, Framing::line(), &options));
+        ids.map(|ids| ids.len()).map_err(|error| error.kind())
+    };
+    assert_eq!(listen_all(&[v6]), Err(ErrorKind::AddrNotAvailable));
+    assert_eq!(listen_all(&[lost, v4]), Err(ErrorKind::AddrNotAvailable));
+    assert_eq!(listen_all(&[v6, v4]), Ok(1));
 }
