@@ -378,6 +378,7 @@ changes! {
     /// Records that the entry was taken out of the list of entries to trim.
     fn unmark_oversized = clear(OVERSIZED);
     /// Clears the writable mark of a datagram socket; returns true if it was set.
+    #[cfg(unix)]
     fn take_writable = clear(WRITABLE);
     /// Records that a read or a receive returned `WouldBlock`.
     fn read_would_block = clear(READABLE | END_HINT);
