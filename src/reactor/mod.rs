@@ -338,6 +338,7 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// Calls `on_drained` if the write queue went down to the low watermark, and resumes reading.
+    #[inline(never)]
     fn notify_watermark(&mut self, token: Token, watermark: Watermark) {
         if watermark == Watermark::Drained {
             self.callbacks().drained(token);
