@@ -236,7 +236,7 @@ where
         self
     }
 
-    /// Connects at once with `session`, and cancels a pending attempt.
+    /// Connects at once with `session`, and cancels the timer of the next attempt if it is set.
     ///
     /// If a connection is open or connecting already, returns this connection and drops `session`.
     pub fn open<H: Handler>(&mut self, cx: &mut Context<'_, H>, session: H::Session) -> ConnId {

@@ -45,8 +45,8 @@ impl fmt::Debug for Delimited {
     }
 }
 
-/// Maximum number of bytes that are copied together to find a delimiter that begins in the held
-/// bytes.
+/// Maximum number of bytes that are copied into one array to find a delimiter that begins in the
+/// held bytes: the end of the held bytes and the start of the new bytes.
 const BORDER_LEN_MAX: usize = 64;
 
 const CRLF: &[u8] = b"\r\n";

@@ -89,7 +89,8 @@ impl Netstring {
     /// the header is incomplete.
     ///
     /// A length over the limit is reported without waiting for further digits, which only make the
-    /// length larger. If such a frame is skipped, all digits are needed.
+    /// length larger. Only if such a frame is to be skipped does the codec wait for all digits,
+    /// because it then needs the exact length.
     fn read_header(&self, bytes: &[u8]) -> Result<Option<(u64, usize)>, FrameError> {
         let limit = self.limit.len;
         let mut value: u64 = 0;

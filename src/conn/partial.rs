@@ -81,7 +81,8 @@ pub(crate) struct Former(pub(super) Box<FormerStep>);
 
 pub(super) type FormerStep = dyn for<'a> FnMut(&'a [u8], bool) -> CheckedStep<'a> + Send + Sync;
 
-/// Skip of a frame whose end has not arrived, while it moves from one read side to another.
+/// An unfinished skip of a frame, as a detached connection passes it to the connection that adopts
+/// its bytes.
 #[derive(Debug, Default)]
 pub(crate) enum Skip {
     #[default]

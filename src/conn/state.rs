@@ -466,7 +466,7 @@ impl State {
         self.set(END_DELIVERED);
     }
 
-    /// Returns true if a datagram can be received.
+    /// Returns true if the datagram socket is readable, and neither paused nor closed.
     pub(crate) fn may_receive(self) -> bool {
         self.any(READABLE) && self.none(CLOSING | DEAD | PAUSED)
     }

@@ -148,7 +148,7 @@ pub(super) fn strides(framing: &Framing, stream: &[u8]) -> Result<Vec<Stride>, S
     Ok(strides)
 }
 
-/// Performs the first step of a stream.
+/// Returns the first decode step for the start of a stream.
 fn first_step<'a>(framing: &Framing, bytes: &'a [u8]) -> Result<Option<CheckedStep<'a>>, String> {
     step(framing, &mut AnyState::default(), bytes, false)
 }

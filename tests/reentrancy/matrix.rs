@@ -596,7 +596,8 @@ impl Handler for Matrix {
     }
 
     fn on_close(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: (), closed: Closed) {
-        // The address of a connect may be unknown, but the entry still exists.
+        // In `on_close` the entry still exists. So the error may be that the address is unknown,
+        // but not `NotConnected`.
         let peer = cx.peer_inet_addr(conn).map_err(|error| error.kind());
         assert_ne!(peer, Err(ErrorKind::NotConnected));
         let life = self.life(conn);

@@ -203,9 +203,9 @@ impl Assembler {
         })
     }
 
-    /// Skips bytes of `left`, by their number or with a former framing, and advances `at`. Returns
-    /// `None` if the skip has ended and the bytes after the skipped frame are held: the caller must
-    /// then decode the held bytes.
+    /// Skips bytes of `left`, and advances `at`: a known number of bytes, or as many as a former
+    /// framing skips. Returns `None` if the skip has ended and the bytes after the skipped frame
+    /// are held: the caller must then decode the held bytes.
     fn continue_any_skip<S: FrameSink>(
         &mut self,
         left: &[u8],

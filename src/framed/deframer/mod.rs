@@ -19,9 +19,10 @@ const GROWTH: usize = 4;
 /// Divisor of the capacity for shrinking. The buffer is shrunk to `capacity / SHRINK` if it was
 /// never filled up to that length while `SHRINK` times its capacity arrived.
 const SHRINK: usize = 4;
-/// Divisor of the capacity for counting: bytes that arrive in an empty buffer count as at least
-/// `capacity / ALONE` bytes. So a few hundred short frames shrink the buffer. A burst within these
-/// frames keeps the buffer large.
+/// Weight of a short frame in the count that shrinks the buffer: see [`SHRINK`]. Bytes that arrive
+/// in an empty buffer count as at least `capacity / ALONE` bytes, even if they are fewer. So the
+/// buffer shrinks after `SHRINK * ALONE` (256) short frames that arrive alone. If the buffer fills
+/// up to `capacity / SHRINK` in the meantime, the count starts again.
 const ALONE: usize = 64;
 
 /// An item that a [`Deframer`] found in its bytes.

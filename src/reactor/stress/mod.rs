@@ -176,7 +176,8 @@ impl Run {
         }
     }
 
-    /// Returns the readiness of an event that reports every condition of the connection.
+    /// Returns the readiness of an event that reports more than is true: both directions and an
+    /// end. `HUNG_UP` is included only if the end of the stream was added to the script.
     fn whole_event(&self, number: usize) -> Ready {
         let both = Ready::READABLE | Ready::WRITABLE | Ready::ENDED;
         both | Ready::HUNG_UP.only_if(self.reactor.handler.conns[number].is_fed_to_end)

@@ -16,7 +16,7 @@ fn silent(config: Config, order: AckOrder) -> (Reactor<Recorder>, Wire, ConnId) 
     (reactor, script, conn)
 }
 
-/// Runs turns without new events until no work is left.
+/// Runs turns without new events until no work is left, but at most 100 turns.
 fn turns(reactor: &mut Reactor<Recorder>) {
     for _ in 0..100 {
         if reactor.next_turn_in() != Some(Duration::ZERO) {
