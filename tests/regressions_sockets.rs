@@ -282,7 +282,7 @@ fn ipv4_sender_to_a_dual_stack_socket_was_reported_as_ipv6() {
     }
 }
 
-// The text of some Unix addresses was the text of another address.
+// Two different Unix addresses could have the same text, so parsing it gave the wrong address.
 #[cfg(unix)]
 #[test]
 fn text_of_a_unix_addr_named_another_addr() {

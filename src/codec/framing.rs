@@ -472,8 +472,8 @@ impl Framing {
     ///
     /// # Panics
     ///
-    /// Panics if the number of [stripped](LengthField::strip) bytes exceeds the length of the header
-    /// by more than 1 MiB.
+    /// Panics if the number of [stripped](LengthField::strip) bytes exceeds the length of the
+    /// header by more than 1 MiB.
     pub fn length_field(header: LengthField) -> Self {
         let codec = Headed::new(header, Self::LIMIT);
         Self::of(Kind::LengthField(Arc::new(codec)))

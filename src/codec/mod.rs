@@ -378,8 +378,8 @@ impl Limit {
     }
 
     /// Returns the lookahead for bytes that contain the end of the frame. Their first `len` bytes
-    /// belong to the frame, whose payload has `payload_len` bytes and whose delimiter begins at
-    /// `to`.
+    /// belong to the frame, whose payload has `payload_len` bytes and whose delimiter begins `to`
+    /// bytes after its start.
     #[inline]
     fn with_end(
         self,

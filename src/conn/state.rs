@@ -319,7 +319,7 @@ queries! {
     /// began.
     fn stops_sending = any(STOPS_SENDING);
     fn is_write_failed = any(WRITE_FAILED);
-    /// Returns true if a close or a half-close ends the write half, or has ended it.
+    /// Returns true if a close or a half-close has begun, so that the write half ends.
     fn ends_output = any(ENDS_OUTPUT);
     /// Returns true if the socket may be written: it is connected and the connection has not ended.
     fn may_write = none(CONNECTING | DEAD);

@@ -28,8 +28,8 @@ pub(crate) struct Active {
     /// The framing of the active connection. It is kept after the dispatch, because the next
     /// connection usually has the same framing.
     pub(super) framing: Framing,
-    /// Result of [`Framing::u32_len_end`]: shorter payloads are framed by a big-endian `u32`
-    /// length.
+    /// Result of [`Framing::u32_len_end`]: payloads shorter than this number are framed by a
+    /// big-endian `u32` length. Zero for other framings.
     pub(crate) u32_len_end: usize,
     /// Frame budget of this dispatch, minus the skipped frames.
     frames_max: usize,

@@ -155,7 +155,7 @@ impl Udp {
         }
     }
 
-    /// Returns the address of the connected peer, as the kernel reports it for its datagrams.
+    /// Returns the address of the connected peer. Its datagrams have this source address.
     pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Real(real) => real.udp.peer_addr(),

@@ -267,7 +267,7 @@ impl Cuts {
 struct Trial<'a> {
     cuts: &'a Cuts,
     stream: &'a [u8],
-    /// The frames that the user expects.
+    /// Frames that [`Cuts`] was told to expect; `None` if the uncut stream determines them.
     frames: Option<&'a [Vec<u8>]>,
     expected: Outcome,
     strides: Vec<Stride>,

@@ -183,7 +183,8 @@ fn gt06_resynchronises_after_a_wrong_length_byte() {
         let stream = [&wrong[..], answer, login].concat();
         check_frames(&gt06(), &stream, &[answer, login]);
     }
-    // A length byte that covers later packets: they are delivered when as many bytes have arrived.
+    // The wrong length 0xFF spans later packets. The codec waits until that many bytes have
+    // arrived, rejects the packet, and then delivers the later packets.
     let mut wrong = *login;
     wrong[2] = 0xFF;
     let followers = answer.repeat(25);

@@ -234,8 +234,8 @@ impl Assembler {
         Continued::Delivered
     }
 
-    /// Stores `bytes`, the next bytes of the stream, without decoding them. Bytes that are skipped
-    /// are dropped.
+    /// Stores `bytes`, the next bytes of the stream, without decoding them. Bytes of a
+    /// frame that is being skipped are dropped.
     pub(crate) fn hold(&mut self, bytes: &[u8], now: Stamp, pool: &mut Pool) {
         let mut at = 0;
         if self.left_to_skip() > 0

@@ -49,8 +49,9 @@ impl Assembler {
         partial.is_some_and(|partial| partial.has_former())
     }
 
-    /// Appends `bytes` to the held bytes, and skips the frame at their start. Returns `None` if the
-    /// end of this frame was found: the caller must then decode the held bytes.
+    /// Appends `bytes` to the held bytes, and lets the former framing skip the frame at their
+    /// start. Returns `None` if it found the end of this frame: the caller must then decode the
+    /// held bytes with the new framing.
     #[cold]
     #[inline(never)]
     pub(in crate::conn) fn skip_by_former<S: FrameSink>(

@@ -234,7 +234,8 @@ impl Model {
     /// Sends to all connections, including closed ones.
     fn broadcast(&mut self, cx: &mut Cx<'_>) {
         if self.has_memory_limit {
-            // The result does not show which connections refused the payload.
+            // A connection that rejects the payload for lack of memory gets `on_drained` later. The
+            // result does not show which connections reject it.
             return;
         }
         let payload = [b'b'; 20];

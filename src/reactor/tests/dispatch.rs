@@ -316,7 +316,8 @@ fn hangup_of_a_paused_connection_is_reported_once(transport: Transport) {
     assert_eq!(reactor.handler.hangups, [Hangup::Ended]);
 }
 
-/// The query is a system call. It also clears the error, so a later read would not report it.
+/// Querying the socket error costs a system call and clears the error, so that a later read would
+/// not report it.
 fn socket_error_is_queried_only_while_not_reading(transport: Transport) {
     let config = Config {
         frame_budget: 1,
@@ -346,7 +347,7 @@ fn socket_error_is_queried_only_while_not_reading(transport: Transport) {
         "a closing connection is read to its end, so no query is needed"
     );
 
-    // A failed write has already reported the error, so it is not queried.
+    // A failed write has already reported the error, so the error is not queried.
     let script = transport.script();
     script.then_read([bytes(b"\x01a")]);
     script.then_write([WriteResult::Fails(ErrorKind::BrokenPipe)]);
