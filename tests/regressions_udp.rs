@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 
-use common::{DEADLINE, Event, Probe, drive};
+use common::udp::{addr_of, peer_at};
+use common::{Event, Probe, drive};
 use unstick::{Reactor, UdpId};
 
 fn bound(addr: &str) -> (Reactor<Probe>, UdpId, u16) {
@@ -14,18 +15,6 @@ fn bound(addr: &str) -> (Reactor<Probe>, UdpId, u16) {
         .local_inet_addr(socket)
         .expect("the socket is bound");
     (reactor, socket, addr.port())
-}
-
-fn peer(addr: &str) -> UdpSocket {
-    let socket = UdpSocket::bind(addr).expect("a free port is available");
-    socket
-        .set_read_timeout(Some(DEADLINE))
-        .expect("the timeout can be set");
-    socket
-}
-
-fn addr_of(socket: &UdpSocket) -> SocketAddr {
-    socket.local_addr().expect("the socket is bound")
 }
 
 fn senders(reactor: &Reactor<Probe>) -> Vec<SocketAddr> {
@@ -43,7 +32,7 @@ fn senders(reactor: &Reactor<Probe>) -> Vec<SocketAddr> {
 #[test]
 fn datagram_of_a_stranger_came_after_connect_udp() {
     let (mut reactor, socket, port) = bound("127.0.0.1:0");
-    let (stranger, friend) = (peer("127.0.0.1:0"), peer("127.0.0.1:0"));
+    let (stranger, friend) = (peer_at("127.0.0.1:0"), peer_at("127.0.0.1:0"));
     let to = (Ipv4Addr::LOCALHOST, port);
     stranger
         .send_to(b"before", to)
@@ -70,8 +59,8 @@ fn datagram_of_a_stranger_came_after_connect_udp() {
 #[test]
 fn datagram_of_a_stranger_came_to_an_adopted_socket() {
     let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
-    let (stranger, friend) = (peer("127.0.0.1:0"), peer("127.0.0.1:0"));
-    let adopted = peer("127.0.0.1:0");
+    let (stranger, friend) = (peer_at("127.0.0.1:0"), peer_at("127.0.0.1:0"));
+    let adopted = peer_at("127.0.0.1:0");
     stranger
         .send_to(b"before", addr_of(&adopted))
         .expect("the loopback interface accepts the datagram");
@@ -148,7 +137,7 @@ fn wildcard_socket_replied_from_another_address() {
 
     for addr in ["0.0.0.0:0", "[::]:0"] {
         let (mut reactor, _, port) = bound(addr);
-        let client = peer("127.0.0.1:0");
+        let client = peer_at("127.0.0.1:0");
         let asked: HashSet<IpAddr> = (2..=254).map(|last| [127, 0, 0, last].into()).collect();
         for chunk in asked.iter().collect::<Vec<_>>().chunks(50) {
             let before = reactor.stats().datagrams_out;
@@ -186,7 +175,7 @@ fn panic_in_on_datagram_left_the_route_of_its_reply() {
         .local_inet_addr(socket)
         .expect("the socket is bound")
         .port();
-    let peer = peer("127.0.0.1:0");
+    let peer = peer_at("127.0.0.1:0");
     peer.send_to(b"request", (Ipv4Addr::new(127, 0, 0, 7), port))
         .expect("the loopback interface accepts the datagram");
     let turns = std::panic::AssertUnwindSafe(|| drive(&mut reactor, |_| false));

@@ -21,6 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use child::Echo;
+use common::udp::peer;
 use common::{DEADLINE, Event, Probe, Random, drive, frame, listening, round_trip};
 use unstick::{Config, Framing, Reactor, UnixAddr};
 
@@ -282,7 +283,7 @@ fn datagrams_stay_whole_with_eintr_and_would_block() {
     let Some(server) = Shimmed::start("datagrams", &args, &env) else {
         return;
     };
-    let client = udp_client();
+    let client = peer();
     let mut random = Random(SEED);
     for round in 0..100_u32 {
         let sent: Vec<Vec<u8>> = (0..WINDOW)
@@ -326,7 +327,7 @@ fn closing_udp_socket_sends_datagrams_that_would_block() {
     let Some(server) = Shimmed::start("closing", &args, &env) else {
         return;
     };
-    let client = udp_client();
+    let client = peer();
     for index in 0..100_u32 {
         client
             .send_to(&index.to_be_bytes(), server.addr())
@@ -351,14 +352,6 @@ fn closing_udp_socket_sends_datagrams_that_would_block() {
     for index in 1..received.parse().expect("the text is a number") {
         assert_eq!(receive(), index);
     }
-}
-
-fn udp_client() -> UdpSocket {
-    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
-    client
-        .set_read_timeout(Some(DEADLINE))
-        .expect("the timeout can be set");
-    client
 }
 
 fn word_before<'a>(text: &'a str, mark: &str) -> &'a str {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::udp::{addr_of, peer, peer_at, receive};
 use common::{DEADLINE, Event, Probe, Random, drive, frame};
 use unstick::{Config, Framing, Reactor, SendError, UdpId};
 
@@ -40,36 +41,12 @@ fn bound(probe: Probe, config: Config) -> (Reactor<Probe>, UdpId, SocketAddr) {
     (reactor, socket, addr)
 }
 
-/// Returns a blocking socket whose receives fail after a deadline.
-fn peer() -> UdpSocket {
-    peer_at("127.0.0.1:0".parse().expect("the address is valid"))
-}
-
-fn peer_at(addr: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind(addr).expect("the port is free");
-    socket
-        .set_read_timeout(Some(DEADLINE))
-        .expect("the timeout can be set");
-    socket
-}
-
 /// Returns a peer at an address that no other test uses. So its port stays free after the peer is
 /// dropped.
 fn temporary_peer(last: u8) -> UdpSocket {
     // Other systems assign only one address to the loopback interface.
     let host = if cfg!(target_os = "linux") { last } else { 1 };
     peer_at(SocketAddr::from(([127, 0, 0, host], 0)))
-}
-
-fn addr_of(socket: &UdpSocket) -> SocketAddr {
-    socket.local_addr().expect("the socket is bound")
-}
-
-fn receive(socket: &UdpSocket) -> Vec<u8> {
-    let mut buf = vec![0; 65_536];
-    let (len, _) = socket.recv_from(&mut buf).expect("a datagram arrives");
-    buf.truncate(len);
-    buf
 }
 
 fn nothing_to_receive(socket: &UdpSocket) -> bool {
@@ -571,7 +548,7 @@ fn datagrams_are_echoed_over_ipv6() {
         .local_inet_addr(socket)
         .expect("the socket is bound");
     assert!(addr.is_ipv6());
-    let client = peer_at("[::1]:0".parse().expect("the address is valid"));
+    let client = peer_at("[::1]:0");
     client
         .send_to(b"over six", addr)
         .expect("the datagram is sent");

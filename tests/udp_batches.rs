@@ -13,6 +13,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use common::udp::{addr_of, peer, receive};
 use common::{DEADLINE, Event, Probe, Random, drive, frame};
 use network::enter_new_network;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -35,26 +36,6 @@ fn bound_to(addr: &str, probe: Probe, config: Config) -> (Reactor<Probe>, UdpId,
         .local_inet_addr(socket)
         .expect("the socket is bound");
     (reactor, socket, addr)
-}
-
-/// Returns a blocking socket whose receives fail after a deadline.
-fn peer() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
-    socket
-        .set_read_timeout(Some(DEADLINE))
-        .expect("the timeout can be set");
-    socket
-}
-
-fn addr_of(socket: &UdpSocket) -> SocketAddr {
-    socket.local_addr().expect("the socket is bound")
-}
-
-fn receive(socket: &UdpSocket) -> Vec<u8> {
-    let mut buf = vec![0; 65_536];
-    let (len, _) = socket.recv_from(&mut buf).expect("a datagram arrives");
-    buf.truncate(len);
-    buf
 }
 
 /// Sends `data` as datagrams of `segment_len` bytes in one message (`UDP_SEGMENT`).

@@ -8,6 +8,7 @@ mod common;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, SystemTime};
 
+use common::udp::peer_at;
 use common::{DEADLINE, drive};
 use nix::sys::socket::{setsockopt, sockopt};
 use unstick::{
@@ -84,14 +85,6 @@ fn bound(
     (reactor, socket, addr)
 }
 
-fn peer(addr: &str) -> UdpSocket {
-    let socket = UdpSocket::bind(addr).expect("a free port is available");
-    socket
-        .set_read_timeout(Some(DEADLINE))
-        .expect("the timeout can be set");
-    socket
-}
-
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("the address is valid")
 }
@@ -120,7 +113,7 @@ fn late_reply_leaves_from_the_address_that_was_asked() {
         for addr in ["0.0.0.0:0", "[::]:0"] {
             let (mut reactor, _, local) = bound(addr, &UdpOptions::new(), in_batches);
             reactor.handler_mut().is_late = true;
-            let peer = peer("127.0.0.1:0");
+            let peer = peer_at("127.0.0.1:0");
             for last in [2, 77, 254] {
                 let to = SocketAddr::from(([127, 0, 0, last], local.port()));
                 assert_eq!(ask(&mut reactor, &peer, to), to);
@@ -156,7 +149,7 @@ fn destination_of_an_ipv6_datagram_is_reported() {
 #[test]
 fn details_are_reported_only_if_asked_for() {
     with_and_without_batches(|in_batches| {
-        let peer = peer("127.0.0.1:0");
+        let peer = peer_at("127.0.0.1:0");
         let all = UdpOptions::new()
             .destination(true)
             .ecn(true)
@@ -282,7 +275,7 @@ fn datagrams_that_the_kernel_dropped_are_counted() {
                 .recv_buffer_len(16_384)
                 .count_overflows(true);
             let (mut reactor, _, to) = bound("127.0.0.1:0", &options, in_batches);
-            let peer = peer("127.0.0.1:0");
+            let peer = peer_at("127.0.0.1:0");
             let mut sent = 0;
             for _ in 0..3 {
                 for _ in 0..50 {
@@ -319,7 +312,7 @@ fn datagrams_that_the_kernel_dropped_are_counted() {
 fn multicast_group_of_another_socket_is_recognised() {
     let groups = [Ipv4Addr::new(239, 255, 7, 1), Ipv4Addr::new(239, 255, 7, 2)];
     let lo = Ipv4Addr::LOCALHOST;
-    let sender = peer("127.0.0.1:0");
+    let sender = peer_at("127.0.0.1:0");
     socket2::SockRef::from(&sender)
         .set_multicast_if_v4(&lo)
         .expect("the loopback interface exists");
@@ -376,7 +369,7 @@ fn multicast_group_of_another_socket_is_recognised() {
 fn request_to_a_broadcast_address_is_answered() {
     with_and_without_batches(|in_batches| {
         let (mut reactor, _, local) = bound("0.0.0.0:0", &UdpOptions::new(), in_batches);
-        let peer = peer("127.0.0.1:0");
+        let peer = peer_at("127.0.0.1:0");
         peer.set_broadcast(true).expect("the option can be set");
         let to = SocketAddr::from(([127, 255, 255, 255], local.port()));
         let from = ask(&mut reactor, &peer, to);
@@ -403,7 +396,7 @@ fn datagram_to_another_peer_is_no_reply() {
                 .expect("the queue has space");
         }
     }
-    let (first, second) = (peer("127.0.0.1:0"), peer("127.0.0.1:0"));
+    let (first, second) = (peer_at("127.0.0.1:0"), peer_at("127.0.0.1:0"));
     let other = second.local_addr().expect("the socket is bound");
     let mut reactor = Reactor::new(Forward(other)).expect("the reactor is created");
     let udp = reactor

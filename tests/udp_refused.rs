@@ -12,20 +12,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, Event, Probe, drive};
+use common::udp::peer;
+use common::{Event, Probe, drive};
 use nix::sys::socket::{setsockopt, sockopt};
 use unstick::{Reactor, UnixAddr};
 
 const PEERS: usize = 32;
 const ROUNDS: usize = 12;
-
-fn peer() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
-    socket
-        .set_read_timeout(Some(DEADLINE))
-        .expect("the timeout can be set");
-    socket
-}
 
 /// Runs a test of this binary under strace, which injects `faults`. Returns the log of the test and
 /// the trace of the system calls `traced`; `None` if there is no strace.

@@ -9,6 +9,8 @@
     reason = "each test file uses only some of these helpers"
 )]
 
+pub mod udp;
+
 use std::io::{ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
