@@ -104,25 +104,6 @@ impl HeaderBody {
             )),
         }
     }
-
-    /// Checks that `payload` is exactly a header and its body.
-    fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
-        self.limit.check_payload(payload.len())?;
-        let step = match payload {
-            [] => Step::Need(1),
-            _ => self.decode(&mut ScanState::default(), payload)?,
-        };
-        match step {
-            Step::Frame { consumed, .. } if consumed == payload.len() => Ok(()),
-            Step::SkipFrame { len, limit, .. } => Err(FrameError::TooLong { len, limit }),
-            Step::Need(_) => Err(FrameError::Unencodable(
-                "the payload is shorter than its header and body",
-            )),
-            _ => Err(FrameError::Unencodable(
-                "the payload length differs from the length in its header",
-            )),
-        }
-    }
 }
 
 impl BuiltinCodec for HeaderBody {}
@@ -141,13 +122,13 @@ impl Codec for HeaderBody {
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        self.check(payload)?;
+        self.limit.check_whole_frame(self, payload)?;
         out.put(payload);
         Ok(())
     }
 
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
-        self.check(out.bytes())
+        self.limit.check_whole_frame(self, out.bytes())
     }
 }
 

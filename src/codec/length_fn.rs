@@ -47,22 +47,6 @@ impl LengthFn {
             len => Ok(len),
         }
     }
-
-    /// Checks that the function returns the length of `payload` for it.
-    fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
-        self.limit.check_payload(payload.len())?;
-        let step = match payload {
-            [] => Step::Need(1),
-            _ => self.decode(&mut ScanState::default(), payload)?,
-        };
-        match step {
-            Step::Frame { consumed, .. } if consumed == payload.len() => Ok(()),
-            Step::SkipFrame { len, limit, .. } => Err(FrameError::TooLong { len, limit }),
-            _ => Err(FrameError::Unencodable(
-                "the payload length differs from the length that `length_fn` computes",
-            )),
-        }
-    }
 }
 
 impl BuiltinCodec for LengthFn {}
@@ -87,13 +71,13 @@ impl Codec for LengthFn {
     }
 
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
-        self.check(payload)?;
+        self.limit.check_whole_frame(self, payload)?;
         out.put(payload);
         Ok(())
     }
 
     fn encode_in_place(&self, out: &mut Out<'_>) -> Result<(), FrameError> {
-        self.check(out.bytes())
+        self.limit.check_whole_frame(self, out.bytes())
     }
 }
 

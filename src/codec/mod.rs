@@ -316,6 +316,26 @@ impl Limit {
         step
     }
 
+    /// Checks that `payload` is exactly one frame of `codec`, which delivers its frames with their
+    /// header.
+    fn check_whole_frame<C>(self, codec: &C, payload: &[u8]) -> Result<(), FrameError>
+    where
+        C: Codec<State = ScanState>,
+    {
+        self.check_payload(payload.len())?;
+        let step = match payload {
+            [] => Step::Need(1),
+            _ => codec.decode(&mut ScanState::default(), payload)?,
+        };
+        match step {
+            Step::Frame { consumed, .. } if consumed == payload.len() => Ok(()),
+            Step::SkipFrame { len, limit, .. } => Err(FrameError::TooLong { len, limit }),
+            _ => Err(FrameError::Unencodable(
+                "the payload length differs from the length in its first bytes",
+            )),
+        }
+    }
+
     /// Returns the step for a frame whose delimiter was found. Its payload consists of `dropped`
     /// bytes that were skipped earlier, and of the first `len` bytes in the buffer.
     #[inline(always)]

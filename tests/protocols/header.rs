@@ -264,6 +264,6 @@ fn pkt_lines_come_back_from_every_cut() {
     }
     assert_eq!(
         refusal(&pkt_line(), b"0006a"),
-        "payload cannot be encoded as a frame: the payload is shorter than its header and body"
+        "payload cannot be encoded as a frame: the payload length differs from the length in its first bytes"
     );
 }

@@ -344,6 +344,6 @@ fn fix_message_with_an_invalid_length_is_malformed() {
     assert_eq!(
         refusal(&fix(), b"8=FIX.4.2\x019=5\x0135=0\x0110=000\x01!"),
         "payload cannot be encoded as a frame: \
-         the payload length differs from the length that `length_fn` computes"
+         the payload length differs from the length in its first bytes"
     );
 }
