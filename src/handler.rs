@@ -367,9 +367,7 @@ pub trait Handler: Sized {
     /// different signals is not kept, as in signal(7). The default does nothing. Requires the
     /// feature `signals`.
     #[cfg(feature = "signals")]
-    fn on_signal(&mut self, cx: &mut Context<'_, Self>, signal: Signal) {
-        let _ = (cx, signal);
-    }
+    fn on_signal(&mut self, cx: &mut Context<'_, Self>, signal: Signal) {}
 
     /// Returns a payload of [`Remote::send`](crate::Remote::send) that its connection did not
     /// accept.

@@ -222,18 +222,14 @@ where
         ///
         /// A handler with many servers uses different keys to find the server of a timer.
         timer_key(key: u64) => timer_key = key;
-    }
 
-    /// Sets the time after which a connection counts as a success, so that the next delay is the
-    /// shortest one again. Default: the longest delay of the backoff.
-    ///
-    /// The time counts from the start of the attempt. A connect that fails is never a success. If
-    /// `min` is zero, each connection that opens is a success. Such a client reconnects at the
-    /// shortest delay, for ever, to a server that accepts and closes.
-    #[must_use]
-    pub fn lifetime_min(mut self, min: Duration) -> Self {
-        self.lifetime_min = min;
-        self
+        /// Sets the time after which a connection counts as a success, so that the next delay is
+        /// the shortest one again. Default: the longest delay of the backoff.
+        ///
+        /// The time counts from the start of the attempt. A connect that fails is never a success.
+        /// If `min` is zero, each connection that opens is a success. Such a client reconnects at
+        /// the shortest delay, forever, to a server that accepts and closes.
+        lifetime_min(min: Duration) => lifetime_min = min;
     }
 
     /// Connects at once with `session`, and cancels the timer of the next attempt if it is set.

@@ -217,7 +217,12 @@ fn unsent_output_above_watermark_holds_the_reads_after_a_move() {
     moved.unsent = vec![b'x'; LEN];
     far.write_all(b"request\n")
         .expect("the kernel takes the bytes");
-    let mut other = Reactor::new(Probe::silent()).expect("the reactor is created");
+    // The output is between the two watermarks.
+    let mut config = Config::default();
+    config.write_high_bytes = 2 * LEN;
+    config.write_queue_bytes_max = 2 * LEN;
+    let reactor = Reactor::with_config(Probe::silent(), config);
+    let mut other = reactor.expect("the reactor is created");
     other.with(|_, cx| cx.adopt_detached(moved, Framing::line(), ()));
     drive(&mut other, |it| it.stats().connected == 1);
     settle(&mut other);
@@ -462,4 +467,6 @@ fn panic_after_detach_closes_the_connection() {
     drive(&mut reactor, |it| it.stats().closed == 1);
     let closed = reactor.handler().only_close();
     assert!(matches!(closed.reason, CloseReason::HandlerPanicked));
+    let error = far.read(&mut [0]).expect_err("the peer sees a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }

@@ -177,7 +177,7 @@ fn answered_peer_that_stays_is_aborted_at_close_deadline() {
 #[test]
 fn no_operation_in_on_frame_error_prevents_the_close() {
     type React = fn(&mut Context<'_, Probe>, ConnId);
-    let reacts: [React; 10] = [
+    let reacts: [React; 11] = [
         |_, _| {},
         |cx, conn| cx.pause(conn).expect("the connection is open"),
         |cx, conn| cx.grant(conn, 0).expect("the connection is open"),
@@ -194,6 +194,10 @@ fn no_operation_in_on_frame_error_prevents_the_close() {
             cx.set_limits(conn, limits).expect("the limits are valid");
         },
         |cx, _| cx.shutdown(DEADLINE),
+        |cx, conn| {
+            let error = cx.detach(conn).expect_err("the connection is closing");
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        },
     ];
     for (index, react) in reacts.into_iter().enumerate() {
         let framing = Framing::line().frame_len_max(3);

@@ -56,8 +56,9 @@ impl<H: Handler> Context<'_, H> {
     ///   [`SendError::Gone`](crate::SendError::Gone) or [`Closing`](crate::SendError::Closing).
     /// * At the end of the turn, [`on_close`](Handler::on_close) takes the session. Its reason is
     ///   [`CloseReason::Detached`]: the socket, the bytes that were read and not delivered, and the
-    ///   output that the kernel has not taken. No byte is lost or duplicated. The counts of lost
-    ///   bytes are 0.
+    ///   output that the kernel has not taken. From this call on, no byte is lost or
+    ///   duplicated. The counts of lost bytes contain only a partial frame that was discarded when
+    ///   the peer ended its side.
     /// * If the handler drops the `Detached`, the socket is closed.
     ///
     /// [`adopt_detached`](Context::adopt_detached) continues the connection, in any reactor. These
@@ -109,7 +110,8 @@ impl<H: Handler> Context<'_, H> {
     /// impl Handler for Worker {
     ///     type Session = String; // the first line
     ///
-    /// fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut String, _: &[u8]) {} }
+    ///     fn on_frame(&mut self, _: &mut Context<Self>, _: ConnId, _: &mut String, _: &[u8]) {}
+    /// }
     ///
     /// struct Front {
     ///     worker: Remote<Worker>,

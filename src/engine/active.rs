@@ -261,6 +261,8 @@ impl Engine {
             let extras = conn.extras();
             extras.unsent_bytes += discarded as u64;
             extras.reason = Some(CloseReason::HandlerPanicked);
+            // A connection that the handler detached has already ended, so `abort` has no effect.
+            extras.reset = true;
         }
         self.abort(token, CloseReason::HandlerPanicked);
         if is_active {

@@ -28,6 +28,9 @@ pub(crate) struct Shutdown {
     turn_max: Option<u64>,
     /// True if the handler called `stop`.
     pub(crate) is_stopped: bool,
+    /// The caught signals, which may start a shutdown.
+    #[cfg(feature = "signals")]
+    pub(super) signals: super::signals::Signals,
 }
 
 /// The close of a single connection or socket.

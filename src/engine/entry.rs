@@ -114,8 +114,8 @@ pub(crate) struct Extras {
 pub(crate) struct ListenerEntry {
     pub(crate) socket: Listener,
     pub(crate) framing: Framing,
-    /// Number of accepts that failed since the last success.
-    pub(crate) failures: u32,
+    /// Number of consecutive accepts that were rejected.
+    pub(crate) rejected: u32,
     pub(crate) generation: NonZeroU32,
     pub(crate) state: State,
 }
@@ -165,16 +165,12 @@ pub(crate) struct UnixDatagramEntry {
 }
 
 impl Extras {
-    /// Returns true if an open connection needs none of these fields, so that they can be freed.
+    /// Returns true if a connection whose connect has just succeeded needs none of these fields, so
+    /// that they can be freed.
     pub(crate) fn is_empty(&self) -> bool {
-        #[cfg(test)]
-        if self.filter.is_some() {
-            return false;
-        }
         self.reason.is_none()
             && self.credit.is_none()
             && self.limits.is_none()
-            && self.last_write.is_none()
             && self.peek_len.is_none()
     }
 

@@ -27,11 +27,9 @@ const RETRY_AFTER_MAX: Duration = Duration::from_millis(800);
 /// Number of ports that `listen_all` tries if the system chooses the port. A port that is free for
 /// one address may be in use for another address.
 const PORT_TRIES: u32 = 16;
-/// Number of consecutive failed accepts after which a listener waits for the retry. Each failure
-/// may concern one connection only. But if a security module or a sandbox forbids the call, every
-/// accept fails and no connection leaves the backlog. Without a wait, the listener would then cause
-/// a busy loop.
-const FAILURES_MAX: u32 = 16;
+/// Number of consecutive [rejected](AcceptFailure::Rejected) accepts after which a listener waits
+/// for the retry. Without a wait, a listener that may not accept would cause a busy loop.
+const REJECTED_MAX: u32 = 16;
 
 /// Number of open connections, and the listeners that currently cannot accept.
 #[derive(Debug)]
@@ -41,7 +39,7 @@ pub(crate) struct Admission {
     /// Number of connections by address; maintained only while `connections_per_addr_max` is set.
     pub(super) per_addr: PerAddr,
     /// Listeners that currently cannot accept: the last accept failed for lack of descriptors or
-    /// memory, or `FAILURES_MAX` consecutive accepts failed.
+    /// memory, or `REJECTED_MAX` consecutive accepts were rejected.
     exhausted: Vec<ListenerId>,
     /// True while the retry timer is set.
     retry_armed: bool,
@@ -194,7 +192,7 @@ impl Engine {
             Entry::Listener(Box::new(ListenerEntry {
                 socket: listener,
                 framing,
-                failures: 0,
+                rejected: 0,
                 generation,
                 state: State::default(),
             }))
@@ -211,7 +209,7 @@ impl Engine {
         let framing = entry.framing.clone();
         match entry.socket.accept() {
             Ok((stream, peer)) => {
-                entry.failures = 0;
+                entry.rejected = 0;
                 self.admit(stream, peer, framing)
             }
             Err(error) => self.accept_failed(id, &error),
@@ -263,11 +261,11 @@ impl Engine {
         let mut failure = AcceptFailure::of(error);
         if let Ok(entry) = self.entries.listener_mut(id) {
             match failure {
-                AcceptFailure::WouldBlock => entry.failures = 0,
-                AcceptFailure::ThisOne if entry.failures >= FAILURES_MAX => {
+                AcceptFailure::WouldBlock | AcceptFailure::Aborted => entry.rejected = 0,
+                AcceptFailure::Rejected if entry.rejected >= REJECTED_MAX => {
                     failure = AcceptFailure::Exhausted;
                 }
-                AcceptFailure::ThisOne => entry.failures += 1,
+                AcceptFailure::Rejected => entry.rejected += 1,
                 AcceptFailure::Exhausted => {}
             }
         }
@@ -276,7 +274,7 @@ impl Engine {
         }
         self.telemetry.stats.accept_errors += 1;
         warn_limited!(self, Accept => "{id} cannot accept: {error}");
-        if failure == AcceptFailure::ThisOne {
+        if failure != AcceptFailure::Exhausted {
             return Accepted::Lost;
         }
         let admission = &mut self.admission;

@@ -2,8 +2,8 @@
 //!
 //! [`Engine`] is not generic and never calls the application. Its methods return the events to
 //! report, and the reactor reports them. The [`Context`](crate::Context) of a callback is a view of
-//! the engine. The engine has eleven parts. Each part is a type that owns its data, in the file of
-//! its subject.
+//! the engine. Apart from the configuration and the operating system, each field is a type that
+//! owns its data, in the file of its subject.
 
 mod active;
 mod close;
@@ -85,8 +85,6 @@ pub(crate) struct Engine {
     pub(crate) admission: Admission,
     pub(crate) telemetry: Telemetry,
     pub(crate) shutdown: Shutdown,
-    #[cfg(feature = "signals")]
-    signals: signals::Signals,
 }
 
 impl Engine {
@@ -107,8 +105,6 @@ impl Engine {
             admission: Admission::new(),
             telemetry: Telemetry::new(recorder),
             shutdown: Shutdown::default(),
-            #[cfg(feature = "signals")]
-            signals: signals::Signals::default(),
             config,
         })
     }
@@ -120,7 +116,8 @@ impl Engine {
         let count = self.os.for_each_event(|event| {
             let Some((token, state)) = entries.of_poll(event.token()) else {
                 #[cfg(feature = "signals")]
-                self.signals
+                self.shutdown
+                    .signals
                     .record_event(event.token(), &mut self.queues.signals);
                 return;
             };

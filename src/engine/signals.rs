@@ -51,11 +51,11 @@ impl Engine {
     /// Catches the signals that end a program. They shut the reactor down, unless `on_signal`
     /// reports them.
     pub(crate) fn shutdown_on_signals(&mut self, deadline: Duration) -> io::Result<()> {
-        if self.signals.deadline.is_some() {
+        if self.shutdown.signals.deadline.is_some() {
             let error = "shutdown_on_signals was called before for this reactor";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
         }
-        self.signals.deadline = Some(deadline);
+        self.shutdown.signals.deadline = Some(deadline);
         for &signal in ENDING {
             self.caught(signal)?;
         }
@@ -64,7 +64,7 @@ impl Engine {
 
     /// Returns the entry of a signal. Catches the signal first if it is not caught yet.
     fn caught(&mut self, signal: Signal) -> io::Result<&mut Caught> {
-        let caught = &mut self.signals.caught;
+        let caught = &mut self.shutdown.signals.caught;
         let index = caught.iter().position(|it| it.source.signal() == signal);
         let index = match index {
             Some(index) => index,
@@ -96,7 +96,7 @@ impl Engine {
 
     /// Shuts down because of a signal. The deadline is zero if this is not the first signal.
     fn signal_shuts_down(&mut self, signal: Signal, count: usize) {
-        let first = self.signals.deadline.replace(Duration::ZERO);
+        let first = self.shutdown.signals.deadline.replace(Duration::ZERO);
         let deadline = match count {
             1 => first.unwrap_or_default(),
             _ => Duration::ZERO,

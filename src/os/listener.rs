@@ -31,10 +31,12 @@ pub(crate) enum Listener {
 pub(crate) enum AcceptFailure {
     /// No connection is left to accept. An event reports the next connection.
     WouldBlock,
-    /// One connection was lost before it was accepted (accept(2), "Error handling"). Accept the
-    /// next connection. A security module or a sandbox may return some of these errors for every
-    /// accept.
-    ThisOne,
+    /// One connection ended before it was accepted and has left the backlog. Accept the next
+    /// connection.
+    Aborted,
+    /// The error may concern one connection (accept(2), "Error handling"). But a security module or
+    /// a sandbox may return it for every accept, and then no connection leaves the backlog.
+    Rejected,
     /// Descriptors or memory ran out, or the listener itself has failed. The backlog stays, and no
     /// event reports when accepting works again. Accept again after a pause, because immediate
     /// attempts would keep the processor busy.
@@ -151,21 +153,20 @@ impl AcceptFailure {
         use io::ErrorKind as Kind;
         match error.kind() {
             Kind::WouldBlock => Self::WouldBlock,
-            Kind::ConnectionAborted
-            | Kind::ConnectionReset
-            | Kind::ConnectionRefused
+            Kind::ConnectionAborted | Kind::ConnectionReset => Self::Aborted,
+            // mio's error for an address without a family. macOS accepts a connection that was
+            // already reset, and reports no address for the connection (Go's syscall_bsd.go,
+            // Accept).
+            Kind::InvalidInput if error.raw_os_error().is_none() => Self::Aborted,
+            Kind::ConnectionRefused
             | Kind::NetworkDown
             | Kind::NetworkUnreachable
             | Kind::HostUnreachable
             | Kind::TimedOut
-            | Kind::PermissionDenied => Self::ThisOne,
-            // mio's error for an address without a family. macOS accepts a connection that was
-            // already reset, and reports no address for the connection (Go's syscall_bsd.go,
-            // Accept).
-            Kind::InvalidInput if error.raw_os_error().is_none() => Self::ThisOne,
+            | Kind::PermissionDenied => Self::Rejected,
             // EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET and EOPNOTSUPP have no `ErrorKind`.
             #[cfg(any(target_os = "linux", target_os = "android"))]
-            _ if matches!(error.raw_os_error(), Some(71 | 92 | 112 | 64 | 95)) => Self::ThisOne,
+            _ if matches!(error.raw_os_error(), Some(71 | 92 | 112 | 64 | 95)) => Self::Rejected,
             _ => Self::Exhausted,
         }
     }
@@ -178,17 +179,21 @@ mod tests {
     #[test]
     fn accept_without_an_address_concerns_one_connection() {
         let error = io::Error::from(io::ErrorKind::InvalidInput);
-        assert_eq!(AcceptFailure::of(&error), AcceptFailure::ThisOne);
+        assert_eq!(AcceptFailure::of(&error), AcceptFailure::Aborted);
     }
 
     #[test]
     #[cfg(target_os = "linux")]
     fn accept_errors_concern_one_connection_or_the_listener() {
         let of = |errno| AcceptFailure::of(&io::Error::from_raw_os_error(errno));
-        // EPERM, EPROTO, ENONET, EOPNOTSUPP, ENETDOWN, ENETUNREACH, ECONNABORTED, ETIMEDOUT,
-        // EHOSTDOWN, EHOSTUNREACH, ENOPROTOOPT
-        for errno in [1, 71, 64, 95, 100, 101, 103, 110, 112, 113, 92] {
-            assert_eq!(of(errno), AcceptFailure::ThisOne, "errno {errno}");
+        // ECONNABORTED, ECONNRESET
+        for errno in [103, 104] {
+            assert_eq!(of(errno), AcceptFailure::Aborted, "errno {errno}");
+        }
+        // EPERM, EACCES, EPROTO, ENONET, EOPNOTSUPP, ENETDOWN, ENETUNREACH, ETIMEDOUT, EHOSTDOWN,
+        // EHOSTUNREACH, ENOPROTOOPT
+        for errno in [1, 13, 71, 64, 95, 100, 101, 110, 112, 113, 92] {
+            assert_eq!(of(errno), AcceptFailure::Rejected, "errno {errno}");
         }
         // ENFILE, EMFILE, ENOBUFS, ENOMEM, EBADF, EINVAL
         for errno in [23, 24, 105, 12, 9, 22] {

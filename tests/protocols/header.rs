@@ -264,6 +264,7 @@ fn pkt_lines_come_back_from_every_cut() {
     }
     assert_eq!(
         refusal(&pkt_line(), b"0006a"),
-        "payload cannot be encoded as a frame: the payload length differs from the length in its first bytes"
+        "payload cannot be encoded as a frame: \
+         the payload length differs from the length in its first bytes"
     );
 }

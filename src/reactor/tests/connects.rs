@@ -231,8 +231,8 @@ fn refusal_of_a_losing_attempt_is_no_hangup() {
 
 #[test]
 fn accept_that_always_fails_is_tried_at_most_twice_a_second() {
-    // EPERM, EACCES, ECONNABORTED and EPROTO
-    for errno in [1, 13, 103, 71] {
+    // EPERM, EACCES and EPROTO
+    for errno in [1, 13, 71] {
         let world = World::new(0);
         let mut reactor = node(world, Config::default());
         let listener = reactor.listen(addr(1, true), Framing::line());
@@ -258,19 +258,20 @@ fn accept_that_always_fails_is_tried_at_most_twice_a_second() {
 
 #[test]
 fn accept_error_of_one_connection_does_not_delay_the_others() {
-    for errno in [1, 13, 103] {
+    for (errno, count) in [(1, 10), (13, 10), (103, 100)] {
         let world = World::new(0);
         let mut reactor = node(world, Config::default());
         reactor
             .listen(addr(1, true), Framing::line())
             .expect("the address is free");
-        for _ in 0..10 {
+        for _ in 0..count {
             world.fail_next_accept(addr(1, true), errno);
             world.connect(addr(1, true));
         }
         world.connect(addr(1, true));
         settle(&mut [&mut reactor]);
-        assert_eq!(take_events(&mut reactor), ["0 open"; 11], "errno {errno}");
+        let opens = vec!["0 open"; count + 1];
+        assert_eq!(take_events(&mut reactor), opens, "errno {errno}");
     }
 }
 
