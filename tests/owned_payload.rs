@@ -56,6 +56,7 @@ fn owned_and_borrowed_payloads_keep_their_order() {
         // This trailer is longer than the space reserved for the bytes around a payload.
         Framing::delimiter(&[b';'; 200]),
         Framing::length_field(LengthField::new(4)),
+        Framing::line().skip_between(b"\n"),
     ];
     for framing in framings {
         let payloads = [
@@ -94,6 +95,18 @@ fn owned_and_borrowed_payloads_keep_their_order() {
             assert_eq!((stats.frames_out, stats.held_bytes), (5, 0), "{framing}");
         }
     }
+}
+
+/// The peer would skip the first byte of such a frame.
+#[test]
+fn owned_payload_that_begins_with_a_skipped_byte_is_refused() {
+    let framing = Framing::delimiter(b"\0").skip_between(b"\n");
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
+    let (_client, conn) = open(&mut reactor, addr);
+    let payload = [b"\n".to_vec(), long(b'x')].concat();
+    let sent = reactor.with(|_, cx| cx.send_owned(conn, payload));
+    let refused = sent.expect_err("the payload begins with a skipped byte");
+    assert!(matches!(refused.error, SendError::Frame(_)));
 }
 
 #[test]

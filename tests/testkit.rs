@@ -508,3 +508,37 @@ fn testkit_failure_prints_how_to_repeat_it() {
         failure.what()
     );
 }
+
+/// A codec that waits for 64 bytes after an `x`, finds that they are no frame, and skips the `x`.
+/// Every other byte is a frame.
+struct Resync;
+
+impl Codec for Resync {
+    type State = ();
+
+    fn decode(&self, _: &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
+        Ok(match bytes {
+            [b'x', ..] if bytes.len() < 64 => Step::Need(64),
+            [b'x', ..] => Step::Skip { bytes: 1 },
+            _ => Step::Frame {
+                frame: 0..1,
+                consumed: 1,
+            },
+        })
+    }
+
+    fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
+        out.put(payload);
+        Ok(())
+    }
+}
+
+/// Such a codec copies more bytes than others: those that it held for a false frame.
+#[test]
+fn codec_that_resynchronizes_passes_with_every_cut() {
+    let stream = [&[b'x'; 200][..], b"ok", &[b'x'; 100]].concat();
+    Cuts::of(&Framing::custom(Resync))
+        .stream(&stream)
+        .expect(&[b"o", b"k"])
+        .check();
+}

@@ -82,23 +82,26 @@ pub(super) fn deliver_next<S: FrameSink, D: Decoder>(
     }
 }
 
-/// Notifies the sink of a skip. Returns the number of skipped bytes among the `len` available
-/// bytes, and `Break` if the loop ends.
+/// Starts a skip. Returns the number of skipped bytes among the `len` available bytes, and `Break`
+/// if the loop ends.
 #[cold]
 fn start_skip<S: FrameSink>(skip: Skip, len: usize, sink: &mut S) -> (usize, ControlFlow<End>) {
-    let flow = match skip.kind {
-        SkipKind::Frame(skipped) => sink.skipped(skipped),
-        SkipKind::Filler => {
-            sink.filler(skip.bytes);
-            Flow::Continue(())
-        }
-        SkipKind::Part => Flow::Continue(()),
-    };
+    let flow = notify(&skip, sink);
     let (here, beyond) = split_skip(skip.bytes, len);
     match beyond {
         0 => (here, flow.map_break(|()| End::Stopped)),
         beyond => (here, ControlFlow::Break(End::Skip { beyond, flow })),
     }
+}
+
+/// Notifies the sink of a skip. Returns `Break` if the delivery must stop.
+pub(super) fn notify<S: FrameSink>(skip: &Skip, sink: &mut S) -> Flow {
+    match skip.kind {
+        SkipKind::Frame(skipped) => return sink.skipped(skipped),
+        SkipKind::Filler => sink.filler(skip.bytes),
+        SkipKind::Part => {}
+    }
+    Flow::Continue(())
 }
 
 /// Splits a skip of `skip` bytes. Returns the number of skipped bytes among the `len` available

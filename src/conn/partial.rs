@@ -378,12 +378,6 @@ impl Partial {
         self.buf.reserve(additional, capacity, pool);
     }
 
-    /// Makes `former`, which has decoded the first bytes, skip the frame in the bytes to its end.
-    pub(super) fn set_moved_former(&mut self, former: Former) {
-        self.held = Held::Former { is_due: true };
-        self.former = Some(former);
-    }
-
     /// Puts bytes into the empty buffer: the first bytes of a frame that needs `need` bytes, or
     /// undecoded bytes if `need` is zero.
     #[inline]
@@ -506,7 +500,7 @@ fn capacity_for(need: usize, capacity_max: usize) -> usize {
 }
 
 /// Returns the capacity of a buffer for `len` bytes of a frame of unknown length. The capacity is
-/// at capacity_max `capacity_max`.
+/// at most `capacity_max`.
 fn open_ended_capacity(len: usize, capacity_max: usize) -> usize {
     capacity_max.min(KEPT_LEN.max(len.next_power_of_two()))
 }

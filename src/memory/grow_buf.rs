@@ -171,7 +171,7 @@ impl GrowBuf {
     ///
     /// Moves the bytes in use to the start of the buffer if that is enough and they are not more
     /// than the consumed bytes. Otherwise takes a larger buffer from the pool, with at least
-    /// `capacity` bytes.
+    /// `capacity` bytes. So the number of copies per received byte has a constant bound.
     pub(crate) fn reserve<T: Default>(
         &mut self,
         additional: usize,
@@ -187,7 +187,13 @@ impl GrowBuf {
             self.buf.move_to_front();
             return;
         }
-        let mut larger = pool.take(capacity.max(len + additional));
+        let mut wanted = capacity.max(len + additional);
+        if self.buf.consumed_len() > 0 && wanted <= Buf::len_max_of(self.capacity()) {
+            // A buffer of the same capacity would be full again after few bytes. Each time, all
+            // bytes would be copied.
+            wanted = 2 * self.capacity();
+        }
+        let mut larger = pool.take(wanted);
         larger.advance(len);
         let outgrown = std::mem::replace(&mut self.buf, larger);
         if outgrown.is_empty() {
@@ -266,8 +272,8 @@ mod tests {
         buf.put(&[7; 60]);
         buf.consume(29);
         buf.reserve(10, 0, &mut pool);
-        assert_eq!((buf.capacity(), pool.moved_bytes), (64, 0));
-        assert_eq!((buf.total_capacity(), buf.len()), (128, 31));
+        assert_eq!((buf.capacity(), pool.moved_bytes), (128, 0));
+        assert_eq!((buf.total_capacity(), buf.len()), (192, 31));
         buf.settle(&mut pool);
         assert_eq!((buf.bytes(), pool.moved_bytes), (&[7; 31][..], 31));
     }

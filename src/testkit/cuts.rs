@@ -49,7 +49,7 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 ///   needs for the next frame;
 /// * the codec does not search the same bytes of a long frame twice for the end of the frame. This
 ///   is checked if the stream has a frame of 200 bytes or more;
-/// * received bytes are copied at most twice, or two and a quarter times with a custom codec. A
+/// * received bytes are copied at most twice, or three times with a custom codec. A
 ///   buffer is at most a few times as large as its content, or 64 KiB if an earlier frame needed
 ///   the buffer;
 /// * a [limit](Cuts::frame_len_max) is kept;

@@ -7,10 +7,12 @@ use super::probe::{self, Outcome, Stride};
 use super::read_side::ReadSide;
 use crate::codec::{Framing, Kind};
 
-/// Maximum number of times that received bytes may be copied with a built-in framing, in quarters.
-const MOVED_QUARTERS_MAX: u64 = 8;
-/// Maximum number of times that received bytes may be copied with a custom codec, in quarters.
-const MOVED_QUARTERS_MAX_OWN: u64 = 9;
+/// Maximum number of times that received bytes may be copied with a built-in framing.
+const MOVED_MAX: u64 = 2;
+/// Maximum number of times that received bytes may be copied with a custom codec. A byte after a
+/// false frame is copied to complete that frame, and again as a part of the next frame. It is moved
+/// once more if the buffer grows.
+const MOVED_MAX_CUSTOM: u64 = 3;
 /// Maximum capacity of a buffer, as a multiple of the bytes held.
 const HELD_FACTOR: usize = 16;
 /// Minimum number of held bytes for the check of the capacity; fewer bytes count as this many.
@@ -153,17 +155,14 @@ impl Way {
         received: usize,
     ) -> Result<(), String> {
         let moved = side.moved_bytes();
-        let moved_quarters_max = match framing.kind() {
-            Kind::Custom(_) => MOVED_QUARTERS_MAX_OWN,
-            _ => MOVED_QUARTERS_MAX,
+        let moved_max = match framing.kind() {
+            Kind::Custom(_) => MOVED_MAX_CUSTOM,
+            _ => MOVED_MAX,
         };
         // Replacing the framing within a frame may copy the bytes of the frame once more.
-        let moved_quarters_max = match self {
-            Self::Reframed => moved_quarters_max + 4,
-            _ => moved_quarters_max,
-        };
+        let moved_max = moved_max + u64::from(self == Self::Reframed);
         // Shrinking a buffer copies its bytes once more.
-        if self != Self::Shrunk && 4 * moved > moved_quarters_max * received as u64 {
+        if self != Self::Shrunk && moved > moved_max * received as u64 {
             return Err(format!(
                 "{moved} bytes are copied for {received} received bytes"
             ));

@@ -9,11 +9,12 @@
 //!               `-- skipped by the former framing
 //! ```
 
-use super::super::deframe::split_skip;
+use super::super::deframe::{notify, split_skip};
 use super::super::partial::Former;
 use super::super::sink::{Delivery, Flow, FrameSink};
 use super::Assembler;
 use crate::codec::{AnyState, CheckedStep, Framing, ScanState, SkipKind};
+use crate::error::FrameError;
 
 impl Assembler {
     /// Replaces the framing `former`, and keeps the bytes. A frame that is being skipped is skipped
@@ -75,8 +76,10 @@ impl Assembler {
                 CheckedStep::Failed(error) => {
                     return Some(Delivery::failed(error.into(), partial.len()));
                 }
-                // The contract forbids a frame whose beginning is skipped.
-                CheckedStep::Frame { .. } => return None,
+                CheckedStep::Frame { .. } => {
+                    let error = FrameError::Contract("a frame whose beginning was skipped");
+                    return Some(Delivery::failed(error, partial.len()));
+                }
                 CheckedStep::Skip(skip) => skip,
             };
             let (here, beyond) = split_skip(skip.bytes, partial.len());
@@ -90,10 +93,7 @@ impl Assembler {
             } else if partial.is_empty() {
                 self.put_partial(sink.pool());
             }
-            let flow = match skip.kind {
-                SkipKind::Frame(skipped) => sink.skipped(skipped),
-                SkipKind::Filler | SkipKind::Part => Flow::Continue(()),
-            };
+            let flow = notify(&skip, sink);
             self.end_decode(sink);
             return match flow {
                 Flow::Break(()) => Some(Delivery::Stopped),

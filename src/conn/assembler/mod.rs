@@ -16,8 +16,8 @@
 //!
 //! A byte is copied into the buffer once, and once more if the buffer became too small: at most
 //! twice. The built-in codecs find the end of a frame before its bytes are copied. A user's codec
-//! needs all bytes of the frame in one piece at each step. A few bytes after the frame are then
-//! copied too: at most two and a quarter times.
+//! needs all bytes of the frame in one piece at each step. Some bytes after the frame are then
+//! copied too: at most three times.
 
 mod feed;
 mod former;
@@ -331,7 +331,8 @@ impl Assembler {
             } = skip
                 && decoded_len <= bytes.len()
             {
-                partial.set_moved_former(framing);
+                partial.set_former(framing);
+                partial.set_former_due();
             }
             self.partial = Some(partial);
         }

@@ -82,6 +82,51 @@ fn a_long_frame_in_small_reads_is_moved_about_twice() {
     }
 }
 
+/// A codec that waits for `need` bytes, finds that they are no frame, and skips the first of them.
+struct Resync {
+    need: usize,
+    skip: u64,
+}
+
+impl Codec for Resync {
+    type State = ();
+
+    fn decode(&self, _: &mut (), bytes: &[u8]) -> Result<Step, FrameError> {
+        if bytes.len() < self.need {
+            return Ok(Step::Need(self.need));
+        }
+        Ok(Step::Skip { bytes: self.skip })
+    }
+
+    fn encode(&self, _: &[u8], _: &mut Out<'_>) -> Result<(), FrameError> {
+        Err(FrameError::Unencodable("the codec has no frames"))
+    }
+}
+
+/// The bytes after a false frame are copied to complete it, copied again as the start of the next
+/// one, and moved once if the buffer grows.
+#[test]
+fn skips_after_false_frames_move_bytes_at_most_three_times() {
+    for need in [8, 63, 64, 65, 100, 256, 300, 1085, 1088] {
+        for skip in [1, 2, 3] {
+            for read_len in [1, 2, 3, 20, 200, need] {
+                let mut side = ReadSide::new(Framing::custom(Resync { need, skip }));
+                let stream = vec![7; 20 * need];
+                for read in stream.chunks(read_len) {
+                    side.read(read, |_| ControlFlow::Continue(()))
+                        .expect("the codec rejects no bytes");
+                }
+                let ratio = ratio(side.moved_bytes(), stream.len());
+                assert!(
+                    ratio <= 3.0,
+                    "frames of {need} bytes, skips of {skip}, reads of {read_len}: moved {ratio} \
+                     times"
+                );
+            }
+        }
+    }
+}
+
 /// Each byte is copied once, and again if the buffer is too small. A custom codec needs all bytes
 /// in one buffer at each step, so some bytes after the frame are copied too.
 #[test]
