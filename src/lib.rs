@@ -218,8 +218,9 @@
 //!
 //! # Limits
 //!
-//! [`Config`] bounds everything: frames, queues, connections, timers, posted closures, and the work
-//! that one connection may cause before other connections are handled. An idle connection owns no
+//! [`Config`] bounds frames, queues, connections, posted closures, and the work that one connection
+//! may cause before other connections are handled. The program itself bounds the number of its
+//! listeners, UDP sockets and timers. An idle connection owns no
 //! buffer. A connection with traffic holds at most one read, one frame and its write queue.
 //!
 //! [`Context::set_limits`] sets watermarks and timeouts for a single connection.
@@ -227,7 +228,7 @@
 //! [`memory_bytes_max`](Config::memory_bytes_max), if set, limits the memory of all connections
 //! together. At the limit, nothing more is read or accepted for sending until memory is free again.
 //!
-//! A server on the public internet should also set the three timeouts, which are off by default:
+//! All timeouts are off by default. A server on the public internet should also set these:
 //!
 //! * [`idle_timeout`](Config::idle_timeout) closes silent connections.
 //! * [`frame_deadline`](Config::frame_deadline) closes connections that send a frame too slowly.
@@ -290,8 +291,8 @@
 //!
 //! # Platforms
 //!
-//! Linux is the primary platform, and all measurements were made on it. The crate supports every
-//! platform that mio supports. On a system on which a short read does not prove that a socket is
+//! Linux is the tested platform, and all measurements were made on it. The README lists the systems
+//! for which the crate compiles. On a system on which a short read does not prove that a socket is
 //! empty, the crate reads until the socket would block. On a system without batches, each datagram
 //! takes one system call.
 //!

@@ -302,7 +302,7 @@ pub struct UdpOptions {
     broadcast: bool,
     multicast_loop: Option<bool>,
     multicast_ttl: Option<u8>,
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(target_os = "linux")]
     multicast_all: Option<bool>,
     pub(super) wanted: Wanted,
     groups_v4: Vec<(Ipv4Addr, Ipv4Addr)>,
@@ -339,7 +339,7 @@ impl UdpOptions {
     /// wildcard address and the port of a group receives the group's datagrams as soon as any
     /// process joins it. Turn it off to receive only the groups that this socket joined;
     /// [`Datagram::to`](crate::Datagram::to) names the group. Linux only.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(target_os = "linux")]
     #[must_use]
     pub fn multicast_all(mut self, on: bool) -> Self {
         self.multicast_all = Some(on);
@@ -366,9 +366,9 @@ impl UdpOptions {
     /// [`Datagram::interface`](crate::Datagram::interface), and replies from that address
     /// (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
     ///
-    /// On by default for a socket bound to a wildcard address such as `0.0.0.0`, because a client
-    /// drops a reply if it comes from another address than the request was sent to (RFC 2181, 4.1).
-    /// Off by default for a socket bound to one address. Linux only; needs the feature `udp-batch`.
+    /// On by default for a socket bound to a wildcard address such as `0.0.0.0`, and off for a
+    /// socket bound to one address. A client drops a reply that comes from another address than the
+    /// request was sent to (RFC 2181, 4.1). Linux only; needs the feature `udp-batch`.
     ///
     /// # Examples
     ///
@@ -455,7 +455,7 @@ impl UdpOptions {
         if let Some(hops) = self.multicast_ttl {
             live.set_multicast_ttl(hops)?;
         }
-        #[cfg(any(target_os = "linux", target_os = "android"))]
+        #[cfg(target_os = "linux")]
         if let Some(on) = self.multicast_all {
             // An IPv6 socket may be a member of IPv4 groups too, so the IPv4 option is always set.
             // Its error is ignored for an IPv6 socket, because the system may not support it.
