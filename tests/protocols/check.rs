@@ -1,6 +1,8 @@
 //! Checks of a framing: messages in every cut, and the exact outcome of invalid bytes.
 
-use unstick::testkit::Cuts;
+use std::ops::ControlFlow;
+
+use unstick::testkit::{Cuts, ReadSide};
 use unstick::{Decoded, Deframer, Framer, Framing};
 
 /// Checks that each message is encoded as the bytes beside it, and that all messages come back from
@@ -55,6 +57,47 @@ pub(crate) fn check_error(framing: &Framing, stream: &[u8], frames: &[&[u8]], er
 #[track_caller]
 pub(crate) fn check_frames(framing: &Framing, stream: &[u8], frames: &[&[u8]]) {
     Cuts::of(framing).stream(stream).expect(frames).check();
+}
+
+/// Checks the frames of a connection whose framing changes, with one cut at every offset and with a
+/// cut after every byte. `framing_after` returns the framing for the bytes that follow a frame, or
+/// `None` if it stays the same.
+#[track_caller]
+pub(crate) fn check_changes(
+    first: &Framing,
+    stream: &[u8],
+    expected: &[&[u8]],
+    framing_after: impl Fn(&[u8]) -> Option<Framing>,
+) {
+    let mut cuts: Vec<Vec<&[u8]>> = (0..stream.len())
+        .map(|cut| vec![&stream[..cut], &stream[cut..]])
+        .collect();
+    cuts.push(stream.chunks(1).collect());
+    for pieces in cuts {
+        let mut side = ReadSide::new(first.clone());
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        for mut unread in pieces.iter().copied() {
+            while !unread.is_empty() || side.has_undelivered() {
+                let mut next = None;
+                let mut take = |frame: &[u8]| {
+                    frames.push(frame.to_vec());
+                    next = framing_after(frame);
+                    ControlFlow::Break(())
+                };
+                if side.has_undelivered() {
+                    side.resume(&mut take).expect("the stream is valid");
+                } else {
+                    let read = side.read(unread, &mut take).expect("the stream is valid");
+                    unread = &unread[read..];
+                }
+                if let Some(framing) = next {
+                    side.reframe(framing);
+                }
+            }
+        }
+        let lens: Vec<_> = pieces.iter().map(|piece| piece.len()).collect();
+        assert_eq!(frames, expected, "pieces of {lens:?} bytes");
+    }
 }
 
 /// Checks that exactly one frame is skipped, and returns its length.

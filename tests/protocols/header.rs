@@ -98,7 +98,24 @@ pub(crate) fn teltonika() -> Framing {
         [0, 0, 0, 0, 0, 0, high, low] => Ok(u64::from(u16::from_be_bytes([high, low])) + 4),
         _ => Err(FrameError::Malformed("not the start of an AVL packet")),
     });
-    packets.with_output(Framing::raw())
+    packets.skip_between(b"\xFF").with_output(Framing::raw())
+}
+
+/// Returns the number of records of an AVL packet, or 0 if the packet is damaged.
+pub(crate) fn avl_record_count(packet: &[u8]) -> u8 {
+    let end = packet.len().saturating_sub(4);
+    let data = packet.get(8..end).unwrap_or_default();
+    let crc = data.iter().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ u16::from(*byte), |crc, _| match crc & 1 {
+            1 => crc >> 1 ^ 0xA001,
+            _ => crc >> 1,
+        })
+    });
+    let is_intact = packet[end..] == u32::from(crc).to_be_bytes();
+    match *data {
+        [_codec, count, .., last] if is_intact && count == last => count,
+        _ => 0,
+    }
 }
 
 fn pkt_line() -> Framing {

@@ -1,8 +1,8 @@
 //! Protocols with a length field that needs no check but its size.
 
-use unstick::{FrameError, Framing, LengthField};
+use unstick::{Deframer, FrameError, Framing, LengthField};
 
-use crate::check::{check, check_error, check_frames, check_whole};
+use crate::check::{check, check_changes, check_error, check_frames, check_whole};
 
 fn dns_over_tcp() -> Framing {
     Framing::length_u16()
@@ -51,7 +51,8 @@ pub(crate) fn postgresql() -> Framing {
 }
 
 fn ssh_identification() -> Framing {
-    Framing::line().frame_len_max(253)
+    let output = Framing::line_crlf().frame_len_max(253);
+    Framing::line().frame_len_max(253).with_output(output)
 }
 
 fn ssh_packets() -> Framing {
@@ -116,7 +117,7 @@ fn kafka_requests_come_back_from_every_cut() {
 
 #[test]
 fn smpp_pdus_come_back_from_every_cut() {
-    // SMPP 3.4, sections 4.11.1, 4.11.2, 4.1.1 and 4.3.1.
+    // SMPP 3.4, sections 4.11.1, 4.11.2, 4.1.3 and 4.3.1.
     check_whole(
         &smpp(),
         &[
@@ -160,6 +161,11 @@ fn mysql_packets_come_back_from_every_cut() {
         &[b"\x01\0\0\0\x0E"],
         "frame of 16777219 bytes exceeds the limit of 1048576",
     );
+    // The longest packet arrives only with a larger limit.
+    let longest = [&b"\xFF\xFF\xFF\0"[..], &vec![7; 16_777_215]].concat();
+    let mut deframer = Deframer::new(mysql().frame_len_max(16_777_219));
+    deframer.extend(&longest);
+    assert_eq!(deframer.next_frame().expect("valid"), Some(&longest[..]));
 }
 
 #[test]
@@ -187,11 +193,12 @@ fn amqp_frames_come_back_from_every_cut() {
 
 #[test]
 fn postgresql_messages_come_back_from_every_cut() {
-    // Section "Message Formats": SSLRequest, StartupMessage 3.0, CancelRequest.
+    // Section "Message Formats": SSLRequest, GSSENCRequest, StartupMessage 3.0, CancelRequest.
     check_whole(
         &postgresql_startup(),
         &[
             b"\0\0\0\x08\x04\xD2\x16\x2F",
+            b"\0\0\0\x08\x04\xD2\x16\x30",
             b"\0\0\0\x14\0\x03\0\0user\0alice\0\0",
             b"\0\0\0\x10\x04\xD2\x16\x2E\0\0\0\x01\0\0\0\x02",
         ],
@@ -228,11 +235,14 @@ fn ssh_lines_and_packets_come_back_from_every_cut() {
     check(
         &ssh_identification(),
         &[
-            (b"Welcome", b"Welcome\n"),
-            (b"SSH-2.0-OpenSSH_9.6", b"SSH-2.0-OpenSSH_9.6\n"),
-            (b"SSH-2.0-billsSSH_3.6.3q3", b"SSH-2.0-billsSSH_3.6.3q3\n"),
+            (b"Welcome", b"Welcome\r\n"),
+            (b"SSH-2.0-OpenSSH_9.6", b"SSH-2.0-OpenSSH_9.6\r\n"),
+            (b"SSH-2.0-billsSSH_3.6.3q3", b"SSH-2.0-billsSSH_3.6.3q3\r\n"),
         ],
     );
+    // Old versions end their line with a line feed only.
+    let line = b"SSH-1.99-old";
+    check_frames(&ssh_identification(), b"SSH-1.99-old\n", &[line]);
     // RFC 4253, sections 7.3 and 11.2: NEWKEYS, IGNORE, and NEWKEYS with other padding.
     let packets: [(&[u8], &[u8]); 3] = [
         (b"\x0A\x15__________", b"\0\0\0\x0C\x0A\x15__________"),
@@ -254,5 +264,28 @@ fn ssh_lines_and_packets_come_back_from_every_cut() {
         b"SSH-2.0-again\r\n",
         &[],
         "frame of 1397966893 bytes exceeds the limit of 35000",
+    );
+}
+
+/// A peer may send its first packet in the same segment as its line.
+#[test]
+fn ssh_framing_changes_after_the_identification() {
+    let stream = b"Welcome\r\nSSH-2.0-server\r\n\
+        \0\0\0\x0C\x06\x02\0\0\0\0______\0\0\0\x0C\x0A\x15__________ciphertext";
+    check_changes(
+        &ssh_identification(),
+        stream,
+        &[
+            b"Welcome",
+            b"SSH-2.0-server",
+            b"\x06\x02\0\0\0\0______",
+            b"\x0A\x15__________",
+            b"ciphertext",
+        ],
+        |frame| match frame {
+            [b'S', b'S', b'H', b'-', ..] => Some(ssh_packets()),
+            [_, 21, ..] => Some(Framing::fixed(10)), // NEWKEYS
+            _ => None,
+        },
     );
 }

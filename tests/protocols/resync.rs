@@ -65,7 +65,7 @@ fn ubx() -> Framing {
             _ => return Found::Nothing,
         };
         if len > 1024 {
-            return Found::Nothing; // no message of this receiver is as long
+            return Found::Nothing; // longer than every message that the program expects
         }
         let Some(frame) = bytes.get(..len) else {
             return Found::Need(len);
@@ -85,9 +85,12 @@ fn ubx() -> Framing {
 fn gt06() -> Framing {
     Framing::custom(Resync(|bytes: &[u8]| {
         let len = match *bytes {
-            [0x78] => return Found::Need(2),
+            [0x78 | 0x79] => return Found::Need(2),
             [0x78, 0x78] => return Found::Need(3),
+            [0x79, 0x79] | [0x79, 0x79, _] => return Found::Need(4),
             [0x78, 0x78, len @ 5..=255, ..] => 5 + usize::from(len),
+            [0x79, 0x79, 0, len @ 5..=255, ..] => 6 + usize::from(len),
+            [0x79, 0x79, high @ 1..=3, low, ..] => 6 + usize::from(u16::from_be_bytes([high, low])),
             _ => return Found::Nothing,
         };
         let Some(frame) = bytes.get(..len) else {
@@ -171,6 +174,15 @@ fn gt06_packets_come_back_from_every_cut() {
             b"\x78\x78\x05\x13\0\x05\xAF\xD5\r\n",
         ],
     );
+    // Later trackers also send packets with a length of two bytes.
+    let long = b"\x79\x79\0\x08\x94\0\x04\xEE\0\x01\x70\xFE\r\n";
+    let answer = b"\x78\x78\x05\x01\0\x01\xD9\xDC\r\n";
+    check_whole(&gt06(), &[long, answer, long]);
+    // A length that is too small or too large is skipped at once.
+    for len in [b"\0\x04", b"\xFF\xFF"] {
+        let stream = [b"\x79\x79", &len[..], long, b"\x79", answer].concat();
+        check_frames(&gt06(), &stream, &[long, answer]);
+    }
 }
 
 #[test]
@@ -205,13 +217,18 @@ fn gt06_resynchronises_after_a_wrong_length_byte() {
 fn modbus_rtu_answers_come_back_from_every_cut() {
     let answer = b"\x11\x03\x06\xAE\x41\x56\x52\x43\x40\x49\xAD";
     let exception = b"\x11\x83\x02\xC1\x34";
+    let second = b"\x11\x03\x06\x01\x02\x03\x04\x05\x06\x56\x73";
     check_whole(
         &modbus_rtu_answer(0x11, 3, 11),
-        &[answer, exception, answer],
+        &[answer, exception, second],
     );
     check_whole(
         &modbus_rtu_answer(1, 6, 8),
-        &[&b"\x01\x06\0\x01\0\x03\x98\x0B"[..]; 3],
+        &[
+            b"\x01\x06\0\x01\0\x03\x98\x0B",
+            b"\x01\x86\x02\xC3\xA1",
+            b"\x01\x06\0\x02\0\x0A\xA8\x0D",
+        ],
     );
 }
 

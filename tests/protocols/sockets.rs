@@ -9,9 +9,9 @@ use unstick::{
     Config, ConnId, Context, Datagram, FrameError, Framing, Handler, Origin, Reactor, UdpId,
 };
 
-use crate::check::{check_error, check_frames, check_whole};
+use crate::check::{check_changes, check_error, check_frames, check_whole};
 use crate::common::{DEADLINE, drive, listening};
-use crate::header::{bgp, bgp_notification, teltonika, teltonika_login};
+use crate::header::{avl_record_count, bgp, bgp_notification, teltonika, teltonika_login};
 use crate::length::{amqp, postgresql, postgresql_startup, smpp, smpp_error};
 use crate::resync::modbus_rtu_answer;
 use crate::text::{decimal, http_error, http_request, sip, smtp, smtp_error};
@@ -37,6 +37,9 @@ impl Handler for Answering {
 }
 
 const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xD2\x16\x2F";
+const GSSENC_REQUEST: &[u8] = b"\0\0\0\x08\x04\xD2\x16\x30";
+/// Code of a CancelRequest.
+const CANCEL: [u8; 4] = *b"\x04\xD2\x16\x2E";
 
 /// Server at the start of a session.
 struct Postgres {
@@ -58,8 +61,12 @@ impl Handler for Postgres {
             SSL_REQUEST if self.has_tls => {
                 let _ = cx.peek(conn, 0);
             }
-            SSL_REQUEST => {
+            SSL_REQUEST | GSSENC_REQUEST => {
                 let _ = cx.send_unframed(conn, b"N");
+            }
+            _ if message[4..].starts_with(&CANCEL) => {
+                // Cancel the query of the other session here. There is no answer.
+                cx.close(conn);
             }
             _ => {
                 *has_started = true;
@@ -98,8 +105,7 @@ impl Handler for Trackers {
         frame: &[u8],
     ) {
         if *is_known {
-            let record_count = frame.get(9).copied().unwrap_or(0);
-            let _ = cx.send(conn, &[0, 0, 0, record_count]);
+            let _ = cx.send(conn, &[0, 0, 0, avl_record_count(frame)]);
         } else {
             *is_known = true;
             let _ = cx.send(conn, b"\x01");
@@ -300,7 +306,7 @@ fn http_server_answers_an_invalid_request_by_a_status() {
 
 #[test]
 fn smtp_server_answers_an_invalid_line() {
-    let long = [b'x'; 999];
+    let long = [b'x'; 1000];
     check_answer(&smtp(), smtp_error, &long, b"500 Line too long\r\n");
     let syntax = b"500 Syntax error: a line ends with CRLF\r\n";
     check_answer(&smtp(), smtp_error, b"EHLO a\r\nDATA\n", syntax);
@@ -339,6 +345,19 @@ fn postgresql_answer_to_ssl_request_is_one_byte() {
     let server = Postgres { has_tls: true };
     let (answer, _) = exchange(server, postgresql_startup(), SSL_REQUEST, true);
     assert_eq!(answer, b"S");
+    // A client with GSSAPI asks for its encryption first, and then for TLS.
+    let stream = [b"\0\0\0\x08\x04\xD2\x16\x30", SSL_REQUEST].concat();
+    let server = Postgres { has_tls: true };
+    let (answer, reactor) = exchange(server, postgresql_startup(), &stream, true);
+    assert_eq!((&answer[..], reactor.stats().frames_in), (&b"NS"[..], 2));
+}
+
+#[test]
+fn postgresql_cancel_request_is_not_a_session() {
+    let cancel = b"\0\0\0\x10\x04\xD2\x16\x2E\0\0\0\x01\0\0\0\x02";
+    let server = Postgres { has_tls: false };
+    let (answer, reactor) = exchange(server, postgresql_startup(), cancel, false);
+    assert_eq!((&answer[..], reactor.stats().frames_in), (&b""[..], 1));
 }
 
 /// CVE-2021-23214.
@@ -410,26 +429,71 @@ fn sip_keep_alive_is_answered_by_a_line_end() {
     assert_eq!(reactor.stats().frames_in, 3);
 }
 
-/// A packet with one record, from the documentation of the tracker.
-const AVL_PACKET: &[u8] = b"\0\0\0\0\0\0\0\x36\x08\x01\
+/// Packets with one record, one record and two records, from the documentation of the trackers.
+const AVL_PACKETS: [&[u8]; 3] = [
+    b"\0\0\0\0\0\0\0\x36\x08\x01\
     \0\0\x01\x6B\x40\xD8\xEA\x30\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x05\x02\x15\x03\x01\x01\x01\
-    \x42\x5E\x0F\x01\xF1\0\0\x60\x1A\x01\x4E\0\0\0\0\0\0\0\0\x01\0\0\xC7\xCF";
+    \x42\x5E\x0F\x01\xF1\0\0\x60\x1A\x01\x4E\0\0\0\0\0\0\0\0\x01\0\0\xC7\xCF",
+    b"\0\0\0\0\0\0\0\x28\x08\x01\
+    \0\0\x01\x6B\x40\xD9\xAD\x80\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x03\x02\x15\x03\x01\x01\x01\
+    \x42\x5E\x10\0\0\x01\0\0\xF2\x2A",
+    b"\0\0\0\0\0\0\0\x43\x08\x02\
+    \0\0\x01\x6B\x40\xD5\x7B\x48\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x01\x01\x01\0\0\0\0\
+    \0\0\x01\x6B\x40\xD5\xC1\x98\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x01\x01\x01\x01\0\0\0\
+    \x02\0\0\x25\x2C",
+];
+
+const TELTONIKA_LOGIN: &[u8] = b"\0\x0F356307042441013";
 
 #[test]
 fn teltonika_packets_are_acknowledged_without_a_frame() {
-    let login = b"\0\x0F356307042441013";
-    let stream = [&login[..], AVL_PACKET, AVL_PACKET].concat();
+    let stream = [&[TELTONIKA_LOGIN], &AVL_PACKETS[..]].concat().concat();
     let (answer, reactor) = exchange(Trackers, teltonika_login(), &stream, true);
-    assert_eq!(answer, b"\x01\0\0\0\x01\0\0\0\x01");
-    assert_eq!(reactor.stats().frames_in, 3);
+    assert_eq!(answer, b"\x01\0\0\0\x01\0\0\0\x01\0\0\0\x02");
+    assert_eq!(reactor.stats().frames_in, 4);
+}
+
+/// The tracker sends a packet again if the number of accepted records is wrong.
+#[test]
+fn teltonika_damaged_packet_is_answered_by_zero() {
+    for offset in [9, 20, 61, 65] {
+        let mut damaged = AVL_PACKETS[0].to_vec();
+        damaged[offset] ^= 0x40;
+        let stream = [TELTONIKA_LOGIN, &damaged, AVL_PACKETS[2]].concat();
+        let (answer, _) = exchange(Trackers, teltonika_login(), &stream, true);
+        assert_eq!(answer, b"\x01\0\0\0\0\0\0\0\x02", "byte {offset}");
+    }
 }
 
 #[test]
 fn teltonika_packets_come_back_from_every_cut() {
-    check_whole(&teltonika(), &[AVL_PACKET; 3]);
+    check_whole(&teltonika(), &AVL_PACKETS);
+    // A tracker keeps the connection open with single bytes `FF`.
+    let [first, second, third] = AVL_PACKETS;
+    let stream = [b"\xFF", first, b"\xFF\xFF", second, third, b"\xFF"].concat();
+    check_frames(&teltonika(), &stream, &AVL_PACKETS);
     let error = "malformed frame: not the start of an AVL packet";
-    let stream = [AVL_PACKET, b"\0\0\0\x01\0\0\0\x36"].concat();
-    check_error(&teltonika(), &stream, &[AVL_PACKET], error);
+    let stream = [first, b"\0\0\0\x01\0\0\0\x36"].concat();
+    check_error(&teltonika(), &stream, &[first], error);
+}
+
+#[test]
+fn teltonika_login_comes_back_from_every_cut() {
+    check_frames(
+        &teltonika_login(),
+        TELTONIKA_LOGIN,
+        &[&TELTONIKA_LOGIN[2..]],
+    );
+    check_changes(
+        &teltonika_login(),
+        &[&[TELTONIKA_LOGIN], &AVL_PACKETS[..]].concat().concat(),
+        &[&[&TELTONIKA_LOGIN[2..]], &AVL_PACKETS[..]].concat(),
+        |frame| (frame.len() == 15).then(teltonika),
+    );
+    let too_long = "frame of 16 bytes exceeds the limit of 15";
+    check_error(&teltonika_login(), b"\0\x10356307042441013", &[], too_long);
+    let http = "frame of 18245 bytes exceeds the limit of 15";
+    check_error(&teltonika_login(), b"GET / HTTP/1.1\r\n", &[], http);
 }
 
 #[test]
@@ -482,4 +546,17 @@ fn syslog_invalid_length_is_malformed() {
     }
     let too_long = "frame of 9005 bytes exceeds the limit of 8192";
     check_error(&syslog_counted(), b"9000 <1>", &[], too_long);
+}
+
+#[test]
+fn syslog_line_that_is_too_long_is_rejected() {
+    let long = [&b"<1>a\n<2>"[..], &[b'x'; SYSLOG_LEN_MAX - 2]].concat();
+    let error = "frame of 8193 bytes exceeds the limit of 8192";
+    check_error(&syslog_lines(), &long, &[b"<1>a"], error);
+    // A length in front is text here: these bytes are one line.
+    check_frames(
+        &syslog_lines(),
+        b"<1>a\0b\n4 <2>c",
+        &[b"<1>a\0b", b"4 <2>c"],
+    );
 }

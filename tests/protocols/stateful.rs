@@ -4,7 +4,7 @@ use unstick::testkit::Cuts;
 use unstick::{Codec, FrameError, Framing, Out, Step};
 
 use crate::check::{check, check_error, check_frames, check_whole, refusal};
-use crate::text::content_length;
+use crate::text::{after_first_line, content_length, decimal};
 
 /// Maximum length of a message of the RTSP codec, in bytes.
 const RTSP_LEN_MAX: usize = 128 * 1024;
@@ -26,7 +26,8 @@ impl Codec for Rtsp {
                     Some(at) => {
                         let head_len = bytes.len() - unseen.len() + at + 4;
                         *searched = head_len - 1; // finds the same end again at once
-                        let body_len = content_length(&bytes[..head_len], &["Content-Length"])?;
+                        let fields = after_first_line(&bytes[..head_len]);
+                        let body_len = content_length(fields, &["Content-Length"])?;
                         let len = body_len.unwrap_or(0).saturating_add(head_len as u64);
                         usize::try_from(len).unwrap_or(usize::MAX)
                     }
@@ -79,6 +80,17 @@ struct StompState {
     nul: Option<u64>,
 }
 
+/// Returns the length in the first `content-length` header, or `None` if there is no such header.
+fn stomp_content_length(head: &[u8]) -> Result<Option<u64>, FrameError> {
+    let mut lines = head.split(|&byte| byte == b'\n');
+    let Some(digits) = lines.find_map(|line| line.strip_prefix(b"content-length:")) else {
+        return Ok(None);
+    };
+    let len = decimal(digits.strip_suffix(b"\r").unwrap_or(digits));
+    len.map(Some)
+        .ok_or(FrameError::Malformed("an invalid content-length"))
+}
+
 impl Codec for Stomp {
     type State = StompState;
 
@@ -94,7 +106,7 @@ impl Codec for Stomp {
             if let Some(at) = (from..bytes.len()).find(head_end) {
                 state.head_len = at + if bytes[at + 1] == b'\r' { 3 } else { 2 };
                 state.searched = state.head_len;
-                let len = content_length(&bytes[..at], &["content-length"])?;
+                let len = stomp_content_length(&bytes[..at])?;
                 state.nul = len.map(|len| len.saturating_add(state.head_len as u64));
             }
         }
@@ -170,6 +182,12 @@ fn rtsp_message_with_an_invalid_length_is_rejected() {
     );
     check_error(
         &framing,
+        b"RTSP/1.0 200 OK\r\nContent-Length\x0B: 5\r\n\r\n",
+        &[],
+        "malformed frame: an invalid header line",
+    );
+    check_error(
+        &framing,
         b"RTSP/1.0 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n",
         &[],
         "frame of 18446744073709551615 bytes exceeds the limit of 131072",
@@ -217,6 +235,16 @@ fn stomp_frames_come_back_from_every_cut() {
         .check();
 }
 
+/// STOMP 1.2, "Repeated Header Entries": the first one counts. Names are case-sensitive.
+#[test]
+fn stomp_length_is_the_first_header_of_this_exact_name() {
+    let framing = Framing::custom(Stomp);
+    let repeated = b"SEND\ncontent-length:3\ncontent-length:1\n\na\0b";
+    let other_name = b"SEND\nContent-Length:9\n\nab";
+    let stream = [&repeated[..], b"\0", other_name, b"\0"].concat();
+    check_frames(&framing, &stream, &[repeated, other_name]);
+}
+
 #[test]
 fn stomp_frame_with_a_wrong_length_is_malformed() {
     let framing = Framing::custom(Stomp);
@@ -230,7 +258,7 @@ fn stomp_frame_with_a_wrong_length_is_malformed() {
         &framing,
         b"SEND\ncontent-length:-1\n\n\0",
         &[],
-        "malformed frame: an invalid Content-Length",
+        "malformed frame: an invalid content-length",
     );
     check_error(
         &framing,

@@ -3,7 +3,9 @@
 use unstick::testkit::Cuts;
 use unstick::{Deframer, FrameError, Framing};
 
-use crate::check::{check, check_error, check_frames, check_whole, refusal, skipped_len};
+use crate::check::{
+    check, check_changes, check_error, check_frames, check_whole, refusal, skipped_len,
+};
 use crate::header::hex;
 
 /// Parses digits only: `str::parse` also accepts a `+`.
@@ -13,18 +15,32 @@ pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     number.filter(|_| has_digits_only)
 }
 
+/// Returns true if the name of a header field is valid: RFC 9110, section 5.6.2.
+pub(crate) fn is_token(name: &str) -> bool {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_valid)
+}
+
+/// Returns the header fields of a head: the bytes after its first line.
+pub(crate) fn after_first_line(head: &[u8]) -> &[u8] {
+    let end = head.iter().position(|&byte| byte == b'\n');
+    end.map_or(&[], |end| &head[end + 1..])
+}
+
 /// Returns the length in the field with any of these names, or `None` if there is no such field.
-pub(crate) fn content_length(head: &[u8], names: &[&str]) -> Result<Option<u64>, FrameError> {
+pub(crate) fn content_length(fields: &[u8], names: &[&str]) -> Result<Option<u64>, FrameError> {
     let mut len = None;
-    for line in String::from_utf8_lossy(head).lines() {
+    for line in String::from_utf8_lossy(fields).split("\r\n") {
         let (name, value) = line.split_once(':').unwrap_or_default();
-        if !names
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(name.trim_end()))
-        {
+        let name = name.trim_end_matches([' ', '\t']);
+        let is_folded = line.is_empty() || line.starts_with([' ', '\t']);
+        if line.contains(['\r', '\n']) || !is_folded && !is_token(name) {
+            return Err(FrameError::Malformed("an invalid header line"));
+        }
+        if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             continue;
         }
-        match decimal(value.trim().as_bytes()) {
+        match decimal(value.trim_matches([' ', '\t']).as_bytes()) {
             Some(value) if len.is_none_or(|len| len == value) => len = Some(value),
             _ => return Err(FrameError::Malformed("an invalid Content-Length")),
         }
@@ -41,7 +57,7 @@ pub(crate) fn http_request() -> Framing {
         let head = String::from_utf8_lossy(head);
         for (index, line) in head.split("\r\n").enumerate() {
             let name = line.split(':').next().unwrap_or_default();
-            let is_field = name.len() < line.len() && !name.contains([' ', '\t']);
+            let is_field = name.len() < line.len() && is_token(name);
             if line.contains(['\r', '\n']) || index > 0 && !is_field {
                 return Err(FrameError::Malformed("an invalid header line"));
             }
@@ -49,7 +65,8 @@ pub(crate) fn http_request() -> Framing {
                 return Err(FrameError::Malformed("a body in chunks is not accepted"));
             }
         }
-        Ok(content_length(head.as_bytes(), &["Content-Length"])?.unwrap_or(0))
+        let fields = after_first_line(head.as_bytes());
+        Ok(content_length(fields, &["Content-Length"])?.unwrap_or(0))
     })
     .skip_between(b"\r\n")
     .with_output(Framing::raw())
@@ -70,8 +87,10 @@ pub(crate) fn http_error(error: &FrameError) -> Vec<u8> {
 fn http_chunk() -> Framing {
     let size_line = Framing::delimiter(b"\r\n").frame_len_max(256);
     Framing::header_body(size_line, |line| {
-        let digits = line.split(|&byte| byte == b';').next().unwrap_or_default();
-        match hex(digits.trim_ascii_end()) {
+        let line = String::from_utf8_lossy(line);
+        let digits = line.split(';').next().unwrap_or_default();
+        let size = hex(digits.trim_end_matches([' ', '\t']).as_bytes());
+        match size.filter(|_| !line.contains(['\r', '\n'])) {
             Some(0) => Ok(0), // the trailer section follows
             Some(len) => Ok(len.saturating_add(2)),
             None => Err(FrameError::Malformed("not the size of a chunk")),
@@ -85,7 +104,8 @@ pub(crate) fn sip() -> Framing {
         if head.trim_ascii().is_empty() {
             return Ok(0); // keep-alive: answer it with `\r\n`
         }
-        let len = content_length(head, &["Content-Length", "l"])?;
+        let fields = after_first_line(head.trim_ascii_start());
+        let len = content_length(fields, &["Content-Length", "l"])?;
         len.ok_or(FrameError::Malformed("no Content-Length"))
     })
 }
@@ -107,14 +127,13 @@ fn memcached_server() -> Framing {
     Framing::header_body(Framing::line().frame_len_max(2048), |line| {
         let words = line.split(|&byte| byte == b' ');
         let mut words = words.filter(|word| !word.is_empty());
-        match words.next() {
-            Some(b"set" | b"add" | b"replace" | b"append" | b"prepend" | b"cas") => {
-                let len = words.nth(3).and_then(decimal);
-                let len = len.and_then(|len| len.checked_add(2));
-                len.ok_or(FrameError::Malformed("no valid length of the data"))
-            }
-            _ => Ok(0),
-        }
+        let len = match words.next() {
+            Some(b"set" | b"add" | b"replace" | b"append" | b"prepend" | b"cas") => words.nth(3),
+            Some(b"ms") => words.nth(1),
+            _ => return Ok(0),
+        };
+        let len = len.and_then(decimal).and_then(|len| len.checked_add(2));
+        len.ok_or(FrameError::Malformed("no valid length of the data"))
     })
     .skip_too_long()
     .with_output(Framing::raw())
@@ -133,7 +152,7 @@ fn redis() -> Framing {
 }
 
 pub(crate) fn smtp() -> Framing {
-    Framing::line_crlf().frame_len_max(998)
+    Framing::line_crlf().frame_len_max(999)
 }
 
 /// Returns the answer to an invalid line.
@@ -158,13 +177,17 @@ fn ndjson() -> Framing {
 }
 
 fn nmea() -> Framing {
-    Framing::line().frame_len_max(80).skip_too_long()
+    let output = Framing::line_crlf().frame_len_max(80);
+    let input = Framing::line().frame_len_max(80).skip_too_long();
+    input.with_output(output)
 }
 
 /// Returns the fields of a sentence, or `None` if its checksum is wrong or missing.
 fn nmea_fields(sentence: &[u8]) -> Option<&[u8]> {
     let (fields, sum) = sentence.split_at_checked(sentence.len().checked_sub(3)?)?;
-    let fields = fields.strip_prefix(b"$")?;
+    let [b'$' | b'!', fields @ ..] = fields else {
+        return None;
+    };
     let expected = fields.iter().fold(0, |sum, byte| sum ^ byte);
     (sum == format!("*{expected:02X}").as_bytes()).then_some(fields)
 }
@@ -200,7 +223,13 @@ fn http_request_with_two_lengths_is_malformed() {
         ("Content-Length: 5, 5", len),
         ("Content-Length: 18446744073709551616", len),
         ("Content-Length: 5\r\nTransfer-Encoding: chunked", chunks),
+        ("Content-Length: \x0B5", len),
+        ("Content-Length: 5\u{A0}", len),
         ("Content-Length : 5", line),
+        ("Content-Length\x0B: 5", line),
+        ("Content-Length\u{A0}: 5", line),
+        ("Transfer-Encoding\x0B: chunked", line),
+        (": 5", line),
         ("A: b\nContent-Length: 5", line),
         ("A: b\r\n c", line),
         ("A: b\rc: d", line),
@@ -226,6 +255,7 @@ fn http_chunks_come_back_from_every_cut() {
             b"5\r\nhello\r\n",
             b"0a;name=value\r\n0123456789\r\n",
             b"1 \r\n!\r\n",
+            b"1\t;a=\"b\"\r\n!\r\n",
             b"0\r\n",
         ],
     );
@@ -236,6 +266,11 @@ fn http_chunks_come_back_from_every_cut() {
         b"+5\r\n",
         b"-1\r\n",
         b"10000000000000000\r\n",
+        b"5\n\r\n",
+        b"5\r\r\n",
+        b"5\x0C\r\n",
+        b"5;\nhello\r\n",
+        b"5;a\rb\r\n",
     ] {
         check_error(&http_chunk(), size, &[], error);
     }
@@ -251,30 +286,25 @@ fn http_chunks_come_back_from_every_cut() {
 #[test]
 fn http_framings_take_turns_on_one_connection() {
     let head = || Framing::delimiter(b"\r\n\r\n");
-    let mut deframer = Deframer::new(head());
-    deframer.extend(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
-    deframer.extend(b"5\r\nhello\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.1\r\n\r\n");
-    let mut seen = Vec::new();
-    while let Some(frame) = deframer.next_frame().expect("the stream is valid") {
-        let frame = String::from_utf8_lossy(frame).into_owned();
-        match frame.as_str() {
-            head if head.ends_with("chunked") => deframer.reframe(http_chunk()),
-            "0\r\n" => deframer.reframe(Framing::delimiter(b"\r\n")),
-            "" => deframer.reframe(head()),
-            _ => {}
-        }
-        seen.push(frame);
-    }
-    assert_eq!(
-        seen,
-        [
-            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked",
-            "5\r\nhello\r\n",
-            "0\r\n",
-            "A: b",
-            "",
-            "GET / HTTP/1.1"
-        ]
+    let stream = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\
+        5\r\nhello\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.1\r\n\r\n";
+    check_changes(
+        &head(),
+        stream,
+        &[
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked",
+            b"5\r\nhello\r\n",
+            b"0\r\n",
+            b"A: b",
+            b"",
+            b"GET / HTTP/1.1",
+        ],
+        |frame| match frame {
+            head if head.ends_with(b"chunked") => Some(http_chunk()),
+            b"0\r\n" => Some(Framing::delimiter(b"\r\n")),
+            b"" => Some(head()),
+            _ => None,
+        },
     );
 }
 
@@ -301,6 +331,13 @@ fn sip_messages_come_back_from_every_cut() {
         &[],
         "malformed frame: an invalid Content-Length",
     );
+    for field in ["l\x0B: 5", "l\u{A0}: 5", "A: b\rl: 5", "A: b\nl: 5", "l"] {
+        let message = format!("MESSAGE sip:b@c SIP/2.0\r\n{field}\r\nl: 0\r\n\r\nhello");
+        let error = "malformed frame: an invalid header line";
+        check_error(&sip(), message.as_bytes(), &[], error);
+    }
+    let folded = b"OPTIONS sip:b@c SIP/2.0\r\nSubject: a\r\n b\r\nl\t:\t0 \r\n\r\n";
+    check_frames(&sip(), folded, &[folded]);
     // A client skips the answer to a keep-alive. Otherwise it is a part of the next message.
     let stream = b"\r\nSIP/2.0 200 OK\r\nl: 0\r\n\r\n";
     check_frames(&sip_client(), stream, &[&stream[2..]]);
@@ -327,6 +364,12 @@ fn language_server_messages_come_back_from_every_cut() {
     );
     check_error(
         &language_server(),
+        b"Content-Length\x0B: 5\r\nContent-Length: 2\r\n\r\n{}",
+        &[],
+        "malformed frame: an invalid header line",
+    );
+    check_error(
+        &language_server(),
         b"Content-Length: 4294967296\r\n\r\n",
         &[],
         "frame of 4294967326 bytes exceeds the limit of 1048576",
@@ -343,6 +386,9 @@ fn memcached_commands_come_back_from_every_cut() {
             b"cas key 0 0 4 17 noreply\r\n\r\n\r\n\r\n",
             b"delete key noreply\r\n",
             b" set  key 0 0 5\r\nhello\r\n",
+            b"ms key 5 T60\r\nhello\r\n",
+            b"mg key v\r\n",
+            b"ms  key 0\r\n\r\n",
         ],
     );
     let error = "malformed frame: no valid length of the data";
@@ -350,6 +396,8 @@ fn memcached_commands_come_back_from_every_cut() {
         &b"set key 0 0 -1\r\n"[..],
         b"set key 0\r\n",
         b"set  key 0 0\r\n",
+        b"ms key\r\n",
+        b"ms key S5\r\n",
     ] {
         check_error(&memcached_server(), line, &[], error);
     }
@@ -415,12 +463,15 @@ fn smtp_lines_come_back_from_every_cut() {
             (b".", b".\r\n"),
         ],
     );
-    let long = [&[b'x'; 999][..], b"\r\n"].concat();
+    // Of 1,000 bytes with CRLF, the dot that is doubled does not count.
+    let longest = [&b".."[..], &[b'x'; 997]].concat();
+    check_frames(&smtp(), &[&longest[..], b"\r\n"].concat(), &[&longest]);
+    let long = [&[b'x'; 1000][..], b"\r\n"].concat();
     check_error(
         &smtp(),
         &long,
         &[],
-        "frame of 999 bytes exceeds the limit of 998",
+        "frame of 1000 bytes exceeds the limit of 999",
     );
     assert_eq!(smtp_data(b"..dot"), Some(&b".dot"[..]));
     assert_eq!(smtp_data(b"text"), Some(&b"text"[..]));
@@ -468,6 +519,18 @@ fn json_lines_come_back_from_every_cut() {
         ],
     );
     check_frames(&ndjson(), b"{}\r\n[]\nfalse", &[b"{}", b"[]", b"false"]);
+    let long = [&b"{}\n\""[..], &[b'x'; 1 << 20]].concat();
+    let mut deframer = Deframer::new(ndjson());
+    deframer.extend(&long);
+    assert_eq!(deframer.next_frame().expect("valid"), Some(&b"{}"[..]));
+    let error = deframer.next_frame().expect_err("the line is too long");
+    assert_eq!(
+        error.error.to_string(),
+        "frame of 1048577 bytes exceeds the limit of 1048576"
+    );
+    let short = ndjson().frame_len_max(8);
+    let error = "frame of 9 bytes exceeds the limit of 8";
+    check_error(&short, b"{}\n[1,2,3,4]\n{}\n", &[b"{}"], error);
     assert_eq!(
         refusal(&ndjson(), b"{\n}"),
         "payload cannot be encoded as a frame: the payload contains a line end"
@@ -481,7 +544,7 @@ fn nmea_sentences_come_back_from_every_cut() {
         b"$GPGLL,4916.45,N,12311.12,W,225444,A*31",
         b"$GPRMC,123519,A,4807.038,N,01131.000,E,022.4,084.4,230394,003.1,W*6A",
     ];
-    let wire = sentences.map(|sentence| [sentence, b"\n"].concat());
+    let wire = sentences.map(|sentence| [sentence, b"\r\n"].concat());
     check(
         &nmea(),
         &[0, 1, 2].map(|index| (sentences[index], &wire[index][..])),
@@ -490,6 +553,9 @@ fn nmea_sentences_come_back_from_every_cut() {
         nmea_fields(sentences[1]),
         Some(&sentences[1][1..sentences[1].len() - 3])
     );
+    // A position of a ship, from an AIS receiver.
+    let ship = b"!AIVDM,1,1,,B,177KQJ5000G?tO`K>RA1wUbN0TKH,0*5C";
+    assert_eq!(nmea_fields(ship), Some(&ship[1..ship.len() - 3]));
     for wrong in [&b"$GPGLL*00"[..], b"GPGLL*50", b"$*", b"", b"4.45,N,A*31"] {
         assert_eq!(nmea_fields(wrong), None);
     }

@@ -1,11 +1,8 @@
 //! Protocols whose header varies in length.
 
-use unstick::testkit::ReadSide;
 use unstick::{FrameError, FrameLen, Framing};
 
-use std::ops::ControlFlow;
-
-use crate::check::{check, check_error, check_frames, check_whole, refusal};
+use crate::check::{check, check_changes, check_error, check_frames, check_whole, refusal};
 use crate::text::decimal;
 
 pub(crate) fn websocket() -> Framing {
@@ -84,21 +81,29 @@ fn ldap() -> Framing {
 }
 
 fn minecraft_first_packet() -> Framing {
-    Framing::length_fn(|bytes| match *bytes {
-        [] => Ok(FrameLen::Need(1)),
-        [0xFE, ..] => Ok(FrameLen::Total(1)), // ping of a client before version 1.7
-        [len @ 0..=0x7F, ..] => Ok(FrameLen::Total(1 + u64::from(len))),
-        [_] => Ok(FrameLen::Need(2)),
-        [low, high @ 0..=0x7F, ..] => {
-            let len = u64::from(low & 0x7F) | u64::from(high) << 7;
-            Ok(FrameLen::Total(2 + len))
+    Framing::length_fn(|bytes| {
+        if bytes.first() == Some(&0xFE) {
+            return Ok(FrameLen::Total(1)); // ping of a client before version 1.7
         }
-        _ => Err(FrameError::Malformed("the first packet is too long")),
+        let mut len = 0;
+        for index in 0..3 {
+            let Some(&byte) = bytes.get(index) else {
+                return Ok(FrameLen::Need(index + 1));
+            };
+            len |= u64::from(byte & 0x7F) << (7 * index);
+            if byte & 0x80 == 0 {
+                return Ok(FrameLen::Total(1 + index as u64 + len));
+            }
+        }
+        Err(FrameError::Malformed(
+            "the length has more than three bytes",
+        ))
     })
+    .frame_len_max(16 * 1024)
 }
 
 fn minecraft() -> Framing {
-    Framing::varint().frame_len_max((1 << 21) - 1)
+    Framing::varint_lax().frame_len_max((1 << 21) - 1)
 }
 
 fn fix() -> Framing {
@@ -175,6 +180,22 @@ fn websocket_frame_with_an_invalid_length_is_malformed() {
     );
 }
 
+/// RFC 3430, section 2: the SNMP message itself is the frame.
+#[test]
+fn snmp_messages_over_tcp_come_back_from_every_cut() {
+    // GetRequest and GetResponse for sysName.0 (RFC 1157, section 4.1), and a GetRequest whose
+    // length has three bytes.
+    let get = b"\x26\x02\x01\0\x04\x06public\xA0\x19\x02\x01\x01\x02\x01\0\x02\x01\0\
+        \x30\x0E\x30\x0C\x06\x08\x2B\x06\x01\x02\x01\x01\x05\0\x05\0";
+    let response = b"\x30\x2A\x02\x01\0\x04\x06public\xA2\x1D\x02\x01\x01\x02\x01\0\x02\x01\0\
+        \x30\x12\x30\x10\x06\x08\x2B\x06\x01\x02\x01\x01\x05\0\x04\x04host";
+    let short = [b"\x30", &get[..]].concat();
+    let long = [b"\x30\x82\0", &get[..]].concat();
+    check_whole(&ldap(), &[&short, response, &long]);
+    let error = "malformed frame: not a SEQUENCE of a definite length";
+    check_error(&ldap(), &[&short[..], get].concat(), &[&short], error);
+}
+
 #[test]
 fn mqtt_packets_come_back_from_every_cut() {
     // MQTT 3.1.1, sections 3.1, 3.2, 3.3 and 3.12.
@@ -240,6 +261,10 @@ fn minecraft_packets_come_back_from_every_cut() {
     );
     let long = [&b"\x80\x01"[..], &[7; 128]].concat();
     check_frames(&minecraft_first_packet(), &long, &[&long]);
+    // Some clients write a short length in three bytes.
+    let padded = b"\x85\x80\0hello";
+    check_frames(&minecraft_first_packet(), padded, &[padded]);
+    check_frames(&minecraft(), b"\x85\x80\0hello\x01\0", &[b"hello", b"\0"]);
     // Status request, ping, and login start without a UUID.
     check(
         &minecraft(),
@@ -253,7 +278,13 @@ fn minecraft_packets_come_back_from_every_cut() {
         &minecraft_first_packet(),
         b"\xFF\xFF\x7F",
         &[],
-        "malformed frame: the first packet is too long",
+        "frame of 2097154 bytes exceeds the limit of 16384",
+    );
+    check_error(
+        &minecraft_first_packet(),
+        b"\x80\x80\x80\0",
+        &[],
+        "malformed frame: the length has more than three bytes",
     );
     check_error(
         &minecraft(),
@@ -266,35 +297,13 @@ fn minecraft_packets_come_back_from_every_cut() {
 /// The ping `FE 01`, read as a varint, announces 254 bytes that never come.
 #[test]
 fn minecraft_framing_changes_after_the_first_packet() {
-    let stream = b"\x06\0\xF6\x05\x01x\x01\x01\0";
-    for cut in 0..stream.len() {
-        let mut side = ReadSide::new(minecraft_first_packet());
-        let mut frames = Vec::new();
-        for piece in [&stream[..cut], &stream[cut..]] {
-            let mut unread = piece;
-            while !unread.is_empty() || side.has_undelivered() {
-                let before = frames.len();
-                let mut take = |frame: &[u8]| {
-                    frames.push(frame.to_vec());
-                    ControlFlow::Break(())
-                };
-                if side.has_undelivered() {
-                    side.resume(&mut take).expect("the stream is valid");
-                } else {
-                    let read = side.read(unread, &mut take).expect("the stream is valid");
-                    unread = &unread[read..];
-                }
-                if before == 0 && frames.len() == 1 {
-                    side.reframe(minecraft());
-                }
-            }
-        }
-        assert_eq!(
-            frames,
-            [&b"\x06\0\xF6\x05\x01x\x01"[..], b"\0"],
-            "cut at {cut}"
-        );
-    }
+    let handshake = b"\x08\0\xF6\x05\x01x\x63\xDD\x01";
+    check_changes(
+        &minecraft_first_packet(),
+        &[&handshake[..], b"\x01\0"].concat(),
+        &[handshake, b"\0"],
+        |frame| (frame == handshake).then(minecraft),
+    );
 }
 
 #[test]
