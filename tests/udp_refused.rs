@@ -120,8 +120,9 @@ fn assert_is_idle(reactor: &mut Reactor<Probe>) {
 }
 
 /// Runs the echo with each fault of `call`: in the first call, in every third call, and in all
-/// calls.
-fn assert_echoes_without(test: &str, call: &str) {
+/// calls. `is_marked` is true if the echoes need control data: after a refused batch, its first
+/// datagram is then tried with `call` again, and only the result of this second call counts.
+fn assert_echoes_without(test: &str, call: &str, is_marked: bool) {
     for errno in ["ENOSYS", "EPERM", "EINVAL"] {
         for when in [":when=1", ":when=2+3", ""] {
             let fault = format!("{call}:error={errno}{when}");
@@ -131,10 +132,16 @@ fn assert_echoes_without(test: &str, call: &str) {
             };
             let warnings = log.matches("the system refuses").count();
             let refused = calls.matches("(INJECTED)").count();
+            assert!(refused >= 1, "{errno}{when}: {calls}");
+            if is_marked && errno == "ENOSYS" && !when.is_empty() {
+                // The second call succeeds after a batch, but not after a single datagram.
+                assert!(warnings <= 1, "{errno}{when}: {log}");
+                continue;
+            }
             let is_permanent = when.is_empty() || errno == "ENOSYS";
             assert_eq!(warnings, usize::from(is_permanent), "{errno}{when}: {log}");
-            assert!(refused >= 1, "{errno}{when}: {calls}");
-            let refused_max = if errno == "ENOSYS" { 1 } else { 8 };
+            let counted_max = if errno == "ENOSYS" { 1 } else { 8 };
+            let refused_max = counted_max * if is_marked { 2 } else { 1 };
             assert!(
                 !is_permanent || refused <= refused_max,
                 "{errno}{when}: {calls}"
@@ -149,7 +156,7 @@ fn refused_recvmmsg_falls_back_to_recvmsg() {
     if common::is_child() {
         return echo_as_child("127.0.0.1:0");
     }
-    assert_echoes_without(NAME, "recvmmsg");
+    assert_echoes_without(NAME, "recvmmsg", false);
 }
 
 #[test]
@@ -158,7 +165,7 @@ fn refused_sendmmsg_falls_back_to_sendto() {
     if common::is_child() {
         return echo_as_child("127.0.0.1:0");
     }
-    assert_echoes_without(NAME, "sendmmsg");
+    assert_echoes_without(NAME, "sendmmsg", false);
 }
 
 /// Replies of a socket at a wildcard address need control data, so `sendto` cannot send them.
@@ -168,15 +175,7 @@ fn refused_sendmmsg_falls_back_to_sendmsg() {
     if common::is_child() {
         return echo_as_child("0.0.0.0:0");
     }
-    for errno in ["ENOSYS", "EPERM", "EINVAL"] {
-        for when in [":when=1", ":when=2+3", ""] {
-            let fault = format!("sendmmsg:error={errno}{when}");
-            let Some((_, calls)) = rerun_with(NAME, "sendmmsg", &[fault]) else {
-                return;
-            };
-            assert!(calls.contains("(INJECTED)"), "{errno}{when}: {calls}");
-        }
-    }
+    assert_echoes_without(NAME, "sendmmsg", true);
 }
 
 /// If `setsockopt` fails, the socket works without GRO, GSO and control data.
@@ -191,7 +190,10 @@ fn refused_setsockopt_turns_batches_off() {
                 .local_inet_addr(socket)
                 .expect("the socket is bound")
                 .port();
+            // A timeout cannot be set here, because the socket option is refused.
             let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+            peer.set_nonblocking(true)
+                .expect("non-blocking mode can be set");
             for count in 1..=3 {
                 peer.send_to(b"data", ("127.0.0.1", port))
                     .expect("the loopback interface accepts the datagram");
