@@ -1,4 +1,5 @@
-//! Batches of datagrams on Linux: many datagrams per system call, and several per message.
+//! Batches of datagrams on Linux: many datagrams per system call, and several per message. This
+//! module decides when to batch; [`udp_control`](super::udp_control) makes the calls that send.
 //!
 //! ```text
 //!            recvmmsg: up to 32 messages             sendmmsg: up to 32 messages
