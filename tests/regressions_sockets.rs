@@ -191,10 +191,22 @@ fn address_of_no_server_hid_the_error_of_the_others() {
     let (_held, refusing) = common::refusing();
     let port_0 = SocketAddr::from(([127, 0, 0, 1], 0));
     let multicast = SocketAddr::from(([224, 0, 0, 1], 80));
+    let mapped = |ip: [u8; 4]| {
+        let ip = std::net::Ipv4Addr::from(ip).to_ipv6_mapped();
+        SocketAddr::from((ip, 80))
+    };
     for (addrs, expected) in [
         ([refusing, port_0], ErrorKind::ConnectionRefused),
         ([refusing, multicast], ErrorKind::ConnectionRefused),
+        (
+            [refusing, mapped([224, 0, 0, 1])],
+            ErrorKind::ConnectionRefused,
+        ),
         ([multicast, port_0], ErrorKind::InvalidInput),
+        (
+            [mapped([224, 0, 0, 1]), mapped([255; 4])],
+            ErrorKind::InvalidInput,
+        ),
     ] {
         let mut reactor = reactor();
         reactor.connect(&addrs[..], Framing::raw(), ());

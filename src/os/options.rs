@@ -249,10 +249,11 @@ impl ConnectOptions {
     }
 }
 
-/// Returns true if the port is 0 or the address names a group of hosts (RFC 1122, 4.2.3.10).
+/// Returns true if the port is 0 or the address names a group of hosts (RFC 1122, 4.2.3.10), also
+/// if it is an IPv4 address that is mapped into IPv6.
 pub(crate) fn names_no_server(addr: SocketAddr) -> bool {
     addr.port() == 0
-        || match addr.ip() {
+        || match addr.ip().to_canonical() {
             IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
             IpAddr::V6(ip) => ip.is_multicast(),
         }
