@@ -9,6 +9,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::udp_batch::Wanted;
 use super::{SocketRef, to_sock_addr};
 use crate::addr::Addr;
+use crate::error::invalid_input;
 use crate::setters::setters;
 
 /// Options of all socket types that are set before the bind.
@@ -233,7 +234,7 @@ impl ConnectOptions {
                 "cannot connect to {addr}: port 0, multicast and broadcast addresses have no TCP \
                  server"
             );
-            return Err(io::Error::new(ErrorKind::InvalidInput, error));
+            return Err(invalid_input(error));
         }
         let addr = to_sock_addr(addr)?;
         let socket = self.before.open(addr.domain(), Type::STREAM, false)?;
