@@ -6,7 +6,6 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{DEADLINE, Event, Probe, client, drive, listening, settle, silent};
@@ -20,28 +19,10 @@ fn reactor() -> Reactor<Probe> {
 }
 
 /// Runs a test of this file again under strace, which makes system calls fail. `inject` is the
-/// value of strace's option `inject`. Prints a message and does nothing if strace cannot be run.
+/// value of strace's option `inject`.
 #[cfg(target_os = "linux")]
 fn rerun_with_errors(test: &str, inject: &str) {
-    let inject = format!("inject={inject}");
-    let strace = |program: &Command| {
-        let mut command = Command::new("strace");
-        let calls = ["-f", "-qq", "-o", "/dev/null", "-e", &inject];
-        command.args(calls).arg(program.get_program());
-        command.args(program.get_args());
-        let envs = program.get_envs();
-        command.envs(envs.filter_map(|(key, value)| Some((key, value?))));
-        command.output()
-    };
-    if !strace(&Command::new("true")).is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: strace cannot be run");
-        return;
-    }
-    let output = strace(&common::rerun(test)).expect("strace was run before");
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{inject}: {stdout}{stderr}");
-    assert!(stdout.contains("1 passed"), "{inject}: {stdout}{stderr}");
+    common::strace::rerun(test, &["-e", &format!("inject={inject}")]);
 }
 
 // EPERM and EACCES counted as errors of one connection, so the listener accepted again at once. A

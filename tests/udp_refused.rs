@@ -9,9 +9,9 @@
 mod common;
 
 use std::net::{SocketAddr, UdpSocket};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::strace::{self, Traced};
 use common::udp::peer;
 use common::{Event, Probe, drive};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -20,41 +20,11 @@ use unstick::{Reactor, UnixAddr};
 const PEERS: usize = 32;
 const ROUNDS: usize = 12;
 
-/// Runs a test of this binary under strace, which injects `faults`. Returns the log of the test and
-/// the trace of the system calls `traced`; `None` if there is no strace.
-fn rerun_with(test: &str, traced: &str, faults: &[String]) -> Option<(String, String)> {
-    let works = Command::new("strace")
-        .args(["-f", "-o", "/dev/null", "true"])
-        .output();
-    if !works.is_ok_and(|output| output.status.success()) {
-        println!("skipped: strace cannot be run");
-        return None;
-    }
-    let inner = common::rerun(test);
-    let name = format!("unstick-{}-{}", test.replace(':', "-"), std::process::id());
-    let trace = std::env::temp_dir().join(name);
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o"]).arg(&trace);
-    command.args(["-e", &format!("trace={traced}")]);
-    for fault in faults {
-        command.args(["-e", &format!("inject={fault}")]);
-    }
-    let output = command
-        .arg(inner.get_program())
-        .args(inner.get_args())
-        .envs(
-            inner
-                .get_envs()
-                .filter_map(|(key, value)| Some((key, value?))),
-        )
-        .output()
-        .expect("strace can be started");
-    let log = String::from_utf8_lossy(&output.stderr).into_owned();
-    let out = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{faults:?}: {out}\n{log}");
-    let calls = std::fs::read_to_string(&trace).expect("strace writes its trace");
-    std::fs::remove_file(&trace).expect("strace created the file");
-    Some((log, calls))
+/// Runs a test of this binary under strace, which injects `fault` and traces the system calls
+/// `traced`. Returns `None` if there is no strace.
+fn rerun_with(test: &str, traced: &str, fault: &str) -> Option<Traced> {
+    let (trace, inject) = (format!("trace={traced}"), format!("inject={fault}"));
+    strace::rerun(test, &["-e", &trace, "-e", &inject])
 }
 
 /// Echoes datagrams of 32 peers, in several rounds, and then waits. All echoes must arrive although
@@ -127,7 +97,7 @@ fn assert_echoes_without(test: &str, call: &str, is_marked: bool) {
         for when in [":when=1", ":when=2+3", ""] {
             let fault = format!("{call}:error={errno}{when}");
             println!("{fault}");
-            let Some((log, calls)) = rerun_with(test, call, &[fault]) else {
+            let Some(Traced { log, calls }) = rerun_with(test, call, &fault) else {
                 return;
             };
             let warnings = log.matches("the system refuses").count();
@@ -211,7 +181,7 @@ fn refused_setsockopt_turns_batches_off() {
     for errno in ["ENOPROTOOPT", "EPERM", "ENOSYS"] {
         for calls in ["setsockopt", "setsockopt,getsockopt"] {
             let fault = format!("{calls}:error={errno}");
-            if rerun_with(NAME, calls, &[fault]).is_none() {
+            if rerun_with(NAME, calls, &fault).is_none() {
                 return;
             }
         }
@@ -260,8 +230,8 @@ fn socket_that_cannot_receive_makes_no_busy_loop() {
     }
     for errno in ["ENOSYS", "EPERM"] {
         let calls = "recvmmsg,recvmsg,recvfrom";
-        let faults = [format!("{calls}:error={errno}")];
-        if rerun_with(NAME, calls, &faults).is_none() {
+        let fault = format!("{calls}:error={errno}");
+        if rerun_with(NAME, calls, &fault).is_none() {
             return;
         }
     }
