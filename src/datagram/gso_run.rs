@@ -51,7 +51,7 @@ impl<'a> GsoRun<'a> {
         self.marks.is_some_and(|marks| marks.source.is_some())
     }
 
-    /// Returns true if the destination is an IPv4 address, also one that is mapped into IPv6.
+    /// Returns true if the destination is an IPv4 address, in IPv4 form or mapped into IPv6.
     pub(crate) fn is_to_v4(&self) -> bool {
         self.to.is_some_and(|to| to.ip().to_canonical().is_ipv4())
     }

@@ -628,7 +628,7 @@ mod tests {
 
     /// A single marked datagram is sent by `sendmmsg`, or by `sendmsg` if `sendmmsg` is refused.
     #[test]
-    fn refused_sendmmsg_of_one_marked_datagram_is_given_up_after_some_refusals() {
+    fn refused_sendmmsg_of_one_marked_datagram_is_given_up() {
         for (errno, refusals) in [(Errno::ENOSYS, 1), (Errno::EPERM, 8), (Errno::EINVAL, 8)] {
             SEND_REFUSALS.set(0);
             let (mut udp, peer) = (bound(), peers(1).remove(0));
@@ -649,8 +649,8 @@ mod tests {
         }
     }
 
-    /// After a refused batch, its first datagram is tried with `sendmmsg` again if it is marked. The
-    /// result of that call decides whether a refusal counts.
+    /// After a refused batch, its first datagram is tried with `sendmmsg` again if it is marked.
+    /// Only the result of that call counts.
     #[test]
     fn refused_batch_of_marked_datagrams_counts_one_refusal() {
         let (mut udp, peer) = (bound(), peers(1).remove(0));
