@@ -6,7 +6,7 @@ use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use common::{Event, Probe, client, deposit, drive, idle, listening, open};
-use unstick::{Config, Framing, ListenerId, Reactor, Refusal};
+use unstick::{Config, Framing, ListenOptions, ListenerId, Reactor, Refusal};
 
 fn refusals(reactor: &Reactor<Probe>) -> Vec<(ListenerId, SocketAddr, Refusal)> {
     let events = reactor.handler().events.iter();
@@ -237,4 +237,46 @@ fn paused_udp_socket_sends_but_does_not_receive() {
         .expect("the socket is open");
     idle(&mut reactor);
     assert_eq!(reactor.stats().datagrams_in, 2);
+}
+
+/// The counter of the kernel is the one that the guide names.
+#[cfg(target_os = "linux")]
+#[test]
+fn full_backlog_drops_connects_and_the_kernel_counts_them() {
+    use socket2::{Domain, Socket, Type};
+
+    fn listen_overflows() -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/net/netstat").ok()?;
+        let mut lines = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("TcpExt: "));
+        let (names, counts) = (lines.next()?, lines.next()?);
+        let index = names
+            .split(' ')
+            .position(|name| name == "ListenOverflows")?;
+        counts.split(' ').nth(index)?.parse().ok()
+    }
+
+    let mut reactor = Reactor::new(Probe::silent()).expect("the reactor is created");
+    let options = ListenOptions::new().backlog(1);
+    let listener = reactor.with(|_, cx| cx.listen_with("127.0.0.1:0", Framing::raw(), &options));
+    let listener = listener.expect("a free port is available");
+    let addr = reactor
+        .local_inet_addr(listener)
+        .expect("the socket is bound");
+    let before = listen_overflows().expect("the kernel counts overflows");
+    let _clients: Vec<_> = (0..8)
+        .map(|_| {
+            let client =
+                Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be created");
+            client.set_nonblocking(true).expect("the mode can be set");
+            let _ = client.connect(&addr.into());
+            client
+        })
+        .collect();
+    // No turn runs before this line, so nothing is accepted. The loopback interface delivers each
+    // SYN at once.
+    let overflows = listen_overflows().expect("the kernel counts overflows") - before;
+    assert!(overflows >= 1, "{overflows} overflows of 8 connects");
+    drive(&mut reactor, |it| it.stats().accepted >= 2);
 }

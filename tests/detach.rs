@@ -399,6 +399,39 @@ fn only_an_open_connection_can_be_detached() {
     drop(far);
 }
 
+/// The frames after the detach stay undelivered, and the close of the socket is no reset.
+#[test]
+fn detach_in_a_callback_keeps_the_output_of_the_new_owner() {
+    let probe = Probe::new(|cx, event| {
+        if let Event::Frame(conn, _) = event {
+            cx.detach(*conn).expect("the connection is open");
+        }
+    });
+    let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
+    let mut far = client(addr);
+    far.write_all(b"one\ntwo\nthr").expect("the server reads");
+    drive(&mut reactor, |it| it.stats().closed == 1);
+    assert_eq!(reactor.handler().frames(), [b"one"]);
+    let Some(Event::Close(_, closed)) = reactor.handler_mut().events.pop() else {
+        panic!("{:?}", reactor.handler().events);
+    };
+    let CloseReason::Detached(detached) = closed.reason else {
+        panic!("{closed:?}");
+    };
+    assert_eq!(detached.undelivered, b"two\nthr");
+    let mut owner = TcpStream::from(detached.socket);
+    owner.set_nonblocking(false).expect("the mode can be set");
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        far.read_to_end(&mut bytes).map(|_| bytes.len())
+    });
+    owner.write_all(b"head").expect("the client reads");
+    owner.write_all(&[7; 200_000]).expect("the client reads");
+    drop(owner);
+    let len = reader.join().expect("the reader does not panic");
+    assert_eq!(len.expect("the stream ends without a reset"), 200_004);
+}
+
 /// The socket is not registered with the former reactor any more.
 #[test]
 fn detached_socket_makes_no_event_in_its_former_reactor() {

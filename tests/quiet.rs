@@ -257,11 +257,7 @@ mod process {
         if common::is_child() {
             return serve_as_child();
         }
-        let works = Command::new("strace")
-            .args(["-o", "/dev/null", "true"])
-            .output();
-        if !works.is_ok_and(|output| output.status.success()) {
-            eprintln!("skipped: strace cannot be run");
+        if !common::strace::is_usable() {
             return;
         }
         let mut trace = std::env::temp_dir();

@@ -214,39 +214,14 @@ fn interrupted_wake_up_delayed_a_post() {
     }
     for error in ["EINTR", "EAGAIN"] {
         let inject = format!("inject=write:error={error}:when=1+2");
-        let inner = common::rerun(NAME);
         // The path selects the event descriptor of mio's waker, which is the only one (eventfd(2)).
-        let strace = [
-            "-f",
-            "-P",
-            "anon_inode:[eventfd]",
-            "-e",
-            "trace=write",
-            "-e",
-            &*inject,
-        ];
-        let mut command = Command::new("strace");
-        command
-            .args(strace)
-            .arg(inner.get_program())
-            .args(inner.get_args());
-        for (key, value) in inner.get_envs() {
-            command.env(key, value.expect("the variable is set"));
-        }
-        let Ok(output) = command.output() else {
-            eprintln!("skipped: strace cannot be run");
+        let waker = ["-P", "anon_inode:[eventfd]"];
+        let options = [&waker[..], &["-e", "trace=write", "-e", &inject]].concat();
+        let Some(traced) = common::strace::rerun(NAME, &options) else {
             return;
         };
-        let errors = String::from_utf8_lossy(&output.stderr);
-        if errors.contains("ptrace") {
-            eprintln!("skipped: strace cannot be run: {errors}");
-            return;
-        }
-        assert!(output.status.success(), "{error}: {errors}");
-        assert!(
-            errors.contains("INJECTED"),
-            "no wake-up was traced: {errors}"
-        );
+        let calls = traced.calls;
+        assert!(calls.contains("INJECTED"), "no wake-up was traced: {calls}");
     }
 }
 

@@ -6,11 +6,9 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{DEADLINE, Event, Probe, client, drive, listening, settle, silent};
-use socket2::{Domain, Socket, Type};
 use unstick::{
     Addr, CloseReason, Config, ConnectOptions, Framing, ListenOptions, Reactor, UdpOptions,
 };
@@ -20,28 +18,10 @@ fn reactor() -> Reactor<Probe> {
 }
 
 /// Runs a test of this file again under strace, which makes system calls fail. `inject` is the
-/// value of strace's option `inject`. Prints a message and does nothing if strace cannot be run.
+/// value of strace's option `inject`.
 #[cfg(target_os = "linux")]
 fn rerun_with_errors(test: &str, inject: &str) {
-    let inject = format!("inject={inject}");
-    let strace = |program: &Command| {
-        let mut command = Command::new("strace");
-        let calls = ["-f", "-qq", "-o", "/dev/null", "-e", &inject];
-        command.args(calls).arg(program.get_program());
-        command.args(program.get_args());
-        let envs = program.get_envs();
-        command.envs(envs.filter_map(|(key, value)| Some((key, value?))));
-        command.output()
-    };
-    if !strace(&Command::new("true")).is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: strace cannot be run");
-        return;
-    }
-    let output = strace(&common::rerun(test)).expect("strace was run before");
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{inject}: {stdout}{stderr}");
-    assert!(stdout.contains("1 passed"), "{inject}: {stdout}{stderr}");
+    common::strace::rerun(test, &["-e", &format!("inject={inject}")]);
 }
 
 // EPERM and EACCES counted as errors of one connection, so the listener accepted again at once. A
@@ -191,10 +171,22 @@ fn address_of_no_server_hid_the_error_of_the_others() {
     let (_held, refusing) = common::refusing();
     let port_0 = SocketAddr::from(([127, 0, 0, 1], 0));
     let multicast = SocketAddr::from(([224, 0, 0, 1], 80));
+    let mapped = |ip: [u8; 4]| {
+        let ip = std::net::Ipv4Addr::from(ip).to_ipv6_mapped();
+        SocketAddr::from((ip, 80))
+    };
     for (addrs, expected) in [
         ([refusing, port_0], ErrorKind::ConnectionRefused),
         ([refusing, multicast], ErrorKind::ConnectionRefused),
+        (
+            [refusing, mapped([224, 0, 0, 1])],
+            ErrorKind::ConnectionRefused,
+        ),
         ([multicast, port_0], ErrorKind::InvalidInput),
+        (
+            [mapped([224, 0, 0, 1]), mapped([255; 4])],
+            ErrorKind::InvalidInput,
+        ),
     ] {
         let mut reactor = reactor();
         reactor.connect(&addrs[..], Framing::raw(), ());
@@ -421,77 +413,29 @@ fn unspecified(addr: SocketAddr) -> std::net::IpAddr {
 
 // To move a connection, a program duplicated its socket and aborted the connection. The abort had
 // set `SO_LINGER` to zero, so the close of the duplicate destroyed its output: of 200,004 bytes,
-// 128,004 arrived. `detach` moves the socket without this loss.
+// 128,004 arrived. `detach` ends the connection without this loss.
 #[test]
 fn duplicate_of_an_aborted_socket_destroyed_its_output() {
-    let probe = Probe::new(|cx, event| {
-        if let Event::Frame(conn, _) = event {
-            cx.detach(*conn).expect("the connection is open");
-        }
-    });
-    let (mut reactor, addr) = listening(probe, Config::default(), Framing::line());
-    let mut far = client(addr);
-    far.write_all(b"one\ntwo\nthr").expect("the server reads");
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
+    let (mut far, conn) = common::open(&mut reactor, addr);
+    let duplicate = reactor.with(|_, cx| cx.socket_options(conn)?.try_clone());
+    let mut duplicate = TcpStream::from(duplicate.expect("a descriptor is available"));
+    let result = reactor.with(|_, cx| cx.detach(conn));
+    result.expect("the connection is open");
     drive(&mut reactor, |it| it.stats().closed == 1);
-    assert_eq!(reactor.handler().frames(), [b"one"]);
-    let Some(Event::Close(_, closed)) = reactor.handler_mut().events.pop() else {
-        panic!("{:?}", reactor.handler().events);
-    };
-    let CloseReason::Detached(detached) = closed.reason else {
-        panic!("{closed:?}");
-    };
-    assert_eq!(detached.undelivered, b"two\nthr");
-    let mut owner = TcpStream::from(detached.socket);
-    owner.set_nonblocking(false).expect("the mode can be set");
+    // The detached socket is closed, so the duplicate is the last descriptor.
+    reactor.handler_mut().events.clear();
+    duplicate
+        .set_nonblocking(false)
+        .expect("the mode can be set");
     let reader = std::thread::spawn(move || {
         let mut bytes = Vec::new();
         far.read_to_end(&mut bytes).map(|_| bytes.len())
     });
-    owner.write_all(b"head").expect("the client reads");
-    owner.write_all(&[7; 200_000]).expect("the client reads");
-    drop(owner);
+    duplicate.write_all(b"head").expect("the client reads");
+    let body = duplicate.write_all(&[7; 200_000]);
+    body.expect("the client reads");
+    drop(duplicate);
     let len = reader.join().expect("the reader does not panic");
     assert_eq!(len.expect("the stream ends without a reset"), 200_004);
-}
-
-// The system drops connects if a backlog is full, and the documentation did not explain how to
-// notice this.
-#[cfg(target_os = "linux")]
-#[test]
-fn overflow_of_a_backlog_could_not_be_noticed() {
-    // The function of the guide, chapter `tuning`.
-    fn listen_overflows() -> Option<u64> {
-        let text = std::fs::read_to_string("/proc/net/netstat").ok()?;
-        let mut lines = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("TcpExt: "));
-        let (names, counts) = (lines.next()?, lines.next()?);
-        let index = names
-            .split(' ')
-            .position(|name| name == "ListenOverflows")?;
-        counts.split(' ').nth(index)?.parse().ok()
-    }
-
-    let mut reactor = reactor();
-    let options = ListenOptions::new().backlog(1);
-    let listener = reactor.with(|_, cx| cx.listen_with("127.0.0.1:0", Framing::raw(), &options));
-    let listener = listener.expect("a free port is available");
-    let addr = reactor
-        .local_inet_addr(listener)
-        .expect("the socket is bound");
-    let before = listen_overflows().expect("the kernel counts overflows");
-    let _clients: Vec<_> = (0..8)
-        .map(|_| {
-            let client =
-                Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be created");
-            client.set_nonblocking(true).expect("the mode can be set");
-            let _ = client.connect(&addr.into());
-            client
-        })
-        .collect();
-    // No turn runs before this line, so nothing is accepted. The loopback interface delivers each
-    // SYN at once.
-    let overflows = listen_overflows().expect("the kernel counts overflows") - before;
-    assert!(overflows >= 1, "{overflows} overflows of 8 connects");
-    drive(&mut reactor, |it| it.stats().accepted >= 2);
 }

@@ -266,6 +266,45 @@ fn ecn_marks_survive_a_round_trip() {
     });
 }
 
+/// An IPv6 socket sends to peers of both address families in one callback. The control data of a
+/// mark depends on the family, so no system call may contain datagrams of both.
+#[test]
+fn marks_to_both_address_families_in_one_callback_are_kept() {
+    let options = UdpOptions::new().ecn(true);
+    with_and_without_batches(|in_batches| {
+        let (mut reactor, sender, local) = bound("[::]:0", &UdpOptions::new(), in_batches);
+        reactor.handler_mut().is_late = true;
+        let receiver = |cx: &mut Context<'_, Recorder>, addr| {
+            let socket = cx.bind_udp_with(addr, &options).ok()?;
+            cx.local_inet_addr(socket).ok()
+        };
+        let v4 = reactor.with(|_, cx| receiver(cx, "127.0.0.1:0"));
+        let v4 = v4.expect("a free port is available");
+        let Some(v6) = reactor.with(|_, cx| receiver(cx, "[::1]:0")) else {
+            println!("skipped: the loopback interface has no IPv6 address");
+            return;
+        };
+        for order in [[v4, v6], [v6, v4]] {
+            reactor.handler_mut().seen.clear();
+            reactor.with(|_, cx| {
+                for to in order {
+                    cx.send_to(sender, Route::new(to).tos(Ecn::Ect0 as u8), b"marked")
+                        .expect("the queue has space");
+                }
+            });
+            // A datagram from another port is a late echo of an earlier one.
+            let marks = |reactor: &Reactor<Recorder>| -> Vec<_> {
+                let seen = reactor.handler().seen.iter();
+                seen.filter(|it| it.route.to().port() == local.port())
+                    .map(|it| it.ecn)
+                    .collect()
+            };
+            drive(&mut reactor, |it| marks(it).len() >= 2);
+            assert_eq!(marks(&reactor), [Some(Ecn::Ect0); 2], "{order:?}");
+        }
+    });
+}
+
 /// The burst exceeds the receive buffer. Each datagram is either delivered or counted.
 #[test]
 fn datagrams_that_the_kernel_dropped_are_counted() {

@@ -51,12 +51,21 @@ impl<'a> GsoRun<'a> {
         self.marks.is_some_and(|marks| marks.source.is_some())
     }
 
-    /// Returns true if both runs can be sent with one system call: the marks are equal, and both
-    /// are one datagram or both have the same segment length.
+    /// Returns true if the destination is an IPv4 address, in IPv4 form or mapped into IPv6.
+    pub(crate) fn is_to_v4(&self) -> bool {
+        self.to.is_some_and(|to| to.ip().to_canonical().is_ipv4())
+    }
+
+    /// Returns true if both runs can be sent with one system call: their control data are equal,
+    /// and both are one datagram or both have the same segment length.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let are_one = self.is_one() && other.is_one();
         let are_runs = !self.is_one() && !other.is_one() && self.segment_len == other.segment_len;
-        (are_one || are_runs) && self.marks == other.marks
+        // The control data of a traffic class depend on the address family of the destination.
+        let has_tos = self.marks.is_some_and(|marks| marks.tos.is_some());
+        let control_is_equal =
+            self.marks == other.marks && (!has_tos || self.is_to_v4() == other.is_to_v4());
+        (are_one || are_runs) && control_is_equal
     }
 }
 

@@ -7,6 +7,7 @@ use super::{Connection, Engine, Entry};
 use crate::addr::{ToAddrs, unknown};
 use crate::codec::Framing;
 use crate::conn::State;
+use crate::error::invalid_input;
 use crate::event::{CloseReason, Origin};
 use crate::id::{ConnId, Token};
 use crate::os::{ConnectOptions, OwnedSocket, Stream};
@@ -172,10 +173,7 @@ pub(super) fn first_ok<A, T>(
 }
 
 pub(super) fn no_address() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "the host name or the list of addresses has no address",
-    )
+    invalid_input("the host name or the list of addresses has no address")
 }
 
 #[cfg(test)]

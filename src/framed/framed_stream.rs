@@ -3,8 +3,8 @@
 use std::io::{self, Read, Write};
 
 use super::deframer::Deframer;
-use super::framer::invalid_input;
 use crate::codec::Framing;
+use crate::error::invalid_input;
 use crate::memory::Buf;
 
 /// Frames over a blocking stream: a std socket, a file or a serial line. The type is meant for

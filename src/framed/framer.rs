@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use crate::codec::{Framing, Out};
-use crate::error::FrameError;
+use crate::error::{FrameError, invalid_input};
 use crate::memory::Buf;
 
 /// Encoder of payloads into frames.
@@ -118,8 +118,4 @@ impl fmt::Debug for Framer {
             .field("framing", &self.framing)
             .finish_non_exhaustive()
     }
-}
-
-pub(crate) fn invalid_input(error: FrameError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, error)
 }

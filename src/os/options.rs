@@ -9,6 +9,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::udp_batch::Wanted;
 use super::{SocketRef, to_sock_addr};
 use crate::addr::Addr;
+use crate::error::invalid_input;
 use crate::setters::setters;
 
 /// Options of all socket types that are set before the bind.
@@ -233,7 +234,7 @@ impl ConnectOptions {
                 "cannot connect to {addr}: port 0, multicast and broadcast addresses have no TCP \
                  server"
             );
-            return Err(io::Error::new(ErrorKind::InvalidInput, error));
+            return Err(invalid_input(error));
         }
         let addr = to_sock_addr(addr)?;
         let socket = self.before.open(addr.domain(), Type::STREAM, false)?;
@@ -249,10 +250,11 @@ impl ConnectOptions {
     }
 }
 
-/// Returns true if the port is 0 or the address names a group of hosts (RFC 1122, 4.2.3.10).
+/// Returns true if the port is 0 or the address names a group of hosts (RFC 1122, 4.2.3.10), also
+/// if it is an IPv4 address that is mapped into IPv6.
 pub(crate) fn names_no_server(addr: SocketAddr) -> bool {
     addr.port() == 0
-        || match addr.ip() {
+        || match addr.ip().to_canonical() {
             IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
             IpAddr::V6(ip) => ip.is_multicast(),
         }

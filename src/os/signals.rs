@@ -8,6 +8,7 @@ use signal_hook::consts::FORBIDDEN;
 use signal_hook::{SigId, low_level};
 
 use super::{Os, poll, retry};
+use crate::error::invalid_input;
 use crate::id::PollToken;
 use crate::signal::Signal;
 
@@ -27,8 +28,7 @@ impl CaughtSignal {
     pub(crate) fn new(os: &Os, signal: Signal) -> io::Result<Self> {
         // signal-hook panics for these signals, because a program cannot catch them safely.
         if FORBIDDEN.contains(&signal.as_raw()) {
-            let error = format!("{signal} cannot be caught");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+            return Err(invalid_input(format!("{signal} cannot be caught")));
         }
         let (receiver, sender) = UnixStream::pair()?;
         let action = low_level::pipe::register(signal.as_raw(), sender)?;

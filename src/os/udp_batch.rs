@@ -1,4 +1,5 @@
-//! Batches of datagrams on Linux: many datagrams per system call, and several per message.
+//! Batches of datagrams on Linux: many datagrams per system call, and several per message. This
+//! module decides when to batch; [`udp_control`](super::udp_control) makes the calls that send.
 //!
 //! ```text
 //!            recvmmsg: up to 32 messages             sendmmsg: up to 32 messages
@@ -389,9 +390,10 @@ impl Batcher {
             Some(Errno::EINVAL | Errno::EMSGSIZE) => Some(first.segment_len - 1),
             _ => None,
         };
-        // The cause of `EINVAL` may also be the segment length or the source address.
-        let is_ambiguous = !first.is_one() || first.has_source();
-        let is_refusal = may_be_refusal(&error) && !(is_ambiguous && errno == Some(Errno::EINVAL));
+        // The cause of `EINVAL` may also be the segment length. For a marked datagram,
+        // `send_alone` counts refusals itself.
+        let is_ambiguous = !first.is_one() && errno == Some(Errno::EINVAL);
+        let is_refusal = first.marks.is_none() && may_be_refusal(&error) && !is_ambiguous;
         self.refusal = is_refusal.then_some(error);
     }
 }
@@ -468,8 +470,9 @@ pub(super) mod faults {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
     use std::rc::Rc;
+    use std::time::Duration;
 
     use super::super::{Os, Udp, UdpOptions};
     use super::faults::Call;
@@ -482,9 +485,13 @@ mod tests {
         udp.expect("a port is free")
     }
 
+    /// Returns sockets whose receives fail after a minute, and their addresses.
     fn peers(count: usize) -> Vec<(std::net::UdpSocket, SocketAddr)> {
         let peer = |_| {
             let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+            let timeout = Some(Duration::from_secs(60));
+            let timed = socket.set_read_timeout(timeout);
+            timed.expect("the timeout can be set");
             let addr = socket.local_addr().expect("the socket is bound");
             (socket, addr)
         };
@@ -613,6 +620,53 @@ mod tests {
         }
     }
 
+    /// Marks that a call for one datagram can send only with control data.
+    const MARKS: Marks = Marks {
+        source: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        tos: None,
+    };
+
+    /// A single marked datagram is sent by `sendmmsg`, or by `sendmsg` if `sendmmsg` is refused.
+    #[test]
+    fn refused_sendmmsg_of_one_marked_datagram_is_given_up() {
+        for (errno, refusals) in [(Errno::ENOSYS, 1), (Errno::EPERM, 8), (Errno::EINVAL, 8)] {
+            SEND_REFUSALS.set(0);
+            let (mut udp, peer) = (bound(), peers(1).remove(0));
+            // One refusal less than the limit changes nothing.
+            for allowed in [refusals - 1, usize::MAX] {
+                let tried = fail_calls(Call::SendMany, errno, allowed);
+                for _ in 0..20 {
+                    let mut queue = DatagramQueue::default();
+                    assert!(queue.push(Some(peer.1), Some(&MARKS), b"data", usize::MAX));
+                    assert_eq!(send_all(&mut udp, &mut queue), [1]);
+                    assert_eq!(peer.0.recv(&mut [0; 9]).expect("the datagram arrives"), 4);
+                }
+                let is_given_up = is_refused_for_good(&SEND_REFUSALS);
+                assert_eq!(is_given_up, allowed == usize::MAX, "{errno}");
+                let expected = if is_given_up { refusals } else { 20 };
+                assert_eq!(tried.get(), expected, "{errno} and {allowed} refusals");
+            }
+        }
+    }
+
+    /// After a refused batch, its first datagram is tried with `sendmmsg` again if it is marked.
+    /// Only the result of that call counts.
+    #[test]
+    fn refused_batch_of_marked_datagrams_counts_one_refusal() {
+        let (mut udp, peer) = (bound(), peers(1).remove(0));
+        // The system refuses the batch, or also the datagram alone.
+        for (refused_calls, counted) in [(1, 0), (2, 1)] {
+            SEND_REFUSALS.set(0);
+            let tried = fail_calls(Call::SendMany, Errno::EPERM, refused_calls);
+            let mut queue = DatagramQueue::default();
+            for data in [&b"one"[..], b"three"] {
+                assert!(queue.push(Some(peer.1), Some(&MARKS), data, usize::MAX));
+            }
+            assert_eq!(udp.send(&queue).expect("the first datagram is sent"), 1);
+            assert_eq!((tried.get(), SEND_REFUSALS.get()), (2, counted));
+        }
+    }
+
     /// A firewall rejects datagrams with `EPERM`, in batches and alone.
     #[test]
     fn eperm_of_a_firewall_is_an_error_of_one_datagram() {
@@ -622,17 +676,22 @@ mod tests {
             let tried = fail_calls(Call::SendMany, Errno::EPERM, 1);
             let mut queue = DatagramQueue::default();
             // The kernel also rejects a single datagram to port 0.
-            for (to, data) in [(port, "one"), (peer.1, "two"), (peer.1, "three")] {
+            for (to, data) in [(port, "one"), (peer.1, "two")] {
                 assert!(queue.push(Some(to), None, data.as_bytes(), usize::MAX));
             }
             udp.send(&queue).expect_err("the datagram is rejected");
             queue.pop(1);
             assert_eq!(
                 send_all(&mut udp, &mut queue),
-                [2],
-                "the other datagrams are one batch"
+                [1],
+                "the other datagram is sent alone"
             );
-            assert_eq!(tried.get(), 2);
+            assert_eq!(tried.get(), 1);
+            assert_eq!(
+                SEND_REFUSALS.get(),
+                0,
+                "the sent datagram must not count the error of the rejected one"
+            );
         }
         assert!(!is_refused_for_good(&SEND_REFUSALS));
     }
@@ -707,11 +766,7 @@ mod tests {
             matches!(call, Call::SendMany | Call::SendOne).then_some(Errno::EPERM)
         });
         let mut queue = DatagramQueue::default();
-        let marks = Marks {
-            source: Some([127, 0, 0, 1].into()),
-            tos: None,
-        };
-        assert!(queue.push(Some(peer.1), Some(&marks), b"data", usize::MAX));
+        assert!(queue.push(Some(peer.1), Some(&MARKS), b"data", usize::MAX));
         let error = udp.send(&queue).expect_err("both calls are refused");
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         assert!(!is_refused_for_good(&SEND_REFUSALS));

@@ -1,5 +1,5 @@
-//! Control data of datagrams on Linux (cmsg(3)): the details of received datagrams, and the source
-//! address and traffic class of sent datagrams.
+//! System calls that carry control data (cmsg(3)): they turn details on, receive one message with
+//! its details, and send with a source address or traffic class.
 //!
 //! nix encodes and decodes the control data. Only received batches are decoded by quinn-udp: see
 //! [`udp_batch`](super::udp_batch).
@@ -212,12 +212,11 @@ struct Layout {
 impl Outgoing {
     fn new(run: &GsoRun<'_>) -> Self {
         let marks = run.marks.copied().unwrap_or_default();
-        let is_v4 = |to: SocketAddr| to.ip().to_canonical().is_ipv4();
         Self {
             segment_len: (!run.is_one())
                 .then(|| u16::try_from(run.segment_len).unwrap_or(u16::MAX)),
             source: marks.source.map(to_source),
-            tos: marks.tos.map(|tos| match run.to.is_some_and(is_v4) {
+            tos: marks.tos.map(|tos| match run.is_to_v4() {
                 true => Tos::V4(tos),
                 false => Tos::V6(tos.into()),
             }),

@@ -71,7 +71,8 @@ pub struct Remote<H: Handler> {
 
 impl<H: Handler> Remote<H> {
     /// Runs `task` on the loop's thread within the next turn. It runs later if more than
-    /// [`Config::post_budget`](crate::Config::post_budget) posts are ahead of it.
+    /// [`Config::post_budget`](crate::Config::post_budget) posts are ahead of it. If the reactor is
+    /// dropped first, `task` is dropped with it, without running.
     ///
     /// # Errors
     ///
@@ -105,7 +106,7 @@ impl<H: Handler> Remote<H> {
     ///
     /// Success means only that the payload is queued for the loop. If the connection does not
     /// accept it, because it is closed or its write queue is full, [`Handler::on_send_refused`]
-    /// returns the payload.
+    /// returns the payload. If the reactor is dropped first, the payload is dropped with it.
     ///
     /// # Errors
     ///

@@ -424,8 +424,9 @@ mod loom_tests {
         });
     }
 
+    /// A post that is accepted between the last `take` and `close` is dropped.
     #[test]
-    fn loom_post_is_taken_or_returned_when_the_loop_ends() {
+    fn loom_refused_post_is_never_taken() {
         model(3, || {
             let (queue, _) = queue();
             let other = Arc::clone(&queue);

@@ -9,6 +9,8 @@
     reason = "each test file uses only some of these helpers"
 )]
 
+#[cfg(target_os = "linux")]
+pub mod strace;
 pub mod udp;
 
 use std::io::{ErrorKind, Read, Write};
