@@ -239,7 +239,7 @@ fn paused_udp_socket_sends_but_does_not_receive() {
     assert_eq!(reactor.stats().datagrams_in, 2);
 }
 
-/// The counter of the kernel is the one that the guide names.
+/// The test reads `ListenOverflows` in `/proc/net/netstat`, the counter that the guide names.
 #[cfg(target_os = "linux")]
 #[test]
 fn full_backlog_drops_connects_and_the_kernel_counts_them() {

@@ -383,7 +383,8 @@ fn assert_datagrams_allocate_nothing(addr: &str, in_batches: bool) {
         .expect("the socket is bound");
     let addr = SocketAddr::from(([127, 0, 0, 1], addr.port()));
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
-    // A reply of one datagram and a reply of several need different headers.
+    // A single reply and several replies in one message use message headers of different layouts.
+    // This single reply makes the reactor allocate its headers before the count.
     socket
         .send_to(&[7; PAYLOAD_LEN], addr)
         .expect("the kernel accepts the datagram");

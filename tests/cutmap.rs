@@ -480,7 +480,7 @@ fn unrecorded_connections_and_sockets_leave_no_events() {
             cx.send_to(socket, to, b"heard")
                 .expect("the queue has space");
             cx.send_to(socket, to, &[0; 65_535])
-                .expect("only the kernel rejects the size");
+                .expect("the queue accepts a datagram that the kernel will reject");
         });
     }
     drive(&mut reactor, |reactor| {

@@ -76,7 +76,7 @@ impl Handler for Hop {
     }
 }
 
-/// Writes a stream and its end in short pieces, from another thread.
+/// Writes a stream in short pieces, and then a FIN, from another thread.
 fn write_in_pieces(to: &TcpStream, bytes: Vec<u8>) -> std::thread::JoinHandle<()> {
     let mut to = to.try_clone().expect("a descriptor is available");
     std::thread::spawn(move || {
@@ -96,7 +96,8 @@ fn write_in_pieces(to: &TcpStream, bytes: Vec<u8>) -> std::thread::JoinHandle<()
     })
 }
 
-/// Each frame is delivered by another reactor than the one before. The stream is cut everywhere.
+/// Each frame is delivered by a different reactor than the previous frame. The stream arrives in
+/// short pieces, so headers and payloads are cut.
 #[test]
 fn stream_that_moves_after_each_frame_keeps_every_byte() {
     let mut hops: Vec<_> = (0..3)
@@ -152,7 +153,10 @@ fn stream_that_moves_after_each_frame_keeps_every_byte() {
     assert!(echoed.expect("an end, not a reset") == bytes);
     writer.join().expect("the writer does not panic");
     let opens: usize = hops.iter().map(|hop| hop.handler().opens).sum();
-    assert_eq!(opens, 101, "one for each reactor that had the connection");
+    assert_eq!(
+        opens, 101,
+        "on_open runs once in each reactor that gets the stream"
+    );
 }
 
 /// The client reads nothing, so most of the output is still in the write queue.
@@ -185,7 +189,7 @@ fn unsent_output_moves_with_a_detached_connection() {
     assert_eq!(received[LEN..], *b"end");
 }
 
-/// The end of the skip is found by the number of bytes, or by the delimiter.
+/// A length framing counts the bytes to skip. A delimiter framing searches for its delimiter.
 #[test]
 fn skip_of_a_too_long_frame_continues_after_a_move() {
     for (framing, start, end) in [
@@ -207,7 +211,7 @@ fn skip_of_a_too_long_frame_continues_after_a_move() {
     }
 }
 
-/// The unsent output counts for the watermarks, like the output of `send`.
+/// The watermarks count the unsent output of a detached connection like the output of `send`.
 #[test]
 fn unsent_output_above_watermark_holds_the_reads_after_a_move() {
     const LEN: usize = 4_000_000;
@@ -217,7 +221,7 @@ fn unsent_output_above_watermark_holds_the_reads_after_a_move() {
     moved.unsent = vec![b'x'; LEN];
     far.write_all(b"request\n")
         .expect("the kernel takes the bytes");
-    // The output is between the two watermarks.
+    // The unsent output is longer than the low watermark and shorter than the high watermark.
     let mut config = Config::default();
     config.write_high_bytes = 2 * LEN;
     config.write_queue_bytes_max = 2 * LEN;
@@ -238,7 +242,8 @@ fn unsent_output_above_watermark_holds_the_reads_after_a_move() {
 struct Nul;
 
 impl Codec for Nul {
-    /// Number of bytes that were skipped of the frame, and number of its bytes that were searched.
+    /// Number of bytes of the current frame that were skipped, and number of bytes after them that
+    /// were searched.
     type State = (u64, usize);
 
     fn decode(
@@ -252,7 +257,7 @@ impl Codec for Nul {
                 *searched = bytes.len();
                 return Ok(Step::Need(bytes.len() + 1));
             }
-            // Two bytes remain, so that the search state is checked too.
+            // Keep two bytes, so that undelivered bytes and `searched` move with the connection.
             let bytes = bytes.len() - 2;
             *skipped += bytes as u64;
             *searched = 0;
@@ -289,7 +294,7 @@ fn moved_in_a_skip(framing: &Framing, reframed: Option<Framing>) -> (TcpStream, 
     (far, detach(&mut reactor, conn))
 }
 
-/// The framing that skips the frame moves with its state.
+/// A framing that is skipping a frame moves with the connection, and its state moves too.
 #[test]
 fn skip_of_another_framing_continues_after_a_move() {
     let custom = Framing::custom(Nul);
@@ -322,7 +327,8 @@ fn skip_of_another_framing_continues_after_a_move() {
     }
 }
 
-/// The program has handled the bytes itself, so the search of the framing has no start any more.
+/// The former framing continues its skip at the first undelivered byte. If the program has removed
+/// the undelivered bytes, the skip ends, and the new framing decodes the next bytes.
 #[test]
 fn skip_ends_if_the_program_takes_undelivered_bytes() {
     for framing in [Framing::custom(Nul), Framing::line()] {
@@ -399,7 +405,8 @@ fn only_an_open_connection_can_be_detached() {
     drop(far);
 }
 
-/// The frames after the detach stay undelivered, and the close of the socket is no reset.
+/// The frames that follow a detach stay undelivered. When the new owner closes the socket, the peer
+/// gets a FIN and not a reset.
 #[test]
 fn detach_in_a_callback_keeps_the_output_of_the_new_owner() {
     let probe = Probe::new(|cx, event| {
@@ -413,10 +420,10 @@ fn detach_in_a_callback_keeps_the_output_of_the_new_owner() {
     drive(&mut reactor, |it| it.stats().closed == 1);
     assert_eq!(reactor.handler().frames(), [b"one"]);
     let Some(Event::Close(_, closed)) = reactor.handler_mut().events.pop() else {
-        panic!("{:?}", reactor.handler().events);
+        panic!("the last event is not on_close");
     };
     let CloseReason::Detached(detached) = closed.reason else {
-        panic!("{closed:?}");
+        panic!("the close reason is not Detached: {closed:?}");
     };
     assert_eq!(detached.undelivered, b"two\nthr");
     let mut owner = TcpStream::from(detached.socket);
@@ -432,7 +439,7 @@ fn detach_in_a_callback_keeps_the_output_of_the_new_owner() {
     assert_eq!(len.expect("the stream ends without a reset"), 200_004);
 }
 
-/// The socket is not registered with the former reactor any more.
+/// `detach` removes the socket from the poll of its reactor.
 #[test]
 fn detached_socket_makes_no_event_in_its_former_reactor() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());

@@ -82,7 +82,8 @@ fn errors(reactor: &Reactor<Probe>) -> Vec<&FrameError> {
     errors.collect()
 }
 
-/// Checks that the peer gets `REPLY` and the end of the stream, and `on_close` the error.
+/// Checks that the peer receives `REPLY` and the end of the stream. Also checks that `on_close`
+/// reports the frame error, at the offset `at`.
 fn assert_replied(mut reactor: Reactor<Probe>, mut client: std::net::TcpStream, at: u64) {
     drive(&mut reactor, |it| {
         it.stats().written_bytes == REPLY.len() as u64

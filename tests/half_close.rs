@@ -136,8 +136,8 @@ fn half_closed_peer_can_be_answered_later() {
     ));
 }
 
-/// A handler that answers each request 100 ms later. It counts the requests that wait for their
-/// answer, and keeps a half-closed connection while there are any.
+/// A handler that answers each request after 100 ms. If the peer ends its side, the handler closes
+/// the connection only after the last answer.
 #[derive(Default)]
 struct Slow {
     closed: Vec<CloseReason>,
@@ -181,7 +181,8 @@ struct Pending {
     has_ended: bool,
 }
 
-/// Request, FIN, answer after 100 ms: the default of `on_half_close` would lose the answer.
+/// The peer sends its FIN before the answers are ready. The default `on_half_close` would close the
+/// connection at the FIN, so the answers would be lost.
 #[test]
 fn answer_computed_after_the_peers_end_is_not_lost() {
     let (mut reactor, addr) = listening(Slow::default(), Config::default(), Framing::length_u32());
@@ -200,7 +201,7 @@ fn answer_computed_after_the_peers_end_is_not_lost() {
     assert!(matches!(reactor.handler().closed[..], [CloseReason::Peer]));
 }
 
-/// The default closes at once: a later answer is refused, not lost silently.
+/// The default `on_half_close` closes the connection at once, so a later `send` returns an error.
 #[test]
 fn default_on_half_close_refuses_a_later_answer() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());

@@ -97,7 +97,7 @@ fn owned_and_borrowed_payloads_keep_their_order() {
     }
 }
 
-/// The peer would skip the first byte of such a frame.
+/// The peer skips `\n` between frames, so it would skip the first byte of this payload.
 #[test]
 fn owned_payload_that_begins_with_a_skipped_byte_is_refused() {
     let framing = Framing::delimiter(b"\0").skip_between(b"\n");

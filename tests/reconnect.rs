@@ -98,7 +98,7 @@ fn reconnect_finds_a_returning_server_every_time() {
         let (mut stream, _) = listener.accept().expect("the client connects");
         stream.write_all(b"hello\n").expect("the write succeeds");
         drive(&mut reactor, |reactor| reactor.handler().frames == round);
-        // A connection that has lived for the longest delay is a success.
+        // A connection that has lived for the longest delay resets the delay to the shortest one.
         common::let_pass(MAX);
 
         // Without a listener every attempt fails, and the delays grow.

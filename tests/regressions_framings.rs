@@ -212,7 +212,8 @@ fn reframe_within_a_skipped_line_delivered_the_end_of_the_line() {
     );
 }
 
-// The same fault existed for a reframe in `on_peek`, which may be called in the middle of a frame.
+// A reframe in `on_peek` ended the skip of a line that is too long. The end of that line was then
+// delivered as a frame.
 #[test]
 fn reframe_in_on_peek_forgot_a_skipped_line() {
     let framing = Framing::line().frame_len_max(8).skip_too_long();
@@ -255,8 +256,8 @@ impl std::io::Read for Pieces {
     }
 }
 
-// `line` accepts a bare `\n`, so a sender could smuggle a second message to a server behind it. No
-// built-in framing rejected the bare `\n`.
+// `Framing::line` accepts a bare `\n` as a line end. So a sender could hide a second message in a
+// message that a relay passed on. No built-in framing rejected a bare `\n`.
 #[test]
 fn smtp_smuggling_passed_as_lines() {
     for (smuggled, rest) in [

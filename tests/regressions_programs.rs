@@ -225,8 +225,8 @@ fn interrupted_wake_up_delayed_a_post() {
     }
 }
 
-// If the program that reads its output had ended, the echo example panicked while it printed its
-// last line.
+// The echo example panicked while it printed its last line, if the reader of its output had already
+// ended.
 #[test]
 #[cfg(unix)]
 fn closed_output_was_a_panic_of_the_echo_example() {

@@ -192,7 +192,10 @@ fn address_of_no_server_hid_the_error_of_the_others() {
         reactor.connect(&addrs[..], Framing::raw(), ());
         drive(&mut reactor, |it| !it.handler().closes().is_empty());
         let CloseReason::ConnectFailed(error) = &reactor.handler().only_close().reason else {
-            panic!("{:?}", reactor.handler().only_close());
+            panic!(
+                "{addrs:?}: the connect did not fail: {:?}",
+                reactor.handler().only_close()
+            );
         };
         assert_eq!(error.kind(), expected, "{addrs:?}");
     }
@@ -216,7 +219,7 @@ fn ipv4_client_of_a_dual_stack_listener_was_reported_as_ipv6() {
     let client = client(SocketAddr::from(([127, 0, 0, 1], port)));
     drive(&mut reactor, |it| it.stats().accepted == 1);
     let Event::Open(conn, _) = reactor.handler().events[0] else {
-        panic!("{:?}", reactor.handler().events);
+        panic!("the first event is not on_open");
     };
     let (peer, local) = reactor.with(|_, cx| (cx.peer_inet_addr(conn), cx.local_inet_addr(conn)));
     let ends = [peer, local].map(|addr| addr.expect("the connection is open"));

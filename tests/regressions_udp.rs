@@ -78,7 +78,8 @@ fn datagram_of_a_stranger_came_to_an_adopted_socket() {
     assert_eq!(reactor.stats().datagrams_filtered, 1);
 }
 
-// Unix datagram sockets delivered such datagrams too, because a connect keeps the queued datagrams.
+// A connected Unix datagram socket delivered datagrams of other senders that were queued before the
+// connect, because a connect does not remove queued datagrams.
 #[test]
 #[cfg(target_os = "linux")]
 fn datagram_of_a_stranger_came_after_a_unix_connect() {

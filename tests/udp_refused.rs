@@ -90,8 +90,10 @@ fn assert_is_idle(reactor: &mut Reactor<Probe>) {
 }
 
 /// Runs the echo with each fault of `call`: in the first call, in every third call, and in all
-/// calls. `is_marked` is true if the echoes need control data: after a refused batch, its first
-/// datagram is then tried with `call` again, and only the result of this second call counts.
+/// calls. `is_marked` is true if the echoes need control data.
+///
+/// After a refused batch of echoes with control data, the reactor tries `call` again with the first
+/// datagram alone. Only a refusal of this second call counts.
 fn assert_echoes_without(test: &str, call: &str, is_marked: bool) {
     for errno in ["ENOSYS", "EPERM", "EINVAL"] {
         for when in [":when=1", ":when=2+3", ""] {
@@ -104,7 +106,8 @@ fn assert_echoes_without(test: &str, call: &str, is_marked: bool) {
             let refused = calls.matches("(INJECTED)").count();
             assert!(refused >= 1, "{errno}{when}: {calls}");
             if is_marked && errno == "ENOSYS" && !when.is_empty() {
-                // The second call succeeds after a batch, but not after a single datagram.
+                // If the refused call was a batch, the second call succeeds and no refusal counts.
+                // If it was a single datagram, its refusal counts and causes one warning.
                 assert!(warnings <= 1, "{errno}{when}: {log}");
                 continue;
             }

@@ -23,7 +23,7 @@ pub enum Format {
     LineCrlf,
     Fixed(usize),
     Delimiters(Vec<Vec<u8>>),
-    /// Lines or delimiters whose last frame needs no end.
+    /// Lines or delimited frames; the last frame of the stream needs no delimiter.
     Unterminated(Box<Self>),
     Length {
         width: u8,
@@ -36,7 +36,7 @@ pub enum Format {
     Netstring,
     /// Header of the given length, and a body whose length [`body_len`] computes.
     HeaderBody(usize),
-    /// Function of the first bytes; see [`digits_len`].
+    /// Frames whose length the function [`digits_len`] computes.
     Digits,
     /// Frames of a format, with bytes to skip between them.
     Between(Box<Self>, Vec<u8>),
@@ -194,7 +194,7 @@ impl Format {
         }
     }
 
-    /// Returns the last item of a stream, which has no end.
+    /// Decodes the last frame of a stream, which has no delimiter.
     fn last(&self, limit: Limit, rest: &[u8]) -> Found {
         match self {
             Self::Line => limit.complete(rest.strip_suffix(b"\r").unwrap_or(rest), rest.len()),
@@ -497,8 +497,9 @@ fn line(rest: &[u8], limit: Limit) -> Found {
     }
 }
 
-/// The first `\r` or `\n` must begin a `\r\n`. A line over the limit is reported as such, even if
-/// it is malformed later. If it is skipped, only its end is searched.
+/// Decodes a line that ends with `\r\n`. A line with any other `\r` or `\n` is malformed. A line
+/// over the limit is too long, even if a later byte of it is malformed. While a line is skipped, a
+/// single `\r` or `\n` has no meaning.
 fn line_crlf(rest: &[u8], limit: Limit) -> Found {
     let is_end = |at: &usize| match &rest[*at..] {
         [b'\r', b'\n', ..] | [b'\r'] => true,

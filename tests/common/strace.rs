@@ -6,7 +6,7 @@ use std::process::Command;
 pub struct Traced {
     /// Standard error of the test.
     pub log: String,
-    /// Traced system calls. strace marks each call that it made fail with `(INJECTED)`.
+    /// Traced system calls. strace adds `(INJECTED)` to each call that it made fail.
     pub calls: String,
 }
 

@@ -1,4 +1,5 @@
-//! Protocols whose frames end with a byte sequence, and are escaped.
+//! Protocols whose frames end with a delimiter. SLIP and COBS encode payloads so that they do not
+//! contain the delimiter.
 
 use unstick::Framing;
 
@@ -90,7 +91,7 @@ fn mllp_messages_come_back_from_every_cut() {
     // A frame without its first byte is delivered; the program ignores it.
     check_frames(&mllp(), b"noise\x1C\r\x0Bok\x1C\r", &[b"noise", b"\x0Bok"]);
     assert_eq!(mllp_message(b"noise"), None);
-    // A `1C` alone does not end a message, but the delimiter inside one would.
+    // A `1C` alone does not end a message. A message that contains `1C 0D` cannot be sent.
     check_frames(&mllp(), b"\x0Ba\x1Cb\x1C\x1C\r", &[b"\x0Ba\x1Cb\x1C"]);
     assert_eq!(
         refusal(&mllp(), b"\x0Ba\x1C\rb"),

@@ -155,7 +155,7 @@ fn diameter_messages_come_back_from_every_cut() {
     check_error(&diameter(), b"\x01\xFF\xFF\xFC", &[], too_long);
 }
 
-/// Returns a BGP message with this rest of its header and this body.
+/// Returns a BGP message: the 16 bytes of the marker, the rest of the header, and the body.
 fn bgp_message(header: &[u8; 3], body: &[u8]) -> Vec<u8> {
     [&[0xFF; 16], &header[..], body].concat()
 }
@@ -169,7 +169,7 @@ fn bgp_messages_come_back_from_every_cut() {
     check_whole(&bgp(), &[&open, &keepalive, &update, &cease]);
 }
 
-/// RFC 4271, section 6.1: each error has its subcode, and the data that the peer is sent.
+/// RFC 4271, section 6.1: the NOTIFICATION of each error has a subcode and data.
 #[test]
 fn bgp_header_error_carries_its_notification() {
     let cases: [(Vec<u8>, u8, &[u8]); 6] = [

@@ -1,4 +1,4 @@
-//! Protocols with a length field that needs no check but its size.
+//! Protocols with a length field, where only the size of the length is checked.
 
 use unstick::{Deframer, FrameError, Framing, LengthField};
 
@@ -76,7 +76,8 @@ fn dns_messages_come_back_from_every_cut() {
     );
     // A length of zero is a frame: the program rejects messages of less than 12 bytes.
     check_frames(&dns_over_tcp(), b"\0\0\0\x01x\0\0", &[b"", b"x", b""]);
-    // RFC 7766, section 8: a length that was sent alone, and a message that never follows.
+    // The length may arrive in its own segment (RFC 7766, section 8). Without the whole message,
+    // there is no frame.
     check_frames(&dns_over_tcp(), b"\xFF\xFFab", &[]);
 }
 
@@ -106,7 +107,7 @@ fn kafka_requests_come_back_from_every_cut() {
         &[b"x"],
         "frame of 1195725856 bytes exceeds the limit of 104857600",
     );
-    // The length is signed: -1 is too long as well.
+    // Kafka's length is signed. The framing reads -1 as 4294967295, which is too long.
     check_error(
         &kafka(),
         b"\xFF\xFF\xFF\xFF",

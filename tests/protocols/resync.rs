@@ -144,16 +144,17 @@ fn ubx_messages_come_back_from_every_cut() {
 fn ubx_resynchronises_after_a_length_that_lies() {
     let poll = b"\xB5\x62\x01\x07\0\0\x08\x19";
     let ack = b"\xB5\x62\x05\x01\x02\0\x06\x01\x0F\x38";
-    // A length of 65,535 is skipped at once, from the header alone.
+    // A header with a length of 65,535 is skipped at once, before further bytes arrive.
     check_frames(
         &ubx(),
         &[b"\xB5\x62\x01\x07\xFF\xFF", &poll[..]].concat(),
         &[poll],
     );
-    // A length of 8 is believed until its checksum is wrong. No valid message is lost.
+    // The checksum shows that the length of 8 is wrong. No valid message is lost.
     let lie = [b"\xB5\x62\x01\x07\x08\0", &poll[..], ack].concat();
     check_frames(&ubx(), &lie, &[poll, ack]);
-    // Other protocols on the same line, and half of the sync characters.
+    // The stream also contains text of another protocol, and first sync characters (B5) without the
+    // second one.
     let mixed = [b"$GPGLL*50\r\n\xB5", &poll[..], b"\xB5\xB5", ack, b"\xB5"].concat();
     Cuts::of(&ubx())
         .stream(&mixed)
@@ -178,7 +179,7 @@ fn gt06_packets_come_back_from_every_cut() {
     let long = b"\x79\x79\0\x08\x94\0\x04\xEE\0\x01\x70\xFE\r\n";
     let answer = b"\x78\x78\x05\x01\0\x01\xD9\xDC\r\n";
     check_whole(&gt06(), &[long, answer, long]);
-    // A length that is too small or too large is skipped at once.
+    // A header whose length is too small or too large is skipped at once.
     for len in [b"\0\x04", b"\xFF\xFF"] {
         let stream = [b"\x79\x79", &len[..], long, b"\x79", answer].concat();
         check_frames(&gt06(), &stream, &[long, answer]);
@@ -202,7 +203,8 @@ fn gt06_resynchronises_after_a_wrong_length_byte() {
     let followers = answer.repeat(25);
     let expected: Vec<&[u8]> = followers.chunks(answer.len()).collect();
     check_frames(&gt06(), &[&wrong[..], &followers].concat(), &expected);
-    // Three start bytes in place of two: the length byte is `78`.
+    // The stream begins with three start bytes instead of two. The codec first takes the third one,
+    // `78`, as the length.
     let mut deframer = Deframer::new(gt06());
     deframer.extend(&[b"\x78", &followers[..]].concat());
     for packet in expected {
@@ -236,7 +238,8 @@ fn modbus_rtu_answers_come_back_from_every_cut() {
 fn modbus_rtu_skips_noise_between_two_answers() {
     let answer = b"\x11\x03\x06\xAE\x41\x56\x52\x43\x40\x49\xAD";
     let framing = modbus_rtu_answer(0x11, 3, 11);
-    // Noise that looks like an answer delays the real one, but not beyond its own last byte.
+    // Noise that looks like an answer delays the real answer, but only until the last byte of the
+    // real answer has arrived.
     for noise in [
         &b"\0\xFF"[..],
         b"\x11",

@@ -83,7 +83,7 @@ impl Handler for Postgres {
         bytes: &[u8],
     ) {
         if !bytes.is_empty() {
-            return cx.close(conn); // they are not encrypted
+            return cx.close(conn); // these bytes are not encrypted
         }
         *has_started = true;
         let _ = cx.send_unframed(conn, b"S");
@@ -216,7 +216,8 @@ fn statsd_datagrams_hold_several_metrics() {
         .local_inet_addr(socket)
         .expect("the socket is bound");
     let client = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
-    // The last one is longer than the limit, so its last metric is cut: `b:22` is not a value.
+    // The last datagram is longer than the limit of 16 bytes. So its last metric, of which `b:2222`
+    // arrives, is a fault.
     for datagram in ["a:1|c\nb:2|g", "a:3|c\n", "a:45678|c\nb:2222|c"] {
         let sent = client.send_to(datagram.as_bytes(), addr);
         sent.expect("the datagram is sent");
@@ -254,7 +255,8 @@ fn exchange<H: Handler>(
     (received.expect("the stream ends without a reset"), reactor)
 }
 
-/// Checks the answer to invalid bytes that more bytes follow, and the end of the stream after it.
+/// Sends invalid bytes and 100,000 further bytes. Checks that the server sends exactly the expected
+/// answer, and then the end of the stream.
 #[track_caller]
 fn check_answer(
     framing: &Framing,
@@ -553,7 +555,7 @@ fn syslog_line_that_is_too_long_is_rejected() {
     let long = [&b"<1>a\n<2>"[..], &[b'x'; SYSLOG_LEN_MAX - 2]].concat();
     let error = "frame of 8193 bytes exceeds the limit of 8192";
     check_error(&syslog_lines(), &long, &[b"<1>a"], error);
-    // A length in front is text here: these bytes are one line.
+    // In this framing, the `4` before `<2>` is text, so `4 <2>c` is one line.
     check_frames(
         &syslog_lines(),
         b"<1>a\0b\n4 <2>c",

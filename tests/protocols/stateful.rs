@@ -1,4 +1,5 @@
-//! Protocols with frames of two kinds: codecs that search for an end, or count.
+//! Protocols with two kinds of frames. A custom codec searches for the end of one kind, and
+//! computes the end of the other kind from a length.
 
 use unstick::testkit::Cuts;
 use unstick::{Codec, FrameError, Framing, Out, Step};
@@ -9,7 +10,8 @@ use crate::text::{after_first_line, content_length, decimal};
 /// Maximum length of a message of the RTSP codec, in bytes.
 const RTSP_LEN_MAX: usize = 128 * 1024;
 
-/// Codec for RTSP: messages with a head, between them `$` frames with a length of two bytes.
+/// Codec for RTSP. A stream contains messages that start with a head, and frames that start with
+/// `$` and have a length of two bytes.
 struct Rtsp;
 
 impl Codec for Rtsp {
@@ -25,7 +27,7 @@ impl Codec for Rtsp {
                 match unseen.windows(4).position(|window| window == b"\r\n\r\n") {
                     Some(at) => {
                         let head_len = bytes.len() - unseen.len() + at + 4;
-                        *searched = head_len - 1; // finds the same end again at once
+                        *searched = head_len - 1; // the next call finds this end at once
                         let fields = after_first_line(&bytes[..head_len]);
                         let body_len = content_length(fields, &["Content-Length"])?;
                         let len = body_len.unwrap_or(0).saturating_add(head_len as u64);

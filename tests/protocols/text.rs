@@ -282,7 +282,8 @@ fn http_chunks_come_back_from_every_cut() {
     );
 }
 
-/// A head, chunks, a trailer section and the next request: three framings take turns.
+/// The stream is a head, chunks, a trailer section and the next request. The head and the next
+/// request have one framing, and the chunks and the trailer section have one each.
 #[test]
 fn http_framings_take_turns_on_one_connection() {
     let head = || Framing::delimiter(b"\r\n\r\n");
@@ -463,7 +464,8 @@ fn smtp_lines_come_back_from_every_cut() {
             (b".", b".\r\n"),
         ],
     );
-    // Of 1,000 bytes with CRLF, the dot that is doubled does not count.
+    // A line has at most 1,000 bytes with its CRLF. The doubled dot at its start counts as one byte
+    // (RFC 5321, section 4.5.3.1.6).
     let longest = [&b".."[..], &[b'x'; 997]].concat();
     check_frames(&smtp(), &[&longest[..], b"\r\n"].concat(), &[&longest]);
     let long = [&[b'x'; 1000][..], b"\r\n"].concat();
@@ -478,7 +480,8 @@ fn smtp_lines_come_back_from_every_cut() {
     assert_eq!(smtp_data(b"."), None);
 }
 
-/// The ends of a message that some servers accept, and a relay passes on as text.
+/// Some servers accept each of these sequences as the end of a message, while some relays pass it
+/// on as text.
 #[test]
 fn smtp_smuggling_is_malformed() {
     for end in ["\n.\n", "\n.\r\n", "\r.\r", "\r.\r\n", "\r\n.\n", "\r\n.\r"] {

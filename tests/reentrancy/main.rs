@@ -192,7 +192,8 @@ impl Stage {
         write_to_all(&self.clients, &frames.concat());
     }
 
-    /// The second client stays, so that a test can check that it still gets its echo.
+    /// Sends a valid frame and a frame that is too long from the first client. The second client
+    /// stays connected, so that `run_to_panic` can check its echo.
     fn send_malformed(&self) {
         let frames = [frame("u32", b"n\0"), frame("u32", &[0; 30_000])];
         write_to_all(&self.clients[..1], &frames.concat());

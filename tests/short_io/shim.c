@@ -148,8 +148,8 @@ static int fails(int fd, int type)
     return 0;
 }
 
-/* Returns the number of bytes that the call may transfer: `len`, or a random number below it of at
- * most 8192, sometimes of at most 16. */
+/* Returns the number of bytes that the call may transfer. For some calls on a stream, the number is
+ * random, smaller than `len`, and at most 8192 or at most 16. For all other calls, it is `len`. */
 static size_t part(int type, size_t len)
 {
     if (type != SOCK_STREAM || len < 2 || !hits(short_percent))
@@ -220,8 +220,9 @@ ssize_t write(int fd, const void *buf, size_t len)
 ssize_t send(int fd, const void *buf, size_t len, int flags)
 {
     REAL(send);
-    /* Only the signal handler of signal-hook passes MSG_DONTWAIT. A kernel refuses its byte only if
-     * earlier bytes are unread, so a refusal here would lose the signal. */
+    /* Calls with MSG_DONTWAIT never fail here. Only the signal handler of signal-hook makes such
+     * calls: it sends one byte per signal. A kernel rejects this byte only while earlier bytes are
+     * unread, and then the earlier bytes report the signal. An injected error would lose it. */
     int type = flags & MSG_DONTWAIT ? 0 : type_of(fd);
     return fails(fd, type) ? -1 : real(fd, buf, part(type, len), flags);
 }
