@@ -146,7 +146,8 @@
 //! and [`FramedStream`] for a blocking stream.
 //!
 //! [`testkit`] tests a custom codec. It cuts a stream in many ways, feeds the pieces to the codec,
-//! and reports a small cut that the codec decodes incorrectly.
+//! and reports a small cut that the codec decodes incorrectly. `testkit::sim` tests a handler: it
+//! runs reactors in a simulated network with virtual time. It requires the feature `sim`.
 //!
 //! # Back-pressure
 //!

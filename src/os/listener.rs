@@ -8,7 +8,7 @@ use mio::net::TcpListener;
 use mio::net::UnixListener;
 use socket2::{SockRef, Socket};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 use super::sim::SimSocket;
 use super::{Os, Stream, local_addr, retry, to_addr};
 #[cfg(unix)]
@@ -22,7 +22,7 @@ pub(crate) enum Listener {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix(UnixListener),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Sim(SimSocket),
 }
 
@@ -46,10 +46,10 @@ pub(crate) enum AcceptFailure {
 impl Listener {
     pub(crate) fn register(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
         match self {
-            Self::Tcp(tcp) => os.poller().register(tcp, token),
+            Self::Tcp(tcp) => os.real_poller()?.register(tcp, token),
             #[cfg(unix)]
-            Self::Unix(unix) => os.poller().register(unix, token),
-            #[cfg(test)]
+            Self::Unix(unix) => os.real_poller()?.register(unix, token),
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => os.sim().register(*sim, token),
         }
     }
@@ -59,7 +59,7 @@ impl Listener {
             Self::Tcp(tcp) => os.poller().deregister(tcp),
             #[cfg(unix)]
             Self::Unix(unix) => os.poller().deregister(unix),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => sim.close(),
         }
     }
@@ -85,7 +85,7 @@ impl Listener {
                 };
                 Ok((Stream::Unix(stream), UnixAddr::from_std(&peer).into()))
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => {
                 let (stream, peer) = retry(|| sim.accept())?;
                 Ok((Stream::Sim(stream), peer))
@@ -94,7 +94,7 @@ impl Listener {
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sim"))]
         if let Self::Sim(sim) = self {
             return Ok(sim.local_addr());
         }
@@ -106,7 +106,7 @@ impl Listener {
             Self::Tcp(tcp) => Ok(SockRef::from(tcp)),
             #[cfg(unix)]
             Self::Unix(unix) => Ok(SockRef::from(unix)),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }

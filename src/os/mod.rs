@@ -12,7 +12,15 @@ mod poll;
 #[cfg(feature = "signals")]
 #[cfg_attr(not(unix), path = "signals_by_thread.rs")]
 mod signals;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the crate's own tests use more of the simulation than `testkit::sim`"
+    )
+)]
 pub(crate) mod sim;
 mod socket_ref;
 mod stream;
@@ -71,7 +79,7 @@ pub(crate) const SHORT_READ_EMPTIES: bool = cfg!(any(
 #[derive(Debug)]
 pub(crate) enum Os {
     Real(Poller),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Sim(sim::SimPoll),
 }
 
@@ -86,7 +94,7 @@ impl Os {
     pub(crate) fn now(&self) -> Instant {
         match self {
             Self::Real(_) => Instant::now(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(poll) => sim_epoch() + poll.world().now(),
         }
     }
@@ -94,7 +102,7 @@ impl Os {
     pub(crate) fn waker(&self) -> Waker {
         match self {
             Self::Real(poller) => poller.waker.clone(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(poll) => poll.waker(),
         }
     }
@@ -104,7 +112,7 @@ impl Os {
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Real(poller) => poller.wait(timeout),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(poll) => poll.wait(timeout),
         }
     }
@@ -113,7 +121,7 @@ impl Os {
     pub(crate) fn has_events(&self) -> bool {
         match self {
             Self::Real(poller) => poller.has_events(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(poll) => poll.has_events(),
         }
     }
@@ -122,7 +130,7 @@ impl Os {
     pub(crate) fn for_each_event(&mut self, each: impl FnMut(Event<'_>)) -> usize {
         match self {
             Self::Real(poller) => poller.for_each_event(each),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(poll) => poll.for_each_event(each),
         }
     }
@@ -131,9 +139,15 @@ impl Os {
     pub(crate) fn was_full(&self) -> bool {
         match self {
             Self::Real(poller) => poller.was_full,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(_) => false,
         }
+    }
+
+    /// Returns true if the next wait of a simulated poll reports an event or a wake-up.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_sim_ready(&self) -> bool {
+        self.sim().is_ready()
     }
 
     /// Returns the descriptor of the poll.
@@ -151,8 +165,11 @@ impl Os {
     ) -> io::Result<Listener> {
         match self {
             Self::Real(_) => options.listen(addr, backlog)?.try_into(),
-            #[cfg(test)]
-            Self::Sim(poll) => poll.world().bind_listener(addr, options, backlog),
+            #[cfg(any(test, feature = "sim"))]
+            Self::Sim(poll) => {
+                let world = poll.world();
+                world.bind_listener_of(poll.host(), addr, options, backlog)
+            }
         }
     }
 
@@ -160,8 +177,8 @@ impl Os {
     pub(crate) fn connect(&self, addr: &Addr, options: &ConnectOptions) -> io::Result<Stream> {
         match self {
             Self::Real(_) => options.connect(addr)?.try_into(),
-            #[cfg(test)]
-            Self::Sim(poll) => poll.world().begin_connect(addr, options),
+            #[cfg(any(test, feature = "sim"))]
+            Self::Sim(poll) => poll.world().begin_connect(poll.host(), addr, options),
         }
     }
 
@@ -175,8 +192,11 @@ impl Os {
     ) -> io::Result<Udp> {
         match self {
             Self::Real(_) => Udp::new(options.bind(addr)?, in_batches, options.wanted),
-            #[cfg(test)]
-            Self::Sim(poll) => poll.world().bind_datagram(addr.into()).map(Udp::Sim),
+            #[cfg(any(test, feature = "sim"))]
+            Self::Sim(poll) => {
+                let socket = poll.world().bind_datagram_of(poll.host(), &addr.into());
+                socket.map(Udp::Sim)
+            }
         }
     }
 
@@ -188,29 +208,41 @@ impl Os {
     ) -> io::Result<UnixDatagramSocket> {
         match self {
             Self::Real(_) => UnixDatagramSocket::open(addr),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(poll) => {
                 let addr = addr.cloned().unwrap_or_default();
-                let socket = poll.world().bind_datagram(addr.into());
+                let socket = poll.world().bind_datagram_of(poll.host(), &addr.into());
                 socket.map(UnixDatagramSocket::Sim)
             }
         }
     }
 
-    /// Returns the real poll, which real sockets are registered with.
+    /// Returns the real poll, to register a real socket. Fails if the system is simulated.
+    fn real_poller(&self) -> io::Result<&Poller> {
+        match self {
+            Self::Real(poller) => Ok(poller),
+            #[cfg(any(test, feature = "sim"))]
+            Self::Sim(_) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a simulated reactor cannot use a real socket or signal",
+            )),
+        }
+    }
+
+    /// Returns the real poll, for a real socket that is registered with it.
     fn poller(&self) -> &Poller {
         match self {
             Self::Real(poller) => poller,
-            #[cfg(test)]
-            Self::Sim(_) => panic!("a simulated poll cannot watch a real socket"),
+            #[cfg(any(test, feature = "sim"))]
+            Self::Sim(_) => panic!("a simulated reactor has no descriptor"),
         }
     }
 
     /// Returns the simulated poll, which simulated sockets are registered with.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     fn sim(&self) -> &sim::SimPoll {
         match self {
-            Self::Real(_) => panic!("a real poll cannot watch a simulated socket"),
+            Self::Real(_) => panic!("a real reactor cannot use a simulated socket"),
             Self::Sim(poll) => poll,
         }
     }
@@ -218,7 +250,7 @@ impl Os {
 
 /// Returns the instant at which the virtual time of every world begins. An [`Instant`] has no
 /// constructor, so the real clock is read once per process.
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 fn sim_epoch() -> Instant {
     static EPOCH: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     *EPOCH

@@ -479,7 +479,7 @@ impl UdpOptions {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 mod sim {
     use super::*;
 

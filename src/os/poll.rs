@@ -2,14 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mio::event::Source;
 use mio::{Events, Interest, Poll, Token};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 use super::sim;
 use crate::id::PollToken;
 
@@ -42,7 +42,7 @@ const INTEREST: Interest = {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Event<'a> {
     Real(&'a mio::event::Event),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Sim(sim::SimEvent, std::marker::PhantomData<&'a ()>),
 }
 
@@ -50,7 +50,7 @@ impl Event<'_> {
     pub(crate) fn token(self) -> PollToken {
         match self {
             Self::Real(event) => PollToken(event.token().0),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(event, _) => event.token,
         }
     }
@@ -58,7 +58,7 @@ impl Event<'_> {
     pub(crate) fn is_readable(self) -> bool {
         match self {
             Self::Real(event) => event.is_readable(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(event, _) => event.ready.has(sim::Ready::READABLE),
         }
     }
@@ -66,7 +66,7 @@ impl Event<'_> {
     pub(crate) fn is_writable(self) -> bool {
         match self {
             Self::Real(event) => event.is_writable(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(event, _) => event.ready.has(sim::Ready::WRITABLE),
         }
     }
@@ -81,7 +81,7 @@ impl Event<'_> {
                     || event.is_read_closed()
                     || event.is_write_closed()
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(event, _) => event.ready.has(sim::Ready::ENDED),
         }
     }
@@ -90,7 +90,7 @@ impl Event<'_> {
     pub(crate) fn has_hung_up(self) -> bool {
         match self {
             Self::Real(event) => event.is_read_closed(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(event, _) => event.ready.has(sim::Ready::HUNG_UP),
         }
     }
@@ -101,7 +101,7 @@ impl Event<'_> {
 pub(crate) enum Waker {
     Real(Arc<mio::Waker>),
     /// Flag that ends the next simulated wait. The wait clears the flag.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Sim(Arc<AtomicBool>),
 }
 
@@ -109,7 +109,7 @@ impl Waker {
     pub(crate) fn wake(&self) -> io::Result<()> {
         match self {
             Self::Real(waker) => super::retry(|| waker.wake()),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(woken) => {
                 woken.store(true, Ordering::Release);
                 Ok(())

@@ -37,7 +37,7 @@ impl CaughtSignal {
             receiver,
             action,
         };
-        os.poller()
+        os.real_poller()?
             .register_datagrams(&mut caught.receiver, poll::signal_token(signal))?;
         Ok(caught)
     }

@@ -11,7 +11,7 @@ use mio::net::TcpStream;
 use mio::net::UnixStream;
 use socket2::{SockRef, Socket};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 use super::sim::SimSocket;
 use super::{Os, OwnedSocket, SHORT_READ_EMPTIES, local_addr, retry, to_addr};
 use crate::addr::Addr;
@@ -48,18 +48,18 @@ pub(crate) enum Stream {
     Unix(UnixStream),
     /// No socket: the connect failed at once, or the connection is already closed.
     None,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Sim(SimSocket),
 }
 
 impl Stream {
     pub(crate) fn register(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
         match self {
-            Self::Tcp(tcp) => os.poller().register(tcp, token),
+            Self::Tcp(tcp) => os.real_poller()?.register(tcp, token),
             #[cfg(unix)]
-            Self::Unix(unix) => os.poller().register(unix, token),
+            Self::Unix(unix) => os.real_poller()?.register(unix, token),
             Self::None => Ok(()),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => os.sim().register(*sim, token),
         }
     }
@@ -67,11 +67,11 @@ impl Stream {
     /// Reports the current readiness of a registered socket again.
     pub(crate) fn reregister(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
         match self {
-            Self::Tcp(tcp) => os.poller().reregister(tcp, token),
+            Self::Tcp(tcp) => os.real_poller()?.reregister(tcp, token),
             #[cfg(unix)]
-            Self::Unix(unix) => os.poller().reregister(unix, token),
+            Self::Unix(unix) => os.real_poller()?.reregister(unix, token),
             Self::None => Ok(()),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => {
                 sim.rearm();
                 Ok(())
@@ -86,7 +86,7 @@ impl Stream {
             #[cfg(unix)]
             Self::Unix(unix) => os.poller().deregister(unix),
             Self::None => {}
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => sim.close(),
         }
         *self = Self::None;
@@ -106,7 +106,7 @@ impl Stream {
             }
             Self::None => None,
             // A simulated socket has no descriptor.
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => {
                 sim.close();
                 None
@@ -117,7 +117,7 @@ impl Stream {
     /// Closes the socket with a reset, so that the kernel keeps no data for it. A Unix socket has
     /// no reset, so its peer receives the end of the stream.
     pub(crate) fn reset(&mut self, os: &Os) {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sim"))]
         if let Self::Sim(sim) = self {
             sim.reset();
         }
@@ -140,7 +140,7 @@ impl Stream {
             #[cfg(unix)]
             Self::Unix(unix) => retry(|| unix.read(buf)),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => retry(|| sim.read(buf)),
         }
     }
@@ -157,7 +157,7 @@ impl Stream {
                 None => unix.write(bytes),
             }),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => retry(|| sim.write(bytes)),
         }
     }
@@ -178,7 +178,7 @@ impl Stream {
             #[cfg(unix)]
             Self::Unix(unix) => retry(|| unix.try_io(|| send(SockRef::from(&*unix)))),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => {
                 let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
                 retry(|| sim.write(&bytes))
@@ -188,7 +188,7 @@ impl Stream {
 
     /// Returns and clears the pending error of the socket.
     pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sim"))]
         if let Self::Sim(sim) = self {
             return Ok(sim.take_error());
         }
@@ -205,14 +205,14 @@ impl Stream {
                 retry(|| socket.peek(&mut [MaybeUninit::uninit()])).is_ok_and(|len| len > 0)
             }
             Self::None => false,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => sim.has_unread(),
         }
     }
 
     /// Sends the FIN.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sim"))]
         if let Self::Sim(sim) = self {
             return sim.shutdown_write();
         }
@@ -227,7 +227,7 @@ impl Stream {
             #[cfg(unix)]
             Self::Unix(_) => false,
             // The simulated poll behaves like epoll on every system.
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => !sim.is_unix(),
         }
     }
@@ -238,7 +238,7 @@ impl Stream {
     /// The kernel may connect a socket to itself if the target is a free ephemeral port. Such a
     /// connect fails with `ConnectionRefused`, because no server listens on that port.
     pub(crate) fn connected(&self) -> io::Result<Option<Addr>> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sim"))]
         if let Self::Sim(sim) = self {
             return sim.connected();
         }
@@ -260,7 +260,7 @@ impl Stream {
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sim"))]
         if let Self::Sim(sim) = self {
             return Ok(sim.local_addr());
         }
@@ -282,7 +282,7 @@ impl Stream {
             #[cfg(unix)]
             Self::Unix(unix) => Ok(SockRef::from(unix)),
             Self::None => Err(io::ErrorKind::NotConnected.into()),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use mio::net::UdpSocket;
 use socket2::{SockRef, Socket};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 use super::sim::SimSocket;
 use super::udp_batch::{Batcher, Wanted, send_marked};
 use super::{Os, local_addr, retry};
@@ -18,7 +18,7 @@ use crate::id::PollToken;
 #[derive(Debug)]
 pub(crate) enum Udp {
     Real(RealUdp),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Sim(SimSocket),
 }
 
@@ -66,8 +66,8 @@ impl Udp {
 
     pub(crate) fn register(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
         match self {
-            Self::Real(real) => os.poller().register_datagrams(&mut real.udp, token),
-            #[cfg(test)]
+            Self::Real(real) => os.real_poller()?.register_datagrams(&mut real.udp, token),
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => os.sim().register_datagrams(*sim, token),
         }
     }
@@ -76,11 +76,11 @@ impl Udp {
     pub(crate) fn await_writable(&mut self, os: &Os, token: PollToken, on: bool) -> io::Result<()> {
         match self {
             Self::Real(real) if real.awaits_writable != on => {
-                os.poller().await_writable(&mut real.udp, token, on)?;
+                os.real_poller()?.await_writable(&mut real.udp, token, on)?;
                 real.awaits_writable = on;
             }
             Self::Real(_) => {}
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => sim.await_writable(on),
         }
         Ok(())
@@ -89,7 +89,7 @@ impl Udp {
     pub(crate) fn deregister(&mut self, os: &Os) {
         match self {
             Self::Real(real) => os.poller().deregister(&mut real.udp),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => sim.close(),
         }
     }
@@ -100,7 +100,7 @@ impl Udp {
                 real.udp.connect(to_family(peer, real.maps_v4))?;
                 real.is_connected = true;
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => sim.connect_datagrams(peer.into()),
         }
         Ok(())
@@ -124,7 +124,7 @@ impl Udp {
                 let [slot] = recv_batch.slots();
                 retry(|| udp.recv_from(slot))?
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => {
                 let [slot] = recv_batch.slots();
                 retry(|| sim.recv_from_inet(slot))?
@@ -145,7 +145,7 @@ impl Udp {
                 Some(batcher) => batcher.send(&real.udp, real.is_connected, queue),
                 None => send_front(&real.udp, queue, real.maps_v4),
             },
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => {
                 let Some(front) = queue.front() else {
                     return Ok(0);
@@ -159,7 +159,7 @@ impl Udp {
     pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Real(real) => real.udp.peer_addr(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => {
                 let peer = sim.datagram_peer().and_then(|peer| peer.inet());
                 peer.ok_or_else(|| io::ErrorKind::NotConnected.into())
@@ -168,7 +168,7 @@ impl Udp {
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sim"))]
         if let Self::Sim(sim) = self {
             return Ok(sim.local_addr());
         }
@@ -178,7 +178,7 @@ impl Udp {
     pub(crate) fn options(&self) -> io::Result<SockRef<'_>> {
         match self {
             Self::Real(real) => Ok(SockRef::from(&real.udp)),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }

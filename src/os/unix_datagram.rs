@@ -7,7 +7,7 @@ use mio::net::UnixDatagram as MioUnixDatagram;
 use socket2::{Domain, SockRef, Type};
 
 use super::options::new_nonblocking;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 use super::sim::SimSocket;
 use super::{Os, OwnedSocket, adopt, local_addr, retry, to_addr, to_sock_addr};
 use crate::addr::{Addr, UnixAddr};
@@ -18,7 +18,7 @@ use crate::id::PollToken;
 #[derive(Debug)]
 pub(crate) enum UnixDatagramSocket {
     Real(MioUnixDatagram),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Sim(SimSocket),
 }
 
@@ -42,8 +42,8 @@ impl UnixDatagramSocket {
 
     pub(crate) fn register(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
         match self {
-            Self::Real(unix) => os.poller().register(unix, token),
-            #[cfg(test)]
+            Self::Real(unix) => os.real_poller()?.register(unix, token),
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => os.sim().register(*sim, token),
         }
     }
@@ -51,14 +51,14 @@ impl UnixDatagramSocket {
     pub(crate) fn deregister(&mut self, os: &Os) {
         match self {
             Self::Real(unix) => os.poller().deregister(unix),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => sim.close(),
         }
     }
 
     pub(crate) fn connect(&self, peer: &UnixAddr) -> io::Result<()> {
         let peer = Addr::Unix(peer.clone());
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sim"))]
         if let Self::Sim(sim) = self {
             sim.connect_datagrams(peer);
             return Ok(());
@@ -70,7 +70,7 @@ impl UnixDatagramSocket {
     pub(crate) fn peer_addr(&self) -> Option<UnixAddr> {
         let peer = match self {
             Self::Real(unix) => to_addr(&SockRef::from(unix).peer_addr().ok()?).ok(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => sim.datagram_peer(),
         };
         peer?.unix().cloned()
@@ -80,7 +80,7 @@ impl UnixDatagramSocket {
     pub(crate) fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         match self {
             Self::Real(unix) => retry(|| unix.recv_from(buf)),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => retry(|| sim.recv_from_unix(buf)),
         }
     }
@@ -90,7 +90,7 @@ impl UnixDatagramSocket {
     pub(crate) fn send(&self, to: Option<&UnixAddr>, data: &[u8]) -> io::Result<usize> {
         let unix = match self {
             Self::Real(unix) => unix,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(sim) => {
                 return retry(|| sim.send_datagram(to.cloned().map(Addr::Unix), data));
             }
@@ -106,7 +106,7 @@ impl UnixDatagramSocket {
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sim"))]
         if let Self::Sim(sim) = self {
             return Ok(sim.local_addr());
         }
@@ -116,7 +116,7 @@ impl UnixDatagramSocket {
     pub(crate) fn options(&self) -> io::Result<SockRef<'_>> {
         match self {
             Self::Real(unix) => Ok(SockRef::from(unix)),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Self::Sim(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }

@@ -100,7 +100,7 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// Creates a reactor on an operating system, real or simulated.
-    fn with_os(handler: H, config: Config, os: Os) -> io::Result<Self> {
+    pub(crate) fn with_os(handler: H, config: Config, os: Os) -> io::Result<Self> {
         let posts_max = config.posts_max;
         let engine = Engine::new(config, os)?;
         let read_buffer = ReadBuffer::new(engine.config.read_len_max);
@@ -182,6 +182,12 @@ impl<H: Handler> Reactor<H> {
         self.engine.arm_trim(self.read_buffer.is_over_base());
         self.engine.telemetry.stats.turns += 1;
         Ok(())
+    }
+
+    /// Returns true if a turn of a simulated reactor has work without a wait.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_ready_in_simulation(&self) -> bool {
+        self.engine.os.is_sim_ready() || self.next_turn_in() == Some(Duration::ZERO)
     }
 
     /// Returns the longest time to wait before the next [`turn`](Reactor::turn) if no event

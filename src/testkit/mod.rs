@@ -53,10 +53,12 @@ mod failure;
 mod probe;
 mod random;
 mod read_side;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod way;
 
 pub use cuts::Cuts;
 pub use failure::Failure;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) use random::Random;
 pub use read_side::ReadSide;

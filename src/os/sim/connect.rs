@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
+use std::net::Ipv4Addr;
 
+use super::host::{Class, FIRST_HOST};
 use super::poll::Ready;
 use super::socket::{Kind, SimSocket};
 use super::stream::Stream;
@@ -32,46 +34,49 @@ impl Listener {
     }
 }
 
-fn is_listener(kind: &Kind) -> bool {
-    matches!(kind, Kind::Listener(_))
-}
-
 impl World {
+    /// Binds a listener of the first host.
     pub(crate) fn bind_listener(
         self,
         addr: &Addr,
         options: &ListenOptions,
         backlog: u32,
     ) -> io::Result<os::Listener> {
+        self.bind_listener_of(FIRST_HOST, addr, options, backlog)
+    }
+
+    pub(crate) fn bind_listener_of(
+        self,
+        host: usize,
+        addr: &Addr,
+        options: &ListenOptions,
+        backlog: u32,
+    ) -> io::Result<os::Listener> {
         self.with(|state| {
-            if addr
-                .inet()
-                .is_some_and(|it| state.absent.contains(&it.ip()))
-            {
-                return Err(ErrorKind::AddrNotAvailable.into());
-            }
-            let local = state.choose_local(addr, is_listener)?;
             let listener = Listener {
                 backlog_max: options.backlog_or(backlog).max(1),
                 buffer_lens: options.buffer_lens(state.buffer_lens),
                 ..Listener::default()
             };
-            let index = state.add(local, Kind::Listener(listener));
+            let kind = Kind::Listener(listener);
+            let index = state.bind(host, addr, Class::Listeners, kind)?;
             Ok(os::Listener::Sim(SimSocket { world: self, index }))
         })
     }
 
     pub(crate) fn begin_connect(
         self,
+        host: usize,
         addr: &Addr,
         options: &ConnectOptions,
     ) -> io::Result<os::Stream> {
-        let socket = self.connect_socket(addr, options)?;
+        let socket = self.connect_socket(host, addr, options)?;
         Ok(os::Stream::Sim(socket))
     }
 
     pub(super) fn connect_socket(
         self,
+        host: usize,
         addr: &Addr,
         options: &ConnectOptions,
     ) -> io::Result<SimSocket> {
@@ -79,13 +84,13 @@ impl World {
             if let Some(errno) = state.connects_fail {
                 return Err(io::Error::from_raw_os_error(errno));
             }
-            let local = state.local_for(addr, options.local())?;
+            let local = state.local_for(host, addr, options.local())?;
             let lens = options.buffer_lens(state.buffer_lens);
             let stream = Stream::connecting(addr.clone(), lens);
             if addr.inet().is_none() {
                 state.check_unix_connect(addr)?;
             }
-            let index = state.add(local, Kind::Stream(stream));
+            let index = state.bind(host, &local, Class::Streams, Kind::Stream(stream))?;
             if !state.silent.contains(addr) {
                 state.send(Action::Syn(index as usize));
             }
@@ -108,7 +113,7 @@ impl World {
     fn with_listener(self, addr: impl Into<Addr>, change: impl FnOnce(&mut Listener)) {
         let addr = addr.into();
         self.with(|state| {
-            let index = state.bound(&addr, is_listener);
+            let index = state.bound(FIRST_HOST, &addr, Class::Listeners);
             change(state.listener(index.expect("a listener is bound to the address")));
         });
     }
@@ -150,23 +155,17 @@ impl State {
     }
 
     /// Returns the local address of a connect.
-    fn local_for(&mut self, to: &Addr, local: Option<&Addr>) -> io::Result<Addr> {
-        let is_stream: fn(&Kind) -> bool = |kind| matches!(kind, Kind::Stream(_));
-        if let Some(local @ Addr::Inet(_)) = local
-            && self.bound(local, is_stream).is_some()
-        {
-            return Err(ErrorKind::AddrInUse.into());
-        }
+    fn local_for(&self, host: usize, to: &Addr, local: Option<&Addr>) -> io::Result<Addr> {
         let mut local = match (local, to) {
             (Some(local), _) => local.clone(),
-            (None, Addr::Inet(to)) => Addr::Inet((to.ip(), 0).into()),
+            (None, Addr::Inet(_)) => Addr::Inet((Ipv4Addr::UNSPECIFIED, 0).into()),
             #[cfg(unix)]
             (None, Addr::Unix(_)) => Addr::Unix(crate::UnixAddr::default()),
         };
-        if let Addr::Inet(inet) = &mut local
-            && inet.port() == 0
+        if let (Addr::Inet(local), Addr::Inet(to)) = (&mut local, to)
+            && local.ip().is_unspecified()
         {
-            inet.set_port(self.free_port());
+            local.set_ip(self.source_for(host, *to)?);
         }
         Ok(local)
     }
@@ -174,7 +173,7 @@ impl State {
     /// Checks the target of a Unix connect. The connect fails at once if no socket listens there or
     /// if the backlog is full (connect(2)).
     fn check_unix_connect(&mut self, addr: &Addr) -> io::Result<()> {
-        let listener = self.bound(addr, is_listener);
+        let listener = self.bound(FIRST_HOST, addr, Class::Listeners);
         let listener = self.listener(listener.ok_or(ErrorKind::ConnectionRefused)?);
         if listener.backlog.len() >= listener.backlog_max {
             return Err(ErrorKind::WouldBlock.into());
@@ -187,10 +186,17 @@ impl State {
         let local = self.sockets[client].local.clone();
         let to = self.stream(client).peer_addr.clone();
         let to = to.expect("a connecting stream stores its target");
-        if self.sockets[client].is_closed {
+        if self.sockets[client].is_closed && !self.stream(client).connects_after_close() {
             return;
         }
-        let Some(index) = self.bound(&to, is_listener) else {
+        let host = self.sockets[client].host;
+        if to
+            .inet()
+            .is_some_and(|to| self.route(host, to.ip()).is_none())
+        {
+            return; // The packet is lost.
+        }
+        let Some(index) = self.bound(host, &to, Class::Listeners) else {
             self.stream(client).error = Some(ErrorKind::ConnectionRefused);
             return self.edge(client, Ready::ALL);
         };
@@ -200,11 +206,15 @@ impl State {
         }
         let mut accepted = Stream::connecting(local, listener.buffer_lens);
         accepted.connect_to(client);
-        let accepted = self.add(to, Kind::Stream(accepted)) as usize;
+        let host = self.sockets[index].host;
+        let accepted = self.add(host, to, Kind::Stream(accepted)) as usize;
         self.listener(index).backlog.push_back(accepted);
-        self.stream(client).connect_to(accepted);
+        let (sent, fin) = self.stream(client).connect_to(accepted);
         self.edge(client, Ready::WRITABLE);
         self.edge(index, Ready::READABLE);
+        if sent > 0 || fin {
+            self.send_bytes(client, sent, fin);
+        }
     }
 
     /// Continues the first waiting connect, after an accept freed a place in the backlog.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
+use super::host::{Class, FIRST_HOST};
 use super::poll::Ready;
 use super::socket::{Kind, SimSocket};
 use super::world::{Action, State, World};
@@ -37,20 +38,20 @@ impl Datagrams {
     }
 }
 
-fn is_datagrams(kind: &Kind) -> bool {
-    matches!(kind, Kind::Datagrams(_))
-}
-
 impl World {
-    /// Binds a datagram socket, for the engine or for the test.
+    /// Binds a datagram socket of the first host.
     pub(crate) fn bind_datagram(self, addr: Addr) -> io::Result<SimSocket> {
+        self.bind_datagram_of(FIRST_HOST, &addr)
+    }
+
+    pub(crate) fn bind_datagram_of(self, host: usize, addr: &Addr) -> io::Result<SimSocket> {
         self.with(|state| {
-            let local = state.choose_local(&addr, is_datagrams)?;
             let datagrams = Datagrams {
                 queued_bytes_max: state.buffer_lens.1,
                 ..Datagrams::default()
             };
-            let index = state.add(local, Kind::Datagrams(datagrams));
+            let kind = Kind::Datagrams(datagrams);
+            let index = state.bind(host, addr, Class::Datagrams, kind)?;
             Ok(SimSocket { world: self, index })
         })
     }
@@ -58,7 +59,7 @@ impl World {
     /// Returns the datagram socket that is bound to `addr`.
     pub(crate) fn datagram_socket(self, addr: impl Into<Addr>) -> SimSocket {
         let addr = addr.into();
-        let index = self.with(|state| state.bound(&addr, is_datagrams));
+        let index = self.with(|state| state.bound(FIRST_HOST, &addr, Class::Datagrams));
         let index = u32::try_from(index.expect("a datagram socket is bound to the address"))
             .expect("tests open few sockets");
         SimSocket { world: self, index }
@@ -150,8 +151,9 @@ impl State {
     }
 
     fn send_datagram(&mut self, from: usize, to: Option<Addr>, data: &[u8]) -> io::Result<usize> {
-        let local = self.sockets[from].local.clone();
+        let mut local = self.sockets[from].local.clone();
         let is_udp = local.inet().is_some();
+        let host = self.sockets[from].host;
         let sender = self.datagrams(from);
         if let Some(kind) = sender.failing.pop_front() {
             return Err(kind.into());
@@ -169,7 +171,12 @@ impl State {
         let Some(to) = to.or_else(|| sender.peer.clone()) else {
             return Err(ErrorKind::NotConnected.into());
         };
-        let target = self.bound(&to, is_datagrams);
+        if let (Addr::Inet(local), Addr::Inet(to)) = (&mut local, &to)
+            && local.ip().is_unspecified()
+        {
+            local.set_ip(self.source_for(host, *to)?);
+        }
+        let target = self.bound(host, &to, Class::Datagrams);
         if is_udp && self.random.below(100) < self.loss_percent {
             return Ok(data.len());
         }

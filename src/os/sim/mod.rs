@@ -15,15 +15,18 @@
 
 mod connect;
 mod datagram;
+mod host;
 mod peer;
 mod poll;
 mod script;
 mod socket;
 mod stream;
+#[cfg(test)]
 mod tests;
 mod world;
 
-pub(crate) use peer::SimPeer;
+pub use peer::PeerState;
+pub(crate) use peer::{SimListener, SimPeer};
 pub(crate) use poll::{Ready, SimEvent, SimPoll};
 pub(crate) use script::{Calls, ReadResult, Script, WriteResult};
 pub(crate) use socket::SimSocket;

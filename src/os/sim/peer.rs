@@ -1,7 +1,8 @@
 //! Peers of the connections of a reactor: the test calls them directly.
 
-use std::io;
+use std::io::{self, ErrorKind};
 
+use super::host::FIRST_HOST;
 use super::script::Script;
 use super::socket::SimSocket;
 use super::world::World;
@@ -16,6 +17,24 @@ pub(crate) struct SimPeer(pub(super) SimSocket);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SimListener(SimSocket);
 
+/// State of a raw peer's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PeerState {
+    /// The connect is in progress.
+    Connecting,
+    /// The connect failed, for example with `ConnectionRefused`.
+    Failed(ErrorKind),
+    /// Both ends are open, or only this end has ended its side.
+    Open,
+    /// The FIN of the other end has arrived. Bytes that came before it can still be received.
+    Ended,
+    /// The other end has reset the connection, or the network has given it up.
+    Reset,
+    /// This end is closed.
+    Closed,
+}
+
 impl World {
     /// Connects without a reactor. If the latency is zero, the result of the connect is known on
     /// return, unless the target does not respond or its backlog is full.
@@ -25,8 +44,15 @@ impl World {
 
     /// Connects with options. The simulation uses only the local address and the buffer lengths.
     pub(crate) fn connect_with(self, addr: impl Into<Addr>, options: &ConnectOptions) -> SimPeer {
-        let socket = self.connect_socket(&addr.into(), options);
+        let socket = self.connect_socket(FIRST_HOST, &addr.into(), options);
         SimPeer(socket.expect("the Unix listener exists, and its backlog is not full"))
+    }
+
+    /// Connects from a host. The send buffer of the peer has no limit.
+    pub(crate) fn connect_of(self, host: usize, addr: &Addr) -> io::Result<SimPeer> {
+        let peer = SimPeer(self.connect_socket(host, addr, &ConnectOptions::new())?);
+        peer.0.set_raw();
+        Ok(peer)
     }
 
     /// Listens without a reactor.
@@ -35,9 +61,20 @@ impl World {
     }
 
     pub(crate) fn listen_with(self, addr: impl Into<Addr>, options: &ListenOptions) -> SimListener {
-        match self.bind_listener(&addr.into(), options, 1024) {
-            Ok(os::Listener::Sim(socket)) => SimListener(socket),
-            other => panic!("the listener cannot be bound: {other:?}"),
+        let listener = self.listen_of(FIRST_HOST, &addr.into(), options);
+        listener.expect("the address is free")
+    }
+
+    /// Listens on a host, without a reactor.
+    pub(crate) fn listen_of(
+        self,
+        host: usize,
+        addr: &Addr,
+        options: &ListenOptions,
+    ) -> io::Result<SimListener> {
+        match self.bind_listener_of(host, addr, options, 1024)? {
+            os::Listener::Sim(socket) => Ok(SimListener(socket)),
+            other => panic!("the listener of a simulated world is simulated: {other:?}"),
         }
     }
 }
@@ -61,6 +98,25 @@ impl SimPeer {
     /// Sends as many bytes as the send buffer takes, and returns their number.
     pub(crate) fn send(self, bytes: &[u8]) -> usize {
         self.0.write(bytes).unwrap_or(0)
+    }
+
+    /// Returns the number of bytes that have not reached the receive buffer of the other end.
+    pub(crate) fn unsent_len(self) -> usize {
+        self.0.unsent_len()
+    }
+
+    /// Returns the state of the connection, as this end knows it.
+    pub(crate) fn state(self) -> PeerState {
+        self.0.peer_state()
+    }
+
+    pub(crate) fn local_addr(self) -> Addr {
+        self.0.local_addr()
+    }
+
+    /// Receives at most `len` bytes, without a read of the end or of an error.
+    pub(crate) fn recv_arrived(self, len: usize) -> Vec<u8> {
+        self.recv_up_to(self.0.unread_len().min(len))
     }
 
     /// Receives all available bytes.

@@ -75,6 +75,8 @@ pub(crate) struct SimEvent {
 #[derive(Debug)]
 pub(crate) struct SimPoll {
     world: World,
+    /// Index of the host that opens sockets through this poll.
+    host: usize,
     index: usize,
     woken: Arc<AtomicBool>,
     events: Vec<SimEvent>,
@@ -107,13 +109,14 @@ impl Poll {
 }
 
 impl SimPoll {
-    pub(super) fn new(world: World) -> Self {
+    pub(super) fn new(world: World, host: usize) -> Self {
         let index = world.with(|state| {
             state.polls.push(Poll::default());
             state.polls.len() - 1
         });
         Self {
             world,
+            host,
             index,
             woken: Arc::default(),
             events: Vec::new(),
@@ -122,6 +125,16 @@ impl SimPoll {
 
     pub(crate) fn world(&self) -> World {
         self.world
+    }
+
+    pub(crate) fn host(&self) -> usize {
+        self.host
+    }
+
+    /// Returns true if the next wait reports an event or a wake-up.
+    pub(crate) fn is_ready(&self) -> bool {
+        let is_quiet = self.world.with(|state| state.polls[self.index].is_quiet());
+        !is_quiet || self.woken.load(Ordering::Acquire)
     }
 
     pub(crate) fn waker(&self) -> Waker {
@@ -214,8 +227,8 @@ impl SimPoll {
 
 impl Drop for SimPoll {
     fn drop(&mut self) {
-        self.world
-            .with(|state| state.polls[self.index].is_closed = true);
+        // The world may have been removed before its last reactor.
+        self.world.try_with(|state| state.close_poll(self.index));
     }
 }
 
@@ -299,6 +312,18 @@ impl State {
             events.push(SimEvent { token, ready });
         }
         events
+    }
+
+    /// Closes a poll and the sockets that are registered with it, as the system does at the end of
+    /// a process.
+    fn close_poll(&mut self, poll: usize) {
+        self.polls[poll].is_closed = true;
+        for index in 0..self.sockets.len() {
+            let registration = self.sockets[index].registration;
+            if registration.is_some_and(|registration| registration.poll == poll) {
+                self.close_socket(index);
+            }
+        }
     }
 
     fn is_only_poll(&self) -> bool {

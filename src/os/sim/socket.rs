@@ -1,7 +1,5 @@
 //! Sockets of a simulated world, and the handle through which the engine calls a socket.
 
-use std::io;
-
 use super::connect::Listener;
 use super::datagram::Datagrams;
 use super::poll::Registration;
@@ -19,6 +17,8 @@ pub(crate) struct SimSocket {
 }
 
 pub(super) struct Socket {
+    /// Index of the host that the socket belongs to.
+    pub(super) host: usize,
     pub(super) local: Addr,
     pub(super) kind: Kind,
     pub(super) registration: Option<Registration>,
@@ -32,8 +32,9 @@ pub(super) enum Kind {
 }
 
 impl Socket {
-    pub(super) fn new(local: Addr, kind: Kind) -> Self {
+    pub(super) fn new(host: usize, local: Addr, kind: Kind) -> Self {
         Self {
+            host,
             local,
             kind,
             registration: None,
@@ -58,17 +59,7 @@ impl SimSocket {
 
     /// Deregisters and closes the socket.
     pub(crate) fn close(self) {
-        self.with(|state, index| {
-            state.sockets[index].registration = None;
-            if std::mem::replace(&mut state.sockets[index].is_closed, true) {
-                return;
-            }
-            match state.sockets[index].kind {
-                Kind::Stream(_) => state.close_stream(index),
-                Kind::Listener(_) => state.close_listener(index),
-                Kind::Datagrams(_) => {}
-            }
-        });
+        self.with(State::close_socket);
     }
 
     pub(super) fn with<R>(self, call: impl FnOnce(&mut State, usize) -> R) -> R {
@@ -77,48 +68,17 @@ impl SimSocket {
 }
 
 impl State {
-    /// Returns the open socket that is bound to `addr` and whose kind `is_of_kind` accepts. A
-    /// wildcard address matches every address of its port.
-    pub(super) fn bound(&self, addr: &Addr, is_of_kind: fn(&Kind) -> bool) -> Option<usize> {
-        let matches = |local: &Addr| {
-            local == addr
-                || match (local.inet(), addr.inet()) {
-                    (Some(local), Some(addr)) => {
-                        local.ip().is_unspecified() && local.port() == addr.port()
-                    }
-                    _ => false,
-                }
-        };
-        self.sockets.iter().position(|socket| {
-            !socket.is_closed && is_of_kind(&socket.kind) && matches(&socket.local)
-        })
-    }
-
-    /// Chooses a port if the address has none, and checks that the address is free.
-    pub(super) fn choose_local(
-        &mut self,
-        addr: &Addr,
-        is_of_kind: fn(&Kind) -> bool,
-    ) -> io::Result<Addr> {
-        let mut addr = addr.clone();
-        if let Addr::Inet(inet) = &mut addr
-            && inet.port() == 0
-        {
-            inet.set_port(self.free_port());
+    /// Deregisters and closes a socket.
+    pub(super) fn close_socket(&mut self, index: usize) {
+        self.sockets[index].registration = None;
+        if std::mem::replace(&mut self.sockets[index].is_closed, true) {
+            return;
         }
-        #[cfg(unix)]
-        let is_unnamed = matches!(&addr, Addr::Unix(name) if name.is_unnamed());
-        #[cfg(not(unix))]
-        let is_unnamed = false;
-        if !is_unnamed && self.bound(&addr, is_of_kind).is_some() {
-            return Err(io::ErrorKind::AddrInUse.into());
+        self.unbind(index);
+        match self.sockets[index].kind {
+            Kind::Stream(_) => self.close_stream(index),
+            Kind::Listener(_) => self.close_listener(index),
+            Kind::Datagrams(_) => {}
         }
-        Ok(addr)
-    }
-
-    pub(super) fn free_port(&mut self) -> u16 {
-        let port = self.next_port;
-        self.next_port = port.checked_add(1).expect("tests use few ports");
-        port
     }
 }

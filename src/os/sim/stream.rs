@@ -11,11 +11,16 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
+use super::peer::PeerState;
 use super::poll::Ready;
 use super::script::Entries;
 use super::socket::{Kind, SimSocket};
 use super::world::{Action, State};
 use crate::addr::Addr;
+
+/// Length of a send buffer without a limit. A calculation with three times the length does not
+/// overflow.
+const RAW_SEND_LEN_MAX: usize = usize::MAX / 4;
 
 /// One end of a connection.
 #[derive(Debug, Default)]
@@ -23,6 +28,9 @@ pub(super) struct Stream {
     /// True if the stream has no peer. The poll then reports only the events that the test injects.
     pub(super) is_scripted: bool,
     pub(super) script: Entries,
+    /// True if a raw peer of the public simulation uses the stream. Its send buffer has no limit,
+    /// and takes bytes before the connection is open.
+    is_raw: bool,
     /// True if the connect is pending.
     is_connecting: bool,
     /// Index of the socket at the other end.
@@ -73,10 +81,18 @@ impl Stream {
         }
     }
 
-    /// Completes the connect. `peer` is the index of the socket at the other end.
-    pub(super) fn connect_to(&mut self, peer: usize) {
+    /// Completes the connect. `peer` is the index of the socket at the other end. Returns the
+    /// number of bytes that a raw peer has already sent, and true if its FIN follows them.
+    pub(super) fn connect_to(&mut self, peer: usize) -> (usize, bool) {
         self.is_connecting = false;
         self.peer = Some(peer);
+        (self.send.len(), self.has_sent_fin)
+    }
+
+    /// Returns true if a connect of a closed socket continues: a raw peer has sent its bytes and
+    /// closed the socket before the connection was open.
+    pub(super) fn connects_after_close(&self) -> bool {
+        self.is_raw && self.has_sent_fin
     }
 
     pub(super) fn ready(&self) -> Ready {
@@ -121,7 +137,7 @@ impl Stream {
         if let Some(kind) = self.error.take() {
             return Err(kind.into());
         }
-        if self.is_connecting {
+        if self.is_connecting && !self.is_raw {
             return Err(ErrorKind::WouldBlock.into());
         }
         if self.is_reset || self.has_sent_fin {
@@ -174,7 +190,7 @@ impl SimSocket {
         self.with(|state, index| {
             let stream = state.stream(index);
             stream.script.calls.is_shut_down = true;
-            if stream.is_connecting || stream.is_reset {
+            if stream.is_connecting && !stream.is_raw || stream.is_reset {
                 return Err(ErrorKind::NotConnected.into());
             }
             if !std::mem::replace(&mut stream.has_sent_fin, true) && stream.peer.is_some() {
@@ -215,6 +231,37 @@ impl SimSocket {
     /// Sends a reset to the peer, and discards the bytes of the send buffer.
     pub(crate) fn reset(self) {
         self.with(|state, index| state.send_reset(index));
+    }
+
+    /// Returns the number of bytes in the receive buffer.
+    pub(crate) fn unread_len(self) -> usize {
+        self.with(|state, index| state.stream(index).recv.len())
+    }
+
+    /// Makes the stream the end of a raw peer.
+    pub(crate) fn set_raw(self) {
+        self.with(|state, index| {
+            let stream = state.stream(index);
+            stream.is_raw = true;
+            stream.send_len_max = RAW_SEND_LEN_MAX;
+        });
+    }
+
+    /// Returns the state of the connection for a peer without a reactor.
+    pub(crate) fn peer_state(self) -> PeerState {
+        self.with(|state, index| {
+            let is_closed = state.sockets[index].is_closed;
+            let stream = state.stream(index);
+            match stream.error {
+                _ if is_closed => PeerState::Closed,
+                _ if stream.is_reset => PeerState::Reset,
+                Some(kind) if stream.is_connecting => PeerState::Failed(kind),
+                Some(_) => PeerState::Reset,
+                None if stream.is_connecting => PeerState::Connecting,
+                None if stream.has_fin => PeerState::Ended,
+                None => PeerState::Open,
+            }
+        })
     }
 
     /// Returns the number of bytes in the send buffer.
@@ -285,7 +332,7 @@ impl State {
         let stream = self.stream(index);
         if !stream.recv.is_empty() {
             self.send_reset(index);
-        } else if stream.peer.is_some() && !std::mem::replace(&mut stream.has_sent_fin, true) {
+        } else if !std::mem::replace(&mut stream.has_sent_fin, true) && stream.peer.is_some() {
             self.send_bytes(index, 0, true);
         }
     }

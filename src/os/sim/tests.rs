@@ -50,7 +50,7 @@ fn connected(world: World, poll: &SimPoll) -> (SimPeer, SimSocket) {
 
 fn set_up() -> (World, SimPoll) {
     let world = World::new(0);
-    (world, SimPoll::new(world))
+    (world, SimPoll::new(world, 0))
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! The world: virtual time, scheduled actions, the network's properties and the event log.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::host::{Binding, FIRST_HOST, Host};
 use super::poll::{Poll, SimPoll};
 use super::script::Script;
 use super::socket::{Kind, SimSocket, Socket};
@@ -16,7 +17,8 @@ use crate::os::Os;
 use crate::testkit::Random;
 
 thread_local! {
-    static WORLDS: RefCell<Vec<State>> = const { RefCell::new(Vec::new()) };
+    /// The worlds of this thread, by their index. A world that was removed is `None`.
+    static WORLDS: RefCell<Vec<Option<Box<State>>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Time between two segments of one write, if a segment length is set.
@@ -32,13 +34,16 @@ pub(super) struct State {
     pub(super) random: Random,
     /// All sockets that ever existed; a [`SimSocket`] is an index of it.
     pub(super) sockets: Vec<Socket>,
+    pub(super) hosts: Vec<Host>,
+    /// The socket of each address in use. The map is only used for look-ups, because its order
+    /// differs between runs.
+    pub(super) bindings: HashMap<Binding, usize>,
     pub(super) polls: Vec<Poll>,
     /// Actions by their time and a sequence number: actions of the same time run in the order in
     /// which they were scheduled.
     actions: BTreeMap<(Duration, u64), Action>,
     /// Number of actions that were ever scheduled.
     scheduled: u64,
-    pub(super) next_port: u16,
     pub(super) latency: Duration,
     segment_len_max: usize,
     pub(super) loss_percent: usize,
@@ -81,14 +86,15 @@ impl World {
     /// Creates a world. The seed determines the lost datagrams and the segment lengths.
     pub(crate) fn new(seed: u64) -> Self {
         WORLDS.with_borrow_mut(|worlds| {
-            worlds.push(State {
+            worlds.push(Some(Box::new(State {
                 now: Duration::ZERO,
                 random: Random(seed),
                 sockets: Vec::new(),
+                hosts: vec![Host::default()],
+                bindings: HashMap::new(),
                 polls: Vec::new(),
                 actions: BTreeMap::new(),
                 scheduled: 0,
-                next_port: 49_152,
                 latency: Duration::ZERO,
                 segment_len_max: usize::MAX,
                 loss_percent: 0,
@@ -98,7 +104,7 @@ impl World {
                 absent: Vec::new(),
                 failing_waits: Vec::new(),
                 log: None,
-            });
+            })));
             Self(u32::try_from(worlds.len() - 1).expect("tests create few worlds"))
         })
     }
@@ -109,9 +115,21 @@ impl World {
         if exists { Self(0) } else { Self::new(0) }
     }
 
+    /// Frees the state of the world. Handles of the world must not be used any more.
+    pub(crate) fn remove(self) {
+        let state = WORLDS.with_borrow_mut(|worlds| worlds[self.0 as usize].take());
+        // A scheduled function of the test may use other worlds when it is dropped.
+        drop(state);
+    }
+
     /// Returns the simulated operating system for one reactor or engine of this world.
     pub(crate) fn os(self) -> Os {
-        Os::Sim(SimPoll::new(self))
+        self.os_of(FIRST_HOST)
+    }
+
+    /// Returns the simulated operating system for one reactor of a host.
+    pub(crate) fn os_of(self, host: usize) -> Os {
+        Os::Sim(SimPoll::new(self, host))
     }
 
     /// Creates a connected stream without a peer, and returns its script. The script decides the
@@ -120,7 +138,7 @@ impl World {
     pub(crate) fn script(self) -> Script {
         let stream = Stream::scripted();
         let local = Addr::Inet(([127, 0, 0, 1], 1).into());
-        let index = self.with(|state| state.add(local, Kind::Stream(stream)));
+        let index = self.with(|state| state.add(FIRST_HOST, local, Kind::Stream(stream)));
         SimSocket { world: self, index }.script()
     }
 
@@ -151,6 +169,11 @@ impl World {
     /// Returns true if no poll has an event to report.
     pub(crate) fn is_quiet(self) -> bool {
         self.with(|state| state.polls.iter().all(Poll::is_quiet))
+    }
+
+    /// Returns a random number below `bound`, which is not 0.
+    pub(crate) fn random_below(self, bound: usize) -> usize {
+        self.with(|state| state.random.below(bound))
     }
 
     /// Sets the time after which connects, bytes, resets and datagrams reach their destination.
@@ -221,13 +244,23 @@ impl World {
     }
 
     pub(super) fn with<R>(self, call: impl FnOnce(&mut State) -> R) -> R {
-        WORLDS.with_borrow_mut(|worlds| call(&mut worlds[self.0 as usize]))
+        let result = self.try_with(call);
+        result.expect("a simulated socket is used on its own thread, and while its world exists")
+    }
+
+    /// Calls `call` with the state of the world. Returns `None` if the world was removed, or if it
+    /// belongs to another thread.
+    pub(super) fn try_with<R>(self, call: impl FnOnce(&mut State) -> R) -> Option<R> {
+        WORLDS.with_borrow_mut(|worlds| {
+            let state = worlds.get_mut(self.0 as usize)?.as_mut()?;
+            Some(call(state))
+        })
     }
 }
 
 impl State {
-    pub(super) fn add(&mut self, local: Addr, kind: Kind) -> u32 {
-        self.sockets.push(Socket::new(local, kind));
+    pub(super) fn add(&mut self, host: usize, local: Addr, kind: Kind) -> u32 {
+        self.sockets.push(Socket::new(host, local, kind));
         u32::try_from(self.sockets.len() - 1).expect("tests open few sockets")
     }
 

@@ -1,0 +1,3 @@
+//! Tests of the public simulation (`unstick::testkit::sim`).
+
+mod api;
