@@ -63,6 +63,13 @@ pub struct Stats {
     pub refused: u64,
     /// Number of failed accept calls, without `WouldBlock`.
     pub accept_errors: u64,
+    /// Number of connections that began to exchange bytes before [`on_open`], such as a TLS
+    /// handshake.
+    ///
+    /// [`on_open`]: crate::Handler::on_open
+    pub preparations: u64,
+    /// Number of connections that ended before they were prepared; included in `preparations`.
+    pub preparations_failed: u64,
     /// Number of connections that ended, including failed connects.
     pub closed: u64,
     /// Number of frames delivered to `on_frame`.
@@ -112,6 +119,8 @@ pub struct Stats {
     pub slow_callbacks: u64,
     /// Current number of connections, in any state.
     pub connections: usize,
+    /// Current number of connections that are being prepared; included in `connections`.
+    pub preparing: usize,
     /// Bytes currently held by all connections and sockets, counted as for
     /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max).
     pub held_bytes: usize,

@@ -8,13 +8,20 @@
 //! ```text
 //!               connected()            close()              fin_sent()
 //!   Connecting ------------> Open ------------> Closing ---------------> Lingering
-//!        |                    |   flush output,          discard input,      |
-//!        |                    |   then send the FIN      wait for the peer   |
-//!        v                    v                                              v
+//!        |                   ^  |   flush output,        ^   discard input,   |
+//!        | connected() and   |  | then send the FIN      |   wait for the     |
+//!        | prepare()         |  | prepare()              |   peer             |
+//!        |        prepared() |  v                        |                    |
+//!        +---------------> Preparing --------------------+                    |
+//!        v                   v      reject()                                  v
 //!      Dead <--- end(): failed connect, abort, error, deadline, both sides ended
 //!        |
 //!        v   end of the turn: `on_close`, then the slab key is free
 //! ```
+//!
+//! In the phase `Preparing`, the connection exchanges bytes that are no frames, such as a TLS
+//! handshake. It delivers and writes nothing else. An accepted connection begins in this phase if
+//! its listener prepares connections.
 //!
 //! Within `Open` and `Lingering` the two halves change independently:
 //!
@@ -30,14 +37,15 @@
 //! `on_frame_error`. The phase is still the former one during this call, so that a last reply is
 //! accepted.
 //!
-//! | event | Connecting | Open | Open, FIN sent | Closing | Lingering | Dead |
-//! |---|---|---|---|---|---|---|
-//! | `close` | Reap | Flush, then Closing | Flush, then Lingering | - | - | - |
-//! | `half_close` | Flush | Flush | - | - | - | - |
-//! | `output_taken` | - | - | - (Reap after the peer's end) | SendFin | - (Reap after the peer's end) | - |
-//! | `write_failed` | Deliver | Deliver (Reap after the peer's end) | Deliver | Reap | Reap | - |
-//! | `deadline_passed` | NextAddress | Reset | Reset | Reset | Reset | - |
-//! | `end` | Reap | Reap | Reap | Reap | Reap | - |
+//! | event | Connecting | Preparing | Open | Open, FIN sent | Closing | Lingering | Dead |
+//! |---|---|---|---|---|---|---|---|
+//! | `close` | Reap | Reap | Flush, then Closing | Flush, then Lingering | - | - | - |
+//! | `reject` | Reap | Flush, then Closing | Flush, then Closing | Flush, then Lingering | - | - | - |
+//! | `half_close` | Flush | Flush | Flush | - | - | - | - |
+//! | `output_taken` | - | - | - | - (Reap after the peer's end) | SendFin | - (Reap after the peer's end) | - |
+//! | `write_failed` | Deliver | Reap | Deliver (Reap after the peer's end) | Deliver | Reap | Reap | - |
+//! | `deadline_passed` | NextAddress | FailPreparation | Reset | Reset | Reset | Reset | - |
+//! | `end` | Reap | Reap | Reap | Reap | Reap | Reap | - |
 
 use crate::event::Hangup;
 
@@ -55,6 +63,8 @@ pub(crate) enum Action {
     Deliver,
     /// Connect to the next address of the list.
     NextAddress,
+    /// Close, because the preparation took too long.
+    FailPreparation,
     /// Close with a reset.
     Reset,
     /// Queue the entry for the reap at the end of the turn.
@@ -77,6 +87,8 @@ pub(crate) enum Watermark {
 pub(crate) enum Phase {
     /// The connect is in progress.
     Connecting,
+    /// Bytes that are no frames are exchanged, before `on_open` or in mid-stream.
+    Preparing,
     /// The connection is established: frames are delivered, and `send` accepts output.
     Open,
     /// A close is in progress: queued output is flushed, and input is discarded.
@@ -154,10 +166,11 @@ const TO_FLUSH: u32 = 1 << 5;
 const OVERSIZED: u32 = 1 << 6;
 
 // Phase: at most one bit is set. No bit means `Open`; `CLOSING` with `FIN_SENT` means `Lingering`.
+// The bit of `Preparing` is `PREPARING`.
 const CONNECTING: u32 = 1 << 7;
 const CLOSING: u32 = 1 << 8;
 const DEAD: u32 = 1 << 9;
-const PHASE: u32 = CONNECTING | CLOSING | DEAD;
+const PHASE: u32 = OPENING | CLOSING | DEAD;
 
 // Write half: at most one bit is set. No bit means `Open`.
 
@@ -208,9 +221,8 @@ const ADDR_COUNTED: u32 = 1 << 25;
 const HANGUP_REPORTED: u32 = 1 << 26;
 /// The bytes of the connection pass through a transport filter.
 const FILTERED: u32 = 1 << 27;
-/// The filter must write before it can continue to read.
-#[cfg(test)]
-const READ_AFTER_WRITE: u32 = 1 << 28;
+/// The phase `Preparing`.
+const PREPARING: u32 = 1 << 28;
 /// The connection is read while its write queue is above the high watermark.
 const READS_ABOVE_HIGH: u32 = 1 << 29;
 /// The write queue went above the high watermark, and has not yet gone down to the low watermark.
@@ -220,8 +232,11 @@ const PEEKING: u32 = 1 << 31;
 
 // Masks of bits that are tested together.
 
+/// Bits of the phases in which a connection neither delivers nor writes frames yet.
+const OPENING: u32 = CONNECTING | PREPARING;
 /// Bits that stop both reading and the delivery of frames.
-const STOPS_INPUT: u32 = PAUSED | HELD_ABOVE_HIGH | CLOSING | DEAD | REFRAMED | NO_CREDIT;
+const STOPS_INPUT: u32 =
+    PAUSED | HELD_ABOVE_HIGH | CLOSING | DEAD | REFRAMED | NO_CREDIT | PREPARING;
 /// Bits that stop the delivery of frames.
 const STOPS_FRAMES: u32 = STOPS_INPUT | PEEKING;
 /// Bits with which `send` fails.
@@ -312,6 +327,9 @@ queries! {
     // Closing.
 
     fn is_connecting = any(CONNECTING);
+    fn is_preparing = any(PREPARING);
+    /// Returns true in the phases `Connecting` and `Preparing`.
+    fn is_opening = any(OPENING);
     /// Returns true in the phases `Closing` and `Lingering`.
     fn is_closing = any(CLOSING);
     fn is_dead = any(DEAD);
@@ -321,8 +339,8 @@ queries! {
     fn is_write_failed = any(WRITE_FAILED);
     /// Returns true if a close or a half-close has begun, so that the write half ends.
     fn ends_output = any(ENDS_OUTPUT);
-    /// Returns true if the socket may be written: it is connected and the connection has not ended.
-    fn may_write = none(CONNECTING | DEAD);
+    /// Returns true if queued output may be written: the connection is neither opening nor dead.
+    fn may_write = none(OPENING | DEAD);
     /// Returns true if no further output can reach the peer.
     fn is_output_over = any(WRITE_FAILED | FIN_SENT);
 
@@ -359,6 +377,10 @@ changes! {
 
     /// Records that the connect succeeded.
     fn connected = clear(CONNECTING);
+    /// Starts the preparation of an established connection.
+    fn prepare = set(PREPARING);
+    /// Records that the preparation succeeded, so that the connection is open.
+    fn prepared = clear(PREPARING);
     /// Clears the readiness that earlier sockets of the connect reported.
     fn socket_replaced = clear(READABLE | END_HINT | HUNG_UP);
 
@@ -522,7 +544,7 @@ impl State {
 
     /// Ends the wait for memory. If a send failed before, the handler is notified with
     /// `on_drained`. This happens at once, or later if the write queue is above the high watermark
-    /// or the connect is in progress. The handler is not notified if the connection no longer
+    /// or the connection is not open yet. The handler is not notified if the connection no longer
     /// accepts output.
     pub(crate) fn resume_from_memory(&mut self) -> MemoryResume {
         let read = self.clear(PAUSED_FOR_MEMORY);
@@ -531,7 +553,7 @@ impl State {
         }
         let mut watermark = Watermark::Unchanged;
         if self.clear(AWAITS_MEMORY) && self.none(ABOVE_HIGH | STOPS_SENDING) {
-            if self.any(CONNECTING) {
+            if self.any(OPENING) {
                 self.above_high();
             } else {
                 watermark = Watermark::Drained;
@@ -547,6 +569,7 @@ impl State {
     pub(crate) fn phase(self) -> Phase {
         match self.0 & PHASE {
             CONNECTING => Phase::Connecting,
+            PREPARING => Phase::Preparing,
             CLOSING if self.any(FIN_SENT) => Phase::Lingering,
             CLOSING => Phase::Closing,
             DEAD => Phase::Dead,
@@ -559,9 +582,26 @@ impl State {
         if self.any(CLOSING | DEAD) {
             return Action::None;
         }
-        if self.any(CONNECTING | WRITE_FAILED) {
+        if self.any(OPENING | WRITE_FAILED) {
             return self.end();
         }
+        self.start_closing()
+    }
+
+    /// Closes the connection because of a violation by the peer, which is notified. During a
+    /// preparation, output of the preparation is flushed first, unlike for [`close`](Self::close).
+    pub(crate) fn reject(&mut self) -> Action {
+        if self.none(PREPARING | WRITE_FAILED) {
+            return self.close();
+        }
+        if self.any(WRITE_FAILED) {
+            return self.end();
+        }
+        self.clear(PREPARING);
+        self.start_closing()
+    }
+
+    fn start_closing(&mut self) -> Action {
         self.set(CLOSING);
         // From now on input is discarded, which takes no memory. So the pause for memory ends, and
         // the socket counts as readable again.
@@ -620,17 +660,18 @@ impl State {
         self.clear(WRITE_HALF);
         self.set(WRITE_FAILED | READABLE | END_HINT | HUNG_UP);
         let watermark = self.at_low();
-        if self.any(CLOSING | ENDED | END_DELIVERED) {
+        if self.any(CLOSING | PREPARING | ENDED | END_DELIVERED) {
             return (self.end(), watermark);
         }
         (Action::Deliver, watermark)
     }
 
-    /// Returns the action for a deadline of the connect or of the close that passed.
+    /// Returns the action for a deadline of the connect, preparation or close that passed.
     pub(crate) fn deadline_passed(self) -> Action {
         match self.phase() {
             Phase::Dead => Action::None,
             Phase::Connecting => Action::NextAddress,
+            Phase::Preparing => Action::FailPreparation,
             Phase::Open | Phase::Closing | Phase::Lingering => Action::Reset,
         }
     }
@@ -681,7 +722,7 @@ impl State {
     /// Returns true if the fast path can dispatch the connection: it is readable and needs no check
     /// after each frame.
     pub(crate) fn is_plain_to_read(self) -> bool {
-        self.any(READABLE) && self.none(CHECKED_PER_FRAME | RECORDED | CONNECTING)
+        self.any(READABLE) && self.none(CHECKED_PER_FRAME | RECORDED | OPENING)
     }
 }
 
@@ -696,25 +737,14 @@ impl State {
         self.set(FILTERED);
     }
 
-    /// Stops reading until the output of the filter is flushed, because the filter must write
-    /// first.
+    /// Stops reading, because the filter must write first.
     pub(crate) fn read_waits_for_write(&mut self) {
         self.clear(READABLE);
-        self.set(READ_AFTER_WRITE);
     }
 
-    /// Returns true if a read waits until the filter's output is flushed.
-    pub(crate) fn awaits_write(self) -> bool {
-        self.any(READ_AFTER_WRITE)
-    }
-
-    /// Records that the output of the filter is flushed. Returns true if a read waited for it and
-    /// can continue.
-    pub(crate) fn filter_flushed(&mut self) -> bool {
-        self.clear(READ_AFTER_WRITE) && {
-            self.set(READABLE);
-            true
-        }
+    /// Continues reading after the filter has written.
+    pub(crate) fn write_waited_for(&mut self) {
+        self.set(READABLE);
     }
 }
 

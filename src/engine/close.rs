@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::write::discard_output;
 use super::{Engine, Entry, Task};
-use crate::conn::Action;
+use crate::conn::{Action, State};
 use crate::error::Gone;
 use crate::event::{CloseReason, Closed};
 use crate::id::{ConnId, Token, UdpId};
@@ -39,10 +39,20 @@ impl Engine {
     /// peer ends too or the deadline passes. Unread input at the close of a socket would make the
     /// kernel send a reset, which destroys data that the peer has not read (RFC 1122, 4.2.2.13).
     pub(crate) fn close(&mut self, token: Token, reason: CloseReason) {
+        self.close_with(token, reason, State::close);
+    }
+
+    /// Closes a connection by a transition of its state.
+    pub(super) fn close_with(
+        &mut self,
+        token: Token,
+        reason: CloseReason,
+        transition: fn(&mut State) -> Action,
+    ) {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;
         };
-        let action = conn.state.close();
+        let action = transition(&mut conn.state);
         if action == Action::None {
             return;
         }
@@ -52,7 +62,8 @@ impl Engine {
         }
         let after = self.config.close_deadline;
         let deadline = self.timers.set_conn_task(after, Task::Deadline, token);
-        conn.extras().deadline = Some(deadline);
+        let former = conn.extras().deadline.replace(deadline);
+        self.timers.cancel(former);
         // If the connection is being dispatched, the end of the dispatch flushes and queues it.
         if !self.active.is(token) {
             self.flush_later(token);
@@ -110,7 +121,7 @@ impl Engine {
         }
     }
 
-    /// Handles the deadline of a connect or of a close.
+    /// Handles the deadline of a connect, of a stage of a preparation, or of a close.
     pub(crate) fn deadline_passed(&mut self, token: Token) {
         let Ok(conn) = self.conn_mut(token) else {
             return;
@@ -118,6 +129,7 @@ impl Engine {
         conn.extras().deadline = None;
         match conn.state.deadline_passed() {
             Action::NextAddress => self.connect_timer_fired(token),
+            Action::FailPreparation => self.preparation_timed_out(token),
             Action::Reset => self.abort(token, CloseReason::CloseTimeout),
             _ => {}
         }
@@ -197,6 +209,7 @@ impl Engine {
 
     fn reap_conn(&mut self, token: Token) -> Option<Closed> {
         let detached = self.take_detached(token);
+        self.count_failed_preparation(token);
         let conn = self.entries.conn_mut(token).ok()?;
         let memory = &mut self.memory;
         let unsent = discard_output(conn, &mut memory.pool, &mut memory.spare_queues);

@@ -17,7 +17,7 @@ impl Engine {
     /// Ends a connection and keeps its socket open. The reap reports the socket.
     pub(crate) fn detach(&mut self, token: Token) -> io::Result<()> {
         let conn = self.entries.conn(token)?;
-        if conn.state.is_connecting() || conn.state.is_dead() {
+        if conn.state.is_opening() || conn.state.is_dead() {
             return Err(io::ErrorKind::NotConnected.into());
         }
         let has_reason = conn.extras.as_ref().is_some_and(|it| it.reason.is_some());

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::dial::Dial;
+use super::prepare::Preparation;
 use super::timeouts::Timeouts;
 #[cfg(test)]
 use super::transport::Filter;
@@ -90,6 +91,8 @@ pub(crate) struct Extras {
     pub(crate) is_detached: bool,
     /// The connect in progress.
     pub(crate) dial: Option<Box<Dial>>,
+    /// The preparation, from the start of the connect or the accept until the connection is open.
+    pub(super) preparation: Option<Box<Preparation>>,
     /// True if the socket was opened outside the reactor.
     pub(crate) adopted: bool,
     /// The credit, if the handler limits delivery by credit.
@@ -165,8 +168,8 @@ pub(crate) struct UnixDatagramEntry {
 }
 
 impl Extras {
-    /// Returns true if a connection whose connect has just succeeded needs none of these fields, so
-    /// that they can be freed.
+    /// Returns true if a connection that has just opened needs none of these fields, so that they
+    /// can be freed.
     pub(crate) fn is_empty(&self) -> bool {
         self.reason.is_none()
             && self.credit.is_none()

@@ -7,13 +7,14 @@ use std::time::Duration;
 use super::log_limit::warn_limited;
 use super::open::{first_ok, no_address};
 use super::per_addr::PerAddr;
+use super::prepare::Preparation;
 #[cfg(test)]
 use super::transport::xor_filter::AckOrder;
 use super::{Connection, Engine, Entry, ListenerEntry, Task};
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
 use crate::conn::State;
-use crate::event::Refusal;
+use crate::event::{Origin, Refusal};
 use crate::id::{ConnId, ListenerId};
 use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream, lacks_family};
 
@@ -36,6 +37,8 @@ const REJECTED_MAX: u32 = 16;
 pub(crate) struct Admission {
     /// Number of connections, including connects in progress.
     pub(super) connections: usize,
+    /// Number of connections that are being prepared.
+    pub(super) preparing: usize,
     /// Number of connections by address; maintained only while `connections_per_addr_max` is set.
     pub(super) per_addr: PerAddr,
     /// Listeners that currently cannot accept: the last accept failed for lack of descriptors or
@@ -48,18 +51,24 @@ pub(crate) struct Admission {
     /// The order of acknowledgements of the test filter; `None` if new connections have no filter.
     #[cfg(test)]
     pub(crate) filters_connections: Option<AckOrder>,
+    /// The bytes that new connections of the test expect before they open.
+    #[cfg(test)]
+    pub(crate) prefix: Option<&'static [u8]>,
 }
 
 impl Admission {
     pub(super) fn new() -> Self {
         Self {
             connections: 0,
+            preparing: 0,
             per_addr: PerAddr::default(),
             exhausted: Vec::new(),
             retry_armed: false,
             retry_after: RETRY_AFTER_MIN,
             #[cfg(test)]
             filters_connections: None,
+            #[cfg(test)]
+            prefix: None,
         }
     }
 }
@@ -67,7 +76,10 @@ impl Admission {
 /// The result of one accept.
 #[derive(Debug)]
 pub(crate) enum Accepted {
+    /// The connection is open.
     Conn(ConnId),
+    /// The connection opens after its preparation.
+    Preparing(ConnId),
     /// A limit refused the connection. More connections may wait.
     Refused(Addr, Refusal),
     /// The accept or the registration failed. More connections may wait.
@@ -210,14 +222,38 @@ impl Engine {
         match entry.socket.accept() {
             Ok((stream, peer)) => {
                 entry.rejected = 0;
-                self.admit(stream, peer, framing)
+                let preparation = self.preparation_of_accept(id);
+                self.admit_prepared(stream, peer, framing, preparation)
             }
             Err(error) => self.accept_failed(id, &error),
         }
     }
 
-    /// Adds a connection for an accepted socket, unless a limit refuses it.
+    /// Returns the preparation of a connection that `listener` accepts; `None` if it needs none.
+    fn preparation_of_accept(&self, listener: ListenerId) -> Option<Box<Preparation>> {
+        #[cfg(test)]
+        return self.test_preparation(Origin::Accepted(listener));
+        #[cfg(not(test))]
+        {
+            let _ = Origin::Accepted(listener);
+            None
+        }
+    }
+
+    /// Adds a connection that opens at once: see [`admit_prepared`](Engine::admit_prepared).
+    #[cfg(test)]
     pub(crate) fn admit(&mut self, stream: Stream, peer: Addr, framing: Framing) -> Accepted {
+        self.admit_prepared(stream, peer, framing, None)
+    }
+
+    /// Adds a connection for an accepted socket, unless a limit refuses it.
+    fn admit_prepared(
+        &mut self,
+        stream: Stream,
+        peer: Addr,
+        framing: Framing,
+        preparation: Option<Box<Preparation>>,
+    ) -> Accepted {
         let per_addr_max = self.config.connections_per_addr_max;
         let addr = peer.inet().map(|peer| peer.ip());
         let counted = addr.filter(|_| per_addr_max != usize::MAX);
@@ -246,8 +282,16 @@ impl Engine {
         self.admission.retry_after = RETRY_AFTER_MIN;
         self.admission.connections += 1;
         self.telemetry.stats.accepted += 1;
-        self.opened(token);
+        self.established(token);
         log::debug!("{} accepted from {peer}", ConnId(token));
+        if let Some(preparation) = preparation
+            && let Ok(conn) = self.entries.conn_mut(token)
+        {
+            conn.extras().preparation = Some(preparation);
+            self.begin_preparation(token);
+            return Accepted::Preparing(ConnId(token));
+        }
+        self.opened(token);
         Accepted::Conn(ConnId(token))
     }
 

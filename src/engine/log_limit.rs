@@ -26,6 +26,7 @@ pub(crate) enum LogTopic {
     Accept,
     Refused,
     Frame,
+    Preparation,
     Skipped,
     Datagram,
     Memory,
@@ -36,7 +37,7 @@ pub(crate) enum LogTopic {
 /// The time of the last line of each topic, and the number of lines suppressed since then.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit {
-    topics: [(Option<Instant>, u64); 8],
+    topics: [(Option<Instant>, u64); 9],
 }
 
 impl LogLimit {

@@ -19,6 +19,7 @@ mod memory_budget;
 mod open;
 mod owned_payload;
 mod per_addr;
+mod prepare;
 mod queues;
 mod read;
 mod recording;
@@ -42,10 +43,11 @@ use std::time::Duration;
 pub(crate) use entry::UnixDatagramEntry;
 pub(crate) use entry::{Connection, Entry, ListenerEntry, UdpEntry};
 pub(crate) use listener::Accepted;
+pub(crate) use prepare::Opening;
 pub(crate) use timers::Task;
 pub(crate) use transport::Filled;
 #[cfg(test)]
-pub(crate) use transport::xor_filter;
+pub(crate) use transport::{filter as xor_filter_of, xor_filter};
 #[cfg(test)]
 pub(crate) use write::EncodePayload;
 pub(crate) use write::{InPlace, Unframed};

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::dial::Dial;
+use super::prepare::{Opening, Preparation};
 use super::{Connection, Engine, Entry};
 use crate::addr::{ToAddrs, unknown};
 use crate::codec::Framing;
@@ -10,6 +11,7 @@ use crate::conn::State;
 use crate::error::invalid_input;
 use crate::event::{CloseReason, Origin};
 use crate::id::{ConnId, Token};
+use crate::memory::ReadBuffer;
 use crate::os::{ConnectOptions, OwnedSocket, Stream};
 
 impl Engine {
@@ -70,7 +72,10 @@ impl Engine {
         let timeout = options.timeout.unwrap_or(self.config.connect_deadline);
         let until = self.timers.since_epoch().saturating_add(timeout);
         let dial = Dial::new(addrs, options.clone(), until);
-        self.conn_mut(token)?.extras().dial = Some(Box::new(dial));
+        let preparation = self.preparation_of_connect();
+        let extras = self.conn_mut(token)?.extras();
+        extras.dial = Some(Box::new(dial));
+        extras.preparation = preparation;
         self.connect_next(token, no_address());
         Ok(())
     }
@@ -93,12 +98,35 @@ impl Engine {
         Ok(())
     }
 
-    /// Checks a connect in progress after an event. Returns the origin of the connection if the
-    /// connect has succeeded.
-    pub(crate) fn finish_connect(&mut self, token: Token) -> Option<Origin> {
-        if !self.is_connected(token) {
-            return None;
+    /// Returns the preparation of a new connect; `None` if it needs none.
+    fn preparation_of_connect(&self) -> Option<Box<Preparation>> {
+        #[cfg(test)]
+        return self.test_preparation(Origin::Connected);
+        #[cfg(not(test))]
+        None
+    }
+
+    /// Continues the connect or the preparation of a connection after an event.
+    pub(crate) fn continue_opening(
+        &mut self,
+        token: Token,
+        read_buffer: &mut ReadBuffer,
+    ) -> Opening {
+        let conn = self.entries.conn(token);
+        if conn.is_ok_and(|conn| conn.state.is_connecting()) {
+            if !self.is_connected(token) {
+                return Opening::Waits;
+            }
+            if let Some(origin) = self.finish_connect(token) {
+                return Opening::Opened(origin);
+            }
         }
+        self.prepare(token, read_buffer)
+    }
+
+    /// Ends the connecting phase. Returns the origin of the connection if it is open now; `None` if
+    /// it needs a preparation.
+    fn finish_connect(&mut self, token: Token) -> Option<Origin> {
         let conn = self.entries.conn_mut(token).ok()?;
         conn.state.connected();
         let extras = conn.extras();
@@ -107,16 +135,30 @@ impl Engine {
             true => Origin::Adopted,
             false => Origin::Connected,
         };
-        conn.extras.take_if(|extras| extras.is_empty());
+        let is_prepared = extras.preparation.is_none();
+        self.established(token);
+        log::debug!("{} connected", ConnId(token));
+        if !is_prepared {
+            self.begin_preparation(token);
+            return None;
+        }
         self.opened(token);
         self.telemetry.stats.connected += 1;
-        log::debug!("{} connected", ConnId(token));
         Some(origin)
     }
 
-    /// Prepares a connection that has just opened.
+    /// Handles a connection that has just opened.
     pub(super) fn opened(&mut self, token: Token) {
+        if let Ok(conn) = self.entries.conn_mut(token) {
+            conn.extras.take_if(|extras| extras.is_empty());
+        }
         self.start_timeouts(token);
+        #[cfg(test)]
+        self.install_test_filter(token);
+    }
+
+    /// Sets the options of an established connection.
+    pub(super) fn established(&self, token: Token) {
         if self.config.nodelay
             && let Ok(conn) = self.conn(token)
             && let Err(error) = conn.socket.set_nodelay(true)
@@ -124,8 +166,6 @@ impl Engine {
             // This fails only if the peer has reset the connection, which a read reports.
             log::debug!("setting TCP_NODELAY on {} failed: {error}", ConnId(token));
         }
-        #[cfg(test)]
-        self.install_test_filter(token);
     }
 
     /// Installs the transport filter of the test, if it has one.

@@ -100,10 +100,11 @@ impl Engine {
 }
 
 impl Connection {
-    /// Returns true if a dispatch must first finish the connect or write output.
+    /// Returns true if a dispatch must first continue the connect or the preparation, or write
+    /// output.
     pub(crate) fn has_output_work(&self) -> bool {
         self.write_queue.is_some()
-            || self.state.is_connecting()
+            || self.state.is_opening()
             || super::transport::has_filter_output(self)
     }
 }

@@ -110,6 +110,7 @@ impl Engine {
             frames_in: counted.frames_in + frames_in,
             frames_out: counted.frames_out + frames_out,
             connections: self.admission.connections,
+            preparing: self.admission.preparing,
             held_bytes: self.memory.pool.lent_bytes(),
             ready: self.queues.ready.len(),
             timers: self.timers.len(),

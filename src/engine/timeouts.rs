@@ -129,9 +129,9 @@ impl Engine {
         conn.assembler.restart_frame(now);
         super::transport::restart_blocked(conn, now);
         self.timers.cancel(conn.timeout_check.take());
-        // While the connect is in progress, no timeout runs: `opened` starts the timeouts. After
-        // the end of the connection, no timeout runs either.
-        if !conn.state.is_connecting() && !conn.state.is_dead() {
+        // Before the connection is open, no timeout runs: `opened` starts the timeouts. After the
+        // end of the connection, no timeout runs either.
+        if !conn.state.is_opening() && !conn.state.is_dead() {
             self.start_timeouts(token);
         }
         Ok(())

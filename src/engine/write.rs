@@ -344,6 +344,18 @@ impl Engine {
         }
     }
 
+    /// Discards the queued output of a connection, and counts it as unsent.
+    pub(super) fn lose_queue(&mut self, token: Token) {
+        let batched = self.active.batched_bytes(token);
+        if batched > 0 {
+            self.active.batch.clear();
+        }
+        if let Ok(conn) = self.entries.conn_mut(token) {
+            let queued = discard_queue(conn, &mut self.memory.pool, &mut self.memory.spare_queues);
+            conn.extras().unsent_bytes += queued + batched as u64;
+        }
+    }
+
     /// Handles a failed write: queued output is lost and counted. Input that the kernel still holds
     /// is delivered before the connection closes.
     pub(super) fn fail_write(&mut self, token: Token, error: io::Error) -> Watermark {
@@ -363,13 +375,19 @@ impl Engine {
     }
 }
 
-/// Discards the write queue of a connection. Returns the number of bytes that were in it.
+/// Discards all output of a connection, including that of its filter. Returns the number of bytes
+/// that were in the write queue.
 pub(super) fn discard_output(
     conn: &mut Connection,
     pool: &mut Pool,
     spare_queues: &mut SpareQueues,
 ) -> u64 {
     discard_filter_output(conn);
+    discard_queue(conn, pool, spare_queues)
+}
+
+/// Discards the write queue of a connection. Returns the number of bytes that were in it.
+fn discard_queue(conn: &mut Connection, pool: &mut Pool, spare_queues: &mut SpareQueues) -> u64 {
     let mut queue = conn.write_queue.take();
     let lost = queue.as_mut().map_or(0, |queue| queue.clear(pool) as u64);
     spare_queues.put(queue);

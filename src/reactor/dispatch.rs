@@ -13,7 +13,7 @@ use crate::codec::{FrameBounds, Kind, Skipped};
 use crate::conn::{
     Assembler, DecodeInput, Delivery, Failed, Flow, FrameSink, Pool, State, Watermark,
 };
-use crate::engine::{Accepted, Engine, Entry, Filled};
+use crate::engine::{Accepted, Engine, Entry, Filled, Opening};
 use crate::event::{CloseReason, Origin};
 use crate::guard::OnUnwind;
 use crate::handler::Handler;
@@ -52,15 +52,15 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Finishes a connect and flushes the write queue. Returns true if the connection is open, so
-    /// that it can be read.
+    /// Continues the connect or the preparation, and flushes the write queue. Returns true if the
+    /// connection is open, so that it can be read.
     fn dispatch_output(&mut self, token: Token) -> bool {
         let conn = self.engine.conn(token);
-        if conn.is_ok_and(|conn| conn.state.is_connecting()) {
-            let Some(origin) = self.engine.finish_connect(token) else {
-                return false;
-            };
-            self.callbacks().opened(token, origin);
+        if conn.is_ok_and(|conn| conn.state.is_opening()) {
+            match self.engine.continue_opening(token, &mut self.read_buffer) {
+                Opening::Waits => return false,
+                Opening::Opened(origin) => self.callbacks().opened(token, origin),
+            }
         }
         let watermark = self.engine.flush(token);
         self.notify_watermark(token, watermark);
@@ -108,6 +108,9 @@ impl<H: Handler> Reactor<H> {
                 Accepted::Conn(conn) => {
                     self.sessions.put(conn.0.key(), H::Session::default());
                     self.callbacks().opened(conn.0, Origin::Accepted(id));
+                }
+                Accepted::Preparing(conn) => {
+                    self.sessions.put(conn.0.key(), H::Session::default());
                 }
                 Accepted::Refused(peer, refusal) => self.callbacks().refused(id, &peer, refusal),
                 Accepted::Lost => {}

@@ -4,8 +4,10 @@ use crate::conn::state::*;
 use crate::event::Hangup;
 
 /// Returns a state for each column of the table.
-fn columns() -> [(&'static str, State); 6] {
+fn columns() -> [(&'static str, State); 7] {
     let open = State::accepted(false, false);
+    let mut preparing = open;
+    assert!(preparing.prepare());
     let mut fin_sent = open;
     assert_eq!(fin_sent.half_close(), Action::Flush);
     fin_sent.fin_sent();
@@ -17,6 +19,7 @@ fn columns() -> [(&'static str, State); 6] {
     assert_eq!(dead.end(), Action::Reap);
     [
         ("connecting", State::connecting(false)),
+        ("preparing", preparing),
         ("open", open),
         ("open, FIN sent", fin_sent),
         ("closing", closing),
@@ -28,14 +31,27 @@ fn columns() -> [(&'static str, State); 6] {
 type Event = (&'static str, fn(&mut State) -> Action);
 
 /// Action and next phase for each event (rows) in each state of [`columns`].
-const TABLE: [(Event, [(Action, Phase); 6]); 9] = {
-    use Action::{Deliver, Flush, NextAddress, None, Reap, Reset, SendFin};
-    use Phase::{Closing, Connecting, Dead, Lingering, Open};
+const TABLE: [(Event, [(Action, Phase); 7]); 10] = {
+    use Action::{Deliver, FailPreparation, Flush, NextAddress, None, Reap, Reset, SendFin};
+    use Phase::{Closing, Connecting, Dead, Lingering, Open, Preparing};
     [
         (
             ("close", |state| state.close()),
             [
                 (Reap, Dead),
+                (Reap, Dead),
+                (Flush, Closing),
+                (Flush, Lingering),
+                (None, Closing),
+                (None, Lingering),
+                (None, Dead),
+            ],
+        ),
+        (
+            ("reject", State::reject),
+            [
+                (Reap, Dead),
+                (Flush, Closing),
                 (Flush, Closing),
                 (Flush, Lingering),
                 (None, Closing),
@@ -47,6 +63,7 @@ const TABLE: [(Event, [(Action, Phase); 6]); 9] = {
             ("half_close", |state| state.half_close()),
             [
                 (Flush, Connecting),
+                (Flush, Preparing),
                 (Flush, Open),
                 (None, Open),
                 (None, Closing),
@@ -58,6 +75,7 @@ const TABLE: [(Event, [(Action, Phase); 6]); 9] = {
             ("output_taken", |state| state.output_taken()),
             [
                 (None, Connecting),
+                (None, Preparing),
                 (None, Open),
                 (None, Open),
                 (SendFin, Closing),
@@ -72,6 +90,7 @@ const TABLE: [(Event, [(Action, Phase); 6]); 9] = {
             }),
             [
                 (None, Connecting),
+                (None, Preparing),
                 (None, Open),
                 (None, Open),
                 (SendFin, Closing),
@@ -87,6 +106,7 @@ const TABLE: [(Event, [(Action, Phase); 6]); 9] = {
             }),
             [
                 (None, Connecting),
+                (None, Preparing),
                 (None, Open),
                 (Reap, Open),
                 (SendFin, Closing),
@@ -98,6 +118,7 @@ const TABLE: [(Event, [(Action, Phase); 6]); 9] = {
             ("write_failed", |state| state.write_failed().0),
             [
                 (Deliver, Connecting),
+                (Reap, Dead),
                 (Deliver, Open),
                 (Deliver, Open),
                 (Reap, Dead),
@@ -116,6 +137,7 @@ const TABLE: [(Event, [(Action, Phase); 6]); 9] = {
                 (Reap, Dead),
                 (Reap, Dead),
                 (Reap, Dead),
+                (Reap, Dead),
                 (None, Dead),
             ],
         ),
@@ -123,6 +145,7 @@ const TABLE: [(Event, [(Action, Phase); 6]); 9] = {
             ("deadline_passed", |state| state.deadline_passed()),
             [
                 (NextAddress, Connecting),
+                (FailPreparation, Preparing),
                 (Reset, Open),
                 (Reset, Open),
                 (Reset, Closing),
@@ -133,6 +156,7 @@ const TABLE: [(Event, [(Action, Phase); 6]); 9] = {
         (
             ("end", State::end),
             [
+                (Reap, Dead),
                 (Reap, Dead),
                 (Reap, Dead),
                 (Reap, Dead),
@@ -158,11 +182,23 @@ fn every_event_in_every_phase_returns_the_tables_action() {
 #[test]
 fn closed_or_failed_write_half_accepts_no_output() {
     for (column, mut state) in columns() {
-        let accepts = ["connecting", "open"].contains(&column);
+        let accepts = ["connecting", "preparing", "open"].contains(&column);
         assert_eq!(!state.stops_sending(), accepts, "{column}");
         let _ = state.write_failed();
         assert!(state.stops_sending(), "{column} after a failed write");
     }
+}
+
+#[test]
+fn preparing_connection_neither_reads_frames_nor_writes() {
+    let mut state = State::accepted(false, false);
+    assert!(state.add_readiness(Readiness::READABLE));
+    assert!(state.is_plain_to_read() && state.may_write());
+    state.prepare();
+    assert!(!state.is_plain_to_read() && !state.may_write());
+    assert!(!state.wants_frames() && !state.may_read() && !state.needs_no_check_per_frame());
+    state.prepared();
+    assert!(state.is_plain_to_read() && state.may_write());
 }
 
 #[test]

@@ -149,8 +149,11 @@ pub(super) fn has_filter_output(conn: &Connection) -> bool {
 /// caller must queue the entry, because no event will report that the connection is readable.
 pub(super) fn continue_read(conn: &mut Connection) -> bool {
     #[cfg(test)]
-    if !has_filter_output(conn) {
-        return conn.state.filter_flushed();
+    if let Some((filter, _)) = filter_and_stream(conn)
+        && filter.continue_read()
+    {
+        conn.state.write_waited_for();
+        return true;
     }
     let _: &mut Connection = conn;
     false
@@ -246,7 +249,7 @@ fn count_drained(
 }
 
 #[cfg(test)]
-fn filter(conn: &Connection) -> Option<&xor_filter::XorFilter> {
+pub(crate) fn filter(conn: &Connection) -> Option<&xor_filter::XorFilter> {
     let Filter::Xor(filter) = conn.extras.as_ref()?.filter.as_deref()?;
     Some(filter)
 }

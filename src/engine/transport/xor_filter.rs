@@ -65,6 +65,8 @@ pub(crate) struct XorFilter {
     is_ack_due: bool,
     /// True if an acknowledgement must be written before `plaintext` may be used.
     must_flush: bool,
+    /// True if a read waits until the output is written.
+    awaits_write: bool,
     /// True if the FIN was sent or a write failed: all further output is discarded.
     is_output_over: bool,
     /// The error of a write during a read, until a flush returns it.
@@ -85,6 +87,7 @@ impl XorFilter {
             records: 0,
             is_ack_due: false,
             must_flush: false,
+            awaits_write: false,
             is_output_over: false,
             write_error: None,
             has_progress: false,
@@ -102,6 +105,7 @@ impl XorFilter {
             if self.must_flush {
                 self.flush_between_reads(stream);
                 if self.has_output() {
+                    self.awaits_write = true;
                     return Ok(Err(Blocked::OnWrite));
                 }
                 self.must_flush = false;
@@ -232,6 +236,17 @@ impl XorFilter {
             }
         }
         Ok(())
+    }
+
+    /// Returns true if a read waits until the output is written.
+    pub(crate) fn awaits_write(&self) -> bool {
+        self.awaits_write
+    }
+
+    /// Ends the wait of a read for a write, if all output is written. Returns true if a read
+    /// waited.
+    pub(super) fn continue_read(&mut self) -> bool {
+        !self.has_output() && std::mem::take(&mut self.awaits_write)
     }
 
     pub(super) fn has_output(&self) -> bool {

@@ -4,6 +4,7 @@ mod connects;
 mod dispatch;
 mod filter;
 mod memory;
+mod prepare;
 mod reads;
 mod sim_datagrams;
 mod sim_world;

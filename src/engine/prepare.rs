@@ -1,0 +1,307 @@
+//! The preparation of a connection: bytes that are exchanged before `on_open`, and that are no
+//! frames.
+//!
+//! ```text
+//!   accept ----------------+
+//!                          v
+//!   connect -> connected -> stage -> stage -> open: on_open
+//!                             |
+//!                             +-> violation, end of the stream or deadline: on_close only
+//! ```
+//!
+//! A preparation is a list of [`Stage`]s. Each stage has a deadline. The phase of the connection is
+//! `Preparing`: no frame is delivered, and queued output waits. Bytes that arrived after the last
+//! stage belong to the first frame.
+
+#![cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_variables,
+        unreachable_code,
+        reason = "the only stage is for tests"
+    )
+)]
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::log_limit::warn_limited;
+use super::transport::{Filled, fill};
+use super::{Connection, Engine, Task};
+use crate::conn::{Skip, State};
+use crate::event::{CloseReason, Origin};
+use crate::id::{ConnId, Token};
+use crate::memory::ReadBuffer;
+
+/// Length of one read of a stage, in bytes. It is short, because the bytes after the stage are
+/// copied once.
+const READ_LEN: usize = 4096;
+
+/// The preparation of one connection.
+#[derive(Debug)]
+pub(crate) struct Preparation {
+    /// The origin to report when the connection opens.
+    origin: Origin,
+    /// The stages that are not done. The first one is in progress.
+    stages: VecDeque<Stage>,
+    /// Bytes that were read and that no stage has used yet.
+    input: Vec<u8>,
+    /// True once the connection is established and the first stage has begun.
+    has_begun: bool,
+}
+
+/// One stage of a preparation.
+#[derive(Debug, Clone)]
+pub(crate) enum Stage {
+    /// Expects a fixed sequence of bytes. For tests of the preparation.
+    #[cfg(test)]
+    Prefix(&'static [u8]),
+}
+
+/// The result of a stage for the bytes that have arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// The stage needs more bytes.
+    NeedMore,
+    /// The stage is done. It used this number of bytes.
+    Done(usize),
+}
+
+/// The state of a connection after a stage.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// The connection waits for an event, or it has ended.
+    Waits,
+    /// The connection is open: call `on_open`.
+    Opened(Origin),
+}
+
+impl Preparation {
+    /// Creates the preparation of a connection that has not exchanged any bytes. Returns `None` if
+    /// there is no stage.
+    pub(super) fn new(
+        origin: Origin,
+        stages: impl IntoIterator<Item = Stage>,
+    ) -> Option<Box<Self>> {
+        let stages: VecDeque<_> = stages.into_iter().collect();
+        (!stages.is_empty()).then(|| {
+            Box::new(Self {
+                origin,
+                stages,
+                input: Vec::new(),
+                has_begun: false,
+            })
+        })
+    }
+
+    /// Runs the stages with the bytes that have arrived. Returns `Done` if no stage is
+    /// left.
+    fn run(&mut self) -> Result<Progress, CloseReason> {
+        while let Some(stage) = self.stages.front() {
+            match stage.run(&self.input)? {
+                Progress::NeedMore => return Ok(Progress::NeedMore),
+                Progress::Done(used) => {
+                    self.input.drain(..used);
+                    self.stages.pop_front();
+                }
+            }
+        }
+        Ok(Progress::Done(0))
+    }
+}
+
+impl Stage {
+    /// Handles the bytes that have arrived since the stage began. A stage that needs more bytes is
+    /// called again with these bytes and further ones. It must fail before they become too many.
+    fn run(&self, input: &[u8]) -> Result<Progress, CloseReason> {
+        match *self {
+            #[cfg(test)]
+            Self::Prefix(prefix) => match input.get(..prefix.len()) {
+                Some(bytes) if bytes == prefix => Ok(Progress::Done(prefix.len())),
+                None if prefix.starts_with(input) => Ok(Progress::NeedMore),
+                _ => Err(CloseReason::Io(std::io::ErrorKind::InvalidData.into())),
+            },
+        }
+    }
+
+    /// Returns the time allowed for the stage.
+    fn timeout(&self) -> Duration {
+        match *self {
+            #[cfg(test)]
+            Self::Prefix(_) => Duration::from_secs(10),
+        }
+    }
+
+    /// Returns the reason of the close if the stage takes too long.
+    fn timed_out(&self) -> CloseReason {
+        match *self {
+            #[cfg(test)]
+            Self::Prefix(_) => CloseReason::Io(std::io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Returns the reason of the close if the peer ends its side during the stage.
+    fn ended(&self) -> CloseReason {
+        match *self {
+            #[cfg(test)]
+            Self::Prefix(_) => CloseReason::Io(std::io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+impl Connection {
+    /// Returns the stage in progress, if the connection is being prepared.
+    fn stage(&self) -> Option<&Stage> {
+        self.extras.as_ref()?.preparation.as_ref()?.stages.front()
+    }
+}
+
+impl Engine {
+    /// Starts the preparation of an established connection, and the deadline of its first stage.
+    pub(super) fn begin_preparation(&mut self, token: Token) {
+        if let Ok(conn) = self.entries.conn_mut(token)
+            && let Some(preparation) = &mut conn.extras().preparation
+        {
+            preparation.has_begun = true;
+            conn.state.prepare();
+            self.admission.preparing += 1;
+            self.telemetry.stats.preparations += 1;
+            self.set_stage_deadline(token);
+        }
+    }
+
+    fn set_stage_deadline(&mut self, token: Token) {
+        let Ok(conn) = self.entries.conn_mut(token) else {
+            return;
+        };
+        let after = conn.stage().map(Stage::timeout);
+        let extras = conn.extras();
+        self.timers.cancel(extras.deadline.take());
+        if let Some(after) = after {
+            extras.deadline = Some(self.timers.set_conn_task(after, Task::Deadline, token));
+        }
+    }
+
+    /// Continues the preparation of a connection after an event.
+    pub(super) fn prepare(&mut self, token: Token, read_buffer: &mut ReadBuffer) -> Opening {
+        loop {
+            let Ok(conn) = self.entries.conn_mut(token) else {
+                return Opening::Waits;
+            };
+            let preparation = conn.extras.as_mut().and_then(|it| it.preparation.as_mut());
+            let Some(preparation) = preparation.filter(|_| conn.state.is_preparing()) else {
+                return Opening::Waits;
+            };
+            let stages = preparation.stages.len();
+            match preparation.run() {
+                Err(reason) => self.reject(token, reason),
+                Ok(Progress::Done(_)) => return self.end_preparation(token),
+                Ok(Progress::NeedMore) => {
+                    if preparation.stages.len() < stages {
+                        self.set_stage_deadline(token);
+                    }
+                    if !self.read_for_stage(token, read_buffer) {
+                        return Opening::Waits;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads once for the stage in progress. Returns false if no bytes are available.
+    fn read_for_stage(&mut self, token: Token, read_buffer: &mut ReadBuffer) -> bool {
+        if self.memory.is_used_up() {
+            self.pause_for_memory(token);
+            return false;
+        }
+        let Ok(conn) = self.entries.conn_mut(token) else {
+            return false;
+        };
+        if !conn.state.is_readable() {
+            return false;
+        }
+        let len = read_buffer.len().min(READ_LEN);
+        let spare = &mut read_buffer.bytes_mut()[..len];
+        match fill(conn, &mut self.telemetry.stats, spare) {
+            Filled::Bytes(len) => {
+                if let Some(preparation) = &mut conn.extras().preparation {
+                    preparation.input.extend_from_slice(&spare[..len]);
+                }
+                true
+            }
+            Filled::WouldBlock => false,
+            Filled::End => {
+                let reason = conn.stage().map_or(CloseReason::Peer, Stage::ended);
+                self.end(token, reason);
+                false
+            }
+            Filled::Failed(error) => {
+                self.end(token, CloseReason::Io(error));
+                false
+            }
+        }
+    }
+
+    /// Ends a preparation whose stages are all done. The bytes after the last stage are decoded
+    /// when the connection is dispatched.
+    fn end_preparation(&mut self, token: Token) -> Opening {
+        let Ok(conn) = self.entries.conn_mut(token) else {
+            return Opening::Waits;
+        };
+        let Some(preparation) = conn.extras().preparation.take() else {
+            return Opening::Waits;
+        };
+        conn.state.prepared();
+        self.timers.cancel(conn.extras().deadline.take());
+        if !preparation.input.is_empty() {
+            let content = (&preparation.input[..], Skip::None);
+            let pool = &mut self.memory.pool;
+            conn.assembler.put(content, self.timers.stamp, pool);
+        }
+        self.admission.preparing -= 1;
+        self.opened(token);
+        if !matches!(preparation.origin, Origin::Accepted(_)) {
+            self.telemetry.stats.connected += 1;
+        }
+        log::debug!("{} is prepared", ConnId(token));
+        Opening::Opened(preparation.origin)
+    }
+
+    /// Closes a connection because of a violation by its peer. Queued output is lost, because it
+    /// must not be sent before the preparation is done.
+    pub(super) fn reject(&mut self, token: Token, reason: CloseReason) {
+        if let Ok(conn) = self.entries.conn(token) {
+            let (id, peer) = (ConnId(token), &conn.peer);
+            warn_limited!(self, Preparation => "closing {id} from {peer}: {reason}");
+        }
+        self.count_failed_preparation(token);
+        self.lose_queue(token);
+        self.close_with(token, reason, State::reject);
+    }
+
+    /// Handles a deadline that passed during a stage.
+    pub(super) fn preparation_timed_out(&mut self, token: Token) {
+        let stage = self.conn(token).ok().and_then(Connection::stage);
+        let reason = stage.map_or(CloseReason::CloseTimeout, Stage::timed_out);
+        self.end(token, reason);
+    }
+
+    /// Counts a preparation that has failed, if the connection had one.
+    pub(super) fn count_failed_preparation(&mut self, token: Token) {
+        let Ok(conn) = self.entries.conn_mut(token) else {
+            return;
+        };
+        let preparation = conn.extras.as_mut().and_then(|it| it.preparation.take());
+        if preparation.is_some_and(|preparation| preparation.has_begun) {
+            self.admission.preparing -= 1;
+            self.telemetry.stats.preparations_failed += 1;
+        }
+    }
+
+    /// Returns `Some` if new connections of the test have a preparation.
+    #[cfg(test)]
+    pub(super) fn test_preparation(&self, origin: Origin) -> Option<Box<Preparation>> {
+        Preparation::new(origin, self.admission.prefix.map(Stage::Prefix))
+    }
+}
