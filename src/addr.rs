@@ -351,8 +351,8 @@ pub(crate) fn unknown() -> Addr {
     Addr::Inet(SocketAddr::from(([0, 0, 0, 0], 0)))
 }
 
-/// Returns an address in the form in which it is reported: an IPv4 address that an IPv6 socket
-/// reports as `::ffff:a.b.c.d` in the IPv4 form (RFC 4291, 2.5.5.2).
+/// Returns an address in the form that the crate reports to programs. An IPv4-mapped IPv6 address,
+/// `::ffff:a.b.c.d`, becomes the IPv4 address `a.b.c.d` (RFC 4291, 2.5.5.2).
 pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr.ip().to_canonical() {
         ip if ip.is_ipv4() => SocketAddr::new(ip, addr.port()),

@@ -19,12 +19,12 @@ use crate::error::invalid_input;
 ///
 /// # Memory of one connection
 ///
-/// A connection holds at most `read_len_max`, one frame and `write_queue_bytes_max`, counted in
-/// bytes received or sent. The buffers have sizes that are powers of two, and can be larger than
-/// their content:
+/// A connection holds at most the sum of `read_len_max`, one frame and `write_queue_bytes_max`,
+/// counted in bytes received or sent. The sizes of the buffers are powers of two, and can be larger
+/// than their content:
 ///
-/// * up to eight times the first bytes of a frame;
-/// * up to 64 KiB, for one second, if the buffer of the previous frame is used again.
+/// * The buffer of an incomplete frame has at most eight times the bytes that have arrived.
+/// * If the buffer of the previous frame is used again, it may have 64 KiB for one second.
 ///
 /// An idle connection holds no buffer.
 ///

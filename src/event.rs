@@ -40,9 +40,10 @@ pub enum Origin {
 /// Reason for the end of a connection.
 ///
 /// [`Local`](CloseReason::Local) and [`Peer`](CloseReason::Peer) are orderly ends: each side ended
-/// its stream. After any other end, bytes of either side may be lost. So after these two reasons, a
-/// proxy ends the other connection with [`Context::close`](crate::Context::close). After every
-/// other reason it uses [`Context::abort`](crate::Context::abort), as the example `proxy` does.
+/// its stream. A proxy then ends its other connection with
+/// [`Context::close`](crate::Context::close). After any other reason, bytes of either side may be
+/// lost. A proxy then ends its other connection with [`Context::abort`](crate::Context::abort), as
+/// the example `proxy` does.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -68,8 +69,8 @@ pub enum CloseReason {
         /// Offset of the invalid frame in the peer's stream, in bytes.
         offset: u64,
     },
-    /// [`Config::close_deadline`](crate::Config::close_deadline) passed before the output was sent
-    /// and the peer ended its side.
+    /// [`Config::close_deadline`](crate::Config::close_deadline) passed. By then the output was not
+    /// sent completely, or the peer had not ended its side.
     CloseTimeout,
     /// No bytes were received or sent for [`Config::idle_timeout`](crate::Config::idle_timeout).
     IdleTimeout,

@@ -226,8 +226,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Returns true if `on_peek` must be called for a connection that holds `undecoded_len` bytes:
-    /// these are enough bytes, or the stream has ended.
+    /// Returns true if `on_peek` must be called now: the `undecoded_len` bytes that the connection
+    /// holds are enough for the handler, or the stream has ended.
     pub(crate) fn is_peek_due(&self, token: Token, undecoded_len: usize) -> bool {
         let Ok(conn) = self.entries.conn(token) else {
             return false;
@@ -261,7 +261,8 @@ impl Engine {
             let extras = conn.extras();
             extras.unsent_bytes += discarded as u64;
             extras.reason = Some(CloseReason::HandlerPanicked);
-            // A connection that the handler detached has already ended, so `abort` has no effect.
+            // `abort` changes nothing if the handler has already detached the connection. The reset
+            // is therefore requested here.
             extras.reset = true;
         }
         self.abort(token, CloseReason::HandlerPanicked);

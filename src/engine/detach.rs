@@ -41,7 +41,8 @@ impl Engine {
     pub(super) fn take_detached(&mut self, token: Token) -> Option<CloseReason> {
         let conn = self.entries.conn_mut(token).ok()?;
         let extras = conn.extras.as_ref()?;
-        // If the handler panicked after `detach`, that reason takes precedence.
+        // If the handler panicked after `detach`, the reason is already `HandlerPanicked`, and the
+        // socket is closed.
         if !extras.is_detached || extras.reason.is_some() {
             return None;
         }
@@ -75,8 +76,9 @@ impl Engine {
                 let queue = spares.queue_of(&mut conn.write_queue, now);
                 queue.push(&unsent, &mut memory.pool);
             }
-            // The low watermark counts, because the handler cannot see that output is queued.
-            // `on_drained` then reports when the kernel has taken it.
+            // Adopted output above the low watermark counts as above the high watermark, so that
+            // `on_drained` reports when it has drained. The handler has not sent this output on
+            // this connection, and gets no other report about it.
             if unsent.len() > self.config.write_low_bytes {
                 conn.state.above_high();
             }

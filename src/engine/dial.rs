@@ -24,8 +24,9 @@ use crate::os::{ConnectOptions, Os, Stream, lacks_resources, names_no_server};
 /// Time from the start of an attempt until the next address is tried too (RFC 8305, section 5,
 /// "Connection Attempt Delay").
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Maximum number of pending attempts of one connect. For a further attempt, the oldest attempt is
-/// closed. It then had two seconds, in which TCP sends a lost SYN again (RFC 6298, 2.1).
+/// Maximum number of pending attempts of one connect. A further attempt closes the oldest attempt.
+/// By then the oldest attempt has waited two seconds. TCP repeats a lost SYN after one second (RFC
+/// 6298, 2.1).
 const ATTEMPTS_MAX: usize = 8;
 
 /// A connect to a list of addresses.

@@ -29,7 +29,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_millis(800);
 /// one address may be in use for another address.
 const PORT_TRIES: u32 = 16;
 /// Number of consecutive [rejected](AcceptFailure::Rejected) accepts after which a listener waits
-/// for the retry. Without a wait, a listener that may not accept would cause a busy loop.
+/// for the retry. If the system rejects every accept, a listener without a wait would cause a busy
+/// loop.
 const REJECTED_MAX: u32 = 16;
 
 /// Number of open connections, and the listeners that currently cannot accept.
@@ -121,7 +122,7 @@ impl Engine {
             |is_v4| move |addr: &Addr| addr.inet().is_some_and(|it| it.is_ipv4() == is_v4);
         let mut options = options.clone();
         if distinct.iter().any(is_family(true)) && distinct.iter().any(is_family(false)) {
-            // Without this option, a listener at `[::]` would occupy the port at `0.0.0.0` too.
+            // Without `IPV6_V6ONLY`, a listener at `[::]` would occupy the port at `0.0.0.0` too.
             options.or_only_v6();
         }
         let has_no_port = |addr: &Addr| addr.inet().is_some_and(|addr| addr.port() == 0);

@@ -347,8 +347,8 @@ mod tests {
         assert!(!is_dead(&engine, idle));
     }
 
-    /// If no connection waits when the deadline passes, the deadline ends. The next connection that
-    /// waits starts it again.
+    /// If no connection waits when the deadline passes, no new deadline is set. The next connection
+    /// that waits sets one.
     #[test]
     fn memory_deadline_is_set_again_for_a_later_waiter() {
         let (mut engine, [closing, slow]) = holding([8000, 8000]);

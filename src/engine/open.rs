@@ -85,8 +85,9 @@ impl Engine {
         let mut stream = Stream::adopt(socket)?;
         let conn = self.entries.conn_mut(token)?;
         conn.extras().adopted = true;
-        // The peer is checked before the registration. If the socket has a duplicate, its
-        // registration would remain after a failed check dropped the socket.
+        // The peer is checked before the registration, because a failed check drops the socket. If
+        // the program holds a duplicate of the descriptor, dropping the socket would not end a
+        // registration.
         if let Some(peer) = stream.connected()? {
             conn.peer = peer;
         }
@@ -163,7 +164,8 @@ impl Engine {
             && let Ok(conn) = self.conn(token)
             && let Err(error) = conn.socket.set_nodelay(true)
         {
-            // This fails only if the peer has reset the connection, which a read reports.
+            // The call fails only if the peer has reset the connection. The next read reports the
+            // reset.
             log::debug!("setting TCP_NODELAY on {} failed: {error}", ConnId(token));
         }
     }
@@ -191,7 +193,9 @@ impl Engine {
     fn check_may_open(&self) -> io::Result<()> {
         self.check_not_shutting_down()?;
         if self.admission.connections > self.config.connections_max {
-            return Err(io::Error::other("connections_max is reached"));
+            let max = self.config.connections_max;
+            let error = format!("no connection can be opened: connections_max ({max}) is reached");
+            return Err(io::Error::other(error));
         }
         Ok(())
     }

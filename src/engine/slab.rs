@@ -12,8 +12,8 @@ use crate::id::{Generations, ListenerId, PollToken, Token, UdpId};
 /// All entries of a reactor.
 ///
 /// Callbacks can change an entry only through this type, so the dispatch can *watch* the active
-/// connection. As long as no entry was borrowed mutably since then, the connection is unchanged,
-/// and the dispatch need not look it up after each frame.
+/// connection. If no entry was borrowed mutably since the start of the watch, the connection is
+/// unchanged. The dispatch then need not look it up after each frame.
 #[derive(Debug)]
 pub(crate) struct Entries {
     slab: Slab<Entry>,

@@ -267,7 +267,7 @@ mod tests {
         }
     }
 
-    /// The write stall timeout never expires here. It only makes the checks more frequent.
+    /// The write stall timeout never expires in this test. It only makes the checks more frequent.
     #[test]
     fn resume_restarts_the_frame_deadline() {
         let config = Config {
@@ -325,8 +325,8 @@ mod tests {
         }
     }
 
-    /// The frame deadline never expires here. It only makes the checks more frequent. Stamps and
-    /// ticks are rounded up, each by at most a millisecond.
+    /// The frame deadline never expires in this test. It only makes the checks more frequent.
+    /// Stamps and ticks are rounded up, each by at most a millisecond.
     #[test]
     fn idle_timeout_counts_from_the_open() {
         let config = Config {
@@ -380,8 +380,8 @@ mod tests {
         assert!(!clocked.is_open_at(164, quiet));
     }
 
-    /// Unread input of a connection that is not read, or that waits for memory, and a peer that has
-    /// ended its side.
+    /// A peer is not silent if its input waits to be read: in the kernel, or because the connection
+    /// waits for memory. A peer that has ended its side is not silent either.
     #[test]
     fn read_idle_timeout_spares_peers_that_are_not_silent() {
         let config = Config {
@@ -391,13 +391,13 @@ mod tests {
         let ready: fn(&mut State) = |state| {
             state.add_readiness(Readiness::READABLE);
         };
-        let starved: fn(&mut State) = |state| {
+        let paused_for_memory: fn(&mut State) = |state| {
             state.add_readiness(Readiness::READABLE);
             state.pause_for_memory();
         };
         let ended: fn(&mut State) = |state| state.read_ended();
-        let told: fn(&mut State) = |state| state.end_delivered();
-        for change in [ready, starved, ended, told] {
+        let end_delivered: fn(&mut State) = |state| state.end_delivered();
+        for change in [ready, paused_for_memory, ended, end_delivered] {
             let mut clocked = Clocked::new(config.clone());
             let conn = clocked.open_with(Script::new());
             let entry = clocked.engine.conn_mut(conn);
@@ -410,7 +410,7 @@ mod tests {
         paused.expect("the connection is open");
         assert!(
             !clocked.is_open_at(102, conn),
-            "a pause alone excuses no peer"
+            "the timeout applies to a paused connection without unread input"
         );
     }
 

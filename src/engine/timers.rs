@@ -293,8 +293,8 @@ mod tests {
         );
     }
 
-    /// The periods are no whole numbers of ticks, and some turns come late. Each firing belongs to
-    /// a different multiple of the period, and never comes before it.
+    /// Most periods are not a whole number of ticks, and some turns come late. Each firing belongs
+    /// to a different multiple of the period, and never comes before that multiple.
     #[test]
     fn intervals_do_not_drift() {
         for period in [1500, 3333, 7000, 99_999].map(Duration::from_micros) {

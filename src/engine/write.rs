@@ -168,8 +168,8 @@ impl Engine {
         let limit = conn.limits(&self.config).write_queue_bytes_max;
         let spares = &mut self.memory.spare_queues;
         let queue = spares.queue_of(&mut conn.write_queue, self.timers.stamp);
-        // The entry is queued before the encoding. If the codec panics, the flush then removes an
-        // empty write queue.
+        // The entry is queued for the flush before the encoding. If the codec panics, a new write
+        // queue is left without content, and the flush removes it.
         if conn.state.mark_to_flush() {
             self.queues.to_flush.push_back(token);
         }
@@ -336,7 +336,8 @@ impl Engine {
         };
         if conn.state.output_taken() == Action::SendFin {
             conn.state.fin_sent();
-            // This fails only if the peer has reset the connection, which a read reports.
+            // The call fails only if the peer has reset the connection. The next read reports the
+            // reset.
             let _ = super::transport::end(conn);
         }
         if conn.state.output_taken() == Action::Reap {

@@ -19,7 +19,9 @@ impl Listener {
     pub(crate) fn adopt(socket: OwnedSocket) -> io::Result<Self> {
         let socket = prepare(socket, Type::STREAM)?;
         if !is_listening(&socket)? {
-            return Err(invalid_input("the socket does not listen"));
+            return Err(invalid_input(
+                "the adopted socket is not a listening socket: call listen() on it first",
+            ));
         }
         socket.try_into()
     }
@@ -53,13 +55,15 @@ pub(super) fn prepare(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
     let domain = socket.local_addr()?.domain();
     if socket.r#type()? != kind || ![Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&domain) {
         return Err(invalid_input(
-            "the type or the address family of the socket is wrong",
+            "the adopted socket has the wrong type (stream or datagram), or its address family is \
+             none of IPv4, IPv6 and Unix",
         ));
     }
     socket.set_nonblocking(true)?;
     #[cfg(unix)]
     socket.set_cloexec(true)?;
-    // On other systems, each write suppresses `SIGPIPE`.
+    // On the systems of Apple, an option of the socket suppresses `SIGPIPE`. On other systems, a
+    // flag of each write does.
     #[cfg(target_vendor = "apple")]
     socket.set_nosigpipe(true)?;
     Ok(socket)
@@ -68,7 +72,8 @@ pub(super) fn prepare(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
 fn is_listening(socket: &Socket) -> io::Result<bool> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     return socket.is_listener();
-    // On other systems the first accept fails if the socket does not listen.
+    // Elsewhere socket2 cannot query this. A socket without a peer counts as listening, and its
+    // first accept fails if it does not listen.
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
     Ok(socket.peer_addr().is_err())
 }

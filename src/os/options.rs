@@ -156,7 +156,7 @@ impl ListenOptions {
         backlog(connections: u32) => backlog = Some(connections);
     }
 
-    /// Restricts IPv6 addresses to IPv6, unless the program has chosen.
+    /// Turns `only_v6` on, unless the program has set the option.
     pub(crate) fn or_only_v6(&mut self) {
         self.before.only_v6.get_or_insert(true);
     }
@@ -250,8 +250,8 @@ impl ConnectOptions {
     }
 }
 
-/// Returns true if the port is 0 or the address names a group of hosts (RFC 1122, 4.2.3.10), also
-/// if it is an IPv4 address that is mapped into IPv6.
+/// Returns true if the port is 0 or the address names a group of hosts (RFC 1122, 4.2.3.10). An
+/// IPv4-mapped IPv6 address is checked as an IPv4 address.
 pub(crate) fn names_no_server(addr: SocketAddr) -> bool {
     addr.port() == 0
         || match addr.ip().to_canonical() {
@@ -339,8 +339,8 @@ impl UdpOptions {
     /// Receives datagrams to groups that other sockets of this host have joined
     /// (`IP_MULTICAST_ALL`, `IPV6_MULTICAST_ALL`). The system's default is on: a socket bound to a
     /// wildcard address and the port of a group receives the group's datagrams as soon as any
-    /// process joins it. Turn it off to receive only the groups that this socket joined;
-    /// [`Datagram::to`](crate::Datagram::to) names the group. Linux only.
+    /// process joins it. Turn the option off to receive only the groups that this socket joined.
+    /// [`Datagram::to`](crate::Datagram::to) is the group of a datagram. Linux only.
     #[cfg(target_os = "linux")]
     #[must_use]
     pub fn multicast_all(mut self, on: bool) -> Self {
@@ -365,8 +365,8 @@ impl UdpOptions {
     }
 
     /// Reports the destination of each datagram, in [`Datagram::to`](crate::Datagram::to) and
-    /// [`Datagram::interface`](crate::Datagram::interface), and replies from that address
-    /// (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
+    /// [`Datagram::interface`](crate::Datagram::interface) (`IP_PKTINFO`, `IPV6_RECVPKTINFO`). A
+    /// reply to the datagram is sent from its destination address.
     ///
     /// On by default for a socket bound to a wildcard address such as `0.0.0.0`, and off for a
     /// socket bound to one address. A client drops a reply that comes from another address than the

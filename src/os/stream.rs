@@ -64,7 +64,7 @@ impl Stream {
         }
     }
 
-    /// Reports the current readiness of a registered socket again.
+    /// Makes the next wait report the current readiness of a registered socket again.
     pub(crate) fn reregister(&mut self, os: &Os, token: PollToken) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => os.real_poller()?.reregister(tcp, token),

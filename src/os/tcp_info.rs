@@ -76,7 +76,8 @@ fn request(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     let mut request = Vec::from(len.to_ne_bytes());
     request.extend(BY_FAMILY.to_ne_bytes());
     request.extend(REQUEST.to_ne_bytes());
-    // Sequence number and port of the sender, which the kernel fills in.
+    // Sequence number and port of the sender. Both may be zero, because the socket is used for only
+    // one request (netlink(7)).
     request.extend([0; 8]);
     request.extend(body);
     request

@@ -146,7 +146,9 @@ impl Batcher {
                     receiver = Some(made);
                 }
                 Ok(_) => {}
-                Err(error) => log::warn!("cannot prepare batches of datagrams: {error}"),
+                Err(error) => {
+                    log::warn!("batches cannot be used, datagrams are handled one by one: {error}")
+                }
             }
         }
         let Some(made) = &receiver else {
@@ -306,7 +308,7 @@ impl Batcher {
         {
             return result;
         }
-        // Linux needs no mapping of addresses.
+        // On Linux, an IPv6 socket accepts IPv4 destinations, so they are not mapped into IPv6.
         let result = send_front(udp, queue, false);
         match &result {
             Err(error) if error.kind() == WouldBlock => return result,
@@ -654,7 +656,8 @@ mod tests {
     #[test]
     fn refused_batch_of_marked_datagrams_counts_one_refusal() {
         let (mut udp, peer) = (bound(), peers(1).remove(0));
-        // The system refuses the batch, or also the datagram alone.
+        // In the first case, the system refuses only the batch. In the second case, it also refuses
+        // the first datagram alone.
         for (refused_calls, counted) in [(1, 0), (2, 1)] {
             SEND_REFUSALS.set(0);
             let tried = fail_calls(Call::SendMany, Errno::EPERM, refused_calls);

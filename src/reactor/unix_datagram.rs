@@ -28,8 +28,8 @@ impl<H: Handler> Reactor<H> {
                     return;
                 }
                 Err(error) => {
-                    // Receiving continues, because more datagrams may wait that no other event
-                    // reports.
+                    // Receiving continues: more datagrams may be queued, and no further event would
+                    // report them.
                     if entry.failures.is_last(&error) {
                         entry.state.read_would_block();
                     }

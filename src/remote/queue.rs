@@ -7,7 +7,7 @@
 //!            loop falls asleep                     first post: wakes
 //!   AWAKE  --------------------->  ASLEEP  --------------------------->  PENDING
 //!     ^                                                                    |
-//!     |   loop takes all                       first post: no call         |
+//!     |   loop takes all                       first post: no wake-up      |
 //!     +<-------------------------------------------------------------------+
 //!     +------------------------------------------------------------------->+
 //! ```
@@ -141,7 +141,7 @@ impl<T, W: Wake> Queue<T, W> {
     /// Marks the loop as awake after a wait. Until it falls asleep again, posts need not wake it.
     pub(super) fn awake(&self) {
         if self.state.load(Relaxed) == ASLEEP {
-            // This fails if a post arrived after the load. The post then stays pending.
+            // The exchange fails if a post arrived after the load. The post then stays pending.
             let _ = self.state.compare_exchange(ASLEEP, AWAKE, AcqRel, Acquire);
         }
     }

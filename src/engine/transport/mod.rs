@@ -145,8 +145,9 @@ pub(super) fn has_filter_output(conn: &Connection) -> bool {
     false
 }
 
-/// Ends the wait of a read for a write, if the filter has written all output. Returns true if the
-/// caller must queue the entry, because no event will report that the connection is readable.
+/// Lets reading continue if a read of the filter waited for a write and the filter has now written
+/// all output. Returns true if the caller must queue the entry, because no event will report that
+/// the connection is readable.
 pub(super) fn continue_read(conn: &mut Connection) -> bool {
     #[cfg(test)]
     if let Some((filter, _)) = filter_and_stream(conn)
@@ -190,8 +191,9 @@ pub(super) fn stamp_filter(conn: &mut Connection, now: Stamp) {
     let _ = (conn, now);
 }
 
-/// Returns the time of the last progress of pending output, or `None` if no output is pending. If
-/// the filter holds output, returns its time, because the write queue waits for this output.
+/// Returns the time of the last progress of pending output, or `None` if no output is pending.
+/// While the filter holds output, the progress of the filter counts, because the write queue waits
+/// for the filter.
 pub(super) fn blocked_since(conn: &Connection) -> Option<Stamp> {
     #[cfg(test)]
     if let Some(since) = filter(conn).and_then(xor_filter::XorFilter::blocked_since) {

@@ -105,7 +105,8 @@ impl World {
         self.with_listener(addr, |listener| listener.failing.push_back(error));
     }
 
-    /// Makes every accept at this address fail with a system error number, or none.
+    /// Makes every accept at this address fail with a system error number. `None` makes accepts
+    /// succeed again.
     pub(crate) fn fail_accepts(self, addr: impl Into<Addr>, errno: Option<i32>) {
         self.with_listener(addr, |listener| listener.fails_always = errno);
     }

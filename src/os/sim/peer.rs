@@ -143,7 +143,7 @@ impl SimPeer {
         self.0.read(&mut [0])
     }
 
-    /// Returns true if the connect is done.
+    /// Returns true if the connect has succeeded.
     pub(crate) fn is_connected(self) -> bool {
         matches!(self.0.connected(), Ok(Some(_)))
     }

@@ -248,7 +248,7 @@ impl SimSocket {
         });
     }
 
-    /// Reports the current readiness again, as `EPOLL_CTL_MOD` does.
+    /// Makes the next wait report the current readiness again, as `EPOLL_CTL_MOD` does.
     pub(crate) fn rearm(self) {
         self.with(|state, index| {
             let ready = state.ready(index);

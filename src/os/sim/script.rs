@@ -146,8 +146,8 @@ impl Entries {
         }
     }
 
-    /// Returns the number of bytes, at most `len`, that the next result of the script lets a write
-    /// accept, or its error. Returns `Ok(None)` if the script has no write result left.
+    /// Takes the next write result of the script, for a write of `len` bytes. Returns the number of
+    /// accepted bytes or the error, and `Ok(None)` if the script has no write result left.
     pub(super) fn write(&mut self, len: usize) -> io::Result<Option<usize>> {
         match self.write_results.pop_front() {
             Some(WriteResult::Takes(taken)) => Ok(Some(taken.min(len))),

@@ -203,7 +203,8 @@ impl World {
         self.with(|state| state.silent.push(addr));
     }
 
-    /// Makes every connect fail at once with a system error number, or none.
+    /// Makes every connect fail at once with a system error number. `None` makes connects succeed
+    /// again.
     pub(crate) fn fail_connects(self, errno: Option<i32>) {
         self.with(|state| state.connects_fail = errno);
     }

@@ -277,7 +277,7 @@ impl Model {
             return;
         };
         limits.write_high_bytes = self.random.of(&[50, 500, PAYLOAD_LEN_MAX]);
-        // The value before is at most `memory_bytes_max`.
+        // The low watermark must not exceed `memory_bytes_max`, so it is never raised.
         limits.write_low_bytes = limits.write_low_bytes.min(limits.write_high_bytes / 3);
         limits.write_queue_bytes_max = 2 * limits.write_high_bytes;
         limits.idle_timeout = Some(HOUR);

@@ -40,7 +40,7 @@ fn dead_first_address_delays_a_connect_by_250_ms() {
     assert_eq!(world.open_streams(), 2, "the first attempt is closed");
     let peer = reactor.with(|_, cx| cx.peer_inet_addr(conn));
     assert_eq!(peer.expect("the connection is open"), addr(9, true));
-    // Events of the socket that has won are not lost.
+    // Events of the attempt that connected are not lost.
     server.send(b"one\n");
     run_for(world, &mut [&mut reactor], SEC);
     assert_eq!(server.recv(), b"one\n");
@@ -113,7 +113,7 @@ fn connect_fails_once_at_the_deadline_of_all_addresses() {
     let close = "3000 close ConnectFailed TimedOut, 0 unsent, 0 undecoded";
     assert_eq!(take_events(&mut reactor), [close]);
     assert_eq!(world.open_streams(), 0);
-    // A deadline shorter than the delay ends the connect too.
+    // A deadline also ends the connect if it is shorter than the 250 ms between two attempts.
     dial(&mut reactor, &addrs, 100 * MS);
     run_for(world, &mut [&mut reactor], 60 * SEC);
     let close = "61100 close ConnectFailed TimedOut, 0 unsent, 0 undecoded";
@@ -181,9 +181,9 @@ fn lack_of_descriptors_skips_no_address() {
     }
 }
 
-/// All attempts succeed in one turn, and another one fails in it.
+/// One turn handles the reply to the first attempt and the refusal of the second attempt.
 #[test]
-fn attempts_that_succeed_together_open_one_connection() {
+fn reply_and_refusal_in_one_turn_open_one_connection() {
     let world = World::new(0);
     world.set_latency(300 * MS);
     let mut reactor = node(world, Config::default());
@@ -205,7 +205,8 @@ fn attempts_that_succeed_together_open_one_connection() {
     assert_eq!(take_events(&mut reactor), ["20550 frame hello"]);
 }
 
-/// A loser's refusal arrives with the winner's reply. It must not count as a hang-up of the winner.
+/// The refusal of one attempt arrives together with the reply to the other attempt. The refusal
+/// must not count as a hang-up of the connection.
 #[test]
 fn refusal_of_a_losing_attempt_is_no_hangup() {
     let world = World::new(0);

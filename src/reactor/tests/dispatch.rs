@@ -113,7 +113,8 @@ fn abort_in_on_skipped_discards_and_counts_output(transport: Transport) {
     assert_eq!(only_close(&reactor).unsent_bytes, 2);
 }
 
-/// If the dispatch did not apply the new framing, the connection would have no frame deadline.
+/// Until a dispatch applies the new framing, the connection is not read and its frame deadline does
+/// not run. So the dispatch of the skipped frame must apply it.
 fn reframe_in_on_skipped_applies_in_the_same_dispatch(transport: Transport) {
     let mut reactor = transport.reactor();
     let (script, conn) = at_skip(transport, &mut reactor, |cx, conn| {
