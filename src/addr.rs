@@ -218,7 +218,7 @@ impl UnixAddr {
         Self::from_parts(addr.as_pathname(), std_abstract_name(addr))
     }
 
-    /// Returns true if `addr` is the same address.
+    /// Returns true if `addr`, an address of std, equals this address.
     pub(crate) fn is_std(&self, addr: &StdUnixAddr) -> bool {
         self.as_pathname() == addr.as_pathname()
             && self.as_abstract_name() == std_abstract_name(addr)
@@ -297,7 +297,7 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
         let after = match part.strip_prefix('x') {
             Some(digits) => {
                 let (digits, after) = digits.split_at_checked(2)?;
-                // The conversion accepts a sign, which is not valid here.
+                // `from_str_radix` accepts a sign, which is not valid in an escape.
                 let is_sign = digits.starts_with('+');
                 bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| !is_sign)?);
                 after

@@ -129,8 +129,8 @@ pub struct Stats {
     pub ready: usize,
     /// Current number of timers: those of the handler and a few of the reactor itself.
     pub timers: usize,
-    /// Number of datagrams that a connected socket dropped, because they came from another sender.
-    /// They had arrived before the connect.
+    /// Number of datagrams that a connected socket dropped, because their sender is not its peer.
+    /// The kernel received them before the connect.
     pub datagrams_filtered: u64,
     /// Number of datagrams that the kernel dropped because the receive buffer of their socket was
     /// full. Zero unless [`UdpOptions::count_overflows`] is set.

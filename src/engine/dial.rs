@@ -71,8 +71,9 @@ impl Dial {
     /// Starts an attempt with the next address. If this attempt fails at once, stores its error in
     /// `last` and tries the address after it.
     ///
-    /// While an attempt is pending, a lack of local resources says nothing about the address. The
-    /// address is then tried again when an attempt ends or the timer fires.
+    /// If this host lacks resources while an attempt is pending, the address stays in the list. It
+    /// is tried again when an attempt ends or the timer fires. With a fixed local port, only one
+    /// attempt can be pending.
     fn attempt(&mut self, conn: &mut Connection, os: &Os, token: Token, last: &mut io::Error) {
         let is_pending = !matches!(conn.socket, Stream::None);
         if is_pending && self.options.has_local_port() {

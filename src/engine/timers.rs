@@ -24,7 +24,7 @@ pub(crate) enum Task {
     Deadline,
     /// Checks the timeouts of a connection; the value is the token.
     Check,
-    /// Lets listeners accept again that ran out of descriptors or memory.
+    /// Makes listeners accept again whose last accept failed for lack of descriptors or memory.
     AcceptRetry,
     /// Frees memory that was not used since the last trim.
     Trim,
@@ -293,8 +293,8 @@ mod tests {
         );
     }
 
-    /// Most periods are not a whole number of ticks, and some turns come late. Each firing belongs
-    /// to a different multiple of the period, and never comes before that multiple.
+    /// Three of the four periods are not whole numbers of ticks, and some turns come late. Each
+    /// firing belongs to a different multiple of the period, and never comes before that multiple.
     #[test]
     fn intervals_do_not_drift() {
         for period in [1500, 3333, 7000, 99_999].map(Duration::from_micros) {

@@ -62,8 +62,8 @@ use convert::{local_addr, to_addr, to_sock_addr};
 use poll::Poller;
 
 /// True if a read that returned fewer bytes than requested has emptied the socket, so that the next
-/// byte makes a new edge. This holds for epoll and kqueue (epoll(7), "Questions and answers", 9).
-/// On other systems, only `WouldBlock` proves that the socket is empty.
+/// byte makes a new edge. The rule holds for epoll and kqueue (epoll(7), "Questions and answers",
+/// 9). On other systems, only `WouldBlock` proves that the socket is empty.
 pub(crate) const SHORT_READ_EMPTIES: bool = cfg!(any(
     target_os = "linux",
     target_os = "android",

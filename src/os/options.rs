@@ -94,12 +94,12 @@ macro_rules! before {
             /// set before the handshake, because the handshake fixes the maximum TCP window
             /// (tcp(7)). Linux doubles the number for its bookkeeping and limits it to
             /// `net.core.rmem_max`. By default the kernel adapts the size to the connection; a
-            /// fixed size turns that off.
+            /// fixed size turns the adaptation off.
             recv_buffer_len(bytes: usize) => before.recv_buffer_len = Some(bytes);
 
             /// Sets the size of the kernel's send buffer in bytes (`SO_SNDBUF`). Linux doubles the
             /// number and limits it to `net.core.wmem_max`. By default the kernel adapts the size
-            /// to the connection; a fixed size turns that off.
+            /// to the connection; a fixed size turns the adaptation off.
             send_buffer_len(bytes: usize) => before.send_buffer_len = Some(bytes);
         }
     };

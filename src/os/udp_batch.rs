@@ -117,10 +117,10 @@ fn may_be_source(error: &io::Error) -> bool {
 
 /// Creates a receiver of quinn-udp.
 ///
-/// Its constructor sets options on the socket that only QUIC needs: no fragments, timestamps. To
-/// keep them off `udp`, the constructor gets another socket. This is possible, because the receiver
-/// does not depend on that socket. The other socket has the address family of `udp`, because the
-/// system may not support another family.
+/// The constructor of quinn-udp sets options on its socket that only QUIC needs: no fragments,
+/// timestamps. So that `udp` does not get these options, the constructor is called with another
+/// socket. The receiver can then be used with `udp`, because it keeps no reference to a socket. The
+/// other socket has the address family of `udp`, because the system may not support another family.
 fn new_receiver(udp: &UdpSocket) -> io::Result<UdpSocketState> {
     let other = Socket::new(Domain::for_address(udp.local_addr()?), Type::DGRAM, None)?;
     UdpSocketState::new((&other).into())
@@ -418,8 +418,8 @@ pub(super) fn send_marked(udp: &UdpSocket, one: GsoRun<'_>, marks: Marks) -> io:
     sent.map(|()| one.data.len())
 }
 
-/// Sends one datagram with `sendmmsg`, because its message headers are reused. If the system
-/// refuses `sendmmsg`, uses `sendmsg`, which allocates memory.
+/// Sends one datagram with `sendmmsg`, which reuses its message headers. If the system refuses
+/// `sendmmsg`, sends it with `sendmsg`, which allocates memory for each call.
 fn send_alone(udp: &UdpSocket, one: &GsoRun<'_>) -> io::Result<()> {
     if is_refused_for_good(&SEND_REFUSALS) {
         return retry(|| send_one(udp, one));

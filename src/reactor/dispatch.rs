@@ -129,8 +129,8 @@ impl<H: Handler> Reactor<H> {
         guard.disarm();
     }
 
-    /// Dispatches a plain connection on the fast path. This path suffices if one read returns all
-    /// of its input and its callbacks do not change its state; otherwise the general path
+    /// Dispatches a plain connection on the fast path. The fast path is enough if one read returns
+    /// all input and no callback changes the state of the connection. Otherwise the general path
     /// continues. Returns false if the general path must dispatch the entry from the start.
     #[cfg(not(unstick_general_path))]
     #[inline]

@@ -143,8 +143,8 @@ impl<H: Handler> Reactor<H> {
     ///    An entry whose budget is spent is queued for the next turn.
     /// 5. Tasks: runs due timers, caught signals, and posts of other threads. Timers and posts each
     ///    have a budget.
-    /// 6. Flush: writes output that was queued for connections other than the active one. This is
-    ///    done after the timers and posts, so that their output leaves in the same turn.
+    /// 6. Flush: writes output that was queued for connections other than the active one. The flush
+    ///    comes after the timers and posts, so that their output leaves in the same turn.
     /// 7. Reap: `on_close` is called for each ended connection, and its key is freed.
     /// 8. Resume: connections that were paused for memory resume if memory is available again. They
     ///    are read in the next turn.

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use crate::context::Context;
 use crate::handler::Handler;
 
-/// Maximum number of closures that share a buffer. It bounds the time to fill or move a buffer.
+/// Maximum number of closures that share a buffer. The maximum bounds the time to fill or move it.
 const RUN_LEN_MAX: usize = 32;
 /// Maximum total size of the closures that share a buffer, in bytes. A larger closure gets its own
 /// buffer.
