@@ -122,8 +122,9 @@ macro_rules! id {
             /// Returns the id of a number from [`to_bits`](Self::to_bits).
             ///
             /// Returns `None` for numbers below 2^32, because no id has such a number. So keys
-            /// below 2^32 are free for other uses. A number that was not created by `to_bits` acts
-            /// as a closed id. In the worst case it acts as the id of another socket of this kind.
+            /// below 2^32 are free for other uses. A number that was not created by `to_bits`
+            /// usually acts as a closed id. In the worst case it acts as the id of another socket
+            /// of this kind.
             #[must_use]
             pub fn from_bits(bits: u64) -> Option<Self> {
                 (bits >> 32 != 0).then(|| Self(Token::from_bits(bits)))

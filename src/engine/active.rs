@@ -16,8 +16,7 @@ use crate::id::Token;
 use crate::memory::Buf;
 use crate::stats::Stats;
 
-/// Capacity that a trim leaves to the batch buffer, in bytes. It is enough for the replies to one
-/// read.
+/// Capacity that a trim leaves to the batch buffer, in bytes.
 pub(super) const BATCH_LEN_BASE: usize = 64 * 1024;
 
 /// The active connection, its framing and its output.

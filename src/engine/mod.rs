@@ -2,8 +2,8 @@
 //!
 //! [`Engine`] is not generic and never calls the application. Its methods return the events to
 //! report, and the reactor reports them. The [`Context`](crate::Context) of a callback is a view of
-//! the engine. Apart from the configuration and the operating system, each field is a type that
-//! owns its data, in the file of its subject.
+//! the engine. Each field, apart from the configuration and the operating system, has a type that
+//! is defined in the file of its subject.
 
 mod active;
 mod close;

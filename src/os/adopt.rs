@@ -72,8 +72,8 @@ pub(super) fn prepare(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
 fn is_listening(socket: &Socket) -> io::Result<bool> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     return socket.is_listener();
-    // Elsewhere socket2 cannot query this. A socket without a peer counts as listening, and its
-    // first accept fails if it does not listen.
+    // On other systems, socket2 cannot query if a socket listens. A socket without a peer counts as
+    // listening. If it does not listen, the first accept fails.
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
     Ok(socket.peer_addr().is_err())
 }

@@ -26,8 +26,8 @@ struct Before {
 }
 
 impl Before {
-    /// Opens a non-blocking socket with these options. Child processes do not inherit it.
-    /// `reuse_addr` is the default of that option.
+    /// Opens a non-blocking socket with these options. Child processes do not inherit the socket.
+    /// The argument `reuse_addr` applies if the option `reuse_addr` is not set.
     fn open(&self, domain: Domain, kind: Type, reuse_addr: bool) -> io::Result<Socket> {
         let socket = new_nonblocking(domain, kind)?;
         if self.reuse_addr.unwrap_or(reuse_addr) && domain != Domain::UNIX {

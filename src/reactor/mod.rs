@@ -193,9 +193,10 @@ impl<H: Handler> Reactor<H> {
     /// Returns the longest time to wait before the next [`turn`](Reactor::turn) if no event
     /// arrives. For a program with its own loop.
     ///
-    /// The time is zero if the last turn left work because a budget was spent. Otherwise it is the
-    /// time to the next timer, or `None` if no timer is set. Socket events and posts of other
-    /// threads make the descriptor of the poll readable.
+    /// The time is zero if work is left, for example because a budget was spent or because
+    /// [`with`](Reactor::with) queued output. Otherwise it is the time to the next timer, or `None`
+    /// if no timer is set. Socket events and posts of other threads make the descriptor of the poll
+    /// readable.
     ///
     /// The result is valid until the next call of [`turn`](Reactor::turn) or
     /// [`with`](Reactor::with). The method reads the clock and makes no other system call.
