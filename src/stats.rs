@@ -137,6 +137,9 @@ pub struct Stats {
     ///
     /// [`UdpOptions::count_overflows`]: crate::UdpOptions::count_overflows
     pub datagrams_overflowed: u64,
+    /// Number of datagrams dropped because their header of the PROXY protocol is missing or
+    /// invalid, or because their sender is not trusted.
+    pub datagrams_refused: u64,
     /// Number of errors of datagram sockets; each was reported to `on_datagram_error`.
     pub datagram_errors: u64,
 }

@@ -26,13 +26,14 @@ const WHERE_MAX: f64 = 15.0;
 const TREE: [&str; 4] = ["src", "tests", "examples", "benches"];
 
 /// Modules that receive bytes and times as arguments, and use no socket, clock or event loop.
-const PURE: [&str; 6] = [
+const PURE: [&str; 7] = [
     "src/codec",
     "src/conn",
     "src/memory",
     "src/timer",
     "src/datagram",
     "src/cutmap",
+    "src/proxy_header",
 ];
 
 /// Returns the place of an offset as `path:line`.

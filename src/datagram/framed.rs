@@ -324,6 +324,16 @@ mod tests {
     use super::*;
     use crate::codec::{Codec, Out, Step};
 
+    fn sent_by(from: SocketAddr, data: &[u8], truncated: bool) -> Datagram<'_> {
+        Datagram {
+            from,
+            data,
+            truncated,
+            details: Details::NONE,
+            proxied: None,
+        }
+    }
+
     #[test]
     fn a_datagram_is_one_frame_or_an_error_with_its_source() {
         let from = "192.0.2.1:7".parse().expect("the text is an address");
@@ -342,12 +352,7 @@ mod tests {
         for (name, whole) in frames {
             let framing: Framing = name.parse().expect("the text is the name of a framing");
             let frame = |data: &[u8], truncated| {
-                let datagram = Datagram {
-                    from,
-                    data,
-                    truncated,
-                    details: Details::NONE,
-                };
+                let datagram = sent_by(from, data, truncated);
                 let frame = datagram.frame(&framing.clone().frame_len_max(limit));
                 frame.map(<[u8]>::to_vec).map_err(|error| {
                     assert_eq!(error.from, from);
@@ -377,12 +382,7 @@ mod tests {
         }
         for framing in [Framing::length_u8(), Framing::length_u8().skip_too_long()] {
             let (data, truncated) = (&b"\x09abcdefghi"[..], false);
-            let datagram = Datagram {
-                from,
-                data,
-                truncated,
-                details: Details::NONE,
-            };
+            let datagram = sent_by(from, data, truncated);
             let fault = datagram
                 .frame(&framing.frame_len_max(limit))
                 .map_err(|error| error.fault);
@@ -399,12 +399,7 @@ mod tests {
     /// Returns the frames and faults of a datagram.
     fn all(framing: &Framing, data: &[u8], truncated: bool) -> Vec<String> {
         let from = "192.0.2.1:7".parse().expect("an address");
-        let datagram = Datagram {
-            from,
-            data,
-            truncated,
-            details: Details::NONE,
-        };
+        let datagram = sent_by(from, data, truncated);
         let frames = datagram.frames(framing);
         let frames = frames.map(|item| match item {
             Ok(frame) => format!("+{}", frame.escape_ascii()),
@@ -488,12 +483,7 @@ mod tests {
         let from = "192.0.2.1:7".parse().expect("an address");
         let truncated = false;
         for (data, bytes) in [(&b"x$11"[..], 1), (b"$12", 3)] {
-            let datagram = Datagram {
-                from,
-                data,
-                truncated,
-                details: Details::NONE,
-            };
+            let datagram = sent_by(from, data, truncated);
             let error = datagram.frame(&framing).expect_err("not exactly one frame");
             assert!(
                 matches!(error.fault, DatagramFault::Skipped { bytes: it } if it == bytes),

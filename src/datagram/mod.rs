@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use crate::addr::canonical;
 use crate::memory::Buf;
+use crate::proxy_header::ProxyHeader;
 use gso_run::GsoRun;
 
 pub use framed::{DatagramError, DatagramFault, DatagramFrames};
@@ -37,6 +38,7 @@ pub struct Datagram<'a> {
     /// `data` is its beginning; the remaining bytes are lost.
     pub truncated: bool,
     pub(crate) details: &'a Details,
+    pub(crate) proxied: Option<&'a ProxyHeader>,
 }
 
 impl<'a> Datagram<'a> {
@@ -57,6 +59,16 @@ impl<'a> Datagram<'a> {
     #[must_use]
     pub fn interface(&self) -> Option<u32> {
         self.details.interface
+    }
+
+    /// Returns the header of the PROXY protocol that preceded the payload. [`from`](Self::from) is
+    /// the address of the balancer, to which a reply is sent.
+    ///
+    /// Returns `None` if the sender is a direct client, or unless
+    /// [`UdpOptions::proxy_protocol`](crate::UdpOptions::proxy_protocol) is set.
+    #[must_use]
+    pub fn proxied(&self) -> Option<&'a ProxyHeader> {
+        self.proxied
     }
 
     /// Returns the ECN mark; `None` unless [`UdpOptions::ecn`](crate::UdpOptions::ecn) is set.

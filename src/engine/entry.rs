@@ -21,6 +21,7 @@ use crate::event::CloseReason;
 #[cfg(unix)]
 use crate::os::UnixDatagramSocket;
 use crate::os::{Listener, Stream, Udp};
+use crate::proxy_header::ProxyProtocol;
 use crate::stats::{ConnCounts, ConnStats};
 use crate::timer::{Stamp, TimerId};
 
@@ -132,6 +133,8 @@ pub(crate) struct UdpEntry {
     pub(crate) peer: Option<SocketAddr>,
     /// Route back to the sender of the datagram being delivered, if its destination is known.
     pub(crate) reply: Option<Route>,
+    /// The rules for headers of the PROXY protocol; `None` if datagrams have no header.
+    pub(crate) proxy: Option<Box<ProxyProtocol>>,
     /// Number of consecutive failed receives.
     pub(crate) failures: ReceiveFailures,
     pub(crate) queue: DatagramQueue,

@@ -14,6 +14,7 @@ use crate::datagram::{DatagramQueue, Marks};
 use crate::error::{Gone, SendError};
 use crate::id::UdpId;
 use crate::os::{OwnedSocket, Udp, UdpOptions};
+use crate::proxy_header::{ProxyError, ProxyProtocol};
 
 /// Number of queued bytes above which the queue is sent before more datagrams are received. Without
 /// this limit, the replies to a batch of long datagrams could exceed `datagram_queue_bytes_max`.
@@ -33,21 +34,22 @@ impl Engine {
         let udp = first_ok(addrs.to_socket_addrs()?, |addr| {
             self.os.bind_udp(addr, options, in_batches)
         })?;
-        self.add_udp(udp)
+        self.add_udp(udp, options.proxy.clone())
     }
 
     pub(crate) fn adopt_udp(&mut self, socket: OwnedSocket) -> io::Result<UdpId> {
         self.check_not_shutting_down()?;
-        self.add_udp(Udp::adopt(socket, self.config.datagram_batches)?)
+        self.add_udp(Udp::adopt(socket, self.config.datagram_batches)?, None)
     }
 
-    fn add_udp(&mut self, udp: Udp) -> io::Result<UdpId> {
+    fn add_udp(&mut self, udp: Udp, proxy: Option<ProxyProtocol>) -> io::Result<UdpId> {
         let peer = udp.peer_addr().ok();
         let token = self.add(|generation| {
             Entry::Udp(Box::new(UdpEntry {
                 socket: udp,
                 peer,
                 reply: None,
+                proxy: proxy.map(Box::new),
                 failures: ReceiveFailures::default(),
                 queue: DatagramQueue::default(),
                 counted_bytes: 0,
@@ -206,6 +208,12 @@ impl Engine {
             return None;
         }
         Some(entry)
+    }
+
+    /// Counts and logs a datagram that the PROXY protocol refuses.
+    pub(crate) fn datagram_refused(&mut self, from: &SocketAddr, error: ProxyError) {
+        self.telemetry.stats.datagrams_refused += 1;
+        warn_limited!(self, Datagram => "dropped a datagram from {from}: {error}");
     }
 
     /// Returns true if the queue is so long that it must be sent before more datagrams are

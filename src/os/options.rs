@@ -10,6 +10,7 @@ use super::udp_batch::Wanted;
 use super::{SocketRef, to_sock_addr};
 use crate::addr::Addr;
 use crate::error::invalid_input;
+use crate::proxy_header::ProxyProtocol;
 use crate::setters::setters;
 
 /// Options of all socket types that are set before the bind.
@@ -307,6 +308,7 @@ pub struct UdpOptions {
     #[cfg(target_os = "linux")]
     multicast_all: Option<bool>,
     pub(super) wanted: Wanted,
+    pub(crate) proxy: Option<ProxyProtocol>,
     groups_v4: Vec<(Ipv4Addr, Ipv4Addr)>,
     groups_v6: Vec<(Ipv6Addr, u32)>,
 }
@@ -334,6 +336,16 @@ impl UdpOptions {
         /// Sets the number of hops of a datagram to a group (`IP_MULTICAST_TTL`,
         /// `IPV6_MULTICAST_HOPS`). The system's default is 1, the local network.
         multicast_ttl(hops: u8) => multicast_ttl = Some(hops);
+
+        /// Removes the header of the PROXY protocol, version 2, from the start of each datagram.
+        /// [`Datagram::proxied`](crate::Datagram::proxied) returns it. Off by default.
+        ///
+        /// A datagram with an invalid header is dropped. If the header is
+        /// [required](ProxyProtocol::required), a datagram without a header or from a sender that
+        /// is not trusted is dropped too. Each of them counts in
+        /// [`Stats::datagrams_refused`](crate::Stats::datagrams_refused). A sender can forge its
+        /// address, so trust a network only if a firewall protects it.
+        proxy_protocol(policy: ProxyProtocol) => proxy = Some(policy);
     }
 
     /// Receives datagrams to groups that other sockets of this host have joined

@@ -30,6 +30,7 @@ use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, SocketId, Token, UdpId};
 use crate::memory::ReadBuffer;
 use crate::os::Os;
+use crate::proxy_header::ProxyHeader;
 use crate::remote::{Inlet, Posted, Remote};
 use crate::stats::Stats;
 use callbacks::Callbacks;
@@ -72,6 +73,8 @@ pub struct Reactor<H: Handler> {
     read_buffer: ReadBuffer,
     /// The buffer for the datagrams of one receive.
     recv_batch: RecvBatch,
+    /// The header of the datagram that is being delivered; kept so that its memory is reused.
+    proxy_header: ProxyHeader,
     /// The queue of posts from other threads.
     inlet: Inlet<H>,
     /// Posts of other threads that were taken from `inlet` and have not run yet.
@@ -111,6 +114,7 @@ impl<H: Handler> Reactor<H> {
             sessions: Sessions::new(),
             read_buffer,
             recv_batch: RecvBatch::default(),
+            proxy_header: ProxyHeader::local(),
             inlet,
             posted: VecDeque::new(),
         })

@@ -79,11 +79,23 @@ impl<H: Handler> Reactor<H> {
             let Some(entry) = engine.receiver_of(id, &message.from) else {
                 continue;
             };
+            let (mut whole, mut proxied) = (whole, None);
+            if let Some(policy) = &entry.proxy {
+                match policy.split_datagram(&message.from, whole, &mut self.proxy_header) {
+                    Ok(0) => {}
+                    Ok(len) => (whole, proxied) = (&whole[len..], Some(&self.proxy_header)),
+                    Err(error) => {
+                        engine.datagram_refused(&message.from, error);
+                        continue;
+                    }
+                }
+            }
             let datagram = Datagram {
                 from: message.from,
                 data: &whole[..whole.len().min(len_max)],
                 truncated: whole.len() > len_max,
                 details: details.unwrap_or(Details::NONE),
+                proxied,
             };
             if details.is_some() {
                 entry.reply = Some(datagram.reply_route());
