@@ -11,6 +11,7 @@ use std::{fmt, io};
 use crate::conn::Skip;
 use crate::error::FrameError;
 use crate::id::ListenerId;
+use crate::proxy_header::{ProxyError, ProxyHeader};
 
 /// A peer's way of leaving, as reported by [`Handler::on_hangup`](crate::Handler::on_hangup).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,9 @@ pub enum CloseReason {
     Peer,
     /// The handler aborted the connection.
     Aborted,
+    /// The connection did not begin with a valid header of the PROXY protocol: see
+    /// [`ListenOptions::proxy_protocol`](crate::ListenOptions::proxy_protocol). It never opened.
+    ProxyHeader(ProxyError),
     /// The handler [detached](crate::Context::detach) the connection. Its socket is still open, and
     /// belongs to the handler now.
     Detached(Detached),
@@ -96,6 +100,7 @@ impl fmt::Display for CloseReason {
         match self {
             Self::Local => f.write_str("closed by this side"),
             Self::Peer => f.write_str("closed by the peer"),
+            Self::ProxyHeader(error) => error.fmt(f),
             Self::Aborted => f.write_str("aborted by this side"),
             Self::Detached(_) => f.write_str("detached from the reactor by this side"),
             Self::ConnectFailed(error) => write!(f, "connect failed: {error}"),
@@ -132,8 +137,13 @@ pub enum Refusal {
     /// [`Config::connections_max`](crate::Config::connections_max) connections are open.
     Connections,
     /// [`Config::connections_per_addr_max`](crate::Config::connections_per_addr_max) connections
-    /// from the peer's IP address are open.
+    /// from the IP address of the peer, or of the client that a header of the PROXY protocol
+    /// announced, are open.
     ConnectionsPerAddr,
+    /// The peer is not trusted, and the listener [requires] a header of the PROXY protocol.
+    ///
+    /// [requires]: crate::ProxyProtocol::required
+    UntrustedProxy,
 }
 
 impl fmt::Display for Refusal {
@@ -141,6 +151,7 @@ impl fmt::Display for Refusal {
         f.write_str(match self {
             Self::Connections => "connections_max is reached",
             Self::ConnectionsPerAddr => "connections_per_addr_max is reached",
+            Self::UntrustedProxy => "the peer is not trusted to send a PROXY header",
         })
     }
 }
@@ -166,6 +177,7 @@ pub struct Detached {
     pub unsent: Vec<u8>,
     /// Skip that continues at the first byte of `undelivered`.
     pub(crate) skip: Skip,
+    pub(crate) proxied: Option<Box<ProxyHeader>>,
 }
 
 impl Detached {
@@ -177,6 +189,7 @@ impl Detached {
             undelivered: Vec::new(),
             unsent: Vec::new(),
             skip: Skip::None,
+            proxied: None,
         }
     }
 

@@ -424,6 +424,8 @@ changes! {
     /// Ends the wait for `on_peek`, because the caller now calls it.
     fn peek_handled = clear(PEEKING);
     fn set_own_limits = set(OWN_LIMITS);
+    /// Records that the connection is counted among the connections of an address.
+    fn counted_by_addr = set(ADDR_COUNTED);
 }
 
 /// Construction.

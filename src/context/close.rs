@@ -66,6 +66,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// * the socket, in non-blocking mode and with its options, such as `TCP_NODELAY`
     /// * the undelivered input and the unsent output
+    /// * the header of the PROXY protocol that [`proxied`](Context::proxied) returns
     /// * the skip of a frame that is too long: see
     ///   [`Detached::is_skipping`](crate::Detached::is_skipping)
     ///

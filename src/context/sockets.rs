@@ -10,6 +10,7 @@ use crate::error::Gone;
 use crate::handler::Handler;
 use crate::id::{ConnId, SocketId};
 use crate::os::SocketRef;
+use crate::proxy_header::ProxyHeader;
 use crate::stats::{ConnStats, Stats};
 
 impl<H: Handler> Context<'_, H> {
@@ -47,6 +48,37 @@ impl<H: Handler> Context<'_, H> {
             true => Err(io::ErrorKind::AddrNotAvailable.into()),
             false => Ok(peer.clone()),
         }
+    }
+
+    /// Returns the header of the PROXY protocol with which a connection began; `None` for a direct
+    /// client or a closed connection.
+    ///
+    /// [`peer_addr`](Context::peer_addr) is the address of the balancer. The header stays available
+    /// until `on_close` has returned, and moves with a [detached](Context::detach) connection.
+    ///
+    /// # Examples
+    ///
+    /// The address of the client, also if no balancer is in front:
+    ///
+    /// ```
+    /// use unstick::{Addr, ConnId, Context, Handler, ProxyHeader};
+    ///
+    /// fn client<H: Handler>(cx: &Context<'_, H>, conn: ConnId) -> std::io::Result<Addr> {
+    ///     match cx.proxied(conn).and_then(ProxyHeader::source) {
+    ///         Some(client) => Ok(client.clone()),
+    ///         None => cx.peer_addr(conn), // a direct client, or a check by the balancer itself
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn proxied(&self, conn: ConnId) -> Option<&ProxyHeader> {
+        self.engine
+            .conn(conn.0)
+            .ok()?
+            .extras
+            .as_ref()?
+            .proxied
+            .as_deref()
     }
 
     /// Returns the local IP address and port of a connection, a listener or a UDP socket, as

@@ -215,12 +215,16 @@ impl Engine {
         let unsent = discard_output(conn, &mut memory.pool, &mut memory.spare_queues);
         let undelivered = conn.assembler.clear(&mut memory.pool) as u64;
         if conn.state.is_addr_counted()
-            && let Some(peer) = conn.peer.inet()
+            && let Some(ip) = conn.counted_ip()
         {
-            self.admission.per_addr.leave(peer.ip());
+            self.admission.per_addr.leave(ip);
         }
         let stats = conn.stats(self.telemetry.callback_times.of(token));
         let mut extras = conn.extras.take().unwrap_or_default();
+        if extras.proxied.is_some() {
+            // `on_close` may ask for the header.
+            conn.extras().proxied = extras.proxied.take();
+        }
         if let Some(dial) = &mut extras.dial {
             dial.close(&self.os);
         }
@@ -243,7 +247,7 @@ impl Engine {
         stats.unsent_bytes += closed.unsent_bytes;
         stats.undecoded_bytes += closed.undecoded_bytes;
         self.admission.connections -= 1;
-        Some(closed)
+        (!extras.is_refused).then_some(closed)
     }
 
     /// Frees the key of a reaped entry. Its descriptor is free too, so listeners that ran out of

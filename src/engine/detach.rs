@@ -47,6 +47,8 @@ impl Engine {
             return None;
         }
         let mut detached = Detached::new(conn.socket.detach(&self.os)?);
+        // The close report counts the connection by the address in the header, so the header stays.
+        detached.proxied = conn.extras().proxied.clone();
         let pool = &mut self.memory.pool;
         if let Some(mut queue) = conn.write_queue.take() {
             detached.unsent = queue.to_vec();
@@ -65,10 +67,12 @@ impl Engine {
             undelivered,
             unsent,
             skip,
+            proxied,
         } = detached;
         let token = self.insert_connecting(framing);
         let (memory, now) = (&mut self.memory, self.timers.stamp);
         if let Ok(conn) = self.entries.conn_mut(token) {
+            conn.extras().proxied = proxied;
             let content = (&undelivered[..], skip);
             conn.assembler.put(content, now, &mut memory.pool);
             if !unsent.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::dial::Dial;
@@ -21,7 +22,7 @@ use crate::event::CloseReason;
 #[cfg(unix)]
 use crate::os::UnixDatagramSocket;
 use crate::os::{Listener, Stream, Udp};
-use crate::proxy_header::ProxyProtocol;
+use crate::proxy_header::{ProxyHeader, ProxyProtocol};
 use crate::stats::{ConnCounts, ConnStats};
 use crate::timer::{Stamp, TimerId};
 
@@ -94,6 +95,10 @@ pub(crate) struct Extras {
     pub(crate) dial: Option<Box<Dial>>,
     /// The preparation, from the start of the connect or the accept until the connection is open.
     pub(super) preparation: Option<Box<Preparation>>,
+    /// The header of the PROXY protocol with which the connection began.
+    pub(crate) proxied: Option<Box<ProxyHeader>>,
+    /// True if `on_refused` reports the end of the connection, and not `on_close`.
+    pub(super) is_refused: bool,
     /// True if the socket was opened outside the reactor.
     pub(crate) adopted: bool,
     /// The credit, if the handler limits delivery by credit.
@@ -118,6 +123,8 @@ pub(crate) struct Extras {
 pub(crate) struct ListenerEntry {
     pub(crate) socket: Listener,
     pub(crate) framing: Framing,
+    /// The rules for headers of the PROXY protocol; `None` if connections have no header.
+    pub(super) proxy: Option<Arc<ProxyProtocol>>,
     /// Number of consecutive accepts that were rejected.
     pub(crate) rejected: u32,
     pub(crate) generation: NonZeroU32,
@@ -134,7 +141,7 @@ pub(crate) struct UdpEntry {
     /// Route back to the sender of the datagram being delivered, if its destination is known.
     pub(crate) reply: Option<Route>,
     /// The rules for headers of the PROXY protocol; `None` if datagrams have no header.
-    pub(crate) proxy: Option<Box<ProxyProtocol>>,
+    pub(crate) proxy: Option<Arc<ProxyProtocol>>,
     /// Number of consecutive failed receives.
     pub(crate) failures: ReceiveFailures,
     pub(crate) queue: DatagramQueue,
@@ -178,6 +185,7 @@ impl Extras {
             && self.credit.is_none()
             && self.limits.is_none()
             && self.peek_len.is_none()
+            && self.proxied.is_none()
     }
 
     /// Records the reason of the close. The first reason is kept, with one exception: an error, an

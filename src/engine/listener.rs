@@ -14,7 +14,7 @@ use super::{Connection, Engine, Entry, ListenerEntry, Task};
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
 use crate::conn::State;
-use crate::event::{Origin, Refusal};
+use crate::event::Refusal;
 use crate::id::{ConnId, ListenerId};
 use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream, lacks_family};
 
@@ -101,7 +101,7 @@ impl Engine {
         let listener = first_ok(addrs.to_addrs()?, |addr| {
             self.os.listen(&addr, options, backlog)
         })?;
-        self.add_listener(listener, framing)
+        self.add_listener(listener, framing, options)
     }
 
     /// Listens at each address, with one port for all. If one address fails, nothing stays open.
@@ -139,7 +139,7 @@ impl Engine {
         };
         let mut ids = Vec::new();
         for listener in listeners {
-            match self.add_listener(listener, framing.clone()) {
+            match self.add_listener(listener, framing.clone(), &options) {
                 Ok(id) => ids.push(id),
                 Err(error) => {
                     self.remove_listeners(&ids);
@@ -197,14 +197,20 @@ impl Engine {
         framing: Framing,
     ) -> io::Result<ListenerId> {
         self.check_not_shutting_down()?;
-        self.add_listener(Listener::adopt(socket)?, framing)
+        self.add_listener(Listener::adopt(socket)?, framing, &ListenOptions::new())
     }
 
-    fn add_listener(&mut self, listener: Listener, framing: Framing) -> io::Result<ListenerId> {
+    fn add_listener(
+        &mut self,
+        listener: Listener,
+        framing: Framing,
+        options: &ListenOptions,
+    ) -> io::Result<ListenerId> {
         let token = self.add(|generation| {
             Entry::Listener(Box::new(ListenerEntry {
                 socket: listener,
                 framing,
+                proxy: options.proxy.clone(),
                 rejected: 0,
                 generation,
                 state: State::default(),
@@ -223,21 +229,12 @@ impl Engine {
         match entry.socket.accept() {
             Ok((stream, peer)) => {
                 entry.rejected = 0;
-                let preparation = self.preparation_of_accept(id);
-                self.admit_prepared(stream, peer, framing, preparation)
+                match self.preparation_of_accept(id, &peer) {
+                    Ok(preparation) => self.admit_prepared(stream, peer, framing, preparation),
+                    Err(refusal) => self.refuse(peer, refusal),
+                }
             }
             Err(error) => self.accept_failed(id, &error),
-        }
-    }
-
-    /// Returns the preparation of a connection that `listener` accepts; `None` if it needs none.
-    fn preparation_of_accept(&self, listener: ListenerId) -> Option<Box<Preparation>> {
-        #[cfg(test)]
-        return self.test_preparation(Origin::Accepted(listener));
-        #[cfg(not(test))]
-        {
-            let _ = Origin::Accepted(listener);
-            None
         }
     }
 
@@ -257,7 +254,8 @@ impl Engine {
     ) -> Accepted {
         let per_addr_max = self.config.connections_per_addr_max;
         let addr = peer.inet().map(|peer| peer.ip());
-        let counted = addr.filter(|_| per_addr_max != usize::MAX);
+        let is_identified = preparation.as_ref().is_none_or(|it| it.knows_client());
+        let counted = addr.filter(|_| per_addr_max != usize::MAX && is_identified);
         if self.admission.connections >= self.config.connections_max {
             return self.refuse(peer, Refusal::Connections);
         }
@@ -296,9 +294,14 @@ impl Engine {
         Accepted::Conn(ConnId(token))
     }
 
-    fn refuse(&mut self, peer: Addr, refusal: Refusal) -> Accepted {
+    /// Counts and logs a refused connection.
+    pub(super) fn count_refusal(&mut self, peer: &Addr, refusal: Refusal) {
         self.telemetry.stats.refused += 1;
         warn_limited!(self, Refused => "refused the connection from {peer}: {refusal}");
+    }
+
+    fn refuse(&mut self, peer: Addr, refusal: Refusal) -> Accepted {
+        self.count_refusal(&peer, refusal);
         Accepted::Refused(peer, refusal)
     }
 

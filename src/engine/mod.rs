@@ -20,6 +20,7 @@ mod open;
 mod owned_payload;
 mod per_addr;
 mod prepare;
+mod proxied;
 mod queues;
 mod read;
 mod recording;

@@ -1,9 +1,10 @@
 //! Connections that are opened from this side: by a connect, or by adopting a connected socket.
 
 use std::io;
+use std::time::Duration;
 
 use super::dial::Dial;
-use super::prepare::{Opening, Preparation};
+use super::prepare::{Opening, Preparation, Stage};
 use super::{Connection, Engine, Entry};
 use crate::addr::{ToAddrs, unknown};
 use crate::codec::Framing;
@@ -72,7 +73,7 @@ impl Engine {
         let timeout = options.timeout.unwrap_or(self.config.connect_deadline);
         let until = self.timers.since_epoch().saturating_add(timeout);
         let dial = Dial::new(addrs, options.clone(), until);
-        let preparation = self.preparation_of_connect();
+        let preparation = self.preparation_of_connect(options, timeout);
         let extras = self.conn_mut(token)?.extras();
         extras.dial = Some(Box::new(dial));
         extras.preparation = preparation;
@@ -100,11 +101,18 @@ impl Engine {
     }
 
     /// Returns the preparation of a new connect; `None` if it needs none.
-    fn preparation_of_connect(&self) -> Option<Box<Preparation>> {
+    fn preparation_of_connect(
+        &self,
+        options: &ConnectOptions,
+        timeout: Duration,
+    ) -> Option<Box<Preparation>> {
+        let bytes = options.proxy_header.clone();
+        let stages = bytes.map(|bytes| Stage::Send { bytes, timeout });
         #[cfg(test)]
-        return self.test_preparation(Origin::Connected);
-        #[cfg(not(test))]
-        None
+        let stages = stages
+            .into_iter()
+            .chain(self.admission.prefix.map(Stage::Prefix));
+        Preparation::new(Origin::Connected, stages)
     }
 
     /// Continues the connect or the preparation of a connection after an event.

@@ -13,26 +13,20 @@
 //! `Preparing`: no frame is delivered, and queued output waits. Bytes that arrived after the last
 //! stage belong to the first frame.
 
-#![cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        unused_variables,
-        unreachable_code,
-        reason = "the only stage is for tests"
-    )
-)]
-
 use std::collections::VecDeque;
+use std::io;
 use std::time::Duration;
 
 use super::log_limit::warn_limited;
+use super::proxied::ReceiveHeader;
 use super::transport::{Filled, fill};
 use super::{Connection, Engine, Task};
+use crate::addr::Addr;
 use crate::conn::{Skip, State};
-use crate::event::{CloseReason, Origin};
-use crate::id::{ConnId, Token};
+use crate::event::{CloseReason, Origin, Refusal};
+use crate::id::{ConnId, ListenerId, Token};
 use crate::memory::ReadBuffer;
+use crate::proxy_header::{ProxyError, ProxyHeader};
 
 /// Length of one read of a stage, in bytes. It is short, because the bytes after the stage are
 /// copied once.
@@ -42,7 +36,7 @@ const READ_LEN: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Preparation {
     /// The origin to report when the connection opens.
-    origin: Origin,
+    pub(super) origin: Origin,
     /// The stages that are not done. The first one is in progress.
     stages: VecDeque<Stage>,
     /// Bytes that were read and that no stage has used yet.
@@ -53,19 +47,26 @@ pub(crate) struct Preparation {
 
 /// One stage of a preparation.
 #[derive(Debug, Clone)]
-pub(crate) enum Stage {
+pub(super) enum Stage {
+    /// Receives a header of the PROXY protocol.
+    ReceiveHeader(ReceiveHeader),
+    /// Sends bytes, such as a header of the PROXY protocol.
+    Send { bytes: Vec<u8>, timeout: Duration },
     /// Expects a fixed sequence of bytes. For tests of the preparation.
     #[cfg(test)]
     Prefix(&'static [u8]),
 }
 
 /// The result of a stage for the bytes that have arrived.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+#[derive(Debug)]
+pub(super) enum Progress {
     /// The stage needs more bytes.
     NeedMore,
     /// The stage is done. It used this number of bytes.
     Done(usize),
+    /// The stage that receives a header is done. It used this number of bytes. `None` stands for a
+    /// direct client.
+    Identified(usize, Option<Box<ProxyHeader>>),
 }
 
 /// The state of a connection after a stage.
@@ -75,6 +76,9 @@ pub(crate) enum Opening {
     Waits,
     /// The connection is open: call `on_open`.
     Opened(Origin),
+    /// A limit refused the client of the connection, which has ended: call `on_refused`, and not
+    /// `on_close`.
+    Refused(ListenerId, Addr, Refusal),
 }
 
 impl Preparation {
@@ -95,19 +99,36 @@ impl Preparation {
         })
     }
 
-    /// Runs the stages with the bytes that have arrived. Returns `Done` if no stage is
-    /// left.
+    /// Runs the stages with the bytes that have arrived. Returns `Done` if no stage is left, and
+    /// `Identified` if the caller must first handle the header.
     fn run(&mut self) -> Result<Progress, CloseReason> {
         while let Some(stage) = self.stages.front() {
             match stage.run(&self.input)? {
                 Progress::NeedMore => return Ok(Progress::NeedMore),
-                Progress::Done(used) => {
-                    self.input.drain(..used);
-                    self.stages.pop_front();
+                Progress::Done(used) => self.stage_done(used),
+                Progress::Identified(used, header) => {
+                    self.stage_done(used);
+                    return Ok(Progress::Identified(0, header));
                 }
             }
         }
         Ok(Progress::Done(0))
+    }
+
+    /// Returns true if the address of the client is known before the preparation.
+    pub(super) fn knows_client(&self) -> bool {
+        !matches!(self.stages.front(), Some(Stage::ReceiveHeader(_)))
+    }
+
+    /// Removes the stage in progress, and the bytes that it used.
+    pub(super) fn stage_done(&mut self, used: usize) {
+        self.input.drain(..used);
+        self.stages.pop_front();
+    }
+
+    /// Returns the stage in progress, and the bytes that have arrived for it.
+    pub(super) fn stage_and_input(&mut self) -> (Option<&mut Stage>, &[u8]) {
+        (self.stages.front_mut(), &self.input)
     }
 }
 
@@ -115,19 +136,24 @@ impl Stage {
     /// Handles the bytes that have arrived since the stage began. A stage that needs more bytes is
     /// called again with these bytes and further ones. It must fail before they become too many.
     fn run(&self, input: &[u8]) -> Result<Progress, CloseReason> {
-        match *self {
+        match self {
+            Self::ReceiveHeader(stage) => stage.run(input),
+            // `send_for_stage` has sent the bytes before.
+            Self::Send { .. } => Ok(Progress::NeedMore),
             #[cfg(test)]
             Self::Prefix(prefix) => match input.get(..prefix.len()) {
-                Some(bytes) if bytes == prefix => Ok(Progress::Done(prefix.len())),
+                Some(bytes) if bytes == *prefix => Ok(Progress::Done(prefix.len())),
                 None if prefix.starts_with(input) => Ok(Progress::NeedMore),
-                _ => Err(CloseReason::Io(std::io::ErrorKind::InvalidData.into())),
+                _ => Err(CloseReason::Io(io::ErrorKind::InvalidData.into())),
             },
         }
     }
 
     /// Returns the time allowed for the stage.
     fn timeout(&self) -> Duration {
-        match *self {
+        match self {
+            Self::ReceiveHeader(stage) => stage.policy.time(),
+            Self::Send { timeout, .. } => *timeout,
             #[cfg(test)]
             Self::Prefix(_) => Duration::from_secs(10),
         }
@@ -135,17 +161,21 @@ impl Stage {
 
     /// Returns the reason of the close if the stage takes too long.
     fn timed_out(&self) -> CloseReason {
-        match *self {
+        match self {
+            Self::ReceiveHeader(_) => CloseReason::ProxyHeader(ProxyError::TimedOut),
+            Self::Send { .. } => CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into()),
             #[cfg(test)]
-            Self::Prefix(_) => CloseReason::Io(std::io::ErrorKind::TimedOut.into()),
+            Self::Prefix(_) => CloseReason::Io(io::ErrorKind::TimedOut.into()),
         }
     }
 
     /// Returns the reason of the close if the peer ends its side during the stage.
     fn ended(&self) -> CloseReason {
-        match *self {
+        match self {
+            Self::ReceiveHeader(_) => CloseReason::ProxyHeader(ProxyError::Ended),
+            Self::Send { .. } => CloseReason::Io(io::ErrorKind::UnexpectedEof.into()),
             #[cfg(test)]
-            Self::Prefix(_) => CloseReason::Io(std::io::ErrorKind::UnexpectedEof.into()),
+            Self::Prefix(_) => CloseReason::Io(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 }
@@ -171,7 +201,7 @@ impl Engine {
         }
     }
 
-    fn set_stage_deadline(&mut self, token: Token) {
+    pub(super) fn set_stage_deadline(&mut self, token: Token) {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;
         };
@@ -186,6 +216,9 @@ impl Engine {
     /// Continues the preparation of a connection after an event.
     pub(super) fn prepare(&mut self, token: Token, read_buffer: &mut ReadBuffer) -> Opening {
         loop {
+            if !self.send_for_stage(token) {
+                return Opening::Waits;
+            }
             let Ok(conn) = self.entries.conn_mut(token) else {
                 return Opening::Waits;
             };
@@ -195,7 +228,15 @@ impl Engine {
             };
             let stages = preparation.stages.len();
             match preparation.run() {
+                // The sender of an invalid header is a proxy, which should notice the error soon.
+                Err(reason @ CloseReason::ProxyHeader(_)) => self.abort(token, reason),
                 Err(reason) => self.reject(token, reason),
+                Ok(Progress::Identified(_, header)) => {
+                    if let Some(refused) = self.identified(token, header) {
+                        return refused;
+                    }
+                    self.set_stage_deadline(token);
+                }
                 Ok(Progress::Done(_)) => return self.end_preparation(token),
                 Ok(Progress::NeedMore) => {
                     if preparation.stages.len() < stages {
@@ -231,6 +272,7 @@ impl Engine {
                 true
             }
             Filled::WouldBlock => false,
+            Filled::End if conn.continue_as_direct() => true,
             Filled::End => {
                 let reason = conn.stage().map_or(CloseReason::Peer, Stage::ended);
                 self.end(token, reason);
@@ -282,6 +324,13 @@ impl Engine {
 
     /// Handles a deadline that passed during a stage.
     pub(super) fn preparation_timed_out(&mut self, token: Token) {
+        if self
+            .entries
+            .conn_mut(token)
+            .is_ok_and(Connection::continue_as_direct)
+        {
+            return self.queue(token);
+        }
         let stage = self.conn(token).ok().and_then(Connection::stage);
         let reason = stage.map_or(CloseReason::CloseTimeout, Stage::timed_out);
         self.end(token, reason);
@@ -297,11 +346,5 @@ impl Engine {
             self.admission.preparing -= 1;
             self.telemetry.stats.preparations_failed += 1;
         }
-    }
-
-    /// Returns `Some` if new connections of the test have a preparation.
-    #[cfg(test)]
-    pub(super) fn test_preparation(&self, origin: Origin) -> Option<Box<Preparation>> {
-        Preparation::new(origin, self.admission.prefix.map(Stage::Prefix))
     }
 }

@@ -3,6 +3,7 @@
 //! `send_to` queues a datagram. The queue is sent by the end of the turn.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::{fmt, io};
 
 use super::log_limit::warn_limited;
@@ -42,14 +43,14 @@ impl Engine {
         self.add_udp(Udp::adopt(socket, self.config.datagram_batches)?, None)
     }
 
-    fn add_udp(&mut self, udp: Udp, proxy: Option<ProxyProtocol>) -> io::Result<UdpId> {
+    fn add_udp(&mut self, udp: Udp, proxy: Option<Arc<ProxyProtocol>>) -> io::Result<UdpId> {
         let peer = udp.peer_addr().ok();
         let token = self.add(|generation| {
             Entry::Udp(Box::new(UdpEntry {
                 socket: udp,
                 peer,
                 reply: None,
-                proxy: proxy.map(Box::new),
+                proxy,
                 failures: ReceiveFailures::default(),
                 queue: DatagramQueue::default(),
                 counted_bytes: 0,

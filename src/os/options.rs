@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -10,7 +11,7 @@ use super::udp_batch::Wanted;
 use super::{SocketRef, to_sock_addr};
 use crate::addr::Addr;
 use crate::error::invalid_input;
-use crate::proxy_header::ProxyProtocol;
+use crate::proxy_header::{ProxyHeader, ProxyProtocol};
 use crate::setters::setters;
 
 /// Options of all socket types that are set before the bind.
@@ -135,6 +136,7 @@ macro_rules! before {
 pub struct ListenOptions {
     before: Before,
     backlog: Option<u32>,
+    pub(crate) proxy: Option<Arc<ProxyProtocol>>,
 }
 
 impl ListenOptions {
@@ -155,6 +157,19 @@ impl ListenOptions {
         /// the default, and describes how to notice a backlog that is too short. Zero selects the
         /// minimum of the system: on Linux one connection waits.
         backlog(connections: u32) => backlog = Some(connections);
+
+        /// Receives a header of the PROXY protocol, version 1 or 2, before the first frame of each
+        /// connection. [`Context::proxied`](crate::Context::proxied) returns it. Off by default.
+        ///
+        /// [`on_open`](crate::Handler::on_open) is called when the header is complete. If the
+        /// header is missing or invalid, the connection is reset, and
+        /// [`on_close`](crate::Handler::on_close) alone is called, with
+        /// [`CloseReason::ProxyHeader`](crate::CloseReason::ProxyHeader).
+        /// [`Config::connections_per_addr_max`](crate::Config::connections_per_addr_max) applies to
+        /// the client that the header announces. [`on_refused`](crate::Handler::on_refused) reports
+        /// a client with too many connections, and a peer that is not trusted if the header is
+        /// [required](ProxyProtocol::required).
+        proxy_protocol(policy: ProxyProtocol) => proxy = Some(Arc::new(policy));
     }
 
     /// Turns `only_v6` on, unless the program has set the option.
@@ -195,6 +210,7 @@ pub struct ConnectOptions {
     before: Before,
     pub(crate) timeout: Option<Duration>,
     local_addr: Option<Addr>,
+    pub(crate) proxy_header: Option<Vec<u8>>,
 }
 
 impl ConnectOptions {
@@ -216,6 +232,13 @@ impl ConnectOptions {
         /// with several addresses do not overlap. The next address is tried when the attempt before
         /// it fails.
         local_addr(addr: impl Into<Addr>) => local_addr = Some(addr.into());
+
+        /// Sends a header of the PROXY protocol before the first frame, so that the server knows the
+        /// client for which this connection is opened. Off by default.
+        ///
+        /// The server must expect the header. [`on_open`](crate::Handler::on_open) is called after
+        /// the kernel took the header.
+        proxy_header(header: &ProxyHeader) => proxy_header = Some(header.encode());
 
         /// Allows a [`local_addr`](Self::local_addr) that an earlier connection still uses
         /// (`SO_REUSEADDR`). Off by default.
@@ -308,7 +331,7 @@ pub struct UdpOptions {
     #[cfg(target_os = "linux")]
     multicast_all: Option<bool>,
     pub(super) wanted: Wanted,
-    pub(crate) proxy: Option<ProxyProtocol>,
+    pub(crate) proxy: Option<Arc<ProxyProtocol>>,
     groups_v4: Vec<(Ipv4Addr, Ipv4Addr)>,
     groups_v6: Vec<(Ipv6Addr, u32)>,
 }
@@ -345,7 +368,7 @@ impl UdpOptions {
         /// is not trusted is dropped too. Each of them counts in
         /// [`Stats::datagrams_refused`](crate::Stats::datagrams_refused). A sender can forge its
         /// address, so trust a network only if a firewall protects it.
-        proxy_protocol(policy: ProxyProtocol) => proxy = Some(policy);
+        proxy_protocol(policy: ProxyProtocol) => proxy = Some(Arc::new(policy));
     }
 
     /// Receives datagrams to groups that other sockets of this host have joined

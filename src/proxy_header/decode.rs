@@ -40,6 +40,11 @@ pub(super) fn decode(
 }
 
 impl ProxyHeader {
+    /// Returns true if the bytes begin with the complete signature of a header.
+    pub(crate) fn is_signed(bytes: &[u8]) -> bool {
+        bytes.starts_with(SIGNATURE_V1) || bytes.starts_with(SIGNATURE_V2)
+    }
+
     /// Decodes a header into `self`, as [`decode`] describes.
     pub(crate) fn decode_into(
         &mut self,

@@ -122,6 +122,18 @@ impl ProxyProtocol {
         }
     }
 
+    pub(crate) fn is_required(&self) -> bool {
+        self.is_required
+    }
+
+    pub(crate) fn time(&self) -> Duration {
+        self.deadline
+    }
+
+    pub(crate) fn len_max(&self) -> usize {
+        self.header_len_max
+    }
+
     /// Returns true if a peer may send a header.
     pub(crate) fn trusts(&self, peer: &Addr) -> bool {
         match peer.inet() {

@@ -60,6 +60,11 @@ impl<H: Handler> Reactor<H> {
             match self.engine.continue_opening(token, &mut self.read_buffer) {
                 Opening::Waits => return false,
                 Opening::Opened(origin) => self.callbacks().opened(token, origin),
+                Opening::Refused(listener, client, refusal) => {
+                    drop(self.sessions.take(token.key()));
+                    self.callbacks().refused(listener, &client, refusal);
+                    return false;
+                }
             }
         }
         let watermark = self.engine.flush(token);
