@@ -36,7 +36,7 @@ impl Handler for Log {
             Some(header) if header.is_local() => "local".to_owned(),
             Some(header) => header
                 .source()
-                .map_or("unknown".to_owned(), Addr::to_string),
+                .map_or_else(|| "unknown".to_owned(), Addr::to_string),
             None => "direct".to_owned(),
         };
         self.events.push(format!("open {client}"));

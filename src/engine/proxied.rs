@@ -129,8 +129,8 @@ impl Engine {
         }
     }
 
-    /// Writes the bytes of a stage that sends. Returns false if the connection waits for an event or
-    /// has ended.
+    /// Writes the bytes of a stage that sends. Returns false if the connection waits for an event
+    /// or has ended.
     pub(super) fn send_for_stage(&mut self, token: Token) -> bool {
         loop {
             let Ok(conn) = self.entries.conn_mut(token) else {

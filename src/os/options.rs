@@ -233,8 +233,8 @@ impl ConnectOptions {
         /// it fails.
         local_addr(addr: impl Into<Addr>) => local_addr = Some(addr.into());
 
-        /// Sends a header of the PROXY protocol before the first frame, so that the server knows the
-        /// client for which this connection is opened. Off by default.
+        /// Sends a header of the PROXY protocol before the first frame, so that the server knows
+        /// the client for which this connection is opened. Off by default.
         ///
         /// The server must expect the header. [`on_open`](crate::Handler::on_open) is called after
         /// the kernel took the header.

@@ -241,9 +241,12 @@ fn unix(_: &[u8]) -> Result<Option<(Addr, Addr)>, ProxyError> {
     Ok(None)
 }
 
+/// The kind and the value of a TLV.
+type Tlv<'a> = (u8, &'a [u8]);
+
 /// Splits the first TLV off. Returns its kind and value, and the bytes after it; `None` if there
 /// is no complete TLV.
-pub(super) fn split_tlv(bytes: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
+pub(super) fn split_tlv(bytes: &[u8]) -> Option<(Tlv<'_>, &[u8])> {
     let (&[kind, high, low], rest) = bytes.split_first_chunk()?;
     let (value, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes([high, low])))?;
     Some(((kind, value), rest))
@@ -291,15 +294,15 @@ pub(super) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
 /// The CRC32c of each byte value. The polynomial is 0x1EDC6F41, with its bits reversed.
 const TABLE: [u32; 256] = {
     let mut table = [0; 256];
-    let mut index = 0;
+    let mut index: u32 = 0;
     while index < 256 {
-        let mut crc = index as u32;
+        let mut crc = index;
         let mut bit = 0;
         while bit < 8 {
             crc = (crc >> 1) ^ (0x82F6_3B78 * (crc & 1));
             bit += 1;
         }
-        table[index] = crc;
+        table[index as usize] = crc;
         index += 1;
     }
     table
