@@ -112,7 +112,8 @@ fn main() -> io::Result<()> {
         return Err(io::Error::other("usage: proxy LISTEN-ADDR UPSTREAM-ADDR"));
     };
     let mut config = Config::default();
-    // The queue of one side must not stop its input, only the input of the other side.
+    // A side whose write queue is above its high watermark is still read: `on_frame` pauses the
+    // other side instead.
     config.read_above_high = true;
     let mut reactor = Reactor::with_config(Proxy { upstream }, config)?;
     let listener = reactor.listen(listen, Framing::raw())?;

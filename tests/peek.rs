@@ -264,8 +264,8 @@ fn pause_and_credit_delay_a_peek() {
     }
 }
 
-/// After a first grant in `on_peek`, the next frame is counted. After a first grant in `on_frame`,
-/// the current frame is not.
+/// If the first grant is made in `on_peek`, the next frame uses credit. A first grant in `on_frame`
+/// is different: the current frame uses no credit.
 #[test]
 fn first_grant_in_on_peek_counts_the_next_frame() {
     let probe = Probe::new(|cx, event| match event {

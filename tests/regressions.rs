@@ -228,7 +228,8 @@ fn endless_netstring_length_was_read_for_ever() {
     assert!(matches!(reason, CloseReason::Frame { .. }), "{reason}");
 }
 
-// If only the end of the stream showed where a header ended, the frame of this header was lost.
+// If a delimiter at the end of the stream could be the start of a longer delimiter, only the end of
+// the stream completed the header. The frame of such a header was lost.
 #[test]
 fn frame_whose_header_ends_with_the_stream_was_lost() {
     let header = Framing::delimiters(&[b";", b";;"]);
@@ -248,7 +249,7 @@ fn last_frame_after_a_spent_frame_budget_was_lost() {
     assert_eq!(frames, [&b"first"[..], b"2"]);
 }
 
-// Values with which a reactor cannot work were accepted without an error.
+// Config values with which a reactor cannot work were accepted without an error.
 #[test]
 fn useless_config_values_were_accepted() {
     type SetUseless = fn(&mut Config);

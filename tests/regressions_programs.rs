@@ -123,8 +123,8 @@ fn flooded_side_of_the_proxy_could_not_send() {
     assert_eq!(&answer, b"answer");
 }
 
-// The proxy turned a refused connect into an orderly end, too. If the server refused the connection
-// of the proxy, the client got an orderly end instead of a reset.
+// If the server refused the connection of the proxy, the client got an orderly end instead of a
+// reset.
 #[test]
 fn refused_connect_was_an_orderly_end_behind_the_proxy() {
     let (_socket, addr) = refusing();

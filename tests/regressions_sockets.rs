@@ -229,7 +229,7 @@ fn ipv4_client_of_a_dual_stack_listener_was_reported_as_ipv6() {
         expected.map(|addr| addr.expect("the client is connected"))
     );
 
-    // A connect to a mapped address reports the same address.
+    // A connect to an IPv4-mapped IPv6 address also reports the peer as IPv4.
     let mapped = format!("[::ffff:127.0.0.1]:{port}");
     let conn = reactor.connect(&mapped[..], Framing::raw(), ());
     drive(&mut reactor, |it| it.stats().connected == 1);

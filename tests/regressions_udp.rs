@@ -1,4 +1,6 @@
-//! One test for each fixed bug of datagram sockets: see `tests/regressions.rs`.
+//! One test for each fixed bug of datagram sockets.
+//!
+//! Each test is named after its bug, and its comment describes the bug.
 
 mod common;
 

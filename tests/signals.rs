@@ -252,7 +252,7 @@ fn catch_signal_takes_a_signal_from_the_shutdown() {
     assert_eq!(reported(&reactor), [Signal::SIGHUP, Signal::SIGINT]);
 }
 
-/// Both signals arrive before the turn, which therefore handles them together.
+/// Two signals arrive before a turn, so one turn handles both.
 #[test]
 fn second_signal_of_the_same_turn_aborts() {
     if has_run_in_child("second_signal_of_the_same_turn_aborts") {

@@ -27,8 +27,8 @@ fn rerun_with(test: &str, traced: &str, fault: &str) -> Option<Traced> {
     strace::rerun(test, &["-e", &trace, "-e", &inject])
 }
 
-/// Echoes datagrams of 32 peers, in several rounds, and then waits. All echoes must arrive although
-/// system calls fail, and the wait must have no work.
+/// Echoes datagrams of 32 peers, in several rounds. All echoes must arrive although system calls
+/// fail. Then checks that the reactor is idle.
 fn echo_as_child(addr: &str) {
     env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
     let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");

@@ -56,8 +56,8 @@ pub(crate) const ALL: &[Experiment] = &[
         title: "Pauses between the sends",
         transport: "tcp",
         set: &[("gap", "20")],
-        why: "The receiver had time to read each message alone. It looks like a solution, but \
-              costs a pause for each message.",
+        why: "The receiver had time to read each message alone. Pauses look like a \
+              solution, but they delay every message.",
     },
     Experiment {
         name: "pauses-late",
@@ -65,7 +65,7 @@ pub(crate) const ALL: &[Experiment] = &[
         transport: "tcp",
         set: &[("gap", "20"), ("delay", "250")],
         why: "A pause at the sender is not a pause at the receiver. After one slow query or one \
-              page fault there, the messages are glued again.",
+              page fault at the receiver, the messages are glued again.",
     },
     Experiment {
         name: "large-message",
@@ -138,7 +138,7 @@ pub(crate) const ALL: &[Experiment] = &[
             ("delay", "20"),
         ],
         why: "Nothing slows the sender down. The kernel drops datagrams that do not fit into the \
-              receiver's queue, and reports it to neither side.",
+              receiver's queue, and reports the loss to neither side.",
     },
     Experiment {
         name: "unframed",
@@ -252,8 +252,9 @@ impl Experiment {
     }
 }
 
-/// Runs the given settings and explains the result. If an experiment has the same transport and
-/// settings, the result gets its name, and its explanation if that is correct.
+/// Runs the given settings and explains the result. If an experiment has an equal transport and
+/// equal settings, the result gets the name of that experiment. It also gets the explanation of the
+/// experiment, if the result matches that explanation.
 pub(crate) fn run(
     transport: &str,
     knobs: &Knobs,

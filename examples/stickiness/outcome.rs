@@ -13,7 +13,7 @@ pub(crate) struct Block {
     /// Offset in the stream of a TCP run, or number of the datagram in a UDP run.
     pub(crate) offset: u64,
     pub(crate) len: u64,
-    /// Time in microseconds.
+    /// Time since the start of the recording, in microseconds.
     pub(crate) t_us: u128,
     /// Length of the header in bytes; 0 without a header.
     pub(crate) header: u32,

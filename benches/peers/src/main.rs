@@ -136,8 +136,7 @@ fn check_descriptors(cells: &[Cell], servers: usize, idle: usize) -> Result<(), 
         .unwrap_or_default();
     // With idle connections, each server runs twice.
     let servers = if idle > 0 { 2 * servers } else { servers };
-    // The constants leave room for the standard streams, for epoll, and for the CPU statistics of
-    // each server.
+    // The constants include the standard streams, epoll, and the CPU statistics of each server.
     let of_load = connections_max * servers + 16 * servers + 16;
     let of_server = connections_max + idle + 32;
     let needed = of_load.max(of_server) as u64;
