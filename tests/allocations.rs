@@ -32,7 +32,8 @@ const FRAMES: u64 = if cfg!(debug_assertions) {
 };
 /// Number of frames that are handled before allocations are counted.
 const WARM_UP: u64 = FRAMES / 100;
-/// Number of frames or datagrams in slow tests, where many of them cost a switch between threads.
+/// Number of frames or datagrams in slow tests. In these tests, many messages need a switch between
+/// threads.
 const SINGLE_FRAMES: u64 = FRAMES / 10;
 const PAYLOAD_LEN: usize = 64;
 const FRAMES_IN_FLIGHT: usize = 32;

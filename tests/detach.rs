@@ -455,7 +455,7 @@ fn detached_socket_makes_no_event_in_its_former_reactor() {
     assert_eq!(reactor.stats().events, events);
 }
 
-/// The peer has ended its side before the move.
+/// The peer ends its side before the connection is detached. The next reactor reports this end.
 #[test]
 fn end_of_the_stream_is_reported_after_a_move_too() {
     let mut probe = Probe::silent();
@@ -489,7 +489,7 @@ fn unix_stream_can_be_detached() {
     assert_eq!(far.read(&mut [0]).expect("an end"), 0);
 }
 
-/// A callback that panics after the call closes the connection like any other panic.
+/// A callback that calls `detach` and then panics closes its connection, like any other panic.
 #[test]
 fn panic_after_detach_closes_the_connection() {
     let probe = Probe::new(|cx, event| {

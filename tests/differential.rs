@@ -334,9 +334,13 @@ impl Reference for Lengths {
         })
     }
 
-    /// Returns true for two intended differences. The reference compares the field's value with the
-    /// limit and with the adjusted maximum of the field; this crate compares the delivered length.
-    /// If the header is kept, the reference accepts a frame that ends within the header.
+    /// Returns true for two intended differences:
+    ///
+    /// * The reference compares the value of the length field with the limit, and with the largest
+    ///   value of the field plus the adjustment. This crate compares the delivered length with the
+    ///   limit.
+    /// * If the header is delivered, the reference accepts a frame that ends within the header.
+    ///   This crate rejects such a frame.
     fn explains(&self, rest: &[u8], stopped: Stopped) -> bool {
         let Some(field) = rest.get(self.leading.len()..self.header_len()) else {
             return false;

@@ -578,7 +578,7 @@ fn connect_leaves_time_for_the_next_address() {
 }
 
 /// Linux lets a socket connect to its own port, as in a simultaneous open (RFC 9293, section 3.5).
-/// No listener exists there, so the connect must fail and the port must be free afterwards.
+/// No listener has this port, so the connect must fail and the port must be free afterwards.
 #[test]
 #[cfg(target_os = "linux")]
 fn connect_to_its_own_port_is_refused() {

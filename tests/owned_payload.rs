@@ -20,7 +20,7 @@ fn send_owned(reactor: &mut Reactor<Probe>, conn: ConnId, payload: impl Into<Pay
     sent.map(drop).expect("the payload is accepted");
 }
 
-/// Returns `payloads` encoded with `framing`, one after the other, as the reference.
+/// Returns the expected bytes: `payloads`, each encoded alone by a framer.
 fn sent_one_by_one(framing: &Framing, payloads: &[Vec<u8>]) -> Vec<u8> {
     let mut framer = unstick::Framer::new(framing.clone());
     let mut bytes = Vec::new();

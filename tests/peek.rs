@@ -62,7 +62,7 @@ fn first_byte_decides_between_two_framings() {
     }
 }
 
-/// `on_peek` receives the bytes that follow `STARTTLS` in the same read before they are decoded.
+/// If bytes follow `STARTTLS` in one read, `on_peek` receives them before they are decoded.
 #[test]
 fn bytes_after_the_current_frame_are_visible_at_once() {
     for after in [&b""[..], b"M", b"MAIL FROM:<a>\r\nRCPT"] {

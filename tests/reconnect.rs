@@ -88,8 +88,8 @@ fn reconnect_finds_a_returning_server_every_time() {
     reserved
         .set_reuse_address(true)
         .expect("SO_REUSEADDR can be set");
-    // On other systems the socket is dropped, because only Linux lets a listener bind the same
-    // address.
+    // Only Linux lets a listener bind the address of this socket. On other systems, the socket is
+    // dropped.
     let _reserved = cfg!(target_os = "linux").then_some(reserved);
     let mut listener = TcpListener::bind(addr).expect("the port has no listener");
     let mut reactor = client(addr);

@@ -164,11 +164,12 @@ fn accept_and_close_reset_the_delay_of_reconnect() {
     }
     client.kill().expect("the client runs");
     client.wait().expect("the process is a child of this one");
-    // The delays of the example are 200, 400, 800 and 1600 ms, less up to a half.
+    // The delays of the example are 200, 400, 800 and 1600 ms. Each of them is reduced at random by
+    // up to a half.
     assert!(delays[3] >= 800, "{delays:?}");
 }
 
-// `Reconnect` tried an address that no server can have again and again.
+// `Reconnect` did not stop its attempts to connect to an address that no server can have.
 #[test]
 fn invalid_address_was_tried_forever_by_reconnect() {
     for addr in [

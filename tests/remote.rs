@@ -366,7 +366,7 @@ fn remote_sends_of_one_thread_keep_their_order() {
             thread::spawn(move || {
                 for index in 0..PAYLOADS {
                     let payload = [sender, index].map(u32::to_be_bytes).concat();
-                    // Closures and payloads of one thread keep their common order as well.
+                    // A thread may mix payloads and closures; all of them keep their order.
                     if index % 2 == 0 {
                         remote
                             .send(conn, payload)

@@ -716,8 +716,8 @@ mod echo_example {
         count.parse().expect("the text is a number")
     }
 
-    /// Two echo servers would echo a datagram for ever if its forged sender were one of them. A
-    /// server would do the same with itself.
+    /// Two echo servers would echo a datagram for ever if its forged sender were the other server.
+    /// One server would loop alone if the forged sender were its own address.
     #[test]
     fn echo_example_does_not_loop_on_forged_datagrams() {
         const ROUNDS: usize = 100;

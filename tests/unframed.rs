@@ -33,8 +33,8 @@ fn mixes() -> Probe {
     })
 }
 
-/// The three connections use three paths. The output of the first, which is the active connection,
-/// is batched. The output of the second is queued. The third has own limits.
+/// The three connections use three paths. The first is the active connection, so its output is
+/// batched. The output of the second is queued. The third has its own limits.
 #[test]
 fn unframed_bytes_keep_their_order_among_frames() {
     for name in FRAMINGS {

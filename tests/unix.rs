@@ -341,7 +341,8 @@ fn slow_unix_reader_gets_every_byte() {
     });
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
     let (conn, _) = opened(&reactor)[0];
-    // The client does not read: the queue stops above the high watermark by at most one read.
+    // The client does not read, so the write queue grows. It exceeds the high watermark by at most
+    // one read.
     settle(&mut reactor);
     let queued = reactor.with(|_, cx| cx.queued_bytes(conn).expect("the connection is open"));
     assert!(queued <= bound, "the write queue held {queued} bytes");

@@ -194,7 +194,7 @@ impl Format {
         }
     }
 
-    /// Decodes the last frame of a stream, which has no delimiter.
+    /// Decodes the last frame of a stream, if this frame has no delimiter.
     fn last(&self, limit: Limit, rest: &[u8]) -> Found {
         match self {
             Self::Line => limit.complete(rest.strip_suffix(b"\r").unwrap_or(rest), rest.len()),

@@ -112,7 +112,8 @@ fn slip_packets_come_back_from_every_cut() {
     for (packet, frame) in packets.iter().zip(&frames) {
         assert_eq!(slip_decoded(frame).as_deref(), Some(*packet));
     }
-    // RFC 1055: a sender may begin with `C0`, to end the noise of an idle line.
+    // A sender may begin each packet with `C0` (RFC 1055). This byte ends a frame of the noise that
+    // an idle line caused.
     check_frames(&slip(), b"noise\xC0\xC0ok\xC0", &[b"noise", b"", b"ok"]);
     for invalid in [&b"a\xDB"[..], b"\xDBa", b"\xDB\xDB\xDC"] {
         assert_eq!(slip_decoded(invalid), None);

@@ -74,7 +74,8 @@ fn dns_messages_come_back_from_every_cut() {
             (refused, &[b"\0\x0C", &refused[..]].concat()),
         ],
     );
-    // A length of zero is a frame: the program rejects messages of less than 12 bytes.
+    // A length of zero gives an empty frame. The program has to reject messages of less than 12
+    // bytes.
     check_frames(&dns_over_tcp(), b"\0\0\0\x01x\0\0", &[b"", b"x", b""]);
     // The length may arrive in its own segment (RFC 7766, section 8). Without the whole message,
     // there is no frame.
@@ -183,7 +184,8 @@ fn amqp_frames_come_back_from_every_cut() {
     // The framing delivers a frame without its last byte; the program closes the connection.
     check_frames(&amqp(), b"\x08\0\0\0\0\0\0\0", &[b"\x08\0\0\0\0\0\0\0"]);
     assert_eq!(amqp_payload(b"\x08\0\0\0\0\0\0\0"), None);
-    // A server that does not know the version sends its own protocol header and closes.
+    // A server that does not support the client's version sends its own protocol header and closes.
+    // The framing rejects this header.
     check_error(
         &amqp(),
         b"AMQP\0\0\x09\x01",

@@ -83,7 +83,7 @@ pub fn cuts(data: &[u8]) {
 }
 
 /// Compares the results of a deframer and of the read side of a connection with the reference
-/// decoder, for a stream in pieces of the given lengths in turn.
+/// decoder. The stream arrives in pieces whose lengths repeat the list `lens`.
 pub fn compare_cuts(format: &Format, limit: Limit, stream: &[u8], lens: &[usize]) {
     let expected = format.decode(limit, stream);
     assert_eq!(
