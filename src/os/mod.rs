@@ -14,11 +14,12 @@ mod poll;
 mod signals;
 #[cfg(any(test, feature = "sim"))]
 #[cfg_attr(
-    not(test),
+    not(all(test, feature = "sim")),
     allow(
         dead_code,
+        unreachable_pub,
         unused_imports,
-        reason = "the crate's own tests use more of the simulation than `testkit::sim`"
+        reason = "the crate's own tests and `testkit::sim` use different parts of the simulation"
     )
 )]
 pub(crate) mod sim;

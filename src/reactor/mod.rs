@@ -194,6 +194,13 @@ impl<H: Handler> Reactor<H> {
         self.engine.os.is_sim_ready() || self.next_turn_in() == Some(Duration::ZERO)
     }
 
+    /// Returns true if [`run`](Reactor::run) would have returned: a callback stopped it, or a
+    /// shutdown is complete.
+    #[cfg(feature = "sim")]
+    pub(crate) fn has_ended_in_simulation(&self) -> bool {
+        self.engine.shutdown.is_stopped || self.engine.is_shut_down()
+    }
+
     /// Returns the longest time to wait before the next [`turn`](Reactor::turn) if no event
     /// arrives. For a program with its own loop.
     ///

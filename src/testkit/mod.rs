@@ -59,6 +59,5 @@ mod way;
 
 pub use cuts::Cuts;
 pub use failure::Failure;
-#[cfg(any(test, feature = "sim"))]
-pub(crate) use random::Random;
+pub use random::Random;
 pub use read_side::ReadSide;

@@ -1,3 +1,4 @@
 //! Tests of the public simulation (`unstick::testkit::sim`).
 
 mod api;
+mod network;

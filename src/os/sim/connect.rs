@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 
+use super::faults::Call;
 use super::host::{Class, FIRST_HOST};
 use super::poll::Ready;
 use super::socket::{Kind, SimSocket};
@@ -81,6 +82,7 @@ impl World {
         options: &ConnectOptions,
     ) -> io::Result<SimSocket> {
         self.with(|state| {
+            state.fault(host, None, Call::Connect)?;
             if let Some(errno) = state.connects_fail {
                 return Err(io::Error::from_raw_os_error(errno));
             }
@@ -123,6 +125,8 @@ impl World {
 impl SimSocket {
     pub(crate) fn accept(self) -> io::Result<(Self, Addr)> {
         self.with(|state, index| {
+            let host = state.sockets[index].host;
+            state.fault(host, Some(index), Call::Accept)?;
             let listener = state.listener(index);
             if let Some(error) = listener.failing.pop_front() {
                 return Err(error);

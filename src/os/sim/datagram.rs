@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
+use super::faults::Call;
 use super::host::{Class, FIRST_HOST};
 use super::poll::Ready;
 use super::socket::{Kind, SimSocket};
@@ -102,6 +103,8 @@ impl SimSocket {
     /// Receives one datagram. Bytes that do not fit into `buf` are lost.
     pub(crate) fn recv_datagram(self, buf: &mut [u8]) -> io::Result<(usize, Addr)> {
         self.with(|state, index| {
+            let host = state.sockets[index].host;
+            state.fault(host, Some(index), Call::Receive)?;
             let socket = state.datagrams(index);
             if let Some(kind) = socket.error.take() {
                 return Err(kind.into());
@@ -154,6 +157,7 @@ impl State {
         let mut local = self.sockets[from].local.clone();
         let is_udp = local.inet().is_some();
         let host = self.sockets[from].host;
+        self.fault(host, Some(from), Call::Send)?;
         let sender = self.datagrams(from);
         if let Some(kind) = sender.failing.pop_front() {
             return Err(kind.into());
@@ -177,19 +181,19 @@ impl State {
             local.set_ip(self.source_for(host, *to)?);
         }
         let target = self.bound(host, &to, Class::Datagrams);
-        if is_udp && self.random.below(100) < self.loss_percent {
-            return Ok(data.len());
-        }
         match target {
             Some(to) if !is_udp && self.is_full(to, data.len()) => {
                 self.datagrams(from).no_space = is_connected;
                 Err(ErrorKind::WouldBlock.into())
             }
             Some(to) => {
-                let (from, data) = (local, data.to_vec());
-                let len = data.len();
-                self.send(Action::Datagram { to, from, data });
-                Ok(len)
+                self.send(Action::Datagram {
+                    to,
+                    sender: from,
+                    from: local,
+                    data: data.to_vec(),
+                });
+                Ok(data.len())
             }
             None if !is_udp => Err(ErrorKind::ConnectionRefused.into()),
             None => {
@@ -201,6 +205,11 @@ impl State {
                 Ok(data.len())
             }
         }
+    }
+
+    /// Returns the address that a socket is connected to.
+    pub(super) fn datagram_peer(&mut self, index: usize) -> Option<Addr> {
+        self.datagrams(index).peer.clone()
     }
 
     fn is_full(&mut self, index: usize, len: usize) -> bool {

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::faults::HostFaults;
 use super::socket::Kind;
 use super::world::{State, World};
 use crate::addr::Addr;
@@ -16,6 +17,7 @@ const EPHEMERAL_PORT_MIN: u16 = 49_152;
 #[derive(Debug, Default)]
 pub(super) struct Host {
     pub(super) ips: Vec<IpAddr>,
+    pub(super) faults: HostFaults,
     /// Last port that was chosen for a socket without a port.
     last_port: Option<u16>,
 }
@@ -43,6 +45,11 @@ impl World {
             });
             state.hosts.len() - 1
         })
+    }
+
+    /// Returns the host that has this IP address.
+    pub(crate) fn host_with(self, ip: IpAddr) -> Option<usize> {
+        self.with(|state| state.host_with(ip))
     }
 }
 

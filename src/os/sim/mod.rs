@@ -15,7 +15,9 @@
 
 mod connect;
 mod datagram;
+mod faults;
 mod host;
+mod link;
 mod peer;
 mod poll;
 mod script;
@@ -25,6 +27,8 @@ mod stream;
 mod tests;
 mod world;
 
+pub use faults::{Call, Faults};
+pub use link::Link;
 pub use peer::PeerState;
 pub(crate) use peer::{SimListener, SimPeer};
 pub(crate) use poll::{Ready, SimEvent, SimPoll};

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
+use super::faults::Call;
 use super::peer::PeerState;
 use super::poll::Ready;
 use super::script::Entries;
@@ -157,8 +158,12 @@ impl Stream {
 impl SimSocket {
     pub(crate) fn read(self, buf: &mut [u8]) -> io::Result<usize> {
         self.with(|state, index| {
+            let host = state.sockets[index].host;
+            let result = state.fault(host, Some(index), Call::Read).and_then(|()| {
+                let len = state.shortened(index, Call::Read, buf.len());
+                state.stream(index).read(&mut buf[..len])
+            });
             let stream = state.stream(index);
-            let result = stream.read(buf);
             stream.script.was_read(buf.len(), &result);
             let peer = stream.peer;
             state.note(|| format!("socket {index} read {}: {result:?}", buf.len()));
@@ -170,8 +175,14 @@ impl SimSocket {
 
     pub(crate) fn write(self, bytes: &[u8]) -> io::Result<usize> {
         self.with(|state, index| {
+            let host = state.sockets[index].host;
+            let result = state.fault(host, Some(index), Call::Write).and_then(|()| {
+                let len = state.shortened(index, Call::Write, bytes.len());
+                let stream = state.stream(index);
+                stream.no_space |= len < bytes.len();
+                stream.write(&bytes[..len])
+            });
             let stream = state.stream(index);
-            let result = stream.write(bytes);
             stream.script.was_written(bytes, &result);
             stream.no_space |= result.is_err();
             let has_peer = stream.peer.is_some();
@@ -335,6 +346,14 @@ impl State {
         } else if !std::mem::replace(&mut stream.has_sent_fin, true) && stream.peer.is_some() {
             self.send_bytes(index, 0, true);
         }
+    }
+
+    /// Ends a stream because of an error of the network: both ends are reset.
+    pub(super) fn break_stream(&mut self, index: usize) {
+        self.send_reset(index);
+        let stream = self.stream(index);
+        stream.is_reset = true;
+        stream.error = None;
     }
 
     fn send_reset(&mut self, index: usize) {

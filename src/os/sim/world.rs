@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::host::{Binding, FIRST_HOST, Host};
-use super::poll::{Poll, SimPoll};
+use super::link::Links;
+use super::poll::{Poll, Ready, SimPoll};
 use super::script::Script;
 use super::socket::{Kind, SimSocket, Socket};
 use super::stream::Stream;
@@ -20,9 +21,6 @@ thread_local! {
     /// The worlds of this thread, by their index. A world that was removed is `None`.
     static WORLDS: RefCell<Vec<Option<Box<State>>>> = const { RefCell::new(Vec::new()) };
 }
-
-/// Time between two segments of one write, if a segment length is set.
-const SEGMENT_GAP: Duration = Duration::from_micros(1);
 
 /// Handle of a simulated world of this thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +42,7 @@ pub(super) struct State {
     actions: BTreeMap<(Duration, u64), Action>,
     /// Number of actions that were ever scheduled.
     scheduled: u64,
-    pub(super) latency: Duration,
-    segment_len_max: usize,
-    pub(super) loss_percent: usize,
+    pub(super) links: Links,
     /// Maximum lengths of the send and receive buffers of sockets that are opened without options
     /// for them.
     pub(super) buffer_lens: (usize, usize),
@@ -70,16 +66,48 @@ pub(super) enum Action {
     /// The next `len` bytes of the stream `from` reach the host of its peer. If `fin` is true, its
     /// FIN follows them.
     Arrive { from: usize, len: usize, fin: bool },
+    /// A socket reports readiness, after a fault made it look as not ready.
+    Edge(usize, Ready),
     /// A reset reaches this socket.
     Reset(usize),
-    /// A datagram reaches the socket `to`.
+    /// A datagram of the socket `sender` reaches the socket `to`.
     Datagram {
         to: usize,
+        sender: usize,
         from: Addr,
         data: Vec<u8>,
     },
     /// The report that a datagram was refused (ICMP port unreachable) reaches its sender.
     Refusal(usize),
+}
+
+impl Action {
+    /// Returns the number of bytes that the packet takes in the network.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Arrive { len, .. } => *len,
+            Self::Datagram { data, .. } => data.len(),
+            _ => 0,
+        }
+    }
+
+    /// Returns a copy of a packet that the network may duplicate.
+    pub(super) fn duplicate(&self) -> Option<Self> {
+        match self {
+            Self::Datagram {
+                to,
+                sender,
+                from,
+                data,
+            } => Some(Self::Datagram {
+                to: *to,
+                sender: *sender,
+                from: from.clone(),
+                data: data.clone(),
+            }),
+            _ => None,
+        }
+    }
 }
 
 impl World {
@@ -95,9 +123,7 @@ impl World {
                 polls: Vec::new(),
                 actions: BTreeMap::new(),
                 scheduled: 0,
-                latency: Duration::ZERO,
-                segment_len_max: usize::MAX,
-                loss_percent: 0,
+                links: Links::new(),
                 buffer_lens: (64 * 1024, 64 * 1024),
                 silent: Vec::new(),
                 connects_fail: None,
@@ -174,22 +200,6 @@ impl World {
     /// Returns a random number below `bound`, which is not 0.
     pub(crate) fn random_below(self, bound: usize) -> usize {
         self.with(|state| state.random.below(bound))
-    }
-
-    /// Sets the time after which connects, bytes, resets and datagrams reach their destination.
-    pub(crate) fn set_latency(self, latency: Duration) {
-        self.with(|state| state.latency = latency);
-    }
-
-    /// Makes the bytes of streams arrive in segments of random lengths up to `len`, a microsecond
-    /// apart.
-    pub(crate) fn set_segment_len_max(self, len: usize) {
-        self.with(|state| state.segment_len_max = len);
-    }
-
-    /// Makes the network lose this percentage of UDP datagrams.
-    pub(crate) fn set_loss_percent(self, percent: usize) {
-        self.with(|state| state.loss_percent = percent);
     }
 
     /// Sets the maximum buffer lengths of sockets that are opened later without options for them.
@@ -270,52 +280,6 @@ impl State {
         self.scheduled += 1;
     }
 
-    /// Performs an action after the latency, or at once if the latency is zero.
-    pub(super) fn send(&mut self, action: Action) {
-        if self.latency.is_zero() {
-            self.perform(action);
-        } else {
-            self.schedule(self.now + self.latency, action);
-        }
-    }
-
-    /// Makes `len` bytes of a stream arrive at the host of its peer, in segments and after the
-    /// latency. If `fin` is true, the FIN follows them.
-    pub(super) fn send_bytes(&mut self, from: usize, len: usize, fin: bool) {
-        let mut left = len;
-        let mut at = self.now + self.latency;
-        while left > self.segment_len_max || left > 0 && self.segment_len_max < usize::MAX {
-            let len = 1 + self.random.below(self.segment_len_max.min(left));
-            let fin = false;
-            at = at.max(self.last_arrival(from)) + SEGMENT_GAP;
-            self.set_last_arrival(from, at);
-            self.schedule(at, Action::Arrive { from, len, fin });
-            left -= len;
-        }
-        if left > 0 || fin {
-            let arrival = Action::Arrive {
-                from,
-                len: left,
-                fin,
-            };
-            let at = at.max(self.last_arrival(from));
-            if at > self.now {
-                self.set_last_arrival(from, at);
-                self.schedule(at, arrival);
-            } else {
-                self.perform(arrival);
-            }
-        }
-    }
-
-    fn last_arrival(&mut self, from: usize) -> Duration {
-        self.stream(from).last_arrival
-    }
-
-    fn set_last_arrival(&mut self, from: usize, at: Duration) {
-        self.stream(from).last_arrival = at;
-    }
-
     pub(super) fn next_action(&self) -> Option<Duration> {
         self.actions.first_key_value().map(|((at, _), _)| *at)
     }
@@ -338,15 +302,16 @@ impl State {
         None
     }
 
-    fn perform(&mut self, action: Action) {
+    pub(super) fn perform(&mut self, action: Action) {
         match action {
             Action::Call(_) => unreachable!(
                 "`advance_to` calls the functions of the test, because they need the state"
             ),
             Action::Syn(client) => self.receive_syn(client),
             Action::Arrive { from, len, fin } => self.arrive(from, len, fin),
+            Action::Edge(index, ready) => self.edge(index, ready),
             Action::Reset(index) => self.receive_reset(index),
-            Action::Datagram { to, from, data } => self.receive_datagram(to, from, data),
+            Action::Datagram { to, from, data, .. } => self.receive_datagram(to, from, data),
             Action::Refusal(index) => self.receive_refusal(index),
         }
     }

@@ -18,16 +18,6 @@ use crate::timer::TimerId;
 /// Maximum length of a payload, in both directions. A longer payload from the peer is skipped.
 pub(super) const PAYLOAD_LEN_MAX: usize = 20_000;
 
-impl Random {
-    pub(super) fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    pub(super) fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-}
-
 /// The payload of a deliberate panic of the handler.
 pub(super) struct DeliberatePanic;
 

@@ -51,11 +51,12 @@
 //! [`Handler`]: crate::Handler
 //! [`Reactor`]: crate::Reactor
 
+mod network;
 mod node;
 mod peer;
 mod simulation;
 
-pub use crate::os::sim::PeerState;
+pub use crate::os::sim::{Call, Faults, Link, PeerState};
 pub use node::Node;
-pub use peer::{Peer, PeerListener};
+pub use peer::{DatagramPeer, Peer, PeerListener};
 pub use simulation::Simulation;

@@ -58,6 +58,9 @@ pub(super) trait AnyReactor: Any {
     /// Returns true if a turn has work without a wait.
     fn is_ready(&self) -> bool;
 
+    /// Returns true if [`Reactor::run`] would have returned.
+    fn has_ended(&self) -> bool;
+
     /// Returns the time to the next timer.
     fn next_turn_in(&self) -> Option<Duration>;
 
@@ -68,6 +71,10 @@ pub(super) trait AnyReactor: Any {
 impl<H: Handler + 'static> AnyReactor for Reactor<H> {
     fn is_ready(&self) -> bool {
         self.is_ready_in_simulation()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.has_ended_in_simulation()
     }
 
     fn next_turn_in(&self) -> Option<Duration> {

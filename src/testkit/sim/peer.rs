@@ -1,11 +1,14 @@
 //! Peers without a reactor: a test sends and receives their bytes.
 
-use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::{fmt, io};
 
 use crate::addr::Addr;
-use crate::os::sim::{PeerState, SimListener, SimPeer};
+use crate::os::sim::{PeerState, SimListener, SimPeer, SimSocket};
+
+/// Length of the longest datagram.
+const DATAGRAM_LEN_MAX: usize = 65_535;
 
 /// One end of a simulated connection that the test uses directly, without a reactor and a framing.
 ///
@@ -130,5 +133,56 @@ impl PeerListener {
 impl fmt::Debug for PeerListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PeerListener({})", self.local_addr())
+    }
+}
+
+/// A simulated datagram socket that the test uses directly, without a reactor.
+///
+/// [`Simulation::bind_datagrams`](super::Simulation::bind_datagrams) creates it.
+#[derive(Clone, Copy)]
+pub struct DatagramPeer {
+    socket: SimSocket,
+    thread: PhantomData<Rc<()>>,
+}
+
+impl DatagramPeer {
+    pub(super) fn new(socket: SimSocket) -> Self {
+        Self {
+            socket,
+            thread: PhantomData,
+        }
+    }
+
+    /// Sends a datagram.
+    ///
+    /// # Errors
+    ///
+    /// The error that a real system returns, for example `InvalidInput` for a datagram that is too
+    /// long, or `ConnectionRefused` if no socket has a Unix address. UDP datagrams to a closed port
+    /// are lost without an error.
+    pub fn send_to(self, addr: impl Into<Addr>, data: &[u8]) -> io::Result<()> {
+        self.socket.send_datagram(Some(addr.into()), data)?;
+        Ok(())
+    }
+
+    /// Receives a datagram and its source. Returns `None` if none has arrived.
+    #[must_use]
+    pub fn recv(self) -> Option<(Addr, Vec<u8>)> {
+        let mut data = vec![0; DATAGRAM_LEN_MAX];
+        let (len, from) = self.socket.recv_datagram(&mut data).ok()?;
+        data.truncate(len);
+        Some((from, data))
+    }
+
+    /// Returns the address of the socket.
+    #[must_use]
+    pub fn local_addr(self) -> Addr {
+        self.socket.local_addr()
+    }
+}
+
+impl fmt::Debug for DatagramPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatagramPeer({})", self.local_addr())
     }
 }

@@ -9,23 +9,19 @@ use std::ops::{Index, IndexMut};
 use std::time::Duration;
 
 use super::node::{AnyReactor, Node};
-use super::peer::{Peer, PeerListener};
+use super::peer::{DatagramPeer, Peer, PeerListener};
 use crate::addr::{Addr, ToAddrs};
 use crate::config::Config;
 use crate::handler::Handler;
 use crate::os::ListenOptions;
-use crate::os::sim::World;
+use crate::os::sim::{Link, World};
 use crate::reactor::Reactor;
 
-/// Latency of the network, unless the test sets another one.
-const LATENCY: Duration = Duration::from_millis(1);
 /// Maximum number of turns without any virtual time between them. More turns are an endless loop:
 /// a reactor that spins, or handlers that reply to each other without latency.
 const TURNS_AT_ONCE_MAX: u32 = 100_000;
 /// Virtual time that [`Simulation::expect`] waits at most.
 const EXPECT_TIME_MAX: Duration = Duration::from_secs(60);
-/// Address of the host of all raw peers.
-const PEER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
 
 /// A simulated network with its reactors, and virtual time. See the
 /// [module](crate::testkit::sim).
@@ -43,23 +39,35 @@ pub struct Simulation {
 }
 
 /// A reactor, and its place in the network.
-struct Member {
+pub(super) struct Member {
     reactor: Box<dyn AnyReactor>,
-    host: usize,
+    pub(super) host: usize,
     config: Config,
+    /// True if the reactor gets no turns.
+    pub(super) is_paused: bool,
+}
+
+impl Member {
+    fn is_running(&self) -> bool {
+        !self.is_paused && !self.reactor.has_ended()
+    }
 }
 
 /// Methods that create a simulation and its reactors.
 impl Simulation {
+    /// Address of the host of all raw peers, except for those of
+    /// [`connect_from`](Simulation::connect_from).
+    pub const PEER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
+
     /// Creates a simulation without reactors. The seed determines all random decisions.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let world = World::new(seed);
-        world.set_latency(LATENCY);
+        world.set_default_link(Link::new());
         Self {
             world,
             nodes: Vec::new(),
-            peer_host: world.add_host(PEER_IP),
+            peer_host: world.add_host(Self::PEER_IP),
             turns_at_once: 0,
         }
     }
@@ -99,6 +107,7 @@ impl Simulation {
             reactor: Box::new(reactor),
             host,
             config,
+            is_paused: false,
         });
         Ok(Node {
             index,
@@ -122,7 +131,34 @@ impl Simulation {
         std::mem::replace(&mut self[node], reactor).into_handler()
     }
 
-    fn member_mut<H>(&mut self, node: Node<H>) -> &mut Member {
+    /// Returns true if the reactor gets turns: it is not paused, and neither
+    /// [`Context::stop`](crate::Context::stop) nor a complete
+    /// [`shutdown`](crate::Context::shutdown) has ended it.
+    ///
+    /// # Panics
+    ///
+    /// If the node belongs to another simulation.
+    #[must_use]
+    pub fn is_running<H>(&self, node: Node<H>) -> bool {
+        self.member(node).is_running()
+    }
+
+    pub(super) fn world(&self) -> World {
+        self.world
+    }
+
+    pub(super) fn end_pauses(&mut self) {
+        self.nodes
+            .iter_mut()
+            .for_each(|member| member.is_paused = false);
+    }
+
+    pub(super) fn member<H>(&self, node: Node<H>) -> &Member {
+        let member = self.nodes.get(node.index);
+        member.expect("the node belongs to this simulation")
+    }
+
+    pub(super) fn member_mut<H>(&mut self, node: Node<H>) -> &mut Member {
         let member = self.nodes.get_mut(node.index);
         member.expect("the node belongs to this simulation")
     }
@@ -188,7 +224,10 @@ impl Simulation {
     /// then.
     fn step_until(&mut self, end: Option<Duration>) -> bool {
         self.world.advance(Duration::ZERO);
-        let ready = |index: &usize| self.nodes[*index].reactor.is_ready();
+        let ready = |index: &usize| {
+            let member = &self.nodes[*index];
+            member.is_running() && member.reactor.is_ready()
+        };
         let ready: Vec<usize> = (0..self.nodes.len()).filter(ready).collect();
         if !ready.is_empty() {
             let chosen = ready[self.world.random_below(ready.len())];
@@ -201,10 +240,8 @@ impl Simulation {
             );
             return true;
         }
-        let timers = self
-            .nodes
-            .iter()
-            .filter_map(|member| member.reactor.next_turn_in());
+        let running = self.nodes.iter().filter(|member| member.is_running());
+        let timers = running.filter_map(|member| member.reactor.next_turn_in());
         let next = timers.chain(self.world.next_action_in()).min();
         let left = end.map(|end| end - self.now());
         let time = match (next, left) {
@@ -220,23 +257,36 @@ impl Simulation {
 
 /// Raw peers, which the test uses without a reactor.
 impl Simulation {
-    /// Connects a raw peer, from a host at 10.1.0.1. The connect is complete when the simulation
-    /// has run for the latency of the network; [`Peer::state`] shows its progress. Bytes can be
-    /// sent at once.
+    /// Connects a raw peer, from the host at [`PEER_IP`](Simulation::PEER_IP). The connect is
+    /// complete when the simulation has run for the latency of the network; [`Peer::state`] shows
+    /// its progress. Bytes can be sent at once.
     ///
     /// # Panics
     ///
     /// If the connect cannot begin: the address is not valid, no listener has the Unix address, or
     /// its backlog is full, or 16,384 connects of raw peers are open.
     pub fn connect(&mut self, addr: impl ToAddrs) -> Peer {
-        let addr = first_of(addr);
-        match self.world.connect_of(self.peer_host, &addr) {
+        self.connect_from(Self::PEER_IP, addr)
+    }
+
+    /// Connects a raw peer, like [`connect`](Simulation::connect), from another IP address. The
+    /// first use of the address adds a host to the network.
+    ///
+    /// # Panics
+    ///
+    /// Same as [`connect`](Simulation::connect).
+    pub fn connect_from(&mut self, ip: impl Into<IpAddr>, addr: impl ToAddrs) -> Peer {
+        let (ip, addr) = (ip.into(), first_of(addr));
+        let host = self.world.host_with(ip);
+        let host = host.unwrap_or_else(|| self.world.add_host(ip));
+        match self.world.connect_of(host, &addr) {
             Ok(peer) => Peer::new(peer),
             Err(error) => panic!("a raw peer cannot connect to {addr}: {error}"),
         }
     }
 
-    /// Listens without a reactor, on the host at 10.1.0.1. Port 0 chooses a free port.
+    /// Listens without a reactor, on the host at [`PEER_IP`](Simulation::PEER_IP). Port 0 chooses a
+    /// free port.
     ///
     /// # Panics
     ///
@@ -248,6 +298,32 @@ impl Simulation {
             Ok(listener) => PeerListener::new(listener),
             Err(error) => panic!("a raw listener cannot be bound to {addr}: {error}"),
         }
+    }
+
+    /// Binds a datagram socket without a reactor: a UDP socket on the host at
+    /// [`PEER_IP`](Simulation::PEER_IP), or a Unix datagram socket. Port 0 chooses a free port.
+    ///
+    /// # Panics
+    ///
+    /// If the address is not valid or in use, or if it is an IP address of another host.
+    pub fn bind_datagrams(&mut self, addr: impl ToAddrs) -> DatagramPeer {
+        let addr = first_of(addr);
+        match self.world.bind_datagram_of(self.peer_host, &addr) {
+            Ok(socket) => DatagramPeer::new(socket),
+            Err(error) => panic!("a raw datagram socket cannot be bound to {addr}: {error}"),
+        }
+    }
+
+    /// Starts the event log of the simulation, for the search of a bug.
+    pub fn keep_log(&mut self) {
+        self.world.keep_log();
+    }
+
+    /// Returns the event log. It has a line with the virtual time for each event of a poll, and for
+    /// each system call that moved data. It is empty without [`keep_log`](Simulation::keep_log).
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.world.log()
     }
 
     /// Runs until these bytes have arrived at a raw peer, and receives them.

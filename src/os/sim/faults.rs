@@ -1,0 +1,239 @@
+//! Faults of system calls: a test makes single calls fail, or calls at random.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use super::poll::Ready;
+use super::world::{Action, State, World};
+use crate::setters::setters;
+
+/// Longest time after which a call that would block, because of a random fault, succeeds.
+const UNBLOCK_AFTER_MAX: Duration = Duration::from_millis(2);
+
+/// A kind of system call of a reactor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Call {
+    /// The accept of a connection.
+    Accept,
+    /// The start of a connect.
+    Connect,
+    /// A read of a connection.
+    Read,
+    /// A write to a connection.
+    Write,
+    /// The receipt of a datagram.
+    Receive,
+    /// The sending of a datagram.
+    Send,
+}
+
+impl Call {
+    const COUNT: usize = 6;
+
+    /// Returns errors that the system returns for this call if it fails.
+    fn errors(self) -> &'static [ErrorKind] {
+        match self {
+            // Memory runs out, and a connection that has ended before it was accepted.
+            Self::Accept => &[ErrorKind::OutOfMemory, ErrorKind::ConnectionAborted],
+            Self::Connect => &[
+                ErrorKind::OutOfMemory,
+                ErrorKind::AddrInUse,
+                ErrorKind::NetworkUnreachable,
+            ],
+            Self::Read | Self::Write => &[
+                ErrorKind::ConnectionReset,
+                ErrorKind::TimedOut,
+                ErrorKind::HostUnreachable,
+            ],
+            Self::Receive => &[ErrorKind::ConnectionRefused, ErrorKind::HostUnreachable],
+            Self::Send => &[
+                ErrorKind::OutOfMemory,
+                ErrorKind::PermissionDenied,
+                ErrorKind::NetworkUnreachable,
+            ],
+        }
+    }
+}
+
+/// Probabilities of random faults in the system calls of one reactor.
+///
+/// The faults are those of a real system. A call that would block is followed by an event when it
+/// would succeed. A read or write that fails ends the connection, at both ends.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    short_percent: u8,
+    would_block_percent: u8,
+    interrupted_percent: u8,
+    error_percent: u8,
+}
+
+impl Faults {
+    /// Creates probabilities of zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Creates probabilities that are useful for tests: many calls are short, would block or are
+    /// interrupted, and 1 % of the calls fail.
+    #[must_use]
+    pub fn frequent() -> Self {
+        Self::new()
+            .short_percent(20)
+            .would_block_percent(10)
+            .interrupted_percent(5)
+            .error_percent(1)
+    }
+
+    setters! {
+        /// Sets the percentage of reads and writes that transfer fewer bytes than possible.
+        /// Default: 0.
+        short_percent(percent: u8) => short_percent = percent;
+
+        /// Sets the percentage of calls that return `WouldBlock`, although they could succeed.
+        /// Connects are excepted. Default: 0.
+        would_block_percent(percent: u8) => would_block_percent = percent;
+
+        /// Sets the percentage of calls that a signal interrupts. The reactor repeats these calls.
+        /// Default: 0.
+        interrupted_percent(percent: u8) => interrupted_percent = percent;
+
+        /// Sets the percentage of calls that fail with an error of the system or the network.
+        /// Default: 0.
+        error_percent(percent: u8) => error_percent = percent;
+    }
+}
+
+/// An error that a test has set for the next calls of one kind.
+#[derive(Debug, Clone, Copy)]
+struct Planned {
+    error: Kind,
+    count: usize,
+}
+
+/// An error that can be copied.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Errno(i32),
+    Kind(ErrorKind),
+}
+
+/// Faults of the system calls of one host.
+#[derive(Debug, Default)]
+pub(super) struct HostFaults {
+    random: Faults,
+    /// Planned errors, by the kind of call.
+    planned: [Option<Planned>; Call::COUNT],
+}
+
+impl World {
+    /// Sets the random faults of a host.
+    pub(crate) fn set_faults(self, host: usize, faults: Faults) {
+        self.with(|state| state.hosts[host].faults.random = faults);
+    }
+
+    /// Ends all faults of system calls and of the network.
+    pub(crate) fn end_faults(self) {
+        let cuts = self.with(|state| {
+            state
+                .hosts
+                .iter_mut()
+                .for_each(|host| host.faults = HostFaults::default());
+            state.links.reset()
+        });
+        for (from, to) in cuts {
+            self.set_cut(from, to, false);
+        }
+    }
+
+    /// Makes the next `count` calls of a host fail.
+    pub(crate) fn fail_calls(self, host: usize, call: Call, error: &io::Error, count: usize) {
+        let error = match error.raw_os_error() {
+            Some(errno) => Kind::Errno(errno),
+            None => Kind::Kind(error.kind()),
+        };
+        self.with(|state| {
+            let planned = (count > 0).then_some(Planned { error, count });
+            state.hosts[host].faults.planned[call as usize] = planned;
+        });
+    }
+}
+
+impl State {
+    /// Chooses the fault of a call of a host. `socket` is the socket of the call, if it exists.
+    /// After the result `WouldBlock`, an event reports the socket as ready again.
+    pub(super) fn fault(
+        &mut self,
+        host: usize,
+        socket: Option<usize>,
+        call: Call,
+    ) -> io::Result<()> {
+        if let Some(error) = self.planned_error(host, call) {
+            return Err(self.failed(socket, call, error));
+        }
+        let faults = &self.hosts[host].faults.random;
+        let (error, interrupted) = (faults.error_percent, faults.interrupted_percent);
+        let would_block = faults.would_block_percent;
+        if self.random.is_percent(interrupted) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        if call != Call::Connect && self.random.is_percent(would_block) {
+            return Err(self.failed(socket, call, ErrorKind::WouldBlock.into()));
+        }
+        if self.random.is_percent(error) {
+            let kind = self.random.of(call.errors());
+            return Err(self.failed(socket, call, kind.into()));
+        }
+        Ok(())
+    }
+
+    fn planned_error(&mut self, host: usize, call: Call) -> Option<io::Error> {
+        let slot = &mut self.hosts[host].faults.planned[call as usize];
+        let planned = slot.as_mut()?;
+        let error = planned.error;
+        planned.count = planned.count.saturating_sub(1);
+        if planned.count == 0 {
+            *slot = None;
+        }
+        Some(match error {
+            Kind::Errno(errno) => io::Error::from_raw_os_error(errno),
+            Kind::Kind(kind) => kind.into(),
+        })
+    }
+
+    /// Performs the effects of a failed call: the event after a call that would block, and the end
+    /// of a connection after an error.
+    fn failed(&mut self, socket: Option<usize>, call: Call, error: io::Error) -> io::Error {
+        let is_final = matches!(call, Call::Read | Call::Write);
+        match (socket, error.kind()) {
+            (Some(socket), ErrorKind::WouldBlock) => {
+                let ready = match call {
+                    Call::Write | Call::Send => Ready::WRITABLE,
+                    _ => Ready::READABLE,
+                };
+                let after = self.random.time(UNBLOCK_AFTER_MAX);
+                self.schedule(self.now + after, Action::Edge(socket, ready));
+            }
+            (_, ErrorKind::Interrupted) => {}
+            (Some(socket), _) if is_final => self.break_stream(socket),
+            _ => {}
+        }
+        error
+    }
+
+    /// Returns the number of bytes, at most `len`, that a read or write may transfer. If a read is
+    /// shortened, an event reports the remaining bytes later.
+    pub(super) fn shortened(&mut self, socket: usize, call: Call, len: usize) -> usize {
+        let host = self.sockets[socket].host;
+        let percent = self.hosts[host].faults.random.short_percent;
+        if len < 2 || !self.random.is_percent(percent) {
+            return len;
+        }
+        if call == Call::Read {
+            let after = self.random.time(UNBLOCK_AFTER_MAX);
+            self.schedule(self.now + after, Action::Edge(socket, Ready::READABLE));
+        }
+        1 + self.random.below(len - 1)
+    }
+}
