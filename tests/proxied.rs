@@ -95,7 +95,7 @@ fn header() -> ProxyHeader {
 
 const OPEN: &str = "open 192.0.2.7:4000";
 
-/// A server with a listener of this policy.
+/// A server whose listener has a policy for headers of the PROXY protocol.
 struct Rig {
     reactor: Reactor<Log>,
     addr: SocketAddr,
@@ -364,7 +364,7 @@ fn limit_per_address_counts_the_proxied_client() {
     let stats = rig.reactor.stats();
     assert_eq!((stats.refused, stats.preparing), (2, 0));
 
-    // A local connection counts as the balancer.
+    // If the header is LOCAL, the connection counts for the address of the balancer.
     let local = ProxyHeader::local().encode();
     let _locals = [(); 3].map(|()| rig.client_with(&local));
     let refused = "refused Some(127.0.0.1) ConnectionsPerAddr";

@@ -48,7 +48,8 @@ fn with_header(payload: &[u8]) -> Vec<u8> {
     [&header().encode(), payload].concat()
 }
 
-/// A server with this policy, and a peer that is connected to it.
+/// A server whose UDP socket has a policy for headers of the PROXY protocol, and a peer that is
+/// connected to this socket.
 struct Rig {
     reactor: Reactor<Recorder>,
     peer: UdpSocket,
@@ -139,7 +140,7 @@ fn datagrams_without_a_valid_proxy_header_are_dropped() {
     let count = refused.len() as u64;
     for datagram in &refused {
         rig.send(datagram);
-        // The receive buffer of the socket could overflow if all were sent at once.
+        // Wait for each datagram, because all datagrams together could overflow the receive buffer.
         let before = rig.reactor.stats();
         rig.drive(before.datagrams_in + before.datagrams_refused + 1);
     }
