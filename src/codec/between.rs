@@ -41,8 +41,8 @@ impl Between {
         &mut self.frames
     }
 
-    /// Returns a step that skips the bytes to skip at the start of `bytes`. Returns `None` if there
-    /// are none, or if `bytes` begins inside a frame.
+    /// Returns a step that drops the leading bytes of `bytes` whose values are in `skipped`.
+    /// Returns `None` if there are no such bytes, or if `bytes` begins inside a frame.
     fn skip(&self, scanned: &ScanState, bytes: &[u8]) -> Option<Step> {
         // A state other than the default belongs to a partial frame. A partial frame may also have
         // the default state. It then begins with a byte that is not skipped: an earlier call
@@ -66,7 +66,7 @@ impl Between {
     }
 }
 
-/// Returns the error for a custom codec of the frames, which [`Between::of`] prevents.
+/// Returns the error for frames with a custom codec. [`Between::of`] accepts no such codec.
 fn custom() -> FrameError {
     FrameError::Contract("the codec of `skip_between` is not a built-in codec")
 }

@@ -47,9 +47,9 @@ pub(crate) enum Lookahead {
     Unknown,
     /// All new bytes belong to the frame, and its end is not among them.
     Inside,
-    /// A decode step is needed once this many new bytes, at least 1, have been copied to the held
-    /// bytes. If these new bytes contain bytes after the frame, these are fewer than the bytes of
-    /// the longest delimiter.
+    /// A decode step is needed after this many new bytes, at least 1, are appended to the partial
+    /// frame. The appended bytes may extend beyond the end of the frame, by fewer bytes than the
+    /// longest delimiter has.
     StepAfter(usize),
     /// The new bytes contain the end of the frame.
     Ends {
@@ -62,8 +62,9 @@ pub(crate) enum Lookahead {
 
 /// Abilities of a built-in codec beyond [`Codec`].
 pub(crate) trait BuiltinCodec: Codec<State = ScanState> {
-    /// Searches `more`, the bytes after `held`, for the end of the frame before `more` is copied.
-    /// Bytes of the next frame are then not copied. All of `held` was searched before.
+    /// Searches for the end of a frame that begins in `held` and continues in `more`. Earlier calls
+    /// have searched `held`. The search precedes the copy of `more`, so that bytes of the next
+    /// frame are not copied.
     fn ahead(&self, scanned: &mut ScanState, held: &GrowBuf, more: &[u8]) -> Lookahead {
         let _ = (scanned, held, more);
         Lookahead::Unknown

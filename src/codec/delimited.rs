@@ -129,9 +129,9 @@ impl Delimited {
     /// Finds the earliest delimiter that begins at or after offset `from`. If several delimiters
     /// begin at one position, finds the longest of them.
     ///
-    /// `more_may_come` is true if further bytes may follow `bytes`. A longer delimiter that they
-    /// may complete then has precedence over a complete shorter one, and the result is
-    /// [`Found::NotBefore`].
+    /// `more_may_come` is true if further bytes may follow `bytes`. If these bytes may complete a
+    /// longer delimiter, a complete shorter delimiter at its position is not returned yet. The
+    /// result is then [`Found::NotBefore`].
     ///
     /// `before` is the number of bytes of the frame before `bytes`.
     fn find(&self, bytes: &[u8], from: usize, before: u64, more_may_come: bool) -> Found {

@@ -94,8 +94,8 @@ pub(crate) struct AnyState {
 }
 
 impl AnyState {
-    /// Creates the state of a stream whose codec was called with its two parts, `scanned` and
-    /// `own`.
+    /// Creates the state of a stream from its two parts: `scanned`, the state of a built-in codec,
+    /// and `own`, the state of a user's codec.
     pub(crate) fn new(scanned: ScanState, own: ErasedState) -> Self {
         let own = Mutex::new(own);
         Self { scanned, own }

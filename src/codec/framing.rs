@@ -505,8 +505,8 @@ impl Framing {
     /// differs from the length in its header.
     ///
     /// `body_len` is called exactly once for each received header, when the header is complete, and
-    /// once for each payload that is sent. It may therefore use a queue, such as the queue of the
-    /// requests that the received frames answer.
+    /// once for each payload that is sent. Each call may therefore take one entry from a queue, for
+    /// example from the queue of the requests whose replies are received.
     ///
     /// A header that exceeds its own limit, or the limit of the whole frame, closes the connection.
     /// This is so even with [`skip_too_long`](Framing::skip_too_long), because the length of the

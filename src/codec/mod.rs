@@ -264,8 +264,8 @@ impl Limit {
     /// Returns the step for a frame whose payload of `len` bytes exceeds the limit. `bytes` is the
     /// length of the whole frame, including header and trailer.
     ///
-    /// Inlined, so that the step of a codec stays in registers; only the error is created
-    /// elsewhere.
+    /// Inlined, so that the step of a codec stays in registers. Only the creation of the error is
+    /// not inlined.
     #[inline(always)]
     fn exceeded(self, len: u64, bytes: u64) -> Result<Step, FrameError> {
         if self.skips {
@@ -298,7 +298,7 @@ impl Limit {
 
     /// Returns the step for a frame that is delivered with its header and has `len` bytes in total.
     /// `bytes` are the received bytes from the start of the frame. Stores the length in `scanned`
-    /// if the frame is incomplete. `None` is a length of more than 64 bits.
+    /// if the frame is incomplete. `len` is `None` if the length has more than 64 bits.
     fn whole_frame(
         self,
         scanned: &mut ScanState,
@@ -377,8 +377,10 @@ impl Limit {
         Ok(Step::SkipPart { bytes })
     }
 
-    /// Returns the first part of `more`, in which to search for the end of a frame. It has enough
-    /// bytes to exceed the limit together with the `held` bytes, or is all of `more`.
+    /// Returns the first bytes of `more`, to be searched for the end of a frame. `held` is the
+    /// number of bytes of this frame that arrived before `more`.
+    ///
+    /// The result is all of `more`, or is long enough for the frame to exceed the limit.
     #[inline]
     fn clip<'a>(self, scanned: &ScanState, held: usize, more: &'a [u8]) -> &'a [u8] {
         match self.left(scanned, held) {
@@ -397,9 +399,9 @@ impl Limit {
         Lookahead::Inside
     }
 
-    /// Returns the lookahead for bytes that contain the end of the frame. Their first `len` bytes
-    /// belong to the frame, whose payload has `payload_len` bytes and whose delimiter begins `to`
-    /// bytes after its start.
+    /// Returns the lookahead for bytes that contain the end of the frame. The first `len` of these
+    /// bytes belong to the frame. Its payload has `payload_len` bytes, and its delimiter begins at
+    /// offset `to` of the frame.
     #[inline]
     fn with_end(
         self,
@@ -442,7 +444,7 @@ fn clip_at(more: &[u8], enough: usize) -> &[u8] {
 /// Maximum number of bytes beyond the limit that are held while the end of a frame is searched.
 const OVERRUN_MAX: usize = 1024;
 
-/// State of a built-in codec for the first frame in a connection's bytes.
+/// State of a built-in codec for the frame that begins at the first byte not yet consumed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ScanState {
     /// Offset up to which the frame was searched for its end. For [`Framing::length_fn`]: number of

@@ -106,8 +106,8 @@ fn parse_parameter(name: &str) -> Option<Framing> {
     Some(Framing::delimiters(&delimiters))
 }
 
-/// Returns the bytes of which `text` is the form that [`slice::escape_ascii`] writes. Returns
-/// `None` if `text` is malformed or empty.
+/// Decodes `text`, which has the form that [`slice::escape_ascii`] writes, and returns the bytes.
+/// Returns `None` if `text` is malformed or empty.
 fn unescape(text: &str) -> Option<Vec<u8>> {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((&first, others)) = rest.split_first() {

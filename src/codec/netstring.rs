@@ -41,7 +41,7 @@ impl Codec for Netstring {
                 frame: start..end,
                 consumed,
             }),
-            Some(_) => Err(FrameError::Malformed("no comma follows the netstring")),
+            Some(_) => Err(FrameError::Malformed("no comma follows the payload")),
         }
     }
 
@@ -89,8 +89,8 @@ impl Netstring {
     /// the header is incomplete.
     ///
     /// A length over the limit is reported without waiting for further digits, which only make the
-    /// length larger. Only if such a frame is to be skipped does the codec wait for all digits,
-    /// because it then needs the exact length.
+    /// length larger. If long frames are skipped, the codec waits for all digits, because the skip
+    /// needs the exact length.
     fn read_header(&self, bytes: &[u8]) -> Result<Option<(u64, usize)>, FrameError> {
         let limit = self.limit.len;
         let mut value: u64 = 0;

@@ -202,7 +202,11 @@ fn broken(step: Step) -> Box<StepError> {
         Step::Frame { frame, .. } if frame.start > frame.end => {
             "the range of the frame ends before it starts"
         }
-        Step::Frame { .. } => "the frame is not within the bytes passed to the codec",
+        Step::Frame { consumed: 0, .. } => "`consumed` of the frame is zero",
+        Step::Frame { frame, consumed } if frame.end > *consumed => {
+            "the range of the frame exceeds `consumed`"
+        }
+        Step::Frame { .. } => "`consumed` of the frame exceeds the bytes passed to the codec",
         Step::Need(_) => "`Need` does not exceed the number of bytes passed to the codec",
         Step::Skip { .. } | Step::SkipFrame { .. } => "`Skip` or `SkipFrame` of zero bytes",
         Step::SkipPart { .. } => "`SkipPart` of zero bytes, or of all bytes passed to the codec",

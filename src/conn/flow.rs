@@ -4,8 +4,8 @@
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Credit {
     frames: u64,
-    /// True while the frame is being delivered during which the first grant was made. This frame is
-    /// not deducted from the credit.
+    /// True if the first grant was made during the delivery of a frame, until this delivery ends.
+    /// This frame is not deducted from the credit.
     is_fresh: bool,
 }
 

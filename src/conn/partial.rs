@@ -4,9 +4,10 @@
 //!
 //! | bytes held | capacity at most |
 //! |---|---|
-//! | up to 256 KiB | 8 times the bytes |
-//! | more, if the length of the frame is unknown | 4 times the bytes |
-//! | an empty buffer between two frames | 64 KiB |
+//! | up to 8 | 64 bytes, the smallest buffer |
+//! | up to 256 KiB, or any number of bytes of a frame whose length is known | 8 times the bytes |
+//! | more than 256 KiB of a frame whose length is unknown | 4 times the bytes |
+//! | any number, in a buffer that is kept from the previous frame | 64 KiB, if that is more |
 
 use std::fmt;
 
@@ -16,8 +17,8 @@ use crate::memory::{Buf, GrowBuf};
 use crate::timer::Stamp;
 
 /// Minimum number of new bytes per decode step while the length of a frame is unknown. Each step
-/// adds a quarter of the bytes held, within [`STEP_MIN`] and [`STEP_MAX`]. Few bytes after the end
-/// of the frame are then copied.
+/// adds a quarter of the bytes held, within [`STEP_MIN`] and [`STEP_MAX`]. A short step copies few
+/// bytes beyond the end of the frame.
 const STEP_MIN: usize = 128;
 /// Maximum number of new bytes per decode step while the length of a frame is unknown.
 const STEP_MAX: usize = 1024;
@@ -26,8 +27,8 @@ const STEP_MAX: usize = 1024;
 const LENGTH_LEN_MAX: usize = 21;
 /// Minimum number of missing bytes for a direct read into the buffer of the frame. In addition,
 /// this many bytes must have arrived, or the spare capacity must hold the missing bytes. With fewer
-/// missing bytes a shared read is cheaper: it costs one more copy, but also returns the next
-/// frames.
+/// missing bytes, a read into the buffer that all connections share is cheaper. It costs one more
+/// copy, but also returns the next frames.
 const DIRECT_LEN_MIN: usize = 16 * 1024;
 /// Maximum capacity of all buffers of a partial frame, as a multiple of its bytes.
 const GROWTH: usize = 8;
@@ -44,7 +45,7 @@ const OPEN_ENDED_LEN_MIN: usize = 4 * 1024;
 /// have arrived. An earlier frame needed the buffer, and most frames of a stream have a similar
 /// length.
 const KEPT_LEN: usize = 64 * 1024;
-/// Length in bytes that a shorter partial frame is treated as in the check for an oversized buffer.
+/// Minimum length, in bytes, that the check for an oversized buffer assumes for a partial frame.
 const SMALL_LEN: usize = 256;
 /// Maximum capacity, as a multiple of its bytes, that a partial frame keeps after the frames before
 /// it are delivered. It is twice the growth, so that a buffer does not grow and shrink alternately.
@@ -96,8 +97,9 @@ pub(crate) enum Skip {
 
 /// Bytes that are read but not delivered.
 ///
-/// Invariant between two decode calls: the buffer is empty if and only if bytes are skipped. During
-/// a decode call it may also be empty, while it is kept for the next partial frame.
+/// Invariant between two decode calls: the buffer is empty if and only if `held` is
+/// [`Held::Skipping`]. During a decode call, the buffer may also be empty while it is kept for the
+/// next partial frame.
 #[derive(Debug, Default)]
 pub(crate) struct Partial {
     pub(super) buf: GrowBuf,
@@ -215,8 +217,8 @@ impl Partial {
         self.former.is_some()
     }
 
-    /// Records that bytes were added, if a former framing skips a frame: it has not decoded them
-    /// yet.
+    /// Records that the former framing has not decoded all bytes. Does nothing if no former framing
+    /// skips a frame.
     pub(super) fn set_former_due(&mut self) {
         if let Held::Former { is_due } = &mut self.held {
             *is_due = true;
@@ -320,7 +322,8 @@ impl Partial {
     }
 
     /// Returns the number of bytes to append, out of the next `left_len` bytes, and true if a
-    /// decode step must follow. `step_after` is that number if the codec knows it.
+    /// decode step must follow. If the codec returned `Lookahead::StepAfter`, `step_after` contains
+    /// its number of bytes.
     #[inline]
     pub(super) fn next_append(&self, left_len: usize, step_after: Option<usize>) -> (usize, bool) {
         if let Some(len) = step_after {
@@ -348,8 +351,8 @@ impl Partial {
 
     /// Appends bytes. If the buffer is too small, a larger buffer is added, and
     /// [`settle`](GrowBuf::settle) moves all bytes there. `is_settled_next` is true if the caller
-    /// calls `settle` next. The capacity of the smaller buffers then does not count, because they
-    /// are returned to the pool.
+    /// calls `settle` next. The capacity of the smaller buffers then does not count for the limit
+    /// of the capacity, because they are returned to the pool.
     #[inline(always)]
     pub(super) fn append(&mut self, bytes: &[u8], is_settled_next: bool, pool: &mut Pool) {
         if !self.buf.try_put(bytes) {
@@ -391,8 +394,8 @@ impl Partial {
         pool.moved_bytes += bytes.len() as u64;
     }
 
-    /// Takes the former framing, and returns it with a copy of the bytes, or with the number of
-    /// bytes to skip.
+    /// Returns a copy of the bytes, and the unfinished skip of a frame, if there is one. Removes
+    /// the former framing, which becomes a part of the skip.
     pub(super) fn content(&mut self, pool: &mut Pool) -> (Vec<u8>, Skip) {
         self.buf.settle(pool);
         let bytes = self.buf.bytes().to_vec();
@@ -489,8 +492,10 @@ fn is_long_open_ended(len: usize, need: usize) -> bool {
 }
 
 /// Returns the capacity of a buffer for a frame that needs `need` bytes. The capacity is `need` if
-/// a buffer of `capacity_max` bytes can hold that. Otherwise it is half of `capacity_max`, so that
-/// growing copies at most half of the frame.
+/// a buffer of `capacity_max` bytes can hold that.
+///
+/// Otherwise it is half of `capacity_max`, and the frame is more than twice as long as the buffer.
+/// So the bytes that are copied when the buffer grows are less than half of the frame.
 fn capacity_for(need: usize, capacity_max: usize) -> usize {
     if need <= Buf::len_max_of(capacity_max) {
         need

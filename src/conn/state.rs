@@ -31,19 +31,20 @@
 //!   read half:   Open --read_ended()--> Ended    --end_delivered()--> EndDelivered
 //! ```
 //!
-//! The action of each event by phase; `-` changes nothing. The unit tests check every cell.
-//!
-//! A malformed frame causes a `close`. The engine records the reason before, and then calls
-//! `on_frame_error`. The phase is still the former one during this call, so that a last reply is
+//! After a malformed frame, the engine records the reason, calls `on_frame_error`, and then calls
+//! `close`. So the phase does not change before `on_frame_error` has returned, and a last reply is
 //! accepted.
+//!
+//! The table contains the action of each event by phase; `-` changes nothing. The unit tests check
+//! every cell.
 //!
 //! | event | Connecting | Preparing | Open | Open, FIN sent | Closing | Lingering | Dead |
 //! |---|---|---|---|---|---|---|---|
 //! | `close` | Reap | Reap | Flush, then Closing | Flush, then Lingering | - | - | - |
 //! | `reject` | Reap | Flush, then Closing | Flush, then Closing | Flush, then Lingering | - | - | - |
 //! | `half_close` | Flush | Flush | Flush | - | - | - | - |
-//! | `output_taken` | - | - | - | - (Reap after the peer's end) | SendFin | - (Reap after the peer's end) | - |
-//! | `write_failed` | Deliver | Reap | Deliver (Reap after the peer's end) | Deliver | Reap | Reap | - |
+//! | `output_taken` | - | - | - | - (Reap if the peer's end was delivered) | SendFin | - (Reap after the peer's end) | - |
+//! | `write_failed` | Deliver | Reap | Deliver (Reap after the peer's end) | Deliver (Reap after the peer's end) | Reap | Reap | - |
 //! | `deadline_passed` | NextAddress | FailPreparation | Reset | Reset | Reset | Reset | - |
 //! | `end` | Reap | Reap | Reap | Reap | Reap | Reap | - |
 
@@ -351,13 +352,12 @@ queries! {
     fn has_own_limits = any(OWN_LIMITS);
     /// Returns true if the entry need not be looked up after each frame.
     fn needs_no_check_per_frame = none(CHECKED_PER_FRAME);
-    /// Returns true if a dispatch has nothing left to do but to write its output, once all of its
-    /// bytes are decoded.
+    /// Returns true if a dispatch whose bytes are all decoded has only its output left to write.
     ///
-    /// A callback that changes the state usually stops the decoding. If the last frame was skipped,
-    /// no decoding is left to stop, so the state is checked here. `HUNG_UP` and `WRITE_FAILED` need
-    /// no check: they are set together with `END_HINT`, which keeps `READABLE` set. The end of the
-    /// stream needs no check either, because the read that reports it returns no bytes.
+    /// A callback may change the state without stopping the decoding, for example by a half-close
+    /// or by the start of a recording. `HUNG_UP` and `WRITE_FAILED` need no check: they are set
+    /// together with `END_HINT`, which keeps `READABLE` set. The end of the stream needs no check
+    /// either, because the read that reports it returns no bytes.
     fn is_dispatch_over = none(KEEPS_DISPATCH);
     /// Returns true if the end of a dispatch must continue a close or check for a hang-up.
     fn has_epilogue = any(ENDS_OUTPUT | HUNG_UP);
@@ -506,8 +506,8 @@ impl State {
         was_stopped && has_credit
     }
 
-    /// Sets to `on` whether the connection is read while its write queue is above the high
-    /// watermark.
+    /// Allows reading while the write queue is above the high watermark if `on` is true, and
+    /// forbids it otherwise.
     pub(crate) fn set_reads_above_high(&mut self, on: bool) {
         self.assign(READS_ABOVE_HIGH, on);
     }
@@ -579,7 +579,7 @@ impl State {
         }
     }
 
-    /// Closes the connection, for the handler, a timeout or a malformed frame.
+    /// Closes the connection. The reason is a call of the handler, a timeout or a malformed frame.
     pub(crate) fn close(&mut self) -> Action {
         if self.any(CLOSING | DEAD) {
             return Action::None;
@@ -668,7 +668,7 @@ impl State {
         (Action::Deliver, watermark)
     }
 
-    /// Returns the action for a deadline of the connect, preparation or close that passed.
+    /// Returns the action after the deadline of a connect, preparation or close has passed.
     pub(crate) fn deadline_passed(self) -> Action {
         match self.phase() {
             Phase::Dead => Action::None,

@@ -45,8 +45,9 @@ struct Owned {
     start: usize,
 }
 
-/// A queue to whose last segment an encoder appends. Dropping it counts the appended bytes if they
-/// are accepted, and otherwise removes them, also after a panic of the encoder.
+/// Guard of an encoder that appends to the last segment of a queue. Dropping the guard adds the
+/// appended bytes to the length of the queue if they are accepted, and otherwise removes them. The
+/// guard is dropped after a panic of the encoder too.
 struct Encoding<'a> {
     write_queue: &'a mut WriteQueue,
     pool: &'a mut Pool,

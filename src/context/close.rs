@@ -86,9 +86,10 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// A duplicate of a connection's socket is the same open socket with another descriptor.
     /// [`socket_options`](Context::socket_options) can create one, or it was created before the
-    /// adoption. `close` and `half_close` send a FIN, after which no duplicate can send. `abort`
-    /// makes the close of the last duplicate a reset, which destroys the output of its owner. So
-    /// use a duplicate only to set options or to wait. To move a connection, detach it.
+    /// adoption. `close` and `half_close` send a FIN, after which no duplicate can send. After
+    /// `abort`, the close of the last duplicate resets the connection, and output that was written
+    /// to the duplicate may be lost. So use a duplicate only to set options or to wait. To move a
+    /// connection, detach it.
     ///
     /// # Errors
     ///

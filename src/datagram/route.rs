@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Route {
     pub(crate) to: SocketAddr,
-    /// `None` if the datagram has its destination only.
+    /// Source address and traffic class; `None` if the program sets neither.
     pub(crate) marks: Option<Marks>,
 }
 
@@ -28,7 +28,7 @@ pub struct Route {
 pub(crate) struct Marks {
     /// Local address to leave from; `None` lets the system choose.
     pub(crate) source: Option<IpAddr>,
-    /// Traffic class byte; `None` for the one of the socket.
+    /// Traffic class byte; `None` for the traffic class of the socket.
     pub(crate) tos: Option<u8>,
 }
 

@@ -35,9 +35,11 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 /// * all cuts of a stream of up to 16 bytes. A stream of up to 96 bytes is cut at every pair of
 ///   offsets, a stream of up to 1,024 bytes at every offset. All streams of more than 16 bytes are
 ///   also cut after every byte, and in a hundred random ways;
-/// * each cut with the codec alone, and as the input of a connection: not paused, with its buffer
-///   shrunk after each read, paused after each frame, and with the framing replaced by an equal one
-///   after each frame, and after each read of the first 1,024 bytes;
+/// * each cut in five ways: with the codec alone; through a connection that is never paused;
+///   through a connection that is paused after each frame; through a connection whose buffer is
+///   shrunk after each read; and through a connection whose framing is replaced by an equal
+///   framing. The framing is replaced after each frame, and after each read of the first 1,024
+///   bytes;
 /// * streams of garbage, made from a seed: random bytes, and the given stream with some bytes
 ///   changed.
 ///
@@ -159,8 +161,8 @@ impl Cuts {
         self
     }
 
-    /// Marks the codec as one that keeps state from one frame to the next on purpose. The framing
-    /// is then not replaced between frames.
+    /// Marks the codec as one that keeps state from one frame to the next on purpose. The test then
+    /// never replaces the framing.
     pub fn stateful(mut self) -> Self {
         self.is_stateful = true;
         self

@@ -34,7 +34,7 @@ impl fmt::Display for Failure {
         writeln!(f, "{}", self.what)?;
         writeln!(
             f,
-            "  {}; this code repeats the failure in a test:",
+            "  tested {}; this code repeats the failure in a test:",
             self.way
         )?;
         writeln!(f)?;

@@ -9,9 +9,10 @@ use crate::codec::{Framing, Kind};
 
 /// Maximum number of times that received bytes may be copied with a built-in framing.
 const MOVED_MAX: u64 = 2;
-/// Maximum number of times that received bytes may be copied with a custom codec. A byte after a
-/// false frame is copied to complete that frame, and again as a part of the next frame. It is moved
-/// once more if the buffer grows.
+/// Maximum number of times that received bytes may be copied with a custom codec. Such a codec may
+/// wait for a whole frame, and then skip only its first bytes. The bytes after them are copied to
+/// complete that frame, and again as the start of the next frame. They are moved once more if the
+/// buffer grows.
 const MOVED_MAX_CUSTOM: u64 = 3;
 /// Maximum capacity of a buffer, as a multiple of the bytes held.
 const HELD_FACTOR: usize = 16;
@@ -51,7 +52,7 @@ impl Way {
 
     pub(super) fn describe(self) -> &'static str {
         match self {
-            Self::Alone => "the codec alone",
+            Self::Alone => "with the codec alone",
             Self::Through => "through a connection",
             Self::Shrunk => "through a connection whose buffer is shrunk after each read",
             Self::Paused => "through a connection that is paused after each frame",

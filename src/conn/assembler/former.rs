@@ -35,8 +35,8 @@ impl Assembler {
         self.reframe_between_frames();
     }
 
-    /// Replaces a framing that is not in the middle of a skip: after one of its frames. The bytes
-    /// are kept.
+    /// Replaces the framing directly after one of its frames, where no skip is in progress. The
+    /// bytes are kept.
     pub(crate) fn reframe_between_frames(&mut self) {
         self.custom = None;
         if let Some(partial) = &mut self.partial {
@@ -77,7 +77,9 @@ impl Assembler {
                     return Some(Delivery::failed(error.into(), partial.len()));
                 }
                 CheckedStep::Frame { .. } => {
-                    let error = FrameError::Contract("a frame whose beginning was skipped");
+                    let error = FrameError::Contract(
+                        "`Frame` for a frame whose beginning was skipped by `SkipPart`",
+                    );
                     return Some(Delivery::failed(error, partial.len()));
                 }
                 CheckedStep::Skip(skip) => skip,

@@ -17,7 +17,7 @@
 //! A byte is copied into the buffer once, and once more if the buffer became too small: at most
 //! twice. The built-in codecs find the end of a frame before its bytes are copied. A user's codec
 //! needs all bytes of the frame in one piece at each step. Some bytes after the frame are then
-//! copied too: at most three times.
+//! copied into the buffer too. Such a byte is copied at most three times.
 
 mod feed;
 mod former;
@@ -301,9 +301,9 @@ impl Assembler {
         len
     }
 
-    /// Returns the content and drops it: the bytes, and the skip of a frame whose end has not
-    /// arrived. The skip includes `framing`, which decoded the bytes, if only this framing finds
-    /// the end.
+    /// Takes the content: the bytes that are held, and the skip of a frame whose end has not
+    /// arrived. `framing` is the framing of the connection. The skip includes this framing if no
+    /// other framing can find the end of the frame.
     pub(crate) fn take(&mut self, framing: &Framing, pool: &mut Pool) -> (Vec<u8>, Skip) {
         self.reframe(framing);
         let partial = self.partial.as_mut();
@@ -312,8 +312,9 @@ impl Assembler {
         content
     }
 
-    /// Stores content of another read side: see [`take`](Assembler::take). If bytes were removed
-    /// that the framing of a skip has decoded, the skip ends. Call it only while nothing is held.
+    /// Stores content of another read side: see [`take`](Assembler::take). The program may have
+    /// removed some of the bytes. If fewer bytes are left than the framing of a skip has decoded,
+    /// the skip ends. Call this method only while nothing is held.
     pub(crate) fn put(&mut self, (bytes, skip): (&[u8], Skip), now: Stamp, pool: &mut Pool) {
         let left = match skip {
             Skip::Bytes { left } => left,

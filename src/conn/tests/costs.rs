@@ -82,7 +82,8 @@ fn a_long_frame_in_small_reads_is_moved_about_twice() {
     }
 }
 
-/// A codec that waits for `need` bytes, finds that they are no frame, and skips the first of them.
+/// A codec that waits for `need` bytes, finds that they are no frame, and skips the first `skip`
+/// bytes.
 struct Resync {
     need: usize,
     skip: u64,
@@ -103,8 +104,8 @@ impl Codec for Resync {
     }
 }
 
-/// The bytes after a false frame are copied to complete it, copied again as the start of the next
-/// one, and moved once if the buffer grows.
+/// The bytes after the skipped bytes are copied to complete the rejected frame, and again as the
+/// start of the next frame. They are moved once more if the buffer grows.
 #[test]
 fn skips_after_false_frames_move_bytes_at_most_three_times() {
     for need in [8, 63, 64, 65, 100, 256, 300, 1085, 1088] {

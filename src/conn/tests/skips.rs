@@ -360,8 +360,8 @@ impl Codec for LongNul {
     }
 }
 
-/// The framing is replaced at every offset in the end of a skipped frame, once or twice. The bytes
-/// after the frame belong to the newest framing.
+/// The framing is replaced twice within a skipped frame, at each offset from the limit to the end
+/// of the frame. The newest framing decodes the bytes after the frame.
 #[test]
 fn reframe_within_a_skipped_frame_keeps_the_rule_of_its_end() {
     let crlf = Framing::line_crlf();

@@ -19,10 +19,10 @@ const GROWTH: usize = 4;
 /// Divisor of the capacity for shrinking. The buffer is shrunk to `capacity / SHRINK` if it was
 /// never filled up to that length while `SHRINK` times its capacity arrived.
 const SHRINK: usize = 4;
-/// Weight of a short frame in the count that shrinks the buffer: see [`SHRINK`]. Bytes that arrive
-/// in an empty buffer count as at least `capacity / ALONE` bytes, even if they are fewer. So the
-/// buffer shrinks after `SHRINK * ALONE` (256) short frames that arrive alone. If the buffer fills
-/// up to `capacity / SHRINK` in the meantime, the count starts again.
+/// Divisor of the capacity for counting short frames. If bytes arrive in an empty buffer, they add
+/// at least `capacity / ALONE` to [`Deframer::since_filled`]. So the buffer shrinks after
+/// `SHRINK * ALONE` (256) short frames that arrive alone. If the buffer fills up to
+/// `capacity / SHRINK` in the meantime, the count starts again.
 const ALONE: usize = 64;
 
 /// An item that a [`Deframer`] found in its bytes.
@@ -190,9 +190,10 @@ impl Deframer {
     ///
     /// Panics if `len` exceeds the spare capacity.
     pub fn advance(&mut self, len: usize) {
+        let spare_len = self.buf.spare_len();
         assert!(
-            len <= self.buf.spare_len(),
-            "advance() exceeds the spare capacity"
+            len <= spare_len,
+            "advance() by {len} bytes exceeds the spare capacity of {spare_len} bytes"
         );
         if self.error.is_none() {
             self.buf.advance(len);
