@@ -115,8 +115,8 @@ impl Codec for HeaderBody {
         self.decode_step(scanned, bytes, false)
     }
 
-    /// Decodes at the end of the stream. The header may be completed by that end, for example by an
-    /// unterminated last line; its body must then be empty.
+    /// Decodes at the end of the stream. This end may complete the header, for example a last line
+    /// without a line end. The body of such a header must be empty.
     fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
         self.decode_step(scanned, rest, true)
     }

@@ -39,7 +39,7 @@ pub(crate) enum Kind {
 }
 
 /// Evaluates `$builtin` with the codec of a built-in kind, or `$own` with a custom codec. The form
-/// with one expression uses that expression for both.
+/// with one expression evaluates this expression with either codec.
 macro_rules! with_builtin {
     ($kind:expr, $codec:ident => $any:expr) => {
         with_builtin!($kind, $codec => $any, $codec => $any)
@@ -65,8 +65,8 @@ pub(crate) use with_builtin;
 
 impl Kind {
     /// Returns true if `head`, the bytes of a partial frame, ends inside the header. The result is
-    /// always false for a framing without a header, for a custom codec, and for [`LengthFn`], whose
-    /// function is not called here.
+    /// always false for a framing without a header, for a custom codec, and for [`LengthFn`]. This
+    /// method does not call the function of `LengthFn`.
     pub(crate) fn is_header_cut(&self, head: &[u8]) -> bool {
         match self {
             Self::Length(codec) => head.len() < usize::from(codec.width),

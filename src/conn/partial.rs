@@ -47,8 +47,8 @@ const OPEN_ENDED_LEN_MIN: usize = 4 * 1024;
 const KEPT_LEN: usize = 64 * 1024;
 /// Minimum length, in bytes, that the check for an oversized buffer assumes for a partial frame.
 const SMALL_LEN: usize = 256;
-/// Maximum capacity, as a multiple of its bytes, that a partial frame keeps after the frames before
-/// it are delivered. It is twice the growth, so that a buffer does not grow and shrink alternately.
+/// Maximum capacity that a partial frame keeps after earlier frames are delivered, as a multiple of
+/// the bytes held. It is twice [`GROWTH`], so that a buffer does not grow and shrink alternately.
 const SHRINK: usize = 2 * GROWTH;
 
 /// State of the bytes in a [`Partial`].
@@ -62,7 +62,7 @@ enum Held {
     Frame {
         need: usize,
         /// True if the codec needs exactly one more byte. Usually the length of the frame is then
-        /// unknown; otherwise the frame is complete but for one byte.
+        /// unknown; otherwise only the last byte of the frame is missing.
         is_open_ended: bool,
     },
     /// No bytes, while the next `left >= 1` bytes of the stream are skipped.

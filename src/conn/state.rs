@@ -464,8 +464,8 @@ impl State {
     }
 
     /// Records a read that returned fewer bytes than the buffer has. Only called on systems on
-    /// which such a read proves that the socket is empty. After an event that reported an end, it
-    /// does not prove this, so the socket remains readable.
+    /// which such a read proves that the socket is empty. After an event that reported an end, a
+    /// short read proves nothing, so the socket remains readable.
     #[inline]
     pub(crate) fn short_read(&mut self) {
         if self.none(END_HINT) {

@@ -10,8 +10,8 @@ use crate::codec::{AnyState, CheckedStep, Framing, Kind, Skip, SkipKind, Skipped
 use crate::error::FrameError;
 
 impl<'a> Datagram<'a> {
-    /// Returns the frame of a datagram that consists of exactly one frame. For protocols that frame
-    /// their messages over UDP too.
+    /// Returns the frame of a datagram that consists of exactly one frame. Use this method for
+    /// protocols that frame their messages over UDP too.
     ///
     /// Datagrams are independent: a fault of one datagram does not affect the next, even from the
     /// same sender. Bytes that [`skip_between`](Framing::skip_between) skips may surround the
@@ -70,8 +70,8 @@ impl<'a> Datagram<'a> {
         })
     }
 
-    /// Returns an iterator over all frames of the datagram, in order. For protocols that put
-    /// several records into a datagram.
+    /// Returns an iterator over all frames of the datagram, in order. Use this method for protocols
+    /// that put several records into a datagram.
     ///
     /// An empty datagram has no frames; with [`Framing::raw`], every datagram is one frame. If the
     /// datagram ends inside a frame, the last item is [`DatagramFault::Cut`]. With
@@ -255,13 +255,13 @@ pub enum DatagramFault {
     Cut,
     /// Bytes follow the frame.
     LeftOver {
-        /// Number of these bytes.
+        /// Number of bytes after the frame.
         bytes: usize,
     },
     /// Some bytes belong to no frame. A custom codec skipped them with
     /// [`Step::Skip`](crate::Step::Skip), for example because of a wrong checksum.
     Skipped {
-        /// Number of these bytes.
+        /// Number of skipped bytes.
         bytes: usize,
     },
     /// The bytes are not a valid frame, or the frame is too long.

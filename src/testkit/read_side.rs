@@ -182,7 +182,8 @@ impl ReadSide {
         self.assembler.len()
     }
 
-    /// Returns the capacity of the buffer of undelivered bytes; 0 if there are none.
+    /// Returns the capacity of the buffer of undelivered bytes. It is 0 if no byte is buffered and
+    /// no frame is being skipped.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.assembler.capacity()
@@ -194,8 +195,8 @@ impl ReadSide {
         self.assembler.shrink_to_fit(&mut self.context.pool);
     }
 
-    /// Returns the number of bytes copied so far, into a buffer or from a smaller one to a larger
-    /// one.
+    /// Returns the number of bytes copied so far: bytes copied into a buffer, and bytes copied from
+    /// one buffer to another.
     #[must_use]
     pub fn moved_bytes(&self) -> u64 {
         self.context.pool.moved_bytes

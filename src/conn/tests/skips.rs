@@ -140,8 +140,8 @@ fn random_cuts_skip_exactly_the_frames_that_are_too_long() {
     }
 }
 
-/// A skipped frame of up to 1 GiB holds only a few times the limit of 1 MiB. No byte of the frame
-/// is searched twice. If such frames are not skipped, the stream fails shortly after the limit.
+/// Only a few times the limit of 1 MiB are held while a frame of up to 1 GiB is skipped. No byte of
+/// the frame is searched twice. If no frame is skipped, the stream fails shortly after the limit.
 #[test]
 fn endless_frame_holds_a_few_times_the_limit() {
     let reads = vec![b'z'; 1 << 16];
