@@ -167,7 +167,7 @@ const TO_FLUSH: u32 = 1 << 5;
 const OVERSIZED: u32 = 1 << 6;
 
 // Phase: at most one bit is set. No bit means `Open`; `CLOSING` with `FIN_SENT` means `Lingering`.
-// The bit of `Preparing` is `PREPARING`.
+// The bit of `Preparing` is `PREPARING`, bit 28.
 const CONNECTING: u32 = 1 << 7;
 const CLOSING: u32 = 1 << 8;
 const DEAD: u32 = 1 << 9;
@@ -590,8 +590,9 @@ impl State {
         self.start_closing()
     }
 
-    /// Closes the connection because of a violation by the peer, which is notified. During a
-    /// preparation, output of the preparation is flushed first, unlike for [`close`](Self::close).
+    /// Closes the connection because the peer violated the protocol. In the phase `Preparing`,
+    /// `reject` first flushes the output of the preparation, so that the peer is notified.
+    /// [`close`](Self::close) ends such a connection at once.
     pub(crate) fn reject(&mut self) -> Action {
         if self.none(PREPARING | WRITE_FAILED) {
             return self.close();
