@@ -114,7 +114,8 @@ impl SimPeer {
         self.0.local_addr()
     }
 
-    /// Receives at most `len` bytes, without a read of the end or of an error.
+    /// Receives at most `len` bytes that have arrived. The end of the stream or an error is left
+    /// for a later read.
     pub(crate) fn recv_arrived(self, len: usize) -> Vec<u8> {
         self.recv_up_to(self.0.unread_len().min(len))
     }
