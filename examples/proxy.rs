@@ -38,7 +38,7 @@ impl Handler for Proxy {
         side: &mut Side,
         origin: Origin,
     ) {
-        if let Origin::Accepted(_) = origin {
+        if let Origin::Accepted { .. } = origin {
             // `send` can be called at once: it queues bytes until the upstream connection is open.
             let other = Side { other: Some(conn) };
             side.other = Some(cx.connect(self.upstream.as_str(), Framing::raw(), other));

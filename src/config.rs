@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::error::invalid_input;
+use crate::setters::field_setters;
 
 /// Limits and budgets of a reactor.
 ///
@@ -11,10 +12,16 @@ use crate::error::invalid_input;
 /// *budget* is the work allowed per turn; further work waits for the next turn. A *limit* is a
 /// maximum: bytes, connections or posts that exceed it are rejected.
 ///
+/// Each field has a method of the same name that sets it, for example:
+///
 /// ```
-/// let mut config = unstick::Config::default();
-/// config.connections_max = 10_000;
-/// config.write_high_bytes = 1 << 20;
+/// use std::time::Duration;
+/// use unstick::Config;
+///
+/// let config = Config::new()
+///     .connections_max(10_000)
+///     .write_high_bytes(1 << 20)
+///     .idle_timeout(Duration::from_secs(60));
 /// ```
 ///
 /// # Memory of one connection
@@ -293,6 +300,24 @@ pub struct Limits {
     pub frame_deadline: Option<Duration>,
     /// Overrides [`Config::write_stall_timeout`].
     pub write_stall_timeout: Option<Duration>,
+    /// Overrides [`Config::close_deadline`].
+    pub close_deadline: Duration,
+}
+
+/// Methods that set one field each.
+impl Limits {
+    field_setters! {
+        Limits:
+        write_high_bytes: usize,
+        write_low_bytes: usize,
+        write_queue_bytes_max: usize,
+        close_deadline: Duration;
+        optional:
+        idle_timeout: Duration,
+        read_idle_timeout: Duration,
+        frame_deadline: Duration,
+        write_stall_timeout: Duration,
+    }
 }
 
 impl Limits {
@@ -355,6 +380,51 @@ impl Default for Config {
     }
 }
 
+/// Methods that set one field each.
+impl Config {
+    /// Creates the default configuration.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    field_setters! {
+        Config:
+        read_len_max: usize,
+        read_budget_bytes: usize,
+        frame_budget: usize,
+        accept_budget: usize,
+        datagram_budget: usize,
+        write_high_bytes: usize,
+        write_low_bytes: usize,
+        read_above_high: bool,
+        write_queue_bytes_max: usize,
+        memory_bytes_max: usize,
+        memory_deadline: Duration,
+        connections_max: usize,
+        connections_per_addr_max: usize,
+        datagram_len_max: usize,
+        datagram_batches: bool,
+        datagram_queue_bytes_max: usize,
+        timer_budget: usize,
+        posts_max: usize,
+        post_budget: usize,
+        connect_deadline: Duration,
+        close_deadline: Duration,
+        nodelay: bool,
+        backlog: u32,
+        recording_events_max: usize,
+        pool_bytes_max: usize;
+        optional:
+        busy_poll: Duration,
+        idle_timeout: Duration,
+        read_idle_timeout: Duration,
+        frame_deadline: Duration,
+        write_stall_timeout: Duration,
+        slow_callback_min: Duration,
+    }
+}
+
 impl Config {
     /// Returns an error that names the first field with an invalid value.
     pub(crate) fn check(&self) -> io::Result<()> {
@@ -395,6 +465,7 @@ impl Config {
             read_idle_timeout: self.read_idle_timeout,
             frame_deadline: self.frame_deadline,
             write_stall_timeout: self.write_stall_timeout,
+            close_deadline: self.close_deadline,
         }
     }
 }

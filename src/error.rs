@@ -292,6 +292,43 @@ impl<F> fmt::Display for PostError<F> {
 
 impl<F> Error for PostError<F> {}
 
+/// Failure of [`Remote::call`](crate::Remote::call).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The loop did not begin the closure in time. The closure did not run, and will not.
+    Timeout,
+    /// The reactor was dropped before it began the closure.
+    Closed,
+    /// The closure panicked.
+    Panicked,
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Timeout => "the loop did not begin the call within its timeout",
+            Self::Closed => "the reactor was dropped",
+            Self::Panicked => "the called closure panicked",
+        })
+    }
+}
+
+impl Error for CallError {}
+
+/// Converts [`CallError::Timeout`] to the kind `TimedOut`, [`Closed`](CallError::Closed) to
+/// `BrokenPipe` and [`Panicked`](CallError::Panicked) to `Other`.
+impl From<CallError> for io::Error {
+    fn from(error: CallError) -> Self {
+        let kind = match error {
+            CallError::Timeout => io::ErrorKind::TimedOut,
+            CallError::Closed => io::ErrorKind::BrokenPipe,
+            CallError::Panicked => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
 /// Returns an error of the kind `InvalidInput`.
 pub(crate) fn invalid_input(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)

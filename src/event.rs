@@ -26,11 +26,77 @@ pub enum Hangup {
 }
 
 /// Origin of an open connection.
+///
+/// # Examples
+///
+/// Two protocols on one reactor, each with its own listener and session:
+///
+/// ```
+/// use unstick::{ConnId, Context, Framing, Handler, ListenOptions, Origin, Reactor};
+///
+/// const CONTROL: u64 = 1;
+///
+/// /// A session of each protocol.
+/// enum Session {
+///     Telemetry { values: u64 },
+///     Control,
+/// }
+///
+/// impl Default for Session {
+///     fn default() -> Self {
+///         Self::Telemetry { values: 0 }
+///     }
+/// }
+///
+/// struct Gateway;
+///
+/// impl Handler for Gateway {
+///     type Session = Session;
+///
+///     fn on_open(
+///         &mut self,
+///         _: &mut Context<'_, Self>,
+///         _: ConnId,
+///         session: &mut Session,
+///         origin: Origin,
+///     ) {
+///         if let Origin::Accepted { key: CONTROL, .. } = origin {
+///             *session = Session::Control;
+///         }
+///     }
+///
+///     fn on_frame(
+///         &mut self,
+///         cx: &mut Context<'_, Self>,
+///         conn: ConnId,
+///         session: &mut Session,
+///         frame: &[u8],
+///     ) {
+///         match session {
+///             Session::Telemetry { values } => *values += 1,
+///             Session::Control => drop(cx.send(conn, frame)),
+///         }
+///     }
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut reactor = Reactor::new(Gateway)?;
+/// reactor.listen("127.0.0.1:0", Framing::length_u16())?;
+/// let control = ListenOptions::new().key(CONTROL);
+/// reactor.with(|_, cx| cx.listen_with("127.0.0.1:0", Framing::line(), &control))?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// This listener accepted the connection.
-    Accepted(ListenerId),
+    /// A listener accepted the connection.
+    Accepted {
+        /// The listener.
+        listener: ListenerId,
+        /// The key of the listener: see [`ListenOptions::key`](crate::ListenOptions::key).
+        key: u64,
+    },
     /// [`Context::connect`](crate::Context::connect) opened the connection.
     Connected,
     /// [`Context::adopt_stream`](crate::Context::adopt_stream) or

@@ -78,14 +78,16 @@ pub trait Handler: Sized {
     ///
     /// `frame` is the payload, without header or delimiter, and may be empty. It borrows from the
     /// reactor's buffer, so copy any bytes that must outlive the callback. If this callback closes
-    /// or pauses the connection, no further frame is delivered.
+    /// or pauses the connection, no further frame is delivered. The default drops the frame, for
+    /// handlers that use only datagrams.
     fn on_frame(
         &mut self,
         cx: &mut Context<'_, Self>,
         conn: ConnId,
         session: &mut Self::Session,
         frame: &[u8],
-    );
+    ) {
+    }
 
     /// Reports a frame that was too long and was discarded.
     ///
@@ -123,7 +125,6 @@ pub trait Handler: Sized {
     /// # struct Http;
     /// # impl Handler for Http {
     /// # type Session = ();
-    /// # fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
     /// fn on_frame_error(
     ///     &mut self,
     ///     cx: &mut Context<'_, Self>,

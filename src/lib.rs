@@ -262,7 +262,9 @@
 //!
 //! [`Reactor::remote`] returns a [`Remote`]. Other threads use it to post closures to the loop's
 //! thread and to send to its connections. Their queue is bounded, and a rejected closure or payload
-//! is returned. A program with its own event loop calls [`Reactor::turn`] and may [watch the poll's
+//! is returned. [`Remote::call`] waits for the result of a closure.
+//!
+//! A program with its own event loop calls [`Reactor::turn`] and may [watch the poll's
 //! descriptor](guide::embedding).
 //!
 //! `Reactor::shutdown_on_signals` shuts down gracefully on SIGINT, SIGTERM and SIGHUP.
@@ -353,7 +355,7 @@ pub use codec::{Codec, FrameLen, Framing, LengthField, Out, ParseFramingError, S
 pub use config::{Config, Limits};
 pub use context::Context;
 pub use datagram::{Datagram, DatagramError, DatagramFault, DatagramFrames, Ecn, Route};
-pub use error::{DecodeError, FrameError, Gone, NotSent, PostError, SendError, Sent};
+pub use error::{CallError, DecodeError, FrameError, Gone, NotSent, PostError, SendError, Sent};
 pub use event::{CloseReason, Closed, Detached, Hangup, Origin, Refusal};
 pub use framed::{Decoded, Deframer, FramedStream, Framer};
 pub use handler::Handler;

@@ -1,4 +1,4 @@
-//! The macro that defines builder methods.
+//! The macros that define builder methods.
 
 /// Defines public methods that set one field and return the builder. `backlog(connections: u32) =>
 /// backlog = Some(connections);` defines the method `backlog` with the argument `connections`.
@@ -16,4 +16,36 @@ macro_rules! setters {
     )+};
 }
 
-pub(crate) use setters;
+/// Defines a builder method for each public field of a type. Each method has the name of its field,
+/// whose documentation it links to. A method for an `optional` field accepts the value alone too.
+macro_rules! field_setters {
+    (
+        $type:ident: $($field:ident: $value:ty),+;
+        optional: $($optional:ident: $inner:ty),+ $(,)?
+    ) => {
+        $(
+            #[doc = concat!(
+                "Sets [`", stringify!($field), "`](", stringify!($type), "#structfield.",
+                stringify!($field), ")."
+            )]
+            #[must_use]
+            pub fn $field(mut self, value: $value) -> Self {
+                self.$field = value;
+                self
+            }
+        )+
+        $(
+            #[doc = concat!(
+                "Sets [`", stringify!($optional), "`](", stringify!($type), "#structfield.",
+                stringify!($optional), ")."
+            )]
+            #[must_use]
+            pub fn $optional(mut self, value: impl Into<Option<$inner>>) -> Self {
+                self.$optional = value.into();
+                self
+            }
+        )+
+    };
+}
+
+pub(crate) use {field_setters, setters};

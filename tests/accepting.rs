@@ -199,7 +199,7 @@ fn resumed_listener_accepts_all_pending_connections() {
 #[test]
 fn listener_paused_in_on_open_accepts_no_more() {
     let probe = Probe::new(|cx, event| {
-        if let Event::Open(_, unstick::Origin::Accepted(listener)) = event {
+        if let Event::Open(_, unstick::Origin::Accepted { listener, .. }) = event {
             cx.pause(*listener).expect("the listener is open");
         }
     });

@@ -54,7 +54,7 @@ impl Handler for Echo {
     type Session = ();
 
     fn on_open(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: &mut (), origin: Origin) {
-        if matches!(origin, Origin::Accepted(_)) {
+        if matches!(origin, Origin::Accepted { .. }) {
             self.conn = Some(conn);
         }
     }

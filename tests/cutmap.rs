@@ -21,7 +21,7 @@ fn pair(reactor: &Reactor<Probe>) -> Option<(ConnId, ConnId)> {
         })
     };
     let connected = find(|origin| matches!(origin, Origin::Connected))?;
-    let accepted = find(|origin| matches!(origin, Origin::Accepted(_)))?;
+    let accepted = find(|origin| matches!(origin, Origin::Accepted { .. }))?;
     Some((connected, accepted))
 }
 

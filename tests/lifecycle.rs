@@ -231,7 +231,8 @@ fn duplicate_descriptors_of_closed_sockets_give_no_event() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::raw());
     let mut client = client(addr);
     drive(&mut reactor, |reactor| reactor.stats().accepted == 1);
-    let Some(&Event::Open(conn, Origin::Accepted(listener))) = reactor.handler().events.first()
+    let Some(&Event::Open(conn, Origin::Accepted { listener, .. })) =
+        reactor.handler().events.first()
     else {
         panic!("the first event is not on_open");
     };

@@ -191,7 +191,7 @@ fn unix_peer_addr_and_local_addr_match_the_kernel() {
     drive(&mut reactor, |reactor| opened(reactor).len() == 2);
     let accepted = opened(&reactor)
         .into_iter()
-        .find(|(_, origin)| *origin == Origin::Accepted(listener));
+        .find(|(_, origin)| *origin == Origin::Accepted { listener, key: 0 });
     let (accepted, _) = accepted.expect("one end was accepted");
     reactor.with(|_, cx| {
         assert_eq!(cx.peer_addr(conn).ok(), Some(Addr::Unix(path.clone())));

@@ -18,8 +18,53 @@ impl<H: Handler> Context<'_, H> {
     /// * Input is discarded until the peer ends its side too. After
     ///   [`Config::close_deadline`](crate::Config::close_deadline) the connection is aborted.
     ///
+    /// [`on_close`](Handler::on_close) comes when both sides have ended, or at the deadline: a peer
+    /// that does not end its side delays it by 10 s, unless the deadline is changed. So free a
+    /// name or a seat when `close` is called, and not only in `on_close`. To wait less long for one
+    /// peer, set the [`close_deadline`](crate::Limits#structfield.close_deadline) of its
+    /// [limits](Context::set_limits) first. [`abort`](Context::abort) does not wait at all.
+    ///
     /// A connection that is still connecting ends at once, and its queued output counts as unsent.
     /// Does nothing if the connection is closing or closed.
+    ///
+    /// # Examples
+    ///
+    /// A chat frees the nickname of a client at once, whichever side ends the connection:
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use unstick::{Closed, ConnId, Context, Handler};
+    ///
+    /// struct Chat {
+    ///     members: HashMap<String, ConnId>,
+    /// }
+    ///
+    /// impl Chat {
+    ///     fn kick(&mut self, cx: &mut Context<'_, Self>, name: &str) {
+    ///         if let Some(conn) = self.members.remove(name) {
+    ///             let _ = cx.send(conn, "you were removed from this room");
+    ///             cx.with_session(conn, |_, name| *name = None); // nothing is left to free
+    ///             cx.close(conn);
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// impl Handler for Chat {
+    ///     type Session = Option<String>; // the nickname
+    ///
+    ///     fn on_close(
+    ///         &mut self,
+    ///         _: &mut Context<'_, Self>,
+    ///         _: ConnId,
+    ///         name: Option<String>,
+    ///         _: Closed,
+    ///     ) {
+    ///         if let Some(name) = name {
+    ///             self.members.remove(&name);
+    ///         }
+    ///     }
+    /// }
+    /// ```
     pub fn close(&mut self, conn: ConnId) {
         let reason = self.engine.local_reason(conn.0);
         self.engine.close(conn.0, reason);
@@ -112,7 +157,6 @@ impl<H: Handler> Context<'_, H> {
     /// impl Handler for Worker {
     ///     type Session = String; // the first line
     ///
-    ///     fn on_frame(&mut self, _: &mut Context<Self>, _: ConnId, _: &mut String, _: &[u8]) {}
     /// }
     ///
     /// struct Front {
@@ -175,6 +219,9 @@ impl<H: Handler> Context<'_, H> {
     /// [`Reactor::run`](crate::Reactor::run) returns when all of these are closed. After `deadline`
     /// the remaining connections are aborted, and their lost bytes are counted. With a deadline of
     /// zero, they are aborted in this turn or the next.
+    ///
+    /// Each connection is closed as [`close`](Context::close) does, which waits for its peer. So a
+    /// single peer that does not end its side makes the shutdown last until `deadline`.
     ///
     /// A second call cannot extend the deadline: the earliest deadline applies. So code that needs
     /// an end by a certain time can rely on it. To allow more time, use a longer deadline in the

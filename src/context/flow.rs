@@ -196,7 +196,6 @@ impl<H: Handler> Context<'_, H> {
     ///         let _ = cx.reframe(conn, framing);
     ///     }
     ///
-    ///     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
     /// }
     /// ```
     ///

@@ -196,7 +196,26 @@ impl<H: Handler> Context<'_, H> {
         listener: impl Into<OwnedSocket>,
         framing: Framing,
     ) -> io::Result<ListenerId> {
-        self.engine.adopt_listener(listener.into(), framing)
+        self.adopt_listener_with(listener, framing, &ListenOptions::new())
+    }
+
+    /// Adopts a listening socket like [`adopt_listener`](Context::adopt_listener), with options.
+    ///
+    /// Only options of the reactor apply, such as [`ListenOptions::key`] and
+    /// [`proxy_protocol`](ListenOptions::proxy_protocol). Options of the socket itself, such as the
+    /// backlog, are ignored: the program that opened the socket has set them.
+    ///
+    /// # Errors
+    ///
+    /// * Same as [`adopt_listener`](Context::adopt_listener).
+    pub fn adopt_listener_with(
+        &mut self,
+        listener: impl Into<OwnedSocket>,
+        framing: Framing,
+        options: &ListenOptions,
+    ) -> io::Result<ListenerId> {
+        self.engine
+            .adopt_listener(listener.into(), framing, options)
     }
 
     /// Adopts a connected stream socket: std's `TcpStream` or `UnixStream`, or a descriptor. The

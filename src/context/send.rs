@@ -1,5 +1,6 @@
 //! Sending frames and datagrams.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use super::Context;
@@ -16,7 +17,7 @@ use crate::payload::Payload;
 const SHARED_LEN_MIN: usize = 16 * 1024;
 
 impl<H: Handler> Context<'_, H> {
-    /// Sends `payload` as one frame. Never blocks.
+    /// Sends `payload` as one frame: bytes or text. Never blocks.
     ///
     /// The frame is queued. It is written with the other output of the connection, at the end of
     /// the connection's dispatch or of the turn. The payload is accepted completely or not at all.
@@ -37,8 +38,8 @@ impl<H: Handler> Context<'_, H> {
     /// * [`SendError::Frame`]: the payload is too long for the framing, or the framing cannot
     ///   represent it. Another attempt will fail too. [`send_unframed`](Context::send_unframed)
     ///   sends bytes that need no framing.
-    pub fn send(&mut self, conn: ConnId, payload: &[u8]) -> Result<Sent, SendError> {
-        self.engine.send(conn.0, payload)
+    pub fn send(&mut self, conn: ConnId, payload: impl AsRef<[u8]>) -> Result<Sent, SendError> {
+        self.engine.send(conn.0, payload.as_ref())
     }
 
     /// Sends `bytes` without any framing, in order with the frames of the connection.
@@ -79,8 +80,12 @@ impl<H: Handler> Context<'_, H> {
     /// }
     /// # }
     /// ```
-    pub fn send_unframed(&mut self, conn: ConnId, bytes: &[u8]) -> Result<Sent, SendError> {
-        self.engine.send(conn.0, Unframed(bytes))
+    pub fn send_unframed(
+        &mut self,
+        conn: ConnId,
+        bytes: impl AsRef<[u8]>,
+    ) -> Result<Sent, SendError> {
+        self.engine.send(conn.0, Unframed(bytes.as_ref()))
     }
 
     /// Sends an owned payload as one frame.
@@ -171,8 +176,24 @@ impl<H: Handler> Context<'_, H> {
     /// A connection is skipped if it is closed or closing, or if its write queue is full. A payload
     /// of 16 KiB or more is copied once for all connections, except with the framings for which
     /// [`send_owned`](Context::send_owned) makes a copy.
-    pub fn broadcast(&mut self, conns: impl IntoIterator<Item = ConnId>, payload: &[u8]) -> usize {
-        let conns = conns.into_iter();
+    ///
+    /// # Examples
+    ///
+    /// A chat sends a line to all members but its author:
+    ///
+    /// ```
+    /// # use std::collections::BTreeSet;
+    /// # use unstick::{ConnId, Context, Handler};
+    /// # fn f<H: Handler>(cx: &mut Context<'_, H>, members: &BTreeSet<ConnId>, author: ConnId) {
+    /// cx.broadcast(members.iter().filter(|it| **it != author), "good morning");
+    /// # }
+    /// ```
+    pub fn broadcast<I>(&mut self, conns: I, payload: impl AsRef<[u8]>) -> usize
+    where
+        I: IntoIterator<Item: Borrow<ConnId>>,
+    {
+        let payload = payload.as_ref();
+        let conns = conns.into_iter().map(|conn| *conn.borrow());
         if payload.len() < SHARED_LEN_MIN {
             return conns
                 .filter(|conn| self.send(*conn, payload).is_ok())
@@ -209,10 +230,11 @@ impl<H: Handler> Context<'_, H> {
         &mut self,
         socket: UdpId,
         to: impl Into<Route>,
-        data: &[u8],
+        data: impl AsRef<[u8]>,
     ) -> Result<(), SendError> {
         let Route { to, marks } = to.into();
-        self.engine.send_datagram(socket, Some(to), marks, data)
+        self.engine
+            .send_datagram(socket, Some(to), marks, data.as_ref())
     }
 
     /// Sends one datagram to the peer of a socket connected by
@@ -225,8 +247,12 @@ impl<H: Handler> Context<'_, H> {
     /// # Errors
     ///
     /// * Same as [`send_to`](Context::send_to).
-    pub fn send_datagram(&mut self, socket: UdpId, data: &[u8]) -> Result<(), SendError> {
-        self.engine.send_datagram(socket, None, None, data)
+    pub fn send_datagram(
+        &mut self,
+        socket: UdpId,
+        data: impl AsRef<[u8]>,
+    ) -> Result<(), SendError> {
+        self.engine.send_datagram(socket, None, None, data.as_ref())
     }
 
     /// Returns the number of bytes accepted for a connection that the kernel has not taken yet,

@@ -89,7 +89,6 @@ impl<H: Handler> Context<'_, H> {
     ///         }
     ///     }
     ///
-    ///     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut u64, _: &[u8]) {}
     /// }
     /// ```
     pub fn with_session<R>(

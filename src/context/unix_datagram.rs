@@ -74,9 +74,9 @@ impl<H: Handler> Context<'_, H> {
         &mut self,
         socket: UnixDatagramId,
         to: Option<&UnixAddr>,
-        data: &[u8],
+        data: impl AsRef<[u8]>,
     ) -> io::Result<()> {
-        self.engine.send_unix_datagram(socket, to, data)
+        self.engine.send_unix_datagram(socket, to, data.as_ref())
     }
 
     /// Closes a Unix datagram socket. The file of its path, if it has one, is not removed. Does

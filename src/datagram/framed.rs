@@ -34,7 +34,6 @@ impl<'a> Datagram<'a> {
     ///
     /// impl Handler for Upper {
     ///     type Session = ();
-    /// #   fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
     ///
     ///     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, udp: UdpId, got: Datagram<'_>) {
     ///         match got.frame(&self.framing) {
@@ -103,7 +102,6 @@ impl<'a> Datagram<'a> {
     /// # struct Collect(Vec<String>);
     /// # impl Handler for Collect {
     /// #     type Session = ();
-    /// #     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
     /// #     fn on_datagram(&mut self, _: &mut Context<'_, Self>, _: UdpId, got: Datagram<'_>) {
     /// #         self.0.extend(metrics(&got));
     /// #     }

@@ -105,7 +105,6 @@ impl<'a> Datagram<'a> {
     ///
     /// impl Handler for Late {
     ///     type Session = ();
-    /// #   fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
     ///
     ///     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, udp: UdpId, got: Datagram<'_>) {
     ///         self.pending.push((udp, got.reply_route()));

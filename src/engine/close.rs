@@ -60,7 +60,8 @@ impl Engine {
         if action != Action::Flush {
             return self.queues.to_reap.push_back(token);
         }
-        let after = self.config.close_deadline;
+        let own = conn.own_limits();
+        let after = own.map_or(self.config.close_deadline, |(own, _)| own.close_deadline);
         let deadline = self.timers.set_conn_task(after, Task::Deadline, token);
         let former = conn.extras().deadline.replace(deadline);
         self.timers.cancel(former);

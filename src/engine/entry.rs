@@ -125,6 +125,8 @@ pub(crate) struct ListenerEntry {
     pub(crate) framing: Framing,
     /// The rules for headers of the PROXY protocol; `None` if connections have no header.
     pub(super) proxy: Option<Arc<ProxyProtocol>>,
+    /// The number that the program gave the listener.
+    pub(crate) key: u64,
     /// Number of consecutive accepts that were rejected.
     pub(crate) rejected: u32,
     pub(crate) generation: NonZeroU32,

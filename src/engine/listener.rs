@@ -14,7 +14,7 @@ use super::{Connection, Engine, Entry, ListenerEntry, Task};
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
 use crate::conn::State;
-use crate::event::Refusal;
+use crate::event::{Origin, Refusal};
 use crate::id::{ConnId, ListenerId};
 use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream, lacks_family};
 
@@ -195,9 +195,10 @@ impl Engine {
         &mut self,
         socket: OwnedSocket,
         framing: Framing,
+        options: &ListenOptions,
     ) -> io::Result<ListenerId> {
         self.check_not_shutting_down()?;
-        self.add_listener(Listener::adopt(socket)?, framing, &ListenOptions::new())
+        self.add_listener(Listener::adopt(socket)?, framing, options)
     }
 
     fn add_listener(
@@ -206,17 +207,25 @@ impl Engine {
         framing: Framing,
         options: &ListenOptions,
     ) -> io::Result<ListenerId> {
+        let key = options.key;
         let token = self.add(|generation| {
             Entry::Listener(Box::new(ListenerEntry {
                 socket: listener,
                 framing,
                 proxy: options.proxy.clone(),
+                key,
                 rejected: 0,
                 generation,
                 state: State::default(),
             }))
         })?;
         Ok(ListenerId(token))
+    }
+
+    /// Returns the origin of the connections of a listener.
+    pub(crate) fn origin_of(&mut self, listener: ListenerId) -> Origin {
+        let key = self.entries.listener_mut(listener).map_or(0, |it| it.key);
+        Origin::Accepted { listener, key }
     }
 
     /// Accepts one connection.

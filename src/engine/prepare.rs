@@ -303,7 +303,7 @@ impl Engine {
         }
         self.admission.preparing -= 1;
         self.opened(token);
-        if !matches!(preparation.origin, Origin::Accepted(_)) {
+        if !matches!(preparation.origin, Origin::Accepted { .. }) {
             self.telemetry.stats.connected += 1;
         }
         log::debug!("{} is prepared", ConnId(token));

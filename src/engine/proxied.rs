@@ -97,7 +97,7 @@ impl Engine {
         }
         #[cfg(test)]
         stages.extend(self.admission.prefix.map(Stage::Prefix));
-        Ok(Preparation::new(Origin::Accepted(listener), stages))
+        Ok(Preparation::new(self.origin_of(listener), stages))
     }
 
     /// Stores the header of a connection, and counts its client. Returns the refusal if the client
@@ -124,7 +124,7 @@ impl Engine {
         let refusal = Refusal::ConnectionsPerAddr;
         self.count_refusal(&client, refusal);
         match origin {
-            Origin::Accepted(listener) => Some(Opening::Refused(listener, client, refusal)),
+            Origin::Accepted { listener, .. } => Some(Opening::Refused(listener, client, refusal)),
             Origin::Connected | Origin::Adopted => Some(Opening::Waits),
         }
     }

@@ -75,6 +75,27 @@ pub(crate) const SHORT_READ_EMPTIES: bool = cfg!(any(
     target_os = "dragonfly",
 ));
 
+/// The end of a wait of another thread. Such a thread always waits in real time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    begun: Instant,
+    timeout: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn after(timeout: Duration) -> Self {
+        Self {
+            begun: Instant::now(),
+            timeout,
+        }
+    }
+
+    /// Returns the time that is left.
+    pub(crate) fn left(&self) -> Duration {
+        self.timeout.saturating_sub(self.begun.elapsed())
+    }
+}
+
 /// The operating system, as one engine uses it: the clock, the poll, and the calls that open
 /// sockets. A real `Os` opens real sockets, and a simulated `Os` opens simulated sockets.
 #[derive(Debug)]

@@ -119,7 +119,6 @@ macro_rules! before {
 /// # struct Nothing;
 /// # impl Handler for Nothing {
 /// #     type Session = ();
-/// #     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
 /// # }
 ///
 /// // One of several reactors, each in its own thread, that share a port.
@@ -137,6 +136,7 @@ pub struct ListenOptions {
     before: Before,
     backlog: Option<u32>,
     pub(crate) proxy: Option<Arc<ProxyProtocol>>,
+    pub(crate) key: u64,
 }
 
 impl ListenOptions {
@@ -170,6 +170,12 @@ impl ListenOptions {
         /// a client with too many connections, and a peer that is not trusted if the header is
         /// [required](ProxyProtocol::required).
         proxy_protocol(policy: ProxyProtocol) => proxy = Some(Arc::new(policy));
+
+        /// Sets a number that [`Handler::on_open`](crate::Handler::on_open) gets, in
+        /// [`Origin::Accepted`](crate::Origin::Accepted), for each connection of the listener. The
+        /// program chooses it, for example one number for each protocol:
+        /// [`Origin`](crate::Origin) has an example. Default: 0.
+        key(key: u64) => key = key;
     }
 
     /// Turns `only_v6` on, unless the program has set the option.
@@ -417,7 +423,6 @@ impl UdpOptions {
     ///
     /// impl Handler for Echo {
     ///     type Session = ();
-    /// #   fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
     ///
     ///     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, udp: UdpId, got: Datagram<'_>) {
     ///         println!("{} asked {:?}", got.from, got.to());

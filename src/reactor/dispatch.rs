@@ -14,7 +14,7 @@ use crate::conn::{
     Assembler, DecodeInput, Delivery, Failed, Flow, FrameSink, Pool, State, Watermark,
 };
 use crate::engine::{Accepted, Engine, Entry, Filled, Opening};
-use crate::event::{CloseReason, Origin};
+use crate::event::CloseReason;
 use crate::guard::OnUnwind;
 use crate::handler::Handler;
 #[cfg(unix)]
@@ -112,7 +112,8 @@ impl<H: Handler> Reactor<H> {
             match self.engine.accept(id) {
                 Accepted::Conn(conn) => {
                     self.sessions.put(conn.0.key(), H::Session::default());
-                    self.callbacks().opened(conn.0, Origin::Accepted(id));
+                    let origin = self.engine.origin_of(id);
+                    self.callbacks().opened(conn.0, origin);
                 }
                 Accepted::Preparing(conn) => {
                     self.sessions.put(conn.0.key(), H::Session::default());

@@ -39,8 +39,8 @@ use callbacks::Callbacks;
 /// [`Handler`] that it calls.
 ///
 /// [`run`](Reactor::run) runs the loop. [`turn`](Reactor::turn) runs one turn, for a program with
-/// its own loop. [`with`](Reactor::with) gives access to the [`Context`], which has all other
-/// operations.
+/// its own loop. For everything else, [`with`](Reactor::with) gives access to the [`Context`],
+/// which also each callback gets: it sends, closes, sets timers, and opens sockets with options.
 ///
 /// # Examples
 ///
@@ -205,9 +205,11 @@ impl<H: Handler> Reactor<H> {
     /// arrives. For a program with its own loop.
     ///
     /// The time is zero if work is left, for example because a budget was spent or because
-    /// [`with`](Reactor::with) queued output. Otherwise it is the time to the next timer, or `None`
-    /// if no timer is set. Socket events and posts of other threads make the descriptor of the poll
-    /// readable.
+    /// [`with`](Reactor::with) queued output. It is `None` if no timer is set. Otherwise it is at
+    /// most the time to the next timer. It may be shorter, because the timing wheel sorts a distant
+    /// timer in one or several earlier turns, which call no callback. For example, it may be 28.7 s
+    /// for a timer that is due in 30 s. Socket events and posts of other threads make the
+    /// descriptor of the poll readable.
     ///
     /// The result is valid until the next call of [`turn`](Reactor::turn) or
     /// [`with`](Reactor::with). The method reads the clock and makes no other system call.

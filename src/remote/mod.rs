@@ -1,5 +1,6 @@
 //! [`Remote`]: access to a reactor from other threads.
 
+mod call;
 mod closures;
 mod queue;
 
@@ -11,10 +12,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::context::Context;
-use crate::error::PostError;
+use crate::error::{CallError, PostError};
 use crate::handler::Handler;
 use crate::id::ConnId;
-use crate::os::Waker;
+use crate::os::{Deadline, Waker};
 pub(crate) use closures::Closures;
 use queue::Queue;
 
@@ -85,17 +86,89 @@ impl<H: Handler> Remote<H> {
     where
         F: FnOnce(&mut H, &mut Context<'_, H>) + Send + 'static,
     {
-        self.queue.post(task, |posted, task| {
-            // A closure of the same type as the last post is stored in the box of that post.
-            match posted.back_mut() {
-                Some(Posted::Run(last)) => {
-                    if let Some(task) = closures::append(last.as_any_mut(), task) {
-                        posted.push_back(Posted::Run(closures::first(task)));
-                    }
-                }
-                _ => posted.push_back(Posted::Run(closures::first(task))),
-            }
-        })
+        self.queue.post(task, put_task)
+    }
+
+    /// Posts `task` like [`post`](Remote::post). If the queue of posts is full, waits at most
+    /// `timeout` for a place in it. With a timeout of zero, it does not wait.
+    ///
+    /// A thread that produces faster than the loop works is slowed down to the pace of the loop. Do
+    /// not call it in a callback: while the loop waits, it takes no post.
+    ///
+    /// # Errors
+    ///
+    /// * Same as [`post`](Remote::post). [`PostError::Full`] means that the queue was still full
+    ///   after `timeout`.
+    pub fn post_timeout<F>(&self, timeout: Duration, task: F) -> Result<(), PostError<F>>
+    where
+        F: FnOnce(&mut H, &mut Context<'_, H>) + Send + 'static,
+    {
+        self.queue.post_timeout(timeout, task, put_task)
+    }
+
+    /// Runs `task` on the loop's thread, waits for its end, and returns its result.
+    ///
+    /// Waits at most `timeout`, which includes the time for a place in the queue of posts. After
+    /// that time, `task` is cancelled. If it is running at that moment, the call waits for its end.
+    /// So an error other than [`CallError::Panicked`] means that `task` did not begin, and never
+    /// will.
+    ///
+    /// Do not call it in a callback: the loop would wait for itself until the timeout.
+    ///
+    /// # Errors
+    ///
+    /// * [`CallError::Timeout`]: the loop did not begin `task` in time.
+    /// * [`CallError::Closed`]: the reactor was dropped.
+    /// * [`CallError::Panicked`]: `task` panicked. The panic unwinds the loop, as a panic in a
+    ///   callback does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use unstick::{Framing, Handler, Reactor};
+    ///
+    /// struct Server {
+    ///     users: Vec<String>,
+    /// }
+    ///
+    /// impl Handler for Server {
+    ///     type Session = ();
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut reactor = Reactor::new(Server { users: vec!["ada".to_owned()] })?;
+    /// reactor.listen("127.0.0.1:0", Framing::line())?;
+    /// let remote = reactor.remote();
+    /// let server = std::thread::spawn(move || reactor.run());
+    ///
+    /// let timeout = Duration::from_secs(10);
+    /// let users = remote.call(timeout, |server, _| server.users.clone())?;
+    /// assert_eq!(users, ["ada"]);
+    /// let accepted = remote.call(timeout, |_, cx| cx.stats().accepted)?;
+    /// assert_eq!(accepted, 0);
+    ///
+    /// remote.shutdown(Duration::ZERO)?;
+    /// server.join().expect("the loop does not panic")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn call<F, R>(&self, timeout: Duration, task: F) -> Result<R, CallError>
+    where
+        F: FnOnce(&mut H, &mut Context<'_, H>) -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        let deadline = Deadline::after(timeout);
+        let (call, place) = call::new();
+        let run = move |handler: &mut H, cx: &mut Context<'_, H>| {
+            place.run(|| task(handler, cx));
+        };
+        match self.post_timeout(deadline.left(), run) {
+            // If the wake-up failed, the next event runs the task.
+            Ok(()) | Err(PostError::Wake(_)) => call.wait(deadline.left()),
+            Err(PostError::Full(_)) => Err(CallError::Timeout),
+            Err(PostError::Closed(_)) => Err(CallError::Closed),
+        }
     }
 
     /// Sends `payload` to a connection as one frame, like [`Context::send`], within the loop's next
@@ -136,6 +209,22 @@ impl<H: Handler> Remote<H> {
     ///   event.
     pub fn shutdown(&self, deadline: Duration) -> io::Result<()> {
         self.queue.shut_down(deadline)
+    }
+}
+
+/// Adds a closure to the queue. A closure of the type of the last post shares the box of that post.
+fn put_task<H, F>(posted: &mut VecDeque<Posted<H>>, task: F)
+where
+    H: Handler,
+    F: FnOnce(&mut H, &mut Context<'_, H>) + Send + 'static,
+{
+    match posted.back_mut() {
+        Some(Posted::Run(last)) => {
+            if let Some(task) = closures::append(last.as_any_mut(), task) {
+                posted.push_back(Posted::Run(closures::first(task)));
+            }
+        }
+        _ => posted.push_back(Posted::Run(closures::first(task))),
     }
 }
 

@@ -19,9 +19,9 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::time::Duration;
 
 #[cfg(all(test, loom))]
-use loom::sync::{Mutex, MutexGuard, atomic::AtomicU8};
+use loom::sync::{Condvar, Mutex, MutexGuard, atomic::AtomicU8};
 #[cfg(not(all(test, loom)))]
-use std::sync::{Mutex, MutexGuard, atomic::AtomicU8};
+use std::sync::{Condvar, Mutex, MutexGuard, atomic::AtomicU8};
 
 use crate::error::PostError;
 
@@ -58,6 +58,8 @@ pub(super) struct Queue<T, W> {
     /// and `take` change the state under the lock. `fall_asleep`, `awake` and `wake` change it
     /// without the lock, by compare-and-exchange.
     state: AtomicU8,
+    /// Notified when the loop has taken the posts, if a thread waits for a place in the queue.
+    taken: Condvar,
     waker: W,
     len_max: usize,
 }
@@ -67,6 +69,8 @@ struct Posts<T> {
     items: VecDeque<T>,
     /// Number of posts in `items`, at most `len_max`. One item may hold several posts.
     len: usize,
+    /// Number of threads that wait for a place in the queue.
+    waiting: usize,
     /// Deadline of a requested shutdown.
     shutdown: Option<Duration>,
     closed: bool,
@@ -78,10 +82,12 @@ impl<T, W: Wake> Queue<T, W> {
             posts: Mutex::new(Posts {
                 items: VecDeque::new(),
                 len: 0,
+                waiting: 0,
                 shutdown: None,
                 closed: false,
             }),
             state: AtomicU8::new(ASLEEP),
+            taken: Condvar::new(),
             waker,
             len_max,
         }
@@ -93,7 +99,69 @@ impl<T, W: Wake> Queue<T, W> {
         post: P,
         put: impl FnOnce(&mut VecDeque<T>, P),
     ) -> Result<(), PostError<P>> {
+        self.post_into(self.lock(), post, put)
+    }
+
+    /// Adds one post like [`post`](Self::post). If the queue is full, waits at most `timeout` until
+    /// the loop takes the queued posts.
+    pub(super) fn post_timeout<P>(
+        &self,
+        timeout: Duration,
+        post: P,
+        put: impl FnOnce(&mut VecDeque<T>, P),
+    ) -> Result<(), PostError<P>> {
         let mut posts = self.lock();
+        if self.is_full(&posts) {
+            // Without this wake-up, nothing would end the wait after an earlier one failed.
+            let unwoken = self
+                .state
+                .compare_exchange(UNWOKEN, PENDING, AcqRel, Acquire);
+            if unwoken.is_ok() {
+                let _ = self.wake();
+            }
+            posts.waiting += 1;
+            posts = self.wait_while_full(posts, timeout);
+            posts.waiting -= 1;
+        }
+        self.post_into(posts, post, put)
+    }
+
+    fn is_full(&self, posts: &Posts<T>) -> bool {
+        posts.len >= self.len_max && !posts.closed
+    }
+
+    #[cfg(not(all(test, loom)))]
+    fn wait_while_full<'a>(
+        &'a self,
+        posts: MutexGuard<'a, Posts<T>>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, Posts<T>> {
+        let waited = self
+            .taken
+            .wait_timeout_while(posts, timeout, |posts| self.is_full(posts));
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Waits without a timeout, because loom has no clock.
+    #[cfg(all(test, loom))]
+    fn wait_while_full<'a>(
+        &'a self,
+        mut posts: MutexGuard<'a, Posts<T>>,
+        _: Duration,
+    ) -> MutexGuard<'a, Posts<T>> {
+        while self.is_full(&posts) {
+            let waited = self.taken.wait(posts);
+            posts = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        posts
+    }
+
+    fn post_into<P>(
+        &self,
+        mut posts: MutexGuard<'_, Posts<T>>,
+        post: P,
+        put: impl FnOnce(&mut VecDeque<T>, P),
+    ) -> Result<(), PostError<P>> {
         if posts.closed {
             return Err(PostError::Closed(post));
         }
@@ -122,6 +190,9 @@ impl<T, W: Wake> Queue<T, W> {
         let mut posts = self.lock();
         self.state.store(AWAKE, Relaxed);
         posts.len = 0;
+        if posts.waiting > 0 {
+            self.taken.notify_all();
+        }
         std::mem::swap(&mut posts.items, items);
         posts.shutdown.take()
     }
@@ -159,6 +230,7 @@ impl<T, W: Wake> Queue<T, W> {
     pub(super) fn close(&self) {
         let mut posts = self.lock();
         posts.closed = true;
+        self.taken.notify_all();
         let items = std::mem::take(&mut posts.items);
         drop(posts);
         // The posts are dropped without the lock, because a closure may contain a `Remote`.
@@ -420,6 +492,24 @@ mod loom_tests {
                 }
                 queue.park();
             }
+            producer.join().expect("the thread does not panic");
+        });
+    }
+
+    /// Models two threads that wait for a place in a queue for one post.
+    #[test]
+    fn loom_waiting_posts_get_their_place() {
+        model(3, || {
+            let bell = Arc::new(Bell::default());
+            let queue = Arc::new(Queue::new(Arc::clone(&bell), 1));
+            let other = Arc::clone(&queue);
+            let producer = thread::spawn(move || {
+                for post in 0..2 {
+                    let posted = other.post_timeout(Duration::MAX, post, VecDeque::push_back);
+                    posted.expect("the queue is open");
+                }
+            });
+            assert_eq!(turns(&queue, &bell, 2), [0, 1]);
             producer.join().expect("the thread does not panic");
         });
     }

@@ -527,7 +527,7 @@ impl Handler for Matrix {
         life.is_open = true;
         self.newest = Some(conn);
         let at = match origin {
-            Origin::Accepted(_) => Callback::OpenAccepted,
+            Origin::Accepted { .. } => Callback::OpenAccepted,
             Origin::Connected => Callback::OpenConnected,
             _ => Callback::OpenAdopted,
         };

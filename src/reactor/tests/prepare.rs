@@ -16,7 +16,7 @@ impl Handler for Log {
 
     fn on_open(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), origin: Origin) {
         let origin = match origin {
-            Origin::Accepted(_) => "accepted",
+            Origin::Accepted { .. } => "accepted",
             _ => "connected",
         };
         self.0.push(format!("open {origin}"));
