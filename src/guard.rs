@@ -43,7 +43,6 @@ impl<T, F: FnMut(&mut T)> DerefMut for OnUnwind<T, F> {
 }
 
 impl<T, F: FnMut(&mut T)> Drop for OnUnwind<T, F> {
-    #[inline]
     fn drop(&mut self) {
         (self.recover)(&mut self.value);
     }

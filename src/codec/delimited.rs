@@ -200,7 +200,6 @@ impl Delimited {
 
     /// Searches for a complete or partial delimiter that begins in the held bytes. Returns `None`
     /// if no delimiter begins there.
-    #[cold]
     fn ahead_at_border(
         &self,
         scanned: &mut ScanState,
@@ -307,7 +306,6 @@ impl Codec for Delimited {
 }
 
 impl BuiltinCodec for Delimited {
-    #[inline]
     fn ahead(&self, scanned: &mut ScanState, held: &GrowBuf, more: &[u8]) -> Lookahead {
         let more = self.limit.clip(scanned, held.len(), more);
         if scanned.to < held.len()

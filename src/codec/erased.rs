@@ -67,7 +67,6 @@ impl ErasedState {
 
     /// Records a step of the codec, and checks that a frame whose beginning was skipped is not
     /// delivered.
-    #[inline]
     fn record(&mut self, step: Result<Step, FrameError>) -> Result<Step, FrameError> {
         let was_skipping = self.is_skipping;
         match &step {

@@ -15,7 +15,6 @@ impl BuiltinCodec for Fixed {}
 impl Codec for Fixed {
     type State = ScanState;
 
-    #[inline]
     fn decode(&self, _: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         if bytes.len() < self.frame_len {
             return Ok(Step::Need(self.frame_len));

@@ -653,7 +653,6 @@ impl Framing {
     }
 
     /// Returns true if `self` and `other` are clones of one framing.
-    #[inline]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -666,13 +665,11 @@ impl Framing {
     }
 
     /// Returns the codec of the input.
-    #[inline]
     pub(crate) fn kind(&self) -> &Kind {
         &self.0.input
     }
 
     /// Appends `payload` as one frame. After an error nothing is appended.
-    #[inline]
     pub(crate) fn encode(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
         match self.output() {
             Kind::Length(length) => length.encode_to(payload, buf),

@@ -99,7 +99,6 @@ impl Length {
     }
 
     /// Appends `payload` as one frame. After an error nothing is appended.
-    #[inline]
     pub(crate) fn encode_to(&self, payload: &[u8], buf: &mut Buf) -> Result<(), FrameError> {
         if payload.len() > self.payload_len_max {
             let len = payload.len() as u64;

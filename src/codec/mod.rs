@@ -178,14 +178,12 @@ pub struct Out<'a> {
 }
 
 impl<'a> Out<'a> {
-    #[inline]
     pub(crate) fn new(buf: &'a mut Buf) -> Self {
         let start = buf.len();
         Self::since(buf, start)
     }
 
     /// Returns the output for a frame whose first bytes, from offset `start`, are already in `buf`.
-    #[inline]
     fn since(buf: &'a mut Buf, start: usize) -> Self {
         Self {
             buf,
@@ -218,7 +216,6 @@ impl<'a> Out<'a> {
     }
 
     /// Appends `bytes` to the frame.
-    #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
         if let Some((payload, place @ None)) = &mut self.suppressed
             && std::ptr::eq(*payload, bytes)
@@ -381,7 +378,6 @@ impl Limit {
     /// number of bytes of this frame that arrived before `more`.
     ///
     /// The result is all of `more`, or is long enough for the frame to exceed the limit.
-    #[inline]
     fn clip<'a>(self, scanned: &ScanState, held: usize, more: &'a [u8]) -> &'a [u8] {
         match self.left(scanned, held) {
             left if more.len() <= left => more,
@@ -391,7 +387,6 @@ impl Limit {
 
     /// Returns the lookahead for bytes from [`clip`](Limit::clip) that do not contain the end of
     /// the frame.
-    #[inline]
     fn without_end(self, scanned: &ScanState, held: usize, clipped: &[u8]) -> Lookahead {
         if clipped.len() > self.left(scanned, held) {
             return Lookahead::StepAfter(clipped.len());
@@ -402,7 +397,6 @@ impl Limit {
     /// Returns the lookahead for bytes that contain the end of the frame. The first `len` of these
     /// bytes belong to the frame. Its payload has `payload_len` bytes, and its delimiter begins at
     /// offset `to` of the frame.
-    #[inline]
     fn with_end(
         self,
         scanned: &mut ScanState,
@@ -419,7 +413,6 @@ impl Limit {
     }
 
     /// Returns the number of bytes that the payload may have in addition to `held` bytes.
-    #[inline]
     fn left(self, scanned: &ScanState, held: usize) -> usize {
         let left = (self.len as u64).saturating_sub(scanned.dropped);
         usize::try_from(left).map_or(usize::MAX, |left| left.saturating_sub(held))
@@ -435,7 +428,6 @@ impl Limit {
 
 /// Returns the start of `more`, at most `max(enough, OVERRUN_MAX)` bytes. `enough` is the number of
 /// bytes with which the frame exceeds the limit.
-#[cold]
 fn clip_at(more: &[u8], enough: usize) -> &[u8] {
     let len = more.len().min(enough.max(OVERRUN_MAX));
     more.get(..len).unwrap_or_default()
@@ -478,5 +470,4 @@ fn count_scanned(bytes: usize) {
 }
 
 #[cfg(not(test))]
-#[inline]
 fn count_scanned(_: usize) {}

@@ -50,7 +50,6 @@ impl Framing {
     }
 
     /// Returns the codec of the output.
-    #[inline]
     pub(super) fn output(&self) -> &Kind {
         self.0.output.as_ref().unwrap_or(&self.0.input)
     }

@@ -15,7 +15,6 @@ impl BuiltinCodec for Raw {}
 impl Codec for Raw {
     type State = ScanState;
 
-    #[inline]
     fn decode(&self, _: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let len = bytes.len().min(self.frame_len_max);
         Ok(Step::Frame {
@@ -24,7 +23,6 @@ impl Codec for Raw {
         })
     }
 
-    #[inline]
     fn encode(&self, payload: &[u8], out: &mut Out<'_>) -> Result<(), FrameError> {
         out.put(payload);
         Ok(())

@@ -134,7 +134,6 @@ pub(crate) enum StepError {
 }
 
 impl From<Box<StepError>> for FrameError {
-    #[cold]
     fn from(error: Box<StepError>) -> Self {
         match *error {
             StepError::Stream(error) => error,
@@ -178,7 +177,6 @@ pub(super) fn check(bytes: &[u8], step: Result<Step, FrameError>) -> CheckedStep
 
 /// Checks a skip step that a codec returned for `bytes_len` bytes. This is the part of [`check`]
 /// for steps that are neither a frame nor a valid `Need`.
-#[cold]
 #[inline(never)]
 fn check_skip(step: Step, bytes_len: usize) -> Result<Skip, Box<StepError>> {
     let (bytes, kind) = match step {
@@ -195,7 +193,6 @@ fn check_skip(step: Step, bytes_len: usize) -> Result<Skip, Box<StepError>> {
 }
 
 /// Returns the error of a step that breaks the contract.
-#[cold]
 #[inline(never)]
 fn broken(step: Step) -> Box<StepError> {
     let breach = match &step {
@@ -214,7 +211,6 @@ fn broken(step: Step) -> Box<StepError> {
     Box::new(StepError::Contract { step, breach })
 }
 
-#[cold]
 #[inline(never)]
 fn rejected(error: FrameError) -> Box<StepError> {
     Box::new(StepError::Stream(error))

@@ -22,7 +22,6 @@ impl Assembler {
     /// Decodes `input` like [`ingest`](Assembler::ingest), [`resume`](Assembler::resume) or
     /// [`finish`](Assembler::finish), and passes the bounds of each frame to the sink before the
     /// frame. `read_bytes` is the number of bytes read from the stream so far, including `input`.
-    #[cold]
     pub(crate) fn record<S: FrameSink>(
         &mut self,
         input: DecodeInput<'_>,

@@ -61,7 +61,6 @@ pub(crate) struct Failed {
 }
 
 impl Delivery {
-    #[cold]
     pub(super) fn failed(error: FrameError, undecoded: usize) -> Self {
         Self::Failed(Box::new(Failed { error, undecoded }))
     }

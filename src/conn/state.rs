@@ -130,14 +130,12 @@ impl Readiness {
 
     /// Returns the readiness of an event that reports no end of the stream, no error and no urgent
     /// data.
-    #[inline]
     pub(crate) fn new(readable: bool, writable: bool) -> Self {
         Self((READABLE * u32::from(readable)) | (WRITABLE * u32::from(writable)))
     }
 
     /// Returns the readiness of an event that reports the end of the stream, an error or urgent
     /// data. Both directions count as ready.
-    #[inline]
     pub(crate) fn ended(hung_up: bool) -> Self {
         Self(READABLE | WRITABLE | END_HINT | (HUNG_UP * u32::from(hung_up)))
     }
@@ -456,7 +454,6 @@ impl State {
 impl State {
     /// Adds the readiness of an event. Returns true if the caller must push the entry to the ready
     /// queue.
-    #[inline]
     pub(crate) fn add_readiness(&mut self, readiness: Readiness) -> bool {
         let is_new = self.0 & QUEUED == 0;
         self.0 |= readiness.0 | QUEUED;
@@ -466,7 +463,6 @@ impl State {
     /// Records a read that returned fewer bytes than the buffer has. Only called on systems on
     /// which such a read proves that the socket is empty. After an event that reported an end, a
     /// short read proves nothing, so the socket remains readable.
-    #[inline]
     pub(crate) fn short_read(&mut self) {
         if self.none(END_HINT) {
             self.0 &= !READABLE;

@@ -93,12 +93,10 @@ impl<T: Default> BufferPool<T> {
 
     /// Subtracts `before` bytes from the count of lent memory, and adds `after` bytes. The count
     /// includes memory that was allocated outside the pool, and the growth of lent buffers.
-    #[inline]
     pub(crate) fn count(&mut self, before: usize, after: usize) {
         self.lent_bytes = self.lent_bytes - before + after;
     }
 
-    #[inline]
     pub(crate) fn lent_bytes(&self) -> usize {
         self.lent_bytes
     }

@@ -139,7 +139,6 @@ impl Poller {
         })
     }
 
-    #[inline]
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.poll.poll(&mut self.events, timeout)
     }

@@ -88,7 +88,6 @@ impl<'a, H: Handler> ActiveCallbacks<'a, H> {
     }
 
     /// Puts the session back at the end of the dispatch.
-    #[inline]
     pub(super) fn end(self) {
         self.cx.sessions.put(self.token.key(), self.session);
     }

@@ -344,7 +344,6 @@ impl Assembler {
     }
 
     /// Stores the number of bytes to skip that have not arrived.
-    #[cold]
     fn keep_skip(&mut self, left: u64, since: Stamp, pool: &mut Pool) {
         self.put_partial(pool);
         self.partial = Some(Partial::skipping(left, since, pool));

@@ -53,7 +53,6 @@ impl Assembler {
     /// Appends `bytes` to the held bytes, and lets the former framing skip the frame at their
     /// start. Returns `None` if it found the end of this frame: the caller must then decode the
     /// held bytes with the new framing.
-    #[cold]
     #[inline(never)]
     pub(in crate::conn) fn skip_by_former<S: FrameSink>(
         &mut self,
