@@ -273,6 +273,17 @@
 //!
 //! [`Config::busy_poll`] trades processor time for lower latency.
 //!
+//! # Logging
+//!
+//! The crate logs through the facade [`log`](https://docs.rs/log), with two targets. With
+//! `env_logger`, for example, `RUST_LOG=unstick=debug` turns on the first one alone.
+//!
+//! | target | level | lines |
+//! |---|---|---|
+//! | `unstick` | `warn` | refused connections, invalid frames, slow callbacks, limits; each kind at most once a second |
+//! | `unstick` | `debug` | connections that open and end |
+//! | `unstick::io` | `trace` | each read and write of a connection, with its length |
+//!
 //! # Cost
 //!
 //! Sockets are registered once, for both directions and edge-triggered. In the steady state `strace
@@ -336,6 +347,7 @@ mod guard;
 pub mod guide;
 mod handler;
 mod id;
+mod log_target;
 mod memory;
 mod os;
 mod payload;
@@ -358,6 +370,8 @@ pub use datagram::{Datagram, DatagramError, DatagramFault, DatagramFrames, Ecn, 
 pub use error::{CallError, DecodeError, FrameError, Gone, NotSent, PostError, SendError, Sent};
 pub use event::{CloseReason, Closed, Detached, Hangup, Origin, Refusal};
 pub use framed::{Decoded, Deframer, FramedStream, Framer};
+#[cfg(feature = "tokio-util")]
+pub use framed::{Items, TokioCodec};
 pub use handler::Handler;
 pub use id::{ConnId, ListenerId, SocketId, UdpId};
 pub use os::{ConnectOptions, Keepalive, ListenOptions, SocketRef, UdpOptions};

@@ -20,6 +20,9 @@ impl Log for Lines {
 
     fn log(&self, record: &Record<'_>) {
         let mut lines = self.0.lock().expect("the lock is not poisoned");
+        let target = record.target();
+        assert!(["unstick", "unstick::io"].contains(&target), "{target}");
+        assert_eq!(target == "unstick::io", record.level() == log::Level::Trace);
         lines.push(record.args().to_string());
     }
 

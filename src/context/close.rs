@@ -9,6 +9,7 @@ use crate::event::CloseReason;
 use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, UdpId};
 
+/// Closing sockets, stopping the loop and shutting down.
 impl<H: Handler> Context<'_, H> {
     /// Closes a connection gracefully.
     ///

@@ -9,6 +9,7 @@ use crate::error::Gone;
 use crate::handler::Handler;
 use crate::id::{ConnId, SocketId};
 
+/// Flow control, limits and framing of a connection.
 impl<H: Handler> Context<'_, H> {
     /// Stops the input of a socket until [`resume`](Context::resume). Does nothing if the socket is
     /// paused already. Makes no system call.

@@ -1,14 +1,24 @@
 //! [`Context`]: the requests that a callback can make to the reactor.
 
-mod close;
-mod flow;
-mod open;
+// The documentation of `Context` shows the methods in the order of these modules. Blank lines keep
+// the order.
 mod send;
+
+mod open;
+
 mod sessions;
+
+mod timers;
+
+mod close;
+
+mod flow;
+
+mod sockets;
+
 #[cfg(feature = "signals")]
 mod signals;
-mod sockets;
-mod timers;
+
 #[cfg(unix)]
 mod unix_datagram;
 
@@ -23,7 +33,11 @@ pub(crate) use sockets::not_inet;
 /// Access to the reactor inside a callback.
 ///
 /// A callback can open, use and close every connection and socket of the reactor. No method calls
-/// another callback before the current callback has returned.
+/// another callback before the current callback has returned. Outside of a callback,
+/// [`Reactor::with`](crate::Reactor::with) gives access to it.
+///
+/// The methods are in this order: sending, opening sockets, sessions, timers, closing, flow
+/// control, addresses and options, statistics, recordings, signals, and Unix datagram sockets.
 pub struct Context<'a, H: Handler> {
     pub(crate) engine: &'a mut Engine,
     pub(crate) sessions: &'a mut Sessions<H::Session>,

@@ -11,6 +11,7 @@ use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, UdpId};
 use crate::os::{ConnectOptions, ListenOptions, OwnedSocket, UdpOptions};
 
+/// Opening listeners, connections and datagram sockets.
 impl<H: Handler> Context<'_, H> {
     /// Listens for TCP or Unix connections. Each accepted connection starts with `framing`.
     ///

@@ -16,6 +16,7 @@ use crate::payload::Payload;
 /// is cheaper to copy.
 const SHARED_LEN_MIN: usize = 16 * 1024;
 
+/// Sending frames and datagrams.
 impl<H: Handler> Context<'_, H> {
     /// Sends `payload` as one frame: bytes or text. Never blocks.
     ///

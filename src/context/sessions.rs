@@ -39,6 +39,7 @@ impl<S: Default> Sessions<S> {
     }
 }
 
+/// Sessions of connections.
 impl<H: Handler> Context<'_, H> {
     /// Returns the session of another connection.
     ///

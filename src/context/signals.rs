@@ -6,6 +6,7 @@ use super::Context;
 use crate::handler::Handler;
 use crate::signal::Signal;
 
+/// Signals.
 impl<H: Handler> Context<'_, H> {
     /// Catches a signal: [`on_signal`](Handler::on_signal) reports it from now on.
     ///

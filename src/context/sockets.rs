@@ -13,6 +13,7 @@ use crate::os::SocketRef;
 use crate::proxy_header::ProxyHeader;
 use crate::stats::{ConnStats, Stats};
 
+/// Addresses and options of sockets.
 impl<H: Handler> Context<'_, H> {
     /// Returns the IP address and port of a TCP connection's peer. Makes no system call.
     ///
@@ -143,7 +144,10 @@ impl<H: Handler> Context<'_, H> {
     pub fn socket_options(&self, socket: impl Into<SocketId>) -> io::Result<socket2::SockRef<'_>> {
         self.engine.options(socket.into())
     }
+}
 
+/// Statistics.
+impl<H: Handler> Context<'_, H> {
     /// Returns the counters of a connection.
     ///
     /// # Errors
@@ -158,7 +162,10 @@ impl<H: Handler> Context<'_, H> {
     pub fn stats(&self) -> Stats {
         self.engine.stats()
     }
+}
 
+/// Recordings, for [cut maps](crate::cutmap).
+impl<H: Handler> Context<'_, H> {
     /// Starts the recording of a socket, for a [cut map](crate::cutmap).
     ///
     /// If a callback of the connection itself calls this method, the recording starts with the next

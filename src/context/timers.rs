@@ -6,6 +6,7 @@ use super::Context;
 use crate::handler::Handler;
 use crate::timer::TimerId;
 
+/// Timers, and the time of the turn.
 impl<H: Handler> Context<'_, H> {
     /// Sets a timer: [`on_timer`](Handler::on_timer) is called once with `key`, after `after` has
     /// passed since [`now`](Context::now).

@@ -8,6 +8,7 @@ use crate::handler::Handler;
 use crate::id::UnixDatagramId;
 use crate::os::OwnedSocket;
 
+/// Unix datagram sockets.
 impl<H: Handler> Context<'_, H> {
     /// Opens a Unix datagram socket, bound to `addr`. With `None` the socket is not bound, so it
     /// can only send.

@@ -12,6 +12,7 @@ use crate::conn::{Action, State};
 use crate::error::Gone;
 use crate::event::{CloseReason, Closed};
 use crate::id::{ConnId, Token, UdpId};
+use crate::log_target::LOG_TARGET;
 
 /// Maximum number of turns after the deadline of a shutdown. The deadline ends all sockets, but
 /// `on_close` may open further ones, which the next turns end. Without a maximum, a handler that
@@ -242,7 +243,7 @@ impl Engine {
             stats,
         };
         let (id, peer, reason) = (ConnId(token), &conn.peer, &closed.reason);
-        log::debug!("{id} with {peer} ended: {reason}");
+        log::debug!(target: LOG_TARGET, "{id} with {peer} ended: {reason}");
         let stats = &mut self.telemetry.stats;
         stats.closed += 1;
         stats.unsent_bytes += closed.unsent_bytes;

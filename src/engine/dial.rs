@@ -19,6 +19,7 @@ use super::{Connection, Engine, Task};
 use crate::addr::Addr;
 use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
+use crate::log_target::LOG_TARGET;
 use crate::os::{ConnectOptions, Os, Stream, lacks_resources, names_no_server};
 
 /// Time from the start of an attempt until the next address is tried too (RFC 8305, section 5,
@@ -195,7 +196,10 @@ impl Engine {
             }
             Ok(_) => true,
             Err(error) => {
-                log::debug!("connecting {} to {addr} failed: {error}", ConnId(token));
+                log::debug!(
+                    target: LOG_TARGET,
+                    "connecting {} to {addr} failed: {error}", ConnId(token)
+                );
                 stream.close(&self.os);
                 failed = Some(error);
                 false

@@ -16,6 +16,7 @@ use crate::codec::Framing;
 use crate::conn::State;
 use crate::event::{Origin, Refusal};
 use crate::id::{ConnId, ListenerId};
+use crate::log_target::LOG_TARGET;
 use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream, lacks_family};
 
 /// First delay of the retry after an accept failed for lack of descriptors or memory. When the
@@ -291,7 +292,7 @@ impl Engine {
         self.admission.connections += 1;
         self.telemetry.stats.accepted += 1;
         self.established(token);
-        log::debug!("{} accepted from {peer}", ConnId(token));
+        log::debug!(target: LOG_TARGET, "{} accepted from {peer}", ConnId(token));
         if let Some(preparation) = preparation
             && let Ok(conn) = self.entries.conn_mut(token)
         {

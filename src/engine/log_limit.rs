@@ -13,7 +13,10 @@ macro_rules! warn_limited {
         let topic = $crate::engine::log_limit::LogTopic::$topic;
         let now = $engine.timers.now;
         if let Some(suppressed) = $engine.telemetry.log_limit.pass(topic, now) {
-            log::warn!("{}{suppressed}", format_args!($($message)+));
+            log::warn!(
+                target: $crate::log_target::LOG_TARGET,
+                "{}{suppressed}", format_args!($($message)+)
+            );
         }
     }};
 }

@@ -60,6 +60,7 @@ use crate::conn::Readiness;
 use crate::cutmap::Recorder;
 use crate::error::Gone;
 use crate::id::{SocketId, Token};
+use crate::log_target::IO_TARGET;
 use crate::os::{Event, Os};
 use active::{Active, BATCH_LEN_BASE};
 use close::Shutdown;
@@ -67,7 +68,7 @@ use entry::of_any_kind;
 use listener::Admission;
 use memory_budget::MemoryBudget;
 use queues::Queues;
-use telemetry::{IO_TARGET, Telemetry};
+use telemetry::Telemetry;
 use timeouts::Timeouts;
 use timers::Timers;
 

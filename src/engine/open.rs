@@ -12,6 +12,7 @@ use crate::conn::State;
 use crate::error::invalid_input;
 use crate::event::{CloseReason, Origin};
 use crate::id::{ConnId, Token};
+use crate::log_target::LOG_TARGET;
 use crate::memory::ReadBuffer;
 use crate::os::{ConnectOptions, OwnedSocket, Stream};
 
@@ -146,7 +147,7 @@ impl Engine {
         };
         let is_prepared = extras.preparation.is_none();
         self.established(token);
-        log::debug!("{} connected", ConnId(token));
+        log::debug!(target: LOG_TARGET, "{} connected", ConnId(token));
         if !is_prepared {
             self.begin_preparation(token);
             return None;
@@ -174,7 +175,10 @@ impl Engine {
         {
             // The call fails only if the peer has reset the connection. The next read reports the
             // reset.
-            log::debug!("setting TCP_NODELAY on {} failed: {error}", ConnId(token));
+            log::debug!(
+                target: LOG_TARGET,
+                "setting TCP_NODELAY on {} failed: {error}", ConnId(token)
+            );
         }
     }
 

@@ -25,6 +25,7 @@ use crate::addr::Addr;
 use crate::conn::{Skip, State};
 use crate::event::{CloseReason, Origin, Refusal};
 use crate::id::{ConnId, ListenerId, Token};
+use crate::log_target::LOG_TARGET;
 use crate::memory::ReadBuffer;
 use crate::proxy_header::{ProxyError, ProxyHeader};
 
@@ -306,7 +307,7 @@ impl Engine {
         if !matches!(preparation.origin, Origin::Accepted { .. }) {
             self.telemetry.stats.connected += 1;
         }
-        log::debug!("{} is prepared", ConnId(token));
+        log::debug!(target: LOG_TARGET, "{} is prepared", ConnId(token));
         Opening::Opened(preparation.origin)
     }
 

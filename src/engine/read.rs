@@ -1,13 +1,13 @@
 //! One read of a connection, and the counts of its input.
 
 use super::log_limit::warn_limited;
-use super::telemetry::IO_TARGET;
 use super::transport::{Filled, fill, has_write_error, stamp_filter};
 use super::{Connection, Engine};
 use crate::codec::Skipped;
 use crate::error::{FrameError, Gone};
 use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
+use crate::log_target::IO_TARGET;
 
 impl Engine {
     /// Reads once into `spare`, which must not be empty.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Engine;
 use crate::id::PollToken;
+use crate::log_target::LOG_TARGET;
 use crate::os::{CaughtSignal, ENDING};
 use crate::signal::Signal;
 
@@ -101,7 +102,7 @@ impl Engine {
             1 => first.unwrap_or_default(),
             _ => Duration::ZERO,
         };
-        log::debug!("{signal}: the reactor shuts down within {deadline:?}");
+        log::debug!(target: LOG_TARGET, "{signal}: the reactor shuts down within {deadline:?}");
         self.shutdown(deadline);
     }
 }

@@ -9,9 +9,6 @@ use crate::error::Gone;
 use crate::id::{SocketId, Token};
 use crate::stats::{ConnStats, Stats};
 
-/// Log target of reads and writes.
-pub(super) const IO_TARGET: &str = "unstick::io";
-
 /// The counters, the recorder and the log limit of one engine.
 #[derive(Debug)]
 pub(crate) struct Telemetry {

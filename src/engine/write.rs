@@ -12,7 +12,7 @@
 use std::io::{self, IoSlice};
 
 use super::active::{Active, BATCH_LEN_BASE};
-use super::telemetry::{IO_TARGET, Telemetry};
+use super::telemetry::Telemetry;
 use super::transport::{
     continue_read, discard_filter_output, drain, flush_filter, has_filter_output, stamp_filter,
 };
@@ -24,6 +24,7 @@ use crate::cutmap::EventKind;
 use crate::error::{FrameError, SendError, Sent};
 use crate::event::CloseReason;
 use crate::id::Token;
+use crate::log_target::{IO_TARGET, LOG_TARGET};
 use crate::memory::Buf;
 use crate::os::Os;
 use crate::stats::Stats;
@@ -363,7 +364,7 @@ impl Engine {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return Watermark::Unchanged;
         };
-        log::debug!("writing to {} failed: {error}", conn.peer);
+        log::debug!(target: LOG_TARGET, "writing to {} failed: {error}", conn.peer);
         let lost = discard_output(conn, &mut self.memory.pool, &mut self.memory.spare_queues);
         conn.extras().unsent_bytes += lost;
         conn.extras().set_reason(CloseReason::Io(error));

@@ -11,10 +11,11 @@ use socket2::{SockRef, Socket};
 #[cfg(any(test, feature = "sim"))]
 use super::sim::SimSocket;
 use super::{Os, Stream, local_addr, retry, to_addr};
-#[cfg(unix)]
 use crate::addr::UnixAddr;
 use crate::addr::{Addr, canonical};
 use crate::id::PollToken;
+#[cfg(unix)]
+use crate::log_target::LOG_TARGET;
 
 /// A listening TCP or Unix socket.
 #[derive(Debug)]
@@ -140,7 +141,9 @@ fn is_accept4_refused(error: &io::Error) -> bool {
 fn accept_portable(listener: &Socket, error: &io::Error) -> io::Result<(Stream, Addr)> {
     static WARNED: Once = Once::new();
     let (socket, peer) = retry(|| listener.accept_raw())?;
-    WARNED.call_once(|| log::warn!("accept4 failed ({error}); `accept` is called instead"));
+    WARNED.call_once(
+        || log::warn!(target: LOG_TARGET, "accept4 failed ({error}); `accept` is called instead"),
+    );
     socket.set_nonblocking(true)?;
     #[cfg(unix)]
     socket.set_cloexec(true)?;

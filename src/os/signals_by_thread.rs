@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Os, poll};
 use crate::id::PollToken;
+use crate::log_target::LOG_TARGET;
 use crate::signal::Signal;
 
 /// Signals that request the end of a program.
@@ -28,7 +29,7 @@ impl CaughtSignal {
         let handler = move || {
             counter.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = waker.wake() {
-                log::error!("cannot wake the loop after a signal: {error}");
+                log::error!(target: LOG_TARGET, "cannot wake the loop after a signal: {error}");
             }
         };
         ctrlc::set_handler(handler).map_err(|error| match error {

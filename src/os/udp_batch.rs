@@ -37,6 +37,7 @@ use super::udp::{Received, send_front};
 use super::udp_control::{ReceivedOne, receive_one, send_many, send_one};
 use crate::datagram::gso_run::GsoRun;
 use crate::datagram::{DatagramQueue, Details, Ecn, Marks, Message, RecvBatch};
+use crate::log_target::LOG_TARGET;
 
 pub(super) use super::udp_control::Wanted;
 
@@ -95,7 +96,10 @@ fn count_refusal(call: &'static Refusals, name: &str, error: &io::Error) {
     };
     call.set(count);
     if count == REFUSALS_MAX {
-        log::warn!("the system refuses {name}, datagrams are handled one by one: {error}");
+        log::warn!(
+            target: LOG_TARGET,
+            "the system refuses {name}, datagrams are handled one by one: {error}"
+        );
     }
 }
 
@@ -147,7 +151,10 @@ impl Batcher {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    log::warn!("batches cannot be used, datagrams are handled one by one: {error}")
+                    log::warn!(
+                        target: LOG_TARGET,
+                        "batches cannot be used, datagrams are handled one by one: {error}"
+                    )
                 }
             }
         }
@@ -378,7 +385,7 @@ impl Batcher {
 
     /// Prepares to send the datagrams of the first run one by one, after the batch failed.
     fn note_failure(&mut self, first: &GsoRun<'_>, error: io::Error) {
-        log::debug!(
+        log::debug!(target: LOG_TARGET,
             "sending a batch failed, so its first {} datagrams are sent one by one: {error}",
             first.count
         );

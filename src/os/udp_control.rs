@@ -23,6 +23,7 @@ use super::udp_batch::BATCH_LEN;
 use super::udp_batch::faults::{self, Call};
 use crate::datagram::gso_run::GsoRun;
 use crate::datagram::{Details, Ecn, Message};
+use crate::log_target::LOG_TARGET;
 
 /// Details of received datagrams that the program selected with [`UdpOptions`](super::UdpOptions).
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,7 +55,7 @@ impl Wanted {
                 (Ok(()), _) => self.destination = Some(true),
                 (Err(error), Some(_)) => return Err(error.into()),
                 (Err(error), None) => {
-                    log::warn!(
+                    log::warn!(target: LOG_TARGET,
                         "cannot learn the destination of datagrams on {local}, so the system \
                          chooses the source address of replies: {error}"
                     );
