@@ -7,8 +7,9 @@ use std::sync::Arc;
 /// A payload passed by value, which can be queued without a copy.
 ///
 /// A `Vec<u8>`, a `Box<[u8]>` or a `String` becomes an owned payload. An `Arc<[u8]>`, a `&'static
-/// [u8]` or a literal becomes a shared payload. Cloning a shared payload copies no bytes; cloning
-/// an owned one copies all of them.
+/// [u8]` or a literal becomes a shared payload, and with the feature `bytes` also a
+/// `bytes::Bytes`. Cloning a shared payload copies no bytes; cloning an owned one copies all of
+/// them.
 ///
 /// # Examples
 ///
@@ -31,6 +32,8 @@ enum Kind {
     Owned(Vec<u8>),
     Shared(Arc<[u8]>),
     Static(&'static [u8]),
+    #[cfg(feature = "bytes")]
+    Bytes(bytes::Bytes),
 }
 
 impl Payload {
@@ -53,6 +56,8 @@ impl Deref for Payload {
             Kind::Owned(bytes) => bytes,
             Kind::Shared(bytes) => bytes,
             Kind::Static(bytes) => bytes,
+            #[cfg(feature = "bytes")]
+            Kind::Bytes(bytes) => bytes,
         }
     }
 }
@@ -83,6 +88,22 @@ impl_from! {
     &'static str, text => Kind::Static(text.as_bytes());
 }
 
+/// Shares the bytes, without a copy. Requires the feature `bytes`.
+#[cfg(feature = "bytes")]
+impl From<bytes::Bytes> for Payload {
+    fn from(bytes: bytes::Bytes) -> Self {
+        Self(Kind::Bytes(bytes))
+    }
+}
+
+/// Freezes the bytes, without a copy. Requires the feature `bytes`.
+#[cfg(feature = "bytes")]
+impl From<bytes::BytesMut> for Payload {
+    fn from(bytes: bytes::BytesMut) -> Self {
+        bytes.freeze().into()
+    }
+}
+
 impl<const N: usize> From<&'static [u8; N]> for Payload {
     fn from(bytes: &'static [u8; N]) -> Self {
         Self(Kind::Static(bytes))
@@ -96,6 +117,8 @@ impl From<Payload> for Vec<u8> {
             Kind::Owned(bytes) => bytes,
             Kind::Shared(bytes) => bytes.to_vec(),
             Kind::Static(bytes) => bytes.to_vec(),
+            #[cfg(feature = "bytes")]
+            Kind::Bytes(bytes) => bytes.into(),
         }
     }
 }

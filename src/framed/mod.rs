@@ -3,7 +3,11 @@
 mod deframer;
 mod framed_stream;
 mod framer;
+#[cfg(feature = "tokio-util")]
+mod tokio_codec;
 
 pub use deframer::{Decoded, Deframer};
 pub use framed_stream::FramedStream;
 pub use framer::Framer;
+#[cfg(feature = "tokio-util")]
+pub use tokio_codec::{Items, TokioCodec};

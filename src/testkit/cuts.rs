@@ -411,7 +411,7 @@ impl<'a> Trial<'a> {
 }
 
 /// Splits a stream at the given offsets, which are sorted.
-fn pieces<'a>(stream: &'a [u8], ends: &[usize]) -> impl Iterator<Item = &'a [u8]> {
+pub(super) fn pieces<'a>(stream: &'a [u8], ends: &[usize]) -> impl Iterator<Item = &'a [u8]> {
     let ends = ends.iter().copied().chain([stream.len()]);
     ends.scan(0, |start, end| {
         let piece = &stream[*start..end];
@@ -462,7 +462,7 @@ impl Random {
 
     /// Returns random offsets at which to cut `len` bytes; the maximum length of a piece is random
     /// too.
-    fn ends(&mut self, len: usize) -> Vec<usize> {
+    pub(super) fn ends(&mut self, len: usize) -> Vec<usize> {
         let piece_len_max = [3, 20, 200, 1460][self.below(4)];
         let mut ends = Vec::new();
         let mut end = 0;

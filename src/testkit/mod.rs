@@ -50,6 +50,8 @@
 
 mod cuts;
 mod failure;
+#[cfg(feature = "tokio-util")]
+mod items;
 mod probe;
 mod random;
 mod read_side;
@@ -59,5 +61,7 @@ mod way;
 
 pub use cuts::Cuts;
 pub use failure::Failure;
+#[cfg(feature = "tokio-util")]
+pub use items::check_decoder;
 pub use random::Random;
 pub use read_side::ReadSide;
