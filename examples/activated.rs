@@ -9,11 +9,26 @@
 //! cargo run --release --example activated -- unix:/tmp/echo.sock
 //! ```
 
+#[path = "support/cli.rs"]
+mod cli;
+
 use std::io::{self, Write};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use listenfd::ListenFd;
-use unstick::{Addr, ConnId, Context, Framing, Handler, Reactor};
+use unstick::{ConnId, Context, Framing, Handler, Reactor};
+
+const HELP: &str = "\
+An echo server for lines that can inherit its listening sockets.
+
+Usage: activated [ADDR]
+
+  ADDR    address to listen on if no socket is inherited: HOST:PORT or unix:PATH
+          (default 127.0.0.1:7003)
+  --help  print this help
+
+systemd passes sockets in the environment variable LISTEN_FDS (sd_listen_fds(3)).";
 
 struct Echo;
 
@@ -25,26 +40,28 @@ impl Handler for Echo {
     }
 }
 
-fn main() -> io::Result<()> {
-    env_logger::init();
-    let mut reactor = Reactor::new(Echo)?;
-    let mut inherited = ListenFd::from_env();
-    for index in 0..inherited.len() {
-        // Fails if the inherited socket is not a TCP listener.
-        if let Some(listener) = inherited.take_tcp_listener(index)? {
-            let listener = reactor.with(|_, cx| cx.adopt_listener(listener, Framing::line()))?;
-            writeln!(io::stdout(), "listening {}", reactor.local_addr(listener)?)?;
+fn main() -> ExitCode {
+    cli::run("activated", HELP, |args| {
+        let [addr] = cli::operands(args)?;
+        let mut reactor = Reactor::new(Echo)?;
+        reactor.shutdown_on_signals(Duration::from_secs(1))?;
+        let mut inherited = ListenFd::from_env();
+        for index in 0..inherited.len() {
+            // Fails if the inherited socket is not a TCP listener.
+            if let Some(listener) = inherited.take_tcp_listener(index)? {
+                let listener =
+                    reactor.with(|_, cx| cx.adopt_listener(listener, Framing::line()))?;
+                writeln!(
+                    io::stdout(),
+                    "listening tcp {}",
+                    reactor.local_addr(listener)?
+                )?;
+            }
         }
-    }
-    if inherited.len() == 0 {
-        let addr: Addr = match std::env::args().nth(1) {
-            Some(addr) => addr.parse()?,
-            None => std::net::SocketAddr::from(([127, 0, 0, 1], 7003)).into(),
-        };
-        let listener = reactor.listen(addr, Framing::line())?;
-        writeln!(io::stdout(), "listening {}", reactor.local_addr(listener)?)?;
-    }
-
-    reactor.shutdown_on_signals(Duration::from_secs(1))?;
-    reactor.run()
+        if inherited.len() == 0 {
+            let addr = addr.as_deref().unwrap_or("127.0.0.1:7003");
+            cli::listen(&mut reactor, addr, Framing::line())?;
+        }
+        Ok(reactor.run()?)
+    })
 }

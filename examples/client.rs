@@ -7,6 +7,9 @@
 //! cargo run --release --example client -- 127.0.0.1:7002
 //! ```
 
+#[path = "support/cli.rs"]
+mod cli;
+
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
@@ -14,9 +17,19 @@ use std::thread;
 use std::time::Duration;
 
 use unstick::{
-    Backoff, Closed, ConnId, Context, Framing, Handler, Origin, PostError, Reactor, Reconnect,
-    Remote, TimerId,
+    Backoff, CloseReason, Closed, ConnId, Context, Framing, Handler, Origin, PostError, Reactor,
+    Reconnect, Remote, TimerId,
 };
+
+const HELP: &str = "\
+A client for lines that connects again when its connection ends.
+
+Usage: client [ADDR]
+
+  ADDR    address of the server (HOST:PORT, default 127.0.0.1:7002)
+  --help  print this help
+
+Sends each line of standard input, and prints each received line.";
 
 /// Maximum number of lines kept while there is no connection. If there are more lines, the oldest
 /// ones are dropped.
@@ -27,7 +40,7 @@ struct Client {
     is_open: bool,
     unsent: VecDeque<String>,
     /// The error that ended the client.
-    error: Option<io::Error>,
+    error: Option<CloseReason>,
 }
 
 impl Client {
@@ -57,7 +70,7 @@ impl Handler for Client {
 
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut (), frame: &[u8]) {
         if let Err(error) = writeln!(io::stdout(), "{}", String::from_utf8_lossy(frame)) {
-            self.error = Some(error);
+            self.error = Some(CloseReason::Io(error));
             cx.stop();
         }
     }
@@ -73,7 +86,7 @@ impl Handler for Client {
             None if cx.is_shutting_down() => {}
             None => {
                 // The address is invalid.
-                self.error = Some(io::Error::other(closed.reason));
+                self.error = Some(closed.reason);
                 cx.stop();
             }
         }
@@ -98,34 +111,25 @@ fn read_lines(remote: &Remote<Client>) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("client: {error}");
-            ExitCode::FAILURE
+    cli::run("client", HELP, |args| {
+        let [addr] = cli::operands(args)?;
+        let addr = addr.unwrap_or_else(|| "127.0.0.1:7002".to_owned());
+        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut reactor = Reactor::new(Client {
+            server: Reconnect::new(addr.clone(), Framing::line(), backoff),
+            is_open: false,
+            unsent: VecDeque::new(),
+            error: None,
+        })?;
+        reactor.shutdown_on_signals(Duration::from_secs(1))?;
+        reactor.with(|client, cx| client.server.open(cx, ()));
+        let remote = reactor.remote();
+        thread::spawn(move || read_lines(&remote));
+        reactor.run()?;
+        match reactor.into_handler().error {
+            Some(CloseReason::ConnectFailed(error)) => Err(cli::at("connect to", addr, &error)),
+            Some(reason) => Err(cli::Failure::Runtime(reason.to_string())),
+            None => Ok(()),
         }
-    }
-}
-
-fn run() -> io::Result<()> {
-    env_logger::init();
-    let addr = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "127.0.0.1:7002".to_owned());
-    let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    let mut reactor = Reactor::new(Client {
-        server: Reconnect::new(addr, Framing::line(), backoff),
-        is_open: false,
-        unsent: VecDeque::new(),
-        error: None,
-    })?;
-    reactor.shutdown_on_signals(Duration::from_secs(1))?;
-    reactor.with(|client, cx| client.server.open(cx, ()));
-    let remote = reactor.remote();
-    thread::spawn(move || read_lines(&remote));
-    reactor.run()?;
-    match reactor.into_handler().error {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    })
 }

@@ -5,7 +5,9 @@
 //! cargo run --release --example echo -- --help
 //! ```
 
-use std::error::Error;
+#[path = "support/cli.rs"]
+mod cli;
+
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -23,10 +25,12 @@ Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
   --tcp ADDR             accept TCP connections on this address (HOST:PORT)
   --udp ADDR             receive UDP datagrams on this address (HOST:PORT)
                          Without --tcp and --udp, both use 127.0.0.1:7000.
-  --framing NAME         how TCP messages are separated: raw, line, u8, u16, u24,
-                         u32, u64, u16-le, u24-le, u32-le, u64-le, varint or
-                         netstring (default u32: each message is preceded by its
-                         length, in four bytes, most significant byte first)
+  --framing NAME         how TCP messages are separated: raw, line, line-crlf, u8, u16,
+                         u24, u32, u64, u16-le, u24-le, u32-le, u64-le, varint,
+                         varint-lax, netstring, fixed-BYTES, such as fixed-64, or
+                         delimiter-TEXT, such as delimiter-\\r\\n\\r\\n
+                         (default u32: each message is preceded by its length, in
+                         four bytes, most significant byte first)
   --frame-len-max BYTES  maximum length of a message (default 1048576)
   --help                 print this help
 
@@ -100,50 +104,23 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match serve() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("echo: {error}");
-            ExitCode::FAILURE
+    cli::run("echo", HELP, |args| {
+        let options = parse_options(args)?;
+        let mut reactor = Reactor::new(Echo { udp_addr: None })?;
+        // Handle signals before printing `listening`: a script that waits for this line may end
+        // the server at once.
+        reactor.shutdown_on_signals(SHUTDOWN_DEADLINE)?;
+        if let Some(addr) = options.tcp {
+            cli::listen(&mut reactor, &addr, options.framing)?;
         }
-    }
-}
-
-fn serve() -> Result<(), Box<dyn Error>> {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let Some(options) = parse_options()? else {
-        writeln!(io::stdout(), "{HELP}")?;
-        return Ok(());
-    };
-
-    let mut reactor = Reactor::new(Echo { udp_addr: None })?;
-    // Handle signals before printing `listening`: a script that waits for this line may end the
-    // server at once.
-    reactor.shutdown_on_signals(SHUTDOWN_DEADLINE)?;
-
-    if let Some(addr) = options.tcp {
-        let framing = options.framing;
-        let listener = reactor
-            .listen(&addr, framing.clone())
-            .map_err(|error| format!("cannot listen on tcp {addr}: {error}"))?;
-        writeln!(
-            io::stdout(),
-            "listening tcp {} framing={framing}",
-            reactor.local_inet_addr(listener)?
-        )?;
-    }
-    if let Some(addr) = options.udp {
-        let socket = reactor
-            .bind_udp(&addr)
-            .map_err(|error| format!("cannot receive on udp {addr}: {error}"))?;
-        let addr = reactor.local_inet_addr(socket)?;
-        reactor.handler_mut().udp_addr = Some(addr);
-        writeln!(io::stdout(), "listening udp {addr}")?;
-    }
-
-    reactor.run()?;
-    print_totals(&reactor.stats())?;
-    Ok(())
+        if let Some(addr) = options.udp {
+            let socket = cli::bind_udp(&mut reactor, &addr)?;
+            let addr = reactor.local_inet_addr(socket)?;
+            reactor.handler_mut().udp_addr = Some(addr);
+        }
+        reactor.run()?;
+        Ok(print_totals(&reactor.stats())?)
+    })
 }
 
 fn print_totals(stats: &Stats) -> io::Result<()> {
@@ -163,31 +140,25 @@ fn print_totals(stats: &Stats) -> io::Result<()> {
     )
 }
 
-/// Parses the command line. Returns `None` if the help text is requested.
-fn parse_options() -> Result<Option<Options>, Box<dyn Error>> {
+fn parse_options(mut args: lexopt::Parser) -> Result<Options, cli::Failure> {
     use lexopt::prelude::*;
 
     let (mut tcp, mut udp) = (None, None);
     let mut framing = Framing::length_u32();
     let mut frame_len_max = Framing::FRAME_LEN_MAX;
-    let mut parser = lexopt::Parser::from_env();
-    while let Some(arg) = parser.next()? {
+    while let Some(arg) = args.next()? {
         match arg {
-            Long("tcp") => tcp = Some(parser.value()?.string()?),
-            Long("udp") => udp = Some(parser.value()?.string()?),
-            Long("framing") => framing = parser.value()?.parse()?,
-            Long("frame-len-max") => frame_len_max = parser.value()?.parse()?,
-            Long("help") | Short('h') => return Ok(None),
-            _ => return Err(arg.unexpected().into()),
+            Long("tcp") => tcp = Some(cli::text(args.value()?)?),
+            Long("udp") => udp = Some(cli::text(args.value()?)?),
+            Long("framing") => framing = args.value()?.parse()?,
+            Long("frame-len-max") => frame_len_max = args.value()?.parse()?,
+            arg => return Err(cli::unexpected(arg)),
         }
     }
     if tcp.is_none() && udp.is_none() {
         let both = "127.0.0.1:7000".to_owned();
         (tcp, udp) = (Some(both.clone()), Some(both));
     }
-    Ok(Some(Options {
-        tcp,
-        udp,
-        framing: framing.frame_len_max(frame_len_max),
-    }))
+    let framing = framing.frame_len_max(frame_len_max);
+    Ok(Options { tcp, udp, framing })
 }

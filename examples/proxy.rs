@@ -11,12 +11,24 @@
 //! An orderly end of one connection becomes an orderly end of the other one, after all bytes. Any
 //! other end becomes a reset at once. So neither peer takes a part of the data for all of it.
 
-use std::io::{self, Write};
+#[path = "support/cli.rs"]
+mod cli;
+
+use std::process::ExitCode;
 use std::time::Duration;
 
 use unstick::{
     CloseReason, Closed, Config, ConnId, Context, Framing, Handler, Hangup, Origin, Reactor, Sent,
 };
+
+const HELP: &str = "\
+A TCP proxy with back-pressure.
+
+Usage: proxy LISTEN UPSTREAM
+
+  LISTEN    address to listen on: HOST:PORT or unix:PATH
+  UPSTREAM  address of the server to connect to: HOST:PORT
+  --help    print this help";
 
 struct Proxy {
     upstream: String,
@@ -105,24 +117,17 @@ impl Handler for Proxy {
     }
 }
 
-fn main() -> io::Result<()> {
-    env_logger::init();
-    let mut args = std::env::args().skip(1);
-    let (Some(listen), Some(upstream)) = (args.next(), args.next()) else {
-        return Err(io::Error::other("usage: proxy LISTEN-ADDR UPSTREAM-ADDR"));
-    };
-    let mut config = Config::default();
-    // A side whose write queue is above its high watermark is still read: `on_frame` pauses the
-    // other side instead.
-    config.read_above_high = true;
-    let mut reactor = Reactor::with_config(Proxy { upstream }, config)?;
-    let listener = reactor.listen(listen, Framing::raw())?;
-    writeln!(
-        io::stdout(),
-        "listening tcp {}",
-        reactor.local_inet_addr(listener)?
-    )?;
-
-    reactor.shutdown_on_signals(Duration::from_secs(1))?;
-    reactor.run()
+fn main() -> ExitCode {
+    cli::run("proxy", HELP, |args| {
+        let [Some(listen), Some(upstream)] = cli::operands(args)? else {
+            return Err(cli::Failure::Usage("two addresses are needed".to_owned()));
+        };
+        // A side whose write queue is above its high watermark is still read: `on_frame` pauses
+        // the other side instead.
+        let config = Config::new().read_above_high(true);
+        let mut reactor = Reactor::with_config(Proxy { upstream }, config)?;
+        reactor.shutdown_on_signals(Duration::from_secs(1))?;
+        cli::listen(&mut reactor, &listen, Framing::raw())?;
+        Ok(reactor.run()?)
+    })
 }

@@ -74,10 +74,25 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("stickiness: {error}");
-            ExitCode::FAILURE
+            match error.is::<WrongUsage>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
+
+/// An error of the command line.
+#[derive(Debug)]
+struct WrongUsage(String);
+
+impl std::fmt::Display for WrongUsage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (--help lists the options)", self.0)
+    }
+}
+
+impl Error for WrongUsage {}
 
 fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     let error = error.downcast_ref::<io::Error>();
@@ -86,7 +101,7 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
 
 fn run_command() -> Result<(), Box<dyn Error>> {
     let mut out = io::stdout();
-    match parse_options()? {
+    match parse_options().map_err(|error| WrongUsage(error.to_string()))? {
         Command::Help => Ok(writeln!(out, "{HELP}{}", knobs_help())?),
         Command::List => {
             for experiment in ALL {
@@ -121,11 +136,11 @@ fn run_all(
     options: &Options,
     mut report: impl FnMut(&Outcome) -> io::Result<()>,
 ) -> Result<(), Box<dyn Error>> {
-    let change = |mut knobs: Knobs| -> Result<Knobs, String> {
+    let change = |mut knobs: Knobs| -> Result<Knobs, WrongUsage> {
         for (name, value) in &options.knobs {
-            knobs.set(name, value)?;
+            knobs.set(name, value).map_err(WrongUsage)?;
         }
-        knobs.check().map(|()| knobs)
+        knobs.check().map_err(WrongUsage).map(|()| knobs)
     };
     let both: &[&str] = &["tcp", "udp"];
     let requested = options.transport.as_deref();
