@@ -15,5 +15,8 @@ pub mod embedding {}
 #[doc = include_str!("tuning.md")]
 pub mod tuning {}
 
+#[doc = include_str!("simulated_kernel.md")]
+pub mod simulated_kernel {}
+
 #[doc = include_str!("internals.md")]
 pub mod internals {}
