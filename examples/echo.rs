@@ -12,13 +12,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use unstick::{
-    Closed, ConnId, Context, Datagram, Framing, Handler, Reactor, SendError, Stats, UdpId,
+    Closed, Config, ConnId, Context, Datagram, Framing, Handler, Reactor, SendError, Stats, UdpId,
 };
 
 const HELP: &str = "\
 An echo server for framed TCP and for UDP.
 
 Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
+            [--memory-max BYTES]
 
   --tcp ADDR             accept TCP connections on this address (HOST:PORT)
   --udp ADDR             receive UDP datagrams on this address (HOST:PORT)
@@ -28,6 +29,8 @@ Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
                          netstring (default u32: each message is preceded by its
                          length, in four bytes, most significant byte first)
   --frame-len-max BYTES  maximum length of a message (default 1048576)
+  --memory-max BYTES     memory for the messages of all clients together (default
+                         268435456); clients that use too much are disconnected
   --help                 print this help
 
 Set RUST_LOG=debug to log every connection. Ctrl-C or SIGTERM ends the server:
@@ -97,6 +100,7 @@ struct Options {
     tcp: Option<String>,
     udp: Option<String>,
     framing: Framing,
+    memory_max: usize,
 }
 
 fn main() -> ExitCode {
@@ -116,7 +120,8 @@ fn serve() -> Result<(), Box<dyn Error>> {
         return Ok(());
     };
 
-    let mut reactor = Reactor::new(Echo { udp_addr: None })?;
+    let config = Config::for_public_server(options.memory_max);
+    let mut reactor = Reactor::with_config(Echo { udp_addr: None }, config)?;
     // Handle signals before printing `listening`: a script that waits for this line may end the
     // server at once.
     reactor.shutdown_on_signals(SHUTDOWN_DEADLINE)?;
@@ -170,6 +175,7 @@ fn parse_options() -> Result<Option<Options>, Box<dyn Error>> {
     let (mut tcp, mut udp) = (None, None);
     let mut framing = Framing::length_u32();
     let mut frame_len_max = Framing::FRAME_LEN_MAX;
+    let mut memory_max = 256 << 20;
     let mut parser = lexopt::Parser::from_env();
     while let Some(arg) = parser.next()? {
         match arg {
@@ -177,6 +183,7 @@ fn parse_options() -> Result<Option<Options>, Box<dyn Error>> {
             Long("udp") => udp = Some(parser.value()?.string()?),
             Long("framing") => framing = parser.value()?.parse()?,
             Long("frame-len-max") => frame_len_max = parser.value()?.parse()?,
+            Long("memory-max") => memory_max = parser.value()?.parse()?,
             Long("help") | Short('h') => return Ok(None),
             _ => return Err(arg.unexpected().into()),
         }
@@ -189,5 +196,6 @@ fn parse_options() -> Result<Option<Options>, Box<dyn Error>> {
         tcp,
         udp,
         framing: framing.frame_len_max(frame_len_max),
+        memory_max,
     }))
 }
