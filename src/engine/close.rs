@@ -172,6 +172,8 @@ impl Engine {
         };
         let (id, peer, reason) = (ConnId(token), &conn.peer, &closed.reason);
         log::debug!("{id} with {peer} ended: {reason}");
+        #[cfg(feature = "metrics")]
+        self.count_closed(closed.reason.label());
         let stats = &mut self.telemetry.stats;
         stats.closed += 1;
         stats.unsent_bytes += closed.unsent_bytes;

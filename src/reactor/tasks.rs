@@ -35,6 +35,8 @@ impl<H: Handler> Reactor<H> {
                 Task::Memory => self.engine.memory_deadline_passed(),
                 Task::Shutdown => self.engine.shutdown_timer_fired(),
                 Task::PhaseReport => {}
+                #[cfg(feature = "metrics")]
+                Task::Metrics => self.engine.metrics_due(),
             }
         }
     }
