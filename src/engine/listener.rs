@@ -101,7 +101,7 @@ impl Engine {
         framing: Framing,
         options: &ListenOptions,
     ) -> io::Result<ListenerId> {
-        self.check_not_shutting_down()?;
+        self.check_may_listen()?;
         let backlog = self.config.backlog;
         let listener = first_ok(addrs.to_addrs()?, |addr| {
             self.os.listen(&addr, options, backlog)
@@ -116,7 +116,7 @@ impl Engine {
         framing: &Framing,
         options: &ListenOptions,
     ) -> io::Result<Vec<ListenerId>> {
-        self.check_not_shutting_down()?;
+        self.check_may_listen()?;
         let mut distinct = Vec::new();
         for addr in addrs.to_addrs()? {
             if !distinct.contains(&addr) {
@@ -202,7 +202,7 @@ impl Engine {
         framing: Framing,
         options: &ListenOptions,
     ) -> io::Result<ListenerId> {
-        self.check_not_shutting_down()?;
+        self.check_may_listen()?;
         self.add_listener(Listener::adopt(socket)?, framing, options)
     }
 
@@ -311,6 +311,8 @@ impl Engine {
     /// Counts and logs a refused connection.
     pub(super) fn count_refusal(&mut self, peer: &Addr, refusal: Refusal) {
         self.telemetry.stats.refused += 1;
+        #[cfg(feature = "metrics")]
+        self.count_refused(refusal.label());
         warn_limited!(self, Refused => "refused the connection from {peer}: {refusal}");
     }
 
