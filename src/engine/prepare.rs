@@ -306,7 +306,7 @@ impl Engine {
         if !matches!(preparation.origin, Origin::Accepted { .. }) {
             self.telemetry.stats.connected += 1;
         }
-        log::debug!("{} is prepared", ConnId(token));
+        log::debug!("{} completed the exchange before on_open", ConnId(token));
         Opening::Opened(preparation.origin)
     }
 
