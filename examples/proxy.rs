@@ -9,7 +9,8 @@
 //! its high watermark, the proxy does not read the other connection.
 //!
 //! An orderly end of one connection becomes an orderly end of the other one, after all bytes. Any
-//! other end becomes a reset at once. So neither peer takes a part of the data for all of it.
+//! other end becomes a reset at once. So neither peer mistakes a part of the
+//! data for all data.
 
 #[path = "support/cli.rs"]
 mod cli;

@@ -7,7 +7,12 @@
 //! | up to 8 | 64 bytes, the smallest buffer |
 //! | up to 256 KiB, or any number of bytes of a frame whose length is known | 8 times the bytes |
 //! | more than 256 KiB of a frame whose length is unknown | 4 times the bytes |
-//! | any number, in a buffer that is kept from the previous frame | 64 KiB, if that is more |
+//! | any number, in a buffer that is kept from the previous frame | 64 KiB, if that exceeds the other rows |
+//!
+//! If the delivery stops, the buffer with the undecoded bytes keeps its capacity. A partial frame
+//! that remains after the delivery of these bytes may have a capacity of 16 times its bytes, or
+//! 16 KiB. [`Assembler::trim`](super::Assembler::trim) later moves the bytes of a stream that has
+//! stopped into a smaller buffer.
 
 use std::fmt;
 

@@ -27,9 +27,12 @@ use crate::conn::{Assembler, Watermark};
 use crate::event::CloseReason;
 use crate::id::Token;
 
-/// Returns the token to watch during a dispatch; `None` if the connection needs a check after each
-/// frame. For a recorded connection that is plain otherwise, returns [`Token::NONE`]: its frames
-/// need no check, but its sends do.
+/// Returns the argument for `Entries::watch` after the active connection `token` was looked up.
+///
+/// * `token`: while it is watched, neither a frame nor a send needs a look-up of the connection.
+/// * [`Token::NONE`]: only frames need no look-up. Returned for a connection that is recorded and
+///   otherwise plain, because the general path records its sends.
+/// * `None`: the connection is looked up after each frame.
 pub(super) fn watched_token(conn: &Connection, token: Option<Token>) -> Option<Token> {
     if conn.write_queue.is_some() || !conn.state.needs_no_check_per_frame() {
         return None;

@@ -19,19 +19,20 @@ use crate::id::{ConnId, ListenerId};
 use crate::log_target::LOG_TARGET;
 use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream, lacks_family};
 
-/// First delay of the retry after an accept failed for lack of descriptors or memory. When the
-/// reactor closes a socket, it retries at once.
+/// First delay of the retry timer. When the timer fires, the listeners whose last accept failed for
+/// lack of descriptors or memory accept again. When the reactor closes a socket, they accept again
+/// at once.
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(100);
-/// Longest delay of the retry. A waiting client is accepted within a second after a descriptor
-/// becomes free.
+/// Maximum delay of the retry timer, which makes listeners accept again after a failed accept. A
+/// waiting client is accepted within a second after a descriptor becomes free.
 const RETRY_AFTER_MAX: Duration = Duration::from_millis(800);
 
 /// Number of ports that `listen_all` tries if the system chooses the port. A port that is free for
 /// one address may be in use for another address.
 const PORT_TRIES: u32 = 16;
 /// Number of consecutive [rejected](AcceptFailure::Rejected) accepts after which a listener waits
-/// for the retry. If the system rejects every accept, a listener without a wait would cause a busy
-/// loop.
+/// for the retry timer. If the system rejects every accept, a listener without a wait would cause a
+/// busy loop.
 const REJECTED_MAX: u32 = 16;
 /// Number of consecutive [aborted](AcceptFailure::Aborted) accepts after which a listener waits for
 /// the retry. Each of them should take a connection from the backlog. A listener of a system that
@@ -52,7 +53,7 @@ pub(crate) struct Admission {
     exhausted: Vec<ListenerId>,
     /// True while the retry timer is set.
     retry_armed: bool,
-    /// Delay of the next retry.
+    /// Delay with which the retry timer is set the next time.
     retry_after: Duration,
     /// The order of acknowledgements of the test filter; `None` if new connections have no filter.
     #[cfg(test)]

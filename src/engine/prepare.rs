@@ -307,7 +307,11 @@ impl Engine {
         if !matches!(preparation.origin, Origin::Accepted { .. }) {
             self.telemetry.stats.connected += 1;
         }
-        log::debug!(target: LOG_TARGET, "{} is prepared", ConnId(token));
+        log::debug!(
+            target: LOG_TARGET,
+            "{} completed the exchange before on_open",
+            ConnId(token)
+        );
         Opening::Opened(preparation.origin)
     }
 

@@ -18,7 +18,8 @@ use crate::id::{Generations, ListenerId, PollToken, Token, UdpId};
 pub(crate) struct Entries {
     slab: Slab<Entry>,
     generations: Generations,
-    /// The watched connection; `None` once any entry was borrowed mutably.
+    /// The watched connection; `None` once any entry was borrowed mutably. [`Token::NONE`] if the
+    /// active connection is unchanged, but each of its sends needs a look-up.
     watched: Option<Token>,
     /// True if new sockets are recorded from the start.
     records_new: bool,
@@ -145,7 +146,9 @@ impl Entries {
         }
     }
 
-    /// Watches the connection `token` from now on; `None` ends the watch.
+    /// Watches the connection `token` from now on; `None` ends the watch. With [`Token::NONE`],
+    /// [`is_watching`](Self::is_watching) returns true, but [`is_unchanged`](Self::is_unchanged)
+    /// returns false for every connection.
     pub(super) fn watch(&mut self, token: Option<Token>) {
         self.watched = token;
     }
@@ -156,8 +159,8 @@ impl Entries {
         self.watched == Some(token)
     }
 
-    /// Returns true if a connection is still watched. A mutable borrow of any entry ends the watch,
-    /// except by `watched_conn_mut` and `of_poll`.
+    /// Returns true if the active connection need not be looked up after a frame. A mutable borrow
+    /// of any entry ends the watch, except by `watched_conn_mut` and `of_poll`.
     pub(crate) fn is_watching(&self) -> bool {
         self.watched.is_some()
     }

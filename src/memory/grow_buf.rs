@@ -30,7 +30,8 @@ const LONG_CAPACITY: usize = 4096;
 /// `all[i].len() <= all[i + 1].len()`; the first `all[i].len()` bytes of `all[i + 1]` are its gap.
 #[derive(Debug, Default)]
 pub(crate) struct GrowBuf {
-    /// The largest buffer. Its length includes its gap, so it is the number of all bytes.
+    /// The largest buffer. It begins with a gap that is as long as all bytes in `outgrown`. So its
+    /// length is the number of all bytes.
     buf: Buf,
     /// Buffers that became too small, in the order of their length. The memory of this list is
     /// allocated with the first long buffer, or when a short buffer grows, and is then kept.

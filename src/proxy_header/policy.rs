@@ -207,7 +207,12 @@ impl FromStr for IpNetwork {
     type Err = io::Error;
 
     fn from_str(text: &str) -> io::Result<Self> {
-        let invalid = || invalid_input(format!("`{text}` is no address of a network"));
+        let invalid = || {
+            invalid_input(format!(
+                "`{text}` is not a network: expected an IP address, or ADDRESS/PREFIX_LEN with \
+                 no bit set after the prefix"
+            ))
+        };
         let Some((first, prefix_len)) = text.split_once('/') else {
             return text
                 .parse::<IpAddr>()

@@ -281,7 +281,8 @@ impl SimSocket {
 }
 
 impl State {
-    /// Puts a socket on the list of its poll if `change` is of interest to the poll.
+    /// Puts a socket on the list of its poll if `change` is of interest to the poll. Does nothing
+    /// for a scripted stream, because the poll reports only the injected events of such a stream.
     pub(super) fn edge(&mut self, index: usize, change: Ready) {
         let socket = &self.sockets[index];
         let is_scripted = matches!(&socket.kind, Kind::Stream(stream) if stream.is_scripted);
