@@ -9,6 +9,8 @@ mod sessions;
 mod signals;
 mod sockets;
 mod timers;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(unix)]
 mod unix_datagram;
 

@@ -15,5 +15,9 @@ pub mod embedding {}
 #[doc = include_str!("tuning.md")]
 pub mod tuning {}
 
+#[cfg(feature = "tls")]
+#[doc = include_str!("tls.md")]
+pub mod tls {}
+
 #[doc = include_str!("internals.md")]
 pub mod internals {}
