@@ -1,6 +1,8 @@
 //! Tests of the configurations and their checks.
 
 use super::*;
+use crate::codec::Framing;
+use crate::memory::Buf;
 
 #[test]
 fn public_server_config_is_valid_for_any_memory_limit() {
@@ -15,8 +17,6 @@ fn public_server_config_is_valid_for_any_memory_limit() {
         .check()
         .expect_err("the memory is less than the low watermark");
 }
-use crate::codec::Framing;
-use crate::memory::Buf;
 
 #[test]
 fn default_limits_fit_a_256_kib_frame_and_its_echo() {

@@ -144,6 +144,7 @@ impl Engine {
         let conn = self.entries.conn_mut(token).ok()?;
         let memory = &mut self.memory;
         let unsent = discard_output(conn, &mut memory.pool, &mut memory.spare_queues);
+        super::transport::release(conn, &mut memory.pool);
         let undelivered = conn.assembler.clear(&mut memory.pool) as u64;
         if conn.state.is_addr_counted()
             && let Some(ip) = conn.counted_ip()
@@ -176,6 +177,12 @@ impl Engine {
         #[cfg(feature = "metrics")]
         self.count_closed(closed.reason.label());
         let stats = &mut self.telemetry.stats;
+        #[cfg(feature = "tls")]
+        match closed.reason {
+            CloseReason::Tls(_) => stats.tls_failed += 1,
+            CloseReason::TlsTruncated => stats.tls_truncated += 1,
+            _ => {}
+        }
         stats.closed += 1;
         stats.unsent_bytes += closed.unsent_bytes;
         stats.undecoded_bytes += closed.undecoded_bytes;

@@ -60,6 +60,36 @@ const COUNTERS: &[CounterRow] = &[
         |it| it.preparations_failed,
     ),
     (
+        "unstick_tls_handshakes_total",
+        Unit::Count,
+        "TLS handshakes that began.",
+        |it| it.tls_handshakes,
+    ),
+    (
+        "unstick_tls_established_total",
+        Unit::Count,
+        "TLS handshakes that succeeded.",
+        |it| it.tls_established,
+    ),
+    (
+        "unstick_tls_resumed_total",
+        Unit::Count,
+        "TLS handshakes that resumed an earlier session.",
+        |it| it.tls_resumed,
+    ),
+    (
+        "unstick_tls_failed_total",
+        Unit::Count,
+        "TLS sessions that ended with an error.",
+        |it| it.tls_failed,
+    ),
+    (
+        "unstick_tls_truncated_total",
+        Unit::Count,
+        "TLS sessions that ended without a close_notify.",
+        |it| it.tls_truncated,
+    ),
+    (
         "unstick_received_frames_total",
         Unit::Count,
         "Delivered frames.",

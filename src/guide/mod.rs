@@ -15,6 +15,10 @@ pub mod embedding {}
 #[doc = include_str!("tuning.md")]
 pub mod tuning {}
 
+#[cfg(feature = "tls")]
+#[doc = include_str!("tls.md")]
+pub mod tls {}
+
 #[cfg(feature = "sim")]
 #[doc = include_str!("simulation.md")]
 pub mod simulation {}
