@@ -50,7 +50,7 @@ impl Handler for Worker {
 
     fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), origin: Origin) {
         // The acceptor has counted an adopted connection already.
-        if matches!(origin, Origin::Accepted(_)) {
+        if matches!(origin, Origin::Accepted { .. }) {
             self.load.fetch_add(1, Ordering::Relaxed);
         }
         if !self.shared.greeting.is_empty() {

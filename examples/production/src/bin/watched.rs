@@ -52,7 +52,7 @@ impl Handler for Server {
         kind: &mut Kind,
         origin: Origin,
     ) {
-        if let Origin::Accepted(listener) = origin
+        if let Origin::Accepted { listener, .. } = origin
             && Some(listener) == self.http
         {
             *kind = Kind::Http;
