@@ -15,5 +15,9 @@ pub mod embedding {}
 #[doc = include_str!("tuning.md")]
 pub mod tuning {}
 
+#[cfg(feature = "sim")]
+#[doc = include_str!("simulation.md")]
+pub mod simulation {}
+
 #[doc = include_str!("internals.md")]
 pub mod internals {}

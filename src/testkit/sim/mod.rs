@@ -9,6 +9,8 @@
 //! the network. So a run depends only on the seed and on the calls of the test, and is the same on
 //! every machine.
 //!
+//! The chapter [on simulation](crate::guide::simulation) tests a chat server and finds a bug in it.
+//!
 //! This module requires the feature `sim`. A build without the feature contains no part of it.
 //!
 //! # Examples
@@ -54,9 +56,11 @@
 mod network;
 mod node;
 mod peer;
+mod scripts;
 mod simulation;
 
 pub use crate::os::sim::{Call, Faults, Link, PeerState};
 pub use node::Node;
 pub use peer::{DatagramPeer, Peer, PeerListener};
+pub use scripts::{ScriptFailure, Scripts};
 pub use simulation::Simulation;
