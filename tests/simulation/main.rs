@@ -1,5 +1,6 @@
 //! Tests of the public simulation (`unstick::testkit::sim`).
 
 mod api;
+mod lives;
 mod network;
 mod scripts;

@@ -18,6 +18,9 @@ const SEED: &str = "UNSTICK_SEED";
 /// Maximum number of runs that make one script smaller.
 const SHRINK_RUNS_MAX: usize = 2000;
 
+/// The function that creates a script.
+type Generate<S> = dyn Fn(&mut Random) -> Vec<S>;
+
 /// Random scripts for a test. A script is a list of steps, whose type the test defines.
 ///
 /// The test runs each script in a new [`Simulation`](super::Simulation) and panics if a promise is
@@ -28,7 +31,7 @@ const SHRINK_RUNS_MAX: usize = 2000;
 ///
 /// See [the guide](crate::guide::simulation).
 pub struct Scripts<S> {
-    generate: Box<dyn Fn(&mut Random) -> Vec<S>>,
+    generate: Box<Generate<S>>,
     seeds: Range<u64>,
 }
 

@@ -1,0 +1,495 @@
+//! Lives of connections: random scripts of operations and faults, checked by a shadow model.
+//!
+//! Each run has three reactors that connect to each other, and raw peers that send any bytes. The
+//! model checks each callback, and the run checks the invariants after each step. In a run for
+//! *safety*, faults happen until the end. In a run for *liveness*, the faults end, and everything
+//! that was accepted must arrive within a bound of virtual time.
+
+mod model;
+mod node;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use unstick::testkit::Random;
+use unstick::testkit::sim::{Faults, Link, Node as Handle, Peer, Scripts, Simulation};
+use unstick::{Config, UdpId};
+
+use model::{Model, Rules};
+use node::{Cx, Node, framing};
+
+const MS: Duration = Duration::from_millis(1);
+const SEC: Duration = Duration::from_secs(1);
+const NODES: usize = 3;
+const PORT: u16 = 7000;
+/// Number of seeds of each test, unless the environment variable `UNSTICK_SEEDS` sets another one.
+const SEEDS: u64 = 400;
+/// Number of operations of a script.
+const OPS: usize = 40;
+/// Virtual time within which everything arrives after the end of the faults. It is longer than all
+/// times of retransmission together, and than the default deadlines.
+const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(300);
+/// Maximum number of turns without any progress, in a row.
+const IDLE_TURNS_MAX: u32 = 20;
+
+/// One step of a script. Indexes of ends count all ends of the run; the operation does nothing if
+/// there is none.
+#[derive(Debug, Clone)]
+enum Op {
+    Connect {
+        from: usize,
+        to: usize,
+    },
+    Send {
+        end: usize,
+        len: usize,
+    },
+    Close(usize),
+    Abort(usize),
+    HalfClose(usize),
+    Pause(usize),
+    Resume(usize),
+    Grant(usize, u64),
+    SendDatagram {
+        from: usize,
+        to: usize,
+        len: usize,
+    },
+    SetTimer(usize, Duration),
+    CancelTimer(usize),
+    /// A raw peer connects and sends bytes.
+    PeerConnect {
+        to: usize,
+        bytes: Vec<u8>,
+    },
+    PeerSend(usize, Vec<u8>),
+    PeerEnd(usize, PeerEnd),
+    Cut(usize, usize),
+    Heal(usize, usize),
+    /// A reactor hangs, or continues.
+    Hang(usize, bool),
+    /// A process ends, and starts again.
+    Restart(usize),
+    RunSteps(usize),
+    RunFor(Duration),
+}
+
+#[derive(Debug, Clone)]
+enum PeerEnd {
+    HalfClose,
+    Close,
+    Reset,
+}
+
+fn op(random: &mut Random) -> Op {
+    let node = |random: &mut Random| random.below(NODES);
+    let end = |random: &mut Random| random.below(16);
+    let bytes = |random: &mut Random| {
+        let len = random.of(&[1, 2, 3, 40, 700]);
+        (0..len).map(|_| random.of(&[0, 0, 0, 1, 2, 200])).collect()
+    };
+    match random.below(70) {
+        0..8 => Op::Connect {
+            from: node(random),
+            to: node(random),
+        },
+        8..30 => Op::Send {
+            end: end(random),
+            len: random.of(&[0, 1, 2, 20, 200, 2000, 5000]),
+        },
+        30 => Op::Close(end(random)),
+        31 => Op::Abort(end(random)),
+        32 => Op::HalfClose(end(random)),
+        33 => Op::Pause(end(random)),
+        34 | 35 => Op::Resume(end(random)),
+        36 => Op::Grant(end(random), random.of(&[0, 1, 3, u64::MAX])),
+        37..40 => Op::SendDatagram {
+            from: node(random),
+            to: node(random),
+            len: random.of(&[4, 5, 100, 1500, 3000]),
+        },
+        40 => Op::SetTimer(node(random), random.of(&[Duration::ZERO, MS, 70 * MS])),
+        41 => Op::CancelTimer(node(random)),
+        42 | 43 => Op::PeerConnect {
+            to: node(random),
+            bytes: bytes(random),
+        },
+        44 => Op::PeerSend(random.below(4), bytes(random)),
+        45 => Op::PeerEnd(random.below(4), PeerEnd::HalfClose),
+        46 => Op::PeerEnd(random.below(4), PeerEnd::Close),
+        47 => Op::PeerEnd(random.below(4), PeerEnd::Reset),
+        48 => Op::Cut(node(random), node(random)),
+        49 | 50 => Op::Heal(node(random), node(random)),
+        51 => Op::Hang(node(random), true),
+        52 | 53 => Op::Hang(node(random), false),
+        54 if random.one_in(3) => Op::Restart(node(random)),
+        54..64 => Op::RunSteps(random.below(20)),
+        _ => Op::RunFor(random.of(&[MS / 10, MS, 5 * MS, 300 * MS])),
+    }
+}
+
+fn scripts() -> Scripts<Op> {
+    Scripts::new(|random| (0..OPS).map(|_| op(random)).collect()).seeds(0..SEEDS)
+}
+
+/// A run: the simulation with its reactors, and the model.
+struct Run {
+    sim: Simulation,
+    model: Rc<RefCell<Model>>,
+    nodes: Vec<Handle<Node>>,
+    udp: Vec<UdpId>,
+    peers: Vec<Peer>,
+    config: Config,
+    random: Random,
+    lives: usize,
+    /// Sum of all counters of progress after the last step.
+    progress: u64,
+    turns: u64,
+    idle_turns: u32,
+}
+
+/// Returns a random configuration with small limits.
+fn config(random: &mut Random) -> Config {
+    let mut config = Config::default();
+    config.read_len_max = random.of(&[1, 7, 64, 4096, 65_536]);
+    config.read_budget_bytes = random.of(&[50, 1000, 65_536]);
+    config.frame_budget = random.of(&[1, 2, 1024]);
+    config.accept_budget = random.of(&[1, 64]);
+    config.datagram_budget = random.of(&[1, 64]);
+    config.timer_budget = random.of(&[1, 1024]);
+    config.write_high_bytes = random.of(&[50, 500, 20_000]);
+    config.write_low_bytes = config.write_high_bytes / 3;
+    config.write_queue_bytes_max = 2 * config.write_high_bytes;
+    config.read_above_high = random.one_in(4);
+    if random.one_in(4) {
+        config.memory_bytes_max = random.of(&[20_000, 100_000]);
+        config.memory_deadline = 3600 * SEC;
+    }
+    config
+}
+
+fn link(random: &mut Random) -> Link {
+    let link = Link::new().latency(random.of(&[MS / 10, MS, 30 * MS]));
+    match random.below(5) {
+        0 => link
+            .jitter(5 * MS)
+            .segment_len_max(random.of(&[1, 10, 500])),
+        1 => link.loss_percent(10).duplicate_percent(10),
+        2 => link.bandwidth_bytes(random.of(&[2000, 50_000])),
+        3 => link.segment_len_max(random.of(&[1, 3, 50])),
+        _ => link,
+    }
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5EED);
+        let config = config(&mut random);
+        let errors = random.of(&[0, 0, 1]);
+        let mut sim = Simulation::new(seed);
+        sim.set_links(link(&mut random));
+        let model = Model::new(Rules {
+            has_memory_limit: config.memory_bytes_max < usize::MAX,
+            reads_above_high: config.read_above_high,
+            has_errors: errors > 0,
+            duplicates: true,
+            frame_len_max: 4000,
+        });
+        let mut run = Self {
+            sim,
+            model: Rc::new(RefCell::new(model)),
+            nodes: Vec::new(),
+            udp: Vec::new(),
+            peers: Vec::new(),
+            config,
+            random,
+            lives: 0,
+            progress: 0,
+            turns: 0,
+            idle_turns: 0,
+        };
+        let faults = Faults::frequent().error_percent(errors);
+        for _ in 0..NODES {
+            let node = run.handler();
+            let node = run.sim.reactor_with(node, run.config.clone());
+            let node = node.expect("the configuration is valid");
+            run.nodes.push(node);
+            let udp = run.open_sockets(node);
+            run.udp.push(udp);
+            if run.random.one_in(2) {
+                run.sim.set_faults(node, faults.clone());
+            }
+        }
+        run
+    }
+
+    /// Returns the handler of a new process.
+    fn handler(&mut self) -> Node {
+        self.lives += 1;
+        Node {
+            model: Rc::clone(&self.model),
+            life: self.lives - 1,
+            random: Random::new(self.random.below(1 << 30) as u64),
+            calls_left: 100,
+            timers: Vec::new(),
+            may_be_late: self.config.timer_budget == 1,
+        }
+    }
+
+    fn open_sockets(&mut self, node: Handle<Node>) -> UdpId {
+        let framing = framing(self.model.borrow().rules.frame_len_max);
+        self.sim[node]
+            .listen(node.addr(PORT), framing)
+            .expect("the address is free");
+        self.sim[node]
+            .bind_udp(node.addr(PORT))
+            .expect("the address is free")
+    }
+
+    /// Calls a method of a handler outside of callbacks.
+    fn enter(&mut self, node: usize, call: impl FnOnce(&mut Node, &mut Cx<'_>)) {
+        self.sim[self.nodes[node]].with(call);
+    }
+
+    /// Calls a method of the handler that an end belongs to, unless its process has ended.
+    fn enter_end(&mut self, end: usize, call: impl FnOnce(&mut Node, &mut Cx<'_>, usize)) {
+        let count = self.model.borrow().ends.len();
+        let Some(index) = end.checked_rem(count) else {
+            return;
+        };
+        let life = self.model.borrow().ends[index].life;
+        let node = (0..NODES).find(|node| self.sim[self.nodes[*node]].handler().life == life);
+        if let Some(node) = node {
+            self.enter(node, |handler, cx| call(handler, cx, index));
+        }
+    }
+
+    fn perform(&mut self, op: &Op) {
+        match op {
+            Op::Connect { from, to } => {
+                let to = self.nodes[*to].addr(PORT);
+                self.enter(*from, |node, cx| node.connect(cx, to));
+            }
+            Op::Send { end, len } => {
+                self.enter_end(*end, |node, cx, index| node.send(cx, index, *len));
+            }
+            Op::Close(end) => self.enter_end(*end, |node, cx, index| node.close(cx, index, false)),
+            Op::Abort(end) => self.enter_end(*end, |node, cx, index| node.close(cx, index, true)),
+            Op::HalfClose(end) => {
+                self.enter_end(*end, |node, cx, index| node.half_close(cx, index))
+            }
+            Op::Pause(end) => {
+                self.enter_end(*end, |node, cx, index| node.set_paused(cx, index, true));
+            }
+            Op::Resume(end) => {
+                self.enter_end(*end, |node, cx, index| node.set_paused(cx, index, false));
+            }
+            Op::Grant(end, frames) => {
+                self.enter_end(*end, |node, cx, index| {
+                    node.grant(cx, index, *frames, false)
+                });
+            }
+            Op::SetTimer(node, after) => self.enter(*node, |node, cx| node.set_timer(cx, *after)),
+            Op::CancelTimer(node) => self.enter(*node, Node::cancel_timer),
+            Op::SendDatagram { from, to, len } => self.send_datagram(*from, *to, *len),
+            Op::PeerConnect { .. } | Op::PeerSend(..) | Op::PeerEnd(..) => self.perform_peer(op),
+            Op::Cut(from, to) => self.sim.cut(self.nodes[*from], self.nodes[*to]),
+            Op::Heal(one, other) => self.sim.heal(self.nodes[*one], self.nodes[*other]),
+            Op::Hang(node, true) => {
+                self.sim.pause(self.nodes[*node]);
+                self.sim[self.nodes[*node]].handler_mut().may_be_late = true;
+            }
+            Op::Hang(node, false) => self.sim.resume(self.nodes[*node]),
+            Op::Restart(node) => self.restart(*node),
+            Op::RunSteps(count) => (0..*count).for_each(|_| {
+                self.step(None);
+            }),
+            Op::RunFor(time) => self.run_for(*time),
+        }
+        self.check();
+    }
+
+    /// Performs an operation of a raw peer.
+    fn perform_peer(&mut self, op: &Op) {
+        match op {
+            Op::PeerConnect { to, bytes } => {
+                let peer = self.sim.connect(self.nodes[*to].addr(PORT));
+                peer.send(bytes);
+                self.peers.push(peer);
+            }
+            Op::PeerSend(index, bytes) => {
+                if let Some(peer) = self.peers.get(*index) {
+                    peer.send(bytes);
+                    let _ = peer.recv_up_to(300);
+                }
+            }
+            Op::PeerEnd(index, end) => {
+                if let Some(peer) = self.peers.get(*index) {
+                    match end {
+                        PeerEnd::HalfClose => peer.half_close(),
+                        PeerEnd::Close => peer.close(),
+                        PeerEnd::Reset => peer.reset(),
+                    }
+                }
+            }
+            _ => unreachable!("the operation is not one of a raw peer"),
+        }
+    }
+
+    fn send_datagram(&mut self, from: usize, to: usize, len: usize) {
+        let (udp, to) = (self.udp[from], self.nodes[to].addr(PORT));
+        let data = self.model.borrow_mut().next_datagram(len);
+        self.enter(from, |_, cx| {
+            // A full queue refuses the datagram, which then never arrives.
+            let _ = cx.send_to(udp, to, &data);
+        });
+    }
+
+    fn restart(&mut self, node: usize) {
+        let handle = self.nodes[node];
+        let life = self.sim[handle].handler().life;
+        self.model.borrow_mut().process_ended(life);
+        let mut handler = self.handler();
+        handler.may_be_late |= !self.sim.is_running(handle);
+        self.sim.restart(handle, handler);
+        self.udp[node] = self.open_sockets(handle);
+        self.turns = self.sum(|stats| stats.turns);
+    }
+
+    /// Runs one step, and checks the invariants after it. Returns false if nothing is left to do.
+    fn step(&mut self, time_max: Option<Duration>) -> bool {
+        let is_left = match time_max {
+            Some(time) => {
+                let mut steps = 0;
+                // The condition is checked before the first step and after it.
+                self.sim.run_until(time, |_| {
+                    steps += 1;
+                    steps > 1
+                })
+            }
+            None => self.sim.step(),
+        };
+        self.check();
+        is_left
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.sim.now() + time;
+        while self.step(Some(end - self.sim.now())) {}
+    }
+
+    fn sum(&self, count: impl Fn(&unstick::Stats) -> u64) -> u64 {
+        let stats = self.nodes.iter().map(|node| self.sim[*node].stats());
+        stats.map(|stats| count(&stats)).sum()
+    }
+
+    /// Checks the invariants that hold between any two steps.
+    fn check(&mut self) {
+        for node in &self.nodes {
+            let reactor = &self.sim[*node];
+            let expected = self.model.borrow().connections(reactor.handler().life);
+            assert_eq!(reactor.stats().connections, expected, "{node:?}");
+        }
+        // A turn without progress is allowed now and then, but not many in a row.
+        let progress = self.sum(|stats| {
+            let io = stats.events + stats.reads + stats.writes + stats.datagrams_out;
+            io + stats.frames_in + stats.closed + stats.connected + stats.datagrams_in
+        });
+        let turns = self.sum(|stats| stats.turns);
+        if progress != self.progress {
+            self.idle_turns = 0;
+        } else if turns > self.turns {
+            self.idle_turns += 1;
+        }
+        (self.progress, self.turns) = (progress, turns);
+        assert!(self.idle_turns <= IDLE_TURNS_MAX, "a reactor spins");
+    }
+
+    /// Checks the write queue of each open connection, with the limits of the configuration.
+    fn check_queues(&mut self) {
+        let limit = self.config.write_queue_bytes_max;
+        let count = self.model.borrow().ends.len();
+        for end in 0..count {
+            self.enter_end(end, |node, cx, index| {
+                let model = node.model.borrow();
+                let conn = model.ends[index].conn;
+                let is_alive = model.ends[index].closes == 0;
+                assert_eq!(cx.conn_stats(conn).is_ok(), is_alive);
+                if let (Ok(queued), Ok(stats)) = (cx.queued_bytes(conn), cx.conn_stats(conn)) {
+                    assert!(queued <= limit, "{queued} bytes are queued");
+                    model.check_queued(index, queued, stats.written_bytes);
+                }
+            });
+        }
+    }
+
+    /// Ends all faults, and lets every connection read.
+    fn end_faults(&mut self) {
+        self.sim.end_faults();
+        let count = self.model.borrow().ends.len();
+        for end in 0..count {
+            self.enter_end(end, |node, cx, index| {
+                node.set_paused(cx, index, false);
+                node.grant(cx, index, u64::MAX, false);
+            });
+        }
+        for node in 0..NODES {
+            self.enter(node, |node, _| node.calls_left = 0);
+        }
+    }
+
+    /// Closes all connections, and checks that nothing is left of them.
+    fn close_all(&mut self) {
+        for peer in &self.peers {
+            peer.close();
+        }
+        let count = self.model.borrow().ends.len();
+        for end in 0..count {
+            self.enter_end(end, |node, cx, index| node.close(cx, index, false));
+        }
+        self.run_for(ARRIVAL_TIME_MAX);
+        self.model.borrow().check_all_closed();
+        for node in &self.nodes {
+            let stats = self.sim[*node].stats();
+            assert_eq!((stats.connections, stats.held_bytes), (0, 0), "{node:?}");
+            assert_eq!((stats.timers, stats.ready), (0, 0), "{node:?}");
+        }
+        assert!(
+            !self.sim.step(),
+            "something happens although nothing is left"
+        );
+    }
+}
+
+/// Runs a script with faults until the end.
+fn stays_safe(seed: u64, script: &[Op]) {
+    let mut run = Run::new(seed);
+    for op in script {
+        run.perform(op);
+    }
+    run.check_queues();
+}
+
+/// Runs a script with faults that end. Then everything arrives, and everything is closed.
+fn comes_to_an_end(seed: u64, script: &[Op]) {
+    let mut run = Run::new(seed);
+    for op in script {
+        run.perform(op);
+    }
+    run.end_faults();
+    run.run_for(ARRIVAL_TIME_MAX);
+    run.check_queues();
+    run.model.borrow().check_all_arrived();
+    run.close_all();
+}
+
+#[test]
+fn lives_with_faults_keep_the_invariants() {
+    scripts().check(stays_safe);
+}
+
+#[test]
+fn lives_whose_faults_end_lose_nothing() {
+    scripts().check(comes_to_an_end);
+}
