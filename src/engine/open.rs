@@ -84,7 +84,7 @@ impl Engine {
 
     pub(super) fn begin_adopt(&mut self, token: Token, socket: OwnedSocket) -> io::Result<()> {
         self.check_may_open()?;
-        let mut stream = Stream::adopt(socket)?;
+        let mut stream = Stream::adopt(socket, &self.os)?;
         let conn = self.entries.conn_mut(token)?;
         conn.extras().adopted = true;
         // The peer is checked before the registration, because a failed check drops the socket. If

@@ -12,7 +12,7 @@ pub(crate) use std::os::fd::OwnedFd as OwnedSocket;
 pub(crate) use std::os::windows::io::OwnedSocket;
 
 use super::udp_batch::Wanted;
-use super::{Listener, Stream, Udp};
+use super::{Listener, Os, Stream, Udp};
 use crate::error::invalid_input;
 
 impl Listener {
@@ -28,8 +28,14 @@ impl Listener {
 }
 
 impl Stream {
-    /// Adopts a connected socket. Any other socket fails with `NotConnected`.
-    pub(crate) fn adopt(socket: OwnedSocket) -> io::Result<Self> {
+    /// Adopts a connected socket. Any other socket fails with `NotConnected`. A simulated reactor
+    /// adopts only the socket of a simulated connection that was detached.
+    pub(crate) fn adopt(socket: OwnedSocket, os: &Os) -> io::Result<Self> {
+        #[cfg(all(unix, any(test, feature = "sim")))]
+        if let Os::Sim(poll) = os {
+            return poll.world().adopt(&socket).map(Self::Sim);
+        }
+        os.real_poller()?;
         let socket = prepare(socket, Type::STREAM)?;
         socket.peer_addr()?;
         socket.try_into()

@@ -105,8 +105,9 @@ impl Stream {
                 Some(unix.into())
             }
             Self::None => None,
-            // A simulated socket has no descriptor.
-            #[cfg(any(test, feature = "sim"))]
+            #[cfg(all(unix, any(test, feature = "sim")))]
+            Self::Sim(sim) => sim.detach(),
+            #[cfg(all(not(unix), any(test, feature = "sim")))]
             Self::Sim(sim) => {
                 sim.close();
                 None

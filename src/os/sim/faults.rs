@@ -31,6 +31,11 @@ pub enum Call {
 impl Call {
     const COUNT: usize = 6;
 
+    /// Returns 0 for calls that wait for input, and 1 for calls that wait for output.
+    fn direction(self) -> usize {
+        usize::from(matches!(self, Self::Write | Self::Send))
+    }
+
     /// Returns errors that the system returns for this call if it fails.
     fn errors(self) -> &'static [ErrorKind] {
         match self {
@@ -172,6 +177,9 @@ impl State {
         if let Some(error) = self.planned_error(host, call) {
             return Err(self.failed(socket, call, error));
         }
+        if socket.is_some_and(|socket| self.is_blocked(socket, call)) {
+            return Err(ErrorKind::WouldBlock.into());
+        }
         let faults = &self.hosts[host].faults.random;
         let (error, interrupted) = (faults.error_percent, faults.interrupted_percent);
         let would_block = faults.would_block_percent;
@@ -186,6 +194,11 @@ impl State {
             return Err(self.failed(socket, call, kind.into()));
         }
         Ok(())
+    }
+
+    /// Returns true if a call would block because of an earlier fault.
+    pub(super) fn is_blocked(&self, socket: usize, call: Call) -> bool {
+        self.now < self.sockets[socket].blocked_until[call.direction()]
     }
 
     fn planned_error(&mut self, host: usize, call: Call) -> Option<io::Error> {
@@ -208,12 +221,11 @@ impl State {
         let is_final = matches!(call, Call::Read | Call::Write);
         match (socket, error.kind()) {
             (Some(socket), ErrorKind::WouldBlock) => {
-                let ready = match call {
-                    Call::Write | Call::Send => Ready::WRITABLE,
-                    _ => Ready::READABLE,
-                };
-                let after = self.random.time(UNBLOCK_AFTER_MAX);
-                self.schedule(self.now + after, Action::Edge(socket, ready));
+                let direction = call.direction();
+                let ready = [Ready::READABLE, Ready::WRITABLE][direction];
+                let until = self.now + self.random.time(UNBLOCK_AFTER_MAX);
+                self.sockets[socket].blocked_until[direction] = until;
+                self.schedule(until, Action::Edge(socket, ready));
             }
             (_, ErrorKind::Interrupted) => {}
             (Some(socket), _) if is_final => self.break_stream(socket),

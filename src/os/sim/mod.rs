@@ -16,6 +16,8 @@
 mod connect;
 mod datagram;
 mod faults;
+#[cfg(unix)]
+mod handover;
 mod host;
 mod link;
 mod peer;

@@ -1,5 +1,7 @@
 //! Sockets of a simulated world, and the handle through which the engine calls a socket.
 
+use std::time::Duration;
+
 use super::connect::Listener;
 use super::datagram::Datagrams;
 use super::poll::Registration;
@@ -23,6 +25,8 @@ pub(super) struct Socket {
     pub(super) kind: Kind,
     pub(super) registration: Option<Registration>,
     pub(super) is_closed: bool,
+    /// Times until which reads and writes return `WouldBlock`, because of a fault.
+    pub(super) blocked_until: [Duration; 2],
 }
 
 pub(super) enum Kind {
@@ -39,6 +43,7 @@ impl Socket {
             kind,
             registration: None,
             is_closed: false,
+            blocked_until: [Duration::ZERO; 2],
         }
     }
 }

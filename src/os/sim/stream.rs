@@ -330,6 +330,9 @@ impl State {
     /// Reports a writable edge after a short or failed write, once a third of the send buffer is
     /// free.
     fn report_writable(&mut self, index: usize) {
+        if self.is_blocked(index, Call::Write) {
+            return; // A random fault has scheduled the edge.
+        }
         let stream = self.stream(index);
         if stream.no_space && stream.is_writable() {
             stream.no_space = false;

@@ -7,6 +7,8 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+#[cfg(unix)]
+use super::handover::StandIn;
 use super::host::{Binding, FIRST_HOST, Host};
 use super::link::Links;
 use super::poll::{Poll, Ready, SimPoll};
@@ -37,6 +39,9 @@ pub(super) struct State {
     /// differs between runs.
     pub(super) bindings: HashMap<Binding, usize>,
     pub(super) polls: Vec<Poll>,
+    /// Streams that were detached from their reactor.
+    #[cfg(unix)]
+    pub(super) stand_ins: Vec<StandIn>,
     /// Actions by their time and a sequence number: actions of the same time run in the order in
     /// which they were scheduled.
     actions: BTreeMap<(Duration, u64), Action>,
@@ -121,6 +126,8 @@ impl World {
                 hosts: vec![Host::default()],
                 bindings: HashMap::new(),
                 polls: Vec::new(),
+                #[cfg(unix)]
+                stand_ins: Vec::new(),
                 actions: BTreeMap::new(),
                 scheduled: 0,
                 links: Links::new(),
@@ -249,6 +256,8 @@ impl World {
     /// Advances the virtual time to `until`, and runs the actions that are due by then. An action
     /// of the test may call the world.
     pub(super) fn advance_to(self, until: Duration) {
+        #[cfg(unix)]
+        self.with(State::close_dropped_stand_ins);
         while let Some(call) = self.with(|state| state.run_until(until)) {
             call();
         }

@@ -10,17 +10,16 @@ mod node;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use unstick::testkit::Random;
 use unstick::testkit::sim::{Faults, Link, Node as Handle, Peer, Scripts, Simulation};
-use unstick::{Config, UdpId};
+use unstick::{Config, ListenOptions, UdpId};
 
-use model::{Model, Rules};
+use model::{Coverage, Model, Rules};
 use node::{Cx, Node, framing};
 
 const MS: Duration = Duration::from_millis(1);
-const SEC: Duration = Duration::from_secs(1);
 const NODES: usize = 3;
 const PORT: u16 = 7000;
 /// Number of seeds of each test, unless the environment variable `UNSTICK_SEEDS` sets another one.
@@ -32,6 +31,30 @@ const OPS: usize = 40;
 const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(300);
 /// Maximum number of turns without any progress, in a row.
 const IDLE_TURNS_MAX: u32 = 20;
+
+/// Number of lines of the event log to print after a failure.
+const LOG_LINES: usize = 60;
+
+/// Kinds of events that the runs of each test must contain.
+const EVENTS: [&str; 17] = [
+    "adopted with unsent bytes",
+    "aborted",
+    "close timeout",
+    "closed by the peer",
+    "closed locally",
+    "connect failed",
+    "datagram",
+    "detached",
+    "detached with undelivered bytes",
+    "drained",
+    "frame",
+    "frame error",
+    "half-close",
+    "hangup",
+    "io error",
+    "send queue full",
+    "timer",
+];
 
 /// One step of a script. Indexes of ends count all ends of the run; the operation does nothing if
 /// there is none.
@@ -48,6 +71,10 @@ enum Op {
     Close(usize),
     Abort(usize),
     HalfClose(usize),
+    Detach(usize),
+    /// A reactor adopts the connection that was detached first.
+    Adopt(usize),
+    DropDetached,
     Pause(usize),
     Resume(usize),
     Grant(usize, u64),
@@ -101,7 +128,12 @@ fn op(random: &mut Random) -> Op {
         30 => Op::Close(end(random)),
         31 => Op::Abort(end(random)),
         32 => Op::HalfClose(end(random)),
-        33 => Op::Pause(end(random)),
+        33 => match random.below(5) {
+            0 => Op::Detach(end(random)),
+            1 | 2 => Op::Adopt(node(random)),
+            3 if random.one_in(3) => Op::DropDetached,
+            _ => Op::Pause(end(random)),
+        },
         34 | 35 => Op::Resume(end(random)),
         36 => Op::Grant(end(random), random.of(&[0, 1, 3, u64::MAX])),
         37..40 => Op::SendDatagram {
@@ -130,7 +162,18 @@ fn op(random: &mut Random) -> Op {
 }
 
 fn scripts() -> Scripts<Op> {
-    Scripts::new(|random| (0..OPS).map(|_| op(random)).collect()).seeds(0..SEEDS)
+    let connect = |random: &mut Random| Op::Connect {
+        from: random.below(NODES),
+        to: random.below(NODES),
+    };
+    let generate = move |random: &mut Random| {
+        let first = [connect(random), connect(random), Op::RunFor(5 * MS)];
+        first
+            .into_iter()
+            .chain((0..OPS).map(|_| op(random)))
+            .collect()
+    };
+    Scripts::new(generate).seeds(0..SEEDS)
 }
 
 /// A run: the simulation with its reactors, and the model.
@@ -143,6 +186,8 @@ struct Run {
     config: Config,
     random: Random,
     lives: usize,
+    /// Length of the send and receive buffers of all sockets.
+    buffer_len: usize,
     /// Sum of all counters of progress after the last step.
     progress: u64,
     turns: u64,
@@ -164,7 +209,6 @@ fn config(random: &mut Random) -> Config {
     config.read_above_high = random.one_in(4);
     if random.one_in(4) {
         config.memory_bytes_max = random.of(&[20_000, 100_000]);
-        config.memory_deadline = 3600 * SEC;
     }
     config
 }
@@ -183,19 +227,25 @@ fn link(random: &mut Random) -> Link {
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, coverage: &Rc<RefCell<Coverage>>) -> Self {
         let mut random = Random::new(seed ^ 0x5EED);
         let config = config(&mut random);
         let errors = random.of(&[0, 0, 1]);
+        let buffer_len = random.of(&[10, 300, 5000, 65_536]);
         let mut sim = Simulation::new(seed);
+        if std::env::var_os("UNSTICK_LOG").is_some() {
+            sim.keep_log();
+        }
         sim.set_links(link(&mut random));
-        let model = Model::new(Rules {
+        let rules = Rules {
             has_memory_limit: config.memory_bytes_max < usize::MAX,
             reads_above_high: config.read_above_high,
             has_errors: errors > 0,
             duplicates: true,
+            write_low_bytes: config.write_low_bytes,
             frame_len_max: 4000,
-        });
+        };
+        let model = Model::new(rules, Rc::clone(coverage));
         let mut run = Self {
             sim,
             model: Rc::new(RefCell::new(model)),
@@ -205,6 +255,7 @@ impl Run {
             config,
             random,
             lives: 0,
+            buffer_len,
             progress: 0,
             turns: 0,
             idle_turns: 0,
@@ -230,6 +281,7 @@ impl Run {
         Node {
             model: Rc::clone(&self.model),
             life: self.lives - 1,
+            buffer_len: self.buffer_len,
             random: Random::new(self.random.below(1 << 30) as u64),
             calls_left: 100,
             timers: Vec::new(),
@@ -239,8 +291,11 @@ impl Run {
 
     fn open_sockets(&mut self, node: Handle<Node>) -> UdpId {
         let framing = framing(self.model.borrow().rules.frame_len_max);
+        let options = ListenOptions::new()
+            .send_buffer_len(self.buffer_len)
+            .recv_buffer_len(self.buffer_len);
         self.sim[node]
-            .listen(node.addr(PORT), framing)
+            .with(|_, cx| cx.listen_with(node.addr(PORT), framing, &options))
             .expect("the address is free");
         self.sim[node]
             .bind_udp(node.addr(PORT))
@@ -279,6 +334,9 @@ impl Run {
             Op::HalfClose(end) => {
                 self.enter_end(*end, |node, cx, index| node.half_close(cx, index))
             }
+            Op::Detach(end) => self.enter_end(*end, |node, cx, index| node.detach(cx, index)),
+            Op::Adopt(node) => self.enter(*node, |node, cx| node.adopt(cx)),
+            Op::DropDetached => self.model.borrow_mut().drop_parked(),
             Op::Pause(end) => {
                 self.enter_end(*end, |node, cx, index| node.set_paused(cx, index, true));
             }
@@ -427,6 +485,10 @@ impl Run {
     /// Ends all faults, and lets every connection read.
     fn end_faults(&mut self) {
         self.sim.end_faults();
+        while !self.model.borrow().parked.is_empty() {
+            let node = self.random.below(NODES);
+            self.enter(node, |node, cx| node.adopt(cx));
+        }
         let count = self.model.borrow().ends.len();
         for end in 0..count {
             self.enter_end(end, |node, cx, index| {
@@ -462,9 +524,22 @@ impl Run {
     }
 }
 
+/// Prints the end of the event log of a run that fails, if the environment variable `UNSTICK_LOG`
+/// is set.
+impl Drop for Run {
+    fn drop(&mut self) {
+        let log = self.sim.log();
+        if std::thread::panicking() && !log.is_empty() {
+            let lines: Vec<_> = log.lines().collect();
+            let last = lines.len().saturating_sub(LOG_LINES);
+            eprintln!("{}", lines[last..].join("\n"));
+        }
+    }
+}
+
 /// Runs a script with faults until the end.
-fn stays_safe(seed: u64, script: &[Op]) {
-    let mut run = Run::new(seed);
+fn stays_safe(seed: u64, script: &[Op], coverage: &Rc<RefCell<Coverage>>) {
+    let mut run = Run::new(seed, coverage);
     for op in script {
         run.perform(op);
     }
@@ -472,24 +547,46 @@ fn stays_safe(seed: u64, script: &[Op]) {
 }
 
 /// Runs a script with faults that end. Then everything arrives, and everything is closed.
-fn comes_to_an_end(seed: u64, script: &[Op]) {
-    let mut run = Run::new(seed);
+fn comes_to_an_end(seed: u64, script: &[Op], coverage: &Rc<RefCell<Coverage>>) {
+    let mut run = Run::new(seed, coverage);
     for op in script {
         run.perform(op);
     }
-    run.end_faults();
-    run.run_for(ARRIVAL_TIME_MAX);
+    // Callbacks of the first time may still detach connections.
+    for _ in 0..2 {
+        run.end_faults();
+        run.run_for(ARRIVAL_TIME_MAX);
+    }
     run.check_queues();
     run.model.borrow().check_all_arrived();
     run.close_all();
 }
 
+/// Runs the scripts, and checks that every kind of event has happened. Prints the number of lives
+/// of connections per minute.
+fn run_all(run: fn(u64, &[Op], &Rc<RefCell<Coverage>>)) {
+    let (coverage, began) = (Rc::default(), Instant::now());
+    scripts().check(|seed, script| run(seed, script, &coverage));
+    let coverage = coverage.borrow();
+    let lives = coverage.number("life");
+    let per_minute = u128::from(lives) * 60_000 / began.elapsed().as_millis().max(1);
+    println!("{lives} lives of connections, {per_minute} per minute: {coverage:?}");
+    if std::env::var_os("UNSTICK_SEED").is_none() {
+        for event in EVENTS {
+            assert!(
+                coverage.number(event) > 0,
+                "no run had the event \"{event}\""
+            );
+        }
+    }
+}
+
 #[test]
 fn lives_with_faults_keep_the_invariants() {
-    scripts().check(stays_safe);
+    run_all(stays_safe);
 }
 
 #[test]
 fn lives_whose_faults_end_lose_nothing() {
-    scripts().check(comes_to_an_end);
+    run_all(comes_to_an_end);
 }

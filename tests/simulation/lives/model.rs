@@ -1,11 +1,13 @@
 //! The shadow model: the expected state of each end of each connection. It knows only the calls
 //! that were made and their results, and compares every callback with them.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use unstick::{CloseReason, Closed, ConnId, FrameError, SendError, Sent};
+use unstick::{CloseReason, Closed, ConnId, Detached, FrameError, SendError, Sent};
 
 /// Limits of a run that the model must know.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +18,7 @@ pub(crate) struct Rules {
     pub(crate) has_errors: bool,
     /// True if the network duplicates datagrams.
     pub(crate) duplicates: bool,
+    pub(crate) write_low_bytes: usize,
     /// Maximum length of a payload that the framing accepts.
     pub(crate) frame_len_max: usize,
 }
@@ -29,6 +32,10 @@ pub(crate) struct End {
     /// Address of the end that connected. Both ends know it.
     client: Option<SocketAddr>,
     is_client: bool,
+    /// Index of the end that this end continues, after a detach; the end itself otherwise.
+    origin: usize,
+    /// Numbers of frames that the continued ends have received and sent.
+    earlier: (usize, usize),
     /// True for a connection of a raw peer, which sends any bytes.
     is_foreign: bool,
     is_open: bool,
@@ -50,6 +57,7 @@ pub(crate) struct End {
     may_drain: bool,
     is_closed: bool,
     is_aborted: bool,
+    is_detached: bool,
     is_half_closed: bool,
     has_half_close: bool,
 }
@@ -64,10 +72,25 @@ pub(crate) struct Timer {
     pub(crate) is_cancelled: bool,
 }
 
+/// Number of times that each kind of event happened, in all runs of a test.
+#[derive(Debug, Default)]
+pub(crate) struct Coverage(BTreeMap<&'static str, u64>);
+
+impl Coverage {
+    fn count(&mut self, event: &'static str) {
+        *self.0.entry(event).or_default() += 1;
+    }
+
+    pub(crate) fn number(&self, event: &str) -> u64 {
+        self.0.get(event).copied().unwrap_or(0)
+    }
+}
+
 /// The expected state of a whole run.
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) rules: Rules,
+    coverage: Rc<RefCell<Coverage>>,
     pub(crate) ends: Vec<End>,
     index: HashMap<(usize, ConnId), usize>,
     /// The connecting end of each client address.
@@ -75,6 +98,8 @@ pub(crate) struct Model {
     pub(crate) timers: Vec<Timer>,
     /// Lengths of the datagrams that were sent, and the number of times that each one arrived.
     datagrams: Vec<(usize, u32)>,
+    /// Detached connections that no reactor has adopted yet, with their ends.
+    pub(crate) parked: VecDeque<(usize, Detached)>,
 }
 
 /// Returns the bytes of a payload. They depend on its sender and its number, so that a frame that
@@ -87,14 +112,16 @@ pub(crate) fn payload(sender: usize, number: usize, len: usize) -> Vec<u8> {
 }
 
 impl Model {
-    pub(crate) fn new(rules: Rules) -> Self {
+    pub(crate) fn new(rules: Rules, coverage: Rc<RefCell<Coverage>>) -> Self {
         Self {
             rules,
+            coverage,
             ends: Vec::new(),
             index: HashMap::new(),
             clients: HashMap::new(),
             timers: Vec::new(),
             datagrams: Vec::new(),
+            parked: VecDeque::new(),
         }
     }
 
@@ -103,8 +130,30 @@ impl Model {
         let index = self.ends.len();
         let earlier = self.index.insert((life, conn), index);
         assert!(earlier.is_none(), "the id {conn} is used twice");
-        self.ends.push(End::new(life, conn, is_client));
+        self.ends.push(End::new(life, conn, is_client, index));
         index
+    }
+
+    /// Adds an end that continues a detached end.
+    pub(crate) fn adopted(&mut self, earlier: usize, life: usize, conn: ConnId, unsent: usize) {
+        if unsent > 0 {
+            self.cover("adopted with unsent bytes");
+        }
+        let is_client = self.ends[earlier].is_client;
+        let index = self.add(life, conn, is_client);
+        let earlier = &self.ends[earlier];
+        let (origin, delivered) = (earlier.origin, earlier.delivered);
+        let (accepted, client) = (earlier.accepted.clone(), earlier.client);
+        let is_foreign = earlier.is_foreign;
+        let end = &mut self.ends[index];
+        end.earlier = (delivered, accepted.len());
+        (end.origin, end.delivered, end.accepted) = (origin, delivered, accepted);
+        end.is_foreign = is_foreign;
+        end.accepted_bytes = unsent as u64;
+        end.is_above = unsent > self.rules.write_low_bytes;
+        if let Some(client) = client {
+            self.set_client(index, client);
+        }
     }
 
     pub(crate) fn index(&self, life: usize, conn: ConnId) -> usize {
@@ -138,6 +187,11 @@ impl Model {
         }
     }
 
+    /// Counts an event.
+    fn cover(&self, event: &'static str) {
+        self.coverage.borrow_mut().count(event);
+    }
+
     /// Returns true if the connection may end with an error of the system.
     fn may_fail(&self, index: usize) -> bool {
         let end = &self.ends[index];
@@ -152,6 +206,10 @@ impl Model {
         assert!(end.is_open, "a callback came before the open: {end:?}");
         assert_eq!(end.closes, 0, "a callback came after the close: {end:?}");
         assert!(!end.is_lost, "a callback came after the end of the process");
+        assert!(
+            !end.is_detached,
+            "a callback came after the detach: {end:?}"
+        );
         end
     }
 
@@ -189,13 +247,14 @@ impl Model {
                 .peer(index)
                 .expect("a frame comes from an end that is known");
             let len = *peer.accepted.get(number).expect("the frame was sent");
-            let sender = self.index(peer.life, peer.conn);
+            let sender = peer.origin;
             assert!(
                 frame == payload(sender, number, len),
                 "frame {number} is wrong"
             );
         }
         self.ends[index].delivered += 1;
+        self.cover("frame");
     }
 
     /// Uses the credit of a frame, after its callback.
@@ -210,6 +269,7 @@ impl Model {
     }
 
     pub(crate) fn drained(&mut self, index: usize) {
+        self.cover("drained");
         let end = self.alive(index);
         assert!(
             end.is_above || end.may_drain,
@@ -220,6 +280,7 @@ impl Model {
 
     pub(crate) fn half_closed(&mut self, index: usize) {
         self.check_reading(index);
+        self.cover("half-close");
         self.ends[index].has_half_close = true;
         let end = &self.ends[index];
         if end.is_foreign {
@@ -245,6 +306,7 @@ impl Model {
 
     pub(crate) fn hung_up(&mut self, index: usize) {
         let rules = self.rules;
+        self.cover("hangup");
         let end = self.alive(index);
         let is_stopped = end.is_paused || end.is_above || end.credit == Some(0);
         assert!(
@@ -255,33 +317,64 @@ impl Model {
 
     pub(crate) fn closed(&mut self, index: usize, closed: &Closed) {
         let may_fail = self.may_fail(index);
+        self.cover("life");
+        self.cover(match &closed.reason {
+            CloseReason::Local => "closed locally",
+            CloseReason::Peer => "closed by the peer",
+            CloseReason::Aborted => "aborted",
+            CloseReason::ConnectFailed(_) => "connect failed",
+            CloseReason::CloseTimeout => "close timeout",
+            CloseReason::Io(_) => "io error",
+            CloseReason::MemoryFull => "memory full",
+            CloseReason::Frame { .. } => "frame error",
+            CloseReason::Detached(detached) if detached.undelivered.is_empty() => "detached",
+            CloseReason::Detached(_) => "detached with undelivered bytes",
+            _ => "other end",
+        });
         let end = &mut self.ends[index];
         end.closes += 1;
         assert_eq!(end.closes, 1, "on_close came twice: {end:?}");
         assert!(!end.is_lost);
         let stats = closed.stats;
-        let known = stats.written_bytes + closed.unsent_bytes;
+        let detached = match &closed.reason {
+            CloseReason::Detached(detached) => detached.unsent.len() as u64,
+            _ => 0,
+        };
+        let known = stats.written_bytes + closed.unsent_bytes + detached;
         assert_eq!(
             known, end.accepted_bytes,
             "output is lost: {closed:?} {end:?}"
         );
-        assert_eq!(stats.frames_out, end.accepted.len() as u64);
-        assert_eq!(stats.frames_in, end.delivered as u64);
+        let (earlier_in, earlier_out) = end.earlier;
+        assert_eq!(stats.frames_out, (end.accepted.len() - earlier_out) as u64);
+        assert_eq!(stats.frames_in, (end.delivered - earlier_in) as u64);
         match &closed.reason {
             CloseReason::Local | CloseReason::Peer => {
                 assert!(end.is_closed || end.is_half_closed, "no close: {end:?}");
                 assert!(closed.unsent_bytes == 0 || !end.is_open, "{closed:?}");
             }
             CloseReason::Aborted => assert!(end.is_aborted, "no abort: {end:?}"),
-            CloseReason::ConnectFailed(_) => assert!(!end.is_open && end.is_client),
-            CloseReason::CloseTimeout => assert!(end.is_closed, "no close: {end:?}"),
-            CloseReason::Io(_) => assert!(may_fail, "{closed:?} {end:?}"),
+            CloseReason::Detached(_) => assert!(end.is_detached, "no detach: {end:?}"),
+            CloseReason::ConnectFailed(_) => assert!(!end.is_open),
+            CloseReason::CloseTimeout => {
+                assert!(end.is_closed, "no close: {end:?}");
+                end.is_aborted = true;
+            }
+            CloseReason::Io(_) => {
+                assert!(may_fail, "{closed:?} {end:?}");
+                end.is_aborted = true;
+            }
+            CloseReason::MemoryFull => {
+                assert!(self.rules.has_memory_limit, "{closed:?}");
+                end.is_aborted = true;
+            }
             CloseReason::Frame { .. } => assert!(end.is_foreign, "{closed:?}"),
             reason => panic!("no part of the run can cause this end: {reason:?}"),
         }
     }
 
     pub(crate) fn timer(&mut self, key: u64, now: Instant, may_be_late: bool) {
+        self.cover("timer");
         let timer = &mut self.timers[usize::try_from(key).expect("the key is an index")];
         timer.fires += 1;
         assert!(timer.fires == 1 && !timer.is_cancelled, "{timer:?}");
@@ -299,6 +392,7 @@ impl Model {
         let number = usize::try_from(number).expect("the number fits");
         let (len, count) = &mut self.datagrams[number];
         *count += 1;
+        self.coverage.borrow_mut().count("datagram");
         assert!(
             *count <= 1 + u32::from(self.rules.duplicates),
             "it came {count} times"
@@ -312,7 +406,8 @@ impl Model {
 impl Model {
     /// Returns the next payload of an end, of this length.
     pub(crate) fn next_payload(&self, index: usize, len: usize) -> Vec<u8> {
-        payload(index, self.ends[index].accepted.len(), len)
+        let end = &self.ends[index];
+        payload(end.origin, end.accepted.len(), len)
     }
 
     /// Records the result of a send. `queued` is the length of the write queue afterwards.
@@ -328,23 +423,27 @@ impl Model {
         let end = &mut self.ends[index];
         match sent {
             Ok(sent) => {
-                assert!(
-                    !end.is_closed && !end.is_half_closed && end.closes == 0,
-                    "{end:?}"
-                );
+                let has_ended = end.is_closed || end.is_half_closed || end.is_detached;
+                assert!(!has_ended && end.closes == 0, "{end:?}");
                 end.accepted.push(len);
                 end.accepted_bytes += (len + header_len) as u64;
                 end.is_above |= matches!(sent, Sent::AboveHigh);
             }
             Err(SendError::Full) => {
+                self.coverage.borrow_mut().count("send queue full");
                 end.is_above |= !rules.has_memory_limit && queued != Some(0);
                 end.may_drain |= rules.has_memory_limit;
             }
             Err(SendError::Closing) => assert!(
-                end.is_closed || end.is_half_closed || may_fail,
+                end.is_closed || end.is_half_closed || end.is_detached || may_fail,
                 "`send` returned `Closing` for an open connection: {end:?}"
             ),
-            Err(SendError::Gone) => assert!(end.is_aborted || end.closes > 0, "{end:?}"),
+            Err(SendError::Gone) => {
+                assert!(
+                    end.is_aborted || end.is_detached || end.closes > 0,
+                    "{end:?}"
+                );
+            }
             Err(SendError::Frame(FrameError::TooLong { .. })) => {
                 assert!(len > rules.frame_len_max);
             }
@@ -356,6 +455,23 @@ impl Model {
         let end = &mut self.ends[index];
         end.is_aborted |= aborts;
         end.is_closed = true;
+    }
+
+    pub(crate) fn detach_called(&mut self, index: usize) {
+        let end = &mut self.ends[index];
+        assert!(end.is_open && end.closes == 0, "{end:?}");
+        assert!(
+            !end.is_closed && !end.is_half_closed && !end.is_detached,
+            "{end:?}"
+        );
+        end.is_detached = true;
+    }
+
+    /// Removes a detached connection, to close its socket.
+    pub(crate) fn drop_parked(&mut self) {
+        if let Some((index, _)) = self.parked.pop_front() {
+            self.ends[index].is_lost = true;
+        }
     }
 
     pub(crate) fn half_close_called(&mut self, index: usize, is_gone: bool) {
@@ -430,14 +546,21 @@ impl Model {
     /// Checks that everything has arrived, after the faults have ended.
     pub(crate) fn check_all_arrived(&self) {
         for (index, end) in self.ends.iter().enumerate() {
-            let is_open = |end: &End| end.is_open && end.closes == 0 && !end.is_lost;
-            let Some(peer) = self
+            let is_alive = end.is_open && end.closes == 0 && !end.is_lost;
+            let peer = self
                 .peer(index)
-                .filter(|peer| is_open(peer) && is_open(end))
-            else {
+                .filter(|peer| peer.is_open && !peer.is_lost);
+            let Some(peer) = peer.filter(|_| is_alive && !end.is_foreign) else {
                 continue;
             };
+            // Neither end is read above its high watermark, so neither queue drains.
+            let is_held = |end: &End| end.is_above && !self.rules.reads_above_high;
+            if is_held(end) && is_held(peer) {
+                continue;
+            }
             if !end.is_closed && !peer.is_aborted {
+                let has_ended = peer.is_closed || peer.is_half_closed;
+                assert_eq!(end.has_half_close, has_ended, "{end:?} {peer:?}");
                 assert_eq!(
                     end.delivered,
                     peer.accepted.len(),
@@ -469,12 +592,14 @@ impl Model {
 }
 
 impl End {
-    fn new(life: usize, conn: ConnId, is_client: bool) -> Self {
+    fn new(life: usize, conn: ConnId, is_client: bool, index: usize) -> Self {
         Self {
             life,
             conn,
             client: None,
             is_client,
+            origin: index,
+            earlier: (0, 0),
             is_foreign: false,
             is_open: false,
             closes: 0,
@@ -489,6 +614,7 @@ impl End {
             may_drain: false,
             is_closed: false,
             is_aborted: false,
+            is_detached: false,
             is_half_closed: false,
             has_half_close: false,
         }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use unstick::testkit::Random;
 use unstick::testkit::sim::Simulation;
 use unstick::{
-    Closed, ConnId, Context, Datagram, Framing, Handler, Hangup, Origin, Payload, TimerId, UdpId,
+    CloseReason, Closed, ConnId, ConnectOptions, Context, Datagram, Framing, Handler, Hangup,
+    Origin, Payload, TimerId, UdpId,
 };
 
 use super::model::Model;
@@ -21,6 +22,8 @@ pub(crate) struct Node {
     pub(crate) model: Rc<RefCell<Model>>,
     /// Number of this process: each restart gets a new number.
     pub(crate) life: usize,
+    /// Length of the send and receive buffers of the sockets.
+    pub(crate) buffer_len: usize,
     pub(crate) random: Random,
     /// Number of random calls that may still be made.
     pub(crate) calls_left: usize,
@@ -45,7 +48,10 @@ impl Node {
     /// Starts a connect, and adds its end to the model.
     pub(crate) fn connect(&self, cx: &mut Cx<'_>, to: SocketAddr) {
         let frame_len_max = self.model.borrow().rules.frame_len_max;
-        let conn = cx.connect(to, framing(frame_len_max), ());
+        let options = ConnectOptions::new()
+            .send_buffer_len(self.buffer_len)
+            .recv_buffer_len(self.buffer_len);
+        let conn = cx.connect_with(to, framing(frame_len_max), (), &options);
         let mut model = self.model.borrow_mut();
         let index = model.add(self.life, conn, true);
         if let Ok(local) = cx.local_inet_addr(conn) {
@@ -84,6 +90,24 @@ impl Node {
             false => cx.close(conn),
         }
         self.model.borrow_mut().close_called(index, aborts);
+    }
+
+    /// Detaches a connection, if its state allows it.
+    pub(crate) fn detach(&self, cx: &mut Cx<'_>, index: usize) {
+        let conn = self.model.borrow().ends[index].conn;
+        if cx.detach(conn).is_ok() {
+            self.model.borrow_mut().detach_called(index);
+        }
+    }
+
+    /// Adopts the connection that was detached first.
+    pub(crate) fn adopt(&self, cx: &mut Cx<'_>) {
+        let mut model = self.model.borrow_mut();
+        if let Some((index, detached)) = model.parked.pop_front() {
+            let (unsent, framing) = (detached.unsent.len(), framing(model.rules.frame_len_max));
+            let conn = cx.adopt_detached(detached, framing, ());
+            model.adopted(index, self.life, conn, unsent);
+        }
     }
 
     pub(crate) fn half_close(&self, cx: &mut Cx<'_>, index: usize) {
@@ -147,6 +171,7 @@ impl Node {
             10 => self.grant(cx, index, u64::MAX, in_frame && is_own),
             11 => self.set_timer(cx, Duration::from_millis(5)),
             12 => self.cancel_timer(cx),
+            13 => self.detach(cx, index),
             _ => {
                 let len = self.random.of(&[0, 1, 10, 100, 1000]);
                 self.send(cx, index, len);
@@ -168,7 +193,7 @@ impl Handler for Node {
 
     fn on_open(&mut self, cx: &mut Cx<'_>, conn: ConnId, _: &mut (), origin: Origin) {
         let index = match origin {
-            Origin::Accepted(_) => {
+            Origin::Accepted { .. } => {
                 let peer = cx.peer_inet_addr(conn).expect("the connection is open");
                 let mut model = self.model.borrow_mut();
                 let index = model.add(self.life, conn, false);
@@ -178,6 +203,7 @@ impl Handler for Node {
                 }
                 index
             }
+            Origin::Adopted => self.index(conn),
             _ => {
                 let local = cx.local_inet_addr(conn).expect("the connection is open");
                 let index = self.index(conn);
@@ -219,7 +245,11 @@ impl Handler for Node {
 
     fn on_close(&mut self, _: &mut Cx<'_>, conn: ConnId, _: (), closed: Closed) {
         let index = self.index(conn);
-        self.model.borrow_mut().closed(index, &closed);
+        let mut model = self.model.borrow_mut();
+        model.closed(index, &closed);
+        if let CloseReason::Detached(detached) = closed.reason {
+            model.parked.push_back((index, detached));
+        }
     }
 
     fn on_datagram(&mut self, _: &mut Cx<'_>, _: UdpId, datagram: Datagram<'_>) {
