@@ -380,6 +380,36 @@ fn failed_adoption_counts_the_bytes_as_lost() {
 }
 
 #[test]
+fn close_before_the_open_sends_the_adopted_output() {
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
+    let (mut far, conn) = open(&mut reactor, addr);
+    let mut moved = detach(&mut reactor, conn);
+    moved.unsent = vec![7; 100_000];
+    moved.undelivered = b"12345".to_vec();
+    reactor.with(|_, cx| {
+        let conn = cx.adopt_detached(moved, Framing::line(), ());
+        cx.close(conn);
+    });
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        far.read_to_end(&mut bytes).map(|_| bytes.len())
+    });
+    drive(&mut reactor, |it| it.stats().closed == 2);
+    let len = reader.join().expect("the reader does not panic");
+    assert_eq!(len.expect("the stream ends without a reset"), 100_000);
+    let events = &reactor.handler().events;
+    let [Event::Close(_, closed)] = &events[..] else {
+        panic!("not only on_close: {events:?}");
+    };
+    assert!(
+        matches!(closed.reason, CloseReason::Local),
+        "{}",
+        closed.reason
+    );
+    assert_eq!((closed.unsent_bytes, closed.undecoded_bytes), (0, 5));
+}
+
+#[test]
 fn only_an_open_connection_can_be_detached() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
     let kind = |reactor: &mut Reactor<Probe>, conn| {

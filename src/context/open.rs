@@ -255,8 +255,9 @@ impl<H: Handler> Context<'_, H> {
     /// apply to the adopted bytes: all of them are kept.
     ///
     /// [`on_close`](Handler::on_close) reports every failure, as for
-    /// [`adopt_stream`](Context::adopt_stream). The bytes then count as unsent and as undecoded. A
-    /// [`close`](Context::close) before `on_open` drops and counts the bytes too.
+    /// [`adopt_stream`](Context::adopt_stream). The bytes then count as unsent and as undecoded. If
+    /// [`close`](Context::close) is called before `on_open`, the unsent bytes are sent, the
+    /// undelivered bytes count as undecoded, and `on_close` alone is called.
     ///
     /// [`Origin::Adopted`]: crate::Origin::Adopted
     ///

@@ -40,6 +40,7 @@ impl Engine {
     /// peer ends too or the deadline passes. Unread input at the close of a socket would make the
     /// kernel send a reset, which destroys data that the peer has not read (RFC 1122, 4.2.2.13).
     pub(crate) fn close(&mut self, token: Token, reason: CloseReason) {
+        self.end_connecting_if_adopted(token);
         self.close_with(token, reason, State::close);
     }
 

@@ -157,6 +157,21 @@ impl Engine {
         Some(origin)
     }
 
+    /// Ends the connecting phase of an adopted socket that has a peer. So a close before `on_open`
+    /// flushes the output that was adopted with the socket.
+    pub(super) fn end_connecting_if_adopted(&mut self, token: Token) {
+        if let Ok(conn) = self.entries.conn_mut(token)
+            && conn.state.is_connecting()
+            && conn.extras.as_ref().is_some_and(|extras| extras.adopted)
+            && matches!(conn.socket.connected(), Ok(Some(_)))
+        {
+            conn.state.connected();
+            // `on_drained` is not called for a connection without `on_open`.
+            let _ = conn.state.at_low();
+            self.telemetry.stats.connected += 1;
+        }
+    }
+
     /// Handles a connection that has just opened.
     pub(super) fn opened(&mut self, token: Token) {
         if let Ok(conn) = self.entries.conn_mut(token) {
