@@ -9,6 +9,7 @@ use crate::datagram::Datagram;
 use crate::error::{FrameError, SendError};
 use crate::event::{Closed, Hangup, Origin, Refusal};
 use crate::id::{ConnId, ListenerId, UdpId};
+use crate::shutdown::ShutdownPhase;
 #[cfg(feature = "signals")]
 use crate::signal::Signal;
 use crate::timer::TimerId;
@@ -360,6 +361,14 @@ pub trait Handler: Sized {
     /// `key` is the number that the timer was set with. If it is a connection's id,
     /// [`Context::with_session`] gives access to the session. The default does nothing.
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {}
+
+    /// Reports the start of a phase of the [shutdown](Context::shutdown).
+    ///
+    /// A phase of length zero is not reported, except for
+    /// [`Close`](ShutdownPhase::Close), the last one. In the phase
+    /// [`Drain`](ShutdownPhase::Drain), a handler can ask its clients to leave, or close idle
+    /// connections. The default does nothing.
+    fn on_shutdown(&mut self, cx: &mut Context<'_, Self>, phase: ShutdownPhase) {}
 
     /// Reports a signal that [`Context::catch_signal`] catches.
     ///

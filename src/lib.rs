@@ -356,6 +356,7 @@ mod reactor;
 mod reconnect;
 mod remote;
 mod setters;
+mod shutdown;
 #[cfg(feature = "signals")]
 mod signal;
 mod stats;
@@ -380,6 +381,7 @@ pub use proxy_header::{IpNetwork, ProxyError, ProxyHeader, ProxyProtocol};
 pub use reactor::Reactor;
 pub use reconnect::{Backoff, Reconnect};
 pub use remote::Remote;
+pub use shutdown::{ShutdownPhase, ShutdownPlan};
 #[cfg(feature = "signals")]
 pub use signal::Signal;
 pub use stats::{ConnStats, Stats};

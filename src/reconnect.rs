@@ -278,7 +278,7 @@ where
             self.backoff.reset();
         }
         let is_detached = matches!(closed.reason, CloseReason::Detached(_));
-        if is_detached || cx.is_shutting_down() || is_final(&closed.reason) {
+        if is_detached || cx.engine.shutdown.closes_all() || is_final(&closed.reason) {
             return None;
         }
         let delay = self.backoff.next_delay();
@@ -300,7 +300,7 @@ where
             return None;
         }
         self.state = State::Ended;
-        (!cx.is_shutting_down()).then(|| self.open(cx, session))
+        (!cx.engine.shutdown.closes_all()).then(|| self.open(cx, session))
     }
 
     /// Closes the connection gracefully or cancels the next attempt. No further attempt is made

@@ -23,7 +23,7 @@ const FRAMES: u64 = MOVES / CONNECTIONS;
 
 /// A handler that echoes each frame, and then moves its connection to the other reactor.
 struct Hop {
-    other: Option<Remote<Hop>>,
+    other: Option<Remote<Self>>,
     moves: Arc<AtomicU64>,
     ended: Arc<AtomicU64>,
 }

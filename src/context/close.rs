@@ -1,13 +1,15 @@
 //! Closing sockets, stopping the loop and shutting down.
 
 use std::io;
-use std::time::Duration;
 
 use super::Context;
 use crate::error::Gone;
 use crate::event::CloseReason;
 use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, UdpId};
+#[cfg(doc)]
+use crate::shutdown::ShutdownPhase;
+use crate::shutdown::ShutdownPlan;
 
 /// Closing sockets, stopping the loop and shutting down.
 impl<H: Handler> Context<'_, H> {
@@ -217,28 +219,69 @@ impl<H: Handler> Context<'_, H> {
 
     /// Shuts down gracefully: closes all listeners, connections and sockets.
     ///
-    /// [`Reactor::run`](crate::Reactor::run) returns when all of these are closed. After `deadline`
-    /// the remaining connections are aborted, and their lost bytes are counted. With a deadline of
-    /// zero, they are aborted in this turn or the next.
+    /// `plan` is the time for the close, or a [`ShutdownPlan`] with more phases for a program
+    /// behind a balancer. [`on_shutdown`](Handler::on_shutdown) reports the start of each phase.
+    /// [`Reactor::run`](crate::Reactor::run) returns when all is closed. When the time for the
+    /// close has passed, the remaining connections are aborted, and their lost bytes are counted.
+    /// With a time of zero, they are aborted in this turn or the next.
     ///
     /// Each connection is closed as [`close`](Context::close) does, which waits for its peer. So a
-    /// single peer that does not end its side makes the shutdown last until `deadline`.
+    /// single peer that does not end its side makes the shutdown last until its end.
     ///
-    /// A second call cannot extend the deadline: the earliest deadline applies. So code that needs
-    /// an end by a certain time can rely on it. To allow more time, use a longer deadline in the
+    /// A second call cannot extend a phase: the earliest end of each phase applies. So code that
+    /// needs an end by a certain time can rely on it. To allow more time, use longer times in the
     /// first call.
     ///
-    /// From now on no connection or socket can be opened: a connect fails and is reported to
-    /// [`on_close`](Handler::on_close).
-    pub fn shutdown(&mut self, deadline: Duration) {
-        self.engine.shutdown(deadline);
+    /// From the phase [`Close`](ShutdownPhase::Close) on, no connection or socket can be opened: a
+    /// connect fails and is reported to [`on_close`](Handler::on_close). From the phase
+    /// [`Drain`](ShutdownPhase::Drain) on, no listener can be opened.
+    ///
+    /// # Examples
+    ///
+    /// A server behind a balancer. Its health check fails as soon as it is told to end:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use unstick::{ConnId, Context, Framing, Handler, Reactor, ShutdownPhase, ShutdownPlan};
+    ///
+    /// struct Server;
+    ///
+    /// impl Handler for Server {
+    ///     type Session = ();
+    ///
+    ///     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: &[u8]) {
+    ///         let health: &[u8] = match cx.is_shutting_down() {
+    ///             false => b"ready",
+    ///             true => b"ending",
+    ///         };
+    ///         let _ = cx.send(conn, health);
+    ///     }
+    ///
+    ///     fn on_shutdown(&mut self, _: &mut Context<'_, Self>, phase: ShutdownPhase) {
+    ///         println!("shutting down: {phase:?}");
+    ///     }
+    /// }
+    ///
+    /// let mut reactor = Reactor::new(Server)?;
+    /// reactor.listen("127.0.0.1:0", Framing::line())?;
+    /// # let [unready, drain, close] = [5, 5, 5].map(Duration::from_millis);
+    /// # let _ = "
+    /// let [unready, drain, close] = [8, 15, 5].map(Duration::from_secs);
+    /// # ";
+    /// let plan = ShutdownPlan::new(close).unready_time(unready).drain_time(drain);
+    /// reactor.with(|_, cx| cx.shutdown(plan)); // or `reactor.shutdown_on_signals(plan)?`
+    /// reactor.run()?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn shutdown(&mut self, plan: impl Into<ShutdownPlan>) {
+        self.engine.shutdown(plan.into());
     }
 
-    /// Returns true after [`shutdown`](Context::shutdown) was called. No connection or socket can
-    /// then be opened.
+    /// Returns true after [`shutdown`](Context::shutdown) was called, in every phase. A health
+    /// check should fail then.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
-        self.engine.shutdown.is_shutting_down
+        self.engine.shutdown.has_begun()
     }
 
     /// Makes [`Reactor::run`](crate::Reactor::run) return at the end of this turn. Nothing is

@@ -1,10 +1,7 @@
-//! The end of an entry: close, half-close, abort, shutdown and the reap.
+//! The end of an entry: close, half-close, abort and the reap.
 //!
 //! An entry that ends is only marked as dead. The reap at the end of the turn frees its key. So no
 //! event, queue or id of this turn can reach a later socket with the same key.
-
-use std::io;
-use std::time::Duration;
 
 use super::write::discard_output;
 use super::{Engine, Entry, Task};
@@ -13,26 +10,6 @@ use crate::error::Gone;
 use crate::event::{CloseReason, Closed};
 use crate::id::{ConnId, Token, UdpId};
 use crate::log_target::LOG_TARGET;
-
-/// Maximum number of turns after the deadline of a shutdown. The deadline ends all sockets, but
-/// `on_close` may open further ones, which the next turns end. Without a maximum, a handler that
-/// always opens another socket would prevent the end of the shutdown.
-const TURNS_AFTER_DEADLINE_MAX: u64 = 100;
-
-/// The state of the loop: running, stopped by the handler, or shutting down.
-#[derive(Debug, Default)]
-pub(crate) struct Shutdown {
-    /// True from the start of a shutdown.
-    pub(crate) is_shutting_down: bool,
-    /// Number of the last turn of a shutdown whose deadline has passed. Turns are counted from the
-    /// start of the reactor.
-    turn_max: Option<u64>,
-    /// True if the handler called `stop`.
-    pub(crate) is_stopped: bool,
-    /// The caught signals, which may start a shutdown.
-    #[cfg(feature = "signals")]
-    pub(super) signals: super::signals::Signals,
-}
 
 /// The close of a single connection or socket.
 impl Engine {
@@ -139,55 +116,6 @@ impl Engine {
     }
 }
 
-/// Shutdown of the whole reactor.
-impl Engine {
-    /// Ends all listeners, closes every other socket, and resets the remaining connections at the
-    /// deadline.
-    pub(crate) fn shutdown(&mut self, deadline: Duration) {
-        self.timers.set_task(deadline, Task::Shutdown);
-        if std::mem::replace(&mut self.shutdown.is_shutting_down, true) {
-            return;
-        }
-        for token in self.entries.tokens() {
-            match self.entries.get(token) {
-                Ok(Entry::Conn(_)) => {
-                    let reason = self.local_reason(token);
-                    self.close(token, reason);
-                }
-                Ok(Entry::Udp(_)) => self.close_udp(UdpId(token)),
-                _ => self.end_socket(token),
-            }
-        }
-    }
-
-    /// Handles the deadline of a shutdown: resets all connections and ends all other sockets.
-    pub(crate) fn shutdown_deadline_passed(&mut self) {
-        let turn_max = self.telemetry.stats.turns + TURNS_AFTER_DEADLINE_MAX;
-        self.shutdown.turn_max.get_or_insert(turn_max);
-        for token in self.entries.tokens() {
-            match self.entries.get(token) {
-                Ok(Entry::Conn(_)) => self.abort(token, CloseReason::Shutdown),
-                _ => self.end_socket(token),
-            }
-        }
-    }
-
-    /// Returns true if a shutdown is complete.
-    pub(crate) fn is_shut_down(&self) -> bool {
-        let is_over = |max: u64| self.telemetry.stats.turns >= max;
-        self.shutdown.is_shutting_down
-            && (self.entries.is_empty() || self.shutdown.turn_max.is_some_and(is_over))
-    }
-
-    /// Returns an error if a shutdown has begun.
-    pub(super) fn check_not_shutting_down(&self) -> io::Result<()> {
-        if self.shutdown.is_shutting_down {
-            return Err(io::Error::other("the reactor is shutting down"));
-        }
-        Ok(())
-    }
-}
-
 /// The reap.
 impl Engine {
     /// Takes the next ended entry and closes its socket. For a connection, returns the [`Closed`]
@@ -262,6 +190,7 @@ impl Engine {
         );
         self.entries.remove(token);
         self.telemetry.callback_times.forget(token);
+        self.end_drain_if_idle();
         self.retry_accepts();
     }
 }

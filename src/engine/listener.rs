@@ -97,7 +97,7 @@ impl Engine {
         framing: Framing,
         options: &ListenOptions,
     ) -> io::Result<ListenerId> {
-        self.check_not_shutting_down()?;
+        self.check_may_listen()?;
         let backlog = self.config.backlog;
         let listener = first_ok(addrs.to_addrs()?, |addr| {
             self.os.listen(&addr, options, backlog)
@@ -112,7 +112,7 @@ impl Engine {
         framing: &Framing,
         options: &ListenOptions,
     ) -> io::Result<Vec<ListenerId>> {
-        self.check_not_shutting_down()?;
+        self.check_may_listen()?;
         let mut distinct = Vec::new();
         for addr in addrs.to_addrs()? {
             if !distinct.contains(&addr) {
@@ -198,7 +198,7 @@ impl Engine {
         framing: Framing,
         options: &ListenOptions,
     ) -> io::Result<ListenerId> {
-        self.check_not_shutting_down()?;
+        self.check_may_listen()?;
         self.add_listener(Listener::adopt(socket)?, framing, options)
     }
 

@@ -24,6 +24,7 @@ mod proxied;
 mod queues;
 mod read;
 mod recording;
+mod shutdown;
 #[cfg(feature = "signals")]
 mod signals;
 mod slab;
@@ -63,11 +64,11 @@ use crate::id::{SocketId, Token};
 use crate::log_target::IO_TARGET;
 use crate::os::{Event, Os};
 use active::{Active, BATCH_LEN_BASE};
-use close::Shutdown;
 use entry::of_any_kind;
 use listener::Admission;
 use memory_budget::MemoryBudget;
 use queues::Queues;
+use shutdown::Shutdown;
 use telemetry::Telemetry;
 use timeouts::Timeouts;
 use timers::Timers;
@@ -108,7 +109,7 @@ impl Engine {
             memory: MemoryBudget::new(config.memory_bytes_max, config.pool_bytes_max),
             admission: Admission::new(),
             telemetry: Telemetry::new(recorder),
-            shutdown: Shutdown::default(),
+            shutdown: Shutdown::none(),
             config,
         })
     }

@@ -10,15 +10,16 @@ use super::Engine;
 use crate::id::PollToken;
 use crate::log_target::LOG_TARGET;
 use crate::os::{CaughtSignal, ENDING};
+use crate::shutdown::ShutdownPlan;
 use crate::signal::Signal;
 
 /// The caught signals of a reactor.
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
     caught: Vec<Caught>,
-    /// Deadline of the shutdown that the next signal starts; `None` if signals do not shut down.
-    /// After the first such signal, the deadline is zero.
-    deadline: Option<Duration>,
+    /// Plan of the shutdown that the next signal starts; `None` if signals do not shut down. After
+    /// the first such signal, all phases have length zero.
+    plan: Option<ShutdownPlan>,
 }
 
 /// A caught signal.
@@ -51,12 +52,12 @@ impl Engine {
 
     /// Catches the signals that end a program. They shut the reactor down, unless `on_signal`
     /// reports them.
-    pub(crate) fn shutdown_on_signals(&mut self, deadline: Duration) -> io::Result<()> {
-        if self.shutdown.signals.deadline.is_some() {
+    pub(crate) fn shutdown_on_signals(&mut self, plan: ShutdownPlan) -> io::Result<()> {
+        if self.shutdown.signals.plan.is_some() {
             let error = "shutdown_on_signals was called before for this reactor";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
         }
-        self.shutdown.signals.deadline = Some(deadline);
+        self.shutdown.signals.plan = Some(plan);
         for &signal in ENDING {
             self.caught(signal)?;
         }
@@ -95,14 +96,12 @@ impl Engine {
         None
     }
 
-    /// Shuts down because of a signal. The deadline is zero if this is not the first signal.
+    /// Shuts down because of a signal. All phases are skipped if this is not the first signal.
     fn signal_shuts_down(&mut self, signal: Signal, count: usize) {
-        let first = self.shutdown.signals.deadline.replace(Duration::ZERO);
-        let deadline = match count {
-            1 => first.unwrap_or_default(),
-            _ => Duration::ZERO,
-        };
-        log::debug!(target: LOG_TARGET, "{signal}: the reactor shuts down within {deadline:?}");
-        self.shutdown(deadline);
+        let now = ShutdownPlan::new(Duration::ZERO);
+        let first = self.shutdown.signals.plan.replace(now);
+        let plan = first.filter(|_| count == 1).unwrap_or(now);
+        log::debug!(target: LOG_TARGET, "{signal}: the reactor shuts down: {plan:?}");
+        self.shutdown(plan);
     }
 }

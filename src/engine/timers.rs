@@ -30,8 +30,10 @@ pub(crate) enum Task {
     Trim,
     /// Aborts connections, because the memory budget was used up for too long.
     Memory,
-    /// Ends a shutdown that took too long.
+    /// Continues a shutdown whose current phase ends.
     Shutdown,
+    /// Ends the wait of a turn that reports a phase of the shutdown.
+    PhaseReport,
 }
 
 /// The data of an interval that its node in the wheel cannot store.

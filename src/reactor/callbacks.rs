@@ -22,6 +22,7 @@ use crate::handler::Handler;
 use crate::id::UnixDatagramId;
 use crate::id::{ConnId, ListenerId, SocketId, Token, UdpId};
 use crate::remote::Closures;
+use crate::shutdown::ShutdownPhase;
 #[cfg(feature = "signals")]
 use crate::signal::Signal;
 use crate::timer::TimerId;
@@ -233,6 +234,12 @@ impl<H: Handler> Callbacks<'_, H> {
     pub(super) fn timer(self, timer: TimerId, key: u64) {
         self.call("on_timer", None, |handler, cx| {
             handler.on_timer(cx, timer, key);
+        });
+    }
+
+    pub(super) fn shutdown(self, phase: ShutdownPhase) {
+        self.call("on_shutdown", None, |handler, cx| {
+            handler.on_shutdown(cx, phase);
         });
     }
 

@@ -120,7 +120,7 @@ impl<H: Handler> Reactor<H> {
                 }
                 Accepted::Refused(peer, refusal) => self.callbacks().refused(id, &peer, refusal),
                 Accepted::Lost => {}
-                Accepted::Nothing => return,
+                Accepted::Nothing => return self.engine.backlog_is_empty(id),
             }
         }
         self.engine.queue(id.0);

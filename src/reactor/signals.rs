@@ -2,17 +2,18 @@
 //! turn.
 
 use std::io;
-use std::time::Duration;
 
 use super::Reactor;
 use crate::handler::Handler;
+use crate::shutdown::ShutdownPlan;
 
 impl<H: Handler> Reactor<H> {
     /// Shuts the reactor down, like [`Context::shutdown`](crate::Context::shutdown), when the
     /// process receives SIGINT (Ctrl-C), SIGTERM or SIGHUP.
     ///
-    /// On Windows, Ctrl-C, Ctrl-Break and closing the console shut the reactor down. A second
-    /// signal does not wait for `deadline`: the remaining connections are aborted at once. If
+    /// `plan` is the time for the close, or a [`ShutdownPlan`] with more phases. On Windows,
+    /// Ctrl-C, Ctrl-Break and closing the console shut the reactor down. A second signal skips all
+    /// phases: the remaining connections are aborted at once. If
     /// [`Context::catch_signal`](crate::Context::catch_signal) catches one of these signals, before
     /// or after this call, that signal is reported and does not shut down.
     ///
@@ -30,8 +31,8 @@ impl<H: Handler> Reactor<H> {
     ///   handler of the crate `ctrlc`, for example the handler of another reactor.
     /// * Any other error of the system. The signals that were caught before the error still shut
     ///   the reactor down.
-    pub fn shutdown_on_signals(&mut self, deadline: Duration) -> io::Result<()> {
-        self.engine.shutdown_on_signals(deadline)
+    pub fn shutdown_on_signals(&mut self, plan: impl Into<ShutdownPlan>) -> io::Result<()> {
+        self.engine.shutdown_on_signals(plan.into())
     }
 
     /// Reports the signals whose events this turn has recorded.

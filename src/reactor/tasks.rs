@@ -7,12 +7,20 @@ use crate::id::Token;
 use crate::remote::Posted;
 
 impl<H: Handler> Reactor<H> {
-    /// Runs the timers that are due now. A timer that a callback sets waits for a later turn, even
-    /// if its delay is zero.
+    /// Runs the timers that are due now, and reports the phases of a shutdown.
     pub(super) fn run_timers(&mut self) {
         if self.engine.timers.is_empty() {
             return;
         }
+        self.run_due_timers();
+        while let Some(phase) = self.engine.shutdown.next_unreported() {
+            self.callbacks().shutdown(phase);
+        }
+    }
+
+    /// Runs the timers that are due now. A timer that a callback sets waits for a later turn, even
+    /// if its delay is zero.
+    fn run_due_timers(&mut self) {
         self.engine.timers.snapshot_due();
         for _ in 0..self.engine.config.timer_budget {
             let Some((id, task, value)) = self.engine.timers.next_due() else {
@@ -25,7 +33,8 @@ impl<H: Handler> Reactor<H> {
                 Task::AcceptRetry => self.engine.accept_retry_due(),
                 Task::Trim => self.trim(),
                 Task::Memory => self.engine.memory_deadline_passed(),
-                Task::Shutdown => self.engine.shutdown_deadline_passed(),
+                Task::Shutdown => self.engine.shutdown_timer_fired(),
+                Task::PhaseReport => {}
             }
         }
     }
@@ -42,8 +51,8 @@ impl<H: Handler> Reactor<H> {
             if !self.inlet.is_pending() {
                 return;
             }
-            if let Some(deadline) = self.inlet.take(&mut self.posted) {
-                self.engine.shutdown(deadline);
+            if let Some(plan) = self.inlet.take(&mut self.posted) {
+                self.engine.shutdown(plan);
             }
         }
         for _ in 0..self.engine.config.post_budget {

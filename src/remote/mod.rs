@@ -16,6 +16,7 @@ use crate::error::{CallError, PostError};
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::os::{Deadline, Waker};
+use crate::shutdown::ShutdownPlan;
 pub(crate) use closures::Closures;
 use queue::Queue;
 
@@ -207,8 +208,8 @@ impl<H: Handler> Remote<H> {
     ///
     /// * Any error of the system while waking the loop. The reactor then shuts down with its next
     ///   event.
-    pub fn shutdown(&self, deadline: Duration) -> io::Result<()> {
-        self.queue.shut_down(deadline)
+    pub fn shutdown(&self, plan: impl Into<ShutdownPlan>) -> io::Result<()> {
+        self.queue.shut_down(plan.into())
     }
 }
 
@@ -267,9 +268,9 @@ impl<H: Handler> Inlet<H> {
         }
     }
 
-    /// Moves all posts into the empty queue `posted`, and returns the deadline of a requested
+    /// Moves all posts into the empty queue `posted`, and returns the plan of a requested
     /// shutdown.
-    pub(crate) fn take(&self, posted: &mut VecDeque<Posted<H>>) -> Option<Duration> {
+    pub(crate) fn take(&self, posted: &mut VecDeque<Posted<H>>) -> Option<ShutdownPlan> {
         self.queue.take(posted)
     }
 

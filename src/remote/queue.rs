@@ -24,6 +24,7 @@ use loom::sync::{Condvar, Mutex, MutexGuard, atomic::AtomicU8};
 use std::sync::{Condvar, Mutex, MutexGuard, atomic::AtomicU8};
 
 use crate::error::PostError;
+use crate::shutdown::ShutdownPlan;
 
 /// The loop is in a turn and checks the queue before it waits. No post is queued.
 const AWAKE: u8 = 0;
@@ -71,8 +72,8 @@ struct Posts<T> {
     len: usize,
     /// Number of threads that wait for a place in the queue.
     waiting: usize,
-    /// Deadline of a requested shutdown.
-    shutdown: Option<Duration>,
+    /// Plan of a requested shutdown.
+    shutdown: Option<ShutdownPlan>,
     closed: bool,
 }
 
@@ -174,18 +175,19 @@ impl<T, W: Wake> Queue<T, W> {
     }
 
     /// Requests a shutdown. It is accepted even if the queue is full.
-    pub(super) fn shut_down(&self, deadline: Duration) -> io::Result<()> {
+    pub(super) fn shut_down(&self, plan: ShutdownPlan) -> io::Result<()> {
         let mut posts = self.lock();
         if posts.closed {
             return Ok(());
         }
-        posts.shutdown = Some(deadline);
+        let former = posts.shutdown;
+        posts.shutdown = Some(former.map_or(plan, |former| former.or_earlier(plan)));
         self.publish(posts)
     }
 
-    /// Moves all posts into the empty queue `items`, and returns the deadline of a requested
+    /// Moves all posts into the empty queue `items`, and returns the plan of a requested
     /// shutdown.
-    pub(super) fn take(&self, items: &mut VecDeque<T>) -> Option<Duration> {
+    pub(super) fn take(&self, items: &mut VecDeque<T>) -> Option<ShutdownPlan> {
         debug_assert!(items.is_empty(), "the queue passed to take() must be empty");
         let mut posts = self.lock();
         self.state.store(AWAKE, Relaxed);
@@ -306,7 +308,7 @@ mod tests {
                 post(&queue, number).expect("the queue is not full");
             }
             queue
-                .shut_down(Duration::ZERO)
+                .shut_down(Duration::ZERO.into())
                 .expect("a shutdown is always accepted");
             queue.awake();
             assert!(queue.is_pending());
@@ -368,7 +370,7 @@ mod tests {
         queue.close();
         assert!(matches!(post(&queue, 7), Err(PostError::Closed(7))));
         queue
-            .shut_down(Duration::ZERO)
+            .shut_down(Duration::ZERO.into())
             .expect("a closed queue ignores a shutdown");
         assert!(taken(&queue).is_empty());
     }

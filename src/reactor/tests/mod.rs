@@ -6,6 +6,7 @@ mod filter;
 mod memory;
 mod prepare;
 mod reads;
+mod shutdown;
 mod sim_datagrams;
 mod sim_world;
 pub(super) mod transport;

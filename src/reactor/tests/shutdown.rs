@@ -1,0 +1,221 @@
+//! Tests of the phases of a shutdown, with virtual time. A report by a timer takes one tick, 1 ms.
+
+use super::*;
+use crate::event::Origin;
+use crate::os::sim::SimPeer;
+use crate::shutdown::{ShutdownPhase, ShutdownPlan};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A handler that echoes, and records each callback with its virtual time.
+struct Log {
+    world: World,
+    events: Vec<String>,
+    /// Results of opening sockets at the start of each phase: a connect and a listener.
+    opens: Vec<(bool, bool)>,
+}
+
+impl Log {
+    fn record(&mut self, event: &str) {
+        self.events
+            .push(format!("{} {event}", self.world.now().as_millis()));
+    }
+}
+
+impl Handler for Log {
+    type Session = ();
+
+    fn on_open(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), origin: Origin) {
+        if matches!(origin, Origin::Accepted(_)) {
+            self.record("open");
+        }
+    }
+
+    fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
+        self.record(&format!("frame {}", frame.escape_ascii()));
+        let _ = cx.send(conn, frame);
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Context<'_, Self>, phase: ShutdownPhase) {
+        assert!(cx.is_shutting_down());
+        self.record(&format!("{phase:?}"));
+        let conn = cx.connect(SocketAddr::from(([127, 0, 0, 1], 9)), Framing::raw(), ());
+        let is_opening = cx
+            .engine
+            .conn(conn.0)
+            .is_ok_and(|it| it.state.is_connecting());
+        cx.abort(conn);
+        let listener = cx.listen(any(), Framing::raw());
+        self.opens.push((is_opening, listener.is_ok()));
+        if let Ok(listener) = listener {
+            cx.close_listener(listener);
+        }
+    }
+
+    fn on_close(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: (), closed: Closed) {
+        match closed.reason {
+            CloseReason::Aborted | CloseReason::ConnectFailed(_) => {}
+            reason => self.record(&format!("close {reason:?}")),
+        }
+    }
+}
+
+struct Rig {
+    world: World,
+    reactor: Reactor<Log>,
+    addr: Addr,
+}
+
+impl Rig {
+    fn new(config: Config) -> Self {
+        let world = World::new(0);
+        let log = Log {
+            world,
+            events: Vec::new(),
+            opens: Vec::new(),
+        };
+        let mut reactor =
+            Reactor::with_os(log, config, world.os()).expect("the simulated poll opens");
+        let listener = reactor.listen(any(), Framing::length_u8());
+        let addr = reactor.local_addr(listener.expect("a port is free"));
+        Self {
+            world,
+            reactor,
+            addr: addr.expect("the listener is bound"),
+        }
+    }
+
+    /// Connects a peer that is accepted before the shutdown begins.
+    fn peer(&mut self) -> SimPeer {
+        let peer = self.world.connect(self.addr.clone());
+        for _ in 0..10 {
+            self.reactor
+                .turn(Some(Duration::ZERO))
+                .expect("the poll succeeds");
+        }
+        peer
+    }
+
+    /// Runs until the shutdown is complete. Returns the recorded events.
+    fn run(&mut self) -> Vec<String> {
+        self.reactor.run().expect("the poll succeeds");
+        std::mem::take(&mut self.reactor.handler.events)
+    }
+}
+
+fn plan() -> ShutdownPlan {
+    ShutdownPlan::new(30 * MS)
+        .unready_time(10 * MS)
+        .drain_time(20 * MS)
+}
+
+#[test]
+fn phases_of_a_shutdown_begin_at_their_times() {
+    let mut rig = Rig::new(Config::default());
+    let (world, addr) = (rig.world, rig.addr.clone());
+    let peer = rig.peer();
+    world.after(5 * MS, move || _ = world.connect(addr));
+    world.after(15 * MS, move || _ = peer.send(b"\x01a"));
+    rig.reactor.with(|_, cx| cx.shutdown(plan()));
+    let events = rig.run();
+    let expected = [
+        "0 open",
+        "1 Unready",
+        "5 open",
+        "10 Drain",
+        "15 frame a",
+        "30 Close",
+        "60 close Shutdown",
+        "60 close Shutdown",
+    ];
+    assert_eq!(events, expected);
+    let opens = &rig.reactor.handler.opens;
+    assert_eq!(*opens, [(true, true), (true, false), (false, false)]);
+}
+
+#[test]
+fn drain_ends_when_the_last_connection_ends() {
+    let mut rig = Rig::new(Config::default());
+    let peer = rig.peer();
+    rig.world.after(15 * MS, move || peer.close());
+    rig.reactor.with(|_, cx| cx.shutdown(plan()));
+    let expected = [
+        "0 open",
+        "1 Unready",
+        "10 Drain",
+        "15 close Peer",
+        "16 Close",
+    ];
+    assert_eq!(rig.run(), expected);
+}
+
+#[test]
+fn second_shutdown_ends_the_phases_earlier_only() {
+    let mut rig = Rig::new(Config::default());
+    rig.peer();
+    rig.reactor.with(|_, cx| {
+        cx.shutdown(plan());
+        cx.shutdown(ShutdownPlan::new(900 * MS).unready_time(400 * MS));
+    });
+    let remote = rig.reactor.remote();
+    rig.world.after(12 * MS, move || {
+        remote.shutdown(3 * MS).expect("the reactor is woken");
+        remote.shutdown(plan()).expect("the reactor is woken");
+    });
+    let expected = [
+        "0 open",
+        "1 Unready",
+        "10 Drain",
+        "12 Close",
+        "15 close Shutdown",
+    ];
+    assert_eq!(rig.run(), expected);
+}
+
+/// The budget would leave connections in the backlog, which the close of the listener resets.
+#[test]
+fn drain_accepts_the_whole_backlog_first() {
+    let mut rig = Rig::new(Config {
+        accept_budget: 1,
+        ..Config::default()
+    });
+    let peers: Vec<_> = (0..5)
+        .map(|_| rig.world.connect(rig.addr.clone()))
+        .collect();
+    peers.iter().for_each(|peer| _ = peer.send(b"\x01a"));
+    rig.reactor
+        .with(|_, cx| cx.shutdown(ShutdownPlan::new(10 * MS).drain_time(20 * MS)));
+    let replies = peers.clone();
+    rig.world.after(15 * MS, move || {
+        for peer in replies {
+            assert_eq!(peer.recv(), b"\x01a");
+            peer.close();
+        }
+    });
+    let events = rig.run();
+    let count = |event: &str| events.iter().filter(|it| it.ends_with(event)).count();
+    assert_eq!(
+        (count("open"), count("frame a"), count("close Peer")),
+        (5, 5, 5)
+    );
+    assert_eq!(rig.world.now(), 16 * MS);
+}
+
+#[test]
+fn shutdown_without_sockets_reports_its_only_phase() {
+    let world = World::new(0);
+    let log = Log {
+        world,
+        events: Vec::new(),
+        opens: Vec::new(),
+    };
+    let mut reactor =
+        Reactor::with_os(log, Config::default(), world.os()).expect("the simulated poll opens");
+    reactor.with(|_, cx| cx.shutdown(MS));
+    reactor.run().expect("the poll succeeds");
+    assert_eq!(
+        reactor.handler.events,
+        ["1 Close"],
+        "a timer takes at least one tick"
+    );
+}
