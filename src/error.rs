@@ -54,6 +54,20 @@ impl FrameError {
     }
 }
 
+/// Values of a label of metrics.
+#[cfg(feature = "metrics")]
+impl FrameError {
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::TooLong { .. } => "too_long",
+            Self::Malformed(_) => "malformed",
+            Self::Unencodable(_) => "unencodable",
+            Self::Contract(_) => "contract",
+            Self::Other(_) => "other",
+        }
+    }
+}
+
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -8,6 +8,7 @@
 //! ```
 
 mod experiments;
+#[path = "../common/http.rs"]
 mod http;
 mod knobs;
 mod lab;

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
+#[cfg(feature = "metrics")]
+use std::time::Duration;
 
 use super::Context;
 use crate::addr::{Addr, unknown};
@@ -161,6 +163,45 @@ impl<H: Handler> Context<'_, H> {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.engine.stats()
+    }
+
+    /// Publishes the [statistics](Context::stats) now and at each `interval`, as metrics of the
+    /// crate `metrics`. Requires the feature `metrics`.
+    ///
+    /// Install the recorder of the program first: the metrics belong to the recorder of the first
+    /// call. `reactor` is the value of the label `reactor`, so that several reactors of a process
+    /// differ. An interval shorter than 1 ms counts as 1 ms. A second call sets a new interval and
+    /// label.
+    ///
+    /// The names follow the conventions of Prometheus, for example
+    /// `unstick_received_frames_total`, `unstick_held_bytes` and
+    /// `unstick_closed_connections_total{reason="peer"}`. There are counters for the fields of
+    /// [`Stats`], for the reasons of closes, frame errors and refusals, and two histograms. One has
+    /// the time of each turn. The other has the time of each callback, if
+    /// [`Config::slow_callback_min`](crate::Config::slow_callback_min) is set. A time in a
+    /// histogram is exact to an eighth.
+    ///
+    /// A frame costs nothing more. A turn costs one reading of the clock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # use unstick::{ConnId, Context, Handler, Reactor};
+    /// # struct Server;
+    /// # impl Handler for Server {
+    /// #     type Session = ();
+    /// #     fn on_frame(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: &[u8]) {}
+    /// # }
+    /// let mut reactor = Reactor::new(Server)?;
+    /// // First: PrometheusBuilder::new().install_recorder(), or another recorder.
+    /// reactor.with(|_, cx| cx.publish_metrics(Duration::from_secs(1), "main"));
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[cfg(feature = "metrics")]
+    pub fn publish_metrics(&mut self, interval: Duration, reactor: &str) {
+        self.engine
+            .publish_metrics(interval, reactor.to_owned().into());
     }
 }
 

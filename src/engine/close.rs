@@ -173,6 +173,8 @@ impl Engine {
         };
         let (id, peer, reason) = (ConnId(token), &conn.peer, &closed.reason);
         log::debug!(target: LOG_TARGET, "{id} with {peer} ended: {reason}");
+        #[cfg(feature = "metrics")]
+        self.count_closed(closed.reason.label());
         let stats = &mut self.telemetry.stats;
         stats.closed += 1;
         stats.unsent_bytes += closed.unsent_bytes;

@@ -307,6 +307,8 @@ impl Engine {
     /// Counts and logs a refused connection.
     pub(super) fn count_refusal(&mut self, peer: &Addr, refusal: Refusal) {
         self.telemetry.stats.refused += 1;
+        #[cfg(feature = "metrics")]
+        self.count_refused(refusal.label());
         warn_limited!(self, Refused => "refused the connection from {peer}: {refusal}");
     }
 

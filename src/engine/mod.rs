@@ -16,6 +16,8 @@ mod flow;
 mod listener;
 mod log_limit;
 mod memory_budget;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod open;
 mod owned_payload;
 mod per_addr;

@@ -72,8 +72,12 @@ impl Engine {
                 Frame => "closing {id} from {peer}: {error}, at byte {offset} of the stream"
             );
             let error = error.clone();
+            #[cfg(feature = "metrics")]
+            let label = error.label();
             conn.extras()
                 .set_reason(CloseReason::Frame { error, offset });
+            #[cfg(feature = "metrics")]
+            self.count_frame_error(label);
         }
     }
 

@@ -19,6 +19,9 @@ pub(crate) struct Telemetry {
     pub(super) log_limit: LogLimit,
     /// True if reads and writes are logged; updated once per turn.
     pub(super) is_traced: bool,
+    /// The published metrics; `None` if none are published.
+    #[cfg(feature = "metrics")]
+    pub(super) metrics: Option<Box<super::metrics::Published>>,
 }
 
 impl Telemetry {
@@ -29,6 +32,8 @@ impl Telemetry {
             recorder,
             log_limit: LogLimit::default(),
             is_traced: false,
+            #[cfg(feature = "metrics")]
+            metrics: None,
         }
     }
 }
@@ -70,6 +75,8 @@ impl Engine {
         socket: Option<SocketId>,
         took: Duration,
     ) {
+        #[cfg(feature = "metrics")]
+        self.measure_callback(took);
         let telemetry = &mut self.telemetry;
         telemetry.stats.callback_time += took;
         if let Some(SocketId::Conn(conn)) = socket {

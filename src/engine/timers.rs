@@ -32,6 +32,9 @@ pub(crate) enum Task {
     Memory,
     /// Continues a shutdown whose current phase ends.
     Shutdown,
+    /// Publishes the metrics.
+    #[cfg(feature = "metrics")]
+    Metrics,
     /// Ends the wait of a turn that reports a phase of the shutdown.
     PhaseReport,
 }

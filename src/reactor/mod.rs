@@ -185,6 +185,8 @@ impl<H: Handler> Reactor<H> {
         }
         self.engine.arm_trim(self.read_buffer.is_over_base());
         self.engine.telemetry.stats.turns += 1;
+        #[cfg(feature = "metrics")]
+        self.engine.measure_turn();
         Ok(())
     }
 

@@ -13,6 +13,11 @@ impl<H: Handler> Reactor<H> {
             return;
         }
         self.run_due_timers();
+        self.report_phases();
+    }
+
+    /// Reports the phases of a shutdown that have begun.
+    pub(super) fn report_phases(&mut self) {
         while let Some(phase) = self.engine.shutdown.next_unreported() {
             self.callbacks().shutdown(phase);
         }
@@ -35,6 +40,8 @@ impl<H: Handler> Reactor<H> {
                 Task::Memory => self.engine.memory_deadline_passed(),
                 Task::Shutdown => self.engine.shutdown_timer_fired(),
                 Task::PhaseReport => {}
+                #[cfg(feature = "metrics")]
+                Task::Metrics => self.engine.metrics_due(),
             }
         }
     }
@@ -53,6 +60,7 @@ impl<H: Handler> Reactor<H> {
             }
             if let Some(plan) = self.inlet.take(&mut self.posted) {
                 self.engine.shutdown(plan);
+                self.report_phases();
             }
         }
         for _ in 0..self.engine.config.post_budget {

@@ -26,7 +26,7 @@ impl Handler for Log {
     type Session = ();
 
     fn on_open(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: &mut (), origin: Origin) {
-        if matches!(origin, Origin::Accepted(_)) {
+        if matches!(origin, Origin::Accepted { .. }) {
             self.record("open");
         }
     }

@@ -1,4 +1,5 @@
-//! HTTP/1.1 as a framing: each frame is one request head. The crate httparse finds its end.
+//! HTTP/1.1 as a framing, for several examples: each frame is one request head. The crate httparse
+//! finds its end.
 
 use unstick::{Codec, FrameError, Out, Step};
 
@@ -44,6 +45,7 @@ impl Codec for Http {
 pub(crate) struct Request<'a> {
     pub(crate) method: &'a str,
     pub(crate) path: &'a str,
+    #[allow(dead_code, reason = "not every example has parameters")]
     pub(crate) query: &'a str,
     /// True if the connection closes after the response.
     pub(crate) close: bool,
