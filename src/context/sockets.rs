@@ -176,10 +176,10 @@ impl<H: Handler> Context<'_, H> {
     /// The names follow the conventions of Prometheus, for example
     /// `unstick_received_frames_total`, `unstick_held_bytes` and
     /// `unstick_closed_connections_total{reason="peer"}`. There are counters for the fields of
-    /// [`Stats`], for the reasons of closes, frame errors and refusals, and two histograms: the time
-    /// of a turn, and the time of a callback if
-    /// [`Config::slow_callback_min`](crate::Config::slow_callback_min) is set. A time in a histogram
-    /// is exact to an eighth.
+    /// [`Stats`], for the reasons of closes, frame errors and refusals, and two histograms. One has
+    /// the time of each turn. The other has the time of each callback, if
+    /// [`Config::slow_callback_min`](crate::Config::slow_callback_min) is set. A time in a
+    /// histogram is exact to an eighth.
     ///
     /// A frame costs nothing more. A turn costs one reading of the clock.
     ///

@@ -1,7 +1,7 @@
 //! The metrics of a reactor, published to the facade of the crate `metrics` at intervals.
 //!
-//! A frame costs nothing: the counters are those of the statistics, and are copied at each interval.
-//! A turn costs one reading of the clock, and an end of a connection one look-up.
+//! A frame costs nothing: the counters are those of the statistics, and are copied at each
+//! interval. A turn costs one reading of the clock, and an end of a connection one look-up.
 
 use std::time::Duration;
 

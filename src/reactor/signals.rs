@@ -40,5 +40,6 @@ impl<H: Handler> Reactor<H> {
         while let Some(signal) = self.engine.next_signal() {
             self.callbacks().signal(signal);
         }
+        self.report_phases();
     }
 }

@@ -13,6 +13,11 @@ impl<H: Handler> Reactor<H> {
             return;
         }
         self.run_due_timers();
+        self.report_phases();
+    }
+
+    /// Reports the phases of a shutdown that have begun.
+    pub(super) fn report_phases(&mut self) {
         while let Some(phase) = self.engine.shutdown.next_unreported() {
             self.callbacks().shutdown(phase);
         }
@@ -55,6 +60,7 @@ impl<H: Handler> Reactor<H> {
             }
             if let Some(plan) = self.inlet.take(&mut self.posted) {
                 self.engine.shutdown(plan);
+                self.report_phases();
             }
         }
         for _ in 0..self.engine.config.post_budget {
