@@ -72,10 +72,7 @@ impl Stream {
             Self::Unix(unix) => os.real_poller()?.reregister(unix, token),
             Self::None => Ok(()),
             #[cfg(any(test, feature = "sim"))]
-            Self::Sim(sim) => {
-                sim.rearm();
-                Ok(())
-            }
+            Self::Sim(sim) => sim.rearm(),
         }
     }
 

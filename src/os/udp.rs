@@ -81,7 +81,7 @@ impl Udp {
             }
             Self::Real(_) => {}
             #[cfg(any(test, feature = "sim"))]
-            Self::Sim(sim) => sim.await_writable(on),
+            Self::Sim(sim) => sim.await_writable(on)?,
         }
         Ok(())
     }
@@ -101,7 +101,7 @@ impl Udp {
                 real.is_connected = true;
             }
             #[cfg(any(test, feature = "sim"))]
-            Self::Sim(sim) => sim.connect_datagrams(peer.into()),
+            Self::Sim(sim) => sim.connect_datagrams(peer.into())?,
         }
         Ok(())
     }

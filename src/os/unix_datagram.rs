@@ -60,8 +60,7 @@ impl UnixDatagramSocket {
         let peer = Addr::Unix(peer.clone());
         #[cfg(any(test, feature = "sim"))]
         if let Self::Sim(sim) = self {
-            sim.connect_datagrams(peer);
-            return Ok(());
+            return sim.connect_datagrams(peer);
         }
         self.options()?.connect(&to_sock_addr(&peer)?)
     }

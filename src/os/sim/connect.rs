@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use super::faults::Call;
 use super::host::{Class, FIRST_HOST};
@@ -13,15 +14,19 @@ use super::world::{Action, State, World};
 use crate::addr::Addr;
 use crate::os::{self, ConnectOptions, ListenOptions};
 
+/// Number of times that a client repeats a SYN.
+const SYN_REPETITIONS: u32 = 6;
+
+/// Time after which a connect fails that is never answered: the sum of all waits for an answer.
+const CONNECT_MAX: Duration = Duration::from_secs((2 << SYN_REPETITIONS) - 1);
+
 /// A listening socket.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
     /// Established connections that are not accepted yet. Invariant: `backlog.len() <=
-    /// backlog_max`.
+    /// backlog_max + 1`.
     backlog: VecDeque<usize>,
     backlog_max: usize,
-    /// Sockets whose connect waits because the backlog is full.
-    waiting: VecDeque<usize>,
     buffer_lens: (usize, usize),
     /// Errors that the next accepts return.
     failing: VecDeque<io::Error>,
@@ -32,6 +37,12 @@ pub(super) struct Listener {
 impl Listener {
     pub(super) fn ready(&self) -> Ready {
         Ready::READABLE.only_if(!self.backlog.is_empty())
+    }
+
+    /// Returns true if a connect finds no place. As on Linux, the backlog holds one connection more
+    /// than its number (`sk_acceptq_is_full`).
+    fn is_full(&self) -> bool {
+        self.backlog.len() > self.backlog_max
     }
 }
 
@@ -55,7 +66,7 @@ impl World {
     ) -> io::Result<os::Listener> {
         self.with(|state| {
             let listener = Listener {
-                backlog_max: options.backlog_or(backlog).max(1),
+                backlog_max: options.backlog_or(backlog),
                 buffer_lens: options.buffer_lens(state.buffer_lens),
                 ..Listener::default()
             };
@@ -92,9 +103,12 @@ impl World {
             if addr.inet().is_none() {
                 state.check_unix_connect(addr)?;
             }
-            let index = state.bind(host, &local, Class::Streams, Kind::Stream(stream))?;
-            if !state.silent.contains(addr) {
-                state.send(Action::Syn(index as usize));
+            let index = state.bind(host, &local, Class::Streams, Kind::Stream(Box::new(stream)))?;
+            let syn = Action::Syn(index as usize, 0);
+            if state.silent.contains(addr) || state.way_of(&syn).is_none() {
+                state.schedule(state.now + CONNECT_MAX, Action::SynTimeout(index as usize));
+            } else {
+                state.send(syn);
             }
             Ok(SimSocket { world: self, index })
         })
@@ -136,7 +150,6 @@ impl SimSocket {
             }
             let accepted = listener.backlog.pop_front();
             let accepted = accepted.ok_or(ErrorKind::WouldBlock)?;
-            state.resume_connect(index);
             let peer = state.stream(accepted).peer_addr.clone();
             let socket = Self {
                 world: self.world,
@@ -180,14 +193,15 @@ impl State {
     fn check_unix_connect(&mut self, addr: &Addr) -> io::Result<()> {
         let listener = self.bound(FIRST_HOST, addr, Class::Listeners);
         let listener = self.listener(listener.ok_or(ErrorKind::ConnectionRefused)?);
-        if listener.backlog.len() >= listener.backlog_max {
+        if listener.is_full() {
             return Err(ErrorKind::WouldBlock.into());
         }
         Ok(())
     }
 
-    /// Handles a connect that has reached the host of its listener.
-    pub(super) fn receive_syn(&mut self, client: usize) {
+    /// Handles the SYN of a connect, which has reached the host of its listener. `repetition` is
+    /// the number of SYNs that the client has sent before.
+    pub(super) fn receive_syn(&mut self, client: usize, repetition: u32) {
         let local = self.sockets[client].local.clone();
         let to = self.stream(client).peer_addr.clone();
         let to = to.expect("a connecting stream stores its target");
@@ -199,20 +213,21 @@ impl State {
             .inet()
             .is_some_and(|to| self.route(host, to.ip()).is_none())
         {
-            return; // The packet is lost.
+            // The packet is lost.
+            return self.repeat_syn(client, repetition);
         }
         let Some(index) = self.bound(host, &to, Class::Listeners) else {
-            self.stream(client).error = Some(ErrorKind::ConnectionRefused);
+            self.stream(client).fail(ErrorKind::ConnectionRefused);
             return self.edge(client, Ready::ALL);
         };
         let listener = self.listener(index);
-        if listener.backlog.len() >= listener.backlog_max {
-            return listener.waiting.push_back(client);
+        if listener.is_full() {
+            return self.repeat_syn(client, repetition);
         }
         let mut accepted = Stream::connecting(local, listener.buffer_lens);
         accepted.connect_to(client);
         let host = self.sockets[index].host;
-        let accepted = self.add(host, to, Kind::Stream(accepted)) as usize;
+        let accepted = self.add(host, to, Kind::Stream(Box::new(accepted))) as usize;
         self.listener(index).backlog.push_back(accepted);
         let (sent, fin) = self.stream(client).connect_to(accepted);
         self.edge(client, Ready::WRITABLE);
@@ -222,16 +237,27 @@ impl State {
         }
     }
 
-    /// Continues the first waiting connect, after an accept freed a place in the backlog.
-    fn resume_connect(&mut self, listener: usize) {
-        while let Some(client) = self.listener(listener).waiting.pop_front() {
-            if !self.sockets[client].is_closed {
-                return self.receive_syn(client);
-            }
+    /// Handles a SYN that was lost, or that the listener dropped because its backlog is full. The
+    /// client repeats it after 1, 2, 4 seconds and so on. It gives up after the last of six
+    /// repetitions (`tcp_syn_retries`, ip-sysctl.rst).
+    fn repeat_syn(&mut self, client: usize, repetition: u32) {
+        let at = self.now + Duration::from_secs(1 << repetition);
+        let next = match repetition {
+            ..SYN_REPETITIONS => Action::Syn(client, repetition + 1),
+            _ => Action::SynTimeout(client),
+        };
+        self.schedule(at, next);
+    }
+
+    /// Ends a connect that was never answered.
+    pub(super) fn time_out_connect(&mut self, client: usize) {
+        if !self.sockets[client].is_closed {
+            self.stream(client).fail(ErrorKind::TimedOut);
+            self.edge(client, Ready::ALL);
         }
     }
 
-    /// Resets connections that were not accepted, and makes waiting connects fail as refused.
+    /// Resets connections that were not accepted.
     pub(super) fn close_listener(&mut self, index: usize) {
         let listener = std::mem::take(self.listener(index));
         for accepted in listener.backlog {
@@ -239,9 +265,6 @@ impl State {
             if let Some(client) = self.stream(accepted).peer.take() {
                 self.send(Action::Reset(client));
             }
-        }
-        for client in listener.waiting {
-            self.receive_syn(client);
         }
     }
 }

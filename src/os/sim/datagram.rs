@@ -14,12 +14,34 @@ use crate::addr::Addr;
 /// Maximum payload of a UDP datagram over IPv4.
 const LEN_MAX: usize = 65_507;
 
+/// Maximum number of datagrams in the queue of a Unix socket: one more than the backlog
+/// (`unix_recvq_full`), which is `net.unix.max_dgram_qlen`.
+const UNIX_COUNT_MAX: usize = 11;
+
+/// Error of a UDP send without a destination, as a number of Linux. It has no [`ErrorKind`].
+const EDESTADDRREQ: i32 = 89;
+
+/// A datagram on its way or in the queue of its receiver.
+#[derive(Debug, Clone)]
+pub(super) struct Datagram {
+    /// Index of the sender.
+    pub(super) sender: usize,
+    from: Addr,
+    data: Vec<u8>,
+}
+
+impl Datagram {
+    pub(super) fn len(&self) -> usize {
+        self.data.len()
+    }
+}
+
 /// A datagram socket.
 #[derive(Debug, Default)]
 pub(super) struct Datagrams {
     /// Address that the socket is connected to.
     peer: Option<Addr>,
-    queue: VecDeque<(Addr, Vec<u8>)>,
+    queue: VecDeque<Datagram>,
     queued_bytes: usize,
     queued_bytes_max: usize,
     error: Option<ErrorKind>,
@@ -33,7 +55,7 @@ pub(super) struct Datagrams {
 impl Datagrams {
     pub(super) fn ready(&self) -> Ready {
         let has_failed = self.error.is_some();
-        Ready::READABLE.only_if(!self.queue.is_empty() || has_failed)
+        Ready::READABLE.only_if(!self.queue.is_empty())
             | Ready::WRITABLE.only_if(!self.no_space)
             | Ready::ENDED.only_if(has_failed)
     }
@@ -68,8 +90,14 @@ impl World {
 }
 
 impl SimSocket {
-    pub(crate) fn connect_datagrams(self, peer: Addr) {
-        self.with(|state, index| state.datagrams(index).peer = Some(peer));
+    pub(crate) fn connect_datagrams(self, peer: Addr) -> io::Result<()> {
+        self.with(|state, index| {
+            if peer.inet().is_none() {
+                state.connect_unix_datagrams(index, &peer)?;
+            }
+            state.datagrams(index).peer = Some(peer);
+            Ok(())
+        })
     }
 
     pub(crate) fn datagram_peer(self) -> Option<Addr> {
@@ -95,6 +123,11 @@ impl SimSocket {
     pub(crate) fn send_datagram(self, to: Option<Addr>, data: &[u8]) -> io::Result<usize> {
         self.with(|state, index| {
             let result = state.send_datagram(index, to, data);
+            if result.is_err() && state.sockets[index].local.inet().is_none() {
+                // The kernel frees the memory of the datagram that it could not deliver, and wakes
+                // the sender (`sock_wfree`).
+                state.edge(index, Ready::WRITABLE);
+            }
             state.note(|| format!("socket {index} send {}: {result:?}", data.len()));
             result
         })
@@ -109,12 +142,17 @@ impl SimSocket {
             if let Some(kind) = socket.error.take() {
                 return Err(kind.into());
             }
-            let (from, data) = socket.queue.pop_front().ok_or(ErrorKind::WouldBlock)?;
+            let datagram = socket.queue.pop_front().ok_or(ErrorKind::WouldBlock)?;
+            let Datagram { sender, from, data } = datagram;
             socket.queued_bytes -= data.len();
             let len = data.len().min(buf.len());
             buf[..len].copy_from_slice(&data[..len]);
             state.note(|| format!("socket {index} received {}", data.len()));
             state.unblock_senders(index);
+            if from.inet().is_none() {
+                // The kernel frees the memory of the datagram and wakes its sender (`sock_wfree`).
+                state.edge(sender, Ready::WRITABLE);
+            }
             Ok((len, from))
         })
     }
@@ -172,8 +210,13 @@ impl State {
             return Err(ErrorKind::WouldBlock.into());
         }
         let is_connected = sender.peer.is_some();
+        let is_to_peer = to.is_none();
         let Some(to) = to.or_else(|| sender.peer.clone()) else {
-            return Err(ErrorKind::NotConnected.into());
+            return Err(if is_udp {
+                io::Error::from_raw_os_error(EDESTADDRREQ)
+            } else {
+                ErrorKind::NotConnected.into()
+            });
         };
         if let (Addr::Inet(local), Addr::Inet(to)) = (&mut local, &to)
             && local.ip().is_unspecified()
@@ -182,26 +225,38 @@ impl State {
         }
         let target = self.bound(host, &to, Class::Datagrams);
         match target {
+            Some(to) if !is_udp && self.is_of_another(to, &local) => {
+                Err(ErrorKind::PermissionDenied.into())
+            }
             Some(to) if !is_udp && self.is_full(to, data.len()) => {
                 self.datagrams(from).no_space = is_connected;
                 Err(ErrorKind::WouldBlock.into())
             }
             Some(to) => {
-                self.send(Action::Datagram {
-                    to,
+                let datagram = Datagram {
                     sender: from,
                     from: local,
                     data: data.to_vec(),
-                });
+                };
+                self.send(Action::Datagram { to, datagram });
+                if is_udp {
+                    // The network takes the datagram at once, which frees the send buffer again.
+                    self.edge(from, Ready::WRITABLE);
+                }
                 Ok(data.len())
             }
-            None if !is_udp => Err(ErrorKind::ConnectionRefused.into()),
-            None => {
-                // Only a connected UDP socket receives the report that a datagram was refused
-                // (udp(7)).
-                if is_connected {
-                    self.send(Action::Refusal(from));
+            None if !is_udp => {
+                if is_to_peer {
+                    // The peer is closed, and the socket loses its queue with its peer
+                    // (`unix_dgram_disconnected`).
+                    self.datagrams(from).peer = None;
+                    self.discard_datagrams(from);
                 }
+                Err(ErrorKind::ConnectionRefused.into())
+            }
+            None => {
+                self.refuse(from, &to);
+                self.edge(from, Ready::WRITABLE);
                 Ok(data.len())
             }
         }
@@ -212,27 +267,85 @@ impl State {
         self.datagrams(index).peer.clone()
     }
 
-    fn is_full(&mut self, index: usize, len: usize) -> bool {
-        let socket = self.datagrams(index);
-        socket.queued_bytes + len > socket.queued_bytes_max
+    /// Reports to the sender that no socket received its datagram (ICMP port unreachable). Only a
+    /// UDP socket that is connected to the destination receives the report (udp(7)).
+    fn refuse(&mut self, sender: usize, to: &Addr) {
+        if self.datagrams(sender).peer.as_ref() == Some(to) {
+            self.send(Action::Refusal(sender));
+        }
     }
 
-    pub(super) fn receive_datagram(&mut self, to: usize, from: Addr, data: Vec<u8>) {
-        let is_full = self.is_full(to, data.len());
-        let is_closed = self.sockets[to].is_closed;
-        let socket = self.datagrams(to);
-        let is_filtered = socket.peer.as_ref().is_some_and(|peer| *peer != from);
-        if is_full || is_closed || is_filtered {
+    /// Returns true if a socket is connected to a peer that does not have the address `from`.
+    fn is_of_another(&mut self, index: usize, from: &Addr) -> bool {
+        let peer = self.datagrams(index).peer.as_ref();
+        peer.is_some_and(|peer| peer != from)
+    }
+
+    /// Checks and prepares the connect of a Unix socket (`unix_dgram_connect`). A socket that
+    /// leaves its peer loses the datagrams of its queue. If there were any, its former peer
+    /// receives an error, provided that it was connected to the socket.
+    fn connect_unix_datagrams(&mut self, index: usize, peer: &Addr) -> io::Result<()> {
+        let local = self.sockets[index].local.clone();
+        let target = self.bound(FIRST_HOST, peer, Class::Datagrams);
+        let target = target.ok_or(ErrorKind::ConnectionRefused)?;
+        if self.is_of_another(target, &local) {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        let socket = self.datagrams(index);
+        let Some(former) = socket.peer.clone() else {
+            return Ok(());
+        };
+        self.edge(index, Ready::WRITABLE);
+        if former != *peer && !self.datagrams(index).queue.is_empty() {
+            self.discard_datagrams(index);
+            if let Some(former) = self.bound(FIRST_HOST, &former, Class::Datagrams)
+                && former != index
+                && self.datagrams(former).peer.as_ref() == Some(&local)
+            {
+                self.datagrams(former).error = Some(ErrorKind::ConnectionReset);
+                self.edge(former, Ready::ENDED);
+            }
+        }
+        Ok(())
+    }
+
+    /// Discards the queue of a socket, for example because the socket was closed. The senders of
+    /// Unix datagrams get their memory back.
+    pub(super) fn discard_datagrams(&mut self, index: usize) {
+        let socket = self.datagrams(index);
+        socket.queued_bytes = 0;
+        for Datagram { sender, from, .. } in std::mem::take(&mut socket.queue) {
+            if from.inet().is_none() {
+                self.edge(sender, Ready::WRITABLE);
+            }
+        }
+    }
+
+    fn is_full(&mut self, index: usize, len: usize) -> bool {
+        let is_unix = self.sockets[index].local.inet().is_none();
+        let socket = self.datagrams(index);
+        socket.queued_bytes + len > socket.queued_bytes_max
+            || is_unix && socket.queue.len() >= UNIX_COUNT_MAX
+    }
+
+    pub(super) fn receive_datagram(&mut self, to: usize, datagram: Datagram) {
+        let len = datagram.data.len();
+        if self.sockets[to].is_closed || self.is_of_another(to, &datagram.from) {
+            let to = self.sockets[to].local.clone();
+            return self.refuse(datagram.sender, &to);
+        }
+        if self.is_full(to, len) {
             return;
         }
-        socket.queued_bytes += data.len();
-        socket.queue.push_back((from, data));
+        let socket = self.datagrams(to);
+        socket.queued_bytes += len;
+        socket.queue.push_back(datagram);
         self.edge(to, Ready::READABLE);
     }
 
     pub(super) fn receive_refusal(&mut self, index: usize) {
         self.datagrams(index).error = Some(ErrorKind::ConnectionRefused);
-        self.edge(index, Ready::READABLE | Ready::ENDED);
+        self.edge(index, Ready::ENDED);
     }
 
     /// Reports a writable edge to the senders that are connected to a Unix socket and wait for its

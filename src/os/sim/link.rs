@@ -299,10 +299,10 @@ impl State {
 
     /// Returns the source and the destination of a packet. Returns `None` if no host has its
     /// address, or if the connection no longer exists.
-    fn way_of(&mut self, action: &Action) -> Option<(usize, usize)> {
+    pub(super) fn way_of(&mut self, action: &Action) -> Option<(usize, usize)> {
         let host = |state: &Self, socket: usize| state.sockets[socket].host;
         Some(match *action {
-            Action::Syn(client) => {
+            Action::Syn(client, _) => {
                 let to = self.stream(client).peer_addr.as_ref()?.inet();
                 let from = host(self, client);
                 (from, to.map_or(Some(from), |to| self.route(from, to.ip()))?)
@@ -315,13 +315,13 @@ impl State {
                 let from = self.stream(to).peer?;
                 (host(self, from), host(self, to))
             }
-            Action::Datagram { to, sender, .. } => (host(self, sender), host(self, to)),
+            Action::Datagram { to, ref datagram } => (host(self, datagram.sender), host(self, to)),
             Action::Refusal(to) => {
                 let from = self.datagram_peer(to)?.inet()?;
                 let host = host(self, to);
                 (self.route(host, from.ip())?, host)
             }
-            Action::Call(_) | Action::Edge(..) => return None,
+            Action::Call(_) | Action::Edge(..) | Action::SynTimeout(_) => return None,
         })
     }
 }

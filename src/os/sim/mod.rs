@@ -13,6 +13,8 @@
 //! Every handle is an index into a thread-local table. A handle is therefore `Copy`, and a library
 //! type that contains one stays `Send`. A world must be used only on the thread that created it.
 
+#[cfg(all(test, target_os = "linux"))]
+mod against_kernel;
 mod connect;
 mod datagram;
 mod faults;

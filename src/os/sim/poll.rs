@@ -235,25 +235,35 @@ impl Drop for SimPoll {
 impl SimSocket {
     /// Registers a socket for input and output if `on` is true, otherwise for input only. After a
     /// change, the next wait reports existing readiness again, as after `EPOLL_CTL_MOD`.
-    pub(crate) fn await_writable(self, on: bool) {
+    pub(crate) fn await_writable(self, on: bool) -> io::Result<()> {
         self.with(|state, index| {
             let interest = if on { Ready::BOTH } else { Ready::READABLE };
-            if let Some(registration) = &mut state.sockets[index].registration
-                && registration.interest != interest
-            {
+            let Some(registration) = &mut state.sockets[index].registration else {
+                return if on {
+                    Err(io::ErrorKind::NotFound.into())
+                } else {
+                    Ok(())
+                };
+            };
+            if registration.interest != interest {
                 registration.interest = interest;
                 let ready = state.ready(index);
                 state.edge(index, ready);
             }
-        });
+            Ok(())
+        })
     }
 
     /// Makes the next wait report the current readiness again, as `EPOLL_CTL_MOD` does.
-    pub(crate) fn rearm(self) {
+    pub(crate) fn rearm(self) -> io::Result<()> {
         self.with(|state, index| {
+            if state.sockets[index].registration.is_none() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             let ready = state.ready(index);
             state.edge(index, ready);
-        });
+            Ok(())
+        })
     }
 
     /// Makes the next wait report `ready`, even if the socket is not ready. Returns false if the

@@ -169,6 +169,11 @@ impl Entries {
         }
     }
 
+    /// Returns true if the script decides the result of the next write.
+    pub(super) fn has_write_results(&self) -> bool {
+        !self.write_results.is_empty()
+    }
+
     pub(super) fn has_unread(&self) -> bool {
         matches!(self.read_results.front(), Some(ReadResult::Bytes(_)))
     }

@@ -30,7 +30,7 @@ pub(super) struct Socket {
 }
 
 pub(super) enum Kind {
-    Stream(Stream),
+    Stream(Box<Stream>),
     Listener(Listener),
     Datagrams(Datagrams),
 }
@@ -83,7 +83,7 @@ impl State {
         match self.sockets[index].kind {
             Kind::Stream(_) => self.close_stream(index),
             Kind::Listener(_) => self.close_listener(index),
-            Kind::Datagrams(_) => {}
+            Kind::Datagrams(_) => self.discard_datagrams(index),
         }
     }
 }

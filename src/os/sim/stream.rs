@@ -54,11 +54,26 @@ pub(super) struct Stream {
     /// True if the peer's FIN was received.
     has_fin: bool,
     is_reset: bool,
-    pub(super) error: Option<ErrorKind>,
+    error: Option<ErrorKind>,
+    /// The error that ended the connect.
+    failed_connect: Option<ErrorKind>,
+    /// True for a Unix stream. Its writes go to the receive buffer of the peer at once, and only
+    /// the send buffer limits them.
+    is_unix: bool,
+    /// The writes of a Unix stream that the peer has not read completely.
+    pieces: VecDeque<Piece>,
     /// True if a write was short or failed. The socket then reports an edge when it becomes
     /// writable.
     no_space: bool,
     pub(super) last_arrival: Duration,
+}
+
+/// One write of a Unix stream. It uses the send buffer until the peer has read all of it.
+#[derive(Debug)]
+struct Piece {
+    len: usize,
+    /// Number of bytes that the peer has not read. Invariant: `0 < unread <= len`.
+    unread: usize,
 }
 
 impl Stream {
@@ -75,6 +90,7 @@ impl Stream {
     pub(super) fn connecting(peer_addr: Addr, (send, recv): (usize, usize)) -> Self {
         Self {
             is_connecting: true,
+            is_unix: peer_addr.inet().is_none(),
             peer_addr: Some(peer_addr),
             send_len_max: send,
             recv_len_max: recv,
@@ -100,15 +116,57 @@ impl Stream {
         if self.is_scripted || self.is_connecting && self.error.is_none() {
             return Ready::NONE;
         }
-        let has_failed = self.is_reset || self.error.is_some();
-        Ready::READABLE.only_if(!self.recv.is_empty() || self.has_fin || has_failed)
-            | Ready::WRITABLE.only_if(self.is_writable() || self.has_sent_fin || has_failed)
-            | (Ready::ENDED | Ready::HUNG_UP).only_if(self.has_fin || has_failed)
+        // Only TCP reports that a write would fail as writable.
+        let fails_writes = !self.is_unix && (self.has_sent_fin || self.is_reset);
+        Ready::READABLE.only_if(!self.recv.is_empty() || self.has_fin || self.is_reset)
+            | Ready::WRITABLE.only_if(self.is_writable() || fails_writes)
+            | (Ready::ENDED | Ready::HUNG_UP).only_if(self.has_fin || self.is_reset)
     }
 
-    /// Returns true if a third of the send buffer is free, as on Linux (`sk_stream_is_writeable`).
+    /// Returns true if the connection does not exist any more for the kernel: it was reset or
+    /// refused, or both sides of a TCP connection have ended (state `CLOSE` or `TIME_WAIT`).
+    fn is_over(&self) -> bool {
+        self.is_reset && !self.is_unix || self.has_ended()
+    }
+
+    /// Returns true if both FINs of a TCP connection have arrived.
+    fn has_ended(&self) -> bool {
+        !self.is_unix && self.has_fin && self.fin_arrived && self.send.is_empty()
+    }
+
+    /// Ends the stream with an error: by a reset, or because the connect was refused.
+    pub(super) fn fail(&mut self, error: ErrorKind) {
+        self.error = Some(error);
+        self.failed_connect = self.is_connecting.then_some(error);
+        self.is_connecting = false;
+        self.is_reset = true;
+        self.peer = None;
+        self.send.clear();
+        self.pieces.clear();
+        self.arrived = 0;
+    }
+
+    /// Returns true if enough of the send buffer is free, as on Linux: a third for TCP
+    /// (`sk_stream_is_writeable`), three quarters for a Unix stream (`unix_writable`).
     fn is_writable(&self) -> bool {
+        if self.is_unix {
+            return self.queued_len() * 4 <= self.send_len_max;
+        }
         self.send.len() * 3 <= self.send_len_max * 2
+    }
+
+    /// Returns the number of bytes that use the send buffer.
+    fn queued_len(&self) -> usize {
+        let pieces = self.pieces.iter().map(|piece| piece.len);
+        self.send.len() + pieces.sum::<usize>()
+    }
+
+    /// Returns the number of bytes that the receive buffer takes.
+    fn spare(&self) -> usize {
+        if self.is_unix {
+            return usize::MAX;
+        }
+        self.recv_len_max - self.recv.len()
     }
 
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -122,18 +180,29 @@ impl Stream {
             }
             return Ok(len);
         }
-        match self.error.take() {
-            Some(kind) => Err(kind.into()),
-            None if self.has_fin || self.is_reset => Ok(0),
-            None if self.is_connecting => Err(ErrorKind::NotConnected.into()),
-            None => Err(ErrorKind::WouldBlock.into()),
+        self.take_read_error()?;
+        if self.has_fin || self.is_reset {
+            return Ok(0);
         }
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    /// Returns and clears the pending error, if a read of an empty receive buffer reports it. After
+    /// a FIN, a read of a TCP socket reports the end instead (`tcp_recvmsg`, flag `SOCK_DONE`).
+    fn take_read_error(&mut self) -> io::Result<()> {
+        if self.has_fin && !self.is_unix {
+            return Ok(());
+        }
+        self.error.take().map_or(Ok(()), |kind| Err(kind.into()))
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let scripted = self.script.write(bytes.len())?;
         if self.is_scripted {
             return Ok(scripted.unwrap_or(bytes.len()));
+        }
+        if self.is_unix && (self.is_reset || self.has_sent_fin) {
+            return Err(ErrorKind::BrokenPipe.into());
         }
         if let Some(kind) = self.error.take() {
             return Err(kind.into());
@@ -144,14 +213,39 @@ impl Stream {
         if self.is_reset || self.has_sent_fin {
             return Err(ErrorKind::BrokenPipe.into());
         }
-        let free = self.send_len_max - self.send.len();
-        let len = scripted.unwrap_or(bytes.len()).min(free);
+        let len = self.put(&bytes[..scripted.unwrap_or(bytes.len())]);
         self.no_space |= len < bytes.len();
         if len == 0 && !bytes.is_empty() && scripted != Some(0) {
             return Err(ErrorKind::WouldBlock.into());
         }
-        self.send.extend(&bytes[..len]);
         Ok(len)
+    }
+
+    /// Appends bytes to the send buffer, and returns the number of bytes that it took.
+    fn put(&mut self, bytes: &[u8]) -> usize {
+        let free = self.send_len_max.saturating_sub(self.queued_len());
+        let len = bytes.len().min(free);
+        self.send.extend(&bytes[..len]);
+        len
+    }
+
+    /// Records that the peer has read `len` bytes of a Unix stream. Returns true if the peer has
+    /// read the last byte of a piece. The kernel then frees its memory and reports a writable edge,
+    /// also if no write was short (`sock_wfree`).
+    fn was_read_by_peer(&mut self, mut len: usize) -> bool {
+        let mut has_freed = false;
+        while len > 0
+            && let Some(piece) = self.pieces.front_mut()
+        {
+            let part = len.min(piece.unread);
+            len -= part;
+            piece.unread -= part;
+            if piece.unread == 0 {
+                self.pieces.pop_front();
+                has_freed = true;
+            }
+        }
+        has_freed
     }
 }
 
@@ -168,7 +262,14 @@ impl SimSocket {
             let peer = stream.peer;
             state.note(|| format!("socket {index} read {}: {result:?}", buf.len()));
             // The read freed space in the receive buffer, so bytes of the peer can move into it.
-            peer.into_iter().for_each(|peer| state.pump(peer));
+            if let Some(peer) = peer {
+                state.pump(peer);
+                let sender = state.stream(peer);
+                let len = *result.as_ref().unwrap_or(&0);
+                if sender.was_read_by_peer(len) && sender.is_writable() {
+                    state.edge(peer, Ready::WRITABLE);
+                }
+            }
             result
         })
     }
@@ -176,19 +277,32 @@ impl SimSocket {
     pub(crate) fn write(self, bytes: &[u8]) -> io::Result<usize> {
         self.with(|state, index| {
             let host = state.sockets[index].host;
-            let result = state.fault(host, Some(index), Call::Write).and_then(|()| {
+            let was_blocked = state.stream(index).no_space;
+            let mut is_whole = !state.stream(index).script.has_write_results();
+            let mut result = state.fault(host, Some(index), Call::Write).and_then(|()| {
                 let len = state.shortened(index, Call::Write, bytes.len());
                 let stream = state.stream(index);
                 stream.no_space |= len < bytes.len();
+                is_whole &= len == bytes.len();
                 stream.write(&bytes[..len])
             });
-            let stream = state.stream(index);
-            stream.script.was_written(bytes, &result);
-            stream.no_space |= result.is_err();
-            let has_peer = stream.peer.is_some();
-            state.note(|| format!("socket {index} write {}: {result:?}", bytes.len()));
+            let has_peer = state.stream(index).peer.is_some();
             if has_peer {
                 state.send_bytes(index, *result.as_ref().unwrap_or(&0), false);
+            }
+            if let Ok(len) = &mut result
+                && has_peer
+                && is_whole
+            {
+                *len += state.write_on(index, &bytes[*len..]);
+                state.stream(index).no_space = was_blocked || *len < bytes.len();
+            }
+            let stream = state.stream(index);
+            stream.script.was_written(bytes, &result);
+            let blocked = |error: &io::Error| error.kind() == ErrorKind::WouldBlock;
+            stream.no_space |= result.as_ref().is_err_and(blocked);
+            state.note(|| format!("socket {index} write {}: {result:?}", bytes.len()));
+            if has_peer {
                 // If the script made the write block although the buffer has space, report the edge
                 // now.
                 state.report_writable(index);
@@ -201,11 +315,23 @@ impl SimSocket {
         self.with(|state, index| {
             let stream = state.stream(index);
             stream.script.calls.is_shut_down = true;
-            if stream.is_connecting && !stream.is_raw || stream.is_reset {
+            if stream.is_connecting && !stream.is_raw {
                 return Err(ErrorKind::NotConnected.into());
             }
+            let is_over = stream.is_over();
             if !std::mem::replace(&mut stream.has_sent_fin, true) && stream.peer.is_some() {
                 state.send_bytes(index, 0, true);
+            }
+            // The kernel wakes the poll in any case (`inet_shutdown`), and for a Unix socket also
+            // the poll of the peer (`unix_shutdown`).
+            let stream = state.stream(index);
+            let peer = stream.peer.filter(|_| stream.is_unix);
+            state.edge(index, Ready::ALL);
+            if let Some(peer) = peer {
+                state.edge(peer, Ready::ALL);
+            }
+            if is_over {
+                return Err(ErrorKind::NotConnected.into());
             }
             Ok(())
         })
@@ -222,7 +348,12 @@ impl SimSocket {
     pub(crate) fn has_unread(self) -> bool {
         self.with(|state, index| {
             let stream = state.stream(index);
-            stream.script.has_unread() || !stream.recv.is_empty()
+            if stream.script.has_unread() || !stream.recv.is_empty() {
+                return true;
+            }
+            // A peek takes the pending error, as a read does.
+            let _ = stream.take_read_error();
+            false
         })
     }
 
@@ -233,7 +364,7 @@ impl SimSocket {
             let stream = state.stream(index);
             match stream.error.take() {
                 Some(kind) => Err(kind.into()),
-                None if stream.is_connecting => Ok(None),
+                None if stream.is_connecting || stream.is_over() => Ok(None),
                 None => Ok(stream.peer_addr.clone()),
             }
         })
@@ -241,7 +372,12 @@ impl SimSocket {
 
     /// Sends a reset to the peer, and discards the bytes of the send buffer.
     pub(crate) fn reset(self) {
-        self.with(|state, index| state.send_reset(index));
+        self.with(|state, index| {
+            // A Unix socket has no reset: its close is all that its peer notices.
+            if !state.stream(index).is_unix {
+                state.send_reset(index);
+            }
+        });
     }
 
     /// Returns the number of bytes in the receive buffer.
@@ -263,11 +399,10 @@ impl SimSocket {
         self.with(|state, index| {
             let is_closed = state.sockets[index].is_closed;
             let stream = state.stream(index);
-            match stream.error {
+            match stream.failed_connect {
                 _ if is_closed => PeerState::Closed,
-                _ if stream.is_reset => PeerState::Reset,
-                Some(kind) if stream.is_connecting => PeerState::Failed(kind),
-                Some(_) => PeerState::Reset,
+                Some(kind) => PeerState::Failed(kind),
+                None if stream.is_reset => PeerState::Reset,
                 None if stream.is_connecting => PeerState::Connecting,
                 None if stream.has_fin => PeerState::Ended,
                 None => PeerState::Open,
@@ -289,6 +424,24 @@ impl State {
         }
     }
 
+    /// Continues a write after its first bytes have left the send buffer, as the kernel does while
+    /// it copies. Returns the number of bytes that were taken.
+    fn write_on(&mut self, index: usize, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        loop {
+            let stream = self.stream(index);
+            if stream.peer.is_none() {
+                return taken;
+            }
+            let len = stream.put(&bytes[taken..]);
+            if len == 0 {
+                return taken;
+            }
+            taken += len;
+            self.send_bytes(index, len, false);
+        }
+    }
+
     /// Handles bytes of a stream that have reached the host of its peer.
     pub(super) fn arrive(&mut self, from: usize, len: usize, fin: bool) {
         let stream = self.stream(from);
@@ -304,19 +457,25 @@ impl State {
             return;
         };
         let is_closed = self.sockets[peer].is_closed;
+        let is_sender_closed = self.sockets[from].is_closed;
         if is_closed && self.stream(from).arrived > 0 {
             // A host sends a reset when bytes arrive for a closed socket.
             return self.receive_reset(from);
         }
-        let receiver = self.stream(peer);
-        let spare = receiver.recv_len_max - receiver.recv.len();
+        let spare = self.stream(peer).spare();
         let sender = self.stream(from);
         let len = sender.arrived.min(spare);
         sender.arrived -= len;
         let moved: Vec<u8> = sender.send.drain(..len).collect();
+        if sender.is_unix && len > 0 {
+            sender.pieces.push_back(Piece { len, unread: len });
+        }
         let ends = sender.fin_arrived && sender.send.is_empty();
         let receiver = self.stream(peer);
         receiver.recv.extend(moved);
+        if ends && is_sender_closed && receiver.is_unix {
+            return self.receive_unix_close(peer);
+        }
         let ends = ends && !receiver.has_fin;
         receiver.has_fin |= ends;
         let change = Ready::READABLE.only_if(len > 0)
@@ -325,6 +484,16 @@ impl State {
             self.edge(peer, change);
         }
         self.report_writable(from);
+    }
+
+    /// Handles the close of the socket at the other end of a Unix stream, which ends both sides
+    /// (`unix_release_sock`).
+    fn receive_unix_close(&mut self, index: usize) {
+        let stream = self.stream(index);
+        stream.has_fin = true;
+        stream.has_sent_fin = true;
+        stream.peer = None;
+        self.edge(index, Ready::ALL);
     }
 
     /// Reports a writable edge after a short or failed write, once a third of the send buffer is
@@ -344,9 +513,11 @@ impl State {
     /// FIN after the bytes of the send buffer.
     pub(super) fn close_stream(&mut self, index: usize) {
         let stream = self.stream(index);
-        if !stream.recv.is_empty() {
+        if !stream.recv.is_empty() && !stream.has_ended() {
             self.send_reset(index);
-        } else if !std::mem::replace(&mut stream.has_sent_fin, true) && stream.peer.is_some() {
+        } else if (!std::mem::replace(&mut stream.has_sent_fin, true) || stream.is_unix)
+            && stream.peer.is_some()
+        {
             self.send_bytes(index, 0, true);
         }
     }
@@ -371,19 +542,16 @@ impl State {
 
     pub(super) fn receive_reset(&mut self, index: usize) {
         let stream = self.stream(index);
-        if stream.is_reset {
+        if stream.is_reset || stream.has_ended() {
             return;
         }
-        let broken = if stream.has_fin {
+        // Only the state `CLOSE_WAIT` makes the error a broken pipe (`tcp_reset`).
+        let awaits_close = stream.has_fin && !stream.has_sent_fin;
+        stream.fail(if awaits_close && !stream.is_unix {
             ErrorKind::BrokenPipe
         } else {
             ErrorKind::ConnectionReset
-        };
-        stream.error = Some(broken);
-        stream.is_reset = true;
-        stream.peer = None;
-        stream.send.clear();
-        stream.arrived = 0;
+        });
         self.edge(index, Ready::ALL);
     }
 }

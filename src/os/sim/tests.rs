@@ -263,15 +263,19 @@ fn received_bytes_stay_readable_after_a_reset() {
 }
 
 #[test]
-fn connect_waits_while_the_backlog_is_full() {
+fn connect_to_a_full_backlog_is_repeated_after_seconds() {
     let world = World::new(0);
     let listener = world.listen_with(any(), &ListenOptions::new().backlog(1));
-    let peers = [(); 3].map(|()| world.connect(listener.local_addr()));
-    assert_eq!(peers.map(SimPeer::is_connected), [true, false, false]);
+    let peers = [(); 4].map(|()| world.connect(listener.local_addr()));
+    let connected = || peers.map(SimPeer::is_connected);
+    assert_eq!(connected(), [true, true, false, false]);
     listener
         .accept()
         .expect("the first connection is in the backlog");
-    assert_eq!(peers.map(SimPeer::is_connected), [true, true, false]);
+    world.advance(999 * MS);
+    assert_eq!(connected(), [true, true, false, false]);
+    world.advance(MS);
+    assert_eq!(connected(), [true, true, true, false]);
     listener.close();
     assert_eq!(
         peers[1]
@@ -280,13 +284,27 @@ fn connect_waits_while_the_backlog_is_full() {
             .kind(),
         ErrorKind::ConnectionReset
     );
+    world.advance(2000 * MS);
     assert_eq!(
-        peers[2]
+        peers[3]
             .read_end()
             .expect_err("the listener is closed")
             .kind(),
         ErrorKind::ConnectionRefused
     );
+}
+
+#[test]
+fn connect_that_is_never_answered_fails_after_127_seconds() {
+    let world = World::new(0);
+    let listener = world.listen_with(any(), &ListenOptions::new().backlog(0));
+    let [_, waiting] = [(); 2].map(|()| world.connect(listener.local_addr()));
+    world.advance(126_999 * MS);
+    let error = waiting.read_end().expect_err("the connect is pending");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    world.advance(MS);
+    let error = waiting.read_end().expect_err("the connect has failed");
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
 }
 
 #[test]
@@ -315,7 +333,9 @@ fn datagrams_keep_boundaries_and_long_ones_are_truncated() {
     socket
         .recv_datagram(&mut [0; 4])
         .expect_err("the queue is empty");
-    socket.await_writable(true);
+    socket
+        .await_writable(true)
+        .expect("the socket is registered");
     assert_eq!(events(&mut poll), [(3, Ready::WRITABLE)]);
 }
 
@@ -332,11 +352,13 @@ fn only_a_connected_udp_socket_reports_a_refused_datagram() {
             .expect("the datagram is sent");
     }
     assert_eq!(events(&mut poll), []);
-    socket.connect_datagrams(unused);
+    socket
+        .connect_datagrams(unused)
+        .expect("UDP connects to any address");
     socket
         .send_datagram(None, b"lost")
         .expect("the datagram is sent");
-    assert_eq!(events(&mut poll), [(3, Ready::READABLE | Ready::ENDED)]);
+    assert_eq!(events(&mut poll), [(3, Ready::ENDED)]);
     let error = socket
         .recv_datagram(&mut [0; 4])
         .expect_err("the datagram was refused");
@@ -436,7 +458,9 @@ fn unix_datagrams_block_while_the_receiver_is_full() {
     poll.register(sender, PollToken(3))
         .expect("the socket is not registered yet");
     events(&mut poll);
-    sender.connect_datagrams(name("/sim/a").into());
+    sender
+        .connect_datagrams(name("/sim/a").into())
+        .expect("a socket is bound to the path");
     sender
         .send_datagram(None, &[7; 80])
         .expect("the queue of the receiver has space");

@@ -7,6 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::datagram::Datagram;
 #[cfg(unix)]
 use super::handover::StandIn;
 use super::host::{Binding, FIRST_HOST, Host};
@@ -66,8 +67,11 @@ pub(super) struct State {
 pub(super) enum Action {
     /// Calls a function of the test.
     Call(Box<dyn FnOnce()>),
-    /// The connect of this socket reaches the host of its target.
-    Syn(usize),
+    /// The SYN of this socket reaches the host of its target. The number counts the SYNs that the
+    /// socket has sent before.
+    Syn(usize, u32),
+    /// The connect of this socket fails, because no SYN was answered.
+    SynTimeout(usize),
     /// The next `len` bytes of the stream `from` reach the host of its peer. If `fin` is true, its
     /// FIN follows them.
     Arrive { from: usize, len: usize, fin: bool },
@@ -75,13 +79,8 @@ pub(super) enum Action {
     Edge(usize, Ready),
     /// A reset reaches this socket.
     Reset(usize),
-    /// A datagram of the socket `sender` reaches the socket `to`.
-    Datagram {
-        to: usize,
-        sender: usize,
-        from: Addr,
-        data: Vec<u8>,
-    },
+    /// A datagram reaches the socket `to`.
+    Datagram { to: usize, datagram: Datagram },
     /// The report that a datagram was refused (ICMP port unreachable) reaches its sender.
     Refusal(usize),
 }
@@ -91,7 +90,7 @@ impl Action {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Arrive { len, .. } => *len,
-            Self::Datagram { data, .. } => data.len(),
+            Self::Datagram { datagram, .. } => datagram.len(),
             _ => 0,
         }
     }
@@ -99,16 +98,9 @@ impl Action {
     /// Returns a copy of a packet that the network may duplicate.
     pub(super) fn duplicate(&self) -> Option<Self> {
         match self {
-            Self::Datagram {
-                to,
-                sender,
-                from,
-                data,
-            } => Some(Self::Datagram {
+            Self::Datagram { to, datagram } => Some(Self::Datagram {
                 to: *to,
-                sender: *sender,
-                from: from.clone(),
-                data: data.clone(),
+                datagram: datagram.clone(),
             }),
             _ => None,
         }
@@ -171,7 +163,7 @@ impl World {
     pub(crate) fn script(self) -> Script {
         let stream = Stream::scripted();
         let local = Addr::Inet(([127, 0, 0, 1], 1).into());
-        let index = self.with(|state| state.add(FIRST_HOST, local, Kind::Stream(stream)));
+        let index = self.with(|state| state.add(FIRST_HOST, local, Kind::Stream(Box::new(stream))));
         SimSocket { world: self, index }.script()
     }
 
@@ -316,11 +308,12 @@ impl State {
             Action::Call(_) => unreachable!(
                 "`advance_to` calls the functions of the test, because they need the state"
             ),
-            Action::Syn(client) => self.receive_syn(client),
+            Action::Syn(client, repetition) => self.receive_syn(client, repetition),
+            Action::SynTimeout(client) => self.time_out_connect(client),
             Action::Arrive { from, len, fin } => self.arrive(from, len, fin),
             Action::Edge(index, ready) => self.edge(index, ready),
             Action::Reset(index) => self.receive_reset(index),
-            Action::Datagram { to, from, data, .. } => self.receive_datagram(to, from, data),
+            Action::Datagram { to, datagram } => self.receive_datagram(to, datagram),
             Action::Refusal(index) => self.receive_refusal(index),
         }
     }

@@ -438,7 +438,7 @@ fn stale_token_enters_no_queue(transport: Transport) {
 /// The listener accepts no connection and its backlog is full, so the connect stays in progress.
 fn connecting_connection_is_not_read(transport: Transport) {
     let world = World::current();
-    let one = ListenOptions::new().backlog(1);
+    let one = ListenOptions::new().backlog(0);
     let addr = world.listen_with(any(), &one).local_addr();
     assert!(world.connect(addr.clone()).is_connected());
     let mut reactor = transport.reactor();

@@ -1,0 +1,144 @@
+//! The comparison of one script on both systems.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::step::Step;
+use super::system::{self, Outcomes};
+
+/// Times that a repeated run waits before each poll. The kernel may deliver to a loopback socket
+/// a little later, in another context, if the machine is busy.
+const PATIENCE: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::ZERO,
+    Duration::from_millis(1),
+    Duration::from_millis(10),
+    Duration::from_millis(60),
+];
+
+/// A script whose outcomes differ.
+#[derive(Debug)]
+pub(super) struct Difference {
+    pub(super) steps: Vec<Step>,
+    simulated: Outcomes,
+    real: Outcomes,
+}
+
+impl Difference {
+    /// Returns the index of the first step whose outcomes differ.
+    pub(super) fn at(&self) -> usize {
+        let pairs = self.simulated.iter().zip(&self.real);
+        pairs
+            .take_while(|(simulated, real)| simulated == real)
+            .count()
+    }
+
+    /// Returns the script as text, with the outcomes of both systems. `other` names the second one.
+    pub(super) fn report(&self, other: &str) -> String {
+        let mut report = String::new();
+        for (index, step) in self.steps.iter().enumerate() {
+            let (simulated, real) = (&self.simulated[index], &self.real[index]);
+            let _ = write!(report, "{:24} => {simulated}", step.to_string());
+            if simulated != real {
+                let _ = write!(report, "      ({other}: {real})");
+            }
+            report.push('\n');
+        }
+        report
+    }
+}
+
+/// Returns the name of a difference that the guide page `simulated_kernel` lists, if a random
+/// script can meet it. The rest of the script is then not compared.
+fn known_difference(step: Step, simulated: &str, real: &str) -> Option<&'static str> {
+    match (step, simulated, real) {
+        (Step::Shut(_), "NotConnected", "done") => Some("shutdown of a pending connect"),
+        _ => None,
+    }
+}
+
+/// Numbers for the addresses of the runs on the kernel.
+#[derive(Debug)]
+pub(super) struct Unique(pub(super) u32);
+
+impl Unique {
+    /// Returns the numbers for the scripts that begin with a seed.
+    pub(super) fn from_seed(seed: u64) -> Self {
+        let seed = u32::try_from(seed % (1 << 28)).expect("the remainder fits into 28 bits");
+        Self(seed * 16)
+    }
+
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(1);
+        self.0
+    }
+}
+
+/// Runs a script on both systems and compares the outcomes with the expected ones. Returns a
+/// report if they differ.
+pub(super) fn check_fact(
+    steps: &[Step],
+    expected: &Outcomes,
+    unique: &mut Unique,
+) -> Result<(), String> {
+    let difference = |simulated: &Outcomes, real: &Outcomes| Difference {
+        steps: steps.to_vec(),
+        simulated: simulated.clone(),
+        real: real.clone(),
+    };
+    let simulated = system::simulate(steps);
+    if simulated != *expected {
+        let report = difference(expected, &simulated).report("simulated");
+        return Err(report);
+    }
+    match compare(steps, unique) {
+        Ok(_) => Ok(()),
+        Err(difference) => Err(difference.report("kernel")),
+    }
+}
+
+/// Runs a script on both systems. Returns the number of repetitions on the kernel until the
+/// outcomes were equal.
+pub(super) fn compare(steps: &[Step], unique: &mut Unique) -> Result<usize, Difference> {
+    let simulated = system::simulate(steps);
+    let mut real = system::execute(steps, unique.next(), Duration::ZERO);
+    for (repetition, patience) in PATIENCE.iter().enumerate() {
+        if real == simulated {
+            return Ok(repetition);
+        }
+        real = system::execute(steps, unique.next(), *patience);
+    }
+    if real == simulated {
+        return Ok(PATIENCE.len());
+    }
+    let difference = Difference {
+        steps: steps.to_vec(),
+        simulated,
+        real,
+    };
+    let at = difference.at();
+    let (simulated, real) = (&difference.simulated[at], &difference.real[at]);
+    match known_difference(steps[at], simulated, real) {
+        Some(_) => Ok(PATIENCE.len()),
+        None => Err(difference),
+    }
+}
+
+/// Removes steps from a script as long as its outcomes differ.
+pub(super) fn shrink(mut difference: Difference, unique: &mut Unique) -> Difference {
+    let end = (difference.at() + 1).min(difference.steps.len());
+    if let Err(shorter) = compare(&difference.steps[..end], unique) {
+        difference = shorter;
+    }
+    let mut index = difference.steps.len();
+    while index > 0 {
+        index -= 1;
+        let mut steps = difference.steps.clone();
+        steps.remove(index);
+        if let Err(shorter) = compare(&steps, unique) {
+            difference = shorter;
+            index = index.min(difference.steps.len());
+        }
+    }
+    difference
+}
