@@ -127,7 +127,7 @@ pub(crate) struct ListenerEntry {
     pub(super) proxy: Option<Arc<ProxyProtocol>>,
     /// The number that the program gave the listener.
     pub(crate) key: u64,
-    /// Number of consecutive accepts that were rejected.
+    /// Number of consecutive accepts that were rejected or aborted.
     pub(crate) rejected: u32,
     pub(crate) generation: NonZeroU32,
     pub(crate) state: State,

@@ -33,6 +33,10 @@ const PORT_TRIES: u32 = 16;
 /// for the retry. If the system rejects every accept, a listener without a wait would cause a busy
 /// loop.
 const REJECTED_MAX: u32 = 16;
+/// Number of consecutive [aborted](AcceptFailure::Aborted) accepts after which a listener waits for
+/// the retry. Each of them should take a connection from the backlog. A listener of a system that
+/// does not do so would cause a busy loop.
+const ABORTED_MAX: u32 = 1024;
 
 /// Number of open connections, and the listeners that currently cannot accept.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ pub(crate) struct Admission {
     /// Number of connections by address; maintained only while `connections_per_addr_max` is set.
     pub(super) per_addr: PerAddr,
     /// Listeners that currently cannot accept: the last accept failed for lack of descriptors or
-    /// memory, or `REJECTED_MAX` consecutive accepts were rejected.
+    /// memory, or too many consecutive accepts were rejected or aborted.
     exhausted: Vec<ListenerId>,
     /// True while the retry timer is set.
     retry_armed: bool,
@@ -321,11 +325,14 @@ impl Engine {
         let mut failure = AcceptFailure::of(error);
         if let Ok(entry) = self.entries.listener_mut(id) {
             match failure {
-                AcceptFailure::WouldBlock | AcceptFailure::Aborted => entry.rejected = 0,
+                AcceptFailure::WouldBlock => entry.rejected = 0,
                 AcceptFailure::Rejected if entry.rejected >= REJECTED_MAX => {
                     failure = AcceptFailure::Exhausted;
                 }
-                AcceptFailure::Rejected => entry.rejected += 1,
+                AcceptFailure::Aborted if entry.rejected >= ABORTED_MAX => {
+                    failure = AcceptFailure::Exhausted;
+                }
+                AcceptFailure::Rejected | AcceptFailure::Aborted => entry.rejected += 1,
                 AcceptFailure::Exhausted => {}
             }
         }

@@ -1,0 +1,66 @@
+//! Attacks on a server with `Config::for_public_server`: clients that misbehave together use up the
+//! memory budget, and a well-behaved client is still served.
+
+mod common;
+
+use std::io::{ErrorKind, Write};
+use std::net::TcpStream;
+
+use common::{Probe, Server, frame, round_trip};
+use unstick::{Config, Framing, Stats};
+
+/// Memory budget of the server; a few megabytes keep the test short.
+const MEMORY_MAX: usize = 4 << 20;
+const CLIENTS: usize = 300;
+
+/// Writes as much as the server takes at once. A server that aborts the client is no error.
+fn write_some(client: &mut TcpStream, bytes: &[u8]) {
+    client
+        .set_nonblocking(true)
+        .expect("non-blocking mode can be set");
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match client.write(rest) {
+            Ok(len) => rest = &rest[len..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            Err(_) => return,
+        }
+    }
+}
+
+/// Lets clients send bytes and keep their connections, and checks that another client is served in
+/// the meantime. Returns the statistics of the server.
+fn attack(bytes: &[u8]) -> Stats {
+    let config = Config::for_public_server(MEMORY_MAX);
+    let server = Server::start(Probe::echo(), config, Framing::length_u32());
+    let mut honest = server.connect();
+    let mut attackers = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = server.connect();
+        write_some(&mut client, bytes);
+        attackers.push(client);
+        assert_eq!(round_trip(&mut honest, b"honest"), b"honest");
+    }
+    for client in &mut attackers {
+        write_some(client, bytes);
+        assert_eq!(round_trip(&mut honest, b"honest"), b"honest");
+    }
+    drop(attackers);
+    let (_, stats) = server.stop();
+    stats
+}
+
+#[test]
+fn half_frames_of_many_clients_do_not_stop_the_others() {
+    let mut half = frame("u32", &[7; 128 * 1024]);
+    half.truncate(64 * 1024);
+    let stats = attack(&half);
+    assert!(stats.closed > 0, "no client was aborted: {stats:?}");
+}
+
+#[test]
+fn clients_that_do_not_read_do_not_stop_the_others() {
+    let frames = frame("u32", &[7; 60 * 1024]).repeat(100);
+    let stats = attack(&frames);
+    assert!(stats.closed > 0, "no client was aborted: {stats:?}");
+}
