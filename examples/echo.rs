@@ -14,13 +14,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use unstick::{
-    Closed, ConnId, Context, Datagram, Framing, Handler, Reactor, SendError, Stats, UdpId,
+    Closed, Config, ConnId, Context, Datagram, Framing, Handler, Reactor, SendError, Stats, UdpId,
 };
 
 const HELP: &str = "\
 An echo server for framed TCP and for UDP.
 
 Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
+            [--memory-max BYTES]
 
   --tcp ADDR             accept TCP connections on this address (HOST:PORT)
   --udp ADDR             receive UDP datagrams on this address (HOST:PORT)
@@ -32,6 +33,8 @@ Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
                          (default u32: each message is preceded by its length, in
                          four bytes, most significant byte first)
   --frame-len-max BYTES  maximum length of a message (default 1048576)
+  --memory-max BYTES     memory for the messages of all clients together (default
+                         268435456); clients that use too much are disconnected
   --help                 print this help
 
 Set RUST_LOG=debug to log every connection. Ctrl-C or SIGTERM ends the server:
@@ -101,12 +104,14 @@ struct Options {
     tcp: Option<String>,
     udp: Option<String>,
     framing: Framing,
+    memory_max: usize,
 }
 
 fn main() -> ExitCode {
     cli::run("echo", HELP, |args| {
         let options = parse_options(args)?;
-        let mut reactor = Reactor::new(Echo { udp_addr: None })?;
+        let config = Config::for_public_server(options.memory_max);
+        let mut reactor = Reactor::with_config(Echo { udp_addr: None }, config)?;
         // Handle signals before printing `listening`: a script that waits for this line may end
         // the server at once.
         reactor.shutdown_on_signals(SHUTDOWN_DEADLINE)?;
@@ -146,12 +151,14 @@ fn parse_options(mut args: lexopt::Parser) -> Result<Options, cli::Failure> {
     let (mut tcp, mut udp) = (None, None);
     let mut framing = Framing::length_u32();
     let mut frame_len_max = Framing::FRAME_LEN_MAX;
+    let mut memory_max = 256 << 20;
     while let Some(arg) = args.next()? {
         match arg {
             Long("tcp") => tcp = Some(cli::text(args.value()?)?),
             Long("udp") => udp = Some(cli::text(args.value()?)?),
             Long("framing") => framing = args.value()?.parse()?,
             Long("frame-len-max") => frame_len_max = args.value()?.parse()?,
+            Long("memory-max") => memory_max = args.value()?.parse()?,
             arg => return Err(cli::unexpected(arg)),
         }
     }
@@ -160,5 +167,10 @@ fn parse_options(mut args: lexopt::Parser) -> Result<Options, cli::Failure> {
         (tcp, udp) = (Some(both.clone()), Some(both));
     }
     let framing = framing.frame_len_max(frame_len_max);
-    Ok(Options { tcp, udp, framing })
+    Ok(Options {
+        tcp,
+        udp,
+        framing,
+        memory_max,
+    })
 }

@@ -114,8 +114,8 @@ pub struct Config {
     /// * The last read or payload accepted before the limit may exceed it, by at most the [memory
     ///   of one connection](Config#memory-of-one-connection).
     ///
-    /// Default: no limit, because only the program knows how much memory it may use. A server on
-    /// the public internet should set it to many times the longest frame.
+    /// Default: no limit, because only the program knows how much memory it may use. A server that
+    /// unknown clients can reach needs a limit: see [`for_public_server`](Self::for_public_server).
     pub memory_bytes_max: usize,
     /// Maximum time for which `memory_bytes_max` may be used up.
     ///
@@ -388,6 +388,72 @@ impl Config {
         Self::default()
     }
 
+    /// Creates the configuration of a server that unknown clients can reach.
+    ///
+    /// `memory_bytes_max` is the memory that the buffers of all connections and sockets may use
+    /// together. It must be at least `write_low_bytes` (64 KiB). A good value is half of the memory
+    /// that the process may use, and many times the longest frame.
+    ///
+    /// The default configuration bounds each connection, but not all of them together, and it has
+    /// no timeouts. Any number of clients can then each hold a long unfinished frame or unread
+    /// output until the process runs out of memory. This configuration differs from the default in
+    /// these fields:
+    ///
+    /// | field | value | reason |
+    /// |---|---|---|
+    /// | `memory_bytes_max` | the argument | clients cannot use up the memory of the process |
+    /// | `memory_deadline` | 1 ms | those that hold the most memory are aborted at once |
+    /// | `connections_max` | one for each 4 KiB of memory, at least 64 | each one needs memory |
+    /// | `write_queue_bytes_max` | a quarter of the memory, at most 16 MiB | one client gets a part |
+    /// | `read_idle_timeout` | 60 s | a silent client frees its place |
+    /// | `frame_deadline` | 30 s | a frame that is sent byte by byte does not keep its memory |
+    /// | `write_stall_timeout` | 30 s | a client that does not read frees its place and its memory |
+    ///
+    /// A protocol whose clients are silent for longer than 60 s needs a longer `read_idle_timeout`,
+    /// or heart-beats. Two things depend on the clients and stay as they are by default. Set them
+    /// too if you can:
+    ///
+    /// * The longest frame: [`Framing::frame_len_max`](crate::Framing::frame_len_max), 1 MiB by
+    ///   default.
+    /// * [`connections_per_addr_max`](Self::connections_per_addr_max): without this limit, one
+    ///   client can use all connections. But many clients can share one address.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use unstick::{Config, Framing, Reactor};
+    /// # use unstick::{ConnId, Context, Handler};
+    /// # struct Echo;
+    /// # impl Handler for Echo {
+    /// #     type Session = ();
+    /// #     fn on_frame(&mut self, cx: &mut Context<Self>, id: ConnId, _: &mut (), frame: &[u8]) {
+    /// #         let _ = cx.send(id, frame);
+    /// #     }
+    /// # }
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let config = Config::for_public_server(256 << 20).connections_per_addr_max(100);
+    /// let mut reactor = Reactor::with_config(Echo, config)?;
+    /// reactor.listen("127.0.0.1:0", Framing::length_u32().frame_len_max(64 * 1024))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn for_public_server(memory_bytes_max: usize) -> Self {
+        let default = Self::default();
+        Self {
+            memory_bytes_max,
+            memory_deadline: Duration::from_millis(1),
+            connections_max: (memory_bytes_max / 4096).clamp(64, default.connections_max),
+            write_queue_bytes_max: (memory_bytes_max / 4)
+                .clamp(default.write_high_bytes, default.write_queue_bytes_max),
+            read_idle_timeout: Some(Duration::from_secs(60)),
+            frame_deadline: Some(Duration::from_secs(30)),
+            write_stall_timeout: Some(Duration::from_secs(30)),
+            ..default
+        }
+    }
+
     field_setters! {
         Config:
         read_len_max: usize,
@@ -499,102 +565,4 @@ fn check_nonzero(field: &str, timeout: Option<Duration>) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::codec::Framing;
-    use crate::memory::Buf;
-
-    #[test]
-    fn default_limits_fit_a_256_kib_frame_and_its_echo() {
-        let mut frame = Buf::with_capacity(0);
-        Framing::length_u64()
-            .encode(&[0; 256 * 1024], &mut frame)
-            .expect("the frame is below the limit");
-        let config = Config::default();
-        let limits = [
-            config.read_len_max,
-            config.read_budget_bytes,
-            config.write_high_bytes,
-        ];
-        assert!(
-            limits.iter().all(|limit| frame.len() <= *limit),
-            "a limit is below the frame length: {limits:?}"
-        );
-    }
-
-    type Spoil = fn(&mut Config);
-
-    /// Checks that the changed default configuration is rejected with this message.
-    fn assert_rejected(spoil: Spoil, message: &str) {
-        let mut config = Config::default();
-        config.check().expect("the default is valid");
-        spoil(&mut config);
-        let error = config.check().expect_err(message);
-        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-        assert_eq!(error.to_string(), message);
-    }
-
-    #[test]
-    fn config_rejects_zero_of_fields_that_need_a_value() {
-        let counts: [(&str, Spoil); 8] = [
-            ("read_len_max", |it| it.read_len_max = 0),
-            ("frame_budget", |it| it.frame_budget = 0),
-            ("posts_max", |it| it.posts_max = 0),
-            ("memory_bytes_max", |it| it.memory_bytes_max = 0),
-            ("connections_max", |it| it.connections_max = 0),
-            ("connections_per_addr_max", |it| {
-                it.connections_per_addr_max = 0
-            }),
-            ("backlog", |it| it.backlog = 0),
-            ("write_queue_bytes_max", |it| {
-                (it.write_low_bytes, it.write_high_bytes) = (0, 0);
-                it.write_queue_bytes_max = 0;
-            }),
-        ];
-        for (field, spoil) in counts {
-            assert_rejected(spoil, &format!("{field} is 0, but must be at least 1"));
-        }
-        const ZERO: Option<Duration> = Some(Duration::ZERO);
-        let times: [(&str, Spoil); 5] = [
-            ("idle_timeout", |it| it.idle_timeout = ZERO),
-            ("read_idle_timeout", |it| it.read_idle_timeout = ZERO),
-            ("frame_deadline", |it| it.frame_deadline = ZERO),
-            ("write_stall_timeout", |it| it.write_stall_timeout = ZERO),
-            ("connect_deadline", |it| {
-                it.connect_deadline = Duration::ZERO
-            }),
-        ];
-        for (field, spoil) in times {
-            assert_rejected(spoil, &format!("{field} is 0, but must be at least 1 ns"));
-        }
-    }
-
-    #[test]
-    fn config_rejects_values_beyond_their_bound() {
-        let beyond: [(&str, Spoil); 5] = [
-            (
-                "read_len_max is 1073741825, but must be at most 1 GiB (1073741824)",
-                |it| it.read_len_max = READ_LEN_MAX + 1,
-            ),
-            (
-                "datagram_len_max is 65536, but must be at most the maximum of UDP (65535)",
-                |it| it.datagram_len_max = 65_536,
-            ),
-            (
-                "write_low_bytes is 65536, but must be at most memory_bytes_max (10)",
-                |it| it.memory_bytes_max = 10,
-            ),
-            (
-                "write_low_bytes is 300000, but must be at most write_high_bytes (266240)",
-                |it| it.write_low_bytes = 300_000,
-            ),
-            (
-                "write_high_bytes is 266240, but must be at most write_queue_bytes_max (100000)",
-                |it| it.write_queue_bytes_max = 100_000,
-            ),
-        ];
-        for (message, spoil) in beyond {
-            assert_rejected(spoil, message);
-        }
-    }
-}
+mod tests;

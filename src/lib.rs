@@ -229,7 +229,9 @@
 //! [`memory_bytes_max`](Config::memory_bytes_max), if set, limits the memory of all connections
 //! together. At the limit, nothing more is read or accepted for sending until memory is free again.
 //!
-//! All timeouts are off by default. A server on the public internet should also set these:
+//! All timeouts are off by default, and so is the limit of memory.
+//! [`Config::for_public_server`] sets them for a server that unknown clients can reach. These
+//! timeouts close connections of clients that misbehave:
 //!
 //! * [`idle_timeout`](Config::idle_timeout) closes silent connections.
 //! * [`frame_deadline`](Config::frame_deadline) closes connections that send a frame too slowly.
