@@ -143,6 +143,29 @@ pub struct Config {
     /// Default: no limit, because thousands of hosts may share one address behind a NAT. With a
     /// limit, each address that has a connection takes about 40 bytes.
     pub connections_per_addr_max: usize,
+    /// Maximum number of accepted connections that are in a TLS handshake, or that exchange other
+    /// bytes before [`on_open`](crate::Handler::on_open). At least 1.
+    ///
+    /// Further connections are closed and reported as for `connections_max`, unless they open at
+    /// once.
+    ///
+    /// Default: 4,096. A handshake holds up to about 20 KB, so they take at most 80 MB.
+    pub preparing_max: usize,
+    /// Number of connections whose TLS handshake may continue per turn. At least 1.
+    ///
+    /// Default: 4. One step of a handshake takes up to a millisecond, so a flood of handshakes
+    /// delays the other connections by a few milliseconds. A turn without other work costs only
+    /// microseconds, so the budget does not limit the handshakes per second.
+    #[cfg(feature = "tls")]
+    pub tls_handshake_budget: usize,
+    /// Time allowed for a TLS handshake. When it has passed, the connection is closed with
+    /// [`CloseReason::TlsHandshakeTimeout`](crate::CloseReason::TlsHandshakeTimeout). Must not be
+    /// zero.
+    ///
+    /// Default: 10 s, enough for several retries of a lost packet. A silent peer then holds its
+    /// place among `preparing_max` only this long.
+    #[cfg(feature = "tls")]
+    pub tls_handshake_timeout: Duration,
     /// Maximum length of a received datagram, in bytes. A longer datagram is delivered truncated
     /// and marked as [truncated](crate::Datagram::truncated). At most 65,535.
     ///
@@ -358,6 +381,11 @@ impl Default for Config {
             memory_deadline: Duration::from_secs(10),
             connections_max: 1_000_000,
             connections_per_addr_max: usize::MAX,
+            preparing_max: 4096,
+            #[cfg(feature = "tls")]
+            tls_handshake_budget: 4,
+            #[cfg(feature = "tls")]
+            tls_handshake_timeout: Duration::from_secs(10),
             datagram_len_max: 65_535,
             datagram_batches: true,
             datagram_queue_bytes_max: 1 << 20,
@@ -437,6 +465,9 @@ impl Config {
             ("memory_bytes_max", self.memory_bytes_max),
             ("connections_max", self.connections_max),
             ("connections_per_addr_max", self.connections_per_addr_max),
+            ("preparing_max", self.preparing_max),
+            #[cfg(feature = "tls")]
+            ("tls_handshake_budget", self.tls_handshake_budget),
             ("timer_budget", self.timer_budget),
             ("posts_max", self.posts_max),
             ("post_budget", self.post_budget),
@@ -452,6 +483,8 @@ impl Config {
             65_535,
         )?;
         check_nonzero("connect_deadline", Some(self.connect_deadline))?;
+        #[cfg(feature = "tls")]
+        check_nonzero("tls_handshake_timeout", Some(self.tls_handshake_timeout))?;
         self.limits().check(self.memory_bytes_max)
     }
 

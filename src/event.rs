@@ -12,6 +12,8 @@ use crate::conn::Skip;
 use crate::error::FrameError;
 use crate::id::ListenerId;
 use crate::proxy_header::{ProxyError, ProxyHeader};
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
 
 /// A peer's way of leaving, as reported by [`Handler::on_hangup`](crate::Handler::on_hangup).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +161,20 @@ pub enum CloseReason {
     Shutdown,
     /// A callback about this connection panicked.
     HandlerPanicked,
+    /// The TLS session failed: the peer violated the protocol, or a certificate was not accepted.
+    /// This side has sent the alert, unless the peer sent one. Before
+    /// [`on_open`](crate::Handler::on_open), the handshake failed.
+    #[cfg(feature = "tls")]
+    Tls(TlsError),
+    /// The peer ended its side without a TLS `close_notify`, so later bytes may be missing: an
+    /// attacker can cut a stream, but cannot forge its end. Also the reason if the peer ended its
+    /// side during the handshake.
+    #[cfg(feature = "tls")]
+    TlsTruncated,
+    /// The TLS handshake was not complete within
+    /// [`Config::tls_handshake_timeout`](crate::Config::tls_handshake_timeout).
+    #[cfg(feature = "tls")]
+    TlsHandshakeTimeout,
 }
 
 impl fmt::Display for CloseReason {
@@ -180,6 +196,12 @@ impl fmt::Display for CloseReason {
             Self::MemoryFull => f.write_str("aborted to free memory: memory_bytes_max was used up"),
             Self::Shutdown => f.write_str("the shutdown deadline passed before both sides closed"),
             Self::HandlerPanicked => f.write_str("a callback about this connection panicked"),
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => error.fmt(f),
+            #[cfg(feature = "tls")]
+            Self::TlsTruncated => f.write_str("the peer ended the stream without close_notify"),
+            #[cfg(feature = "tls")]
+            Self::TlsHandshakeTimeout => f.write_str("tls_handshake_timeout passed"),
         }
     }
 }
@@ -191,6 +213,8 @@ impl Error for CloseReason {
         match self {
             Self::ConnectFailed(error) | Self::Io(error) => error.source(),
             Self::Frame { error, .. } => error.source(),
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => error.source(),
             _ => None,
         }
     }
@@ -210,6 +234,8 @@ pub enum Refusal {
     ///
     /// [requires]: crate::ProxyProtocol::required
     UntrustedProxy,
+    /// [`Config::preparing_max`](crate::Config::preparing_max) connections are in a TLS handshake.
+    Preparing,
 }
 
 impl fmt::Display for Refusal {
@@ -218,6 +244,7 @@ impl fmt::Display for Refusal {
             Self::Connections => "connections_max is reached",
             Self::ConnectionsPerAddr => "connections_per_addr_max is reached",
             Self::UntrustedProxy => "the peer is not trusted to send a PROXY header",
+            Self::Preparing => "preparing_max is reached",
         })
     }
 }

@@ -361,6 +361,8 @@ mod signal;
 mod stats;
 pub mod testkit;
 mod timer;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use addr::{Addr, ToAddrs};
 pub use codec::{Codec, FrameLen, Framing, LengthField, Out, ParseFramingError, Skipped, Step};
@@ -380,9 +382,15 @@ pub use proxy_header::{IpNetwork, ProxyError, ProxyHeader, ProxyProtocol};
 pub use reactor::Reactor;
 pub use reconnect::{Backoff, Reconnect};
 pub use remote::Remote;
+/// The version of rustls whose configurations this crate takes. A release that needs another
+/// version of rustls is a breaking release.
+#[cfg(feature = "tls")]
+pub use rustls;
 #[cfg(feature = "signals")]
 pub use signal::Signal;
 pub use stats::{ConnStats, Stats};
 pub use timer::TimerId;
+#[cfg(feature = "tls")]
+pub use tls::{TlsError, TlsInfo, TlsVersion};
 #[cfg(unix)]
 pub use {addr::UnixAddr, datagram::UnixDatagram, id::UnixDatagramId};

@@ -70,6 +70,21 @@ pub struct Stats {
     pub preparations: u64,
     /// Number of connections that ended before they were prepared; included in `preparations`.
     pub preparations_failed: u64,
+    /// Number of connections that were not prepared in time; included in `preparations_failed`.
+    pub preparations_timed_out: u64,
+    /// Number of TLS handshakes that began. A handshake of an accepted connection begins when its
+    /// first byte arrives.
+    pub tls_handshakes: u64,
+    /// Number of TLS handshakes that succeeded.
+    pub tls_established: u64,
+    /// Number of TLS handshakes that resumed an earlier session; included in `tls_established`.
+    pub tls_resumed: u64,
+    /// Number of TLS sessions that failed with [`CloseReason::Tls`], during or after the handshake.
+    ///
+    /// [`CloseReason::Tls`]: crate::CloseReason
+    pub tls_failed: u64,
+    /// Number of TLS sessions that the peer ended without a `close_notify`.
+    pub tls_truncated: u64,
     /// Number of connections that ended, including failed connects.
     pub closed: u64,
     /// Number of frames delivered to `on_frame`.

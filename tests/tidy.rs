@@ -26,7 +26,7 @@ const WHERE_MAX: f64 = 15.0;
 const TREE: [&str; 4] = ["src", "tests", "examples", "benches"];
 
 /// Modules that receive bytes and times as arguments, and use no socket, clock or event loop.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "src/codec",
     "src/conn",
     "src/memory",
@@ -34,6 +34,7 @@ const PURE: [&str; 7] = [
     "src/datagram",
     "src/cutmap",
     "src/proxy_header",
+    "src/tls",
 ];
 
 /// Returns the place of an offset as `path:line`.

@@ -336,6 +336,8 @@ queries! {
     /// began.
     fn stops_sending = any(STOPS_SENDING);
     fn is_write_failed = any(WRITE_FAILED);
+    /// Returns true if the state allows output in the batch.
+    fn batches_output = none(STOPS_SENDING | OWN_LIMITS | PREPARING);
     /// Returns true if a close or a half-close has begun, so that the write half ends.
     fn ends_output = any(ENDS_OUTPUT);
     /// Returns true if queued output may be written: the connection is neither opening nor dead.
@@ -347,7 +349,6 @@ queries! {
 
     fn is_recorded = any(RECORDED);
     fn is_addr_counted = any(ADDR_COUNTED);
-    fn has_own_limits = any(OWN_LIMITS);
     /// Returns true if the entry need not be looked up after each frame.
     fn needs_no_check_per_frame = none(CHECKED_PER_FRAME);
     /// Returns true if a dispatch whose bytes are all decoded has only its output left to write.
@@ -726,7 +727,7 @@ impl State {
 }
 
 /// The transport filter.
-#[cfg(test)]
+#[cfg(any(test, feature = "tls"))]
 impl State {
     pub(crate) fn is_filtered(self) -> bool {
         self.any(FILTERED)
@@ -737,12 +738,13 @@ impl State {
     }
 
     /// Stops reading, because the filter must write first.
+    #[cfg(test)]
     pub(crate) fn read_waits_for_write(&mut self) {
         self.clear(READABLE);
     }
 
-    /// Continues reading after the filter has written.
-    pub(crate) fn write_waited_for(&mut self) {
+    /// Records that the filter holds input, or that a wait of a read for a write has ended.
+    pub(crate) fn mark_readable(&mut self) {
         self.set(READABLE);
     }
 }

@@ -19,6 +19,9 @@ mod sockets;
 #[cfg(feature = "signals")]
 mod signals;
 
+#[cfg(feature = "tls")]
+mod tls;
+
 #[cfg(unix)]
 mod unix_datagram;
 

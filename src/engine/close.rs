@@ -215,6 +215,7 @@ impl Engine {
         let conn = self.entries.conn_mut(token).ok()?;
         let memory = &mut self.memory;
         let unsent = discard_output(conn, &mut memory.pool, &mut memory.spare_queues);
+        super::transport::release(conn, &mut memory.pool);
         let undelivered = conn.assembler.clear(&mut memory.pool) as u64;
         if conn.state.is_addr_counted()
             && let Some(ip) = conn.counted_ip()
@@ -245,6 +246,12 @@ impl Engine {
         let (id, peer, reason) = (ConnId(token), &conn.peer, &closed.reason);
         log::debug!(target: LOG_TARGET, "{id} with {peer} ended: {reason}");
         let stats = &mut self.telemetry.stats;
+        #[cfg(feature = "tls")]
+        match closed.reason {
+            CloseReason::Tls(_) => stats.tls_failed += 1,
+            CloseReason::TlsTruncated => stats.tls_truncated += 1,
+            _ => {}
+        }
         stats.closed += 1;
         stats.unsent_bytes += closed.unsent_bytes;
         stats.undecoded_bytes += closed.undecoded_bytes;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::dial::Dial;
 use super::prepare::Preparation;
 use super::timeouts::Timeouts;
-#[cfg(test)]
+#[cfg(any(test, feature = "tls"))]
 use super::transport::Filter;
 use super::udp::ReceiveFailures;
 use crate::addr::Addr;
@@ -25,6 +25,8 @@ use crate::os::{Listener, Stream, Udp};
 use crate::proxy_header::{ProxyHeader, ProxyProtocol};
 use crate::stats::{ConnCounts, ConnStats};
 use crate::timer::{Stamp, TimerId};
+#[cfg(feature = "tls")]
+use crate::tls::TlsServer;
 
 /// One entry of the slab. Connections are stored in place. The other kinds are boxed, so that they
 /// do not make every entry larger.
@@ -114,7 +116,7 @@ pub(crate) struct Extras {
     /// The limits of this connection, if they differ from the configuration.
     pub(super) limits: Option<(Limits, Timeouts)>,
     /// The transport filter through which the bytes pass, if there is one.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "tls"))]
     pub(super) filter: Option<Box<Filter>>,
 }
 
@@ -127,6 +129,9 @@ pub(crate) struct ListenerEntry {
     pub(super) proxy: Option<Arc<ProxyProtocol>>,
     /// The number that the program gave the listener.
     pub(crate) key: u64,
+    /// The TLS configuration, and true if clients may also connect without TLS.
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<(TlsServer, bool)>,
     /// Number of consecutive accepts that were rejected.
     pub(crate) rejected: u32,
     pub(crate) generation: NonZeroU32,
@@ -188,6 +193,14 @@ impl Extras {
             && self.limits.is_none()
             && self.peek_len.is_none()
             && self.proxied.is_none()
+            && !self.has_filter()
+    }
+
+    fn has_filter(&self) -> bool {
+        #[cfg(any(test, feature = "tls"))]
+        return self.filter.is_some();
+        #[cfg(not(any(test, feature = "tls")))]
+        false
     }
 
     /// Records the reason of the close. The first reason is kept, with one exception: an error, an
@@ -275,13 +288,15 @@ impl Connection {
     /// Returns the capacity of the buffers of the connection, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let queue = self.write_queue.as_ref();
-        self.assembler.capacity() + queue.map_or(0, |queue| queue.held_bytes())
+        let queued = queue.map_or(0, |queue| queue.held_bytes());
+        self.assembler.capacity() + queued + super::transport::held_bytes(self)
     }
 
     /// Returns true if output sent during the dispatch of the connection may be collected in the
-    /// batch: sending is allowed, the write queue is empty, and the connection has no own limits.
+    /// batch: sending is allowed, the write queue is empty, and the connection is open and has no
+    /// own limits.
     pub(crate) fn batches_output(&self) -> bool {
-        self.write_queue.is_none() && !self.state.stops_sending() && !self.state.has_own_limits()
+        self.write_queue.is_none() && self.state.batches_output()
     }
 
     /// Records the time of a write. The fast path does not call this method, because it recorded

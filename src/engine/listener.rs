@@ -13,11 +13,15 @@ use super::transport::xor_filter::AckOrder;
 use super::{Connection, Engine, Entry, ListenerEntry, Task};
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
+#[cfg(feature = "tls")]
+use crate::config::Config;
 use crate::conn::State;
 use crate::event::{Origin, Refusal};
 use crate::id::{ConnId, ListenerId};
 use crate::log_target::LOG_TARGET;
 use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream, lacks_family};
+#[cfg(feature = "tls")]
+use crate::tls::TlsServer;
 
 /// First delay of the retry after an accept failed for lack of descriptors or memory. When the
 /// reactor closes a socket, it retries at once.
@@ -41,6 +45,9 @@ pub(crate) struct Admission {
     pub(super) connections: usize,
     /// Number of connections that are being prepared.
     pub(super) preparing: usize,
+    /// Number of connections whose TLS handshake may still continue in this turn.
+    #[cfg(feature = "tls")]
+    pub(super) handshakes_left: usize,
     /// Number of connections by address; maintained only while `connections_per_addr_max` is set.
     pub(super) per_addr: PerAddr,
     /// Listeners that currently cannot accept: the last accept failed for lack of descriptors or
@@ -63,6 +70,8 @@ impl Admission {
         Self {
             connections: 0,
             preparing: 0,
+            #[cfg(feature = "tls")]
+            handshakes_left: 0,
             per_addr: PerAddr::default(),
             exhausted: Vec::new(),
             retry_armed: false,
@@ -72,6 +81,14 @@ impl Admission {
             #[cfg(test)]
             prefix: None,
         }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Admission {
+    /// Renews the budget of handshakes.
+    pub(super) fn begin_turn(&mut self, config: &Config) {
+        self.handshakes_left = config.tls_handshake_budget;
     }
 }
 
@@ -209,11 +226,18 @@ impl Engine {
         options: &ListenOptions,
     ) -> io::Result<ListenerId> {
         let key = options.key;
+        #[cfg(feature = "tls")]
+        let tls = match &options.tls {
+            Some((config, is_optional)) => Some((TlsServer::new(config)?, *is_optional)),
+            None => None,
+        };
         let token = self.add(|generation| {
             Entry::Listener(Box::new(ListenerEntry {
                 socket: listener,
                 framing,
                 proxy: options.proxy.clone(),
+                #[cfg(feature = "tls")]
+                tls,
                 key,
                 rejected: 0,
                 generation,
@@ -268,6 +292,9 @@ impl Engine {
         let counted = addr.filter(|_| per_addr_max != usize::MAX && is_identified);
         if self.admission.connections >= self.config.connections_max {
             return self.refuse(peer, Refusal::Connections);
+        }
+        if preparation.is_some() && self.admission.preparing >= self.config.preparing_max {
+            return self.refuse(peer, Refusal::Preparing);
         }
         if counted.is_some_and(|addr| !self.admission.per_addr.enter(addr, per_addr_max)) {
             return self.refuse(peer, Refusal::ConnectionsPerAddr);

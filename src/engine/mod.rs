@@ -30,6 +30,8 @@ mod slab;
 mod telemetry;
 mod timeouts;
 mod timers;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 mod udp;
 #[cfg(unix)]
@@ -48,7 +50,7 @@ pub(crate) use prepare::Opening;
 pub(crate) use timers::Task;
 pub(crate) use transport::Filled;
 #[cfg(test)]
-pub(crate) use transport::{filter as xor_filter_of, xor_filter};
+pub(crate) use transport::{xor_filter, xor_filter_of};
 #[cfg(test)]
 pub(crate) use write::EncodePayload;
 pub(crate) use write::{InPlace, Unframed};
@@ -135,6 +137,8 @@ impl Engine {
     /// Starts the dispatch phase of a turn.
     pub(crate) fn begin_dispatch_phase(&mut self) {
         self.queues.ready.begin_turn();
+        #[cfg(feature = "tls")]
+        self.admission.begin_turn(&self.config);
         self.telemetry.is_traced = log::log_enabled!(target: IO_TARGET, log::Level::Trace);
     }
 

@@ -15,6 +15,8 @@ use crate::id::{ConnId, Token};
 use crate::log_target::LOG_TARGET;
 use crate::memory::ReadBuffer;
 use crate::os::{ConnectOptions, OwnedSocket, Stream};
+#[cfg(feature = "tls")]
+use crate::tls::TlsClient;
 
 impl Engine {
     /// Starts a connect. Every failure is reported by `on_close`.
@@ -74,7 +76,7 @@ impl Engine {
         let timeout = options.timeout.unwrap_or(self.config.connect_deadline);
         let until = self.timers.since_epoch().saturating_add(timeout);
         let dial = Dial::new(addrs, options.clone(), until);
-        let preparation = self.preparation_of_connect(options, timeout);
+        let preparation = self.preparation_of_connect(options, timeout)?;
         let extras = self.conn_mut(token)?.extras();
         extras.dial = Some(Box::new(dial));
         extras.preparation = preparation;
@@ -106,14 +108,18 @@ impl Engine {
         &self,
         options: &ConnectOptions,
         timeout: Duration,
-    ) -> Option<Box<Preparation>> {
+    ) -> io::Result<Option<Box<Preparation>>> {
+        let mut stages = Vec::new();
         let bytes = options.proxy_header.clone();
-        let stages = bytes.map(|bytes| Stage::Send { bytes, timeout });
+        stages.extend(bytes.map(|bytes| Stage::Send { bytes, timeout }));
         #[cfg(test)]
-        let stages = stages
-            .into_iter()
-            .chain(self.admission.prefix.map(Stage::Prefix));
-        Preparation::new(Origin::Connected, stages)
+        stages.extend(self.admission.prefix.map(Stage::Prefix));
+        #[cfg(feature = "tls")]
+        if let Some((config, name)) = options.tls.clone() {
+            let client = TlsClient::new(config, name)?;
+            stages.push(Stage::TlsClient(Box::new(client)));
+        }
+        Ok(Preparation::new(Some(Origin::Connected), stages))
     }
 
     /// Continues the connect or the preparation of a connection after an event.
@@ -185,7 +191,8 @@ impl Engine {
     /// Installs the transport filter of the test, if it has one.
     #[cfg(test)]
     fn install_test_filter(&mut self, token: Token) {
-        use super::transport::{Filter, xor_filter::XorFilter};
+        use super::transport::Filter;
+        use super::transport::xor_filter::XorFilter;
         if let Some(ack_order) = self.admission.filters_connections
             && let Ok(conn) = self.entries.conn_mut(token)
         {

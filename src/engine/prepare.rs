@@ -15,19 +15,23 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::log_limit::warn_limited;
 use super::proxied::ReceiveHeader;
-use super::transport::{Filled, fill};
+use super::transport::{Filled, fill_plain};
 use super::{Connection, Engine, Task};
 use crate::addr::Addr;
+use crate::config::Config;
 use crate::conn::{Skip, State};
 use crate::event::{CloseReason, Origin, Refusal};
 use crate::id::{ConnId, ListenerId, Token};
 use crate::log_target::LOG_TARGET;
 use crate::memory::ReadBuffer;
 use crate::proxy_header::{ProxyError, ProxyHeader};
+#[cfg(feature = "tls")]
+use crate::tls::{TlsClient, TlsServer};
 
 /// Length of one read of a stage, in bytes. It is short, because the bytes after the stage are
 /// copied once.
@@ -36,8 +40,8 @@ const READ_LEN: usize = 4096;
 /// The preparation of one connection.
 #[derive(Debug)]
 pub(crate) struct Preparation {
-    /// The origin to report when the connection opens.
-    pub(super) origin: Origin,
+    /// The origin to report when the connection opens; `None` if it was open before.
+    pub(super) origin: Option<Origin>,
     /// The stages that are not done. The first one is in progress.
     stages: VecDeque<Stage>,
     /// Bytes that were read and that no stage has used yet.
@@ -53,6 +57,18 @@ pub(super) enum Stage {
     ReceiveHeader(ReceiveHeader),
     /// Sends bytes, such as a header of the PROXY protocol.
     Send { bytes: Vec<u8>, timeout: Duration },
+    /// Writes queued output without TLS. The value is the number of bytes that are left.
+    #[cfg(feature = "tls")]
+    FlushPlain(usize),
+    /// Accepts a TLS session. If it is optional, the first byte decides.
+    #[cfg(feature = "tls")]
+    TlsServer {
+        server: TlsServer,
+        is_optional: bool,
+    },
+    /// Opens a TLS session.
+    #[cfg(feature = "tls")]
+    TlsClient(Box<TlsClient>),
     /// Expects a fixed sequence of bytes. For tests of the preparation.
     #[cfg(test)]
     Prefix(&'static [u8]),
@@ -80,13 +96,15 @@ pub(crate) enum Opening {
     /// A limit refused the client of the connection, which has ended: call `on_refused`, and not
     /// `on_close`.
     Refused(ListenerId, Addr, Refusal),
+    /// The connection is open again, after a preparation in mid-stream.
+    Continued,
 }
 
 impl Preparation {
     /// Creates the preparation of a connection that has not exchanged any bytes. Returns `None` if
     /// there is no stage.
     pub(super) fn new(
-        origin: Origin,
+        origin: Option<Origin>,
         stages: impl IntoIterator<Item = Stage>,
     ) -> Option<Box<Self>> {
         let stages: VecDeque<_> = stages.into_iter().collect();
@@ -141,6 +159,11 @@ impl Stage {
             Self::ReceiveHeader(stage) => stage.run(input),
             // `send_for_stage` has sent the bytes before.
             Self::Send { .. } => Ok(Progress::NeedMore),
+            // `continue_tls` handles the bytes.
+            #[cfg(feature = "tls")]
+            Self::FlushPlain(_) | Self::TlsServer { .. } | Self::TlsClient(_) => {
+                Ok(Progress::NeedMore)
+            }
             #[cfg(test)]
             Self::Prefix(prefix) => match input.get(..prefix.len()) {
                 Some(bytes) if bytes == *prefix => Ok(Progress::Done(prefix.len())),
@@ -151,8 +174,16 @@ impl Stage {
     }
 
     /// Returns the time allowed for the stage.
-    fn timeout(&self) -> Duration {
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(unused_variables, reason = "only TLS stages have a configured time")
+    )]
+    fn timeout(&self, config: &Config) -> Duration {
         match self {
+            #[cfg(feature = "tls")]
+            Self::FlushPlain(_) | Self::TlsServer { .. } | Self::TlsClient(_) => {
+                config.tls_handshake_timeout
+            }
             Self::ReceiveHeader(stage) => stage.policy.time(),
             Self::Send { timeout, .. } => *timeout,
             #[cfg(test)]
@@ -165,6 +196,10 @@ impl Stage {
         match self {
             Self::ReceiveHeader(_) => CloseReason::ProxyHeader(ProxyError::TimedOut),
             Self::Send { .. } => CloseReason::ConnectFailed(io::ErrorKind::TimedOut.into()),
+            #[cfg(feature = "tls")]
+            Self::FlushPlain(_) | Self::TlsServer { .. } | Self::TlsClient(_) => {
+                CloseReason::TlsHandshakeTimeout
+            }
             #[cfg(test)]
             Self::Prefix(_) => CloseReason::Io(io::ErrorKind::TimedOut.into()),
         }
@@ -175,6 +210,10 @@ impl Stage {
         match self {
             Self::ReceiveHeader(_) => CloseReason::ProxyHeader(ProxyError::Ended),
             Self::Send { .. } => CloseReason::Io(io::ErrorKind::UnexpectedEof.into()),
+            #[cfg(feature = "tls")]
+            Self::FlushPlain(_) | Self::TlsServer { .. } | Self::TlsClient(_) => {
+                CloseReason::TlsTruncated
+            }
             #[cfg(test)]
             Self::Prefix(_) => CloseReason::Io(io::ErrorKind::UnexpectedEof.into()),
         }
@@ -183,8 +222,30 @@ impl Stage {
 
 impl Connection {
     /// Returns the stage in progress, if the connection is being prepared.
-    fn stage(&self) -> Option<&Stage> {
+    pub(super) fn stage(&self) -> Option<&Stage> {
         self.extras.as_ref()?.preparation.as_ref()?.stages.front()
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn stage_mut(&mut self) -> Option<&mut Stage> {
+        let preparation = self.extras.as_mut()?.preparation.as_mut();
+        preparation?.stages.front_mut()
+    }
+
+    /// Returns the bytes that were read and that no stage has used yet.
+    #[cfg(feature = "tls")]
+    pub(super) fn stage_input(&self) -> &[u8] {
+        let extras = self.extras.as_ref();
+        let preparation = extras.and_then(|extras| extras.preparation.as_ref());
+        preparation.map_or(&[], |preparation| &preparation.input)
+    }
+
+    /// Takes the bytes that were read and that no stage has used yet.
+    #[cfg(feature = "tls")]
+    pub(super) fn take_stage_input(&mut self) -> Vec<u8> {
+        let preparation = &mut self.extras().preparation;
+        let input = preparation.as_mut().map(|it| std::mem::take(&mut it.input));
+        input.unwrap_or_default()
     }
 }
 
@@ -206,7 +267,7 @@ impl Engine {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;
         };
-        let after = conn.stage().map(Stage::timeout);
+        let after = conn.stage().map(|stage| stage.timeout(&self.config));
         let extras = conn.extras();
         self.timers.cancel(extras.deadline.take());
         if let Some(after) = after {
@@ -243,7 +304,7 @@ impl Engine {
                     if preparation.stages.len() < stages {
                         self.set_stage_deadline(token);
                     }
-                    if !self.read_for_stage(token, read_buffer) {
+                    if self.continue_stage(token, read_buffer).is_break() {
                         return Opening::Waits;
                     }
                 }
@@ -251,39 +312,66 @@ impl Engine {
         }
     }
 
-    /// Reads once for the stage in progress. Returns false if no bytes are available.
-    fn read_for_stage(&mut self, token: Token, read_buffer: &mut ReadBuffer) -> bool {
+    /// Continues the stage in progress. Returns `Break` if it waits for an event.
+    fn continue_stage(&mut self, token: Token, read_buffer: &mut ReadBuffer) -> ControlFlow<()> {
+        #[cfg(feature = "tls")]
+        match self.entries.conn(token).ok().and_then(Connection::stage) {
+            Some(Stage::FlushPlain(_)) => return self.flush_plain(token),
+            Some(Stage::TlsServer { .. } | Stage::TlsClient(_)) => {
+                return self.continue_tls(token, read_buffer);
+            }
+            _ => {}
+        }
+        self.read_for_stage(token, read_buffer)
+    }
+
+    /// Ends the stage in progress, and starts the deadline of the next one.
+    #[cfg(feature = "tls")]
+    pub(super) fn end_stage(&mut self, token: Token) -> ControlFlow<()> {
+        if let Ok(conn) = self.entries.conn_mut(token)
+            && let Some(preparation) = &mut conn.extras().preparation
+        {
+            preparation.stage_done(0);
+            self.set_stage_deadline(token);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Reads once for the stage in progress. Returns `Break` if no bytes are available.
+    pub(super) fn read_for_stage(
+        &mut self,
+        token: Token,
+        read_buffer: &mut ReadBuffer,
+    ) -> ControlFlow<()> {
+        const BREAK: ControlFlow<()> = ControlFlow::Break(());
         if self.memory.is_used_up() {
             self.pause_for_memory(token);
-            return false;
+            return BREAK;
         }
         let Ok(conn) = self.entries.conn_mut(token) else {
-            return false;
+            return BREAK;
         };
         if !conn.state.is_readable() {
-            return false;
+            return BREAK;
         }
         let len = read_buffer.len().min(READ_LEN);
         let spare = &mut read_buffer.bytes_mut()[..len];
-        match fill(conn, &mut self.telemetry.stats, spare) {
+        match fill_plain(conn, &mut self.telemetry.stats, spare) {
             Filled::Bytes(len) => {
                 if let Some(preparation) = &mut conn.extras().preparation {
                     preparation.input.extend_from_slice(&spare[..len]);
                 }
-                true
+                return ControlFlow::Continue(());
             }
-            Filled::WouldBlock => false,
-            Filled::End if conn.continue_as_direct() => true,
+            Filled::WouldBlock | Filled::Consumed(_) => {}
+            Filled::End if conn.continue_as_direct() => return ControlFlow::Continue(()),
             Filled::End => {
                 let reason = conn.stage().map_or(CloseReason::Peer, Stage::ended);
                 self.end(token, reason);
-                false
             }
-            Filled::Failed(error) => {
-                self.end(token, CloseReason::Io(error));
-                false
-            }
+            Filled::Failed(error) => self.end(token, CloseReason::Io(error)),
         }
+        BREAK
     }
 
     /// Ends a preparation whose stages are all done. The bytes after the last stage are decoded
@@ -303,12 +391,15 @@ impl Engine {
             conn.assembler.put(content, self.timers.stamp, pool);
         }
         self.admission.preparing -= 1;
+        log::debug!(target: LOG_TARGET, "{} is prepared", ConnId(token));
+        let Some(origin) = preparation.origin else {
+            return Opening::Continued;
+        };
         self.opened(token);
-        if !matches!(preparation.origin, Origin::Accepted { .. }) {
+        if !matches!(origin, Origin::Accepted { .. }) {
             self.telemetry.stats.connected += 1;
         }
-        log::debug!(target: LOG_TARGET, "{} is prepared", ConnId(token));
-        Opening::Opened(preparation.origin)
+        Opening::Opened(origin)
     }
 
     /// Closes a connection because of a violation by its peer. Queued output is lost, because it
@@ -334,6 +425,7 @@ impl Engine {
         }
         let stage = self.conn(token).ok().and_then(Connection::stage);
         let reason = stage.map_or(CloseReason::CloseTimeout, Stage::timed_out);
+        self.telemetry.stats.preparations_timed_out += 1;
         self.end(token, reason);
     }
 

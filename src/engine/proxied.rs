@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::prepare::{Opening, Preparation, Progress, Stage};
-use super::transport::drain;
+use super::transport::drain_plain;
 use super::{Connection, Engine};
 use crate::addr::Addr;
 use crate::event::{CloseReason, Origin, Refusal};
@@ -83,9 +83,8 @@ impl Engine {
         peer: &Addr,
     ) -> Result<Option<Box<Preparation>>, Refusal> {
         let mut stages = Vec::new();
-        if let Ok(entry) = self.entries.listener_mut(listener)
-            && let Some(policy) = &entry.proxy
-        {
+        let entry = self.entries.listener_mut(listener).ok();
+        if let Some(policy) = entry.as_ref().and_then(|entry| entry.proxy.as_ref()) {
             if policy.trusts(peer) {
                 stages.push(Stage::ReceiveHeader(ReceiveHeader {
                     policy: policy.clone(),
@@ -97,7 +96,16 @@ impl Engine {
         }
         #[cfg(test)]
         stages.extend(self.admission.prefix.map(Stage::Prefix));
-        Ok(Preparation::new(self.origin_of(listener), stages))
+        #[cfg(feature = "tls")]
+        if let Ok(entry) = self.entries.listener_mut(listener)
+            && let Some((server, is_optional)) = entry.tls.clone()
+        {
+            stages.push(Stage::TlsServer {
+                server,
+                is_optional,
+            });
+        }
+        Ok(Preparation::new(Some(self.origin_of(listener)), stages))
     }
 
     /// Stores the header of a connection, and counts its client. Returns the refusal if the client
@@ -124,8 +132,10 @@ impl Engine {
         let refusal = Refusal::ConnectionsPerAddr;
         self.count_refusal(&client, refusal);
         match origin {
-            Origin::Accepted { listener, .. } => Some(Opening::Refused(listener, client, refusal)),
-            Origin::Connected | Origin::Adopted => Some(Opening::Waits),
+            Some(Origin::Accepted { listener, .. }) => {
+                Some(Opening::Refused(listener, client, refusal))
+            }
+            _ => Some(Opening::Waits),
         }
     }
 
@@ -144,7 +154,7 @@ impl Engine {
                 return true;
             };
             let written = match conn.state.is_writable() {
-                true => drain(conn, &mut self.telemetry.stats, &[IoSlice::new(bytes)]),
+                true => drain_plain(conn, &mut self.telemetry.stats, &[IoSlice::new(bytes)]),
                 false => Err(io::ErrorKind::WouldBlock.into()),
             };
             let is_done = written.as_ref().is_ok_and(|len| *len == bytes.len());

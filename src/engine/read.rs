@@ -1,13 +1,14 @@
 //! One read of a connection, and the counts of its input.
 
 use super::log_limit::warn_limited;
-use super::transport::{Filled, fill, has_write_error, stamp_filter};
+use super::transport::{Filled, direct_len_min, fill, has_write_error, reason_of, stamp_filter};
 use super::{Connection, Engine};
 use crate::codec::Skipped;
 use crate::error::{FrameError, Gone};
 use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
 use crate::log_target::IO_TARGET;
+use std::io;
 
 impl Engine {
     /// Reads once into `spare`, which must not be empty.
@@ -15,9 +16,10 @@ impl Engine {
         let Ok(conn) = self.entries.watched_conn_mut(token) else {
             return Filled::Failed(Gone.into());
         };
-        let filled = fill(conn, &mut self.telemetry.stats, spare);
+        let (stats, pool) = (&mut self.telemetry.stats, &mut self.memory.pool);
+        let filled = fill(conn, stats, pool, spare);
         stamp_filter(conn, self.timers.stamp);
-        if let Filled::Bytes(len) = filled {
+        if let Filled::Bytes(len) | Filled::Consumed(len) = filled {
             conn.last_activity = self.timers.stamp;
             log::trace!(target: IO_TARGET, "read {len} bytes from {}", conn.peer);
         }
@@ -25,6 +27,25 @@ impl Engine {
             self.flush_later(token);
         }
         filled
+    }
+
+    /// Ends a connection after a failed read, or because its filter has ended.
+    pub(crate) fn read_failed(&mut self, token: Token, error: io::Error) {
+        let Ok(conn) = self.entries.conn_mut(token) else {
+            return;
+        };
+        match reason_of(conn, error) {
+            reason @ CloseReason::Io(_) => self.end(token, reason),
+            // Output that was queued before the peer ended its side still reaches the peer.
+            #[cfg(feature = "tls")]
+            reason @ CloseReason::TlsTruncated => self.close(token, reason),
+            reason => self.reject(token, reason),
+        }
+    }
+
+    /// Returns the smallest capacity of a frame's own buffer into which a connection is read.
+    pub(crate) fn direct_len_min(&self, token: Token) -> usize {
+        self.entries.conn(token).map_or(0, direct_len_min)
     }
 
     /// Ends the connection if its write half has failed. Called when the socket has no more input.

@@ -14,7 +14,8 @@ use std::io::{self, IoSlice};
 use super::active::{Active, BATCH_LEN_BASE};
 use super::telemetry::Telemetry;
 use super::transport::{
-    continue_read, discard_filter_output, drain, flush_filter, has_filter_output, stamp_filter,
+    begin_end, continue_read, discard_filter_output, drain, flush_filter, has_filter_output,
+    stamp_filter,
 };
 use super::{Connection, Engine, Entry};
 use crate::codec::{Framing, Out};
@@ -233,7 +234,8 @@ impl Engine {
             batch.clear();
             return Watermark::Unchanged;
         }
-        let result = drain_batch(conn, &mut self.active, &mut self.telemetry.stats);
+        let (stats, pool) = (&mut self.telemetry.stats, &mut self.memory.pool);
+        let result = drain_batch(&mut self.active, |slices| drain(conn, stats, pool, slices));
         self.batch_drained(token, result)
     }
 
@@ -286,7 +288,7 @@ impl Engine {
             _ => return Watermark::Unchanged,
         };
         let stamp = self.timers.stamp;
-        if let Err(error) = flush_filter(conn, stamp) {
+        if let Err(error) = flush_filter(conn, &mut self.memory.pool, stamp) {
             return self.fail_write(token, error);
         }
         while conn.state.is_writable()
@@ -298,7 +300,8 @@ impl Engine {
             }
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = queue.slices(&mut slices);
-            let result = drain(conn, &mut self.telemetry.stats, &slices[..count]);
+            let (stats, pool) = (&mut self.telemetry.stats, &mut self.memory.pool);
+            let result = drain(conn, stats, pool, &slices[..count]);
             record_drained(&mut self.telemetry, &self.os, token, conn, stamp, &result);
             if let Ok(len) = result {
                 queue.progress = stamp;
@@ -331,15 +334,20 @@ impl Engine {
     /// Continues the close of a connection after the kernel took all of its output: sends the FIN,
     /// or ends the connection.
     pub(crate) fn step_close(&mut self, token: Token) {
-        let conn = match self.conn_mut(token) {
+        let conn = match self.entries.conn_mut(token) {
             Ok(conn) if conn.write_queue.is_none() && !has_filter_output(conn) => conn,
             _ => return,
         };
         if conn.state.output_taken() == Action::SendFin {
-            conn.state.fin_sent();
-            // The call fails only if the peer has reset the connection. The next read reports the
+            // Both calls fail only if the peer has reset the connection. The next read reports the
             // reset.
-            let _ = super::transport::end(conn);
+            let pool = &mut self.memory.pool;
+            let _ = begin_end(conn, pool);
+            if has_filter_output(conn) {
+                return;
+            }
+            conn.state.fin_sent();
+            let _ = super::transport::end(conn, pool);
         }
         if conn.state.output_taken() == Action::Reap {
             self.end(token, CloseReason::Local);
@@ -377,15 +385,15 @@ impl Engine {
     }
 }
 
-/// Discards all output of a connection, including that of its filter. Returns the number of bytes
-/// that were in the write queue.
+/// Discards all output of a connection, including that of its filter. Returns its length before
+/// the filter.
 pub(super) fn discard_output(
     conn: &mut Connection,
     pool: &mut Pool,
     spare_queues: &mut SpareQueues,
 ) -> u64 {
-    discard_filter_output(conn);
-    discard_queue(conn, pool, spare_queues)
+    let filtered = discard_filter_output(conn, pool);
+    filtered + discard_queue(conn, pool, spare_queues)
 }
 
 /// Discards the write queue of a connection. Returns the number of bytes that were in it.
@@ -464,18 +472,17 @@ pub(super) fn accepted(
     }
 }
 
-/// Writes the batch with one system call.
+/// Writes the batch with one call of `drain`.
 #[inline]
 pub(super) fn drain_batch(
-    conn: &mut Connection,
     active: &mut Active,
-    stats: &mut Stats,
+    drain: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
 ) -> io::Result<usize> {
     let len = active.batch.len();
     if len > BATCH_LEN_BASE {
         active.batch_peak = active.batch_peak.max(len);
     }
-    drain(conn, stats, &[IoSlice::new(active.batch.bytes())])
+    drain(&[IoSlice::new(active.batch.bytes())])
 }
 
 /// Stores the time of a write, logs it and records it. The statistics already count the write.

@@ -19,5 +19,9 @@ pub mod tuning {}
 #[doc = include_str!("simulation.md")]
 pub mod simulation {}
 
+#[cfg(feature = "tls")]
+#[doc = include_str!("tls.md")]
+pub mod tls {}
+
 #[doc = include_str!("internals.md")]
 pub mod internals {}

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "tls")]
+use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::udp_batch::Wanted;
@@ -137,6 +139,9 @@ pub struct ListenOptions {
     backlog: Option<u32>,
     pub(crate) proxy: Option<Arc<ProxyProtocol>>,
     pub(crate) key: u64,
+    /// The configuration of TLS, and true if TLS is optional.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<(Arc<ServerConfig>, bool)>,
 }
 
 impl ListenOptions {
@@ -176,6 +181,23 @@ impl ListenOptions {
         /// program chooses it, for example one number for each protocol:
         /// [`Origin`](crate::Origin) has an example. Default: 0.
         key(key: u64) => key = key;
+        /// Accepts TLS. [`on_open`](crate::Handler::on_open) is called after the handshake.
+        /// [The guide](crate::guide::tls) has examples. Not available for UDP.
+        ///
+        /// The listen fails with `InvalidInput` if `max_early_data_size` is not 0, because early
+        /// data can be replayed. [`Context::set_listener_tls`] replaces the configuration.
+        ///
+        /// [`Context::set_listener_tls`]: crate::Context::set_listener_tls
+        #[cfg(feature = "tls")]
+        tls(config: Arc<ServerConfig>) => tls = Some((config, false));
+
+        /// Accepts both TLS and plain connections: the first byte of the client decides. Each TLS
+        /// session starts with the byte 0x16. So the plain protocol must not start with this byte,
+        /// and the client must send first. [`Context::tls`](crate::Context::tls) tells the two
+        /// apart. A client that sends nothing is closed after
+        /// [`Config::tls_handshake_timeout`](crate::Config::tls_handshake_timeout).
+        #[cfg(feature = "tls")]
+        tls_or_plain(config: Arc<ServerConfig>) => tls = Some((config, true));
     }
 
     /// Turns `only_v6` on, unless the program has set the option.
@@ -217,6 +239,9 @@ pub struct ConnectOptions {
     pub(crate) timeout: Option<Duration>,
     local_addr: Option<Addr>,
     pub(crate) proxy_header: Option<Vec<u8>>,
+    /// The configuration of TLS, and the name of the server.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 impl ConnectOptions {
@@ -249,6 +274,20 @@ impl ConnectOptions {
         /// Allows a [`local_addr`](Self::local_addr) that an earlier connection still uses
         /// (`SO_REUSEADDR`). Off by default.
         reuse_addr(on: bool) => before.reuse_addr = Some(on);
+    }
+
+    /// Opens a TLS session. `name` is the name that the certificate of the server must have. It is
+    /// sent to the server (SNI, RFC 6066), unless it is an IP address.
+    ///
+    /// [`on_open`](crate::Handler::on_open) is called after the handshake, which has a deadline of
+    /// its own: [`Config::tls_handshake_timeout`](crate::Config::tls_handshake_timeout). Payloads
+    /// sent before are queued. The connect fails with `InvalidInput` if `enable_early_data` is
+    /// true, because early data can be replayed.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, config: Arc<ClientConfig>, name: ServerName<'static>) -> Self {
+        self.tls = Some((config, name));
+        self
     }
 
     /// Returns true if the program has chosen the local port. Two attempts cannot use it together.

@@ -65,6 +65,7 @@ impl<H: Handler> Reactor<H> {
                     self.callbacks().refused(listener, &client, refusal);
                     return false;
                 }
+                Opening::Continued => {}
             }
         }
         let watermark = self.engine.flush(token);
@@ -263,7 +264,8 @@ impl<'a, H: Handler> Frames<'a, H> {
 
     /// Returns the number of bytes that may still be read in this turn.
     fn bytes_left(&self) -> usize {
-        self.callbacks.cx.engine.config.read_budget_bytes - self.read_len
+        let budget = self.callbacks.cx.engine.config.read_budget_bytes;
+        budget.saturating_sub(self.read_len)
     }
 
     /// Decides after a callback if decoding continues. If the batch is above the high watermark,
@@ -429,9 +431,16 @@ impl Input<'_> {
             engine.pause_for_memory(token);
             return Delivery::NeedMore;
         }
+        // A filter needs memory for whole records, so it may exceed the budget by a record.
+        let direct_len_min = match state.needs_no_check_per_frame() {
+            true => 0,
+            false => engine.direct_len_min(token),
+        };
         let len_max = engine.config.read_len_max.min(bytes_left);
+        let len_max = len_max.max(direct_len_min);
         let pool = &mut engine.memory.pool;
-        let (spare, is_direct) = match self.assembler.direct(len_max, pool) {
+        let direct = self.assembler.direct(len_max, pool);
+        let (spare, is_direct) = match direct.filter(|spare| spare.len() >= direct_len_min) {
             Some(spare) => (spare, true),
             None => {
                 let len_max = len_max.min(self.read_buffer.len());
@@ -441,12 +450,16 @@ impl Input<'_> {
         let len = match engine.read(token, spare) {
             Filled::Bytes(len) => len,
             Filled::End => return Delivery::NeedMore,
+            Filled::Consumed(len) => {
+                frames.read_len += len.min(bytes_left);
+                return Delivery::NeedMore;
+            }
             Filled::WouldBlock => {
                 engine.input_is_empty(token);
                 return Delivery::NeedMore;
             }
             Filled::Failed(error) => {
-                engine.end(token, CloseReason::Io(error));
+                engine.read_failed(token, error);
                 return Delivery::NeedMore;
             }
         };
@@ -515,8 +528,9 @@ impl Input<'_> {
                     frames.engine().record_read(token, len);
                     frames.read_len += len;
                 }
+                Filled::Consumed(len) => frames.read_len += len.min(bytes_left),
                 Filled::End | Filled::WouldBlock => {}
-                Filled::Failed(error) => frames.engine().end(token, CloseReason::Io(error)),
+                Filled::Failed(error) => frames.engine().read_failed(token, error),
             }
         }
     }

@@ -11,6 +11,7 @@
 
 #[cfg(target_os = "linux")]
 pub mod strace;
+pub mod tls;
 pub mod udp;
 
 use std::io::{ErrorKind, Read, Write};

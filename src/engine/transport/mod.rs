@@ -23,17 +23,43 @@
 use std::io::{self, IoSlice};
 
 use super::Connection;
+use crate::conn::Pool;
+use crate::event::CloseReason;
 use crate::stats::Stats;
 use crate::timer::Stamp;
 
+/// The connections that have a filter. Without TLS and outside tests there is none.
+#[cfg_attr(not(any(test, feature = "tls")), path = "no_filter.rs")]
+mod filter;
+#[cfg(feature = "tls")]
+mod tls_buffers;
+#[cfg(feature = "tls")]
+pub(super) mod tls_filter;
 #[cfg(test)]
 pub(crate) mod xor_filter;
+
+#[cfg(any(test, feature = "tls"))]
+pub(crate) use filter::Filter;
+#[cfg(test)]
+pub(crate) use filter::xor_filter_of;
+pub(super) use filter::{
+    continue_read, direct_len_min, has_filter, has_filter_output, has_write_error, held_bytes,
+    stamp_filter, take_failure,
+};
+#[cfg(feature = "tls")]
+pub(super) use filter::{handshake, tls_filter_of};
 
 /// The result of one read.
 #[derive(Debug)]
 pub(crate) enum Filled {
     /// Number of bytes, at least one.
     Bytes(usize),
+    /// The filter used all bytes that were read, and has no plaintext yet.
+    #[cfg_attr(
+        not(any(test, feature = "tls")),
+        expect(dead_code, reason = "only filters use bytes without plaintext")
+    )]
+    Consumed(usize),
     /// The peer ended its stream.
     End,
     /// No bytes are available. An event will report when the next bytes arrive.
@@ -42,15 +68,22 @@ pub(crate) enum Filled {
     Failed(io::Error),
 }
 
-/// The filters that a transport can have.
-#[cfg(test)]
-#[derive(Debug)]
-pub(crate) enum Filter {
-    /// A filter that encrypts records with XOR, for tests of the filter interface.
-    Xor(xor_filter::XorFilter),
+/// Reads once into `spare`, which must not be empty. Passes the bytes through the filter, if the
+/// connection has one.
+#[inline]
+pub(super) fn fill(
+    conn: &mut Connection,
+    stats: &mut Stats,
+    pool: &mut Pool,
+    spare: &mut [u8],
+) -> Filled {
+    match filter::fill(conn, stats, pool, spare) {
+        Some(filled) => filled,
+        None => fill_plain(conn, stats, spare),
+    }
 }
 
-/// Reads once into `spare`, which must not be empty.
+/// Reads once into `spare`, which must not be empty, without a filter.
 ///
 /// `WouldBlock` clears the readiness. A short read clears it too, with two exceptions:
 ///
@@ -59,13 +92,9 @@ pub(crate) enum Filter {
 /// * An event reported urgent data. A read stops at urgent data, although more data follows
 ///   (tcp(7)).
 #[inline]
-pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -> Filled {
+pub(super) fn fill_plain(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -> Filled {
     stats.reads += 1;
     conn.count_read();
-    #[cfg(test)]
-    if conn.state.is_filtered() {
-        return fill_filtered(conn, stats, spare);
-    }
     match conn.socket.read(spare) {
         Ok(0) => {
             conn.state.read_ended();
@@ -92,14 +121,24 @@ pub(super) fn fill(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -
 pub(super) fn drain(
     conn: &mut Connection,
     stats: &mut Stats,
+    pool: &mut Pool,
+    slices: &[IoSlice<'_>],
+) -> io::Result<usize> {
+    match filter::drain(conn, stats, pool, slices) {
+        Some(written) => count_drained(conn, stats, written),
+        None => drain_plain(conn, stats, slices),
+    }
+}
+
+/// Writes `slices`, none of which may be empty, without a filter. A write of zero bytes is an
+/// error.
+#[inline]
+pub(super) fn drain_plain(
+    conn: &mut Connection,
+    stats: &mut Stats,
     slices: &[IoSlice<'_>],
 ) -> io::Result<usize> {
     stats.writes += 1;
-    #[cfg(test)]
-    if conn.state.is_filtered() {
-        let written = drain_filtered(conn, slices);
-        return count_drained(conn, stats, written);
-    }
     let written = match slices {
         [bytes] => conn.socket.write(bytes),
         slices => conn.socket.write_gathered(slices),
@@ -108,106 +147,29 @@ pub(super) fn drain(
 }
 
 /// Writes the output of the filter until the socket would block.
-pub(super) fn flush_filter(conn: &mut Connection, now: Stamp) -> io::Result<()> {
-    #[cfg(test)]
-    if (conn.state.is_writable() || has_write_error(conn))
-        && let Some((filter, stream)) = filter_and_stream(conn)
-    {
-        let flushed = filter.flush(stream);
-        filter_written(conn);
-        stamp_filter(conn, now);
-        return match flushed {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(()),
-        };
+pub(super) fn flush_filter(conn: &mut Connection, pool: &mut Pool, now: Stamp) -> io::Result<()> {
+    if !conn.state.is_writable() && !has_write_error(conn) {
+        return Ok(());
     }
-    let _ = (conn, now);
-    Ok(())
-}
-
-/// Returns true if the connection has a filter.
-pub(super) fn has_filter(conn: &Connection) -> bool {
-    #[cfg(test)]
-    if filter(conn).is_some() {
-        return true;
+    let flushed = filter::flush(conn, pool);
+    stamp_filter(conn, now);
+    match flushed {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(()),
     }
-    let _ = conn;
-    false
-}
-
-/// Returns true if the filter holds output that the socket has not taken.
-pub(super) fn has_filter_output(conn: &Connection) -> bool {
-    #[cfg(test)]
-    if let Some(filter) = filter(conn) {
-        return filter.has_output();
-    }
-    let _ = conn;
-    false
-}
-
-/// Lets reading continue if a read of the filter waited for a write and the filter has now written
-/// all output. Returns true if the caller must queue the entry, because no event will report that
-/// the connection is readable.
-pub(super) fn continue_read(conn: &mut Connection) -> bool {
-    #[cfg(test)]
-    if let Some((filter, _)) = filter_and_stream(conn)
-        && filter.continue_read()
-    {
-        conn.state.write_waited_for();
-        return true;
-    }
-    let _: &mut Connection = conn;
-    false
-}
-
-/// Returns true if a write of the filter failed during a read. The next flush reports the error.
-pub(super) fn has_write_error(conn: &Connection) -> bool {
-    #[cfg(test)]
-    if let Some(filter) = filter(conn) {
-        return filter.has_write_error();
-    }
-    let _ = conn;
-    false
-}
-
-/// Discards the queued and all later output of the filter.
-pub(super) fn discard_filter_output(conn: &mut Connection) {
-    #[cfg(test)]
-    if let Some((filter, _)) = filter_and_stream(conn) {
-        filter.end_output();
-    }
-    let _: &mut Connection = conn;
-}
-
-/// Records `now` as the time of a write, if the output of the filter made progress since the last
-/// call.
-pub(super) fn stamp_filter(conn: &mut Connection, now: Stamp) {
-    #[cfg(test)]
-    if let Some((filter, _)) = filter_and_stream(conn)
-        && filter.stamp(now)
-    {
-        conn.stamp_write(now);
-    }
-    let _ = (conn, now);
 }
 
 /// Returns the time of the last progress of pending output, or `None` if no output is pending.
 /// While the filter holds output, the progress of the filter counts, because the write queue waits
 /// for the filter.
 pub(super) fn blocked_since(conn: &Connection) -> Option<Stamp> {
-    #[cfg(test)]
-    if let Some(since) = filter(conn).and_then(xor_filter::XorFilter::blocked_since) {
-        return Some(since);
-    }
-    conn.write_queue.as_ref().map(|queue| queue.progress)
+    let queue = conn.write_queue.as_ref().map(|queue| queue.progress);
+    filter::blocked_since(conn).or(queue)
 }
 
 /// Sets the time of the last progress of pending output to `now`.
 pub(super) fn restart_blocked(conn: &mut Connection, now: Stamp) {
-    #[cfg(test)]
-    if let Some((filter, _)) = filter_and_stream(conn) {
-        filter.restart_progress(now);
-    }
+    filter::restart_progress(conn, now);
     if let Some(queue) = &mut conn.write_queue {
         queue.progress = now;
     }
@@ -215,17 +177,36 @@ pub(super) fn restart_blocked(conn: &mut Connection, now: Stamp) {
 
 /// Returns true if unread input may be available. Does not read it.
 pub(super) fn has_unread(conn: &Connection) -> bool {
-    #[cfg(test)]
-    if filter(conn).is_some_and(xor_filter::XorFilter::has_input) {
-        return true;
-    }
-    conn.socket.has_unread()
+    filter::has_input(conn) || conn.socket.has_unread()
+}
+
+/// Discards the queued and all later output of the filter. Returns the number of plaintext bytes in
+/// it.
+pub(super) fn discard_filter_output(conn: &mut Connection, pool: &mut Pool) -> u64 {
+    let lost = filter::end_output(conn, pool);
+    conn.counts.written_bytes = conn.counts.written_bytes.saturating_sub(lost);
+    lost
+}
+
+/// Starts to end the write half: the filter appends its last record, such as a `close_notify`.
+pub(super) fn begin_end(conn: &mut Connection, pool: &mut Pool) -> io::Result<()> {
+    filter::begin_end(conn, pool)
 }
 
 /// Ends the write half: sends the FIN.
-pub(super) fn end(conn: &mut Connection) -> io::Result<()> {
-    discard_filter_output(conn);
+pub(super) fn end(conn: &mut Connection, pool: &mut Pool) -> io::Result<()> {
+    filter::end_output(conn, pool);
     conn.socket.shutdown_write()
+}
+
+/// Puts the buffers of the filter back into the pool. Call it before the connection is removed.
+pub(super) fn release(conn: &mut Connection, pool: &mut Pool) {
+    filter::release(conn, pool);
+}
+
+/// Returns the reason of the close after a failed read: the reason of the filter, if it has one.
+pub(super) fn reason_of(conn: &mut Connection, error: io::Error) -> CloseReason {
+    take_failure(conn).unwrap_or(CloseReason::Io(error))
 }
 
 fn count_filled(conn: &mut Connection, stats: &mut Stats, len: usize) {
@@ -248,66 +229,4 @@ fn count_drained(
         }
         Err(error) => Err(error),
     }
-}
-
-#[cfg(test)]
-pub(crate) fn filter(conn: &Connection) -> Option<&xor_filter::XorFilter> {
-    let Filter::Xor(filter) = conn.extras.as_ref()?.filter.as_deref()?;
-    Some(filter)
-}
-
-#[cfg(test)]
-fn filter_and_stream(
-    conn: &mut Connection,
-) -> Option<(&mut xor_filter::XorFilter, &mut crate::os::Stream)> {
-    match conn.extras.as_mut()?.filter.as_deref_mut()? {
-        Filter::Xor(filter) => Some((filter, &mut conn.socket)),
-    }
-}
-
-/// Marks the connection as not writable if the filter holds output after a write.
-#[cfg(test)]
-fn filter_written(conn: &mut Connection) {
-    if has_filter_output(conn) {
-        conn.state.write_would_block();
-    }
-}
-
-/// Reads through the filter. A short read does not clear the readiness, because the filter may hold
-/// plaintext. `WouldBlock` of the socket clears it.
-#[cfg(test)]
-fn fill_filtered(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -> Filled {
-    use xor_filter::Blocked;
-    let Some((filter, stream)) = filter_and_stream(conn) else {
-        return Filled::Failed(io::ErrorKind::NotConnected.into());
-    };
-    let filled = filter.fill(stream, spare);
-    filter_written(conn);
-    match filled {
-        Ok(Ok(0)) => {
-            conn.state.read_ended();
-            Filled::End
-        }
-        Ok(Ok(len)) => {
-            count_filled(conn, stats, len);
-            Filled::Bytes(len)
-        }
-        Ok(Err(Blocked::OnRead)) => {
-            conn.state.read_would_block();
-            Filled::WouldBlock
-        }
-        Ok(Err(Blocked::OnWrite)) => {
-            conn.state.read_waits_for_write();
-            Filled::WouldBlock
-        }
-        Err(error) => Filled::Failed(error),
-    }
-}
-
-#[cfg(test)]
-fn drain_filtered(conn: &mut Connection, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    let (filter, stream) = filter_and_stream(conn).ok_or(io::ErrorKind::NotConnected)?;
-    let drained = filter.drain(stream, slices);
-    filter_written(conn);
-    drained
 }

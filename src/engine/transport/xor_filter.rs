@@ -16,6 +16,9 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
+use super::filter::Filtered;
+use crate::conn::Pool;
+use crate::event::CloseReason;
 use crate::os::Stream;
 use crate::timer::Stamp;
 
@@ -30,13 +33,6 @@ const DRAIN_LEN_MAX: usize = 400;
 const READ_LEN: usize = 37;
 /// Number of received data records after which the receiver sends an acknowledgement.
 pub(crate) const ACKNOWLEDGED_RECORDS: u32 = 3;
-
-/// The socket operation for which a read of plaintext must wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Blocked {
-    OnRead,
-    OnWrite,
-}
 
 /// Order of two steps: writing an acknowledgement, and using the plaintext of the acknowledged
 /// record.
@@ -95,18 +91,19 @@ impl XorFilter {
         }
     }
 
-    /// Reads plaintext. Returns `Ok(Ok(0))` at the end of the stream.
+    /// Reads plaintext.
     pub(super) fn fill(
         &mut self,
         stream: &mut Stream,
         spare: &mut [u8],
-    ) -> io::Result<Result<usize, Blocked>> {
+        _: &Pool,
+    ) -> io::Result<Filtered> {
         loop {
             if self.must_flush {
                 self.flush_between_reads(stream);
                 if self.has_output() {
                     self.awaits_write = true;
-                    return Ok(Err(Blocked::OnWrite));
+                    return Ok(Filtered::OnWrite);
                 }
                 self.must_flush = false;
             }
@@ -114,7 +111,8 @@ impl XorFilter {
                 let len = spare.len().min(self.plaintext.len());
                 let bytes = self.plaintext.drain(..len);
                 bytes.zip(spare).for_each(|(byte, spare)| *spare = byte);
-                return Ok(Ok(len));
+                let emptied = false;
+                return Ok(Filtered::Bytes { len, emptied });
             }
             if self.decrypt_record()? {
                 self.acknowledge(stream);
@@ -122,11 +120,11 @@ impl XorFilter {
             }
             let mut ciphertext = [0; READ_LEN];
             match stream.read(&mut ciphertext) {
-                Ok(0) if self.incoming.is_empty() => return Ok(Ok(0)),
+                Ok(0) if self.incoming.is_empty() => return Ok(Filtered::End),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => self.incoming.extend(&ciphertext[..len]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Err(Blocked::OnRead));
+                    return Ok(Filtered::OnRead);
                 }
                 Err(error) => return Err(error),
             }
@@ -169,11 +167,11 @@ impl XorFilter {
     /// Writes output during a read. If the write fails, all output is discarded and the read
     /// continues.
     fn flush_between_reads(&mut self, stream: &mut Stream) {
-        if let Err(error) = self.flush(stream)
+        if let Err(error) = self.write_out(stream)
             && error.kind() != io::ErrorKind::WouldBlock
         {
             self.write_error = Some(error);
-            self.end_output();
+            self.discard_output();
         }
     }
 
@@ -187,8 +185,9 @@ impl XorFilter {
         &mut self,
         stream: &mut Stream,
         slices: &[IoSlice<'_>],
+        _: &Pool,
     ) -> io::Result<usize> {
-        self.flush(stream)?;
+        self.write_out(stream)?;
         let mut accepted = 0;
         'accept: for slice in slices {
             for record in slice.chunks(RECORD_LEN_MAX) {
@@ -199,7 +198,7 @@ impl XorFilter {
                 accepted += record.len();
             }
         }
-        match self.flush(stream) {
+        match self.write_out(stream) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(accepted),
         }
@@ -217,7 +216,11 @@ impl XorFilter {
     }
 
     /// Writes all queued ciphertext. Fails with `WouldBlock` if the socket does not take all of it.
-    pub(super) fn flush(&mut self, stream: &mut Stream) -> io::Result<()> {
+    pub(super) fn flush(&mut self, stream: &mut Stream, _: &Pool) -> io::Result<()> {
+        self.write_out(stream)
+    }
+
+    fn write_out(&mut self, stream: &mut Stream) -> io::Result<()> {
         if let Some(error) = self.write_error.take() {
             return Err(error);
         }
@@ -253,10 +256,30 @@ impl XorFilter {
         !self.outgoing.is_empty()
     }
 
-    /// Discards all queued and all further output.
-    pub(super) fn end_output(&mut self) {
+    /// Discards all queued and all further output. Returns 0: the lost plaintext is not counted.
+    pub(super) fn end_output(&mut self, _: &Pool) -> u64 {
+        self.discard_output();
+        0
+    }
+
+    fn discard_output(&mut self) {
         self.is_output_over = true;
         self.outgoing.clear();
+    }
+
+    /// Does nothing, because the end of the stream needs no record.
+    pub(super) fn begin_end(&self, _: &Stream, _: &Pool) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn release(&self, _: &Pool) {}
+
+    pub(super) fn held_bytes(&self) -> usize {
+        0
+    }
+
+    pub(super) fn take_failure(&self) -> Option<CloseReason> {
+        None
     }
 
     /// Returns true if the filter holds input that the caller has not read.

@@ -1,0 +1,91 @@
+//! The functions of `filter.rs` for a build in which no connection has a filter.
+
+use std::io::{self, IoSlice};
+
+use super::{Connection, Filled};
+use crate::conn::Pool;
+use crate::event::CloseReason;
+use crate::stats::Stats;
+use crate::timer::Stamp;
+
+#[inline]
+pub(super) fn fill(
+    _: &mut Connection,
+    _: &mut Stats,
+    _: &mut Pool,
+    _: &mut [u8],
+) -> Option<Filled> {
+    None
+}
+
+#[inline]
+pub(super) fn drain(
+    _: &mut Connection,
+    _: &mut Stats,
+    _: &mut Pool,
+    _: &[IoSlice<'_>],
+) -> Option<io::Result<usize>> {
+    None
+}
+
+pub(super) fn flush(_: &mut Connection, _: &mut Pool) -> io::Result<()> {
+    Ok(())
+}
+
+pub(super) fn begin_end(_: &mut Connection, _: &mut Pool) -> io::Result<()> {
+    Ok(())
+}
+
+pub(super) fn end_output(_: &mut Connection, _: &mut Pool) -> u64 {
+    0
+}
+
+pub(super) fn release(_: &mut Connection, _: &mut Pool) {}
+
+pub(super) fn blocked_since(_: &Connection) -> Option<Stamp> {
+    None
+}
+
+pub(super) fn restart_progress(_: &mut Connection, _: Stamp) {}
+
+pub(super) fn has_input(_: &Connection) -> bool {
+    false
+}
+
+/// Returns the smallest capacity of a frame's own buffer into which the connection is read.
+pub(in crate::engine) fn direct_len_min(_: &Connection) -> usize {
+    0
+}
+
+/// Returns true if the connection has a filter.
+pub(in crate::engine) fn has_filter(_: &Connection) -> bool {
+    false
+}
+
+/// Returns true if the filter holds output that the socket has not taken.
+pub(in crate::engine) fn has_filter_output(_: &Connection) -> bool {
+    false
+}
+
+/// Returns true if a write of the filter failed during a read.
+pub(in crate::engine) fn has_write_error(_: &Connection) -> bool {
+    false
+}
+
+/// Returns the number of bytes that the buffers of the filter hold.
+pub(in crate::engine) fn held_bytes(_: &Connection) -> usize {
+    0
+}
+
+/// Ends the wait of a read for a write.
+pub(in crate::engine) fn continue_read(_: &mut Connection) -> bool {
+    false
+}
+
+/// Records the time of a write of the filter.
+pub(in crate::engine) fn stamp_filter(_: &mut Connection, _: Stamp) {}
+
+/// Returns the reason for which the filter ends the connection.
+pub(in crate::engine) fn take_failure(_: &mut Connection) -> Option<CloseReason> {
+    None
+}

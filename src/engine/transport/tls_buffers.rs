@@ -1,0 +1,140 @@
+//! The buffers of a TLS filter, and the pieces of plaintext that become one record each.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use super::filter::Filtered;
+use crate::conn::Pool;
+use crate::memory::Buf;
+use crate::os::Stream;
+use crate::tls::RECORD_PLAIN_LEN_MAX;
+
+/// The buffers of a filter. Each of them is empty or comes from the pool.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// Received bytes that are not decrypted: an incomplete record or handshake message.
+    pub(super) incoming: Buf,
+    /// Decrypted bytes that the caller has not taken.
+    pub(super) plaintext: Buf,
+    /// Records that the socket has not taken.
+    pub(super) outgoing: Buf,
+    /// The records with application data in `outgoing`: offset of the end of the record, and length
+    /// of its plaintext.
+    pub(super) sent: VecDeque<(usize, usize)>,
+}
+
+impl Held {
+    /// Removes the first `len` bytes of the output, which the socket took.
+    pub(super) fn written(&mut self, len: usize) {
+        self.outgoing.consume(len);
+        while let Some((end, _)) = self.sent.front_mut() {
+            *end = end.saturating_sub(len);
+            if *end > 0 {
+                break;
+            }
+            self.sent.pop_front();
+        }
+        for (end, _) in self.sent.iter_mut().skip(1) {
+            *end = end.saturating_sub(len);
+        }
+    }
+}
+
+/// The plaintext of several slices, cut into pieces for records of full length.
+#[derive(Debug)]
+pub(super) struct Pieces<'a> {
+    slices: &'a [IoSlice<'a>],
+    /// Number of bytes of the first slice that earlier pieces contain.
+    offset: usize,
+    /// Number of bytes that no piece contained yet.
+    pub(super) left: usize,
+}
+
+impl<'a> Pieces<'a> {
+    pub(super) fn new(slices: &'a [IoSlice<'a>]) -> Self {
+        let left = slices.iter().map(|slice| slice.len()).sum();
+        let offset = 0;
+        Self {
+            slices,
+            offset,
+            left,
+        }
+    }
+
+    /// Returns the next piece: a part of one slice if it is long enough, else the bytes of several
+    /// slices, copied to `gathered`.
+    pub(super) fn next<'b>(&mut self, gathered: &'b mut Buf, pool: &mut Pool) -> &'b [u8]
+    where
+        'a: 'b,
+    {
+        let len = self.left.min(RECORD_PLAIN_LEN_MAX);
+        self.left -= len;
+        if let Some(first) = self.slices.first()
+            && let Some(piece) = first.get(self.offset..self.offset + len)
+        {
+            self.skip(len);
+            return piece;
+        }
+        if gathered.capacity() == 0 {
+            *gathered = pool.take(len);
+        }
+        gathered.clear();
+        while gathered.len() < len
+            && let Some(first) = self.slices.first()
+        {
+            let rest = &first[self.offset..];
+            let part = &rest[..rest.len().min(len - gathered.len())];
+            gathered.put(part);
+            self.skip(part.len());
+        }
+        gathered.bytes()
+    }
+
+    fn skip(&mut self, len: usize) {
+        self.offset += len;
+        if self
+            .slices
+            .first()
+            .is_some_and(|first| first.len() == self.offset)
+        {
+            self.slices = &self.slices[1..];
+            self.offset = 0;
+        }
+    }
+}
+
+/// Appends bytes to a buffer of the pool, which takes memory from the pool if it has none.
+pub(super) fn append(buf: &mut Buf, bytes: &[u8], pool: &mut Pool) {
+    reserve(buf, bytes.len(), pool);
+    buf.put(bytes);
+}
+
+/// Ensures spare capacity in a buffer of the pool.
+pub(super) fn reserve(buf: &mut Buf, len: usize, pool: &mut Pool) {
+    if buf.capacity() == 0 {
+        *buf = pool.take(len);
+    }
+    let capacity = buf.capacity();
+    buf.reserve(len);
+    pool.count(capacity, buf.capacity());
+}
+
+/// Reads bytes, which are discarded.
+pub(super) fn discard(stream: &mut Stream, spare: &mut [u8]) -> io::Result<Filtered> {
+    match stream.read(spare) {
+        Ok(0) => Ok(Filtered::End),
+        Ok(len) => {
+            let emptied = len < spare.len();
+            Ok(Filtered::Consumed { len, emptied })
+        }
+        Err(error) => would_block(error),
+    }
+}
+
+/// Converts the error of a read.
+pub(super) fn would_block(error: io::Error) -> io::Result<Filtered> {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Ok(Filtered::OnRead),
+        _ => Err(error),
+    }
+}

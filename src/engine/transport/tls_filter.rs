@@ -1,0 +1,583 @@
+//! The TLS filter of a connection: its records, and the buffers that hold incomplete ones.
+//!
+//! ```text
+//!   read:    socket -> caller's memory, behind a gap -> decrypted -> plaintext at its front
+//!
+//!            |<------- spare ------------------------------------->|
+//!            | plaintext, growing  -->  | records, shrinking       |
+//!            0                          gap                        end of the read
+//!
+//!   write:   caller's plaintext -> records in a buffer of the pool -> socket
+//! ```
+//!
+//! The gap has the length of one record's plaintext. The plaintext of a record is shorter than the
+//! record, so it always fits between the earlier plaintext and the records that are not decrypted.
+//! The filter keeps only the bytes of an incomplete record, and output that the socket has not
+//! taken. An idle connection has neither.
+
+use std::io::{self, IoSlice};
+
+use super::filter::Filtered;
+use super::tls_buffers::{Held, Pieces, append, discard, reserve, would_block};
+use crate::conn::Pool;
+use crate::event::CloseReason;
+use crate::memory::Buf;
+use crate::os::Stream;
+use crate::timer::Stamp;
+use crate::tls::{RECORD_PLAIN_LEN_MAX, RECORD_WIRE_LEN_MAX, TlsInfo, TlsSession};
+
+/// Offset of the records in the memory of a read.
+const GAP: usize = RECORD_PLAIN_LEN_MAX;
+/// Smallest memory in which records are decrypted in place: the gap and one whole record.
+pub(crate) const IN_PLACE_LEN_MIN: usize = GAP + RECORD_WIRE_LEN_MAX;
+/// Length of one read of the handshake, or of a read into memory that is too short for records.
+/// Most flights of a handshake are shorter.
+const READ_LEN: usize = 4096;
+/// Number of records per write. Their wire length is just below 64 KiB, so that they fit into a
+/// buffer of this size.
+const RECORDS_PER_WRITE: usize = 3;
+/// Maximum plaintext per write, in bytes.
+const WRITE_LEN_MAX: usize = RECORDS_PER_WRITE * RECORD_PLAIN_LEN_MAX;
+/// Maximum expansion of a record of output by its header, nonce and authentication tag, in bytes.
+const EXPANSION_MAX: usize = 64;
+
+/// The TLS session of a connection, with its buffers.
+#[derive(Debug)]
+pub(crate) struct TlsFilter {
+    session: TlsSession,
+    /// The server name that the client asked for.
+    server_name: Option<Box<str>>,
+    /// The buffers that are not empty.
+    held: Option<Box<Held>>,
+    /// The reason for which the session has ended, until the caller takes it.
+    failure: Option<Box<CloseReason>>,
+    /// The error of a write during a read, until a flush returns it.
+    write_error: Option<io::Error>,
+    /// Time of the last progress of the output.
+    progress: Stamp,
+    /// True if output was queued in an empty queue, or was written, since the last call of `stamp`.
+    has_progress: bool,
+    /// True if `incoming` may contain a complete record.
+    has_records: bool,
+    /// True if the peer ended its side.
+    is_peer_closed: bool,
+    /// True after a violation of TLS: further input is discarded unread.
+    has_failed: bool,
+    /// True if the `close_notify` is queued or sent.
+    is_notified: bool,
+    /// True if the FIN was sent or a write failed: all further output is discarded.
+    is_output_over: bool,
+}
+
+/// The result of one step of a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    /// The session is established.
+    Done,
+    /// A read returned this number of bytes; `emptied` is as for [`Filtered::Bytes`].
+    Received { len: usize, emptied: bool },
+    /// The handshake waits for input.
+    WouldBlock,
+}
+
+impl TlsFilter {
+    /// Creates a filter. `received` are bytes that were read before.
+    pub(crate) fn new(session: TlsSession, received: &[u8], pool: &mut Pool) -> Self {
+        let mut filter = Self {
+            session,
+            server_name: None,
+            held: None,
+            failure: None,
+            write_error: None,
+            progress: Stamp::default(),
+            has_progress: false,
+            has_records: true,
+            is_peer_closed: false,
+            has_failed: false,
+            is_notified: false,
+            is_output_over: false,
+        };
+        if !received.is_empty() {
+            append(&mut filter.held().incoming, received, pool);
+        }
+        filter
+    }
+
+    /// Returns the view of an established session; `None` during the handshake.
+    pub(crate) fn info(&self) -> Option<TlsInfo<'_>> {
+        let name = self.server_name.as_deref();
+        (!self.session.is_handshaking()).then(|| TlsInfo::new(&self.session, name))
+    }
+
+    fn held(&mut self) -> &mut Held {
+        self.held.get_or_insert_default()
+    }
+
+    /// Puts empty buffers back into the pool.
+    fn settle(&mut self, pool: &mut Pool) {
+        let Some(held) = &mut self.held else {
+            return;
+        };
+        let mut is_empty = true;
+        for buf in [&mut held.incoming, &mut held.plaintext, &mut held.outgoing] {
+            if !buf.is_empty() {
+                is_empty = false;
+            } else if buf.capacity() > 0 {
+                pool.put(std::mem::take(buf));
+            }
+        }
+        if is_empty {
+            self.held = None;
+        }
+    }
+
+    fn fail(&mut self, reason: CloseReason) {
+        self.has_records = false;
+        self.failure = Some(Box::new(reason));
+    }
+
+    /// Handles a FIN without a `close_notify` before it.
+    fn truncated(&mut self) -> io::Error {
+        self.is_peer_closed = true;
+        self.fail(CloseReason::TlsTruncated);
+        io::ErrorKind::UnexpectedEof.into()
+    }
+
+    /// Returns the reason for which the session has ended. Further reads then discard the input.
+    pub(super) fn take_failure(&mut self) -> Option<CloseReason> {
+        self.failure.take().map(|reason| *reason)
+    }
+}
+
+/// Input.
+impl TlsFilter {
+    /// Continues the handshake: handles received records, writes output and, if `may_read` is true,
+    /// reads once.
+    pub(super) fn handshake(
+        &mut self,
+        stream: &mut Stream,
+        may_read: bool,
+        pool: &mut Pool,
+    ) -> io::Result<Handshake> {
+        self.process_held(pool);
+        self.flush_between_reads(stream, pool);
+        if self.failure.is_some() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if !self.session.is_handshaking() {
+            return Ok(Handshake::Done);
+        }
+        let received = match may_read {
+            true => self.read_held(stream, pool),
+            false => Ok(Handshake::WouldBlock),
+        };
+        self.settle(pool);
+        received
+    }
+
+    /// Returns true if a read returns bytes or an error without input from the socket.
+    pub(crate) fn has_input(&self) -> bool {
+        let has_bytes = |held: &Held| !(held.plaintext.is_empty() && held.incoming.is_empty());
+        self.failure.is_some() || self.held.as_deref().is_some_and(has_bytes)
+    }
+
+    /// Reads plaintext: at most one read of the socket.
+    pub(super) fn fill(
+        &mut self,
+        stream: &mut Stream,
+        spare: &mut [u8],
+        pool: &mut Pool,
+    ) -> io::Result<Filtered> {
+        let held = self.held.as_deref();
+        if held.is_some_and(|held| !held.plaintext.is_empty()) {
+            return Ok(self.take_plaintext(spare, false, pool));
+        }
+        if self.failure.is_some() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if self.has_failed {
+            return discard(stream, spare);
+        }
+        if self.is_peer_closed {
+            return Ok(Filtered::End);
+        }
+        let incoming_len = held.map_or(0, |held| held.incoming.len());
+        let filled = match spare.len() >= IN_PLACE_LEN_MIN + incoming_len {
+            true => self.fill_in_place(stream, spare, pool),
+            false => self.fill_held(stream, spare, pool),
+        };
+        self.flush_between_reads(stream, pool);
+        self.settle(pool);
+        filled
+    }
+
+    /// Reads records into `spare` and decrypts them there.
+    fn fill_in_place(
+        &mut self,
+        stream: &mut Stream,
+        spare: &mut [u8],
+        pool: &mut Pool,
+    ) -> io::Result<Filtered> {
+        let mut held = self.held.take().unwrap_or_default();
+        let mut end = GAP + held.incoming.len();
+        spare[GAP..end].copy_from_slice(held.incoming.bytes());
+        let (mut received, mut emptied) = (0, false);
+        if !self.has_records {
+            let wanted = spare.len() - end;
+            match stream.read(&mut spare[end..]) {
+                Ok(0) => {
+                    self.held = Some(held);
+                    return Err(self.truncated());
+                }
+                Ok(len) => {
+                    (received, emptied) = (len, len < wanted);
+                    end += len;
+                }
+                Err(error) => {
+                    self.held = Some(held);
+                    return would_block(error);
+                }
+            }
+        }
+        let outgoing_capacity = held.outgoing.capacity();
+        let (mut at, mut plain_len) = (GAP, 0);
+        loop {
+            let (plain, input) = spare.split_at_mut(at);
+            let input = &mut input[..end - at];
+            let mut take = |bytes: &[u8]| {
+                plain[plain_len..plain_len + bytes.len()].copy_from_slice(bytes);
+                plain_len += bytes.len();
+            };
+            at += self.process(input, &mut take, &mut held.outgoing);
+            if !self.has_records || at == end && !self.session.has_output() {
+                self.has_records = false;
+                break;
+            }
+        }
+        pool.count(outgoing_capacity, held.outgoing.capacity());
+        held.incoming.clear();
+        if at < end {
+            append(&mut held.incoming, &spare[at..end], pool);
+        }
+        self.held = Some(held);
+        if plain_len > 0 {
+            let emptied = emptied && self.failure.is_none() && !self.is_peer_closed;
+            let len = plain_len;
+            return Ok(Filtered::Bytes { len, emptied });
+        }
+        self.without_plaintext(received, emptied)
+    }
+
+    /// Reads records into the kept bytes, for memory that is too short to decrypt in place.
+    fn fill_held(
+        &mut self,
+        stream: &mut Stream,
+        spare: &mut [u8],
+        pool: &mut Pool,
+    ) -> io::Result<Filtered> {
+        let (mut received, mut was_emptied) = (0, false);
+        if !self.has_records {
+            match self.read_held(stream, pool)? {
+                Handshake::Received { len, emptied } => (received, was_emptied) = (len, emptied),
+                Handshake::WouldBlock | Handshake::Done => return Ok(Filtered::OnRead),
+            }
+        }
+        self.process_held(pool);
+        if self.held().plaintext.is_empty() {
+            return self.without_plaintext(received, was_emptied);
+        }
+        Ok(self.take_plaintext(spare, was_emptied, pool))
+    }
+
+    /// Returns the result of a read whose `len` bytes contain no plaintext.
+    fn without_plaintext(&self, len: usize, emptied: bool) -> io::Result<Filtered> {
+        if self.failure.is_some() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if self.is_peer_closed {
+            return Ok(Filtered::End);
+        }
+        Ok(Filtered::Consumed { len, emptied })
+    }
+
+    /// Moves kept plaintext to `spare`. `emptied` is true if the socket is empty.
+    fn take_plaintext(&mut self, spare: &mut [u8], emptied: bool, pool: &mut Pool) -> Filtered {
+        let plaintext = &mut self.held().plaintext;
+        let len = spare.len().min(plaintext.len());
+        spare[..len].copy_from_slice(&plaintext.bytes()[..len]);
+        plaintext.consume(len);
+        let is_left = !plaintext.is_empty();
+        let is_over = self.failure.is_some() || self.is_peer_closed;
+        let emptied = emptied && !is_left && !self.has_records && !is_over;
+        self.settle(pool);
+        Filtered::Bytes { len, emptied }
+    }
+
+    /// Reads once behind the kept bytes.
+    fn read_held(&mut self, stream: &mut Stream, pool: &mut Pool) -> io::Result<Handshake> {
+        let incoming = &mut self.held().incoming;
+        reserve(incoming, READ_LEN, pool);
+        match stream.read(&mut incoming.spare_mut()[..READ_LEN]) {
+            Ok(0) => Err(self.truncated()),
+            Ok(len) => {
+                incoming.advance(len);
+                self.has_records = true;
+                let emptied = len < READ_LEN;
+                Ok(Handshake::Received { len, emptied })
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Handshake::WouldBlock),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Decrypts the kept bytes until plaintext is found or no complete record is left.
+    fn process_held(&mut self, pool: &mut Pool) {
+        if !self.has_records {
+            return;
+        }
+        let mut held = self.held.take().unwrap_or_default();
+        let outgoing_capacity = held.outgoing.capacity();
+        let mut take = |bytes: &[u8]| append(&mut held.plaintext, bytes, pool);
+        let len = self.process(held.incoming.bytes_mut(), &mut take, &mut held.outgoing);
+        held.incoming.consume(len);
+        pool.count(outgoing_capacity, held.outgoing.capacity());
+        self.held = Some(held);
+    }
+
+    /// Processes records, and notes the end of the peer or a failure. Returns the number of bytes
+    /// of the input that are done with.
+    fn process(
+        &mut self,
+        input: &mut [u8],
+        plain: &mut dyn FnMut(&[u8]),
+        outgoing: &mut Buf,
+    ) -> usize {
+        let was_handshaking = self.session.is_handshaking();
+        let was_empty = outgoing.is_empty();
+        let input_len = input.len();
+        let consumed = match self.session.process(input, plain, outgoing) {
+            Ok(processed) => {
+                self.is_peer_closed = processed.is_peer_closed;
+                self.has_records = !processed.is_exhausted && !processed.is_peer_closed;
+                match processed.is_peer_closed {
+                    // Data after a closure alert must be ignored (RFC 8446, 6.1).
+                    true => input_len,
+                    false => processed.consumed,
+                }
+            }
+            Err(error) => {
+                self.session.take_alert(outgoing);
+                self.has_failed = true;
+                self.fail(CloseReason::Tls(error));
+                input_len
+            }
+        };
+        if was_handshaking && let Some(name) = self.session.take_server_name() {
+            self.server_name = Some(name);
+        }
+        self.has_progress |= was_empty && !outgoing.is_empty();
+        consumed
+    }
+}
+
+/// Output.
+impl TlsFilter {
+    /// Encrypts plaintext, and writes the records. Accepts no plaintext while the socket has not
+    /// taken the records before it.
+    pub(super) fn drain(
+        &mut self,
+        stream: &mut Stream,
+        slices: &[IoSlice<'_>],
+        pool: &mut Pool,
+    ) -> io::Result<usize> {
+        self.flush(stream, pool)?;
+        if self.has_failed || self.is_output_over {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.process_all(pool);
+        let mut pieces = Pieces::new(slices);
+        let mut accepted = 0;
+        while !self.has_output() && pieces.left > 0 {
+            accepted += self.encrypt(&mut pieces, pool)?;
+            match self.flush(stream, pool) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if accepted > WRITE_LEN_MAX => {
+                    self.write_error = Some(error);
+                    break;
+                }
+                Err(error) => {
+                    // The caller counts these bytes as unsent.
+                    self.held().sent.clear();
+                    return Err(error);
+                }
+                Ok(()) => {}
+            }
+        }
+        Ok(accepted)
+    }
+
+    /// Encrypts pieces into the records of one write. Returns the length of their plaintext.
+    fn encrypt(&mut self, pieces: &mut Pieces<'_>, pool: &mut Pool) -> io::Result<usize> {
+        let plain_len = pieces.left.min(WRITE_LEN_MAX);
+        let records = plain_len.div_ceil(RECORD_PLAIN_LEN_MAX);
+        let mut held = self.held.take().unwrap_or_default();
+        held.outgoing = pool.take(plain_len + records * EXPANSION_MAX);
+        let capacity = held.outgoing.capacity();
+        let mut gathered = Buf::default();
+        let mut accepted = 0;
+        let mut result = Ok(());
+        for _ in 0..records {
+            let piece = pieces.next(&mut gathered, pool);
+            let left = held.incoming.bytes_mut();
+            result = self.session.encrypt(piece, left, &mut held.outgoing);
+            if result.is_err() {
+                self.session.take_alert(&mut held.outgoing);
+                break;
+            }
+            accepted += piece.len();
+            held.sent.push_back((held.outgoing.len(), piece.len()));
+        }
+        pool.count(capacity, held.outgoing.capacity());
+        if gathered.capacity() > 0 {
+            pool.put(gathered);
+        }
+        self.held = Some(held);
+        self.has_progress = true;
+        result.map(|()| accepted).map_err(io::Error::other)
+    }
+
+    /// Decrypts all complete records that are kept, because output cannot be encrypted before.
+    fn process_all(&mut self, pool: &mut Pool) {
+        while self.has_records {
+            self.process_held(pool);
+        }
+    }
+
+    /// Writes output during a read. If the write fails, all output is discarded and the read
+    /// continues.
+    fn flush_between_reads(&mut self, stream: &mut Stream, pool: &mut Pool) {
+        if self.write_error.is_none()
+            && let Err(error) = self.flush(stream, pool)
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            self.write_error = Some(error);
+            self.end_output(pool);
+        }
+    }
+
+    /// Writes all queued records. Fails with `WouldBlock` if the socket does not take all of them.
+    pub(super) fn flush(&mut self, stream: &mut Stream, pool: &mut Pool) -> io::Result<()> {
+        if let Some(error) = self.write_error.take() {
+            return Err(error);
+        }
+        let Some(held) = &mut self.held else {
+            return Ok(());
+        };
+        if self.is_output_over {
+            held.outgoing.clear();
+            held.sent.clear();
+        }
+        while !held.outgoing.is_empty() {
+            match stream.write(held.outgoing.bytes()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(len) => {
+                    held.written(len);
+                    self.has_progress = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.settle(pool);
+        Ok(())
+    }
+
+    /// Queues the `close_notify` once, and writes it.
+    pub(super) fn begin_end(&mut self, stream: &mut Stream, pool: &mut Pool) -> io::Result<()> {
+        let is_over = self.has_failed || self.is_output_over || self.session.is_handshaking();
+        if !is_over && !std::mem::replace(&mut self.is_notified, true) {
+            self.process_all(pool);
+            let mut held = self.held.take().unwrap_or_default();
+            let capacity = held.outgoing.capacity();
+            let left = held.incoming.bytes_mut();
+            let queued = self.session.close_notify(left, &mut held.outgoing);
+            pool.count(capacity, held.outgoing.capacity());
+            self.held = Some(held);
+            self.has_progress = true;
+            queued.map_err(io::Error::other)?;
+        }
+        match self.flush(stream, pool) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            flushed => flushed,
+        }
+    }
+
+    /// Discards all queued and all further output. Returns the length of the plaintext of the
+    /// queued records.
+    pub(super) fn end_output(&mut self, pool: &mut Pool) -> u64 {
+        self.is_output_over = true;
+        let Some(held) = &mut self.held else {
+            return 0;
+        };
+        held.outgoing.clear();
+        let lost = held.sent.drain(..).map(|(_, plain_len)| plain_len as u64);
+        let lost = lost.sum();
+        self.settle(pool);
+        lost
+    }
+
+    pub(super) fn has_output(&self) -> bool {
+        let held = self.held.as_deref();
+        held.is_some_and(|held| !held.outgoing.is_empty())
+    }
+
+    /// Returns true if a write failed during a read. The next flush returns the error.
+    pub(super) fn has_write_error(&self) -> bool {
+        self.write_error.is_some()
+    }
+
+    /// Returns false: no read waits for a write.
+    pub(super) fn continue_read(&self) -> bool {
+        false
+    }
+
+    /// Returns true if the output made progress since the last call, and then stores `now` as the
+    /// time of the last progress.
+    pub(super) fn stamp(&mut self, now: Stamp) -> bool {
+        let has_progress = std::mem::take(&mut self.has_progress);
+        if has_progress {
+            self.progress = now;
+        }
+        has_progress
+    }
+
+    /// Returns the time of the last progress, if the filter holds output.
+    pub(super) fn blocked_since(&self) -> Option<Stamp> {
+        self.has_output().then_some(self.progress)
+    }
+
+    /// Sets the time of the last progress to `now`.
+    pub(super) fn restart_progress(&mut self, now: Stamp) {
+        self.progress = now;
+    }
+}
+
+/// Memory.
+impl TlsFilter {
+    /// Returns the capacity of the buffers, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        let held = self.held.as_deref();
+        held.map_or(0, |held| {
+            held.incoming.capacity() + held.plaintext.capacity() + held.outgoing.capacity()
+        })
+    }
+
+    /// Puts all buffers back into the pool. Their content is lost.
+    pub(super) fn release(&mut self, pool: &mut Pool) {
+        if let Some(held) = &mut self.held {
+            held.incoming.clear();
+            held.plaintext.clear();
+            held.outgoing.clear();
+            self.settle(pool);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Frames over TLS: lengths, back-pressure, and records in every position.
+
+use std::io::{Read, Write};
+
+use super::common::tls::{
+    VERSIONS, client_config, client_config_with, server_config, server_config_with, shake,
+    tls_client,
+};
+use super::common::{Event, Probe, Random, drive, frame, settle};
+use super::{opened, pair, tls_connect, tls_listening};
+use unstick::{Config, ConnId, Framing, Reactor};
+
+/// Sends a payload from one end, and waits until it has arrived.
+fn pass(reactor: &mut Reactor<Probe>, from: ConnId, payload: &[u8]) {
+    let before = reactor.handler().frames().len();
+    reactor.with(|_, cx| {
+        let _ = cx.send(from, payload).expect("the queue has space");
+    });
+    drive(reactor, |reactor| reactor.handler().frames().len() > before);
+    let frames = reactor.handler().frames();
+    assert!(frames[before] == payload, "{} bytes", payload.len());
+}
+
+#[test]
+fn tls_frames_of_every_length_pass_in_both_versions() {
+    for version in VERSIONS {
+        let framing = Framing::length_u32();
+        let tls = server_config_with("localhost", &[version]).into();
+        let (mut reactor, addr, _) =
+            tls_listening(Probe::silent(), Config::default(), framing.clone(), tls);
+        let tls = client_config_with(&[version]).into();
+        let client = tls_connect(&mut reactor, addr, framing, tls);
+        drive(&mut reactor, |reactor| opened(reactor).len() == 2);
+        let both = opened(&reactor);
+        assert!(both.contains(&client));
+        let mut random = Random(7);
+        for len in [
+            0, 1, 64, 16_379, 16_380, 16_381, 32_768, 100_000, 262_144, 700_000,
+        ] {
+            let payload = random.bytes(len);
+            both.iter()
+                .for_each(|conn| pass(&mut reactor, *conn, &payload));
+        }
+    }
+}
+
+/// With these limits, the memory of a read is too short for a record.
+#[test]
+fn tls_frames_pass_with_tiny_reads_and_budgets() {
+    for (read_len_max, frame_budget) in [(1, 1), (7, 3), (5000, 1), (40_000, 2)] {
+        let config = {
+            let mut config = Config::default();
+            config.read_len_max = read_len_max;
+            config.read_budget_bytes = read_len_max;
+            config.frame_budget = frame_budget;
+            config
+        };
+        let (mut reactor, client, server) = pair(Probe::silent(), config, Framing::length_u32());
+        let mut random = Random(1);
+        for len in [0, 1, 300, 40_000] {
+            let payload = random.bytes(len);
+            pass(&mut reactor, client, &payload);
+            pass(&mut reactor, server, &payload);
+        }
+    }
+}
+
+/// All frames are in one record, so no event reports those that the budget leaves.
+#[test]
+fn frames_of_one_record_need_no_further_event() {
+    let mut config = Config::default();
+    config.frame_budget = 1;
+    let (mut reactor, addr, _) =
+        tls_listening(Probe::echo(), config, Framing::length_u8(), server_config());
+    let client = std::thread::spawn(move || {
+        let mut client = tls_client(addr, client_config());
+        let frames: Vec<u8> = (0..100).flat_map(|index| [1, index]).collect();
+        client.write_all(&frames).expect("the server reads");
+        let mut echo = vec![0; frames.len()];
+        client.read_exact(&mut echo).expect("the server replies");
+        assert_eq!(echo, frames);
+    });
+    drive(&mut reactor, |reactor| {
+        reactor.handler().frames().len() == 100
+    });
+    drive(&mut reactor, |_| client.is_finished());
+    client.join().expect("the client does not panic");
+}
+
+/// The frame is in the read that ends the handshake: the client sends it with its `Finished`.
+#[test]
+fn frame_in_the_last_read_of_the_handshake_is_delivered() {
+    for version in VERSIONS {
+        let tls = server_config_with("localhost", &[version]).into();
+        let framing = Framing::length_u8();
+        let (mut reactor, addr, _) = tls_listening(Probe::echo(), Config::default(), framing, tls);
+        let client = std::thread::spawn(move || {
+            let mut client = tls_client(addr, client_config());
+            // This plaintext is buffered, and leaves in one write with the last flight.
+            client
+                .conn
+                .writer()
+                .write_all(b"\x05hello")
+                .expect("memory can be written");
+            let mut echo = [0; 6];
+            client.read_exact(&mut echo).expect("the server replies");
+            assert_eq!(&echo, b"\x05hello");
+        });
+        drive(&mut reactor, |reactor| {
+            reactor.handler().frames() == [b"hello"]
+        });
+        drive(&mut reactor, |_| client.is_finished());
+        client.join().expect("the client does not panic");
+    }
+}
+
+/// Each side sends more than all buffers hold before it reads.
+#[test]
+fn both_sides_send_many_bytes_without_a_deadlock() {
+    let mut config = Config::default();
+    config.read_above_high = true;
+    let (mut reactor, client, server) = pair(Probe::silent(), config, Framing::length_u32());
+    let payload = vec![7; 1 << 20];
+    reactor.with(|_, cx| {
+        for conn in [client, server].repeat(10) {
+            let _ = cx.send(conn, &payload).expect("the queue has space");
+        }
+    });
+    drive(&mut reactor, |reactor| {
+        reactor.handler().frames().len() == 20
+    });
+    assert!(reactor.handler().frames().iter().all(|it| *it == payload));
+}
+
+/// Owned payloads are queued as header and payload, which are gathered into full records.
+#[test]
+fn owned_payloads_keep_their_order_over_tls() {
+    let (mut reactor, client, _) = pair(Probe::silent(), Config::default(), Framing::length_u32());
+    let mut random = Random(3);
+    let lens = [20_010, 7, 16_385, 399, 0, 100_000, 16_380];
+    let payloads: Vec<_> = lens.map(|len| random.bytes(len)).into();
+    reactor.with(|_, cx| {
+        for payload in &payloads {
+            let sent = cx.send_owned(client, payload.clone());
+            let _ = sent.expect("the queue has space");
+        }
+    });
+    drive(&mut reactor, |reactor| {
+        reactor.handler().frames().len() == lens.len()
+    });
+    assert!(reactor.handler().frames().iter().eq(&payloads));
+}
+
+/// The client does not read, so the server stops to read it at the high watermark.
+#[test]
+fn slow_tls_reader_gets_every_byte_and_bounds_the_queue() {
+    let mut config = Config::default();
+    config.write_high_bytes = 100_000;
+    config.write_low_bytes = 10_000;
+    let (mut reactor, addr, _) = tls_listening(
+        Probe::echo(),
+        config,
+        Framing::length_u32(),
+        server_config(),
+    );
+    let mut client = std::thread::scope(|scope| {
+        let shaken = scope.spawn(|| {
+            let mut client = tls_client(addr, client_config());
+            shake(&mut client);
+            client
+        });
+        drive(&mut reactor, |_| shaken.is_finished());
+        shaken.join().expect("the client does not panic")
+    });
+    let frames: Vec<u8> = frame("u32", &[9; 10_000]).repeat(2000);
+    let total = frames.len();
+    let client = std::thread::spawn(move || {
+        let mut received = 0;
+        for chunk in frames.chunks(50 * 10_004) {
+            client.write_all(chunk).expect("the server reads");
+            let mut echo = vec![0; chunk.len()];
+            client.read_exact(&mut echo).expect("the server replies");
+            assert!(echo == chunk);
+            received += echo.len();
+        }
+        received
+    });
+    let mut held_max = 0;
+    drive(&mut reactor, |reactor| {
+        held_max = held_max.max(reactor.stats().held_bytes);
+        client.is_finished()
+    });
+    assert_eq!(client.join().expect("the client does not panic"), total);
+    assert!(held_max < 2_000_000, "{held_max} bytes were held");
+    settle(&mut reactor);
+    assert_eq!(
+        reactor.handler().count(|it| matches!(it, Event::Close(..))),
+        1
+    );
+}
+
+/// The buffers of all sessions go back to the pool.
+#[test]
+fn idle_tls_connection_holds_no_buffer() {
+    let (mut reactor, client, server) =
+        pair(Probe::echo(), Config::default(), Framing::length_u32());
+    for conn in [client, server] {
+        reactor.with(|_, cx| cx.pause(conn).expect("the connection is open"));
+    }
+    reactor.with(|_, cx| {
+        let _ = cx.send(client, &[1; 100_000]).expect("the queue has space");
+    });
+    settle(&mut reactor);
+    reactor.with(|_, cx| {
+        cx.resume(server).expect("the connection is open");
+    });
+    drive(&mut reactor, |reactor| {
+        !reactor.handler().frames().is_empty()
+    });
+    settle(&mut reactor);
+    reactor.with(|_, cx| cx.abort(client));
+    settle(&mut reactor);
+    assert_eq!(reactor.stats().held_bytes, 0);
+}
