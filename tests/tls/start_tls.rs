@@ -136,9 +136,11 @@ fn start_tls_fails_on_connections_that_cannot_start() {
     assert_eq!(kind(&mut reactor, conn), std::io::ErrorKind::NotConnected);
     let client = std::thread::spawn(move || {
         let mut tls = upgraded(client(addr));
-        read_line(&mut tls)
+        read_line(&mut tls);
+        tls
     });
     drive(&mut reactor, |_| client.is_finished());
+    let _open = client.join().expect("the client does not panic");
     let conn = opened(&reactor)[2];
     assert_eq!(kind(&mut reactor, conn), std::io::ErrorKind::InvalidInput);
     reactor.with(|_, cx| {
