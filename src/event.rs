@@ -208,31 +208,6 @@ impl CloseReason {
     }
 }
 
-/// Values of labels of metrics.
-#[cfg(feature = "metrics")]
-impl CloseReason {
-    pub(crate) fn label(&self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Peer => "peer",
-            Self::Aborted => "aborted",
-            Self::ProxyHeader(_) => "proxy_header",
-            Self::Detached(_) => "detached",
-            Self::ConnectFailed(_) => "connect_failed",
-            Self::Io(_) => "io",
-            Self::Frame { .. } => "frame",
-            Self::CloseTimeout => "close_timeout",
-            Self::IdleTimeout => "idle_timeout",
-            Self::ReadIdleTimeout => "read_idle_timeout",
-            Self::FrameDeadline => "frame_deadline",
-            Self::WriteStalled => "write_stalled",
-            Self::MemoryFull => "memory_full",
-            Self::Shutdown => "shutdown",
-            Self::HandlerPanicked => "handler_panicked",
-        }
-    }
-}
-
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -303,18 +278,6 @@ impl Refusal {
             Self::ConnectionsPerAddr => "connections_per_addr",
             Self::UntrustedProxy => "untrusted_proxy",
             Self::Preparing => "preparing",
-        }
-    }
-}
-
-/// Values of a label of metrics.
-#[cfg(feature = "metrics")]
-impl Refusal {
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::ConnectionsPerAddr => "connections_per_addr",
-            Self::UntrustedProxy => "untrusted_proxy",
         }
     }
 }
