@@ -386,7 +386,8 @@ impl Stage {
             assert_eq!(descriptor_count(), descriptors - 1);
         } else {
             assert_eq!(descriptor_count(), descriptors);
-            assert_eq!(reactor.next_turn_in(), None, "no work and no timer is left");
+            // The timer that frees the memory of a burst may be left. It ends within seconds.
+            drive(&mut reactor, |reactor| reactor.next_turn_in().is_none());
         }
     }
 }

@@ -8,9 +8,9 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use unstick::{
-    Addr, Closed, ConnId, Context, Datagram, FrameError, Framing, Handler, Hangup, ListenerId,
-    Origin, Payload, Refusal, SendError, Sent, Skipped, SocketId, TimerId, UdpId, UnixDatagram,
-    UnixDatagramId,
+    Addr, CloseReason, Closed, ConnId, Context, Datagram, Detached, FrameError, Framing, Handler,
+    Hangup, ListenerId, Origin, Payload, Refusal, SendError, Sent, Skipped, SocketId, TimerId,
+    UdpId, UnixDatagram, UnixDatagramId,
 };
 
 use crate::common::frame;
@@ -188,7 +188,8 @@ impl Matrix {
             | Op::Reframe(_)
             | Op::Peek(..)
             | Op::Session(_)
-            | Op::Abort(_) => self.apply_connection(cx, op, targets),
+            | Op::Abort(_)
+            | Op::Detach(_) => self.apply_connection(cx, op, targets),
             Op::Pause(..)
             | Op::Resume(..)
             | Op::Close(..)
@@ -206,6 +207,7 @@ impl Matrix {
             | Op::BindUdp
             | Op::BindUnix
             | Op::AdoptStream
+            | Op::AdoptDetached
             | Op::AdoptListener
             | Op::AdoptUdp
             | Op::AdoptUnix => self.apply_opening(cx, op),
@@ -316,6 +318,18 @@ impl Matrix {
                 cx.abort(targets.conn(of));
                 self.life(targets.conn(of)).is_ended = true;
             }
+            Op::Detach(of) => {
+                let detached = cx.detach(targets.conn(of));
+                let is_detached = detached.is_ok();
+                assert_fails_if_closed(of, detached);
+                if is_detached {
+                    self.life(targets.conn(of)).is_ended = true;
+                    assert!(
+                        cx.detach(targets.conn(of)).is_err(),
+                        "it is detached already"
+                    );
+                }
+            }
             other => panic!("{other:?} is not a connection operation"),
         }
     }
@@ -401,6 +415,17 @@ impl Matrix {
                 if let Ok(stream) = TcpStream::connect(to) {
                     let conn = cx.adopt_stream(stream, Framing::length_u32(), ());
                     self.life(conn);
+                }
+            }
+            Op::AdoptDetached => {
+                let to = self.listening.expect("the listener address is set up");
+                if let Ok(stream) = TcpStream::connect(to) {
+                    let mut detached = Detached::new(stream);
+                    detached.undelivered = frame("u32", b"x");
+                    detached.unsent = frame("u32", b"y");
+                    let unsent = detached.unsent.clone();
+                    let conn = cx.adopt_detached(detached, Framing::length_u32(), ());
+                    self.life(conn).accepted = unsent;
                 }
             }
             Op::AdoptListener => {
@@ -602,7 +627,12 @@ impl Handler for Matrix {
         assert_ne!(peer, Err(ErrorKind::NotConnected));
         let life = self.life(conn);
         life.closes += 1;
-        let counted = closed.stats.written_bytes + closed.unsent_bytes;
+        // The socket is closed when this callback drops the detached connection.
+        let detached = match &closed.reason {
+            CloseReason::Detached(detached) => detached.unsent.len() as u64,
+            _ => 0,
+        };
+        let counted = closed.stats.written_bytes + closed.unsent_bytes + detached;
         assert_eq!(counted, life.accepted.len() as u64, "{closed:?}");
         let at = match life.is_open {
             true => Callback::Close,

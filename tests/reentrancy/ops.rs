@@ -48,6 +48,7 @@ pub(crate) enum Op {
     StopRecording(Kind, Of),
     Inspect(Kind, Of),
     Abort(Of),
+    Detach(Of),
     SendTo(Of),
     SendDatagram(Of),
     ConnectUdp(Of),
@@ -62,6 +63,7 @@ pub(crate) enum Op {
     BindUdp,
     BindUnix,
     AdoptStream,
+    AdoptDetached,
     AdoptListener,
     AdoptUdp,
     AdoptUnix,
@@ -85,6 +87,7 @@ pub(crate) fn all_ops() -> Vec<Op> {
         Op::BindUdp,
         Op::BindUnix,
         Op::AdoptStream,
+        Op::AdoptDetached,
         Op::AdoptListener,
         Op::AdoptUdp,
         Op::AdoptUnix,
@@ -103,6 +106,7 @@ pub(crate) fn all_ops() -> Vec<Op> {
         ops.extend([Op::SendUnframed(of), Op::Peek(of, 0), Op::Peek(of, 7)]);
         ops.extend([0, 2, u64::MAX].map(|frames| Op::Grant(of, frames)));
         ops.extend([Op::Reframe(of), Op::Session(of), Op::Abort(of)]);
+        ops.push(Op::Detach(of));
         ops.extend([Op::SendTo(of), Op::SendDatagram(of), Op::ConnectUdp(of)]);
         ops.extend([Op::SendUnix(of), Op::ResetTimer(of), Op::CancelTimer(of)]);
         for kind in KINDS {

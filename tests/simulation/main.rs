@@ -3,4 +3,5 @@
 mod api;
 mod lives;
 mod network;
+mod parts;
 mod scripts;
