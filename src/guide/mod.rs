@@ -19,5 +19,8 @@ pub mod tuning {}
 #[doc = include_str!("simulation.md")]
 pub mod simulation {}
 
+#[doc = include_str!("deployment.md")]
+pub mod deployment {}
+
 #[doc = include_str!("internals.md")]
 pub mod internals {}
