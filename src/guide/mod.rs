@@ -26,5 +26,8 @@ pub mod simulation {}
 #[doc = include_str!("simulated_kernel.md")]
 pub mod simulated_kernel {}
 
+#[doc = include_str!("deployment.md")]
+pub mod deployment {}
+
 #[doc = include_str!("internals.md")]
 pub mod internals {}
