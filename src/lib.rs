@@ -22,6 +22,9 @@
 //! triggers, partial writes, back-pressure, stale ids, accept storms, and closing without losing
 //! data. This crate solves them.
 //!
+//! The [guide] has a tutorial, answers to common questions, and counterparts for those who
+//! come from mio, tokio, Twisted, Netty or libuv.
+//!
 //! # A server
 //!
 //! A program implements [`Handler`]: the application state and its callbacks. The reactor owns the

@@ -15,6 +15,8 @@ use unstick::{Codec, FrameError, Out, Step};
 const LINE_LEN_MAX: usize = 64 * 1024;
 /// Maximum number of arguments of a command. Redis has the same limit.
 const ARGS_MAX: usize = 1024 * 1024;
+/// Maximum number of digits of a length.
+const DIGITS_MAX: usize = 9;
 
 /// The framing of RESP requests. Replies are sent as they are.
 pub(crate) struct Requests {
@@ -32,13 +34,17 @@ pub(crate) struct Checked {
 }
 
 impl Requests {
-    fn end_of_line(&self, line: &[u8]) -> Result<Option<usize>, FrameError> {
+    /// Searches the end of an inline command.
+    fn inline(&self, bytes: &[u8]) -> Result<Step, FrameError> {
         let limit = LINE_LEN_MAX.min(self.len_max);
-        match memchr(b'\n', line.get(..limit).unwrap_or(line)) {
-            Some(end) if end > 0 && line[end - 1] == b'\r' => Ok(Some(end - 1)),
+        match memchr(b'\n', bytes.get(..limit).unwrap_or(bytes)) {
+            Some(end) if end > 0 && bytes[end - 1] == b'\r' => Ok(Step::Frame {
+                frame: 0..end - 1,
+                consumed: end + 1,
+            }),
             Some(_) => Err(FrameError::Malformed("a line does not end with CR LF")),
-            None if line.len() >= limit => Err(self.too_long(line.len())),
-            None => Ok(None),
+            None if bytes.len() >= limit => Err(self.too_long(bytes.len())),
+            None => Ok(Step::Need(bytes.len() + 1)),
         }
     }
 
@@ -63,27 +69,22 @@ impl Codec for Requests {
                 });
             }
             let rest = bytes.get(checked.offset..).unwrap_or_default();
-            let Some(line) = self.end_of_line(rest)? else {
+            let Some(kind) = rest.first() else {
                 return Ok(Step::Need(bytes.len() + 1));
             };
-            let start = checked.offset;
-            match (checked.args, rest[0]) {
-                (None, b'*') => {
-                    let args = number(&rest[1..line]).filter(|args| *args <= ARGS_MAX);
-                    let invalid = FrameError::Malformed("invalid multibulk length");
-                    checked.args = Some(args.ok_or(invalid)?);
-                    checked.offset += line + 2;
-                }
-                (None, _) => {
-                    return Ok(Step::Frame {
-                        frame: 0..line,
-                        consumed: line + 2,
-                    });
+            if checked.args.is_none() && *kind != b'*' {
+                return self.inline(rest);
+            }
+            let Some((number, len)) = header(rest)? else {
+                return Ok(Step::Need(bytes.len() + 1));
+            };
+            match (checked.args, kind) {
+                (None, _) if number <= ARGS_MAX => {
+                    checked.args = Some(number);
+                    checked.offset += len;
                 }
                 (Some(args), b'$') => {
-                    let len = number(&rest[1..line]).filter(|len| *len <= self.len_max);
-                    let len = len.ok_or(FrameError::Malformed("invalid bulk length"))?;
-                    let end = start + line + 2 + len + 2;
+                    let end = checked.offset + len + number + 2;
                     if end > self.len_max {
                         return Err(self.too_long(end));
                     }
@@ -96,7 +97,7 @@ impl Codec for Requests {
                     checked.offset = end;
                     checked.args = Some(args - 1);
                 }
-                (Some(_), _) => return Err(FrameError::Malformed("expected '$'")),
+                _ => return Err(FrameError::Malformed("expected '$', or too many arguments")),
             }
         }
     }
@@ -107,15 +108,27 @@ impl Codec for Requests {
     }
 }
 
-/// Parses a number of at most nine decimal digits.
-fn number(digits: &[u8]) -> Option<usize> {
-    if digits.is_empty() || digits.len() > 9 {
-        return None;
+/// Parses a header: a byte for the kind, at most nine digits, and a line end. Returns the number
+/// and the length of the header; `None` if the header is incomplete. A header is so short that a
+/// loop is faster than `memchr`.
+fn header(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
+    let invalid = || Err(FrameError::Malformed("invalid length"));
+    let mut number = 0;
+    for at in 1..DIGITS_MAX + 2 {
+        match bytes.get(at) {
+            Some(digit @ b'0'..=b'9') => number = number * 10 + usize::from(digit - b'0'),
+            Some(b'\r') if at > 1 => {
+                return match bytes.get(at + 1) {
+                    Some(b'\n') => Ok(Some((number, at + 2))),
+                    Some(_) => invalid(),
+                    None => Ok(None),
+                };
+            }
+            Some(_) => return invalid(),
+            None => return Ok(None),
+        }
     }
-    digits.iter().try_fold(0, |number: usize, digit| {
-        let digit = digit.is_ascii_digit().then(|| usize::from(digit - b'0'))?;
-        Some(number * 10 + digit)
-    })
+    invalid()
 }
 
 /// The arguments of a command that [`Requests`] has checked.
@@ -128,9 +141,12 @@ pub(crate) struct Args<'a> {
 impl<'a> Args<'a> {
     pub(crate) fn new(frame: &'a [u8]) -> Self {
         let is_inline = frame.first() != Some(&b'*');
-        let array = memchr(b'\n', frame).map_or(&[][..], |end| &frame[end + 1..]);
+        let start = match header(frame) {
+            Ok(Some((_, len))) if !is_inline => len,
+            _ => 0,
+        };
         Self {
-            rest: if is_inline { frame } else { array },
+            rest: &frame[start..],
             is_inline,
         }
     }
@@ -147,10 +163,9 @@ impl<'a> Iterator for Args<'a> {
             self.rest = rest;
             return (!arg.is_empty()).then_some(arg);
         }
-        let line = memchr(b'\r', self.rest)?;
-        let len = number(self.rest.get(1..line)?)?;
-        let arg = self.rest.get(line + 2..line + 2 + len)?;
-        self.rest = self.rest.get(line + 2 + len + 2..)?;
+        let (len, start) = header(self.rest).ok()??;
+        let arg = self.rest.get(start..start + len)?;
+        self.rest = self.rest.get(start + len + 2..)?;
         Some(arg)
     }
 }

@@ -67,16 +67,34 @@ impl Reply<'_> {
         self.line(':', number);
     }
 
+    /// Writes a line with a count. Formatting it by `write!` takes several times as long.
+    fn decimal(&mut self, kind: u8, count: usize) {
+        let mut line = [0; 23];
+        let mut start = line.len() - 2;
+        line[start..].copy_from_slice(b"\r\n");
+        let mut rest = count;
+        loop {
+            start -= 1;
+            line[start] = b'0' + u8::try_from(rest % 10).expect("a digit fits");
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        line[start - 1] = kind;
+        self.0.extend_from_slice(&line[start - 1..]);
+    }
+
     fn count(&mut self, count: usize) {
-        self.line(':', count);
+        self.decimal(b':', count);
     }
 
     fn array(&mut self, len: usize) {
-        self.line('*', len);
+        self.decimal(b'*', len);
     }
 
     fn bulk(&mut self, bytes: &[u8]) {
-        self.line('$', bytes.len());
+        self.decimal(b'$', bytes.len());
         self.0.extend(bytes);
         self.0.extend(b"\r\n");
     }

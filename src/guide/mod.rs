@@ -1,4 +1,27 @@
-//! Chapters of the guide. The modules hold only documentation.
+//! The guide: chapters to read, without code of the crate.
+//!
+//! | purpose | chapter |
+//! |---|---|
+//! | learn | [tutorial]: from an empty folder to a server with an own protocol, tests and limits |
+//! | | [coming from](coming_from) mio, tokio, Twisted, asyncio, Netty or libuv |
+//! | do | [how-to](how_to): answers to common questions |
+//! | | [embedding]: the loop of a GUI, a game or another library |
+//! | | [tuning]: measuring, and the settings of a busy server |
+//! | understand | [stickiness]: why TCP glues and cuts messages |
+//! | | [internals]: how the crate is built |
+//! | look up | [protocols]: the framing of each well-known protocol |
+//! | | [sockets]: the socket functions of Python and C |
+//!
+//! The [front page](crate) explains each part of the crate in a few sentences.
+
+#[doc = include_str!("tutorial.md")]
+pub mod tutorial {}
+
+#[doc = include_str!("how_to.md")]
+pub mod how_to {}
+
+#[doc = include_str!("coming_from.md")]
+pub mod coming_from {}
 
 #[doc = include_str!("stickiness.md")]
 pub mod stickiness {}
