@@ -146,8 +146,7 @@ pub struct Config {
     /// Maximum number of accepted connections that are in a TLS handshake, or that exchange other
     /// bytes before [`on_open`](crate::Handler::on_open). At least 1.
     ///
-    /// Further connections are closed and reported as for `connections_max`, unless they open at
-    /// once.
+    /// Further connections that do not open at once are closed and reported as refused.
     ///
     /// Default: 4,096. A handshake holds up to about 20 KB, so they take at most 80 MB.
     pub preparing_max: usize,
