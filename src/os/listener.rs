@@ -11,10 +11,10 @@ use socket2::{SockRef, Socket};
 #[cfg(any(test, feature = "sim"))]
 use super::sim::SimSocket;
 use super::{Os, Stream, local_addr, retry, to_addr};
+#[cfg(unix)]
 use crate::addr::UnixAddr;
 use crate::addr::{Addr, canonical};
 use crate::id::PollToken;
-#[cfg(unix)]
 use crate::log_target::LOG_TARGET;
 
 /// A listening TCP or Unix socket.

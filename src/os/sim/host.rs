@@ -87,11 +87,13 @@ impl State {
     /// Returns the open socket of a class that receives packets from the host `from` to `addr`. A
     /// socket that is bound to the wildcard address receives packets to every address of its host.
     pub(super) fn bound(&self, from: usize, addr: &Addr, class: Class) -> Option<usize> {
-        let Addr::Inet(inet) = addr else {
-            return self
-                .bindings
-                .get(&(FIRST_HOST, class, addr.clone()))
-                .copied();
+        let inet = match addr {
+            Addr::Inet(inet) => inet,
+            #[cfg(unix)]
+            Addr::Unix(_) => {
+                let key = (FIRST_HOST, class, addr.clone());
+                return self.bindings.get(&key).copied();
+            }
         };
         let host = self.route(from, inet.ip())?;
         let at = |addr: SocketAddr| self.bindings.get(&(host, class, addr.into())).copied();
@@ -111,13 +113,14 @@ impl State {
         kind: Kind,
     ) -> io::Result<u32> {
         let mut addr = addr.clone();
-        if let Addr::Inet(inet) = &mut addr {
-            if !self.has_ip(host, inet.ip()) {
+        match &mut addr {
+            Addr::Inet(inet) if !self.has_ip(host, inet.ip()) => {
                 return Err(ErrorKind::AddrNotAvailable.into());
             }
-            if inet.port() == 0 {
+            Addr::Inet(inet) if inet.port() == 0 => {
                 inet.set_port(self.free_port(host, inet.ip())?);
             }
+            _ => {}
         }
         #[cfg(unix)]
         let is_unnamed = matches!(&addr, Addr::Unix(name) if name.is_unnamed());
