@@ -39,10 +39,11 @@ const DEFAULT_RECORDS: [&str; 4] = [
 
 /// Length of the header of a message, in bytes.
 const HEADER_LEN: usize = 12;
-/// Maximum length of an answer over UDP to a client that announces no larger buffer, in bytes.
+/// Maximum length of an answer over UDP, in bytes (RFC 1035, 4.2.1). The server ignores the buffer
+/// size of EDNS, so no client gets a longer answer. A sender with a forged address can thus cause
+/// little traffic.
 const UDP_ANSWER_LEN_MAX: usize = 512;
-/// Maximum length of an answer, in bytes. A query is longer than a twentieth of it, so the server
-/// is of little use for amplification.
+/// Maximum length of an answer over TCP, in bytes.
 const ANSWER_LEN_MAX: usize = 1232;
 /// Time for which a client may keep an answer, in seconds.
 const TTL: u32 = 300;

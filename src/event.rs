@@ -1,5 +1,5 @@
-//! Values that callbacks receive: the origin of a connection, a peer's hang-up and the reason for a
-//! close.
+//! Values that callbacks receive: the origin of a connection, a peer's hang-up, the reason for a
+//! close or a refusal, and a detached socket.
 
 use std::error::Error;
 #[cfg(unix)]
@@ -265,7 +265,8 @@ pub enum Refusal {
     ///
     /// [requires]: crate::ProxyProtocol::required
     UntrustedProxy,
-    /// [`Config::preparing_max`](crate::Config::preparing_max) connections are in a TLS handshake.
+    /// [`Config::preparing_max`](crate::Config::preparing_max) connections are in a TLS handshake,
+    /// or exchange other bytes before [`on_open`](crate::Handler::on_open).
     Preparing,
 }
 

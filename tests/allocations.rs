@@ -62,7 +62,8 @@ impl Handler for Echo {
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
         match cx.send(conn, frame) {
             Ok(Sent::AboveHigh) => self.is_above.store(true, Ordering::Release),
-            // The client has received all its frames and has disconnected.
+            // The client of the test of watermark crossings ends the connection while frames and
+            // echoes are in flight. These frames need no echo.
             Ok(_) | Err(SendError::Closing) => {}
             Err(error) => panic!("{error}"),
         }
@@ -319,7 +320,7 @@ fn repeated_watermark_crossings_allocate_nothing() {
     let message = frame("u32", &[7; FRAME_LEN]);
     let sender = thread::spawn({
         let message = message.clone();
-        // The writes fail when the reader shuts the connection down.
+        // The writes fail after the receiving thread has shut down the connection.
         move || while writer.write_all(&message).is_ok() {}
     });
     let stalls = Arc::new(AtomicU64::new(0));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque, hash_map::Entry};
 
 type Bytes = Vec<u8>;
 
-/// Bytes that an entry counts in addition to its key or value, for the tables that hold it.
+/// Estimated memory overhead of each stored key, element, field or field value, in bytes.
 const ENTRY_BYTES: usize = 64;
 
 /// Reason why a command failed. The text is the error reply.
@@ -40,7 +40,9 @@ pub(crate) struct Store {
     bytes_max: usize,
 }
 
-/// Defines a method that returns the value of a type at a key, and creates it if it is missing.
+/// Defines two methods for one type of value. `$get` returns the value at a key, or `None` if there
+/// is no such key. `$make` also creates a missing value, and fails if the memory is used up. Both
+/// methods fail if the value has another type.
 macro_rules! typed {
     ($get:ident, $make:ident, $variant:ident, $type:ty) => {
         pub(crate) fn $get(&self, key: &[u8]) -> Result<Option<&$type>, Refused> {
@@ -108,7 +110,7 @@ impl Store {
         removed.is_some()
     }
 
-    /// Sets a key to a text, whatever it held before.
+    /// Sets a key to a text. The former value may have any type.
     pub(crate) fn put(&mut self, key: &[u8], text: &[u8]) -> Result<(), Refused> {
         if let Some(Value::Text(old)) = self.values.get_mut(key)
             && (text.len() <= old.len() || self.bytes <= self.bytes_max)
@@ -134,7 +136,7 @@ impl Store {
         Ok(sum)
     }
 
-    /// Appends to one end of a list. Returns its new length.
+    /// Adds a value at one end of a list. Returns the new length of the list.
     pub(crate) fn push(&mut self, key: &[u8], at: End, value: &[u8]) -> Result<usize, Refused> {
         let list = self.make_list(key)?;
         match at {
@@ -163,7 +165,7 @@ impl Store {
         Ok(popped)
     }
 
-    /// Returns the list at a key, also if the memory is used up.
+    /// Returns the list at a key, even if the memory is used up. Fails if the key has no list.
     fn make_or_keep_list(&mut self, key: &[u8]) -> Result<&mut VecDeque<Bytes>, Refused> {
         match self.values.get_mut(key) {
             Some(Value::List(list)) => Ok(list),
@@ -178,7 +180,7 @@ impl Store {
         Ok(is_new)
     }
 
-    /// Removes any member of a set.
+    /// Removes an arbitrary member of a set, and returns the member.
     pub(crate) fn pop_member(&mut self, key: &[u8]) -> Result<Option<Bytes>, Refused> {
         let Entry::Occupied(mut entry) = self.values.entry(key.to_vec()) else {
             return Ok(None);

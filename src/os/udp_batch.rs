@@ -13,8 +13,8 @@
 //! are sent again one by one, and each has its own result.
 //!
 //! An old kernel or a sandbox may refuse a batched call (`ENOSYS`, or `EPERM` by seccomp(2)). Each
-//! refused call is repeated as a call for one datagram. If that works several times in a row, the
-//! thread stops using the batched call.
+//! refused call is repeated as a call for one datagram. If that works once after `ENOSYS`, or
+//! several times in a row after other errors, the thread stops using the batched call.
 //!
 //! quinn-udp provides `recvmmsg` and decodes its control data. nix provides `sendmmsg` and
 //! `UDP_GRO`. The `recvmmsg` of nix does not reset the length of the control buffer: after a
@@ -44,8 +44,8 @@ pub(super) use super::udp_control::Wanted;
 /// Maximum number of messages per call; quinn-udp receives no more at once.
 pub(super) const BATCH_LEN: usize = quinn_udp::BATCH_SIZE;
 /// Number of refused calls in a row after which a batched call is not used any more. A refused call
-/// counts only if the call for one datagram then works. A single refused call proves nothing,
-/// because a firewall may reject single datagrams with `EPERM`, even at random.
+/// counts only if the call for one datagram then works. A single `EPERM` proves nothing, because a
+/// firewall may reject single datagrams, even at random. A single `ENOSYS` is enough.
 const REFUSALS_MAX: u8 = 8;
 
 /// State of one socket that sends and receives in batches, or that receives details.

@@ -47,7 +47,8 @@ struct Postgres {
 }
 
 impl Handler for Postgres {
-    type Session = bool; // true after the answer `S` or a StartupMessage
+    /// True after the server sent `S`, the start of TLS, or received a StartupMessage.
+    type Session = bool;
 
     fn on_frame(
         &mut self,
@@ -373,7 +374,8 @@ fn postgresql_plain_text_after_ssl_request_is_rejected() {
 
 const AMQP_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 
-/// A server of AMQP that supports no version, or a client that sends its header and a heart-beat.
+/// Handler for both sides of AMQP. As a server, it rejects every version. As a client, it sends its
+/// header and a heart-beat.
 struct Amqp;
 
 impl Handler for Amqp {

@@ -28,13 +28,13 @@ use crate::tls::{RECORD_PLAIN_LEN_MAX, RECORD_WIRE_LEN_MAX, TlsInfo, TlsSession}
 
 /// Offset of the records in the memory of a read.
 const GAP: usize = RECORD_PLAIN_LEN_MAX;
-/// Smallest memory in which records are decrypted in place: the gap and one whole record.
+/// Minimum spare capacity to decrypt records in place, in bytes: the gap and one whole record.
 pub(crate) const IN_PLACE_LEN_MIN: usize = GAP + RECORD_WIRE_LEN_MAX;
-/// Length of one read of the handshake, or of a read into memory that is too short for records.
-/// Most flights of a handshake are shorter.
+/// Length of a read into the filter's own buffer, in bytes. The filter uses this buffer during the
+/// handshake, and if the caller's memory is too short to decrypt records in place. Most flights of
+/// a handshake are shorter.
 const READ_LEN: usize = 4096;
-/// Number of records per write. Their wire length is just below 64 KiB, so that they fit into a
-/// buffer of this size.
+/// Number of records per write. Three full records fit into a buffer of 64 KiB, and four do not.
 const RECORDS_PER_WRITE: usize = 3;
 /// Maximum plaintext per write, in bytes.
 const WRITE_LEN_MAX: usize = RECORDS_PER_WRITE * RECORD_PLAIN_LEN_MAX;
@@ -268,7 +268,8 @@ impl TlsFilter {
         self.without_plaintext(received, emptied)
     }
 
-    /// Reads records into the kept bytes, for memory that is too short to decrypt in place.
+    /// Reads records into the filter's own buffer and decrypts them there, because `spare` is too
+    /// short to decrypt in place.
     fn fill_held(
         &mut self,
         stream: &mut Stream,
@@ -313,7 +314,7 @@ impl TlsFilter {
         Filtered::Bytes { len, emptied }
     }
 
-    /// Reads once behind the kept bytes.
+    /// Reads once, and appends the bytes to the records that are not decrypted.
     fn read_held(&mut self, stream: &mut Stream, pool: &mut Pool) -> io::Result<Handshake> {
         let incoming = &mut self.held().incoming;
         reserve(incoming, READ_LEN, pool);
@@ -330,7 +331,8 @@ impl TlsFilter {
         }
     }
 
-    /// Decrypts the kept bytes until plaintext is found or no complete record is left.
+    /// Decrypts the records in the filter's own buffer, until plaintext is found or no complete
+    /// record is left.
     fn process_held(&mut self, pool: &mut Pool) {
         if !self.has_records {
             return;
@@ -344,8 +346,8 @@ impl TlsFilter {
         self.held = Some(held);
     }
 
-    /// Processes records, and notes the end of the peer or a failure. Returns the number of bytes
-    /// of the input that are done with.
+    /// Processes records. Stores a failure or the end of the peer's stream. Returns the number of
+    /// consumed bytes of the input.
     fn process(
         &mut self,
         input: &mut [u8],
@@ -446,7 +448,8 @@ impl TlsFilter {
         result.map(|()| accepted).map_err(io::Error::other)
     }
 
-    /// Decrypts all complete records that are kept, because output cannot be encrypted before.
+    /// Decrypts all complete records in the filter's own buffer. Output can be encrypted only after
+    /// that.
     fn process_all(&mut self, pool: &mut Pool) {
         while self.has_records {
             self.process_held(pool);

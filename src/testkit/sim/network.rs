@@ -19,7 +19,7 @@ impl Simulation {
     ///
     /// # Panics
     ///
-    /// If no host has one of the addresses.
+    /// If one of the addresses belongs to no host.
     pub fn set_link(&mut self, from: impl Into<IpAddr>, to: impl Into<IpAddr>, link: Link) {
         let (from, to) = (self.host(from), self.host(to));
         self.world().set_link(from, to, link);
@@ -33,7 +33,7 @@ impl Simulation {
     ///
     /// # Panics
     ///
-    /// If no host has one of the addresses.
+    /// If one of the addresses belongs to no host.
     pub fn cut(&mut self, from: impl Into<IpAddr>, to: impl Into<IpAddr>) {
         let (from, to) = (self.host(from), self.host(to));
         self.world().set_cut(from, to, true);
@@ -44,7 +44,7 @@ impl Simulation {
     ///
     /// # Panics
     ///
-    /// If no host has one of the addresses.
+    /// If one of the addresses belongs to no host.
     pub fn partition(&mut self, one: impl Into<IpAddr>, other: impl Into<IpAddr>) {
         let (one, other) = (one.into(), other.into());
         self.cut(one, other);
@@ -56,7 +56,7 @@ impl Simulation {
     ///
     /// # Panics
     ///
-    /// If no host has one of the addresses.
+    /// If one of the addresses belongs to no host.
     pub fn heal(&mut self, one: impl Into<IpAddr>, other: impl Into<IpAddr>) {
         let (one, other) = (self.host(one), self.host(other));
         self.world().set_cut(one, other, false);

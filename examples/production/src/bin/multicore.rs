@@ -49,7 +49,7 @@ impl Handler for Worker {
     type Session = ();
 
     fn on_open(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), origin: Origin) {
-        // The acceptor has counted an adopted connection already.
+        // An adopted connection was already counted by the acceptor.
         if matches!(origin, Origin::Accepted { .. }) {
             self.load.fetch_add(1, Ordering::Relaxed);
         }
@@ -124,7 +124,7 @@ impl Handler for Front {
     }
 }
 
-/// Starts a worker on a core. It listens at `addr`, if there is one.
+/// Starts a worker on a core. The worker listens at `addr`, or does not listen if `addr` is `None`.
 fn start(
     shared: Arc<Shared>,
     core: core_affinity::CoreId,
@@ -199,7 +199,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse()?;
     let mut cores = core_affinity::get_core_ids().ok_or("the system names no cores")?;
     if arguments.threads > 0 {
-        // More threads than cores share the cores.
+        // If there are more threads than cores, several threads run on one core.
         cores = cores.into_iter().cycle().take(arguments.threads).collect();
     }
     let shared = Arc::new(Shared { greeting: b"" });
