@@ -11,6 +11,7 @@
 mod input;
 #[path = "../../common/naive.rs"]
 pub mod naive;
+mod proxied;
 
 use std::ops::ControlFlow;
 
@@ -19,6 +20,7 @@ use unstick::{Decoded as Item, Deframer, Framer};
 
 use input::Input;
 use naive::{Decoded, Fault, Format, Found, Limit};
+pub use proxied::proxied;
 
 /// Maximum ratio of a buffer's capacity to the bytes it holds.
 const HELD_FACTOR: usize = 16;
@@ -29,13 +31,14 @@ const KEPT_LEN: usize = 64 * 1024;
 pub type Entry = (&'static str, fn(&[u8]));
 
 /// All fuzz targets.
-pub const ENTRIES: [Entry; 6] = [
+pub const ENTRIES: [Entry; 7] = [
     ("lengths", lengths),
     ("delimiters", delimiters),
     ("numbers", numbers),
     ("cuts", cuts),
     ("connection", connection),
     ("round_trip", round_trip),
+    ("proxied", proxied),
 ];
 
 /// Tests length prefixes, length fields in a header, and framings of header and body.
