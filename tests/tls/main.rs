@@ -5,6 +5,7 @@ mod common;
 
 mod ends;
 mod handshake;
+mod proxied;
 mod sessions;
 mod start_tls;
 mod traffic;
