@@ -39,6 +39,7 @@ impl<H: Handler> Context<'_, H> {
     /// * [`SendError::Frame`]: the payload is too long for the framing, or the framing cannot
     ///   represent it. Another attempt will fail too. [`send_unframed`](Context::send_unframed)
     ///   sends bytes that need no framing.
+    #[inline]
     pub fn send(&mut self, conn: ConnId, payload: impl AsRef<[u8]>) -> Result<Sent, SendError> {
         self.engine.send(conn.0, payload.as_ref())
     }
