@@ -51,7 +51,7 @@ struct Member {
 struct Chat {
     /// The nicknames of all members, by room.
     rooms: BTreeMap<String, BTreeMap<ConnId, String>>,
-    /// Number of lines for which a client has no credit back yet.
+    /// Number of lines of each client whose credit the timer has not given back yet.
     spent: BTreeMap<ConnId, u64>,
 }
 

@@ -30,8 +30,8 @@ Usage: load ADDR [OPTION]...
 Prints the messages per second, and a histogram of the time from send to echo. The exit
 code is 1 if a connection fails or an echo differs.";
 
-/// Number of buckets for each power of two. A latency below 16 us has its own bucket. Longer ones
-/// share buckets that are at most an eighth wide; they use the upper half of the buckets.
+/// Number of buckets for each power of two. A latency below 16 us has a bucket for its microsecond.
+/// A longer latency uses the upper half of the buckets, each of which is at most an eighth wide.
 const PARTS: usize = 16;
 
 /// Counts of latencies in microseconds, in buckets whose width grows with the latency.

@@ -162,8 +162,8 @@ pub enum CloseReason {
     /// A callback about this connection panicked.
     HandlerPanicked,
     /// The TLS session failed: the peer violated the protocol, or a certificate was not accepted.
-    /// This side has sent the alert, unless the peer sent one. Before
-    /// [`on_open`](crate::Handler::on_open), the handshake failed.
+    /// This side has sent the alert, unless the peer sent one. If
+    /// [`on_open`](crate::Handler::on_open) was not called, the handshake failed.
     #[cfg(feature = "tls")]
     Tls(TlsError),
     /// The peer ended its side without a TLS `close_notify`, so later bytes may be missing: an

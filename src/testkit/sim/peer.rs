@@ -30,13 +30,13 @@ impl Peer {
     }
 
     /// Sends bytes. The peer buffers any number of bytes until the other end has space for them.
-    /// After the end of this side they are discarded.
+    /// Bytes that are sent after the end of this side are discarded.
     pub fn send(self, bytes: &[u8]) {
         self.peer.send(bytes);
     }
 
-    /// Returns the number of bytes that were sent, and that the other end has no space for or that
-    /// are still on their way.
+    /// Returns the number of sent bytes that have not reached the receive buffer of the other end.
+    /// They are on their way, or the buffer is full.
     #[must_use]
     pub fn unsent_len(self) -> usize {
         self.peer.unsent_len()
