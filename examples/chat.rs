@@ -171,8 +171,8 @@ impl Handler for Chat {
                 format!("* welcome, {}: you are in lobby", member.name)
             }),
             (Some(_), ("/quit", _)) => {
-                // `on_close` comes only when the client has ended its side too. The nickname is
-                // free at once.
+                // Frees the nickname at once: `on_close` comes only when the client has ended its
+                // side too.
                 if let Some(member) = session.take() {
                     self.leave(cx, conn, &member);
                 }

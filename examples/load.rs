@@ -187,7 +187,7 @@ fn main() -> ExitCode {
             && (16..=65_536).contains(&size)
             && seconds >= 1;
         if !are_valid {
-            return Err(usage("a number is out of its range"));
+            return Err(usage("the number of an option is out of its range"));
         }
         let mut reactor = Reactor::new(Load {
             depth,

@@ -167,8 +167,8 @@ pub enum CloseReason {
     #[cfg(feature = "tls")]
     Tls(TlsError),
     /// The peer ended its side without a TLS `close_notify`, so later bytes may be missing: an
-    /// attacker can cut a stream, but cannot forge its end. Also the reason if the peer ended its
-    /// side during the handshake.
+    /// attacker can cut a stream, but cannot forge its end. A peer that ends its side during the
+    /// handshake is reported with this reason too.
     #[cfg(feature = "tls")]
     TlsTruncated,
     /// The TLS handshake was not complete within

@@ -59,8 +59,8 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Starts TLS on an open plain connection, as the client. `name` is the name that the
-    /// certificate of the server must have. Otherwise like
-    /// [`start_tls_server`](Context::start_tls_server): call it when the server has agreed.
+    /// certificate of the server must have. Call this method when the server has agreed to start
+    /// TLS. Everything else is as in [`start_tls_server`](Context::start_tls_server).
     ///
     /// # Errors
     ///

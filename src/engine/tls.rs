@@ -65,7 +65,7 @@ impl Engine {
         self.start_tls(token, Stage::TlsClient(Box::new(client)))
     }
 
-    /// Starts TLS on an open connection. Output that is queued now is sent before, without TLS.
+    /// Starts TLS on an open connection. The output in the write queue is sent first, without TLS.
     fn start_tls(&mut self, token: Token, stage: Stage) -> io::Result<()> {
         let conn = self.entries.conn(token)?;
         if conn.state.is_opening() || conn.state.is_dead() {
@@ -212,7 +212,7 @@ impl Engine {
 }
 
 /// Creates the session of a TLS stage. A server creates it only when input has arrived, so a silent
-/// client takes no memory for it. If TLS is optional, the first byte shows if the client uses it.
+/// client takes no memory for a session. If TLS is optional, the first byte of the client decides.
 fn start(conn: &Connection) -> Result<Start, TlsError> {
     match conn.stage() {
         Some(Stage::TlsClient(client)) => TlsSession::client(client).map(Start::Session),

@@ -115,7 +115,7 @@ pub(in crate::engine) fn handshake(
 /// Reads through the filter; returns `None` if there is none.
 ///
 /// A short read clears the readiness only if the filter holds no plaintext. `WouldBlock` of the
-/// socket clears it.
+/// socket always clears the readiness.
 #[inline]
 pub(super) fn fill(
     conn: &mut Connection,

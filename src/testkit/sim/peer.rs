@@ -158,8 +158,8 @@ impl DatagramPeer {
     /// # Errors
     ///
     /// The error that a real system returns, for example `InvalidInput` for a datagram that is too
-    /// long, or `ConnectionRefused` if no socket has a Unix address. UDP datagrams to a closed port
-    /// are lost without an error.
+    /// long, or `ConnectionRefused` for a Unix address that no socket has. UDP datagrams to a
+    /// closed port are lost without an error.
     pub fn send_to(self, addr: impl Into<Addr>, data: &[u8]) -> io::Result<()> {
         self.socket.send_datagram(Some(addr.into()), data)?;
         Ok(())

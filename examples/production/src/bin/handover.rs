@@ -174,7 +174,7 @@ impl Server {
         if let Some(mut successor) = self.successor.take()
             && let Err(error) = send(&mut successor, b'E', None, &[], &[])
         {
-            eprintln!("the end of the handover failed: {error}");
+            eprintln!("the new process did not get the end of the handover: {error}");
         }
         cx.shutdown(Duration::ZERO);
     }
