@@ -51,7 +51,7 @@ struct Member {
 struct Chat {
     /// The nicknames of all members, by room.
     rooms: BTreeMap<String, BTreeMap<ConnId, String>>,
-    /// Number of lines for which a client has no credit back yet.
+    /// Number of lines of each client whose credit the timer has not given back yet.
     spent: BTreeMap<ConnId, u64>,
 }
 
@@ -171,8 +171,8 @@ impl Handler for Chat {
                 format!("* welcome, {}: you are in lobby", member.name)
             }),
             (Some(_), ("/quit", _)) => {
-                // `on_close` comes only when the client has ended its side too. The nickname is
-                // free at once.
+                // Frees the nickname at once: `on_close` comes only when the client has ended its
+                // side too.
                 if let Some(member) = session.take() {
                     self.leave(cx, conn, &member);
                 }

@@ -1,4 +1,4 @@
-//! A game server with an own loop: the world moves at fixed times, and the reactor runs between
+//! A game server with its own loop: the world moves at fixed times, and the reactor runs between
 //! them.
 //!
 //! ```text
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use unstick::{Closed, Config, ConnId, Context, Framing, Handler, Origin, Reactor};
 
 const HELP: &str = "\
-A game server with an own loop.
+A game server with its own loop.
 
 Usage: game_loop [ADDR]
 

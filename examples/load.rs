@@ -30,8 +30,8 @@ Usage: load ADDR [OPTION]...
 Prints the messages per second, and a histogram of the time from send to echo. The exit
 code is 1 if a connection fails or an echo differs.";
 
-/// Number of buckets for each power of two. A latency below 16 us has its own bucket. Longer ones
-/// share buckets that are at most an eighth wide; they use the upper half of the buckets.
+/// Number of buckets for each power of two. A latency below 16 us has a bucket for its microsecond.
+/// A longer latency uses the upper half of the buckets, each of which is at most an eighth wide.
 const PARTS: usize = 16;
 
 /// Counts of latencies in microseconds, in buckets whose width grows with the latency.
@@ -187,7 +187,7 @@ fn main() -> ExitCode {
             && (16..=65_536).contains(&size)
             && seconds >= 1;
         if !are_valid {
-            return Err(usage("a number is out of its range"));
+            return Err(usage("the number of an option is out of its range"));
         }
         let mut reactor = Reactor::new(Load {
             depth,

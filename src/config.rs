@@ -148,7 +148,7 @@ pub struct Config {
     ///
     /// Further connections that do not open at once are closed and reported as refused.
     ///
-    /// Default: 4,096. A handshake holds up to about 20 KB, so they take at most 80 MB.
+    /// Default: 4,096. A handshake holds up to about 20 KB, so all handshakes take at most 80 MB.
     pub preparing_max: usize,
     /// Number of connections whose TLS handshake may continue per turn. At least 1.
     ///
@@ -161,8 +161,8 @@ pub struct Config {
     /// [`CloseReason::TlsHandshakeTimeout`](crate::CloseReason::TlsHandshakeTimeout). Must not be
     /// zero.
     ///
-    /// Default: 10 s, enough for several retries of a lost packet. A silent peer then holds its
-    /// place among `preparing_max` only this long.
+    /// Default: 10 s, enough for several retries of a lost packet. A silent peer counts towards
+    /// `preparing_max` until this time has passed.
     #[cfg(feature = "tls")]
     pub tls_handshake_timeout: Duration,
     /// Maximum length of a received datagram, in bytes. A longer datagram is delivered truncated
@@ -429,9 +429,9 @@ impl Config {
     /// | field | value | reason |
     /// |---|---|---|
     /// | `memory_bytes_max` | the argument | clients cannot use up the memory of the process |
-    /// | `memory_deadline` | 1 ms | those that hold the most memory are aborted at once |
-    /// | `connections_max` | one for each 4 KiB of memory, at least 64 | each one needs memory |
-    /// | `write_queue_bytes_max` | a quarter of the memory, at most 16 MiB | one client gets a part |
+    /// | `memory_deadline` | 1 ms | clients that hold the most memory are aborted at once |
+    /// | `connections_max` | one for each 4 KiB of memory, at least 64 | each connection needs memory |
+    /// | `write_queue_bytes_max` | a quarter of the memory, at most 16 MiB | one client cannot use all memory |
     /// | `read_idle_timeout` | 60 s | a silent client frees its place |
     /// | `frame_deadline` | 30 s | a frame that is sent byte by byte does not keep its memory |
     /// | `write_stall_timeout` | 30 s | a client that does not read frees its place and its memory |

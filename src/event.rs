@@ -162,13 +162,13 @@ pub enum CloseReason {
     /// A callback about this connection panicked.
     HandlerPanicked,
     /// The TLS session failed: the peer violated the protocol, or a certificate was not accepted.
-    /// This side has sent the alert, unless the peer sent one. Before
-    /// [`on_open`](crate::Handler::on_open), the handshake failed.
+    /// This side has sent the alert, unless the peer sent one. If
+    /// [`on_open`](crate::Handler::on_open) was not called, the handshake failed.
     #[cfg(feature = "tls")]
     Tls(TlsError),
     /// The peer ended its side without a TLS `close_notify`, so later bytes may be missing: an
-    /// attacker can cut a stream, but cannot forge its end. Also the reason if the peer ended its
-    /// side during the handshake.
+    /// attacker can cut a stream, but cannot forge its end. A peer that ends its side during the
+    /// handshake is reported with this reason too.
     #[cfg(feature = "tls")]
     TlsTruncated,
     /// The TLS handshake was not complete within

@@ -17,7 +17,8 @@ macro_rules! setters {
 }
 
 /// Defines a builder method for each public field of a type. Each method has the name of its field,
-/// whose documentation it links to. A method for an `optional` field accepts the value alone too.
+/// whose documentation it links to. A method for an `optional` field accepts a value without
+/// `Some`.
 macro_rules! field_setters {
     (
         $type:ident: $($field:ident: $value:ty),+;

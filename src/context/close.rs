@@ -226,7 +226,7 @@ impl<H: Handler> Context<'_, H> {
     /// With a time of zero, they are aborted in this turn or the next.
     ///
     /// Each connection is closed as [`close`](Context::close) does, which waits for its peer. So a
-    /// single peer that does not end its side makes the shutdown last until its end.
+    /// single peer that does not end its side delays the end until the close time has passed.
     ///
     /// A second call cannot extend a phase: the earliest end of each phase applies. So code that
     /// needs an end by a certain time can rely on it. To allow more time, use longer times in the

@@ -40,7 +40,7 @@ pub(crate) use sockets::not_inet;
 /// [`Reactor::with`](crate::Reactor::with) gives access to it.
 ///
 /// The methods are in this order: sending, opening sockets, sessions, timers, closing, flow
-/// control, addresses and options, statistics, recordings, signals, and Unix datagram sockets.
+/// control, addresses and options, statistics, recordings, signals, TLS, and Unix datagram sockets.
 pub struct Context<'a, H: Handler> {
     pub(crate) engine: &'a mut Engine,
     pub(crate) sessions: &'a mut Sessions<H::Session>,

@@ -1,4 +1,4 @@
-//! TLS: starting it in mid-stream, its view, and new certificates.
+//! TLS: the session of a connection, the start of TLS in mid-stream, and new certificates.
 
 use std::io;
 use std::sync::Arc;
@@ -32,13 +32,13 @@ impl<H: Handler> Context<'_, H> {
         self.engine.tls(conn.0)
     }
 
-    /// Starts TLS on an open plain connection, as the server. For protocols that ask for TLS in
-    /// mid-stream, such as SMTP's STARTTLS and PostgreSQL's SSLRequest.
+    /// Starts TLS on an open plain connection, as the server. Some protocols ask for TLS in
+    /// mid-stream, for example by SMTP's STARTTLS and PostgreSQL's SSLRequest.
     ///
     /// * Payloads that were sent before this call leave without TLS, such as the reply "go ahead".
     ///   Payloads that are sent later leave with TLS, after the handshake.
-    /// * No frame is delivered until the handshake is done. The next frame then came with TLS. The
-    ///   framing stays; [`reframe`](Context::reframe) changes it.
+    /// * No frame is delivered until the handshake is done. All frames after that have come with
+    ///   TLS. The framing stays; [`reframe`](Context::reframe) changes it.
     /// * If further plaintext arrived in the same read as the request, the connection closes with
     ///   [`CloseReason::Tls`]. Otherwise these bytes would look as if they had come with TLS, and
     ///   an attacker can insert them (CVE-2021-23222).
@@ -59,8 +59,8 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Starts TLS on an open plain connection, as the client. `name` is the name that the
-    /// certificate of the server must have. Otherwise like
-    /// [`start_tls_server`](Context::start_tls_server): call it when the server has agreed.
+    /// certificate of the server must have. Call this method when the server has agreed to start
+    /// TLS. Everything else is as in [`start_tls_server`](Context::start_tls_server).
     ///
     /// # Errors
     ///

@@ -64,8 +64,8 @@ impl<'a> Datagram<'a> {
     /// Returns the header of the PROXY protocol that preceded the payload. [`from`](Self::from) is
     /// the address of the balancer, to which a reply is sent.
     ///
-    /// Returns `None` if the sender is a direct client, or unless
-    /// [`UdpOptions::proxy_protocol`](crate::UdpOptions::proxy_protocol) is set.
+    /// Returns `None` if the sender is a direct client, or if
+    /// [`UdpOptions::proxy_protocol`](crate::UdpOptions::proxy_protocol) is not set.
     #[must_use]
     pub fn proxied(&self) -> Option<&'a ProxyHeader> {
         self.proxied

@@ -154,7 +154,7 @@ impl Engine {
         let stats = conn.stats(self.telemetry.callback_times.of(token));
         let mut extras = conn.extras.take().unwrap_or_default();
         if extras.proxied.is_some() {
-            // `on_close` may ask for the header.
+            // Keeps the header of the PROXY protocol, which `on_close` can read.
             conn.extras().proxied = extras.proxied.take();
         }
         if let Some(dial) = &mut extras.dial {

@@ -47,7 +47,8 @@ impl Engine {
             return None;
         }
         let mut detached = Detached::new(conn.socket.detach(&self.os)?);
-        // The close report counts the connection by the address in the header, so the header stays.
+        // A copy, because the reap needs the header of the PROXY protocol: its address is the one
+        // under which the connection was counted.
         detached.proxied = conn.extras().proxied.clone();
         let pool = &mut self.memory.pool;
         if let Some(mut queue) = conn.write_queue.take() {

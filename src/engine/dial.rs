@@ -26,8 +26,8 @@ use crate::os::{ConnectOptions, Os, Stream, lacks_resources, names_no_server};
 /// "Connection Attempt Delay").
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Maximum number of pending attempts of one connect. A further attempt closes the oldest attempt.
-/// By then the oldest attempt has waited two seconds. TCP repeats a lost SYN after one second (RFC
-/// 6298, 2.1).
+/// By then the oldest attempt has waited two seconds, so TCP has repeated a lost SYN once: it does
+/// so after one second (RFC 6298, 2.1).
 const ATTEMPTS_MAX: usize = 8;
 
 /// A connect to a list of addresses.

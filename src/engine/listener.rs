@@ -38,9 +38,9 @@ const PORT_TRIES: u32 = 16;
 /// for the retry timer. If the system rejects every accept, a listener without a wait would cause a
 /// busy loop.
 const REJECTED_MAX: u32 = 16;
-/// Number of consecutive [aborted](AcceptFailure::Aborted) accepts after which a listener waits for
-/// the retry. Each of them should take a connection from the backlog. A listener of a system that
-/// does not do so would cause a busy loop.
+/// Number of consecutive [aborted](AcceptFailure::Aborted) accepts after which a listener waits
+/// for the retry timer. An aborted accept normally removes a connection from the backlog. On a
+/// system that leaves the connection there, a listener without a wait would cause a busy loop.
 const ABORTED_MAX: u32 = 1024;
 
 /// Number of open connections, and the listeners that currently cannot accept.

@@ -344,8 +344,8 @@ impl ByLabel {
 /// Number of buckets for each power of two. A published time differs from the measured one by at
 /// most an eighth.
 const BUCKETS_PER_OCTAVE: u32 = 4;
-/// Number of buckets: times up to 2^44 nanoseconds, which are five hours. Longer times count as
-/// that.
+/// Number of buckets: they cover times below 2^45 nanoseconds, which are almost ten hours. Longer
+/// times count in the last bucket.
 const BUCKETS: usize = 45 * BUCKETS_PER_OCTAVE as usize;
 
 /// Measured times that are not published yet, as counts of logarithmic buckets.
@@ -386,7 +386,7 @@ fn bucket_of(time: Duration) -> usize {
     (bucket as usize).min(BUCKETS - 1)
 }
 
-/// Returns the middle of a bucket.
+/// Returns the middle of a bucket, in seconds.
 fn seconds_of(bucket: usize) -> f64 {
     let per_octave = BUCKETS_PER_OCTAVE as usize;
     let octave = i32::try_from(bucket / per_octave).unwrap_or_default();
@@ -420,7 +420,8 @@ impl Engine {
         }
     }
 
-    /// Records the time of the turn that ends. The timer of the interval keeps `now` up to date.
+    /// Records the time of the turn that ends: from the end of its wait, which is `timers.now`,
+    /// until the present.
     #[inline]
     pub(crate) fn measure_turn(&mut self) {
         if let Some(metrics) = &mut self.telemetry.metrics {

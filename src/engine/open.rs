@@ -194,8 +194,8 @@ impl Engine {
             && let Ok(conn) = self.conn(token)
             && let Err(error) = conn.socket.set_nodelay(true)
         {
-            // The call fails only if the peer has reset the connection. The next read reports the
-            // reset.
+            // `set_nodelay` fails only if the peer has reset the connection. The next read reports
+            // the reset.
             log::debug!(
                 target: LOG_TARGET,
                 "setting TCP_NODELAY on {} failed: {error}", ConnId(token)

@@ -33,8 +33,8 @@ use crate::proxy_header::{ProxyError, ProxyHeader};
 #[cfg(feature = "tls")]
 use crate::tls::{TlsClient, TlsServer};
 
-/// Length of one read of a stage, in bytes. It is short, because the bytes after the stage are
-/// copied once.
+/// Length of one read of a stage, in bytes. It is short, because a read can also return bytes that
+/// belong to the first frames. These bytes are copied once more.
 const READ_LEN: usize = 4096;
 
 /// The preparation of one connection.
@@ -152,14 +152,14 @@ impl Preparation {
 }
 
 impl Stage {
-    /// Handles the bytes that have arrived since the stage began. A stage that needs more bytes is
-    /// called again with these bytes and further ones. It must fail before they become too many.
+    /// Handles `input`, all bytes that have arrived since the stage began. A stage that needs more
+    /// bytes is called again with a longer input. It must fail before the input becomes too long.
     fn run(&self, input: &[u8]) -> Result<Progress, CloseReason> {
         match self {
             Self::ReceiveHeader(stage) => stage.run(input),
-            // `send_for_stage` has sent the bytes before.
+            // `send_for_stage` sends the bytes.
             Self::Send { .. } => Ok(Progress::NeedMore),
-            // `continue_tls` handles the bytes.
+            // `continue_tls` handles the input of these stages.
             #[cfg(feature = "tls")]
             Self::FlushPlain(_) | Self::TlsServer { .. } | Self::TlsClient(_) => {
                 Ok(Progress::NeedMore)

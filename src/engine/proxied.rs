@@ -26,7 +26,7 @@ use crate::proxy_header::{ProxyError, ProxyHeader, ProxyProtocol};
 #[derive(Debug, Clone)]
 pub(super) struct ReceiveHeader {
     pub(super) policy: Arc<ProxyProtocol>,
-    /// True if no further byte is awaited, and the peer counts as a direct client.
+    /// True if the peer counts as a direct client, because its header is optional and did not come.
     is_direct: bool,
 }
 
@@ -46,8 +46,9 @@ impl ReceiveHeader {
         }
     }
 
-    /// Stops waiting for bytes, because none arrives any more or in time. Returns true if the peer
-    /// may be a direct client.
+    /// Stops waiting for the header, after the end of the stream or the deadline. Returns true if
+    /// the peer is a direct client: the header is optional, and `input` begins with no whole
+    /// signature.
     fn stop_waiting(&mut self, input: &[u8]) -> bool {
         self.is_direct = !self.policy.is_required() && !ProxyHeader::is_signed(input);
         self.is_direct

@@ -44,7 +44,8 @@ impl Engine {
         }
     }
 
-    /// Returns the smallest capacity of a frame's own buffer into which a connection is read.
+    /// Returns the minimum spare capacity that the buffer of a partial frame needs for a direct
+    /// read into this buffer. With less, the connection is read into the shared buffer.
     pub(crate) fn direct_len_min(&self, token: Token) -> usize {
         self.entries.conn(token).map_or(0, direct_len_min)
     }

@@ -65,7 +65,7 @@ impl Engine {
         self.start_tls(token, Stage::TlsClient(Box::new(client)))
     }
 
-    /// Starts TLS on an open connection. Output that is queued now is sent before, without TLS.
+    /// Starts TLS on an open connection. The output in the write queue is sent first, without TLS.
     fn start_tls(&mut self, token: Token, stage: Stage) -> io::Result<()> {
         let conn = self.entries.conn(token)?;
         if conn.state.is_opening() || conn.state.is_dead() {
@@ -125,8 +125,8 @@ impl Engine {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return ControlFlow::Break(());
         };
-        // An attacker could have put these bytes between the request and the handshake. After the
-        // handshake they would look as if the peer had sent them with TLS (CVE-2021-23222).
+        // Undecoded plaintext after the request for TLS may come from an attacker. After the
+        // handshake it would look as if the peer had sent it with TLS (CVE-2021-23222).
         let held = conn.assembler.len();
         if held > 0 {
             self.reject(token, CloseReason::Tls(TlsError::PLAINTEXT_BEFORE_TLS));
@@ -211,8 +211,8 @@ impl Engine {
     }
 }
 
-/// Creates the session of a TLS stage. A server waits for input: until then, a silent client needs
-/// no session. The first byte tells if an optional session begins.
+/// Creates the session of a TLS stage. A server creates it only when input has arrived, so a silent
+/// client takes no memory for a session. If TLS is optional, the first byte of the client decides.
 fn start(conn: &Connection) -> Result<Start, TlsError> {
     match conn.stage() {
         Some(Stage::TlsClient(client)) => TlsSession::client(client).map(Start::Session),

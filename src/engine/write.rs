@@ -339,8 +339,8 @@ impl Engine {
             _ => return,
         };
         if conn.state.output_taken() == Action::SendFin {
-            // Both calls fail only if the peer has reset the connection. The next read reports the
-            // reset.
+            // Errors of `begin_end` and `end` are ignored. After `WouldBlock`, the filter holds
+            // output. Any other error comes from a reset, which the next read reports.
             let pool = &mut self.memory.pool;
             let _ = begin_end(conn, pool);
             if has_filter_output(conn) {

@@ -87,7 +87,7 @@ pub struct TokioCodec<C> {
     codec: C,
     /// Bytes that the decoder has not taken.
     input: BytesMut,
-    /// The item that was encoded last.
+    /// Bytes of the item that was encoded last.
     output: BytesMut,
     buffer_len_max: usize,
     has_failed: bool,
@@ -107,7 +107,7 @@ impl<C> TokioCodec<C> {
 
     /// Sets the maximum number of bytes that may wait for the rest of their item. Default: 1 MiB.
     ///
-    /// Many decoders have a limit of their own. This one also bounds the others.
+    /// Many decoders have a limit of their own. This limit also bounds decoders without one.
     #[must_use]
     pub fn buffer_len_max(mut self, bytes: usize) -> Self {
         self.buffer_len_max = bytes;
@@ -129,7 +129,7 @@ impl<C> TokioCodec<C> {
         self.input.len()
     }
 
-    /// Frees the memory that holds no bytes. An idle connection then has no buffer here.
+    /// Frees memory that holds no bytes. The codec of an idle connection then has no buffer.
     pub fn shrink_to_fit(&mut self) {
         self.output = BytesMut::new();
         self.input = BytesMut::from(&self.input[..]);

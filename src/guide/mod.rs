@@ -1,14 +1,18 @@
-//! The guide: chapters to read, without code of the crate.
+//! The guide. It consists of chapters to read, and contains no code of the crate.
 //!
 //! | purpose | chapter |
 //! |---|---|
-//! | learn | [tutorial]: from an empty folder to a server with an own protocol, tests and limits |
+//! | learn | [tutorial]: from an empty folder to a server with its own protocol, tests and limits |
 //! | | [coming from](coming_from) mio, tokio, Twisted, asyncio, Netty or libuv |
 //! | do | [how-to](how_to): answers to common questions |
 //! | | [embedding]: the loop of a GUI, a game or another library |
 //! | | [tuning]: measuring, and the settings of a busy server |
+//! | | [deployment]: balancers, restarts, limits of the system, and monitoring |
+//! | | `tls`, with the feature `tls`: certificates, STARTTLS, costs and errors |
+//! | | `simulation`, with the feature `sim`: tests in a simulated network |
 //! | understand | [stickiness]: why TCP glues and cuts messages |
 //! | | [internals]: how the crate is built |
+//! | | [simulated_kernel]: how the simulated sockets are compared with Linux |
 //! | look up | [protocols]: the framing of each well-known protocol |
 //! | | [sockets]: the socket functions of Python and C |
 //!

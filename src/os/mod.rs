@@ -75,7 +75,8 @@ pub(crate) const SHORT_READ_EMPTIES: bool = cfg!(any(
     target_os = "dragonfly",
 ));
 
-/// The end of a wait of another thread. Such a thread always waits in real time.
+/// Deadline of a wait in a thread that does not run the loop. Such a thread waits in real time,
+/// even if its reactor is simulated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
     begun: Instant,

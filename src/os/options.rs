@@ -281,8 +281,8 @@ impl ConnectOptions {
     ///
     /// [`on_open`](crate::Handler::on_open) is called after the handshake, which has a deadline of
     /// its own: [`Config::tls_handshake_timeout`](crate::Config::tls_handshake_timeout). Payloads
-    /// sent before are queued. The connect fails with `InvalidInput` if `enable_early_data` is
-    /// true, because early data can be replayed.
+    /// sent before `on_open` are queued. The connect fails with `InvalidInput` if
+    /// `enable_early_data` is true, because early data can be replayed.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, config: Arc<ClientConfig>, name: ServerName<'static>) -> Self {

@@ -214,7 +214,7 @@ fn unix(bytes: &[u8]) -> Result<Option<(Addr, Addr)>, ProxyError> {
 }
 
 /// Returns a Unix address; `None` if this system has no such address. A path ends at the first
-/// zero. An abstract name has no length here, so zeros at its end are cut off.
+/// zero. The header has no length of an abstract name, so zeros at its end are removed.
 #[cfg(unix)]
 fn unix_addr(bytes: &[u8]) -> Option<Addr> {
     use crate::addr::UnixAddr;

@@ -83,7 +83,8 @@ enum Version {
     V2,
 }
 
-/// The registered kinds of TLVs that concern a server.
+/// Registered kinds of TLVs, for [`tlv`](ProxyHeader::tlv) and
+/// [`tlv_value`](ProxyHeader::tlv_value).
 impl ProxyHeader {
     /// Kind of the TLV with the application protocol (`PP2_TYPE_ALPN`), for example `h2`.
     pub const ALPN: u8 = 0x01;
@@ -156,8 +157,9 @@ impl ProxyHeader {
     ///
     /// # Errors
     ///
-    /// * `InvalidInput`: the TLVs together are longer than 65,319 bytes, with 3 bytes for the kind
-    ///   and length of each. Or the kind is 3, the checksum.
+    /// * `InvalidInput`: all TLVs together would be longer than 65,319 bytes. Each of them takes 3
+    ///   bytes more than its value.
+    /// * `InvalidInput`: the kind is 3, which is the checksum.
     pub fn tlv(mut self, kind: u8, value: &[u8]) -> io::Result<Self> {
         let len = u16::try_from(value.len()).ok();
         let is_short = self.tlvs.len() + 3 + value.len() <= TLVS_LEN_MAX;
@@ -221,7 +223,10 @@ impl ProxyHeader {
     /// `None` if more bytes are needed.
     ///
     /// Version 1 needs at most 107 bytes, and version 2 at most 65,551 bytes. The work is linear in
-    /// the length of the header. For a program that does not receive headers through a listener.
+    /// the length of the header. A listener with [`ListenOptions::proxy_protocol`] decodes headers
+    /// itself; other programs call this function.
+    ///
+    /// [`ListenOptions::proxy_protocol`]: crate::ListenOptions::proxy_protocol
     ///
     /// # Errors
     ///

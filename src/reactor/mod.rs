@@ -40,7 +40,7 @@ use callbacks::Callbacks;
 ///
 /// [`run`](Reactor::run) runs the loop. [`turn`](Reactor::turn) runs one turn, for a program with
 /// its own loop. For everything else, [`with`](Reactor::with) gives access to the [`Context`],
-/// which also each callback gets: it sends, closes, sets timers, and opens sockets with options.
+/// which callbacks get too. Its methods send, close, set timers, and open sockets with options.
 ///
 /// # Examples
 ///

@@ -94,7 +94,7 @@ impl<H: Handler> Remote<H> {
     /// `timeout` for a place in it. With a timeout of zero, it does not wait.
     ///
     /// A thread that produces faster than the loop works is slowed down to the pace of the loop. Do
-    /// not call it in a callback: while the loop waits, it takes no post.
+    /// not call this method in a callback: a loop that waits takes no posts.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl<H: Handler> Remote<H> {
     /// So an error other than [`CallError::Panicked`] means that `task` did not begin, and never
     /// will.
     ///
-    /// Do not call it in a callback: the loop would wait for itself until the timeout.
+    /// Do not call this method in a callback: the loop would wait for itself until the timeout.
     ///
     /// # Errors
     ///

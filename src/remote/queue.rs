@@ -113,7 +113,8 @@ impl<T, W: Wake> Queue<T, W> {
     ) -> Result<(), PostError<P>> {
         let mut posts = self.lock();
         if self.is_full(&posts) {
-            // Without this wake-up, nothing would end the wait after an earlier one failed.
+            // If the wake-up of an earlier post failed, the loop still sleeps. This thread wakes
+            // it; otherwise the queue would stay full.
             let unwoken = self
                 .state
                 .compare_exchange(UNWOKEN, PENDING, AcqRel, Acquire);

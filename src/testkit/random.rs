@@ -43,7 +43,7 @@ impl Random {
         Duration::from_micros(self.next() % (micros + 1))
     }
 
-    /// Returns true in the given percentage of calls. Takes no number if the percentage is 0.
+    /// Returns true in the given percentage of calls. Uses no random number if the percentage is 0.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn is_percent(&mut self, percent: u8) -> bool {
         percent > 0 && self.below(100) < usize::from(percent)

@@ -8,9 +8,10 @@
 //!
 //! 1. The input must begin with all bytes that earlier calls did not consume, also if a call only
 //!    wants to send. A handshake message that is incomplete is kept as offsets into these bytes.
-//! 2. After an error, the input must not be processed again: a second alert would be a panic.
-//!    Output that is pending is still taken, with an empty input.
-//! 3. Each call ends at the first event, so it is called until it has nothing to do.
+//! 2. After an error, the input must not be processed again: rustls would panic at a second alert.
+//!    Only calls with an empty input follow. They return the pending output.
+//! 3. A call returns after one event. So the call is repeated until it reports that nothing is
+//!    left.
 //!
 //! Only this file names rustls's connection types, because the next version of rustls changes them.
 
@@ -44,7 +45,7 @@ pub(crate) enum TlsSession {
 /// The result of processing received records.
 #[derive(Debug)]
 pub(crate) struct Processed {
-    /// Number of bytes of the input that are done with.
+    /// Number of bytes at the start of the input that are no longer needed.
     pub(crate) consumed: usize,
     /// True if no complete record is left in the rest of the input.
     pub(crate) is_exhausted: bool,
@@ -62,7 +63,7 @@ enum Event {
     Idle,
 }
 
-/// The call that both kinds of connection have under one name, for code that serves both.
+/// The function that rustls's client and server connections have in common.
 trait Process {
     type Data;
 
@@ -85,7 +86,7 @@ impl Process for UnbufferedServerConnection {
     }
 }
 
-/// Calls `$function` with the connection of either side.
+/// Evaluates `$result` with `$conn` bound to the session's connection of rustls, client or server.
 macro_rules! of_either {
     ($session:expr, $conn:ident => $result:expr) => {
         match $session {

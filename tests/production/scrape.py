@@ -55,8 +55,8 @@ def main(program):
                               stdout=subprocess.PIPE, text=True)
     echo, http = listening(server, "echo"), listening(server, "http")
     send_frames(echo)
-    # Each scrape is one more connection with one more frame, so the difference is that of the
-    # echo clients.
+    # A scrape adds one connection and one frame, so it does not change the difference of the two
+    # counters. Each echo client adds one connection and FRAMES frames.
     query = "unstick_received_frames_total - unstick_accepted_connections_total"
     expected = CONNECTIONS * (FRAMES - 1)
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -95,7 +95,7 @@ fn second_session_of_a_client_is_resumed() {
     for count in [2, 4] {
         let client = tls_connect(&mut reactor, addr, Framing::line(), tls.clone());
         drive(&mut reactor, |reactor| opened(reactor).len() == count);
-        // The tickets arrive after the handshake, although the server sends nothing.
+        // The server sends its tickets after the handshake, without output of the program.
         settle(&mut reactor);
         let resumed = reactor.with(|_, cx| cx.tls(client).expect("it is open").is_resumed());
         assert_eq!(resumed, count == 4);
@@ -214,7 +214,7 @@ fn plain_text_on_a_tls_port_gets_an_alert_and_a_typed_close() {
     for seed in 0..20 {
         let mut random = common::Random(seed);
         let mut bytes = random.bytes(200);
-        // The type of a record that does not exist.
+        // A record type that does not exist.
         bytes[0] = 99;
         let reason = reason_of(&bytes, false);
         assert!(reason.starts_with("TLS: "), "{reason}");

@@ -151,7 +151,7 @@ fn owned_payloads_keep_their_order_over_tls() {
     assert!(reactor.handler().frames().iter().eq(&payloads));
 }
 
-/// The client does not read, so the server stops to read it at the high watermark.
+/// The client does not read. So the server stops reading the client at the high watermark.
 #[test]
 fn slow_tls_reader_gets_every_byte_and_bounds_the_queue() {
     let mut config = Config::default();

@@ -140,7 +140,7 @@ fn random_cuts_skip_exactly_the_frames_that_are_too_long() {
     }
 }
 
-/// Only a few times the limit of 1 MiB are held while a frame of up to 1 GiB is skipped. No byte of
+/// The buffers hold at most a few MiB while a frame of up to 1 GiB is skipped. No byte of
 /// the frame is searched twice. If no frame is skipped, the stream fails shortly after the limit.
 #[test]
 fn endless_frame_holds_a_few_times_the_limit() {

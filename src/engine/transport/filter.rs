@@ -115,7 +115,7 @@ pub(in crate::engine) fn handshake(
 /// Reads through the filter; returns `None` if there is none.
 ///
 /// A short read clears the readiness only if the filter holds no plaintext. `WouldBlock` of the
-/// socket clears it.
+/// socket always clears the readiness.
 #[inline]
 pub(super) fn fill(
     conn: &mut Connection,
@@ -247,8 +247,8 @@ pub(super) fn has_input(conn: &Connection) -> bool {
     filter(conn).is_some_and(|filter| of_any_filter!(filter, it => it.has_input()))
 }
 
-/// Returns the smallest capacity of a frame's own buffer into which the connection is read. A
-/// smaller one is not used, because whole records must fit.
+/// Returns the minimum spare capacity that the buffer of a partial frame needs for a direct read
+/// into this buffer. With TLS, it has space for a whole record; without a filter, it is zero.
 pub(in crate::engine) fn direct_len_min(conn: &Connection) -> usize {
     match filter(conn) {
         #[cfg(feature = "tls")]

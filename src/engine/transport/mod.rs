@@ -180,8 +180,8 @@ pub(super) fn has_unread(conn: &Connection) -> bool {
     filter::has_input(conn) || conn.socket.has_unread()
 }
 
-/// Discards the queued and all later output of the filter. Returns the number of plaintext bytes in
-/// it.
+/// Discards the queued output of the filter and all later output. Returns the number of plaintext
+/// bytes in the queued output.
 pub(super) fn discard_filter_output(conn: &mut Connection, pool: &mut Pool) -> u64 {
     let lost = filter::end_output(conn, pool);
     conn.counts.written_bytes = conn.counts.written_bytes.saturating_sub(lost);

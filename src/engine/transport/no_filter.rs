@@ -52,7 +52,8 @@ pub(super) fn has_input(_: &Connection) -> bool {
     false
 }
 
-/// Returns the smallest capacity of a frame's own buffer into which the connection is read.
+/// Returns the minimum spare capacity that the buffer of a partial frame needs for a direct read
+/// into this buffer.
 pub(in crate::engine) fn direct_len_min(_: &Connection) -> usize {
     0
 }

@@ -119,7 +119,7 @@ pub(super) fn reserve(buf: &mut Buf, len: usize, pool: &mut Pool) {
     pool.count(capacity, buf.capacity());
 }
 
-/// Reads bytes, which are discarded.
+/// Reads once and discards the bytes. `spare` is the memory for the read.
 pub(super) fn discard(stream: &mut Stream, spare: &mut [u8]) -> io::Result<Filtered> {
     match stream.read(spare) {
         Ok(0) => Ok(Filtered::End),
@@ -131,7 +131,7 @@ pub(super) fn discard(stream: &mut Stream, spare: &mut [u8]) -> io::Result<Filte
     }
 }
 
-/// Converts the error of a read.
+/// Returns `OnRead` if a read failed with `WouldBlock`. Returns any other error unchanged.
 pub(super) fn would_block(error: io::Error) -> io::Result<Filtered> {
     match error.kind() {
         io::ErrorKind::WouldBlock => Ok(Filtered::OnRead),

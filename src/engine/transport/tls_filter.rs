@@ -301,7 +301,7 @@ impl TlsFilter {
         Ok(Filtered::Consumed { len, emptied })
     }
 
-    /// Moves kept plaintext to `spare`. `emptied` is true if the socket is empty.
+    /// Moves plaintext from the buffer to `spare`. `emptied` is true if the socket is empty.
     fn take_plaintext(&mut self, spare: &mut [u8], emptied: bool, pool: &mut Pool) -> Filtered {
         let plaintext = &mut self.held().plaintext;
         let len = spare.len().min(plaintext.len());
@@ -408,7 +408,7 @@ impl TlsFilter {
                     break;
                 }
                 Err(error) => {
-                    // The caller counts these bytes as unsent.
+                    // No plaintext was accepted: the caller keeps it and counts it as unsent.
                     self.held().sent.clear();
                     return Err(error);
                 }

@@ -17,7 +17,7 @@ use crate::os::{self, ConnectOptions, ListenOptions};
 /// Number of times that a client repeats a SYN.
 const SYN_REPETITIONS: u32 = 6;
 
-/// Time after which a connect fails that is never answered: the sum of all waits for an answer.
+/// Time after which a connect without an answer fails: the sum of the waits after each SYN.
 const CONNECT_MAX: Duration = Duration::from_secs((2 << SYN_REPETITIONS) - 1);
 
 /// A listening socket.
@@ -39,8 +39,8 @@ impl Listener {
         Ready::READABLE.only_if(!self.backlog.is_empty())
     }
 
-    /// Returns true if a connect finds no place. As on Linux, the backlog holds one connection more
-    /// than its number (`sk_acceptq_is_full`).
+    /// Returns true if the backlog is full. As on Linux, it holds one connection more than
+    /// `backlog_max` (`sk_acceptq_is_full`).
     fn is_full(&self) -> bool {
         self.backlog.len() > self.backlog_max
     }
@@ -257,7 +257,7 @@ impl State {
         }
     }
 
-    /// Resets connections that were not accepted.
+    /// Closes a listener: resets the connections that were not accepted.
     pub(super) fn close_listener(&mut self, index: usize) {
         let listener = std::mem::take(self.listener(index));
         for accepted in listener.backlog {

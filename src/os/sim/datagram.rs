@@ -247,7 +247,7 @@ impl State {
             }
             None if !is_udp => {
                 if is_to_peer {
-                    // The peer is closed, and the socket loses its queue with its peer
+                    // The peer is closed. The socket then loses its peer and its queue
                     // (`unix_dgram_disconnected`).
                     self.datagrams(from).peer = None;
                     self.discard_datagrams(from);
@@ -281,9 +281,9 @@ impl State {
         peer.is_some_and(|peer| peer != from)
     }
 
-    /// Checks and prepares the connect of a Unix socket (`unix_dgram_connect`). A socket that
-    /// leaves its peer loses the datagrams of its queue. If there were any, its former peer
-    /// receives an error, provided that it was connected to the socket.
+    /// Checks and prepares the connect of a Unix socket (`unix_dgram_connect`). If the socket has
+    /// another peer, it loses the datagrams in its queue. This former peer gets an error if it is
+    /// connected to the socket and the queue was not empty.
     fn connect_unix_datagrams(&mut self, index: usize, peer: &Addr) -> io::Result<()> {
         let local = self.sockets[index].local.clone();
         let target = self.bound(FIRST_HOST, peer, Class::Datagrams);

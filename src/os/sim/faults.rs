@@ -36,10 +36,10 @@ impl Call {
         usize::from(matches!(self, Self::Write | Self::Send))
     }
 
-    /// Returns errors that the system returns for this call if it fails.
+    /// Returns the errors with which this kind of call can fail.
     fn errors(self) -> &'static [ErrorKind] {
         match self {
-            // Memory runs out, and a connection that has ended before it was accepted.
+            // The memory is used up, or the connection ended before it was accepted.
             Self::Accept => &[ErrorKind::OutOfMemory, ErrorKind::ConnectionAborted],
             Self::Connect => &[
                 ErrorKind::OutOfMemory,
@@ -63,8 +63,8 @@ impl Call {
 
 /// Probabilities of random faults in the system calls of one reactor.
 ///
-/// The faults are those of a real system. A call that would block is followed by an event when it
-/// would succeed. A read or write that fails ends the connection, at both ends.
+/// The faults are those of a real system. After a call that would block, an event reports when the
+/// call can succeed. A read or write that fails ends the connection, at both ends.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     short_percent: u8,

@@ -18,8 +18,8 @@ const SEGMENT_GAP: Duration = Duration::from_micros(1);
 const RETRANSMIT_AFTER: Duration = Duration::from_millis(200);
 /// Number of times that one segment can be lost in a row.
 const LOSSES_IN_A_ROW_MAX: u32 = 6;
-/// Longest time that a datagram waits for the bandwidth. A router drops it instead of a longer
-/// wait.
+/// Longest time that a datagram waits for the bandwidth. A datagram that would wait longer is
+/// dropped, as a router does.
 const QUEUE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Properties of the network from one host to another, in one direction.
@@ -96,7 +96,7 @@ struct Direction {
     /// Properties of the link; `None` if the default applies.
     link: Option<Link>,
     is_cut: bool,
-    /// Packets that were sent while the link was cut, and that are sent again.
+    /// Packets that were sent while the link was cut. They are sent again when it is restored.
     held: Vec<Action>,
     /// Time at which the last packet has left, if the bandwidth is limited.
     busy_until: Duration,

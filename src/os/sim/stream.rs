@@ -106,8 +106,8 @@ impl Stream {
         (self.send.len(), self.has_sent_fin)
     }
 
-    /// Returns true if a connect of a closed socket continues: a raw peer has sent its bytes and
-    /// closed the socket before the connection was open.
+    /// Returns true if the connect of a closed socket continues. A raw peer may send bytes and
+    /// close its socket before the connection is open.
     pub(super) fn connects_after_close(&self) -> bool {
         self.is_raw && self.has_sent_fin
     }
@@ -116,7 +116,7 @@ impl Stream {
         if self.is_scripted || self.is_connecting && self.error.is_none() {
             return Ready::NONE;
         }
-        // Only TCP reports that a write would fail as writable.
+        // A TCP socket is reported as writable if a write would fail; a Unix socket is not.
         let fails_writes = !self.is_unix && (self.has_sent_fin || self.is_reset);
         Ready::READABLE.only_if(!self.recv.is_empty() || self.has_fin || self.is_reset)
             | Ready::WRITABLE.only_if(self.is_writable() || fails_writes)

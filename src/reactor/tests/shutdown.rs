@@ -1,4 +1,4 @@
-//! Tests of the phases of a shutdown, with virtual time. A report by a timer takes one tick, 1 ms.
+//! Tests of the phases of a shutdown, with virtual time. A timer takes at least one tick, 1 ms.
 
 use super::*;
 use crate::event::Origin;

@@ -15,7 +15,8 @@ use crate::reactor::Reactor;
 pub struct Node<H> {
     pub(super) index: usize,
     pub(super) ip: IpAddr,
-    /// The node does not own a handler, so it has no other restrictions than the index.
+    /// The type of the handler. The node owns no handler, so it can be copied and sent for every
+    /// `H`.
     pub(super) handler: PhantomData<fn() -> H>,
 }
 

@@ -30,13 +30,13 @@ impl Peer {
     }
 
     /// Sends bytes. The peer buffers any number of bytes until the other end has space for them.
-    /// After the end of this side they are discarded.
+    /// Bytes that are sent after the end of this side are discarded.
     pub fn send(self, bytes: &[u8]) {
         self.peer.send(bytes);
     }
 
-    /// Returns the number of bytes that were sent, and that the other end has no space for or that
-    /// are still on their way.
+    /// Returns the number of sent bytes that have not reached the receive buffer of the other end.
+    /// They are on their way, or the buffer is full.
     #[must_use]
     pub fn unsent_len(self) -> usize {
         self.peer.unsent_len()
@@ -158,8 +158,8 @@ impl DatagramPeer {
     /// # Errors
     ///
     /// The error that a real system returns, for example `InvalidInput` for a datagram that is too
-    /// long, or `ConnectionRefused` if no socket has a Unix address. UDP datagrams to a closed port
-    /// are lost without an error.
+    /// long, or `ConnectionRefused` for a Unix address that no socket has. UDP datagrams to a
+    /// closed port are lost without an error.
     pub fn send_to(self, addr: impl Into<Addr>, data: &[u8]) -> io::Result<()> {
         self.socket.send_datagram(Some(addr.into()), data)?;
         Ok(())

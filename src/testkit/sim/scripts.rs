@@ -108,8 +108,8 @@ impl<S> fmt::Debug for Scripts<S> {
     }
 }
 
-/// A script that makes a test panic, with its seed. No single step can be removed from the script
-/// without a change of the result, unless 2000 runs were not enough to remove them all.
+/// A script that makes a test panic, with its seed. Steps were removed until each step that is left
+/// is necessary for the panic, or until the test had run 2,000 more times.
 #[derive(Debug, Clone)]
 pub struct ScriptFailure<S> {
     seed: u64,

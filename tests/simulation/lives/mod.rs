@@ -56,8 +56,8 @@ const EVENTS: [&str; 17] = [
     "timer",
 ];
 
-/// One step of a script. Indexes of ends count all ends of the run; the operation does nothing if
-/// there is none.
+/// One step of a script. The index of an end is a number modulo the number of ends in the run. A
+/// step for an end does nothing while the run has no ends.
 #[derive(Debug, Clone)]
 enum Op {
     Connect {
@@ -552,7 +552,8 @@ fn comes_to_an_end(seed: u64, script: &[Op], coverage: &Rc<RefCell<Coverage>>) {
     for op in script {
         run.perform(op);
     }
-    // Callbacks of the first time may still detach connections.
+    // During the first iteration, `on_close` may still report detached connections. The second
+    // iteration adopts them.
     for _ in 0..2 {
         run.end_faults();
         run.run_for(ARRIVAL_TIME_MAX);

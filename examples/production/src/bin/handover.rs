@@ -65,7 +65,7 @@ struct Server {
     successor: Option<UnixStream>,
 }
 
-/// True for the connection of a new process.
+/// The session of a connection: true if a new process connected to the control socket.
 type IsControl = bool;
 
 impl Handler for Server {
@@ -127,8 +127,8 @@ impl Handler for Server {
 }
 
 impl Server {
-    /// Sends the listener to a new process. Once the process has taken it, detaches all
-    /// connections. The calls block, because this process only waits for its end now.
+    /// Sends the listener to a new process. When the new process has taken it, detaches all
+    /// connections. The calls on the control socket may block: this process ends soon anyway.
     fn begin_handover(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -150,7 +150,7 @@ impl Server {
         cx.close_listener(listeners.service);
         cx.close_listener(listeners.control);
         for conn in &self.open {
-            // A connection that is closing stays here until its close is complete.
+            // A connection that is closing cannot be detached. This process completes its close.
             let _ = cx.detach(*conn);
         }
         self.successor = Some(successor);
@@ -174,7 +174,7 @@ impl Server {
         if let Some(mut successor) = self.successor.take()
             && let Err(error) = send(&mut successor, b'E', None, &[], &[])
         {
-            eprintln!("the end of the handover failed: {error}");
+            eprintln!("the new process did not get the end of the handover: {error}");
         }
         cx.shutdown(Duration::ZERO);
     }

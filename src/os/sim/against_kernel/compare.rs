@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::step::Step;
 use super::system::{self, Outcomes};
 
-/// Times that a repeated run waits before each poll. The kernel may deliver to a loopback socket
-/// a little later, in another context, if the machine is busy.
+/// Times that a repeated run waits before each poll. If the machine is busy, the kernel delivers to
+/// a loopback socket a little later than in the call that sends.
 const PATIENCE: [Duration; 5] = [
     Duration::ZERO,
     Duration::ZERO,
@@ -57,12 +57,13 @@ fn known_difference(step: Step, simulated: &str, real: &str) -> Option<&'static 
     }
 }
 
-/// Numbers for the addresses of the runs on the kernel.
+/// A counter. Each run on the kernel gets its own number, which determines its addresses.
 #[derive(Debug)]
 pub(super) struct Unique(pub(super) u32);
 
 impl Unique {
-    /// Returns the numbers for the scripts that begin with a seed.
+    /// Returns a counter for the scripts from the seed `seed` on. There are 16 numbers for each
+    /// seed, so that threads with other seeds use other numbers.
     pub(super) fn from_seed(seed: u64) -> Self {
         let seed = u32::try_from(seed % (1 << 28)).expect("the remainder fits into 28 bits");
         Self(seed * 16)

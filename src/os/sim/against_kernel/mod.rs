@@ -15,7 +15,7 @@ use step::Step;
 
 /// Number of random scripts in a normal test run.
 const SCRIPTS: u64 = 2000;
-/// Number of scripts that run on one thread. The worlds of a thread live as long as the thread.
+/// Number of scripts that run on one thread. The end of the thread frees the memory of its worlds.
 const SCRIPTS_PER_THREAD: usize = 1000;
 
 fn number_from(variable: &str) -> Option<u64> {
@@ -60,7 +60,8 @@ fn epoll_tests_of_linux_and_gvisor_pass_on_both_systems() {
     check_facts(facts::OF_OTHERS);
 }
 
-/// Compares the scripts of some seeds. Returns the number of repeated runs and the differences.
+/// Compares the scripts of some seeds on both systems. Returns the number of repeated runs, and a
+/// report of each difference.
 fn compare_seeds(seeds: std::ops::Range<u64>) -> (usize, Vec<String>) {
     let mut unique = Unique::from_seed(seeds.start);
     let mut repetitions = 0;

@@ -48,7 +48,7 @@ pub(super) enum Step {
     Write(Name, usize),
     /// `write-part b`: writes a megabyte with one call.
     WritePart(Name),
-    /// `fill b`: writes until the result is no byte count.
+    /// `fill b`: writes until a write fails.
     Fill(Name),
     /// `read b 10`
     Read(Name, usize),
