@@ -7,8 +7,12 @@
 //! | do | [how-to](how_to): answers to common questions |
 //! | | [embedding]: the loop of a GUI, a game or another library |
 //! | | [tuning]: measuring, and the settings of a busy server |
+//! | | [deployment]: running a server behind balancers, in containers and by systemd |
+//! | | `tls`: encrypted connections (feature `tls`) |
+//! | | `simulation`: tests in a simulated network (feature `sim`) |
 //! | understand | [stickiness]: why TCP glues and cuts messages |
 //! | | [internals]: how the crate is built |
+//! | | [simulated kernel](simulated_kernel): the differences from the real one |
 //! | look up | [protocols]: the framing of each well-known protocol |
 //! | | [sockets]: the socket functions of Python and C |
 //!
