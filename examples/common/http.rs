@@ -63,6 +63,7 @@ pub(crate) enum Parsed<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "not every example sends every status")]
 pub(crate) enum Status {
     Ok = 200,
     BadRequest = 400,
