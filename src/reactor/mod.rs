@@ -372,7 +372,7 @@ impl<H: Handler> Reactor<H> {
 
 /// The descriptor of the poll, for use in another event loop. The descriptor becomes readable when
 /// a turn has events to handle: see [the guide](crate::guide::embedding). Do not use it for any
-/// other purpose.
+/// other purpose. A reactor of a [simulation](crate::testkit) has no descriptor, so `as_fd` panics.
 #[cfg(unix)]
 impl<H: Handler> std::os::fd::AsFd for Reactor<H> {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {

@@ -29,6 +29,7 @@ impl SimSocket {
         kept.set_nonblocking(true).ok()?;
         self.with(|state, socket| {
             state.sockets[socket].registration = None;
+            state.stream(socket).script.was_deregistered();
             state.stand_ins.push(StandIn {
                 given: given.as_raw_fd(),
                 kept,

@@ -112,6 +112,11 @@ impl Entries {
         self.reported = self.reported | ready | both;
     }
 
+    /// Clears the reported readiness, because the next registration reports it again.
+    pub(super) fn was_deregistered(&mut self) {
+        self.reported = Ready::NONE;
+    }
+
     /// Performs a read with the next result of the script. Returns `None` if the script has no read
     /// result left.
     pub(super) fn read(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {

@@ -81,6 +81,7 @@ impl Stream {
     pub(super) fn scripted() -> Self {
         Self {
             is_scripted: true,
+            peer_addr: Some(Addr::Inet(([127, 0, 0, 1], 1).into())),
             ..Self::default()
         }
     }

@@ -1,6 +1,7 @@
 //! Random operations of the model. Each function runs one operation, and updates the expected
 //! state.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 
@@ -68,7 +69,8 @@ impl Model {
             37 => self.check_queued_bytes(cx, target),
             38 => cx.stop(),
             39..43 => self.peek(cx, target),
-            43..52 => {}
+            43 => self.detach(cx, target),
+            44..52 => {}
             _ => self.send(cx, target),
         }
     }
@@ -100,6 +102,26 @@ impl Model {
     fn abort(&mut self, cx: &mut Cx<'_>, target: Target) {
         cx.abort(target.conn);
         self.conns[target.index].is_ended = true;
+    }
+
+    /// Detaches a connection. The model adopts it again in `on_close`, or drops it.
+    fn detach(&mut self, cx: &mut Cx<'_>, target: Target) {
+        let expected = &mut self.conns[target.index];
+        match cx.detach(target.conn) {
+            Ok(()) => {
+                let has_ended = expected.is_ended || expected.is_half_closed;
+                assert!(expected.is_open && !has_ended && !target.is_closed);
+                expected.is_ended = true;
+                expected.is_detached = true;
+            }
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                assert!(
+                    !self.transport.is_plain(),
+                    "only a filter prevents the detach"
+                );
+            }
+            Err(_) => {}
+        }
     }
 
     fn half_close(&mut self, cx: &mut Cx<'_>, target: Target) {
@@ -157,7 +179,11 @@ impl Model {
         let stats = cx.conn_stats(target.conn);
         assert_eq!(stats.is_err(), target.is_closed);
         if let Ok(stats) = stats {
-            assert_eq!(stats.frames_out, self.conns[target.index].sent);
+            let expected = &self.conns[target.index];
+            assert_eq!(
+                expected.earlier.frames_out + stats.frames_out,
+                expected.sent
+            );
         }
     }
 
@@ -171,6 +197,7 @@ impl Model {
         {
             let stats = cx.conn_stats(target.conn);
             let written = stats.expect("the connection exists").written_bytes;
+            let written = expected.earlier.written_bytes + written;
             assert_eq!(queued as u64 + written, expected.accepted.len() as u64);
         }
     }

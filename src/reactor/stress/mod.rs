@@ -60,7 +60,8 @@ impl Run {
         }
         let has_long = config.read_len_max > 64;
         let order = random.of(&[AckOrder::First, AckOrder::Queued]);
-        let model = Model::new(random, has_memory_limit, has_long, transport);
+        let mut model = Model::new(random, has_memory_limit, has_long, transport);
+        model.write_low_bytes = config.write_low_bytes;
         let mut reactor = Reactor::with_os(model, config, world.os()).expect("the reactor opens");
         transport.install(&mut reactor, order);
         Self { world, reactor }
@@ -257,8 +258,9 @@ impl Run {
         }
     }
 
-    /// Ends all connections, and checks the final state.
-    fn end(mut self) {
+    /// Ends all connections, and checks the final state. Returns the number of connections that
+    /// were detached and adopted again.
+    fn end(mut self) -> u64 {
         let model = &mut self.reactor.handler;
         model.acts_left = 0;
         model.is_over = true;
@@ -290,11 +292,12 @@ impl Run {
         panic!("some connections did not end: {:?}", self.reactor.stats());
     }
 
-    fn check(mut self) {
+    fn check(mut self) -> u64 {
         let stats = self.reactor.stats();
         let conns = &self.reactor.handler.conns;
         assert!(conns.iter().all(|expected| expected.closes == 1));
-        assert_eq!(stats.closed, conns.len() as u64);
+        let adoptions = self.reactor.handler.adoptions;
+        assert_eq!(stats.closed, conns.len() as u64 + adoptions);
         assert_eq!((stats.connections, stats.held_bytes), (0, 0));
         // Only timers of the handler, and the timers for trims and for memory, may be left.
         let engine = &mut self.reactor.engine;
@@ -307,6 +310,7 @@ impl Run {
                 task => panic!("a timer of the engine is left: {task:?}"),
             }
         }
+        adoptions
     }
 }
 
@@ -319,16 +323,18 @@ fn run_all_seeds(transport: Transport) {
         Ok(count) => 0..count.parse().expect("UNSTICK_SEEDS is a number"),
         Err(_) => 0..SEEDS,
     };
+    let mut adoptions = 0;
     for seed in seeds {
         let run = catch_unwind(|| {
             let mut run = Run::new(seed, transport);
             for _ in 0..STEPS {
                 run.step();
             }
-            run.end();
+            run.end()
         });
-        assert!(run.is_ok(), "seed {seed} failed");
+        adoptions += run.unwrap_or_else(|_| panic!("seed {seed} failed"));
     }
+    assert_eq!(adoptions > 0, transport.is_plain(), "{adoptions} adoptions");
 }
 
 #[test]

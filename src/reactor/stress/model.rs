@@ -5,13 +5,13 @@ use std::collections::HashMap;
 
 use crate::codec::{Framing, Skipped};
 use crate::context::Context;
-use crate::event::{CloseReason, Closed};
-use crate::event::{Hangup, Origin};
+use crate::event::{CloseReason, Closed, Detached, Hangup, Origin};
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::memory::Buf;
 use crate::os::sim::Script;
 use crate::reactor::tests::transport::Transport;
+use crate::stats::ConnStats;
 use crate::testkit::Random;
 use crate::timer::TimerId;
 
@@ -57,6 +57,10 @@ pub(super) struct Expected {
     pub(super) may_drain: bool,
     /// True if the handler has closed or aborted the connection.
     pub(super) is_ended: bool,
+    /// True if the handler has detached the connection.
+    pub(super) is_detached: bool,
+    /// Totals of the connections that were detached and adopted again as this connection.
+    pub(super) earlier: ConnStats,
     pub(super) is_half_closed: bool,
     /// True if a read or a write was scripted to fail.
     pub(super) has_failed: bool,
@@ -86,6 +90,9 @@ pub(super) struct Model {
     /// True if callbacks may panic.
     pub(super) panics: bool,
     pub(super) has_memory_limit: bool,
+    pub(super) write_low_bytes: usize,
+    /// Number of connections that were detached and adopted again.
+    pub(super) adoptions: u64,
     /// True if some payloads are long.
     pub(super) has_long: bool,
     /// True at the end of the run, when all connections are closed.
@@ -112,6 +119,8 @@ impl Model {
             acts_left: 5000,
             panics,
             has_memory_limit,
+            write_low_bytes: 0,
+            adoptions: 0,
             has_long,
             is_over: false,
             transport,
@@ -142,6 +151,28 @@ impl Model {
         let text =
             (0..len).map(|at| b'a' + u8::try_from((at * 7 + seed) % 26).expect("the letter fits"));
         text.collect()
+    }
+
+    /// Adopts a connection that was detached. `stats` are its totals.
+    fn adopt(&mut self, cx: &mut Cx<'_>, number: usize, detached: Detached, stats: ConnStats) {
+        let unsent = detached.unsent.len();
+        let framing = self.conns[number].framing.clone();
+        let conn = cx.adopt_detached(detached, framing, Some(number));
+        self.index.insert(conn, number);
+        let expected = &mut self.conns[number];
+        let earlier = &mut expected.earlier;
+        earlier.written_bytes += stats.written_bytes;
+        earlier.read_bytes += stats.read_bytes;
+        earlier.frames_in += stats.frames_in;
+        earlier.frames_out += stats.frames_out;
+        expected.conn = conn;
+        expected.closes = 0;
+        (expected.is_open, expected.is_ended, expected.is_detached) = (false, false, false);
+        (expected.is_paused, expected.credit) = (false, None);
+        // A half-close between the detach and the close of the old id had no effect.
+        (expected.is_half_closed, expected.has_half_close) = (false, false);
+        expected.is_above = unsent > self.write_low_bytes;
+        self.adoptions += 1;
     }
 
     /// Checks that a connection may get a callback about its input.
@@ -242,10 +273,8 @@ impl Handler for Model {
         } else {
             self.check_reading(conn, *session);
         }
-        let read = cx
-            .conn_stats(conn)
-            .expect("the connection is open")
-            .read_bytes;
+        let stats = cx.conn_stats(conn).expect("the connection is open");
+        let read = self.expected(conn).earlier.read_bytes + stats.read_bytes;
         let read = usize::try_from(read).expect("the streams are short");
         assert!(self.expected(conn).stream[..read].ends_with(bytes));
         self.act(cx, Some(conn), At::Other);
@@ -307,6 +336,12 @@ impl Handler for Model {
         assert!(session.is_none_or(|session| session == number));
         expected.check_end(&closed, self.transport);
         self.act(cx, Some(conn), At::Close);
+        if let CloseReason::Detached(detached) = closed.reason
+            && !self.is_over
+            && self.random.one_in(2)
+        {
+            self.adopt(cx, number, detached, closed.stats);
+        }
     }
 
     fn on_timer(&mut self, _: &mut Cx<'_>, _: TimerId, _: u64) {
@@ -336,6 +371,8 @@ impl Expected {
             is_above: false,
             may_drain: false,
             is_ended: false,
+            is_detached: false,
+            earlier: ConnStats::default(),
             is_half_closed: false,
             has_failed: false,
             was_panic: false,
@@ -346,13 +383,26 @@ impl Expected {
 
     fn check_end(&self, closed: &Closed, transport: Transport) {
         let stats = closed.stats;
+        let written_bytes = self.earlier.written_bytes + stats.written_bytes;
+        let detached = match &closed.reason {
+            CloseReason::Detached(detached) => detached.unsent.len() as u64,
+            _ => 0,
+        };
         assert_eq!(
-            stats.written_bytes + closed.unsent_bytes,
+            detached > 0 || matches!(closed.reason, CloseReason::Detached(_)),
+            self.is_detached && !self.was_panic,
+            "{closed:?}"
+        );
+        assert_eq!(
+            written_bytes + closed.unsent_bytes + detached,
             self.accepted.len() as u64,
             "each byte is written or counted as unsent: {closed:?}"
         );
         assert_eq!(
-            (stats.frames_in, stats.frames_out),
+            (
+                self.earlier.frames_in + stats.frames_in,
+                self.earlier.frames_out + stats.frames_out
+            ),
             (self.delivered, self.sent)
         );
         let Some(script) = self.script else {
@@ -368,8 +418,8 @@ impl Expected {
         );
         // A filter accepts bytes before the socket takes them. If a write fails, the filter reports
         // no byte of that call as accepted, although the socket may have taken some.
-        let all_written = stats.written_bytes == written.len() as u64;
-        let may_differ = self.has_failed || stats.written_bytes > written.len() as u64;
+        let all_written = written_bytes == written.len() as u64;
+        let may_differ = self.has_failed || written_bytes > written.len() as u64;
         assert!(
             all_written || !transport.is_plain() && may_differ,
             "the statistics count other bytes than the socket took: {closed:?}"
@@ -395,7 +445,7 @@ impl Expected {
         let known = handled_len as u64 + closed.undecoded_bytes;
         let ends_in_skip =
             self.handled > 0 && self.payloads[self.handled - 1].0.len() > PAYLOAD_LEN_MAX;
-        if !self.is_ended && !ends_in_skip {
+        if !self.is_ended && !ends_in_skip && self.earlier == ConnStats::default() {
             assert_eq!(stats.read_bytes, known, "all input is counted: {closed:?}");
         }
     }

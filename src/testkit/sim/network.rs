@@ -29,7 +29,8 @@ impl Simulation {
     ///
     /// While the link is cut, datagrams, refusals and resets are lost. Connects and the bytes of
     /// streams wait, and are sent when the link is [restored](Simulation::heal). Packets that are
-    /// on their way still arrive.
+    /// on their way still arrive. A connect needs only the direction from the client to the server:
+    /// the replies of its handshake are not simulated.
     ///
     /// # Panics
     ///

@@ -553,8 +553,10 @@ impl Model {
             let Some(peer) = peer.filter(|_| is_alive && !end.is_foreign) else {
                 continue;
             };
-            // Neither end is read above its high watermark, so neither queue drains.
-            let is_held = |end: &End| end.is_above && !self.rules.reads_above_high;
+            // Neither end is read above its high watermark, so neither queue drains. With a memory
+            // limit, a rejected payload may have been above it.
+            let is_held =
+                |end: &End| (end.is_above || end.may_drain) && !self.rules.reads_above_high;
             if is_held(end) && is_held(peer) {
                 continue;
             }
