@@ -9,6 +9,8 @@
 
 #[path = "support/cli.rs"]
 mod cli;
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
@@ -17,17 +19,18 @@ use std::thread;
 use std::time::Duration;
 
 use unstick::{
-    Backoff, CloseReason, Closed, ConnId, Context, Framing, Handler, Origin, PostError, Reactor,
-    Reconnect, Remote, TimerId,
+    Backoff, CloseReason, Closed, ConnId, ConnectOptions, Context, Framing, Handler, Origin,
+    PostError, Reactor, Reconnect, Remote, TimerId,
 };
 
 const HELP: &str = "\
 A client for lines that connects again when its connection ends.
 
-Usage: client [ADDR]
+Usage: client [ADDR] [--tls FILE]
 
-  ADDR    address of the server (HOST:PORT, default 127.0.0.1:7002)
-  --help  print this help
+  ADDR        address of the server (HOST:PORT, default 127.0.0.1:7002)
+  --tls FILE  encrypt with TLS, and trust the certificates of this PEM file
+  --help      print this help
 
 Sends each line of standard input, and prints each received line.";
 
@@ -110,13 +113,33 @@ fn read_lines(remote: &Remote<Client>) -> io::Result<()> {
     remote.shutdown(Duration::from_secs(1))
 }
 
+/// Returns the address of the server, and the file of trusted certificates if TLS is wanted.
+fn parse_options(mut args: lexopt::Parser) -> Result<(String, Option<String>), cli::Failure> {
+    use lexopt::prelude::*;
+
+    let (mut addr, mut trusted) = (None, None);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("tls") => trusted = Some(cli::text(args.value()?)?),
+            Value(value) if addr.is_none() => addr = Some(cli::text(value)?),
+            arg => return Err(cli::unexpected(arg)),
+        }
+    }
+    let addr = addr.unwrap_or_else(|| "127.0.0.1:7002".to_owned());
+    Ok((addr, trusted))
+}
+
 fn main() -> ExitCode {
     cli::run("client", HELP, |args| {
-        let [addr] = cli::operands(args)?;
-        let addr = addr.unwrap_or_else(|| "127.0.0.1:7002".to_owned());
+        let (addr, trusted) = parse_options(args)?;
+        let mut options = ConnectOptions::new();
+        if let Some(file) = trusted {
+            let (config, name) = tls::client(&file, &addr)?;
+            options = options.tls(config, name);
+        }
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let mut reactor = Reactor::new(Client {
-            server: Reconnect::new(addr.clone(), Framing::line(), backoff),
+            server: Reconnect::new(addr.clone(), Framing::line(), backoff).options(options),
             is_open: false,
             unsent: VecDeque::new(),
             error: None,

@@ -7,6 +7,8 @@
 
 #[path = "support/cli.rs"]
 mod cli;
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -14,14 +16,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use unstick::{
-    Closed, Config, ConnId, Context, Datagram, Framing, Handler, Reactor, SendError, Stats, UdpId,
+    Closed, Config, ConnId, Context, Datagram, Framing, Handler, ListenOptions, Reactor, SendError,
+    Stats, UdpId,
 };
 
 const HELP: &str = "\
 An echo server for framed TCP and for UDP.
 
 Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
-            [--memory-max BYTES]
+            [--memory-max BYTES] [--tls CERT KEY | --tls-self-signed FILE]
 
   --tcp ADDR             accept TCP connections on this address (HOST:PORT)
   --udp ADDR             receive UDP datagrams on this address (HOST:PORT)
@@ -35,6 +38,9 @@ Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
   --frame-len-max BYTES  maximum length of a message (default 1048576)
   --memory-max BYTES     memory for the messages of all clients together (default
                          268435456); clients that use too much are disconnected
+  --tls CERT KEY         encrypt TCP with TLS: PEM files of the certificate and its key
+  --tls-self-signed FILE encrypt TCP with a new certificate for localhost, which is
+                         written to FILE for the clients
   --help                 print this help
 
 Set RUST_LOG=debug to log every connection. Ctrl-C or SIGTERM ends the server:
@@ -105,6 +111,7 @@ struct Options {
     udp: Option<String>,
     framing: Framing,
     memory_max: usize,
+    listen: ListenOptions,
 }
 
 fn main() -> ExitCode {
@@ -116,7 +123,8 @@ fn main() -> ExitCode {
         // the server at once.
         reactor.shutdown_on_signals(SHUTDOWN_DEADLINE)?;
         if let Some(addr) = options.tcp {
-            cli::listen(&mut reactor, &addr, options.framing)?;
+            let framing = options.framing;
+            cli::listen_with(&mut reactor, &addr, framing, &options.listen)?;
         }
         if let Some(addr) = options.udp {
             let socket = cli::bind_udp(&mut reactor, &addr)?;
@@ -152,6 +160,7 @@ fn parse_options(mut args: lexopt::Parser) -> Result<Options, cli::Failure> {
     let mut framing = Framing::length_u32();
     let mut frame_len_max = Framing::FRAME_LEN_MAX;
     let mut memory_max = 256 << 20;
+    let mut listen = ListenOptions::new();
     while let Some(arg) = args.next()? {
         match arg {
             Long("tcp") => tcp = Some(cli::text(args.value()?)?),
@@ -159,6 +168,15 @@ fn parse_options(mut args: lexopt::Parser) -> Result<Options, cli::Failure> {
             Long("framing") => framing = args.value()?.parse()?,
             Long("frame-len-max") => frame_len_max = args.value()?.parse()?,
             Long("memory-max") => memory_max = args.value()?.parse()?,
+            Long("tls") => {
+                let certificate = cli::text(args.value()?)?;
+                let key = cli::text(args.value()?)?;
+                listen = listen.tls(tls::server_from_files(&certificate, &key)?);
+            }
+            Long("tls-self-signed") => {
+                let file = cli::text(args.value()?)?;
+                listen = listen.tls(tls::server_self_signed(&file)?);
+            }
             arg => return Err(cli::unexpected(arg)),
         }
     }
@@ -172,5 +190,6 @@ fn parse_options(mut args: lexopt::Parser) -> Result<Options, cli::Failure> {
         udp,
         framing,
         memory_max,
+        listen,
     })
 }

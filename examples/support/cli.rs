@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use unstick::{Addr, Framing, Handler, ListenerId, Reactor, UdpId};
+use unstick::{Addr, Framing, Handler, ListenOptions, ListenerId, Reactor, UdpId};
 
 /// A reason to end the program.
 pub(crate) enum Failure {
@@ -78,12 +78,22 @@ pub(crate) fn listen<H: Handler>(
     addr: &str,
     framing: Framing,
 ) -> Result<ListenerId, Failure> {
-    let opened = match addr.starts_with("unix:") {
+    listen_with(reactor, addr, framing, &ListenOptions::new())
+}
+
+/// Listens like [`listen`], with options.
+pub(crate) fn listen_with<H: Handler>(
+    reactor: &mut Reactor<H>,
+    addr: &str,
+    framing: Framing,
+    options: &ListenOptions,
+) -> Result<ListenerId, Failure> {
+    let opened = reactor.with(|_, cx| match addr.starts_with("unix:") {
         true => addr
             .parse::<Addr>()
-            .and_then(|it| reactor.listen(it, framing)),
-        false => reactor.listen(addr, framing),
-    };
+            .and_then(|it| cx.listen_with(it, framing, options)),
+        false => cx.listen_with(addr, framing, options),
+    });
     let listener = opened.map_err(|error| at("listen on", addr, &error))?;
     let local = reactor.local_addr(listener)?;
     writeln!(io::stdout(), "listening tcp {local}")?;

@@ -114,7 +114,7 @@ pub(crate) struct Extras {
     /// Upper 32 bits of the number of reads.
     reads_high: u32,
     /// The limits of this connection, if they differ from the configuration.
-    pub(super) limits: Option<(Limits, Timeouts)>,
+    pub(super) limits: Option<Box<(Limits, Timeouts)>>,
     /// The transport filter through which the bytes pass, if there is one.
     #[cfg(any(test, feature = "tls"))]
     pub(super) filter: Option<Box<Filter>>,
@@ -272,7 +272,7 @@ impl Connection {
 
     /// Returns the own limits and timeouts of the connection, if it has any.
     pub(super) fn own_limits(&self) -> Option<&(Limits, Timeouts)> {
-        self.extras.as_ref()?.limits.as_ref()
+        self.extras.as_ref()?.limits.as_deref()
     }
 
     /// Returns the extras; allocates them if there are none.

@@ -9,7 +9,7 @@ use super::open::{first_ok, no_address};
 use super::per_addr::PerAddr;
 use super::prepare::Preparation;
 #[cfg(test)]
-use super::transport::xor_filter::AckOrder;
+use super::transport::Filter;
 use super::{Connection, Engine, Entry, ListenerEntry, Task};
 use crate::addr::{Addr, ToAddrs};
 use crate::codec::Framing;
@@ -62,9 +62,9 @@ pub(crate) struct Admission {
     retry_armed: bool,
     /// Delay with which the retry timer is set the next time.
     retry_after: Duration,
-    /// The order of acknowledgements of the test filter; `None` if new connections have no filter.
+    /// Creates the filter of a new connection of the test; `None` if there is no filter.
     #[cfg(test)]
-    pub(crate) filters_connections: Option<AckOrder>,
+    pub(crate) filters_connections: Option<fn(&Stream) -> Filter>,
     /// The bytes that new connections of the test expect before they open.
     #[cfg(test)]
     pub(crate) prefix: Option<&'static [u8]>,

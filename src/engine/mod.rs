@@ -52,8 +52,10 @@ pub(crate) use listener::Accepted;
 pub(crate) use prepare::Opening;
 pub(crate) use timers::Task;
 pub(crate) use transport::Filled;
+#[cfg(all(test, feature = "tls"))]
+pub(crate) use transport::tls_filter::TlsFilter;
 #[cfg(test)]
-pub(crate) use transport::{xor_filter, xor_filter_of};
+pub(crate) use transport::{Filter, xor_filter, xor_filter_of};
 #[cfg(test)]
 pub(crate) use write::EncodePayload;
 pub(crate) use write::{InPlace, Unframed};

@@ -206,12 +206,10 @@ impl Engine {
     /// Installs the transport filter of the test, if it has one.
     #[cfg(test)]
     fn install_test_filter(&mut self, token: Token) {
-        use super::transport::Filter;
-        use super::transport::xor_filter::XorFilter;
-        if let Some(ack_order) = self.admission.filters_connections
+        if let Some(filter_of) = self.admission.filters_connections
             && let Ok(conn) = self.entries.conn_mut(token)
         {
-            let filter = Filter::Xor(XorFilter::new(ack_order));
+            let filter = filter_of(&conn.socket);
             conn.extras().filter = Some(Box::new(filter));
             conn.state.set_filtered();
         }

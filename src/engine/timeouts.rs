@@ -125,7 +125,7 @@ impl Engine {
         self.queue_batch(token);
         let conn = self.entries.conn_mut(token)?;
         conn.state.set_own_limits();
-        conn.extras().limits = Some((limits, timeouts));
+        conn.extras().limits = Some(Box::new((limits, timeouts)));
         conn.assembler.restart_frame(now);
         super::transport::restart_blocked(conn, now);
         self.timers.cancel(conn.timeout_check.take());

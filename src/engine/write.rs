@@ -339,14 +339,18 @@ impl Engine {
             _ => return,
         };
         if conn.state.output_taken() == Action::SendFin {
-            // Errors of `begin_end` and `end` are ignored. After `WouldBlock`, the filter holds
-            // output. Any other error comes from a reset, which the next read reports.
             let pool = &mut self.memory.pool;
-            let _ = begin_end(conn, pool);
+            if let Err(error) = begin_end(conn, pool) {
+                // The queue is empty, so it was reported as drained before.
+                let _ = self.fail_write(token, error);
+                return;
+            }
             if has_filter_output(conn) {
                 return;
             }
             conn.state.fin_sent();
+            // The call fails only if the peer has reset the connection. The next read reports the
+            // reset.
             let _ = super::transport::end(conn, pool);
         }
         if conn.state.output_taken() == Action::Reap {

@@ -136,15 +136,16 @@ impl Source {
         functions
     }
 
-    /// Returns the function names in each `on_both_transports! { .. }`. This macro creates two
-    /// tests per function. An attribute may precede a name, as in `#[cfg(unix)] name`.
+    /// Returns the function names in each `on_all_transports! { .. }`. This macro creates
+    /// several tests per function. An attribute may precede a name, as in `#[cfg(unix)] name`. The
+    /// list may have a second part, after `; not over TLS:`.
     fn macro_tests(&self) -> Vec<&str> {
         let mut names = Vec::new();
-        for offset in self.find("on_both_transports! {") {
-            let start = offset + "on_both_transports! ".len();
+        for offset in self.find("on_all_transports! {") {
+            let start = offset + "on_all_transports! ".len();
             let end = closing(&self.code, start).unwrap_or(self.code.len());
-            let items = self.code[start + 1..end].split(',');
-            names.extend(items.map(|item| item.rsplit(']').next().unwrap_or(item).trim()));
+            let items = self.code[start + 1..end].split([',', ';']);
+            names.extend(items.map(|item| item.rsplit([']', ':']).next().unwrap_or(item).trim()));
         }
         names
     }
@@ -495,7 +496,7 @@ fn unit_tests_are_not_the_library() {
 
 #[test]
 fn functions_in_the_list_of_a_macro_are_tests() {
-    let text = "on_both_transports! {\n    #[cfg(unix)] a,\n    b,\n}\n\
+    let text = "on_all_transports! {\n    #[cfg(unix)] a;\n    not over TLS:\n    b,\n}\n\
         fn a() { x }\nfn b() { x }\nfn c() { x }\n";
     let source = Source::new("src/a.rs".to_owned(), text.to_owned());
     let tests: Vec<_> = source.functions().iter().map(|it| it.is_test).collect();

@@ -9,8 +9,8 @@ use super::common::tls::{
     shake, tls_client,
 };
 use super::common::{Event, Probe, drive};
-use super::{opened, pair, tls_listening};
-use unstick::{CloseReason, Config, Framing, Reactor};
+use super::{opened, pair, tls_connect, tls_listening};
+use unstick::{CloseReason, Config, ConnId, Framing, Origin, Reactor};
 
 /// Returns a reactor with a TLS listener, and a client whose handshake is done.
 fn served(probe: Probe) -> (Reactor<Probe>, TlsStream) {
@@ -215,4 +215,69 @@ fn lost_output_is_counted_in_plaintext_bytes() {
     let total = closed.unsent_bytes + closed.stats.written_bytes;
     assert_eq!(total, 12 * ((1 << 20) + 4), "{closed:?}");
     assert!(closed.unsent_bytes > 1 << 20, "{closed:?}");
+}
+
+/// Returns the number of ends of each kind: 10,000 in an optimised build.
+fn ends_of_each_kind() -> usize {
+    if cfg!(debug_assertions) { 200 } else { 10_000 }
+}
+
+/// Each client ends its stream at once, in turn with and without a `close_notify`.
+#[test]
+fn thousands_of_clean_and_truncated_ends_are_told_apart() {
+    let mut is_clean = false;
+    let probe = Probe::new(move |cx, event| {
+        if let Event::Open(conn, Origin::Connected) = *event {
+            is_clean = !is_clean;
+            let _ = cx.send(conn, b"last").expect("there is space");
+            match is_clean {
+                true => cx.close(conn),
+                false => {
+                    // The FIN follows the last line, which the next turn would write.
+                    cx.set_timer(std::time::Duration::ZERO, conn.to_bits());
+                }
+            }
+        }
+        if let Event::Timer(_, key) = *event {
+            let conn = ConnId::from_bits(key).expect("the key is an id");
+            let socket = cx.socket_options(conn).expect("the connection is open");
+            socket.shutdown(Shutdown::Write).expect("it is connected");
+        }
+    });
+    let (mut reactor, addr, _) =
+        tls_listening(probe, Config::default(), Framing::line(), server_config());
+    let count = 2 * ends_of_each_kind();
+    for begun in (0..count).step_by(50) {
+        for _ in 0..50 {
+            tls_connect(&mut reactor, addr, Framing::line(), client_config());
+        }
+        drive(&mut reactor, |reactor| {
+            reactor.stats().closed == 2 * (begun as u64 + 50)
+        });
+    }
+    let probe = reactor.handler();
+    let (mut clean, mut truncated, mut clients) = (0, 0, 0);
+    let mut is_client = std::collections::HashMap::new();
+    for event in &probe.events {
+        match event {
+            Event::Open(conn, origin) => {
+                is_client.insert(*conn, *origin == Origin::Connected);
+            }
+            Event::Close(conn, closed) if is_client[conn] => {
+                assert!(matches!(
+                    closed.reason,
+                    CloseReason::Local | CloseReason::Peer
+                ));
+                clients += 1;
+            }
+            Event::Close(_, closed) => match closed.reason {
+                CloseReason::Peer => clean += 1,
+                CloseReason::TlsTruncated => truncated += 1,
+                _ => panic!("{closed:?}"),
+            },
+            _ => {}
+        }
+    }
+    assert_eq!((clean, truncated, clients), (count / 2, count / 2, count));
+    assert_eq!(probe.frames().len(), count, "no line is lost");
 }

@@ -129,13 +129,13 @@ impl Run {
             let len = random.of(&[1, 3, 50, 5000, 50_000]).min(left);
             if len > 0 {
                 let piece = &expected.stream[expected.fed..expected.fed + len];
-                expected.wire.extend(model.transport.encrypt(piece));
+                expected.wire.extend(model.transport.encrypt(script, piece));
                 expected.fed += len;
                 // A cut may be anywhere in a record, so some bytes of a filtered stream are kept
                 // for a later read.
                 let kept = match model.transport {
                     Transport::Plain => 0,
-                    Transport::Filtered => random.of(&[0, 0, 1, 2, 40]).min(expected.wire.len()),
+                    _ => random.of(&[0, 0, 1, 2, 40]).min(expected.wire.len()),
                 };
                 let kept = expected.wire.split_off(expected.wire.len() - kept);
                 let ready = std::mem::replace(&mut expected.wire, kept);
@@ -170,7 +170,9 @@ impl Run {
             && !std::mem::replace(&mut expected.is_fed_to_end, true)
         {
             let mut rest = std::mem::take(&mut expected.wire);
-            rest.extend(model.transport.encrypt(&expected.stream[expected.fed..]));
+            let plaintext = &expected.stream[expected.fed..];
+            rest.extend(model.transport.encrypt(script, plaintext));
+            rest.extend(model.transport.end(script));
             expected.fed = expected.stream.len();
             script.then_read([ReadResult::Bytes(rest)].into_iter().filter(is_not_empty));
             script.then_read([ReadResult::End]);
@@ -345,4 +347,10 @@ fn random_operations_lose_no_byte_and_close_each_conn_once() {
 #[test]
 fn random_operations_with_a_filter_lose_no_byte() {
     run_all_seeds(Transport::Filtered);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn random_operations_with_tls_lose_no_byte() {
+    run_all_seeds(Transport::Tls);
 }

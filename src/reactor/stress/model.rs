@@ -411,7 +411,7 @@ impl Expected {
             return;
         };
         let calls = script.calls();
-        let written = transport.decrypt(&calls.written);
+        let written = transport.decrypt(script, &calls.written);
         assert!(
             written == self.accepted[..written.len()],
             "the written bytes differ from the accepted output"

@@ -467,7 +467,7 @@ fn peer_end_after_a_skip_that_paused_waits_for_resume(transport: Transport) {
     assert!(matches!(only_close(&reactor).reason, CloseReason::Peer));
 }
 
-on_both_transports! {
+on_all_transports! {
     each_echoed_frame_is_counted_once,
     close_in_on_skipped_sends_fin_in_the_same_dispatch,
     abort_in_on_skipped_discards_and_counts_output,
@@ -477,7 +477,6 @@ on_both_transports! {
     stats_in_callbacks_include_the_current_dispatch,
     skipped_frames_use_the_budget_and_are_not_counted,
     batch_respects_write_queue_bytes_max,
-    batch_above_high_watermark_respects_memory_budget,
     send_to_the_last_active_connection_is_flushed,
     frame_without_a_reply_costs_no_write,
     hangup_of_a_paused_connection_is_reported_once,
@@ -485,5 +484,7 @@ on_both_transports! {
     replies_above_high_watermark_do_not_stop_the_read,
     frames_with_credit_are_not_moved_and_share_a_write,
     reframe_gives_a_codec_a_new_state,
-    peer_end_after_a_skip_that_paused_waits_for_resume,
+    peer_end_after_a_skip_that_paused_waits_for_resume;
+    not over TLS:
+    batch_above_high_watermark_respects_memory_budget,
 }

@@ -246,7 +246,7 @@ fn failed_filter_write_while_paused_leaves_the_reactor_idle() {
 #[test]
 fn end_of_stream_within_a_record_closes_with_an_error() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
-    let mut wire = Transport::Filtered.encrypt(b"\x01a\x02bc");
+    let mut wire = Transport::Filtered.encrypt(script.into(), b"\x01a\x02bc");
     wire.pop();
     Script::from(script).then_read([ReadResult::Bytes(wire), ReadResult::End]);
     event(&mut reactor, conn, end());

@@ -200,12 +200,13 @@ fn memory_deadline_without_waiters_aborts_no_connection(transport: Transport) {
     assert!(!state(&reactor, slow).is_dead());
 }
 
-on_both_transports! {
+on_all_transports! {
     closed_connection_waiting_for_memory_is_read_to_its_end,
     memory_deadline_without_waiters_aborts_no_connection,
     connection_paused_for_memory_is_read_once_memory_is_free,
     waiter_that_uses_up_the_memory_keeps_the_next_waiting,
-    memory_waiter_above_high_watermark_is_notified_at_low,
     memory_waiter_that_ends_its_output_is_not_notified,
-    send_refused_while_connecting_is_notified_after_open,
+    send_refused_while_connecting_is_notified_after_open;
+    not over TLS:
+    memory_waiter_above_high_watermark_is_notified_at_low,
 }

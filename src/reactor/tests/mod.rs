@@ -9,6 +9,10 @@ mod reads;
 mod shutdown;
 mod sim_datagrams;
 mod sim_world;
+#[cfg(feature = "tls")]
+mod tls_cuts;
+#[cfg(feature = "tls")]
+mod tls_peer;
 pub(super) mod transport;
 mod writes;
 
@@ -25,7 +29,7 @@ use crate::event::Hangup;
 use crate::event::{CloseReason, Closed};
 use crate::os::sim::{ReadResult, Ready, Script, World, WriteResult};
 use crate::os::{ListenOptions, Stream};
-use transport::{Peer, Transport, Wire, on_both_transports};
+use transport::{Peer, Transport, Wire, on_all_transports};
 
 type Act = Box<dyn FnOnce(&mut Context<'_, Recorder>)>;
 
@@ -551,16 +555,17 @@ fn panic_in_on_frame_returns_buffers_to_the_pool(transport: Transport) {
     }
 }
 
-on_both_transports! {
+on_all_transports! {
     #[cfg(target_pointer_width = "64")] stale_event_does_not_reach_a_reused_key,
     stale_token_enters_no_queue,
     interrupted_and_blocked_reads_give_the_same_frames,
     read_that_would_block_clears_readiness,
     failed_read_delivers_earlier_frames_and_closes_once,
-    reads_of_a_turn_stay_within_read_budget_bytes,
     failed_first_read_closes_with_its_error,
     ids_stay_distinct_when_generations_wrap,
     slab_key_is_not_reused_within_a_turn,
-    connecting_connection_is_not_read,
+    connecting_connection_is_not_read;
+    not over TLS:
     panic_in_on_frame_returns_buffers_to_the_pool,
+    reads_of_a_turn_stay_within_read_budget_bytes,
 }

@@ -169,10 +169,11 @@ fn failed_read_after_close_is_not_repeated(transport: Transport) {
     assert_eq!(script.calls().reads, 2);
 }
 
-on_both_transports! {
-    input_after_close_is_discarded_within_the_read_budget,
+on_all_transports! {
     oversized_buffer_of_a_stalled_frame_is_trimmed,
     oversized_buffer_is_trimmed_while_recorded_or_paused,
     input_left_at_a_close_is_counted_and_freed,
-    failed_read_after_close_is_not_repeated,
+    failed_read_after_close_is_not_repeated;
+    not over TLS:
+    input_after_close_is_discarded_within_the_read_budget,
 }

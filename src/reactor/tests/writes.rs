@@ -203,7 +203,7 @@ fn failed_write_to_a_silent_peer_closes_after_its_input(transport: Transport) {
     assert_eq!((closed.unsent_bytes, closed.undecoded_bytes), (2, 1));
 }
 
-on_both_transports! {
+on_all_transports! {
     write_of_zero_bytes_is_an_error_and_closes_once,
     half_close_in_the_last_frame_sends_fin_at_once,
     set_limits_between_two_sends_keeps_their_order,

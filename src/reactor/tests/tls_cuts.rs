@@ -1,0 +1,202 @@
+//! TLS sessions whose bytes arrive in pieces: every cut of the handshake and of the records, and
+//! many clean and truncated ends.
+
+use std::io::{Read, Write};
+
+use rustls::ClientConnection;
+
+use super::tls_peer::{client_session, peer_of, server_config};
+use super::*;
+use crate::os::sim::SimPeer;
+
+const REQUEST: &[u8] = b"\x05hello\x00\x02ab";
+
+/// Runs turns until the reactor has no work.
+fn settle(reactor: &mut Reactor<Recorder>) {
+    for _ in 0..100 {
+        turn(reactor);
+        if reactor.next_turn_in() != Some(Duration::ZERO) {
+            return;
+        }
+    }
+    panic!("the reactor has work after 100 turns");
+}
+
+/// A client session over a simulated connection to a TLS listener.
+struct Client {
+    reactor: Reactor<Recorder>,
+    peer: SimPeer,
+    session: ClientConnection,
+    /// Number of bytes sent so far.
+    sent: usize,
+}
+
+impl Client {
+    fn new() -> Self {
+        let world = World::new(0);
+        let mut reactor =
+            Reactor::with_os(Recorder::default(), Config::default(), world.os()).expect("it opens");
+        let options = ListenOptions::new().tls(server_config());
+        let listened = reactor.with(|_, cx| cx.listen_with(any(), Framing::length_u8(), &options));
+        let listener = listened.expect("a port is free");
+        let addr = reactor.local_addr(listener).expect("the listener is bound");
+        let peer = world.connect(addr);
+        settle(&mut reactor);
+        Self {
+            reactor,
+            peer,
+            session: client_session(),
+            sent: 0,
+        }
+    }
+
+    /// Sends all records that the session has ready. Waits for the reactor at each offset in
+    /// `cuts`, which are offsets of the stream from its start.
+    fn send(&mut self, cuts: &[usize]) {
+        let mut wire = Vec::new();
+        while self.session.wants_write() {
+            self.session
+                .write_tls(&mut wire)
+                .expect("memory can be written");
+        }
+        let mut rest = &wire[..];
+        for cut in cuts {
+            if let Some(len) = cut.checked_sub(self.sent)
+                && (1..rest.len()).contains(&len)
+            {
+                let (piece, left) = rest.split_at(len);
+                self.push(piece);
+                rest = left;
+            }
+        }
+        self.push(rest);
+    }
+
+    fn push(&mut self, piece: &[u8]) {
+        assert_eq!(self.peer.send(piece), piece.len(), "the buffer has space");
+        self.sent += piece.len();
+        settle(&mut self.reactor);
+    }
+
+    /// Receives all records. Returns their plaintext.
+    fn receive(&mut self) -> Vec<u8> {
+        let wire = self.peer.recv();
+        let (mut rest, mut plaintext) = (&wire[..], Vec::new());
+        while !rest.is_empty() {
+            self.session
+                .read_tls(&mut rest)
+                .expect("memory can be read");
+            self.session.process_new_packets().expect("valid records");
+            let _ = self.session.reader().read_to_end(&mut plaintext);
+        }
+        plaintext
+    }
+
+    /// Runs a session with cuts at these offsets of the client's stream. Returns its length.
+    fn run(cuts: &[usize]) -> usize {
+        let mut client = Self::new();
+        while client.session.is_handshaking() {
+            client.send(cuts);
+            client.receive();
+        }
+        let mut writer = client.session.writer();
+        writer.write_all(REQUEST).expect("memory can be written");
+        client.session.send_close_notify();
+        client.send(cuts);
+        assert_eq!(client.receive(), REQUEST, "cuts at {cuts:?}");
+        client.peer.close();
+        settle(&mut client.reactor);
+        let handler = &client.reactor.handler;
+        assert_eq!(handler.frames, [&b"hello"[..], b"", b"ab"], "{cuts:?}");
+        let closed = only_close(&client.reactor);
+        assert!(matches!(closed.reason, CloseReason::Peer), "{closed:?}");
+        assert_eq!((closed.unsent_bytes, closed.undecoded_bytes), (0, 0));
+        assert_eq!(client.reactor.stats().held_bytes, 0);
+        client.sent
+    }
+}
+
+#[test]
+fn session_is_the_same_for_every_cut_of_its_bytes() {
+    let len = Client::run(&[]);
+    for cut in 1..len {
+        assert_eq!(Client::run(&[cut]), len);
+    }
+    // Each byte on its own.
+    let all: Vec<usize> = (1..len).collect();
+    Client::run(&all);
+}
+
+/// Only the records after the handshake are cut, so that the test is fast.
+#[test]
+fn records_are_the_same_for_every_pair_of_cuts() {
+    let wire_of = |script: Script| {
+        let peer = peer_of(script);
+        let mut peer = peer.borrow_mut();
+        [
+            peer.encrypt(b"\x01a\x02"),
+            peer.encrypt(b"bc"),
+            peer.close_notify(),
+        ]
+        .concat()
+    };
+    let len = wire_of(Script::new()).len();
+    for first in 1..len {
+        // The distances of the second cut cover a header, a whole record and the end.
+        for second in (first + 1..len).step_by(1 + first % 7) {
+            let mut reactor = Transport::Tls.reactor();
+            let script = Script::new();
+            let wire = wire_of(script);
+            let conn = open(&mut reactor, script, Framing::length_u8());
+            for piece in [&wire[..first], &wire[first..second], &wire[second..]] {
+                script.then_read([ReadResult::Bytes(piece.to_vec())]);
+                event(&mut reactor, conn, Ready::READABLE);
+            }
+            let frames = &reactor.handler.frames;
+            assert_eq!(frames, &[&b"a"[..], b"bc"], "cuts at {first}, {second}");
+            assert!(matches!(only_close(&reactor).reason, CloseReason::Peer));
+        }
+    }
+}
+
+/// Ends a session after a number of bytes of its wire. Returns the close.
+fn end_after(wire_len: usize, wire: &[u8], script: Script) -> Closed {
+    let mut reactor = Transport::Tls.reactor();
+    let conn = open(&mut reactor, script, Framing::length_u8());
+    script.then_read([
+        ReadResult::Bytes(wire[..wire_len].to_vec()),
+        ReadResult::End,
+    ]);
+    event(&mut reactor, conn, Ready::READABLE | Ready::ENDED);
+    settle(&mut reactor);
+    let (_, closed) = reactor.handler.closes.pop().expect("the connection ended");
+    closed
+}
+
+/// A FIN at every offset. Only the offset after the whole `close_notify` is a clean end.
+#[test]
+fn fin_at_every_offset_is_truncated_except_after_close_notify() {
+    let (mut clean, mut truncated) = (0, 0);
+    for round in 0..40 {
+        let payload = [&[round][..], &vec![7; usize::from(round)]].concat();
+        let wire_of = |script: Script| {
+            let peer = peer_of(script);
+            let mut peer = peer.borrow_mut();
+            [peer.encrypt(&payload), peer.close_notify()].concat()
+        };
+        let len = wire_of(Script::new()).len();
+        for end in (1..=len).step_by(3).chain([len]) {
+            let script = Script::new();
+            let wire = wire_of(script);
+            let closed = end_after(end, &wire, script);
+            match closed.reason {
+                CloseReason::Peer => clean += 1,
+                CloseReason::TlsTruncated => truncated += 1,
+                reason => panic!("{reason:?}"),
+            }
+            let is_clean = matches!(closed.reason, CloseReason::Peer);
+            assert_eq!(is_clean, end == len, "{end} of {len} bytes");
+        }
+    }
+    assert!(clean >= 40 && truncated >= 800, "{clean}, {truncated}");
+}
