@@ -382,6 +382,30 @@ fn lines_have_no_tabs_and_no_trailing_spaces() {
     assert_none(&found);
 }
 
+/// A patch of `tests/sensitivity` puts a bug into the code, to show that a test finds it.
+#[test]
+fn sensitivity_patches_apply_to_the_code() {
+    let mut found = Vec::new();
+    for path in files(&["tests/sensitivity"]) {
+        if !path.ends_with(".patch") {
+            continue;
+        }
+        let mut git = std::process::Command::new("git");
+        git.args(["apply", "--check", &path])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        let Ok(checked) = git.output() else {
+            return; // git is not installed.
+        };
+        if !checked.status.success() {
+            let reason = String::from_utf8_lossy(&checked.stderr).into_owned();
+            found.push(format!(
+                "{path}: put the bug into the new code; see the README.md beside it: {reason}"
+            ));
+        }
+    }
+    assert_none(&found);
+}
+
 /// Returns the path and the text of each Rust and Markdown file.
 fn texts() -> Vec<(String, String)> {
     let places = [&TREE[..], &["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]].concat();

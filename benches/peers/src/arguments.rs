@@ -19,6 +19,7 @@ Modes:
                  connections beside them
   syscalls       system calls per frame, by name (needs strace)
   instructions   user-space instructions per frame (needs valgrind)
+  attack         misbehaving clients against servers with 64 MiB of memory
   serve NAME     run one server: print `port N`, then echo until killed
   hold NAME PORT N
                  open N connections to a running server, print `port PORT`, and keep them open
@@ -44,6 +45,7 @@ Options:
                        syscalls, 50000 for instructions)
   --markdown           print the tables as Markdown
   --core N             (serve) run only on this core
+  --data-max BYTES     (serve) use at most this much memory (RLIMIT_DATA)
   -h, --help           print this help
 
 Servers:";
@@ -53,6 +55,7 @@ Servers:";
 pub(crate) enum Mode {
     Help,
     Measure,
+    Attack,
     Idle,
     Syscalls,
     Instructions,
@@ -72,6 +75,7 @@ pub(crate) struct Arguments {
     pub(crate) frames: Option<u64>,
     pub(crate) markdown: bool,
     pub(crate) core: Option<usize>,
+    pub(crate) data_max: Option<u64>,
 }
 
 impl Arguments {
@@ -92,6 +96,7 @@ impl Arguments {
             frames: None,
             markdown: false,
             core: None,
+            data_max: None,
         };
         while let Some(argument) = parser.next()? {
             match argument {
@@ -115,6 +120,7 @@ impl Arguments {
                 }
                 Long("frames") => arguments.frames = Some(parse_positive(&mut parser)?),
                 Long("markdown") => arguments.markdown = true,
+                Long("data-max") => arguments.data_max = Some(parser.value()?.parse()?),
                 Long("core") => arguments.core = Some(parser.value()?.parse()?),
                 Short('h') | Long("help") => arguments.mode = Mode::Help,
                 other => return Err(other.unexpected()),
@@ -127,6 +133,7 @@ impl Arguments {
 fn parse_mode(name: &str, parser: &mut lexopt::Parser) -> Result<Mode, lexopt::Error> {
     match name {
         "measure" => Ok(Mode::Measure),
+        "attack" => Ok(Mode::Attack),
         "idle" => Ok(Mode::Idle),
         "syscalls" => Ok(Mode::Syscalls),
         "instructions" => Ok(Mode::Instructions),

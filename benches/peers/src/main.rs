@@ -9,6 +9,7 @@
 //! from `/proc`.
 
 mod arguments;
+mod attack;
 mod cell;
 mod counts;
 mod framing;
@@ -73,6 +74,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             if let Some(core) = arguments.core {
                 system::pin(core)?;
             }
+            if let Some(bytes) = arguments.data_max {
+                system::limit_data(bytes)?;
+            }
             Ok((server.serve)()?)
         }
         Mode::Hold(server, port, connections) => {
@@ -85,6 +89,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             }
         }
         Mode::Measure => measure_all(arguments, 0),
+        Mode::Attack => attack::run(&arguments.servers, &mut io::stdout().lock()),
         Mode::Idle => measure_all(arguments, arguments.idle.unwrap_or(IDLE)),
         Mode::Syscalls => count_all(Tool::Strace, arguments, &SYSCALLS_CELLS, 100_000),
         Mode::Instructions => count_all(Tool::Callgrind, arguments, &INSTRUCTIONS_CELLS, 50_000),

@@ -33,6 +33,20 @@ impl Process {
         Self::spawn(command)
     }
 
+    /// Starts a server that may use at most `data_max` bytes of memory. The allocator returns freed
+    /// memory to the kernel, so that the resident memory shows the memory in use.
+    pub(crate) fn start_limited(server: &Server, data_max: u64) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["serve", server.name, "--data-max", &data_max.to_string()]);
+        command.env("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=16384");
+        Self::spawn(command)
+    }
+
+    /// Returns true if the process has not ended.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Starts a server under a tool. `tool` is a program and its arguments.
     pub(crate) fn start_under(tool: &[&str], server: &Server) -> io::Result<Self> {
         let [program, arguments @ ..] = tool else {

@@ -107,11 +107,45 @@ pub(crate) fn pin(core: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the calling thread run only while no other thread wants its core.
+/// Limits the memory of this process (`RLIMIT_DATA` of getrlimit(2)).
 #[allow(
     dead_code,
-    reason = "only the benchmark `flood`, a separate program, uses it"
+    reason = "the benchmarks include this file and do not use the function"
 )]
+pub(crate) fn limit_data(bytes: u64) -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: bytes,
+    };
+    // SAFETY: the kernel reads the limit, which is a local variable.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) })?;
+    Ok(())
+}
+
+/// Makes the close of a TCP socket reset the connection.
+#[allow(
+    dead_code,
+    reason = "the benchmarks include this file and do not use the function"
+)]
+pub(crate) fn reset_on_close(socket: &impl AsRawFd) -> io::Result<()> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the pointer and the size describe the same local variable.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of_val(&linger) as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
+/// Makes the calling thread run only while no other thread wants its core.
 pub(crate) fn give_way() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads the parameters, which are a local variable.

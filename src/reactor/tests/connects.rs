@@ -327,3 +327,15 @@ fn listen_all_skips_ipv6_loopback_that_the_host_lacks() {
     assert_eq!(listen_all(&[lost, v4]), Err(ErrorKind::AddrNotAvailable));
     assert_eq!(listen_all(&[v6, v4]), Ok(1));
 }
+
+#[test]
+fn shutdown_ends_a_pending_connect_at_once() {
+    let (world, addrs, mut reactor) = silent(&[true]);
+    dial(&mut reactor, &addrs, 15 * SEC);
+    run_for(world, &mut [&mut reactor], 100 * MS);
+    reactor.with(|_, cx| cx.shutdown(SEC));
+    run_for(world, &mut [&mut reactor], 100 * MS);
+    assert!(reactor.is_shut_down(), "the connect is still pending");
+    let expected = ["100 close Local, 0 unsent, 0 undecoded"];
+    assert_eq!(take_events(&mut reactor), expected);
+}

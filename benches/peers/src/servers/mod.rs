@@ -49,6 +49,12 @@ pub(crate) const ALL: &[Server] = &[
         serve: unstick::serve,
     },
     Server {
+        name: "unstick-public",
+        framing: Some(Framing::U32),
+        summary: "this library with the configuration of a public server",
+        serve: unstick::serve_in_public,
+    },
+    Server {
         name: "mio-plain",
         framing: Some(Framing::U32),
         summary: "a loop written after mio's tcp_server example",

@@ -25,6 +25,18 @@ fn serve_with(config: Config) -> io::Result<()> {
     reactor.run()
 }
 
+/// Serves with the configuration for unknown clients. Half of the memory limit of the mode `attack`
+/// is left for everything that is no buffer.
+pub(super) fn serve_in_public() -> io::Result<()> {
+    let config = Config::for_public_server(crate::attack::DATA_MAX as usize / 2);
+    let mut reactor = Reactor::with_config(Echo, config)?;
+    let listener = reactor.listen("127.0.0.1:0", Framing::length_u32())?;
+    let addr = reactor.local_inet_addr(listener)?;
+    reactor.bind_udp(addr)?;
+    announce(addr.port())?;
+    reactor.run()
+}
+
 pub(super) fn serve_udp() -> io::Result<()> {
     let mut reactor = Reactor::new(Echo)?;
     let socket = reactor.bind_udp("127.0.0.1:0")?;

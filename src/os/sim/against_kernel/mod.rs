@@ -14,7 +14,7 @@ use compare::{Unique, check_fact, compare, shrink};
 use step::Step;
 
 /// Number of random scripts in a normal test run.
-const SCRIPTS: u64 = 2000;
+const SCRIPTS: u64 = 1000;
 /// Number of scripts that run on one thread. The end of the thread frees the memory of its worlds.
 const SCRIPTS_PER_THREAD: usize = 1000;
 
