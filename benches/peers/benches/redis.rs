@@ -114,9 +114,7 @@ impl Server {
     fn fill(&self) -> Outcome<()> {
         let mut command = Command::new("redis-benchmark");
         command.args(["-p", &self.port.to_string(), "-t", "set", "-P", "64", "-q"]);
-        command
-            .args(["-n", "1000"])
-            .stdout(Stdio::null());
+        command.args(["-n", "1000"]).stdout(Stdio::null());
         match command.stderr(Stdio::null()).status()?.success() {
             true => Ok(()),
             false => Err(format!("{} cannot be filled", self.name).into()),
