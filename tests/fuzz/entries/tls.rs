@@ -34,7 +34,7 @@ const CHANGE_LEN_MAX: usize = 40_000;
 /// Maximum number of bytes that the peer has sent and that have not arrived.
 const UNSENT_LEN_MAX: usize = 65_536;
 /// Maximum number of exchanges in a row.
-const EXCHANGES_MAX: usize = 1000;
+const EXCHANGES_MAX: u32 = 1000;
 
 /// Tests a TLS connection of a reactor. Checks that:
 ///
@@ -327,9 +327,10 @@ impl Run {
         self.shake();
         let is_complete = self.wire.is_empty() && !self.has_failed && !self.is_reset;
         self.half_close();
-        self.shake();
-        self.sim.run_for(LONG);
-        self.receive();
+        for _ in 0..EXCHANGES_MAX {
+            self.sim.run_for(LONG / EXCHANGES_MAX);
+            self.receive();
+        }
         self.peer.close();
         self.sim.run_for(LONG);
 
